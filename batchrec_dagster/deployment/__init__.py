@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import re
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -260,22 +259,8 @@ class Deployment:
 
     def executor(self) -> dg.ExecutorDefinition:
         """In-process for the embedded Personalize, whose steps take less time than to start a
-        process. Otherwise each step is a process, which comes from one that has imported all."""
-        return dg.in_process_executor if self.embedded else _forking_executor()
-
-
-@cache
-def _forking_executor() -> dg.ExecutorDefinition:
-    """Dagster's multiprocess executor with its settings, whose processes need not import first."""
-    if sys.platform != "linux":
-        return dg.multiprocess_executor
-    # Nothing of a project's own: what forks must not have started threads.
-    modules = ["batchrec_dagster.pipeline.component", "dagster_postgres"]
-    start = {"forkserver": {"preload_modules": modules}}
-    return dg.multiprocess_executor.configured(
-        lambda settings: {"start_method": start, **settings},
-        config_schema=dg.multiprocess_executor.config_schema.as_field(),
-    )
+        process."""
+        return dg.in_process_executor if self.embedded else dg.multiprocess_executor
 
 
 # Dagster merges the definitions of several pipelines only if they share these objects.

@@ -237,7 +237,7 @@ class Catalog:
 
     Each thread has a connection. Nothing else in this process may open the file, as closing it
     would drop SQLite's locks, and no forked child may use it (sqlite.org, "How To Corrupt An SQLite
-    Database File", 2.2 and 2.6). The process that Dagster's steps are forked from opens none.
+    Database File", 2.2 and 2.6). Dagster's multiprocess executor spawns its processes.
     """
 
     def __init__(self, path: Path, *, used: bool = False) -> None:
