@@ -23,6 +23,7 @@ from batchrec_dagster.personalize.recipes import Values
 from .components import (
     EASE_HIGH_REG,
     SCORER_TYPES,
+    SEQUENCE,
     SYMMETRIC_COOC,
     FactorScorer,
     ItemItemScorer,
@@ -250,8 +251,14 @@ class HeldOut:
     hyperparameters: Values
 
     def save(self, folder: Path) -> None:
-        """Write everything into the folder."""
-        arrays, facts = self.model.contents()
+        """Write it into the folder, but for the weights of co-occurrence: an update counts anew."""
+        n = len(self.model.popularity)
+        uncounted = ItemItemScorer(csr_matrix((n, n), dtype=np.float32))
+        scorers = {
+            name: uncounted if name in (SEQUENCE, SYMMETRIC_COOC) else scorer
+            for name, scorer in self.model.scorers.items()
+        }
+        arrays, facts = replace(self.model, scorers=scorers).contents()
         arrays |= pack_ids(self.users, "user_")
         facts["hyperparameters"] = dict(self.hyperparameters)
         save_arrays(folder, HELD_OUT, arrays, facts)
