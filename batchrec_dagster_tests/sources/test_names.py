@@ -71,8 +71,11 @@ def test_a_look_at_a_movielens_set_fetches_nothing(place: Place, web: Web) -> No
         ("https://host:port/a.csv", "it is not a web address"),
         ("https://me:secret@host/a.csv", "it has a password in it"),
         ("https://host/my ratings.csv", "a space is %20"),
-        ("ml.zip", "it is an archive: add !/"),
-        ("https://host/ML.ZIP?x=1", "it is an archive: add !/"),
+        (
+            "ml.zip",
+            "it is an archive: add !/ and the path of the file in it, such as ml.zip!/orders.csv",
+        ),
+        ("https://host/ML.ZIP?x=1", "such as ML.ZIP!/orders.csv; a path"),
         ("ml.zip!/", "after !/ comes the path"),
         ("movielens://ml-1m!/a.csv", "after a slash, without !"),
         ("movielens://ml-9m", "write movielens:// and one of hetrec2011, ml-latest-small"),

@@ -57,7 +57,10 @@ def parse_file(text: str) -> File:
         file = _parse_scheme(archive)
         if not inside:
             if file.name.lower().endswith(".zip"):
-                raise FileError("it is an archive: add !/ and the path of the file in it")
+                raise FileError(
+                    "it is an archive: add !/ and the path of the file in it, such as"
+                    f" {file.name}!/orders.csv; a path that is not in it lists those that are"
+                )
             return file
         if not member or member.endswith("/"):
             raise FileError("after !/ comes the path of a file in the archive")
