@@ -59,7 +59,7 @@ def parse_file(text: str) -> File:
             if file.name.lower().endswith(".zip"):
                 raise FileError(
                     "it is an archive: add !/ and the path of the file in it, such as"
-                    f" {file.name}!/orders.csv; a path that is not in it lists those that are"
+                    f" {hide_query(archive)}!/orders.csv; a path not in it lists those that are"
                 )
             return file
         if not member or member.endswith("/"):
