@@ -52,7 +52,7 @@ class Isolated:
 ISOLATED: Mapping[str, Isolated] = {
     "SASRec (RecTools)": Isolated(
         "sasrec",
-        {"n_factors": (64, 128), "n_blocks": (1,), "epochs": (20, 60), "dropout_rate": (0.2, 0.4)},
+        {"n_factors": (64,), "n_blocks": (1,), "epochs": (10, 20), "dropout_rate": (0.3, 0.5)},
     ),
     "PureSVD (RecTools)": Isolated("pure-svd", {"factors": (8, 16, 32, 64, 128)}),
     "iALS (LensKit)": Isolated(

@@ -33,7 +33,13 @@ def sasrec(rows: pd.DataFrame, users: npt.NDArray[np.int64], options: dict[str, 
 
     seed_everything(SEED, verbose=False)
     model = SASRecModel(
-        n_heads=2, session_max_len=100, deterministic=True, recommend_torch_device="cpu", **options
+        n_heads=2,
+        session_max_len=100,
+        lr=3e-3,
+        batch_size=32,  # a thousand users give few steps an epoch
+        deterministic=True,
+        recommend_torch_device="cpu",
+        **options,
     )
     return _by_rectools(model, rows, users)
 
