@@ -32,6 +32,10 @@ BROKEN_FILES = {
         "attributes:\n  name: x\n  ratings:\n    source: r.csv\n    source: s.csv",
         "line 6: source is set in line 5 too: keep one of them",
     ),
+    "repeated_in_line": (
+        "attributes: {name: x, ratings: {source: r.csv, source: s.csv}}",
+        "line 2: source is set twice: keep one of them",
+    ),
     "not_text": ("attributes: {name: x, ratings: {source: caf\xe9}}", "line 2: this is not UTF-8"),
     "control": ("attributes: {name: '\x01'}", "line 2: this is not YAML, because of the control"),
     "deep": (f"attributes: {'[' * 3000}", "line 1: this is nested too deeply"),

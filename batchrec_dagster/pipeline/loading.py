@@ -217,9 +217,13 @@ def repeated_settings_error(file: Path) -> DeclarationError | None:
             blocks.append(value)
             if isinstance(key, yaml.ScalarNode):
                 line = key.start_mark.line + 1
-                if (before := first.setdefault(key.value, line)) != line:
-                    what = f"{key.value} is set in line {before} too: keep one of them"
+                if key.value in first:
+                    before = first[key.value]
+                    where = "twice" if before == line else f"in line {before} too"
+                    what = f"{key.value} is set {where}: keep one of them"
                     lines.append(f"{file}, line {line}: {what}")
+                else:
+                    first[key.value] = line
     return DeclarationError("\n".join(lines)) if lines else None
 
 
