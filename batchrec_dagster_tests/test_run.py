@@ -512,6 +512,8 @@ def test_durations_are_short(seconds: float | None, said: str) -> None:
         ({"dagster/row_count": 1_000, "rows_read": 2_000, "users": 5}, "1,000 of 2,000 rows kept"),
         ({"dagster/row_count": 60, "users": 60}, "60 users"),
         ({"dagster/row_count": 1_500, "users": 60}, "1,500 rows for 60 users"),
+        ({"dagster/row_count": 1, "users": 599}, "1 row for 599 users"),
+        ({"dagster/row_count": 25, "users": 1}, "25 rows for 1 user"),
         ({"dagster/row_count": 0}, "nothing yet"),
         ({"users": 60}, "60 users"),
         ({"outcome": "a\x1b[31m\nb"}, "a\\x1b[31m b"),

@@ -166,7 +166,7 @@ class RunStages:
 def counts(metadata: Mapping[str, Any]) -> str:
     """What an asset's metadata says that it did, in a few words."""
     outcome, rows = str(metadata.get("outcome", "")), metadata.get("dagster/row_count")
-    users = metadata.get("users")
+    users: Any = metadata.get("users")
     if ": " in outcome or (rows is None and users is None):  # "unchanged: not trained again"
         return _line(outcome)
     if "rows_read" in metadata:
@@ -174,8 +174,12 @@ def counts(metadata: Mapping[str, Any]) -> str:
     if rows == 0 and users is None:  # outcomes, before anybody has used the lists
         return "nothing yet"
     if rows is None or rows == users:
-        return f"{users:,} users"
-    return f"{rows:,} rows" + ("" if users is None else f" for {users:,} users")
+        return _number(users, "user")
+    return _number(rows, "row") + ("" if users is None else f" for {_number(users, 'user')}")
+
+
+def _number(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
 
 
 def duration(seconds: float | None) -> str:
