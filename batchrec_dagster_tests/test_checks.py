@@ -56,7 +56,12 @@ def test_too_few_interactions(users: int, each: int, lonely: int, found: str) ->
     check = enough(pl.concat([interactions(users, each), alone]))
     assert not check.passed
     assert check.found.startswith(found)
-    assert "lower interactions.min_rating" in check.found
+    assert check.found.endswith("with two or more. Provide more data")
+
+
+def test_ratings_below_the_minimum_could_be_enough() -> None:
+    said = checks.enough_interactions(975, 25, 25, low=1_200).found
+    assert said.endswith(" or lower interactions.min_rating: 1,200 ratings are below it")
 
 
 def test_no_interactions_at_all_fail_both_checks() -> None:

@@ -154,9 +154,10 @@ def recognise_ratings(
 def _warnings(liked: _Liked, done: Preparation, counts: Counts, options: AskedReading) -> list[str]:
     """What to know of the rows. Raises PreparationError for what would stop the pipeline."""
     warnings = [liked.warning] if liked.warning else []
-    if bad := done.rows_read - done.rows_kept - done.left_out.get(BELOW_MIN_RATING, 0):
+    low = done.left_out.get(BELOW_MIN_RATING, 0)
+    if bad := done.rows_read - done.rows_kept - low:
         warnings.append(unreadable(bad, done.rows_read, done.bad_row_examples[0], options))
-    enough_rows = enough_interactions(done.rows_kept, counts.users, counts.users_with_two)
+    enough_rows = enough_interactions(done.rows_kept, counts.users, counts.users_with_two, low)
     for check in (_span(counts, done), enough_rows):
         if not check.passed:
             if options.whole or check is not enough_rows:

@@ -66,8 +66,9 @@ def require(checks: Sequence[Checked]) -> None:
         raise FailedChecksError(checks)
 
 
-def enough_interactions(rows: int, users: int, with_two: int) -> Checked:
-    """Whether there are as many interactions and users as Personalize requires for training."""
+def enough_interactions(rows: int, users: int, with_two: int, low: int = 0) -> Checked:
+    """Whether there are as many interactions and users as Personalize requires for training. low:
+    the ratings that interactions.min_rating leaves out."""
     least = max(MIN_USERS_WITH_TWO_INTERACTIONS, MIN_SHARE_OF_USERS_WITH_TWO_INTERACTIONS * users)
     passed = rows >= MIN_INTERACTIONS and with_two >= least
     found = f"{rows:,} interactions of {users:,} users, {with_two:,} of them with two or more"
@@ -75,8 +76,10 @@ def enough_interactions(rows: int, users: int, with_two: int) -> Checked:
         found += (
             f"; Personalize needs {MIN_INTERACTIONS:,} interactions, and"
             f" {MIN_USERS_WITH_TWO_INTERACTIONS} users (and 1 % of them) with two or more."
-            " Provide more data, or lower interactions.min_rating"
+            " Provide more data"
         )
+        if low:
+            found += f", or lower interactions.min_rating: {low:,} ratings are below it"
     return Checked(
         "enough_interactions",
         passed,

@@ -20,7 +20,7 @@ from batchrec_dagster.preparation.layout import Layout, PreparationError
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.polars.prepare import Ratings, opened
 from batchrec_dagster.preparation.recognition import Found
-from batchrec_dagster.preparation.rules import BadRows, Counts, Preparation
+from batchrec_dagster.preparation.rules import BELOW_MIN_RATING, BadRows, Counts, Preparation
 from batchrec_dagster.preparation.sources.formats import PACKED, PARQUET, START, format_of
 from batchrec_dagster.preparation.spark.task import SourceFile, Task
 from batchrec_dagster.preparation.users import count_rows
@@ -177,7 +177,10 @@ class PreparedInteractions:
         unit, now = self.result.timestamp_unit, datetime.now(UTC)
         return (
             enough_interactions(
-                self.result.rows_kept, self.counts.users, self.counts.users_with_two
+                self.result.rows_kept,
+                self.counts.users,
+                self.counts.users_with_two,
+                self.result.left_out.get(BELOW_MIN_RATING, 0),
             ),
             timestamps_plausible(self.counts.earliest, self.counts.latest, unit, now),
             few_event_types(self.counts.event_types, event_value=self.event_value),
