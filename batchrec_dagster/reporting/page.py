@@ -150,8 +150,9 @@ METRICS = (
         "Coverage",
         COVERAGE,
         "coverage",
-        "Share of the catalogue recommended to at least one test user. More is not always better,"
-        " but very little means that everyone gets the same items.",
+        "Share of the items recommended to at least one test user; batchrec's engine counts those"
+        " with interactions. More is not always better, but very little means that everyone gets"
+        " the same items.",
     ),
 )
 
