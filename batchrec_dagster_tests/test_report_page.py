@@ -107,8 +107,8 @@ def shown() -> Facts:
     found = tables()
     titled = found.recommendations.join(found.titles.lazy(), on="item_id")  # type: ignore[union-attr]
     old, new = (
-        Edition({"edition": number, "settings": {"interactions.filter": SHOT * number}}, "")
-        for number in (1, 2)
+        Edition({"edition": number, "settings": {"interactions.filter": SHOT * number, **more}}, "")
+        for number, more in ((1, {}), (2, {"interactions.min_rating": 4.0}))
     )
     changes = diff((old, titled.filter(pl.col("rank") % 2 == 1), None), (new, titled, None))
     inputs = [
@@ -202,6 +202,15 @@ def test_tiles_form_even_rows(opened: Any) -> None:
           return rows; })"""
     )
     assert [[*rows.values()] for rows in in_rows] == [[2, 2]] * 5
+
+
+@pytest.mark.parametrize("opened", [{"viewport": {"width": 390, "height": 800}}], indirect=True)
+def test_a_default_does_not_break_on_a_phone(opened: Any) -> None:
+    cell = opened.locator("#changed-settings-table tr", has_text="min_rating").locator("td").first
+    assert cell.text_content() == "default"
+    rows = """(cell) => { const text = document.createRange(); text.selectNodeContents(cell);
+      return new Set([...text.getClientRects()].map((row) => row.top)).size; }"""
+    assert cell.evaluate(rows) == 1
 
 
 @pytest.mark.attack

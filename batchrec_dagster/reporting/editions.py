@@ -126,12 +126,16 @@ class Change:
     @property
     def text(self) -> str:
         """As `interactions.min_rating changed from 3.5 to 4.0`."""
-        return f"{self.name} changed from {shown(self.before)} to {shown(self.after)}"
+        before, after = (
+            "its default" if value is None else shown(value) for value in (self.before, self.after)
+        )
+        return f"{self.name} changed from {before} to {after}"
 
 
 def shown(value: Any) -> str:
+    """For a cell of a table, which is narrow on a phone."""
     if value is None:
-        return "its default"
+        return "default"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
