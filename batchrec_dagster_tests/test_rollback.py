@@ -235,6 +235,9 @@ def test_the_job_publishes_the_lists_before_and_refreshes_go_on_from_there(
     assert about["solution_version_arn"] in report
     assert newest not in report
     assert "The lists were made from earlier data" in report
+    # The 61st user was not there when they were made.
+    assert "requested users got no list" not in report
+    assert '<span data-fact="requested"><data value="60">' in report
 
     # Nothing is new: the same lists are not published again by themselves.
     unchanged = refresh(project, "shop", instance, report=True)

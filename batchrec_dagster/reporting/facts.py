@@ -98,8 +98,8 @@ class Run:
     earlier_data: whether the lists were made from earlier data than the interactions, as after a
     rollback; trained: when the model was trained, if on earlier data than the lists'; engine: what
     trained and measured the model, in words; evidence: how sure the metrics are, where known;
-    edition: its number; before, unchanged, full: see VerdictFacts; withheld: the requested users
-    whom an experiment gives no list.
+    edition: its number; before, unchanged, full: see VerdictFacts; requested: the users whom lists
+    were made for, None if unknown.
     """
 
     pipeline: str
@@ -120,7 +120,7 @@ class Run:
     before: Before | None = None
     unchanged: str | None = None
     full: int | None = None
-    withheld: int = 0
+    requested: int | None = None
 
     @property
     def tested(self) -> Evidence | None:
@@ -182,6 +182,11 @@ class Facts(Tallies):
         )
 
     @property
+    def requested(self) -> int:
+        """Users who should get one of these lists. After a rollback there may be newer users."""
+        return self.audience.requested if self.run.requested is None else self.run.requested
+
+    @property
     def warnings(self) -> list[str]:
         """The checks that warn, in sentences; empty when none does."""
         return [
@@ -203,7 +208,7 @@ class Facts(Tallies):
             popular=run.popularity.get(NDCG),
             tested=run.tested,
             before=run.before,
-            requested=self.audience.requested - self.run.withheld,
+            requested=self.requested,
             served=self.audience.served,
             full=run.full,
             top_lists=top.recommendations,

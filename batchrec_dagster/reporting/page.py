@@ -179,7 +179,7 @@ def _quality(facts: Facts) -> Figure | None:
 def _judged(facts: Facts) -> dict[str, str]:
     about = facts.verdict_facts
     concentrated = "watch" if is_concentrated(about) else "good"
-    served = "good" if facts.audience.served >= facts.audience.requested else "watch"
+    served = "good" if facts.audience.served >= facts.requested else "watch"
     return {METRICS[0].key: quality(about)[0], "top_lists": concentrated, "served": served}
 
 

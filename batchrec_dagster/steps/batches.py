@@ -11,7 +11,6 @@ from pathlib import Path
 import dagster as dg
 import polars as pl
 
-from batchrec_dagster.config.recommendations import Experiment
 from batchrec_dagster.personalize.batch_files import USER_FIELD, UsersFiles, measured
 from batchrec_dagster.personalize.recipes import POPULARITY_COUNT
 from batchrec_dagster.personalize.schemas import scan_interactions
@@ -142,14 +141,6 @@ def users_without_lists(work: Work, edition: Edition) -> pl.Series:
     if found is None:
         return pl.Series("user_id", [], pl.String)
     return found.get_column("user_id")
-
-
-def withheld(work: Work, edition: Edition) -> int:
-    """How many of the requested users an experiment gives no list. Raises StorageError."""
-    if edition.about.get("experiment", {}).get("control") != "none":
-        return 0
-    experiment = Experiment.model_validate(edition.about["experiment"])
-    return int((arms(users_without_lists(work, edition), experiment) == CONTROL).sum())
 
 
 def forget_users_without_lists(work: Work) -> None:

@@ -35,7 +35,6 @@ from batchrec_dagster.reporting.history import EditionHistory, before_of
 from batchrec_dagster.reporting.outcomes import outcomes_section
 from batchrec_dagster.reporting.page import page
 from batchrec_dagster.reporting.published import Tables
-from batchrec_dagster.steps.batches import withheld
 from batchrec_dagster.steps.experiment import experiment_result
 from batchrec_dagster.steps.items import categories, shown_tables, titles_of
 from batchrec_dagster.steps.outcomes import outcomes, read_sums
@@ -88,8 +87,8 @@ def build_report(
         edition=edition.number,
         before=before_of(before, edition),
         unchanged=_unchanged(edition, run_id) if history.is_newest(edition) else None,
-        full=_full(edition),
-        withheld=withheld(work, edition),
+        requested=_of_lists(edition, "users"),
+        full=_of_lists(edition, "full"),
     )
     found = facts(run, _counted(work, edition, lists))
     inputs = Inputs(found.data, found.item_ids).after(history.inputs())
@@ -111,11 +110,12 @@ def _unchanged(edition: Edition, run_id: str) -> str | None:
     return f"edition {edition.number} of {edition.about['made_at'][:10]}"
 
 
-def _full(edition: Edition) -> int | None:
-    """How many lists have all items, as the check found when they were published."""
+def _of_lists(edition: Edition, number: str) -> int | None:
+    """How many users lists were made for ("users"), or how many have all items ("full"), as the
+    check found when they were published."""
     for check in edition.about.get("checks", []):
         if check["name"] == LISTS_FULL:
-            return int(check["numbers"]["full"])
+            return int(check["numbers"][number])
     return None
 
 
