@@ -22,6 +22,9 @@ def test_columns_that_are_not_known_are_asked_for_by_name(here: Project) -> None
     assert code == 2
     assert "orders.csv: couldn't recognise the user and item columns" in said
     assert "Found: who, what, stars, when. Try: --user who --item what" in said
+    # An order is neither a user nor an item.
+    written(here.root / "german.csv", "Bestellnr,Kunde,stars,when")
+    assert "Try: --user Kunde --item COL" in new("shop", "--ratings", "german.csv")[1]
     written(here.root / "ended.csv", "who,what,stars,when,", {"": lambda _: ""})
     assert "Found: who, what, stars, when. Try:" in new("shop", "--ratings", "ended.csv")[1]
     code, said = new("shop", "--ratings", "orders.csv", "--user", "who", "--item", "whatt")

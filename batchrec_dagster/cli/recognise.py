@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -42,6 +43,8 @@ from batchrec_dagster.storage.durable import temporary_folder
 # The options that give the columns that every source of ratings must have.
 OPTIONS = {"user": "--user", "item": "--item", "timestamp": "--time"}
 RATING_ROLES = ("user", "item", "rating", "timestamp", "event_type", "event_value")
+# An order has a user and items, and is neither.
+ORDER = re.compile("order|bestell|auftrag|rechnung|invoice", re.IGNORECASE)
 # A column with more different values than this does not hold event types.
 MOST_KINDS = 30
 # From the top of a rating scale to the lowest rating that says someone liked the item.
@@ -357,7 +360,7 @@ def _not_recognised(
     words = [role.replace("timestamp", "time") for role in missing]
     what = f"{', '.join(words[:-1])} and {words[-1]} columns" if words[1:] else f"{words[0]} column"
     dates = [name for name in free if sample.is_time(name) or sample.time_formats(name)]
-    others = [name for name in free if name not in dates]
+    others = [name for name in free if name not in dates and not ORDER.search(name)]
     options = " ".join(
         f"{OPTIONS[role]} {shlex.quote(rest.pop(0)) if rest else 'COL'}"
         for role in missing
