@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import pytest
 import yaml
 
 from batchrec_dagster import BatchRecommendations
@@ -122,3 +123,15 @@ def test_the_code_version_changes_with_the_settings_an_asset_reads() -> None:
     assert other["interactions"] == before["interactions"]
     assert other["solution_version"] != before["solution_version"]
     assert versions(schedule={"cron": "@daily"}) == before
+
+
+def test_a_file_is_the_same_by_its_relative_and_its_absolute_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def settings(source: str) -> dict[str, Any]:
+        return Pipeline.model_validate(declaration("shop", source)).making_lists
+
+    assert settings(f"{tmp_path}/data/ratings.csv") == settings("data/ratings.csv")
+    assert settings("/data/ratings.csv") != settings("data/ratings.csv")

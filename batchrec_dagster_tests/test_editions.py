@@ -88,6 +88,11 @@ def test_metrics_are_compared_only_on_the_same_interactions() -> None:
     section = changes_section(found, None)
     assert any("cannot be compared" in text for text in section.text)
     assert "changed-metrics" not in [figure.name for figure in section.figures]
+    # Columns that are recognised anyway may be left out: the interactions are the same.
+    named = edition(1, settings={"ratings.columns.user": "userId"}, data_version="a")
+    assert incomparable(named, edition(2, settings={}, data_version="a")) == []
+    for other in ({"data_version": "b"}, {"data_version": "a", "trained_on": "b"}):
+        assert len(incomparable(named, edition(2, settings={}, **other))) == 1
     # An edition that knows no settings still knows their fingerprint.
     assert incomparable(edition(1, measured_on="a"), edition(2, measured_on="a")) == []
     assert len(incomparable(edition(1, measured_on="a"), edition(2, measured_on="b"))) == 1

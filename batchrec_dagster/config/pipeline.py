@@ -247,12 +247,18 @@ class Pipeline(dg.Model):
     @property
     def making_lists(self) -> dict[str, Any]:
         """The settings that decide what is in the lists, by path such as interactions.min_rating;
-        defaults are left out, and so are the queries of URLs, which may be signatures."""
+        defaults are left out, and so are the queries of URLs, which may be signatures. A file in
+        the project is the same one by its relative and its absolute path: the relative stands."""
         blocks = {
             *("ratings", "interactions", "items", "solution"),
             *("batch_users", "recommendations", "experiment"),
         }
-        return _flat(self.model_dump(mode="json", exclude_defaults=True, include=blocks))
+        settings = _flat(self.model_dump(mode="json", exclude_defaults=True, include=blocks))
+        project = f"{self.project.absolute()}/"
+        return {
+            name: value.removeprefix(project) if isinstance(value, str) else value
+            for name, value in settings.items()
+        }
 
     @property
     def project(self) -> Path:

@@ -113,6 +113,8 @@ MOST_COMPARED = 50_000
 MOST_SHIFTS = 10
 # The settings that decide which interactions the metrics are measured on.
 MEASURED_BY = ("ratings.", "interactions.")
+# What says, in an edition's metadata, which interactions were imported and trained on.
+DATA = ("data_version", "trained_on")
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,11 @@ def changed_settings(before: Edition, after: Edition) -> list[Change] | None:
 
 
 def incomparable(before: Edition, after: Edition) -> list[str]:
-    """Why the metrics of two editions cannot be compared, in words; empty if they can."""
+    """Why the metrics of two editions cannot be compared, in words; empty if they can, as on the
+    same interactions, however the settings are written."""
+    old, new = ([of.about.get(key) for key in DATA] for of in (before, after))
+    if old == new != [None, None]:
+        return []
     changes = changed_settings(before, after)
     if changes is None:
         same = before.about.get("measured_on") == after.about.get("measured_on")
