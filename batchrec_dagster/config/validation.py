@@ -84,8 +84,10 @@ def checked(check: Callable[[str], object], *fields: str) -> Any:
 
 def matching(*fields: str, pattern: str, or_else: str, or_template: bool = False) -> Any:
     """A validator for texts, each of which matches the whole pattern; `or_else` says what to write.
+
     or_template: whether the model is also made of what was declared, before templates are filled
-    in."""
+    in.
+    """
 
     def check(text: str | None) -> str | None:
         template = or_template and "{{" in (text or "")

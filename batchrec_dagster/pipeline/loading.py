@@ -51,8 +51,10 @@ def components_of(context: dg.ComponentLoadContext, of_type: type[C]) -> list[C]
 
 def load_valid_pipelines(folder: Path) -> dg.Definitions:
     """As `load_pipelines`, but a broken defs.yaml stops no other pipeline: an asset named `broken`
-    stands in its place, and a sensor fails with the errors of all such files. Raises
-    DeclarationError only for errors that are in no single file."""
+    stands in its place, and a sensor fails with the errors of all such files.
+
+    Raises DeclarationError only for errors that are in no single file.
+    """
     broken: dict[Path, list[str]] = {}
     while True:
         try:

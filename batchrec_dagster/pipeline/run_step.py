@@ -181,8 +181,11 @@ class MadeOf:
         metadata: Mapping[str, Any] | None = None,
     ) -> dg.MaterializeResult[Any] | None:
         """The newest result in Dagster's history with its checks, if it was made of the same and is
-        still stored; else None. stored: reads the version of what is stored now, None if that is
-        unknown; metadata: what replaces the result's."""
+        still stored; else None.
+
+        stored: reads the version of what is stored now, None if that is unknown; metadata: what
+        replaces the result's.
+        """
         key = self.context.asset_key
         event = self.context.instance.get_latest_materialization_event(key)
         found = event.asset_materialization if event else None

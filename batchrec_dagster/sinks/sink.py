@@ -123,8 +123,10 @@ def batches(frame: pl.LazyFrame) -> Iterator[pl.DataFrame]:
 
 def lists(frame: pl.LazyFrame) -> Iterator[pl.DataFrame]:
     """A row for each user: user_id, arm (in an experiment), items (a list of structs of the other
-    columns, best first). At least one frame, so that the columns are known even of an empty
-    table."""
+    columns, best first).
+
+    At least one frame, so that the columns are known even of an empty table.
+    """
     open_user: pl.DataFrame | None = None  # The last user's rows may continue in the next batch.
     for batch in batches(frame):
         rows = batch if open_user is None else pl.concat([open_user, batch])

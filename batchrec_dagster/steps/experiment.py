@@ -229,8 +229,10 @@ class Estimate:
 
 
 def ratio(of: ArrayLike, to: ArrayLike) -> Estimate | None:
-    """Sum of `of` divided by the sum of `to`, with a t interval; None if `to` has nothing. of, to:
-    sums over the users of each group, in the same order of groups."""
+    """Sum of `of` divided by the sum of `to`, with a t interval; None if `to` has nothing.
+
+    of, to: sums over the users of each group, in the same order of groups.
+    """
     above, below = np.asarray(of, np.float64), np.asarray(to, np.float64)
     above, below = above[below > 0], below[below > 0]
     if not len(below):
@@ -246,7 +248,9 @@ def ratio(of: ArrayLike, to: ArrayLike) -> Estimate | None:
 
 def share(of: ArrayLike, to: ArrayLike, users: float) -> Rate | None:
     """As `ratio` for a value from 0 to 1, with an interval within that, also where it is 0 or 1.
-    users: how many users it was measured on."""
+
+    users: how many users it was measured on.
+    """
     from scipy import special  # of an extra
 
     found = ratio(of, to)
@@ -271,8 +275,10 @@ def difference(first: Estimate, second: Estimate) -> Estimate:
 
 
 def lift(first: Estimate, second: Estimate) -> Estimate | None:
-    """first / second - 1, of different users; None unless both are above 0. The interval is one of
-    the logarithm (delta method), so it stays above -1."""
+    """first / second - 1, of different users; None unless both are above 0.
+
+    The interval is one of the logarithm (delta method), so it stays above -1.
+    """
     if first.value <= 0 or second.value <= 0:
         return None
     variance, degrees = _sum(
@@ -288,8 +294,10 @@ def lift(first: Estimate, second: Estimate) -> Estimate | None:
 
 def users_needed(measured: Estimate, users: float, effect: float, control_share: float) -> int:
     """How many users, in both arms, an experiment needs to find a lift of `effect` four times of
-    five (a power of 80%, two-sided, 5%), if it lasts as long as what was measured. measured: the
-    mean of `users` users. effect: 0.05 is 5%. Source: Kohavi et al., ch. 17."""
+    five (a power of 80%, two-sided, 5%), if it lasts as long as what was measured.
+
+    measured: the mean of `users` users. effect: 0.05 is 5%. Source: Kohavi et al., ch. 17.
+    """
     from scipy import special  # of an extra
 
     quantiles = float(special.ndtri((1 + LEVEL) / 2) + special.ndtri(POWER))

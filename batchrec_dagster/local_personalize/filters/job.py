@@ -222,8 +222,11 @@ class JobFilter:
         self, expression: str, read: Read, item_ids: Sequence[str], latest: int = FILTER_HISTORY
     ) -> None:
         """`expression` has passed CreateFilter; `item_ids` are the model's, in its order. Of a
-        user's interactions of an event type, only the latest count. Raises JobFailedError when a
-        dataset that it needs is missing, or has changed so that the filter no longer fits."""
+        user's interactions of an event type, only the latest count.
+
+        Raises JobFailedError when a dataset that it needs is missing, or has changed so that the
+        filter no longer fits.
+        """
         self._expressions = parse(expression)
         frames, schemas = load_datasets(self._expressions, read)
         self._uses = placeholder_uses(self._expressions, schemas)

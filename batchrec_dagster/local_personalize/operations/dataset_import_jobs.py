@@ -37,9 +37,11 @@ class Source(NamedTuple):
 def import_files(
     sources: Sequence[Source], schema: Schema, target: Path, event_types: Collection[str] = ()
 ) -> int:
-    """Write the rows of all files to the Parquet file `target`; returns their number. `event_types`
-    are those that the dataset has already. Raises JobFailedError, which names the file and line, or
-    what is missing."""
+    """Write the rows of all files to the Parquet file `target`; returns their number.
+
+    `event_types` are those that the dataset has already. Raises JobFailedError, which names the
+    file and line, or what is missing.
+    """
     frames = [_check(source, schema) for source in sources]
     rows = sum(count for _, count in frames)
     if schema.dataset_type == schemas.INTERACTIONS and rows < schemas.MIN_INTERACTIONS:

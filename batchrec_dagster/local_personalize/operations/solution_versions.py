@@ -268,9 +268,11 @@ def stop(call: Call) -> dict[str, Any]:
 
 
 def metrics(call: Call) -> dict[str, Any]:
-    """GetSolutionMetrics. Raises NotFoundError, InUseError until the version is ACTIVE. AWS's
-    samples show four decimals. A header has what AWS does not give: the evidence, as JSON of the
-    keys of learning/evidence.py."""
+    """GetSolutionMetrics. Raises NotFoundError, InUseError until the version is ACTIVE.
+
+    AWS's samples show four decimals. A header has what AWS does not give: the evidence, as JSON of
+    the keys of learning/evidence.py.
+    """
     version = call.get_active("SolutionVersion", call.params["solutionVersionArn"])
     metrics = {name: round(value, 4) for name, value in version.state["metrics"].items()}
     known = {name: round(value, 4) for name, value in version.state.get("evidence", {}).items()}

@@ -81,8 +81,10 @@ class Opened:
 
 def open_file(file: RawFile, encoding: Encoding, folder: Path) -> Opened:
     """The file ready to be read; what has to be changed for it is kept in `folder` meanwhile.
+
     Raises PreparationError when it cannot be unpacked, is in another encoding or format, or is too
-    much."""
+    much.
+    """
     try:
         return _open(file, encoding, folder, Limits.from_environment())
     except (LimitError, FileError) as error:
@@ -218,9 +220,11 @@ def _written(chunks: Iterable[bytes], folder: Path) -> Path:
 
 
 def _recoding(path: Path, name: str, declared: Encoding) -> tuple[str, str | None] | None:
-    """The encoding to read the file in, and why it may be another; None if all of it is UTF-8. For
-    `auto` UTF-8, or LEGACY if there is no letter in UTF-8; raises PreparationError if the words are
-    in another encoding."""
+    """The encoding to read the file in, and why it may be another; None if all of it is UTF-8.
+
+    `auto` is UTF-8, or LEGACY if there is no letter in UTF-8. Raises PreparationError if the words
+    are in another encoding.
+    """
     if declared not in ("auto", "utf-8"):
         return declared, None
     valid, letters = _is_utf8(path)
@@ -254,7 +258,9 @@ def _is_utf8(path: Path) -> tuple[bool, bool]:
 
 def _doubt(path: Path, name: str) -> str | None:
     """Why the words may be in another encoding than LEGACY, in which their letters are others.
-    Raises PreparationError if they are."""
+
+    Raises PreparationError if they are.
+    """
     lines = _foreign_lines(path)
     from chardetng_py import EncodingDetector
 

@@ -129,8 +129,10 @@ class Ratings:
 
     def write_interactions(self, destination: Path) -> Preparation:
         """Write the kept rows as Personalize's interactions CSV, in the source's order.
-        `destination` is there when all is well, and only then: for `on_bad_rows` fail the first row
-        that cannot be read is an error."""
+
+        `destination` is there when all is well, and only then: for `on_bad_rows` fail the first
+        row that cannot be read is an error.
+        """
         part = destination.with_name(f"{destination.name}.part")
         try:
             if looks_at_more_than_one_row(self.rules):

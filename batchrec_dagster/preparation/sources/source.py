@@ -163,9 +163,11 @@ class File(Source):
     def copy(
         self, context: SourceContext, destination: str, *, may_be_empty: bool = False
     ) -> Copied:
-        """Copy to the s3:// URI `destination`: all of it, or nothing changes there. Raises
-        SourceError when the file cannot be read, or is empty, StorageError when the copy cannot be
-        written."""
+        """Copy to the s3:// URI `destination`: all of it, or nothing changes there.
+
+        Raises SourceError when the file cannot be read, or is empty, StorageError when the copy
+        cannot be written.
+        """
         digest, size = hashlib.sha256(), 0
 
         # An error in here ends the put before anything is visible.

@@ -55,8 +55,10 @@ def read_lines(
     mark: Column | None = None,
 ) -> Lines:
     """The lines of the files, without what ends them; `mark` is a condition on the column `value`.
+
     Bytes that are not UTF-8 are U+FFFD, unless the file is in another encoding. Raises
-    PreparationError for a line that is too long."""
+    PreparationError for a line that is too long.
+    """
     raw = _raw_lines(spark, files)
     numbers = {file.path: number for number, file in enumerate(files)}
     blocks = _count(raw, mark, limits)
