@@ -133,6 +133,12 @@ def facts(**changed: Any) -> VerdictFacts:
         ),
         ({"heaviest": 0.1}, "good", "the model clearly beats the most popular items"),
         ({"heaviest": 0.9961}, "watch", "one user has 99.6% of all interactions"),
+        ({"heaviest": 0.4, "requested": 20, "served": 20, "full": 20}, "good", "the model clearly"),
+        (
+            {"heaviest": 0.6, "requested": 20, "served": 20, "full": 20},
+            "watch",
+            "one user has 60.0%",
+        ),
         (
             {"before": Before(3, Estimate(0.9), ["a changed", "b changed", "c changed", "d"])},
             "good",

@@ -78,8 +78,9 @@ DROP = 0.9
 CONCENTRATED, TIMES = 0.5, 3.0
 # More users without a list, or with a short one, than this share are worth a look.
 FEW = 0.05
-# A user with a larger share of the interactions decides which items are popular.
-HEAVY = 0.1
+# A user with a larger share of the interactions, and so many times an even share, decides which
+# items are popular.
+HEAVY, TIMES_EVEN = 0.1, 10
 # Changed settings that the verdict names; the report's "What changed" has all.
 MOST_NAMED = 3
 
@@ -201,7 +202,7 @@ def _lists(facts: VerdictFacts) -> Iterator[tuple[Judgement, str]]:
             f"1% of the items take {facts.top_lists:.0%} of the lists, compared with"
             f" {facts.top_histories:.0%} of the histories",
         )
-    if facts.heaviest > HEAVY:
+    if facts.heaviest > max(HEAVY, TIMES_EVEN / max(1, facts.requested)):
         yield (
             "watch",
             f"one user has {facts.heaviest:.1%} of all interactions, as a bot or a shared id has:"
