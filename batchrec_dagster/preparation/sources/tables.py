@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -116,8 +117,8 @@ def _header(opened: Opened, form: TextForm) -> tuple[str, tuple[str, ...], bool]
         (field if header else "") or f"column_{number}" for number, field in enumerate(fields, 1)
     ]
     # SQL does not tell capitals from small letters.
-    lower = [name.lower() for name in names]
-    if twice := [name for name in names if lower.count(name.lower()) > 1]:
+    times = Counter(name.lower() for name in names)
+    if twice := [name for name in names if times[name.lower()] > 1]:
         raise FileError(f"{opened.name} has two columns {twice[-1]!r}: rename one")
     return delimiter, tuple(names), header
 
