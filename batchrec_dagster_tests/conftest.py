@@ -1,12 +1,10 @@
 """Fixtures for tests that run pipelines in this process, or look at pages in a browser."""
 
-import importlib
 import os
 import re
 import sys
 import weakref
 from collections.abc import Iterator
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -35,7 +33,6 @@ hypothesis.settings.register_profile("batchrec", deadline=None, derandomize=True
 hypothesis.settings.register_profile("wild", deadline=None)
 hypothesis.settings.load_profile("batchrec")
 
-TESTS = Path(__file__).parent
 # Fixtures that start a server, a browser or Spark.
 SLOW_FIXTURES = frozenset({"browser", "postgres", "s3", "server", "site", "spark", "web"})
 LONGEST = (
@@ -81,22 +78,6 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     if config.option.markexpr != "not slow" or collection_path.suffix != ".py":
         return None
     return bool(SLOW_FILE.search(collection_path.read_text())) or None
-
-
-def pytest_sessionstart(session: pytest.Session) -> None:
-    """Where all tests run, each worker begins with the modules that are its share: in a new clone
-    pytest compiles them for seconds of CPU, and all workers would compile the same ones at once."""
-    worker: dict[str, Any] | None = getattr(session.config, "workerinput", None)
-    if worker is None or session.config.args != session.config.getini("testpaths"):
-        return
-    modules = sorted(TESTS.rglob("test_*.py"))
-    for path in modules[int(worker["workerid"][2:]) :: worker["workercount"]]:
-        if not pytest_ignore_collect(path, session.config):
-            # What is wrong with it is reported when it is collected.
-            with suppress(Exception, pytest.skip.Exception):
-                importlib.import_module(
-                    ".".join(path.relative_to(TESTS.parent).with_suffix("").parts)
-                )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

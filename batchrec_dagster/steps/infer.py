@@ -101,9 +101,11 @@ def infer_and_publish(
     run: str,
     skip_quality_gate: bool,
 ) -> Recommendations:
-    """Infer lists for the users with the model and publish them, if all checks pass. batch_users:
-    the users' file. run: the run's id, for the metadata. Raises FailedChecksError, StorageError,
-    dg.Failure."""
+    """Infer lists for the users with the model and publish them, if all checks pass.
+
+    batch_users: the users' file. run: the run's id, for the metadata. Raises FailedChecksError,
+    StorageError, dg.Failure.
+    """
     publishing = Publishing(work, model, work.files.batch_users.version())
     gate = publishing.gate(skip=skip_quality_gate)
     require([gate])
