@@ -20,7 +20,7 @@ import dagster as dg
 import pytest
 
 from batchrec_dagster.cli.project import STORAGE
-from batchrec_dagster.dagster_internals.sqlite_storage import OPEN_LOGS
+from batchrec_dagster.dagster_internals.sqlite_storage import OPEN_LOGS, SqliteStorage
 from batchrec_dagster_tests.support import REPOSITORY
 
 PACKAGE = REPOSITORY / "batchrec_dagster"
@@ -127,6 +127,50 @@ def test_the_databases_stay_open_between_events(
             instance.report_engine_event(f"{number}", run)
             instance.get_run_by_id(run.run_id)
     assert opened == []
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize(
+    ("home", "umask", "folder", "file"),
+    [
+        (None, 0o022, 0o700, 0o600),
+        (0o700, 0o022, 0o700, 0o600),
+        # As `mkdir` makes it: others could read the runs, and nobody shares it on purpose.
+        (0o755, 0o022, 0o700, 0o600),
+        (0o775, 0o002, 0o770, 0o660),
+        (0o770, 0o007, 0o770, 0o660),
+    ],
+)
+def test_only_who_may_write_to_the_home_can_read_the_runs(
+    tmp_path: Path, home: int | None, umask: int, folder: int, file: int
+) -> None:
+    path = tmp_path / "dagster"
+    before = os.umask(umask)
+    try:
+        if home is not None:
+            path.mkdir()
+            path.chmod(home)
+        storage = SqliteStorage.from_config_value(None, {"base_dir": str(path)})
+        with dg.DagsterInstance.ephemeral() as instance:
+            run = instance.create_run_for_job(dg.GraphDefinition(name="idle").to_job())
+        storage.event_log_storage.store_event(an_event(run.run_id))
+        made = [*path.rglob("*.db*")]
+        assert path / "history/runs" / f"{run.run_id}.db-wal" in made
+        assert len([each for each in made if each.suffix == ".db"]) == 4
+        assert {each.stat().st_mode & 0o777 for each in made} == {file}
+        assert {(path / each).stat().st_mode & 0o777 for each in ("history", "history/runs")} == {
+            folder
+        }
+        assert path.stat().st_mode & 0o777 == (home or 0o700)
+        storage.event_log_storage.dispose()
+    finally:
+        os.umask(before)
+
+
+def an_event(run_id: str) -> dg.EventLogEntry:
+    return dg.EventLogEntry(
+        error_info=None, level=20, user_message="ana bought a test", run_id=run_id, timestamp=1.0
+    )
 
 
 @pytest.mark.slow

@@ -132,6 +132,29 @@ def test_a_home_that_everybody_can_read_is_a_warning(home: dict[str, str]) -> No
     assert Path(home["BATCHREC_HOME"]).stat().st_mode & 0o777 == 0o700
 
 
+@pytest.mark.attack
+def test_a_storage_that_everybody_can_read_is_a_warning(
+    home: dict[str, str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "srv"
+    settings = {**home, "BATCHREC_STORAGE": str(folder)}
+    assert by_check(examine(settings))["storage folder"].status == "ok"
+    assert folder.stat().st_mode & 0o777 == 0o700
+    for mode, status in ((0o755, "warning"), (0o771, "warning"), (0o770, "ok"), (0o750, "ok")):
+        folder.chmod(mode)
+        found = by_check(examine(settings))["storage folder"]
+        assert found.status == status
+        assert found.fix.startswith(f"chmod 700 {folder}" if status == "warning" else "")
+        assert folder.stat().st_mode & 0o777 == mode
+    # Inside a home that is closed, nobody reaches an older folder that is open.
+    inside = Path(home["BATCHREC_HOME"]) / "storage"
+    inside.mkdir(mode=0o755, exist_ok=True)
+    inside.chmod(0o755)
+    assert by_check(examine(home))["storage folder"].status == "ok"
+    inside.parent.chmod(0o755)
+    assert by_check(examine(home))["storage folder"].status == "warning"
+
+
 def test_a_dagster_storage_that_does_not_open_fails(home: dict[str, str]) -> None:
     (Path(home["DAGSTER_HOME"]) / "dagster.yaml").write_text("storage: {tape: {}}\n")
     found = by_check(examine(home))

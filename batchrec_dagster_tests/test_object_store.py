@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -191,6 +192,48 @@ def test_a_part_of_an_object_and_the_folders_in_a_folder(store: ObjectStore) -> 
     assert store.subfolders("s3://local/") == ("a",)
     assert store.subfolders("s3://local/a/") == ("b",)
     assert store.subfolders("s3://local/a/b/") == ()
+
+
+@pytest.fixture
+def umask() -> Iterator[Callable[[int], int]]:
+    """Sets the umask, which is the usual one until a test sets another."""
+    before = os.umask(0o022)
+    yield os.umask
+    os.umask(before)
+
+
+def mode(path: Path) -> int:
+    return path.stat().st_mode & 0o777
+
+
+@pytest.mark.attack
+def test_a_storage_that_is_new_can_be_read_by_its_user_alone(
+    tmp_path: Path, umask: Callable[[int], int]
+) -> None:
+    root = tmp_path / "srv/storage"
+    store = ObjectStore({"lake": root})
+    assert store.list("s3://lake/") == []
+    for _ in range(2):
+        store.put("s3://lake/raw/ratings.csv", b"ana bought a test")
+        store.create("s3://lake/lease", b"x")
+        store.copy("s3://lake/raw/ratings.csv", "s3://lake/curated/ratings.csv")
+        folders = (root.parent, root, root / "raw", root / "curated")
+        assert {mode(path) for path in folders} == {0o700}
+        assert {mode(path) for path in root.rglob("*") if path.is_file()} == {0o600}
+        shutil.rmtree(root.parent)  # Somebody starts over while this process lives.
+        store.put("s3://lake/first", b"x")
+
+
+def test_a_storage_that_a_team_shares_stays_shared(
+    tmp_path: Path, umask: Callable[[int], int]
+) -> None:
+    umask(0o007)
+    root = tmp_path / "storage"
+    root.mkdir()
+    root.chmod(0o770)
+    store = ObjectStore({"lake": root})
+    store.put("s3://lake/raw/ratings.csv", b"ana bought a test")
+    assert [mode(root), mode(root / "raw"), mode(root / "raw/ratings.csv")] == [0o770, 0o770, 0o660]
 
 
 @pytest.mark.parametrize(("folder", "file"), [(0o700, 0o600), (0o750, 0o640), (0o755, 0o644)])

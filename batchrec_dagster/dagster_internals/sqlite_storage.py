@@ -23,10 +23,17 @@ from dagster._core.storage.sqlite import SQLITE_BUSY_TIMEOUT_SECONDS
 from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
 from dagster._serdes import ConfigurableClassData
 
-from batchrec_dagster.storage.durable import as_closed_as, exclusive
+from batchrec_dagster.storage.durable import (
+    as_closed_as,
+    exclusive,
+    make_folders,
+    rights,
+)
 
 # Databases of event logs that stay open: that of all runs, and those of the last runs asked for.
 OPEN_LOGS = 4
+# The databases of a home, without those of the runs.
+DATABASES = ("history/runs.db", "history/runs/index.db", "schedules/schedules.db")
 
 
 class SqliteStorage(DagsterSqliteStorage):
@@ -34,20 +41,25 @@ class SqliteStorage(DagsterSqliteStorage):
 
     def __init__(self, base_dir: str, inst_data: ConfigurableClassData | None = None) -> None:
         home = Path(base_dir)
-        home.mkdir(parents=True, exist_ok=True)
+        make_folders(home, 0o700)
         with as_closed_as(home):
             (home / "history").mkdir(exist_ok=True)
             # Of several processes that make its databases, Dagster lets all but one fail.
             with exclusive(home / "history"):
+                new_databases = [home / name for name in DATABASES if not (home / name).exists()]
                 super().__init__(base_dir, inst_data)
                 self._event_log_storage = _EventLog(self._event_log_storage._base_dir)
                 self._run_storage = _Runs(self._run_storage._conn_string)
+                for path in new_databases:
+                    # SQLite itself lets no team write to them.
+                    for file in path.parent.glob(f"{path.name}*"):
+                        file.chmod(_mode(path.parent))
 
     @classmethod
     def from_config_value(
         cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]
     ) -> SqliteStorage:
-        return cls.from_local(inst_data=inst_data, **config_value)
+        return cls(inst_data=inst_data, **config_value)
 
 
 class _Runs(SqliteRunStorage):
@@ -72,7 +84,7 @@ class _EventLog(SqliteEventLogStorage):
     @contextmanager
     def _connect(self, shard: str) -> Iterator[db.Connection]:
         with self._db_lock:
-            engine = self._engines.pop(shard, None) or _engine(self.conn_string_for_shard(shard))
+            engine = self._engines.pop(shard, None) or self._new_engine(shard)
             self._engines[shard] = engine
             if len(self._engines) > OPEN_LOGS:
                 self._engines.popitem(last=False)[1].dispose()
@@ -81,6 +93,14 @@ class _EventLog(SqliteEventLogStorage):
                 self._initialized_dbs.add(shard)
             with engine.begin() as connection:
                 yield connection
+
+    def _new_engine(self, shard: str) -> db.Engine:
+        path = Path(self.path_for_shard(shard))
+        # SQLite gives the files of its log the mode of the database. What fails here also fails
+        # there, with SQLite's own message.
+        with suppress(OSError):
+            path.touch(_mode(path.parent), exist_ok=False)
+        return _engine(self.conn_string_for_shard(shard))
 
     def store_event(self, event: EventLogEntry) -> None:
         super().store_event(event)
@@ -100,6 +120,11 @@ class _EventLog(SqliteEventLogStorage):
         with self._db_lock:
             while self._engines:
                 self._engines.popitem()[1].dispose()
+
+
+def _mode(folder: Path) -> int:
+    """The mode of a database in the folder: those read and write it who may write to the folder."""
+    return rights(0o666, folder, for_writers=True)
 
 
 def _engine(url: str) -> db.Engine:

@@ -200,11 +200,22 @@ REFUSED, SUSPECT = 300, 30
 def storage_findings(deployment: Deployment) -> Iterator[Finding]:
     if deployment.storage.startswith("s3://"):
         findings = list(_bucket(deployment))
-        yield from findings
-        if any(finding.status == "failed" for finding in findings):
-            return
+    else:
+        findings = [_storage_folder(Path(deployment.storage).absolute(), deployment.home)]
+    yield from findings
+    if any(finding.status == "failed" for finding in findings):
+        return
     storage: StorageResource = deployment.storage_resource
     yield from _objects(storage)
+
+
+def _storage_folder(folder: Path, home: Path) -> Finding:
+    """Whether this user can write there, and nobody else can read it: it has raw histories."""
+    check = "storage folder"
+    in_closed_home = folder.is_relative_to(home) and not home.stat().st_mode & 0o007
+    if folder.is_dir() and in_closed_home:
+        return ok(check, f"BATCHREC_STORAGE {folder} is in BATCHREC_HOME, which is closed")
+    return _writable(check, folder, "BATCHREC_STORAGE")
 
 
 def _objects(storage: StorageResource) -> Iterator[Finding]:

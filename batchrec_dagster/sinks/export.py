@@ -163,7 +163,9 @@ def _open(path: str, storage: StorageResource) -> tuple[ObjectStore, str]:
     """The store of an absolute path or URI, and the file's URI there."""
     if path.startswith("s3://"):
         return storage.store, path
-    return ObjectStore({"local": Path(path).parent}), f"s3://local/{Path(path).name}"
+    # Another program reads the file: the umask says who may open the folder.
+    store = ObjectStore({"local": Path(path).parent}, folder_mode=0o777)
+    return store, f"s3://local/{Path(path).name}"
 
 
 def _nearest(path: str) -> str:

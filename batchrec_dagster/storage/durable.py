@@ -84,20 +84,27 @@ def make_folders(folder: Path, mode: int = 0o777) -> None:
     sync(folder.parent)
 
 
-def rights(mode: int, folder: Path) -> int:
-    """The mode, without the rights of group and others where they have none on the folder."""
+def rights(mode: int, folder: Path, *, for_writers: bool = False) -> int:
+    """The mode, without the rights of group and others where they have none on the folder.
+
+    for_writers: without them also where group or others may not write to the folder.
+    """
     mode = stat.S_IMODE(mode)
     for whose in (0o070, 0o007):
-        if not folder.stat().st_mode & whose:
+        if not folder.stat().st_mode & whose & (0o222 if for_writers else 0o777):
             mode &= ~whose
     return mode
 
 
 @contextmanager
 def as_closed_as(folder: Path) -> Iterator[None]:
-    """Meanwhile this process, and those it starts, create files with the rights of the folder."""
+    """Meanwhile this process, and those it starts, create files for those who may write there.
+
+    A team that shares Dagster's home writes to its databases. A home that others can only read is
+    one that somebody made by `mkdir` and shares with nobody.
+    """
     before = os.umask(0o077)
-    os.umask(before | (0o777 & ~rights(0o777, folder)))
+    os.umask(before | (0o777 & ~rights(0o777, folder, for_writers=True)))
     try:
         yield
     finally:

@@ -125,11 +125,14 @@ class ObjectStore:
 
     `folders` maps bucket names to local folders; every other bucket is S3, reached with the
     credentials of `session()`, which is made when first used, at `endpoint_url` (default: AWS).
+    A folder that does not exist is created with `folder_mode`: the histories of people are in it,
+    so that only this user may read them.
     """
 
     folders: Mapping[str, Path] = field(default_factory=dict)
     session: Callable[[], boto3.Session] = boto3.Session
     endpoint_url: str | None = None
+    folder_mode: int = 0o700
     _stores: dict[str, Any] = field(default_factory=dict, init=False, compare=False)
 
     def get(self, uri: str) -> bytes:
@@ -192,6 +195,7 @@ class ObjectStore:
         path = self.local_path(uri)
         with self._explained(uri, "write"):
             if path is not None:
+                self._make_folder(uri)
                 durable.write(path, _chunks(data))
                 return str(obstore.head(store, key)["e_tag"] or "")
             if isinstance(data, bytes):
@@ -214,6 +218,7 @@ class ObjectStore:
         store, key = self._locate(uri)
         if (path := self.local_path(uri)) is not None:
             with self._explained(uri, "write"):
+                self._make_folder(uri)
                 return durable.write(path, [data], replace=False)
         for _ in range(RETRIES["max_retries"]):
             with self._explained(uri, "write"):
@@ -343,10 +348,14 @@ class ObjectStore:
         if bucket in self.folders:
             folder = self.folders[bucket]
             try:
-                return LocalStore(folder, mkdir=True)
+                durable.make_folders(folder, self.folder_mode)
+                return LocalStore(folder)
             except (OSError, BaseError) as error:
+                reason = getattr(error, "strerror", None) or error
+                if isinstance(error, FileExistsError):
+                    reason = "Not a directory"
                 raise StorageError(
-                    f"cannot make the folder {folder}: {error}; let no file be in its place, and"
+                    f"cannot make the folder {folder}: {reason}; let no file be in its place, and"
                     " let this user write there"
                 ) from error
         session = self._session
@@ -373,6 +382,11 @@ class ObjectStore:
             credential_provider=Boto3CredentialProvider(session, ttl=timedelta(0)),
             **endpoint,
         )
+
+    def _make_folder(self, uri: str) -> None:
+        """Create the folder of a bucket again if somebody has deleted it since it was opened."""
+        bucket, _ = split_uri(uri)
+        durable.make_folders(self.folders[bucket], self.folder_mode)
 
     @property
     def _arn(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,8 +17,9 @@ from hypothesis import strategies as st
 from batchrec_dagster.sinks import SinkError, SinkUnavailableError, export
 from batchrec_dagster.sinks import sink as lists
 from batchrec_dagster.sinks.export import ExportSink
-from batchrec_dagster.sinks.sink import Counts, Written
+from batchrec_dagster.sinks.sink import Counts, SinkContext, Written
 from batchrec_dagster.storage.object_store import ObjectStore, StorageError
+from batchrec_dagster.storage.resource import S3Connection, StorageResource
 from batchrec_dagster_tests.hostile import HOSTILE
 from batchrec_dagster_tests.sinks.support import many, recommendations
 
@@ -187,6 +189,19 @@ def test_a_place_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     with pytest.raises(SinkError, match="cannot write s3://bucket/exports/lists") as error:
         write(tmp_path, many(1))
     assert isinstance(error.value.__cause__, StorageError)
+
+
+def test_a_new_folder_can_be_read_as_the_umask_says(tmp_path: Path) -> None:
+    storage = StorageResource(root=str(tmp_path / "storage"), s3=S3Connection())
+    context = SinkContext("shop", storage, tmp_path, {})
+    tmp_path.chmod(0o755)
+    before = os.umask(0o022)
+    try:
+        ExportSink(path="for-mailing/lists.csv").write(many(1).lazy(), context)
+    finally:
+        os.umask(before)
+    written = tmp_path / "for-mailing/lists.csv"
+    assert [path.stat().st_mode & 0o777 for path in (written.parent, written)] == [0o755, 0o644]
 
 
 def test_what_arrives_in_part_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
