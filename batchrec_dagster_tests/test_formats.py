@@ -93,12 +93,12 @@ def test_the_format_is_seen_by_the_file_itself(
 def test_what_is_packed_and_cut_is_refused(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
     packed = pack((CSV * 1000).encode())
     message = refused(tmp_path, packed[:-5], reading=Reading(columns=BY_NAME))
-    assert message.startswith("0-data.file is damaged (")
+    assert message.startswith("0-data.file: it is damaged (")
     assert message.endswith("copy it again")
 
 
 def test_a_bomb_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("batchrec_dagster.preparation.sources.limits.ALWAYS_ALLOWED", 1000)
+    monkeypatch.setenv("BATCHREC_MAX_FILE_GB", "0.005")
     assert "BATCHREC_MAX_FILE_GB allows" in refused(tmp_path, gzip.compress(bytes(10**7)))
 
 

@@ -52,7 +52,7 @@ def _message(error: Exception) -> str:
     from batchrec_dagster.deployment import DeploymentError
     from batchrec_dagster.pipeline.loading import DeclarationError
     from batchrec_dagster.preparation.layout import PreparationError
-    from batchrec_dagster.preparation.sources.source import SourceError
+    from batchrec_dagster.preparation.sources.errors import SourceError
     from batchrec_dagster.storage.extras import ExtraMissingError
     from batchrec_dagster.storage.object_store import StorageError
 

@@ -11,6 +11,7 @@ from itertools import islice
 import click
 import polars as pl
 
+from batchrec_dagster.preparation.confined.reader import ConfinedReader
 from batchrec_dagster.preparation.layout import (
     EPOCH_UNITS,
     ISO8601,
@@ -168,9 +169,9 @@ def read_sample(
     columns: those given, by role; columns by position mean that there is no header.
     """
     positions = any(isinstance(column, int) for column in columns.values())
-    with temporary_folder() as folder:
+    with temporary_folder() as folder, ConfinedReader() as reader:
         for file in files:
-            opened = open_file(file, encoding, folder)
+            opened = open_file(file, encoding, folder, reader)
             if opened.size:
                 return _read(opened, delimiter, positions=positions, quoted=quoted)
     raise PreparationError(f"{files[0].name} is empty")

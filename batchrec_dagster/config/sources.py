@@ -10,15 +10,10 @@ from pydantic import Field, PrivateAttr, model_validator
 
 from batchrec_dagster.config.validation import field_errors
 from batchrec_dagster.preparation.sources.databases import SCHEME, Database, parse_database
+from batchrec_dagster.preparation.sources.errors import SourceError
 from batchrec_dagster.preparation.sources.parsing import parse_file, parse_source
 from batchrec_dagster.preparation.sources.query import SOURCE, FileQuery, check_sql
-from batchrec_dagster.preparation.sources.source import (
-    ASSET,
-    AssetRows,
-    Source,
-    SourceError,
-    hide_query,
-)
+from batchrec_dagster.preparation.sources.source import ASSET, AssetRows, Source, hide_query
 from batchrec_dagster.preparation.sources.tables import TextForm
 
 

@@ -19,7 +19,7 @@ from batchrec_dagster.personalize.filter_grammar import FilterError
 from batchrec_dagster.personalize.item_attributes import ItemAttributesError, typed_conditions
 from batchrec_dagster.personalize.schemas import EVENT_TYPE, INTERACTIONS, ITEMS, USERS, Schema
 from batchrec_dagster.preparation.rules import EVENT_TYPE_VALUE
-from batchrec_dagster.preparation.sources.source import SourceError
+from batchrec_dagster.preparation.sources.errors import SourceError
 
 
 def fingerprint(*parts: BaseModel | object) -> str:

@@ -77,6 +77,17 @@ SETTINGS = (
         "the longest line of a source's text file; a cell of Parquet may have a sixteenth",
     ),
     Setting(
+        limits.MAX_FILE_MEMORY_GB,
+        str(limits.DEFAULT_FILE_MEMORY_GB),
+        "the memory, counted as address space, of the process that reads a source's archives,"
+        " workbooks, databases, Parquet files and tables",
+    ),
+    Setting(
+        limits.MAX_FILE_MINUTES,
+        str(limits.DEFAULT_FILE_MINUTES),
+        "the CPU time in which that process must have read one file or table",
+    ),
+    Setting(
         limits.QUERY_MEMORY_GB,
         str(limits.DEFAULT_QUERY_MEMORY_GB),
         "the memory of one query of a source's files; what needs more spills to disk",

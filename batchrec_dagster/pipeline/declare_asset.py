@@ -16,7 +16,7 @@ from batchrec_dagster.config import Pipeline
 from batchrec_dagster.deployment.resources import AWS, PersonalizeResource
 from batchrec_dagster.pipeline.run_step import results_of, specs
 from batchrec_dagster.preparation.layout import PreparationError
-from batchrec_dagster.preparation.sources.source import SourceError
+from batchrec_dagster.preparation.sources.errors import SourceError
 from batchrec_dagster.reporting.markdown import escaped
 from batchrec_dagster.steps.raw_files import RawFiles
 from batchrec_dagster.steps.work import Work

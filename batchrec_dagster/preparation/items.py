@@ -21,6 +21,7 @@ from typing import Any
 import polars as pl
 
 from batchrec_dagster.personalize import schemas
+from batchrec_dagster.preparation.confined.reader import ConfinedReader
 from batchrec_dagster.preparation.layout import (
     NULL_ID,
     NULL_VALUES,
@@ -265,7 +266,9 @@ class ItemsFile:
     def _content(self) -> tuple[Opened, str | pl.DataFrame]:
         """The file, and its text if it is CSV, else its rows."""
         with temporary_folder() as folder:
-            opened = open_file(RawFile(self.path, self.name), self.layout.encoding, folder)
+            raw_file = RawFile(self.path, self.name)
+            with ConfinedReader() as reader:
+                opened = open_file(raw_file, self.layout.encoding, folder, reader)
             if (form := opened.format) == "csv":
                 return opened, opened.path.read_bytes().decode("utf-8-sig")
             try:

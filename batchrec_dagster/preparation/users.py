@@ -14,6 +14,7 @@ from batchrec_dagster.personalize.schemas import (
     TIMESTAMP,
     USER_ID,
 )
+from batchrec_dagster.preparation.confined.reader import ConfinedReader
 from batchrec_dagster.preparation.layout import NULL_VALUES, Column, PreparationError, recognise
 from batchrec_dagster.preparation.polars.csv_table import DELIMITERS, CsvTable
 from batchrec_dagster.preparation.polars.decoding import Opened, RawFile, open_file
@@ -44,7 +45,8 @@ def listed_users(
     only one. Raises PreparationError, for a row without a proper id with its file and line.
     """
     with temporary_folder() as folder:
-        opened = [open_file(file, "auto", folder) for file in files]
+        with ConfinedReader() as reader:
+            opened = [open_file(file, "auto", folder, reader) for file in files]
         tables = [_table(file, column) for file in opened if file.size]
         if not tables:
             raise PreparationError(f"{opened[0].name} is empty")

@@ -17,16 +17,15 @@ import dagster as dg
 import polars as pl
 
 from batchrec_dagster.preparation.polars.decoding import RawFile
+from batchrec_dagster.preparation.sources.errors import FileError, SourceError
 from batchrec_dagster.preparation.sources.parsing import parse_source
 from batchrec_dagster.preparation.sources.query import FileQuery
 from batchrec_dagster.preparation.sources.source import (
     AssetRows,
-    FileError,
     FoundFile,
     ResultFile,
     Source,
     SourceContext,
-    SourceError,
     safe_filename,
 )
 from batchrec_dagster.storage.io_managers import to_polars

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from batchrec_dagster.preparation.sources.errors import SourceError
 from batchrec_dagster.preparation.sources.parsing import parse_file
-from batchrec_dagster.preparation.sources.source import Copied, SourceContext, SourceError
+from batchrec_dagster.preparation.sources.source import Copied, SourceContext
 from batchrec_dagster.samples import generator
 from batchrec_dagster.storage.object_store import ObjectStore
 

@@ -4,8 +4,7 @@ import zipfile
 
 import pytest
 
-from batchrec_dagster.preparation.sources import limits
-from batchrec_dagster.preparation.sources.source import SourceError
+from batchrec_dagster.preparation.sources.errors import SourceError
 from batchrec_dagster_tests.sources.support import ARCHIVE, CONTENT, DESTINATION, Place, zipped
 from batchrec_dagster_tests.web_server import Page, Web
 
@@ -96,7 +95,7 @@ def test_an_encrypted_member_is_refused(place: Place) -> None:
 
 
 def test_a_bomb_is_not_unpacked(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "ALWAYS_ALLOWED", 1000)
+    monkeypatch.setenv("BATCHREC_MAX_FILE_GB", "0.000001")
     (place.base / "ml.zip").write_bytes(zipped({"ratings.csv": bytes(1_000_000)}))
     message = place.refused("ml.zip!/ratings.csv")
     assert "it would unfold to 1000000 bytes from " in message

@@ -17,7 +17,7 @@ from dagster._utils.error import serializable_error_info_from_exc_info
 
 from batchrec_dagster.config.ratings import Ratings
 from batchrec_dagster.preparation.sources import databases
-from batchrec_dagster.preparation.sources.source import SourceError
+from batchrec_dagster.preparation.sources.errors import SourceError
 from batchrec_dagster_tests.postgres_server import PASSWORD, PostgresServer, postgres_server
 from batchrec_dagster_tests.sources.support import Place
 

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from batchrec_dagster.preparation.sources.errors import SourceError
 from batchrec_dagster.preparation.sources.parsing import parse_file, parse_source
-from batchrec_dagster.preparation.sources.source import FoundFile, SourceError
+from batchrec_dagster.preparation.sources.source import FoundFile
 from batchrec_dagster_tests.sources.support import ARCHIVE, CONTENT, Place
 
 FILES = (

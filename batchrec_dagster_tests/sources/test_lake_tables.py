@@ -17,7 +17,7 @@ import pyarrow as pa
 import pytest
 
 from batchrec_dagster.config.ratings import Ratings
-from batchrec_dagster.preparation.sources.source import SourceError
+from batchrec_dagster.preparation.sources.errors import SourceError
 from batchrec_dagster_tests.s3_server import OWNER, READER, REGION, S3Server
 from batchrec_dagster_tests.sources.support import Place
 

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchrec_dagster.preparation.sources import movielens
+from batchrec_dagster.preparation.sources.errors import SourceError
 from batchrec_dagster.preparation.sources.parsing import parse_file, parse_source
-from batchrec_dagster.preparation.sources.source import SourceError, safe_filename
+from batchrec_dagster.preparation.sources.source import safe_filename
 from batchrec_dagster.samples import generator
 from batchrec_dagster_tests.sources.support import (
     CONTENT,

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from batchrec_dagster.preparation.sources.errors import SourceError
 from batchrec_dagster.preparation.sources.files import LocalFile
 from batchrec_dagster.preparation.sources.parsing import parse_source
-from batchrec_dagster.preparation.sources.source import Copied, File, SourceError
+from batchrec_dagster.preparation.sources.source import Copied, File
 from batchrec_dagster.storage.object_store import CHUNK, ObjectStore, StorageError
 from batchrec_dagster_tests.s3_server import S3Server
 from batchrec_dagster_tests.sources.support import (

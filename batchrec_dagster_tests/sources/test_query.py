@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from batchrec_dagster.config.items import Items
 from batchrec_dagster.config.ratings import Ratings
 from batchrec_dagster.preparation.items import ItemsFile
-from batchrec_dagster.preparation.sources.source import SourceError
+from batchrec_dagster.preparation.sources.errors import SourceError
 from batchrec_dagster_tests.sources.support import Place
 from batchrec_dagster_tests.support import real_data
 
@@ -159,7 +159,7 @@ def test_errors_name_the_line(place: Place, query: str, said: str) -> None:
         (b"user,item,USER\n", "two columns 'USER'"),
         (b"user,item\r\na,b\nc,d\r\n", "a.csv.*write all line ends alike"),
         (b'{"user": 1}\n{"user": \n', "Malformed JSON"),
-        (b"PAR1 is not Parquet", "No magic bytes .*a.csv"),
+        (b"PAR1 is not Parquet", "a.csv: it is damaged or not Parquet"),
         (b"PK\x03\x04....", "zip archive"),
         (b"", "empty"),
     ],

@@ -2,7 +2,7 @@
 
 import pytest
 
-from batchrec_dagster.preparation.sources.source import SourceError
+from batchrec_dagster.preparation.sources.errors import SourceError
 from batchrec_dagster_tests.sources.support import CONTENT, DESTINATION, MONDAY, Place
 from batchrec_dagster_tests.web_server import Page, Web
 

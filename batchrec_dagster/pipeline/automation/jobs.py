@@ -13,7 +13,7 @@ import dagster as dg
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.pipeline.automation.runs import run_under_way
 from batchrec_dagster.pipeline.automation.teardown import teardown_job
-from batchrec_dagster.preparation.sources.source import SourceError
+from batchrec_dagster.preparation.sources.errors import SourceError
 from batchrec_dagster.steps.publishing import PREVIOUS, run_config
 from batchrec_dagster.steps.raw_files import RawRecord, files_digest, source_digest
 from batchrec_dagster.storage.object_store import StorageError

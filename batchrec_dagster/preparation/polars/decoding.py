@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import bz2
 import codecs
-import gzip
-import lzma
 import re
-import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
+from batchrec_dagster.preparation.confined.reader import ConfinedReader
 from batchrec_dagster.preparation.layout import LEGACY, Encoding, Format, PreparationError
 from batchrec_dagster.preparation.sources import formats
-from batchrec_dagster.preparation.sources.conversion import CONVERSIONS
+from batchrec_dagster.preparation.sources.errors import FileError
 from batchrec_dagster.preparation.sources.limits import LimitError, Limits
-from batchrec_dagster.preparation.sources.source import FileError
 from batchrec_dagster.storage.durable import pieces
 
 CHUNK = 1024 * 1024
@@ -79,36 +74,38 @@ class Opened:
         return "json" if text.startswith("{") else "csv"
 
 
-def open_file(file: RawFile, encoding: Encoding, folder: Path) -> Opened:
-    """The file ready to be read; what has to be changed for it is kept in `folder` meanwhile.
+def open_file(file: RawFile, encoding: Encoding, folder: Path, reader: ConfinedReader) -> Opened:
+    """The file ready to be read.
+
+    What has to be changed for it is kept in `folder` meanwhile. `reader` unpacks and converts what
+    is not plain text.
 
     Raises PreparationError when it cannot be unpacked, is in another encoding or format, or is too
     much.
     """
     try:
-        return _open(file, encoding, folder, Limits.from_environment())
+        return _open(file, encoding, folder, reader)
     except (LimitError, FileError) as error:
         raise PreparationError(f"{file.name}: {error}") from error
 
 
-def _open(file: RawFile, encoding: Encoding, folder: Path, limits: Limits) -> Opened:
-    opened = _converted(_unpacked(file, folder, limits), file, folder, limits)
+def _open(file: RawFile, encoding: Encoding, folder: Path, reader: ConfinedReader) -> Opened:
+    opened = _plain(file, folder, reader)
     path = opened.path
     start = _start(path)
     if start.startswith(formats.PARQUET):
-        _check_footer(path, file, limits)
-        return replace(opened, unit="row")
-    found = _with_bytes(opened, limits)
-    if found.ascii:
-        return found
+        return opened
+    opened = _with_bytes(opened, Limits.from_environment())
+    if opened.ascii:
+        return opened
     if start.startswith(formats.UTF16):
         encoding = "utf-16"
     recoding = _recoding(path, file.name, encoding)
     if recoding is None:
-        return found
+        return opened
     name, doubt = recoding
     plain = _written(_recoded(path, name), folder)
-    return replace(found, path=plain, encoding=name, doubt=doubt)
+    return replace(opened, path=plain, encoding=name, doubt=doubt)
 
 
 def _start(path: Path) -> bytes:
@@ -116,62 +113,17 @@ def _start(path: Path) -> bytes:
         return file.read(formats.START)
 
 
-def _converted(path: Path, file: RawFile, folder: Path, limits: Limits) -> Opened:
-    """The unpacked file as text or Parquet. Raises FileError for what it cannot be."""
-    form = formats.format_of(_start(path))
-    if form is None:
-        return Opened(path, file.name, path.stat().st_size)
-    conversion = CONVERSIONS.get(form)
-    if conversion is None:
-        hint = ": name a file in it, ARCHIVE.zip!/path/in/it.csv" if "zip" in form else ""
-        raise FileError(f"it is {form}{hint or ', which is not read: write CSV or Parquet'}")
-    target = _new_path(folder)
-    shift = conversion.convert(path, target, None, limits)
-    size = target.stat().st_size
-    return Opened(target, file.name, size, unit=conversion.unit, shift=shift)
-
-
-def _zstd(path: Path) -> Any:
-    import pyarrow as pa
-
-    return pa.input_stream(str(path), compression="zstd")
-
-
-_UNPACKERS: dict[bytes, Callable[[Path], Any]] = {
-    formats.GZIP: gzip.GzipFile,
-    formats.BZIP2: bz2.BZ2File,
-    formats.XZ: lzma.LZMAFile,
-    formats.ZSTD: _zstd,
-}
-
-
-def _unpacked(file: RawFile, folder: Path, limits: Limits) -> Path:
-    start = _start(file.path)
-    unpacker = next((opens for sign, opens in _UNPACKERS.items() if start.startswith(sign)), None)
-    if unpacker is None:
-        return file.path
-    try:
-        with unpacker(file.path) as unpacked:
-            chunks = iter(lambda: unpacked.read(CHUNK), b"")
-            return _written(limits.within(chunks, file.path.stat().st_size), folder)
-    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
-        raise PreparationError(f"{file.name} is damaged ({error}): copy it again") from error
-
-
-def _check_footer(path: Path, file: RawFile, limits: Limits) -> None:
-    """Raise LimitError where so few bytes stand for so many rows that no data look so."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        footer = pq.read_metadata(path)
-    except (pa.ArrowException, OSError):
-        return  # The reader says what is wrong with it.
-    groups = map(footer.row_group, range(footer.num_row_groups))
-    uncompressed = sum(group.total_byte_size for group in groups)
-    limits.check_parquet(footer.num_rows, uncompressed, file.path.stat().st_size)
+def _plain(file: RawFile, folder: Path, reader: ConfinedReader) -> Opened:
+    """The file as it is if it is text, else as text or Parquet that the child process wrote."""
+    size = file.path.stat().st_size
+    if formats.is_text(_start(file.path)):
+        return Opened(file.path, file.name, size)
+    paths = {name: str(_new_path(folder)) + f".{name}" for name in ("unpacked", "converted")}
+    arguments = {"path": str(file.path.absolute()), **paths}
+    result = reader.run("open_file", arguments, packed=size)
+    path = Path(result["path"])
+    opened = Opened(path, file.name, path.stat().st_size)
+    return replace(opened, unit=result["unit"], shift=result["shift"])
 
 
 def _with_bytes(opened: Opened, limits: Limits) -> Opened:

@@ -11,6 +11,7 @@ from pathlib import Path
 import polars as pl
 
 from batchrec_dagster.personalize.schemas import TIMESTAMP
+from batchrec_dagster.preparation.confined.reader import ConfinedReader
 from batchrec_dagster.preparation.layout import (
     AUTO,
     BEFORE_1970,
@@ -229,7 +230,8 @@ def opened(files: Sequence[RawFile], reading: Reading | Layout, rules: Rules) ->
     if isinstance(reading, Layout):
         reading = Reading.of(reading)
     with temporary_folder() as folder:
-        all_files = [open_file(file, reading.encoding, folder) for file in files]
+        with ConfinedReader() as reader:
+            all_files = [open_file(file, reading.encoding, folder, reader) for file in files]
         filled = [file for file in all_files if file.size]
         if not filled:
             raise PreparationError(f"{all_files[0].name} is empty")

@@ -13,6 +13,7 @@ from typing import IO, Self
 from urllib.parse import unquote, urlsplit
 
 from batchrec_dagster.preparation.sources.download import download, look_up
+from batchrec_dagster.preparation.sources.errors import FileError
 from batchrec_dagster.preparation.sources.lake_tables import (
     refuse_table_above,
     refuse_tables,
@@ -20,7 +21,6 @@ from batchrec_dagster.preparation.sources.lake_tables import (
 )
 from batchrec_dagster.preparation.sources.source import (
     File,
-    FileError,
     FoundFile,
     Look,
     ResultFile,

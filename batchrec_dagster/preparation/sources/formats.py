@@ -9,10 +9,11 @@ START = 1024
 # More control characters than this share are no text, in whatever encoding.
 CONTROLS = 0.1
 
-EXCEL, SQLITE, ARROW, JSON_ARRAY = (
+EXCEL, SQLITE, ARROW, PARQUET_FORMAT, JSON_ARRAY = (
     "an Excel file",
     "an SQLite database",
     "a Feather or Arrow file",
+    "a Parquet file",
     "a JSON array",
 )
 PACKED = (GZIP, ZSTD, BZIP2, XZ)
@@ -37,6 +38,15 @@ _SIGNS = (
     (b"X\n\0\0", "an R data file"),
 )
 _PAGES = ((b"<!doctype html", "a web page"), (b"<html", "a web page"), (b"<?xml", "an XML file"))
+
+
+def is_text(start: bytes) -> bool:
+    """Whether a file that starts so is text as it stands, and not of a format that a library must
+    read or unpack.
+
+    start: START bytes, or all of a shorter file.
+    """
+    return not start.startswith((PARQUET, *PACKED)) and format_of(start) is None
 
 
 def format_of(start: bytes) -> str | None:

@@ -15,7 +15,8 @@ from pathlib import Path, PurePosixPath
 
 import polars as pl
 
-from batchrec_dagster.preparation.sources.source import FileError, ResultFile, SourceContext
+from batchrec_dagster.preparation.sources.errors import FileError
+from batchrec_dagster.preparation.sources.source import ResultFile, SourceContext
 
 # What the table is called, the folder of its log, and the files of that.
 DELTA, ICEBERG, HUDI = "a Delta table", "an Iceberg table", "a Hudi table"

@@ -1,4 +1,4 @@
-"""What a file may unfold to: one budget for downloads, archives, Parquet and lines.
+"""What a file may unfold to, and what reading it may take: one budget for all formats.
 
 The settings are environment variables, because they protect the machine and not a pipeline.
 """
@@ -15,6 +15,8 @@ from batchrec_dagster.preparation.sources.formats import GZIP, PARQUET, ZIP, ZST
 
 MAX_FILE_GB = "BATCHREC_MAX_FILE_GB"
 MAX_LINE_KB = "BATCHREC_MAX_LINE_KB"
+MAX_FILE_MEMORY_GB = "BATCHREC_MAX_FILE_MEMORY_GB"
+MAX_FILE_MINUTES = "BATCHREC_MAX_FILE_MINUTES"
 QUERY_MEMORY_GB = "BATCHREC_QUERY_MEMORY_GB"
 QUERY_MINUTES = "BATCHREC_QUERY_MINUTES"
 
@@ -27,6 +29,7 @@ TIMES_LARGER_TWICE = 20
 ALWAYS_ALLOWED = 100 * 1000 * 1000
 MOST_BY_DEFAULT = 50 * GB
 DEFAULT_LINE_KB = 1024
+DEFAULT_FILE_MEMORY_GB, DEFAULT_FILE_MINUTES = 4, 30
 DEFAULT_QUERY_MEMORY_GB, DEFAULT_QUERY_MINUTES = 4, 60
 # A cell of Parquet may be a sixteenth of a line: one that stands once can count in a million rows.
 CELLS_OF_A_LINE = 16
@@ -40,24 +43,42 @@ class LimitError(Exception):
 
 @dataclass(frozen=True)
 class Limits:
-    """Bytes that one file may unfold to, None for the default that depends on its size; bytes of a
-    line of text; bytes of memory and seconds of a query."""
+    """What reading a source's files and querying them may take."""
 
     file_bytes: int | None = None
+    """Bytes that one file may unfold to; None for the default, which depends on its size."""
+
     line_bytes: int = DEFAULT_LINE_KB * KB
+    """Bytes of a line of text."""
+
+    file_memory: int = DEFAULT_FILE_MEMORY_GB * GB
+    """Bytes of memory of the process that reads one file of a complex format."""
+
+    file_seconds: float = DEFAULT_FILE_MINUTES * 60
+    """Seconds of CPU time in which that process must have read the file."""
+
     query_memory: int = DEFAULT_QUERY_MEMORY_GB * GB
+    """Bytes of memory of a query."""
+
     query_seconds: float = DEFAULT_QUERY_MINUTES * 60
+    """Seconds that a query may take."""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Self:
         """Raises LimitError for a setting that is not a number above 0."""
         environment = os.environ if environment is None else environment
-        file = number_above_0(environment, MAX_FILE_GB)
-        line = number_above_0(environment, MAX_LINE_KB) or DEFAULT_LINE_KB
-        memory = number_above_0(environment, QUERY_MEMORY_GB) or DEFAULT_QUERY_MEMORY_GB
-        minutes = number_above_0(environment, QUERY_MINUTES) or DEFAULT_QUERY_MINUTES
+        file_gb = number_above_0(environment, MAX_FILE_GB)
+
+        def setting(name: str, default: float) -> float:
+            return number_above_0(environment, name) or default
+
         return cls(
-            None if file is None else int(file * GB), int(line * KB), int(memory * GB), minutes * 60
+            file_bytes=None if file_gb is None else int(file_gb * GB),
+            line_bytes=int(setting(MAX_LINE_KB, DEFAULT_LINE_KB) * KB),
+            file_memory=int(setting(MAX_FILE_MEMORY_GB, DEFAULT_FILE_MEMORY_GB) * GB),
+            file_seconds=setting(MAX_FILE_MINUTES, DEFAULT_FILE_MINUTES) * 60,
+            query_memory=int(setting(QUERY_MEMORY_GB, DEFAULT_QUERY_MEMORY_GB) * GB),
+            query_seconds=setting(QUERY_MINUTES, DEFAULT_QUERY_MINUTES) * 60,
         )
 
     @property
@@ -109,12 +130,10 @@ class Limits:
                 f" {MAX_LINE_KB} if that is real data"
             )
 
-    def check_parquet(self, rows: int, uncompressed: int, packed: int) -> None:
-        """By what the footer says, before a row is read."""
-        if max(uncompressed, rows * BYTES_OF_A_ROW) > self.unfolded_bytes(packed):
-            raise self._too_much(
-                f"{rows} rows ({uncompressed} bytes) from {packed}, more than what"
-            )
+    def check_rows(self, rows: int, packed: int) -> None:
+        """Raise LimitError where so many rows cannot be real data in a file of `packed` bytes."""
+        if rows * BYTES_OF_A_ROW > self.unfolded_bytes(packed):
+            raise self._too_much(f"{rows} rows or more from {packed} bytes, more than what")
 
     def _too_much(self, what: str) -> LimitError:
         return LimitError(

@@ -22,7 +22,8 @@ from batchrec_dagster.preparation.sources.download import (
     download,
     read_text,
 )
-from batchrec_dagster.preparation.sources.source import File, FileError, Look, SourceContext
+from batchrec_dagster.preparation.sources.errors import FileError
+from batchrec_dagster.preparation.sources.source import File, Look, SourceContext
 
 log = logging.getLogger(__name__)
 

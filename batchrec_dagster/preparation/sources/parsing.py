@@ -6,17 +6,10 @@ import re
 from collections.abc import Callable
 
 from batchrec_dagster.preparation.sources.archives import Member
+from batchrec_dagster.preparation.sources.errors import FileError, SourceError
 from batchrec_dagster.preparation.sources.files import Folder, LocalFile, StoredObject, WebFile
 from batchrec_dagster.preparation.sources.movielens import PUBLISHED, Sample, parse_movielens
-from batchrec_dagster.preparation.sources.source import (
-    AssetRows,
-    File,
-    FileError,
-    Source,
-    SourceError,
-    hide_query,
-    naming,
-)
+from batchrec_dagster.preparation.sources.source import AssetRows, File, Source, hide_query, naming
 
 SCHEMES: dict[str, Callable[[str], File]] = {
     "asset": AssetRows.parse,

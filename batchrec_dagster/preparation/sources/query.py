@@ -17,21 +17,17 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from batchrec_dagster.preparation.confined.reader import ConfinedReader
 from batchrec_dagster.preparation.layout import PreparationError
 from batchrec_dagster.preparation.polars.decoding import RawFile, open_file
+from batchrec_dagster.preparation.sources.errors import FileError
 from batchrec_dagster.preparation.sources.limits import (
     MAX_FILE_GB,
     QUERY_MEMORY_GB,
     QUERY_MINUTES,
     Limits,
 )
-from batchrec_dagster.preparation.sources.source import (
-    FileError,
-    FoundFile,
-    ResultFile,
-    Source,
-    SourceContext,
-)
+from batchrec_dagster.preparation.sources.source import FoundFile, ResultFile, Source, SourceContext
 from batchrec_dagster.preparation.sources.tables import (
     TableFile,
     TextForm,
@@ -105,9 +101,10 @@ class FileQuery(Source):
         self, found: Mapping[str, Sequence[FoundFile]], path: Path, context: SourceContext
     ) -> None:
         with temporary_folder() as folder, ExitStack() as stack:
+            reader = stack.enter_context(ConfinedReader())
             tables = {
                 table: [
-                    self._opened(file, folder / table / str(number), context, stack)
+                    self._opened(file, folder / table / str(number), context, stack, reader)
                     for number, file in enumerate(files)
                 ]
                 for table, files in found.items()
@@ -121,14 +118,19 @@ class FileQuery(Source):
                 )
 
     def _opened(
-        self, found: FoundFile, folder: Path, context: SourceContext, stack: ExitStack
+        self,
+        found: FoundFile,
+        folder: Path,
+        context: SourceContext,
+        stack: ExitStack,
+        reader: ConfinedReader,
     ) -> TableFile:
         path = stack.enter_context(found.file.open_locally(context))
         unpacked = folder / "unpacked"
         unpacked.mkdir(parents=True)
         try:
             file = RawFile(path, found.file.shown)
-            opened = open_file(file, self.form.encoding, unpacked)
+            opened = open_file(file, self.form.encoding, unpacked, reader)
         except PreparationError as error:
             raise FileError(str(error)) from error
         links = folder.joinpath("link", *partitions(found.file.shown))

@@ -15,19 +15,12 @@ from typing import Protocol, Self
 
 from batchrec_dagster.preparation.layout import Layout
 from batchrec_dagster.preparation.sources.download import DownloadError, safe_url
+from batchrec_dagster.preparation.sources.errors import FileError, SourceError
 from batchrec_dagster.storage.durable import pieces, temporary_folder
 from batchrec_dagster.storage.object_store import ObjectStore, StorageError
 
 LONGEST_FILENAME = 120
 EMPTY = "it is empty: check what writes it"
-
-
-class SourceError(Exception):
-    """A source cannot be used; one line that names the source and the fix."""
-
-
-class FileError(Exception):
-    """A file cannot be used; the message says why, and the caller adds the name."""
 
 
 class SampleFiles(Protocol):

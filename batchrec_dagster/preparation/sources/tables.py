@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 from batchrec_dagster.preparation.layout import Encoding
 from batchrec_dagster.preparation.polars.csv_table import DELIMITERS
 from batchrec_dagster.preparation.polars.decoding import Opened
+from batchrec_dagster.preparation.sources.errors import FileError
 from batchrec_dagster.preparation.sources.limits import Limits
-from batchrec_dagster.preparation.sources.source import FileError
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection

@@ -1,4 +1,7 @@
-"""Files that are neither text nor Parquet, converted once by a library, in bounded memory."""
+"""What the child process makes of a file that is not text: CSV, JSON Lines, or Parquet of its own.
+
+The kernel limits what they take; what they check themselves is only what it cannot see.
+"""
 
 from __future__ import annotations
 
@@ -6,35 +9,48 @@ import csv
 import json
 import re
 import sqlite3
-import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import Protocol, TextIO
 
-import polars as pl
-
-from batchrec_dagster.preparation.sources.formats import ARROW, EXCEL, JSON_ARRAY, SQLITE
+from batchrec_dagster.preparation.sources.errors import FileError
+from batchrec_dagster.preparation.sources.formats import (
+    ARROW,
+    EXCEL,
+    JSON_ARRAY,
+    PARQUET_FORMAT,
+    SQLITE,
+)
 from batchrec_dagster.preparation.sources.limits import Limits
-from batchrec_dagster.preparation.sources.source import FileError
 
 CHUNK = 1024 * 1024
 _BLANKS, _BOM = " \t\r\n", "\xef\xbb\xbf"
 _BETWEEN = re.compile(r"[ \t\r\n,]*")
 
 
+class Convert(Protocol):
+    """Makes CSV, JSON Lines or Parquet of a file."""
+
+    def __call__(
+        self, path: Path, target: Path, part: str | None, limits: Limits, packed: int
+    ) -> int:
+        """Write the result to `target`.
+
+        part: the name of a sheet or table, needed only where there are several. packed: the size in
+        bytes of the file as it came. Gives what to add to the number of a line of the result in
+        order to find it in the file. Raises FileError, LimitError.
+        """
+
+
 @dataclass(frozen=True)
 class Conversion:
-    """How a format becomes CSV, JSON Lines or Parquet.
+    """How a format becomes CSV, JSON Lines or Parquet."""
 
-    convert: writes a file (the first path) to the second; the text names a sheet or table, of
-    several; gives what to add to the number of a line in order to find it in the file; raises
-    FileError, LimitError. `unit`: what a person finds in the file where the result has a line.
-    """
-
-    convert: Callable[[Path, Path, str | None, Limits], int]
+    convert: Convert
     unit: str
+    """What a person finds in the file where the result has a line."""
 
 
 def one_of(names: Sequence[str], wanted: str | None, kind: str) -> str:
@@ -52,7 +68,7 @@ def one_of(names: Sequence[str], wanted: str | None, kind: str) -> str:
     return wanted or names[0]
 
 
-def _excel(path: Path, target: Path, sheet: str | None, limits: Limits) -> int:
+def _convert_excel(path: Path, target: Path, part: str | None, limits: Limits, packed: int) -> int:
     """A sheet as CSV, without blank rows at its start; every cell as its text."""
     try:
         import fastexcel
@@ -60,71 +76,93 @@ def _excel(path: Path, target: Path, sheet: str | None, limits: Limits) -> int:
         raise FileError(
             "it is an Excel file: pip install 'batchrec-dagster[excel]', or save it as CSV"
         ) from error
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as parts:
-            unfolded = sum(part.file_size for part in parts.infolist())
-        limits.check(unfolded, path.stat().st_size)
+    import polars as pl
+
     try:
         book = fastexcel.read_excel(path)
         names = book.sheet_names
-        if sheet is None and len(names) > 1:
+        if part is None and len(names) > 1:
             names = [name for name in names if book.load_sheet(name, n_rows=1).width]
-        name = one_of(names, sheet, "sheet")
+        name = one_of(names, part, "sheet")
         rows = book.load_sheet(name, header_row=None, skip_rows=0, dtypes="string").to_polars()
     except fastexcel.FastExcelError as error:
         reason = str(error).partition("\n")[0]
         raise FileError(f"it cannot be read as an Excel file ({reason}): save it again") from error
     filled = rows.select(pl.any_horizontal(pl.all().is_not_null())).to_series().arg_true()
-    blank = int(filled.item(0)) if len(filled) else 0
-    rows.slice(blank).write_csv(target, include_header=False)
-    return blank
+    blank_rows = int(filled.item(0)) if len(filled) else 0
+    rows.slice(blank_rows).write_csv(target, include_header=False)
+    return blank_rows
 
 
-def _sqlite(path: Path, target: Path, table: str | None, limits: Limits) -> int:
+def _convert_sqlite(path: Path, target: Path, part: str | None, limits: Limits, packed: int) -> int:
+    """A table as CSV."""
     try:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
+            # Functions that have effects are not called by what the file's own schema computes.
+            database.execute("PRAGMA trusted_schema = OFF")
             named = "SELECT name FROM sqlite_master WHERE type = 'table'"
             names = [name for (name,) in database.execute(f"{named} ORDER BY name")]
             names = [name for name in names if not name.startswith("sqlite_")]
-            quoted = one_of(names, table, "table").replace('"', '""')
+            quoted = one_of(names, part, "table").replace('"', '""')
             database.text_factory = lambda text: text.decode(errors="replace")
             cursor = database.execute(f'SELECT * FROM "{quoted}"')  # noqa: S608 (a quoted name)
             with target.open("w", newline="", encoding="utf-8") as file:
-                written = csv.writer(file, lineterminator="\n")
-                written.writerow(column for column, *_ in cursor.description)
-                written.writerows(
+                writer = csv.writer(file, lineterminator="\n")
+                writer.writerow(column for column, *_ in cursor.description)
+                writer.writerows(
                     ["" if isinstance(cell, bytes) else cell for cell in row] for row in cursor
                 )
     except sqlite3.Error as error:
         raise FileError(f"it cannot be read as an SQLite database: {error}") from error
-    limits.check(target.stat().st_size, path.stat().st_size)
     return -1  # The header is no row.
 
 
-def _arrow(path: Path, target: Path, part: str | None, limits: Limits) -> int:
+def _convert_arrow(path: Path, target: Path, part: str | None, limits: Limits, packed: int) -> int:
+    """A file of Arrow's own format (Feather) as Parquet."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
+
+    from batchrec_dagster.preparation.confined.parquet import write_parquet
 
     _refuse_part(part)
-    size, packed = 0, path.stat().st_size
     try:
-        with (
-            pa.memory_map(str(path)) as mapped,
-            pa.ipc.open_file(mapped) as batches,
-            pq.ParquetWriter(target, batches.schema, compression="lz4") as parquet,
-        ):
-            for number in range(batches.num_record_batches):
-                batch = batches.get_batch(number)
-                size += batch.nbytes
-                limits.check(size, packed)
-                parquet.write_batch(batch)
+        with pa.OSFile(str(path)) as file, pa.ipc.open_file(file) as reader:
+            numbers = range(reader.num_record_batches)
+            batches = (reader.get_batch(number) for number in numbers)
+            write_parquet(batches, reader.schema, target, limits, packed)
+    except MemoryError:
+        raise
     except (pa.ArrowException, OSError) as error:
         reason = str(error).partition("\n")[0]
         raise FileError(f"it is damaged or not Arrow ({reason}): copy it again") from error
     return 0
 
 
-def _json_array(path: Path, target: Path, part: str | None, limits: Limits) -> int:
+def _convert_parquet(
+    path: Path, target: Path, part: str | None, limits: Limits, packed: int
+) -> int:
+    """A Parquet file whose footer and pages say the truth about their sizes."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from batchrec_dagster.preparation.confined.parquet import BATCH_ROWS, write_parquet
+
+    _refuse_part(part)
+    try:
+        # Threads would unpack several columns of a row group at once.
+        with pq.ParquetFile(path) as file:
+            batches = file.iter_batches(BATCH_ROWS, use_threads=False)
+            write_parquet(batches, file.schema_arrow, target, limits, packed)
+    except MemoryError:
+        raise
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).partition("\n")[0]
+        raise FileError(f"it is damaged or not Parquet ({reason}): copy it again") from error
+    return 0
+
+
+def _convert_json_array(
+    path: Path, target: Path, part: str | None, limits: Limits, packed: int
+) -> int:
     """Each element in a line of its own, as it is written."""
     _refuse_part(part)
     # Latin-1 has a character for each byte, so that the text stays as it is.
@@ -168,8 +206,9 @@ def _refuse_part(part: str | None) -> None:
 
 
 CONVERSIONS = {
-    EXCEL: Conversion(_excel, "row"),
-    SQLITE: Conversion(_sqlite, "row"),
-    ARROW: Conversion(_arrow, "row"),
-    JSON_ARRAY: Conversion(_json_array, "element"),
+    EXCEL: Conversion(_convert_excel, "row"),
+    SQLITE: Conversion(_convert_sqlite, "row"),
+    ARROW: Conversion(_convert_arrow, "row"),
+    PARQUET_FORMAT: Conversion(_convert_parquet, "row"),
+    JSON_ARRAY: Conversion(_convert_json_array, "element"),
 }

@@ -1,0 +1,90 @@
+"""Jobs of the child process: a file of a zip archive, a sheet of a workbook, a table of SQLite."""
+
+from __future__ import annotations
+
+import lzma
+import zipfile
+import zlib
+from pathlib import Path, PurePosixPath
+
+from batchrec_dagster.preparation.confined.child import Job
+from batchrec_dagster.preparation.confined.conversions import CONVERSIONS, Conversion
+from batchrec_dagster.preparation.sources.errors import DamagedError, FileError
+from batchrec_dagster.preparation.sources.formats import START, format_of
+from batchrec_dagster.preparation.sources.limits import Limits
+
+CHUNK = 1024 * 1024
+ENCRYPTED = 0x1
+DATA_SUFFIXES = {".csv", ".dat", ".data", ".inter", ".tab", ".tsv", ".txt"}
+MEMBERS_SHOWN = 10
+
+
+def find_member(job: Job, path: str, member: str) -> None:
+    """Raise FileError if the zip archive has no such file. The sheets of a workbook and the tables
+    of a database are found when they are read."""
+    if _conversion(Path(path)) is None:
+        with _open(Path(path)) as archive:
+            _find(archive, member, job.limits)
+
+
+def write_member(job: Job, path: str, member: str, target: str) -> None:
+    """Write the file of the archive, or what its sheet or table becomes, to the path `target`."""
+    archive_path, target_path = Path(path), Path(target)
+    if conversion := _conversion(archive_path):
+        packed = archive_path.stat().st_size
+        conversion.convert(archive_path, target_path, member, job.limits, packed)
+        return
+    with _open(archive_path) as archive:
+        info = _find(archive, member, job.limits)
+        job.limit_output(min(info.compress_size, archive_path.stat().st_size))
+        try:
+            with archive.open(info) as file, target_path.open("wb") as output:
+                chunk = file.read(CHUNK)
+                job.limits.check_twice(chunk, info.file_size, info.compress_size)
+                while chunk:
+                    output.write(chunk)
+                    chunk = file.read(CHUNK)
+        except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError) as error:
+            raise DamagedError(f"it is damaged ({error}): download or copy it again") from error
+        except (NotImplementedError, RuntimeError) as error:
+            raise FileError(f"it cannot be unpacked ({error}): pack it as a plain zip") from error
+
+
+def _conversion(path: Path) -> Conversion | None:
+    """What makes a file of a sheet or a table, if the archive has such."""
+    with path.open("rb") as file:
+        return CONVERSIONS.get(format_of(file.read(START)) or "")
+
+
+def _open(path: Path) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(path)
+    except zipfile.BadZipFile as error:
+        raise DamagedError(
+            f"the archive is not a zip file, or is damaged ({error}): download or copy it again"
+        ) from error
+
+
+def _find(archive: zipfile.ZipFile, member: str, limits: Limits) -> zipfile.ZipInfo:
+    try:
+        info = archive.getinfo(member)
+    except KeyError:
+        raise FileError(f"there is no such file in it; {_contents(archive)}") from None
+    if info.is_dir():
+        raise FileError(f"it is a folder of the archive; {_contents(archive)}")
+    if info.flag_bits & ENCRYPTED:
+        raise FileError("it is encrypted: pack it without a password")
+    limits.check(info.file_size, info.compress_size)
+    return info
+
+
+def _contents(archive: zipfile.ZipFile) -> str:
+    files = [info.filename for info in archive.infolist() if not info.is_dir()]
+    data = [name for name in files if PurePosixPath(name).suffix.lower() in DATA_SUFFIXES]
+    shown = [name for name in data or files if not name.startswith("__MACOSX/")]
+    if not shown:
+        return "it is empty"
+    more = "" if len(shown) <= MEMBERS_SHOWN else f" and {len(shown) - MEMBERS_SHOWN} more"
+    names = ", ".join(shown[:MEMBERS_SHOWN])
+    # Names come from outside, and this must be one line.
+    return "it has " + "".join(c if c.isprintable() else "?" for c in names) + more

@@ -1,0 +1,60 @@
+"""Parquet files written from batches of rows that a foreign file holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from batchrec_dagster.preparation.sources.limits import Limits
+
+# So few rows are unpacked at a time that one long cell, repeated in each of them, does not need
+# much memory.
+BATCH_ROWS = 16_384
+# Row groups have up to this many bytes: each column is buffered until its row group is complete.
+ROW_GROUP_BYTES = 64 * 1024 * 1024
+# A column with fewer bytes of different texts keeps each of them once, as most Parquet files do.
+DICTIONARY_BYTES = 16 * 1024 * 1024
+
+
+def write_parquet(
+    batches: Iterable[pa.RecordBatch], schema: pa.Schema, target: Path, limits: Limits, packed: int
+) -> None:
+    """Write the batches, whose sizes are now what they are said to be.
+
+    Numbers are written as they are, so that the size of the file is that of the data. Texts are
+    written once each where they repeat. packed: the size in bytes of the file that the batches come
+    from. Raises LimitError for more rows than such a file can hold.
+    """
+    texts = [field.name for field in schema if _is_text(field.type)]
+    rows = 0
+    waiting: list[pa.RecordBatch] = []
+    with pq.ParquetWriter(
+        target,
+        schema,
+        compression="none",
+        use_dictionary=texts,
+        dictionary_pagesize_limit=DICTIONARY_BYTES,
+        write_statistics=False,
+    ) as writer:
+        for batch in batches:
+            rows += batch.num_rows
+            limits.check_rows(rows, packed)
+            waiting.append(batch)
+            if sum(batch.nbytes for batch in waiting) > ROW_GROUP_BYTES:
+                writer.write_table(pa.Table.from_batches(waiting, schema))
+                waiting = []
+        if waiting:
+            writer.write_table(pa.Table.from_batches(waiting, schema))
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_string(kind)
+        or pa.types.is_large_string(kind)
+        or pa.types.is_string_view(kind)
+        or pa.types.is_binary(kind)
+        or pa.types.is_large_binary(kind)
+    )

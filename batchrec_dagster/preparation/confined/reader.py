@@ -1,0 +1,213 @@
+"""The parent's side: starts the child process, sends it jobs, and explains how it ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any, Self
+
+from batchrec_dagster.preparation.sources.errors import DamagedError, FileError
+from batchrec_dagster.preparation.sources.limits import (
+    MAX_FILE_MEMORY_GB,
+    MAX_FILE_MINUTES,
+    LimitError,
+    Limits,
+)
+
+CHILD = "batchrec_dagster.preparation.confined.child"
+# What the child needs of the environment: where programs, libraries, temporary files and time zones
+# are, and the language. It gets no other variable, so it has no credentials.
+PASSED_ON = (
+    *("PATH", "HOME", "TMPDIR", "TZ", "TZDIR", "LANG", "LC_ALL", "LC_CTYPE"),
+    *(
+        "PYTHONPATH",
+        "PYTHONHOME",
+        "PYTHONDONTWRITEBYTECODE",
+        "LD_LIBRARY_PATH",
+        "OPENBLAS_CORETYPE",
+    ),
+)
+# Each thread and each of malloc's arenas reserves address space, which counts as memory.
+FEW_THREADS = {
+    "MALLOC_ARENA_MAX": "2",
+    "POLARS_MAX_THREADS": "2",
+    "RAYON_NUM_THREADS": "2",
+    "TOKIO_WORKER_THREADS": "2",
+    "OMP_NUM_THREADS": "2",
+    "OPENBLAS_NUM_THREADS": "1",
+}
+# A child that waits, instead of computing, for this many times the allowed CPU time is ended too.
+WAITING_TIMES = 2
+# The child's answers are short, but for the names of a table's files.
+MAX_ANSWER_BYTES = 64 * 1024 * 1024
+STDERR_BYTES = 4096
+_OUT_OF_MEMORY = ("memory allocation of", "out of memory", "bad_alloc", "cannot allocate memory")
+
+# Gives the paths on this machine of the named files, or raises FileError.
+FileProvider = Callable[[Sequence[str]], Sequence[Path]]
+
+
+class ConfinedReader:
+    """Reads foreign files in a child process, which is started when the first job comes.
+
+    Use it as a context manager around all files of a step: starting the child takes longer than
+    reading an ordinary file. It is not for several threads at once.
+    """
+
+    def __init__(self) -> None:
+        self._child: _Child | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end()
+
+    def run(
+        self,
+        job: str,
+        arguments: Mapping[str, Any],
+        packed: int | None = None,
+        provide: FileProvider | None = None,
+    ) -> Any:
+        """The answer of the child's function `job` to these arguments.
+
+        packed: the size in bytes of the file as it came. No file that the child writes may be
+        larger than what that many bytes may unfold to; without it, the job itself sets this limit.
+        provide: brings the files of a table for which the child asks by name.
+
+        Raises FileError if the file cannot be read, its subclass DamagedError if it is damaged, and
+        LimitError if reading it takes more memory, disk or time than the limits of the environment
+        allow, or if one of these is not a number above 0.
+        """
+        if self._child is None:
+            self._child = _Child(Limits.from_environment())
+        try:
+            answer = self._child.ask(
+                {"job": job, "arguments": dict(arguments), "packed": packed}, provide
+            )
+        except BaseException:
+            # What it does now is of no use to anyone.
+            self._end()
+            raise
+        if "error" in answer:
+            errors = {"damaged": DamagedError, "limit": LimitError}
+            raise errors.get(answer["kind"], FileError)(answer["error"])
+        return answer["result"]
+
+    def _end(self) -> None:
+        if self._child is not None:
+            self._child.end()
+            self._child = None
+
+
+class _Child:
+    """The running child process."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._overdue = False
+        self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `end`)
+        environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+        self._process = subprocess.Popen(
+            # -P: what lies in the working directory is not imported.
+            [sys.executable, "-P", "-m", CHILD, json.dumps(vars(limits))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._stderr,
+            env=environment | FEW_THREADS,
+            cwd="/",
+        )
+
+    def ask(self, request: Mapping[str, Any], provide: FileProvider | None) -> dict[str, Any]:
+        """The child's last message about this request. Raises LimitError or FileError if the child
+        dies of it."""
+        packed = request["packed"]
+        watchdog = threading.Timer(WAITING_TIMES * self._limits.file_seconds, self._stop_waiting)
+        watchdog.daemon = True
+        watchdog.start()
+        try:
+            self._send(request)
+            while True:
+                answer = self._receive(packed)
+                if "wanted" in answer:
+                    assert provide is not None
+                    self._send({"paths": [str(path) for path in provide(answer["wanted"])]})
+                elif "packed" in answer:
+                    packed = answer["packed"]
+                else:
+                    return answer
+        finally:
+            watchdog.cancel()
+
+    def end(self) -> None:
+        """Kill the process, which may be in the middle of a job."""
+        self._process.kill()
+        for stream in (self._process.stdin, self._process.stdout):
+            # What is still in the buffer of a broken pipe cannot be written.
+            with suppress(OSError):
+                assert stream is not None
+                stream.close()
+        self._process.wait()
+        self._stderr.close()
+
+    def _stop_waiting(self) -> None:
+        self._overdue = True
+        self._process.kill()
+
+    def _send(self, message: Mapping[str, Any]) -> None:
+        assert self._process.stdin is not None
+        # `_receive` finds that a child has died, and explains it.
+        with suppress(BrokenPipeError):
+            self._process.stdin.write(json.dumps(message).encode() + b"\n")
+            self._process.stdin.flush()
+
+    def _receive(self, packed: int | None) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline(MAX_ANSWER_BYTES)
+        if not line.endswith(b"\n"):
+            raise self._death(packed)
+        message: dict[str, Any] = json.loads(line)
+        return message
+
+    def _death(self, packed: int | None) -> Exception:
+        """The error that says in one line why the child ended."""
+        code = self._process.wait()
+        self._stderr.seek(max(0, self._stderr.seek(0, os.SEEK_END) - STDERR_BYTES))
+        last_words = self._stderr.read().decode(errors="replace").lower()
+        if code == -signal.SIGXFSZ:
+            return self._limits.stopped(packed or 0)
+        if code == -signal.SIGXCPU or self._overdue:
+            return too_slow(self._limits)
+        if code == -signal.SIGABRT and any(words in last_words for words in _OUT_OF_MEMORY):
+            return too_much_memory(self._limits)
+        how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
+        return FileError(
+            f"the library that reads it crashed ({how}), or needed more than the"
+            f" {self._limits.file_memory / 1e9:g} GB of memory that {MAX_FILE_MEMORY_GB} allows:"
+            " write the file again, or as CSV"
+        )
+
+
+def too_much_memory(limits: Limits) -> LimitError:
+    """The error of a file that needs more memory than the limits allow."""
+    return LimitError(
+        f"reading it takes more than the {limits.file_memory / 1e9:g} GB of memory that"
+        f" {MAX_FILE_MEMORY_GB} allows: if it is real data, set it higher, or write it as CSV"
+    )
+
+
+def too_slow(limits: Limits) -> LimitError:
+    """The error of a file that takes longer than the limits allow."""
+    return LimitError(
+        f"reading it takes longer than the {limits.file_seconds / 60:g} minutes of"
+        f" {MAX_FILE_MINUTES}: if it is real data, set it higher, or write it as CSV"
+    )
