@@ -19,6 +19,7 @@ import pytest
 
 from batchrec_dagster_tests.processes import free_ports, started
 from batchrec_dagster_tests.support import declaration, module_project, write_ratings
+from batchrec_dagster_tests.test_guard import MALFORMED
 from batchrec_dagster_tests.web_server import Page, serving
 from batchrec_dagster_tests.web_ui import LOCATION, answers, web_ui
 
@@ -165,6 +166,64 @@ def test_half_open_connections_shut_nobody_out(ui: str, personalize: str) -> Non
                 half = socket.create_connection((where.hostname, where.port), timeout=300)
                 held.enter_context(half).send(b"GET / HTTP/1.1\r\nHost: loc")
             assert ask(address, "GET", path)[0] == 200
+
+
+def headers(address: str, sent: bytes) -> tuple[int, list[tuple[str, str]]]:
+    """The status and the headers of what is answered to these bytes."""
+    where = urlsplit(address)
+    with socket.create_connection((where.hostname, where.port), timeout=300) as opened:
+        opened.sendall(sent)
+        response = http.client.HTTPResponse(opened)
+        response.begin()
+        return response.status, [(name.lower(), value) for name, value in response.getheaders()]
+
+
+def test_no_answer_can_be_shown_in_a_frame(ui: str, personalize: str) -> None:
+    requests = {
+        (ui, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"): 200,
+        (ui, b"GET /server_info HTTP/1.1\r\nHost: localhost\r\n\r\n"): 200,
+        (ui, b"GET /graphql HTTP/1.1\r\nHost: localhost\r\nAccept: text/html\r\n\r\n"): 200,
+        (ui, b"GET /vendor/x HTTP/1.1\r\nHost: localhost\r\n\r\n"): 404,
+        (ui, b"GET /notebook HTTP/1.1\r\nHost: localhost\r\n\r\n"): 403,
+        (ui, b"GET / HTTP/1.1\r\nHost: evil.example\r\n\r\n"): 403,
+        (ui, b"GET /\x00 nonsense\r\n\r\n"): 400,
+        (personalize, b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"): 200,
+        (personalize, b"GET /x HTTP/1.1\r\nHost: localhost\r\n\r\n"): 404,
+        (personalize, b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n"): 400,
+        (personalize, b"GET / HTTP/1.1\r\nHost: evil.example\r\n\r\n"): 403,
+        (personalize, b"GET /\x00 nonsense\r\n\r\n"): 400,
+    }
+    for (address, sent), expected in requests.items():
+        status, found = headers(address, sent)
+        assert status == expected, sent
+        assert ("x-frame-options", "DENY") in found, sent
+        assert ("content-security-policy", "frame-ancestors 'none'") in found, sent
+    # Dagster's own policy is there as well, and a browser obeys both.
+    _, found = headers(ui, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    policies = [value for name, value in found if name == "content-security-policy"]
+    assert len(policies) == 2
+    assert any("script-src 'nonce-" in policy for policy in policies)
+
+
+def test_a_websocket_still_opens(ui: str) -> None:
+    from websockets.sync.client import connect
+    from websockets.typing import Subprotocol
+
+    address = ui.replace("http", "ws") + "/graphql"
+    with connect(address, subprotocols=[Subprotocol("graphql-ws")]) as socket:
+        socket.send(json.dumps({"type": "connection_init"}))
+        assert json.loads(socket.recv(timeout=300)) == {"type": "connection_ack"}
+
+
+def test_no_malformed_request_is_an_error_of_the_server(ui: str) -> None:
+    for body in MALFORMED:
+        assert ask(ui, "POST", "/graphql", body, JSON)[0] == 400, body[:80]
+        assert ask(ui, "POST", "/report_asset_check/x", body, JSON)[0] == 400, body[:80]
+    for path in ("/download_debug/x", "/download_debug/%00", "/logs/x", "/logs/..%2fx/y.out"):
+        assert ask(ui, "GET", path)[0] == 404, path
+    for path in ("/notebook", "/notebook?path=x.ipynb&repoLocName=shop", "/dagit/notebook%0A"):
+        for method in ("GET", "HEAD"):
+            assert ask(ui, method, path)[0] == 403, path
 
 
 def hostile_page(ui: str, mutation: str) -> Page:

@@ -168,7 +168,7 @@ def test_only_who_may_write_to_the_home_can_read_the_runs(
 
 
 def an_event(run_id: str) -> dg.EventLogEntry:
-    return dg.EventLogEntry(
+    return dg.EventLogEntry(  # type: ignore[no-untyped-call]
         error_info=None, level=20, user_message="ana bought a test", run_id=run_id, timestamp=1.0
     )
 

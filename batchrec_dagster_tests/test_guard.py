@@ -21,6 +21,14 @@ from batchrec_dagster.web.guard import Guard
 from batchrec_dagster.web.server import MAX_BODY_BYTES, LimitedProtocol, LimitedServer
 
 HERE = "127.0.0.1:3000"
+# What is no GraphQL request; Dagster answers with 500.
+MALFORMED = (
+    *(b"", b"\xff", b"{", b"[" * 100_000, b"null", b"1", b'"x"'),
+    *(b"[]", b"[1]", b"[[]]", b'[{"query": "{version}"}]'),
+    *(b'{"query": 1}', b'{"query": ["{version}"]}', b'{"query": "{version}", "operationName": {}}'),
+    *(b'{"query": "{version}", "variables": ' + one + b"}" for one in (b"1", b"[1]", b'"[1]"')),
+    b'{"query": "{version}", "variables": {"a": ' + b"[" * 50_000 + b"]" * 50_000 + b"}}",
+)
 PAGE = {"sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
 JSON = {"content-type": "application/json"}
 
@@ -47,7 +55,7 @@ async def _unreachable(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.start", "status": 200, "headers": []})
 
 
-def status(app: Any, asked: dict[str, Any]) -> int:
+def status(app: Any, asked: dict[str, Any], request: bytes = b"{}") -> int:
     """What the application answers, which itself lies behind everything with 200."""
     sent: list[dict[str, Any]] = []
 
@@ -55,7 +63,7 @@ def status(app: Any, asked: dict[str, Any]) -> int:
         sent.append(message)
 
     async def receive() -> dict[str, Any]:
-        return {"type": "http.request", "body": b""}
+        return {"type": "http.request", "body": request}
 
     with ThreadPoolExecutor(1) as thread:  # an open browser keeps a loop running in the main one
         thread.submit(lambda: asyncio.run(app(asked, receive, send))).result()
@@ -161,6 +169,50 @@ def test_graphql_by_json_post_only(asked: dict[str, Any], answered: int) -> None
     from batchrec_dagster.web.dagster_ui import JsonPosts
 
     assert status(JsonPosts(_unreachable), asked) == answered
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize(
+    ("request_body", "answered"),
+    [
+        (b'{"query": "{version}", "variables": null, "operationName": null}', 200),
+        (b'{"query": "{version}", "variables": {"a": [1]}, "operationName": "a"}', 200),
+        (b'{"query": "{version}", "variables": "{}"}', 200),
+        *((body, 400) for body in MALFORMED),
+    ],
+)
+def test_a_malformed_request_is_the_client_s_mistake(request_body: bytes, answered: int) -> None:
+    from batchrec_dagster.web.dagster_ui import JsonPosts
+
+    asked = scope(JSON, method="POST", path="/graphql")
+    assert status(JsonPosts(_unreachable), asked, request_body) == answered
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize(
+    ("path", "answered"),
+    [
+        ("/notebook", 403),
+        ("/notebook\n", 403),
+        ("/dagit/notebook", 403),
+        ("/download_debug/a-run", 200),
+        ("/download_debug/x", 404),
+        ("/download_debug/a-run\n", 404),
+        ("/download_debug/\0", 404),
+        ("/logs/a-run/compute_logs/step.out", 200),
+        ("/logs/x", 404),
+        ("/logs/../../etc/passwd", 404),
+        ("/logs/a/\0.out", 404),
+        ("/locations/notebook", 200),
+        ("/assets/notebook", 200),
+    ],
+)
+def test_files_that_dagster_would_run_or_fail_over(path: str, answered: int) -> None:
+    from batchrec_dagster.web.dagster_ui import KnownFiles
+
+    app = KnownFiles(_unreachable, {"a-run"}.__contains__)
+    for method in ("GET", "HEAD"):
+        assert status(app, scope({}, method=method, path=path)) == answered
 
 
 @pytest.mark.parametrize("name", ["http://dagster.example", "dagster.example:3000", "*", "a b"])
@@ -272,7 +324,7 @@ def test_a_body_has_a_largest_size_and_a_longest_time(monkeypatch: pytest.Monkey
     from batchrec_dagster.web.dagster_ui import JsonPosts
 
     with served(JsonPosts(_echo)) as address:
-        largest = b" " * MAX_BODY_BYTES
+        largest = b"{}".ljust(MAX_BODY_BYTES)
         assert ask(address, largest) == (200, str(MAX_BODY_BYTES).encode())
         status, said = ask(address, largest + b" ")
         assert (status, said) == (413, b"A request may have at most 1048576 bytes.\n")

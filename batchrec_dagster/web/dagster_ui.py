@@ -6,12 +6,13 @@ by GET, with any Host and Origin.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -19,6 +20,7 @@ import click
 import dagster as dg
 import uvicorn
 import yaml
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -33,11 +35,52 @@ POLL_MS = 2000  # how often the pages of the UI ask for what is new
 STOP_SECONDS = 60  # how long the daemon may take to stop
 
 
+NO_NOTEBOOKS = "Notebooks are not shown here: their scripts could start and stop runs."
+NOT_AN_OBJECT = "Send one JSON object. Batches of requests are not supported."
+
+
+class KnownFiles:
+    """ASGI middleware: no notebooks, and 404 for a run and a log that Dagster would fail over.
+
+    Dagster shows a notebook of a code location as a page of its own, whose scripts run. has_run
+    says whether there is a run with this id.
+    """
+
+    def __init__(self, app: ASGIApp, has_run: Callable[[str], bool]) -> None:
+        self.app, self.has_run = app, has_run
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope.get("path", "")
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+        # Stripped, as Dagster's own route also matches /notebook and a line feed.
+        elif path.strip() in ("/notebook", "/dagit/notebook"):
+            await refuse(scope, receive, send, NO_NOTEBOOKS)
+        elif path.startswith("/download_debug/") and not await self._is_run(path):
+            await refuse(scope, receive, send, "There is no such run.", 404)
+        elif path.startswith("/logs/") and not _can_be_log(path):
+            await refuse(scope, receive, send, "There is no such log.", 404)
+        else:
+            await self.app(scope, receive, send)
+
+    async def _is_run(self, path: str) -> bool:
+        run_id = path.removeprefix("/download_debug/")
+        # PostgreSQL fails over a zero byte.
+        return run_id.isprintable() and await run_in_threadpool(self.has_run, run_id)
+
+
+def _can_be_log(path: str) -> bool:
+    """Whether it is /logs/FOLDER/.../EXTENSION, all within the folder of logs."""
+    parts = path.removeprefix("/logs/").split("/")
+    return len(parts) > 1 and ".." not in parts and "\0" not in path
+
+
 class JsonPosts:
     """ASGI middleware: GraphQL only in the body of a POST, and every POST in JSON, within limits.
 
     A browser sends JSON to another site only after asking that site, which never agrees. A GET of
-    /graphql shows the GraphiQL page and executes nothing.
+    /graphql shows the GraphiQL page and executes nothing. The JSON is an object, and for /graphql
+    has the types of a request: Dagster fails with 500 over any other.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -56,7 +99,7 @@ class JsonPosts:
                 await refuse(scope, receive, send, "Send Content-Type: application/json.", 415)
                 return
             try:
-                receive = _again(await read_body(receive), receive)
+                body = await read_body(receive)
             except BodyTooLargeError as error:
                 await refuse(scope, receive, send, str(error), 413)
                 return
@@ -65,6 +108,10 @@ class JsonPosts:
                 return
             except ClientDisconnect:
                 return
+            if problem := _problem(body, is_graphql=scope["path"].startswith("/graphql")):
+                await refuse(scope, receive, send, problem, 400)
+                return
+            receive = _again(body, receive)
         # Not by equality: Dagster's own route also matches /graphql and a line feed.
         elif scope["path"].startswith("/graphql"):
             page = scope["method"] == "GET" and "text/html" in headers.get("accept", "")
@@ -72,6 +119,26 @@ class JsonPosts:
                 await refuse(scope, receive, send, "Send GraphQL in the body of a POST.", 405)
                 return
         await self.app(scope, receive, send)
+
+
+def _problem(body: bytes, *, is_graphql: bool) -> str | None:
+    """Why Dagster could not read the body; None if it can."""
+    try:
+        request = json.loads(body)
+        if not isinstance(request, dict):
+            return NOT_AN_OBJECT
+        variables = request.get("variables")
+        # Dagster also takes them as text.
+        variables = json.loads(variables) if isinstance(variables, str) else variables
+    except (ValueError, RecursionError):
+        return "The body is not valid JSON, or is nested too deeply."
+    texts = (request.get("query"), request.get("operationName"))
+    right = isinstance(variables, dict | None) and all(
+        isinstance(text, str | None) for text in texts
+    )
+    if is_graphql and not right:
+        return "Send query and operationName as text, and variables as an object."
+    return None
 
 
 def _again(body: bytes, receive: Receive) -> Receive:
@@ -86,7 +153,10 @@ def _again(body: bytes, receive: Receive) -> Receive:
 
 def guarded_ui(context: web_server.WorkspaceProcessContext, hosts: Collection[str]) -> ASGIApp:
     app = web_server.create_app_from_workspace_process_context(context, live_data_poll_rate=POLL_MS)
-    return Guard(JsonPosts(app), hosts)
+    guarded = KnownFiles(
+        JsonPosts(app), lambda run_id: context.instance.get_run_by_id(run_id) is not None
+    )
+    return Guard(guarded, hosts)
 
 
 def serve_ui(

@@ -11,6 +11,7 @@ import socket
 from contextlib import suppress
 from typing import Any
 
+import h11
 import uvicorn
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive
@@ -21,6 +22,11 @@ MAX_CONNECTIONS = 256  # well below the 1,024 descriptors that a process usually
 STOP_SECONDS = 10  # how long a stopping server waits for open requests
 MAX_BODY_BYTES = 1 << 20  # far more than any request to Dagster or Personalize needs
 BODY_SECONDS = 30.0  # how long a client may take to send one
+# No other page may show what a server answers in a frame, and lead somebody to click there.
+FRAME_HEADERS = (
+    ("content-security-policy", "frame-ancestors 'none'"),
+    ("x-frame-options", "DENY"),
+)
 
 
 class BodyTooLargeError(Exception):
@@ -88,6 +94,18 @@ class LimitedProtocol(H11Protocol):
         elif self._deadline is None:
             self._expect_headers()
 
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is not HTTP, with the headers of all answers, which uvicorn leaves out."""
+        headers = [
+            (b"content-type", b"text/plain; charset=utf-8"),
+            (b"connection", b"close"),
+            *self.server_state.default_headers,
+        ]
+        response = h11.Response(status_code=400, headers=headers, reason=b"Bad Request")
+        for event in (response, h11.Data(data=msg.encode("ascii")), h11.EndOfMessage()):
+            self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
+
     def _expect_headers(self) -> None:
         self._waiting_since = self.loop.time()
         self._deadline = self.loop.call_later(self.header_seconds, self._close_if_waiting)
@@ -105,7 +123,7 @@ class LimitedProtocol(H11Protocol):
 
 
 class LimitedServer(uvicorn.Server):
-    """Runs until SIGINT or SIGTERM, with LimitedProtocol."""
+    """Runs until SIGINT or SIGTERM, with LimitedProtocol; every answer has FRAME_HEADERS."""
 
     def __init__(
         self,
@@ -123,10 +141,16 @@ class LimitedServer(uvicorn.Server):
             ws_max_size=MAX_BODY_BYTES,
             backlog=MAX_CONNECTIONS,
             server_header=False,
+            headers=[*FRAME_HEADERS],
             timeout_graceful_shutdown=STOP_SECONDS,
             **options,
         )
         super().__init__(config)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        # uvicorn itself sets them when it is listening already.
+        self.server_state.default_headers = [*self.config.encoded_headers]
+        await super().startup(sockets)
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
         # Ctrl-C is raised again after the server has stopped: it is how one ends it.
