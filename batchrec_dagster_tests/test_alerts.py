@@ -269,6 +269,8 @@ def test_a_way_that_stumbles_is_tried_again_and_one_that_fails_keeps_back_no_oth
     [
         ("", "set the environment variable SHOP_HOOK to the webhook's URL"),
         ("planted-secret", "set the environment variable SHOP_HOOK to the webhook's URL"),
+        ("https://[planted-secret/x", "the environment variable SHOP_HOOK is not a webhook's URL"),
+        ("https://h:planted-secret/x", "the environment variable SHOP_HOOK is not a webhook's URL"),
         ("http://127.0.0.1:9/planted-secret", "refused"),
         ("http://planted secret/", "SHOP_HOOK"),
     ],

@@ -170,6 +170,9 @@ def test_a_key_lets_personalize_in_and_a_glue_job_has_a_role_of_its_own() -> Non
     assert "Condition" not in personalize
     assert resources["GlueJob"]["Role"] == "<GlueRole.Arn>"
     assert resources["GlueJob"]["GlueVersion"] == GLUE_VERSION
+    (trust,) = resources["GlueRole"]["AssumeRolePolicyDocument"]["Statement"]
+    assert trust["Principal"] == {"Service": "glue.amazonaws.com"}
+    assert trust["Condition"] == {"StringEquals": {"aws:SourceAccount": ACCOUNT}}
     assert not {"Key", "GlueJob", "GlueRole", "EmrRole", "AlertTopic"} & stack().keys()
 
 

@@ -155,6 +155,27 @@ def test_a_storage_that_everybody_can_read_is_a_warning(
     assert by_check(examine(home))["storage folder"].status == "warning"
 
 
+@pytest.mark.attack
+@pytest.mark.parametrize(
+    "url", ["postgresql://u:owner-secret:x@h:port/d", "postgresql://u:x@h:owner-secret/d", "secret"]
+)
+def test_the_url_of_dagster_s_database_is_not_repeated(
+    home: dict[str, str], monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    pytest.importorskip("dagster_postgres")
+    settings = "storage: {postgres: {postgres_url: {env: DAGSTER_POSTGRES}}}\n"
+    (Path(home["DAGSTER_HOME"]) / "dagster.yaml").write_text(settings)
+    monkeypatch.setenv("DAGSTER_POSTGRES", url)
+    found = by_check(examine(home))["dagster storage"]
+    assert found.status == "failed"
+    assert "secret" not in found.message
+    assert "cannot be read" in found.message
+    refused = CliRunner().invoke(main, ["list"], env=home)
+    assert refused.exit_code == 1
+    assert "secret" not in refused.output
+    assert "cannot open Dagster's history" in refused.output
+
+
 def test_a_dagster_storage_that_does_not_open_fails(home: dict[str, str]) -> None:
     (Path(home["DAGSTER_HOME"]) / "dagster.yaml").write_text("storage: {tape: {}}\n")
     found = by_check(examine(home))

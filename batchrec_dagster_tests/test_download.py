@@ -26,6 +26,7 @@ from batchrec_dagster.preparation.sources.download import (
     look_up,
     read_text,
 )
+from batchrec_dagster.preparation.sources.peers import is_public
 from batchrec_dagster_tests.web_server import Page, Web, serving
 
 CONTENT = bytes(range(256)) * 40
@@ -315,6 +316,10 @@ def test_only_the_web_is_opened(tmp_path: Path, url: str, waits: list[float]) ->
         "10.0.0.1",
         "[::ffff:10.0.0.1]",
         "2130706433",
+        "[64:ff9b::a9fe:a9fe]",
+        "[2002:7f00:1::]",
+        "168.63.129.16",
+        "192.0.0.192",
     ],
 )
 def test_redirects_lead_to_no_address_within_the_network(
@@ -327,6 +332,37 @@ def test_redirects_lead_to_no_address_within_the_network(
     assert "secret" not in str(caught.value)
     assert left(tmp_path) == []
     assert len(web.asked) == 1
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize(
+    ("address", "public"),
+    [
+        ("93.184.215.14", True),
+        ("2606:2800:21f:cb07:6820:80da:af6b:8b2c", True),
+        ("::ffff:93.184.215.14", True),
+        ("::ffff:169.254.169.254", False),
+        ("168.63.129.16", False),
+        ("::ffff:168.63.129.16", False),
+        ("192.0.0.192", False),
+        ("100.100.100.200", False),
+        # IPv4 addresses within IPv6: 127.0.0.1, 169.254.169.254, 10.0.0.1.
+        ("::7f00:1", False),
+        ("::ffff:0:127.0.0.1", False),
+        ("64:ff9b::a9fe:a9fe", False),
+        ("64:ff9b:1::a00:1", False),
+        ("2002:7f00:1::", False),
+        ("2001:0:a00:1::1", False),
+        ("2001:0:5db8:d70e:0:0:f5ff:fffe", False),
+        # Those behind a gateway of this network, whatever they are.
+        ("64:ff9b::5db8:d70e", False),
+        ("fd00:ec2::254", False),
+        ("fe80::1%eth0", False),
+        ("fec0::1", False),
+    ],
+)
+def test_only_addresses_of_the_internet_are_public(address: str, public: bool) -> None:
+    assert is_public(address) is public
 
 
 @pytest.mark.attack

@@ -182,7 +182,7 @@ def dagster_instance() -> Iterator[dg.DagsterInstance]:
     """Dagster's instance with the runs, in `dagster_home`. Raises DagsterInvariantViolationError,
     HistoryError, click.ClickException."""
     import dagster as dg
-    from sqlalchemy.exc import OperationalError
+    from sqlalchemy.exc import ArgumentError, OperationalError
 
     from batchrec_dagster.storage.durable import as_closed_as, exclusive
 
@@ -197,6 +197,12 @@ def dagster_instance() -> Iterator[dg.DagsterInstance]:
         except OperationalError as error:
             why = str(error.orig).strip()
             raise HistoryError(f"cannot open Dagster's history of {home}: {why}") from error
+        except (ValueError, ArgumentError):
+            # SQLAlchemy's message repeats a part of a URL that it cannot read.
+            raise HistoryError(
+                f"cannot open Dagster's history of {home}: its dagster.yaml names a URL or a port"
+                " of a database that cannot be read; write % codes in passwords, such as %40 for @"
+            ) from None
     with found as instance:
         yield instance
 

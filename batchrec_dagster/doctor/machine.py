@@ -16,6 +16,7 @@ from typing import Any
 
 import dagster as dg
 from botocore.exceptions import BotoCoreError, ClientError
+from sqlalchemy.exc import ArgumentError
 
 from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.doctor.findings import Finding, client, failed, ok, unknown, warning
@@ -70,6 +71,9 @@ def _dagster_home(home: Path | None, default: Path) -> Iterator[Finding]:
             runs, storage = instance.get_runs_count(), type(instance.run_storage).__name__
     except Exception as error:  # Database drivers and broken files raise anything.
         reason = str(error.__cause__ or error).strip().partition("\n")[0]
+        if isinstance(error.__cause__ or error, (ValueError, ArgumentError)):
+            # SQLAlchemy's message repeats a part of a URL that it cannot read.
+            reason = "the URL or a port of its database cannot be read; write % codes in passwords"
         yield failed(
             "dagster storage",
             f"Dagster cannot open its storage: {reason}",

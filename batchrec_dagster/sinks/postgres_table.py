@@ -170,7 +170,7 @@ def _parameters(url: str) -> dict[str, str]:
     """The URL's parts. What is wrong with it is not repeated, as the password is in it."""
     try:
         parts: dict[str, str] = parse_dsn(url)
-    except psycopg2.ProgrammingError:
+    except (psycopg2.ProgrammingError, ValueError):
         parts = {}
     misread = "@" in parts.get("host", "") + parts.get("dbname", "")
     if not parts or misread or not parts.get("port", "0").isdigit():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import uuid
 from collections.abc import Iterator
@@ -173,6 +174,57 @@ def test_a_password_leaves_the_machine_by_tls_only() -> None:
         ("mysql+pymysql://u@db/d", {}),
     ]:
         assert databases._connect_args(sa.make_url(url)) == asked
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sqlite:///{file}?timeout=owner-secret",
+        "sqlite:///{file}?detect_types=owner-secret",
+        "sqlite:///{file}?check_same_thread=owner-secret",
+        "sqlite:///{file}?owner-secret=1",
+        "sqlite:///{file}.owner-secret",
+        "duckdb:///{file}.owner-secret",
+        "duckdb:///{file}.owner-secret/x",
+        "postgresql://u:owner-secret:x@127.0.0.1:1/d",
+        "postgresql://u:x@127.0.0.1:owner-secret/d",
+        "postgresql://u:x@[owner-secret/d",
+        "postgresql://u:x@/d?host=127.0.0.1:owner-secret&host=127.0.0.1:2",
+        "postgresql://u:x@/d?port=owner-secret",
+        "postgresql://u:x@127.0.0.1:1/d?owner-secret=1",
+        "postgresql://u:x@127.0.0.1:1/d?connect_timeout=owner-secret",
+        "postgresql://u:x@127.0.0.1:1/d?sslmode=owner%2Dsecret",
+        "postgresql://u:x@127.0.0.1:1/d?options=owner%2Dsecret&options=owner-secret",
+        "postgresql+owner-secret://u:x@127.0.0.1/d",
+    ],
+)
+def test_what_a_driver_does_not_accept_is_not_repeated(
+    place: Place,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    recwarn: pytest.WarningsRecorder,
+    url: str,
+) -> None:
+    (tmp_path / "shop.db").touch()
+    monkeypatch.setenv("SHOP_DATABASE_URL", url.format(file=tmp_path / "shop.db"))
+    if "?owner" in url and url.startswith("sqlite"):
+        read(place, "SELECT 1 AS a")  # SQLAlchemy ignores such an option, and warns.
+    else:
+        message = refused(place, "SELECT 1 AS a")
+        assert "secret" not in message
+        assert str(tmp_path) not in message
+        assert message.startswith(f"{SOURCE}: ")
+    assert "secret" not in "".join(str(warning.message) for warning in recwarn)
+
+
+def test_an_error_of_a_driver_says_where_it_was_raised(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "shop.db").touch()
+    monkeypatch.setenv("SHOP_DATABASE_URL", f"sqlite:///{tmp_path}/shop.db?timeout=owner-secret")
+    message = refused(place, "SELECT 1 AS a")
+    assert re.search(r"\(ValueError in \w+\.py, line \d+\)\. Check the URL's port", message)
 
 
 @pytest.mark.parametrize(

@@ -122,18 +122,18 @@ def _post(variable: str, text: str) -> None:
         "unfurl_links": False,
         "unfurl_media": False,
     }
-    request = urllib.request.Request(  # noqa: S310 (the scheme was checked)
-        url, json.dumps(message).encode(), {"Content-Type": "application/json"}
-    )
     try:
+        request = urllib.request.Request(  # noqa: S310 (the scheme was checked)
+            url, json.dumps(message).encode(), {"Content-Type": "application/json"}
+        )
         with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS):  # noqa: S310
             pass
     except urllib.error.HTTPError as error:
         if error.code < 500 and error.code != 429:
             raise AlertError(f"the webhook answers {error.code} {error.reason}") from None
         raise
-    except InvalidURL:
-        # Its message repeats part of the URL.
+    except (InvalidURL, ValueError):
+        # Their messages may repeat part of the URL.
         raise AlertError(f"the environment variable {variable} is not a webhook's URL") from None
 
 

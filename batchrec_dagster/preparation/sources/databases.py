@@ -12,18 +12,26 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+import traceback
+import warnings
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, unquote_plus
 
 import polars as pl
 
 from batchrec_dagster.preparation.sources.errors import FileError
-from batchrec_dagster.preparation.sources.limits import MAX_FILE_GB, QUERY_MINUTES, Limits
+from batchrec_dagster.preparation.sources.limits import (
+    MAX_FILE_GB,
+    QUERY_MINUTES,
+    LimitError,
+    Limits,
+)
 from batchrec_dagster.preparation.sources.query import FILENAME, read_database
 from batchrec_dagster.preparation.sources.source import (
     FoundFile,
@@ -129,12 +137,15 @@ def _write(url: str, sql: str, setting: str, path: Path) -> None:
     import sqlalchemy as sa
 
     if url.startswith(DUCKDB):
-        try:
-            read_database(Path(url.removeprefix(DUCKDB)), sql, setting, path)
-        except FileError as error:
-            raise FileError(_without_url(str(error), url)) from None
+        with _explained(url, setting):
+            try:
+                read_database(Path(url.removeprefix(DUCKDB)), sql, setting, path)
+            except FileError as error:
+                raise FileError(_without_url(str(error), url)) from None
         return
-    with _explained(url, setting), temporary_folder() as folder:
+    with _explained(url, setting), temporary_folder() as folder, warnings.catch_warnings():
+        # They repeat the names of options that a driver does not know.
+        warnings.simplefilter("ignore", sa.exc.SAWarning)
         parsed = _with_driver(url)
         engine = sa.create_engine(parsed, connect_args=_connect_args(parsed))
         file = engine.url.database
@@ -266,7 +277,12 @@ def _connect_args(url: sa.URL) -> dict[str, str]:
 @contextmanager
 def _explained(url: str, setting: str) -> Iterator[None]:
     """Make a FileError of every error, without any part of the URL, and without its cause, whose
-    message has some."""
+    message has some.
+
+    A driver may raise anything over a part of the URL: int() of an option repeats its value. Such
+    an error is named by its type and the line that raised it. What is not the URL's fault, a full
+    disk or a limit, is raised as it is.
+    """
     import sqlalchemy as sa
 
     name = url.partition(":")[0].partition("+")[0]
@@ -277,18 +293,32 @@ def _explained(url: str, setting: str) -> Iterator[None]:
         reason = f"{name} needs a driver: pip install '{package}'"
     except sa.exc.SQLAlchemyError as error:
         reason = f"{setting}: {_without_url(str(getattr(error, 'orig', None) or error), url)}"
+    except (FileError, LimitError, MemoryError, pl.exceptions.PolarsError):
+        raise
+    except OSError as error:
+        if error.filename is None:
+            raise
+        # A file that an option of the URL names, such as a certificate.
+        reason = f"a file cannot be read: {error.strerror}"
+    except Exception as error:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{type(error).__name__} in {Path(frame.filename).name}, line {frame.lineno}"
+        reason = (
+            f"the database's driver does not accept a part of its URL, or of {setting} ({place})."
+            " Check the URL's port and its options, after the ?"
+        )
     else:
         return
     raise FileError(reason) from None
 
 
 def _without_url(message: str, url: str) -> str:
-    import sqlalchemy as sa
-
-    parsed = sa.make_url(url)
-    query: Mapping[str, Any] = parsed.query
-    parts = [parsed.password, parsed.host, parsed.username, parsed.database, *query.values()]
-    secrets = sorted({str(part) for part in (url, *parts) if part}, key=len, reverse=True)
-    for secret in secrets:
+    address = url.partition("://")[2]
+    # As they are written, and as they are meant: a % stands for what is special in a URL.
+    written = [url, address, *re.split(r"[/?&]", address), *re.split(r"[:/@?&=,]", address)]
+    # The part before the last @ has the password, in which somebody may have left a : or a /.
+    written += [address.rpartition("@")[0], address.rpartition("@")[0].partition(":")[2]]
+    parts = {part for text in written if text for part in (text, unquote(text), unquote_plus(text))}
+    for secret in sorted(parts, key=len, reverse=True):
         message = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", HIDDEN, message)
     return " ".join(message.split())[:SHOWN]

@@ -14,16 +14,41 @@ from requests.adapters import HTTPAdapter
 from requests.utils import select_proxy
 from urllib3.util import parse_url
 
+# What Python calls global, and is not on the Internet, or leads to an IPv4 address of any kind.
+NOT_PUBLIC = tuple(
+    map(
+        ipaddress.ip_network,
+        (
+            "168.63.129.16/32",  # Azure's wire server
+            "192.0.0.0/24",  # Oracle's metadata (192.0.0.192), and protocols
+            "192.88.99.0/24",  # relays of 6to4
+            "::/96",  # IPv4 in its oldest form
+            "::ffff:0:0:0/96",  # IPv4 translated without a prefix
+            "64:ff9b::/96",  # IPv4 behind NAT64
+            "64:ff9b:1::/48",  # NAT64 of a network of one's own
+            "2001::/32",  # Teredo
+            "2002::/16",  # 6to4
+            "5f00::/16",  # segments of one's own network
+            "fec0::/10",  # addresses of one site
+        ),
+    )
+)
+
 
 class NotPublicError(Exception):
     """A redirect led to this address, which is not public."""
 
 
 def is_public(address: str) -> bool:
-    """Whether the IP address is one of the Internet's."""
+    """Whether the IP address is one of the Internet's.
+
+    An IPv6 address that a gateway turns into an IPv4 address is not: it would reach this network.
+    """
     found = ipaddress.ip_address(address.partition("%")[0])
-    public = getattr(found, "ipv4_mapped", None) or found
-    return public.is_global and not public.is_multicast
+    reached = getattr(found, "ipv4_mapped", None) or found
+    if any(reached in network for network in NOT_PUBLIC):
+        return False
+    return reached.is_global and not reached.is_multicast
 
 
 class PublicRedirects(HTTPAdapter):
