@@ -18,7 +18,7 @@ from .content import ContentScorer
 from .interactions import Float32, History
 from .low_rank import leading_eigenvectors
 from .ranking import reindex, top_k_per_row
-from .store import Arrays, pack_matrix, unpack_matrix
+from .store import Arrays, pack_matrix, require_array, unpack_matrix
 from .threads import cores, single_threaded_blas
 
 # Names of components, as in saved models and logs.
@@ -30,6 +30,7 @@ USER_NEIGHBORS = "user-neighbors"
 CONTENT = "content"  # the features of the Items dataset
 
 ALS_FACTORS = 64
+MAX_FACTORS = 256  # hidden_dimension; scoring a user takes memory for their square
 # Regularization r, of a user or item with n interactions r (ALS_SHIFT + n)^ALS_EXPONENT, and the
 # confidence of an interaction, where that of everything else is 1.
 ALS_OPTIONS = {FACTORS: (1.5, 3.0), FACTORS_HIGH_REG: (10.0, 10.0)}
@@ -88,9 +89,14 @@ class ItemItemScorer:
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         return pack_matrix(self.weights)
 
+    @property
+    def n_items(self) -> int:
+        return int(self.weights.shape[0])
+
     @classmethod
     def from_arrays(cls, arrays: Arrays) -> ItemItemScorer:
-        return cls(unpack_matrix(arrays, len(arrays["indptr"]) - 1))
+        """The scorer that gave the arrays. Raises KeyError, or ValueError that names the file."""
+        return cls(unpack_matrix(arrays))
 
 
 @dataclass(frozen=True)
@@ -163,14 +169,28 @@ class FactorScorer:
         scalars = {name: np.array(getattr(self, name)) for name in options}
         return {"item_factors": self.item_factors, **scalars}
 
+    @property
+    def n_items(self) -> int:
+        return len(self.item_factors)
+
     @classmethod
     def from_arrays(cls, arrays: Arrays) -> FactorScorer:
-        """The scorer that gave the arrays, of an earlier version too."""
+        """The scorer that gave the arrays, of an earlier version too.
+
+        Raises KeyError, or ValueError that names the file.
+        """
+        factors = require_array(arrays, "item_factors", [np.float32], [None, None])
+        if not 1 <= factors.shape[1] <= MAX_FACTORS:
+            raise ValueError(
+                f"item_factors.npy has {factors.shape[1]} factors, expected 1 to {MAX_FACTORS}"
+            )
+        defaults = {"confidence": np.array(1.0), "frequency_exponent": np.array(0.0)}
         return cls(
-            arrays["item_factors"],
-            float(arrays["regularization"]),
-            float(arrays.get("confidence", 1.0)),
-            float(arrays.get("frequency_exponent", 0.0)),
+            factors,
+            *(
+                float(require_array({**defaults, **arrays}, name, [np.float64, np.float32], []))
+                for name in ("regularization", "confidence", "frequency_exponent")
+            ),
         )
 
 
@@ -192,9 +212,14 @@ class PopularityScorer:
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         return {"counts": self.counts}
 
+    @property
+    def n_items(self) -> int:
+        return len(self.counts)
+
     @classmethod
     def from_arrays(cls, arrays: Arrays) -> PopularityScorer:
-        return cls(arrays["counts"])
+        """The scorer that gave the arrays. Raises KeyError, or ValueError that names the file."""
+        return cls(require_array(arrays, "counts", [np.float32], [None]))
 
 
 @dataclass(frozen=True)
@@ -228,9 +253,15 @@ class UserNeighborScorer:
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         return {**pack_matrix(self.matrix), "n_items": np.array(self.matrix.shape[1])}
 
+    @property
+    def n_items(self) -> int:
+        return int(self.matrix.shape[1])
+
     @classmethod
     def from_arrays(cls, arrays: Arrays) -> UserNeighborScorer:
-        return cls(unpack_matrix(arrays, int(arrays["n_items"])))
+        """The scorer that gave the arrays. Raises KeyError, or ValueError that names the file."""
+        n_items = int(require_array(arrays, "n_items", [np.int64, np.int32], []))
+        return cls(unpack_matrix(arrays, n_items))
 
 
 _Any = ItemItemScorer | FactorScorer | PopularityScorer | UserNeighborScorer | ContentScorer

@@ -15,7 +15,7 @@ from scipy.sparse import csr_matrix, diags
 
 from .interactions import Float32, Float64, History
 from .inverse import transposed
-from .store import Arrays, pack_matrix, unpack_matrix
+from .store import Arrays, pack_matrix, require_array, unpack_matrix
 from .threads import single_threaded_blas
 
 MAX_USERS = 20_000  # to fit the weights of at most 500 features on
@@ -36,13 +36,20 @@ class ContentScorer:
         profiles = (history.recency_weights(exponent) @ self.features).toarray() @ self.weights
         return transposed(np.asarray(self.features @ profiles.T, dtype=np.float32))
 
+    @property
+    def n_items(self) -> int:
+        return int(self.features.shape[0])
+
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         return {**pack_matrix(self.features), "weights": self.weights}
 
     @classmethod
     def from_arrays(cls, arrays: Arrays) -> ContentScorer:
-        weights = np.asarray(arrays["weights"])
-        return cls(unpack_matrix(arrays, len(weights)), weights)
+        """The scorer that gave the arrays. Raises KeyError, or ValueError that names the file."""
+        weights = require_array(arrays, "weights", [np.float32], [None, None])
+        features = len(weights)
+        require_array(arrays, "weights", [np.float32], [features, features])
+        return cls(unpack_matrix(arrays, features), weights)
 
 
 def fit(matrix: csr_matrix, features: csr_matrix) -> ContentScorer:

@@ -7,8 +7,10 @@ visitors of a cinema do not: what items of the history count is measured on held
 
 from __future__ import annotations
 
+import math
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_matrix
 
-from batchrec_dagster.personalize.recipes import Values
+from batchrec_dagster.personalize.recipes import HYPERPARAMETERS, Values
 
 from .components import (
     EASE_HIGH_REG,
@@ -35,11 +37,23 @@ from .new_items import NewItems
 from .ranking import StreamingTopK
 from .related import RelatedItemsModel
 from .serving import UserModel, chunk_size, logsumexp
-from .store import Arrays, load_arrays, pack_ids, save_arrays, unpack_ids
+from .store import (
+    Arrays,
+    load_arrays,
+    pack_ids,
+    require_array,
+    save_arrays,
+    unpack_distinct_ids,
+)
 from .threads import ordered_map
 
 NEW_ITEMS = "new-items"  # prefix of their arrays
 HELD_OUT = "held-out"  # a subfolder of the model's folder, and the kind in its manifest
+# By name; those of the same name are the same in all recipes.
+_HYPERPARAMETERS = {
+    name: kind for allowed in HYPERPARAMETERS.values() for name, kind in allowed.items()
+}
+_LOAD_ERRORS = ValueError, TypeError, AttributeError, OverflowError  # of a manifest's own types
 
 
 @dataclass(frozen=True)
@@ -61,7 +75,9 @@ class PopularityModel(UserModel):
 
     @classmethod
     def load(cls, arrays: Arrays, facts: dict[str, Any]) -> PopularityModel:
-        return cls(unpack_ids(arrays), arrays["popularity"])
+        """The model that was saved. Raises KeyError, or ValueError that names the file."""
+        item_ids = unpack_distinct_ids(arrays)
+        return cls(item_ids, require_array(arrays, "popularity", [np.float32], [len(item_ids)]))
 
 
 @dataclass(frozen=True)
@@ -76,6 +92,14 @@ class Repeats:
 
     share: float  # of all interactions, between 0 and 1
     exponent: float  # of the recency, see History.recency_weights
+
+    @classmethod
+    def load(cls, facts: Mapping[str, Any]) -> Repeats:
+        """From the facts of a manifest. Raises KeyError, ValueError."""
+        share, exponent = (_number(facts[name], name) for name in ("share", "exponent"))
+        if not 0 <= share < 1:
+            raise ValueError(f"the share of repeats is {share}, expected 0 to less than 1")
+        return cls(share, exponent)
 
     def add(self, logits: Float32, history: History, rates: Float32 | None) -> None:
         """Raise the logits (users, n_items) of the items of the history, in place.
@@ -197,25 +221,66 @@ class BlendModel(UserModel):
 
     @classmethod
     def load(cls, arrays: Arrays, facts: dict[str, Any]) -> BlendModel:
-        """The model that gave `contents`. Raises KeyError when something is missing."""
+        """The model that gave `contents`.
+
+        Raises KeyError when something is missing, and ValueError that names the file when
+        something does not fit together.
+        """
         if "parts" in facts:
             arrays, facts = _from_old_names(arrays, facts)
         components = dict(facts["components"])
         has_new_items = components.pop(NEW_ITEMS, None) is not None
+        popularity = require_array(arrays, "popularity", [np.float32], [None])
+        own = len(popularity)
         scorers: dict[str, Scorer] = {}
         for name, fact in components.items():
-            scorers[name] = SCORER_TYPES[fact["kind"]].from_arrays(_of(arrays, name))
+            with _named(name):
+                scorer = SCORER_TYPES[fact["kind"]].from_arrays(_of(arrays, name))
+                _require_items(scorer.n_items, own)
+                scorers[name] = scorer
+        item_ids, new_items = unpack_distinct_ids(arrays), None
+        if has_new_items:
+            with _named(NEW_ITEMS):
+                new_items = NewItems.from_arrays(_of(arrays, NEW_ITEMS))
+                _require_items(new_items.scorer.n_items, own + len(new_items.ages))
+        known = own + (len(new_items.ages) if new_items else 0)
+        if len(item_ids) != known:
+            raise ValueError(f"id_ends.npy has {len(item_ids)} items, expected {known}")
+        repeat_rates = None
+        if "repeat_rates" in arrays:
+            repeat_rates = require_array(arrays, "repeat_rates", [np.float32], [own])
         return cls(
-            unpack_ids(arrays),
-            arrays["popularity"],
+            item_ids,
+            popularity,
             scorers,
-            {name: fact["recency_exponent"] for name, fact in components.items()},
-            {name: fact["weight"] for name, fact in components.items()},
-            repeats=Repeats(**facts["repeats"]) if "repeats" in facts else None,
-            repeat_rates=arrays.get("repeat_rates"),
-            count_exponent=float(facts.get("count_exponent", 0.0)),
-            new_items=NewItems.from_arrays(_of(arrays, NEW_ITEMS)) if has_new_items else None,
+            {name: _number(fact["recency_exponent"], name) for name, fact in components.items()},
+            {name: _number(fact["weight"], name) for name, fact in components.items()},
+            repeats=Repeats.load(facts["repeats"]) if "repeats" in facts else None,
+            repeat_rates=repeat_rates,
+            count_exponent=_number(facts.get("count_exponent", 0.0), "count_exponent"),
+            new_items=new_items,
         )
+
+
+@contextmanager
+def _named(component: str) -> Iterator[None]:
+    """Put the component's name before that of a file in the message of a ValueError."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{component}.{error}") from error
+
+
+def _require_items(n_items: int, expected: int) -> None:
+    if n_items != expected:
+        raise ValueError(f"*.npy are of {n_items} items, expected {expected}")
+
+
+def _number(value: Any, name: str) -> float:
+    """The number of a manifest as it is. Raises ValueError."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{name} has {value!r} in the manifest, expected a number")
+    return value
 
 
 def _of(arrays: Arrays, name: str) -> Arrays:
@@ -277,9 +342,15 @@ class HeldOut:
             raise ModelFileError(f"{folder} contains {kind!r}, expected {HELD_OUT!r}")
         try:
             known = BlendModel.load(arrays, facts)
-            return cls(known, unpack_ids(arrays, "user_"), facts["hyperparameters"])
-        except (KeyError, ValueError) as error:
+            values = {
+                name: _HYPERPARAMETERS[name].parse(str(value))
+                for name, value in facts["hyperparameters"].items()
+            }
+            return cls(known, unpack_distinct_ids(arrays, "user_"), values)
+        except KeyError as error:
             raise ModelFileError(f"{folder} is incomplete: {error}") from error
+        except _LOAD_ERRORS as error:
+            raise ModelFileError(f"{folder} is damaged: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -345,7 +416,7 @@ class SegmentationModel:
     def load(cls, arrays: Arrays, facts: dict[str, Any]) -> SegmentationModel:
         """The model that was saved; its factor was named `again` in old files."""
         factor = facts["again"] if "again" in facts else facts["repeat_factor"]
-        return cls(BlendModel.load(arrays, facts), float(factor))
+        return cls(BlendModel.load(arrays, facts), _number(factor, "repeat_factor"))
 
 
 def probabilities(model: BlendModel, history: History) -> Float32:
@@ -374,9 +445,11 @@ AnyModel = UserModel | RelatedItemsModel | SegmentationModel
 def load_model(folder: Path) -> AnyModel:
     """Load a saved model. Raises ModelFileError when a file is missing or damaged."""
     kind, arrays, facts = load_arrays(folder)
-    if kind not in MODELS:
+    if not isinstance(kind, str) or kind not in MODELS:
         raise ModelFileError(f"the model in {folder} has the unknown kind {kind!r}")
     try:
         return MODELS[kind].load(arrays, facts)
-    except (KeyError, ValueError, TypeError) as error:
+    except KeyError as error:
         raise ModelFileError(f"the model in {folder} is incomplete: {error}") from error
+    except _LOAD_ERRORS as error:
+        raise ModelFileError(f"the model in {folder} is damaged: {error}") from error

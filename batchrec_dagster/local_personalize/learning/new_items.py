@@ -98,7 +98,11 @@ class NewItems:
 
     @classmethod
     def from_arrays(cls, arrays: Arrays) -> NewItems:
-        return cls(ContentScorer.from_arrays(arrays), arrays["ages"])
+        """What gave the arrays. Raises KeyError, or ValueError that names the file."""
+        ages = arrays["ages"]
+        if ages.dtype != np.float64 or ages.ndim != 1:
+            raise ValueError(f"ages.npy has the type {ages.dtype} and the shape {ages.shape}")
+        return cls(ContentScorer.from_arrays(arrays), ages)
 
 
 def find_new_items(

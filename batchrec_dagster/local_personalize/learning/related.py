@@ -19,7 +19,14 @@ from scipy.sparse import csr_matrix, vstack
 from .interactions import Float32, History, Ids, Int32, positions
 from .ranking import most_recent, top_k, top_k_per_row
 from .serving import Exclude, Recommended, UserModel, chunk_size
-from .store import Arrays, pack_ids, pack_matrix, save_arrays, unpack_ids, unpack_matrix
+from .store import (
+    Arrays,
+    pack_ids,
+    pack_matrix,
+    save_arrays,
+    unpack_distinct_ids,
+    unpack_matrix,
+)
 from .threads import ordered_map
 
 POPULARITY_DISCOUNT = 0.5  # default of aws-sims' popularity_discount_factor
@@ -73,8 +80,13 @@ class RelatedItemsModel:
 
     @classmethod
     def load(cls, arrays: Arrays, facts: dict[str, Any]) -> RelatedItemsModel:
-        item_ids = unpack_ids(arrays)
-        return cls(item_ids, unpack_matrix(arrays, len(item_ids)))
+        """The model that was saved. Raises KeyError, or ValueError that names the file."""
+        item_ids, weights = unpack_distinct_ids(arrays), unpack_matrix(arrays)
+        if weights.shape[0] != len(item_ids):
+            raise ValueError(
+                f"indptr.npy is of {weights.shape[0]} items, but there are {len(item_ids)}"
+            )
+        return cls(item_ids, weights)
 
 
 class LastItemRecommender(UserModel):

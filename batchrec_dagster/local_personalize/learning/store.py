@@ -1,10 +1,16 @@
-"""Models and interactions on disk: `.npy` files and a manifest with their checksums."""
+"""Models and interactions on disk: `.npy` files and a manifest with their checksums.
+
+Checksums find damage, not malice: a file may come from an archive that somebody else made. Native
+code reads these arrays without looking at the bounds, so each is checked in full when it is loaded.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 import threading
+import tokenize
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,13 +18,25 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+from numpy.lib.format import MAGIC_PREFIX
 from scipy.sparse import csr_matrix
 
-from .interactions import Ids, Int32, Interactions, ModelFileError, positions, sort_rows
+from .interactions import (
+    AT_ONCE,
+    Ids,
+    Int32,
+    Interactions,
+    ModelFileError,
+    positions,
+    sort_rows,
+)
 from .threads import ordered_map
 
 MANIFEST = "manifest.json"
 FORMAT = 1
+MAX_MANIFEST_BYTES = 1 << 20
+_ARRAY_FILE = re.compile(r"[\w-][\w.-]*\.npy", re.ASCII)  # in the folder itself
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
@@ -50,22 +68,37 @@ def load_arrays(
     """Read what `save_arrays` wrote: kind, arrays, facts.
 
     `mapped` arrays are read-only memory maps. Raises ModelFileError when a file is missing,
-    truncated or changed.
+    truncated or changed, or is not a file of this folder.
     """
     path = folder / MANIFEST
     try:
+        if path.stat().st_size > MAX_MANIFEST_BYTES:
+            raise ModelFileError(f"{path} is damaged: it has more than {MAX_MANIFEST_BYTES} bytes")
         manifest = json.loads(path.read_text())
         version, kind = manifest["format"], manifest["kind"]
         files, facts = dict(manifest["files"]), dict(manifest["facts"])
     except FileNotFoundError:
         raise ModelFileError(f"{folder} is incomplete: {MANIFEST} is missing") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ModelFileError(f"{path} cannot be read: {error}") from error
     if version != FORMAT:
         raise ModelFileError(f"{path} has format {version}; this version reads {FORMAT}")
+    for name, expected in files.items():
+        if not _ARRAY_FILE.fullmatch(name) or not _is_entry(expected):
+            raise ModelFileError(f"{path} is damaged: its entry of the file {name!r} is not valid")
     checked = ordered_map(lambda name: _checked_array(folder / name, files[name], mapped), files)
     names = [name.removesuffix(".npy") for name in files]
     return kind, dict(zip(names, checked, strict=True)), facts
+
+
+def _is_entry(expected: Any) -> bool:
+    """Whether this is what a manifest says of a file."""
+    return (
+        isinstance(expected, dict)
+        and type(expected.get("bytes")) is int
+        and isinstance(expected.get("sha256"), str)
+        and _DIGEST.fullmatch(expected["sha256"]) is not None
+    )
 
 
 def _checked_array(path: Path, expected: Mapping[str, Any], mapped: bool) -> npt.NDArray[Any]:
@@ -75,18 +108,61 @@ def _checked_array(path: Path, expected: Mapping[str, Any], mapped: bool) -> npt
             raise ModelFileError(f"{path} is damaged: {size} bytes instead of {expected['bytes']}")
         if _digest(path) != expected["sha256"]:
             raise ModelFileError(f"{path} is damaged: its SHA-256 differs from the manifest's")
+        with path.open("rb") as file:
+            if file.read(len(MAGIC_PREFIX)) != MAGIC_PREFIX:  # np.load also opens zip files
+                raise ModelFileError(f"{path} is damaged: it is not an array of NumPy")
         with _parsing:
-            array = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
+            # Mapped in any case: a map is never larger than the file, whatever its header says.
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+        return np.asarray(array) if mapped else np.array(array)
     except FileNotFoundError:
         raise ModelFileError(f"{path} is missing") from None
-    except (OSError, ValueError) as error:
+    except _HEADER_ERRORS as error:
         raise ModelFileError(f"{path} cannot be read: {error}") from error
-    return np.asarray(array)
 
 
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def require_array(
+    arrays: Arrays, name: str, types: Sequence[npt.DTypeLike], shape: Sequence[int | None]
+) -> npt.NDArray[Any]:
+    """The array of this name.
+
+    `types` are the types that it may have, and `shape` is its shape, with None for any length.
+    Raises KeyError if it is missing, and ValueError that names its file if it has another type or
+    shape, or floating-point numbers that are not finite.
+    """
+    array = arrays[name]
+    if array.dtype not in [np.dtype(each) for each in types]:
+        names = " or ".join(np.dtype(each).name for each in types)
+        raise ValueError(f"{name}.npy has the type {array.dtype}, expected {names}")
+    lengths = zip(array.shape, shape, strict=False)
+    if array.ndim != len(shape) or any(want not in (None, have) for have, want in lengths):
+        expected = ", ".join("any" if length is None else str(length) for length in shape)
+        raise ValueError(f"{name}.npy has the shape {array.shape}, expected ({expected})")
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise ValueError(f"{name}.npy has numbers that are not finite")
+    return array
+
+
+def require_indices(numbers: npt.NDArray[Any], count: int, name: str) -> None:
+    """Raise ValueError that names the file if a number is no index of `count` values."""
+    if not len(numbers):
+        return
+    least, most = int(numbers.min()), int(numbers.max())
+    if least < 0 or most >= count:
+        wrong = least if least < 0 else most
+        raise ValueError(f"{name}.npy has the index {wrong}, but there are {count} to choose from")
+
+
+def _require_ends(ends: npt.NDArray[Any], count: int, name: str) -> None:
+    """Raise ValueError that names the file unless the ends never fall, and the last is `count`."""
+    falls = bool((ends[1:] < ends[:-1]).any())
+    if falls or (len(ends) and ends[0] < 0) or (int(ends[-1]) if len(ends) else 0) != count:
+        raise ValueError(f"{name}.npy does not rise from 0 to {count}")
 
 
 def pack_ids(ids: Ids, prefix: str = "") -> dict[str, npt.NDArray[Any]]:
@@ -98,8 +174,11 @@ def pack_ids(ids: Ids, prefix: str = "") -> dict[str, npt.NDArray[Any]]:
 
 
 def unpack_ids(arrays: Arrays, prefix: str = "") -> Ids:
-    """The strings that `pack_ids` packed."""
-    whole, ends = arrays[f"{prefix}id_bytes"].tobytes(), arrays[f"{prefix}id_ends"]
+    """The strings that `pack_ids` packed. Raises KeyError, or ValueError that names the file."""
+    packed = require_array(arrays, f"{prefix}id_bytes", [np.uint8], [None])
+    ends = require_array(arrays, f"{prefix}id_ends", [np.int64], [None])
+    _require_ends(ends, len(packed), f"{prefix}id_ends")
+    whole = packed.tobytes()
     ids = np.empty(len(ends), dtype=object)
     start = 0
     for i, end in enumerate(ends.tolist()):
@@ -108,14 +187,47 @@ def unpack_ids(arrays: Arrays, prefix: str = "") -> Ids:
     return ids
 
 
+def unpack_distinct_ids(arrays: Arrays, prefix: str = "") -> Ids:
+    """The same, each of them once. Raises KeyError, ValueError."""
+    ids = unpack_ids(arrays, prefix)
+    if len(set(ids)) != len(ids):
+        raise ValueError(f"{prefix}id_bytes.npy has an id more than once")
+    return ids
+
+
 def pack_matrix(matrix: csr_matrix) -> dict[str, npt.NDArray[Any]]:
     return {name: getattr(matrix, name) for name in ("data", "indices", "indptr")}
 
 
-def unpack_matrix(arrays: Arrays, columns: int) -> csr_matrix:
-    shape = len(arrays["indptr"]) - 1, columns
-    return csr_matrix((arrays["data"], arrays["indices"], arrays["indptr"]), shape=shape)
+def unpack_matrix(arrays: Arrays, columns: int | None = None) -> csr_matrix:
+    """The matrix that `pack_matrix` packed; without `columns` it is square.
 
+    Raises KeyError, or ValueError that names the file. SciPy itself checks much less: an index out
+    of range makes it read and write memory that is not its own.
+    """
+    data = require_array(arrays, "data", [np.float32], [None])
+    indices = require_array(arrays, "indices", _INDEX_TYPES, [len(data)])
+    indptr = require_array(arrays, "indptr", _INDEX_TYPES, [None])
+    rows = len(indptr) - 1
+    columns = rows if columns is None else columns
+    if rows < 0 or indptr[0] != 0:
+        raise ValueError("indptr.npy does not start at 0")
+    _require_ends(indptr, len(data), "indptr")
+    require_indices(indices, columns, "indices")
+    return csr_matrix((data, indices, indptr), shape=(rows, columns))
+
+
+_INDEX_TYPES = np.int32, np.int64
+_HEADER_ERRORS = (
+    OSError,
+    ValueError,
+    TypeError,
+    OverflowError,
+    MemoryError,
+    RecursionError,
+    SyntaxError,
+    tokenize.TokenError,
+)
 
 KIND = "interactions"
 NUMBERS = ("users", "items", "timestamps")
@@ -140,11 +252,28 @@ def load(folder: Path) -> Interactions:
     if kind != KIND:
         raise ModelFileError(f"{folder} contains {kind!r}, expected {KIND!r}")
     try:
-        ids = unpack_ids(arrays, "user_"), unpack_ids(arrays, "item_")
-        users, items, timestamps = (arrays[name] for name in NUMBERS)
-        return Interactions(*ids, users, items, timestamps)
-    except (KeyError, ValueError) as error:
+        user_ids, item_ids = unpack_ids(arrays, "user_"), unpack_ids(arrays, "item_")
+        for ids, prefix in ((user_ids, "user_"), (item_ids, "item_")):
+            if not (ids[1:] > ids[:-1]).all():
+                raise ValueError(f"{prefix}id_bytes.npy has ids that are not sorted, or twice")
+        users = require_array(arrays, "users", [np.int32], [None])
+        items = require_array(arrays, "items", [np.int32], [len(users)])
+        timestamps = require_array(arrays, "timestamps", [np.int64], [len(users)])
+        require_indices(users, len(user_ids), "users")
+        require_indices(items, len(item_ids), "items")
+        if not _is_sorted(users):
+            raise ValueError("users.npy is not sorted")
+        return Interactions(user_ids, item_ids, users, items, timestamps)
+    except KeyError as error:
         raise ModelFileError(f"{folder} is incomplete: {error}") from error
+    except ValueError as error:
+        raise ModelFileError(f"{folder} is damaged: {error}") from error
+
+
+def _is_sorted(numbers: Int32) -> bool:
+    """Whether no number is less than the one before; in blocks, for there may be many."""
+    blocks = (numbers[start : start + AT_ONCE + 1] for start in range(0, len(numbers), AT_ONCE))
+    return all(bool((block[1:] >= block[:-1]).all()) for block in blocks)
 
 
 def concat(several: Sequence[Interactions]) -> Interactions:
