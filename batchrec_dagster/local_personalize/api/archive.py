@@ -1,32 +1,54 @@
 """A home as one file, so that a test suite starts from a trained state.
 
-The file is a tar archive: `catalog.json`, then the data and models that it names. Nothing of it is
-executed when it is imported: the catalogue is JSON, not a database file, data is Parquet and NumPy
-without pickle, and only plain files below `datasets/` and `models/` are taken.
+The file is a tar archive: `catalog.json`, then the data and models that it names. It may come from
+anybody, so nothing of it is executed or believed when it is imported. The catalogue is JSON, not a
+database file, and has finished resources only; data is Parquet and NumPy without pickle; and only
+plain files are taken, of those that a resource of the catalogue owns. What models contain is
+checked whenever they are loaded (`learning/store.py`).
 """
 
 from __future__ import annotations
 
 import io
-import json
+import math
+import os
 import re
 import shutil
 import sqlite3
 import tarfile
 import uuid
-from contextlib import suppress
-from dataclasses import asdict, fields
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any
 
 from ..catalog.catalog import Catalog, Resource
 from ..catalog.home import Home
-from ..operations.registry import KINDS
+from ..data.datasets import INTERACTIONS, ROWS
+from ..jobs.job import logger
+from ..learning.models import HELD_OUT
+from ..learning.store import MANIFEST
+from .archived_resources import ArchivedCatalog, ArchivedCatalogError
 
 CATALOG = "catalog.json"
-FORMAT = 1
-_MAX_CATALOG_BYTES = 256 << 20
-_PATH = re.compile(r"(datasets|models)/(?!\.)[^/\\\x00]+")  # as the catalogue has it
+MAX_CATALOG_BYTES = 64 << 20
+MAX_FILES = 1000  # of one model, or of one import of data
+
+# Parquet is compressed. As for sources: what unfolds to far more is not data.
+MAX_FILE_GB = "BATCHREC_MAX_FILE_GB"
+_TIMES_LARGER = 200
+_ALWAYS_ALLOWED = 100_000_000
+_BYTES_OF_A_ROW = 24
+
+# Bytes read at once. tarfile reads the headers of long names whole, and slowly if they are large.
+_READ_BYTES = 16 << 10
+_PLAIN = tarfile.REGTYPE, tarfile.AREGTYPE
+
+_ARRAYS = rf"({re.escape(MANIFEST)}|[\w-][\w.-]*\.npy)"
+# What may be in the folder of a model or of an import; "" is the import itself, of old versions.
+_MODEL_FILE = re.compile(rf"({HELD_OUT}/)?{_ARRAYS}", re.ASCII)
+_DATA_FILE = re.compile(rf"|{re.escape(ROWS)}|{INTERACTIONS}/{_ARRAYS}", re.ASCII)
+_FOLDERS = {"models": ("", HELD_OUT), "datasets": ("", INTERACTIONS)}
 
 
 class ArchiveError(ValueError):
@@ -43,10 +65,22 @@ def export_home(home: Path, target: Path) -> None:
                 f"{len(unfinished)} jobs in {home} are not finished, such as {unfinished[0].arn}:"
                 " export it when they are."
             )
-        resources = records.all()
+        # The owner is a process of this machine.
+        resources = [replace(resource, owner=None) for resource in records.all()]
         tags = {resource.arn: records.tags(resource.arn) for resource in resources}
-    rows = [asdict(resource) for resource in resources]
-    text = json.dumps({"format": FORMAT, "resources": rows, "tags": tags}).encode()
+    catalog = ArchivedCatalog(resources, tags)
+    text = catalog.to_json()
+    try:
+        catalog.check()
+    except ArchivedCatalogError as error:
+        raise ArchiveError(f"{home} cannot be exported, as nobody could import it: {error}.") from (
+            error
+        )
+    if len(text) > MAX_CATALOG_BYTES:
+        raise ArchiveError(
+            f"{home} cannot be exported: its catalogue has {len(text)} bytes, and"
+            f" {MAX_CATALOG_BYTES} at most can be imported. Delete solutions and datasets first."
+        )
     part = target.with_name(f"{target.name}.{uuid.uuid4().hex}.part")
     try:
         with tarfile.open(part, "w") as archive:
@@ -67,6 +101,7 @@ def export_home(home: Path, target: Path) -> None:
 def import_home(source: Path, home: Path) -> tuple[str, str] | None:
     """Make the home from an exported file; complete, or not at all. Raises ArchiveError.
 
+    Nothing runs in it by itself: there are no unfinished jobs, and automatic training is off.
     Returns the region and account of its first resource, if any: clients of others list nothing.
     """
     if home.exists() and any(home.iterdir()):
@@ -75,11 +110,13 @@ def import_home(source: Path, home: Path) -> tuple[str, str] | None:
     work = home.with_name(f"{home.name}.{uuid.uuid4().hex}.part")
     try:
         folders = Home(work)
-        with tarfile.open(source, "r:") as archive:
-            resources = _fill(folders, archive, source)
+        with _BoundedFile(source) as file, tarfile.open(fileobj=file, mode="r:") as archive:
+            resources = _fill(folders, archive, source.stat().st_size)
         work.rename(home)
-    except (tarfile.TarError, sqlite3.Error, OSError, TypeError, LookupError) as error:
-        raise ArchiveError(f"{source} cannot be imported: {error}") from error
+    except (ArchiveError, ArchivedCatalogError) as error:
+        raise ArchiveError(_printable(f"{source} cannot be imported: {error}.")) from error
+    except _UNREADABLE as error:
+        raise ArchiveError(_printable(f"{source} cannot be imported: {error}")) from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
     if not resources:
@@ -88,50 +125,166 @@ def import_home(source: Path, home: Path) -> tuple[str, str] | None:
     return region, account
 
 
-def _fill(home: Home, archive: tarfile.TarFile, source: Path) -> list[Resource]:
-    content: Any = None
-    for member in archive:
-        if member.isdir() and _is_inside(member.name):
+_UNREADABLE = (
+    tarfile.TarError,
+    sqlite3.Error,
+    OSError,
+    ValueError,
+    TypeError,
+    LookupError,
+    OverflowError,
+    MemoryError,
+    RecursionError,
+)
+
+
+class _BoundedFile(io.FileIO):
+    """A file that gives a few bytes at once: a header in it cannot ask for more."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is None or not 0 <= size <= _READ_BYTES:
+            raise ArchiveError("it has a header that is too large")
+        return super().read(size) or b""
+
+
+def _fill(home: Home, archive: tarfile.TarFile, archive_bytes: int) -> list[Resource]:
+    """Write the archive's files and then its catalogue into the home; returns the resources.
+
+    `archive_bytes` is the size of the archive's file, which is not compressed: so its files
+    together cannot be larger. Raises ArchiveError, ArchivedCatalogError.
+    """
+    members = iter(archive)
+    first = next(members, None)
+    if first is None or first.name != CATALOG:
+        raise ArchiveError(f"it does not start with {CATALOG}, so it is not an exported home")
+    catalog = ArchivedCatalog.from_json(_read_catalog(archive, first))
+    owned = {path for resource in catalog.resources for path in resource.files}
+    counts: Counter[str] = Counter()
+    left = archive_bytes
+    for member in members:
+        owner, inside = _owner(member, owned)
+        counts[owner] += 1
+        if counts[owner] > MAX_FILES:
+            raise ArchiveError(f"{owner!r} has more than {MAX_FILES} files")
+        path = home.root / member.name
+        if member.isdir():
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
             continue
-        file = archive.extractfile(member) if member.isreg() else None
-        if file is None:
-            raise ArchiveError(f"{source}: {member.name!r} is not a plain file.")
-        if member.name == CATALOG and content is None:
-            content = _read_catalog(file, source)
-        elif _is_inside(member.name):
-            path = home.root / member.name
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with path.open("xb") as copy:
-                shutil.copyfileobj(file, copy)
-        else:
-            raise ArchiveError(f"{source}: {member.name!r} does not belong into a home.")
-    if content is None:
-        raise ArchiveError(f"{source} has no {CATALOG}: it is not an exported home.")
-    resources: list[Resource]
-    resources, tags = content
-    for resource in resources:
-        for named in resource.files:
-            if not _PATH.fullmatch(str(named)) or not (home.root / named).exists():
-                raise ArchiveError(f"{source} lacks {named!r}, which {resource.arn} names.")
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if path.exists():
+            raise ArchiveError(f"{member.name!r} is there twice")
+        with path.open("xb") as copy:
+            for chunk in _chunks(archive, member):
+                left -= len(chunk)
+                if left < 0:
+                    raise ArchiveError(f"its files are larger than itself, at {member.name!r}")
+                copy.write(chunk)
+        if owner.startswith("datasets/") and inside in ("", ROWS):
+            _check_parquet(path, member.name)
+    _check_complete(home, catalog)
+    catalog, stopped = catalog.without_schedules()
     with Catalog(home.catalog).writing() as records:
-        for resource in resources:
+        for resource in catalog.resources:
             records.restore(resource)
-            records.put_tags(resource.arn, tags.get(resource.arn, {}))
-    return resources
+            records.put_tags(resource.arn, catalog.tags.get(resource.arn, {}))
+    if stopped:
+        logger.warning(
+            "Automatic training is off in the imported home, for %s solutions such as %s: turn it"
+            " on with UpdateSolution (performAutoTraining).",
+            len(stopped),
+            stopped[0],
+        )
+    return catalog.resources
 
 
-def _read_catalog(file: IO[bytes], source: Path) -> tuple[list[Resource], dict[str, Any]]:
-    names = {field.name for field in fields(Resource)}
-    problem = f"{source}: {CATALOG} is not the catalogue of a home."
-    with suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        content = json.loads(file.read(_MAX_CATALOG_BYTES))
-        if content["format"] != FORMAT:
-            problem = f"{source} has format {content['format']}; this version reads {FORMAT}."
-        elif all(row.keys() == names and row["kind"] in KINDS for row in content["resources"]):
-            return [Resource(**row) for row in content["resources"]], dict(content["tags"])
-    raise ArchiveError(problem)
+def _owner(member: tarfile.TarInfo, owned: set[str]) -> tuple[str, str]:
+    """The path that the catalogue names, and the rest of the member's. Raises ArchiveError."""
+    folder, _, rest = member.name.partition("/")
+    name, _, inside = rest.partition("/")
+    owner = f"{folder}/{name}"
+    if not _is_plain(member) and not member.isdir():
+        raise ArchiveError(f"{member.name!r} is not a plain file")
+    if owner in owned and folder in _FOLDERS:
+        if member.isdir() and inside in _FOLDERS[folder]:
+            return owner, inside
+        pattern = _MODEL_FILE if folder == "models" else _DATA_FILE
+        if not member.isdir() and pattern.fullmatch(inside):
+            return owner, inside
+    raise ArchiveError(
+        f"{member.name!r} does not belong to any resource in its {CATALOG}. Export the home again"
+    )
 
 
-def _is_inside(name: str) -> bool:
-    parts = name.split("/")
-    return parts[0] in ("datasets", "models") and not {"", ".", ".."} & set(parts)
+def _is_plain(member: tarfile.TarInfo) -> bool:
+    """Whether it is a file whose bytes are all there: a sparse one can be larger than any disk."""
+    return member.type in _PLAIN and not member.issparse() and member.size >= 0
+
+
+def _read_catalog(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    content = bytearray()
+    if not _is_plain(member):
+        raise ArchiveError(f"{member.name!r} is not a plain file")
+    for chunk in _chunks(archive, member):
+        content += chunk
+        if len(content) > MAX_CATALOG_BYTES:
+            raise ArchiveError(f"its {CATALOG} has more than {MAX_CATALOG_BYTES} bytes")
+    return bytes(content)
+
+
+def _chunks(archive: tarfile.TarFile, member: tarfile.TarInfo) -> Iterator[bytes]:
+    file = archive.extractfile(member)
+    assert file is not None
+    while chunk := file.read(_READ_BYTES):
+        yield chunk
+
+
+def _check_complete(home: Home, catalog: ArchivedCatalog) -> None:
+    """Raise ArchiveError if a file is missing without which a model or data cannot be read."""
+    for resource in catalog.resources:
+        for path in resource.files:
+            whole = home.root / path
+            needed = whole / (ROWS if path.startswith("datasets/") else MANIFEST)
+            if not needed.is_file() and not (path.startswith("datasets/") and whole.is_file()):
+                raise ArchiveError(
+                    f"it lacks {path!r}, or a part of it, which {resource.arn} names"
+                )
+
+
+def _check_parquet(path: Path, name: str) -> None:
+    """Raise ArchiveError if a few bytes stand for so many rows that no data look so."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        footer = pq.read_metadata(path)
+    except (pa.ArrowException, OSError) as error:
+        raise ArchiveError(f"{name!r} is not Parquet ({error})") from error
+    groups = map(footer.row_group, range(footer.num_row_groups))
+    unfolded = max(
+        sum(group.total_byte_size for group in groups), footer.num_rows * _BYTES_OF_A_ROW
+    )
+    packed = path.stat().st_size
+    if unfolded > _most_unfolded(packed):
+        raise ArchiveError(
+            f"{name!r} would unfold to {footer.num_rows} rows ({unfolded} bytes) from {packed},"
+            f" more than what {MAX_FILE_GB} allows: if it is real data, set it higher"
+        )
+
+
+def _most_unfolded(packed: int) -> float:
+    """The bytes that a file of `packed` bytes may unfold to. Raises ArchiveError."""
+    text = os.environ.get(MAX_FILE_GB, "").strip()
+    if not text:
+        return max(_ALWAYS_ALLOWED, _TIMES_LARGER * packed)
+    try:
+        most = float(text) * 1e9
+    except ValueError:
+        most = math.nan
+    if not 0 < most < math.inf:
+        raise ArchiveError(f"{MAX_FILE_GB} is {text!r}: set a number above 0")
+    return most
+
+
+def _printable(text: str) -> str:
+    """The text without what would control a terminal."""
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
