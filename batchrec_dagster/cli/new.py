@@ -9,8 +9,9 @@ import sys
 import tempfile
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
@@ -22,6 +23,7 @@ from batchrec_dagster.cli.project import (
     program,
     storage,
 )
+from batchrec_dagster.preparation.layout import TableFormat
 
 if TYPE_CHECKING:
     from batchrec_dagster.cli.recognise import Recognised
@@ -45,6 +47,12 @@ FILE = click.Path(readable=False)
 )
 @click.option(
     "--items", metavar="FILE", type=FILE, help="Titles, categories and numbers of the items."
+)
+@click.option(
+    "--format",
+    "table_format",
+    type=click.Choice(get_args(TableFormat)),
+    help="The ratings are the folder of such a table.",
 )
 @click.option("--user", metavar="COL", help="Column with the user's id.")
 @click.option("--item", metavar="COL", help="Column with the item's id.")
@@ -73,6 +81,11 @@ FILE = click.Path(readable=False)
     type=click.Choice(["fail", "skip"]),
     default="fail",
     help="skip: drop unreadable rows. fail, the default: refuse a file with any.",
+)
+@click.option(
+    "--items-format",
+    type=click.Choice(get_args(TableFormat)),
+    help="The items are the folder of such a table.",
 )
 @click.option("--items-id", "items_item", metavar="COL", help="Items: column of the id.")
 @click.option("--items-title", metavar="COL", help="Items: column of the title.")
@@ -116,7 +129,7 @@ def new(name: str, ratings: str, items: str | None, **options: Any) -> None:
             **dict(_fields("numbers", "--items-number", options["items_number"])),
         }
     )
-    if items is None and (item_columns or options["items_delimiter"]):
+    if items is None and (item_columns or options["items_delimiter"] or options["items_format"]):
         raise click.UsageError("columns of the items are given, but not their file: --items FILE")
     project = find_project()
     _check_name(name, project)
@@ -211,7 +224,8 @@ def _ratings(
     lowest = options["min_rating"]
     if lowest not in (None, "none") and not re.fullmatch(r"-?[0-9]+(\.[0-9]+)?", lowest):
         raise click.UsageError(f"--min-rating is {lowest!r}: write a number such as 3.5, or none")
-    with open_source(parse_source(source), storage(), project.root) as files:
+    table_format = options["table_format"]
+    with open_source(parse_source(source, table_format), storage(), project.root) as files:
         found = recognise_ratings(
             source,
             files[:MOST_FILES],
@@ -231,7 +245,7 @@ def _ratings(
     if (more := len(files) - MOST_FILES) > 0:
         found.warnings.append(f"{more:,} more files were not looked at")
         found.summary.append(f"in the first {MOST_FILES} of {len(files):,} files")
-    return found
+    return _with_format(found, table_format)
 
 
 def _items(
@@ -246,9 +260,19 @@ def _items(
     from batchrec_dagster.preparation.sources.parsing import parse_source
     from batchrec_dagster.steps.raw_files import open_source
 
-    with open_source(parse_source(source), storage(), project.root) as files:
+    table_format = options["items_format"]
+    with open_source(parse_source(source, table_format), storage(), project.root) as files:
         asked = AskedReading(options["items_delimiter"], skip=options["on_bad_rows"] == "skip")
-        return recognise_items(source, files[0], columns, asked, ratings)
+        found = recognise_items(source, files[0], columns, asked, ratings)
+    return _with_format(found, table_format)
+
+
+def _with_format(found: Recognised, table_format: TableFormat | None) -> Recognised:
+    """The same, with the format of the table that the source is, if it is one."""
+    if table_format is None:
+        return found
+    settings = {"source": found.settings["source"], "format": table_format, **found.settings}
+    return replace(found, settings=settings)
 
 
 def _text(

@@ -9,6 +9,7 @@ import dagster as dg
 from pydantic import Field, field_validator, model_validator
 
 from batchrec_dagster.config.validation import checked, in_range, matching
+from batchrec_dagster.preparation.layout import TableFormat
 from batchrec_dagster.preparation.polars.rows import filter_columns
 from batchrec_dagster.preparation.rules import Rules
 from batchrec_dagster.preparation.sources.parsing import parse_source
@@ -81,6 +82,11 @@ class BatchUsers(dg.Model):
         " CSV, JSON Lines or Parquet.",
         examples=["s3://shop/subscribers.csv"],
     )
+    format: TableFormat | None = Field(
+        default=None,
+        description="delta or iceberg: the source is the folder of such a table, as in ratings.",
+        examples=["delta"],
+    )
     column: str | int | None = Field(
         default=None,
         description="The column with the user's id, by name or position. Default: the only column,"
@@ -112,6 +118,10 @@ class BatchUsers(dg.Model):
             raise ValueError("users come from a source or are active_since a day: omit one")
         if self.column is not None and self.source is None:
             raise ValueError("column belongs to a source: set source, or omit column")
+        if self.format is not None:
+            if self.source is None:
+                raise ValueError("format belongs to a source: set source, or omit format")
+            parse_source(self.source, self.format)
         return self
 
     @property

@@ -13,7 +13,7 @@ from batchrec_dagster.config.sources import Sourced
 from batchrec_dagster.config.validation import checked, matching
 from batchrec_dagster.personalize.schemas import VALUE_SEPARATOR, parse_schema
 from batchrec_dagster.preparation.items import ItemsLayout
-from batchrec_dagster.preparation.layout import Decimal, Encoding
+from batchrec_dagster.preparation.layout import Decimal, Encoding, TableFormat
 from batchrec_dagster.preparation.sources.movielens import KNOWN_ITEMS
 from batchrec_dagster.preparation.sources.source import Source
 from batchrec_dagster.preparation.sources.tables import TextForm
@@ -91,6 +91,11 @@ class Items(Sourced):
         description="Where the items are, written like ratings.source; for a file of a known"
         " source, its name after a slash.",
         examples=["sample://hetrec/movies.dat", "data/movies.csv"],
+    )
+    format: TableFormat | dict[str, TableFormat] | None = Field(
+        default=None,
+        description="delta or iceberg: the source is the folder of such a table, as in ratings.",
+        examples=["delta"],
     )
     delimiter: str | None = Field(
         default=None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal, Self
+from typing import Literal, Self, cast
 
 import dagster as dg
 from pydantic import ConfigDict, Field, model_validator
@@ -17,6 +17,8 @@ from batchrec_dagster.preparation.layout import (
     NULL_VALUES,
     Decimal,
     Encoding,
+    Format,
+    TableFormat,
 )
 from batchrec_dagster.preparation.polars.times import check_format, check_timezone
 from batchrec_dagster.preparation.recognition import Reading
@@ -143,11 +145,13 @@ class Ratings(Sourced):
         description="Whether the files are copied to raw/ in the storage. If false they are read in"
         " place each time, for data too large to keep twice.",
     )
-    format: Literal["csv", "json", "parquet"] | None = Field(
+    format: Format | TableFormat | dict[str, TableFormat] | None = Field(
         default=None,
         description="csv (with any delimiter), json (JSON Lines: an object a line) or parquet."
         " Excel and SQLite are read as csv, a JSON array as json, Feather as parquet."
-        " Default: detected from the first file.",
+        " Default: detected from the first file. delta, iceberg: the source is the folder of such"
+        " a table; of several sources, the format of each that is one.",
+        examples=["delta", {"orders": "iceberg"}],
     )
     delimiter: str | None = Field(
         default=None,
@@ -241,9 +245,15 @@ class Ratings(Sourced):
             raise ValueError("the rows of a query are kept in the storage: omit copy: false")
         if self.upstream and not self.copy_to_storage:
             raise ValueError("the rows of an asset are kept in the storage: omit copy: false")
-        if self.query is not None and (self.format is not None or self.decimal != "."):
+        if self.query is not None and (self._file_format is not None or self.decimal != "."):
             raise ValueError("format and decimal are of files, not of a query: omit them")
         return self
+
+    @property
+    def _file_format(self) -> Format | None:
+        """The format of the files, as declared; that of a table is of its folder."""
+        is_of_files = isinstance(self.format, str) and not self.table_formats
+        return cast(Format, self.format) if is_of_files else None
 
     @property
     def rows(self) -> Source:
@@ -267,7 +277,7 @@ class Ratings(Sourced):
             layout = known.replaced(self.delimiter, time)
             return Reading.of(replace(layout, null_values=self.all_null_values))
         return Reading(
-            format=self.format,
+            format=self._file_format,
             delimiter=self.delimiter or (known.delimiter if known else None),
             encoding=self.encoding,
             quoted=self.quotes,

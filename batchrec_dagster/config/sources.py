@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self, get_args
 
 import dagster as dg
 from pydantic import Field, PrivateAttr, model_validator
 
 from batchrec_dagster.config.validation import field_errors
+from batchrec_dagster.preparation.layout import TableFormat
 from batchrec_dagster.preparation.sources.databases import SCHEME, Database, parse_database
 from batchrec_dagster.preparation.sources.errors import SourceError
 from batchrec_dagster.preparation.sources.parsing import parse_file, parse_source
@@ -38,6 +39,16 @@ class Sourced(dg.Model):
         " changed: the rows are read again only then. Default: they are read by every run.",
         examples=["SELECT max(updated_at), count(*) FROM orders"],
     )
+
+    @property
+    def table_formats(self) -> dict[str, TableFormat]:
+        """The format of each source that is declared to be a table, by its name."""
+        # Each kind of source has a field of its own for it, with what else it may be.
+        declared: Any = getattr(self, "format", None)
+        given: dict[str, Any] = (
+            declared if isinstance(declared, dict) else dict.fromkeys(self.sources, declared)
+        )
+        return {name: form for name, form in given.items() if form in get_args(TableFormat)}
 
     # Of the YAML, for messages.
     _file: str | None = PrivateAttr(default=None)
@@ -76,7 +87,10 @@ class Sourced(dg.Model):
         if self.database is not None:
             assert self.query is not None
             return Database(self.database, self.query, self.version_query, setting)
-        tables = {name: parse_source(source) for name, source in self.sources.items()}
+        formats = self.table_formats
+        tables = {
+            name: parse_source(source, formats.get(name)) for name, source in self.sources.items()
+        }
         if self.query is None:
             return tables[SOURCE]
         return FileQuery(check_sql(self.query), tables, form, setting)
@@ -96,14 +110,38 @@ class Sourced(dg.Model):
                 if self.database is not None:
                     parse_database(source)
                 elif "{{" not in source:
-                    many = self.many or self.query is not None
-                    (parse_source if many else parse_file)(source)
+                    self._parse(name, source)
             except (ValueError, SourceError) as error:
                 problems[keys] = str(error)
-        problems |= self._query_problems()
+        problems |= {**self._format_problems(), **self._query_problems()}
         if problems:
             raise field_errors(problems)
         return self
+
+    def _parse(self, name: str, source: str) -> None:
+        """Raise SourceError unless the source may be one."""
+        table_format = self.table_formats.get(name)
+        if self.many or self.query is not None or table_format is not None:
+            parse_source(source, table_format)
+        else:
+            parse_file(source)
+
+    def _format_problems(self) -> dict[tuple[str, ...], str]:
+        declared = getattr(self, "format", None)
+        if not self.table_formats and not isinstance(declared, dict):
+            return {}
+        if self.database is not None:
+            return {("format",): "it is for a folder, not for a database: omit it"}
+        if isinstance(declared, dict):
+            unknown = sorted(set(declared) - set(self.sources))
+            if unknown or isinstance(self.source, str):
+                return {("format",): "name the tables that source names, and the format of each"}
+        elif not isinstance(self.source, str):
+            names = ", ".join(self.source)
+            return {
+                ("format",): f"say which of {names} are tables: {{{names.split(', ')[0]}: delta}}"
+            }
+        return {}
 
     def _query_problems(self) -> dict[tuple[str, ...], str]:
         if self.database is not None:

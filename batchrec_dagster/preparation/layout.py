@@ -43,6 +43,8 @@ class PreparationError(Exception):
 
 Column = str | int
 Format = Literal["csv", "json", "parquet"]
+# Of a folder, not of a file.
+TableFormat = Literal["delta", "iceberg"]
 # auto, or what Python calls it; see `Layout`.
 Encoding = str
 # What is not UTF-8 is this for `auto`: Latin-1 with letters such as € where that has controls.

@@ -34,7 +34,7 @@ def find_batch_users(work: Work) -> tuple[pl.DataFrame, str]:
         with _interaction_times(work) as times:
             users = distinct_users(times, declared.since)
     else:
-        source = parse_source(declared.source)
+        source = parse_source(declared.source, declared.format)
         with open_source(source, work.storage, pipeline.project) as files:
             users = listed_users(files, declared.column, pipeline.ratings.all_null_values)
     if filter_values:

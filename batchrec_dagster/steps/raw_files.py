@@ -306,7 +306,7 @@ def found_upstream(source: Source, context: dg.AssetExecutionContext) -> Source:
     reported = [*_paths(made.metadata, PATHS[:1] if stored else PATHS)]
     for path in (*_paths(defined or {}, PATHS), *reported):
         try:
-            return parse_source(path)
+            return parse_source(path, source.table_format)
         except SourceError as error:
             raise dg.Failure(
                 f"{source.text}: its metadata names no file or folder: {error}", allow_retries=False

@@ -317,24 +317,6 @@ class ObjectStore:
         bucket, key = split_uri(uri)
         return self.folders[bucket] / key if bucket in self.folders else None
 
-    def s3_options(self) -> dict[str, str]:
-        """What other libraries reach S3 with, in the words of Rust's object_store; none without
-        credentials. These may end within the hour."""
-        session = self._session
-        found = session.get_credentials()
-        if found is None:
-            return {}
-        keys = found.get_frozen_credentials()
-        options = {
-            "aws_access_key_id": keys.access_key,
-            "aws_secret_access_key": keys.secret_key,
-            "aws_session_token": keys.token,
-            "aws_region": session.region_name or "us-east-1",
-            "aws_endpoint_url": self.endpoint_url,
-            "aws_allow_http": "true" if self.endpoint_url else None,
-        }
-        return {name: value for name, value in options.items() if value}
-
     @cached_property
     def _session(self) -> boto3.Session:
         return self.session()

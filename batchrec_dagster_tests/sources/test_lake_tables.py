@@ -6,7 +6,6 @@ import base64
 import json
 import string
 import struct
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -30,9 +29,14 @@ ROWS = pa.table({"user": ["a", "b", "c"], "item": [1, 2, 3], "day": ["x", "x", "
 LEFT = [("a", 1, "x"), ("c", 3, "y")]
 
 
-def read(place: Place, source: str, query: str | None = None) -> tuple[pl.DataFrame, str]:
-    """The rows as raw/ gets them, and their version."""
-    (found,) = Ratings(source=source, query=query).rows.files(place.context)
+def read(
+    place: Place, source: str, query: str | None = None, form: str | None = None
+) -> tuple[pl.DataFrame, str]:
+    """The rows as raw/ gets them, and their version. form: by default what the folder is."""
+    if form is None:
+        form = "delta" if (place.base / source / "_delta_log").is_dir() else "iceberg"
+    ratings = Ratings.model_validate({"source": source, "query": query, "format": form})
+    (found,) = ratings.rows.files(place.context)
     found.file.copy(place.context, "s3://copies/raw")
     return pl.read_parquet(place.store.get("s3://copies/raw")), found.fingerprint
 
@@ -178,20 +182,36 @@ def test_deletion_vectors_are_obeyed(place: Place) -> None:
 
 @pytest.mark.parametrize("make", [delta, iceberg])
 def test_without_the_library_it_is_refused_by_name(
-    place: Place, monkeypatch: pytest.MonkeyPatch, make: Callable[[Place], object]
+    place: Place,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    make: Callable[[Place], object],
 ) -> None:
     make(place)
-    for module in ("deltalake", "pyiceberg.table"):
-        monkeypatch.setitem(sys.modules, module, None)
+    for module in ("deltalake", "pyiceberg"):
+        (tmp_path / f"{module}.py").write_text("raise ImportError")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     assert "pip install 'batchrec-dagster[lake]'" in refused(place, "orders/")
 
 
 @pytest.mark.parametrize("make", [delta, iceberg])
-def test_a_damaged_table_is_refused_by_name(place: Place, make: Callable[[Place], object]) -> None:
+def test_a_table_without_its_files_is_refused_by_name(
+    place: Place, make: Callable[[Place], object]
+) -> None:
     make(place)
     for path in (place.base / "orders").rglob("*.parquet"):
         path.unlink()
-    assert "table that cannot be read" in refused(place, "orders/")
+    assert "but a file of it is missing: " in refused(place, "orders/")
+
+
+@pytest.mark.parametrize("make", [delta, iceberg])
+def test_a_table_with_a_damaged_file_is_refused_by_name(
+    place: Place, make: Callable[[Place], object]
+) -> None:
+    make(place)
+    for path in (place.base / "orders").rglob("*.parquet"):
+        path.write_bytes(path.read_bytes()[:-20])
+    assert "but it cannot be read (" in refused(place, "orders/")
 
 
 def test_tables_in_s3(place: Place, s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,7 +237,10 @@ def test_tables_in_s3(place: Place, s3: S3Server, monkeypatch: pytest.MonkeyPatc
     folders = {"copies": place.base.parent / "copies"}
     there = replace(place, store=replace(s3.store(READER), folders=folders))
     for name in ("delta", "iceberg"):
-        assert sorted(read(there, f"s3://{bucket}/{name}/")[0].rows()) == LEFT
+        found, _ = read(there, f"s3://{bucket}/{name}/", form=name)
+        assert sorted(found.rows()) == LEFT
     s3.store().put(f"s3://{bucket}/csv/day=x/1.csv", b"user\na\n")
     query = "SELECT user, day FROM source"
-    assert read(there, f"s3://{bucket}/csv/", query)[0].rows() == [("a", "x")]
+    (listed,) = Ratings(source=f"s3://{bucket}/csv/", query=query).rows.files(there.context)
+    listed.file.copy(there.context, "s3://copies/raw")
+    assert pl.read_parquet(there.store.get("s3://copies/raw")).rows() == [("a", "x")]

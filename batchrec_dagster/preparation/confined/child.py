@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -46,13 +46,16 @@ class Job:
     limits: Limits
     requests: BinaryIO
     answers: BinaryIO
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    """Held while a thread of a library waits for the files that it asked for."""
 
     def bring(self, names: Sequence[str]) -> list[Path]:
         """The paths on this machine of a table's files, which the parent checks and brings."""
         if not names:
             return []
-        send(self.answers, {"wanted": list(names)})
-        return [Path(path) for path in json.loads(self.requests.readline())["paths"]]
+        with self._lock:
+            send(self.answers, {"wanted": list(names)})
+            return [Path(path) for path in json.loads(self.requests.readline())["paths"]]
 
     def limit_output(self, packed: int) -> None:
         """Let no file grow larger from now on than what `packed` bytes may unfold to."""

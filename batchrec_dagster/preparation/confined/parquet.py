@@ -20,13 +20,18 @@ DICTIONARY_BYTES = 16 * 1024 * 1024
 
 
 def write_parquet(
-    batches: Iterable[pa.RecordBatch], schema: pa.Schema, target: Path, limits: Limits, packed: int
+    batches: Iterable[pa.RecordBatch],
+    schema: pa.Schema,
+    target: Path,
+    limits: Limits,
+    packed: int,
+    compression: str = "none",
 ) -> None:
     """Write the batches, whose sizes are now what they are said to be.
 
-    Numbers are written as they are, so that the size of the file is that of the data. Texts are
-    written once each where they repeat. packed: the size in bytes of the file that the batches come
-    from. Raises LimitError for more rows than such a file can hold.
+    Without compression, numbers are written as they are, so that the size of the file is that of
+    the data. Texts are written once each where they repeat. packed: the size in bytes of the file
+    that the batches come from. Raises LimitError for more rows than such a file can hold.
     """
     texts = [field.name for field in schema if _is_text(field.type)]
     rows = 0
@@ -34,7 +39,7 @@ def write_parquet(
     with pq.ParquetWriter(
         target,
         schema,
-        compression="none",
+        compression=compression,
         use_dictionary=texts,
         dictionary_pagesize_limit=DICTIONARY_BYTES,
         write_statistics=False,

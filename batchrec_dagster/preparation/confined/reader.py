@@ -43,6 +43,7 @@ FEW_THREADS = {
     "TOKIO_WORKER_THREADS": "2",
     "OMP_NUM_THREADS": "2",
     "OPENBLAS_NUM_THREADS": "1",
+    "PYICEBERG_MAX_WORKERS": "2",
 }
 # A child that waits, instead of computing, for this many times the allowed CPU time is ended too.
 WAITING_TIMES = 2

@@ -17,15 +17,15 @@ from batchrec_dagster.preparation.sources.errors import FileError
 from batchrec_dagster.preparation.sources.lake_tables import (
     refuse_table_above,
     refuse_tables,
-    table_in,
+    refuse_undeclared_table,
 )
 from batchrec_dagster.preparation.sources.source import (
     File,
     FoundFile,
     Look,
-    ResultFile,
     Source,
     SourceContext,
+    follow_links,
     naming,
     safe_filename,
 )
@@ -126,8 +126,8 @@ class LocalFile(File):
         if not path.is_file():
             found = "it is not a regular file" if path.exists() else "there is no such file"
             raise FileError(f"{found}: looked at {path}")
-        if self.within and not path.resolve().is_relative_to(self.within.resolve()):
-            raise FileError("it is a link out of the folder: put the file itself there")
+        if self.within:
+            follow_links(path, self.within)
         return path
 
     def files(self, context: SourceContext) -> list[FoundFile]:
@@ -168,10 +168,12 @@ class StoredObject(File):
         return Look(info.size, version)
 
     def chunks(self, context: SourceContext) -> Iterator[bytes]:
-        return context.store.chunks(self.text, self.listed.etag if self.listed else None)
+        self._check_links(context)
+        yield from context.store.chunks(self.text, self.listed.etag if self.listed else None)
 
     def local_path(self, context: SourceContext) -> Path | None:
         self._info(context)
+        self._check_links(context)
         return context.store.local_path(self.text)
 
     def path(self, context: SourceContext) -> Path:
@@ -184,6 +186,14 @@ class StoredObject(File):
         if not path.exists():
             durable.write(path, listed.chunks(context))
         return path
+
+    def _check_links(self, context: SourceContext) -> None:
+        """Raise FileError if a local folder takes the place of the bucket, and the object is a link
+        out of it."""
+        path = context.store.local_path(self.text)
+        if path is not None:
+            bucket, _ = split_uri(self.text)
+            follow_links(path, context.store.folders[bucket])
 
     def _info(self, context: SourceContext) -> ObjectInfo:
         info = context.store.head(self.text)
@@ -279,8 +289,8 @@ class Folder(Source):
         matches = re.compile(_expression(self.pattern)).fullmatch
         with naming(self.shown):
             there = sorted(self._all(context), key=lambda pair: pair[0])
-            if self.pattern == "**" and (table := self._table([p for p, _ in there], context)):
-                return table.files(context)
+            if self.pattern == "**":
+                refuse_undeclared_table(path for path, _ in there)
             files = [
                 (path, file)
                 for path, file in there
@@ -304,14 +314,6 @@ class Folder(Source):
             fingerprint = listed.fingerprint(context, may_be_empty=True)
             found[filename] = FoundFile(listed, filename, fingerprint)
         return list(found.values())
-
-    def _table(self, paths: Sequence[str], context: SourceContext) -> ResultFile | None:
-        folder = self.root.rstrip("/")
-        if folder.startswith("s3://"):
-            folder = str(context.store.local_path(folder) or folder)
-        else:
-            folder = str(_expanded(folder, context))
-        return table_in(self.text, folder, paths, context)
 
     def _all(self, context: SourceContext) -> Iterator[tuple[str, File]]:
         if self.root.startswith("s3://"):

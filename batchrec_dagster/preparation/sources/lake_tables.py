@@ -1,154 +1,278 @@
 """Tables of Delta Lake and Iceberg, read as their current snapshot; those of Hudi are refused.
 
 A row that was deleted or changed stays in the old files until they are vacuumed; the table's log
-says which files hold. Read as loose Parquet, a user who was erased would be there again.
+says which files hold. Read as loose Parquet, a user who was erased would be there again. But a
+folder is a table only where the declaration says so: what puts files into a folder must not decide
+how they are read.
 """
 
 from __future__ import annotations
 
 import re
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-import polars as pl
-
+from batchrec_dagster.preparation.confined.reader import ConfinedReader
+from batchrec_dagster.preparation.confined.table_names import name_below
+from batchrec_dagster.preparation.layout import TableFormat
 from batchrec_dagster.preparation.sources.errors import FileError
-from batchrec_dagster.preparation.sources.source import ResultFile, SourceContext
+from batchrec_dagster.preparation.sources.limits import MAX_FILE_GB, LimitError, Limits
+from batchrec_dagster.preparation.sources.source import (
+    FoundFile,
+    ResultFile,
+    Source,
+    SourceContext,
+    follow_links,
+    naming,
+)
+from batchrec_dagster.storage.durable import temporary_folder
 
 # What the table is called, the folder of its log, and the files of that.
 DELTA, ICEBERG, HUDI = "a Delta table", "an Iceberg table", "a Hudi table"
-SHOWN = 400
 _LOGS = (
     (DELTA, "_delta_log", r".*\.(?:json|parquet)"),
     (ICEBERG, "metadata", r".*\.metadata\.json(?:\.gz)?"),
     (HUDI, ".hoodie", r".*"),
 )
+_FORMATS: dict[str, TableFormat] = {DELTA: "delta", ICEBERG: "iceberg"}
 # Folders above the declared one that may be the table's, such as of the partition of a day.
 LEVELS = 4
-
+RESULT = "table.parquet"
+DOWNLOADS_AT_ONCE = 8
 
 _METADATA = re.compile(r"v?(\d+)(?:-[^/]*)?(?:\.gz)?\.metadata\.json(?:\.gz)?")
 _HINT = "version-hint.text"
-# What pyiceberg calls the options of S3.
-_ICEBERG = {
-    "aws_endpoint_url": "s3.endpoint",
-    "aws_region": "s3.region",
-    "aws_access_key_id": "s3.access-key-id",
-    "aws_secret_access_key": "s3.secret-access-key",
-    "aws_session_token": "s3.session-token",
-}
+_COMMIT = re.compile(r"(\d{20})\.json")
+_CHECKPOINT = re.compile(r"(\d{20})\.checkpoint(?:\.\d{10}\.(\d{10}))?\.parquet")
 
 
-Scan = Callable[[dict[str, str] | None], pl.LazyFrame]
+@dataclass(frozen=True)
+class LakeTable(Source):
+    """The source of one Parquet file: the current rows of the table in a folder."""
 
+    text: str
+    table_format: TableFormat
 
-def _result(text: str, version: str, kind: str, address: str, scan: Scan) -> ResultFile:
-    """The rows of the table at the address, as of the one snapshot that `version` names. scan:
-    from the options of S3."""
+    @classmethod
+    def parse(cls, text: str, table_format: TableFormat) -> LakeTable:
+        """Raises FileError unless the text may be a folder."""
+        if ("://" in text and not text.startswith("s3://")) or re.search(r"[*?]|!/", text):
+            raise FileError(
+                f"format: {table_format} is for the folder of a table: write its path, or"
+                " s3://bucket/folder, without a pattern"
+            )
+        return cls(text, table_format)
 
-    def write(path: Path, context: SourceContext) -> None:
-        with _explained(kind), warnings.catch_warnings():
-            # Of a faster planner, which is another package.
-            warnings.simplefilter("ignore", pl.exceptions.PerformanceWarning)
-            scan(_s3_options(address, context)).sink_parquet(path)
+    @property
+    def shown(self) -> str:
+        return self.text
 
-    return ResultFile(text, version, "table.parquet", write)
+    def files(self, context: SourceContext) -> list[FoundFile]:
+        """The current rows, which change with the table's version. Raises SourceError."""
+        with naming(self.shown), _reading(self, context) as (reader, files):
+            if self.table_format == "delta":
+                log = _delta_log(files.names_in("_delta_log"))
+                table_id = reader.run("describe_delta", {"log": log}, provide=files.bring)
+                version = f"{table_id} {_newest_version(log)}"
+                write = partial(self._write, "read_delta", {"log": log})
+            else:
+                metadata = _current_metadata(files)
+                arguments = {"metadata": metadata}
+                snapshot = reader.run("describe_iceberg", arguments, provide=files.bring)
+                version = f"{snapshot} {PurePosixPath(metadata).name}"
+                write = partial(self._write, "read_iceberg", arguments)
+        return ResultFile(self.text, version, RESULT, write).files(context)
 
-
-def _scan_delta(folder: str, number: int, options: dict[str, str] | None) -> pl.LazyFrame:
-    from deltalake import DeltaTable
-
-    table = DeltaTable(folder, version=number, storage_options=options)
-    return pl.scan_delta(table, storage_options=options)
-
-
-def _scan_iceberg(address: str, options: dict[str, str] | None) -> pl.LazyFrame:
-    # A metadata file is never changed.
-    return pl.scan_iceberg(address, storage_options=_iceberg(options))
-
-
-def table_in(
-    text: str, folder: str, files: Iterable[str], context: SourceContext
-) -> ResultFile | None:
-    """The table whose folder this is, None if it is none. `files`: the paths in it of all files.
-    Raises FileError."""
-    options = _s3_options(folder, context)
-    names = [PurePosixPath(path) for path in files]
-    for kind, log, pattern in _LOGS:
-        found = [n.name for n in names if str(n.parent) == log and re.fullmatch(pattern, n.name)]
-        if not found or kind == HUDI:
-            continue
-        with _explained(kind):
-            if kind == DELTA:
-                from deltalake import DeltaTable
-
-                table = DeltaTable(folder, storage_options=options)
-                number = table.version()
-                scan: Scan = partial(_scan_delta, folder, number)
-                return _result(text, f"{table.metadata().id} {number}", kind, folder, scan)
-            from pyiceberg.table import StaticTable
-
-            hinted = any(str(name) == f"{log}/{_HINT}" for name in names)
-            newest = _hinted(found, folder, context) if hinted else _newest(found)
-            address = f"{folder}/{log}/{newest}"
-            metadata = StaticTable.from_metadata(address, _iceberg(options)).metadata
-            version = f"{metadata.table_uuid} {metadata.current_snapshot_id} {newest}"
-            scan = partial(_scan_iceberg, address)
-            return _result(text, version, kind, address, scan)
-    return None
-
-
-def _newest(metadata: Iterable[str]) -> str:
-    """The name of the newest of an Iceberg table's metadata files. Raises FileError."""
-    numbers: dict[int, list[str]] = {}
-    for name in metadata:
-        if number := _METADATA.fullmatch(name):
-            numbers.setdefault(int(number[1]), []).append(name)
-    last = sorted(numbers[max(numbers)]) if numbers else []
-    if len(last) != 1:
-        raise FileError(
-            f"its metadata folder does not say which of {', '.join(last) or 'its files'} is"
-            " current, only its catalog does: write the current rows to a folder of their own"
-        )
-    return last[0]
-
-
-def _hinted(metadata: Iterable[str], folder: str, context: SourceContext) -> str:
-    """The metadata file that the hint of a table without a catalog names."""
-    hint = f"{folder}/metadata/{_HINT}"
-    text = context.store.get(hint) if hint.startswith("s3://") else Path(hint).read_bytes()
-    number = text.decode(errors="replace").strip()
-    return _newest(
-        n for n in metadata if n.startswith((f"v{number}.", f"{number}-")) or n == number
-    )
-
-
-def _s3_options(address: str, context: SourceContext) -> dict[str, str] | None:
-    return context.store.s3_options() if address.startswith("s3://") else None
-
-
-def _iceberg(options: Mapping[str, str] | None) -> dict[str, str]:
-    given = options or {}
-    return {name: given[key] for key, name in _ICEBERG.items() if key in given}
+    def _write(
+        self, job: str, arguments: Mapping[str, object], path: Path, context: SourceContext
+    ) -> None:
+        """Write the rows of the version that the arguments name. Raises FileError."""
+        with _reading(self, context) as (reader, files), temporary_folder() as folder:
+            arguments = {**arguments, "target": str(path.absolute())}
+            if job == "read_delta":
+                arguments["folder"] = str(folder)
+            reader.run(job, arguments, provide=files.bring)
 
 
 @contextmanager
-def _explained(kind: str) -> Iterator[None]:
-    """Make a FileError of everything that the libraries raise, which share no kind of error."""
-    try:
-        yield
-    except FileError:
-        raise
-    except ImportError as error:
+def _reading(
+    table: LakeTable, context: SourceContext
+) -> Iterator[tuple[ConfinedReader, TableFiles]]:
+    """What reads a table, and the table's files.
+
+    Makes a FileError of a LimitError, and says in each error what the folder is declared to be.
+    """
+    kind = next(kind for kind, form in _FORMATS.items() if form == table.table_format)
+    with temporary_folder() as downloads:
+        try:
+            with ConfinedReader() as reader:
+                yield reader, _files_of(table.text, context, downloads)
+        except (FileError, LimitError) as error:
+            raise FileError(f"it is declared as {kind}, but {error}") from error
+
+
+@dataclass
+class TableFiles:
+    """The files of the table in a folder: nothing outside of it can be had."""
+
+    folder: str
+    """The folder's path on this machine, or its s3:// URI, without a slash at its end."""
+
+    context: SourceContext
+    downloads: Path
+    """Where objects in S3 are brought to."""
+
+    bytes_brought: int = 0
+
+    @property
+    def _root(self) -> Path:
+        return Path(self.folder).resolve()
+
+    @property
+    def _is_stored(self) -> bool:
+        return self.folder.startswith("s3://")
+
+    def names_in(self, subfolder: str) -> list[str]:
+        """The paths from the table's folder of the files in one of its folders; none where there is
+        no such folder. Raises FileError, StorageError."""
+        if self._is_stored:
+            uris = [o.uri for o in self.context.store.list(f"{self.folder}/{subfolder}/")]
+            names = [uri.removeprefix(f"{self.folder}/") for uri in uris]
+        else:
+            path = Path(self.folder, subfolder)
+            names = (
+                [f"{subfolder}/{entry.name}" for entry in path.iterdir()] if path.is_dir() else []
+            )
+        return sorted(name for name in names if str(PurePosixPath(name).parent) == subfolder)
+
+    def bring(self, names: Sequence[str]) -> list[Path]:
+        """The paths on this machine of the files that the table calls so: paths from its folder, or
+        whole paths or URIs.
+
+        Raises FileError for a file that is not in the folder, before any is opened, and for a
+        missing one.
+        """
+        roots = [self.folder] if self._is_stored else [self.folder, str(self._root)]
+        below = [name_below(name, roots) for name in names]
+        if self._is_stored:
+            with ThreadPoolExecutor(DOWNLOADS_AT_ONCE) as threads:
+                return list(threads.map(self._download, below))
+        return [self._local_path(name) for name in below]
+
+    def _local_path(self, name: str) -> Path:
+        path = Path(self.folder, name)
+        try:
+            followed = follow_links(path, self._root)
+        except FileError as error:
+            raise FileError(f"its file {name}: {error}") from error
+        if not followed.is_file():
+            raise FileError(f"a file of it is missing: {path}")
+        return followed
+
+    def _download(self, name: str) -> Path:
+        path = self.downloads / name
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self.context.store.download(f"{self.folder}/{name}", path)
+            self.bytes_brought += path.stat().st_size
+            most = Limits.from_environment().download_bytes
+            if self.bytes_brought > most:
+                raise FileError(f"its files have more than the {most} bytes of {MAX_FILE_GB}")
+        return path
+
+
+def _files_of(text: str, context: SourceContext, downloads: Path) -> TableFiles:
+    folder = text.rstrip("/")
+    if folder.startswith("s3://"):
+        folder = str(context.store.local_path(folder) or folder)
+    else:
+        folder = str(context.base / Path(folder).expanduser())
+    if not folder.startswith("s3://") and not Path(folder).is_dir():
+        raise FileError(f"there is no such folder: looked at {folder}")
+    return TableFiles(folder, context, downloads)
+
+
+def _delta_log(names: Sequence[str]) -> list[str]:
+    """The files of the log that say what the newest version holds: those of the newest complete
+    checkpoint, and the commits after it. Raises FileError."""
+    parts: dict[tuple[int, int], list[str]] = {}
+    commits: dict[int, str] = {}
+    for name in names:
+        filename = PurePosixPath(name).name
+        if commit := _COMMIT.fullmatch(filename):
+            commits[int(commit[1])] = name
+        elif checkpoint := _CHECKPOINT.fullmatch(filename):
+            parts.setdefault((int(checkpoint[1]), int(checkpoint[2] or 1)), []).append(name)
+    complete = [key for key, files in parts.items() if len(files) == key[1]]
+    newest = max(complete, default=None)
+    first = newest[0] + 1 if newest else 0
+    last = max(commits, default=-1)
+    if not newest and last < 0:
+        raise FileError("there is no log in its folder _delta_log")
+    for number in range(first, last + 1):
+        if number not in commits:
+            raise FileError(f"commit {number} is missing in its log: copy the table again")
+    checkpoint_files = sorted(parts[newest]) if newest else []
+    return [*checkpoint_files, *(commits[number] for number in range(first, last + 1))]
+
+
+def _newest_version(log: Sequence[str]) -> int:
+    return int(PurePosixPath(log[-1]).name[:20])
+
+
+def _current_metadata(files: TableFiles) -> str:
+    """The path from the table's folder of the Iceberg metadata file that is current. Raises
+    FileError."""
+    names = [PurePosixPath(name).name for name in files.names_in("metadata")]
+    candidates = [name for name in names if _METADATA.fullmatch(name)]
+    if _HINT in names:
+        # A table without a catalog says it itself.
+        (path,) = files.bring([f"metadata/{_HINT}"])
+        with path.open("rb") as file:
+            number = file.read(100).decode(errors="replace").strip()
+        candidates = [
+            name
+            for name in candidates
+            if name.startswith((f"v{number}.", f"{number}-")) or name == number
+        ]
+    return f"metadata/{_newest_metadata(candidates)}"
+
+
+def _newest_metadata(names: Iterable[str]) -> str:
+    numbers: dict[int, list[str]] = {}
+    for name in names:
+        if number := _METADATA.fullmatch(name):
+            numbers.setdefault(int(number[1]), []).append(name)
+    newest = sorted(numbers[max(numbers)]) if numbers else []
+    if len(newest) != 1:
         raise FileError(
-            f"it is {kind}: to read its current rows, pip install 'batchrec-dagster[lake]'"
-        ) from error
-    except Exception as error:
-        reason = " ".join(str(error).split())[:SHOWN]
-        raise FileError(f"it is {kind} that cannot be read: {reason}") from error
+            f"its metadata folder does not say which of {', '.join(newest) or 'its files'} is"
+            " current, only its catalog does: write the current rows to a folder of their own"
+        )
+    return newest[0]
+
+
+def refuse_undeclared_table(paths: Iterable[str]) -> None:
+    """Raise FileError if a folder looks like a table's. paths: those of all files, from the folder.
+
+    Only the declaration makes a table of a folder, since anyone who can put a file into it could
+    otherwise choose how its files are read.
+    """
+    for path in map(PurePosixPath, paths):
+        for kind, log, names in _LOGS:
+            if str(path.parent) == log and re.fullmatch(names, path.name):
+                if kind == HUDI:
+                    raise _refusal("", kind)
+                form = _FORMATS[kind]
+                raise FileError(
+                    f"it looks like {kind} ({path}). If it is one, write format: {form} next to its"
+                    f" source (batchrec new: --format {form}). If it is not, take that file out of"
+                    " the folder"
+                )
 
 
 def refuse_tables(files: Iterable[str], there: Iterable[str]) -> None:
@@ -182,7 +306,7 @@ def _refusal(folder: str, kind: str) -> FileError:
     fix = (
         "write its current rows as Parquet to a folder of their own, and set that as the source"
         if kind == HUDI
-        else "set the table's folder as the source, without a pattern, and choose its rows by"
-        " interactions.filter or ratings.query"
+        else "set the table's folder as the source, without a pattern, with format:"
+        f" {_FORMATS[kind]}, and choose its rows by interactions.filter or ratings.query"
     )
     return FileError(f"{where} is {kind}, whose files hold deleted and replaced rows too: {fix}")

@@ -5,11 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+from batchrec_dagster.preparation.layout import TableFormat
 from batchrec_dagster.preparation.sources.archives import Member
 from batchrec_dagster.preparation.sources.errors import FileError, SourceError
 from batchrec_dagster.preparation.sources.files import Folder, LocalFile, StoredObject, WebFile
+from batchrec_dagster.preparation.sources.lake_tables import LakeTable
 from batchrec_dagster.preparation.sources.movielens import PUBLISHED, Sample, parse_movielens
-from batchrec_dagster.preparation.sources.source import AssetRows, File, Source, hide_query, naming
+from batchrec_dagster.preparation.sources.source import (
+    ASSET,
+    AssetRows,
+    File,
+    Source,
+    hide_query,
+    naming,
+)
 
 SCHEMES: dict[str, Callable[[str], File]] = {
     "asset": AssetRows.parse,
@@ -28,8 +37,16 @@ ALLOWED = (
 )
 
 
-def parse_source(text: str) -> Source:
-    """The file, folder or pattern. Raises SourceError for what cannot be one; opens nothing."""
+def parse_source(text: str, table_format: TableFormat | None = None) -> Source:
+    """The file, folder or pattern, or the table if its format is declared.
+
+    Raises SourceError for what cannot be one; opens nothing.
+    """
+    if table_format is not None:
+        with naming(hide_query(text)):
+            if text.startswith(ASSET):
+                return AssetRows.parse(text, table_format)
+            return LakeTable.parse(text, table_format)
     may_be_many = "!/" not in text and not re.match(r"(?!s3:)\w+://", text)
     if may_be_many and text.isprintable():
         with naming(text):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, Self
 
-from batchrec_dagster.preparation.layout import Layout
+from batchrec_dagster.preparation.layout import Layout, TableFormat
 from batchrec_dagster.preparation.sources.download import DownloadError, safe_url
 from batchrec_dagster.preparation.sources.errors import FileError, SourceError
 from batchrec_dagster.storage.durable import pieces, temporary_folder
@@ -28,6 +28,15 @@ class SampleFiles(Protocol):
 
     FINGERPRINT: str
     FILES: Mapping[str, Callable[[], bytes]]
+
+
+def follow_links(path: Path, folder: Path) -> Path:
+    """The path with its links followed: every kind of source looks here before it opens a file that
+    it found in a folder. Raises FileError if the path leads out of the folder."""
+    followed = path.resolve()
+    if not followed.is_relative_to(folder.resolve()):
+        raise FileError("it is a link out of the folder: put the file itself there")
+    return followed
 
 
 @dataclass(frozen=True)
@@ -249,12 +258,15 @@ class ResultFile(File):
 class AssetRows(File):
     """The rows of an asset, before a run has found out where they are."""
 
+    table_format: TableFormat | None = None
+    """The format of the table whose folder the asset's metadata name, if it is one."""
+
     @classmethod
-    def parse(cls, text: str) -> Self:
+    def parse(cls, text: str, table_format: TableFormat | None = None) -> Self:
         """Raises FileError."""
         if not re.fullmatch(r"[\w.-]+(/[\w.-]+)*", text.removeprefix(ASSET)):
             raise FileError("write an asset's key, its parts separated by /: asset://shop/orders")
-        return cls(text)
+        return cls(text, table_format)
 
     @property
     def key(self) -> list[str]:
