@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from batchrec_dagster.preparation.sources.parsing import parse_source
 from batchrec_dagster.preparation.sources.errors import SourceError
+from batchrec_dagster.preparation.sources.parsing import parse_source
 from batchrec_dagster.steps.raw_files import (
     FileRecord,
     RawFiles,

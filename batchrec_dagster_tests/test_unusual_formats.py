@@ -22,8 +22,8 @@ from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.polars.prepare import opened
 from batchrec_dagster.preparation.recognition import Reading
 from batchrec_dagster.preparation.rules import Rules
-from batchrec_dagster.preparation.sources.parsing import parse_source
 from batchrec_dagster.preparation.sources.errors import SourceError
+from batchrec_dagster.preparation.sources.parsing import parse_source
 from batchrec_dagster.preparation.sources.source import SourceContext
 from batchrec_dagster.samples import generator
 from batchrec_dagster.storage.object_store import ObjectStore

@@ -121,4 +121,4 @@ def test_an_export_folder_is_checked_by_writing(
     (there / "new").write_text("a file where a folder should be")
     finding = found(project, monkeypatch, "export", path="exports/new/lists.csv")
     assert finding.status == "failed"
-    assert finding.message.startswith(f"cannot make the folder {there / 'new'}: File exists")
+    assert finding.message.startswith(f"cannot make the folder {there / 'new'}: Not a directory")
