@@ -21,12 +21,12 @@ def interactions(users: int, each: int, *, time: int = 1_500_000_000) -> pl.Lazy
     return pl.LazyFrame(rows, schema=["USER_ID", "ITEM_ID", "TIMESTAMP"], orient="row")
 
 
-def enough(interactions: pl.LazyFrame) -> checks.Checked:
+def enough(interactions: pl.LazyFrame) -> checks.CheckResult:
     counts, rows = count_rows(interactions), interactions.select(pl.len()).collect().item()
     return checks.enough_interactions(rows, counts.users, counts.users_with_two)
 
 
-def plausible(interactions: pl.LazyFrame, unit: str) -> checks.Checked:
+def plausible(interactions: pl.LazyFrame, unit: str) -> checks.CheckResult:
     counts = count_rows(interactions)
     return checks.timestamps_plausible(counts.earliest, counts.latest, unit, NOW)
 
@@ -119,7 +119,7 @@ def test_no_failed_lines() -> None:
 
 
 def test_every_segment_answered() -> None:
-    def answered(*segments: str) -> checks.Checked:
+    def answered(*segments: str) -> checks.CheckResult:
         return checks.every_segment_answered(["1", "2"], pl.Series(segments))
 
     assert answered("2", "1").passed

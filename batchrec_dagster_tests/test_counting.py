@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchrec_dagster.preparation import users as module
-from batchrec_dagster.preparation.rules import Counts
+from batchrec_dagster.preparation.rules import InteractionCounts
 from batchrec_dagster.preparation.users import count_rows
 
 rows = st.tuples(
@@ -35,7 +35,7 @@ def test_counts(rows: list[tuple[str, str, int, str]], piece: int) -> None:
         patch.setattr(module, "PIECE", piece)
         found = count_rows(frame)
     users, times = Counter(row[0] for row in rows), [row[2] for row in rows]
-    assert found == Counts(
+    assert found == InteractionCounts(
         users=len(users),
         users_with_two=sum(each > 1 for each in users.values()),
         items=len({row[1] for row in rows}),

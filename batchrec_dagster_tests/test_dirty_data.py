@@ -17,8 +17,8 @@ from batchrec_dagster.preparation.layout import (
 )
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.polars.prepare import opened
-from batchrec_dagster.preparation.recognition import Reading
-from batchrec_dagster.preparation.rules import Preparation, Rules
+from batchrec_dagster.preparation.recognition import ReadSettings
+from batchrec_dagster.preparation.rules import PreparationResult, Rules
 
 LAYOUT = Layout(",", "user", "item", "rating", "time")
 HEADER = "user,item,rating,time,title\n"
@@ -26,8 +26,8 @@ GOOD = "1,10,5,1500000000,A\n"
 
 
 def prepare(
-    folder: Path, contents: Sequence[bytes], rules: Rules, reading: Reading | Layout = LAYOUT
-) -> tuple[list[str], Preparation]:
+    folder: Path, contents: Sequence[bytes], rules: Rules, reading: ReadSettings | Layout = LAYOUT
+) -> tuple[list[str], PreparationResult]:
     """The lines after the header, and what was counted."""
     files = []
     for number, content in enumerate(contents, start=1):
@@ -137,7 +137,9 @@ def test_a_quote_that_does_not_end_is_an_error_either_way(
 
 
 def test_quotes_may_mean_nothing(tmp_path: Path) -> None:
-    reading = Reading(columns={"user": "user", "item": "item", "timestamp": "time"}, quoted=False)
+    reading = ReadSettings(
+        columns={"user": "user", "item": "item", "timestamp": "time"}, quoted=False
+    )
     lines, _ = prepare(
         tmp_path, [HEADER.encode() + b'"1,10,5,1500000000,"A" B\n'], Rules(), reading
     )
@@ -200,7 +202,7 @@ def test_a_bad_line_of_json_is_an_error_with_its_line_or_counted(
             tmp_path,
             [good + row],
             Rules(),
-            Reading.of(Layout(**{**vars(LAYOUT), "format": "json"})),
+            ReadSettings.of(Layout(**{**vars(LAYOUT), "format": "json"})),
         )
     assert str(error.value).startswith(f"1.csv, line 3: {reason}")
     lines, done = prepare(
@@ -299,7 +301,7 @@ def test_ids_that_became_decimals_are_warned_of(
 ) -> None:
     path = tmp_path / "pandas.csv"
     path.write_text("user,item,time\n" + "".join(f"u{n},{id},9\n" for n, id in enumerate(ids)))
-    with opened([RawFile(path, path.name)], Reading(), Rules("skip")) as read:
+    with opened([RawFile(path, path.name)], ReadSettings(), Rules("skip")) as read:
         said = "".join(read.found.warnings)
     assert warned in said
     assert bool(said) == bool(warned)

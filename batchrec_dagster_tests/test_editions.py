@@ -13,10 +13,10 @@ import pytest
 from batchrec_dagster.personalize.evidence import NDCG
 from batchrec_dagster.reporting.changes import changes_section, diff_text
 from batchrec_dagster.reporting.editions import (
-    Change,
-    Data,
+    DataFacts,
     EditionDiff,
-    Inputs,
+    RunInputs,
+    SettingChange,
     diff,
     incomparable,
     ndcg_of,
@@ -109,7 +109,7 @@ def test_the_ndcg_comes_with_its_interval_where_there_is_one() -> None:
     assert ndcg_of(edition(1)) is None
 
 
-DATA = Data(1000, 100, 50, "2026-01-01", "2026-01-31", {"buy": 0.5, "view": 0.5}, 2.0)
+DATA = DataFacts(1000, 100, 50, "2026-01-01", "2026-01-31", {"buy": 0.5, "view": 0.5}, 2.0)
 
 
 @pytest.mark.parametrize(
@@ -128,8 +128,10 @@ DATA = Data(1000, 100, 50, "2026-01-01", "2026-01-31", {"buy": 0.5, "view": 0.5}
 )
 def test_only_much_drift_is_named(now: dict[str, Any], said: list[str] | int) -> None:
     items = pl.Series([f"i{n}" for n in range(50)])
-    before = Inputs(DATA, items)
-    drift = Inputs(replace(DATA, **now), pl.concat([items, pl.Series(["new"])])).after(before).drift
+    before = RunInputs(DATA, items)
+    drift = (
+        RunInputs(replace(DATA, **now), pl.concat([items, pl.Series(["new"])])).after(before).drift
+    )
     assert drift is not None
     assert (drift.new_items, drift.vanished_items) == (1, 0)
     if isinstance(said, int):
@@ -140,22 +142,22 @@ def test_only_much_drift_is_named(now: dict[str, Any], said: list[str] | int) ->
 
 
 def test_the_same_data_keep_the_drift_they_had() -> None:
-    first = Inputs(DATA, pl.Series(["a", "b"]))
+    first = RunInputs(DATA, pl.Series(["a", "b"]))
     assert first.after(None).drift is None
-    second = Inputs(replace(DATA, users=99), pl.Series(["b", "c", "d"])).after(first)
+    second = RunInputs(replace(DATA, users=99), pl.Series(["b", "c", "d"])).after(first)
     assert second.drift is not None
     assert (second.drift.new_items, second.drift.vanished_items) == (2, 1)
     # As read from the file that the second run left.
-    again = Inputs.read(second.about, second.items)
+    again = RunInputs.read(second.about, second.items)
     assert again.about == second.about
-    assert Inputs(second.data, second.items).after(again).drift == second.drift
+    assert RunInputs(second.data, second.items).after(again).drift == second.drift
 
 
 def test_changed_data_are_shares_and_numbers_for_a_terminal() -> None:
     changes = [
-        Change("users", 1599, 1606),
-        Change("events", {"buy": 1 / 3, "view": 2 / 3}, {"view": 1.0}),
-        Change("mean_value", None, 2.5),
+        SettingChange("users", 1599, 1606),
+        SettingChange("events", {"buy": 1 / 3, "view": 2 / 3}, {"view": 1.0}),
+        SettingChange("mean_value", None, 2.5),
     ]
     nothing = dict.fromkeys(("compared", "same_lists", "gained", "lost"), 0)
     lists: Any = {**nothing, "risers": [], "fallers": [], "overlap": None, "comparable": True}

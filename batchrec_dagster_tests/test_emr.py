@@ -11,7 +11,7 @@ from dagster import DagsterExecutionInterruptedError
 from moto import mock_aws
 from moto.emrserverless.models import EMRServerlessBackend, JobRun
 
-from batchrec_dagster.config.interactions import Preparation
+from batchrec_dagster.config.interactions import PreparationSettings
 from batchrec_dagster.steps.spark_on_aws import EmrServerlessSpark
 from batchrec_dagster_tests.aws_jobs import (
     DONE,
@@ -48,7 +48,7 @@ def engine(shop: Storage) -> EmrServerlessSpark:
     application = shop.client("emr-serverless").create_application(
         name="spark", type="SPARK", releaseLabel="emr-7.9.0"
     )
-    declared = Preparation(
+    declared = PreparationSettings(
         engine="emr_serverless",
         application_id=application["applicationId"],
         role=ROLE,

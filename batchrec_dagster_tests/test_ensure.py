@@ -19,7 +19,7 @@ from batchrec_dagster.personalize.ensure import (
     IMPORT_JOB,
     SOLUTION_VERSION,
     Ensure,
-    Started,
+    StartedResource,
 )
 
 ARN = "arn:aws:personalize:us-east-1:123456789012:dataset-import-job/shop-1"
@@ -105,13 +105,13 @@ def ensure(client: Scripted, *, deadline: float = 10_000) -> Ensure:
     )
 
 
-def start(client: Scripted, stem: str = "shop-abc", **options: Any) -> Started:
+def start(client: Scripted, stem: str = "shop-abc", **options: Any) -> StartedResource:
     return ensure(client).start_numbered(IMPORT_JOB, stem, lambda name: {"x": name}, **options)
 
 
 def test_a_job_is_created_with_a_number_and_tags() -> None:
     client = Scripted(statuses=["ACTIVE"])
-    assert start(client) == Started(ARN, created=True)
+    assert start(client) == StartedResource(ARN, created=True)
     (created,) = client.created
     assert created["jobName"] == "shop-abc-1"
     assert created["tags"] == [{"tagKey": "batchrec:pipeline", "tagValue": "shop"}]
@@ -145,7 +145,7 @@ def test_a_job_whose_results_are_gone_is_not_adopted() -> None:
 def test_each_change_of_status_and_a_heartbeat_are_logged(caplog: pytest.LogCaptureFixture) -> None:
     client = Scripted(statuses=["CREATE PENDING", *["CREATE IN_PROGRESS"] * 14, "ACTIVE"])
     with caplog.at_level(logging.INFO):
-        done = ensure(client).ready(IMPORT_JOB, Started(ARN, created=True))
+        done = ensure(client).ready(IMPORT_JOB, StartedResource(ARN, created=True))
     said = [record.message.removeprefix(f"dataset import job {ARN}: ") for record in caplog.records]
     assert said == [
         "CREATE PENDING",
@@ -186,7 +186,7 @@ def test_the_longer_it_takes_the_less_often_it_is_looked_at(
 
         patch.setattr("time.sleep", sleep)
         with pytest.raises(dg.Failure, match="after 24 hours"):
-            waiting.ready(IMPORT_JOB, Started(ARN, created=True))
+            waiting.ready(IMPORT_JOB, StartedResource(ARN, created=True))
     assert looks[:20] == [10] * 20
     assert looks == sorted(looks)
     assert looks[-1] == 200
@@ -202,7 +202,7 @@ def test_those_that_started_together_do_not_ask_together(monkeypatch: pytest.Mon
 
     monkeypatch.setattr("random.uniform", uniform)
     client = Scripted(statuses=["CREATE IN_PROGRESS", "ACTIVE"])
-    assert ensure(client).ready(IMPORT_JOB, Started(ARN, created=True)).seconds == 12
+    assert ensure(client).ready(IMPORT_JOB, StartedResource(ARN, created=True)).seconds == 12
     assert asked == [(0.8, 1.2)]
 
 
@@ -218,18 +218,20 @@ def test_a_role_that_may_not_read_is_reported_with_what_to_allow() -> None:
         dg.Failure,
         match=r"allow s3:GetObject and s3:ListBucket on s3://shop/in\.csv to arn:.*role/reader",
     ):
-        ensure(client).ready(IMPORT_JOB, Started(ARN, created=True))
+        ensure(client).ready(IMPORT_JOB, StartedResource(ARN, created=True))
 
 
 def test_an_unknown_status_counts_as_in_progress() -> None:
     client = Scripted(statuses=["CREATE SOMETHING_NEW", "ACTIVE"])
-    assert ensure(client).ready(IMPORT_JOB, Started(ARN, created=True)).description["status"]
+    assert (
+        ensure(client).ready(IMPORT_JOB, StartedResource(ARN, created=True)).description["status"]
+    )
 
 
 @pytest.mark.parametrize("status", ["CREATE FAILED", "CREATE STOPPED"])
 def test_a_failure_has_personalizes_reason_the_arn_and_the_fix(status: str) -> None:
     with pytest.raises(dg.Failure) as error:
-        ensure(Scripted(statuses=[status])).ready(IMPORT_JOB, Started(ARN, created=True))
+        ensure(Scripted(statuses=[status])).ready(IMPORT_JOB, StartedResource(ARN, created=True))
     assert error.value.description is not None
     assert "Invalid Data location." in error.value.description
     assert ARN in error.value.description
@@ -242,7 +244,7 @@ def test_a_job_that_never_ends_meets_the_deadline() -> None:
     with pytest.raises(
         dg.Failure, match=r"is CREATE IN_PROGRESS, after 1 hours.*re-run to resume waiting"
     ):
-        ensure(client, deadline=3600).ready(IMPORT_JOB, Started(ARN, created=True))
+        ensure(client, deadline=3600).ready(IMPORT_JOB, StartedResource(ARN, created=True))
 
 
 @pytest.mark.parametrize("code", ["ResourceInUseException", "LimitExceededException"])
@@ -303,12 +305,12 @@ def test_a_name_that_is_taken_elsewhere_is_reported() -> None:
 def test_an_interrupted_run_stops_its_training_and_nothing_else() -> None:
     client = Scripted(statuses=["interrupt"])
     with pytest.raises(dg.DagsterExecutionInterruptedError):
-        ensure(client).ready(SOLUTION_VERSION, Started("arn/version", created=True))
+        ensure(client).ready(SOLUTION_VERSION, StartedResource("arn/version", created=True))
     assert client.stopped == ["arn/version"]
-    versions = [Started("arn/a", created=True), Started("arn/ended", created=True)]
+    versions = [StartedResource("arn/a", created=True), StartedResource("arn/ended", created=True)]
     with pytest.raises(dg.DagsterExecutionInterruptedError):
         ensure(client).all_ready(SOLUTION_VERSION, versions)
     assert client.stopped == ["arn/version", "arn/a"]
     with pytest.raises(dg.DagsterExecutionInterruptedError):
-        ensure(client).ready(IMPORT_JOB, Started(ARN, created=True))
+        ensure(client).ready(IMPORT_JOB, StartedResource(ARN, created=True))
     assert client.stopped == ["arn/version", "arn/a"]

@@ -12,7 +12,7 @@ from batchrec_dagster.config import Pipeline
 from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.deployment.resources import PersonalizeResource
 from batchrec_dagster.pipeline.run_step import exclusive_step, published, specs
-from batchrec_dagster.steps.checks import Checked
+from batchrec_dagster.steps.checks import CheckResult
 from batchrec_dagster.storage.object_store import StorageError
 from batchrec_dagster.storage.published_table import PublishedTable
 from batchrec_dagster_tests.support import (
@@ -72,7 +72,7 @@ def test_the_lease_is_given_up_however_the_step_ends(
         during.extend(files(leases))
         if ends == "raises":
             raise dg.Failure("the asset fails")
-        small = Checked("small", ends != "fails a check", "too large")
+        small = CheckResult("small", ends != "fails a check", "too large")
         yield from published([small], dg.MaterializeResult(value=ends))
 
     shelf = Shelf(leases)

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from batchrec_dagster.preparation.layout import NULL_VALUES, Layout, PreparationError
 from batchrec_dagster.preparation.polars.decoding import RawFile
-from batchrec_dagster.preparation.polars.prepare import Ratings, opened
-from batchrec_dagster.preparation.recognition import Reading
-from batchrec_dagster.preparation.rules import Preparation, Rules
+from batchrec_dagster.preparation.polars.prepare import OpenedRatings, opened
+from batchrec_dagster.preparation.recognition import ReadSettings
+from batchrec_dagster.preparation.rules import PreparationResult, Rules
 
 NOON = datetime(2020, 1, 2, 12, 0, 5, tzinfo=UTC)
 SECONDS = int(NOON.timestamp())
@@ -28,10 +28,10 @@ BY_NAME = {"user": "u", "item": "i", "timestamp": "t"}
 def prepared(
     folder: Path,
     *contents: bytes | str,
-    reading: Reading | Layout | None = None,
+    reading: ReadSettings | Layout | None = None,
     rules: Rules | None = None,
     name: str = "data.file",
-) -> tuple[list[str], Preparation, Ratings]:
+) -> tuple[list[str], PreparationResult, OpenedRatings]:
     """The lines after the header, what was counted, and how the files were read."""
     files = []
     for number, content in enumerate(contents):
@@ -39,12 +39,12 @@ def prepared(
         path.write_bytes(content.encode() if isinstance(content, str) else content)
         files.append(RawFile(path, path.name))
     target = folder / "interactions.csv"
-    with opened(files, reading or Reading(), rules or Rules()) as ratings:
+    with opened(files, reading or ReadSettings(), rules or Rules()) as ratings:
         done = ratings.write_interactions(target)
     return target.read_bytes().decode().split("\n")[1:-1], done, ratings
 
 
-def refused(folder: Path, *contents: bytes | str, reading: Reading | None = None) -> str:
+def refused(folder: Path, *contents: bytes | str, reading: ReadSettings | None = None) -> str:
     with pytest.raises(PreparationError) as error:
         prepared(folder, *contents, reading=reading)
     assert "\n" not in str(error.value)
@@ -81,7 +81,7 @@ def test_the_format_is_seen_by_the_file_itself(
         "json": LINES.encode(),
         "parquet": parquet(tmp_path, pl.DataFrame({"u": ["01"], "i": ["x"], "t": [SECONDS]})),
     }[form]
-    lines, done, ratings = prepared(tmp_path, pack(content), reading=Reading(columns=BY_NAME))
+    lines, done, ratings = prepared(tmp_path, pack(content), reading=ReadSettings(columns=BY_NAME))
     assert lines == [f"01,x,{SECONDS}"]
     assert ratings.layout.format == form
     assert ratings.found.types["t"] == {"parquet": "int64"}.get(form, "long")
@@ -92,7 +92,7 @@ def test_the_format_is_seen_by_the_file_itself(
 @pytest.mark.parametrize("pack", [gzip.compress, zstd], ids=["gzip", "zstd"])
 def test_what_is_packed_and_cut_is_refused(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
     packed = pack((CSV * 1000).encode())
-    message = refused(tmp_path, packed[:-5], reading=Reading(columns=BY_NAME))
+    message = refused(tmp_path, packed[:-5], reading=ReadSettings(columns=BY_NAME))
     assert message.startswith("0-data.file: it is damaged (")
     assert message.endswith("copy it again")
 
@@ -104,19 +104,21 @@ def test_a_bomb_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_many_files_are_read_in_their_order(tmp_path: Path) -> None:
     second = f"t,i,u\n{SECONDS + 1},y,b\n{SECONDS + 2},z,c\n"
-    lines, done, ratings = prepared(tmp_path, CSV, second, "", reading=Reading(columns=BY_NAME))
+    lines, done, ratings = prepared(
+        tmp_path, CSV, second, "", reading=ReadSettings(columns=BY_NAME)
+    )
     assert [line.split(",")[0] for line in lines] == ["01", "b", "c"]
     assert done.rows_read == 3
     assert ratings.empty == ["2-data.file"]
 
 
 def test_a_bad_row_is_found_in_its_file(tmp_path: Path) -> None:
-    message = refused(tmp_path, CSV, CSV + "a,b,never\n", reading=Reading(columns=BY_NAME))
+    message = refused(tmp_path, CSV, CSV + "a,b,never\n", reading=ReadSettings(columns=BY_NAME))
     assert message.startswith("1-data.file, line 3: the timestamp is not a number: 'a,b,never")
 
 
 def test_a_file_without_a_column_that_others_have_is_refused(tmp_path: Path) -> None:
-    message = refused(tmp_path, CSV, "u,i\n1,2\n", reading=Reading(columns=BY_NAME))
+    message = refused(tmp_path, CSV, "u,i\n1,2\n", reading=ReadSettings(columns=BY_NAME))
     assert message.startswith("1-data.file has no column 't' (ratings.columns.timestamp)")
 
 
@@ -139,7 +141,7 @@ def test_json_values_are_ids_or_problems(tmp_path_factory: pytest.TempPathFactor
     written, done, _ = prepared(
         tmp_path_factory.mktemp("json"),
         LINES + content,
-        reading=Reading(format="json", columns=BY_NAME),
+        reading=ReadSettings(format="json", columns=BY_NAME),
         rules=Rules("skip"),
     )
     good = [
@@ -172,7 +174,7 @@ def test_parquet_columns_that_cannot_be_ids_are_refused(
     tmp_path: Path, frame: dict[str, list[object]], said: str
 ) -> None:
     content = parquet(tmp_path, pl.DataFrame(frame))
-    assert said in refused(tmp_path, content, reading=Reading(columns=BY_NAME))
+    assert said in refused(tmp_path, content, reading=ReadSettings(columns=BY_NAME))
 
 
 def test_damaged_parquet_is_refused(tmp_path: Path) -> None:
@@ -202,7 +204,7 @@ def test_the_encoding_is_declared_or_found_out(
 ) -> None:
     raw = content if isinstance(content, bytes) else content.encode()
     data = raw + CSV.encode() if content == "\ufeff" else CSV.encode().replace(b"01", raw)
-    reading = Reading(columns=BY_NAME, encoding=declared)
+    reading = ReadSettings(columns=BY_NAME, encoding=declared)
     lines, _, ratings = prepared(tmp_path, data, reading=reading)
     assert lines == [f"{user},x,{SECONDS}"]
     assert ratings.encodings == [encoding]
@@ -243,14 +245,16 @@ def test_other_scripts_are_refused_with_their_encoding(
 )
 def test_western_words_are_read_as_cp1252_without_a_doubt(tmp_path: Path, words: str) -> None:
     data = f"u,i,t\n{''.join(f'{word},x,{SECONDS}{chr(10)}' for word in words.split(', '))}"
-    lines, _, ratings = prepared(tmp_path, data.encode("cp1252"), reading=Reading(columns=BY_NAME))
+    lines, _, ratings = prepared(
+        tmp_path, data.encode("cp1252"), reading=ReadSettings(columns=BY_NAME)
+    )
     assert [line.split(",")[0] for line in lines] == words.split(", ")
     assert not ratings.found.warnings
 
 
 def test_few_words_of_another_encoding_are_a_warning_that_shows_them(tmp_path: Path) -> None:
     data = f"u,i,t\nMichał,x,{SECONDS}\nżółw,y,{SECONDS}\n".encode("cp1250")
-    _, _, ratings = prepared(tmp_path, data, reading=Reading(columns=BY_NAME))
+    _, _, ratings = prepared(tmp_path, data, reading=ReadSettings(columns=BY_NAME))
     (warning,) = ratings.found.warnings
     assert "read as cp1252 (Micha³, ¿ó³w and not Michał, żółw, as cp1250 has it)" in warning
 
@@ -280,7 +284,7 @@ def test_timestamps_of_every_form_become_seconds(
     tmp_path: Path, written: str, declared: str, found: str
 ) -> None:
     content = f"u,i,t\na,b,{written}\na,c,{written}\n"
-    reading = Reading(columns=BY_NAME, timestamp_unit=declared)
+    reading = ReadSettings(columns=BY_NAME, timestamp_unit=declared)
     lines, done, _ = prepared(tmp_path, content, reading=reading)
     with opened([RawFile(tmp_path / "0-data.file", "f")], reading, Rules()) as ratings:
         unit = ratings.look().timestamp_unit
@@ -298,7 +302,7 @@ def test_timestamps_of_every_form_become_seconds(
 )
 def test_parquet_has_times_of_its_own(tmp_path: Path, value: object, seconds: int) -> None:
     content = parquet(tmp_path, pl.DataFrame({"u": [7], "i": ["x"], "t": [value]}))
-    lines, done, _ = prepared(tmp_path, content, reading=Reading(columns=BY_NAME))
+    lines, done, _ = prepared(tmp_path, content, reading=ReadSettings(columns=BY_NAME))
     assert lines == [f"7,x,{seconds}"]
     assert done.timestamp_unit == "datetime"
 
@@ -319,7 +323,7 @@ def test_timestamps_of_two_forms_are_an_error_with_file_and_line(
         tmp_path,
         f"u,i,t\na,b,{first}\n",
         f"u,i,t\na,b,{first}\na,c,{second}\n",
-        reading=Reading(columns=BY_NAME),
+        reading=ReadSettings(columns=BY_NAME),
     )
     assert message.startswith("1-data.file, line 3: ")
     assert said in message
@@ -362,7 +366,7 @@ def test_the_delimiter_is_the_one_that_makes_the_declared_columns(
     content = "".join(
         delimiter.join(row) + "\n" for row in (["u", "i", "n", "t"], ["a", "b", "", str(SECONDS)])
     )
-    lines, _, ratings = prepared(tmp_path, content, reading=Reading(columns=BY_NAME))
+    lines, _, ratings = prepared(tmp_path, content, reading=ReadSettings(columns=BY_NAME))
     assert lines == [f"a,b,{SECONDS}"]
     assert ratings.layout.delimiter == delimiter
 
@@ -376,7 +380,9 @@ def test_a_rating_is_looked_for_where_it_is_needed(tmp_path: Path) -> None:
 
 def test_what_is_declared_goes_before_what_is_known(tmp_path: Path) -> None:
     content = f"user_id,parent,item_id,time\n1,2,3,{SECONDS}\n"
-    lines, _, ratings = prepared(tmp_path, content, reading=Reading(columns={"item": "parent"}))
+    lines, _, ratings = prepared(
+        tmp_path, content, reading=ReadSettings(columns={"item": "parent"})
+    )
     assert lines == [f"1,2,{SECONDS}"]
     assert ratings.found.recognised == {"user": "user_id", "timestamp": "time"}
 
@@ -402,7 +408,7 @@ def test_event_types_and_values_are_carried_over(tmp_path: Path) -> None:
         f'{{"user_id": 1, "item_id": "a", "time": {SECONDS}, "event": "buy", "price": 1.50}}\n'
         f'{{"user_id": 2, "item_id": "b", "time": {SECONDS}, "event": "view"}}\n'
     )
-    reading = Reading(columns={"event_type": "event", "event_value": "price"})
+    reading = ReadSettings(columns={"event_type": "event", "event_value": "price"})
     lines, _, _ = prepared(tmp_path, content, reading=reading, rules=Rules(event_type=True))
     assert lines == [f"1,a,{SECONDS},buy,1.50", f"2,b,{SECONDS},view,"]
 

@@ -16,7 +16,7 @@ from dagster import DagsterExecutionInterruptedError
 from moto.glue.models import FakeJobRun, glue_backends
 from moto.glue.responses import GlueResponse
 
-from batchrec_dagster.config.interactions import Preparation
+from batchrec_dagster.config.interactions import PreparationSettings
 from batchrec_dagster.preparation.spark.task import SourceFile
 from batchrec_dagster.steps.spark_on_aws import GlueSpark
 from batchrec_dagster_tests.aws_jobs import (
@@ -36,7 +36,7 @@ from batchrec_dagster_tests.spark_support import QUICK_ARGUMENTS
 
 pytestmark = pytest.mark.slow
 
-DECLARED = Preparation(
+DECLARED = PreparationSettings(
     engine="glue",
     job_name="prepare",
     role=ROLE,

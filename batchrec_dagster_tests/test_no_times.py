@@ -15,7 +15,7 @@ from batchrec_dagster.local_personalize.learning.train_blend import train_blend
 from batchrec_dagster.preparation.layout import CONSTANT_TIME, PreparationError
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.polars.prepare import opened
-from batchrec_dagster.preparation.recognition import Reading
+from batchrec_dagster.preparation.recognition import ReadSettings
 from batchrec_dagster.preparation.rules import Rules
 from batchrec_dagster_tests.learning.support import interactions_of
 from batchrec_dagster_tests.support import Project, declaration, metadata, refresh
@@ -58,7 +58,7 @@ def test_the_others_may_be_given_by_position(tmp_path: Path) -> None:
 
 def test_without_it_a_time_is_looked_for(tmp_path: Path) -> None:
     (tmp_path / "plays.tsv").write_text(PLAYS)
-    reading = Reading(columns={"user": "user", "item": "artist"})
+    reading = ReadSettings(columns={"user": "user", "item": "artist"})
     with (
         pytest.raises(PreparationError, match=r"set ratings\.columns\.timestamp: none"),
         opened([RawFile(tmp_path / "plays.tsv", "p")], reading, Rules()),

@@ -20,7 +20,7 @@ from batchrec_dagster.reporting.outcomes import (
     sentences,
 )
 from batchrec_dagster.steps.outcome_sums import DATA, PUBLICATION, periods
-from batchrec_dagster.steps.outcomes import Measured, measure_outcomes
+from batchrec_dagster.steps.outcomes import MeasuredOutcomes, measure_outcomes
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.object_store import StorageError
 from batchrec_dagster.storage.published_table import Edition, TableWriter
@@ -68,7 +68,7 @@ def write_events(storage: StorageResource, events: Sequence[Event]) -> None:
     storage.store.put(storage.uri(SHOP.places.interactions), frame.write_csv().encode())
 
 
-def measured(storage: StorageResource) -> Measured:
+def measured(storage: StorageResource) -> MeasuredOutcomes:
     return measure_outcomes(Work(SHOP, storage))
 
 

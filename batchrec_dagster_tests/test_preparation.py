@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from batchrec_dagster.preparation.layout import Layout, PreparationError
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.polars.prepare import opened
-from batchrec_dagster.preparation.recognition import Reading
-from batchrec_dagster.preparation.rules import BELOW_MIN_RATING, Preparation, Rules
+from batchrec_dagster.preparation.recognition import ReadSettings
+from batchrec_dagster.preparation.rules import BELOW_MIN_RATING, PreparationResult, Rules
 from batchrec_dagster.preparation.users import distinct_users
 
 COMMA = Layout(",", "userId", "movieId", "rating", "timestamp")
@@ -29,12 +29,12 @@ HEADER = "userId,movieId,rating,timestamp\n"
 def prepare(
     folder: Path,
     content: str | bytes,
-    layout: Layout | Reading = COMMA,
+    layout: Layout | ReadSettings = COMMA,
     *,
     min_rating: float | None = 3.5,
     on_bad_rows: Literal["fail", "skip"] = "fail",
     event_type: bool = False,
-) -> tuple[list[str], Preparation]:
+) -> tuple[list[str], PreparationResult]:
     """The lines of the interactions file, and what was counted."""
     path, written = folder / "ratings.csv", folder / "interactions.csv"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
@@ -158,7 +158,7 @@ def test_a_comma_may_stand_for_the_point_in_numbers(tmp_path: Path, by: str) -> 
 
 def test_what_has_no_commas_cannot_be_recognised_in_one(tmp_path: Path) -> None:
     with pytest.raises(PreparationError, match="is json, whose numbers have a point"):
-        prepare(tmp_path, '{"user": 1}\n', Reading(decimal=","))
+        prepare(tmp_path, '{"user": 1}\n', ReadSettings(decimal=","))
 
 
 def test_bad_rows_are_skipped_counted_and_shown(tmp_path: Path) -> None:

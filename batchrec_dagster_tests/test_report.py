@@ -19,10 +19,10 @@ from click.testing import CliRunner
 
 from batchrec_dagster.cli import main
 from batchrec_dagster.reporting.explanations import best_explanations, nearest, user_item_matrix
-from batchrec_dagster.reporting.published import Published
+from batchrec_dagster.reporting.published import PublishedResults
 from batchrec_dagster.reporting.show import summary
 from batchrec_dagster.storage.io_managers import HtmlIOManager
-from batchrec_dagster.storage.paths import Places
+from batchrec_dagster.storage.paths import StorageKeys
 from batchrec_dagster.storage.published_table import PublishedTable
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
 from batchrec_dagster_tests.support import (
@@ -329,7 +329,7 @@ def test_each_night_says_what_is_true_of_it(
         result = refresh(project, "shop", instance, report=True)
         assert result.success
         said = str(metadata(result, "recommendation_report")["verdict"])
-        assert summary(Published(storage, "shop"), None)["verdict"] == said
+        assert summary(PublishedResults(storage, "shop"), None)["verdict"] == said
         return said, Reader(report_file(project).read_text())
 
     strict = {"interactions": {"min_rating": 4.5}}
@@ -357,7 +357,9 @@ def test_each_night_says_what_is_true_of_it(
     assert "edition 2" in changed_data
     assert "Not comparable" not in changed_data
     assert report.facts["gained"] == 10
-    edition = PublishedTable(storage.store, storage.uri(Places("shop").recommendations)).current()
+    edition = PublishedTable(
+        storage.store, storage.uri(StorageKeys("shop").recommendations)
+    ).current()
     assert edition is not None
     evidence = edition.about["evidence"]
     assert report.tables["groups-table"][1][:4] == [

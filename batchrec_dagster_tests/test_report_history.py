@@ -7,7 +7,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from batchrec_dagster.reporting.facts import CheckResult, check_results, trainings
+from batchrec_dagster.reporting.facts import CheckRecord, check_results, trainings
 
 ASSET = dg.AssetKey(["shop", "solution_version"])
 
@@ -52,6 +52,6 @@ def test_the_newest_result_of_each_check_is_taken(instance: dg.DagsterInstance) 
     checked(instance, "no_seen_items", False, "3 items")
     keys = [dg.AssetCheckKey(ASSET, name) for name in ("lists_full", "no_seen_items", "never_run")]
     assert check_results(instance, keys) == [
-        CheckResult("solution_version", "lists_full", True, "2 of 2 users"),
-        CheckResult("solution_version", "no_seen_items", False, "3 items"),
+        CheckRecord("solution_version", "lists_full", True, "2 of 2 users"),
+        CheckRecord("solution_version", "no_seen_items", False, "3 items"),
     ]

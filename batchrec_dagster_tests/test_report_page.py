@@ -15,14 +15,14 @@ from typing import Any
 import polars as pl
 import pytest
 
-from batchrec_dagster.personalize.evidence import Estimate, Evidence
+from batchrec_dagster.personalize.evidence import Evidence, MetricEstimate
 from batchrec_dagster.reporting import people
 from batchrec_dagster.reporting.changes import changes_section
-from batchrec_dagster.reporting.editions import Data, Inputs, diff
-from batchrec_dagster.reporting.facts import CheckResult, Facts, Run, Training, facts, tallies
+from batchrec_dagster.reporting.editions import DataFacts, RunInputs, diff
+from batchrec_dagster.reporting.facts import CheckRecord, Facts, Run, TrainingRecord, facts, tallies
 from batchrec_dagster.reporting.outcomes import Outcome, Rate, outcomes_section
 from batchrec_dagster.reporting.page import json_for_html, page
-from batchrec_dagster.reporting.published import Tables
+from batchrec_dagster.reporting.published import RunTables
 from batchrec_dagster.storage.published_table import Edition
 from batchrec_dagster_tests.support import WCAG
 from batchrec_dagster_tests.test_report import Reader
@@ -43,7 +43,7 @@ HOSTILE = [
 WIDTHS = (360, 1280)
 
 
-def tables() -> Tables:
+def tables() -> RunTables:
     """Twelve users and ten items, with hostile ids and titles."""
     items = [f"item {number}" for number in range(len(HOSTILE))]
     users = [SHOT, 'a"b', "user-1", "user-10", *(f"u{number}" for number in range(8))]
@@ -59,7 +59,7 @@ def tables() -> Tables:
         for rank, item in enumerate([it for j, it in enumerate(items) if not (i + j) % 3], 1)
     ]
     kinds = [f"{title[:900]}|Drama" if "|" not in title else "Drama" for title in HOSTILE]
-    return Tables(
+    return RunTables(
         interactions=pl.LazyFrame(had, ["USER_ID", "ITEM_ID", "TIMESTAMP"], orient="row"),
         recommendations=pl.LazyFrame(lists, ["user_id", "rank", "item_id"], orient="row"),
         users=pl.LazyFrame({"userId": users}),
@@ -90,11 +90,15 @@ def run() -> Run:
         solution_version="arn:aws:personalize:us-east-1:000000000000:solution/shop/1",
         metrics=metrics,
         popularity={name: value / 2 for name, value in metrics.items()},
-        trainings=[Training(str(n), made, SHOT, short) for n in range(6)],
-        checks=[CheckResult("recommendations", "lists_full", False, SHOT)],
+        trainings=[TrainingRecord(str(n), made, SHOT, short) for n in range(6)],
+        checks=[CheckRecord("recommendations", "lists_full", False, SHOT)],
         evidence=[
             Evidence(
-                group, users, Estimate(0.2, 0.1, 0.3), Estimate(0.1), Estimate(0.1, 0.05, 0.15)
+                group,
+                users,
+                MetricEstimate(0.2, 0.1, 0.3),
+                MetricEstimate(0.1),
+                MetricEstimate(0.1, 0.05, 0.15),
             )
             for group, users in (("all", 200), ("20+", 200))
         ],
@@ -112,7 +116,9 @@ def shown() -> Facts:
     )
     changes = diff((old, titled.filter(pl.col("rank") % 2 == 1), None), (new, titled, None))
     inputs = [
-        Inputs(Data(9, 9, 9, "2026-01-01", "2026-01-02", {SHOT: share, "b": 1 - share}), items)
+        RunInputs(
+            DataFacts(9, 9, 9, "2026-01-01", "2026-01-02", {SHOT: share, "b": 1 - share}), items
+        )
         for share, items in ((0.1, pl.Series(["a"])), (0.9, pl.Series(["b"])))
     ]
     drift = inputs[1].after(inputs[0]).drift
@@ -321,8 +327,8 @@ def test_the_page_opens_with_the_verdict_in_a_word_and_a_shape(
     browser: Any, judgement: str
 ) -> None:
     lead = {"good": 0.1, "watch": 0.0, "bad": -0.1}[judgement]
-    estimate = Estimate(lead, lead - 0.05, lead + 0.05)
-    evidence = [Evidence("all", 200, Estimate(0.2), Estimate(0.2 - lead), estimate)]
+    estimate = MetricEstimate(lead, lead - 0.05, lead + 0.05)
+    evidence = [Evidence("all", 200, MetricEstimate(0.2), MetricEstimate(0.2 - lead), estimate)]
     found = facts(replace(run(), checks=[], evidence=evidence), tallies(tables()))
     assert found.verdict.judgement == judgement
     tab = browser.new_page()
@@ -354,7 +360,7 @@ def test_models_of_other_settings_are_not_compared() -> None:
 
 def test_the_latest_models_are_listed_newest_first() -> None:
     trainings = [
-        Training(
+        TrainingRecord(
             str(n),
             datetime(2026, 1, n, tzinfo=UTC),
             "aws-similar-items",
@@ -389,7 +395,7 @@ def _sticking_out(tab: Any) -> list[str]:
     return found
 
 
-def pictured() -> Tables:
+def pictured() -> RunTables:
     """With pictures and pages, one of each that must not be used."""
     found = tables()
     assert found.titles is not None

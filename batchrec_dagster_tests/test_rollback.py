@@ -22,7 +22,7 @@ from batchrec_dagster.steps.publishing import (
     Rollbacks,
     run_config,
 )
-from batchrec_dagster.storage.paths import PipelineFiles, Places
+from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
 from batchrec_dagster.storage.published_table import Edition, TableWriter
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
 from batchrec_dagster_tests.support import (
@@ -43,7 +43,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture
 def files(tmp_path: Path) -> PipelineFiles:
     storage = StorageResource(root=str(tmp_path / "storage"), s3=S3Connection())
-    return PipelineFiles(storage, Places("shop"))
+    return PipelineFiles(storage, StorageKeys("shop"))
 
 
 def publish(

@@ -20,7 +20,7 @@ from batchrec_dagster.preparation.polars import prepare as local
 from batchrec_dagster.preparation.polars import row_filters
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.polars.prepare import opened
-from batchrec_dagster.preparation.recognition import Reading
+from batchrec_dagster.preparation.recognition import ReadSettings
 from batchrec_dagster.preparation.rules import (
     BEFORE_WINDOW,
     BELOW_MIN_RATING,
@@ -29,7 +29,7 @@ from batchrec_dagster.preparation.rules import (
     FEW_OF_USER,
     NOT_IN_FILTER,
     NOT_LATEST,
-    Preparation,
+    PreparationResult,
     Rules,
 )
 from batchrec_dagster.preparation.spark.task import Task
@@ -92,8 +92,8 @@ def fewer(ids: list[str], least: int | None) -> set[str]:
 
 
 def prepare(
-    folder: Path, rows: list[Row], rules: Rules, reading: Reading
-) -> tuple[list[tuple[str, ...]], Preparation]:
+    folder: Path, rows: list[Row], rules: Rules, reading: ReadSettings
+) -> tuple[list[tuple[str, ...]], PreparationResult]:
     source, target = folder / "ratings.csv", folder / "interactions.csv"
     with source.open("w", newline="") as file:
         writer = csv.writer(file)
@@ -142,7 +142,7 @@ def test_every_row_is_kept_or_left_out_for_a_reason(
             patch.setattr(local, "write_clean", lambda *_: None)
         if way == "in parts":
             patch.setattr(row_filters, "PART_ROWS", 4)
-        reading = replace(Reading.of(LAYOUT), types={"price": "long"})
+        reading = replace(ReadSettings.of(LAYOUT), types={"price": "long"})
         written, done = prepare(Path(folder), rows, rules, reading)
     kept, left_out = kept_by(rows, rules)
     assert written == [row.written for row in kept]
@@ -180,7 +180,7 @@ def test_a_filter_is_sql_over_the_columns_of_the_file(
         "b,1,3,1500000000,buy,2,4,x\n"
     )
     rules = Rules(filter=condition)
-    with opened([RawFile(source, "r.csv")], Reading.of(LAYOUT), rules) as ratings:
+    with opened([RawFile(source, "r.csv")], ReadSettings.of(LAYOUT), rules) as ratings:
         ratings.write_interactions(target)
     assert [line.split(",")[0] for line in target.read_text().splitlines()[1:]] == users
 
@@ -200,7 +200,7 @@ def test_a_filter_that_does_not_fit_the_file_says_why(
     source.write_text("user,item,rating,time,type,value\na,1,4.5,1500000000,view,\n")
     with (
         pytest.raises(PreparationError) as error,
-        opened([RawFile(source, "r.csv")], Reading.of(LAYOUT), Rules(filter=condition)),
+        opened([RawFile(source, "r.csv")], ReadSettings.of(LAYOUT), Rules(filter=condition)),
     ):
         pass
     assert said in str(error.value)
@@ -212,7 +212,7 @@ def test_a_cell_that_is_not_of_the_type_of_the_others_is_found_in_its_row(tmp_pa
     rows = [f"u{number},1,{number % 9},1500000000\n" for number in range(5000)]
     rows[4321] = "u4321,1,dear,1500000000\n"
     source.write_text("user,item,price,time\n" + "".join(rows))
-    reading = Reading(columns={"user": "user", "item": "item", "timestamp": "time"})
+    reading = ReadSettings(columns={"user": "user", "item": "item", "timestamp": "time"})
     with opened([RawFile(source, "r.csv")], reading, Rules(filter="price > 2")) as ratings:
         assert ratings.found.types["price"] == "long"
         with pytest.raises(PreparationError, match=r"r.csv, line 4323: price is not of type long"):

@@ -27,12 +27,12 @@ from batchrec_dagster.cli import main
 from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.reporting import lookup
 from batchrec_dagster.reporting.people import people
-from batchrec_dagster.reporting.published import Published, Tables
+from batchrec_dagster.reporting.published import PublishedResults, RunTables
 from batchrec_dagster.reporting.show import text as as_text
 from batchrec_dagster.reporting.statistics import counts
 from batchrec_dagster.reporting.terminal import plain
 from batchrec_dagster.storage.object_store import ObjectStore, StorageError
-from batchrec_dagster.storage.paths import Places
+from batchrec_dagster.storage.paths import StorageKeys
 from batchrec_dagster.storage.published_table import PublishedTable, TableWriter
 from batchrec_dagster.storage.resource import StorageResource
 from batchrec_dagster_tests.hostile import HOSTILE as STRANGERS
@@ -143,13 +143,13 @@ def test_a_users_history_and_list_are_shown(home: Path) -> None:
 
 
 def test_explanations_are_those_of_the_report(home: Path) -> None:
-    published = Published(publish(home), "shop")
+    published = PublishedResults(publish(home), "shop")
     for user in ("u0", "u7"):
         found = lookup.person(published, user)
         assert found is not None
         with published.interactions() as (interactions, _):
             table = home / "storage/shop/curated/recommendations/recommendations.parquet"
-            tables = Tables(interactions, pl.scan_parquet(table), pl.LazyFrame())
+            tables = RunTables(interactions, pl.scan_parquet(table), pl.LazyFrame())
             report = people(tables, counts(tables))
         (theirs,) = [person for person in report.people if person[0] == user]
         ids = [item[0] for item in report.items]
@@ -198,7 +198,7 @@ def test_a_user_without_a_list_and_one_without_a_history(home: Path) -> None:
 
 def test_items_without_a_score_are_marked_where_personalize_added_them(home: Path) -> None:
     storage = publish(home)
-    place = storage.uri(Places("shop").recommendations)
+    place = storage.uri(StorageKeys("shop").recommendations)
     frame = pl.read_parquet(home / "storage/shop/curated/recommendations/recommendations.parquet")
     last = (pl.col("user_id") == "u0") & (pl.col("rank") >= 6)
     lists = frame.with_columns(score=pl.when(~last).then("score"))
@@ -298,7 +298,7 @@ def test_a_published_table_says_what_it_is(home: Path) -> None:
         for rows in (frame.head(100), frame.tail(-100)):
             writer.write(rows.to_arrow(compat_level=pl.CompatLevel.oldest()))
         writer.finish({**about, "metrics": {name: 0.3}, "popularity_metrics": {}})
-    published = PublishedTable(storage.store, storage.uri(Places("shop").recommendations))
+    published = PublishedTable(storage.store, storage.uri(StorageKeys("shop").recommendations))
     published.publish(writer.path, keep=0)
     (summary,) = pipelines()
     assert (summary["rows"], summary["users"], summary["edition"]) == (267, 40, 7)
@@ -330,7 +330,7 @@ def test_hostile_data_is_shown_as_text(home: Path, width: int | None) -> None:
     storage = publish(home, users=ids, items=ids, titles=HOSTILE)
     shown = ""
     for user in ids:
-        found = lookup.person(Published(storage, "shop"), user)
+        found = lookup.person(PublishedResults(storage, "shop"), user)
         assert found is not None
         seen = as_text(found, width, with_runs=True)
         assert_harmless(seen)
@@ -346,7 +346,7 @@ def test_hostile_data_is_shown_as_text(home: Path, width: int | None) -> None:
         "👩‍👩‍👧‍👦",
     ):
         assert text in shown
-    item = lookup.item(Published(storage, "shop"), ids[0])
+    item = lookup.item(PublishedResults(storage, "shop"), ids[0])
     assert item is not None
     assert_harmless(as_text(item, width, with_runs=True))
     assert_harmless(show(ids[0], "--json")[1])

@@ -11,7 +11,7 @@ from batchrec_dagster.config import Pipeline
 from batchrec_dagster.preparation.layout import SENTINEL, TWO_DIGITS, Layout, PreparationError
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.polars.prepare import opened
-from batchrec_dagster.preparation.recognition import Reading
+from batchrec_dagster.preparation.recognition import ReadSettings
 from batchrec_dagster.preparation.rules import Rules
 
 LAYOUT = Layout(",", "u", "i", None, "t")
@@ -119,7 +119,7 @@ def test_the_zone_is_of_columns_of_parquet_that_have_none(
     if column == pl.Float64():
         time = pl.Series([1_577_966_405.5])
     pl.DataFrame({"u": ["1"], "i": ["2"], "t": time}).write_parquet(tmp_path / "a.parquet")
-    reading = Reading(columns={"user": "u", "item": "i", "timestamp": "t"}, timezone="CET")
+    reading = ReadSettings(columns={"user": "u", "item": "i", "timestamp": "t"}, timezone="CET")
     with opened([RawFile(tmp_path / "a.parquet", "a")], reading, Rules()) as read:
         read.write_interactions(tmp_path / "interactions.csv")
     assert (tmp_path / "interactions.csv").read_text().endswith(f"1,2,{seconds}\n")

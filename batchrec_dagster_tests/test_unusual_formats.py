@@ -20,7 +20,7 @@ from batchrec_dagster.preparation.items import ItemsFile, ItemsLayout
 from batchrec_dagster.preparation.layout import PreparationError
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.polars.prepare import opened
-from batchrec_dagster.preparation.recognition import Reading
+from batchrec_dagster.preparation.recognition import ReadSettings
 from batchrec_dagster.preparation.rules import Rules
 from batchrec_dagster.preparation.sources.errors import SourceError
 from batchrec_dagster.preparation.sources.parsing import parse_source
@@ -35,15 +35,15 @@ FRAME = pl.DataFrame(
 )
 
 
-def read(path: Path, reading: Reading | None = None) -> list[str]:
+def read(path: Path, reading: ReadSettings | None = None) -> list[str]:
     """The lines after the header."""
     target = path.parent / "interactions.csv"
-    with opened([RawFile(path, path.name)], reading or Reading(), Rules()) as ratings:
+    with opened([RawFile(path, path.name)], reading or ReadSettings(), Rules()) as ratings:
         ratings.write_interactions(target)
     return target.read_text().splitlines()[1:]
 
 
-def refused(path: Path, reading: Reading | None = None) -> str:
+def refused(path: Path, reading: ReadSettings | None = None) -> str:
     with pytest.raises(PreparationError) as error:
         read(path, reading)
     assert "\n" not in str(error.value)
@@ -137,12 +137,12 @@ def test_an_unusual_format_is_read_as_any_other(tmp_path: Path, kind: str) -> No
 
 def test_a_row_of_a_workbook_is_named_by_its_number_there(tmp_path: Path) -> None:
     path = workbook(tmp_path / "book.xlsx", "Orders", first=3)
-    said = refused(path, Reading(null_values=["z"]))
+    said = refused(path, ReadSettings(null_values=["z"]))
     assert said.startswith("book.xlsx, row 6: an id that means no value")
 
 
 def test_a_row_of_a_database_is_named_by_its_number_there(tmp_path: Path) -> None:
-    said = refused(database(tmp_path / "shop.db", "orders"), Reading(null_values=["z"]))
+    said = refused(database(tmp_path / "shop.db", "orders"), ReadSettings(null_values=["z"]))
     assert said.startswith("shop.db, row 2: an id that means no value")
 
 
@@ -162,7 +162,7 @@ JSON = '{"user": 1, "item": "[,]", "time": 1500000000}'
 )
 def test_an_array_that_does_not_end_has_a_bad_row(tmp_path: Path, text: str, bad: int) -> None:
     (tmp_path / "data.json").write_text(text)
-    with opened([RawFile(tmp_path / "data.json", "a")], Reading(), Rules("skip")) as ratings:
+    with opened([RawFile(tmp_path / "data.json", "a")], ReadSettings(), Rules("skip")) as ratings:
         looked = ratings.look()
     assert looked.rows_read - looked.bad.total == 2
     assert looked.bad.total == bad
@@ -224,7 +224,7 @@ def test_files_of_several_formats_are_an_error(tmp_path: Path) -> None:
     csv(tmp_path / "a.csv", bytes)
     FRAME.write_parquet(tmp_path / "b.parquet")
     files = [RawFile(tmp_path / name, name) for name in ("a.csv", "b.parquet")]
-    for reading in (Reading(), Reading(format="csv")):
+    for reading in (ReadSettings(), ReadSettings(format="csv")):
         with (
             pytest.raises(PreparationError, match=r"b\.parquet is parquet.*Name those of one"),
             opened(files, reading, Rules()),

@@ -15,7 +15,7 @@ from batchrec_dagster.config import Pipeline
 from batchrec_dagster.steps.cost import count_interactions, count_users
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.durable import pieces, version_of
-from batchrec_dagster.storage.io_managers import STORAGE_KEY, InteractionsIOManager, Prepared
+from batchrec_dagster.storage.io_managers import STORAGE_KEY, InteractionsIOManager, PreparedFiles
 from batchrec_dagster.storage.object_store import ObjectStore, StorageError
 from batchrec_dagster.storage.paths import UsersOfInteractions
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
@@ -28,7 +28,7 @@ def storage(tmp_path: Path) -> StorageResource:
     return StorageResource(root=str(tmp_path / "storage"), s3=S3Connection())
 
 
-def prepared(folder: Path, *users: str) -> Prepared:
+def prepared(folder: Path, *users: str) -> PreparedFiles:
     """What Spark would have written of these users, who did something at 7."""
     folder.mkdir(exist_ok=True)
     rows = "".join(f"{user},a,7\n" for user in users)
@@ -37,7 +37,7 @@ def prepared(folder: Path, *users: str) -> Prepared:
         folder / "users.parquet"
     )
     version = version_of(pieces(folder / "interactions.csv"))
-    return Prepared(folder / "interactions.csv", folder / "users.parquet", version)
+    return PreparedFiles(folder / "interactions.csv", folder / "users.parquet", version)
 
 
 def publish(storage: StorageResource, value: Any) -> bool:

@@ -7,11 +7,11 @@ from typing import Any
 import polars as pl
 import pytest
 
-from batchrec_dagster.personalize.evidence import Estimate, Evidence
+from batchrec_dagster.personalize.evidence import Evidence, MetricEstimate
 from batchrec_dagster.reporting.history import before_of
-from batchrec_dagster.reporting.published import Tables
+from batchrec_dagster.reporting.published import RunTables
 from batchrec_dagster.reporting.statistics import audience, counts
-from batchrec_dagster.reporting.verdict import Before, VerdictFacts, verdict
+from batchrec_dagster.reporting.verdict import PreviousEdition, VerdictFacts, verdict
 from batchrec_dagster.storage.published_table import Edition
 
 
@@ -19,7 +19,7 @@ def measured(users: int, ndcg: float = 0.19, lead: float = 0.13, half: float = 0
     """Measured on so many users, with intervals of this half width."""
     some = half > 0
     estimates = (
-        Estimate(value, value - half if some else None, value + half if some else None)
+        MetricEstimate(value, value - half if some else None, value + half if some else None)
         for value in (ndcg, ndcg - lead, lead)
     )
     return Evidence("all", users, *estimates)
@@ -79,7 +79,7 @@ def facts(**changed: Any) -> VerdictFacts:
             {
                 "tested": measured(0, 0, 0, 0),
                 "ndcg": 0.0,
-                "before": Before(3, Estimate(0.2, 0.18, 0.22)),
+                "before": PreviousEdition(3, MetricEstimate(0.2, 0.18, 0.22)),
             },
             "watch",
             "but not to everyone. In edition 3, NDCG@25 was 0.2000.",
@@ -105,29 +105,41 @@ def facts(**changed: Any) -> VerdictFacts:
         ),
         # The edition before.
         (
-            {"before": Before(3, Estimate(0.2, 0.18, 0.22))},
+            {"before": PreviousEdition(3, MetricEstimate(0.2, 0.18, 0.22))},
             "good",
             "It is as good as edition 3, within the margin of error: NDCG@25 was 0.2000.",
         ),
         (
-            {"before": Before(3, Estimate(0.1, 0.08, 0.12))},
+            {"before": PreviousEdition(3, MetricEstimate(0.1, 0.08, 0.12))},
             "good",
             "It is better than edition 3: NDCG@25 was 0.1000.",
         ),
         (
-            {"before": Before(3, Estimate(0.25, 0.23, 0.27))},
+            {"before": PreviousEdition(3, MetricEstimate(0.25, 0.23, 0.27))},
             "watch",
             "It is worse than edition 3: NDCG@25 was 0.2500.",
         ),
-        ({"before": Before(3, Estimate(0.25))}, "watch", "the model is worse than the one before"),
-        ({"before": Before(3, Estimate(0.2))}, "good", "In edition 3, NDCG@25 was 0.2000."),
         (
-            {"before": Before(3, Estimate(0.9), ["interactions.min_rating changed from 3.5 to 4"])},
+            {"before": PreviousEdition(3, MetricEstimate(0.25))},
+            "watch",
+            "the model is worse than the one before",
+        ),
+        (
+            {"before": PreviousEdition(3, MetricEstimate(0.2))},
+            "good",
+            "In edition 3, NDCG@25 was 0.2000.",
+        ),
+        (
+            {
+                "before": PreviousEdition(
+                    3, MetricEstimate(0.9), ["interactions.min_rating changed from 3.5 to 4"]
+                )
+            },
             "good",
             "Not comparable with edition 3: interactions.min_rating changed from 3.5 to 4.",
         ),
         (
-            {"before": Before(3, Estimate(0.19), same_model=True)},
+            {"before": PreviousEdition(3, MetricEstimate(0.19), same_model=True)},
             "good",
             "The model is that of edition 3.",
         ),
@@ -140,12 +152,19 @@ def facts(**changed: Any) -> VerdictFacts:
             "one user has 60.0%",
         ),
         (
-            {"before": Before(3, Estimate(0.9), ["a changed", "b changed", "c changed", "d"])},
+            {
+                "before": PreviousEdition(
+                    3, MetricEstimate(0.9), ["a changed", "b changed", "c changed", "d"]
+                )
+            },
             "good",
             "Not comparable with edition 3: a changed, b changed, c changed, and 1 more.",
         ),
         (
-            {"before": Before(3, Estimate(0.9)), "unchanged": "edition 4 of 2026-01-02"},
+            {
+                "before": PreviousEdition(3, MetricEstimate(0.9)),
+                "unchanged": "edition 4 of 2026-01-02",
+            },
             "good",
             "Unchanged: these are the lists of edition 4 of 2026-01-02.",
         ),
@@ -168,7 +187,7 @@ def test_the_share_of_the_heaviest_user_is_counted() -> None:
     interactions = pl.LazyFrame(rows, ["USER_ID", "ITEM_ID", "TIMESTAMP"], orient="row")
     lists = pl.LazyFrame({"user_id": ["a"], "rank": [1], "item_id": ["i2"]})
     users = pl.LazyFrame({"userId": ["a", "b"]})  # The bot gets no list, and counts.
-    tables = Tables(interactions, lists, users)
+    tables = RunTables(interactions, lists, users)
     assert audience(tables, counts(tables)).heaviest == 12 / 14
 
 

@@ -27,7 +27,7 @@ from batchrec_dagster.local_personalize.learning.interactions import (
     Interactions,
     popular_first,
 )
-from batchrec_dagster.local_personalize.learning.serving import Recommended, UserModel
+from batchrec_dagster.local_personalize.learning.serving import RecommendedLists, UserModel
 
 ENVIRONMENT = RESULTS / "isolated"
 PACKAGES = Path(__file__).with_name("isolated.in")
@@ -81,10 +81,10 @@ class ListModel(UserModel):
 
     def recommend(
         self, user_ids: Sequence[str], interactions: Interactions, num_results: int, **_: Any
-    ) -> Iterator[Recommended]:
+    ) -> Iterator[RecommendedLists]:
         """The lists, whatever the interactions are."""
         items = np.stack([self.by_user[user][:num_results] for user in user_ids])
-        yield Recommended(items, np.zeros(items.shape))
+        yield RecommendedLists(items, np.zeros(items.shape))
 
 
 def python() -> Path:

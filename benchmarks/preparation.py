@@ -69,12 +69,14 @@ def ours(source: Path, folder: Path) -> tuple[int, int]:
     from batchrec_dagster.personalize.schemas import csv_types, interactions_columns
     from batchrec_dagster.preparation.polars.decoding import RawFile
     from batchrec_dagster.preparation.polars.prepare import opened
-    from batchrec_dagster.preparation.recognition import Reading
+    from batchrec_dagster.preparation.recognition import ReadSettings
     from batchrec_dagster.preparation.rules import Rules
     from batchrec_dagster.preparation.users import distinct_users
 
     written = folder / "interactions.csv"
-    with opened([RawFile(source, source.name)], Reading(), Rules(min_rating=MIN_RATING)) as ratings:
+    with opened(
+        [RawFile(source, source.name)], ReadSettings(), Rules(min_rating=MIN_RATING)
+    ) as ratings:
         done = ratings.write_interactions(written)
     types = csv_types(interactions_columns(event_type=False))
     users = distinct_users(pl.scan_csv(written, schema=types))

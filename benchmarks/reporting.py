@@ -71,7 +71,7 @@ def make(folder: Path) -> dict[str, float]:
 
     from batchrec_dagster.reporting.facts import Run, facts, tallies
     from batchrec_dagster.reporting.page import page
-    from batchrec_dagster.reporting.published import Tables, scan_interactions
+    from batchrec_dagster.reporting.published import RunTables, scan_interactions
 
     metrics = {"normalized_discounted_cumulative_gain_at_25": 0.2, "coverage": 0.5}
     run = Run(
@@ -85,7 +85,7 @@ def make(folder: Path) -> dict[str, float]:
         popularity=metrics,
     )
     begin, begin_cpu = time.perf_counter(), time.process_time()
-    tables = Tables(
+    tables = RunTables(
         interactions=scan_interactions(folder / "interactions.csv"),
         recommendations=pl.scan_parquet(folder / "recommendations.parquet"),
         users=pl.scan_ndjson(folder / "users.json"),

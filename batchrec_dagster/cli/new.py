@@ -26,7 +26,7 @@ from batchrec_dagster.cli.project import (
 from batchrec_dagster.preparation.layout import TableFormat
 
 if TYPE_CHECKING:
-    from batchrec_dagster.cli.recognise import Recognised
+    from batchrec_dagster.cli.recognise import RecognisedSource
     from batchrec_dagster.preparation.layout import Column
 
 NO_TIMES = "none"
@@ -216,8 +216,8 @@ def _source(source: str, project: Project) -> str:
 
 def _ratings(
     source: str, project: Project, columns: Mapping[str, Column], options: Mapping[str, Any]
-) -> Recognised:
-    from batchrec_dagster.cli.recognise import AskedReading, recognise_ratings
+) -> RecognisedSource:
+    from batchrec_dagster.cli.recognise import ReadingOptions, recognise_ratings
     from batchrec_dagster.preparation.sources.parsing import parse_source
     from batchrec_dagster.steps.raw_files import open_source
 
@@ -230,7 +230,7 @@ def _ratings(
             source,
             files[:MOST_FILES],
             columns,
-            AskedReading(
+            ReadingOptions(
                 options["delimiter"],
                 options["time_format"],
                 lowest,
@@ -253,21 +253,21 @@ def _items(
     project: Project,
     columns: Mapping[str, Column],
     options: Mapping[str, Any],
-    ratings: Recognised,
-) -> Recognised:
-    from batchrec_dagster.cli.recognise import AskedReading
+    ratings: RecognisedSource,
+) -> RecognisedSource:
+    from batchrec_dagster.cli.recognise import ReadingOptions
     from batchrec_dagster.cli.recognise_items import recognise_items
     from batchrec_dagster.preparation.sources.parsing import parse_source
     from batchrec_dagster.steps.raw_files import open_source
 
     table_format = options["items_format"]
     with open_source(parse_source(source, table_format), storage(), project.root) as files:
-        asked = AskedReading(options["items_delimiter"], skip=options["on_bad_rows"] == "skip")
+        asked = ReadingOptions(options["items_delimiter"], skip=options["on_bad_rows"] == "skip")
         found = recognise_items(source, files[0], columns, asked, ratings)
     return _with_format(found, table_format)
 
 
-def _with_format(found: Recognised, table_format: TableFormat | None) -> Recognised:
+def _with_format(found: RecognisedSource, table_format: TableFormat | None) -> RecognisedSource:
     """The same, with the format of the table that the source is, if it is one."""
     if table_format is None:
         return found
@@ -276,7 +276,11 @@ def _with_format(found: Recognised, table_format: TableFormat | None) -> Recogni
 
 
 def _text(
-    folder: Path, name: str, on_bad_rows: str, ratings: Recognised, items: Recognised | None = None
+    folder: Path,
+    name: str,
+    on_bad_rows: str,
+    ratings: RecognisedSource,
+    items: RecognisedSource | None = None,
 ) -> str:
     from batchrec_dagster.pipeline.scaffolding import block, declaration
     from batchrec_dagster.reporting.terminal import plain

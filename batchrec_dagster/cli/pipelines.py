@@ -9,8 +9,8 @@ import click
 
 from batchrec_dagster.cli.project import (
     NONE,
-    NotFoundError,
     Project,
+    UnknownNameError,
     complete_pipelines,
     dagster_instance,
     declared_pipelines,
@@ -39,18 +39,18 @@ def list_pipelines(as_json: bool) -> None:
     """
     import json
 
-    from batchrec_dagster.reporting.published import Published, published_pipelines
+    from batchrec_dagster.reporting.published import PublishedResults, published_pipelines
     from batchrec_dagster.reporting.show import overview, overview_text
 
     declared = sorted(declared_pipelines(find_project()))
     warn_of_broken()
     with dagster_instance() as instance:
-        found = [overview(Published(storage(name), name), instance) for name in declared]
+        found = [overview(PublishedResults(storage(name), name), instance) for name in declared]
     if as_json:
         click.echo(json.dumps(found, indent=2))
         return
     if not found:
-        raise NotFoundError(NONE)
+        raise UnknownNameError(NONE)
     click.echo(overview_text(found, terminal_width()), nl=False)
     if others := sorted({*published_pipelines(storage())} - {*declared}):
         click.echo(f"Published in this storage too, but not declared here: {', '.join(others)}")
@@ -162,17 +162,17 @@ def open_page(what: str, pipeline: str | None, port: int) -> None:
 
 def _report(pipeline: str | None) -> Path:
     """The file of the report. Raises click.ClickException."""
-    from batchrec_dagster.reporting.published import Published, published_pipelines
+    from batchrec_dagster.reporting.published import PublishedResults, published_pipelines
 
     deployed = storage(pipeline)
     names = [pipeline] if pipeline is not None else published_pipelines(deployed)
-    reports = [Published(deployed, name).report for name in names]
+    reports = [PublishedResults(deployed, name).report for name in names]
     newest = max(filter(None, reports), key=lambda report: report.last_modified, default=None)
     if newest is None:
         declared = declared_pipelines(find_project())
         if pipeline is not None and pipeline not in declared:
             raise not_declared(pipeline, declared)
-        raise NotFoundError(f"no report yet. Make one: {program()} run {pipeline or ''}")
+        raise UnknownNameError(f"no report yet. Make one: {program()} run {pipeline or ''}")
     path = deployed.store.local_path(newest.uri)
     if path is None:
         copy = f"aws s3 cp {newest.uri} report.html"

@@ -33,17 +33,17 @@ class ProjectError(click.ClickException):
     """There is no project, or its pyproject.toml cannot be read."""
 
 
-class NotFoundError(click.ClickException):
+class UnknownNameError(click.ClickException):
     """There is no such pipeline, user or item."""
 
     exit_code = 3
 
 
-def not_declared(pipeline: str, declared: Iterable[str]) -> NotFoundError:
+def not_declared(pipeline: str, declared: Iterable[str]) -> UnknownNameError:
     """The error for a pipeline that is not among the declared ones."""
     known = ", ".join(sorted(declared))
     there = f"Declared: {known}. `batchrec check` names files that do not load."
-    return NotFoundError(f"no pipeline {pipeline!r}. {there if known else NONE}")
+    return UnknownNameError(f"no pipeline {pipeline!r}. {there if known else NONE}")
 
 
 class HistoryError(click.ClickException):

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 import polars as pl
 
-from batchrec_dagster.cli.sample import Sample, UnknownColumnsError, read_sample
+from batchrec_dagster.cli.sample import FileSample, UnknownColumnsError, read_sample
 from batchrec_dagster.personalize.schemas import (
     EVENT_TYPE,
     ITEM_ID,
@@ -28,16 +28,21 @@ from batchrec_dagster.preparation.layout import (
 )
 from batchrec_dagster.preparation.polars import times
 from batchrec_dagster.preparation.polars.decoding import RawFile
-from batchrec_dagster.preparation.polars.prepare import Ratings, first_unit, opened
+from batchrec_dagster.preparation.polars.prepare import OpenedRatings, first_unit, opened
 from batchrec_dagster.preparation.polars.rows import typed
-from batchrec_dagster.preparation.recognition import Reading
-from batchrec_dagster.preparation.rules import BELOW_MIN_RATING, Counts, Preparation, Rules
+from batchrec_dagster.preparation.recognition import ReadSettings
+from batchrec_dagster.preparation.rules import (
+    BELOW_MIN_RATING,
+    InteractionCounts,
+    PreparationResult,
+    Rules,
+)
 from batchrec_dagster.preparation.sources.parsing import parse_source
 from batchrec_dagster.preparation.sources.source import hide_query
 from batchrec_dagster.preparation.users import count_rows
 from batchrec_dagster.reporting.terminal import Column as TableColumn
-from batchrec_dagster.reporting.terminal import Section, plain, render
-from batchrec_dagster.steps.checks import Checked, enough_interactions, timestamps_plausible
+from batchrec_dagster.reporting.terminal import TerminalTable, plain, render
+from batchrec_dagster.steps.checks import CheckResult, enough_interactions, timestamps_plausible
 from batchrec_dagster.storage.durable import temporary_folder
 
 # The options that give the columns that every source of ratings must have.
@@ -68,7 +73,7 @@ DEFAULTS = {
 
 
 @dataclass(frozen=True)
-class Recognised:
+class RecognisedSource:
     """What was recognised of a source.
 
     settings: its block of the YAML; rules: lines of the block interactions; summary, warnings:
@@ -84,7 +89,7 @@ class Recognised:
 
 
 @dataclass(frozen=True)
-class AskedReading:
+class ReadingOptions:
     """What was asked of how to read the file; the rest is found out.
 
     min_rating: the lowest that counts, ALL for all; skip: drop bad rows; whole: these are all the
@@ -103,8 +108,8 @@ class AskedReading:
 
 
 def recognise_ratings(
-    source: str, files: Sequence[RawFile], asked: Mapping[str, Column], options: AskedReading
-) -> Recognised:
+    source: str, files: Sequence[RawFile], asked: Mapping[str, Column], options: ReadingOptions
+) -> RecognisedSource:
     """Recognise and count the ratings in these files. asked: the columns given, by role.
 
     Raises UnknownColumnsError, and PreparationError, also for what would stop the pipeline.
@@ -112,7 +117,7 @@ def recognise_ratings(
     known = parse_source(source).layout if not asked else None
     notes: list[str] = []
     if known is not None:
-        reading = Reading.of(known)
+        reading = ReadSettings.of(known)
     else:
         sample = read_sample(files, asked, options.delimiter, options.encoding, options.quoted)
         columns = _rating_columns(sample, asked)
@@ -140,7 +145,7 @@ def recognise_ratings(
         kinds = rows.group_by(EVENT_TYPE).len().collect().rows() if rules.event_type else []
     warnings = [*notes, *found.warnings, *_warnings(liked, done, counts, options)]
     settings = {"source": source} if known else _settings(source, reading, liked, options)
-    return Recognised(
+    return RecognisedSource(
         settings,
         [
             f"{hide_query(source)}: {done.rows_read:,} rows, {form}, of which",
@@ -154,7 +159,9 @@ def recognise_ratings(
     )
 
 
-def _warnings(liked: _Liked, done: Preparation, counts: Counts, options: AskedReading) -> list[str]:
+def _warnings(
+    liked: _Liked, done: PreparationResult, counts: InteractionCounts, options: ReadingOptions
+) -> list[str]:
     """What to know of the rows. Raises PreparationError for what would stop the pipeline."""
     warnings = [liked.warning] if liked.warning else []
     low = done.left_out.get(BELOW_MIN_RATING, 0)
@@ -169,7 +176,7 @@ def _warnings(liked: _Liked, done: Preparation, counts: Counts, options: AskedRe
     return warnings
 
 
-def _preview(read: Ratings) -> str:
+def _preview(read: OpenedRatings) -> str:
     """The first rows as they are read: the cells, times in UTC; safe for a terminal."""
     layout, roles = read.layout, dict(read.layout.roles)
     unit = first_unit(read.tables, layout, read.rules)
@@ -178,10 +185,10 @@ def _preview(read: Ratings) -> str:
     if layout.timestamp is not None:
         rows = rows.with_columns(moment.dt.strftime("%Y-%m-%d %H:%M:%S").alias("timestamp"))
     columns = [TableColumn(role.replace("timestamp", "time (UTC)")) for role in roles]
-    return render([], [[Section("", columns, rows.rows())]], width=None).strip()
+    return render([], [[TerminalTable("", columns, rows.rows())]], width=None).strip()
 
 
-def _span(counts: Counts, done: Preparation) -> Checked:
+def _span(counts: InteractionCounts, done: PreparationResult) -> CheckResult:
     now = datetime.now(UTC)
     return timestamps_plausible(counts.earliest, counts.latest, done.timestamp_unit, now)
 
@@ -197,7 +204,7 @@ class _Liked:
     warning: str | None = None
 
 
-def _known_liked(read: Ratings, min_rating: str | None) -> _Liked:
+def _known_liked(read: OpenedRatings, min_rating: str | None) -> _Liked:
     low = LIKED[5] if read.layout.rating else None
     return _Liked(low if min_rating is None else _asked_low(min_rating))
 
@@ -206,7 +213,7 @@ def _asked_low(min_rating: str) -> float | None:
     return None if min_rating == ALL else float(min_rating)
 
 
-def _liked(read: Ratings, min_rating: str | None) -> _Liked:
+def _liked(read: OpenedRatings, min_rating: str | None) -> _Liked:
     """Which ratings count: as asked, or by their scale. Raises UnknownColumnsError if the scale
     does not say it."""
     column = read.layout.rating
@@ -264,12 +271,14 @@ def _distribution(ratings: pl.Series) -> str:
     )
 
 
-def _reading(sample: Sample, columns: Mapping[str, Column], options: AskedReading) -> Reading:
+def _reading(
+    sample: FileSample, columns: Mapping[str, Column], options: ReadingOptions
+) -> ReadSettings:
     if "timestamp" in columns:
         unit = options.time_format or sample.time_format(columns["timestamp"]) or AUTO
     else:
         unit = NO_TIMES
-    return Reading(
+    return ReadSettings(
         format=sample.format,
         delimiter=sample.delimiter,
         encoding=options.encoding,
@@ -283,7 +292,7 @@ def _reading(sample: Sample, columns: Mapping[str, Column], options: AskedReadin
 
 
 def _settings(
-    source: str, reading: Reading, liked: _Liked, options: AskedReading
+    source: str, reading: ReadSettings, liked: _Liked, options: ReadingOptions
 ) -> dict[str, object]:
     left_out = () if liked.low is not None else ("rating",)
     columns = {role: c for role, c in reading.columns.items() if role not in left_out}
@@ -303,7 +312,7 @@ def _settings(
     return {**declared(settings), **({} if reading.quoted else {"quotes": False})}
 
 
-def _rating_columns(sample: Sample, asked: Mapping[str, Column]) -> dict[str, Column]:
+def _rating_columns(sample: FileSample, asked: Mapping[str, Column]) -> dict[str, Column]:
     """The columns by role: as given, else by their names, else by their contents."""
     without_times = asked.get("timestamp") == NO_TIMES
     asked = {role: column for role, column in asked.items() if column != NO_TIMES}
@@ -333,7 +342,7 @@ def _rating_columns(sample: Sample, asked: Mapping[str, Column]) -> dict[str, Co
     return columns
 
 
-def _by_position(sample: Sample, *, without_times: bool) -> dict[str, Column]:
+def _by_position(sample: FileSample, *, without_times: bool) -> dict[str, Column]:
     """A user, an item, perhaps a rating, and a time, in columns of this order or nearly so."""
     found = [at for at, name in enumerate(sample.columns, 1) if sample.is_time(name)]
     if without_times == bool(found) or len(found) > 1:
@@ -348,7 +357,7 @@ def _by_position(sample: Sample, *, without_times: bool) -> dict[str, Column]:
 
 
 def _not_recognised(
-    sample: Sample, missing: Sequence[str], free: Sequence[str]
+    sample: FileSample, missing: Sequence[str], free: Sequence[str]
 ) -> UnknownColumnsError:
     no_times = " (or --time none)" if "timestamp" in missing else ""
     if not sample.has_header:
@@ -372,7 +381,7 @@ def _not_recognised(
     )
 
 
-def _rating_rules(liked: _Liked, done: Preparation) -> list[str]:
+def _rating_rules(liked: _Liked, done: PreparationResult) -> list[str]:
     lines = [f"# {liked.seen}."] if liked.seen else []
     if liked.low is not None:
         lines.append(f"# {done.rows_kept:,} of {done.rows_read:,} rows are {liked.low:g} or more.")
@@ -400,7 +409,7 @@ def declared(settings: Mapping[str, object]) -> dict[str, object]:
     return {key: value for key, value in settings.items() if value and DEFAULTS.get(key) != value}
 
 
-def unreadable(bad: int, rows: int, first: str, options: AskedReading) -> str:
+def unreadable(bad: int, rows: int, first: str, options: ReadingOptions) -> str:
     """The warning that rows are dropped. Raises PreparationError if they are not to be."""
     found = f"cannot read {bad:,} of {rows:,} rows; the first is {first}"
     if not options.skip:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from batchrec_dagster.cli.recognise import AskedReading, Recognised, declared, unreadable
-from batchrec_dagster.cli.sample import Sample, UnknownColumnsError, read_sample
+from batchrec_dagster.cli.recognise import ReadingOptions, RecognisedSource, declared, unreadable
+from batchrec_dagster.cli.sample import FileSample, UnknownColumnsError, read_sample
 from batchrec_dagster.personalize.schemas import VALUE_SEPARATOR, field_name
 from batchrec_dagster.preparation.items import ItemsFile, ItemsLayout
 from batchrec_dagster.preparation.layout import Column, matching, recognise
@@ -25,9 +25,9 @@ def recognise_items(
     source: str,
     file: RawFile,
     asked: Mapping[str, Column],
-    options: AskedReading,
-    ratings: Recognised,
-) -> Recognised:
+    options: ReadingOptions,
+    ratings: RecognisedSource,
+) -> RecognisedSource:
     """Recognise and read the items in this file. asked: the columns given, by setting, such as
     categories.GENRES.
 
@@ -57,11 +57,11 @@ def recognise_items(
             " the same id?"
         )
     summary = [f"{hide_query(source)}: {read.rows:,} rows"]
-    return Recognised(declared(settings), summary, warnings, items)
+    return RecognisedSource(declared(settings), summary, warnings, items)
 
 
 def _items_layout(
-    file: RawFile, asked: Mapping[str, Column], delimiter: str | None, ratings: Recognised
+    file: RawFile, asked: Mapping[str, Column], delimiter: str | None, ratings: RecognisedSource
 ) -> ItemsLayout:
     sample = read_sample([file], asked, delimiter)
     sample.check_columns(asked)
@@ -107,7 +107,7 @@ def _items_layout(
     )
 
 
-def _separator(sample: Sample, categories: Sequence[Column]) -> str:
+def _separator(sample: FileSample, categories: Sequence[Column]) -> str:
     cells = [sample.column(name) for name in categories]
     for separator in ("|", ";", ","):
         if any(column.str.contains(separator, literal=True).any() for column in cells):

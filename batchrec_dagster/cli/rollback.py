@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import click
 
 from batchrec_dagster.cli.project import (
-    NotFoundError,
     ProjectError,
+    UnknownNameError,
     complete_pipelines,
     declared_pipelines,
     environment,
@@ -51,21 +51,21 @@ def rollback(pipeline: str, to: str | None, yes: bool) -> None:
     import dagster as dg
 
     from batchrec_dagster.steps.publishing import PREVIOUS, Rollbacks, chosen, run_config
-    from batchrec_dagster.storage.paths import PipelineFiles, Places
+    from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
 
-    files = PipelineFiles(storage(pipeline), Places(pipeline))
+    files = PipelineFiles(storage(pipeline), StorageKeys(pipeline))
     table, rollbacks = files.table, Rollbacks(files)
     try:
         current, bad = table.current(), rollbacks.keys()
         if current is None:
-            raise NotFoundError(
+            raise UnknownNameError(
                 f"{pipeline} has published nothing: {files.storage.where(table.uri)} does not exist"
             )
         with instance_if_any() as instance:
             pending = rollbacks.unfinished(instance) if instance is not None else 0
         edition = chosen(table, to or PREVIOUS, bad, pending)
     except dg.Failure as error:
-        raise NotFoundError(error.description or "") from error
+        raise UnknownNameError(error.description or "") from error
     click.echo(_shown(table, current, edition, bad))
     if edition == current and edition.number == pending:
         click.echo(
@@ -135,7 +135,7 @@ def teardown(pipeline: str, files: bool, yes: bool) -> None:
     found = store.list(root) if files else []
     click.echo("\n".join(plan.lines(found, root)))
     if not plan.pieces and not found:
-        raise NotFoundError(f"there is nothing of {pipeline} to delete")
+        raise UnknownNameError(f"there is nothing of {pipeline} to delete")
     if not yes:
         click.confirm("Delete this?", abort=True)
     delete(ensure, plan)

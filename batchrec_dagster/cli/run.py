@@ -282,10 +282,10 @@ MORE = 40
 
 
 def _result(name: str, run: dg.DagsterRun, stages: RunStages, took: str) -> list[str]:
-    from batchrec_dagster.reporting.published import Published
+    from batchrec_dagster.reporting.published import PublishedResults
     from batchrec_dagster.reporting.show import run_result, show_user
 
-    published = Published(of.storage(name), name)
+    published = PublishedResults(of.storage(name), name)
     lines = ["", *run_result(published, run.run_id, took)]
     lines += [f"  {'warning':<9} {warning}" for warning in stages.warnings]
     batchrec, user = of.program(), published.example_user()

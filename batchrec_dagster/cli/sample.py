@@ -24,7 +24,7 @@ from batchrec_dagster.preparation.layout import (
 )
 from batchrec_dagster.preparation.polars import times
 from batchrec_dagster.preparation.polars.csv_table import DELIMITERS, CsvTable, check_width, pointed
-from batchrec_dagster.preparation.polars.decoding import Opened, RawFile, open_file
+from batchrec_dagster.preparation.polars.decoding import OpenedFile, RawFile, open_file
 from batchrec_dagster.preparation.polars.json_table import JsonTable
 from batchrec_dagster.preparation.polars.rows import typed
 from batchrec_dagster.preparation.polars.tables import ParquetTable
@@ -45,7 +45,7 @@ class UnknownColumnsError(click.UsageError):
 
 
 @dataclass(frozen=True)
-class Sample:
+class FileSample:
     """The first rows of a file. `cells`: text, under the columns' names; `temporal`: columns of
     dates or times by type; `delimiter`: of CSV only."""
 
@@ -163,7 +163,7 @@ def read_sample(
     delimiter: str | None,
     encoding: str = "auto",
     quoted: bool = True,
-) -> Sample:
+) -> FileSample:
     """The first rows of the first file that is not empty. Raises PreparationError.
 
     columns: those given, by role; columns by position mean that there is no header.
@@ -177,16 +177,18 @@ def read_sample(
     raise PreparationError(f"{files[0].name} is empty")
 
 
-def _read(opened: Opened, delimiter: str | None, *, positions: bool, quoted: bool) -> Sample:
+def _read(
+    opened: OpenedFile, delimiter: str | None, *, positions: bool, quoted: bool
+) -> FileSample:
     if (form := opened.format) == "parquet":
         parquet = ParquetTable(opened)
         flat = [name for name, kind in parquet.schema.items() if not kind.is_nested()]
         temporal = [name for name in flat if parquet.schema[name].is_temporal()]
-        return Sample(opened.name, form, None, True, _cells(parquet, flat, flat), temporal)
+        return FileSample(opened.name, form, None, True, _cells(parquet, flat, flat), temporal)
     if form == "json":
         objects = JsonTable(opened, most=ROWS)
         cells = _cells(objects, objects.columns, objects.columns)
-        return Sample(opened.name, form, None, True, cells, [])
+        return FileSample(opened.name, form, None, True, cells, [])
     with opened.path.open(encoding="utf-8-sig") as file:
         lines = [line for line in islice(file, LINES) if line.strip()]
     if not lines:
@@ -200,7 +202,7 @@ def _read(opened: Opened, delimiter: str | None, *, positions: bool, quoted: boo
     if len(set(names)) < len(names):
         raise PreparationError(f"{opened.name}: two columns have the same name. Rename one")
     cells = _cells(table, names, names if has_header else range(1, len(names) + 1))
-    return Sample(opened.name, form, delimiter, has_header, cells, [])
+    return FileSample(opened.name, form, delimiter, has_header, cells, [])
 
 
 def _cells(

@@ -14,7 +14,7 @@ import click
 
 from batchrec_dagster.cli.project import (
     HistoryError,
-    NotFoundError,
+    UnknownNameError,
     complete_pipelines,
     instance_if_any,
     storage,
@@ -23,7 +23,7 @@ from batchrec_dagster.cli.project import (
 
 if TYPE_CHECKING:
     from batchrec_dagster.reporting.history import EditionHistory
-    from batchrec_dagster.reporting.published import Published
+    from batchrec_dagster.reporting.published import PublishedResults
     from batchrec_dagster.storage.published_table import Edition
 
 
@@ -93,25 +93,25 @@ def show(
         print_safely(("\n" if number else "") + _text(one))
 
 
-def published_of(pipeline: str | None) -> list[Published]:
+def published_of(pipeline: str | None) -> list[PublishedResults]:
     """The published pipelines, or the one of this name. Raises NotFoundError, StorageError."""
-    from batchrec_dagster.reporting.published import Published, published_pipelines
+    from batchrec_dagster.reporting.published import PublishedResults, published_pipelines
 
     deployed = storage(pipeline)
     names = published_pipelines(deployed)
     if not names:
-        raise NotFoundError(
+        raise UnknownNameError(
             f"no recommendations in {deployed.where(deployed.uri(''))} yet. Run a refresh job"
             " first, or set BATCHREC_STORAGE to where they are"
         )
     if pipeline is not None and pipeline not in names:
-        raise NotFoundError(
+        raise UnknownNameError(
             f"no recommendations of {pipeline!r} yet. Published pipelines: {', '.join(names)}"
         )
-    return [Published(deployed, name) for name in names if pipeline in (None, name)]
+    return [PublishedResults(deployed, name) for name in names if pipeline in (None, name)]
 
 
-def _not_found(published: list[Published], what: str, name: str) -> NotFoundError:
+def _not_found(published: list[PublishedResults], what: str, name: str) -> UnknownNameError:
     from batchrec_dagster.reporting.lookup import item, nearest
 
     where = " and ".join(one.pipeline for one in published)
@@ -119,10 +119,10 @@ def _not_found(published: list[Published], what: str, name: str) -> NotFoundErro
     hint = f". Nearest: {', '.join(near)}" if near else ""
     if what == "user" and any(item(one, name) for one in published):
         hint = f". It is an item: batchrec show --item {shlex.quote(name)}"
-    return NotFoundError(f"no {what} {name} in {where} (ids are case-sensitive){hint}")
+    return UnknownNameError(f"no {what} {name} in {where} (ids are case-sensitive){hint}")
 
 
-def _experiments(published: list[Published]) -> list[Any]:
+def _experiments(published: list[PublishedResults]) -> list[Any]:
     from batchrec_dagster.storage.extras import require
 
     require("report", "batchrec show --experiment")
@@ -215,12 +215,12 @@ def _chosen(history: EditionHistory, numbers: tuple[int, ...]) -> tuple[Edition,
     for number in numbers:
         if number not in kept:
             listed = ", ".join(map(str, sorted(kept)))
-            raise NotFoundError(f"edition {number} is not kept. Kept: {listed}")
+            raise UnknownNameError(f"edition {number} is not kept. Kept: {listed}")
     if len(numbers) == 2:
         return kept[numbers[0]], kept[numbers[1]]
     before = kept[numbers[0]] if numbers else history.before(current)
     if before is None:
-        raise NotFoundError(
+        raise UnknownNameError(
             f"edition {current.number} is the only one, so there is nothing to compare it with"
         )
     return before, current

@@ -27,7 +27,7 @@ class Window(dg.Model):
     _days_in_range = in_range("days", least=1)
 
 
-class Interactions(dg.Model):
+class InteractionSettings(dg.Model):
     """Which ratings count as interactions; the rules apply in this order."""
 
     min_rating: float | None = Field(
@@ -143,7 +143,7 @@ _ALLOWED = {
 }
 
 
-class Preparation(dg.Model):
+class PreparationSettings(dg.Model):
     """The engine that turns ratings into interactions; every engine gives the same rows."""
 
     engine: Literal["local", "spark", "glue", "emr_serverless"] = Field(

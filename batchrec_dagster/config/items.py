@@ -9,13 +9,13 @@ import dagster as dg
 from pydantic import Field, model_validator
 
 from batchrec_dagster.config.ratings import check_delimiter, check_encoding, names_or_positions
-from batchrec_dagster.config.sources import Sourced
+from batchrec_dagster.config.sources import SourceSettings
 from batchrec_dagster.config.validation import checked, matching
 from batchrec_dagster.personalize.schemas import VALUE_SEPARATOR, parse_schema
 from batchrec_dagster.preparation.items import ItemsLayout
 from batchrec_dagster.preparation.layout import Decimal, Encoding, TableFormat
 from batchrec_dagster.preparation.sources.movielens import KNOWN_ITEMS
-from batchrec_dagster.preparation.sources.source import Source
+from batchrec_dagster.preparation.sources.source import RatingsSource
 from batchrec_dagster.preparation.sources.tables import TextForm
 
 Column = str | int
@@ -82,7 +82,7 @@ class ItemColumns(dg.Model):
         return ItemsLayout(delimiter=None, **self.model_dump())
 
 
-class Items(Sourced):
+class ItemSettings(SourceSettings):
     """The file of items, how to read it, and what goes to Personalize."""
 
     many = False
@@ -138,7 +138,7 @@ class Items(Sourced):
         return self
 
     @property
-    def rows(self) -> Source:
+    def rows(self) -> RatingsSource:
         """Where the rows are: the file, or what the query makes of the files."""
         return self.rows_of("items.query", TextForm(self.delimiter, encoding=self.encoding))
 

@@ -11,8 +11,12 @@ from typing import Annotated, Any, Self
 import dagster as dg
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
-from batchrec_dagster.config.interactions import BatchUsers, Interactions, Preparation
-from batchrec_dagster.config.items import Items
+from batchrec_dagster.config.interactions import (
+    BatchUsers,
+    InteractionSettings,
+    PreparationSettings,
+)
+from batchrec_dagster.config.items import ItemSettings
 from batchrec_dagster.config.project import (
     Alerts,
     AssetSettings,
@@ -22,12 +26,12 @@ from batchrec_dagster.config.project import (
     Schedule,
     check_cron,
 )
-from batchrec_dagster.config.ratings import Ratings
+from batchrec_dagster.config.ratings import RatingsSettings
 from batchrec_dagster.config.recommendations import (
     Experiment,
     Gate,
     Publication,
-    Recommendations,
+    RecommendationSettings,
     Segments,
 )
 from batchrec_dagster.config.solution import Solution
@@ -47,7 +51,7 @@ from batchrec_dagster.personalize.schemas import (
 from batchrec_dagster.preparation.rules import Rules
 from batchrec_dagster.preparation.sources.source import hide_query
 from batchrec_dagster.sinks import Sinks
-from batchrec_dagster.storage.paths import Places
+from batchrec_dagster.storage.paths import StorageKeys
 
 
 def _flat(settings: dict[str, Any], path: str = "") -> dict[str, Any]:
@@ -91,14 +95,18 @@ class Pipeline(dg.Model):
         list[str],
         dg.Resolver.default(description="The owners of the assets: e-mail addresses or team:NAME."),
     ] = Field(default=["team:recommendations"])
-    ratings: Annotated[Ratings, _part(Ratings)]
-    interactions: Annotated[Interactions, _part(Interactions)] = Field(default_factory=Interactions)
-    preparation: Annotated[Preparation, _part(Preparation)] = Field(default_factory=Preparation)
-    items: Annotated[Items | None, _part(Items)] = None
+    ratings: Annotated[RatingsSettings, _part(RatingsSettings)]
+    interactions: Annotated[InteractionSettings, _part(InteractionSettings)] = Field(
+        default_factory=InteractionSettings
+    )
+    preparation: Annotated[PreparationSettings, _part(PreparationSettings)] = Field(
+        default_factory=PreparationSettings
+    )
+    items: Annotated[ItemSettings | None, _part(ItemSettings)] = None
     solution: Annotated[Solution, _part(Solution)] = Field(default_factory=Solution)
     batch_users: Annotated[BatchUsers, _part(BatchUsers)] = Field(default_factory=BatchUsers)
-    recommendations: Annotated[Recommendations, _part(Recommendations)] = Field(
-        default_factory=Recommendations
+    recommendations: Annotated[RecommendationSettings, _part(RecommendationSettings)] = Field(
+        default_factory=RecommendationSettings
     )
     gate: Annotated[Gate, _part(Gate)] = Field(default_factory=Gate)
     publication: Annotated[Publication, _part(Publication)] = Field(default_factory=Publication)
@@ -266,9 +274,9 @@ class Pipeline(dg.Model):
         return self._project
 
     @property
-    def places(self) -> Places:
+    def places(self) -> StorageKeys:
         """Its storage keys."""
-        return Places(self.name)
+        return StorageKeys(self.name)
 
     @property
     def key_prefix(self) -> list[str]:

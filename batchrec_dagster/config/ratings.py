@@ -9,7 +9,7 @@ from typing import Literal, Self, cast
 import dagster as dg
 from pydantic import ConfigDict, Field, model_validator
 
-from batchrec_dagster.config.sources import Sourced
+from batchrec_dagster.config.sources import SourceSettings
 from batchrec_dagster.config.validation import checked
 from batchrec_dagster.preparation.layout import (
     EPOCH_UNITS,
@@ -21,8 +21,8 @@ from batchrec_dagster.preparation.layout import (
     TableFormat,
 )
 from batchrec_dagster.preparation.polars.times import check_format, check_timezone
-from batchrec_dagster.preparation.recognition import Reading
-from batchrec_dagster.preparation.sources.source import Source
+from batchrec_dagster.preparation.recognition import ReadSettings
+from batchrec_dagster.preparation.sources.source import RatingsSource
 from batchrec_dagster.preparation.sources.tables import TextForm
 
 
@@ -122,7 +122,7 @@ class Columns(dg.Model):
         return self.timestamp != NO_TIMES
 
 
-class Ratings(Sourced):
+class RatingsSettings(SourceSettings):
     """The file or files of ratings, and how to read them."""
 
     model_config = ConfigDict(populate_by_name=True)
@@ -256,7 +256,7 @@ class Ratings(Sourced):
         return cast(Format, self.format) if is_of_files else None
 
     @property
-    def rows(self) -> Source:
+    def rows(self) -> RatingsSource:
         """Where the rows are: the files, or what the query makes of them."""
         return self.rows_of("ratings.query", TextForm(self.delimiter, self.quotes, self.encoding))
 
@@ -268,15 +268,15 @@ class Ratings(Sourced):
         return tuple(dict.fromkeys([*NULL_VALUES, *self.null_values])) if self.null_values else ()
 
     @property
-    def reading(self) -> Reading:
+    def reading(self) -> ReadSettings:
         """How to read the files: as declared here, else as known for the source."""
         time = self.timestamp_form if self.has_times else NO_TIMES
         columns = self.columns.declared if self.columns else {}
         known = self.rows.layout
         if known is not None and self.columns is None:
             layout = known.replaced(self.delimiter, time)
-            return Reading.of(replace(layout, null_values=self.all_null_values))
-        return Reading(
+            return ReadSettings.of(replace(layout, null_values=self.all_null_values))
+        return ReadSettings(
             format=self._file_format,
             delimiter=self.delimiter or (known.delimiter if known else None),
             encoding=self.encoding,

@@ -27,7 +27,7 @@ from batchrec_dagster.personalize.recipes import ITEM_AFFINITY, ITEM_ATTRIBUTE_A
 FilterValue = str | int | float
 
 
-class Recommendations(dg.Model):
+class RecommendationSettings(dg.Model):
     """What each user gets."""
 
     num_results: int = Field(

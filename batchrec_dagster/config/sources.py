@@ -14,11 +14,11 @@ from batchrec_dagster.preparation.sources.databases import SCHEME, Database, par
 from batchrec_dagster.preparation.sources.errors import SourceError
 from batchrec_dagster.preparation.sources.parsing import parse_file, parse_source
 from batchrec_dagster.preparation.sources.query import SOURCE, FileQuery, check_sql
-from batchrec_dagster.preparation.sources.source import ASSET, AssetRows, Source, hide_query
+from batchrec_dagster.preparation.sources.source import ASSET, AssetRows, RatingsSource, hide_query
 from batchrec_dagster.preparation.sources.tables import TextForm
 
 
-class Sourced(dg.Model):
+class SourceSettings(dg.Model):
     """What has a `source`, and perhaps a `query` of it."""
 
     # Whether rows without a query may come from a folder or a pattern.
@@ -81,7 +81,7 @@ class Sourced(dg.Model):
         sources = self.sources.values()
         return all("://" not in source or source.startswith("s3://") for source in sources)
 
-    def rows_of(self, setting: str, form: TextForm) -> Source:
+    def rows_of(self, setting: str, form: TextForm) -> RatingsSource:
         """Where the rows are; `setting` is what messages call the query. Raises SourceError."""
         setting += f" in {self._file}" if self._file else ""
         if self.database is not None:

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError, field_validator
 from pydantic_core import InitErrorDetails
 
 from batchrec_dagster.personalize import filter_check
-from batchrec_dagster.personalize.filter_grammar import FilterError
+from batchrec_dagster.personalize.filter_grammar import FilterExpressionError
 from batchrec_dagster.personalize.item_attributes import ItemAttributesError, typed_conditions
 from batchrec_dagster.personalize.schemas import EVENT_TYPE, INTERACTIONS, ITEMS, USERS, Schema
 from batchrec_dagster.preparation.rules import EVENT_TYPE_VALUE
@@ -131,7 +131,7 @@ def filter_problem(
                 f"Interactions.{EVENT_TYPE} is {EVENT_TYPE_VALUE!r} for all: declare"
                 " ratings.columns.event_type"
             )
-    except FilterError as error:
+    except FilterExpressionError as error:
         return str(error)
     return None
 

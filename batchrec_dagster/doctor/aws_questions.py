@@ -172,7 +172,7 @@ def _update(on: Trial) -> dict[str, Any]:
 
 
 def _exploration(on: Trial) -> dict[str, Any]:
-    def start(name: str, weight: str) -> api.Started:
+    def start(name: str, weight: str) -> api.StartedResource:
         config = {"itemExplorationConfig": {"explorationWeight": weight}}
         return on.start_lists(name, V1, trial.FEW_RESULTS, batchInferenceJobConfig=config)
 

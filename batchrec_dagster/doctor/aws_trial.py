@@ -22,7 +22,7 @@ from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION_V2 as V2
 from batchrec_dagster.personalize.recipes import recipe_arn
 from batchrec_dagster.samples import generator
 from batchrec_dagster.steps.batch_jobs import JobOutput
-from batchrec_dagster.storage.paths import Places
+from batchrec_dagster.storage.paths import StorageKeys
 
 Line = dict[str, Any]
 
@@ -48,8 +48,8 @@ class Trial:
     glue_job: str | None = None
 
     @property
-    def places(self) -> Places:
-        return Places(self.pipeline)
+    def places(self) -> StorageKeys:
+        return StorageKeys(self.pipeline)
 
     @property
     def uri(self) -> Callable[[str], str]:
@@ -68,7 +68,7 @@ class Trial:
         request = {"datasetType": schemas.INTERACTIONS, "schemaArn": schema, **within}
         return group, self.ensure.named(api.DATASET, name, request, **within).arn
 
-    def start_import(self, event_types: int = 1) -> api.Started:
+    def start_import(self, event_types: int = 1) -> api.StartedResource:
         """The import of the data with so many event types."""
         name, store = f"{event_types}-types", self.personalize.storage.store
         uri = self.uri(self.places.interactions.replace("interactions.csv", f"{name}.csv"))
@@ -87,7 +87,7 @@ class Trial:
             api.IMPORT_JOB, self.named(name), request, datasetArn=dataset
         )
 
-    def version(self, recipe: str, mode: str = FULL) -> api.Ensured:
+    def version(self, recipe: str, mode: str = FULL) -> api.ReadyResource:
         """The solution version, trained once: one that failed is not trained and paid again."""
         kind, ensure = api.SOLUTION_VERSION, self.ensure
         ensure.ready(api.IMPORT_JOB, self.start_import())
@@ -99,13 +99,15 @@ class Trial:
         # By the mode: whether an UPDATE has a name is one of the questions.
         for there in ensure.list(kind, solutionArn=solution):
             if there.get("trainingMode", FULL) == mode:
-                return ensure.ready(kind, api.Started(there[kind.arn], created=False))
+                return ensure.ready(kind, api.StartedResource(there[kind.arn], created=False))
         name, client = self.named(mode.lower()), cast(Any, ensure.client)
         made = client.create_solution_version(solutionArn=solution, trainingMode=mode, name=name)
         ensure.log.info(f"training {recipe} ({mode})")
-        return ensure.ready(kind, api.Started(made[kind.arn], created=True))
+        return ensure.ready(kind, api.StartedResource(made[kind.arn], created=True))
 
-    def start_lists(self, name: str, recipe: str, results: int, **request: object) -> api.Started:
+    def start_lists(
+        self, name: str, recipe: str, results: int, **request: object
+    ) -> api.StartedResource:
         version = self.version(recipe).arn
         create = {
             "solutionVersionArn": version,
@@ -121,13 +123,13 @@ class Trial:
             api.BATCH_INFERENCE_JOB, self.named(name), create, solutionVersionArn=version
         )
 
-    def lines(self, *started: api.Started) -> list[list[Line]]:
+    def lines(self, *started: api.StartedResource) -> list[list[Line]]:
         """Of each job, once it is finished, the lines of its output by user. Raises LookupError and
         ValueError for an output of another form."""
         jobs = self.ensure.all_ready(api.BATCH_INFERENCE_JOB, started)
         return [sorted(self._output(job), key=lambda line: str(line["input"])) for job in jobs]
 
-    def _output(self, job: api.Ensured) -> Iterator[Line]:
+    def _output(self, job: api.ReadyResource) -> Iterator[Line]:
         store = self.personalize.storage.store
         folder = JobOutput(self.personalize.storage, job.description).folder
         files = [file.uri for file in store.list(folder)]
@@ -137,12 +139,12 @@ class Trial:
         for uri in outputs:
             yield from map(json.loads, store.get(uri).splitlines())
 
-    def lists(self, *started: api.Started) -> list[list[list[str]]]:
+    def lists(self, *started: api.StartedResource) -> list[list[list[str]]]:
         """Of each job, once it is finished, the list of each user."""
         jobs = self.lines(*started)
         return [[line["output"]["recommendedItems"] for line in lines] for lines in jobs]
 
-    def filtered(self) -> api.Started:
+    def filtered(self) -> api.StartedResource:
         """Lists of version 2 without seen items: documented to be padded."""
         self.version(V2)
         within = {"datasetGroupArn": self.dataset()[0]}

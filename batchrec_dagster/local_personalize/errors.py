@@ -37,7 +37,7 @@ class AlreadyExistsError(ServiceError):
         super().__init__(f"Another resource with Arn {arn} already exists.")
 
 
-class NotFoundError(ServiceError):
+class ResourceNotFoundError(ServiceError):
     """No resource has this ARN."""
 
     code = "ResourceNotFoundException"

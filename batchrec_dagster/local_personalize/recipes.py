@@ -16,12 +16,12 @@ from batchrec_dagster.personalize import batch_files
 from batchrec_dagster.personalize import recipes as names
 from batchrec_dagster.personalize.recipes import Value, parse_hyperparameters, recipe_arn
 
-from .errors import InvalidInputError, NotFoundError
+from .errors import InvalidInputError, ResourceNotFoundError
 from .learning import training
 from .learning.evaluation import METRICS, SEGMENT_METRICS
 from .learning.hpo import DEFAULT_JOBS, MAX_JOBS, Search, format_value, search_ranges, tune
 from .learning.interactions import Interactions, TrainingError
-from .learning.training import Trained, Trainer
+from .learning.training import RecipeTrainer, TrainedModel
 
 # Personalize's types of recipes.
 USER_PERSONALIZATION = "USER_PERSONALIZATION"
@@ -48,7 +48,7 @@ class Recipe:
     description: str
     input_fields: tuple[str, ...]
     output: Output
-    trainer: Trainer
+    trainer: RecipeTrainer
     metrics: tuple[str, ...] = METRICS  # the names of GetSolutionMetrics
     updates: bool = False  # whether Personalize allows trainingMode UPDATE
     events_config: bool = False  # whether solutionConfig.eventsConfig is allowed
@@ -163,7 +163,7 @@ def get_recipe(arn: str) -> Recipe:
                 f"{name} cannot be used in batch: Personalize offers it in real time only, which is"
                 " not supported locally."
             )
-    raise NotFoundError(arn)
+    raise ResourceNotFoundError(arn)
 
 
 def training_parameters(config: Mapping[str, Any]) -> dict[str, str]:
@@ -222,7 +222,7 @@ def train(
     log: Callable[[str], None] = lambda _: None,
     previous: Path | None = None,
     search: Search | None = None,
-) -> Trained:
+) -> TrainedModel:
     """Train a recipe (its name, without the ARN) and measure it on Personalize's split.
 
     `search` looks for the best hyperparameters. `previous` is the folder of a model to update,
@@ -246,11 +246,11 @@ def train(
         if updated is not None:
             model, metrics, kept = updated
             tuned = {key: format_value(kept[key]) for key in ranges if key in kept}
-            return Trained.measured(model, metrics, tuned)
+            return TrainedModel.measured(model, metrics, tuned)
     best: dict[str, Value] = {}
     if search is not None and trainer.measure is not None:
         jobs = search.max_jobs
         best = tune(trainer.measure, interactions, values, ranges, jobs, seed, log)
     trained, metrics = trainer.train(interactions, {**values, **best}, seed, log)
     tuned = {key: format_value(value) for key, value in best.items()}
-    return Trained.measured(trained, metrics, tuned)
+    return TrainedModel.measured(trained, metrics, tuned)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Kind:
+class ResourceKind:
     """A kind of resource, and its spelling in the API's operations and members."""
 
     label: str
@@ -55,21 +55,21 @@ class Kind:
         return "jobName" if self.label.endswith("job") else "name"
 
 
-DATASET_GROUP = Kind("dataset group")
-SCHEMA = Kind("schema")
-DATASET = Kind("dataset")
-IMPORT_JOB = Kind("dataset import job", names_are_free=True)
-SOLUTION = Kind("solution")
-SOLUTION_VERSION = Kind("solution version", names_are_free=True)
-FILTER = Kind("filter", plural="Filters")
-BATCH_INFERENCE_JOB = Kind("batch inference job", names_are_free=True)
-BATCH_SEGMENT_JOB = Kind("batch segment job", names_are_free=True)
+DATASET_GROUP = ResourceKind("dataset group")
+SCHEMA = ResourceKind("schema")
+DATASET = ResourceKind("dataset")
+IMPORT_JOB = ResourceKind("dataset import job", names_are_free=True)
+SOLUTION = ResourceKind("solution")
+SOLUTION_VERSION = ResourceKind("solution version", names_are_free=True)
+FILTER = ResourceKind("filter", plural="Filters")
+BATCH_INFERENCE_JOB = ResourceKind("batch inference job", names_are_free=True)
+BATCH_SEGMENT_JOB = ResourceKind("batch segment job", names_are_free=True)
 
 # This project never creates these, but may find them in its dataset groups.
-CAMPAIGN = Kind("campaign")
-EVENT_TRACKER = Kind("event tracker")
-METRIC_ATTRIBUTION = Kind("metric attribution")
-RECOMMENDER = Kind("recommender")
+CAMPAIGN = ResourceKind("campaign")
+EVENT_TRACKER = ResourceKind("event tracker")
+METRIC_ATTRIBUTION = ResourceKind("metric attribution")
+RECOMMENDER = ResourceKind("recommender")
 
 
 # The tags of what a pipeline creates: its name, and the storage of its deployment.
@@ -97,7 +97,7 @@ NO_ROOM = (
 
 
 @dataclass(frozen=True)
-class Started:
+class StartedResource:
     """A resource of any status, whether this call created it, and the seconds that the last one of
     its kind took, if known."""
 
@@ -107,7 +107,7 @@ class Started:
 
 
 @dataclass(frozen=True)
-class Ensured:
+class ReadyResource:
     """A resource that is ready: Describe's answer, whether this call created it, and the seconds
     waited for it."""
 
@@ -146,7 +146,9 @@ class Ensure:
         found = self.client.list_tags_for_resource(resourceArn=arn)["tags"]
         return {tag["tagKey"]: tag["tagValue"] for tag in found}
 
-    def named(self, kind: Kind, name: str, create: Mapping[str, Any], **within: str) -> Ensured:
+    def named(
+        self, kind: ResourceKind, name: str, create: Mapping[str, Any], **within: str
+    ) -> ReadyResource:
         """The resource of this name, created if there is none.
 
         create: Create's arguments besides name and tags. within: List's filter, for example a
@@ -156,8 +158,8 @@ class Ensure:
         return self.ready(kind, started)
 
     def start_named(
-        self, kind: Kind, name: str, create: Mapping[str, Any], **within: str
-    ) -> Started:
+        self, kind: ResourceKind, name: str, create: Mapping[str, Any], **within: str
+    ) -> StartedResource:
         """As `named`, without waiting."""
         deadline = time.monotonic() + self.deadline_seconds
         collisions = 0
@@ -166,10 +168,10 @@ class Ensure:
             if found is None:
                 arn = self._create(kind, name, create, deadline)
                 if arn:
-                    return Started(arn, created=True)
+                    return StartedResource(arn, created=True)
                 collisions += 1
             elif not str(found.get("status")).startswith("DELETE"):
-                return Started(found[kind.arn], created=False)
+                return StartedResource(found[kind.arn], created=False)
             else:
                 waiting_for = f"{kind.label} {name} is being deleted"
                 self.log.info(f"{waiting_for}; waiting until it is gone")
@@ -178,12 +180,12 @@ class Ensure:
 
     def start_numbered(
         self,
-        kind: Kind,
+        kind: ResourceKind,
         stem: str,
         create: Callable[[str], Mapping[str, Any]],
         usable: Callable[[Description], bool] = lambda description: True,
         **within: str,
-    ) -> Started:
+    ) -> StartedResource:
         """The newest job or version that has not failed, if its name starts with `stem`; else a new
         one, named `stem` and a number.
 
@@ -201,16 +203,16 @@ class Ensure:
                 description = self.describe(kind, newest[kind.arn])
                 named = description[kind.name].startswith(f"{stem}-")
                 if named and usable(description):
-                    return Started(newest[kind.arn], created=False)
+                    return StartedResource(newest[kind.arn], created=False)
             # A name stays taken where List does not show it: by a job of another dataset group, or
             # of a dataset that was deleted, because jobs cannot be deleted.
             name = f"{stem}-{len(existing) + 1 + taken}"
             arn = self._create(kind, name, create(name), deadline)
             if arn:
-                return Started(arn, created=True, usual_seconds=_usual_seconds(existing))
+                return StartedResource(arn, created=True, usual_seconds=_usual_seconds(existing))
         raise _taken(kind, name)
 
-    def ready(self, kind: Kind, started: Started) -> Ensured:
+    def ready(self, kind: ResourceKind, started: StartedResource) -> ReadyResource:
         """Wait until it is ACTIVE.
 
         Raises dg.Failure with Personalize's reason if it failed, or if the deadline passed; a
@@ -218,7 +220,9 @@ class Ensure:
         """
         return self.all_ready(kind, [started])[0]
 
-    def all_ready(self, kind: Kind, started: Sequence[Started]) -> list[Ensured]:
+    def all_ready(
+        self, kind: ResourceKind, started: Sequence[StartedResource]
+    ) -> list[ReadyResource]:
         """As `ready`, for several that were started together."""
         try:
             return [self._wait(kind, one) for one in started]
@@ -239,7 +243,7 @@ class Ensure:
         else:
             self.log.info(f"the run was interrupted: stopping {solution_version_arn}")
 
-    def _wait(self, kind: Kind, started: Started) -> Ensured:
+    def _wait(self, kind: ResourceKind, started: StartedResource) -> ReadyResource:
         begin = time.monotonic()
         deadline = begin + self.deadline_seconds
         status, heard = None, begin
@@ -256,20 +260,20 @@ class Ensure:
                     + _left(now - begin, started.usual_seconds)
                 )
             if status == ACTIVE:
-                return Ensured(started.arn, description, started.created, now - begin)
+                return ReadyResource(started.arn, description, started.created, now - begin)
             if status in FAILED:
                 raise _failure(kind, started.arn, description)
             # Less often for long jobs.
             pause = min(max(self.poll_seconds, (now - begin) / EASING), EASING * self.poll_seconds)
             self.sleep(pause, deadline, f"{kind.label} {started.arn} is {status}")
 
-    def list(self, kind: Kind, **within: str) -> list[Description]:
+    def list(self, kind: ResourceKind, **within: str) -> list[Description]:
         """All summaries of this kind."""
         client: Any = self.client  # The type stubs only know literal names.
         pages = client.get_paginator(f"list_{kind.snake}s").paginate(**within)
         return [summary for page in pages for summary in page[kind.members]]
 
-    def describe(self, kind: Kind, arn: str) -> Description:
+    def describe(self, kind: ResourceKind, arn: str) -> Description:
         """Describe's answer; a solution version without a name has that of its tag, or an empty
         one."""
         answer = getattr(self.client, f"describe_{kind.snake}")(**{kind.arn: arn})
@@ -279,7 +283,7 @@ class Ensure:
         return description
 
     def _create(
-        self, kind: Kind, name: str, create: Mapping[str, Any], deadline: float
+        self, kind: ResourceKind, name: str, create: Mapping[str, Any], deadline: float
     ) -> str | None:
         """The new resource's ARN; None if another run has just created that name."""
         arguments = {kind.name: name, **create}
@@ -325,7 +329,7 @@ class Ensure:
         time.sleep(seconds)
 
 
-def _passes(kind: Kind, code: str, message: str) -> bool:
+def _passes(kind: ResourceKind, code: str, message: str) -> bool:
     """Whether waiting helps: a parent that is not ready, too many jobs at once.
 
     It does not help against the limit of filters or solutions in a dataset group.
@@ -350,7 +354,7 @@ def _left(seconds: float, usual: float | None) -> str:
     return f"; the last one took {usual:.0f} s{left}"
 
 
-def _taken(kind: Kind, name: str) -> dg.Failure:
+def _taken(kind: ResourceKind, name: str) -> dg.Failure:
     return dg.Failure(
         f"Personalize already has a {kind.label} named {name}, but does not list it here: another"
         " dataset group of this account may have it. Rename the pipeline, or delete that"
@@ -359,7 +363,7 @@ def _taken(kind: Kind, name: str) -> dg.Failure:
     )
 
 
-def _failure(kind: Kind, arn: str, description: Description) -> dg.Failure:
+def _failure(kind: ResourceKind, arn: str, description: Description) -> dg.Failure:
     reason = description.get("failureReason") or f"its status is {description['status']}"
     trouble = role_trouble(reason, description)
     fix = (

@@ -39,7 +39,7 @@ def evidence_of(answer: Mapping[str, Any]) -> dict[str, float]:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class MetricEstimate:
     """A mean over users and its 95 % interval; None with too few users."""
 
     value: float
@@ -58,9 +58,9 @@ class Evidence:
 
     group: str
     users: int
-    ndcg: Estimate
-    popular: Estimate
-    difference: Estimate
+    ndcg: MetricEstimate
+    popular: MetricEstimate
+    difference: MetricEstimate
 
     @classmethod
     def read(cls, numbers: Mapping[str, float]) -> list[Self]:
@@ -71,7 +71,7 @@ class Evidence:
                 group,
                 int(users),
                 *(
-                    Estimate(
+                    MetricEstimate(
                         numbers[f"{group}/{name}"],
                         numbers.get(f"{group}/{name}_low"),
                         numbers.get(f"{group}/{name}_high"),

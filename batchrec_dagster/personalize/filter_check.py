@@ -22,7 +22,7 @@ from batchrec_dagster.personalize.filter_grammar import (
     Comparison,
     Expression,
     FieldRef,
-    FilterError,
+    FilterExpressionError,
     Placeholder,
     comparisons,
     fields,
@@ -54,18 +54,20 @@ def check(expressions: tuple[Expression, ...], schemas: Schemas) -> None:
     """Raise FilterError for the first broken rule; it names the part and what is allowed."""
     targets = {expression.target for expression in expressions}
     if ACTION_TARGET in targets:
-        raise FilterError(
+        raise FilterExpressionError(
             "ActionID is for action recommendations, which batch jobs do not support: use ItemID"
             " or UserID."
         )
     if len(targets) > 1:
-        raise FilterError("A filter is for items or for users: use ItemID or UserID, not both.")
+        raise FilterExpressionError(
+            "A filter is for items or for users: use ItemID or UserID, not both."
+        )
     for expression in expressions:
         _check_expression(expression, schemas)
     _check_placeholders(expressions)
     used = len(fields(expressions))
     if used > MAX_FIELDS:
-        raise FilterError(
+        raise FilterExpressionError(
             f"The filter uses {used} distinct dataset fields; {MAX_FIELDS} at most are allowed."
         )
 
@@ -77,16 +79,18 @@ def _check_expression(expression: Expression, schemas: Schemas) -> None:
         _check_place(field, expression.target)
         first = first or field
         if field.dataset != first.dataset:
-            raise FilterError(
+            raise FilterExpressionError(
                 f"{first} and {field} are of different datasets, which cannot be used in one"
                 " expression: chain two expressions with |."
             )
         _check_comparison(comparison, schemas)
     if expression.users and expression.target != ITEM_TARGET:
-        raise FilterError("IF is allowed with ItemID only: there is no CurrentUser in a segment.")
+        raise FilterExpressionError(
+            "IF is allowed with ItemID only: there is no CurrentUser in a segment."
+        )
     for comparison in expression.users:
         if comparison.field.dataset != CURRENT_USER:
-            raise FilterError(
+            raise FilterExpressionError(
                 f"IF checks conditions of CurrentUser only, such as CurrentUser.AGE > 18; not"
                 f" {comparison.field}."
             )
@@ -96,19 +100,21 @@ def _check_expression(expression: Expression, schemas: Schemas) -> None:
 def _check_place(field: FieldRef, target: str) -> None:
     if field.dataset not in DATASETS:
         allowed = " and ".join(DATASETS[dataset] for dataset in _DATASETS_OF[target])
-        raise FilterError(f"{field} is of no known dataset: allowed are {allowed}.")
+        raise FilterExpressionError(f"{field} is of no known dataset: allowed are {allowed}.")
     if field.dataset == CURRENT_USER:
-        raise FilterError(f"{field} is allowed only in an IF condition at the end.")
+        raise FilterExpressionError(f"{field} is allowed only in an IF condition at the end.")
     if field.dataset == CURRENT_ITEM:
-        raise FilterError(
+        raise FilterExpressionError(
             f"{field} is allowed only as the value that a field of Items is compared with."
         )
     if field.dataset == USERS and target == ITEM_TARGET:
-        raise FilterError(
+        raise FilterExpressionError(
             f"{field} cannot choose items: use IF CurrentUser.{field.column} at the end, or UserID."
         )
     if field.dataset == ITEMS and target == USER_TARGET:
-        raise FilterError(f"{field} cannot choose users: use fields of Users or Interactions.")
+        raise FilterExpressionError(
+            f"{field} cannot choose users: use fields of Users or Interactions."
+        )
 
 
 def _check_comparison(comparison: Comparison, schemas: Schemas) -> None:
@@ -116,20 +122,24 @@ def _check_comparison(comparison: Comparison, schemas: Schemas) -> None:
     is_string = field.type == "string"
     operator = comparison.operator
     if operator in LISTS and not is_string:
-        raise FilterError(
+        raise FilterExpressionError(
             f"{comparison.field} is of type {field.type}: IN and NOT IN compare strings; use =, !=,"
             " <, <=, > or >= with a number."
         )
     if is_string and operator not in (*LISTS, *_EQUALITY):
-        raise FilterError(
+        raise FilterExpressionError(
             f"{comparison.field} is of type string: {operator} compares numbers; use IN, NOT IN, ="
             " or != with quoted strings."
         )
     references = [operand for operand in comparison.operands if isinstance(operand, FieldRef)]
     if operator not in LISTS and len(comparison.operands) != 1:
-        raise FilterError(f"{comparison} takes one value, not {len(comparison.operands)}.")
+        raise FilterExpressionError(
+            f"{comparison} takes one value, not {len(comparison.operands)}."
+        )
     if operator in LISTS and not comparison.in_parentheses and not references:
-        raise FilterError(f'{comparison} takes a list in parentheses, such as ("a", "b").')
+        raise FilterExpressionError(
+            f'{comparison} takes a list in parentheses, such as ("a", "b").'
+        )
     for reference in references:
         _check_reference(comparison, field, reference, schemas)
     for operand in comparison.operands:
@@ -142,27 +152,29 @@ def _check_comparison(comparison: Comparison, schemas: Schemas) -> None:
 def _schema_field(ref: FieldRef, schemas: Schemas) -> Field:
     dataset = DATASETS[ref.dataset_type]
     if ref.dataset == INTERACTIONS and ref.column != EVENT_TYPE:
-        raise FilterError(f"{ref} cannot be used: of interactions, filters see EVENT_TYPE only.")
+        raise FilterExpressionError(
+            f"{ref} cannot be used: of interactions, filters see EVENT_TYPE only."
+        )
     schema = schemas.get(ref.dataset_type)
     if schema is None:
-        raise FilterError(
+        raise FilterExpressionError(
             f"{ref} cannot be used: the dataset group has no {dataset} dataset. Create it, with"
             f" the field {ref.column} in its schema, before the filter."
         )
     field = schema.field(ref.column)
     if field is None:
         allowed = [EVENT_TYPE] if ref.dataset == INTERACTIONS else schema.columns
-        raise FilterError(
+        raise FilterExpressionError(
             f"{ref} is not in the schema of the {dataset} dataset: it needs the field"
             f" {ref.column}; filters can use {', '.join(allowed)}."
         )
     if field.type == "boolean":
-        raise FilterError(
+        raise FilterExpressionError(
             f"Invalid Expression: {ref} is of type boolean, which filters cannot use: import it"
             ' as the strings "True" and "False", or as the numbers 0 and 1.'
         )
     if field.textual:
-        raise FilterError(f"{ref} is textual metadata, which filters cannot use.")
+        raise FilterExpressionError(f"{ref} is textual metadata, which filters cannot use.")
     return field
 
 
@@ -170,15 +182,17 @@ def _check_reference(
     comparison: Comparison, field: Field, reference: FieldRef, schemas: Schemas
 ) -> None:
     if reference.dataset != CURRENT_ITEM or comparison.field.dataset != ITEMS:
-        raise FilterError(
+        raise FilterExpressionError(
             f"{comparison} cannot take {reference}: a value is a quoted string, a number, a"
             " $PLACEHOLDER or, for fields of Items, a field of CurrentItem."
         )
     if len(comparison.operands) != 1:
-        raise FilterError(f"{comparison} takes either {reference} alone or a list of values.")
+        raise FilterExpressionError(
+            f"{comparison} takes either {reference} alone or a list of values."
+        )
     other = _schema_field(reference, schemas)
     if (other.type == "string") != (field.type == "string"):
-        raise FilterError(
+        raise FilterExpressionError(
             f"{comparison} cannot take {reference}: {comparison.field} is of type {field.type},"
             f" {reference} of type {other.type}."
         )
@@ -186,12 +200,12 @@ def _check_reference(
 
 def _check_placeholder(comparison: Comparison, placeholder: Placeholder) -> None:
     if comparison.operator == "NOT IN":
-        raise FilterError(
+        raise FilterExpressionError(
             f"Invalid input symbol: ${placeholder.name}. Placeholders are not allowed with NOT_IN"
             f" operator: use {comparison.field} IN, with EXCLUDE for INCLUDE or the reverse."
         )
     if len(placeholder.name) > MAX_PLACEHOLDER_LENGTH:
-        raise FilterError(
+        raise FilterExpressionError(
             f"The name ${placeholder.name} has {len(placeholder.name)} characters;"
             f" {MAX_PLACEHOLDER_LENGTH} at most are allowed."
         )
@@ -200,19 +214,21 @@ def _check_placeholder(comparison: Comparison, placeholder: Placeholder) -> None
 def _check_literal(comparison: Comparison, field: Field, literal: object) -> None:
     if isinstance(literal, str) != (field.type == "string"):
         required = "quoted strings" if field.type == "string" else "a number without quotes"
-        raise FilterError(
+        raise FilterExpressionError(
             f"{comparison} {literal!r}: {comparison.field} is of type {field.type}, compare it"
             f" with {required}."
         )
     if literal == ANY_EVENT and comparison.field.dataset != INTERACTIONS:
-        raise FilterError(f'{comparison} cannot take "*", which is for Interactions.EVENT_TYPE.')
+        raise FilterExpressionError(
+            f'{comparison} cannot take "*", which is for Interactions.EVENT_TYPE.'
+        )
 
 
 def _check_placeholders(expressions: Sequence[Expression]) -> None:
     used = [o for e in expressions for o in operands(*e.conditions)]
     names = {operand.name for operand in used if isinstance(operand, Placeholder)}
     if len(names) > MAX_PLACEHOLDERS:
-        raise FilterError(
+        raise FilterExpressionError(
             f"The filter has {len(names)} placeholders; {MAX_PLACEHOLDERS} at most are allowed."
         )
 
@@ -251,7 +267,7 @@ def check_values(expression: str, schemas: Schemas, values: Mapping[str, str]) -
     """
     for use in placeholder_uses(parse(expression), schemas):
         if problem := use.problem(values.get(use.placeholder.name)):
-            raise FilterError(problem)
+            raise FilterExpressionError(problem)
 
 
 def used_fields(expression: str) -> set[tuple[str, str]]:
@@ -274,7 +290,7 @@ def check_group_fields(expressions: Sequence[str]) -> None:
     """Raise FilterError when a group's filters together use too many dataset fields."""
     used = set().union(*(fields(parse(expression)) for expression in expressions))
     if len(used) > MAX_FIELDS_OF_GROUP:
-        raise FilterError(
+        raise FilterExpressionError(
             f"The filters of the dataset group would use {len(used)} distinct dataset fields;"
             f" {MAX_FIELDS_OF_GROUP} at most are allowed."
         )

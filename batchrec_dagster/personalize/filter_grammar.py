@@ -38,7 +38,7 @@ _ESCAPED = re.compile(r"""\\(["'\\])""")
 Literal = str | int | float
 
 
-class FilterError(ValueError):
+class FilterExpressionError(ValueError):
     """The expression cannot be used; the message says why."""
 
 
@@ -271,13 +271,13 @@ def parse(text: str) -> tuple[Expression, ...]:
     Raises FilterError, with the place of the syntax error.
     """
     if len(text) > MAX_LENGTH:
-        raise FilterError(
+        raise FilterExpressionError(
             f"The expression has {len(text)} characters; {MAX_LENGTH} at most are allowed."
         )
     try:
         expressions: tuple[Expression, ...] = _parser().parse(text)  # type: ignore[assignment]
     except UnexpectedInput as error:
-        raise FilterError(_explain(error, text)) from None
+        raise FilterExpressionError(_explain(error, text)) from None
     return expressions
 
 

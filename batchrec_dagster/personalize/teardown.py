@@ -32,10 +32,10 @@ PRUNE_SECONDS = 600
 
 
 @dataclass(frozen=True)
-class Piece:
+class ResourceToDelete:
     """A resource: its kind, name and ARN, and its status when found."""
 
-    kind: api.Kind
+    kind: api.ResourceKind
     name: str
     arn: str
     status: str = ""
@@ -45,15 +45,15 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Plan:
+class TeardownPlan:
     """What a teardown does: end `work`, then delete `pieces` in this order.
 
     `in_the_way`: sentences on what others created inside the pieces; it stops the teardown.
     `left`: sentences on what looks like the pipeline's and is not.
     """
 
-    pieces: list[Piece] = field(default_factory=list)
-    work: list[Piece] = field(default_factory=list)
+    pieces: list[ResourceToDelete] = field(default_factory=list)
+    work: list[ResourceToDelete] = field(default_factory=list)
     in_the_way: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
 
@@ -72,9 +72,9 @@ class Plan:
         ]
 
 
-def find(ensure: api.Ensure, pipeline: str) -> Plan:
+def find(ensure: api.Ensure, pipeline: str) -> TeardownPlan:
     """Everything that the pipeline created, in whatever state an earlier teardown left it."""
-    plan = Plan()
+    plan = TeardownPlan()
     named = re.compile(rf"{re.escape(pipeline)}-[0-9a-f]{{8}}")
     for group in _pieces(api.DATASET_GROUP, ensure.list(api.DATASET_GROUP)):
         if named.fullmatch(group.name):
@@ -93,7 +93,7 @@ def find(ensure: api.Ensure, pipeline: str) -> Plan:
     return plan
 
 
-def delete(ensure: api.Ensure, plan: Plan) -> None:
+def delete(ensure: api.Ensure, plan: TeardownPlan) -> None:
     """Stop running work or wait for it, then delete, and wait until everything is gone.
 
     Raises dg.Failure before deleting anything if something is in the way, and if the deadline
@@ -118,14 +118,14 @@ def delete(ensure: api.Ensure, plan: Plan) -> None:
 
 def prune(
     ensure: api.Ensure, pipeline: str, group: str, in_use: Collection[str], kept: Collection[str]
-) -> list[Piece]:
+) -> list[ResourceToDelete]:
     """Delete what earlier settings of the pipeline left, wait until it is gone, and return it.
 
     group: the name of the dataset group in use; in_use: the names of the solutions and filters in
     it that are; kept: those of other dataset groups to keep. What has work under way stays for a
     later run. Raises dg.Failure, and botocore's ClientError.
     """
-    found = Plan()
+    found = TeardownPlan()
     named = re.compile(rf"{re.escape(pipeline)}-[0-9a-f]{{8}}")
     for each in _pieces(api.DATASET_GROUP, ensure.list(api.DATASET_GROUP)):
         if each.name == group:
@@ -141,9 +141,11 @@ def prune(
     return found.pieces
 
 
-def _add_idle(found: Plan, ensure: api.Ensure, pipeline: str, piece: Piece) -> None:
+def _add_idle(
+    found: TeardownPlan, ensure: api.Ensure, pipeline: str, piece: ResourceToDelete
+) -> None:
     """Add it with what is in it, if it is the pipeline's and nothing is under way in it."""
-    plan = Plan()
+    plan = TeardownPlan()
     with _may_be_gone():
         if not _is_ours(ensure, piece, pipeline):
             return
@@ -158,7 +160,9 @@ def _add_idle(found: Plan, ensure: api.Ensure, pipeline: str, piece: Piece) -> N
         found.pieces.extend(plan.pieces)
 
 
-def _look_into(ensure: api.Ensure, group: Piece, pipeline: str, plan: Plan) -> None:
+def _look_into(
+    ensure: api.Ensure, group: ResourceToDelete, pipeline: str, plan: TeardownPlan
+) -> None:
     plan.pieces.append(group)
     for kind in (api.FILTER, api.SOLUTION, api.DATASET):
         for piece in _pieces(kind, ensure.list(kind, datasetGroupArn=group.arn)):
@@ -173,7 +177,7 @@ def _look_into(ensure: api.Ensure, group: Piece, pipeline: str, plan: Plan) -> N
         _report(ensure, kind, group, plan)
 
 
-def _look_at(ensure: api.Ensure, piece: Piece, plan: Plan) -> None:
+def _look_at(ensure: api.Ensure, piece: ResourceToDelete, plan: TeardownPlan) -> None:
     plan.pieces.append(piece)
     for work in WORK.get(piece.kind, ()):
         found = ensure.list(work, **{piece.kind.arn: piece.arn})
@@ -182,13 +186,15 @@ def _look_at(ensure: api.Ensure, piece: Piece, plan: Plan) -> None:
         _report(ensure, api.CAMPAIGN, piece, plan)
 
 
-def _report(ensure: api.Ensure, kind: api.Kind, parent: Piece, plan: Plan) -> None:
+def _report(
+    ensure: api.Ensure, kind: api.ResourceKind, parent: ResourceToDelete, plan: TeardownPlan
+) -> None:
     """Report resources of this kind in the parent: no pipeline creates them."""
     found = ensure.list(kind, **{parent.kind.arn: parent.arn})
     plan.in_the_way.extend(f"{piece} belongs to {parent}" for piece in _pieces(kind, found))
 
 
-def _find_schemas(ensure: api.Ensure, named: re.Pattern[str], plan: Plan) -> None:
+def _find_schemas(ensure: api.Ensure, named: re.Pattern[str], plan: TeardownPlan) -> None:
     mine = re.compile(rf"{named.pattern}-(interactions|items)")
     schemas = [s for s in _pieces(api.SCHEMA, ensure.list(api.SCHEMA)) if mine.fullmatch(s.name)]
     if not schemas:
@@ -206,7 +212,7 @@ def _find_schemas(ensure: api.Ensure, named: re.Pattern[str], plan: Plan) -> Non
             plan.pieces.append(schema)
 
 
-def _find_jobs(ensure: api.Ensure, plan: Plan) -> None:
+def _find_jobs(ensure: api.Ensure, plan: TeardownPlan) -> None:
     solutions = [piece.arn for piece in plan.pieces if piece.kind is api.SOLUTION]
     for kind in (api.BATCH_INFERENCE_JOB, api.BATCH_SEGMENT_JOB) if solutions else ():
         jobs = [
@@ -217,7 +223,7 @@ def _find_jobs(ensure: api.Ensure, plan: Plan) -> None:
         plan.work.extend(_pieces(kind, jobs))
 
 
-def _is_ours(ensure: api.Ensure, piece: Piece, pipeline: str) -> bool:
+def _is_ours(ensure: api.Ensure, piece: ResourceToDelete, pipeline: str) -> bool:
     if piece.status.startswith("DELETE"):
         # An earlier teardown or somebody else deletes it: wait for it. It may have no tags.
         return True
@@ -231,10 +237,10 @@ def _is_busy(summary: Mapping[str, Any]) -> bool:
     return summary["status"] not in (api.ACTIVE, *api.FAILED)
 
 
-def _pieces(kind: api.Kind, summaries: Iterable[api.Description]) -> list[Piece]:
+def _pieces(kind: api.ResourceKind, summaries: Iterable[api.Description]) -> list[ResourceToDelete]:
     return [
         # The summary of a solution version has no name.
-        Piece(
+        ResourceToDelete(
             kind,
             s.get(kind.name) or s[kind.arn].partition("/")[2],
             s[kind.arn],
@@ -254,7 +260,7 @@ def _may_be_gone() -> Iterator[None]:
             raise
 
 
-def _end(ensure: api.Ensure, piece: Piece, deadline: float) -> None:
+def _end(ensure: api.Ensure, piece: ResourceToDelete, deadline: float) -> None:
     """Stop a training; wait for other work, which Personalize cannot stop."""
     if piece.kind is api.SOLUTION_VERSION:
         try:
@@ -269,7 +275,7 @@ def _end(ensure: api.Ensure, piece: Piece, deadline: float) -> None:
         ensure.sleep(ensure.poll_seconds, deadline, f"{piece} is {description['status']}")
 
 
-def _delete(ensure: api.Ensure, piece: Piece, deadline: float) -> None:
+def _delete(ensure: api.Ensure, piece: ResourceToDelete, deadline: float) -> None:
     while True:
         try:
             getattr(ensure.client, f"delete_{piece.kind.snake}")(**{piece.kind.arn: piece.arn})
@@ -291,7 +297,7 @@ def _delete(ensure: api.Ensure, piece: Piece, deadline: float) -> None:
             return
 
 
-def _wait_until_gone(ensure: api.Ensure, piece: Piece, deadline: float) -> None:
+def _wait_until_gone(ensure: api.Ensure, piece: ResourceToDelete, deadline: float) -> None:
     while (description := _describe(ensure, piece)) is not None:
         status = description.get("status", api.ACTIVE)
         if status == "DELETE FAILED":
@@ -301,7 +307,7 @@ def _wait_until_gone(ensure: api.Ensure, piece: Piece, deadline: float) -> None:
         ensure.sleep(ensure.poll_seconds, deadline, f"{piece} is {status}")
 
 
-def _describe(ensure: api.Ensure, piece: Piece) -> api.Description | None:
+def _describe(ensure: api.Ensure, piece: ResourceToDelete) -> api.Description | None:
     with _may_be_gone():
         return ensure.describe(piece.kind, piece.arn)
     return None

@@ -14,7 +14,7 @@ from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.pipeline.declare_asset import PIPELINE
 from batchrec_dagster.pipeline.loading import components_of
 from batchrec_dagster.storage.io_managers import STORAGE_KEY
-from batchrec_dagster.storage.paths import Places
+from batchrec_dagster.storage.paths import StorageKeys
 
 
 class BatchrecResources(Sandboxed, DeploymentSettings, dg.Component):
@@ -45,7 +45,7 @@ def published(pipeline: str, *, key_prefix: str | None = None) -> dg.AssetSpec:
         key=[*(key_prefix or pipeline).split("/"), "recommendations"],
         description=f"The lists that the pipeline {pipeline} published: user_id, rank, item_id,"
         " title where items have titles, score.",
-        metadata={PIPELINE: pipeline, STORAGE_KEY: Places(pipeline).recommendations},
+        metadata={PIPELINE: pipeline, STORAGE_KEY: StorageKeys(pipeline).recommendations},
     ).with_io_manager_key("batchrec_published_io")
 
 

@@ -21,7 +21,7 @@ import polars as pl
 from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.deployment.resources import PersonalizeResource
 from batchrec_dagster.reporting.markdown import escaped
-from batchrec_dagster.steps.checks import WARNINGS, Checked, FailedChecksError
+from batchrec_dagster.steps.checks import WARNINGS, CheckResult, FailedChecksError
 from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.lease import Lease
 from batchrec_dagster.storage.object_store import StorageError
@@ -51,7 +51,7 @@ def run_step(step: Callable[[], Result]) -> Generator[dg.AssetCheckResult, None,
 
 
 def published(
-    checks: Sequence[Checked], result: dg.MaterializeResult[Any]
+    checks: Sequence[CheckResult], result: dg.MaterializeResult[Any]
 ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult[Any]]:
     """The asset's result with its checks; if a check blocks, only the checks, and dg.Failure, so
     that the value is not stored."""
@@ -59,7 +59,7 @@ def published(
     yield result._replace(check_results=results(checks))
 
 
-def stopped(checks: Sequence[Checked]) -> Iterator[dg.AssetCheckResult]:
+def stopped(checks: Sequence[CheckResult]) -> Iterator[dg.AssetCheckResult]:
     """The checks and dg.Failure if one of them blocks, else nothing."""
     failed = [check for check in checks if check.blocks]
     if failed:
@@ -69,7 +69,7 @@ def stopped(checks: Sequence[Checked]) -> Iterator[dg.AssetCheckResult]:
         )
 
 
-def results(checks: Sequence[Checked]) -> list[dg.AssetCheckResult]:
+def results(checks: Sequence[CheckResult]) -> list[dg.AssetCheckResult]:
     """The verdicts as Dagster takes them."""
     return [
         dg.AssetCheckResult(
@@ -168,7 +168,7 @@ class MadeOf:
     context: dg.AssetExecutionContext
     inputs: tuple[str, ...]
 
-    def metadata(self, version: str, checks: Sequence[Checked] = ()) -> dict[str, Any]:
+    def metadata(self, version: str, checks: Sequence[CheckResult] = ()) -> dict[str, Any]:
         """For the result that is stored with this version, and its checks."""
         made_of = [self._fingerprint(version), [asdict(check) for check in checks]]
         return {MADE_OF: json.dumps(made_of)}
@@ -203,7 +203,7 @@ class MadeOf:
             value=value,
             data_version=dg.DataVersion(version),
             metadata={**kept, "outcome": outcome, **(metadata or {})},
-            check_results=results([Checked(**one) for one in verdicts]),
+            check_results=results([CheckResult(**one) for one in verdicts]),
         )
 
     def _fingerprint(self, version: str) -> str:

@@ -33,7 +33,7 @@ from batchrec_dagster.preparation.layout import (
     split_line,
 )
 from batchrec_dagster.preparation.polars.csv_table import DELIMITERS, check_width
-from batchrec_dagster.preparation.polars.decoding import Opened, RawFile, open_file
+from batchrec_dagster.preparation.polars.decoding import OpenedFile, RawFile, open_file
 from batchrec_dagster.preparation.polars.tables import SHOWN, damaged
 from batchrec_dagster.preparation.rules import BadRows
 from batchrec_dagster.storage.durable import temporary_folder
@@ -263,7 +263,7 @@ class ItemsFile:
             ) from error
 
     @cached_property
-    def _content(self) -> tuple[Opened, str | pl.DataFrame]:
+    def _content(self) -> tuple[OpenedFile, str | pl.DataFrame]:
         """The file, and its text if it is CSV, else its rows."""
         with temporary_folder() as folder:
             raw_file = RawFile(self.path, self.name)

@@ -27,10 +27,15 @@ from batchrec_dagster.preparation.layout import (
     recognise,
 )
 from batchrec_dagster.preparation.polars.csv_table import DELIMITERS, CsvTable, pointed
-from batchrec_dagster.preparation.polars.decoding import Opened
+from batchrec_dagster.preparation.polars.decoding import OpenedFile
 from batchrec_dagster.preparation.polars.json_table import JsonTable
-from batchrec_dagster.preparation.polars.rows import FilterError, check_types, filter_columns, typed
-from batchrec_dagster.preparation.polars.tables import ParquetTable, Table
+from batchrec_dagster.preparation.polars.rows import (
+    RowConditionError,
+    check_types,
+    filter_columns,
+    typed,
+)
+from batchrec_dagster.preparation.polars.tables import ParquetTable, RowTable
 from batchrec_dagster.preparation.rules import Rules
 
 _AnyTable = CsvTable | JsonTable | ParquetTable
@@ -42,7 +47,7 @@ LOOKED_AT = 1000
 
 
 @dataclass(frozen=True)
-class Reading:
+class ReadSettings:
     """What is declared of how to read the files. None, or nothing in a mapping: to be found out.
 
     `columns` goes from role to column; `types` from column to string, long, double or boolean.
@@ -60,13 +65,13 @@ class Reading:
     timezone: str | None = None
 
     @classmethod
-    def of(cls, layout: Layout) -> Reading:
+    def of(cls, layout: Layout) -> ReadSettings:
         """The layout of a source that is known, as a declaration."""
         return cls(**{each.name: getattr(layout, each.name) for each in fields(cls)})
 
 
 @dataclass(frozen=True)
-class Found:
+class RecognisedLayout:
     """The layout; the type of every column of the file, by its name; the roles recognised;
     `warnings`: what can be read but is probably not meant."""
 
@@ -76,7 +81,7 @@ class Found:
     warnings: Sequence[str] = ()
 
 
-def find_out(opened: Opened, reading: Reading, rules: Rules) -> Found:
+def recognise_layout(opened: OpenedFile, reading: ReadSettings, rules: Rules) -> RecognisedLayout:
     """How to read files such as this one. Raises PreparationError."""
     form = reading.format or opened.format
     delimiter = _delimiter(opened, reading) if form == "csv" else ","
@@ -122,10 +127,10 @@ def find_out(opened: Opened, reading: Reading, rules: Rules) -> Found:
         for role, column in (("user", layout.user), ("item", layout.item))
         if (example := _decimal_id(table, column, types))
     ]
-    return Found(_with_types(layout, rules, types, table), types, recognised, warnings)
+    return RecognisedLayout(_with_types(layout, rules, types, table), types, recognised, warnings)
 
 
-def open_table(opened: Opened, layout: Layout) -> Table:
+def open_table(opened: OpenedFile, layout: Layout) -> RowTable:
     """The file, to be read in this layout."""
     table = _table(
         opened, layout.format, layout.delimiter, has_header=layout.has_header, quoted=layout.quoted
@@ -136,7 +141,7 @@ def open_table(opened: Opened, layout: Layout) -> Table:
 
 
 def _table(
-    opened: Opened, form: Format, delimiter: str, *, has_header: bool, quoted: bool
+    opened: OpenedFile, form: Format, delimiter: str, *, has_header: bool, quoted: bool
 ) -> _AnyTable:
     if form == "parquet":
         return ParquetTable(opened)
@@ -145,7 +150,7 @@ def _table(
     return CsvTable(opened, delimiter, has_header, quoted)
 
 
-def _delimiter(opened: Opened, reading: Reading) -> str:
+def _delimiter(opened: OpenedFile, reading: ReadSettings) -> str:
     """The declared one; else the one that makes names of the first line that are declared, or
     recognised where none is; else a comma."""
     if reading.delimiter is not None:
@@ -162,7 +167,7 @@ def _delimiter(opened: Opened, reading: Reading) -> str:
     return best if found[best] >= len(REQUIRED) else ","
 
 
-def _unit(table: Table, column: Column | None, declared: str) -> str:
+def _unit(table: RowTable, column: Column | None, declared: str) -> str:
     if isinstance(table, ParquetTable) and isinstance(column, str):
         kind = table.schema.get(column)
         if kind is not None and kind.is_temporal():
@@ -213,7 +218,7 @@ def _type(cells: pl.Series, decimal: Decimal) -> str:
     return "string"
 
 
-def _with_types(layout: Layout, rules: Rules, types: Mapping[str, str], table: Table) -> Layout:
+def _with_types(layout: Layout, rules: Rules, types: Mapping[str, str], table: RowTable) -> Layout:
     if rules.filter is None:
         return layout
     names = filter_columns(rules.filter)
@@ -222,7 +227,7 @@ def _with_types(layout: Layout, rules: Rules, types: Mapping[str, str], table: T
     of_filter = {column: _simple(types[column]) for column in names}
     try:
         check_types(rules.filter, of_filter)
-    except FilterError as error:
+    except RowConditionError as error:
         raise PreparationError(f"{name}: interactions.filter: {error}") from error
     return replace(layout, types=of_filter)
 
@@ -235,7 +240,7 @@ def _simple(kind: str) -> str:
     return kind if kind in ("long", "double", "boolean") else "string"
 
 
-def _not_recognised(table: Table, missing: Sequence[str], form: Format) -> PreparationError:
+def _not_recognised(table: RowTable, missing: Sequence[str], form: Format) -> PreparationError:
     columns = table.columns
     if form == "csv" and all(re.fullmatch(r"[0-9.]+", name) for name in columns):
         return PreparationError(

@@ -88,7 +88,7 @@ class BadRows:
 
 
 @dataclass(frozen=True)
-class Preparation:
+class PreparationResult:
     """What became of the files. Counts are rows, without blank lines; `left_out` is by reason."""
 
     rows_read: int
@@ -108,7 +108,7 @@ class Preparation:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Counts:
+class InteractionCounts:
     """What is in the interactions: users, those of them with two or more, and items; the first and
     the last time, in epoch seconds, None where there are no rows; the kinds of event, 0 without the
     column."""

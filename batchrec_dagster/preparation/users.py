@@ -17,11 +17,11 @@ from batchrec_dagster.personalize.schemas import (
 from batchrec_dagster.preparation.confined.reader import ConfinedReader
 from batchrec_dagster.preparation.layout import NULL_VALUES, Column, PreparationError, recognise
 from batchrec_dagster.preparation.polars.csv_table import DELIMITERS, CsvTable
-from batchrec_dagster.preparation.polars.decoding import Opened, RawFile, open_file
+from batchrec_dagster.preparation.polars.decoding import OpenedFile, RawFile, open_file
 from batchrec_dagster.preparation.polars.json_table import JsonTable
 from batchrec_dagster.preparation.polars.rows import Cells
-from batchrec_dagster.preparation.polars.tables import FLAW, ROW, ParquetTable, Table
-from batchrec_dagster.preparation.rules import Counts
+from batchrec_dagster.preparation.polars.tables import FLAW, ROW, ParquetTable, RowTable
+from batchrec_dagster.preparation.rules import InteractionCounts
 from batchrec_dagster.storage.durable import temporary_folder
 
 # Rows of which Polars' streaming unique holds in a few hundred megabytes; rows of a piece.
@@ -78,7 +78,7 @@ def _ordered(users: pl.LazyFrame) -> pl.DataFrame:
     return found.table().select(USER_FIELD).sort(USER_FIELD)
 
 
-def _table(opened: Opened, column: Column | None) -> Table:
+def _table(opened: OpenedFile, column: Column | None) -> RowTable:
     if opened.format != "csv":
         return ParquetTable(opened) if opened.format == "parquet" else JsonTable(opened)
     has_header = not isinstance(column, int)
@@ -88,7 +88,7 @@ def _table(opened: Opened, column: Column | None) -> Table:
     return next((table for table in tables if "user" in recognise(table.columns)), tables[0])
 
 
-def _column(table: Table, column: Column | None) -> Column:
+def _column(table: RowTable, column: Column | None) -> Column:
     known = recognise(table.columns).get("user")
     if column is not None or known is not None:
         return column or known or ""
@@ -100,7 +100,7 @@ def _column(table: Table, column: Column | None) -> Column:
     )
 
 
-def _check(table: Table, rows: pl.LazyFrame, null_values: Sequence[str]) -> None:
+def _check(table: RowTable, rows: pl.LazyFrame, null_values: Sequence[str]) -> None:
     cells = Cells(null_values)
     wrong = pl.col(FLAW).is_not_null() | cells.missing("user") | cells.means_nothing("user")
     wrong |= cells.longer("user", MAX_ID_LENGTH) | cells.broken("user") | cells.not_utf8("user")
@@ -117,7 +117,7 @@ def _check(table: Table, rows: pl.LazyFrame, null_values: Sequence[str]) -> None
         )
 
 
-def count_rows(interactions: pl.LazyFrame) -> Counts:
+def count_rows(interactions: pl.LazyFrame) -> InteractionCounts:
     """Polars' own streaming group_by, of as many users as there may be, takes three times the
     memory."""
     users, items, times = _Tally(USER_ID), _Tally(ITEM_ID), list[int]()
@@ -136,7 +136,7 @@ def count_rows(interactions: pl.LazyFrame) -> Counts:
     wanted = [USER_ID, ITEM_ID, TIMESTAMP, *([EVENT_TYPE] if kinds is not None else [])]
     interactions.select(wanted).sink_batches(take, chunk_size=PIECE)
     lengths = users.lengths()
-    return Counts(
+    return InteractionCounts(
         users=len(lengths),
         users_with_two=int((lengths > 1).sum()),
         items=len(items.lengths()),

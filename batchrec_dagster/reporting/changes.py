@@ -8,18 +8,18 @@ from typing import Any
 from markupsafe import Markup
 
 from batchrec_dagster.reporting import terminal
-from batchrec_dagster.reporting.editions import Change, Drift, EditionDiff, Shift, shown
+from batchrec_dagster.reporting.editions import Drift, EditionDiff, ItemShift, SettingChange, shown
 from batchrec_dagster.reporting.people import shortened
-from batchrec_dagster.reporting.sections import Figure, Section, Tile, count, percent, score
+from batchrec_dagster.reporting.sections import Figure, ReportSection, Tile, count, percent, score
 
 TITLE = "What changed"
 
 
-def changes_section(changes: EditionDiff | None, drift: Drift | None) -> Section:
+def changes_section(changes: EditionDiff | None, drift: Drift | None) -> ReportSection:
     """The section; what there is nothing to compare with is left out."""
     if changes is None:
         first = "No earlier edition is kept: later ones are compared with this one."
-        return Section("changes", TITLE, [first], figures=[*_data(drift)])
+        return ReportSection("changes", TITLE, [first], figures=[*_data(drift)])
     compared = f"Edition {changes.after} compared with edition {changes.before}."
     text = [compared, *(f"{one[0].upper()}{one[1:]}." for one in _caveats(changes))]
     lists = f"How many of {changes.compared:,} lists have the item."
@@ -28,7 +28,7 @@ def changes_section(changes: EditionDiff | None, drift: Drift | None) -> Section
         for name, (title, items) in _movers(changes).items()
     ]
     figures = [*_tables(changes), *_data(drift), *shifts]
-    return Section("changes", TITLE, text, [*_tiles(changes)], figures)
+    return ReportSection("changes", TITLE, text, [*_tiles(changes)], figures)
 
 
 def _caveats(changes: EditionDiff) -> Iterator[str]:
@@ -89,7 +89,7 @@ def _data(drift: Drift | None) -> Iterator[Figure]:
     yield _table("data", "Data", "The interactions, since the last run that had others.", rows)
 
 
-def _movers(changes: EditionDiff) -> dict[str, tuple[str, Sequence[Shift]]]:
+def _movers(changes: EditionDiff) -> dict[str, tuple[str, Sequence[ItemShift]]]:
     movers = {
         "risers": ("Items that rose most", changes.risers),
         "fallers": ("Items that fell most", changes.fallers),
@@ -97,11 +97,15 @@ def _movers(changes: EditionDiff) -> dict[str, tuple[str, Sequence[Shift]]]:
     return {name: (title, shifts) for name, (title, shifts) in movers.items() if shifts}
 
 
-def _rows(changes: Sequence[Change | Shift], cell: Callable[[Any], str]) -> list[list[str]]:
+def _rows(
+    changes: Sequence[SettingChange | ItemShift], cell: Callable[[Any], str]
+) -> list[list[str]]:
     """A row for each: what changed, before, now."""
     return [
         [
-            change.name if isinstance(change, Change) else shortened(change.title) or change.item,
+            change.name
+            if isinstance(change, SettingChange)
+            else shortened(change.title) or change.item,
             cell(change.before),
             cell(change.after),
         ]
@@ -129,9 +133,11 @@ def diff_text(pipeline: str, diff: EditionDiff, width: int | None) -> str:
         "Data": [*_changed_data(diff.data)],
         "Metrics": _rows(metrics, _value),
     }
-    sections = [[terminal.Section(title, COLUMNS, rows)] for title, rows in tables.items() if rows]
+    sections = [
+        [terminal.TerminalTable(title, COLUMNS, rows)] for title, rows in tables.items() if rows
+    ]
     shifts = [
-        terminal.Section(title, COLUMNS, _rows(items, _value))
+        terminal.TerminalTable(title, COLUMNS, _rows(items, _value))
         for title, items in _movers(diff).values()
     ]
     return terminal.render(
@@ -139,7 +145,7 @@ def diff_text(pipeline: str, diff: EditionDiff, width: int | None) -> str:
     )
 
 
-def _changed_data(changes: Sequence[Change]) -> Iterator[list[str]]:
+def _changed_data(changes: Sequence[SettingChange]) -> Iterator[list[str]]:
     for change in changes:
         values = (change.before, change.after)
         if change.name == "events":

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import polars as pl
 
-from batchrec_dagster.personalize.evidence import ALL, COVERAGE, NDCG, Estimate, Evidence
+from batchrec_dagster.personalize.evidence import ALL, COVERAGE, NDCG, Evidence, MetricEstimate
 from batchrec_dagster.storage.published_table import Edition
 
 # Relative changes of a number, and shifts of an event type's share, that the verdict names.
@@ -16,7 +16,7 @@ MUCH, SHIFT = 0.3, 0.1
 
 
 @dataclass(frozen=True)
-class Data:
+class DataFacts:
     """The interactions: their numbers, and the days of the first and the last; `first` is empty if
     they have no times.
 
@@ -41,8 +41,8 @@ class Data:
 class Drift:
     """The data before and now, and how many items are new and how many have vanished."""
 
-    before: Data
-    now: Data
+    before: DataFacts
+    now: DataFacts
     new_items: int
     vanished_items: int
 
@@ -70,17 +70,17 @@ class Drift:
 
 
 @dataclass(frozen=True)
-class Inputs:
+class RunInputs:
     """The data and items of the newest run, and their drift: what the next run compares with.
 
     items: the ids, sorted.
     """
 
-    data: Data
+    data: DataFacts
     items: pl.Series
     drift: Drift | None = None
 
-    def after(self, before: Inputs | None) -> Inputs:
+    def after(self, before: RunInputs | None) -> RunInputs:
         """With the drift since `before`; the same data keep the drift that they had."""
         if before is None:
             return self
@@ -103,8 +103,8 @@ class Inputs:
     @classmethod
     def read(cls, about: Mapping[str, Any], items: pl.Series) -> Self:
         """From `about` and the items of a file."""
-        data, before = Data(**about["data"]), about["before"]
-        drift = before and Drift(Data(**before), data, about["new"], about["vanished"])
+        data, before = DataFacts(**about["data"]), about["before"]
+        drift = before and Drift(DataFacts(**before), data, about["new"], about["vanished"])
         return cls(data, items, drift)
 
 
@@ -118,7 +118,7 @@ DATA = ("data_version", "trained_on")
 
 
 @dataclass(frozen=True)
-class Change:
+class SettingChange:
     """A setting or number that differs; None: the default, or unknown."""
 
     name: str
@@ -141,13 +141,13 @@ def shown(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def changed_settings(before: Edition, after: Edition) -> list[Change] | None:
+def changed_settings(before: Edition, after: Edition) -> list[SettingChange] | None:
     """The settings that differ; None if an edition does not know its settings."""
     if "settings" not in before.about or "settings" not in after.about:
         return None
     old, new = before.about["settings"], after.about["settings"]
     return [
-        Change(name, old.get(name), new.get(name))
+        SettingChange(name, old.get(name), new.get(name))
         for name in sorted({*old, *new})
         if old.get(name) != new.get(name)
     ]
@@ -166,17 +166,17 @@ def incomparable(before: Edition, after: Edition) -> list[str]:
     return [change.text for change in changes if change.name.startswith(MEASURED_BY)]
 
 
-def ndcg_of(edition: Edition) -> Estimate | None:
+def ndcg_of(edition: Edition) -> MetricEstimate | None:
     """Its NDCG@25, with an interval where one is known; None if it does not say."""
     for evidence in Evidence.read(edition.about.get("evidence", {})):
         if evidence.group == ALL:
             return evidence.ndcg if evidence.users else None
     ndcg = edition.about.get("metrics", {}).get(NDCG)
-    return None if ndcg is None else Estimate(ndcg)
+    return None if ndcg is None else MetricEstimate(ndcg)
 
 
 @dataclass(frozen=True)
-class Shift:
+class ItemShift:
     """An item, and how many of the compared lists had it before and have it now."""
 
     item: str
@@ -198,22 +198,22 @@ class EditionDiff:
 
     before: int
     after: int
-    settings: list[Change] | None
-    data: list[Change]
-    metrics: list[Change]
+    settings: list[SettingChange] | None
+    data: list[SettingChange]
+    metrics: list[SettingChange]
     comparable: bool
     overlap: float | None
     compared: int
     same_lists: int
     gained: int
     lost: int
-    risers: list[Shift]
-    fallers: list[Shift]
+    risers: list[ItemShift]
+    fallers: list[ItemShift]
 
 
 def diff(
-    before: tuple[Edition, pl.LazyFrame, Data | None],
-    after: tuple[Edition, pl.LazyFrame, Data | None],
+    before: tuple[Edition, pl.LazyFrame, DataFacts | None],
+    after: tuple[Edition, pl.LazyFrame, DataFacts | None],
     most: int = MOST_COMPARED,
 ) -> EditionDiff:
     """Compare two editions: each with its table (user_id, rank, item_id, and title where there are
@@ -268,7 +268,7 @@ def _kept(old: pl.DataFrame, new: pl.DataFrame) -> pl.Series:
     )["both"]
 
 
-def _shifts(old: pl.DataFrame, new: pl.DataFrame) -> list[Shift]:
+def _shifts(old: pl.DataFrame, new: pl.DataFrame) -> list[ItemShift]:
     """The items of the lists, those that gained most lists first."""
     before, after = (
         frame.group_by("item_id").agg(pl.len().cast(pl.Int64).alias(name), pl.col("title").first())
@@ -280,19 +280,19 @@ def _shifts(old: pl.DataFrame, new: pl.DataFrame) -> list[Shift]:
         .sort(pl.col("after") - pl.col("before"), "item_id", descending=[True, False])
         .select("item_id", pl.coalesce("title", "title_right"), "before", "after")
     )
-    return [Shift(*row) for row in table.iter_rows()]
+    return [ItemShift(*row) for row in table.iter_rows()]
 
 
-def _changed_data(before: Data | None, after: Data | None) -> list[Change]:
+def _changed_data(before: DataFacts | None, after: DataFacts | None) -> list[SettingChange]:
     if before is None or after is None:
         return []
     old, new = asdict(before), asdict(after)
-    return [Change(name, old[name], new[name]) for name in old if old[name] != new[name]]
+    return [SettingChange(name, old[name], new[name]) for name in old if old[name] != new[name]]
 
 
-def _changed_metrics(before: Edition, after: Edition) -> Iterator[Change]:
+def _changed_metrics(before: Edition, after: Edition) -> Iterator[SettingChange]:
     old: Mapping[str, float] = before.about.get("metrics", {})
     new: Mapping[str, float] = after.about.get("metrics", {})
     for name, key in (("NDCG@25", NDCG), ("coverage", COVERAGE)):
         if key in old and key in new and old[key] != new[key]:
-            yield Change(name, old[key], new[key])
+            yield SettingChange(name, old[key], new[key])

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from batchrec_dagster.reporting.outcomes import NOTHING_YET
-from batchrec_dagster.reporting.terminal import Column, Section, render
-from batchrec_dagster.steps.experiment import Effect, ExperimentResult, Plan
+from batchrec_dagster.reporting.terminal import Column, TerminalTable, render
+from batchrec_dagster.steps.experiment import Effect, ExperimentPlan, ExperimentResult
 
 CONTROL_GETS = {"popular": "the most popular items", "none": "no lists"}
 
@@ -23,7 +23,7 @@ class ExperimentView:
     pipeline: str
     published: str | None
     result: ExperimentResult | None
-    plan: Plan | None
+    plan: ExperimentPlan | None
 
 
 def experiment_text(view: ExperimentView, width: int | None) -> str:
@@ -37,7 +37,7 @@ def experiment_text(view: ExperimentView, width: int | None) -> str:
     said = said or [NO_EXPERIMENT]
     if view.plan is None:
         return render([f"Experiment in {view.pipeline}", *said, NOTHING_YET], [], width=width)
-    planned = Section(
+    planned = TerminalTable(
         "Users needed, in both arms together",
         [Column("to find a lift of", right=True), Column("users", right=True)],
         [[f"{lift:.0%}", f"{users:,}"] for lift, users in view.plan.needed],
@@ -88,7 +88,7 @@ def _effect(effect: Effect) -> str:
     return f"{means}, {found} {lift.value:+.1%} ({interval}"
 
 
-def plan_line(plan: Plan) -> str:
+def plan_line(plan: ExperimentPlan) -> str:
     """What the numbers of users needed are based on."""
     return (
         f"For as long as the {_number(plan.days)} days measured, with {_number(plan.interactions)}"

@@ -12,13 +12,19 @@ import polars as pl
 from pydantic import PlainSerializer, PlainValidator
 
 from batchrec_dagster.personalize.evidence import ALL, NDCG, Evidence
-from batchrec_dagster.reporting.editions import Data, Drift, EditionDiff
+from batchrec_dagster.reporting.editions import DataFacts, Drift, EditionDiff
 from batchrec_dagster.reporting.markdown import unescaped
 from batchrec_dagster.reporting.people import MOST_PEOPLE, People, people
-from batchrec_dagster.reporting.published import Tables
-from batchrec_dagster.reporting.sections import Section
+from batchrec_dagster.reporting.published import RunTables
+from batchrec_dagster.reporting.sections import ReportSection
 from batchrec_dagster.reporting.statistics import Audience, Catalogue, audience, catalogue, counts
-from batchrec_dagster.reporting.verdict import Before, Provenance, Verdict, VerdictFacts, verdict
+from batchrec_dagster.reporting.verdict import (
+    PreviousEdition,
+    Provenance,
+    Verdict,
+    VerdictFacts,
+    verdict,
+)
 
 LISTS_FULL = "lists_full"
 MOST_TRAININGS = 20
@@ -27,7 +33,7 @@ MOST_MATERIALIZATIONS = 200
 
 
 @dataclass(frozen=True)
-class Training:
+class TrainingRecord:
     """A solution version as Dagster remembers it.
 
     made: when it first appeared; metrics: by their names in the UI (ndcg_at_25, precision_at_10,
@@ -43,7 +49,7 @@ class Training:
 
 
 @dataclass(frozen=True)
-class CheckResult:
+class CheckRecord:
     """The newest result of an asset check."""
 
     asset: str
@@ -52,9 +58,9 @@ class CheckResult:
     message: str
 
 
-def trainings(instance: dg.DagsterInstance, key: dg.AssetKey) -> list[Training]:
+def trainings(instance: dg.DagsterInstance, key: dg.AssetKey) -> list[TrainingRecord]:
     """The newest solution versions, each once, oldest first."""
-    found: dict[str, Training] = {}
+    found: dict[str, TrainingRecord] = {}
     # Newest first, so that the oldest materialization of each remains.
     for record in instance.fetch_materializations(key, limit=MOST_MATERIALIZATIONS).records:
         if record.asset_materialization is None:
@@ -64,7 +70,7 @@ def trainings(instance: dg.DagsterInstance, key: dg.AssetKey) -> list[Training]:
         }
         arn = str(metadata.get("solution_version_arn", ""))
         numbers = {k: float(v) for k, v in metadata.items() if isinstance(v, (int, float))}
-        found[arn] = Training(
+        found[arn] = TrainingRecord(
             arn,
             datetime.fromtimestamp(record.timestamp, UTC),
             str(metadata.get("recipe", "")),
@@ -76,7 +82,7 @@ def trainings(instance: dg.DagsterInstance, key: dg.AssetKey) -> list[Training]:
 
 def check_results(
     instance: dg.DagsterInstance, checks: Sequence[dg.AssetCheckKey]
-) -> list[CheckResult]:
+) -> list[CheckRecord]:
     """The newest result of each check that has run."""
     found = []
     for key in checks:
@@ -85,7 +91,7 @@ def check_results(
         # A check planned in a run under way has no evaluation yet.
         if isinstance(evaluation, dg.AssetCheckEvaluation):
             asset, verdict = key.asset_key.path[-1], unescaped(evaluation.description or "")
-            found.append(CheckResult(asset, key.name, evaluation.passed, verdict))
+            found.append(CheckRecord(asset, key.name, evaluation.passed, verdict))
     return found
 
 
@@ -110,14 +116,14 @@ class Run:
     solution_version: str
     metrics: Mapping[str, float]
     popularity: Mapping[str, float]
-    trainings: Sequence[Training] = ()
-    checks: Sequence[CheckResult] = ()
+    trainings: Sequence[TrainingRecord] = ()
+    checks: Sequence[CheckRecord] = ()
     earlier_data: bool = False
     trained: datetime | None = None
     engine: str = "an unknown engine"
     evidence: Sequence[Evidence] = ()
     edition: int = 0
-    before: Before | None = None
+    before: PreviousEdition | None = None
     unchanged: str | None = None
     full: int | None = None
     requested: int | None = None
@@ -149,7 +155,7 @@ Ids = Annotated[
 class Tallies:
     """What follows from the tables alone. item_ids: of the interactions, sorted."""
 
-    data: Data
+    data: DataFacts
     audience: Audience
     catalogue: Catalogue
     people: People
@@ -168,7 +174,7 @@ class Facts(Tallies):
     run: Run
     drift: Drift | None = None
     changes: EditionDiff | None = None
-    sections: Sequence[Section] = ()
+    sections: Sequence[ReportSection] = ()
 
     @property
     def provenance(self) -> Provenance:
@@ -226,7 +232,7 @@ def facts(run: Run, tallies: Tallies) -> Facts:
     return Facts(run=run, **vars(tallies))
 
 
-def tallies(tables: Tables, most_people: int = MOST_PEOPLE) -> Tallies:
+def tallies(tables: RunTables, most_people: int = MOST_PEOPLE) -> Tallies:
     """Count everything in the report, with at most `most_people` users to look up."""
     counted = counts(tables)
     return Tallies(

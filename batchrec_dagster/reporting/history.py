@@ -13,16 +13,16 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from batchrec_dagster.reporting.editions import (
-    Data,
+    DataFacts,
     EditionDiff,
-    Inputs,
+    RunInputs,
     diff,
     incomparable,
     ndcg_of,
 )
 from batchrec_dagster.reporting.facts import Facts
-from batchrec_dagster.reporting.verdict import Before, Verdict
-from batchrec_dagster.storage.object_store import DamagedError, ObjectNotFoundError
+from batchrec_dagster.reporting.verdict import PreviousEdition, Verdict
+from batchrec_dagster.storage.object_store import DamagedObjectError, ObjectNotFoundError
 from batchrec_dagster.storage.paths import PipelineFiles
 from batchrec_dagster.storage.published_table import ABOUT, Edition, read_about
 
@@ -51,7 +51,7 @@ class EditionHistory:
 
     def read(self) -> Mapping[str, Any]:
         """What the report knew, by edition number as text."""
-        with suppress(DamagedError):
+        with suppress(DamagedObjectError):
             editions: Mapping[str, Any] = self.files.record(REPORT).get("editions", {})
             return editions
         return {}
@@ -85,21 +85,21 @@ class EditionHistory:
                 (after, pl.scan_parquet(new), self._data(after)),
             )
 
-    def _data(self, edition: Edition) -> Data | None:
+    def _data(self, edition: Edition) -> DataFacts | None:
         known = self.known(edition).get("data")
-        return Data(**known) if known else None
+        return DataFacts(**known) if known else None
 
-    def inputs(self) -> Inputs | None:
+    def inputs(self) -> RunInputs | None:
         """The data of the last run; None if there was none, or if its file is damaged."""
         try:
             file = io.BytesIO(self.files.storage.store.get(self._inputs))
             about = read_about(file)
             file.seek(0)
-            return Inputs.read(about, pl.read_parquet(file).to_series())
+            return RunInputs.read(about, pl.read_parquet(file).to_series())
         except (ObjectNotFoundError, pl.exceptions.PolarsError, OSError, ValueError, KeyError):
             return None
 
-    def remember_inputs(self, inputs: Inputs) -> None:
+    def remember_inputs(self, inputs: RunInputs) -> None:
         table = inputs.items.alias("item").to_frame().to_arrow()
         file = io.BytesIO()
         pq.write_table(table.replace_schema_metadata({ABOUT: json.dumps(inputs.about)}), file)
@@ -110,10 +110,10 @@ class EditionHistory:
         return self.files.storage.uri(self.files.places.inputs)
 
 
-def before_of(before: Edition | None, edition: Edition) -> Before | None:
+def before_of(before: Edition | None, edition: Edition) -> PreviousEdition | None:
     """What the verdict on an edition needs of the one before it."""
     if before is None:
         return None
     models = [one.about.get("solution_version_arn") for one in (before, edition)]
     same = models[0] is not None and models[0] == models[1]
-    return Before(before.number, ndcg_of(before), incomparable(before, edition), same)
+    return PreviousEdition(before.number, ndcg_of(before), incomparable(before, edition), same)

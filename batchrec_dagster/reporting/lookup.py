@@ -17,7 +17,7 @@ from batchrec_dagster.reporting.explanations import (
     similar_items,
     user_item_matrix,
 )
-from batchrec_dagster.reporting.published import Published
+from batchrec_dagster.reporting.published import PublishedResults
 from batchrec_dagster.storage.extras import installed
 
 HISTORY = 25
@@ -40,7 +40,7 @@ class Interaction:
 
 
 @dataclass(frozen=True)
-class Recommended:
+class ExplainedItem:
     """An item of a user's list, the item of their history that explains it best, and how many of
     the counted users have both; score None if the recipe has none.
 
@@ -68,7 +68,7 @@ class Person:
     user: str
     interactions: int
     history: list[Interaction]
-    recommendations: list[Recommended]
+    recommendations: list[ExplainedItem]
     titles: bool
 
 
@@ -103,7 +103,7 @@ class Item:
     titles: bool
 
 
-def person(published: Published, user: str) -> Person | None:
+def person(published: PublishedResults, user: str) -> Person | None:
     """None if neither the table nor the interactions have the user. Raises StorageError."""
     table = published.rows("user_id", user).sort("rank")
     listed = table.get_column("item_id").to_list()
@@ -131,7 +131,7 @@ def person(published: Published, user: str) -> Person | None:
             for time, item, event in zip(first[TIMESTAMP], first[ITEM_ID], types, strict=True)
         ],
         recommendations=[
-            Recommended(rank, item, titles.get(item), score, because or None,
+            ExplainedItem(rank, item, titles.get(item), score, because or None,
                         titles.get(because), both, padded and score is None)
             for (rank, item, score), (because, both) in zip(
                 table.select("rank", "item_id", "score").iter_rows(), reasons, strict=True
@@ -141,7 +141,7 @@ def person(published: Published, user: str) -> Person | None:
     )  # fmt: skip
 
 
-def item(published: Published, item: str) -> Item | None:
+def item(published: PublishedResults, item: str) -> Item | None:
     """None if neither the table nor the interactions have the item. Raises StorageError."""
     shown = published.rows("item_id", item).sort("rank", "user_id")
     _, lists = published.size()
@@ -172,7 +172,7 @@ def item(published: Published, item: str) -> Item | None:
     )
 
 
-def nearest(published: Published, what: str, name: str) -> list[str]:
+def nearest(published: PublishedResults, what: str, name: str) -> list[str]:
     """Up to three ids in the interactions that are spelled like this user's or item's.
 
     Only ids with the same two first letters are compared. Raises StorageError.

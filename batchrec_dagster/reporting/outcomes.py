@@ -9,7 +9,14 @@ from datetime import datetime
 import polars as pl
 
 from batchrec_dagster.reporting.charts import Chart
-from batchrec_dagster.reporting.sections import Figure, Judgement, Section, Tile, count, percent
+from batchrec_dagster.reporting.sections import (
+    Figure,
+    Judgement,
+    ReportSection,
+    Tile,
+    count,
+    percent,
+)
 
 
 @dataclass(frozen=True)
@@ -131,15 +138,15 @@ LISTS, POPULAR = "These lists", "Most popular items"
 MOST_EDITIONS = 30
 
 
-def outcomes_section(outcomes: Sequence[Outcome], experiment: Sequence[str] = ()) -> Section:
+def outcomes_section(outcomes: Sequence[Outcome], experiment: Sequence[str] = ()) -> ReportSection:
     """The section of the report. experiment: what an experiment shows, in sentences."""
     of_model = [one for one in outcomes if one.arm == "model"]
     if not of_model:
-        return Section(NAME, TITLE, [NOTHING_YET])
+        return ReportSection(NAME, TITLE, [NOTHING_YET])
     newest = of_model[-1]
     replayed = [REPLAYED] if newest.since == "data" else []
     measured = [one for one in of_model if one.hit_rate is not None][-MOST_EDITIONS:]
-    return Section(
+    return ReportSection(
         NAME,
         TITLE,
         [

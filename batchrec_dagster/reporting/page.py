@@ -18,7 +18,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from batchrec_dagster.personalize.evidence import ALL, COVERAGE, NDCG, Estimate
+from batchrec_dagster.personalize.evidence import ALL, COVERAGE, NDCG, MetricEstimate
 from batchrec_dagster.reporting.charts import Chart
 from batchrec_dagster.reporting.facts import Facts
 from batchrec_dagster.reporting.people import HISTORY, LIST, shortened
@@ -213,7 +213,7 @@ def _groups(facts: Facts) -> Figure | None:
     )
 
 
-def estimated(estimate: Estimate) -> Markup:
+def estimated(estimate: MetricEstimate) -> Markup:
     """A metric, and below it its 95 % interval or that there is none."""
     if estimate.interval is None:
         return score(estimate.value) + Markup("<small>too few users for an interval</small>")

@@ -10,8 +10,8 @@ import polars as pl
 
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.reporting.explanations import Indices, best_explanations, user_item_matrix
-from batchrec_dagster.reporting.published import Tables
-from batchrec_dagster.reporting.statistics import Counts
+from batchrec_dagster.reporting.published import RunTables
+from batchrec_dagster.reporting.statistics import ReportCounts
 
 MOST_PEOPLE = 2_500
 HISTORY = 25
@@ -46,7 +46,7 @@ class People:
     people: list[list[Any]]
 
 
-def people(tables: Tables, counts: Counts, most: int = MOST_PEOPLE) -> People:
+def people(tables: RunTables, counts: ReportCounts, most: int = MOST_PEOPLE) -> People:
     """All users with a list, or every n-th by id so that there are at most `most`."""
     chosen = _every(counts.served, -(-counts.served.len() // most))
     counted = _countable(counts)
@@ -102,7 +102,7 @@ def people(tables: Tables, counts: Counts, most: int = MOST_PEOPLE) -> People:
 
 
 def _items(
-    tables: Tables, counts: Counts, ids: pl.Series, users: list[int], near: list[list[int]]
+    tables: RunTables, counts: ReportCounts, ids: pl.Series, users: list[int], near: list[list[int]]
 ) -> list[list[Any]]:
     lists_of = dict(counts.lists.select("item", "lists").iter_rows())
     columns = (
@@ -135,14 +135,14 @@ def _every(values: pl.Series, step: int) -> pl.Series:
     return values.gather_every(max(1, step))
 
 
-def _of(users: pl.Series, tables: Tables) -> pl.LazyFrame:
+def _of(users: pl.Series, tables: RunTables) -> pl.LazyFrame:
     """user_id, item, time: the users' interactions."""
     return tables.interactions.select(user_id=USER_ID, item=ITEM_ID, time=TIMESTAMP).join(
         users.to_frame("user_id").lazy(), on="user_id", how="semi"
     )
 
 
-def _lists(tables: Tables, users: pl.Series) -> pl.LazyFrame:
+def _lists(tables: RunTables, users: pl.Series) -> pl.LazyFrame:
     """user_id, rank, item: the beginning of each user's list."""
     return (
         tables.recommendations.filter(pl.col("rank") <= LIST)
@@ -151,7 +151,7 @@ def _lists(tables: Tables, users: pl.Series) -> pl.LazyFrame:
     )
 
 
-def _histories(tables: Tables, users: pl.Series) -> pl.LazyFrame:
+def _histories(tables: RunTables, users: pl.Series) -> pl.LazyFrame:
     """user_id, item, day (since 1970), last (epoch seconds), times: each user's items."""
     return (
         _of(users, tables)
@@ -160,7 +160,7 @@ def _histories(tables: Tables, users: pl.Series) -> pl.LazyFrame:
     )
 
 
-def _countable(counts: Counts) -> pl.Series:
+def _countable(counts: ReportCounts) -> pl.Series:
     """The users to count with: all, or every n-th by id."""
     pairs = int((counts.users.get_column("interactions") ** 2).sum())
     step = max(-(-pairs // MOST_PAIRS), -(-counts.users.height // MOST_COUNTED))

@@ -16,13 +16,13 @@ import pyarrow.parquet as pq
 
 from batchrec_dagster.personalize.schemas import scan_interactions
 from batchrec_dagster.storage.object_store import ObjectInfo, StorageError
-from batchrec_dagster.storage.paths import PipelineFiles, Places
+from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
 from batchrec_dagster.storage.published_table import Edition
 from batchrec_dagster.storage.resource import StorageResource
 
 
 @dataclass(frozen=True)
-class Tables:
+class RunTables:
     """The tables of a run. Ids are text everywhere.
 
     interactions: USER_ID, ITEM_ID, TIMESTAMP (epoch seconds); recommendations: user_id, rank,
@@ -56,11 +56,11 @@ def published_pipelines(storage: StorageResource) -> list[str]:
     if path is not None and not path.exists():
         return []  # Listing its folders would create it.
     names = storage.store.subfolders(root)
-    return [name for name in names if Published(storage, name).edition is not None]
+    return [name for name in names if PublishedResults(storage, name).edition is not None]
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedResults:
     """The published results of a pipeline. Every method raises StorageError."""
 
     storage: StorageResource
@@ -68,7 +68,7 @@ class Published:
 
     @property
     def files(self) -> PipelineFiles:
-        return PipelineFiles(self.storage, Places(self.pipeline))
+        return PipelineFiles(self.storage, StorageKeys(self.pipeline))
 
     @cached_property
     def edition(self) -> Edition | None:

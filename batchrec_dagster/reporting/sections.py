@@ -1,7 +1,7 @@
 """What a section of the report is made of: text, tiles and figures. `page` lays them out.
 
-A part of the product that has something to show makes a `Section`; Facts.sections lists them, in
-the order of the page.
+A part of the product that has something to show makes a `ReportSection`; Facts.sections lists them,
+in the order of the page.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Section:
+class ReportSection:
     """A section of the page. name: its anchor; title: its heading, and its link in the navigation;
     text: paragraphs."""
 

@@ -15,9 +15,9 @@ from batchrec_dagster.personalize.evidence import NDCG as PERSONALIZE_NDCG
 from batchrec_dagster.reporting.history import EditionHistory
 from batchrec_dagster.reporting.lookup import Item, Person
 from batchrec_dagster.reporting.people import shortened
-from batchrec_dagster.reporting.published import Published
+from batchrec_dagster.reporting.published import PublishedResults
 from batchrec_dagster.reporting.run_stages import duration
-from batchrec_dagster.reporting.terminal import Column, Section, plain, render
+from batchrec_dagster.reporting.terminal import Column, TerminalTable, plain, render
 from batchrec_dagster.reporting.verdict import Provenance
 
 
@@ -36,7 +36,7 @@ def text(shown: Person | Item | Mapping[str, Any], width: int | None, *, with_ru
 
 def _person(person: Person, width: int | None) -> str:
     events = any(entry.event is not None for entry in person.history)
-    history = Section(
+    history = TerminalTable(
         title=f"History: latest {len(person.history):,} of {person.interactions:,} interactions",
         columns=[
             Column("when (UTC)"),
@@ -50,7 +50,7 @@ def _person(person: Person, width: int | None) -> str:
         note="" if person.history else "none: the list shows what most people like",
     )
     padding = ", ".join(f"#{one.rank}" for one in person.recommendations if one.padding)
-    recommended = Section(
+    recommended = TerminalTable(
         title=f"Recommended: {len(person.recommendations):,} items",
         columns=[
             Column("#", right=True),
@@ -87,13 +87,13 @@ def _item(item: Item, width: int | None) -> str:
         f"in {item.in_lists:,} of {item.lists:,} lists{share}{rank}",
         f"{item.interactions:,} interactions from {item.users:,} users{last}",
     ]
-    users = Section(
+    users = TerminalTable(
         title="Users for whom it ranks highest",
         columns=[Column("#", right=True), Column("user")],
         rows=[[user["rank"], user["user_id"]] for user in item.first_users],
         note="" if item.first_users else "nobody",
     )
-    neighbours = Section(
+    neighbours = TerminalTable(
         title="Similar items",
         columns=[*_item_columns(item.titles), Column("both", right=True)],
         rows=[[*_named(other, item.titles), other.users_with_both] for other in item.neighbours],
@@ -150,7 +150,7 @@ _METADATA = (
 )
 
 
-def summary(published: Published, instance: dg.DagsterInstance | None) -> dict[str, Any]:
+def summary(published: PublishedResults, instance: dg.DagsterInstance | None) -> dict[str, Any]:
     """The newest results by name; without an instance, only what the storage knows.
 
     Raises StorageError.
@@ -199,7 +199,7 @@ def summary(published: Published, instance: dg.DagsterInstance | None) -> dict[s
 WIDTH = 80
 
 
-def run_result(published: Published, run: str, took: str) -> list[str]:
+def run_result(published: PublishedResults, run: str, took: str) -> list[str]:
     """What `batchrec run` says after a run: what was published, or that the lists are the same."""
     facts, edition = summary(published, None), published.edition
     assert edition is not None
@@ -227,7 +227,7 @@ def _near(place: str) -> str:
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else place
 
 
-def overview(published: Published, instance: dg.DagsterInstance) -> dict[str, Any]:
+def overview(published: PublishedResults, instance: dg.DagsterInstance) -> dict[str, Any]:
     """A pipeline's last refresh and published edition, None where there is none.
 
     Raises StorageError.
@@ -255,7 +255,7 @@ def overview_text(found: Sequence[Mapping[str, Any]], width: int | None) -> str:
     """The pipelines of `overview`, a line each, for a terminal of this width or a pipe (None)."""
     columns = [Column("pipeline"), Column("last run"), Column("time", right=True)]
     columns += [Column("edition", right=True), Column("made"), Column("users", right=True)]
-    section = Section("Pipelines", columns, [*map(_overview_row, found)])
+    section = TerminalTable("Pipelines", columns, [*map(_overview_row, found)])
     return render([], [[section]], width=width).lstrip("\n")
 
 

@@ -21,12 +21,12 @@ from batchrec_dagster.personalize.schemas import (
     VALUE_SEPARATOR,
 )
 from batchrec_dagster.preparation.layout import CONSTANT_TIME
-from batchrec_dagster.reporting.editions import Data
-from batchrec_dagster.reporting.published import Tables
+from batchrec_dagster.reporting.editions import DataFacts
+from batchrec_dagster.reporting.published import RunTables
 
 
 @dataclass(frozen=True)
-class Counts:
+class ReportCounts:
     """Counts that several sections of the report share.
 
     users: user_id, interactions; items: item, interactions; data: numbers of the interactions;
@@ -36,13 +36,13 @@ class Counts:
 
     users: pl.DataFrame
     items: pl.DataFrame
-    data: Data
+    data: DataFacts
     served: pl.Series
     lists: pl.DataFrame
     longest: int
 
 
-def counts(tables: Tables) -> Counts:
+def counts(tables: RunTables) -> ReportCounts:
     """Count in one streaming pass over each table."""
     interactions, recommendations = tables.interactions, tables.recommendations
     columns = interactions.collect_schema().names()
@@ -66,7 +66,7 @@ def counts(tables: Tables) -> Counts:
         ],
         engine="streaming",
     )
-    return Counts(
+    return ReportCounts(
         users=users.sort("user_id"),
         items=items,
         data=_data(whole, users.height, items.height, kinds if events else kinds.clear()),
@@ -76,10 +76,10 @@ def counts(tables: Tables) -> Counts:
     )
 
 
-def _data(whole: pl.DataFrame, users: int, items: int, events: pl.DataFrame) -> Data:
+def _data(whole: pl.DataFrame, users: int, items: int, events: pl.DataFrame) -> DataFacts:
     """whole: interactions, first, last (epoch seconds), mean_value; events: event, interactions."""
     total, first, last = whole.row(0)[:3]
-    return Data(
+    return DataFacts(
         interactions=total,
         users=users,
         items=items,
@@ -118,7 +118,7 @@ class Audience:
     heaviest: float = 0.0
 
 
-def audience(tables: Tables, counts: Counts) -> Audience:
+def audience(tables: RunTables, counts: ReportCounts) -> Audience:
     lengths = (
         tables.users.select(user_id=pl.col(USER_FIELD).unique())
         .collect(engine="streaming")
@@ -217,7 +217,7 @@ class Catalogue:
     most: list[ListedItem]
 
 
-def catalogue(tables: Tables, counts: Counts) -> Catalogue:
+def catalogue(tables: RunTables, counts: ReportCounts) -> Catalogue:
     """Counts over all interactions and all lists."""
     items = _items(tables, counts)
     ends = [math.ceil(share * items.height) for share in BANDS.values()]
@@ -268,7 +268,7 @@ def _gini(descending: npt.NDArray[np.int64]) -> float:
     return float(weights @ descending / (size * total)) if total else 0.0
 
 
-def _items(tables: Tables, counts: Counts) -> pl.DataFrame:
+def _items(tables: RunTables, counts: ReportCounts) -> pl.DataFrame:
     """item, interactions, lists, popularity: a row for each item of the catalogue."""
     items = counts.items.join(counts.lists, on="item", how="full", coalesce=True)
     if tables.items is not None:
@@ -289,7 +289,7 @@ def _shares(items: pl.DataFrame, label: str, group: pl.Expr) -> Shares:
     return Shares(label, *shares.row(0))
 
 
-def _values(items: pl.DataFrame, tables: Tables, category: str) -> list[Shares]:
+def _values(items: pl.DataFrame, tables: RunTables, category: str) -> list[Shares]:
     """The most frequent values of a category; an item with several values counts for each."""
     if tables.items is None:
         return []

@@ -37,7 +37,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Section:
+class TerminalTable:
     """A table with a title above and an optional note below."""
 
     title: str
@@ -57,7 +57,7 @@ def plain(text: str) -> str:
 
 
 def render(
-    heading: Sequence[str], sections: Sequence[Sequence[Section]], *, width: int | None
+    heading: Sequence[str], sections: Sequence[Sequence[TerminalTable]], *, width: int | None
 ) -> str:
     """The heading's lines and the sections, those of an inner sequence side by side if they fit.
 
@@ -80,7 +80,7 @@ def render(
     return "\n".join(line.rstrip() for line in file.getvalue().splitlines()) + "\n"
 
 
-def _row(sections: Sequence[Section], width: int | None) -> RenderableType:
+def _row(sections: Sequence[TerminalTable], width: int | None) -> RenderableType:
     tables = [_table(section, width is not None) for section in sections]
     if width is None or width < WIDE:
         spaced = [part for table in tables for part in (Text(), table)]
@@ -90,7 +90,7 @@ def _row(sections: Sequence[Section], width: int | None) -> RenderableType:
     return grid
 
 
-def _table(section: Section, lines: bool) -> RenderableType:
+def _table(section: TerminalTable, lines: bool) -> RenderableType:
     table = Table(
         box=box.SIMPLE_HEAD if lines else None,
         padding=0 if lines else (0, BETWEEN, 0, 0),

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from batchrec_dagster.personalize.evidence import ALL, EMBEDDED, Estimate, Evidence
+from batchrec_dagster.personalize.evidence import ALL, EMBEDDED, Evidence, MetricEstimate
 from batchrec_dagster.reporting.sections import Judgement
 
 GENERATED = "sample://"
@@ -86,12 +86,12 @@ MOST_NAMED = 3
 
 
 @dataclass(frozen=True)
-class Before:
+class PreviousEdition:
     """The edition before. ndcg: None if unknown; changed: the settings that changed since and make
     the metrics incomparable, in words; same_model: whether the same solution version made it."""
 
     edition: int
-    ndcg: Estimate | None
+    ndcg: MetricEstimate | None
     changed: Sequence[str] = ()
     same_model: bool = False
 
@@ -112,7 +112,7 @@ class VerdictFacts:
     ndcg: float
     popular: float | None = None
     tested: Evidence | None = None
-    before: Before | None = None
+    before: PreviousEdition | None = None
     requested: int = 0
     served: int = 0
     full: int | None = None

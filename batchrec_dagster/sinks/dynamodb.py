@@ -34,7 +34,7 @@ from pydantic import Field, field_validator
 
 from batchrec_dagster.sinks import sink
 from batchrec_dagster.storage.object_store import StorageError
-from batchrec_dagster.storage.paths import PipelineFiles, Places
+from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
 
 KEY, EXPIRES = "user_id", "expires_at"
 OWNER = "batchrec:lists-of"
@@ -94,21 +94,24 @@ class DynamoDbSink(dg.Model):
             f" aws dynamodb delete-table --table-name {self.table}",
         )
 
-    def check(self, context: sink.SinkContext) -> sink.Checked:
+    def check(self, context: sink.SinkContext) -> sink.SinkCheck:
         with explained(self.table):
             table = self._lists(context)
             arn, expires = table.check()
             table.owned_by(arn)
         if not expires:
-            return sink.Checked(f"the time to live of {self.table} is off", switch_on(self.table))
-        return sink.Checked(f"the table {self.table} is there")
+            return sink.SinkCheck(f"the time to live of {self.table} is off", switch_on(self.table))
+        return sink.SinkCheck(f"the table {self.table} is there")
 
-    def write(self, lists: pl.LazyFrame, context: sink.SinkContext) -> sink.Written:
+    def write(self, lists: pl.LazyFrame, context: sink.SinkContext) -> sink.SinkResult:
         with explained(self.table):
             return self._lists(context).write(lists, context.run_id)
 
     def _lists(self, context: sink.SinkContext) -> UserLists:
-        storage, files = context.storage, PipelineFiles(context.storage, Places(context.pipeline))
+        storage, files = (
+            context.storage,
+            PipelineFiles(context.storage, StorageKeys(context.pipeline)),
+        )
         owner = f"{context.pipeline} in {storage.uri('')}"
         return UserLists(storage.client("dynamodb"), self.table, self.ttl_days, files, owner)
 
@@ -124,7 +127,7 @@ class UserLists:
     files: PipelineFiles
     owner: str
 
-    def write(self, frame: pl.LazyFrame, run_id: str) -> sink.Written:
+    def write(self, frame: pl.LazyFrame, run_id: str) -> sink.SinkResult:
         """Make the table hold these lists and, of those written before, nothing else.
 
         Facts: table, users_removed. Warns if the time to live is off. Raises as `check` does.
@@ -146,7 +149,7 @@ class UserLists:
         self.files.write_parquet(record, users)
         off = f"the time to live of {self.table} is off: {switch_on(self.table)}"
         facts = {"table": self.table, "users_removed": gone.height}
-        return sink.Written(wanted, facts, None if expires else off)
+        return sink.SinkResult(wanted, facts, None if expires else off)
 
     def check(self) -> tuple[str, bool]:
         """That the table is one for users; its ARN, and whether its time to live is on. Raises

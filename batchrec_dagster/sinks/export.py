@@ -21,7 +21,7 @@ from pydantic import Field, field_validator, model_validator
 from batchrec_dagster.sinks import sink
 from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.object_store import ObjectStore, StorageError, split_uri
-from batchrec_dagster.storage.paths import Places
+from batchrec_dagster.storage.paths import StorageKeys
 from batchrec_dagster.storage.resource import StorageResource
 
 # The last four are the full-width forms, the same to spreadsheets in East Asian settings.
@@ -90,17 +90,17 @@ class ExportSink(dg.Model):
             removal=path and f"the export {self.path}: delete the file",
         )
 
-    def check(self, context: sink.SinkContext) -> sink.Checked:
+    def check(self, context: sink.SinkContext) -> sink.SinkCheck:
         path = self._absolute(context.project)
         if path is None:
-            return sink.Checked("it is written into the pipeline's storage")
+            return sink.SinkCheck("it is written into the pipeline's storage")
         store, uri = _open(_nearest(path), context.storage)
         look(store, uri)
-        return sink.Checked(f"{path} can be written")
+        return sink.SinkCheck(f"{path} can be written")
 
-    def write(self, lists: pl.LazyFrame, context: sink.SinkContext) -> sink.Written:
+    def write(self, lists: pl.LazyFrame, context: sink.SinkContext) -> sink.SinkResult:
         storage = context.storage
-        default = storage.uri(Places(context.pipeline).export(self.filename))
+        default = storage.uri(StorageKeys(context.pipeline).export(self.filename))
         return export(lists, self, *_open(self._absolute(context.project) or default, storage))
 
     @property
@@ -114,7 +114,7 @@ class ExportSink(dg.Model):
         return str((project / Path(self.path).expanduser()).resolve())
 
 
-def export(frame: pl.LazyFrame, how: ExportSink, store: ObjectStore, uri: str) -> sink.Written:
+def export(frame: pl.LazyFrame, how: ExportSink, store: ObjectStore, uri: str) -> sink.SinkResult:
     """Write the file and put it at the URI, whole or not at all. Raises SinkError.
 
     Facts: file; lines, without the header; bytes; formulas_escaped, in cells.
@@ -137,7 +137,7 @@ def export(frame: pl.LazyFrame, how: ExportSink, store: ObjectStore, uri: str) -
         raise sink.SinkUnavailableError(f"{size:,} bytes were written to {uri}, but {found} there")
     file = str(store.local_path(uri) or uri)
     facts = {"file": file, "lines": lines, "bytes": size, "formulas_escaped": escaped}
-    return sink.Written(wanted, facts)
+    return sink.SinkResult(wanted, facts)
 
 
 def look(store: ObjectStore, uri: str) -> None:

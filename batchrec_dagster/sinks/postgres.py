@@ -10,7 +10,7 @@ import dagster as dg
 import polars as pl
 from pydantic import ConfigDict, Field, field_validator
 
-from batchrec_dagster.sinks.sink import Checked, Description, SinkContext, SinkError, Written
+from batchrec_dagster.sinks.sink import Description, SinkCheck, SinkContext, SinkError, SinkResult
 from batchrec_dagster.storage.extras import ExtraMissingError, require
 
 if TYPE_CHECKING:
@@ -74,13 +74,13 @@ class PostgresSink(dg.Model):
             secret=self.url_env,
         )
 
-    def check(self, context: SinkContext) -> Checked:
+    def check(self, context: SinkContext) -> SinkCheck:
         target = self._target(context)
         from batchrec_dagster.sinks.postgres_table import look
 
-        return Checked(f"{look(target)} can be written")
+        return SinkCheck(f"{look(target)} can be written")
 
-    def write(self, lists: pl.LazyFrame, context: SinkContext) -> Written:
+    def write(self, lists: pl.LazyFrame, context: SinkContext) -> SinkResult:
         target = self._target(context)
         from batchrec_dagster.sinks import postgres_table
 

@@ -122,7 +122,7 @@ class Target:
     pipeline: str = ""
 
 
-def replace(frame: pl.LazyFrame, target: Target) -> sink.Written:
+def replace(frame: pl.LazyFrame, target: Target) -> sink.SinkResult:
     """Make the table hold these lists and nothing else. Raises SinkError.
 
     Facts: table, as SCHEMA.TABLE; database, as NAME at HOST.
@@ -140,7 +140,7 @@ def replace(frame: pl.LazyFrame, target: Target) -> sink.Written:
         with connection, connection.cursor() as cursor:
             cursor.execute(sql.SQL("ANALYZE {}").format(table.identifier))
         database = f"{connection.info.dbname} at {connection.info.host}"
-        return sink.Written(wanted, {"table": table.name, "database": database})
+        return sink.SinkResult(wanted, {"table": table.name, "database": database})
 
 
 def look(target: Target) -> str:
@@ -267,7 +267,7 @@ class _Table:
         )
         return new
 
-    def replace(self, frame: pl.LazyFrame, wanted: sink.Counts) -> None:
+    def replace(self, frame: pl.LazyFrame, wanted: sink.SinkCounts) -> None:
         """Put the lists into a new partition, and that in place of the old one."""
         new, there = self.new_partition(), frame.collect_schema().names()
         columns = [name for name in (*COLUMNS, ARM) if name in there]

@@ -55,14 +55,14 @@ class Description:
 
 
 @dataclass(frozen=True)
-class Checked:
+class SinkCheck:
     """What a sink can be written to, or a warning with its fix."""
 
     message: str
     fix: str | None = None
 
 
-class Counts(NamedTuple):
+class SinkCounts(NamedTuple):
     """Rows, users, and the length of the longest list."""
 
     rows: int
@@ -71,10 +71,10 @@ class Counts(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Written:
+class SinkResult:
     """What was written, facts for the metadata, and a warning if there is one."""
 
-    counts: Counts
+    counts: SinkCounts
     facts: Mapping[str, Any] = field(default_factory=dict)
     warning: str | None = None
 
@@ -89,21 +89,21 @@ class Sink(Protocol):
 
     def describe(self, project: Path) -> Description: ...
 
-    def check(self, context: SinkContext) -> Checked:
+    def check(self, context: SinkContext) -> SinkCheck:
         """Try what writing takes, and leave nothing behind. Raises SinkError."""
 
-    def write(self, lists: pl.LazyFrame, context: SinkContext) -> Written:
+    def write(self, lists: pl.LazyFrame, context: SinkContext) -> SinkResult:
         """Replace what is there by these lists. Raises SinkError, SinkUnavailableError."""
 
 
-def counts(frame: pl.LazyFrame) -> Counts:
+def counts(frame: pl.LazyFrame) -> SinkCounts:
     """Counts of the whole table; each user has one item of rank 1."""
     rank = pl.col("rank")
     found = frame.select(pl.len(), first=(rank == 1).sum(), longest=rank.max().fill_null(0))
-    return Counts(*found.collect(engine="streaming").row(0))
+    return SinkCounts(*found.collect(engine="streaming").row(0))
 
 
-def compare(wanted: Counts, *, rows: int | None = None, users: int, where: str) -> None:
+def compare(wanted: SinkCounts, *, rows: int | None = None, users: int, where: str) -> None:
     """Raise SinkUnavailableError when what was written is not what was given: most likely new lists
     were published meanwhile."""
     if users != wanted.users or (rows is not None and rows != wanted.rows):

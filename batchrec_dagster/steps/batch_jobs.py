@@ -13,7 +13,7 @@ from batchrec_dagster.config import fingerprint
 from batchrec_dagster.personalize import ensure as api
 from batchrec_dagster.personalize.batch_files import OUTPUT_SUFFIX
 from batchrec_dagster.personalize.recipes import EVENT_VALUE_THRESHOLD, EVENT_WEIGHTS, FEATURES
-from batchrec_dagster.steps.checks import Checked, require
+from batchrec_dagster.steps.checks import CheckResult, require
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.object_store import ObjectInfo
@@ -32,7 +32,7 @@ def stem(name: str, version: str, force_run: str | None = None) -> str:
     return f"{start}-{force_run[:8]}" if force_run else start
 
 
-def job_seconds(ensured: api.Ensured) -> float:
+def job_seconds(ensured: api.ReadyResource) -> float:
     """Seconds from its creation until it was done, in whichever run that was."""
     times = ensured.description
     seconds: float = (times["lastUpdatedDateTime"] - times["creationDateTime"]).total_seconds()
@@ -62,7 +62,7 @@ def solution_config(hyperparameters: Mapping[str, str]) -> dict[str, Any]:
     return config
 
 
-def outcome(ensured: api.Ensured, done: str) -> str:
+def outcome(ensured: api.ReadyResource, done: str) -> str:
     """`imported` if this run did it, else `unchanged: not imported again`."""
     return done if ensured.created else f"unchanged: not {done} again"
 
@@ -79,11 +79,11 @@ OF_ALL_LINES = ("every_user_answered", "every_segment_answered")
 
 def start_batch_job(
     work: PersonalizeWork,
-    kind: api.Kind,
+    kind: api.ResourceKind,
     request: Mapping[str, Any],
     folder: Callable[[str], str],
     *versions: str,
-) -> api.Started:
+) -> api.StartedResource:
     """The batch job for the request: a new one, or that of an earlier run.
 
     folder: from a job's name the storage key of its output; versions: of what the request reads.
@@ -151,7 +151,7 @@ class JobOutput:
                     f"{reason}. Run again: another batch job makes it again", allow_retries=False
                 ) from error
 
-    def require(self, checks: Sequence[Checked]) -> None:
+    def require(self, checks: Sequence[CheckResult]) -> None:
         """Raises FailedChecksError if one of the checks of the output blocks. If lines are
         missing, the next run starts another job."""
         named = []

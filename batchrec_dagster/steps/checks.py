@@ -38,7 +38,7 @@ SOME = 3
 
 
 @dataclass(frozen=True)
-class Checked:
+class CheckResult:
     """A check's verdict: its name, whether it holds, what was found, and what to do if not."""
 
     name: str
@@ -55,18 +55,18 @@ class Checked:
 class FailedChecksError(Exception):
     """A step stopped because one of these checks blocks."""
 
-    def __init__(self, checks: Sequence[Checked]) -> None:
+    def __init__(self, checks: Sequence[CheckResult]) -> None:
         super().__init__("; ".join(f"{check.name}: {check.found}" for check in checks))
         self.checks = checks
 
 
-def require(checks: Sequence[Checked]) -> None:
+def require(checks: Sequence[CheckResult]) -> None:
     """Raises FailedChecksError if one of the checks blocks."""
     if any(check.blocks for check in checks):
         raise FailedChecksError(checks)
 
 
-def enough_interactions(rows: int, users: int, with_two: int, low: int = 0) -> Checked:
+def enough_interactions(rows: int, users: int, with_two: int, low: int = 0) -> CheckResult:
     """Whether there are as many interactions and users as Personalize requires for training. low:
     the ratings that interactions.min_rating leaves out."""
     least = max(MIN_USERS_WITH_TWO_INTERACTIONS, MIN_SHARE_OF_USERS_WITH_TWO_INTERACTIONS * users)
@@ -80,7 +80,7 @@ def enough_interactions(rows: int, users: int, with_two: int, low: int = 0) -> C
         )
         if low:
             found += f", or lower interactions.min_rating: {low:,} ratings are below it"
-    return Checked(
+    return CheckResult(
         "enough_interactions",
         passed,
         found,
@@ -88,7 +88,7 @@ def enough_interactions(rows: int, users: int, with_two: int, low: int = 0) -> C
     )
 
 
-def few_event_types(count: int, *, event_value: bool = False) -> Checked:
+def few_event_types(count: int, *, event_value: bool = False) -> CheckResult:
     """Whether there are as few distinct event types as Personalize allows; 0: no such column.
 
     The columns EVENT_TYPE and, with `event_value`, EVENT_VALUE count as one type each.
@@ -101,17 +101,19 @@ def few_event_types(count: int, *, event_value: bool = False) -> Checked:
             f"; Personalize takes at most {most} with these columns. Keep fewer with"
             " interactions.filter, or leave out ratings.columns.event_type"
         )
-    return Checked("few_event_types", passed, found, {"event_types": count})
+    return CheckResult("few_event_types", passed, found, {"event_types": count})
 
 
-def timestamps_plausible(first: int | None, last: int | None, unit: str, now: datetime) -> Checked:
+def timestamps_plausible(
+    first: int | None, last: int | None, unit: str, now: datetime
+) -> CheckResult:
     """Whether the first and the last timestamp (epoch seconds) lie between 1980 and now, if there
     are any."""
     if first is None or last is None:
-        return Checked("timestamps_plausible", passed=False, found="there are no interactions")
+        return CheckResult("timestamps_plausible", passed=False, found="there are no interactions")
     if unit == NO_TIMES:
         found = f"no times (ratings.columns.timestamp: none): every row has {_day(first)}"
-        return Checked("timestamps_plausible", passed=True, found=found, numbers={"days": 0})
+        return CheckResult("timestamps_plausible", passed=True, found=found, numbers={"days": 0})
     passed = EARLIEST.timestamp() <= first and last <= (now + CLOCK_SLACK).timestamp()
     found = f"from {_day(first)} to {_day(last)}, read as {unit}"
     if not passed:
@@ -122,10 +124,10 @@ def timestamps_plausible(first: int | None, last: int | None, unit: str, now: da
             f"; expected times between {EARLIEST:%Y} and now. Try ratings.timestamp_unit: {other},"
             " or another column as ratings.columns.timestamp"
         )
-    return Checked("timestamps_plausible", passed, found, {"days": (last - first) / 86_400})
+    return CheckResult("timestamps_plausible", passed, found, {"days": (last - first) / 86_400})
 
 
-def rows_readable(name: str, block: str, rows: int, bad: BadRows, on_bad_rows: str) -> Checked:
+def rows_readable(name: str, block: str, rows: int, bad: BadRows, on_bad_rows: str) -> CheckResult:
     """Whether all rows can be read, or the unreadable ones may be dropped: `block`.on_bad_rows."""
     found = f"{bad.total:,} of {rows:,} rows cannot be read"
     if bad.total:
@@ -137,10 +139,12 @@ def rows_readable(name: str, block: str, rows: int, bad: BadRows, on_bad_rows: s
             else f"; fix the file, or drop these rows with {block}.on_bad_rows: skip"
         )
     passed = bad.total < rows and (not bad.total or on_bad_rows == "skip")
-    return Checked(name, passed, found, {"rows": rows, "bad_rows": bad.total})
+    return CheckResult(name, passed, found, {"rows": rows, "bad_rows": bad.total})
 
 
-def every_user_answered(users: pl.Series, answered: pl.Series, *, empty: bool = False) -> Checked:
+def every_user_answered(
+    users: pl.Series, answered: pl.Series, *, empty: bool = False
+) -> CheckResult:
     """Whether every requested user has exactly one result. empty: whether none has an item."""
     check = _every_answered("user", users, answered, "batch inference")
     if not empty:
@@ -149,12 +153,12 @@ def every_user_answered(users: pl.Series, answered: pl.Series, *, empty: bool = 
     return replace(check, passed=False, found=f"{check.found}{why} seen, or there is none")
 
 
-def every_segment_answered(queries: Sequence[str], answered: pl.Series) -> Checked:
+def every_segment_answered(queries: Sequence[str], answered: pl.Series) -> CheckResult:
     """Whether every requested segment has exactly one result."""
     return _every_answered("segment", pl.Series(queries), answered, "batch segment job")
 
 
-def _every_answered(of: str, requested: pl.Series, answered: pl.Series, job: str) -> Checked:
+def _every_answered(of: str, requested: pl.Series, answered: pl.Series, job: str) -> CheckResult:
     missing = requested.filter(~requested.is_in(answered.implode()))
     repeated = answered.len() - answered.n_unique()
     found = f"{answered.n_unique():,} of {len(requested):,} {of}s have a result"
@@ -162,7 +166,7 @@ def _every_answered(of: str, requested: pl.Series, answered: pl.Series, job: str
         found += f"; missing: {_some(missing.head(SOME), len(missing))}. Run the {job} again"
     if repeated:
         found += f"; {repeated:,} results are repeated"
-    return Checked(
+    return CheckResult(
         f"every_{of}_answered",
         not len(missing) and not repeated,
         found,
@@ -172,31 +176,31 @@ def _every_answered(of: str, requested: pl.Series, answered: pl.Series, job: str
 
 def no_failed_lines(
     failed: int, lines: int, first: tuple[str, str] | None, of: str = "user", fix: str = ""
-) -> Checked:
+) -> CheckResult:
     """Whether no line of a job's output has an error. of: user or segment; first: the id and the
     error of the first failed line."""
     found = f"{failed:,} of {lines:,} {of}s failed"
     if first is not None:
         whose, error = first
         found += f"; the first, {of} {whose!r}: {error}{fix}"
-    return Checked(f"no_failed_{of}s", not failed, found, {"lines": lines, "failed": failed})
+    return CheckResult(f"no_failed_{of}s", not failed, found, {"lines": lines, "failed": failed})
 
 
-def no_duplicates(count: int, member: str = "item") -> Checked:
+def no_duplicates(count: int, member: str = "item") -> CheckResult:
     """Whether no list holds an item twice, or no segment a user."""
     found = f"{count:,} {member}s are repeated within a list"
-    return Checked("no_duplicates", not count, found, {"repeated": count})
+    return CheckResult("no_duplicates", not count, found, {"repeated": count})
 
 
-def no_seen_items(seen: int) -> Checked:
+def no_seen_items(seen: int) -> CheckResult:
     """Whether no list holds an item that its user already interacted with."""
     found = f"{seen:,} recommended items were seen before"
-    return Checked("no_seen_items", not seen, found, {"seen": seen})
+    return CheckResult("no_seen_items", not seen, found, {"seen": seen})
 
 
 def lists_full(
     full: int, users: int, num_results: int, *, filtered: bool = False, padding: int = 0
-) -> Checked:
+) -> CheckResult:
     """Whether every user has as many items as requested; a warning only. padding: the popular
     items that Personalize added without a score."""
     found = f"{full:,} of {users:,} users have all {num_results} items"
@@ -207,10 +211,10 @@ def lists_full(
     if padding:
         found += f"; {padding:,} items without a score are popular ones that Personalize added"
     numbers: dict[str, int | float] = {"users": users, "full": full, "padding": padding}
-    return Checked("lists_full", full == users, found, numbers)
+    return CheckResult("lists_full", full == users, found, numbers)
 
 
-def items_known(listed: pl.Series, known: pl.Series) -> Checked:
+def items_known(listed: pl.Series, known: pl.Series) -> CheckResult:
     """Whether the items file has most of the items in the lists; a warning only. Both: distinct
     ids."""
     unknown = listed.filter(~listed.is_in(known.implode()))
@@ -221,7 +225,7 @@ def items_known(listed: pl.Series, known: pl.Series) -> Checked:
         found += f". The lists have {unknown.min()!r}"
         found += f", the file {known.min()!r}" if len(known) else ""
         found += ". Check that items.columns.item and ratings.columns.item are the same id"
-    return Checked("items_known", passed, found, {"items": len(listed), "known": there})
+    return CheckResult("items_known", passed, found, {"items": len(listed), "known": there})
 
 
 def _day(seconds: int) -> str:
@@ -250,7 +254,7 @@ def quality_gate(
     skip_quality_gate: bool = False,
     rolled_back: bool = False,
     unfinished_rollback: bool = False,
-) -> Checked:
+) -> CheckResult:
     """The verdict, with the numbers, and what to do if it fails.
 
     published: the metadata of the published lists, if any. measured_on: fingerprint of the
@@ -291,7 +295,7 @@ def quality_gate(
             f": {', and '.join(reasons)}. Nothing was inferred and {remains}."
             f" Check the data and run again, or publish anyway: {how_to_skip}"
         )
-    return Checked(CHECK, not reasons or skip_quality_gate, found, numbers)
+    return CheckResult(CHECK, not reasons or skip_quality_gate, found, numbers)
 
 
 def _numbers(

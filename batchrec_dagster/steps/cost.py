@@ -16,10 +16,10 @@ from pydantic import BaseModel, ConfigDict, NonNegativeFloat
 
 from batchrec_dagster import personalize
 from batchrec_dagster.config.project import Budget
-from batchrec_dagster.personalize.ensure import Ensured
+from batchrec_dagster.personalize.ensure import ReadyResource
 from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION
 from batchrec_dagster.personalize.schemas import USER_ID, scan_interactions
-from batchrec_dagster.steps.checks import Checked
+from batchrec_dagster.steps.checks import CheckResult
 from batchrec_dagster.steps.work import Work
 
 PRICES = Path(personalize.__file__).with_name("prices.yaml")
@@ -137,7 +137,7 @@ def segments_cost(segments: int, users: int) -> Cost:
     return _cost("segments_per_1000_users", units, segments * units, what)
 
 
-def trainings_cost(work: Work, trained: Mapping[str, Ensured], *, on_aws: bool) -> list[Cost]:
+def trainings_cost(work: Work, trained: Mapping[str, ReadyResource], *, on_aws: bool) -> list[Cost]:
     """Of the solution versions that a run trained, by recipe."""
     if not trained:
         return []
@@ -198,7 +198,7 @@ def _from_to(least: float, most: float) -> str:
     return last if first == last else f"{first} to {last}"
 
 
-def within_budget(budget: Budget, costs: Sequence[Cost], *, on_aws: bool) -> list[Checked]:
+def within_budget(budget: Budget, costs: Sequence[Cost], *, on_aws: bool) -> list[CheckResult]:
     """Whether the estimate is within the budget; no check where none is declared."""
     most = budget.max_usd_per_run
     if most is None:
@@ -214,7 +214,7 @@ def within_budget(budget: Budget, costs: Sequence[Cost], *, on_aws: bool) -> lis
             " (interactions.window, batch_users, solution.compare_with_popularity)"
         )
     numbers = {"estimated_usd": usd if on_aws else 0.0}
-    return [Checked("within_budget", passed, found, numbers)]
+    return [CheckResult("within_budget", passed, found, numbers)]
 
 
 def count_interactions(work: Work) -> int:

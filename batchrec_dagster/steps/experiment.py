@@ -96,7 +96,7 @@ class ExperimentResult:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ExperimentPlan:
     """How many users an experiment takes that lasts as long as the measured periods.
 
     interactions: of a user in a day; users: on the lists; days: measured; needed: (lift, users);
@@ -165,7 +165,7 @@ def _effects(own: pl.DataFrame, experiment: Experiment) -> list[Effect]:
     return found
 
 
-def plan(sums: pl.DataFrame, control_share: float) -> Plan | None:
+def plan(sums: pl.DataFrame, control_share: float) -> ExperimentPlan | None:
     """For the next experiment, from the newest kind of periods; None if nobody did anything."""
     if sums.is_empty():
         return None
@@ -178,12 +178,12 @@ def plan(sums: pl.DataFrame, control_share: float) -> Plan | None:
     users = float((of_kind["users"] * (of_kind["end"] - of_kind["start"])).sum()) / 86_400 / days
     needed = [(each, users_needed(measured, users, each, control_share)) for each in LIFTS]
     least, most = needed[0]
-    return Plan(
+    return ExperimentPlan(
         measured.value, round(users), days, control_share, needed, least * math.sqrt(most / users)
     )
 
 
-def _per_day(sums: pl.DataFrame, column: str) -> Estimate | None:
+def _per_day(sums: pl.DataFrame, column: str) -> RateEstimate | None:
     """The column's mean of a user in a day."""
     groups = (
         sums.with_columns(days=pl.col("users") * (pl.col("end") - pl.col("start")) / 86_400)
@@ -194,7 +194,7 @@ def _per_day(sums: pl.DataFrame, column: str) -> Estimate | None:
     return ratio(groups.get_column(column), groups.get_column("days"))
 
 
-def rate(estimate: Estimate) -> Rate:
+def rate(estimate: RateEstimate) -> Rate:
     """The estimate without its variance."""
     return Rate(estimate.value, estimate.low, estimate.high)
 
@@ -204,7 +204,7 @@ POWER = 0.8
 
 
 @dataclass(frozen=True)
-class Estimate:
+class RateEstimate:
     """A rate, or a difference of rates, and its 95% interval, from sums over groups of users.
 
     variance: of `value`; nan if unknown, as with one group; degrees: of freedom of the variance.
@@ -228,7 +228,7 @@ class Estimate:
     degrees: float = math.nan
 
 
-def ratio(of: ArrayLike, to: ArrayLike) -> Estimate | None:
+def ratio(of: ArrayLike, to: ArrayLike) -> RateEstimate | None:
     """Sum of `of` divided by the sum of `to`, with a t interval; None if `to` has nothing.
 
     of, to: sums over the users of each group, in the same order of groups.
@@ -240,7 +240,7 @@ def ratio(of: ArrayLike, to: ArrayLike) -> Estimate | None:
     value = float(above.sum() / below.sum())
     degrees = len(below) - 1
     if not degrees:
-        return Estimate(value, -math.inf, math.inf)
+        return RateEstimate(value, -math.inf, math.inf)
     without = (above.sum() - above) / (below.sum() - below)
     variance = float(degrees / len(below) * ((without - value) ** 2).sum())
     return _interval(value, variance, degrees)
@@ -268,13 +268,13 @@ def share(of: ArrayLike, to: ArrayLike, users: float) -> Rate | None:
     return Rate(value, float(low), float(high))
 
 
-def difference(first: Estimate, second: Estimate) -> Estimate:
+def difference(first: RateEstimate, second: RateEstimate) -> RateEstimate:
     """first - second, of different users."""
     variance, degrees = _sum(first.variance, first.degrees, second.variance, second.degrees)
     return _interval(first.value - second.value, variance, degrees)
 
 
-def lift(first: Estimate, second: Estimate) -> Estimate | None:
+def lift(first: RateEstimate, second: RateEstimate) -> RateEstimate | None:
     """first / second - 1, of different users; None unless both are above 0.
 
     The interval is one of the logarithm (delta method), so it stays above -1.
@@ -289,10 +289,10 @@ def lift(first: Estimate, second: Estimate) -> Estimate | None:
     )
     log = _interval(math.log(first.value / second.value), variance, degrees)
     low, high = (math.expm1(min(end, 700.0)) for end in (log.low, log.high))
-    return Estimate(math.expm1(log.value), low, high, variance, degrees)
+    return RateEstimate(math.expm1(log.value), low, high, variance, degrees)
 
 
-def users_needed(measured: Estimate, users: float, effect: float, control_share: float) -> int:
+def users_needed(measured: RateEstimate, users: float, effect: float, control_share: float) -> int:
     """How many users, in both arms, an experiment needs to find a lift of `effect` four times of
     five (a power of 80%, two-sided, 5%), if it lasts as long as what was measured.
 
@@ -306,14 +306,14 @@ def users_needed(measured: Estimate, users: float, effect: float, control_share:
     return math.ceil(quantiles**2 * of_one_user * arms / (effect * measured.value) ** 2)
 
 
-def _interval(value: float, variance: float, degrees: float) -> Estimate:
+def _interval(value: float, variance: float, degrees: float) -> RateEstimate:
     from scipy import special  # of an extra
 
     half = (
         float(special.stdtrit(degrees, (1 + LEVEL) / 2)) * math.sqrt(variance) if variance else 0.0
     )
     half = math.inf if math.isnan(half) else half
-    return Estimate(value, value - half, value + half, variance, degrees)
+    return RateEstimate(value, value - half, value + half, variance, degrees)
 
 
 def _sum(

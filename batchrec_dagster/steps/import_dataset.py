@@ -11,12 +11,12 @@ from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.personalize import ensure as api
 from batchrec_dagster.personalize.schemas import INTERACTIONS, ITEMS
 from batchrec_dagster.steps.batch_jobs import job_seconds, outcome
-from batchrec_dagster.steps.checks import Checked, require
+from batchrec_dagster.steps.checks import CheckResult, require
 from batchrec_dagster.steps.cost import Cost, estimate, import_cost, summary, within_budget
 from batchrec_dagster.steps.records import DatasetRecord
 from batchrec_dagster.steps.training import all_recipes, recipes_to_train
 from batchrec_dagster.steps.work import PersonalizeWork
-from batchrec_dagster.storage.paths import Stored
+from batchrec_dagster.storage.paths import StoredObject
 from batchrec_dagster.storage.resource import LOCAL_BUCKET
 
 ASSET = "personalize_dataset"
@@ -46,8 +46,8 @@ class FileImport:
     """The import job of one file, finished, and what this run did."""
 
     file: DatasetFile
-    dataset: api.Ensured
-    job: api.Ensured
+    dataset: api.ReadyResource
+    job: api.ReadyResource
 
     @property
     def outcome(self) -> str:
@@ -64,11 +64,11 @@ class DatasetImport:
     these imports cost."""
 
     record: DatasetRecord
-    stored: Stored
+    stored: StoredObject
     imports: list[FileImport]
     estimate: list[Cost]
     cost: list[Cost]
-    checks: list[Checked]
+    checks: list[CheckResult]
 
 
 def dataset_files(pipeline: Pipeline) -> list[DatasetFile]:
@@ -139,7 +139,7 @@ def import_dataset(
     return DatasetImport(record, stored, imports, costs, paid, checks)
 
 
-def _check_owner(ensure: api.Ensure, group: api.Ensured, recorded: str | None) -> None:
+def _check_owner(ensure: api.Ensure, group: api.ReadyResource, recorded: str | None) -> None:
     """Adopt the dataset group if it has the tag of this deployment's storage, or none and this
     deployment recorded it. Raises dg.Failure for a group of somebody else."""
     arn, mine = group.arn, ensure.tags.get(api.STORAGE_TAG)
@@ -164,7 +164,7 @@ def _check_owner(ensure: api.Ensure, group: api.Ensured, recorded: str | None) -
     )
 
 
-def _has_import(ensure: api.Ensure, dataset: api.Ensured) -> bool:
+def _has_import(ensure: api.Ensure, dataset: api.ReadyResource) -> bool:
     """Whether an import job into the dataset, as it is now, has not failed."""
     since = dataset.description["creationDateTime"]
     return any(
@@ -173,7 +173,9 @@ def _has_import(ensure: api.Ensure, dataset: api.Ensured) -> bool:
     )
 
 
-def _ensure_dataset(ensure: api.Ensure, group: api.Ensured, file: DatasetFile) -> api.Ensured:
+def _ensure_dataset(
+    ensure: api.Ensure, group: api.ReadyResource, file: DatasetFile
+) -> api.ReadyResource:
     name = f"{group.description['name']}-{file.asset}"
     schema = ensure.named(api.SCHEMA, name, {"schema": file.schema}).arn
     return ensure.named(
@@ -188,10 +190,10 @@ def _start_import(
     work: PersonalizeWork,
     group_name: str,
     file: DatasetFile,
-    dataset: api.Ensured,
+    dataset: api.ReadyResource,
     version: str,
     force_run: str | None,
-) -> api.Started:
+) -> api.StartedResource:
     since = dataset.description["creationDateTime"]
 
     def create(name: str) -> Mapping[str, object]:

@@ -12,7 +12,12 @@ from botocore.exceptions import ClientError
 
 from batchrec_dagster.config import fingerprint
 from batchrec_dagster.personalize.batch_files import MAX_RESULTS
-from batchrec_dagster.personalize.ensure import ACTIVE, BATCH_INFERENCE_JOB, Ensured, Started
+from batchrec_dagster.personalize.ensure import (
+    ACTIVE,
+    BATCH_INFERENCE_JOB,
+    ReadyResource,
+    StartedResource,
+)
 from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION
 from batchrec_dagster.personalize.teardown import prune
 from batchrec_dagster.steps.batch_jobs import (
@@ -31,7 +36,7 @@ from batchrec_dagster.steps.batches import (
     forget_users_without_lists,
     keep_users_without_lists,
 )
-from batchrec_dagster.steps.checks import Checked, items_known, require
+from batchrec_dagster.steps.checks import CheckResult, items_known, require
 from batchrec_dagster.steps.cost import Cost, recommendations_cost
 from batchrec_dagster.steps.items import known_items, titles_versions
 from batchrec_dagster.steps.publishing import Publishing
@@ -59,23 +64,23 @@ MAX_ROWS = 10_000_000
 
 
 @dataclass(frozen=True)
-class Recommendations:
+class PublishedLists:
     """The published edition, what is in it, and the job that inferred the model's lists."""
 
     edition: Edition
     table: RecommendationTable
-    job: Ensured
+    job: ReadyResource
     num_results: int
     cost: list[Cost]
-    checks: list[Checked]
+    checks: list[CheckResult]
 
 
 @dataclass(frozen=True)
-class Inferred:
+class InferenceResult:
     """The finished job of each batch, the model's first, and what the lists were made from."""
 
     batches: list[Batch]
-    jobs: list[Ensured]
+    jobs: list[ReadyResource]
     known: KnownInteractions
     num_results: int
 
@@ -100,7 +105,7 @@ def infer_and_publish(
     *,
     run: str,
     skip_quality_gate: bool,
-) -> Recommendations:
+) -> PublishedLists:
     """Infer lists for the users with the model and publish them, if all checks pass.
 
     batch_users: the users' file. run: the run's id, for the metadata. Raises FailedChecksError,
@@ -115,12 +120,12 @@ def infer_and_publish(
         edition, table = _publish(work, publishing, batch_users, inferred, gate, run)
         job, num_results = inferred.jobs[0], inferred.num_results
         checks = [gate, *table.checks]
-        done = Recommendations(edition, table, job, num_results, inferred.cost, checks)
+        done = PublishedLists(edition, table, job, num_results, inferred.cost, checks)
     _prune(work, model.dataset_group_name)
     return done
 
 
-def _infer(work: PersonalizeWork, model: ModelRecord, batch_users: pl.LazyFrame) -> Inferred:
+def _infer(work: PersonalizeWork, model: ModelRecord, batch_users: pl.LazyFrame) -> InferenceResult:
     batches = find_batches(work, model, batch_users)
     users = pl.concat([batch.users for batch in batches])
     known = read_interactions(work, users)
@@ -131,15 +136,15 @@ def _infer(work: PersonalizeWork, model: ModelRecord, batch_users: pl.LazyFrame)
     jobs = work.ensure.all_ready(BATCH_INFERENCE_JOB, started)
     for job, batch in zip(jobs, batches, strict=True):
         work.ensure.log.info(_done(job, len(batch.users)))
-    return Inferred(batches, jobs, known, num_results)
+    return InferenceResult(batches, jobs, known, num_results)
 
 
 def _publish(
     work: PersonalizeWork,
     publishing: Publishing,
     batch_users: pl.LazyFrame,
-    inferred: Inferred,
-    gate: Checked,
+    inferred: InferenceResult,
+    gate: CheckResult,
     run: str,
 ) -> tuple[Edition, RecommendationTable]:
     pipeline, jobs, known = work.pipeline, inferred.jobs, inferred.known
@@ -181,8 +186,8 @@ def _version(publishing: Publishing, jobs: Sequence[str]) -> str:
 
 
 def _unchanged(
-    work: PersonalizeWork, publishing: Publishing, batch_users: pl.LazyFrame, gate: Checked
-) -> Recommendations | None:
+    work: PersonalizeWork, publishing: Publishing, batch_users: pl.LazyFrame, gate: CheckResult
+) -> PublishedLists | None:
     """What is published, with its checks, if the same model, data, users, titles and settings made
     it of a job that is still there: to read it all again would find the same. None otherwise, for
     an experiment, and for an edition that an older batchrec published."""
@@ -211,18 +216,18 @@ def _unchanged(
         items_known(items.collect(engine="streaming").to_series(), ids)
         for ids in ([] if checked else known_items(work))
     ]
-    job = Ensured(arn, description, created=False, seconds=0.0)
+    job = ReadyResource(arn, description, created=False, seconds=0.0)
     users = batch_users.select(pl.len()).collect(engine="streaming").item()
     work.ensure.log.info(_done(job, users))
     note = f"as checked {about['made_at'][:10]}, when edition {edition.number} was published"
     checks = [
         replace(check, found=f"{check.found}; {note}")
-        for check in (Checked(**stored) for stored in about["checks"])
+        for check in (CheckResult(**stored) for stored in about["checks"])
         if check.name != gate.name
     ] + known
     counts = ListCounts(**{each.name: about[each.name] for each in fields(ListCounts)})
     counted = RecommendationTable(counts, sample, checks)
-    return Recommendations(edition, counted, job, about["results_asked_for"], [], [gate, *checks])
+    return PublishedLists(edition, counted, job, about["results_asked_for"], [], [gate, *checks])
 
 
 def _prune(work: PersonalizeWork, group: str) -> None:
@@ -255,7 +260,7 @@ def _prune(work: PersonalizeWork, group: str) -> None:
         log.warning(f"what earlier settings left in Personalize is still there: {reason}")
 
 
-def _done(job: Ensured, users: int) -> str:
+def _done(job: ReadyResource, users: int) -> str:
     """What the job did for the users, and how fast; or that an earlier run did it."""
     if not job.created:
         return f"{users:,} users: {outcome(job, 'inferred')}"
@@ -277,7 +282,7 @@ def _num_results(work: PersonalizeWork, seen: SeenItems, users: int) -> int:
 
 def _start_job(
     work: PersonalizeWork, model: ModelRecord, batch: Batch, num_results: int
-) -> Started:
+) -> StartedResource:
     wanted = work.pipeline.recommendations
     request: dict[str, Any] = {
         "solutionVersionArn": batch.solution_version_arn,

@@ -18,14 +18,19 @@ from batchrec_dagster.config import Pipeline
 from batchrec_dagster.personalize.schemas import csv_types, interactions_columns
 from batchrec_dagster.preparation.layout import Layout, PreparationError
 from batchrec_dagster.preparation.polars.decoding import RawFile
-from batchrec_dagster.preparation.polars.prepare import Ratings, opened
-from batchrec_dagster.preparation.recognition import Found
-from batchrec_dagster.preparation.rules import BELOW_MIN_RATING, BadRows, Counts, Preparation
+from batchrec_dagster.preparation.polars.prepare import OpenedRatings, opened
+from batchrec_dagster.preparation.recognition import RecognisedLayout
+from batchrec_dagster.preparation.rules import (
+    BELOW_MIN_RATING,
+    BadRows,
+    InteractionCounts,
+    PreparationResult,
+)
 from batchrec_dagster.preparation.sources.formats import PACKED, PARQUET, START, format_of
 from batchrec_dagster.preparation.spark.task import SourceFile, Task
 from batchrec_dagster.preparation.users import count_rows
 from batchrec_dagster.steps.checks import (
-    Checked,
+    CheckResult,
     enough_interactions,
     few_event_types,
     rows_readable,
@@ -35,7 +40,7 @@ from batchrec_dagster.steps.raw_files import RawRecord, open_raw_files
 from batchrec_dagster.steps.spark_jobs import SparkEngine, spark_engine
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.durable import pieces, temporary_folder, version_of
-from batchrec_dagster.storage.io_managers import Prepared
+from batchrec_dagster.storage.io_managers import PreparedFiles
 from batchrec_dagster.storage.object_store import ObjectInfo, StorageError
 from batchrec_dagster.storage.resource import StorageResource
 
@@ -44,7 +49,7 @@ from batchrec_dagster.storage.resource import StorageResource
 class RatingsFormat:
     """How the files are read, as declared or recognised."""
 
-    found: Found
+    found: RecognisedLayout
     timestamp_unit: str
     encodings: Sequence[str]
     empty_files: Sequence[str]
@@ -67,7 +72,7 @@ class RatingsInspection:
     `whole` is False if only the first file's first rows were read, as Spark reads the rest on AWS.
     """
 
-    check: Checked
+    check: CheckResult
     bytes: int
     whole: bool
     format: RatingsFormat | None = None
@@ -99,7 +104,7 @@ def inspect_ratings(work: Work, raw: RawRecord) -> RatingsInspection:
                 read_as = RatingsFormat(read.found, unit, read.encodings, read.empty, lines)
                 return RatingsInspection(check, size, whole, read_as)
         except PreparationError as error:
-            return RatingsInspection(Checked("rows_readable", False, str(error)), size, whole)
+            return RatingsInspection(CheckResult("rows_readable", False, str(error)), size, whole)
 
 
 def s3_uris(raw: RawRecord, storage: StorageResource) -> list[str]:
@@ -139,7 +144,7 @@ def open_first_file(raw: RawRecord, storage: StorageResource) -> Iterator[list[R
     raise dg.Failure("all files of ratings.source are empty", allow_retries=False)
 
 
-def _has_comma_decimals(bad: BadRows, read: Ratings) -> bool:
+def _has_comma_decimals(bad: BadRows, read: OpenedRatings) -> bool:
     """Whether bad rows have numbers such as 4,5 in a csv whose delimiter is not a comma."""
     layout = read.layout
     return (
@@ -163,16 +168,16 @@ class PreparedInteractions:
     interactions. `event_value`: whether they have EVENT_VALUE. `job`: metadata of the Spark job.
     """
 
-    value: Path | Prepared
+    value: Path | PreparedFiles
     version: str
-    result: Preparation
-    counts: Counts
+    result: PreparationResult
+    counts: InteractionCounts
     sample: pl.DataFrame
     event_value: bool
     job: Mapping[str, Any]
 
     @cached_property
-    def checks(self) -> tuple[Checked, ...]:
+    def checks(self) -> tuple[CheckResult, ...]:
         """The verdicts on what would be published."""
         unit, now = self.result.timestamp_unit, datetime.now(UTC)
         return (
@@ -211,7 +216,7 @@ def _prepare_here(
     pipeline = work.pipeline
     written, users = folder / "interactions.csv", folder / "users.parquet"
     engine = spark_engine(pipeline.preparation)
-    result: Preparation
+    result: PreparationResult
     job: Mapping[str, Any] = {}
     if engine is None:
         with opened(files, pipeline.ratings.reading, pipeline.rules) as ratings:
@@ -231,7 +236,7 @@ def _prepare_here(
     )
     kept = pl.scan_csv(written, schema=csv_types(columns), glob=False)
     version, sample = version_of(pieces(written)), kept.head(SAMPLE).collect()
-    value = written if engine is None else Prepared(written, users, version)
+    value = written if engine is None else PreparedFiles(written, users, version)
     return PreparedInteractions(
         value, version, result, count_rows(kept), sample, pipeline.event_value, job
     )
@@ -258,7 +263,7 @@ def _prepare_on_aws(
     start = next(storage.store.chunks(task.destination), b"")
     sample = pl.read_csv(b"\n".join(start.split(b"\n")[: SAMPLE + 1]), infer_schema=False)
     version = done.sha256[:16]
-    value = Prepared(task.destination, task.users, version)
+    value = PreparedFiles(task.destination, task.users, version)
     prepared = PreparedInteractions(value, version, done, done, sample, pipeline.event_value, job)
     if any(check.blocks for check in prepared.checks):
         # They will not be published: keep no copy.

@@ -9,7 +9,7 @@ from batchrec_dagster.config import Pipeline
 from batchrec_dagster.personalize.schemas import ITEM_ID
 from batchrec_dagster.preparation.items import ItemsFile, ItemsLayout, ItemsRead
 from batchrec_dagster.preparation.layout import PreparationError
-from batchrec_dagster.steps.checks import Checked, rows_readable
+from batchrec_dagster.steps.checks import CheckResult, rows_readable
 from batchrec_dagster.steps.raw_files import RawRecord
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.resource import StorageResource
@@ -25,12 +25,12 @@ def read_items(raw: RawRecord, storage: StorageResource, layout: ItemsLayout) ->
 
 def check_items(
     raw: RawRecord, storage: StorageResource, layout: ItemsLayout, on_bad_rows: str
-) -> Checked:
+) -> CheckResult:
     """The verdict on the copied file. Raises StorageError."""
     try:
         items = read_items(raw, storage, layout)
     except PreparationError as error:
-        return Checked("items_readable", passed=False, found=str(error))
+        return CheckResult("items_readable", passed=False, found=str(error))
     return rows_readable("items_readable", "items", items.rows, items.bad, on_bad_rows)
 
 

@@ -29,7 +29,7 @@ from batchrec_dagster.storage.paths import PipelineFiles
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredOutcomes:
     """The outcomes, oldest first. sums: see steps/outcome_sums.py; table: a row for each of
     `outcomes`."""
 
@@ -46,7 +46,7 @@ class Measured:
         return pl.DataFrame([one.row() for one in self.outcomes], schema=SCHEMA)
 
 
-def measure_outcomes(work: Work) -> Measured:
+def measure_outcomes(work: Work) -> MeasuredOutcomes:
     """Measure every edition that is kept; what was measured of others before, stays. Raises
     StorageError."""
     files = work.files
@@ -65,7 +65,7 @@ def measure_outcomes(work: Work) -> Measured:
         measured = pl.concat(found).sort("start", "edition", "arm", "group")
         if not measured.equals(before):
             files.write_parquet(files.places.outcome_sums, measured)
-    return Measured(measured, [*outcomes(measured)])
+    return MeasuredOutcomes(measured, [*outcomes(measured)])
 
 
 def _lists(work: Work, period: Period) -> PeriodLists:

@@ -16,7 +16,7 @@ import dagster as dg
 
 from batchrec_dagster.config import fingerprint
 from batchrec_dagster.personalize.evidence import NDCG
-from batchrec_dagster.steps.checks import Checked, quality_gate
+from batchrec_dagster.steps.checks import CheckResult, quality_gate
 from batchrec_dagster.steps.items import titles_versions
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.work import Work
@@ -175,7 +175,7 @@ class Publishing:
         """A fingerprint of the settings that select the interactions."""
         return fingerprint(self.work.pipeline.interactions)
 
-    def gate(self, *, skip: bool) -> Checked:
+    def gate(self, *, skip: bool) -> CheckResult:
         """Whether the lists may be published. Raises StorageError."""
         pipeline, rollbacks = self.work.pipeline, Rollbacks(self.work.files)
         current = self.work.files.table.current()
@@ -194,7 +194,7 @@ class Publishing:
         )
 
     def about(
-        self, version: str, run: str, checks: Sequence[Checked], facts: Mapping[str, Any]
+        self, version: str, run: str, checks: Sequence[CheckResult], facts: Mapping[str, Any]
     ) -> dict[str, Any]:
         """The metadata to store in the table; facts: more of it. Raises StorageError."""
         pipeline, model = self.work.pipeline, self.model
@@ -245,13 +245,13 @@ OLD_CHECKS = {
 }
 
 
-def checks_of(edition: Edition, names: Sequence[str]) -> list[Checked]:
+def checks_of(edition: Edition, names: Sequence[str]) -> list[CheckResult]:
     """The verdicts that an edition carries, for checks of these names."""
-    there = [Checked(**check) for check in edition.about.get("checks", [])]
+    there = [CheckResult(**check) for check in edition.about.get("checks", [])]
     found = {
         name: replace(check, name=name)
         for check in there
         for name in [OLD_CHECKS.get(check.name, check.name)]
     }
     unknown = "not checked when these lists were published"
-    return [found.get(name, Checked(name, passed=True, found=unknown)) for name in names]
+    return [found.get(name, CheckResult(name, passed=True, found=unknown)) for name in names]

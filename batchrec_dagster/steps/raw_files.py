@@ -22,14 +22,14 @@ from batchrec_dagster.preparation.sources.parsing import parse_source
 from batchrec_dagster.preparation.sources.query import FileQuery
 from batchrec_dagster.preparation.sources.source import (
     AssetRows,
-    FoundFile,
+    ListedFile,
+    RatingsSource,
     ResultFile,
-    Source,
     SourceContext,
     safe_filename,
 )
 from batchrec_dagster.storage.io_managers import to_polars
-from batchrec_dagster.storage.object_store import DamagedError
+from batchrec_dagster.storage.object_store import DamagedObjectError
 from batchrec_dagster.storage.paths import read_record
 from batchrec_dagster.storage.resource import StorageResource
 
@@ -108,7 +108,7 @@ class RawFiles:
 
 @contextmanager
 def bring_raw_files(
-    source: Source,
+    source: RatingsSource,
     storage: StorageResource,
     project: Path,
     *,
@@ -134,7 +134,7 @@ def bring_raw_files(
 
 
 def _copy_changed(
-    source: Source,
+    source: RatingsSource,
     storage: StorageResource,
     project: Path,
     before: RawRecord,
@@ -185,7 +185,7 @@ def unchanged_version(raw: RawFiles, storage: StorageResource) -> str | None:
 
 @contextmanager
 def open_raw_files(
-    record: RawRecord, source: Source, storage: StorageResource, project: Path
+    record: RawRecord, source: RatingsSource, storage: StorageResource, project: Path
 ) -> Iterator[list[RawFile]]:
     """The files on this machine, in order. Raises SourceError, StorageError."""
     if any(file.uri is None for file in record.files):
@@ -197,7 +197,7 @@ def open_raw_files(
             assert file.uri is not None
             path = stack.enter_context(storage.local_file(file.uri))
             if (size := path.stat().st_size) != file.size:
-                raise DamagedError(
+                raise DamagedObjectError(
                     storage.where(file.uri),
                     f"{size} bytes instead of {file.size}",
                     "run the refresh, which copies it again",
@@ -207,7 +207,7 @@ def open_raw_files(
 
 
 def _opened_in_place(
-    record: RawRecord, source: Source, storage: StorageResource, project: Path
+    record: RawRecord, source: RatingsSource, storage: StorageResource, project: Path
 ) -> Iterator[list[RawFile]]:
     """Refuses files that are not the record's, or that change until the block is left."""
     context = source_context(storage, project)
@@ -229,19 +229,21 @@ def _refuse_changed(changed: Iterable[str]) -> None:
         )
 
 
-def _opened(found: FoundFile, context: SourceContext, stack: ExitStack) -> RawFile:
+def _opened(found: ListedFile, context: SourceContext, stack: ExitStack) -> RawFile:
     return RawFile(stack.enter_context(found.file.open_locally(context)), found.file.shown)
 
 
 @contextmanager
-def open_source(source: Source, storage: StorageResource, project: Path) -> Iterator[list[RawFile]]:
+def open_source(
+    source: RatingsSource, storage: StorageResource, project: Path
+) -> Iterator[list[RawFile]]:
     """The files of a source on this machine, in order. Raises SourceError."""
     context = source_context(storage, project)
     with ExitStack() as stack:
         yield [_opened(found, context, stack) for found in source.files(context)]
 
 
-def source_digest(source: Source, storage: StorageResource, project: Path) -> str:
+def source_digest(source: RatingsSource, storage: StorageResource, project: Path) -> str:
     """`files_digest` of the source's files as they are now. Raises SourceError."""
     found = source.files(source_context(storage, project))
     return files_digest([FileRecord(file.file.shown, None, file.fingerprint) for file in found])
@@ -282,7 +284,7 @@ def _loaded_rows(text: str, version: str, load: Callable[[], Any]) -> ResultFile
     return ResultFile(text, version, f"{safe_filename(text)}.parquet", write)
 
 
-def found_upstream(source: Source, context: dg.AssetExecutionContext) -> Source:
+def found_upstream(source: RatingsSource, context: dg.AssetExecutionContext) -> RatingsSource:
     """The source itself, or of an AssetRows where its rows are now. Raises dg.Failure."""
     if isinstance(source, FileQuery):
         tables = {name: found_upstream(table, context) for name, table in source.tables.items()}

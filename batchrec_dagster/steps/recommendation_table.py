@@ -13,7 +13,7 @@ from batchrec_dagster.personalize.batch_files import read_inference
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID, scan_interactions
 from batchrec_dagster.steps.batch_jobs import JobOutput, OutputTable, counted
 from batchrec_dagster.steps.checks import (
-    Checked,
+    CheckResult,
     every_user_answered,
     items_known,
     lists_full,
@@ -146,7 +146,7 @@ class ListBuilder(OutputTable):
         )
         return RecommendationTable(counts, self.sample, self.checks(users, filtered=filtered))
 
-    def checks(self, users: pl.Series, *, filtered: bool) -> list[Checked]:
+    def checks(self, users: pl.Series, *, filtered: bool) -> list[CheckResult]:
         """The verdicts; see `done`."""
         answered, padding = pl.concat(self._answered), self.items_without_score
         return [
@@ -218,7 +218,7 @@ class RecommendationTable:
 
     counts: ListCounts
     sample: pl.DataFrame
-    checks: list[Checked]
+    checks: list[CheckResult]
 
 
 def build_locally(

@@ -19,7 +19,7 @@ from batchrec_dagster.personalize.batch_files import USER_FIELD
 from batchrec_dagster.personalize.evidence import Evidence
 from batchrec_dagster.personalize.schemas import scan_interactions
 from batchrec_dagster.reporting.changes import changes_section
-from batchrec_dagster.reporting.editions import Inputs
+from batchrec_dagster.reporting.editions import RunInputs
 from batchrec_dagster.reporting.experiment import result_lines
 from batchrec_dagster.reporting.facts import (
     LISTS_FULL,
@@ -34,7 +34,7 @@ from batchrec_dagster.reporting.facts import (
 from batchrec_dagster.reporting.history import EditionHistory, before_of
 from batchrec_dagster.reporting.outcomes import outcomes_section
 from batchrec_dagster.reporting.page import page
-from batchrec_dagster.reporting.published import Tables
+from batchrec_dagster.reporting.published import RunTables
 from batchrec_dagster.steps.experiment import experiment_result
 from batchrec_dagster.steps.items import categories, shown_tables, titles_of
 from batchrec_dagster.steps.outcomes import outcomes, read_sums
@@ -91,7 +91,7 @@ def build_report(
         full=_of_lists(edition, "full"),
     )
     found = facts(run, _counted(work, edition, lists))
-    inputs = Inputs(found.data, found.item_ids).after(history.inputs())
+    inputs = RunInputs(found.data, found.item_ids).after(history.inputs())
     changes = history.compare(before, edition) if before else None
     sums = read_sums(work.files)
     result = experiment_result(sums)
@@ -166,7 +166,7 @@ def _tables_version(work: Work, edition: Edition) -> str:
 
 
 @contextmanager
-def _tables(work: Work, recommendations: pl.LazyFrame) -> Iterator[Tables]:
+def _tables(work: Work, recommendations: pl.LazyFrame) -> Iterator[RunTables]:
     """The published tables; large ones are scanned, not loaded. Raises StorageError."""
     pipeline, storage, places = work.pipeline, work.storage, work.pipeline.places
     with ExitStack() as stack:
@@ -178,7 +178,7 @@ def _tables(work: Work, recommendations: pl.LazyFrame) -> Iterator[Tables]:
             return pl.read_parquet(path(storage.uri(key)), glob=False)
 
         users = [glob.escape(path(uri)) for uri in work.files.batch_users.files()]
-        yield Tables(
+        yield RunTables(
             interactions=scan_interactions(Path(path(work.files.interactions))),
             recommendations=recommendations,
             users=pl.scan_ndjson(users).select(USER_FIELD),

@@ -11,10 +11,10 @@ import polars as pl
 from batchrec_dagster.config import fingerprint
 from batchrec_dagster.config.recommendations import Segments
 from batchrec_dagster.personalize.batch_files import read_segments
-from batchrec_dagster.personalize.ensure import BATCH_SEGMENT_JOB, Ensured
+from batchrec_dagster.personalize.ensure import BATCH_SEGMENT_JOB, ReadyResource
 from batchrec_dagster.steps.batch_jobs import JobOutput, OutputTable, filter_arn, start_batch_job
 from batchrec_dagster.steps.checks import (
-    Checked,
+    CheckResult,
     every_segment_answered,
     no_duplicates,
     no_failed_lines,
@@ -24,7 +24,7 @@ from batchrec_dagster.steps.items import read_titles, titles_versions, with_titl
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.durable import temporary_folder
-from batchrec_dagster.storage.paths import Stored
+from batchrec_dagster.storage.paths import StoredObject
 from batchrec_dagster.storage.published_table import TableWriter
 
 # Part of the table's version: raise it when the same output would become another table.
@@ -56,7 +56,7 @@ class SegmentTable(OutputTable):
         self._add_rows(table)
         return table
 
-    def checks(self, queries: Sequence[str], setting: str) -> list[Checked]:
+    def checks(self, queries: Sequence[str], setting: str) -> list[CheckResult]:
         """The verdicts. queries: the requested segments, declared by `setting`."""
         answered = pl.concat(self._answered)
         return [
@@ -81,12 +81,12 @@ class SegmentTable(OutputTable):
 class UserSegments:
     """The stored table and its version, what is in it, and the job that inferred it."""
 
-    stored: Stored
+    stored: StoredObject
     version: str
     table: SegmentTable
-    job: Ensured
+    job: ReadyResource
     cost: list[Cost]
-    checks: list[Checked]
+    checks: list[CheckResult]
 
 
 def segment_users(work: PersonalizeWork, segments: Segments, model: ModelRecord) -> UserSegments:
@@ -110,12 +110,12 @@ def segment_users(work: PersonalizeWork, segments: Segments, model: ModelRecord)
         output.require(checks)
         storage.store.put(uri, writer.path)
     version = fingerprint(job.arn, queries, segments, TABLE_VERSION, *titles_version)
-    return UserSegments(Stored(uri), version, table, job, cost, checks)
+    return UserSegments(StoredObject(uri), version, table, job, cost, checks)
 
 
 def _run_job(
     work: PersonalizeWork, segments: Segments, model: ModelRecord, queries: str
-) -> Ensured:
+) -> ReadyResource:
     """The finished job for these queries: a new one, or that of an earlier run."""
     places = work.pipeline.places
     request: dict[str, Any] = {

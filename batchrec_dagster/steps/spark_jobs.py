@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import dagster as dg
 from botocore.exceptions import BotoCoreError, ClientError
 
-from batchrec_dagster.config.interactions import Preparation
+from batchrec_dagster.config.interactions import PreparationSettings
 from batchrec_dagster.preparation.spark.task import Done, Task
 from batchrec_dagster.storage.extras import require
 from batchrec_dagster.storage.object_store import StorageError
@@ -117,7 +117,7 @@ class LocalSpark:
         return reader.done(), {}
 
 
-def spark_engine(declared: Preparation) -> SparkEngine | None:
+def spark_engine(declared: PreparationSettings) -> SparkEngine | None:
     """The Spark that prepares the interactions; None for the local engine."""
     match declared.engine:
         case "spark":

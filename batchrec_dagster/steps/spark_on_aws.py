@@ -23,7 +23,7 @@ from dagster_aws.pipes import (
     PipesS3MessageReader,
 )
 
-from batchrec_dagster.config.interactions import Preparation
+from batchrec_dagster.config.interactions import PreparationSettings
 from batchrec_dagster.preparation import spark
 from batchrec_dagster.preparation.spark.task import Task
 from batchrec_dagster.steps.spark_jobs import Messages, Ran, explained
@@ -114,7 +114,7 @@ class GlueSpark:
     Each run passes its script and modules, so that the job always runs this code.
     """
 
-    declared: Preparation
+    declared: PreparationSettings
     on_aws: bool = True
 
     def run(self, context: dg.AssetExecutionContext, storage: StorageResource, task: Task) -> Ran:
@@ -170,7 +170,7 @@ class EmrServerlessSpark:
     """A job run of an EMR Serverless application, release 7. Its Python must be 3.11 or newer:
     `spark_submit_parameters` can select one."""
 
-    declared: Preparation
+    declared: PreparationSettings
     on_aws: bool = True
 
     def run(self, context: dg.AssetExecutionContext, storage: StorageResource, task: Task) -> Ran:

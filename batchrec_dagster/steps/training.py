@@ -15,8 +15,8 @@ from batchrec_dagster.personalize.ensure import (
     SOLUTION,
     SOLUTION_VERSION,
     Description,
-    Ensured,
-    Started,
+    ReadyResource,
+    StartedResource,
 )
 from batchrec_dagster.personalize.evidence import ALL, engine_of, evidence_of
 from batchrec_dagster.personalize.recipes import recipe_arn
@@ -38,7 +38,7 @@ EARLY = timedelta(hours=6)
 
 
 @dataclass(frozen=True)
-class Trainer:
+class SolutionVersionTrainer:
     """Decides which solution versions an asset reuses, and which it trains.
 
     force_run: id of a run that trains in any case.
@@ -68,7 +68,7 @@ class Trainer:
             return [one if one and self._is_current(one) else None for one in newest]
         return [one if one and self._compares(one, model) else None for one in newest]
 
-    def start(self, dataset: DatasetRecord) -> list[Started]:
+    def start(self, dataset: DatasetRecord) -> list[StartedResource]:
         """For each recipe the solution version to reuse, or a new one on the imported data."""
         group, ensure = dataset.dataset_group_arn, self.work.ensure
         solutions = [
@@ -87,9 +87,9 @@ class Trainer:
             for recipe, hyperparameters in self.recipes.items()
         ]
 
-        def start(solution: str, reused: Description | None) -> Started:
+        def start(solution: str, reused: Description | None) -> StartedResource:
             if reused is not None:
-                return Started(reused[SOLUTION_VERSION.arn], created=False)
+                return StartedResource(reused[SOLUTION_VERSION.arn], created=False)
             return ensure.start_numbered(
                 SOLUTION_VERSION,
                 self.stem,
@@ -141,11 +141,11 @@ class Trainer:
 
 
 @dataclass(frozen=True)
-class Training:
+class TrainingResult:
     """A trained or reused model: its record, its solution version, and what this run did."""
 
     record: ModelRecord
-    version: Ensured
+    version: ReadyResource
     recipe: str
     hyperparameters: Mapping[str, str]
     outcome: str
@@ -161,12 +161,12 @@ class Training:
 
 def train(
     work: PersonalizeWork, asset: str, dataset: DatasetRecord, *, run: str, force: bool
-) -> Training:
+) -> TrainingResult:
     """Train the asset's model, or reuse the last one. run: id of the first of a run and its
     retries. Raises StorageError, dg.Failure."""
     work = work.for_data(dataset.data_version)
     ensure = work.ensure
-    trainer = Trainer(work, asset, dataset.data_version, run if force else None)
+    trainer = SolutionVersionTrainer(work, asset, dataset.data_version, run if force else None)
     recipes = trainer.recipes
     recipe, hyperparameters = next(iter(recipes.items()))
     versions = ensure.all_ready(SOLUTION_VERSION, trainer.start(dataset))
@@ -181,11 +181,16 @@ def train(
         ensure.log.info(f"{version.arn}: trained in {job_seconds(version):.1f} s")
     created = {of: one for of, one in zip(recipes, versions, strict=True) if one.created}
     cost = trainings_cost(work, created, on_aws=ensure.on_aws)
-    return Training(record, version, recipe, hyperparameters, done, job_seconds(version), cost)
+    return TrainingResult(
+        record, version, recipe, hyperparameters, done, job_seconds(version), cost
+    )
 
 
 def _record(
-    work: PersonalizeWork, dataset: DatasetRecord, version: Ensured, popularity: Sequence[Ensured]
+    work: PersonalizeWork,
+    dataset: DatasetRecord,
+    version: ReadyResource,
+    popularity: Sequence[ReadyResource],
 ) -> ModelRecord:
     created_at = version.description["creationDateTime"].astimezone(UTC)
     hours = version.description.get("trainingHours", 0.0)
@@ -234,7 +239,12 @@ def all_recipes(pipeline: Pipeline) -> list[str]:
 
 
 def recipes_to_train(
-    work: PersonalizeWork, group: Ensured, data_version: str, *, run: str, forced: Collection[str]
+    work: PersonalizeWork,
+    group: ReadyResource,
+    data_version: str,
+    *,
+    run: str,
+    forced: Collection[str],
 ) -> list[str]:
     """The recipes that this run will train in the dataset group on data of this version, by the
     same rules as the assets that train them. forced: assets that train in any case."""
@@ -244,7 +254,9 @@ def recipes_to_train(
     }
     due = []
     for asset, recipes in trained_by(work.pipeline).items():
-        trainer = Trainer(work, asset, data_version, run if asset in forced else None)
+        trainer = SolutionVersionTrainer(
+            work, asset, data_version, run if asset in forced else None
+        )
         names = [solution_name(group.description["name"], *each) for each in recipes.items()]
         reused = trainer.reused([existing.get(name) for name in names])
         due += [recipe for recipe, one in zip(recipes, reused, strict=True) if one is None]

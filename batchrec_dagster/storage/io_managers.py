@@ -22,8 +22,8 @@ import polars as pl
 from batchrec_dagster.personalize.batch_files import UsersFiles
 from batchrec_dagster.personalize.schemas import ITEM_ID, scan_interactions
 from batchrec_dagster.storage.durable import temporary_folder
-from batchrec_dagster.storage.object_store import DamagedError, ObjectNotFoundError
-from batchrec_dagster.storage.paths import MAKE_AGAIN, Stored, UsersOfInteractions
+from batchrec_dagster.storage.object_store import DamagedObjectError, ObjectNotFoundError
+from batchrec_dagster.storage.paths import MAKE_AGAIN, StoredObject, UsersOfInteractions
 from batchrec_dagster.storage.published_table import Edition, PublishedTable
 from batchrec_dagster.storage.resource import StorageResource, storage_errors
 
@@ -47,7 +47,7 @@ class StorageIOManager(dg.ConfigurableIOManager):
 
     def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
         uri = self.storage.uri(self._key(context))
-        if not isinstance(obj, Stored):
+        if not isinstance(obj, StoredObject):
             with storage_errors():
                 self.storage.store.put(uri, self.encode(obj))
         context.add_output_metadata({"dagster/uri": uri})
@@ -69,7 +69,7 @@ class StorageIOManager(dg.ConfigurableIOManager):
                     return None
                 raise
             except (ValueError, pl.exceptions.PolarsError) as error:
-                raise DamagedError(self.storage.where(uri), error, MAKE_AGAIN) from error
+                raise DamagedObjectError(self.storage.where(uri), error, MAKE_AGAIN) from error
 
     def load(self, uri: str, wanted: object) -> Any:
         """The value of the object as the `wanted` type."""
@@ -261,7 +261,7 @@ class UsersIOManager(TableIOManager):
     def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
         users = UsersFiles(self.storage.store, self.storage.uri(self._key(context)))
         with storage_errors():
-            if not isinstance(obj, Stored):
+            if not isinstance(obj, StoredObject):
                 users.publish(to_polars(obj))
             context.add_output_metadata({"dagster/uri": users.input()})
 
@@ -273,7 +273,7 @@ class UsersIOManager(TableIOManager):
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedFiles:
     """The interactions' CSV and the Parquet of their users: local files, or URIs of objects in the
     storage, which publication moves. `version`: of the CSV, as from StorageResource.version."""
 
@@ -292,7 +292,7 @@ class InteractionsIOManager(CsvIOManager):
         return scan_interactions(source)
 
     def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
-        if not isinstance(obj, Prepared):
+        if not isinstance(obj, PreparedFiles):
             super().handle_output(context, obj)
             return
         uri = self.storage.uri(self._key(context))

@@ -81,7 +81,7 @@ class ObjectNotFoundError(StorageError):
     """There is no object at this URI."""
 
 
-class DamagedError(StorageError):
+class DamagedObjectError(StorageError):
     """An object of batchrec's own is not what batchrec wrote: empty, cut or changed."""
 
     def __init__(self, where: str, reason: object, fix: str) -> None:

@@ -14,14 +14,18 @@ from typing import Any
 import polars as pl
 
 from batchrec_dagster.personalize.batch_files import UsersFiles
-from batchrec_dagster.storage.object_store import DamagedError, ObjectNotFoundError, ObjectStore
+from batchrec_dagster.storage.object_store import (
+    DamagedObjectError,
+    ObjectNotFoundError,
+    ObjectStore,
+)
 from batchrec_dagster.storage.published_table import PublishedTable
 from batchrec_dagster.storage.resource import StorageResource
 
 MAKE_AGAIN = "delete it, and run the refresh, which makes it again"
 
 
-class Places:
+class StorageKeys:
     """Storage keys of one pipeline."""
 
     def __init__(self, pipeline: str) -> None:
@@ -80,7 +84,7 @@ class Places:
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredObject:
     """A value that its asset has already written to its place in the storage."""
 
     uri: str
@@ -94,15 +98,15 @@ def read_record(storage: StorageResource, key: str) -> dict[str, Any]:
     except ObjectNotFoundError:
         return {}
     except ValueError as error:
-        raise DamagedError(storage.where(uri), error, MAKE_AGAIN) from error
+        raise DamagedObjectError(storage.where(uri), error, MAKE_AGAIN) from error
     return record
 
 
-def write_record(storage: StorageResource, key: str, record: Mapping[str, Any]) -> Stored:
+def write_record(storage: StorageResource, key: str, record: Mapping[str, Any]) -> StoredObject:
     """Write a record for later runs; returns the asset's value for it. Raises StorageError."""
     uri = storage.uri(key)
     storage.store.put(uri, (json.dumps(record, indent=2) + "\n").encode())
-    return Stored(uri)
+    return StoredObject(uri)
 
 
 @dataclass(frozen=True)
@@ -165,7 +169,7 @@ class PipelineFiles:
     """A pipeline's files in the storage, where its Places are. Raises StorageError."""
 
     storage: StorageResource
-    places: Places
+    places: StorageKeys
 
     @property
     def interactions(self) -> str:
@@ -193,7 +197,7 @@ class PipelineFiles:
         """The record of the asset's last run; empty if there is none."""
         return read_record(self.storage, self.places.record(asset))
 
-    def write_record(self, asset: str, record: Mapping[str, Any]) -> Stored:
+    def write_record(self, asset: str, record: Mapping[str, Any]) -> StoredObject:
         """Write the asset's record for later runs; returns the asset's value for it."""
         return write_record(self.storage, self.places.record(asset), record)
 
@@ -205,7 +209,7 @@ class PipelineFiles:
         except ObjectNotFoundError:
             return None
         except pl.exceptions.PolarsError as error:
-            raise DamagedError(self.storage.where(uri), error, damaged) from error
+            raise DamagedObjectError(self.storage.where(uri), error, damaged) from error
 
     def write_parquet(self, key: str, table: pl.DataFrame) -> None:
         buffer = io.BytesIO()

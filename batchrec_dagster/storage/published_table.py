@@ -18,7 +18,7 @@ from typing import IO, TYPE_CHECKING, Any
 import polars as pl
 
 from batchrec_dagster.storage.object_store import (
-    DamagedError,
+    DamagedObjectError,
     ObjectNotFoundError,
     ObjectStore,
     StorageError,
@@ -80,7 +80,7 @@ class PublishedTable:
         current = self.current()
         found = []
         for uri in self._entries().values():
-            with suppress(DamagedError):  # nobody can go back to it
+            with suppress(DamagedObjectError):  # nobody can go back to it
                 found.append(self._edition(uri))
         return [edition for edition in found if edition is not None and edition != current]
 
@@ -222,4 +222,4 @@ def _about(file: IO[bytes], store: ObjectStore, uri: str) -> dict[str, Any]:
         return read_about(file)
     except (pa.ArrowException, OSError, ValueError) as error:
         fix = "delete it, and run the refresh to publish a new one; the older ones remain"
-        raise DamagedError(str(store.local_path(uri) or uri), error, fix) from error
+        raise DamagedObjectError(str(store.local_path(uri) or uri), error, fix) from error

@@ -32,7 +32,7 @@ from batchrec_dagster.local_personalize.learning.interactions import (
 )
 from batchrec_dagster.local_personalize.learning.model_selection import Blend
 from batchrec_dagster.local_personalize.learning.models import BlendModel, HeldOut, PopularityModel
-from batchrec_dagster.local_personalize.learning.training import Trained
+from batchrec_dagster.local_personalize.learning.training import TrainedModel
 from batchrec_dagster.local_personalize.recipes import train
 from batchrec_dagster_tests.learning.support import interactions_of, lists, tastes
 
@@ -60,7 +60,7 @@ def held_out_of(data: Interactions) -> Split:
     return held_out
 
 
-def trained(data: Interactions) -> tuple[Trained, list[str]]:
+def trained(data: Interactions) -> tuple[TrainedModel, list[str]]:
     logged: list[str] = []
     return train(RECIPE, data, {}, log=logged.append), logged
 

@@ -22,7 +22,7 @@ from batchrec_dagster.local_personalize.learning.interactions import ModelFileEr
 from batchrec_dagster.local_personalize.learning.low_rank import LowRank
 from batchrec_dagster.local_personalize.learning.model_selection import Blend
 from batchrec_dagster.local_personalize.learning.models import HELD_OUT, BlendModel, HeldOut
-from batchrec_dagster.local_personalize.learning.training import Trained
+from batchrec_dagster.local_personalize.learning.training import TrainedModel
 from batchrec_dagster.local_personalize.recipes import train
 from batchrec_dagster_tests.learning.support import Row, interactions_of, lists, tastes
 
@@ -37,7 +37,7 @@ def _light_regularization(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fit_components, "REGULARIZATION", 5.0)
 
 
-def saved(done: Trained, folder: Path) -> Path:
+def saved(done: TrainedModel, folder: Path) -> Path:
     done.model.save(folder)
     return folder
 

@@ -30,7 +30,7 @@ from hypothesis.stateful import (
 )
 
 from batchrec_dagster.local_personalize.api.service import LocalPersonalize
-from batchrec_dagster.local_personalize.errors import NotFoundError, ServiceError
+from batchrec_dagster.local_personalize.errors import ResourceNotFoundError, ServiceError
 from batchrec_dagster.local_personalize.jobs.worker import Pace
 from batchrec_dagster.local_personalize.operations import solutions
 from batchrec_dagster.personalize.schemas import interactions_schema
@@ -438,7 +438,7 @@ class Sequences(RuleBasedStateMachine):
     def _described(self, kind: str, arn: str) -> dict[str, Any]:
         try:
             answer = self.service.call(f"Describe{kind}", {_member(kind): arn})
-        except NotFoundError:
+        except ResourceNotFoundError:
             return {"status": "gone"}
         return dict(next(iter(answer.values())))
 

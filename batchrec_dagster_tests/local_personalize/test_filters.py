@@ -16,7 +16,7 @@ from batchrec_dagster.personalize.filter_check import (
     check_group_fields,
     traits,
 )
-from batchrec_dagster.personalize.filter_grammar import FilterError
+from batchrec_dagster.personalize.filter_grammar import FilterExpressionError
 from batchrec_dagster.personalize.schemas import Field, Schema
 
 
@@ -162,16 +162,18 @@ REFUSED = {
 
 @pytest.mark.parametrize("expression", REFUSED)
 def test_a_refusal_names_the_problem(expression: str) -> None:
-    with pytest.raises(FilterError, match=REFUSED[expression]):
+    with pytest.raises(FilterExpressionError, match=REFUSED[expression]):
         check_expression(expression, SCHEMAS)
 
 
 def test_a_missing_dataset_is_named() -> None:
-    with pytest.raises(FilterError, match=r"no Users dataset\. Create it, with the field AGE"):
+    with pytest.raises(
+        FilterExpressionError, match=r"no Users dataset\. Create it, with the field AGE"
+    ):
         check_expression(
             "EXCLUDE ItemID WHERE Items.YEAR = 1 IF CurrentUser.AGE = 1", {"ITEMS": ITEMS}
         )
-    with pytest.raises(FilterError, match="has no Interactions dataset"):
+    with pytest.raises(FilterExpressionError, match="has no Interactions dataset"):
         check_expression('EXCLUDE ItemID WHERE Interactions.EVENT_TYPE IN ("*")', {})
 
 
@@ -190,10 +192,10 @@ def test_a_filter_has_ten_fields_at_most_and_a_group_twenty() -> None:
         expression(range(10)) + " AND Items.F1 = CurrentItem.F10",
         expression(range(5)) + " | " + expression(range(5, 11)),
     ):
-        with pytest.raises(FilterError, match="11 distinct dataset fields; 10 at most"):
+        with pytest.raises(FilterExpressionError, match="11 distinct dataset fields; 10 at most"):
             check_expression(many, schemas)
     check_group_fields([expression(range(10)), expression(range(5, 20)), expression(range(3))])
-    with pytest.raises(FilterError, match="21 distinct dataset fields; 20 at most"):
+    with pytest.raises(FilterExpressionError, match="21 distinct dataset fields; 20 at most"):
         check_group_fields([expression(range(10)), expression(range(9, 21))])
 
 
@@ -231,7 +233,7 @@ TEXT = st.one_of(
 @settings(max_examples=200, deadline=None)
 @given(TEXT)
 def test_any_text_is_accepted_or_refused(text: str) -> None:
-    with contextlib.suppress(FilterError):
+    with contextlib.suppress(FilterExpressionError):
         check_expression(text, SCHEMAS)
 
 
@@ -242,6 +244,6 @@ def test_deep_parentheses_end_in_an_answer(opened: str) -> None:
             text = f"INCLUDE ItemID WHERE {opened * depth}Items.YEAR=1{')' * closed}"
             try:
                 check_expression(text, SCHEMAS)
-            except FilterError:
+            except FilterExpressionError:
                 continue
             assert closed == depth

@@ -18,7 +18,7 @@ from batchrec_dagster.local_personalize.data.inference import ItemAttributes, Re
 from batchrec_dagster.local_personalize.learning.interactions import Interactions
 from batchrec_dagster.local_personalize.learning.models import AnyModel, SegmentationModel
 from batchrec_dagster.local_personalize.learning.related import RelatedItemsModel
-from batchrec_dagster.local_personalize.learning.serving import Recommended, UserModel
+from batchrec_dagster.local_personalize.learning.serving import RecommendedLists, UserModel
 from batchrec_dagster.local_personalize.recipes import RECIPES, Recipe
 from batchrec_dagster.personalize import batch_files
 from batchrec_dagster.personalize.schemas import ITEMS, Field, Schema
@@ -53,10 +53,10 @@ class FixedUsers(UserModel):
 
     def recommend(
         self, user_ids: Sequence[str], interactions: Interactions, num_results: int, **_: Any
-    ) -> Iterator[Recommended]:
+    ) -> Iterator[RecommendedLists]:
         for user in user_ids:
             items, scores = self.lists[user]
-            yield Recommended(np.array([items], np.int32), np.array([scores]))
+            yield RecommendedLists(np.array([items], np.int32), np.array([scores]))
 
 
 class FixedRanking(FixedUsers):
@@ -71,7 +71,7 @@ class FixedRanking(FixedUsers):
         lists: Sequence[npt.NDArray[np.int32]],
         interactions: Interactions,
         **_: Any,
-    ) -> Iterator[Recommended]:
+    ) -> Iterator[RecommendedLists]:
         width = max(map(len, lists))
         items = np.full((len(lists), width), -1, np.int32)
         scores = np.zeros((len(lists), width))
@@ -79,7 +79,7 @@ class FixedRanking(FixedUsers):
             best = sorted(wanted, key=lambda item: -self.shares[item])
             items[row, : len(best)] = best
             scores[row, : len(best)] = self.shares[best] / max(self.shares[best].sum(), 0.1)
-        yield Recommended(items, scores)
+        yield RecommendedLists(items, scores)
 
 
 class FixedItems(RelatedItemsModel):
@@ -89,10 +89,12 @@ class FixedItems(RelatedItemsModel):
 
     def __init__(self) -> None: ...
 
-    def similar(self, item_ids: Sequence[str], num_results: int, **_: Any) -> Iterator[Recommended]:
+    def similar(
+        self, item_ids: Sequence[str], num_results: int, **_: Any
+    ) -> Iterator[RecommendedLists]:
         lists = {"105": [1, 2], "106": [2, 3], "never met": [0, 1]}
         items = np.array([lists[item] for item in item_ids], np.int32)
-        yield Recommended(items, np.zeros(items.shape))
+        yield RecommendedLists(items, np.zeros(items.shape))
 
 
 class FixedSegments(SegmentationModel):

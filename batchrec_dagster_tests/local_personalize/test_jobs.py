@@ -19,7 +19,7 @@ import pytest
 
 from batchrec_dagster.local_personalize import recipes
 from batchrec_dagster.local_personalize.catalog.home import Owner, is_alive
-from batchrec_dagster.local_personalize.learning.training import Trained
+from batchrec_dagster.local_personalize.learning.training import TrainedModel
 from batchrec_dagster.local_personalize.operations import (
     batch_jobs,
     dataset_import_jobs,
@@ -82,7 +82,7 @@ class Gate:
         self.begun = threading.Semaphore(0)
         self.count = 0
 
-    def train(self, *args: Any, log: Callable[[str], None], **options: Any) -> Trained:
+    def train(self, *args: Any, log: Callable[[str], None], **options: Any) -> TrainedModel:
         self.count += 1
         self.begun.release()
         while not self.opened.wait(0.01):
@@ -210,7 +210,7 @@ def test_a_killed_training_is_run_again_by_the_next_process(
 
     trained = []
 
-    def counted(*args: Any, **options: Any) -> Trained:
+    def counted(*args: Any, **options: Any) -> TrainedModel:
         trained.append(1)
         return recipes.train(*args, **options)
 

@@ -19,7 +19,7 @@ from batchrec_dagster.local_personalize.catalog.catalog import Records, Resource
 from batchrec_dagster.local_personalize.learning.evaluation import reward_shares
 from batchrec_dagster.local_personalize.learning.hpo import Search
 from batchrec_dagster.local_personalize.learning.interactions import Interactions
-from batchrec_dagster.local_personalize.learning.training import Trained
+from batchrec_dagster.local_personalize.learning.training import TrainedModel
 from batchrec_dagster.local_personalize.operations import solution_versions, solutions
 from batchrec_dagster.personalize.schemas import interactions_schema, items_schema
 from batchrec_dagster.steps.batch_jobs import solution_config
@@ -35,7 +35,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """The arguments of each training."""
     calls: list[dict[str, Any]] = []
 
-    def train(recipe: str, *args: Any, log: Callable[[str], None], **options: Any) -> Trained:
+    def train(recipe: str, *args: Any, log: Callable[[str], None], **options: Any) -> TrainedModel:
         calls.append({"recipe": recipe, **options})
         return recipes.train(recipe, *args, log=log, **options)
 

@@ -17,7 +17,7 @@ from moto import mock_aws
 from batchrec_dagster.sinks import SinkError, SinkUnavailableError, dynamodb
 from batchrec_dagster.sinks import sink as lists
 from batchrec_dagster.sinks.dynamodb import UserLists
-from batchrec_dagster.storage.paths import PipelineFiles, Places
+from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
 from batchrec_dagster_tests.sinks.support import hostile, many, recommendations
 
@@ -50,7 +50,7 @@ def create(client: Any, key: str = "user_id", kind: str = "S", *, ttl: bool = Tr
 
 def lists_of(client: Any, folder: Path) -> UserLists:
     storage = StorageResource(root=str(folder), s3=S3Connection())
-    return UserLists(client, TABLE, 30, PipelineFiles(storage, Places("shop")), "shop")
+    return UserLists(client, TABLE, 30, PipelineFiles(storage, StorageKeys("shop")), "shop")
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def table(client: Any, tmp_path: Path) -> UserLists:
     return lists_of(client, tmp_path)
 
 
-def write(table: UserLists, frame: pl.DataFrame, run_id: str = "run") -> lists.Written:
+def write(table: UserLists, frame: pl.DataFrame, run_id: str = "run") -> lists.SinkResult:
     with dynamodb.explained(TABLE):
         return table.write(frame.lazy(), run_id)
 
@@ -74,7 +74,7 @@ def test_each_user_has_an_item_and_who_is_gone_is_removed(client: Any, table: Us
     before = int(time.time())
     written = write(table, recommendations({"1": [("a", "A = 1"), "b"], "2": ["c"]}), "first")
     facts = {"table": TABLE, "users_removed": 0}
-    assert written == lists.Written(lists.Counts(3, 2, 2), facts)
+    assert written == lists.SinkResult(lists.SinkCounts(3, 2, 2), facts)
     items = stored(client)
     assert set(items) == {"1", "2"}
     assert items["1"]["items"] == {
@@ -87,7 +87,7 @@ def test_each_user_has_an_item_and_who_is_gone_is_removed(client: Any, table: Us
     assert 0 <= int(items["1"]["expires_at"]["N"]) - before - 30 * 24 * 3600 <= 60
     second = recommendations({"2": ["d"], "3": ["e"]}, titles=False, score=None)
     facts = {"table": TABLE, "users_removed": 1}
-    assert write(table, second, "second") == lists.Written(lists.Counts(2, 2, 1), facts)
+    assert write(table, second, "second") == lists.SinkResult(lists.SinkCounts(2, 2, 1), facts)
     items = stored(client)
     assert set(items) == {"2", "3"}
     assert items["2"]["items"] == {"L": [{"M": {"item_id": {"S": "d"}}}]}

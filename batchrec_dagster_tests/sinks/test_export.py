@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from batchrec_dagster.sinks import SinkError, SinkUnavailableError, export
 from batchrec_dagster.sinks import sink as lists
 from batchrec_dagster.sinks.export import ExportSink
-from batchrec_dagster.sinks.sink import Counts, SinkContext, Written
+from batchrec_dagster.sinks.sink import SinkContext, SinkCounts, SinkResult
 from batchrec_dagster.storage.object_store import ObjectStore, StorageError
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
 from batchrec_dagster_tests.hostile import HOSTILE
@@ -33,7 +33,7 @@ HOSTILE_LISTS: dict[str, list[tuple[str, str | None]]] = {text: [(text, text)] f
 LISTS = st.dictionaries(TEXT, st.lists(st.tuples(TEXT, st.none() | TEXT), max_size=3), max_size=4)
 
 
-def write(folder: Path, frame: pl.DataFrame, **how: Any) -> Written:
+def write(folder: Path, frame: pl.DataFrame, **how: Any) -> SinkResult:
     return export.export(frame.lazy(), ExportSink(**how), ObjectStore({"bucket": folder}), URI)
 
 
@@ -53,7 +53,7 @@ def test_a_row_for_each_user_has_items_in_columns(tmp_path: Path) -> None:
         ["1", "a", "A, or B", "b", 'The "C"'],
         ["2", "c", "Ü", "", ""],
     ]
-    assert written.counts == Counts(3, 2, 2)
+    assert written.counts == SinkCounts(3, 2, 2)
     size = len(content(tmp_path))
     file = str(tmp_path / "exports/lists")
     assert written.facts == {"file": file, "lines": 2, "bytes": size, "formulas_escaped": 0}
@@ -176,7 +176,7 @@ def test_lists_that_change_while_they_are_written_are_not_put(
 ) -> None:
     write(tmp_path, many(2))
     before = content(tmp_path)
-    monkeypatch.setattr(lists, "counts", lambda _: Counts(16, 3, 5))
+    monkeypatch.setattr(lists, "counts", lambda _: SinkCounts(16, 3, 5))
     with pytest.raises(SinkUnavailableError, match=r"4 users were written .* there are 3 users"):
         write(tmp_path, many(4))
     with pytest.raises(SinkUnavailableError, match="3 users and 20 rows were written"):

@@ -32,7 +32,7 @@ TEXT = st.text(
 )
 
 
-def replace(frame: pl.DataFrame, url: str, **target: Any) -> lists.Written:
+def replace(frame: pl.DataFrame, url: str, **target: Any) -> lists.SinkResult:
     return sink.replace(frame.lazy(), sink.Target(url, **{"table": TABLE, **target}))
 
 
@@ -238,7 +238,7 @@ def test_lists_that_change_while_they_are_written_are_not_published(
     postgres: PostgresServer, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     replace(many(1), url)
-    monkeypatch.setattr(lists, "counts", lambda _: lists.Counts(11, 3, 5))
+    monkeypatch.setattr(lists, "counts", lambda _: lists.SinkCounts(11, 3, 5))
     said = (
         "2 users and 10 rows were written to public.recommendations, but there are 3 users and 11"
     )

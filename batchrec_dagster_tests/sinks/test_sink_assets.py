@@ -21,7 +21,7 @@ from batchrec_dagster.pipeline.assets import sinks
 from batchrec_dagster.pipeline.loading import DeclarationError
 from batchrec_dagster.sinks import SinkError, SinkUnavailableError
 from batchrec_dagster.sinks import postgres_table as postgres_sink
-from batchrec_dagster.sinks.sink import Counts, Written
+from batchrec_dagster.sinks.sink import SinkCounts, SinkResult
 from batchrec_dagster.storage.io_managers import ParquetIOManager
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
 from batchrec_dagster_tests.postgres_server import PostgresServer
@@ -131,11 +131,11 @@ def attempts(
     monkeypatch.setattr(sinks, "RETRIES", dg.RetryPolicy(max_retries=2, delay=0))
     left = list(outcomes)
 
-    def replace(frame: pl.LazyFrame, target: postgres_sink.Target) -> Written:
+    def replace(frame: pl.LazyFrame, target: postgres_sink.Target) -> SinkResult:
         outcome = left.pop(0)
         if outcome is not None:
             raise outcome
-        return Written(Counts(1, 1, 1))
+        return SinkResult(SinkCounts(1, 1, 1))
 
     monkeypatch.setattr(postgres_sink, "replace", replace)
     return lambda: left

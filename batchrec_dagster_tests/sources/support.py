@@ -9,7 +9,7 @@ import pytest
 
 from batchrec_dagster.preparation.sources.errors import SourceError
 from batchrec_dagster.preparation.sources.parsing import parse_file
-from batchrec_dagster.preparation.sources.source import Copied, SourceContext
+from batchrec_dagster.preparation.sources.source import CopyResult, SourceContext
 from batchrec_dagster.samples import generator
 from batchrec_dagster.storage.object_store import ObjectStore
 
@@ -37,7 +37,7 @@ class Place:
         (found,) = parse_file(source).files(self.context)
         return found.filename
 
-    def copy(self, source: str) -> Copied:
+    def copy(self, source: str) -> CopyResult:
         return parse_file(source).copy(self.context, DESTINATION)
 
     def copied(self, source: str) -> bytes:

@@ -12,7 +12,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from batchrec_dagster.config.ratings import Ratings
+from batchrec_dagster.config.ratings import RatingsSettings
 from batchrec_dagster.preparation.sources.errors import SourceError
 from batchrec_dagster_tests.s3_server import OWNER, READER, REGION, S3Server
 from batchrec_dagster_tests.sources.hostile_tables import (
@@ -107,7 +107,7 @@ def there(
 
 def rows_of(there: TablePlace, table_format: str | None) -> pl.DataFrame:
     """The rows as raw/ gets them."""
-    ratings = Ratings.model_validate({"source": there.source, "format": table_format})
+    ratings = RatingsSettings.model_validate({"source": there.source, "format": table_format})
     (listed,) = ratings.rows.files(there.place.context)
     listed.file.copy(there.place.context, "s3://copies/raw")
     return pl.read_parquet(there.place.store.get("s3://copies/raw"))

@@ -16,7 +16,7 @@ import pytest
 import sqlalchemy as sa
 from dagster._utils.error import serializable_error_info_from_exc_info
 
-from batchrec_dagster.config.ratings import Ratings
+from batchrec_dagster.config.ratings import RatingsSettings
 from batchrec_dagster.preparation.sources import databases
 from batchrec_dagster.preparation.sources.errors import SourceError
 from batchrec_dagster_tests.postgres_server import PASSWORD, PostgresServer, postgres_server
@@ -27,7 +27,7 @@ SOURCE = "sql+env://SHOP_DATABASE_URL"
 
 def read(place: Place, query: str, version_query: str | None = None) -> tuple[pl.DataFrame, str]:
     """The rows as raw/ gets them, and their version."""
-    ratings = Ratings(source=SOURCE, query=query, version_query=version_query)
+    ratings = RatingsSettings(source=SOURCE, query=query, version_query=version_query)
     (found,) = ratings.rows.files(place.context)
     found.file.copy(place.context, "s3://lake/raw/query.parquet")
     return pl.read_parquet(place.store.get("s3://lake/raw/query.parquet")), found.fingerprint
@@ -258,4 +258,4 @@ def test_what_is_missing_is_named(
 )
 def test_settings_that_cannot_be(settings: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"sql\+env://|copy: false|needs a query"):
-        Ratings.model_validate(settings)
+        RatingsSettings.model_validate(settings)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from batchrec_dagster.preparation.sources.errors import SourceError
 from batchrec_dagster.preparation.sources.parsing import parse_file, parse_source
-from batchrec_dagster.preparation.sources.source import FoundFile
+from batchrec_dagster.preparation.sources.source import ListedFile
 from batchrec_dagster_tests.sources.support import ARCHIVE, CONTENT, Place
 
 FILES = (
@@ -40,7 +40,7 @@ def filled(place: Place, kind: str) -> str:
     return "data/" if kind == "path" else "s3://lake/data/"
 
 
-def listed(place: Place, source: str) -> list[FoundFile]:
+def listed(place: Place, source: str) -> list[ListedFile]:
     return parse_source(source).files(place.context)
 
 

@@ -15,7 +15,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from batchrec_dagster.config.ratings import Ratings
+from batchrec_dagster.config.ratings import RatingsSettings
 from batchrec_dagster.preparation.sources.errors import SourceError
 from batchrec_dagster_tests.s3_server import OWNER, READER, REGION, S3Server
 from batchrec_dagster_tests.sources.support import Place
@@ -35,7 +35,7 @@ def read(
     """The rows as raw/ gets them, and their version. form: by default what the folder is."""
     if form is None:
         form = "delta" if (place.base / source / "_delta_log").is_dir() else "iceberg"
-    ratings = Ratings.model_validate({"source": source, "query": query, "format": form})
+    ratings = RatingsSettings.model_validate({"source": source, "query": query, "format": form})
     (found,) = ratings.rows.files(place.context)
     found.file.copy(place.context, "s3://copies/raw")
     return pl.read_parquet(place.store.get("s3://copies/raw")), found.fingerprint
@@ -241,6 +241,6 @@ def test_tables_in_s3(place: Place, s3: S3Server, monkeypatch: pytest.MonkeyPatc
         assert sorted(found.rows()) == LEFT
     s3.store().put(f"s3://{bucket}/csv/day=x/1.csv", b"user\na\n")
     query = "SELECT user, day FROM source"
-    (listed,) = Ratings(source=f"s3://{bucket}/csv/", query=query).rows.files(there.context)
+    (listed,) = RatingsSettings(source=f"s3://{bucket}/csv/", query=query).rows.files(there.context)
     listed.file.copy(there.context, "s3://copies/raw")
     assert pl.read_parquet(there.store.get("s3://copies/raw")).rows() == [("a", "x")]

@@ -17,14 +17,14 @@ import pytest
 from batchrec_dagster.preparation.layout import PreparationError
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.polars.prepare import opened
-from batchrec_dagster.preparation.recognition import Reading
+from batchrec_dagster.preparation.recognition import ReadSettings
 from batchrec_dagster.preparation.rules import Rules
 from batchrec_dagster.preparation.sources.errors import SourceError
 from batchrec_dagster.preparation.sources.limits import LimitError, Limits
 from batchrec_dagster_tests.sources.support import CONTENT, Place, zipped
 
 TIME = 1_162_160_236
-READING = Reading(columns={"user": "u", "item": "i", "timestamp": "t"})
+READING = ReadSettings(columns={"user": "u", "item": "i", "timestamp": "t"})
 LINE = f"a,b,{TIME}\n"
 
 

@@ -13,7 +13,7 @@ import pytest
 from batchrec_dagster.preparation.sources.errors import SourceError
 from batchrec_dagster.preparation.sources.files import LocalFile
 from batchrec_dagster.preparation.sources.parsing import parse_source
-from batchrec_dagster.preparation.sources.source import Copied, File
+from batchrec_dagster.preparation.sources.source import CopyResult, File
 from batchrec_dagster.storage.object_store import CHUNK, ObjectStore, StorageError
 from batchrec_dagster_tests.s3_server import S3Server
 from batchrec_dagster_tests.sources.support import (
@@ -40,7 +40,7 @@ def test_a_path_may_start_at_home(place: Place, monkeypatch: pytest.MonkeyPatch)
 
 def test_the_copy_tells_size_and_checksum(place: Place) -> None:
     (place.base / "a.csv").write_bytes(b"abc")
-    assert place.copy("a.csv") == Copied(
+    assert place.copy("a.csv") == CopyResult(
         3, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     )
 
@@ -199,7 +199,7 @@ def test_a_missing_object_is_said_so(place: Place) -> None:
 def test_a_large_object_is_copied_piece_by_piece(place: Place) -> None:
     content = np.random.default_rng(0).bytes(3 * CHUNK + 7)
     place.store.put("s3://lake/in.csv", content)
-    assert place.copy("s3://lake/in.csv") == Copied(
+    assert place.copy("s3://lake/in.csv") == CopyResult(
         len(content), hashlib.sha256(content).hexdigest()
     )
     assert place.store.get(DESTINATION) == content

@@ -18,8 +18,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from batchrec_dagster.config.items import Items
-from batchrec_dagster.config.ratings import Ratings
+from batchrec_dagster.config.items import ItemSettings
+from batchrec_dagster.config.ratings import RatingsSettings
 from batchrec_dagster.preparation.items import ItemsFile
 from batchrec_dagster.preparation.sources.errors import SourceError
 from batchrec_dagster_tests.sources.support import Place
@@ -28,7 +28,7 @@ from batchrec_dagster_tests.support import real_data
 
 def rows(place: Place, query: str, source: str | dict[str, str], **settings: Any) -> pl.DataFrame:
     """The rows of the query, as raw/ gets them."""
-    (found,) = Ratings(source=source, query=query, **settings).rows.files(place.context)
+    (found,) = RatingsSettings(source=source, query=query, **settings).rows.files(place.context)
     destination = "s3://lake/raw/query.parquet"
     found.file.copy(place.context, destination)
     return pl.read_parquet(place.store.get(destination))
@@ -124,7 +124,7 @@ def test_unchanged_files_are_not_queried_again(place: Place) -> None:
     put(place, "a.csv", "user\na\n")
 
     def version(query: str) -> str:
-        (found,) = Ratings(source="a.csv", query=query).rows.files(place.context)
+        (found,) = RatingsSettings(source="a.csv", query=query).rows.files(place.context)
         return found.fingerprint
 
     first = version("SELECT user FROM source")
@@ -234,14 +234,14 @@ def test_a_query_reaches_nothing_but_its_sources(place: Place, query: str) -> No
 def test_a_query_is_one_select(place: Place, query: str) -> None:
     folder = place.base.parent
     with pytest.raises(ValueError, match=r"query\n.*(one SELECT|Parser Error)"):
-        Ratings(source="a.csv", query=query.format(folder=folder))
+        RatingsSettings(source="a.csv", query=query.format(folder=folder))
     assert not list(folder.glob("out*"))
 
 
 def test_without_duckdb_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "duckdb", None)
     with pytest.raises(ValueError, match=r"pip install 'batchrec-dagster\[sql\]'"):
-        Ratings(source="a.csv", query="SELECT 1")
+        RatingsSettings(source="a.csv", query="SELECT 1")
 
 
 @pytest.mark.parametrize(
@@ -339,7 +339,7 @@ def test_items_of_a_query(place: Place, tmp_path: Path) -> None:
     put(place, "films.csv", "id,name,released\n007,Dr. No,1962-10-05\n8,,\n")
     put(place, "genres.csv", "film,genre\n007,Action\n007,Spy\n")
     columns = {"item": "id", "title": "name", "categories": {"GENRES": "genres"}}
-    items = Items.model_validate(
+    items = ItemSettings.model_validate(
         {
             "source": {"films": "films.csv", "genres": "genres.csv"},
             "query": """SELECT id, name, released::DATE AS released,

@@ -17,7 +17,7 @@ from batchrec_dagster.personalize.permissions import partition
 from batchrec_dagster.personalize.schemas import FILTER_HISTORY
 
 from ..api.validation import output_members
-from ..errors import InUseError, NotFoundError
+from ..errors import InUseError, ResourceNotFoundError
 from .catalog import DELETING, Records, Resource, Status
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class Call:
         """The resource of that kind. Raises NotFoundError."""
         resource = self.records.find(arn)
         if resource is None or resource.kind != kind:
-            raise NotFoundError(arn)
+            raise ResourceNotFoundError(arn)
         return resource
 
     def get_active(self, kind: str, arn: str) -> Resource:
@@ -141,7 +141,7 @@ class JobResult:
 
 
 @dataclass(frozen=True)
-class Kind:
+class CatalogKind:
     """One kind of resource.
 
     `parent` is the member of Create with the parent's ARN. `running` and `total` name the quotas

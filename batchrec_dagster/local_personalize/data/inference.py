@@ -19,7 +19,7 @@ from ..filters.tables import Read
 from ..learning.interactions import Ids, Int32, Interactions, positions
 from ..learning.models import AnyModel, BlendModel, SegmentationModel
 from ..learning.related import RelatedItemsModel
-from ..learning.serving import Exclude, Recommended, UserModel
+from ..learning.serving import Exclude, RecommendedLists, UserModel
 from ..recipes import PERSONALIZED_RANKING, RELATED_ITEMS, Output
 from .batch_lines import Answerer, Request
 
@@ -114,7 +114,7 @@ class Recommender(Answerer):
             unknown = [item for item, place in zip(items, at, strict=True) if place < 0]
             yield known + unknown, (scores or []) + [0.0] * len(unknown)
 
-    def _unpack(self, chunks: Iterator[Recommended]) -> Iterator[Answer]:
+    def _unpack(self, chunks: Iterator[RecommendedLists]) -> Iterator[Answer]:
         item_ids, scored = self.model.item_ids, self.recipe.output == Output.SCORED_ITEMS
         for chunk in chunks:
             counts = (chunk.items >= 0).sum(axis=1)  # short lists are padded

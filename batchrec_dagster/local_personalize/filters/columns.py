@@ -158,7 +158,7 @@ def resolve(comparison: Comparison, bindings: Bindings) -> tuple[Literal, ...] |
     return tuple(values)
 
 
-class Table:
+class ColumnTable:
     """Columns with an id for each row."""
 
     def __init__(self, ids: pl.Series, columns: Mapping[str, Column]) -> None:

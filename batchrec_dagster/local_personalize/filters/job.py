@@ -29,7 +29,7 @@ from batchrec_dagster.personalize.schemas import FILTER_HISTORY, INTERACTIONS, I
 
 from ..learning.interactions import Float32, Int32
 from ..learning.serving import Exclude
-from .columns import Bindings, Column, Mask, Rows, Table, make_column, matches
+from .columns import Bindings, Column, ColumnTable, Mask, Rows, make_column, matches
 from .tables import (
     CurrentItems,
     Read,
@@ -233,11 +233,11 @@ class JobFilter:
         self._names = list(dict.fromkeys(use.placeholder.name for use in self._uses))
         self._parse_bindings = lru_cache(maxsize=CACHED_VALUES)(self._bindings_of)
         users, events = frames.get(USERS), frames.get(INTERACTIONS)
-        self._users: Table | None = None
+        self._users: ColumnTable | None = None
         if users is not None:
             columns = {name: make_column(cells) for name, cells in users.to_dict().items()}
-            self._users = Table(users[USER_ID], columns)
-        self._event_types: Table | None = None
+            self._users = ColumnTable(users[USER_ID], columns)
+        self._event_types: ColumnTable | None = None
         if self._expressions[0].target == USER_TARGET:
             self._event_types = user_event_types(events) if events is not None else None
             return

@@ -17,7 +17,7 @@ from batchrec_dagster.personalize.filter_grammar import (
     CURRENT_ITEM,
     Expression,
     FieldRef,
-    FilterError,
+    FilterExpressionError,
     Literal,
     Variable,
     fields,
@@ -27,7 +27,7 @@ from batchrec_dagster.personalize.filter_grammar import (
 from ..data.datasets import STORED_TYPES
 from ..errors import JobFailedError
 from ..learning.interactions import Int32, positions
-from .columns import Column, Rows, Strings, Table, make_column
+from .columns import Column, ColumnTable, Rows, Strings, make_column
 
 
 class UserItems:
@@ -74,12 +74,14 @@ class UserItems:
         return np.repeat(at, lengths), self._items[rows], rows
 
 
-def user_event_types(rows: pl.DataFrame) -> Table:
+def user_event_types(rows: pl.DataFrame) -> ColumnTable:
     """The event types of each user in `rows` (USER_ID, EVENT_TYPE)."""
     coded, ids, types = _encode(rows.select(schemas.USER_ID, schemas.EVENT_TYPE))
     coded = coded.unique()
     user, kind = coded["user"].to_numpy(), coded["type"].to_numpy()
-    return Table(ids, {schemas.EVENT_TYPE: Strings(len(ids), user, kind, types, ignore_case=True)})
+    return ColumnTable(
+        ids, {schemas.EVENT_TYPE: Strings(len(ids), user, kind, types, ignore_case=True)}
+    )
 
 
 def _encode(rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.Series, list[str]]:
@@ -148,7 +150,7 @@ def load_datasets(
     }
     try:
         check(expressions, of_type)
-    except FilterError as error:
+    except FilterExpressionError as error:
         raise JobFailedError(f"The filter does not fit the current data: {error}") from None
     for dataset_type in frames.keys() - {schemas.INTERACTIONS}:
         # A later import replaces the earlier rows of an id.

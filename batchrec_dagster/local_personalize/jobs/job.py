@@ -13,7 +13,7 @@ from batchrec_dagster.storage.object_store import ObjectInfo, ObjectStore, Stora
 
 from ..catalog.catalog import CREATING, UPDATING, Catalog, Records, Resource, Status
 from ..catalog.home import Home
-from ..catalog.kinds import JobResult, Kind
+from ..catalog.kinds import CatalogKind, JobResult
 from ..data.datasets import DatasetReader
 from ..errors import CatalogError, InvalidInputError, JobFailedError
 
@@ -139,7 +139,7 @@ def start(resource: Resource) -> Resource:
     return resource
 
 
-def perform(kind: Kind, job: Job, least_seconds: float = 0.0) -> Outcome:
+def perform(kind: CatalogKind, job: Job, least_seconds: float = 0.0) -> Outcome:
     """Run the job, for at least `least_seconds`, and return how it ended.
 
     Bad data gives a failed outcome, not an exception. Raises ClosingError, CatalogError.

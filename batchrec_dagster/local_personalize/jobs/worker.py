@@ -20,7 +20,7 @@ from batchrec_dagster.storage.object_store import ObjectStore
 
 from ..catalog.catalog import CREATING, DELETING, Catalog, Records, Resource, Status
 from ..catalog.home import Home, Owner, is_alive, remove, remove_dead_owners
-from ..catalog.kinds import Kind, Lane
+from ..catalog.kinds import CatalogKind, Lane
 from ..errors import CatalogError
 from .job import ClosingError, Job, logger, perform, start
 
@@ -75,7 +75,7 @@ class Worker:
         catalog: Catalog,
         home: Home,
         store: ObjectStore,
-        kinds: Mapping[str, Kind],
+        kinds: Mapping[str, CatalogKind],
         pace: Pace,
     ) -> None:
         self._catalog, self._home, self._store, self._kinds = catalog, home, store, kinds
@@ -207,7 +207,7 @@ class Worker:
         for path in replaced:
             remove(path)
 
-    def _delete(self, kind: Kind, resource: Resource) -> None:
+    def _delete(self, kind: CatalogKind, resource: Resource) -> None:
         with self._catalog.reading() as records:
             owned = records.of_kind(kind.owns, parent=resource.arn) if kind.owns else []
         # Files first: if this process dies in between, another deletes again.

@@ -18,7 +18,7 @@ from scipy.sparse import csr_matrix, vstack
 
 from .interactions import Float32, History, Ids, Int32, positions
 from .ranking import most_recent, top_k, top_k_per_row
-from .serving import Exclude, Recommended, UserModel, chunk_size
+from .serving import Exclude, RecommendedLists, UserModel, chunk_size
 from .store import (
     Arrays,
     pack_ids,
@@ -46,7 +46,7 @@ class RelatedItemsModel:
 
     def similar(
         self, item_ids: Sequence[str], num_results: int, *, exclude: Exclude | None = None
-    ) -> Iterator[Recommended]:
+    ) -> Iterator[RecommendedLists]:
         """Yield `num_results` similar items for each item, in chunks, in the given order.
 
         Never the item itself. Popular items follow when too few are similar, and for an unknown
@@ -55,13 +55,13 @@ class RelatedItemsModel:
         queries = positions(self.item_ids, item_ids)
         size = chunk_size(len(self.item_ids))
 
-        def chunk(start: int) -> Recommended:
+        def chunk(start: int) -> RecommendedLists:
             block = slice(start, start + size)
             scores = self.similarities(queries[block])
             if exclude is not None:
                 exclude(block, scores)
             items = top_k(scores, num_results)
-            return Recommended(items, np.zeros(items.shape))
+            return RecommendedLists(items, np.zeros(items.shape))
 
         return ordered_map(chunk, range(0, len(queries), size))
 

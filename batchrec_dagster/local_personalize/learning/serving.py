@@ -32,7 +32,7 @@ LARGEST_CHUNK = 32 * CHUNK_SCORES
 
 
 @dataclass(frozen=True)
-class Recommended:
+class RecommendedLists:
     """Lists for a chunk of requests, in the order of the requests."""
 
     items: npt.NDArray[np.int32]  # (chunk, k) index into the model's items, best first; -1 pads
@@ -67,21 +67,21 @@ class UserModel:
         num_results: int,
         *,
         exclude: Exclude | None = None,
-    ) -> Iterator[Recommended]:
+    ) -> Iterator[RecommendedLists]:
         """Yield the `num_results` best items of every user.
 
         Users without a history get the popular items. Scores are a softmax over all items,
         including excluded ones.
         """
 
-        def best(block: slice, scores: Float32) -> Recommended:
+        def best(block: slice, scores: Float32) -> RecommendedLists:
             normalizer = logsumexp(scores)
             if exclude is not None:
                 exclude(block, scores)
             self.limit(scores, num_results)
             items = top_k(scores, num_results)
             chosen = np.take_along_axis(scores, np.maximum(items, 0), axis=1).astype(np.float64)
-            return Recommended(items, np.where(items < 0, 0.0, np.exp(chosen - normalizer)))
+            return RecommendedLists(items, np.where(items < 0, 0.0, np.exp(chosen - normalizer)))
 
         return self._map_scores(best, user_ids, interactions)
 
@@ -92,14 +92,14 @@ class UserModel:
         interactions: Interactions,
         *,
         exclude: Exclude | None = None,
-    ) -> Iterator[Recommended]:
+    ) -> Iterator[RecommendedLists]:
         """Yield each user's own list, best item first; ties go to the more popular item.
 
         `lists` has distinct indices into `item_ids` for each user. Scores are a softmax over the
         items that `exclude` leaves. A chunk is as wide as its longest list.
         """
 
-        def ranked(block: slice, scores: Float32) -> Recommended:
+        def ranked(block: slice, scores: Float32) -> RecommendedLists:
             if exclude is not None:
                 exclude(block, scores)
             return _sort_lists(scores, lists[block])
@@ -108,15 +108,15 @@ class UserModel:
 
     def _map_scores(
         self,
-        answer: Callable[[slice, Float32], Recommended],
+        answer: Callable[[slice, Float32], RecommendedLists],
         user_ids: Sequence[str],
         interactions: Interactions,
-    ) -> Iterator[Recommended]:
+    ) -> Iterator[RecommendedLists]:
         histories = Histories(interactions, self.item_ids)
         users = histories.users(user_ids)
         size = min(chunk_size(len(self.item_ids)), max(LEAST_CHUNK, -(-len(users) // MIN_CHUNKS)))
 
-        def chunk(start: int) -> Recommended:
+        def chunk(start: int) -> RecommendedLists:
             block = slice(start, start + size)
             return answer(block, self.score(histories.of_users(users[block])))
 
@@ -142,7 +142,7 @@ def exclude_entries(excluded: csr_matrix) -> Exclude:
     return exclude
 
 
-def _sort_lists(scores: Float32, lists: Sequence[Int32]) -> Recommended:
+def _sort_lists(scores: Float32, lists: Sequence[Int32]) -> RecommendedLists:
     lengths = np.array([len(items) for items in lists], dtype=np.int64)
     width = int(lengths.max(initial=0))
     items = np.full((len(lists), width), -1, dtype=np.int32)
@@ -154,7 +154,7 @@ def _sort_lists(scores: Float32, lists: Sequence[Int32]) -> Recommended:
     items[logits == -np.inf] = -1
     order = np.lexsort((items, -logits), axis=1)
     items, logits = np.take_along_axis(items, order, 1), np.take_along_axis(logits, order, 1)
-    return Recommended(items, _softmax(logits))
+    return RecommendedLists(items, _softmax(logits))
 
 
 def _softmax(logits: Float64) -> Float64:

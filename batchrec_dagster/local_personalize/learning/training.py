@@ -35,7 +35,7 @@ Update = Callable[[Path, Interactions, int, Log], tuple[AnyModel, Metrics, Value
 
 
 @dataclass(frozen=True)
-class Trainer:
+class RecipeTrainer:
     """How a recipe is trained; `measure` is for performHPO, `update` for trainingMode UPDATE."""
 
     train: Train
@@ -44,7 +44,7 @@ class Trainer:
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedModel:
     """A model trained on all interactions, with its metrics, and the evidence for them."""
 
     model: AnyModel
@@ -53,7 +53,7 @@ class Trained:
     tuned: dict[str, str] = field(default_factory=dict)  # hyperparameters that a search chose
 
     @classmethod
-    def measured(cls, model: AnyModel, measured: Metrics, tuned: dict[str, str]) -> Trained:
+    def measured(cls, model: AnyModel, measured: Metrics, tuned: dict[str, str]) -> TrainedModel:
         """From what a trainer returns."""
         metrics = {key: value for key, value in measured.items() if "/" not in key}
         evidence = {key: value for key, value in measured.items() if "/" in key}
@@ -158,8 +158,8 @@ def _fit_related(interactions: Interactions, values: Values) -> RelatedItemsMode
     return RelatedItemsModel(item_ids, weights)
 
 
-BLEND = Trainer(train_blend, measure_blend, update_blend)
-POPULARITY = Trainer(train_popularity)
-SIMS = Trainer(train_sims, measure_sims)
-SIMILAR_ITEMS = Trainer(train_similar_items)
-SEGMENTATION = Trainer(train_segmentation)
+BLEND = RecipeTrainer(train_blend, measure_blend, update_blend)
+POPULARITY = RecipeTrainer(train_popularity)
+SIMS = RecipeTrainer(train_sims, measure_sims)
+SIMILAR_ITEMS = RecipeTrainer(train_similar_items)
+SEGMENTATION = RecipeTrainer(train_segmentation)

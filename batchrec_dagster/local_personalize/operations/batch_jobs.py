@@ -25,7 +25,7 @@ from batchrec_dagster.storage.object_store import ObjectInfo
 from batchrec_dagster.storage.progress import Progress
 
 from ..catalog.catalog import Resource
-from ..catalog.kinds import Call, Draft, JobResult, Kind, Lane
+from ..catalog.kinds import Call, CatalogKind, Draft, JobResult, Lane
 from ..data.batch_lines import Answerer, count_requests
 from ..data.inference import ItemAttributes, Recommender, Segmenter
 from ..errors import InvalidInputError, JobFailedError
@@ -230,7 +230,7 @@ def _recommender(job: Job) -> Recommender:
     )
 
 
-BATCH_INFERENCE_JOB = Kind(
+BATCH_INFERENCE_JOB = CatalogKind(
     "BatchInferenceJob",
     _create_inference,
     parent="solutionVersionArn",
@@ -284,7 +284,7 @@ def _segmenter(job: Job) -> Segmenter:
     )
 
 
-BATCH_SEGMENT_JOB = Kind(
+BATCH_SEGMENT_JOB = CatalogKind(
     "BatchSegmentJob",
     _create_segments,
     parent="solutionVersionArn",

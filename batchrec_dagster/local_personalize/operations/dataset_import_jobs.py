@@ -18,7 +18,7 @@ from batchrec_dagster.personalize import schemas
 from batchrec_dagster.personalize.schemas import Field, Schema
 
 from ..catalog.catalog import Records, Resource
-from ..catalog.kinds import Call, Draft, JobResult, Kind, Lane
+from ..catalog.kinds import Call, CatalogKind, Draft, JobResult, Lane
 from ..data.datasets import FULL, INCREMENTAL, ROWS, STORED_TYPES, save_interactions
 from ..errors import InvalidInputError, JobFailedError
 from ..jobs.job import Job, check_location, objects_at
@@ -27,7 +27,7 @@ from .datasets import schema_of
 _HEADER_BYTES = 1 << 20
 
 
-class Source(NamedTuple):
+class ImportFile(NamedTuple):
     """A local CSV file, and its name in messages."""
 
     path: Path
@@ -35,7 +35,7 @@ class Source(NamedTuple):
 
 
 def import_files(
-    sources: Sequence[Source], schema: Schema, target: Path, event_types: Collection[str] = ()
+    sources: Sequence[ImportFile], schema: Schema, target: Path, event_types: Collection[str] = ()
 ) -> int:
     """Write the rows of all files to the Parquet file `target`; returns their number.
 
@@ -76,7 +76,7 @@ def unique_event_types(rows: pl.LazyFrame) -> set[str]:
     return set(rows.select(pl.col(schemas.EVENT_TYPE).drop_nulls().unique()).collect().to_series())
 
 
-def _check(source: Source, schema: Schema) -> tuple[pl.LazyFrame, int]:
+def _check(source: ImportFile, schema: Schema) -> tuple[pl.LazyFrame, int]:
     columns = _columns(source, schema)
     text = pl.scan_csv(
         source.path,
@@ -98,7 +98,7 @@ def _check(source: Source, schema: Schema) -> tuple[pl.LazyFrame, int]:
     return text.select(_parse(field) for field in schema.fields), rows
 
 
-def _columns(source: Source, schema: Schema) -> list[str]:
+def _columns(source: ImportFile, schema: Schema) -> list[str]:
     """A name for each of the file's columns: those of the schema, and numbers for further ones.
 
     AWS's own notebooks import files with other columns in another order.
@@ -161,7 +161,7 @@ def _invalid_rows(field: Field, schema: Schema) -> pl.Expr:
     return pl.any_horizontal(checks or [pl.lit(value=False)])
 
 
-def _first_invalid_cell(source: Source, schema: Schema, text: pl.LazyFrame) -> str:
+def _first_invalid_cell(source: ImportFile, schema: Schema, text: pl.LazyFrame) -> str:
     wrong = pl.any_horizontal(_invalid_rows(field, schema) for field in schema.fields)
     row = text.with_row_index(" row").filter(wrong).head(1).collect()
     index: int = row.item(0, " row")
@@ -176,7 +176,7 @@ def _first_invalid_cell(source: Source, schema: Schema, text: pl.LazyFrame) -> s
     raise AssertionError("a row that failed its checks passes them")
 
 
-def _explain_unreadable(source: Source, width: int, reason: str) -> str:
+def _explain_unreadable(source: ImportFile, width: int, reason: str) -> str:
     """Why Polars cannot read the file: a slow but exact search for the bad line."""
     with source.path.open("rb") as file:
         for number, line in enumerate(file, start=1):
@@ -258,7 +258,7 @@ def _earlier_event_types(job: Job, dataset_arn: str, schema: Schema) -> Collecti
     return job.reader().rows(dataset_arn, [schemas.EVENT_TYPE], unique_event_types)
 
 
-def _download(job: Job, location: str, mode: str, folder: Path) -> list[Source]:
+def _download(job: Job, location: str, mode: str, folder: Path) -> list[ImportFile]:
     # Spark writes an empty _SUCCESS next to its files when they are complete.
     found = objects_at(job.store, location)
     objects = [info for info in found if info.size or not info.uri.endswith("/_SUCCESS")]
@@ -275,11 +275,11 @@ def _download(job: Job, location: str, mode: str, folder: Path) -> list[Source]:
         job.progress(f"reading {info.uri} ({info.size} bytes)")
         path = folder / f"{number}.csv"
         job.store.download(info.uri, path)
-        sources.append(Source(path, info.uri))
+        sources.append(ImportFile(path, info.uri))
     return sources
 
 
-DATASET_IMPORT_JOB = Kind(
+DATASET_IMPORT_JOB = CatalogKind(
     "DatasetImportJob",
     _create,
     parent="datasetArn",

@@ -6,10 +6,10 @@ from typing import Any
 
 from batchrec_dagster.personalize import schemas
 from batchrec_dagster.personalize.filter_check import check_expression, check_group_fields
-from batchrec_dagster.personalize.filter_grammar import FilterError
+from batchrec_dagster.personalize.filter_grammar import FilterExpressionError
 
 from ..catalog.catalog import CREATING, Records, Resource
-from ..catalog.kinds import Call, Draft, Kind
+from ..catalog.kinds import Call, CatalogKind, Draft
 from ..errors import InUseError, InvalidInputError, LimitExceededError
 from ..jobs.job import start_update
 
@@ -148,12 +148,12 @@ def _create_filter(call: Call) -> Draft:
     }
     try:
         check_expression(expression, known)
-    except FilterError as error:
+    except FilterExpressionError as error:
         raise InvalidInputError(str(error)) from None
     others = call.records.of_kind("Filter", parent=group.arn)
     try:
         check_group_fields([*(other.body["filterExpression"] for other in others), expression])
-    except FilterError as error:
+    except FilterExpressionError as error:
         raise LimitExceededError(str(error)) from None
     return Draft()
 
@@ -165,11 +165,11 @@ def _check_delete_filter(call: Call, resource: Resource) -> None:
                 raise InUseError(f"{job.arn} uses {resource.arn} and is not finished.")
 
 
-SCHEMA = Kind(
+SCHEMA = CatalogKind(
     "Schema", _create_schema, perform=None, total="schemas", check_delete=_check_delete_schema
 )
 
-DATASET_GROUP = Kind(
+DATASET_GROUP = CatalogKind(
     "DatasetGroup",
     _create_group,
     total="dataset_groups",
@@ -177,7 +177,7 @@ DATASET_GROUP = Kind(
     owns="Filter",
 )
 
-DATASET = Kind(
+DATASET = CatalogKind(
     "Dataset",
     _create_dataset,
     parent="datasetGroupArn",
@@ -185,7 +185,7 @@ DATASET = Kind(
     owns="DatasetImportJob",  # whose names are free again, for the group's next dataset
 )
 
-FILTER = Kind(
+FILTER = CatalogKind(
     "Filter",
     _create_filter,
     parent="datasetGroupArn",

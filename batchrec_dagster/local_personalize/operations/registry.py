@@ -11,8 +11,8 @@ from typing import Any, NamedTuple, NoReturn
 
 from ..api.validation import output_members, prune, service_model
 from ..catalog.catalog import Status
-from ..catalog.kinds import Call, Kind
-from ..errors import NotFoundError
+from ..catalog.kinds import Call, CatalogKind
+from ..errors import ResourceNotFoundError
 from ..recipes import REAL_TIME_RECIPES, RECIPES, Recipe, get_recipe
 from . import batch_jobs, dataset_import_jobs, datasets, resources, solution_versions, solutions
 
@@ -56,7 +56,7 @@ def _recipe_description(recipe: Recipe) -> dict[str, Any]:
 
 Operation = Callable[[Call], dict[str, Any]]
 
-KINDS: dict[str, Kind] = {
+KINDS: dict[str, CatalogKind] = {
     kind.name: kind
     for kind in (
         datasets.DATASET_GROUP,
@@ -72,7 +72,7 @@ KINDS: dict[str, Kind] = {
 }
 
 # What can be asked of every kind, as far as the service model has it.
-_VERBS: dict[str, Callable[[Kind, Call], dict[str, Any]]] = {
+_VERBS: dict[str, Callable[[CatalogKind, Call], dict[str, Any]]] = {
     "Create{}": resources.create,
     "Describe{}": resources.describe,
     "List{}s": resources.list_page,
@@ -90,7 +90,7 @@ def _empty_list(operation: str, call: Call) -> dict[str, Any]:
 
 def _not_found(member: str, call: Call) -> NoReturn:
     """As on AWS for an ARN that names nothing, for programs that look before they create."""
-    raise NotFoundError(call.params.get(member, ""))
+    raise ResourceNotFoundError(call.params.get(member, ""))
 
 
 _SUPPORTED: dict[str, Operation] = {

@@ -9,13 +9,13 @@ from typing import Any
 
 from ..api.validation import output_members, prune
 from ..catalog.catalog import BUSY, Resource, Status
-from ..catalog.kinds import QUOTAS_VARIABLE, Call, Kind
+from ..catalog.kinds import QUOTAS_VARIABLE, Call, CatalogKind
 from ..errors import (
     AlreadyExistsError,
     InUseError,
     InvalidInputError,
     LimitExceededError,
-    NotFoundError,
+    ResourceNotFoundError,
     ServiceError,
 )
 
@@ -68,7 +68,7 @@ def _taggable(call: Call) -> Resource:
     arn = call.params["resourceArn"]
     resource = call.records.find(arn)
     if resource is None:
-        raise NotFoundError(arn)
+        raise ResourceNotFoundError(arn)
     if resource.kind == "Schema":
         raise InvalidInputError("Schemas cannot be tagged.")  # CreateSchema takes no tags either
     return resource
@@ -77,7 +77,7 @@ def _taggable(call: Call) -> Resource:
 DEFAULT_PAGE = 100  # the maximum of maxResults, too
 
 
-def create(kind: Kind, call: Call) -> dict[str, Any]:
+def create(kind: CatalogKind, call: Call) -> dict[str, Any]:
     """Check the request by the kind's rules and add the resource; a worker runs its job.
 
     Raises ServiceError: of the kind's rules, for a name in use, a used-up quota, bad tags.
@@ -97,7 +97,7 @@ def create(kind: Kind, call: Call) -> dict[str, Any]:
     return {name: answer[name] for name in output_members(f"Create{kind.name}") if name in answer}
 
 
-def describe(kind: Kind, call: Call) -> dict[str, Any]:
+def describe(kind: CatalogKind, call: Call) -> dict[str, Any]:
     """All members of the resource. Raises NotFoundError."""
     resource = call.get(kind.name, call.params[kind.arn_member])
     shape = output_members(f"Describe{kind.name}")[kind.member]
@@ -105,7 +105,7 @@ def describe(kind: Kind, call: Call) -> dict[str, Any]:
     return {kind.member: prune(described, shape)}
 
 
-def list_page(kind: Kind, call: Call) -> dict[str, Any]:
+def list_page(kind: CatalogKind, call: Call) -> dict[str, Any]:
     """One page, oldest first, and the next page's token. Raises ServiceError for a bad token."""
     shape = output_members(f"List{kind.name}s")[kind.list_member]
     parent = call.params.get(kind.parent) if kind.parent else None
@@ -122,7 +122,7 @@ def list_page(kind: Kind, call: Call) -> dict[str, Any]:
     return answer
 
 
-def delete(kind: Kind, call: Call) -> dict[str, Any]:
+def delete(kind: CatalogKind, call: Call) -> dict[str, Any]:
     """Queue the deletion, or delete at once if the kind has no jobs.
 
     Raises NotFoundError, InUseError.
@@ -161,7 +161,7 @@ def read_token(token: str | None, *scope: str | None) -> int:
     return after
 
 
-def members(kind: Kind, resource: Resource) -> dict[str, Any]:
+def members(kind: CatalogKind, resource: Resource) -> dict[str, Any]:
     """What Describe and List give, without `describe_extra`."""
     return {
         **resource.body,
@@ -181,7 +181,7 @@ def _check_name_is_free(call: Call, arn: str) -> None:
         raise AlreadyExistsError(arn)
 
 
-def _check_quotas(kind: Kind, call: Call, parent: str | None) -> None:
+def _check_quotas(kind: CatalogKind, call: Call, parent: str | None) -> None:
     if not (kind.running or kind.total):
         return
     same = call.records.of_kind(kind.name, region=call.scope)

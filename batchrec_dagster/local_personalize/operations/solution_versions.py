@@ -16,7 +16,7 @@ from batchrec_dagster.personalize import evidence, schemas
 from batchrec_dagster.personalize.recipes import ITEM_ATTRIBUTE_AFFINITY, HyperparameterError
 
 from ..catalog.catalog import Records, Resource, Status
-from ..catalog.kinds import HEADERS, Call, Draft, JobResult, Kind, Lane
+from ..catalog.kinds import HEADERS, Call, CatalogKind, Draft, JobResult, Lane
 from ..data.datasets import DatasetReader
 from ..errors import AlreadyExistsError, InUseError, InvalidInputError, JobFailedError
 from ..jobs.job import Job
@@ -284,7 +284,7 @@ def metrics(call: Call) -> dict[str, Any]:
     }
 
 
-SOLUTION_VERSION = Kind(
+SOLUTION_VERSION = CatalogKind(
     "SolutionVersion",
     _create,
     parent="solutionArn",

@@ -12,7 +12,7 @@ from batchrec_dagster.personalize.recipes import HyperparameterError, parse_hype
 from batchrec_dagster.personalize.schemas import EVENT_TYPE, INTERACTIONS, ITEMS, Schema
 
 from ..catalog.catalog import BUSY, Records, Resource, Status
-from ..catalog.kinds import Call, Draft, JobResult, Kind
+from ..catalog.kinds import Call, CatalogKind, Draft, JobResult
 from ..errors import InUseError, InvalidInputError
 from ..jobs.job import UPDATED, Job, logger, start_update
 from ..learning.hpo import search_ranges
@@ -264,7 +264,7 @@ def _needs_training(records: Records, solution: Resource, dataset: Resource) -> 
     )
 
 
-SOLUTION = Kind(
+SOLUTION = CatalogKind(
     "Solution",
     _create,
     parent="datasetGroupArn",

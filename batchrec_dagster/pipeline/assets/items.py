@@ -18,7 +18,7 @@ from batchrec_dagster.reporting.markdown import table as markdown_table
 from batchrec_dagster.steps.items import read_items
 from batchrec_dagster.steps.raw_files import RawRecord
 from batchrec_dagster.steps.work import Work
-from batchrec_dagster.storage.paths import Stored
+from batchrec_dagster.storage.paths import StoredObject
 
 CODE_VERSION = "1"
 
@@ -129,7 +129,9 @@ def _prepared(
         raw, uri = RawRecord.from_json(raw_items), work.storage.uri(storage_key)
         made_of = MadeOf(context, (raw.version,))
         if same := made_of.earlier(
-            lambda: stored_version(bytes(work.storage.store.get(uri))), Stored(uri), PREPARED_BEFORE
+            lambda: stored_version(bytes(work.storage.store.get(uri))),
+            StoredObject(uri),
+            PREPARED_BEFORE,
         ):
             return same
         table = part(read_items(raw, work.storage, layout))

@@ -12,14 +12,14 @@ from batchrec_dagster.personalize import schemas
 from batchrec_dagster.personalize.batch_files import USER_FIELD
 from batchrec_dagster.pipeline.declare_asset import PREPARED, asset, preview, sample, table_facts
 from batchrec_dagster.pipeline.run_step import PREPARED_BEFORE, MadeOf, published
-from batchrec_dagster.preparation.rules import Preparation, Rules
+from batchrec_dagster.preparation.rules import PreparationResult, Rules
 from batchrec_dagster.preparation.sources.source import hide_query
 from batchrec_dagster.reporting.markdown import table
 from batchrec_dagster.steps.interactions import PreparedInteractions, prepare_interactions
 from batchrec_dagster.steps.raw_files import RawRecord
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.object_store import StorageError
-from batchrec_dagster.storage.paths import Stored
+from batchrec_dagster.storage.paths import StoredObject
 
 CODE_VERSION = "2"
 
@@ -68,7 +68,7 @@ def interactions(pipeline: Pipeline) -> dg.AssetsDefinition:
         made_of = MadeOf(context, (raw.version, *raw.columns.values()))
         files = work.files
         if same := made_of.earlier(
-            files.interactions_version, Stored(files.interactions), PREPARED_BEFORE
+            files.interactions_version, StoredObject(files.interactions), PREPARED_BEFORE
         ):
             yield same
             return
@@ -90,7 +90,7 @@ def interactions(pipeline: Pipeline) -> dg.AssetsDefinition:
     return interactions
 
 
-def _log(context: dg.AssetExecutionContext, result: Preparation, seconds: float) -> None:
+def _log(context: dg.AssetExecutionContext, result: PreparationResult, seconds: float) -> None:
     context.log.info(
         f"kept {result.rows_kept:,} of {result.rows_read:,} rows in {seconds:.1f} s"
         f" ({result.rows_read / seconds:,.0f} rows a second)"
@@ -165,7 +165,7 @@ def batch_users(pipeline: Pipeline) -> dg.AssetsDefinition:
 
         made_of, users = _made_of(context, work), work.files.batch_users
         if declared.source is None and (
-            same := made_of.earlier(users.version, Stored(users.uri), PREPARED_BEFORE)
+            same := made_of.earlier(users.version, StoredObject(users.uri), PREPARED_BEFORE)
         ):
             return same
         table, version = find_batch_users(work)

@@ -7,14 +7,14 @@ from typing import Any
 import dagster as dg
 
 from batchrec_dagster.config import Pipeline, fingerprint
-from batchrec_dagster.config.items import Items
+from batchrec_dagster.config.items import ItemSettings
 from batchrec_dagster.pipeline.declare_asset import RAW, asset, preview, raw_files
 from batchrec_dagster.pipeline.run_step import MadeOf, published
 from batchrec_dagster.preparation.items import ItemsLayout
 from batchrec_dagster.preparation.layout import Column
-from batchrec_dagster.preparation.sources.source import Source
+from batchrec_dagster.preparation.sources.source import RatingsSource
 from batchrec_dagster.reporting.markdown import code, escaped
-from batchrec_dagster.steps.checks import Checked
+from batchrec_dagster.steps.checks import CheckResult
 from batchrec_dagster.steps.interactions import RatingsFormat, RatingsInspection, inspect_ratings
 from batchrec_dagster.steps.items import check_items
 from batchrec_dagster.steps.raw_files import (
@@ -32,20 +32,20 @@ SHOWN = {"\t": "tab", " ": "space"}
 
 
 @dataclass(frozen=True)
-class Inspected:
+class InspectedFiles:
     """Files that were brought: their record, with what was recognised, the verdict, metadata."""
 
     record: RawRecord
-    check: Checked
+    check: CheckResult
     metadata: dict[str, Any]
 
 
 def _bring(
     context: dg.AssetExecutionContext,
     work: Work,
-    source: Source,
+    source: RatingsSource,
     place: Callable[[str], str] | None,
-    inspect: Callable[[RawRecord], Inspected],
+    inspect: Callable[[RawRecord], InspectedFiles],
     read_as: Callable[[RawRecord], tuple[str, ...]] = lambda record: (),
 ) -> Iterator[Any]:
     """The results of the asset: the files are brought, and inspected unless they, and what they
@@ -96,12 +96,12 @@ def raw_ratings(pipeline: Pipeline) -> dg.AssetsDefinition:
         checks={"rows_readable": "The declared columns are there, and their values can be read."},
     )
     def raw_ratings(context: dg.AssetExecutionContext, work: Work) -> Iterator[Any]:
-        def inspect(record: RawRecord) -> Inspected:
+        def inspect(record: RawRecord) -> InspectedFiles:
             seen = inspect_ratings(work, record)
             for warning in seen.format.found.warnings if seen.format else ():
                 context.log.warning(warning)
             record = replace(record, columns=seen.format.columns if seen.format else {})
-            return Inspected(record, seen.check, _ratings_metadata(record, seen))
+            return InspectedFiles(record, seen.check, _ratings_metadata(record, seen))
 
         place = places.raw if ratings.copy_to_storage else None
         yield from _bring(context, work, ratings.rows, place, inspect, read_as)
@@ -151,7 +151,9 @@ def _column_schema(read: RatingsFormat) -> dg.TableSchema:
     )
 
 
-def raw_items(pipeline: Pipeline, declared: Items, layout: ItemsLayout) -> dg.AssetsDefinition:
+def raw_items(
+    pipeline: Pipeline, declared: ItemSettings, layout: ItemsLayout
+) -> dg.AssetsDefinition:
     places, source = pipeline.places, declared.rows
     copied = "the file, copied to the storage unchanged"
     if declared.query is not None:
@@ -169,7 +171,7 @@ def raw_items(pipeline: Pipeline, declared: Items, layout: ItemsLayout) -> dg.As
         checks={"items_readable": "The declared columns are there, and their values can be read."},
     )
     def raw_items(context: dg.AssetExecutionContext, work: Work) -> Iterator[Any]:
-        def inspect(record: RawRecord) -> Inspected:
+        def inspect(record: RawRecord) -> InspectedFiles:
             check = check_items(record, work.storage, layout, declared.on_bad_rows)
             metadata = {
                 "preview": preview(f"{escaped(source.shown)}: {escaped(check.found)}."),
@@ -178,7 +180,7 @@ def raw_items(pipeline: Pipeline, declared: Items, layout: ItemsLayout) -> dg.As
                 "dagster/column_schema": _file_schema(layout),
                 "bad_rows": check.numbers.get("bad_rows", 0),
             }
-            return Inspected(record, check, metadata)
+            return InspectedFiles(record, check, metadata)
 
         yield from _bring(context, work, source, places.raw_items, inspect)
 

@@ -33,7 +33,7 @@ from batchrec_dagster.steps.segment_table import UserSegments, segment_users
 from batchrec_dagster.steps.work import Work
 
 if TYPE_CHECKING:
-    from batchrec_dagster.steps.infer import Recommendations
+    from batchrec_dagster.steps.infer import PublishedLists
     from batchrec_dagster.steps.recommendation_table import RecommendationTable
 
 
@@ -73,7 +73,7 @@ COLUMNS = {
 
 # The upstream columns of each column. A score, and so a rank, depends on all training data.
 _TRAINED_ON = [("interactions", USER_ID), ("interactions", ITEM_ID), ("interactions", TIMESTAMP)]
-MADE_OF = {
+COLUMN_LINEAGE = {
     "user_id": [("batch_users", USER_FIELD)],
     "rank": _TRAINED_ON,
     "item_id": [("interactions", ITEM_ID)],
@@ -154,7 +154,7 @@ def _checks(pipeline: Pipeline) -> dict[str, str]:
 
 def _metadata(
     pipeline: Pipeline,
-    inferred: "Recommendations",
+    inferred: "PublishedLists",
     personalize: PersonalizeResource,
     model: ModelRecord,
 ) -> dict[str, Any]:
@@ -162,7 +162,7 @@ def _metadata(
     rows, columns = counts.pop("rows"), table.sample.columns
     return {
         "preview": _preview(table),
-        **table_facts(pipeline, rows, COLUMNS, MADE_OF, columns),
+        **table_facts(pipeline, rows, COLUMNS, COLUMN_LINEAGE, columns),
         **counts,
         "results_asked_for": inferred.num_results,
         **dataset_group(personalize, model.dataset_group_arn),
@@ -225,7 +225,7 @@ SEGMENT_COLUMNS = {
 }
 
 
-SEGMENTS_MADE_OF: dict[str, list[tuple[str, str]]] = {
+SEGMENTS_COLUMN_LINEAGE: dict[str, list[tuple[str, str]]] = {
     "segment": [],
     "title": [("item_titles", "title")],
     "rank": [("interactions", USER_ID), ("interactions", ITEM_ID)],
@@ -284,7 +284,7 @@ def _segments_metadata(work: Work, segments: Segments, found: UserSegments) -> d
             f"**{len(table.sizes):,} segments** have users. The first:",
             markdown_table(["segment", "users"], table.sizes.head(MOST_SHOWN).iter_rows()),
         ),
-        **table_facts(work.pipeline, table.rows, SEGMENT_COLUMNS, SEGMENTS_MADE_OF, columns),
+        **table_facts(work.pipeline, table.rows, SEGMENT_COLUMNS, SEGMENTS_COLUMN_LINEAGE, columns),
         "segments": len(table.sizes),
         "empty_segments": len(segments.queries) - len(table.sizes),
         "users": len(table.users),

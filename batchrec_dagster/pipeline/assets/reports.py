@@ -15,7 +15,7 @@ from batchrec_dagster.steps.items import shown_tables
 from batchrec_dagster.steps.work import Work
 
 if TYPE_CHECKING:
-    from batchrec_dagster.steps.outcomes import Measured
+    from batchrec_dagster.steps.outcomes import MeasuredOutcomes
     from batchrec_dagster.steps.report import Report
 
 
@@ -41,7 +41,7 @@ COLUMNS = {
     "popular_recall": "recall of these popular items.",
     "popular_list_share": "list_share of these popular items.",
 }
-_MADE_OF = [
+_COLUMN_LINEAGE = [
     *(("interactions", column) for column in (USER_ID, ITEM_ID, TIMESTAMP)),
     *(("recommendations", column) for column in ("user_id", "item_id")),
 ]
@@ -91,11 +91,11 @@ def recommendation_outcomes(pipeline: Pipeline) -> dg.AssetsDefinition:
 
 
 def _outcomes_metadata(
-    pipeline: Pipeline, measured: "Measured", newest: Outcome | None
+    pipeline: Pipeline, measured: "MeasuredOutcomes", newest: Outcome | None
 ) -> dict[str, Any]:
     row = newest.row() if newest else {}
     columns = {name: (str(kind).lower(), _described(name)) for name, kind in SCHEMA.items()}
-    made_of = dict.fromkeys(SCHEMA, _MADE_OF)
+    made_of = dict.fromkeys(SCHEMA, _COLUMN_LINEAGE)
     return {
         **table_facts(pipeline, len(measured.outcomes), columns, made_of),
         **{name: row[name] for name in ("edition", *PLOTTED) if row.get(name) is not None},
@@ -104,7 +104,7 @@ def _outcomes_metadata(
     }
 
 
-def _lift(measured: "Measured") -> dict[str, float]:
+def _lift(measured: "MeasuredOutcomes") -> dict[str, float]:
     """By which share the users of the model do more than the experiment's control."""
     effects = measured.experiment.effects if measured.experiment else []
     lift = effects[0].lift if effects else None

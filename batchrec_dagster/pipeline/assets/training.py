@@ -21,7 +21,7 @@ from batchrec_dagster.steps.import_dataset import (
     schemas_version,
 )
 from batchrec_dagster.steps.records import DatasetRecord
-from batchrec_dagster.steps.training import Training, train, trained_by
+from batchrec_dagster.steps.training import TrainingResult, train, trained_by
 
 CODE_VERSION = "1"
 
@@ -184,7 +184,7 @@ def _when(pipeline: Pipeline) -> str:
     return f"It is trained again when the data have changed and it is {days} days old."
 
 
-def _metadata(training: Training, personalize: PersonalizeResource) -> dict[str, Any]:
+def _metadata(training: TrainingResult, personalize: PersonalizeResource) -> dict[str, Any]:
     record, version = training.record, training.version.description
     metrics, baseline = _short(record.metrics), _short(record.popularity_metrics)
     return {

@@ -7,9 +7,9 @@ import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
 
-from batchrec_dagster.preparation.confined.child import Job
+from batchrec_dagster.preparation.confined.child import ConfinedJob
 from batchrec_dagster.preparation.confined.conversions import CONVERSIONS, Conversion
-from batchrec_dagster.preparation.sources.errors import DamagedError, FileError
+from batchrec_dagster.preparation.sources.errors import DamagedFileError, FileError
 from batchrec_dagster.preparation.sources.formats import START, format_of
 from batchrec_dagster.preparation.sources.limits import Limits
 
@@ -19,7 +19,7 @@ DATA_SUFFIXES = {".csv", ".dat", ".data", ".inter", ".tab", ".tsv", ".txt"}
 MEMBERS_SHOWN = 10
 
 
-def find_member(job: Job, path: str, member: str) -> None:
+def find_member(job: ConfinedJob, path: str, member: str) -> None:
     """Raise FileError if the zip archive has no such file. The sheets of a workbook and the tables
     of a database are found when they are read."""
     if _conversion(Path(path)) is None:
@@ -27,7 +27,7 @@ def find_member(job: Job, path: str, member: str) -> None:
             _find(archive, member, job.limits)
 
 
-def write_member(job: Job, path: str, member: str, target: str) -> None:
+def write_member(job: ConfinedJob, path: str, member: str, target: str) -> None:
     """Write the file of the archive, or what its sheet or table becomes, to the path `target`."""
     archive_path, target_path = Path(path), Path(target)
     if conversion := _conversion(archive_path):
@@ -45,7 +45,7 @@ def write_member(job: Job, path: str, member: str, target: str) -> None:
                     output.write(chunk)
                     chunk = file.read(CHUNK)
         except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError) as error:
-            raise DamagedError(f"it is damaged ({error}): download or copy it again") from error
+            raise DamagedFileError(f"it is damaged ({error}): download or copy it again") from error
         except (NotImplementedError, RuntimeError) as error:
             raise FileError(f"it cannot be unpacked ({error}): pack it as a plain zip") from error
 
@@ -60,7 +60,7 @@ def _open(path: Path) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(path)
     except zipfile.BadZipFile as error:
-        raise DamagedError(
+        raise DamagedFileError(
             f"the archive is not a zip file, or is damaged ({error}): download or copy it again"
         ) from error
 

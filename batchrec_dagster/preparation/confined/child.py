@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from batchrec_dagster.preparation.confined.reader import too_much_memory
-from batchrec_dagster.preparation.sources.errors import DamagedError, FileError
+from batchrec_dagster.preparation.sources.errors import DamagedFileError, FileError
 from batchrec_dagster.preparation.sources.limits import LimitError, Limits
 
 # Where each job's function is. Modules are imported when their first job comes: each needs other
@@ -40,7 +40,7 @@ SHOWN = 400
 
 
 @dataclass(frozen=True)
-class Job:
+class ConfinedJob:
     """What a job's function gets besides its arguments."""
 
     limits: Limits
@@ -76,10 +76,10 @@ def main() -> None:
     _set_limit(resource.RLIMIT_AS, limits.file_memory)
     requests = sys.stdin.buffer
     for line in iter(requests.readline, b""):
-        send(answers, _answer(json.loads(line), Job(limits, requests, answers)))
+        send(answers, _answer(json.loads(line), ConfinedJob(limits, requests, answers)))
 
 
-def _answer(request: dict[str, Any], job: Job) -> dict[str, Any]:
+def _answer(request: dict[str, Any], job: ConfinedJob) -> dict[str, Any]:
     used = resource.getrusage(resource.RUSAGE_SELF)
     _set_limit(
         resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime + job.limits.file_seconds) + 1
@@ -93,7 +93,7 @@ def _answer(request: dict[str, Any], job: Job) -> dict[str, Any]:
         return {"result": getattr(module, name)(job, **request["arguments"])}
     except LimitError as error:
         return {"error": str(error), "kind": "limit"}
-    except DamagedError as error:
+    except DamagedFileError as error:
         return {"error": str(error), "kind": "damaged"}
     except FileError as error:
         return {"error": str(error), "kind": "file"}

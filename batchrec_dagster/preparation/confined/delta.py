@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from batchrec_dagster.preparation.confined.child import Job
+from batchrec_dagster.preparation.confined.child import ConfinedJob
 from batchrec_dagster.preparation.confined.table_names import outside, relative_name
 from batchrec_dagster.preparation.sources.errors import FileError
 
@@ -68,13 +68,13 @@ class _Log:
         return sorted(names | {name for v in self.files.values() if (name := _vector_file(v))})
 
 
-def describe_delta(job: Job, log: Sequence[str]) -> str:
+def describe_delta(job: ConfinedJob, log: Sequence[str]) -> str:
     """The id of the table. log: the paths from the table's folder of the newest checkpoint's files,
     if there is one, and of the commits after it, in order."""
     return _read_log(log, job.bring(log)).table_id
 
 
-def read_delta(job: Job, log: Sequence[str], folder: str, target: str) -> None:
+def read_delta(job: ConfinedJob, log: Sequence[str], folder: str, target: str) -> None:
     """Write the current rows as Parquet to the path `target`.
 
     log: as in `describe_delta`. folder: an empty folder, which this may fill.

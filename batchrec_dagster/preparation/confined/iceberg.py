@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from batchrec_dagster.preparation.confined.child import Job
+from batchrec_dagster.preparation.confined.child import ConfinedJob
 from batchrec_dagster.preparation.sources.errors import FileError
 from batchrec_dagster.preparation.sources.formats import GZIP
 
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 KEPT_PROPERTIES = {"schema.name-mapping.default"}
 
 
-def describe_iceberg(job: Job, metadata: str) -> str:
+def describe_iceberg(job: ConfinedJob, metadata: str) -> str:
     """The table's id and current snapshot. metadata: the path from the table's folder of its newest
     metadata file."""
     content = _read_metadata(job, metadata)
     return f"{content.get('table-uuid')} {content.get('current-snapshot-id')}"
 
 
-def read_iceberg(job: Job, metadata: str, target: str) -> None:
+def read_iceberg(job: ConfinedJob, metadata: str, target: str) -> None:
     """Write the current rows as Parquet to the path `target`. metadata: as in
     `describe_iceberg`."""
     try:
@@ -52,7 +52,7 @@ def read_iceberg(job: Job, metadata: str, target: str) -> None:
     write_parquet(batches, schema, Path(target), job.limits, packed, compression="zstd")
 
 
-def _read_metadata(job: Job, metadata: str) -> dict[str, Any]:
+def _read_metadata(job: ConfinedJob, metadata: str) -> dict[str, Any]:
     """The metadata file's content, without the properties that are not kept."""
     (path,) = job.bring([metadata])
     content = path.read_bytes()
@@ -69,7 +69,7 @@ def _read_metadata(job: Job, metadata: str) -> dict[str, Any]:
     return {**parsed, "properties": {k: v for k, v in given.items() if k in KEPT_PROPERTIES}}
 
 
-def _open_table(job: Job, metadata: str) -> Table:
+def _open_table(job: ConfinedJob, metadata: str) -> Table:
     from pyiceberg.catalog.noop import NoopCatalog
     from pyiceberg.io import FileIO, InputFile, InputStream
     from pyiceberg.table import Table

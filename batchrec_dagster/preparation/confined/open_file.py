@@ -10,10 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from batchrec_dagster.preparation.confined.child import Job
+from batchrec_dagster.preparation.confined.child import ConfinedJob
 from batchrec_dagster.preparation.confined.conversions import CONVERSIONS
 from batchrec_dagster.preparation.sources import formats
-from batchrec_dagster.preparation.sources.errors import DamagedError, FileError
+from batchrec_dagster.preparation.sources.errors import DamagedFileError, FileError
 
 CHUNK = 1024 * 1024
 
@@ -32,7 +32,7 @@ _UNPACKERS: dict[bytes, Callable[[Path], Any]] = {
 }
 
 
-def open_file(job: Job, path: str, unpacked: str, converted: str) -> dict[str, Any]:
+def open_file(job: ConfinedJob, path: str, unpacked: str, converted: str) -> dict[str, Any]:
     """Unpack the file and convert it, as far as it needs that.
 
     unpacked, converted: paths of files that it may write. The answer has the `path` of the result,
@@ -72,5 +72,5 @@ def _unpack(path: Path, target: Path) -> Path:
     except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        raise DamagedError(f"it is damaged ({error}): copy it again") from error
+        raise DamagedFileError(f"it is damaged ({error}): copy it again") from error
     return target

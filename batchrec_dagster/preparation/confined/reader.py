@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Self
 
-from batchrec_dagster.preparation.sources.errors import DamagedError, FileError
+from batchrec_dagster.preparation.sources.errors import DamagedFileError, FileError
 from batchrec_dagster.preparation.sources.limits import (
     MAX_FILE_MEMORY_GB,
     MAX_FILE_MINUTES,
@@ -100,7 +100,7 @@ class ConfinedReader:
             self._end()
             raise
         if "error" in answer:
-            errors = {"damaged": DamagedError, "limit": LimitError}
+            errors = {"damaged": DamagedFileError, "limit": LimitError}
             raise errors.get(answer["kind"], FileError)(answer["error"])
         return answer["result"]
 

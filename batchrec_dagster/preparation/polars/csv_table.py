@@ -20,7 +20,7 @@ from batchrec_dagster.preparation.layout import (
     locate,
     split_line,
 )
-from batchrec_dagster.preparation.polars.decoding import Opened
+from batchrec_dagster.preparation.polars.decoding import OpenedFile
 from batchrec_dagster.preparation.polars.tables import FLAW, ROW, TEXT, typed_cells
 
 DELIMITERS = ("::", "\t", ",", ";", "|")
@@ -31,7 +31,7 @@ _BEYOND = "beyond"
 
 @dataclass(frozen=True)
 class CsvTable:
-    opened: Opened
+    opened: OpenedFile
     delimiter: str
     has_header: bool
     quoted: bool = True

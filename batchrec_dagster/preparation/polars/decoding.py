@@ -35,7 +35,7 @@ class RawFile:
 
 
 @dataclass(frozen=True)
-class Opened:
+class OpenedFile:
     """What can be read: `path` holds plain UTF-8 (or Parquet), `name` is what messages call it.
 
     `encoding` is what the file had, and `doubt` why it may be another. `quotes`: whether there is
@@ -74,7 +74,9 @@ class Opened:
         return "json" if text.startswith("{") else "csv"
 
 
-def open_file(file: RawFile, encoding: Encoding, folder: Path, reader: ConfinedReader) -> Opened:
+def open_file(
+    file: RawFile, encoding: Encoding, folder: Path, reader: ConfinedReader
+) -> OpenedFile:
     """The file ready to be read.
 
     What has to be changed for it is kept in `folder` meanwhile. `reader` unpacks and converts what
@@ -89,7 +91,7 @@ def open_file(file: RawFile, encoding: Encoding, folder: Path, reader: ConfinedR
         raise PreparationError(f"{file.name}: {error}") from error
 
 
-def _open(file: RawFile, encoding: Encoding, folder: Path, reader: ConfinedReader) -> Opened:
+def _open(file: RawFile, encoding: Encoding, folder: Path, reader: ConfinedReader) -> OpenedFile:
     opened = _plain(file, folder, reader)
     path = opened.path
     start = _start(path)
@@ -113,20 +115,20 @@ def _start(path: Path) -> bytes:
         return file.read(formats.START)
 
 
-def _plain(file: RawFile, folder: Path, reader: ConfinedReader) -> Opened:
+def _plain(file: RawFile, folder: Path, reader: ConfinedReader) -> OpenedFile:
     """The file as it is if it is text, else as text or Parquet that the child process wrote."""
     size = file.path.stat().st_size
     if formats.is_text(_start(file.path)):
-        return Opened(file.path, file.name, size)
+        return OpenedFile(file.path, file.name, size)
     paths = {name: str(_new_path(folder)) + f".{name}" for name in ("unpacked", "converted")}
     arguments = {"path": str(file.path.absolute()), **paths}
     result = reader.run("open_file", arguments, packed=size)
     path = Path(result["path"])
-    opened = Opened(path, file.name, path.stat().st_size)
+    opened = OpenedFile(path, file.name, path.stat().st_size)
     return replace(opened, unit=result["unit"], shift=result["shift"])
 
 
-def _with_bytes(opened: Opened, limits: Limits) -> Opened:
+def _with_bytes(opened: OpenedFile, limits: Limits) -> OpenedFile:
     """With what the bytes of the file show, without decoding them. Raises LimitError for a line
     that is too long, which every reader would hold in memory."""
     quotes, nul, returns, is_ascii = False, False, False, True

@@ -19,7 +19,7 @@ from batchrec_dagster.preparation.layout import (
     locate,
     parse_json,
 )
-from batchrec_dagster.preparation.polars.decoding import Opened
+from batchrec_dagster.preparation.polars.decoding import OpenedFile
 from batchrec_dagster.preparation.polars.tables import FLAW, ROW, TEXT, typed_cells
 
 # Lines that are not worth being parted in order to find the one that Polars refuses.
@@ -104,7 +104,7 @@ def _pattern(names: Mapping[str, str]) -> str | None:
 
 @dataclass(frozen=True)
 class JsonTable:
-    opened: Opened
+    opened: OpenedFile
     # Only the first of the rows; None: all.
     most: int | None = None
 

@@ -24,28 +24,33 @@ from batchrec_dagster.preparation.layout import (
 )
 from batchrec_dagster.preparation.polars import times
 from batchrec_dagster.preparation.polars.csv_table import CsvTable
-from batchrec_dagster.preparation.polars.decoding import Opened, RawFile, open_file
+from batchrec_dagster.preparation.polars.decoding import OpenedFile, RawFile, open_file
 from batchrec_dagster.preparation.polars.row_filters import RowFilter, looks_at_more_than_one_row
 from batchrec_dagster.preparation.polars.rows import (
     FILE,
     FORM,
     PROBLEM,
     SECONDS,
-    Looked,
+    RowFindings,
     look,
     parsed,
     time_forms,
 )
-from batchrec_dagster.preparation.polars.tables import ROW, SHOWN, TEXT, Table
+from batchrec_dagster.preparation.polars.tables import ROW, SHOWN, TEXT, RowTable
 from batchrec_dagster.preparation.polars.typed_scan import write_clean, written, written_columns
-from batchrec_dagster.preparation.recognition import Found, Reading, find_out, open_table
-from batchrec_dagster.preparation.rules import Preparation, Rules
+from batchrec_dagster.preparation.recognition import (
+    ReadSettings,
+    RecognisedLayout,
+    open_table,
+    recognise_layout,
+)
+from batchrec_dagster.preparation.rules import PreparationResult, Rules
 from batchrec_dagster.storage.durable import temporary_folder
 
 _ROWS_OF_A_FILE = 1 << 40
 
 
-def first_unit(tables: Sequence[Table], layout: Layout, rules: Rules) -> str:
+def first_unit(tables: Sequence[RowTable], layout: Layout, rules: Rules) -> str:
     """How times are written: declared, or the form of the first one that has a form."""
     if layout.timestamp_unit != AUTO:
         return layout.timestamp_unit
@@ -57,7 +62,7 @@ def first_unit(tables: Sequence[Table], layout: Layout, rules: Rules) -> str:
     return "s"
 
 
-def one_unit(tables: Sequence[Table], layout: Layout, rules: Rules) -> str:
+def one_unit(tables: Sequence[RowTable], layout: Layout, rules: Rules) -> str:
     """The one form that all times have. Raises PreparationError, with the file and the line of the
     first that has another."""
     forms = pl.concat(time_forms(table, number, layout) for number, table in enumerate(tables))
@@ -74,7 +79,7 @@ def one_unit(tables: Sequence[Table], layout: Layout, rules: Rules) -> str:
     return found[0][0] if found else "s"
 
 
-def unreadable(error: Exception, tables: Sequence[Table], rules: Rules) -> PreparationError:
+def unreadable(error: Exception, tables: Sequence[RowTable], rules: Rules) -> PreparationError:
     """The error of files that Polars cannot read."""
     for table in tables:
         if isinstance(table, CsvTable) and (problem := table.misquoted()):
@@ -85,7 +90,7 @@ def unreadable(error: Exception, tables: Sequence[Table], rules: Rules) -> Prepa
     return PreparationError(f"{name} cannot be read: {reason}")
 
 
-def _collect(frame: pl.LazyFrame, tables: Sequence[Table], rules: Rules) -> pl.DataFrame:
+def _collect(frame: pl.LazyFrame, tables: Sequence[RowTable], rules: Rules) -> pl.DataFrame:
     try:
         return frame.collect(engine="streaming")
     except pl.exceptions.PolarsError as error:
@@ -96,12 +101,12 @@ LINES = 6
 
 
 @dataclass(frozen=True)
-class Ratings:
+class OpenedRatings:
     """The files of a source, opened; `found` is how they are read, `empty` the names of the empty
     ones. All methods raise PreparationError where the files cannot be used."""
 
-    tables: Sequence[Table]
-    found: Found
+    tables: Sequence[RowTable]
+    found: RecognisedLayout
     rules: Rules
     empty: Sequence[str]
     folder: Path
@@ -123,12 +128,12 @@ class Ratings:
         with table.opened.path.open(encoding="utf-8") as file:
             return "\n".join(line.rstrip()[:SHOWN] for line in islice(file, LINES))
 
-    def look(self) -> Preparation:
+    def look(self) -> PreparationResult:
         """Read all of it, as the rules on a single row have it."""
         clean = write_clean(self.tables, self.layout, self.rules, None)
         return self._diagnose(None) if clean is None else clean
 
-    def write_interactions(self, destination: Path) -> Preparation:
+    def write_interactions(self, destination: Path) -> PreparationResult:
         """Write the kept rows as Personalize's interactions CSV, in the source's order.
 
         `destination` is there when all is well, and only then: for `on_bad_rows` fail the first
@@ -145,7 +150,7 @@ class Ratings:
             part.unlink(missing_ok=True)
         return done
 
-    def _write_some(self, target: Path) -> Preparation:
+    def _write_some(self, target: Path) -> PreparationResult:
         """As all the rules have it."""
         rows = self.folder / "rows.csv"
         done = self._write_rows(rows)
@@ -155,7 +160,7 @@ class Ratings:
         row_filter.apply(pl.scan_csv(rows, schema=types, glob=False)).sink_csv(target)
         return replace(done, left_out={**done.left_out, **row_filter.left_out})
 
-    def _write_rows(self, target: Path) -> Preparation:
+    def _write_rows(self, target: Path) -> PreparationResult:
         """As the rules on a single row have it."""
         clean = write_clean(self.tables, self.layout, self.rules, target)
         if clean is None and self.layout.timestamp_unit == AUTO:
@@ -170,7 +175,7 @@ class Ratings:
         self.rules.refuse_bad_rows(done.bad.total, done.rows_read, done.bad_row_examples)
         return done
 
-    def _diagnose(self, target: Path | None) -> Preparation:
+    def _diagnose(self, target: Path | None) -> PreparationResult:
         """Look at every row, and write those that are kept to the target if there is one."""
         first = unit = first_unit(self.tables, self.layout, self.rules)
         looked = self._look(unit, target)
@@ -180,9 +185,9 @@ class Ratings:
                 looked = self._look(unit, target)
         if not looked.rows:
             raise PreparationError(f"{self.tables[0].opened.name} has a header and no rows")
-        return Preparation(looked.rows, looked.left_out, self._examples(looked), unit)
+        return PreparationResult(looked.rows, looked.left_out, self._examples(looked), unit)
 
-    def _look(self, unit: str, target: Path | None) -> Looked:
+    def _look(self, unit: str, target: Path | None) -> RowFindings:
         rows = pl.concat(
             parsed(table, number, self.layout, self.rules, unit)
             for number, table in enumerate(self.tables)
@@ -200,7 +205,7 @@ class Ratings:
         except pl.exceptions.PolarsError as error:
             raise unreadable(error, self.tables, self.rules) from error
 
-    def _may_be_mixed(self, looked: Looked, unit: str) -> bool:
+    def _may_be_mixed(self, looked: RowFindings, unit: str) -> bool:
         """Whether there is any time that is not of the unit, as far as the look shows."""
         if {
             time_problem(unit, self.layout.timezone),
@@ -212,7 +217,7 @@ class Ratings:
         found = [time for time in (looked.earliest, looked.latest) if time is not None]
         return factor is not None and any(times.epoch_unit(time * factor) != unit for time in found)
 
-    def _examples(self, looked: Looked) -> tuple[str, ...]:
+    def _examples(self, looked: RowFindings) -> tuple[str, ...]:
         return tuple(
             f"{table.opened.name}, {table.place(row[ROW])}: {row[PROBLEM]}:"
             f" {(row[TEXT] or '')[:SHOWN]!r}"
@@ -222,29 +227,31 @@ class Ratings:
 
 
 @contextmanager
-def opened(files: Sequence[RawFile], reading: Reading | Layout, rules: Rules) -> Iterator[Ratings]:
+def opened(
+    files: Sequence[RawFile], reading: ReadSettings | Layout, rules: Rules
+) -> Iterator[OpenedRatings]:
     """The files, in this order, ready to be read; what is unpacked for it goes at the end.
 
     Raises PreparationError.
     """
     if isinstance(reading, Layout):
-        reading = Reading.of(reading)
+        reading = ReadSettings.of(reading)
     with temporary_folder() as folder:
         with ConfinedReader() as reader:
             all_files = [open_file(file, reading.encoding, folder, reader) for file in files]
         filled = [file for file in all_files if file.size]
         if not filled:
             raise PreparationError(f"{all_files[0].name} is empty")
-        found = find_out(filled[0], reading, rules)
+        found = recognise_layout(filled[0], reading, rules)
         _refuse_mixed(filled, reading)
         tables = [open_table(file, found.layout) for file in filled]
         doubts = [file.doubt for file in filled if file.doubt]
         found = replace(found, warnings=[*found.warnings, *doubts])
         empty = [file.name for file in all_files if not file.size]
-        yield Ratings(tables, found, rules, empty, folder)
+        yield OpenedRatings(tables, found, rules, empty, folder)
 
 
-def _refuse_mixed(files: Sequence[Opened], reading: Reading) -> None:
+def _refuse_mixed(files: Sequence[OpenedFile], reading: ReadSettings) -> None:
     """Raise PreparationError for files of several formats; CSV and JSON may be declared."""
     forms: dict[str, str] = {file.format: file.name for file in reversed(files)}
     if reading.format is not None:

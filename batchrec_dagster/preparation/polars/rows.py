@@ -13,7 +13,7 @@ import polars as pl
 
 from batchrec_dagster.preparation.layout import FILTER, Layout, row_problems, time_problems
 from batchrec_dagster.preparation.polars import times
-from batchrec_dagster.preparation.polars.tables import FLAW, ROW, TEXT, Table
+from batchrec_dagster.preparation.polars.tables import FLAW, ROW, TEXT, RowTable
 from batchrec_dagster.preparation.rules import BELOW_MIN_RATING, NOT_IN_FILTER, Rules
 
 # Columns of a parsed row, next to the roles': which file, the time, what is wrong with it (null
@@ -27,7 +27,7 @@ _PACKED = " row"
 _BLANKS = " \t"
 
 
-def parsed(table: Table, file: int, layout: Layout, rules: Rules, unit: str) -> pl.LazyFrame:
+def parsed(table: RowTable, file: int, layout: Layout, rules: Rules, unit: str) -> pl.LazyFrame:
     """FILE, ROW, TEXT, user, item, SECONDS, event_type, event_value (both as text, null where the
     layout has none), PROBLEM and REASON of every row."""
     none = pl.lit(None, dtype=pl.String)
@@ -56,7 +56,7 @@ def parsed(table: Table, file: int, layout: Layout, rules: Rules, unit: str) -> 
     )
 
 
-def time_forms(table: Table, file: int, layout: Layout) -> pl.LazyFrame:
+def time_forms(table: RowTable, file: int, layout: Layout) -> pl.LazyFrame:
     """FILE, ROW, timestamp and FORM of the rows with nothing wrong, and a time in some form."""
     problem = _first(_row_problems(table, layout))
     return (
@@ -124,7 +124,7 @@ class Cells:
         return pl.col(role).str.contains("\ufffd", literal=True)
 
 
-def _row_problems(table: Table, layout: Layout) -> Iterator[Reason]:
+def _row_problems(table: RowTable, layout: Layout) -> Iterator[Reason]:
     return row_problems(layout, Cells(layout.null_values), plain=table.opened.is_plain)
 
 
@@ -153,7 +153,7 @@ Write = Callable[[pl.DataFrame], None]
 
 
 @dataclass
-class Looked:
+class RowFindings:
     """What was found in the rows: how many, how many left out by reason (in order of the reason),
     the first bad ones (FILE, ROW, TEXT and PROBLEM), the times of the good ones in seconds."""
 
@@ -164,12 +164,12 @@ class Looked:
     latest: int | None = None
 
 
-def look(rows: pl.LazyFrame, write: Write | None = None) -> Looked:
+def look(rows: pl.LazyFrame, write: Write | None = None) -> RowFindings:
     """Look at the parsed rows, and hand those that are kept to `write`, in order.
 
     Raises PolarsError where the file cannot be read.
     """
-    looked = Looked()
+    looked = RowFindings()
     left_out: Counter[str | None] = Counter()
 
     def batch(part: pl.DataFrame) -> None:
@@ -208,7 +208,7 @@ _BEYOND_THE_ROW = {
 }
 
 
-class FilterError(ValueError):
+class RowConditionError(ValueError):
     """The text is not a condition on a row; one line that says why."""
 
 
@@ -219,12 +219,12 @@ def parse_filter(text: str) -> pl.Expr:
         plan = json.loads(condition.meta.serialize(format="json"))
     except (pl.exceptions.PolarsError, ValueError) as error:
         reason = str(error).partition("\n")[0]
-        raise FilterError(
+        raise RowConditionError(
             f"{reason}; write a condition on the columns of one row, such as rating >= 3.5 AND"
             " category <> 'gift'"
         ) from None
     if found := _beyond_the_row(plan):
-        raise FilterError(f"it has {found}: only the columns of the row itself may be in it")
+        raise RowConditionError(f"it has {found}: only the columns of the row itself may be in it")
     return condition
 
 
@@ -232,7 +232,7 @@ def filter_columns(text: str) -> list[str]:
     """The columns that it names, each once. Raises FilterError."""
     names = list(dict.fromkeys(parse_filter(text).meta.root_names()))
     if not names:
-        raise FilterError("it names no column, so that it is the same for every row")
+        raise RowConditionError("it names no column, so that it is the same for every row")
     return names
 
 
@@ -243,11 +243,11 @@ def check_types(text: str, types: Mapping[str, str]) -> None:
         found = pl.LazyFrame(schema=schema).select(kept=parse_filter(text)).collect_schema()
     except pl.exceptions.PolarsError as error:
         columns = ", ".join(f"{name} {kind}" for name, kind in types.items())
-        raise FilterError(
+        raise RowConditionError(
             f"{str(error).partition(chr(10))[0]}; the columns are {columns}"
         ) from None
     if found["kept"] != pl.Boolean:
-        raise FilterError("it is not a condition: write a comparison, such as rating >= 3.5")
+        raise RowConditionError("it is not a condition: write a comparison, such as rating >= 3.5")
 
 
 def _beyond_the_row(plan: Any) -> str | None:

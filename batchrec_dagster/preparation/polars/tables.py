@@ -11,7 +11,7 @@ import polars as pl
 
 from batchrec_dagster.personalize.schemas import MAX_ID_LENGTH
 from batchrec_dagster.preparation.layout import Column, PreparationError, locate, setting
-from batchrec_dagster.preparation.polars.decoding import Opened
+from batchrec_dagster.preparation.polars.decoding import OpenedFile
 from batchrec_dagster.preparation.sources.limits import CELLS_OF_A_LINE, KB, MAX_LINE_KB, Limits
 
 # Columns of `Table.cells`, next to the roles'.
@@ -20,11 +20,11 @@ ROW, FLAW, TEXT = "row", "flaw", "text"
 SHOWN = 200
 
 
-class Table(Protocol):
+class RowTable(Protocol):
     """A file, opened. What cannot be used raises PreparationError."""
 
     @property
-    def opened(self) -> Opened: ...
+    def opened(self) -> OpenedFile: ...
 
     @property
     def columns(self) -> Sequence[str]:
@@ -52,7 +52,7 @@ def typed_cells(
 
 @dataclass(frozen=True)
 class ParquetTable:
-    opened: Opened
+    opened: OpenedFile
 
     @cached_property
     def schema(self) -> Mapping[str, pl.DataType]:
@@ -140,6 +140,6 @@ class ParquetTable:
         )
 
 
-def damaged(opened: Opened, error: Exception) -> PreparationError:
+def damaged(opened: OpenedFile, error: Exception) -> PreparationError:
     reason = str(error).partition("\n")[0]
     return PreparationError(f"{opened.name} is damaged or not Parquet ({reason}): copy it again")

@@ -23,13 +23,13 @@ from batchrec_dagster.preparation.layout import (
 )
 from batchrec_dagster.preparation.polars import times
 from batchrec_dagster.preparation.polars.rows import IN_FILTER, TYPES, filtered, typed
-from batchrec_dagster.preparation.polars.tables import Table
+from batchrec_dagster.preparation.polars.tables import RowTable
 from batchrec_dagster.preparation.rules import (
     BELOW_MIN_RATING,
     EVENT_TYPE_VALUE,
     LEFT_OUT_BY_RULES,
     NOT_IN_FILTER,
-    Preparation,
+    PreparationResult,
     Rules,
 )
 
@@ -37,8 +37,8 @@ _ODD = "odd"
 
 
 def write_clean(
-    tables: Sequence[Table], layout: Layout, rules: Rules, target: Path | None
-) -> Preparation | None:
+    tables: Sequence[RowTable], layout: Layout, rules: Rules, target: Path | None
+) -> PreparationResult | None:
     """Write the rows that the rules on a single row keep; nothing is written without a target.
 
     None where this is not for these files, or there is something wrong with a row.
@@ -74,10 +74,10 @@ def write_clean(
     if not found["rows"] or found[_ODD] or unit is None:
         return None
     left_out = {reason: found[reason] for reason in LEFT_OUT_BY_RULES if found[reason]}
-    return Preparation(found["rows"], left_out, (), unit)
+    return PreparationResult(found["rows"], left_out, (), unit)
 
 
-def _rows(tables: Sequence[Table], layout: Layout, rules: Rules) -> pl.LazyFrame | None:
+def _rows(tables: Sequence[RowTable], layout: Layout, rules: Rules) -> pl.LazyFrame | None:
     """All rows: the wanted columns by role, _ODD, and IN_FILTER where there is a filter."""
     types = _types(layout, rules)
     if types is None:
@@ -108,7 +108,7 @@ def _types(layout: Layout, rules: Rules) -> dict[str, pl.DataType] | None:
     return types
 
 
-def _odd(layout: Layout, table: Table, types: Collection[str]) -> Iterator[pl.Expr]:
+def _odd(layout: Layout, table: RowTable, types: Collection[str]) -> Iterator[pl.Expr]:
     """Whether anything in a row is missing, or has to be looked at closely."""
     yield ~_seconds(layout).is_between(1, FIRST_SENTINEL - 1).fill_null(value=False)
     if layout.timestamp_unit in (AUTO, *EPOCH_UNITS):

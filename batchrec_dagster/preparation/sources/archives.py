@@ -8,17 +8,17 @@ from typing import Protocol
 
 from batchrec_dagster.preparation.confined.reader import ConfinedReader
 from batchrec_dagster.preparation.layout import Layout
-from batchrec_dagster.preparation.sources.errors import DamagedError, FileError
+from batchrec_dagster.preparation.sources.errors import DamagedFileError, FileError
 from batchrec_dagster.preparation.sources.files import LocalFile
 from batchrec_dagster.preparation.sources.limits import LimitError
-from batchrec_dagster.preparation.sources.source import EMPTY, File, Look, SourceContext
+from batchrec_dagster.preparation.sources.source import EMPTY, File, FileState, SourceContext
 from batchrec_dagster.storage.durable import pieces, temporary_folder
 
 
 class Archive(Protocol):
     """A whole archive, which reading a file of it takes."""
 
-    def look(self, context: SourceContext) -> Look: ...
+    def look(self, context: SourceContext) -> FileState: ...
 
     def path(self, context: SourceContext) -> Path:
         """The archive as a file on this machine."""
@@ -41,7 +41,7 @@ class Member(File):
     def layout(self) -> Layout | None:
         return self.known_layout
 
-    def look(self, context: SourceContext) -> Look:
+    def look(self, context: SourceContext) -> FileState:
         look = self.archive.look(context)
         if look.size == 0:
             raise FileError(EMPTY)
@@ -50,13 +50,13 @@ class Member(File):
             with _explained(), ConfinedReader() as reader:
                 arguments = {"path": str(path.absolute()), "member": self.member}
                 reader.run("find_member", arguments, packed=path.stat().st_size)
-        return Look(None, f"{look.version}!/{self.member}")
+        return FileState(None, f"{look.version}!/{self.member}")
 
     def chunks(self, context: SourceContext) -> Iterator[bytes]:
         path = self.archive.path(context)
         try:
             yield from read_member(path, self.member)
-        except DamagedError:
+        except DamagedFileError:
             # A damaged download is fetched again next time; the user's own file stays.
             if path.is_relative_to(context.cache):
                 path.unlink(missing_ok=True)

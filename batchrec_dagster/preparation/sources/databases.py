@@ -34,9 +34,9 @@ from batchrec_dagster.preparation.sources.limits import (
 )
 from batchrec_dagster.preparation.sources.query import FILENAME, read_database
 from batchrec_dagster.preparation.sources.source import (
-    FoundFile,
+    ListedFile,
+    RatingsSource,
     ResultFile,
-    Source,
     SourceContext,
     naming,
 )
@@ -78,7 +78,7 @@ _KINDS = {
 
 
 @dataclass(frozen=True)
-class Database(Source):
+class Database(RatingsSource):
     """The source of one Parquet file: the rows of `sql`. `version_sql`: a query whose answer
     changes when the rows may have changed; without it they are read by every run. `setting` is what
     messages call the query."""
@@ -96,7 +96,7 @@ class Database(Source):
     def variable(self) -> str:
         return self.text.removeprefix(SCHEME)
 
-    def files(self, context: SourceContext) -> list[FoundFile]:
+    def files(self, context: SourceContext) -> list[ListedFile]:
         """The result, which changes with the query and the version. Raises SourceError."""
         version = datetime.now(UTC).isoformat()
         if self.version_sql is not None:

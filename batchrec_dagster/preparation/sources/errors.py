@@ -12,5 +12,5 @@ class FileError(Exception):
     """A file cannot be used; the message says why, and the caller adds the name."""
 
 
-class DamagedError(FileError):
+class DamagedFileError(FileError):
     """A file is not what its first bytes say, or does not match its checksums."""

@@ -21,9 +21,9 @@ from batchrec_dagster.preparation.sources.lake_tables import (
 )
 from batchrec_dagster.preparation.sources.source import (
     File,
-    FoundFile,
-    Look,
-    Source,
+    FileState,
+    ListedFile,
+    RatingsSource,
     SourceContext,
     follow_links,
     naming,
@@ -43,7 +43,7 @@ _FOR_PEOPLE = re.compile(
 
 
 @dataclass(frozen=True)
-class Moment:
+class FileSnapshot:
     """A local file at one moment; `end`: its last bytes, by which one that only grew is known."""
 
     inode: tuple[int, int]
@@ -67,7 +67,7 @@ class Moment:
 
     def only_grew(self, file: IO[bytes]) -> bool:
         """Whether text was added to the file since, and nothing else was done."""
-        now = Moment.of(file)
+        now = FileSnapshot.of(file)
         end = os.pread(file.fileno(), len(self.end), self.size - len(self.end))
         grew = now.size > self.size and now.inode == self.inode
         return grew and end == self.end and self.lines >= 0
@@ -80,7 +80,7 @@ class LocalFile(File):
     within: Path | None = field(default=None, compare=False)
     """The folder in which it was found, out of which it must not link."""
 
-    listed: Moment | None = field(default=None, compare=False)
+    listed: FileSnapshot | None = field(default=None, compare=False)
 
     def as_listed(self, context: SourceContext) -> LocalFile:
         return replace(self, listed=self._now(context))
@@ -91,23 +91,23 @@ class LocalFile(File):
         except (FileError, OSError):
             return True  # It is gone.
 
-    def look(self, context: SourceContext) -> Look:
+    def look(self, context: SourceContext) -> FileState:
         moment = self.listed or self._now(context)
-        return Look(moment.size, moment.version)
+        return FileState(moment.size, moment.version)
 
-    def _now(self, context: SourceContext) -> Moment:
+    def _now(self, context: SourceContext) -> FileSnapshot:
         with self.path(context).open("rb") as file:
-            return Moment.of(file)
+            return FileSnapshot.of(file)
 
     def chunks(self, context: SourceContext) -> Iterator[bytes]:
         """As it was when it was listed; without a last line that was not yet complete then, if the
         file grew since."""
         with self.path(context).open("rb") as file:
-            listed = self.listed or Moment.of(file)
+            listed = self.listed or FileSnapshot.of(file)
             whole = listed.lines if listed.lines >= 0 else listed.size
             yield from _pieces(file, whole)
             rest = file.read(listed.size - whole)
-            if Moment.of(file).version != listed.version:
+            if FileSnapshot.of(file).version != listed.version:
                 if not listed.only_grew(file):
                     raise FileError(
                         "it was rewritten while this run read it: try again when it is complete"
@@ -130,7 +130,7 @@ class LocalFile(File):
             follow_links(path, self.within)
         return path
 
-    def files(self, context: SourceContext) -> list[FoundFile]:
+    def files(self, context: SourceContext) -> list[ListedFile]:
         with naming(self.shown):
             is_folder = _expanded(self.text, context).is_dir()
         if is_folder:
@@ -141,13 +141,13 @@ class LocalFile(File):
 
 
 @dataclass(frozen=True)
-class StoredObject(File):
+class S3File(File):
     """`s3://bucket/key`."""
 
     listed: ObjectInfo | None = field(default=None, compare=False)
     """What a listing says of it, which saves a request; no other version of it is read."""
 
-    def as_listed(self, context: SourceContext) -> StoredObject:
+    def as_listed(self, context: SourceContext) -> S3File:
         return replace(self, listed=self.listed or self._info(context))
 
     @classmethod
@@ -157,15 +157,15 @@ class StoredObject(File):
             raise FileError("it names a bucket or a folder: write s3://bucket/key of one object")
         return cls(text)
 
-    def files(self, context: SourceContext) -> list[FoundFile]:
+    def files(self, context: SourceContext) -> list[ListedFile]:
         with naming(self.shown):
             _refuse_table_above(self.text.rpartition("/")[0], [self.text], context)
         return super().files(context)
 
-    def look(self, context: SourceContext) -> Look:
+    def look(self, context: SourceContext) -> FileState:
         info = self.listed or self._info(context)
         version = f"etag {info.etag}" if info.etag else f"{info.size} bytes, {info.last_modified}"
-        return Look(info.size, version)
+        return FileState(info.size, version)
 
     def chunks(self, context: SourceContext) -> Iterator[bytes]:
         self._check_links(context)
@@ -225,13 +225,13 @@ class WebFile(File):
     def name(self) -> str:
         return unquote(urlsplit(self.text).path)
 
-    def look(self, context: SourceContext) -> Look:
+    def look(self, context: SourceContext) -> FileState:
         remote = look_up(self.text)
         if remote.version is not None or remote.size == 0:
-            return Look(remote.size, f"{remote.version}, {remote.size} bytes")
+            return FileState(remote.size, f"{remote.version}, {remote.size} bytes")
         # A server that gives no version: only the content says whether it changed.
         with self._download_again(context).open("rb") as file:
-            return Look(None, f"sha256 {hashlib.file_digest(file, 'sha256').hexdigest()}")
+            return FileState(None, f"sha256 {hashlib.file_digest(file, 'sha256').hexdigest()}")
 
     def chunks(self, context: SourceContext) -> Iterator[bytes]:
         path = self.path(context)
@@ -255,7 +255,7 @@ class WebFile(File):
 
 
 @dataclass(frozen=True)
-class Folder(Source):
+class Folder(RatingsSource):
     """The files below `root` whose path from there matches `pattern`: `*` and `?` match characters
     of a name, `**/` any folders. Names that begin with `.` or `_` are skipped, as Spark does, and
     what is written for people if the folder itself is named, and not a pattern."""
@@ -284,7 +284,7 @@ class Folder(Source):
     def shown(self) -> str:
         return self.text
 
-    def files(self, context: SourceContext) -> list[FoundFile]:
+    def files(self, context: SourceContext) -> list[ListedFile]:
         """The files by path. Empty files still count. Raises SourceError."""
         matches = re.compile(_expression(self.pattern)).fullmatch
         with naming(self.shown):
@@ -304,7 +304,7 @@ class Folder(Source):
             refuse_tables(paths, (path for path, _ in there))
             root = self.root if self.root.startswith("s3://") else _expanded(self.root, context)
             _refuse_table_above(str(root).rstrip("/"), paths, context)
-        found: dict[str, FoundFile] = {}
+        found: dict[str, ListedFile] = {}
         for path, file in files:
             filename = "/".join(safe_filename(part) for part in path.split("/"))
             if filename in found:
@@ -312,13 +312,13 @@ class Folder(Source):
             with naming(file.shown):
                 listed = file.as_listed(context)
             fingerprint = listed.fingerprint(context, may_be_empty=True)
-            found[filename] = FoundFile(listed, filename, fingerprint)
+            found[filename] = ListedFile(listed, filename, fingerprint)
         return list(found.values())
 
     def _all(self, context: SourceContext) -> Iterator[tuple[str, File]]:
         if self.root.startswith("s3://"):
             for info in context.store.list(self.root):
-                yield info.uri.removeprefix(self.root), StoredObject(info.uri, info)
+                yield info.uri.removeprefix(self.root), S3File(info.uri, info)
             return
         folder = _expanded(self.root, context)
         if not folder.is_dir():

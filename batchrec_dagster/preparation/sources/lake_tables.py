@@ -22,9 +22,9 @@ from batchrec_dagster.preparation.layout import TableFormat
 from batchrec_dagster.preparation.sources.errors import FileError
 from batchrec_dagster.preparation.sources.limits import MAX_FILE_GB, LimitError, Limits
 from batchrec_dagster.preparation.sources.source import (
-    FoundFile,
+    ListedFile,
+    RatingsSource,
     ResultFile,
-    Source,
     SourceContext,
     follow_links,
     naming,
@@ -51,7 +51,7 @@ _CHECKPOINT = re.compile(r"(\d{20})\.checkpoint(?:\.\d{10}\.(\d{10}))?\.parquet"
 
 
 @dataclass(frozen=True)
-class LakeTable(Source):
+class LakeTable(RatingsSource):
     """The source of one Parquet file: the current rows of the table in a folder."""
 
     text: str
@@ -71,7 +71,7 @@ class LakeTable(Source):
     def shown(self) -> str:
         return self.text
 
-    def files(self, context: SourceContext) -> list[FoundFile]:
+    def files(self, context: SourceContext) -> list[ListedFile]:
         """The current rows, which change with the table's version. Raises SourceError."""
         with naming(self.shown), _reading(self, context) as (reader, files):
             if self.table_format == "delta":

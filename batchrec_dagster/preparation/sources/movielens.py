@@ -23,7 +23,7 @@ from batchrec_dagster.preparation.sources.download import (
     read_text,
 )
 from batchrec_dagster.preparation.sources.errors import FileError
-from batchrec_dagster.preparation.sources.source import File, Look, SourceContext
+from batchrec_dagster.preparation.sources.source import File, FileState, SourceContext
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ SAMPLE_FILES = (RATINGS_FILE, "movies.dat")
 
 
 @dataclass(frozen=True)
-class Sample(File):
+class GeneratedFile(File):
     """`sample://hetrec` or `sample://hetrec/FILE`: a generated file."""
 
     @classmethod
@@ -60,8 +60,8 @@ class Sample(File):
     def layout(self) -> Layout | None:
         return HETREC if self.name == RATINGS_FILE else None
 
-    def look(self, context: SourceContext) -> Look:
-        return Look(None, context.sample.FINGERPRINT)
+    def look(self, context: SourceContext) -> FileState:
+        return FileState(None, context.sample.FINGERPRINT)
 
     def chunks(self, context: SourceContext) -> Iterator[bytes]:
         yield context.sample.FILES[self.name]()
@@ -76,8 +76,8 @@ class PublishedArchive:
     layout: Layout
     has_md5: bool = True
 
-    def look(self, context: SourceContext) -> Look:
-        return Look(None, self.address)
+    def look(self, context: SourceContext) -> FileState:
+        return FileState(None, self.address)
 
     def path(self, context: SourceContext) -> Path:
         return self.fetch(context.cache)

@@ -8,14 +8,14 @@ from collections.abc import Callable
 from batchrec_dagster.preparation.layout import TableFormat
 from batchrec_dagster.preparation.sources.archives import Member
 from batchrec_dagster.preparation.sources.errors import FileError, SourceError
-from batchrec_dagster.preparation.sources.files import Folder, LocalFile, StoredObject, WebFile
+from batchrec_dagster.preparation.sources.files import Folder, LocalFile, S3File, WebFile
 from batchrec_dagster.preparation.sources.lake_tables import LakeTable
-from batchrec_dagster.preparation.sources.movielens import PUBLISHED, Sample, parse_movielens
+from batchrec_dagster.preparation.sources.movielens import PUBLISHED, GeneratedFile, parse_movielens
 from batchrec_dagster.preparation.sources.source import (
     ASSET,
     AssetRows,
     File,
-    Source,
+    RatingsSource,
     hide_query,
     naming,
 )
@@ -25,8 +25,8 @@ SCHEMES: dict[str, Callable[[str], File]] = {
     "http": WebFile.parse,
     "https": WebFile.parse,
     "movielens": parse_movielens,
-    "s3": StoredObject.parse,
-    "sample": Sample.parse,
+    "s3": S3File.parse,
+    "sample": GeneratedFile.parse,
 }
 ALLOWED = (
     "a path, s3://bucket/key, https://…, a file in a zip archive of any of these"
@@ -37,7 +37,7 @@ ALLOWED = (
 )
 
 
-def parse_source(text: str, table_format: TableFormat | None = None) -> Source:
+def parse_source(text: str, table_format: TableFormat | None = None) -> RatingsSource:
     """The file, folder or pattern, or the table if its format is declared.
 
     Raises SourceError for what cannot be one; opens nothing.
@@ -74,7 +74,7 @@ def parse_file(text: str) -> File:
             return file
         if not member or member.endswith("/"):
             raise FileError("after !/ comes the path of a file in the archive")
-        if not isinstance(file, LocalFile | StoredObject | WebFile):
+        if not isinstance(file, LocalFile | S3File | WebFile):
             raise FileError("write another file of the data set after a slash, without !")
         return Member(text, file, member)
 

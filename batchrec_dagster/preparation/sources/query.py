@@ -27,7 +27,12 @@ from batchrec_dagster.preparation.sources.limits import (
     QUERY_MINUTES,
     Limits,
 )
-from batchrec_dagster.preparation.sources.source import FoundFile, ResultFile, Source, SourceContext
+from batchrec_dagster.preparation.sources.source import (
+    ListedFile,
+    RatingsSource,
+    ResultFile,
+    SourceContext,
+)
 from batchrec_dagster.preparation.sources.tables import (
     TableFile,
     TextForm,
@@ -74,12 +79,12 @@ def check_sql(sql: str) -> str:
 
 
 @dataclass(frozen=True)
-class FileQuery(Source):
+class FileQuery(RatingsSource):
     """The source of one Parquet file: the rows that `sql` makes of `tables`, each by its name in
     it. `setting` is what messages call it, `form` how files of text are written."""
 
     sql: str
-    tables: Mapping[str, Source]
+    tables: Mapping[str, RatingsSource]
     form: TextForm = field(default_factory=TextForm)
     setting: str = "ratings.query"
 
@@ -87,7 +92,7 @@ class FileQuery(Source):
     def shown(self) -> str:
         return ", ".join(source.shown for source in self.tables.values())
 
-    def files(self, context: SourceContext) -> list[FoundFile]:
+    def files(self, context: SourceContext) -> list[ListedFile]:
         """The result, which changes with the query and with any file. Raises SourceError."""
         tables = {name: tuple(source.files(context)) for name, source in self.tables.items()}
         parts = [self.sql, repr(self.form)]
@@ -98,7 +103,7 @@ class FileQuery(Source):
         return ResultFile(self.shown, version, FILENAME, write).files(context)
 
     def _write(
-        self, found: Mapping[str, Sequence[FoundFile]], path: Path, context: SourceContext
+        self, found: Mapping[str, Sequence[ListedFile]], path: Path, context: SourceContext
     ) -> None:
         with temporary_folder() as folder, ExitStack() as stack:
             reader = stack.enter_context(ConfinedReader())
@@ -119,7 +124,7 @@ class FileQuery(Source):
 
     def _opened(
         self,
-        found: FoundFile,
+        found: ListedFile,
         folder: Path,
         context: SourceContext,
         stack: ExitStack,

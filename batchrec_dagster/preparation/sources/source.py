@@ -50,7 +50,7 @@ class SourceContext:
 
 
 @dataclass(frozen=True)
-class Look:
+class FileState:
     """A file's size in bytes, where that is known without reading it, and its version."""
 
     size: int | None
@@ -58,7 +58,7 @@ class Look:
 
 
 @dataclass(frozen=True)
-class Copied:
+class CopyResult:
     """A copy's size in bytes, and its SHA-256 in hexadecimal."""
 
     size: int
@@ -66,7 +66,7 @@ class Copied:
 
 
 @dataclass(frozen=True)
-class FoundFile:
+class ListedFile:
     """A file of a source. `fingerprint` changes when the file does.
 
     `filename` has letters, digits, `.`, `_` and `-` only, and slashes for the folders in a folder.
@@ -77,7 +77,7 @@ class FoundFile:
     fingerprint: str
 
 
-class Source(ABC):
+class RatingsSource(ABC):
     """A file, a folder or a pattern, as `parse_source` makes it; a query or a database."""
 
     @property
@@ -92,12 +92,12 @@ class Source(ABC):
         return None
 
     @abstractmethod
-    def files(self, context: SourceContext) -> list[FoundFile]:
+    def files(self, context: SourceContext) -> list[ListedFile]:
         """Every file, by path, without reading it where possible. Raises SourceError."""
 
 
 @dataclass(frozen=True)
-class File(Source):
+class File(RatingsSource):
     """A source of one file: one subclass for each scheme. text: as declared.
 
     `look`, `as_listed`, `chunks`, `local_path` raise FileError, DownloadError, StorageError or
@@ -116,7 +116,7 @@ class File(Source):
         return self.text
 
     @abstractmethod
-    def look(self, context: SourceContext) -> Look: ...
+    def look(self, context: SourceContext) -> FileState: ...
 
     @abstractmethod
     def chunks(self, context: SourceContext) -> Iterator[bytes]: ...
@@ -125,11 +125,11 @@ class File(Source):
         """Its path, where it is a file on this machine."""
         return None
 
-    def files(self, context: SourceContext) -> list[FoundFile]:
+    def files(self, context: SourceContext) -> list[ListedFile]:
         """Itself. Raises SourceError."""
         with naming(self.shown):
             file = self.as_listed(context)
-        return [FoundFile(file, safe_filename(self.name), file.fingerprint(context))]
+        return [ListedFile(file, safe_filename(self.name), file.fingerprint(context))]
 
     def as_listed(self, context: SourceContext) -> File:
         """Itself, knowing what it was like: it is copied as it is now, or not at all. A web file
@@ -164,7 +164,7 @@ class File(Source):
 
     def copy(
         self, context: SourceContext, destination: str, *, may_be_empty: bool = False
-    ) -> Copied:
+    ) -> CopyResult:
         """Copy to the s3:// URI `destination`: all of it, or nothing changes there.
 
         Raises SourceError when the file cannot be read, or is empty, StorageError when the copy
@@ -185,7 +185,7 @@ class File(Source):
 
         with closing(counted()) as chunks:
             context.store.put(destination, _in_a_thread(chunks))
-        return Copied(size, digest.hexdigest())
+        return CopyResult(size, digest.hexdigest())
 
 
 def _in_a_thread(chunks: Iterator[bytes]) -> Iterator[bytes]:
@@ -241,11 +241,11 @@ class ResultFile(File):
     filename: str
     write: Callable[[Path, SourceContext], None] = field(repr=False, compare=False)
 
-    def files(self, context: SourceContext) -> list[FoundFile]:
-        return [FoundFile(self, self.filename, self.version)]
+    def files(self, context: SourceContext) -> list[ListedFile]:
+        return [ListedFile(self, self.filename, self.version)]
 
-    def look(self, context: SourceContext) -> Look:
-        return Look(None, self.version)
+    def look(self, context: SourceContext) -> FileState:
+        return FileState(None, self.version)
 
     def chunks(self, context: SourceContext) -> Iterator[bytes]:
         with temporary_folder() as folder:
@@ -273,7 +273,7 @@ class AssetRows(File):
         """The parts of the asset's key."""
         return self.text.removeprefix(ASSET).split("/")
 
-    def look(self, context: SourceContext) -> Look:
+    def look(self, context: SourceContext) -> FileState:
         raise FileError(ONLY_A_RUN)
 
     def chunks(self, context: SourceContext) -> Iterator[bytes]:

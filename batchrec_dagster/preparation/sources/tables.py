@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from batchrec_dagster.preparation.layout import Encoding
 from batchrec_dagster.preparation.polars.csv_table import DELIMITERS
-from batchrec_dagster.preparation.polars.decoding import Opened
+from batchrec_dagster.preparation.polars.decoding import OpenedFile
 from batchrec_dagster.preparation.sources.errors import FileError
 from batchrec_dagster.preparation.sources.limits import Limits
 
@@ -50,7 +50,7 @@ class TextForm:
 class TableFile:
     """A file of a table; `link`: where DuckDB finds it, below the folders of its partitions."""
 
-    opened: Opened
+    opened: OpenedFile
     link: Path
 
 
@@ -104,7 +104,7 @@ def _csv(files: Sequence[TableFile], form: TextForm, hive: Mapping[str, Any]) ->
     return " UNION ALL BY NAME ".join(parts)
 
 
-def _header(opened: Opened, form: TextForm) -> tuple[str, tuple[str, ...], bool]:
+def _header(opened: OpenedFile, form: TextForm) -> tuple[str, tuple[str, ...], bool]:
     """The delimiter, the names of the columns, and whether line 1 has them: a line with a number
     does not."""
     by = [form.delimiter] if form.delimiter else [",", *DELIMITERS]
@@ -123,7 +123,7 @@ def _header(opened: Opened, form: TextForm) -> tuple[str, tuple[str, ...], bool]
     return delimiter, tuple(names), header
 
 
-def _first_line(opened: Opened, delimiter: str, quoted: bool) -> list[str]:
+def _first_line(opened: OpenedFile, delimiter: str, quoted: bool) -> list[str]:
     with opened.path.open(encoding="utf-8-sig", newline="") as file:
         if delimiter == "::" or not quoted:
             return file.readline().rstrip("\r\n").split(delimiter)

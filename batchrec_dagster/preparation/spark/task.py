@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from batchrec_dagster.preparation.layout import Layout
-from batchrec_dagster.preparation.rules import Counts, Preparation, Rules
+from batchrec_dagster.preparation.rules import InteractionCounts, PreparationResult, Rules
 from batchrec_dagster.preparation.sources.limits import Limits
 
 
@@ -50,7 +50,7 @@ class Task:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Done(Preparation, Counts):
+class Done(PreparationResult, InteractionCounts):
     """What became of the files; `sha256` is that of the CSV."""
 
     sha256: str
