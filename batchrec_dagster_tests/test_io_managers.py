@@ -11,14 +11,13 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
+from batchrec_dagster.deployment.io_managers import InteractionsIOManager, UsersIOManager
 from batchrec_dagster.storage.io_managers import (
     STORAGE_KEY,
-    InteractionsIOManager,
     JsonRecordIOManager,
     ParquetIOManager,
     PublishedTableIOManager,
     StorageIOManager,
-    UsersIOManager,
 )
 from batchrec_dagster.storage.published_table import PublishedTable, TableWriter
 from batchrec_dagster.storage.resource import S3Connection, StorageResource

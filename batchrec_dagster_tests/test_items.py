@@ -12,12 +12,12 @@ import polars as pl
 import pytest
 
 from batchrec_dagster.config.items import ItemColumns
+from batchrec_dagster.deployment.io_managers import ItemsCsvIOManager
 from batchrec_dagster.local_personalize.api.client import embedded_client
 from batchrec_dagster.preparation.items import ItemsFile, ItemsLayout
 from batchrec_dagster.preparation.layout import PreparationError
 from batchrec_dagster.preparation.sources.movielens import KNOWN_ITEMS
 from batchrec_dagster.samples import generator
-from batchrec_dagster.storage.io_managers import ItemsCsvIOManager
 from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster_tests.support import (
     Project,

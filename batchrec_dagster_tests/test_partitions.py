@@ -18,9 +18,9 @@ from batchrec_dagster.doctor.aws import _region, _resources
 from batchrec_dagster.local_personalize.api.client import embedded_client
 from batchrec_dagster.local_personalize.operations import solutions
 from batchrec_dagster.local_personalize.recipes import Recipe, get_recipe
-from batchrec_dagster.personalize.permissions import partition
 from batchrec_dagster.personalize.recipes import POPULARITY_COUNT, recipe_arn
 from batchrec_dagster.storage.object_store import ObjectStore, StorageError
+from batchrec_dagster.storage.permissions import partition
 from batchrec_dagster_tests.s3_server import READER, S3Server
 from batchrec_dagster_tests.support import (
     REPOSITORY,

@@ -12,7 +12,8 @@ from botocore.awsrequest import AWSResponse
 from botocore.compat import HTTPHeaders
 from botocore.exceptions import ClientError
 
-from batchrec_dagster.personalize.permissions import explain_refusals, role_trouble
+from batchrec_dagster.personalize.role import role_trouble
+from batchrec_dagster.storage.permissions import explain_refusals
 
 GROUP = "arn:aws:personalize:eu-west-1:123456789012:dataset-group/shop"
 TOLD = "User: arn:aws:iam::1:user/me is not authorized to perform: "

@@ -12,9 +12,10 @@ import polars as pl
 import pytest
 
 from batchrec_dagster.local_personalize.operations import batch_jobs
-from batchrec_dagster.personalize import batch_files as module
-from batchrec_dagster.personalize.batch_files import UsersFiles, measured
+from batchrec_dagster.personalize import batch_files
+from batchrec_dagster.storage import users_files
 from batchrec_dagster.storage.object_store import ObjectStore
+from batchrec_dagster.storage.users_files import UsersFiles, measured
 from batchrec_dagster_tests.support import (
     Project,
     declaration,
@@ -28,6 +29,7 @@ from batchrec_dagster_tests.test_items import QUICK
 
 FOLDER = "s3://lake/input/"
 URI = f"{FOLDER}users.json"
+MAX_RECORDS = 10
 
 
 class KilledError(Exception):
@@ -61,8 +63,8 @@ def store(tmp_path: Path) -> Store:
 
 @pytest.fixture(autouse=True)
 def _few(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_INPUT_RECORDS", 10)
-    monkeypatch.setattr(module, "PIECE", 4)
+    monkeypatch.setattr(batch_files, "MAX_INPUT_RECORDS", MAX_RECORDS)
+    monkeypatch.setattr(users_files, "PIECE", 4)
 
 
 def users(count: int, first: int = 0) -> pl.DataFrame:
@@ -77,7 +79,7 @@ def content(store: ObjectStore) -> bytes:
 
 def test_a_list_that_fits_is_one_file(store: Store) -> None:
     files = UsersFiles(store, URI)
-    files.publish(users(10))
+    files.publish(users(10), MAX_RECORDS)
     assert [info.uri for info in store.list(FOLDER)] == [files.input()] == files.files() == [URI]
     assert content(store) == users(10).write_ndjson().encode()
     assert (files.version(), len(content(store))) == measured(users(10))
@@ -85,7 +87,7 @@ def test_a_list_that_fits_is_one_file(store: Store) -> None:
 
 def test_a_longer_one_is_several_in_a_folder(store: Store) -> None:
     files = UsersFiles(store, URI)
-    files.publish(users(25))
+    files.publish(users(25), MAX_RECORDS)
     folder = f"{FOLDER}{files.version()}/"
     assert files.input() == folder
     assert files.files() == [f"{folder}users_000{number}.json" for number in (1, 2, 3)]
@@ -93,7 +95,7 @@ def test_a_longer_one_is_several_in_a_folder(store: Store) -> None:
     assert content(store) == users(25).write_ndjson().encode()
     assert (files.version(), len(content(store))) == measured(users(25))
     before = store.list(FOLDER)
-    files.publish(users(25))
+    files.publish(users(25), MAX_RECORDS)
     assert [(info.uri, info.size) for info in store.list(FOLDER)] == [
         (info.uri, info.size) for info in before
     ]
@@ -110,16 +112,16 @@ def test_killed_at_any_moment_it_is_the_one_list_or_the_other(
     for moment in itertools.count():
         store = Store({"lake": tmp_path / str(moment)})
         files = UsersFiles(store, URI)
-        files.publish(old)
+        files.publish(old, MAX_RECORDS)
         store.left[0] = moment
         try:
-            files.publish(new)
+            files.publish(new, MAX_RECORDS)
         except KilledError:
             whole = {frame.write_ndjson().encode() for frame in (old, new)}
             assert content(store) in whole
             assert b"".join(map(store.get, files.files())) in whole
             store.left[0] = 1_000_000
-            files.publish(new)
+            files.publish(new, MAX_RECORDS)
             ended = False
         else:
             ended = True

@@ -86,10 +86,10 @@ def ours(folder: Path, results: int) -> dict[str, Any]:
     """What the asset does."""
     import polars as pl
 
+    from batchrec_dagster.deployment.io_managers import InteractionsIOManager, UsersIOManager
     from batchrec_dagster.personalize.batch_files import read_inference
     from batchrec_dagster.steps.batch_jobs import JobOutput
     from batchrec_dagster.steps.recommendation_table import ListBuilder, SeenItems
-    from batchrec_dagster.storage.io_managers import InteractionsIOManager, UsersIOManager
     from batchrec_dagster.storage.published_table import PublishedTable, TableWriter
     from batchrec_dagster.storage.resource import S3Connection, StorageResource
 

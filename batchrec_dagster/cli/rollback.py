@@ -133,7 +133,7 @@ def teardown(pipeline: str, files: bool, yes: bool) -> None:
     ensure = personalize.ensure(log, {PIPELINE_TAG: pipeline})
     plan = find(ensure, pipeline)
     found = store.list(root) if files else []
-    click.echo("\n".join(plan.lines(found, root)))
+    click.echo("\n".join(plan.lines([file.size for file in found], root)))
     if not plan.pieces and not found:
         raise UnknownNameError(f"there is nothing of {pipeline} to delete")
     if not yes:

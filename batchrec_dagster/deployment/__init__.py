@@ -13,6 +13,11 @@ from typing import Any
 
 import dagster as dg
 
+from batchrec_dagster.deployment.io_managers import (
+    InteractionsIOManager,
+    ItemsCsvIOManager,
+    UsersIOManager,
+)
 from batchrec_dagster.deployment.resources import AWS, EMBEDDED, LOCAL_ROLE_ARN, PersonalizeResource
 from batchrec_dagster.local_personalize.api.client import QUOTAS_VARIABLE, Quotas
 from batchrec_dagster.preparation.sources import limits, movielens
@@ -301,9 +306,9 @@ def _resources(deployment: Deployment) -> dict[str, Any]:
         "personalize": personalize,
         "parquet_io": io_managers.ParquetIOManager(storage=storage),
         "published_io": io_managers.PublishedTableIOManager(storage=storage),
-        "interactions_io": io_managers.InteractionsIOManager(storage=storage),
-        "items_io": io_managers.ItemsCsvIOManager(storage=storage),
-        "batch_users_io": io_managers.UsersIOManager(storage=storage),
+        "interactions_io": InteractionsIOManager(storage=storage),
+        "items_io": ItemsCsvIOManager(storage=storage),
+        "batch_users_io": UsersIOManager(storage=storage),
         "html_io": io_managers.HtmlIOManager(storage=storage),
         "record_io": io_managers.JsonRecordIOManager(storage=storage),
     }

@@ -15,7 +15,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.deployment.resources import AWS
 from batchrec_dagster.doctor.findings import Finding, client, failed, ok, session, unknown, warning
-from batchrec_dagster.personalize import permissions
+from batchrec_dagster.storage import permissions
 from batchrec_dagster.storage.object_store import split_uri
 
 Document = Mapping[str, Any]

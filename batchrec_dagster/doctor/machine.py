@@ -21,10 +21,10 @@ from sqlalchemy.exc import ArgumentError
 from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.doctor.findings import Finding, client, failed, ok, unknown, warning
 from batchrec_dagster.local_personalize.api.client import QUOTAS_VARIABLE, Quotas
-from batchrec_dagster.personalize.permissions import credentials_trouble, partition
 from batchrec_dagster.storage import durable
 from batchrec_dagster.storage.durable import exclusive
 from batchrec_dagster.storage.object_store import StorageError, split_uri
+from batchrec_dagster.storage.permissions import credentials_trouble, partition
 from batchrec_dagster.storage.resource import StorageResource
 
 GB = 10**9

@@ -17,7 +17,7 @@ import dagster as dg
 from botocore.exceptions import ClientError
 
 from batchrec_dagster.personalize.batch_files import MAX_RESULTS
-from batchrec_dagster.personalize.permissions import role_trouble
+from batchrec_dagster.personalize.role import role_trouble
 from batchrec_dagster.personalize.schemas import FILTER_HISTORY
 
 if TYPE_CHECKING:

@@ -18,7 +18,6 @@ import dagster as dg
 from botocore.exceptions import ClientError
 
 from batchrec_dagster.personalize import ensure as api
-from batchrec_dagster.storage.object_store import ObjectInfo
 
 # Deleting a solution deletes its versions. Jobs cannot be deleted; finished ones cost nothing.
 ORDER = (api.FILTER, api.SOLUTION, api.DATASET, api.SCHEMA, api.DATASET_GROUP)
@@ -57,16 +56,21 @@ class TeardownPlan:
     in_the_way: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
 
-    def lines(
-        self, files: Sequence[ObjectInfo], root: str, running: Sequence[str] = ()
-    ) -> list[str]:
-        """The plan in words, in the order of deletion. files: to delete, under `root`; running: the
-        runs that are in the way."""
-        size = sum(file.size for file in files) / 1e6
+    def lines(self, file_sizes: Sequence[int], root: str, running: Sequence[str] = ()) -> list[str]:
+        """The plan in words, in the order of deletion.
+
+        file_sizes: the bytes of each file under `root` that is to be deleted too.
+        running: sentences on the runs that are in the way.
+        """
+        megabytes = sum(file_sizes) / 1e6
         return [
             *(f"end {work}" for work in self.work),
             *(f"delete {piece}" for piece in self.pieces),
-            *([f"delete {len(files):,} files under {root} ({size:,.1f} MB)"] if files else []),
+            *(
+                [f"delete {len(file_sizes):,} files under {root} ({megabytes:,.1f} MB)"]
+                if file_sizes
+                else []
+            ),
             *(f"in the way: {what}" for what in [*running, *self.in_the_way]),
             *(f"left alone: {what}" for what in self.left),
         ]

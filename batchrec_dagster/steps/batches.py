@@ -11,7 +11,8 @@ from pathlib import Path
 import dagster as dg
 import polars as pl
 
-from batchrec_dagster.personalize.batch_files import USER_FIELD, UsersFiles, measured
+from batchrec_dagster.personalize import batch_files
+from batchrec_dagster.personalize.batch_files import USER_FIELD
 from batchrec_dagster.personalize.recipes import POPULARITY_COUNT
 from batchrec_dagster.personalize.schemas import scan_interactions
 from batchrec_dagster.preparation.sources.parsing import parse_source
@@ -22,6 +23,7 @@ from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.object_store import StorageError
 from batchrec_dagster.storage.published_table import Edition
+from batchrec_dagster.storage.users_files import UsersFiles, measured
 
 
 def find_batch_users(work: Work) -> tuple[pl.DataFrame, str]:
@@ -95,7 +97,7 @@ def find_batches(work: Work, model: ModelRecord, batch_users: pl.LazyFrame) -> l
         if not of_arm.height:
             continue
         files = UsersFiles(storage.store, storage.uri(pipeline.places.arm_users(name)))
-        files.publish(of_arm)
+        files.publish(of_arm, batch_files.MAX_INPUT_RECORDS)
         version, _ = measured(of_arm)
         found.append(Batch(recipe, arn, of_arm.get_column(USER_FIELD), files.input(), version))
     if not found:

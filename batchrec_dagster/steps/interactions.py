@@ -40,8 +40,8 @@ from batchrec_dagster.steps.raw_files import RawRecord, open_raw_files
 from batchrec_dagster.steps.spark_jobs import SparkEngine, spark_engine
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.durable import pieces, temporary_folder, version_of
-from batchrec_dagster.storage.io_managers import PreparedFiles
 from batchrec_dagster.storage.object_store import ObjectInfo, StorageError
+from batchrec_dagster.storage.paths import PreparedFiles
 from batchrec_dagster.storage.resource import StorageResource
 
 

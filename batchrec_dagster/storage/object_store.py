@@ -33,13 +33,13 @@ from obstore.exceptions import (
 )
 from obstore.store import LocalStore, S3Store
 
-from batchrec_dagster.personalize.permissions import (
+from batchrec_dagster.storage import durable
+from batchrec_dagster.storage.permissions import (
     credentials_trouble,
     is_denied,
     lacking,
     partition,
 )
-from batchrec_dagster.storage import durable
 
 if TYPE_CHECKING:
     from obstore import GetOptions, ObjectMeta

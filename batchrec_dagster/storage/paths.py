@@ -8,12 +8,11 @@ import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import polars as pl
 
-from batchrec_dagster.personalize.batch_files import UsersFiles
 from batchrec_dagster.storage.object_store import (
     DamagedObjectError,
     ObjectNotFoundError,
@@ -21,6 +20,7 @@ from batchrec_dagster.storage.object_store import (
 )
 from batchrec_dagster.storage.published_table import PublishedTable
 from batchrec_dagster.storage.resource import StorageResource
+from batchrec_dagster.storage.users_files import UsersFiles
 
 MAKE_AGAIN = "delete it, and run the refresh, which makes it again"
 
@@ -162,6 +162,16 @@ class UsersOfInteractions:
     def _of(self, etag: str) -> str:
         # An ETag may contain any character.
         return f"{self.folder}{hashlib.sha256(etag.encode()).hexdigest()[:16]}/"
+
+
+@dataclass(frozen=True)
+class PreparedFiles:
+    """The interactions' CSV and the Parquet of their users: local files, or URIs of objects in the
+    storage, which publication moves. `version`: of the CSV, as from StorageResource.version."""
+
+    interactions: Path | str
+    users: Path | str
+    version: str
 
 
 @dataclass(frozen=True)

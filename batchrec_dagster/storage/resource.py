@@ -12,9 +12,9 @@ import boto3
 import dagster as dg
 from pydantic import Field
 
-from batchrec_dagster.personalize.permissions import explain_refusals
 from batchrec_dagster.storage.durable import temporary_folder, version_of
 from batchrec_dagster.storage.object_store import CLIENT_CONFIG, ObjectStore, StorageError
+from batchrec_dagster.storage.permissions import explain_refusals
 
 # The bucket name of a folder, so that a pipeline names its data the same way everywhere.
 LOCAL_BUCKET = "batchrec-local"

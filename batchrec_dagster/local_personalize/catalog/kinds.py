@@ -13,8 +13,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from batchrec_dagster.personalize.permissions import partition
 from batchrec_dagster.personalize.schemas import FILTER_HISTORY
+from batchrec_dagster.storage.permissions import partition
 
 from ..api.validation import output_members
 from ..errors import InUseError, ResourceNotFoundError

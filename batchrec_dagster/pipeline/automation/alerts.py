@@ -23,12 +23,12 @@ from botocore.exceptions import BotoCoreError, ClientError
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.config.project import TOPIC, Alerts
 from batchrec_dagster.dagster_internals import get_latest_completed_cron_tick
-from batchrec_dagster.personalize.permissions import explain_refusals
 from batchrec_dagster.pipeline.automation.runs import assets_of, job_names
 from batchrec_dagster.pipeline.declare_asset import PIPELINE
 from batchrec_dagster.reporting.markdown import unescaped
 from batchrec_dagster.reporting.run_stages import reason
 from batchrec_dagster.reporting.terminal import plain
+from batchrec_dagster.storage.permissions import explain_refusals
 from batchrec_dagster.storage.secrets import redacted
 
 # All channels and attempts must end within the minute that Dagster allows a sensor; otherwise the

@@ -62,7 +62,8 @@ def teardown_job(pipeline: Pipeline, assets: Collection[dg.AssetKey]) -> dg.JobD
                 ensure = personalize.ensure(context.log, pipeline.tags)
                 plan = find(ensure, pipeline.name)
                 files = _files(storage, pipeline) if config.storage else []
-                lines = plan.lines(files, root, running) or ["there is nothing to delete"]
+                sizes = [file.size for file in files]
+                lines = plan.lines(sizes, root, running) or ["there is nothing to delete"]
                 described = [sink.describe(Path()) for sink in pipeline.sinks.declared.values()]
                 in_sinks = [one.removal for one in described if one.removal]
                 lines += [f"left alone, for those who use it: {one}" for one in in_sinks]

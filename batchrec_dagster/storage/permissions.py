@@ -20,7 +20,6 @@ _SIGNATURE = {"InvalidSignatureException", "SignatureDoesNotMatch", "RequestTime
 _CLOCK = re.compile(r"RequestTimeTooSkewed|Signature expired|Signature not yet current")
 
 _KEY = "batchrec_params"
-_ROLE_READS = "s3:GetObject and s3:ListBucket"
 
 
 def partition(region: str | None) -> str:
@@ -84,32 +83,6 @@ def explain_refusals(client: Any) -> None:
 
     client.meta.events.register(f"before-parameter-build.{service}", remember)
     client.meta.events.register(f"after-call.{service}", explain)
-
-
-def role_trouble(reason: str, description: Mapping[str, Any]) -> str | None:
-    """The fix if Personalize may not do in S3 what a job needs; None for other reasons.
-
-    description: Describe's answer for the job, or Create's arguments.
-    """
-    if not re.search(r"privilege|assume|access.?denied", reason, re.IGNORECASE):
-        return None
-    role = description.get("roleArn", "the role")
-    places = [
-        f"{actions} on {path}"
-        for actions, path in (
-            (_ROLE_READS, description.get("dataSource", {}).get("dataLocation")),
-            (_ROLE_READS, description.get("jobInput", {}).get("s3DataSource", {}).get("path")),
-            (
-                "s3:PutObject",
-                description.get("jobOutput", {}).get("s3DataDestination", {}).get("path"),
-            ),
-        )
-        if path
-    ]
-    return (
-        f"allow {' and '.join(places)} to {role}, and to personalize.amazonaws.com in the bucket's"
-        f" policy, and let personalize.amazonaws.com assume the role: batchrec doctor checks each"
-    )
 
 
 def _resource(operation: str, params: Mapping[str, Any], prefix: str) -> str:

@@ -1,0 +1,105 @@
+"""The users of a batch inference job as JSON Lines, in one file or in as many as they need."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from batchrec_dagster.storage.durable import pieces, temporary_folder, version_of
+from batchrec_dagster.storage.object_store import ObjectNotFoundError, ObjectStore
+
+# Rows to encode as JSON at once.
+PIECE = 1_000_000
+
+
+@dataclass(frozen=True)
+class UsersFiles:
+    """The users of a batch inference job: the one file `uri`, or several in its folder.
+
+    Several, where Personalize's limit of records in a file requires it, are
+    `FOLDER/VERSION/users_0001.json` and so on; then `FOLDER/files.json` names them and replaces the
+    one file. A kill at any moment leaves one whole list.
+    """
+
+    store: ObjectStore
+    uri: str
+
+    @property
+    def folder(self) -> str:
+        """The URI of the list's folder, with its final slash."""
+        return self.uri.rpartition("/")[0] + "/"
+
+    @property
+    def manifest(self) -> str:
+        """The URI of the file with the names of several files."""
+        return f"{self.folder}files.json"
+
+    def files(self) -> list[str]:
+        """The URIs of the files, in order."""
+        try:
+            names = json.loads(self.store.get(self.manifest))["files"]
+        except ObjectNotFoundError:
+            return [self.uri]
+        return [self.folder + name for name in names]
+
+    def input(self) -> str:
+        """The job's input: the URI of the one file, or of a folder, with its final slash."""
+        first, *others = self.files()
+        return first.rpartition("/")[0] + "/" if others else first
+
+    def version(self) -> str:
+        """`version_of` the content, however it is split."""
+        return version_of(chunk for uri in self.files() for chunk in self.store.chunks(uri))
+
+    def publish(self, users: pl.DataFrame, max_records: int) -> None:
+        """Write the users, a line each, and remove the files of an earlier list.
+
+        max_records: how many lines Personalize reads from one file; more go into several.
+        """
+        with temporary_folder() as folder:
+            files = [
+                _written(part, folder / f"users_{number:04}.json")
+                for number, part in enumerate(users.iter_slices(max_records), start=1)
+            ]
+            if len(files) == 1:
+                self.store.put(self.uri, files[0])
+                self.store.delete(self.manifest)
+                kept = {self.uri}
+            else:
+                version = version_of(chunk for file in files for chunk in pieces(file))
+                names = [f"{version}/{file.name}" for file in files]
+                kept = {self.folder + name for name in names} | {self.manifest}
+                for name, file in zip(names, files, strict=True):
+                    self.store.put(self.folder + name, file)
+                self.store.put(self.manifest, json.dumps({"files": names}, indent=2).encode())
+        for info in self.store.list(self.folder):
+            if info.uri not in kept:
+                self.store.delete(info.uri)
+
+
+def measured(users: pl.DataFrame) -> tuple[str, int]:
+    """The users' version, see UsersFiles.version, and their size in bytes."""
+    size = 0
+
+    def counted() -> Iterator[bytes]:
+        nonlocal size
+        for piece in _lines(users):
+            size += len(piece)
+            yield piece
+
+    return version_of(counted()), size
+
+
+def _lines(users: pl.DataFrame) -> Iterator[bytes]:
+    for piece in users.iter_slices(PIECE):
+        yield piece.write_ndjson().encode()
+
+
+def _written(users: pl.DataFrame, path: Path) -> Path:
+    with path.open("wb") as file:
+        file.writelines(_lines(users))
+    return path
