@@ -16,8 +16,8 @@ from click.testing import CliRunner
 
 from batchrec_dagster.cli import main
 from batchrec_dagster.local_personalize.api.client import embedded_client
-from batchrec_dagster.local_personalize.catalog.kinds import Lane
-from batchrec_dagster.local_personalize.jobs.worker import Pace, Worker
+from batchrec_dagster.local_personalize.catalog.kinds import JobQueue
+from batchrec_dagster.local_personalize.jobs.worker import JobPace, Worker
 from batchrec_dagster.personalize.ensure import (
     DATASET,
     DATASET_GROUP,
@@ -433,11 +433,11 @@ def test_a_group_of_the_name_without_the_tag_is_left_alone(
     assert there(client) == set(made.values())
 
 
-class TrainingsWait(Pace):
+class TrainingsWait(JobPace):
     """Trainings begin when the test is over; the rest is done at once."""
 
-    def pending_seconds(self, lane: Lane) -> float:
-        return 1e6 if lane is Lane.TRAINING else 0.0
+    def pending_seconds(self, queue: JobQueue) -> float:
+        return 1e6 if queue is JobQueue.TRAINING else 0.0
 
 
 def test_imports_are_waited_for_and_trainings_stopped(
@@ -486,7 +486,7 @@ def test_imports_are_waited_for_and_trainings_stopped(
 def test_a_deletion_that_never_ends_meets_the_deadline(
     project: Project, made: dict[str, str]
 ) -> None:
-    slow = client_for(project, pace=Pace(1))
+    slow = client_for(project, pace=JobPace(1))
     arn = solution(slow, made["group"], {"batchrec:pipeline": "shop"})
     assert arn
     with pytest.raises(dg.Failure, match=r"solution by-popularity .*re-run to resume"):

@@ -31,7 +31,7 @@ from hypothesis.stateful import (
 
 from batchrec_dagster.local_personalize.api.service import LocalPersonalize
 from batchrec_dagster.local_personalize.errors import ResourceNotFoundError, ServiceError
-from batchrec_dagster.local_personalize.jobs.worker import Pace
+from batchrec_dagster.local_personalize.jobs.worker import JobPace
 from batchrec_dagster.local_personalize.operations import solutions
 from batchrec_dagster.personalize.schemas import interactions_schema
 from batchrec_dagster.storage.object_store import ObjectStore
@@ -60,7 +60,7 @@ from batchrec_dagster_tests.local_personalize.support import (
 pytestmark = pytest.mark.slow
 
 ACCOUNT = "arn:aws:personalize:us-east-1:000000000000:"
-NEVER, AT_ONCE = Pace(1000.0), Pace()
+NEVER, AT_ONCE = JobPace(1000.0), JobPace()
 DEADLINE_SECONDS = 60.0
 NAMES = st.sampled_from(["a", "a", "a", "a", "b", "c"])  # mostly one, so that much depends on it
 FORMS = st.sampled_from(sorted(TYPES))
@@ -120,7 +120,7 @@ def _data() -> tuple[Path, tempfile.TemporaryDirectory[str]]:
     return folder, made
 
 
-def _service(home: Path, data: Path, pace: Pace) -> LocalPersonalize:
+def _service(home: Path, data: Path, pace: JobPace) -> LocalPersonalize:
     store = ObjectStore(folders={"data": data, "out": home / "out"})
     return LocalPersonalize(home, store, quotas=QUOTAS, pace=pace)
 
@@ -147,7 +147,7 @@ class Sequences(RuleBasedStateMachine):
         self.model = Model()
         self.service = self._open(NEVER)
 
-    def _open(self, pace: Pace) -> LocalPersonalize:
+    def _open(self, pace: JobPace) -> LocalPersonalize:
         return _service(self.home, self.data, pace)
 
     def teardown(self) -> None:

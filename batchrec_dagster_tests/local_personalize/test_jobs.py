@@ -18,7 +18,7 @@ import polars as pl
 import pytest
 
 from batchrec_dagster.local_personalize import recipes
-from batchrec_dagster.local_personalize.catalog.home import Owner, is_alive
+from batchrec_dagster.local_personalize.catalog.home import OwnerLock, is_owner_alive
 from batchrec_dagster.local_personalize.learning.training import TrainedModel
 from batchrec_dagster.local_personalize.operations import (
     batch_jobs,
@@ -342,15 +342,15 @@ def test_a_training_on_all_cores_is_left_to_the_next_process(local: Local) -> No
 
 
 def test_an_owner_is_alive_until_it_is_closed(tmp_path: Path) -> None:
-    owner = Owner(tmp_path)
-    assert is_alive(tmp_path, owner.name)
+    owner = OwnerLock(tmp_path)
+    assert is_owner_alive(tmp_path, owner.name)
     owner.close()
-    assert not is_alive(tmp_path, owner.name)
+    assert not is_owner_alive(tmp_path, owner.name)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_fork_of_an_owner_does_not_keep_its_lock(tmp_path: Path) -> None:
-    owner = Owner(tmp_path)
+    owner = OwnerLock(tmp_path)
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -360,7 +360,7 @@ def test_a_fork_of_an_owner_does_not_keep_its_lock(tmp_path: Path) -> None:
     try:
         assert os.read(reader, 1) == b"!"
         owner._file.close()  # as the kernel does when the owner is killed
-        assert not is_alive(tmp_path, owner.name)
+        assert not is_owner_alive(tmp_path, owner.name)
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)

@@ -21,7 +21,7 @@ import pytest
 from batchrec_dagster.local_personalize.api.client import client_for
 from batchrec_dagster.local_personalize.api.service import LocalPersonalize
 from batchrec_dagster.local_personalize.catalog.home import Home
-from batchrec_dagster.local_personalize.jobs.worker import Pace
+from batchrec_dagster.local_personalize.jobs.worker import JobPace
 from batchrec_dagster.personalize.schemas import interactions_schema
 from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster_tests.local_personalize.forks import FORKS
@@ -349,18 +349,18 @@ def test_leftovers_of_killed_processes_are_removed(local: Local) -> None:
     _, dataset = local.imported(taste_rows())
     home = local.root / "home"
     kept = list((home / "datasets").iterdir())
-    slow = local.another_client(pace=Pace(1000.0))
+    slow = local.another_client(pace=JobPace(1000.0))
     waiting = slow.create_dataset_import_job(
         jobName="waiting", datasetArn=dataset, dataSource={"dataLocation": "s3://data/x.csv"}
     )["datasetImportJobArn"]
-    attempt = Home(home).new_path(home / "datasets", waiting)
+    attempt = Home(home).make_path(home / "datasets", waiting)
     attempt.touch()  # of work that somebody may have in hand
-    replaced = Home(home).new_path(home / "datasets", waiting.replace("waiting", "first"))
+    replaced = Home(home).make_path(home / "datasets", waiting.replace("waiting", "first"))
     replaced.touch()
-    model = Home(home).new_path(home / "models", f"{ACCOUNT}solution/films/0123abcd")
+    model = Home(home).make_path(home / "models", f"{ACCOUNT}solution/films/0123abcd")
     (model / "part").mkdir(parents=True)
     (home / "owners" / "1-dead.owner").touch()
-    local.another_client(pace=Pace(1000.0))
+    local.another_client(pace=JobPace(1000.0))
     assert sorted((home / "datasets").iterdir()) == sorted([*kept, attempt])
     assert not list((home / "models").iterdir())
     assert not list((home / "owners").glob("1-dead*"))

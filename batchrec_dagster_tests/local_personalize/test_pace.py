@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import pytest
 
 from batchrec_dagster.local_personalize.api.client import embedded_client
-from batchrec_dagster.local_personalize.catalog.kinds import Lane
+from batchrec_dagster.local_personalize.catalog.kinds import JobQueue
 from batchrec_dagster.local_personalize.jobs import job
-from batchrec_dagster.local_personalize.jobs.worker import Pace
+from batchrec_dagster.local_personalize.jobs.worker import JobPace
 from batchrec_dagster_tests.local_personalize.support import (
     RECIPE,
     Local,
@@ -22,18 +22,18 @@ from batchrec_dagster_tests.local_personalize.support import (
 
 
 def test_by_default_jobs_are_not_delayed() -> None:
-    for lane in Lane:
-        assert Pace().pending_seconds(lane) == Pace().in_progress_seconds(lane) == 0
+    for queue in JobQueue:
+        assert JobPace().pending_seconds(queue) == JobPace().in_progress_seconds(queue) == 0
 
 
 @pytest.mark.parametrize(
-    ("lane", "minutes"),
-    [(Lane.QUICK, 1), (Lane.IMPORT, 8), (Lane.TRAINING, 20), (Lane.INFERENCE, 30)],
+    ("queue", "minutes"),
+    [(JobQueue.QUICK, 1), (JobQueue.IMPORT, 8), (JobQueue.TRAINING, 20), (JobQueue.INFERENCE, 30)],
 )
-def test_at_the_pace_of_aws_work_takes_minutes(lane: Lane, minutes: int) -> None:
-    pace = Pace(1.0)
-    assert pace.pending_seconds(lane) > 0
-    assert pace.pending_seconds(lane) + pace.in_progress_seconds(lane) == 60 * minutes
+def test_at_the_pace_of_aws_work_takes_minutes(queue: JobQueue, minutes: int) -> None:
+    pace = JobPace(1.0)
+    assert pace.pending_seconds(queue) > 0
+    assert pace.pending_seconds(queue) + pace.in_progress_seconds(queue) == 60 * minutes
 
 
 class Clock:
@@ -60,7 +60,7 @@ def test_a_delayed_group_or_update_is_pending_then_in_progress(
     tmp_path: Path, clock: Clock
 ) -> None:
     local = Local(tmp_path)
-    pace = Pace(1.0)
+    pace = JobPace(1.0)
     local.client = client = embedded_client(tmp_path / "paced", local.store, pace=pace)
 
     def seen(arn: str, update: str | None = None) -> dict[str, float]:
@@ -77,7 +77,7 @@ def test_a_delayed_group_or_update_is_pending_then_in_progress(
     arn = client.create_dataset_group(name="films")["datasetGroupArn"]
     times = seen(arn)
     created = describe(client, arn)["creationDateTime"].timestamp()
-    assert times["CREATE IN_PROGRESS"] - created >= pace.pending_seconds(Lane.QUICK)
+    assert times["CREATE IN_PROGRESS"] - created >= pace.pending_seconds(JobQueue.QUICK)
     assert times["ACTIVE"] - created >= 60
     solution = client.create_solution(
         name="films", datasetGroupArn=arn, recipeArn=f"{RECIPE}aws-popularity-count"
@@ -91,7 +91,7 @@ def test_a_delayed_training_can_be_stopped(tmp_path: Path, clock: Clock) -> None
     local = Local(tmp_path)
     group, _ = local.imported(taste_rows())
     solution = local.solution(group)
-    local.client = local.another_client(pace=Pace(1.0))
+    local.client = local.another_client(pace=JobPace(1.0))
     version = local.version(solution)
     assert local.describe(version)["status"] == "CREATE PENDING"
     local.client.stop_solution_version_creation(solutionVersionArn=version)

@@ -15,7 +15,7 @@ from scipy.sparse import csr_matrix
 from batchrec_dagster.config.solution import Solution
 from batchrec_dagster.local_personalize import recipes
 from batchrec_dagster.local_personalize.api import service
-from batchrec_dagster.local_personalize.catalog.catalog import Records, Resource
+from batchrec_dagster.local_personalize.catalog.catalog import CatalogTransaction, Resource
 from batchrec_dagster.local_personalize.learning.evaluation import reward_shares
 from batchrec_dagster.local_personalize.learning.hpo import Search
 from batchrec_dagster.local_personalize.learning.interactions import Interactions
@@ -400,14 +400,14 @@ def test_a_dataset_is_updating_while_its_schema_is_replaced(
     )
     dataset = local.active(made["datasetArn"])
     seen: list[str | None] = []
-    save = Records.save
+    save = CatalogTransaction.save
 
-    def record(records: Records, resource: Resource) -> None:
+    def record(transaction: CatalogTransaction, resource: Resource) -> None:
         if resource.arn == dataset:  # a training of the test before may still end
             seen.append(resource.status)
-        save(records, resource)
+        save(transaction, resource)
 
-    monkeypatch.setattr(Records, "save", record)
+    monkeypatch.setattr(CatalogTransaction, "save", record)
     client.update_dataset(datasetArn=dataset, schemaArn=schemas["new"])
     local.wait(dataset)
     assert seen == ["UPDATE PENDING", "UPDATE IN_PROGRESS", "ACTIVE"]

@@ -59,15 +59,15 @@ def export_home(home: Path, target: Path) -> None:
     """Write the home's catalogue, data and models to the file `target`. Raises ArchiveError."""
     if not (home / "catalog.sqlite").is_file():
         raise ArchiveError(f"{home} has no catalogue: it is not the home of a local Personalize.")
-    with Catalog(home / "catalog.sqlite").reading() as records:
-        if unfinished := records.unfinished():
+    with Catalog(home / "catalog.sqlite").open_for_reading() as transaction:
+        if unfinished := transaction.list_unfinished():
             raise ArchiveError(
                 f"{len(unfinished)} jobs in {home} are not finished, such as {unfinished[0].arn}:"
                 " export it when they are."
             )
         # The owner is a process of this machine.
-        resources = [replace(resource, owner=None) for resource in records.all()]
-        tags = {resource.arn: records.tags(resource.arn) for resource in resources}
+        resources = [replace(resource, owner=None) for resource in transaction.list_all()]
+        tags = {resource.arn: transaction.read_tags(resource.arn) for resource in resources}
     catalog = ArchivedCatalog(resources, tags)
     text = catalog.to_json()
     try:
@@ -183,10 +183,10 @@ def _fill(home: Home, archive: tarfile.TarFile, archive_bytes: int) -> list[Reso
             _check_parquet(path, member.name)
     _check_complete(home, catalog)
     catalog, stopped = catalog.without_schedules()
-    with Catalog(home.catalog).writing() as records:
+    with Catalog(home.catalog).open_for_writing() as transaction:
         for resource in catalog.resources:
-            records.restore(resource)
-            records.put_tags(resource.arn, catalog.tags.get(resource.arn, {}))
+            transaction.restore(resource)
+            transaction.put_tags(resource.arn, catalog.tags.get(resource.arn, {}))
     if stopped:
         logger.warning(
             "Automatic training is off in the imported home, for %s solutions such as %s: turn it"

@@ -26,7 +26,7 @@ from ..errors import CatalogError
 if TYPE_CHECKING:
     from types_boto3_personalize import PersonalizeClient
 
-    from ..jobs.worker import Pace
+    from ..jobs.worker import JobPace
     from .service import LocalPersonalize
 
 __all__ = ["QUOTAS_VARIABLE", "CatalogError", "Quotas", "client_for", "embedded_client"]
@@ -49,7 +49,7 @@ def embedded_client(
     region: str = "us-east-1",
     account: str = ACCOUNT_ID,
     quotas: Quotas | None = None,
-    pace: Pace | None = None,
+    pace: JobPace | None = None,
     v2_lines: bool = False,
 ) -> PersonalizeClient:
     """A `personalize` client for the local Personalize in the folder `home`.

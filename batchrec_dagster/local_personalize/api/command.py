@@ -208,7 +208,7 @@ def local_personalize(
     from batchrec_dagster.storage.object_store import ObjectStore
 
     from ..errors import CatalogError
-    from ..jobs.worker import Pace
+    from ..jobs.worker import JobPace
     from .server import serve
     from .service import LocalPersonalize
     from .signatures import AccessKey
@@ -225,7 +225,7 @@ def local_personalize(
             region=region,
             account=account,
             quotas=quotas,
-            pace=Pace(pace),
+            pace=JobPace(pace),
             v2_lines=v2_lines,
         )
     except (CatalogError, OSError) as error:

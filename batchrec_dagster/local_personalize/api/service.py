@@ -16,10 +16,10 @@ from batchrec_dagster.storage.object_store import ObjectStore
 
 from ..catalog.catalog import Catalog
 from ..catalog.home import Home
-from ..catalog.kinds import ACCOUNT_ID, HEADERS, Call, Quotas
+from ..catalog.kinds import ACCOUNT_ID, HEADERS, ApiRequest, Quotas
 from ..errors import CatalogError, InvalidInputError, ServiceError
 from ..jobs.job import logger
-from ..jobs.worker import Pace, Worker
+from ..jobs.worker import JobPace, Worker
 from ..operations.registry import KINDS, OPERATIONS, READS, refusal
 from ..operations.solutions import due_solutions, train_due_solutions
 from .validation import check_request, input_shape, prune, service_model
@@ -103,7 +103,7 @@ class LocalPersonalize:
         region: str = "us-east-1",
         account: str = ACCOUNT_ID,
         quotas: Quotas | None = None,
-        pace: Pace | None = None,
+        pace: JobPace | None = None,
         v2_lines: bool = False,
     ) -> None:
         """`v2_lines`: lists of aws-user-personalization-v2 have reasons and, with a filter,
@@ -112,7 +112,7 @@ class LocalPersonalize:
         self.region, self._account, self._v2_lines = region, account, v2_lines
         self._quotas = quotas or Quotas()
         self._catalog = Catalog(folders.catalog, used=folders.has_data)
-        self._worker = Worker(self._catalog, folders, store, KINDS, pace or Pace())
+        self._worker = Worker(self._catalog, folders, store, KINDS, pace or JobPace())
         self._next_look = 0.0
         self._worker.wake()  # resume the jobs of earlier processes
 
@@ -127,10 +127,13 @@ class LocalPersonalize:
         shape = input_shape(operation)
         check_request(params, shape)
         given = prune(params, shape)
-        transaction = self._catalog.reading if operation in READS else self._catalog.writing
-        with transaction() as records:
-            call = Call(given, records, self.region, self._quotas, self._account, self._v2_lines)
-            answer = OPERATIONS[operation](call)
+        catalog = self._catalog
+        opened = catalog.open_for_reading() if operation in READS else catalog.open_for_writing()
+        with opened as transaction:
+            request = ApiRequest(
+                given, transaction, self.region, self._quotas, self._account, self._v2_lines
+            )
+            answer = OPERATIONS[operation](request)
         self._worker.wake()
         return answer
 
@@ -139,11 +142,11 @@ class LocalPersonalize:
         if time.monotonic() < self._next_look:
             return
         self._next_look = time.monotonic() + _LOOK_SECONDS
-        with self._catalog.reading() as records:
-            due = due_solutions(records)
+        with self._catalog.open_for_reading() as transaction:
+            due = due_solutions(transaction)
         if due:
-            with self._catalog.writing() as records:
-                train_due_solutions(records)
+            with self._catalog.open_for_writing() as transaction:
+                train_due_solutions(transaction)
 
     def close(self) -> None:
         """Stop running jobs, for another process to resume."""

@@ -31,7 +31,7 @@ class _Connection(sqlite3.Connection):
 
 
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def _translate_sqlite_errors(path: Path) -> Iterator[None]:
     """Turn SQLite's errors into CatalogError, in one line."""
     try:
         yield
@@ -39,7 +39,7 @@ def _explained(path: Path) -> Iterator[None]:
         # Only errors that SQLite itself reports have a name.
         name = getattr(error, "sqlite_errorname", "")
         if name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
-            raise _damaged(path, error) from error
+            raise _make_damage_error(path, error) from error
         if name.startswith(("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_CANTOPEN", "SQLITE_READONLY")):
             raise CatalogError(
                 f"the catalogue {path} cannot be read or written: {error}. Check the disk, its free"
@@ -48,7 +48,7 @@ def _explained(path: Path) -> Iterator[None]:
         raise
 
 
-def _damaged(path: Path, reason: object) -> CatalogError:
+def _make_damage_error(path: Path, reason: object) -> CatalogError:
     return CatalogError(
         f"the catalogue {path} is damaged ({reason}): restore it from a backup, or move"
         f" {path.parent} away, so that the next run imports and trains again"
@@ -127,7 +127,7 @@ class Resource:
         model = [self.state["model"]] if "model" in self.state else []
         return [*model, *(file["path"] for file in self.state.get("files", []))]
 
-    def with_status(self, status: str | None, **body: Any) -> Resource:
+    def copy_with_status(self, status: str | None, **body: Any) -> Resource:
         """A copy with a new status and these members of the body set."""
         return replace(
             self,
@@ -138,7 +138,7 @@ class Resource:
         )
 
 
-class Records:
+class CatalogTransaction:
     """The catalog within one transaction."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
@@ -146,9 +146,11 @@ class Records:
 
     def find(self, arn: str) -> Resource | None:
         """The resource of this ARN, of any kind."""
-        return next(iter(self._all("SELECT * FROM resources WHERE arn = :arn", {"arn": arn})), None)
+        return next(
+            iter(self._select("SELECT * FROM resources WHERE arn = :arn", {"arn": arn})), None
+        )
 
-    def existing(self, arn: str) -> Resource:
+    def require(self, arn: str) -> Resource:
         """The same, which must be there. Raises JobFailedError if it was deleted."""
         if (resource := self.find(arn)) is None:
             raise JobFailedError(f"{arn} no longer exists.")
@@ -169,7 +171,7 @@ class Records:
             "INSERT INTO resources (arn, region, kind, parent, status, unfinished, owner,"
             " created, updated, body, state) VALUES (:arn, :region, :kind, :parent, :status,"
             " :unfinished, :owner, :created, :updated, :body, :state)",
-            _row(resource),
+            _to_row(resource),
         )
 
     def save(self, resource: Resource) -> None:
@@ -177,14 +179,14 @@ class Records:
         self._db.execute(
             "UPDATE resources SET status = :status, unfinished = :unfinished, owner = :owner,"
             " updated = :updated, body = :body, state = :state WHERE arn = :arn",
-            _row(resource),
+            _to_row(resource),
         )
 
     def remove(self, arn: str) -> None:
         """Delete the resource and its tags."""
         self._db.execute("DELETE FROM resources WHERE arn = ?", (arn,))
 
-    def of_kind(
+    def list_resources(
         self,
         kind: str,
         *,
@@ -200,17 +202,17 @@ class Records:
         conditions += [f"{name} = :{name}" for name in ("region", "parent") if values[name]]
         where = " AND ".join(conditions)
         query = f"SELECT * FROM resources WHERE {where} ORDER BY seq LIMIT :limit"  # noqa: S608
-        return self._all(query, values)
+        return self._select(query, values)
 
-    def all(self) -> list[Resource]:
+    def list_all(self) -> list[Resource]:
         """The resources of all kinds, oldest first."""
-        return self._all("SELECT * FROM resources ORDER BY seq", {})
+        return self._select("SELECT * FROM resources ORDER BY seq", {})
 
-    def unfinished(self) -> list[Resource]:
+    def list_unfinished(self) -> list[Resource]:
         """The resources with a queued or running job, oldest first."""
-        return self._all("SELECT * FROM resources WHERE unfinished = 1 ORDER BY seq", {})
+        return self._select("SELECT * FROM resources WHERE unfinished = 1 ORDER BY seq", {})
 
-    def tags(self, arn: str) -> dict[str, str]:
+    def read_tags(self, arn: str) -> dict[str, str]:
         rows = self._db.execute("SELECT key, value FROM tags WHERE arn = ? ORDER BY key", (arn,))
         return dict(rows.fetchall())
 
@@ -228,8 +230,8 @@ class Records:
             "DELETE FROM tags WHERE arn = ? AND key = ?", [(arn, key) for key in keys]
         )
 
-    def _all(self, query: str, values: Mapping[str, Any]) -> list[Resource]:
-        return [_resource(row) for row in self._db.execute(query, values)]
+    def _select(self, query: str, values: Mapping[str, Any]) -> list[Resource]:
+        return [_from_row(row) for row in self._db.execute(query, values)]
 
 
 class Catalog:
@@ -245,45 +247,45 @@ class Catalog:
         self._path = path
         self._local = threading.local()
         # SQLite does not wait for another process that turns on WAL, hence the lock.
-        with exclusive(path.with_suffix(".lock")), _explained(path):
+        with exclusive(path.with_suffix(".lock")), _translate_sqlite_errors(path):
             if not path.exists():
                 path.touch(mode=0o600)  # SQLite gives its WAL files the mode of the database
                 durable.sync(path.parent)
             elif used and not path.stat().st_size:
-                raise _damaged(path, "it is empty")
-            connection = self._connection()
+                raise _make_damage_error(path, "it is empty")
+            connection = self._get_connection()
             connection.execute("PRAGMA journal_mode = WAL")
             connection.executescript(_SCHEMA)
 
-    def reading(self) -> AbstractContextManager[Records]:
+    def open_for_reading(self) -> AbstractContextManager[CatalogTransaction]:
         """A read transaction; never waits for a writer. Raises CatalogError."""
         return self._transaction("BEGIN")
 
-    def writing(self) -> AbstractContextManager[Records]:
+    def open_for_writing(self) -> AbstractContextManager[CatalogTransaction]:
         """The only write transaction at a time; an exception rolls it back. Raises CatalogError."""
         return self._transaction("BEGIN IMMEDIATE")
 
     @contextmanager
-    def _transaction(self, begin: str) -> Iterator[Records]:
-        with _explained(self._path):
-            connection = self._connection()
+    def _transaction(self, begin: str) -> Iterator[CatalogTransaction]:
+        with _translate_sqlite_errors(self._path):
+            connection = self._get_connection()
             connection.execute(begin)
             try:
-                yield Records(connection)
+                yield CatalogTransaction(connection)
                 connection.execute("COMMIT")
             except BaseException:
                 if connection.in_transaction:  # a full disk, say: the connection stays usable
                     connection.execute("ROLLBACK")
                 raise
 
-    def _connection(self) -> sqlite3.Connection:
+    def _get_connection(self) -> sqlite3.Connection:
         known: sqlite3.Connection | None = getattr(self._local, "connection", None)
         if known is None:
-            known = self._local.connection = _open(self._path)
+            known = self._local.connection = _connect(self._path)
         return known
 
 
-def _open(path: Path) -> sqlite3.Connection:
+def _connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(
         path,
         timeout=_BUSY_SECONDS,
@@ -299,13 +301,13 @@ def _open(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _row(resource: Resource) -> dict[str, Any]:
+def _to_row(resource: Resource) -> dict[str, Any]:
     """The table's row: a column for each field, two of them as JSON."""
     as_json = {"body": json.dumps(resource.body), "state": json.dumps(resource.state)}
     return vars(resource) | as_json
 
 
-def _resource(row: sqlite3.Row) -> Resource:
+def _from_row(row: sqlite3.Row) -> Resource:
     fields = dict(row)
     as_objects = {"body": json.loads(fields["body"]), "state": json.loads(fields["state"])}
     return Resource(**(fields | as_objects | {"unfinished": bool(fields["unfinished"])}))

@@ -35,21 +35,21 @@ class Home:
         """Whether anything was imported or trained here."""
         return any(path for folder in (self.datasets, self.models) for path in folder.iterdir())
 
-    def new_path(self, folder: Path, arn: str) -> Path:
+    def make_path(self, folder: Path, arn: str) -> Path:
         """A unique path, so that nobody reads the files of an attempt that died."""
-        return folder / f"{self.attempts_prefix(arn)}{uuid.uuid4().hex}"
+        return folder / f"{self.make_attempt_prefix(arn)}{uuid.uuid4().hex}"
 
-    def attempts_prefix(self, arn: str) -> str:
+    def make_attempt_prefix(self, arn: str) -> str:
         """The prefix of every file name that jobs on this resource write."""
         _, _, _, region, account, resource = arn.split(":", 5)
         return f"{region}.{account}.{resource.replace('/', '.')}."
 
     @contextmanager
-    def workspace(self, folder: Path, arn: str) -> Iterator[Path]:
+    def open_workspace(self, folder: Path, arn: str) -> Iterator[Path]:
         """A folder for one attempt at this resource, removed at its end; removes earlier ones."""
-        for path in folder.glob(f"{self.attempts_prefix(arn)}*"):
-            remove(path)
-        work = self.new_path(folder, arn)
+        for path in folder.glob(f"{self.make_attempt_prefix(arn)}*"):
+            remove_path(path)
+        work = self.make_path(folder, arn)
         work.mkdir(mode=0o700)
         try:
             yield work
@@ -59,12 +59,12 @@ class Home:
     def publish(self, work: Path, folder: Path, arn: str) -> str:
         """Move finished work to a path of its own in the folder; returns that path as the catalog
         stores it, relative so that the home can be moved."""
-        published = self.new_path(folder, arn)
+        published = self.make_path(folder, arn)
         durable.publish(work, published)
         return published.relative_to(self.root).as_posix()
 
 
-def remove(path: Path) -> None:
+def remove_path(path: Path) -> None:
     """Remove a file or folder, if it exists."""
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
@@ -75,7 +75,7 @@ def remove(path: Path) -> None:
 _SUFFIX = ".owner"
 
 
-class Owner:
+class OwnerLock:
     """The lock that shows that this process is alive. Do not use it in a forked child."""
 
     def __init__(self, folder: Path) -> None:
@@ -98,10 +98,10 @@ def remove_dead_owners(folder: Path) -> None:
     """Remove the lock files of processes that have ended."""
     with exclusive(folder):
         for path in folder.glob(f"*{_SUFFIX}"):
-            is_alive(folder, path.name.removesuffix(_SUFFIX))
+            is_owner_alive(folder, path.name.removesuffix(_SUFFIX))
 
 
-def is_alive(folder: Path, name: str) -> bool:
+def is_owner_alive(folder: Path, name: str) -> bool:
     """Whether the owner's process still runs. A dead owner's file is removed."""
     path = folder / f"{name}{_SUFFIX}"
     try:

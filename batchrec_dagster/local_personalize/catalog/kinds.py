@@ -18,7 +18,7 @@ from batchrec_dagster.storage.permissions import partition
 
 from ..api.validation import output_members
 from ..errors import InUseError, ResourceNotFoundError
-from .catalog import DELETING, Records, Resource, Status
+from .catalog import DELETING, CatalogTransaction, Resource, Status
 
 if TYPE_CHECKING:
     from ..jobs.job import Job
@@ -65,7 +65,7 @@ class Quotas:
 ACCOUNT_ID = "000000000000"
 
 
-class Lane(StrEnum):
+class JobQueue(StrEnum):
     """Jobs queue only within their lane, so that a filter does not wait for a training."""
 
     QUICK = "quick"
@@ -75,11 +75,11 @@ class Lane(StrEnum):
 
 
 @dataclass(frozen=True)
-class Call:
+class ApiRequest:
     """One request: its parameters, already validated, and the catalog."""
 
     params: Mapping[str, Any]
-    records: Records
+    transaction: CatalogTransaction
     region: str
     quotas: Quotas
     account: str = ACCOUNT_ID
@@ -96,7 +96,7 @@ class Call:
 
     def get(self, kind: str, arn: str) -> Resource:
         """The resource of that kind. Raises NotFoundError."""
-        resource = self.records.find(arn)
+        resource = self.transaction.find(arn)
         if resource is None or resource.kind != kind:
             raise ResourceNotFoundError(arn)
         return resource
@@ -106,7 +106,7 @@ class Call:
         resource = self.get(kind, arn)
         if resource.status not in (Status.ACTIVE, None):
             raise InUseError(f"{arn} is not ACTIVE: its status is {resource.status}.")
-        parent = self.records.find(resource.parent) if resource.parent else None
+        parent = self.transaction.find(resource.parent) if resource.parent else None
         if parent and parent.status in DELETING:
             raise InUseError(
                 f"{arn} is deleted together with {parent.arn}, whose status is {parent.status}."
@@ -115,7 +115,7 @@ class Call:
 
 
 @dataclass(frozen=True)
-class Draft:
+class NewResource:
     """A resource to create, where it is more than its request.
 
     `body`: members of Describe that the request lacks or has otherwise. `resource`: the last part
@@ -124,20 +124,20 @@ class Draft:
 
     body: dict[str, Any] = field(default_factory=dict)
     state: dict[str, Any] = field(default_factory=dict)
-    resource: str = ""
+    arn_suffix: str = ""
 
 
 @dataclass(frozen=True)
 class JobResult:
     """The result of a job: new members for Describe, new state and further changes.
 
-    `in_transaction` runs in the transaction that makes the resource ACTIVE, and gives the files to
+    `apply_changes` runs in the transaction that makes the resource ACTIVE, and gives the files to
     remove after it.
     """
 
     body: dict[str, Any] = field(default_factory=dict)
     state: dict[str, Any] = field(default_factory=dict)
-    in_transaction: Callable[[Records], Sequence[Path]] = lambda records: ()
+    apply_changes: Callable[[CatalogTransaction], Sequence[Path]] = lambda transaction: ()
 
 
 @dataclass(frozen=True)
@@ -150,24 +150,26 @@ class CatalogKind:
     """
 
     name: str
-    create: Callable[[Call], Draft]
-    parent: str | None = None
+    create: Callable[[ApiRequest], NewResource]
+    parent_member: str | None = None
     perform: Callable[[Job], JobResult] | None = lambda job: JobResult()
-    lane: Lane = Lane.QUICK
-    running: str | None = None
-    total: str | None = None
-    check_delete: Callable[[Call, Resource], None] = lambda call, resource: None
-    owns: str | None = None
-    describe_extra: Callable[[Records, Resource], dict[str, Any]] = lambda records, resource: {}
+    queue: JobQueue = JobQueue.QUICK
+    running_quota: str | None = None
+    total_quota: str | None = None
+    check_delete: Callable[[ApiRequest, Resource], None] = lambda request, resource: None
+    owned_kind: str | None = None
+    describe_extra: Callable[[CatalogTransaction, Resource], dict[str, Any]] = (
+        lambda transaction, resource: {}
+    )
 
-    def pending(
+    def make_pending(
         self, arn: str, region: str, body: dict[str, Any], state: dict[str, Any]
     ) -> Resource:
         return Resource(
             arn=arn,
             region=region,
             kind=self.name,
-            parent=body[self.parent] if self.parent else None,
+            parent=body[self.parent_member] if self.parent_member else None,
             status=Status.CREATE_PENDING if self.perform else None,
             unfinished=self.perform is not None,
             body=body,

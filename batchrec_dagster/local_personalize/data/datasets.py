@@ -88,8 +88,8 @@ class DatasetReader:
         return read
 
     def find(self, group_arn: str, dataset_type: str) -> str:
-        with self.catalog.reading() as records:
-            datasets = records.of_kind("Dataset", parent=group_arn)
+        with self.catalog.open_for_reading() as transaction:
+            datasets = transaction.list_resources("Dataset", parent=group_arn)
         of_type = [d.arn for d in datasets if d.body["datasetType"] == dataset_type]
         if not of_type:
             raise JobFailedError(f"{group_arn} has no dataset of type {dataset_type}.")
@@ -111,8 +111,8 @@ class DatasetReader:
 
     def _folders(self, dataset_arn: str) -> list[Path]:
         """The folders of the imports that make up the dataset."""
-        with self.catalog.reading() as records:
-            files = records.existing(dataset_arn).state["files"]
+        with self.catalog.open_for_reading() as transaction:
+            files = transaction.require(dataset_arn).state["files"]
         if not files:
             raise JobFailedError(f"Create failed. {dataset_arn} has no data: import some first.")
         if self.full_imports_only:

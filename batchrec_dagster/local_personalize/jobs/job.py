@@ -11,7 +11,7 @@ from pathlib import Path
 
 from batchrec_dagster.storage.object_store import ObjectInfo, ObjectStore, StorageError, split_uri
 
-from ..catalog.catalog import CREATING, UPDATING, Catalog, Records, Resource, Status
+from ..catalog.catalog import CREATING, UPDATING, Catalog, CatalogTransaction, Resource, Status
 from ..catalog.home import Home
 from ..catalog.kinds import CatalogKind, JobResult
 from ..data.datasets import DatasetReader
@@ -57,8 +57,8 @@ class Job:
         if now - self._last_checked < _CHECK_SECONDS:
             return
         self._last_checked = now
-        with self.catalog.reading() as records:
-            current = records.find(self.resource.arn)
+        with self.catalog.open_for_reading() as transaction:
+            current = transaction.find(self.resource.arn)
         if current is None or current.status == Status.CREATE_STOPPING:
             raise StoppedError
 
@@ -109,7 +109,7 @@ _OS_ERROR = "(os error "  # in Polars' errors, which are no OSError
 
 # How a job ends, in the transaction that ends it: the resource afterwards, and the files to remove
 # when that is committed.
-Outcome = Callable[[Records, Resource], tuple[Resource, Sequence[Path]]]
+Outcome = Callable[[CatalogTransaction, Resource], tuple[Resource, Sequence[Path]]]
 
 
 def start_update(resource: Resource, member: str, change: dict[str, object]) -> Resource:
@@ -124,16 +124,16 @@ def start_update(resource: Resource, member: str, change: dict[str, object]) -> 
         "lastUpdatedDateTime": now,
     }
     status = Status.UPDATE_PENDING if resource.kind == "Dataset" else resource.status
-    return replace(resource.with_status(status, **{member: update}), unfinished=True)
+    return replace(resource.copy_with_status(status, **{member: update}), unfinished=True)
 
 
 def start(resource: Resource) -> Resource:
     if resource.status in CREATING:
-        return resource.with_status(Status.CREATE_IN_PROGRESS)
+        return resource.copy_with_status(Status.CREATE_IN_PROGRESS)
     if resource.status == Status.DELETE_PENDING and resource.kind != "DatasetGroup":
-        return resource.with_status(Status.DELETE_IN_PROGRESS)
+        return resource.copy_with_status(Status.DELETE_IN_PROGRESS)
     if resource.status in UPDATING:
-        resource = resource.with_status(Status.UPDATE_IN_PROGRESS)
+        resource = resource.copy_with_status(Status.UPDATE_IN_PROGRESS)
     if resource.status in (Status.ACTIVE, Status.UPDATE_IN_PROGRESS):
         return replace(_set_update_status(resource, Status.CREATE_IN_PROGRESS), unfinished=True)
     return resource
@@ -188,35 +188,39 @@ def _interpreter_is_closing() -> bool:
 
 
 def _succeed(finished: JobResult) -> Outcome:
-    def apply(records: Records, resource: Resource) -> tuple[Resource, Sequence[Path]]:
+    def apply(
+        transaction: CatalogTransaction, resource: Resource
+    ) -> tuple[Resource, Sequence[Path]]:
         if resource.status == Status.CREATE_STOPPING:
-            return _stop(records, resource)
-        replaced = finished.in_transaction(records)
-        ready = resource.with_status(Status.ACTIVE, **finished.body)
+            return _stop(transaction, resource)
+        replaced = finished.apply_changes(transaction)
+        ready = resource.copy_with_status(Status.ACTIVE, **finished.body)
         return replace(ready, state={**resource.state, **finished.state}), replaced
 
     return apply
 
 
-def _stop(records: Records, resource: Resource) -> tuple[Resource, Sequence[Path]]:
-    return resource.with_status(Status.CREATE_STOPPED), ()
+def _stop(transaction: CatalogTransaction, resource: Resource) -> tuple[Resource, Sequence[Path]]:
+    return resource.copy_with_status(Status.CREATE_STOPPED), ()
 
 
 def _fail(reason: str) -> Outcome:
-    return lambda records, resource: (
-        resource.with_status(Status.CREATE_FAILED, failureReason=reason),
+    return lambda transaction, resource: (
+        resource.copy_with_status(Status.CREATE_FAILED, failureReason=reason),
         (),
     )
 
 
-def _finish_update(records: Records, resource: Resource) -> tuple[Resource, Sequence[Path]]:
+def _finish_update(
+    transaction: CatalogTransaction, resource: Resource
+) -> tuple[Resource, Sequence[Path]]:
     body = {**resource.body, **resource.state.get(UPDATED, {})}
     state = {name: value for name, value in resource.state.items() if name != UPDATED}
     updated = replace(resource, body=body, state=state)
-    return _set_update_status(updated.with_status(Status.ACTIVE), Status.ACTIVE), ()
+    return _set_update_status(updated.copy_with_status(Status.ACTIVE), Status.ACTIVE), ()
 
 
 def _set_update_status(resource: Resource, status: str) -> Resource:
     member = next(name for name in _UPDATES if name in resource.body)
     update = resource.body[member] | {"status": status, "lastUpdatedDateTime": time.time()}
-    return resource.with_status(resource.status, **{member: update})
+    return resource.copy_with_status(resource.status, **{member: update})

@@ -18,32 +18,37 @@ from dataclasses import dataclass, replace
 
 from batchrec_dagster.storage.object_store import ObjectStore
 
-from ..catalog.catalog import CREATING, DELETING, Catalog, Records, Resource, Status
-from ..catalog.home import Home, Owner, is_alive, remove, remove_dead_owners
-from ..catalog.kinds import CatalogKind, Lane
+from ..catalog.catalog import CREATING, DELETING, Catalog, CatalogTransaction, Resource, Status
+from ..catalog.home import Home, OwnerLock, is_owner_alive, remove_dead_owners, remove_path
+from ..catalog.kinds import CatalogKind, JobQueue
 from ..errors import CatalogError
 from .job import ClosingError, Job, logger, perform, start
 
-_MINUTES = {Lane.QUICK: 1.0, Lane.IMPORT: 8.0, Lane.TRAINING: 20.0, Lane.INFERENCE: 30.0}
+_AWS_MINUTES = {
+    JobQueue.QUICK: 1.0,
+    JobQueue.IMPORT: 8.0,
+    JobQueue.TRAINING: 20.0,
+    JobQueue.INFERENCE: 30.0,
+}
 _SHARE_PENDING = 0.25  # of the time from the request to ACTIVE
 
 
 @dataclass(frozen=True)
-class Pace:
+class JobPace:
     """The least share of the time on AWS that jobs take here: 0 for no delay, 1 for all of it."""
 
     aws_time_share: float = 0.0
 
-    def pending_seconds(self, lane: Lane) -> float:
+    def pending_seconds(self, queue: JobQueue) -> float:
         """The least time between the request and the start of the job."""
-        return self._seconds(lane) * _SHARE_PENDING
+        return self._seconds(queue) * _SHARE_PENDING
 
-    def in_progress_seconds(self, lane: Lane) -> float:
+    def in_progress_seconds(self, queue: JobQueue) -> float:
         """The least time that a job runs."""
-        return self._seconds(lane) * (1 - _SHARE_PENDING)
+        return self._seconds(queue) * (1 - _SHARE_PENDING)
 
-    def _seconds(self, lane: Lane) -> float:
-        return 60 * _MINUTES[lane] * self.aws_time_share
+    def _seconds(self, queue: JobQueue) -> float:
+        return 60 * _AWS_MINUTES[queue] * self.aws_time_share
 
 
 def remove_orphans(catalog: Catalog, home: Home) -> None:
@@ -55,12 +60,14 @@ def remove_orphans(catalog: Catalog, home: Home) -> None:
     ]
     if not paths:
         return
-    with catalog.reading() as records:
-        named = {home.root / path for resource in records.all() for path in resource.files}
-        unfinished = tuple(home.attempts_prefix(resource.arn) for resource in records.unfinished())
+    with catalog.open_for_reading() as transaction:
+        named = {home.root / path for resource in transaction.list_all() for path in resource.files}
+        unfinished = tuple(
+            home.make_attempt_prefix(resource.arn) for resource in transaction.list_unfinished()
+        )
     for path in paths:
         if path not in named and not path.name.startswith(unfinished):
-            remove(path)
+            remove_path(path)
 
 
 # How long an ending interpreter waits for jobs to reach a checkpoint.
@@ -76,16 +83,16 @@ class Worker:
         home: Home,
         store: ObjectStore,
         kinds: Mapping[str, CatalogKind],
-        pace: Pace,
+        pace: JobPace,
     ) -> None:
         self._catalog, self._home, self._store, self._kinds = catalog, home, store, kinds
         self._pace = pace
         self._pid = os.getpid()
         self._lock = threading.Lock()
-        self._threads: dict[Lane, threading.Thread] = {}
-        self._requested: set[Lane] = set()
-        self._claimed: set[str] = set()
-        self._owner: Owner | None = None
+        self._threads: dict[JobQueue, threading.Thread] = {}
+        self._queues_to_check: set[JobQueue] = set()
+        self._claimed_arns: set[str] = set()
+        self._owner: OwnerLock | None = None
         self._failure: CatalogError | None = None
         self._closing = False
         remove_orphans(catalog, home)
@@ -95,12 +102,12 @@ class Worker:
         """Start threads for the lanes with claimable jobs; returns at once."""
         if self._closing:
             return
-        with self._catalog.reading() as records:
-            unfinished = records.unfinished()
-        for lane in {
-            self._lane(resource) for resource in unfinished if self._is_claimable(resource)
+        with self._catalog.open_for_reading() as transaction:
+            unfinished = transaction.list_unfinished()
+        for queue in {
+            self._find_queue(resource) for resource in unfinished if self._is_claimable(resource)
         }:
-            self._start_lane(lane)
+            self._start_thread(queue)
 
     def raise_failure(self) -> None:
         """Raise the CatalogError that stopped a lane, once: a client would wait for its jobs."""
@@ -120,106 +127,112 @@ class Worker:
         if self._owner and not self._threads:
             self._owner.close()
 
-    def _start_lane(self, lane: Lane) -> None:
+    def _start_thread(self, queue: JobQueue) -> None:
         with self._lock:
-            self._requested.add(lane)
-            if lane not in self._threads:
+            self._queues_to_check.add(queue)
+            if queue not in self._threads:
                 thread = threading.Thread(
-                    target=self._work, args=(lane,), name=f"personalize-{lane}", daemon=True
+                    target=self._run_queue, args=(queue,), name=f"personalize-{queue}", daemon=True
                 )
-                self._threads[lane] = thread
+                self._threads[queue] = thread
                 thread.start()
 
-    def _work(self, lane: Lane) -> None:
+    def _run_queue(self, queue: JobQueue) -> None:
         while True:
             with self._lock:
-                if lane not in self._requested or self._closing:
-                    del self._threads[lane]
+                if queue not in self._queues_to_check or self._closing:
+                    del self._threads[queue]
                     return
-                self._requested.discard(lane)
+                self._queues_to_check.discard(queue)
             try:
-                while not self._closing and (resource := self._claim(lane)):
+                while not self._closing and (resource := self._claim_job(queue)):
                     try:
-                        self._run(resource)
+                        self._run_job(resource)
                     finally:
-                        self._claimed.discard(resource.arn)
+                        self._claimed_arns.discard(resource.arn)
             except CatalogError as error:
                 # A full disk, for example. The jobs stay queued: the request after the one that
                 # reports this starts the lane again.
                 with self._lock:
                     self._failure = error
             except Exception:
-                logger.exception("the %s lane of the local Personalize failed", lane)
+                logger.exception("the %s lane of the local Personalize failed", queue)
 
-    def _claim(self, lane: Lane) -> Resource | None:
+    def _claim_job(self, queue: JobQueue) -> Resource | None:
         with self._lock:
             if self._owner is None:
-                self._owner = Owner(self._home.owners)
+                self._owner = OwnerLock(self._home.owners)
             name = self._owner.name
-        with self._catalog.writing() as records:
-            unfinished = records.unfinished()
+        with self._catalog.open_for_writing() as transaction:
+            unfinished = transaction.list_unfinished()
             for resource in unfinished:
-                if self._lane(resource) == lane and self._is_claimable(resource):
-                    if lane == Lane.IMPORT and _waits_for_older_import(resource, unfinished):
+                if self._find_queue(resource) == queue and self._is_claimable(resource):
+                    if queue == JobQueue.IMPORT and _waits_for_older_import(resource, unfinished):
                         continue  # imports into one dataset take effect in order
                     if resource.owner:
                         logger.warning(
                             "%s: its worker has ended; starting the job again", resource.arn
                         )
                     claimed = replace(start(resource), owner=name)
-                    records.save(claimed)
-                    self._claimed.add(claimed.arn)
+                    transaction.save(claimed)
+                    self._claimed_arns.add(claimed.arn)
                     logger.info("%s: %s", claimed.arn, claimed.status)
                     return claimed
         return None
 
-    def _lane(self, resource: Resource) -> Lane:
+    def _find_queue(self, resource: Resource) -> JobQueue:
         creating = resource.status in (*CREATING, Status.CREATE_STOPPING)
-        return self._kinds[resource.kind].lane if creating else Lane.QUICK
+        return self._kinds[resource.kind].queue if creating else JobQueue.QUICK
 
     def _is_claimable(self, resource: Resource) -> bool:
         if resource.owner is None:
             waited = time.time() - resource.updated
             # Negative when the clock was set back, which is no reason to wait.
-            return not 0 <= waited < self._pace.pending_seconds(self._lane(resource))
+            return not 0 <= waited < self._pace.pending_seconds(self._find_queue(resource))
         if self._owner and resource.owner == self._owner.name:
-            return resource.arn not in self._claimed
-        return not is_alive(self._home.owners, resource.owner)
+            return resource.arn not in self._claimed_arns
+        return not is_owner_alive(self._home.owners, resource.owner)
 
-    def _run(self, resource: Resource) -> None:
+    def _run_job(self, resource: Resource) -> None:
         kind = self._kinds[resource.kind]
         job = Job(resource, self._catalog, self._home, self._store, lambda: self._closing)
         try:
             if resource.status in DELETING:
                 self._delete(kind, resource)
                 return
-            outcome = perform(kind, job, self._pace.in_progress_seconds(kind.lane))
+            outcome = perform(kind, job, self._pace.in_progress_seconds(kind.queue))
         except ClosingError:
             return
-        with self._catalog.writing() as records:
-            current = self._if_owned(records, resource)
+        with self._catalog.open_for_writing() as transaction:
+            current = self._find_if_owned(transaction, resource)
             if current is None:
                 return
-            saved, replaced = outcome(records, current)
-            records.save(replace(saved, owner=None))
+            saved, replaced = outcome(transaction, current)
+            transaction.save(replace(saved, owner=None))
         reason = saved.body.get("failureReason")
         logger.info("%s: %s%s", saved.arn, saved.status, f" ({reason})" if reason else "")
         for path in replaced:
-            remove(path)
+            remove_path(path)
 
     def _delete(self, kind: CatalogKind, resource: Resource) -> None:
-        with self._catalog.reading() as records:
-            owned = records.of_kind(kind.owns, parent=resource.arn) if kind.owns else []
+        with self._catalog.open_for_reading() as transaction:
+            owned = (
+                transaction.list_resources(kind.owned_kind, parent=resource.arn)
+                if kind.owned_kind
+                else []
+            )
         # Files first: if this process dies in between, another deletes again.
         for path in [path for each in (resource, *owned) for path in each.files]:
-            remove(self._home.root / path)
-        with self._catalog.writing() as records:
-            if self._if_owned(records, resource):
+            remove_path(self._home.root / path)
+        with self._catalog.open_for_writing() as transaction:
+            if self._find_if_owned(transaction, resource):
                 for each in (*owned, resource):
-                    records.remove(each.arn)
+                    transaction.remove(each.arn)
 
-    def _if_owned(self, records: Records, resource: Resource) -> Resource | None:
-        current = records.find(resource.arn)
+    def _find_if_owned(
+        self, transaction: CatalogTransaction, resource: Resource
+    ) -> Resource | None:
+        current = transaction.find(resource.arn)
         owned = current is not None and self._owner and current.owner == self._owner.name
         return current if owned else None
 

@@ -25,7 +25,7 @@ from batchrec_dagster.storage.object_store import ObjectInfo
 from batchrec_dagster.storage.progress import Progress
 
 from ..catalog.catalog import Resource
-from ..catalog.kinds import Call, CatalogKind, Draft, JobResult, Lane
+from ..catalog.kinds import ApiRequest, CatalogKind, JobQueue, JobResult, NewResource
 from ..data.batch_lines import Answerer, count_requests
 from ..data.inference import ItemAttributes, Recommender, Segmenter
 from ..errors import InvalidInputError, JobFailedError
@@ -44,10 +44,10 @@ MAX_FILES = 1000
 CHECK_MARKER = "_CHECK"  # written last, when the output is complete
 
 
-def _check_request(call: Call, *, segments: bool) -> tuple[Recipe, Traits | None]:
+def _check_request(request: ApiRequest, *, segments: bool) -> tuple[Recipe, Traits | None]:
     """Check what every batch job has; the recipe, and the traits of the filter, if any."""
-    params = call.params
-    version = call.get_active("SolutionVersion", params["solutionVersionArn"])
+    params = request.params
+    version = request.get_active("SolutionVersion", params["solutionVersionArn"])
     recipe = RECIPES[version.body["recipeArn"]]
     if recipe.makes_segments != segments:
         makes, use = ("no ", "Inference") if segments else ("", "Segment")
@@ -62,7 +62,7 @@ def _check_request(call: Call, *, segments: bool) -> tuple[Recipe, Traits | None
         raise InvalidInputError("numResults must be at least 1.")
     if "filterArn" not in params:
         return recipe, None
-    resource = call.get_active("Filter", params["filterArn"])
+    resource = request.get_active("Filter", params["filterArn"])
     if resource.parent != version.body["datasetGroupArn"]:
         raise InvalidInputError(f"{resource.arn} belongs to another dataset group.")
     filter_traits = traits(resource.body["filterExpression"])
@@ -77,8 +77,8 @@ def _check_request(call: Call, *, segments: bool) -> tuple[Recipe, Traits | None
 def _version_with_model(job: Job) -> tuple[Resource, AnyModel]:
     """The job's solution version and its model. Raises JobFailedError if gone or damaged."""
     arn = job.resource.body["solutionVersionArn"]
-    with job.catalog.reading() as records:
-        version = records.existing(arn)
+    with job.catalog.open_for_reading() as transaction:
+        version = transaction.require(arn)
     try:
         return version, load_model(job.home.root / version.state["model"])
     except ModelFileError as error:
@@ -90,8 +90,8 @@ def _version_with_model(job: Job) -> tuple[Resource, AnyModel]:
 def _filter(job: Job, read: Read, model: AnyModel) -> JobFilter | None:
     if "filterArn" not in job.resource.body:
         return None
-    with job.catalog.reading() as records:
-        expression = records.existing(job.resource.body["filterArn"]).body["filterExpression"]
+    with job.catalog.open_for_reading() as transaction:
+        expression = transaction.require(job.resource.body["filterArn"]).body["filterExpression"]
     latest = job.resource.state.get("filter_interactions", FILTER_HISTORY)
     return JobFilter(expression, read, model.item_ids.tolist(), latest)
 
@@ -102,7 +102,7 @@ def _run(job: Job, prepare: Callable[[Job], Answerer]) -> JobResult:
     target = as_folder(job.resource.body["jobOutput"]["s3DataDestination"]["path"])
     files = _input_files(job, source, target)
     answerer = prepare(job)
-    with job.home.workspace(job.home.batches, job.resource.arn) as work:
+    with job.home.open_workspace(job.home.batches, job.resource.arn) as work:
         outputs = [
             _answer(job, answerer, info.uri, work / str(number))
             for number, info in enumerate(files)
@@ -156,9 +156,9 @@ _EXPLORATION = {
 }
 
 
-def _create_inference(call: Call) -> Draft:
-    params = call.params
-    recipe, used = _check_request(call, segments=False)
+def _create_inference(request: ApiRequest) -> NewResource:
+    params = request.params
+    recipe, used = _check_request(request, segments=False)
     if params.get("batchInferenceJobMode") == "THEME_GENERATION":
         raise InvalidInputError("Themes (THEME_GENERATION) are not supported locally.")
     if "themeGenerationConfig" in params:
@@ -176,11 +176,11 @@ def _create_inference(call: Call) -> Draft:
         "numResults": params.get("numResults", DEFAULT_RESULTS),
     }
     state: dict[str, Any] = {}
-    if call.v2_lines and recipe.name == USER_PERSONALIZATION_V2:
+    if request.v2_lines and recipe.name == USER_PERSONALIZATION_V2:
         state["v2_lines"] = True
     if used:  # A process with other quotas may perform the job.
-        state["filter_interactions"] = call.quotas.filter_interactions
-    return Draft(body, state)
+        state["filter_interactions"] = request.quotas.filter_interactions
+    return NewResource(body, state)
 
 
 def _check_exploration(config: Mapping[str, str]) -> None:
@@ -233,16 +233,16 @@ def _recommender(job: Job) -> Recommender:
 BATCH_INFERENCE_JOB = CatalogKind(
     "BatchInferenceJob",
     _create_inference,
-    parent="solutionVersionArn",
+    parent_member="solutionVersionArn",
     perform=partial(_run, prepare=_recommender),
-    lane=Lane.INFERENCE,
-    running="running_batch_inference_jobs",
+    queue=JobQueue.INFERENCE,
+    running_quota="running_batch_inference_jobs",
 )
 
 
-def _create_segments(call: Call) -> Draft:
-    params = call.params
-    recipe, used = _check_request(call, segments=True)
+def _create_segments(request: ApiRequest) -> NewResource:
+    params = request.params
+    recipe, used = _check_request(request, segments=True)
     if params.get("numResults", 1) > MAX_SEGMENT_USERS:
         raise InvalidInputError(
             f"numResults must be at most {MAX_SEGMENT_USERS}: users in a segment."
@@ -251,7 +251,7 @@ def _create_segments(call: Call) -> Draft:
         raise InvalidInputError(
             f"A filter on interactions cannot be used with {ITEM_ATTRIBUTE_AFFINITY}."
         )
-    return Draft({"numResults": params.get("numResults", DEFAULT_RESULTS)})
+    return NewResource({"numResults": params.get("numResults", DEFAULT_RESULTS)})
 
 
 def _segmenter(job: Job) -> Segmenter:
@@ -264,13 +264,13 @@ def _segmenter(job: Job) -> Segmenter:
     job.progress(f"{len(interactions.user_ids):,} users, {len(model.item_ids):,} items")
     attributes = None
     if recipe.name == ITEM_ATTRIBUTE_AFFINITY:
-        with job.catalog.reading() as records:
-            items = dataset_of(records, group, ITEMS)
+        with job.catalog.open_for_reading() as transaction:
+            items = dataset_of(transaction, group, ITEMS)
             if items is None:
                 raise JobFailedError(
                     f"{group} has no Items dataset, which {ITEM_ATTRIBUTE_AFFINITY} needs."
                 )
-            schema = schema_of(records, items)
+            schema = schema_of(transaction, items)
         attributes = ItemAttributes(schema, read, model.item_ids)
     return Segmenter(
         recipe=recipe,
@@ -287,8 +287,8 @@ def _segmenter(job: Job) -> Segmenter:
 BATCH_SEGMENT_JOB = CatalogKind(
     "BatchSegmentJob",
     _create_segments,
-    parent="solutionVersionArn",
+    parent_member="solutionVersionArn",
     perform=partial(_run, prepare=_segmenter),
-    lane=Lane.INFERENCE,
-    running="running_batch_segment_jobs",
+    queue=JobQueue.INFERENCE,
+    running_quota="running_batch_segment_jobs",
 )

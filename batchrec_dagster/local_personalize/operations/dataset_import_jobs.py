@@ -17,8 +17,8 @@ import polars as pl
 from batchrec_dagster.personalize import schemas
 from batchrec_dagster.personalize.schemas import Field, Schema
 
-from ..catalog.catalog import Records, Resource
-from ..catalog.kinds import Call, CatalogKind, Draft, JobResult, Lane
+from ..catalog.catalog import CatalogTransaction, Resource
+from ..catalog.kinds import ApiRequest, CatalogKind, JobQueue, JobResult, NewResource
 from ..data.datasets import FULL, INCREMENTAL, ROWS, STORED_TYPES, save_interactions
 from ..errors import InvalidInputError, JobFailedError
 from ..jobs.job import Job, check_location, objects_at
@@ -202,23 +202,23 @@ _GIB = 1 << 30
 MAX_BYTES = {FULL: 100 * _GIB, INCREMENTAL: _GIB}
 
 
-def _create(call: Call) -> Draft:
-    params = call.params
-    dataset = call.get_active("Dataset", params["datasetArn"])
+def _create(request: ApiRequest) -> NewResource:
+    params = request.params
+    dataset = request.get_active("Dataset", params["datasetArn"])
     location = params["dataSource"].get("dataLocation")
     if location is None:
         raise InvalidInputError("dataSource.dataLocation is required.")
     check_location(location)
-    if params.get("importMode") == INCREMENTAL and not _has_full_import(call, dataset):
+    if params.get("importMode") == INCREMENTAL and not _has_full_import(request, dataset):
         raise InvalidInputError(
             f"{dataset.arn} has no data yet: the first import must have importMode {FULL}."
         )
-    return Draft({"importMode": params.get("importMode", FULL)})
+    return NewResource({"importMode": params.get("importMode", FULL)})
 
 
-def _has_full_import(call: Call, dataset: Resource) -> bool:
+def _has_full_import(request: ApiRequest, dataset: Resource) -> bool:
     """Whether the dataset has data, or a FULL import that may bring some."""
-    jobs = call.records.of_kind("DatasetImportJob", parent=dataset.arn)
+    jobs = request.transaction.list_resources("DatasetImportJob", parent=dataset.arn)
     return bool(dataset.state["files"]) or any(
         job.unfinished and job.body["importMode"] == FULL for job in jobs
     )
@@ -228,9 +228,9 @@ def _perform(job: Job) -> JobResult:
     body, home = job.resource.body, job.home
     mode = body["importMode"]
     dataset_arn = body["datasetArn"]
-    with job.catalog.reading() as records:
-        schema = schema_of(records, records.existing(dataset_arn))
-    with home.workspace(home.datasets, job.resource.arn) as work:
+    with job.catalog.open_for_reading() as transaction:
+        schema = schema_of(transaction, transaction.require(dataset_arn))
+    with home.open_workspace(home.datasets, job.resource.arn) as work:
         sources = _download(job, body["dataSource"]["dataLocation"], mode, work)
         imported = work / "imported"
         imported.mkdir()
@@ -242,14 +242,14 @@ def _perform(job: Job) -> JobResult:
     job.progress(f"{rows} rows")
     file = {"path": path, "rows": rows, "mode": mode}
 
-    def add_file(records: Records) -> list[Path]:
-        current = records.existing(dataset_arn)
+    def add_file(transaction: CatalogTransaction) -> list[Path]:
+        current = transaction.require(dataset_arn)
         old = current.state["files"]
         kept, replaced = ([], old) if mode == FULL else (old, [])
-        records.save(replace(current, state={**current.state, "files": [*kept, file]}))
+        transaction.save(replace(current, state={**current.state, "files": [*kept, file]}))
         return [home.root / entry["path"] for entry in replaced]
 
-    return JobResult(in_transaction=add_file)
+    return JobResult(apply_changes=add_file)
 
 
 def _earlier_event_types(job: Job, dataset_arn: str, schema: Schema) -> Collection[str]:
@@ -282,8 +282,8 @@ def _download(job: Job, location: str, mode: str, folder: Path) -> list[ImportFi
 DATASET_IMPORT_JOB = CatalogKind(
     "DatasetImportJob",
     _create,
-    parent="datasetArn",
+    parent_member="datasetArn",
     perform=_perform,
-    lane=Lane.IMPORT,
-    running="running_dataset_import_jobs",
+    queue=JobQueue.IMPORT,
+    running_quota="running_dataset_import_jobs",
 )

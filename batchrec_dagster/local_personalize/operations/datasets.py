@@ -8,68 +8,70 @@ from batchrec_dagster.personalize import schemas
 from batchrec_dagster.personalize.filter_check import check_expression, check_group_fields
 from batchrec_dagster.personalize.filter_grammar import FilterExpressionError
 
-from ..catalog.catalog import CREATING, Records, Resource
-from ..catalog.kinds import Call, CatalogKind, Draft
+from ..catalog.catalog import CREATING, CatalogTransaction, Resource
+from ..catalog.kinds import ApiRequest, CatalogKind, NewResource
 from ..errors import InUseError, InvalidInputError, LimitExceededError
 from ..jobs.job import start_update
 
 
-def schema_of(records: Records, dataset: Resource) -> schemas.Schema:
-    return _parsed(records.existing(dataset.body["schemaArn"]))
+def schema_of(transaction: CatalogTransaction, dataset: Resource) -> schemas.Schema:
+    return _parsed(transaction.require(dataset.body["schemaArn"]))
 
 
 def _parsed(schema: Resource) -> schemas.Schema:
     return schemas.parse_schema(schema.body["schema"], schema.body.get("domain"))
 
 
-def dataset_of(records: Records, group_arn: str, dataset_type: str) -> Resource | None:
-    datasets = records.of_kind("Dataset", parent=group_arn)
+def dataset_of(
+    transaction: CatalogTransaction, group_arn: str, dataset_type: str
+) -> Resource | None:
+    datasets = transaction.list_resources("Dataset", parent=group_arn)
     return next((d for d in datasets if d.body["datasetType"] == dataset_type), None)
 
 
-def _create_schema(call: Call) -> Draft:
+def _create_schema(request: ApiRequest) -> NewResource:
     try:
-        schemas.parse_schema(call.params["schema"], call.params.get("domain"))
+        schemas.parse_schema(request.params["schema"], request.params.get("domain"))
     except schemas.SchemaError as error:
         raise InvalidInputError(str(error)) from None
-    return Draft()
+    return NewResource()
 
 
-def _check_delete_schema(call: Call, schema: Resource) -> None:
-    for dataset in call.records.of_kind("Dataset", region=call.scope):
+def _check_delete_schema(request: ApiRequest, schema: Resource) -> None:
+    for dataset in request.transaction.list_resources("Dataset", region=request.scope):
         if dataset.body["schemaArn"] == schema.arn:
             raise InUseError(f"{schema.arn} is the schema of {dataset.arn}: delete that first.")
 
 
-def _create_group(call: Call) -> Draft:
-    params = call.params
+def _create_group(request: ApiRequest) -> NewResource:
+    params = request.params
     if "roleArn" in params and "kmsKeyArn" not in params:
         raise InvalidInputError("A roleArn is valid only together with a kmsKeyArn.")
-    return Draft()
+    return NewResource()
 
 
-def _check_delete_group(call: Call, group: Resource) -> None:
+def _check_delete_group(request: ApiRequest, group: Resource) -> None:
     for kind, plural in (("Solution", "solutions"), ("Dataset", "datasets")):
-        if call.records.of_kind(kind, parent=group.arn):
+        if request.transaction.list_resources(kind, parent=group.arn):
             raise InUseError(f"{group.arn} still has {plural}: delete them first.")
 
 
-def _create_dataset(call: Call) -> Draft:
-    params = call.params
+def _create_dataset(request: ApiRequest) -> NewResource:
+    params = request.params
     dataset_type = params["datasetType"].upper()
     if dataset_type not in schemas.DATASET_TYPES:
         raise InvalidInputError(
             f"Dataset type {params['datasetType']!r} is not one of Interactions, Items and Users,"
             " which are what batch recommendations use."
         )
-    group = call.get_active("DatasetGroup", params["datasetGroupArn"])
-    _check_schema(call, params["schemaArn"], dataset_type, group)
+    group = request.get_active("DatasetGroup", params["datasetGroupArn"])
+    _check_schema(request, params["schemaArn"], dataset_type, group)
     resource = f"dataset/{group.body['name']}/{dataset_type}"
-    return Draft({"datasetType": dataset_type}, {"files": []}, resource)
+    return NewResource({"datasetType": dataset_type}, {"files": []}, resource)
 
 
-def _check_schema(call: Call, arn: str, dataset_type: str, group: Resource) -> None:
-    resource = call.get("Schema", arn)
+def _check_schema(request: ApiRequest, arn: str, dataset_type: str, group: Resource) -> None:
+    resource = request.get("Schema", arn)
     schema = _parsed(resource)
     if schema.dataset_type != dataset_type:
         raise InvalidInputError(f"{arn} is a schema for {schema.dataset_type}, not {dataset_type}.")
@@ -84,42 +86,44 @@ def _check_schema(call: Call, arn: str, dataset_type: str, group: Resource) -> N
 BATCH_JOBS = ("BatchInferenceJob", "BatchSegmentJob")
 
 
-def check_no_running_jobs(records: Records, version: Resource) -> None:
+def check_no_running_jobs(transaction: CatalogTransaction, version: Resource) -> None:
     """Raise InUseError while a batch job uses the solution version."""
     for kind in BATCH_JOBS:
-        if any(job.unfinished for job in records.of_kind(kind, parent=version.arn)):
+        if any(job.unfinished for job in transaction.list_resources(kind, parent=version.arn)):
             raise InUseError(f"A job that uses {version.arn} is not finished.")
 
 
-def _check_delete_dataset(call: Call, dataset: Resource) -> None:
-    records = call.records
-    if any(job.unfinished for job in records.of_kind("DatasetImportJob", parent=dataset.arn)):
+def _check_delete_dataset(request: ApiRequest, dataset: Resource) -> None:
+    transaction = request.transaction
+    if any(
+        job.unfinished for job in transaction.list_resources("DatasetImportJob", parent=dataset.arn)
+    ):
         raise InUseError(f"{dataset.arn} has an import job that is not finished.")
     group = dataset.body["datasetGroupArn"]
-    if filters := records.of_kind("Filter", parent=group):
+    if filters := transaction.list_resources("Filter", parent=group):
         raise InUseError(f"{group} still has filters: delete them first, such as {filters[0].arn}.")
-    for solution in records.of_kind("Solution", parent=group):
-        for version in records.of_kind("SolutionVersion", parent=solution.arn):
+    for solution in transaction.list_resources("Solution", parent=group):
+        for version in transaction.list_resources("SolutionVersion", parent=solution.arn):
             if version.status in CREATING:
                 raise InUseError(f"A version of {solution.arn} is being trained on {dataset.arn}.")
-            check_no_running_jobs(records, version)
+            check_no_running_jobs(transaction, version)
 
 
-def update_dataset(call: Call) -> dict[str, Any]:
+def update_dataset(request: ApiRequest) -> dict[str, Any]:
     """UpdateDataset: a new schema, which keeps all fields and may add nullable ones.
 
     Source: developer guide, "Replacing a dataset's schema to add new columns".
     """
-    dataset = call.get_active("Dataset", call.params["datasetArn"])
+    dataset = request.get_active("Dataset", request.params["datasetArn"])
     if dataset.unfinished:
         raise InUseError(f"{dataset.arn} is being updated.")
     if dataset.body["datasetType"] == schemas.INTERACTIONS:
         raise InvalidInputError("The schema of an Interactions dataset cannot be replaced.")
-    schema_arn = call.params["schemaArn"]
-    group = call.get("DatasetGroup", dataset.body["datasetGroupArn"])
-    _check_schema(call, schema_arn, dataset.body["datasetType"], group)
-    new = _parsed(call.get("Schema", schema_arn))
-    old = schema_of(call.records, dataset)
+    schema_arn = request.params["schemaArn"]
+    group = request.get("DatasetGroup", dataset.body["datasetGroupArn"])
+    _check_schema(request, schema_arn, dataset.body["datasetType"], group)
+    new = _parsed(request.get("Schema", schema_arn))
+    old = schema_of(request.transaction, dataset)
     for field in old.fields:
         if field not in new.fields:
             raise InvalidInputError(
@@ -134,61 +138,65 @@ def update_dataset(call: Call) -> dict[str, Any]:
             )
     changed = start_update(dataset, "latestDatasetUpdate", {"schemaArn": schema_arn})
     changed.body["schemaArn"] = schema_arn
-    call.records.save(changed)
+    request.transaction.save(changed)
     return {"datasetArn": dataset.arn}
 
 
-def _create_filter(call: Call) -> Draft:
-    params = call.params
-    group = call.get("DatasetGroup", params["datasetGroupArn"])
+def _create_filter(request: ApiRequest) -> NewResource:
+    params = request.params
+    group = request.get("DatasetGroup", params["datasetGroupArn"])
     expression = params["filterExpression"]
-    datasets = {kind: dataset_of(call.records, group.arn, kind) for kind in schemas.DATASET_TYPES}
+    datasets = {
+        kind: dataset_of(request.transaction, group.arn, kind) for kind in schemas.DATASET_TYPES
+    }
     known = {
-        kind: schema_of(call.records, dataset) for kind, dataset in datasets.items() if dataset
+        kind: schema_of(request.transaction, dataset)
+        for kind, dataset in datasets.items()
+        if dataset
     }
     try:
         check_expression(expression, known)
     except FilterExpressionError as error:
         raise InvalidInputError(str(error)) from None
-    others = call.records.of_kind("Filter", parent=group.arn)
+    others = request.transaction.list_resources("Filter", parent=group.arn)
     try:
         check_group_fields([*(other.body["filterExpression"] for other in others), expression])
     except FilterExpressionError as error:
         raise LimitExceededError(str(error)) from None
-    return Draft()
+    return NewResource()
 
 
-def _check_delete_filter(call: Call, resource: Resource) -> None:
+def _check_delete_filter(request: ApiRequest, resource: Resource) -> None:
     for kind in BATCH_JOBS:
-        for job in call.records.of_kind(kind, region=call.scope):
+        for job in request.transaction.list_resources(kind, region=request.scope):
             if job.unfinished and job.body.get("filterArn") == resource.arn:
                 raise InUseError(f"{job.arn} uses {resource.arn} and is not finished.")
 
 
 SCHEMA = CatalogKind(
-    "Schema", _create_schema, perform=None, total="schemas", check_delete=_check_delete_schema
+    "Schema", _create_schema, perform=None, total_quota="schemas", check_delete=_check_delete_schema
 )
 
 DATASET_GROUP = CatalogKind(
     "DatasetGroup",
     _create_group,
-    total="dataset_groups",
+    total_quota="dataset_groups",
     check_delete=_check_delete_group,
-    owns="Filter",
+    owned_kind="Filter",
 )
 
 DATASET = CatalogKind(
     "Dataset",
     _create_dataset,
-    parent="datasetGroupArn",
+    parent_member="datasetGroupArn",
     check_delete=_check_delete_dataset,
-    owns="DatasetImportJob",  # whose names are free again, for the group's next dataset
+    owned_kind="DatasetImportJob",  # whose names are free again, for the group's next dataset
 )
 
 FILTER = CatalogKind(
     "Filter",
     _create_filter,
-    parent="datasetGroupArn",
-    total="filters_per_group",
+    parent_member="datasetGroupArn",
+    total_quota="filters_per_group",
     check_delete=_check_delete_filter,
 )

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from ..api.validation import output_members, prune, service_model
 from ..catalog.catalog import Status
-from ..catalog.kinds import Call, CatalogKind
+from ..catalog.kinds import ApiRequest, CatalogKind
 from ..errors import ResourceNotFoundError
 from ..recipes import REAL_TIME_RECIPES, RECIPES, Recipe, get_recipe
 from . import batch_jobs, dataset_import_jobs, datasets, resources, solution_versions, solutions
@@ -19,11 +19,11 @@ from . import batch_jobs, dataset_import_jobs, datasets, resources, solution_ver
 _PUBLISHED = 1_559_779_200.0  # when Personalize became generally available
 
 
-def list_recipes(call: Call) -> dict[str, Any]:
+def list_recipes(request: ApiRequest) -> dict[str, Any]:
     """ListRecipes: one page; none for a domain, whose own recipes serve in real time."""
-    domain = call.params.get("domain")
-    limit = call.params.get("maxResults", resources.DEFAULT_PAGE)
-    after = resources.read_token(call.params.get("nextToken"), "Recipe", domain)
+    domain = request.params.get("domain")
+    limit = request.params.get("maxResults", resources.DEFAULT_PAGE)
+    after = resources.read_token(request.params.get("nextToken"), "Recipe", domain)
     recipes = [] if domain else list(RECIPES.values())
     shape = output_members("ListRecipes")["recipes"]
     page = [_recipe_description(recipe) for recipe in recipes[after : after + limit]]
@@ -33,9 +33,9 @@ def list_recipes(call: Call) -> dict[str, Any]:
     return answer
 
 
-def describe_recipe(call: Call) -> dict[str, Any]:
+def describe_recipe(request: ApiRequest) -> dict[str, Any]:
     """DescribeRecipe. Raises NotFoundError, InvalidInputError for a recipe without batch."""
-    return {"recipe": _recipe_description(get_recipe(call.params["recipeArn"]))}
+    return {"recipe": _recipe_description(get_recipe(request.params["recipeArn"]))}
 
 
 def _recipe_description(recipe: Recipe) -> dict[str, Any]:
@@ -54,7 +54,7 @@ def _recipe_description(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-Operation = Callable[[Call], dict[str, Any]]
+Operation = Callable[[ApiRequest], dict[str, Any]]
 
 KINDS: dict[str, CatalogKind] = {
     kind.name: kind
@@ -72,7 +72,7 @@ KINDS: dict[str, CatalogKind] = {
 }
 
 # What can be asked of every kind, as far as the service model has it.
-_VERBS: dict[str, Callable[[CatalogKind, Call], dict[str, Any]]] = {
+_VERBS: dict[str, Callable[[CatalogKind, ApiRequest], dict[str, Any]]] = {
     "Create{}": resources.create,
     "Describe{}": resources.describe,
     "List{}s": resources.list_page,
@@ -80,17 +80,17 @@ _VERBS: dict[str, Callable[[CatalogKind, Call], dict[str, Any]]] = {
 }
 
 
-def _empty_list(operation: str, call: Call) -> dict[str, Any]:
+def _empty_list(operation: str, request: ApiRequest) -> dict[str, Any]:
     """An empty page of a kind that cannot be created here, for inventories and clean-up scripts."""
-    resources.read_token(call.params.get("nextToken"), operation)
+    resources.read_token(request.params.get("nextToken"), operation)
     return {
         name: [] for name, shape in output_members(operation).items() if shape.type_name == "list"
     }
 
 
-def _not_found(member: str, call: Call) -> NoReturn:
+def _not_found(member: str, request: ApiRequest) -> NoReturn:
     """As on AWS for an ARN that names nothing, for programs that look before they create."""
-    raise ResourceNotFoundError(call.params.get(member, ""))
+    raise ResourceNotFoundError(request.params.get(member, ""))
 
 
 _SUPPORTED: dict[str, Operation] = {

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..api.validation import output_members, prune
 from ..catalog.catalog import BUSY, Resource, Status
-from ..catalog.kinds import QUOTAS_VARIABLE, Call, CatalogKind
+from ..catalog.kinds import QUOTAS_VARIABLE, ApiRequest, CatalogKind
 from ..errors import (
     AlreadyExistsError,
     InUseError,
@@ -36,37 +36,37 @@ def check_tags(tags: list[dict[str, str]]) -> dict[str, str]:
     return by_key
 
 
-def tag_resource(call: Call) -> dict[str, Any]:
+def tag_resource(request: ApiRequest) -> dict[str, Any]:
     """TagResource: add tags, or change the values of existing ones."""
-    tags = check_tags(call.params["tags"])
-    resource = _taggable(call)
-    if len(call.records.tags(resource.arn) | tags) > MAX_TAGS:
+    tags = check_tags(request.params["tags"])
+    resource = _taggable(request)
+    if len(request.transaction.read_tags(resource.arn) | tags) > MAX_TAGS:
         raise ServiceError(f"{resource.arn} would have more than {MAX_TAGS} tags.", _TOO_MANY)
-    call.records.put_tags(resource.arn, tags)
+    request.transaction.put_tags(resource.arn, tags)
     return {}
 
 
-def untag_resource(call: Call) -> dict[str, Any]:
+def untag_resource(request: ApiRequest) -> dict[str, Any]:
     """UntagResource: remove tags; unknown keys are ignored."""
-    keys = call.params["tagKeys"]
-    resource = _taggable(call)
+    keys = request.params["tagKeys"]
+    resource = _taggable(request)
     if len(set(keys)) > MAX_TAGS:
         raise ServiceError(
             f"A request can remove at most {MAX_TAGS} tags.", "TooManyTagKeysException"
         )
-    call.records.remove_tags(resource.arn, keys)
+    request.transaction.remove_tags(resource.arn, keys)
     return {}
 
 
-def list_tags(call: Call) -> dict[str, Any]:
+def list_tags(request: ApiRequest) -> dict[str, Any]:
     """ListTagsForResource: sorted by key."""
-    tags = call.records.tags(_taggable(call).arn)
+    tags = request.transaction.read_tags(_taggable(request).arn)
     return {"tags": [{"tagKey": key, "tagValue": value} for key, value in tags.items()]}
 
 
-def _taggable(call: Call) -> Resource:
-    arn = call.params["resourceArn"]
-    resource = call.records.find(arn)
+def _taggable(request: ApiRequest) -> Resource:
+    arn = request.params["resourceArn"]
+    resource = request.transaction.find(arn)
     if resource is None:
         raise ResourceNotFoundError(arn)
     if resource.kind == "Schema":
@@ -77,42 +77,42 @@ def _taggable(call: Call) -> Resource:
 DEFAULT_PAGE = 100  # the maximum of maxResults, too
 
 
-def create(kind: CatalogKind, call: Call) -> dict[str, Any]:
+def create(kind: CatalogKind, request: ApiRequest) -> dict[str, Any]:
     """Check the request by the kind's rules and add the resource; a worker runs its job.
 
     Raises ServiceError: of the kind's rules, for a name in use, a used-up quota, bad tags.
     """
-    tags = check_tags(call.params.get("tags", []))
-    draft = kind.create(call)
-    described = {**call.params, **draft.body, "tags": None}
+    tags = check_tags(request.params.get("tags", []))
+    new_resource = kind.create(request)
+    described = {**request.params, **new_resource.body, "tags": None}
     body = {member: value for member, value in described.items() if value is not None}
     name = body.get("jobName") or body.get("name")
-    arn = call.arn(draft.resource or f"{kind.slug}/{name}")
-    resource = kind.pending(arn, call.scope, body, draft.state)
-    _check_name_is_free(call, arn)
-    _check_quotas(kind, call, resource.parent)
-    call.records.add(resource)
-    call.records.put_tags(arn, tags)
+    arn = request.arn(new_resource.arn_suffix or f"{kind.slug}/{name}")
+    resource = kind.make_pending(arn, request.scope, body, new_resource.state)
+    _check_name_is_free(request, arn)
+    _check_quotas(kind, request, resource.parent)
+    request.transaction.add(resource)
+    request.transaction.put_tags(arn, tags)
     answer = {**body, kind.arn_member: arn}
     return {name: answer[name] for name in output_members(f"Create{kind.name}") if name in answer}
 
 
-def describe(kind: CatalogKind, call: Call) -> dict[str, Any]:
+def describe(kind: CatalogKind, request: ApiRequest) -> dict[str, Any]:
     """All members of the resource. Raises NotFoundError."""
-    resource = call.get(kind.name, call.params[kind.arn_member])
+    resource = request.get(kind.name, request.params[kind.arn_member])
     shape = output_members(f"Describe{kind.name}")[kind.member]
-    described = members(kind, resource) | kind.describe_extra(call.records, resource)
+    described = members(kind, resource) | kind.describe_extra(request.transaction, resource)
     return {kind.member: prune(described, shape)}
 
 
-def list_page(kind: CatalogKind, call: Call) -> dict[str, Any]:
+def list_page(kind: CatalogKind, request: ApiRequest) -> dict[str, Any]:
     """One page, oldest first, and the next page's token. Raises ServiceError for a bad token."""
     shape = output_members(f"List{kind.name}s")[kind.list_member]
-    parent = call.params.get(kind.parent) if kind.parent else None
-    limit = call.params.get("maxResults", DEFAULT_PAGE)
-    after = read_token(call.params.get("nextToken"), kind.name, parent)
-    page = call.records.of_kind(
-        kind.name, region=call.scope, parent=parent, after=after, limit=limit + 1
+    parent = request.params.get(kind.parent_member) if kind.parent_member else None
+    limit = request.params.get("maxResults", DEFAULT_PAGE)
+    after = read_token(request.params.get("nextToken"), kind.name, parent)
+    page = request.transaction.list_resources(
+        kind.name, region=request.scope, parent=parent, after=after, limit=limit + 1
     )
     answer: dict[str, Any] = {
         kind.list_member: prune([members(kind, resource) for resource in page[:limit]], shape)
@@ -122,21 +122,21 @@ def list_page(kind: CatalogKind, call: Call) -> dict[str, Any]:
     return answer
 
 
-def delete(kind: CatalogKind, call: Call) -> dict[str, Any]:
+def delete(kind: CatalogKind, request: ApiRequest) -> dict[str, Any]:
     """Queue the deletion, or delete at once if the kind has no jobs.
 
     Raises NotFoundError, InUseError.
     """
-    resource = call.get(kind.name, call.params[kind.arn_member])
+    resource = request.get(kind.name, request.params[kind.arn_member])
     if resource.status in BUSY:
         raise InUseError(f"{resource.arn} cannot be deleted: its status is {resource.status}.")
     if resource.unfinished:
         raise InUseError(f"{resource.arn} cannot be deleted: it is being updated.")
-    kind.check_delete(call, resource)
+    kind.check_delete(request, resource)
     if kind.perform is None:
-        call.records.remove(resource.arn)
+        request.transaction.remove(resource.arn)
     else:
-        call.records.save(resource.with_status(Status.DELETE_PENDING))
+        request.transaction.save(resource.copy_with_status(Status.DELETE_PENDING))
     return {}
 
 
@@ -172,32 +172,32 @@ def members(kind: CatalogKind, resource: Resource) -> dict[str, Any]:
     }
 
 
-def _check_name_is_free(call: Call, arn: str) -> None:
+def _check_name_is_free(request: ApiRequest, arn: str) -> None:
     """Raise AlreadyExistsError, unless the name is a job's whose solution version is deleted."""
-    existing = call.records.find(arn)
-    if existing and existing.parent and call.records.find(existing.parent) is None:
-        call.records.remove(arn)
+    existing = request.transaction.find(arn)
+    if existing and existing.parent and request.transaction.find(existing.parent) is None:
+        request.transaction.remove(arn)
     elif existing:
         raise AlreadyExistsError(arn)
 
 
-def _check_quotas(kind: CatalogKind, call: Call, parent: str | None) -> None:
-    if not (kind.running or kind.total):
+def _check_quotas(kind: CatalogKind, request: ApiRequest, parent: str | None) -> None:
+    if not (kind.running_quota or kind.total_quota):
         return
-    same = call.records.of_kind(kind.name, region=call.scope)
-    if kind.running:
-        most: int = getattr(call.quotas, kind.running)
+    same = request.transaction.list_resources(kind.name, region=request.scope)
+    if kind.running_quota:
+        most: int = getattr(request.quotas, kind.running_quota)
         if sum(resource.unfinished for resource in same) >= most:
             raise LimitExceededError(
                 f"More than {most} resources with PENDING or IN_PROGRESS status. Wait until one"
-                f" ends, or allow more: {QUOTAS_VARIABLE}={kind.running}={2 * most or 1}"
+                f" ends, or allow more: {QUOTAS_VARIABLE}={kind.running_quota}={2 * most or 1}"
             )
-    if kind.total:
-        most = getattr(call.quotas, kind.total)
+    if kind.total_quota:
+        most = getattr(request.quotas, kind.total_quota)
         if sum(parent is None or resource.parent == parent for resource in same) >= most:
             where = f"in {parent}" if parent else "in this region"
             raise LimitExceededError(
                 f"There are already {most} {kind.list_member} {where}, the quota. Delete one that"
                 " you no longer need, or allow more:"
-                f" {QUOTAS_VARIABLE}={kind.total}={2 * most or 1}"
+                f" {QUOTAS_VARIABLE}={kind.total_quota}={2 * most or 1}"
             )

@@ -15,8 +15,8 @@ import polars as pl
 from batchrec_dagster.personalize import evidence, schemas
 from batchrec_dagster.personalize.recipes import ITEM_ATTRIBUTE_AFFINITY, HyperparameterError
 
-from ..catalog.catalog import Records, Resource, Status
-from ..catalog.kinds import HEADERS, Call, CatalogKind, Draft, JobResult, Lane
+from ..catalog.catalog import CatalogTransaction, Resource, Status
+from ..catalog.kinds import HEADERS, ApiRequest, CatalogKind, JobQueue, JobResult, NewResource
 from ..data.datasets import DatasetReader
 from ..errors import AlreadyExistsError, InUseError, InvalidInputError, JobFailedError
 from ..jobs.job import Job
@@ -70,11 +70,11 @@ def with_features(job: Job, interactions: Interactions) -> Interactions:
     version = job.resource.body
     if RECIPES[version["recipeArn"]].type not in (USER_PERSONALIZATION, PERSONALIZED_RANKING):
         return interactions
-    with job.catalog.reading() as records:
-        dataset = dataset_of(records, version["datasetGroupArn"], schemas.ITEMS)
+    with job.catalog.open_for_reading() as transaction:
+        dataset = dataset_of(transaction, version["datasetGroupArn"], schemas.ITEMS)
         if dataset is None or not dataset.state["files"]:
             return interactions
-        fields = schema_of(records, dataset).fields
+        fields = schema_of(transaction, dataset).fields
     read = job.reader().of_group(version["datasetGroupArn"])
     features = read_features(fields, lambda name: read(schemas.ITEMS, [schemas.ITEM_ID, name]))
     if features is not None:
@@ -171,27 +171,29 @@ _INHERITED = (
 )
 
 
-def _create(call: Call) -> Draft:
-    params = call.params
-    solution = call.get_active("Solution", params["solutionArn"])
+def _create(request: ApiRequest) -> NewResource:
+    params = request.params
+    solution = request.get_active("Solution", params["solutionArn"])
     recipe = RECIPES[solution.body["recipeArn"]]
     mode = params.get("trainingMode", FULL)
-    earlier = call.records.of_kind("SolutionVersion", parent=solution.arn)
+    earlier = request.transaction.list_resources("SolutionVersion", parent=solution.arn)
     previous = _latest_active(recipe, earlier) if mode == UPDATE else None
     if mode == "AUTOTRAIN":
         raise InvalidInputError("Training mode AUTOTRAIN is set by automatic training only.")
     if "name" in params and any(v.body.get("name") == params["name"] for v in earlier):
         raise AlreadyExistsError(f"{solution.arn}/{params['name']}")
     group_arn = solution.body["datasetGroupArn"]
-    dataset = _active_dataset(call.records, group_arn, schemas.INTERACTIONS)
+    dataset = _active_dataset(request.transaction, group_arn, schemas.INTERACTIONS)
     if recipe.name == ITEM_ATTRIBUTE_AFFINITY:
-        _active_dataset(call.records, group_arn, schemas.ITEMS)
-    draft = new_version(solution, dataset, mode, "MANUAL")
-    draft.state["previous"] = previous and previous.state["model"]
-    return draft
+        _active_dataset(request.transaction, group_arn, schemas.ITEMS)
+    new_resource = new_version(solution, dataset, mode, "MANUAL")
+    new_resource.state["previous"] = previous and previous.state["model"]
+    return new_resource
 
 
-def new_version(solution: Resource, dataset: Resource, mode: str, training_type: str) -> Draft:
+def new_version(
+    solution: Resource, dataset: Resource, mode: str, training_type: str
+) -> NewResource:
     """A version of the solution, to train on the dataset of interactions."""
     body = {
         "solutionConfig": {},
@@ -202,7 +204,7 @@ def new_version(solution: Resource, dataset: Resource, mode: str, training_type:
         "trainingType": training_type,
     }
     arn = f"solution/{solution.body['name']}/{uuid.uuid4().hex[:8]}"
-    return Draft(body, {"dataset": dataset.arn, "previous": None}, arn)
+    return NewResource(body, {"dataset": dataset.arn, "previous": None}, arn)
 
 
 def _latest_active(recipe: Recipe, earlier: Sequence[Resource]) -> Resource:
@@ -218,8 +220,8 @@ def _latest_active(recipe: Recipe, earlier: Sequence[Resource]) -> Resource:
     return active[-1]
 
 
-def _active_dataset(records: Records, group_arn: str, dataset_type: str) -> Resource:
-    dataset = dataset_of(records, group_arn, dataset_type)
+def _active_dataset(transaction: CatalogTransaction, group_arn: str, dataset_type: str) -> Resource:
+    dataset = dataset_of(transaction, group_arn, dataset_type)
     if dataset is None or dataset.status != Status.ACTIVE:
         name = dataset_type.title()
         raise InvalidInputError(f"{group_arn} has no active {name} dataset to train on.")
@@ -245,7 +247,7 @@ def _perform(job: Job) -> JobResult:
     except (HyperparameterError, TrainingError, ModelFileError) as error:
         raise JobFailedError(f"Create failed. {error}") from None
     job.checkpoint()
-    with home.workspace(home.models, version.arn) as work:
+    with home.open_workspace(home.models, version.arn) as work:
         trained.model.save(work)
         model = home.publish(work, home.models, version.arn)
     tuned = {"tunedHPOParams": {"algorithmHyperParameters": trained.tuned}} if trained.tuned else {}
@@ -255,25 +257,25 @@ def _perform(job: Job) -> JobResult:
     )
 
 
-def stop(call: Call) -> dict[str, Any]:
+def stop(request: ApiRequest) -> dict[str, Any]:
     """StopSolutionVersionCreation: at once if pending, else at the training's next checkpoint."""
-    version = call.get("SolutionVersion", call.params["solutionVersionArn"])
+    version = request.get("SolutionVersion", request.params["solutionVersionArn"])
     if version.status == Status.CREATE_PENDING:
-        call.records.save(version.with_status(Status.CREATE_STOPPED))
+        request.transaction.save(version.copy_with_status(Status.CREATE_STOPPED))
     elif version.status == Status.CREATE_IN_PROGRESS:
-        call.records.save(version.with_status(Status.CREATE_STOPPING))
+        request.transaction.save(version.copy_with_status(Status.CREATE_STOPPING))
     else:
         raise InUseError(f"{version.arn} cannot be stopped: its status is {version.status}.")
     return {}
 
 
-def metrics(call: Call) -> dict[str, Any]:
+def metrics(request: ApiRequest) -> dict[str, Any]:
     """GetSolutionMetrics. Raises NotFoundError, InUseError until the version is ACTIVE.
 
     AWS's samples show four decimals. A header has what AWS does not give: the evidence, as JSON of
     the keys of learning/evidence.py.
     """
-    version = call.get_active("SolutionVersion", call.params["solutionVersionArn"])
+    version = request.get_active("SolutionVersion", request.params["solutionVersionArn"])
     metrics = {name: round(value, 4) for name, value in version.state["metrics"].items()}
     known = {name: round(value, 4) for name, value in version.state.get("evidence", {}).items()}
     header = json.dumps(known, separators=(",", ":"))
@@ -287,8 +289,8 @@ def metrics(call: Call) -> dict[str, Any]:
 SOLUTION_VERSION = CatalogKind(
     "SolutionVersion",
     _create,
-    parent="solutionArn",
+    parent_member="solutionArn",
     perform=_perform,
-    lane=Lane.TRAINING,
-    running="running_solution_versions",
+    queue=JobQueue.TRAINING,
+    running_quota="running_solution_versions",
 )

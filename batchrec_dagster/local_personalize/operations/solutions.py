@@ -11,8 +11,8 @@ from typing import Any
 from batchrec_dagster.personalize.recipes import HyperparameterError, parse_hyperparameters
 from batchrec_dagster.personalize.schemas import EVENT_TYPE, INTERACTIONS, ITEMS, Schema
 
-from ..catalog.catalog import BUSY, Records, Resource, Status
-from ..catalog.kinds import Call, CatalogKind, Draft, JobResult
+from ..catalog.catalog import BUSY, CatalogTransaction, Resource, Status
+from ..catalog.kinds import ApiRequest, CatalogKind, JobResult, NewResource
 from ..errors import InUseError, InvalidInputError
 from ..jobs.job import UPDATED, Job, logger, start_update
 from ..learning.hpo import search_ranges
@@ -31,17 +31,17 @@ from .resources import members
 from .solution_versions import FULL, SOLUTION_VERSION, new_version
 
 
-def _create(call: Call) -> Draft:
-    params = call.params
+def _create(request: ApiRequest) -> NewResource:
+    params = request.params
     if params.get("performAutoML"):
         raise InvalidInputError("AutoML is not supported locally: give a recipeArn.")
     if "recipeArn" not in params:
         raise InvalidInputError("recipeArn is required when performAutoML is false.")
     recipe = get_recipe(params["recipeArn"])
-    group = call.get_active("DatasetGroup", params["datasetGroupArn"])
+    group = request.get_active("DatasetGroup", params["datasetGroupArn"])
     _check_solution(recipe, params)
-    items = dataset_of(call.records, group.arn, ITEMS)
-    schema = schema_of(call.records, items) if items else None
+    items = dataset_of(request.transaction, group.arn, ITEMS)
+    schema = schema_of(request.transaction, items) if items else None
     _check_objective(recipe, params.get("solutionConfig", {}), schema)
     body = {
         "performHPO": params.get("performHPO", False),
@@ -50,7 +50,7 @@ def _create(call: Call) -> Draft:
         "recipeArn": recipe.arn,
     }
     state = _first_training() if body["performAutoTraining"] else {}
-    return Draft(body, state)
+    return NewResource(body, state)
 
 
 def _perform(job: Job) -> JobResult:
@@ -67,30 +67,30 @@ def _perform(job: Job) -> JobResult:
     return JobResult()
 
 
-def _check_delete(call: Call, solution: Resource) -> None:
-    for version in call.records.of_kind("SolutionVersion", parent=solution.arn):
+def _check_delete(request: ApiRequest, solution: Resource) -> None:
+    for version in request.transaction.list_resources("SolutionVersion", parent=solution.arn):
         if version.status in BUSY:
             raise InUseError(f"{version.arn} is {version.status}.")
-        check_no_running_jobs(call.records, version)
+        check_no_running_jobs(request.transaction, version)
 
 
-def _latest_version(records: Records, solution: Resource) -> dict[str, Any]:
-    versions = records.of_kind("SolutionVersion", parent=solution.arn)
+def _latest_version(transaction: CatalogTransaction, solution: Resource) -> dict[str, Any]:
+    versions = transaction.list_resources("SolutionVersion", parent=solution.arn)
     return {"latestSolutionVersion": members(SOLUTION_VERSION, versions[-1])} if versions else {}
 
 
-def update(call: Call) -> dict[str, Any]:
+def update(request: ApiRequest) -> dict[str, Any]:
     """UpdateSolution: whether to train automatically, how often, and on which events.
 
     The solution keeps its configuration until the update is done. A training that is turned on,
     or has a new schedule, starts soon. Source: developer guide, "Updating a solution to change its
     automatic training configuration".
     """
-    solution = call.get_active("Solution", call.params["solutionArn"])
+    solution = request.get_active("Solution", request.params["solutionArn"])
     if solution.unfinished:
         raise InUseError(f"{solution.arn} is being updated.")
     members = ("performAutoTraining", "performIncrementalUpdate", "solutionUpdateConfig")
-    change = {member: call.params[member] for member in members if member in call.params}
+    change = {member: request.params[member] for member in members if member in request.params}
     if not change:
         raise InvalidInputError("There is nothing to update.")
     new = {name: change[name] for name in members[:2] if name in change}
@@ -103,7 +103,7 @@ def update(call: Call) -> dict[str, Any]:
     changed.state[UPDATED] = new
     if _training(body) != _training(solution.body):
         changed.state.update(_first_training())
-    call.records.save(changed)
+    request.transaction.save(changed)
     return {"solutionArn": solution.arn}
 
 
@@ -223,42 +223,44 @@ def _first_training() -> dict[str, Any]:
     return {NEXT_TRAINING: now + SOON_SECONDS, NEW_SCHEDULE: now}
 
 
-def due_solutions(records: Records) -> list[tuple[Resource, Resource]]:
+def due_solutions(transaction: CatalogTransaction) -> list[tuple[Resource, Resource]]:
     """The solutions whose automatic training is due and can start, each with its interactions."""
     now, due = time.time(), []
-    for solution in records.of_kind("Solution"):
+    for solution in transaction.list_resources("Solution"):
         at = solution.state.get(NEXT_TRAINING, now + 1)
         if solution.body["performAutoTraining"] and solution.status == Status.ACTIVE and at <= now:
             group = solution.body["datasetGroupArn"]
-            dataset = dataset_of(records, group, INTERACTIONS)
+            dataset = dataset_of(transaction, group, INTERACTIONS)
             if dataset and dataset.status == Status.ACTIVE and dataset.state["files"]:
                 due.append((solution, dataset))
     return due
 
 
-def train_due_solutions(records: Records) -> None:
+def train_due_solutions(transaction: CatalogTransaction) -> None:
     """Add a version for each due solution with new data; not a first one if a client added one.
 
     Source: developer guide, "Configuring automatic training".
     """
-    for solution, dataset in due_solutions(records):
-        if _needs_training(records, solution, dataset):
-            draft = new_version(solution, dataset, FULL, "AUTOMATIC")
-            arn = f"{solution.arn}/{draft.resource.rpartition('/')[2]}"
-            new = SOLUTION_VERSION.pending(arn, solution.region, draft.body, draft.state)
-            records.add(new)
+    for solution, dataset in due_solutions(transaction):
+        if _needs_training(transaction, solution, dataset):
+            new_resource = new_version(solution, dataset, FULL, "AUTOMATIC")
+            arn = f"{solution.arn}/{new_resource.arn_suffix.rpartition('/')[2]}"
+            new = SOLUTION_VERSION.make_pending(
+                arn, solution.region, new_resource.body, new_resource.state
+            )
+            transaction.add(new)
         config = solution.body.get("solutionConfig", {})
         days = _schedule_days(config) or _DEFAULT_DAYS
         later = {NEXT_TRAINING: time.time() + days * _DAY_SECONDS, NEW_SCHEDULE: None}
-        records.save(replace(solution, state=solution.state | later))
+        transaction.save(replace(solution, state=solution.state | later))
 
 
-def _needs_training(records: Records, solution: Resource, dataset: Resource) -> bool:
-    versions = records.of_kind("SolutionVersion", parent=solution.arn)
+def _needs_training(transaction: CatalogTransaction, solution: Resource, dataset: Resource) -> bool:
+    versions = transaction.list_resources("SolutionVersion", parent=solution.arn)
     if not versions:
         return True
     last, since = versions[-1].created, solution.state.get(NEW_SCHEDULE)
-    imports = records.of_kind("DatasetImportJob", parent=dataset.arn)
+    imports = transaction.list_resources("DatasetImportJob", parent=dataset.arn)
     return not (since and last >= since) and any(
         job.status == Status.ACTIVE and job.updated > last for job in imports
     )
@@ -267,10 +269,10 @@ def _needs_training(records: Records, solution: Resource, dataset: Resource) -> 
 SOLUTION = CatalogKind(
     "Solution",
     _create,
-    parent="datasetGroupArn",
+    parent_member="datasetGroupArn",
     perform=_perform,
-    total="solutions_per_group",
+    total_quota="solutions_per_group",
     check_delete=_check_delete,
-    owns="SolutionVersion",
+    owned_kind="SolutionVersion",
     describe_extra=_latest_version,
 )
