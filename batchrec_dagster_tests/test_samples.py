@@ -160,7 +160,7 @@ def test_the_same_seed_gives_the_same_bytes(file: bytes) -> None:
 
 @pytest.mark.slow
 def test_another_seed_gives_other_ratings_of_the_same_shape(ratings: pl.DataFrame) -> None:
-    other = generator.ratings(seed=7)
+    other = generator.generate_ratings(seed=7)
     assert other.height == ratings.height
     assert other["userID"].n_unique() == 2_113
     assert other["movieID"].n_unique() == 10_109
