@@ -66,9 +66,9 @@ def postgres(lists: Path, url: str) -> dict[str, Any]:
     """As the asset does."""
     import polars as pl
 
-    from batchrec_dagster.sinks.postgres_table import Target, replace
+    from batchrec_dagster.sinks.postgres_table import PostgresTarget, replace_lists
 
-    replaced = replace(pl.scan_parquet(lists), Target(url, "batchrec_benchmark"))
+    replaced = replace_lists(pl.scan_parquet(lists), PostgresTarget(url, "batchrec_benchmark"))
     return {"rows": replaced.counts.rows}
 
 
@@ -76,11 +76,11 @@ def exported(lists: Path, **how: Any) -> dict[str, Any]:
     """As the asset does, into the folder of the lists."""
     import polars as pl
 
-    from batchrec_dagster.sinks.export import ExportSink, export
+    from batchrec_dagster.sinks.export import ExportSink, write_export
     from batchrec_dagster.storage.object_store import ObjectStore
 
     store = ObjectStore({"here": lists.parent})
-    done = export(pl.scan_parquet(lists), ExportSink(**how), store, "s3://here/export")
+    done = write_export(pl.scan_parquet(lists), ExportSink(**how), store, "s3://here/export")
     return {"rows": done.counts.rows}
 
 

@@ -15,7 +15,7 @@ from batchrec_dagster.doctor.findings import Finding, failed, ok, warning
 from batchrec_dagster.doctor.machine import machine_findings, storage_findings
 from batchrec_dagster.pipeline.loading import DeclarationError, load_pipelines
 from batchrec_dagster.sinks import Sink, SinkContext, SinkError, SinkUnavailableError
-from batchrec_dagster.sinks.sink import Description
+from batchrec_dagster.sinks.sink import SinkDescription
 from batchrec_dagster.storage.secrets import redacted
 
 __all__ = ["Finding", "examine", "pipelines_findings"]
@@ -77,7 +77,7 @@ def _sinks(loaded: dg.Definitions) -> Iterator[Finding]:
                 yield _sink(f"{pipeline.name} {key}", sink, described, context)
 
 
-def _sink(check: str, sink: Sink, described: Description, context: SinkContext) -> Finding:
+def _sink(check: str, sink: Sink, described: SinkDescription, context: SinkContext) -> Finding:
     try:
         checked = sink.check(context)
     except SinkError as error:

@@ -155,9 +155,9 @@ class Trial:
 
 
 @cache
-def ratings() -> pl.DataFrame:
+def generate_ratings() -> pl.DataFrame:
     """ROWS of the demo's ratings, by user: of the ITEMS that most people rated."""
-    all_of_them = generator.ratings()
+    all_of_them = generator.generate_ratings()
     counts = all_of_them["movieID"].value_counts()
     most = counts.sort("count", "movieID", descending=True)["movieID"].head(ITEMS)
     some = all_of_them.filter(pl.col("movieID").is_in(most.implode()))
@@ -166,7 +166,7 @@ def ratings() -> pl.DataFrame:
 
 def interactions(event_types: int) -> tuple[bytes, bytes]:
     """The generated data: the CSV of the interactions, and the batch input of USERS users."""
-    table = ratings().select(
+    table = generate_ratings().select(
         pl.col("userID").cast(pl.String),
         "movieID",
         pl.col("timestamp") // 1000,

@@ -84,8 +84,8 @@ class DynamoDbSink(dg.Model):
             raise ValueError("write a whole number from 1 to 3650")
         return ttl_days
 
-    def describe(self, project: Path) -> sink.Description:
-        return sink.Description(
+    def describe(self, project: Path) -> sink.SinkDescription:
+        return sink.SinkDescription(
             text=f"The lists in the DynamoDB table {self.table}, one item for each user; users who"
             " are gone are removed.",
             kind="dynamodb",
@@ -95,29 +95,31 @@ class DynamoDbSink(dg.Model):
         )
 
     def check(self, context: sink.SinkContext) -> sink.SinkCheck:
-        with explained(self.table):
-            table = self._lists(context)
-            arn, expires = table.check()
-            table.owned_by(arn)
-        if not expires:
-            return sink.SinkCheck(f"the time to live of {self.table} is off", switch_on(self.table))
+        with raise_as_sink_errors(self.table):
+            table = self._open_table(context)
+            table_arn, removes_expired = table.check()
+            table.check_owner(table_arn)
+        if not removes_expired:
+            return sink.SinkCheck(
+                f"the time to live of {self.table} is off", build_time_to_live_command(self.table)
+            )
         return sink.SinkCheck(f"the table {self.table} is there")
 
     def write(self, lists: pl.LazyFrame, context: sink.SinkContext) -> sink.SinkResult:
-        with explained(self.table):
-            return self._lists(context).write(lists, context.run_id)
+        with raise_as_sink_errors(self.table):
+            return self._open_table(context).write(lists, context.run_id)
 
-    def _lists(self, context: sink.SinkContext) -> UserLists:
+    def _open_table(self, context: sink.SinkContext) -> UserListTable:
         storage, files = (
             context.storage,
             PipelineFiles(context.storage, StorageKeys(context.pipeline)),
         )
         owner = f"{context.pipeline} in {storage.uri('')}"
-        return UserLists(storage.client("dynamodb"), self.table, self.ttl_days, files, owner)
+        return UserListTable(storage.client("dynamodb"), self.table, self.ttl_days, files, owner)
 
 
 @dataclass(frozen=True)
-class UserLists:
+class UserListTable:
     """The lists in a table. client: boto3's; files: where the users written last are kept; owner:
     whose lists they are."""
 
@@ -132,24 +134,34 @@ class UserLists:
 
         Facts: table, users_removed. Warns if the time to live is off. Raises as `check` does.
         """
-        wanted = sink.counts(frame)
-        users = frame.filter(rank=1).select(KEY).collect(engine="streaming")
-        arn, expires = self.check()
-        if self.owned_by(arn) is None:
-            mark = {"Key": OWNER, "Value": self._mark}
-            self.client.tag_resource(ResourceArn=arn, Tags=[mark])
+        expected = sink.count_lists(frame)
+        user_ids = frame.filter(rank=1).select(KEY).collect(engine="streaming")
+        table_arn, removes_expired = self.check()
+        if self.check_owner(table_arn) is None:
+            mark = {"Key": OWNER, "Value": self._owner_tag}
+            self.client.tag_resource(ResourceArn=table_arn, Tags=[mark])
         record = self.files.places.users_in_dynamodb(self.table)
-        before = self.files.parquet(record, "delete it; who is gone since stays until it expires")
-        gone = users.clear() if before is None else before.join(users, on=KEY, how="anti")
-        self.files.write_parquet(record, pl.concat([users, gone]))
-        written = self._put(frame, run_id)
-        sink.compare(wanted, users=written, where=f"the DynamoDB table {self.table}")
-        self._read_again(users, run_id)
-        self._delete(gone)
-        self.files.write_parquet(record, users)
-        off = f"the time to live of {self.table} is off: {switch_on(self.table)}"
-        facts = {"table": self.table, "users_removed": gone.height}
-        return sink.SinkResult(wanted, facts, None if expires else off)
+        previous_user_ids = self.files.parquet(
+            record, "delete it; who is gone since stays until it expires"
+        )
+        removed_user_ids = (
+            user_ids.clear()
+            if previous_user_ids is None
+            else previous_user_ids.join(user_ids, on=KEY, how="anti")
+        )
+        self.files.write_parquet(record, pl.concat([user_ids, removed_user_ids]))
+        users_written = self._put_lists(frame, run_id)
+        sink.require_equal_counts(
+            expected, users=users_written, where=f"the DynamoDB table {self.table}"
+        )
+        self._verify_sample(user_ids, run_id)
+        self._delete_users(removed_user_ids)
+        self.files.write_parquet(record, user_ids)
+        warning = (
+            f"the time to live of {self.table} is off: {build_time_to_live_command(self.table)}"
+        )
+        facts = {"table": self.table, "users_removed": removed_user_ids.height}
+        return sink.SinkResult(expected, facts, None if removes_expired else warning)
 
     def check(self) -> tuple[str, bool]:
         """That the table is one for users; its ARN, and whether its time to live is on. Raises
@@ -165,7 +177,8 @@ class UserLists:
             ) from None
         keys = [(key["AttributeName"], key["KeyType"]) for key in table["KeySchema"]]
         types = {
-            each["AttributeName"]: each["AttributeType"] for each in table["AttributeDefinitions"]
+            attribute["AttributeName"]: attribute["AttributeType"]
+            for attribute in table["AttributeDefinitions"]
         }
         if keys != [(KEY, "HASH")] or types[KEY] != "S":
             raise sink.SinkError(
@@ -176,91 +189,94 @@ class UserLists:
             raise sink.SinkUnavailableError(
                 f"the DynamoDB table {self.table} is {table['TableStatus']}: it has to be ACTIVE"
             )
-        found = self.client.describe_time_to_live(TableName=self.table)["TimeToLiveDescription"]
-        on = found.get("TimeToLiveStatus") in ("ENABLED", "ENABLING")
-        return table["TableArn"], on and found.get("AttributeName") == EXPIRES
+        time_to_live = self.client.describe_time_to_live(TableName=self.table)[
+            "TimeToLiveDescription"
+        ]
+        is_enabled = time_to_live.get("TimeToLiveStatus") in ("ENABLED", "ENABLING")
+        return table["TableArn"], is_enabled and time_to_live.get("AttributeName") == EXPIRES
 
-    def owned_by(self, arn: str) -> str | None:
+    def check_owner(self, table_arn: str) -> str | None:
         """Whose lists the table has; None where nobody has put any there. Raises as `check` does,
         and SinkError where they are another's."""
-        pages = self.client.get_paginator("list_tags_of_resource").paginate(ResourceArn=arn)
+        pages = self.client.get_paginator("list_tags_of_resource").paginate(ResourceArn=table_arn)
         tags = {tag["Key"]: tag["Value"] for page in pages for tag in page["Tags"]}
         owner: str | None = tags.get(OWNER)
-        if owner not in (None, self._mark):
+        if owner not in (None, self._owner_tag):
             raise sink.SinkError(
                 f"the DynamoDB table {self.table} has the lists of {owner}: give"
                 " sinks.dynamodb.table another name; or, if these are to take their place, take"
-                f" the mark away: aws dynamodb untag-resource --resource-arn {arn}"
+                f" the mark away: aws dynamodb untag-resource --resource-arn {table_arn}"
                 f" --tag-keys {OWNER}"
             )
         return owner
 
     @property
-    def _mark(self) -> str:
+    def _owner_tag(self) -> str:
         """The owner, of what a tag may have."""
         return re.sub(r"[^\w .:/=+@-]", "_", self.owner)[:256]
 
-    def _put(self, frame: pl.LazyFrame, run_id: str) -> int:
+    def _put_lists(self, frame: pl.LazyFrame, run_id: str) -> int:
         common = {
             "run_id": {"S": run_id},
             EXPIRES: {"N": str(int(time.time()) + self.ttl_days * DAY)},
         }
-        written = 0
-        for users in sink.lists(frame):
-            written += self._write(
+        users_written = 0
+        for users in sink.group_by_user(frame):
+            users_written += self._send(
                 [
-                    {"PutRequest": {"Item": {**_item(**user), **common}}}
+                    {"PutRequest": {"Item": {**_make_item(**user), **common}}}
                     for user in users.iter_rows(named=True)
                 ]
             )
-        return written
+        return users_written
 
-    def _delete(self, gone: pl.DataFrame) -> None:
-        for users in gone.iter_slices(10_000):
+    def _delete_users(self, user_ids: pl.DataFrame) -> None:
+        for users in user_ids.iter_slices(10_000):
             keys = users.get_column(KEY)
-            self._write([{"DeleteRequest": {"Key": {KEY: {"S": user}}}} for user in keys])
+            self._send([{"DeleteRequest": {"Key": {KEY: {"S": user}}}} for user in keys])
 
-    def _write(self, requests: Sequence[dict[str, Any]]) -> int:
-        pieces = [
+    def _send(self, requests: Sequence[dict[str, Any]]) -> int:
+        batches = [
             requests[start : start + WRITES_AT_ONCE]
             for start in range(0, len(requests), WRITES_AT_ONCE)
         ]
         with ThreadPoolExecutor(CONNECTIONS) as threads:
-            return sum(threads.map(self._write_piece, pieces))
+            return sum(threads.map(self._send_batch, batches))
 
-    def _write_piece(self, requests: Sequence[dict[str, Any]]) -> int:
-        waiting = list(requests)
+    def _send_batch(self, requests: Sequence[dict[str, Any]]) -> int:
+        unprocessed = list(requests)
         for attempt in range(ATTEMPTS):
-            answer = self.client.batch_write_item(RequestItems={self.table: waiting})
-            waiting = answer.get("UnprocessedItems", {}).get(self.table, [])
-            if not waiting:
+            answer = self.client.batch_write_item(RequestItems={self.table: unprocessed})
+            unprocessed = answer.get("UnprocessedItems", {}).get(self.table, [])
+            if not unprocessed:
                 return len(requests)
             _wait(attempt)
         raise sink.SinkUnavailableError(
-            f"the DynamoDB table {self.table} is written faster than it takes: {len(waiting)} of"
-            f" {len(requests)} items were refused {ATTEMPTS} times; give it more write capacity"
+            f"the DynamoDB table {self.table} refused {len(unprocessed)} of {len(requests)} items"
+            f" {ATTEMPTS} times, because they come faster than its write capacity allows: give it"
+            " more write capacity"
         )
 
-    def _read_again(self, users: pl.DataFrame, run_id: str) -> None:
-        sample = users.sample(min(SAMPLE, users.height)).get_column(KEY).to_list()
-        wanted = {
+    def _verify_sample(self, user_ids: pl.DataFrame, run_id: str) -> None:
+        sample = user_ids.sample(min(SAMPLE, user_ids.height)).get_column(KEY).to_list()
+        request = {
             "Keys": [{KEY: {"S": user}} for user in sample],
             "ConsistentRead": True,
             "ProjectionExpression": "run_id",
         }
-        waiting: dict[str, Any] = {self.table: wanted} if sample else {}
-        found = attempts = 0
-        while waiting and attempts < ATTEMPTS:
-            answer = self.client.batch_get_item(RequestItems=waiting)
+        unprocessed: dict[str, Any] = {self.table: request} if sample else {}
+        users_confirmed = attempts = 0
+        while unprocessed and attempts < ATTEMPTS:
+            answer = self.client.batch_get_item(RequestItems=unprocessed)
             items = answer["Responses"].get(self.table, [])
-            found += sum(item["run_id"]["S"] == run_id for item in items)
-            if waiting := answer.get("UnprocessedKeys", {}):
+            users_confirmed += sum(item["run_id"]["S"] == run_id for item in items)
+            if unprocessed := answer.get("UnprocessedKeys", {}):
                 _wait(attempts)
             attempts += 1
-        if found != len(sample):
+        if users_confirmed != len(sample):
             raise sink.SinkUnavailableError(
-                f"of {len(sample):,} users written to the DynamoDB table {self.table}, {found:,}"
-                " have this run's list: does another run write there?"
+                f"of {len(sample):,} users written to the DynamoDB table {self.table},"
+                f" {users_confirmed:,} have this run's list: check whether another run writes there"
             )
 
 
@@ -268,12 +284,12 @@ def _wait(attempt: int) -> None:
     time.sleep(random.uniform(0, min(LONGEST_WAIT, 0.1 * 2**attempt)))  # noqa: S311
 
 
-def _item(user_id: str, items: list[dict[str, Any]], arm: str | None = None) -> dict[str, Any]:
-    item = {KEY: {"S": user_id}, "items": {"L": [{"M": _entry(**item)} for item in items]}}
+def _make_item(user_id: str, items: list[dict[str, Any]], arm: str | None = None) -> dict[str, Any]:
+    item = {KEY: {"S": user_id}, "items": {"L": [{"M": _make_entry(**item)} for item in items]}}
     return item if arm is None else {**item, "arm": {"S": arm}}
 
 
-def _entry(
+def _make_entry(
     item_id: str, title: str | None = None, score: float | None = None, **_: Any
 ) -> dict[str, Any]:
     entry = {"item_id": {"S": item_id}}
@@ -284,7 +300,7 @@ def _entry(
     return entry
 
 
-def switch_on(table: str) -> str:
+def build_time_to_live_command(table: str) -> str:
     """The command that switches the table's time to live on."""
     return (
         f"aws dynamodb update-time-to-live --table-name {table}"
@@ -293,7 +309,7 @@ def switch_on(table: str) -> str:
 
 
 @contextmanager
-def explained(table: str) -> Iterator[None]:
+def raise_as_sink_errors(table: str) -> Iterator[None]:
     """Raises SinkError for what boto3 and the storage raise."""
     try:
         yield

@@ -80,9 +80,9 @@ class ExportSink(dg.Model):
             raise ValueError("bom goes with csv only: leave it out")
         return self
 
-    def describe(self, project: Path) -> sink.Description:
-        path = self._absolute(project)
-        return sink.Description(
+    def describe(self, project: Path) -> sink.SinkDescription:
+        path = self._resolve_path(project)
+        return sink.SinkDescription(
             text=f"The lists in one file ({self.format}, {self.rows.replace('_', ' ')}), for"
             " example for a mailing tool.",
             kind="csv" if self.format == "csv" else "json",
@@ -91,65 +91,73 @@ class ExportSink(dg.Model):
         )
 
     def check(self, context: sink.SinkContext) -> sink.SinkCheck:
-        path = self._absolute(context.project)
+        path = self._resolve_path(context.project)
         if path is None:
             return sink.SinkCheck("it is written into the pipeline's storage")
-        store, uri = _open(_nearest(path), context.storage)
-        look(store, uri)
+        store, uri = _locate_file(_in_existing_folder(path), context.storage)
+        require_writable(store, uri)
         return sink.SinkCheck(f"{path} can be written")
 
     def write(self, lists: pl.LazyFrame, context: sink.SinkContext) -> sink.SinkResult:
         storage = context.storage
         default = storage.uri(StorageKeys(context.pipeline).export(self.filename))
-        return export(lists, self, *_open(self._absolute(context.project) or default, storage))
+        return write_export(
+            lists, self, *_locate_file(self._resolve_path(context.project) or default, storage)
+        )
 
     @property
     def filename(self) -> str:
         return f"recommendations.{self.format}"
 
-    def _absolute(self, project: Path) -> str | None:
+    def _resolve_path(self, project: Path) -> str | None:
         """The absolute path or URI; None where the file goes into the pipeline's storage."""
         if self.path is None or self.path.startswith("s3://"):
             return self.path
         return str((project / Path(self.path).expanduser()).resolve())
 
 
-def export(frame: pl.LazyFrame, how: ExportSink, store: ObjectStore, uri: str) -> sink.SinkResult:
+def write_export(
+    frame: pl.LazyFrame, settings: ExportSink, store: ObjectStore, uri: str
+) -> sink.SinkResult:
     """Write the file and put it at the URI, whole or not at all. Raises SinkError.
 
     Facts: file; lines, without the header; bytes; formulas_escaped, in cells.
     """
-    wanted = sink.counts(frame)
+    expected = sink.count_lists(frame)
     with temporary_folder() as folder:
-        path = folder / how.filename
-        escaped = _write(frame, how, wanted.longest, path)
-        lines = _lines(path, how)
-        if how.rows == "per_user":
-            sink.compare(wanted, users=lines, where=how.filename)
+        path = folder / settings.filename
+        cells_escaped = _write_file(frame, settings, expected.longest, path)
+        rows_written = _count_rows(path, settings)
+        if settings.rows == "per_user":
+            sink.require_equal_counts(expected, users=rows_written, where=settings.filename)
         else:
-            sink.compare(wanted, rows=lines, users=wanted.users, where=how.filename)
+            sink.require_equal_counts(
+                expected, rows=rows_written, users=expected.users, where=settings.filename
+            )
         size = path.stat().st_size
-        with _explained(uri):
+        with _raise_as_sink_errors(uri):
             store.put(uri, path)
-            put = store.head(uri)
-    if put is None or put.size != size:
-        found = "nothing is" if put is None else f"{put.size:,} bytes are"
-        raise sink.SinkUnavailableError(f"{size:,} bytes were written to {uri}, but {found} there")
+            stored_file = store.head(uri)
+    if stored_file is None or stored_file.size != size:
+        outcome = "nothing is" if stored_file is None else f"{stored_file.size:,} bytes are"
+        raise sink.SinkUnavailableError(
+            f"{size:,} bytes were written to {uri}, but {outcome} there"
+        )
     file = str(store.local_path(uri) or uri)
-    facts = {"file": file, "lines": lines, "bytes": size, "formulas_escaped": escaped}
-    return sink.SinkResult(wanted, facts)
+    facts = {"file": file, "lines": rows_written, "bytes": size, "formulas_escaped": cells_escaped}
+    return sink.SinkResult(expected, facts)
 
 
-def look(store: ObjectStore, uri: str) -> None:
+def require_writable(store: ObjectStore, uri: str) -> None:
     """Put a file next to it and delete that again. Raises SinkError if that fails."""
     probe = f"{uri}.doctor-{uuid.uuid4().hex}"
-    with _explained(uri):
+    with _raise_as_sink_errors(uri):
         store.put(probe, b"x")
         store.delete(probe)
 
 
 @contextmanager
-def _explained(uri: str) -> Iterator[None]:
+def _raise_as_sink_errors(uri: str) -> Iterator[None]:
     try:
         yield
     except StorageError as error:
@@ -159,7 +167,7 @@ def _explained(uri: str) -> Iterator[None]:
         raise sink.SinkError(f"cannot write {uri}: the folder: {error}") from error
 
 
-def _open(path: str, storage: StorageResource) -> tuple[ObjectStore, str]:
+def _locate_file(path: str, storage: StorageResource) -> tuple[ObjectStore, str]:
     """The store of an absolute path or URI, and the file's URI there."""
     if path.startswith("s3://"):
         return storage.store, path
@@ -168,7 +176,7 @@ def _open(path: str, storage: StorageResource) -> tuple[ObjectStore, str]:
     return store, f"s3://local/{Path(path).name}"
 
 
-def _nearest(path: str) -> str:
+def _in_existing_folder(path: str) -> str:
     """The file in the innermost of its folders that exists: a check makes no folder."""
     if path.startswith("s3://"):
         return path
@@ -178,40 +186,42 @@ def _nearest(path: str) -> str:
     return str(folder / Path(path).name)
 
 
-def _write(frame: pl.LazyFrame, how: ExportSink, longest: int, path: Path) -> int:
+def _write_file(frame: pl.LazyFrame, settings: ExportSink, longest: int, path: Path) -> int:
     """Write the file; returns how many cells were escaped."""
-    escaped = 0
+    cells_escaped = 0
     with path.open("wb") as file:
-        if how.bom:
+        if settings.bom:
             file.write(BOM)
-        header = True
-        for rows in _rows(frame, how, longest):
-            if how.format == "jsonl":
+        include_header = True
+        for rows in _generate_rows(frame, settings, longest):
+            if settings.format == "jsonl":
                 file.write(rows.write_ndjson().encode())
                 continue
             texts = pl.col(pl.String)
             formula = texts.str.contains(FORMULA) | texts.str.contains(FORMULA_WITHIN)
-            escaped += sum(rows.select(formula.sum()).row(0))
-            within = texts.str.replace_all(FORMULA_WITHIN, "$1'$2")
-            rows.with_columns(within.str.replace(FORMULA, "'$0")).write_csv(
-                file, include_header=header, quote_style="non_numeric"
+            cells_escaped += sum(rows.select(formula.sum()).row(0))
+            escaped_within = texts.str.replace_all(FORMULA_WITHIN, "$1'$2")
+            rows.with_columns(escaped_within.str.replace(FORMULA, "'$0")).write_csv(
+                file, include_header=include_header, quote_style="non_numeric"
             )
-            header = False
-    return escaped
+            include_header = False
+    return cells_escaped
 
 
-def _rows(frame: pl.LazyFrame, how: ExportSink, longest: int) -> Iterator[pl.DataFrame]:
+def _generate_rows(
+    frame: pl.LazyFrame, settings: ExportSink, longest: int
+) -> Iterator[pl.DataFrame]:
     """What becomes a line each; an empty table where there are none, for the header."""
-    if how.rows == "per_item":
+    if settings.rows == "per_item":
         yield frame.head(0).collect()
-        yield from sink.batches(frame)
+        yield from sink.iterate_batches(frame)
         return
     fields = [name for name in ("item_id", "title") if name in frame.collect_schema().names()]
-    for users in sink.lists(frame):
-        yield users if how.format == "jsonl" else _in_columns(users, longest, fields)
+    for users in sink.group_by_user(frame):
+        yield users if settings.format == "jsonl" else _spread_items(users, longest, fields)
 
 
-def _in_columns(users: pl.DataFrame, longest: int, fields: Sequence[str]) -> pl.DataFrame:
+def _spread_items(users: pl.DataFrame, longest: int, fields: Sequence[str]) -> pl.DataFrame:
     """user_id, arm (in an experiment), item_1, title_1, item_2 …; what a list lacks is null."""
     return users.select(
         pl.exclude("items"),
@@ -226,12 +236,12 @@ def _in_columns(users: pl.DataFrame, longest: int, fields: Sequence[str]) -> pl.
     )
 
 
-def _lines(path: Path, how: ExportSink) -> int:
+def _count_rows(path: Path, settings: ExportSink) -> int:
     """How many rows the file has, but for the header."""
     rows = quotes = 0
     with path.open("rb") as file:
         for line in file:
             # A line that ends within quotes goes on.
-            quotes += line.count(b'"') if how.format == "csv" else 0
+            quotes += line.count(b'"') if settings.format == "csv" else 0
             rows += quotes % 2 == 0
-    return rows - (how.format == "csv")
+    return rows - (settings.format == "csv")

@@ -10,11 +10,17 @@ import dagster as dg
 import polars as pl
 from pydantic import ConfigDict, Field, field_validator
 
-from batchrec_dagster.sinks.sink import Description, SinkCheck, SinkContext, SinkError, SinkResult
+from batchrec_dagster.sinks.sink import (
+    SinkCheck,
+    SinkContext,
+    SinkDescription,
+    SinkError,
+    SinkResult,
+)
 from batchrec_dagster.storage.extras import ExtraMissingError, require
 
 if TYPE_CHECKING:
-    from batchrec_dagster.sinks.postgres_table import Target
+    from batchrec_dagster.sinks.postgres_table import PostgresTarget
 
 
 class PostgresSink(dg.Model):
@@ -60,33 +66,33 @@ class PostgresSink(dg.Model):
         return name
 
     @property
-    def _table(self) -> str:
+    def _qualified_name(self) -> str:
         return f"{self.schema_name}.{self.table}" if self.schema_name else self.table
 
-    def describe(self, project: Path) -> Description:
-        return Description(
+    def describe(self, project: Path) -> SinkDescription:
+        return SinkDescription(
             text=f"The lists in the PostgreSQL table {self.table}, replaced in one transaction:"
             " readers see either the old lists or the new ones.",
             kind="postgres",
-            place=f"sinks.postgres.table: {self._table} at {self.url_env}",
-            removal=f"the PostgreSQL table {self._table} at {self.url_env}:"
-            f" DROP TABLE {self._table}",
+            place=f"sinks.postgres.table: {self._qualified_name} at {self.url_env}",
+            removal=f"the PostgreSQL table {self._qualified_name} at {self.url_env}:"
+            f" DROP TABLE {self._qualified_name}",
             secret=self.url_env,
         )
 
     def check(self, context: SinkContext) -> SinkCheck:
         target = self._target(context)
-        from batchrec_dagster.sinks.postgres_table import look
+        from batchrec_dagster.sinks.postgres_table import check_writable
 
-        return SinkCheck(f"{look(target)} can be written")
+        return SinkCheck(f"{check_writable(target)} can be written")
 
     def write(self, lists: pl.LazyFrame, context: SinkContext) -> SinkResult:
         target = self._target(context)
         from batchrec_dagster.sinks import postgres_table
 
-        return postgres_table.replace(lists, target)
+        return postgres_table.replace_lists(lists, target)
 
-    def _target(self, context: SinkContext) -> Target:
+    def _target(self, context: SinkContext) -> PostgresTarget:
         url = context.environment.get(self.url_env)
         if not url:
             raise SinkError(
@@ -98,6 +104,6 @@ class PostgresSink(dg.Model):
         except ExtraMissingError as error:
             raise SinkError(str(error)) from None
         # psycopg2 is of an extra.
-        from batchrec_dagster.sinks.postgres_table import Target
+        from batchrec_dagster.sinks.postgres_table import PostgresTarget
 
-        return Target(url, self.table, self.schema_name, context.pipeline)
+        return PostgresTarget(url, self.table, self.schema_name, context.pipeline)

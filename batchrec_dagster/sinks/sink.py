@@ -39,7 +39,7 @@ class SinkContext:
 
 
 @dataclass(frozen=True)
-class Description:
+class SinkDescription:
     """A sink in words.
 
     `place` is the setting that says where it writes, with its value: no two pipelines may share it.
@@ -87,7 +87,7 @@ class Sink(Protocol):
     asset: ClassVar[str]
     """The name of its asset."""
 
-    def describe(self, project: Path) -> Description: ...
+    def describe(self, project: Path) -> SinkDescription: ...
 
     def check(self, context: SinkContext) -> SinkCheck:
         """Try what writing takes, and leave nothing behind. Raises SinkError."""
@@ -96,46 +96,50 @@ class Sink(Protocol):
         """Replace what is there by these lists. Raises SinkError, SinkUnavailableError."""
 
 
-def counts(frame: pl.LazyFrame) -> SinkCounts:
+def count_lists(frame: pl.LazyFrame) -> SinkCounts:
     """Counts of the whole table; each user has one item of rank 1."""
     rank = pl.col("rank")
-    found = frame.select(pl.len(), first=(rank == 1).sum(), longest=rank.max().fill_null(0))
-    return SinkCounts(*found.collect(engine="streaming").row(0))
+    totals = frame.select(pl.len(), first=(rank == 1).sum(), longest=rank.max().fill_null(0))
+    return SinkCounts(*totals.collect(engine="streaming").row(0))
 
 
-def compare(wanted: SinkCounts, *, rows: int | None = None, users: int, where: str) -> None:
+def require_equal_counts(
+    expected: SinkCounts, *, rows: int | None = None, users: int, where: str
+) -> None:
     """Raise SinkUnavailableError when what was written is not what was given: most likely new lists
     were published meanwhile."""
-    if users != wanted.users or (rows is not None and rows != wanted.rows):
+    if users != expected.users or (rows is not None and rows != expected.rows):
         written = f"{users:,} users" + ("" if rows is None else f" and {rows:,} rows")
         raise SinkUnavailableError(
-            f"{written} were written to {where}, but there are {wanted.users:,} users and"
-            f" {wanted.rows:,} rows: run it again"
+            f"{written} were written to {where}, but there are {expected.users:,} users and"
+            f" {expected.rows:,} rows: run it again"
         )
 
 
-def batches(frame: pl.LazyFrame) -> Iterator[pl.DataFrame]:
+def iterate_batches(frame: pl.LazyFrame) -> Iterator[pl.DataFrame]:
     """The rows in order, BATCH_ROWS at a time."""
     for batch in frame.collect_batches(chunk_size=BATCH_ROWS, engine="streaming"):
         if batch.height:
             yield batch
 
 
-def lists(frame: pl.LazyFrame) -> Iterator[pl.DataFrame]:
+def group_by_user(frame: pl.LazyFrame) -> Iterator[pl.DataFrame]:
     """A row for each user: user_id, arm (in an experiment), items (a list of structs of the other
     columns, best first).
 
     At least one frame, so that the columns are known even of an empty table.
     """
     open_user: pl.DataFrame | None = None  # The last user's rows may continue in the next batch.
-    for batch in batches(frame):
+    for batch in iterate_batches(frame):
         rows = batch if open_user is None else pl.concat([open_user, batch])
-        last = pl.col("user_id") == rows.get_column("user_id")[-1]
-        open_user = rows.filter(last)
-        yield _by_user(rows.filter(~last))
-    yield _by_user(frame.head(0).collect() if open_user is None else open_user)
+        is_last_user = pl.col("user_id") == rows.get_column("user_id")[-1]
+        open_user = rows.filter(is_last_user)
+        yield _collect_items(rows.filter(~is_last_user))
+    yield _collect_items(frame.head(0).collect() if open_user is None else open_user)
 
 
-def _by_user(rows: pl.DataFrame) -> pl.DataFrame:
-    of_user = [name for name in ("user_id", "arm") if name in rows.columns]
-    return rows.group_by(of_user, maintain_order=True).agg(items=pl.struct(pl.exclude(of_user)))
+def _collect_items(rows: pl.DataFrame) -> pl.DataFrame:
+    user_columns = [name for name in ("user_id", "arm") if name in rows.columns]
+    return rows.group_by(user_columns, maintain_order=True).agg(
+        items=pl.struct(pl.exclude(user_columns))
+    )

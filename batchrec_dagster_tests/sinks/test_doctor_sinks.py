@@ -42,8 +42,8 @@ def test_a_writable_postgres_passes_and_stays_unchanged(
     assert finding.message.startswith("public.recommendations in test_")
     tables = "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'"
     assert postgres.query(tables, url=url) == [(0,)]
-    target = postgres_sink.Target(url, "recommendations", pipeline="shop")
-    postgres_sink.replace(many(2).lazy(), target)
+    target = postgres_sink.PostgresTarget(url, "recommendations", pipeline="shop")
+    postgres_sink.replace_lists(many(2).lazy(), target)
     assert in_postgres(project, monkeypatch, url).status == "ok"
     assert postgres.query("SELECT count(*) FROM recommendations", url=url) == [(10,)]
     # The check's table is gone.
@@ -61,7 +61,9 @@ def test_a_postgres_that_refuses_fails_without_showing_the_password(
     assert "permission denied for schema public" in finding.message
     assert finding.fix == fix
 
-    postgres_sink.replace(many(2).lazy(), postgres_sink.Target(url, "recommendations"))
+    postgres_sink.replace_lists(
+        many(2).lazy(), postgres_sink.PostgresTarget(url, "recommendations")
+    )
     postgres.query(f"GRANT ALL ON SCHEMA public TO {reader}", url=url)
     finding = in_postgres(project, monkeypatch, theirs)
     assert (finding.status, finding.fix) == ("failed", fix)

@@ -16,7 +16,7 @@ from moto import mock_aws
 
 from batchrec_dagster.sinks import SinkError, SinkUnavailableError, dynamodb
 from batchrec_dagster.sinks import sink as lists
-from batchrec_dagster.sinks.dynamodb import UserLists
+from batchrec_dagster.sinks.dynamodb import UserListTable
 from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
 from batchrec_dagster_tests.sinks.support import hostile, many, recommendations
@@ -48,20 +48,20 @@ def create(client: Any, key: str = "user_id", kind: str = "S", *, ttl: bool = Tr
         )
 
 
-def lists_of(client: Any, folder: Path) -> UserLists:
+def lists_of(client: Any, folder: Path) -> UserListTable:
     storage = StorageResource(root=str(folder), s3=S3Connection())
-    return UserLists(client, TABLE, 30, PipelineFiles(storage, StorageKeys("shop")), "shop")
+    return UserListTable(client, TABLE, 30, PipelineFiles(storage, StorageKeys("shop")), "shop")
 
 
 @pytest.fixture
-def table(client: Any, tmp_path: Path) -> UserLists:
+def table(client: Any, tmp_path: Path) -> UserListTable:
     """The sink of a table that is there."""
     create(client)
     return lists_of(client, tmp_path)
 
 
-def write(table: UserLists, frame: pl.DataFrame, run_id: str = "run") -> lists.SinkResult:
-    with dynamodb.explained(TABLE):
+def write(table: UserListTable, frame: pl.DataFrame, run_id: str = "run") -> lists.SinkResult:
+    with dynamodb.raise_as_sink_errors(TABLE):
         return table.write(frame.lazy(), run_id)
 
 
@@ -70,7 +70,9 @@ def stored(client: Any) -> dict[str, Any]:
     return {item["user_id"]["S"]: item for page in pages for item in page["Items"]}
 
 
-def test_each_user_has_an_item_and_who_is_gone_is_removed(client: Any, table: UserLists) -> None:
+def test_each_user_has_an_item_and_who_is_gone_is_removed(
+    client: Any, table: UserListTable
+) -> None:
     before = int(time.time())
     written = write(table, recommendations({"1": [("a", "A = 1"), "b"], "2": ["c"]}), "first")
     facts = {"table": TABLE, "users_removed": 0}
@@ -100,7 +102,7 @@ def test_each_user_has_an_item_and_who_is_gone_is_removed(client: Any, table: Us
 
 
 @pytest.mark.attack
-def test_hostile_text_is_text(client: Any, table: UserLists) -> None:
+def test_hostile_text_is_text(client: Any, table: UserListTable) -> None:
     write(table, hostile())
     items = stored(client)
     for (user,), rows in hostile().group_by("user_id", maintain_order=True):
@@ -112,7 +114,7 @@ def test_hostile_text_is_text(client: Any, table: UserLists) -> None:
 
 
 def test_users_are_whole_over_the_ends_of_batches(
-    client: Any, table: UserLists, monkeypatch: pytest.MonkeyPatch
+    client: Any, table: UserListTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lists, "BATCH_ROWS", 7)
     assert write(table, many(60)).counts == (300, 60, 5)
@@ -121,7 +123,7 @@ def test_users_are_whole_over_the_ends_of_batches(
     assert {len(item["items"]["L"]) for item in items.values()} == {5}
 
 
-def test_what_is_not_processed_is_sent_again(client: Any, table: UserLists) -> None:
+def test_what_is_not_processed_is_sent_again(client: Any, table: UserListTable) -> None:
     held: list[Any] = []
 
     def hold_back(params: dict[str, Any], **_: Any) -> None:
@@ -141,7 +143,9 @@ def test_what_is_not_processed_is_sent_again(client: Any, table: UserLists) -> N
     assert held == []
 
 
-def test_what_is_not_read_again_at_once_is_asked_for_again(client: Any, table: UserLists) -> None:
+def test_what_is_not_read_again_at_once_is_asked_for_again(
+    client: Any, table: UserListTable
+) -> None:
     held: list[Any] = []
 
     def hold_back(params: dict[str, Any], **_: Any) -> None:
@@ -159,7 +163,7 @@ def test_what_is_not_read_again_at_once_is_asked_for_again(client: Any, table: U
     assert write(table, many(10)).counts.users == 10
 
 
-def test_a_table_that_takes_nothing_is_reported(client: Any, table: UserLists) -> None:
+def test_a_table_that_takes_nothing_is_reported(client: Any, table: UserListTable) -> None:
     users = [{"user_id": {"S": user}} for user in "012"]
 
     def refuse(parsed: dict[str, Any], **_: Any) -> None:
@@ -171,11 +175,11 @@ def test_a_table_that_takes_nothing_is_reported(client: Any, table: UserLists) -
 
 
 def test_a_write_that_was_killed_forgets_nobody(
-    client: Any, table: UserLists, monkeypatch: pytest.MonkeyPatch
+    client: Any, table: UserListTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(table, many(3))
     with monkeypatch.context() as patched:
-        patched.setattr(UserLists, "_delete", lambda *_: 1 / 0)
+        patched.setattr(UserListTable, "_delete_users", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             write(table, recommendations({"2": ["a"], "7": ["a"]}))
     assert set(stored(client)) == {"0", "1", "2", "7"}
@@ -197,7 +201,7 @@ def test_a_table_that_cannot_be_is_reported(client: Any, tmp_path: Path) -> None
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_damaged_record_of_users_is_named(table: UserLists) -> None:
+def test_a_damaged_record_of_users_is_named(table: UserListTable) -> None:
     write(table, many(1))
     record = table.files.storage.uri(table.files.places.users_in_dynamodb(TABLE))
     table.files.storage.store.put(record, b"cut")
@@ -212,17 +216,19 @@ def test_without_a_time_to_live_it_says_so(client: Any, tmp_path: Path) -> None:
 
 
 def test_another_run_that_writes_is_noticed(
-    table: UserLists, monkeypatch: pytest.MonkeyPatch
+    table: UserListTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    other = UserLists._put
-    monkeypatch.setattr(UserLists, "_put", lambda self, frame, _: other(self, frame, "another"))
+    other = UserListTable._put_lists
+    monkeypatch.setattr(
+        UserListTable, "_put_lists", lambda self, frame, _: other(self, frame, "another")
+    )
     with pytest.raises(
         SinkUnavailableError, match=r"of 4 users written .*, 0 have this run's list"
     ):
         write(table, many(4))
 
 
-def test_a_table_of_somebody_elses_lists_is_left_alone(client: Any, table: UserLists) -> None:
+def test_a_table_of_somebody_elses_lists_is_left_alone(client: Any, table: UserListTable) -> None:
     write(table, many(3))
     before = stored(client)
     with pytest.raises(SinkError) as refused:
@@ -253,7 +259,7 @@ def test_a_table_of_somebody_elses_lists_is_left_alone(client: Any, table: UserL
     ],
 )
 def test_what_may_pass_is_told_from_what_lasts(
-    client: Any, table: UserLists, code: str, passing: bool
+    client: Any, table: UserListTable, code: str, passing: bool
 ) -> None:
     def answer(http_response: Any, parsed: dict[str, Any], **_: Any) -> None:
         http_response.status_code = 400

@@ -34,7 +34,9 @@ LISTS = st.dictionaries(TEXT, st.lists(st.tuples(TEXT, st.none() | TEXT), max_si
 
 
 def write(folder: Path, frame: pl.DataFrame, **how: Any) -> SinkResult:
-    return export.export(frame.lazy(), ExportSink(**how), ObjectStore({"bucket": folder}), URI)
+    return export.write_export(
+        frame.lazy(), ExportSink(**how), ObjectStore({"bucket": folder}), URI
+    )
 
 
 def content(folder: Path) -> bytes:
@@ -176,7 +178,7 @@ def test_lists_that_change_while_they_are_written_are_not_put(
 ) -> None:
     write(tmp_path, many(2))
     before = content(tmp_path)
-    monkeypatch.setattr(lists, "counts", lambda _: SinkCounts(16, 3, 5))
+    monkeypatch.setattr(lists, "count_lists", lambda _: SinkCounts(16, 3, 5))
     with pytest.raises(SinkUnavailableError, match=r"4 users were written .* there are 3 users"):
         write(tmp_path, many(4))
     with pytest.raises(SinkUnavailableError, match="3 users and 20 rows were written"):

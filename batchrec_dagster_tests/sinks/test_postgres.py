@@ -33,7 +33,7 @@ TEXT = st.text(
 
 
 def replace(frame: pl.DataFrame, url: str, **target: Any) -> lists.SinkResult:
-    return sink.replace(frame.lazy(), sink.Target(url, **{"table": TABLE, **target}))
+    return sink.replace_lists(frame.lazy(), sink.PostgresTarget(url, **{"table": TABLE, **target}))
 
 
 def stored(postgres: PostgresServer, url: str, table: str = TABLE) -> list[tuple[Any, ...]]:
@@ -238,7 +238,7 @@ def test_lists_that_change_while_they_are_written_are_not_published(
     postgres: PostgresServer, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     replace(many(1), url)
-    monkeypatch.setattr(lists, "counts", lambda _: lists.SinkCounts(11, 3, 5))
+    monkeypatch.setattr(lists, "count_lists", lambda _: lists.SinkCounts(11, 3, 5))
     said = (
         "2 users and 10 rows were written to public.recommendations, but there are 3 users and 11"
     )
@@ -276,10 +276,10 @@ def test_off_this_machine_it_is_tls_unless_the_url_says_otherwise(
 ) -> None:
     # Another spelling of 127.0.0.1, on which this server has no TLS.
     elsewhere = url.replace("127.0.0.1", "127.1")
-    for attempt in (sink.look, lambda target: replace(many(1), target.url)):
+    for attempt in (sink.check_writable, lambda target: replace(many(1), target.url)):
         with pytest.raises(SinkError, match="does not support SSL"):
-            attempt(sink.Target(elsewhere, "recommendations"))
-    sink.look(sink.Target(f"{elsewhere}?sslmode=disable", "recommendations"))
+            attempt(sink.PostgresTarget(elsewhere, "recommendations"))
+    sink.check_writable(sink.PostgresTarget(f"{elsewhere}?sslmode=disable", "recommendations"))
 
 
 def test_a_password_is_not_sent_as_it_is(postgres: PostgresServer, url: str) -> None:
@@ -292,7 +292,7 @@ def test_a_password_is_not_sent_as_it_is(postgres: PostgresServer, url: str) -> 
         postgres.query("SELECT pg_reload_conf()")
         with pytest.raises(SinkError, match=r"requirement.*cleartext password"):
             _until_reloaded(url)
-        sink.look(sink.Target(f"{url}?require_auth=password", "recommendations"))
+        sink.check_writable(sink.PostgresTarget(f"{url}?require_auth=password", "recommendations"))
     finally:
         hba.write_text(before)
         postgres.query("SELECT pg_reload_conf()")
@@ -301,7 +301,7 @@ def test_a_password_is_not_sent_as_it_is(postgres: PostgresServer, url: str) -> 
 def _until_reloaded(url: str) -> None:
     """The server reads its configuration a moment after it was asked to."""
     for _ in range(2000):
-        sink.look(sink.Target(url, "recommendations"))
+        sink.check_writable(sink.PostgresTarget(url, "recommendations"))
         time.sleep(0.05)
 
 
@@ -323,7 +323,7 @@ from batchrec_dagster.sinks import postgres_table as postgres
 from batchrec_dagster_tests.sinks.support import many
 
 url, step = sys.argv[1:]
-owner = postgres if step == "copy" else postgres._Table
+owner = postgres if step == "copy_rows" else postgres._ListTable
 whole = getattr(owner, step)
 
 def and_then_nothing(*arguments, **named):
@@ -332,11 +332,11 @@ def and_then_nothing(*arguments, **named):
     time.sleep(600)
 
 setattr(owner, step, and_then_nothing)
-postgres.replace(many(500).lazy(), postgres.Target(url, "recommendations"))
+postgres.replace_lists(many(500).lazy(), postgres.PostgresTarget(url, "recommendations"))
 """
 
 
-def half_way(url: str, step: str = "copy") -> subprocess.Popen[str]:
+def half_way(url: str, step: str = "copy_rows") -> subprocess.Popen[str]:
     """A process that has taken that step, and does not end its transaction."""
     writer = subprocess.Popen(
         [sys.executable, "-c", WRITER, url, step],
@@ -349,7 +349,7 @@ def half_way(url: str, step: str = "copy") -> subprocess.Popen[str]:
     return writer
 
 
-@pytest.mark.parametrize("step", ["copy", "_index", "_swap"])
+@pytest.mark.parametrize("step", ["copy_rows", "_build_indexes", "_swap_partitions"])
 def test_killed_half_way_the_old_table_still_serves(
     postgres: PostgresServer, url: str, step: str
 ) -> None:
@@ -358,7 +358,7 @@ def test_killed_half_way_the_old_table_still_serves(
     with half_way(url, step) as writer:
         try:
             # In the last step, for milliseconds, readers wait.
-            if step != "_swap":
+            if step != "_swap_partitions":
                 assert len(stored(postgres, url)) == 15
         finally:
             writer.send_signal(signal.SIGKILL)

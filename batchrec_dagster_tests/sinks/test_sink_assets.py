@@ -131,13 +131,13 @@ def attempts(
     monkeypatch.setattr(sinks, "RETRIES", dg.RetryPolicy(max_retries=2, delay=0))
     left = list(outcomes)
 
-    def replace(frame: pl.LazyFrame, target: postgres_sink.Target) -> SinkResult:
+    def replace(frame: pl.LazyFrame, target: postgres_sink.PostgresTarget) -> SinkResult:
         outcome = left.pop(0)
         if outcome is not None:
             raise outcome
         return SinkResult(SinkCounts(1, 1, 1))
 
-    monkeypatch.setattr(postgres_sink, "replace", replace)
+    monkeypatch.setattr(postgres_sink, "replace_lists", replace)
     return lambda: left
 
 
