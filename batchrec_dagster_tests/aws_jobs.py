@@ -48,20 +48,9 @@ DONE = Done(
 )
 
 
-class Storage(StorageResource):
-    """A storage in S3. moto knows no dashboards, which the EMR client asks for."""
-
-    def client(self, service: str, endpoint: str | None = None) -> Any:
-        client = super().client(service, endpoint)
-        client.meta.events.register(
-            "before-call.emr-serverless.GetDashboardForJobRun",
-            lambda **_: (SimpleNamespace(status_code=200), {"url": "https://dashboard"}),
-        )
-        return client
-
-
-def storage(s3: S3Server) -> Storage:
-    return Storage(
+def storage(s3: S3Server) -> StorageResource:
+    """A storage in S3."""
+    return StorageResource(
         root=f"s3://{s3.new_bucket()}/shop",
         s3=S3Connection(
             endpoint_url=s3.endpoint,
@@ -73,8 +62,7 @@ def storage(s3: S3Server) -> Storage:
 
 
 def say(s3: Any, params: Mapping[str, str], what: Callable[[PipesContext], None]) -> None:
-    """Say something by Pipes, as the job's script would. `params`: the environment variables of
-    Pipes, or the arguments of a Glue job."""
+    """Say something by Pipes, as the job's script would. `params`: the arguments of a Glue job."""
     arguments = {"--dagster-pipes-context": "CONTEXT", "--dagster-pipes-messages": "MESSAGES"}
     named = {f"DAGSTER_PIPES_{n}": params[a] for a, n in arguments.items() if a in params}
     with PipesContext(

@@ -58,7 +58,6 @@ LONGEST = (
     "test_segments.py",
     "test_rollback.py",
     "test_done_once.py",
-    "test_emr.py",
     "test_power_cut.py",
     "test_fuzzed_data.py",
     "test_any_sequence.py",

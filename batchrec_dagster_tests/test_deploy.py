@@ -17,7 +17,6 @@ import boto3
 import pytest
 import yaml
 from botocore import xform_name
-from dagster_aws.pipes.clients import emr_serverless as pipes_emr
 from dagster_aws.pipes.clients import glue as pipes_glue
 from moto import mock_aws
 
@@ -51,7 +50,6 @@ OURS = ("code_location", "webserver", "daemon")
 EVERYTHING = {
     "Encryption": "kms",
     "Glue": "yes",
-    "EmrApplication": "00fkht2eodujab09",
     "AlertEmail": "team@example.com",
     "DynamoTable": "lists",
     "RunnerService": "ec2.amazonaws.com",
@@ -107,7 +105,6 @@ def test_the_stack_s_outputs_are_the_settings() -> None:
     assert (
         not {
             "GlueJobName",
-            "EmrRoleArn",
             "AlertTopicArn",
             "KeyArn",
             "RunnerKeyPolicyArn",
@@ -173,30 +170,13 @@ def test_a_key_lets_personalize_in_and_a_glue_job_has_a_role_of_its_own() -> Non
     (trust,) = resources["GlueRole"]["AssumeRolePolicyDocument"]["Statement"]
     assert trust["Principal"] == {"Service": "glue.amazonaws.com"}
     assert trust["Condition"] == {"StringEquals": {"aws:SourceAccount": ACCOUNT}}
-    assert not {"Key", "GlueJob", "GlueRole", "EmrRole", "AlertTopic"} & stack().keys()
-
-
-def test_a_job_of_emr_serverless_has_a_role_of_its_own_which_the_runner_may_hand_to_emr_alone() -> (
-    None
-):
-    resources = stack(**EVERYTHING)
-    application = f":emr-serverless:{REGION}:{ACCOUNT}:/applications/00fkht2eodujab09"
-    (trust,) = resources["EmrRole"]["AssumeRolePolicyDocument"]["Statement"]
-    assert trust["Principal"] == {"Service": "emr-serverless.amazonaws.com"}
-    assert trust["Condition"]["StringEquals"] == {"aws:SourceAccount": ACCOUNT}
-    assert trust["Condition"]["ArnLike"]["aws:SourceArn"].endswith(application)
-    runs, hands = resources["RunnerEmrPolicy"]["PolicyDocument"]["Statement"]
-    assert all(application in arn for arn in runs["Resource"])
-    assert hands["Resource"] == "<EmrRole.Arn>"
-    assert hands["Condition"]["StringEquals"] == {
-        "iam:PassedToService": "emr-serverless.amazonaws.com"
-    }
+    assert not {"Key", "GlueJob", "GlueRole", "AlertTopic"} & stack().keys()
 
 
 def test_the_use_of_the_key_is_a_policy_for_the_runner_the_jobs_and_a_person() -> None:
     """As an output, it can be attached to a user, who else could not upload."""
     policy = stack(**EVERYTHING)["RunnerKeyPolicy"]
-    assert policy["Roles"] == ["<RunnerRole>", "<GlueRole>", "<EmrRole>"]
+    assert policy["Roles"] == ["<RunnerRole>", "<GlueRole>"]
     (key,) = policy["PolicyDocument"]["Statement"]
     assert key["Resource"] == "<Key.Arn>"
     assert set(actions(key)) == {"kms:Decrypt", "kms:GenerateDataKey"}
@@ -213,7 +193,7 @@ def test_nobody_may_do_everything_or_reach_beyond_the_storage() -> None:
     resources = stack(**EVERYTHING)
     policies = [
         policy["PolicyDocument"]
-        for name in ("PersonalizeRole", "GlueRole", "EmrRole")
+        for name in ("PersonalizeRole", "GlueRole")
         for policy in resources[name]["Policies"]
     ]
     statements = [each for policy in policies for each in policy["Statement"]]
@@ -229,7 +209,6 @@ def test_nobody_may_do_everything_or_reach_beyond_the_storage() -> None:
         ("DynamoTable", "RunnerTablePolicy", [dynamodb]),
         ("AlertEmail", "RunnerAlertPolicy", [messages]),
         ("Glue", "RunnerGluePolicy", [spark, pipes_glue]),
-        ("EmrApplication", "RunnerEmrPolicy", [pipes_emr]),
     ],
 )
 def test_what_may_be_added_allows_the_calls_of_the_code(

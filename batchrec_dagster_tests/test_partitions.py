@@ -36,7 +36,6 @@ OTHERS = {"aws-cn": "cn-north-1", "aws-us-gov": "us-gov-west-1"}
 EVERYTHING = {
     "Encryption": "kms",
     "Glue": "yes",
-    "EmrApplication": "00fkht2eodujab09",
     "AlertEmail": "team@example.com",
     "DynamoTable": "lists",
     "SourceConditions": "yes",

@@ -218,11 +218,14 @@ def test_glue_needs_the_storage_in_s3(project: Project, instance: dg.DagsterInst
     ("preparation", "said"),
     [
         ({"engine": "glue"}, "engine glue needs job_name"),
-        ({"engine": "emr_serverless", "role": ROLE}, "emr_serverless needs application_id"),
+        (
+            {"engine": "emr_serverless", "application_id": "00f", "role": ROLE},
+            "engine emr_serverless is no longer supported: use engine: glue",
+        ),
         ({"engine": "spark", "workers": 3}, "workers is a setting of engine glue, not of spark"),
         ({"engine": "glue", "job_name": "j", "role": "me"}, "write an ARN such as"),
         ({"engine": "spark", "memory": "much"}, "write a size such as 4g"),
-        ({"engine": "flink"}, "'local', 'spark', 'glue' or 'emr_serverless'"),
+        ({"engine": "flink"}, "'local', 'spark' or 'glue'"),
     ],
 )
 def test_invalid_engine_settings_fail_at_load_time(

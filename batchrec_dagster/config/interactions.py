@@ -133,34 +133,26 @@ class BatchUsers(dg.Model):
         return int(day.timestamp())
 
 
-# The settings of each engine, required and allowed.
-_NEEDED = {"glue": ["job_name"], "emr_serverless": ["application_id", "role"]}
-_ALLOWED = {
+_SETTINGS_OF_ENGINE = {
     "local": [],
     "spark": ["memory"],
     "glue": ["job_name", "role", "worker_type", "workers", "timeout_minutes"],
-    "emr_serverless": ["application_id", "role", "timeout_minutes", "spark_submit_parameters"],
 }
 
 
 class PreparationSettings(dg.Model):
     """The engine that turns ratings into interactions; every engine gives the same rows."""
 
-    engine: Literal["local", "spark", "glue", "emr_serverless"] = Field(
+    engine: Literal["local", "spark", "glue"] = Field(
         default="local",
         description="local: Polars on this machine, the fastest up to some hundred million rows;"
-        " spark: Spark on this machine, to try what runs on AWS; glue: an AWS Glue job;"
-        " emr_serverless: an EMR Serverless application. The last two need storage in S3.",
+        " spark: Spark on this machine, to try what runs on AWS; glue: an AWS Glue job, which"
+        " needs storage in S3.",
     )
     job_name: str | None = Field(
         default=None,
         description="glue: the name of the job. If it does not exist, it is created with role.",
         examples=["batchrec-preparation"],
-    )
-    application_id: str | None = Field(
-        default=None,
-        description="emr_serverless: the id of the application, of type Spark and release 7.",
-        examples=["00fkht2eodujab09"],
     )
     role: str | None = Field(
         default=None,
@@ -175,12 +167,7 @@ class PreparationSettings(dg.Model):
         description="glue: the number of workers, the driver among them. Default: the job's own.",
     )
     timeout_minutes: int | None = Field(
-        default=None, description="glue, emr_serverless: the time limit. Default: the job's own."
-    )
-    spark_submit_parameters: str | None = Field(
-        default=None,
-        description="emr_serverless: more options for spark-submit, such as the Python to use.",
-        examples=["--conf spark.emr-serverless.driverEnv.PYSPARK_PYTHON=/usr/bin/python3.11"],
+        default=None, description="glue: the time limit. Default: the job's own."
     )
     memory: str | None = Field(
         default=None, description="spark: the memory of its JVM.", examples=["4g"]
@@ -198,16 +185,28 @@ class PreparationSettings(dg.Model):
 
     _memory_is_a_size = matching("memory", pattern=r"\d+[mg]", or_else="write a size such as 4g")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _engine_is_supported(cls, settings: object) -> object:
+        if isinstance(settings, dict) and settings.get("engine") == "emr_serverless":
+            raise ValueError(
+                "engine emr_serverless is no longer supported: use engine: glue, with job_name in"
+                " place of application_id"
+            )
+        return settings
+
     @model_validator(mode="after")
     def _settings_belong_to_the_engine(self) -> Self:
-        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
-        for name in given:
-            if name != "engine" and name not in _ALLOWED[self.engine]:
-                owners = [engine for engine, allowed in _ALLOWED.items() if name in allowed]
-                raise ValueError(
-                    f"{name} is a setting of engine {' and '.join(owners)}, not of {self.engine}:"
-                    " omit it"
+        for name in type(self).model_fields:
+            if name == "engine" or getattr(self, name) is None:
+                continue
+            if name not in _SETTINGS_OF_ENGINE[self.engine]:
+                (owner,) = (
+                    engine for engine, names in _SETTINGS_OF_ENGINE.items() if name in names
                 )
-        if missing := [name for name in _NEEDED.get(self.engine, []) if name not in given]:
-            raise ValueError(f"engine {self.engine} needs {' and '.join(missing)}")
+                raise ValueError(
+                    f"{name} is a setting of engine {owner}, not of {self.engine}: omit it"
+                )
+        if self.engine == "glue" and self.job_name is None:
+            raise ValueError("engine glue needs job_name")
         return self

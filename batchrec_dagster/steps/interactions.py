@@ -112,7 +112,7 @@ def s3_uris(raw: RawRecord, storage: StorageResource) -> list[str]:
     uris = [file.uri or file.source for file in raw.files]
     if not storage.in_s3 or not all(map(_is_object, uris)):
         raise dg.Failure(
-            "preparation.engine glue and emr_serverless read from S3: set"
+            "preparation.engine glue reads from S3: set"
             " BATCHREC_STORAGE=s3://bucket/prefix, and keep ratings.copy on for other sources",
             allow_retries=False,
         )

@@ -126,8 +126,4 @@ def spark_engine(declared: PreparationSettings) -> SparkEngine | None:
             from batchrec_dagster.steps.spark_on_aws import GlueSpark
 
             return GlueSpark(declared)
-        case "emr_serverless":
-            from batchrec_dagster.steps.spark_on_aws import EmrServerlessSpark
-
-            return EmrServerlessSpark(declared)
     return None

@@ -1,6 +1,6 @@
-"""Runs Spark jobs with Dagster Pipes on AWS Glue and on EMR Serverless.
+"""Runs the Spark job with Dagster Pipes on AWS Glue.
 
-Only pipelines that use them import this: dagster_aws takes longer to import than all the rest.
+Only pipelines that use Glue import this: dagster_aws takes longer to import than all the rest.
 """
 
 from __future__ import annotations
@@ -16,12 +16,7 @@ from typing import Any, NamedTuple
 
 import dagster as dg
 import dagster_pipes
-from dagster_aws.pipes import (
-    PipesEMRServerlessClient,
-    PipesGlueClient,
-    PipesS3ContextInjector,
-    PipesS3MessageReader,
-)
+from dagster_aws.pipes import PipesGlueClient, PipesS3ContextInjector, PipesS3MessageReader
 
 from batchrec_dagster.config.interactions import PreparationSettings
 from batchrec_dagster.preparation import spark
@@ -119,7 +114,25 @@ class GlueSpark:
 
     def run(self, context: dg.AssetExecutionContext, storage: StorageResource, task: Task) -> Ran:
         glue = storage.client("glue")
-        with _on_aws(context, storage, glue, "glue", "ErrorMessage") as (code, injector, reader):
+        prefix = f"pipes/{context.run.run_id}-{context.retry_number}"
+        reader = S3Messages(storage, f"{prefix}/messages")
+        bucket, key = split_uri(storage.uri(prefix))
+        injector = PipesS3ContextInjector(
+            bucket=bucket, client=storage.client("s3"), key_prefix=f"{key}/context-"
+        )
+        last_job_run: dict[str, Any] = {}
+
+        def note_job_run(parsed: Mapping[str, Any], **_: Any) -> None:
+            last_job_run.update(parsed.get("JobRun") or {})
+
+        def describe_last_job_run() -> str:
+            """What Glue last reported of the job run, which the client does not pass on."""
+            state = last_job_run.get("JobRunState", "not started")
+            return f"glue says: {state}, {last_job_run.get('ErrorMessage') or 'and no reason'}"
+
+        glue.meta.events.register("after-call.glue.GetJobRun", note_job_run)
+        with explained(reader, describe_last_job_run):
+            code = upload_code(storage)
             self._ensure_job(glue, code)
             completed = PipesGlueClient(injector, reader, glue).run(
                 context=context,
@@ -163,67 +176,3 @@ class GlueSpark:
             "Timeout": self.declared.timeout_minutes,
         }
         return {name: value for name, value in size.items() if value is not None}
-
-
-@dataclass(frozen=True)
-class EmrServerlessSpark:
-    """A job run of an EMR Serverless application, release 7. Its Python must be 3.11 or newer:
-    `spark_submit_parameters` can select one."""
-
-    declared: PreparationSettings
-    on_aws: bool = True
-
-    def run(self, context: dg.AssetExecutionContext, storage: StorageResource, task: Task) -> Ran:
-        emr = storage.client("emr-serverless")
-        with _on_aws(context, storage, emr, "emr-serverless", "stateDetails") as (
-            code,
-            injector,
-            reader,
-        ):
-            more = self.declared.spark_submit_parameters or ""
-            submit = f"--py-files {code.modules} {more}".strip()
-            limit = self.declared.timeout_minutes
-            completed = PipesEMRServerlessClient(emr, injector, reader).run(
-                context=context,
-                start_job_run_params={
-                    "applicationId": self.declared.application_id,
-                    "executionRoleArn": self.declared.role,
-                    "name": context.asset_key.to_python_identifier(),
-                    "jobDriver": {
-                        "sparkSubmit": {"entryPoint": code.script, "sparkSubmitParameters": submit}
-                    },
-                    **({"executionTimeoutMinutes": limit} if limit is not None else {}),
-                },
-                extras={"task": asdict(task)},
-            )
-        return reader.done(), completed.metadata
-
-
-@contextmanager
-def _on_aws(
-    context: dg.AssetExecutionContext,
-    storage: StorageResource,
-    client: Any,
-    service: str,
-    reason: str,
-) -> Iterator[tuple[SparkCode, PipesS3ContextInjector, S3Messages]]:
-    """The uploaded code, context injector and message reader of a job on AWS. Failures carry
-    the job state that the service last reported."""
-    prefix = f"pipes/{context.run.run_id}-{context.retry_number}"
-    reader = S3Messages(storage, f"{prefix}/messages")
-    bucket, key = split_uri(storage.uri(prefix))
-    injector = PipesS3ContextInjector(
-        bucket=bucket, client=storage.client("s3"), key_prefix=f"{key}/context-"
-    )
-    last: dict[str, Any] = {}
-
-    def note(parsed: Mapping[str, Any], **_: Any) -> None:
-        last.update(parsed.get("JobRun") or parsed.get("jobRun") or {})
-
-    def why() -> str:
-        state = last.get("JobRunState") or last.get("state") or "not started"
-        return f"{service} says: {state}, {last.get(reason) or 'and no reason'}"
-
-    client.meta.events.register(f"after-call.{service}.GetJobRun", note)
-    with explained(reader, why):
-        yield upload_code(storage), injector, reader

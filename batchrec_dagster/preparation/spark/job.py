@@ -1,4 +1,4 @@
-"""The Spark job's script, as Glue, EMR Serverless or a local Python starts it.
+"""The Spark job's script, as Glue or a local Python starts it.
 
 It receives its task over Dagster Pipes, and reports its progress, its result or the error there.
 """
