@@ -400,14 +400,14 @@ def test_neighbors_add_up_the_items_of_the_most_similar_users(
 def test_neighbors_are_for_users_who_share_little() -> None:
     held = split(interactions_of(tastes(each=3)), 0)
     assert held is not None
-    assert USER_NEIGHBORS in train_blend._options(held)
+    assert USER_NEIGHBORS in train_blend.component_options(held)
     own = split_histories(interactions_of(tastes(each=20)))
     assert own is not None
-    assert USER_NEIGHBORS not in train_blend._options(own)  # users would find themselves
+    assert USER_NEIGHBORS not in train_blend.component_options(own)  # users would find themselves
     everyone = [(f"u{user}", f"i{item}", 0) for user in range(1_000) for item in range(8)]
     alike = split(interactions_of(everyone), 0)
     assert alike is not None
-    assert USER_NEIGHBORS not in train_blend._options(alike)
+    assert USER_NEIGHBORS not in train_blend.component_options(alike)
 
 
 @pytest.mark.parametrize(
@@ -419,7 +419,7 @@ def test_cooccurrence_in_either_order_is_for_short_histories_or_equal_times(
     rows = [(f"u{user}", f"i{item}", item // a_day) for user in range(20) for item in range(length)]
     held = split(interactions_of(rows), 0)
     assert held is not None
-    assert (SYMMETRIC_COOC in train_blend._options(held)) == is_tried
+    assert (SYMMETRIC_COOC in train_blend.component_options(held)) == is_tried
 
 
 def test_an_unknown_component_is_refused_by_name(tmp_path: Path) -> None:

@@ -74,15 +74,51 @@ BLEND_WEIGHTS: Sequence[Weights] = (
     {FACTORS: 0.5, USER_NEIGHBORS: 0.5},
 )
 CONTENT_WEIGHTS = (0.15, 0.3, 0.6)  # added to the selected blend, where that is clearly better
-POPULARITY_WEIGHTS = (0.3, 0.6)  # added to each option; more is popularity alone
-TOLERANCES = (1.0, 0.5, 0.25, 0.1, 0.0)  # standard errors by which the best may beat an option
-LEAST_WEIGHT = 0.05  # less changes little, and costs as much to fit and to serve
-
-COUNT_EXPONENT = 0.5  # in a shop .3 and .6 did about the same
 
 REPEAT_EXPONENTS = (0.6, 0.0, 0.3, 0.9)  # the default first
 TEMPERATURE_USERS = 512  # 64 of the demo's and all of them gave the same temperature
 LEAST_REPEATS = 0.01  # share of the next interactions, below which repeats are not tried
+
+
+@dataclass(frozen=True)
+class SelectionRules:
+    """The rules by which a blend is selected. Every training uses the defaults.
+
+    This is the hook of `benchmarks/ablation.py`, which replaces one rule at a time to measure what
+    it is worth. It is not a setting of users.
+    """
+
+    blend_weights: Sequence[Weights] = BLEND_WEIGHTS
+    """The blends to try, besides each component alone."""
+
+    popularity_weights: Sequence[float] = (0.3, 0.6)
+    """The weights of popularity to add to each option; with more, popularity alone is an option."""
+
+    tolerances: Sequence[float] = (1.0, 0.5, 0.25, 0.1, 0.0)
+    """The options in the mean are beaten by the best one by at most this many standard errors.
+
+    The first tolerance whose mean the best option does not clearly beat is taken.
+    """
+
+    least_weight: float = 0.05
+    """Components with less weight leave the mean: they cost as much to fit and to serve as others,
+    and change little.
+    """
+
+    exponent_tolerance: float = 0.5
+    """A recency exponent replaces the default if it is better by this many standard errors."""
+
+    recent_in_blends: bool = True
+    """Whether co-occurrence may look at newer items in blends than it does alone."""
+
+    count_exponent: float = 0.5
+    """The exponent of the counts of items to try, see `History.weighted_by_counts`; 0 tries none.
+
+    In a shop, 0.3 and 0.6 did about the same.
+    """
+
+
+ALL_RULES = SelectionRules()
 
 
 @dataclass(frozen=True)
@@ -96,7 +132,11 @@ class Blend:
 
 
 def select_blend(
-    sets: Sequence[ValidationSet], *, recency: bool, options: Options = RECENCY_EXPONENTS
+    sets: Sequence[ValidationSet],
+    *,
+    recency: bool,
+    options: Options = RECENCY_EXPONENTS,
+    rules: SelectionRules = ALL_RULES,
 ) -> Blend:
     """The exponents and weights to serve with; without `recency`, all exponents are 0."""
     names = [name for name in sets[0].scorers if name != POPULARITY]
@@ -105,8 +145,8 @@ def select_blend(
         return Blend({names[0]: exponent}, {names[0]: 1.0}, 0.0)
     users = ScoredUsers(sets)
     first = {name: options[name][0] if recency else 0.0 for name in names}
-    users, count_exponent = _weighted_by_counts(users, sets, first)
-    exponents, single = _select_exponents(users, names, options if recency else None)
+    users, count_exponent = _weighted_by_counts(users, sets, first, rules)
+    exponents, single = _select_exponents(users, names, options if recency else None, rules)
     if EASE in names and EASE_HIGH_REG in names:
         low_is_better = _is_better(single[EASE], single[EASE_HIGH_REG], 0.5)
         names.remove(EASE_HIGH_REG if low_is_better else EASE)
@@ -118,7 +158,7 @@ def select_blend(
     newer = {
         name: _newer(exponents[name])
         for name in COOCCURRENCES
-        if name in names and recency and len(options[name]) > 1
+        if name in names and recency and rules.recent_in_blends and len(options[name]) > 1
     }
     scored = {*((name, exponents[name]) for name in names), *newer.items()}
     scales = {key: 1 / users.spread(*key) for key in sorted(scored)}
@@ -132,14 +172,14 @@ def select_blend(
         ]
         return users.by_user(ordered_map(lambda some: some.ndcg(keyed), candidates))
 
-    blends = _blends([name for name in names if name != CONTENT])
+    blends = _blends([name for name in names if name != CONTENT], rules)
     for name, exponent in newer.items():
         blend = next((option for option in blends if name in option and len(option) > 1), None)
         if blend is not None:
             [before] = evaluate([blend], exponents)
             [after] = evaluate([blend], {**exponents, name: exponent})
             exponents[name] = exponents[name] if _is_better(before, after, 0.5) else exponent
-    weights, score = _average_best(blends, lambda some: evaluate(some, exponents))
+    weights, score = _average_best(blends, lambda some: evaluate(some, exponents), rules)
     if CONTENT in names:
         weights, score = _with_content(weights, score, lambda some: evaluate(some, exponents))
     return Blend(
@@ -151,23 +191,29 @@ def select_blend(
 
 
 def _weighted_by_counts(
-    users: ScoredUsers, sets: Sequence[ValidationSet], exponents: Weights
+    users: ScoredUsers,
+    sets: Sequence[ValidationSet],
+    exponents: Weights,
+    rules: SelectionRules,
 ) -> tuple[ScoredUsers, float]:
-    """The users to select on, and the exponent of their items' counts: 0 unless COUNT_EXPONENT is
-    better by a standard error, in the mean over the components with these recency exponents."""
-    if all(one.inputs.counts is None for one in sets):
+    """The users to select on, and the exponent of their items' counts.
+
+    It is 0 unless that of the rules is better by a standard error, in the mean over the components
+    with these recency exponents.
+    """
+    if not rules.count_exponent or all(one.inputs.counts is None for one in sets):
         return users, 0.0
     weighted = ScoredUsers(
-        [replace(one, inputs=one.inputs.weighted_by_counts(COUNT_EXPONENT)) for one in sets]
+        [replace(one, inputs=one.inputs.weighted_by_counts(rules.count_exponent)) for one in sets]
     )
     before, after = (
         np.mean([some.ndcg(name, [each])[0] for name, each in exponents.items()], axis=0)
         for some in (users, weighted)
     )
-    return (weighted, COUNT_EXPONENT) if _is_better(after, before) else (users, 0.0)
+    return (weighted, rules.count_exponent) if _is_better(after, before) else (users, 0.0)
 
 
-def _blends(names: Sequence[str]) -> list[Weights]:
+def _blends(names: Sequence[str], rules: SelectionRules) -> list[Weights]:
     """The weights to try for these components."""
     ease = EASE_HIGH_REG if EASE_HIGH_REG in names else EASE
     factors = FACTORS_HIGH_REG if FACTORS_HIGH_REG in names else FACTORS
@@ -177,7 +223,7 @@ def _blends(names: Sequence[str]) -> list[Weights]:
             for name, weight in of.items()
         }
         for cooccurrence in COOCCURRENCES
-        for of in BLEND_WEIGHTS
+        for of in rules.blend_weights
         if cooccurrence == SEQUENCE or SEQUENCE in of
     ]
     options: list[Weights] = [{name: 1.0} for name in names if name != POPULARITY]
@@ -185,7 +231,7 @@ def _blends(names: Sequence[str]) -> list[Weights]:
     if POPULARITY in names:
         options += [
             {name: (1 - share) * weight for name, weight in option.items()} | {POPULARITY: share}
-            for share in POPULARITY_WEIGHTS
+            for share in rules.popularity_weights
             for option in options
         ]
         options.append({POPULARITY: 1.0})
@@ -193,7 +239,9 @@ def _blends(names: Sequence[str]) -> list[Weights]:
 
 
 def _average_best(
-    options: Sequence[Weights], evaluate: Callable[[Sequence[Weights]], list[Float64]]
+    options: Sequence[Weights],
+    evaluate: Callable[[Sequence[Weights]], list[Float64]],
+    rules: SelectionRules = ALL_RULES,
 ) -> tuple[Weights, Float64]:
     """The mean of the options that may be the best, and the users' NDCG with it.
 
@@ -202,10 +250,11 @@ def _average_best(
     """
     scores = evaluate(options)
     best = max(scores, key=lambda score: score.mean())
-    for errors in TOLERANCES:
+    for errors in rules.tolerances:
         beaten = [_is_better(best, score, errors) for score in scores]
         weights = _average(
-            [option for option, is_beaten in zip(options, beaten, strict=True) if not is_beaten]
+            [option for option, is_beaten in zip(options, beaten, strict=True) if not is_beaten],
+            rules.least_weight,
         )
         [score] = evaluate([weights])
         if not _is_better(best, score, 0.5):
@@ -226,11 +275,11 @@ def _with_content(
     return (options[at], scores[at]) if _is_better(scores[at], score) else (weights, score)
 
 
-def _average(options: Sequence[Weights]) -> Weights:
-    """The mean of the options, without small weights."""
+def _average(options: Sequence[Weights], least_weight: float) -> Weights:
+    """The mean of the options, without weights below the least one."""
     names = sorted(set(chain(*options)))  # as a saved model has them: sums of floats depend on it
     mean = {name: sum(option.get(name, 0.0) for option in options) / len(options) for name in names}
-    kept = {name: weight for name, weight in mean.items() if weight >= LEAST_WEIGHT}
+    kept = {name: weight for name, weight in mean.items() if weight >= least_weight}
     return {name: weight / sum(kept.values()) for name, weight in kept.items()}
 
 
@@ -296,14 +345,14 @@ def fit_temperature(score: Callable[[History], Float32], sets: Sequence[Validati
 
 
 def _select_exponents(
-    users: ScoredUsers, names: Sequence[str], options: Options | None
+    users: ScoredUsers, names: Sequence[str], options: Options | None, rules: SelectionRules
 ) -> tuple[dict[str, float], dict[str, Float64]]:
     """The recency exponent of each component, 0 without options, and the users' NDCG with it."""
     exponents, single = {}, {}
     for name in names:
         tried = options[name] if options else (0.0,)
         scores = users.ndcg(name, tried)
-        at = _select(scores)
+        at = _select(scores, rules.exponent_tolerance)
         exponents[name], single[name] = tried[at], scores[at]
         needed = {tried[at], *([_newer(tried[at])] if name in COOCCURRENCES else [])}
         users.drop(name, [each for each in tried if each not in needed])
@@ -315,10 +364,10 @@ def _newer(exponent: float) -> float:
     return min((each for each in RECENCY_EXPONENTS[SEQUENCE] if each > exponent), default=exponent)
 
 
-def _select(scores: Sequence[Float64]) -> int:
-    """The index with the best mean, if better than the first by half a standard error; else 0."""
+def _select(scores: Sequence[Float64], errors: float = 0.5) -> int:
+    """The index with the best mean, if better than the first by so many standard errors; else 0."""
     best = max(range(len(scores)), key=lambda i: scores[i].mean())
-    return best if _is_better(scores[best], scores[0], 0.5) else 0
+    return best if _is_better(scores[best], scores[0], errors) else 0
 
 
 def _is_better(ours: Float64, theirs: Float64, errors: float = 1.0) -> bool:

@@ -77,7 +77,7 @@ def train_blend(
     if len(held_out.users) < MIN_VALIDATION_USERS:
         second = split(interactions, seed, without=held_out.users, share=SECOND_HELD_OUT_SHARE)
         splits += [second] if second else []
-    options = _options(held_out)
+    options = component_options(held_out)
     large = is_large(interactions)
     if large:
         parts = [sample(one, seed) for one in splits]
@@ -113,7 +113,7 @@ def train_blend_on_histories(
     if held_out is None:
         log("no user has enough interactions to hold some out: no metrics, default blend")
         return _default_blend(interactions, values, seed, log), None, None
-    options = _options(held_out)
+    options = component_options(held_out)
     first, blend, temperature = _select([held_out], options, values, seed, log)
     fitter = ComponentFitter(interactions, values, seed, log, start=first)
     fitted = fitter.fit(list(blend.weights), values)
@@ -127,9 +127,9 @@ def measure_blend(
     fitter = ComponentFitter(held_out.train, values, seed, log)
 
     def ndcg(tried: Values) -> float:
-        fitted = fitter.fit(list(_options(held_out)), tried)
+        fitted = fitter.fit(list(component_options(held_out)), tried)
         sets = validation_sets(fitted.scorers, held_out, fitted.item_ids)
-        return select_blend(sets, recency=_recency(tried, held_out.train)).ndcg
+        return select_blend(sets, recency=uses_recency(tried, held_out.train)).ndcg
 
     return ndcg
 
@@ -225,7 +225,7 @@ def _options_of_sample(
     log(f"components are selected on a sample of {len(parts[0].train):,} interactions")
     names = list(options)
     fits = [ComponentFitter(one.train, values, seed, log).fit(names, values) for one in parts]
-    blend = select_on_sample(_sets(fits, parts), recency=_recency(values, parts[0].train))
+    blend = select_on_sample(_sets(fits, parts), recency=uses_recency(values, parts[0].train))
     log(f"selected on the sample: {', '.join(blend.weights)}; NDCG at 25 of {blend.ndcg:.4f}")
     return {
         name: [blend.recency_exponents[name]] for name in options if name in blend.recency_exponents
@@ -250,7 +250,7 @@ def _select(
         for one in splits
     ]
     sets = _sets(fits, splits)
-    recency = _recency(values, splits[0].train)
+    recency = uses_recency(values, splits[0].train)
     blend = select_blend(sets, recency=recency, options=options)
     temperature = fit_temperature(fits[0].blend(blend, 1.0).score, sets[:1])
     components = ", ".join(
@@ -268,7 +268,7 @@ def _sets(fits: list[FittedComponents], splits: list[Split]) -> list[ValidationS
     return list(chain(*(validation_sets(fit.scorers, one, fit.item_ids) for fit, one in pairs)))
 
 
-def _options(held_out: Split) -> Options:
+def component_options(held_out: Split) -> Options:
     """The components to select from, with the recency exponents to try.
 
     A second EASE only if one split has users enough; neighbors only if users are compared with few
@@ -296,13 +296,13 @@ def _options(held_out: Split) -> Options:
 
 def _default_blend(interactions: Interactions, values: Values, seed: int, log: Log) -> BlendModel:
     """EASE alone, for data without users to select on."""
-    exponent = RECENCY_EXPONENTS[EASE][0] if _recency(values, interactions) else 0.0
+    exponent = RECENCY_EXPONENTS[EASE][0] if uses_recency(values, interactions) else 0.0
     fitter = ComponentFitter(interactions, values, seed, log)
     blend = Blend({EASE: exponent}, {EASE: DEFAULT_WEIGHT}, 0.0)
     return fitter.with_new_items(fitter.fit([EASE], values).blend(blend, 1.0))
 
 
-def _recency(values: Values, interactions: Interactions) -> bool:
+def uses_recency(values: Values, interactions: Interactions) -> bool:
     """Whether recent interactions may weigh more than old ones: not if all have the same time."""
     has_times = bool(np.ptp(interactions.timestamps)) if len(interactions.timestamps) else False
     return has_times and bool(values.get("recency_mask", values.get("apply_recency_bias", True)))
