@@ -27,7 +27,7 @@ import pytest
 from batchrec_dagster.local_personalize.api.archive import import_home
 from batchrec_dagster.local_personalize.api.client import Quotas, client_for
 from batchrec_dagster.local_personalize.api.service import LocalPersonalize
-from batchrec_dagster.local_personalize.catalog.kinds import ACCOUNT_ID
+from batchrec_dagster.local_personalize.catalog.requests import ACCOUNT_ID
 from batchrec_dagster.storage.object_store import ObjectStore
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from batchrec_dagster.local_personalize.catalog.kinds import Quotas
+from batchrec_dagster.local_personalize.catalog.quotas import Quotas
 
 QUOTAS = Quotas(
     dataset_groups=2,

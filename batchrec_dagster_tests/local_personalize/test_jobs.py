@@ -18,7 +18,7 @@ import polars as pl
 import pytest
 
 from batchrec_dagster.local_personalize import recipes
-from batchrec_dagster.local_personalize.catalog.home import OwnerLock, is_owner_alive
+from batchrec_dagster.local_personalize.catalog.owners import OwnerLock, is_owner_alive
 from batchrec_dagster.local_personalize.learning.training import TrainedModel
 from batchrec_dagster.local_personalize.operations import (
     batch_jobs,

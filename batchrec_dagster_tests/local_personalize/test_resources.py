@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from batchrec_dagster.local_personalize.catalog.kinds import Quotas
+from batchrec_dagster.local_personalize.catalog.quotas import Quotas
 from batchrec_dagster.local_personalize.jobs.worker import Worker
 from batchrec_dagster.local_personalize.recipes import RECIPES
 from batchrec_dagster.personalize.schemas import interactions_schema

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from batchrec_dagster.local_personalize.catalog.kinds import Quotas
+from batchrec_dagster.local_personalize.catalog.quotas import Quotas
 from batchrec_dagster.local_personalize.learning import serving
 from batchrec_dagster.storage import progress
 from batchrec_dagster_tests.local_personalize.support import (

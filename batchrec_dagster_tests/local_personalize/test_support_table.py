@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from batchrec_dagster.local_personalize.api.validation import service_model
-from batchrec_dagster.local_personalize.catalog.kinds import Quotas
+from batchrec_dagster.local_personalize.catalog.quotas import Quotas
 from batchrec_dagster.local_personalize.operations import registry
 from batchrec_dagster.local_personalize.operations.registry import OPERATIONS
 from batchrec_dagster.local_personalize.recipes import RECIPES

@@ -15,7 +15,8 @@ from scipy.sparse import csr_matrix
 from batchrec_dagster.config.solution import Solution
 from batchrec_dagster.local_personalize import recipes
 from batchrec_dagster.local_personalize.api import service
-from batchrec_dagster.local_personalize.catalog.catalog import CatalogTransaction, Resource
+from batchrec_dagster.local_personalize.catalog.catalog import CatalogTransaction
+from batchrec_dagster.local_personalize.catalog.resource import Resource
 from batchrec_dagster.local_personalize.learning.evaluation import reward_shares
 from batchrec_dagster.local_personalize.learning.hpo import Search
 from batchrec_dagster.local_personalize.learning.interactions import Interactions

@@ -22,8 +22,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from ..catalog.catalog import Catalog, Resource
+from ..catalog.catalog import Catalog
 from ..catalog.home import Home
+from ..catalog.resource import Resource
 from ..data.datasets import INTERACTIONS, ROWS
 from ..jobs.job import logger
 from ..learning.models import HELD_OUT

@@ -14,8 +14,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from ..catalog.catalog import BUSY, Resource, Status
-from ..catalog.kinds import ACCOUNT_ID
+from ..catalog.requests import ACCOUNT_ID
+from ..catalog.resource import BUSY, Resource, Status
 from ..errors import InvalidInputError
 from ..jobs.job import check_location
 from ..operations.registry import KINDS

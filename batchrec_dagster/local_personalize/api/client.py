@@ -20,7 +20,8 @@ from urllib3 import HTTPResponse
 
 from batchrec_dagster.storage.object_store import ObjectStore
 
-from ..catalog.kinds import ACCOUNT_ID, QUOTAS_VARIABLE, Quotas
+from ..catalog.quotas import QUOTAS_VARIABLE, Quotas
+from ..catalog.requests import ACCOUNT_ID
 from ..errors import CatalogError
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from batchrec_dagster.storage.extras import ExtraMissingError, require
 from batchrec_dagster.web import allowed_hosts
 
 if TYPE_CHECKING:
-    from ..catalog.kinds import Quotas
+    from ..catalog.quotas import Quotas
 
 DEFAULT_HOME = Path(".batchrec/personalize")
 
@@ -43,7 +43,7 @@ def _matching(pattern: str, meaning: str) -> Callable[..., str]:
 
 
 def _quotas(context: click.Context, parameter: click.Parameter, texts: tuple[str, ...]) -> Quotas:
-    from ..catalog.kinds import Quotas
+    from ..catalog.quotas import Quotas
 
     try:
         return Quotas.parse(texts)

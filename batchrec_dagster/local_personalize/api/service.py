@@ -16,7 +16,8 @@ from batchrec_dagster.storage.object_store import ObjectStore
 
 from ..catalog.catalog import Catalog
 from ..catalog.home import Home
-from ..catalog.kinds import ACCOUNT_ID, HEADERS, ApiRequest, Quotas
+from ..catalog.quotas import Quotas
+from ..catalog.requests import ACCOUNT_ID, HEADERS, ApiRequest
 from ..errors import CatalogError, InvalidInputError, ServiceError
 from ..jobs.job import logger
 from ..jobs.worker import JobPace, Worker
@@ -111,7 +112,7 @@ class LocalPersonalize:
         folders = Home(home.absolute())
         self.region, self._account, self._v2_lines = region, account, v2_lines
         self._quotas = quotas or Quotas()
-        self._catalog = Catalog(folders.catalog, used=folders.has_data)
+        self._catalog = Catalog(folders.catalog, has_data=folders.has_data)
         self._worker = Worker(self._catalog, folders, store, KINDS, pace or JobPace())
         self._next_look = 0.0
         self._worker.wake()  # resume the jobs of earlier processes

@@ -1,1 +1,1 @@
-"""Resources and their statuses, in SQLite."""
+"""Resources of a local Personalize, their kinds and statuses, and the folder of their data."""

@@ -1,14 +1,7 @@
-"""The folder of one local Personalize, and which processes work in it. Private to the user.
-
-A worker locks an owner file for as long as its process lives. The kernel releases the lock when
-the process ends, so a dead owner is noticed at once: no lease has to expire, and a reused process
-id is never mistaken for the owner.
-"""
+"""The folder of one local Personalize: its catalog, data, models and locks. Private to the user."""
 
 from __future__ import annotations
 
-import fcntl
-import os
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -16,17 +9,31 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from batchrec_dagster.storage import durable
-from batchrec_dagster.storage.durable import exclusive
 
 
 class Home:
-    """Paths under the folder. Readers ignore files that the catalog does not name."""
+    """The paths under the folder. Readers ignore files that the catalog does not name."""
+
+    root: Path
+    catalog: Path
+    """The SQLite file."""
+    datasets: Path
+    """The folder of imported data."""
+    models: Path
+    """The folder of trained models."""
+    batches: Path
+    """The folder in which batch jobs write their answers before they upload them."""
+    owners: Path
+    """The folder of the locks of the processes that work in this home."""
 
     def __init__(self, root: Path) -> None:
+        """Create the folders that are missing, readable by this user only."""
         self.root = root
         self.catalog = root / "catalog.sqlite"
-        self.datasets, self.models = root / "datasets", root / "models"
-        self.batches, self.owners = root / "batches", root / "owners"
+        self.datasets = root / "datasets"
+        self.models = root / "models"
+        self.batches = root / "batches"
+        self.owners = root / "owners"
         for folder in (root, self.datasets, self.models, self.batches, self.owners):
             durable.make_folders(folder, 0o700)
 
@@ -36,17 +43,20 @@ class Home:
         return any(path for folder in (self.datasets, self.models) for path in folder.iterdir())
 
     def make_path(self, folder: Path, arn: str) -> Path:
-        """A unique path, so that nobody reads the files of an attempt that died."""
+        """Return a path that was never used, so that nobody reads what a dead attempt left."""
         return folder / f"{self.make_attempt_prefix(arn)}{uuid.uuid4().hex}"
 
     def make_attempt_prefix(self, arn: str) -> str:
-        """The prefix of every file name that jobs on this resource write."""
+        """Return what the name of every file starts with that jobs on this resource write."""
         _, _, _, region, account, resource = arn.split(":", 5)
         return f"{region}.{account}.{resource.replace('/', '.')}."
 
     @contextmanager
     def open_workspace(self, folder: Path, arn: str) -> Iterator[Path]:
-        """A folder for one attempt at this resource, removed at its end; removes earlier ones."""
+        """Hold a new folder for one attempt at this resource, and remove it at the end.
+
+        What earlier attempts left is removed first.
+        """
         for path in folder.glob(f"{self.make_attempt_prefix(arn)}*"):
             remove_path(path)
         work = self.make_path(folder, arn)
@@ -57,59 +67,18 @@ class Home:
             shutil.rmtree(work, ignore_errors=True)
 
     def publish(self, work: Path, folder: Path, arn: str) -> str:
-        """Move finished work to a path of its own in the folder; returns that path as the catalog
-        stores it, relative so that the home can be moved."""
+        """Move finished work to a path of its own in `folder`, and return that path.
+
+        The path is relative to the home, as the catalog stores it, so that the home can be moved.
+        """
         published = self.make_path(folder, arn)
         durable.publish(work, published)
         return published.relative_to(self.root).as_posix()
 
 
 def remove_path(path: Path) -> None:
-    """Remove a file or folder, if it exists."""
+    """Remove a file or a folder with all that is in it, if it exists."""
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
-
-
-_SUFFIX = ".owner"
-
-
-class OwnerLock:
-    """The lock that shows that this process is alive. Do not use it in a forked child."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self.name = f"{os.getpid()}-{uuid.uuid4().hex}"
-        self._path = folder / f"{self.name}{_SUFFIX}"
-        with exclusive(folder):  # nobody may see the file before it is locked
-            self._file = self._path.open("w")
-            # A forked child shares the lock; it must not keep it when this process is gone.
-            os.register_at_fork(after_in_child=self._file.close)
-            fcntl.flock(self._file, fcntl.LOCK_EX)
-
-    def close(self) -> None:
-        """Release the lock: other workers may claim this owner's unfinished jobs."""
-        self._path.unlink(missing_ok=True)
-        self._file.close()
-
-
-def remove_dead_owners(folder: Path) -> None:
-    """Remove the lock files of processes that have ended."""
-    with exclusive(folder):
-        for path in folder.glob(f"*{_SUFFIX}"):
-            is_owner_alive(folder, path.name.removesuffix(_SUFFIX))
-
-
-def is_owner_alive(folder: Path, name: str) -> bool:
-    """Whether the owner's process still runs. A dead owner's file is removed."""
-    path = folder / f"{name}{_SUFFIX}"
-    try:
-        with path.open("r+") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            path.unlink(missing_ok=True)
-    except BlockingIOError:
-        return True
-    except FileNotFoundError:
-        return False
-    return False

@@ -1,72 +1,29 @@
-"""The kinds of resources: in what solutions, datasets, jobs … differ.
+"""The kinds of resources: in what solutions, datasets and jobs differ.
 
-`operations/resources.py` implements Create, Describe, List and Delete once, for every Kind.
+`operations/resources.py` implements Create, Describe, List and Delete once, for every CatalogKind.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from batchrec_dagster.personalize.schemas import FILTER_HISTORY
-from batchrec_dagster.storage.permissions import partition
-
 from ..api.validation import output_members
-from ..errors import InUseError, ResourceNotFoundError
-from .catalog import DELETING, CatalogTransaction, Resource, Status
+from .catalog import CatalogTransaction
+from .requests import ApiRequest
+from .resource import Resource, Status
 
 if TYPE_CHECKING:
     from ..jobs.job import Job
 
 
-# In an operation's answer: headers to send with it.
-HEADERS = "$headers"
-QUOTAS_VARIABLE = "BATCHREC_LOCAL_PERSONALIZE_QUOTAS"
-
-
-@dataclass(frozen=True)
-class Quotas:
-    """How many resources and running jobs are allowed: AWS's defaults, but ten times the groups.
-
-    Each pipeline has a dataset group. Lower them to test a pipeline. filter_interactions: the
-    latest interactions, of a user and event type, that a filter considers.
-    """
-
-    running_dataset_import_jobs: int = 5
-    running_solution_versions: int = 20
-    running_batch_inference_jobs: int = 5
-    running_batch_segment_jobs: int = 5
-    schemas: int = 500
-    dataset_groups: int = 50
-    solutions_per_group: int = 10
-    filters_per_group: int = 30
-    filter_interactions: int = FILTER_HISTORY
-
-    @classmethod
-    def parse(cls, texts: Iterable[str]) -> Quotas:
-        """The defaults, changed by texts such as `schemas=20`. Raises ValueError."""
-        known = {field.name for field in fields(cls)}
-        changes = {}
-        for text in texts:
-            name, _, number = text.partition("=")
-            if name not in known or not (number.isascii() and number.isdigit()):
-                raise ValueError(
-                    f"{text!r} is not NAME=NUMBER, where NAME is one of {', '.join(sorted(known))}"
-                )
-            changes[name] = int(number)
-        return cls(**changes)
-
-
-ACCOUNT_ID = "000000000000"
-
-
 class JobQueue(StrEnum):
-    """Jobs queue only within their lane, so that a filter does not wait for a training."""
+    """Jobs wait only for jobs of the same queue, so that a filter does not wait for a training."""
 
     QUICK = "quick"
     IMPORT = "import"
@@ -75,96 +32,80 @@ class JobQueue(StrEnum):
 
 
 @dataclass(frozen=True)
-class ApiRequest:
-    """One request: its parameters, already validated, and the catalog."""
-
-    params: Mapping[str, Any]
-    transaction: CatalogTransaction
-    region: str
-    quotas: Quotas
-    account: str = ACCOUNT_ID
-    v2_lines: bool = False
-
-    @property
-    def scope(self) -> str:
-        """What the catalogue has as `region`: lists and quotas are an account's in a region."""
-        return self.region if self.account == ACCOUNT_ID else f"{self.region} {self.account}"
-
-    def arn(self, resource: str) -> str:
-        """The ARN of this account's `resource`, such as `schema/films`."""
-        return f"arn:{partition(self.region)}:personalize:{self.region}:{self.account}:{resource}"
-
-    def get(self, kind: str, arn: str) -> Resource:
-        """The resource of that kind. Raises NotFoundError."""
-        resource = self.transaction.find(arn)
-        if resource is None or resource.kind != kind:
-            raise ResourceNotFoundError(arn)
-        return resource
-
-    def get_active(self, kind: str, arn: str) -> Resource:
-        """The same, but only if ACTIVE. Raises NotFoundError, InUseError."""
-        resource = self.get(kind, arn)
-        if resource.status not in (Status.ACTIVE, None):
-            raise InUseError(f"{arn} is not ACTIVE: its status is {resource.status}.")
-        parent = self.transaction.find(resource.parent) if resource.parent else None
-        if parent and parent.status in DELETING:
-            raise InUseError(
-                f"{arn} is deleted together with {parent.arn}, whose status is {parent.status}."
-            )
-        return resource
-
-
-@dataclass(frozen=True)
 class NewResource:
-    """A resource to create, where it is more than its request.
-
-    `body`: members of Describe that the request lacks or has otherwise. `resource`: the last part
-    of its ARN, if that is not its kind and name.
-    """
+    """What a resource to create has beyond the members of its request."""
 
     body: dict[str, Any] = field(default_factory=dict)
+    """Members of Describe that the request lacks or has with another value."""
     state: dict[str, Any] = field(default_factory=dict)
+    """The first `Resource.state`."""
     arn_suffix: str = ""
+    """The last part of its ARN, if that is not its kind and name."""
+
+
+def _change_nothing(transaction: CatalogTransaction) -> Sequence[Path]:
+    return ()
 
 
 @dataclass(frozen=True)
 class JobResult:
-    """The result of a job: new members for Describe, new state and further changes.
-
-    `apply_changes` runs in the transaction that makes the resource ACTIVE, and gives the files to
-    remove after it.
-    """
+    """The result of a job that succeeded."""
 
     body: dict[str, Any] = field(default_factory=dict)
+    """New members for Describe."""
     state: dict[str, Any] = field(default_factory=dict)
-    apply_changes: Callable[[CatalogTransaction], Sequence[Path]] = lambda transaction: ()
+    """New entries for the resource's state."""
+    apply_changes: Callable[[CatalogTransaction], Sequence[Path]] = _change_nothing
+    """Changes other resources in the transaction that makes this resource ACTIVE.
+
+    Returns the files to remove when the transaction is committed.
+    """
+
+
+def _allow_delete(request: ApiRequest, resource: Resource) -> None:
+    pass
+
+
+def _add_no_members(transaction: CatalogTransaction, resource: Resource) -> dict[str, Any]:
+    return {}
+
+
+def _do_nothing(job: Job) -> JobResult:
+    return JobResult()
 
 
 @dataclass(frozen=True)
 class CatalogKind:
-    """One kind of resource.
-
-    `parent` is the member of Create with the parent's ARN. `running` and `total` name the quotas
-    (fields of Quotas) that Create checks. Children of the kind `owns` are deleted with the
-    resource. `describe_extra` are members that Create does not know.
-    """
+    """One kind of resource: its names on the wire, its rules and its job."""
 
     name: str
+    """The kind as operations name it: `DatasetGroup` in CreateDatasetGroup."""
     create: Callable[[ApiRequest], NewResource]
+    """Checks a Create request by the kind's own rules. Raises ServiceError."""
     parent_member: str | None = None
-    perform: Callable[[Job], JobResult] | None = lambda job: JobResult()
+    """The member of Create with the ARN of the parent, if resources of this kind have one."""
+    perform: Callable[[Job], JobResult] | None = _do_nothing
+    """Does the work of a new resource, in the background. None if it is ready at once.
+
+    Raises JobFailedError, with the reason that Describe shows.
+    """
     queue: JobQueue = JobQueue.QUICK
+    """The queue of that work."""
     running_quota: str | None = None
+    """The field of Quotas that limits how many jobs run or wait at a time."""
     total_quota: str | None = None
-    check_delete: Callable[[ApiRequest, Resource], None] = lambda request, resource: None
+    """The field of Quotas that limits how many resources of one parent there are."""
+    check_delete: Callable[[ApiRequest, Resource], None] = _allow_delete
+    """Raises InUseError if another resource still needs the one to delete."""
     owned_kind: str | None = None
-    describe_extra: Callable[[CatalogTransaction, Resource], dict[str, Any]] = (
-        lambda transaction, resource: {}
-    )
+    """The kind of the children that are deleted together with a resource of this kind."""
+    describe_extra: Callable[[CatalogTransaction, Resource], dict[str, Any]] = _add_no_members
+    """Returns members of Describe that depend on other resources."""
 
     def make_pending(
         self, arn: str, region: str, body: dict[str, Any], state: dict[str, Any]
     ) -> Resource:
+        """Return a new resource of this kind, whose job is queued if it has one."""
         return Resource(
             arn=arn,
             region=region,

@@ -11,9 +11,10 @@ from pathlib import Path
 
 from batchrec_dagster.storage.object_store import ObjectInfo, ObjectStore, StorageError, split_uri
 
-from ..catalog.catalog import CREATING, UPDATING, Catalog, CatalogTransaction, Resource, Status
+from ..catalog.catalog import Catalog, CatalogTransaction
 from ..catalog.home import Home
 from ..catalog.kinds import CatalogKind, JobResult
+from ..catalog.resource import CREATING, UPDATING, Resource, Status
 from ..data.datasets import DatasetReader
 from ..errors import CatalogError, InvalidInputError, JobFailedError
 

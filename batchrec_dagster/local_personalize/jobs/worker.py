@@ -18,9 +18,11 @@ from dataclasses import dataclass, replace
 
 from batchrec_dagster.storage.object_store import ObjectStore
 
-from ..catalog.catalog import CREATING, DELETING, Catalog, CatalogTransaction, Resource, Status
-from ..catalog.home import Home, OwnerLock, is_owner_alive, remove_dead_owners, remove_path
+from ..catalog.catalog import Catalog, CatalogTransaction
+from ..catalog.home import Home, remove_path
 from ..catalog.kinds import CatalogKind, JobQueue
+from ..catalog.owners import OwnerLock, is_owner_alive, remove_dead_owners
+from ..catalog.resource import CREATING, DELETING, Resource, Status
 from ..errors import CatalogError
 from .job import ClosingError, Job, logger, perform, start
 

@@ -24,8 +24,9 @@ from batchrec_dagster.personalize.schemas import FILTER_HISTORY, INTERACTIONS, I
 from batchrec_dagster.storage.object_store import ObjectInfo
 from batchrec_dagster.storage.progress import Progress
 
-from ..catalog.catalog import Resource
-from ..catalog.kinds import ApiRequest, CatalogKind, JobQueue, JobResult, NewResource
+from ..catalog.kinds import CatalogKind, JobQueue, JobResult, NewResource
+from ..catalog.requests import ApiRequest
+from ..catalog.resource import Resource
 from ..data.batch_lines import Answerer, count_requests
 from ..data.inference import ItemAttributes, Recommender, Segmenter
 from ..errors import InvalidInputError, JobFailedError

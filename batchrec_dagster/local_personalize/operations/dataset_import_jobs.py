@@ -17,8 +17,10 @@ import polars as pl
 from batchrec_dagster.personalize import schemas
 from batchrec_dagster.personalize.schemas import Field, Schema
 
-from ..catalog.catalog import CatalogTransaction, Resource
-from ..catalog.kinds import ApiRequest, CatalogKind, JobQueue, JobResult, NewResource
+from ..catalog.catalog import CatalogTransaction
+from ..catalog.kinds import CatalogKind, JobQueue, JobResult, NewResource
+from ..catalog.requests import ApiRequest
+from ..catalog.resource import Resource
 from ..data.datasets import FULL, INCREMENTAL, ROWS, STORED_TYPES, save_interactions
 from ..errors import InvalidInputError, JobFailedError
 from ..jobs.job import Job, check_location, objects_at

@@ -8,8 +8,10 @@ from batchrec_dagster.personalize import schemas
 from batchrec_dagster.personalize.filter_check import check_expression, check_group_fields
 from batchrec_dagster.personalize.filter_grammar import FilterExpressionError
 
-from ..catalog.catalog import CREATING, CatalogTransaction, Resource
-from ..catalog.kinds import ApiRequest, CatalogKind, NewResource
+from ..catalog.catalog import CatalogTransaction
+from ..catalog.kinds import CatalogKind, NewResource
+from ..catalog.requests import ApiRequest
+from ..catalog.resource import CREATING, Resource
 from ..errors import InUseError, InvalidInputError, LimitExceededError
 from ..jobs.job import start_update
 

@@ -10,8 +10,9 @@ from functools import partial
 from typing import Any, NamedTuple, NoReturn
 
 from ..api.validation import output_members, prune, service_model
-from ..catalog.catalog import Status
-from ..catalog.kinds import ApiRequest, CatalogKind
+from ..catalog.kinds import CatalogKind
+from ..catalog.requests import ApiRequest
+from ..catalog.resource import Status
 from ..errors import ResourceNotFoundError
 from ..recipes import REAL_TIME_RECIPES, RECIPES, Recipe, get_recipe
 from . import batch_jobs, dataset_import_jobs, datasets, resources, solution_versions, solutions

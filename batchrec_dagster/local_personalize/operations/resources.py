@@ -8,8 +8,10 @@ import json
 from typing import Any
 
 from ..api.validation import output_members, prune
-from ..catalog.catalog import BUSY, Resource, Status
-from ..catalog.kinds import QUOTAS_VARIABLE, ApiRequest, CatalogKind
+from ..catalog.kinds import CatalogKind
+from ..catalog.quotas import QUOTAS_VARIABLE
+from ..catalog.requests import ApiRequest
+from ..catalog.resource import BUSY, Resource, Status
 from ..errors import (
     AlreadyExistsError,
     InUseError,
@@ -87,7 +89,7 @@ def create(kind: CatalogKind, request: ApiRequest) -> dict[str, Any]:
     described = {**request.params, **new_resource.body, "tags": None}
     body = {member: value for member, value in described.items() if value is not None}
     name = body.get("jobName") or body.get("name")
-    arn = request.arn(new_resource.arn_suffix or f"{kind.slug}/{name}")
+    arn = request.make_arn(new_resource.arn_suffix or f"{kind.slug}/{name}")
     resource = kind.make_pending(arn, request.scope, body, new_resource.state)
     _check_name_is_free(request, arn)
     _check_quotas(kind, request, resource.parent)

@@ -15,8 +15,10 @@ import polars as pl
 from batchrec_dagster.personalize import evidence, schemas
 from batchrec_dagster.personalize.recipes import ITEM_ATTRIBUTE_AFFINITY, HyperparameterError
 
-from ..catalog.catalog import CatalogTransaction, Resource, Status
-from ..catalog.kinds import HEADERS, ApiRequest, CatalogKind, JobQueue, JobResult, NewResource
+from ..catalog.catalog import CatalogTransaction
+from ..catalog.kinds import CatalogKind, JobQueue, JobResult, NewResource
+from ..catalog.requests import HEADERS, ApiRequest
+from ..catalog.resource import Resource, Status
 from ..data.datasets import DatasetReader
 from ..errors import AlreadyExistsError, InUseError, InvalidInputError, JobFailedError
 from ..jobs.job import Job

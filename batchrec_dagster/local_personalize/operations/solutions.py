@@ -11,8 +11,10 @@ from typing import Any
 from batchrec_dagster.personalize.recipes import HyperparameterError, parse_hyperparameters
 from batchrec_dagster.personalize.schemas import EVENT_TYPE, INTERACTIONS, ITEMS, Schema
 
-from ..catalog.catalog import BUSY, CatalogTransaction, Resource, Status
-from ..catalog.kinds import ApiRequest, CatalogKind, JobResult, NewResource
+from ..catalog.catalog import CatalogTransaction
+from ..catalog.kinds import CatalogKind, JobResult, NewResource
+from ..catalog.requests import ApiRequest
+from ..catalog.resource import BUSY, Resource, Status
 from ..errors import InUseError, InvalidInputError
 from ..jobs.job import UPDATED, Job, logger, start_update
 from ..learning.hpo import search_ranges

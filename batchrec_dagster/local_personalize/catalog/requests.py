@@ -1,0 +1,68 @@
+"""What an operation gets: the request's parameters, and the catalog in an open transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from batchrec_dagster.storage.permissions import partition
+
+from ..errors import InUseError, ResourceNotFoundError
+from .catalog import CatalogTransaction
+from .quotas import Quotas
+from .resource import DELETING, Resource, Status
+
+ACCOUNT_ID = "000000000000"
+"""The account in ARNs, if no other is set."""
+
+HEADERS = "$headers"
+"""The key, in an operation's response, of the HTTP headers to send with it."""
+
+
+@dataclass(frozen=True)
+class ApiRequest:
+    """One request to the API, whose parameters are already validated."""
+
+    params: Mapping[str, Any]
+    """The request's members, by their name on the wire."""
+    transaction: CatalogTransaction
+    region: str
+    quotas: Quotas
+    account: str = ACCOUNT_ID
+    v2_lines: bool = False
+    """Whether batch inference jobs add reasons and placeholders (`LocalPersonalize.__init__`)."""
+
+    @property
+    def scope(self) -> str:
+        """The value of `Resource.region`: lists and quotas are those of an account in a region."""
+        return self.region if self.account == ACCOUNT_ID else f"{self.region} {self.account}"
+
+    def make_arn(self, resource: str) -> str:
+        """Return the ARN of this account's `resource`, such as `schema/films`."""
+        return f"arn:{partition(self.region)}:personalize:{self.region}:{self.account}:{resource}"
+
+    def get(self, kind: str, arn: str) -> Resource:
+        """Return the resource with this ARN.
+
+        Raises ResourceNotFoundError if there is none, or if it is of another kind.
+        """
+        resource = self.transaction.find(arn)
+        if resource is None or resource.kind != kind:
+            raise ResourceNotFoundError(arn)
+        return resource
+
+    def get_active(self, kind: str, arn: str) -> Resource:
+        """Return the resource with this ARN, which must be ready for use.
+
+        Raises ResourceNotFoundError, or InUseError if it is not ACTIVE or is about to be deleted.
+        """
+        resource = self.get(kind, arn)
+        if resource.status not in (Status.ACTIVE, None):
+            raise InUseError(f"{arn} is not ACTIVE: its status is {resource.status}.")
+        parent = self.transaction.find(resource.parent) if resource.parent else None
+        if parent and parent.status in DELETING:
+            raise InUseError(
+                f"{arn} is deleted together with {parent.arn}, whose status is {parent.status}."
+            )
+        return resource
