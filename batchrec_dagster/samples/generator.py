@@ -19,6 +19,7 @@ Floats = npt.NDArray[np.float64]
 
 
 def _parse_day(day: str) -> int:
+    """The epoch second at which the day begins in UTC."""
     return int(np.datetime64(day, "s").astype(np.int64))
 
 
@@ -31,13 +32,13 @@ FEWEST_RATINGS, MOST_RATINGS = 20, 3_400
 FIRST_YEAR, LAST_YEAR = 1915, 2008
 DAY = 24 * 60 * 60
 FIRST_SECOND, LAST_SECOND = _parse_day("1997-09-17"), _parse_day("2009-01-05")
-# HetRec's users wrote tags, which MovieLens has had since the end of 2005.
+# HetRec has only users who wrote tags, which MovieLens has had since the end of 2005.
 TAGS_SECOND = _parse_day("2006-01-01")
-# MovieLens has had half stars since then; https://grouplens.org/datasets/movielens/ (ml-10m).
+# MovieLens has had half stars since that day: https://grouplens.org/datasets/movielens/ (ml-10m).
 HALF_STARS_SECOND = _parse_day("2003-02-18")
 
 GENRES = tuple(NOUNS)
-# How often a movie's first genre is each of them.
+# The share of movies that have each of the genres as their first.
 GENRE_SHARES = np.array([23, 20, 11, 8, 6, 6, 5, 4, 4, 3, 2, 2, 1, 1, 1, 1, 1, 1]) / 100
 NICHES, TRAITS = 60, 24
 # Traits and tastes are rounded to whole numbers of this length, so that their products are exact:
@@ -49,40 +50,64 @@ BLOCK = 128
 
 
 class Movies(NamedTuple):
-    """`n` movies in ascending order of id, and the niches of taste they belong to."""
+    """`n` movies in ascending order of id, and the niches of taste that they belong to.
+
+    An array has one value for each movie, of shape (n,), unless its field says otherwise.
+    """
 
     ids: Ints
     years: Ints
-    release_times: Ints  # epoch seconds
-    genres: npt.NDArray[np.bool_]  # (n, genres)
+    release_times: Ints
+    """In epoch seconds."""
+    genres: npt.NDArray[np.bool_]
+    """Whether the movie has the genre, of shape (n, genres)."""
     first_genres: Ints
-    traits: npt.NDArray[np.float32]  # (n, TRAITS), whole numbers, of length LENGTH
-    weights: Floats  # how likely to be seen, apart from taste; sums to 1
-    qualities: Floats  # stars above or below the mean
-    niches: Floats  # (NICHES, TRAITS), unit vectors
-    niche_shares: Floats  # sums to 1
+    """Places in GENRES."""
+    traits: npt.NDArray[np.float32]
+    """Vectors of whole numbers, of shape (n, TRAITS) and of length LENGTH."""
+    weights: Floats
+    """How likely a movie is to be seen, whatever the user's taste. They sum to 1."""
+    qualities: Floats
+    """Stars above or below the mean."""
+    niches: Floats
+    """Unit vectors, of shape (NICHES, TRAITS)."""
+    niche_shares: Floats
+    """The share of movies in each niche, of shape (NICHES,). They sum to 1."""
 
 
 class Users(NamedTuple):
-    """`n` users in ascending order of id, and their sessions in order of user and time."""
+    """`n` users in ascending order of id, and their sessions in order of user and time.
+
+    An array has one value for each user, of shape (n,), unless its field says otherwise.
+    """
 
     ids: Ints
-    rating_counts: Ints  # ratings of each
-    early_tastes: npt.NDArray[
-        np.float32
-    ]  # the taste at first: (n, TRAITS), whole numbers, length LENGTH
-    late_tastes: npt.NDArray[np.float32]  # and at the end
-    leniency: Floats  # stars
-    whole_stars: npt.NDArray[np.bool_]  # never gives half stars
-    first_session: Ints  # (n + 1,), where each user's sessions begin in the next two
-    session_starts: Ints  # (sessions,), epoch seconds
-    session_shares: (
-        Floats  # (sessions,), share of the user's ratings given by the end; the last is 1
-    )
+    rating_counts: Ints
+    early_tastes: npt.NDArray[np.float32]
+    """The taste at first: vectors of whole numbers, of shape (n, TRAITS) and of length LENGTH."""
+    late_tastes: npt.NDArray[np.float32]
+    """The taste in the end, in the same form."""
+    leniency: Floats
+    """Stars that the user gives above or below what others give."""
+    whole_stars: npt.NDArray[np.bool_]
+    """Whether the user never gives half stars."""
+    first_session: Ints
+    """Where each user's sessions begin in the next two fields, of shape (n + 1,)."""
+    session_starts: Ints
+    """In epoch seconds, of shape (sessions,)."""
+    session_shares: Floats
+    """The share of the user's ratings given by the session's end, of shape (sessions,).
+
+    That of a user's last session is 1.
+    """
 
 
 def generate_ratings(seed: int = SEED) -> pl.DataFrame:
-    """userID, movieID (i64), rating (str: 0.5 to 5), timestamp (i64, ms), by user and movie."""
+    """The ratings, in order of user and movie.
+
+    The columns are userID and movieID (i64), rating (a string from 0.5 to 5) and timestamp (i64,
+    in milliseconds).
+    """
     movies = _make_movies(seed)
     users = _make_users(seed, movies)
     user, movie, affinity, drift = _choose_movies(seed, users, movies)
@@ -116,7 +141,10 @@ def generate_ratings(seed: int = SEED) -> pl.DataFrame:
 
 
 def generate_movies(seed: int = SEED) -> pl.DataFrame:
-    """movieID (i64), title (str), year (i64), genres (str, joined by |), by movie."""
+    """The movies, in order of id.
+
+    The columns are movieID (i64), title (str), year (i64) and genres (str, joined by |).
+    """
     movies = _make_movies(seed)
     genres = np.array(GENRES)
     return pl.DataFrame(
@@ -141,12 +169,12 @@ FILES: Mapping[str, Callable[[], bytes]] = {
 
 
 def _normalize(vectors: Floats) -> Floats:
-    """The rows, scaled to length 1."""
+    """The rows, each scaled to length 1."""
     return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
 
 
 def _round_to_length(vectors: Floats) -> npt.NDArray[np.float32]:
-    """The rows, scaled to LENGTH and rounded to whole numbers."""
+    """The rows, each scaled to LENGTH and rounded to whole numbers."""
     return np.rint(LENGTH * _normalize(vectors)).astype(np.float32)
 
 
@@ -189,8 +217,9 @@ def _make_movies(seed: int) -> Movies:
     fame = rng.standard_normal(MOVIES) + 0.02 * (years - years.mean())
     rank = np.empty(MOVIES)
     rank[np.argsort(-fame, kind="stable")] = np.arange(MOVIES)
-    # Zipf-Mandelbrot. The MovieLens sets fit an exponent near 1, after taste, and the rule that
-    # nobody rates a movie twice, flattened the top; before that the exponent must be higher.
+    # The weights follow the law of Zipf and Mandelbrot. The MovieLens sets fit an exponent near 1,
+    # but that is after taste, and the rule that nobody rates a movie twice, have flattened the top.
+    # Before that the exponent must be higher.
     weights = (rank + 0.01 * MOVIES) ** -1.8
     qualities = 0.4 * rng.standard_normal(MOVIES) + 0.25 * (1 - 2 * rank / MOVIES)
     weights /= weights.sum()
@@ -215,7 +244,8 @@ def _make_users(seed: int, movies: Movies) -> Users:
     rating_counts = _draw_rating_counts(rng)
 
     # Everyone likes a few niches: some from the start, some discovered later.
-    first_niches, later_niches = (rng.dirichlet(1.2 * movies.niche_shares, USERS) for _ in range(2))
+    first_niches = rng.dirichlet(1.2 * movies.niche_shares, USERS)
+    later_niches = rng.dirichlet(1.2 * movies.niche_shares, USERS)
     own_traits = 0.25 * _normalize(rng.standard_normal((USERS, TRAITS)))
     early_tastes = _round_to_length(
         _normalize((0.8 * first_niches + 0.2 * later_niches) @ movies.niches) + own_traits
@@ -236,7 +266,7 @@ def _draw_rating_counts(rng: np.random.Generator) -> Ints:
     excess = draws - draws.min()
     scaled = excess * ((RATINGS - FEWEST_RATINGS * USERS) / excess.sum())
     counts = FEWEST_RATINGS + np.minimum(scaled, MOST_RATINGS - FEWEST_RATINGS).astype(np.int64)
-    # What rounding and the limit took away is spread over users far from both limits.
+    # The ratings lost to rounding and to the limit go to users who are far from both limits.
     missing_ratings = RATINGS - int(counts.sum())
     middle_users = np.flatnonzero((counts > 5 * FEWEST_RATINGS) & (counts < MOST_RATINGS // 2))
     counts[middle_users] += missing_ratings // len(middle_users)
@@ -245,10 +275,10 @@ def _draw_rating_counts(rng: np.random.Generator) -> Ints:
 
 
 def _make_sessions(rng: np.random.Generator, rating_counts: Ints) -> tuple[Ints, Ints, Floats]:
-    """first_session, opens and until of Users."""
+    """The values of `Users.first_session`, `session_starts` and `session_shares`."""
     active_seconds = (rng.beta(1.6, 1.0, USERS) * (LAST_SECOND - TAGS_SECOND)).astype(np.int64)
     last_seconds = TAGS_SECOND + active_seconds
-    # So that every movie has a user who can have seen it.
+    # The user with most ratings stays to the end, so that somebody can have seen each movie.
     last_seconds[np.argmax(rating_counts)] = LAST_SECOND
     joining_seconds = last_seconds - (rng.exponential(2.5 * 365 * DAY, USERS)).astype(np.int64)
     joining_seconds = np.maximum(joining_seconds, FIRST_SECOND)
@@ -259,14 +289,15 @@ def _make_sessions(rng: np.random.Generator, rating_counts: Ints) -> tuple[Ints,
     first = np.concatenate([[0], np.cumsum(session_counts)]).astype(np.int64)
     user = np.repeat(np.arange(USERS), session_counts)
     positions = rng.random(first[-1])
-    positions[first[:-1]], positions[first[1:] - 1] = 0, 1
-    # Sorting user + when sorts the sessions of every user, and keeps the users apart.
+    positions[first[:-1]] = 0
+    positions[first[1:] - 1] = 1
+    # Sorting user + position sorts the sessions of every user, and keeps the users apart.
     positions = np.sort(user + positions * (1 - 1e-9)) - user
     session_starts = joining_seconds[user] + (
         positions * (last_seconds - joining_seconds)[user]
     ).astype(np.int64)
 
-    # The first session is the longest: there are all the movies of a lifetime to rate.
+    # The first session is the longest, because a new user has the movies of a lifetime to rate.
     session_sizes = rng.gamma(0.8, 1.0, first[-1])
     session_sizes[first[:-1]] += 0.25 * session_counts * rng.gamma(2.0, 0.5, USERS)
     session_sizes = np.maximum(session_sizes, 1e-6)
@@ -280,24 +311,30 @@ def _make_sessions(rng: np.random.Generator, rating_counts: Ints) -> tuple[Ints,
 
 
 def _choose_movies(seed: int, users: Users, movies: Movies) -> tuple[Ints, Ints, Floats, Floats]:
-    """Each rating's user, movie, affinity (at most about 1) and drift, by user and movie.
+    """Each rating's user, movie, affinity and drift, in order of user and movie.
 
-    drift: how much more the movie suits the user's late taste than the early one. Movies are drawn
-    without replacement, weighted by popularity and affinity: those with the smallest exponential
-    variates of that rate (Efraimidis and Spirakis, "Weighted random sampling with a reservoir",
-    2006).
+    The affinity is at most about 1. The drift says how much more the movie suits the user's late
+    taste than the early one.
+
+    Movies are drawn without replacement, weighted by popularity and affinity: a user gets those
+    with the smallest exponential variates of that rate (Efraimidis and Spirakis, "Weighted random
+    sampling with a reservoir", 2006).
     """
     rng = np.random.default_rng([seed, 2])
     last_seen = users.session_starts[users.first_session[1:] - 1]
     first_fan = _choose_first_fans(rng, users, movies, last_seen)
     scarcity = (movies.weights.min() / movies.weights).astype(np.float32)
-    # exp() rounds differently on every processor. Affinities are whole numbers, so a table has all
-    # its values; rounded vectors may be a little longer than LENGTH, hence twice the size.
+    # exp() rounds differently on every processor. Affinities are whole numbers, so a table can hold
+    # all its values. It is twice as long as it seems to need, because rounded vectors may be a
+    # little longer than LENGTH.
     affinities = np.arange(-2 * FULL_AFFINITY, 2 * FULL_AFFINITY + 1)
     reluctance = np.exp(-14.0 / FULL_AFFINITY * affinities).astype(np.float32)
 
     def choose_for_block(first_user: int, keys: npt.NDArray[np.float32]) -> list[npt.NDArray[Any]]:
-        """Movies, early and late affinity of a block of users, whose variates are `key`."""
+        """The movies of a block of users, with the early and the late affinity of each.
+
+        `keys` are the variates of these users, of shape (users, MOVIES). They are overwritten.
+        """
         block = slice(first_user, first_user + BLOCK)
         early = users.early_tastes[block] @ movies.traits.T
         late = users.late_tastes[block] @ movies.traits.T
@@ -318,7 +355,7 @@ def _choose_movies(seed: int, users: Users, movies: Movies) -> tuple[Ints, Ints,
         return rng.standard_exponential(shape, dtype=np.float32)
 
     block_starts = range(0, USERS, BLOCK)
-    # numpy lets other threads work: the next variates are drawn while movies are chosen.
+    # numpy lets other threads work, so the next variates are drawn while movies are chosen.
     with ThreadPoolExecutor() as pool:
         blocks = list(pool.map(choose_for_block, block_starts, map(draw_variates, block_starts)))
     movie, early, late = (np.concatenate(column) for column in zip(*blocks, strict=True))
@@ -330,9 +367,9 @@ def _choose_movies(seed: int, users: Users, movies: Movies) -> tuple[Ints, Ints,
 def _choose_first_fans(
     rng: np.random.Generator, users: Users, movies: Movies, last_seen: Ints
 ) -> Ints:
-    """One user for each movie who certainly rates it, so that every movie has ratings.
+    """For each movie a user who certainly rates it, so that every movie has ratings.
 
-    The one who likes it best among 16 who rate much and were still active when it came out.
+    It is the one who likes it best among 16 who rate much and were still active when it came out.
     """
     candidates = rng.choice(USERS, (MOVIES, 16), p=users.rating_counts / users.rating_counts.sum())
     candidates[:, 0] = np.argmax(last_seen)
@@ -344,9 +381,12 @@ def _choose_first_fans(
 def _draw_rating_times(
     rng: np.random.Generator, users: Users, user: Ints, release_times: Ints, position: Floats
 ) -> Ints:
-    """When each rating is given, in epoch seconds: by `position`, but after the movie's release."""
+    """When each rating is given, in epoch seconds, and always after the movie's release.
+
+    `position` says how late in the user's time it is given: the larger, the later.
+    """
     session_user = np.repeat(np.arange(USERS), np.diff(users.first_session))
-    # One time axis for all: each user's begins where every epoch second of the last one ends.
+    # All users share one axis of time: each begins there after the last second of the one before.
     axis = 4 * 10**9
     sessions_before_release = np.searchsorted(
         session_user * axis + users.session_starts, user * axis + release_times

@@ -54,33 +54,36 @@ PATTERNS = (
 )
 
 
-# These end like a plural, and are none.
+# Nouns that end like a plural and are not one.
 SINGULAR = {"Compass"}
 
 
-def with_article(noun: str) -> str:
-    """`An Orchard`, `A Key`, and `Tenants` as they are."""
+def add_article(noun: str) -> str:
+    """The noun with its article, such as `An Orchard` or `A Key`; a plural stays as it is."""
     if noun.endswith("s") and noun not in SINGULAR:
         return noun
-    return f"{'An' if noun[0] in 'AEIOU' and noun != 'Unicorn' else 'A'} {noun}"
+    begins_with_vowel = noun[0] in "AEIOU" and noun != "Unicorn"
+    return f"{'An' if begins_with_vowel else 'A'} {noun}"
 
 
 def make_titles(seed: int, genres: Sequence[str]) -> list[str]:
-    """A unique title for each movie of these genres: the second of the same name gets a number."""
+    """A unique title for each movie. The second movie of the same title gets a number.
+
+    `genres` holds the first genre of each movie.
+    """
     rng = np.random.default_rng([seed, 4])
     adjectives, places = ADJECTIVES.split(), PLACES.split()
-    seen: Counter[str] = Counter()
+    title_counts: Counter[str] = Counter()
     titles = []
     for genre, draws in zip(genres, rng.integers(0, 2**31, (len(genres), 4)), strict=True):
-        pattern, adjective, noun, place = (
-            words[draw % len(words)]
-            for words, draw in zip(
-                (PATTERNS, adjectives, NOUNS[genre].split(), places), draws, strict=True
-            )
+        nouns = NOUNS[genre].split()
+        noun = nouns[draws[2] % len(nouns)]
+        title = PATTERNS[draws[0] % len(PATTERNS)].format(
+            adjective=adjectives[draws[1] % len(adjectives)],
+            noun=noun,
+            a_noun=add_article(noun),
+            place=places[draws[3] % len(places)],
         )
-        title = pattern.format(
-            adjective=adjective, noun=noun, a_noun=with_article(noun), place=place
-        )
-        seen[title] += 1
-        titles.append(title if seen[title] == 1 else f"{title} {seen[title]}")
+        title_counts[title] += 1
+        titles.append(title if title_counts[title] == 1 else f"{title} {title_counts[title]}")
     return titles

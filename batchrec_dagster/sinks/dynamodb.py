@@ -3,14 +3,17 @@
     {"user_id": "7", "items": [{"item_id": "260", "title": "…", "score": 0.04}, …],
      "run_id": "…", "expires_at": 1767225600}
 
-Items are replaced one by one: a reader sees a user's old list or the new one, never a part. To find
-who is gone without reading the table, which would cost as much as it is large, the users written
-last are kept in the storage; before a write, those to be written are added to them, so that one
-that is killed forgets nobody. `expires_at` is for the table's time to live: where that is on,
-DynamoDB itself removes, for nothing, what no write has renewed for so many days.
+Items are replaced one by one: a reader sees a user's old list or the new one, never a part of one.
 
-DynamoDB has no count of a table that is both exact and cheap. So what it accepted is counted, and a
-sample of it is read again.
+Reading the whole table to find the users who are gone would cost more the larger it is. So the ids
+of the users written last are kept in the storage. Before a write, the ids that are about to be
+written are added to them, so that a write that is killed forgets nobody.
+
+`expires_at` is for the table's time to live. If that is on, DynamoDB itself removes, at no cost,
+every list that no write has renewed for the declared number of days.
+
+DynamoDB has no count of a table that is both exact and cheap. So the sink counts what DynamoDB
+accepted, and reads a sample of it again.
 
 A tag of the table says whose lists it has, so that nobody else's replace them.
 """
@@ -44,7 +47,8 @@ DAY = 24 * 3600
 WRITES_AT_ONCE, SAMPLE = 25, 100
 CONNECTIONS = 8
 
-# What a table that scales up does not process, waits: half a minute at most between attempts.
+# While a table scales up it leaves requests unprocessed. They are sent again, after a pause that
+# grows up to this many seconds.
 ATTEMPTS, LONGEST_WAIT = 12, 30.0
 TRANSIENT = {
     "InternalServerError",
@@ -110,29 +114,36 @@ class DynamoDbSink(dg.Model):
             return self._open_table(context).write(lists, context.run_id)
 
     def _open_table(self, context: sink.SinkContext) -> UserListTable:
-        storage, files = (
-            context.storage,
-            PipelineFiles(context.storage, StorageKeys(context.pipeline)),
+        storage = context.storage
+        return UserListTable(
+            client=storage.client("dynamodb"),
+            table=self.table,
+            ttl_days=self.ttl_days,
+            files=PipelineFiles(storage, StorageKeys(context.pipeline)),
+            owner=f"{context.pipeline} in {storage.uri('')}",
         )
-        owner = f"{context.pipeline} in {storage.uri('')}"
-        return UserListTable(storage.client("dynamodb"), self.table, self.ttl_days, files, owner)
 
 
 @dataclass(frozen=True)
 class UserListTable:
-    """The lists in a table. client: boto3's; files: where the users written last are kept; owner:
-    whose lists they are."""
+    """The DynamoDB table that has an item for each user."""
 
     client: Any
+    """boto3's client of `dynamodb`."""
     table: str
+    """The table's name."""
     ttl_days: int
+    """Days until a list expires that no write renews."""
     files: PipelineFiles
+    """Where the ids of the users written last are kept."""
     owner: str
+    """Whose lists they are."""
 
     def write(self, frame: pl.LazyFrame, run_id: str) -> sink.SinkResult:
-        """Make the table hold these lists and, of those written before, nothing else.
+        """Write these lists, and remove those of users who are gone.
 
-        Facts: table, users_removed. Warns if the time to live is off. Raises as `check` does.
+        The result's facts are `table` and `users_removed`. It has a warning if the time to live is
+        off. Raises as `check` does.
         """
         expected = sink.count_lists(frame)
         user_ids = frame.filter(rank=1).select(KEY).collect(engine="streaming")
@@ -144,11 +155,10 @@ class UserListTable:
         previous_user_ids = self.files.parquet(
             record, "delete it; who is gone since stays until it expires"
         )
-        removed_user_ids = (
-            user_ids.clear()
-            if previous_user_ids is None
-            else previous_user_ids.join(user_ids, on=KEY, how="anti")
-        )
+        if previous_user_ids is None:
+            removed_user_ids = user_ids.clear()
+        else:
+            removed_user_ids = previous_user_ids.join(user_ids, on=KEY, how="anti")
         self.files.write_parquet(record, pl.concat([user_ids, removed_user_ids]))
         users_written = self._put_lists(frame, run_id)
         sink.require_equal_counts(
@@ -164,8 +174,11 @@ class UserListTable:
         return sink.SinkResult(expected, facts, None if removes_expired else warning)
 
     def check(self) -> tuple[str, bool]:
-        """That the table is one for users; its ARN, and whether its time to live is on. Raises
-        SinkError and, outside of `explained`, boto3's errors."""
+        """The table's ARN, and whether its time to live is on.
+
+        Raises SinkError if there is no such table or it has another key, SinkUnavailableError while
+        it is not active, and boto3's errors, which `raise_as_sink_errors` converts.
+        """
         try:
             table = self.client.describe_table(TableName=self.table)["Table"]
         except self.client.exceptions.ResourceNotFoundException:
@@ -196,8 +209,10 @@ class UserListTable:
         return table["TableArn"], is_enabled and time_to_live.get("AttributeName") == EXPIRES
 
     def check_owner(self, table_arn: str) -> str | None:
-        """Whose lists the table has; None where nobody has put any there. Raises as `check` does,
-        and SinkError where they are another's."""
+        """Whose lists the table has; None if nobody has written any.
+
+        Raises SinkError if they are another's, and boto3's errors.
+        """
         pages = self.client.get_paginator("list_tags_of_resource").paginate(ResourceArn=table_arn)
         tags = {tag["Key"]: tag["Value"] for page in pages for tag in page["Tags"]}
         owner: str | None = tags.get(OWNER)
@@ -212,10 +227,11 @@ class UserListTable:
 
     @property
     def _owner_tag(self) -> str:
-        """The owner, of what a tag may have."""
+        """The owner, in the characters and the length that a tag allows."""
         return re.sub(r"[^\w .:/=+@-]", "_", self.owner)[:256]
 
     def _put_lists(self, frame: pl.LazyFrame, run_id: str) -> int:
+        """How many users were written."""
         common = {
             "run_id": {"S": run_id},
             EXPIRES: {"N": str(int(time.time()) + self.ttl_days * DAY)},
@@ -236,6 +252,7 @@ class UserListTable:
             self._send([{"DeleteRequest": {"Key": {KEY: {"S": user}}}} for user in keys])
 
     def _send(self, requests: Sequence[dict[str, Any]]) -> int:
+        """How many requests DynamoDB has processed, which is all of them."""
         batches = [
             requests[start : start + WRITES_AT_ONCE]
             for start in range(0, len(requests), WRITES_AT_ONCE)
@@ -258,6 +275,7 @@ class UserListTable:
         )
 
     def _verify_sample(self, user_ids: pl.DataFrame, run_id: str) -> None:
+        """Raise SinkUnavailableError unless a sample of the users has the lists of this run."""
         sample = user_ids.sample(min(SAMPLE, user_ids.height)).get_column(KEY).to_list()
         request = {
             "Keys": [{KEY: {"S": user}} for user in sample],
@@ -270,7 +288,8 @@ class UserListTable:
             answer = self.client.batch_get_item(RequestItems=unprocessed)
             items = answer["Responses"].get(self.table, [])
             users_confirmed += sum(item["run_id"]["S"] == run_id for item in items)
-            if unprocessed := answer.get("UnprocessedKeys", {}):
+            unprocessed = answer.get("UnprocessedKeys", {})
+            if unprocessed:
                 _wait(attempts)
             attempts += 1
         if users_confirmed != len(sample):
@@ -301,7 +320,7 @@ def _make_entry(
 
 
 def build_time_to_live_command(table: str) -> str:
-    """The command that switches the table's time to live on."""
+    """The command with which a user switches the table's time to live on."""
     return (
         f"aws dynamodb update-time-to-live --table-name {table}"
         f" --time-to-live-specification Enabled=true,AttributeName={EXPIRES}"
@@ -310,7 +329,10 @@ def build_time_to_live_command(table: str) -> str:
 
 @contextmanager
 def raise_as_sink_errors(table: str) -> Iterator[None]:
-    """Raises SinkError for what boto3 and the storage raise."""
+    """A block in which errors of boto3 and of the storage become SinkError.
+
+    They become SinkUnavailableError if a retry may work.
+    """
     try:
         yield
     except exceptions.ClientError as error:
@@ -321,7 +343,8 @@ def raise_as_sink_errors(table: str) -> Iterator[None]:
         raise sink.SinkError(message) from error
     except exceptions.BotoCoreError as error:
         message = f"cannot write the DynamoDB table {table}: {error}"
-        transient = isinstance(error, (exceptions.ConnectionError, exceptions.HTTPClientError))
-        raise (sink.SinkUnavailableError if transient else sink.SinkError)(message) from error
+        if isinstance(error, (exceptions.ConnectionError, exceptions.HTTPClientError)):
+            raise sink.SinkUnavailableError(message) from error
+        raise sink.SinkError(message) from error
     except StorageError as error:
         raise sink.SinkError(str(error)) from error

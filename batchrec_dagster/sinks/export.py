@@ -27,7 +27,7 @@ from batchrec_dagster.storage.resource import StorageResource
 # The last four are the full-width forms, the same to spreadsheets in East Asian settings.
 _SIGNS = "=+\\-@\uff1d\uff0b\uff0d\uff20"
 FORMULA = f"^[{_SIGNS}\t\r\n]"
-# Where another delimiter, or a line break within quotes that count for nothing then, ends a cell.
+# Programs that split at another delimiter ignore quotes, so for them a line break ends a cell too.
 FORMULA_WITHIN = f'([;|\t\r\n]"*)([{_SIGNS}])'
 BOM = "\ufeff".encode()
 
@@ -99,18 +99,18 @@ class ExportSink(dg.Model):
         return sink.SinkCheck(f"{path} can be written")
 
     def write(self, lists: pl.LazyFrame, context: sink.SinkContext) -> sink.SinkResult:
-        storage = context.storage
-        default = storage.uri(StorageKeys(context.pipeline).export(self.filename))
-        return write_export(
-            lists, self, *_locate_file(self._resolve_path(context.project) or default, storage)
-        )
+        path = self._resolve_path(context.project)
+        if path is None:
+            path = context.storage.uri(StorageKeys(context.pipeline).export(self.filename))
+        store, uri = _locate_file(path, context.storage)
+        return write_export(lists, self, store, uri)
 
     @property
     def filename(self) -> str:
         return f"recommendations.{self.format}"
 
     def _resolve_path(self, project: Path) -> str | None:
-        """The absolute path or URI; None where the file goes into the pipeline's storage."""
+        """The absolute path or URI; None if the file goes into the pipeline's storage."""
         if self.path is None or self.path.startswith("s3://"):
             return self.path
         return str((project / Path(self.path).expanduser()).resolve())
@@ -119,9 +119,10 @@ class ExportSink(dg.Model):
 def write_export(
     frame: pl.LazyFrame, settings: ExportSink, store: ObjectStore, uri: str
 ) -> sink.SinkResult:
-    """Write the file and put it at the URI, whole or not at all. Raises SinkError.
+    """Write the file, and put it at the URI, whole or not at all.
 
-    Facts: file; lines, without the header; bytes; formulas_escaped, in cells.
+    The result's facts are `file`, `lines` (without the header), `bytes` and `formulas_escaped`
+    (the number of cells). Raises SinkError, or SinkUnavailableError if the file is not complete.
     """
     expected = sink.count_lists(frame)
     with temporary_folder() as folder:
@@ -149,7 +150,7 @@ def write_export(
 
 
 def require_writable(store: ObjectStore, uri: str) -> None:
-    """Put a file next to it and delete that again. Raises SinkError if that fails."""
+    """Raise SinkError unless a file can be put next to this one and deleted again."""
     probe = f"{uri}.doctor-{uuid.uuid4().hex}"
     with _raise_as_sink_errors(uri):
         store.put(probe, b"x")
@@ -158,12 +159,13 @@ def require_writable(store: ObjectStore, uri: str) -> None:
 
 @contextmanager
 def _raise_as_sink_errors(uri: str) -> Iterator[None]:
+    """A block in which errors of the storage become SinkError."""
     try:
         yield
     except StorageError as error:
         raise sink.SinkError(str(error)) from error
     except OSError as error:
-        # A folder that cannot be, and is made before anything is written.
+        # The store makes the folder before it writes, and that can fail too.
         raise sink.SinkError(f"cannot write {uri}: the folder: {error}") from error
 
 
@@ -171,13 +173,16 @@ def _locate_file(path: str, storage: StorageResource) -> tuple[ObjectStore, str]
     """The store of an absolute path or URI, and the file's URI there."""
     if path.startswith("s3://"):
         return storage.store, path
-    # Another program reads the file: the umask says who may open the folder.
+    # Another program reads the file, so the umask alone says who may open the folder.
     store = ObjectStore({"local": Path(path).parent}, folder_mode=0o777)
     return store, f"s3://local/{Path(path).name}"
 
 
 def _in_existing_folder(path: str) -> str:
-    """The file in the innermost of its folders that exists: a check makes no folder."""
+    """The path of a file of this name in the innermost of its folders that exists.
+
+    A check writes there, because it must not make folders.
+    """
     if path.startswith("s3://"):
         return path
     folder = Path(path).parent
@@ -187,7 +192,10 @@ def _in_existing_folder(path: str) -> str:
 
 
 def _write_file(frame: pl.LazyFrame, settings: ExportSink, longest: int, path: Path) -> int:
-    """Write the file; returns how many cells were escaped."""
+    """Write the file, and return how many cells were escaped.
+
+    `longest` is the number of items in the longest list.
+    """
     cells_escaped = 0
     with path.open("wb") as file:
         if settings.bom:
@@ -201,9 +209,8 @@ def _write_file(frame: pl.LazyFrame, settings: ExportSink, longest: int, path: P
             formula = texts.str.contains(FORMULA) | texts.str.contains(FORMULA_WITHIN)
             cells_escaped += sum(rows.select(formula.sum()).row(0))
             escaped_within = texts.str.replace_all(FORMULA_WITHIN, "$1'$2")
-            rows.with_columns(escaped_within.str.replace(FORMULA, "'$0")).write_csv(
-                file, include_header=include_header, quote_style="non_numeric"
-            )
+            escaped_rows = rows.with_columns(escaped_within.str.replace(FORMULA, "'$0"))
+            escaped_rows.write_csv(file, include_header=include_header, quote_style="non_numeric")
             include_header = False
     return cells_escaped
 
@@ -211,7 +218,7 @@ def _write_file(frame: pl.LazyFrame, settings: ExportSink, longest: int, path: P
 def _generate_rows(
     frame: pl.LazyFrame, settings: ExportSink, longest: int
 ) -> Iterator[pl.DataFrame]:
-    """What becomes a line each; an empty table where there are none, for the header."""
+    """Tables whose rows become the file's lines. At least one comes, for the header."""
     if settings.rows == "per_item":
         yield frame.head(0).collect()
         yield from sink.iterate_batches(frame)
@@ -222,7 +229,11 @@ def _generate_rows(
 
 
 def _spread_items(users: pl.DataFrame, longest: int, fields: Sequence[str]) -> pl.DataFrame:
-    """user_id, arm (in an experiment), item_1, title_1, item_2 …; what a list lacks is null."""
+    """A row for each user, with a column for each place in the list.
+
+    The columns are user_id, arm (in an experiment), item_1, title_1, item_2 and so on. They are
+    null where a list is shorter than the longest.
+    """
     return users.select(
         pl.exclude("items"),
         *(
@@ -237,11 +248,14 @@ def _spread_items(users: pl.DataFrame, longest: int, fields: Sequence[str]) -> p
 
 
 def _count_rows(path: Path, settings: ExportSink) -> int:
-    """How many rows the file has, but for the header."""
-    rows = quotes = 0
+    """How many rows the file has, without the header."""
+    rows = 0
+    quotes = 0
     with path.open("rb") as file:
         for line in file:
-            # A line that ends within quotes goes on.
-            quotes += line.count(b'"') if settings.format == "csv" else 0
-            rows += quotes % 2 == 0
-    return rows - (settings.format == "csv")
+            if settings.format == "csv":
+                quotes += line.count(b'"')
+            # A row whose line ends within quotes goes on in the next line.
+            if quotes % 2 == 0:
+                rows += 1
+    return rows - 1 if settings.format == "csv" else rows

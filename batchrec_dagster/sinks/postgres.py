@@ -103,7 +103,7 @@ class PostgresSink(dg.Model):
             require("postgres", "sinks.postgres")
         except ExtraMissingError as error:
             raise SinkError(str(error)) from None
-        # psycopg2 is of an extra.
+        # psycopg2 is installed only with the extra that was just required.
         from batchrec_dagster.sinks.postgres_table import PostgresTarget
 
         return PostgresTarget(url, self.table, self.schema_name, context.pipeline)

@@ -6,9 +6,9 @@ team adds to the table stays: grants, views, comments, policies and indexes belo
 to the partition. Renaming tables would lose the grants and leave views on the old one; DELETE or
 TRUNCATE in place would leave millions of dead rows or keep readers out for minutes.
 
-Readers wait for milliseconds, while partitions change places. COPY with FREEZE lets transactions
-that began before see the new rows too, where they would see an empty table otherwise. A writer that
-dies leaves nothing: PostgreSQL undoes the transaction. It needs PostgreSQL 11 or newer.
+Readers wait for milliseconds, while partitions change places. A transaction that began earlier
+would then see an empty table; COPY with FREEZE lets it see the new rows. A writer that dies leaves
+nothing behind, because PostgreSQL undoes the transaction. PostgreSQL 11 or newer is needed.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ READ_SIZE = 2**20
 
 
 def copy_rows(cursor: Cursor, frame: pl.LazyFrame, table: sql.Identifier) -> None:
-    """Copy the rows into columns of the same names of a table that this transaction has made."""
+    """Copy the rows into a table that this transaction has made, by the names of its columns."""
     columns = sql.SQL(", ").join(map(sql.Identifier, frame.collect_schema().names()))
     statement = sql.SQL("COPY {} ({}) FROM STDIN WITH (FREEZE)").format(table, columns)
     source = _CopyStream(encode_rows(frame))
     try:
         cursor.copy_expert(statement, source, size=READ_SIZE)
     except psycopg2.Error:
-        # psycopg2 makes an error of its own of the source's, an interrupt among them.
+        # psycopg2 wraps whatever the stream raises, even an interrupt, in an error of its own.
         if source.error is not None:
             raise source.error from None
         raise
@@ -60,11 +60,13 @@ def encode_rows(frame: pl.LazyFrame) -> Iterator[bytes]:
 
 
 class _CopyStream(io.RawIOBase):
-    """Pieces of bytes, as a file that COPY reads; `failed` is what kept it from going on."""
+    """Pieces of bytes, as a file that COPY reads."""
 
     def __init__(self, pieces: Iterator[bytes]) -> None:
-        self._pieces, self._unread = pieces, memoryview(b"")
+        self._pieces = pieces
+        self._unread = memoryview(b"")
         self.error: BaseException | None = None
+        """What the pieces raised; None if they did not."""
 
     def read(self, size: int = -1, /) -> bytes:
         try:
@@ -77,13 +79,14 @@ class _CopyStream(io.RawIOBase):
         return bytes(part)
 
 
-# In the names of partitions, by which this sink knows its own.
+# This is in the names of partitions, so that the sink knows its own.
 MARK = "_batchrec_"
-# The comment of a table that it makes: all pipelines have the same default for the table's name.
+# This and the pipeline's name are the comment of a table that the sink makes. All pipelines have
+# the same default for the table's name, so the comment keeps them apart.
 WRITTEN_FOR = "Written by batchrec for the pipeline "
 
-# Readers of long reports hold the table: new readers queue behind this one for so many seconds at
-# most, and then it lets them pass.
+# A reader of a long report can hold the table. While this sink waits for it, new readers queue
+# behind the sink, so after this many seconds it lets them pass and tries again.
 LOCK_SECONDS = 2
 LOCK_ATTEMPTS = 60
 
@@ -99,7 +102,8 @@ ARM = "arm"
 ADD_ARM = "ALTER TABLE {} ADD COLUMN IF NOT EXISTS arm text"
 ATTACH = "ALTER TABLE {} ATTACH PARTITION {} FOR VALUES FROM (MINVALUE) TO (MAXVALUE)"
 RIGHTS = "; the user needs CREATE on the schema, and to own the table where there is one"
-# What libpq says, before there are error codes, about what no retry can fix.
+# Parts of libpq's messages about what no retry can fix. Before there is a connection, there are no
+# error codes.
 LASTING = (
     "authentication failed",
     "authentication method requirement",
@@ -113,24 +117,27 @@ LASTING = (
 
 @dataclass(frozen=True)
 class PostgresTarget:
-    """A table by its name; schema None is the connection's own. url: postgresql://… (secret);
-    pipeline: whose lists they are, where no other pipeline's table is to be replaced by them."""
+    """The table to write, and how to reach it."""
 
     url: str = field(repr=False)
+    """The connection's URL, postgresql://…, which contains the password."""
     table: str
     schema: str | None = None
+    """The table's schema; None for that of the connection."""
     pipeline: str = ""
+    """Whose lists they are. If it is set, the lists of another pipeline are not replaced."""
 
 
 def replace_lists(frame: pl.LazyFrame, target: PostgresTarget) -> sink.SinkResult:
-    """Make the table hold these lists and nothing else. Raises SinkError.
+    """Make the table hold these lists and nothing else.
 
-    Facts: table, as SCHEMA.TABLE; database, as NAME at HOST.
+    The result's facts are `table`, as SCHEMA.TABLE, and `database`, as NAME at HOST.
+    Raises SinkError, or SinkUnavailableError if a retry may work.
     """
     expected = sink.count_lists(frame)
     with _open_connection(target) as connection:
         with connection, connection.cursor() as cursor:
-            # What holds for people's queries does not for this.
+            # The database's time limits are meant for people's queries.
             cursor.execute("SET LOCAL statement_timeout = 0")
             cursor.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
             table = _ListTable(cursor, target)
@@ -144,9 +151,11 @@ def replace_lists(frame: pl.LazyFrame, target: PostgresTarget) -> sink.SinkResul
 
 
 def check_writable(target: PostgresTarget) -> str:
-    """Where lists can be written, as SCHEMA.TABLE in NAME at HOST: what it takes is done in a
-    transaction that is taken back. Raises SinkError."""
-    # What is not committed when the connection is closed, was not done.
+    """Where lists can be written, as SCHEMA.TABLE in NAME at HOST.
+
+    Raises SinkError if they cannot be written.
+    """
+    # The tables are made in a transaction that is never committed, so nothing stays.
     with _open_connection(target) as connection, connection.cursor() as cursor:
         table = _ListTable(cursor, target)
         table.create_if_missing()
@@ -157,7 +166,7 @@ def check_writable(target: PostgresTarget) -> str:
 
 @contextmanager
 def _open_connection(target: PostgresTarget) -> Iterator[Connection]:
-    """A connection, closed in the end. Makes a SinkError of PostgreSQL's errors."""
+    """A connection that is closed in the end. PostgreSQL's errors become SinkError."""
     parameters = _parse_url(target.url)
     try:
         with closing(_connect(target.url)) as connection:
@@ -167,7 +176,11 @@ def _open_connection(target: PostgresTarget) -> Iterator[Connection]:
 
 
 def _parse_url(url: str) -> dict[str, str]:
-    """The URL's parts. What is wrong with it is not repeated, as the password is in it."""
+    """The URL's parts.
+
+    Raises SinkError if it is not one. The message does not repeat the URL, which contains the
+    password.
+    """
     try:
         parts: dict[str, str] = parse_dsn(url)
     except (psycopg2.ProgrammingError, ValueError):
@@ -176,7 +189,7 @@ def _parse_url(url: str) -> dict[str, str]:
     if not parts or is_misread or not parts.get("port", "0").isdigit():
         raise sink.SinkError(
             "no URL of a PostgreSQL: write postgresql://USER:PASSWORD@HOST:PORT/DATABASE, with"
-            " percent codes for what is special in the password, such as %40 for @"
+            " percent codes for special characters in the password, such as %40 for @"
         )
     return parts
 
@@ -187,7 +200,10 @@ def _connect(url: str) -> Connection:
 
 
 class _ListTable:
-    """The table of the lists within a transaction. name: SCHEMA.TABLE; methods raise SinkError."""
+    """The table of the lists within a transaction. Its methods raise SinkError.
+
+    `name` is SCHEMA.TABLE.
+    """
 
     def __init__(self, cursor: Cursor, target: PostgresTarget) -> None:
         self._cursor, self._target = cursor, target
@@ -197,7 +213,7 @@ class _ListTable:
             raise sink.SinkError("the connection has no schema: set sinks.postgres.schema")
         self.name = f"{self._schema}.{target.table}"
         self.identifier = sql.Identifier(self._schema, target.table)
-        # For to_regclass().
+        # to_regclass() takes the name as text.
         self._quoted = self.identifier.as_string(cursor)
 
     def _run(self, statement: str, *parts: sql.Composable) -> None:
@@ -211,12 +227,16 @@ class _ListTable:
         return sql.Identifier(self._schema, f"{start}{secrets.token_hex(4)}")
 
     def keep_other_runs_out(self) -> None:
-        """Until the end of the transaction."""
+        """Lock the table for this run until the transaction ends.
+
+        Raises SinkUnavailableError if another run holds the lock.
+        """
         lock = "SELECT pg_try_advisory_xact_lock(hashtext(%s))"
         if self._fetch_row(lock, f"batchrec {self.name}") != (True,):
             raise sink.SinkUnavailableError(f"another run is writing {self.name}")
 
     def check_owner(self) -> None:
+        """Raise SinkError unless the table is this user's."""
         query = "SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = to_regclass(%s)"
         if self._fetch_row(query, self._quoted) != (True,):
             raise sink.SinkError(
@@ -224,7 +244,10 @@ class _ListTable:
             )
 
     def create_if_missing(self) -> None:
-        """Make it where there is none, and refuse one that is another's."""
+        """Create the table if there is none.
+
+        Raises SinkError if there is one that has another pipeline's lists or other partitions.
+        """
         partition_key, exists, comment, other_partitions = self._fetch_row(
             "SELECT pg_get_partkeydef(to_regclass(%s)), to_regclass(%s) IS NOT NULL,"
             " coalesce(obj_description(to_regclass(%s), 'pg_class'), ''),"
@@ -262,7 +285,7 @@ class _ListTable:
             )
 
     def create_partition(self) -> sql.Identifier:
-        """A table that can become its partition."""
+        """Create a table that can become a partition of this one, and return its name."""
         partition = self._make_name(f"{self._target.table}{MARK}")
         self._run(
             "CREATE TABLE {} (LIKE {} INCLUDING DEFAULTS INCLUDING CONSTRAINTS)",
@@ -272,9 +295,10 @@ class _ListTable:
         return partition
 
     def replace_lists(self, frame: pl.LazyFrame, expected: sink.SinkCounts) -> None:
-        """Put the lists into a new partition, and that in place of the old one."""
-        partition, table_columns = self.create_partition(), frame.collect_schema().names()
-        columns = [name for name in (*COLUMNS, ARM) if name in table_columns]
+        """Put the lists into a new partition, and the partition in place of the old one."""
+        partition = self.create_partition()
+        names = frame.collect_schema().names()
+        columns = [name for name in (*COLUMNS, ARM) if name in names]
         if ARM in columns:
             self._run(ADD_ARM, partition)
         copy_rows(self._cursor, frame.select(columns), partition)
@@ -286,8 +310,11 @@ class _ListTable:
         self._swap_partitions(partition, with_arm=ARM in columns)
 
     def _build_indexes(self, partition: sql.Identifier, *, with_arm: bool) -> None:
-        """The indexes that the table has: by making it the partition of a passing copy of the
-        table, as attaching it to the table itself would build them while readers are locked out."""
+        """Give the partition the indexes that the table has.
+
+        Attaching it to the table would build them too, but while readers are locked out. So it is
+        attached to a staging table with the same indexes, which is then dropped.
+        """
         staging_table = self._make_name("batchrec_passing_")
         self._run(
             "CREATE TABLE {} (LIKE {} INCLUDING INDEXES INCLUDING CONSTRAINTS)"
@@ -302,6 +329,10 @@ class _ListTable:
         self._run("DROP TABLE {}", staging_table)
 
     def _lock_readers_out(self) -> None:
+        """Lock the table until the transaction ends.
+
+        Raises SinkUnavailableError if another transaction holds the table all the time.
+        """
         for attempt in range(LOCK_ATTEMPTS):
             self._run("SAVEPOINT swap")
             self._cursor.execute("SET LOCAL lock_timeout = %s", [f"{LOCK_SECONDS}s"])
@@ -312,11 +343,12 @@ class _ListTable:
                 if attempt + 1 < LOCK_ATTEMPTS:
                     time.sleep(LOCK_SECONDS)
         raise sink.SinkUnavailableError(
-            f"somebody's transaction has held {self.name} all the time: end it (pg_stat_activity"
-            " tells whose it is)"
+            f"another transaction has held {self.name} all the time: end it (pg_stat_activity"
+            " shows whose it is)"
         )
 
     def _swap_partitions(self, partition: sql.Identifier, *, with_arm: bool) -> None:
+        """Drop the old partition, and attach the new one."""
         self._cursor.execute(
             "SELECT relname FROM pg_inherits JOIN pg_class ON oid = inhrelid"
             " WHERE inhparent = to_regclass(%s) AND strpos(relname, %s) > 0",

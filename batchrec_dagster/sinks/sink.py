@@ -1,8 +1,8 @@
 """What a sink is, and the table of recommendations as sinks read it.
 
-The table comes as a LazyFrame of user_id, rank (1 is the best), item_id, title (where there are
-titles), score and, in an experiment, the user's arm, with every user's rows together in order of
-rank.
+The table comes as a LazyFrame. Its columns are user_id, rank (1 is the best), item_id, title (where
+there are titles), score and, in an experiment, the user's arm. Every user's rows stand together, in
+order of rank.
 """
 
 from __future__ import annotations
@@ -20,69 +20,82 @@ BATCH_ROWS = 100_000
 
 
 class SinkError(Exception):
-    """The lists cannot be written as declared; the message says why and what to do."""
+    """The lists cannot be written as declared. The message says why, and what to do."""
 
 
 class SinkUnavailableError(SinkError):
-    """The lists cannot be written now; a retry may work."""
+    """The lists cannot be written now, but a retry may work."""
 
 
 @dataclass(frozen=True)
 class SinkContext:
-    """What a sink knows of the deployment; relative paths start at `project`."""
+    """What a sink knows of the deployment."""
 
     pipeline: str
+    """The pipeline's name."""
     storage: StorageResource
     project: Path
+    """The project's folder, at which relative paths start."""
     environment: Mapping[str, str]
     run_id: str = ""
+    """The id of Dagster's run, or nothing where `doctor` only checks the sink."""
 
 
 @dataclass(frozen=True)
 class SinkDescription:
-    """A sink in words.
-
-    `place` is the setting that says where it writes, with its value: no two pipelines may share it.
-    None where it writes into the pipeline's own storage. `removal` says how its owner removes what
-    it wrote. `secret` is the environment variable that no message may repeat.
-    """
+    """A sink in words."""
 
     text: str
+    """The description of its asset."""
     kind: str
+    """The kind of its asset, which Dagster shows as an icon."""
     place: str | None = None
+    """The setting that says where it writes, with its value: no two pipelines may share it.
+
+    None if it writes into the pipeline's own storage.
+    """
     removal: str | None = None
+    """How its owner removes what it wrote; None if that goes with the pipeline's storage."""
     secret: str | None = None
+    """The environment variable whose value no message may repeat."""
 
 
 @dataclass(frozen=True)
 class SinkCheck:
-    """What a sink can be written to, or a warning with its fix."""
+    """What a check of a sink found out."""
 
     message: str
+    """What the sink can write to, or what is to be fixed."""
     fix: str | None = None
+    """What to do; None if nothing is to be fixed."""
 
 
 class SinkCounts(NamedTuple):
-    """Rows, users, and the length of the longest list."""
+    """How much the table of recommendations holds."""
 
     rows: int
     users: int
     longest: int
+    """The number of items in the longest list."""
 
 
 @dataclass(frozen=True)
 class SinkResult:
-    """What was written, facts for the metadata, and a warning if there is one."""
+    """What was written."""
 
     counts: SinkCounts
     facts: Mapping[str, Any] = field(default_factory=dict)
+    """Further metadata of the sink's asset."""
     warning: str | None = None
 
 
 class Sink(Protocol):
-    """One place that people read the lists from. It reads the table in batches, so that its memory
-    does not grow with it, leaves the old lists in place until the new ones are whole, removes users
-    who are gone, and counts afterwards."""
+    """A place that people read the lists from.
+
+    A sink reads the table in batches, so that its memory does not grow with the table. It leaves
+    the old lists in place until the new ones are complete, removes users who are gone, and counts
+    afterwards.
+    """
 
     asset: ClassVar[str]
     """The name of its asset."""
@@ -90,15 +103,19 @@ class Sink(Protocol):
     def describe(self, project: Path) -> SinkDescription: ...
 
     def check(self, context: SinkContext) -> SinkCheck:
-        """Try what writing takes, and leave nothing behind. Raises SinkError."""
+        """Try what writing needs, and leave nothing behind. Raises SinkError if that fails."""
 
     def write(self, lists: pl.LazyFrame, context: SinkContext) -> SinkResult:
-        """Replace what is there by these lists. Raises SinkError, SinkUnavailableError."""
+        """Replace the lists in this place.
+
+        Raises SinkError, or SinkUnavailableError if a retry may work.
+        """
 
 
 def count_lists(frame: pl.LazyFrame) -> SinkCounts:
-    """Counts of the whole table; each user has one item of rank 1."""
+    """Counts over the whole table."""
     rank = pl.col("rank")
+    # Each user has one item of rank 1.
     totals = frame.select(pl.len(), first=(rank == 1).sum(), longest=rank.max().fill_null(0))
     return SinkCounts(*totals.collect(engine="streaming").row(0))
 
@@ -106,8 +123,11 @@ def count_lists(frame: pl.LazyFrame) -> SinkCounts:
 def require_equal_counts(
     expected: SinkCounts, *, rows: int | None = None, users: int, where: str
 ) -> None:
-    """Raise SinkUnavailableError when what was written is not what was given: most likely new lists
-    were published meanwhile."""
+    """Raise SinkUnavailableError unless as much was written as the table holds.
+
+    If the numbers differ, most likely new lists were published meanwhile.
+    `rows` is None if only users can be counted. `where` names the place for the message.
+    """
     if users != expected.users or (rows is not None and rows != expected.rows):
         written = f"{users:,} users" + ("" if rows is None else f" and {rows:,} rows")
         raise SinkUnavailableError(
@@ -117,19 +137,21 @@ def require_equal_counts(
 
 
 def iterate_batches(frame: pl.LazyFrame) -> Iterator[pl.DataFrame]:
-    """The rows in order, BATCH_ROWS at a time."""
+    """The rows in order, in tables of BATCH_ROWS rows."""
     for batch in frame.collect_batches(chunk_size=BATCH_ROWS, engine="streaming"):
         if batch.height:
             yield batch
 
 
 def group_by_user(frame: pl.LazyFrame) -> Iterator[pl.DataFrame]:
-    """A row for each user: user_id, arm (in an experiment), items (a list of structs of the other
-    columns, best first).
+    """Tables with a row for each user.
 
-    At least one frame, so that the columns are known even of an empty table.
+    The columns are user_id, arm (in an experiment) and items: a list of structs of the other
+    columns, best first. At least one table comes, so that even of an empty one the columns are
+    known.
     """
-    open_user: pl.DataFrame | None = None  # The last user's rows may continue in the next batch.
+    # The last user's rows may continue in the next batch.
+    open_user: pl.DataFrame | None = None
     for batch in iterate_batches(frame):
         rows = batch if open_user is None else pl.concat([open_user, batch])
         is_last_user = pl.col("user_id") == rows.get_column("user_id")[-1]
