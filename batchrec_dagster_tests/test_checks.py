@@ -149,7 +149,7 @@ def test_lists_full_is_a_warning() -> None:
     short = checks.lists_full(1, 2, 2)
     assert not short.passed
     assert short.found.startswith("1 of 2 users have all 2 items")
-    assert short.name in checks.WARNINGS
+    assert not short.blocks
 
 
 def test_items_that_the_items_file_does_not_have_are_a_warning() -> None:
@@ -183,6 +183,17 @@ def test_editions_of_earlier_versions_keep_their_verdicts() -> None:
     seen, unknown = checks_of(edition, ["no_seen_items", "no_duplicates"])
     assert seen.found == "0 items"
     assert "not checked" in unknown.found
+
+
+def test_a_check_that_warned_in_an_edition_still_only_warns() -> None:
+    short = checks.lists_full(1, 2, 2)
+    assert checks.CheckResult.from_json(short.to_json()) == short
+    # Earlier versions kept no severity.
+    old = {key: value for key, value in short.to_json().items() if key != "severity"}
+    assert not checks.CheckResult.from_json(old).blocks
+    failed = checks.no_duplicates(1)
+    assert failed.to_json().keys() == {"name", "passed", "found", "numbers"}
+    assert checks.CheckResult.from_json(failed.to_json()).blocks
 
 
 def test_records_keep_their_keys_and_ignore_unknown_ones() -> None:

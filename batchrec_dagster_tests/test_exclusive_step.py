@@ -11,7 +11,7 @@ import pytest
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.deployment.resources import PersonalizeResource
-from batchrec_dagster.pipeline.run_step import exclusive_step, published, specs
+from batchrec_dagster.pipeline.run_step import check_specs, exclusive_step, published
 from batchrec_dagster.steps.checks import CheckResult
 from batchrec_dagster.storage.object_store import StorageError
 from batchrec_dagster.storage.published_table import PublishedTable
@@ -65,7 +65,8 @@ def test_the_lease_is_given_up_however_the_step_ends(
     leases, during = tmp_path / "storage/shop/leases", []
 
     @dg.asset(
-        key_prefix="shop", check_specs=specs(dg.AssetKey(["shop", "step"]), small="It is small.")
+        key_prefix="shop",
+        check_specs=check_specs(dg.AssetKey(["shop", "step"]), {"small": "It is small."}, {}),
     )
     @exclusive_step(SHOP)
     def step(context: dg.AssetExecutionContext, personalize: PersonalizeResource) -> Iterator[Any]:

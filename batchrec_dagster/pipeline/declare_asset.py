@@ -14,7 +14,7 @@ import polars as pl
 
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.deployment.resources import AWS, PersonalizeResource
-from batchrec_dagster.pipeline.run_step import results_of, specs
+from batchrec_dagster.pipeline.run_step import check_specs, results_of
 from batchrec_dagster.preparation.layout import PreparationError
 from batchrec_dagster.preparation.sources.errors import SourceError
 from batchrec_dagster.reporting.markdown import escaped
@@ -48,6 +48,7 @@ def asset(
     io_manager: str | None = None,
     deps: Collection[dg.AssetKey] = (),
     checks: Mapping[str, str] | None = None,
+    warnings: Mapping[str, str] | None = None,
     metadata: Mapping[str, Any] | None = None,
 ) -> Callable[[Function], dg.AssetsDefinition]:
     """Decorate a function as `@dg.asset` does.
@@ -55,7 +56,7 @@ def asset(
     Its parameters `work` and `personalize` are the pipeline with its storage, and its resource of
     Personalize; others but `context` and `config` are assets of the pipeline. `storage_key` and
     `io_manager`: where the value is stored, and how; neither for an asset outside the storage.
-    `checks`: what each check checks.
+    `checks`, `warnings`: what each check checks that blocks, or that only warns.
 
     `code_version` must change whenever the same input would give another output, so that Dagster
     marks the asset as stale: include a fingerprint of the settings that the asset reads.
@@ -87,7 +88,7 @@ def asset(
                 **(metadata or {}),
                 **({STORAGE_KEY: storage_key} if storage_key else {}),
             },
-            check_specs=specs(key, **(checks or {})),
+            check_specs=check_specs(key, checks or {}, warnings or {}),
             required_resource_keys={pipeline.resource_key(one) for one in resources},
         )(_with_resources(pipeline, function))
         assert isinstance(decorated, dg.AssetsDefinition)

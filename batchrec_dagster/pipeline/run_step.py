@@ -11,7 +11,7 @@ import inspect
 import json
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import wraps
 from typing import Any, TypeVar
 
@@ -21,7 +21,7 @@ import polars as pl
 from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.deployment.resources import PersonalizeResource
 from batchrec_dagster.reporting.markdown import escaped
-from batchrec_dagster.steps.checks import WARNINGS, CheckResult, FailedChecksError
+from batchrec_dagster.steps.checks import CheckResult, FailedChecksError
 from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.lease import Lease
 from batchrec_dagster.storage.object_store import StorageError
@@ -29,14 +29,23 @@ from batchrec_dagster.storage.object_store import StorageError
 Result = TypeVar("Result")
 
 
-def specs(asset: dg.AssetKey, **checks: str) -> list[dg.AssetCheckSpec]:
-    """`name="what it checks"` for each check of an asset; all but warnings are blocking."""
-    return [
-        dg.AssetCheckSpec(
-            name=name, asset=asset, description=description, blocking=name not in WARNINGS
-        )
+def check_specs(
+    asset: dg.AssetKey, checks: Mapping[str, str], warnings: Mapping[str, str]
+) -> list[dg.AssetCheckSpec]:
+    """The specs of an asset's checks.
+
+    checks: what each check that blocks checks, by its name.
+    warnings: the same of each check that only warns.
+    """
+    blocking = [
+        dg.AssetCheckSpec(name, asset=asset, description=description, blocking=True)
         for name, description in checks.items()
     ]
+    warning = [
+        dg.AssetCheckSpec(name, asset=asset, description=description)
+        for name, description in warnings.items()
+    ]
+    return blocking + warning
 
 
 def run_step(step: Callable[[], Result]) -> Generator[dg.AssetCheckResult, None, Result]:
@@ -75,11 +84,7 @@ def results(checks: Sequence[CheckResult]) -> list[dg.AssetCheckResult]:
         dg.AssetCheckResult(
             check_name=check.name,
             passed=check.passed,
-            severity=(
-                dg.AssetCheckSeverity.WARN
-                if check.name in WARNINGS
-                else dg.AssetCheckSeverity.ERROR
-            ),
+            severity=dg.AssetCheckSeverity[check.severity.upper()],
             description=escaped(check.found),
             metadata=check.numbers,
         )
@@ -170,7 +175,7 @@ class MadeOf:
 
     def metadata(self, version: str, checks: Sequence[CheckResult] = ()) -> dict[str, Any]:
         """For the result that is stored with this version, and its checks."""
-        made_of = [self._fingerprint(version), [asdict(check) for check in checks]]
+        made_of = [self._fingerprint(version), [check.to_json() for check in checks]]
         return {MADE_OF: json.dumps(made_of)}
 
     def earlier(
@@ -203,7 +208,7 @@ class MadeOf:
             value=value,
             data_version=dg.DataVersion(version),
             metadata={**kept, "outcome": outcome, **(metadata or {})},
-            check_results=results([CheckResult(**one) for one in verdicts]),
+            check_results=results([CheckResult.from_json(one) for one in verdicts]),
         )
 
     def _fingerprint(self, version: str) -> str:

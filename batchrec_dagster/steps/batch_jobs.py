@@ -73,8 +73,6 @@ DAMAGED = "damaged.txt"
 PIECE = 16 * 1024 * 1024
 # Rows of a table that the UI shows.
 SAMPLE = 5
-# The checks that fail if lines are missing.
-OF_ALL_LINES = ("every_user_answered", "every_segment_answered")
 
 
 def start_batch_job(
@@ -156,7 +154,7 @@ class JobOutput:
         missing, the next run starts another job."""
         named = []
         for check in checks:
-            if check.blocks and check.name in OF_ALL_LINES:
+            if check.blocks and check.makes_output_unusable:
                 self._mark_damaged(check.found)
                 check = replace(check, found=f"{self.storage.where(self.folder)}: {check.found}")
             named.append(check)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Literal, Self
 
 import polars as pl
 
@@ -30,26 +30,51 @@ CLOCK_SLACK = timedelta(days=1)
 # Up to the year 2173 Excel's days are smaller, and as seconds on 1 and 2 January 1970.
 FIRST_NO_DAYS = 100_000
 
-# These checks only warn; every other check blocks what comes after it.
-WARNINGS = ("lists_full", "items_known")
-
 # How many missing ids a message names.
 SOME = 3
+
+# The severity of a check: a failed one stops what comes after it, or only warns.
+Severity = Literal["error", "warn"]
+# Checks that warn. Editions that earlier versions published say nothing of the severity.
+OLD_WARNINGS = ("lists_full", "items_known")
 
 
 @dataclass(frozen=True)
 class CheckResult:
-    """A check's verdict: its name, whether it holds, what was found, and what to do if not."""
+    """A check's verdict."""
 
     name: str
     passed: bool
     found: str
+    """What the check saw, and what to do if it failed, in words."""
     numbers: dict[str, int | float] = field(default_factory=dict)
+    """The numbers behind the verdict, by name."""
+    severity: Severity = "error"
+    """What a failure does."""
+    makes_output_unusable: bool = False
+    """Whether a failure means that a batch job's output lacks lines, so that no run should read
+    it again."""
 
     @property
     def blocks(self) -> bool:
         """Whether it failed and stops what comes after it."""
-        return not self.passed and self.name not in WARNINGS
+        return not self.passed and self.severity == "error"
+
+    def to_json(self) -> dict[str, Any]:
+        """The verdict as an edition's metadata keep it."""
+        values = {
+            "name": self.name,
+            "passed": self.passed,
+            "found": self.found,
+            "numbers": self.numbers,
+        }
+        return values if self.severity == "error" else {**values, "severity": self.severity}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """A verdict that this or an earlier version kept."""
+        severity = "warn" if values["name"] in OLD_WARNINGS else "error"
+        return cls(**{"severity": severity, **values})
 
 
 class FailedChecksError(Exception):
@@ -171,6 +196,7 @@ def _every_answered(of: str, requested: pl.Series, answered: pl.Series, job: str
         not len(missing) and not repeated,
         found,
         {f"{of}s": len(requested), "missing": len(missing), "repeated_lines": repeated},
+        makes_output_unusable=True,
     )
 
 
@@ -201,8 +227,12 @@ def no_seen_items(seen: int) -> CheckResult:
 def lists_full(
     full: int, users: int, num_results: int, *, filtered: bool = False, padding: int = 0
 ) -> CheckResult:
-    """Whether every user has as many items as requested; a warning only. padding: the popular
-    items that Personalize added without a score."""
+    """Whether every user has as many items as requested; a failure only warns.
+
+    full: how many users have `num_results` items.
+    filtered: whether recommendations.filter is set.
+    padding: how many popular items Personalize added without a score.
+    """
     found = f"{full:,} of {users:,} users have all {num_results} items"
     if full < users:
         found += "; the others have seen nearly everything that Personalize returned for them"
@@ -211,12 +241,15 @@ def lists_full(
     if padding:
         found += f"; {padding:,} items without a score are popular ones that Personalize added"
     numbers: dict[str, int | float] = {"users": users, "full": full, "padding": padding}
-    return CheckResult("lists_full", full == users, found, numbers)
+    return CheckResult("lists_full", full == users, found, numbers, severity="warn")
 
 
 def items_known(listed: pl.Series, known: pl.Series) -> CheckResult:
-    """Whether the items file has most of the items in the lists; a warning only. Both: distinct
-    ids."""
+    """Whether the items file has most of the items in the lists; a failure only warns.
+
+    listed: the distinct ids of the items in the lists.
+    known: the distinct ids in the items file.
+    """
     unknown = listed.filter(~listed.is_in(known.implode()))
     there = len(listed) - len(unknown)
     found = f"{there:,} of the {len(listed):,} items in the lists are in the items file"
@@ -225,7 +258,8 @@ def items_known(listed: pl.Series, known: pl.Series) -> CheckResult:
         found += f". The lists have {unknown.min()!r}"
         found += f", the file {known.min()!r}" if len(known) else ""
         found += ". Check that items.columns.item and ratings.columns.item are the same id"
-    return CheckResult("items_known", passed, found, {"items": len(listed), "known": there})
+    numbers: dict[str, int | float] = {"items": len(listed), "known": there}
+    return CheckResult("items_known", passed, found, numbers, severity="warn")
 
 
 def _day(seconds: int) -> str:

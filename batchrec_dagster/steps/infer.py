@@ -222,7 +222,7 @@ def _unchanged(
     note = f"as checked {about['made_at'][:10]}, when edition {edition.number} was published"
     checks = [
         replace(check, found=f"{check.found}; {note}")
-        for check in (CheckResult(**stored) for stored in about["checks"])
+        for check in map(CheckResult.from_json, about["checks"])
         if check.name != gate.name
     ] + known
     counts = ListCounts(**{each.name: about[each.name] for each in fields(ListCounts)})

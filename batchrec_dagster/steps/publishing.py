@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -220,7 +220,7 @@ class Publishing:
             "evidence": dict(model.evidence),
             "source": pipeline.ratings.shown_source,
             "settings": pipeline.making_lists,
-            "checks": [asdict(check) for check in checks],
+            "checks": [check.to_json() for check in checks],
             "measured_on": self.measured_on,
             "made_by": self.made_by,
         }
@@ -247,7 +247,7 @@ OLD_CHECKS = {
 
 def checks_of(edition: Edition, names: Sequence[str]) -> list[CheckResult]:
     """The verdicts that an edition carries, for checks of these names."""
-    there = [CheckResult(**check) for check in edition.about.get("checks", [])]
+    there = [CheckResult.from_json(values) for values in edition.about.get("checks", [])]
     found = {
         name: replace(check, name=name)
         for check in there

@@ -99,6 +99,7 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
         io_manager="published_io",
         deps=[pipeline.asset_key("interactions"), *titles],
         checks=_checks(pipeline),
+        warnings=_warnings(pipeline),
     )
     @exclusive_step(pipeline)
     def recommendations(
@@ -140,14 +141,19 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
 def _checks(pipeline: Pipeline) -> dict[str, str]:
     wanted = pipeline.recommendations
     seen = {"no_seen_items": "No list contains an item that its user already interacted with."}
-    known = {"items_known": "Most items in the lists are in the items file."}
     return {
         "quality_gate": "The model is good enough to publish its lists.",
         "every_user_answered": "Every requested user has exactly one result, and somebody a list.",
         "no_failed_users": "No user has an error instead of items.",
         "no_duplicates": "No list contains an item twice.",
         **(seen if wanted.exclude_seen else {}),
-        "lists_full": f"Every user has all {wanted.num_results} items.",
+    }
+
+
+def _warnings(pipeline: Pipeline) -> dict[str, str]:
+    known = {"items_known": "Most items in the lists are in the items file."}
+    return {
+        "lists_full": f"Every user has all {pipeline.recommendations.num_results} items.",
         **(known if pipeline.items else {}),
     }
 
