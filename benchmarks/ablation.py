@@ -53,12 +53,12 @@ from batchrec_dagster.local_personalize.learning.model_selection import (
 from batchrec_dagster.local_personalize.learning.train_blend import (
     MIN_VALIDATION_USERS,
     SECOND_HELD_OUT_SHARE,
-    component_options,
+    choose_options,
     uses_recency,
 )
 from batchrec_dagster.local_personalize.learning.validation import (
-    validation_set,
-    validation_sets,
+    make_validation_set,
+    make_validation_sets,
 )
 
 Float64 = npt.NDArray[np.float64]
@@ -158,11 +158,11 @@ class Training:
         count = len(self.splits) if variant.second_split else 1
         sets = []
         for fitted, held_out in zip(self.fits[:count], self.splits[:count], strict=True):
-            scorers = fitted.only(options).scorers
+            scorers = fitted.select(options).scorers
             if variant.earlier_cutoffs:
-                sets += validation_sets(scorers, held_out, fitted.item_ids)
+                sets += make_validation_sets(scorers, held_out, fitted.item_ids)
             else:
-                sets.append(validation_set(scorers, held_out, fitted.item_ids))
+                sets.append(make_validation_set(scorers, held_out, fitted.item_ids))
         rules: SelectionRules = replace(ALL_RULES, **variant.rules)
         blend = select_blend(sets, recency=self.recency, options=options, rules=rules)
         return evaluate(self.final.blend(blend, 1.0), fold).ndcg(), dict(blend.weights)
@@ -177,7 +177,7 @@ def fit(train: Interactions) -> Training:
     if len(held_out.users) < MIN_VALIDATION_USERS:
         second = split(train, SEED, without=held_out.users, share=SECOND_HELD_OUT_SHARE)
         splits += [second] if second else []
-    options = component_options(held_out)
+    options = choose_options(held_out)
     names = list(options)
     fits = [ComponentFitter(part.train, {}, SEED, _ignore).fit(names, {}) for part in splits]
     final = ComponentFitter(train, {}, SEED, _ignore, start=fits[0]).fit(names, {})

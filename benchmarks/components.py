@@ -28,9 +28,9 @@ from batchrec_dagster.local_personalize.learning.fit_components import (
 from batchrec_dagster.local_personalize.learning.interactions import (
     Histories,
     Interactions,
-    popular_first,
+    order_by_popularity,
 )
-from batchrec_dagster.local_personalize.learning.inverse import inverse_of
+from batchrec_dagster.local_personalize.learning.inverse import invert_gram
 
 
 def main() -> None:
@@ -42,14 +42,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS / "components.json")
     args = parser.parse_args()
     data = Interactions.from_frame(pl.concat(blocks(Size(args.rows, args.users, args.items))))
-    item_ids = data.item_ids[popular_first(data)]
+    item_ids = data.item_ids[order_by_popularity(data)]
     history = Histories(data, item_ids).of_users(np.unique(data.users))
     matrix = history.recency_weights(0.0)
     n_items = matrix.shape[1]
     fits: dict[str, Callable[[], object]] = {
         f"EASE, all {n_items:,} items": lambda: ease.fit(
             matrix,
-            inverse_of(matrix, REGULARIZATION),
+            invert_gram(matrix, REGULARIZATION),
             regularization=REGULARIZATION,
             neighbors=EASE_NEIGHBORS,
         ),

@@ -25,7 +25,7 @@ from batchrec_dagster.local_personalize.learning.evaluation import Split
 from batchrec_dagster.local_personalize.learning.interactions import (
     Ids,
     Interactions,
-    popular_first,
+    order_by_popularity,
 )
 from batchrec_dagster.local_personalize.learning.serving import RecommendedLists, UserModel
 
@@ -104,7 +104,7 @@ def fitted_lists(
 ) -> list[UserModel]:
     """For each model and its options, its lists for the held-out users."""
     train, inputs = held_out.train, held_out.inputs
-    order = popular_first(train)
+    order = order_by_popularity(train)
     item = np.empty(len(order), np.int32)
     item[order] = np.arange(len(order), dtype=np.int32)
     with tempfile.TemporaryDirectory() as name:

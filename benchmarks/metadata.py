@@ -28,7 +28,7 @@ from batchrec_dagster.local_personalize.learning.evaluation import Split, evalua
 from batchrec_dagster.local_personalize.learning.interactions import (
     Histories,
     Interactions,
-    positions,
+    find_positions,
 )
 from batchrec_dagster.local_personalize.learning.item_features import ItemFeatures, read_features
 from batchrec_dagster.local_personalize.learning.models import BlendModel
@@ -111,7 +111,7 @@ def warm(splits: list[Split], features: ItemFeatures) -> dict[str, dict[str, flo
     for held in splits:
         for with_items in (False, True):
             model = trained(replace(held.train, features=features if with_items else None))
-            model = model.exploring(0, 0)
+            model = model.with_exploration(0, 0)
             for name, one in _by_length(held):
                 found.setdefault((name, with_items), []).append(evaluate(model, one).ndcg())
     names = [name for name, _ in _by_length(splits[0])]
@@ -155,13 +155,13 @@ def new_items(
     for number in numbers:
         held, is_new = every[number], choose_new(data, number, newest)
         model = trained(replace(without(held.train, is_new), features=features))
-        model = model.exploring(1.0, np.inf)
+        model = model.with_exploration(1.0, np.inf)
         for name, values in _orders(model, held, is_new, features, number).items():
             orders.setdefault(name, []).append(values)
         hidden = replace(held, inputs=without(held.inputs, is_new))
         others = replace(hidden, truth=without(held.truth, is_new))
         for weight in (NONE, *WEIGHTS):
-            exploring = model.exploring(weight, np.inf)
+            exploring = model.with_exploration(weight, np.inf)
             for truth, one in ((OTHERS, others), (ALL, hidden)):
                 found = evaluate(exploring, one)
                 lists.setdefault((truth, weight), []).append(found.ndcg())
@@ -190,13 +190,13 @@ def _orders(
     chosen = np.isin(ids, data.item_ids[is_new].astype(object))
     new = np.flatnonzero(chosen)
     truth = np.zeros((len(held.users), len(new)), dtype=bool)
-    column = positions(ids[new], data.item_ids)
+    column = find_positions(ids[new], data.item_ids)
     for part in (held.inputs, held.truth):
         rows = part.filter(is_new[part.items] & (column[part.items] >= 0))
         truth[np.searchsorted(held.users, rows.users), column[rows.items]] = True
     history = Histories(without(data, is_new), model.item_ids).of_users(held.users)
     some = truth.any(axis=1) & (history.lengths > 0)
-    matrix = features.rows(positions(features.item_ids, model.item_ids))
+    matrix = features.rows(find_positions(features.item_ids, model.item_ids))
     cosine = np.asarray((history.recency_weights(0.3) @ matrix @ matrix[n:].T).todense())
     scores = {
         "ours": model.score(history)[:, n:][:, new],

@@ -23,9 +23,9 @@ from batchrec_dagster.local_personalize.learning.interactions import (
     History,
     Ids,
     Interactions,
-    popular_first,
+    order_by_popularity,
 )
-from batchrec_dagster.local_personalize.learning.inverse import inverse_of
+from batchrec_dagster.local_personalize.learning.inverse import invert_gram
 from batchrec_dagster.local_personalize.learning.serving import UserModel
 from batchrec_dagster.local_personalize.learning.threads import (
     cores,
@@ -68,7 +68,7 @@ class Peer(UserModel):
 
 def fitted(family: Family, data: Interactions, options: Options) -> Callable[[float], Peer]:
     """The fitted model of a family, as a function of the recency exponent."""
-    item_ids = data.item_ids[popular_first(data)]
+    item_ids = data.item_ids[order_by_popularity(data)]
     matrix = Histories(data, item_ids).of_users(np.unique(data.users)).recency_weights(0.0)
     score = family.fit(matrix, options)
     return lambda recency: Peer(item_ids, score, recency)
@@ -108,7 +108,7 @@ def fit_irspack(matrix: csr_matrix, options: Options) -> Score:
 
 def fit_ease(matrix: csr_matrix, options: Options) -> Score:
     """EASE (Steck 2019) with all of its weights."""
-    strength, inverse = options["regularization"], inverse_of(matrix, options["regularization"])
+    strength, inverse = options["regularization"], invert_gram(matrix, options["regularization"])
     return by_item(ease.fit(matrix, inverse, regularization=strength, neighbors=matrix.shape[1]))
 
 

@@ -246,11 +246,11 @@ def train(
         if updated is not None:
             model, metrics, kept = updated
             tuned = {key: format_value(kept[key]) for key in ranges if key in kept}
-            return TrainedModel.measured(model, metrics, tuned)
+            return TrainedModel.from_measurements(model, metrics, tuned)
     best: dict[str, Value] = {}
     if search is not None and trainer.measure is not None:
         jobs = search.max_jobs
         best = tune(trainer.measure, interactions, values, ranges, jobs, seed, log)
     trained, metrics = trainer.train(interactions, {**values, **best}, seed, log)
     tuned = {key: format_value(value) for key, value in best.items()}
-    return TrainedModel.measured(trained, metrics, tuned)
+    return TrainedModel.from_measurements(trained, metrics, tuned)

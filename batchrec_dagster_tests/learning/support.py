@@ -11,7 +11,7 @@ from scipy.sparse import csr_matrix
 
 from batchrec_dagster.local_personalize.learning import ease
 from batchrec_dagster.local_personalize.learning.interactions import Interactions
-from batchrec_dagster.local_personalize.learning.inverse import inverse_of
+from batchrec_dagster.local_personalize.learning.inverse import invert_gram
 from batchrec_dagster.local_personalize.learning.models import AnyModel
 from batchrec_dagster.local_personalize.learning.serving import UserModel
 
@@ -41,7 +41,7 @@ def tastes(users: int = 60, items: int = 40, each: int = 12, seed: int = 0) -> l
 
 def fit_ease(matrix: csr_matrix, *, core: int, regularization: float, neighbors: int) -> csr_matrix:
     """The weights of EASE, of which the first `core` items are regressed jointly."""
-    inverse = inverse_of(matrix[:, :core], regularization)
+    inverse = invert_gram(matrix[:, :core], regularization)
     return ease.fit(matrix, inverse, regularization=regularization, neighbors=neighbors)
 
 

@@ -163,7 +163,7 @@ def test_the_weight_bounds_the_share_of_new_items() -> None:
     users = data.user_ids.tolist()
     before = 0
     for weight in (0.05, 0.1, 0.3, 1.0):
-        found = lists(model.exploring(weight, np.inf), users, data, 20)
+        found = lists(model.with_exploration(weight, np.inf), users, data, 20)
         most = max(sum(not item.startswith("i") for item in items) for items in found)
         assert before < most <= weight * 20
         assert all(len(set(items)) == 20 for items in found)
@@ -172,7 +172,7 @@ def test_the_weight_bounds_the_share_of_new_items() -> None:
 
 def test_weight_0_gives_the_lists_without_new_items() -> None:
     model, data = trained(halves())
-    off = model.exploring(0, np.inf)
+    off = model.with_exploration(0, np.inf)
     assert off.item_ids.tolist() == model.item_ids[:40].tolist()
     assert off.new_items is None
     for items in lists(off, data.user_ids.tolist(), data, 40):
@@ -184,7 +184,7 @@ def test_the_age_of_new_items_is_bounded_where_it_is_known() -> None:
     created = [0] * 40 + [NEWEST - 2 * day, NEWEST, None, NEWEST + day]
     model, _ = trained(halves(CREATION_TIMESTAMP=created))
     assert model.item_ids[40:].tolist() == ["b1", "b0", "a0", "a1"]  # the newest first
-    assert model.exploring(0.3, 1).item_ids[40:].tolist() == ["b1", "b0", "a1"]
+    assert model.with_exploration(0.3, 1).item_ids[40:].tolist() == ["b1", "b0", "a1"]
 
 
 def test_the_newest_of_very_many_new_items_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,7 +227,7 @@ def test_without_features_the_model_is_as_before(tmp_path: Path) -> None:
     assert CONTENT not in plain.scorers
     plain.save(tmp_path)
     assert not list(tmp_path.glob("new-items*"))
-    assert plain.exploring(1.0, np.inf) is plain
+    assert plain.with_exploration(1.0, np.inf) is plain
 
 
 def test_a_saved_model_gives_the_same_lists(

@@ -140,7 +140,7 @@ def test_rows_added_later_give_the_inverse_of_all(
     matrix = random_matrix(users + added, 20, density, seed)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(inverse, "BLOCK", block)
-        some = inverse.inverse_of(matrix[:users], 3.0)
+        some = inverse.invert_gram(matrix[:users], 3.0)
         some.add(matrix[users:])
         rows = some.rows()
         found = np.vstack([rows(part) for part in inverse.blocks(20)])
@@ -150,7 +150,7 @@ def test_rows_added_later_give_the_inverse_of_all(
 
 @pytest.mark.parametrize(("users", "items"), [(20, 9), (9, 20)])
 def test_rows_are_added_only_where_that_is_cheaper(users: int, items: int) -> None:
-    some = inverse.inverse_of(random_matrix(users, items, 0.5, 0), 3.0)
+    some = inverse.invert_gram(random_matrix(users, items, 0.5, 0), 3.0)
     assert some.can_add(3)
     assert not some.can_add(4)
 

@@ -7,7 +7,11 @@ import pytest
 
 from batchrec_dagster.local_personalize.learning import evidence
 from batchrec_dagster.local_personalize.learning.evaluation import ndcg, split
-from batchrec_dagster.local_personalize.learning.evidence import LENGTHS, MIN_USERS, interval
+from batchrec_dagster.local_personalize.learning.evidence import (
+    LENGTHS,
+    MIN_USERS,
+    bootstrap_interval,
+)
 from batchrec_dagster.local_personalize.learning.interactions import Interactions
 from batchrec_dagster.local_personalize.recipes import train
 from batchrec_dagster.personalize.evidence import ALL, Evidence
@@ -85,7 +89,7 @@ def test_an_interval_does_not_depend_on_how_many_resamples_are_drawn_at_once(
     rng = np.random.default_rng(0)
     means = [values[rng.integers(30, size=30)].mean(axis=0) for _ in range(evidence.RESAMPLES)]
     monkeypatch.setattr(evidence, "DRAWN_AT_ONCE", at_once)
-    assert interval(values) == pytest.approx(np.quantile(means, evidence.BOUNDS, axis=0))
+    assert bootstrap_interval(values) == pytest.approx(np.quantile(means, evidence.BOUNDS, axis=0))
 
 
 @pytest.mark.slow
@@ -96,6 +100,6 @@ def test_the_interval_covers_the_truth() -> None:
     truth = ndcg(hits, np.ones(len(hits), np.int64))
     covered = 0
     for _ in range(200):
-        low, high = interval(truth[rng.integers(len(truth), size=200)][:, None])
+        low, high = bootstrap_interval(truth[rng.integers(len(truth), size=200)][:, None])
         covered += low[0] <= truth.mean() <= high[0]
     assert covered >= 0.9 * 200

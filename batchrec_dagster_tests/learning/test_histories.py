@@ -42,7 +42,7 @@ def test_a_history_has_distinct_items_newest_first(
 ) -> None:
     lookup = Histories(interactions_of(found), np.array(KNOWN, dtype=object))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(interactions, "AT_ONCE", at_once)
+        patch.setattr(interactions, "ROWS_AT_ONCE", at_once)
         history = lookup.of_users(lookup.users(asked))
     assert len(history.lengths) == len(asked)
     for place, user in enumerate(asked):

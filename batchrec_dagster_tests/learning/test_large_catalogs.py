@@ -15,7 +15,7 @@ from batchrec_dagster.local_personalize.learning import (
     serving,
 )
 from batchrec_dagster.local_personalize.learning.components import FactorScorer, PopularityScorer
-from batchrec_dagster.local_personalize.learning.fit_components import max_core
+from batchrec_dagster.local_personalize.learning.fit_components import core_size
 from batchrec_dagster.local_personalize.learning.interactions import History
 from batchrec_dagster_tests.learning.support import fit_ease
 
@@ -85,9 +85,9 @@ def test_co_occurrences_are_the_same_in_each_way(
 
 
 def test_ease_of_large_catalogues_regresses_fewer_items_jointly() -> None:
-    assert max_core(users=4_000, items=30_000) == 30_000
-    assert max_core(users=4_000, items=30_001) == 12_000
-    assert max_core(users=12_001, items=20_000) == 12_000
+    assert core_size(users=4_000, items=30_000) == 30_000
+    assert core_size(users=4_000, items=30_001) == 12_000
+    assert core_size(users=12_001, items=20_000) == 12_000
 
 
 def test_outside_the_core_ease_is_the_same_however_it_is_cut(

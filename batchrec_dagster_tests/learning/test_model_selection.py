@@ -43,7 +43,7 @@ from batchrec_dagster.local_personalize.learning.interactions import (
     History,
     ModelFileError,
     log_popularity,
-    popular_first,
+    order_by_popularity,
 )
 from batchrec_dagster.local_personalize.learning.model_selection import (
     BLEND_WEIGHTS,
@@ -59,7 +59,7 @@ from batchrec_dagster.local_personalize.learning.validation import (
     ScoredUsers,
     ValidationSet,
     Weights,
-    validation_sets,
+    make_validation_sets,
 )
 from batchrec_dagster.local_personalize.recipes import train
 from batchrec_dagster_tests.learning.support import interactions_of, lists, tastes
@@ -289,14 +289,14 @@ def test_a_component_scores_each_user_once_per_exponent() -> None:
 def test_few_users_get_earlier_cutoffs_and_many_do_not() -> None:
     held = split(interactions_of(tastes()), 0)
     assert held is not None
-    few = validation_sets({}, held, held.inputs.item_ids)
+    few = make_validation_sets({}, held, held.inputs.item_ids)
     assert len(few) == 1 + len(EARLIER_CUTOFFS)
     assert few[0].inputs.lengths.sum() > few[-1].inputs.lengths.sum()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluation, "MIN_QUERIES", 2 * len(held.users))
-        assert len(validation_sets({}, held, held.inputs.item_ids)) == 2
+        assert len(make_validation_sets({}, held, held.inputs.item_ids)) == 2
         patch.setattr(evaluation, "MIN_QUERIES", 1)
-        assert len(validation_sets({}, held, held.inputs.item_ids)) == 1
+        assert len(make_validation_sets({}, held, held.inputs.item_ids)) == 1
 
 
 @pytest.mark.parametrize(("users", "fits"), [(60, 3), (300, 2)])
@@ -346,7 +346,7 @@ def test_the_temperature_maximizes_the_likelihood() -> None:
 
 def test_factors_solve_the_equations_of_the_paper() -> None:
     data = interactions_of(tastes())
-    histories = Histories(data, data.item_ids[popular_first(data)])
+    histories = Histories(data, data.item_ids[order_by_popularity(data)])
     history = histories.of_users(histories.users([*data.user_ids, "nobody"]))
     scorer = components.fit_factors(history.recency_weights(0.0)[:-1], factors=8, seed=0)
     items = scorer.item_factors.astype(np.float64)
@@ -365,7 +365,7 @@ def test_factors_solve_the_equations_of_the_paper() -> None:
 
 def test_factors_of_an_earlier_version_have_one_regularization() -> None:
     data = interactions_of(tastes())
-    histories = Histories(data, data.item_ids[popular_first(data)])
+    histories = Histories(data, data.item_ids[order_by_popularity(data)])
     history = histories.of_users(histories.users(data.user_ids[:3]))
     factors = np.random.default_rng(0).random((history.n_items, 4), dtype=np.float32)
     arrays = {"item_factors": factors, "regularization": np.array(5.0)}
@@ -381,7 +381,7 @@ def test_neighbors_add_up_the_items_of_the_most_similar_users(
 ) -> None:
     monkeypatch.setattr(components, "NEIGHBORS", 7)
     data = interactions_of(tastes())
-    histories = Histories(data, data.item_ids[popular_first(data)])
+    histories = Histories(data, data.item_ids[order_by_popularity(data)])
     history = histories.of_users(histories.users([*data.user_ids, "nobody"]))
     had = history.recency_weights(0.0)[:-1]
     scorer = UserNeighborScorer(had.sorted_indices())
@@ -400,14 +400,14 @@ def test_neighbors_add_up_the_items_of_the_most_similar_users(
 def test_neighbors_are_for_users_who_share_little() -> None:
     held = split(interactions_of(tastes(each=3)), 0)
     assert held is not None
-    assert USER_NEIGHBORS in train_blend.component_options(held)
+    assert USER_NEIGHBORS in train_blend.choose_options(held)
     own = split_histories(interactions_of(tastes(each=20)))
     assert own is not None
-    assert USER_NEIGHBORS not in train_blend.component_options(own)  # users would find themselves
+    assert USER_NEIGHBORS not in train_blend.choose_options(own)  # users would find themselves
     everyone = [(f"u{user}", f"i{item}", 0) for user in range(1_000) for item in range(8)]
     alike = split(interactions_of(everyone), 0)
     assert alike is not None
-    assert USER_NEIGHBORS not in train_blend.component_options(alike)
+    assert USER_NEIGHBORS not in train_blend.choose_options(alike)
 
 
 @pytest.mark.parametrize(
@@ -419,7 +419,7 @@ def test_cooccurrence_in_either_order_is_for_short_histories_or_equal_times(
     rows = [(f"u{user}", f"i{item}", item // a_day) for user in range(20) for item in range(length)]
     held = split(interactions_of(rows), 0)
     assert held is not None
-    assert (SYMMETRIC_COOC in train_blend.component_options(held)) == is_tried
+    assert (SYMMETRIC_COOC in train_blend.choose_options(held)) == is_tried
 
 
 def test_an_unknown_component_is_refused_by_name(tmp_path: Path) -> None:
@@ -438,7 +438,7 @@ def test_a_saved_blend_recommends_the_same(tmp_path: Path) -> None:
     rows = tastes()
     data = interactions_of(rows)
     model = train("aws-user-personalization", data, {}).model
-    order = popular_first(data)
+    order = order_by_popularity(data)
     histories = Histories(data, model.item_ids)
     matrix = histories.of_users(histories.users(list(data.user_ids))).recency_weights(0.0)
     assert isinstance(model, BlendModel)

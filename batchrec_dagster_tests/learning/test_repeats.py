@@ -204,8 +204,8 @@ def test_counts_weigh_with_the_weights_of_events() -> None:
     starts, items = np.array([0, 2]), np.array([0, 1], np.int32)
     counts, weights = np.array([4.0, 1.0], np.float32), np.array([0.5, 0.2], np.float32)
     history = History(starts, items, np.zeros(2, np.float32), 2, counts)
-    assert history.weighted_by_counts(0.5).recency_weights(0.0).toarray().tolist() == [[2.0, 1.0]]
-    weighted = replace(history, weights=weights).weighted_by_counts(0.5).recency_weights(0.0)
+    assert history.weight_by_counts(0.5).recency_weights(0.0).toarray().tolist() == [[2.0, 1.0]]
+    weighted = replace(history, weights=weights).weight_by_counts(0.5).recency_weights(0.0)
     np.testing.assert_allclose(weighted.toarray(), [[1.0, 0.2]])
-    assert history.weighted_by_counts(0.0).weights is None
-    assert replace(history, counts=None).weighted_by_counts(0.5).weights is None
+    assert history.weight_by_counts(0.0).weights is None
+    assert replace(history, counts=None).weight_by_counts(0.5).weights is None

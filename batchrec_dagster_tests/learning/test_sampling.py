@@ -28,7 +28,7 @@ from batchrec_dagster.local_personalize.learning.evidence import measure
 from batchrec_dagster.local_personalize.learning.interactions import (
     Histories,
     Interactions,
-    positions,
+    find_positions,
 )
 from batchrec_dagster.local_personalize.learning.model_selection import Blend
 from batchrec_dagster.local_personalize.learning.models import BlendModel, HeldOut, PopularityModel
@@ -233,7 +233,7 @@ def test_few_held_out_users_are_not_worth_a_second_fit(
     before, after = done.model.held_out.model, done.model
     history = Histories(data, after.item_ids).of_users(np.arange(20, dtype=np.int32))
     same = Histories(data, before.item_ids).of_users(np.arange(20, dtype=np.int32))
-    known = positions(before.item_ids, after.item_ids)
+    known = find_positions(before.item_ids, after.item_ids)
     assert sorted(known) == list(range(len(known)))
     for name in (SEQUENCE, FACTORS):
         scores = after.scorers[name].score(history, 0.0)
@@ -265,9 +265,9 @@ def test_factors_of_very_many_interactions_are_fitted_on_a_sample_and_then_once_
 
 def test_large_arrays_are_not_copied_where_nothing_is_left_out() -> None:
     data = many()
-    assert fit_components.without_extreme_users(data, {}) is data
+    assert fit_components.drop_extreme_users(data, {}) is data
     without_some = data.filter(data.users != 7)
-    assert fit_components.without_extreme_users(without_some, {}) is without_some
+    assert fit_components.drop_extreme_users(without_some, {}) is without_some
     history = Histories(data, data.item_ids).of_users(np.arange(300, dtype=np.int32))
     matrix = history.slice(0, 150).recency_weights(0.0)
     [(_, place, rows)] = components._size_blocks(matrix)

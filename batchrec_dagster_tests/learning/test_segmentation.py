@@ -32,7 +32,7 @@ from batchrec_dagster.local_personalize.learning.models import (
 from batchrec_dagster.local_personalize.learning.training import measure_repeat_factor
 from batchrec_dagster.local_personalize.learning.validation import (
     ValidationSet,
-    validation_set,
+    make_validation_set,
 )
 from batchrec_dagster.local_personalize.recipes import train
 from batchrec_dagster_tests.learning.support import Row, interactions_of, tastes
@@ -177,7 +177,7 @@ def test_split_histories_splits_each_user() -> None:
     assert data.user_ids[held.users].tolist() == ["u", "v"]
     assert held.train.users.tolist().count(2) == 0  # w's only interaction is in the newest 20 %
     assert split_histories(interactions_of([("u", "a", 1), ("v", "a", 1)])) is None
-    again = validation_set({}, held, data.item_ids, include_seen=True)
+    again = make_validation_set({}, held, data.item_ids, include_seen=True)
     assert again.truth.sum() == 3
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from batchrec_dagster.local_personalize.learning.evaluation import (
-    earlier_cutoff,
+    cut_off_earlier,
     split,
     split_users,
 )
@@ -87,7 +87,7 @@ def test_an_earlier_cutoff_has_the_next_tenth_as_truth() -> None:
     data = interactions_of([*rows, ("w", "i0", 1)])
     held = split_users(data, np.array([0, 1], np.int32))
     for share in (0.8, 0.7, 0.6, 0.5):
-        earlier = earlier_cutoff(held, share)
+        earlier = cut_off_earlier(held, share)
         mine = earlier.inputs.users == 0
         assert earlier.inputs.timestamps[mine].tolist() == list(range(round(20 * share)))
         begin = round(20 * share)

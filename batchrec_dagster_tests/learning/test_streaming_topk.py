@@ -28,7 +28,7 @@ def test_matches_a_sort_of_the_whole_stream(stream: list[list[int]], size: int, 
             found.add(who, part)
             whole = np.concatenate([whole, part], axis=1)
     expected = [100 + np.argsort(-row, kind="stable")[:size] for row in whole]
-    assert [row.tolist() for row in found.ranked()] == [row.tolist() for row in expected]
+    assert [row.tolist() for row in found.sort_labels()] == [row.tolist() for row in expected]
 
 
 def test_memory_is_bounded() -> None:
@@ -36,4 +36,4 @@ def test_memory_is_bounded() -> None:
     for start in range(0, 200_000, 1000):
         found.add(np.arange(start, start + 1000, dtype=np.int32), np.ones((3, 1000), np.float32))
         assert found._values.shape[1] <= 2 * 2000
-    assert [row.tolist() for row in found.ranked()] == [list(range(2000))] * 3
+    assert [row.tolist() for row in found.sort_labels()] == [list(range(2000))] * 3

@@ -227,7 +227,7 @@ def test_new_items_get_approximate_weights_and_old_weights_stay(
         csr_matrix(old), was.astype(np.int32), met, regularization=3.0, neighbors=kept
     ).toarray()
     counts = met.toarray().T @ met.toarray()
-    low_rank = LowRank.of(met, 3.0)
+    low_rank = LowRank.fit(met, 3.0)
     plain = (low_rank.slope * counts - low_rank.factors @ low_rank.factors.T) / low_rank.diagonal
     plain[counts == 0] = 0
     for a in range(n):

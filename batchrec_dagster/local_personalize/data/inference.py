@@ -16,7 +16,7 @@ from batchrec_dagster.storage.progress import Progress
 
 from ..filters.columns import Column, Mask, make_column
 from ..filters.tables import Read
-from ..learning.interactions import Ids, Int32, Interactions, positions
+from ..learning.interactions import Ids, Int32, Interactions, find_positions
 from ..learning.models import AnyModel, BlendModel, SegmentationModel
 from ..learning.related import RelatedItemsModel
 from ..learning.serving import Exclude, RecommendedLists, UserModel
@@ -106,7 +106,7 @@ class Recommender(Answerer):
         assert self.interactions is not None
         users, exclude = self._users(requests)
         lists = [list(dict.fromkeys(request.echo[batch_files.ITEM_LIST])) for request in requests]
-        flat = positions(self.model.item_ids, [item for items in lists for item in items])
+        flat = find_positions(self.model.item_ids, [item for items in lists for item in items])
         at_by_line = np.split(flat, np.cumsum([len(items) for items in lists])[:-1])
         known_at = [at[at >= 0] for at in at_by_line]
         ranked = self._unpack(self.model.rank(users, known_at, self.interactions, exclude=exclude))
@@ -149,7 +149,7 @@ class ItemAttributes:
         """The field's cells for each item of the model; null for one that the dataset lacks."""
         rows = self._read(ITEMS, list(dict.fromkeys([ITEM_ID, name])))
         rows = rows.unique(ITEM_ID, keep="last", maintain_order=True)  # a later row counts
-        at = pl.Series(positions(rows[ITEM_ID], self._item_ids)).replace(-1, None)
+        at = pl.Series(find_positions(rows[ITEM_ID], self._item_ids)).replace(-1, None)
         return make_column(rows[name].gather(at))
 
 
@@ -181,7 +181,7 @@ class Segmenter(Answerer):
             return problem
         if self.attributes is None:
             item = request.echo[batch_files.ITEM_FIELD]
-            query = positions(self.model.item_ids, [item])
+            query = find_positions(self.model.item_ids, [item])
             return query if query[0] >= 0 else f"the solution version does not know item {item}"
         expression = request.echo[batch_files.ITEM_ATTRIBUTES]
         try:

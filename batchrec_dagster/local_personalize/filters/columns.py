@@ -25,7 +25,7 @@ from batchrec_dagster.personalize.filter_grammar import (
     Variable,
 )
 
-from ..learning.interactions import positions
+from ..learning.interactions import find_positions
 
 Mask = npt.NDArray[np.bool_]
 Rows = npt.NDArray[np.integer[Any]]
@@ -168,7 +168,7 @@ class ColumnTable:
 
     def rows(self, ids: Sequence[str] | npt.NDArray[np.object_]) -> Rows:
         """The row of each id, -1 for an unknown one."""
-        return positions(self._ids, ids)
+        return find_positions(self._ids, ids)
 
     def matches(self, condition: Condition, bindings: Bindings, rows: Rows) -> Mask:
         """Which of these rows meet the condition; row -1 never does."""

@@ -26,7 +26,7 @@ from batchrec_dagster.personalize.filter_grammar import (
 
 from ..data.datasets import STORED_TYPES
 from ..errors import JobFailedError
-from ..learning.interactions import Int32, positions
+from ..learning.interactions import Int32, find_positions
 from .columns import Column, ColumnTable, Rows, Strings, make_column
 
 
@@ -62,7 +62,7 @@ class UserItems:
 
     def users(self, user_ids: Sequence[str]) -> Rows:
         """Each user's index for `pairs`, -1 for a user without interactions."""
-        return positions(self._user_ids, user_ids)
+        return find_positions(self._user_ids, user_ids)
 
     def pairs(self, users: Rows) -> tuple[Rows, Int32, Rows]:
         """The pairs of users given by index: position in `users`, item, and row in `columns`."""
@@ -161,7 +161,7 @@ def load_datasets(
 
 def align_items(items: pl.DataFrame, item_ids: Sequence[str]) -> dict[str, Column]:
     """The columns of Items, one row for each of `item_ids`; null for an unknown id."""
-    at = pl.Series(positions(items[schemas.ITEM_ID], item_ids)).replace(-1, None)
+    at = pl.Series(find_positions(items[schemas.ITEM_ID], item_ids)).replace(-1, None)
     return {name: make_column(cells.gather(at)) for name, cells in items.to_dict().items()}
 
 
@@ -177,7 +177,7 @@ class CurrentItems:
 
     def bindings(self, item_ids: Sequence[str]) -> list[dict[Variable, tuple[Literal, ...]]]:
         """The values of each item's fields, without those that are null."""
-        rows = positions(self._frame[schemas.ITEM_ID], item_ids).tolist()
+        rows = find_positions(self._frame[schemas.ITEM_ID], item_ids).tolist()
         bindings: list[dict[Variable, tuple[Literal, ...]]] = [{} for _ in rows]
         for field in self.fields:
             cells = self._frame[field.column]

@@ -264,9 +264,9 @@ class UserNeighborScorer:
         return cls(unpack_matrix(arrays, n_items))
 
 
-_Any = ItemItemScorer | FactorScorer | PopularityScorer | UserNeighborScorer | ContentScorer
-SCORER_TYPES: dict[str, type[_Any]] = {
-    **{scorer.kind: scorer for scorer in get_args(_Any)},
+_AnyScorer = ItemItemScorer | FactorScorer | PopularityScorer | UserNeighborScorer | ContentScorer
+SCORER_TYPES: dict[str, type[_AnyScorer]] = {
+    **{scorer.kind: scorer for scorer in get_args(_AnyScorer)},
     "factors": FactorScorer,
 }
 

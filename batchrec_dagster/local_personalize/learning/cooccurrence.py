@@ -20,7 +20,7 @@ from scipy.sparse._sparsetools import csc_matvec
 
 from .interactions import Float32, History, Int32
 from .ranking import masked_entries, top_k_per_row
-from .threads import ordered_map, pieces
+from .threads import ordered_map, row_ranges
 
 WINDOW = 32
 DISTANCE_EXPONENT = 0.5
@@ -48,7 +48,7 @@ def fit(
     lower column.
     """
     n = history.n_items
-    pairs = _Pairs.of(history, window, symmetric)
+    pairs = _WindowPairs.from_history(history, window, symmetric)
     discount = ((pairs.counts + POPULARITY_SHIFT) ** -POPULARITY_EXPONENT).astype(np.float32)
 
     def dense_rows(block: slice) -> csr_matrix:
@@ -68,10 +68,10 @@ def fit(
         tail = int(np.flatnonzero(cells * CELLS_OF_MANY >= n).max(initial=-1)) + 1
     else:
         tail = 0 if cells.sum() * CELLS < n * n else n
-    head = pieces(pairs.starts[: tail + 1], pairs.at_once, max(1, SUMS // (n + 1)))
+    head = row_ranges(pairs.starts[: tail + 1], pairs.at_once, max(1, SUMS // (n + 1)))
     rest = [
         slice(tail + block.start, tail + block.stop)
-        for block in pieces(pairs.starts[tail:], pairs.at_once)
+        for block in row_ranges(pairs.starts[tail:], pairs.at_once)
     ]
     rows = chain(ordered_map(dense_rows, head), ordered_map(sparse_rows, rest))
     out: csr_matrix = vstack([csr_matrix((0, n), dtype=np.float32), *rows], format="csr")
@@ -80,7 +80,7 @@ def fit(
 
 
 @dataclass(frozen=True)
-class _Pairs:
+class _WindowPairs:
     """The pairs of items within a window, item by item.
 
     All histories are laid out in one line, with `window` padding entries (n_items) between users,
@@ -96,7 +96,7 @@ class _Pairs:
     weights: Float32 | None  # (line,) of the events
 
     @classmethod
-    def of(cls, history: History, window: int, symmetric: bool) -> _Pairs:
+    def from_history(cls, history: History, window: int, symmetric: bool) -> _WindowPairs:
         counts = np.bincount(history.items, minlength=history.n_items)
         line, places = _padded_line(history, window)
         at_once = max(1, PAIRS // window)
@@ -145,7 +145,7 @@ def _weights_of_line(history: History, line: Int32) -> Float32 | None:
 
 
 def _padded_line(history: History, window: int) -> tuple[Int32, npt.NDArray[np.signedinteger]]:
-    """The line of `_Pairs`, and the places of all entries in it, item by item."""
+    """The line of `_WindowPairs`, and the places of all entries in it, item by item."""
     users, entries, n = len(history.lengths), len(history.items), history.n_items
     line = np.full(entries + window * (users + 1), n, dtype=np.int32)
     whole: npt.DTypeLike = np.int32 if len(line) <= np.iinfo(np.int32).max else np.int64
@@ -157,7 +157,7 @@ def _padded_line(history: History, window: int) -> tuple[Int32, npt.NDArray[np.s
     return line, by_item.data
 
 
-def _dense_sums(pairs: _Pairs, block: slice, n: int) -> Float32:
+def _dense_sums(pairs: _WindowPairs, block: slice, n: int) -> Float32:
     """(rows of the block, n) sums of the pairs."""
     # All rows are one long vector, with a column n for padding.
     sums = np.zeros((block.stop - block.start) * (n + 1), dtype=np.float32)
@@ -169,7 +169,7 @@ def _dense_sums(pairs: _Pairs, block: slice, n: int) -> Float32:
     return sums.reshape(-1, n + 1)[:, :n]
 
 
-def _sparse_sums(pairs: _Pairs, block: slice, n: int) -> csr_matrix:
+def _sparse_sums(pairs: _WindowPairs, block: slice, n: int) -> csr_matrix:
     """(rows of the block, n) sums of the pairs."""
     sums = csr_matrix((block.stop - block.start, n + 1), dtype=np.float32)
     for row, columns, nearness in pairs.batches(block):

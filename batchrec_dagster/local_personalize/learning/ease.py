@@ -14,8 +14,8 @@ from scipy.sparse import csr_matrix, vstack
 from .interactions import Int32, Int64
 from .inverse import Inverse, blocks
 from .low_rank import LowRank
-from .ranking import keep_columns, most_recent, reindex, top_k_per_dense_row, top_k_per_row
-from .threads import ordered_map, pieces
+from .ranking import keep_columns, keep_most_recent, reindex, top_k_per_dense_row, top_k_per_row
+from .threads import ordered_map, row_ranges
 
 # Of pairs with an item outside the core, so many are multiplied at once, a few bytes each.
 PAIRS = 1 << 22
@@ -39,7 +39,7 @@ def fit(
     if n_items < 2:
         return csr_matrix((n_items, n_items), dtype=np.float32)
     core, rows_of = inverse.n, inverse.rows()
-    pairs = _Pairs.of(matrix, regularization, core) if core < n_items else None
+    pairs = _CommonUserPairs.from_matrix(matrix, regularization, core) if core < n_items else None
     order = np.arange(n_items) if pairs is None else pairs.order(core)
 
     def weights(part: slice) -> csr_matrix:
@@ -69,7 +69,7 @@ def fit(
 
 
 @dataclass(frozen=True)
-class _Pairs:
+class _CommonUserPairs:
     """The approximate weights of pairs of items with a user in common."""
 
     low_rank: LowRank
@@ -78,9 +78,9 @@ class _Pairs:
     outside: csr_matrix  # the same without the core
 
     @classmethod
-    def of(cls, matrix: csr_matrix, regularization: float, core: int) -> _Pairs:
+    def from_matrix(cls, matrix: csr_matrix, regularization: float, core: int) -> _CommonUserPairs:
         """Of the (users, n_items) matrix of ones."""
-        paired, low_rank = most_recent(matrix), LowRank.of(matrix, regularization)
+        paired, low_rank = keep_most_recent(matrix), LowRank.fit(matrix, regularization)
         outside = keep_columns(paired, np.arange(matrix.shape[1]) >= core)
         return cls(low_rank, paired.T.tocsr(), paired, outside)
 
@@ -100,7 +100,7 @@ class _Pairs:
         """(targets, n_items): the k largest weights of each, from items that `sources` has."""
         users, found = self.by_item[targets], []
         ends = np.concatenate([[0], np.cumsum(users @ np.diff(sources.indptr))])
-        for some in pieces(ends, PAIRS):
+        for some in row_ranges(ends, PAIRS):
             weights = users[some] @ sources
             self.low_rank.to_weights(weights, targets[some])
             weights.data[weights.indices == np.repeat(targets[some], np.diff(weights.indptr))] = 0
@@ -125,8 +125,8 @@ def extend(
     is_new = old_index < 0
     new = np.flatnonzero(is_new)
     moved = reindex(weights, old_index).T.tocsr()
-    low_rank = LowRank.of(matrix, regularization) if len(new) else None
-    paired = most_recent(matrix)
+    low_rank = LowRank.fit(matrix, regularization) if len(new) else None
+    paired = keep_most_recent(matrix)
     by_item = paired.T.tocsr()
     on_new, on_old = keep_columns(paired, is_new), keep_columns(paired, ~is_new)
 

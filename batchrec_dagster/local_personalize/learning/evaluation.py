@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_matrix
 
-from .interactions import Float64, Histories, Ids, Int32, Int64, Interactions, positions
+from .interactions import Float64, Histories, Ids, Int32, Int64, Interactions, find_positions
 from .models import SegmentationModel
 from .serving import UserModel, exclude_entries
 
@@ -86,16 +86,16 @@ def split_histories(interactions: Interactions) -> Split | None:
     return Split(train, train, truth, users) if len(users) else None
 
 
-def with_earlier_cutoffs(held_out: Split) -> list[Split]:
+def add_earlier_cutoffs(held_out: Split) -> list[Split]:
     """The split, and if its users are few, the same users cut off earlier in their history.
 
     That separates models about as well as more users would.
     """
     times = -(-MIN_QUERIES // len(held_out.users)) - 1
-    return [held_out, *(earlier_cutoff(held_out, share) for share in EARLIER_CUTOFFS[:times])]
+    return [held_out, *(cut_off_earlier(held_out, share) for share in EARLIER_CUTOFFS[:times])]
 
 
-def earlier_cutoff(held_out: Split, share: float) -> Split:
+def cut_off_earlier(held_out: Split, share: float) -> Split:
     """The same users at an earlier time; `share` is 0.8 at most.
 
     The oldest `share` of each history is the input; the next tenth, one interaction at least, is
@@ -216,7 +216,7 @@ def reward_shares(
     """
     if data.rewards is None:
         return None
-    at = positions(data.item_ids, item_ids)
+    at = find_positions(data.item_ids, item_ids)
     by_item = np.where(at >= 0, data.rewards[np.maximum(at, 0)], 0.0)
     earned = truth.multiply(by_item).tocsr()
     total = np.asarray(earned.sum(axis=1)).ravel()
@@ -266,7 +266,7 @@ def evaluate_segments(model: SegmentationModel, held_out: Split) -> dict[str, fl
     """
     data = held_out.truth
     size = -(-len(data.user_ids) // 100)
-    columns = positions(model.item_ids, data.item_ids)
+    columns = find_positions(model.item_ids, data.item_ids)
     pairs = np.unique(columns[data.items].astype(np.int64) * len(data.user_ids) + data.users)
     truth_items = pairs // len(data.user_ids)
     items = np.unique(truth_items[truth_items >= 0])

@@ -7,7 +7,7 @@ import numpy as np
 from batchrec_dagster.personalize.evidence import ALL
 
 from .evaluation import Split, evaluate
-from .interactions import Float64, Interactions, log_popularity, popular_first
+from .interactions import Float64, Interactions, log_popularity, order_by_popularity
 from .models import PopularityModel
 from .serving import UserModel
 
@@ -30,43 +30,43 @@ def measure(model: UserModel, held_out: Split) -> dict[str, float]:
     If no user was tested, `all` has 0 users and means of 0.
     """
     found = evaluate(model, held_out)
-    baseline = evaluate(most_popular(held_out.train), held_out)
+    baseline = evaluate(fit_popularity(held_out.train), held_out)
     users, ours, theirs = np.intersect1d(found.users, baseline.users, return_indices=True)
     values = np.stack([found.ndcg()[ours], baseline.ndcg()[theirs]], axis=1)
     values = np.column_stack([values, values[:, 0] - values[:, 1]])
     lengths = np.diff(held_out.inputs.starts)[users]
     lower = [least for least, _ in LENGTHS]
     group = np.searchsorted(lower, lengths, side="right") - 1
-    evidence = _numbers(ALL, values)
+    evidence = _summarize_group(ALL, values)
     for place, (_, label) in enumerate(LENGTHS):
         if len(of_length := values[group == place]):
-            evidence |= _numbers(label, of_length)
+            evidence |= _summarize_group(label, of_length)
     return found.summary() | evidence
 
 
-def most_popular(data: Interactions) -> PopularityModel:
+def fit_popularity(data: Interactions) -> PopularityModel:
     """The baseline: the items with the most interactions."""
-    order = popular_first(data)
+    order = order_by_popularity(data)
     return PopularityModel(data.item_ids[order], log_popularity(data, order))
 
 
-def _numbers(label: str, values: Float64) -> dict[str, float]:
+def _summarize_group(label: str, values: Float64) -> dict[str, float]:
     """values: (users, 3) NDCG of the model, of popularity, and their difference."""
     names = [f"{label}/{name}" for name in ("ndcg", "popular", "difference")]
     means = values.sum(axis=0) / max(1, len(values))
-    numbers = {f"{label}/users": float(len(values)), **_row(names, means)}
+    numbers = {f"{label}/users": float(len(values)), **_name_values(names, means)}
     if len(values) >= MIN_USERS:
-        low, high = interval(values)
-        numbers |= _row([f"{name}_low" for name in names], low)
-        numbers |= _row([f"{name}_high" for name in names], high)
+        low, high = bootstrap_interval(values)
+        numbers |= _name_values([f"{name}_low" for name in names], low)
+        numbers |= _name_values([f"{name}_high" for name in names], high)
     return numbers
 
 
-def _row(names: list[str], values: Float64) -> dict[str, float]:
+def _name_values(names: list[str], values: Float64) -> dict[str, float]:
     return dict(zip(names, values.tolist(), strict=True))
 
 
-def interval(values: Float64) -> Float64:
+def bootstrap_interval(values: Float64) -> Float64:
     """(2, columns): the bounds of the means of the (users, columns) values, resampled by user."""
     rng, size = np.random.default_rng(0), len(values)
     step = max(1, DRAWN_AT_ONCE // size)

@@ -38,11 +38,11 @@ from .interactions import (
     Ids,
     Int32,
     Interactions,
+    find_positions,
     log_popularity,
-    popular_first,
-    positions,
+    order_by_popularity,
 )
-from .inverse import Inverse, inverse_of
+from .inverse import Inverse, invert_gram
 from .model_selection import Blend
 from .models import BlendModel
 from .new_items import find_new_items
@@ -71,7 +71,7 @@ class FittedComponents:
     users: Int32  # whose histories they were fitted on, of Interactions.user_ids
     inverses: Mapping[str, Inverse] = field(default_factory=dict)  # of EASE, where kept
 
-    def only(self, names: Iterable[str]) -> FittedComponents:
+    def select(self, names: Iterable[str]) -> FittedComponents:
         """Without the components of other names."""
         return replace(
             self,
@@ -107,10 +107,10 @@ class ComponentFitter:
     ) -> None:
         """`start` was fitted on most of the users: factors are resumed from its own, and a kept
         inverse of EASE gets the users that are new."""
-        order = popular_first(interactions)
+        order = order_by_popularity(interactions)
         self.item_ids = interactions.item_ids[order]
         self.popularity = log_popularity(interactions, order)
-        selected = without_extreme_users(interactions, values)
+        selected = drop_extreme_users(interactions, values)
         self.users = np.unique(selected.users)
         self.history = Histories(selected, self.item_ids).of_users(self.users)
         self.matrix: csr_matrix = self.history.recency_weights(0.0)
@@ -177,7 +177,7 @@ class ComponentFitter:
             return ItemItemScorer(weights)
         if name == CONTENT:
             assert self._features is not None
-            at = positions(self._features.item_ids, self.item_ids)
+            at = find_positions(self._features.item_ids, self.item_ids)
             return content.fit(self.matrix, self._features.rows(at))
         start = self._start.scorers.get(name) if self._start else None
         if self._start and isinstance(start, FactorScorer):
@@ -197,7 +197,7 @@ class ComponentFitter:
             is_new = ~np.isin(self.users, start.users)
             added = int(is_new.sum())
             if len(self.users) == len(start.users) + added and inverse.can_add(added):
-                order = positions(start.item_ids, self.item_ids)
+                order = find_positions(start.item_ids, self.item_ids)
                 entries = matrix.data, order[matrix.indices], matrix.indptr
                 matrix = csr_matrix(entries, shape=matrix.shape)
                 inverse.add(matrix[is_new, : inverse.n])
@@ -205,7 +205,7 @@ class ComponentFitter:
                     matrix, inverse, regularization=strength, neighbors=EASE_NEIGHBORS
                 )
                 return reindex(fitted, order)
-        inverse = inverse_of(matrix[:, : max_core(*matrix.shape)], strength, self._log)
+        inverse = invert_gram(matrix[:, : core_size(*matrix.shape)], strength, self._log)
         if self._inverses is not None:
             self._inverses[name] = inverse
         return ease.fit(matrix, inverse, regularization=strength, neighbors=EASE_NEIGHBORS)
@@ -224,7 +224,7 @@ class ComponentFitter:
 
         Items without interactions, which have log(0.5), count as new.
         """
-        index = positions(earlier.item_ids[: len(earlier.popularity)], self.item_ids).copy()
+        index = find_positions(earlier.item_ids[: len(earlier.popularity)], self.item_ids).copy()
         index[(index >= 0) & (earlier.popularity[index] < 0)] = -1
         return index
 
@@ -237,19 +237,19 @@ def regularization(name: str) -> float:
     return HIGH_REGULARIZATION if name == EASE_HIGH_REG else REGULARIZATION
 
 
-def max_core(users: int, items: int) -> int:
+def core_size(users: int, items: int) -> int:
     """How many of the most popular items EASE regresses jointly: all, or as good as more."""
     return WIDE_LIMIT if users <= DENSE_LIMIT and items <= WIDE_LIMIT else DENSE_LIMIT
 
 
-def without_extreme_users(interactions: Interactions, values: Values) -> Interactions:
+def drop_extreme_users(interactions: Interactions, values: Values) -> Interactions:
     """Leave out users whose history length is outside of the percentiles."""
-    fits = within_percentiles(np.diff(interactions.starts), "user_history_length", values)
+    fits = mark_within_percentiles(np.diff(interactions.starts), "user_history_length", values)
     rows = fits[interactions.users]
     return interactions if rows.all() else interactions.filter(rows)
 
 
-def within_percentiles(
+def mark_within_percentiles(
     counts: npt.NDArray[np.int64], what: str, values: Values
 ) -> npt.NDArray[np.bool_]:
     """Which counts are between `min_<what>_percentile` and `max_<what>_percentile` of those > 0."""

@@ -103,9 +103,9 @@ def search_ranges(
     for whole, given in ((True, search.integers), (False, search.continuous)):
         for name, (low, high) in given.items():
             _check_ends(name, allowed[name], low, high, whole=whole)
-            ranges[name] = _numbers(low, high, whole=whole)
+            ranges[name] = _number_range(low, high, whole=whole)
     for name, texts in search.categories.items():
-        ranges[name] = _categories(name, allowed[name], texts)
+        ranges[name] = _category_range(name, allowed[name], texts)
     return ranges
 
 
@@ -166,10 +166,10 @@ def format_value(value: Value) -> str:
 def _full_range(kind: Number | Boolean) -> Range:
     if isinstance(kind, Boolean):
         return Range(values=(True, False))
-    return _numbers(kind.low, kind.high, whole=kind.whole)
+    return _number_range(kind.low, kind.high, whole=kind.whole)
 
 
-def _numbers(low: float, high: float, *, whole: bool) -> Range:
+def _number_range(low: float, high: float, *, whole: bool) -> Range:
     return Range(values=range(int(low), int(high) + 1)) if whole else Range(ends=(low, high))
 
 
@@ -186,7 +186,7 @@ def _check_ends(name: str, kind: Number | Boolean, low: float, high: float, *, w
         )
 
 
-def _categories(name: str, kind: Number | Boolean, texts: Sequence[str]) -> Range:
+def _category_range(name: str, kind: Number | Boolean, texts: Sequence[str]) -> Range:
     try:
         values = [kind.parse(text) for text in texts]
     except ValueError:

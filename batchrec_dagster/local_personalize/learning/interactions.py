@@ -14,7 +14,7 @@ from scipy.sparse import csr_matrix
 
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
 
-from .threads import ordered_map, pieces
+from .threads import ordered_map, row_ranges
 
 if TYPE_CHECKING:
     from .item_features import ItemFeatures
@@ -39,7 +39,7 @@ Entries = slice | npt.NDArray[np.bool_]
 WEIGHT = "WEIGHT"
 
 SORTED_AT_ONCE = 4 << 20
-AT_ONCE = 1 << 20  # interactions made histories at once, at some tens of bytes each
+ROWS_AT_ONCE = 1 << 20  # interactions made histories at once, at some tens of bytes each
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Interactions:
         """
         rows = frame.lazy()
         # With sorted categories, the order of an Enum's codes is the order of the ids.
-        user_ids, item_ids = _distinct(rows, USER_ID), _distinct(rows, ITEM_ID)
+        user_ids, item_ids = _distinct_ids(rows, USER_ID), _distinct_ids(rows, ITEM_ID)
         weights = [pl.col(WEIGHT)] if WEIGHT in rows.collect_schema() else []
         coded = rows.select(
             *weights,
@@ -102,7 +102,7 @@ class Interactions:
         )
 
 
-def popular_first(interactions: Interactions) -> npt.NDArray[np.intp]:
+def order_by_popularity(interactions: Interactions) -> npt.NDArray[np.intp]:
     """(n_items,) item indices by falling count, then rising id: the order of every model's items.
 
     Ties between scores go to the lower index, so to the more popular item.
@@ -120,7 +120,7 @@ def log_popularity(
     return np.log(np.maximum(interactions.item_counts[order], 0.5)).astype(np.float32)
 
 
-def positions(ids: Ids | pl.Series, wanted: Sequence[str] | Ids) -> Int32:
+def find_positions(ids: Ids | pl.Series, wanted: Sequence[str] | Ids) -> Int32:
     """(len(wanted),): the index of each wanted id in the distinct `ids`, -1 if it is not there."""
     known = pl.DataFrame({"id": _strings(ids), "at": np.arange(len(ids), dtype=np.int32)})
     found = pl.DataFrame({"id": _strings(wanted)}).join(
@@ -129,7 +129,7 @@ def positions(ids: Ids | pl.Series, wanted: Sequence[str] | Ids) -> Int32:
     return found["at"].fill_null(-1).to_numpy()
 
 
-def _distinct(rows: pl.LazyFrame, column: str) -> pl.Series:
+def _distinct_ids(rows: pl.LazyFrame, column: str) -> pl.Series:
     return rows.select(pl.col(column).unique()).collect(engine="streaming")[column].sort()
 
 
@@ -144,7 +144,7 @@ def sort_rows(coded: pl.DataFrame, n_users: int) -> tuple[Int32, Int32, Int64, F
     items, timestamps = np.empty(len(users), np.int32), np.empty(len(users), np.int64)
     keys = [name for name in ("users", "timestamps", "items", WEIGHT) if name in coded.columns]
     weights = np.empty(len(users), np.float32) if WEIGHT in keys else None
-    for users_block in pieces(starts, SORTED_AT_ONCE):
+    for users_block in row_ranges(starts, SORTED_AT_ONCE):
         first, last = users_block.start, users_block.stop
         rows = slice(starts[first], starts[last])
         in_block = pl.col("users").is_between(first, last, closed="left")
@@ -188,7 +188,7 @@ class History:
         starts = self.starts[first : last + 1]
         return self._with(slice(starts[0], starts[-1]), starts - starts[0], self.n_items)
 
-    def only(self, n_items: int) -> History:
+    def keep_items(self, n_items: int) -> History:
         """The histories without items from `n_items` on."""
         kept = self.items < n_items
         if kept.all():
@@ -210,7 +210,7 @@ class History:
         shape = len(self.starts) - 1, self.n_items
         return csr_matrix((ones, self.items.copy(), self.starts), shape=shape)
 
-    def weighted_by_counts(self, exponent: float) -> History:
+    def weight_by_counts(self, exponent: float) -> History:
         """The histories in which an item that occurs n times weighs n^exponent times as much."""
         if not exponent or self.counts is None:
             return self
@@ -237,32 +237,32 @@ class Histories:
     def __init__(self, interactions: Interactions, item_ids: Ids) -> None:
         """Ignore interactions with items that are not in `item_ids`."""
         self._interactions = interactions
-        self._items = positions(item_ids, interactions.item_ids)
+        self._items = find_positions(item_ids, interactions.item_ids)
         self._n_items = len(item_ids)
 
     def users(self, user_ids: Sequence[str] | Ids) -> Int32:
         """(len(user_ids),): the index of each user for `of_users`, -1 for an unknown user."""
-        return positions(self._interactions.user_ids, user_ids)
+        return find_positions(self._interactions.user_ids, user_ids)
 
     def of_users(self, users: Int32) -> History:
         """The histories of users given by index; empty for -1."""
         first, last = self._rows(users)
         starts = np.concatenate([[0], np.cumsum(last - first)])
-        if starts[-1] <= AT_ONCE:
+        if starts[-1] <= ROWS_AT_ONCE:
             return self._history(first, last)
 
         def block(part: slice) -> History:
             return self._history(first[part], last[part])
 
-        parts = list(ordered_map(block, pieces(starts, AT_ONCE)))
+        parts = list(ordered_map(block, row_ranges(starts, ROWS_AT_ONCE)))
         lengths = np.concatenate([part.lengths for part in parts])
         return History(
             np.concatenate([[0], np.cumsum(lengths)]),
             np.concatenate([part.items for part in parts]),
             np.concatenate([part.ranks for part in parts]),
             self._n_items,
-            _join([part.counts for part in parts], parts),
-            _join([part.weights for part in parts], parts),
+            _concatenate_or_ones([part.counts for part in parts], parts),
+            _concatenate_or_ones([part.weights for part in parts], parts),
         )
 
     def _rows(self, users: Int32) -> tuple[Int64, Int64]:
@@ -302,7 +302,9 @@ class Histories:
         return History(starts, items, ranks, self._n_items, counts, weights)
 
 
-def _join(values: Sequence[Float32 | None], parts: Sequence[History]) -> Float32 | None:
+def _concatenate_or_ones(
+    values: Sequence[Float32 | None], parts: Sequence[History]
+) -> Float32 | None:
     """The values of all parts; ones where a part has none, None if no part has any."""
     if all(value is None for value in values):
         return None

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.sparse import csc_matrix, csr_matrix, vstack
 
 from .interactions import Float32
-from .threads import for_each, pieces, single_threaded_blas
+from .threads import for_each, row_ranges, single_threaded_blas
 
 BLOCK = 512
 TILE = 16  # of float32, a line of the cache
@@ -39,11 +39,11 @@ class InverseByItems:
 
     def __init__(self, matrix: csr_matrix, regularization: float, log: Log) -> None:
         self.n: int = matrix.shape[1]
-        self._lower = _inverted(matrix, regularization, log)
+        self._lower = _lower_inverse(matrix, regularization, log)
 
     def rows(self) -> Rows:
         """Looks up rows of the inverse."""
-        return _rows_of(self._lower)
+        return _row_reader(self._lower)
 
     def can_add(self, count: int) -> bool:
         """Whether so many rows more take less time than another inverse."""
@@ -55,10 +55,10 @@ class InverseByItems:
         products = np.empty(rows.shape, dtype=np.float32)  # U P
 
         def multiply(part: slice) -> None:
-            products[:, part] = rows @ transposed(of_block(part))
+            products[:, part] = rows @ transpose(of_block(part))
 
         for_each(multiply, parts)
-        inner = (rows @ transposed(products)).astype(np.float64)
+        inner = (rows @ transpose(products)).astype(np.float64)
         inner[np.diag_indices(len(inner))] += 1
         with single_threaded_blas():
             half = np.linalg.inv(np.linalg.cholesky(inner)).astype(np.float32)
@@ -69,7 +69,7 @@ class InverseByItems:
         for_each(halve, parts)
 
         def subtract(i: int) -> None:
-            _subtract_product(lower[i], transposed(products[:, parts[i]]), products)
+            _subtract_product(lower[i], transpose(products[:, parts[i]]), products)
 
         for_each(subtract, range(len(parts) - 1, -1, -1))
 
@@ -80,8 +80,8 @@ class InverseByUsers:
     def __init__(self, matrix: csr_matrix, regularization: float, log: Log) -> None:
         self.n: int = matrix.shape[1]
         self._matrix, self._regularization = matrix, regularization
-        lower = _inverted(matrix.T.tocsr(), regularization, log)
-        self._whole = _whole(lower)  # (XXᵀ + λI)⁻¹
+        lower = _lower_inverse(matrix.T.tocsr(), regularization, log)
+        self._whole = _assemble_square(lower)  # (XXᵀ + λI)⁻¹
 
     def rows(self) -> Rows:
         """Looks up rows of the inverse. Half of it is computed here, where it is not too large."""
@@ -90,7 +90,7 @@ class InverseByUsers:
 
         def columns(part: slice, first: int) -> Float32:
             """(n - first, width): from row `first` on."""
-            half = transposed(by_item[part] @ whole)  # (users, width)
+            half = transpose(by_item[part] @ whole)  # (users, width)
             out: Float32 = by_item[first:] @ half
             out /= -strength
             width = np.arange(part.stop - part.start)
@@ -98,7 +98,7 @@ class InverseByUsers:
             return out
 
         if n > MAX_KEPT_ITEMS:
-            return lambda part: transposed(columns(part, 0))
+            return lambda part: transpose(columns(part, 0))
         parts = blocks(n)
         lower = [np.empty((part.stop - part.start, part.stop), np.float32) for part in parts]
 
@@ -109,7 +109,7 @@ class InverseByUsers:
                 rows[:, parts[k]] = below[part.start - parts[k].start : part.stop - parts[k].start]
 
         for_each(fill, range(len(parts)))
-        return _rows_of(lower)
+        return _row_reader(lower)
 
     def can_add(self, count: int) -> bool:
         """Whether so many rows more take less time than another inverse."""
@@ -145,7 +145,7 @@ class InverseByUsers:
 Inverse = InverseByItems | InverseByUsers
 
 
-def inverse_of(matrix: csr_matrix, regularization: float, log: Log = lambda _: None) -> Inverse:
+def invert_gram(matrix: csr_matrix, regularization: float, log: Log = lambda _: None) -> Inverse:
     """(XᵀX + λI)⁻¹ of X (rows, n), by its columns, or by its rows where they are fewer."""
     of = InverseByUsers if matrix.shape[0] < matrix.shape[1] else InverseByItems
     return of(matrix, regularization, log)
@@ -214,17 +214,17 @@ def row_block(lower: list[Float32], parts: list[slice], k: int) -> Float32:
     out = np.empty((pivot.stop - pivot.start, parts[-1].stop), dtype=np.float32)
     out[:, : pivot.stop] = lower[k]
     for i in range(k + 1, len(parts)):
-        _transpose(lower[i][:, pivot], out[:, parts[i]])
+        _transpose_into(lower[i][:, pivot], out[:, parts[i]])
     return out
 
 
-def _transpose(block: Float32, out: Float32) -> None:
+def _transpose_into(block: Float32, out: Float32) -> None:
     """Write the transpose, a line of the cache at a time: in half the time."""
     for start in range(0, len(block), TILE):
         out[:, start : start + TILE] = block[start : start + TILE].T
 
 
-def _inverted(matrix: csr_matrix, regularization: float, log: Log) -> list[Float32]:
+def _lower_inverse(matrix: csr_matrix, regularization: float, log: Log) -> list[Float32]:
     """The lower half of (XᵀX + λI)⁻¹."""
     lower = gram(matrix)
     for rows in lower:
@@ -234,23 +234,23 @@ def _inverted(matrix: csr_matrix, regularization: float, log: Log) -> list[Float
     return lower
 
 
-def _rows_of(lower: list[Float32]) -> Rows:
+def _row_reader(lower: list[Float32]) -> Rows:
     """Looks up blocks of rows in the lower half of a symmetric matrix."""
     parts = blocks(lower[-1].shape[1]) if lower else []
     return lambda part: row_block(lower, parts, part.start // BLOCK)
 
 
-def _whole(lower: list[Float32]) -> Float32:
+def _assemble_square(lower: list[Float32]) -> Float32:
     if not lower:
         return np.zeros((0, 0), dtype=np.float32)
-    rows = _rows_of(lower)
+    rows = _row_reader(lower)
     return np.vstack([rows(part) for part in blocks(lower[-1].shape[1])])
 
 
-def transposed(block: Float32) -> Float32:
+def transpose(block: Float32) -> Float32:
     """A C-contiguous transpose."""
     out = np.empty(block.shape[::-1], dtype=np.float32)
-    _transpose(block, out)
+    _transpose_into(block, out)
     return out
 
 
@@ -290,7 +290,7 @@ def _dense_product(columns: csr_matrix, matrix: csr_matrix) -> Float32:
         np.arange(columns.shape[0], dtype=np.int32) * np.int32(width), np.diff(columns.indptr)
     )
     lengths = np.diff(matrix.indptr)[columns.indices]
-    for part in pieces(np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]), ENTRIES):
+    for part in row_ranges(np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]), ENTRIES):
         added = matrix[columns.indices[part]]
         places = added.indices + np.repeat(offsets[part], lengths[part])
         by_row = csc_matrix((added.data, places, added.indptr), shape=(len(sums), added.shape[0]))

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from .interactions import Float32, Float64, Int64
-from .threads import pieces, single_threaded_blas
+from .threads import row_ranges, single_threaded_blas
 
 RANK = 64
 ITERATIONS = 3
@@ -32,7 +32,7 @@ class LowRank:
     diagonal: Float32  # (n_items,)
 
     @classmethod
-    def of(cls, matrix: csr_matrix, regularization: float) -> LowRank:
+    def fit(cls, matrix: csr_matrix, regularization: float) -> LowRank:
         """From the (users, n_items) matrix of ones."""
         rng, n_items = np.random.default_rng(0), matrix.shape[1]
         transposed = matrix.T.tocsr()
@@ -58,7 +58,7 @@ class LowRank:
         """Replace the common users of these targets (rows) and all items (columns) by weights."""
         ends, index = counts.indptr, np.empty(counts.shape[1], dtype=np.int32)
         is_used = np.zeros(counts.shape[1], dtype=bool)
-        for some in pieces(ends, PAIRS, ROWS):
+        for some in row_ranges(ends, PAIRS, ROWS):
             at = slice(ends[some.start], ends[some.stop])
             columns, own = counts.indices[at], targets[some]
             is_used[columns] = True

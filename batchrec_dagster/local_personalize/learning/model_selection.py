@@ -112,7 +112,7 @@ class SelectionRules:
     """Whether co-occurrence may look at newer items in blends than it does alone."""
 
     count_exponent: float = 0.5
-    """The exponent of the counts of items to try, see `History.weighted_by_counts`; 0 tries none.
+    """The exponent of the counts of items to try, see `History.weight_by_counts`; 0 tries none.
 
     In a shop, 0.3 and 0.6 did about the same.
     """
@@ -128,7 +128,7 @@ class Blend:
     recency_exponents: Weights
     weights: Weights
     ndcg: float  # at 25, mean over the users that it was selected on
-    count_exponent: float = 0.0  # see History.weighted_by_counts
+    count_exponent: float = 0.0  # see History.weight_by_counts
 
 
 def select_blend(
@@ -145,7 +145,7 @@ def select_blend(
         return Blend({names[0]: exponent}, {names[0]: 1.0}, 0.0)
     users = ScoredUsers(sets)
     first = {name: options[name][0] if recency else 0.0 for name in names}
-    users, count_exponent = _weighted_by_counts(users, sets, first, rules)
+    users, count_exponent = _select_count_exponent(users, sets, first, rules)
     exponents, single = _select_exponents(users, names, options if recency else None, rules)
     if EASE in names and EASE_HIGH_REG in names:
         low_is_better = _is_better(single[EASE], single[EASE_HIGH_REG], 0.5)
@@ -156,7 +156,7 @@ def select_blend(
         names.append(POPULARITY)
         exponents[POPULARITY] = 0.0
     newer = {
-        name: _newer(exponents[name])
+        name: _next_exponent(exponents[name])
         for name in COOCCURRENCES
         if name in names and recency and rules.recent_in_blends and len(options[name]) > 1
     }
@@ -172,7 +172,7 @@ def select_blend(
         ]
         return users.by_user(ordered_map(lambda some: some.ndcg(keyed), candidates))
 
-    blends = _blends([name for name in names if name != CONTENT], rules)
+    blends = _list_blends([name for name in names if name != CONTENT], rules)
     for name, exponent in newer.items():
         blend = next((option for option in blends if name in option and len(option) > 1), None)
         if blend is not None:
@@ -181,7 +181,7 @@ def select_blend(
             exponents[name] = exponents[name] if _is_better(before, after, 0.5) else exponent
     weights, score = _average_best(blends, lambda some: evaluate(some, exponents), rules)
     if CONTENT in names:
-        weights, score = _with_content(weights, score, lambda some: evaluate(some, exponents))
+        weights, score = _add_content(weights, score, lambda some: evaluate(some, exponents))
     return Blend(
         {name: exponents[name] for name in weights},
         {name: weight * scales[name, exponents[name]] for name, weight in weights.items()},
@@ -190,7 +190,7 @@ def select_blend(
     )
 
 
-def _weighted_by_counts(
+def _select_count_exponent(
     users: ScoredUsers,
     sets: Sequence[ValidationSet],
     exponents: Weights,
@@ -204,7 +204,7 @@ def _weighted_by_counts(
     if not rules.count_exponent or all(one.inputs.counts is None for one in sets):
         return users, 0.0
     weighted = ScoredUsers(
-        [replace(one, inputs=one.inputs.weighted_by_counts(rules.count_exponent)) for one in sets]
+        [replace(one, inputs=one.inputs.weight_by_counts(rules.count_exponent)) for one in sets]
     )
     before, after = (
         np.mean([some.ndcg(name, [each])[0] for name, each in exponents.items()], axis=0)
@@ -213,7 +213,7 @@ def _weighted_by_counts(
     return (weighted, rules.count_exponent) if _is_better(after, before) else (users, 0.0)
 
 
-def _blends(names: Sequence[str], rules: SelectionRules) -> list[Weights]:
+def _list_blends(names: Sequence[str], rules: SelectionRules) -> list[Weights]:
     """The weights to try for these components."""
     ease = EASE_HIGH_REG if EASE_HIGH_REG in names else EASE
     factors = FACTORS_HIGH_REG if FACTORS_HIGH_REG in names else FACTORS
@@ -262,7 +262,7 @@ def _average_best(
     return weights, score
 
 
-def _with_content(
+def _add_content(
     weights: Weights, score: Float64, evaluate: Callable[[Sequence[Weights]], list[Float64]]
 ) -> tuple[Weights, Float64]:
     """The blend with the features of items, if better by a standard error; else as it is."""
@@ -314,7 +314,7 @@ def select_repeats(
 
     parts = list(ordered_map(evaluate, held_out.chunks()))
     without, *scores = np.concatenate(parts, axis=1)
-    at = _select(scores)
+    at = _select_index(scores)
     return options[at] if _is_better(scores[at], without) else None
 
 
@@ -352,19 +352,19 @@ def _select_exponents(
     for name in names:
         tried = options[name] if options else (0.0,)
         scores = users.ndcg(name, tried)
-        at = _select(scores, rules.exponent_tolerance)
+        at = _select_index(scores, rules.exponent_tolerance)
         exponents[name], single[name] = tried[at], scores[at]
-        needed = {tried[at], *([_newer(tried[at])] if name in COOCCURRENCES else [])}
+        needed = {tried[at], *([_next_exponent(tried[at])] if name in COOCCURRENCES else [])}
         users.drop(name, [each for each in tried if each not in needed])
     return exponents, single
 
 
-def _newer(exponent: float) -> float:
+def _next_exponent(exponent: float) -> float:
     """The next exponent of co-occurrence, which is for newer items."""
     return min((each for each in RECENCY_EXPONENTS[SEQUENCE] if each > exponent), default=exponent)
 
 
-def _select(scores: Sequence[Float64], errors: float = 0.5) -> int:
+def _select_index(scores: Sequence[Float64], errors: float = 0.5) -> int:
     """The index with the best mean, if better than the first by so many standard errors; else 0."""
     best = max(range(len(scores)), key=lambda i: scores[i].mean())
     return best if _is_better(scores[best], scores[0], errors) else 0

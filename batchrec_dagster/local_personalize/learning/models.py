@@ -136,16 +136,19 @@ class BlendModel(UserModel):
     held_out: HeldOut | None = None
     repeats: Repeats | None = None  # None: users seldom have an item again
     repeat_rates: Float32 | None = None  # (n_items without new ones,) see ComponentFitter
-    count_exponent: float = 0.0  # see History.weighted_by_counts
+    count_exponent: float = 0.0  # see History.weight_by_counts
     new_items: NewItems | None = None  # the last of `item_ids`, which nobody had in the training
 
     def score(self, history: History) -> Float32:
         """(users, n_items) logits."""
         out = np.zeros((len(history.lengths), len(self.item_ids)), dtype=np.float32)
-        history = history.weighted_by_counts(self.count_exponent)
+        history = history.weight_by_counts(self.count_exponent)
         whole, logits = history, out
         if self.new_items is not None:
-            history, logits = history.only(len(self.popularity)), out[:, : len(self.popularity)]
+            history, logits = (
+                history.keep_items(len(self.popularity)),
+                out[:, : len(self.popularity)],
+            )
         for exponent, items in self._item_weights.items():
             items.add(logits, history, exponent)
         for name, scorer in self.scorers.items():
@@ -175,7 +178,7 @@ class BlendModel(UserModel):
                 sums[exponent] = sums[exponent] + part if exponent in sums else part
         return {exponent: ItemItemScorer(weights) for exponent, weights in sums.items()}
 
-    def exploring(self, weight: float, max_age: float) -> BlendModel:
+    def with_exploration(self, weight: float, max_age: float) -> BlendModel:
         """The model with new items of at most `max_age` days, in this share of a list at most."""
         if self.new_items is None:
             return self
@@ -185,7 +188,7 @@ class BlendModel(UserModel):
             return replace(self, item_ids=self.item_ids[: len(self.popularity)], new_items=None)
         own = np.ones(len(self.popularity), dtype=bool)
         ids = self.item_ids[np.concatenate([own, kept])]
-        return replace(self, item_ids=ids, new_items=self.new_items.only(kept, weight))
+        return replace(self, item_ids=ids, new_items=self.new_items.select(kept, weight))
 
     def limit(self, scores: Float32, num_results: int) -> None:
         if self.new_items is not None:
@@ -234,14 +237,14 @@ class BlendModel(UserModel):
         own = len(popularity)
         scorers: dict[str, Scorer] = {}
         for name, fact in components.items():
-            with _named(name):
-                scorer = SCORER_TYPES[fact["kind"]].from_arrays(_of(arrays, name))
+            with _component_in_errors(name):
+                scorer = SCORER_TYPES[fact["kind"]].from_arrays(_component_arrays(arrays, name))
                 _require_items(scorer.n_items, own)
                 scorers[name] = scorer
         item_ids, new_items = unpack_distinct_ids(arrays), None
         if has_new_items:
-            with _named(NEW_ITEMS):
-                new_items = NewItems.from_arrays(_of(arrays, NEW_ITEMS))
+            with _component_in_errors(NEW_ITEMS):
+                new_items = NewItems.from_arrays(_component_arrays(arrays, NEW_ITEMS))
                 _require_items(new_items.scorer.n_items, own + len(new_items.ages))
         known = own + (len(new_items.ages) if new_items else 0)
         if len(item_ids) != known:
@@ -263,7 +266,7 @@ class BlendModel(UserModel):
 
 
 @contextmanager
-def _named(component: str) -> Iterator[None]:
+def _component_in_errors(component: str) -> Iterator[None]:
     """Put the component's name before that of a file in the message of a ValueError."""
     try:
         yield
@@ -283,7 +286,7 @@ def _number(value: Any, name: str) -> float:
     return value
 
 
-def _of(arrays: Arrays, name: str) -> Arrays:
+def _component_arrays(arrays: Arrays, name: str) -> Arrays:
     """The arrays of a component, by the names that it gave them."""
     prefix = f"{name}."
     return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
@@ -398,7 +401,7 @@ class SegmentationModel:
         for block, affinities in ordered_map(chunk, range(0, len(selected), step)):
             best.add(block, affinities)
             checkpoint(len(block))
-        return best.ranked()
+        return best.sort_labels()
 
     def _affinities(self, history: History) -> Float32:
         """(users, n_items): expected numbers of interactions, up to a common factor."""
@@ -437,8 +440,8 @@ def _indicator(queries: Sequence[Int32], n_items: int) -> csr_matrix:
     return csr_matrix((ones, items, starts), shape=(len(queries), n_items))
 
 
-_Saved = BlendModel | PopularityModel | RelatedItemsModel | SegmentationModel
-MODELS: dict[str, type[_Saved]] = {model.kind: model for model in get_args(_Saved)}
+_SavedModel = BlendModel | PopularityModel | RelatedItemsModel | SegmentationModel
+MODELS: dict[str, type[_SavedModel]] = {model.kind: model for model in get_args(_SavedModel)}
 AnyModel = UserModel | RelatedItemsModel | SegmentationModel
 
 

@@ -17,7 +17,7 @@ from scipy.sparse import csr_matrix
 
 from . import content
 from .content import ContentScorer
-from .interactions import Float32, Float64, History, Ids, positions
+from .interactions import Float32, Float64, History, Ids, find_positions
 from .item_features import ItemFeatures
 from .store import Arrays
 
@@ -84,7 +84,7 @@ class NewItems:
         worse = np.argpartition(-new, most - 1, axis=1)[:, most:]
         np.put_along_axis(new, worse, -np.inf, axis=1)
 
-    def only(self, kept: npt.NDArray[np.bool_], weight: float) -> NewItems:
+    def select(self, kept: npt.NDArray[np.bool_], weight: float) -> NewItems:
         """Those of a (new,) mask, with another weight."""
         features = self.scorer.features
         own = np.ones(features.shape[0] - len(kept), dtype=bool)
@@ -116,13 +116,13 @@ def find_new_items(
         return None
     ages = (newest - features.created) / DAY
     described = np.diff(features.matrix.indptr) > 0
-    at = np.flatnonzero((positions(item_ids, features.item_ids) < 0) & described)
+    at = np.flatnonzero((find_positions(item_ids, features.item_ids) < 0) & described)
     if not len(at):
         return None
     # The youngest first; without a creation time, later rows.
     order = np.lexsort((-at, np.where(np.isnan(ages[at]), np.inf, ages[at])))
     at = at[order[:MAX_NEW_ITEMS]].astype(np.int32)
-    own = positions(features.item_ids, item_ids)
+    own = find_positions(features.item_ids, item_ids)
     fitted = content.fit(matrix, features.rows(own))
     everything = features.rows(np.concatenate([own, at]))
     return features.item_ids[at], NewItems(replace(fitted, features=everything), ages[at])

@@ -33,7 +33,7 @@ def top_k(scores: Float32, k: int) -> Int32:
     rows, n = scores.shape
     groups, fold = int(np.sqrt(k * n)) // LANES * LANES, 1
     if not rows or not 0 < 2 * k < groups:
-        return _by_partition(scores, k)
+        return _top_k_by_partition(scores, k)
     if 4 * k < groups:  # smaller groups to search, and fewer maxima to partition
         groups, fold = 2 * groups, 4
     maxima = _group_maxima(scores, groups)
@@ -49,7 +49,7 @@ def top_k(scores: Float32, k: int) -> Int32:
     row, column = _candidates(scores, reached, bound)
     out = _sort_candidates(scores, row, column, k)
     if tied.any():
-        out[tied] = _by_partition(scores[tied], k)
+        out[tied] = _top_k_by_partition(scores[tied], k)
     return out
 
 
@@ -83,7 +83,7 @@ def _candidates(
     return row[order], column[order]
 
 
-def _by_partition(scores: Float32, k: int) -> Int32:
+def _top_k_by_partition(scores: Float32, k: int) -> Int32:
     """The result of `top_k`, from a partition of whole rows."""
     rows, n = scores.shape
     size = min(k, n)
@@ -140,7 +140,7 @@ class StreamingTopK:
         self._labels[:, self._filled : last] = labels
         self._filled = last
 
-    def ranked(self) -> list[Int32]:
+    def sort_labels(self) -> list[Int32]:
         """For each query the labels of its largest values, largest first."""
         self._compact()
         return [row.copy() for row in self._labels[:, : self._filled]]
@@ -174,7 +174,7 @@ class StreamingTopK:
 MAX_PAIRED = 5_000
 
 
-def most_recent(matrix: csr_matrix) -> csr_matrix:
+def keep_most_recent(matrix: csr_matrix) -> csr_matrix:
     """The first MAX_PAIRED entries of each row; the entries of a row run from new to old."""
     lengths = np.diff(matrix.indptr)
     if lengths.max(initial=0) <= MAX_PAIRED:

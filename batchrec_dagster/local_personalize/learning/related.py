@@ -16,8 +16,8 @@ from typing import Any, ClassVar
 import numpy as np
 from scipy.sparse import csr_matrix, vstack
 
-from .interactions import Float32, History, Ids, Int32, positions
-from .ranking import most_recent, top_k, top_k_per_row
+from .interactions import Float32, History, Ids, Int32, find_positions
+from .ranking import keep_most_recent, top_k, top_k_per_row
 from .serving import Exclude, RecommendedLists, UserModel, chunk_size
 from .store import (
     Arrays,
@@ -52,7 +52,7 @@ class RelatedItemsModel:
         Never the item itself. Popular items follow when too few are similar, and for an unknown
         item. Scores are 0. Lists that run out of items are padded with item -1.
         """
-        queries = positions(self.item_ids, item_ids)
+        queries = find_positions(self.item_ids, item_ids)
         size = chunk_size(len(self.item_ids))
 
         def chunk(start: int) -> RecommendedLists:
@@ -116,7 +116,7 @@ def fit(
     n = matrix.shape[1]
     divisor = np.maximum(np.bincount(matrix.indices, minlength=n), 1) ** discount
     divisor = divisor.astype(np.float32)
-    paired = most_recent(matrix)
+    paired = keep_most_recent(matrix)
     by_item = paired.T.tocsr()
 
     def rows(block: slice) -> csr_matrix:

@@ -22,12 +22,12 @@ from numpy.lib.format import MAGIC_PREFIX
 from scipy.sparse import csr_matrix
 
 from .interactions import (
-    AT_ONCE,
+    ROWS_AT_ONCE,
     Ids,
     Int32,
     Interactions,
     ModelFileError,
-    positions,
+    find_positions,
     sort_rows,
 )
 from .threads import ordered_map
@@ -59,7 +59,7 @@ def save_arrays(folder: Path, kind: str, arrays: Arrays, facts: Mapping[str, Any
 
 # NumPy parses a file's header as Python, which fails in two threads at once: SystemError in Python
 # 3.11 and 3.12 (github.com/python/cpython/issues/106905). Jobs of two lanes load at once, too.
-_parsing = threading.Lock()
+_header_lock = threading.Lock()
 
 
 def load_arrays(
@@ -84,14 +84,16 @@ def load_arrays(
     if version != FORMAT:
         raise ModelFileError(f"{path} has format {version}; this version reads {FORMAT}")
     for name, expected in files.items():
-        if not _ARRAY_FILE.fullmatch(name) or not _is_entry(expected):
+        if not _ARRAY_FILE.fullmatch(name) or not _is_file_entry(expected):
             raise ModelFileError(f"{path} is damaged: its entry of the file {name!r} is not valid")
-    checked = ordered_map(lambda name: _checked_array(folder / name, files[name], mapped), files)
+    checked = ordered_map(
+        lambda name: _load_checked_array(folder / name, files[name], mapped), files
+    )
     names = [name.removesuffix(".npy") for name in files]
     return kind, dict(zip(names, checked, strict=True)), facts
 
 
-def _is_entry(expected: Any) -> bool:
+def _is_file_entry(expected: Any) -> bool:
     """Whether this is what a manifest says of a file."""
     return (
         isinstance(expected, dict)
@@ -101,7 +103,7 @@ def _is_entry(expected: Any) -> bool:
     )
 
 
-def _checked_array(path: Path, expected: Mapping[str, Any], mapped: bool) -> npt.NDArray[Any]:
+def _load_checked_array(path: Path, expected: Mapping[str, Any], mapped: bool) -> npt.NDArray[Any]:
     try:
         size = path.stat().st_size
         if size != expected["bytes"]:
@@ -111,7 +113,7 @@ def _checked_array(path: Path, expected: Mapping[str, Any], mapped: bool) -> npt
         with path.open("rb") as file:
             if file.read(len(MAGIC_PREFIX)) != MAGIC_PREFIX:  # np.load also opens zip files
                 raise ModelFileError(f"{path} is damaged: it is not an array of NumPy")
-        with _parsing:
+        with _header_lock:
             # Mapped in any case: a map is never larger than the file, whatever its header says.
             array = np.load(path, mmap_mode="r", allow_pickle=False)
         return np.asarray(array) if mapped else np.array(array)
@@ -272,7 +274,9 @@ def load(folder: Path) -> Interactions:
 
 def _is_sorted(numbers: Int32) -> bool:
     """Whether no number is less than the one before; in blocks, for there may be many."""
-    blocks = (numbers[start : start + AT_ONCE + 1] for start in range(0, len(numbers), AT_ONCE))
+    blocks = (
+        numbers[start : start + ROWS_AT_ONCE + 1] for start in range(0, len(numbers), ROWS_AT_ONCE)
+    )
     return all(bool((block[1:] >= block[:-1]).all()) for block in blocks)
 
 
@@ -280,16 +284,16 @@ def concat(several: Sequence[Interactions]) -> Interactions:
     """The rows of several interactions, over the union of their ids."""
     if len(several) == 1:
         return several[0]
-    user_ids, users = _union([one.user_ids for one in several], [one.users for one in several])
-    item_ids, items = _union([one.item_ids for one in several], [one.items for one in several])
+    user_ids, users = _unite_ids([one.user_ids for one in several], [one.users for one in several])
+    item_ids, items = _unite_ids([one.item_ids for one in several], [one.items for one in several])
     timestamps = np.concatenate([one.timestamps for one in several])
     coded = pl.DataFrame({"users": users, "timestamps": timestamps, "items": items})
     return Interactions(user_ids, item_ids, *sort_rows(coded, len(user_ids)))
 
 
-def _union(ids: Sequence[Ids], numbers: Sequence[Int32]) -> tuple[Ids, Int32]:
+def _unite_ids(ids: Sequence[Ids], numbers: Sequence[Int32]) -> tuple[Ids, Int32]:
     """The distinct ids of all, sorted by code point, and all numbers as indices into them."""
     union = np.array(sorted(set().union(*ids)), dtype=object)
     return union, np.concatenate(
-        [positions(union, own)[at] for own, at in zip(ids, numbers, strict=True)]
+        [find_positions(union, own)[at] for own, at in zip(ids, numbers, strict=True)]
     )

@@ -59,7 +59,7 @@ class _SingleThreadedBlas:
 single_threaded_blas = _SingleThreadedBlas()
 
 
-def ordered_map(work: Callable[[T], R], pieces: Iterable[T]) -> Iterator[R]:
+def ordered_map(work: Callable[[T], R], row_ranges: Iterable[T]) -> Iterator[R]:
     """`map` over all cores, results in order; about two pieces per core are in flight.
 
     It takes pieces as results are read, so both may be streams larger than memory.
@@ -68,7 +68,7 @@ def ordered_map(work: Callable[[T], R], pieces: Iterable[T]) -> Iterator[R]:
     waiting: deque[Future[R]] = deque()
     with single_threaded_blas(), ThreadPoolExecutor(workers) as pool:
         try:
-            for piece in pieces:
+            for piece in row_ranges:
                 waiting.append(pool.submit(work, piece))
                 if len(waiting) > 2 * workers - 1:
                     yield waiting.popleft().result()
@@ -79,13 +79,13 @@ def ordered_map(work: Callable[[T], R], pieces: Iterable[T]) -> Iterator[R]:
                 future.cancel()
 
 
-def for_each(work: Callable[[T], object], pieces: Iterable[T]) -> None:
+def for_each(work: Callable[[T], object], row_ranges: Iterable[T]) -> None:
     """Do the work on every piece, over all cores; raises what the work raises."""
-    for _ in ordered_map(work, pieces):
+    for _ in ordered_map(work, row_ranges):
         pass
 
 
-def pieces(
+def row_ranges(
     starts: npt.NDArray[np.signedinteger], entries: int, most: int | None = None
 ) -> list[slice]:
     """Ranges of rows with about `entries` entries and at most `most` rows each, one row at least.

@@ -36,7 +36,7 @@ from .evaluation import Split, split, split_histories, split_users
 from .evidence import measure
 from .fit_components import EASE_NEIGHBORS, ComponentFitter, FittedComponents, regularization
 from .hpo import Log
-from .interactions import Interactions, TrainingError, positions
+from .interactions import Interactions, TrainingError, find_positions
 from .model_selection import (
     RECENCY_EXPONENTS,
     Blend,
@@ -47,7 +47,7 @@ from .model_selection import (
 )
 from .models import BlendModel, HeldOut, load_model
 from .sampling import held_out_share, is_large, sample, select_on_sample
-from .validation import ValidationSet, validation_set, validation_sets
+from .validation import ValidationSet, make_validation_set, make_validation_sets
 
 COMPONENTS = (EASE, SEQUENCE, SYMMETRIC_COOC, FACTORS, POPULARITY)
 HIGH_REG_MAX_ITEMS = 6_000  # a second EASE takes time with the square or cube of the items
@@ -77,27 +77,29 @@ def train_blend(
     if len(held_out.users) < MIN_VALIDATION_USERS:
         second = split(interactions, seed, without=held_out.users, share=SECOND_HELD_OUT_SHARE)
         splits += [second] if second else []
-    options = component_options(held_out)
+    options = choose_options(held_out)
     large = is_large(interactions)
     if large:
         parts = [sample(one, seed) for one in splits]
-        options = _options_of_sample(parts, options, values, seed, log)
-    first, blend, temperature = _select(
+        options = _select_options_on_sample(parts, options, values, seed, log)
+    first, blend, temperature = _fit_and_select(
         splits, options, values, seed, log, keeps_inverses=not large
     )
     measured = first.blend(blend, temperature)
-    with_seen = validation_set({}, held_out, measured.item_ids, include_seen=True)
+    with_seen = make_validation_set({}, held_out, measured.item_ids, include_seen=True)
     repeats = select_repeats(measured.score, with_seen, measured.repeat_rates)
     if repeats is not None:
         log(f"repeats: {repeats.share:.0%} of the next interactions, recency {repeats.exponent}")
     measured = replace(measured, repeats=repeats)
-    metrics = _metrics(measured, held_out, log)
+    metrics = _measure_and_log(measured, held_out, log)
     measured = replace(measured)  # without the sums of weights that it kept to score
     users = interactions.user_ids[held_out.users]
     del splits, held_out  # copies of the data, before the largest fit
     if large:  # EASE of nearly all users is not fitted again with the others
         few = len(users) <= FEW_HELD_OUT * len(interactions.user_ids)
-        model = _updated(measured, interactions, values, seed, log, serves=True, refits=not few)
+        model = _update_model(
+            measured, interactions, values, seed, log, serves=True, refits=not few
+        )
         return replace(model, held_out=HeldOut(measured, users, values)), metrics
     fitter = ComponentFitter(interactions, values, seed, log, start=first)
     fitted = fitter.fit(list(blend.weights), values)
@@ -113,8 +115,8 @@ def train_blend_on_histories(
     if held_out is None:
         log("no user has enough interactions to hold some out: no metrics, default blend")
         return _default_blend(interactions, values, seed, log), None, None
-    options = component_options(held_out)
-    first, blend, temperature = _select([held_out], options, values, seed, log)
+    options = choose_options(held_out)
+    first, blend, temperature = _fit_and_select([held_out], options, values, seed, log)
     fitter = ComponentFitter(interactions, values, seed, log, start=first)
     fitted = fitter.fit(list(blend.weights), values)
     return fitted.blend(blend, temperature), first.blend(blend, temperature), held_out
@@ -127,8 +129,8 @@ def measure_blend(
     fitter = ComponentFitter(held_out.train, values, seed, log)
 
     def ndcg(tried: Values) -> float:
-        fitted = fitter.fit(list(component_options(held_out)), tried)
-        sets = validation_sets(fitted.scorers, held_out, fitted.item_ids)
+        fitted = fitter.fit(list(choose_options(held_out)), tried)
+        sets = make_validation_sets(fitted.scorers, held_out, fitted.item_ids)
         return select_blend(sets, recency=uses_recency(tried, held_out.train)).ndcg
 
     return ndcg
@@ -150,20 +152,20 @@ def update_blend(
         log("the earlier version cannot be updated, so this is a full training")
         return None
     values = before.hyperparameters
-    held = np.sort(positions(interactions.user_ids, before.users))
+    held = np.sort(find_positions(interactions.user_ids, before.users))
     held = held[held >= 0]
     held = held[np.diff(interactions.starts)[held] >= 2]
     metrics: dict[str, float] = {}
     measured = before.model
     if len(held) and len(held) < len(interactions.user_ids):
         held_out = split_users(interactions, held)
-        measured = _updated(before.model, held_out.train, values, seed, log)
-        metrics = _metrics(measured, held_out, log)
-    model = _updated(old, interactions, values, seed, log, serves=True)
+        measured = _update_model(before.model, held_out.train, values, seed, log)
+        metrics = _measure_and_log(measured, held_out, log)
+    model = _update_model(old, interactions, values, seed, log, serves=True)
     return replace(model, held_out=HeldOut(measured, before.users, values)), metrics, values
 
 
-def _updated(
+def _update_model(
     old: BlendModel,
     interactions: Interactions,
     values: Values,
@@ -218,21 +220,23 @@ def _updated(
     return fitter.with_new_items(model) if serves else model
 
 
-def _options_of_sample(
+def _select_options_on_sample(
     parts: list[Split], options: Options, values: Values, seed: int, log: Log
 ) -> Options:
     """Of the components and their recency exponents, those that a sample of each split selects."""
     log(f"components are selected on a sample of {len(parts[0].train):,} interactions")
     names = list(options)
     fits = [ComponentFitter(one.train, values, seed, log).fit(names, values) for one in parts]
-    blend = select_on_sample(_sets(fits, parts), recency=uses_recency(values, parts[0].train))
+    blend = select_on_sample(
+        _make_all_validation_sets(fits, parts), recency=uses_recency(values, parts[0].train)
+    )
     log(f"selected on the sample: {', '.join(blend.weights)}; NDCG at 25 of {blend.ndcg:.4f}")
     return {
         name: [blend.recency_exponents[name]] for name in options if name in blend.recency_exponents
     }
 
 
-def _select(
+def _fit_and_select(
     splits: list[Split],
     options: Options,
     values: Values,
@@ -249,7 +253,7 @@ def _select(
         ).fit(names, values)
         for one in splits
     ]
-    sets = _sets(fits, splits)
+    sets = _make_all_validation_sets(fits, splits)
     recency = uses_recency(values, splits[0].train)
     blend = select_blend(sets, recency=recency, options=options)
     temperature = fit_temperature(fits[0].blend(blend, 1.0).score, sets[:1])
@@ -259,16 +263,20 @@ def _select(
     log(f"selected: {components}; NDCG at 25 of {blend.ndcg:.4f}")
     if blend.count_exponent:
         log(f"an item had n times weighs n^{blend.count_exponent} times as much in a history")
-    return fits[0].only(blend.weights), blend, temperature
+    return fits[0].select(blend.weights), blend, temperature
 
 
-def _sets(fits: list[FittedComponents], splits: list[Split]) -> list[ValidationSet]:
+def _make_all_validation_sets(
+    fits: list[FittedComponents], splits: list[Split]
+) -> list[ValidationSet]:
     """The validation sets of all splits, those of the first one first."""
     pairs = zip(fits, splits, strict=True)
-    return list(chain(*(validation_sets(fit.scorers, one, fit.item_ids) for fit, one in pairs)))
+    return list(
+        chain(*(make_validation_sets(fit.scorers, one, fit.item_ids) for fit, one in pairs))
+    )
 
 
-def component_options(held_out: Split) -> Options:
+def choose_options(held_out: Split) -> Options:
     """The components to select from, with the recency exponents to try.
 
     A second EASE only if one split has users enough; neighbors only if users are compared with few
@@ -308,7 +316,7 @@ def uses_recency(values: Values, interactions: Interactions) -> bool:
     return has_times and bool(values.get("recency_mask", values.get("apply_recency_bias", True)))
 
 
-def _metrics(model: BlendModel, held_out: Split, log: Log) -> dict[str, float]:
+def _measure_and_log(model: BlendModel, held_out: Split, log: Log) -> dict[str, float]:
     metrics = measure(model, held_out)
     log(", ".join(f"{key} {value:.4f}" for key, value in metrics.items() if "/" not in key))
     return metrics

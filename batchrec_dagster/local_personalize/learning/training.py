@@ -11,16 +11,16 @@ import numpy as np
 from batchrec_dagster.personalize.recipes import Values
 
 from . import related
-from .evaluation import Split, evaluate, evaluate_segments, split, with_earlier_cutoffs
-from .evidence import measure, most_popular
-from .fit_components import within_percentiles, without_extreme_users
+from .evaluation import Split, add_earlier_cutoffs, evaluate, evaluate_segments, split
+from .evidence import fit_popularity, measure
+from .fit_components import drop_extreme_users, mark_within_percentiles
 from .hpo import Log, Measure
-from .interactions import Histories, Interactions, popular_first
+from .interactions import Histories, Interactions, order_by_popularity
 from .models import AnyModel, BlendModel, PopularityModel, SegmentationModel, probabilities
 from .ranking import keep_columns
 from .related import LastItemRecommender, RelatedItemsModel
 from .train_blend import measure_blend, train_blend, train_blend_on_histories, update_blend
-from .validation import ValidationSet, validation_set
+from .validation import ValidationSet, make_validation_set
 
 # By the names of GetSolutionMetrics, and as GROUP/NAME what they rest on; empty if no user was held
 # out.
@@ -53,7 +53,9 @@ class TrainedModel:
     tuned: dict[str, str] = field(default_factory=dict)  # hyperparameters that a search chose
 
     @classmethod
-    def measured(cls, model: AnyModel, measured: Metrics, tuned: dict[str, str]) -> TrainedModel:
+    def from_measurements(
+        cls, model: AnyModel, measured: Metrics, tuned: dict[str, str]
+    ) -> TrainedModel:
         """From what a trainer returns."""
         metrics = {key: value for key, value in measured.items() if "/" not in key}
         evidence = {key: value for key, value in measured.items() if "/" in key}
@@ -65,8 +67,8 @@ def train_popularity(
 ) -> tuple[PopularityModel, Metrics]:
     """The most popular items; no hyperparameters."""
     held_out = split(interactions, seed)
-    metrics = measure(most_popular(held_out.train), held_out) if held_out else {}
-    return most_popular(interactions), metrics
+    metrics = measure(fit_popularity(held_out.train), held_out) if held_out else {}
+    return fit_popularity(interactions), metrics
 
 
 def train_segmentation(
@@ -76,7 +78,7 @@ def train_segmentation(
     model, measured, held_out = train_blend_on_histories(interactions, values, seed, log)
     if measured is None or held_out is None:
         return SegmentationModel(model), {}
-    users = validation_set({}, held_out, measured.item_ids, include_seen=True)
+    users = make_validation_set({}, held_out, measured.item_ids, include_seen=True)
     factor = measure_repeat_factor(measured, users)
     log(f"for the same score, a known item is {factor:.3g} times as likely as a new one")
     metrics = evaluate_segments(SegmentationModel(measured, factor), held_out)
@@ -123,7 +125,7 @@ def measure_sims(held_out: Split, values: Values, seed: int, log: Log) -> Callab
 
     def ndcg(tried: Values) -> float:
         model = LastItemRecommender(_fit_related(held_out.train, _with_sims_defaults(tried)))
-        scores = [evaluate(model, one).ndcg() for one in with_earlier_cutoffs(held_out)]
+        scores = [evaluate(model, one).ndcg() for one in add_earlier_cutoffs(held_out)]
         return float(np.concatenate(scores).mean())
 
     return ndcg
@@ -145,11 +147,13 @@ def _train_related(
 
 
 def _fit_related(interactions: Interactions, values: Values) -> RelatedItemsModel:
-    order = popular_first(interactions)
+    order = order_by_popularity(interactions)
     item_ids = interactions.item_ids[order]
-    selected = without_extreme_users(interactions, values)
+    selected = drop_extreme_users(interactions, values)
     history = Histories(selected, item_ids).of_users(np.unique(selected.users))
-    kept = within_percentiles(interactions.item_counts[order], "item_interaction_count", values)
+    kept = mark_within_percentiles(
+        interactions.item_counts[order], "item_interaction_count", values
+    )
     weights = related.fit(
         keep_columns(history.recency_weights(0.0), kept),
         discount=float(values.get("popularity_discount_factor", related.POPULARITY_DISCOUNT)),

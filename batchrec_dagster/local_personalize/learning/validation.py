@@ -15,7 +15,7 @@ import numpy.typing as npt
 from scipy.sparse import csr_matrix
 
 from .components import ItemItemScorer, Scorer
-from .evaluation import MAX_DEPTH, Split, ndcg_of_lists, with_earlier_cutoffs
+from .evaluation import MAX_DEPTH, Split, add_earlier_cutoffs, ndcg_of_lists
 from .interactions import Float32, Float64, Histories, History, Ids, Int32, Int64
 from .ranking import top_k
 from .threads import ordered_map
@@ -49,7 +49,7 @@ class ValidationSet:
             yield self.inputs.slice(start, stop), self.truth[start:stop]
 
 
-def validation_set(
+def make_validation_set(
     scorers: Mapping[str, Scorer], held_out: Split, item_ids: Ids, *, include_seen: bool = False
 ) -> ValidationSet:
     """Up to MAX_USERS users of a split who have a history and relevant items.
@@ -69,11 +69,11 @@ def validation_set(
     return ValidationSet(scorers, inputs, truth[some], users[some])
 
 
-def validation_sets(
+def make_validation_sets(
     scorers: Mapping[str, Scorer], held_out: Split, item_ids: Ids
 ) -> list[ValidationSet]:
     """The validation set of a split; if its users are few, also those of earlier cutoffs."""
-    return [validation_set(scorers, one, item_ids) for one in with_earlier_cutoffs(held_out)]
+    return [make_validation_set(scorers, one, item_ids) for one in add_earlier_cutoffs(held_out)]
 
 
 class ScoredUsers:

@@ -216,7 +216,7 @@ def _recommender(job: Job) -> Recommender:
         weight = float(exploration.get("explorationWeight", EXPLORATION_WEIGHT))
         max_age = float(exploration.get("explorationItemAgeCutOff", MAX_AGE))
         # A ranking has the items that were asked for.
-        model = model.exploring(
+        model = model.with_exploration(
             weight, max_age if recipe.type == USER_PERSONALIZATION else math.inf
         )
     if config:

@@ -22,7 +22,13 @@ from ..catalog.resource import Resource, Status
 from ..data.datasets import DatasetReader
 from ..errors import AlreadyExistsError, InUseError, InvalidInputError, JobFailedError
 from ..jobs.job import Job
-from ..learning.interactions import WEIGHT, Interactions, ModelFileError, TrainingError, positions
+from ..learning.interactions import (
+    WEIGHT,
+    Interactions,
+    ModelFileError,
+    TrainingError,
+    find_positions,
+)
 from ..learning.item_features import read_features
 from ..recipes import (
     PERSONALIZED_RANKING,
@@ -61,7 +67,7 @@ def with_rewards(job: Job, interactions: Interactions) -> Interactions:
         return interactions
     read = job.reader().of_group(version["datasetGroupArn"])
     frame = read(schemas.ITEMS, [schemas.ITEM_ID, column]).unique(schemas.ITEM_ID, keep="last")
-    at = positions(frame[schemas.ITEM_ID].to_numpy(), interactions.item_ids)
+    at = find_positions(frame[schemas.ITEM_ID].to_numpy(), interactions.item_ids)
     values = frame[column].cast(pl.Float64).to_numpy()
     rewards = np.where(at >= 0, np.maximum(values[at], 0.0), 0.0)
     return replace(interactions, rewards=rewards)
