@@ -250,6 +250,8 @@ def test_a_shape_of_the_page(
 ) -> None:
     make(project.root)
     declared = documented(section).replace("s3://shop/", "")
+    if make is iceberg:
+        declared = declared.replace("format: delta", "format: iceberg")
     assert len(declared.splitlines()) <= 10
     told(prepare(project, instance, declared), "raw_ratings")
     kept = interactions(project, "shop")

@@ -555,7 +555,7 @@ def test_real_ratings_by_every_rule(spark: SparkSession, tmp_path: Path) -> None
 def test_what_cannot_be_used_says_why(
     spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("batchrec_dagster.preparation.sources.limits.ALWAYS_ALLOWED", 100_000)
+    monkeypatch.setenv("BATCHREC_MAX_FILE_GB", "0.0015")
     row = {"userId": 1, "movieId": 1, "rating": 5, "timestamp": 1000}
     pl.DataFrame(row).select(pl.all().repeat_by(200_000).explode()).write_parquet(
         tmp_path / "many.parquet"
