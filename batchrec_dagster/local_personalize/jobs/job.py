@@ -42,12 +42,12 @@ class Job:
     closing: Callable[[], bool]
     _last_checked: float = field(default=0.0, init=False)
 
-    def progress(self, message: str) -> None:
+    def report_progress(self, message: str) -> None:
         """Log a message, then stop here if asked to. Raises StoppedError, ClosingError."""
         logger.info("%s: %s", self.resource.arn, message)
         self.checkpoint()
 
-    def reader(self, *, full_imports_only: bool = False) -> DatasetReader:
+    def make_reader(self, *, full_imports_only: bool = False) -> DatasetReader:
         return DatasetReader(self.catalog, self.home, full_imports_only)
 
     def checkpoint(self) -> None:
@@ -73,11 +73,11 @@ def check_location(path: str) -> str:
     return path
 
 
-def as_folder(path: str) -> str:
+def add_slash(path: str) -> str:
     return path if path.endswith("/") else path + "/"
 
 
-def objects_at(store: ObjectStore, path: str) -> list[ObjectInfo]:
+def list_objects(store: ObjectStore, path: str) -> list[ObjectInfo]:
     """The object of that key or, if there is none, all objects under that prefix.
 
     Raises JobFailedError in Personalize's words.
@@ -86,13 +86,13 @@ def objects_at(store: ObjectStore, path: str) -> list[ObjectInfo]:
         exact = None if path.endswith("/") or not split_uri(path)[1] else store.head(path)
         objects = [exact] if exact else store.list(path)
     except StorageError as error:
-        raise storage_failure(error) from error
+        raise explain_storage_error(error) from error
     if not objects:
         raise JobFailedError(f"Invalid Data location. There is no object at {path}")
     return objects
 
 
-def storage_failure(error: StorageError) -> JobFailedError:
+def explain_storage_error(error: StorageError) -> JobFailedError:
     """The failure of a job that cannot read or write its S3 objects."""
     if "permission denied" in str(error) or "credentials" in str(error):
         return JobFailedError(f"Insufficient privileges for accessing data in Amazon S3. {error}")
@@ -102,7 +102,7 @@ def storage_failure(error: StorageError) -> JobFailedError:
 # Members of Describe for an update to a resource that stays ACTIVE in the meantime.
 _UPDATES = ("latestSolutionUpdate", "latestDatasetUpdate")
 
-UPDATED = "updated"  # in a resource's state: members of Describe as they are after the update
+AFTER_UPDATE = "updated"  # in a resource's state: members of Describe as they are after the update
 
 _NAP_SECONDS = 0.1
 _OS_ERROR = "(os error "  # in Polars' errors, which are no OSError
@@ -110,7 +110,7 @@ _OS_ERROR = "(os error "  # in Polars' errors, which are no OSError
 
 # How a job ends, in the transaction that ends it: the resource afterwards, and the files to remove
 # when that is committed.
-Outcome = Callable[[CatalogTransaction, Resource], tuple[Resource, Sequence[Path]]]
+ApplyOutcome = Callable[[CatalogTransaction, Resource], tuple[Resource, Sequence[Path]]]
 
 
 def start_update(resource: Resource, member: str, change: dict[str, object]) -> Resource:
@@ -128,7 +128,7 @@ def start_update(resource: Resource, member: str, change: dict[str, object]) -> 
     return replace(resource.copy_with_status(status, **{member: update}), unfinished=True)
 
 
-def start(resource: Resource) -> Resource:
+def mark_started(resource: Resource) -> Resource:
     if resource.status in CREATING:
         return resource.copy_with_status(Status.CREATE_IN_PROGRESS)
     if resource.status == Status.DELETE_PENDING and resource.kind != "DatasetGroup":
@@ -140,7 +140,7 @@ def start(resource: Resource) -> Resource:
     return resource
 
 
-def perform(kind: CatalogKind, job: Job, least_seconds: float = 0.0) -> Outcome:
+def run_job(kind: CatalogKind, job: Job, least_seconds: float = 0.0) -> ApplyOutcome:
     """Run the job, for at least `least_seconds`, and return how it ended.
 
     Bad data gives a failed outcome, not an exception. Raises ClosingError, CatalogError.
@@ -151,28 +151,28 @@ def perform(kind: CatalogKind, job: Job, least_seconds: float = 0.0) -> Outcome:
             raise StoppedError
         assert kind.perform is not None
         until = time.monotonic() + least_seconds
-        outcome = _finish_update if updates else _succeed(kind.perform(job))
+        outcome = _apply_update if updates else _make_success(kind.perform(job))
         while (left := until - time.monotonic()) > 0:
             job.checkpoint()
             time.sleep(min(left, _NAP_SECONDS))
         return outcome
     except StoppedError:
-        return _stop
+        return _apply_stop
     except (ClosingError, CatalogError):
         raise
     except JobFailedError as error:
-        return _fail(str(error))
+        return _make_failure(str(error))
     except StorageError as error:
-        return _fail(str(storage_failure(error)))
+        return _make_failure(str(explain_storage_error(error)))
     except Exception as error:
         if job.closing() or _interpreter_is_closing():
             raise ClosingError from None
         logger.exception("%s failed", job.resource.arn)
         if isinstance(error, (OSError, MemoryError)) or _OS_ERROR in str(error):
             # The disk or the memory is full, say.
-            return _fail(f"Create failed. {str(error) or type(error).__name__}")
+            return _make_failure(f"Create failed. {str(error) or type(error).__name__}")
         # A bug in this service: the log gets the traceback, the client a failed job.
-        return _fail("Create failed. An internal error occurred: see the service's log.")
+        return _make_failure("Create failed. An internal error occurred: see the service's log.")
 
 
 def _interpreter_is_closing() -> bool:
@@ -188,12 +188,12 @@ def _interpreter_is_closing() -> bool:
     return False
 
 
-def _succeed(finished: JobResult) -> Outcome:
+def _make_success(finished: JobResult) -> ApplyOutcome:
     def apply(
         transaction: CatalogTransaction, resource: Resource
     ) -> tuple[Resource, Sequence[Path]]:
         if resource.status == Status.CREATE_STOPPING:
-            return _stop(transaction, resource)
+            return _apply_stop(transaction, resource)
         replaced = finished.apply_changes(transaction)
         ready = resource.copy_with_status(Status.ACTIVE, **finished.body)
         return replace(ready, state={**resource.state, **finished.state}), replaced
@@ -201,22 +201,24 @@ def _succeed(finished: JobResult) -> Outcome:
     return apply
 
 
-def _stop(transaction: CatalogTransaction, resource: Resource) -> tuple[Resource, Sequence[Path]]:
+def _apply_stop(
+    transaction: CatalogTransaction, resource: Resource
+) -> tuple[Resource, Sequence[Path]]:
     return resource.copy_with_status(Status.CREATE_STOPPED), ()
 
 
-def _fail(reason: str) -> Outcome:
+def _make_failure(reason: str) -> ApplyOutcome:
     return lambda transaction, resource: (
         resource.copy_with_status(Status.CREATE_FAILED, failureReason=reason),
         (),
     )
 
 
-def _finish_update(
+def _apply_update(
     transaction: CatalogTransaction, resource: Resource
 ) -> tuple[Resource, Sequence[Path]]:
-    body = {**resource.body, **resource.state.get(UPDATED, {})}
-    state = {name: value for name, value in resource.state.items() if name != UPDATED}
+    body = {**resource.body, **resource.state.get(AFTER_UPDATE, {})}
+    state = {name: value for name, value in resource.state.items() if name != AFTER_UPDATE}
     updated = replace(resource, body=body, state=state)
     return _set_update_status(updated.copy_with_status(Status.ACTIVE), Status.ACTIVE), ()
 

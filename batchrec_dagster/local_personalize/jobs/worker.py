@@ -24,7 +24,7 @@ from ..catalog.kinds import CatalogKind, JobQueue
 from ..catalog.owners import OwnerLock, is_owner_alive, remove_dead_owners
 from ..catalog.resource import CREATING, DELETING, Resource, Status
 from ..errors import CatalogError
-from .job import ClosingError, Job, logger, perform, start
+from .job import ClosingError, Job, logger, mark_started, run_job
 
 _AWS_MINUTES = {
     JobQueue.QUICK: 1.0,
@@ -175,7 +175,7 @@ class Worker:
                         logger.warning(
                             "%s: its worker has ended; starting the job again", resource.arn
                         )
-                    claimed = replace(start(resource), owner=name)
+                    claimed = replace(mark_started(resource), owner=name)
                     transaction.save(claimed)
                     self._claimed_arns.add(claimed.arn)
                     logger.info("%s: %s", claimed.arn, claimed.status)
@@ -202,7 +202,7 @@ class Worker:
             if resource.status in DELETING:
                 self._delete(kind, resource)
                 return
-            outcome = perform(kind, job, self._pace.in_progress_seconds(kind.queue))
+            outcome = run_job(kind, job, self._pace.in_progress_seconds(kind.queue))
         except ClosingError:
             return
         with self._catalog.open_for_writing() as transaction:

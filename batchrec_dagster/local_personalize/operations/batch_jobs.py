@@ -32,7 +32,7 @@ from ..data.inference import ItemAttributes, Recommender, Segmenter
 from ..errors import InvalidInputError, JobFailedError
 from ..filters.job import JobFilter
 from ..filters.tables import Read
-from ..jobs.job import Job, as_folder, check_location, objects_at
+from ..jobs.job import Job, add_slash, check_location, list_objects
 from ..learning.interactions import ModelFileError
 from ..learning.models import AnyModel, BlendModel, SegmentationModel, load_model
 from ..learning.new_items import EXPLORATION_WEIGHT, MAX_AGE
@@ -57,7 +57,7 @@ def _check_request(request: ApiRequest, *, segments: bool) -> tuple[Recipe, Trai
         )
     source = check_location(params["jobInput"]["s3DataSource"]["path"])
     target = check_location(params["jobOutput"]["s3DataDestination"]["path"])
-    if as_folder(source) == as_folder(target):
+    if add_slash(source) == add_slash(target):
         raise InvalidInputError("The output location must differ from the input's.")
     if params.get("numResults", 1) < 1:
         raise InvalidInputError("numResults must be at least 1.")
@@ -100,7 +100,7 @@ def _filter(job: Job, read: Read, model: AnyModel) -> JobFilter | None:
 def _run(job: Job, prepare: Callable[[Job], Answerer]) -> JobResult:
     """Answer all input files, then upload the outputs, the marker last."""
     source = job.resource.body["jobInput"]["s3DataSource"]["path"]
-    target = as_folder(job.resource.body["jobOutput"]["s3DataDestination"]["path"])
+    target = add_slash(job.resource.body["jobOutput"]["s3DataDestination"]["path"])
     files = _input_files(job, source, target)
     answerer = prepare(job)
     with job.home.open_workspace(job.home.batches, job.resource.arn) as work:
@@ -116,7 +116,7 @@ def _run(job: Job, prepare: Callable[[Job], Answerer]) -> JobResult:
 
 
 def _input_files(job: Job, source: str, target: str) -> list[ObjectInfo]:
-    files = objects_at(job.store, source)
+    files = list_objects(job.store, source)
     if target.startswith(source):
         # The output is under the input's prefix: do not read what an earlier attempt wrote.
         files = [info for info in files if not info.uri.startswith(target)]
@@ -139,7 +139,7 @@ def _answer(job: Job, answerer: Answerer, uri: str, output: Path) -> Path:
         raise JobFailedError(
             f"{uri} has {lines} lines; with {answerer.recipe.name}, a file may have {most} at most."
         )
-    progress = Progress(f"lines of {uri}", lines, job.progress)
+    progress = Progress(f"lines of {uri}", lines, job.report_progress)
 
     def step(count: int) -> None:
         progress.add(count)
@@ -204,12 +204,12 @@ def _recommender(job: Job) -> Recommender:
     body = job.resource.body
     version, model = _version_with_model(job)
     recipe = RECIPES[version.body["recipeArn"]]
-    read = job.reader().of_group(version.body["datasetGroupArn"])
-    job.progress(f"{recipe.name}: {len(model.item_ids):,} items")
+    read = job.make_reader().of_group(version.body["datasetGroupArn"])
+    job.report_progress(f"{recipe.name}: {len(model.item_ids):,} items")
     interactions = None
     if recipe.type != RELATED_ITEMS:
         interactions = histories(job, version)
-        job.progress(f"{len(interactions):,} interactions")
+        job.report_progress(f"{len(interactions):,} interactions")
     config = {key: of for key, of in body.get("batchInferenceJobConfig", {}).items() if of}
     if isinstance(model, BlendModel) and model.new_items is not None:
         exploration = config.pop("itemExplorationConfig", {})
@@ -220,7 +220,7 @@ def _recommender(job: Job) -> Recommender:
             weight, max_age if recipe.type == USER_PERSONALIZATION else math.inf
         )
     if config:
-        job.progress(f"{' and '.join(config)}: stored, without effect locally")
+        job.report_progress(f"{' and '.join(config)}: stored, without effect locally")
     return Recommender(
         recipe=recipe,
         model=model,
@@ -258,11 +258,11 @@ def _create_segments(request: ApiRequest) -> NewResource:
 def _segmenter(job: Job) -> Segmenter:
     version, model = _version_with_model(job)
     recipe = RECIPES[version.body["recipeArn"]]
-    group, reader = version.body["datasetGroupArn"], job.reader(full_imports_only=True)
+    group, reader = version.body["datasetGroupArn"], job.make_reader(full_imports_only=True)
     read = reader.of_group(group)
     assert isinstance(model, SegmentationModel)
     interactions = reader.interactions(reader.find(group, INTERACTIONS))
-    job.progress(f"{len(interactions.user_ids):,} users, {len(model.item_ids):,} items")
+    job.report_progress(f"{len(interactions.user_ids):,} users, {len(model.item_ids):,} items")
     attributes = None
     if recipe.name == ITEM_ATTRIBUTE_AFFINITY:
         with job.catalog.open_for_reading() as transaction:
@@ -280,7 +280,7 @@ def _segmenter(job: Job) -> Segmenter:
         num_results=job.resource.body["numResults"],
         attributes=attributes,
         filter=_filter(job, read, model),
-        log=job.progress,
+        log=job.report_progress,
         checkpoint=job.checkpoint,
     )
 

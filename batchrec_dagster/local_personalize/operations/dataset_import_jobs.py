@@ -23,7 +23,7 @@ from ..catalog.requests import ApiRequest
 from ..catalog.resource import Resource
 from ..data.datasets import FULL, INCREMENTAL, ROWS, STORED_TYPES, save_interactions
 from ..errors import InvalidInputError, JobFailedError
-from ..jobs.job import Job, check_location, objects_at
+from ..jobs.job import Job, check_location, list_objects
 from .datasets import schema_of
 
 _HEADER_BYTES = 1 << 20
@@ -241,7 +241,7 @@ def _perform(job: Job) -> JobResult:
         if schema.dataset_type == schemas.INTERACTIONS:
             save_interactions(imported)
         path = home.publish(imported, home.datasets, job.resource.arn)
-    job.progress(f"{rows} rows")
+    job.report_progress(f"{rows} rows")
     file = {"path": path, "rows": rows, "mode": mode}
 
     def add_file(transaction: CatalogTransaction) -> list[Path]:
@@ -257,12 +257,12 @@ def _perform(job: Job) -> JobResult:
 def _earlier_event_types(job: Job, dataset_arn: str, schema: Schema) -> Collection[str]:
     if schema.field(schemas.EVENT_TYPE) is None:
         return ()
-    return job.reader().rows(dataset_arn, [schemas.EVENT_TYPE], unique_event_types)
+    return job.make_reader().rows(dataset_arn, [schemas.EVENT_TYPE], unique_event_types)
 
 
 def _download(job: Job, location: str, mode: str, folder: Path) -> list[ImportFile]:
     # Spark writes an empty _SUCCESS next to its files when they are complete.
-    found = objects_at(job.store, location)
+    found = list_objects(job.store, location)
     objects = [info for info in found if info.size or not info.uri.endswith("/_SUCCESS")]
     if not objects:
         raise JobFailedError(f"Invalid Data location. There is no data at {location}")
@@ -274,7 +274,7 @@ def _download(job: Job, location: str, mode: str, folder: Path) -> list[ImportFi
         )
     sources = []
     for number, info in enumerate(objects):
-        job.progress(f"reading {info.uri} ({info.size} bytes)")
+        job.report_progress(f"reading {info.uri} ({info.size} bytes)")
         path = folder / f"{number}.csv"
         job.store.download(info.uri, path)
         sources.append(ImportFile(path, info.uri))

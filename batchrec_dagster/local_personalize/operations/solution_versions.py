@@ -45,13 +45,13 @@ from .datasets import dataset_of, schema_of
 def training_data(job: Job) -> Interactions:
     """The interactions that match the solution's events. Raises JobFailedError if too few."""
     version = job.resource
-    reader = job.reader(full_imports_only=RECIPES[version.body["recipeArn"]].makes_segments)
+    reader = job.make_reader(full_imports_only=RECIPES[version.body["recipeArn"]].makes_segments)
     events = _event_conditions(version.body)
     if events == [({}, 1.0)]:
         interactions = reader.interactions(version.state["dataset"])
     else:
         interactions = _select_events(reader, version.state["dataset"], events)
-    job.progress(f"{len(interactions):,} interactions")
+    job.report_progress(f"{len(interactions):,} interactions")
     _check_minimums(interactions)
     return interactions
 
@@ -65,7 +65,7 @@ def with_rewards(job: Job, interactions: Interactions) -> Interactions:
     objective = version.get("solutionConfig", {}).get("optimizationObjective", {})
     if (column := objective.get("itemAttribute")) is None:
         return interactions
-    read = job.reader().of_group(version["datasetGroupArn"])
+    read = job.make_reader().of_group(version["datasetGroupArn"])
     frame = read(schemas.ITEMS, [schemas.ITEM_ID, column]).unique(schemas.ITEM_ID, keep="last")
     at = find_positions(frame[schemas.ITEM_ID].to_numpy(), interactions.item_ids)
     values = frame[column].cast(pl.Float64).to_numpy()
@@ -83,16 +83,18 @@ def with_features(job: Job, interactions: Interactions) -> Interactions:
         if dataset is None or not dataset.state["files"]:
             return interactions
         fields = schema_of(transaction, dataset).fields
-    read = job.reader().of_group(version["datasetGroupArn"])
+    read = job.make_reader().of_group(version["datasetGroupArn"])
     features = read_features(fields, lambda name: read(schemas.ITEMS, [schemas.ITEM_ID, name]))
     if features is not None:
-        job.progress(f"{len(features.item_ids):,} items with {features.matrix.shape[1]:,} features")
+        job.report_progress(
+            f"{len(features.item_ids):,} items with {features.matrix.shape[1]:,} features"
+        )
     return replace(interactions, features=features)
 
 
 def histories(job: Job, version: Resource) -> Interactions:
     """The interactions to recommend from: all, or as in training with weights or least values."""
-    events, reader = _event_conditions(version.body), job.reader()
+    events, reader = _event_conditions(version.body), job.make_reader()
     dataset = reader.find(version.body["datasetGroupArn"], schemas.INTERACTIONS)
     values = any(schemas.EVENT_VALUE in event for event, _ in events)
     if not values and len({weight for _, weight in events}) == 1:
@@ -248,7 +250,7 @@ def _perform(job: Job) -> JobResult:
             recipe.name,
             interactions,
             training_parameters(config),
-            log=job.progress,
+            log=job.report_progress,
             previous=home.root / previous if previous else None,
             search=hpo_search(config) if version.body["performHPO"] else None,
         )

@@ -16,7 +16,7 @@ from ..catalog.kinds import CatalogKind, JobResult, NewResource
 from ..catalog.requests import ApiRequest
 from ..catalog.resource import BUSY, Resource, Status
 from ..errors import InUseError, InvalidInputError
-from ..jobs.job import UPDATED, Job, logger, start_update
+from ..jobs.job import AFTER_UPDATE, Job, logger, start_update
 from ..learning.hpo import search_ranges
 from ..recipes import (
     PERSONALIZED_RANKING,
@@ -102,7 +102,7 @@ def update(request: ApiRequest) -> dict[str, Any]:
     body = solution.body | new
     _check_solution(get_recipe(body["recipeArn"]), body)
     changed = start_update(solution, "latestSolutionUpdate", change)
-    changed.state[UPDATED] = new
+    changed.state[AFTER_UPDATE] = new
     if _training(body) != _training(solution.body):
         changed.state.update(_first_training())
     request.transaction.save(changed)
