@@ -17,7 +17,8 @@ from click.testing import CliRunner
 from batchrec_dagster.cli import main
 from batchrec_dagster.local_personalize.api.client import embedded_client
 from batchrec_dagster.local_personalize.catalog.kinds import JobQueue
-from batchrec_dagster.local_personalize.jobs.worker import JobPace, Worker
+from batchrec_dagster.local_personalize.jobs.pace import JobPace
+from batchrec_dagster.local_personalize.jobs.worker import Worker
 from batchrec_dagster.personalize.ensure import (
     DATASET,
     DATASET_GROUP,

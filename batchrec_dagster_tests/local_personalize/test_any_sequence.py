@@ -31,7 +31,7 @@ from hypothesis.stateful import (
 
 from batchrec_dagster.local_personalize.api.service import LocalPersonalize
 from batchrec_dagster.local_personalize.errors import ResourceNotFoundError, ServiceError
-from batchrec_dagster.local_personalize.jobs.worker import JobPace
+from batchrec_dagster.local_personalize.jobs.pace import JobPace
 from batchrec_dagster.local_personalize.operations import solutions
 from batchrec_dagster.personalize.schemas import interactions_schema
 from batchrec_dagster.storage.object_store import ObjectStore

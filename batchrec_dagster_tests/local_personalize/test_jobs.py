@@ -149,13 +149,13 @@ def test_imports_and_batch_jobs_wait_in_line(
     local.store.put("s3://data/queries.json", b'{"itemId": "i1"}\n')
     opened = threading.Event()
     module = dataset_import_jobs if kind == "import" else batch_jobs
-    found = module.objects_at
+    found = module.list_objects
 
     def held(*args: Any) -> Any:
         assert opened.wait(300)
         return found(*args)
 
-    monkeypatch.setattr(module, "objects_at", held)
+    monkeypatch.setattr(module, "list_objects", held)
     if kind == "import":
         jobs = [local.import_job(dataset, "s3://data/interactions.csv", n) for n in ("a", "b")]
         delete = partial(local.client.delete_dataset, datasetArn=dataset)

@@ -21,7 +21,7 @@ import pytest
 from batchrec_dagster.local_personalize.api.client import client_for
 from batchrec_dagster.local_personalize.api.service import LocalPersonalize
 from batchrec_dagster.local_personalize.catalog.home import Home
-from batchrec_dagster.local_personalize.jobs.worker import JobPace
+from batchrec_dagster.local_personalize.jobs.pace import JobPace
 from batchrec_dagster.personalize.schemas import interactions_schema
 from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster_tests.local_personalize.forks import FORKS

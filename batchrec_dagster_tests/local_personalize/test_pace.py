@@ -10,8 +10,8 @@ import pytest
 
 from batchrec_dagster.local_personalize.api.client import embedded_client
 from batchrec_dagster.local_personalize.catalog.kinds import JobQueue
-from batchrec_dagster.local_personalize.jobs import job
-from batchrec_dagster.local_personalize.jobs.worker import JobPace
+from batchrec_dagster.local_personalize.jobs import job, transitions
+from batchrec_dagster.local_personalize.jobs.pace import JobPace
 from batchrec_dagster_tests.local_personalize.support import (
     RECIPE,
     Local,
@@ -52,7 +52,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(time, "time", clock.tell)
     own = SimpleNamespace(time=clock.tell, monotonic=clock.tell, sleep=time.sleep)
-    monkeypatch.setattr(job, "time", own)
+    for module in (job, transitions):
+        monkeypatch.setattr(module, "time", own)
     return clock
 
 

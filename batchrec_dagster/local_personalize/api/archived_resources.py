@@ -17,7 +17,7 @@ from typing import Any
 from ..catalog.requests import ACCOUNT_ID
 from ..catalog.resource import BUSY, Resource, Status
 from ..errors import InvalidInputError
-from ..jobs.job import check_location
+from ..jobs.s3_locations import check_location
 from ..operations.registry import KINDS
 from ..operations.resources import MAX_TAGS
 from ..operations.solutions import NEW_SCHEDULE, NEXT_TRAINING

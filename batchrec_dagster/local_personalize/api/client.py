@@ -27,7 +27,7 @@ from ..errors import CatalogError
 if TYPE_CHECKING:
     from types_boto3_personalize import PersonalizeClient
 
-    from ..jobs.worker import JobPace
+    from ..jobs.pace import JobPace
     from .service import LocalPersonalize
 
 __all__ = ["QUOTAS_VARIABLE", "CatalogError", "Quotas", "client_for", "embedded_client"]

@@ -208,7 +208,7 @@ def local_personalize(
     from batchrec_dagster.storage.object_store import ObjectStore
 
     from ..errors import CatalogError
-    from ..jobs.worker import JobPace
+    from ..jobs.pace import JobPace
     from .server import serve
     from .service import LocalPersonalize
     from .signatures import AccessKey

@@ -20,7 +20,8 @@ from ..catalog.quotas import Quotas
 from ..catalog.requests import ACCOUNT_ID, HEADERS, ApiRequest
 from ..errors import CatalogError, InvalidInputError, ServiceError
 from ..jobs.job import logger
-from ..jobs.worker import JobPace, Worker
+from ..jobs.pace import JobPace
+from ..jobs.worker import Worker
 from ..operations.registry import KINDS, OPERATIONS, READS, refusal
 from ..operations.solutions import due_solutions, train_due_solutions
 from .validation import check_request, input_shape, prune, service_model

@@ -1,1 +1,1 @@
-"""Work in the background."""
+"""The work in the background: a worker's threads take jobs from the catalog and run them."""

@@ -32,7 +32,8 @@ from ..data.inference import ItemAttributes, Recommender, Segmenter
 from ..errors import InvalidInputError, JobFailedError
 from ..filters.job import JobFilter
 from ..filters.tables import Read
-from ..jobs.job import Job, add_slash, check_location, list_objects
+from ..jobs.job import Job
+from ..jobs.s3_locations import add_slash, check_location, list_objects
 from ..learning.interactions import ModelFileError
 from ..learning.models import AnyModel, BlendModel, SegmentationModel, load_model
 from ..learning.new_items import EXPLORATION_WEIGHT, MAX_AGE

@@ -23,7 +23,8 @@ from ..catalog.requests import ApiRequest
 from ..catalog.resource import Resource
 from ..data.datasets import FULL, INCREMENTAL, ROWS, STORED_TYPES, save_interactions
 from ..errors import InvalidInputError, JobFailedError
-from ..jobs.job import Job, check_location, list_objects
+from ..jobs.job import Job
+from ..jobs.s3_locations import check_location, list_objects
 from .datasets import schema_of
 
 _HEADER_BYTES = 1 << 20

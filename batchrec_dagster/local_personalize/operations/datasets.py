@@ -13,7 +13,7 @@ from ..catalog.kinds import CatalogKind, NewResource
 from ..catalog.requests import ApiRequest
 from ..catalog.resource import CREATING, Resource
 from ..errors import InUseError, InvalidInputError, LimitExceededError
-from ..jobs.job import start_update
+from ..jobs.transitions import start_update
 
 
 def schema_of(transaction: CatalogTransaction, dataset: Resource) -> schemas.Schema:

@@ -16,7 +16,8 @@ from ..catalog.kinds import CatalogKind, JobResult, NewResource
 from ..catalog.requests import ApiRequest
 from ..catalog.resource import BUSY, Resource, Status
 from ..errors import InUseError, InvalidInputError
-from ..jobs.job import AFTER_UPDATE, Job, logger, start_update
+from ..jobs.job import Job, logger
+from ..jobs.transitions import AFTER_UPDATE, start_update
 from ..learning.hpo import search_ranges
 from ..recipes import (
     PERSONALIZED_RANKING,
