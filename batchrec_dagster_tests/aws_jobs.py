@@ -18,10 +18,10 @@ from dagster_pipes import (
 from moto import mock_aws
 from moto.moto_api import state_manager
 
+from batchrec_dagster.pipeline.spark_jobs import SparkEngine
 from batchrec_dagster.preparation.layout import Layout
 from batchrec_dagster.preparation.rules import Rules
 from batchrec_dagster.preparation.spark.task import Done, SourceFile, Task
-from batchrec_dagster.steps.spark_jobs import SparkEngine
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
 from batchrec_dagster_tests.s3_server import OWNER, REGION, S3Server
 
@@ -111,7 +111,7 @@ def without_waiting(
 ) -> None:
     """Have a client of Dagster's do this where it would wait, and wait little for messages."""
     monkeypatch.setattr("dagster._core.pipes.utils.WAIT_FOR_LOGS_AFTER_EXECUTION_INTERVAL", 1)
-    monkeypatch.setattr("batchrec_dagster.steps.spark_on_aws.INTERVAL", 0.2)
+    monkeypatch.setattr("batchrec_dagster.pipeline.spark_on_aws.INTERVAL", 0.2)
     monkeypatch.setattr(module, SimpleNamespace(sleep=sleep, time=lambda: 0.0))
 
 

@@ -22,10 +22,10 @@ from moto import mock_aws
 
 from batchrec_dagster.cli import main
 from batchrec_dagster.deployment import SETTINGS, Deployment
+from batchrec_dagster.pipeline import spark_on_aws as spark
 from batchrec_dagster.pipeline.automation import alerts as messages
+from batchrec_dagster.pipeline.spark_on_aws import GLUE_VERSION
 from batchrec_dagster.sinks import dynamodb
-from batchrec_dagster.steps import spark_on_aws as spark
-from batchrec_dagster.steps.spark_on_aws import GLUE_VERSION
 from batchrec_dagster.web import HOSTS_VARIABLE
 from batchrec_dagster_tests.support import REPOSITORY
 from batchrec_dagster_tests.template import (

@@ -21,6 +21,7 @@ from batchrec_dagster.personalize.ensure import (
     Ensure,
     StartedResource,
 )
+from batchrec_dagster.personalize.errors import PersonalizeError
 
 ARN = "arn:aws:personalize:us-east-1:123456789012:dataset-import-job/shop-1"
 
@@ -185,7 +186,7 @@ def test_the_longer_it_takes_the_less_often_it_is_looked_at(
             real(seconds)
 
         patch.setattr("time.sleep", sleep)
-        with pytest.raises(dg.Failure, match="after 24 hours"):
+        with pytest.raises(PersonalizeError, match="after 24 hours"):
             waiting.ready(IMPORT_JOB, StartedResource(ARN, created=True))
     assert looks[:20] == [10] * 20
     assert looks == sorted(looks)
@@ -215,7 +216,7 @@ def test_a_role_that_may_not_read_is_reported_with_what_to_allow() -> None:
     }
     client = Scripted(statuses=["ACTIVE"], there=[{**job, "datasetImportJobArn": ARN}])
     with pytest.raises(
-        dg.Failure,
+        PersonalizeError,
         match=r"allow s3:GetObject and s3:ListBucket on s3://shop/in\.csv to arn:.*role/reader",
     ):
         ensure(client).ready(IMPORT_JOB, StartedResource(ARN, created=True))
@@ -230,19 +231,19 @@ def test_an_unknown_status_counts_as_in_progress() -> None:
 
 @pytest.mark.parametrize("status", ["CREATE FAILED", "CREATE STOPPED"])
 def test_a_failure_has_personalizes_reason_the_arn_and_the_fix(status: str) -> None:
-    with pytest.raises(dg.Failure) as error:
+    with pytest.raises(PersonalizeError) as error:
         ensure(Scripted(statuses=[status])).ready(IMPORT_JOB, StartedResource(ARN, created=True))
-    assert error.value.description is not None
-    assert "Invalid Data location." in error.value.description
-    assert ARN in error.value.description
-    assert "run again" in error.value.description
-    assert error.value.allow_retries is False
+    message = str(error.value)
+    assert "Invalid Data location." in message
+    assert ARN in message
+    assert "run again" in message
+    assert error.value.details["status"] == status
 
 
 def test_a_job_that_never_ends_meets_the_deadline() -> None:
     client = Scripted(statuses=["CREATE IN_PROGRESS"])
     with pytest.raises(
-        dg.Failure, match=r"is CREATE IN_PROGRESS, after 1 hours.*re-run to resume waiting"
+        PersonalizeError, match=r"is CREATE IN_PROGRESS, after 1 hours.*re-run to resume waiting"
     ):
         ensure(client, deadline=3600).ready(IMPORT_JOB, StartedResource(ARN, created=True))
 
@@ -257,20 +258,20 @@ def test_a_busy_personalize_is_waited_out(code: str, caplog: pytest.LogCaptureFi
 
 def test_a_personalize_that_stays_busy_meets_the_deadline() -> None:
     client = Scripted(statuses=["ACTIVE"], refuse=["LimitExceededException"] * 100)
-    with pytest.raises(dg.Failure, match="still busy: not now"):
+    with pytest.raises(PersonalizeError, match="still busy: not now"):
         start(client)
 
 
 def test_a_limit_that_no_waiting_changes_fails_at_once() -> None:
     client = Scripted(statuses=["ACTIVE"], refuse=["LimitExceededException"] * 100)
-    with pytest.raises(dg.Failure, match=r"rejected .* not now \(LimitExceededException\)"):
+    with pytest.raises(PersonalizeError, match=r"rejected .* not now \(LimitExceededException\)"):
         ensure(client).start_named(DATASET_GROUP, "shop", {})
-    with pytest.raises(dg.Failure, match=r"delete one that nobody needs .* Service Quotas"):
+    with pytest.raises(PersonalizeError, match=r"delete one that nobody needs .* Service Quotas"):
         replace(ensure(client), on_aws=True).start_named(DATASET_GROUP, "shop", {})
 
 
 def test_what_is_refused_for_good_fails_at_once() -> None:
-    with pytest.raises(dg.Failure, match=r"rejected .* not now \(InvalidInputException\)"):
+    with pytest.raises(PersonalizeError, match=r"rejected .* not now \(InvalidInputException\)"):
         start(Scripted(statuses=["ACTIVE"], refuse=["InvalidInputException"]))
 
 
@@ -292,13 +293,13 @@ def test_a_name_taken_by_a_job_that_list_does_not_show_leaves_the_next_number() 
     assert start(client).created
     assert client.created[0]["jobName"] == "shop-abc-6"
     client = Scripted(statuses=["ACTIVE"], refuse=["ResourceAlreadyExistsException"] * 1000)
-    with pytest.raises(dg.Failure, match="but does not list it here"):
+    with pytest.raises(PersonalizeError, match="but does not list it here"):
         start(client)
 
 
 def test_a_name_that_is_taken_elsewhere_is_reported() -> None:
     client = Scripted(statuses=["ACTIVE"], refuse=["ResourceAlreadyExistsException"] * 10)
-    with pytest.raises(dg.Failure, match="another dataset group of this account may have it"):
+    with pytest.raises(PersonalizeError, match="another dataset group of this account may have it"):
         ensure(client).start_named(DATASET_GROUP, "shop", {})
 
 

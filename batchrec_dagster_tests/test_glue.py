@@ -17,8 +17,8 @@ from moto.glue.models import FakeJobRun, glue_backends
 from moto.glue.responses import GlueResponse
 
 from batchrec_dagster.config.interactions import PreparationSettings
+from batchrec_dagster.pipeline.spark_on_aws import GlueSpark
 from batchrec_dagster.preparation.spark.task import SourceFile
-from batchrec_dagster.steps.spark_on_aws import GlueSpark
 from batchrec_dagster_tests.aws_jobs import (
     DONE,
     ROLE,

@@ -8,7 +8,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from batchrec_dagster.steps.spark_on_aws import MODULES
+from batchrec_dagster.pipeline.spark_on_aws import MODULES
 from batchrec_dagster_tests.support import Project, declaration, definitions
 
 # Each is imported where it is used.

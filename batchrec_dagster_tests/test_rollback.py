@@ -17,6 +17,8 @@ from dagster._core.storage.tags import ROOT_RUN_ID_TAG
 
 from batchrec_dagster.cli import main
 from batchrec_dagster.pipeline.automation.alerts import made_at
+from batchrec_dagster.pipeline.run_history import DagsterRuns
+from batchrec_dagster.steps.errors import StepError
 from batchrec_dagster.steps.publishing import (
     PREVIOUS,
     Rollbacks,
@@ -62,7 +64,7 @@ def publish(
 def chosen(files: PipelineFiles, to: str, run: str) -> Edition:
     """What a run chooses that is killed afterwards, or is no longer known."""
     with dg.DagsterInstance.ephemeral() as instance:
-        return Rollbacks(files).roll_back(to, run, instance)
+        return Rollbacks(files).roll_back(to, run, DagsterRuns(instance))
 
 
 def goes_back(files: PipelineFiles, to: str, run: str) -> int:
@@ -93,9 +95,9 @@ def test_each_time_it_goes_one_further_back_and_to_any_by_its_number(
     # And what was found to be bad is passed over.
     assert [Rollbacks(files).include([model]) for model in "BC"] == [True, True]
     assert goes_back(files, PREVIOUS, "run 4") == 1
-    with pytest.raises(dg.Failure, match=r"no earlier edition to roll back to. Kept: edition 4;"):
+    with pytest.raises(StepError, match=r"no earlier edition to roll back to. Kept: edition 4;"):
         chosen(files, PREVIOUS, "run 5")
-    with pytest.raises(dg.Failure, match="no edition '7' to roll back to"):
+    with pytest.raises(StepError, match="no edition '7' to roll back to"):
         chosen(files, "7", "run 5")
 
 
@@ -126,12 +128,12 @@ def test_a_new_run_finishes_a_rollback_whose_run_was_killed(
         return instance.add_run(dg.DagsterRun("shop_rollback", status=status)).run_id
 
     def goes_back(run: str) -> int:
-        edition = Rollbacks(files).roll_back(PREVIOUS, run, instance)
+        edition = Rollbacks(files).roll_back(PREVIOUS, run, DagsterRuns(instance))
         files.table.put_back(edition, keep=9)
         return edition.number
 
     killed = run(dg.DagsterRunStatus.STARTED)
-    assert Rollbacks(files).roll_back(PREVIOUS, killed, instance).number == 2
+    assert Rollbacks(files).roll_back(PREVIOUS, killed, DagsterRuns(instance)).number == 2
     # Killed before the lists were replaced: what is still there was rolled back.
     assert Rollbacks(files).still_published(files.table.current())
     failed = run(dg.DagsterRunStatus.FAILURE)
@@ -148,9 +150,9 @@ def test_a_retry_of_the_run_finishes_its_rollback_too(
     for model in "ABC":
         publish(files, tmp_path, model)
     failed = instance.add_run(dg.DagsterRun("shop_rollback", status=dg.DagsterRunStatus.FAILURE))
-    edition = Rollbacks(files).roll_back(PREVIOUS, failed.run_id, instance)
+    edition = Rollbacks(files).roll_back(PREVIOUS, failed.run_id, DagsterRuns(instance))
     files.table.put_back(edition, keep=9)
-    assert Rollbacks(files).unfinished(instance) == 2
+    assert Rollbacks(files).unfinished(DagsterRuns(instance)) == 2
     retry = dg.DagsterRun(
         "shop_rollback",
         root_run_id=failed.run_id,
@@ -159,8 +161,8 @@ def test_a_retry_of_the_run_finishes_its_rollback_too(
         status=dg.DagsterRunStatus.SUCCESS,
     )
     instance.add_run(retry)
-    assert Rollbacks(files).unfinished(instance) == 0
-    assert Rollbacks(files).roll_back(PREVIOUS, "another", instance).number == 1
+    assert Rollbacks(files).unfinished(DagsterRuns(instance)) == 0
+    assert Rollbacks(files).roll_back(PREVIOUS, "another", DagsterRuns(instance)).number == 1
 
 
 def test_where_the_model_stays_the_users_and_titles_are_what_was_rolled_back(
@@ -190,7 +192,7 @@ def test_the_same_lists_published_twice_are_gone_back_from_at_once(
 
 def test_before_anything_is_published_there_is_nothing(files: PipelineFiles) -> None:
     assert not Rollbacks(files).include(["A"])
-    with pytest.raises(dg.Failure, match="Kept: nothing"):
+    with pytest.raises(StepError, match="Kept: nothing"):
         chosen(files, PREVIOUS, "run 1")
 
 
@@ -264,7 +266,7 @@ def test_the_job_publishes_the_lists_before_and_refreshes_go_on_from_there(
     assert " 61 users (rolled back) <-\n" in refused.output
     # The process dies when they are published, and the report is still of the third.
     config = project.root / "rollback.json"
-    config.write_text(json.dumps(run_config(dg.AssetKey(["shop", "recommendations"]), "2")))
+    config.write_text(json.dumps(run_config("shop__recommendations", "2")))
     job = ("dagster", "job", "execute", "-m", f"{project.package.name}.definitions")
     command = (*job, "-j", "shop_rollback", "-c", str(config))
     killed_at(project, command, "published again: edition 2")

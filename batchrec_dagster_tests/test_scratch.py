@@ -14,6 +14,7 @@ from pathlib import Path
 import dagster as dg
 
 from batchrec_dagster.deployment import Deployment
+from batchrec_dagster.pipeline.run_history import DagsterRuns
 from batchrec_dagster.steps.interactions import remove_dead_work
 from batchrec_dagster.storage.resource import StorageResource
 
@@ -80,6 +81,6 @@ def test_what_spark_was_writing_for_dead_runs_goes(
     long_ago = time.time() - 3 * 86_400
     for run in ("mine", "forgotten"):
         os.utime(tmp_path / "storage/shop/work" / run / "parts/part-0", (long_ago, long_ago))
-    remove_dead_work(storage, "shop", "mine", instance)
+    remove_dead_work(storage, "shop", "mine", DagsterRuns(instance))
     left = {one.uri.split("/")[5] for one in storage.store.list(storage.uri("shop/work/"))}
     assert left == {alive, "mine", "another"}

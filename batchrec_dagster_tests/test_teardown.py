@@ -27,6 +27,7 @@ from batchrec_dagster.personalize.ensure import (
     SOLUTION,
     Ensure,
 )
+from batchrec_dagster.personalize.errors import PersonalizeError
 from batchrec_dagster.personalize.recipes import POPULARITY_COUNT, recipe_arn
 from batchrec_dagster.personalize.schemas import interactions_schema
 from batchrec_dagster.personalize.teardown import delete, find
@@ -321,7 +322,7 @@ def test_what_somebody_else_made_in_the_group_stops_it(
     solution(client, made["group"], tags)
     before = there(client)
     with pytest.raises(
-        dg.Failure, match="nothing was deleted: solution by-popularity in shop-0123"
+        PersonalizeError, match="nothing was deleted: solution by-popularity in shop-0123"
     ):
         delete(ensure(client), find(ensure(client), "shop"))
     assert there(client) == before
@@ -370,7 +371,7 @@ def test_what_serves_in_real_time_stops_it(project: Project, made: dict[str, str
     solution(client, made["group"], {"batchrec:pipeline": "shop"})
     with_real_time = cast("PersonalizeClient", WithRealTime(client))
     with pytest.raises(
-        dg.Failure,
+        PersonalizeError,
         match="campaign live belongs to solution by-popularity; event tracker clicks belongs to",
     ):
         delete(ensure(with_real_time), find(ensure(with_real_time), "shop"))
@@ -490,5 +491,5 @@ def test_a_deletion_that_never_ends_meets_the_deadline(
     slow = client_for(project, pace=JobPace(1))
     arn = solution(slow, made["group"], {"batchrec:pipeline": "shop"})
     assert arn
-    with pytest.raises(dg.Failure, match=r"solution by-popularity .*re-run to resume"):
+    with pytest.raises(PersonalizeError, match=r"solution by-popularity .*re-run to resume"):
         delete(ensure(slow, deadline=0.2), find(ensure(slow), "shop"))

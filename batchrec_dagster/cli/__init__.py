@@ -50,15 +50,11 @@ def _message(error: Exception) -> str:
     from dagster import DagsterInvariantViolationError, Failure
 
     from batchrec_dagster.deployment import DeploymentError
+    from batchrec_dagster.pipeline.failures import EXPECTED_ERRORS
     from batchrec_dagster.pipeline.loading import DeclarationError
-    from batchrec_dagster.preparation.layout import PreparationError
-    from batchrec_dagster.preparation.sources.errors import SourceError
-    from batchrec_dagster.storage.extras import ExtraMissingError
-    from batchrec_dagster.storage.object_store import StorageError
 
-    of_data = (StorageError, PreparationError, SourceError, Failure)
-    of_settings = (DeploymentError, DeclarationError, ExtraMissingError)
-    if not isinstance(error, (*of_data, *of_settings, DagsterInvariantViolationError)):
+    of_settings = (DeploymentError, DeclarationError, DagsterInvariantViolationError)
+    if not isinstance(error, (*EXPECTED_ERRORS, *of_settings, Failure)):
         return ""
     return error.description or "" if isinstance(error, Failure) else str(error)
 

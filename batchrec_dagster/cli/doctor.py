@@ -108,11 +108,11 @@ def verify_aws(
       batchrec verify-aws --delete         # after an interruption: delete what it made
     """
     from botocore.exceptions import BotoCoreError, ClientError
-    from dagster import Failure
 
     from batchrec_dagster.deployment import Deployment
     from batchrec_dagster.doctor.aws_questions import DELETED, estimated
     from batchrec_dagster.doctor.verify_aws import Verification, VerifyError
+    from batchrec_dagster.personalize.errors import PersonalizeError
     from batchrec_dagster.steps.cost import summary
     from batchrec_dagster.storage.object_store import StorageError
 
@@ -137,10 +137,9 @@ def verify_aws(
             verification.run()
     except VerifyError as error:
         raise click.ClickException(str(error)) from error
-    except (StorageError, Failure, BotoCoreError, ClientError) as error:
-        reason = getattr(error, "description", None) or str(error)
+    except (StorageError, PersonalizeError, BotoCoreError, ClientError) as error:
         again = "run it again to continue, or with --delete to delete what it made"
-        raise click.ClickException(f"{reason}. Then {again}") from error
+        raise click.ClickException(f"{error}. Then {again}") from error
     for name, found in verification.state["answers"].items():
         click.echo(f"{found['status']:9} {name:18} {found.get('reason', '')}".rstrip())
     click.echo(f"Written: {output}, {output.with_suffix('.md')}. To ask all again, move them away.")

@@ -50,6 +50,8 @@ def rollback(pipeline: str, to: str | None, yes: bool) -> None:
     """
     import dagster as dg
 
+    from batchrec_dagster.pipeline.run_history import DagsterRuns
+    from batchrec_dagster.steps.errors import StepError
     from batchrec_dagster.steps.publishing import PREVIOUS, Rollbacks, chosen, run_config
     from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
 
@@ -62,10 +64,10 @@ def rollback(pipeline: str, to: str | None, yes: bool) -> None:
                 f"{pipeline} has published nothing: {files.storage.where(table.uri)} does not exist"
             )
         with instance_if_any() as instance:
-            pending = rollbacks.unfinished(instance) if instance is not None else 0
+            pending = rollbacks.unfinished(DagsterRuns(instance)) if instance is not None else 0
         edition = chosen(table, to or PREVIOUS, bad, pending)
-    except dg.Failure as error:
-        raise UnknownNameError(error.description or "") from error
+    except StepError as error:
+        raise UnknownNameError(str(error)) from error
     click.echo(_shown(table, current, edition, bad))
     if edition == current and edition.number == pending:
         click.echo(
@@ -81,7 +83,7 @@ def rollback(pipeline: str, to: str | None, yes: bool) -> None:
         click.confirm(f"Publish edition {edition.number} again?", abort=True)
     with temporary_folder() as folder:
         config = folder / "rollback.yaml"
-        config.write_text(json.dumps(run_config(key, str(edition.number))))
+        config.write_text(json.dumps(run_config(key.to_python_identifier(), str(edition.number))))
         done = subprocess.run([*execute, "-c", str(config)], check=False)
     after = table.current()
     click.echo(f"{pipeline}: edition {after.number if after else 'none'} is published")

@@ -195,6 +195,11 @@ class PreparationSettings(dg.Model):
             )
         return settings
 
+    @property
+    def on_aws(self) -> bool:
+        """Whether a job on AWS prepares the interactions, from S3 to S3."""
+        return self.engine == "glue"
+
     @model_validator(mode="after")
     def _settings_belong_to_the_engine(self) -> Self:
         for name in type(self).model_fields:

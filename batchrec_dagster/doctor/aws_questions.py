@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from operator import eq
 from typing import Any
 
-import dagster as dg
 from botocore.exceptions import ClientError
 
 from batchrec_dagster.doctor import aws_trial as trial
@@ -16,6 +15,7 @@ from batchrec_dagster.doctor.aws import SERVICE
 from batchrec_dagster.doctor.aws_trial import Line, Trial
 from batchrec_dagster.personalize import ensure as api
 from batchrec_dagster.personalize.batch_files import read_inference
+from batchrec_dagster.personalize.errors import PersonalizeError
 from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION as V1
 from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION_V2 as V2
 from batchrec_dagster.steps import cost
@@ -80,17 +80,17 @@ def _other(on: Trial, status: str, service: str, operation: str, **request: obje
         raise UnansweredError(status, str(error)) from error
 
 
-def refusal(error: dg.Failure | ClientError) -> str:
+def refusal(error: PersonalizeError | ClientError) -> str:
     """Why Personalize refused or failed; raises the error if it could not be asked."""
     cause = error if isinstance(error, ClientError) else error.__cause__
     if isinstance(cause, ClientError):
         refused = cause.response["Error"]["Code"] in _REFUSALS
     else:
         # It has the status of a job that failed, but not of one that takes too long.
-        refused = isinstance(error, dg.Failure) and "status" in error.metadata
+        refused = isinstance(error, PersonalizeError) and "status" in error.details
     if not refused:
         raise error
-    return getattr(error, "description", None) or str(error)
+    return str(error)
 
 
 def _v2_lines(on: Trial) -> dict[str, Any]:
@@ -192,8 +192,8 @@ def _event_types(on: Trial) -> dict[str, Any]:
         try:
             on.ensure.ready(api.IMPORT_JOB, on.start_import(types))
             found[f"{types}"] = "imported"
-        except dg.Failure as failure:
-            found[f"{types}"] = refusal(failure)
+        except PersonalizeError as error:
+            found[f"{types}"] = refusal(error)
     return found
 
 
@@ -210,9 +210,9 @@ def _glue(on: Trial) -> dict[str, Any]:
 def _names(on: Trial) -> dict[str, Any]:
     try:
         on.start_import()
-    except dg.Failure as failure:
+    except PersonalizeError as error:
         # Without a cause, the name is taken.
-        message = failure.description if failure.__cause__ is None else refusal(failure)
+        message = str(error) if error.__cause__ is None else refusal(error)
         return {"free_again": False, "message": message}
     return {"free_again": True}
 

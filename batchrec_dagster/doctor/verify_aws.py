@@ -16,7 +16,6 @@ from logging import Logger
 from pathlib import Path
 from typing import Any
 
-import dagster as dg
 from botocore.exceptions import ClientError
 
 from batchrec_dagster.config import fingerprint
@@ -24,6 +23,7 @@ from batchrec_dagster.deployment.resources import PersonalizeResource
 from batchrec_dagster.doctor import aws_questions as questions
 from batchrec_dagster.doctor.aws_trial import Trial
 from batchrec_dagster.personalize import ensure as api
+from batchrec_dagster.personalize.errors import PersonalizeError
 from batchrec_dagster.personalize.teardown import delete, find
 from batchrec_dagster.reporting.markdown import code, escaped
 from batchrec_dagster.steps import cost
@@ -79,8 +79,11 @@ class Verification:
         return cls(file, personalize, ensure, state, glue_job)
 
     def run(self) -> None:
-        """Ask what has no answer yet, and delete everything. Raises dg.Failure, StorageError and
-        botocore's errors if Personalize could not be asked; a later call continues."""
+        """Ask what has no answer yet, and delete everything; a later call continues.
+
+        Raises PersonalizeError, StorageError and botocore's errors if Personalize could not be
+        asked.
+        """
         self._save()
         if self.state["stage"] == questions.ASKING:
             self._ask()
@@ -127,7 +130,7 @@ class Verification:
                 found = {"status": "answered", "answer": each.ask(self.trial)}
             except questions.UnansweredError as error:
                 found = {"status": error.status, "reason": str(error)}
-            except (dg.Failure, ClientError) as error:
+            except (PersonalizeError, ClientError) as error:
                 found = {"status": "refused", "reason": questions.refusal(error)}
             except (ValueError, LookupError, TypeError) as error:
                 # An answer of another form is one, and must not keep the others from being asked.

@@ -13,10 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import dagster as dg
 from botocore.exceptions import ClientError
 
 from batchrec_dagster.personalize.batch_files import MAX_RESULTS
+from batchrec_dagster.personalize.errors import PersonalizeError
 from batchrec_dagster.personalize.role import role_trouble
 from batchrec_dagster.personalize.schemas import FILTER_HISTORY
 
@@ -152,7 +152,7 @@ class Ensure:
         """The resource of this name, created if there is none.
 
         create: Create's arguments besides name and tags. within: List's filter, for example a
-        dataset group. Raises dg.Failure if the resource failed or is not ready in time.
+        dataset group. Raises PersonalizeError if the resource failed or is not ready in time.
         """
         started = self.start_named(kind, name, create, **within)
         return self.ready(kind, started)
@@ -215,7 +215,7 @@ class Ensure:
     def ready(self, kind: ResourceKind, started: StartedResource) -> ReadyResource:
         """Wait until it is ACTIVE.
 
-        Raises dg.Failure with Personalize's reason if it failed, or if the deadline passed; a
+        Raises PersonalizeError with Personalize's reason if it failed, or if the deadline passed; a
         later run then resumes waiting.
         """
         return self.all_ready(kind, [started])[0]
@@ -225,13 +225,16 @@ class Ensure:
     ) -> list[ReadyResource]:
         """As `ready`, for several that were started together."""
         try:
-            return [self._wait(kind, one) for one in started]
-        except dg.DagsterExecutionInterruptedError:
-            # Do not pay on for the training of a cancelled run. Personalize cannot stop the other
-            # kinds.
+            return [self._wait(kind, resource) for resource in started]
+        except Exception:
+            raise
+        except BaseException:
+            # The run was interrupted: Dagster's error of a cancelled run is no Exception, like
+            # KeyboardInterrupt. Do not go on paying for its training. Personalize cannot stop the
+            # other kinds.
             if kind is SOLUTION_VERSION:
-                for one in started:
-                    self._stop(one.arn)
+                for resource in started:
+                    self._stop(resource.arn)
             raise
 
     def _stop(self, solution_version_arn: str) -> None:
@@ -301,10 +304,9 @@ class Ensure:
                     fix = role_trouble(message, create) if code == INVALID else None
                     if code == LIMIT and self.on_aws:  # The local one says what to do itself.
                         fix = NO_ROOM
-                    raise dg.Failure(
+                    raise PersonalizeError(
                         f"Personalize rejected the {kind.label} {name}: {message} ({code})"
                         + (f"; {fix}" if fix else ""),
-                        allow_retries=False,
                     ) from error
                 self.log.info(
                     f"Personalize is busy ({message}); retrying the {kind.label} {name}"
@@ -317,14 +319,13 @@ class Ensure:
                 return arn
 
     def sleep(self, seconds: float, deadline: float, waiting_for: str) -> None:
-        """Wait about so long. Raises dg.Failure if the deadline would pass."""
+        """Wait about so long. Raises PersonalizeError if the deadline would pass."""
         # Jitter: pipelines that start together do not poll together.
         seconds *= random.uniform(0.8, 1.2)  # noqa: S311
         if time.monotonic() + seconds > deadline:
-            raise dg.Failure(
+            raise PersonalizeError(
                 f"{waiting_for}, after {self.deadline_seconds / 3600:g} hours. Personalize keeps"
                 " working; re-run to resume waiting, or set a longer deadline",
-                allow_retries=False,
             )
         time.sleep(seconds)
 
@@ -354,16 +355,15 @@ def _left(seconds: float, usual: float | None) -> str:
     return f"; the last one took {usual:.0f} s{left}"
 
 
-def _taken(kind: ResourceKind, name: str) -> dg.Failure:
-    return dg.Failure(
+def _taken(kind: ResourceKind, name: str) -> PersonalizeError:
+    return PersonalizeError(
         f"Personalize already has a {kind.label} named {name}, but does not list it here: another"
         " dataset group of this account may have it. Rename the pipeline, or delete that"
         f" {kind.label}",
-        allow_retries=False,
     )
 
 
-def _failure(kind: ResourceKind, arn: str, description: Description) -> dg.Failure:
+def _failure(kind: ResourceKind, arn: str, description: Description) -> PersonalizeError:
     reason = description.get("failureReason") or f"its status is {description['status']}"
     trouble = role_trouble(reason, description)
     fix = (
@@ -371,8 +371,7 @@ def _failure(kind: ResourceKind, arn: str, description: Description) -> dg.Failu
         if kind.names_are_free
         else f"Fix the cause, delete this {kind.label} and run again"
     )
-    return dg.Failure(
+    return PersonalizeError(
         f"{kind.label} failed: {reason} ({arn}). {fix}",
-        metadata={"arn": arn, "status": description["status"], "reason": reason},
-        allow_retries=False,
+        details={"arn": arn, "status": description["status"], "reason": reason},
     )

@@ -14,10 +14,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import dagster as dg
 from botocore.exceptions import ClientError
 
 from batchrec_dagster.personalize import ensure as api
+from batchrec_dagster.personalize.errors import PersonalizeError
 
 # Deleting a solution deletes its versions. Jobs cannot be deleted; finished ones cost nothing.
 ORDER = (api.FILTER, api.SOLUTION, api.DATASET, api.SCHEMA, api.DATASET_GROUP)
@@ -100,14 +100,13 @@ def find(ensure: api.Ensure, pipeline: str) -> TeardownPlan:
 def delete(ensure: api.Ensure, plan: TeardownPlan) -> None:
     """Stop running work or wait for it, then delete, and wait until everything is gone.
 
-    Raises dg.Failure before deleting anything if something is in the way, and if the deadline
+    Raises PersonalizeError before deleting anything if something is in the way, and if the deadline
     passes.
     """
     if plan.in_the_way:
-        raise dg.Failure(
+        raise PersonalizeError(
             f"nothing was deleted: {'; '.join(plan.in_the_way)}. Delete that first, then run the"
             " teardown again",
-            allow_retries=False,
         )
     deadline = time.monotonic() + ensure.deadline_seconds
     for piece in plan.work:
@@ -127,7 +126,7 @@ def prune(
 
     group: the name of the dataset group in use; in_use: the names of the solutions and filters in
     it that are; kept: those of other dataset groups to keep. What has work under way stays for a
-    later run. Raises dg.Failure, and botocore's ClientError.
+    later run. Raises PersonalizeError, and botocore's ClientError.
     """
     found = TeardownPlan()
     named = re.compile(rf"{re.escape(pipeline)}-[0-9a-f]{{8}}")
@@ -288,9 +287,8 @@ def _delete(ensure: api.Ensure, piece: ResourceToDelete, deadline: float) -> Non
             if code == "ResourceNotFoundException":
                 return
             if code != "ResourceInUseException":
-                raise dg.Failure(
+                raise PersonalizeError(
                     f"Personalize refused to delete {piece}: {message} ({code})",
-                    allow_retries=False,
                 ) from error
             description = _describe(ensure, piece)
             if description and str(description.get("status")).startswith("DELETE"):
@@ -305,9 +303,7 @@ def _wait_until_gone(ensure: api.Ensure, piece: ResourceToDelete, deadline: floa
     while (description := _describe(ensure, piece)) is not None:
         status = description.get("status", api.ACTIVE)
         if status == "DELETE FAILED":
-            raise dg.Failure(
-                f"{piece} was not deleted: {description.get('failureReason')}", allow_retries=False
-            )
+            raise PersonalizeError(f"{piece} was not deleted: {description.get('failureReason')}")
         ensure.sleep(ensure.poll_seconds, deadline, f"{piece} is {status}")
 
 

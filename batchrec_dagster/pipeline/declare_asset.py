@@ -14,15 +14,13 @@ import polars as pl
 
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.deployment.resources import AWS, PersonalizeResource
+from batchrec_dagster.pipeline.failures import expected_errors_as_failures
 from batchrec_dagster.pipeline.run_step import check_specs, results_of
-from batchrec_dagster.preparation.layout import PreparationError
-from batchrec_dagster.preparation.sources.errors import SourceError
 from batchrec_dagster.reporting.markdown import escaped
 from batchrec_dagster.steps.raw_files import RawFiles
 from batchrec_dagster.steps.work import Work
-from batchrec_dagster.storage.extras import ExtraMissingError
 from batchrec_dagster.storage.io_managers import STORAGE_KEY
-from batchrec_dagster.storage.resource import StorageResource, storage_errors
+from batchrec_dagster.storage.resource import StorageResource
 
 # The values of an asset's tag `stage`, from ratings to results.
 RAW, PREPARED, MODEL, RESULT = "raw", "prepared", "model", "result"
@@ -138,7 +136,7 @@ def _with_resources(pipeline: Pipeline, function: Function) -> Function:
     def made(context: dg.AssetExecutionContext, **inputs: Any) -> Iterator[Any]:
         started = time.monotonic()
         # Here for all steps: what says what to do fails the asset with that message alone.
-        with storage_errors(PreparationError, SourceError, ExtraMissingError):
+        with expected_errors_as_failures():
             for result in results_of(function(**arguments(context, inputs))):
                 yield _for_people(result, started)
 

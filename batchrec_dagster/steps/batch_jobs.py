@@ -6,14 +6,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import dagster as dg
 import polars as pl
 
 from batchrec_dagster.config import fingerprint
 from batchrec_dagster.personalize import ensure as api
 from batchrec_dagster.personalize.batch_files import OUTPUT_SUFFIX
+from batchrec_dagster.personalize.errors import PersonalizeError
 from batchrec_dagster.personalize.recipes import EVENT_VALUE_THRESHOLD, EVENT_WEIGHTS, FEATURES
 from batchrec_dagster.steps.checks import CheckResult, require
+from batchrec_dagster.steps.errors import StepError
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.object_store import ObjectInfo
@@ -130,12 +131,11 @@ class JobOutput:
 
     def pieces(self, read: Callable[[bytes], pl.DataFrame]) -> Iterator[pl.DataFrame]:
         """All lines, in order, in pieces parsed by `read`: at least one, which may be empty.
-        Raises dg.Failure if there is no file, or one is damaged, StorageError."""
+        Raises StepError if there is no file, or one is damaged, StorageError."""
         files = self.files()
         if not files:
-            raise dg.Failure(
+            raise StepError(
                 f"the batch job left no {OUTPUT_SUFFIX} file in {self.folder}. Run it again",
-                allow_retries=False,
             )
         for file in files:
             try:
@@ -145,9 +145,7 @@ class JobOutput:
                 where = self.storage.where(file.uri)
                 reason = f"{where} is damaged: {str(error).partition(chr(10))[0]}"
                 self._mark_damaged(reason)
-                raise dg.Failure(
-                    f"{reason}. Run again: another batch job makes it again", allow_retries=False
-                ) from error
+                raise StepError(f"{reason}. Run again: another batch job makes it again") from error
 
     def require(self, checks: Sequence[CheckResult]) -> None:
         """Raises FailedChecksError if one of the checks of the output blocks. If lines are
@@ -237,7 +235,7 @@ def filter_arn(
 ) -> str:
     """The filter's ARN, created in the model's dataset group if there is none.
 
-    Raises dg.Failure, which names the setting, if Personalize rejects it.
+    Raises PersonalizeError, which names the setting, if Personalize rejects it.
     """
     group = model.dataset_group_arn
     try:
@@ -247,7 +245,5 @@ def filter_arn(
             {"datasetGroupArn": group, "filterExpression": expression},
             datasetGroupArn=group,
         ).arn
-    except dg.Failure as failure:
-        raise dg.Failure(
-            f"{setting}: {failure.description}", metadata=failure.metadata, allow_retries=False
-        ) from failure
+    except PersonalizeError as error:
+        raise PersonalizeError(f"{setting}: {error}", error.details) from error

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import dagster as dg
 import polars as pl
 
 from batchrec_dagster.personalize import batch_files
@@ -17,6 +16,7 @@ from batchrec_dagster.personalize.recipes import POPULARITY_COUNT
 from batchrec_dagster.personalize.schemas import scan_interactions
 from batchrec_dagster.preparation.sources.parsing import parse_source
 from batchrec_dagster.preparation.users import check_limits, distinct_users, listed_users
+from batchrec_dagster.steps.errors import StepError
 from batchrec_dagster.steps.experiment import CONTROL, MODEL, arms
 from batchrec_dagster.steps.raw_files import open_source
 from batchrec_dagster.steps.records import ModelRecord
@@ -29,7 +29,7 @@ from batchrec_dagster.storage.users_files import UsersFiles, measured
 def find_batch_users(work: Work) -> tuple[pl.DataFrame, str]:
     """The users as declared, each once, in order of their id: userId, and filterValues where the
     filter has placeholders; and the version of the input they become. Raises PreparationError,
-    SourceError, StorageError, dg.Failure."""
+    SourceError, StorageError, StepError."""
     pipeline, declared = work.pipeline, work.pipeline.batch_users
     filter_values = pipeline.recommendations.line_filter_values
     if declared.source is None:
@@ -46,10 +46,9 @@ def find_batch_users(work: Work) -> tuple[pl.DataFrame, str]:
     version, size = measured(users)
     check_limits(users.height, size)
     if not users.height:
-        raise dg.Failure(
+        raise StepError(
             f"no user has an interaction since {declared.active_since}: set"
             " batch_users.active_since to an earlier day",
-            allow_retries=False,
         )
     return users, version
 
@@ -82,7 +81,7 @@ class Batch:
 
 def find_batches(work: Work, model: ModelRecord, batch_users: pl.LazyFrame) -> list[Batch]:
     """The batches, the model's first. batch_users: the content of the users' file. Raises
-    dg.Failure."""
+    StepError."""
     pipeline, storage = work.pipeline, work.storage
     if pipeline.experiment is None:
         files = work.files.batch_users
@@ -101,10 +100,9 @@ def find_batches(work: Work, model: ModelRecord, batch_users: pl.LazyFrame) -> l
         version, _ = measured(of_arm)
         found.append(Batch(recipe, arn, of_arm.get_column(USER_FIELD), files.input(), version))
     if not found:
-        raise dg.Failure(
+        raise StepError(
             f"all {lines.height} users are in the control, which gets no lists: set a lower"
             " experiment.control_share",
-            allow_retries=False,
         )
     return found
 
@@ -115,10 +113,9 @@ def _models(work: Work, model: ModelRecord) -> list[tuple[str, str, str]]:
     models = [(MODEL, work.pipeline.solution.recipe, model.solution_version_arn)]
     if work.pipeline.experiment.control == "popular":
         if model.popularity_version_arn is None:
-            raise dg.Failure(
+            raise StepError(
                 "an older batchrec trained popularity and did not note it: materialize"
                 " solution_version, then this asset again",
-                allow_retries=False,
             )
         models.append((CONTROL, POPULARITY_COUNT, model.popularity_version_arn))
     return models

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-import dagster as dg
-
 from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.personalize import ensure as api
 from batchrec_dagster.personalize.schemas import INTERACTIONS, ITEMS
 from batchrec_dagster.steps.batch_jobs import job_seconds, outcome
 from batchrec_dagster.steps.checks import CheckResult, require
 from batchrec_dagster.steps.cost import Cost, estimate, import_cost, summary, within_budget
+from batchrec_dagster.steps.errors import StepError
 from batchrec_dagster.steps.records import DatasetRecord
 from batchrec_dagster.steps.training import all_recipes, recipes_to_train
 from batchrec_dagster.steps.work import PersonalizeWork
@@ -87,7 +86,7 @@ def import_dataset(
 ) -> DatasetImport:
     """Import what has changed. run: id of the first of a run and its retries; forced_trainings:
     assets that this run will train in any case. Raises FailedChecksError, StorageError,
-    dg.Failure."""
+    PersonalizeError, StepError."""
     pipeline = work.pipeline
     files = dataset_files(pipeline)
     versions = [
@@ -141,7 +140,7 @@ def import_dataset(
 
 def _check_owner(ensure: api.Ensure, group: api.ReadyResource, recorded: str | None) -> None:
     """Adopt the dataset group if it has the tag of this deployment's storage, or none and this
-    deployment recorded it. Raises dg.Failure for a group of somebody else."""
+    deployment recorded it. Raises StepError for a group of somebody else."""
     arn, mine = group.arn, ensure.tags.get(api.STORAGE_TAG)
     tags = ensure.tags_of(arn)
     if mine is None or tags.get(api.STORAGE_TAG) == mine:
@@ -155,12 +154,11 @@ def _check_owner(ensure: api.Ensure, group: api.ReadyResource, recorded: str | N
     whose = f"somebody else: it has no tag {api.STORAGE_TAG}"
     if api.STORAGE_TAG in tags:
         whose = f"the deployment with the storage {tags[api.STORAGE_TAG]}"
-    raise dg.Failure(
+    raise StepError(
         f"the dataset group {group.description['name']} belongs to {whose}."
         f" Rename this pipeline{'' if ensure.on_aws else ', or set a BATCHREC_HOME of its own'}. If"
         " the group is this pipeline's, say so: aws personalize"
         f" tag-resource --resource-arn {arn} --tags tagKey={api.STORAGE_TAG},tagValue={mine}",
-        allow_retries=False,
     )
 
 

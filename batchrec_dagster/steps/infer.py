@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-import dagster as dg
 import polars as pl
 from botocore.exceptions import ClientError
 
@@ -18,6 +17,7 @@ from batchrec_dagster.personalize.ensure import (
     ReadyResource,
     StartedResource,
 )
+from batchrec_dagster.personalize.errors import PersonalizeError
 from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION
 from batchrec_dagster.personalize.teardown import prune
 from batchrec_dagster.steps.batch_jobs import (
@@ -109,7 +109,7 @@ def infer_and_publish(
     """Infer lists for the users with the model and publish them, if all checks pass.
 
     batch_users: the users' file. run: the run's id, for the metadata. Raises FailedChecksError,
-    StorageError, dg.Failure.
+    StorageError, PersonalizeError, StepError.
     """
     publishing = Publishing(work, model, work.files.batch_users.version())
     gate = publishing.gate(skip=skip_quality_gate)
@@ -255,9 +255,8 @@ def _prune(work: PersonalizeWork, group: str) -> None:
         kept = [each for each in groups if each != group][:1]
         for piece in prune(work.ensure, pipeline.name, group, in_use, kept):
             log.info(f"deleted {piece}, which earlier settings left")
-    except (StorageError, dg.Failure, ClientError) as error:
-        reason = getattr(error, "description", None) or error
-        log.warning(f"what earlier settings left in Personalize is still there: {reason}")
+    except (StorageError, PersonalizeError, ClientError) as error:
+        log.warning(f"what earlier settings left in Personalize is still there: {error}")
 
 
 def _done(job: ReadyResource, users: int) -> str:

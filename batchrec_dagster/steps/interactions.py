@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -11,7 +11,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import dagster as dg
 import polars as pl
 
 from batchrec_dagster.config import Pipeline
@@ -27,7 +26,7 @@ from batchrec_dagster.preparation.rules import (
     PreparationResult,
 )
 from batchrec_dagster.preparation.sources.formats import PACKED, PARQUET, START, format_of
-from batchrec_dagster.preparation.spark.task import SourceFile, Task
+from batchrec_dagster.preparation.spark.task import Done, SourceFile, Task
 from batchrec_dagster.preparation.users import count_rows
 from batchrec_dagster.steps.checks import (
     CheckResult,
@@ -36,8 +35,9 @@ from batchrec_dagster.steps.checks import (
     rows_readable,
     timestamps_plausible,
 )
+from batchrec_dagster.steps.errors import StepError
 from batchrec_dagster.steps.raw_files import RawRecord, open_raw_files
-from batchrec_dagster.steps.spark_jobs import SparkEngine, spark_engine
+from batchrec_dagster.steps.runs import RunHistory
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.durable import pieces, temporary_folder, version_of
 from batchrec_dagster.storage.object_store import ObjectInfo, StorageError
@@ -83,10 +83,9 @@ class RatingsInspection:
 
 
 def inspect_ratings(work: Work, raw: RawRecord) -> RatingsInspection:
-    """Read every row once. Raises SourceError, StorageError, dg.Failure."""
+    """Read every row once. Raises SourceError, StorageError, StepError."""
     pipeline, storage = work.pipeline, work.storage
-    ratings, spark = pipeline.ratings, spark_engine(pipeline.preparation)
-    whole = spark is None or not spark.on_aws
+    ratings, whole = pipeline.ratings, not pipeline.preparation.on_aws
     with (
         open_raw_files(raw, ratings.rows, storage, pipeline.project)
         if whole
@@ -108,13 +107,12 @@ def inspect_ratings(work: Work, raw: RawRecord) -> RatingsInspection:
 
 
 def s3_uris(raw: RawRecord, storage: StorageResource) -> list[str]:
-    """Where Spark on AWS reads the files. Raises dg.Failure if they are not in S3."""
+    """Where Spark on AWS reads the files. Raises StepError if they are not in S3."""
     uris = [file.uri or file.source for file in raw.files]
     if not storage.in_s3 or not all(map(_is_object, uris)):
-        raise dg.Failure(
+        raise StepError(
             "preparation.engine glue reads from S3: set"
             " BATCHREC_STORAGE=s3://bucket/prefix, and keep ratings.copy on for other sources",
-            allow_retries=False,
         )
     return uris
 
@@ -127,7 +125,7 @@ def _is_object(uri: str) -> bool:
 @contextmanager
 def open_first_file(raw: RawRecord, storage: StorageResource) -> Iterator[list[RawFile]]:
     """The start of the first file that is not empty, on this machine: enough to see the format. A
-    file that is no plain text is downloaded whole. Raises StorageError, dg.Failure."""
+    file that is no plain text is downloaded whole. Raises StorageError, StepError."""
     for uri in s3_uris(raw, storage):
         start = next(storage.store.chunks(uri), b"")
         if not start:
@@ -141,7 +139,7 @@ def open_first_file(raw: RawRecord, storage: StorageResource) -> Iterator[list[R
             path.write_bytes(start[: start.rfind(b"\n") + 1] or start)
             yield [RawFile(path, uri)]
         return
-    raise dg.Failure("all files of ratings.source are empty", allow_retries=False)
+    raise StepError("all files of ratings.source are empty")
 
 
 def _has_comma_decimals(bad: BadRows, read: OpenedRatings) -> bool:
@@ -192,33 +190,44 @@ class PreparedInteractions:
         )
 
 
+SparkResult = tuple[Done, Mapping[str, Any]]
+"""What a task in Spark reports, and metadata of its job."""
+
+RunSpark = Callable[[Task], SparkResult]
+"""Runs a task in the declared Spark. Raises StorageError, and what fails the asset as it is."""
+
+
 @contextmanager
 def prepare_interactions(
-    work: Work, context: dg.AssetExecutionContext, raw: RawRecord
+    work: Work, raw: RawRecord, run_spark: RunSpark | None, *, run: str, runs: RunHistory
 ) -> Iterator[PreparedInteractions]:
     """Prepare the interactions with the declared engine. Local files exist until the block ends.
-    Raises PreparationError, SourceError, StorageError, dg.Failure."""
+
+    run_spark: None where the engine is Polars.
+    run: the id of this run.
+    runs: says which other runs have ended, whose files of Spark are then deleted.
+    Raises PreparationError, SourceError, StorageError, StepError.
+    """
     pipeline = work.pipeline
-    engine = spark_engine(pipeline.preparation)
     with temporary_folder() as folder:
-        if engine is not None and engine.on_aws:
-            prepared = _prepare_on_aws(work, context, engine, raw)
+        if run_spark is not None and pipeline.preparation.on_aws:
+            remove_dead_work(work.storage, pipeline.name, run, runs)
+            prepared = _prepare_on_aws(work, raw, run_spark, run)
         else:
             source = pipeline.ratings.rows
             with open_raw_files(raw, source, work.storage, pipeline.project) as files:
-                prepared = _prepare_here(work, context, files, folder)
+                prepared = _prepare_here(work, files, folder, run_spark)
         yield prepared
 
 
 def _prepare_here(
-    work: Work, context: dg.AssetExecutionContext, files: list[RawFile], folder: Path
+    work: Work, files: list[RawFile], folder: Path, run_spark: RunSpark | None
 ) -> PreparedInteractions:
     pipeline = work.pipeline
     written, users = folder / "interactions.csv", folder / "users.parquet"
-    engine = spark_engine(pipeline.preparation)
     result: PreparationResult
     job: Mapping[str, Any] = {}
-    if engine is None:
+    if run_spark is None:
         with opened(files, pipeline.ratings.reading, pipeline.rules) as ratings:
             result = ratings.write_interactions(written)
     else:
@@ -230,27 +239,26 @@ def _prepare_here(
             users=f"file://{users}",
             work=f"file://{folder}/work",
         )
-        result, job = engine.run(context, work.storage, task)
+        result, job = run_spark(task)
     columns = interactions_columns(
         event_type=pipeline.rules.event_type, event_value=pipeline.event_value
     )
     kept = pl.scan_csv(written, schema=csv_types(columns), glob=False)
     version, sample = version_of(pieces(written)), kept.head(SAMPLE).collect()
-    value = written if engine is None else PreparedFiles(written, users, version)
+    value = written if run_spark is None else PreparedFiles(written, users, version)
     return PreparedInteractions(
         value, version, result, count_rows(kept), sample, pipeline.event_value, job
     )
 
 
 def _prepare_on_aws(
-    work: Work, context: dg.AssetExecutionContext, engine: SparkEngine, raw: RawRecord
+    work: Work, raw: RawRecord, run_spark: RunSpark, run: str
 ) -> PreparedInteractions:
     """With Spark on AWS, from S3 to S3: only the first rows come to this machine."""
     pipeline, storage = work.pipeline, work.storage
     with open_first_file(raw, storage) as files:
         layout = _layout(files, pipeline)
-    remove_dead_work(storage, pipeline.name, context.run.run_id, context.instance)
-    folder = storage.uri(f"{pipeline.name}/work/{context.run.run_id}")
+    folder = storage.uri(f"{pipeline.name}/work/{run}")
     task = Task(
         [SourceFile(uri, uri) for uri in s3_uris(raw, storage)],
         layout,
@@ -259,7 +267,7 @@ def _prepare_on_aws(
         users=f"{folder}/users.parquet",
         work=f"{folder}/parts",
     )
-    done, job = engine.run(context, storage, task)
+    done, job = run_spark(task)
     start = next(storage.store.chunks(task.destination), b"")
     sample = pl.read_csv(b"\n".join(start.split(b"\n")[: SAMPLE + 1]), infer_schema=False)
     version = done.sha256[:16]
@@ -273,20 +281,21 @@ def _prepare_on_aws(
     return prepared
 
 
-def remove_dead_work(
-    storage: StorageResource, pipeline: str, run_id: str, instance: dg.DagsterInstance
-) -> None:
-    """Delete what Spark was writing for killed runs: those that this Dagster says have ended, and
-    others that wrote nothing for two days."""
+def remove_dead_work(storage: StorageResource, pipeline: str, run: str, runs: RunHistory) -> None:
+    """Delete what Spark was writing for killed runs: those that are known to have ended, and others
+    that wrote nothing for two days.
+
+    run: the id of this run, whose files stay.
+    """
     folder = storage.uri(f"{pipeline}/work/")
-    found: dict[str, list[ObjectInfo]] = {}
-    for one in storage.store.list(folder):
-        found.setdefault(one.uri.removeprefix(folder).partition("/")[0], []).append(one)
-    found.pop(run_id, None)
-    for other, files in found.items():
-        run = instance.get_run_by_id(other)
-        written = max(file.last_modified for file in files)
-        if (run is not None and run.is_finished) or written < datetime.now(UTC) - DEAD_AFTER:
+    files_of_runs: dict[str, list[ObjectInfo]] = {}
+    for file in storage.store.list(folder):
+        writer = file.uri.removeprefix(folder).partition("/")[0]
+        files_of_runs.setdefault(writer, []).append(file)
+    files_of_runs.pop(run, None)
+    for writer, files in files_of_runs.items():
+        last_written = max(file.last_modified for file in files)
+        if runs.has_ended(writer) or last_written < datetime.now(UTC) - DEAD_AFTER:
             for file in files:
                 storage.store.delete(file.uri)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dagster as dg
 import polars as pl
 
 from batchrec_dagster.config import Pipeline
@@ -39,16 +38,15 @@ def categories(pipeline: Pipeline) -> list[str]:
     return [*pipeline.items.layout.categories] if pipeline.items else []
 
 
-def titles_of(pipeline: Pipeline) -> list[dg.AssetKey]:
-    """The asset of the titles, for `deps`; empty if none are declared."""
-    declared = pipeline.items is not None and pipeline.items.layout.title is not None
-    return [pipeline.asset_key("item_titles")] if declared else []
+def has_titles(pipeline: Pipeline) -> bool:
+    """Whether the pipeline declares titles of items."""
+    return pipeline.items is not None and pipeline.items.layout.title is not None
 
 
 def shown_tables(pipeline: Pipeline) -> list[str]:
     """The assets that only some pipelines declare, and whose tables the report shows then."""
     declared = {
-        "item_titles": bool(titles_of(pipeline)),
+        "item_titles": has_titles(pipeline),
         "items": bool(categories(pipeline)),
         "user_segments": pipeline.segments is not None,
     }
@@ -58,12 +56,12 @@ def shown_tables(pipeline: Pipeline) -> list[str]:
 def titles_versions(work: Work) -> list[str]:
     """The version of the titles, empty if none are declared. Raises StorageError."""
     uri = work.storage.uri(work.pipeline.places.item_titles)
-    return [work.storage.version(uri)] if titles_of(work.pipeline) else []
+    return [work.storage.version(uri)] if has_titles(work.pipeline) else []
 
 
 def read_titles(work: Work) -> pl.DataFrame | None:
     """item_id and title; None if no titles are declared. Raises StorageError."""
-    if not titles_of(work.pipeline):
+    if not has_titles(work.pipeline):
         return None
     uri = work.storage.uri(work.pipeline.places.item_titles)
     return pl.read_parquet(work.storage.store.get(uri))

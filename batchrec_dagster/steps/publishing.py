@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-import dagster as dg
-
 from batchrec_dagster.config import fingerprint
 from batchrec_dagster.personalize.evidence import NDCG
 from batchrec_dagster.steps.checks import CheckResult, quality_gate
+from batchrec_dagster.steps.errors import StepError
 from batchrec_dagster.steps.items import titles_versions
 from batchrec_dagster.steps.records import ModelRecord
+from batchrec_dagster.steps.runs import RunHistory
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.paths import PipelineFiles
 from batchrec_dagster.storage.published_table import Edition, PublishedTable
@@ -28,9 +28,13 @@ PREVIOUS = "previous"
 RECORD = "rollback"
 
 
-def run_config(recommendations: dg.AssetKey, to: str) -> dict[str, Any]:
-    """The run config of the rollback job. to: an edition's number, or PREVIOUS."""
-    return {"ops": {recommendations.to_python_identifier(): {"config": {"roll_back_to": to}}}}
+def run_config(op: str, to: str) -> dict[str, Any]:
+    """The run config of the rollback job.
+
+    op: the name of the op of the asset `recommendations`.
+    to: an edition's number, or PREVIOUS.
+    """
+    return {"ops": {op: {"config": {"roll_back_to": to}}}}
 
 
 def edition_summary(edition: Edition) -> str:
@@ -76,26 +80,22 @@ class Rollbacks:
         end."""
         return current is not None and self.include(current.about.get("made_by", []))
 
-    def unfinished(self, instance: dg.DagsterInstance) -> int:
-        """The edition that the last rollback chose, if the instance knows its run and neither that
-        nor a retry succeeded; else 0."""
+    def unfinished(self, runs: RunHistory) -> int:
+        """The edition that the last rollback chose, if its run is known and neither that nor a
+        retry succeeded; else 0."""
         record = self._record
-        if not instance.has_run(run := record.get("run", "")):
-            return 0
-        _, runs = instance.get_run_group(run) or ("", [])
-        done = any(one.status == dg.DagsterRunStatus.SUCCESS for one in runs)
-        return 0 if done else int(record["edition"])
+        return int(record["edition"]) if runs.is_unfinished(record.get("run", "")) else 0
 
     def times(self) -> list[tuple[int, datetime]]:
         """The number of each edition that a rollback published again, and when, oldest first."""
         again = self._record.get("published_again", [])
         return [(number, datetime.fromisoformat(at)) for number, at in again]
 
-    def roll_back(self, to: str, run: str, instance: dg.DagsterInstance) -> Edition:
+    def roll_back(self, to: str, run: str, runs: RunHistory) -> Edition:
         """Choose the edition to publish again, and record the one that it replaces as rolled back.
 
         to: an edition's number, or PREVIOUS. run: the id of the first of a run and its retries,
-        which all choose the same edition. Raises dg.Failure.
+        which all choose the same edition. Raises StepError.
         """
         table, record = self.files.table, self._record
         current, rolled_back = table.current(), self.keys()
@@ -103,7 +103,7 @@ class Rollbacks:
         if (record.get("run"), record.get("to")) == (run, to):
             edition = chosen(table, str(record["edition"]))
         else:
-            edition = chosen(table, to, rolled_back, self.unfinished(instance))
+            edition = chosen(table, to, rolled_back, self.unfinished(runs))
             again.append([edition.number, datetime.now(UTC).isoformat(timespec="seconds")])
         made_by = edition.about.get("made_by", [])
         rolled_back = [key for key in rolled_back if key not in made_by]
@@ -120,7 +120,7 @@ def chosen(
     table: PublishedTable, to: str, rolled_back: Sequence[str] = (), unfinished: int = 0
 ) -> Edition:
     """The edition of this number; for PREVIOUS the published one if its rollback is `unfinished`,
-    else the newest one before it that was not rolled back itself. Raises dg.Failure."""
+    else the newest one before it that was not rolled back itself. Raises StepError."""
     current, older = table.current(), table.older()
     if to == PREVIOUS:
         if current is not None and current.number == unfinished:
@@ -145,7 +145,7 @@ def chosen(
                 return edition
         missing = f"there is no edition {to!r}"
     listed = "; ".join(edition_summary(edition) for edition in older) or "nothing"
-    raise dg.Failure(f"{missing} to roll back to. Kept: {listed}", allow_retries=False)
+    raise StepError(f"{missing} to roll back to. Kept: {listed}")
 
 
 @dataclass(frozen=True)
@@ -226,12 +226,10 @@ class Publishing:
         }
 
 
-def republish(
-    work: Work, to: str, run: str, instance: dg.DagsterInstance, log: logging.Logger
-) -> Edition:
+def republish(work: Work, to: str, run: str, runs: RunHistory, log: logging.Logger) -> Edition:
     """Publish the lists of an older edition again; see `Rollbacks.roll_back`. Raises StorageError,
-    dg.Failure."""
-    edition = Rollbacks(work.files).roll_back(to, run, instance)
+    StepError."""
+    edition = Rollbacks(work.files).roll_back(to, run, runs)
     work.files.table.put_back(edition, work.pipeline.publication.history)
     log.info(f"published again: {edition_summary(edition)}")
     return edition

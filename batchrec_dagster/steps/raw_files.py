@@ -1,7 +1,6 @@
 """The files of a source, as runs keep them: copied to raw/, or read in place.
 
-A record of them goes from one run to the next, so that unchanged files are not copied again. Rows
-of an upstream asset are at the path that its metadata names, else as its IO manager loads them.
+A record of them goes from one run to the next, so that unchanged files are not copied again.
 """
 
 from __future__ import annotations
@@ -13,22 +12,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
-import dagster as dg
-import polars as pl
-
 from batchrec_dagster.preparation.polars.decoding import RawFile
-from batchrec_dagster.preparation.sources.errors import FileError, SourceError
-from batchrec_dagster.preparation.sources.parsing import parse_source
-from batchrec_dagster.preparation.sources.query import FileQuery
+from batchrec_dagster.preparation.sources.errors import SourceError
 from batchrec_dagster.preparation.sources.source import (
-    AssetRows,
     ListedFile,
     RatingsSource,
-    ResultFile,
     SourceContext,
-    safe_filename,
 )
-from batchrec_dagster.storage.io_managers import to_polars
 from batchrec_dagster.storage.object_store import DamagedObjectError
 from batchrec_dagster.storage.paths import read_record
 from batchrec_dagster.storage.resource import StorageResource
@@ -263,77 +253,3 @@ def source_context(storage: StorageResource, project: Path) -> SourceContext:
 
 def _digest(lines: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
-# Metadata that names a file or a folder.
-PATHS = ("dagster/uri", "path", "uri")
-
-
-def _loaded_rows(text: str, version: str, load: Callable[[], Any]) -> ResultFile:
-    """The rows of an asset, loaded by its IO manager when they are copied."""
-
-    def write(path: Path, context: SourceContext) -> None:
-        try:
-            _table(load()).write_parquet(path)
-        except Exception as error:  # An IO manager can raise anything.
-            raise FileError(
-                f"its IO manager cannot load it as a table ({type(error).__name__}: {error}):"
-                " return a frame, a table or a path, or let its metadata name the file: path"
-            ) from error
-
-    return ResultFile(text, version, f"{safe_filename(text)}.parquet", write)
-
-
-def found_upstream(source: RatingsSource, context: dg.AssetExecutionContext) -> RatingsSource:
-    """The source itself, or of an AssetRows where its rows are now. Raises dg.Failure."""
-    if isinstance(source, FileQuery):
-        tables = {name: found_upstream(table, context) for name, table in source.tables.items()}
-        return replace(source, tables=tables)
-    if not isinstance(source, AssetRows):
-        return source
-    key = dg.AssetKey(source.key)
-    event = context.instance.get_latest_materialization_event(key)
-    made = event.asset_materialization if event else None
-    if event is None or made is None:
-        raise dg.Failure(
-            f"{source.text} was never materialized: materialize it, then run this again. Without"
-            " DAGSTER_HOME, Dagster's own commands do not remember it",
-            allow_retries=False,
-        )
-    graph = context.repository_def.asset_graph
-    # None where this location has none.
-    defined = graph.get(key).metadata if graph.has(key) else None
-    # What Dagster's own IO managers store is no table, though they report its path.
-    stored = defined is not None and graph.get(key).is_materializable
-    reported = [*_paths(made.metadata, PATHS[:1] if stored else PATHS)]
-    for path in (*_paths(defined or {}, PATHS), *reported):
-        try:
-            return parse_source(path, source.table_format)
-        except SourceError as error:
-            raise dg.Failure(
-                f"{source.text}: its metadata names no file or folder: {error}", allow_retries=False
-            ) from error
-    if defined is None:
-        raise dg.Failure(
-            f"{source.text} is in another code location, and its metadata names no file: add it"
-            f" here as an AssetSpec with an IO manager, or let its materialization report path",
-            allow_retries=False,
-        )
-    version = (made.tags or {}).get("dagster/data_version") or event.run_id
-    return _loaded_rows(source.text, version, lambda: context.load_asset_value(key))
-
-
-def _table(value: Any) -> pl.DataFrame:
-    if not isinstance(value, str | Path):
-        return to_polars(value)
-    if Path(value).suffix == ".parquet":
-        return pl.read_parquet(value, glob=False)
-    return pl.read_csv(value, infer_schema=False, glob=False)
-
-
-def _paths(metadata: Mapping[str, Any], names: Sequence[str]) -> Iterator[str]:
-    for name in names:
-        value = metadata.get(name)
-        text = getattr(value, "value", value)
-        if isinstance(text, str) and text:
-            yield text.removeprefix("file://")

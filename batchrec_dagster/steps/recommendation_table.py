@@ -229,7 +229,7 @@ def build_locally(
     table: TableWriter,
 ) -> RecommendationTable:
     """Write the table from the jobs' outputs. users: the requested ones. Raises StorageError,
-    dg.Failure."""
+    StepError."""
     wanted = work.pipeline.recommendations
     lists = ListBuilder(wanted.num_results, seen, read_titles(work), work.pipeline.experiment)
     progress = Progress("users' lists written", len(users), work.ensure.log.info)

@@ -91,7 +91,7 @@ class UserSegments:
 
 def segment_users(work: PersonalizeWork, segments: Segments, model: ModelRecord) -> UserSegments:
     """Infer the users of each segment with the model, and store them as one table, if all checks
-    pass. Raises FailedChecksError, StorageError, dg.Failure."""
+    pass. Raises FailedChecksError, StorageError, PersonalizeError, StepError."""
     work, storage, places = work.for_data(model.data_version), work.storage, work.pipeline.places
     queries = pl.DataFrame({segments.query_field: segments.queries}).write_ndjson()
     storage.store.put(storage.uri(places.segment_queries), queries.encode())

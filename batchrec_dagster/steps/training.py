@@ -163,7 +163,7 @@ def train(
     work: PersonalizeWork, asset: str, dataset: DatasetRecord, *, run: str, force: bool
 ) -> TrainingResult:
     """Train the asset's model, or reuse the last one. run: id of the first of a run and its
-    retries. Raises StorageError, dg.Failure."""
+    retries. Raises StorageError, PersonalizeError."""
     work = work.for_data(dataset.data_version)
     ensure = work.ensure
     trainer = SolutionVersionTrainer(work, asset, dataset.data_version, run if force else None)

@@ -21,13 +21,11 @@ LOCAL_BUCKET = "batchrec-local"
 
 
 @contextmanager
-def storage_errors(*others: type[Exception]) -> Iterator[None]:
-    """Raises dg.Failure with the message of a StorageError, and of other errors that say what to
-    do."""
-    expected: tuple[type[Exception], ...] = (StorageError, *others)
+def storage_errors() -> Iterator[None]:
+    """Raises dg.Failure with the message of a StorageError."""
     try:
         yield
-    except expected as error:
+    except StorageError as error:
         raise dg.Failure(str(error), allow_retries=False) from error
 
 

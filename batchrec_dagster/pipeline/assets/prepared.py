@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import dagster as dg
@@ -11,7 +12,9 @@ from batchrec_dagster.config.interactions import BatchUsers
 from batchrec_dagster.personalize import schemas
 from batchrec_dagster.personalize.batch_files import USER_FIELD
 from batchrec_dagster.pipeline.declare_asset import PREPARED, asset, preview, sample, table_facts
+from batchrec_dagster.pipeline.run_history import DagsterRuns
 from batchrec_dagster.pipeline.run_step import PREPARED_BEFORE, MadeOf, published
+from batchrec_dagster.pipeline.spark_jobs import spark_engine
 from batchrec_dagster.preparation.rules import PreparationResult, Rules
 from batchrec_dagster.preparation.sources.source import hide_query
 from batchrec_dagster.reporting.markdown import table
@@ -72,7 +75,14 @@ def interactions(pipeline: Pipeline) -> dg.AssetsDefinition:
         ):
             yield same
             return
-        with prepare_interactions(work, context, raw) as prepared:
+        spark = spark_engine(pipeline.preparation)
+        with prepare_interactions(
+            work,
+            raw,
+            partial(spark.run, context, work.storage) if spark else None,
+            run=context.run.run_id,
+            runs=DagsterRuns(context.instance),
+        ) as prepared:
             _log(context, prepared.result, time.monotonic() - started)
             yield from published(
                 prepared.checks,

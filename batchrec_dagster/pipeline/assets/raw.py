@@ -10,6 +10,7 @@ from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.config.items import ItemSettings
 from batchrec_dagster.pipeline.declare_asset import RAW, asset, preview, raw_files
 from batchrec_dagster.pipeline.run_step import MadeOf, published
+from batchrec_dagster.pipeline.upstream import find_upstream
 from batchrec_dagster.preparation.items import ItemsLayout
 from batchrec_dagster.preparation.layout import Column
 from batchrec_dagster.preparation.sources.source import RatingsSource
@@ -20,7 +21,6 @@ from batchrec_dagster.steps.items import check_items
 from batchrec_dagster.steps.raw_files import (
     RawRecord,
     bring_raw_files,
-    found_upstream,
     unchanged_version,
 )
 from batchrec_dagster.steps.work import Work
@@ -51,7 +51,7 @@ def _bring(
     """The results of the asset: the files are brought, and inspected unless they, and what they
     are `read_as`, are as in an earlier run. place: as of `bring_raw_files`."""
     storage, key = work.storage, work.pipeline.places.record(context.asset_key.path[-1])
-    found = found_upstream(source, context)
+    found = find_upstream(source, context)
     with bring_raw_files(found, storage, work.pipeline.project, record=key, place=place) as raw:
         context.log.info(f"{source.shown}: {raw.outcome}")
         shown, record = raw_files(raw, storage), raw.record

@@ -21,12 +21,13 @@ from batchrec_dagster.pipeline.declare_asset import (
     stored,
     table_facts,
 )
+from batchrec_dagster.pipeline.run_history import DagsterRuns
 from batchrec_dagster.pipeline.run_step import exclusive_step, personalize_work, published, run_step
 from batchrec_dagster.reporting.markdown import CELL, escaped
 from batchrec_dagster.reporting.markdown import table as markdown_table
 from batchrec_dagster.steps.batch_jobs import JobOutput, job_seconds, outcome
 from batchrec_dagster.steps.cost import cost_metadata
-from batchrec_dagster.steps.items import titles_of
+from batchrec_dagster.steps.items import has_titles
 from batchrec_dagster.steps.publishing import checks_of, edition_summary, republish
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.segment_table import UserSegments, segment_users
@@ -84,7 +85,7 @@ COLUMN_LINEAGE = {
 
 
 def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
-    wanted, titles = pipeline.recommendations, titles_of(pipeline)
+    wanted, titles = pipeline.recommendations, _title_assets(pipeline)
     experiment = [pipeline.experiment] if pipeline.experiment else []
 
     @asset(
@@ -136,6 +137,11 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
         yield from published(inferred.checks, result)
 
     return recommendations
+
+
+def _title_assets(pipeline: Pipeline) -> list[dg.AssetKey]:
+    """The asset of the titles, for `deps`; empty if the pipeline declares none."""
+    return [pipeline.asset_key("item_titles")] if has_titles(pipeline) else []
 
 
 def _checks(pipeline: Pipeline) -> dict[str, str]:
@@ -200,9 +206,9 @@ def _preview(table: "RecommendationTable") -> dg.MetadataValue[Any]:
 
 
 def _rolled_back(work: Work, context: dg.AssetExecutionContext, to: str) -> Iterator[Any]:
-    """Publish the lists of an older edition again, with its checks. Raises dg.Failure."""
+    """Publish the lists of an older edition again, with its checks. Raises StepError."""
     run = context.run.root_run_id or context.run.run_id
-    edition = republish(work, to, run, context.instance, context.log)
+    edition = republish(work, to, run, DagsterRuns(context.instance), context.log)
     about = edition.about
     result = dg.MaterializeResult(
         value=edition,
@@ -240,7 +246,7 @@ SEGMENTS_COLUMN_LINEAGE: dict[str, list[tuple[str, str]]] = {
 
 
 def user_segments(pipeline: Pipeline, segments: Segments) -> dg.AssetsDefinition:
-    titles = titles_of(pipeline) if segments.items else []
+    titles = _title_assets(pipeline) if segments.items else []
     columns = ", ".join(name for name in SEGMENT_COLUMNS if titles or name != "title")
 
     @asset(

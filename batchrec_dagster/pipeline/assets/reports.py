@@ -15,8 +15,8 @@ from batchrec_dagster.steps.items import shown_tables
 from batchrec_dagster.steps.work import Work
 
 if TYPE_CHECKING:
+    from batchrec_dagster.pipeline.report import Report
     from batchrec_dagster.steps.outcomes import MeasuredOutcomes
-    from batchrec_dagster.steps.report import Report
 
 
 CODE_VERSION = "1"
@@ -145,7 +145,7 @@ def recommendation_report(
         context: dg.AssetExecutionContext, solution_version: dict[str, Any], work: Work
     ) -> dg.MaterializeResult[str]:
         # SciPy: nothing else here needs it.
-        from batchrec_dagster.steps.report import build_report
+        from batchrec_dagster.pipeline.report import build_report
 
         run = context.run.run_id
         report = build_report(work, solution_version, checks, context.instance, run)

@@ -105,7 +105,7 @@ def rollback_job(
     return dg.define_asset_job(
         name=f"{pipeline.name}_rollback",
         selection=lists.downstream() & dg.AssetSelection.assets(*assets),
-        config=run_config(pipeline.asset_key("recommendations"), PREVIOUS),
+        config=run_config(pipeline.op_name("recommendations"), PREVIOUS),
         executor_def=executor,
         description="Publishes the previous lists again, or those of the edition that roll_back_to"
         " names, and updates what is made from them: the report, the sinks.",

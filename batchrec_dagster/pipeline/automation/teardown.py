@@ -12,10 +12,11 @@ from batchrec_dagster.deployment.resources import PersonalizeResource
 from batchrec_dagster.personalize.teardown import delete, find
 from batchrec_dagster.pipeline.automation import runs
 from batchrec_dagster.pipeline.declare_asset import preview
+from batchrec_dagster.pipeline.failures import expected_errors_as_failures
 from batchrec_dagster.pipeline.run_step import leased
 from batchrec_dagster.reporting.markdown import escaped
 from batchrec_dagster.storage.object_store import ObjectInfo
-from batchrec_dagster.storage.resource import StorageResource, storage_errors
+from batchrec_dagster.storage.resource import StorageResource
 
 # The assets that work in Personalize, in order.
 STEPS = (
@@ -57,16 +58,14 @@ def teardown_job(pipeline: Pipeline, assets: Collection[dg.AssetKey]) -> dg.JobD
         root = storage.uri(f"{pipeline.name}/")
         running = runs.running(pipeline, assets, context.instance)
         _check_idle(config, running)
-        with storage_errors():
+        with expected_errors_as_failures():
             with _leases(pipeline, context, personalize, config):
                 ensure = personalize.ensure(context.log, pipeline.tags)
                 plan = find(ensure, pipeline.name)
                 files = _files(storage, pipeline) if config.storage else []
                 sizes = [file.size for file in files]
                 lines = plan.lines(sizes, root, running) or ["there is nothing to delete"]
-                described = [sink.describe(Path()) for sink in pipeline.sinks.declared.values()]
-                in_sinks = [one.removal for one in described if one.removal]
-                lines += [f"left alone, for those who use it: {one}" for one in in_sinks]
+                lines += _left_in_sinks(pipeline)
                 doing = "deleting:" if config.delete else "this would be deleted:"
                 context.log.info("\n".join([doing, *lines]))
                 if config.delete:
@@ -110,6 +109,13 @@ def _check_idle(config: TeardownConfig, running: list[str]) -> None:
             " dead, use Terminate, Force termination immediately, in the UI",
             allow_retries=False,
         )
+
+
+def _left_in_sinks(pipeline: Pipeline) -> list[str]:
+    """What the sinks wrote and no teardown deletes, a line each."""
+    descriptions = [sink.describe(Path()) for sink in pipeline.sinks.declared.values()]
+    removals = [description.removal for description in descriptions if description.removal]
+    return [f"left alone, for those who use it: {removal}" for removal in removals]
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from batchrec_dagster.config.interactions import PreparationSettings
 from batchrec_dagster.preparation.spark.task import Done, Task
+from batchrec_dagster.steps.interactions import SparkResult
 from batchrec_dagster.storage.extras import require
 from batchrec_dagster.storage.object_store import StorageError
 from batchrec_dagster.storage.resource import StorageResource
@@ -70,17 +71,12 @@ def explained(reader: Messages, why: Callable[[], str]) -> Iterator[None]:
         raise dg.Failure(reason or f"the Spark job failed: {why()}", allow_retries=False) from error
 
 
-# The task's result, and metadata of the job.
-Ran = tuple[Done, Mapping[str, Any]]
-
-
 class SparkEngine(Protocol):
-    """Where a task runs. `on_aws`: on AWS, where the data must be in S3."""
+    """Where a task runs."""
 
-    @property
-    def on_aws(self) -> bool: ...
-
-    def run(self, context: dg.AssetExecutionContext, storage: StorageResource, task: Task) -> Ran:
+    def run(
+        self, context: dg.AssetExecutionContext, storage: StorageResource, task: Task
+    ) -> SparkResult:
         """Run the task. Raises StorageError, dg.Failure."""
 
 
@@ -89,9 +85,10 @@ class LocalSpark:
     """Spark in a separate process on this machine."""
 
     memory: str = "2g"
-    on_aws: bool = False
 
-    def run(self, context: dg.AssetExecutionContext, storage: StorageResource, task: Task) -> Ran:
+    def run(
+        self, context: dg.AssetExecutionContext, storage: StorageResource, task: Task
+    ) -> SparkResult:
         require("spark", "preparation.engine spark")
         if not os.environ.get("JAVA_HOME") and shutil.which("java") is None:
             raise dg.Failure(
@@ -123,7 +120,7 @@ def spark_engine(declared: PreparationSettings) -> SparkEngine | None:
         case "spark":
             return LocalSpark(declared.memory or LocalSpark.memory)
         case "glue":
-            from batchrec_dagster.steps.spark_on_aws import GlueSpark
+            from batchrec_dagster.pipeline.spark_on_aws import GlueSpark
 
             return GlueSpark(declared)
     return None

@@ -19,9 +19,10 @@ import dagster_pipes
 from dagster_aws.pipes import PipesGlueClient, PipesS3ContextInjector, PipesS3MessageReader
 
 from batchrec_dagster.config.interactions import PreparationSettings
+from batchrec_dagster.pipeline.spark_jobs import Messages, explained
 from batchrec_dagster.preparation import spark
 from batchrec_dagster.preparation.spark.task import Task
-from batchrec_dagster.steps.spark_jobs import Messages, Ran, explained
+from batchrec_dagster.steps.interactions import SparkResult
 from batchrec_dagster.storage.object_store import split_uri
 from batchrec_dagster.storage.resource import StorageResource
 
@@ -110,9 +111,10 @@ class GlueSpark:
     """
 
     declared: PreparationSettings
-    on_aws: bool = True
 
-    def run(self, context: dg.AssetExecutionContext, storage: StorageResource, task: Task) -> Ran:
+    def run(
+        self, context: dg.AssetExecutionContext, storage: StorageResource, task: Task
+    ) -> SparkResult:
         glue = storage.client("glue")
         prefix = f"pipes/{context.run.run_id}-{context.retry_number}"
         reader = S3Messages(storage, f"{prefix}/messages")

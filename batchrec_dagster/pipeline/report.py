@@ -36,7 +36,7 @@ from batchrec_dagster.reporting.outcomes import outcomes_section
 from batchrec_dagster.reporting.page import page
 from batchrec_dagster.reporting.published import RunTables
 from batchrec_dagster.steps.experiment import experiment_result
-from batchrec_dagster.steps.items import categories, shown_tables, titles_of
+from batchrec_dagster.steps.items import categories, has_titles, shown_tables
 from batchrec_dagster.steps.outcomes import outcomes, read_sums
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.object_store import ObjectNotFoundError
@@ -182,7 +182,7 @@ def _tables(work: Work, recommendations: pl.LazyFrame) -> Iterator[RunTables]:
             interactions=scan_interactions(Path(path(work.files.interactions))),
             recommendations=recommendations,
             users=pl.scan_ndjson(users).select(USER_FIELD),
-            titles=parquet(places.item_titles) if titles_of(pipeline) else None,
+            titles=parquet(places.item_titles) if has_titles(pipeline) else None,
             items=(
                 pl.read_csv(path(storage.uri(places.items)), infer_schema=False, glob=False)
                 if categories(pipeline)
