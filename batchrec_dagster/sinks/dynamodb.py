@@ -269,8 +269,8 @@ class UserListTable:
                 return len(requests)
             _wait(attempt)
         raise sink.SinkUnavailableError(
-            f"the DynamoDB table {self.table} refused {len(unprocessed)} of {len(requests)} items"
-            f" {ATTEMPTS} times, because they come faster than its write capacity allows: give it"
+            f"the DynamoDB table {self.table} is written faster than its capacity allows:"
+            f" {len(unprocessed)} of {len(requests)} items were refused {ATTEMPTS} times; give it"
             " more write capacity"
         )
 
