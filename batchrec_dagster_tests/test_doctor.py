@@ -16,8 +16,8 @@ from click.testing import CliRunner
 
 from batchrec_dagster.cli import main
 from batchrec_dagster.cli.project import STORAGE, use_dagster_home
-from batchrec_dagster.doctor import Finding, examine, machine
-from batchrec_dagster.doctor.machine import clock
+from batchrec_dagster.doctor import Finding, check_deployment, machine
+from batchrec_dagster.doctor.machine import check_clock
 from batchrec_dagster.local_personalize.api.client import QUOTAS_VARIABLE, embedded_client
 from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster.testing import StartedPersonalize
@@ -81,11 +81,11 @@ def test_the_quotas_of_the_embedded_personalize_are_counted(
 ) -> None:
     client = embedded_client(tmp_path / "home/personalize", ObjectStore())
     client.create_dataset_group(name="films")
-    found = by_check(examine(home))
+    found = by_check(check_deployment(home))
     assert found["quota of dataset groups"].message == "1 of 50 used"
     assert found["quota of schemas"] == Finding("quota of schemas", "ok", "0 of 500 used")
     assert found["quota of solutions in a dataset group"].message == "0 of 10 used"
-    found = by_check(examine({**home, QUOTAS_VARIABLE: "dataset_groups=1"}))
+    found = by_check(check_deployment({**home, QUOTAS_VARIABLE: "dataset_groups=1"}))
     assert found["quota of dataset groups"].status == "warning"
     assert f"{QUOTAS_VARIABLE}=dataset_groups=2" in found["quota of dataset groups"].fix
 
@@ -109,16 +109,16 @@ def test_invalid_declarations_fail(home: dict[str, str], tmp_path: Path) -> None
 
 
 def test_a_misspelt_setting_fails(home: dict[str, str]) -> None:
-    found = by_check(examine({**home, "BATCHREC_STORGE": "s3://bucket/x"}))
+    found = by_check(check_deployment({**home, "BATCHREC_STORGE": "s3://bucket/x"}))
     assert "BATCHREC_STORGE" in found["settings"].message
     assert "BATCHREC_STORAGE" in found["settings"].fix
 
 
 def test_a_missing_dagster_home_fails(home: dict[str, str], tmp_path: Path) -> None:
-    found = by_check(examine({**home, "DAGSTER_HOME": ""}))
+    found = by_check(check_deployment({**home, "DAGSTER_HOME": ""}))
     assert found["dagster home"].status == "warning"
     assert f"{tmp_path / 'home' / 'dagster'}" in found["dagster home"].fix
-    found = by_check(examine({**home, "DAGSTER_HOME": str(tmp_path / "no")}))
+    found = by_check(check_deployment({**home, "DAGSTER_HOME": str(tmp_path / "no")}))
     assert "is not writable: No such file" in found["dagster home"].message
 
 
@@ -126,7 +126,7 @@ def test_a_home_that_everybody_can_read_is_a_warning(home: dict[str, str]) -> No
     dagster = Path(home["DAGSTER_HOME"])
     for mode, status in ((0o755, "warning"), (0o770, "ok"), (0o700, "ok")):
         dagster.chmod(mode)
-        found = by_check(examine(home))
+        found = by_check(check_deployment(home))
         assert (found["dagster home"].status, found["home"].status) == (status, "ok")
         assert found["dagster home"].fix.startswith(f"chmod 700 {dagster}" if mode & 7 else "")
     assert Path(home["BATCHREC_HOME"]).stat().st_mode & 0o777 == 0o700
@@ -138,11 +138,11 @@ def test_a_storage_that_everybody_can_read_is_a_warning(
 ) -> None:
     folder = tmp_path / "srv"
     settings = {**home, "BATCHREC_STORAGE": str(folder)}
-    assert by_check(examine(settings))["storage folder"].status == "ok"
+    assert by_check(check_deployment(settings))["storage folder"].status == "ok"
     assert folder.stat().st_mode & 0o777 == 0o700
     for mode, status in ((0o755, "warning"), (0o771, "warning"), (0o770, "ok"), (0o750, "ok")):
         folder.chmod(mode)
-        found = by_check(examine(settings))["storage folder"]
+        found = by_check(check_deployment(settings))["storage folder"]
         assert found.status == status
         assert found.fix.startswith(f"chmod 700 {folder}" if status == "warning" else "")
         assert folder.stat().st_mode & 0o777 == mode
@@ -150,9 +150,9 @@ def test_a_storage_that_everybody_can_read_is_a_warning(
     inside = Path(home["BATCHREC_HOME"]) / "storage"
     inside.mkdir(mode=0o755, exist_ok=True)
     inside.chmod(0o755)
-    assert by_check(examine(home))["storage folder"].status == "ok"
+    assert by_check(check_deployment(home))["storage folder"].status == "ok"
     inside.parent.chmod(0o755)
-    assert by_check(examine(home))["storage folder"].status == "warning"
+    assert by_check(check_deployment(home))["storage folder"].status == "warning"
 
 
 @pytest.mark.attack
@@ -166,7 +166,7 @@ def test_the_url_of_dagster_s_database_is_not_repeated(
     settings = "storage: {postgres: {postgres_url: {env: DAGSTER_POSTGRES}}}\n"
     (Path(home["DAGSTER_HOME"]) / "dagster.yaml").write_text(settings)
     monkeypatch.setenv("DAGSTER_POSTGRES", url)
-    found = by_check(examine(home))["dagster storage"]
+    found = by_check(check_deployment(home))["dagster storage"]
     assert found.status == "failed"
     assert "secret" not in found.message
     assert "cannot be read" in found.message
@@ -178,7 +178,7 @@ def test_the_url_of_dagster_s_database_is_not_repeated(
 
 def test_a_dagster_storage_that_does_not_open_fails(home: dict[str, str]) -> None:
     (Path(home["DAGSTER_HOME"]) / "dagster.yaml").write_text("storage: {tape: {}}\n")
-    found = by_check(examine(home))
+    found = by_check(check_deployment(home))
     assert found["dagster storage"].status == "failed"
     assert "dagster.yaml" in found["dagster storage"].fix
 
@@ -191,7 +191,7 @@ def test_missing_locks_a_full_disk_and_a_damaged_catalogue_fail(
     monkeypatch.setattr(
         machine, "shutil", SimpleNamespace(disk_usage=lambda path: SimpleNamespace(free=10**8))
     )
-    found = by_check(examine(home))
+    found = by_check(check_deployment(home))
     assert "is damaged" in found["embedded personalize"].message
     assert found["disk"].status == "failed"
     assert "0.1 GB free" in found["disk"].message
@@ -200,7 +200,7 @@ def test_missing_locks_a_full_disk_and_a_damaged_catalogue_fail(
         raise OSError(95, "Operation not supported")
 
     monkeypatch.setattr("fcntl.flock", no_locks)
-    found = by_check(examine(home))
+    found = by_check(check_deployment(home))
     assert "file locks: Operation not supported" in found["embedded personalize"].message
 
 
@@ -251,7 +251,7 @@ def on_s3(
     environment = {**home, **s3.environment(keys), "BATCHREC_STORAGE": f"s3://{bucket}/x"}
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    return by_check(examine(environment))
+    return by_check(check_deployment(environment))
 
 
 @pytest.mark.parametrize(
@@ -260,10 +260,10 @@ def on_s3(
 )
 def test_a_wrong_clock_is_reported(off: int, status: str, said: str) -> None:
     now = datetime(2026, 1, 1, tzinfo=UTC)
-    found = clock(format_datetime(now), now + timedelta(seconds=off))
+    found = check_clock(format_datetime(now), now + timedelta(seconds=off))
     assert found.status == status
     assert said in found.message
-    assert clock(None, now).status == "unknown"
+    assert check_clock(None, now).status == "unknown"
 
 
 def test_a_personalize_at_a_url_is_checked(
@@ -272,8 +272,11 @@ def test_a_personalize_at_a_url_is_checked(
     for name, value in personalize.environment.items():
         monkeypatch.setenv(name, value)
     url = personalize.endpoint_url
-    assert by_check(examine({**home, "BATCHREC_PERSONALIZE": url}))["personalize"].status == "ok"
+    assert (
+        by_check(check_deployment({**home, "BATCHREC_PERSONALIZE": url}))["personalize"].status
+        == "ok"
+    )
     nobody = f"http://127.0.0.1:{free_ports(1)[0]}"
-    found = by_check(examine({**home, "BATCHREC_PERSONALIZE": nobody}))["personalize"]
+    found = by_check(check_deployment({**home, "BATCHREC_PERSONALIZE": nobody}))["personalize"]
     assert found.status == "failed"
     assert "batchrec local-personalize" in found.fix

@@ -16,7 +16,11 @@ from moto import mock_aws
 from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.doctor import Finding, aws
 from batchrec_dagster.doctor import findings as clients
-from batchrec_dagster.doctor.aws import conditional_denies, lacks, quota_findings
+from batchrec_dagster.doctor.aws import (
+    check_quotas,
+    find_conditional_denies,
+    find_missing_permissions,
+)
 from batchrec_dagster.testing import StartedPersonalize
 from batchrec_dagster_tests.template import ACCOUNT, BUCKET, REGION, stack
 from batchrec_dagster_tests.test_doctor import by_check
@@ -53,7 +57,7 @@ def account(
         )
         trust = resources["PersonalizeRole"]["AssumeRolePolicyDocument"]
         iam.create_role(RoleName="Personalize", AssumeRolePolicyDocument=json.dumps(trust))
-        real = clients.client
+        real = clients.make_client
 
         def examined(*, refuse: tuple[str, ...] = (), **settings: str) -> dict[str, Finding]:
             def client(deployment: Deployment, service: str) -> Any:
@@ -67,7 +71,7 @@ def account(
                     made.meta.events.register(f"before-call.*.{operation}", denied)
                 return made
 
-            monkeypatch.setattr(aws, "client", client)
+            monkeypatch.setattr(aws, "make_client", client)
             environment = {
                 "BATCHREC_PERSONALIZE": "aws",
                 "BATCHREC_STORAGE": f"s3://{BUCKET}/batchrec",
@@ -75,7 +79,7 @@ def account(
                 "AWS_REGION": REGION,
                 **settings,
             }
-            return by_check(aws.aws_findings(Deployment.from_environment(environment)))
+            return by_check(aws.check_aws(Deployment.from_environment(environment)))
 
         yield examined
 
@@ -175,7 +179,7 @@ def test_a_region_without_personalize_fails(
     found = account(AWS_REGION=region)["region"] if region else None
     if found is None:
         here = Deployment.from_environment({})
-        found = aws._region(here)
+        found = aws._check_region(here)
     assert found.status == "failed"
     assert "eu-west-1" in found.fix
 
@@ -203,7 +207,7 @@ def test_a_quota_that_is_used_up_warns() -> None:
     quotas = SimpleNamespace(
         get_paginator=lambda name: SimpleNamespace(paginate=lambda **_: applied)
     )
-    found = by_check(quota_findings(personalize, quotas))
+    found = by_check(check_quotas(personalize, quotas))
     assert {
         check.removeprefix("quota of "): (one.status, one.message.partition(":")[0])
         for check, one in found.items()
@@ -224,7 +228,7 @@ def test_a_deny_under_a_condition_that_may_hold_is_named() -> None:
 
     def found(**statement: Any) -> list[str]:
         policy = {"Statement": [{**deny, **statement}]}
-        return conditional_denies(policy, SERVICE, wanted)
+        return find_conditional_denies(policy, SERVICE, wanted)
 
     assert found(Sid="OnlyOurVpc", Condition=vpce) == ["OnlyOurVpc (aws:SourceVpce)"]
     assert found(Condition=tls) == found(Condition=spared) == []
@@ -253,4 +257,7 @@ ALLOW = {"Effect": "Allow", "Principal": {"Service": SERVICE}, "Action": "s3:*",
 )
 def test_what_a_policy_allows_personalize(statements: list[Any], lacking: bool) -> None:
     pair = ("s3:GetObject", "arn:aws:s3:::b/key")
-    assert lacks({"Statement": statements}, SERVICE, ACCOUNT, [pair]) == [pair] * lacking
+    assert (
+        find_missing_permissions({"Statement": statements}, SERVICE, ACCOUNT, [pair])
+        == [pair] * lacking
+    )

@@ -14,7 +14,7 @@ import dagster as dg
 import pytest
 
 from batchrec_dagster.deployment import Deployment, resources
-from batchrec_dagster.doctor.aws import _region, _resources
+from batchrec_dagster.doctor.aws import _check_region, _get_storage_arns
 from batchrec_dagster.local_personalize.api.client import embedded_client
 from batchrec_dagster.local_personalize.operations import solutions
 from batchrec_dagster.local_personalize.recipes import Recipe, get_recipe
@@ -114,10 +114,10 @@ def test_the_doctor_asks_about_region_and_bucket_by_their_partition(name: str, r
             "AWS_REGION": region,
         }
     )
-    assert {arn.split(":")[1] for arn in _resources(deployment)} == {name}
+    assert {arn.split(":")[1] for arn in _get_storage_arns(deployment)} == {name}
     # As of now, boto3 knows Personalize in China, and none in GovCloud.
     known = boto3.Session().get_available_regions("personalize", partition_name=name)
-    assert _region(deployment).status == ("ok" if region in known else "failed")
+    assert _check_region(deployment).status == ("ok" if region in known else "failed")
     assert "cn-north-1" in known or name != "aws-cn"
 
 

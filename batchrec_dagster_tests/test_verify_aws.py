@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from batchrec_dagster.cli import main
 from batchrec_dagster.deployment import Deployment
-from batchrec_dagster.doctor.aws_questions import QUESTIONS, about_lines
+from batchrec_dagster.doctor.aws_questions import QUESTIONS, describe_lines
 from batchrec_dagster.doctor.verify_aws import Verification
 from batchrec_dagster.personalize.ensure import DATASET, DATASET_GROUP, FILTER, SCHEMA, SOLUTION
 from batchrec_dagster.steps.training import now
@@ -27,7 +27,7 @@ def opened(folder: Path, **environment: str) -> Verification:
     """That of the folder's file, on the deployment in the folder."""
     settings = {"BATCHREC_HOME": str(folder / ".batchrec"), **environment}
     personalize = Deployment.from_environment(settings).personalize_resource
-    return Verification.opened(folder / "verify-aws.json", personalize, logging.getLogger("test"))
+    return Verification.open(folder / "verify-aws.json", personalize, logging.getLogger("test"))
 
 
 def what_is_left(folder: Path) -> list[str]:
@@ -103,7 +103,7 @@ def test_what_is_in_lines_is_reported_whatever_it_is() -> None:
         {"input": {"userId": "c"}, "output": {**scored, "scores": [0.5, float("nan")]}},
         {"input": {"userId": "d"}, "output": None, "error": "unknown"},
     ]
-    found = about_lines(lines)
+    found = describe_lines(lines)
     assert json.loads(found.pop("example")) == lines[1]
     assert found == {
         "line": ["error", "input", "more", "output"],
@@ -114,7 +114,7 @@ def test_what_is_in_lines_is_reported_whatever_it_is() -> None:
         "errors": ["unknown"],
         "read_by_batchrec": "4 lines",
     }
-    of_another_form = about_lines([{"input": "a", "output": {"recommendedItems": [{"id": 1}]}}])
+    of_another_form = describe_lines([{"input": "a", "output": {"recommendedItems": [{"id": 1}]}}])
     assert "not a batch inference output file" in of_another_form["read_by_batchrec"]
 
 

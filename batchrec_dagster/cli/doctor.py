@@ -42,26 +42,26 @@ def doctor(context: click.Context, as_json: bool) -> None:
     from dataclasses import asdict
     from itertools import chain
 
-    from batchrec_dagster.doctor import examine
+    from batchrec_dagster.doctor import check_deployment
 
-    found = []
-    for finding in chain(examine(environment()), _pipelines()):
-        found.append(finding)
+    findings = []
+    for finding in chain(check_deployment(environment()), _check_pipelines()):
+        findings.append(finding)
         if not as_json:
             mark = "FAILED" if finding.status == "failed" else finding.status
             click.echo(f"{mark:8} {finding.check:22} {finding.message}")
             if finding.status != "ok":
                 click.echo(f"{'':8} {'':22} -> {finding.fix}")
     if as_json:
-        click.echo(json.dumps([asdict(finding) for finding in found], indent=2))
-    if any(finding.status == "failed" for finding in found):
+        click.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
+    if any(finding.status == "failed" for finding in findings):
         context.exit(1)
 
 
-def _pipelines() -> Iterator[Finding]:
+def _check_pipelines() -> Iterator[Finding]:
     from batchrec_dagster.cli.pipelines import problems_of_the_whole
     from batchrec_dagster.cli.project import ProjectError, find_project, importable
-    from batchrec_dagster.doctor import pipelines_findings
+    from batchrec_dagster.doctor import check_pipelines
     from batchrec_dagster.doctor.findings import failed, unknown
 
     try:
@@ -70,7 +70,7 @@ def _pipelines() -> Iterator[Finding]:
         yield unknown("pipelines", error.message, "run batchrec doctor there")
         return
     with importable(project):
-        yield from pipelines_findings(project.defs.parent)
+        yield from check_pipelines(project.defs.parent)
         for line in problems_of_the_whole(f"{project.module}.definitions"):
             yield failed("project", line, "for details, run: dg check defs")
 
@@ -110,7 +110,7 @@ def verify_aws(
     from botocore.exceptions import BotoCoreError, ClientError
 
     from batchrec_dagster.deployment import Deployment
-    from batchrec_dagster.doctor.aws_questions import DELETED, estimated
+    from batchrec_dagster.doctor.aws_questions import DELETED, estimate_costs
     from batchrec_dagster.doctor.verify_aws import Verification, VerifyError
     from batchrec_dagster.personalize.errors import PersonalizeError
     from batchrec_dagster.steps.cost import summary
@@ -121,16 +121,16 @@ def verify_aws(
     log.setLevel(logging.INFO)
     try:
         personalize = Deployment.from_environment(environment()).personalize_resource
-        verification = Verification.opened(output, personalize, log, glue_job)
+        verification = Verification.open(output, personalize, log, glue_job)
         if only_delete:
             if not output.exists():
                 raise VerifyError(f"there is no {output}: nothing was made")
             verification.delete()
         else:
             if verification.state["stage"] != DELETED:
-                cost = estimated()
+                cost = estimate_costs()
                 click.echo(f"On AWS this costs {summary(cost)}.")
-                if sum(each.usd for each in cost) > budget:
+                if sum(question_cost.usd for question_cost in cost) > budget:
                     raise VerifyError(f"that is more than --budget {budget:g}: nothing was made")
                 if not yes:
                     click.confirm("Run it?", abort=True)
@@ -139,7 +139,7 @@ def verify_aws(
         raise click.ClickException(str(error)) from error
     except (StorageError, PersonalizeError, BotoCoreError, ClientError) as error:
         again = "run it again to continue, or with --delete to delete what it made"
-        raise click.ClickException(f"{error}. Then {again}") from error
-    for name, found in verification.state["answers"].items():
-        click.echo(f"{found['status']:9} {name:18} {found.get('reason', '')}".rstrip())
+        raise click.ClickException(f"{reason}. Then {again}") from error
+    for name, record in verification.state["answers"].items():
+        click.echo(f"{record['status']:9} {name:18} {record.get('reason', '')}".rstrip())
     click.echo(f"Written: {output}, {output.with_suffix('.md')}. To ask all again, move them away.")

@@ -10,9 +10,9 @@ import dagster as dg
 
 from batchrec_dagster import BatchRecommendations
 from batchrec_dagster.deployment import Deployment, DeploymentError, misspelt
-from batchrec_dagster.doctor.aws import aws_findings
+from batchrec_dagster.doctor.aws import check_aws
 from batchrec_dagster.doctor.findings import Finding, failed, ok, warning
-from batchrec_dagster.doctor.machine import machine_findings, storage_findings
+from batchrec_dagster.doctor.machine import check_machine, check_storage
 from batchrec_dagster.pipeline.loading import DeclarationError, load_pipelines
 from batchrec_dagster.sinks import Sink, SinkContext, SinkError, SinkUnavailableError
 from batchrec_dagster.sinks.sink import SinkDescription
@@ -23,7 +23,7 @@ __all__ = ["Finding", "examine", "pipelines_findings"]
 FIX = "fix what the message names, then run doctor again"
 
 
-def examine(environment: Mapping[str, str]) -> Iterator[Finding]:
+def check_deployment(environment: Mapping[str, str]) -> Iterator[Finding]:
     """Check the settings, this machine, the storage and AWS, the cheapest check first."""
     try:
         deployment = Deployment.from_environment(environment)
@@ -31,20 +31,20 @@ def examine(environment: Mapping[str, str]) -> Iterator[Finding]:
         yield failed("settings", str(error), FIX)
         return
     unknown_settings = misspelt(environment)
-    for name, meant in unknown_settings.items():
-        yield failed("settings", f"{name} is not a setting", f"rename it to {meant}")
+    for name, suggestion in unknown_settings.items():
+        yield failed("settings", f"{name} is not a setting", f"rename it to {suggestion}")
     if not unknown_settings:
         yield ok("settings", f"storage {deployment.storage}, Personalize {deployment.personalize}")
-    yield from machine_findings(deployment)
-    yield from storage_findings(deployment)
-    yield from aws_findings(deployment)
+    yield from check_machine(deployment)
+    yield from check_storage(deployment)
+    yield from check_aws(deployment)
 
 
-def pipelines_findings(package: Path) -> Iterator[Finding]:
+def check_pipelines(package: Path) -> Iterator[Finding]:
     """Check that Dagster can load the package's defs/, and that each sink can be written."""
     check = "pipelines"
     try:
-        loaded = load_pipelines(package)
+        definitions = load_pipelines(package)
     except DeclarationError as error:
         for line in str(error).splitlines():
             yield failed(check, line, "fix this line")
@@ -57,12 +57,12 @@ def pipelines_findings(package: Path) -> Iterator[Finding]:
         )
     else:
         yield ok(check, f"Dagster can load {package / 'defs'}")
-        yield from _sinks(loaded)
+        yield from _check_sinks(definitions)
 
 
-def _sinks(loaded: dg.Definitions) -> Iterator[Finding]:
+def _check_sinks(definitions: dg.Definitions) -> Iterator[Finding]:
     """A finding for each sink outside the storage; relative paths start at the project."""
-    tree = loaded.component_tree
+    tree = definitions.component_tree
     try:
         storage = Deployment.from_environment(os.environ).storage_resource
     except DeploymentError:  # examine() reports it.
@@ -72,21 +72,23 @@ def _sinks(loaded: dg.Definitions) -> Iterator[Finding]:
     for pipeline in tree.get_all_components(BatchRecommendations):
         context = SinkContext(pipeline.name, storage, project, os.environ)
         for key, sink in pipeline.sinks.declared.items():
-            described = sink.describe(project)
-            if described.place:
-                yield _sink(f"{pipeline.name} {key}", sink, described, context)
+            description = sink.describe(project)
+            if description.place:
+                yield _check_sink(f"{pipeline.name} {key}", sink, description, context)
 
 
-def _sink(check: str, sink: Sink, described: SinkDescription, context: SinkContext) -> Finding:
+def _check_sink(
+    check: str, sink: Sink, description: SinkDescription, context: SinkContext
+) -> Finding:
     try:
-        checked = sink.check(context)
+        result = sink.check(context)
     except SinkError as error:
         # The sink's secret is redacted under any variable name.
-        secret = {"DATABASE_URL": os.environ.get(described.secret or "", "")}
+        secret = {"DATABASE_URL": os.environ.get(description.secret or "", "")}
         message, _, fix = redacted(str(error), {**os.environ, **secret}).partition("; ")
         unavailable = isinstance(error, SinkUnavailableError)
         advice = "check that it runs and can be reached from here" if unavailable else FIX
         return failed(check, message, fix or advice)
-    if checked.fix:
-        return warning(check, checked.message, checked.fix)
-    return ok(check, checked.message)
+    if result.fix:
+        return warning(check, result.message, result.fix)
+    return ok(check, result.message)

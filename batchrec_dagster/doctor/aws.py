@@ -14,7 +14,15 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.deployment.resources import AWS
-from batchrec_dagster.doctor.findings import Finding, client, failed, ok, session, unknown, warning
+from batchrec_dagster.doctor.findings import (
+    Finding,
+    failed,
+    make_client,
+    make_session,
+    ok,
+    unknown,
+    warning,
+)
 from batchrec_dagster.storage import permissions
 from batchrec_dagster.storage.object_store import split_uri
 
@@ -23,43 +31,43 @@ SERVICE = "personalize.amazonaws.com"
 _NETWORK = "check the network and the region"
 
 
-def aws_findings(deployment: Deployment) -> Iterator[Finding]:
+def check_aws(deployment: Deployment) -> Iterator[Finding]:
     if deployment.embedded:
         return
     on_aws = deployment.personalize == AWS
     if on_aws:
-        yield _region(deployment)
-        who = _identity(deployment)
-        yield who
-        if who.status == "failed":
+        yield _check_region(deployment)
+        identity = _check_identity(deployment)
+        yield identity
+        if identity.status == "failed":
             return
-    personalize = _personalize(deployment)
+    personalize = _check_personalize(deployment)
     yield personalize
     if on_aws:
-        yield from _role(deployment)
-        yield _bucket_policy(deployment)
+        yield from _check_role(deployment)
+        yield _check_bucket_policy(deployment)
         if personalize.status == "ok":
-            yield from quota_findings(
-                client(deployment, "personalize"), client(deployment, "service-quotas")
+            yield from check_quotas(
+                make_client(deployment, "personalize"), make_client(deployment, "service-quotas")
             )
 
 
-def _region(deployment: Deployment) -> Finding:
-    aws = session(deployment)
+def _check_region(deployment: Deployment) -> Finding:
+    aws = make_session(deployment)
     region = aws.region_name
-    known = aws.get_available_regions("personalize", partition_name=permissions.partition(region))
-    fix = f"set AWS_REGION to one of: {', '.join(known) or 'another partition'}"
+    regions = aws.get_available_regions("personalize", partition_name=permissions.partition(region))
+    fix = f"set AWS_REGION to one of: {', '.join(regions) or 'another partition'}"
     if region is None:
         return failed("region", "no region is set", fix)
-    if region not in known:
+    if region not in regions:
         return failed("region", f"boto3 knows no Personalize in {region}", fix)
     return ok("region", region)
 
 
-def _identity(deployment: Deployment) -> Finding:
+def _check_identity(deployment: Deployment) -> Finding:
     check = "identity"
     try:
-        found = client(deployment, "sts").get_caller_identity()
+        caller = make_client(deployment, "sts").get_caller_identity()
     except ClientError as error:
         code, message = error.response["Error"]["Code"], error.response["Error"]["Message"]
         fix = permissions.credentials_trouble(code, message) or "check the credentials"
@@ -67,20 +75,20 @@ def _identity(deployment: Deployment) -> Finding:
     except BotoCoreError as error:
         return failed(check, str(error), "set AWS_PROFILE, or give this machine a role")
     account = deployment.role_arn.split(":")[4]
-    if found["Account"] != account:
+    if caller["Account"] != account:
         return failed(
             check,
-            f"these credentials are {found['Arn']}, but BATCHREC_ROLE_ARN is in account {account}",
+            f"these credentials are {caller['Arn']}, but BATCHREC_ROLE_ARN is in account {account}",
             "use a role in the same account: iam:PassRole does not cross accounts",
         )
-    return ok(check, found["Arn"])
+    return ok(check, caller["Arn"])
 
 
-def _personalize(deployment: Deployment) -> Finding:
+def _check_personalize(deployment: Deployment) -> Finding:
     check = "personalize"
     where = "Amazon Personalize" if deployment.personalize == AWS else deployment.personalize
     try:
-        client(deployment, "personalize").list_dataset_groups(maxResults=1)
+        make_client(deployment, "personalize").list_dataset_groups(maxResults=1)
     except ClientError as error:
         if permissions.is_denied(error):
             fix = permissions.lacking("personalize:ListDatasetGroups", "*", str(error))
@@ -94,21 +102,21 @@ def _personalize(deployment: Deployment) -> Finding:
     return ok(check, f"{where} answers")
 
 
-def _role(deployment: Deployment) -> Iterator[Finding]:
+def _check_role(deployment: Deployment) -> Iterator[Finding]:
     role = deployment.role_arn
     check, name = "role", role.rpartition("/")[2]
 
-    def call() -> Any:
-        return client(deployment, "iam").get_role(RoleName=name)["Role"]
+    def get_role() -> Any:
+        return make_client(deployment, "iam").get_role(RoleName=name)["Role"]
 
-    found = _try(check, call, "iam:GetRole", role)
-    if isinstance(found, Finding):
-        missing = "NoSuchEntity" in found.message
+    answer = _try_call(check, get_role, "iam:GetRole", role)
+    if isinstance(answer, Finding):
+        missing = "NoSuchEntity" in answer.message
         fix = "create it (deploy/batchrec.yaml), or fix BATCHREC_ROLE_ARN"
-        yield failed(check, f"there is no role {name}", fix) if missing else found
+        yield failed(check, f"there is no role {name}", fix) if missing else answer
         return
-    trust = _document(found["AssumeRolePolicyDocument"])
-    if lacks(trust, SERVICE, role.split(":")[4], [("sts:AssumeRole", "*")]):
+    trust = _parse_policy(answer["AssumeRolePolicyDocument"])
+    if find_missing_permissions(trust, SERVICE, role.split(":")[4], [("sts:AssumeRole", "*")]):
         yield failed(
             check,
             f"{SERVICE} cannot assume {role}",
@@ -116,37 +124,42 @@ def _role(deployment: Deployment) -> Iterator[Finding]:
         )
     else:
         yield ok(check, f"{SERVICE} can assume {role}")
-    yield _role_in_storage(deployment)
+    yield _check_role_in_storage(deployment)
 
 
-def _role_in_storage(deployment: Deployment) -> Finding:
+def _check_role_in_storage(deployment: Deployment) -> Finding:
     """What the role's policies let it do in the bucket, by IAM's policy simulator."""
     check, role = "role in storage", deployment.role_arn
-    arn, objects = _resources(deployment)
+    arn, objects = _get_storage_arns(deployment)
 
-    def denied(actions: list[str], resource: str) -> list[str]:
-        answer = client(deployment, "iam").simulate_principal_policy(
+    def find_denied_actions(actions: list[str], resource: str) -> list[str]:
+        answer = make_client(deployment, "iam").simulate_principal_policy(
             PolicySourceArn=role, ActionNames=actions, ResourceArns=[resource]
         )
         results = answer["EvaluationResults"]
-        return [each["EvalActionName"] for each in results if each["EvalDecision"] != "allowed"]
+        return [
+            result["EvalActionName"] for result in results if result["EvalDecision"] != "allowed"
+        ]
 
-    def call() -> list[str]:
-        return denied(["s3:GetObject", "s3:PutObject"], objects) + denied(["s3:ListBucket"], arn)
+    def find_missing_actions() -> list[str]:
+        return find_denied_actions(["s3:GetObject", "s3:PutObject"], objects) + find_denied_actions(
+            ["s3:ListBucket"], arn
+        )
 
-    missing = _try(check, call, "iam:SimulatePrincipalPolicy", role)
-    if isinstance(missing, Finding):
-        return missing
-    if missing:
+    missing_actions = _try_call(check, find_missing_actions, "iam:SimulatePrincipalPolicy", role)
+    if isinstance(missing_actions, Finding):
+        return missing_actions
+    if missing_actions:
         return failed(
             check,
-            f"{role} lacks {', '.join(missing)}",
-            f"allow it {' and '.join(missing)} on {arn} and {deployment.storage.rstrip('/')}/*",
+            f"{role} lacks {', '.join(missing_actions)}",
+            f"allow it {' and '.join(missing_actions)} on {arn} and"
+            f" {deployment.storage.rstrip('/')}/*",
         )
     return ok(check, f"{role} can list, read and write {deployment.storage}")
 
 
-def _resources(deployment: Deployment) -> tuple[str, str]:
+def _get_storage_arns(deployment: Deployment) -> tuple[str, str]:
     """The ARNs of the bucket, and of an object such as a batch job writes."""
     bucket, prefix = split_uri(deployment.storage)
     folder = f"{prefix.rstrip('/')}/" if prefix else ""
@@ -155,21 +168,28 @@ def _resources(deployment: Deployment) -> tuple[str, str]:
     return arn, f"{arn}/{folder}doctor/curated/x"
 
 
-def _bucket_policy(deployment: Deployment) -> Finding:
+def _check_bucket_policy(deployment: Deployment) -> Finding:
     check = "bucket policy"
     bucket, _ = split_uri(deployment.storage)
-    arn, objects = _resources(deployment)
+    arn, objects = _get_storage_arns(deployment)
 
-    def call() -> Any:
-        return client(deployment, "s3").get_bucket_policy(Bucket=bucket)["Policy"]
+    def get_policy() -> Any:
+        return make_client(deployment, "s3").get_bucket_policy(Bucket=bucket)["Policy"]
 
-    found = _try(check, call, "s3:GetBucketPolicy", arn)
-    if isinstance(found, Finding) and "NoSuchBucketPolicy" not in found.message:
-        return found
-    wanted = [("s3:ListBucket", arn), ("s3:GetObject", objects), ("s3:PutObject", objects)]
-    policy = {} if isinstance(found, Finding) else _document(found)
+    answer = _try_call(check, get_policy, "s3:GetBucketPolicy", arn)
+    if isinstance(answer, Finding) and "NoSuchBucketPolicy" not in answer.message:
+        return answer
+    permissions_needed = [
+        ("s3:ListBucket", arn),
+        ("s3:GetObject", objects),
+        ("s3:PutObject", objects),
+    ]
+    policy = {} if isinstance(answer, Finding) else _parse_policy(answer)
     account = deployment.role_arn.split(":")[4]
-    missing = [action for action, _ in lacks(policy, SERVICE, account, wanted)]
+    missing = [
+        action
+        for action, _ in find_missing_permissions(policy, SERVICE, account, permissions_needed)
+    ]
     if missing:
         return failed(
             check,
@@ -177,18 +197,18 @@ def _bucket_policy(deployment: Deployment) -> Finding:
             f"allow it {' and '.join(missing)} on {arn} and {deployment.storage.rstrip('/')}/*"
             " (deploy/batchrec.yaml contains such a policy)",
         )
-    if doubtful := conditional_denies(policy, SERVICE, wanted):
+    if doubtful_statements := find_conditional_denies(policy, SERVICE, permissions_needed):
         return warning(
             check,
             f"the policy of {bucket} denies under conditions that may hold for {SERVICE}:"
-            f" {'; '.join(doubtful)}",
+            f" {'; '.join(doubtful_statements)}",
             "check that they spare Personalize, for example with a condition BoolIfExists"
             " aws:PrincipalIsAWSService false",
         )
     return ok(check, f"{SERVICE} can list, read and write {deployment.storage}")
 
 
-def _try(check: str, call: Callable[[], Any], action: str, resource: str) -> Any:
+def _try_call(check: str, call: Callable[[], Any], action: str, resource: str) -> Any:
     """The result of the call, or a Finding if it fails; `action` is the permission it needs."""
     try:
         return call()
@@ -201,7 +221,7 @@ def _try(check: str, call: Callable[[], Any], action: str, resource: str) -> Any
         return unknown(check, str(error), _NETWORK)
 
 
-def _document(policy: Any) -> Document:
+def _parse_policy(policy: Any) -> Document:
     """The policy; boto3 decodes some, and returns others as JSON."""
     document: Document = json.loads(unquote(policy)) if isinstance(policy, str) else policy
     return document
@@ -218,36 +238,40 @@ _QUOTAS = {
 _FINISHED = ("ACTIVE", "CREATE FAILED", "CREATE STOPPED")
 
 
-def quota_findings(personalize: Any, quotas: Any) -> Iterator[Finding]:
+def check_quotas(personalize: Any, quotas: Any) -> Iterator[Finding]:
     """One finding for each quota of Personalize that a pipeline can exhaust.
 
     personalize, quotas: boto3 clients of `personalize` and `service-quotas`.
     """
-    applied = _applied_quotas(quotas)
-    for what, (operation, documented, name, unfinished) in _QUOTAS.items():
+    quotas_by_name = _applied_quotas(quotas)
+    for what, (operation, documented, name, only_unfinished) in _QUOTAS.items():
         check = f"quota of {what}"
-        matching = (v for key, v in applied.items() if re.search(name, key, re.IGNORECASE))
-        quota = next(matching, documented)
+        applied_quotas = (
+            v for key, v in quotas_by_name.items() if re.search(name, key, re.IGNORECASE)
+        )
+        quota = next(applied_quotas, documented)
         action = "personalize:" + "".join(part.capitalize() for part in operation.split("_"))
-        listed = _try(check, partial(_list, personalize, operation), action, "*")
-        if isinstance(listed, Finding):
-            yield replace(listed, status="unknown")
+        resources = _try_call(check, partial(_list_resources, personalize, operation), action, "*")
+        if isinstance(resources, Finding):
+            yield replace(resources, status="unknown")
             continue
-        used = sum(not (unfinished and each["status"] in _FINISHED) for each in listed)
-        message = f"{used} of {quota} {'in progress' if unfinished else 'used'}"
+        used = sum(
+            not (only_unfinished and resource["status"] in _FINISHED) for resource in resources
+        )
+        message = f"{used} of {quota} {'in progress' if only_unfinished else 'used'}"
         if used < quota:
             yield ok(check, message)
-        elif unfinished:
+        elif only_unfinished:
             yield warning(check, message, "nothing to do: runs wait until one finishes")
         else:
             fix = "delete what you no longer need (NAME_teardown), or ask AWS for a higher quota"
             yield warning(check, f"{message}: a new pipeline may find no room", fix)
 
 
-def _list(personalize: Any, operation: str) -> list[Mapping[str, Any]]:
+def _list_resources(personalize: Any, operation: str) -> list[Mapping[str, Any]]:
     pages: dict[str, Any] = personalize.get_paginator(operation).paginate().build_full_result()
-    (listed,) = pages.values()
-    return list(listed)
+    (resources,) = pages.values()
+    return list(resources)
 
 
 def _applied_quotas(quotas: Any) -> dict[str, int]:
@@ -264,26 +288,28 @@ def _applied_quotas(quotas: Any) -> dict[str, int]:
 _OPERATORS = ("StringEquals", "StringLike", "ArnEquals", "ArnLike")
 
 
-def lacks(
-    document: Document, service: str, account: str, wanted: Iterable[tuple[str, str]]
+def find_missing_permissions(
+    document: Document, service: str, account: str, permissions_needed: Iterable[tuple[str, str]]
 ) -> list[tuple[str, str]]:
     """The wanted (action, resource) pairs that the policy does not allow the service."""
-    return [pair for pair in wanted if not _allows(document, service, account, *pair)]
+    return [pair for pair in permissions_needed if not _allows(document, service, account, *pair)]
 
 
 def _allows(document: Document, service: str, account: str, action: str, resource: str) -> bool:
     matching = [
         statement
-        for statement in _many(document.get("Statement"))
-        if _principal(statement.get("Principal"), service)
-        and any(_matches(each, action) for each in _many(statement.get("Action")))
+        for statement in _as_list(document.get("Statement"))
+        if _names_service(statement.get("Principal"), service)
+        and any(_matches(pattern, action) for pattern in _as_list(statement.get("Action")))
         # A trust policy names no resource.
-        and any(_matches(each, resource) for each in _many(statement.get("Resource", "*")))
+        and any(_matches(pattern, resource) for pattern in _as_list(statement.get("Resource", "*")))
     ]
-    denied = any(each["Effect"] == "Deny" and not each.get("Condition") for each in matching)
-    return not denied and any(
-        each["Effect"] == "Allow" and _holds(each.get("Condition", {}), account)
-        for each in matching
+    is_denied = any(
+        statement["Effect"] == "Deny" and not statement.get("Condition") for statement in matching
+    )
+    return not is_denied and any(
+        statement["Effect"] == "Allow" and _condition_holds(statement.get("Condition", {}), account)
+        for statement in matching
     )
 
 
@@ -291,40 +317,40 @@ def _allows(document: Document, service: str, account: str, action: str, resourc
 _SPARES = {"aws:securetransport", "aws:principalisawsservice"}
 
 
-def conditional_denies(
-    document: Document, service: str, wanted: Iterable[tuple[str, str]]
+def find_conditional_denies(
+    document: Document, service: str, permissions_needed: Iterable[tuple[str, str]]
 ) -> list[str]:
     """The conditional statements that may deny the service a wanted (action, resource): the Sid
     and the keys of the condition."""
     return [
         f"{statement.get('Sid', 'a statement without Sid')} ({', '.join(sorted(keys))})"
-        for statement in _many(document.get("Statement"))
+        for statement in _as_list(document.get("Statement"))
         if statement["Effect"] == "Deny" and statement.get("Condition")
         for keys in [{key for each in statement["Condition"].values() for key in each}]
         if not _SPARES & {key.lower() for key in keys}
-        and _principal(statement.get("Principal"), service)
+        and _names_service(statement.get("Principal"), service)
         and any(
-            _matches(one, action) and _matches(other, resource)
-            for action, resource in wanted
-            for one in _many(statement.get("Action"))
-            for other in _many(statement.get("Resource", "*"))
+            _matches(allowed_action, action) and _matches(other, resource)
+            for action, resource in permissions_needed
+            for allowed_action in _as_list(statement.get("Action"))
+            for other in _as_list(statement.get("Resource", "*"))
         )
     ]
 
 
-def _principal(principal: Any, service: str) -> bool:
+def _names_service(principal: Any, service: str) -> bool:
     if principal == "*":
         return True
     return isinstance(principal, Mapping) and (
-        service in _many(principal.get("Service")) or "*" in _many(principal.get("AWS"))
+        service in _as_list(principal.get("Service")) or "*" in _as_list(principal.get("AWS"))
     )
 
 
-def _holds(condition: Mapping[str, Mapping[str, Any]], account: str) -> bool:
+def _condition_holds(condition: Mapping[str, Mapping[str, Any]], account: str) -> bool:
     """Whether it holds for the service's requests on behalf of this account."""
     return all(
         operator in _OPERATORS
-        and any(_names_account(key, value, account) for value in _many(values))
+        and any(_names_account(key, value, account) for value in _as_list(values))
         for operator, keys in condition.items()
         for key, values in keys.items()
     )
@@ -343,7 +369,7 @@ def _matches(pattern: str, text: str) -> bool:
     return re.fullmatch(escaped, text, re.IGNORECASE) is not None
 
 
-def _many(value: Any) -> list[Any]:
+def _as_list(value: Any) -> list[Any]:
     if value is None:
         return []
     return list(value) if isinstance(value, list) else [value]

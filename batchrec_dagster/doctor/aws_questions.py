@@ -10,7 +10,7 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from batchrec_dagster.doctor import aws_trial as trial
+from batchrec_dagster.doctor import aws_trial
 from batchrec_dagster.doctor.aws import SERVICE
 from batchrec_dagster.doctor.aws_trial import Line, Trial
 from batchrec_dagster.personalize import ensure as api
@@ -56,174 +56,184 @@ class Question:
     ask: Callable[[Trial], Mapping[str, Any]]
 
 
-def estimated() -> list[cost.Cost]:
+def estimate_costs() -> list[cost.Cost]:
     """The most that all questions cost on AWS."""
-    _, hours = cost.training_hours(V1, trial.ROWS)
+    _, hours = cost.training_hours(V1, aws_trial.ROWS)
     return [
-        cost.import_cost("interactions in 5 imports", 5 * trial.BYTES),
-        cost.training_cost(V2, hours, trial.ROWS),
-        cost.training_cost(V1, hours, trial.ROWS),
-        cost.training_cost(f"{V1} ({trial.UPDATE})", hours, trial.ROWS),
-        cost.recommendations_cost(V2, 2 * trial.USERS),
-        cost.recommendations_cost(V1, 3 * trial.USERS),
+        cost.import_cost("interactions in 5 imports", 5 * aws_trial.BYTES),
+        cost.training_cost(V2, hours, aws_trial.ROWS),
+        cost.training_cost(V1, hours, aws_trial.ROWS),
+        cost.training_cost(f"{V1} ({aws_trial.UPDATE})", hours, aws_trial.ROWS),
+        cost.recommendations_cost(V2, 2 * aws_trial.USERS),
+        cost.recommendations_cost(V1, 3 * aws_trial.USERS),
         cost.Cost(BILL_USD, "reading the bill", BILL_USD),
     ]
 
 
-def _other(on: Trial, status: str, service: str, operation: str, **request: object) -> Any:
+def _call_service(
+    trial: Trial, status: str, service: str, operation: str, **request: object
+) -> Any:
     """What another service of AWS answers; where it cannot, the question has this status."""
-    if not on.ensure.on_aws:
+    if not trial.ensure.on_aws:
         raise UnansweredError("skipped", "local")
     try:
-        return getattr(on.personalize.storage.client(service), operation)(**request)
+        return getattr(trial.personalize.storage.client(service), operation)(**request)
     except ClientError as error:
         raise UnansweredError(status, str(error)) from error
 
 
-def refusal(error: PersonalizeError | ClientError) -> str:
+def explain_refusal(error: dg.Failure | ClientError) -> str:
     """Why Personalize refused or failed; raises the error if it could not be asked."""
     cause = error if isinstance(error, ClientError) else error.__cause__
     if isinstance(cause, ClientError):
-        refused = cause.response["Error"]["Code"] in _REFUSALS
+        is_refusal = cause.response["Error"]["Code"] in _REFUSALS
     else:
         # It has the status of a job that failed, but not of one that takes too long.
-        refused = isinstance(error, PersonalizeError) and "status" in error.details
-    if not refused:
+        is_refusal = isinstance(error, dg.Failure) and "status" in error.metadata
+    if not is_refusal:
         raise error
     return str(error)
 
 
-def _v2_lines(on: Trial) -> dict[str, Any]:
-    return about_lines(*on.lines(on.filtered()))
+def _ask_v2_lines(trial: Trial) -> dict[str, Any]:
+    return describe_lines(*trial.read_lines(trial.start_filtered_lists()))
 
 
-def about_lines(lines: Sequence[Line]) -> dict[str, Any]:
+def describe_lines(lines: Sequence[Line]) -> dict[str, Any]:
     """What is in the lines of lists, and whether batchrec reads them."""
     outputs = [line["output"] for line in lines if line.get("output")]
-    padded = [len(each.get("scores") or []) < len(each["recommendedItems"]) for each in outputs]
-    written = [json.dumps(line) for line in lines]
+    are_padded = [
+        len(output.get("scores") or []) < len(output["recommendedItems"]) for output in outputs
+    ]
+    lines_as_json = [json.dumps(line) for line in lines]
     try:
-        rows = read_inference("\n".join(written).encode()).height
-        read = f"{rows} lines"
+        rows = read_inference("\n".join(lines_as_json).encode()).height
+        reading = f"{rows} lines"
     except ValueError as error:
-        read = str(error)
+        reading = str(error)
     return {
         "line": sorted({key for line in lines for key in line}),
-        "output": sorted({key for each in outputs for key in each}),
+        "output": sorted({key for output in outputs for key in output}),
         "users": len(lines),
-        "users_with_fewer_scores_than_items": sum(padded),
-        "users_with_nan": sum("NaN" in json.dumps(each.get("scores")) for each in outputs),
+        "users_with_fewer_scores_than_items": sum(are_padded),
+        "users_with_nan": sum("NaN" in json.dumps(output.get("scores")) for output in outputs),
         "errors": sorted({str(line["error"]) for line in lines if line.get("error")})[:5],
-        "read_by_batchrec": read,
-        "example": max(written, key=len, default="")[:2000],
+        "read_by_batchrec": reading,
+        "example": max(lines_as_json, key=len, default="")[:2000],
     }
 
 
-def _policy(on: Trial) -> dict[str, Any]:
-    on.lines(on.filtered())  # It has read the data, and written lists.
-    found: dict[str, Any] = {"read": True, "written": True}
-    bucket, _ = split_uri(on.uri(""))
+def _ask_policy(trial: Trial) -> dict[str, Any]:
+    trial.read_lines(trial.start_filtered_lists())  # It has read the data, and written lists.
+    answer: dict[str, Any] = {"read": True, "written": True}
+    bucket, _ = split_uri(trial.uri(""))
     try:
         policy = json.loads(
-            _other(on, "skipped", "s3", "get_bucket_policy", Bucket=bucket)["Policy"]
+            _call_service(trial, "skipped", "s3", "get_bucket_policy", Bucket=bucket)["Policy"]
         )
     except UnansweredError as error:
-        return {**found, "statements": str(error)}
-    ours = [each for each in policy["Statement"] if SERVICE in str(each.get("Principal"))]
-    return {**found, "statements": _only(ours, "Effect", "Action", "Condition")}
+        return {**answer, "statements": str(error)}
+    our_statements = [
+        statement for statement in policy["Statement"] if SERVICE in str(statement.get("Principal"))
+    ]
+    return {**answer, "statements": _select_keys(our_statements, "Effect", "Action", "Condition")}
 
 
-def _kms(on: Trial) -> dict[str, Any]:
-    bucket, _ = split_uri(on.uri(""))
-    found = _other(on, "skipped", "s3", "get_bucket_encryption", Bucket=bucket)
-    rules = found["ServerSideEncryptionConfiguration"]["Rules"]
+def _ask_kms(trial: Trial) -> dict[str, Any]:
+    bucket, _ = split_uri(trial.uri(""))
+    encryption = _call_service(trial, "skipped", "s3", "get_bucket_encryption", Bucket=bucket)
+    rules = encryption["ServerSideEncryptionConfiguration"]["Rules"]
     algorithms = [rule["ApplyServerSideEncryptionByDefault"]["SSEAlgorithm"] for rule in rules]
     if not any(algorithm.startswith("aws:kms") for algorithm in algorithms):
         raise UnansweredError("skipped", "the bucket is not encrypted with a KMS key")
-    on.lines(on.filtered())
+    trial.read_lines(trial.start_filtered_lists())
     return {"algorithms": algorithms, "read": True, "written": True}
 
 
-def _over_500(on: Trial) -> dict[str, Any]:
-    (lists,) = on.lists(on.start_lists("many", V2, trial.MANY_RESULTS))
+def _ask_over_500(trial: Trial) -> dict[str, Any]:
+    (lists,) = trial.read_lists(trial.start_lists("many", V2, aws_trial.MANY_RESULTS))
     lengths = [len(items) for items in lists]
-    return {"asked": trial.MANY_RESULTS, "least": min(lengths), "most": max(lengths)}
+    return {"asked": aws_trial.MANY_RESULTS, "least": min(lengths), "most": max(lengths)}
 
 
-def _version(on: Trial, recipe: str, mode: str = trial.FULL) -> dict[str, Any]:
-    version = on.version(recipe, mode)
-    metrics = on.ensure.client.get_solution_metrics(solutionVersionArn=version.arn)["metrics"]
+def _describe_version(trial: Trial, recipe: str, mode: str = aws_trial.FULL) -> dict[str, Any]:
+    version = trial.train_version(recipe, mode)
+    metrics = trial.ensure.client.get_solution_metrics(solutionVersionArn=version.arn)["metrics"]
     return {
         "name": version.description.get("name"),
         "training_hours": version.description.get("trainingHours"),
-        "most_hours_estimated": round(cost.training_hours(V1, trial.ROWS)[1], 2),
+        "most_hours_estimated": round(cost.training_hours(V1, aws_trial.ROWS)[1], 2),
         "hours_passed": round(job_seconds(version) / 3600, 3),
         "metrics": metrics,
     }
 
 
-def _versions(on: Trial) -> dict[str, Any]:
-    return {recipe: _version(on, recipe) for recipe in (V2, V1)}
+def _ask_versions(trial: Trial) -> dict[str, Any]:
+    return {recipe: _describe_version(trial, recipe) for recipe in (V2, V1)}
 
 
-def _update(on: Trial) -> dict[str, Any]:
-    on.version(V1)
-    return _version(on, V1, trial.UPDATE)
+def _ask_update(trial: Trial) -> dict[str, Any]:
+    trial.train_version(V1)
+    return _describe_version(trial, V1, aws_trial.UPDATE)
 
 
-def _exploration(on: Trial) -> dict[str, Any]:
+def _ask_exploration(trial: Trial) -> dict[str, Any]:
     def start(name: str, weight: str) -> api.StartedResource:
         config = {"itemExplorationConfig": {"explorationWeight": weight}}
-        return on.start_lists(name, V1, trial.FEW_RESULTS, batchInferenceJobConfig=config)
+        return trial.start_lists(name, V1, aws_trial.FEW_RESULTS, batchInferenceJobConfig=config)
 
-    names = {"without": "0", "without-again": "0", "with": "1"}
-    once, again, explored = on.lists(*(start(*each) for each in names.items()))
+    weights = {"without": "0", "without-again": "0", "with": "1"}
+    first_lists, second_lists, explored_lists = trial.read_lists(
+        *(start(*name_and_weight) for name_and_weight in weights.items())
+    )
     return {
-        "users": len(once),
-        "same_lists_twice_with_weight_0": sum(map(eq, once, again)),
-        "same_lists_with_weights_0_and_1": sum(map(eq, once, explored)),
+        "users": len(first_lists),
+        "same_lists_twice_with_weight_0": sum(map(eq, first_lists, second_lists)),
+        "same_lists_with_weights_0_and_1": sum(map(eq, first_lists, explored_lists)),
     }
 
 
-def _event_types(on: Trial) -> dict[str, Any]:
-    on.ensure.ready(api.IMPORT_JOB, on.start_import())
-    found = {}
+def _ask_event_types(trial: Trial) -> dict[str, Any]:
+    trial.ensure.ready(api.IMPORT_JOB, trial.start_import())
+    outcomes = {}
     for types in (9, 10, 11):
         try:
-            on.ensure.ready(api.IMPORT_JOB, on.start_import(types))
-            found[f"{types}"] = "imported"
-        except PersonalizeError as error:
-            found[f"{types}"] = refusal(error)
-    return found
+            trial.ensure.ready(api.IMPORT_JOB, trial.start_import(types))
+            outcomes[f"{types}"] = "imported"
+        except dg.Failure as failure:
+            outcomes[f"{types}"] = explain_refusal(failure)
+    return outcomes
 
 
-def _glue(on: Trial) -> dict[str, Any]:
-    if on.ensure.on_aws and not on.glue_job:
+def _ask_glue(trial: Trial) -> dict[str, Any]:
+    if trial.ensure.on_aws and not trial.glue_job:
         raise UnansweredError("skipped", "no --glue-job")
-    job = _other(on, "skipped", "glue", "get_job", JobName=on.glue_job)["Job"]
-    runs = _other(on, "skipped", "glue", "get_job_runs", JobName=on.glue_job)["JobRuns"][:3]
+    job = _call_service(trial, "skipped", "glue", "get_job", JobName=trial.glue_job)["Job"]
+    runs = _call_service(trial, "skipped", "glue", "get_job_runs", JobName=trial.glue_job)[
+        "JobRuns"
+    ][:3]
     keys = ("JobRunState", "ErrorMessage", "ExecutionTime", "DPUSeconds")
-    (about,) = _only([job], "GlueVersion", "WorkerType", "NumberOfWorkers")
-    return {**about, "last_runs": _only(runs, *keys)}
+    (settings,) = _select_keys([job], "GlueVersion", "WorkerType", "NumberOfWorkers")
+    return {**settings, "last_runs": _select_keys(runs, *keys)}
 
 
-def _names(on: Trial) -> dict[str, Any]:
+def _ask_names(trial: Trial) -> dict[str, Any]:
     try:
-        on.start_import()
-    except PersonalizeError as error:
+        trial.start_import()
+    except dg.Failure as failure:
         # Without a cause, the name is taken.
-        message = str(error) if error.__cause__ is None else refusal(error)
+        message = failure.description if failure.__cause__ is None else explain_refusal(failure)
         return {"free_again": False, "message": message}
     return {"free_again": True}
 
 
-def _bill(on: Trial) -> dict[str, Any]:
-    first, last = on.days
+def _ask_bill(trial: Trial) -> dict[str, Any]:
+    first, last = trial.days
     today = now().date()
-    if on.ensure.on_aws and today <= last:
+    if trial.ensure.on_aws and today <= last:
         raise UnansweredError("pending", f"run the command again after {last}")
-    days = _other(
-        on,
+    days = _call_service(
+        trial,
         "pending",
         "ce",
         "get_cost_and_usage",
@@ -233,32 +243,34 @@ def _bill(on: Trial) -> dict[str, Any]:
         Filter={"Dimensions": {"Key": "SERVICE", "Values": ["Amazon Personalize"]}},
         GroupBy=[{"Type": "DIMENSION", "Key": "USAGE_TYPE"}],
     )["ResultsByTime"]
-    billed = [
+    charges = [
         {"day": day["TimePeriod"]["Start"], "usage_type": group["Keys"][0], **group["Metrics"]}
         for day in days
         for group in day["Groups"]
     ]
-    if not billed:
+    if not charges:
         raise UnansweredError("pending", "Cost Explorer has nothing of Personalize yet")
-    return {"of": "all of the account's Personalize on these days", "billed": billed}
+    return {"of": "all of the account's Personalize on these days", "billed": charges}
 
 
-def _only(dicts: Iterable[Mapping[str, Any]], *keys: str) -> list[dict[str, Any]]:
-    return [{key: each.get(key) for key in keys} for each in dicts]
+def _select_keys(dicts: Iterable[Mapping[str, Any]], *keys: str) -> list[dict[str, Any]]:
+    return [{key: mapping.get(key) for key in keys} for mapping in dicts]
 
 
 QUESTIONS = (
-    Question("v2_lines", "What is in the lines of lists of version 2?", ASKING, _v2_lines),
-    Question("policy", "With which policy can it read and write the bucket?", ASKING, _policy),
-    Question("kms", "Can it read and write a bucket encrypted with a KMS key?", ASKING, _kms),
-    Question("over_500", "Do lists have more than 500 items?", ASKING, _over_500),
-    Question("versions", "Which name and hours has a solution version?", ASKING, _versions),
-    Question("update", "Which name, hours and metrics has an UPDATE?", ASKING, _update),
-    Question("exploration", "Are lists without exploration reproducible?", ASKING, _exploration),
+    Question("v2_lines", "What is in the lines of lists of version 2?", ASKING, _ask_v2_lines),
+    Question("policy", "With which policy can it read and write the bucket?", ASKING, _ask_policy),
+    Question("kms", "Can it read and write a bucket encrypted with a KMS key?", ASKING, _ask_kms),
+    Question("over_500", "Do lists have more than 500 items?", ASKING, _ask_over_500),
+    Question("versions", "Which name and hours has a solution version?", ASKING, _ask_versions),
+    Question("update", "Which name, hours and metrics has an UPDATE?", ASKING, _ask_update),
     Question(
-        "event_types", "Are nine event types imported, ten, and eleven?", ASKING, _event_types
+        "exploration", "Are lists without exploration reproducible?", ASKING, _ask_exploration
     ),
-    Question("glue", "How did the Glue job's last runs end?", ASKING, _glue),
-    Question("names", "Are names free again after a teardown?", NAMES, _names),
-    Question("bill", "What was billed, by usage type?", DELETED, _bill),
+    Question(
+        "event_types", "Are nine event types imported, ten, and eleven?", ASKING, _ask_event_types
+    ),
+    Question("glue", "How did the Glue job's last runs end?", ASKING, _ask_glue),
+    Question("names", "Are names free again after a teardown?", NAMES, _ask_names),
+    Question("bill", "What was billed, by usage type?", DELETED, _ask_bill),
 )

@@ -55,28 +55,28 @@ class Trial:
     def uri(self) -> Callable[[str], str]:
         return self.personalize.storage.uri
 
-    def named(self, what: str = "") -> str:
+    def make_name(self, what: str = "") -> str:
         """A name under which teardown finds it, as it finds a pipeline's."""
         return f"{self.pipeline}-{self.pipeline[-8:]}{what and '-'}{what}"
 
-    def dataset(self) -> tuple[str, str]:
+    def ensure_dataset(self) -> tuple[str, str]:
         """The ARNs of the dataset group and of its interactions."""
-        name, text = self.named("interactions"), schemas.interactions_schema(event_type=True)
-        group = self.ensure.named(api.DATASET_GROUP, self.named(), {}).arn
+        name, text = self.make_name("interactions"), schemas.interactions_schema(event_type=True)
+        group = self.ensure.named(api.DATASET_GROUP, self.make_name(), {}).arn
         schema = self.ensure.named(api.SCHEMA, name, {"schema": text}).arn
-        within = {"datasetGroupArn": group}
-        request = {"datasetType": schemas.INTERACTIONS, "schemaArn": schema, **within}
-        return group, self.ensure.named(api.DATASET, name, request, **within).arn
+        parent = {"datasetGroupArn": group}
+        request = {"datasetType": schemas.INTERACTIONS, "schemaArn": schema, **parent}
+        return group, self.ensure.named(api.DATASET, name, request, **parent).arn
 
     def start_import(self, event_types: int = 1) -> api.StartedResource:
         """The import of the data with so many event types."""
         name, store = f"{event_types}-types", self.personalize.storage.store
         uri = self.uri(self.places.interactions.replace("interactions.csv", f"{name}.csv"))
         if store.head(uri) is None:
-            data, users = interactions(event_types)
+            data, users = make_interactions(event_types)
             store.put(self.uri(self.places.batch_users), users)
             store.put(uri, data)
-        _, dataset = self.dataset()
+        _, dataset = self.ensure_dataset()
         request = {
             "datasetArn": dataset,
             "dataSource": {"dataLocation": uri},
@@ -84,32 +84,36 @@ class Trial:
             "importMode": "FULL",
         }
         return self.ensure.start_named(
-            api.IMPORT_JOB, self.named(name), request, datasetArn=dataset
+            api.IMPORT_JOB, self.make_name(name), request, datasetArn=dataset
         )
 
-    def version(self, recipe: str, mode: str = FULL) -> api.ReadyResource:
+    def train_version(self, recipe: str, mode: str = FULL) -> api.ReadyResource:
         """The solution version, trained once: one that failed is not trained and paid again."""
         kind, ensure = api.SOLUTION_VERSION, self.ensure
         ensure.ready(api.IMPORT_JOB, self.start_import())
-        within = {"datasetGroupArn": self.dataset()[0]}
+        parent = {"datasetGroupArn": self.ensure_dataset()[0]}
         arn = recipe_arn(recipe, ensure.client.meta.partition)
-        request = {"recipeArn": arn, "performAutoTraining": False, **within}
-        name = self.named(recipe.removeprefix("aws-"))
-        solution = ensure.named(api.SOLUTION, name, request, **within).arn
+        request = {"recipeArn": arn, "performAutoTraining": False, **parent}
+        name = self.make_name(recipe.removeprefix("aws-"))
+        solution = ensure.named(api.SOLUTION, name, request, **parent).arn
         # By the mode: whether an UPDATE has a name is one of the questions.
-        for there in ensure.list(kind, solutionArn=solution):
-            if there.get("trainingMode", FULL) == mode:
-                return ensure.ready(kind, api.StartedResource(there[kind.arn], created=False))
-        name, client = self.named(mode.lower()), cast(Any, ensure.client)
-        made = client.create_solution_version(solutionArn=solution, trainingMode=mode, name=name)
+        for existing_version in ensure.list(kind, solutionArn=solution):
+            if existing_version.get("trainingMode", FULL) == mode:
+                return ensure.ready(
+                    kind, api.StartedResource(existing_version[kind.arn], created=False)
+                )
+        name, client = self.make_name(mode.lower()), cast(Any, ensure.client)
+        response = client.create_solution_version(
+            solutionArn=solution, trainingMode=mode, name=name
+        )
         ensure.log.info(f"training {recipe} ({mode})")
-        return ensure.ready(kind, api.StartedResource(made[kind.arn], created=True))
+        return ensure.ready(kind, api.StartedResource(response[kind.arn], created=True))
 
     def start_lists(
         self, name: str, recipe: str, results: int, **request: object
     ) -> api.StartedResource:
-        version = self.version(recipe).arn
-        create = {
+        version = self.train_version(recipe).arn
+        creation = {
             "solutionVersionArn": version,
             "roleArn": self.ensure.role_arn,
             "numResults": results,
@@ -120,10 +124,10 @@ class Trial:
             **request,
         }
         return self.ensure.start_named(
-            api.BATCH_INFERENCE_JOB, self.named(name), create, solutionVersionArn=version
+            api.BATCH_INFERENCE_JOB, self.make_name(name), creation, solutionVersionArn=version
         )
 
-    def lines(self, *started: api.StartedResource) -> list[list[Line]]:
+    def read_lines(self, *started: api.StartedResource) -> list[list[Line]]:
         """Of each job, once it is finished, the lines of its output by user. Raises LookupError and
         ValueError for an output of another form."""
         jobs = self.ensure.all_ready(api.BATCH_INFERENCE_JOB, started)
@@ -139,32 +143,34 @@ class Trial:
         for uri in outputs:
             yield from map(json.loads, store.get(uri).splitlines())
 
-    def lists(self, *started: api.StartedResource) -> list[list[list[str]]]:
+    def read_lists(self, *started: api.StartedResource) -> list[list[list[str]]]:
         """Of each job, once it is finished, the list of each user."""
-        jobs = self.lines(*started)
+        jobs = self.read_lines(*started)
         return [[line["output"]["recommendedItems"] for line in lines] for lines in jobs]
 
-    def filtered(self) -> api.StartedResource:
+    def start_filtered_lists(self) -> api.StartedResource:
         """Lists of version 2 without seen items: documented to be padded."""
-        self.version(V2)
-        within = {"datasetGroupArn": self.dataset()[0]}
-        seen = 'EXCLUDE ItemID WHERE Interactions.EVENT_TYPE IN ("*")'
-        request = {"filterExpression": seen, **within}
-        arn = self.ensure.named(api.FILTER, self.named("seen"), request, **within).arn
+        self.train_version(V2)
+        parent = {"datasetGroupArn": self.ensure_dataset()[0]}
+        filter_expression = 'EXCLUDE ItemID WHERE Interactions.EVENT_TYPE IN ("*")'
+        request = {"filterExpression": filter_expression, **parent}
+        arn = self.ensure.named(api.FILTER, self.make_name("seen"), request, **parent).arn
         return self.start_lists("lines", V2, FEW_RESULTS, filterArn=arn)
 
 
 @cache
 def generate_ratings() -> pl.DataFrame:
     """ROWS of the demo's ratings, by user: of the ITEMS that most people rated."""
-    all_of_them = generator.generate_ratings()
-    counts = all_of_them["movieID"].value_counts()
-    most = counts.sort("count", "movieID", descending=True)["movieID"].head(ITEMS)
-    some = all_of_them.filter(pl.col("movieID").is_in(most.implode()))
-    return some.filter(pl.int_range(pl.len()).over("userID") < ROWS_OF_A_USER).head(ROWS)
+    ratings = generator.generate_ratings()
+    counts = ratings["movieID"].value_counts()
+    popular_movies = counts.sort("count", "movieID", descending=True)["movieID"].head(ITEMS)
+    ratings_of_popular_movies = ratings.filter(pl.col("movieID").is_in(popular_movies.implode()))
+    return ratings_of_popular_movies.filter(
+        pl.int_range(pl.len()).over("userID") < ROWS_OF_A_USER
+    ).head(ROWS)
 
 
-def interactions(event_types: int) -> tuple[bytes, bytes]:
+def make_interactions(event_types: int) -> tuple[bytes, bytes]:
     """The generated data: the CSV of the interactions, and the batch input of USERS users."""
     table = generate_ratings().select(
         pl.col("userID").cast(pl.String),

@@ -47,14 +47,14 @@ def failed(check: str, message: str, fix: str) -> Finding:
 _QUICK = Config(retries={"total_max_attempts": 2}, connect_timeout=5, read_timeout=15)
 
 
-def session(deployment: Deployment) -> boto3.Session:
+def make_session(deployment: Deployment) -> boto3.Session:
     return boto3.Session(region_name=deployment.region, profile_name=deployment.profile)
 
 
-def client(deployment: Deployment, service: str) -> Any:
+def make_client(deployment: Deployment, service: str) -> Any:
     """A client with the deployment's profile, region and endpoint. Raises BotoCoreError."""
     endpoints = {"s3": deployment.s3_endpoint}
     if deployment.personalize != AWS:
         endpoints["personalize"] = deployment.personalize
-    untyped: Any = session(deployment)  # Its types accept only literal service names.
+    untyped: Any = make_session(deployment)  # Its types accept only literal service names.
     return untyped.client(service, endpoint_url=endpoints.get(service), config=_QUICK)

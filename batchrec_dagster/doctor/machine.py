@@ -19,7 +19,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from sqlalchemy.exc import ArgumentError
 
 from batchrec_dagster.deployment import Deployment
-from batchrec_dagster.doctor.findings import Finding, client, failed, ok, unknown, warning
+from batchrec_dagster.doctor.findings import Finding, failed, make_client, ok, unknown, warning
 from batchrec_dagster.local_personalize.api.client import QUOTAS_VARIABLE, Quotas
 from batchrec_dagster.storage import durable
 from batchrec_dagster.storage.durable import exclusive
@@ -32,19 +32,19 @@ GB = 10**9
 FULL, NEARLY_FULL = 1 * GB, 5 * GB
 
 
-def machine_findings(deployment: Deployment) -> Iterator[Finding]:
-    yield from _dagster_home(deployment.dagster_home, deployment.home / "dagster")
-    yield _writable("home", deployment.home, "BATCHREC_HOME")
+def check_machine(deployment: Deployment) -> Iterator[Finding]:
+    yield from _check_dagster_home(deployment.dagster_home, deployment.home / "dagster")
+    yield _check_writable("home", deployment.home, "BATCHREC_HOME")
     if deployment.embedded:
         catalog = deployment.home / "personalize" / "catalog.sqlite"
-        intact = _embedded_home(catalog)
-        yield intact
-        if intact.status == "ok" and catalog.exists():
-            yield from _embedded_quotas(catalog, Quotas.parse(deployment.quotas))
-    yield from _free_space(deployment)
+        finding = _check_embedded_home(catalog)
+        yield finding
+        if finding.status == "ok" and catalog.exists():
+            yield from _check_embedded_quotas(catalog, Quotas.parse(deployment.quotas))
+    yield from _check_free_space(deployment)
 
 
-def _dagster_home(home: Path | None, default: Path) -> Iterator[Finding]:
+def _check_dagster_home(home: Path | None, default: Path) -> Iterator[Finding]:
     check = "dagster home"
     if home is None:
         yield warning(
@@ -55,7 +55,7 @@ def _dagster_home(home: Path | None, default: Path) -> Iterator[Finding]:
         )
         if not (home := default).is_dir():
             return
-    yield _writable(check, home, "DAGSTER_HOME", create=False)
+    yield _check_writable(check, home, "DAGSTER_HOME", create=False)
     if not home.is_dir():
         return
     if not (home / "dagster.yaml").exists():
@@ -65,9 +65,9 @@ def _dagster_home(home: Path | None, default: Path) -> Iterator[Finding]:
             "copy dagster.yaml there, or deploy/dagster.yaml for PostgreSQL",
         )
     try:
-        with exclusive(home), _as_dagster_home(home):
-            opened = dg.DagsterInstance.from_config(str(home))
-        with opened as instance:
+        with exclusive(home), _set_dagster_home(home):
+            opened_instance = dg.DagsterInstance.from_config(str(home))
+        with opened_instance as instance:
             runs, storage = instance.get_runs_count(), type(instance.run_storage).__name__
     except Exception as error:  # Database drivers and broken files raise anything.
         reason = str(error.__cause__ or error).strip().partition("\n")[0]
@@ -84,20 +84,20 @@ def _dagster_home(home: Path | None, default: Path) -> Iterator[Finding]:
 
 
 @contextmanager
-def _as_dagster_home(home: Path) -> Iterator[None]:
+def _set_dagster_home(home: Path) -> Iterator[None]:
     """DAGSTER_HOME is this folder, as batchrec's commands have it: its dagster.yaml may say so."""
-    before = os.environ.get("DAGSTER_HOME")
+    previous_home = os.environ.get("DAGSTER_HOME")
     os.environ["DAGSTER_HOME"] = str(home)
     try:
         yield
     finally:
-        if before is None:
+        if previous_home is None:
             del os.environ["DAGSTER_HOME"]
         else:
-            os.environ["DAGSTER_HOME"] = before
+            os.environ["DAGSTER_HOME"] = previous_home
 
 
-def _writable(check: str, folder: Path, setting: str, *, create: bool = True) -> Finding:
+def _check_writable(check: str, folder: Path, setting: str, *, create: bool = True) -> Finding:
     fix = f"create it and let user {os.geteuid()} write there, or set {setting} to another folder"
     try:
         if create:
@@ -115,7 +115,7 @@ def _writable(check: str, folder: Path, setting: str, *, create: bool = True) ->
     return ok(check, f"{setting} {folder} is writable")
 
 
-def _embedded_home(catalog: Path) -> Finding:
+def _check_embedded_home(catalog: Path) -> Finding:
     """Check the locks by which processes share it: some network file systems have none."""
     check, home = "embedded personalize", catalog.parent
     try:
@@ -145,10 +145,10 @@ def _embedded_home(catalog: Path) -> Finding:
     return ok(check, f"{home} supports file locks, and its catalogue is intact")
 
 
-def _embedded_quotas(catalog: Path, quotas: Quotas) -> Iterator[Finding]:
+def _check_embedded_quotas(catalog: Path, quotas: Quotas) -> Iterator[Finding]:
     """What is used of the quotas: in all, or in the dataset group that has most."""
     with closing(sqlite3.connect(f"{catalog.as_uri()}?mode=ro", uri=True)) as connection:
-        used = dict(
+        resource_counts = dict(
             connection.execute(
                 "SELECT kind, MAX(number) FROM (SELECT kind, COUNT(*) AS number FROM resources"
                 " GROUP BY kind, parent) GROUP BY kind"
@@ -161,8 +161,8 @@ def _embedded_quotas(catalog: Path, quotas: Quotas) -> Iterator[Finding]:
         ("filters in a dataset group", "Filter", "filters_per_group"),
     ):
         quota: int = getattr(quotas, name)
-        message = f"{used.get(kind, 0)} of {quota} used"
-        if used.get(kind, 0) < quota:
+        message = f"{resource_counts.get(kind, 0)} of {quota} used"
+        if resource_counts.get(kind, 0) < quota:
             yield ok(f"quota of {what}", message)
         else:
             fix = (
@@ -172,20 +172,20 @@ def _embedded_quotas(catalog: Path, quotas: Quotas) -> Iterator[Finding]:
             yield warning(f"quota of {what}", f"{message}: there is no room for a new one", fix)
 
 
-def _free_space(deployment: Deployment) -> Iterator[Finding]:
+def _check_free_space(deployment: Deployment) -> Iterator[Finding]:
     """One finding for each disk."""
     folders = {"BATCHREC_HOME": deployment.home, "temporary files": Path(tempfile.gettempdir())}
     if not deployment.storage.startswith("s3://"):
         folders["BATCHREC_STORAGE"] = Path(deployment.storage)
     if deployment.dagster_home:
         folders["DAGSTER_HOME"] = deployment.dagster_home
-    seen = set()
+    devices = set()
     for purpose, folder in folders.items():
         existing = next((path for path in (folder, *folder.parents) if path.exists()), folder)
         device = existing.stat().st_dev
-        if device in seen:
+        if device in devices:
             continue
-        seen.add(device)
+        devices.add(device)
         free = shutil.disk_usage(existing).free
         message = f"{free / GB:,.1f} GB free for {purpose} ({existing})"
         fix = "free some space, or use a folder on a larger disk"
@@ -201,32 +201,32 @@ def _free_space(deployment: Deployment) -> Iterator[Finding]:
 REFUSED, SUSPECT = 300, 30
 
 
-def storage_findings(deployment: Deployment) -> Iterator[Finding]:
+def check_storage(deployment: Deployment) -> Iterator[Finding]:
     if deployment.storage.startswith("s3://"):
-        findings = list(_bucket(deployment))
+        findings = list(_check_bucket(deployment))
     else:
-        findings = [_storage_folder(Path(deployment.storage).absolute(), deployment.home)]
+        findings = [_check_storage_folder(Path(deployment.storage).absolute(), deployment.home)]
     yield from findings
     if any(finding.status == "failed" for finding in findings):
         return
     storage: StorageResource = deployment.storage_resource
-    yield from _objects(storage)
+    yield from _check_objects(storage)
 
 
-def _storage_folder(folder: Path, home: Path) -> Finding:
+def _check_storage_folder(folder: Path, home: Path) -> Finding:
     """Whether this user can write there, and nobody else can read it: it has raw histories."""
     check = "storage folder"
     in_closed_home = folder.is_relative_to(home) and not home.stat().st_mode & 0o007
     if folder.is_dir() and in_closed_home:
         return ok(check, f"BATCHREC_STORAGE {folder} is in BATCHREC_HOME, which is closed")
-    return _writable(check, folder, "BATCHREC_STORAGE")
+    return _check_writable(check, folder, "BATCHREC_STORAGE")
 
 
-def _objects(storage: StorageResource) -> Iterator[Finding]:
+def _check_objects(storage: StorageResource) -> Iterator[Finding]:
     """Write, read and delete a small object, as a pipeline does."""
     uri = storage.uri(f"doctor-{uuid.uuid4().hex}")
 
-    def lease() -> None:
+    def check_lease() -> None:
         if storage.store.create(uri, b"another's"):
             raise StorageError(
                 f"{uri} already existed, yet the storage created it again; use a storage that"
@@ -235,7 +235,7 @@ def _objects(storage: StorageResource) -> Iterator[Finding]:
 
     steps: dict[str, Callable[[], object]] = {
         "write": lambda: storage.store.put(uri, b"x"),
-        "lease": lease,
+        "lease": check_lease,
         "list": lambda: storage.store.list(uri),
         "read": lambda: storage.store.get(uri),
         "delete": lambda: storage.store.delete(uri),
@@ -252,11 +252,11 @@ def _objects(storage: StorageResource) -> Iterator[Finding]:
             yield ok(f"storage {name}", storage.where(uri).rpartition("/")[0])
 
 
-def _bucket(deployment: Deployment) -> Iterator[Finding]:
+def _check_bucket(deployment: Deployment) -> Iterator[Finding]:
     bucket, _ = split_uri(deployment.storage)
     check = "bucket"
     try:
-        answer: Any = client(deployment, "s3").head_bucket(Bucket=bucket)
+        answer: Any = make_client(deployment, "s3").head_bucket(Bucket=bucket)
     except ClientError as error:
         answer = error.response
     except BotoCoreError as error:
@@ -268,7 +268,7 @@ def _bucket(deployment: Deployment) -> Iterator[Finding]:
         return
     metadata = answer["ResponseMetadata"]
     headers, status = metadata["HTTPHeaders"], metadata["HTTPStatusCode"]
-    yield clock(headers.get("date"), datetime.now(UTC))
+    yield check_clock(headers.get("date"), datetime.now(UTC))
     region = headers.get("x-amz-bucket-region")
     trouble = credentials_trouble(answer.get("Error", {}).get("Code", ""), "")
     if trouble:
@@ -298,15 +298,16 @@ def _bucket(deployment: Deployment) -> Iterator[Finding]:
         yield ok(check, f"{bucket} exists{f', in {region}' if region else ''}")
 
 
-def clock(date: str | None, now: datetime) -> Finding:
+def check_clock(date: str | None, now: datetime) -> Finding:
     """Compare this machine's clock with the Date header of a server's answer."""
     if date is None:
         return unknown("clock", "the server sent no Date header", "compare it with `ntpdate -q`")
-    off = (now - parsedate_to_datetime(date)).total_seconds()
-    message = f"this machine's clock is {abs(off):.0f} s {'ahead' if off > 0 else 'behind'}"
+    seconds_off = (now - parsedate_to_datetime(date)).total_seconds()
+    direction = "ahead" if seconds_off > 0 else "behind"
+    message = f"this machine's clock is {abs(seconds_off):.0f} s {direction}"
     fix = "set it by NTP (chrony, systemd-timesyncd)"
-    if abs(off) >= REFUSED:
+    if abs(seconds_off) >= REFUSED:
         return failed("clock", f"{message}: AWS refuses its requests", fix)
-    if abs(off) >= SUSPECT:
+    if abs(seconds_off) >= SUSPECT:
         return warning("clock", message, fix)
     return ok("clock", "agrees with the server's")

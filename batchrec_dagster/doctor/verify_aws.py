@@ -47,7 +47,7 @@ class Verification:
     glue_job: str | None = None
 
     @classmethod
-    def opened(
+    def open(
         cls, file: Path, personalize: PersonalizeResource, log: Logger, glue_job: str | None = None
     ) -> Verification:
         """That of the file, or a new one. Raises VerifyError for a file of another deployment."""
@@ -59,22 +59,22 @@ class Verification:
             "personalize": "Amazon" if personalize.on_aws else "local",
             "region": personalize.client.meta.region_name,
             "started": f"{now():%FT%TZ}",
-            "estimate": cost.summary(questions.estimated()),
+            "estimate": cost.summary(questions.estimate_costs()),
             "stage": questions.ASKING,
             "answers": {},
         }
         if file.exists():
             try:
-                known = json.loads(file.read_text(encoding="utf-8"))
-                same = known["deployment"] == state["deployment"]
+                stored_state = json.loads(file.read_text(encoding="utf-8"))
+                is_same_deployment = stored_state["deployment"] == state["deployment"]
             except (ValueError, LookupError, TypeError) as error:
                 raise VerifyError(f"{file} is damaged ({error}): move it away") from error
-            if not same:
+            if not is_same_deployment:
                 raise VerifyError(
                     f"{file} has another deployment's answers: go back to its settings"
                     " (BATCHREC_STORAGE, BATCHREC_PERSONALIZE, BATCHREC_ROLE_ARN), or set --output"
                 )
-            state = known
+            state = stored_state
         ensure = personalize.ensure(log, {api.PIPELINE_TAG: state["pipeline"]})
         return cls(file, personalize, ensure, state, glue_job)
 
@@ -87,7 +87,7 @@ class Verification:
         self._save()
         if self.state["stage"] == questions.ASKING:
             self._ask()
-            self._delete()
+            self._delete_resources()
             self._save(stage=questions.NAMES)
         if self.state["stage"] == questions.NAMES:
             self._ask()
@@ -96,7 +96,7 @@ class Verification:
 
     def delete(self) -> None:
         """Delete everything, and ask for nothing more but the bill."""
-        self._delete()
+        self._delete_resources()
         self._save(stage=questions.DELETED, ended=f"{now():%FT%TZ}")
 
     @property
@@ -107,7 +107,7 @@ class Verification:
         name = self.state["pipeline"]
         return Trial(name, self.personalize, self.ensure, days, self.glue_job)
 
-    def _delete(self) -> None:
+    def _delete_resources(self) -> None:
         delete(self.ensure, find(self.ensure, self.state["pipeline"]))
         store = self.personalize.storage.store
         for file in store.list(self.personalize.storage.uri(f"{self.state['pipeline']}/")):
@@ -116,47 +116,49 @@ class Verification:
     def _save(self, **changes: object) -> None:
         self.state.update(changes)
         durable.write(self.file, [(json.dumps(self.state, indent=2) + "\n").encode()])
-        durable.write(self.file.with_suffix(".md"), [summary(self.state).encode()])
+        durable.write(self.file.with_suffix(".md"), [format_summary(self.state).encode()])
 
     def _ask(self) -> None:
         answers = self.state["answers"]
-        for each in questions.QUESTIONS:
-            known = answers.get(each.name, {"status": "pending"})
-            if each.stage != self.state["stage"] or known["status"] != "pending":
+        for question in questions.QUESTIONS:
+            previous_answer = answers.get(question.name, {"status": "pending"})
+            if question.stage != self.state["stage"] or previous_answer["status"] != "pending":
                 continue
-            self.ensure.log.info(f"asking: {each.text}")
-            found: dict[str, Any]
+            self.ensure.log.info(f"asking: {question.text}")
+            answer: dict[str, Any]
             try:
-                found = {"status": "answered", "answer": each.ask(self.trial)}
+                answer = {"status": "answered", "answer": question.ask(self.trial)}
             except questions.UnansweredError as error:
-                found = {"status": error.status, "reason": str(error)}
-            except (PersonalizeError, ClientError) as error:
-                found = {"status": "refused", "reason": questions.refusal(error)}
+                answer = {"status": error.status, "reason": str(error)}
+            except (dg.Failure, ClientError) as error:
+                answer = {"status": "refused", "reason": questions.explain_refusal(error)}
             except (ValueError, LookupError, TypeError) as error:
                 # An answer of another form is one, and must not keep the others from being asked.
-                found = {"status": "unexpected", "reason": repr(error)}
-            at = {"question": each.text, "at": f"{now():%FT%TZ}"}
-            answers[each.name] = {**at, **self._anonymous(found)}
+                answer = {"status": "unexpected", "reason": repr(error)}
+            context = {"question": question.text, "at": f"{now():%FT%TZ}"}
+            answers[question.name] = {**context, **self._anonymize(answer)}
             self._save()
 
-    def _anonymous(self, found: Mapping[str, Any]) -> dict[str, Any]:
+    def _anonymize(self, answer: Mapping[str, Any]) -> dict[str, Any]:
         """Without the account's number and the bucket's name: the file is made to be sent."""
         bucket, _ = split_uri(self.personalize.storage.uri(""))
-        text = json.dumps(found, default=str).replace(self.ensure.role_arn.split(":")[4], "ACCOUNT")
+        text = json.dumps(answer, default=str).replace(
+            self.ensure.role_arn.split(":")[4], "ACCOUNT"
+        )
         text = text.replace(f"s3://{bucket}", "s3://BUCKET").replace(f":::{bucket}", ":::BUCKET")
         anonymous: dict[str, Any] = json.loads(text)
         return anonymous
 
 
-def summary(state: Mapping[str, Any]) -> str:
+def format_summary(state: Mapping[str, Any]) -> str:
     """The answers as Markdown."""
     lines = [
         f"# Answers of Personalize ({state['personalize']}, {state['region']})",
         f"batchrec {state['batchrec']}, started {state['started']}; {state['estimate']}.",
     ]
-    for name, found in state["answers"].items():
-        lines.append(f"## {escaped(found['question'])}")
-        lines.append(f"`{name}`: {found['status']}, {found['at']}")
-        answer = found.get("answer")
-        lines.append(code(json.dumps(answer, indent=2)) if answer else escaped(found["reason"]))
+    for name, record in state["answers"].items():
+        lines.append(f"## {escaped(record['question'])}")
+        lines.append(f"`{name}`: {record['status']}, {record['at']}")
+        answer = record.get("answer")
+        lines.append(code(json.dumps(answer, indent=2)) if answer else escaped(record["reason"]))
     return "\n\n".join(lines) + "\n"

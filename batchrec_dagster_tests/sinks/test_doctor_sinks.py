@@ -8,7 +8,7 @@ from typing import Any
 import boto3
 import pytest
 
-from batchrec_dagster.doctor import Finding, pipelines_findings
+from batchrec_dagster.doctor import Finding, check_pipelines
 from batchrec_dagster.sinks import postgres_table as postgres_sink
 from batchrec_dagster_tests.postgres_server import PostgresServer
 from batchrec_dagster_tests.processes import free_ports
@@ -23,7 +23,7 @@ def found(project: Project, monkeypatch: pytest.MonkeyPatch, sink: str, **declar
     project.declare(declaration("shop", "ratings.csv", sinks={sink: declared}))
     monkeypatch.setenv("BATCHREC_HOME", str(project.root / ".batchrec"))
     monkeypatch.syspath_prepend(project.root)
-    loaded, finding = pipelines_findings(project.package)
+    loaded, finding = check_pipelines(project.package)
     assert loaded.status == "ok"
     assert finding.check == f"shop {sink}"
     return finding
