@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from batchrec_dagster.cli import main
 from batchrec_dagster.cli.project import STORAGE, use_dagster_home
 from batchrec_dagster.doctor import Finding, check_deployment, machine
-from batchrec_dagster.doctor.machine import check_clock
+from batchrec_dagster.doctor.storage import check_clock
 from batchrec_dagster.local_personalize.api.client import QUOTAS_VARIABLE, embedded_client
 from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster.testing import StartedPersonalize

@@ -14,13 +14,9 @@ from botocore.exceptions import ClientError
 from moto import mock_aws
 
 from batchrec_dagster.deployment import Deployment
-from batchrec_dagster.doctor import Finding, aws
-from batchrec_dagster.doctor import findings as clients
-from batchrec_dagster.doctor.aws import (
-    check_quotas,
-    find_conditional_denies,
-    find_missing_permissions,
-)
+from batchrec_dagster.doctor import Finding, aws, clients
+from batchrec_dagster.doctor.aws_quotas import check_quotas
+from batchrec_dagster.doctor.policies import find_conditional_denies, find_missing_permissions
 from batchrec_dagster.testing import StartedPersonalize
 from batchrec_dagster_tests.template import ACCOUNT, BUCKET, REGION, stack
 from batchrec_dagster_tests.test_doctor import by_check

@@ -1,0 +1,135 @@
+"""The storage: a folder or a bucket that a pipeline can write, and the clock of its server."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from batchrec_dagster.deployment import Deployment
+from batchrec_dagster.doctor.clients import make_client
+from batchrec_dagster.doctor.findings import Finding, failed, ok, unknown, warning
+from batchrec_dagster.doctor.folders import check_writable
+from batchrec_dagster.storage.object_store import StorageError, split_uri
+from batchrec_dagster.storage.permissions import credentials_trouble, partition
+from batchrec_dagster.storage.resource import StorageResource
+
+# Seconds: AWS refuses requests from a clock this far off; 30 s is more than network delay.
+REFUSED, SUSPECT = 300, 30
+
+
+def check_storage(deployment: Deployment) -> Iterator[Finding]:
+    if deployment.storage.startswith("s3://"):
+        findings = list(_check_bucket(deployment))
+    else:
+        findings = [_check_storage_folder(Path(deployment.storage).absolute(), deployment.home)]
+    yield from findings
+    if any(finding.status == "failed" for finding in findings):
+        return
+    storage: StorageResource = deployment.storage_resource
+    yield from _check_objects(storage)
+
+
+def _check_storage_folder(folder: Path, home: Path) -> Finding:
+    """Whether this user can write there, and nobody else can read it: it has raw histories."""
+    check = "storage folder"
+    in_closed_home = folder.is_relative_to(home) and not home.stat().st_mode & 0o007
+    if folder.is_dir() and in_closed_home:
+        return ok(check, f"BATCHREC_STORAGE {folder} is in BATCHREC_HOME, which is closed")
+    return check_writable(check, folder, "BATCHREC_STORAGE")
+
+
+def _check_objects(storage: StorageResource) -> Iterator[Finding]:
+    """Write, read and delete a small object, as a pipeline does."""
+    uri = storage.uri(f"doctor-{uuid.uuid4().hex}")
+
+    def check_lease() -> None:
+        if storage.store.create(uri, b"another's"):
+            raise StorageError(
+                f"{uri} already existed, yet the storage created it again; use a storage that"
+                " supports If-None-Match: without it, two runs can do the same work at once"
+            )
+
+    steps: dict[str, Callable[[], object]] = {
+        "write": lambda: storage.store.put(uri, b"x"),
+        "lease": check_lease,
+        "list": lambda: storage.store.list(uri),
+        "read": lambda: storage.store.get(uri),
+        "delete": lambda: storage.store.delete(uri),
+    }
+    for name, step in steps.items():
+        try:
+            step()
+        except StorageError as error:
+            message, _, fix = str(error).partition("; ")
+            yield failed(f"storage {name}", message, fix or "fix what the message names")
+            if name == "write":
+                return
+        else:
+            yield ok(f"storage {name}", storage.where(uri).rpartition("/")[0])
+
+
+def _check_bucket(deployment: Deployment) -> Iterator[Finding]:
+    bucket, _ = split_uri(deployment.storage)
+    check = "bucket"
+    try:
+        answer: Any = make_client(deployment, "s3").head_bucket(Bucket=bucket)
+    except ClientError as error:
+        answer = error.response
+    except BotoCoreError as error:
+        yield failed(
+            check,
+            f"cannot reach s3://{bucket}: {error}",
+            "check the network, AWS_ENDPOINT_URL_S3, AWS_PROFILE and the credentials",
+        )
+        return
+    metadata = answer["ResponseMetadata"]
+    headers, status = metadata["HTTPHeaders"], metadata["HTTPStatusCode"]
+    yield check_clock(headers.get("date"), datetime.now(UTC))
+    region = headers.get("x-amz-bucket-region")
+    trouble = credentials_trouble(answer.get("Error", {}).get("Code", ""), "")
+    if trouble:
+        yield failed(check, f"s3://{bucket} rejects these credentials", trouble)
+    elif status == 404:
+        yield failed(check, f"there is no bucket {bucket}", "create it, or fix BATCHREC_STORAGE")
+    elif region and deployment.region and region != deployment.region:
+        yield failed(
+            check,
+            f"{bucket} is in {region}, but AWS_REGION is {deployment.region}",
+            "use a bucket in the same region: Personalize reads no other",
+        )
+    elif status == 403:
+        yield unknown(
+            check,
+            f"no permission to check {bucket}",
+            f"allow these credentials s3:ListBucket on"
+            f" arn:{partition(deployment.region)}:s3:::{bucket}",
+        )
+    elif status >= 400:
+        yield failed(
+            check,
+            f"s3://{bucket} answers HTTP {status}",
+            "check the endpoint and the bucket's name",
+        )
+    else:
+        yield ok(check, f"{bucket} exists{f', in {region}' if region else ''}")
+
+
+def check_clock(date: str | None, now: datetime) -> Finding:
+    """Compare this machine's clock with the Date header of a server's answer."""
+    if date is None:
+        return unknown("clock", "the server sent no Date header", "compare it with `ntpdate -q`")
+    seconds_off = (now - parsedate_to_datetime(date)).total_seconds()
+    direction = "ahead" if seconds_off > 0 else "behind"
+    message = f"this machine's clock is {abs(seconds_off):.0f} s {direction}"
+    fix = "set it by NTP (chrony, systemd-timesyncd)"
+    if abs(seconds_off) >= REFUSED:
+        return failed("clock", f"{message}: AWS refuses its requests", fix)
+    if abs(seconds_off) >= SUSPECT:
+        return warning("clock", message, fix)
+    return ok("clock", "agrees with the server's")
