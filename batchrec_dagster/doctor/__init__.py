@@ -25,7 +25,7 @@ FIX = "fix what the message names, then run doctor again"
 
 
 def check_deployment(environment: Mapping[str, str]) -> Iterator[Finding]:
-    """Check the settings, this machine, the storage and AWS, the cheapest check first."""
+    """Findings about the settings, this machine, the storage and AWS, the cheapest check first."""
     try:
         deployment = Deployment.from_environment(environment)
     except DeploymentError as error:
@@ -42,14 +42,15 @@ def check_deployment(environment: Mapping[str, str]) -> Iterator[Finding]:
 
 
 def check_pipelines(package: Path) -> Iterator[Finding]:
-    """Check that Dagster can load the package's defs/, and that each sink can be written."""
+    """Findings about whether Dagster can load the package's defs/, and write each sink."""
     check = "pipelines"
     try:
         definitions = load_pipelines(package)
     except DeclarationError as error:
         for line in str(error).splitlines():
             yield failed(check, line, "fix this line")
-    except Exception as error:  # A Python file in defs/ can raise anything.
+    # A Python file in defs/ can raise anything.
+    except Exception as error:
         reason = str(error).strip().partition("\n")[0]
         yield failed(
             check,
@@ -62,11 +63,12 @@ def check_pipelines(package: Path) -> Iterator[Finding]:
 
 
 def _check_sinks(definitions: dg.Definitions) -> Iterator[Finding]:
-    """A finding for each sink outside the storage; relative paths start at the project."""
+    """A finding for each sink that writes outside the pipeline's storage."""
     tree = definitions.component_tree
     try:
         storage = Deployment.from_environment(os.environ).storage_resource
-    except DeploymentError:  # examine() reports it.
+    except DeploymentError:
+        # check_deployment() reports it.
         return
     assert tree is not None, "load_pipelines makes one"
     project = tree.project_root
@@ -84,12 +86,14 @@ def _check_sink(
     try:
         result = sink.check(context)
     except SinkError as error:
-        # The sink's secret is redacted under any variable name.
+        # `redacted` knows secrets by the variable's name. The sink's own variable can have any
+        # name, so its value is given under a name that counts as a secret.
         secret = {"DATABASE_URL": os.environ.get(description.secret or "", "")}
         message, _, fix = redacted(str(error), {**os.environ, **secret}).partition("; ")
-        unavailable = isinstance(error, SinkUnavailableError)
-        advice = "check that it runs and can be reached from here" if unavailable else FIX
-        return failed(check, message, fix or advice)
+        if not fix:
+            unavailable = isinstance(error, SinkUnavailableError)
+            fix = "check that it runs and can be reached from here" if unavailable else FIX
+        return failed(check, message, fix)
     if result.fix:
         return warning(check, result.message, result.fix)
     return ok(check, result.message)

@@ -24,6 +24,7 @@ SERVICE = "personalize.amazonaws.com"
 
 
 def check_aws(deployment: Deployment) -> Iterator[Finding]:
+    """Findings about AWS and its Personalize; none if Personalize is the embedded one."""
     if deployment.embedded:
         return
     on_aws = deployment.personalize == AWS
@@ -120,7 +121,7 @@ def _check_role(deployment: Deployment) -> Iterator[Finding]:
 
 
 def _check_role_in_storage(deployment: Deployment) -> Finding:
-    """What the role's policies let it do in the bucket, by IAM's policy simulator."""
+    """Whether the role may do in the bucket what batch jobs need, by IAM's policy simulator."""
     check, role = "role in storage", deployment.role_arn
     arn, objects = _get_storage_arns(deployment)
 
@@ -133,6 +134,7 @@ def _check_role_in_storage(deployment: Deployment) -> Finding:
             result["EvalActionName"] for result in results if result["EvalDecision"] != "allowed"
         ]
 
+    # IAM's simulator is asked about each resource with the actions that go with it.
     def find_missing_actions() -> list[str]:
         return find_denied_actions(["s3:GetObject", "s3:PutObject"], objects) + find_denied_actions(
             ["s3:ListBucket"], arn
@@ -152,10 +154,10 @@ def _check_role_in_storage(deployment: Deployment) -> Finding:
 
 
 def _get_storage_arns(deployment: Deployment) -> tuple[str, str]:
-    """The ARNs of the bucket, and of an object such as a batch job writes."""
+    """The ARNs of the bucket, and of an object there like those that a batch job writes."""
     bucket, prefix = split_uri(deployment.storage)
     folder = f"{prefix.rstrip('/')}/" if prefix else ""
-    # The partition: aws, aws-cn or aws-us-gov.
+    # The second part of an ARN is the partition: aws, aws-cn or aws-us-gov.
     arn = f"arn:{deployment.role_arn.split(':')[1]}:s3:::{bucket}"
     return arn, f"{arn}/{folder}doctor/curated/x"
 

@@ -23,12 +23,15 @@ from batchrec_dagster.steps.batch_jobs import job_seconds
 from batchrec_dagster.steps.training import now
 from batchrec_dagster.storage.object_store import split_uri
 
-BILL_USD = 0.01  # of Cost Explorer, for each call
+# Cost Explorer's price of a call.
+BILL_USD = 0.01
 
-# Stages: what is asked with the resources there, after their teardown, and once the bill is out.
+# The stages: first the trial's resources exist, then they have been deleted, so that their names
+# should be free again, and in the end only the bill is still to come.
 ASKING, NAMES, DELETED = "asking", "names", "deleted"
 
-# What Personalize says no with. Other errors (no network, no permission) are not its answers.
+# The errors with which Personalize refuses a request. Other errors, such as those of the network
+# and of missing permissions, are not its answers.
 _REFUSALS = {
     "InvalidInputException",
     "LimitExceededException",
@@ -39,7 +42,10 @@ _REFUSALS = {
 
 
 class UnansweredError(Exception):
-    """A question has no answer, for this reason. status: `skipped`, or `pending` until later."""
+    """A question has no answer, for this reason.
+
+    `status` is `skipped`, or `pending` if the question is to be asked again later.
+    """
 
     def __init__(self, status: str, reason: str) -> None:
         super().__init__(reason)
@@ -48,12 +54,14 @@ class UnansweredError(Exception):
 
 @dataclass(frozen=True)
 class Question:
-    """A question, the stage at which it is asked, and what finds the answer."""
+    """A question to Amazon Personalize."""
 
     name: str
     text: str
     stage: str
+    """The stage at which it is asked."""
     ask: Callable[[Trial], Mapping[str, Any]]
+    """The function that finds the answer."""
 
 
 def estimate_costs() -> list[cost.Cost]:
@@ -73,7 +81,10 @@ def estimate_costs() -> list[cost.Cost]:
 def _call_service(
     trial: Trial, status: str, service: str, operation: str, **request: object
 ) -> Any:
-    """What another service of AWS answers; where it cannot, the question has this status."""
+    """The response of another service of AWS.
+
+    Raises UnansweredError of this status if the service refuses.
+    """
     if not trial.ensure.on_aws:
         raise UnansweredError("skipped", "local")
     try:
@@ -83,12 +94,15 @@ def _call_service(
 
 
 def explain_refusal(error: dg.Failure | ClientError) -> str:
-    """Why Personalize refused or failed; raises the error if it could not be asked."""
+    """Why Personalize refused or failed.
+
+    Raises the error if it is not an answer of Personalize.
+    """
     cause = error if isinstance(error, ClientError) else error.__cause__
     if isinstance(cause, ClientError):
         is_refusal = cause.response["Error"]["Code"] in _REFUSALS
     else:
-        # It has the status of a job that failed, but not of one that takes too long.
+        # The failure has the status of a job that failed, but none if a job takes too long.
         is_refusal = isinstance(error, dg.Failure) and "status" in error.metadata
     if not is_refusal:
         raise error
@@ -100,7 +114,7 @@ def _ask_v2_lines(trial: Trial) -> dict[str, Any]:
 
 
 def describe_lines(lines: Sequence[Line]) -> dict[str, Any]:
-    """What is in the lines of lists, and whether batchrec reads them."""
+    """The fields in the lines of lists, and whether batchrec can read them."""
     outputs = [line["output"] for line in lines if line.get("output")]
     are_padded = [
         len(output.get("scores") or []) < len(output["recommendedItems"]) for output in outputs
@@ -124,7 +138,8 @@ def describe_lines(lines: Sequence[Line]) -> dict[str, Any]:
 
 
 def _ask_policy(trial: Trial) -> dict[str, Any]:
-    trial.read_lines(trial.start_filtered_lists())  # It has read the data, and written lists.
+    # Reading the lines raises an error unless Personalize could read the data and write lists.
+    trial.read_lines(trial.start_filtered_lists())
     answer: dict[str, Any] = {"read": True, "written": True}
     bucket, _ = split_uri(trial.uri(""))
     try:
@@ -182,9 +197,8 @@ def _ask_exploration(trial: Trial) -> dict[str, Any]:
         config = {"itemExplorationConfig": {"explorationWeight": weight}}
         return trial.start_lists(name, V1, aws_trial.FEW_RESULTS, batchInferenceJobConfig=config)
 
-    weights = {"without": "0", "without-again": "0", "with": "1"}
     first_lists, second_lists, explored_lists = trial.read_lists(
-        *(start(*name_and_weight) for name_and_weight in weights.items())
+        start("without", "0"), start("without-again", "0"), start("with", "1")
     )
     return {
         "users": len(first_lists),
@@ -209,9 +223,8 @@ def _ask_glue(trial: Trial) -> dict[str, Any]:
     if trial.ensure.on_aws and not trial.glue_job:
         raise UnansweredError("skipped", "no --glue-job")
     job = _call_service(trial, "skipped", "glue", "get_job", JobName=trial.glue_job)["Job"]
-    runs = _call_service(trial, "skipped", "glue", "get_job_runs", JobName=trial.glue_job)[
-        "JobRuns"
-    ][:3]
+    answer = _call_service(trial, "skipped", "glue", "get_job_runs", JobName=trial.glue_job)
+    runs = answer["JobRuns"][:3]
     keys = ("JobRunState", "ErrorMessage", "ExecutionTime", "DPUSeconds")
     (settings,) = _select_keys([job], "GlueVersion", "WorkerType", "NumberOfWorkers")
     return {**settings, "last_runs": _select_keys(runs, *keys)}
@@ -221,7 +234,7 @@ def _ask_names(trial: Trial) -> dict[str, Any]:
     try:
         trial.start_import()
     except dg.Failure as failure:
-        # Without a cause, the name is taken.
+        # The failure has no cause if the name is still taken.
         message = failure.description if failure.__cause__ is None else explain_refusal(failure)
         return {"free_again": False, "message": message}
     return {"free_again": True}
@@ -254,6 +267,7 @@ def _ask_bill(trial: Trial) -> dict[str, Any]:
 
 
 def _select_keys(dicts: Iterable[Mapping[str, Any]], *keys: str) -> list[dict[str, Any]]:
+    """Of each mapping only these keys, with None for those that it lacks."""
     return [{key: mapping.get(key) for key in keys} for mapping in dicts]
 
 

@@ -1,6 +1,7 @@
 """The trial of `batchrec verify-aws`: a small generated data set in a dataset group of its own.
 
-What comes back may be of any form, which is why it is asked for: lines are read as bare JSON.
+Nobody knows yet in which form the results come back, because that is one of the questions. So lines
+are read as bare JSON.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ from batchrec_dagster.storage.paths import StorageKeys
 
 Line = dict[str, Any]
 
-# The data: fixed, so that the cost is known before they are generated. There are more items than
-# in any list here, and more than the 1,000 interactions of 25 users that an import must have.
+# The size of the data is fixed, so that the cost is known before they are generated. There are more
+# items than in any list of the trial, and more than the 1,000 interactions of 25 users that an
+# import must have.
 ROWS, ROWS_OF_A_USER, ITEMS, USERS = 10_000, 100, 1_500, 50
 BYTES = 40 * ROWS
 FULL, UPDATE = "FULL", "UPDATE"
@@ -36,16 +38,19 @@ MANY_RESULTS, FEW_RESULTS = 600, 25
 
 @dataclass(frozen=True)
 class Trial:
-    """A dataset group of its own, and what is made in it to find answers: each once, by its name.
+    """A dataset group of its own, and the resources in it that answer the questions.
 
-    days: the first and the last day of it; today, as long as it lasts.
+    A resource is found by its name, so that a later call does not create it again.
     """
 
     pipeline: str
+    """The name that all its resources and files have."""
     personalize: PersonalizeResource
     ensure: api.Ensure
     days: tuple[date, date]
+    """The first and the last day of the trial; the last is today until the trial has ended."""
     glue_job: str | None = None
+    """The name of a Glue job whose last runs to report."""
 
     @property
     def places(self) -> StorageKeys:
@@ -56,12 +61,13 @@ class Trial:
         return self.personalize.storage.uri
 
     def make_name(self, what: str = "") -> str:
-        """A name under which teardown finds it, as it finds a pipeline's."""
+        """The name of a resource, by which teardown finds it as it finds a pipeline's."""
         return f"{self.pipeline}-{self.pipeline[-8:]}{what and '-'}{what}"
 
     def ensure_dataset(self) -> tuple[str, str]:
-        """The ARNs of the dataset group and of its interactions."""
-        name, text = self.make_name("interactions"), schemas.interactions_schema(event_type=True)
+        """The ARNs of the dataset group and of its dataset of interactions."""
+        name = self.make_name("interactions")
+        text = schemas.interactions_schema(event_type=True)
         group = self.ensure.named(api.DATASET_GROUP, self.make_name(), {}).arn
         schema = self.ensure.named(api.SCHEMA, name, {"schema": text}).arn
         parent = {"datasetGroupArn": group}
@@ -69,8 +75,9 @@ class Trial:
         return group, self.ensure.named(api.DATASET, name, request, **parent).arn
 
     def start_import(self, event_types: int = 1) -> api.StartedResource:
-        """The import of the data with so many event types."""
-        name, store = f"{event_types}-types", self.personalize.storage.store
+        """The import of the data with this many event types."""
+        name = f"{event_types}-types"
+        store = self.personalize.storage.store
         uri = self.uri(self.places.interactions.replace("interactions.csv", f"{name}.csv"))
         if store.head(uri) is None:
             data, users = make_interactions(event_types)
@@ -88,23 +95,28 @@ class Trial:
         )
 
     def train_version(self, recipe: str, mode: str = FULL) -> api.ReadyResource:
-        """The solution version, trained once: one that failed is not trained and paid again."""
-        kind, ensure = api.SOLUTION_VERSION, self.ensure
+        """The solution version of the recipe and training mode.
+
+        It is trained once. If that failed, it is not trained and paid for again.
+        """
+        kind = api.SOLUTION_VERSION
+        ensure = self.ensure
         ensure.ready(api.IMPORT_JOB, self.start_import())
         parent = {"datasetGroupArn": self.ensure_dataset()[0]}
         arn = recipe_arn(recipe, ensure.client.meta.partition)
         request = {"recipeArn": arn, "performAutoTraining": False, **parent}
         name = self.make_name(recipe.removeprefix("aws-"))
         solution = ensure.named(api.SOLUTION, name, request, **parent).arn
-        # By the mode: whether an UPDATE has a name is one of the questions.
+        # It is found by its mode, because whether an UPDATE has a name is one of the questions.
         for existing_version in ensure.list(kind, solutionArn=solution):
             if existing_version.get("trainingMode", FULL) == mode:
                 return ensure.ready(
                     kind, api.StartedResource(existing_version[kind.arn], created=False)
                 )
-        name, client = self.make_name(mode.lower()), cast(Any, ensure.client)
+        # The types of boto3's client lack the name of a solution version.
+        client = cast(Any, ensure.client)
         response = client.create_solution_version(
-            solutionArn=solution, trainingMode=mode, name=name
+            solutionArn=solution, trainingMode=mode, name=self.make_name(mode.lower())
         )
         ensure.log.info(f"training {recipe} ({mode})")
         return ensure.ready(kind, api.StartedResource(response[kind.arn], created=True))
@@ -112,6 +124,10 @@ class Trial:
     def start_lists(
         self, name: str, recipe: str, results: int, **request: object
     ) -> api.StartedResource:
+        """The batch job of this name that writes the users' lists.
+
+        `results` is the length of a list. `request` has further arguments of the operation.
+        """
         version = self.train_version(recipe).arn
         creation = {
             "solutionVersionArn": version,
@@ -128,8 +144,10 @@ class Trial:
         )
 
     def read_lines(self, *started: api.StartedResource) -> list[list[Line]]:
-        """Of each job, once it is finished, the lines of its output by user. Raises LookupError and
-        ValueError for an output of another form."""
+        """The lines that each job wrote, in order of user. Waits until the jobs are finished.
+
+        Raises LookupError or ValueError if the output has another form.
+        """
         jobs = self.ensure.all_ready(api.BATCH_INFERENCE_JOB, started)
         return [sorted(self._output(job), key=lambda line: str(line["input"])) for job in jobs]
 
@@ -144,12 +162,15 @@ class Trial:
             yield from map(json.loads, store.get(uri).splitlines())
 
     def read_lists(self, *started: api.StartedResource) -> list[list[list[str]]]:
-        """Of each job, once it is finished, the list of each user."""
+        """The lists that each job wrote, in order of user. Waits and raises as `read_lines`."""
         jobs = self.read_lines(*started)
         return [[line["output"]["recommendedItems"] for line in lines] for lines in jobs]
 
     def start_filtered_lists(self) -> api.StartedResource:
-        """Lists of version 2 without seen items: documented to be padded."""
+        """The job that writes lists of version 2 without seen items.
+
+        By Personalize's documentation such lists are padded with popular items.
+        """
         self.train_version(V2)
         parent = {"datasetGroupArn": self.ensure_dataset()[0]}
         filter_expression = 'EXCLUDE ItemID WHERE Interactions.EVENT_TYPE IN ("*")'
@@ -160,7 +181,7 @@ class Trial:
 
 @cache
 def generate_ratings() -> pl.DataFrame:
-    """ROWS of the demo's ratings, by user: of the ITEMS that most people rated."""
+    """ROWS of the demo's ratings, in order of user, with the ITEMS that most people rated."""
     ratings = generator.generate_ratings()
     counts = ratings["movieID"].value_counts()
     popular_movies = counts.sort("count", "movieID", descending=True)["movieID"].head(ITEMS)
@@ -171,7 +192,7 @@ def generate_ratings() -> pl.DataFrame:
 
 
 def make_interactions(event_types: int) -> tuple[bytes, bytes]:
-    """The generated data: the CSV of the interactions, and the batch input of USERS users."""
+    """The CSV of the interactions, and the batch input of USERS users."""
     table = generate_ratings().select(
         pl.col("userID").cast(pl.String),
         "movieID",

@@ -16,6 +16,10 @@ from batchrec_dagster.storage.durable import exclusive
 
 
 def check_dagster_home(home: Path | None, default: Path) -> Iterator[Finding]:
+    """Findings about Dagster's home; `home` is None if DAGSTER_HOME is not set.
+
+    `default` is the home that batchrec's commands use then.
+    """
     check = "dagster home"
     if home is None:
         yield warning(
@@ -24,7 +28,8 @@ def check_dagster_home(home: Path | None, default: Path) -> Iterator[Finding]:
             " their runs",
             f"set DAGSTER_HOME={default}, or another folder that contains a dagster.yaml",
         )
-        if not (home := default).is_dir():
+        home = default
+        if not home.is_dir():
             return
     yield check_writable(check, home, "DAGSTER_HOME", create=False)
     if not home.is_dir():
@@ -39,11 +44,13 @@ def check_dagster_home(home: Path | None, default: Path) -> Iterator[Finding]:
         with exclusive(home), _set_dagster_home(home):
             opened_instance = dg.DagsterInstance.from_config(str(home))
         with opened_instance as instance:
-            runs, storage = instance.get_runs_count(), type(instance.run_storage).__name__
-    except Exception as error:  # Database drivers and broken files raise anything.
+            runs = instance.get_runs_count()
+            storage = type(instance.run_storage).__name__
+    # The drivers of databases and broken files can raise anything.
+    except Exception as error:
         reason = str(error.__cause__ or error).strip().partition("\n")[0]
         if isinstance(error.__cause__ or error, (ValueError, ArgumentError)):
-            # SQLAlchemy's message repeats a part of a URL that it cannot read.
+            # SQLAlchemy's message repeats part of a URL that it cannot read, maybe the password.
             reason = "the URL or a port of its database cannot be read; write % codes in passwords"
         yield failed(
             "dagster storage",
@@ -56,7 +63,7 @@ def check_dagster_home(home: Path | None, default: Path) -> Iterator[Finding]:
 
 @contextmanager
 def _set_dagster_home(home: Path) -> Iterator[None]:
-    """DAGSTER_HOME is this folder, as batchrec's commands have it: its dagster.yaml may say so."""
+    """A block in which DAGSTER_HOME is this folder, because its dagster.yaml may refer to it."""
     previous_home = os.environ.get("DAGSTER_HOME")
     os.environ["DAGSTER_HOME"] = str(home)
     try:

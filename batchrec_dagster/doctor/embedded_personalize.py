@@ -11,10 +11,23 @@ from batchrec_dagster.doctor.findings import Finding, failed, ok, warning
 from batchrec_dagster.local_personalize.api.client import QUOTAS_VARIABLE, Quotas
 from batchrec_dagster.storage.durable import exclusive
 
+# A row for each quota: what it limits, in words, the kind of that resource in the catalogue, and
+# the field of `Quotas`.
+QUOTAS = (
+    ("dataset groups", "DatasetGroup", "dataset_groups"),
+    ("schemas", "Schema", "schemas"),
+    ("solutions in a dataset group", "Solution", "solutions_per_group"),
+    ("filters in a dataset group", "Filter", "filters_per_group"),
+)
+
 
 def check_embedded_home(catalog: Path) -> Finding:
-    """Check the locks by which processes share it: some network file systems have none."""
-    check, home = "embedded personalize", catalog.parent
+    """Whether the home supports file locks, and whether its catalogue is intact.
+
+    Processes share the home by file locks, which some network file systems do not have.
+    """
+    check = "embedded personalize"
+    home = catalog.parent
     try:
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
         with exclusive(home / "doctor.lock"):
@@ -43,7 +56,10 @@ def check_embedded_home(catalog: Path) -> Finding:
 
 
 def check_embedded_quotas(catalog: Path, quotas: Quotas) -> Iterator[Finding]:
-    """What is used of the quotas: in all, or in the dataset group that has most."""
+    """A finding for each quota, about the resources in use.
+
+    Of quotas that hold for each dataset group, the group with most resources counts.
+    """
     with closing(sqlite3.connect(f"{catalog.as_uri()}?mode=ro", uri=True)) as connection:
         resource_counts = dict(
             connection.execute(
@@ -51,19 +67,16 @@ def check_embedded_quotas(catalog: Path, quotas: Quotas) -> Iterator[Finding]:
                 " GROUP BY kind, parent) GROUP BY kind"
             )
         )
-    for what, kind, name in (
-        ("dataset groups", "DatasetGroup", "dataset_groups"),
-        ("schemas", "Schema", "schemas"),
-        ("solutions in a dataset group", "Solution", "solutions_per_group"),
-        ("filters in a dataset group", "Filter", "filters_per_group"),
-    ):
+    for resources, kind, name in QUOTAS:
         quota: int = getattr(quotas, name)
-        message = f"{resource_counts.get(kind, 0)} of {quota} used"
-        if resource_counts.get(kind, 0) < quota:
-            yield ok(f"quota of {what}", message)
+        used = resource_counts.get(kind, 0)
+        check = f"quota of {resources}"
+        message = f"{used} of {quota} used"
+        if used < quota:
+            yield ok(check, message)
         else:
             fix = (
                 "delete what you no longer need (NAME_teardown), or set"
                 f" {QUOTAS_VARIABLE}={name}={2 * quota or 1}"
             )
-            yield warning(f"quota of {what}", f"{message}: there is no room for a new one", fix)
+            yield warning(check, f"{message}: there is no room for a new one", fix)

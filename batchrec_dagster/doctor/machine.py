@@ -22,6 +22,7 @@ NEARLY_FULL = 5 * GB
 
 
 def check_machine(deployment: Deployment) -> Iterator[Finding]:
+    """Findings about the homes and the disks that the deployment uses."""
     yield from check_dagster_home(deployment.dagster_home, deployment.home / "dagster")
     yield check_writable("home", deployment.home, "BATCHREC_HOME")
     if deployment.embedded:
@@ -34,7 +35,7 @@ def check_machine(deployment: Deployment) -> Iterator[Finding]:
 
 
 def _check_free_space(deployment: Deployment) -> Iterator[Finding]:
-    """One finding for each disk."""
+    """A finding for each disk that has one of the deployment's folders."""
     folders = {"BATCHREC_HOME": deployment.home, "temporary files": Path(tempfile.gettempdir())}
     if not deployment.storage.startswith("s3://"):
         folders["BATCHREC_STORAGE"] = Path(deployment.storage)

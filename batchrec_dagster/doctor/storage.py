@@ -19,11 +19,14 @@ from batchrec_dagster.storage.object_store import StorageError, split_uri
 from batchrec_dagster.storage.permissions import credentials_trouble, partition
 from batchrec_dagster.storage.resource import StorageResource
 
-# Seconds: AWS refuses requests from a clock this far off; 30 s is more than network delay.
-REFUSED, SUSPECT = 300, 30
+# AWS refuses requests from a clock that is this many seconds off.
+REFUSED_SECONDS = 300
+# The network alone does not delay an answer by this many seconds.
+SUSPECT_SECONDS = 30
 
 
 def check_storage(deployment: Deployment) -> Iterator[Finding]:
+    """Findings about the folder or the bucket, and then about objects in it."""
     if deployment.storage.startswith("s3://"):
         findings = list(_check_bucket(deployment))
     else:
@@ -36,7 +39,7 @@ def check_storage(deployment: Deployment) -> Iterator[Finding]:
 
 
 def _check_storage_folder(folder: Path, home: Path) -> Finding:
-    """Whether this user can write there, and nobody else can read it: it has raw histories."""
+    """Whether this user can write the folder, and nobody else can read what users did."""
     check = "storage folder"
     in_closed_home = folder.is_relative_to(home) and not home.stat().st_mode & 0o007
     if folder.is_dir() and in_closed_home:
@@ -45,7 +48,7 @@ def _check_storage_folder(folder: Path, home: Path) -> Finding:
 
 
 def _check_objects(storage: StorageResource) -> Iterator[Finding]:
-    """Write, read and delete a small object, as a pipeline does."""
+    """Write, read and delete a small object, as a pipeline does, with a finding for each step."""
     uri = storage.uri(f"doctor-{uuid.uuid4().hex}")
 
     def check_lease() -> None:
@@ -88,8 +91,8 @@ def _check_bucket(deployment: Deployment) -> Iterator[Finding]:
             "check the network, AWS_ENDPOINT_URL_S3, AWS_PROFILE and the credentials",
         )
         return
-    metadata = answer["ResponseMetadata"]
-    headers, status = metadata["HTTPHeaders"], metadata["HTTPStatusCode"]
+    headers = answer["ResponseMetadata"]["HTTPHeaders"]
+    status = answer["ResponseMetadata"]["HTTPStatusCode"]
     yield check_clock(headers.get("date"), datetime.now(UTC))
     region = headers.get("x-amz-bucket-region")
     trouble = credentials_trouble(answer.get("Error", {}).get("Code", ""), "")
@@ -121,15 +124,18 @@ def _check_bucket(deployment: Deployment) -> Iterator[Finding]:
 
 
 def check_clock(date: str | None, now: datetime) -> Finding:
-    """Compare this machine's clock with the Date header of a server's answer."""
+    """Compare this machine's clock with the Date header of a server's answer.
+
+    `date` is None if the answer has no such header.
+    """
     if date is None:
         return unknown("clock", "the server sent no Date header", "compare it with `ntpdate -q`")
     seconds_off = (now - parsedate_to_datetime(date)).total_seconds()
     direction = "ahead" if seconds_off > 0 else "behind"
     message = f"this machine's clock is {abs(seconds_off):.0f} s {direction}"
     fix = "set it by NTP (chrony, systemd-timesyncd)"
-    if abs(seconds_off) >= REFUSED:
+    if abs(seconds_off) >= REFUSED_SECONDS:
         return failed("clock", f"{message}: AWS refuses its requests", fix)
-    if abs(seconds_off) >= SUSPECT:
+    if abs(seconds_off) >= SUSPECT_SECONDS:
         return warning("clock", message, fix)
     return ok("clock", "agrees with the server's")

@@ -1,7 +1,7 @@
 """`batchrec verify-aws`: asks Amazon Personalize what only an AWS account can tell.
 
-The file of answers is the only state, written after each answer. It has the name of all that is
-made in Personalize and in the storage, so that a later call continues, or deletes it.
+The file of answers is the only state, and is written after each answer. It has the name of all
+resources in Personalize and files in the storage, so that a later call can continue or delete them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from batchrec_dagster.storage.object_store import split_uri
 
 
 class VerifyError(Exception):
-    """The file of answers cannot be used, or the cost exceeds the budget."""
+    """The file of answers cannot be used, or the cost exceeds the budget. The message says why."""
 
 
 @dataclass(frozen=True)
@@ -41,16 +41,22 @@ class Verification:
     """The answers so far, and the deployment that is asked."""
 
     file: Path
+    """The file of answers."""
     personalize: PersonalizeResource
     ensure: api.Ensure
     state: dict[str, Any]
+    """The content of the file."""
     glue_job: str | None = None
+    """The name of a Glue job whose last runs to report."""
 
     @classmethod
     def open(
         cls, file: Path, personalize: PersonalizeResource, log: Logger, glue_job: str | None = None
     ) -> Verification:
-        """That of the file, or a new one. Raises VerifyError for a file of another deployment."""
+        """The verification in the file, or a new one if there is no file.
+
+        Raises VerifyError if the file is damaged or of another deployment.
+        """
         storage = personalize.storage.uri("")
         state: dict[str, Any] = {
             "deployment": fingerprint(personalize.endpoint, storage, personalize.role_arn),
@@ -79,10 +85,10 @@ class Verification:
         return cls(file, personalize, ensure, state, glue_job)
 
     def run(self) -> None:
-        """Ask what has no answer yet, and delete everything; a later call continues.
+        """Ask the questions that have no answer yet, and delete everything.
 
-        Raises PersonalizeError, StorageError and botocore's errors if Personalize could not be
-        asked.
+        Raises dg.Failure, StorageError or botocore's errors if Personalize could not be asked. A
+        later call continues.
         """
         self._save()
         if self.state["stage"] == questions.ASKING:
@@ -95,17 +101,17 @@ class Verification:
         self._ask()
 
     def delete(self) -> None:
-        """Delete everything, and ask for nothing more but the bill."""
+        """Delete everything. Later calls ask for nothing but the bill."""
         self._delete_resources()
         self._save(stage=questions.DELETED, ended=f"{now():%FT%TZ}")
 
     @property
     def trial(self) -> Trial:
-        today = f"{now():%FT%TZ}"
-        first, last = (self.state["started"], self.state.get("ended", today))
-        days = (date.fromisoformat(first[:10]), date.fromisoformat(last[:10]))
-        name = self.state["pipeline"]
-        return Trial(name, self.personalize, self.ensure, days, self.glue_job)
+        """The resources of which the questions are asked."""
+        start = self.state["started"]
+        end = self.state.get("ended", f"{now():%FT%TZ}")
+        days = (date.fromisoformat(start[:10]), date.fromisoformat(end[:10]))
+        return Trial(self.state["pipeline"], self.personalize, self.ensure, days, self.glue_job)
 
     def _delete_resources(self) -> None:
         delete(self.ensure, find(self.ensure, self.state["pipeline"]))
@@ -119,33 +125,42 @@ class Verification:
         durable.write(self.file.with_suffix(".md"), [format_summary(self.state).encode()])
 
     def _ask(self) -> None:
+        """Ask the questions of this stage that have no answer yet, and save each answer."""
         answers = self.state["answers"]
         for question in questions.QUESTIONS:
             previous_answer = answers.get(question.name, {"status": "pending"})
             if question.stage != self.state["stage"] or previous_answer["status"] != "pending":
                 continue
             self.ensure.log.info(f"asking: {question.text}")
-            answer: dict[str, Any]
-            try:
-                answer = {"status": "answered", "answer": question.ask(self.trial)}
-            except questions.UnansweredError as error:
-                answer = {"status": error.status, "reason": str(error)}
-            except (dg.Failure, ClientError) as error:
-                answer = {"status": "refused", "reason": questions.explain_refusal(error)}
-            except (ValueError, LookupError, TypeError) as error:
-                # An answer of another form is one, and must not keep the others from being asked.
-                answer = {"status": "unexpected", "reason": repr(error)}
+            answer = self._anonymize(self._find_answer(question))
             context = {"question": question.text, "at": f"{now():%FT%TZ}"}
-            answers[question.name] = {**context, **self._anonymize(answer)}
+            answers[question.name] = {**context, **answer}
             self._save()
 
+    def _find_answer(self, question: questions.Question) -> dict[str, Any]:
+        """The question's status, and its answer or the reason why it has none."""
+        try:
+            return {"status": "answered", "answer": question.ask(self.trial)}
+        except questions.UnansweredError as error:
+            return {"status": error.status, "reason": str(error)}
+        except (dg.Failure, ClientError) as error:
+            return {"status": "refused", "reason": questions.explain_refusal(error)}
+        except (ValueError, LookupError, TypeError) as error:
+            # An answer in an unexpected form is an answer too, and the other questions are still to
+            # be asked.
+            return {"status": "unexpected", "reason": repr(error)}
+
     def _anonymize(self, answer: Mapping[str, Any]) -> dict[str, Any]:
-        """Without the account's number and the bucket's name: the file is made to be sent."""
+        """The answer without the account's number and the bucket's name.
+
+        Users send the file to others.
+        """
         bucket, _ = split_uri(self.personalize.storage.uri(""))
-        text = json.dumps(answer, default=str).replace(
-            self.ensure.role_arn.split(":")[4], "ACCOUNT"
-        )
-        text = text.replace(f"s3://{bucket}", "s3://BUCKET").replace(f":::{bucket}", ":::BUCKET")
+        account = self.ensure.role_arn.split(":")[4]
+        text = json.dumps(answer, default=str)
+        text = text.replace(account, "ACCOUNT")
+        text = text.replace(f"s3://{bucket}", "s3://BUCKET")
+        text = text.replace(f":::{bucket}", ":::BUCKET")
         anonymous: dict[str, Any] = json.loads(text)
         return anonymous
 
