@@ -139,7 +139,7 @@ def verify_aws(
         raise click.ClickException(str(error)) from error
     except (StorageError, PersonalizeError, BotoCoreError, ClientError) as error:
         again = "run it again to continue, or with --delete to delete what it made"
-        raise click.ClickException(f"{reason}. Then {again}") from error
+        raise click.ClickException(f"{error}. Then {again}") from error
     for name, record in verification.state["answers"].items():
         click.echo(f"{record['status']:9} {name:18} {record.get('reason', '')}".rstrip())
     click.echo(f"Written: {output}, {output.with_suffix('.md')}. To ask all again, move them away.")

@@ -93,7 +93,7 @@ def _call_service(
         raise UnansweredError(status, str(error)) from error
 
 
-def explain_refusal(error: dg.Failure | ClientError) -> str:
+def explain_refusal(error: PersonalizeError | ClientError) -> str:
     """Why Personalize refused or failed.
 
     Raises the error if it is not an answer of Personalize.
@@ -103,7 +103,7 @@ def explain_refusal(error: dg.Failure | ClientError) -> str:
         is_refusal = cause.response["Error"]["Code"] in _REFUSALS
     else:
         # The failure has the status of a job that failed, but none if a job takes too long.
-        is_refusal = isinstance(error, dg.Failure) and "status" in error.metadata
+        is_refusal = isinstance(error, PersonalizeError) and "status" in error.details
     if not is_refusal:
         raise error
     return str(error)
@@ -214,8 +214,8 @@ def _ask_event_types(trial: Trial) -> dict[str, Any]:
         try:
             trial.ensure.ready(api.IMPORT_JOB, trial.start_import(types))
             outcomes[f"{types}"] = "imported"
-        except dg.Failure as failure:
-            outcomes[f"{types}"] = explain_refusal(failure)
+        except PersonalizeError as error:
+            outcomes[f"{types}"] = explain_refusal(error)
     return outcomes
 
 
@@ -233,9 +233,9 @@ def _ask_glue(trial: Trial) -> dict[str, Any]:
 def _ask_names(trial: Trial) -> dict[str, Any]:
     try:
         trial.start_import()
-    except dg.Failure as failure:
+    except PersonalizeError as error:
         # The failure has no cause if the name is still taken.
-        message = failure.description if failure.__cause__ is None else explain_refusal(failure)
+        message = str(error) if error.__cause__ is None else explain_refusal(error)
         return {"free_again": False, "message": message}
     return {"free_again": True}
 

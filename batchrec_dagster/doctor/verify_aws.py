@@ -87,8 +87,8 @@ class Verification:
     def run(self) -> None:
         """Ask the questions that have no answer yet, and delete everything.
 
-        Raises dg.Failure, StorageError or botocore's errors if Personalize could not be asked. A
-        later call continues.
+        Raises PersonalizeError, StorageError or botocore's errors if Personalize cannot be asked.
+        A later call continues.
         """
         self._save()
         if self.state["stage"] == questions.ASKING:
@@ -143,7 +143,7 @@ class Verification:
             return {"status": "answered", "answer": question.ask(self.trial)}
         except questions.UnansweredError as error:
             return {"status": error.status, "reason": str(error)}
-        except (dg.Failure, ClientError) as error:
+        except (PersonalizeError, ClientError) as error:
             return {"status": "refused", "reason": questions.explain_refusal(error)}
         except (ValueError, LookupError, TypeError) as error:
             # An answer in an unexpected form is an answer too, and the other questions are still to
