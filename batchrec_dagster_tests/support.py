@@ -23,9 +23,9 @@ import pytest
 import yaml
 
 from batchrec_dagster.deployment import Deployment
+from batchrec_dagster.outcomes.outcome import RATES, Outcome, Rate
 from batchrec_dagster.pipeline.loading import load_pipelines
 from batchrec_dagster.preparation.users import distinct_users
-from batchrec_dagster.reporting.outcomes import RATES, Outcome, Rate
 from batchrec_dagster.storage.object_store import ObjectStore
 
 # The assets of a pipeline that declares ratings alone, in their order.

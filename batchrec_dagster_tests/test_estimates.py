@@ -13,19 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchrec_dagster.config.recommendations import Experiment
-from batchrec_dagster.steps.experiment import (
-    CONTROL,
-    GROUPS,
-    MODEL,
-    arm,
-    arms,
-    difference,
-    groups,
-    lift,
-    ratio,
-    share,
-    users_needed,
-)
+from batchrec_dagster.outcomes.arms import CONTROL, GROUPS, MODEL, arm, arms, groups
+from batchrec_dagster.outcomes.estimates import difference, lift, ratio, share, users_needed
 
 USERS = pl.Series([f"user {number}" for number in range(20_000)])
 TEST = Experiment(name="holdout")

@@ -17,8 +17,8 @@ from click.testing import CliRunner
 from batchrec_dagster.cli import main
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.config.recommendations import Experiment
-from batchrec_dagster.reporting.outcomes import Outcome
-from batchrec_dagster.steps.experiment import CONTROL, MODEL, arms
+from batchrec_dagster.outcomes.arms import CONTROL, MODEL, arms
+from batchrec_dagster.outcomes.outcome import Outcome
 from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster_tests.s3_server import S3Server
 from batchrec_dagster_tests.support import (
@@ -188,7 +188,7 @@ def assert_shown(shop: Shop) -> None:
     assert found["plan"]["users"] == 60
     with pytest.MonkeyPatch.context() as before_it_is_measured:
         before_it_is_measured.setattr(
-            "batchrec_dagster.steps.experiment.experiment_result", lambda _: None
+            "batchrec_dagster.outcomes.experiment.experiment_result", lambda _: None
         )
         done = CliRunner().invoke(main, ["show", "--experiment", "--json"], env=environment)
     (found,) = json.loads(done.output)["pipelines"]

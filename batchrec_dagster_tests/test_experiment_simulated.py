@@ -10,17 +10,10 @@ import polars as pl
 import pytest
 
 from batchrec_dagster.config.recommendations import Experiment
+from batchrec_dagster.outcomes.arms import CONTROL, MODEL, arms
+from batchrec_dagster.outcomes.estimates import ratio, users_needed
+from batchrec_dagster.outcomes.experiment import ExperimentResult, experiment_result, plan
 from batchrec_dagster.reporting.experiment import ExperimentView, experiment_text, result_lines
-from batchrec_dagster.steps.experiment import (
-    CONTROL,
-    MODEL,
-    ExperimentResult,
-    arms,
-    experiment_result,
-    plan,
-    ratio,
-    users_needed,
-)
 from batchrec_dagster.steps.outcome_sums import (
     PUBLICATION,
     LaterInteractions,

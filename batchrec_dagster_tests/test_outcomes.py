@@ -14,11 +14,7 @@ import polars as pl
 import pytest
 
 from batchrec_dagster.config import Pipeline
-from batchrec_dagster.reporting.outcomes import (
-    NOTHING_YET,
-    outcomes_section,
-    sentences,
-)
+from batchrec_dagster.reporting.outcomes import NOTHING_YET, outcomes_section, sentences
 from batchrec_dagster.steps.outcome_sums import DATA, PUBLICATION, periods
 from batchrec_dagster.steps.outcomes import MeasuredOutcomes, measure_outcomes
 from batchrec_dagster.steps.work import Work

@@ -15,12 +15,13 @@ from typing import Any
 import polars as pl
 import pytest
 
+from batchrec_dagster.outcomes.outcome import Outcome, Rate
 from batchrec_dagster.personalize.evidence import Evidence, MetricEstimate
 from batchrec_dagster.reporting import people
 from batchrec_dagster.reporting.changes import changes_section
 from batchrec_dagster.reporting.editions import DataFacts, RunInputs, diff
 from batchrec_dagster.reporting.facts import CheckRecord, Facts, Run, TrainingRecord, facts, tallies
-from batchrec_dagster.reporting.outcomes import Outcome, Rate, outcomes_section
+from batchrec_dagster.reporting.outcomes import outcomes_section
 from batchrec_dagster.reporting.page import json_for_html, page
 from batchrec_dagster.reporting.published import RunTables
 from batchrec_dagster.storage.published_table import Edition

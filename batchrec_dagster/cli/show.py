@@ -126,8 +126,8 @@ def _experiments(published: list[PublishedResults]) -> list[Any]:
     from batchrec_dagster.storage.extras import require
 
     require("report", "batchrec show --experiment")
+    from batchrec_dagster.outcomes.experiment import experiment_result, plan
     from batchrec_dagster.reporting.experiment import ExperimentView
-    from batchrec_dagster.steps.experiment import experiment_result, plan
     from batchrec_dagster.steps.outcomes import read_sums
 
     views = []

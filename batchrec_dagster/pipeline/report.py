@@ -15,6 +15,7 @@ import polars as pl
 from pydantic import TypeAdapter, ValidationError
 
 from batchrec_dagster.config import fingerprint
+from batchrec_dagster.outcomes.experiment import experiment_result
 from batchrec_dagster.personalize.batch_files import USER_FIELD
 from batchrec_dagster.personalize.evidence import Evidence
 from batchrec_dagster.personalize.schemas import scan_interactions
@@ -35,7 +36,6 @@ from batchrec_dagster.reporting.history import EditionHistory, before_of
 from batchrec_dagster.reporting.outcomes import outcomes_section
 from batchrec_dagster.reporting.page import page
 from batchrec_dagster.reporting.published import RunTables
-from batchrec_dagster.steps.experiment import experiment_result
 from batchrec_dagster.steps.items import categories, has_titles, shown_tables
 from batchrec_dagster.steps.outcomes import outcomes, read_sums
 from batchrec_dagster.steps.work import Work

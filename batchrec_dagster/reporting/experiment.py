@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from batchrec_dagster.outcomes.experiment import Effect, ExperimentPlan, ExperimentResult
 from batchrec_dagster.reporting.outcomes import NOTHING_YET
 from batchrec_dagster.reporting.terminal import Column, TerminalTable, render
-from batchrec_dagster.steps.experiment import Effect, ExperimentPlan, ExperimentResult
 
 CONTROL_GETS = {"popular": "the most popular items", "none": "no lists"}
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import polars as pl
 
+from batchrec_dagster.outcomes.arms import CONTROL, MODEL, arms
 from batchrec_dagster.personalize import batch_files
 from batchrec_dagster.personalize.batch_files import USER_FIELD
 from batchrec_dagster.personalize.recipes import POPULARITY_COUNT
@@ -17,7 +18,6 @@ from batchrec_dagster.personalize.schemas import scan_interactions
 from batchrec_dagster.preparation.sources.parsing import parse_source
 from batchrec_dagster.preparation.users import check_limits, distinct_users, listed_users
 from batchrec_dagster.steps.errors import StepError
-from batchrec_dagster.steps.experiment import CONTROL, MODEL, arms
 from batchrec_dagster.steps.raw_files import open_source
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.work import Work

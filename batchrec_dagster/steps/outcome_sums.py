@@ -17,8 +17,8 @@ import numpy as np
 import polars as pl
 
 from batchrec_dagster.config.recommendations import Experiment
+from batchrec_dagster.outcomes.arms import MODEL, arms, groups
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
-from batchrec_dagster.steps.experiment import MODEL, arms, groups
 from batchrec_dagster.steps.recommendation_table import Numbers, Pairs, position
 from batchrec_dagster.storage.published_table import Edition
 

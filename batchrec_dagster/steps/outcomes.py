@@ -10,10 +10,12 @@ from typing import Any
 import polars as pl
 
 from batchrec_dagster.config.recommendations import Experiment
+from batchrec_dagster.outcomes.arms import CONTROL
+from batchrec_dagster.outcomes.estimates import share
+from batchrec_dagster.outcomes.experiment import ExperimentResult, experiment_result
+from batchrec_dagster.outcomes.outcome import SCHEMA, Outcome, Rate
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID, scan_interactions
-from batchrec_dagster.reporting.outcomes import SCHEMA, Outcome, Rate
 from batchrec_dagster.steps.batches import users_without_lists
-from batchrec_dagster.steps.experiment import CONTROL, ExperimentResult, experiment_result, share
 from batchrec_dagster.steps.outcome_sums import SCHEMA as SUMS_SCHEMA
 from batchrec_dagster.steps.outcome_sums import (
     LaterInteractions,

@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from batchrec_dagster.config.recommendations import Experiment
+from batchrec_dagster.outcomes.arms import MODEL, arms
 from batchrec_dagster.personalize.batch_files import read_inference
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID, scan_interactions
 from batchrec_dagster.steps.batch_jobs import JobOutput, OutputTable, counted
@@ -21,7 +22,6 @@ from batchrec_dagster.steps.checks import (
     no_failed_lines,
     no_seen_items,
 )
-from batchrec_dagster.steps.experiment import MODEL, arms
 from batchrec_dagster.steps.items import known_items, read_titles, with_titles
 from batchrec_dagster.steps.work import PersonalizeWork, Work
 from batchrec_dagster.storage.progress import Progress

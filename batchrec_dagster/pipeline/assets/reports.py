@@ -7,10 +7,11 @@ import dagster as dg
 import polars as pl
 
 from batchrec_dagster.config import Pipeline, fingerprint
+from batchrec_dagster.outcomes.outcome import SCHEMA, Outcome
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.pipeline.declare_asset import asset, preview, sample, stored, table_facts
 from batchrec_dagster.reporting.markdown import escaped
-from batchrec_dagster.reporting.outcomes import NOTHING_YET, REPLAYED, SCHEMA, Outcome, sentences
+from batchrec_dagster.reporting.outcomes import NOTHING_YET, REPLAYED, sentences
 from batchrec_dagster.steps.items import shown_tables
 from batchrec_dagster.steps.work import Work
 
@@ -65,8 +66,8 @@ def recommendation_outcomes(pipeline: Pipeline) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, work: Work
     ) -> dg.MaterializeResult[pl.DataFrame]:
         # SciPy and NumPy
+        from batchrec_dagster.outcomes.arms import MODEL
         from batchrec_dagster.reporting.experiment import result_lines
-        from batchrec_dagster.steps.experiment import MODEL
         from batchrec_dagster.steps.outcomes import measure_outcomes
 
         measured = measure_outcomes(work)

@@ -1,0 +1,1 @@
+"""What people did with the lists, and what an experiment shows: records and estimates only."""

@@ -1,0 +1,49 @@
+"""Divides users into the arms of an experiment, and into groups for intervals.
+
+Users are divided by hashes of nothing but texts, so a user's arm is the same each night, in every
+run and on every engine. Source: Kohavi, Tang, Xu, "Trustworthy Online Controlled Experiments"
+(2020), ch. 4.
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+
+import numpy as np
+import polars as pl
+
+from batchrec_dagster.config.recommendations import Experiment
+
+MODEL, CONTROL = "model", "control"
+# Enough groups for a t distribution near the normal one, few enough to store for each edition.
+GROUPS = 100
+
+
+def arm(user: str, experiment: Experiment) -> str:
+    """The user's arm: MODEL or CONTROL."""
+    return CONTROL if _place(user, _salt(experiment)) < experiment.control_share else MODEL
+
+
+def arms(users: pl.Series, experiment: Experiment) -> pl.Series:
+    """The arm of each user, as `arm`."""
+    control = _places(users, _salt(experiment)) < experiment.control_share
+    return pl.Series("arm", np.where(control, CONTROL, MODEL))
+
+
+def groups(users: pl.Series) -> pl.Series:
+    """The group of each user, 0 to GROUPS - 1, independent of any experiment's arms."""
+    return pl.Series("group", (_places(users, "groups") * GROUPS).astype(np.int32))
+
+
+def _salt(experiment: Experiment) -> str:
+    return f"{experiment.name}\0{experiment.salt}"
+
+
+def _places(users: pl.Series, salt: str) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    return np.fromiter((_place(user, salt) for user in users), np.float64, len(users))
+
+
+def _place(user: str, salt: str) -> float:
+    """A number from 0 to below 1, uniform over users."""
+    digest = blake2b(f"{salt}\0{user}".encode(), digest_size=6).digest()
+    return int.from_bytes(digest) / 2**48
