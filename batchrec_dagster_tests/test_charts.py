@@ -10,16 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchrec_dagster.reporting.charts import Chart, Kind, readable
+from batchrec_dagster.reporting.charts import Chart, ChartKind, make_labels
 
 
 @given(
     st.dictionaries(st.text(max_size=60), st.floats(0, 1), min_size=1, max_size=100),
-    st.sampled_from(get_args(Kind)),
+    st.sampled_from(get_args(ChartKind)),
 )
 @settings(max_examples=10, deadline=None)
-def test_a_chart_accepts_any_labels(values: dict[str, float], kind: Kind) -> None:
-    labels = readable(values)
+def test_a_chart_accepts_any_labels(values: dict[str, float], kind: ChartKind) -> None:
+    labels = make_labels(values)
     assert len({*labels.values()}) == len(values)
     svg = Chart(kind, "x", "y", ["A"], [*values.items()]).svg()
     drawn = ElementTree.fromstring(f"<div>{svg}</div>")
@@ -36,7 +36,7 @@ def test_a_chart_accepts_any_labels(values: dict[str, float], kind: Kind) -> Non
 )
 @settings(max_examples=50, deadline=None)
 def test_bars_are_as_long_as_their_values_on_the_axis(
-    pairs: list[tuple[float, float]], kind: Kind
+    pairs: list[tuple[float, float]], kind: ChartKind
 ) -> None:
     rows = [(f"l{n}", *pair) for n, pair in enumerate(pairs)]
     values = [value for pair in pairs for value in pair]

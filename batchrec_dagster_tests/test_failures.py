@@ -10,7 +10,7 @@ import dagster as dg
 import pytest
 
 from batchrec_dagster.pipeline.automation.alerts import failure
-from batchrec_dagster.reporting.run_stages import RunStages, killed
+from batchrec_dagster.reporting.run_stages import RunStages, explain_signal
 from batchrec_dagster_tests.alerts_support import declared
 
 
@@ -31,7 +31,7 @@ def test_a_step_whose_process_was_killed_is_named_with_what_to_do(tmp_path: Path
             run = result.dagster_run
         stages = RunStages(instance, run)
         assert len(list(stages.update())) == 1
-        assert stages.errors == [killed("interactions", signal.SIGKILL)]
+        assert stages.errors == [explain_signal("interactions", signal.SIGKILL)]
         assert "memory most likely ran out. Give the machine" in stages.errors[0]
         assert failure(declared(), instance, run).lines[0] == stages.errors[0]
 
@@ -45,7 +45,7 @@ def test_a_run_of_the_web_page_that_was_killed_says_so_in_the_alert(
         f"Run execution process for {run.run_id} was terminated by signal 6 (SIGABRT).", run
     )
     instance.report_run_failed(run)
-    line = killed("the run", signal.SIGABRT)
+    line = explain_signal("the run", signal.SIGABRT)
     assert failure(declared(), instance, run).lines[0] == line
     stages = RunStages(instance, run)
     assert [*stages.update()] == []

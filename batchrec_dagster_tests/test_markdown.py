@@ -10,7 +10,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from batchrec_dagster.reporting.markdown import WORD_JOINER, code, escaped, table, unescaped
+from batchrec_dagster.reporting.markdown import (
+    WORD_JOINER,
+    escape,
+    format_code_block,
+    format_table,
+    unescape,
+)
 from batchrec_dagster_tests.hostile import HOSTILE
 
 pytestmark = pytest.mark.attack
@@ -44,15 +50,15 @@ def test_data_are_shown_as_text(text: str) -> None:
     line = " ".join(text.split()).replace(WORD_JOINER, "")
     # The parser itself replaces these.
     readable = line.replace("\0", "\ufffd")
-    assert shown(f"x {escaped(text)}") == f"x {readable}".rstrip()
+    assert shown(f"x {escape(text)}") == f"x {readable}".rstrip()
     if readable:
-        assert shown(escaped(text)) == readable
-    assert unescaped(escaped(text)) == line
+        assert shown(escape(text)) == readable
+    assert unescape(escape(text)) == line
 
 
 @given(WILD, WILD)
 def test_no_cell_leaves_its_table(one: str, other: str) -> None:
-    tokens = PARSER.parse(table([one, other], [[other, one], [1, None]]))
+    tokens = PARSER.parse(format_table([one, other], [[other, one], [1, None]]))
     types = [token.type for token in tokens]
     assert types[0] == "table_open"
     assert types[-1] == "table_close"
@@ -63,15 +69,15 @@ def test_no_cell_leaves_its_table(one: str, other: str) -> None:
 
 @given(WILD | st.text("`~\n\r "))
 def test_nothing_ends_a_code_block(text: str) -> None:
-    tokens = PARSER.parse(code(text))
+    tokens = PARSER.parse(format_code_block(text))
     assert [token.type for token in tokens] == ["fence"]
 
 
 def test_numbers_and_long_texts() -> None:
-    assert escaped("a|b <i>\n*c*") == r"a\|b \<i> \*c\*"
-    assert escaped("the setting on_bad_rows: 1.5 > 1") == "the setting on_bad_rows: 1.5 > 1"
-    assert escaped(None) == ""
-    assert escaped(0.123456) == "0.1235"
-    assert escaped("é" * 100, 60) == "é" * 59 + "…"
-    assert table(["a", "b"], [["x|y", 1]]) == "| a | b |\n| --- | --- |\n| x\\|y | 1 |"
-    assert code("a\n```\nb") == "````\na\n```\nb\n````"
+    assert escape("a|b <i>\n*c*") == r"a\|b \<i> \*c\*"
+    assert escape("the setting on_bad_rows: 1.5 > 1") == "the setting on_bad_rows: 1.5 > 1"
+    assert escape(None) == ""
+    assert escape(0.123456) == "0.1235"
+    assert escape("é" * 100, 60) == "é" * 59 + "…"
+    assert format_table(["a", "b"], [["x|y", 1]]) == "| a | b |\n| --- | --- |\n| x\\|y | 1 |"
+    assert format_code_block("a\n```\nb") == "````\na\n```\nb\n````"

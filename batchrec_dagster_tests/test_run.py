@@ -28,7 +28,7 @@ from click.testing import CliRunner
 from batchrec_dagster.cli import main
 from batchrec_dagster.cli.project import use_dagster_home
 from batchrec_dagster.cli.run import aligned
-from batchrec_dagster.reporting.run_stages import RunStages, counts, duration
+from batchrec_dagster.reporting.run_stages import RunStages, format_duration, summarize_metadata
 from batchrec_dagster.sinks.sink import SinkUnavailableError
 from batchrec_dagster.storage.lease import Lease
 from batchrec_dagster.storage.object_store import ObjectStore
@@ -502,7 +502,7 @@ def test_an_asset_of_ones_own_in_defs_brings_no_notices_of_dagster(here: Project
     [(None, ""), (0.04, "0.0 s"), (9.96, "10 s"), (59.6, "1 min 00 s"), (7_790, "2 h 09 min")],
 )
 def test_durations_are_short(seconds: float | None, said: str) -> None:
-    assert duration(seconds) == said
+    assert format_duration(seconds) == said
 
 
 @pytest.mark.parametrize(
@@ -521,5 +521,5 @@ def test_durations_are_short(seconds: float | None, said: str) -> None:
     ],
 )
 def test_counts_of_a_stage(metadata: dict[str, object], said: str) -> None:
-    assert counts(metadata).startswith(said)
-    assert bool(counts(metadata)) == bool(said)
+    assert summarize_metadata(metadata).startswith(said)
+    assert bool(summarize_metadata(metadata)) == bool(said)

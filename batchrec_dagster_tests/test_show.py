@@ -30,7 +30,7 @@ from batchrec_dagster.reporting.people import people
 from batchrec_dagster.reporting.published import PublishedResults, RunTables
 from batchrec_dagster.reporting.show import text as as_text
 from batchrec_dagster.reporting.statistics import counts
-from batchrec_dagster.reporting.terminal import plain
+from batchrec_dagster.reporting.terminal import escape_invisible
 from batchrec_dagster.storage.object_store import ObjectStore, StorageError
 from batchrec_dagster.storage.paths import StorageKeys
 from batchrec_dagster.storage.published_table import PublishedTable, TableWriter
@@ -363,10 +363,10 @@ def assert_harmless(seen: str) -> None:
 @given(st.text(st.characters()))
 @settings(deadline=None)
 def test_no_text_reaches_the_terminal_raw(text: str) -> None:
-    seen = plain(text)
+    seen = escape_invisible(text)
     assert not [c for c in seen if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp")]
     assert not re.search("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]", seen)
-    assert plain(seen) == seen
+    assert escape_invisible(seen) == seen
 
 
 def test_an_ascii_pipe_is_no_error(home: Path) -> None:

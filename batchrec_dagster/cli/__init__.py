@@ -40,9 +40,9 @@ class Commands(click.Group):
 
 def _safe(message: str) -> str:
     """The message without what controls a terminal."""
-    from batchrec_dagster.reporting.terminal import plain
+    from batchrec_dagster.reporting.terminal import escape_invisible
 
-    return "\n".join(map(plain, message.splitlines()))
+    return "\n".join(map(escape_invisible, message.splitlines()))
 
 
 def _message(error: Exception) -> str:

@@ -135,7 +135,7 @@ def new(name: str, ratings: str, items: str | None, **options: Any) -> None:
     _check_name(name, project)
 
     from batchrec_dagster.pipeline.scaffolding import block
-    from batchrec_dagster.reporting.terminal import plain
+    from batchrec_dagster.reporting.terminal import escape_invisible
 
     found = [_ratings(_source(ratings, project), project, columns, options)]
     if items is not None:
@@ -147,9 +147,9 @@ def new(name: str, ratings: str, items: str | None, **options: Any) -> None:
     for each in found:
         settings = {key: value for key, value in each.settings.items() if key != "source"}
         lines = [*each.summary, *block(settings, "  "), *(f"  {rule}" for rule in each.rules)]
-        click.echo("\n".join(map(plain, lines)))
+        click.echo("\n".join(map(escape_invisible, lines)))
     for warning in [warning for each in found for warning in each.warnings]:
-        click.echo(f"Warning: {plain(warning)}", err=True)
+        click.echo(f"Warning: {escape_invisible(warning)}", err=True)
     _check_project(project, written)
     batchrec = program()
     click.echo(
@@ -283,7 +283,7 @@ def _text(
     items: RecognisedSource | None = None,
 ) -> str:
     from batchrec_dagster.pipeline.scaffolding import block, declaration
-    from batchrec_dagster.reporting.terminal import plain
+    from batchrec_dagster.reporting.terminal import escape_invisible
 
     more = [
         "  interactions:                 # which rows count",
@@ -298,7 +298,7 @@ def _text(
     bad_rows = (
         f"    on_bad_rows: {on_bad_rows}           # skip: leave out and count unreadable rows"
     )
-    notes = ["Written by batchrec new, from", *map(plain, ratings.summary)]
+    notes = ["Written by batchrec new, from", *map(escape_invisible, ratings.summary)]
     return declaration(
         folder, name, [*block(ratings.settings), bad_rows], notes, "\n" + "\n".join(more)
     )

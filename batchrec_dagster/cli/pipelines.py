@@ -121,10 +121,10 @@ def problems_of_the_whole(module: str) -> list[str]:
 
 def warn_of_broken() -> None:
     """Print on stderr what keeps declared pipelines from loading: their lists grow old."""
-    from batchrec_dagster.reporting.terminal import plain
+    from batchrec_dagster.reporting.terminal import escape_invisible
 
     if found := problems(find_project()):
-        lines = "\n".join(f"  {plain(line)}" for line in found)
+        lines = "\n".join(f"  {escape_invisible(line)}" for line in found)
         click.echo(f"Pipelines do not load, and are not refreshed until fixed:\n{lines}", err=True)
 
 

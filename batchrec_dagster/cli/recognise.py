@@ -41,7 +41,7 @@ from batchrec_dagster.preparation.sources.parsing import parse_source
 from batchrec_dagster.preparation.sources.source import hide_query
 from batchrec_dagster.preparation.users import count_rows
 from batchrec_dagster.reporting.terminal import Column as TableColumn
-from batchrec_dagster.reporting.terminal import TerminalTable, plain, render
+from batchrec_dagster.reporting.terminal import TerminalTable, escape_invisible, render
 from batchrec_dagster.steps.checks import CheckResult, enough_interactions, timestamps_plausible
 from batchrec_dagster.storage.durable import temporary_folder
 
@@ -397,10 +397,12 @@ def _event_rules(columns: Mapping[str, Column], kinds: Sequence[tuple[str, int]]
     if not kinds:
         return []
     kinds = sorted(kinds, key=lambda kind: (-kind[1], kind[0]))
-    lines = ["# Events: " + ", ".join(f"{plain(kind)} ({count:,})" for kind, count in kinds)]
+    lines = [
+        "# Events: " + ", ".join(f"{escape_invisible(kind)} ({count:,})" for kind, count in kinds)
+    ]
     column, first = str(columns["event_type"]), kinds[0][0]
     if column.isidentifier() and "'" not in first:
-        lines.append(plain(f"# filter: {column} <> '{first}'"))
+        lines.append(escape_invisible(f"# filter: {column} <> '{first}'"))
     return lines
 
 

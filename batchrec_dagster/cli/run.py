@@ -194,7 +194,7 @@ class _Run:
 
     def _close(self, stages: RunStages) -> None:
         """End it in Dagster if its process was killed: it would be under way for ever."""
-        from batchrec_dagster.reporting.run_stages import killed
+        from batchrec_dagster.reporting.run_stages import explain_signal
 
         run, code = self.instance.get_run_by_id(stages.run.run_id), self.process.returncode
         if run is None or run.is_finished:
@@ -204,13 +204,13 @@ class _Run:
         else:
             what = ", ".join(stages.running) or "the run"
             early = f"the process of {what} ended early"
-            self.instance.report_run_failed(run, killed(what, -code) if code < 0 else early)
+            self.instance.report_run_failed(run, explain_signal(what, -code) if code < 0 else early)
 
     def conclude(self, seconds: float) -> None:
         """Say what came out of it, and what to do next."""
-        from batchrec_dagster.reporting.run_stages import duration
+        from batchrec_dagster.reporting.run_stages import format_duration
 
-        name, stages, took = self.name, self.stages, duration(seconds)
+        name, stages, took = self.name, self.stages, format_duration(seconds)
         batchrec = of.program()
         again = f"{batchrec} run {shlex.quote(name)}"
         run = None if stages is None else self.instance.get_run_by_id(stages.run.run_id)

@@ -25,7 +25,7 @@ from batchrec_dagster.doctor.aws_trial import Trial
 from batchrec_dagster.personalize import ensure as api
 from batchrec_dagster.personalize.errors import PersonalizeError
 from batchrec_dagster.personalize.teardown import delete, find
-from batchrec_dagster.reporting.markdown import code, escaped
+from batchrec_dagster.reporting.markdown import escape, format_code_block
 from batchrec_dagster.steps import cost
 from batchrec_dagster.steps.training import now
 from batchrec_dagster.storage import durable
@@ -172,8 +172,10 @@ def format_summary(state: Mapping[str, Any]) -> str:
         f"batchrec {state['batchrec']}, started {state['started']}; {state['estimate']}.",
     ]
     for name, record in state["answers"].items():
-        lines.append(f"## {escaped(record['question'])}")
+        lines.append(f"## {escape(record['question'])}")
         lines.append(f"`{name}`: {record['status']}, {record['at']}")
         answer = record.get("answer")
-        lines.append(code(json.dumps(answer, indent=2)) if answer else escaped(record["reason"]))
+        lines.append(
+            format_code_block(json.dumps(answer, indent=2)) if answer else escape(record["reason"])
+        )
     return "\n\n".join(lines) + "\n"

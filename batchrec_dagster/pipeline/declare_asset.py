@@ -16,7 +16,7 @@ from batchrec_dagster.config import Pipeline
 from batchrec_dagster.deployment.resources import AWS, PersonalizeResource
 from batchrec_dagster.pipeline.failures import expected_errors_as_failures
 from batchrec_dagster.pipeline.run_step import check_specs, results_of
-from batchrec_dagster.reporting.markdown import escaped
+from batchrec_dagster.reporting.markdown import escape
 from batchrec_dagster.steps.raw_files import RawFiles
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.io_managers import STORAGE_KEY
@@ -71,7 +71,7 @@ def asset(
             deps=[*deps],
             group_name=pipeline.assets.group or pipeline.name,
             owners=pipeline.owners,
-            description=escaped(description),
+            description=escape(description),
             kinds=kinds,
             tags={**pipeline.assets.tags, "stage": stage},
             op_tags=pipeline.assets.op_tags,
@@ -252,7 +252,7 @@ def table_facts(
         for name in names
     }
     described = [
-        dg.TableColumn(name=name, type=columns[name][0], description=escaped(columns[name][1]))
+        dg.TableColumn(name=name, type=columns[name][0], description=escape(columns[name][1]))
         for name in names
     ]
     return {

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from batchrec_dagster import dagster_internals as internals
 from batchrec_dagster.config import COMPONENT_TYPE, OLD_COMPONENT_TYPE, Pipeline
 from batchrec_dagster.pipeline.declare_asset import PIPELINE, WRITES_TO
-from batchrec_dagster.reporting.markdown import code
+from batchrec_dagster.reporting.markdown import format_code_block
 
 # How Dagster gives an error's place: in a validation error, and in a failed template.
 AT = re.compile(r"(?P<path>.*) at (?P<file>.+):\d+$")
@@ -146,7 +146,7 @@ def _stand_ins(defs: Path, broken: Mapping[Path, Sequence[str]]) -> dg.Definitio
         minimum_interval_seconds=300,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Fails while a defs.yaml is broken. Its jobs, schedule, sensors and alerts are"
-        f" off until it is fixed and the code location reloaded.\n\n{code(errors)}",
+        f" off until it is fixed and the code location reloaded.\n\n{format_code_block(errors)}",
     )
     def sensor() -> dg.SkipReason:
         raise dg.Failure(f"pipelines are broken, and their schedules are off:\n{errors}")
@@ -164,7 +164,7 @@ def _stand_in(folder: Path, lines: Sequence[str]) -> dg.AssetsDefinition:
         group_name="_broken",
         description="This pipeline does not load. Its jobs, schedule, sensors and alerts are off;"
         " what it has published stays. Fix the file and reload the code location:\n\n"
-        f"{code(errors)}",
+        f"{format_code_block(errors)}",
     )
     def broken() -> None:
         raise dg.Failure(errors, allow_retries=False)

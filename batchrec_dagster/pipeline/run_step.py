@@ -20,7 +20,7 @@ import polars as pl
 
 from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.deployment.resources import PersonalizeResource
-from batchrec_dagster.reporting.markdown import escaped
+from batchrec_dagster.reporting.markdown import escape
 from batchrec_dagster.steps.checks import CheckResult, FailedChecksError
 from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.lease import Lease
@@ -85,7 +85,7 @@ def results(checks: Sequence[CheckResult]) -> list[dg.AssetCheckResult]:
             check_name=check.name,
             passed=check.passed,
             severity=dg.AssetCheckSeverity[check.severity.upper()],
-            description=escaped(check.found),
+            description=escape(check.found),
             metadata=check.numbers,
         )
         for check in checks

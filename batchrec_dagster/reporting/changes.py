@@ -9,8 +9,15 @@ from markupsafe import Markup
 
 from batchrec_dagster.reporting import terminal
 from batchrec_dagster.reporting.editions import Drift, EditionDiff, ItemShift, SettingChange, shown
-from batchrec_dagster.reporting.people import shortened
-from batchrec_dagster.reporting.sections import Figure, ReportSection, Tile, count, percent, score
+from batchrec_dagster.reporting.people import shorten_title
+from batchrec_dagster.reporting.sections import (
+    Figure,
+    ReportSection,
+    Tile,
+    format_count,
+    format_percent,
+    format_score,
+)
 
 TITLE = "What changed"
 
@@ -24,7 +31,7 @@ def changes_section(changes: EditionDiff | None, drift: Drift | None) -> ReportS
     text = [compared, *(f"{one[0].upper()}{one[1:]}." for one in _caveats(changes))]
     lists = f"How many of {changes.compared:,} lists have the item."
     shifts = [
-        _table(name, title, lists, _rows(items, count))
+        _table(name, title, lists, _rows(items, format_count))
         for name, (title, items) in _movers(changes).items()
     ]
     figures = [*_tables(changes), *_data(drift), *shifts]
@@ -45,17 +52,17 @@ def _tiles(changes: EditionDiff) -> Iterator[Tile]:
         yield Tile(
             "overlap",
             "Kept in a list",
-            percent(changes.overlap),
+            format_percent(changes.overlap),
             "of a person’s items were in their list before, on average",  # noqa: RUF001
         )
         yield Tile(
             "same_lists",
             "Lists with the same items",
-            count(changes.same_lists),
+            format_count(changes.same_lists),
             f"of {changes.compared:,} lists compared",
         )
-    yield Tile("gained", "New people", count(changes.gained), "have a list now and had none")
-    yield Tile("lost", "People without a list", count(changes.lost), "had one before")
+    yield Tile("gained", "New people", format_count(changes.gained), "have a list now and had none")
+    yield Tile("lost", "People without a list", format_count(changes.lost), "had one before")
 
 
 def _tables(changes: EditionDiff) -> Iterator[Figure]:
@@ -63,7 +70,7 @@ def _tables(changes: EditionDiff) -> Iterator[Figure]:
         rows = _rows(changes.settings, shown)
         yield _table("settings", "Settings", "What was declared.", rows)
     if changes.metrics and changes.comparable:
-        rows = _rows(changes.metrics, score)
+        rows = _rows(changes.metrics, format_score)
         yield _table("metrics", "Metrics", "Measured on held-out users.", rows)
 
 
@@ -72,20 +79,23 @@ def _data(drift: Drift | None) -> Iterator[Figure]:
         return
     before, now = drift.before, drift.now
     rows: list[list[str | Markup]] = [
-        [name, count(before.numbers[name]), count(value)] for name, value in now.numbers.items()
+        [name, format_count(before.numbers[name]), format_count(value)]
+        for name, value in now.numbers.items()
     ]
     rows += [
         ["first day", before.first, now.first],
         ["last day", before.last, now.last],
-        ["new items", "", count(drift.new_items)],
-        ["vanished items", "", count(drift.vanished_items)],
+        ["new items", "", format_count(drift.new_items)],
+        ["vanished items", "", format_count(drift.vanished_items)],
     ]
     events = sorted({*before.events, *now.events})
     for event in events if len(events) > 1 else ():
-        shares = (percent(data.events.get(event, 0.0)) for data in (before, now))
+        shares = (format_percent(data.events.get(event, 0.0)) for data in (before, now))
         rows.append([f"events of type {event}", *shares])
     if before.mean_value is not None and now.mean_value is not None:
-        rows.append(["mean event value", score(before.mean_value), score(now.mean_value)])
+        rows.append(
+            ["mean event value", format_score(before.mean_value), format_score(now.mean_value)]
+        )
     yield _table("data", "Data", "The interactions, since the last run that had others.", rows)
 
 
@@ -105,7 +115,7 @@ def _rows(
         [
             change.name
             if isinstance(change, SettingChange)
-            else shortened(change.title) or change.item,
+            else shorten_title(change.title) or change.item,
             cell(change.before),
             cell(change.after),
         ]

@@ -20,7 +20,7 @@ ROOM = 22
 UNWRITABLE = re.compile(r"[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def readable(texts: Iterable[str]) -> dict[str, str]:
+def make_labels(texts: Iterable[str]) -> dict[str, str]:
     """A label for each text: one line, short, distinct, and valid in XML."""
     labels: dict[str, str] = {}
     for text in dict.fromkeys(texts):
@@ -55,11 +55,11 @@ TITLE = 24
 COLOURS = ("var(--accent)", "var(--quiet)")
 TICKS = 5
 
-Kind = Literal["bars", "horizontal bars", "lines"]
+ChartKind = Literal["bars", "horizontal bars", "lines"]
 
 
 # A label, and the value of each series: not negative; None where it has none.
-Row = tuple[str, *tuple[float | None, ...]]
+ChartRow = tuple[str, *tuple[float | None, ...]]
 
 
 @dataclass(frozen=True)
@@ -67,15 +67,15 @@ class Chart:
     """labels, values: titles of the axes; series: in the order of their colours; percent: whether
     values are shares. Horizontal bars leave room for long labels."""
 
-    kind: Kind
+    kind: ChartKind
     labels: str
     values: str
     series: Sequence[str]
-    rows: Sequence[Row]
+    rows: Sequence[ChartRow]
     percent: bool = False
 
     def svg(self) -> Markup:
-        names = readable(label for label, *_ in self.rows)
+        names = make_labels(label for label, *_ in self.rows)
         points = [
             (label, number, value)
             for label, *values in self.rows

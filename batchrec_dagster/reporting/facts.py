@@ -13,7 +13,7 @@ from pydantic import PlainSerializer, PlainValidator
 
 from batchrec_dagster.personalize.evidence import ALL, NDCG, Evidence
 from batchrec_dagster.reporting.editions import DataFacts, Drift, EditionDiff
-from batchrec_dagster.reporting.markdown import unescaped
+from batchrec_dagster.reporting.markdown import unescape
 from batchrec_dagster.reporting.people import MOST_PEOPLE, People, people
 from batchrec_dagster.reporting.published import RunTables
 from batchrec_dagster.reporting.sections import ReportSection
@@ -90,7 +90,7 @@ def check_results(
         evaluation = record.evaluation if record else None
         # A check planned in a run under way has no evaluation yet.
         if isinstance(evaluation, dg.AssetCheckEvaluation):
-            asset, verdict = key.asset_key.path[-1], unescaped(evaluation.description or "")
+            asset, verdict = key.asset_key.path[-1], unescape(evaluation.description or "")
             found.append(CheckRecord(asset, key.name, evaluation.passed, verdict))
     return found
 

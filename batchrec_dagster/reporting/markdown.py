@@ -24,7 +24,7 @@ _ADDRESS = re.compile(
 _ESCAPED = re.compile(r"\\([!-/:-@\[-`{-~])")
 
 
-def escaped(value: object, most: int | None = None) -> str:
+def escape(value: object, most: int | None = None) -> str:
     """The value as Markdown that shows it as text, in one line of at most so many characters."""
     if value is None:
         return ""
@@ -36,19 +36,19 @@ def escaped(value: object, most: int | None = None) -> str:
     return _ADDRESS.sub(WORD_JOINER, line)
 
 
-def unescaped(markdown: str) -> str:
+def unescape(markdown: str) -> str:
     """The line that was escaped."""
     return _ESCAPED.sub(r"\1", markdown.replace(WORD_JOINER, ""))
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+def format_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """A table of the rows."""
     lines = [columns, *rows]
-    head, *body = (f"| {' | '.join(escaped(cell, CELL) for cell in line)} |" for line in lines)
+    head, *body = (f"| {' | '.join(escape(cell, CELL) for cell in line)} |" for line in lines)
     return "\n".join([head, f"|{' --- |' * len(columns)}", *body])
 
 
-def code(lines: str) -> str:
+def format_code_block(lines: str) -> str:
     """A code block that nothing in the text can end."""
     longest = max((len(run) for run in re.findall("`+", lines)), default=0)
     fence = "`" * max(3, longest + 1)

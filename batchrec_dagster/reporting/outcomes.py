@@ -11,8 +11,8 @@ from batchrec_dagster.reporting.sections import (
     Judgement,
     ReportSection,
     Tile,
-    count,
-    percent,
+    format_count,
+    format_percent,
 )
 
 NOTHING_YET = (
@@ -88,7 +88,7 @@ def _tiles(outcome: Outcome) -> Iterator[Tile]:
     yield Tile(
         "hit_rate",
         "Chose from their list",
-        percent(outcome.hit_rate.value),
+        format_percent(outcome.hit_rate.value),
         "Of those who did something new. Popular items would have reached"
         f" {outcome.popular_hit_rate:.1%}.",
         judgement,
@@ -96,20 +96,20 @@ def _tiles(outcome: Outcome) -> Iterator[Tile]:
     yield Tile(
         "list_share",
         "Choices on the list",
-        percent(outcome.list_share.value),
+        format_percent(outcome.list_share.value),
         f"Share of all new interactions. Popular items: {outcome.popular_list_share:.1%}.",
     )
     yield Tile(
         "outcome_recall",
         "Average per person",
-        percent(outcome.recall.value),
+        format_percent(outcome.recall.value),
         "Share of a person's new interactions that was on their list. Popular items:"
         f" {outcome.popular_recall:.1%}.",
     )
     yield Tile(
         "active_users",
         "Did something new",
-        count(outcome.active_users),
+        format_count(outcome.active_users),
         f"Of {outcome.users:,} users with a list.",
     )
 
@@ -130,10 +130,10 @@ def _over_time(outcomes: Sequence[Outcome]) -> Figure:
         [
             [
                 label,
-                percent(one.hit_rate.value),
+                format_percent(one.hit_rate.value),
                 f"{one.hit_rate.low:.1%} to {one.hit_rate.high:.1%}",
-                percent(one.popular_hit_rate or 0.0),
-                count(one.active_users),
+                format_percent(one.popular_hit_rate or 0.0),
+                format_count(one.active_users),
             ]
             for label, one in reversed([*zip(labels, outcomes, strict=True)])
             if one.hit_rate is not None

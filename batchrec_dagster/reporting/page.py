@@ -21,8 +21,8 @@ from markupsafe import Markup
 from batchrec_dagster.personalize.evidence import ALL, COVERAGE, NDCG, MetricEstimate
 from batchrec_dagster.reporting.charts import Chart
 from batchrec_dagster.reporting.facts import Facts
-from batchrec_dagster.reporting.people import HISTORY, LIST, shortened
-from batchrec_dagster.reporting.sections import Figure, count, percent, score
+from batchrec_dagster.reporting.people import HISTORY, LIST, shorten_title
+from batchrec_dagster.reporting.sections import Figure, format_count, format_percent, format_score
 from batchrec_dagster.reporting.statistics import Shares
 from batchrec_dagster.reporting.verdict import is_concentrated, quality
 
@@ -40,10 +40,10 @@ def page(facts: Facts) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "count": count,
-        "percent": percent,
-        "score": score,
-        "shortened": shortened,
+        "count": format_count,
+        "percent": format_percent,
+        "score": format_score,
+        "shortened": shorten_title,
         "breakable": breakable,
         "days": days,
         "sentence": lambda text: text[:1].upper() + text[1:],
@@ -172,7 +172,7 @@ def _quality(facts: Facts) -> Figure | None:
         "This model compared with recommending the most popular items to everyone.",
         Chart("horizontal bars", "Metric", "Value, 0 to 1", [MODEL, POPULAR], rows),
         ["Metric", MODEL, POPULAR],
-        [[name, score(model), score(popular)] for name, model, popular in rows],
+        [[name, format_score(model), format_score(popular)] for name, model, popular in rows],
     )
 
 
@@ -203,9 +203,9 @@ def _groups(facts: Facts) -> Figure | None:
         [
             [
                 names[one.group],
-                count(one.users),
-                score(one.ndcg.value),
-                score(one.popular.value),
+                format_count(one.users),
+                format_score(one.ndcg.value),
+                format_score(one.popular.value),
                 estimated(one.difference),
             ]
             for one in groups
@@ -216,9 +216,9 @@ def _groups(facts: Facts) -> Figure | None:
 def estimated(estimate: MetricEstimate) -> Markup:
     """A metric, and below it its 95 % interval or that there is none."""
     if estimate.interval is None:
-        return score(estimate.value) + Markup("<small>too few users for an interval</small>")
-    ends = Markup("<small>{} to {}</small>").format(*map(score, estimate.interval))
-    return score(estimate.value) + ends
+        return format_score(estimate.value) + Markup("<small>too few users for an interval</small>")
+    ends = Markup("<small>{} to {}</small>").format(*map(format_score, estimate.interval))
+    return format_score(estimate.value) + ends
 
 
 def _exposure(facts: Facts) -> Figure:
@@ -226,10 +226,18 @@ def _exposure(facts: Facts) -> Figure:
     series = [LISTS, HISTORIES]
     curve = [(share.label, share.recommendations, share.interactions) for share in exposure.curve]
     rows = [
-        [f"Top {share.label}", percent(share.recommendations), percent(share.interactions)]
+        [
+            f"Top {share.label}",
+            format_percent(share.recommendations),
+            format_percent(share.interactions),
+        ]
         for share in exposure.curve
     ]
-    gini = ["Gini", score(exposure.gini.recommendations), score(exposure.gini.interactions)]
+    gini = [
+        "Gini",
+        format_score(exposure.gini.recommendations),
+        format_score(exposure.gini.interactions),
+    ]
     return Figure(
         "exposure",
         "How few items take the lists",
@@ -267,7 +275,7 @@ def _trainings(facts: Facts) -> Figure | None:
         [
             [
                 f"{training.made:%Y-%m-%d %H:%M} UTC, {training.recipe}",
-                *(score(training.metrics.get(metric.short, 0.0)) for metric in METRICS),
+                *(format_score(training.metrics.get(metric.short, 0.0)) for metric in METRICS),
             ]
             for training in reversed(trainings)
         ],
@@ -287,7 +295,7 @@ def _lengths(facts: Facts) -> Figure:
         "Requested users by their number of interactions.",
         Chart("bars", "Interactions", "Users", ["Users"], groups),
         ["Interactions", "Users"],
-        [[label, count(users)] for label, users in groups],
+        [[label, format_count(users)] for label, users in groups],
     )
 
 
@@ -318,5 +326,8 @@ def _categories(facts: Facts) -> Iterator[Figure]:
 def _shares(name: str, title: str, caption: str, of: str, shares: Sequence[Shares]) -> Figure:
     rows = [(share.label, share.recommendations, share.interactions) for share in shares]
     chart = Chart("horizontal bars", of, "Share", [LISTS, HISTORIES], rows, percent=True)
-    cells = [[label, percent(lists), percent(histories)] for label, lists, histories in rows]
+    cells = [
+        [label, format_percent(lists), format_percent(histories)]
+        for label, lists, histories in rows
+    ]
     return Figure(name, title, caption, chart, [of, LISTS, HISTORIES], cells)

@@ -107,7 +107,7 @@ def _items(
     lists_of = dict(counts.lists.select("item", "lists").iter_rows())
     columns = (
         ids.to_list(),
-        [shortened(title) for title in tables.of_items(ids, "title")],
+        [shorten_title(title) for title in tables.of_items(ids, "title")],
         users,
         [lists_of.get(item, 0) for item in ids],
         near,
@@ -184,7 +184,7 @@ def _arrays(lists: pl.DataFrame, column: str) -> list[Indices]:
 TITLE = 160
 
 
-def shortened(title: str | None) -> str | None:
+def shorten_title(title: str | None) -> str | None:
     """The title, cut after 160 characters; None for a blank one."""
     if title is None or not title.strip():
         return None

@@ -13,7 +13,7 @@ from dagster import DagsterEvent, DagsterEventType, EventLogEntry
 from rich.table import Table
 from rich.text import Text
 
-from batchrec_dagster.reporting.terminal import plain
+from batchrec_dagster.reporting.terminal import escape_invisible
 
 STATUS = {
     DagsterEventType.STEP_START: "running",
@@ -65,7 +65,7 @@ class RunStages:
         plan = self.instance.get_execution_plan_snapshot(self.run.execution_plan_snapshot_id)
         times = _last_times(self.instance, self.run.job_name)
         self.stages = {
-            key: Stage(plain(key.partition("__")[2] or key), times.get(key))
+            key: Stage(escape_invisible(key.partition("__")[2] or key), times.get(key))
             for key in plan.step_keys_to_execute
         }
 
@@ -92,15 +92,19 @@ class RunStages:
                 error = getattr(event.event_specific_data, "error", None)
                 message = (error.cause or error).message if error else event.message
                 self.errors = self.errors or [_line(message or "the run failed")]
-            elif event is not None and (why := reason(event)):
+            elif event is not None and (why := find_failure_reason(event)):
                 self.errors.append(_line(why))
             return None
-        if event.event_type == DagsterEventType.ENGINE_EVENT and (why := reason(event)):
+        if event.event_type == DagsterEventType.ENGINE_EVENT and (
+            why := find_failure_reason(event)
+        ):
             self.errors.append(_line(why))
             return None
         if event.event_type == DagsterEventType.ASSET_MATERIALIZATION:
             metadata = event.step_materialization_data.materialization.metadata
-            stage.details = counts({key: value.value for key, value in metadata.items()})
+            stage.details = summarize_metadata(
+                {key: value.value for key, value in metadata.items()}
+            )
         elif event.event_type == DagsterEventType.ASSET_CHECK_EVALUATION:
             check = event.asset_check_evaluation_data
             if not check.passed and check.severity == dg.AssetCheckSeverity.WARN:
@@ -124,7 +128,7 @@ class RunStages:
         stage.details = ""
         if error is not None and error.cls_name == "DagsterExecutionInterruptedError":
             stage.status = "stopped"
-        elif why := reason(event):
+        elif why := find_failure_reason(event):
             self.errors.append(f"{stage.name}: {_line(why)}")
 
     @property
@@ -150,20 +154,20 @@ class RunStages:
         table.add_column("", no_wrap=True, overflow="ellipsis", ratio=1)
         for stage in self.stages.values():
             cells = [Text(stage.name), Text(stage.status, style=STYLES.get(stage.status, "dim"))]
-            cells.append(Text(duration(stage.seconds(now))))
+            cells.append(Text(format_duration(stage.seconds(now))))
             if timed:
-                cells.append(Text(duration(stage.last_time), style="dim"))
+                cells.append(Text(format_duration(stage.last_time), style="dim"))
             table.add_row(*cells, Text(stage.details, no_wrap=True, overflow="ellipsis"))
         return table
 
     def line(self, stage: Stage) -> str:
         """A stage that has ended, or waits for another try, for a pipe."""
         width = max(len(each.name) for each in self.stages.values())
-        time = duration(stage.seconds(stage.ended or 0.0))
+        time = format_duration(stage.seconds(stage.ended or 0.0))
         return f"{stage.name:<{width}}  {stage.status:<8}  {time:>9}  {stage.details}".rstrip()
 
 
-def counts(metadata: Mapping[str, Any]) -> str:
+def summarize_metadata(metadata: Mapping[str, Any]) -> str:
     """What an asset's metadata says that it did, in a few words."""
     outcome, rows = str(metadata.get("outcome", "")), metadata.get("dagster/row_count")
     users: Any = metadata.get("users")
@@ -182,7 +186,7 @@ def _number(count: int, noun: str) -> str:
     return f"{count:,} {noun}" + ("" if count == 1 else "s")
 
 
-def duration(seconds: float | None) -> str:
+def format_duration(seconds: float | None) -> str:
     """`0.4 s`, `12 s`, `3 min 05 s` or `2 h 10 min`; nothing for None."""
     if seconds is None:
         return ""
@@ -210,12 +214,12 @@ def _retry(event: DagsterEvent) -> str:
     retry = event.step_retry_data
     why = retry.error.cause or retry.error
     message = re.sub(rf"^[\w.]*{why.cls_name}: ", "", why.message)
-    pause = f"in {duration(retry.seconds_to_wait)}" if retry.seconds_to_wait else "now"
+    pause = f"in {format_duration(retry.seconds_to_wait)}" if retry.seconds_to_wait else "now"
     return f"tries again {pause}: {message}"
 
 
 def _line(text: str) -> str:
-    return plain(" ".join(text.split()))
+    return escape_invisible(" ".join(text.split()))
 
 
 # As Dagster says it of a run's process, and of a step's.
@@ -227,18 +231,18 @@ _MEMORY = (
 _DISK = "free some space; batchrec doctor names the disks, that of temporary files (TMPDIR) too"
 
 
-def killed(what: str, signal: int) -> str:
+def explain_signal(what: str, signal: int) -> str:
     """What to say of a process that a signal ended. SIGABRT: Polars could not allocate memory."""
     name = Signals(signal).name
     said = f"the process of {what} was killed by {name}"
     return f"{said}: {_MEMORY}" if name in ("SIGKILL", "SIGABRT") else said
 
 
-def reason(event: DagsterEvent) -> str | None:
+def find_failure_reason(event: DagsterEvent) -> str | None:
     """Why the step of this event failed, or what was killed; None if the event says neither."""
     if event.event_type == DagsterEventType.ENGINE_EVENT:
         found = _KILLED.search(event.message or "")
-        return killed(found[1] or "the run", int(found[2])) if found else None
+        return explain_signal(found[1] or "the run", int(found[2])) if found else None
     if event.event_type != DagsterEventType.STEP_FAILURE:
         return None
     failed = event.step_failure_data

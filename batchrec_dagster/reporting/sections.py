@@ -57,17 +57,17 @@ class ReportSection:
     figures: Sequence[Figure] = ()
 
 
-def count(value: float) -> Markup:
+def format_count(value: float) -> Markup:
     """A number, as text for people and as a value for programs."""
     return _number(value, f"{value:,.0f}" if value == int(value) else f"{value:,.1f}")
 
 
-def percent(value: float) -> Markup:
+def format_percent(value: float) -> Markup:
     """A share, in percent."""
     return _number(value, f"{value:.1%}")
 
 
-def score(value: float) -> Markup:
+def format_score(value: float) -> Markup:
     """A metric, to four digits."""
     return _number(value, f"{value:.4f}")
 

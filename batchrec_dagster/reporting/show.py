@@ -14,10 +14,10 @@ import dagster as dg
 from batchrec_dagster.personalize.evidence import NDCG as PERSONALIZE_NDCG
 from batchrec_dagster.reporting.history import EditionHistory
 from batchrec_dagster.reporting.lookup import Item, Person
-from batchrec_dagster.reporting.people import shortened
+from batchrec_dagster.reporting.people import shorten_title
 from batchrec_dagster.reporting.published import PublishedResults
-from batchrec_dagster.reporting.run_stages import duration
-from batchrec_dagster.reporting.terminal import Column, TerminalTable, plain, render
+from batchrec_dagster.reporting.run_stages import format_duration
+from batchrec_dagster.reporting.terminal import Column, TerminalTable, escape_invisible, render
 from batchrec_dagster.reporting.verdict import Provenance
 
 
@@ -62,7 +62,7 @@ def _person(person: Person, width: int | None) -> str:
             [
                 entry.rank,
                 *_named(entry, person.titles),
-                shortened(entry.because_title) or entry.because,
+                shorten_title(entry.because_title) or entry.because,
                 entry.users_with_both or None,
             ]
             for entry in person.recommendations
@@ -101,7 +101,7 @@ def _item(item: Item, width: int | None) -> str:
         if item.neighbours
         else "none: its users have no other item",
     )
-    title = shortened(item.title)
+    title = shorten_title(item.title)
     heading = f"Item {item.item} in {item.pipeline}" + (f": {title}" if title else "")
     return render([heading, *facts], [[users, neighbours]], width=width)
 
@@ -112,7 +112,7 @@ def _summary(facts: Mapping[str, Any], *, with_runs: bool) -> str:
         lines.append(f"  {'try':<13} batchrec {show_user(facts['example_user'])}")
     if not with_runs:
         lines.append("  To include Dagster's runs, set DAGSTER_HOME to its folder.")
-    return "\n".join(map(plain, lines)) + "\n"
+    return "\n".join(map(escape_invisible, lines)) + "\n"
 
 
 def show_user(user: str) -> str:
@@ -125,7 +125,7 @@ def _item_columns(titles: bool) -> list[Column]:
 
 
 def _named(row: Any, titles: bool) -> list[str | None]:
-    return [row.item, shortened(row.title)] if titles else [row.item]
+    return [row.item, shorten_title(row.title)] if titles else [row.item]
 
 
 def _time(time: datetime) -> str:
@@ -211,7 +211,10 @@ def run_result(published: PublishedResults, run: str, took: str) -> list[str]:
     if "verdict" in facts:
         indent = "  "
         lines += wrap(
-            plain(facts["verdict"]), WIDTH, initial_indent=indent, subsequent_indent=indent
+            escape_invisible(facts["verdict"]),
+            WIDTH,
+            initial_indent=indent,
+            subsequent_indent=indent,
         )
     elif NDCG in facts:
         lines.append(f"  NDCG@25   {_compared(facts[NDCG], facts.get(f'popularity_{NDCG}'))}")
@@ -264,7 +267,7 @@ def _overview_row(found: Mapping[str, Any]) -> list[object]:
     row: list[object] = [found["pipeline"], "never", None, "none", None, None]
     if run is not None:
         status = RUN_STATUS.get(run["status"], run["status"].lower())
-        row[1:3] = [f"{status} {_local(run['began'])}", duration(run["seconds"])]
+        row[1:3] = [f"{status} {_local(run['began'])}", format_duration(run["seconds"])]
     if edition is not None:
         users = edition["users"]
         row[3:5] = [edition["number"], _local(edition["made"])]

@@ -46,7 +46,7 @@ class TerminalTable:
     note: str = ""
 
 
-def plain(text: str) -> str:
+def escape_invisible(text: str) -> str:
     """The text with invisible characters written as escape sequences, such as \\x1b."""
     return "".join(
         character.encode("unicode_escape").decode()
@@ -73,7 +73,7 @@ def render(
         legacy_windows=False,
     )
     for line in heading:
-        console.print(Text(plain(line), style="bold" if line is heading[0] else ""))
+        console.print(Text(escape_invisible(line), style="bold" if line is heading[0] else ""))
     for row in sections:
         console.print()
         console.print(_row(row, width))
@@ -104,13 +104,13 @@ def _table(section: TerminalTable, lines: bool) -> RenderableType:
         )
     for row in section.rows:
         table.add_row(*("" if cell is None else _cell(str(cell)) for cell in row))
-    parts: list[RenderableType] = [Text(plain(section.title), style="bold")]
+    parts: list[RenderableType] = [Text(escape_invisible(section.title), style="bold")]
     if section.rows:
         parts.append(table)
     if section.note:
-        parts.append(Text(plain(section.note), style="dim"))
+        parts.append(Text(escape_invisible(section.note), style="dim"))
     return Group(*parts)
 
 
 def _cell(text: str) -> Text:
-    return Text(plain(text), no_wrap=True, overflow="ellipsis")
+    return Text(escape_invisible(text), no_wrap=True, overflow="ellipsis")

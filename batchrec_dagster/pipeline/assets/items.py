@@ -14,7 +14,7 @@ from batchrec_dagster.pipeline.assets.raw import column_name, raw_items
 from batchrec_dagster.pipeline.declare_asset import PREPARED, asset, preview, sample, table_facts
 from batchrec_dagster.pipeline.run_step import PREPARED_BEFORE, MadeOf
 from batchrec_dagster.preparation.items import ItemsLayout, ItemsRead
-from batchrec_dagster.reporting.markdown import table as markdown_table
+from batchrec_dagster.reporting.markdown import format_table as markdown_table
 from batchrec_dagster.steps.items import read_items
 from batchrec_dagster.steps.raw_files import RawRecord
 from batchrec_dagster.steps.work import Work

@@ -17,7 +17,7 @@ from batchrec_dagster.pipeline.run_step import PREPARED_BEFORE, MadeOf, publishe
 from batchrec_dagster.pipeline.spark_jobs import spark_engine
 from batchrec_dagster.preparation.rules import PreparationResult, Rules
 from batchrec_dagster.preparation.sources.source import hide_query
-from batchrec_dagster.reporting.markdown import table
+from batchrec_dagster.reporting.markdown import format_table
 from batchrec_dagster.steps.interactions import PreparedInteractions, prepare_interactions
 from batchrec_dagster.steps.raw_files import RawRecord
 from batchrec_dagster.steps.work import Work
@@ -123,7 +123,7 @@ def _metadata(pipeline: Pipeline, raw: RawRecord, prepared: PreparedInteractions
     return {
         "preview": preview(
             f"**{result.rows_kept:,} interactions** of {result.rows_read:,} rows.",
-            *([table(["left out because", "rows"], left_out)] if left_out else []),
+            *([format_table(["left out because", "rows"], left_out)] if left_out else []),
         ),
         **table_facts(pipeline, result.rows_kept, COLUMNS, lineage, columns),
         "rows_read": result.rows_read,

@@ -14,7 +14,7 @@ from batchrec_dagster.pipeline.upstream import find_upstream
 from batchrec_dagster.preparation.items import ItemsLayout
 from batchrec_dagster.preparation.layout import Column
 from batchrec_dagster.preparation.sources.source import RatingsSource
-from batchrec_dagster.reporting.markdown import code, escaped
+from batchrec_dagster.reporting.markdown import escape, format_code_block
 from batchrec_dagster.steps.checks import CheckResult
 from batchrec_dagster.steps.interactions import RatingsFormat, RatingsInspection, inspect_ratings
 from batchrec_dagster.steps.items import check_items
@@ -125,9 +125,9 @@ def _ratings_metadata(record: RawRecord, seen: RatingsInspection) -> dict[str, A
     delimiter = SHOWN.get(layout.delimiter, layout.delimiter)
     return {
         "preview": preview(
-            f"**{rows}**, {files} of {layout.format} in {escaped(encodings)}:",
-            code(seen.format.first_lines),
-            *map(escaped, found.warnings),
+            f"**{rows}**, {files} of {layout.format} in {escape(encodings)}:",
+            format_code_block(seen.format.first_lines),
+            *map(escape, found.warnings),
         ),
         **counts,
         "dagster/column_schema": _column_schema(seen.format),
@@ -174,7 +174,7 @@ def raw_items(
         def inspect(record: RawRecord) -> InspectedFiles:
             check = check_items(record, work.storage, layout, declared.on_bad_rows)
             metadata = {
-                "preview": preview(f"{escaped(source.shown)}: {escaped(check.found)}."),
+                "preview": preview(f"{escape(source.shown)}: {escape(check.found)}."),
                 "bytes": record.files[0].size,
                 "dagster/row_count": check.numbers.get("rows", 0),
                 "dagster/column_schema": _file_schema(layout),
@@ -208,7 +208,7 @@ MEANINGS = {
 def _meaning(role: str) -> str:
     kind, _, name = role.partition(".")
     of = {"categories": "Text", "numbers": "A number"}.get(kind, "")
-    return MEANINGS.get(role) or f"{of} that Personalize knows as {escaped(name)}."
+    return MEANINGS.get(role) or f"{of} that Personalize knows as {escape(name)}."
 
 
 def column_name(column: Column) -> str:

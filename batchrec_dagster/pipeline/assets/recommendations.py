@@ -23,8 +23,8 @@ from batchrec_dagster.pipeline.declare_asset import (
 )
 from batchrec_dagster.pipeline.run_history import DagsterRuns
 from batchrec_dagster.pipeline.run_step import exclusive_step, personalize_work, published, run_step
-from batchrec_dagster.reporting.markdown import CELL, escaped
-from batchrec_dagster.reporting.markdown import table as markdown_table
+from batchrec_dagster.reporting.markdown import CELL, escape
+from batchrec_dagster.reporting.markdown import format_table as markdown_table
 from batchrec_dagster.steps.batch_jobs import JobOutput, job_seconds, outcome
 from batchrec_dagster.steps.cost import cost_metadata
 from batchrec_dagster.steps.items import has_titles
@@ -197,9 +197,9 @@ def _preview(table: "RecommendationTable") -> dg.MetadataValue[Any]:
     first = table.sample.filter(pl.col("user_id") == table.sample.item(0, "user_id"))
     return preview(
         *counts,
-        f"User {escaped(first.item(0, 'user_id'))} gets:",
+        f"User {escape(first.item(0, 'user_id'))} gets:",
         "\n".join(
-            f"{row['rank']}. {escaped(row.get('title') or row['item_id'], CELL)}"
+            f"{row['rank']}. {escape(row.get('title') or row['item_id'], CELL)}"
             for row in first.iter_rows(named=True)
         ),
     )

@@ -10,7 +10,7 @@ from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.outcomes.outcome import SCHEMA, Outcome
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.pipeline.declare_asset import asset, preview, sample, stored, table_facts
-from batchrec_dagster.reporting.markdown import escaped
+from batchrec_dagster.reporting.markdown import escape
 from batchrec_dagster.reporting.outcomes import NOTHING_YET, REPLAYED, sentences
 from batchrec_dagster.steps.items import shown_tables
 from batchrec_dagster.steps.work import Work
@@ -82,7 +82,7 @@ def recommendation_outcomes(pipeline: Pipeline) -> dg.AssetsDefinition:
             value=measured.table,
             data_version=dg.DataVersion(fingerprint(*measured.outcomes)),
             metadata={
-                "preview": preview(*map(escaped, said)),
+                "preview": preview(*map(escape, said)),
                 **_outcomes_metadata(pipeline, measured, newest),
                 **stored("table", work.storage, work.storage.uri(pipeline.places.outcomes)),
             },
@@ -169,12 +169,12 @@ def _report_metadata(report: "Report") -> dict[str, Any]:
     shown = len(people.people)
     return {
         "preview": preview(
-            f"**{escaped(verdict.text)}**",
+            f"**{escape(verdict.text)}**",
             # Short paragraphs: the UI cuts long ones off next to the paths below.
             f"**{people.served:,} users** have a list.",
             f"{shown:,} of them are shown with their history.",
-            *(f"{label}: {escaped(text)}" for label, text in report.facts.provenance.lines.items()),
-            "\n".join(f"- {escaped(warning)}" for warning in warnings),
+            *(f"{label}: {escape(text)}" for label, text in report.facts.provenance.lines.items()),
+            "\n".join(f"- {escape(warning)}" for warning in warnings),
         ),
         "verdict": verdict.text,
         "judgement": verdict.judgement,

@@ -11,7 +11,7 @@ from batchrec_dagster.config.recommendations import Segments
 from batchrec_dagster.deployment.resources import PersonalizeResource
 from batchrec_dagster.pipeline.declare_asset import MODEL, asset, dataset_group, preview
 from batchrec_dagster.pipeline.run_step import exclusive_step, personalize_work, published, run_step
-from batchrec_dagster.reporting.markdown import escaped, table
+from batchrec_dagster.reporting.markdown import escape, format_table
 from batchrec_dagster.reporting.verdict import measured_on
 from batchrec_dagster.steps.cost import cost_metadata
 from batchrec_dagster.steps.import_dataset import (
@@ -91,7 +91,7 @@ def _import_metadata(imported: DatasetImport, personalize: PersonalizeResource) 
     return {
         "preview": preview(
             f"The dataset group `{record.dataset_group_name}` has:",
-            table(
+            format_table(
                 ["dataset", "import job", "what this run did"],
                 [
                     [one.file.asset, one.job.description["jobName"], one.outcome]
@@ -191,7 +191,7 @@ def _metadata(training: TrainingResult, personalize: PersonalizeResource) -> dic
         "preview": preview(
             f"The recipe `{training.recipe}`: {training.outcome}. Metrics go from 0 to 1; higher is"
             " better.",
-            f"Trained and measured by {escaped(record.engine)}, on {measured_on(training.tested)}.",
+            f"Trained and measured by {escape(record.engine)}, on {measured_on(training.tested)}.",
             _compared(metrics, baseline),
         ),
         "solution_version_arn": record.solution_version_arn,
@@ -213,8 +213,8 @@ def _metadata(training: TrainingResult, personalize: PersonalizeResource) -> dic
 
 def _compared(metrics: dict[str, float], baseline: dict[str, float]) -> str:
     if not baseline:
-        return table(["metric", "value"], metrics.items())
-    return table(
+        return format_table(["metric", "value"], metrics.items())
+    return format_table(
         ["metric", "this model", "most popular items"],
         [[name, value, baseline.get(name)] for name, value in metrics.items()],
     )

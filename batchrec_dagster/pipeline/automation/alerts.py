@@ -25,9 +25,9 @@ from batchrec_dagster.config.project import TOPIC, Alerts
 from batchrec_dagster.dagster_internals import get_latest_completed_cron_tick
 from batchrec_dagster.pipeline.automation.runs import assets_of, job_names
 from batchrec_dagster.pipeline.declare_asset import PIPELINE
-from batchrec_dagster.reporting.markdown import unescaped
-from batchrec_dagster.reporting.run_stages import reason
-from batchrec_dagster.reporting.terminal import plain
+from batchrec_dagster.reporting.markdown import unescape
+from batchrec_dagster.reporting.run_stages import find_failure_reason
+from batchrec_dagster.reporting.terminal import escape_invisible
 from batchrec_dagster.storage.permissions import explain_refusals
 from batchrec_dagster.storage.secrets import redacted
 
@@ -53,7 +53,8 @@ class Message:
     def text(self) -> str:
         """What was several lines is indented, so that no data pass for a line of ours."""
         return "\n".join(
-            "\n  ".join(map(plain, line.splitlines())) for line in [self.title, *self.lines]
+            "\n  ".join(map(escape_invisible, line.splitlines()))
+            for line in [self.title, *self.lines]
         )
 
 
@@ -107,7 +108,7 @@ def _publish(topic: str, title: str, text: str) -> None:
     sns = boto3.client("sns", region_name=found[1], config=once)
     explain_refusals(sns)
     # SNS takes 100 characters of ASCII.
-    subject = plain(title).encode("ascii", "replace").decode()[:100]
+    subject = escape_invisible(title).encode("ascii", "replace").decode()[:100]
     sns.publish(TopicArn=topic, Subject=subject, Message=text)
 
 
@@ -295,14 +296,18 @@ def failure(pipeline: Pipeline, instance: dg.DagsterInstance, run: dg.DagsterRun
         found = (entry.dagster_event for entry in instance.all_logs(run.run_id, of_type=kind))
         return [event for event in found if event is not None]
 
-    lines = [why for event in events(dg.DagsterEventType.ENGINE_EVENT) if (why := reason(event))]
+    lines = [
+        why
+        for event in events(dg.DagsterEventType.ENGINE_EVENT)
+        if (why := find_failure_reason(event))
+    ]
     for event in events(dg.DagsterEventType.STEP_FAILURE):
-        if why := reason(event):
+        if why := find_failure_reason(event):
             lines.append(f"Step {event.step_key}: {why[:LONGEST_REASON]}")
     for event in events(dg.DagsterEventType.ASSET_CHECK_EVALUATION):
         found = event.asset_check_evaluation_data
         if not found.passed and found.severity is dg.AssetCheckSeverity.ERROR:
-            verdict = f"{found.check_name}: {unescaped(found.description or '')}"
+            verdict = f"{found.check_name}: {unescape(found.description or '')}"
             # The failed step may already give this check as its reason.
             if not any(verdict in line for line in lines):
                 lines.append(f"Check of {found.asset_key.to_user_string()}: {verdict}")

@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 
 from batchrec_dagster.config import Pipeline
-from batchrec_dagster.reporting.terminal import plain
+from batchrec_dagster.reporting.terminal import escape_invisible
 
 # Not NOT_STARTED: a killed daemon may leave such runs, and asking again launches them.
 UNDER_WAY = [
@@ -75,7 +75,10 @@ class _Plain(logging.Filter):
             what, _, _ = record.getMessage().partition("\n")
             _, _, why = error.message.strip().partition(": ")
             record.msg = f"{what} Failure: {why}"
-        record.msg, record.args = "\n".join(map(plain, record.getMessage().split("\n"))), ()
+        record.msg, record.args = (
+            "\n".join(map(escape_invisible, record.getMessage().split("\n"))),
+            (),
+        )
         return True
 
 

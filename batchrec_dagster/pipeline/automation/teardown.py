@@ -14,7 +14,7 @@ from batchrec_dagster.pipeline.automation import runs
 from batchrec_dagster.pipeline.declare_asset import preview
 from batchrec_dagster.pipeline.failures import expected_errors_as_failures
 from batchrec_dagster.pipeline.run_step import leased
-from batchrec_dagster.reporting.markdown import escaped
+from batchrec_dagster.reporting.markdown import escape
 from batchrec_dagster.storage.object_store import ObjectInfo
 from batchrec_dagster.storage.resource import StorageResource
 
@@ -83,7 +83,7 @@ def teardown_job(pipeline: Pipeline, assets: Collection[dg.AssetKey]) -> dg.JobD
         context.add_output_metadata(
             {
                 "outcome": "deleted" if config.delete else "nothing was deleted: this is a plan",
-                "plan": preview("\n".join(f"- {escaped(line)}" for line in lines)),
+                "plan": preview("\n".join(f"- {escape(line)}" for line in lines)),
                 "resources": len(plan.pieces),
                 "files": len(files),
             }
