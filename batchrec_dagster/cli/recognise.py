@@ -10,7 +10,16 @@ from datetime import UTC, datetime
 
 import polars as pl
 
-from batchrec_dagster.cli.sample import FileSample, UnknownColumnsError, read_sample
+from batchrec_dagster.cli.column_candidates import (
+    UnknownColumnsError,
+    check_columns,
+    describe_columns,
+    has_times,
+    list_columns,
+    matching_time_formats,
+    open_sample,
+    recognise_time_format,
+)
 from batchrec_dagster.personalize.schemas import (
     EVENT_TYPE,
     ITEM_ID,
@@ -18,6 +27,7 @@ from batchrec_dagster.personalize.schemas import (
     csv_types,
     interactions_columns,
 )
+from batchrec_dagster.preparation.file_sample import FileSample
 from batchrec_dagster.preparation.layout import (
     AUTO,
     NO_TIMES,
@@ -63,7 +73,6 @@ MOST_COUNTED = 11
 ALL = "none"
 # Settings with these values are left out of the YAML.
 DEFAULTS = {
-    "delimiter": ",",
     "decimal": ".",
     "separator": VALUE_SEPARATOR,
     "timestamp_format": AUTO,
@@ -119,11 +128,20 @@ def recognise_ratings(
     if known is not None:
         reading = ReadSettings.of(known)
     else:
-        sample = read_sample(files, asked, options.delimiter, options.encoding, options.quoted)
-        columns = _rating_columns(sample, asked)
-        reading = _reading(sample, columns, options)
-        if not sample.has_header and not asked:
-            notes = [f"{sample.name} has no header. Its columns: {sample.kinds}. Check the preview"]
+        given = ReadSettings(
+            delimiter=options.delimiter,
+            encoding=options.encoding,
+            quoted=options.quoted,
+            columns={role: column for role, column in asked.items() if column != NO_TIMES},
+        )
+        with open_sample(files, given) as sample:
+            columns = _rating_columns(sample, asked)
+            reading = _reading(sample, columns, options)
+            if not sample.has_header and not asked:
+                notes.append(
+                    f"{sample.name} has no header. Its columns: {describe_columns(sample)}. Check"
+                    " the preview"
+                )
     rules = Rules(on_bad_rows="skip", event_type="event_type" in reading.columns and not known)
     with temporary_folder() as folder:
         path = folder / "interactions.csv"
@@ -275,7 +293,7 @@ def _reading(
     sample: FileSample, columns: Mapping[str, Column], options: ReadingOptions
 ) -> ReadSettings:
     if "timestamp" in columns:
-        unit = options.time_format or sample.time_format(columns["timestamp"]) or AUTO
+        unit = options.time_format or recognise_time_format(sample, columns["timestamp"]) or AUTO
     else:
         unit = NO_TIMES
     return ReadSettings(
@@ -300,7 +318,7 @@ def _settings(
     settings = {
         "source": source,
         "format": reading.format,
-        "delimiter": reading.delimiter,
+        "delimiter": declared_delimiter(reading.delimiter, columns["item"]),
         "encoding": reading.encoding,
         "quotes": reading.quoted,
         "decimal": "." if left_out else reading.decimal,
@@ -316,7 +334,7 @@ def _rating_columns(sample: FileSample, asked: Mapping[str, Column]) -> dict[str
     """The columns by role: as given, else by their names, else by their contents."""
     without_times = asked.get("timestamp") == NO_TIMES
     asked = {role: column for role, column in asked.items() if column != NO_TIMES}
-    sample.check_columns(asked)
+    check_columns(sample, asked)
     names = recognise(sample.columns) if sample.has_header else {}
     if not sample.has_header and not asked:
         return _by_position(sample, without_times=without_times)
@@ -328,7 +346,7 @@ def _rating_columns(sample: FileSample, asked: Mapping[str, Column]) -> dict[str
     }
     free = [name for name in sample.columns if name not in columns.values()]
     if sample.has_header and "timestamp" not in columns and not without_times:
-        candidates = [name for name in sample.columns if sample.is_time(name)]
+        candidates = [name for name in sample.columns if has_times(sample, name)]
         if len(candidates) == 1 and candidates[0] in free:
             columns["timestamp"] = candidates[0]
     wanted = [role for role in OPTIONS if role != "timestamp" or not without_times]
@@ -336,7 +354,7 @@ def _rating_columns(sample: FileSample, asked: Mapping[str, Column]) -> dict[str
     if missing:
         raise _not_recognised(sample, missing, free)
     if "event_type" in columns and "event_type" not in asked:
-        kinds = sample.column(columns["event_type"])
+        kinds = sample.cells(columns["event_type"])
         if not len(kinds) or kinds.n_unique() > MOST_KINDS:
             del columns["event_type"]
     return columns
@@ -344,7 +362,7 @@ def _rating_columns(sample: FileSample, asked: Mapping[str, Column]) -> dict[str
 
 def _by_position(sample: FileSample, *, without_times: bool) -> dict[str, Column]:
     """A user, an item, perhaps a rating, and a time, in columns of this order or nearly so."""
-    found = [at for at, name in enumerate(sample.columns, 1) if sample.is_time(name)]
+    found = [at for at, name in enumerate(sample.columns, 1) if has_times(sample, name)]
     if without_times == bool(found) or len(found) > 1:
         raise _not_recognised(sample, list(OPTIONS), [])
     others = [at for at in range(1, len(sample.columns) + 1) if at not in found]
@@ -363,12 +381,14 @@ def _not_recognised(
     if not sample.has_header:
         options = " ".join(f"{OPTIONS[role]} COL" for role in missing)
         return UnknownColumnsError(
-            f"{sample.name} has no header. Its columns: {sample.kinds}. Give them by position, from"
-            f" 1: {options}{no_times}, and --rating COL if there are ratings"
+            f"{sample.name} has no header. Its columns: {describe_columns(sample)}. Give them by"
+            f" position, from 1: {options}{no_times}, and --rating COL if there are ratings"
         )
     words = [role.replace("timestamp", "time") for role in missing]
     what = f"{', '.join(words[:-1])} and {words[-1]} columns" if words[1:] else f"{words[0]} column"
-    dates = [name for name in free if sample.is_time(name) or sample.time_formats(name)]
+    dates = [
+        name for name in free if has_times(sample, name) or matching_time_formats(sample, name)
+    ]
     others = [name for name in free if name not in dates and not ORDER.search(name)]
     options = " ".join(
         f"{OPTIONS[role]} {shlex.quote(rest.pop(0)) if rest else 'COL'}"
@@ -376,7 +396,7 @@ def _not_recognised(
         for rest in [dates if role == "timestamp" else others]
     )
     return UnknownColumnsError(
-        f"{sample.name}: couldn't recognise the {what}. Found: {sample.listed}."
+        f"{sample.name}: couldn't recognise the {what}. Found: {list_columns(sample)}."
         f" Try: {options}{no_times}"
     )
 
@@ -409,6 +429,15 @@ def _event_rules(columns: Mapping[str, Column], kinds: Sequence[tuple[str, int]]
 def declared(settings: Mapping[str, object]) -> dict[str, object]:
     """The settings that are given and differ from their defaults."""
     return {key: value for key, value in settings.items() if value and DEFAULTS.get(key) != value}
+
+
+def declared_delimiter(delimiter: str | None, item: Column) -> str | None:
+    """The delimiter as it is declared; None for a comma in a file whose columns have names.
+
+    item: the column of the item. By position it says that there are no names, without which a run
+    may see another delimiter in the file.
+    """
+    return None if delimiter == "," and isinstance(item, str) else delimiter
 
 
 def unreadable(bad: int, rows: int, first: str, options: ReadingOptions) -> str:

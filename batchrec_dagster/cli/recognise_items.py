@@ -4,12 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from batchrec_dagster.cli.recognise import ReadingOptions, RecognisedSource, declared, unreadable
-from batchrec_dagster.cli.sample import FileSample, UnknownColumnsError, read_sample
+from batchrec_dagster.cli.column_candidates import (
+    UnknownColumnsError,
+    check_columns,
+    list_columns,
+    open_sample,
+)
+from batchrec_dagster.cli.recognise import (
+    ReadingOptions,
+    RecognisedSource,
+    declared,
+    declared_delimiter,
+    unreadable,
+)
 from batchrec_dagster.personalize.schemas import VALUE_SEPARATOR, field_name
+from batchrec_dagster.preparation.file_sample import FileSample
 from batchrec_dagster.preparation.items import ItemsFile, ItemsLayout
 from batchrec_dagster.preparation.layout import Column, matching, recognise
 from batchrec_dagster.preparation.polars.decoding import RawFile
+from batchrec_dagster.preparation.recognition import ReadSettings
 from batchrec_dagster.preparation.sources.movielens import KNOWN_ITEMS
 from batchrec_dagster.preparation.sources.source import hide_query
 
@@ -42,7 +55,8 @@ def recognise_items(
             role: getattr(layout, role)
             for role in ("item", "title", "created", "categories", "numbers")
         }
-        settings |= {"delimiter": layout.delimiter, "decimal": layout.decimal}
+        delimiter = declared_delimiter(layout.delimiter, layout.item)
+        settings |= {"delimiter": delimiter, "decimal": layout.decimal}
         settings |= {"columns": declared(columns), "separator": layout.separator}
     read = ItemsFile(file.path, file.name, layout).read()
     items, rated = read.titles.get_column("item_id"), ratings.items
@@ -63,8 +77,14 @@ def recognise_items(
 def _items_layout(
     file: RawFile, asked: Mapping[str, Column], delimiter: str | None, ratings: RecognisedSource
 ) -> ItemsLayout:
-    sample = read_sample([file], asked, delimiter)
-    sample.check_columns(asked)
+    with open_sample([file], ReadSettings(delimiter=delimiter, columns=asked)) as sample:
+        return _recognise_items_layout(sample, asked, ratings)
+
+
+def _recognise_items_layout(
+    sample: FileSample, asked: Mapping[str, Column], ratings: RecognisedSource
+) -> ItemsLayout:
+    check_columns(sample, asked)
     of_ratings = ratings.settings.get("columns")
     same_name = [of_ratings["item"]] if isinstance(of_ratings, dict) else []
     ids = [
@@ -92,7 +112,7 @@ def _items_layout(
             what = "a title, category or number"
             option = "--items-title, --items-category, --items-number"
         raise UnknownColumnsError(
-            f"{file.name}: couldn't recognise {what}. Found: {sample.listed}. Give it"
+            f"{sample.name}: couldn't recognise {what}. Found: {list_columns(sample)}. Give it"
             f" by name, or by position, from 1, if there is no header: {option}"
         )
     return ItemsLayout(
@@ -108,7 +128,7 @@ def _items_layout(
 
 
 def _separator(sample: FileSample, categories: Sequence[Column]) -> str:
-    cells = [sample.column(name) for name in categories]
+    cells = [sample.cells(name) for name in categories]
     for separator in ("|", ";", ","):
         if any(column.str.contains(separator, literal=True).any() for column in cells):
             return separator

@@ -1,6 +1,7 @@
-"""How the files are read, as far as it is not declared: found out from the first one that has rows.
+"""How the files are read: as declared, and as the first file with rows shows.
 
-What is found is reported; what is not found is an error that lists the columns.
+Runs and `batchrec new` share it. What a run cannot recognise is an error that lists the columns;
+`batchrec new` then looks at the contents of the columns, and declares what it sees there.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-import polars as pl
-
+from batchrec_dagster.preparation.csv_form import names_columns, recognise_delimiter
+from batchrec_dagster.preparation.file_sample import FileSample
 from batchrec_dagster.preparation.layout import (
     AUTO,
     DATETIME,
@@ -26,24 +27,15 @@ from batchrec_dagster.preparation.layout import (
     locate,
     recognise,
 )
-from batchrec_dagster.preparation.polars.csv_table import DELIMITERS, CsvTable, pointed
+from batchrec_dagster.preparation.polars.csv_table import CsvTable
 from batchrec_dagster.preparation.polars.decoding import OpenedFile
 from batchrec_dagster.preparation.polars.json_table import JsonTable
-from batchrec_dagster.preparation.polars.rows import (
-    RowConditionError,
-    check_types,
-    filter_columns,
-    typed,
-)
+from batchrec_dagster.preparation.polars.rows import RowConditionError, check_types, filter_columns
 from batchrec_dagster.preparation.polars.tables import ParquetTable, RowTable
 from batchrec_dagster.preparation.rules import Rules
 
-_AnyTable = CsvTable | JsonTable | ParquetTable
-
 REQUIRED = ("user", "item", "timestamp")
 NEEDLESS = ("timestamp", NO_TIMES)
-# Rows that the columns' types are inferred from.
-LOOKED_AT = 1000
 
 
 @dataclass(frozen=True)
@@ -72,8 +64,13 @@ class ReadSettings:
 
 @dataclass(frozen=True)
 class RecognisedLayout:
-    """The layout; the type of every column of the file, by its name; the roles recognised;
-    `warnings`: what can be read but is probably not meant."""
+    """How the files are read.
+
+    layout: which column of a row holds what, and how it is written.
+    types: the type of every column of the file by its name.
+    recognised: the columns that are not declared, by role.
+    warnings: what can be read but is probably not meant.
+    """
 
     layout: Layout
     types: Mapping[str, str]
@@ -81,37 +78,71 @@ class RecognisedLayout:
     warnings: Sequence[str] = ()
 
 
+def recognise_table(
+    opened: OpenedFile,
+    columns: Mapping[str, Column],
+    *,
+    form: Format | None = None,
+    delimiter: str | None = None,
+    quoted: bool = True,
+) -> CsvTable | JsonTable | ParquetTable:
+    """The file, to be read row by row.
+
+    columns: those that are declared, by role. By position they say that line 1 of a CSV file is a
+    row; else it names the columns.
+    form, delimiter: as declared; None, if they are to be recognised.
+    quoted: whether fields of CSV may be in double quotes.
+
+    Raises PreparationError for a file in a format that cannot be read.
+    """
+    form = form or opened.format
+    if form == "parquet":
+        return ParquetTable(opened)
+    if form == "json":
+        return JsonTable(opened)
+    if delimiter is None:
+        delimiter = recognise_delimiter(opened, columns, quoted=quoted)
+    has_header = not any(isinstance(column, int) for column in columns.values())
+    return CsvTable(opened, delimiter, has_header, quoted)
+
+
 def recognise_layout(opened: OpenedFile, reading: ReadSettings, rules: Rules) -> RecognisedLayout:
     """How to read files such as this one. Raises PreparationError."""
-    form = reading.format or opened.format
-    delimiter = _delimiter(opened, reading) if form == "csv" else ","
     columns: dict[str, Any] = dict(reading.columns)
-    recognised: dict[str, str] = {}
-    has_header = form != "csv" or not any(isinstance(c, int) for c in columns.values())
-    table = _table(opened, form, delimiter, has_header=has_header, quoted=reading.quoted)
-    if form != "csv" and any(isinstance(column, int) for column in columns.values()):
+    table = recognise_table(
+        opened, columns, form=reading.format, delimiter=reading.delimiter, quoted=reading.quoted
+    )
+    sample = FileSample(table)
+    if sample.format != "csv" and any(isinstance(column, int) for column in columns.values()):
         raise PreparationError(
-            f"{opened.name} is {form}, whose columns have names: give these in ratings.columns, of"
-            f" {', '.join(table.columns)}"
+            f"{opened.name} is {sample.format}, whose columns have names: give these in"
+            f" ratings.columns, of {', '.join(table.columns)}"
         )
-    if form != "csv" and reading.decimal != ".":
+    if sample.format != "csv" and reading.decimal != ".":
         raise PreparationError(
-            f"{opened.name} is {form}, whose numbers have a point: ratings.decimal is of csv"
+            f"{opened.name} is {sample.format}, whose numbers have a point: ratings.decimal is of"
+            " csv"
         )
     required = [role for role in REQUIRED if (role, reading.timestamp_unit) != NEEDLESS]
     needed = [*required, *(["rating"] if rules.min_rating is not None else [])]
     if not columns and rules.event_type:
         needed.append("event_type")
-    if set(needed) - columns.keys() and has_header:
+    recognised: dict[str, str] = {}
+    if set(needed) - columns.keys() and sample.has_header:
         names = recognise(table.columns)
         recognised = {r: names[r] for r in needed if r in names and r not in columns}
         columns.update(recognised)
     if missing := [role for role in needed if role not in columns and role != "event_type"]:
-        raise _not_recognised(table, missing, form)
+        if not reading.columns and isinstance(table, CsvTable) and not names_columns(table.columns):
+            raise PreparationError(
+                f"{opened.name} has no names in line 1 ({', '.join(table.columns)}): set"
+                " ratings.columns by position, such as {user: 1, item: 2, rating: 3, timestamp: 4}"
+            )
+        raise _not_recognised(table, missing)
     layout = Layout(
-        delimiter=delimiter,
+        delimiter=sample.delimiter or ",",
         timestamp_unit=_unit(table, columns.get("timestamp"), reading.timestamp_unit),
-        format=form,
+        format=sample.format,
         encoding=reading.encoding,
         quoted=reading.quoted,
         decimal=reading.decimal,
@@ -119,52 +150,29 @@ def recognise_layout(opened: OpenedFile, reading: ReadSettings, rules: Rules) ->
         timezone=reading.timezone,
         **{"rating": None, "timestamp": None, **columns},
     )
-    types = {**_types(table, layout), **reading.types}
+    types = {**sample.types(layout.decimal), **reading.types}
     warnings = [
         f"{opened.name}: the {role} ids (column {column}) are decimals such as {example}, as pandas"
         f" writes a column with missing values: {example} is not the id of {example.split('.')[0]}."
         " Write them as whole numbers, or convert them in ratings.query"
         for role, column in (("user", layout.user), ("item", layout.item))
-        if (example := _decimal_id(table, column, types))
+        if (example := sample.find_decimal_id(column, types))
     ]
     return RecognisedLayout(_with_types(layout, rules, types, table), types, recognised, warnings)
 
 
 def open_table(opened: OpenedFile, layout: Layout) -> RowTable:
     """The file, to be read in this layout."""
-    table = _table(
-        opened, layout.format, layout.delimiter, has_header=layout.has_header, quoted=layout.quoted
+    table = recognise_table(
+        opened,
+        layout.columns,
+        form=layout.format,
+        delimiter=layout.delimiter,
+        quoted=layout.quoted,
     )
     if isinstance(table, CsvTable):
         return replace(table, with_comma=layout.with_comma)
     return table
-
-
-def _table(
-    opened: OpenedFile, form: Format, delimiter: str, *, has_header: bool, quoted: bool
-) -> _AnyTable:
-    if form == "parquet":
-        return ParquetTable(opened)
-    if form == "json":
-        return JsonTable(opened)
-    return CsvTable(opened, delimiter, has_header, quoted)
-
-
-def _delimiter(opened: OpenedFile, reading: ReadSettings) -> str:
-    """The declared one; else the one that makes names of the first line that are declared, or
-    recognised where none is; else a comma."""
-    if reading.delimiter is not None:
-        return reading.delimiter
-    headers = {
-        delimiter: CsvTable(opened, delimiter, has_header=True, quoted=reading.quoted).columns
-        for delimiter in DELIMITERS
-    }
-    if reading.columns:
-        declared = set(reading.columns.values())
-        return next((by for by in (",", *DELIMITERS) if declared <= set(headers[by])), ",")
-    found = {delimiter: len(recognise(names)) for delimiter, names in headers.items()}
-    best = max(found, key=lambda delimiter: found[delimiter])
-    return best if found[best] >= len(REQUIRED) else ","
 
 
 def _unit(table: RowTable, column: Column | None, declared: str) -> str:
@@ -173,49 +181,6 @@ def _unit(table: RowTable, column: Column | None, declared: str) -> str:
         if kind is not None and kind.is_temporal():
             return DATETIME
     return declared
-
-
-def _types(table: _AnyTable, layout: Layout) -> dict[str, str]:
-    """The type of each column by its name: of Parquet its own, else what the first rows look
-    like. Numbers with a leading zero are text."""
-    if isinstance(table, ParquetTable):
-        return {name: str(kind).lower() for name, kind in table.schema.items()}
-    names = list(table.columns)
-    keys = {str(place): layout.named(name) for place, name in enumerate(names)}
-    try:
-        first = replace(table, most=LOOKED_AT)
-        rows = first.cells(keys).select(*keys).collect()
-    except pl.exceptions.PolarsError:
-        # The reading of the rows reports a quote that does not end.
-        return dict.fromkeys(names, "string")
-    return {
-        name: _type(rows.get_column(str(place)), layout.decimal) for place, name in enumerate(names)
-    }
-
-
-def _decimal_id(table: _AnyTable, column: Column, types: Mapping[str, str]) -> str | None:
-    """An id such as 913.0, if all of the first rows are numbers."""
-    # A position that the file lacks is refused where the rows are read.
-    name = column if isinstance(column, str) else dict(enumerate(types, 1)).get(column)
-    if types.get(name or "") != "double" or isinstance(table, ParquetTable):
-        return None
-    cells = replace(table, most=LOOKED_AT).cells({"id": column}).select(pl.col("id").drop_nulls())
-    found = cells.filter(pl.col("id").str.contains(r"^[0-9]+\.0+$")).head(1).collect()
-    return found.item() if found.height else None
-
-
-def _type(cells: pl.Series, decimal: Decimal) -> str:
-    given = cells.drop_nulls().str.strip_chars(" \t")
-    given = given.filter(given != "")
-    if not len(given) or given.str.contains("^[+-]?0[0-9]").any():
-        return "string"
-    for kind in ("long", "double", "boolean"):
-        text = pl.lit(given)
-        if kind == "double" and decimal == ",":
-            text = pointed(text)
-        if not pl.select(typed(text, kind).null_count()).item():
-            return kind
-    return "string"
 
 
 def _with_types(layout: Layout, rules: Rules, types: Mapping[str, str], table: RowTable) -> Layout:
@@ -240,18 +205,11 @@ def _simple(kind: str) -> str:
     return kind if kind in ("long", "double", "boolean") else "string"
 
 
-def _not_recognised(table: RowTable, missing: Sequence[str], form: Format) -> PreparationError:
-    columns = table.columns
-    if form == "csv" and all(re.fullmatch(r"[0-9.]+", name) for name in columns):
-        return PreparationError(
-            f"{table.opened.name} has no names in line 1 ({', '.join(columns)}): set"
-            " ratings.columns by position, such as {user: 1, item: 2,"
-            " rating: 3, timestamp: 4}"
-        )
+def _not_recognised(table: RowTable, missing: Sequence[str]) -> PreparationError:
     hint = ""
     if "timestamp" in missing:
         hint = "; if there is no time, set ratings.columns.timestamp: none"
     return PreparationError(
         f"{table.opened.name}: could not recognise the {' and '.join(missing)} column. Found:"
-        f" {', '.join(filter(None, columns))}. Set ratings.columns{hint}"
+        f" {', '.join(filter(None, table.columns))}. Set ratings.columns{hint}"
     )

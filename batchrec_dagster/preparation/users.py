@@ -16,11 +16,10 @@ from batchrec_dagster.personalize.schemas import (
 )
 from batchrec_dagster.preparation.confined.reader import ConfinedReader
 from batchrec_dagster.preparation.layout import NULL_VALUES, Column, PreparationError, recognise
-from batchrec_dagster.preparation.polars.csv_table import DELIMITERS, CsvTable
-from batchrec_dagster.preparation.polars.decoding import OpenedFile, RawFile, open_file
-from batchrec_dagster.preparation.polars.json_table import JsonTable
+from batchrec_dagster.preparation.polars.decoding import RawFile, open_file
 from batchrec_dagster.preparation.polars.rows import Cells
-from batchrec_dagster.preparation.polars.tables import FLAW, ROW, ParquetTable, RowTable
+from batchrec_dagster.preparation.polars.tables import FLAW, ROW, RowTable
+from batchrec_dagster.preparation.recognition import recognise_table
 from batchrec_dagster.preparation.rules import InteractionCounts
 from batchrec_dagster.storage.durable import temporary_folder
 
@@ -47,7 +46,8 @@ def listed_users(
     with temporary_folder() as folder:
         with ConfinedReader() as reader:
             opened = [open_file(file, "auto", folder, reader) for file in files]
-        tables = [_table(file, column) for file in opened if file.size]
+        declared = {} if column is None else {"user": column}
+        tables = [recognise_table(file, declared) for file in opened if file.size]
         if not tables:
             raise PreparationError(f"{opened[0].name} is empty")
         cells = [table.cells({"user": _column(table, column)}) for table in tables]
@@ -76,16 +76,6 @@ def _ordered(users: pl.LazyFrame) -> pl.DataFrame:
     found = _Tally(USER_FIELD)
     users.sink_batches(found.add, chunk_size=PIECE)
     return found.table().select(USER_FIELD).sort(USER_FIELD)
-
-
-def _table(opened: OpenedFile, column: Column | None) -> RowTable:
-    if opened.format != "csv":
-        return ParquetTable(opened) if opened.format == "parquet" else JsonTable(opened)
-    has_header = not isinstance(column, int)
-    tables = [CsvTable(opened, delimiter, has_header) for delimiter in (",", *DELIMITERS)]
-    if isinstance(column, str):
-        return next((table for table in tables if column in table.columns), tables[0])
-    return next((table for table in tables if "user" in recognise(table.columns)), tables[0])
 
 
 def _column(table: RowTable, column: Column | None) -> Column:

@@ -119,7 +119,7 @@ class ParquetTable:
 
     def _text(self, role: str, name: str) -> pl.Expr:
         kind, column = self.schema[name], pl.col(name)
-        if kind.is_nested() or kind in (pl.Binary, pl.Object):
+        if is_without_text(kind):
             raise self._unfit(role, name, "a column of text or numbers")
         if role in ("user", "item") and kind.is_float():
             raise self._unfit(
@@ -138,6 +138,11 @@ class ParquetTable:
             f"{self.opened.name}: {name!r} ({setting(role)}) is of type {self.schema[name]}; write"
             f" the file with {wanted}"
         )
+
+
+def is_without_text(kind: pl.DataType) -> bool:
+    """Whether cells of this type cannot be read as text: lists, structures and bytes."""
+    return kind.is_nested() or kind in (pl.Binary, pl.Object)
 
 
 def damaged(opened: OpenedFile, error: Exception) -> PreparationError:

@@ -16,8 +16,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from batchrec_dagster.preparation.csv_form import names_columns, recognise_delimiter
 from batchrec_dagster.preparation.layout import Encoding
-from batchrec_dagster.preparation.polars.csv_table import DELIMITERS
 from batchrec_dagster.preparation.polars.decoding import OpenedFile
 from batchrec_dagster.preparation.sources.errors import FileError
 from batchrec_dagster.preparation.sources.limits import Limits
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
 _HIVE = re.compile(r"[^/=]+=[^/]*")
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)")
 # Texts of JSON that DuckDB would take for something else, and values of several types.
 _TEXTS = {
     *("date", "json", "time", "timestamp", "timestamp with time zone", "uuid", "varchar"),
@@ -39,7 +38,11 @@ _LEAST_LINE = 16 * 1024 * 1024
 
 @dataclass(frozen=True)
 class TextForm:
-    """How files of text are written; `delimiter` None: the one that gives line 1 most fields."""
+    """How files of text are written.
+
+    delimiter: what separates the fields of CSV; None, if it is to be recognised.
+    quoted: whether fields may be in double quotes.
+    """
 
     delimiter: str | None = None
     quoted: bool = True
@@ -105,14 +108,10 @@ def _csv(files: Sequence[TableFile], form: TextForm, hive: Mapping[str, Any]) ->
 
 
 def _header(opened: OpenedFile, form: TextForm) -> tuple[str, tuple[str, ...], bool]:
-    """The delimiter, the names of the columns, and whether line 1 has them: a line with a number
-    does not."""
-    by = [form.delimiter] if form.delimiter else [",", *DELIMITERS]
-    lines = {delimiter: _first_line(opened, delimiter, form.quoted) for delimiter in by}
-    # A field with a quote in it was cut by another delimiter than the file's.
-    delimiter = max(lines, key=lambda by: ('"' not in "".join(lines[by]), len(lines[by])))
-    fields = [field.strip() for field in lines[delimiter]]
-    header = not any(_NUMBER.fullmatch(field) for field in fields)
+    """The delimiter, the names of the columns, and whether line 1 has them."""
+    delimiter = form.delimiter or recognise_delimiter(opened, {}, quoted=form.quoted)
+    fields = [field.strip() for field in _first_line(opened, delimiter, form.quoted)]
+    header = names_columns(fields)
     names = [
         (field if header else "") or f"column_{number}" for number, field in enumerate(fields, 1)
     ]

@@ -1,0 +1,153 @@
+"""What `batchrec new` sees in a file's columns: which have times, and how these are written."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import click
+import polars as pl
+
+from batchrec_dagster.preparation.confined.reader import ConfinedReader
+from batchrec_dagster.preparation.csv_form import names_columns
+from batchrec_dagster.preparation.file_sample import FileSample
+from batchrec_dagster.preparation.layout import EPOCH_UNITS, ISO8601, Column, PreparationError
+from batchrec_dagster.preparation.polars import times
+from batchrec_dagster.preparation.polars.csv_table import CsvTable
+from batchrec_dagster.preparation.polars.decoding import OpenedFile, RawFile, open_file
+from batchrec_dagster.preparation.polars.json_table import JsonTable
+from batchrec_dagster.preparation.polars.tables import ParquetTable
+from batchrec_dagster.preparation.recognition import ReadSettings, recognise_table
+from batchrec_dagster.steps.checks import timestamps_plausible
+from batchrec_dagster.storage.durable import temporary_folder
+
+# Common formats that `times.form` does not know. One counts if it alone reads all the first rows.
+TIME_FORMATS = [
+    day + time
+    for day in ("%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%Y/%m/%d")
+    for time in ("", " %H:%M", " %H:%M:%S")
+]
+_TWO_DIGIT_YEAR = re.compile(r"\b[0-9]{1,2}[./-][0-9]{1,2}[./-][0-9]{2}\b")
+
+
+class UnknownColumnsError(click.UsageError):
+    """Columns were not recognised, or do not exist; the message says which options to use."""
+
+
+@contextmanager
+def open_sample(files: Sequence[RawFile], reading: ReadSettings) -> Iterator[FileSample]:
+    """The first rows of the first file that is not empty, read as a run reads them.
+
+    reading: what is given of how to read the file. If no column is, a CSV file whose line 1 does
+    not name the columns is taken for one without a header; a run refuses it, and asks for its
+    columns by position.
+
+    Raises PreparationError, also if two columns have the same name.
+    """
+    with temporary_folder() as folder, ConfinedReader() as reader:
+        for file in files:
+            opened = open_file(file, reading.encoding, folder, reader)
+            if opened.size:
+                yield FileSample(_recognise_table(opened, reading))
+                return
+    raise PreparationError(f"{files[0].name} is empty")
+
+
+def _recognise_table(
+    opened: OpenedFile, reading: ReadSettings
+) -> CsvTable | JsonTable | ParquetTable:
+    table = recognise_table(
+        opened,
+        reading.columns,
+        form=reading.format,
+        delimiter=reading.delimiter,
+        quoted=reading.quoted,
+    )
+    if isinstance(table, CsvTable):
+        if not reading.columns and not names_columns(table.columns):
+            table = replace(table, has_header=False)
+        names = [name for name in table.columns if name]
+        if len(set(names)) < len(names):
+            raise PreparationError(f"{opened.name}: two columns have the same name. Rename one")
+    return table
+
+
+def list_columns(sample: FileSample) -> str:
+    """The columns' names, without the empty one after a delimiter that ends the header."""
+    return ", ".join(filter(None, sample.columns))
+
+
+def describe_columns(sample: FileSample) -> str:
+    """What is in each column, by its position, in words."""
+    descriptions = []
+    for position, name in enumerate(sample.columns, 1):
+        content = "numbers" if sample.is_numeric(name, ".") else "text"
+        if has_times(sample, name) or matching_time_formats(sample, name):
+            content = "times"
+        example = "".join(sample.cells(name).head(1))
+        descriptions.append(f"{position} {content}, such as {example}")
+    return ", ".join(descriptions)
+
+
+def check_columns(sample: FileSample, columns: Mapping[str, Column]) -> None:
+    """Raise UnknownColumnsError unless the file has these columns, given by role."""
+    for role, column in columns.items():
+        if isinstance(column, str) and column not in sample.columns:
+            raise UnknownColumnsError(
+                f"{sample.name} has no column {column!r} ({role}). Found: {list_columns(sample)}"
+            )
+        if isinstance(column, int) and not 1 <= column <= len(sample.columns):
+            raise UnknownColumnsError(
+                f"{sample.name} has {len(sample.columns)} columns, so no column {column} ({role})"
+            )
+
+
+def has_times(sample: FileSample, name: str) -> bool:
+    """Whether every cell of the column is a time, in ISO 8601 or as an epoch since 1980."""
+    if name in sample.temporal_columns:
+        return True
+    text = pl.lit(sample.cells(name))
+    forms = pl.select(times.form(text).alias("form")).to_series().unique().to_list()
+    if len(forms) != 1 or forms[0] not in EPOCH_UNITS:
+        return forms == [ISO8601]
+    seconds = pl.select(times.seconds(text, forms[0])).to_series().cast(pl.Int64)
+    first, last = seconds.sort()[[0, -1]]
+    return timestamps_plausible(first, last, forms[0], datetime.now(UTC)).passed
+
+
+def matching_time_formats(sample: FileSample, column: Column) -> list[str]:
+    """The strptime formats that read all of the column's cells."""
+    cells = sample.cells(column)
+    text = pl.lit(cells)
+
+    def reads_all(time_format: str) -> bool:
+        # With %Y a year of two digits is one long ago.
+        is_time = (times.seconds(text, time_format) >= 0).fill_null(value=False)
+        return bool(pl.select(is_time.all()).item())
+
+    return [time_format for time_format in TIME_FORMATS if len(cells) and reads_all(time_format)]
+
+
+def recognise_time_format(sample: FileSample, column: Column) -> str | None:
+    """The strptime format of the times; None if a run recognises them by itself.
+
+    Raises PreparationError if none fits, or several do.
+    """
+    cells = sample.cells(column)
+    is_known = times.form(pl.lit(cells)).is_not_null().any()
+    if not len(cells) or column in sample.temporal_columns or pl.select(is_known).item():
+        return None
+    matching = matching_time_formats(sample, column)
+    if len(matching) == 1:
+        return matching[0]
+    example = cells.item(0)
+    reason = f" ({' or '.join(matching)}?)" if matching else ""
+    if _TWO_DIGIT_YEAR.search(example):
+        reason = " with a year of two digits (%y)"
+    raise PreparationError(
+        f"{sample.name}, column {column}: unknown time format, such as {example!r}{reason}."
+        " Give it as for strptime: --time-format '%d.%m.%Y %H:%M'"
+    )

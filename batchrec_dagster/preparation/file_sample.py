@@ -1,0 +1,154 @@
+"""The first rows of a file as text, and what they show of its columns.
+
+Runs infer the types of columns from it. `batchrec new` also looks for columns in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import polars as pl
+
+from batchrec_dagster.preparation.layout import Column, Decimal, Format, PreparationError
+from batchrec_dagster.preparation.polars.csv_table import CsvTable, pointed
+from batchrec_dagster.preparation.polars.json_table import JsonTable
+from batchrec_dagster.preparation.polars.rows import typed
+from batchrec_dagster.preparation.polars.tables import ParquetTable, is_without_text
+
+SAMPLED_ROWS = 1_000
+_BLANKS = " \t"
+
+
+@dataclass(frozen=True)
+class FileSample:
+    """The first rows of a file. Its properties and methods raise PreparationError where the file
+    cannot be read."""
+
+    table: CsvTable | JsonTable | ParquetTable
+
+    @property
+    def name(self) -> str:
+        """What messages call the file."""
+        return self.table.opened.name
+
+    @property
+    def format(self) -> Format:
+        """The format that the file is read in."""
+        if isinstance(self.table, ParquetTable):
+            return "parquet"
+        return "json" if isinstance(self.table, JsonTable) else "csv"
+
+    @property
+    def delimiter(self) -> str | None:
+        """What separates the fields; None in files that are not CSV."""
+        return self.table.delimiter if isinstance(self.table, CsvTable) else None
+
+    @property
+    def has_header(self) -> bool:
+        """Whether the file itself names its columns."""
+        return not isinstance(self.table, CsvTable) or self.table.has_header
+
+    @cached_property
+    def columns(self) -> Sequence[str]:
+        """The columns' names, without those of Parquet whose cells cannot be read as text."""
+        if isinstance(self.table, ParquetTable):
+            schema = self.table.schema
+            return [name for name, kind in schema.items() if not is_without_text(kind)]
+        return self.table.columns
+
+    @property
+    def temporal_columns(self) -> Sequence[str]:
+        """The columns whose type is a date or a time, which only Parquet has."""
+        if not isinstance(self.table, ParquetTable):
+            return []
+        return [name for name in self.columns if self.table.schema[name].is_temporal()]
+
+    def cells(self, column: Column) -> pl.Series:
+        """The cells of a column that are not empty, without the blanks around them.
+
+        Of columns with the same name it is the first.
+        """
+        place = self.columns.index(column) if isinstance(column, str) else column - 1
+        cells = self._rows.get_column(str(place)).drop_nulls().str.strip_chars(_BLANKS)
+        return cells.filter(cells != "")
+
+    def decimal(self, columns: Iterable[Column]) -> Decimal:
+        """The decimal separator: a comma if one of the columns has whole numbers and numbers with
+        a comma, and nothing else."""
+        for cells in map(self.cells, columns if self.format == "csv" else ()):
+            are_numbers = cells.str.contains(r"^[+-]?[0-9]+(?:,[0-9]+)?$").all()
+            if are_numbers and cells.str.contains(",", literal=True).any():
+                return ","
+        return "."
+
+    def is_numeric(self, column: Column, decimal: Decimal) -> bool:
+        """Whether all cells of the column are numbers, and there are any."""
+        cells = self.cells(column)
+        return len(cells) > 0 and _are_all(cells, "double", decimal)
+
+    def types(self, decimal: Decimal) -> dict[str, str]:
+        """The type of each column by its name: of Parquet its own, else what its cells look like.
+
+        It is string for all where the rows cannot be read, which is reported when they are.
+        """
+        if isinstance(self.table, ParquetTable):
+            return {name: str(kind).lower() for name, kind in self.table.schema.items()}
+        try:
+            return {name: _type(self.cells(name), decimal) for name in self.columns}
+        except PreparationError:
+            return dict.fromkeys(self.columns, "string")
+
+    def find_decimal_id(self, column: Column, types: Mapping[str, str]) -> str | None:
+        """An id such as 913.0 in a column of numbers, which pandas writes for a column of whole
+        numbers with missing values.
+
+        types: the type of each column by its name, as from `types`.
+        """
+        if isinstance(self.table, ParquetTable):
+            return None
+        name = column if isinstance(column, str) else dict(enumerate(self.columns, 1)).get(column)
+        # A column that the file lacks is refused where the rows are read.
+        if name is None or name not in self.columns or types.get(name) != "double":
+            return None
+        cells = self.cells(column)
+        decimals = cells.filter(cells.str.contains(r"^[0-9]+\.0+$"))
+        return str(decimals.item(0)) if len(decimals) else None
+
+    @cached_property
+    def _rows(self) -> pl.DataFrame:
+        """The first rows, with the columns under their places, so that no column takes the name of
+        one that a table adds."""
+        columns: Sequence[Column] = self.columns
+        if not self.has_header:
+            columns = range(1, len(columns) + 1)
+        wanted = {str(place): column for place, column in enumerate(columns)}
+        table = self.table
+        if not isinstance(table, ParquetTable):
+            table = replace(table, most=SAMPLED_ROWS)
+        try:
+            return table.cells(wanted).head(SAMPLED_ROWS).select(*wanted).collect()
+        except pl.exceptions.PolarsError as error:
+            quotes = table.misquoted() if isinstance(table, CsvTable) else None
+            reason = str(error).partition("\n")[0]
+            message = quotes or f"{self.name} cannot be read: {reason}"
+            raise PreparationError(message) from error
+
+
+def _type(cells: pl.Series, decimal: Decimal) -> str:
+    """The type of cells that are not empty. Numbers with a leading zero are text."""
+    if not len(cells) or cells.str.contains("^[+-]?0[0-9]").any():
+        return "string"
+    for kind in ("long", "double", "boolean"):
+        if _are_all(cells, kind, decimal):
+            return kind
+    return "string"
+
+
+def _are_all(cells: pl.Series, kind: str, decimal: Decimal) -> bool:
+    """Whether all cells are of this type of `Layout.types`."""
+    text = pl.lit(cells)
+    if kind == "double" and decimal == ",":
+        text = pointed(text)
+    return not pl.select(typed(text, kind).null_count()).item()
