@@ -23,8 +23,8 @@ from batchrec_dagster.local_personalize.api.validation import (
     service_model,
 )
 from batchrec_dagster.local_personalize.operations.registry import (
-    EMPTY_LISTS,
-    NEVER_FOUND,
+    EMPTY_LIST_OPERATIONS,
+    NOT_FOUND_OPERATIONS,
     OPERATIONS,
 )
 from batchrec_dagster.testing import StartedPersonalize
@@ -84,7 +84,7 @@ ALWAYS: dict[str, set[str]] = {
         for operation in service_model().operation_names
         if operation.startswith(("Create", "Update"))
     },
-    **{operation: set() for operation in EMPTY_LISTS},
+    **{operation: set() for operation in EMPTY_LIST_OPERATIONS},
     **{
         operation: set()
         for operation in service_model().operation_names
@@ -167,7 +167,9 @@ def _structures(exchange: Exchange) -> list[dict[str, Any]]:
 
 
 def test_the_walk_calls_every_batch_operation(walk: Walk) -> None:
-    assert {exchange.operation for exchange in walk.said} == set(OPERATIONS) - NEVER_FOUND.keys()
+    assert {exchange.operation for exchange in walk.said} == set(
+        OPERATIONS
+    ) - NOT_FOUND_OPERATIONS.keys()
 
 
 def test_no_member_is_unknown_to_the_model_or_of_another_type(walk: Walk) -> None:
@@ -197,7 +199,7 @@ def test_no_member_is_missing_that_is_always_there(walk: Walk) -> None:
                 missing.discard("trainingHours")
             assert not missing, (exchange.operation, structure)
             assert ("failureReason" in structure) == (structure.get("status") == "CREATE FAILED")
-    assert looked_at == set(OPERATIONS) - EMPTY_LISTS - NEVER_FOUND.keys()
+    assert looked_at == set(OPERATIONS) - EMPTY_LIST_OPERATIONS - NOT_FOUND_OPERATIONS.keys()
 
 
 def test_describe_has_every_member_of_create(walk: Walk) -> None:

@@ -46,19 +46,21 @@ def test_the_documentation_has_the_tables_that_the_code_makes() -> None:
 
 
 def test_every_operation_and_recipe_is_listed_once() -> None:
-    operations = {row.name: row for row in registry.operations()}
+    operations = {row.name: row for row in registry.describe_operations()}
     assert len(operations) == 71
     assert set(operations) == set(service_model().operation_names)
     assert {name for name, row in operations.items() if row.supported} == set(OPERATIONS)
     assert all(row.note for row in operations.values() if not row.supported)
-    recipes = list(registry.recipes())
+    recipes = list(registry.describe_recipes())
     assert len({row.name for row in recipes}) == len(recipes)
     assert {row.name for row in recipes if row.supported} == {r.name for r in RECIPES.values()}
 
 
-@pytest.mark.parametrize("name", [row.name for row in registry.recipes() if "…" not in row.name])
+@pytest.mark.parametrize(
+    "name", [row.name for row in registry.describe_recipes() if "…" not in row.name]
+)
 def test_the_service_accepts_exactly_the_supported_recipes(local: Local, name: str) -> None:
-    (row,) = (row for row in registry.recipes() if row.name == name)
+    (row,) = (row for row in registry.describe_recipes() if row.name == name)
     group = local.group()
     refused = _refusal(
         local,
@@ -283,7 +285,7 @@ def test_every_rule_has_a_test() -> None:
 @pytest.mark.parametrize(
     "rule", [row for row in registry.RULES if row.name in ASKED], ids=lambda rule: rule.name
 )
-def test_the_service_keeps_the_rule(local: Local, rule: registry.Row) -> None:
+def test_the_service_keeps_the_rule(local: Local, rule: registry.SupportRow) -> None:
     ask, expected = ASKED[rule.name]
     assert ask(local) == expected
     assert rule.supported or expected == INVALID

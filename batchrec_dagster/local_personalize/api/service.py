@@ -22,8 +22,8 @@ from ..errors import CatalogError, InvalidInputError, ServiceError
 from ..jobs.job import logger
 from ..jobs.pace import JobPace
 from ..jobs.worker import Worker
-from ..operations.registry import KINDS, OPERATIONS, READS, refusal
-from ..operations.solutions import due_solutions, train_due_solutions
+from ..operations.registry import KINDS, OPERATIONS, READ_OPERATIONS, explain_refusal
+from ..operations.solutions import find_due_solutions, train_due_solutions
 from .validation import check_request, input_shape, prune, service_model
 
 CONTENT_TYPE = "application/x-amz-json-1.1"
@@ -124,13 +124,17 @@ class LocalPersonalize:
         if operation not in service_model().operation_names:
             raise ServiceError(f"Amazon Personalize has no operation {operation!r}.", _UNKNOWN)
         if operation not in OPERATIONS:
-            raise InvalidInputError(refusal(operation))
+            raise InvalidInputError(explain_refusal(operation))
         self._train_when_due()
         shape = input_shape(operation)
         check_request(params, shape)
         given = prune(params, shape)
         catalog = self._catalog
-        opened = catalog.open_for_reading() if operation in READS else catalog.open_for_writing()
+        opened = (
+            catalog.open_for_reading()
+            if operation in READ_OPERATIONS
+            else catalog.open_for_writing()
+        )
         with opened as transaction:
             request = ApiRequest(
                 given, transaction, self.region, self._quotas, self._account, self._v2_lines
@@ -145,7 +149,7 @@ class LocalPersonalize:
             return
         self._next_look = time.monotonic() + _LOOK_SECONDS
         with self._catalog.open_for_reading() as transaction:
-            due = due_solutions(transaction)
+            due = find_due_solutions(transaction)
         if due:
             with self._catalog.open_for_writing() as transaction:
                 train_due_solutions(transaction)

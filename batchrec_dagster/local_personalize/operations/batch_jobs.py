@@ -38,8 +38,8 @@ from ..learning.interactions import ModelFileError
 from ..learning.models import AnyModel, BlendModel, SegmentationModel, load_model
 from ..learning.new_items import EXPLORATION_WEIGHT, MAX_AGE
 from ..recipes import RECIPES, RELATED_ITEMS, USER_PERSONALIZATION, Recipe
-from .datasets import dataset_of, schema_of
-from .solution_versions import histories
+from .datasets import find_dataset, read_schema
+from .solution_versions import read_histories
 
 DEFAULT_RESULTS = 25
 MAX_FILES = 1000
@@ -209,7 +209,7 @@ def _recommender(job: Job) -> Recommender:
     job.report_progress(f"{recipe.name}: {len(model.item_ids):,} items")
     interactions = None
     if recipe.type != RELATED_ITEMS:
-        interactions = histories(job, version)
+        interactions = read_histories(job, version)
         job.report_progress(f"{len(interactions):,} interactions")
     config = {key: of for key, of in body.get("batchInferenceJobConfig", {}).items() if of}
     if isinstance(model, BlendModel) and model.new_items is not None:
@@ -267,12 +267,12 @@ def _segmenter(job: Job) -> Segmenter:
     attributes = None
     if recipe.name == ITEM_ATTRIBUTE_AFFINITY:
         with job.catalog.open_for_reading() as transaction:
-            items = dataset_of(transaction, group, ITEMS)
+            items = find_dataset(transaction, group, ITEMS)
             if items is None:
                 raise JobFailedError(
                     f"{group} has no Items dataset, which {ITEM_ATTRIBUTE_AFFINITY} needs."
                 )
-            schema = schema_of(transaction, items)
+            schema = read_schema(transaction, items)
         attributes = ItemAttributes(schema, read, model.item_ids)
     return Segmenter(
         recipe=recipe,

@@ -25,7 +25,7 @@ from ..data.datasets import FULL, INCREMENTAL, ROWS, STORED_TYPES, save_interact
 from ..errors import InvalidInputError, JobFailedError
 from ..jobs.job import Job
 from ..jobs.s3_locations import check_location, list_objects
-from .datasets import schema_of
+from .datasets import read_schema
 
 _HEADER_BYTES = 1 << 20
 
@@ -232,7 +232,7 @@ def _perform(job: Job) -> JobResult:
     mode = body["importMode"]
     dataset_arn = body["datasetArn"]
     with job.catalog.open_for_reading() as transaction:
-        schema = schema_of(transaction, transaction.require(dataset_arn))
+        schema = read_schema(transaction, transaction.require(dataset_arn))
     with home.open_workspace(home.datasets, job.resource.arn) as work:
         sources = _download(job, body["dataSource"]["dataLocation"], mode, work)
         imported = work / "imported"

@@ -16,15 +16,15 @@ from ..errors import InUseError, InvalidInputError, LimitExceededError
 from ..jobs.transitions import start_update
 
 
-def schema_of(transaction: CatalogTransaction, dataset: Resource) -> schemas.Schema:
-    return _parsed(transaction.require(dataset.body["schemaArn"]))
+def read_schema(transaction: CatalogTransaction, dataset: Resource) -> schemas.Schema:
+    return _parse_schema(transaction.require(dataset.body["schemaArn"]))
 
 
-def _parsed(schema: Resource) -> schemas.Schema:
+def _parse_schema(schema: Resource) -> schemas.Schema:
     return schemas.parse_schema(schema.body["schema"], schema.body.get("domain"))
 
 
-def dataset_of(
+def find_dataset(
     transaction: CatalogTransaction, group_arn: str, dataset_type: str
 ) -> Resource | None:
     datasets = transaction.list_resources("Dataset", parent=group_arn)
@@ -74,7 +74,7 @@ def _create_dataset(request: ApiRequest) -> NewResource:
 
 def _check_schema(request: ApiRequest, arn: str, dataset_type: str, group: Resource) -> None:
     resource = request.get("Schema", arn)
-    schema = _parsed(resource)
+    schema = _parse_schema(resource)
     if schema.dataset_type != dataset_type:
         raise InvalidInputError(f"{arn} is a schema for {schema.dataset_type}, not {dataset_type}.")
     domain = group.body.get("domain")
@@ -124,8 +124,8 @@ def update_dataset(request: ApiRequest) -> dict[str, Any]:
     schema_arn = request.params["schemaArn"]
     group = request.get("DatasetGroup", dataset.body["datasetGroupArn"])
     _check_schema(request, schema_arn, dataset.body["datasetType"], group)
-    new = _parsed(request.get("Schema", schema_arn))
-    old = schema_of(request.transaction, dataset)
+    new = _parse_schema(request.get("Schema", schema_arn))
+    old = read_schema(request.transaction, dataset)
     for field in old.fields:
         if field not in new.fields:
             raise InvalidInputError(
@@ -149,10 +149,10 @@ def _create_filter(request: ApiRequest) -> NewResource:
     group = request.get("DatasetGroup", params["datasetGroupArn"])
     expression = params["filterExpression"]
     datasets = {
-        kind: dataset_of(request.transaction, group.arn, kind) for kind in schemas.DATASET_TYPES
+        kind: find_dataset(request.transaction, group.arn, kind) for kind in schemas.DATASET_TYPES
     }
     known = {
-        kind: schema_of(request.transaction, dataset)
+        kind: read_schema(request.transaction, dataset)
         for kind, dataset in datasets.items()
         if dataset
     }

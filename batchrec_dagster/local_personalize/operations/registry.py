@@ -17,7 +17,7 @@ from ..errors import ResourceNotFoundError
 from ..recipes import REAL_TIME_RECIPES, RECIPES, Recipe, get_recipe
 from . import batch_jobs, dataset_import_jobs, datasets, resources, solution_versions, solutions
 
-_PUBLISHED = 1_559_779_200.0  # when Personalize became generally available
+_RELEASE_TIME = 1_559_779_200.0  # when Personalize became generally available
 
 
 def list_recipes(request: ApiRequest) -> dict[str, Any]:
@@ -25,11 +25,11 @@ def list_recipes(request: ApiRequest) -> dict[str, Any]:
     domain = request.params.get("domain")
     limit = request.params.get("maxResults", resources.DEFAULT_PAGE)
     after = resources.read_token(request.params.get("nextToken"), "Recipe", domain)
-    recipes = [] if domain else list(RECIPES.values())
+    all_recipes = [] if domain else list(RECIPES.values())
     shape = output_members("ListRecipes")["recipes"]
-    page = [_recipe_description(recipe) for recipe in recipes[after : after + limit]]
+    page = [_recipe_description(recipe) for recipe in all_recipes[after : after + limit]]
     answer: dict[str, Any] = {"recipes": prune(page, shape)}
-    if after + limit < len(recipes):
+    if after + limit < len(all_recipes):
         answer["nextToken"] = resources.write_token(after + limit, "Recipe", domain)
     return answer
 
@@ -50,8 +50,8 @@ def _recipe_description(recipe: Recipe) -> dict[str, Any]:
         "status": Status.ACTIVE,
         "description": recipe.description,
         "recipeType": recipe.type,
-        "creationDateTime": _PUBLISHED,
-        "lastUpdatedDateTime": _PUBLISHED,
+        "creationDateTime": _RELEASE_TIME,
+        "lastUpdatedDateTime": _RELEASE_TIME,
     }
 
 
@@ -73,7 +73,7 @@ KINDS: dict[str, CatalogKind] = {
 }
 
 # What can be asked of every kind, as far as the service model has it.
-_VERBS: dict[str, Callable[[CatalogKind, ApiRequest], dict[str, Any]]] = {
+_PATTERNS: dict[str, Callable[[CatalogKind, ApiRequest], dict[str, Any]]] = {
     "Create{}": resources.create,
     "Describe{}": resources.describe,
     "List{}s": resources.list_page,
@@ -81,7 +81,7 @@ _VERBS: dict[str, Callable[[CatalogKind, ApiRequest], dict[str, Any]]] = {
 }
 
 
-def _empty_list(operation: str, request: ApiRequest) -> dict[str, Any]:
+def _answer_empty_list(operation: str, request: ApiRequest) -> dict[str, Any]:
     """An empty page of a kind that cannot be created here, for inventories and clean-up scripts."""
     resources.read_token(request.params.get("nextToken"), operation)
     return {
@@ -89,7 +89,7 @@ def _empty_list(operation: str, request: ApiRequest) -> dict[str, Any]:
     }
 
 
-def _not_found(member: str, request: ApiRequest) -> NoReturn:
+def _answer_not_found(member: str, request: ApiRequest) -> NoReturn:
     """As on AWS for an ARN that names nothing, for programs that look before they create."""
     raise ResourceNotFoundError(request.params.get(member, ""))
 
@@ -98,13 +98,13 @@ _SUPPORTED: dict[str, Operation] = {
     **{
         operation: partial(verb, kind)
         for kind in KINDS.values()
-        for name, verb in _VERBS.items()
+        for name, verb in _PATTERNS.items()
         if (operation := name.format(kind.name)) in service_model().operation_names
     },
     "UpdateDataset": datasets.update_dataset,
-    "UpdateSolution": solutions.update,
-    "StopSolutionVersionCreation": solution_versions.stop,
-    "GetSolutionMetrics": solution_versions.metrics,
+    "UpdateSolution": solutions.update_solution,
+    "StopSolutionVersionCreation": solution_versions.stop_creation,
+    "GetSolutionMetrics": solution_versions.get_metrics,
     "ListRecipes": list_recipes,
     "DescribeRecipe": describe_recipe,
     "TagResource": resources.tag_resource,
@@ -112,7 +112,7 @@ _SUPPORTED: dict[str, Operation] = {
     "ListTagsForResource": resources.list_tags,
 }
 # The lists of kinds that cannot be created here: they are empty.
-EMPTY_LISTS = frozenset(
+EMPTY_LIST_OPERATIONS = frozenset(
     name
     for name in service_model().operation_names
     if name.startswith("List") and name not in _SUPPORTED
@@ -125,7 +125,7 @@ _OTHER_KINDS = frozenset(
     if name.startswith("Create") and name not in _SUPPORTED
 )
 # What can be asked of such a resource: there is none. Operation -> the member with its ARN.
-NEVER_FOUND = {
+NOT_FOUND_OPERATIONS = {
     f"{verb}{kind}": f"{kind[0].lower()}{kind[1:]}Arn"
     for verb in ("Describe", "Delete", "Update", "Start", "Stop")
     for kind in _OTHER_KINDS
@@ -134,11 +134,13 @@ NEVER_FOUND = {
 
 OPERATIONS: dict[str, Operation] = {
     **_SUPPORTED,
-    **{name: partial(_empty_list, name) for name in EMPTY_LISTS},
-    **{name: partial(_not_found, member) for name, member in NEVER_FOUND.items()},
+    **{name: partial(_answer_empty_list, name) for name in EMPTY_LIST_OPERATIONS},
+    **{name: partial(_answer_not_found, member) for name, member in NOT_FOUND_OPERATIONS.items()},
 }
 
-READS = frozenset(name for name in OPERATIONS if name.startswith(("Describe", "List", "Get")))
+READ_OPERATIONS = frozenset(
+    name for name in OPERATIONS if name.startswith(("Describe", "List", "Get"))
+)
 
 
 _REAL_TIME = "serve recommendations in real time"
@@ -166,7 +168,7 @@ _OTHER_RECIPES = {
 }
 
 
-class Row(NamedTuple):
+class SupportRow(NamedTuple):
     """A row of a table: `note` says how it is supported, or why it is refused."""
 
     name: str
@@ -176,66 +178,72 @@ class Row(NamedTuple):
 
 # Rules beyond the service model. The tests check each on the service, by its name here.
 RULES = (
-    Row("constraints of the service model", "required, type, length, range, pattern, enum"),
-    Row("unique names, one dataset of a type in a group", "ResourceAlreadyExistsException"),
-    Row("schemas (Avro)", "reserved fields, types, null unions, numbers of fields, one textual"),
-    Row("resources in use, order of deletion", "ResourceInUseException"),
-    Row("quotas", "Amazon's, but 50 dataset groups; `--quota` changes them"),
-    Row("tags", "at most 50; schemas have none, as on AWS"),
-    Row("fewer than 1000 interactions", "the import ends as CREATE FAILED"),
-    Row("event types", "at most 10 in a dataset, together with its optional columns"),
-    Row(
+    SupportRow("constraints of the service model", "required, type, length, range, pattern, enum"),
+    SupportRow("unique names, one dataset of a type in a group", "ResourceAlreadyExistsException"),
+    SupportRow(
+        "schemas (Avro)", "reserved fields, types, null unions, numbers of fields, one textual"
+    ),
+    SupportRow("resources in use, order of deletion", "ResourceInUseException"),
+    SupportRow("quotas", "Amazon's, but 50 dataset groups; `--quota` changes them"),
+    SupportRow("tags", "at most 50; schemas have none, as on AWS"),
+    SupportRow("fewer than 1000 interactions", "the import ends as CREATE FAILED"),
+    SupportRow("event types", "at most 10 in a dataset, together with its optional columns"),
+    SupportRow(
         "columns of CSV files",
         "matched by name; further ones are ignored, and so is an empty `_SUCCESS`",
     ),
-    Row(
+    SupportRow(
         "lengths of values",
         "ids 256 characters, categorical values and other strings of items 1,000; textual ones any",
     ),
-    Row("importMode INCREMENTAL", "rows are added; FULL replaces them and must come first"),
-    Row(
+    SupportRow("importMode INCREMENTAL", "rows are added; FULL replaces them and must come first"),
+    SupportRow(
         "UpdateDataset",
         "Items and Users only, as on AWS; new fields must allow null; statuses UPDATE …",
     ),
-    Row("filters", "all documented syntax, checked against the group's schemas"),
-    Row(
+    SupportRow("filters", "all documented syntax, checked against the group's schemas"),
+    SupportRow(
         "trainingMode UPDATE",
         "for the recipes that Amazon updates too; new data without a full training",
     ),
-    Row("performHPO", "searches the hyperparameters that have an effect here"),
-    Row("unknown hyperparameters", "refused with the list of the recipe's own", supported=False),
-    Row(
+    SupportRow("performHPO", "searches the hyperparameters that have an effect here"),
+    SupportRow(
+        "unknown hyperparameters", "refused with the list of the recipe's own", supported=False
+    ),
+    SupportRow(
         "itemExplorationConfig",
         "explorationWeight is the largest share of new items of the Items dataset in a list; the"
         " same lists each time",
     ),
-    Row("rankingInfluence", "stored, without effect"),
-    Row(
+    SupportRow("rankingInfluence", "stored, without effect"),
+    SupportRow(
         "optimizationObjective, trainingDataConfig",
         "without effect but for the metric average_rewards_at_k; the column must be there",
     ),
-    Row("performIncrementalUpdate", "needs a recipe that only Amazon has", supported=False),
-    Row("trainingMode AUTOTRAIN", "set only by Amazon's automatic training", supported=False),
-    Row(
+    SupportRow("performIncrementalUpdate", "needs a recipe that only Amazon has", supported=False),
+    SupportRow(
+        "trainingMode AUTOTRAIN", "set only by Amazon's automatic training", supported=False
+    ),
+    SupportRow(
         "performAutoTraining",
         "a first version soon, then by schedulingExpression (1 to 30 days), at a request, if there"
         " is new data",
     ),
-    Row("performAutoML", "deprecated: choose a recipe", supported=False),
-    Row("names of jobs", "free again when their dataset or solution is deleted"),
-    Row(
+    SupportRow("performAutoML", "deprecated: choose a recipe", supported=False),
+    SupportRow("names of jobs", "free again when their dataset or solution is deleted"),
+    SupportRow(
         "reasons and placeholders of aws-user-personalization-v2",
         "with `--v2-lines`, to test how a program reads them",
     ),
-    Row("ids in batch lines", "numbers are taken as text"),
-    Row("GetSolutionMetrics", "four decimals"),
-    Row("roleArn", "stored; storage is read with the server's own credentials"),
-    Row("kmsKeyArn", "stored; nothing is encrypted"),
-    Row(
+    SupportRow("ids in batch lines", "numbers are taken as text"),
+    SupportRow("GetSolutionMetrics", "four decimals"),
+    SupportRow("roleArn", "stored; storage is read with the server's own credentials"),
+    SupportRow("kmsKeyArn", "stored; nothing is encrypted"),
+    SupportRow(
         "domain dataset groups and schemas",
         "custom solutions and batch jobs, with the domain's required and reserved fields",
     ),
-    Row(
+    SupportRow(
         "batchInferenceJobMode THEME_GENERATION",
         "themes need Amazon's language models",
         supported=False,
@@ -243,7 +251,7 @@ RULES = (
 )
 
 
-def refusal(operation: str) -> str:
+def explain_refusal(operation: str) -> str:
     """The message for an unsupported operation of the service model."""
     return (
         f"{operation} is not supported locally: only batch recommendations are,"
@@ -251,30 +259,32 @@ def refusal(operation: str) -> str:
     )
 
 
-def operations() -> Iterator[Row]:
+def describe_operations() -> Iterator[SupportRow]:
     """A row for every operation of the service model."""
     for name in sorted(service_model().operation_names):
-        if name in EMPTY_LISTS or name in NEVER_FOUND:
-            answer = "always empty" if name in EMPTY_LISTS else "ResourceNotFoundException"
-            yield Row(name, f"{answer}: {_refusal_reason(name)}")
+        if name in EMPTY_LIST_OPERATIONS or name in NOT_FOUND_OPERATIONS:
+            answer = (
+                "always empty" if name in EMPTY_LIST_OPERATIONS else "ResourceNotFoundException"
+            )
+            yield SupportRow(name, f"{answer}: {_refusal_reason(name)}")
         else:
             known = name in OPERATIONS
-            yield Row(name, "" if known else _refusal_reason(name), known)
+            yield SupportRow(name, "" if known else _refusal_reason(name), known)
 
 
-def recipes() -> Iterator[Row]:
+def describe_recipes() -> Iterator[SupportRow]:
     """A row for each of Amazon's recipes, or family of recipes."""
     for recipe in RECIPES.values():
         fields = " and ".join(f"`{field}`" for field in recipe.input_fields)
-        yield Row(recipe.name, f"{recipe.output} for input lines with {fields}")
+        yield SupportRow(recipe.name, f"{recipe.output} for input lines with {fields}")
     for name, why in _OTHER_RECIPES.items():
-        yield Row(name, why, supported=False)
+        yield SupportRow(name, why, supported=False)
 
 
-def markdown() -> str:
+def format_support_table() -> str:
     """All of it, as Markdown tables."""
-    parts = (("Operation", operations()), ("Recipe", recipes()), ("Rule", RULES))
-    return "\n\n".join(_table(title, rows) for title, rows in parts) + "\n"
+    parts = (("Operation", describe_operations()), ("Recipe", describe_recipes()), ("Rule", RULES))
+    return "\n\n".join(_format_table(title, rows) for title, rows in parts) + "\n"
 
 
 def _refusal_reason(operation: str) -> str:
@@ -284,7 +294,7 @@ def _refusal_reason(operation: str) -> str:
     )
 
 
-def _table(title: str, rows: Iterable[Row]) -> str:
+def _format_table(title: str, rows: Iterable[SupportRow]) -> str:
     lines = [f"| {title} | Here | |", "|---|---|---|"]
     lines += [
         f"| {row.name} | {'supported' if row.supported else 'refused'} | {row.note} |"

@@ -41,7 +41,7 @@ def check_tags(tags: list[dict[str, str]]) -> dict[str, str]:
 def tag_resource(request: ApiRequest) -> dict[str, Any]:
     """TagResource: add tags, or change the values of existing ones."""
     tags = check_tags(request.params["tags"])
-    resource = _taggable(request)
+    resource = _find_taggable(request)
     if len(request.transaction.read_tags(resource.arn) | tags) > MAX_TAGS:
         raise ServiceError(f"{resource.arn} would have more than {MAX_TAGS} tags.", _TOO_MANY)
     request.transaction.put_tags(resource.arn, tags)
@@ -51,7 +51,7 @@ def tag_resource(request: ApiRequest) -> dict[str, Any]:
 def untag_resource(request: ApiRequest) -> dict[str, Any]:
     """UntagResource: remove tags; unknown keys are ignored."""
     keys = request.params["tagKeys"]
-    resource = _taggable(request)
+    resource = _find_taggable(request)
     if len(set(keys)) > MAX_TAGS:
         raise ServiceError(
             f"A request can remove at most {MAX_TAGS} tags.", "TooManyTagKeysException"
@@ -62,11 +62,11 @@ def untag_resource(request: ApiRequest) -> dict[str, Any]:
 
 def list_tags(request: ApiRequest) -> dict[str, Any]:
     """ListTagsForResource: sorted by key."""
-    tags = request.transaction.read_tags(_taggable(request).arn)
+    tags = request.transaction.read_tags(_find_taggable(request).arn)
     return {"tags": [{"tagKey": key, "tagValue": value} for key, value in tags.items()]}
 
 
-def _taggable(request: ApiRequest) -> Resource:
+def _find_taggable(request: ApiRequest) -> Resource:
     arn = request.params["resourceArn"]
     resource = request.transaction.find(arn)
     if resource is None:
@@ -103,7 +103,9 @@ def describe(kind: CatalogKind, request: ApiRequest) -> dict[str, Any]:
     """All members of the resource. Raises NotFoundError."""
     resource = request.get(kind.name, request.params[kind.arn_member])
     shape = output_members(f"Describe{kind.name}")[kind.member]
-    described = members(kind, resource) | kind.describe_extra(request.transaction, resource)
+    described = describe_resource(kind, resource) | kind.describe_extra(
+        request.transaction, resource
+    )
     return {kind.member: prune(described, shape)}
 
 
@@ -117,7 +119,9 @@ def list_page(kind: CatalogKind, request: ApiRequest) -> dict[str, Any]:
         kind.name, region=request.scope, parent=parent, after=after, limit=limit + 1
     )
     answer: dict[str, Any] = {
-        kind.list_member: prune([members(kind, resource) for resource in page[:limit]], shape)
+        kind.list_member: prune(
+            [describe_resource(kind, resource) for resource in page[:limit]], shape
+        )
     }
     if len(page) > limit:
         answer["nextToken"] = write_token(page[limit - 1].seq, kind.name, parent)
@@ -163,7 +167,7 @@ def read_token(token: str | None, *scope: str | None) -> int:
     return after
 
 
-def members(kind: CatalogKind, resource: Resource) -> dict[str, Any]:
+def describe_resource(kind: CatalogKind, resource: Resource) -> dict[str, Any]:
     """What Describe and List give, without `describe_extra`."""
     return {
         **resource.body,

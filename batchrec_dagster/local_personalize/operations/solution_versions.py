@@ -39,10 +39,10 @@ from ..recipes import (
     train,
     training_parameters,
 )
-from .datasets import dataset_of, schema_of
+from .datasets import find_dataset, read_schema
 
 
-def training_data(job: Job) -> Interactions:
+def read_training_data(job: Job) -> Interactions:
     """The interactions that match the solution's events. Raises JobFailedError if too few."""
     version = job.resource
     reader = job.make_reader(full_imports_only=RECIPES[version.body["recipeArn"]].makes_segments)
@@ -56,7 +56,7 @@ def training_data(job: Job) -> Interactions:
     return interactions
 
 
-def with_rewards(job: Job, interactions: Interactions) -> Interactions:
+def add_rewards(job: Job, interactions: Interactions) -> Interactions:
     """The interactions with each item's value of the optimizationObjective, if there is one.
 
     An item without a value has none to earn.
@@ -73,16 +73,16 @@ def with_rewards(job: Job, interactions: Interactions) -> Interactions:
     return replace(interactions, rewards=rewards)
 
 
-def with_features(job: Job, interactions: Interactions) -> Interactions:
+def add_features(job: Job, interactions: Interactions) -> Interactions:
     """The interactions with the features of the Items dataset, if there is one with data."""
     version = job.resource.body
     if RECIPES[version["recipeArn"]].type not in (USER_PERSONALIZATION, PERSONALIZED_RANKING):
         return interactions
     with job.catalog.open_for_reading() as transaction:
-        dataset = dataset_of(transaction, version["datasetGroupArn"], schemas.ITEMS)
+        dataset = find_dataset(transaction, version["datasetGroupArn"], schemas.ITEMS)
         if dataset is None or not dataset.state["files"]:
             return interactions
-        fields = schema_of(transaction, dataset).fields
+        fields = read_schema(transaction, dataset).fields
     read = job.make_reader().of_group(version["datasetGroupArn"])
     features = read_features(fields, lambda name: read(schemas.ITEMS, [schemas.ITEM_ID, name]))
     if features is not None:
@@ -92,7 +92,7 @@ def with_features(job: Job, interactions: Interactions) -> Interactions:
     return replace(interactions, features=features)
 
 
-def histories(job: Job, version: Resource) -> Interactions:
+def read_histories(job: Job, version: Resource) -> Interactions:
     """The interactions to recommend from: all, or as in training with weights or least values."""
     events, reader = _event_conditions(version.body), job.make_reader()
     dataset = reader.find(version.body["datasetGroupArn"], schemas.INTERACTIONS)
@@ -103,13 +103,14 @@ def histories(job: Job, version: Resource) -> Interactions:
 
 
 def _select_events(
-    reader: DatasetReader, dataset: str, events: list[tuple[Conditions, float]]
+    reader: DatasetReader, dataset: str, events: list[tuple[EventConditions, float]]
 ) -> Interactions:
     columns = [schemas.USER_ID, schemas.ITEM_ID, schemas.TIMESTAMP]
     needed = dict.fromkeys([*columns, *(name for event, _ in events for name in event)])
     most = max(weight for _, weight in events)  # only the ratios of weights matter
     weights = [
-        pl.when(_matches(event)).then(pl.lit(weight / most, pl.Float32)) for event, weight in events
+        pl.when(_make_condition(event)).then(pl.lit(weight / most, pl.Float32))
+        for event, weight in events
     ]
     weighted = len({weight for _, weight in events}) > 1
 
@@ -124,10 +125,10 @@ def _select_events(
         raise JobFailedError(f"Create failed. The interactions lack a column: {error}") from None
 
 
-Conditions = dict[str, str | float]
+EventConditions = dict[str, str | float]
 
 
-def _event_conditions(version: Mapping[str, Any]) -> list[tuple[Conditions, float]]:
+def _event_conditions(version: Mapping[str, Any]) -> list[tuple[EventConditions, float]]:
     """The events to train on: required EVENT_TYPE and least EVENT_VALUE, where given; weights."""
     config = version.get("solutionConfig", {})
     events = config.get("eventsConfig", {}).get("eventParametersList")
@@ -145,7 +146,7 @@ def _event_conditions(version: Mapping[str, Any]) -> list[tuple[Conditions, floa
     ]
 
 
-def _matches(event: Mapping[str, Any]) -> pl.Expr:
+def _make_condition(event: Mapping[str, Any]) -> pl.Expr:
     return pl.all_horizontal(
         pl.col(name) >= float(value) if name == schemas.EVENT_VALUE else pl.col(name) == value
         for name, value in event.items()
@@ -196,12 +197,12 @@ def _create(request: ApiRequest) -> NewResource:
     dataset = _active_dataset(request.transaction, group_arn, schemas.INTERACTIONS)
     if recipe.name == ITEM_ATTRIBUTE_AFFINITY:
         _active_dataset(request.transaction, group_arn, schemas.ITEMS)
-    new_resource = new_version(solution, dataset, mode, "MANUAL")
+    new_resource = make_version(solution, dataset, mode, "MANUAL")
     new_resource.state["previous"] = previous and previous.state["model"]
     return new_resource
 
 
-def new_version(
+def make_version(
     solution: Resource, dataset: Resource, mode: str, training_type: str
 ) -> NewResource:
     """A version of the solution, to train on the dataset of interactions."""
@@ -231,7 +232,7 @@ def _latest_active(recipe: Recipe, earlier: Sequence[Resource]) -> Resource:
 
 
 def _active_dataset(transaction: CatalogTransaction, group_arn: str, dataset_type: str) -> Resource:
-    dataset = dataset_of(transaction, group_arn, dataset_type)
+    dataset = find_dataset(transaction, group_arn, dataset_type)
     if dataset is None or dataset.status != Status.ACTIVE:
         name = dataset_type.title()
         raise InvalidInputError(f"{group_arn} has no active {name} dataset to train on.")
@@ -241,7 +242,7 @@ def _active_dataset(transaction: CatalogTransaction, group_arn: str, dataset_typ
 def _perform(job: Job) -> JobResult:
     began = time.monotonic()
     version, home = job.resource, job.home
-    interactions = with_features(job, with_rewards(job, training_data(job)))
+    interactions = add_features(job, add_rewards(job, read_training_data(job)))
     recipe = RECIPES[version.body["recipeArn"]]
     config = version.body.get("solutionConfig", {})
     previous = version.state.get("previous")
@@ -267,7 +268,7 @@ def _perform(job: Job) -> JobResult:
     )
 
 
-def stop(request: ApiRequest) -> dict[str, Any]:
+def stop_creation(request: ApiRequest) -> dict[str, Any]:
     """StopSolutionVersionCreation: at once if pending, else at the training's next checkpoint."""
     version = request.get("SolutionVersion", request.params["solutionVersionArn"])
     if version.status == Status.CREATE_PENDING:
@@ -279,7 +280,7 @@ def stop(request: ApiRequest) -> dict[str, Any]:
     return {}
 
 
-def metrics(request: ApiRequest) -> dict[str, Any]:
+def get_metrics(request: ApiRequest) -> dict[str, Any]:
     """GetSolutionMetrics. Raises NotFoundError, InUseError until the version is ACTIVE.
 
     AWS's samples show four decimals. A header has what AWS does not give: the evidence, as JSON of

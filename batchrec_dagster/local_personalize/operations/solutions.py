@@ -29,9 +29,9 @@ from ..recipes import (
     parse_count,
     training_parameters,
 )
-from .datasets import check_no_running_jobs, dataset_of, schema_of
-from .resources import members
-from .solution_versions import FULL, SOLUTION_VERSION, new_version
+from .datasets import check_no_running_jobs, find_dataset, read_schema
+from .resources import describe_resource
+from .solution_versions import FULL, SOLUTION_VERSION, make_version
 
 
 def _create(request: ApiRequest) -> NewResource:
@@ -43,8 +43,8 @@ def _create(request: ApiRequest) -> NewResource:
     recipe = get_recipe(params["recipeArn"])
     group = request.get_active("DatasetGroup", params["datasetGroupArn"])
     _check_solution(recipe, params)
-    items = dataset_of(request.transaction, group.arn, ITEMS)
-    schema = schema_of(request.transaction, items) if items else None
+    items = find_dataset(request.transaction, group.arn, ITEMS)
+    schema = read_schema(request.transaction, items) if items else None
     _check_objective(recipe, params.get("solutionConfig", {}), schema)
     body = {
         "performHPO": params.get("performHPO", False),
@@ -79,10 +79,14 @@ def _check_delete(request: ApiRequest, solution: Resource) -> None:
 
 def _latest_version(transaction: CatalogTransaction, solution: Resource) -> dict[str, Any]:
     versions = transaction.list_resources("SolutionVersion", parent=solution.arn)
-    return {"latestSolutionVersion": members(SOLUTION_VERSION, versions[-1])} if versions else {}
+    return (
+        {"latestSolutionVersion": describe_resource(SOLUTION_VERSION, versions[-1])}
+        if versions
+        else {}
+    )
 
 
-def update(request: ApiRequest) -> dict[str, Any]:
+def update_solution(request: ApiRequest) -> dict[str, Any]:
     """UpdateSolution: whether to train automatically, how often, and on which events.
 
     The solution keeps its configuration until the update is done. A training that is turned on,
@@ -226,14 +230,14 @@ def _first_training() -> dict[str, Any]:
     return {NEXT_TRAINING: now + SOON_SECONDS, NEW_SCHEDULE: now}
 
 
-def due_solutions(transaction: CatalogTransaction) -> list[tuple[Resource, Resource]]:
+def find_due_solutions(transaction: CatalogTransaction) -> list[tuple[Resource, Resource]]:
     """The solutions whose automatic training is due and can start, each with its interactions."""
     now, due = time.time(), []
     for solution in transaction.list_resources("Solution"):
         at = solution.state.get(NEXT_TRAINING, now + 1)
         if solution.body["performAutoTraining"] and solution.status == Status.ACTIVE and at <= now:
             group = solution.body["datasetGroupArn"]
-            dataset = dataset_of(transaction, group, INTERACTIONS)
+            dataset = find_dataset(transaction, group, INTERACTIONS)
             if dataset and dataset.status == Status.ACTIVE and dataset.state["files"]:
                 due.append((solution, dataset))
     return due
@@ -244,9 +248,9 @@ def train_due_solutions(transaction: CatalogTransaction) -> None:
 
     Source: developer guide, "Configuring automatic training".
     """
-    for solution, dataset in due_solutions(transaction):
+    for solution, dataset in find_due_solutions(transaction):
         if _needs_training(transaction, solution, dataset):
-            new_resource = new_version(solution, dataset, FULL, "AUTOMATIC")
+            new_resource = make_version(solution, dataset, FULL, "AUTOMATIC")
             arn = f"{solution.arn}/{new_resource.arn_suffix.rpartition('/')[2]}"
             new = SOLUTION_VERSION.make_pending(
                 arn, solution.region, new_resource.body, new_resource.state
