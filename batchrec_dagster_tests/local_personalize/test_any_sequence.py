@@ -32,7 +32,7 @@ from hypothesis.stateful import (
 from batchrec_dagster.local_personalize.api.service import LocalPersonalize
 from batchrec_dagster.local_personalize.errors import ResourceNotFoundError, ServiceError
 from batchrec_dagster.local_personalize.jobs.pace import JobPace
-from batchrec_dagster.local_personalize.operations import solutions
+from batchrec_dagster.local_personalize.operations import automatic_training
 from batchrec_dagster.personalize.schemas import interactions_schema
 from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster_tests.local_personalize.forks import FORKS
@@ -135,7 +135,7 @@ def _at_work(home: Path, data: Path) -> None:
 def no_automatic_training() -> Iterator[None]:
     """It would come when the clock says so, and not when the sequence does."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(solutions, "SOON_SECONDS", 1e9)
+        patched.setattr(automatic_training, "SOON_SECONDS", 1e9)
         yield
 
 

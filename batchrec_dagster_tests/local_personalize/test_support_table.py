@@ -15,7 +15,7 @@ import pytest
 
 from batchrec_dagster.local_personalize.api.validation import service_model
 from batchrec_dagster.local_personalize.catalog.quotas import Quotas
-from batchrec_dagster.local_personalize.operations import registry
+from batchrec_dagster.local_personalize.operations import support_table
 from batchrec_dagster.local_personalize.operations.registry import OPERATIONS
 from batchrec_dagster.local_personalize.recipes import RECIPES
 from batchrec_dagster.personalize.schemas import interactions_schema
@@ -46,21 +46,21 @@ def test_the_documentation_has_the_tables_that_the_code_makes() -> None:
 
 
 def test_every_operation_and_recipe_is_listed_once() -> None:
-    operations = {row.name: row for row in registry.describe_operations()}
+    operations = {row.name: row for row in support_table.describe_operations()}
     assert len(operations) == 71
     assert set(operations) == set(service_model().operation_names)
     assert {name for name, row in operations.items() if row.supported} == set(OPERATIONS)
     assert all(row.note for row in operations.values() if not row.supported)
-    recipes = list(registry.describe_recipes())
+    recipes = list(support_table.describe_recipes())
     assert len({row.name for row in recipes}) == len(recipes)
     assert {row.name for row in recipes if row.supported} == {r.name for r in RECIPES.values()}
 
 
 @pytest.mark.parametrize(
-    "name", [row.name for row in registry.describe_recipes() if "…" not in row.name]
+    "name", [row.name for row in support_table.describe_recipes() if "…" not in row.name]
 )
 def test_the_service_accepts_exactly_the_supported_recipes(local: Local, name: str) -> None:
-    (row,) = (row for row in registry.describe_recipes() if row.name == name)
+    (row,) = (row for row in support_table.describe_recipes() if row.name == name)
     group = local.group()
     refused = _refusal(
         local,
@@ -276,16 +276,16 @@ ELSEWHERE = {
 
 
 def test_every_rule_has_a_test() -> None:
-    assert ASKED.keys() | ELSEWHERE.keys() == {row.name for row in registry.RULES}
+    assert ASKED.keys() | ELSEWHERE.keys() == {row.name for row in support_table.RULES}
     for name in ELSEWHERE.values():
         module, _, test = name.partition(".")
         assert hasattr(import_module(f"{__package__}.test_{module}"), f"test_{test}"), name
 
 
 @pytest.mark.parametrize(
-    "rule", [row for row in registry.RULES if row.name in ASKED], ids=lambda rule: rule.name
+    "rule", [row for row in support_table.RULES if row.name in ASKED], ids=lambda rule: rule.name
 )
-def test_the_service_keeps_the_rule(local: Local, rule: registry.SupportRow) -> None:
+def test_the_service_keeps_the_rule(local: Local, rule: support_table.SupportRow) -> None:
     ask, expected = ASKED[rule.name]
     assert ask(local) == expected
     assert rule.supported or expected == INVALID

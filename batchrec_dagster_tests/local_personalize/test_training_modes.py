@@ -21,7 +21,7 @@ from batchrec_dagster.local_personalize.learning.evaluation import reward_shares
 from batchrec_dagster.local_personalize.learning.hpo import Search
 from batchrec_dagster.local_personalize.learning.interactions import Interactions
 from batchrec_dagster.local_personalize.learning.training import TrainedModel
-from batchrec_dagster.local_personalize.operations import solution_versions, solutions
+from batchrec_dagster.local_personalize.operations import automatic_training, solution_versions
 from batchrec_dagster.personalize.schemas import interactions_schema, items_schema
 from batchrec_dagster.steps.batch_jobs import solution_config
 from batchrec_dagster_tests.local_personalize.support import Local, csv_bytes, taste_rows
@@ -291,7 +291,7 @@ def test_automatic_training_starts_soon_and_then_by_its_schedule(
     local: Local, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service, "_LOOK_SECONDS", 0.0)
-    monkeypatch.setattr(solutions, "SOON_SECONDS", 0.3)
+    monkeypatch.setattr(automatic_training, "SOON_SECONDS", 0.3)
     group, dataset = local.imported(taste_rows())
     schedule: Any = {"autoTrainingConfig": {"schedulingExpression": "rate(2 days)"}}
     made = local.solution(

@@ -18,9 +18,9 @@ from ..catalog.requests import ACCOUNT_ID
 from ..catalog.resource import BUSY, Resource, Status
 from ..errors import InvalidInputError
 from ..jobs.s3_locations import check_location
+from ..operations.automatic_training import NEW_SCHEDULE, NEXT_TRAINING
 from ..operations.registry import KINDS
-from ..operations.resources import MAX_TAGS
-from ..operations.solutions import NEW_SCHEDULE, NEXT_TRAINING
+from ..operations.tags import MAX_TAGS
 from ..recipes import RECIPES
 from .validation import check_request, input_shape
 

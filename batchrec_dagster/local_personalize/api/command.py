@@ -75,7 +75,7 @@ def _move_home(home: Path, export_to: Path | None, import_from: Path | None) -> 
 
 def _show_support(context: click.Context, parameter: click.Parameter, requested: bool) -> None:
     if requested:
-        from ..operations.registry import format_support_table
+        from ..operations.support_table import format_support_table
 
         click.echo(format_support_table(), nl=False)
         context.exit()

@@ -22,8 +22,9 @@ from ..errors import CatalogError, InvalidInputError, ServiceError
 from ..jobs.job import logger
 from ..jobs.pace import JobPace
 from ..jobs.worker import Worker
-from ..operations.registry import KINDS, OPERATIONS, READ_OPERATIONS, explain_refusal
-from ..operations.solutions import find_due_solutions, train_due_solutions
+from ..operations.automatic_training import find_due_solutions, train_due_solutions
+from ..operations.registry import KINDS, OPERATIONS, READ_OPERATIONS
+from ..operations.support_table import explain_refusal
 from .validation import check_request, input_shape, prune, service_model
 
 CONTENT_TYPE = "application/x-amz-json-1.1"

@@ -1,34 +1,48 @@
-"""Schemas, dataset groups, and the datasets and filters of a group."""
+"""Dataset groups, the datasets of a group, and the schemas of datasets."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from batchrec_dagster.personalize import schemas
-from batchrec_dagster.personalize.filter_check import check_expression, check_group_fields
-from batchrec_dagster.personalize.filter_grammar import FilterExpressionError
 
 from ..catalog.catalog import CatalogTransaction
 from ..catalog.kinds import CatalogKind, NewResource
 from ..catalog.requests import ApiRequest
 from ..catalog.resource import CREATING, Resource
-from ..errors import InUseError, InvalidInputError, LimitExceededError
+from ..errors import InUseError, InvalidInputError
 from ..jobs.transitions import start_update
+
+BATCH_JOB_KINDS = ("BatchInferenceJob", "BatchSegmentJob")
 
 
 def read_schema(transaction: CatalogTransaction, dataset: Resource) -> schemas.Schema:
+    """Return the schema that a dataset has now.
+
+    Raises JobFailedError if it was deleted.
+    """
     return _parse_schema(transaction.require(dataset.body["schemaArn"]))
-
-
-def _parse_schema(schema: Resource) -> schemas.Schema:
-    return schemas.parse_schema(schema.body["schema"], schema.body.get("domain"))
 
 
 def find_dataset(
     transaction: CatalogTransaction, group_arn: str, dataset_type: str
 ) -> Resource | None:
-    datasets = transaction.list_resources("Dataset", parent=group_arn)
-    return next((d for d in datasets if d.body["datasetType"] == dataset_type), None)
+    """Return the group's dataset of this type, such as INTERACTIONS, or None."""
+    for dataset in transaction.list_resources("Dataset", parent=group_arn):
+        if dataset.body["datasetType"] == dataset_type:
+            return dataset
+    return None
+
+
+def check_no_running_jobs(transaction: CatalogTransaction, version: Resource) -> None:
+    """Raise InUseError while a batch job uses the solution version."""
+    for kind in BATCH_JOB_KINDS:
+        if any(job.unfinished for job in transaction.list_resources(kind, parent=version.arn)):
+            raise InUseError(f"A job that uses {version.arn} is not finished.")
+
+
+def _parse_schema(schema: Resource) -> schemas.Schema:
+    return schemas.parse_schema(schema.body["schema"], schema.body.get("domain"))
 
 
 def _create_schema(request: ApiRequest) -> NewResource:
@@ -73,6 +87,10 @@ def _create_dataset(request: ApiRequest) -> NewResource:
 
 
 def _check_schema(request: ApiRequest, arn: str, dataset_type: str, group: Resource) -> None:
+    """Raise InvalidInputError if a dataset of this type and group cannot have the schema.
+
+    Raises ResourceNotFoundError if there is no schema with this ARN.
+    """
     resource = request.get("Schema", arn)
     schema = _parse_schema(resource)
     if schema.dataset_type != dataset_type:
@@ -85,24 +103,15 @@ def _check_schema(request: ApiRequest, arn: str, dataset_type: str, group: Resou
         )
 
 
-BATCH_JOBS = ("BatchInferenceJob", "BatchSegmentJob")
-
-
-def check_no_running_jobs(transaction: CatalogTransaction, version: Resource) -> None:
-    """Raise InUseError while a batch job uses the solution version."""
-    for kind in BATCH_JOBS:
-        if any(job.unfinished for job in transaction.list_resources(kind, parent=version.arn)):
-            raise InUseError(f"A job that uses {version.arn} is not finished.")
-
-
 def _check_delete_dataset(request: ApiRequest, dataset: Resource) -> None:
+    """Raise InUseError while filters, imports, trainings or batch jobs need the dataset."""
     transaction = request.transaction
-    if any(
-        job.unfinished for job in transaction.list_resources("DatasetImportJob", parent=dataset.arn)
-    ):
-        raise InUseError(f"{dataset.arn} has an import job that is not finished.")
+    for job in transaction.list_resources("DatasetImportJob", parent=dataset.arn):
+        if job.unfinished:
+            raise InUseError(f"{dataset.arn} has an import job that is not finished.")
     group = dataset.body["datasetGroupArn"]
-    if filters := transaction.list_resources("Filter", parent=group):
+    filters = transaction.list_resources("Filter", parent=group)
+    if filters:
         raise InUseError(f"{group} still has filters: delete them first, such as {filters[0].arn}.")
     for solution in transaction.list_resources("Solution", parent=group):
         for version in transaction.list_resources("SolutionVersion", parent=solution.arn):
@@ -112,67 +121,49 @@ def _check_delete_dataset(request: ApiRequest, dataset: Resource) -> None:
 
 
 def update_dataset(request: ApiRequest) -> dict[str, Any]:
-    """UpdateDataset: a new schema, which keeps all fields and may add nullable ones.
+    """Answer UpdateDataset: a new schema, which keeps all fields and may add nullable ones.
 
     Source: developer guide, "Replacing a dataset's schema to add new columns".
+
+    Raises ResourceNotFoundError, InUseError, and InvalidInputError for a schema that does not fit.
     """
     dataset = request.get_active("Dataset", request.params["datasetArn"])
     if dataset.unfinished:
         raise InUseError(f"{dataset.arn} is being updated.")
-    if dataset.body["datasetType"] == schemas.INTERACTIONS:
+    dataset_type = dataset.body["datasetType"]
+    if dataset_type == schemas.INTERACTIONS:
         raise InvalidInputError("The schema of an Interactions dataset cannot be replaced.")
     schema_arn = request.params["schemaArn"]
     group = request.get("DatasetGroup", dataset.body["datasetGroupArn"])
-    _check_schema(request, schema_arn, dataset.body["datasetType"], group)
-    new = _parse_schema(request.get("Schema", schema_arn))
-    old = read_schema(request.transaction, dataset)
-    for field in old.fields:
-        if field not in new.fields:
+    _check_schema(request, schema_arn, dataset_type, group)
+    old_schema = read_schema(request.transaction, dataset)
+    new_schema = _parse_schema(request.get("Schema", schema_arn))
+    _check_only_adds(schema_arn, old_schema, new_schema)
+    updated = start_update(dataset, "latestDatasetUpdate", {"schemaArn": schema_arn})
+    updated.body["schemaArn"] = schema_arn
+    request.transaction.save(updated)
+    return {"datasetArn": dataset.arn}
+
+
+def _check_only_adds(
+    schema_arn: str, old_schema: schemas.Schema, new_schema: schemas.Schema
+) -> None:
+    """Raise InvalidInputError unless the new schema keeps all fields and adds nullable ones.
+
+    schema_arn: the ARN of the new schema, for the message.
+    """
+    for field in old_schema.fields:
+        if field not in new_schema.fields:
             raise InvalidInputError(
                 f"{schema_arn} must keep the field {field.name}, unchanged, of type {field.type}:"
                 " a new schema can only add fields to the one it replaces."
             )
-    for field in new.fields:
-        if field not in old.fields and not field.nullable:
+    for field in new_schema.fields:
+        if field not in old_schema.fields and not field.nullable:
             raise InvalidInputError(
                 f"The new field {field.name} of {schema_arn} must allow null: rows imported"
                 " before do not have it."
             )
-    changed = start_update(dataset, "latestDatasetUpdate", {"schemaArn": schema_arn})
-    changed.body["schemaArn"] = schema_arn
-    request.transaction.save(changed)
-    return {"datasetArn": dataset.arn}
-
-
-def _create_filter(request: ApiRequest) -> NewResource:
-    params = request.params
-    group = request.get("DatasetGroup", params["datasetGroupArn"])
-    expression = params["filterExpression"]
-    datasets = {
-        kind: find_dataset(request.transaction, group.arn, kind) for kind in schemas.DATASET_TYPES
-    }
-    known = {
-        kind: read_schema(request.transaction, dataset)
-        for kind, dataset in datasets.items()
-        if dataset
-    }
-    try:
-        check_expression(expression, known)
-    except FilterExpressionError as error:
-        raise InvalidInputError(str(error)) from None
-    others = request.transaction.list_resources("Filter", parent=group.arn)
-    try:
-        check_group_fields([*(other.body["filterExpression"] for other in others), expression])
-    except FilterExpressionError as error:
-        raise LimitExceededError(str(error)) from None
-    return NewResource()
-
-
-def _check_delete_filter(request: ApiRequest, resource: Resource) -> None:
-    for kind in BATCH_JOBS:
-        for job in request.transaction.list_resources(kind, region=request.scope):
-            if job.unfinished and job.body.get("filterArn") == resource.arn:
-                raise InUseError(f"{job.arn} uses {resource.arn} and is not finished.")
 
 
 SCHEMA = CatalogKind(
@@ -192,13 +183,6 @@ DATASET = CatalogKind(
     _create_dataset,
     parent_member="datasetGroupArn",
     check_delete=_check_delete_dataset,
-    owned_kind="DatasetImportJob",  # whose names are free again, for the group's next dataset
-)
-
-FILTER = CatalogKind(
-    "Filter",
-    _create_filter,
-    parent_member="datasetGroupArn",
-    total_quota="filters_per_group",
-    check_delete=_check_delete_filter,
+    # Their names are free again then, for the group's next dataset.
+    owned_kind="DatasetImportJob",
 )

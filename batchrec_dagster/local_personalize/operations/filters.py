@@ -1,0 +1,52 @@
+"""Filters of a dataset group, which batch jobs apply to their answers."""
+
+from __future__ import annotations
+
+from batchrec_dagster.personalize.filter_check import check_expression, check_group_fields
+from batchrec_dagster.personalize.filter_grammar import FilterExpressionError
+from batchrec_dagster.personalize.schemas import DATASET_TYPES
+
+from ..catalog.kinds import CatalogKind, NewResource
+from ..catalog.requests import ApiRequest
+from ..catalog.resource import Resource
+from ..errors import InUseError, InvalidInputError, LimitExceededError
+from .datasets import BATCH_JOB_KINDS, find_dataset, read_schema
+
+
+def _create(request: ApiRequest) -> NewResource:
+    """Check the expression against the schemas and the other filters of the group."""
+    params = request.params
+    group = request.get("DatasetGroup", params["datasetGroupArn"])
+    expression = params["filterExpression"]
+    schemas = {}
+    for dataset_type in DATASET_TYPES:
+        dataset = find_dataset(request.transaction, group.arn, dataset_type)
+        if dataset is not None:
+            schemas[dataset_type] = read_schema(request.transaction, dataset)
+    try:
+        check_expression(expression, schemas)
+    except FilterExpressionError as error:
+        raise InvalidInputError(str(error)) from None
+    others = request.transaction.list_resources("Filter", parent=group.arn)
+    expressions = [*(other.body["filterExpression"] for other in others), expression]
+    try:
+        check_group_fields(expressions)
+    except FilterExpressionError as error:
+        raise LimitExceededError(str(error)) from None
+    return NewResource()
+
+
+def _check_delete(request: ApiRequest, resource: Resource) -> None:
+    for kind in BATCH_JOB_KINDS:
+        for job in request.transaction.list_resources(kind, region=request.scope):
+            if job.unfinished and job.body.get("filterArn") == resource.arn:
+                raise InUseError(f"{job.arn} uses {resource.arn} and is not finished.")
+
+
+FILTER = CatalogKind(
+    "Filter",
+    _create,
+    parent_member="datasetGroupArn",
+    total_quota="filters_per_group",
+    check_delete=_check_delete,
+)

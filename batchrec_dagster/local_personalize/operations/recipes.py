@@ -1,0 +1,58 @@
+"""ListRecipes and DescribeRecipe: Amazon's recipes that this service has."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..api.validation import output_members, prune
+from ..catalog.requests import ApiRequest
+from ..catalog.resource import Status
+from ..recipes import RECIPES, Recipe, get_recipe
+from .page_tokens import read_token, write_token
+from .resources import DEFAULT_PAGE
+
+_RELEASE_TIME = 1_559_779_200.0
+"""When Personalize became generally available, in epoch seconds: the time of every recipe."""
+
+
+def list_recipes(request: ApiRequest) -> dict[str, Any]:
+    """Answer ListRecipes: one page, and the token of the next page if there is one.
+
+    A domain has no recipes here, because its own recipes serve in real time.
+    Raises ServiceError for a bad token.
+    """
+    domain = request.params.get("domain")
+    limit = request.params.get("maxResults", DEFAULT_PAGE)
+    start = read_token(request.params.get("nextToken"), "Recipe", domain)
+    recipes = [] if domain else list(RECIPES.values())
+    end = start + limit
+    page = [_describe(recipe) for recipe in recipes[start:end]]
+    shape = output_members("ListRecipes")["recipes"]
+    response: dict[str, Any] = {"recipes": prune(page, shape)}
+    if end < len(recipes):
+        response["nextToken"] = write_token(end, "Recipe", domain)
+    return response
+
+
+def describe_recipe(request: ApiRequest) -> dict[str, Any]:
+    """Answer DescribeRecipe.
+
+    Raises ResourceNotFoundError, and InvalidInputError for a recipe without batch jobs.
+    """
+    return {"recipe": _describe(get_recipe(request.params["recipeArn"]))}
+
+
+def _describe(recipe: Recipe) -> dict[str, Any]:
+    return {
+        "name": recipe.name,
+        "recipeArn": recipe.arn,
+        "algorithmArn": recipe.arn.replace(":recipe/", ":algorithm/"),
+        "featureTransformationArn": (
+            "arn:aws:personalize:::feature-transformation/JSON-percentile-filtering"
+        ),
+        "status": Status.ACTIVE,
+        "description": recipe.description,
+        "recipeType": recipe.type,
+        "creationDateTime": _RELEASE_TIME,
+        "lastUpdatedDateTime": _RELEASE_TIME,
+    }

@@ -1,0 +1,192 @@
+"""The interactions that a solution version is trained on, and those that it recommends from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+
+from batchrec_dagster.personalize import schemas
+
+from ..catalog.resource import Resource
+from ..data.datasets import DatasetReader
+from ..errors import JobFailedError
+from ..jobs.job import Job
+from ..learning.interactions import WEIGHT, Interactions, find_positions
+from ..learning.item_features import read_features
+from ..recipes import PERSONALIZED_RANKING, RECIPES, USER_PERSONALIZATION
+from .datasets import find_dataset, read_schema
+
+
+class EventRule(NamedTuple):
+    """Which interactions count, and how much."""
+
+    conditions: dict[str, str | float]
+    """The EVENT_TYPE that a row must have and the least EVENT_VALUE, each only if there is one."""
+    weight: float
+    """The weight of those interactions. Only the ratios between the weights of rules matter."""
+
+
+_EVERYTHING = [EventRule({}, 1.0)]
+
+
+def read_training_data(job: Job) -> Interactions:
+    """Return the interactions to train the job's solution version on.
+
+    Raises JobFailedError if there are too few.
+    """
+    version = job.resource
+    recipe = RECIPES[version.body["recipeArn"]]
+    reader = job.make_reader(full_imports_only=recipe.makes_segments)
+    rules = _read_event_rules(version.body)
+    if rules == _EVERYTHING:
+        interactions = reader.interactions(version.state["dataset"])
+    else:
+        interactions = _select_events(reader, version.state["dataset"], rules)
+    job.report_progress(f"{len(interactions):,} interactions")
+    _check_minimums(interactions)
+    return interactions
+
+
+def read_histories(job: Job, version: Resource) -> Interactions:
+    """Return the interactions to recommend from.
+
+    These are all, or those of the training if its events have different weights or least values.
+
+    version: the solution version whose recommendations the job makes.
+    """
+    reader = job.make_reader()
+    dataset_arn = reader.find(version.body["datasetGroupArn"], schemas.INTERACTIONS)
+    rules = _read_event_rules(version.body)
+    has_least_values = any(schemas.EVENT_VALUE in rule.conditions for rule in rules)
+    if has_least_values or _has_different_weights(rules):
+        return _select_events(reader, dataset_arn, rules)
+    return reader.interactions(dataset_arn)
+
+
+def add_rewards(job: Job, interactions: Interactions) -> Interactions:
+    """Return the interactions with each item's reward: its value of the optimizationObjective.
+
+    An item without a value has the reward 0. Without an objective, nothing is added.
+    """
+    version = job.resource.body
+    objective = version.get("solutionConfig", {}).get("optimizationObjective", {})
+    column = objective.get("itemAttribute")
+    if column is None:
+        return interactions
+    read = job.make_reader().of_group(version["datasetGroupArn"])
+    items = read(schemas.ITEMS, [schemas.ITEM_ID, column]).unique(schemas.ITEM_ID, keep="last")
+    rows = find_positions(items[schemas.ITEM_ID].to_numpy(), interactions.item_ids)
+    values = items[column].cast(pl.Float64).to_numpy()
+    rewards = np.where(rows >= 0, np.maximum(values[rows], 0.0), 0.0)
+    return replace(interactions, rewards=rewards)
+
+
+def add_features(job: Job, interactions: Interactions) -> Interactions:
+    """Return the interactions with the features of the Items dataset, if there is one with data.
+
+    Recipes that do not use features get none.
+    """
+    version = job.resource.body
+    if RECIPES[version["recipeArn"]].type not in (USER_PERSONALIZATION, PERSONALIZED_RANKING):
+        return interactions
+    group_arn = version["datasetGroupArn"]
+    with job.catalog.open_for_reading() as transaction:
+        dataset = find_dataset(transaction, group_arn, schemas.ITEMS)
+        if dataset is None or not dataset.state["files"]:
+            return interactions
+        fields = read_schema(transaction, dataset).fields
+    read = job.make_reader().of_group(group_arn)
+    features = read_features(fields, lambda name: read(schemas.ITEMS, [schemas.ITEM_ID, name]))
+    if features is not None:
+        item_count, feature_count = features.matrix.shape
+        job.report_progress(f"{item_count:,} items with {feature_count:,} features")
+    return replace(interactions, features=features)
+
+
+def _read_event_rules(version: Mapping[str, Any]) -> list[EventRule]:
+    """Return which events count, by the configuration of a solution version.
+
+    version: the version's members of Describe.
+    """
+    config = version.get("solutionConfig", {})
+    events = config.get("eventsConfig", {}).get("eventParametersList")
+    if not events:
+        threshold = config.get("eventValueThreshold")
+        events = [{"eventType": version.get("eventType"), "eventValueThreshold": threshold}]
+    rules = []
+    for event in events:
+        if event.get("weight") == 0:
+            continue
+        conditions: dict[str, str | float] = {}
+        if event.get("eventType") is not None:
+            conditions[schemas.EVENT_TYPE] = event["eventType"]
+        if event.get("eventValueThreshold") is not None:
+            conditions[schemas.EVENT_VALUE] = event["eventValueThreshold"]
+        rules.append(EventRule(conditions, float(event.get("weight", 1.0))))
+    return rules
+
+
+def _has_different_weights(rules: Sequence[EventRule]) -> bool:
+    return len({rule.weight for rule in rules}) > 1
+
+
+def _select_events(
+    reader: DatasetReader, dataset_arn: str, rules: Sequence[EventRule]
+) -> Interactions:
+    """Return the interactions that match a rule, with their weights if these differ.
+
+    An interaction that matches several rules has the largest of their weights.
+
+    Raises JobFailedError if the dataset lacks a column of the rules.
+    """
+    own_columns = [schemas.USER_ID, schemas.ITEM_ID, schemas.TIMESTAMP]
+    rule_columns = [name for rule in rules for name in rule.conditions]
+    largest_weight = max(rule.weight for rule in rules)
+    weights = [
+        pl.when(_make_condition(rule)).then(pl.lit(rule.weight / largest_weight, pl.Float32))
+        for rule in rules
+    ]
+    needs_weight = _has_different_weights(rules)
+
+    def take(rows: pl.LazyFrame) -> Interactions:
+        weighted = rows.with_columns(pl.max_horizontal(weights).alias(WEIGHT))
+        matching = weighted.filter(pl.col(WEIGHT).is_not_null())
+        columns = [*own_columns, WEIGHT] if needs_weight else own_columns
+        return Interactions.from_frame(matching.select(columns))
+
+    needed_columns = list(dict.fromkeys([*own_columns, *rule_columns]))
+    try:
+        return reader.rows(dataset_arn, needed_columns, take)
+    except pl.exceptions.ColumnNotFoundError as error:
+        raise JobFailedError(f"Create failed. The interactions lack a column: {error}") from None
+
+
+def _make_condition(rule: EventRule) -> pl.Expr:
+    return pl.all_horizontal(
+        pl.col(name) >= float(value) if name == schemas.EVENT_VALUE else pl.col(name) == value
+        for name, value in rule.conditions.items()
+    )
+
+
+def _check_minimums(interactions: Interactions) -> None:
+    """Raise JobFailedError if there are fewer interactions or users than Personalize needs."""
+    if len(interactions) < schemas.MIN_INTERACTIONS:
+        raise JobFailedError(
+            f"Create failed. Dataset has {len(interactions)} interactions to train on, fewer than"
+            f" {schemas.MIN_INTERACTIONS}."
+        )
+    active_users = np.count_nonzero(np.diff(interactions.starts) >= 2)
+    if active_users < schemas.MIN_USERS_WITH_TWO_INTERACTIONS:
+        raise JobFailedError(
+            "Create failed. Dataset has fewer than"
+            f" {schemas.MIN_USERS_WITH_TWO_INTERACTIONS} users with at least 2 interactions each."
+        )
+    user_count = len(interactions.user_ids)
+    if active_users < schemas.MIN_SHARE_OF_USERS_WITH_TWO_INTERACTIONS * user_count:
+        raise JobFailedError(
+            "Create failed. Fewer than 1 % of the users have at least 2 interactions each."
+        )
