@@ -11,15 +11,15 @@ import polars as pl
 import pytest
 
 from batchrec_dagster.personalize.evidence import NDCG
-from batchrec_dagster.reporting.changes import changes_section, diff_text
+from batchrec_dagster.reporting.changes import build_changes_section, format_diff
 from batchrec_dagster.reporting.editions import (
     DataFacts,
     EditionDiff,
     RunInputs,
     SettingChange,
-    diff,
-    incomparable,
-    ndcg_of,
+    compare_editions,
+    explain_incomparability,
+    read_ndcg,
 )
 from batchrec_dagster.storage.published_table import Edition
 
@@ -45,7 +45,7 @@ def some_lists(seed: int, users: range) -> Lists:
 def test_lists_are_compared_user_by_user_and_item_by_item() -> None:
     old, new = some_lists(1, range(60)), some_lists(2, range(5, 70))
     new["u5"] = list(reversed(old["u5"]))
-    found = diff((edition(1), table(old), None), (edition(2), table(new), None))
+    found = compare_editions((edition(1), table(old), None), (edition(2), table(new), None))
     both = {*old} & {*new}
     kept = [len({*old[u]} & {*new[u]}) / max(len(old[u]), len(new[u])) for u in both]
     assert found.overlap == pytest.approx(sum(kept) / len(both))
@@ -63,11 +63,13 @@ def test_lists_are_compared_user_by_user_and_item_by_item() -> None:
 
 def test_many_users_are_sampled_and_none_in_common_is_said() -> None:
     lists = some_lists(1, range(60))
-    found = diff((edition(1), table(lists), None), (edition(2), table(lists), None), most=20)
+    found = compare_editions(
+        (edition(1), table(lists), None), (edition(2), table(lists), None), most=20
+    )
     assert (found.compared, found.overlap, found.same_lists) == (20, 1.0, 20)
     assert (found.risers, found.fallers) == ([], [])
     others = table({"other": ["i1"]})
-    apart = diff((edition(1), table(lists), None), (edition(2), others, None))
+    apart = compare_editions((edition(1), table(lists), None), (edition(2), others, None))
     assert (apart.overlap, apart.compared, apart.gained, apart.lost) == (None, 0, 1, 60)
 
 
@@ -75,38 +77,40 @@ def test_metrics_are_compared_only_on_the_same_interactions() -> None:
     strict = {"interactions.min_rating": 4.0, "solution.recipe": "x"}
     old = edition(1, settings={"interactions.min_rating": 3.5}, metrics={NDCG: 0.2})
     new = edition(2, settings=strict, metrics={NDCG: 0.1})
-    assert incomparable(old, new) == ["interactions.min_rating changed from 3.5 to 4"]
+    assert explain_incomparability(old, new) == ["interactions.min_rating changed from 3.5 to 4"]
     other_model = edition(2, settings={**strict, "interactions.min_rating": 3.5})
-    assert incomparable(old, other_model) == []
-    found = diff((old, table({}), None), (new, table({}), None))
+    assert explain_incomparability(old, other_model) == []
+    found = compare_editions((old, table({}), None), (new, table({}), None))
     assert found.settings is not None
     assert [change.text for change in found.settings] == [
         "interactions.min_rating changed from 3.5 to 4",
         "solution.recipe changed from its default to x",
     ]
     assert not found.comparable
-    section = changes_section(found, None)
+    section = build_changes_section(found, None)
     assert any("cannot be compared" in text for text in section.text)
     assert "changed-metrics" not in [figure.name for figure in section.figures]
     # Columns that are recognised anyway may be left out: the interactions are the same.
     named = edition(1, settings={"ratings.columns.user": "userId"}, data_version="a")
-    assert incomparable(named, edition(2, settings={}, data_version="a")) == []
+    assert explain_incomparability(named, edition(2, settings={}, data_version="a")) == []
     for other in ({"data_version": "b"}, {"data_version": "a", "trained_on": "b"}):
-        assert len(incomparable(named, edition(2, settings={}, **other))) == 1
+        assert len(explain_incomparability(named, edition(2, settings={}, **other))) == 1
     # An edition that knows no settings still knows their fingerprint.
-    assert incomparable(edition(1, measured_on="a"), edition(2, measured_on="a")) == []
-    assert len(incomparable(edition(1, measured_on="a"), edition(2, measured_on="b"))) == 1
+    assert explain_incomparability(edition(1, measured_on="a"), edition(2, measured_on="a")) == []
+    assert (
+        len(explain_incomparability(edition(1, measured_on="a"), edition(2, measured_on="b"))) == 1
+    )
 
 
 def test_the_ndcg_comes_with_its_interval_where_there_is_one() -> None:
     numbers = {f"all/{name}": 0.1 for name in ("ndcg", "popular", "difference")}
     numbers |= {"all/users": 50, "all/ndcg_low": 0.05}
     sure = edition(1, metrics={NDCG: 0.1}, evidence=numbers)
-    assert ndcg_of(sure) is not None
-    assert ndcg_of(sure).low == 0.05  # type: ignore[union-attr]
-    assert ndcg_of(edition(1, metrics={NDCG: 0.1})).low is None  # type: ignore[union-attr]
-    assert ndcg_of(edition(1, metrics={NDCG: 0.1}, evidence={**numbers, "all/users": 0})) is None
-    assert ndcg_of(edition(1)) is None
+    assert read_ndcg(sure) is not None
+    assert read_ndcg(sure).low == 0.05  # type: ignore[union-attr]
+    assert read_ndcg(edition(1, metrics={NDCG: 0.1})).low is None  # type: ignore[union-attr]
+    assert read_ndcg(edition(1, metrics={NDCG: 0.1}, evidence={**numbers, "all/users": 0})) is None
+    assert read_ndcg(edition(1)) is None
 
 
 DATA = DataFacts(1000, 100, 50, "2026-01-01", "2026-01-31", {"buy": 0.5, "view": 0.5}, 2.0)
@@ -162,7 +166,7 @@ def test_changed_data_are_shares_and_numbers_for_a_terminal() -> None:
     nothing = dict.fromkeys(("compared", "same_lists", "gained", "lost"), 0)
     lists: Any = {**nothing, "risers": [], "fallers": [], "overlap": None, "comparable": True}
     found = EditionDiff(1, 2, settings=[], data=changes, metrics=[], **lists)
-    rows = [line.split("  ") for line in diff_text("shop", found, None).splitlines()]
+    rows = [line.split("  ") for line in format_diff("shop", found, None).splitlines()]
     shown = [[cell.strip() for cell in row if cell] for row in rows]
     assert ["users", "1,599", "1,606"] in shown
     assert ["events of type buy", "33.3%", "0.0%"] in shown

@@ -13,7 +13,7 @@ from batchrec_dagster.config.recommendations import Experiment
 from batchrec_dagster.outcomes.arms import CONTROL, MODEL, arms
 from batchrec_dagster.outcomes.estimates import ratio, users_needed
 from batchrec_dagster.outcomes.experiment import ExperimentResult, experiment_result, plan
-from batchrec_dagster.reporting.experiment import ExperimentView, experiment_text, result_lines
+from batchrec_dagster.reporting.experiment import ExperimentView, describe_result, format_experiment
 from batchrec_dagster.steps.outcome_sums import (
     PUBLICATION,
     LaterInteractions,
@@ -140,7 +140,7 @@ def test_a_result_is_said_with_its_interval_and_its_doubts() -> None:
     assert result is not None
     assert made is not None
     assert same is not None
-    (sizes, effect, hits) = result_lines(result)
+    (sizes, effect, hits) = describe_result(result)
     lift = result.effects[0].lift
     assert lift is not None
     assert f"{result.control_users} in the control get the most popular items" in sizes
@@ -149,24 +149,24 @@ def test_a_result_is_said_with_its_interval_and_its_doubts() -> None:
     assert effect.startswith("Interactions per user and day: ")
     assert hits.startswith("New interactions on the list per user and day: ")
     doubtful = replace(result, since="data", uneven=True, effects=[])
-    assert [line.split(":")[0].split(",")[0] for line in result_lines(doubtful)][1:] == [
+    assert [line.split(":")[0].split(",")[0] for line in describe_result(doubtful)][1:] == [
         "Do not trust it",
         "The data end before the lists were published",
         "One of the arms has too few users to compare.",
     ]
-    assert "no certain difference: " in [*result_lines(same)][1]
+    assert "no certain difference: " in [*describe_result(same)][1]
 
-    said = experiment_text(ExperimentView("shop", result.name, result, made), None)
+    said = format_experiment(ExperimentView("shop", result.name, result, made), None)
     assert "nothing is measured" not in said
     for share, users in made.needed:
         assert re.search(rf"^ *{share:.0%} +{users:,}$", said, re.MULTILINE)
-    nothing = experiment_text(ExperimentView("shop", None, None, None), None)
+    nothing = format_experiment(ExperimentView("shop", None, None, None), None)
     assert "There is no experiment" in nothing
     assert "no later interactions yet" in nothing
-    started = experiment_text(ExperimentView("shop", "first", None, None), None)
+    started = format_experiment(ExperimentView("shop", "first", None, None), None)
     assert "There is no experiment" not in started
     assert "lists are of the experiment first, of which nothing is measured yet" in started
-    newer = experiment_text(ExperimentView("shop", "second", result, made), None)
+    newer = format_experiment(ExperimentView("shop", "second", result, made), None)
     assert "lists are of the experiment second, of which nothing is measured yet" in newer
 
 

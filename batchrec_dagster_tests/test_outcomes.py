@@ -14,7 +14,11 @@ import polars as pl
 import pytest
 
 from batchrec_dagster.config import Pipeline
-from batchrec_dagster.reporting.outcomes import NOTHING_YET, outcomes_section, sentences
+from batchrec_dagster.reporting.outcomes import (
+    NOTHING_YET,
+    build_outcomes_section,
+    describe_outcome,
+)
 from batchrec_dagster.steps.outcome_sums import DATA, PUBLICATION, periods
 from batchrec_dagster.steps.outcomes import MeasuredOutcomes, measure_outcomes
 from batchrec_dagster.steps.work import Work
@@ -171,7 +175,7 @@ def test_without_later_interactions_there_is_no_number(
     write_events(storage, [*BEFORE, ("zoe", "a", T0 + 90)])
     (outcome,) = measured(storage).outcomes
     assert (outcome.active_users, outcome.hit_rate, outcome.gain) == (0, None, None)
-    (said,) = sentences(outcome)
+    (said,) = describe_outcome(outcome)
     assert said.endswith("0 of 3 users chose items that they did not have.")
 
 
@@ -275,7 +279,7 @@ def test_the_report_has_the_numbers_of_a_plain_count(
     newest = max(time for _, _, time in events)
     known = T0 + 2 * DAY
     plain = counted(events, lists, known, known + 60, newest, seen=True)
-    section = outcomes_section(measured(storage).outcomes)
+    section = build_outcomes_section(measured(storage).outcomes)
     values = {
         tile.fact: float(re.findall('value="(.+?)"', tile.value)[0]) for tile in section.tiles
     }
@@ -290,4 +294,4 @@ def test_the_report_has_the_numbers_of_a_plain_count(
     (figure,) = section.figures
     assert figure.chart is not None
     assert [row[0].partition(".")[0] for row in figure.rows] == ["2", "1"]
-    assert outcomes_section([]).text == [NOTHING_YET]
+    assert build_outcomes_section([]).text == [NOTHING_YET]

@@ -18,9 +18,13 @@ import pytest
 from click.testing import CliRunner
 
 from batchrec_dagster.cli import main
-from batchrec_dagster.reporting.explanations import best_explanations, nearest, user_item_matrix
+from batchrec_dagster.reporting.explanations import (
+    build_user_item_matrix,
+    find_best_explanations,
+    find_nearest,
+)
 from batchrec_dagster.reporting.published import PublishedResults
-from batchrec_dagster.reporting.show import summary
+from batchrec_dagster.reporting.show import summarize
 from batchrec_dagster.storage.io_managers import HtmlIOManager
 from batchrec_dagster.storage.paths import StorageKeys
 from batchrec_dagster.storage.published_table import PublishedTable
@@ -282,8 +286,10 @@ def test_equal_explanations_and_neighbours_do_not_depend_on_the_order_of_users()
     users = pl.DataFrame({"user_id": [f"u{n}" for n in range(8)]})
     pairs = users.join(items.to_frame("item"), how="cross")
     for seed in range(3):
-        matrix = user_item_matrix(pairs.sample(fraction=1, shuffle=True, seed=seed).lazy(), items)
-        found, near = best_explanations(
+        matrix = build_user_item_matrix(
+            pairs.sample(fraction=1, shuffle=True, seed=seed).lazy(), items
+        )
+        found, near = find_best_explanations(
             matrix,
             [np.array([4, 7, 2]), np.array([9])],
             [np.array([7, 4]), np.array([9])],
@@ -307,7 +313,7 @@ def test_neighbours_are_those_with_the_highest_scores_of_all_columns(columns: in
         for most in (0, 1, 5, 11):
             order = np.argsort(-scores, kind="stable")
             best = [column for column in order.tolist() if scores[column] > 0][:most]
-            found = nearest(counts, scores, most)
+            found = find_nearest(counts, scores, most)
             assert found == [(column, counts[column]) for column in best]
 
 
@@ -329,7 +335,7 @@ def test_each_night_says_what_is_true_of_it(
         result = refresh(project, "shop", instance, report=True)
         assert result.success
         said = str(metadata(result, "recommendation_report")["verdict"])
-        assert summary(PublishedResults(storage, "shop"), None)["verdict"] == said
+        assert summarize(PublishedResults(storage, "shop"), None)["verdict"] == said
         return said, Reader(report_file(project).read_text())
 
     strict = {"interactions": {"min_rating": 4.5}}

@@ -7,7 +7,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from batchrec_dagster.reporting.facts import CheckRecord, check_results, trainings
+from batchrec_dagster.reporting.facts import CheckRecord, read_check_records, read_trainings
 
 ASSET = dg.AssetKey(["shop", "solution_version"])
 
@@ -31,10 +31,10 @@ def checked(instance: dg.DagsterInstance, name: str, passed: bool, found: str) -
 
 
 def test_each_model_appears_once_with_its_first_time(instance: dg.DagsterInstance) -> None:
-    assert trainings(instance, dg.AssetKey(["shop", "solution_version"])) == []
+    assert read_trainings(instance, dg.AssetKey(["shop", "solution_version"])) == []
     for arn, ndcg in (("a", 0.1), ("a", 0.1), ("b", 0.2), ("b", 0.2), ("c", 0.3)):
         trained(instance, arn, ndcg)
-    found = trainings(instance, dg.AssetKey(["shop", "solution_version"]))
+    found = read_trainings(instance, dg.AssetKey(["shop", "solution_version"]))
     assert [(model.arn, model.recipe) for model in found] == [
         (arn, "aws-similar-items") for arn in "abc"
     ]
@@ -43,7 +43,7 @@ def test_each_model_appears_once_with_its_first_time(instance: dg.DagsterInstanc
     records = instance.fetch_materializations(ASSET, limit=5, ascending=True).records
     first = [records[n].timestamp for n in (0, 2, 4)]
     assert [model.made.timestamp() for model in found] == pytest.approx(first, abs=1e-3)
-    assert trainings(instance, dg.AssetKey(["other", "solution_version"])) == []
+    assert read_trainings(instance, dg.AssetKey(["other", "solution_version"])) == []
 
 
 def test_the_newest_result_of_each_check_is_taken(instance: dg.DagsterInstance) -> None:
@@ -51,7 +51,7 @@ def test_the_newest_result_of_each_check_is_taken(instance: dg.DagsterInstance) 
     checked(instance, "lists_full", True, "2 of 2 users")
     checked(instance, "no_seen_items", False, "3 items")
     keys = [dg.AssetCheckKey(ASSET, name) for name in ("lists_full", "no_seen_items", "never_run")]
-    assert check_results(instance, keys) == [
+    assert read_check_records(instance, keys) == [
         CheckRecord("solution_version", "lists_full", True, "2 of 2 users"),
         CheckRecord("solution_version", "no_seen_items", False, "3 items"),
     ]

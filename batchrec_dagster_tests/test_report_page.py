@@ -18,11 +18,18 @@ import pytest
 from batchrec_dagster.outcomes.outcome import Outcome, Rate
 from batchrec_dagster.personalize.evidence import Evidence, MetricEstimate
 from batchrec_dagster.reporting import people
-from batchrec_dagster.reporting.changes import changes_section
-from batchrec_dagster.reporting.editions import DataFacts, RunInputs, diff
-from batchrec_dagster.reporting.facts import CheckRecord, Facts, Run, TrainingRecord, facts, tallies
-from batchrec_dagster.reporting.outcomes import outcomes_section
-from batchrec_dagster.reporting.page import json_for_html, page
+from batchrec_dagster.reporting.changes import build_changes_section
+from batchrec_dagster.reporting.editions import DataFacts, RunInputs, compare_editions
+from batchrec_dagster.reporting.facts import (
+    CheckRecord,
+    Facts,
+    ReportedRun,
+    TrainingRecord,
+    combine_facts,
+    count_tallies,
+)
+from batchrec_dagster.reporting.outcomes import build_outcomes_section
+from batchrec_dagster.reporting.page import encode_json_for_html, render_page
 from batchrec_dagster.reporting.published import RunTables
 from batchrec_dagster.storage.published_table import Edition
 from batchrec_dagster_tests.support import WCAG
@@ -73,7 +80,7 @@ def tables() -> RunTables:
     )
 
 
-def run() -> Run:
+def run() -> ReportedRun:
     metrics = {
         "normalized_discounted_cumulative_gain_at_25": 0.2,
         "precision_at_10": 0.1,
@@ -82,7 +89,7 @@ def run() -> Run:
     }
     short = {"ndcg_at_25": 0.2, "precision_at_10": 0.1, "mrr_at_25": 0.3, "coverage": 0.5}
     made = datetime(2026, 1, 2, tzinfo=UTC)
-    return Run(
+    return ReportedRun(
         pipeline="shop",
         description=SHOT,
         source=SHOT,
@@ -115,7 +122,9 @@ def shown() -> Facts:
         Edition({"edition": number, "settings": {"interactions.filter": SHOT * number, **more}}, "")
         for number, more in ((1, {}), (2, {"interactions.min_rating": 4.0}))
     )
-    changes = diff((old, titled.filter(pl.col("rank") % 2 == 1), None), (new, titled, None))
+    changes = compare_editions(
+        (old, titled.filter(pl.col("rank") % 2 == 1), None), (new, titled, None)
+    )
     inputs = [
         RunInputs(
             DataFacts(9, 9, 9, "2026-01-01", "2026-01-02", {SHOT: share, "b": 1 - share}), items
@@ -123,8 +132,8 @@ def shown() -> Facts:
         for share, items in ((0.1, pl.Series(["a"])), (0.9, pl.Series(["b"])))
     ]
     drift = inputs[1].after(inputs[0]).drift
-    sections = [changes_section(changes, drift), outcomes_section(outcomes())]
-    return replace(facts(run(), tallies(found)), drift=drift, sections=sections)
+    sections = [build_changes_section(changes, drift), build_outcomes_section(outcomes())]
+    return replace(combine_facts(run(), count_tallies(found)), drift=drift, sections=sections)
 
 
 def outcomes() -> list[Outcome]:
@@ -159,7 +168,7 @@ def outcomes() -> list[Outcome]:
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("report") / "index.html"
-    file.write_text(page(shown()), encoding="utf-8")
+    file.write_text(render_page(shown()), encoding="utf-8")
     return file
 
 
@@ -310,14 +319,14 @@ def test_many_users_are_sampled_evenly_and_the_page_says_so(
     monkeypatch: pytest.MonkeyPatch, browser: Any
 ) -> None:
     monkeypatch.setattr(people, "MOST_COUNTED", 6)
-    found = facts(run(), tallies(tables(), most_people=5))
+    found = combine_facts(run(), count_tallies(tables(), most_people=5))
     everyone = sorted(tables().users.collect().get_column("userId"))
     assert [user for user, *_ in found.people.people] == everyone[::3]
-    prose = re.sub("<[^>]*>", "", page(found))
+    prose = re.sub("<[^>]*>", "", render_page(found))
     assert "4 of 12 users with a list: a sample" in prose
     assert "a sample of 6 users" in prose
     tab = browser.new_page()
-    tab.set_content(page(found))
+    tab.set_content(render_page(found))
     tab.get_by_label("Find a user").fill("nobody")
     assert "batchrec show" in tab.locator("#user-found").text_content()
     tab.close()
@@ -330,10 +339,10 @@ def test_the_page_opens_with_the_verdict_in_a_word_and_a_shape(
     lead = {"good": 0.1, "watch": 0.0, "bad": -0.1}[judgement]
     estimate = MetricEstimate(lead, lead - 0.05, lead + 0.05)
     evidence = [Evidence("all", 200, MetricEstimate(0.2), MetricEstimate(0.2 - lead), estimate)]
-    found = facts(replace(run(), checks=[], evidence=evidence), tallies(tables()))
+    found = combine_facts(replace(run(), checks=[], evidence=evidence), count_tallies(tables()))
     assert found.verdict.judgement == judgement
     tab = browser.new_page()
-    tab.set_content(page(found))
+    tab.set_content(render_page(found))
     assert tab.locator("h2").first.text_content() == found.verdict.text.partition(":")[0]
     said = tab.locator(".verdict .lead").text_content().lower()
     assert said == found.verdict.text.partition(": ")[2].lower()
@@ -353,10 +362,12 @@ def test_models_of_other_settings_are_not_compared() -> None:
         replace(old, interactions={"min_rating": 3.5}),
         replace(new, interactions={"min_rating": 4.0}),
     ]
-    assert "these cannot be compared" in page(
-        facts(replace(run(), trainings=trainings), tallies(tables()))
+    assert "these cannot be compared" in render_page(
+        combine_facts(replace(run(), trainings=trainings), count_tallies(tables()))
     )
-    assert "these cannot be compared" not in page(facts(run(), tallies(tables())))
+    assert "these cannot be compared" not in render_page(
+        combine_facts(run(), count_tallies(tables()))
+    )
 
 
 def test_the_latest_models_are_listed_newest_first() -> None:
@@ -369,7 +380,9 @@ def test_the_latest_models_are_listed_newest_first() -> None:
         )
         for n in (1, 2, 3)
     ]
-    shown = Reader(page(facts(replace(run(), trainings=trainings), tallies(tables()))))
+    shown = Reader(
+        render_page(combine_facts(replace(run(), trainings=trainings), count_tallies(tables())))
+    )
     assert shown.tables["runs-table"][1:] == [
         [f"2026-01-0{n} 00:00 UTC, aws-similar-items", n / 10, n / 20, n / 30, 0.5]
         for n in (3, 2, 1)
@@ -378,7 +391,7 @@ def test_the_latest_models_are_listed_newest_first() -> None:
 
 @pytest.mark.parametrize("text", [*HOSTILE, "<!--<script>", "\u2029"])
 def test_json_cannot_leave_its_element(text: str) -> None:
-    written = str(json_for_html([text]))
+    written = str(encode_json_for_html([text]))
     assert json.loads(written) == [text]
     assert not {*"<>&\u2028\u2029\0"} & {*written}
 
@@ -415,7 +428,7 @@ def pictured() -> RunTables:
 def shop(browser: Any, tmp_path: Path) -> Iterator[tuple[Any, list[str]]]:
     """The page of a shop with pictures, and the addresses that it has asked for."""
     file = tmp_path / "index.html"
-    file.write_text(page(facts(run(), tallies(pictured()))), encoding="utf-8")
+    file.write_text(render_page(combine_facts(run(), count_tallies(pictured()))), encoding="utf-8")
     tab = browser.new_page()
     asked: list[str] = []
 

@@ -26,10 +26,10 @@ from rich.cells import cell_len
 from batchrec_dagster.cli import main
 from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.reporting import lookup
-from batchrec_dagster.reporting.people import people
+from batchrec_dagster.reporting.people import collect_people
 from batchrec_dagster.reporting.published import PublishedResults, RunTables
-from batchrec_dagster.reporting.show import text as as_text
-from batchrec_dagster.reporting.statistics import counts
+from batchrec_dagster.reporting.show import format_text as as_text
+from batchrec_dagster.reporting.statistics import count_tables
 from batchrec_dagster.reporting.terminal import escape_invisible
 from batchrec_dagster.storage.object_store import ObjectStore, StorageError
 from batchrec_dagster.storage.paths import StorageKeys
@@ -145,12 +145,12 @@ def test_a_users_history_and_list_are_shown(home: Path) -> None:
 def test_explanations_are_those_of_the_report(home: Path) -> None:
     published = PublishedResults(publish(home), "shop")
     for user in ("u0", "u7"):
-        found = lookup.person(published, user)
+        found = lookup.find_user(published, user)
         assert found is not None
         with published.interactions() as (interactions, _):
             table = home / "storage/shop/curated/recommendations/recommendations.parquet"
             tables = RunTables(interactions, pl.scan_parquet(table), pl.LazyFrame())
-            report = people(tables, counts(tables))
+            report = collect_people(tables, count_tables(tables))
         (theirs,) = [person for person in report.people if person[0] == user]
         ids = [item[0] for item in report.items]
         flat = iter(theirs[3])
@@ -330,7 +330,7 @@ def test_hostile_data_is_shown_as_text(home: Path, width: int | None) -> None:
     storage = publish(home, users=ids, items=ids, titles=HOSTILE)
     shown = ""
     for user in ids:
-        found = lookup.person(PublishedResults(storage, "shop"), user)
+        found = lookup.find_user(PublishedResults(storage, "shop"), user)
         assert found is not None
         seen = as_text(found, width, with_runs=True)
         assert_harmless(seen)
@@ -346,7 +346,7 @@ def test_hostile_data_is_shown_as_text(home: Path, width: int | None) -> None:
         "👩‍👩‍👧‍👦",
     ):
         assert text in shown
-    item = lookup.item(PublishedResults(storage, "shop"), ids[0])
+    item = lookup.find_item(PublishedResults(storage, "shop"), ids[0])
     assert item is not None
     assert_harmless(as_text(item, width, with_runs=True))
     assert_harmless(show(ids[0], "--json")[1])

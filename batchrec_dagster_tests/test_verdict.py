@@ -8,10 +8,10 @@ import polars as pl
 import pytest
 
 from batchrec_dagster.personalize.evidence import Evidence, MetricEstimate
-from batchrec_dagster.reporting.history import before_of
+from batchrec_dagster.reporting.history import describe_previous_edition
 from batchrec_dagster.reporting.published import RunTables
-from batchrec_dagster.reporting.statistics import audience, counts
-from batchrec_dagster.reporting.verdict import PreviousEdition, VerdictFacts, verdict
+from batchrec_dagster.reporting.statistics import count_audience, count_tables
+from batchrec_dagster.reporting.verdict import PreviousEdition, VerdictFacts, judge_edition
 from batchrec_dagster.storage.published_table import Edition
 
 
@@ -173,7 +173,7 @@ def facts(**changed: Any) -> VerdictFacts:
 def test_the_verdict_follows_from_the_facts(
     changed: dict[str, Any], judgement: str, said: str
 ) -> None:
-    found = verdict(facts(**changed))
+    found = judge_edition(facts(**changed))
     assert found.judgement == judgement, found.text
     assert said in found.text
     assert "times" not in found.text
@@ -188,7 +188,7 @@ def test_the_share_of_the_heaviest_user_is_counted() -> None:
     lists = pl.LazyFrame({"user_id": ["a"], "rank": [1], "item_id": ["i2"]})
     users = pl.LazyFrame({"userId": ["a", "b"]})  # The bot gets no list, and counts.
     tables = RunTables(interactions, lists, users)
-    assert audience(tables, counts(tables)).heaviest == 12 / 14
+    assert count_audience(tables, count_tables(tables)).heaviest == 12 / 14
 
 
 def test_an_edition_of_the_same_model_is_not_compared_with_the_one_before() -> None:
@@ -196,5 +196,5 @@ def test_an_edition_of_the_same_model_is_not_compared_with_the_one_before() -> N
         Edition({"edition": number, "version": "v", "solution_version_arn": arn}, "s3://b/e")
         for number, arn in ((1, "arn:a"), (2, "arn:a"), (2, "arn:b"))
     )
-    known = [before_of(before, after) for after in (same, other)]
+    known = [describe_previous_edition(before, after) for after in (same, other)]
     assert [one and one.same_model for one in known] == [True, False]

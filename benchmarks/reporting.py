@@ -69,12 +69,12 @@ def make(folder: Path) -> dict[str, float]:
     """Make the report in this process: seconds, bytes of the page, gigabytes at the most."""
     import polars as pl
 
-    from batchrec_dagster.reporting.facts import Run, facts, tallies
-    from batchrec_dagster.reporting.page import page
+    from batchrec_dagster.reporting.facts import ReportedRun, combine_facts, count_tallies
+    from batchrec_dagster.reporting.page import render_page
     from batchrec_dagster.reporting.published import RunTables, scan_interactions
 
     metrics = {"normalized_discounted_cumulative_gain_at_25": 0.2, "coverage": 0.5}
-    run = Run(
+    run = ReportedRun(
         pipeline="benchmark",
         description=None,
         source="generated",
@@ -93,7 +93,7 @@ def make(folder: Path) -> dict[str, float]:
         items=pl.read_parquet(folder / "items.parquet"),
         categories=["GENRES"],
     )
-    html = page(facts(run, tallies(tables)))
+    html = render_page(combine_facts(run, count_tallies(tables)))
     return {
         "seconds": time.perf_counter() - begin,
         "cpu_seconds": time.process_time() - begin_cpu,

@@ -39,20 +39,22 @@ def list_pipelines(as_json: bool) -> None:
     """
     import json
 
-    from batchrec_dagster.reporting.published import PublishedResults, published_pipelines
-    from batchrec_dagster.reporting.show import overview, overview_text
+    from batchrec_dagster.reporting.published import PublishedResults, list_published_pipelines
+    from batchrec_dagster.reporting.show import format_overview, summarize_pipeline
 
     declared = sorted(declared_pipelines(find_project()))
     warn_of_broken()
     with dagster_instance() as instance:
-        found = [overview(PublishedResults(storage(name), name), instance) for name in declared]
+        found = [
+            summarize_pipeline(PublishedResults(storage(name), name), instance) for name in declared
+        ]
     if as_json:
         click.echo(json.dumps(found, indent=2))
         return
     if not found:
         raise UnknownNameError(NONE)
-    click.echo(overview_text(found, terminal_width()), nl=False)
-    if others := sorted({*published_pipelines(storage())} - {*declared}):
+    click.echo(format_overview(found, terminal_width()), nl=False)
+    if others := sorted({*list_published_pipelines(storage())} - {*declared}):
         click.echo(f"Published in this storage too, but not declared here: {', '.join(others)}")
 
 
@@ -162,10 +164,10 @@ def open_page(what: str, pipeline: str | None, port: int) -> None:
 
 def _report(pipeline: str | None) -> Path:
     """The file of the report. Raises click.ClickException."""
-    from batchrec_dagster.reporting.published import PublishedResults, published_pipelines
+    from batchrec_dagster.reporting.published import PublishedResults, list_published_pipelines
 
     deployed = storage(pipeline)
-    names = [pipeline] if pipeline is not None else published_pipelines(deployed)
+    names = [pipeline] if pipeline is not None else list_published_pipelines(deployed)
     reports = [PublishedResults(deployed, name).report for name in names]
     newest = max(filter(None, reports), key=lambda report: report.last_modified, default=None)
     if newest is None:

@@ -283,10 +283,10 @@ MORE = 40
 
 def _result(name: str, run: dg.DagsterRun, stages: RunStages, took: str) -> list[str]:
     from batchrec_dagster.reporting.published import PublishedResults
-    from batchrec_dagster.reporting.show import run_result, show_user
+    from batchrec_dagster.reporting.show import describe_run_result, format_show_arguments
 
     published = PublishedResults(of.storage(name), name)
-    lines = ["", *run_result(published, run.run_id, took)]
+    lines = ["", *describe_run_result(published, run.run_id, took)]
     lines += [f"  {'warning':<9} {warning}" for warning in stages.warnings]
     batchrec, user = of.program(), published.example_user()
     commands = {
@@ -294,7 +294,7 @@ def _result(name: str, run: dg.DagsterRun, stages: RunStages, took: str) -> list
         f"show --pipeline {name}": "the data, the metrics, the table",
     }
     if user is not None:
-        commands[show_user(user)] = "a user's history and list"
+        commands[format_show_arguments(user)] = "a user's history and list"
     commands["ui"] = "this run in Dagster"
     return [*lines, "", *aligned({f"{batchrec} {one}": what for one, what in commands.items()})]
 

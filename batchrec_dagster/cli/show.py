@@ -64,25 +64,25 @@ def show(
         raise click.UsageError("give a user, --item or --experiment: one of them")
     from batchrec_dagster.cli.pipelines import warn_of_broken
     from batchrec_dagster.reporting import lookup
-    from batchrec_dagster.reporting.show import summary
+    from batchrec_dagster.reporting.show import summarize
 
     if user is None and item is None and not experiment:
         warn_of_broken()
     published = published_of(pipeline)
     shown: list[Any]
     if user is not None:
-        shown = [lookup.person(one, user) for one in published]
+        shown = [lookup.find_user(one, user) for one in published]
     elif item is not None:
-        shown = [lookup.item(one, item) for one in published]
+        shown = [lookup.find_item(one, item) for one in published]
     elif experiment:
         shown = _experiments(published)
     else:
         try:
             with instance_if_any() as instance:
-                shown = [summary(one, instance) for one in published]
+                shown = [summarize(one, instance) for one in published]
         except HistoryError as error:
             click.echo(f"Shown without the runs: {error.message}", err=True)
-            shown = [summary(one, None) for one in published]
+            shown = [summarize(one, None) for one in published]
     found = [one for one in shown if one is not None]
     if not found:
         raise _not_found(published, "item" if user is None else "user", user or item or "")
@@ -95,10 +95,10 @@ def show(
 
 def published_of(pipeline: str | None) -> list[PublishedResults]:
     """The published pipelines, or the one of this name. Raises NotFoundError, StorageError."""
-    from batchrec_dagster.reporting.published import PublishedResults, published_pipelines
+    from batchrec_dagster.reporting.published import PublishedResults, list_published_pipelines
 
     deployed = storage(pipeline)
-    names = published_pipelines(deployed)
+    names = list_published_pipelines(deployed)
     if not names:
         raise UnknownNameError(
             f"no recommendations in {deployed.where(deployed.uri(''))} yet. Run a refresh job"
@@ -112,12 +112,12 @@ def published_of(pipeline: str | None) -> list[PublishedResults]:
 
 
 def _not_found(published: list[PublishedResults], what: str, name: str) -> UnknownNameError:
-    from batchrec_dagster.reporting.lookup import item, nearest
+    from batchrec_dagster.reporting.lookup import find_item, find_similar_ids
 
     where = " and ".join(one.pipeline for one in published)
-    near = sorted({near for one in published for near in nearest(one, what, name)})
+    near = sorted({near for one in published for near in find_similar_ids(one, what, name)})
     hint = f". Nearest: {', '.join(near)}" if near else ""
-    if what == "user" and any(item(one, name) for one in published):
+    if what == "user" and any(find_item(one, name) for one in published):
         hint = f". It is an item: batchrec show --item {shlex.quote(name)}"
     return UnknownNameError(f"no {what} {name} in {where} (ids are case-sensitive){hint}")
 
@@ -143,13 +143,13 @@ def _experiments(published: list[PublishedResults]) -> list[Any]:
 
 
 def _text(found: Any) -> str:
-    from batchrec_dagster.reporting.experiment import ExperimentView, experiment_text
-    from batchrec_dagster.reporting.show import text
+    from batchrec_dagster.reporting.experiment import ExperimentView, format_experiment
+    from batchrec_dagster.reporting.show import format_text
 
     width = terminal_width()
     if isinstance(found, ExperimentView):
-        return experiment_text(found, width)
-    return text(found, width, with_runs=bool(os.environ.get("DAGSTER_HOME")))
+        return format_experiment(found, width)
+    return format_text(found, width, with_runs=bool(os.environ.get("DAGSTER_HOME")))
 
 
 def _json(found: list[dict[str, Any]]) -> str:
@@ -191,7 +191,7 @@ def diff(editions: tuple[int, ...], pipeline: str | None, as_json: bool) -> None
     """
     if len(editions) > 2:
         raise click.UsageError("name two editions at most")
-    from batchrec_dagster.reporting.changes import diff_text
+    from batchrec_dagster.reporting.changes import format_diff
     from batchrec_dagster.reporting.history import EditionHistory
 
     published = published_of(pipeline)
@@ -204,7 +204,7 @@ def diff(editions: tuple[int, ...], pipeline: str | None, as_json: bool) -> None
     if as_json:
         print_safely(json.dumps({"pipeline": one.pipeline, **asdict(found)}, indent=2))
         return
-    print_safely(diff_text(one.pipeline, found, terminal_width()))
+    print_safely(format_diff(one.pipeline, found, terminal_width()))
 
 
 def _chosen(history: EditionHistory, numbers: tuple[int, ...]) -> tuple[Edition, Edition]:

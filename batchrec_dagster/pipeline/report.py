@@ -19,22 +19,22 @@ from batchrec_dagster.outcomes.experiment import experiment_result
 from batchrec_dagster.personalize.batch_files import USER_FIELD
 from batchrec_dagster.personalize.evidence import Evidence
 from batchrec_dagster.personalize.schemas import scan_interactions
-from batchrec_dagster.reporting.changes import changes_section
+from batchrec_dagster.reporting.changes import build_changes_section
 from batchrec_dagster.reporting.editions import RunInputs
-from batchrec_dagster.reporting.experiment import result_lines
+from batchrec_dagster.reporting.experiment import describe_result
 from batchrec_dagster.reporting.facts import (
     LISTS_FULL,
     Facts,
-    Run,
+    ReportedRun,
     Tallies,
-    check_results,
-    facts,
-    tallies,
-    trainings,
+    combine_facts,
+    count_tallies,
+    read_check_records,
+    read_trainings,
 )
-from batchrec_dagster.reporting.history import EditionHistory, before_of
-from batchrec_dagster.reporting.outcomes import outcomes_section
-from batchrec_dagster.reporting.page import page
+from batchrec_dagster.reporting.history import EditionHistory, describe_previous_edition
+from batchrec_dagster.reporting.outcomes import build_outcomes_section
+from batchrec_dagster.reporting.page import render_page
 from batchrec_dagster.reporting.published import RunTables
 from batchrec_dagster.steps.items import categories, has_titles, shown_tables
 from batchrec_dagster.steps.outcomes import outcomes, read_sums
@@ -69,7 +69,7 @@ def build_report(
     edition, lists = work.files.table.read()
     before = history.before(edition)
     trained = {"recipe": pipeline.solution.recipe, **solution_version, **edition.about}
-    run = Run(
+    run = ReportedRun(
         pipeline=pipeline.name,
         description=pipeline.description,
         source=pipeline.ratings.shown_source,
@@ -78,29 +78,31 @@ def build_report(
         solution_version=trained["solution_version_arn"],
         metrics=trained["metrics"],
         popularity=trained["popularity_metrics"],
-        trainings=trainings(instance, pipeline.asset_key("solution_version")),
-        checks=check_results(instance, checks),
+        trainings=read_trainings(instance, pipeline.asset_key("solution_version")),
+        checks=read_check_records(instance, checks),
         earlier_data=trained["data_version"] != solution_version["data_version"],
         trained=_trained_before(trained),
-        engine=trained.get("engine", Run.engine),
+        engine=trained.get("engine", ReportedRun.engine),
         evidence=Evidence.read(trained.get("evidence", {})),
         edition=edition.number,
-        before=before_of(before, edition),
+        before=describe_previous_edition(before, edition),
         unchanged=_unchanged(edition, run_id) if history.is_newest(edition) else None,
         requested=_of_lists(edition, "users"),
         full=_of_lists(edition, "full"),
     )
-    found = facts(run, _counted(work, edition, lists))
+    found = combine_facts(run, _counted(work, edition, lists))
     inputs = RunInputs(found.data, found.item_ids).after(history.inputs())
     changes = history.compare(before, edition) if before else None
     sums = read_sums(work.files)
     result = experiment_result(sums)
-    happened = outcomes_section([*outcomes(sums)], [*result_lines(result)] if result else [])
-    sections = [changes_section(changes, inputs.drift), happened]
+    happened = build_outcomes_section(
+        [*outcomes(sums)], [*describe_result(result)] if result else []
+    )
+    sections = [build_changes_section(changes, inputs.drift), happened]
     found = replace(found, drift=inputs.drift, changes=changes, sections=sections)
     history.remember_inputs(inputs)
     history.remember(edition, found)
-    return Report(page(found), found)
+    return Report(render_page(found), found)
 
 
 def _unchanged(edition: Edition, run_id: str) -> str | None:
@@ -147,7 +149,7 @@ def _counted(work: Work, edition: Edition, lists: pl.LazyFrame) -> Tallies:
         if remembered.version == version:
             return remembered.tallies
     with _tables(work, lists) as tables:
-        counted = tallies(tables)
+        counted = count_tallies(tables)
     store.put(uri, _REMEMBERED.dump_json(_Remembered(version, counted)))
     return counted
 

@@ -8,7 +8,13 @@ from typing import Any
 from markupsafe import Markup
 
 from batchrec_dagster.reporting import terminal
-from batchrec_dagster.reporting.editions import Drift, EditionDiff, ItemShift, SettingChange, shown
+from batchrec_dagster.reporting.editions import (
+    Drift,
+    EditionDiff,
+    ItemShift,
+    SettingChange,
+    format_setting,
+)
 from batchrec_dagster.reporting.people import shorten_title
 from batchrec_dagster.reporting.sections import (
     Figure,
@@ -22,7 +28,7 @@ from batchrec_dagster.reporting.sections import (
 TITLE = "What changed"
 
 
-def changes_section(changes: EditionDiff | None, drift: Drift | None) -> ReportSection:
+def build_changes_section(changes: EditionDiff | None, drift: Drift | None) -> ReportSection:
     """The section; what there is nothing to compare with is left out."""
     if changes is None:
         first = "No earlier edition is kept: later ones are compared with this one."
@@ -67,7 +73,7 @@ def _tiles(changes: EditionDiff) -> Iterator[Tile]:
 
 def _tables(changes: EditionDiff) -> Iterator[Figure]:
     if changes.settings:
-        rows = _rows(changes.settings, shown)
+        rows = _rows(changes.settings, format_setting)
         yield _table("settings", "Settings", "What was declared.", rows)
     if changes.metrics and changes.comparable:
         rows = _rows(changes.metrics, format_score)
@@ -134,7 +140,7 @@ COLUMNS = [
 ]
 
 
-def diff_text(pipeline: str, diff: EditionDiff, width: int | None) -> str:
+def format_diff(pipeline: str, diff: EditionDiff, width: int | None) -> str:
     """For a terminal of this width, or for a pipe (None)."""
     heading = [f"{pipeline}: edition {diff.after} compared with edition {diff.before}"]
     metrics = diff.metrics if diff.comparable else []
@@ -179,4 +185,4 @@ def _lines(diff: EditionDiff) -> Iterator[str]:
 
 
 def _value(value: object) -> str:
-    return f"{value:,}" if isinstance(value, int) else shown(value)
+    return f"{value:,}" if isinstance(value, int) else format_setting(value)

@@ -129,19 +129,20 @@ class SettingChange:
     def text(self) -> str:
         """As `interactions.min_rating changed from 3.5 to 4.0`."""
         before, after = (
-            "its default" if value is None else shown(value) for value in (self.before, self.after)
+            "its default" if value is None else format_setting(value)
+            for value in (self.before, self.after)
         )
         return f"{self.name} changed from {before} to {after}"
 
 
-def shown(value: Any) -> str:
+def format_setting(value: Any) -> str:
     """For a cell of a table, which is narrow on a phone."""
     if value is None:
         return "default"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def changed_settings(before: Edition, after: Edition) -> list[SettingChange] | None:
+def find_changed_settings(before: Edition, after: Edition) -> list[SettingChange] | None:
     """The settings that differ; None if an edition does not know its settings."""
     if "settings" not in before.about or "settings" not in after.about:
         return None
@@ -153,20 +154,20 @@ def changed_settings(before: Edition, after: Edition) -> list[SettingChange] | N
     ]
 
 
-def incomparable(before: Edition, after: Edition) -> list[str]:
+def explain_incomparability(before: Edition, after: Edition) -> list[str]:
     """Why the metrics of two editions cannot be compared, in words; empty if they can, as on the
     same interactions, however the settings are written."""
     old, new = ([of.about.get(key) for key in DATA] for of in (before, after))
     if old == new != [None, None]:
         return []
-    changes = changed_settings(before, after)
+    changes = find_changed_settings(before, after)
     if changes is None:
         same = before.about.get("measured_on") == after.about.get("measured_on")
         return [] if same else ["the settings of the interactions changed"]
     return [change.text for change in changes if change.name.startswith(MEASURED_BY)]
 
 
-def ndcg_of(edition: Edition) -> MetricEstimate | None:
+def read_ndcg(edition: Edition) -> MetricEstimate | None:
     """Its NDCG@25, with an interval where one is known; None if it does not say."""
     for evidence in Evidence.read(edition.about.get("evidence", {})):
         if evidence.group == ALL:
@@ -211,7 +212,7 @@ class EditionDiff:
     fallers: list[ItemShift]
 
 
-def diff(
+def compare_editions(
     before: tuple[Edition, pl.LazyFrame, DataFacts | None],
     after: tuple[Edition, pl.LazyFrame, DataFacts | None],
     most: int = MOST_COMPARED,
@@ -235,10 +236,10 @@ def diff(
     return EditionDiff(
         before=old.number,
         after=new.number,
-        settings=changed_settings(old, new),
+        settings=find_changed_settings(old, new),
         data=_changed_data(old_data, new_data),
         metrics=[*_changed_metrics(old, new)],
-        comparable=not incomparable(old, new),
+        comparable=not explain_incomparability(old, new),
         overlap=float(kept.mean()) if len(kept) else None,  # type: ignore[arg-type]
         compared=len(compared),
         same_lists=int((kept == 1).sum()),

@@ -26,9 +26,9 @@ class ExperimentView:
     plan: ExperimentPlan | None
 
 
-def experiment_text(view: ExperimentView, width: int | None) -> str:
+def format_experiment(view: ExperimentView, width: int | None) -> str:
     """The text for a terminal of this width, or for a pipe (None)."""
-    said = [*result_lines(view.result)] if view.result else []
+    said = [*describe_result(view.result)] if view.result else []
     if view.published and (view.result is None or view.result.name != view.published):
         said.append(
             f"The published lists are of the experiment {view.published}, of which nothing is"
@@ -41,7 +41,7 @@ def experiment_text(view: ExperimentView, width: int | None) -> str:
         "Users needed, in both arms together",
         [Column("to find a lift of", right=True), Column("users", right=True)],
         [[f"{lift:.0%}", f"{users:,}"] for lift, users in view.plan.needed],
-        note=plan_line(view.plan),
+        note=describe_plan(view.plan),
     )
     return render([f"Experiment in {view.pipeline}", *said], [[planned]], width=width)
 
@@ -49,7 +49,7 @@ def experiment_text(view: ExperimentView, width: int | None) -> str:
 NO_EXPERIMENT = "There is no experiment. The setting experiment in the pipeline's YAML starts one."
 
 
-def result_lines(result: ExperimentResult) -> Iterator[str]:
+def describe_result(result: ExperimentResult) -> Iterator[str]:
     """What the newest experiment shows so far, in sentences."""
     gets = CONTROL_GETS[result.control]
     yield (
@@ -88,7 +88,7 @@ def _effect(effect: Effect) -> str:
     return f"{means}, {found} {lift.value:+.1%} ({interval}"
 
 
-def plan_line(plan: ExperimentPlan) -> str:
+def describe_plan(plan: ExperimentPlan) -> str:
     """What the numbers of users needed are based on."""
     return (
         f"For as long as the {_number(plan.days)} days measured, with {_number(plan.interactions)}"

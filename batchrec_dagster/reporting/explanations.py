@@ -26,7 +26,7 @@ GROUP = 64
 Indices = npt.NDArray[np.int64]
 
 
-def user_item_matrix(pairs: pl.LazyFrame, items: pl.Series) -> sparse.csr_array:
+def build_user_item_matrix(pairs: pl.LazyFrame, items: pl.Series) -> sparse.csr_array:
     """A row for each user and a column for each of the items, in order: 1 where the user has it.
 
     pairs: user_id, item; duplicates and other items do not count.
@@ -42,7 +42,7 @@ def user_item_matrix(pairs: pl.LazyFrame, items: pl.Series) -> sparse.csr_array:
     return sparse.csr_array((np.ones(found.height, np.int32), places), shape=shape)
 
 
-def best_explanations(
+def find_best_explanations(
     matrix: sparse.csr_array,
     histories: list[Indices],
     lists: list[Indices],
@@ -70,7 +70,7 @@ def best_explanations(
         block = slice(done, done + len(counts))
         for row, item in enumerate(listed[block].tolist()):
             if item in often:
-                neighbours[item] = nearest(counts[row], scores[row], near)
+                neighbours[item] = find_nearest(counts[row], scores[row], near)
         at = by_listed[ends[done] - lengths[done] : ends[block][-1]]
         rows = np.repeat(np.arange(len(counts)), lengths[block])
         because[at] = had.best(at, rows, scores)
@@ -143,7 +143,9 @@ class _Histories:
         return np.where(most > 0, first, -1)
 
 
-def nearest(counts: Indices, scores: npt.NDArray[np.float64], most: int) -> list[tuple[int, int]]:
+def find_nearest(
+    counts: Indices, scores: npt.NDArray[np.float64], most: int
+) -> list[tuple[int, int]]:
     """The columns with the highest scores, and the counts there, best first; none without one."""
     # Of thousands only a few are wanted: as many groups of columns have one at least so high.
     groups = len(scores) // GROUP
@@ -156,7 +158,7 @@ def nearest(counts: Indices, scores: npt.NDArray[np.float64], most: int) -> list
     return [*zip(best.tolist(), counts[best].tolist(), strict=True)]
 
 
-def similar_items(pairs: pl.LazyFrame, item: str, most: int) -> list[tuple[str, int]]:
+def find_similar_items(pairs: pl.LazyFrame, item: str, most: int) -> list[tuple[str, int]]:
     """The items whose audiences overlap most with the item's, and how many users have both.
 
     pairs: user_id, item.

@@ -14,16 +14,22 @@ from pydantic import PlainSerializer, PlainValidator
 from batchrec_dagster.personalize.evidence import ALL, NDCG, Evidence
 from batchrec_dagster.reporting.editions import DataFacts, Drift, EditionDiff
 from batchrec_dagster.reporting.markdown import unescape
-from batchrec_dagster.reporting.people import MOST_PEOPLE, People, people
+from batchrec_dagster.reporting.people import MOST_PEOPLE, People, collect_people
 from batchrec_dagster.reporting.published import RunTables
 from batchrec_dagster.reporting.sections import ReportSection
-from batchrec_dagster.reporting.statistics import Audience, Catalogue, audience, catalogue, counts
+from batchrec_dagster.reporting.statistics import (
+    Audience,
+    Catalogue,
+    count_audience,
+    count_catalogue,
+    count_tables,
+)
 from batchrec_dagster.reporting.verdict import (
     PreviousEdition,
     Provenance,
     Verdict,
     VerdictFacts,
-    verdict,
+    judge_edition,
 )
 
 LISTS_FULL = "lists_full"
@@ -58,7 +64,7 @@ class CheckRecord:
     message: str
 
 
-def trainings(instance: dg.DagsterInstance, key: dg.AssetKey) -> list[TrainingRecord]:
+def read_trainings(instance: dg.DagsterInstance, key: dg.AssetKey) -> list[TrainingRecord]:
     """The newest solution versions, each once, oldest first."""
     found: dict[str, TrainingRecord] = {}
     # Newest first, so that the oldest materialization of each remains.
@@ -80,7 +86,7 @@ def trainings(instance: dg.DagsterInstance, key: dg.AssetKey) -> list[TrainingRe
     return sorted(found.values(), key=lambda training: training.made)[-MOST_TRAININGS:]
 
 
-def check_results(
+def read_check_records(
     instance: dg.DagsterInstance, checks: Sequence[dg.AssetCheckKey]
 ) -> list[CheckRecord]:
     """The newest result of each check that has run."""
@@ -96,7 +102,7 @@ def check_results(
 
 
 @dataclass(frozen=True)
-class Run:
+class ReportedRun:
     """What the report says about a run, apart from its tables.
 
     metrics, popularity: of the model and of recommending the most popular items, by Personalize's
@@ -171,7 +177,7 @@ class Facts(Tallies):
     them, which stand before the users.
     """
 
-    run: Run
+    run: ReportedRun
     drift: Drift | None = None
     changes: EditionDiff | None = None
     sections: Sequence[ReportSection] = ()
@@ -204,7 +210,7 @@ class Facts(Tallies):
     @property
     def verdict(self) -> Verdict:
         """Whether the lists are good and safe to send."""
-        return verdict(self.verdict_facts)
+        return judge_edition(self.verdict_facts)
 
     @property
     def verdict_facts(self) -> VerdictFacts:
@@ -227,20 +233,20 @@ class Facts(Tallies):
         )
 
 
-def facts(run: Run, tallies: Tallies) -> Facts:
+def combine_facts(run: ReportedRun, tallies: Tallies) -> Facts:
     """Everything in the report but what compares it with earlier ones."""
     return Facts(run=run, **vars(tallies))
 
 
-def tallies(tables: RunTables, most_people: int = MOST_PEOPLE) -> Tallies:
+def count_tallies(tables: RunTables, most_people: int = MOST_PEOPLE) -> Tallies:
     """Count everything in the report, with at most `most_people` users to look up."""
-    counted = counts(tables)
+    counted = count_tables(tables)
     return Tallies(
         data=counted.data,
         item_ids=counted.items.get_column("item").sort(),
-        audience=audience(tables, counted),
-        catalogue=catalogue(tables, counted),
-        people=people(tables, counted, most_people),
+        audience=count_audience(tables, counted),
+        catalogue=count_catalogue(tables, counted),
+        people=collect_people(tables, counted, most_people),
         segments=_segments(tables.segments),
     )
 

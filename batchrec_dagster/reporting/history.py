@@ -16,9 +16,9 @@ from batchrec_dagster.reporting.editions import (
     DataFacts,
     EditionDiff,
     RunInputs,
-    diff,
-    incomparable,
-    ndcg_of,
+    compare_editions,
+    explain_incomparability,
+    read_ndcg,
 )
 from batchrec_dagster.reporting.facts import Facts
 from batchrec_dagster.reporting.verdict import PreviousEdition, Verdict
@@ -80,7 +80,7 @@ class EditionHistory:
     def compare(self, before: Edition, after: Edition) -> EditionDiff:
         store = self.files.storage.store
         with store.opened(before.uri) as old, store.opened(after.uri) as new:
-            return diff(
+            return compare_editions(
                 (before, pl.scan_parquet(old), self._data(before)),
                 (after, pl.scan_parquet(new), self._data(after)),
             )
@@ -110,10 +110,12 @@ class EditionHistory:
         return self.files.storage.uri(self.files.places.inputs)
 
 
-def before_of(before: Edition | None, edition: Edition) -> PreviousEdition | None:
+def describe_previous_edition(before: Edition | None, edition: Edition) -> PreviousEdition | None:
     """What the verdict on an edition needs of the one before it."""
     if before is None:
         return None
     models = [one.about.get("solution_version_arn") for one in (before, edition)]
     same = models[0] is not None and models[0] == models[1]
-    return PreviousEdition(before.number, ndcg_of(before), incomparable(before, edition), same)
+    return PreviousEdition(
+        before.number, read_ndcg(before), explain_incomparability(before, edition), same
+    )

@@ -13,9 +13,9 @@ import polars as pl
 from batchrec_dagster.personalize.schemas import EVENT_TYPE, ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.preparation.rules import EVENT_TYPE_VALUE
 from batchrec_dagster.reporting.explanations import (
-    best_explanations,
-    similar_items,
-    user_item_matrix,
+    build_user_item_matrix,
+    find_best_explanations,
+    find_similar_items,
 )
 from batchrec_dagster.reporting.published import PublishedResults
 from batchrec_dagster.storage.extras import installed
@@ -58,7 +58,7 @@ class ExplainedItem:
 
 
 @dataclass(frozen=True)
-class Person:
+class UserDetails:
     """A user: number of interactions, the latest ones, newest first, and the list, best first.
 
     titles: whether any item shown has a title.
@@ -82,7 +82,7 @@ class Neighbour:
 
 
 @dataclass(frozen=True)
-class Item:
+class ItemDetails:
     """An item: its interactions and users, the lists with it, and similar items.
 
     in_lists of `lists` contain it, at a mean rank; first_users: user_id and rank where it ranks
@@ -103,7 +103,7 @@ class Item:
     titles: bool
 
 
-def person(published: PublishedResults, user: str) -> Person | None:
+def find_user(published: PublishedResults, user: str) -> UserDetails | None:
     """None if neither the table nor the interactions have the user. Raises StorageError."""
     table = published.rows("user_id", user).sort("rank")
     listed = table.get_column("item_id").to_list()
@@ -122,7 +122,7 @@ def person(published: PublishedResults, user: str) -> Person | None:
     events = first.get_column(EVENT_TYPE) if EVENT_TYPE in first.columns else pl.Series([""])
     padded = bool(published.edition and published.edition.about.get("items_without_score"))
     types = events.to_list() if set(events) - {EVENT_TYPE_VALUE, ""} else [None] * first.height
-    return Person(
+    return UserDetails(
         pipeline=published.pipeline,
         user=user,
         interactions=had.height,
@@ -141,7 +141,7 @@ def person(published: PublishedResults, user: str) -> Person | None:
     )  # fmt: skip
 
 
-def item(published: PublishedResults, item: str) -> Item | None:
+def find_item(published: PublishedResults, item: str) -> ItemDetails | None:
     """None if neither the table nor the interactions have the item. Raises StorageError."""
     shown = published.rows("item_id", item).sort("rank", "user_id")
     _, lists = published.size()
@@ -154,9 +154,9 @@ def item(published: PublishedResults, item: str) -> Item | None:
         )
         if not (had["len"] or shown.height):
             return None
-        similar = similar_items(_sample(interactions, size), item, NEIGHBOURS)
+        similar = find_similar_items(_sample(interactions, size), item, NEIGHBOURS)
     titles = published.titles([item, *(other for other, _ in similar)])
-    return Item(
+    return ItemDetails(
         pipeline=published.pipeline,
         item=item,
         title=titles.get(item),
@@ -172,7 +172,7 @@ def item(published: PublishedResults, item: str) -> Item | None:
     )
 
 
-def nearest(published: PublishedResults, what: str, name: str) -> list[str]:
+def find_similar_ids(published: PublishedResults, what: str, name: str) -> list[str]:
     """Up to three ids in the interactions that are spelled like this user's or item's.
 
     Only ids with the same two first letters are compared. Raises StorageError.
@@ -201,10 +201,10 @@ def _explanations(pairs: pl.LazyFrame, had: list[str], listed: list[str]) -> lis
     if not installed("report"):
         return [("", 0)] * len(listed)
     items = list(dict.fromkeys([*had, *listed]))
-    matrix = user_item_matrix(pairs, pl.Series(items, dtype=pl.String))
+    matrix = build_user_item_matrix(pairs, pl.Series(items, dtype=pl.String))
     columns = {item: column for column, item in enumerate(items)}
     history, wanted = (np.array([columns[i] for i in ids], np.int64) for ids in (had, listed))
-    [(because, both)], _ = best_explanations(matrix, [history], [wanted])
+    [(because, both)], _ = find_best_explanations(matrix, [history], [wanted])
     return [
         (items[column] if column >= 0 else "", int(count))
         for column, count in zip(because, both, strict=True)

@@ -21,7 +21,7 @@ NOTHING_YET = (
 )
 
 
-def sentences(outcome: Outcome) -> Iterator[str]:
+def describe_outcome(outcome: Outcome) -> Iterator[str]:
     """What happened after an edition, in words."""
     period = f"{outcome.start:%Y-%m-%d %H:%M} to {outcome.end:%Y-%m-%d %H:%M} UTC"
     yield (
@@ -56,7 +56,9 @@ LISTS, POPULAR = "These lists", "Most popular items"
 MOST_EDITIONS = 30
 
 
-def outcomes_section(outcomes: Sequence[Outcome], experiment: Sequence[str] = ()) -> ReportSection:
+def build_outcomes_section(
+    outcomes: Sequence[Outcome], experiment: Sequence[str] = ()
+) -> ReportSection:
     """The section of the report. experiment: what an experiment shows, in sentences."""
     of_model = [one for one in outcomes if one.arm == "model"]
     if not of_model:
@@ -68,7 +70,7 @@ def outcomes_section(outcomes: Sequence[Outcome], experiment: Sequence[str] = ()
         NAME,
         TITLE,
         [
-            " ".join([*sentences(newest), *replayed]),
+            " ".join([*describe_outcome(newest), *replayed]),
             *([" ".join(experiment)] if experiment else []),
         ],
         tiles=[*_tiles(newest)],

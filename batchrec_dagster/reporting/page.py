@@ -24,13 +24,13 @@ from batchrec_dagster.reporting.facts import Facts
 from batchrec_dagster.reporting.people import HISTORY, LIST, shorten_title
 from batchrec_dagster.reporting.sections import Figure, format_count, format_percent, format_score
 from batchrec_dagster.reporting.statistics import Shares
-from batchrec_dagster.reporting.verdict import is_concentrated, quality
+from batchrec_dagster.reporting.verdict import is_concentrated, judge_quality
 
 TEMPLATE = Path(__file__).parent / "template"
 MOST_SEGMENTS = 50
 
 
-def page(facts: Facts) -> str:
+def render_page(facts: Facts) -> str:
     """The HTML of the report, about 1 MB for 2,500 users."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATE),
@@ -44,8 +44,8 @@ def page(facts: Facts) -> str:
         "percent": format_percent,
         "score": format_score,
         "shortened": shorten_title,
-        "breakable": breakable,
-        "days": days,
+        "breakable": allow_breaks,
+        "days": mark_days,
         "sentence": lambda text: text[:1].upper() + text[1:],
     }
     style = (TEMPLATE / "report.css").read_text(encoding="utf-8")
@@ -79,14 +79,14 @@ def page(facts: Facts) -> str:
         ),
         style=Markup(style),  # noqa: S704
         script=Markup(script),  # noqa: S704
-        data=json_for_html({"items": people.items, "people": people.people}),
+        data=encode_json_for_html({"items": people.items, "people": people.people}),
     )
 
 
 DAY = re.compile(r"(\d{4}-\d\d-\d\d)")
 
 
-def days(text: str) -> Markup:
+def mark_days(text: str) -> Markup:
     """A text whose days do not wrap at their hyphens."""
     parts = enumerate(DAY.split(text))
     return Markup().join(
@@ -94,12 +94,12 @@ def days(text: str) -> Markup:
     )
 
 
-def breakable(text: str) -> Markup:
+def allow_breaks(text: str) -> Markup:
     """A heading that may wrap before an @."""
     return Markup("<wbr>@").join(text.split("@"))
 
 
-def json_for_html(value: Any) -> Markup:
+def encode_json_for_html(value: Any) -> Markup:
     """JSON for a script element: no character in it can end the element or start another."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     for character in "<>&\u2028\u2029":
@@ -180,7 +180,7 @@ def _judged(facts: Facts) -> dict[str, str]:
     about = facts.verdict_facts
     concentrated = "watch" if is_concentrated(about) else "good"
     served = "good" if facts.audience.served >= facts.requested else "watch"
-    return {METRICS[0].key: quality(about)[0], "top_lists": concentrated, "served": served}
+    return {METRICS[0].key: judge_quality(about)[0], "top_lists": concentrated, "served": served}
 
 
 def _groups(facts: Facts) -> Figure | None:
@@ -206,14 +206,14 @@ def _groups(facts: Facts) -> Figure | None:
                 format_count(one.users),
                 format_score(one.ndcg.value),
                 format_score(one.popular.value),
-                estimated(one.difference),
+                format_estimate(one.difference),
             ]
             for one in groups
         ],
     )
 
 
-def estimated(estimate: MetricEstimate) -> Markup:
+def format_estimate(estimate: MetricEstimate) -> Markup:
     """A metric, and below it its 95 % interval or that there is none."""
     if estimate.interval is None:
         return format_score(estimate.value) + Markup("<small>too few users for an interval</small>")

@@ -9,7 +9,11 @@ import numpy as np
 import polars as pl
 
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
-from batchrec_dagster.reporting.explanations import Indices, best_explanations, user_item_matrix
+from batchrec_dagster.reporting.explanations import (
+    Indices,
+    build_user_item_matrix,
+    find_best_explanations,
+)
 from batchrec_dagster.reporting.published import RunTables
 from batchrec_dagster.reporting.statistics import ReportCounts
 
@@ -46,7 +50,7 @@ class People:
     people: list[list[Any]]
 
 
-def people(tables: RunTables, counts: ReportCounts, most: int = MOST_PEOPLE) -> People:
+def collect_people(tables: RunTables, counts: ReportCounts, most: int = MOST_PEOPLE) -> People:
     """All users with a list, or every n-th by id so that there are at most `most`."""
     chosen = _every(counts.served, -(-counts.served.len() // most))
     counted = _countable(counts)
@@ -61,12 +65,12 @@ def people(tables: RunTables, counts: ReportCounts, most: int = MOST_PEOPLE) -> 
     histories = histories.sort("user_id", "last", "item", descending=[False, True, False])
     items = pl.concat([frame.get_column("item") for frame in (lists, histories, pairs)])
     items = items.unique().sort()
-    matrix = user_item_matrix(pairs.lazy(), items)
+    matrix = build_user_item_matrix(pairs.lazy(), items)
     had, listed = (
         _by_user(frame, items, chosen) for frame in (histories, lists.sort("user_id", "rank"))
     )
     had_items, listed_items = _arrays(had, "column"), _arrays(listed, "column")
-    explained, near = best_explanations(
+    explained, near = find_best_explanations(
         matrix, had_items, listed_items, near=NEIGHBOURS, most_items=MOST_ITEMS
     )
     # What is near is shown by its title too.

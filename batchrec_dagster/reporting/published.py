@@ -49,7 +49,7 @@ class RunTables:
         return found.get_column(column).to_list()
 
 
-def published_pipelines(storage: StorageResource) -> list[str]:
+def list_published_pipelines(storage: StorageResource) -> list[str]:
     """The names of the pipelines with a published table. Raises StorageError."""
     root = storage.uri("")
     path = storage.store.local_path(root)

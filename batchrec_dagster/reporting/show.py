@@ -13,7 +13,7 @@ import dagster as dg
 
 from batchrec_dagster.personalize.evidence import NDCG as PERSONALIZE_NDCG
 from batchrec_dagster.reporting.history import EditionHistory
-from batchrec_dagster.reporting.lookup import Item, Person
+from batchrec_dagster.reporting.lookup import ItemDetails, UserDetails
 from batchrec_dagster.reporting.people import shorten_title
 from batchrec_dagster.reporting.published import PublishedResults
 from batchrec_dagster.reporting.run_stages import format_duration
@@ -21,20 +21,22 @@ from batchrec_dagster.reporting.terminal import Column, TerminalTable, escape_in
 from batchrec_dagster.reporting.verdict import Provenance
 
 
-def text(shown: Person | Item | Mapping[str, Any], width: int | None, *, with_runs: bool) -> str:
+def format_text(
+    shown: UserDetails | ItemDetails | Mapping[str, Any], width: int | None, *, with_runs: bool
+) -> str:
     """The text for a terminal of this width, or for a pipe (None).
 
     with_runs: whether a summary includes what Dagster knows about the runs.
     """
     match shown:
-        case Person():
+        case UserDetails():
             return _person(shown, width)
-        case Item():
+        case ItemDetails():
             return _item(shown, width)
     return _summary(shown, with_runs=with_runs)
 
 
-def _person(person: Person, width: int | None) -> str:
+def _person(person: UserDetails, width: int | None) -> str:
     events = any(entry.event is not None for entry in person.history)
     history = TerminalTable(
         title=f"History: latest {len(person.history):,} of {person.interactions:,} interactions",
@@ -79,7 +81,7 @@ def _person(person: Person, width: int | None) -> str:
     )
 
 
-def _item(item: Item, width: int | None) -> str:
+def _item(item: ItemDetails, width: int | None) -> str:
     share = f" ({item.in_lists / item.lists:.1%})" if item.lists else ""
     rank = "" if item.mean_rank is None else f", mean rank {item.mean_rank:.1f}"
     last = "" if item.last is None else f", latest {_time(item.last)}"
@@ -109,13 +111,13 @@ def _item(item: Item, width: int | None) -> str:
 def _summary(facts: Mapping[str, Any], *, with_runs: bool) -> str:
     lines = [facts["pipeline"], *(f"  {name:<13} {value}" for name, value in _lines(facts))]
     if "example_user" in facts:
-        lines.append(f"  {'try':<13} batchrec {show_user(facts['example_user'])}")
+        lines.append(f"  {'try':<13} batchrec {format_show_arguments(facts['example_user'])}")
     if not with_runs:
         lines.append("  To include Dagster's runs, set DAGSTER_HOME to its folder.")
     return "\n".join(map(escape_invisible, lines)) + "\n"
 
 
-def show_user(user: str) -> str:
+def format_show_arguments(user: str) -> str:
     """The arguments of batchrec that show this user."""
     return f"show {'-- ' if user.startswith('-') else ''}{shlex.quote(user)}"
 
@@ -150,7 +152,7 @@ _METADATA = (
 )
 
 
-def summary(published: PublishedResults, instance: dg.DagsterInstance | None) -> dict[str, Any]:
+def summarize(published: PublishedResults, instance: dg.DagsterInstance | None) -> dict[str, Any]:
     """The newest results by name; without an instance, only what the storage knows.
 
     Raises StorageError.
@@ -199,9 +201,9 @@ def summary(published: PublishedResults, instance: dg.DagsterInstance | None) ->
 WIDTH = 80
 
 
-def run_result(published: PublishedResults, run: str, took: str) -> list[str]:
+def describe_run_result(published: PublishedResults, run: str, took: str) -> list[str]:
     """What `batchrec run` says after a run: what was published, or that the lists are the same."""
-    facts, edition = summary(published, None), published.edition
+    facts, edition = summarize(published, None), published.edition
     assert edition is not None
     number = f"edition {edition.number}" if edition.number else "a new edition"
     lines = [f"{published.pipeline}: published {number} in {took}"]
@@ -230,7 +232,7 @@ def _near(place: str) -> str:
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else place
 
 
-def overview(published: PublishedResults, instance: dg.DagsterInstance) -> dict[str, Any]:
+def summarize_pipeline(published: PublishedResults, instance: dg.DagsterInstance) -> dict[str, Any]:
     """A pipeline's last refresh and published edition, None where there is none.
 
     Raises StorageError.
@@ -254,7 +256,7 @@ def overview(published: PublishedResults, instance: dg.DagsterInstance) -> dict[
     return found
 
 
-def overview_text(found: Sequence[Mapping[str, Any]], width: int | None) -> str:
+def format_overview(found: Sequence[Mapping[str, Any]], width: int | None) -> str:
     """The pipelines of `overview`, a line each, for a terminal of this width or a pipe (None)."""
     columns = [Column("pipeline"), Column("last run"), Column("time", right=True)]
     columns += [Column("edition", right=True), Column("made"), Column("users", right=True)]

@@ -42,7 +42,7 @@ class ReportCounts:
     longest: int
 
 
-def counts(tables: RunTables) -> ReportCounts:
+def count_tables(tables: RunTables) -> ReportCounts:
     """Count in one streaming pass over each table."""
     interactions, recommendations = tables.interactions, tables.recommendations
     columns = interactions.collect_schema().names()
@@ -118,7 +118,7 @@ class Audience:
     heaviest: float = 0.0
 
 
-def audience(tables: RunTables, counts: ReportCounts) -> Audience:
+def count_audience(tables: RunTables, counts: ReportCounts) -> Audience:
     lengths = (
         tables.users.select(user_id=pl.col(USER_FIELD).unique())
         .collect(engine="streaming")
@@ -217,7 +217,7 @@ class Catalogue:
     most: list[ListedItem]
 
 
-def catalogue(tables: RunTables, counts: ReportCounts) -> Catalogue:
+def count_catalogue(tables: RunTables, counts: ReportCounts) -> Catalogue:
     """Counts over all interactions and all lists."""
     items = _items(tables, counts)
     ends = [math.ceil(share * items.height) for share in BANDS.values()]
@@ -234,7 +234,7 @@ def catalogue(tables: RunTables, counts: ReportCounts) -> Catalogue:
         longest=counts.longest,
         tail=_shares(items, "Long tail", pl.col("popularity") > math.ceil(HEAD * items.height)),
         bands=bands,
-        exposure=exposure(items),
+        exposure=measure_exposure(items),
         values={category: _values(items, tables, category) for category in tables.categories},
         most=[
             ListedItem(**row)
@@ -245,7 +245,7 @@ def catalogue(tables: RunTables, counts: ReportCounts) -> Catalogue:
     )
 
 
-def exposure(items: pl.DataFrame) -> Exposure:
+def measure_exposure(items: pl.DataFrame) -> Exposure:
     """items: a row for each item of the catalogue, with its `interactions` and `lists`."""
     ordered = [
         np.sort(items.get_column(name).to_numpy())[::-1] for name in ("interactions", "lists")

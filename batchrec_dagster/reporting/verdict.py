@@ -43,7 +43,7 @@ class Provenance:
         return {
             "Model": self._model(),
             "Data": self._data(),
-            "Measured on": measured_on(self.tested),
+            "Measured on": describe_tested_users(self.tested),
         }
 
     def _model(self) -> str:
@@ -61,7 +61,7 @@ class Provenance:
         return f"{data}, {self.first} to {self.last}" if self.first else data
 
 
-def measured_on(tested: int | None) -> str:
+def describe_tested_users(tested: int | None) -> str:
     """The held-out users whom the metrics were measured on, in words."""
     if tested is None:
         return "held-out users; how many is not known"
@@ -144,9 +144,9 @@ OPENINGS: dict[Judgement, str] = {
 }
 
 
-def verdict(facts: VerdictFacts) -> Verdict:
+def judge_edition(facts: VerdictFacts) -> Verdict:
     """The worst judgement of all reasons; it names these, or else what makes the lists good."""
-    reasons = [quality(facts), *_lists(facts)]
+    reasons = [judge_quality(facts), *_lists(facts)]
     worst = max((of for of, _ in reasons), key=[*OPENINGS].index)
     named = [text for of, text in reasons if of == worst]
     if worst != "good" and reasons[0][0] == "good":
@@ -156,7 +156,7 @@ def verdict(facts: VerdictFacts) -> Verdict:
     return Verdict(worst, text)
 
 
-def quality(facts: VerdictFacts) -> tuple[Judgement, str]:
+def judge_quality(facts: VerdictFacts) -> tuple[Judgement, str]:
     """How the model compares with the most popular items."""
     tested = facts.tested
     if facts.untested:

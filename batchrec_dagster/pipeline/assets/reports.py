@@ -11,7 +11,7 @@ from batchrec_dagster.outcomes.outcome import SCHEMA, Outcome
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.pipeline.declare_asset import asset, preview, sample, stored, table_facts
 from batchrec_dagster.reporting.markdown import escape
-from batchrec_dagster.reporting.outcomes import NOTHING_YET, REPLAYED, sentences
+from batchrec_dagster.reporting.outcomes import NOTHING_YET, REPLAYED, describe_outcome
 from batchrec_dagster.steps.items import shown_tables
 from batchrec_dagster.steps.work import Work
 
@@ -67,16 +67,16 @@ def recommendation_outcomes(pipeline: Pipeline) -> dg.AssetsDefinition:
     ) -> dg.MaterializeResult[pl.DataFrame]:
         # SciPy and NumPy
         from batchrec_dagster.outcomes.arms import MODEL
-        from batchrec_dagster.reporting.experiment import result_lines
+        from batchrec_dagster.reporting.experiment import describe_result
         from batchrec_dagster.steps.outcomes import measure_outcomes
 
         measured = measure_outcomes(work)
         newest = next((one for one in reversed(measured.outcomes) if one.arm == MODEL), None)
-        said = [*sentences(newest)] if newest else [NOTHING_YET]
+        said = [*describe_outcome(newest)] if newest else [NOTHING_YET]
         if newest is not None and newest.since == "data":
             said.append(REPLAYED)
         if measured.experiment is not None:
-            said += result_lines(measured.experiment)
+            said += describe_result(measured.experiment)
         context.log.info(said[0])
         return dg.MaterializeResult(
             value=measured.table,

@@ -12,7 +12,7 @@ from batchrec_dagster.deployment.resources import PersonalizeResource
 from batchrec_dagster.pipeline.declare_asset import MODEL, asset, dataset_group, preview
 from batchrec_dagster.pipeline.run_step import exclusive_step, personalize_work, published, run_step
 from batchrec_dagster.reporting.markdown import escape, format_table
-from batchrec_dagster.reporting.verdict import measured_on
+from batchrec_dagster.reporting.verdict import describe_tested_users
 from batchrec_dagster.steps.cost import cost_metadata
 from batchrec_dagster.steps.import_dataset import (
     DatasetImport,
@@ -191,7 +191,8 @@ def _metadata(training: TrainingResult, personalize: PersonalizeResource) -> dic
         "preview": preview(
             f"The recipe `{training.recipe}`: {training.outcome}. Metrics go from 0 to 1; higher is"
             " better.",
-            f"Trained and measured by {escape(record.engine)}, on {measured_on(training.tested)}.",
+            f"Trained and measured by {escape(record.engine)}, on"
+            f" {describe_tested_users(training.tested)}.",
             _compared(metrics, baseline),
         ),
         "solution_version_arn": record.solution_version_arn,
