@@ -76,7 +76,7 @@ def test_with_other_users_than_before_ease_is_fitted_anew(
     """Percentiles of all users' histories may leave out some who were trained on."""
     monkeypatch.setattr(
         fit_components,
-        "without_extreme_users",
+        "drop_extreme_users",
         lambda data, _: data if len(data) < len(ROWS) else data.filter(data.users > 0),
     )
     anew = model()
