@@ -98,5 +98,5 @@ def test_training_and_serving_use_no_more_threads_than_cores(
 def test_pieces_have_the_requested_number_of_entries() -> None:
     starts = np.array([0, 2, 2, 9, 10, 11])
     assert threads.row_ranges(starts, 3) == [slice(0, 2), slice(2, 3), slice(3, 5)]
-    assert threads.row_ranges(starts, 100, most=2) == [slice(0, 2), slice(2, 4), slice(4, 5)]
+    assert threads.row_ranges(starts, 100, max_rows=2) == [slice(0, 2), slice(2, 4), slice(4, 5)]
     assert threads.row_ranges(np.array([0]), 3) == []

@@ -22,31 +22,36 @@ from .store import Arrays, pack_matrix, require_array, unpack_matrix
 from .threads import cores, single_threaded_blas
 
 # Names of components, as in saved models and logs.
-EASE, SEQUENCE, FACTORS, POPULARITY = "ease", "sequence", "factors", "popularity"
+EASE = "ease"
 EASE_HIGH_REG = "ease-high-reg"  # EASE with more regularization
-FACTORS_HIGH_REG = "factors-high-reg"  # factors with more regularization and confidence
+SEQUENCE = "sequence"  # co-occurrence of an item with those that followed it
 SYMMETRIC_COOC = "cooccurrence-symmetric"  # co-occurrence of items in either order
+FACTORS = "factors"
+FACTORS_HIGH_REG = "factors-high-reg"  # factors with more regularization and confidence
+POPULARITY = "popularity"
 USER_NEIGHBORS = "user-neighbors"
 CONTENT = "content"  # the features of the Items dataset
 
 ALS_FACTORS = 64
 MAX_FACTORS = 256  # hidden_dimension; scoring a user takes memory for their square
-# Regularization r, of a user or item with n interactions r (ALS_SHIFT + n)^ALS_EXPONENT, and the
-# confidence of an interaction, where that of everything else is 1.
+# The regularization r and the confidence of an interaction. A user or item with n interactions has
+# the regularization r (ALS_SHIFT + n)^ALS_EXPONENT; the confidence of all that did not happen is 1.
 ALS_OPTIONS = {FACTORS: (1.5, 3.0), FACTORS_HIGH_REG: (10.0, 10.0)}
 ALS_SHIFT = 8
 ALS_EXPONENT = 0.5
 ALS_ITERATIONS = 3
-ALS_SHORT_HISTORIES = 30  # interactions of a user on average; fewer need more iterations
+# Where users have fewer interactions on average, more iterations are needed.
+ALS_SHORT_HISTORIES = 30
 ALS_ITERATIONS_OF_SHORT = 8
 ALS_UPDATE_ITERATIONS = 2
 
-# Scores of factors that are multiplied at once: they stay in the cache until they are added.
+# How many scores of factors are multiplied at once, so that they stay in the cache until they are
+# added, and the least number of items for it.
 CACHED = 1 << 18
 MIN_COLUMNS = 1024
 
-NEIGHBORS = 100  # users
-FREQUENCY_SHIFT = 5.0
+NEIGHBORS = 100  # users whose items are added up for a user
+FREQUENCY_SHIFT = 5.0  # an item that n users have adds 1 / (n + shift) to the similarity of users
 
 
 class Scorer(Protocol):
@@ -57,7 +62,10 @@ class Scorer(Protocol):
         """The key of the class in SCORER_TYPES."""
 
     def score(self, history: History, exponent: float) -> Float32:
-        """(users, n_items), higher is better; see History.recency_weights for `exponent`."""
+        """(users, n_items) scores, higher is better.
+
+        exponent: how much more the recent items weigh, see `History.recency_weights`.
+        """
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """What `from_arrays` needs to restore the scorer."""
@@ -69,21 +77,26 @@ class ItemItemScorer:
 
     kind: ClassVar[str] = "item-weights"
 
-    weights: csr_matrix  # (n_items, n_items) float32, row = item of a history, column = item scored
+    weights: csr_matrix
+    """(n_items, n_items) float32: a row is an item of a history, a column an item to score."""
 
     def score(self, history: History, exponent: float) -> Float32:
         return self.scores(history, [exponent])[0]
 
     def scores(self, history: History, exponents: Sequence[float]) -> list[Float32]:
         """`score` with each of the exponents, in little more time than with one."""
-        return sparse_matmul([history.recency_weights(each) for each in exponents], self.weights)
+        weights = [history.recency_weights(exponent) for exponent in exponents]
+        return sparse_matmul(weights, self.weights)
 
     def add(self, logits: Float32, history: History, exponent: float) -> None:
-        """Add `score` to the (users, n_items) logits, in place: in half the time."""
+        """Add `score` to the (users, n_items) logits, in place, which takes half the time."""
         sparse_matmul([history.recency_weights(exponent)], self.weights, [logits])
 
     def with_items(self, old_index: npt.NDArray[np.int32]) -> ItemItemScorer:
-        """The scorer of other items: (n_items,) the index of each here, -1 if it has no weights."""
+        """The scorer of other items.
+
+        old_index: (n_items,) the index that each of them has here, -1 for an item without weights.
+        """
         return ItemItemScorer(reindex(self.weights, old_index))
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
@@ -104,41 +117,49 @@ class FactorScorer:
     """Implicit ALS: solves a user's factors from the history, then multiplies by the items'.
 
     Source: Hu, Koren, Volinsky, "Collaborative filtering for implicit feedback datasets" (ICDM
-    2008). The regularization grows with the number of interactions: Rendle et al., "Revisiting the
-    performance of iALS on item recommendation benchmarks" (RecSys 2022); it is the same for about
-    the same number.
+    2008). The regularization grows with the number of interactions, as in Rendle et al.,
+    "Revisiting the performance of iALS on item recommendation benchmarks" (RecSys 2022), but in
+    steps: users or items of one size class have the same.
     """
 
     kind: ClassVar[str] = "scaled-factors"  # "factors", saved earlier, have one regularization
 
-    item_factors: Float32  # (n_items, k)
+    item_factors: Float32
+    """(n_items, k), where k is the number of factors."""
+
     regularization: float
+    """Of a user or item with one interaction, shifted; see `regularization_of`."""
+
     confidence: float
+    """Of an interaction; the confidence that an item without one is not wanted is 1."""
+
     frequency_exponent: float = ALS_EXPONENT
+    """How the regularization grows with the number of interactions; 0 in models saved earlier."""
 
     def score(self, history: History, exponent: float) -> Float32:
-        return np.asarray(self._users(history, exponent) @ self.item_factors.T)
+        return np.asarray(self._user_factors(history, exponent) @ self.item_factors.T)
 
     def add(self, logits: Float32, history: History, exponent: float, weight: float) -> None:
         """Add `score` times the weight to the (users, n_items) logits, in place."""
-        users = self._users(history, exponent)
-        step = max(MIN_COLUMNS, CACHED // max(1, len(users)) // MIN_COLUMNS * MIN_COLUMNS)
+        user_factors = self._user_factors(history, exponent)
+        columns = CACHED // max(1, len(user_factors)) // MIN_COLUMNS * MIN_COLUMNS
+        step = max(MIN_COLUMNS, columns)
         for first in range(0, logits.shape[1], step):
-            scores = users @ self._columns[:, first : first + step]
+            scores = user_factors @ self._columns[:, first : first + step]
             scores *= np.float32(weight)
             logits[:, first : first + step] += scores
 
-    def _users(self, history: History, exponent: float) -> Float32:
-        """(users, k): the factors of users with these histories."""
+    def _user_factors(self, history: History, exponent: float) -> Float32:
+        """(users, k): the factors of users with these histories, by least squares."""
         weights = history.recency_weights(exponent).data * np.float32(self.confidence)
         k = self.item_factors.shape[1]
         left = np.empty((len(history.lengths), k, k), dtype=np.float32)
         right = np.zeros((len(history.lengths), k, 1), dtype=np.float32)
         for user, (first, last) in enumerate(pairwise(history.starts)):
-            own = self.item_factors[history.items[first:last]]
+            items = self.item_factors[history.items[first:last]]
             confidence = weights[first:last, None]
-            np.matmul(own.T, own * (confidence - 1), out=left[user])
-            right[user] = own.T @ confidence
+            np.matmul(items.T, items * (confidence - 1), out=left[user])
+            right[user] = items.T @ confidence
         left += self._gram
         diagonal = np.arange(k)
         sizes = size_classes(history.lengths)[:, None]
@@ -147,27 +168,34 @@ class FactorScorer:
 
     @cached_property
     def _columns(self) -> Float32:
-        """(k, n_items): BLAS reads the items for few users faster in this order."""
+        """(k, n_items): the item factors in the order that BLAS reads faster for few users."""
         return np.ascontiguousarray(self.item_factors.T)
 
     @cached_property
     def _gram(self) -> Float32:
+        """(k, k): the Gram matrix of the item factors."""
         return np.asarray(self.item_factors.T @ self.item_factors)
 
     def with_items(self, old_index: npt.NDArray[np.int32]) -> FactorScorer:
-        """The scorer of other items: (n_items,) the index of each here, -1 if it gets zeros."""
+        """The scorer of other items.
+
+        old_index: (n_items,) the index that each of them has here, -1 for an item that gets zeros.
+        """
         factors = self.item_factors[old_index]
         factors[old_index < 0] = 0
         return replace(self, item_factors=factors)
 
     def regularization_of(self, sizes: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-        """The regularization of users or items of these size classes."""
+        """The regularization of users or items of these size classes, see `size_classes`."""
         return np.asarray(self.regularization * 4.0 ** (self.frequency_exponent * sizes))
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        options = "regularization", "confidence", "frequency_exponent"
-        scalars = {name: np.array(getattr(self, name)) for name in options}
-        return {"item_factors": self.item_factors, **scalars}
+        return {
+            "item_factors": self.item_factors,
+            "regularization": np.array(self.regularization),
+            "confidence": np.array(self.confidence),
+            "frequency_exponent": np.array(self.frequency_exponent),
+        }
 
     @property
     def n_items(self) -> int:
@@ -184,13 +212,15 @@ class FactorScorer:
             raise ValueError(
                 f"item_factors.npy has {factors.shape[1]} factors, expected 1 to {MAX_FACTORS}"
             )
+        # Earlier versions had a confidence of 1, and one regularization for all.
         defaults = {"confidence": np.array(1.0), "frequency_exponent": np.array(0.0)}
+        arrays = {**defaults, **arrays}
+
+        def scalar(name: str) -> float:
+            return float(require_array(arrays, name, [np.float64, np.float32], []))
+
         return cls(
-            factors,
-            *(
-                float(require_array({**defaults, **arrays}, name, [np.float64, np.float32], []))
-                for name in ("regularization", "confidence", "frequency_exponent")
-            ),
+            factors, scalar("regularization"), scalar("confidence"), scalar("frequency_exponent")
         )
 
 
@@ -200,7 +230,8 @@ class PopularityScorer:
 
     kind: ClassVar[str] = "popular"
 
-    counts: Float32  # (n_items,)
+    counts: Float32
+    """(n_items,) the number of interactions."""
 
     def score(self, history: History, exponent: float) -> Float32:
         return np.tile(self.counts, (len(history.lengths), 1))
@@ -232,12 +263,13 @@ class UserNeighborScorer:
 
     kind: ClassVar[str] = "user-neighbors"
 
-    matrix: csr_matrix  # (users, n_items) float32: the weights of the interactions
+    matrix: csr_matrix
+    """(users, n_items) float32: the weights of the interactions."""
 
     def score(self, history: History, exponent: float) -> Float32:
-        """See Scorer; 0 for the items of the history, which its own user has among the users."""
-        near = (history.recency_weights(exponent) @ self._users_by_item).tocsr()
-        [scores] = sparse_matmul([top_k_per_row(near, NEIGHBORS)], self.matrix)
+        """See `Scorer`. The items of a history score 0, since its own user is its best neighbor."""
+        similarities = (history.recency_weights(exponent) @ self._users_by_item).tocsr()
+        [scores] = sparse_matmul([top_k_per_row(similarities, NEIGHBORS)], self.matrix)
         scores[history.seen.nonzero()] = 0
         return scores
 
@@ -247,8 +279,8 @@ class UserNeighborScorer:
         counts = np.bincount(self.matrix.indices, minlength=self.matrix.shape[1])
         weights = (1 / (counts + FREQUENCY_SHIFT)).astype(np.float32)
         lengths = np.sqrt(np.maximum(self.matrix @ weights, np.finfo(np.float32).tiny))
-        out: csr_matrix = (diags(1 / lengths) @ self.matrix @ diags(weights)).T.tocsr()
-        return out.astype(np.float32)
+        users_by_item: csr_matrix = (diags(1 / lengths) @ self.matrix @ diags(weights)).T.tocsr()
+        return users_by_item.astype(np.float32)
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         return {**pack_matrix(self.matrix), "n_items": np.array(self.matrix.shape[1])}
@@ -267,7 +299,7 @@ class UserNeighborScorer:
 _AnyScorer = ItemItemScorer | FactorScorer | PopularityScorer | UserNeighborScorer | ContentScorer
 SCORER_TYPES: dict[str, type[_AnyScorer]] = {
     **{scorer.kind: scorer for scorer in get_args(_AnyScorer)},
-    "factors": FactorScorer,
+    "factors": FactorScorer,  # saved by earlier versions
 }
 
 
@@ -280,13 +312,17 @@ def fit_factors(
     start: FactorScorer | None = None,
     iterations: int = ALS_UPDATE_ITERATIONS,
 ) -> FactorScorer:
-    """Item factors of a (users, n_items) matrix of ones, by alternating least squares.
+    """Item factors, by alternating least squares.
 
-    `name` is FACTORS or FACTORS_HIGH_REG. `start` is an earlier fit, with zeros for new items, and
-    `iterations` for it; a fit without it starts from singular vectors, so that both need few.
-    Fewer items than `factors` have as many factors as items. The solver is conjugate gradient:
-    Takács, Pilászy, Tikk, "Applications of the conjugate gradient method for implicit feedback
-    collaborative filtering" (RecSys 2011).
+    The solver is conjugate gradient: Takács, Pilászy, Tikk, "Applications of the conjugate gradient
+    method for implicit feedback collaborative filtering" (RecSys 2011). A fit starts from singular
+    vectors or from an earlier fit, so that it needs few iterations.
+
+    matrix: (users, n_items) of ones.
+    name: FACTORS or FACTORS_HIGH_REG, which have other regularization and confidence.
+    factors: their number; fewer items than that have as many factors as items.
+    start: an earlier fit to go on from, with zeros for new items. Its options are kept.
+    iterations: how many there are from `start`. Without it, the lengths of the histories decide.
     """
     rng = np.random.default_rng(seed)
     if start is None:
@@ -294,83 +330,101 @@ def fit_factors(
         is_short = matrix.nnz < ALS_SHORT_HISTORIES * matrix.shape[0]
         iterations = ALS_ITERATIONS_OF_SHORT if is_short else ALS_ITERATIONS
     # Users and items of a size class are neighbors, so that they are solved at once.
-    users = np.argsort(np.diff(matrix.indptr), kind="stable")
-    order = np.argsort(np.bincount(matrix.indices, minlength=matrix.shape[1]), kind="stable")
-    weights = matrix[users].astype(np.float32, copy=False)
+    user_order = np.argsort(np.diff(matrix.indptr), kind="stable")
+    item_order = np.argsort(np.bincount(matrix.indices, minlength=matrix.shape[1]), kind="stable")
+    weights = matrix[user_order].astype(np.float32, copy=False)
     weights.data *= np.float32(start.confidence)
-    weights.indices = np.argsort(order).astype(np.int32)[weights.indices]
-    by_user, by_item = (_size_blocks(each) for each in (weights, weights.T.tocsr()))
-    item_factors = start.item_factors[order]
-    user_factors = rng.random((len(users), item_factors.shape[1]), dtype=np.float32)
+    weights.indices = np.argsort(item_order).astype(np.int32)[weights.indices]
+    user_blocks = _size_blocks(weights)
+    item_blocks = _size_blocks(weights.T.tocsr())
+    item_factors = start.item_factors[item_order]
+    user_factors = rng.random((len(user_order), item_factors.shape[1]), dtype=np.float32)
     user_factors *= np.float32(0.01)
     # implicit solves each row in one thread; BLAS would round differently with more threads.
     with single_threaded_blas():
-        solve = AlternatingLeastSquares().solver
         for _ in range(iterations):
-            for blocks, solved, given in (
-                (by_user, user_factors, item_factors),
-                (by_item, item_factors, user_factors),
-            ):
-                for size, block, rows in blocks:
-                    regularization = float(start.regularization_of(size))
-                    solve(rows, solved[block], given, regularization, num_threads=cores())
-    out = np.empty_like(item_factors)
-    out[order] = item_factors
-    return replace(start, item_factors=out)
+            _solve(user_blocks, user_factors, item_factors, start)
+            _solve(item_blocks, item_factors, user_factors, start)
+    in_given_order = np.empty_like(item_factors)
+    in_given_order[item_order] = item_factors
+    return replace(start, item_factors=in_given_order)
+
+
+def _solve(
+    blocks: Sequence[SizeBlock], factors: Float32, fixed_factors: Float32, options: FactorScorer
+) -> None:
+    """Replace the (n, k) factors of users or items by the solution for fixed ones."""
+    solve = AlternatingLeastSquares().solver
+    for size_class, place, rows in blocks:
+        regularization = float(options.regularization_of(size_class))
+        solve(rows, factors[place], fixed_factors, regularization, num_threads=cores())
 
 
 def _first_factors(matrix: csr_matrix, factors: int, rng: np.random.Generator) -> Float32:
-    """The items' half of a truncated singular value decomposition."""
+    """(n_items, factors): the items' half of a truncated singular value decomposition."""
     values, vectors = leading_eigenvectors(matrix, matrix.T.tocsr(), factors, rng)
     return vectors * np.power(np.maximum(values, 0), 0.25).astype(np.float32)
 
 
 def size_classes(lengths: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int64]:
-    """(n,): of each number of interactions, shifted, the nearest power of four."""
+    """(n,): the logarithm of the nearest power of four to each number of interactions, shifted.
+
+    lengths: (n,) the numbers of interactions of users or items.
+    """
     return np.asarray(np.rint(np.log2(lengths + ALS_SHIFT) / 2), dtype=np.int64)
 
 
-def _size_blocks(matrix: csr_matrix) -> list[tuple[npt.NDArray[np.int64], slice, csr_matrix]]:
-    """The size classes of the rows, which are sorted by size: class, place, rows."""
+# A size class, the place of its rows in a matrix that is sorted by size, and these rows.
+SizeBlock = tuple[npt.NDArray[np.int64], slice, csr_matrix]
+
+
+def _size_blocks(matrix: csr_matrix) -> list[SizeBlock]:
+    """The size classes of the rows of a matrix that is sorted by the size of its rows."""
     sizes = size_classes(np.diff(matrix.indptr))
-    out = []
+    size_blocks = []
     for start, stop in pairwise(np.flatnonzero(np.diff(sizes, prepend=-1, append=-1))):
         entries = slice(matrix.indptr[start], matrix.indptr[stop])
         starts = matrix.indptr[start : stop + 1] - entries.start
         rows = csr_matrix((stop - start, matrix.shape[1]), dtype=matrix.dtype)
         # Parts of the arrays: the constructor would copy them.
-        rows.data, rows.indices = matrix.data[entries], matrix.indices[entries]
+        rows.data = matrix.data[entries]
+        rows.indices = matrix.indices[entries]
         rows.indptr = starts
-        out.append((sizes[start], slice(start, stop), rows))
-    return out
+        size_blocks.append((sizes[start], slice(start, stop), rows))
+    return size_blocks
 
 
 def sparse_matmul(
-    weights: Sequence[csr_matrix], rows: csr_matrix, out: list[Float32] | None = None
+    weights: Sequence[csr_matrix], rows: csr_matrix, sums: list[Float32] | None = None
 ) -> list[Float32]:
-    """The dense products (users, n) of each of `weights` (users, m) and `rows` (m, n), all float32.
+    """The dense products (users, n) of each of the weights with the rows, all float32.
 
-    The weights have their entries in the same places. One product may be added to an `out`.
+    weights: matrices (users, m) with their entries in the same places.
+    rows: (m, n).
+    sums: arrays (users, n), one for each of the weights, that the products are added to. Zeros if
+        None.
     """
-    first, (m, n) = weights[0], rows.shape
+    first = weights[0]
+    m, n = rows.shape
     owner = np.repeat(np.arange(first.shape[0]), np.diff(first.indptr))
     order = np.argsort(owner * m - first.indices)  # one key sorts faster than two
-    at = first.indices[order]
+    row_numbers = first.indices[order]
     # As columns of scipy, a row and what is between two rows take turns. From the last row to the
     # first, the latter ends before it begins, so it is empty, and no row has to be copied.
-    ends = np.stack([rows.indptr[at], rows.indptr[at + 1]], axis=1).ravel()
+    ends = np.stack([rows.indptr[row_numbers], rows.indptr[row_numbers + 1]], axis=1).ravel()
     values = np.zeros((len(ends), len(weights)), dtype=np.float32)
-    values[::2] = np.stack([each.data for each in weights], axis=1)[order]
-    out = out or [np.zeros((first.shape[0], n), dtype=np.float32) for _ in weights]
+    values[::2] = np.stack([matrix.data for matrix in weights], axis=1)[order]
+    if sums is None:
+        sums = [np.zeros((first.shape[0], n), dtype=np.float32) for _ in weights]
     for user in np.flatnonzero(np.diff(first.indptr)):
         part = slice(2 * first.indptr[user], 2 * first.indptr[user + 1])
         entries = ends[part], rows.indices, rows.data, values[part].ravel()
         columns = len(entries[0]) - 1
-        if len(out) == 1:
-            csc_matvec(n, columns, *entries, out[0][user])
+        if len(sums) == 1:
+            csc_matvec(n, columns, *entries, sums[0][user])
             continue
-        sums = np.zeros((n, len(out)), dtype=np.float32)
-        csc_matvecs(n, columns, len(out), *entries, sums.ravel())
-        for product, each in zip(out, sums.T, strict=True):
-            product[user] = each
-    return out
+        user_sums = np.zeros((n, len(sums)), dtype=np.float32)
+        csc_matvecs(n, columns, len(sums), *entries, user_sums.ravel())
+        for product, column in zip(sums, user_sums.T, strict=True):
+            product[user] = column
+    return sums

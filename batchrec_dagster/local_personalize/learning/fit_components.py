@@ -48,16 +48,18 @@ from .models import BlendModel
 from .new_items import find_new_items
 from .ranking import reindex
 
-DENSE_LIMIT = 12_000  # EASE takes n^2 memory and n^3 time, n the smaller of items and users
-WIDE_LIMIT = 30_000  # so many items in all, if users are DENSE_LIMIT at most: items^2 time
+# EASE takes n^2 memory and n^3 time, where n is the smaller of the numbers of items and users. With
+# DENSE_LIMIT users at most it takes items^2 time, and so up to WIDE_LIMIT items.
+DENSE_LIMIT = 12_000
+WIDE_LIMIT = 30_000
 REGULARIZATION = 300.0
 HIGH_REGULARIZATION = 1_000.0
 EASE_NEIGHBORS = 200  # weights kept for each item to score
 COOC_NEIGHBORS = 500  # weights kept for each item of a history
-MANY_ROWS = 2_500_000  # interactions, from which COOC_NEIGHBORS_OF_MANY are as accurate
+MANY_ROWS = 2_500_000  # with as many interactions, COOC_NEIGHBORS_OF_MANY weights are as accurate
 COOC_NEIGHBORS_OF_MANY = 200
-FACTOR_ROWS = 10_000_000  # of more interactions, factors are fitted on a sample; then once on all
-REPEAT_PRIOR = 30  # users who have an item again as often as the users of all items do
+FACTOR_ROWS = 10_000_000  # with more interactions, factors are fitted on a sample, then once on all
+REPEAT_PRIOR = 30  # users added to those of an item, who have it again as often as the average
 
 
 @dataclass(frozen=True)
@@ -65,14 +67,26 @@ class FittedComponents:
     """Components that were fitted on the same interactions."""
 
     item_ids: Ids
+    """(n_items,) distinct str, the most popular first."""
+
     popularity: npt.NDArray[np.float32]
+    """(n_items,) log of the counts."""
+
     scorers: Mapping[str, Scorer]
+    """The components by name."""
+
     repeat_rates: npt.NDArray[np.float32] | None
-    users: Int32  # whose histories they were fitted on, of Interactions.user_ids
-    inverses: Mapping[str, Inverse] = field(default_factory=dict)  # of EASE, where kept
+    """(n_items,) see `ComponentFitter.repeat_rates`."""
+
+    users: Int32
+    """(users,) indices of the users whose histories they were fitted on, into
+    `Interactions.user_ids`."""
+
+    inverses: Mapping[str, Inverse] = field(default_factory=dict)
+    """The inverses that EASE was fitted with, by name of the component, if they were kept."""
 
     def select(self, names: Iterable[str]) -> FittedComponents:
-        """Without the components of other names."""
+        """The components of these names."""
         return replace(
             self,
             scorers={name: self.scorers[name] for name in names},
@@ -80,7 +94,10 @@ class FittedComponents:
         )
 
     def blend(self, blend: Blend, temperature: float) -> BlendModel:
-        """The model of a blend; `temperature` divides its logits."""
+        """The model of a blend.
+
+        temperature: a divisor of the logits, see `model_selection.fit_temperature`.
+        """
         return BlendModel(
             self.item_ids,
             self.popularity,
@@ -93,7 +110,11 @@ class FittedComponents:
 
 
 class ComponentFitter:
-    """Fits components on interactions; keeps those that other hyperparameters would not change."""
+    """Fits components on interactions.
+
+    It keeps those that other hyperparameters would not change, so a search for hyperparameters fits
+    them once.
+    """
 
     def __init__(
         self,
@@ -105,8 +126,13 @@ class ComponentFitter:
         start: FittedComponents | None = None,
         keeps_inverses: bool = False,
     ) -> None:
-        """`start` was fitted on most of the users: factors are resumed from its own, and a kept
-        inverse of EASE gets the users that are new."""
+        """Prepare the interactions for all components.
+
+        values: the hyperparameters that select users.
+        start: components fitted on most of these users. Factors go on from those in it, and the
+            users that are new are added to an inverse of EASE that was kept.
+        keeps_inverses: whether the inverses of EASE are kept for that.
+        """
         order = order_by_popularity(interactions)
         self.item_ids = interactions.item_ids[order]
         self.popularity = log_popularity(interactions, order)
@@ -122,9 +148,11 @@ class ComponentFitter:
         self._log = log
         self._start = start
         self._inverses: dict[str, Inverse] | None = {} if keeps_inverses else None
-        self._fitted: dict[tuple[str, int], Scorer] = {}
+        # By name and size: the window of co-occurrence or the number of factors, 0 for others.
+        self._scorers: dict[tuple[str, int], Scorer] = {}
 
     def fit(self, names: Sequence[str], values: Values) -> FittedComponents:
+        """The components of these names, with these hyperparameters."""
         scorers = {name: self._scorer(name, values) for name in names}
         return FittedComponents(
             self.item_ids,
@@ -137,28 +165,36 @@ class ComponentFitter:
 
     @cached_property
     def repeat_rates(self) -> npt.NDArray[np.float32] | None:
-        """(n_items,): the share of an item's users who had it again, over that of all items; None
-        if nobody had any again."""
-        items, counts, n_items = self.history.items, self.history.counts, len(self.item_ids)
+        """(n_items,): the share of an item's users who had it again, over that of all items.
+
+        None if nobody had any item again.
+        """
+        counts = self.history.counts
         if counts is None:
             return None
+        items, n_items = self.history.items, len(self.item_ids)
         users = np.bincount(items, minlength=n_items)
-        again = np.bincount(items, weights=counts > 1, minlength=n_items)
-        prior = REPEAT_PRIOR * again.sum() / users.sum()
-        rates = (again + prior) / (users + REPEAT_PRIOR) * (REPEAT_PRIOR / prior)
+        repeat_users = np.bincount(items, weights=counts > 1, minlength=n_items)
+        prior = REPEAT_PRIOR * repeat_users.sum() / users.sum()
+        rates = (repeat_users + prior) / (users + REPEAT_PRIOR) * (REPEAT_PRIOR / prior)
         return np.asarray(rates, dtype=np.float32)
 
     def _scorer(self, name: str, values: Values) -> Scorer:
         window = int(values.get("bptt", cooccurrence.WINDOW))
         factors = int(values.get("hidden_dimension", ALS_FACTORS))
-        sizes = dict.fromkeys((SEQUENCE, SYMMETRIC_COOC), window)
-        sizes |= dict.fromkeys((FACTORS, FACTORS_HIGH_REG), factors)
+        sizes = {
+            SEQUENCE: window,
+            SYMMETRIC_COOC: window,
+            FACTORS: factors,
+            FACTORS_HIGH_REG: factors,
+        }
         key = name, sizes.get(name, 0)
-        if key not in self._fitted:
-            began = time.monotonic()
-            self._fitted[key] = self._fit(name, window, factors)
-            self._log(f"{name}: {self._rows:,} interactions in {time.monotonic() - began:.1f} s")
-        return self._fitted[key]
+        if key not in self._scorers:
+            start_time = time.monotonic()
+            self._scorers[key] = self._fit(name, window, factors)
+            seconds = time.monotonic() - start_time
+            self._log(f"{name}: {self._rows:,} interactions in {seconds:.1f} s")
+        return self._scorers[key]
 
     def _fit(self, name: str, window: int, factors: int) -> Scorer:
         if name == POPULARITY:
@@ -177,16 +213,21 @@ class ComponentFitter:
             return ItemItemScorer(weights)
         if name == CONTENT:
             assert self._features is not None
-            at = find_positions(self._features.item_ids, self.item_ids)
-            return content.fit(self.matrix, self._features.rows(at))
+            rows = find_positions(self._features.item_ids, self.item_ids)
+            return content.fit(self.matrix, self._features.rows(rows))
+        return self._fit_factors(name, factors)
+
+    def _fit_factors(self, name: str, factors: int) -> FactorScorer:
+        """Factors that go on from those of `start`, or else from a sample of very many rows."""
         start = self._start.scorers.get(name) if self._start else None
         if self._start and isinstance(start, FactorScorer):
             return self.resume_factors(start, self.old_index(self._start))
         share = FACTOR_ROWS / max(1, self._rows)
         if share >= 1:
             return fit_factors(self.matrix, name=name, factors=factors, seed=self._seed)
-        some = np.random.default_rng(self._seed).random(self.matrix.shape[0]) < share
-        start = fit_factors(self.matrix[some], name=name, factors=factors, seed=self._seed)
+        is_sampled = np.random.default_rng(self._seed).random(self.matrix.shape[0]) < share
+        sample = self.matrix[is_sampled]
+        start = fit_factors(sample, name=name, factors=factors, seed=self._seed)
         return fit_factors(self.matrix, seed=self._seed, start=start, iterations=1)
 
     def _fit_ease(self, name: str) -> csr_matrix:
@@ -195,16 +236,18 @@ class ComponentFitter:
         if self._start is not None and name in self._start.inverses:
             start, inverse = self._start, self._start.inverses[name]
             is_new = ~np.isin(self.users, start.users)
-            added = int(is_new.sum())
-            if len(self.users) == len(start.users) + added and inverse.can_add(added):
-                order = find_positions(start.item_ids, self.item_ids)
-                entries = matrix.data, order[matrix.indices], matrix.indptr
+            new_users = int(is_new.sum())
+            has_all_users = len(self.users) == len(start.users) + new_users
+            if has_all_users and inverse.can_add(new_users):
+                # The inverse has the item order of the earlier fit.
+                old_order = find_positions(start.item_ids, self.item_ids)
+                entries = matrix.data, old_order[matrix.indices], matrix.indptr
                 matrix = csr_matrix(entries, shape=matrix.shape)
                 inverse.add(matrix[is_new, : inverse.n])
-                fitted = ease.fit(
+                weights = ease.fit(
                     matrix, inverse, regularization=strength, neighbors=EASE_NEIGHBORS
                 )
-                return reindex(fitted, order)
+                return reindex(weights, old_order)
         inverse = invert_gram(matrix[:, : core_size(*matrix.shape)], strength, self._log)
         if self._inverses is not None:
             self._inverses[name] = inverse
@@ -212,24 +255,28 @@ class ComponentFitter:
 
     def with_new_items(self, model: BlendModel) -> BlendModel:
         """The model, fitted here, with the items that have features and no interactions."""
-        found = find_new_items(self._features, self._newest, self.item_ids, self.matrix)
-        if found is None:
+        ids_and_items = find_new_items(self._features, self._newest, self.item_ids, self.matrix)
+        if ids_and_items is None:
             return model
-        ids, new_items = found
+        ids, new_items = ids_and_items
         self._log(f"new items, scored by their features: {len(ids):,}")
         return replace(model, item_ids=np.concatenate([model.item_ids, ids]), new_items=new_items)
 
-    def old_index(self, earlier: BlendModel | FittedComponents) -> Int32:
-        """(n_items,): the index of each item in what was fitted earlier, -1 if it is new.
+    def old_index(self, start: BlendModel | FittedComponents) -> Int32:
+        """(n_items,): the index of each item in what was fitted before, -1 if it is new.
 
-        Items without interactions, which have log(0.5), count as new.
+        Items without interactions count as new; their popularity there is log(0.5).
         """
-        index = find_positions(earlier.item_ids[: len(earlier.popularity)], self.item_ids).copy()
-        index[(index >= 0) & (earlier.popularity[index] < 0)] = -1
+        index = find_positions(start.item_ids[: len(start.popularity)], self.item_ids).copy()
+        index[(index >= 0) & (start.popularity[index] < 0)] = -1
         return index
 
-    def resume_factors(self, earlier: FactorScorer, old_index: Int32) -> FactorScorer:
-        return fit_factors(self.matrix, seed=self._seed, start=earlier.with_items(old_index))
+    def resume_factors(self, start: FactorScorer, old_index: Int32) -> FactorScorer:
+        """Factors of these interactions that go on from others.
+
+        old_index: (n_items,) see the method `old_index`.
+        """
+        return fit_factors(self.matrix, seed=self._seed, start=start.with_items(old_index))
 
 
 def regularization(name: str) -> float:
@@ -238,23 +285,34 @@ def regularization(name: str) -> float:
 
 
 def core_size(users: int, items: int) -> int:
-    """How many of the most popular items EASE regresses jointly: all, or as good as more."""
+    """How many of the most popular items EASE regresses jointly.
+
+    More would be hardly better, but would take much more memory and time.
+    """
     return WIDE_LIMIT if users <= DENSE_LIMIT and items <= WIDE_LIMIT else DENSE_LIMIT
 
 
 def drop_extreme_users(interactions: Interactions, values: Values) -> Interactions:
-    """Leave out users whose history length is outside of the percentiles."""
-    fits = mark_within_percentiles(np.diff(interactions.starts), "user_history_length", values)
-    rows = fits[interactions.users]
-    return interactions if rows.all() else interactions.filter(rows)
+    """The interactions without users whose history length is outside of the percentiles.
+
+    values: perhaps with min_user_history_length_percentile and max_user_history_length_percentile.
+    """
+    lengths = np.diff(interactions.starts)
+    is_within = mark_within_percentiles(lengths, "user_history_length", values)
+    is_kept = is_within[interactions.users]
+    return interactions if is_kept.all() else interactions.filter(is_kept)
 
 
 def mark_within_percentiles(
-    counts: npt.NDArray[np.int64], what: str, values: Values
+    counts: npt.NDArray[np.int64], name: str, values: Values
 ) -> npt.NDArray[np.bool_]:
-    """Which counts are between `min_<what>_percentile` and `max_<what>_percentile` of those > 0."""
-    low, high = np.quantile(
-        counts[counts > 0],
-        [values.get(f"min_{what}_percentile", 0.0), values.get(f"max_{what}_percentile", 1.0)],
-    )
+    """(n,): which counts are between two percentiles of the counts above 0.
+
+    counts: (n,) with one above 0 at least.
+    name: the hyperparameters `min_<name>_percentile` and `max_<name>_percentile` of the values have
+        the percentiles, from 0 to 1.
+    """
+    lowest = values.get(f"min_{name}_percentile", 0.0)
+    highest = values.get(f"max_{name}_percentile", 1.0)
+    low, high = np.quantile(counts[counts > 0], [lowest, highest])
     return np.asarray((counts >= low) & (counts <= high))

@@ -25,9 +25,14 @@ class TrainingError(ValueError):
 
 
 class ModelFileError(Exception):
-    """A file of a saved model or of saved interactions is missing or damaged; names the file."""
+    """A file of a saved model or of saved interactions is missing or damaged.
+
+    The message names the file.
+    """
 
 
+# Ids are objects and not NumPy's fixed-width strings. Those drop trailing NULs, and pad every id to
+# the longest one: 256 characters are allowed, which would take 1 KiB for each id.
 Ids = npt.NDArray[np.object_]
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
@@ -36,10 +41,12 @@ Float64 = npt.NDArray[np.float64]
 
 Entries = slice | npt.NDArray[np.bool_]
 
-WEIGHT = "WEIGHT"
+WEIGHT = "WEIGHT"  # the column of a frame with the weights of events
 
+# Interactions that are sorted at once, and of which histories are made at once. Each takes some
+# tens of bytes meanwhile.
 SORTED_AT_ONCE = 4 << 20
-ROWS_AT_ONCE = 1 << 20  # interactions made histories at once, at some tens of bytes each
+ROWS_AT_ONCE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -49,26 +56,43 @@ class Interactions:
     The order depends on the data alone, so shuffled input gives the same object.
     """
 
-    user_ids: Ids  # (n_users,) distinct str, sorted by code point
-    item_ids: Ids  # (n_items,) distinct str, sorted by code point
-    users: Int32  # (n,) index into user_ids
-    items: Int32  # (n,) index into item_ids
-    timestamps: Int64  # (n,) epoch seconds
-    weights: Float32 | None = None  # (n,) of the events, above 0 and at most 1; None: all 1
-    rewards: Float64 | None = None  # (n_items,) of the solution's optimizationObjective, if any
-    features: ItemFeatures | None = None  # of the Items dataset, if the recipe reads it
+    user_ids: Ids
+    """(n_users,) distinct str, sorted by code point."""
+
+    item_ids: Ids
+    """(n_items,) distinct str, sorted by code point."""
+
+    users: Int32
+    """(n,) indices into `user_ids`."""
+
+    items: Int32
+    """(n,) indices into `item_ids`."""
+
+    timestamps: Int64
+    """(n,) epoch seconds."""
+
+    weights: Float32 | None = None
+    """(n,) weights of the events, above 0 and at most 1. None means that all are 1."""
+
+    rewards: Float64 | None = None
+    """(n_items,) values of the column that the solution's optimizationObjective names, if any."""
+
+    features: ItemFeatures | None = None
+    """The Items dataset, if the recipe reads it."""
 
     @classmethod
     def from_frame(cls, frame: pl.DataFrame | pl.LazyFrame) -> Interactions:
-        """From a frame with USER_ID and ITEM_ID (String) and TIMESTAMP (Int64), in any order.
+        """The interactions of a frame.
 
-        A column WEIGHT (Float32), if any, has the weights of the events. Of a lazy frame, the
-        strings are never in memory all at once; memory is 32 bytes a row.
+        frame: columns USER_ID and ITEM_ID (String) and TIMESTAMP (Int64), with rows in any order. A
+            column WEIGHT (Float32), if there is one, has the weights of the events. The strings of
+            a lazy frame are never in memory all at once: it takes 32 bytes a row.
         """
         rows = frame.lazy()
-        # With sorted categories, the order of an Enum's codes is the order of the ids.
-        user_ids, item_ids = _distinct_ids(rows, USER_ID), _distinct_ids(rows, ITEM_ID)
+        user_ids = _distinct_ids(rows, USER_ID)
+        item_ids = _distinct_ids(rows, ITEM_ID)
         weights = [pl.col(WEIGHT)] if WEIGHT in rows.collect_schema() else []
+        # With sorted categories, the order of an Enum's codes is the order of the ids.
         coded = rows.select(
             *weights,
             users=pl.col(USER_ID).cast(pl.Enum(user_ids)).to_physical().cast(pl.Int32),
@@ -82,7 +106,7 @@ class Interactions:
 
     @cached_property
     def starts(self) -> Int64:
-        """(n_users + 1,): the rows of user u are starts[u]:starts[u + 1], oldest first."""
+        """(n_users + 1,): user u has the rows starts[u]:starts[u + 1], oldest first."""
         counts = np.bincount(self.users, minlength=len(self.user_ids))
         return np.concatenate([[0], np.cumsum(counts)])
 
@@ -92,7 +116,10 @@ class Interactions:
         return np.bincount(self.items, minlength=len(self.item_ids)).astype(np.int64)
 
     def filter(self, rows: npt.NDArray[np.bool_] | npt.NDArray[np.intp]) -> Interactions:
-        """The rows of a (n,) mask, or of an order, over the same ids."""
+        """Some of the rows, over the same ids.
+
+        rows: (n,) bool mask, or the indices of the rows in the order that they are to have.
+        """
         return replace(
             self,
             users=self.users[rows],
@@ -116,17 +143,20 @@ def log_popularity(
     """(n_items,): log of each item's count, so that a softmax gives its share of all interactions.
 
     Items without interactions count 0.5.
+
+    order: (n_items,) item indices, see `order_by_popularity`.
     """
     return np.log(np.maximum(interactions.item_counts[order], 0.5)).astype(np.float32)
 
 
 def find_positions(ids: Ids | pl.Series, wanted: Sequence[str] | Ids) -> Int32:
     """(len(wanted),): the index of each wanted id in the distinct `ids`, -1 if it is not there."""
-    known = pl.DataFrame({"id": _strings(ids), "at": np.arange(len(ids), dtype=np.int32)})
-    found = pl.DataFrame({"id": _strings(wanted)}).join(
-        known, on="id", how="left", maintain_order="left"
+    indexed_ids = pl.DataFrame(
+        {"id": _string_series(ids), "index": np.arange(len(ids), dtype=np.int32)}
     )
-    return found["at"].fill_null(-1).to_numpy()
+    wanted_ids = pl.DataFrame({"id": _string_series(wanted)})
+    joined = wanted_ids.join(indexed_ids, on="id", how="left", maintain_order="left")
+    return joined["index"].fill_null(-1).to_numpy()
 
 
 def _distinct_ids(rows: pl.LazyFrame, column: str) -> pl.Series:
@@ -134,49 +164,65 @@ def _distinct_ids(rows: pl.LazyFrame, column: str) -> pl.Series:
 
 
 def sort_rows(coded: pl.DataFrame, n_users: int) -> tuple[Int32, Int32, Int64, Float32 | None]:
-    """The columns users, items, timestamps and, if there, WEIGHT, sorted by user, time and item.
+    """The columns users, items, timestamps and weights, sorted by user, time and item.
 
-    Block by block: sorting all rows at once would take twice their memory.
+    They are sorted block by block: sorting all rows at once would take twice their memory.
+
+    coded: columns users (Int32), timestamps (Int64), items (Int32), and perhaps WEIGHT (Float32);
+        without WEIGHT the weights are None.
     """
     counts = np.bincount(coded["users"].to_numpy(), minlength=n_users)
     starts = np.concatenate([[0], np.cumsum(counts)])
     users = np.repeat(np.arange(n_users, dtype=np.int32), counts)
-    items, timestamps = np.empty(len(users), np.int32), np.empty(len(users), np.int64)
+    items = np.empty(len(users), np.int32)
+    timestamps = np.empty(len(users), np.int64)
     keys = [name for name in ("users", "timestamps", "items", WEIGHT) if name in coded.columns]
     weights = np.empty(len(users), np.float32) if WEIGHT in keys else None
-    for users_block in row_ranges(starts, SORTED_AT_ONCE):
-        first, last = users_block.start, users_block.stop
+    for block_users in row_ranges(starts, SORTED_AT_ONCE):
+        first, last = block_users.start, block_users.stop
         rows = slice(starts[first], starts[last])
-        in_block = pl.col("users").is_between(first, last, closed="left")
-        block = coded.filter(in_block).sort(keys)
-        items[rows], timestamps[rows] = block["items"].to_numpy(), block["timestamps"].to_numpy()
+        is_in_block = pl.col("users").is_between(first, last, closed="left")
+        block = coded.filter(is_in_block).sort(keys)
+        items[rows] = block["items"].to_numpy()
+        timestamps[rows] = block["timestamps"].to_numpy()
         if weights is not None:
             weights[rows] = block[WEIGHT].to_numpy()
     return users, items, timestamps, weights
 
 
-def _strings(values: Sequence[str] | Ids | pl.Series) -> pl.Series:
+def _string_series(values: Sequence[str] | Ids | pl.Series) -> pl.Series:
     return values if isinstance(values, pl.Series) else pl.Series(list(values), dtype=pl.String)
 
 
 def object_ids(ids: pl.Series) -> Ids:
-    # Not numpy's fixed-width strings: they drop trailing NULs and pad every id to the longest
-    # (256 characters are allowed, 1 KiB each).
-    out = np.empty(len(ids), dtype=object)
-    out[:] = ids.to_list()
-    return out
+    """(len(ids),): the same ids as an array of objects."""
+    array = np.empty(len(ids), dtype=object)
+    array[:] = ids.to_list()
+    return array
 
 
 @dataclass(frozen=True)
 class History:
     """The histories of some users: the distinct items of each, newest first."""
 
-    starts: Int64  # (users + 1,): user u has entries starts[u]:starts[u + 1]
-    items: Int32  # (entries,) index into the model's items
-    ranks: Float32  # (entries,) 0 is the newest; items of the same second share their mean rank
+    starts: Int64
+    """(users + 1,): user u has the entries starts[u]:starts[u + 1]."""
+
+    items: Int32
+    """(entries,) indices into the model's items."""
+
+    ranks: Float32
+    """(entries,) places in the history: 0 is the newest. Items of the same second share their mean
+    rank."""
+
     n_items: int
-    counts: Float32 | None = None  # (entries,) how often each occurs; None: all once
-    weights: Float32 | None = None  # (entries,) the largest of its events; None: all 1
+    """The number of the model's items."""
+
+    counts: Float32 | None = None
+    """(entries,) how often each item occurs. None means that all occur once."""
+
+    weights: Float32 | None = None
+    """(entries,) the largest weight of each item's events. None means that all are 1."""
 
     @property
     def lengths(self) -> Int64:
@@ -186,21 +232,26 @@ class History:
     def slice(self, first: int, last: int) -> History:
         """The histories of the users from `first` to before `last`."""
         starts = self.starts[first : last + 1]
-        return self._with(slice(starts[0], starts[-1]), starts - starts[0], self.n_items)
+        return self._take(slice(starts[0], starts[-1]), starts - starts[0], self.n_items)
 
     def keep_items(self, n_items: int) -> History:
-        """The histories without items from `n_items` on."""
-        kept = self.items < n_items
-        if kept.all():
+        """The histories without the items from index `n_items` on."""
+        is_kept = self.items < n_items
+        if is_kept.all():
             return replace(self, n_items=n_items)
-        return self._with(kept, np.concatenate([[0], np.cumsum(kept)])[self.starts], n_items)
+        starts = np.concatenate([[0], np.cumsum(is_kept)])[self.starts]
+        return self._take(is_kept, starts, n_items)
 
-    def _with(self, entries: Entries, starts: Int64, n_items: int) -> History:
-        counts, weights = (
-            None if one is None else one[entries] for one in (self.counts, self.weights)
+    def _take(self, entries: Entries, starts: Int64, n_items: int) -> History:
+        """The histories of these entries, with the starts that they then have."""
+        return History(
+            starts,
+            self.items[entries],
+            self.ranks[entries],
+            n_items,
+            None if self.counts is None else self.counts[entries],
+            None if self.weights is None else self.weights[entries],
         )
-        items, ranks = self.items[entries], self.ranks[entries]
-        return History(starts, items, ranks, n_items, counts, weights)
 
     @property
     def seen(self) -> csr_matrix:
@@ -220,8 +271,9 @@ class History:
     def recency_weights(self, exponent: float) -> csr_matrix:
         """(users, n_items) float32: (1 + rank)^-exponent for the items of a history, else 0.
 
-        Times the weights of events, if any. Exponent 0 gives all items the same. Recency applies
-        to scoring, not to training. It has the array `items`: do not sort or compare it.
+        With an exponent of 0 all items weigh the same. The weights of events, if there are any, are
+        multiplied with it. Recency applies to scoring, not to training. The matrix shares the array
+        `items`, so it must not be sorted or compared.
         """
         data = (1 + self.ranks) ** np.float32(-exponent)
         if self.weights is not None:
@@ -235,7 +287,7 @@ class Histories:
     """Looks up histories of users in interactions, in the item order of a model."""
 
     def __init__(self, interactions: Interactions, item_ids: Ids) -> None:
-        """Ignore interactions with items that are not in `item_ids`."""
+        """Interactions with items that are not in `item_ids`, the model's items, are left out."""
         self._interactions = interactions
         self._items = find_positions(item_ids, interactions.item_ids)
         self._n_items = len(item_ids)
@@ -245,16 +297,19 @@ class Histories:
         return find_positions(self._interactions.user_ids, user_ids)
 
     def of_users(self, users: Int32) -> History:
-        """The histories of users given by index; empty for -1."""
+        """The histories of users, in the given order.
+
+        users: (n,) indices of users; -1 has an empty history.
+        """
         first, last = self._rows(users)
         starts = np.concatenate([[0], np.cumsum(last - first)])
         if starts[-1] <= ROWS_AT_ONCE:
             return self._history(first, last)
 
-        def block(part: slice) -> History:
-            return self._history(first[part], last[part])
+        def read_block(block: slice) -> History:
+            return self._history(first[block], last[block])
 
-        parts = list(ordered_map(block, row_ranges(starts, ROWS_AT_ONCE)))
+        parts = list(ordered_map(read_block, row_ranges(starts, ROWS_AT_ONCE)))
         lengths = np.concatenate([part.lengths for part in parts])
         return History(
             np.concatenate([[0], np.cumsum(lengths)]),
@@ -266,38 +321,41 @@ class Histories:
         )
 
     def _rows(self, users: Int32) -> tuple[Int64, Int64]:
-        """The first row of each user's interactions, and the one after the last."""
+        """(n,) the first row of each user's interactions, and (n,) the row after the last."""
         starts = self._interactions.starts
         if len(starts) == 1:
             return np.zeros(len(users), np.int64), np.zeros(len(users), np.int64)
-        known = np.maximum(users, 0)
-        return starts[known], np.where(users < 0, starts[known], starts[known + 1])
+        index = np.maximum(users, 0)
+        return starts[index], np.where(users < 0, starts[index], starts[index + 1])
 
     def _history(self, first: Int64, last: Int64) -> History:
+        """The histories of users whose interactions are the rows first[u]:last[u]."""
         data = self._interactions
+        n_users = len(first)
         lengths = last - first
-        owner = np.repeat(np.arange(len(first), dtype=np.int32), lengths)
+        owner = np.repeat(np.arange(n_users, dtype=np.int32), lengths)
         # Row numbers in `data`, newest first within each user.
         rows = np.repeat(last + np.cumsum(lengths) - lengths, lengths) - 1
         rows -= np.arange(len(owner))
         items = self._items[data.items[rows]]
         times = data.timestamps[rows]
         weights = None if data.weights is None else data.weights[rows]
-        keep = items >= 0
-        if not keep.all():
-            owner, items, times = owner[keep], items[keep], times[keep]
-            weights = None if weights is None else weights[keep]
-        again, newest = _repeat_entries(owner, items, len(first), self._n_items)
+        is_model_item = items >= 0
+        if not is_model_item.all():
+            owner, items, times = owner[is_model_item], items[is_model_item], times[is_model_item]
+            weights = None if weights is None else weights[is_model_item]
+        repeats, newest = _repeat_entries(owner, items, n_users, self._n_items)
         counts = None
-        if len(again):
+        if len(repeats):
             if weights is not None:
-                np.maximum.at(weights, newest, weights[again])
-                weights = np.delete(weights, again)
+                np.maximum.at(weights, newest, weights[repeats])
+                weights = np.delete(weights, repeats)
             counts = np.bincount(newest, minlength=len(items)).astype(np.float32) + 1
-            owner, items, times, counts = (
-                np.delete(column, again) for column in (owner, items, times, counts)
-            )
-        starts = np.concatenate([[0], np.cumsum(np.bincount(owner, minlength=len(first)))])
+            counts = np.delete(counts, repeats)
+            owner = np.delete(owner, repeats)
+            items = np.delete(items, repeats)
+            times = np.delete(times, repeats)
+        starts = np.concatenate([[0], np.cumsum(np.bincount(owner, minlength=n_users))])
         ranks = _mean_ranks(owner, times, starts)
         return History(starts, items, ranks, self._n_items, counts, weights)
 
@@ -306,34 +364,41 @@ def _concatenate_or_ones(
     values: Sequence[Float32 | None], parts: Sequence[History]
 ) -> Float32 | None:
     """The values of all parts; ones where a part has none, None if no part has any."""
-    if all(value is None for value in values):
+    if all(array is None for array in values):
         return None
-    ones = [np.ones(len(part.items), np.float32) for part in parts]
-    return np.concatenate([o if v is None else v for v, o in zip(values, ones, strict=True)])
+    return np.concatenate(
+        [
+            np.ones(len(part.items), np.float32) if array is None else array
+            for array, part in zip(values, parts, strict=True)
+        ]
+    )
 
 
-def _repeat_entries(owner: Int32, items: Int32, users: int, n_items: int) -> tuple[Int64, Int64]:
+def _repeat_entries(owner: Int32, items: Int32, n_users: int, n_items: int) -> tuple[Int64, Int64]:
     """The entries whose item the same user has more recently, and the newest entry of each.
 
-    An item counts once in a history.
+    An item counts once in a history, so these entries leave it.
+
+    owner: (entries,) the user of each entry, sorted.
+    items: (entries,) the item of each entry, newest first within a user.
     """
-    starts = np.concatenate([[0], np.cumsum(np.bincount(owner, minlength=users))])
+    starts = np.concatenate([[0], np.cumsum(np.bincount(owner, minlength=n_users))])
     entries = np.arange(len(items), dtype=np.int32)
     # A counting sort by item, then user, then entry.
-    by_item = csr_matrix((entries, items, starts), shape=(users, n_items)).tocsc()
-    same = np.diff(by_item.indices, prepend=-1) == 0
-    opens = by_item.indptr[:-1]
-    same[opens[opens < len(same)]] = False
-    newest = by_item.data[~same][np.cumsum(~same) - 1]
-    return np.asarray(by_item.data[same]), np.asarray(newest[same])
+    by_item = csr_matrix((entries, items, starts), shape=(n_users, n_items)).tocsc()
+    is_repeat = np.diff(by_item.indices, prepend=-1) == 0
+    item_starts = by_item.indptr[:-1]
+    is_repeat[item_starts[item_starts < len(is_repeat)]] = False
+    newest = by_item.data[~is_repeat][np.cumsum(~is_repeat) - 1]
+    return np.asarray(by_item.data[is_repeat]), np.asarray(newest[is_repeat])
 
 
 def _mean_ranks(owner: Int32, times: Int64, starts: Int64) -> Float32:
-    """The rank of each entry within its owner; equal times share the mean rank."""
+    """(entries,): the rank of each entry within its owner; equal times share the mean rank."""
     if not len(owner):
         return np.zeros(0, dtype=np.float32)
     ranks = np.arange(len(owner)) - starts[owner]
-    opens = np.concatenate([[True], (np.diff(owner) != 0) | (np.diff(times) != 0)])
-    at = np.flatnonzero(opens)
-    lengths = np.diff(np.concatenate([at, [len(owner)]]))
-    return np.repeat(ranks[at] + (lengths - 1) / 2, lengths).astype(np.float32)
+    is_first_of_time = np.concatenate([[True], (np.diff(owner) != 0) | (np.diff(times) != 0)])
+    time_starts = np.flatnonzero(is_first_of_time)
+    lengths = np.diff(np.concatenate([time_starts, [len(owner)]]))
+    return np.repeat(ranks[time_starts] + (lengths - 1) / 2, lengths).astype(np.float32)

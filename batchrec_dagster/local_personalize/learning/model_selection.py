@@ -1,16 +1,22 @@
 """Selects which components a model blends, from their NDCG on held-out users.
 
 A held-out tenth of a small data set is a few dozen users, where the best of many options wins by
-luck. So the options are few, and defaults stay unless half a standard error of the users' paired
-differences speaks against them: the recency exponents of single components, and that in a blend,
-where others see the whole history, co-occurrence looks at newer items than it does alone. Items
-that a user had several times weigh more only if that helps the components by a standard error.
+luck. So the options are few, and a default is given up only if the paired differences of the users'
+NDCG speak against it by half a standard error. The defaults are these:
 
-The weights are the mean of all options that the best one does not beat by a standard error, or by
-less, until it does not beat the mean by half of one. The options are single components, blends,
-each of these with popularity, which helps where histories say little, and popularity alone. With
-few users, each is also evaluated at earlier cutoffs of the history, which separates models about as
-well as more users would; standard errors remain those of the users' means.
+- Each component has a recency exponent.
+- In a blend, where other components see the whole history, co-occurrence looks at newer items than
+  it does alone.
+
+Items that a user had several times weigh more only if that is better by a whole standard error.
+
+Then the weights are selected. The options are single components, blends, each of these with some
+popularity, which helps where histories say little, and popularity alone. The weights are the mean
+of all options that the best one does not beat by a standard error. If the best one beats this mean
+by half a standard error, options must come closer to the best one to be in it.
+
+Where held-out users are few, each is also evaluated at earlier cutoffs of the history. That tells
+models apart about as well as more users would. Standard errors remain those of the users' means.
 """
 
 from __future__ import annotations
@@ -56,8 +62,8 @@ RECENCY_EXPONENTS: Options = {
 
 COOCCURRENCES = (SEQUENCE, SYMMETRIC_COOC)
 
-# The options for a blend's weights, on scores of the same spread; of each there is another one with
-# the symmetric co-occurrence in place of the sequence.
+# The blends to try, as weights of scores of the same spread. Of each blend with SEQUENCE there is
+# another one with SYMMETRIC_COOC in its place.
 BLEND_WEIGHTS: Sequence[Weights] = (
     {EASE: 0.35, SEQUENCE: 0.55, FACTORS: 0.1},
     {EASE: 0.4, SEQUENCE: 0.6},
@@ -73,11 +79,12 @@ BLEND_WEIGHTS: Sequence[Weights] = (
     {EASE: 0.4, USER_NEIGHBORS: 0.6},
     {FACTORS: 0.5, USER_NEIGHBORS: 0.5},
 )
-CONTENT_WEIGHTS = (0.15, 0.3, 0.6)  # added to the selected blend, where that is clearly better
+# The weights of the items' features to try in the selected blend.
+CONTENT_WEIGHTS = (0.15, 0.3, 0.6)
 
 REPEAT_EXPONENTS = (0.6, 0.0, 0.3, 0.9)  # the default first
-TEMPERATURE_USERS = 512  # 64 of the demo's and all of them gave the same temperature
-LEAST_REPEATS = 0.01  # share of the next interactions, below which repeats are not tried
+TEMPERATURE_USERS = 512  # in the demo, 64 users gave the same temperature as all of them
+LEAST_REPEATS = 0.01  # where repeats are a smaller share of the next interactions, none are tried
 
 
 @dataclass(frozen=True)
@@ -123,12 +130,19 @@ ALL_RULES = SelectionRules()
 
 @dataclass(frozen=True)
 class Blend:
-    """Which components a model uses: the recency exponent of each, and the weight of its scores."""
+    """Which components a model uses, and how."""
 
     recency_exponents: Weights
+    """The recency exponent of each component, see `History.recency_weights`."""
+
     weights: Weights
-    ndcg: float  # at 25, mean over the users that it was selected on
-    count_exponent: float = 0.0  # see History.weight_by_counts
+    """The weight of each component's scores."""
+
+    ndcg: float
+    """NDCG at 25, mean over the users that it was selected on."""
+
+    count_exponent: float = 0.0
+    """See `History.weight_by_counts`."""
 
 
 def select_blend(
@@ -138,50 +152,58 @@ def select_blend(
     options: Options = RECENCY_EXPONENTS,
     rules: SelectionRules = ALL_RULES,
 ) -> Blend:
-    """The exponents and weights to serve with; without `recency`, all exponents are 0."""
+    """The exponents and weights to serve with.
+
+    sets: the components with the histories and next items of held-out users. Without users, the
+        first component alone is selected.
+    recency: whether recent items may weigh more. Otherwise all exponents are 0.
+    options: the recency exponents to try, the default first, by name of the component.
+    rules: see `SelectionRules`.
+    """
     names = [name for name in sets[0].scorers if name != POPULARITY]
-    if not any(len(one.inputs.lengths) for one in sets):
+    if not any(len(part.inputs.lengths) for part in sets):
         exponent = options[names[0]][0] if recency else 0.0
         return Blend({names[0]: exponent}, {names[0]: 1.0}, 0.0)
     users = ScoredUsers(sets)
-    first = {name: options[name][0] if recency else 0.0 for name in names}
-    users, count_exponent = _select_count_exponent(users, sets, first, rules)
-    exponents, single = _select_exponents(users, names, options if recency else None, rules)
+    defaults = {name: options[name][0] if recency else 0.0 for name in names}
+    users, count_exponent = _select_count_exponent(users, sets, defaults, rules)
+    exponents, ndcg = _select_exponents(users, names, options if recency else None, rules)
     if EASE in names and EASE_HIGH_REG in names:
-        low_is_better = _is_better(single[EASE], single[EASE_HIGH_REG], 0.5)
+        low_is_better = _is_better(ndcg[EASE], ndcg[EASE_HIGH_REG], 0.5)
         names.remove(EASE_HIGH_REG if low_is_better else EASE)
     if FACTORS in names and FACTORS_HIGH_REG in names:
-        names.remove(min(FACTORS, FACTORS_HIGH_REG, key=lambda name: single[name].mean()))
+        names.remove(min(FACTORS, FACTORS_HIGH_REG, key=lambda name: ndcg[name].mean()))
     if POPULARITY in sets[0].scorers:
         names.append(POPULARITY)
         exponents[POPULARITY] = 0.0
-    newer = {
+    recent_exponents = {
         name: _next_exponent(exponents[name])
         for name in COOCCURRENCES
         if name in names and recency and rules.recent_in_blends and len(options[name]) > 1
     }
-    scored = {*((name, exponents[name]) for name in names), *newer.items()}
-    scales = {key: 1 / users.spread(*key) for key in sorted(scored)}
-    candidates = users.candidates(list(scales))
+    keys = {*((name, exponents[name]) for name in names), *recent_exponents.items()}
+    scales = {key: 1 / users.spread(*key) for key in sorted(keys)}
+    chunks = users.candidates(list(scales))
 
     def evaluate(blends: Sequence[Weights], exponents: Weights) -> list[Float64]:
-        at = {name: (name, exponents[name]) for name in names}
-        keyed = [
-            {at[name]: weight * scales[at[name]] for name, weight in blend.items()}
-            for blend in blends
-        ]
-        return users.by_user(ordered_map(lambda some: some.ndcg(keyed), candidates))
+        """For each of the blends, the users' (users,) NDCG with these recency exponents."""
+        weights_by_key = []
+        for blend in blends:
+            blend_keys = {(name, exponents[name]): weight for name, weight in blend.items()}
+            weights_by_key.append({key: weight * scales[key] for key, weight in blend_keys.items()})
+        return users.by_user(ordered_map(lambda chunk: chunk.ndcg(weights_by_key), chunks))
 
     blends = _list_blends([name for name in names if name != CONTENT], rules)
-    for name, exponent in newer.items():
+    for name, exponent in recent_exponents.items():
         blend = next((option for option in blends if name in option and len(option) > 1), None)
         if blend is not None:
-            [before] = evaluate([blend], exponents)
-            [after] = evaluate([blend], {**exponents, name: exponent})
-            exponents[name] = exponents[name] if _is_better(before, after, 0.5) else exponent
-    weights, score = _average_best(blends, lambda some: evaluate(some, exponents), rules)
+            [as_alone] = evaluate([blend], exponents)
+            [more_recent] = evaluate([blend], {**exponents, name: exponent})
+            if not _is_better(as_alone, more_recent, 0.5):
+                exponents[name] = exponent
+    weights, score = _average_best(blends, lambda options: evaluate(options, exponents), rules)
     if CONTENT in names:
-        weights, score = _add_content(weights, score, lambda some: evaluate(some, exponents))
+        weights, score = _add_content(weights, score, lambda options: evaluate(options, exponents))
     return Blend(
         {name: exponents[name] for name in weights},
         {name: weight * scales[name, exponents[name]] for name, weight in weights.items()},
@@ -201,31 +223,34 @@ def _select_count_exponent(
     It is 0 unless that of the rules is better by a standard error, in the mean over the components
     with these recency exponents.
     """
-    if not rules.count_exponent or all(one.inputs.counts is None for one in sets):
+    if not rules.count_exponent or all(part.inputs.counts is None for part in sets):
         return users, 0.0
     weighted = ScoredUsers(
-        [replace(one, inputs=one.inputs.weight_by_counts(rules.count_exponent)) for one in sets]
+        [replace(part, inputs=part.inputs.weight_by_counts(rules.count_exponent)) for part in sets]
     )
-    before, after = (
-        np.mean([some.ndcg(name, [each])[0] for name, each in exponents.items()], axis=0)
-        for some in (users, weighted)
-    )
-    return (weighted, rules.count_exponent) if _is_better(after, before) else (users, 0.0)
+
+    def mean_ndcg(users: ScoredUsers) -> Float64:
+        ndcg = [users.ndcg(name, [exponent])[0] for name, exponent in exponents.items()]
+        return np.asarray(np.mean(ndcg, axis=0))
+
+    without_counts, with_counts = mean_ndcg(users), mean_ndcg(weighted)
+    if _is_better(with_counts, without_counts):
+        return weighted, rules.count_exponent
+    return users, 0.0
 
 
 def _list_blends(names: Sequence[str], rules: SelectionRules) -> list[Weights]:
-    """The weights to try for these components."""
+    """The options for the weights of these components."""
     ease = EASE_HIGH_REG if EASE_HIGH_REG in names else EASE
     factors = FACTORS_HIGH_REG if FACTORS_HIGH_REG in names else FACTORS
-    blends = [
-        {
-            {EASE: ease, FACTORS: factors, SEQUENCE: cooccurrence}.get(name, name): weight
-            for name, weight in of.items()
-        }
-        for cooccurrence in COOCCURRENCES
-        for of in rules.blend_weights
-        if cooccurrence == SEQUENCE or SEQUENCE in of
-    ]
+    blends: list[Weights] = []
+    for cooccurrence in COOCCURRENCES:
+        substitutes = {EASE: ease, FACTORS: factors, SEQUENCE: cooccurrence}
+        for weights in rules.blend_weights:
+            if cooccurrence == SEQUENCE or SEQUENCE in weights:
+                blends.append(
+                    {substitutes.get(name, name): weight for name, weight in weights.items()}
+                )
     options: list[Weights] = [{name: 1.0} for name in names if name != POPULARITY]
     options += [option for option in blends if set(option) <= set(names)]
     if POPULARITY in names:
@@ -245,8 +270,8 @@ def _average_best(
 ) -> tuple[Weights, Float64]:
     """The mean of the options that may be the best, and the users' NDCG with it.
 
-    Which of them is the best is chance, and their mean depends on it less. It is of as many options
-    as it can be without being worse than the best one by half a standard error.
+    Which of them is the best is chance, and their mean depends less on chance. It is the mean of as
+    many options as possible without being worse than the best one by half a standard error.
     """
     scores = evaluate(options)
     best = max(scores, key=lambda score: score.mean())
@@ -265,32 +290,41 @@ def _average_best(
 def _add_content(
     weights: Weights, score: Float64, evaluate: Callable[[Sequence[Weights]], list[Float64]]
 ) -> tuple[Weights, Float64]:
-    """The blend with the features of items, if better by a standard error; else as it is."""
+    """The blend with the features of items if that is better by a standard error, else without.
+
+    score: the users' (users,) NDCG with the weights, which the result has for its weights.
+    """
     options = [
         {name: (1 - share) * weight for name, weight in weights.items()} | {CONTENT: share}
         for share in CONTENT_WEIGHTS
     ]
     scores = evaluate(options)
-    at = max(range(len(scores)), key=lambda i: scores[i].mean())
-    return (options[at], scores[at]) if _is_better(scores[at], score) else (weights, score)
+    best = max(range(len(scores)), key=lambda option: scores[option].mean())
+    if _is_better(scores[best], score):
+        return options[best], scores[best]
+    return weights, score
 
 
 def _average(options: Sequence[Weights], least_weight: float) -> Weights:
     """The mean of the options, without weights below the least one."""
-    names = sorted(set(chain(*options)))  # as a saved model has them: sums of floats depend on it
+    # Sorted as a saved model has them, since the sums of floats depend on the order.
+    names = sorted(set(chain(*options)))
     mean = {name: sum(option.get(name, 0.0) for option in options) / len(options) for name in names}
-    kept = {name: weight for name, weight in mean.items() if weight >= least_weight}
-    return {name: weight / sum(kept.values()) for name, weight in kept.items()}
+    large = {name: weight for name, weight in mean.items() if weight >= least_weight}
+    return {name: weight / sum(large.values()) for name, weight in large.items()}
 
 
 def select_repeats(
     score: Callable[[History], Float32], held_out: ValidationSet, rates: Float32 | None
 ) -> Repeats | None:
-    """The repeats with which lists of any items are better for the held-out users; None if none.
+    """The repeats with which lists of seen and unseen items are better for the held-out users.
 
-    `score` gives (users, n_items) logits, `rates` are those of Repeats.add. The relevant items
-    include seen ones. Repeats must raise NDCG at 25 by more than a standard error of the users'
-    paired differences.
+    They must raise NDCG at 25 by more than a standard error of the users' paired differences. None
+    if none do.
+
+    score: gives (users, n_items) logits.
+    held_out: users whose relevant items include seen ones.
+    rates: (n_items,) see `Repeats.add`.
     """
     seen = held_out.truth.multiply(held_out.inputs.seen)
     share = min(0.99, seen.nnz / max(1, held_out.truth.nnz))
@@ -298,80 +332,94 @@ def select_repeats(
         return None
     options = [Repeats(share, exponent) for exponent in REPEAT_EXPONENTS]
 
-    def evaluate(part: tuple[History, csr_matrix]) -> Float64:
+    def evaluate(chunk: tuple[History, csr_matrix]) -> Float64:
         """(1 + options, users): NDCG at 25 without repeats, then with each option."""
-        history, truth = part
+        history, truth = chunk
         is_relevant = truth.toarray() > 0
         logits = score(history)
-        out = []
+        rows = []
         for option in (None, *options):
             scores = logits.copy()
             if option is not None:
                 option.add(scores, history, rates)
             items = top_k(scores, MAX_DEPTH)
-            out.append(ndcg_of_lists(items, is_relevant, is_relevant.sum(axis=1)))
-        return np.stack(out)
+            rows.append(ndcg_of_lists(items, is_relevant, is_relevant.sum(axis=1)))
+        return np.stack(rows)
 
-    parts = list(ordered_map(evaluate, held_out.chunks()))
-    without, *scores = np.concatenate(parts, axis=1)
-    at = _select_index(scores)
-    return options[at] if _is_better(scores[at], without) else None
+    ndcg = np.concatenate(list(ordered_map(evaluate, held_out.chunks())), axis=1)
+    without, *scores = ndcg
+    best = _select_index(scores)
+    return options[best] if _is_better(scores[best], without) else None
 
 
 def fit_temperature(score: Callable[[History], Float32], sets: Sequence[ValidationSet]) -> float:
     """The divisor of scores that makes the relevant items likeliest under a softmax.
 
-    With it, softmax scores are about the probabilities that an item is next; 1 without users.
-    """
-    grid = np.geomspace(0.02, 5.0, 24)
+    With it, softmax scores are about the probabilities that an item is next. Without users it is 1.
 
-    def likelihoods(chunk: tuple[History, csr_matrix]) -> Float64:
+    score: gives (users, n_items) logits.
+    """
+    temperatures = np.geomspace(0.02, 5.0, 24)
+
+    def log_likelihoods(chunk: tuple[History, csr_matrix]) -> Float64:
+        """(temperatures,): the sum over the relevant items of a few users."""
         history, truth = chunk
         scores = score(history)
         scores -= scores.max(axis=1, keepdims=True)
         user, item = truth.nonzero()
         logits = np.empty_like(scores)
-        out = np.empty(len(grid))
-        for i, value in enumerate(grid):
-            np.divide(scores, np.float32(value), out=logits)
-            of_truth = logits[user, item].astype(np.float64)
+        sums = np.empty(len(temperatures))
+        for i, temperature in enumerate(temperatures):
+            np.divide(scores, np.float32(temperature), out=logits)
+            relevant_logits = logits[user, item].astype(np.float64)
             np.exp(logits, out=logits)
-            out[i] = (of_truth - np.log(logits.sum(axis=1)).astype(np.float64)[user]).sum()
-        return out
+            log_sums = np.log(logits.sum(axis=1)).astype(np.float64)
+            sums[i] = (relevant_logits - log_sums[user]).sum()
+        return sums
 
-    chunks = chain(*(one.chunks(TEMPERATURE_USERS) for one in sets))
-    total = sum(ordered_map(likelihoods, chunks), np.zeros(len(grid)))
-    return float(grid[total.argmax()]) if total.any() else 1.0
+    chunks = chain(*(part.chunks(TEMPERATURE_USERS) for part in sets))
+    total = sum(ordered_map(log_likelihoods, chunks), np.zeros(len(temperatures)))
+    return float(temperatures[total.argmax()]) if total.any() else 1.0
 
 
 def _select_exponents(
     users: ScoredUsers, names: Sequence[str], options: Options | None, rules: SelectionRules
 ) -> tuple[dict[str, float], dict[str, Float64]]:
-    """The recency exponent of each component, 0 without options, and the users' NDCG with it."""
-    exponents, single = {}, {}
+    """The recency exponent of each component, and the users' (users,) NDCG with it.
+
+    Without options, the exponents are 0. The scores that are not needed for blends are dropped.
+    """
+    selected, ndcg = {}, {}
     for name in names:
-        tried = options[name] if options else (0.0,)
-        scores = users.ndcg(name, tried)
-        at = _select_index(scores, rules.exponent_tolerance)
-        exponents[name], single[name] = tried[at], scores[at]
-        needed = {tried[at], *([_next_exponent(tried[at])] if name in COOCCURRENCES else [])}
-        users.drop(name, [each for each in tried if each not in needed])
-    return exponents, single
+        exponents = options[name] if options else (0.0,)
+        scores = users.ndcg(name, exponents)
+        best = _select_index(scores, rules.exponent_tolerance)
+        selected[name] = exponents[best]
+        ndcg[name] = scores[best]
+        needed = {selected[name]}
+        if name in COOCCURRENCES:
+            needed.add(_next_exponent(selected[name]))
+        users.drop(name, [exponent for exponent in exponents if exponent not in needed])
+    return selected, ndcg
 
 
 def _next_exponent(exponent: float) -> float:
-    """The next exponent of co-occurrence, which is for newer items."""
-    return min((each for each in RECENCY_EXPONENTS[SEQUENCE] if each > exponent), default=exponent)
+    """The next larger exponent of co-occurrence, with which recent items weigh more."""
+    larger = [other for other in RECENCY_EXPONENTS[SEQUENCE] if other > exponent]
+    return min(larger, default=exponent)
 
 
 def _select_index(scores: Sequence[Float64], errors: float = 0.5) -> int:
-    """The index with the best mean, if better than the first by so many standard errors; else 0."""
-    best = max(range(len(scores)), key=lambda i: scores[i].mean())
+    """The index of the scores with the best mean, if better than the first scores; else 0.
+
+    errors: by how many standard errors they must be better.
+    """
+    best = max(range(len(scores)), key=lambda index: scores[index].mean())
     return best if _is_better(scores[best], scores[0], errors) else 0
 
 
 def _is_better(ours: Float64, theirs: Float64, errors: float = 1.0) -> bool:
-    """Whether the mean paired difference exceeds so many of its standard errors."""
+    """Whether the mean paired difference of two (users,) scores exceeds so many standard errors."""
     difference = ours - theirs
     if len(difference) < 2:
         return False

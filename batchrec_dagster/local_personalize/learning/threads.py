@@ -1,7 +1,7 @@
 """Parallel maps over a thread pool whose results do not depend on the number of cores.
 
-BLAS rounds differently with one thread and with two. Here the size of the problem alone decides
-how the work is cut, and BLAS runs in one thread. numpy and scipy release the GIL meanwhile.
+BLAS rounds differently with one thread and with two. So the size of the problem alone decides how
+the work is cut, and BLAS runs in one thread. NumPy and SciPy release the GIL while they work.
 """
 
 from __future__ import annotations
@@ -31,45 +31,52 @@ def cores() -> int:
 
 
 class _SingleThreadedBlas:
-    """The limit is per process: the first to enter sets it, the last to leave lifts it."""
+    """A context in which BLAS uses one thread.
+
+    The limit is that of the process: the first to enter sets it, the last to leave lifts it.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._users = self._modules = 0
+        self._entered = 0  # how many are inside
+        self._loaded_modules = 0  # how many Python had loaded when BLAS libraries were looked up
         self._limits: Any = None
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
         with self._lock:
-            if self._users == 0:
-                # A look at all loaded libraries takes milliseconds; BLAS's come with a module.
-                if self._modules != len(sys.modules):
-                    self._controller, self._modules = ThreadpoolController(), len(sys.modules)
+            if self._entered == 0:
+                # To look through all loaded libraries takes milliseconds, so it is done again only
+                # if a module was imported, which may have brought a BLAS with it.
+                if self._loaded_modules != len(sys.modules):
+                    self._controller = ThreadpoolController()
+                    self._loaded_modules = len(sys.modules)
                 self._limits = self._controller.limit(limits=1)
-            self._users += 1
+            self._entered += 1
         try:
             yield
         finally:
             with self._lock:
-                self._users -= 1
-                if self._users == 0:
+                self._entered -= 1
+                if self._entered == 0:
                     self._limits.restore_original_limits()
 
 
 single_threaded_blas = _SingleThreadedBlas()
 
 
-def ordered_map(work: Callable[[T], R], row_ranges: Iterable[T]) -> Iterator[R]:
-    """`map` over all cores, results in order; about two pieces per core are in flight.
+def ordered_map(work: Callable[[T], R], inputs: Iterable[T]) -> Iterator[R]:
+    """`map` over all cores, with the results in order.
 
-    It takes pieces as results are read, so both may be streams larger than memory.
+    About two inputs per core are in flight. Inputs are taken as results are read, so both may be
+    streams larger than memory.
     """
     workers = cores()
     waiting: deque[Future[R]] = deque()
     with single_threaded_blas(), ThreadPoolExecutor(workers) as pool:
         try:
-            for piece in row_ranges:
-                waiting.append(pool.submit(work, piece))
+            for value in inputs:
+                waiting.append(pool.submit(work, value))
                 if len(waiting) > 2 * workers - 1:
                     yield waiting.popleft().result()
             while waiting:
@@ -79,23 +86,26 @@ def ordered_map(work: Callable[[T], R], row_ranges: Iterable[T]) -> Iterator[R]:
                 future.cancel()
 
 
-def for_each(work: Callable[[T], object], row_ranges: Iterable[T]) -> None:
-    """Do the work on every piece, over all cores; raises what the work raises."""
-    for _ in ordered_map(work, row_ranges):
+def for_each(work: Callable[[T], object], inputs: Iterable[T]) -> None:
+    """Do the work on every input, over all cores. Raises what the work raises."""
+    for _ in ordered_map(work, inputs):
         pass
 
 
 def row_ranges(
-    starts: npt.NDArray[np.signedinteger], entries: int, most: int | None = None
+    starts: npt.NDArray[np.signedinteger], entries: int, max_rows: int | None = None
 ) -> list[slice]:
-    """Ranges of rows with about `entries` entries and at most `most` rows each, one row at least.
+    """Ranges of rows with about `entries` entries each, but at least one row.
 
-    Row r has the entries starts[r]:starts[r + 1].
+    starts: (rows + 1,): row r has the entries starts[r]:starts[r + 1].
+    max_rows: the most rows of a range, without a limit if None.
     """
-    found, first, rows = [], 0, len(starts) - 1
+    ranges = []
+    first = 0
+    rows = len(starts) - 1
     while first < rows:
         last = int(np.searchsorted(starts, starts[first] + entries, side="right")) - 1
-        last = min(rows, first + (most or rows), max(first + 1, last))
-        found.append(slice(first, last))
+        last = min(rows, first + (max_rows or rows), max(first + 1, last))
+        ranges.append(slice(first, last))
         first = last
-    return found
+    return ranges

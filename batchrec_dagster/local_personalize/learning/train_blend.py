@@ -1,8 +1,8 @@
 """Trains, tunes and updates the blend model.
 
 A full training selects the blend and measures it on held-out users, then fits it on all data. An
-update (trainingMode UPDATE) keeps the blend and the weights of EASE, where new items get
-approximate ones; it counts co-occurrences again, which is cheap, and resumes the factors.
+update (trainingMode UPDATE) keeps the blend and the weights of EASE, in which new items get
+approximate ones. It counts co-occurrences again, which is cheap, and goes on with the factors.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -52,15 +51,17 @@ from .validation import ValidationSet, make_validation_set, make_validation_sets
 COMPONENTS = (EASE, SEQUENCE, SYMMETRIC_COOC, FACTORS, POPULARITY)
 HIGH_REG_MAX_ITEMS = 6_000  # a second EASE takes time with the square or cube of the items
 HIGH_REG_MAX_ROWS = 250_000  # more interactions are worth less regularization
-MAX_COMPARED_USERS = 5_000  # with each user, on average; where they are more, neighbors add nothing
+# User neighbors add nothing where each user shares an item with more users on average.
+MAX_COMPARED_USERS = 5_000
 # Where users have more interactions on average, and fewer of these have the time of the one before,
 # the order in which they came is known so well that co-occurrence in either order adds nothing.
 LONG_HISTORIES = 100
 FEW_TIES = 0.2
-FEW_HELD_OUT = 0.02  # of the users: without them, co-occurrence and factors are as good
-DEFAULT_WEIGHT = 10.0  # of EASE alone: about the spread of the softmax that a selection gives
+# Co-occurrence and factors are as good without the held-out users where these are a smaller share.
+FEW_HELD_OUT = 0.02
+DEFAULT_WEIGHT = 10.0  # of EASE alone, so that the softmax is about as wide as after a selection
 
-# With fewer users held out, a second split is fitted too: few users select noise.
+# With fewer users held out, a second split is fitted too, since few users select noise.
 MIN_VALIDATION_USERS = 200
 SECOND_HELD_OUT_SHARE = 0.3
 
@@ -68,7 +69,7 @@ SECOND_HELD_OUT_SHARE = 0.3
 def train_blend(
     interactions: Interactions, values: Values, seed: int, log: Log
 ) -> tuple[BlendModel, dict[str, float]]:
-    """The model and its metrics; no metrics when no users can be held out."""
+    """The model and its metrics, which are empty when no users can be held out."""
     held_out = split(interactions, seed, share=held_out_share(interactions))
     if held_out is None:
         log("too little data to hold out users: no metrics, default blend")
@@ -80,46 +81,52 @@ def train_blend(
     options = choose_options(held_out)
     large = is_large(interactions)
     if large:
-        parts = [sample(one, seed) for one in splits]
-        options = _select_options_on_sample(parts, options, values, seed, log)
-    first, blend, temperature = _fit_and_select(
+        samples = [sample(part, seed) for part in splits]
+        options = _select_options_on_sample(samples, options, values, seed, log)
+    selection, blend, temperature = _fit_and_select(
         splits, options, values, seed, log, keeps_inverses=not large
     )
-    measured = first.blend(blend, temperature)
-    with_seen = make_validation_set({}, held_out, measured.item_ids, include_seen=True)
-    repeats = select_repeats(measured.score, with_seen, measured.repeat_rates)
+    # The model without the held-out users, on whom it is measured.
+    test_model = selection.blend(blend, temperature)
+    with_seen = make_validation_set({}, held_out, test_model.item_ids, include_seen=True)
+    repeats = select_repeats(test_model.score, with_seen, test_model.repeat_rates)
     if repeats is not None:
         log(f"repeats: {repeats.share:.0%} of the next interactions, recency {repeats.exponent}")
-    measured = replace(measured, repeats=repeats)
-    metrics = _measure_and_log(measured, held_out, log)
-    measured = replace(measured)  # without the sums of weights that it kept to score
+    test_model = replace(test_model, repeats=repeats)
+    metrics = _measure_and_log(test_model, held_out, log)
+    test_model = replace(test_model)  # frees the sums of weights that it kept to score
     users = interactions.user_ids[held_out.users]
-    del splits, held_out  # copies of the data, before the largest fit
-    if large:  # EASE of nearly all users is not fitted again with the others
+    del splits, held_out  # frees these copies of the data before the largest fit
+    if large:
+        # EASE, which was fitted on nearly all users, is not fitted again with the others.
         few = len(users) <= FEW_HELD_OUT * len(interactions.user_ids)
         model = _update_model(
-            measured, interactions, values, seed, log, serves=True, refits=not few
+            test_model, interactions, values, seed, log, serves=True, refits=not few
         )
-        return replace(model, held_out=HeldOut(measured, users, values)), metrics
-    fitter = ComponentFitter(interactions, values, seed, log, start=first)
-    fitted = fitter.fit(list(blend.weights), values)
-    model = fitter.with_new_items(replace(fitted.blend(blend, temperature), repeats=repeats))
-    return replace(model, held_out=HeldOut(measured, users, values)), metrics
+    else:
+        fitter = ComponentFitter(interactions, values, seed, log, start=selection)
+        fitted = fitter.fit(list(blend.weights), values)
+        model = fitter.with_new_items(replace(fitted.blend(blend, temperature), repeats=repeats))
+    return replace(model, held_out=HeldOut(test_model, users, values)), metrics
 
 
 def train_blend_on_histories(
     interactions: Interactions, values: Values, seed: int, log: Log
 ) -> tuple[BlendModel, BlendModel | None, Split | None]:
-    """The model of all data; the one trained on the oldest part of each history, and that split."""
+    """The model of all data, and what it is measured with.
+
+    That is the model trained on the oldest part of each history, and the split into the oldest and
+    the newest parts. Both are None when no user has enough interactions.
+    """
     held_out = split_histories(interactions)
     if held_out is None:
         log("no user has enough interactions to hold some out: no metrics, default blend")
         return _default_blend(interactions, values, seed, log), None, None
     options = choose_options(held_out)
-    first, blend, temperature = _fit_and_select([held_out], options, values, seed, log)
-    fitter = ComponentFitter(interactions, values, seed, log, start=first)
+    selection, blend, temperature = _fit_and_select([held_out], options, values, seed, log)
+    fitter = ComponentFitter(interactions, values, seed, log, start=selection)
     fitted = fitter.fit(list(blend.weights), values)
-    return fitted.blend(blend, temperature), first.blend(blend, temperature), held_out
+    return fitted.blend(blend, temperature), selection.blend(blend, temperature), held_out
 
 
 def measure_blend(
@@ -128,10 +135,10 @@ def measure_blend(
     """For hpo.tune: a function from hyperparameters to the NDCG at 25 of their blend."""
     fitter = ComponentFitter(held_out.train, values, seed, log)
 
-    def ndcg(tried: Values) -> float:
-        fitted = fitter.fit(list(choose_options(held_out)), tried)
+    def ndcg(candidate: Values) -> float:
+        fitted = fitter.fit(list(choose_options(held_out)), candidate)
         sets = make_validation_sets(fitted.scorers, held_out, fitted.item_ids)
-        return select_blend(sets, recency=uses_recency(tried, held_out.train)).ndcg
+        return select_blend(sets, recency=uses_recency(candidate, held_out.train)).ndcg
 
     return ndcg
 
@@ -139,30 +146,34 @@ def measure_blend(
 def update_blend(
     previous: Path, interactions: Interactions, seed: int, log: Log
 ) -> tuple[BlendModel, dict[str, float], Values] | None:
-    """The model in the folder `previous`, updated with `interactions`; metrics, hyperparameters.
+    """A model updated with the interactions, its metrics, and its hyperparameters.
 
     The metrics are those of a model updated without the users who were held out before, on these
-    users. None when the model was saved without held-out users, so it cannot be updated.
+    users. The result is None when the model was saved without held-out users, so that it cannot be
+    updated. Raises TrainingError for a model of another kind.
+
+    previous: the folder of the model to update.
     """
-    old = load_model(previous)
-    if not isinstance(old, BlendModel):
+    old_model = load_model(previous)
+    if not isinstance(old_model, BlendModel):
         raise TrainingError(f"the model in {previous} cannot be updated; train it in full")
-    before = HeldOut.load(previous)
-    if before is None:
+    old_held_out = HeldOut.load(previous)
+    if old_held_out is None:
         log("the earlier version cannot be updated, so this is a full training")
         return None
-    values = before.hyperparameters
-    held = np.sort(find_positions(interactions.user_ids, before.users))
-    held = held[held >= 0]
-    held = held[np.diff(interactions.starts)[held] >= 2]
+    values = old_held_out.hyperparameters
+    users = np.sort(find_positions(interactions.user_ids, old_held_out.users))
+    users = users[users >= 0]
+    users = users[np.diff(interactions.starts)[users] >= 2]
     metrics: dict[str, float] = {}
-    measured = before.model
-    if len(held) and len(held) < len(interactions.user_ids):
-        held_out = split_users(interactions, held)
-        measured = _update_model(before.model, held_out.train, values, seed, log)
-        metrics = _measure_and_log(measured, held_out, log)
-    model = _update_model(old, interactions, values, seed, log, serves=True)
-    return replace(model, held_out=HeldOut(measured, before.users, values)), metrics, values
+    test_model = old_held_out.model
+    if len(users) and len(users) < len(interactions.user_ids):
+        held_out = split_users(interactions, users)
+        test_model = _update_model(old_held_out.model, held_out.train, values, seed, log)
+        metrics = _measure_and_log(test_model, held_out, log)
+    model = _update_model(old_model, interactions, values, seed, log, serves=True)
+    model = replace(model, held_out=HeldOut(test_model, old_held_out.users, values))
+    return model, metrics, values
 
 
 def _update_model(
@@ -175,21 +186,23 @@ def _update_model(
     serves: bool = False,
     refits: bool = True,
 ) -> BlendModel:
-    """The model with new data; with new items if it `serves`, rather than measures.
+    """The model with new data.
 
-    Unless it `refits`, co-occurrence and factors stay, and know nothing of new items.
+    serves: whether the model is for serving, with new items, and not only measured.
+    refits: whether co-occurrence and factors are fitted again. Otherwise they stay, and do not
+        score new items.
     """
-    began = time.monotonic()
+    start_time = time.monotonic()
     fitter = ComponentFitter(interactions, values, seed, log)
     old_index = fitter.old_index(old)
     scorers: dict[str, Scorer] = {}
     for name, scorer in old.scorers.items():
-        cooccurrence = name in (SEQUENCE, SYMMETRIC_COOC)
-        stays = not refits and (cooccurrence or isinstance(scorer, FactorScorer))
+        is_cooccurrence = name in (SEQUENCE, SYMMETRIC_COOC)
+        stays = not refits and (is_cooccurrence or isinstance(scorer, FactorScorer))
         if stays and isinstance(scorer, ItemItemScorer | FactorScorer):
             scorers[name] = scorer.with_items(old_index)
         elif (
-            cooccurrence
+            is_cooccurrence
             or name in (POPULARITY, USER_NEIGHBORS)
             or (name == CONTENT and interactions.features is not None)
         ):
@@ -206,7 +219,7 @@ def _update_model(
             )
         elif isinstance(scorer, FactorScorer):
             scorers[name] = fitter.resume_factors(scorer, old_index)
-    log(f"updated: {len(interactions):,} interactions in {time.monotonic() - began:.1f} s")
+    log(f"updated: {len(interactions):,} interactions in {time.monotonic() - start_time:.1f} s")
     model = BlendModel(
         fitter.item_ids,
         fitter.popularity,
@@ -221,15 +234,17 @@ def _update_model(
 
 
 def _select_options_on_sample(
-    parts: list[Split], options: Options, values: Values, seed: int, log: Log
+    samples: list[Split], options: Options, values: Values, seed: int, log: Log
 ) -> Options:
-    """Of the components and their recency exponents, those that a sample of each split selects."""
-    log(f"components are selected on a sample of {len(parts[0].train):,} interactions")
+    """Of the options, the components and recency exponents that are selected on the samples.
+
+    samples: a sample of each split.
+    """
+    log(f"components are selected on a sample of {len(samples[0].train):,} interactions")
     names = list(options)
-    fits = [ComponentFitter(one.train, values, seed, log).fit(names, values) for one in parts]
-    blend = select_on_sample(
-        _make_all_validation_sets(fits, parts), recency=uses_recency(values, parts[0].train)
-    )
+    fits = [ComponentFitter(part.train, values, seed, log).fit(names, values) for part in samples]
+    sets = _make_all_validation_sets(fits, samples)
+    blend = select_on_sample(sets, recency=uses_recency(values, samples[0].train))
     log(f"selected on the sample: {', '.join(blend.weights)}; NDCG at 25 of {blend.ndcg:.4f}")
     return {
         name: [blend.recency_exponents[name]] for name in options if name in blend.recency_exponents
@@ -245,14 +260,14 @@ def _fit_and_select(
     *,
     keeps_inverses: bool = False,
 ) -> tuple[FittedComponents, Blend, float]:
-    """The blend selected on all splits, its components of the first split, and its temperature."""
-    names = list(options)
-    fits = [
-        ComponentFitter(
-            one.train, values, seed, log, keeps_inverses=keeps_inverses and one is splits[0]
-        ).fit(names, values)
-        for one in splits
-    ]
+    """The components of the first split, the blend selected on all splits, and its temperature."""
+    fits = []
+    for part in splits:
+        is_first = part is splits[0]
+        fitter = ComponentFitter(
+            part.train, values, seed, log, keeps_inverses=keeps_inverses and is_first
+        )
+        fits.append(fitter.fit(list(options), values))
     sets = _make_all_validation_sets(fits, splits)
     recency = uses_recency(values, splits[0].train)
     blend = select_blend(sets, recency=recency, options=options)
@@ -270,25 +285,26 @@ def _make_all_validation_sets(
     fits: list[FittedComponents], splits: list[Split]
 ) -> list[ValidationSet]:
     """The validation sets of all splits, those of the first one first."""
-    pairs = zip(fits, splits, strict=True)
-    return list(
-        chain(*(make_validation_sets(fit.scorers, one, fit.item_ids) for fit, one in pairs))
-    )
+    sets: list[ValidationSet] = []
+    for fitted, held_out in zip(fits, splits, strict=True):
+        sets += make_validation_sets(fitted.scorers, held_out, fitted.item_ids)
+    return sets
 
 
 def choose_options(held_out: Split) -> Options:
     """The components to select from, with the recency exponents to try.
 
-    A second EASE only if one split has users enough; neighbors only if users are compared with few
-    others, and not with themselves, as where the held-out users are trained on; co-occurrence in
-    either order only where histories are short or many times are equal.
+    Co-occurrence in either order is among them where histories are short or many times are equal. A
+    second EASE is, if one split has users enough to tell them apart. User neighbors are, if users
+    are compared with few others, and not with themselves, as they would be where the held-out users
+    are trained on.
     """
-    data, names = held_out.train, list(COMPONENTS)
-    same = data.timestamps[1:] == data.timestamps[:-1]
-    same &= data.users[1:] == data.users[:-1]
-    if len(data) > LONG_HISTORIES * np.count_nonzero(np.diff(data.starts)) and (
-        np.count_nonzero(same) < FEW_TIES * len(data)
-    ):
+    data = held_out.train
+    names = list(COMPONENTS)
+    has_time_before = data.timestamps[1:] == data.timestamps[:-1]
+    has_time_before &= data.users[1:] == data.users[:-1]
+    has_few_ties = np.count_nonzero(has_time_before) < FEW_TIES * len(data)
+    if has_few_ties and len(data) > LONG_HISTORIES * np.count_nonzero(np.diff(data.starts)):
         names.remove(SYMMETRIC_COOC)
     if len(held_out.users) >= MIN_VALIDATION_USERS and len(data.item_ids) <= HIGH_REG_MAX_ITEMS:
         names.append(EASE_HIGH_REG)
@@ -311,12 +327,16 @@ def _default_blend(interactions: Interactions, values: Values, seed: int, log: L
 
 
 def uses_recency(values: Values, interactions: Interactions) -> bool:
-    """Whether recent interactions may weigh more than old ones: not if all have the same time."""
+    """Whether recent interactions may weigh more than old ones.
+
+    They may not if all have the same time, or if a hyperparameter says so.
+    """
     has_times = bool(np.ptp(interactions.timestamps)) if len(interactions.timestamps) else False
     return has_times and bool(values.get("recency_mask", values.get("apply_recency_bias", True)))
 
 
 def _measure_and_log(model: BlendModel, held_out: Split, log: Log) -> dict[str, float]:
+    """The metrics of the model on held-out users, which are logged too."""
     metrics = measure(model, held_out)
     log(", ".join(f"{key} {value:.4f}" for key, value in metrics.items() if "/" not in key))
     return metrics

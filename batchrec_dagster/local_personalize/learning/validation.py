@@ -1,14 +1,14 @@
 """How well scores of components, and blends of them, rank the items that held-out users chose next.
 
-Scoring costs most, so the scores of a component are kept for several questions, and a blend is
-looked for among the best items of each component only.
+Scoring costs most, so the scores of a component are kept for several questions. A blend is searched
+for among the best items of each component only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, product
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
@@ -25,10 +25,14 @@ Weights = Mapping[str, float]  # by name of the component
 Key = tuple[str, float]  # name and recency exponent of a component
 
 MAX_USERS = 2_000  # enough to tell two models apart, and cheap compared with training
-CHUNK = 64  # users
-CHUNK_SCORES = 4 << 20  # of a large catalogue fewer users: several such arrays are in use per core
+# Users in a chunk, and the most scores of a chunk, so that it has fewer users of a large catalogue:
+# several arrays of this size are in use on each core.
+CHUNK = 64
+CHUNK_SCORES = 4 << 20
 KEPT_BYTES = 256 << 20
-CANDIDATES = 60  # of each component, for a user; hardly another item reaches a blend's first 25
+# Items of each component that a blend is searched for among, for each user. Hardly another item
+# reaches the first 25 of a blend.
+CANDIDATES = 60
 
 
 @dataclass(frozen=True)
@@ -36,14 +40,24 @@ class ValidationSet:
     """Scorers that were trained without some users, with these users' histories and next items."""
 
     scorers: Mapping[str, Scorer]
-    inputs: History
-    truth: csr_matrix  # (users, n_items), nonzero for relevant items
-    users: Int32  # (users,) user indices, to recognize a user in several sets
+    """The components by name."""
 
-    def chunks(self, most: int = MAX_USERS) -> Iterator[tuple[History, csr_matrix]]:
-        """The histories and relevant items of a few users at a time, of so many at most."""
+    inputs: History
+    """The histories of the users."""
+
+    truth: csr_matrix
+    """(users, n_items), nonzero for relevant items."""
+
+    users: Int32
+    """(users,) user indices, by which a user is recognized in several sets."""
+
+    def chunks(self, max_users: int = MAX_USERS) -> Iterator[tuple[History, csr_matrix]]:
+        """The histories and relevant items of a few users at a time.
+
+        max_users: with how many users it ends.
+        """
         size = max(1, min(CHUNK, CHUNK_SCORES // max(1, self.truth.shape[1])))
-        users = min(most, len(self.inputs.lengths))
+        users = min(max_users, len(self.inputs.lengths))
         for start in range(0, users, size):
             stop = min(start + size, users)
             yield self.inputs.slice(start, stop), self.truth[start:stop]
@@ -54,7 +68,8 @@ def make_validation_set(
 ) -> ValidationSet:
     """Up to MAX_USERS users of a split who have a history and relevant items.
 
-    With `include_seen`, items of the history may be relevant too.
+    item_ids: the items of the scorers, in their order.
+    include_seen: whether items of the history may be relevant too.
     """
     users = held_out.users
     if len(users) > MAX_USERS:
@@ -64,84 +79,102 @@ def make_validation_set(
     if not include_seen:
         truth = (truth - truth.multiply(inputs.seen)).tocsr()
         truth.eliminate_zeros()
-    some = (np.diff(truth.indptr) > 0) & (inputs.lengths > 0)
-    inputs = Histories(held_out.inputs, item_ids).of_users(users[some])
-    return ValidationSet(scorers, inputs, truth[some], users[some])
+    is_usable = (np.diff(truth.indptr) > 0) & (inputs.lengths > 0)
+    inputs = Histories(held_out.inputs, item_ids).of_users(users[is_usable])
+    return ValidationSet(scorers, inputs, truth[is_usable], users[is_usable])
 
 
 def make_validation_sets(
     scorers: Mapping[str, Scorer], held_out: Split, item_ids: Ids
 ) -> list[ValidationSet]:
-    """The validation set of a split; if its users are few, also those of earlier cutoffs."""
-    return [make_validation_set(scorers, one, item_ids) for one in add_earlier_cutoffs(held_out)]
+    """The validation set of a split. If its users are few, also those of earlier cutoffs."""
+    return [make_validation_set(scorers, part, item_ids) for part in add_earlier_cutoffs(held_out)]
 
 
 class ScoredUsers:
-    """All users of the validation sets. The scores of components are kept while they fit into
-    KEPT_BYTES: several questions are asked of them."""
+    """All users of some validation sets, with the scores of the components for them.
+
+    The scores are kept while they fit into KEPT_BYTES, because several questions are asked of them.
+    """
 
     def __init__(self, sets: Sequence[ValidationSet]) -> None:
-        parts = [[_Chunk(one.scorers, *part) for part in one.chunks()] for one in sets]
-        self._chunks = list(chain(*parts))
-        self._of_one_set = next(part for part in parts if part)
-        self._room = KEPT_BYTES
-        _, self._user = np.unique(np.concatenate([one.users for one in sets]), return_inverse=True)
+        chunks_by_set = [
+            [_Chunk(part.scorers, history, truth) for history, truth in part.chunks()]
+            for part in sets
+        ]
+        self._chunks = list(chain(*chunks_by_set))
+        self._chunks_of_one_set = next(chunks for chunks in chunks_by_set if chunks)
+        self._free_bytes = KEPT_BYTES
+        all_users = np.concatenate([part.users for part in sets])
+        # (rows of all sets,): which user it is, from 0 on.
+        _, self._user = np.unique(all_users, return_inverse=True)
 
     def ndcg(self, name: str, exponents: Sequence[float]) -> list[Float64]:
         """For each of the exponents, (users,) NDCG at 25 of a component, mean over the sets."""
 
-        def measured(chunk: _Chunk) -> Float64:
-            return np.stack([chunk.ndcg(each) for each in self._scores(chunk, name, exponents)])
+        def measure(chunk: _Chunk) -> Float64:
+            return np.stack([chunk.ndcg(scores) for scores in self._scores(chunk, name, exponents)])
 
-        return self.by_user(ordered_map(measured, self._chunks))
+        return self.by_user(ordered_map(measure, self._chunks))
 
-    def by_user(self, measured: Iterable[Float64]) -> list[Float64]:
-        """The (users,) means over the sets of each row, from (rows, users) of each chunk."""
-        times = np.bincount(self._user)
+    def by_user(self, values_by_chunk: Iterable[Float64]) -> list[Float64]:
+        """For each row, the users' (users,) means over the sets.
+
+        values_by_chunk: for each chunk (rows, users in the chunk).
+        """
+        occurrences = np.bincount(self._user)
         return [
-            np.bincount(self._user, weights=values) / times
-            for values in np.concatenate(list(measured), axis=1)
+            np.bincount(self._user, weights=values) / occurrences
+            for values in np.concatenate(list(values_by_chunk), axis=1)
         ]
 
     def drop(self, name: str, exponents: Sequence[float]) -> None:
-        """Make room: the scores with these exponents are not asked for again."""
-        for chunk, exponent in product(self._chunks, exponents):
-            if (scores := chunk.kept.pop((name, exponent), None)) is not None:
-                self._room += scores.nbytes
+        """Free the scores with these exponents, which are not needed any more."""
+        for chunk in self._chunks:
+            for exponent in exponents:
+                scores = chunk.kept_scores.pop((name, exponent), None)
+                if scores is not None:
+                    self._free_bytes += scores.nbytes
 
     def spread(self, name: str, exponent: float) -> float:
         """The standard deviation of a component's scores over the items, mean over users."""
         spreads = ordered_map(
-            lambda chunk: self._scores(chunk, name, [exponent])[0].std(axis=1), self._of_one_set
+            lambda chunk: self._scores(chunk, name, [exponent])[0].std(axis=1),
+            self._chunks_of_one_set,
         )
         return float(np.concatenate(list(spreads)).mean()) or 1.0
 
     def candidates(self, keys: Sequence[Key]) -> list[Candidates]:
         """The best items of each of the components, chunk by chunk."""
 
-        def of(chunk: _Chunk) -> Candidates:
-            return chunk.candidates(
-                {(name, each): self._scores(chunk, name, [each])[0] for name, each in keys}
-            )
+        def find_candidates(chunk: _Chunk) -> Candidates:
+            scores = {
+                (name, exponent): self._scores(chunk, name, [exponent])[0]
+                for name, exponent in keys
+            }
+            return chunk.candidates(scores)
 
-        return list(ordered_map(of, self._chunks))
+        return list(ordered_map(find_candidates, self._chunks))
 
     def _scores(self, chunk: _Chunk, name: str, exponents: Sequence[float]) -> list[Float32]:
-        """(users, n_items) of a component for each exponent, to be left as they are."""
-        missing = [each for each in exponents if (name, each) not in chunk.kept]
-        found = dict(zip(missing, chunk.scores(name, missing), strict=True)) if missing else {}
-        for exponent, scores in found.items():
-            if self._room >= scores.nbytes:
-                self._room -= scores.nbytes
-                chunk.kept[name, exponent] = scores
-        return [found[each] if each in found else chunk.kept[name, each] for each in exponents]
+        """(users, n_items) of a component for each exponent. They must not be changed."""
+        missing = [exponent for exponent in exponents if (name, exponent) not in chunk.kept_scores]
+        new_scores = dict(zip(missing, chunk.scores(name, missing), strict=True)) if missing else {}
+        for exponent, scores in new_scores.items():
+            if self._free_bytes >= scores.nbytes:
+                self._free_bytes -= scores.nbytes
+                chunk.kept_scores[name, exponent] = scores
+        return [
+            new_scores[exponent] if exponent in new_scores else chunk.kept_scores[name, exponent]
+            for exponent in exponents
+        ]
 
 
 class _Chunk:
-    """A few users of a validation set, with the scores that are kept."""
+    """A few users of a validation set, with the scores that are kept of them."""
 
     def __init__(self, scorers: Mapping[str, Scorer], history: History, truth: csr_matrix) -> None:
-        self.kept: dict[Key, Float32] = {}
+        self.kept_scores: dict[Key, Float32] = {}
         self._scorers, self._history, self._truth = scorers, history, truth
         self._seen = history.seen.nonzero()
 
@@ -157,10 +190,10 @@ class _Chunk:
         is_relevant = self._truth.toarray() > 0
         return ndcg_of_lists(self._best(scores, MAX_DEPTH), is_relevant, is_relevant.sum(axis=1))
 
-    def candidates(self, scored: Mapping[Key, Float32]) -> Candidates:
+    def candidates(self, scores_by_key: Mapping[Key, Float32]) -> Candidates:
         """The best items of each component, in the order of all items."""
         is_best = np.zeros(self._truth.shape, dtype=bool)
-        for scores in scored.values():
+        for scores in scores_by_key.values():
             items = self._best(scores, CANDIDATES)
             user, _ = np.nonzero(items >= 0)
             is_best[user, items[items >= 0]] = True
@@ -168,20 +201,24 @@ class _Chunk:
         lengths = is_best.sum(axis=1)
         place = np.arange(len(user)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         shape = len(lengths), int(lengths.max(initial=0))
-        of_best = {key: np.full(shape, -np.inf, dtype=np.float32) for key in scored}
-        for key, scores in scored.items():
-            of_best[key][user, place] = scores[user, item]
+        candidate_scores = {}
+        for key, scores in scores_by_key.items():
+            candidate_scores[key] = np.full(shape, -np.inf, dtype=np.float32)
+            candidate_scores[key][user, place] = scores[user, item]
         is_relevant = np.zeros(shape, dtype=bool)
         truth = self._truth.toarray() > 0
         is_relevant[user, place] = truth[user, item]
-        return Candidates(of_best, is_relevant, truth.sum(axis=1))
+        return Candidates(candidate_scores, is_relevant, truth.sum(axis=1))
 
     def _best(self, scores: Float32, count: int) -> Int32:
-        """(users, count): the unseen items of the highest scores; -1 pads."""
-        of_seen = scores[self._seen]
+        """(users, count): the unseen items with the highest scores, best first; -1 pads.
+
+        The scores are changed meanwhile, and are the same afterwards.
+        """
+        scores_of_seen = scores[self._seen]
         scores[self._seen] = -np.inf
         items = top_k(scores, count)
-        scores[self._seen] = of_seen
+        scores[self._seen] = scores_of_seen
         return items
 
 
@@ -189,12 +226,20 @@ class _Chunk:
 class Candidates:
     """The items that a blend may put first for a few users."""
 
-    scores: Mapping[Key, Float32]  # (users, width) of each component; -inf pads
-    is_relevant: Bool  # (users, width)
-    relevant: Int64  # (users,) relevant items, candidates or not
+    scores: Mapping[Key, Float32]
+    """(users, width) of each component; -inf pads."""
+
+    is_relevant: Bool
+    """(users, width) whether a candidate is relevant."""
+
+    relevant: Int64
+    """(users,) the number of relevant items, whether they are candidates or not."""
 
     def ndcg(self, blends: Sequence[Mapping[Key, float]]) -> Float64:
-        """(blends, users): NDCG at 25 with the weighted sums of scores."""
+        """(blends, users): NDCG at 25 with the weighted sums of scores.
+
+        blends: the weights of the components' scores.
+        """
         users, width = self.is_relevant.shape
         scores = np.zeros((len(blends), users, width), dtype=np.float32)
         for blend, weights in zip(scores, blends, strict=True):
