@@ -6,7 +6,7 @@ import dagster as dg
 import polars as pl
 import pytest
 
-from batchrec_dagster.pipeline.run_step import run_step
+from batchrec_dagster.pipeline.run_step import asset_step
 from batchrec_dagster.preparation.users import count_rows
 from batchrec_dagster.steps import checks
 from batchrec_dagster.steps.publishing import checks_of
@@ -165,12 +165,18 @@ def test_items_that_the_items_file_does_not_have_are_a_warning() -> None:
 
 
 def test_a_step_whose_checks_fail_reports_them_and_stops() -> None:
-    failed = checks.no_duplicates(1)
-    reported = run_step(lambda: checks.require([checks.no_seen_items(0), failed]))
-    results = [next(reported), next(reported)]
-    assert [result.passed for result in results] == [True, False]
+    @asset_step
+    def step() -> dg.MaterializeResult[None]:
+        checks.require([checks.no_seen_items(0), checks.no_duplicates(1)])
+        return dg.MaterializeResult()
+
+    results = step()
+    reported = [next(results), next(results)]
+    assert isinstance(reported[0], dg.AssetCheckResult)
+    assert isinstance(reported[1], dg.AssetCheckResult)
+    assert [reported[0].passed, reported[1].passed] == [True, False]
     with pytest.raises(dg.Failure, match="no_duplicates: 1 items"):
-        next(reported)
+        next(results)
 
 
 def test_a_warning_does_not_stop_a_step() -> None:

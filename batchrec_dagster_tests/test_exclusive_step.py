@@ -1,7 +1,6 @@
 """A step's lease is given up when the step ends, however it ends, though the process goes on and
 keeps what the step raised."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +9,12 @@ import pytest
 
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.deployment import Deployment
-from batchrec_dagster.deployment.resources import PersonalizeResource
-from batchrec_dagster.pipeline.run_step import check_specs, exclusive_step, published
+from batchrec_dagster.pipeline.run_step import (
+    asset_step,
+    check_specs,
+    materialization_with_checks,
+    personalize_work,
+)
 from batchrec_dagster.steps.checks import CheckResult
 from batchrec_dagster.storage.object_store import StorageError
 from batchrec_dagster.storage.published_table import PublishedTable
@@ -63,22 +66,26 @@ def test_the_lease_is_given_up_however_the_step_ends(
 ) -> None:
     deployment = Deployment.from_environment({"BATCHREC_HOME": str(tmp_path)})
     leases, during = tmp_path / "storage/shop/leases", []
+    key = dg.AssetKey(["shop", "step"])
 
     @dg.asset(
-        key_prefix="shop",
-        check_specs=check_specs(dg.AssetKey(["shop", "step"]), {"small": "It is small."}, {}),
+        key=key,
+        check_specs=check_specs(key, {"small": "It is small."}, {}),
+        required_resource_keys={SHOP.resource_key("personalize")},
     )
-    @exclusive_step(SHOP)
-    def step(context: dg.AssetExecutionContext, personalize: PersonalizeResource) -> Iterator[Any]:
-        during.extend(files(leases))
-        if ends == "raises":
-            raise dg.Failure("the asset fails")
+    @asset_step
+    def step(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
+        work = personalize_work(SHOP, context)
+        with work.step_lease("step", context.run.run_id):
+            during.extend(files(leases))
+            if ends == "raises":
+                raise dg.Failure("the asset fails")
         small = CheckResult("small", ends != "fails a check", "too large")
-        yield from published([small], dg.MaterializeResult(value=ends))
+        return materialization_with_checks([small], dg.MaterializeResult(value=ends))
 
     shelf = Shelf(leases)
     personalize = deployment.personalize_resource
-    resources = {"personalize": personalize, "io_manager": shelf}
+    resources = {SHOP.resource_key("personalize"): personalize, "io_manager": shelf}
     result = dg.materialize([step], instance=instance, resources=resources, raise_on_error=False)
     assert [path.name for path in during] == ["000001.json"]
     assert files(leases) == []

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 
 from batchrec_dagster.deployment.io_managers import InteractionsIOManager, UsersIOManager
+from batchrec_dagster.steps.records import DatasetRecord
 from batchrec_dagster.storage.io_managers import (
     STORAGE_KEY,
     JsonRecordIOManager,
@@ -92,8 +93,9 @@ def test_a_published_table_arrives_as_the_frame_that_is_asked_for(
         writer.finish({"edition": 1, "version": "a"})
     at, folder = "shop/lists/lists.parquet", tmp_path / "storage"
     storage = StorageResource(root=str(folder), s3=S3Connection())
-    edition = PublishedTable(storage.store, storage.uri(at)).publish(writer.path, keep=1)
-    got = passed_on(folder, PublishedTableIOManager, edition, wanted, at=at)
+    PublishedTable(storage.store, storage.uri(at)).publish(writer.path, keep=1)
+    # The asset has published the lists itself, and hands over no value.
+    got = passed_on(folder, PublishedTableIOManager, dg.MaterializeResult(), wanted, at=at)
     assert isinstance(got, wanted)
     assert pl.DataFrame(got.collect() if isinstance(got, pl.LazyFrame) else got).equals(TABLE)
 
@@ -102,9 +104,22 @@ def test_without_a_type_it_is_pandas(tmp_path: Path) -> None:
     assert isinstance(passed_on(tmp_path, ParquetIOManager, TABLE, Any), pd.DataFrame)
 
 
-def test_a_record_arrives_as_a_dict(tmp_path: Path) -> None:
-    record = {"arn": "arn:aws:…", "metrics": {"coverage": 0.5}}
-    assert passed_on(tmp_path, JsonRecordIOManager, record, dict[str, Any]) == record
+def test_published_lists_are_not_written_by_an_io_manager(tmp_path: Path) -> None:
+    with pytest.raises(dg.DagsterInvariantViolationError, match="only reads lists"):
+        passed_on(tmp_path, PublishedTableIOManager, TABLE, pl.DataFrame)
+    assert list(tmp_path.rglob("*.*")) == []
+
+
+def test_a_record_arrives_as_the_record_that_is_asked_for_or_as_a_dict(tmp_path: Path) -> None:
+    values = {"dataset_group_arn": "arn:…", "dataset_group_name": "shop", "data_version": "1"}
+    record = DatasetRecord.from_json(values)
+    assert passed_on(tmp_path, JsonRecordIOManager, record, dict[str, Any]) == values
+    assert passed_on(tmp_path, JsonRecordIOManager, values, DatasetRecord) == record
+
+
+def test_another_records_file_is_reported_as_damaged(tmp_path: Path) -> None:
+    with pytest.raises(dg.Failure, match=r"upstream\.json .*not a DatasetRecord: .*delete it"):
+        passed_on(tmp_path, JsonRecordIOManager, {"rows": 3}, DatasetRecord)
 
 
 def test_what_is_no_table_is_refused_and_leaves_nothing(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import dagster as dg
 import pytest
 
 from batchrec_dagster.storage.lease import Lease
-from batchrec_dagster.storage.object_store import ObjectInfo, ObjectStore
+from batchrec_dagster.storage.object_store import ObjectInfo, ObjectStore, StorageError
 from batchrec_dagster_tests.nights.proxy import proxy
 from batchrec_dagster_tests.s3_server import S3Server
 from batchrec_dagster_tests.support import (
@@ -49,7 +49,7 @@ def folder(tmp_path: Path) -> tuple[ObjectStore, str]:
 
 def lease(place: tuple[ObjectStore, str], owner: str = "us", **options: Any) -> Lease:
     log = logging.getLogger("test")
-    options = {"deadline_seconds": LONG, "look_seconds": 0.01, **options}
+    options = {"deadline_seconds": LONG, "poll_seconds": 0.01, **options}
     return Lease(place[0], place[1], owner, log, **options)
 
 
@@ -92,7 +92,7 @@ def test_one_at_a_time_has_it(place: tuple[ObjectStore, str]) -> None:
 
     def work(owner: int) -> None:
         for _ in range(3):
-            with lease(place, str(owner)).held():
+            with lease(place, str(owner)).hold():
                 inside.append(owner)
                 most.append(len(inside))
                 time.sleep(0.002)
@@ -120,13 +120,13 @@ def test_a_lease_that_is_released_while_it_is_looked_at_goes_to_one_run(tmp_path
                 return super().get(uri)
             finally:
                 if not entered and not super().list(place[1]):
-                    entered.append(third.enter_context(lease(place, "third").held()))
+                    entered.append(third.enter_context(lease(place, "third").hold()))
 
     entered: list[None] = []
     place = ObjectStore({"b": tmp_path}), "s3://b/shop/leases/step/"
-    first.enter_context(lease(place, "first").held())
+    first.enter_context(lease(place, "first").hold())
     slow = lease((Slow({"b": tmp_path}), place[1]), "second", deadline_seconds=2)
-    with third, pytest.raises(dg.Failure, match=r"run third .*is still working"), slow.held():
+    with third, pytest.raises(StorageError, match=r"run third .*is still working"), slow.hold():
         pass
     assert entered
 
@@ -137,10 +137,10 @@ def test_a_stale_takeover_leaves_a_living_run_its_lease(
     elsewhere(folder)
     stale = lease(folder, "stale")
     dead = folder[0].get(f"{folder[1]}000001.json")
-    with lease(folder, "other", expires_seconds=0).held():
+    with lease(folder, "other", expires_seconds=0).hold():
         pass
-    with lease(folder, "living").held():
-        assert not stale._created(2, dead)
+    with lease(folder, "living").hold():
+        assert not stale._try_to_create(2, dead)
         assert [one.uri for one in folder[0].list(folder[1])] == [f"{folder[1]}000001.json"]
 
 
@@ -150,11 +150,11 @@ def test_another_waits_says_for_whom_and_has_it_next(
     order = []
 
     def work() -> None:
-        with lease(folder, "second").held():
+        with lease(folder, "second").hold():
             order.append("second")
 
     second = threading.Thread(target=work)
-    with caplog.at_level(logging.INFO), lease(folder, "first").held():
+    with caplog.at_level(logging.INFO), lease(folder, "first").hold():
         second.start()
         said(caplog, "run first (process")
         order.append("first")
@@ -165,7 +165,7 @@ def test_another_waits_says_for_whom_and_has_it_next(
 
 
 def test_a_step_that_fails_gives_it_up(folder: tuple[ObjectStore, str]) -> None:
-    with pytest.raises(ZeroDivisionError), lease(folder).held():
+    with pytest.raises(ZeroDivisionError), lease(folder).hold():
         raise ZeroDivisionError
     assert folder[0].list(folder[1]) == []
 
@@ -176,7 +176,7 @@ from pathlib import Path
 from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster.storage.lease import Lease
 store = ObjectStore({"b": Path(sys.argv[1])})
-with Lease(store, sys.argv[2], "killed", logging.getLogger(), 1000).held():
+with Lease(store, sys.argv[2], "killed", logging.getLogger(), 1000).hold():
     print("held", flush=True)
     time.sleep(1000)
 """
@@ -193,7 +193,7 @@ def test_the_lease_of_a_process_that_was_killed_is_taken_at_once(
     assert process.stdout.readline() == b"held\n"
     process.send_signal(signal.SIGKILL)
     process.wait()
-    with caplog.at_level(logging.INFO), lease(folder, expires_seconds=LONG).held():
+    with caplog.at_level(logging.INFO), lease(folder, expires_seconds=LONG).hold():
         assert "run killed (process" in caplog.text
         assert "is dead: taking over" in caplog.text
         # Of what is superseded nothing is left.
@@ -205,7 +205,7 @@ def test_a_lease_of_another_machine_expires_when_nothing_is_heard(
     place: tuple[ObjectStore, str], caplog: pytest.LogCaptureFixture
 ) -> None:
     elsewhere(place)
-    with caplog.at_level(logging.INFO), lease(place, expires_seconds=0.1).held():
+    with caplog.at_level(logging.INFO), lease(place, expires_seconds=0.1).hold():
         pass
     assert "run them (process 1 on other) is dead: taking over" in caplog.text
 
@@ -227,8 +227,8 @@ def test_a_lease_that_is_renewed_does_not_expire(
     other = threading.Thread(target=renew)
     other.start()
     waiting = lease(folder, expires_seconds=5, deadline_seconds=0.3)
-    with pytest.raises(dg.Failure, match=r"run them .* is still working on this"):
-        waiting.held().__enter__()
+    with pytest.raises(StorageError, match=r"run them .* is still working on this"):
+        waiting.hold().__enter__()
     done.set()
     other.join()
     assert "dead" not in caplog.text
@@ -237,7 +237,7 @@ def test_a_lease_that_is_renewed_does_not_expire(
 def test_a_holder_that_was_superseded_is_warned_and_deletes_nothing(
     folder: tuple[ObjectStore, str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    with lease(folder, renew_seconds=0.01).held():
+    with lease(folder, renew_seconds=0.01).hold():
         elsewhere(folder, number=2)
         said(caplog, "another run has taken over")
     assert [found.uri for found in folder[0].list(folder[1])] == [f"{folder[1]}000002.json"]
@@ -248,15 +248,15 @@ def test_a_number_that_was_superseded_is_no_lease(
 ) -> None:
     # Number 1 is free to be created: the owner of number 2 has cleared it away.
     elsewhere(folder, number=2)
-    with pytest.raises(dg.Failure, match=r"run them .* is still working"):
-        lease(folder, deadline_seconds=0.05).held().__enter__()
+    with pytest.raises(StorageError, match=r"run them .* is still working"):
+        lease(folder, deadline_seconds=0.05).hold().__enter__()
     assert [found.uri for found in folder[0].list(folder[1])] == [f"{folder[1]}000002.json"]
 
 
 def test_a_storage_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
     (tmp_path / "shop").write_text("a file where a folder should be")
-    with pytest.raises(dg.Failure, match=r"cannot write s3://b/shop/leases/step/000001\.json"):
-        lease((ObjectStore({"b": tmp_path}), "s3://b/shop/leases/step/")).held().__enter__()
+    with pytest.raises(StorageError, match=r"cannot write s3://b/shop/leases/step/000001\.json"):
+        lease((ObjectStore({"b": tmp_path}), "s3://b/shop/leases/step/")).hold().__enter__()
 
 
 @pytest.mark.slow
@@ -281,7 +281,7 @@ def test_a_run_waits_for_the_one_that_trains_and_finds_it_done(
     store = ObjectStore({"b": project.storage})
     first = lease((store, "s3://b/shop/leases/solution_version/"), "another")
     second = threading.Thread(target=run)
-    with first.held():
+    with first.hold():
         second.start()
         give_up = time.monotonic() + 300
         while not waits():

@@ -182,7 +182,7 @@ def another_run_imports(shop: Project) -> AbstractContextManager[None]:
     """The lease on the import, so that a run that is started meanwhile waits there."""
     store = ObjectStore(folders={"storage": shop.storage})
     folder = "s3://storage/shop/leases/personalize_dataset/"
-    return Lease(store, folder, "another", logging.getLogger(), deadline_seconds=60).held()
+    return Lease(store, folder, "another", logging.getLogger(), deadline_seconds=60).hold()
 
 
 @pytest.mark.slow

@@ -12,7 +12,6 @@ import dagster as dg
 import polars as pl
 import pytest
 
-from batchrec_dagster.deployment.resources import PersonalizeResource
 from batchrec_dagster.pipeline import declare_asset as links
 from batchrec_dagster.reporting.markdown import WORD_JOINER
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
@@ -268,20 +267,18 @@ def test_links_lead_to_the_console_on_aws_alone(tmp_path: Path) -> None:
     here = StorageResource(root=str(tmp_path), s3=S3Connection())
     there = StorageResource(root="s3://bucket/a b", s3=S3Connection())
     other = StorageResource(root="s3://bucket", s3=S3Connection(endpoint_url="http://127.0.0.1:1"))
-    local = PersonalizeResource(storage=here)
-    aws = PersonalizeResource(storage=there, endpoint="aws")
-    assert links.dataset_group(local, arn) == {}
-    assert links.dataset_group(aws, arn)["console"].value == (
+    assert links.dataset_group_link(arn, on_aws=False) == {}
+    assert links.dataset_group_link(arn, on_aws=True)["console"].value == (
         "https://console.aws.amazon.com/personalize/home?region=eu-west-1"
         "#arn:aws:personalize:eu-west-1:123456789012:dataset-group$shop-1a/setup"
     )
     assert {
-        key: value.value for key, value in links.stored("table", here, here.uri("x")).items()
+        key: value.value for key, value in links.storage_links("table", here, here.uri("x")).items()
     } == {"table": str(tmp_path / "x")}
     assert {
-        key: value.value for key, value in links.stored("t", there, there.uri("x/é")).items()
+        key: value.value for key, value in links.storage_links("t", there, there.uri("x/é")).items()
     } == {
         "t": "s3://bucket/a b/x/é",
         "t_in_console": "https://console.aws.amazon.com/s3/object/bucket?prefix=a%20b/x/%C3%A9",
     }
-    assert [*links.stored("t", other, other.uri("x"))] == ["t"]
+    assert [*links.storage_links("t", other, other.uri("x"))] == ["t"]

@@ -16,7 +16,7 @@ import polars as pl
 from batchrec_dagster.personalize import batch_files
 from batchrec_dagster.personalize.schemas import ITEM_ID, scan_interactions
 from batchrec_dagster.storage.io_managers import CsvIOManager, TableIOManager, to_polars
-from batchrec_dagster.storage.paths import PreparedFiles, StoredObject, UsersOfInteractions
+from batchrec_dagster.storage.paths import PreparedFiles, UsersOfInteractions
 from batchrec_dagster.storage.resource import StorageResource, storage_errors
 from batchrec_dagster.storage.users_files import UsersFiles
 
@@ -45,8 +45,7 @@ class UsersIOManager(TableIOManager):
     def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
         users = UsersFiles(self.storage.store, self.storage.uri(self._key(context)))
         with storage_errors():
-            if not isinstance(obj, StoredObject):
-                users.publish(to_polars(obj), batch_files.MAX_INPUT_RECORDS)
+            users.publish(to_polars(obj), batch_files.MAX_INPUT_RECORDS)
             context.add_output_metadata({"dagster/uri": users.input()})
 
     def load(self, uri: str, wanted: object) -> Any:

@@ -1,24 +1,18 @@
-"""What a pipeline's assets have in common: key, group, resources; previews, schemas, samples."""
+"""What a pipeline's assets have in common: the options of `@dg.asset`, and kinds of metadata."""
 
 from __future__ import annotations
 
-import inspect
-import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from functools import cache, wraps
-from typing import Any, get_origin
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, TypedDict
 from urllib.parse import quote
 
 import dagster as dg
 import polars as pl
 
 from batchrec_dagster.config import Pipeline
-from batchrec_dagster.deployment.resources import AWS, PersonalizeResource
-from batchrec_dagster.pipeline.failures import expected_errors_as_failures
-from batchrec_dagster.pipeline.run_step import check_specs, results_of
+from batchrec_dagster.pipeline.run_step import check_specs
 from batchrec_dagster.reporting.markdown import escape
 from batchrec_dagster.steps.raw_files import RawFiles
-from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.io_managers import STORAGE_KEY
 from batchrec_dagster.storage.resource import StorageResource
 
@@ -26,73 +20,82 @@ from batchrec_dagster.storage.resource import StorageResource
 RAW, PREPARED, MODEL, RESULT = "raw", "prepared", "model", "result"
 # The metadata of every asset that names its pipeline.
 PIPELINE = "batchrec/pipeline"
-# Parameters of an asset's function that are not its inputs.
-OWN = ("context", "config", "work", "personalize")
-# The resource that such a parameter is, or is made from.
-RESOURCES = {"work": "storage", "personalize": "personalize"}
-
-Function = Callable[..., Any]
 
 
-def asset(
+class AssetOptions(TypedDict):
+    """The options of `@dg.asset` that a pipeline decides."""
+
+    key: dg.AssetKey
+    ins: Mapping[str, dg.AssetIn]
+    deps: Sequence[dg.AssetKey]
+    group_name: str
+    owners: Sequence[str]
+    description: str
+    kinds: set[str]
+    tags: Mapping[str, str]
+    op_tags: Mapping[str, Any]
+    pool: str | None
+    retry_policy: dg.RetryPolicy | None
+    automation_condition: dg.AutomationCondition[dg.AssetKey] | None
+    code_version: str
+    io_manager_key: str | None
+    metadata: Mapping[str, Any]
+    check_specs: Sequence[dg.AssetCheckSpec]
+    required_resource_keys: set[str]
+
+
+def asset_options(
     pipeline: Pipeline,
+    name: str,
     *,
     description: str,
     kinds: set[str],
     code_version: str,
+    inputs: Collection[str] = (),
+    resources: Collection[str] = ("storage",),
     stage: str = RESULT,
-    name: str | None = None,
     storage_key: str | None = None,
     io_manager: str | None = None,
     deps: Collection[dg.AssetKey] = (),
     checks: Mapping[str, str] | None = None,
     warnings: Mapping[str, str] | None = None,
     metadata: Mapping[str, Any] | None = None,
-) -> Callable[[Function], dg.AssetsDefinition]:
-    """Decorate a function as `@dg.asset` does.
+) -> AssetOptions:
+    """The options of `@dg.asset` for an asset of the pipeline.
 
-    Its parameters `work` and `personalize` are the pipeline with its storage, and its resource of
-    Personalize; others but `context` and `config` are assets of the pipeline. `storage_key` and
-    `io_manager`: where the value is stored, and how; neither for an asset outside the storage.
-    `checks`, `warnings`: what each check checks that blocks, or that only warns.
-
-    `code_version` must change whenever the same input would give another output, so that Dagster
+    code_version must change whenever the same input would give another output, so that Dagster
     marks the asset as stale: include a fingerprint of the settings that the asset reads.
+    inputs: the names of the pipeline's assets that the function takes as parameters.
+    resources: the names of the resources that the function uses.
+    storage_key, io_manager: where the value is stored, and how; neither for an asset that stores
+    nothing in the pipeline's storage.
+    checks, warnings: what each check checks, by its name; warnings do not block.
     """
-
-    def decorate(function: Function) -> dg.AssetsDefinition:
-        key = pipeline.asset_key(name or function.__name__)
-        parameters = inspect.signature(function).parameters
-        inputs = set(parameters) - {*OWN}
-        resources = [resource for name, resource in RESOURCES.items() if name in parameters]
-        decorated = dg.asset(
-            key=key,
-            ins={one: dg.AssetIn(key=pipeline.asset_key(one)) for one in inputs},
-            deps=[*deps],
-            group_name=pipeline.assets.group or pipeline.name,
-            owners=pipeline.owners,
-            description=escape(description),
-            kinds=kinds,
-            tags={**pipeline.assets.tags, "stage": stage},
-            op_tags=pipeline.assets.op_tags,
-            pool=pipeline.assets.pool,
-            retry_policy=pipeline.assets.retries.policy if pipeline.assets.retries else None,
-            automation_condition=_automation(pipeline.automation),
-            code_version=code_version,
-            config_schema=config_field(_config_class(function)),
-            io_manager_key=pipeline.resource_key(io_manager) if io_manager else None,
-            metadata={
-                PIPELINE: pipeline.name,
-                **(metadata or {}),
-                **({STORAGE_KEY: storage_key} if storage_key else {}),
-            },
-            check_specs=check_specs(key, checks or {}, warnings or {}),
-            required_resource_keys={pipeline.resource_key(one) for one in resources},
-        )(_with_resources(pipeline, function))
-        assert isinstance(decorated, dg.AssetsDefinition)
-        return decorated
-
-    return decorate
+    key = pipeline.asset_key(name)
+    settings = pipeline.assets
+    return {
+        "key": key,
+        "ins": {asset: dg.AssetIn(key=pipeline.asset_key(asset)) for asset in inputs},
+        "deps": [*deps],
+        "group_name": settings.group or pipeline.name,
+        "owners": pipeline.owners,
+        "description": escape(description),
+        "kinds": kinds,
+        "tags": {**settings.tags, "stage": stage},
+        "op_tags": settings.op_tags,
+        "pool": settings.pool,
+        "retry_policy": settings.retries.policy if settings.retries else None,
+        "automation_condition": _automation(pipeline.automation),
+        "code_version": code_version,
+        "io_manager_key": pipeline.resource_key(io_manager) if io_manager else None,
+        "metadata": {
+            PIPELINE: pipeline.name,
+            **(metadata or {}),
+            **({STORAGE_KEY: storage_key} if storage_key else {}),
+        },
+        "check_specs": check_specs(key, checks or {}, warnings or {}),
+        "required_resource_keys": {pipeline.resource_key(resource) for resource in resources},
+    }
 
 
 def _automation(declared: str) -> dg.AutomationCondition[Any] | None:
@@ -103,96 +106,16 @@ def _automation(declared: str) -> dg.AutomationCondition[Any] | None:
     return dg.AutomationCondition.on_cron(declared)
 
 
-@cache
-def config_field(config: type[dg.Config] | None) -> dg.Field | None:
-    """The schema of a run's config: Dagster itself would build it anew for each pipeline."""
-    return config.to_config_schema().as_field() if config else None
-
-
-def _config_class(function: Function) -> type[dg.Config] | None:
-    declared = inspect.signature(function).parameters.get("config")
-    return declared.annotation if declared else None
-
-
-def _with_resources(pipeline: Pipeline, function: Function) -> Function:
-    """The function without its parameters of OWN but the context: Dagster itself finds a resource
-    only under the name of the parameter, and these are under the pipeline's keys."""
-    signature = inspect.signature(function)
-    config = _config_class(function)
-
-    def arguments(context: dg.AssetExecutionContext, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        _check_unpartitioned(pipeline, context)
-        own: dict[str, Any] = {"context": context}
-        if config:
-            own["config"] = config(**context.op_execution_context.op_config)
-        for name, resource in RESOURCES.items():
-            if name in signature.parameters:
-                own[name] = getattr(context.resources, pipeline.resource_key(resource))
-        if "work" in own:
-            own["work"] = Work(pipeline, own["work"])
-        return {**own, **inputs}
-
-    @wraps(function)
-    def made(context: dg.AssetExecutionContext, **inputs: Any) -> Iterator[Any]:
-        started = time.monotonic()
-        # Here for all steps: what says what to do fails the asset with that message alone.
-        with expected_errors_as_failures():
-            for result in results_of(function(**arguments(context, inputs))):
-                yield _for_people(result, started)
-
-    context = inspect.Parameter(
-        "context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=dg.AssetExecutionContext
-    )
-    # Plain types: Dagster builds one of its own for each `dict[str, Any]` that it sees.
-    others = [
-        one.replace(annotation=get_origin(one.annotation) or one.annotation)
-        for one in signature.parameters.values()
-        if one.name not in OWN
-    ]
-    made.__signature__ = signature.replace(  # type: ignore[attr-defined]
-        parameters=[context, *others], return_annotation=inspect.Signature.empty
-    )
-    return made
-
-
-# Significant digits of metadata: the records keep what is exact.
-DIGITS = 4
-
-
-def _for_people(result: Any, started: float) -> Any:
-    """An asset's result with rounded numbers, the seconds that it took with any wait for another
-    run's lease, and without metadata that say nothing."""
-    if not isinstance(result, dg.MaterializeResult) or result.metadata is None:
-        return result
-    shown = {
-        key: float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
-        for key, value in {**result.metadata, "seconds": time.monotonic() - started}.items()
-        if not (isinstance(value, str | list | dict) and not value)
-    }
-    return result._replace(metadata=shown)
-
-
-def _check_unpartitioned(pipeline: Pipeline, context: dg.AssetExecutionContext) -> None:
-    """Raise dg.Failure for a partition: every one would be the same lists of all ratings."""
-    if context.assets_def.partitions_def is not None:
-        raise dg.Failure(
-            f"{pipeline.name} has no partitions: each run makes the lists of all ratings. Remove"
-            " partitions_def from its post_processing; to use part of the ratings, set"
-            " interactions.window",
-            allow_retries=False,
-        )
-
-
 def preview(*paragraphs: str) -> dg.MetadataValue[Any]:
-    """Paragraphs of Markdown; what comes from data must be escaped."""
+    """Paragraphs of Markdown; what comes from data must be escape."""
     return dg.MetadataValue.md("\n\n".join(paragraphs))
 
 
 Links = dict[str, dg.MetadataValue[Any]]
 
 
-def stored(name: str, storage: StorageResource, uri: str) -> Links:
-    """A link to the object, and to its page in the S3 console."""
+def storage_links(name: str, storage: StorageResource, uri: str) -> Links:
+    """A link of this name to an object in the storage, and to its page in the S3 console."""
     links: Links = {name: dg.MetadataValue.path(storage.where(uri))}
     if storage.in_s3 and storage.s3.endpoint_url is None:
         bucket, _, key = uri.removeprefix("s3://").partition("/")
@@ -202,9 +125,9 @@ def stored(name: str, storage: StorageResource, uri: str) -> Links:
     return links
 
 
-def dataset_group(personalize: PersonalizeResource, arn: str) -> Links:
-    """A link to the dataset group in the Personalize console."""
-    if personalize.endpoint != AWS:
+def dataset_group_link(arn: str, *, on_aws: bool) -> Links:
+    """A link to the dataset group in Personalize's console; none for the local Personalize."""
+    if not on_aws:
         return {}
     region = arn.split(":")[3]
     place = arn.replace("dataset-group/", "dataset-group$", 1)
@@ -215,7 +138,7 @@ def dataset_group(personalize: PersonalizeResource, arn: str) -> Links:
     }
 
 
-def raw_files(raw: RawFiles, storage: StorageResource) -> dict[str, Any]:
+def raw_files_metadata(raw: RawFiles, storage: StorageResource) -> dict[str, Any]:
     """The metadata of files that were brought from a source."""
     uris = [file.uri for file in raw.record.files if file.uri]
     count = len(raw.record.files)
@@ -233,21 +156,23 @@ def raw_files(raw: RawFiles, storage: StorageResource) -> dict[str, Any]:
 WRITES_TO = "batchrec/writes_to"
 
 
-def table_facts(
+def table_metadata(
     pipeline: Pipeline,
     rows: int,
     columns: Mapping[str, tuple[str, str]],
-    made_of: Mapping[str, Sequence[tuple[str, str]]],
+    lineage: Mapping[str, Sequence[tuple[str, str]]],
     present: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-    """A table's rows, and Dagster's schema and lineage of the columns present, or of all.
+    """A table's number of rows, and Dagster's schema and lineage of its columns.
 
-    columns: type and description of each; made_of: the assets and their columns that it comes from.
+    columns: the type and the description of each column that the table can have.
+    lineage: the assets, and their columns, that each column comes from.
+    present: the columns that the table has; by default all.
     """
     names = [*columns] if present is None else present
     sources = {
         name: [
-            dg.TableColumnDep(pipeline.asset_key(asset), column) for asset, column in made_of[name]
+            dg.TableColumnDep(pipeline.asset_key(asset), column) for asset, column in lineage[name]
         ]
         for name in names
     }

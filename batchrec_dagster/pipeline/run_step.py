@@ -1,5 +1,4 @@
-"""How an asset runs its step: alone, not again while all that it is made of is the same, and with
-the step's verdicts reported as asset checks.
+"""How an asset runs its step: what each has in common, and how a result is reused.
 
 An asset reports its checks before it hands over its value, so that a value that fails is not
 stored.
@@ -9,24 +8,113 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import wraps
-from typing import Any, TypeVar
+from typing import Any, ParamSpec
 
 import dagster as dg
 import polars as pl
 
 from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.deployment.resources import PersonalizeResource
+from batchrec_dagster.pipeline.failures import expected_errors_as_failures
 from batchrec_dagster.reporting.markdown import escape
-from batchrec_dagster.steps.checks import CheckResult, FailedChecksError
-from batchrec_dagster.steps.work import PersonalizeWork
-from batchrec_dagster.storage.lease import Lease
+from batchrec_dagster.steps.checks import CheckResult, FailedChecksError, require
+from batchrec_dagster.steps.work import PersonalizeWork, Work
 from batchrec_dagster.storage.object_store import StorageError
 
-Result = TypeVar("Result")
+Parameters = ParamSpec("Parameters")
+# What an asset's function returns, or yields if it has to clean up after its value is stored.
+AssetResult = dg.MaterializeResult[Any] | dg.AssetCheckResult
+
+# Significant digits of numbers in metadata. The records keep what is exact.
+DIGITS = 4
+
+
+def asset_step(
+    function: Callable[Parameters, dg.MaterializeResult[Any] | Iterator[AssetResult]],
+) -> Callable[Parameters, Iterator[AssetResult]]:
+    """Decorate an asset's function: what all of them have in common when they run.
+
+    Errors that tell the user what to do fail the asset without a traceback. Checks that fail in the
+    step are reported before they fail the asset. Numbers in the metadata are rounded.
+    """
+
+    @wraps(function)
+    def run(*arguments: Parameters.args, **inputs: Parameters.kwargs) -> Iterator[AssetResult]:
+        started = time.monotonic()
+        failed: FailedChecksError | None = None
+        try:
+            with expected_errors_as_failures():
+                for result in _each_result(function(*arguments, **inputs)):
+                    yield round_metadata(result, time.monotonic() - started)
+        except FailedChecksError as error:
+            failed = error
+        # Outside of the except block, so that the UI shows the failure alone.
+        if failed is not None:
+            yield from check_results(failed.checks)
+            blocking = [check for check in failed.checks if check.blocks]
+            raise dg.Failure(
+                "; ".join(f"{check.name}: {check.found}" for check in blocking),
+                allow_retries=False,
+            )
+
+    return run
+
+
+def _each_result(
+    returned: dg.MaterializeResult[Any] | Iterator[AssetResult],
+) -> Iterator[AssetResult]:
+    """What an asset's function yields, or the one result that it returns."""
+    if inspect.isgenerator(returned):
+        yield from returned
+    elif isinstance(returned, dg.MaterializeResult):
+        yield returned
+
+
+def round_metadata(result: AssetResult, seconds: float) -> AssetResult:
+    """An asset's result with rounded numbers and without empty metadata.
+
+    seconds: how long the asset took, with any wait for another run's lease.
+    """
+    if not isinstance(result, dg.MaterializeResult) or result.metadata is None:
+        return result
+    rounded = {
+        key: float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
+        for key, value in {**result.metadata, "seconds": seconds}.items()
+        if not (isinstance(value, str | list | dict) and not value)
+    }
+    return result._replace(metadata=rounded)
+
+
+def pipeline_work(pipeline: Pipeline, context: dg.AssetExecutionContext) -> Work:
+    """The pipeline with its storage. Raises dg.Failure for a partition of the asset."""
+    _refuse_partitions(pipeline, context)
+    return Work(pipeline, getattr(context.resources, pipeline.resource_key("storage")))
+
+
+def personalize_work(pipeline: Pipeline, context: dg.AssetExecutionContext) -> PersonalizeWork:
+    """The pipeline with its storage and Personalize. Raises dg.Failure for a partition of the
+    asset."""
+    _refuse_partitions(pipeline, context)
+    key = pipeline.resource_key("personalize")
+    personalize: PersonalizeResource = getattr(context.resources, key)
+    ensure = personalize.ensure(context.log, pipeline.tags)
+    return PersonalizeWork(pipeline, personalize.storage, ensure)
+
+
+def _refuse_partitions(pipeline: Pipeline, context: dg.AssetExecutionContext) -> None:
+    # Every partition would be the same lists of all ratings.
+    if context.assets_def.partitions_def is not None:
+        raise dg.Failure(
+            f"{pipeline.name} has no partitions: each run makes the lists of all ratings. Remove"
+            " partitions_def from its post_processing; to use part of the ratings, set"
+            " interactions.window",
+            allow_retries=False,
+        )
 
 
 def check_specs(
@@ -48,37 +136,18 @@ def check_specs(
     return blocking + warning
 
 
-def run_step(step: Callable[[], Result]) -> Generator[dg.AssetCheckResult, None, Result]:
-    """The step's result; if its checks fail, these checks and dg.Failure."""
-    try:
-        return step()
-    except FailedChecksError as error:
-        failed = error
-    # Outside of the except block, so that the UI shows the failure alone.
-    yield from stopped(failed.checks)
-    raise failed
-
-
-def published(
+def materialization_with_checks(
     checks: Sequence[CheckResult], result: dg.MaterializeResult[Any]
-) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult[Any]]:
-    """The asset's result with its checks; if a check blocks, only the checks, and dg.Failure, so
-    that the value is not stored."""
-    yield from stopped(checks)
-    yield result._replace(check_results=results(checks))
+) -> dg.MaterializeResult[Any]:
+    """The asset's result with its checks.
+
+    Raises FailedChecksError if one of them blocks, so that the value is not stored.
+    """
+    require(checks)
+    return result._replace(check_results=check_results(checks))
 
 
-def stopped(checks: Sequence[CheckResult]) -> Iterator[dg.AssetCheckResult]:
-    """The checks and dg.Failure if one of them blocks, else nothing."""
-    failed = [check for check in checks if check.blocks]
-    if failed:
-        yield from results(checks)
-        raise dg.Failure(
-            "; ".join(f"{check.name}: {check.found}" for check in failed), allow_retries=False
-        )
-
-
-def results(checks: Sequence[CheckResult]) -> list[dg.AssetCheckResult]:
+def check_results(checks: Sequence[CheckResult]) -> list[dg.AssetCheckResult]:
     """The verdicts as Dagster takes them."""
     return [
         dg.AssetCheckResult(
@@ -92,74 +161,10 @@ def results(checks: Sequence[CheckResult]) -> list[dg.AssetCheckResult]:
     ]
 
 
-Step = TypeVar("Step", bound=Callable[..., Any])
-
-
-def leased(
-    pipeline: Pipeline,
-    asset: str,
-    context: dg.AssetExecutionContext | dg.OpExecutionContext,
-    personalize: PersonalizeResource,
-) -> AbstractContextManager[None]:
-    """Hold the lease on the asset's step for this run."""
-    storage = personalize.storage
-    return Lease(
-        store=storage.store,
-        folder=storage.uri(pipeline.places.lease(asset)),
-        owner=context.run.run_id,
-        log=context.log,
-        deadline_seconds=personalize.deadline_hours * 3600,
-    ).held()
-
-
-def exclusive_step(pipeline: Pipeline, asset: str = "") -> Callable[[Step], Step]:
-    """Decorate an asset's function that takes `context` and `personalize`: it runs under a lease.
-
-    What the function yields reaches Dagster after the lease is released: Dagster does not close a
-    suspended generator when a later step fails, and it would keep the lease. The function itself
-    must store what has to be stored under the lease.
-    """
-
-    def decorate(step: Step) -> Step:
-        name = asset or step.__name__
-
-        @wraps(step)
-        def exclusive(context: dg.AssetExecutionContext, **inputs: Any) -> Iterator[Any]:
-            results: list[Any] = []
-            try:
-                with leased(pipeline, name, context, inputs["personalize"]):
-                    for result in results_of(step(context, **inputs)):
-                        results.append(result)
-            finally:
-                yield from results
-
-        return exclusive  # type: ignore[return-value]
-
-    return decorate
-
-
-def results_of(done: Any) -> Iterator[Any]:
-    """What an asset's function yields, or the one result that it returns."""
-    if inspect.isgenerator(done):
-        yield from done
-    else:
-        yield done
-
-
 # The metadata of a result that can be reused.
 MADE_OF = "batchrec/made_of"
 # The outcome of most such assets.
 PREPARED_BEFORE = "unchanged: not prepared again"
-# Metadata that the IO managers add again.
-ADDED = ("dagster/uri",)
-
-
-def personalize_work(
-    pipeline: Pipeline, context: dg.AssetExecutionContext, personalize: PersonalizeResource
-) -> PersonalizeWork:
-    """What a step in Personalize works with."""
-    ensure = personalize.ensure(context.log, pipeline.tags)
-    return PersonalizeWork(pipeline, personalize.storage, ensure)
 
 
 @dataclass(frozen=True)
@@ -179,17 +184,12 @@ class MadeOf:
         return {MADE_OF: json.dumps(made_of)}
 
     def earlier(
-        self,
-        stored: Callable[[], str | None],
-        value: Any,
-        outcome: str,
-        metadata: Mapping[str, Any] | None = None,
+        self, stored: Callable[[], str | None], outcome: str
     ) -> dg.MaterializeResult[Any] | None:
         """The newest result in Dagster's history with its checks, if it was made of the same and is
         still stored; else None.
 
-        stored: reads the version of what is stored now, None if that is unknown; metadata: what
-        replaces the result's.
+        stored: reads the version of what is stored now, None if that is unknown.
         """
         key = self.context.asset_key
         event = self.context.instance.get_latest_materialization_event(key)
@@ -203,12 +203,10 @@ class MadeOf:
             version = stored()
         if version is None or known != self._fingerprint(version):
             return None
-        kept = {name: shown for name, shown in found.metadata.items() if name not in ADDED}
         return dg.MaterializeResult(
-            value=value,
             data_version=dg.DataVersion(version),
-            metadata={**kept, "outcome": outcome, **(metadata or {})},
-            check_results=results([CheckResult.from_json(one) for one in verdicts]),
+            metadata={**found.metadata, "outcome": outcome},
+            check_results=check_results([CheckResult.from_json(one) for one in verdicts]),
         )
 
     def _fingerprint(self, version: str) -> str:

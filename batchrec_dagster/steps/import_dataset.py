@@ -15,7 +15,6 @@ from batchrec_dagster.steps.errors import StepError
 from batchrec_dagster.steps.records import DatasetRecord
 from batchrec_dagster.steps.training import all_recipes, recipes_to_train
 from batchrec_dagster.steps.work import PersonalizeWork
-from batchrec_dagster.storage.paths import StoredObject
 from batchrec_dagster.storage.resource import LOCAL_BUCKET
 
 ASSET = "personalize_dataset"
@@ -59,14 +58,16 @@ class FileImport:
 
 @dataclass(frozen=True)
 class DatasetImport:
-    """The record, stored; the imports, interactions first; what the run costs at most, and what
-    these imports cost."""
+    """What has been imported, by this run or an earlier one."""
 
     record: DatasetRecord
-    stored: StoredObject
+    """The record that is stored."""
     imports: list[FileImport]
+    """The imports, interactions first."""
     estimate: list[Cost]
+    """What the run costs at most."""
     cost: list[Cost]
+    """What these imports cost."""
     checks: list[CheckResult]
 
 
@@ -131,11 +132,11 @@ def import_dataset(
     for one in imports:
         ensure.log.info(f"{one.file.asset}: {one.outcome}, {one.seconds:.1f} s")
     record = DatasetRecord(group.arn, group_name, version, **_arns(imports))
-    stored = work.files.write_record(ASSET, record.to_json())
+    work.files.write_record(ASSET, record.to_json())
     paid = [
         import_cost(one.file.asset, sizes[one.file.asset]) for one in imports if one.job.created
     ]
-    return DatasetImport(record, stored, imports, costs, paid, checks)
+    return DatasetImport(record, imports, costs, paid, checks)
 
 
 def _check_owner(ensure: api.Ensure, group: api.ReadyResource, recorded: str | None) -> None:

@@ -24,7 +24,6 @@ from batchrec_dagster.steps.items import read_titles, titles_versions, with_titl
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.durable import temporary_folder
-from batchrec_dagster.storage.paths import StoredObject
 from batchrec_dagster.storage.published_table import TableWriter
 
 # Part of the table's version: raise it when the same output would become another table.
@@ -79,9 +78,10 @@ class SegmentTable(OutputTable):
 
 @dataclass(frozen=True)
 class UserSegments:
-    """The stored table and its version, what is in it, and the job that inferred it."""
+    """The table's URI in the storage and its version, what is in it, and the job that inferred
+    it."""
 
-    stored: StoredObject
+    uri: str
     version: str
     table: SegmentTable
     job: ReadyResource
@@ -110,7 +110,7 @@ def segment_users(work: PersonalizeWork, segments: Segments, model: ModelRecord)
         output.require(checks)
         storage.store.put(uri, writer.path)
     version = fingerprint(job.arn, queries, segments, TABLE_VERSION, *titles_version)
-    return UserSegments(StoredObject(uri), version, table, job, cost, checks)
+    return UserSegments(uri, version, table, job, cost, checks)
 
 
 def _run_job(

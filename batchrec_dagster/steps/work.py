@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Self
 
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.personalize.ensure import Ensure
+from batchrec_dagster.storage.lease import Lease
 from batchrec_dagster.storage.paths import PipelineFiles
 from batchrec_dagster.storage.resource import StorageResource
 
@@ -32,3 +34,13 @@ class PersonalizeWork(Work):
     def for_data(self, version: str) -> Self:
         """The same, for resources made of data of this version."""
         return replace(self, ensure=self.ensure.for_data(version))
+
+    def step_lease(self, asset: str, run: str) -> AbstractContextManager[None]:
+        """Exclusive use of the asset's step for the run of this id. Raises StorageError."""
+        return Lease(
+            store=self.storage.store,
+            folder=self.storage.uri(self.pipeline.places.lease(asset)),
+            owner=run,
+            log=self.ensure.log,
+            deadline_seconds=self.ensure.deadline_seconds,
+        ).hold()

@@ -8,19 +8,19 @@ import sys
 import uuid
 import weakref
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar, Protocol, Self, get_args, get_origin, runtime_checkable
 
 import dagster as dg
 import polars as pl
 
 from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.object_store import DamagedObjectError, ObjectNotFoundError
-from batchrec_dagster.storage.paths import MAKE_AGAIN, StoredObject
-from batchrec_dagster.storage.published_table import Edition, PublishedTable
+from batchrec_dagster.storage.paths import MAKE_AGAIN
+from batchrec_dagster.storage.published_table import PublishedTable
 from batchrec_dagster.storage.resource import StorageResource, storage_errors
 
 # The asset metadata with the storage key of its value.
@@ -43,9 +43,8 @@ class StorageIOManager(dg.ConfigurableIOManager):
 
     def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
         uri = self.storage.uri(self._key(context))
-        if not isinstance(obj, StoredObject):
-            with storage_errors():
-                self.storage.store.put(uri, self.encode(obj))
+        with storage_errors():
+            self.storage.store.put(uri, self.encode(obj))
         context.add_output_metadata({"dagster/uri": uri})
 
     def load_input(self, context: dg.InputContext) -> Any:
@@ -135,18 +134,37 @@ class CsvIOManager(TableIOManager):
         frame.write_csv(buffer)
 
 
+@runtime_checkable
+class JsonRecord(Protocol):
+    """A record that is stored as a JSON object, such as the ARNs that a step created."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON object."""
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """The record of a JSON object that this or an earlier version stored."""
+
+
 class JsonRecordIOManager(StorageIOManager):
-    """Records, such as the ARNs that a step created, as JSON objects."""
+    """Records as JSON objects. An input's type says which record it is; a dict gets the object."""
 
     suffix = ".json"
 
     def encode(self, value: Any) -> bytes:
-        return (json.dumps(value, indent=2) + "\n").encode()
+        values = value.to_json() if isinstance(value, JsonRecord) else value
+        return (json.dumps(values, indent=2) + "\n").encode()
 
     def decode(self, data: bytes, wanted: object) -> Any:
-        if wanted not in (dict, Any) and getattr(wanted, "__origin__", None) is not dict:
-            raise dg.DagsterInvariantViolationError(f"a record is a dict, not {wanted}")
-        return json.loads(data)
+        values = json.loads(data)
+        if isinstance(wanted, type) and issubclass(wanted, JsonRecord):
+            try:
+                return wanted.from_json(values)
+            except (KeyError, TypeError) as error:
+                raise ValueError(f"it is not a {wanted.__name__}: {error}") from error
+        if wanted in (dict, Any) or get_origin(wanted) is dict:
+            return values
+        raise dg.DagsterInvariantViolationError(f"a record is a dict, not {wanted}")
 
 
 class HtmlIOManager(StorageIOManager):
@@ -179,23 +197,24 @@ def to_polars(table: Any) -> pl.DataFrame:
         frame: pl.DataFrame = pl.from_pandas(table)
         return frame
     raise dg.DagsterInvariantViolationError(
-        f"a {type(table).__name__} is no table: return a pandas DataFrame, a polars frame or a"
+        f"a {type(table).__name__} is not a table: return a pandas DataFrame, a polars frame or a"
         " pyarrow Table"
     )
 
 
 def _unwrapped(wanted: object) -> tuple[object, bool]:
     """The type in an Optional, and whether it is one."""
-    types = [each for each in get_args(wanted) if each is not type(None)]
+    types = [kind for kind in get_args(wanted) if kind is not type(None)]
     optional = len(types) == 1 and type(None) in get_args(wanted)
     return (types[0], True) if optional else (wanted, False)
 
 
 def _projected(frame: pl.LazyFrame, columns: Sequence[str], where: str) -> pl.LazyFrame:
-    there = frame.collect_schema().names()
-    if missing := [column for column in columns if column not in there]:
+    existing = frame.collect_schema().names()
+    missing = [column for column in columns if column not in existing]
+    if missing:
         raise dg.Failure(
-            f"{where} has no column {', '.join(missing)}; it has {', '.join(there)}",
+            f"{where} has no column {', '.join(missing)}; it has {', '.join(existing)}",
             allow_retries=False,
         )
     return frame.select(columns)
@@ -220,13 +239,16 @@ def convert(frame: pl.DataFrame, wanted: object) -> Any:
 
 
 class PublishedTableIOManager(ParquetIOManager):
-    """Readers get one whole edition. The asset publishes it itself, under its lease."""
+    """Reads one whole edition of published lists. It writes none: the asset of the lists publishes
+    them itself, under its lease, and hands over no value."""
 
     storage: StorageResource
 
-    def handle_output(self, context: dg.OutputContext, obj: Edition) -> None:
-        uri = self.storage.uri(self._key(context))
-        context.add_output_metadata({"dagster/uri": uri, "edition": obj.number})
+    def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
+        raise dg.DagsterInvariantViolationError(
+            f"{context.asset_key.to_user_string()}: this IO manager only reads lists that a"
+            " pipeline published. Give an asset of your own another IO manager"
+        )
 
     def load(self, uri: str, wanted: object) -> Any:
         _, frame = PublishedTable(self.storage.store, uri).read()

@@ -20,86 +20,96 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import dagster as dg
-
 from batchrec_dagster.storage.object_store import ObjectNotFoundError, ObjectStore, StorageError
-from batchrec_dagster.storage.resource import storage_errors
 
 RENEW_SECONDS = 15.0
 EXPIRES_SECONDS = 60.0
-LOOK_SECONDS = 1.0
+POLL_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
 class Lease:
-    """Exclusive use of a step within `held`. `folder`: its URI, with the final slash."""
+    """Exclusive use of a step while a `hold` block runs."""
 
     store: ObjectStore
     folder: str
+    """The URI of the folder of the step's leases, with the final slash."""
     owner: str
+    """The id of the run."""
     log: logging.Logger
     deadline_seconds: float
+    """How long to wait for another run."""
     renew_seconds: float = RENEW_SECONDS
     expires_seconds: float = EXPIRES_SECONDS
-    look_seconds: float = LOOK_SECONDS
+    """After how long without a renewal the owner counts as dead."""
+    poll_seconds: float = POLL_SECONDS
     mark: str = field(default_factory=lambda: uuid.uuid4().hex)
+    """Makes the content of the lease unlike that of any other."""
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Wait until no other living run holds it, then renew it until the block ends.
+    def hold(self) -> Iterator[None]:
+        """Wait until no other living run holds the lease, then renew it until the block ends.
 
-        Raises dg.Failure after the deadline, or if the storage cannot be written.
+        Raises StorageError after the deadline, or if the storage cannot be written.
         """
-        with storage_errors():
-            number = self._acquire()
-        done = threading.Event()
-        renewing = threading.Thread(target=self._renew, args=(number, done), daemon=True)
+        number = self._acquire()
+        released = threading.Event()
+        renewing = threading.Thread(target=self._renew, args=(number, released), daemon=True)
         renewing.start()
         try:
             yield
         finally:
-            done.set()
+            released.set()
             renewing.join()
             with suppress(StorageError):
                 self.store.delete(self._uri(number))
 
     def _acquire(self) -> int:
+        """The number of the lease that this run now holds."""
         deadline = time.monotonic() + self.deadline_seconds
         # Usually there is no other run, so try to create before listing.
-        number, dead, seen, since, logged = 1, None, None, 0.0, False
-        while not self._created(number, dead):
+        number = 1
+        # The content of the lease of a dead run, whose number is the one before.
+        dead_content: bytes | None = None
+        last_seen: tuple[int, bytes] | None = None
+        unchanged_since = 0.0
+        is_wait_logged = False
+        while not self._try_to_create(number, dead_content):
             now = time.monotonic()
-            number, dead = self._highest(), None
-            held = self._read(number)
-            if held is None:
+            number, dead_content = self._highest(), None
+            content = self._read(number)
+            if content is None:
                 # Released: all who wait try to create the same number, so one of them gets it.
                 number = 1
                 continue
-            if (number, held) != seen:
-                seen, since = (number, held), now
-            if now - since >= self.expires_seconds or _is_dead(held):
-                self.log.info(f"{_who(held)} is dead: taking over")
-                number, dead = number + 1, held
+            if (number, content) != last_seen:
+                last_seen, unchanged_since = (number, content), now
+            if now - unchanged_since >= self.expires_seconds or _is_dead(content):
+                self.log.info(f"{_describe_owner(content)} is dead: taking over")
+                number, dead_content = number + 1, content
                 continue
-            if not logged:
-                logged = True
-                self.log.info(f"{_who(held)} is working on this: waiting until it is done")
+            if not is_wait_logged:
+                is_wait_logged = True
+                owner = _describe_owner(content)
+                self.log.info(f"{owner} is working on this: waiting until it is done")
             if now > deadline:
-                raise dg.Failure(
-                    f"{_who(held)} is still working on this after"
-                    f" {self.deadline_seconds / 3600:g} hours: wait, or terminate it",
-                    allow_retries=False,
+                raise StorageError(
+                    f"{_describe_owner(content)} is still working on this after"
+                    f" {self.deadline_seconds / 3600:g} hours: wait, or terminate it"
                 )
-            time.sleep(self.look_seconds)
+            time.sleep(self.poll_seconds)
         return number
 
-    def _created(self, number: int, dead: bytes | None) -> bool:
-        """Whether this run now holds the lease; `dead`: the content of the number before it."""
+    def _try_to_create(self, number: int, dead_content: bytes | None) -> bool:
+        """Whether this run now holds the lease of this number.
+
+        dead_content: the content of the number before it, if that belongs to a dead run.
+        """
         if not self.store.create(self._uri(number), self._content(0)):
             return False
         others = [other for other in self._numbers() if other != number]
-        overtaken = others and (max(others) > number or dead is None)
-        if overtaken or (dead is not None and self._read(number - 1) != dead):
+        overtaken = others and (max(others) > number or dead_content is None)
+        if overtaken or (dead_content is not None and self._read(number - 1) != dead_content):
             # Meanwhile another run got it, or took over from the same dead one and released it.
             self.store.delete(self._uri(number))
             return False
@@ -107,9 +117,9 @@ class Lease:
             self.store.delete(self._uri(superseded))
         return True
 
-    def _renew(self, number: int, done: threading.Event) -> None:
+    def _renew(self, number: int, released: threading.Event) -> None:
         renewals = 0
-        while not done.wait(self.renew_seconds):
+        while not released.wait(self.renew_seconds):
             renewals += 1
             try:
                 if self._highest() != number:
@@ -124,8 +134,8 @@ class Lease:
         return max(self._numbers(), default=0)
 
     def _numbers(self) -> list[int]:
-        found = self.store.list(self.folder)
-        return [int(one.uri.removeprefix(self.folder).removesuffix(".json")) for one in found]
+        leases = self.store.list(self.folder)
+        return [int(lease.uri.removeprefix(self.folder).removesuffix(".json")) for lease in leases]
 
     def _read(self, number: int) -> bytes | None:
         if number:
@@ -141,18 +151,19 @@ class Lease:
         return json.dumps({**content, "machine": _machine(), "mark": self.mark}).encode()
 
 
-def _who(content: bytes) -> str:
-    held = json.loads(content)
-    return f"run {held['owner']} (process {held['pid']} on {held['machine'].partition(' ')[0]})"
+def _describe_owner(content: bytes) -> str:
+    lease = json.loads(content)
+    machine = lease["machine"].partition(" ")[0]
+    return f"run {lease['owner']} (process {lease['pid']} on {machine})"
 
 
 def _is_dead(content: bytes) -> bool:
     """Whether the owner is known to be dead, as it ran on this machine."""
-    held = json.loads(content)
-    if held["machine"] != _machine():
+    lease = json.loads(content)
+    if lease["machine"] != _machine():
         return False
     try:
-        os.kill(held["pid"], 0)
+        os.kill(lease["pid"], 0)
     except ProcessLookupError:
         return True
     except PermissionError:

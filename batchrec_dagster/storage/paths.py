@@ -83,13 +83,6 @@ class StorageKeys:
         return f"{self.pipeline}/records/{asset}.json"
 
 
-@dataclass(frozen=True)
-class StoredObject:
-    """A value that its asset has already written to its place in the storage."""
-
-    uri: str
-
-
 def read_record(storage: StorageResource, key: str) -> dict[str, Any]:
     """The record that an earlier run wrote; empty if there is none. Raises StorageError."""
     uri = storage.uri(key)
@@ -102,11 +95,9 @@ def read_record(storage: StorageResource, key: str) -> dict[str, Any]:
     return record
 
 
-def write_record(storage: StorageResource, key: str, record: Mapping[str, Any]) -> StoredObject:
-    """Write a record for later runs; returns the asset's value for it. Raises StorageError."""
-    uri = storage.uri(key)
-    storage.store.put(uri, (json.dumps(record, indent=2) + "\n").encode())
-    return StoredObject(uri)
+def write_record(storage: StorageResource, key: str, record: Mapping[str, Any]) -> None:
+    """Write a record for later runs. Raises StorageError."""
+    storage.store.put(storage.uri(key), (json.dumps(record, indent=2) + "\n").encode())
 
 
 @dataclass(frozen=True)
@@ -207,9 +198,9 @@ class PipelineFiles:
         """The record of the asset's last run; empty if there is none."""
         return read_record(self.storage, self.places.record(asset))
 
-    def write_record(self, asset: str, record: Mapping[str, Any]) -> StoredObject:
-        """Write the asset's record for later runs; returns the asset's value for it."""
-        return write_record(self.storage, self.places.record(asset), record)
+    def write_record(self, asset: str, record: Mapping[str, Any]) -> None:
+        """Write the asset's record for later runs."""
+        write_record(self.storage, self.places.record(asset), record)
 
     def parquet(self, key: str, damaged: str) -> pl.DataFrame | None:
         """The table at this key; None if there is none. damaged: what to do if it is damaged."""

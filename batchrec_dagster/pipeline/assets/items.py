@@ -1,7 +1,6 @@
 """items and item_titles: what Personalize learns of the items, and what people read."""
 
 import io
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -11,14 +10,19 @@ import polars as pl
 from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.personalize.schemas import CREATION_TIMESTAMP, ITEM_ID
 from batchrec_dagster.pipeline.assets.raw import column_name, raw_items
-from batchrec_dagster.pipeline.declare_asset import PREPARED, asset, preview, sample, table_facts
-from batchrec_dagster.pipeline.run_step import PREPARED_BEFORE, MadeOf
-from batchrec_dagster.preparation.items import ItemsLayout, ItemsRead
+from batchrec_dagster.pipeline.declare_asset import (
+    PREPARED,
+    asset_options,
+    preview,
+    sample,
+    table_metadata,
+)
+from batchrec_dagster.pipeline.run_step import PREPARED_BEFORE, MadeOf, asset_step, pipeline_work
+from batchrec_dagster.preparation.items import ItemsLayout
 from batchrec_dagster.reporting.markdown import format_table as markdown_table
 from batchrec_dagster.steps.items import read_items
 from batchrec_dagster.steps.raw_files import RawRecord
 from batchrec_dagster.steps.work import Work
-from batchrec_dagster.storage.paths import StoredObject
 
 CODE_VERSION = "1"
 
@@ -31,7 +35,7 @@ TITLES = {
 
 
 def item_assets(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
-    """The declared ones."""
+    """The assets of the items that the pipeline declares."""
     declared = pipeline.items
     if declared is None:
         return []
@@ -45,116 +49,117 @@ def item_assets(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
 
 
 def items(pipeline: Pipeline, layout: ItemsLayout) -> dg.AssetsDefinition:
+    """The asset of what Personalize learns about the items."""
+    key = pipeline.places.items
 
-    def shown(table: pl.DataFrame) -> dict[str, Any]:
-        empty = {column: table.get_column(column).null_count() for column in layout.columns[1:]}
-        return {
-            "preview": preview(
-                f"**{table.height:,} items**. Missing values:",
-                markdown_table(["column", "items without"], empty.items()),
-            ),
-            "empty": empty,
-        }
-
-    return _prepared(
-        pipeline,
-        layout,
-        "items",
-        description="What Personalize learns about each item, such as its genres and when it"
-        " came out: the CSV file that it imports, for models and filters.",
-        kind="csv",
-        storage_key=pipeline.places.items,
-        io_manager="items_io",
-        part=lambda read: read.metadata,
-        stored_version=lambda stored: fingerprint(stored.decode()),
-        columns=_columns(layout),
-        shown=shown,
+    @dg.asset(
+        **asset_options(
+            pipeline,
+            "items",
+            description="What Personalize learns about each item, such as its genres and when it"
+            " came out: the CSV file that it imports, for models and filters.",
+            kinds={"csv"},
+            inputs=["raw_items"],
+            stage=PREPARED,
+            storage_key=key,
+            code_version=f"{CODE_VERSION}-{fingerprint(layout)}",
+            io_manager="items_io",
+        )
     )
-
-
-def item_titles(pipeline: Pipeline, layout: ItemsLayout) -> dg.AssetsDefinition:
-
-    def shown(titles: pl.DataFrame) -> dict[str, Any]:
-        without = titles.get_column("title").null_count()
-        return {
-            "preview": preview(f"**{titles.height:,} items**, {without:,} without a title."),
-            "without_title": without,
-        }
-
-    return _prepared(
-        pipeline,
-        layout,
-        "item_titles",
-        description="Each item's title, for the people who read the tables and the report."
-        " Personalize does not get them.",
-        kind="parquet",
-        storage_key=pipeline.places.item_titles,
-        io_manager="parquet_io",
-        part=lambda read: read.titles,
-        stored_version=_titles_version,
-        columns=TITLES,
-        shown=shown,
-    )
-
-
-def _prepared(
-    pipeline: Pipeline,
-    layout: ItemsLayout,
-    name: str,
-    *,
-    description: str,
-    kind: str,
-    storage_key: str,
-    io_manager: str,
-    part: Callable[[ItemsRead], pl.DataFrame],
-    stored_version: Callable[[bytes], str | None],
-    columns: dict[str, tuple[str, str]],
-    shown: Callable[[pl.DataFrame], dict[str, Any]],
-) -> dg.AssetsDefinition:
-    """The asset of a part of the file. stored_version: of the stored content; shown: metadata."""
-
-    @asset(
-        pipeline,
-        name=name,
-        description=description,
-        kinds={kind},
-        stage=PREPARED,
-        storage_key=storage_key,
-        code_version=f"{CODE_VERSION}-{fingerprint(layout)}",
-        io_manager=io_manager,
-    )
-    def prepared(
-        context: dg.AssetExecutionContext, raw_items: dict[str, Any], work: Work
-    ) -> dg.MaterializeResult[Any]:
-        raw, uri = RawRecord.from_json(raw_items), work.storage.uri(storage_key)
-        made_of = MadeOf(context, (raw.version,))
-        if same := made_of.earlier(
-            lambda: stored_version(bytes(work.storage.store.get(uri))),
-            StoredObject(uri),
-            PREPARED_BEFORE,
-        ):
+    @asset_step
+    def items(context: dg.AssetExecutionContext, raw_items: RawRecord) -> dg.MaterializeResult[Any]:
+        work = pipeline_work(pipeline, context)
+        made_of = MadeOf(context, (raw_items.version,))
+        if same := made_of.earlier(lambda: _stored_items_version(work, key), PREPARED_BEFORE):
             return same
-        table = part(read_items(raw, work.storage, layout))
+        table = read_items(raw_items, work.storage, layout).metadata
+        missing = {column: table.get_column(column).null_count() for column in layout.columns[1:]}
         version = fingerprint(table.write_csv())
         return dg.MaterializeResult(
             value=table,
             data_version=dg.DataVersion(version),
             metadata={
-                **shown(table),
-                **table_facts(pipeline, table.height, columns, _lineage(layout), table.columns),
-                "sample": sample(table.head(5)),
+                "preview": preview(
+                    f"**{table.height:,} items**. Missing values:",
+                    markdown_table(["column", "items without"], missing.items()),
+                ),
+                "empty": missing,
+                **_table_metadata(pipeline, layout, table, _columns(layout)),
                 **made_of.metadata(version),
             },
         )
 
-    return prepared
+    return items
 
 
-def _titles_version(stored: bytes) -> str | None:
-    """The version of titles that are stored as batchrec writes them, to the byte."""
-    titles, written = pl.read_parquet(stored), io.BytesIO()
+def item_titles(pipeline: Pipeline, layout: ItemsLayout) -> dg.AssetsDefinition:
+    """The asset of the items' titles."""
+    key = pipeline.places.item_titles
+
+    @dg.asset(
+        **asset_options(
+            pipeline,
+            "item_titles",
+            description="Each item's title, for the people who read the tables and the report."
+            " Personalize does not get them.",
+            kinds={"parquet"},
+            inputs=["raw_items"],
+            stage=PREPARED,
+            storage_key=key,
+            code_version=f"{CODE_VERSION}-{fingerprint(layout)}",
+            io_manager="parquet_io",
+        )
+    )
+    @asset_step
+    def item_titles(
+        context: dg.AssetExecutionContext, raw_items: RawRecord
+    ) -> dg.MaterializeResult[Any]:
+        work = pipeline_work(pipeline, context)
+        made_of = MadeOf(context, (raw_items.version,))
+        if same := made_of.earlier(lambda: _stored_titles_version(work, key), PREPARED_BEFORE):
+            return same
+        titles = read_items(raw_items, work.storage, layout).titles
+        missing = titles.get_column("title").null_count()
+        version = fingerprint(titles.write_csv())
+        return dg.MaterializeResult(
+            value=titles,
+            data_version=dg.DataVersion(version),
+            metadata={
+                "preview": preview(f"**{titles.height:,} items**, {missing:,} without a title."),
+                "without_title": missing,
+                **_table_metadata(pipeline, layout, titles, TITLES),
+                **made_of.metadata(version),
+            },
+        )
+
+    return item_titles
+
+
+def _table_metadata(
+    pipeline: Pipeline,
+    layout: ItemsLayout,
+    table: pl.DataFrame,
+    columns: dict[str, tuple[str, str]],
+) -> dict[str, Any]:
+    lineage = _lineage(layout)
+    return {
+        **table_metadata(pipeline, table.height, columns, lineage, table.columns),
+        "sample": sample(table.head(5)),
+    }
+
+
+def _stored_items_version(work: Work, key: str) -> str:
+    """The version of the items file in the storage."""
+    return fingerprint(bytes(work.storage.store.get(work.storage.uri(key))).decode())
+
+
+def _stored_titles_version(work: Work, key: str) -> str | None:
+    """The version of the titles in the storage; None if they are not what batchrec writes, to the
+    byte."""
+    content = bytes(work.storage.store.get(work.storage.uri(key)))
+    titles, written = pl.read_parquet(content), io.BytesIO()
     titles.write_parquet(written)
-    return fingerprint(titles.write_csv()) if written.getvalue() == stored else None
+    return fingerprint(titles.write_csv()) if written.getvalue() == content else None
 
 
 def _lineage(layout: ItemsLayout) -> dict[str, list[tuple[str, str]]]:

@@ -11,9 +11,22 @@ from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.config.interactions import BatchUsers
 from batchrec_dagster.personalize import schemas
 from batchrec_dagster.personalize.batch_files import USER_FIELD
-from batchrec_dagster.pipeline.declare_asset import PREPARED, asset, preview, sample, table_facts
+from batchrec_dagster.pipeline.declare_asset import (
+    PREPARED,
+    asset_options,
+    preview,
+    sample,
+    table_metadata,
+)
 from batchrec_dagster.pipeline.run_history import DagsterRuns
-from batchrec_dagster.pipeline.run_step import PREPARED_BEFORE, MadeOf, published
+from batchrec_dagster.pipeline.run_step import (
+    PREPARED_BEFORE,
+    AssetResult,
+    MadeOf,
+    asset_step,
+    materialization_with_checks,
+    pipeline_work,
+)
 from batchrec_dagster.pipeline.spark_jobs import spark_engine
 from batchrec_dagster.preparation.rules import PreparationResult, Rules
 from batchrec_dagster.preparation.sources.source import hide_query
@@ -22,7 +35,6 @@ from batchrec_dagster.steps.interactions import PreparedInteractions, prepare_in
 from batchrec_dagster.steps.raw_files import RawRecord
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.object_store import StorageError
-from batchrec_dagster.storage.paths import StoredObject
 
 CODE_VERSION = "2"
 
@@ -45,52 +57,56 @@ ROLES = {
 
 
 def interactions(pipeline: Pipeline) -> dg.AssetsDefinition:
+    """The asset of the ratings that count."""
     ratings, rules = pipeline.ratings, pipeline.rules
     engine = pipeline.preparation.engine
 
-    @asset(
-        pipeline,
-        description="What each user did with which item, and when: the ratings that count, as"
-        f" the CSV file that Personalize imports and learns from. {_rule(rules)}",
-        kinds={"polars" if engine == "local" else "spark", "csv"},
-        stage=PREPARED,
-        storage_key=pipeline.places.interactions,
-        code_version=f"{CODE_VERSION}-{fingerprint(ratings.reading, rules)}",
-        io_manager="interactions_io",
-        checks={
-            "enough_interactions": "There are as many interactions and users as Personalize needs.",
-            "timestamps_plausible": "The timestamps are between 1980 and now, in seconds.",
-            "few_event_types": "There are as few event types as Personalize allows.",
-        },
+    @dg.asset(
+        **asset_options(
+            pipeline,
+            "interactions",
+            description="What each user did with which item, and when: the ratings that count, as"
+            f" the CSV file that Personalize imports and learns from. {_describe(rules)}",
+            kinds={"polars" if engine == "local" else "spark", "csv"},
+            inputs=["raw_ratings"],
+            stage=PREPARED,
+            storage_key=pipeline.places.interactions,
+            code_version=f"{CODE_VERSION}-{fingerprint(ratings.reading, rules)}",
+            io_manager="interactions_io",
+            checks={
+                "enough_interactions": "There are as many interactions and users as Personalize"
+                " needs.",
+                "timestamps_plausible": "The timestamps are between 1980 and now, in seconds.",
+                "few_event_types": "There are as few event types as Personalize allows.",
+            },
+        )
     )
+    @asset_step
     def interactions(
-        context: dg.AssetExecutionContext, raw_ratings: dict[str, Any], work: Work
-    ) -> Iterator[Any]:
+        context: dg.AssetExecutionContext, raw_ratings: RawRecord
+    ) -> Iterator[AssetResult]:
         started = time.monotonic()
-        raw = RawRecord.from_json(raw_ratings)
-        made_of = MadeOf(context, (raw.version, *raw.columns.values()))
-        files = work.files
-        if same := made_of.earlier(
-            files.interactions_version, StoredObject(files.interactions), PREPARED_BEFORE
-        ):
+        work = pipeline_work(pipeline, context)
+        made_of = MadeOf(context, (raw_ratings.version, *raw_ratings.columns.values()))
+        if same := made_of.earlier(work.files.interactions_version, PREPARED_BEFORE):
             yield same
             return
         spark = spark_engine(pipeline.preparation)
         with prepare_interactions(
             work,
-            raw,
+            raw_ratings,
             partial(spark.run, context, work.storage) if spark else None,
             run=context.run.run_id,
             runs=DagsterRuns(context.instance),
         ) as prepared:
             _log(context, prepared.result, time.monotonic() - started)
-            yield from published(
+            yield materialization_with_checks(
                 prepared.checks,
                 dg.MaterializeResult(
                     value=prepared.value,
                     data_version=dg.DataVersion(prepared.version),
                     metadata={
-                        **_metadata(pipeline, raw, prepared),
+                        **_metadata(pipeline, raw_ratings, prepared),
                         "engine": engine,
                         **made_of.metadata(prepared.version, prepared.checks),
                     },
@@ -125,7 +141,7 @@ def _metadata(pipeline: Pipeline, raw: RawRecord, prepared: PreparedInteractions
             f"**{result.rows_kept:,} interactions** of {result.rows_read:,} rows.",
             *([format_table(["left out because", "rows"], left_out)] if left_out else []),
         ),
-        **table_facts(pipeline, result.rows_kept, COLUMNS, lineage, columns),
+        **table_metadata(pipeline, result.rows_kept, COLUMNS, lineage, columns),
         "rows_read": result.rows_read,
         "rows_left_out": result.rows_read - result.rows_kept,
         "left_out_by_reason": dict(result.left_out),
@@ -138,7 +154,7 @@ def _metadata(pipeline: Pipeline, raw: RawRecord, prepared: PreparedInteractions
     }
 
 
-def _rule(rules: Rules) -> str:
+def _describe(rules: Rules) -> str:
     if rules.min_rating is None:
         return "All ratings count." if rules.filter is None else f"Only rows with {rules.filter}."
     return f"Ratings below {rules.min_rating:g} are left out."
@@ -151,6 +167,7 @@ USERS_COLUMNS = {
 
 
 def batch_users(pipeline: Pipeline) -> dg.AssetsDefinition:
+    """The asset of the users who get a list."""
     declared = pipeline.batch_users
     filter_values = pipeline.recommendations.line_filter_values
     code_version = f"{CODE_VERSION}-{fingerprint(declared)}"
@@ -159,35 +176,40 @@ def batch_users(pipeline: Pipeline) -> dg.AssetsDefinition:
     of_interactions = [("interactions", schemas.USER_ID)] if declared.source is None else []
     lineage = {USER_FIELD: of_interactions, "filterValues": []}
 
-    @asset(
-        pipeline,
-        description=f"The users who get a list, as JSON Lines, the input of a batch inference"
-        f" job. {_who(declared)}, each once.",
-        kinds={"json"},
-        stage=PREPARED,
-        storage_key=pipeline.places.batch_users,
-        code_version=code_version,
-        io_manager="batch_users_io",
-        deps=[pipeline.asset_key("interactions")],
+    @dg.asset(
+        **asset_options(
+            pipeline,
+            "batch_users",
+            description="The users who get a list, as JSON Lines, the input of a batch inference"
+            f" job. {_describe_users(declared)}, each once.",
+            kinds={"json"},
+            deps=[pipeline.asset_key("interactions")],
+            stage=PREPARED,
+            storage_key=pipeline.places.batch_users,
+            code_version=code_version,
+            io_manager="batch_users_io",
+        )
     )
-    def batch_users(context: dg.AssetExecutionContext, work: Work) -> dg.MaterializeResult[Any]:
+    @asset_step
+    def batch_users(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
         from batchrec_dagster.steps.batches import find_batch_users  # NumPy
 
-        made_of, users = _made_of(context, work), work.files.batch_users
+        work = pipeline_work(pipeline, context)
+        made_of = _made_of(context, work)
         if declared.source is None and (
-            same := made_of.earlier(users.version, StoredObject(users.uri), PREPARED_BEFORE)
+            same := made_of.earlier(work.files.batch_users.version, PREPARED_BEFORE)
         ):
             return same
-        table, version = find_batch_users(work)
+        users, version = find_batch_users(work)
         return dg.MaterializeResult(
-            value=table,
+            value=users,
             data_version=dg.DataVersion(version),
             metadata={
-                "preview": preview(f"**{table.height:,} users** get a list."),
-                **table_facts(pipeline, table.height, USERS_COLUMNS, lineage, table.columns),
-                "users": table.height,
+                "preview": preview(f"**{users.height:,} users** get a list."),
+                **table_metadata(pipeline, users.height, USERS_COLUMNS, lineage, users.columns),
+                "users": users.height,
                 "filter_values": filter_values,
-                "sample": sample(table.select(USER_FIELD).head(5)),
+                "sample": sample(users.select(USER_FIELD).head(5)),
                 **made_of.metadata(version),
             },
         )
@@ -202,7 +224,7 @@ def _made_of(context: dg.AssetExecutionContext, work: Work) -> MadeOf:
         return MadeOf(context, ())  # find_batch_users says what is wrong.
 
 
-def _who(declared: BatchUsers) -> str:
+def _describe_users(declared: BatchUsers) -> str:
     if declared.source is not None:
         return f"Every user of {hide_query(declared.source)}"
     since = "" if declared.active_since is None else f" since {declared.active_since}"

@@ -1,6 +1,5 @@
 """recommendations and user_segments: the lists and segments that batch jobs infer, as tables."""
 
-from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -10,19 +9,22 @@ from pydantic import Field
 
 from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.config.recommendations import Segments
-from batchrec_dagster.deployment.resources import PersonalizeResource
 from batchrec_dagster.personalize.batch_files import USER_FIELD
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.pipeline.declare_asset import (
-    asset,
-    dataset_group,
+    asset_options,
+    dataset_group_link,
     preview,
     sample,
-    stored,
-    table_facts,
+    storage_links,
+    table_metadata,
 )
 from batchrec_dagster.pipeline.run_history import DagsterRuns
-from batchrec_dagster.pipeline.run_step import exclusive_step, personalize_work, published, run_step
+from batchrec_dagster.pipeline.run_step import (
+    asset_step,
+    materialization_with_checks,
+    personalize_work,
+)
 from batchrec_dagster.reporting.markdown import CELL, escape
 from batchrec_dagster.reporting.markdown import format_table as markdown_table
 from batchrec_dagster.steps.batch_jobs import JobOutput, job_seconds, outcome
@@ -31,7 +33,8 @@ from batchrec_dagster.steps.items import has_titles
 from batchrec_dagster.steps.publishing import checks_of, edition_summary, republish
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.segment_table import UserSegments, segment_users
-from batchrec_dagster.steps.work import Work
+from batchrec_dagster.steps.work import PersonalizeWork
+from batchrec_dagster.storage.published_table import Edition
 
 if TYPE_CHECKING:
     from batchrec_dagster.steps.infer import PublishedLists
@@ -85,56 +88,56 @@ COLUMN_LINEAGE = {
 
 
 def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
-    wanted, titles = pipeline.recommendations, _title_assets(pipeline)
+    """The asset of the published lists."""
+    settings, titles = pipeline.recommendations, _title_assets(pipeline)
     experiment = [pipeline.experiment] if pipeline.experiment else []
 
-    @asset(
-        pipeline,
-        description=f"The published table: the top {wanted.num_results} items for every user,"
-        " as user_id, rank, item_id and score"
-        f"{', with titles' if titles else ''}{', and arm' if experiment else ''}."
-        f"{' Items that a user already had are left out.' if wanted.exclude_seen else ''}",
-        kinds={"personalize", "parquet"},
-        storage_key=pipeline.places.recommendations,
-        code_version=f"{CODE_VERSION}-{fingerprint(wanted, *titles, *experiment)}",
-        io_manager="published_io",
-        deps=[pipeline.asset_key("interactions"), *titles],
-        checks=_checks(pipeline),
-        warnings=_warnings(pipeline),
+    @dg.asset(
+        **asset_options(
+            pipeline,
+            "recommendations",
+            description=f"The published table: the top {settings.num_results} items for every"
+            " user, as user_id, rank, item_id and score"
+            f"{', with titles' if titles else ''}{', and arm' if experiment else ''}."
+            f"{' Items that a user already had are left out.' if settings.exclude_seen else ''}",
+            kinds={"personalize", "parquet"},
+            inputs=["solution_version", "batch_users"],
+            deps=[pipeline.asset_key("interactions"), *titles],
+            resources=["personalize"],
+            storage_key=pipeline.places.recommendations,
+            code_version=f"{CODE_VERSION}-{fingerprint(settings, *titles, *experiment)}",
+            io_manager="published_io",
+            checks=_checks(pipeline),
+            warnings=_warnings(pipeline),
+        )
     )
-    @exclusive_step(pipeline)
+    @asset_step
     def recommendations(
         context: dg.AssetExecutionContext,
         config: PublicationConfig,
-        solution_version: dict[str, Any],
+        solution_version: ModelRecord,
         batch_users: pl.LazyFrame,
-        work: Work,
-        personalize: PersonalizeResource,
-    ) -> Iterator[Any]:
-        if config.roll_back_to:
-            yield from _rolled_back(work, context, config.roll_back_to)
-            return
+    ) -> dg.MaterializeResult[Any]:
         from batchrec_dagster.steps.infer import infer_and_publish  # NumPy
 
-        model = ModelRecord.from_json(solution_version)
-        inferred = yield from run_step(
-            lambda: infer_and_publish(
-                personalize_work(pipeline, context, personalize),
-                model,
+        work = personalize_work(pipeline, context)
+        with work.step_lease("recommendations", context.run.run_id):
+            if config.roll_back_to:
+                return _roll_back(work, context, config.roll_back_to)
+            lists = infer_and_publish(
+                work,
+                solution_version,
                 batch_users,
                 run=context.run.run_id,
                 skip_quality_gate=config.skip_quality_gate,
             )
+        return materialization_with_checks(
+            lists.checks,
+            dg.MaterializeResult(
+                data_version=dg.DataVersion(lists.edition.version),
+                metadata=_metadata(work, lists, solution_version),
+            ),
         )
-        result = dg.MaterializeResult(
-            value=inferred.edition,
-            data_version=dg.DataVersion(inferred.edition.version),
-            metadata={
-                **_metadata(pipeline, inferred, personalize, model),
-                **stored("table", work.storage, inferred.edition.uri),
-            },
-        )
-        yield from published(inferred.checks, result)
 
     return recommendations
 
@@ -145,14 +148,13 @@ def _title_assets(pipeline: Pipeline) -> list[dg.AssetKey]:
 
 
 def _checks(pipeline: Pipeline) -> dict[str, str]:
-    wanted = pipeline.recommendations
     seen = {"no_seen_items": "No list contains an item that its user already interacted with."}
     return {
         "quality_gate": "The model is good enough to publish its lists.",
         "every_user_answered": "Every requested user has exactly one result, and somebody a list.",
         "no_failed_users": "No user has an error instead of items.",
         "no_duplicates": "No list contains an item twice.",
-        **(seen if wanted.exclude_seen else {}),
+        **(seen if pipeline.recommendations.exclude_seen else {}),
     }
 
 
@@ -164,27 +166,29 @@ def _warnings(pipeline: Pipeline) -> dict[str, str]:
     }
 
 
-def _metadata(
-    pipeline: Pipeline,
-    inferred: "PublishedLists",
-    personalize: PersonalizeResource,
-    model: ModelRecord,
-) -> dict[str, Any]:
-    table, job, counts = inferred.table, inferred.job, asdict(inferred.table.counts)
-    rows, columns = counts.pop("rows"), table.sample.columns
+def _metadata(work: PersonalizeWork, lists: "PublishedLists", model: ModelRecord) -> dict[str, Any]:
+    table, job = lists.table, lists.job
+    counts = asdict(table.counts)
+    rows = counts.pop("rows")
     return {
         "preview": _preview(table),
-        **table_facts(pipeline, rows, COLUMNS, COLUMN_LINEAGE, columns),
+        **table_metadata(work.pipeline, rows, COLUMNS, COLUMN_LINEAGE, table.sample.columns),
         **counts,
-        "results_asked_for": inferred.num_results,
-        **dataset_group(personalize, model.dataset_group_arn),
+        "results_asked_for": lists.num_results,
+        **dataset_group_link(model.dataset_group_arn, on_aws=work.ensure.on_aws),
         "batch_inference_job_arn": job.arn,
-        "batch_inference_output": JobOutput(personalize.storage, job.description).folder,
+        "batch_inference_output": JobOutput(work.storage, job.description).folder,
         "outcome": outcome(job, "inferred"),
         "inference_seconds": job_seconds(job),
-        **cost_metadata("cost_usd", inferred.cost, on_aws=personalize.on_aws),
+        **cost_metadata("cost_usd", lists.cost, on_aws=work.ensure.on_aws),
         "sample": sample(table.sample),
+        **_published_metadata(work, lists.edition),
+        **storage_links("table", work.storage, lists.edition.uri),
     }
+
+
+def _published_metadata(work: PersonalizeWork, edition: Edition) -> dict[str, Any]:
+    return {"dagster/uri": work.files.table.uri, "edition": edition.number}
 
 
 def _preview(table: "RecommendationTable") -> dg.MetadataValue[Any]:
@@ -205,27 +209,31 @@ def _preview(table: "RecommendationTable") -> dg.MetadataValue[Any]:
     )
 
 
-def _rolled_back(work: Work, context: dg.AssetExecutionContext, to: str) -> Iterator[Any]:
+def _roll_back(
+    work: PersonalizeWork, context: dg.AssetExecutionContext, to: str
+) -> dg.MaterializeResult[Any]:
     """Publish the lists of an older edition again, with its checks. Raises StepError."""
     run = context.run.root_run_id or context.run.run_id
     edition = republish(work, to, run, DagsterRuns(context.instance), context.log)
     about = edition.about
-    result = dg.MaterializeResult(
-        value=edition,
-        data_version=dg.DataVersion(edition.version),
-        metadata={
-            "outcome": f"rolled back to {edition_summary(edition)}",
-            **({"dagster/row_count": about["rows"]} if "rows" in about else {}),
-            **{
-                key: about[key]
-                for key in ("users", "items", "made_at", "solution_version_arn")
-                if key in about
+    checks = [spec.name for spec in context.assets_def.check_specs]
+    return materialization_with_checks(
+        checks_of(edition, checks),
+        dg.MaterializeResult(
+            data_version=dg.DataVersion(edition.version),
+            metadata={
+                "outcome": f"rolled back to {edition_summary(edition)}",
+                **({"dagster/row_count": about["rows"]} if "rows" in about else {}),
+                **{
+                    key: about[key]
+                    for key in ("users", "items", "made_at", "solution_version_arn")
+                    if key in about
+                },
+                **_published_metadata(work, edition),
+                "table": work.storage.where(work.files.table.uri),
             },
-            "table": work.storage.where(work.files.table.uri),
-        },
+        ),
     )
-    names = [spec.name for spec in context.assets_def.check_specs]
-    yield from published(checks_of(edition, names), result)
 
 
 MOST_SHOWN = 10
@@ -246,57 +254,61 @@ SEGMENTS_COLUMN_LINEAGE: dict[str, list[tuple[str, str]]] = {
 
 
 def user_segments(pipeline: Pipeline, segments: Segments) -> dg.AssetsDefinition:
+    """The asset of the users who belong to each segment."""
     titles = _title_assets(pipeline) if segments.items else []
     columns = ", ".join(name for name in SEGMENT_COLUMNS if titles or name != "title")
 
-    @asset(
-        pipeline,
-        description=f"The {segments.users_per_segment:,} users who belong most to each of"
-        f" {len(segments.queries):,} segments, as one table of {columns}.",
-        kinds={"personalize", "parquet"},
-        storage_key=pipeline.places.user_segments,
-        code_version=f"{CODE_VERSION}-{fingerprint(segments, *titles)}",
-        io_manager="parquet_io",
-        deps=titles,
-        checks={
-            "every_segment_answered": "Every requested segment has exactly one result.",
-            "no_failed_segments": "No segment has an error instead of users.",
-            "no_duplicates": "No segment contains a user twice.",
-        },
-    )
-    @exclusive_step(pipeline)
-    def user_segments(
-        context: dg.AssetExecutionContext,
-        segment_solution_version: dict[str, Any],
-        personalize: PersonalizeResource,
-    ) -> Iterator[Any]:
-        model = ModelRecord.from_json(segment_solution_version)
-        work = personalize_work(pipeline, context, personalize)
-        found = yield from run_step(lambda: segment_users(work, segments, model))
-        result = dg.MaterializeResult(
-            value=found.stored,
-            data_version=dg.DataVersion(found.version),
-            metadata={
-                **_segments_metadata(work, segments, found),
-                **stored("table", work.storage, found.stored.uri),
-                **dataset_group(personalize, model.dataset_group_arn),
-                **cost_metadata("cost_usd", found.cost, on_aws=personalize.on_aws),
+    @dg.asset(
+        **asset_options(
+            pipeline,
+            "user_segments",
+            description=f"The {segments.users_per_segment:,} users who belong most to each of"
+            f" {len(segments.queries):,} segments, as one table of {columns}.",
+            kinds={"personalize", "parquet"},
+            inputs=["segment_solution_version"],
+            deps=titles,
+            resources=["personalize"],
+            storage_key=pipeline.places.user_segments,
+            code_version=f"{CODE_VERSION}-{fingerprint(segments, *titles)}",
+            io_manager="parquet_io",
+            checks={
+                "every_segment_answered": "Every requested segment has exactly one result.",
+                "no_failed_segments": "No segment has an error instead of users.",
+                "no_duplicates": "No segment contains a user twice.",
             },
         )
-        yield from published(found.checks, result)
+    )
+    @asset_step
+    def user_segments(
+        context: dg.AssetExecutionContext, segment_solution_version: ModelRecord
+    ) -> dg.MaterializeResult[Any]:
+        work = personalize_work(pipeline, context)
+        with work.step_lease("user_segments", context.run.run_id):
+            segmented = segment_users(work, segments, segment_solution_version)
+        return materialization_with_checks(
+            segmented.checks,
+            dg.MaterializeResult(
+                data_version=dg.DataVersion(segmented.version),
+                metadata=_segments_metadata(work, segments, segmented, segment_solution_version),
+            ),
+        )
 
     return user_segments
 
 
-def _segments_metadata(work: Work, segments: Segments, found: UserSegments) -> dict[str, Any]:
-    table, job = found.table, found.job
+def _segments_metadata(
+    work: PersonalizeWork, segments: Segments, segmented: UserSegments, model: ModelRecord
+) -> dict[str, Any]:
+    table, job = segmented.table, segmented.job
     columns = table.sample.columns
     return {
         "preview": preview(
             f"**{len(table.sizes):,} segments** have users. The first:",
             markdown_table(["segment", "users"], table.sizes.head(MOST_SHOWN).iter_rows()),
         ),
-        **table_facts(work.pipeline, table.rows, SEGMENT_COLUMNS, SEGMENTS_COLUMN_LINEAGE, columns),
+        **table_metadata(
+            work.pipeline, table.rows, SEGMENT_COLUMNS, SEGMENTS_COLUMN_LINEAGE, columns
+        ),
         "segments": len(table.sizes),
         "empty_segments": len(segments.queries) - len(table.sizes),
         "users": len(table.users),
@@ -305,4 +317,8 @@ def _segments_metadata(work: Work, segments: Segments, found: UserSegments) -> d
         "outcome": outcome(job, "segmented"),
         "inference_seconds": job_seconds(job),
         "sample": sample(table.sample),
+        "dagster/uri": segmented.uri,
+        **storage_links("table", work.storage, segmented.uri),
+        **dataset_group_link(model.dataset_group_arn, on_aws=work.ensure.on_aws),
+        **cost_metadata("cost_usd", segmented.cost, on_aws=work.ensure.on_aws),
     }

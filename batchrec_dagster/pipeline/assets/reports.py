@@ -9,11 +9,18 @@ import polars as pl
 from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.outcomes.outcome import SCHEMA, Outcome
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
-from batchrec_dagster.pipeline.declare_asset import asset, preview, sample, stored, table_facts
+from batchrec_dagster.pipeline.declare_asset import (
+    asset_options,
+    preview,
+    sample,
+    storage_links,
+    table_metadata,
+)
+from batchrec_dagster.pipeline.run_step import asset_step, pipeline_work
 from batchrec_dagster.reporting.markdown import escape
 from batchrec_dagster.reporting.outcomes import NOTHING_YET, REPLAYED, describe_outcome
 from batchrec_dagster.steps.items import shown_tables
-from batchrec_dagster.steps.work import Work
+from batchrec_dagster.steps.records import ModelRecord
 
 if TYPE_CHECKING:
     from batchrec_dagster.pipeline.report import Report
@@ -51,40 +58,45 @@ PLOTTED = ("hit_rate", "recall", "list_share", "gain", "popular_hit_rate", "acti
 
 
 def recommendation_outcomes(pipeline: Pipeline) -> dg.AssetsDefinition:
+    """The asset of what people did with each published edition."""
 
-    @asset(
-        pipeline,
-        description="What people did with the lists: each published edition against what its"
-        " users did after it, compared with the most popular items of that day.",
-        kinds={"parquet"},
-        storage_key=pipeline.places.outcomes,
-        code_version=CODE_VERSION,
-        io_manager="parquet_io",
-        deps=[pipeline.asset_key("interactions"), pipeline.asset_key("recommendations")],
+    @dg.asset(
+        **asset_options(
+            pipeline,
+            "recommendation_outcomes",
+            description="What people did with the lists: each published edition against what its"
+            " users did after it, compared with the most popular items of that day.",
+            kinds={"parquet"},
+            deps=[pipeline.asset_key("interactions"), pipeline.asset_key("recommendations")],
+            storage_key=pipeline.places.outcomes,
+            code_version=CODE_VERSION,
+            io_manager="parquet_io",
+        )
     )
-    def recommendation_outcomes(
-        context: dg.AssetExecutionContext, work: Work
-    ) -> dg.MaterializeResult[pl.DataFrame]:
+    @asset_step
+    def recommendation_outcomes(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
         # SciPy and NumPy
         from batchrec_dagster.outcomes.arms import MODEL
         from batchrec_dagster.reporting.experiment import describe_result
         from batchrec_dagster.steps.outcomes import measure_outcomes
 
+        work = pipeline_work(pipeline, context)
         measured = measure_outcomes(work)
-        newest = next((one for one in reversed(measured.outcomes) if one.arm == MODEL), None)
-        said = [*describe_outcome(newest)] if newest else [NOTHING_YET]
+        of_model = [outcome for outcome in measured.outcomes if outcome.arm == MODEL]
+        newest = of_model[-1] if of_model else None
+        lines = [*describe_outcome(newest)] if newest else [NOTHING_YET]
         if newest is not None and newest.since == "data":
-            said.append(REPLAYED)
+            lines.append(REPLAYED)
         if measured.experiment is not None:
-            said += describe_result(measured.experiment)
-        context.log.info(said[0])
+            lines += describe_result(measured.experiment)
+        context.log.info(lines[0])
         return dg.MaterializeResult(
             value=measured.table,
             data_version=dg.DataVersion(fingerprint(*measured.outcomes)),
             metadata={
-                "preview": preview(*map(escape, said)),
+                "preview": preview(*map(escape, lines)),
                 **_outcomes_metadata(pipeline, measured, newest),
-                **stored("table", work.storage, work.storage.uri(pipeline.places.outcomes)),
+                **storage_links("table", work.storage, work.storage.uri(pipeline.places.outcomes)),
             },
         )
 
@@ -96,9 +108,9 @@ def _outcomes_metadata(
 ) -> dict[str, Any]:
     row = newest.row() if newest else {}
     columns = {name: (str(kind).lower(), _described(name)) for name, kind in SCHEMA.items()}
-    made_of = dict.fromkeys(SCHEMA, _COLUMN_LINEAGE)
+    lineage = dict.fromkeys(SCHEMA, _COLUMN_LINEAGE)
     return {
-        **table_facts(pipeline, len(measured.outcomes), columns, made_of),
+        **table_metadata(pipeline, len(measured.outcomes), columns, lineage),
         **{name: row[name] for name in ("edition", *PLOTTED) if row.get(name) is not None},
         **_lift(measured),
         "sample": sample(measured.table.tail(5).select(pl.col("*").exclude(pl.Datetime))),
@@ -124,32 +136,38 @@ def _described(column: str) -> str:
 def recommendation_report(
     pipeline: Pipeline, checks: Sequence[dg.AssetCheckKey] = ()
 ) -> dg.AssetsDefinition:
-    """The asset; the report shows the warnings of `checks`."""
+    """The asset of the report, which shows the warnings of these checks."""
     always = ("interactions", "batch_users", "recommendations", "recommendation_outcomes")
     keys = [pipeline.asset_key(name) for name in always]
     optional = [pipeline.asset_key(name) for name in shown_tables(pipeline)]
-    shown = fingerprint(
+    settings = fingerprint(
         pipeline.description, pipeline.ratings.sources, pipeline.solution.recipe, *optional
     )
 
-    @asset(
-        pipeline,
-        description="A page for people, in one HTML file: how good the lists are, whom they"
-        " reach, what they recommend, and each user's history next to their list.",
-        kinds={"html"},
-        storage_key=pipeline.places.report,
-        code_version=f"{CODE_VERSION}-{shown}",
-        io_manager="html_io",
-        deps=[*keys, *optional],
+    @dg.asset(
+        **asset_options(
+            pipeline,
+            "recommendation_report",
+            description="A page for people, in one HTML file: how good the lists are, whom they"
+            " reach, what they recommend, and each user's history next to their list.",
+            kinds={"html"},
+            inputs=["solution_version"],
+            deps=[*keys, *optional],
+            storage_key=pipeline.places.report,
+            code_version=f"{CODE_VERSION}-{settings}",
+            io_manager="html_io",
+        )
     )
+    @asset_step
     def recommendation_report(
-        context: dg.AssetExecutionContext, solution_version: dict[str, Any], work: Work
-    ) -> dg.MaterializeResult[str]:
+        context: dg.AssetExecutionContext, solution_version: ModelRecord
+    ) -> dg.MaterializeResult[Any]:
         # SciPy: nothing else here needs it.
         from batchrec_dagster.pipeline.report import build_report
 
-        run = context.run.run_id
-        report = build_report(work, solution_version, checks, context.instance, run)
+        work = pipeline_work(pipeline, context)
+        newest_model = solution_version.to_json()
+        report = build_report(work, newest_model, checks, context.instance, context.run.run_id)
         context.log.info(report.facts.verdict.text)
         for warning in report.facts.warnings:
             context.log.warning(warning)
@@ -157,7 +175,7 @@ def recommendation_report(
             value=report.html,
             metadata={
                 **_report_metadata(report),
-                **stored("report", work.storage, work.storage.uri(pipeline.places.report)),
+                **storage_links("report", work.storage, work.storage.uri(pipeline.places.report)),
             },
         )
 

@@ -4,14 +4,15 @@ each declared sink. One that fails takes nothing back and stops no other."""
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import dagster as dg
 import polars as pl
 
 from batchrec_dagster.config import Pipeline, fingerprint
-from batchrec_dagster.pipeline.declare_asset import WRITES_TO, asset, preview
+from batchrec_dagster.pipeline.declare_asset import WRITES_TO, asset_options, preview
+from batchrec_dagster.pipeline.run_step import asset_step, pipeline_work
 from batchrec_dagster.sinks import Sink, SinkContext, SinkError, SinkUnavailableError
-from batchrec_dagster.steps.work import Work
 
 CODE_VERSION = "1"
 
@@ -29,22 +30,28 @@ def sink_asset(pipeline: Pipeline, key: str, sink: Sink) -> dg.AssetsDefinition:
     """The asset of the sink under this key of the YAML."""
     described = sink.describe(pipeline.project)
 
-    @asset(
-        pipeline,
-        name=sink.asset,
-        description=described.text,
-        kinds={described.kind},
-        code_version=f"{CODE_VERSION}-{fingerprint(sink)}",
-        metadata={WRITES_TO: described.place} if described.place else {},
+    @dg.asset(
+        **asset_options(
+            pipeline,
+            sink.asset,
+            description=described.text,
+            kinds={described.kind},
+            inputs=["recommendations"],
+            code_version=f"{CODE_VERSION}-{fingerprint(sink)}",
+            metadata={WRITES_TO: described.place} if described.place else {},
+        )
     )
+    @asset_step
     def write_sink(
-        context: dg.AssetExecutionContext, recommendations: pl.LazyFrame, work: Work
-    ) -> dg.MaterializeResult[None]:
-        with _retried(context, key):
-            run = context.run.run_id
+        context: dg.AssetExecutionContext, recommendations: pl.LazyFrame
+    ) -> dg.MaterializeResult[Any]:
+        work = pipeline_work(pipeline, context)
+        with _retry_if_unavailable(context, key):
             written = sink.write(
                 recommendations,
-                SinkContext(pipeline.name, work.storage, pipeline.project, os.environ, run),
+                SinkContext(
+                    pipeline.name, work.storage, pipeline.project, os.environ, context.run.run_id
+                ),
             )
         if written.warning:
             context.log.warning(written.warning)
@@ -62,8 +69,12 @@ def sink_asset(pipeline: Pipeline, key: str, sink: Sink) -> dg.AssetsDefinition:
 
 
 @contextmanager
-def _retried(context: dg.AssetExecutionContext, key: str) -> Iterator[None]:
-    """Retry what is unavailable, with growing delays; fail on the rest."""
+def _retry_if_unavailable(context: dg.AssetExecutionContext, key: str) -> Iterator[None]:
+    """Retries the step, with growing delays, if a service is unavailable, and fails it on other
+    errors of the sink.
+
+    key: the sink's key in the YAML. Raises dg.RetryRequested, dg.Failure.
+    """
     try:
         yield
     except SinkUnavailableError as error:

@@ -1,6 +1,6 @@
 """personalize_dataset: the imported data; solution_version, segment_solution_version: models."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import dagster as dg
@@ -8,9 +8,17 @@ from pydantic import Field
 
 from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.config.recommendations import Segments
-from batchrec_dagster.deployment.resources import PersonalizeResource
-from batchrec_dagster.pipeline.declare_asset import MODEL, asset, dataset_group, preview
-from batchrec_dagster.pipeline.run_step import exclusive_step, personalize_work, published, run_step
+from batchrec_dagster.pipeline.declare_asset import (
+    MODEL,
+    asset_options,
+    dataset_group_link,
+    preview,
+)
+from batchrec_dagster.pipeline.run_step import (
+    asset_step,
+    materialization_with_checks,
+    personalize_work,
+)
 from batchrec_dagster.reporting.markdown import escape, format_table
 from batchrec_dagster.reporting.verdict import describe_tested_users
 from batchrec_dagster.steps.cost import cost_metadata
@@ -22,6 +30,7 @@ from batchrec_dagster.steps.import_dataset import (
 )
 from batchrec_dagster.steps.records import DatasetRecord
 from batchrec_dagster.steps.training import TrainingResult, train, trained_by
+from batchrec_dagster.steps.work import PersonalizeWork
 
 CODE_VERSION = "1"
 
@@ -35,6 +44,7 @@ class ImportConfig(dg.Config):
 
 
 def personalize_dataset(pipeline: Pipeline) -> dg.AssetsDefinition:
+    """The asset of the data that Personalize has imported."""
     files = dataset_files(pipeline)
     budgeted = (
         {"within_budget": "The run's estimated cost is within budget.max_usd_per_run."}
@@ -42,37 +52,42 @@ def personalize_dataset(pipeline: Pipeline) -> dg.AssetsDefinition:
         else {}
     )
 
-    @asset(
-        pipeline,
-        description=f"The {' and '.join(file.asset for file in files)}, imported into Amazon"
-        " Personalize for training: a dataset group, a schema, a dataset and an import job."
-        " Unchanged data are not imported again.",
-        kinds={"personalize"},
-        stage=MODEL,
-        storage_key=pipeline.places.record("personalize_dataset"),
-        code_version=f"{CODE_VERSION}-{schemas_version(files)}",
-        io_manager="record_io",
-        deps=[pipeline.asset_key(file.asset) for file in files],
-        checks=budgeted,
+    @dg.asset(
+        **asset_options(
+            pipeline,
+            "personalize_dataset",
+            description=f"The {' and '.join(file.asset for file in files)}, imported into Amazon"
+            " Personalize for training: a dataset group, a schema, a dataset and an import job."
+            " Unchanged data are not imported again.",
+            kinds={"personalize"},
+            deps=[pipeline.asset_key(file.asset) for file in files],
+            resources=["personalize"],
+            stage=MODEL,
+            storage_key=pipeline.places.record("personalize_dataset"),
+            code_version=f"{CODE_VERSION}-{schemas_version(files)}",
+            io_manager="record_io",
+            checks=budgeted,
+        )
     )
-    @exclusive_step(pipeline)
+    @asset_step
     def personalize_dataset(
-        context: dg.AssetExecutionContext, config: ImportConfig, personalize: PersonalizeResource
-    ) -> Iterator[Any]:
-        imported = yield from run_step(
-            lambda: import_dataset(
-                personalize_work(pipeline, context, personalize),
+        context: dg.AssetExecutionContext, config: ImportConfig
+    ) -> dg.MaterializeResult[Any]:
+        work = personalize_work(pipeline, context)
+        with work.step_lease("personalize_dataset", context.run.run_id):
+            imported = import_dataset(
+                work,
                 run=context.run.root_run_id or context.run.run_id,
                 force=config.force_import,
                 forced_trainings=_forced_trainings(pipeline, context),
             )
+        return materialization_with_checks(
+            imported.checks,
+            dg.MaterializeResult(
+                data_version=dg.DataVersion(imported.record.data_version),
+                metadata=_import_metadata(work, imported),
+            ),
         )
-        result = dg.MaterializeResult(
-            value=imported.stored,
-            data_version=dg.DataVersion(imported.record.data_version),
-            metadata=_import_metadata(imported, personalize),
-        )
-        yield from published(imported.checks, result)
 
     return personalize_dataset
 
@@ -86,7 +101,7 @@ def _forced_trainings(pipeline: Pipeline, context: dg.AssetExecutionContext) -> 
     return {asset for asset, config in configs.items() if config.get("force_train")}
 
 
-def _import_metadata(imported: DatasetImport, personalize: PersonalizeResource) -> dict[str, Any]:
+def _import_metadata(work: PersonalizeWork, imported: DatasetImport) -> dict[str, Any]:
     record = imported.record
     return {
         "preview": preview(
@@ -94,20 +109,21 @@ def _import_metadata(imported: DatasetImport, personalize: PersonalizeResource) 
             format_table(
                 ["dataset", "import job", "what this run did"],
                 [
-                    [one.file.asset, one.job.description["jobName"], one.outcome]
-                    for one in imported.imports
+                    [part.file.asset, part.job.description["jobName"], part.outcome]
+                    for part in imported.imports
                 ],
             ),
         ),
         **record.to_json(),
-        **dataset_group(personalize, record.dataset_group_arn),
+        **dataset_group_link(record.dataset_group_arn, on_aws=work.ensure.on_aws),
+        "dagster/uri": work.storage.uri(work.pipeline.places.record("personalize_dataset")),
         **{
-            "outcome" if one.file.is_interactions else f"{one.file.asset}_outcome": one.outcome
-            for one in imported.imports
+            "outcome" if part.file.is_interactions else f"{part.file.asset}_outcome": part.outcome
+            for part in imported.imports
         },
-        "import_seconds": sum(one.seconds for one in imported.imports),
-        **cost_metadata("estimated_usd", imported.estimate, on_aws=personalize.on_aws),
-        **cost_metadata("cost_usd", imported.cost, on_aws=personalize.on_aws),
+        "import_seconds": sum(part.seconds for part in imported.imports),
+        **cost_metadata("estimated_usd", imported.estimate, on_aws=work.ensure.on_aws),
+        **cost_metadata("cost_usd", imported.cost, on_aws=work.ensure.on_aws),
     }
 
 
@@ -126,7 +142,7 @@ def solution_version(pipeline: Pipeline) -> dg.AssetsDefinition:
         f"The model, trained with the recipe {solution.recipe} on the imported data, and its"
         f" metrics on held-out interactions. {_when(pipeline)}"
     )
-    return _model(pipeline, "solution_version", description, fingerprint(solution))
+    return _model_asset(pipeline, "solution_version", description, fingerprint(solution))
 
 
 def segment_solution_version(pipeline: Pipeline, segments: Segments) -> dg.AssetsDefinition:
@@ -135,43 +151,49 @@ def segment_solution_version(pipeline: Pipeline, segments: Segments) -> dg.Asset
         "The model that assigns users to items, trained with the recipe"
         f" {segments.recipe} on the imported data, and its metrics."
     )
-    return _model(pipeline, "segment_solution_version", description, segments.recipe)
+    return _model_asset(pipeline, "segment_solution_version", description, segments.recipe)
 
 
-def _model(pipeline: Pipeline, name: str, description: str, settings: str) -> dg.AssetsDefinition:
-    @asset(
-        pipeline,
-        name=name,
-        description=description,
-        kinds={"personalize"},
-        stage=MODEL,
-        storage_key=pipeline.places.record(name),
-        code_version=f"{CODE_VERSION}-{settings}",
-        io_manager="record_io",
+def _model_asset(
+    pipeline: Pipeline, name: str, description: str, settings: str
+) -> dg.AssetsDefinition:
+    """The asset of a model. settings: the part of its code version that the settings decide."""
+
+    @dg.asset(
+        **asset_options(
+            pipeline,
+            name,
+            description=description,
+            kinds={"personalize"},
+            inputs=["personalize_dataset"],
+            resources=["personalize"],
+            stage=MODEL,
+            storage_key=pipeline.places.record(name),
+            code_version=f"{CODE_VERSION}-{settings}",
+            io_manager="record_io",
+        )
     )
-    @exclusive_step(pipeline, name)
+    @asset_step
     def model(
         context: dg.AssetExecutionContext,
         config: TrainingConfig,
-        personalize_dataset: dict[str, Any],
-        personalize: PersonalizeResource,
-    ) -> dg.MaterializeResult[dict[str, Any]]:
-        training = train(
-            personalize_work(pipeline, context, personalize),
-            name,
-            DatasetRecord.from_json(personalize_dataset),
-            run=context.run.root_run_id or context.run.run_id,
-            force=config.force_train,
-        )
+        personalize_dataset: DatasetRecord,
+    ) -> dg.MaterializeResult[Any]:
+        work = personalize_work(pipeline, context)
+        with work.step_lease(name, context.run.run_id):
+            training = train(
+                work,
+                name,
+                personalize_dataset,
+                run=context.run.root_run_id or context.run.run_id,
+                force=config.force_train,
+            )
         version = training.record.solution_version_arn.rpartition("/")[2]
         return dg.MaterializeResult(
-            value=training.record.to_json(),
+            value=training.record,
             # Batch inference uses the imported data, so lists follow the data too.
             data_version=dg.DataVersion(f"{version}-{training.record.data_version}"),
-            metadata={
-                **_metadata(training, personalize),
-                "interactions": pipeline.interactions.model_dump(mode="json"),
-            },
+            metadata=_training_metadata(work, training),
         )
 
     return model
@@ -184,20 +206,21 @@ def _when(pipeline: Pipeline) -> str:
     return f"It is trained again when the data have changed and it is {days} days old."
 
 
-def _metadata(training: TrainingResult, personalize: PersonalizeResource) -> dict[str, Any]:
+def _training_metadata(work: PersonalizeWork, training: TrainingResult) -> dict[str, Any]:
     record, version = training.record, training.version.description
-    metrics, baseline = _short(record.metrics), _short(record.popularity_metrics)
+    metrics = _shorten_names(record.metrics)
+    baseline = _shorten_names(record.popularity_metrics)
     return {
         "preview": preview(
             f"The recipe `{training.recipe}`: {training.outcome}. Metrics go from 0 to 1; higher is"
             " better.",
             f"Trained and measured by {escape(record.engine)}, on"
             f" {describe_tested_users(training.tested)}.",
-            _compared(metrics, baseline),
+            _metrics_table(metrics, baseline),
         ),
         "solution_version_arn": record.solution_version_arn,
         "solution_arn": version["solutionArn"],
-        **dataset_group(personalize, record.dataset_group_arn),
+        **dataset_group_link(record.dataset_group_arn, on_aws=work.ensure.on_aws),
         "recipe": training.recipe,
         "hyperparameters": dict(training.hyperparameters),
         "outcome": training.outcome,
@@ -206,13 +229,14 @@ def _metadata(training: TrainingResult, personalize: PersonalizeResource) -> dic
         "trained_at": record.trained_at,
         "training_hours": version.get("trainingHours", 0.0),
         "training_seconds": training.seconds,
-        **cost_metadata("cost_usd", training.cost, on_aws=personalize.on_aws),
+        **cost_metadata("cost_usd", training.cost, on_aws=work.ensure.on_aws),
         **metrics,
         **{f"popularity_{key}": value for key, value in baseline.items()},
+        "interactions": work.pipeline.interactions.model_dump(mode="json"),
     }
 
 
-def _compared(metrics: dict[str, float], baseline: dict[str, float]) -> str:
+def _metrics_table(metrics: dict[str, float], baseline: dict[str, float]) -> str:
     if not baseline:
         return format_table(["metric", "value"], metrics.items())
     return format_table(
@@ -221,11 +245,11 @@ def _compared(metrics: dict[str, float], baseline: dict[str, float]) -> str:
     )
 
 
-def _short(metrics: Mapping[str, float]) -> dict[str, float]:
+def _shorten_names(metrics: Mapping[str, float]) -> dict[str, float]:
     """The metrics by short names that fit into the UI's table."""
-    short = {"normalized_discounted_cumulative_gain": "ndcg", "mean_reciprocal_rank": "mrr"}
-    named = {}
+    short_names = {"normalized_discounted_cumulative_gain": "ndcg", "mean_reciprocal_rank": "mrr"}
+    shortened = {}
     for key, value in metrics.items():
-        name, at, k = key.partition("_at_")
-        named[short.get(name, name) + at + k] = value
-    return named
+        name, separator, k = key.partition("_at_")
+        shortened[short_names.get(name, name) + separator + k] = value
+    return shortened

@@ -13,8 +13,8 @@ from batchrec_dagster.personalize.teardown import delete, find
 from batchrec_dagster.pipeline.automation import runs
 from batchrec_dagster.pipeline.declare_asset import preview
 from batchrec_dagster.pipeline.failures import expected_errors_as_failures
-from batchrec_dagster.pipeline.run_step import leased
 from batchrec_dagster.reporting.markdown import escape
+from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.object_store import ObjectInfo
 from batchrec_dagster.storage.resource import StorageResource
 
@@ -59,8 +59,9 @@ def teardown_job(pipeline: Pipeline, assets: Collection[dg.AssetKey]) -> dg.JobD
         running = runs.running(pipeline, assets, context.instance)
         _check_idle(config, running)
         with expected_errors_as_failures():
-            with _leases(pipeline, context, personalize, config):
-                ensure = personalize.ensure(context.log, pipeline.tags)
+            ensure = personalize.ensure(context.log, pipeline.tags)
+            work = PersonalizeWork(pipeline, storage, ensure)
+            with _leases(work, context.run.run_id, config):
                 plan = find(ensure, pipeline.name)
                 files = _files(storage, pipeline) if config.storage else []
                 sizes = [file.size for file in files]
@@ -119,16 +120,11 @@ def _left_in_sinks(pipeline: Pipeline) -> list[str]:
 
 
 @contextmanager
-def _leases(
-    pipeline: Pipeline,
-    context: dg.OpExecutionContext,
-    personalize: PersonalizeResource,
-    config: TeardownConfig,
-) -> Iterator[None]:
+def _leases(work: PersonalizeWork, run: str, config: TeardownConfig) -> Iterator[None]:
     """Keep other runs from making what is being deleted: they wait, as this run waits for them."""
     with ExitStack() as stack:
         for step in STEPS if config.delete else ():
-            stack.enter_context(leased(pipeline, step, context, personalize))
+            stack.enter_context(work.step_lease(step, run))
         yield
 
 
