@@ -146,7 +146,7 @@ def test_a_job_whose_results_are_gone_is_not_adopted() -> None:
 def test_each_change_of_status_and_a_heartbeat_are_logged(caplog: pytest.LogCaptureFixture) -> None:
     client = Scripted(statuses=["CREATE PENDING", *["CREATE IN_PROGRESS"] * 14, "ACTIVE"])
     with caplog.at_level(logging.INFO):
-        done = ensure(client).ready(IMPORT_JOB, StartedResource(ARN, created=True))
+        done = ensure(client).wait_until_ready(IMPORT_JOB, StartedResource(ARN, created=True))
     said = [record.message.removeprefix(f"dataset import job {ARN}: ") for record in caplog.records]
     assert said == [
         "CREATE PENDING",
@@ -164,7 +164,7 @@ def test_the_time_left_is_given_by_what_the_last_job_took(caplog: pytest.LogCapt
     client = Scripted(statuses=[*["CREATE IN_PROGRESS"] * 14, "ACTIVE"], there=[last])
     started = start(client)
     with caplog.at_level(logging.INFO):
-        ensure(client).ready(IMPORT_JOB, started)
+        ensure(client).wait_until_ready(IMPORT_JOB, started)
     said = [record.message for record in caplog.records if "still" in record.message]
     assert [text.partition("; ")[2] for text in said] == [
         "the last one took 100 s, about 40 s left",
@@ -187,7 +187,7 @@ def test_the_longer_it_takes_the_less_often_it_is_looked_at(
 
         patch.setattr("time.sleep", sleep)
         with pytest.raises(PersonalizeError, match="after 24 hours"):
-            waiting.ready(IMPORT_JOB, StartedResource(ARN, created=True))
+            waiting.wait_until_ready(IMPORT_JOB, StartedResource(ARN, created=True))
     assert looks[:20] == [10] * 20
     assert looks == sorted(looks)
     assert looks[-1] == 200
@@ -203,7 +203,10 @@ def test_those_that_started_together_do_not_ask_together(monkeypatch: pytest.Mon
 
     monkeypatch.setattr("random.uniform", uniform)
     client = Scripted(statuses=["CREATE IN_PROGRESS", "ACTIVE"])
-    assert ensure(client).ready(IMPORT_JOB, StartedResource(ARN, created=True)).seconds == 12
+    assert (
+        ensure(client).wait_until_ready(IMPORT_JOB, StartedResource(ARN, created=True)).seconds
+        == 12
+    )
     assert asked == [(0.8, 1.2)]
 
 
@@ -219,20 +222,24 @@ def test_a_role_that_may_not_read_is_reported_with_what_to_allow() -> None:
         PersonalizeError,
         match=r"allow s3:GetObject and s3:ListBucket on s3://shop/in\.csv to arn:.*role/reader",
     ):
-        ensure(client).ready(IMPORT_JOB, StartedResource(ARN, created=True))
+        ensure(client).wait_until_ready(IMPORT_JOB, StartedResource(ARN, created=True))
 
 
 def test_an_unknown_status_counts_as_in_progress() -> None:
     client = Scripted(statuses=["CREATE SOMETHING_NEW", "ACTIVE"])
     assert (
-        ensure(client).ready(IMPORT_JOB, StartedResource(ARN, created=True)).description["status"]
+        ensure(client)
+        .wait_until_ready(IMPORT_JOB, StartedResource(ARN, created=True))
+        .description["status"]
     )
 
 
 @pytest.mark.parametrize("status", ["CREATE FAILED", "CREATE STOPPED"])
 def test_a_failure_has_personalizes_reason_the_arn_and_the_fix(status: str) -> None:
     with pytest.raises(PersonalizeError) as error:
-        ensure(Scripted(statuses=[status])).ready(IMPORT_JOB, StartedResource(ARN, created=True))
+        ensure(Scripted(statuses=[status])).wait_until_ready(
+            IMPORT_JOB, StartedResource(ARN, created=True)
+        )
     message = str(error.value)
     assert "Invalid Data location." in message
     assert ARN in message
@@ -245,7 +252,9 @@ def test_a_job_that_never_ends_meets_the_deadline() -> None:
     with pytest.raises(
         PersonalizeError, match=r"is CREATE IN_PROGRESS, after 1 hours.*re-run to resume waiting"
     ):
-        ensure(client, deadline=3600).ready(IMPORT_JOB, StartedResource(ARN, created=True))
+        ensure(client, deadline=3600).wait_until_ready(
+            IMPORT_JOB, StartedResource(ARN, created=True)
+        )
 
 
 @pytest.mark.parametrize("code", ["ResourceInUseException", "LimitExceededException"])
@@ -306,12 +315,14 @@ def test_a_name_that_is_taken_elsewhere_is_reported() -> None:
 def test_an_interrupted_run_stops_its_training_and_nothing_else() -> None:
     client = Scripted(statuses=["interrupt"])
     with pytest.raises(dg.DagsterExecutionInterruptedError):
-        ensure(client).ready(SOLUTION_VERSION, StartedResource("arn/version", created=True))
+        ensure(client).wait_until_ready(
+            SOLUTION_VERSION, StartedResource("arn/version", created=True)
+        )
     assert client.stopped == ["arn/version"]
     versions = [StartedResource("arn/a", created=True), StartedResource("arn/ended", created=True)]
     with pytest.raises(dg.DagsterExecutionInterruptedError):
-        ensure(client).all_ready(SOLUTION_VERSION, versions)
+        ensure(client).wait_until_all_ready(SOLUTION_VERSION, versions)
     assert client.stopped == ["arn/version", "arn/a"]
     with pytest.raises(dg.DagsterExecutionInterruptedError):
-        ensure(client).ready(IMPORT_JOB, StartedResource(ARN, created=True))
+        ensure(client).wait_until_ready(IMPORT_JOB, StartedResource(ARN, created=True))
     assert client.stopped == ["arn/version", "arn/a"]

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchrec_dagster.personalize.batch_files import inference_line, read_inference
+from batchrec_dagster.personalize.batch_files import format_inference_line, read_inference
 from batchrec_dagster.steps.batch_jobs import JobOutput, whole_lines
 from batchrec_dagster.steps.recommendation_table import ListBuilder, SeenItems
 from batchrec_dagster.storage.published_table import TableWriter
@@ -65,7 +65,7 @@ def batches(draw: st.DrawFn) -> Any:
 def test_a_piece_at_a_time_is_as_good_as_all_at_once(batch: Any) -> None:
     asked, answers, seen, num_results, at_once = batch
     lines = [
-        inference_line({"userId": user}, items, [place / 8 for place in range(len(items))])
+        format_inference_line({"userId": user}, items, [place / 8 for place in range(len(items))])
         for user, items in answers
     ]
     pieces = [
@@ -121,7 +121,7 @@ def test_what_is_seen_is_known_of_those_who_are_asked_about(pairs: list[tuple[st
 def test_a_line_that_failed_is_reported_from_whichever_piece_it_is_in() -> None:
     made = ListBuilder(2)
     for user, error in [("a", None), ("b", "User error"), ("c", "other"), ("a", None)]:
-        line = inference_line({"userId": user}, [] if error else ["1"], error=error)
+        line = format_inference_line({"userId": user}, [] if error else ["1"], error=error)
         made.add(read_inference(line.encode()))
     everyone, failed, *_ = made.checks(pl.Series(["a", "b", "c", "d"]), filtered=False)
     assert everyone.found.startswith("3 of 4 users have a result; missing: 'd'")
@@ -157,7 +157,7 @@ def test_items_without_a_score_are_kept_counted_and_null_in_the_table() -> None:
         read_inference(b'{"input": NaN')
 
     popular = ListBuilder(3)
-    popular.add(read_inference(inference_line({"userId": "a"}, ["1", "2"]).encode()))
+    popular.add(read_inference(format_inference_line({"userId": "a"}, ["1", "2"]).encode()))
     assert popular.items_without_score == 0
 
 

@@ -20,7 +20,7 @@ from batchrec_dagster.storage.object_store import (
     ObjectNotFoundError,
     ObjectStore,
     StorageError,
-    part_size,
+    choose_part_size,
     split_uri,
 )
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
@@ -67,7 +67,7 @@ def test_files_and_pieces_can_be_put_too(store: ObjectStore, tmp_path: Path) -> 
 
 @given(st.integers(0, 5 * 1024**4))
 def test_s3_takes_the_parts_of_an_object_of_any_size(size: int) -> None:
-    part = part_size(size)
+    part = choose_part_size(size)
     assert 5 * 1024**2 <= part <= 5 * 1024**3
     assert -(-size // part) <= MAX_PARTS
 
@@ -138,7 +138,7 @@ def test_an_empty_part_leads_out_of_no_bucket(store: ObjectStore, tmp_path: Path
     uri = f"s3://local/{secret}"
     with pytest.raises(StorageError, match="has an empty part: write one slash"):
         store.local_path(uri)
-    for attempt in (store.get, store.opened, store.head, store.delete, store.list):
+    for attempt in (store.get, store.open, store.head, store.delete, store.list):
         with pytest.raises(StorageError, match="has an empty part"):
             attempt(uri)
     with pytest.raises(StorageError, match="has an empty part"):

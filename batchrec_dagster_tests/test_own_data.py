@@ -18,7 +18,7 @@ import pytest
 import yaml
 from deltalake import DeltaTable, write_deltalake
 
-from batchrec_dagster.personalize.schemas import interactions_schema, parse_schema
+from batchrec_dagster.personalize.schemas import build_interactions_schema, parse_schema
 from batchrec_dagster_tests.postgres_server import postgres_server
 from batchrec_dagster_tests.support import (
     REPOSITORY,
@@ -286,7 +286,7 @@ def test_a_postgresql(
 
 
 def test_the_schema_asks_for_the_columns_that_are_written() -> None:
-    schema = parse_schema(interactions_schema(event_type=True, event_value=True))
+    schema = parse_schema(build_interactions_schema(event_type=True, event_value=True))
     assert schema.columns == ["USER_ID", "ITEM_ID", "TIMESTAMP", "EVENT_TYPE", "EVENT_VALUE"]
     value = schema.field("EVENT_VALUE")
     assert value is not None

@@ -18,9 +18,9 @@ from batchrec_dagster.doctor.aws import _check_region, _get_storage_arns
 from batchrec_dagster.local_personalize.api.client import embedded_client
 from batchrec_dagster.local_personalize.operations import solutions
 from batchrec_dagster.local_personalize.recipes import Recipe, get_recipe
-from batchrec_dagster.personalize.recipes import POPULARITY_COUNT, recipe_arn
+from batchrec_dagster.personalize.recipes import POPULARITY_COUNT, build_recipe_arn
 from batchrec_dagster.storage.object_store import ObjectStore, StorageError
-from batchrec_dagster.storage.permissions import partition
+from batchrec_dagster.storage.permissions import find_partition
 from batchrec_dagster_tests.s3_server import READER, S3Server
 from batchrec_dagster_tests.support import (
     REPOSITORY,
@@ -49,8 +49,8 @@ def test_the_partition_of_a_region_is_what_aws_says(name: str) -> None:
     session = boto3.Session()
     regions = session.get_available_regions("s3", partition_name=name)
     assert regions
-    assert {partition(region) for region in regions} == {name}
-    assert partition(None) == "aws"
+    assert {find_partition(region) for region in regions} == {name}
+    assert find_partition(None) == "aws"
 
 
 @pytest.mark.parametrize("name", OTHERS)
@@ -144,7 +144,7 @@ def test_a_pipeline_asks_for_the_recipes_of_its_partition(
     project.declare(declaration("shop", ratings, solution=solution))
     result = refresh(project, "shop", instance)
     assert result.success
-    assert set(asked) == {recipe_arn(POPULARITY_COUNT, name)}
+    assert set(asked) == {build_recipe_arn(POPULARITY_COUNT, name)}
     assert all(arn.startswith(f"arn:{name}:") for arn in asked)
     group = metadata(result, "personalize_dataset")["dataset_group_arn"]
     assert group.startswith(f"arn:{name}:personalize:{region}:")

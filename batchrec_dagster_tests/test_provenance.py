@@ -6,7 +6,13 @@ from typing import Any
 
 import pytest
 
-from batchrec_dagster.personalize.evidence import AMAZON, EMBEDDED, HEADER, engine_of, evidence_of
+from batchrec_dagster.personalize.evidence import (
+    AMAZON,
+    EMBEDDED,
+    HEADER,
+    name_engine,
+    read_evidence,
+)
 from batchrec_dagster.reporting.verdict import Provenance
 
 
@@ -16,12 +22,12 @@ def answer(**headers: str) -> dict[str, Any]:
 
 def test_the_engine_is_the_one_that_answered() -> None:
     ours = answer(**{HEADER: '{"all/users":3}'})
-    assert engine_of(ours, "https://example.com", on_aws=False) == EMBEDDED
-    assert evidence_of(ours) == {"all/users": 3}
-    assert engine_of(answer(), "https://example.com", on_aws=True) == AMAZON
-    other = engine_of(answer(), "https://example.com", on_aws=False)
+    assert name_engine(ours, "https://example.com", on_aws=False) == EMBEDDED
+    assert read_evidence(ours) == {"all/users": 3}
+    assert name_engine(answer(), "https://example.com", on_aws=True) == AMAZON
+    other = name_engine(answer(), "https://example.com", on_aws=False)
     assert other == "the Personalize at https://example.com"
-    assert evidence_of(answer()) == {}
+    assert read_evidence(answer()) == {}
 
 
 @pytest.mark.parametrize(

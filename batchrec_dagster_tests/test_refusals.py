@@ -12,7 +12,7 @@ from botocore.awsrequest import AWSResponse
 from botocore.compat import HTTPHeaders
 from botocore.exceptions import ClientError
 
-from batchrec_dagster.personalize.role import role_trouble
+from batchrec_dagster.personalize.role import explain_role_error
 from batchrec_dagster.storage.permissions import explain_refusals
 
 GROUP = "arn:aws:personalize:eu-west-1:123456789012:dataset-group/shop"
@@ -103,9 +103,9 @@ def test_other_refusals_are_told_apart(code: str, told: str, said: str) -> None:
 
 
 def test_a_failure_of_a_job_that_is_not_for_want_of_rights_gets_no_fix() -> None:
-    assert role_trouble("Invalid Data location.", {}) is None
+    assert explain_role_error("Invalid Data location.", {}) is None
     job = {"roleArn": "arn:r", "jobOutput": {"s3DataDestination": {"path": "s3://b/out/"}}}
-    mend = role_trouble("Amazon Personalize is unable to assume the role", job)
+    mend = explain_role_error("Amazon Personalize is unable to assume the role", job)
     assert mend is not None
     assert mend.startswith("allow s3:PutObject on s3://b/out/ to arn:r")
     assert "let personalize.amazonaws.com assume the role" in mend

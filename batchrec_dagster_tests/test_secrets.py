@@ -5,7 +5,7 @@ from __future__ import annotations
 import dagster as dg
 import pytest
 
-from batchrec_dagster.storage.secrets import redacted
+from batchrec_dagster.storage.secrets import redact
 from batchrec_dagster_tests.alerts_support import ALERTS, ON_FAILURE, Hook, slack, tick
 from batchrec_dagster_tests.s3_server import OWNER, S3Server
 from batchrec_dagster_tests.support import Project, declaration, definitions, write_ratings
@@ -26,7 +26,7 @@ __all__ = ["slack"]
     ],
 )
 def test_what_looks_like_a_secret_is_hidden(text: str) -> None:
-    hidden = redacted(text, {"SHOP_API_TOKEN": "planted-value-of-a-variable", "HOME": "/root"})
+    hidden = redact(text, {"SHOP_API_TOKEN": "planted-value-of-a-variable", "HOME": "/root"})
     assert "***" in hidden
     assert "planted" not in hidden
     assert "AKIA" not in hidden
@@ -34,7 +34,7 @@ def test_what_looks_like_a_secret_is_hidden(text: str) -> None:
 
 def test_ordinary_words_are_left() -> None:
     text = "cannot read s3://shop/ratings.csv: the secret does not match the access key"
-    assert redacted(text, {"SECRET_MODE": "on", "HOME": "/root"}) == text
+    assert redact(text, {"SECRET_MODE": "on", "HOME": "/root"}) == text
 
 
 def test_no_planted_secret_is_in_logs_metadata_run_config_or_storage(

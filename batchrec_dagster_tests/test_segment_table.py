@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchrec_dagster.personalize.batch_files import read_segments, segment_line
+from batchrec_dagster.personalize.batch_files import format_segment_line, read_segments
 from batchrec_dagster.steps.batch_jobs import whole_lines
 from batchrec_dagster.steps.segment_table import SegmentTable
 from batchrec_dagster.storage.published_table import TableWriter
@@ -43,7 +43,9 @@ def test_by_pieces_of_any_size(
     titles = (
         pl.DataFrame({"item_id": ["10", "11"], "title": ["Ten", None]}) if with_titles else None
     )
-    table, written = made([segment_line({"itemId": s}, users) for s, users in asked], size, titles)
+    table, written = made(
+        [format_segment_line({"itemId": s}, users) for s, users in asked], size, titles
+    )
     named = {"10": "Ten"}
     wanted = [
         (segment, *([named.get(segment)] if with_titles else []), rank, user)
@@ -64,9 +66,9 @@ def test_by_pieces_of_any_size(
 
 def test_failed_segments_are_reported() -> None:
     lines = [
-        segment_line({"itemId": "10"}, ["1"]),
-        segment_line({"itemId": "11"}, [], "User error: no such item"),
-        segment_line({"itemId": "11"}, []),
+        format_segment_line({"itemId": "10"}, ["1"]),
+        format_segment_line({"itemId": "11"}, [], "User error: no such item"),
+        format_segment_line({"itemId": "11"}, []),
     ]
     table, _ = made(lines, 1, None)
     whole, failed, twice = table.checks(["10", "11", "12"], "segments.items")

@@ -28,9 +28,9 @@ from batchrec_dagster.personalize.ensure import (
     Ensure,
 )
 from batchrec_dagster.personalize.errors import PersonalizeError
-from batchrec_dagster.personalize.recipes import POPULARITY_COUNT, recipe_arn
-from batchrec_dagster.personalize.schemas import interactions_schema
-from batchrec_dagster.personalize.teardown import delete, find
+from batchrec_dagster.personalize.recipes import POPULARITY_COUNT, build_recipe_arn
+from batchrec_dagster.personalize.schemas import build_interactions_schema
+from batchrec_dagster.personalize.teardown import delete, plan_teardown
 from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster.storage.resource import LOCAL_BUCKET
 from batchrec_dagster_tests.support import (
@@ -167,13 +167,13 @@ def test_what_earlier_settings_left_is_pruned_after_publishing(
     expression = 'EXCLUDE ItemID WHERE Interactions.EVENT_TYPE IN ("{}")'
     for number in range(4):
         of_group = {"datasetGroupArn": group, "filterExpression": expression.format(number)}
-        shop.named(FILTER, f"{first}-{number}", of_group)
+        shop.find_or_create(FILTER, f"{first}-{number}", of_group)
     # Of a run that never published.
-    schema = {"schema": interactions_schema(event_type=True)}
-    old = shop.named(DATASET_GROUP, "shop-00000001", {}).arn
-    arn = shop.named(SCHEMA, "shop-00000001-interactions", schema).arn
+    schema = {"schema": build_interactions_schema(event_type=True)}
+    old = shop.find_or_create(DATASET_GROUP, "shop-00000001", {}).arn
+    arn = shop.find_or_create(SCHEMA, "shop-00000001-interactions", schema).arn
     of_old = {"datasetGroupArn": old, "datasetType": "Interactions", "schemaArn": arn}
-    shop.named(DATASET, "shop-00000001-interactions", of_old)
+    shop.find_or_create(DATASET, "shop-00000001-interactions", of_old)
 
     # One run deletes it, whatever has to go before it.
     assert refresh(project, "shop", instance).success
@@ -279,8 +279,8 @@ def test_a_teardown_that_was_killed_anywhere_goes_on(
     client.meta.events.register("after-call.personalize", kill)
     for _ in range(5):
         with pytest.raises(Killed):
-            delete(shop, find(shop, "shop"))
-    delete(shop, find(shop, "shop"))
+            delete(shop, plan_teardown(shop, "shop"))
+    delete(shop, plan_teardown(shop, "shop"))
     assert killed == [
         *("DeleteFilter", "DeleteSolution", "DeleteDataset", "DeleteSchema", "DeleteDatasetGroup")
     ]
@@ -292,11 +292,11 @@ def made(project: Project) -> dict[str, str]:
     """A dataset group with data, as the pipeline shop makes it; work takes long."""
     client = client_for(project)
     shop = ensure(client)
-    group = shop.named(DATASET_GROUP, "shop-0123abcd", {}).arn
-    schema = shop.named(
-        SCHEMA, "shop-0123abcd-interactions", {"schema": interactions_schema(event_type=True)}
+    group = shop.find_or_create(DATASET_GROUP, "shop-0123abcd", {}).arn
+    schema = shop.find_or_create(
+        SCHEMA, "shop-0123abcd-interactions", {"schema": build_interactions_schema(event_type=True)}
     ).arn
-    dataset = shop.named(
+    dataset = shop.find_or_create(
         DATASET,
         "shop-0123abcd-interactions",
         {"datasetGroupArn": group, "datasetType": "Interactions", "schemaArn": schema},
@@ -308,7 +308,7 @@ def solution(client: PersonalizeClient, group: str, tags: dict[str, str]) -> str
     return client.create_solution(
         name="by-popularity",
         datasetGroupArn=group,
-        recipeArn=recipe_arn(POPULARITY_COUNT),
+        recipeArn=build_recipe_arn(POPULARITY_COUNT),
         performAutoTraining=False,
         tags=[{"tagKey": key, "tagValue": value} for key, value in tags.items()],
     )["solutionArn"]
@@ -324,7 +324,7 @@ def test_what_somebody_else_made_in_the_group_stops_it(
     with pytest.raises(
         PersonalizeError, match="nothing was deleted: solution by-popularity in shop-0123"
     ):
-        delete(ensure(client), find(ensure(client), "shop"))
+        delete(ensure(client), plan_teardown(ensure(client), "shop"))
     assert there(client) == before
 
 
@@ -338,7 +338,7 @@ def test_what_is_being_deleted_already_is_waited_for(
     with monkeypatch.context() as held:
         held.setattr(Worker, "wake", lambda worker: None)  # nobody deletes it yet
         client.delete_solution(solutionArn=arn)
-        plan = find(ensure(client), "shop")
+        plan = plan_teardown(ensure(client), "shop")
     assert (plan.pieces[0].arn, plan.in_the_way) == (arn, [])
     delete(ensure(client), plan)
     assert there(client) == set()
@@ -374,7 +374,7 @@ def test_what_serves_in_real_time_stops_it(project: Project, made: dict[str, str
         PersonalizeError,
         match="campaign live belongs to solution by-popularity; event tracker clicks belongs to",
     ):
-        delete(ensure(with_real_time), find(ensure(with_real_time), "shop"))
+        delete(ensure(with_real_time), plan_teardown(ensure(with_real_time), "shop"))
     assert made["group"] in there(client)
 
 
@@ -424,7 +424,7 @@ def test_a_group_of_the_name_without_the_tag_is_left_alone(
 ) -> None:
     client = client_for(project)
     client.untag_resource(resourceArn=made["group"], tagKeys=["batchrec:pipeline"])
-    plan = find(ensure(client), "shop")
+    plan = plan_teardown(ensure(client), "shop")
     assert plan.pieces == []
     assert plan.left == [
         "dataset group shop-0123abcd belongs to somebody else: batchrec:pipeline=,"
@@ -475,7 +475,7 @@ def test_imports_are_waited_for_and_trainings_stopped(
         held.setattr(Worker, "wake", lambda worker: None)  # nobody imports yet
         version = slow.create_solution_version(name="by-popularity-1", solutionArn=arn)
         start_import("second")
-        plan = find(ensure(slow), "shop")
+        plan = plan_teardown(ensure(slow), "shop")
     assert {piece.kind.label for piece in plan.work} == {"solution version", "dataset import job"}
     with caplog.at_level(logging.INFO):
         delete(ensure(slow), plan)
@@ -492,4 +492,4 @@ def test_a_deletion_that_never_ends_meets_the_deadline(
     arn = solution(slow, made["group"], {"batchrec:pipeline": "shop"})
     assert arn
     with pytest.raises(PersonalizeError, match=r"solution by-popularity .*re-run to resume"):
-        delete(ensure(slow, deadline=0.2), find(ensure(slow), "shop"))
+        delete(ensure(slow, deadline=0.2), plan_teardown(ensure(slow), "shop"))

@@ -15,7 +15,7 @@ from batchrec_dagster.local_personalize.operations import batch_jobs
 from batchrec_dagster.personalize import batch_files
 from batchrec_dagster.storage import users_files
 from batchrec_dagster.storage.object_store import ObjectStore
-from batchrec_dagster.storage.users_files import UsersFiles, measured
+from batchrec_dagster.storage.users_files import UsersFiles, measure_users
 from batchrec_dagster_tests.support import (
     Project,
     declaration,
@@ -82,7 +82,7 @@ def test_a_list_that_fits_is_one_file(store: Store) -> None:
     files.publish(users(10), MAX_RECORDS)
     assert [info.uri for info in store.list(FOLDER)] == [files.input()] == files.files() == [URI]
     assert content(store) == users(10).write_ndjson().encode()
-    assert (files.version(), len(content(store))) == measured(users(10))
+    assert (files.version(), len(content(store))) == measure_users(users(10))
 
 
 def test_a_longer_one_is_several_in_a_folder(store: Store) -> None:
@@ -93,7 +93,7 @@ def test_a_longer_one_is_several_in_a_folder(store: Store) -> None:
     assert files.files() == [f"{folder}users_000{number}.json" for number in (1, 2, 3)]
     assert [store.get(uri).count(b"\n") for uri in files.files()] == [10, 10, 5]
     assert content(store) == users(25).write_ndjson().encode()
-    assert (files.version(), len(content(store))) == measured(users(25))
+    assert (files.version(), len(content(store))) == measure_users(users(25))
     before = store.list(FOLDER)
     files.publish(users(25), MAX_RECORDS)
     assert [(info.uri, info.size) for info in store.list(FOLDER)] == [

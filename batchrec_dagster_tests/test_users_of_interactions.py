@@ -15,7 +15,7 @@ from batchrec_dagster.config import Pipeline
 from batchrec_dagster.deployment.io_managers import InteractionsIOManager
 from batchrec_dagster.steps.cost import count_interactions, count_users
 from batchrec_dagster.steps.work import Work
-from batchrec_dagster.storage.durable import pieces, version_of
+from batchrec_dagster.storage.durable import compute_version, read_pieces
 from batchrec_dagster.storage.io_managers import STORAGE_KEY
 from batchrec_dagster.storage.object_store import ObjectStore, StorageError
 from batchrec_dagster.storage.paths import PreparedFiles, UsersOfInteractions
@@ -37,7 +37,7 @@ def prepared(folder: Path, *users: str) -> PreparedFiles:
     pl.DataFrame({"USER_ID": users, "TIMESTAMP": 7, "INTERACTIONS": 1}).write_parquet(
         folder / "users.parquet"
     )
-    version = version_of(pieces(folder / "interactions.csv"))
+    version = compute_version(read_pieces(folder / "interactions.csv"))
     return PreparedFiles(folder / "interactions.csv", folder / "users.parquet", version)
 
 

@@ -27,7 +27,11 @@ from batchrec_dagster.local_personalize.data.inference import Recommender
 from batchrec_dagster.local_personalize.filters.job import JobFilter
 from batchrec_dagster.local_personalize.learning.interactions import Interactions
 from batchrec_dagster.local_personalize.recipes import RECIPES, train
-from batchrec_dagster.personalize.recipes import POPULARITY_COUNT, USER_PERSONALIZATION, recipe_arn
+from batchrec_dagster.personalize.recipes import (
+    POPULARITY_COUNT,
+    USER_PERSONALIZATION,
+    build_recipe_arn,
+)
 
 GENRES = [f"genre{n}" for n in range(24)]
 SEEN = 'EXCLUDE ItemID WHERE Interactions.EVENT_TYPE IN ("*")'
@@ -113,7 +117,7 @@ def measure(recipe: str, data: dict[str, pl.DataFrame], rounds: int) -> list[dic
         begun, cpu_begun = time.perf_counter(), time.process_time()
         interactions = Interactions.from_frame(data["INTERACTIONS"])
         found = JobFilter(case.expression, read, item_ids) if case.expression else None
-        job = Recommender(RECIPES[recipe_arn(recipe)], model, interactions, 25, found)
+        job = Recommender(RECIPES[build_recipe_arn(recipe)], model, interactions, 25, found)
         job.answer(source, source.with_suffix(".out"), lambda lines: None)
         return time.perf_counter() - begun, time.process_time() - cpu_begun
 

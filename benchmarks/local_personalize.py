@@ -32,7 +32,7 @@ from botocore.config import Config
 from generated import SIZES, write_csv
 from report import RESULTS, table, write
 
-from batchrec_dagster.personalize.schemas import interactions_schema
+from batchrec_dagster.personalize.schemas import build_interactions_schema
 
 RECIPE = "arn:aws:personalize:::recipe/aws-user-personalization-v2"
 ROLE = "arn:aws:iam::000000000000:role/personalize"
@@ -114,7 +114,7 @@ def prepared(client: Any, root: Path, millions: int) -> str:
     print(f"{rows:,} interactions", flush=True)
     group = client.create_dataset_group(name="g")["datasetGroupArn"]
     until_active(lambda: client.describe_dataset_group(datasetGroupArn=group)["datasetGroup"])
-    schema = interactions_schema(event_type=False)
+    schema = build_interactions_schema(event_type=False)
     dataset = client.create_dataset(
         name="d",
         datasetGroupArn=group,

@@ -66,7 +66,7 @@ def ours(source: Path, folder: Path) -> tuple[int, int]:
     """What the assets interactions and batch_users do."""
     import polars as pl
 
-    from batchrec_dagster.personalize.schemas import csv_types, interactions_columns
+    from batchrec_dagster.personalize.schemas import choose_csv_types, list_interactions_columns
     from batchrec_dagster.preparation.polars.decoding import RawFile
     from batchrec_dagster.preparation.polars.prepare import opened
     from batchrec_dagster.preparation.recognition import ReadSettings
@@ -78,7 +78,7 @@ def ours(source: Path, folder: Path) -> tuple[int, int]:
         [RawFile(source, source.name)], ReadSettings(), Rules(min_rating=MIN_RATING)
     ) as ratings:
         done = ratings.write_interactions(written)
-    types = csv_types(interactions_columns(event_type=False))
+    types = choose_csv_types(list_interactions_columns(event_type=False))
     users = distinct_users(pl.scan_csv(written, schema=types))
     users.write_ndjson(folder / "users.json")
     return done.rows_read, done.rows_kept

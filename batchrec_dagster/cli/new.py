@@ -174,13 +174,17 @@ def _columns(given: Mapping[str, str | None]) -> dict[str, Column]:
 
 def _fields(setting: str, option: str, texts: Sequence[str]) -> Iterator[tuple[str, str]]:
     """The setting of each [NAME=]COL, such as categories.GENRES, and the column."""
-    from batchrec_dagster.personalize.schemas import field_name
+    from batchrec_dagster.personalize.schemas import make_field_name
 
     for text in texts:
         name, equals, column = text.partition("=")
         if not equals and text.isdecimal():
             raise click.UsageError(f"a column by position needs a name: {option} NAME={text}")
-        yield (f"{setting}.{name}", column) if equals else (f"{setting}.{field_name(text)}", text)
+        yield (
+            (f"{setting}.{name}", column)
+            if equals
+            else (f"{setting}.{make_field_name(text)}", text)
+        )
 
 
 def _check_name(name: str, project: Project) -> None:

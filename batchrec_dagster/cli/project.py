@@ -124,14 +124,14 @@ def dagster_home() -> Path:
 def use_dagster_home() -> Path:
     """Let Dagster keep its history in `dagster_home`; a new one gets the project's dagster.yaml,
     and the storage that syncs less."""
-    from batchrec_dagster.storage.durable import exclusive, make_folders, write
+    from batchrec_dagster.storage.durable import exclusive_lock, make_folders, write
 
     home = dagster_home()
     if not os.environ.get("DAGSTER_HOME"):
         settings = find_project().root / "dagster.yaml"
         try:
             make_folders(home, 0o700)
-            with exclusive(home):
+            with exclusive_lock(home):
                 if settings.is_file() and not (home / settings.name).exists():
                     text = settings.read_bytes()
                     more = b"" if _has_storage(text) else STORAGE.encode()
@@ -146,12 +146,12 @@ def use_dagster_home() -> Path:
 def has_history() -> bool:
     """Whether a run may open Dagster's home while this process does: the home has its SQLite
     databases, or a storage that several processes may make. Waits while another makes them."""
-    from batchrec_dagster.storage.durable import exclusive
+    from batchrec_dagster.storage.durable import exclusive_lock
 
     home = use_dagster_home()
     if not home.is_dir():
         return False
-    with exclusive(home):
+    with exclusive_lock(home):
         settings = home / "dagster.yaml"
         ours = settings.is_file() and settings.read_bytes().endswith(STORAGE.encode())
         return ours or (home / "schedules" / "schedules.db").is_file()
@@ -184,14 +184,14 @@ def dagster_instance() -> Iterator[dg.DagsterInstance]:
     import dagster as dg
     from sqlalchemy.exc import ArgumentError, OperationalError
 
-    from batchrec_dagster.storage.durable import as_closed_as, exclusive
+    from batchrec_dagster.storage.durable import copy_permissions, exclusive_lock
 
     home = use_dagster_home()
     with ExitStack() as making:
         if home.is_dir():
             # Of several processes that make its databases, Dagster lets all but one fail.
-            making.enter_context(exclusive(home))
-            making.enter_context(as_closed_as(home))
+            making.enter_context(exclusive_lock(home))
+            making.enter_context(copy_permissions(home))
         try:
             found = dg.DagsterInstance.get()
         except OperationalError as error:

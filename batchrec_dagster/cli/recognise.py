@@ -24,8 +24,8 @@ from batchrec_dagster.personalize.schemas import (
     EVENT_TYPE,
     ITEM_ID,
     VALUE_SEPARATOR,
-    csv_types,
-    interactions_columns,
+    choose_csv_types,
+    list_interactions_columns,
 )
 from batchrec_dagster.preparation.file_sample import FileSample
 from batchrec_dagster.preparation.layout import (
@@ -156,7 +156,7 @@ def recognise_ratings(
             done = replace(
                 read, found=found, rules=replace(rules, min_rating=liked.low)
             ).write_interactions(path)
-        types = csv_types(interactions_columns(event_type=rules.event_type))
+        types = choose_csv_types(list_interactions_columns(event_type=rules.event_type))
         rows = pl.scan_csv(path, schema=types, glob=False)
         counts = count_rows(rows)
         items = rows.select(pl.col(ITEM_ID).unique()).collect(engine="streaming").to_series()

@@ -17,7 +17,7 @@ from batchrec_dagster.cli.recognise import (
     declared_delimiter,
     unreadable,
 )
-from batchrec_dagster.personalize.schemas import VALUE_SEPARATOR, field_name
+from batchrec_dagster.personalize.schemas import VALUE_SEPARATOR, make_field_name
 from batchrec_dagster.preparation.file_sample import FileSample
 from batchrec_dagster.preparation.items import ItemsFile, ItemsLayout
 from batchrec_dagster.preparation.layout import Column, matching, recognise
@@ -102,10 +102,12 @@ def _recognise_items_layout(
         kind, dot, field = role.partition(".")
         if dot:
             fields[kind][field] = column
-    categories = {field_name(name): name for name in known_as["categories"]} | fields["categories"]
+    categories = {make_field_name(name): name for name in known_as["categories"]} | fields[
+        "categories"
+    ]
     decimal = sample.decimal([*known_as["numbers"], *fields["numbers"].values()])
     numeric = [name for name in known_as["numbers"] if sample.is_numeric(name, decimal)]
-    numbers = {field_name(name): name for name in numeric} | fields["numbers"]
+    numbers = {make_field_name(name): name for name in numeric} | fields["numbers"]
     if item is None or not (title or created or categories or numbers):
         what, option = "the column with the item's id", "--items-id COL"
         if item is not None:

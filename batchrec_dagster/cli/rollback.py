@@ -122,7 +122,7 @@ def teardown(pipeline: str, files: bool, yes: bool) -> None:
     """
     from batchrec_dagster.deployment import Deployment
     from batchrec_dagster.personalize.ensure import PIPELINE_TAG
-    from batchrec_dagster.personalize.teardown import delete, find
+    from batchrec_dagster.personalize.teardown import delete, plan_teardown
     from batchrec_dagster.pipeline.automation.teardown import delete_empty_folders
 
     _check_gone(pipeline)
@@ -133,7 +133,7 @@ def teardown(pipeline: str, files: bool, yes: bool) -> None:
     storage, personalize = deployment.storage_resource, deployment.personalize_resource
     store, root = storage.store, storage.uri(f"{pipeline}/")
     ensure = personalize.ensure(log, {PIPELINE_TAG: pipeline})
-    plan = find(ensure, pipeline)
+    plan = plan_teardown(ensure, pipeline)
     found = store.list(root) if files else []
     click.echo("\n".join(plan.lines([file.size for file in found], root)))
     if not plan.pieces and not found:

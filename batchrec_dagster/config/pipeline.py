@@ -45,7 +45,7 @@ from batchrec_dagster.personalize.recipes import POPULARITY_COUNT, USER_PERSONAL
 from batchrec_dagster.personalize.schemas import (
     INTERACTIONS,
     ITEMS,
-    interactions_schema,
+    build_interactions_schema,
     parse_schema,
 )
 from batchrec_dagster.preparation.rules import Rules
@@ -246,7 +246,7 @@ class Pipeline(dg.Model):
     @property
     def schemas(self) -> dict[str, str]:
         """The Avro schema of each dataset type in Personalize, interactions first."""
-        interactions = interactions_schema(
+        interactions = build_interactions_schema(
             event_type=self.rules.event_type, event_value=self.event_value
         )
         items = self.items.layout.schema if self.items else None

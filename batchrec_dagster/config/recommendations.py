@@ -17,7 +17,7 @@ from batchrec_dagster.personalize.batch_files import (
 from batchrec_dagster.personalize.filter_expressions import (
     EXCLUDE_SEEN,
     MAX_VALUE_LENGTH,
-    chain,
+    chain_filters,
     format_values,
 )
 from batchrec_dagster.personalize.filter_grammar import MAX_LENGTH
@@ -64,7 +64,10 @@ class RecommendationSettings(dg.Model):
     @field_validator("filter")
     @classmethod
     def _filter_is_possible(cls, expression: str | None) -> str | None:
-        if expression is not None and not 1 <= len(chain(EXCLUDE_SEEN, expression)) <= MAX_LENGTH:
+        if (
+            expression is not None
+            and not 1 <= len(chain_filters(EXCLUDE_SEEN, expression)) <= MAX_LENGTH
+        ):
             raise ValueError(
                 f"Personalize takes at most {MAX_LENGTH} characters, including exclude_seen's"
             )
@@ -113,7 +116,7 @@ class RecommendationSettings(dg.Model):
         expressions = [EXCLUDE_SEEN] if self.exclude_seen else []
         if self.filter:
             expressions.append(self.filter)
-        return chain(*expressions) if expressions else None
+        return chain_filters(*expressions) if expressions else None
 
     @property
     def line_filter_values(self) -> dict[str, str]:

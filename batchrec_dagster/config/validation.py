@@ -108,7 +108,7 @@ def filter_traits(expression: str | None) -> filter_check.Traits | None:
     """
     if expression is None or "{{" in expression:
         return None
-    found = filter_check.traits(expression)
+    found = filter_check.find_traits(expression)
     if found.current_item:
         raise ValueError("CurrentItem only works for similar items: here there is none")
     return found
@@ -121,12 +121,12 @@ def filter_problem(
 
     `values`: as in an input line. `events`: whether interactions have different event types."""
     try:
-        for dataset, field in sorted(filter_check.used_fields(expression)):
+        for dataset, field in sorted(filter_check.find_used_fields(expression)):
             if problem := _missing(dataset, field, schemas):
                 return problem
         filter_check.check_expression(expression, schemas)
         filter_check.check_values(expression, schemas, values)
-        if not events and filter_check.event_types(expression) - {"*", EVENT_TYPE_VALUE}:
+        if not events and filter_check.find_event_types(expression) - {"*", EVENT_TYPE_VALUE}:
             return (
                 f"Interactions.{EVENT_TYPE} is {EVENT_TYPE_VALUE!r} for all: declare"
                 " ratings.columns.event_type"

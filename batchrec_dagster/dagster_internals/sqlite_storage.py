@@ -24,10 +24,10 @@ from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
 from dagster._serdes import ConfigurableClassData
 
 from batchrec_dagster.storage.durable import (
-    as_closed_as,
-    exclusive,
+    copy_permissions,
+    exclusive_lock,
+    limit_mode,
     make_folders,
-    rights,
 )
 
 # Databases of event logs that stay open: that of all runs, and those of the last runs asked for.
@@ -42,10 +42,10 @@ class SqliteStorage(DagsterSqliteStorage):
     def __init__(self, base_dir: str, inst_data: ConfigurableClassData | None = None) -> None:
         home = Path(base_dir)
         make_folders(home, 0o700)
-        with as_closed_as(home):
+        with copy_permissions(home):
             (home / "history").mkdir(exist_ok=True)
             # Of several processes that make its databases, Dagster lets all but one fail.
-            with exclusive(home / "history"):
+            with exclusive_lock(home / "history"):
                 new_databases = [home / name for name in DATABASES if not (home / name).exists()]
                 super().__init__(base_dir, inst_data)
                 self._event_log_storage = _EventLog(self._event_log_storage._base_dir)
@@ -124,7 +124,7 @@ class _EventLog(SqliteEventLogStorage):
 
 def _mode(folder: Path) -> int:
     """The mode of a database in the folder: those read and write it who may write to the folder."""
-    return rights(0o666, folder, for_writers=True)
+    return limit_mode(0o666, folder, for_writers=True)
 
 
 def _engine(url: str) -> db.Engine:

@@ -17,7 +17,7 @@ from batchrec_dagster.doctor.storage import check_storage
 from batchrec_dagster.pipeline.loading import DeclarationError, load_pipelines
 from batchrec_dagster.sinks import Sink, SinkContext, SinkError, SinkUnavailableError
 from batchrec_dagster.sinks.sink import SinkDescription
-from batchrec_dagster.storage.secrets import redacted
+from batchrec_dagster.storage.secrets import redact
 
 __all__ = ["Finding", "examine", "pipelines_findings"]
 
@@ -86,10 +86,10 @@ def _check_sink(
     try:
         result = sink.check(context)
     except SinkError as error:
-        # `redacted` knows secrets by the variable's name. The sink's own variable can have any
+        # `redact` knows secrets by the variable's name. The sink's own variable can have any
         # name, so its value is given under a name that counts as a secret.
         secret = {"DATABASE_URL": os.environ.get(description.secret or "", "")}
-        message, _, fix = redacted(str(error), {**os.environ, **secret}).partition("; ")
+        message, _, fix = redact(str(error), {**os.environ, **secret}).partition("; ")
         if not fix:
             unavailable = isinstance(error, SinkUnavailableError)
             fix = "check that it runs and can be reached from here" if unavailable else FIX

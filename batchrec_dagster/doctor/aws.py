@@ -48,7 +48,9 @@ def check_aws(deployment: Deployment) -> Iterator[Finding]:
 def _check_region(deployment: Deployment) -> Finding:
     aws = make_session(deployment)
     region = aws.region_name
-    regions = aws.get_available_regions("personalize", partition_name=permissions.partition(region))
+    regions = aws.get_available_regions(
+        "personalize", partition_name=permissions.find_partition(region)
+    )
     fix = f"set AWS_REGION to one of: {', '.join(regions) or 'another partition'}"
     if region is None:
         return failed("region", "no region is set", fix)
@@ -63,7 +65,7 @@ def _check_identity(deployment: Deployment) -> Finding:
         caller = make_client(deployment, "sts").get_caller_identity()
     except ClientError as error:
         code, message = error.response["Error"]["Code"], error.response["Error"]["Message"]
-        fix = permissions.credentials_trouble(code, message) or "check the credentials"
+        fix = permissions.explain_credentials_error(code, message) or "check the credentials"
         return failed(check, f"AWS rejects these credentials: {code}", fix)
     except BotoCoreError as error:
         return failed(check, str(error), "set AWS_PROFILE, or give this machine a role")
@@ -84,7 +86,9 @@ def _check_personalize(deployment: Deployment) -> Finding:
         make_client(deployment, "personalize").list_dataset_groups(maxResults=1)
     except ClientError as error:
         if permissions.is_denied(error):
-            fix = permissions.lacking("personalize:ListDatasetGroups", "*", str(error))
+            fix = permissions.explain_missing_permission(
+                "personalize:ListDatasetGroups", "*", str(error)
+            )
             return failed(check, f"{where} denies access", fix)
         return failed(check, f"{where} answers: {error}", "fix what the message names")
     except BotoCoreError as error:

@@ -208,11 +208,11 @@ def _ask_exploration(trial: Trial) -> dict[str, Any]:
 
 
 def _ask_event_types(trial: Trial) -> dict[str, Any]:
-    trial.ensure.ready(api.IMPORT_JOB, trial.start_import())
+    trial.ensure.wait_until_ready(api.IMPORT_JOB, trial.start_import())
     outcomes = {}
     for types in (9, 10, 11):
         try:
-            trial.ensure.ready(api.IMPORT_JOB, trial.start_import(types))
+            trial.ensure.wait_until_ready(api.IMPORT_JOB, trial.start_import(types))
             outcomes[f"{types}"] = "imported"
         except PersonalizeError as error:
             outcomes[f"{types}"] = explain_refusal(error)

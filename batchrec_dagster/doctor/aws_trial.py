@@ -20,7 +20,7 @@ from batchrec_dagster.personalize import ensure as api
 from batchrec_dagster.personalize import schemas
 from batchrec_dagster.personalize.batch_files import OUTPUT_SUFFIX, USER_FIELD
 from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION_V2 as V2
-from batchrec_dagster.personalize.recipes import recipe_arn
+from batchrec_dagster.personalize.recipes import build_recipe_arn
 from batchrec_dagster.samples import generator
 from batchrec_dagster.steps.batch_jobs import JobOutput
 from batchrec_dagster.storage.paths import StorageKeys
@@ -67,12 +67,12 @@ class Trial:
     def ensure_dataset(self) -> tuple[str, str]:
         """The ARNs of the dataset group and of its dataset of interactions."""
         name = self.make_name("interactions")
-        text = schemas.interactions_schema(event_type=True)
-        group = self.ensure.named(api.DATASET_GROUP, self.make_name(), {}).arn
-        schema = self.ensure.named(api.SCHEMA, name, {"schema": text}).arn
+        text = schemas.build_interactions_schema(event_type=True)
+        group = self.ensure.find_or_create(api.DATASET_GROUP, self.make_name(), {}).arn
+        schema = self.ensure.find_or_create(api.SCHEMA, name, {"schema": text}).arn
         parent = {"datasetGroupArn": group}
         request = {"datasetType": schemas.INTERACTIONS, "schemaArn": schema, **parent}
-        return group, self.ensure.named(api.DATASET, name, request, **parent).arn
+        return group, self.ensure.find_or_create(api.DATASET, name, request, **parent).arn
 
     def start_import(self, event_types: int = 1) -> api.StartedResource:
         """The import of the data with this many event types."""
@@ -101,16 +101,16 @@ class Trial:
         """
         kind = api.SOLUTION_VERSION
         ensure = self.ensure
-        ensure.ready(api.IMPORT_JOB, self.start_import())
+        ensure.wait_until_ready(api.IMPORT_JOB, self.start_import())
         parent = {"datasetGroupArn": self.ensure_dataset()[0]}
-        arn = recipe_arn(recipe, ensure.client.meta.partition)
+        arn = build_recipe_arn(recipe, ensure.client.meta.partition)
         request = {"recipeArn": arn, "performAutoTraining": False, **parent}
         name = self.make_name(recipe.removeprefix("aws-"))
-        solution = ensure.named(api.SOLUTION, name, request, **parent).arn
+        solution = ensure.find_or_create(api.SOLUTION, name, request, **parent).arn
         # It is found by its mode, because whether an UPDATE has a name is one of the questions.
         for existing_version in ensure.list(kind, solutionArn=solution):
             if existing_version.get("trainingMode", FULL) == mode:
-                return ensure.ready(
+                return ensure.wait_until_ready(
                     kind, api.StartedResource(existing_version[kind.arn], created=False)
                 )
         # The types of boto3's client lack the name of a solution version.
@@ -119,7 +119,7 @@ class Trial:
             solutionArn=solution, trainingMode=mode, name=self.make_name(mode.lower())
         )
         ensure.log.info(f"training {recipe} ({mode})")
-        return ensure.ready(kind, api.StartedResource(response[kind.arn], created=True))
+        return ensure.wait_until_ready(kind, api.StartedResource(response[kind.arn], created=True))
 
     def start_lists(
         self, name: str, recipe: str, results: int, **request: object
@@ -148,7 +148,7 @@ class Trial:
 
         Raises LookupError or ValueError if the output has another form.
         """
-        jobs = self.ensure.all_ready(api.BATCH_INFERENCE_JOB, started)
+        jobs = self.ensure.wait_until_all_ready(api.BATCH_INFERENCE_JOB, started)
         return [sorted(self._output(job), key=lambda line: str(line["input"])) for job in jobs]
 
     def _output(self, job: api.ReadyResource) -> Iterator[Line]:
@@ -175,7 +175,7 @@ class Trial:
         parent = {"datasetGroupArn": self.ensure_dataset()[0]}
         filter_expression = 'EXCLUDE ItemID WHERE Interactions.EVENT_TYPE IN ("*")'
         request = {"filterExpression": filter_expression, **parent}
-        arn = self.ensure.named(api.FILTER, self.make_name("seen"), request, **parent).arn
+        arn = self.ensure.find_or_create(api.FILTER, self.make_name("seen"), request, **parent).arn
         return self.start_lists("lines", V2, FEW_RESULTS, filterArn=arn)
 
 
@@ -199,6 +199,6 @@ def make_interactions(event_types: int) -> tuple[bytes, bytes]:
         pl.col("timestamp") // 1000,
         pl.format("type_{}", pl.int_range(pl.len()) % event_types),
     )
-    table.columns = schemas.interactions_columns(event_type=True)
+    table.columns = schemas.list_interactions_columns(event_type=True)
     users = table.select(pl.first().unique(maintain_order=True).alias(USER_FIELD)).head(USERS)
     return table.write_csv().encode(), users.write_ndjson().encode()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from batchrec_dagster.doctor.findings import Finding, failed, ok, warning
 from batchrec_dagster.local_personalize.api.client import QUOTAS_VARIABLE, Quotas
-from batchrec_dagster.storage.durable import exclusive
+from batchrec_dagster.storage.durable import exclusive_lock
 
 # A row for each quota: what it limits, in words, the kind of that resource in the catalogue, and
 # the field of `Quotas`.
@@ -30,7 +30,7 @@ def check_embedded_home(catalog: Path) -> Finding:
     home = catalog.parent
     try:
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with exclusive(home / "doctor.lock"):
+        with exclusive_lock(home / "doctor.lock"):
             pass
         (home / "doctor.lock").unlink()
     except OSError as error:

@@ -16,7 +16,7 @@ from batchrec_dagster.doctor.clients import make_client
 from batchrec_dagster.doctor.findings import Finding, failed, ok, unknown, warning
 from batchrec_dagster.doctor.folders import check_writable
 from batchrec_dagster.storage.object_store import StorageError, split_uri
-from batchrec_dagster.storage.permissions import credentials_trouble, partition
+from batchrec_dagster.storage.permissions import explain_credentials_error, find_partition
 from batchrec_dagster.storage.resource import StorageResource
 
 # AWS refuses requests from a clock that is this many seconds off.
@@ -95,7 +95,7 @@ def _check_bucket(deployment: Deployment) -> Iterator[Finding]:
     status = answer["ResponseMetadata"]["HTTPStatusCode"]
     yield check_clock(headers.get("date"), datetime.now(UTC))
     region = headers.get("x-amz-bucket-region")
-    trouble = credentials_trouble(answer.get("Error", {}).get("Code", ""), "")
+    trouble = explain_credentials_error(answer.get("Error", {}).get("Code", ""), "")
     if trouble:
         yield failed(check, f"s3://{bucket} rejects these credentials", trouble)
     elif status == 404:
@@ -111,7 +111,7 @@ def _check_bucket(deployment: Deployment) -> Iterator[Finding]:
             check,
             f"no permission to check {bucket}",
             f"allow these credentials s3:ListBucket on"
-            f" arn:{partition(deployment.region)}:s3:::{bucket}",
+            f" arn:{find_partition(deployment.region)}:s3:::{bucket}",
         )
     elif status >= 400:
         yield failed(

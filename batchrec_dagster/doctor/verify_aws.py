@@ -24,7 +24,7 @@ from batchrec_dagster.doctor import aws_questions as questions
 from batchrec_dagster.doctor.aws_trial import Trial
 from batchrec_dagster.personalize import ensure as api
 from batchrec_dagster.personalize.errors import PersonalizeError
-from batchrec_dagster.personalize.teardown import delete, find
+from batchrec_dagster.personalize.teardown import delete, plan_teardown
 from batchrec_dagster.reporting.markdown import escape, format_code_block
 from batchrec_dagster.steps import cost
 from batchrec_dagster.steps.training import now
@@ -114,7 +114,7 @@ class Verification:
         return Trial(self.state["pipeline"], self.personalize, self.ensure, days, self.glue_job)
 
     def _delete_resources(self) -> None:
-        delete(self.ensure, find(self.ensure, self.state["pipeline"]))
+        delete(self.ensure, plan_teardown(self.ensure, self.state["pipeline"]))
         store = self.personalize.storage.store
         for file in store.list(self.personalize.storage.uri(f"{self.state['pipeline']}/")):
             store.delete(file.uri)

@@ -14,7 +14,7 @@ from typing import Any
 
 from batchrec_dagster.personalize import batch_files
 from batchrec_dagster.personalize import recipes as names
-from batchrec_dagster.personalize.recipes import Value, parse_hyperparameters, recipe_arn
+from batchrec_dagster.personalize.recipes import Value, build_recipe_arn, parse_hyperparameters
 
 from .errors import InvalidInputError, ResourceNotFoundError
 from .learning import training
@@ -56,7 +56,7 @@ class Recipe:
 
     @property
     def arn(self) -> str:
-        return recipe_arn(self.name)
+        return build_recipe_arn(self.name)
 
     @property
     def makes_segments(self) -> bool:
@@ -158,7 +158,7 @@ def get_recipe(arn: str) -> Recipe:
     if own in RECIPES:
         return RECIPES[own]
     for name in REAL_TIME_RECIPES:
-        if own == recipe_arn(name):
+        if own == build_recipe_arn(name):
             raise InvalidInputError(
                 f"{name} cannot be used in batch: Personalize offers it in real time only, which is"
                 " not supported locally."
@@ -232,7 +232,7 @@ def train(
     """
     values = parse_hyperparameters(name, hyperparameters)
     ranges = search_ranges(name, hyperparameters, search) if search else {}
-    trainer = RECIPES[recipe_arn(name)].trainer
+    trainer = RECIPES[build_recipe_arn(name)].trainer
     if not len(interactions):
         raise TrainingError("there are no interactions to train on")
     log(

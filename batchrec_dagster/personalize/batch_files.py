@@ -39,7 +39,7 @@ _SEGMENTS: dict[str, pl.DataType] = {
 }
 
 
-def inference_line(
+def format_inference_line(
     request: Mapping[str, object],
     items: Sequence[str],
     scores: Sequence[float] | None = None,
@@ -50,13 +50,15 @@ def inference_line(
 
     `scores` may be of the first items only; `reasons` has a list for each item.
     """
-    fields = [f'"recommendedItems":{_compact(list(items))}']
+    fields = [f'"recommendedItems":{_to_compact_json(list(items))}']
     if scores is not None:
-        fields.append(f'"scores":[{",".join(map(_score, scores))}]')
+        fields.append(f'"scores":[{",".join(map(_format_score, scores))}]')
     if reasons is not None:
-        fields.append(f'"reasons":{_compact(reasons)}')
+        fields.append(f'"reasons":{_to_compact_json(reasons)}')
+    output = ",".join(fields)
     return (
-        f'{{"input":{_compact(request)},"output":{{{",".join(fields)}}},"error":{_compact(error)}}}'
+        f'{{"input":{_to_compact_json(request)},"output":{{{output}}},'
+        f'"error":{_to_compact_json(error)}}}'
     )
 
 
@@ -76,7 +78,7 @@ def read_inference(data: bytes) -> pl.DataFrame:
     )
 
 
-def segment_line(
+def format_segment_line(
     request: Mapping[str, object], users: Sequence[str], error: str | None = None
 ) -> str:
     """One line of a `.out` file, without its newline: JSON with spaces."""
@@ -112,12 +114,12 @@ def _read_lines(data: bytes, schema: Mapping[str, pl.DataType], kind: str) -> pl
         except pl.exceptions.PolarsError:
             if b"NaN" not in data:
                 raise
-            return pl.read_ndjson(_without_nan(data), schema=schema)
+            return pl.read_ndjson(_replace_nan_by_null(data), schema=schema)
     except (ValueError, pl.exceptions.PolarsError) as error:
         raise ValueError(f"not a {kind} output file: {error}") from error
 
 
-def _without_nan(data: bytes) -> bytes:
+def _replace_nan_by_null(data: bytes) -> bytes:
     """The same lines with null for each NaN, which is no JSON, but which Python writes."""
     lines = (line for line in data.splitlines() if line.strip())
     return "\n".join(
@@ -125,11 +127,11 @@ def _without_nan(data: bytes) -> bytes:
     ).encode()
 
 
-def _compact(value: object) -> str:
+def _to_compact_json(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
-def _score(score: float) -> str:
+def _format_score(score: float) -> str:
     """Without zeros at the end, as the guide's examples have it: 0.0069081, 0.006394."""
     digits = format(score, ".7f").rstrip("0")
     return digits + "0" if digits.endswith(".") else digits

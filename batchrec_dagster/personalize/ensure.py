@@ -17,7 +17,7 @@ from botocore.exceptions import ClientError
 
 from batchrec_dagster.personalize.batch_files import MAX_RESULTS
 from batchrec_dagster.personalize.errors import PersonalizeError
-from batchrec_dagster.personalize.role import role_trouble
+from batchrec_dagster.personalize.role import explain_role_error
 from batchrec_dagster.personalize.schemas import FILTER_HISTORY
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ class Ensure:
         found = self.client.list_tags_for_resource(resourceArn=arn)["tags"]
         return {tag["tagKey"]: tag["tagValue"] for tag in found}
 
-    def named(
+    def find_or_create(
         self, kind: ResourceKind, name: str, create: Mapping[str, Any], **within: str
     ) -> ReadyResource:
         """The resource of this name, created if there is none.
@@ -155,12 +155,12 @@ class Ensure:
         dataset group. Raises PersonalizeError if the resource failed or is not ready in time.
         """
         started = self.start_named(kind, name, create, **within)
-        return self.ready(kind, started)
+        return self.wait_until_ready(kind, started)
 
     def start_named(
         self, kind: ResourceKind, name: str, create: Mapping[str, Any], **within: str
     ) -> StartedResource:
-        """As `named`, without waiting."""
+        """As `find_or_create`, without waiting."""
         deadline = time.monotonic() + self.deadline_seconds
         collisions = 0
         while collisions < COLLISIONS:
@@ -176,7 +176,7 @@ class Ensure:
                 waiting_for = f"{kind.label} {name} is being deleted"
                 self.log.info(f"{waiting_for}; waiting until it is gone")
                 self.sleep(self.poll_seconds, deadline, waiting_for)
-        raise _taken(kind, name)
+        raise _explain_taken_name(kind, name)
 
     def start_numbered(
         self,
@@ -209,21 +209,23 @@ class Ensure:
             name = f"{stem}-{len(existing) + 1 + taken}"
             arn = self._create(kind, name, create(name), deadline)
             if arn:
-                return StartedResource(arn, created=True, usual_seconds=_usual_seconds(existing))
-        raise _taken(kind, name)
+                return StartedResource(
+                    arn, created=True, usual_seconds=_find_usual_seconds(existing)
+                )
+        raise _explain_taken_name(kind, name)
 
-    def ready(self, kind: ResourceKind, started: StartedResource) -> ReadyResource:
+    def wait_until_ready(self, kind: ResourceKind, started: StartedResource) -> ReadyResource:
         """Wait until it is ACTIVE.
 
         Raises PersonalizeError with Personalize's reason if it failed, or if the deadline passed; a
         later run then resumes waiting.
         """
-        return self.all_ready(kind, [started])[0]
+        return self.wait_until_all_ready(kind, [started])[0]
 
-    def all_ready(
+    def wait_until_all_ready(
         self, kind: ResourceKind, started: Sequence[StartedResource]
     ) -> list[ReadyResource]:
-        """As `ready`, for several that were started together."""
+        """As `wait_until_ready`, for several that were started together."""
         try:
             return [self._wait(kind, resource) for resource in started]
         except Exception:
@@ -260,12 +262,12 @@ class Ensure:
                 heard = now
                 self.log.info(
                     f"{kind.label} {started.arn}: still {status}, {now - begin:.0f} s"
-                    + _left(now - begin, started.usual_seconds)
+                    + _describe_time_left(now - begin, started.usual_seconds)
                 )
             if status == ACTIVE:
                 return ReadyResource(started.arn, description, started.created, now - begin)
             if status in FAILED:
-                raise _failure(kind, started.arn, description)
+                raise _explain_failure(kind, started.arn, description)
             # Less often for long jobs.
             pause = min(max(self.poll_seconds, (now - begin) / EASING), EASING * self.poll_seconds)
             self.sleep(pause, deadline, f"{kind.label} {started.arn} is {status}")
@@ -300,8 +302,8 @@ class Ensure:
                 code, message = error.response["Error"]["Code"], error.response["Error"]["Message"]
                 if code == "ResourceAlreadyExistsException":
                     return None
-                if not _passes(kind, code, message):
-                    fix = role_trouble(message, create) if code == INVALID else None
+                if not _is_temporary(kind, code, message):
+                    fix = explain_role_error(message, create) if code == INVALID else None
                     if code == LIMIT and self.on_aws:  # The local one says what to do itself.
                         fix = NO_ROOM
                     raise PersonalizeError(
@@ -330,7 +332,7 @@ class Ensure:
         time.sleep(seconds)
 
 
-def _passes(kind: ResourceKind, code: str, message: str) -> bool:
+def _is_temporary(kind: ResourceKind, code: str, message: str) -> bool:
     """Whether waiting helps: a parent that is not ready, too many jobs at once.
 
     It does not help against the limit of filters or solutions in a dataset group.
@@ -340,7 +342,7 @@ def _passes(kind: ResourceKind, code: str, message: str) -> bool:
     return code == "ResourceInUseException"
 
 
-def _usual_seconds(existing: Sequence[Description]) -> float | None:
+def _find_usual_seconds(existing: Sequence[Description]) -> float | None:
     for summary in reversed(existing):
         if summary["status"] == ACTIVE and "lastUpdatedDateTime" in summary:
             took = summary["lastUpdatedDateTime"] - summary["creationDateTime"]
@@ -348,14 +350,14 @@ def _usual_seconds(existing: Sequence[Description]) -> float | None:
     return None
 
 
-def _left(seconds: float, usual: float | None) -> str:
+def _describe_time_left(seconds: float, usual: float | None) -> str:
     if usual is None:
         return ""
     left = f", about {usual - seconds:.0f} s left" if seconds < usual else ""
     return f"; the last one took {usual:.0f} s{left}"
 
 
-def _taken(kind: ResourceKind, name: str) -> PersonalizeError:
+def _explain_taken_name(kind: ResourceKind, name: str) -> PersonalizeError:
     return PersonalizeError(
         f"Personalize already has a {kind.label} named {name}, but does not list it here: another"
         " dataset group of this account may have it. Rename the pipeline, or delete that"
@@ -363,9 +365,9 @@ def _taken(kind: ResourceKind, name: str) -> PersonalizeError:
     )
 
 
-def _failure(kind: ResourceKind, arn: str, description: Description) -> PersonalizeError:
+def _explain_failure(kind: ResourceKind, arn: str, description: Description) -> PersonalizeError:
     reason = description.get("failureReason") or f"its status is {description['status']}"
-    trouble = role_trouble(reason, description)
+    trouble = explain_role_error(reason, description)
     fix = (
         f"{trouble or 'Fix the cause'}; then run again: it creates a new one"
         if kind.names_are_free

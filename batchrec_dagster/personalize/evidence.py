@@ -20,7 +20,7 @@ EMBEDDED = "the embedded engine"
 AMAZON = "Amazon Personalize"
 
 
-def engine_of(answer: Mapping[str, Any], endpoint: str, *, on_aws: bool) -> str:
+def name_engine(answer: Mapping[str, Any], endpoint: str, *, on_aws: bool) -> str:
     """What answered GetSolutionMetrics, in words: the engine that trained and measured the model.
 
     endpoint: the client's URL.
@@ -30,7 +30,7 @@ def engine_of(answer: Mapping[str, Any], endpoint: str, *, on_aws: bool) -> str:
     return AMAZON if on_aws else f"the Personalize at {endpoint}"
 
 
-def evidence_of(answer: Mapping[str, Any]) -> dict[str, float]:
+def read_evidence(answer: Mapping[str, Any]) -> dict[str, float]:
     """The header's numbers by GROUP/NAME, as `Evidence.read` takes them; empty without one."""
     numbers: dict[str, float] = json.loads(
         answer["ResponseMetadata"]["HTTPHeaders"].get(HEADER, "{}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from batchrec_dagster.personalize.filter_expressions import placeholder_uses
+from batchrec_dagster.personalize.filter_expressions import list_placeholder_uses
 from batchrec_dagster.personalize.filter_grammar import (
     ACTION_TARGET,
     ANY_EVENT,
@@ -24,9 +24,9 @@ from batchrec_dagster.personalize.filter_grammar import (
     FieldRef,
     FilterExpressionError,
     Placeholder,
-    comparisons,
-    fields,
-    operands,
+    iterate_comparisons,
+    list_fields,
+    list_operands,
     parse,
 )
 from batchrec_dagster.personalize.schemas import (
@@ -65,7 +65,7 @@ def check(expressions: tuple[Expression, ...], schemas: Schemas) -> None:
     for expression in expressions:
         _check_expression(expression, schemas)
     _check_placeholders(expressions)
-    used = len(fields(expressions))
+    used = len(list_fields(expressions))
     if used > MAX_FIELDS:
         raise FilterExpressionError(
             f"The filter uses {used} distinct dataset fields; {MAX_FIELDS} at most are allowed."
@@ -74,7 +74,7 @@ def check(expressions: tuple[Expression, ...], schemas: Schemas) -> None:
 
 def _check_expression(expression: Expression, schemas: Schemas) -> None:
     first: FieldRef | None = None
-    for comparison in comparisons(expression.where):
+    for comparison in iterate_comparisons(expression.where):
         field = comparison.field
         _check_place(field, expression.target)
         first = first or field
@@ -225,7 +225,7 @@ def _check_literal(comparison: Comparison, field: Field, literal: object) -> Non
 
 
 def _check_placeholders(expressions: Sequence[Expression]) -> None:
-    used = [o for e in expressions for o in operands(*e.conditions)]
+    used = [o for e in expressions for o in list_operands(*e.conditions)]
     names = {operand.name for operand in used if isinstance(operand, Placeholder)}
     if len(names) > MAX_PLACEHOLDERS:
         raise FilterExpressionError(
@@ -243,10 +243,10 @@ class Traits:
     placeholders: frozenset[str]  # to which input lines give values: P for $P
 
 
-def traits(expression: str) -> Traits:
+def find_traits(expression: str) -> Traits:
     """What the expression filters and needs. Raises FilterError."""
     expressions = parse(expression)
-    used = [o for e in expressions for o in operands(*e.conditions)]
+    used = [o for e in expressions for o in list_operands(*e.conditions)]
     return Traits(
         users=expressions[0].target == USER_TARGET,
         interactions=any(e.on_interactions for e in expressions),
@@ -265,22 +265,22 @@ def check_values(expression: str, schemas: Schemas, values: Mapping[str, str]) -
 
     Raises FilterError for the first missing or invalid value.
     """
-    for use in placeholder_uses(parse(expression), schemas):
+    for use in list_placeholder_uses(parse(expression), schemas):
         if problem := use.problem(values.get(use.placeholder.name)):
             raise FilterExpressionError(problem)
 
 
-def used_fields(expression: str) -> set[tuple[str, str]]:
+def find_used_fields(expression: str) -> set[tuple[str, str]]:
     """The fields it uses, as (dataset type, name in upper case). Raises FilterError."""
-    return fields(parse(expression))
+    return list_fields(parse(expression))
 
 
-def event_types(expression: str) -> set[str]:
+def find_event_types(expression: str) -> set[str]:
     """The event types it names, in lower case; `*` is any type. Raises FilterError."""
     return {
         str(operand).lower()
         for part in parse(expression)
-        for comparison in comparisons(part.where)
+        for comparison in iterate_comparisons(part.where)
         if comparison.field.dataset == INTERACTIONS
         for operand in comparison.operands
     }
@@ -288,7 +288,7 @@ def event_types(expression: str) -> set[str]:
 
 def check_group_fields(expressions: Sequence[str]) -> None:
     """Raise FilterError when a group's filters together use too many dataset fields."""
-    used = set().union(*(fields(parse(expression)) for expression in expressions))
+    used = set().union(*(list_fields(parse(expression)) for expression in expressions))
     if len(used) > MAX_FIELDS_OF_GROUP:
         raise FilterExpressionError(
             f"The filters of the dataset group would use {len(used)} distinct dataset fields;"

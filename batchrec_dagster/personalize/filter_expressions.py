@@ -22,7 +22,7 @@ EXCLUDE_SEEN = 'EXCLUDE ItemID WHERE Interactions.EVENT_TYPE IN ("*")'
 MAX_VALUE_LENGTH = 1000
 
 
-def chain(*expressions: str) -> str:
+def chain_filters(*expressions: str) -> str:
     """One filter from several: a batch job takes only one."""
     return " | ".join(expressions)
 
@@ -70,7 +70,7 @@ class PlaceholderUse:
         return None
 
 
-def placeholder_uses(
+def list_placeholder_uses(
     expressions: tuple[grammar.Expression, ...], schemas: Mapping[str, Schema]
 ) -> list[PlaceholderUse]:
     """Every use of a placeholder, in expressions that fit the schemas, by dataset type."""
@@ -87,7 +87,7 @@ def placeholder_uses(
             expression.include,
         )
         for expression in expressions
-        for comparison in grammar.comparisons(*expression.conditions)
+        for comparison in grammar.iterate_comparisons(*expression.conditions)
         for operand in comparison.operands
         if isinstance(operand, grammar.Placeholder)
     ]
@@ -102,7 +102,7 @@ def parse_values(text: str) -> tuple[grammar.Literal, ...] | None:
         if match is None:
             return None
         quoted, number = match.group("string", "number")
-        values.append(grammar.string_value(quoted) if quoted else grammar.number_value(number))
+        values.append(grammar.unquote(quoted) if quoted else grammar.parse_number(number))
         at = match.end()
         if at == len(text):
             return tuple(values)

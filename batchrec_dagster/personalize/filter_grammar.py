@@ -116,10 +116,10 @@ class Expression:
     @property
     def on_interactions(self) -> bool:
         """Whether it uses interactions; then it uses no other dataset."""
-        return next(comparisons(self.where)).field.dataset == INTERACTIONS
+        return next(iterate_comparisons(self.where)).field.dataset == INTERACTIONS
 
 
-def comparisons(*conditions: Condition) -> Iterator[Comparison]:
+def iterate_comparisons(*conditions: Condition) -> Iterator[Comparison]:
     """All comparisons of the conditions, in order."""
     stack = list(reversed(conditions))
     while stack:
@@ -130,25 +130,25 @@ def comparisons(*conditions: Condition) -> Iterator[Comparison]:
             stack.extend(reversed(current.parts))
 
 
-def operands(*conditions: Condition) -> list[Operand]:
+def list_operands(*conditions: Condition) -> list[Operand]:
     """What the conditions compare fields with, in order."""
-    return [operand for each in comparisons(*conditions) for operand in each.operands]
+    return [operand for each in iterate_comparisons(*conditions) for operand in each.operands]
 
 
-def fields(expressions: tuple[Expression, ...]) -> set[tuple[str, str]]:
+def list_fields(expressions: tuple[Expression, ...]) -> set[tuple[str, str]]:
     """The distinct dataset fields, as (dataset type, column)."""
     conditions = [condition for e in expressions for condition in e.conditions]
-    refs = [comparison.field for comparison in comparisons(*conditions)]
-    refs += [operand for operand in operands(*conditions) if isinstance(operand, FieldRef)]
+    refs = [comparison.field for comparison in iterate_comparisons(*conditions)]
+    refs += [operand for operand in list_operands(*conditions) if isinstance(operand, FieldRef)]
     return {(ref.dataset_type, ref.column) for ref in refs}
 
 
-def string_value(text: str) -> str:
+def unquote(text: str) -> str:
     """The content of a quoted string."""
     return _ESCAPED.sub(r"\1", text[1:-1])
 
 
-def number_value(text: str) -> int | float:
+def parse_number(text: str) -> int | float:
     """An int if it fits into a long, else the nearest float."""
     if len(text) <= 20 and text.lstrip("+-").isdigit() and -(2**63) <= int(text) < 2**63:
         return int(text)
@@ -253,10 +253,10 @@ class _Builder(Transformer[Token, Any]):
         return Placeholder(token[1:])
 
     def STRING(self, token: Token) -> str:  # noqa: N802
-        return string_value(str(token))
+        return unquote(str(token))
 
     def NUMBER(self, token: Token) -> int | float:  # noqa: N802
-        return number_value(token)
+        return parse_number(token)
 
 
 @cache

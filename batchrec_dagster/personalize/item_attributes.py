@@ -70,7 +70,7 @@ def typed_conditions(expression: str, schema: Schema) -> list[tuple[Field, Value
         if field.textual:
             raise ItemAttributesError(f"{field.name} is textual: it cannot be an attribute")
         try:
-            typed.append((field, _typed(field, condition.value)))
+            typed.append((field, _parse_value(field, condition.value)))
         except ValueError:
             raise ItemAttributesError(
                 f"{field.name} is of type {field.type}, but {condition.value!r} is not"
@@ -78,7 +78,7 @@ def typed_conditions(expression: str, schema: Schema) -> list[tuple[Field, Value
     return typed
 
 
-def _typed(field: Field, text: str) -> Value:
+def _parse_value(field: Field, text: str) -> Value:
     match field.type:
         case "string":
             return text

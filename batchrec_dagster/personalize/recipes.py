@@ -26,7 +26,7 @@ ITEM_ATTRIBUTE_AFFINITY = "aws-item-attribute-affinity"
 USER_RECIPES = (USER_PERSONALIZATION_V2, USER_PERSONALIZATION, POPULARITY_COUNT)
 
 
-def recipe_arn(recipe: str, partition: str = "aws") -> str:
+def build_recipe_arn(recipe: str, partition: str = "aws") -> str:
     """`aws-popularity-count` -> `arn:aws:personalize:::recipe/aws-popularity-count`."""
     return f"arn:{partition}:personalize:::recipe/{recipe}"
 
@@ -121,25 +121,25 @@ HYPERPARAMETERS: Mapping[str, Hyperparameters] = {
 }
 
 
-def hyperparameters_of(recipe: str) -> Hyperparameters:
+def find_hyperparameters(recipe: str) -> Hyperparameters:
     """The hyperparameters of a recipe, by its name. Raises HyperparameterError if unknown."""
     allowed = HYPERPARAMETERS.get(recipe)
     if allowed is None:
         raise HyperparameterError(
-            f"recipe {recipe} is not supported locally; supported: {_names(HYPERPARAMETERS)}"
+            f"recipe {recipe} is not supported locally; supported: {_list_names(HYPERPARAMETERS)}"
         )
     return allowed
 
 
 def parse_hyperparameters(recipe: str, texts: Mapping[str, str]) -> dict[str, Value]:
     """The values as numbers and booleans. Raises HyperparameterError."""
-    allowed = hyperparameters_of(recipe)
+    allowed = find_hyperparameters(recipe)
     values = {}
     for key, text in texts.items():
         kind = allowed.get(key)
         if kind is None:
             raise HyperparameterError(
-                f"{recipe} has no hyperparameter {key}; it has: {_names(allowed) or 'none'}"
+                f"{recipe} has no hyperparameter {key}; it has: {_list_names(allowed) or 'none'}"
             )
         try:
             values[key] = kind.parse(text)
@@ -157,5 +157,5 @@ def parse_hyperparameters(recipe: str, texts: Mapping[str, str]) -> dict[str, Va
     return values
 
 
-def _names(table: Mapping[str, object]) -> str:
+def _list_names(table: Mapping[str, object]) -> str:
     return ", ".join(table)

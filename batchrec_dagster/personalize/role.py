@@ -9,7 +9,7 @@ from typing import Any
 _ROLE_READS = "s3:GetObject and s3:ListBucket"
 
 
-def role_trouble(reason: str, description: Mapping[str, Any]) -> str | None:
+def explain_role_error(reason: str, description: Mapping[str, Any]) -> str | None:
     """The fix if Personalize may not do in S3 what a job needs; None for other reasons.
 
     description: Describe's answer for the job, or Create's arguments.

@@ -252,7 +252,7 @@ MAX_ID_LENGTH = 256
 FILTER_HISTORY = 100
 
 
-def interactions_columns(*, event_type: bool, event_value: bool = False) -> list[str]:
+def list_interactions_columns(*, event_type: bool, event_value: bool = False) -> list[str]:
     """The CSV's header, in the schema's order, as Personalize requires."""
     return [
         USER_ID,
@@ -263,7 +263,7 @@ def interactions_columns(*, event_type: bool, event_value: bool = False) -> list
     ]
 
 
-def csv_types(columns: Iterable[str]) -> dict[str, pl.DataType]:
+def choose_csv_types(columns: Iterable[str]) -> dict[str, pl.DataType]:
     """The types of the CSV's columns: ids are text, whatever they look like."""
     import polars as pl  # Spark on AWS imports this module, and has no Polars.
 
@@ -275,34 +275,36 @@ def scan_interactions(source: Path | io.BytesIO) -> pl.LazyFrame:
     """The CSV's rows, whatever columns it has: ids are text, whatever they look like."""
     import polars as pl
 
-    types = csv_types(interactions_columns(event_type=True, event_value=True))
+    types = choose_csv_types(list_interactions_columns(event_type=True, event_value=True))
     return pl.scan_csv(source, schema_overrides=types, glob=False)
 
 
-def interactions_schema(*, event_type: bool, event_value: bool = False) -> str:
+def build_interactions_schema(*, event_type: bool, event_value: bool = False) -> str:
     """The Avro schema, as the JSON text that CreateSchema takes; TIMESTAMP is in epoch seconds, and
     EVENT_VALUE may be missing."""
     types: dict[str, str | list[str]] = {TIMESTAMP: "long", EVENT_VALUE: ["float", "null"]}
-    columns = interactions_columns(event_type=event_type, event_value=event_value)
+    columns = list_interactions_columns(event_type=event_type, event_value=event_value)
     fields = [{"name": column, "type": types.get(column, "string")} for column in columns]
-    return _schema("Interactions", fields)
+    return _build_schema("Interactions", fields)
 
 
 # Separates several values of a categorical cell.
 VALUE_SEPARATOR = "|"
 
 
-def field_name(column: str) -> str:
+def make_field_name(column: str) -> str:
     """A column's name as Personalize takes it: upper-case letters, digits and _."""
     return re.sub(r"\W+", "_", column, flags=re.ASCII).strip("_").upper()
 
 
-def items_columns(*, created: bool, categories: Sequence[str], numbers: Sequence[str]) -> list[str]:
+def list_items_columns(
+    *, created: bool, categories: Sequence[str], numbers: Sequence[str]
+) -> list[str]:
     """The CSV's header, in the schema's order, as Personalize requires."""
     return [ITEM_ID, *([CREATION_TIMESTAMP] if created else []), *categories, *numbers]
 
 
-def items_schema(*, created: bool, categories: Sequence[str], numbers: Sequence[str]) -> str:
+def build_items_schema(*, created: bool, categories: Sequence[str], numbers: Sequence[str]) -> str:
     """The Avro schema, as the JSON text that CreateSchema takes.
 
     Categories are categorical strings, numbers are doubles, and a cell of either may be empty.
@@ -315,9 +317,9 @@ def items_schema(*, created: bool, categories: Sequence[str], numbers: Sequence[
         {"name": name, "type": ["null", "string"], "categorical": True} for name in categories
     ]
     fields += [{"name": name, "type": ["null", "double"]} for name in numbers]
-    return _schema("Items", fields)
+    return _build_schema("Items", fields)
 
 
-def _schema(name: str, fields: Sequence[Mapping[str, object]]) -> str:
+def _build_schema(name: str, fields: Sequence[Mapping[str, object]]) -> str:
     record = {"type": "record", "name": name, "namespace": NAMESPACE, "fields": fields}
     return json.dumps({**record, "version": "1.0"})

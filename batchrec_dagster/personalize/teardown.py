@@ -76,15 +76,15 @@ class TeardownPlan:
         ]
 
 
-def find(ensure: api.Ensure, pipeline: str) -> TeardownPlan:
+def plan_teardown(ensure: api.Ensure, pipeline: str) -> TeardownPlan:
     """Everything that the pipeline created, in whatever state an earlier teardown left it."""
     plan = TeardownPlan()
     named = re.compile(rf"{re.escape(pipeline)}-[0-9a-f]{{8}}")
-    for group in _pieces(api.DATASET_GROUP, ensure.list(api.DATASET_GROUP)):
+    for group in _to_resources(api.DATASET_GROUP, ensure.list(api.DATASET_GROUP)):
         if named.fullmatch(group.name):
-            with _may_be_gone():
+            with _ignore_missing():
                 if _is_ours(ensure, group, pipeline):
-                    _look_into(ensure, group, pipeline, plan)
+                    _add_group_content(ensure, group, pipeline, plan)
                 else:
                     tags = ensure.tags_of(group.arn)
                     said = [
@@ -110,7 +110,7 @@ def delete(ensure: api.Ensure, plan: TeardownPlan) -> None:
         )
     deadline = time.monotonic() + ensure.deadline_seconds
     for piece in plan.work:
-        _end(ensure, piece, deadline)
+        _stop_or_wait(ensure, piece, deadline)
     for kind in ORDER:
         pieces = [piece for piece in plan.pieces if piece.kind is kind]
         for piece in pieces:
@@ -130,13 +130,13 @@ def prune(
     """
     found = TeardownPlan()
     named = re.compile(rf"{re.escape(pipeline)}-[0-9a-f]{{8}}")
-    for each in _pieces(api.DATASET_GROUP, ensure.list(api.DATASET_GROUP)):
+    for each in _to_resources(api.DATASET_GROUP, ensure.list(api.DATASET_GROUP)):
         if each.name == group:
             for kind in (api.FILTER, api.SOLUTION):
                 there = ensure.list(kind, datasetGroupArn=each.arn)
                 unused = [one for one in there if one[kind.name] not in in_use]
                 unused.sort(key=lambda one: one["creationDateTime"], reverse=True)
-                for piece in _pieces(kind, unused[SPARE:]):
+                for piece in _to_resources(kind, unused[SPARE:]):
                     _add_idle(found, ensure, pipeline, piece)
         elif named.fullmatch(each.name) and each.name not in kept:
             _add_idle(found, ensure, pipeline, each)
@@ -149,63 +149,65 @@ def _add_idle(
 ) -> None:
     """Add it with what is in it, if it is the pipeline's and nothing is under way in it."""
     plan = TeardownPlan()
-    with _may_be_gone():
+    with _ignore_missing():
         if not _is_ours(ensure, piece, pipeline):
             return
         if piece.kind is api.DATASET_GROUP:
-            _look_into(ensure, piece, pipeline, plan)
-            schemas = _pieces(api.SCHEMA, ensure.list(api.SCHEMA))
+            _add_group_content(ensure, piece, pipeline, plan)
+            schemas = _to_resources(api.SCHEMA, ensure.list(api.SCHEMA))
             plan.pieces.extend(one for one in schemas if one.name.startswith(f"{piece.name}-"))
         else:
-            _look_at(ensure, piece, plan)
+            _add_with_work(ensure, piece, plan)
         _find_jobs(ensure, plan)
     if not plan.work and not plan.in_the_way:
         found.pieces.extend(plan.pieces)
 
 
-def _look_into(
+def _add_group_content(
     ensure: api.Ensure, group: ResourceToDelete, pipeline: str, plan: TeardownPlan
 ) -> None:
     plan.pieces.append(group)
     for kind in (api.FILTER, api.SOLUTION, api.DATASET):
-        for piece in _pieces(kind, ensure.list(kind, datasetGroupArn=group.arn)):
-            with _may_be_gone():
+        for piece in _to_resources(kind, ensure.list(kind, datasetGroupArn=group.arn)):
+            with _ignore_missing():
                 if not _is_ours(ensure, piece, pipeline):
                     plan.in_the_way.append(
                         f"{piece} in {group.name} was not created by the pipeline {pipeline}"
                     )
                     continue
-                _look_at(ensure, piece, plan)
+                _add_with_work(ensure, piece, plan)
     for kind in (api.EVENT_TRACKER, api.METRIC_ATTRIBUTION, api.RECOMMENDER):
-        _report(ensure, kind, group, plan)
+        _report_foreign(ensure, kind, group, plan)
 
 
-def _look_at(ensure: api.Ensure, piece: ResourceToDelete, plan: TeardownPlan) -> None:
+def _add_with_work(ensure: api.Ensure, piece: ResourceToDelete, plan: TeardownPlan) -> None:
     plan.pieces.append(piece)
     for work in WORK.get(piece.kind, ()):
         found = ensure.list(work, **{piece.kind.arn: piece.arn})
-        plan.work.extend(_pieces(work, filter(_is_busy, found)))
+        plan.work.extend(_to_resources(work, filter(_is_busy, found)))
     if piece.kind is api.SOLUTION:
-        _report(ensure, api.CAMPAIGN, piece, plan)
+        _report_foreign(ensure, api.CAMPAIGN, piece, plan)
 
 
-def _report(
+def _report_foreign(
     ensure: api.Ensure, kind: api.ResourceKind, parent: ResourceToDelete, plan: TeardownPlan
 ) -> None:
     """Report resources of this kind in the parent: no pipeline creates them."""
     found = ensure.list(kind, **{parent.kind.arn: parent.arn})
-    plan.in_the_way.extend(f"{piece} belongs to {parent}" for piece in _pieces(kind, found))
+    plan.in_the_way.extend(f"{piece} belongs to {parent}" for piece in _to_resources(kind, found))
 
 
 def _find_schemas(ensure: api.Ensure, named: re.Pattern[str], plan: TeardownPlan) -> None:
     mine = re.compile(rf"{named.pattern}-(interactions|items)")
-    schemas = [s for s in _pieces(api.SCHEMA, ensure.list(api.SCHEMA)) if mine.fullmatch(s.name)]
+    schemas = [
+        s for s in _to_resources(api.SCHEMA, ensure.list(api.SCHEMA)) if mine.fullmatch(s.name)
+    ]
     if not schemas:
         return
     datasets = {piece.arn for piece in plan.pieces}
     used = {
         ensure.describe(api.DATASET, other.arn)["schemaArn"]: other
-        for other in _pieces(api.DATASET, ensure.list(api.DATASET))
+        for other in _to_resources(api.DATASET, ensure.list(api.DATASET))
         if other.arn not in datasets
     }
     for schema in schemas:
@@ -223,7 +225,7 @@ def _find_jobs(ensure: api.Ensure, plan: TeardownPlan) -> None:
             for job in ensure.list(kind)
             if job["solutionVersionArn"].rpartition("/")[0] in solutions and _is_busy(job)
         ]
-        plan.work.extend(_pieces(kind, jobs))
+        plan.work.extend(_to_resources(kind, jobs))
 
 
 def _is_ours(ensure: api.Ensure, piece: ResourceToDelete, pipeline: str) -> bool:
@@ -240,7 +242,9 @@ def _is_busy(summary: Mapping[str, Any]) -> bool:
     return summary["status"] not in (api.ACTIVE, *api.FAILED)
 
 
-def _pieces(kind: api.ResourceKind, summaries: Iterable[api.Description]) -> list[ResourceToDelete]:
+def _to_resources(
+    kind: api.ResourceKind, summaries: Iterable[api.Description]
+) -> list[ResourceToDelete]:
     return [
         # The summary of a solution version has no name.
         ResourceToDelete(
@@ -254,7 +258,7 @@ def _pieces(kind: api.ResourceKind, summaries: Iterable[api.Description]) -> lis
 
 
 @contextmanager
-def _may_be_gone() -> Iterator[None]:
+def _ignore_missing() -> Iterator[None]:
     """Ignore that a resource is gone: an earlier teardown may be deleting it."""
     try:
         yield
@@ -263,7 +267,7 @@ def _may_be_gone() -> Iterator[None]:
             raise
 
 
-def _end(ensure: api.Ensure, piece: ResourceToDelete, deadline: float) -> None:
+def _stop_or_wait(ensure: api.Ensure, piece: ResourceToDelete, deadline: float) -> None:
     """Stop a training; wait for other work, which Personalize cannot stop."""
     if piece.kind is api.SOLUTION_VERSION:
         try:
@@ -308,6 +312,6 @@ def _wait_until_gone(ensure: api.Ensure, piece: ResourceToDelete, deadline: floa
 
 
 def _describe(ensure: api.Ensure, piece: ResourceToDelete) -> api.Description | None:
-    with _may_be_gone():
+    with _ignore_missing():
         return ensure.describe(piece.kind, piece.arn)
     return None

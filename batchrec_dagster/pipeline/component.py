@@ -32,7 +32,7 @@ from batchrec_dagster.pipeline.loading import (
 )
 from batchrec_dagster.pipeline.resources import deployment_of
 from batchrec_dagster.pipeline.scaffolding import PipelineScaffolder
-from batchrec_dagster.storage.extras import installed
+from batchrec_dagster.storage.extras import is_installed
 
 
 @dg.scaffold_with(PipelineScaffolder)
@@ -82,7 +82,7 @@ class BatchRecommendations(Sandboxed, Pipeline, dg.Component):
                 segment_solution_version(self, self.segments),
                 user_segments(self, self.segments),
             ]
-        if installed("report"):
+        if is_installed("report"):
             assets.append(recommendation_outcomes(self))
             checks = [spec.key for asset in assets for spec in asset.check_specs]
             assets.append(recommendation_report(self, checks))

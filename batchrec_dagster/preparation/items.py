@@ -85,14 +85,14 @@ class ItemsLayout:
     @property
     def columns(self) -> list[str]:
         """The columns of Personalize's CSV."""
-        return schemas.items_columns(created=self.created is not None, **self._metadata)
+        return schemas.list_items_columns(created=self.created is not None, **self._metadata)
 
     @property
     def schema(self) -> str | None:
         """The Avro schema of that CSV; None when there are only ids."""
         if self.created is None and not self.categories and not self.numbers:
             return None
-        return schemas.items_schema(created=self.created is not None, **self._metadata)
+        return schemas.build_items_schema(created=self.created is not None, **self._metadata)
 
     @property
     def _metadata(self) -> dict[str, list[str]]:

@@ -79,7 +79,7 @@ class EditionHistory:
 
     def compare(self, before: Edition, after: Edition) -> EditionDiff:
         store = self.files.storage.store
-        with store.opened(before.uri) as old, store.opened(after.uri) as new:
+        with store.open(before.uri) as old, store.open(after.uri) as new:
             return compare_editions(
                 (before, pl.scan_parquet(old), self._data(before)),
                 (after, pl.scan_parquet(new), self._data(after)),

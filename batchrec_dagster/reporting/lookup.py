@@ -18,7 +18,7 @@ from batchrec_dagster.reporting.explanations import (
     find_similar_items,
 )
 from batchrec_dagster.reporting.published import PublishedResults
-from batchrec_dagster.storage.extras import installed
+from batchrec_dagster.storage.extras import is_installed
 
 HISTORY = 25
 FIRST_USERS = 10
@@ -198,7 +198,7 @@ def _sample(interactions: pl.LazyFrame, size: int) -> pl.LazyFrame:
 def _explanations(pairs: pl.LazyFrame, had: list[str], listed: list[str]) -> list[tuple[str, int]]:
     """For each item of the list the one that explains it best, and how many users have both; an
     empty text and 0 where none does, or what they are found with is not installed."""
-    if not installed("report"):
+    if not is_installed("report"):
         return [("", 0)] * len(listed)
     items = list(dict.fromkeys([*had, *listed]))
     matrix = build_user_item_matrix(pairs, pl.Series(items, dtype=pl.String))

@@ -29,7 +29,7 @@ from psycopg2.extensions import cursor as Cursor  # noqa: N812
 from psycopg2.extensions import make_dsn, parse_dsn
 
 from batchrec_dagster.sinks import sink
-from batchrec_dagster.storage.secrets import safe_defaults
+from batchrec_dagster.storage.secrets import choose_safe_defaults
 
 READ_SIZE = 2**20
 
@@ -196,7 +196,7 @@ def _parse_url(url: str) -> dict[str, str]:
 
 def _connect(url: str) -> Connection:
     settings = {"application_name": "batchrec", "client_encoding": "UTF8", "connect_timeout": "30"}
-    return psycopg2.connect(make_dsn(url, **settings, **safe_defaults(parse_dsn(url))))
+    return psycopg2.connect(make_dsn(url, **settings, **choose_safe_defaults(parse_dsn(url))))
 
 
 class _ListTable:

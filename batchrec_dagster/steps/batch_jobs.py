@@ -239,7 +239,7 @@ def filter_arn(
     """
     group = model.dataset_group_arn
     try:
-        return ensure.named(
+        return ensure.find_or_create(
             api.FILTER,
             f"{model.dataset_group_name}-{name}",
             {"datasetGroupArn": group, "filterExpression": expression},

@@ -23,7 +23,7 @@ from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.object_store import StorageError
 from batchrec_dagster.storage.published_table import Edition
-from batchrec_dagster.storage.users_files import UsersFiles, measured
+from batchrec_dagster.storage.users_files import UsersFiles, measure_users
 
 
 def find_batch_users(work: Work) -> tuple[pl.DataFrame, str]:
@@ -43,7 +43,7 @@ def find_batch_users(work: Work) -> tuple[pl.DataFrame, str]:
         # A batch inference job reads the values from its input; here all users have the same.
         values = [pl.lit(value).alias(name) for name, value in filter_values.items()]
         users = users.with_columns(filterValues=pl.struct(values))
-    version, size = measured(users)
+    version, size = measure_users(users)
     check_limits(users.height, size)
     if not users.height:
         raise StepError(
@@ -97,7 +97,7 @@ def find_batches(work: Work, model: ModelRecord, batch_users: pl.LazyFrame) -> l
             continue
         files = UsersFiles(storage.store, storage.uri(pipeline.places.arm_users(name)))
         files.publish(of_arm, batch_files.MAX_INPUT_RECORDS)
-        version, _ = measured(of_arm)
+        version, _ = measure_users(of_arm)
         found.append(Batch(recipe, arn, of_arm.get_column(USER_FIELD), files.input(), version))
     if not found:
         raise StepError(

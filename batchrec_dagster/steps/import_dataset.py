@@ -108,7 +108,7 @@ def import_dataset(
         # Check the budget before anything is created.
         first = estimate(work, imports=sizes, trainings=all_recipes(pipeline))
         require(within_budget(pipeline.budget, first, on_aws=ensure.on_aws))
-    group = ensure.named(api.DATASET_GROUP, group_name, {})
+    group = ensure.find_or_create(api.DATASET_GROUP, group_name, {})
     if not group.created:
         _check_owner(ensure, group, recorded.get("dataset_group_arn"))
     datasets = [_ensure_dataset(ensure, group, file) for file in files]
@@ -127,7 +127,7 @@ def import_dataset(
         _start_import(work, group_name, *each, run if force else None)
         for each in zip(files, datasets, versions, strict=True)
     ]
-    jobs = ensure.all_ready(api.IMPORT_JOB, started)
+    jobs = ensure.wait_until_all_ready(api.IMPORT_JOB, started)
     imports = [FileImport(*each) for each in zip(files, datasets, jobs, strict=True)]
     for one in imports:
         ensure.log.info(f"{one.file.asset}: {one.outcome}, {one.seconds:.1f} s")
@@ -176,8 +176,8 @@ def _ensure_dataset(
     ensure: api.Ensure, group: api.ReadyResource, file: DatasetFile
 ) -> api.ReadyResource:
     name = f"{group.description['name']}-{file.asset}"
-    schema = ensure.named(api.SCHEMA, name, {"schema": file.schema}).arn
-    return ensure.named(
+    schema = ensure.find_or_create(api.SCHEMA, name, {"schema": file.schema}).arn
+    return ensure.find_or_create(
         api.DATASET,
         name,
         {"datasetGroupArn": group.arn, "datasetType": file.dataset_type, "schemaArn": schema},

@@ -133,7 +133,7 @@ def _infer(work: PersonalizeWork, model: ModelRecord, batch_users: pl.LazyFrame)
     if known.seen is not None:
         num_results = _num_results(work, known.seen, len(users))
     started = [_start_job(work, model, batch, num_results) for batch in batches]
-    jobs = work.ensure.all_ready(BATCH_INFERENCE_JOB, started)
+    jobs = work.ensure.wait_until_all_ready(BATCH_INFERENCE_JOB, started)
     for job, batch in zip(jobs, batches, strict=True):
         work.ensure.log.info(_done(job, len(batch.users)))
     return InferenceResult(batches, jobs, known, num_results)

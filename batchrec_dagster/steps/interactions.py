@@ -14,7 +14,7 @@ from typing import Any
 import polars as pl
 
 from batchrec_dagster.config import Pipeline
-from batchrec_dagster.personalize.schemas import csv_types, interactions_columns
+from batchrec_dagster.personalize.schemas import choose_csv_types, list_interactions_columns
 from batchrec_dagster.preparation.layout import Layout, PreparationError
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.polars.prepare import OpenedRatings, opened
@@ -39,7 +39,7 @@ from batchrec_dagster.steps.errors import StepError
 from batchrec_dagster.steps.raw_files import RawRecord, open_raw_files
 from batchrec_dagster.steps.runs import RunHistory
 from batchrec_dagster.steps.work import Work
-from batchrec_dagster.storage.durable import pieces, temporary_folder, version_of
+from batchrec_dagster.storage.durable import compute_version, read_pieces, temporary_folder
 from batchrec_dagster.storage.object_store import ObjectInfo, StorageError
 from batchrec_dagster.storage.paths import PreparedFiles
 from batchrec_dagster.storage.resource import StorageResource
@@ -240,11 +240,11 @@ def _prepare_here(
             work=f"file://{folder}/work",
         )
         result, job = run_spark(task)
-    columns = interactions_columns(
+    columns = list_interactions_columns(
         event_type=pipeline.rules.event_type, event_value=pipeline.event_value
     )
-    kept = pl.scan_csv(written, schema=csv_types(columns), glob=False)
-    version, sample = version_of(pieces(written)), kept.head(SAMPLE).collect()
+    kept = pl.scan_csv(written, schema=choose_csv_types(columns), glob=False)
+    version, sample = compute_version(read_pieces(written)), kept.head(SAMPLE).collect()
     value = written if run_spark is None else PreparedFiles(written, users, version)
     return PreparedInteractions(
         value, version, result, count_rows(kept), sample, pipeline.event_value, job

@@ -134,4 +134,4 @@ def _run_job(
     job = start_batch_job(
         work, BATCH_SEGMENT_JOB, request, places.batch_segments, queries, *filtered
     )
-    return work.ensure.ready(BATCH_SEGMENT_JOB, job)
+    return work.ensure.wait_until_ready(BATCH_SEGMENT_JOB, job)

@@ -18,8 +18,8 @@ from batchrec_dagster.personalize.ensure import (
     ReadyResource,
     StartedResource,
 )
-from batchrec_dagster.personalize.evidence import ALL, engine_of, evidence_of
-from batchrec_dagster.personalize.recipes import recipe_arn
+from batchrec_dagster.personalize.evidence import ALL, name_engine, read_evidence
+from batchrec_dagster.personalize.recipes import build_recipe_arn
 from batchrec_dagster.steps.batch_jobs import (
     job_seconds,
     outcome,
@@ -72,12 +72,12 @@ class SolutionVersionTrainer:
         """For each recipe the solution version to reuse, or a new one on the imported data."""
         group, ensure = dataset.dataset_group_arn, self.work.ensure
         solutions = [
-            ensure.named(
+            ensure.find_or_create(
                 SOLUTION,
                 solution_name(dataset.dataset_group_name, recipe, hyperparameters),
                 {
                     "datasetGroupArn": group,
-                    "recipeArn": recipe_arn(recipe, ensure.client.meta.partition),
+                    "recipeArn": build_recipe_arn(recipe, ensure.client.meta.partition),
                     # Left to itself Personalize trains, and bills, every seven days.
                     "performAutoTraining": False,
                     "solutionConfig": solution_config(hyperparameters),
@@ -169,7 +169,7 @@ def train(
     trainer = SolutionVersionTrainer(work, asset, dataset.data_version, run if force else None)
     recipes = trainer.recipes
     recipe, hyperparameters = next(iter(recipes.items()))
-    versions = ensure.all_ready(SOLUTION_VERSION, trainer.start(dataset))
+    versions = ensure.wait_until_all_ready(SOLUTION_VERSION, trainer.start(dataset))
     version, *popularity = versions
     record = _record(work, dataset, version, popularity)
     done = outcome(version, "trained")
@@ -207,8 +207,8 @@ def _record(
         # The next run's estimate uses it.
         training_hours=hours if on_aws else None,
         metrics=_metrics(answer),
-        engine=engine_of(answer, client.meta.endpoint_url, on_aws=on_aws),
-        evidence=evidence_of(answer),
+        engine=name_engine(answer, client.meta.endpoint_url, on_aws=on_aws),
+        evidence=read_evidence(answer),
         popularity_metrics=_metrics(
             client.get_solution_metrics(solutionVersionArn=popularity[0].arn)
         )

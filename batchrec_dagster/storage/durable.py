@@ -22,13 +22,13 @@ from functools import cache
 from pathlib import Path
 
 # The name of a file that is not finished yet. obstore lists no such file.
-_STAGED = re.compile(r".+#\d+")
+_STAGED_NAME = re.compile(r".+#\d+")
 
 
 def publish(staged: Path, target: Path) -> None:
     """Give a finished file or folder, with all that is in it, its name, durably."""
     for path in (staged, *staged.rglob("*")):
-        path.chmod(rights(path.stat().st_mode, target.parent))
+        path.chmod(limit_mode(path.stat().st_mode, target.parent))
         sync(path)
     staged.rename(target)
     sync(target.parent)
@@ -36,13 +36,13 @@ def publish(staged: Path, target: Path) -> None:
         sync(staged.parent)
 
 
-def pieces(path: Path, size: int = 1024 * 1024) -> Iterator[bytes]:
+def read_pieces(path: Path, size: int = 1024 * 1024) -> Iterator[bytes]:
     """The file's bytes, `size` at a time."""
     with path.open("rb") as file:
         yield from iter(lambda: file.read(size), b"")
 
 
-def version_of(chunks: Iterable[bytes]) -> str:
+def compute_version(chunks: Iterable[bytes]) -> str:
     """16 hex digits of the SHA-256 of the content."""
     digest = hashlib.sha256()
     for chunk in chunks:
@@ -56,7 +56,7 @@ def write(target: Path, data: Iterable[bytes], *, replace: bool = True) -> bool:
     Without `replace`, nothing changes if the file exists. Returns whether it was written.
     """
     make_folders(target.parent)
-    staged, opened = _new_staged(target)
+    staged, opened = _create_staged(target)
     try:
         with os.fdopen(opened, "wb") as file:
             file.writelines(data)
@@ -80,11 +80,11 @@ def make_folders(folder: Path, mode: int = 0o777) -> None:
     if folder.is_dir():
         return
     make_folders(folder.parent, mode)
-    folder.mkdir(rights(mode, folder.parent), exist_ok=True)
+    folder.mkdir(limit_mode(mode, folder.parent), exist_ok=True)
     sync(folder.parent)
 
 
-def rights(mode: int, folder: Path, *, for_writers: bool = False) -> int:
+def limit_mode(mode: int, folder: Path, *, for_writers: bool = False) -> int:
     """The mode, without the rights of group and others where they have none on the folder.
 
     for_writers: without them also where group or others may not write to the folder.
@@ -97,14 +97,14 @@ def rights(mode: int, folder: Path, *, for_writers: bool = False) -> int:
 
 
 @contextmanager
-def as_closed_as(folder: Path) -> Iterator[None]:
+def copy_permissions(folder: Path) -> Iterator[None]:
     """Meanwhile this process, and those it starts, create files for those who may write there.
 
     A team that shares Dagster's home writes to its databases. A home that others can only read is
     one that somebody made by `mkdir` and shares with nobody.
     """
     before = os.umask(0o077)
-    os.umask(before | (0o777 & ~rights(0o777, folder, for_writers=True)))
+    os.umask(before | (0o777 & ~limit_mode(0o777, folder, for_writers=True)))
     try:
         yield
     finally:
@@ -114,20 +114,20 @@ def as_closed_as(folder: Path) -> Iterator[None]:
 def remove_staged(folder: Path) -> None:
     """Remove what killed processes were writing to this folder and those below it."""
     for path in folder.rglob("*#*"):
-        if _STAGED.fullmatch(path.name) and path.is_file():
+        if _STAGED_NAME.fullmatch(path.name) and path.is_file():
             _remove_unlocked(path)
 
 
-def _new_staged(target: Path) -> tuple[Path, int]:
+def _create_staged(target: Path) -> tuple[Path, int]:
     while True:
         staged = target.with_name(f"{target.name}#{secrets.randbits(32)}")
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        opened = os.open(staged, flags, rights(0o666, target.parent))
-        if lock_new(opened, staged):
+        opened = os.open(staged, flags, limit_mode(0o666, target.parent))
+        if lock_created(opened, staged):
             return staged, opened
 
 
-def lock_new(opened: int, path: Path) -> bool:
+def lock_created(opened: int, path: Path) -> bool:
     """Lock what this process has just created; False if another has removed it in between."""
     with suppress(OSError):  # a file system without locks
         fcntl.flock(opened, fcntl.LOCK_EX)
@@ -165,7 +165,7 @@ def sync(path: Path) -> None:
 
 
 @contextmanager
-def exclusive(path: Path) -> Iterator[None]:
+def exclusive_lock(path: Path) -> Iterator[None]:
     """Hold an exclusive lock on the file or folder; waits for other processes and threads."""
     flags = os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT
     opened = os.open(path, flags | os.O_CLOEXEC, 0o600)
@@ -180,7 +180,7 @@ def exclusive(path: Path) -> Iterator[None]:
 
 _PREFIX = "batchrec-temporary-"
 # Nothing that a person names is removed.
-_OURS = re.compile(rf"{_PREFIX}[a-z0-9_]{{8}}")
+_TEMPORARY_NAME = re.compile(rf"{_PREFIX}[a-z0-9_]{{8}}")
 
 
 @contextmanager
@@ -190,7 +190,7 @@ def temporary_folder() -> Iterator[Path]:
     This process locks it, so that the next process that wants one knows what a killed one left.
     """
     _remove_abandoned(Path(tempfile.gettempdir()))
-    folder, opened = _new()
+    folder, opened = _create_temporary_folder()
     try:
         yield folder
     finally:
@@ -198,17 +198,17 @@ def temporary_folder() -> Iterator[Path]:
         os.close(opened)
 
 
-def _new() -> tuple[Path, int]:
+def _create_temporary_folder() -> tuple[Path, int]:
     while True:
         folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
         with suppress(FileNotFoundError):  # another process has taken it for abandoned
             opened = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-            if lock_new(opened, folder):
+            if lock_created(opened, folder):
                 return folder, opened
 
 
 @cache  # once in a process
 def _remove_abandoned(where: Path) -> None:
     for folder in where.glob(f"{_PREFIX}*"):
-        if _OURS.fullmatch(folder.name):
+        if _TEMPORARY_NAME.fullmatch(folder.name):
             _remove_unlocked(folder)

@@ -20,18 +20,18 @@ class ExtraMissingError(ImportError):
 
 
 @cache
-def installed(extra: str) -> bool:
+def is_installed(extra: str) -> bool:
     """Whether all packages of the extra are installed."""
-    return not _missing(extra)
+    return not _find_missing_modules(extra)
 
 
 def require(extra: str, purpose: str) -> None:
     """Raise ExtraMissingError unless the extra is installed. purpose: what needs it."""
-    if missing := _missing(extra):
+    if missing := _find_missing_modules(extra):
         raise ExtraMissingError(
             f"{purpose} needs {', '.join(missing)}: pip install 'batchrec-dagster[{extra}]'"
         )
 
 
-def _missing(extra: str) -> list[str]:
+def _find_missing_modules(extra: str) -> list[str]:
     return [module for module in EXTRAS[extra] if find_spec(module) is None]

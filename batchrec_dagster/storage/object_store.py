@@ -35,10 +35,10 @@ from obstore.store import LocalStore, S3Store
 
 from batchrec_dagster.storage import durable
 from batchrec_dagster.storage.permissions import (
-    credentials_trouble,
+    explain_credentials_error,
+    explain_missing_permission,
+    find_partition,
     is_denied,
-    lacking,
-    partition,
 )
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def split_uri(uri: str) -> tuple[str, str]:
     return bucket, key
 
 
-def part_size(size: int) -> int:
+def choose_part_size(size: int) -> int:
     """Bytes of each part of a multipart put of so many bytes: whole MB, at most MAX_PARTS parts."""
     return max(CHUNK, -(-size // (MAX_PARTS * MB)) * MB)
 
@@ -158,7 +158,7 @@ class ObjectStore:
         if etag is None and (path := self.local_path(uri)) is not None:
             # Takes a quarter of obstore's CPU time, which reads larger pieces into new memory.
             with self._explained(uri, "read"):
-                yield from durable.pieces(path, MB)
+                yield from durable.read_pieces(path, MB)
             return
         store, key = self._locate(uri)
         options: GetOptions = {"if_match": etag} if etag else {}
@@ -178,7 +178,7 @@ class ObjectStore:
         with path.open("wb") as file:
             file.writelines(self.chunks(uri))
 
-    def opened(self, uri: str) -> BinaryIO:
+    def open(self, uri: str) -> BinaryIO:
         """The object as an open file, which does not change when the object is replaced."""
         path = self.local_path(uri)
         if path is not None:
@@ -196,7 +196,7 @@ class ObjectStore:
         with self._explained(uri, "write"):
             if path is not None:
                 self._make_folder(uri)
-                durable.write(path, _chunks(data))
+                durable.write(path, _split_into_chunks(data))
                 return str(obstore.head(store, key)["e_tag"] or "")
             if isinstance(data, bytes):
                 # Browsers show an object with this type and download any other.
@@ -205,7 +205,7 @@ class ObjectStore:
             elif isinstance(data, Path) and data.stat().st_size <= CHUNK:
                 done = obstore.put(store, key, data.read_bytes(), use_multipart=False)
             else:
-                part = part_size(data.stat().st_size) if isinstance(data, Path) else CHUNK
+                part = choose_part_size(data.stat().st_size) if isinstance(data, Path) else CHUNK
                 at_once = max(1, BUFFER // part)
                 done = obstore.put(store, key, data, chunk_size=part, max_concurrency=at_once)
         return done["e_tag"] or ""
@@ -223,7 +223,7 @@ class ObjectStore:
         for _ in range(RETRIES["max_retries"]):
             with self._explained(uri, "write"):
                 try:
-                    _until_answered(
+                    _retry_until_answered(
                         lambda: obstore.put(store, key, data, mode="create", use_multipart=False)
                     )
                     return True
@@ -258,7 +258,9 @@ class ObjectStore:
             except (ClientError, BotoCoreError) as error:
                 if isinstance(error, ClientError) and is_denied(error):
                     read = f"s3:GetObject on {self._arn}{bucket}/{key} and s3:PutObject"
-                    fix = lacking(read, f"{self._arn}{target_bucket}/{target_key}", str(error))
+                    fix = explain_missing_permission(
+                        read, f"{self._arn}{target_bucket}/{target_key}", str(error)
+                    )
                     raise StorageError(f"cannot copy {source} to {target}: {fix}") from error
                 raise StorageError(f"cannot copy {source} to {target}: {error}") from error
         # Some servers omit the quotes here.
@@ -272,7 +274,7 @@ class ObjectStore:
                 meta = obstore.head(store, key)
         except ObjectNotFoundError:
             return None
-        return _info(uri, meta)
+        return _read_info(uri, meta)
 
     def list(self, prefix: str) -> list[ObjectInfo]:
         """The objects whose URI starts with exactly `prefix`, in order of URI.
@@ -283,7 +285,7 @@ class ObjectStore:
         folder = key.rpartition("/")[0]
         with self._explained(prefix, "list"):
             found = [
-                _info(f"s3://{bucket}/{meta['path']}", meta)
+                _read_info(f"s3://{bucket}/{meta['path']}", meta)
                 for page in obstore.list(self._bucket(bucket), folder or None)
                 for meta in page
                 if meta["path"].startswith(key)
@@ -303,7 +305,7 @@ class ObjectStore:
         store, key = self._locate(uri)
         try:
             with self._explained(uri, "delete"):
-                _until_answered(lambda: obstore.delete(store, key))
+                _retry_until_answered(lambda: obstore.delete(store, key))
         except ObjectNotFoundError:
             pass
 
@@ -372,7 +374,7 @@ class ObjectStore:
 
     @property
     def _arn(self) -> str:
-        return f"arn:{partition(self._session.region_name)}:s3:::"
+        return f"arn:{find_partition(self._session.region_name)}:s3:::"
 
     @contextmanager
     def _explained(self, uri: str, doing: str) -> Iterator[None]:
@@ -384,7 +386,7 @@ class ObjectStore:
                 raise StorageError(
                     f"cannot {doing} {path}: permission denied; let this user {doing} there"
                 ) from error
-            raise _explanation(uri, doing, error, lambda: self._arn) from error
+            raise _explain(uri, doing, error, lambda: self._arn) from error
 
     def _locate(self, uri: str) -> tuple[LocalStore | S3Store, str]:
         bucket, key = split_uri(uri)
@@ -393,20 +395,20 @@ class ObjectStore:
         return self._bucket(bucket), key
 
 
-def _info(uri: str, meta: ObjectMeta) -> ObjectInfo:
+def _read_info(uri: str, meta: ObjectMeta) -> ObjectInfo:
     return ObjectInfo(uri, meta["size"], meta["e_tag"] or "", meta["last_modified"])
 
 
-def _chunks(data: bytes | Path | Iterable[bytes]) -> Iterator[bytes]:
+def _split_into_chunks(data: bytes | Path | Iterable[bytes]) -> Iterator[bytes]:
     if isinstance(data, bytes):
         yield data
     elif isinstance(data, Path):
-        yield from durable.pieces(data, CHUNK)
+        yield from durable.read_pieces(data, CHUNK)
     else:
         yield from data
 
 
-def _until_answered(attempt: Callable[[], object]) -> None:
+def _retry_until_answered(attempt: Callable[[], object]) -> None:
     """Retry on broken connections; obstore does not if the request might run twice."""
     give_up = time.monotonic() + RETRIES["retry_timeout"].total_seconds()
     while True:
@@ -419,12 +421,12 @@ def _until_answered(attempt: Callable[[], object]) -> None:
         time.sleep(_PAUSE)
 
 
-def _explanation(uri: str, doing: str, error: Exception, arn: Callable[[], str]) -> StorageError:
+def _explain(uri: str, doing: str, error: Exception, arn: Callable[[], str]) -> StorageError:
     """The error in one line; `arn()` begins those of S3. To obstore a refused listing is a generic
     error, and only the server's answer distinguishes a missing bucket from a missing object."""
     text = str(error)
     code = re.search(r"<Code>(\w+)</Code>", text)
-    if code and (trouble := credentials_trouble(code[1], text)):
+    if code and (trouble := explain_credentials_error(code[1], text)):
         return StorageError(f"cannot {doing} {uri}: permission denied; {trouble}")
     missing = isinstance(error, (FileNotFoundError, NotFoundError)) or "404 Not Found" in text
     if missing and (doing in ("write", "list") or "NoSuchBucket" in text):
@@ -442,7 +444,7 @@ def _explanation(uri: str, doing: str, error: Exception, arn: Callable[[], str])
         bucket, key = split_uri(uri)
         action = {"read": "GetObject", "list": "ListBucket", "delete": "DeleteObject"}
         place = f"{arn()}{bucket}" + ("" if doing == "list" else f"/{key}")
-        fix = lacking(f"s3:{action.get(doing, 'PutObject')}", place, text)
+        fix = explain_missing_permission(f"s3:{action.get(doing, 'PutObject')}", place, text)
         if doing == "read":
             fix += f" and s3:ListBucket on {arn()}{bucket}"
         return StorageError(f"cannot {doing} {uri}: {fix}")

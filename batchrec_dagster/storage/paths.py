@@ -124,7 +124,7 @@ class UsersOfInteractions:
         if uri is None:
             return None
         try:
-            with self.store.opened(uri) as file:
+            with self.store.open(uri) as file:
                 return pl.read_parquet(file)
         except ObjectNotFoundError:
             return None

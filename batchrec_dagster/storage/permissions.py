@@ -22,13 +22,13 @@ _CLOCK = re.compile(r"RequestTimeTooSkewed|Signature expired|Signature not yet c
 _KEY = "batchrec_params"
 
 
-def partition(region: str | None) -> str:
+def find_partition(region: str | None) -> str:
     """The AWS partition of a region, as ARNs begin with it: aws, aws-cn or aws-us-gov."""
     found = re.match(r"(cn|us-gov)-", region or "")
     return f"aws-{found[1]}" if found else "aws"
 
 
-def lacking(action: str, resource: str, message: str = "") -> str:
+def explain_missing_permission(action: str, resource: str, message: str = "") -> str:
     """What to allow. message: AWS's own, preferred where it names the permission."""
     found = _NAMED.search(message)
     if found:
@@ -42,7 +42,7 @@ def is_denied(error: ClientError) -> bool:
     return code in _DENIED or code == "403"
 
 
-def credentials_trouble(code: str, message: str) -> str | None:
+def explain_credentials_error(code: str, message: str) -> str | None:
     """How to fix the credentials or the clock, if the error code is about them; else None."""
     if code in _EXPIRED:
         return (
@@ -75,9 +75,9 @@ def explain_refusals(client: Any) -> None:
         fix: str | None
         if code in _DENIED:
             resource = _resource(model.name, context.get(_KEY, {}), prefix)
-            fix = lacking(f"{service}:{model.name}", resource, message)
+            fix = explain_missing_permission(f"{service}:{model.name}", resource, message)
         else:
-            fix = credentials_trouble(code, message)
+            fix = explain_credentials_error(code, message)
         if fix:
             error["Message"] = f"{fix} (AWS says: {message or code})"
 

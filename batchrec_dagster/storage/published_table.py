@@ -157,8 +157,8 @@ class PublishedTable:
         return uri.removeprefix(self.history).removesuffix(".parquet")
 
     def _read(self, uri: str) -> tuple[Edition, pl.LazyFrame]:
-        with self.store.opened(uri) as file:
-            edition = Edition(_about(file, self.store, uri), uri)
+        with self.store.open(uri) as file:
+            edition = Edition(_read_about_or_explain(file, self.store, uri), uri)
             file.seek(0)
             # Polars keeps this very file when it is closed and replaced here; given a path, it
             # could read the footer of one edition and the rows of another.
@@ -167,7 +167,7 @@ class PublishedTable:
     def _edition(self, uri: str) -> Edition | None:
         """The edition at this URI; None if there is none."""
         try:
-            return Edition(_about_in(self.store, uri), uri)
+            return Edition(_read_about_in_storage(self.store, uri), uri)
         except ObjectNotFoundError:
             return None
 
@@ -206,16 +206,16 @@ def read_about(file: Path | IO[bytes]) -> dict[str, Any]:
     return about
 
 
-def _about_in(store: ObjectStore, uri: str) -> dict[str, Any]:
+def _read_about_in_storage(store: ObjectStore, uri: str) -> dict[str, Any]:
     """`read_about` of a table in the storage; reads only its end, in one piece."""
     end = store.tail(uri, FOOTER)
     # A Parquet file ends in its footer, the footer's length and four letters.
     if (length := int.from_bytes(end[-8:-4], "little") + 8) > len(end):
         end = store.tail(uri, length)
-    return _about(io.BytesIO(end), store, uri)
+    return _read_about_or_explain(io.BytesIO(end), store, uri)
 
 
-def _about(file: IO[bytes], store: ObjectStore, uri: str) -> dict[str, Any]:
+def _read_about_or_explain(file: IO[bytes], store: ObjectStore, uri: str) -> dict[str, Any]:
     import pyarrow as pa
 
     try:

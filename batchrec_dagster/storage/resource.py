@@ -12,7 +12,7 @@ import boto3
 import dagster as dg
 from pydantic import Field
 
-from batchrec_dagster.storage.durable import temporary_folder, version_of
+from batchrec_dagster.storage.durable import compute_version, temporary_folder
 from batchrec_dagster.storage.object_store import CLIENT_CONFIG, ObjectStore, StorageError
 from batchrec_dagster.storage.permissions import explain_refusals
 
@@ -83,8 +83,8 @@ class StorageResource(dg.ConfigurableResource[Any]):
             yield path
 
     def version(self, uri: str) -> str:
-        """`version_of` the object."""
-        return version_of(self.store.chunks(uri))
+        """`compute_version` the object."""
+        return compute_version(self.store.chunks(uri))
 
     def client(self, service: str, endpoint: str | None = None) -> Any:
         """A boto3 client of any service, with the same credentials and region."""

@@ -22,7 +22,7 @@ _PATTERNS = (
 )
 
 
-def redacted(text: str, environment: Mapping[str, str]) -> str:
+def redact(text: str, environment: Mapping[str, str]) -> str:
     """The text without secret variables' values and anything that looks like a secret."""
     values = [
         value for name, value in environment.items() if _NAMES.search(name) and len(value) >= _LEAST
@@ -35,7 +35,7 @@ def redacted(text: str, environment: Mapping[str, str]) -> str:
     return text
 
 
-def safe_defaults(parts: Mapping[str, str]) -> dict[str, str]:
+def choose_safe_defaults(parts: Mapping[str, str]) -> dict[str, str]:
     """What the parts of a URL do not say: TLS off this machine, and no log-in that sends the
     password as it is. Keys are libpq's."""
     hosts = (parts.get("hostaddr") or parts.get("host") or "").split(",")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import polars as pl
 
-from batchrec_dagster.storage.durable import pieces, temporary_folder, version_of
+from batchrec_dagster.storage.durable import compute_version, read_pieces, temporary_folder
 from batchrec_dagster.storage.object_store import ObjectNotFoundError, ObjectStore
 
 # Rows to encode as JSON at once.
@@ -52,8 +52,8 @@ class UsersFiles:
         return first.rpartition("/")[0] + "/" if others else first
 
     def version(self) -> str:
-        """`version_of` the content, however it is split."""
-        return version_of(chunk for uri in self.files() for chunk in self.store.chunks(uri))
+        """`compute_version` the content, however it is split."""
+        return compute_version(chunk for uri in self.files() for chunk in self.store.chunks(uri))
 
     def publish(self, users: pl.DataFrame, max_records: int) -> None:
         """Write the users, a line each, and remove the files of an earlier list.
@@ -62,7 +62,7 @@ class UsersFiles:
         """
         with temporary_folder() as folder:
             files = [
-                _written(part, folder / f"users_{number:04}.json")
+                _write_lines(part, folder / f"users_{number:04}.json")
                 for number, part in enumerate(users.iter_slices(max_records), start=1)
             ]
             if len(files) == 1:
@@ -70,7 +70,7 @@ class UsersFiles:
                 self.store.delete(self.manifest)
                 kept = {self.uri}
             else:
-                version = version_of(chunk for file in files for chunk in pieces(file))
+                version = compute_version(chunk for file in files for chunk in read_pieces(file))
                 names = [f"{version}/{file.name}" for file in files]
                 kept = {self.folder + name for name in names} | {self.manifest}
                 for name, file in zip(names, files, strict=True):
@@ -81,25 +81,25 @@ class UsersFiles:
                 self.store.delete(info.uri)
 
 
-def measured(users: pl.DataFrame) -> tuple[str, int]:
+def measure_users(users: pl.DataFrame) -> tuple[str, int]:
     """The users' version, see UsersFiles.version, and their size in bytes."""
     size = 0
 
     def counted() -> Iterator[bytes]:
         nonlocal size
-        for piece in _lines(users):
+        for piece in _encode_lines(users):
             size += len(piece)
             yield piece
 
-    return version_of(counted()), size
+    return compute_version(counted()), size
 
 
-def _lines(users: pl.DataFrame) -> Iterator[bytes]:
+def _encode_lines(users: pl.DataFrame) -> Iterator[bytes]:
     for piece in users.iter_slices(PIECE):
         yield piece.write_ndjson().encode()
 
 
-def _written(users: pl.DataFrame, path: Path) -> Path:
+def _write_lines(users: pl.DataFrame, path: Path) -> Path:
     with path.open("wb") as file:
-        file.writelines(_lines(users))
+        file.writelines(_encode_lines(users))
     return path

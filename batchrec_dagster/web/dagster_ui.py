@@ -214,7 +214,7 @@ def _code_servers(instance: dg.DagsterInstance, workspace: Sequence[str]) -> Ite
 @contextmanager
 def _daemon(workspace: str) -> Iterator[subprocess.Popen[bytes]]:
     command = [sys.executable, "-m", "dagster._daemon", "run", "--workspace", workspace]
-    with durable.as_closed_as(Path(os.environ["DAGSTER_HOME"])):
+    with durable.copy_permissions(Path(os.environ["DAGSTER_HOME"])):
         process = subprocess.Popen(command)
     try:
         yield process

@@ -10,7 +10,7 @@ from botocore import xform_name
 
 from batchrec_dagster.local_personalize.api.validation import input_shape
 from batchrec_dagster.local_personalize.operations.registry import OPERATIONS
-from batchrec_dagster.personalize.schemas import interactions_schema
+from batchrec_dagster.personalize.schemas import build_interactions_schema
 from batchrec_dagster.testing import StartedPersonalize
 from batchrec_dagster_tests.local_personalize.support import (
     RECIPE,
@@ -35,10 +35,10 @@ SOLUTION_CONFIG = {
     "autoTrainingConfig": {"schedulingExpression": "rate(7 days)"},
 }
 SCHEMA = json.dumps(
-    json.loads(interactions_schema(event_type=True))
+    json.loads(build_interactions_schema(event_type=True))
     | {
         "fields": [
-            *json.loads(interactions_schema(event_type=True))["fields"],
+            *json.loads(build_interactions_schema(event_type=True))["fields"],
             {"name": "EVENT_VALUE", "type": ["float", "null"]},
         ]
     }

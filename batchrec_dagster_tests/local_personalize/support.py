@@ -14,7 +14,7 @@ import pytest
 
 from batchrec_dagster.local_personalize.api.client import embedded_client
 from batchrec_dagster.local_personalize.catalog.quotas import Quotas
-from batchrec_dagster.personalize.schemas import interactions_schema
+from batchrec_dagster.personalize.schemas import build_interactions_schema
 from batchrec_dagster.storage.object_store import ObjectStore
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ class Local:
     def dataset(self, group: str, *, event_type: bool = True, name: str = "films") -> str:
         """An ACTIVE interactions dataset, with its schema."""
         schema = self.client.create_schema(
-            name=name, schema=interactions_schema(event_type=event_type)
+            name=name, schema=build_interactions_schema(event_type=event_type)
         )["schemaArn"]
         made = self.client.create_dataset(
             name=name, schemaArn=schema, datasetGroupArn=group, datasetType="Interactions"

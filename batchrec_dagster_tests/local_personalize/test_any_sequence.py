@@ -33,7 +33,7 @@ from batchrec_dagster.local_personalize.api.service import LocalPersonalize
 from batchrec_dagster.local_personalize.errors import ResourceNotFoundError, ServiceError
 from batchrec_dagster.local_personalize.jobs.pace import JobPace
 from batchrec_dagster.local_personalize.operations import automatic_training
-from batchrec_dagster.personalize.schemas import interactions_schema
+from batchrec_dagster.personalize.schemas import build_interactions_schema
 from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster_tests.local_personalize.forks import FORKS
 from batchrec_dagster_tests.local_personalize.sequence_model import (
@@ -97,7 +97,7 @@ def _member(kind: str) -> str:
 
 def _schema(form: str) -> str:
     if TYPES[form] == "INTERACTIONS":
-        return interactions_schema(event_type=form == "events")
+        return build_interactions_schema(event_type=form == "events")
     fields = [{"name": "ITEM_ID", "type": "string"}, {"name": "GENRES", "type": "string"}]
     if form == "wider items":
         fields.append({"name": "YEAR", "type": ["int", "null"]})  # type: ignore[dict-item]

@@ -21,11 +21,11 @@ from batchrec_dagster.local_personalize.recipes import RECIPES
 from batchrec_dagster.personalize.recipes import (
     PERSONALIZED_RANKING,
     USER_PERSONALIZATION,
-    recipe_arn,
+    build_recipe_arn,
 )
 
-USERS = RECIPES[recipe_arn(USER_PERSONALIZATION)]
-RANKING = RECIPES[recipe_arn(PERSONALIZED_RANKING)]
+USERS = RECIPES[build_recipe_arn(USER_PERSONALIZATION)]
+RANKING = RECIPES[build_recipe_arn(PERSONALIZED_RANKING)]
 REQUIRED = "Required fields for the provided recipe are userId"
 
 VALUES = st.recursive(

@@ -7,7 +7,11 @@ from typing import Any, Final
 
 import pytest
 
-from batchrec_dagster.personalize.schemas import SchemaError, interactions_schema, parse_schema
+from batchrec_dagster.personalize.schemas import (
+    SchemaError,
+    build_interactions_schema,
+    parse_schema,
+)
 from batchrec_dagster_tests.local_personalize.support import Local, csv_bytes, taste_rows
 
 ECOMMERCE: Final = "ECOMMERCE"
@@ -37,7 +41,7 @@ def test_a_batch_job_in_a_domain_dataset_group(local: Local) -> None:
     group = local.active(made["datasetGroupArn"])
     assert made["domain"] == local.describe(group)["domain"] == ECOMMERCE
     assert client.list_dataset_groups()["datasetGroups"][0]["domain"] == ECOMMERCE
-    text = interactions_schema(event_type=True)
+    text = build_interactions_schema(event_type=True)
     custom = client.create_schema(name="custom", schema=text)["schemaArn"]
     options: Any = {"name": "shop", "datasetGroupArn": group, "datasetType": "Interactions"}
     with pytest.raises(client.exceptions.InvalidInputException, match="of domain ECOMMERCE"):
@@ -69,7 +73,7 @@ def test_schemas_of_a_domain(domain: str, schema: str) -> None:
     [
         (
             ECOMMERCE,
-            interactions_schema(event_type=False),
+            build_interactions_schema(event_type=False),
             "The INTERACTIONS schema of domain ECOMMERCE lacks the required field EVENT_TYPE",
         ),
         (ECOMMERCE, _schema("Items", CATEGORY), "lacks the required field PRICE, of type float"),

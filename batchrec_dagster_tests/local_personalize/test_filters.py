@@ -14,7 +14,7 @@ from batchrec_dagster.personalize.filter_check import (
     Traits,
     check_expression,
     check_group_fields,
-    traits,
+    find_traits,
 )
 from batchrec_dagster.personalize.filter_grammar import FilterExpressionError
 from batchrec_dagster.personalize.schemas import Field, Schema
@@ -203,13 +203,13 @@ def test_the_traits_of_a_filter() -> None:
     plain = Traits(False, interactions=False, current_item=False, placeholders=frozenset())
     category, event = frozenset({"CATEGORY"}), frozenset({"EVENT_TYPE"})
     genre = frozenset({"GENRE"})
-    assert traits(DOCUMENTED[4]) == replace(plain, placeholders=category)
-    assert traits(DOCUMENTED[0]) == replace(plain, interactions=True, placeholders=event)
-    assert traits(DOCUMENTED[5]) == replace(plain, current_item=True)
-    assert traits(DOCUMENTED[-1]) == replace(plain, interactions=True, placeholders=genre)
-    assert traits(DOCUMENTED[-4]) == replace(plain, users=True, interactions=True)
+    assert find_traits(DOCUMENTED[4]) == replace(plain, placeholders=category)
+    assert find_traits(DOCUMENTED[0]) == replace(plain, interactions=True, placeholders=event)
+    assert find_traits(DOCUMENTED[5]) == replace(plain, current_item=True)
+    assert find_traits(DOCUMENTED[-1]) == replace(plain, interactions=True, placeholders=genre)
+    assert find_traits(DOCUMENTED[-4]) == replace(plain, users=True, interactions=True)
     values = 'INCLUDE ItemID WHERE Items.A IN ($A, "$B") IF CurrentUser.AGE > $C'
-    assert traits(values) == replace(plain, placeholders=frozenset("AC"))
+    assert find_traits(values) == replace(plain, placeholders=frozenset("AC"))
 
 
 # --- wild text ---

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from batchrec_dagster.local_personalize.data.batch_lines import MAX_LINE_BYTES
 from batchrec_dagster.local_personalize.recipes import RECIPES, Recipe
-from batchrec_dagster.personalize.schemas import interactions_schema
+from batchrec_dagster.personalize.schemas import build_interactions_schema
 from batchrec_dagster.testing import StartedPersonalize
 from batchrec_dagster_tests.local_personalize.support import (
     csv_bytes,
@@ -71,7 +71,7 @@ class Fuzzed:
         client = self.started.client
         self.group = client.create_dataset_group(name="films")["datasetGroupArn"]
         self.ends(self.group)
-        self.dataset = self._dataset("Interactions", interactions_schema(event_type=True))
+        self.dataset = self._dataset("Interactions", build_interactions_schema(event_type=True))
         assert self.imported(GOOD)["status"] == "ACTIVE"
         (self.current,) = self.files()
         items = {

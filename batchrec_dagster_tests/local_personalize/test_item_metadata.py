@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from batchrec_dagster.local_personalize.api.archive import export_home, import_home
-from batchrec_dagster.personalize.schemas import items_schema
+from batchrec_dagster.personalize.schemas import build_items_schema
 from batchrec_dagster_tests.local_personalize.support import (
     SEEN,
     Local,
@@ -32,7 +32,7 @@ def _with_empty_items(local: Local) -> tuple[str, str]:
     """A group with interactions, and its Items dataset without rows."""
     group, _ = local.imported(taste_rows())
     schema = local.client.create_schema(
-        name="items", schema=items_schema(created=False, categories=["KIND"], numbers=[])
+        name="items", schema=build_items_schema(created=False, categories=["KIND"], numbers=[])
     )["schemaArn"]
     made = local.client.create_dataset(
         name="items", schemaArn=schema, datasetGroupArn=group, datasetType="Items"

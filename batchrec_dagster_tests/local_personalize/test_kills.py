@@ -22,7 +22,7 @@ from batchrec_dagster.local_personalize.api.client import client_for
 from batchrec_dagster.local_personalize.api.service import LocalPersonalize
 from batchrec_dagster.local_personalize.catalog.home import Home
 from batchrec_dagster.local_personalize.jobs.pace import JobPace
-from batchrec_dagster.personalize.schemas import interactions_schema
+from batchrec_dagster.personalize.schemas import build_interactions_schema
 from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster_tests.local_personalize.forks import FORKS
 from batchrec_dagster_tests.local_personalize.support import (
@@ -65,7 +65,7 @@ class Chain:
         """Everything that there is not yet, and then these batches of every recipe."""
         client = self._client
         group = self._ensure(client.create_dataset_group, "dataset-group/films", name="films")
-        text = interactions_schema(event_type=True)
+        text = build_interactions_schema(event_type=True)
         schema = self._ensure(client.create_schema, "schema/films", name="films", schema=text)
         dataset = self._ensure(
             client.create_dataset,

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from batchrec_dagster.personalize.schemas import interactions_schema
+from batchrec_dagster.personalize.schemas import build_interactions_schema
 from batchrec_dagster_tests.local_personalize.support import (
     RECIPE,
     SEEN,
@@ -75,7 +75,7 @@ class Machine:
     def night(self, date: str, mode: str) -> str:
         """One scheduled run: import, train, recommend; returns the output's folder."""
         group = self.ensure("dataset-group/films", "create_dataset_group", name="films", tags=TAGS)
-        text = interactions_schema(event_type=True)
+        text = build_interactions_schema(event_type=True)
         schema = self.ensure("schema/films_s", "create_schema", name="films_s", schema=text)
         dataset = self.ensure(
             "dataset/films/INTERACTIONS",

@@ -13,7 +13,7 @@ from botocore.exceptions import ClientError
 from batchrec_dagster.local_personalize.api.service import LocalPersonalize, answer
 from batchrec_dagster.local_personalize.api.validation import input_shape, service_model
 from batchrec_dagster.local_personalize.operations import registry
-from batchrec_dagster.personalize.schemas import items_schema
+from batchrec_dagster.personalize.schemas import build_items_schema
 from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster_tests.local_personalize.support import (
     ROLE,
@@ -262,7 +262,7 @@ def test_an_objective_needs_a_number_of_the_items(local: Local) -> None:
 
     with pytest.raises(invalid, match="no Items dataset with a column PRICE"):
         solution("PRICE")
-    record = json.loads(items_schema(created=True, categories=["GENRE"], numbers=["YEAR"]))
+    record = json.loads(build_items_schema(created=True, categories=["GENRE"], numbers=["YEAR"]))
     record["fields"].append({"name": "PRICE", "type": "float"})
     schema = local.client.create_schema(name="i", schema=json.dumps(record))["schemaArn"]
     made = local.client.create_dataset(

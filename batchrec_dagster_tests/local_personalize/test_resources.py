@@ -9,7 +9,7 @@ import pytest
 from batchrec_dagster.local_personalize.catalog.quotas import Quotas
 from batchrec_dagster.local_personalize.jobs.worker import Worker
 from batchrec_dagster.local_personalize.recipes import RECIPES
-from batchrec_dagster.personalize.schemas import interactions_schema
+from batchrec_dagster.personalize.schemas import build_interactions_schema
 from batchrec_dagster_tests.local_personalize.support import (
     RECIPE,
     Local,
@@ -94,7 +94,7 @@ def test_quotas(tmp_path: Path) -> None:
     assert "Delete one that you no longer need" in message
     assert message.endswith("BATCHREC_LOCAL_PERSONALIZE_QUOTAS=dataset_groups=4")
     with pytest.raises(limit, match="already 1 schemas"):
-        local.client.create_schema(name="more", schema=interactions_schema(event_type=False))
+        local.client.create_schema(name="more", schema=build_interactions_schema(event_type=False))
     with pytest.raises(limit, match=f"already 1 solutions in {group}"):
         local.solution(group, name="second")
     with pytest.raises(limit, match="already 1 Filters"):
@@ -111,7 +111,7 @@ def test_lists_come_in_pages(local: Local) -> None:
     client = local.client
     names = [f"schema-{number}" for number in range(7)]
     for name in names:
-        client.create_schema(name=name, schema=interactions_schema(event_type=False))
+        client.create_schema(name=name, schema=build_interactions_schema(event_type=False))
     pages = list(client.get_paginator("list_schemas").paginate(PaginationConfig={"PageSize": 3}))
     assert [[schema["name"] for schema in page["schemas"]] for page in pages] == [
         names[:3],
@@ -237,9 +237,9 @@ def test_a_resource_that_is_not_active_cannot_be_used(
     local: Local, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     in_use = local.client.exceptions.ResourceInUseException
-    schema = local.client.create_schema(name="films", schema=interactions_schema(event_type=False))[
-        "schemaArn"
-    ]
+    schema = local.client.create_schema(
+        name="films", schema=build_interactions_schema(event_type=False)
+    )["schemaArn"]
     with monkeypatch.context() as held:
         held.setattr(Worker, "wake", lambda worker: None)  # nobody does the work
         group = local.client.create_dataset_group(name="films")["datasetGroupArn"]

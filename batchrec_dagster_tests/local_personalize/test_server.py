@@ -26,8 +26,8 @@ from click.testing import CliRunner
 from batchrec_dagster.local_personalize.api.command import local_personalize
 from batchrec_dagster.local_personalize.api.server import application
 from batchrec_dagster.local_personalize.api.service import LocalPersonalize
-from batchrec_dagster.personalize.evidence import evidence_of
-from batchrec_dagster.personalize.schemas import interactions_schema
+from batchrec_dagster.personalize.evidence import read_evidence
+from batchrec_dagster.personalize.schemas import build_interactions_schema
 from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster.web import is_loopback
 from batchrec_dagster.web import server as web_server
@@ -117,7 +117,7 @@ def test_the_walk_over_http(server: Server) -> None:
     store.put("s3://data/interactions.csv", csv_bytes(taste_rows()))
     store.put("s3://data/users.json", user_lines(["u1", "u2"]))
     group = _until_active(client, client.create_dataset_group(name="g")["datasetGroupArn"])
-    schema = client.create_schema(name="s", schema=interactions_schema(event_type=True))
+    schema = client.create_schema(name="s", schema=build_interactions_schema(event_type=True))
     dataset = client.create_dataset(
         name="d",
         datasetGroupArn=group,
@@ -139,7 +139,7 @@ def test_the_walk_over_http(server: Server) -> None:
     version = client.create_solution_version(solutionArn=solution["solutionArn"])
     _until_active(client, version["solutionVersionArn"])
     answer = client.get_solution_metrics(solutionVersionArn=version["solutionVersionArn"])
-    assert evidence_of(answer)["all/users"] > 0
+    assert read_evidence(answer)["all/users"] > 0
     batch = client.create_batch_inference_job(
         jobName="b",
         solutionVersionArn=version["solutionVersionArn"],
@@ -187,7 +187,9 @@ def test_too_large_a_request_is_refused(server: Server) -> None:
 
 def test_it_stops_gracefully_and_keeps_its_resources(tmp_path: Path) -> None:
     with _started(tmp_path) as first:
-        first.client().create_schema(name="kept", schema=interactions_schema(event_type=False))
+        first.client().create_schema(
+            name="kept", schema=build_interactions_schema(event_type=False)
+        )
         first.process.send_signal(signal.SIGTERM)
         assert first.process.wait(30) in (0, -signal.SIGTERM)
         assert "Application shutdown complete" in (tmp_path / "log").read_text()

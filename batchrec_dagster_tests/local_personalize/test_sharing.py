@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from batchrec_dagster.personalize.schemas import interactions_schema
+from batchrec_dagster.personalize.schemas import build_interactions_schema
 from batchrec_dagster_tests.local_personalize.support import Local, taste_rows
 
 pytestmark = pytest.mark.slow
@@ -58,7 +58,7 @@ def test_clients_and_threads_of_one_process_share_a_home(local: Local) -> None:
         client = local.another_client()
         return [
             client.create_schema(
-                name=f"schema-{number}-{n}", schema=interactions_schema(event_type=False)
+                name=f"schema-{number}-{n}", schema=build_interactions_schema(event_type=False)
             )["schemaArn"]
             for n in range(5)
         ]
@@ -72,12 +72,12 @@ def test_clients_and_threads_of_one_process_share_a_home(local: Local) -> None:
 def test_nothing_fails_when_many_processes_ask_at_once(local: Local) -> None:
     code = textwrap.dedent("""
         import logging, pathlib, sys
-        from batchrec_dagster.personalize.schemas import interactions_schema
+        from batchrec_dagster.personalize.schemas import build_interactions_schema
         from batchrec_dagster.local_personalize.api.client import embedded_client
         from batchrec_dagster.storage.object_store import ObjectStore
         logging.basicConfig(level=logging.ERROR)
         root, me = pathlib.Path(sys.argv[1]), sys.argv[2]
-        store, schema = ObjectStore(), interactions_schema(event_type=False)
+        store, schema = ObjectStore(), build_interactions_schema(event_type=False)
         made = 0
         for turn in range(2):
             client = embedded_client(root / "home", store)

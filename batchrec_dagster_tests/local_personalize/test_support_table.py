@@ -18,7 +18,7 @@ from batchrec_dagster.local_personalize.catalog.quotas import Quotas
 from batchrec_dagster.local_personalize.operations import support_table
 from batchrec_dagster.local_personalize.operations.registry import OPERATIONS
 from batchrec_dagster.local_personalize.recipes import RECIPES
-from batchrec_dagster.personalize.schemas import interactions_schema
+from batchrec_dagster.personalize.schemas import build_interactions_schema
 from batchrec_dagster_tests.local_personalize.support import RECIPE, ROLE, Local, taste_rows
 
 pytestmark = pytest.mark.slow
@@ -103,12 +103,12 @@ def _one_dataset_of_a_type(local: Local) -> str | None:
 
 
 def _schema(local: Local, **params: Any) -> str | None:
-    schema = {"schema": interactions_schema(event_type=False), **params}
+    schema = {"schema": build_interactions_schema(event_type=False), **params}
     return _refusal(local, "create_schema", name="s", **schema)
 
 
 def _wrong_schema(local: Local) -> str | None:
-    schema = json.loads(interactions_schema(event_type=False))
+    schema = json.loads(build_interactions_schema(event_type=False))
     del schema["fields"][0]
     return _schema(local, schema=json.dumps(schema))
 

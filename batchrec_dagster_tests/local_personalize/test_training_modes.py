@@ -22,7 +22,7 @@ from batchrec_dagster.local_personalize.learning.hpo import Search
 from batchrec_dagster.local_personalize.learning.interactions import Interactions
 from batchrec_dagster.local_personalize.learning.training import TrainedModel
 from batchrec_dagster.local_personalize.operations import automatic_training, solution_versions
-from batchrec_dagster.personalize.schemas import interactions_schema, items_schema
+from batchrec_dagster.personalize.schemas import build_interactions_schema, build_items_schema
 from batchrec_dagster.steps.batch_jobs import solution_config
 from batchrec_dagster_tests.local_personalize.support import Local, csv_bytes, taste_rows
 
@@ -188,7 +188,7 @@ def test_a_recipe_without_anything_to_tune_refuses_the_search(local: Local) -> N
 
 def _valued(local: Local, lines: list[str]) -> str:
     """The group whose interactions are these lines, with EVENT_TYPE and EVENT_VALUE."""
-    schema = json.loads(interactions_schema(event_type=True))
+    schema = json.loads(build_interactions_schema(event_type=True))
     schema["fields"].append({"name": "EVENT_VALUE", "type": ["null", "double"]})
     arn = local.client.create_schema(name="valued", schema=json.dumps(schema))["schemaArn"]
     group = local.group()
@@ -343,7 +343,7 @@ def test_automatic_training_starts_soon_and_then_by_its_schedule(
 
 def test_an_objective_adds_its_metric(local: Local) -> None:
     group, _ = local.imported(taste_rows())
-    record = json.loads(items_schema(created=False, categories=["GENRE"], numbers=[]))
+    record = json.loads(build_items_schema(created=False, categories=["GENRE"], numbers=[]))
     record["fields"].append({"name": "PRICE", "type": "float"})
     schema = local.client.create_schema(name="items", schema=json.dumps(record))["schemaArn"]
     made = local.client.create_dataset(
@@ -394,7 +394,7 @@ def test_a_dataset_is_updating_while_its_schema_is_replaced(
 ) -> None:
     client, schemas = local.client, {}
     for name, numbers in (("old", []), ("new", ["YEAR"])):
-        text = items_schema(created=False, categories=["GENRE"], numbers=numbers)
+        text = build_items_schema(created=False, categories=["GENRE"], numbers=numbers)
         schemas[name] = client.create_schema(name=name, schema=text)["schemaArn"]
     made = client.create_dataset(
         name="items", schemaArn=schemas["old"], datasetGroupArn=local.group(), datasetType="Items"

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from batchrec_dagster.personalize.evidence import EMBEDDED, Evidence, engine_of, evidence_of
+from batchrec_dagster.personalize.evidence import EMBEDDED, Evidence, name_engine, read_evidence
 from batchrec_dagster_tests.local_personalize.support import Local, csv_bytes, taste_rows
 
 pytestmark = pytest.mark.slow
@@ -39,8 +39,8 @@ def test_from_interactions_to_recommendations(local: Local) -> None:
     assert trained["trainingMode"] == "FULL"
 
     answer = local.client.get_solution_metrics(solutionVersionArn=version)
-    assert engine_of(answer, "http://somewhere", on_aws=False) == EMBEDDED
-    (everyone, *_) = Evidence.read(evidence_of(answer))
+    assert name_engine(answer, "http://somewhere", on_aws=False) == EMBEDDED
+    (everyone, *_) = Evidence.read(read_evidence(answer))
     metrics = answer["metrics"]
     assert everyone.ndcg.value == metrics["normalized_discounted_cumulative_gain_at_25"]
     assert set(metrics) == {

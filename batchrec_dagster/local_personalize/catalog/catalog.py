@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from batchrec_dagster.storage import durable
-from batchrec_dagster.storage.durable import exclusive
+from batchrec_dagster.storage.durable import exclusive_lock
 
 from ..errors import CatalogError, JobFailedError
 from .resource import Resource
@@ -178,7 +178,7 @@ class Catalog:
         self._path = path
         self._thread_values = threading.local()
         # SQLite does not wait for another process that turns on WAL, hence the lock.
-        with exclusive(path.with_suffix(".lock")), _translate_sqlite_errors(path):
+        with exclusive_lock(path.with_suffix(".lock")), _translate_sqlite_errors(path):
             if not path.exists():
                 # SQLite gives its WAL files the mode of the database.
                 path.touch(mode=0o600)

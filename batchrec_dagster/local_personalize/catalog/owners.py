@@ -11,7 +11,7 @@ import os
 import uuid
 from pathlib import Path
 
-from batchrec_dagster.storage.durable import exclusive
+from batchrec_dagster.storage.durable import exclusive_lock
 
 _SUFFIX = ".owner"
 
@@ -24,7 +24,7 @@ class OwnerLock:
         self.name = f"{os.getpid()}-{uuid.uuid4().hex}"
         self._path = folder / f"{self.name}{_SUFFIX}"
         # Nobody may see the file before it is locked.
-        with exclusive(folder):
+        with exclusive_lock(folder):
             self._file = self._path.open("w")
             # A forked child shares the lock. It must not keep it when this process is gone.
             os.register_at_fork(after_in_child=self._file.close)
@@ -56,6 +56,6 @@ def is_owner_alive(folder: Path, name: str) -> bool:
 
 def remove_dead_owners(folder: Path) -> None:
     """Remove the lock files of processes that have ended."""
-    with exclusive(folder):
+    with exclusive_lock(folder):
         for path in folder.glob(f"*{_SUFFIX}"):
             is_owner_alive(folder, path.name.removesuffix(_SUFFIX))

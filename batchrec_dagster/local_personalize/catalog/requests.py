@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from batchrec_dagster.storage.permissions import partition
+from batchrec_dagster.storage.permissions import find_partition
 
 from ..errors import InUseError, ResourceNotFoundError
 from .catalog import CatalogTransaction
@@ -40,7 +40,9 @@ class ApiRequest:
 
     def make_arn(self, resource: str) -> str:
         """Return the ARN of this account's `resource`, such as `schema/films`."""
-        return f"arn:{partition(self.region)}:personalize:{self.region}:{self.account}:{resource}"
+        return (
+            f"arn:{find_partition(self.region)}:personalize:{self.region}:{self.account}:{resource}"
+        )
 
     def get(self, kind: str, arn: str) -> Resource:
         """Return the resource with this ARN.

@@ -42,11 +42,13 @@ class Recommender(Answerer):
         answers = self._answers(valid)
         for request, problem in zip(requests, problems, strict=True):
             if problem is not None:
-                yield batch_files.inference_line(request.echo, [], error=f"User error: {problem}")
+                yield batch_files.format_inference_line(
+                    request.echo, [], error=f"User error: {problem}"
+                )
             elif self.v2_lines:
                 yield self._v2_line(request, *next(answers))
             else:
-                yield batch_files.inference_line(request.echo, *next(answers))
+                yield batch_files.format_inference_line(request.echo, *next(answers))
 
     def _v2_line(self, request: Request, items: list[str], scores: list[float] | None) -> str:
         """The line with reasons; the last fifth of a filtered list are placeholders.
@@ -58,7 +60,7 @@ class Recommender(Answerer):
         scored = len(items) - placeholders
         reasons = [["Exploration"] if item in self._new_ids else [] for item in items[:scored]]
         reasons += [["Popular item"]] * placeholders
-        return batch_files.inference_line(
+        return batch_files.format_inference_line(
             request.echo, items, (scores or [])[:scored], reasons=reasons
         )
 
@@ -171,9 +173,11 @@ class Segmenter(Answerer):
         )
         for request, query in zip(requests, queries, strict=True):
             if isinstance(query, str):
-                yield batch_files.segment_line(request.echo, [], error=f"User error: {query}")
+                yield batch_files.format_segment_line(
+                    request.echo, [], error=f"User error: {query}"
+                )
             else:
-                yield batch_files.segment_line(request.echo, next(segments))
+                yield batch_files.format_segment_line(request.echo, next(segments))
 
     def _query(self, request: Request) -> Query | str:
         """The items of a line, or why it cannot be answered."""

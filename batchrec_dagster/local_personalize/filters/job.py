@@ -14,7 +14,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from batchrec_dagster.personalize.filter_expressions import parse_values, placeholder_uses
+from batchrec_dagster.personalize.filter_expressions import list_placeholder_uses, parse_values
 from batchrec_dagster.personalize.filter_grammar import (
     USER_TARGET,
     And,
@@ -22,7 +22,7 @@ from batchrec_dagster.personalize.filter_grammar import (
     Literal,
     Placeholder,
     Variable,
-    operands,
+    list_operands,
     parse,
 )
 from batchrec_dagster.personalize.schemas import FILTER_HISTORY, INTERACTIONS, ITEMS, USER_ID, USERS
@@ -82,7 +82,7 @@ def group_lines(
     flags = np.ones((len(codes), len(expressions)), dtype=np.int64)
     for number in conditional:
         expression = expressions[number]
-        if not any(isinstance(o, Placeholder) for o in operands(*expression.users)):
+        if not any(isinstance(o, Placeholder) for o in list_operands(*expression.users)):
             flags[:, number] = if_matches(expression, {}, np.arange(len(codes)))
             continue
         for code, lines in positions_by_code(codes):
@@ -127,7 +127,7 @@ class ExclusionMask:
         self._items = items
         self._user_items = user_items
         self._variables = [
-            [o for o in operands(e.where) if isinstance(o, Variable)] for e in expressions
+            [o for o in list_operands(e.where) if isinstance(o, Variable)] for e in expressions
         ]
         cached_masks = 16 + CACHED_BYTES // max(1, n_items)
         self._item_mask = lru_cache(maxsize=cached_masks)(self._find_item_mask)
@@ -229,7 +229,7 @@ class JobFilter:
         """
         self._expressions = parse(expression)
         frames, schemas = load_datasets(self._expressions, read)
-        self._uses = placeholder_uses(self._expressions, schemas)
+        self._uses = list_placeholder_uses(self._expressions, schemas)
         self._names = list(dict.fromkeys(use.placeholder.name for use in self._uses))
         self._parse_bindings = lru_cache(maxsize=CACHED_VALUES)(self._bindings_of)
         users, events = frames.get(USERS), frames.get(INTERACTIONS)

@@ -20,8 +20,8 @@ from batchrec_dagster.personalize.filter_grammar import (
     FilterExpressionError,
     Literal,
     Variable,
-    fields,
-    operands,
+    list_fields,
+    list_operands,
 )
 
 from ..data.datasets import STORED_TYPES
@@ -135,7 +135,7 @@ def load_datasets(
     Raises JobFailedError when one is missing, or has changed so that the filter no longer fits.
     """
     columns: dict[str, list[str]] = {}
-    for dataset_type, column in sorted(fields(expressions)):
+    for dataset_type, column in sorted(list_fields(expressions)):
         columns.setdefault(dataset_type, list(_KEYS[dataset_type])).append(column)
     frames = {
         dataset_type: read(dataset_type, list(dict.fromkeys(names)))
@@ -169,7 +169,7 @@ class CurrentItems:
     """The values of CurrentItem's fields, for each item."""
 
     def __init__(self, expressions: Iterable[Expression], items: pl.DataFrame) -> None:
-        used = operands(*(expression.where for expression in expressions))
+        used = list_operands(*(expression.where for expression in expressions))
         of_item = {o for o in used if isinstance(o, FieldRef) and o.dataset == CURRENT_ITEM}
         self.fields = sorted(of_item, key=str)
         columns = list(dict.fromkeys([schemas.ITEM_ID, *(field.column for field in self.fields)]))

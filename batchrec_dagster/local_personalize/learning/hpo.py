@@ -17,7 +17,7 @@ from batchrec_dagster.personalize.recipes import (
     Number,
     Value,
     Values,
-    hyperparameters_of,
+    find_hyperparameters,
 )
 
 from .evaluation import Split, split
@@ -80,7 +80,7 @@ def search_ranges(
 
     Raises HyperparameterError for an impossible range, or when there is nothing to tune.
     """
-    allowed = hyperparameters_of(recipe)
+    allowed = find_hyperparameters(recipe)
     tunable = [name for name, kind in allowed.items() if kind.tunable]
     if not tunable:
         raise HyperparameterError(f"{recipe} has no hyperparameter that performHPO can tune")

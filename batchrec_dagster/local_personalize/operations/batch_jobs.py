@@ -10,7 +10,7 @@ from batchrec_dagster.personalize.batch_files import (
     MAX_INPUT_RECORDS,
     OUTPUT_SUFFIX,
 )
-from batchrec_dagster.personalize.filter_check import Traits, traits
+from batchrec_dagster.personalize.filter_check import Traits, find_traits
 from batchrec_dagster.personalize.schemas import FILTER_HISTORY
 from batchrec_dagster.storage.object_store import ObjectInfo
 from batchrec_dagster.storage.progress import Progress
@@ -72,7 +72,7 @@ def _check_filter(request: ApiRequest, version: Resource, *, segments: bool) -> 
     resource = request.get_active("Filter", request.params["filterArn"])
     if resource.parent != version.body["datasetGroupArn"]:
         raise InvalidInputError(f"{resource.arn} belongs to another dataset group.")
-    filter_traits = traits(resource.body["filterExpression"])
+    filter_traits = find_traits(resource.body["filterExpression"])
     if filter_traits.users != segments:
         target_id = "UserID" if segments else "ItemID"
         raise InvalidInputError(

@@ -29,7 +29,7 @@ from batchrec_dagster.reporting.markdown import unescape
 from batchrec_dagster.reporting.run_stages import find_failure_reason
 from batchrec_dagster.reporting.terminal import escape_invisible
 from batchrec_dagster.storage.permissions import explain_refusals
-from batchrec_dagster.storage.secrets import redacted
+from batchrec_dagster.storage.secrets import redact
 
 # All channels and attempts must end within the minute that Dagster allows a sensor; otherwise the
 # next tick would repeat an alert on channels where it already arrived.
@@ -65,7 +65,7 @@ def send(alerts: Alerts, message: Message) -> list[str]:
     """
     # The webhook's URL is a secret, whatever the variable's name.
     secrets = {**os.environ, "WEBHOOK": os.environ.get(alerts.slack_webhook_env or "", "")}
-    text = redacted(message.text, secrets)
+    text = redact(message.text, secrets)
     failed: list[str] = []
     channels: list[tuple[str, Callable[[], None]]] = []
     if alerts.sns_topic is not None:
@@ -79,7 +79,7 @@ def send(alerts: Alerts, message: Message) -> list[str]:
             _retry(deliver)
         except AlertError as error:
             failed.append(f"{channel}: {error}")
-    failed = [redacted(problem, secrets) for problem in failed]
+    failed = [redact(problem, secrets) for problem in failed]
     if len(failed) == len(channels):
         raise AlertError("; ".join(failed))
     return failed

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.deployment.resources import PersonalizeResource
-from batchrec_dagster.personalize.teardown import delete, find
+from batchrec_dagster.personalize.teardown import delete, plan_teardown
 from batchrec_dagster.pipeline.automation import runs
 from batchrec_dagster.pipeline.declare_asset import preview
 from batchrec_dagster.pipeline.failures import expected_errors_as_failures
@@ -62,7 +62,7 @@ def teardown_job(pipeline: Pipeline, assets: Collection[dg.AssetKey]) -> dg.JobD
             ensure = personalize.ensure(context.log, pipeline.tags)
             work = PersonalizeWork(pipeline, storage, ensure)
             with _leases(work, context.run.run_id, config):
-                plan = find(ensure, pipeline.name)
+                plan = plan_teardown(ensure, pipeline.name)
                 files = _files(storage, pipeline) if config.storage else []
                 sizes = [file.size for file in files]
                 lines = plan.lines(sizes, root, running) or ["there is nothing to delete"]

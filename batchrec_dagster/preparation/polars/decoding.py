@@ -13,7 +13,7 @@ from batchrec_dagster.preparation.layout import LEGACY, Encoding, Format, Prepar
 from batchrec_dagster.preparation.sources import formats
 from batchrec_dagster.preparation.sources.errors import FileError
 from batchrec_dagster.preparation.sources.limits import LimitError, Limits
-from batchrec_dagster.storage.durable import pieces
+from batchrec_dagster.storage.durable import read_pieces
 
 CHUNK = 1024 * 1024
 # Bytes of lines with letters beyond ASCII by which the encoding is judged.
@@ -133,7 +133,7 @@ def _with_bytes(opened: OpenedFile, limits: Limits) -> OpenedFile:
     that is too long, which every reader would hold in memory."""
     quotes, nul, returns, is_ascii = False, False, False, True
     size, unfinished = 0, 0
-    for chunk in pieces(opened.path):
+    for chunk in read_pieces(opened.path):
         unfinished = _unfinished_line(chunk, unfinished, limits.line_bytes)
         if unfinished > limits.line_bytes:
             number = _lines_before(opened.path, size + len(chunk) - unfinished) + 1
@@ -191,7 +191,7 @@ def _recoding(path: Path, name: str, declared: Encoding) -> tuple[str, str | Non
 def _recoded(path: Path, encoding: str) -> Iterator[bytes]:
     """The file in UTF-8; bytes that stand for nothing are U+FFFD."""
     decode = codecs.getincrementaldecoder(encoding)("replace").decode
-    for chunk in pieces(path):
+    for chunk in read_pieces(path):
         yield decode(chunk).encode()
     yield decode(b"", final=True).encode()
 
@@ -200,7 +200,7 @@ def _is_utf8(path: Path) -> tuple[bool, bool]:
     """Whether all of it is UTF-8; whether there is any letter beyond ASCII that is."""
     decode = codecs.getincrementaldecoder("utf-8")("replace").decode
     valid, letters = True, False
-    for chunk in pieces(path):
+    for chunk in read_pieces(path):
         text = decode(chunk)
         if not text.isascii():
             damaged = "\ufffd" in text

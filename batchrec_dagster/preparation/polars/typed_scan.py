@@ -180,6 +180,6 @@ def written(layout: Layout, rules: Rules, seconds: pl.Expr) -> list[pl.Expr]:
 
 
 def written_columns(layout: Layout, rules: Rules) -> list[str]:
-    return schemas.interactions_columns(
+    return schemas.list_interactions_columns(
         event_type=rules.event_type, event_value=layout.event_value is not None
     )

@@ -12,7 +12,7 @@ from batchrec_dagster.preparation.sources.errors import DamagedFileError, FileEr
 from batchrec_dagster.preparation.sources.files import LocalFile
 from batchrec_dagster.preparation.sources.limits import LimitError
 from batchrec_dagster.preparation.sources.source import EMPTY, File, FileState, SourceContext
-from batchrec_dagster.storage.durable import pieces, temporary_folder
+from batchrec_dagster.storage.durable import read_pieces, temporary_folder
 
 
 class Archive(Protocol):
@@ -73,7 +73,7 @@ def read_member(archive: Path, member: str) -> Iterator[bytes]:
         arguments = {"path": str(archive.absolute()), "member": member, "target": str(target)}
         with _explained(), ConfinedReader() as reader:
             reader.run("write_member", arguments, packed=archive.stat().st_size)
-        yield from pieces(target)
+        yield from read_pieces(target)
 
 
 @contextmanager

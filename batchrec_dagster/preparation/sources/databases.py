@@ -41,7 +41,7 @@ from batchrec_dagster.preparation.sources.source import (
     naming,
 )
 from batchrec_dagster.storage.durable import temporary_folder
-from batchrec_dagster.storage.secrets import HIDDEN, safe_defaults
+from batchrec_dagster.storage.secrets import HIDDEN, choose_safe_defaults
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -271,7 +271,7 @@ def _connect_args(url: sa.URL) -> dict[str, str]:
     if not url.drivername.startswith("postgresql"):
         return {}
     parts = {name: str(value) for name, value in url.query.items()}
-    return safe_defaults({**({"host": url.host} if url.host else {}), **parts})
+    return choose_safe_defaults({**({"host": url.host} if url.host else {}), **parts})
 
 
 @contextmanager

@@ -106,7 +106,7 @@ def download(url: str, path: Path, *, md5: str | None = None) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # Other processes must not fetch the same file into the same part.
-        with durable.exclusive(path.with_name(f"{path.name}.lock")):
+        with durable.exclusive_lock(path.with_name(f"{path.name}.lock")):
             if path.exists():
                 return
             part = _persistently(url, lambda: _fetch(url, path))

@@ -235,7 +235,7 @@ class WebFile(File):
 
     def chunks(self, context: SourceContext) -> Iterator[bytes]:
         path = self.path(context)
-        yield from durable.pieces(path)
+        yield from durable.read_pieces(path)
         # It is copied; only archives stay in the cache, for the other files in them.
         path.unlink(missing_ok=True)
 

@@ -16,7 +16,7 @@ from typing import Protocol, Self
 from batchrec_dagster.preparation.layout import Layout, TableFormat
 from batchrec_dagster.preparation.sources.download import DownloadError, safe_url
 from batchrec_dagster.preparation.sources.errors import FileError, SourceError
-from batchrec_dagster.storage.durable import pieces, temporary_folder
+from batchrec_dagster.storage.durable import read_pieces, temporary_folder
 from batchrec_dagster.storage.object_store import ObjectStore, StorageError
 
 LONGEST_FILENAME = 120
@@ -251,7 +251,7 @@ class ResultFile(File):
         with temporary_folder() as folder:
             path = folder / "result.parquet"
             self.write(path, context)
-            yield from pieces(path, CHUNK)
+            yield from read_pieces(path, CHUNK)
 
 
 @dataclass(frozen=True)
