@@ -21,7 +21,7 @@ from batchrec_dagster.reporting.charts import Chart, ChartKind, make_labels
 def test_a_chart_accepts_any_labels(values: dict[str, float], kind: ChartKind) -> None:
     labels = make_labels(values)
     assert len({*labels.values()}) == len(values)
-    svg = Chart(kind, "x", "y", ["A"], [*values.items()]).svg()
+    svg = Chart(kind, "x", "y", ["A"], [*values.items()]).draw_svg()
     drawn = ElementTree.fromstring(f"<div>{svg}</div>")
     texts = {text.text or "" for text in drawn.iter("text")}
     # Only white space around the text may differ.
@@ -40,7 +40,7 @@ def test_bars_are_as_long_as_their_values_on_the_axis(
 ) -> None:
     rows = [(f"l{n}", *pair) for n, pair in enumerate(pairs)]
     values = [value for pair in pairs for value in pair]
-    svg = Chart(kind, "label", "value", ["A", "B"], rows).svg()
+    svg = Chart(kind, "label", "value", ["A", "B"], rows).draw_svg()
     drawn = ElementTree.fromstring(svg)
     flat = kind == "horizontal bars"
     along = "width" if flat else "height"
@@ -61,7 +61,7 @@ def test_bars_are_as_long_as_their_values_on_the_axis(
 
 
 def test_an_axis_of_shares_is_in_percent_and_of_round_steps() -> None:
-    svg = Chart("lines", "", "", ["A"], [("a", 0.031), ("b", 0.012)], percent=True).svg()
+    svg = Chart("lines", "", "", ["A"], [("a", 0.031), ("b", 0.012)], percent=True).draw_svg()
     texts = [text.text for text in ElementTree.fromstring(svg).iter("text")]
     assert texts[:5] == ["0%", "1%", "2%", "3%", "4%"]
     assert len(re.findall("<circle", svg)) == 2

@@ -64,7 +64,7 @@ def test_lists_are_compared_user_by_user_and_item_by_item() -> None:
 def test_many_users_are_sampled_and_none_in_common_is_said() -> None:
     lists = some_lists(1, range(60))
     found = compare_editions(
-        (edition(1), table(lists), None), (edition(2), table(lists), None), most=20
+        (edition(1), table(lists), None), (edition(2), table(lists), None), most_users=20
     )
     assert (found.compared, found.overlap, found.same_lists) == (20, 1.0, 20)
     assert (found.risers, found.fallers) == ([], [])
@@ -134,27 +134,29 @@ def test_only_much_drift_is_named(now: dict[str, Any], said: list[str] | int) ->
     items = pl.Series([f"i{n}" for n in range(50)])
     before = RunInputs(DATA, items)
     drift = (
-        RunInputs(replace(DATA, **now), pl.concat([items, pl.Series(["new"])])).after(before).drift
+        RunInputs(replace(DATA, **now), pl.concat([items, pl.Series(["new"])]))
+        .add_drift(before)
+        .drift
     )
     assert drift is not None
     assert (drift.new_items, drift.vanished_items) == (1, 0)
     if isinstance(said, int):
-        assert len(drift.much) == said
+        assert len(drift.large_changes) == said
     else:
-        assert {*said} <= {*drift.much}
-        assert bool(said) == bool(drift.much)
+        assert {*said} <= {*drift.large_changes}
+        assert bool(said) == bool(drift.large_changes)
 
 
 def test_the_same_data_keep_the_drift_they_had() -> None:
     first = RunInputs(DATA, pl.Series(["a", "b"]))
-    assert first.after(None).drift is None
-    second = RunInputs(replace(DATA, users=99), pl.Series(["b", "c", "d"])).after(first)
+    assert first.add_drift(None).drift is None
+    second = RunInputs(replace(DATA, users=99), pl.Series(["b", "c", "d"])).add_drift(first)
     assert second.drift is not None
     assert (second.drift.new_items, second.drift.vanished_items) == (2, 1)
     # As read from the file that the second run left.
     again = RunInputs.read(second.about, second.items)
     assert again.about == second.about
-    assert RunInputs(second.data, second.items).after(again).drift == second.drift
+    assert RunInputs(second.data, second.items).add_drift(again).drift == second.drift
 
 
 def test_changed_data_are_shares_and_numbers_for_a_terminal() -> None:

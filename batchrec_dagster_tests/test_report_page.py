@@ -131,7 +131,7 @@ def shown() -> Facts:
         )
         for share, items in ((0.1, pl.Series(["a"])), (0.9, pl.Series(["b"])))
     ]
-    drift = inputs[1].after(inputs[0]).drift
+    drift = inputs[1].add_drift(inputs[0]).drift
     sections = [build_changes_section(changes, drift), build_outcomes_section(outcomes())]
     return replace(combine_facts(run(), count_tallies(found)), drift=drift, sections=sections)
 

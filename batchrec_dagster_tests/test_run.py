@@ -387,7 +387,7 @@ def test_a_stage_that_waits_for_another_try_says_when_and_why() -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         run = shop_refresh.execute_in_process(instance=instance).dagster_run
         view = RunStages(instance, run)
-        said = [" ".join(view.line(stage).split()) for stage in view.update()]
+        said = [" ".join(view.format_line(stage).split()) for stage in view.update()]
     again = "tries again in 0.1 s: cannot write the table lists: connection refused"
     assert re.fullmatch(rf"sink retrying [\d.]+ s {again}", said[0])
     assert re.match(r"sink done [\d.]+ s", said[1])
@@ -421,8 +421,10 @@ def test_pipelines_are_listed_with_their_last_run_and_edition_and_the_report_ope
         view = RunStages(instance, done.dagster_run)
         assert [stage.name for stage in view.update()] == ASSETS
         # The run before is this one: so long it took.
-        assert all(stage.last_time is not None for stage in view.stages.values())
-        assert "recommendation_report" in view.line(view.stages["shop__recommendation_report"])
+        assert all(stage.last_duration is not None for stage in view.stages.values())
+        assert "recommendation_report" in view.format_line(
+            view.stages["shop__recommendation_report"]
+        )
 
         # As `batchrec run` ends a run whose process was killed.
         killed = instance.create_run_for_job(job(here, "shop"))

@@ -147,7 +147,7 @@ def test_explanations_are_those_of_the_report(home: Path) -> None:
     for user in ("u0", "u7"):
         found = lookup.find_user(published, user)
         assert found is not None
-        with published.interactions() as (interactions, _):
+        with published.open_interactions() as (interactions, _):
             table = home / "storage/shop/curated/recommendations/recommendations.parquet"
             tables = RunTables(interactions, pl.scan_parquet(table), pl.LazyFrame())
             report = collect_people(tables, count_tables(tables))

@@ -259,7 +259,7 @@ def _view(name: str) -> Iterator[Show]:
         def lines(stages: RunStages | None, ended: list[Stage], last: bool) -> None:
             for stage in ended:
                 assert stages is not None
-                click.echo(stages.line(stage))
+                click.echo(stages.format_line(stage))
 
         yield lines
         return
@@ -272,7 +272,7 @@ def _view(name: str) -> Iterator[Show]:
             if last:
                 stages.finish()
                 live.vertical_overflow = "visible"
-            live.update(stages.table(time.time()), refresh=True)
+            live.update(stages.build_table(time.time()), refresh=True)
 
         yield table
 
@@ -288,7 +288,7 @@ def _result(name: str, run: dg.DagsterRun, stages: RunStages, took: str) -> list
     published = PublishedResults(of.storage(name), name)
     lines = ["", *describe_run_result(published, run.run_id, took)]
     lines += [f"  {'warning':<9} {warning}" for warning in stages.warnings]
-    batchrec, user = of.program(), published.example_user()
+    batchrec, user = of.program(), published.find_example_user()
     commands = {
         "open": "the report, in a browser",
         f"show --pipeline {name}": "the data, the metrics, the table",

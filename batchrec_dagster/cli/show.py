@@ -218,7 +218,7 @@ def _chosen(history: EditionHistory, numbers: tuple[int, ...]) -> tuple[Edition,
             raise UnknownNameError(f"edition {number} is not kept. Kept: {listed}")
     if len(numbers) == 2:
         return kept[numbers[0]], kept[numbers[1]]
-    before = kept[numbers[0]] if numbers else history.before(current)
+    before = kept[numbers[0]] if numbers else history.find_previous(current)
     if before is None:
         raise UnknownNameError(
             f"edition {current.number} is the only one, so there is nothing to compare it with"

@@ -67,7 +67,7 @@ def build_report(
     pipeline = work.pipeline
     history = EditionHistory(work.files)
     edition, lists = work.files.table.read()
-    before = history.before(edition)
+    before = history.find_previous(edition)
     trained = {"recipe": pipeline.solution.recipe, **solution_version, **edition.about}
     run = ReportedRun(
         pipeline=pipeline.name,
@@ -91,7 +91,7 @@ def build_report(
         full=_of_lists(edition, "full"),
     )
     found = combine_facts(run, _counted(work, edition, lists))
-    inputs = RunInputs(found.data, found.item_ids).after(history.inputs())
+    inputs = RunInputs(found.data, found.item_ids).add_drift(history.read_inputs())
     changes = history.compare(before, edition) if before else None
     sums = read_sums(work.files)
     result = experiment_result(sums)
@@ -100,8 +100,8 @@ def build_report(
     )
     sections = [build_changes_section(changes, inputs.drift), happened]
     found = replace(found, drift=inputs.drift, changes=changes, sections=sections)
-    history.remember_inputs(inputs)
-    history.remember(edition, found)
+    history.write_inputs(inputs)
+    history.write_record(edition, found)
     return Report(render_page(found), found)
 
 

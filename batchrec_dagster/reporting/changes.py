@@ -31,20 +31,25 @@ TITLE = "What changed"
 def build_changes_section(changes: EditionDiff | None, drift: Drift | None) -> ReportSection:
     """The section; what there is nothing to compare with is left out."""
     if changes is None:
-        first = "No earlier edition is kept: later ones are compared with this one."
-        return ReportSection("changes", TITLE, [first], figures=[*_data(drift)])
+        text_of_first_edition = "No earlier edition is kept: later ones are compared with this one."
+        return ReportSection(
+            "changes", TITLE, [text_of_first_edition], figures=[*_make_data_figure(drift)]
+        )
     compared = f"Edition {changes.after} compared with edition {changes.before}."
-    text = [compared, *(f"{one[0].upper()}{one[1:]}." for one in _caveats(changes))]
+    text = [
+        compared,
+        *(f"{caveat[0].upper()}{caveat[1:]}." for caveat in _describe_caveats(changes)),
+    ]
     lists = f"How many of {changes.compared:,} lists have the item."
     shifts = [
-        _table(name, title, lists, _rows(items, format_count))
-        for name, (title, items) in _movers(changes).items()
+        _make_figure(name, title, lists, _make_rows(items, format_count))
+        for name, (title, items) in _select_movers(changes).items()
     ]
-    figures = [*_tables(changes), *_data(drift), *shifts]
-    return ReportSection("changes", TITLE, text, [*_tiles(changes)], figures)
+    figures = [*_make_tables(changes), *_make_data_figure(drift), *shifts]
+    return ReportSection("changes", TITLE, text, [*_make_tiles(changes)], figures)
 
 
-def _caveats(changes: EditionDiff) -> Iterator[str]:
+def _describe_caveats(changes: EditionDiff) -> Iterator[str]:
     if changes.settings is None:
         yield f"edition {changes.before} does not say which settings made it"
     elif not changes.settings:
@@ -53,7 +58,7 @@ def _caveats(changes: EditionDiff) -> Iterator[str]:
         yield "the metrics were measured on different interactions: they cannot be compared"
 
 
-def _tiles(changes: EditionDiff) -> Iterator[Tile]:
+def _make_tiles(changes: EditionDiff) -> Iterator[Tile]:
     if changes.overlap is not None:
         yield Tile(
             "overlap",
@@ -71,16 +76,16 @@ def _tiles(changes: EditionDiff) -> Iterator[Tile]:
     yield Tile("lost", "People without a list", format_count(changes.lost), "had one before")
 
 
-def _tables(changes: EditionDiff) -> Iterator[Figure]:
+def _make_tables(changes: EditionDiff) -> Iterator[Figure]:
     if changes.settings:
-        rows = _rows(changes.settings, format_setting)
-        yield _table("settings", "Settings", "What was declared.", rows)
+        rows = _make_rows(changes.settings, format_setting)
+        yield _make_figure("settings", "Settings", "What was declared.", rows)
     if changes.metrics and changes.comparable:
-        rows = _rows(changes.metrics, format_score)
-        yield _table("metrics", "Metrics", "Measured on held-out users.", rows)
+        rows = _make_rows(changes.metrics, format_score)
+        yield _make_figure("metrics", "Metrics", "Measured on held-out users.", rows)
 
 
-def _data(drift: Drift | None) -> Iterator[Figure]:
+def _make_data_figure(drift: Drift | None) -> Iterator[Figure]:
     if drift is None:
         return
     before, now = drift.before, drift.now
@@ -102,10 +107,12 @@ def _data(drift: Drift | None) -> Iterator[Figure]:
         rows.append(
             ["mean event value", format_score(before.mean_value), format_score(now.mean_value)]
         )
-    yield _table("data", "Data", "The interactions, since the last run that had others.", rows)
+    yield _make_figure(
+        "data", "Data", "The interactions, since the last run that had others.", rows
+    )
 
 
-def _movers(changes: EditionDiff) -> dict[str, tuple[str, Sequence[ItemShift]]]:
+def _select_movers(changes: EditionDiff) -> dict[str, tuple[str, Sequence[ItemShift]]]:
     movers = {
         "risers": ("Items that rose most", changes.risers),
         "fallers": ("Items that fell most", changes.fallers),
@@ -113,7 +120,7 @@ def _movers(changes: EditionDiff) -> dict[str, tuple[str, Sequence[ItemShift]]]:
     return {name: (title, shifts) for name, (title, shifts) in movers.items() if shifts}
 
 
-def _rows(
+def _make_rows(
     changes: Sequence[SettingChange | ItemShift], cell: Callable[[Any], str]
 ) -> list[list[str]]:
     """A row for each: what changed, before, now."""
@@ -129,7 +136,9 @@ def _rows(
     ]
 
 
-def _table(name: str, title: str, caption: str, rows: Sequence[Sequence[str | Markup]]) -> Figure:
+def _make_figure(
+    name: str, title: str, caption: str, rows: Sequence[Sequence[str | Markup]]
+) -> Figure:
     return Figure(f"changed-{name}", title, caption, None, ["", "Before", "Now"], rows)
 
 
@@ -145,23 +154,25 @@ def format_diff(pipeline: str, diff: EditionDiff, width: int | None) -> str:
     heading = [f"{pipeline}: edition {diff.after} compared with edition {diff.before}"]
     metrics = diff.metrics if diff.comparable else []
     tables = {
-        "Settings": _rows(diff.settings or [], _value),
-        "Data": [*_changed_data(diff.data)],
-        "Metrics": _rows(metrics, _value),
+        "Settings": _make_rows(diff.settings or [], _format_value),
+        "Data": [*_make_data_rows(diff.data)],
+        "Metrics": _make_rows(metrics, _format_value),
     }
     sections = [
         [terminal.TerminalTable(title, COLUMNS, rows)] for title, rows in tables.items() if rows
     ]
     shifts = [
-        terminal.TerminalTable(title, COLUMNS, _rows(items, _value))
-        for title, items in _movers(diff).values()
+        terminal.TerminalTable(title, COLUMNS, _make_rows(items, _format_value))
+        for title, items in _select_movers(diff).values()
     ]
     return terminal.render(
-        [*heading, *_lines(diff)], [*sections, *([shifts] if shifts else [])], width=width
+        [*heading, *_describe_overlap(diff)],
+        [*sections, *([shifts] if shifts else [])],
+        width=width,
     )
 
 
-def _changed_data(changes: Sequence[SettingChange]) -> Iterator[list[str]]:
+def _make_data_rows(changes: Sequence[SettingChange]) -> Iterator[list[str]]:
     for change in changes:
         values = (change.before, change.after)
         if change.name == "events":
@@ -169,10 +180,13 @@ def _changed_data(changes: Sequence[SettingChange]) -> Iterator[list[str]]:
                 shares = (f"{of.get(event, 0.0):.1%}" if of else "" for of in values)
                 yield [f"events of type {event}", *shares]
         else:
-            yield [change.name, *("none" if value is None else _value(value) for value in values)]
+            yield [
+                change.name,
+                *("none" if value is None else _format_value(value) for value in values),
+            ]
 
 
-def _lines(diff: EditionDiff) -> Iterator[str]:
+def _describe_overlap(diff: EditionDiff) -> Iterator[str]:
     if diff.overlap is None:
         yield "no user has a list in both"
     else:
@@ -181,8 +195,8 @@ def _lines(diff: EditionDiff) -> Iterator[str]:
             f" {diff.same_lists:,} lists have the same items"
         )
     yield f"{diff.gained:,} users are new, {diff.lost:,} have no list any more"
-    yield from _caveats(diff)
+    yield from _describe_caveats(diff)
 
 
-def _value(value: object) -> str:
+def _format_value(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) else format_setting(value)

@@ -47,11 +47,11 @@ class Drift:
     vanished_items: int
 
     @property
-    def much(self) -> list[str]:
+    def large_changes(self) -> list[str]:
         """What has changed much, in words."""
-        return [*self._much()]
+        return [*self._find_large_changes()]
 
-    def _much(self) -> Iterator[str]:
+    def _find_large_changes(self) -> Iterator[str]:
         for name, now in self.now.numbers.items():
             change = now / max(1, self.before.numbers[name]) - 1
             if abs(change) > MUCH:
@@ -80,14 +80,14 @@ class RunInputs:
     items: pl.Series
     drift: Drift | None = None
 
-    def after(self, before: RunInputs | None) -> RunInputs:
+    def add_drift(self, before: RunInputs | None) -> RunInputs:
         """With the drift since `before`; the same data keep the drift that they had."""
         if before is None:
             return self
         if before.data == self.data and before.items.equals(self.items):
             return replace(self, drift=before.drift)
-        stayed = int(self.items.is_in(before.items.implode()).sum())
-        new, vanished = len(self.items) - stayed, len(before.items) - stayed
+        items_kept = int(self.items.is_in(before.items.implode()).sum())
+        new, vanished = len(self.items) - items_kept, len(before.items) - items_kept
         return replace(self, drift=Drift(before.data, self.data, new, vanished))
 
     @property
@@ -162,8 +162,8 @@ def explain_incomparability(before: Edition, after: Edition) -> list[str]:
         return []
     changes = find_changed_settings(before, after)
     if changes is None:
-        same = before.about.get("measured_on") == after.about.get("measured_on")
-        return [] if same else ["the settings of the interactions changed"]
+        are_same_settings = before.about.get("measured_on") == after.about.get("measured_on")
+        return [] if are_same_settings else ["the settings of the interactions changed"]
     return [change.text for change in changes if change.name.startswith(MEASURED_BY)]
 
 
@@ -215,7 +215,7 @@ class EditionDiff:
 def compare_editions(
     before: tuple[Edition, pl.LazyFrame, DataFacts | None],
     after: tuple[Edition, pl.LazyFrame, DataFacts | None],
-    most: int = MOST_COMPARED,
+    most_users: int = MOST_COMPARED,
 ) -> EditionDiff:
     """Compare two editions: each with its table (user_id, rank, item_id, and title where there are
     titles) and, where known, its data."""
@@ -227,49 +227,55 @@ def compare_editions(
             [old_lists.select(users), new_lists.select(users)], engine="streaming"
         )
     )
-    both = new_users.filter(new_users.is_in(old_users.implode())).sort()
-    compared = both.gather_every(max(1, -(-len(both) // most)))
-    older, newer = pl.collect_all(
-        [_of(old_lists, compared), _of(new_lists, compared)], engine="streaming"
+    users_in_both = new_users.filter(new_users.is_in(old_users.implode())).sort()
+    users_compared = users_in_both.gather_every(max(1, -(-len(users_in_both) // most_users)))
+    older_lists, newer_lists = pl.collect_all(
+        [_select_lists(old_lists, users_compared), _select_lists(new_lists, users_compared)],
+        engine="streaming",
     )
-    kept, shifts = _kept(older, newer), _shifts(older, newer)
+    overlaps, shifts = (
+        _measure_overlaps(older_lists, newer_lists),
+        _count_shifts(older_lists, newer_lists),
+    )
     return EditionDiff(
         before=old.number,
         after=new.number,
         settings=find_changed_settings(old, new),
-        data=_changed_data(old_data, new_data),
-        metrics=[*_changed_metrics(old, new)],
+        data=_find_changed_data(old_data, new_data),
+        metrics=[*_find_changed_metrics(old, new)],
         comparable=not explain_incomparability(old, new),
-        overlap=float(kept.mean()) if len(kept) else None,  # type: ignore[arg-type]
-        compared=len(compared),
-        same_lists=int((kept == 1).sum()),
-        gained=len(new_users) - len(both),
-        lost=len(old_users) - len(both),
+        overlap=float(overlaps.mean()) if len(overlaps) else None,  # type: ignore[arg-type]
+        compared=len(users_compared),
+        same_lists=int((overlaps == 1).sum()),
+        gained=len(new_users) - len(users_in_both),
+        lost=len(old_users) - len(users_in_both),
         risers=[shift for shift in shifts if shift.after > shift.before][:MOST_SHIFTS],
         fallers=[shift for shift in reversed(shifts) if shift.after < shift.before][:MOST_SHIFTS],
     )
 
 
-def _of(lists: pl.LazyFrame, users: pl.Series) -> pl.LazyFrame:
+def _select_lists(lists: pl.LazyFrame, users: pl.Series) -> pl.LazyFrame:
     """user_id, item_id, title: the users' lists; a title is null where there are none."""
-    titled = "title" in lists.collect_schema().names()
-    title = pl.col("title") if titled else pl.lit(None, pl.String).alias("title")
-    wanted = users.alias("user_id").to_frame().lazy()
-    return lists.select("user_id", "item_id", title).join(wanted, on="user_id", how="semi")
+    has_titles = "title" in lists.collect_schema().names()
+    title = pl.col("title") if has_titles else pl.lit(None, pl.String).alias("title")
+    user_ids = users.alias("user_id").to_frame().lazy()
+    return lists.select("user_id", "item_id", title).join(user_ids, on="user_id", how="semi")
 
 
-def _kept(old: pl.DataFrame, new: pl.DataFrame) -> pl.Series:
+def _measure_overlaps(old: pl.DataFrame, new: pl.DataFrame) -> pl.Series:
     """For each user the share of the longer of their lists that is in both."""
-    there = pl.concat([old.select("user_id", "item_id"), new.select("user_id", "item_id")])
-    both = there.filter(there.is_duplicated()).group_by("user_id").agg(both=pl.len() / 2)
+    entries = pl.concat([old.select("user_id", "item_id"), new.select("user_id", "item_id")])
+    items_in_both = (
+        entries.filter(entries.is_duplicated()).group_by("user_id").agg(both=pl.len() / 2)
+    )
     lengths = [frame.group_by("user_id").agg(length=pl.len()) for frame in (old, new)]
     longer = pl.concat(lengths).group_by("user_id").agg(longer=pl.col("length").max())
-    return longer.join(both, on="user_id", how="left").select(
+    return longer.join(items_in_both, on="user_id", how="left").select(
         pl.col("both").fill_null(0) / pl.col("longer")
     )["both"]
 
 
-def _shifts(old: pl.DataFrame, new: pl.DataFrame) -> list[ItemShift]:
+def _count_shifts(old: pl.DataFrame, new: pl.DataFrame) -> list[ItemShift]:
     """The items of the lists, those that gained most lists first."""
     before, after = (
         frame.group_by("item_id").agg(pl.len().cast(pl.Int64).alias(name), pl.col("title").first())
@@ -284,14 +290,14 @@ def _shifts(old: pl.DataFrame, new: pl.DataFrame) -> list[ItemShift]:
     return [ItemShift(*row) for row in table.iter_rows()]
 
 
-def _changed_data(before: DataFacts | None, after: DataFacts | None) -> list[SettingChange]:
+def _find_changed_data(before: DataFacts | None, after: DataFacts | None) -> list[SettingChange]:
     if before is None or after is None:
         return []
     old, new = asdict(before), asdict(after)
     return [SettingChange(name, old[name], new[name]) for name in old if old[name] != new[name]]
 
 
-def _changed_metrics(before: Edition, after: Edition) -> Iterator[SettingChange]:
+def _find_changed_metrics(before: Edition, after: Edition) -> Iterator[SettingChange]:
     old: Mapping[str, float] = before.about.get("metrics", {})
     new: Mapping[str, float] = after.about.get("metrics", {})
     for name, key in (("NDCG@25", NDCG), ("coverage", COVERAGE)):

@@ -28,22 +28,22 @@ class ExperimentView:
 
 def format_experiment(view: ExperimentView, width: int | None) -> str:
     """The text for a terminal of this width, or for a pipe (None)."""
-    said = [*describe_result(view.result)] if view.result else []
+    sentences = [*describe_result(view.result)] if view.result else []
     if view.published and (view.result is None or view.result.name != view.published):
-        said.append(
+        sentences.append(
             f"The published lists are of the experiment {view.published}, of which nothing is"
             " measured yet."
         )
-    said = said or [NO_EXPERIMENT]
+    sentences = sentences or [NO_EXPERIMENT]
     if view.plan is None:
-        return render([f"Experiment in {view.pipeline}", *said, NOTHING_YET], [], width=width)
-    planned = TerminalTable(
+        return render([f"Experiment in {view.pipeline}", *sentences, NOTHING_YET], [], width=width)
+    table = TerminalTable(
         "Users needed, in both arms together",
         [Column("to find a lift of", right=True), Column("users", right=True)],
         [[f"{lift:.0%}", f"{users:,}"] for lift, users in view.plan.needed],
         note=describe_plan(view.plan),
     )
-    return render([f"Experiment in {view.pipeline}", *said], [[planned]], width=width)
+    return render([f"Experiment in {view.pipeline}", *sentences], [[table]], width=width)
 
 
 NO_EXPERIMENT = "There is no experiment. The setting experiment in the pipeline's YAML starts one."
@@ -71,13 +71,13 @@ def describe_result(result: ExperimentResult) -> Iterator[str]:
     editions = f"{result.editions} edition{'' if result.editions == 1 else 's'}"
     period = f"{result.start:%Y-%m-%d} to {result.end:%Y-%m-%d}, {editions}"
     for effect in result.effects:
-        yield f"{_effect(effect)}; {period})."
+        yield f"{_describe_effect(effect)}; {period})."
 
 
-def _effect(effect: Effect) -> str:
+def _describe_effect(effect: Effect) -> str:
     """A sentence but for the end of its brackets."""
     measure = effect.measure[0].upper() + effect.measure[1:]
-    model, control = _number(effect.model.value), _number(effect.control.value)
+    model, control = _format_number(effect.model.value), _format_number(effect.control.value)
     means = f"{measure} per user and day: {model}, in the control {control}"
     if effect.lift is None:
         return f"{means} (too few to compare"
@@ -91,14 +91,14 @@ def _effect(effect: Effect) -> str:
 def describe_plan(plan: ExperimentPlan) -> str:
     """What the numbers of users needed are based on."""
     return (
-        f"For as long as the {_number(plan.days)} days measured, with {_number(plan.interactions)}"
-        f" interactions per user and day and a control_share of {plan.control_share:g}; found four"
-        f" times of five. The {plan.users:,} users there are show a lift of {plan.smallest:.1%} or"
+        f"For as long as the {_format_number(plan.days)} days measured, with"
+        f" {_format_number(plan.interactions)} interactions per user and day and a control_share of"
+        f" {plan.control_share:g}; found four times of five. The {plan.users:,} users there are show a lift of {plan.smallest:.1%} or"
         " more."
     )
 
 
-def _number(value: float) -> str:
+def _format_number(value: float) -> str:
     """Three digits that count."""
     if not value:
         return "0"

@@ -61,27 +61,31 @@ def find_best_explanations(
     by_listed = np.argsort(entries, kind="stable")
     listed, lengths = np.unique(entries, return_counts=True)
     ends = np.cumsum(lengths)
-    often = {*listed[np.argsort(-lengths, kind="stable")[:most_items]].tolist()}
-    had = _Histories(histories, np.repeat(np.arange(len(lists)), [len(one) for one in lists]))
+    frequent_items = {*listed[np.argsort(-lengths, kind="stable")[:most_items]].tolist()}
+    user_histories = _UserHistories(
+        histories, np.repeat(np.arange(len(lists)), [len(history) for history in lists])
+    )
     because, both = np.full(len(entries), -1), np.zeros(len(entries), np.int64)
     neighbours: dict[int, list[tuple[int, int]]] = {}
-    done = 0
-    for counts, scores in _overlaps(matrix, listed):
-        block = slice(done, done + len(counts))
+    items_done = 0
+    for counts, scores in _count_overlaps(matrix, listed):
+        block = slice(items_done, items_done + len(counts))
         for row, item in enumerate(listed[block].tolist()):
-            if item in often:
+            if item in frequent_items:
                 neighbours[item] = find_nearest(counts[row], scores[row], near)
-        at = by_listed[ends[done] - lengths[done] : ends[block][-1]]
+        block_entries = by_listed[ends[items_done] - lengths[items_done] : ends[block][-1]]
         rows = np.repeat(np.arange(len(counts)), lengths[block])
-        because[at] = had.best(at, rows, scores)
-        both[at] = np.where(because[at] < 0, 0, counts[rows, because[at]])
-        done = block.stop
-    bounds = np.cumsum([len(one) for one in lists])[:-1]
+        because[block_entries] = user_histories.find_best(block_entries, rows, scores)
+        both[block_entries] = np.where(
+            because[block_entries] < 0, 0, counts[rows, because[block_entries]]
+        )
+        items_done = block.stop
+    bounds = np.cumsum([len(history) for history in lists])[:-1]
     explained = zip(np.split(because, bounds), np.split(both, bounds), strict=True)
     return [*explained][: len(lists)], neighbours
 
 
-def _overlaps(
+def _count_overlaps(
     matrix: sparse.csr_array, items: Indices
 ) -> Iterator[tuple[npt.NDArray[np.int32], npt.NDArray[np.float64]]]:
     """Blocks with a row for each of the items and a column for every one: how many users have both,
@@ -90,8 +94,8 @@ def _overlaps(
 
     columns, audiences = matrix.shape[1], matrix.T.tocsr()
     roots = np.sqrt(np.maximum(1, np.diff(audiences.indptr)))
-    together = np.arange(matrix.shape[0] + 1)
-    discounted = together * (together / (together + DISCOUNT))
+    overlaps = np.arange(matrix.shape[0] + 1)
+    discounted = overlaps * (overlaps / (overlaps + DISCOUNT))
     size = max(1, CELLS // max(1, columns))
     bounds = np.column_stack([matrix.indptr[:-1], matrix.indptr[1:]])
     for start in range(0, len(items), size):
@@ -109,38 +113,42 @@ def _overlaps(
         yield counts, scores
 
 
-class _Histories:
+class _UserHistories:
     """The users' histories one after the other. users: of each entry of the lists."""
 
     def __init__(self, histories: list[Indices], users: Indices) -> None:
         self._items = np.concatenate([*histories, np.empty(0, np.int64)])
         lengths = np.array([len(one) for one in histories], np.int64)
         self._starts, self._lengths = (np.cumsum(lengths) - lengths)[users], lengths[users]
-        self._at_once = max(1, CELLS // max([1, *lengths.tolist()]))
+        self._entries_at_once = max(1, CELLS // max([1, *lengths.tolist()]))
 
-    def best(self, entries: Indices, rows: Indices, scores: npt.NDArray[np.float64]) -> Indices:
+    def find_best(
+        self, entries: Indices, rows: Indices, scores: npt.NDArray[np.float64]
+    ) -> Indices:
         """The item of the user's history with the highest score for each entry; -1 if none has one.
 
         rows: of `scores`, which has a column for each item, for each entry.
         """
-        found = np.full(len(entries), -1)
-        some = np.flatnonzero(self._lengths[entries])
-        for start in range(0, len(some), self._at_once):
-            piece = some[start : start + self._at_once]
-            found[piece] = self._best(entries[piece], rows[piece], scores)
-        return found
+        best_items = np.full(len(entries), -1)
+        entries_with_history = np.flatnonzero(self._lengths[entries])
+        for start in range(0, len(entries_with_history), self._entries_at_once):
+            part = entries_with_history[start : start + self._entries_at_once]
+            best_items[part] = self._find_best(entries[part], rows[part], scores)
+        return best_items
 
-    def _best(self, entries: Indices, rows: Indices, scores: npt.NDArray[np.float64]) -> Indices:
+    def _find_best(
+        self, entries: Indices, rows: Indices, scores: npt.NDArray[np.float64]
+    ) -> Indices:
         lengths = self._lengths[entries]
         ends = np.cumsum(lengths)
         starts = ends - lengths
         places = np.repeat(self._starts[entries] - starts, lengths) + np.arange(ends[-1])
         items = self._items[places]
-        of_item = scores[np.repeat(rows, lengths), items]
-        most = np.maximum.reduceat(of_item, starts)
-        equal = np.flatnonzero(of_item == np.repeat(most, lengths))
-        first = items[equal[np.searchsorted(equal, starts)]]
-        return np.where(most > 0, first, -1)
+        item_scores = scores[np.repeat(rows, lengths), items]
+        highest_scores = np.maximum.reduceat(item_scores, starts)
+        best_places = np.flatnonzero(item_scores == np.repeat(highest_scores, lengths))
+        best_items = items[best_places[np.searchsorted(best_places, starts)]]
+        return np.where(highest_scores > 0, best_items, -1)
 
 
 def find_nearest(
@@ -149,12 +157,12 @@ def find_nearest(
     """The columns with the highest scores, and the counts there, best first; none without one."""
     # Of thousands only a few are wanted: as many groups of columns have one at least so high.
     groups = len(scores) // GROUP
-    least = 0.0
+    lowest_score = 0.0
     if 0 < most <= groups:
         tops = scores[: groups * GROUP].reshape(groups, GROUP).max(axis=1)
-        least = np.partition(tops, -most)[-most]
-    high = np.flatnonzero((scores >= least) & (scores > 0))
-    best = high[np.argsort(-scores[high], kind="stable")[:most]]
+        lowest_score = np.partition(tops, -most)[-most]
+    candidates = np.flatnonzero((scores >= lowest_score) & (scores > 0))
+    best = candidates[np.argsort(-scores[candidates], kind="stable")[:most]]
     return [*zip(best.tolist(), counts[best].tolist(), strict=True)]
 
 

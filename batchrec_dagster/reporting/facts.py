@@ -66,7 +66,7 @@ class CheckRecord:
 
 def read_trainings(instance: dg.DagsterInstance, key: dg.AssetKey) -> list[TrainingRecord]:
     """The newest solution versions, each once, oldest first."""
-    found: dict[str, TrainingRecord] = {}
+    trainings_by_arn: dict[str, TrainingRecord] = {}
     # Newest first, so that the oldest materialization of each remains.
     for record in instance.fetch_materializations(key, limit=MOST_MATERIALIZATIONS).records:
         if record.asset_materialization is None:
@@ -76,29 +76,29 @@ def read_trainings(instance: dg.DagsterInstance, key: dg.AssetKey) -> list[Train
         }
         arn = str(metadata.get("solution_version_arn", ""))
         numbers = {k: float(v) for k, v in metadata.items() if isinstance(v, (int, float))}
-        found[arn] = TrainingRecord(
+        trainings_by_arn[arn] = TrainingRecord(
             arn,
             datetime.fromtimestamp(record.timestamp, UTC),
             str(metadata.get("recipe", "")),
             numbers,
             metadata.get("interactions", {}),
         )
-    return sorted(found.values(), key=lambda training: training.made)[-MOST_TRAININGS:]
+    return sorted(trainings_by_arn.values(), key=lambda training: training.made)[-MOST_TRAININGS:]
 
 
 def read_check_records(
     instance: dg.DagsterInstance, checks: Sequence[dg.AssetCheckKey]
 ) -> list[CheckRecord]:
     """The newest result of each check that has run."""
-    found = []
+    records = []
     for key in checks:
         record = instance.get_latest_asset_check_evaluation_record(key)
         evaluation = record.evaluation if record else None
         # A check planned in a run under way has no evaluation yet.
         if isinstance(evaluation, dg.AssetCheckEvaluation):
-            asset, verdict = key.asset_key.path[-1], unescape(evaluation.description or "")
-            found.append(CheckRecord(asset, key.name, evaluation.passed, verdict))
-    return found
+            asset, message = key.asset_key.path[-1], unescape(evaluation.description or "")
+            records.append(CheckRecord(asset, key.name, evaluation.passed, message))
+    return records
 
 
 @dataclass(frozen=True)
@@ -226,7 +226,7 @@ class Facts(Tallies):
             top_lists=top.recommendations,
             top_histories=top.interactions,
             heaviest=self.audience.heaviest,
-            drift=self.drift.much if self.drift and not run.unchanged else (),
+            drift=self.drift.large_changes if self.drift and not run.unchanged else (),
             # That lists are short is said with numbers.
             checks=[c.check for c in run.checks if not c.passed and c.check != LISTS_FULL],
             unchanged=run.unchanged,
@@ -240,21 +240,21 @@ def combine_facts(run: ReportedRun, tallies: Tallies) -> Facts:
 
 def count_tallies(tables: RunTables, most_people: int = MOST_PEOPLE) -> Tallies:
     """Count everything in the report, with at most `most_people` users to look up."""
-    counted = count_tables(tables)
+    counts = count_tables(tables)
     return Tallies(
-        data=counted.data,
-        item_ids=counted.items.get_column("item").sort(),
-        audience=count_audience(tables, counted),
-        catalogue=count_catalogue(tables, counted),
-        people=collect_people(tables, counted, most_people),
-        segments=_segments(tables.segments),
+        data=counts.data,
+        item_ids=counts.items.get_column("item").sort(),
+        audience=count_audience(tables, counts),
+        catalogue=count_catalogue(tables, counts),
+        people=collect_people(tables, counts, most_people),
+        segments=_group_segments(tables.segments),
     )
 
 
 FIRST_USERS = 10
 
 
-def _segments(table: pl.DataFrame | None) -> list[Segment]:
+def _group_segments(table: pl.DataFrame | None) -> list[Segment]:
     if table is None:
         return []
     return [

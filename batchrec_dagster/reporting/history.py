@@ -40,14 +40,18 @@ class EditionHistory:
 
     files: PipelineFiles
 
-    def before(self, edition: Edition) -> Edition | None:
+    def find_previous(self, edition: Edition) -> Edition | None:
         """The newest kept edition with other lists and a lower number."""
-        older = [one for one in self.files.table.older() if one.number < edition.number]
-        return next((one for one in older if one.version != edition.version), None)
+        older = [
+            candidate for candidate in self.files.table.older() if candidate.number < edition.number
+        ]
+        return next(
+            (candidate for candidate in older if candidate.version != edition.version), None
+        )
 
     def is_newest(self, edition: Edition) -> bool:
         """Whether no edition has a higher number; not so after a rollback."""
-        return all(one.number <= edition.number for one in self.files.table.older())
+        return all(candidate.number <= edition.number for candidate in self.files.table.older())
 
     def read(self) -> Mapping[str, Any]:
         """What the report knew, by edition number as text."""
@@ -56,57 +60,57 @@ class EditionHistory:
             return editions
         return {}
 
-    def known(self, edition: Edition) -> Mapping[str, Any]:
+    def read_record(self, edition: Edition) -> Mapping[str, Any]:
         """What the report knew of this edition: `data` and `verdict`; may be empty."""
-        known: Mapping[str, Any] = self.read().get(str(edition.number), {})
-        return known if known.get("version") == edition.version else {}
+        record: Mapping[str, Any] = self.read().get(str(edition.number), {})
+        return record if record.get("version") == edition.version else {}
 
-    def remember(self, edition: Edition, facts: Facts) -> None:
-        known = {
+    def write_record(self, edition: Edition, facts: Facts) -> None:
+        record_of_edition = {
             "version": edition.version,
             "data": asdict(facts.data),
             "verdict": asdict(facts.verdict),
         }
-        editions = {**self.read(), str(edition.number): known}
-        kept = sorted(editions, key=int)[-MOST_EDITIONS:]
-        record = {"editions": {number: editions[number] for number in kept}}
+        editions = {**self.read(), str(edition.number): record_of_edition}
+        numbers_kept = sorted(editions, key=int)[-MOST_EDITIONS:]
+        record = {"editions": {number: editions[number] for number in numbers_kept}}
         self.files.write_record(REPORT, record)
 
-    def verdict(self, edition: Edition) -> Verdict | None:
+    def read_verdict(self, edition: Edition) -> Verdict | None:
         """The report's verdict on the edition; None if it has none."""
-        known = self.known(edition).get("verdict")
-        return Verdict(**known) if known else None
+        verdict = self.read_record(edition).get("verdict")
+        return Verdict(**verdict) if verdict else None
 
     def compare(self, before: Edition, after: Edition) -> EditionDiff:
         store = self.files.storage.store
         with store.open(before.uri) as old, store.open(after.uri) as new:
             return compare_editions(
-                (before, pl.scan_parquet(old), self._data(before)),
-                (after, pl.scan_parquet(new), self._data(after)),
+                (before, pl.scan_parquet(old), self._read_data(before)),
+                (after, pl.scan_parquet(new), self._read_data(after)),
             )
 
-    def _data(self, edition: Edition) -> DataFacts | None:
-        known = self.known(edition).get("data")
-        return DataFacts(**known) if known else None
+    def _read_data(self, edition: Edition) -> DataFacts | None:
+        data = self.read_record(edition).get("data")
+        return DataFacts(**data) if data else None
 
-    def inputs(self) -> RunInputs | None:
+    def read_inputs(self) -> RunInputs | None:
         """The data of the last run; None if there was none, or if its file is damaged."""
         try:
-            file = io.BytesIO(self.files.storage.store.get(self._inputs))
+            file = io.BytesIO(self.files.storage.store.get(self._inputs_uri))
             about = read_about(file)
             file.seek(0)
             return RunInputs.read(about, pl.read_parquet(file).to_series())
         except (ObjectNotFoundError, pl.exceptions.PolarsError, OSError, ValueError, KeyError):
             return None
 
-    def remember_inputs(self, inputs: RunInputs) -> None:
+    def write_inputs(self, inputs: RunInputs) -> None:
         table = inputs.items.alias("item").to_frame().to_arrow()
         file = io.BytesIO()
         pq.write_table(table.replace_schema_metadata({ABOUT: json.dumps(inputs.about)}), file)
-        self.files.storage.store.put(self._inputs, file.getvalue())
+        self.files.storage.store.put(self._inputs_uri, file.getvalue())
 
     @property
-    def _inputs(self) -> str:
+    def _inputs_uri(self) -> str:
         return self.files.storage.uri(self.files.places.inputs)
 
 
@@ -114,8 +118,8 @@ def describe_previous_edition(before: Edition | None, edition: Edition) -> Previ
     """What the verdict on an edition needs of the one before it."""
     if before is None:
         return None
-    models = [one.about.get("solution_version_arn") for one in (before, edition)]
-    same = models[0] is not None and models[0] == models[1]
+    models = [about.about.get("solution_version_arn") for about in (before, edition)]
+    is_same_model = models[0] is not None and models[0] == models[1]
     return PreviousEdition(
-        before.number, read_ndcg(before), explain_incomparability(before, edition), same
+        before.number, read_ndcg(before), explain_incomparability(before, edition), is_same_model
     )

@@ -105,36 +105,43 @@ class ItemDetails:
 
 def find_user(published: PublishedResults, user: str) -> UserDetails | None:
     """None if neither the table nor the interactions have the user. Raises StorageError."""
-    table = published.rows("user_id", user).sort("rank")
-    listed = table.get_column("item_id").to_list()
-    with published.interactions() as (interactions, size):
-        had = (
+    table = published.read_rows("user_id", user).sort("rank")
+    listed_items = table.get_column("item_id").to_list()
+    with published.open_interactions() as (interactions, size):
+        interactions_of_user = (
             interactions.filter(pl.col(USER_ID) == user)
             .collect(engine="streaming")
             .sort(TIMESTAMP, descending=True, maintain_order=True)
         )
-        if not (had.height or listed):
+        if not (interactions_of_user.height or listed_items):
             return None
-        latest = had.get_column(ITEM_ID).unique(maintain_order=True).head(MOST_EXPLAINING).to_list()
-        reasons = _explanations(_sample(interactions, size), latest, listed)
-    first = had.head(HISTORY)
-    titles = published.titles([*first.get_column(ITEM_ID), *listed, *(item for item, _ in reasons)])
+        latest = (
+            interactions_of_user.get_column(ITEM_ID)
+            .unique(maintain_order=True)
+            .head(MOST_EXPLAINING)
+            .to_list()
+        )
+        explanations = _explain_list(_sample_users(interactions, size), latest, listed_items)
+    first = interactions_of_user.head(HISTORY)
+    titles = published.read_titles(
+        [*first.get_column(ITEM_ID), *listed_items, *(item for item, _ in explanations)]
+    )
     events = first.get_column(EVENT_TYPE) if EVENT_TYPE in first.columns else pl.Series([""])
-    padded = bool(published.edition and published.edition.about.get("items_without_score"))
+    has_padding = bool(published.edition and published.edition.about.get("items_without_score"))
     types = events.to_list() if set(events) - {EVENT_TYPE_VALUE, ""} else [None] * first.height
     return UserDetails(
         pipeline=published.pipeline,
         user=user,
-        interactions=had.height,
+        interactions=interactions_of_user.height,
         history=[
-            Interaction(_time(time), item, titles.get(item), event)
+            Interaction(_to_datetime(time), item, titles.get(item), event)
             for time, item, event in zip(first[TIMESTAMP], first[ITEM_ID], types, strict=True)
         ],
         recommendations=[
             ExplainedItem(rank, item, titles.get(item), score, because or None,
-                        titles.get(because), both, padded and score is None)
-            for (rank, item, score), (because, both) in zip(
-                table.select("rank", "item_id", "score").iter_rows(), reasons, strict=True
+                        titles.get(because), users_with_both, has_padding and score is None)
+            for (rank, item, score), (because, users_with_both) in zip(
+                table.select("rank", "item_id", "score").iter_rows(), explanations, strict=True
             )
         ],
         titles=bool(titles),
@@ -143,31 +150,34 @@ def find_user(published: PublishedResults, user: str) -> UserDetails | None:
 
 def find_item(published: PublishedResults, item: str) -> ItemDetails | None:
     """None if neither the table nor the interactions have the item. Raises StorageError."""
-    shown = published.rows("item_id", item).sort("rank", "user_id")
-    _, lists = published.size()
-    with published.interactions() as (interactions, size):
-        had = (
+    rows = published.read_rows("item_id", item).sort("rank", "user_id")
+    _, lists = published.count_rows_and_users()
+    with published.open_interactions() as (interactions, size):
+        totals = (
             interactions.filter(pl.col(ITEM_ID) == item)
             .select(pl.len(), users=pl.col(USER_ID).n_unique(), last=pl.col(TIMESTAMP).max())
             .collect(engine="streaming")
             .row(0, named=True)
         )
-        if not (had["len"] or shown.height):
+        if not (totals["len"] or rows.height):
             return None
-        similar = find_similar_items(_sample(interactions, size), item, NEIGHBOURS)
-    titles = published.titles([item, *(other for other, _ in similar)])
+        similar = find_similar_items(_sample_users(interactions, size), item, NEIGHBOURS)
+    titles = published.read_titles([item, *(other for other, _ in similar)])
     return ItemDetails(
         pipeline=published.pipeline,
         item=item,
         title=titles.get(item),
-        interactions=had["len"],
-        users=had["users"],
-        last=None if had["last"] is None else _time(had["last"]),
-        in_lists=shown.height,
+        interactions=totals["len"],
+        users=totals["users"],
+        last=None if totals["last"] is None else _to_datetime(totals["last"]),
+        in_lists=rows.height,
         lists=lists,
-        mean_rank=shown.select(pl.col("rank").mean()).item(),
-        first_users=shown.select("user_id", "rank").head(FIRST_USERS).to_dicts(),
-        neighbours=[Neighbour(other, titles.get(other), both) for other, both in similar],
+        mean_rank=rows.select(pl.col("rank").mean()).item(),
+        first_users=rows.select("user_id", "rank").head(FIRST_USERS).to_dicts(),
+        neighbours=[
+            Neighbour(other, titles.get(other), users_with_both)
+            for other, users_with_both in similar
+        ],
         titles=bool(titles),
     )
 
@@ -181,35 +191,42 @@ def find_similar_ids(published: PublishedResults, what: str, name: str) -> list[
     text = pl.col(column)
     alike = text.str.to_lowercase().str.starts_with(name[:2].lower())
     length = text.str.len_chars().cast(pl.Int64)
-    with published.interactions() as (interactions, _):
-        found = interactions.filter(alike & ((length - len(name)).abs() <= 2)).select(text.unique())
-        ids = {each.lower(): each for each in found.collect(engine="streaming").to_series()}
+    with published.open_interactions() as (interactions, _):
+        matching_ids = interactions.filter(alike & ((length - len(name)).abs() <= 2)).select(
+            text.unique()
+        )
+        ids = {id_.lower(): id_ for id_ in matching_ids.collect(engine="streaming").to_series()}
     return [ids[near] for near in difflib.get_close_matches(name.lower(), ids, n=3)]
 
 
-def _sample(interactions: pl.LazyFrame, size: int) -> pl.LazyFrame:
+def _sample_users(interactions: pl.LazyFrame, size: int) -> pl.LazyFrame:
     """user_id, item of all users; of every n-th if the interactions have too many bytes."""
-    every = -(-size // MOST_COUNTED)
-    if every > 1:
-        interactions = interactions.filter(pl.col(USER_ID).hash() % every == 0)
+    step = -(-size // MOST_COUNTED)
+    if step > 1:
+        interactions = interactions.filter(pl.col(USER_ID).hash() % step == 0)
     return interactions.select(user_id=USER_ID, item=ITEM_ID)
 
 
-def _explanations(pairs: pl.LazyFrame, had: list[str], listed: list[str]) -> list[tuple[str, int]]:
+def _explain_list(
+    pairs: pl.LazyFrame, history: list[str], listed_items: list[str]
+) -> list[tuple[str, int]]:
     """For each item of the list the one that explains it best, and how many users have both; an
     empty text and 0 where none does, or what they are found with is not installed."""
     if not is_installed("report"):
-        return [("", 0)] * len(listed)
-    items = list(dict.fromkeys([*had, *listed]))
+        return [("", 0)] * len(listed_items)
+    items = list(dict.fromkeys([*history, *listed_items]))
     matrix = build_user_item_matrix(pairs, pl.Series(items, dtype=pl.String))
     columns = {item: column for column, item in enumerate(items)}
-    history, wanted = (np.array([columns[i] for i in ids], np.int64) for ids in (had, listed))
-    [(because, both)], _ = find_best_explanations(matrix, [history], [wanted])
+    history_columns = np.array([columns[item] for item in history], np.int64)
+    list_columns = np.array([columns[item] for item in listed_items], np.int64)
+    [(because, users_with_both)], _ = find_best_explanations(
+        matrix, [history_columns], [list_columns]
+    )
     return [
         (items[column] if column >= 0 else "", int(count))
-        for column, count in zip(because, both, strict=True)
+        for column, count in zip(because, users_with_both, strict=True)
     ]
 
 
-def _time(seconds: int) -> datetime:
+def _to_datetime(seconds: int) -> datetime:
     return datetime.fromtimestamp(seconds, UTC)

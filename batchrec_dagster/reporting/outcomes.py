@@ -60,25 +60,27 @@ def build_outcomes_section(
     outcomes: Sequence[Outcome], experiment: Sequence[str] = ()
 ) -> ReportSection:
     """The section of the report. experiment: what an experiment shows, in sentences."""
-    of_model = [one for one in outcomes if one.arm == "model"]
-    if not of_model:
+    model_outcomes = [outcome for outcome in outcomes if outcome.arm == "model"]
+    if not model_outcomes:
         return ReportSection(NAME, TITLE, [NOTHING_YET])
-    newest = of_model[-1]
-    replayed = [REPLAYED] if newest.since == "data" else []
-    measured = [one for one in of_model if one.hit_rate is not None][-MOST_EDITIONS:]
+    newest = model_outcomes[-1]
+    caveats = [REPLAYED] if newest.since == "data" else []
+    measured_outcomes = [outcome for outcome in model_outcomes if outcome.hit_rate is not None][
+        -MOST_EDITIONS:
+    ]
     return ReportSection(
         NAME,
         TITLE,
         [
-            " ".join([*describe_outcome(newest), *replayed]),
+            " ".join([*describe_outcome(newest), *caveats]),
             *([" ".join(experiment)] if experiment else []),
         ],
-        tiles=[*_tiles(newest)],
-        figures=[_over_time(measured)] if measured else [],
+        tiles=[*_make_tiles(newest)],
+        figures=[_draw_outcomes_over_time(measured_outcomes)] if measured_outcomes else [],
     )
 
 
-def _tiles(outcome: Outcome) -> Iterator[Tile]:
+def _make_tiles(outcome: Outcome) -> Iterator[Tile]:
     if outcome.hit_rate is None or outcome.recall is None or outcome.list_share is None:
         return
     gain = outcome.gain
@@ -116,11 +118,15 @@ def _tiles(outcome: Outcome) -> Iterator[Tile]:
     )
 
 
-def _over_time(outcomes: Sequence[Outcome]) -> Figure:
-    labels = [f"{one.edition}. {one.end:%Y-%m-%d}" for one in outcomes]
+def _draw_outcomes_over_time(outcomes: Sequence[Outcome]) -> Figure:
+    labels = [f"{outcome.edition}. {outcome.end:%Y-%m-%d}" for outcome in outcomes]
     points = [
-        (label, one.hit_rate.value if one.hit_rate else None, one.popular_hit_rate or 0.0)
-        for label, one in zip(labels, outcomes, strict=True)
+        (
+            label,
+            outcome.hit_rate.value if outcome.hit_rate else None,
+            outcome.popular_hit_rate or 0.0,
+        )
+        for label, outcome in zip(labels, outcomes, strict=True)
     ]
     lines = Chart("lines", "Edition", "Users", [LISTS, POPULAR], points, percent=True)
     return Figure(
@@ -132,12 +138,12 @@ def _over_time(outcomes: Sequence[Outcome]) -> Figure:
         [
             [
                 label,
-                format_percent(one.hit_rate.value),
-                f"{one.hit_rate.low:.1%} to {one.hit_rate.high:.1%}",
-                format_percent(one.popular_hit_rate or 0.0),
-                format_count(one.active_users),
+                format_percent(outcome.hit_rate.value),
+                f"{outcome.hit_rate.low:.1%} to {outcome.hit_rate.high:.1%}",
+                format_percent(outcome.popular_hit_rate or 0.0),
+                format_count(outcome.active_users),
             ]
-            for label, one in reversed([*zip(labels, outcomes, strict=True)])
-            if one.hit_rate is not None
+            for label, outcome in reversed([*zip(labels, outcomes, strict=True)])
+            if outcome.hit_rate is not None
         ],
     )

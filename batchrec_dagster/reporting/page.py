@@ -56,12 +56,16 @@ def render_page(facts: Facts) -> str:
         facts=facts,
         run=facts.run,
         metrics=METRICS,
-        judged=_judged(facts),
-        quality=[fig for fig in (_quality(facts), _groups(facts), _trainings(facts)) if fig],
-        lengths=_lengths(facts),
-        bands=_bands(facts),
-        exposure=_exposure(facts),
-        categories=_categories(facts),
+        judged=_judge_tiles(facts),
+        quality=[
+            figure
+            for figure in (_draw_quality(facts), _draw_groups(facts), _draw_trainings(facts))
+            if figure
+        ],
+        lengths=_draw_lengths(facts),
+        bands=_draw_bands(facts),
+        exposure=_draw_exposure(facts),
+        categories=_draw_categories(facts),
         segments=facts.segments[:MOST_SEGMENTS],
         history=HISTORY,
         images=images,
@@ -69,8 +73,8 @@ def render_page(facts: Facts) -> str:
         policy="; ".join(
             [
                 "default-src 'none'",
-                f"script-src '{_digest(script)}'",
-                f"style-src '{_digest(style)}'",
+                f"script-src '{_hash_source(script)}'",
+                f"style-src '{_hash_source(style)}'",
                 # Pictures are asked for only when the reader allows it.
                 f"img-src data:{' https: http:' if images else ''}",
                 "base-uri 'none'",
@@ -90,7 +94,8 @@ def mark_days(text: str) -> Markup:
     """A text whose days do not wrap at their hyphens."""
     parts = enumerate(DAY.split(text))
     return Markup().join(
-        Markup('<span class="day">{}</span>').format(part) if at % 2 else part for at, part in parts
+        Markup('<span class="day">{}</span>').format(part) if place % 2 else part
+        for place, part in parts
     )
 
 
@@ -107,7 +112,7 @@ def encode_json_for_html(value: Any) -> Markup:
     return Markup(text)  # noqa: S704
 
 
-def _digest(text: str) -> str:
+def _hash_source(text: str) -> str:
     digest = hashlib.sha256(text.encode()).digest()
     return f"sha256-{base64.b64encode(digest).decode()}"
 
@@ -157,7 +162,7 @@ METRICS = (
 )
 
 
-def _quality(facts: Facts) -> Figure | None:
+def _draw_quality(facts: Facts) -> Figure | None:
     """The metrics compared with popularity's; None without those."""
     run = facts.run
     if not run.popularity:
@@ -176,22 +181,32 @@ def _quality(facts: Facts) -> Figure | None:
     )
 
 
-def _judged(facts: Facts) -> dict[str, str]:
-    about = facts.verdict_facts
-    concentrated = "watch" if is_concentrated(about) else "good"
-    served = "good" if facts.audience.served >= facts.requested else "watch"
-    return {METRICS[0].key: judge_quality(about)[0], "top_lists": concentrated, "served": served}
+def _judge_tiles(facts: Facts) -> dict[str, str]:
+    verdict_facts = facts.verdict_facts
+    concentration_judgement = "watch" if is_concentrated(verdict_facts) else "good"
+    served_judgement = "good" if facts.audience.served >= facts.requested else "watch"
+    return {
+        METRICS[0].key: judge_quality(verdict_facts)[0],
+        "top_lists": concentration_judgement,
+        "served": served_judgement,
+    }
 
 
-def _groups(facts: Facts) -> Figure | None:
+def _draw_groups(facts: Facts) -> Figure | None:
     """The NDCG by how much is known about the tested users; None if it is not known."""
-    groups = [one for one in facts.run.evidence if one.users]
+    groups = [evidence for evidence in facts.run.evidence if evidence.users]
     if not groups:
         return None
-    names = {one.group: "All" if one.group == ALL else one.group for one in groups}
+    names = {
+        evidence.group: "All" if evidence.group == ALL else evidence.group for evidence in groups
+    }
     bars = [
-        (f"{names[one.group]} ({one.users:,} users)", one.ndcg.value, one.popular.value)
-        for one in groups
+        (
+            f"{names[evidence.group]} ({evidence.users:,} users)",
+            evidence.ndcg.value,
+            evidence.popular.value,
+        )
+        for evidence in groups
     ]
     return Figure(
         "groups",
@@ -202,13 +217,13 @@ def _groups(facts: Facts) -> Figure | None:
         ["Interactions", "Users", "Model", "Popular", "Lead"],
         [
             [
-                names[one.group],
-                format_count(one.users),
-                format_score(one.ndcg.value),
-                format_score(one.popular.value),
-                format_estimate(one.difference),
+                names[evidence.group],
+                format_count(evidence.users),
+                format_score(evidence.ndcg.value),
+                format_score(evidence.popular.value),
+                format_estimate(evidence.difference),
             ]
-            for one in groups
+            for evidence in groups
         ],
     )
 
@@ -221,7 +236,7 @@ def format_estimate(estimate: MetricEstimate) -> Markup:
     return format_score(estimate.value) + ends
 
 
-def _exposure(facts: Facts) -> Figure:
+def _draw_exposure(facts: Facts) -> Figure:
     exposure = facts.catalogue.exposure
     series = [LISTS, HISTORIES]
     curve = [(share.label, share.recommendations, share.interactions) for share in exposure.curve]
@@ -250,7 +265,7 @@ def _exposure(facts: Facts) -> Figure:
     )
 
 
-def _trainings(facts: Facts) -> Figure | None:
+def _draw_trainings(facts: Facts) -> Figure | None:
     """The NDCG of the latest models; None before there are two."""
     trainings = facts.run.trainings
     if len(trainings) < 2:
@@ -264,12 +279,12 @@ def _trainings(facts: Facts) -> Figure | None:
         for number, training in enumerate(trainings, 1)
     ]
     settings = [training.interactions for training in trainings if training.interactions]
-    changed = any(one != settings[0] for one in settings)
+    settings_changed = any(interactions != settings[0] for interactions in settings)
     return Figure(
         "runs",
         "Quality over time",
         f"NDCG@25 of the latest {len(trainings)} models, oldest first."
-        + (SETTINGS_CHANGED if changed else ""),
+        + (SETTINGS_CHANGED if settings_changed else ""),
         Chart("lines", "Model", "NDCG@25", ["Model", POPULAR], points),
         ["Trained", *(metric.name for metric in METRICS)],
         [
@@ -287,7 +302,7 @@ SETTINGS_CHANGED = (
 )
 
 
-def _lengths(facts: Facts) -> Figure:
+def _draw_lengths(facts: Facts) -> Figure:
     groups = facts.audience.lengths
     return Figure(
         "lengths",
@@ -299,8 +314,8 @@ def _lengths(facts: Facts) -> Figure:
     )
 
 
-def _bands(facts: Facts) -> Figure:
-    return _shares(
+def _draw_bands(facts: Facts) -> Figure:
+    return _draw_shares(
         "bands",
         "Popularity of the recommended items",
         "Items from the most to the least popular: their share of all recommendations compared with"
@@ -310,10 +325,10 @@ def _bands(facts: Facts) -> Figure:
     )
 
 
-def _categories(facts: Facts) -> Iterator[Figure]:
+def _draw_categories(facts: Facts) -> Iterator[Figure]:
     for number, (category, shares) in enumerate(facts.catalogue.values.items(), 1):
         if shares:
-            yield _shares(
+            yield _draw_shares(
                 f"category{number}",
                 f"{category} in lists and histories",
                 f"For each value of {category}, its share of all recommendations compared with its"
@@ -323,11 +338,13 @@ def _categories(facts: Facts) -> Iterator[Figure]:
             )
 
 
-def _shares(name: str, title: str, caption: str, of: str, shares: Sequence[Shares]) -> Figure:
+def _draw_shares(
+    name: str, title: str, caption: str, axis_title: str, shares: Sequence[Shares]
+) -> Figure:
     rows = [(share.label, share.recommendations, share.interactions) for share in shares]
-    chart = Chart("horizontal bars", of, "Share", [LISTS, HISTORIES], rows, percent=True)
+    chart = Chart("horizontal bars", axis_title, "Share", [LISTS, HISTORIES], rows, percent=True)
     cells = [
         [label, format_percent(lists), format_percent(histories)]
         for label, lists, histories in rows
     ]
-    return Figure(name, title, caption, chart, [of, LISTS, HISTORIES], cells)
+    return Figure(name, title, caption, chart, [axis_title, LISTS, HISTORIES], cells)

@@ -52,13 +52,13 @@ class People:
 
 def collect_people(tables: RunTables, counts: ReportCounts, most: int = MOST_PEOPLE) -> People:
     """All users with a list, or every n-th by id so that there are at most `most`."""
-    chosen = _every(counts.served, -(-counts.served.len() // most))
-    counted = _countable(counts)
+    users_shown = _take_every(counts.served, -(-counts.served.len() // most))
+    users_counted = _choose_counted_users(counts)
     lists, histories, pairs = pl.collect_all(
         [
-            _lists(tables, chosen),
-            _histories(tables, chosen),
-            _of(counted, tables).select("user_id", "item").unique(),
+            _select_lists(tables, users_shown),
+            _select_histories(tables, users_shown),
+            _select_interactions(users_counted, tables).select("user_id", "item").unique(),
         ],
         engine="streaming",
     )
@@ -66,87 +66,105 @@ def collect_people(tables: RunTables, counts: ReportCounts, most: int = MOST_PEO
     items = pl.concat([frame.get_column("item") for frame in (lists, histories, pairs)])
     items = items.unique().sort()
     matrix = build_user_item_matrix(pairs.lazy(), items)
-    had, listed = (
-        _by_user(frame, items, chosen) for frame in (histories, lists.sort("user_id", "rank"))
+    histories_by_user, lists_by_user = (
+        _group_by_user(frame, items, users_shown)
+        for frame in (histories, lists.sort("user_id", "rank"))
     )
-    had_items, listed_items = _arrays(had, "column"), _arrays(listed, "column")
-    explained, near = find_best_explanations(
-        matrix, had_items, listed_items, near=NEIGHBOURS, most_items=MOST_ITEMS
+    history_items, listed_items = (
+        _to_arrays(histories_by_user, "column"),
+        _to_arrays(lists_by_user, "column"),
+    )
+    explained, neighbours_by_item = find_best_explanations(
+        matrix, history_items, listed_items, near=NEIGHBOURS, most_items=MOST_ITEMS
     )
     # What is near is shown by its title too.
-    neighbours = [np.array([other for other, _ in found], np.int64) for found in near.values()]
-    recent = [of_user[:HISTORY] for of_user in had_items]
-    used = _used([*recent, *listed_items, *(because for because, _ in explained), *neighbours])
+    neighbours = [
+        np.array([other for other, _ in pairs_of_item], np.int64)
+        for pairs_of_item in neighbours_by_item.values()
+    ]
+    recent_items = [items_of_user[:HISTORY] for items_of_user in history_items]
+    items_used = _order_items(
+        [*recent_items, *listed_items, *(because for because, _ in explained), *neighbours]
+    )
     # Their numbers in People.items; the last is that of no item, -1.
-    number = np.full(len(items) + 1, -1)
-    number[used] = np.arange(len(used))
-    columns_of_users = (had.get_column("times").list.sum(), recent, _arrays(had, "day"))
+    numbers = np.full(len(items) + 1, -1)
+    numbers[items_used] = np.arange(len(items_used))
+    columns_of_users = (
+        histories_by_user.get_column("times").list.sum(),
+        recent_items,
+        _to_arrays(histories_by_user, "day"),
+    )
     rows = [
-        [user, times, _flat(number[latest], days[: len(latest)]), _flat(number[of_list], *why)]
+        [
+            user,
+            times,
+            _interleave(numbers[latest], days[: len(latest)]),
+            _interleave(numbers[of_list], *why),
+        ]
         for user, times, latest, days, of_list, why in zip(
-            chosen,
+            users_shown,
             *columns_of_users,
             listed_items,
-            [(number[because], both) for because, both in explained],
+            [(numbers[because], both) for because, both in explained],
             strict=True,
         )
     ]
     flat_near = {
-        item: [value for other, both in found for value in (int(number[other]), both)]
-        for item, found in near.items()
+        item: [value for other, both in pairs_of_item for value in (int(numbers[other]), both)]
+        for item, pairs_of_item in neighbours_by_item.items()
     }
-    ids, users = items.gather(used), np.asarray(matrix.sum(axis=0))[used].tolist()
-    near_used = [flat_near.get(column, []) for column in used.tolist()]
+    ids, users = items.gather(items_used), np.asarray(matrix.sum(axis=0))[items_used].tolist()
+    near_used = [flat_near.get(column, []) for column in items_used.tolist()]
     return People(
         served=counts.served.len(),
-        counted=counted.len(),
-        items=_items(tables, counts, ids, users, near_used),
+        counted=users_counted.len(),
+        items=_describe_items(tables, counts, ids, users, near_used),
         people=rows,
     )
 
 
-def _items(
+def _describe_items(
     tables: RunTables, counts: ReportCounts, ids: pl.Series, users: list[int], near: list[list[int]]
 ) -> list[list[Any]]:
     lists_of = dict(counts.lists.select("item", "lists").iter_rows())
     columns = (
         ids.to_list(),
-        [shorten_title(title) for title in tables.of_items(ids, "title")],
+        [shorten_title(title) for title in tables.look_up(ids, "title")],
         users,
         [lists_of.get(item, 0) for item in ids],
         near,
-        tables.of_items(ids, "image"),
-        tables.of_items(ids, "link"),
+        tables.look_up(ids, "image"),
+        tables.look_up(ids, "link"),
     )
     return [[*row] for row in zip(*columns, strict=True)]
 
 
-def _used(shown: list[Indices]) -> Indices:
+def _order_items(item_groups: list[Indices]) -> Indices:
     """The items that are shown, those shown first before others: popular ones have low numbers,
     which make a small page."""
-    every = np.concatenate([_NONE, *shown])
-    used, first = np.unique(every[every >= 0], return_index=True)
-    return used[np.argsort(first)]
+    all_items = np.concatenate([_NONE, *item_groups])
+    items_used, first_places = np.unique(all_items[all_items >= 0], return_index=True)
+    return items_used[np.argsort(first_places)]
 
 
-def _flat(*columns: Indices) -> list[int]:
+def _interleave(*columns: Indices) -> list[int]:
     """The first of each column, then the second of each, and so on."""
     flat: list[int] = np.column_stack(columns).ravel().tolist()
     return flat
 
 
-def _every(values: pl.Series, step: int) -> pl.Series:
+def _take_every(values: pl.Series, step: int) -> pl.Series:
     return values.gather_every(max(1, step))
 
 
-def _of(users: pl.Series, tables: RunTables) -> pl.LazyFrame:
+def _select_interactions(users: pl.Series, tables: RunTables) -> pl.LazyFrame:
     """user_id, item, time: the users' interactions."""
     return tables.interactions.select(user_id=USER_ID, item=ITEM_ID, time=TIMESTAMP).join(
         users.to_frame("user_id").lazy(), on="user_id", how="semi"
     )
 
 
-def _lists(tables: RunTables, users: pl.Series) -> pl.LazyFrame:
+def _select_lists(tables: RunTables, users: pl.Series) -> pl.LazyFrame:
     """user_id, rank, item: the beginning of each user's list."""
     return (
         tables.recommendations.filter(pl.col("rank") <= LIST)
@@ -155,32 +173,36 @@ def _lists(tables: RunTables, users: pl.Series) -> pl.LazyFrame:
     )
 
 
-def _histories(tables: RunTables, users: pl.Series) -> pl.LazyFrame:
+def _select_histories(tables: RunTables, users: pl.Series) -> pl.LazyFrame:
     """user_id, item, day (since 1970), last (epoch seconds), times: each user's items."""
     return (
-        _of(users, tables)
+        _select_interactions(users, tables)
         .group_by("user_id", "item")
         .agg(day=pl.col("time").max() // DAY, last=pl.col("time").max(), times=pl.len())
     )
 
 
-def _countable(counts: ReportCounts) -> pl.Series:
+def _choose_counted_users(counts: ReportCounts) -> pl.Series:
     """The users to count with: all, or every n-th by id."""
     pairs = int((counts.users.get_column("interactions") ** 2).sum())
     step = max(-(-pairs // MOST_PAIRS), -(-counts.users.height // MOST_COUNTED))
-    return _every(counts.users.get_column("user_id"), step)
+    return _take_every(counts.users.get_column("user_id"), step)
 
 
-def _by_user(frame: pl.DataFrame, items: pl.Series, users: pl.Series) -> pl.DataFrame:
+def _group_by_user(frame: pl.DataFrame, items: pl.Series, users: pl.Series) -> pl.DataFrame:
     """A row for each user, whose cells are lists of the user's rows in their order, with the item's
     index in `items` as `column`."""
     columns = items.alias("item").to_frame().with_row_index("column").cast({"column": pl.Int64})
-    found = frame.join(columns, on="item", maintain_order="left").group_by("user_id").agg(pl.all())
-    lists = users.to_frame("user_id").join(found, on="user_id", how="left", maintain_order="left")
+    rows_by_user = (
+        frame.join(columns, on="item", maintain_order="left").group_by("user_id").agg(pl.all())
+    )
+    lists = users.to_frame("user_id").join(
+        rows_by_user, on="user_id", how="left", maintain_order="left"
+    )
     return lists.with_columns(pl.exclude("user_id").fill_null([]))
 
 
-def _arrays(lists: pl.DataFrame, column: str) -> list[Indices]:
+def _to_arrays(lists: pl.DataFrame, column: str) -> list[Indices]:
     return [cells.to_numpy() for cells in lists.get_column(column)]
 
 

@@ -27,7 +27,7 @@ ENDED = {"done", "failed", "stopped", "skipped"}
 STYLES = {"running": "bold", "retrying": "yellow", "done": "green", "failed": "bold red"}
 # In log messages, names of resources in Personalize are too long for a line.
 ARN = re.compile(r"\s?\barn:\S+")
-AT_ONCE = 1000
+RECORDS_AT_ONCE = 1000
 
 
 @dataclass
@@ -35,15 +35,17 @@ class Stage:
     """One asset of the run. last_time: seconds that it took in the last successful run."""
 
     name: str
-    last_time: float | None = None
+    last_duration: float | None = None
     status: str = "waiting"
-    began: float | None = None
-    ended: float | None = None
+    start_time: float | None = None
+    end_time: float | None = None
     details: str = ""
 
-    def seconds(self, now: float) -> float | None:
+    def measure_seconds(self, now: float) -> float | None:
         """How long it has run, or ran; None if it has not started."""
-        return None if self.began is None else max(0.0, (self.ended or now) - self.began)
+        return (
+            None if self.start_time is None else max(0.0, (self.end_time or now) - self.start_time)
+        )
 
 
 @dataclass
@@ -63,7 +65,7 @@ class RunStages:
     def __post_init__(self) -> None:
         assert self.run.execution_plan_snapshot_id is not None
         plan = self.instance.get_execution_plan_snapshot(self.run.execution_plan_snapshot_id)
-        times = _last_times(self.instance, self.run.job_name)
+        times = _read_last_durations(self.instance, self.run.job_name)
         self.stages = {
             key: Stage(escape_invisible(key.partition("__")[2] or key), times.get(key))
             for key in plan.step_keys_to_execute
@@ -74,31 +76,33 @@ class RunStages:
         try."""
         more = True
         while more:
-            found = self.instance.get_records_for_run(self.run.run_id, self._cursor, limit=AT_ONCE)
-            self._cursor, more = found.cursor, found.has_more
-            for record in found.records:
-                stage = self._take(record.event_log_entry)
+            page = self.instance.get_records_for_run(
+                self.run.run_id, self._cursor, limit=RECORDS_AT_ONCE
+            )
+            self._cursor, more = page.cursor, page.has_more
+            for record in page.records:
+                stage = self._process(record.event_log_entry)
                 if stage is not None and stage.status in {*ENDED, "retrying"}:
                     yield stage
 
-    def _take(self, entry: EventLogEntry) -> Stage | None:
+    def _process(self, entry: EventLogEntry) -> Stage | None:
         """Note what the entry says; returns its stage if the stage's status changed."""
         event, stage = entry.dagster_event, self.stages.get(entry.step_key or "")
         if event is None or stage is None:
             if stage is not None and stage.status == "running":
-                stage.details = _line(ARN.sub("", entry.user_message))
+                stage.details = _make_line(ARN.sub("", entry.user_message))
             elif event is not None and event.event_type == DagsterEventType.RUN_FAILURE:
                 # Unless a stage says why: its process was killed, for example.
                 error = getattr(event.event_specific_data, "error", None)
                 message = (error.cause or error).message if error else event.message
-                self.errors = self.errors or [_line(message or "the run failed")]
-            elif event is not None and (why := find_failure_reason(event)):
-                self.errors.append(_line(why))
+                self.errors = self.errors or [_make_line(message or "the run failed")]
+            elif event is not None and (failure_reason := find_failure_reason(event)):
+                self.errors.append(_make_line(failure_reason))
             return None
         if event.event_type == DagsterEventType.ENGINE_EVENT and (
-            why := find_failure_reason(event)
+            failure_reason := find_failure_reason(event)
         ):
-            self.errors.append(_line(why))
+            self.errors.append(_make_line(failure_reason))
             return None
         if event.event_type == DagsterEventType.ASSET_MATERIALIZATION:
             metadata = event.step_materialization_data.materialization.metadata
@@ -109,27 +113,27 @@ class RunStages:
             check = event.asset_check_evaluation_data
             if not check.passed and check.severity == dg.AssetCheckSeverity.WARN:
                 what = f"{check.check_name} of {stage.name}"
-                self.warnings.append(_line(f"{what}: {check.description or 'failed'}"))
+                self.warnings.append(_make_line(f"{what}: {check.description or 'failed'}"))
         elif event.event_type in STATUS:
-            self._changed(stage, event, entry.timestamp)
+            self._change_status(stage, event, entry.timestamp)
             return stage
         return None
 
-    def _changed(self, stage: Stage, event: DagsterEvent, at: float) -> None:
+    def _change_status(self, stage: Stage, event: DagsterEvent, timestamp: float) -> None:
         stage.status = STATUS[event.event_type]
         if stage.status == "running":
-            stage.began = stage.began or at
+            stage.start_time = stage.start_time or timestamp
         if stage.status == "retrying":
-            stage.details = _line(_retry(event))
-        stage.ended = at if stage.status in {*ENDED, "retrying"} else None
+            stage.details = _make_line(_describe_retry(event))
+        stage.end_time = timestamp if stage.status in {*ENDED, "retrying"} else None
         if stage.status != "failed":
             return
         error = event.step_failure_data.error
         stage.details = ""
         if error is not None and error.cls_name == "DagsterExecutionInterruptedError":
             stage.status = "stopped"
-        elif why := find_failure_reason(event):
-            self.errors.append(f"{stage.name}: {_line(why)}")
+        elif failure_reason := find_failure_reason(event):
+            self.errors.append(f"{stage.name}: {_make_line(failure_reason)}")
 
     @property
     def running(self) -> list[str]:
@@ -140,11 +144,11 @@ class RunStages:
         """Call it when the run has ended: what has not started is not run."""
         for stage in self.stages.values():
             if stage.status not in ENDED:
-                stage.status = "not run" if stage.began is None else "stopped"
+                stage.status = "not run" if stage.start_time is None else "stopped"
 
-    def table(self, now: float) -> Table:
+    def build_table(self, now: float) -> Table:
         """The stages, a line each. now: seconds since the epoch."""
-        timed = any(stage.last_time is not None for stage in self.stages.values())
+        timed = any(stage.last_duration is not None for stage in self.stages.values())
         table = Table(box=None, pad_edge=False, expand=True, show_header=timed, header_style="dim")
         table.add_column("stage", no_wrap=True)
         table.add_column("status", no_wrap=True)
@@ -154,16 +158,16 @@ class RunStages:
         table.add_column("", no_wrap=True, overflow="ellipsis", ratio=1)
         for stage in self.stages.values():
             cells = [Text(stage.name), Text(stage.status, style=STYLES.get(stage.status, "dim"))]
-            cells.append(Text(format_duration(stage.seconds(now))))
+            cells.append(Text(format_duration(stage.measure_seconds(now))))
             if timed:
-                cells.append(Text(format_duration(stage.last_time), style="dim"))
+                cells.append(Text(format_duration(stage.last_duration), style="dim"))
             table.add_row(*cells, Text(stage.details, no_wrap=True, overflow="ellipsis"))
         return table
 
-    def line(self, stage: Stage) -> str:
+    def format_line(self, stage: Stage) -> str:
         """A stage that has ended, or waits for another try, for a pipe."""
-        width = max(len(each.name) for each in self.stages.values())
-        time = format_duration(stage.seconds(stage.ended or 0.0))
+        width = max(len(other_stage.name) for other_stage in self.stages.values())
+        time = format_duration(stage.measure_seconds(stage.end_time or 0.0))
         return f"{stage.name:<{width}}  {stage.status:<8}  {time:>9}  {stage.details}".rstrip()
 
 
@@ -172,17 +176,19 @@ def summarize_metadata(metadata: Mapping[str, Any]) -> str:
     outcome, rows = str(metadata.get("outcome", "")), metadata.get("dagster/row_count")
     users: Any = metadata.get("users")
     if ": " in outcome or (rows is None and users is None):  # "unchanged: not trained again"
-        return _line(outcome)
+        return _make_line(outcome)
     if "rows_read" in metadata:
         return f"{rows:,} of {metadata['rows_read']:,} rows kept"
     if rows == 0 and users is None:  # outcomes, before anybody has used the lists
         return "nothing yet"
     if rows is None or rows == users:
-        return _number(users, "user")
-    return _number(rows, "row") + ("" if users is None else f" for {_number(users, 'user')}")
+        return _format_number(users, "user")
+    return _format_number(rows, "row") + (
+        "" if users is None else f" for {_format_number(users, 'user')}"
+    )
 
 
-def _number(count: int, noun: str) -> str:
+def _format_number(count: int, noun: str) -> str:
     return f"{count:,} {noun}" + ("" if count == 1 else "s")
 
 
@@ -192,13 +198,13 @@ def format_duration(seconds: float | None) -> str:
         return ""
     if seconds < 9.95:
         return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
+    minutes, remaining_seconds = divmod(round(seconds), 60)
     if minutes < 60:
-        return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
+        return f"{minutes} min {remaining_seconds:02} s" if minutes else f"{remaining_seconds} s"
     return f"{minutes // 60} h {minutes % 60:02} min"
 
 
-def _last_times(instance: dg.DagsterInstance, job: str) -> dict[str, float]:
+def _read_last_durations(instance: dg.DagsterInstance, job: str) -> dict[str, float]:
     succeeded = dg.RunsFilter(job_name=job, statuses=[dg.DagsterRunStatus.SUCCESS])
     for run in instance.get_runs(succeeded, limit=1):
         return {
@@ -209,16 +215,16 @@ def _last_times(instance: dg.DagsterInstance, job: str) -> dict[str, float]:
     return {}
 
 
-def _retry(event: DagsterEvent) -> str:
+def _describe_retry(event: DagsterEvent) -> str:
     """When a step is tried again, and why, without the name of the error's class."""
     retry = event.step_retry_data
-    why = retry.error.cause or retry.error
-    message = re.sub(rf"^[\w.]*{why.cls_name}: ", "", why.message)
+    cause = retry.error.cause or retry.error
+    message = re.sub(rf"^[\w.]*{cause.cls_name}: ", "", cause.message)
     pause = f"in {format_duration(retry.seconds_to_wait)}" if retry.seconds_to_wait else "now"
     return f"tries again {pause}: {message}"
 
 
-def _line(text: str) -> str:
+def _make_line(text: str) -> str:
     return escape_invisible(" ".join(text.split()))
 
 
@@ -234,21 +240,21 @@ _DISK = "free some space; batchrec doctor names the disks, that of temporary fil
 def explain_signal(what: str, signal: int) -> str:
     """What to say of a process that a signal ended. SIGABRT: Polars could not allocate memory."""
     name = Signals(signal).name
-    said = f"the process of {what} was killed by {name}"
-    return f"{said}: {_MEMORY}" if name in ("SIGKILL", "SIGABRT") else said
+    sentence = f"the process of {what} was killed by {name}"
+    return f"{sentence}: {_MEMORY}" if name in ("SIGKILL", "SIGABRT") else sentence
 
 
 def find_failure_reason(event: DagsterEvent) -> str | None:
     """Why the step of this event failed, or what was killed; None if the event says neither."""
     if event.event_type == DagsterEventType.ENGINE_EVENT:
-        found = _KILLED.search(event.message or "")
-        return explain_signal(found[1] or "the run", int(found[2])) if found else None
+        match = _KILLED.search(event.message or "")
+        return explain_signal(match[1] or "the run", int(match[2])) if match else None
     if event.event_type != DagsterEventType.STEP_FAILURE:
         return None
-    failed = event.step_failure_data
-    if failed.user_failure_data is not None and failed.user_failure_data.description:
-        return failed.user_failure_data.description.strip()
-    error = failed.error
+    failure = event.step_failure_data
+    if failure.user_failure_data is not None and failure.user_failure_data.description:
+        return failure.user_failure_data.description.strip()
+    error = failure.error
     if error is None or error.cls_name == "ChildProcessCrashException":  # see ENGINE_EVENT
         return None
     # The outer error only says that the step failed.

@@ -22,48 +22,52 @@ from batchrec_dagster.reporting.verdict import Provenance
 
 
 def format_text(
-    shown: UserDetails | ItemDetails | Mapping[str, Any], width: int | None, *, with_runs: bool
+    results: UserDetails | ItemDetails | Mapping[str, Any], width: int | None, *, with_runs: bool
 ) -> str:
     """The text for a terminal of this width, or for a pipe (None).
 
     with_runs: whether a summary includes what Dagster knows about the runs.
     """
-    match shown:
+    match results:
         case UserDetails():
-            return _person(shown, width)
+            return _format_user(results, width)
         case ItemDetails():
-            return _item(shown, width)
-    return _summary(shown, with_runs=with_runs)
+            return _format_item(results, width)
+    return _format_summary(results, with_runs=with_runs)
 
 
-def _person(person: UserDetails, width: int | None) -> str:
+def _format_user(person: UserDetails, width: int | None) -> str:
     events = any(entry.event is not None for entry in person.history)
     history = TerminalTable(
         title=f"History: latest {len(person.history):,} of {person.interactions:,} interactions",
         columns=[
             Column("when (UTC)"),
             *([Column("event")] if events else []),
-            *_item_columns(person.titles),
+            *_make_item_columns(person.titles),
         ],
         rows=[
-            [_time(entry.time), *([entry.event] if events else []), *_named(entry, person.titles)]
+            [
+                _format_time(entry.time),
+                *([entry.event] if events else []),
+                *_make_item_cells(entry, person.titles),
+            ]
             for entry in person.history
         ],
         note="" if person.history else "none: the list shows what most people like",
     )
-    padding = ", ".join(f"#{one.rank}" for one in person.recommendations if one.padding)
-    recommended = TerminalTable(
+    padding = ", ".join(f"#{entry.rank}" for entry in person.recommendations if entry.padding)
+    recommendations = TerminalTable(
         title=f"Recommended: {len(person.recommendations):,} items",
         columns=[
             Column("#", right=True),
-            *_item_columns(person.titles),
+            *_make_item_columns(person.titles),
             Column("because of"),
             Column("both", right=True),
         ],
         rows=[
             [
                 entry.rank,
-                *_named(entry, person.titles),
+                *_make_item_cells(entry, person.titles),
                 shorten_title(entry.because_title) or entry.because,
                 entry.users_with_both or None,
             ]
@@ -77,14 +81,14 @@ def _person(person: UserDetails, width: int | None) -> str:
         " every item",
     )
     return render(
-        [f"User {person.user} in {person.pipeline}"], [[history, recommended]], width=width
+        [f"User {person.user} in {person.pipeline}"], [[history, recommendations]], width=width
     )
 
 
-def _item(item: ItemDetails, width: int | None) -> str:
+def _format_item(item: ItemDetails, width: int | None) -> str:
     share = f" ({item.in_lists / item.lists:.1%})" if item.lists else ""
     rank = "" if item.mean_rank is None else f", mean rank {item.mean_rank:.1f}"
-    last = "" if item.last is None else f", latest {_time(item.last)}"
+    last = "" if item.last is None else f", latest {_format_time(item.last)}"
     facts = [
         f"in {item.in_lists:,} of {item.lists:,} lists{share}{rank}",
         f"{item.interactions:,} interactions from {item.users:,} users{last}",
@@ -97,8 +101,11 @@ def _item(item: ItemDetails, width: int | None) -> str:
     )
     neighbours = TerminalTable(
         title="Similar items",
-        columns=[*_item_columns(item.titles), Column("both", right=True)],
-        rows=[[*_named(other, item.titles), other.users_with_both] for other in item.neighbours],
+        columns=[*_make_item_columns(item.titles), Column("both", right=True)],
+        rows=[
+            [*_make_item_cells(neighbour, item.titles), neighbour.users_with_both]
+            for neighbour in item.neighbours
+        ],
         note="both: people who liked both"
         if item.neighbours
         else "none: its users have no other item",
@@ -108,8 +115,11 @@ def _item(item: ItemDetails, width: int | None) -> str:
     return render([heading, *facts], [[users, neighbours]], width=width)
 
 
-def _summary(facts: Mapping[str, Any], *, with_runs: bool) -> str:
-    lines = [facts["pipeline"], *(f"  {name:<13} {value}" for name, value in _lines(facts))]
+def _format_summary(facts: Mapping[str, Any], *, with_runs: bool) -> str:
+    lines = [
+        facts["pipeline"],
+        *(f"  {name:<13} {value}" for name, value in _describe_summary(facts)),
+    ]
     if "example_user" in facts:
         lines.append(f"  {'try':<13} batchrec {format_show_arguments(facts['example_user'])}")
     if not with_runs:
@@ -122,15 +132,15 @@ def format_show_arguments(user: str) -> str:
     return f"show {'-- ' if user.startswith('-') else ''}{shlex.quote(user)}"
 
 
-def _item_columns(titles: bool) -> list[Column]:
+def _make_item_columns(titles: bool) -> list[Column]:
     return [Column("item"), *([Column("title")] if titles else [])]
 
 
-def _named(row: Any, titles: bool) -> list[str | None]:
+def _make_item_cells(row: Any, titles: bool) -> list[str | None]:
     return [row.item, shorten_title(row.title)] if titles else [row.item]
 
 
-def _time(time: datetime) -> str:
+def _format_time(time: datetime) -> str:
     return f"{time:%Y-%m-%d %H:%M}"
 
 
@@ -163,7 +173,10 @@ def summarize(published: PublishedResults, instance: dg.DagsterInstance | None) 
         assets = {asset for asset, _, _ in _METADATA}
         about = published.edition.about if published.edition else {}
         prefix = about.get("key_prefix", [published.pipeline])
-        metadata = {asset: _latest(instance, dg.AssetKey([*prefix, asset])) for asset in assets}
+        metadata = {
+            asset: _read_latest_metadata(instance, dg.AssetKey([*prefix, asset]))
+            for asset in assets
+        }
         facts |= {
             name: metadata[asset][key]
             for asset, key, name in _METADATA
@@ -180,19 +193,19 @@ def summarize(published: PublishedResults, instance: dg.DagsterInstance | None) 
             facts[prefix + NDCG] = about[metrics][PERSONALIZE_NDCG]
     if "engine" in about:
         facts["provenance"] = Provenance.of_edition(about).lines
-    if verdict := EditionHistory(files).verdict(edition):
+    if verdict := EditionHistory(files).read_verdict(edition):
         facts["verdict"] = verdict.text
-    rows, users = published.size()
+    rows, users = published.count_rows_and_users()
     facts |= {
         "rows": rows,
         "users": users,
-        "made": published.made,
+        "made": published.publication_time,
         **({"edition": edition.number} if edition.number else {}),
         "table": storage.where(edition.uri),
     }
     if (report := published.report) is not None:
         facts["report"] = storage.where(report.uri)
-    if (example := published.example_user()) is not None:
+    if (example := published.find_example_user()) is not None:
         facts["example_user"] = example
     return facts
 
@@ -208,8 +221,8 @@ def describe_run_result(published: PublishedResults, run: str, took: str) -> lis
     number = f"edition {edition.number}" if edition.number else "a new edition"
     lines = [f"{published.pipeline}: published {number} in {took}"]
     if edition.about.get("run_id") != run:
-        made = _time(facts["made"].astimezone())
-        lines = [f"{published.pipeline}: the lists are unchanged ({took}): {number} of {made}"]
+        made_at = _format_time(facts["made"].astimezone())
+        lines = [f"{published.pipeline}: the lists are unchanged ({took}): {number} of {made_at}"]
     if "verdict" in facts:
         indent = "  "
         lines += wrap(
@@ -219,14 +232,14 @@ def describe_run_result(published: PublishedResults, run: str, took: str) -> lis
             subsequent_indent=indent,
         )
     elif NDCG in facts:
-        lines.append(f"  NDCG@25   {_compared(facts[NDCG], facts.get(f'popularity_{NDCG}'))}")
+        lines.append(f"  NDCG@25   {_format_ndcg(facts[NDCG], facts.get(f'popularity_{NDCG}'))}")
     lines.append(f"  lists     {facts['rows']:,} recommendations for {facts['users']:,} users")
     if "report" in facts:
-        lines.append(f"  report    {_near(facts['report'])}")
+        lines.append(f"  report    {_shorten_path(facts['report'])}")
     return lines
 
 
-def _near(place: str) -> str:
+def _shorten_path(place: str) -> str:
     """A path relative to the working folder, if it is below it."""
     path = Path(place)
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else place
@@ -237,42 +250,42 @@ def summarize_pipeline(published: PublishedResults, instance: dg.DagsterInstance
 
     Raises StorageError.
     """
-    found: dict[str, Any] = {"pipeline": published.pipeline, "last_run": None, "edition": None}
+    overview: dict[str, Any] = {"pipeline": published.pipeline, "last_run": None, "edition": None}
     refreshes = dg.RunsFilter(job_name=f"{published.pipeline}_refresh")
     for record in instance.get_run_records(refreshes, limit=1):
         began = record.start_time or record.create_timestamp.timestamp()
-        found["last_run"] = {
+        overview["last_run"] = {
             "run_id": record.dagster_run.run_id,
             "status": record.dagster_run.status.value,
             "began": datetime.fromtimestamp(began, UTC).isoformat(timespec="seconds"),
             "seconds": round(record.end_time - began, 1) if record.end_time else None,
         }
     if published.edition is not None:
-        found["edition"] = {
+        overview["edition"] = {
             "number": published.edition.number,
-            "made": published.made.astimezone(UTC).isoformat(timespec="seconds"),
+            "made": published.publication_time.astimezone(UTC).isoformat(timespec="seconds"),
             "users": published.edition.about.get("users"),
         }
-    return found
+    return overview
 
 
-def format_overview(found: Sequence[Mapping[str, Any]], width: int | None) -> str:
+def format_overview(overviews: Sequence[Mapping[str, Any]], width: int | None) -> str:
     """The pipelines of `overview`, a line each, for a terminal of this width or a pipe (None)."""
     columns = [Column("pipeline"), Column("last run"), Column("time", right=True)]
     columns += [Column("edition", right=True), Column("made"), Column("users", right=True)]
-    section = TerminalTable("Pipelines", columns, [*map(_overview_row, found)])
+    section = TerminalTable("Pipelines", columns, [*map(_make_overview_row, overviews)])
     return render([], [[section]], width=width).lstrip("\n")
 
 
-def _overview_row(found: Mapping[str, Any]) -> list[object]:
-    run, edition = found["last_run"], found["edition"]
-    row: list[object] = [found["pipeline"], "never", None, "none", None, None]
+def _make_overview_row(overview: Mapping[str, Any]) -> list[object]:
+    run, edition = overview["last_run"], overview["edition"]
+    row: list[object] = [overview["pipeline"], "never", None, "none", None, None]
     if run is not None:
         status = RUN_STATUS.get(run["status"], run["status"].lower())
-        row[1:3] = [f"{status} {_local(run['began'])}", format_duration(run["seconds"])]
+        row[1:3] = [f"{status} {_format_local_time(run['began'])}", format_duration(run["seconds"])]
     if edition is not None:
         users = edition["users"]
-        row[3:5] = [edition["number"], _local(edition["made"])]
+        row[3:5] = [edition["number"], _format_local_time(edition["made"])]
         row[5] = None if users is None else f"{users:,}"
     return row
 
@@ -280,18 +293,18 @@ def _overview_row(found: Mapping[str, Any]) -> list[object]:
 RUN_STATUS = {"SUCCESS": "done", "FAILURE": "failed", "STARTED": "running", "CANCELED": "stopped"}
 
 
-def _local(iso: str) -> str:
-    return _time(datetime.fromisoformat(iso).astimezone())
+def _format_local_time(iso: str) -> str:
+    return _format_time(datetime.fromisoformat(iso).astimezone())
 
 
-def _lines(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _describe_summary(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if facts.keys() >= {name for asset, _, name in _METADATA if asset == "interactions"}:
         yield "ratings", f"{facts['rows_read']:,} rows from {facts.get('source', 'the ratings')}"
-        kept = f"{facts['interactions']:,} kept"
+        rows_kept = f"{facts['interactions']:,} kept"
         newer = "; the lists use earlier data" if facts.get("earlier_data") else ""
-        yield "interactions", f"{kept}, {facts['rows_left_out']:,} dropped{newer}"
-        learned = (facts["interactions_users"], facts["interactions_items"])
-        yield "users, items", "{:,} and {:,}".format(*learned)
+        yield "interactions", f"{rows_kept}, {facts['rows_left_out']:,} dropped{newer}"
+        counts = (facts["interactions_users"], facts["interactions_items"])
+        yield "users, items", "{:,} and {:,}".format(*counts)
     if "verdict" in facts:
         yield "verdict", facts["verdict"]
     yield from ((label.lower(), text) for label, text in facts.get("provenance", {}).items())
@@ -300,7 +313,7 @@ def _lines(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if "training" in facts:
         yield "training", f"{facts['recipe']}: {facts['training']}"
     if NDCG in facts:
-        yield "NDCG@25", _compared(facts[NDCG], facts.get(f"popularity_{NDCG}"))
+        yield "NDCG@25", _format_ndcg(facts[NDCG], facts.get(f"popularity_{NDCG}"))
     lists = f"{facts['rows']:,} recommendations for {facts['users']:,} users"
     edition = f" (edition {facts['edition']})" if "edition" in facts else ""
     yield "lists", f"{lists}, made {facts['made'].astimezone():%Y-%m-%d %H:%M}{edition}"
@@ -312,13 +325,13 @@ def _lines(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "table", facts["segments_table"]
 
 
-def _compared(ndcg: float, popularity: float | None) -> str:
+def _format_ndcg(ndcg: float, popularity: float | None) -> str:
     if popularity is None:
         return f"{ndcg:.4f}"
     return f"{ndcg:.4f}, compared with {popularity:.4f} for the most popular items"
 
 
-def _latest(instance: dg.DagsterInstance, key: dg.AssetKey) -> dict[str, Any]:
+def _read_latest_metadata(instance: dg.DagsterInstance, key: dg.AssetKey) -> dict[str, Any]:
     event = instance.get_latest_materialization_event(key)
     if event is None or event.asset_materialization is None:
         return {}

@@ -46,8 +46,8 @@ def count_tables(tables: RunTables) -> ReportCounts:
     """Count in one streaming pass over each table."""
     interactions, recommendations = tables.interactions, tables.recommendations
     columns = interactions.collect_schema().names()
-    events, value = EVENT_TYPE in columns, EVENT_VALUE in columns
-    users, items, whole, kinds, served, lists, longest = pl.collect_all(
+    has_event_types, has_event_values = EVENT_TYPE in columns, EVENT_VALUE in columns
+    users, items, totals, event_counts, served, lists, longest = pl.collect_all(
         [
             interactions.group_by(user_id=USER_ID).agg(interactions=pl.len().cast(pl.Int64)),
             interactions.group_by(item=ITEM_ID).agg(interactions=pl.len().cast(pl.Int64)),
@@ -55,9 +55,9 @@ def count_tables(tables: RunTables) -> ReportCounts:
                 pl.len().alias("interactions"),
                 first=pl.col(TIMESTAMP).min(),
                 last=pl.col(TIMESTAMP).max(),
-                mean_value=pl.col(EVENT_VALUE).mean() if value else None,
+                mean_value=pl.col(EVENT_VALUE).mean() if has_event_values else None,
             ),
-            interactions.group_by(event=EVENT_TYPE if events else pl.lit(None)).agg(
+            interactions.group_by(event=EVENT_TYPE if has_event_types else pl.lit(None)).agg(
                 interactions=pl.len().cast(pl.Int64)
             ),
             recommendations.select(pl.col("user_id").unique()),
@@ -69,28 +69,33 @@ def count_tables(tables: RunTables) -> ReportCounts:
     return ReportCounts(
         users=users.sort("user_id"),
         items=items,
-        data=_data(whole, users.height, items.height, kinds if events else kinds.clear()),
+        data=_describe_data(
+            totals,
+            users.height,
+            items.height,
+            event_counts if has_event_types else event_counts.clear(),
+        ),
         served=served.to_series().sort(),
         lists=lists,
         longest=longest.item() or 0,
     )
 
 
-def _data(whole: pl.DataFrame, users: int, items: int, events: pl.DataFrame) -> DataFacts:
+def _describe_data(totals: pl.DataFrame, users: int, items: int, events: pl.DataFrame) -> DataFacts:
     """whole: interactions, first, last (epoch seconds), mean_value; events: event, interactions."""
-    total, first, last = whole.row(0)[:3]
+    interactions, first, last = totals.row(0)[:3]
     return DataFacts(
-        interactions=total,
+        interactions=interactions,
         users=users,
         items=items,
-        first="" if first == last == CONSTANT_TIME else _day(first),
-        last=_day(last),
-        events={str(event): number / total for event, number in sorted(events.iter_rows())},
-        mean_value=whole.item(0, "mean_value"),
+        first="" if first == last == CONSTANT_TIME else _format_day(first),
+        last=_format_day(last),
+        events={str(event): number / interactions for event, number in sorted(events.iter_rows())},
+        mean_value=totals.item(0, "mean_value"),
     )
 
 
-def _day(seconds: int) -> str:
+def _format_day(seconds: int) -> str:
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d}"
 
 
@@ -133,7 +138,7 @@ def count_audience(tables: RunTables, counts: ReportCounts) -> Audience:
         few=int(lengths.is_between(1, FEW - 1).sum()),
         median=float(lengths.median() or 0),  # type: ignore[arg-type]
         lengths=[
-            (_label(low, high), int(lengths.is_between(low, high - 1).sum()))
+            (_make_label(low, high), int(lengths.is_between(low, high - 1).sum()))
             for low, high in pairwise((*STEPS, 2**62))
         ],
         heaviest=(
@@ -143,7 +148,7 @@ def count_audience(tables: RunTables, counts: ReportCounts) -> Audience:
     )
 
 
-def _label(low: int, high: int) -> str:
+def _make_label(low: int, high: int) -> str:
     if high > STEPS[-1]:
         return f"{low}+"
     return str(low) if high == low + 1 else f"{low}-{high - 1}"
@@ -219,10 +224,10 @@ class Catalogue:
 
 def count_catalogue(tables: RunTables, counts: ReportCounts) -> Catalogue:
     """Counts over all interactions and all lists."""
-    items = _items(tables, counts)
+    items = _join_items(tables, counts)
     ends = [math.ceil(share * items.height) for share in BANDS.values()]
     bands = [
-        _shares(items, label, pl.col("popularity").is_between(start + 1, end))
+        _compute_shares(items, label, pl.col("popularity").is_between(start + 1, end))
         for label, (start, end) in zip(BANDS, pairwise([0, *ends]), strict=True)
     ]
     recommended = items.filter(pl.col("lists") > 0)
@@ -232,14 +237,16 @@ def count_catalogue(tables: RunTables, counts: ReportCounts) -> Catalogue:
         recommended=recommended.height,
         places=int(items.get_column("lists").sum()),
         longest=counts.longest,
-        tail=_shares(items, "Long tail", pl.col("popularity") > math.ceil(HEAD * items.height)),
+        tail=_compute_shares(
+            items, "Long tail", pl.col("popularity") > math.ceil(HEAD * items.height)
+        ),
         bands=bands,
         exposure=measure_exposure(items),
-        values={category: _values(items, tables, category) for category in tables.categories},
+        values={category: _count_values(items, tables, category) for category in tables.categories},
         most=[
             ListedItem(**row)
             for row in most.with_columns(
-                title=pl.Series(tables.of_items(most["item"], "title"), dtype=pl.String)
+                title=pl.Series(tables.look_up(most["item"], "title"), dtype=pl.String)
             ).iter_rows(named=True)
         ],
     )
@@ -247,33 +254,36 @@ def count_catalogue(tables: RunTables, counts: ReportCounts) -> Catalogue:
 
 def measure_exposure(items: pl.DataFrame) -> Exposure:
     """items: a row for each item of the catalogue, with its `interactions` and `lists`."""
-    ordered = [
+    descending_counts = [
         np.sort(items.get_column(name).to_numpy())[::-1] for name in ("interactions", "lists")
     ]
 
     def shares(label: str, share: float) -> Shares:
         number = math.ceil(share * items.height)
-        return Shares(label, *(float(of[:number].sum() / max(1, of.sum())) for of in ordered))
+        return Shares(
+            label,
+            *(float(counts[:number].sum() / max(1, counts.sum())) for counts in descending_counts),
+        )
 
     return Exposure(
         curve=[shares(f"{share:.1%}".replace(".0%", "%"), share) for share in CURVE],
         top=shares("Top", TOP),
-        gini=Shares("Gini", *map(_gini, ordered)),
+        gini=Shares("Gini", *map(_compute_gini, descending_counts)),
     )
 
 
-def _gini(descending: npt.NDArray[np.int64]) -> float:
+def _compute_gini(descending: npt.NDArray[np.int64]) -> float:
     size, total = len(descending), descending.sum()
     weights = size + 1 - 2 * np.arange(1, size + 1)
     return float(weights @ descending / (size * total)) if total else 0.0
 
 
-def _items(tables: RunTables, counts: ReportCounts) -> pl.DataFrame:
+def _join_items(tables: RunTables, counts: ReportCounts) -> pl.DataFrame:
     """item, interactions, lists, popularity: a row for each item of the catalogue."""
     items = counts.items.join(counts.lists, on="item", how="full", coalesce=True)
     if tables.items is not None:
-        known = tables.items.select(item=ITEM_ID).unique()
-        items = items.join(known, on="item", how="full", coalesce=True)
+        declared_items = tables.items.select(item=ITEM_ID).unique()
+        items = items.join(declared_items, on="item", how="full", coalesce=True)
     return (
         items.with_columns(pl.col("interactions", "lists").fill_null(0))
         .sort("interactions", "item", descending=[True, False])
@@ -281,7 +291,7 @@ def _items(tables: RunTables, counts: ReportCounts) -> pl.DataFrame:
     )
 
 
-def _shares(items: pl.DataFrame, label: str, group: pl.Expr) -> Shares:
+def _compute_shares(items: pl.DataFrame, label: str, group: pl.Expr) -> Shares:
     shares = items.select(
         pl.col(column).filter(group).sum() / pl.max_horizontal(pl.col(column).sum(), 1)
         for column in ("interactions", "lists")
@@ -289,7 +299,7 @@ def _shares(items: pl.DataFrame, label: str, group: pl.Expr) -> Shares:
     return Shares(label, *shares.row(0))
 
 
-def _values(items: pl.DataFrame, tables: RunTables, category: str) -> list[Shares]:
+def _count_values(items: pl.DataFrame, tables: RunTables, category: str) -> list[Shares]:
     """The most frequent values of a category; an item with several values counts for each."""
     if tables.items is None:
         return []

@@ -76,12 +76,12 @@ def render(
         console.print(Text(escape_invisible(line), style="bold" if line is heading[0] else ""))
     for row in sections:
         console.print()
-        console.print(_row(row, width))
+        console.print(_arrange(row, width))
     return "\n".join(line.rstrip() for line in file.getvalue().splitlines()) + "\n"
 
 
-def _row(sections: Sequence[TerminalTable], width: int | None) -> RenderableType:
-    tables = [_table(section, width is not None) for section in sections]
+def _arrange(sections: Sequence[TerminalTable], width: int | None) -> RenderableType:
+    tables = [_build_table(section, width is not None) for section in sections]
     if width is None or width < WIDE:
         spaced = [part for table in tables for part in (Text(), table)]
         return Group(*spaced[1:])
@@ -90,7 +90,7 @@ def _row(sections: Sequence[TerminalTable], width: int | None) -> RenderableType
     return grid
 
 
-def _table(section: TerminalTable, lines: bool) -> RenderableType:
+def _build_table(section: TerminalTable, lines: bool) -> RenderableType:
     table = Table(
         box=box.SIMPLE_HEAD if lines else None,
         padding=0 if lines else (0, BETWEEN, 0, 0),
@@ -100,10 +100,12 @@ def _table(section: TerminalTable, lines: bool) -> RenderableType:
     for column in section.columns:
         # rich narrows the columns that may wrap, the widest first; _cell cuts instead of wrapping.
         table.add_column(
-            _cell(column.name), justify="right" if column.right else "left", no_wrap=column.right
+            _make_cell(column.name),
+            justify="right" if column.right else "left",
+            no_wrap=column.right,
         )
     for row in section.rows:
-        table.add_row(*("" if cell is None else _cell(str(cell)) for cell in row))
+        table.add_row(*("" if cell is None else _make_cell(str(cell)) for cell in row))
     parts: list[RenderableType] = [Text(escape_invisible(section.title), style="bold")]
     if section.rows:
         parts.append(table)
@@ -112,5 +114,5 @@ def _table(section: TerminalTable, lines: bool) -> RenderableType:
     return Group(*parts)
 
 
-def _cell(text: str) -> Text:
+def _make_cell(text: str) -> Text:
     return Text(escape_invisible(text), no_wrap=True, overflow="ellipsis")
