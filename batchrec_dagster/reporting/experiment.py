@@ -93,8 +93,8 @@ def describe_plan(plan: ExperimentPlan) -> str:
     return (
         f"For as long as the {_format_number(plan.days)} days measured, with"
         f" {_format_number(plan.interactions)} interactions per user and day and a control_share of"
-        f" {plan.control_share:g}; found four times of five. The {plan.users:,} users there are show a lift of {plan.smallest:.1%} or"
-        " more."
+        f" {plan.control_share:g}; found four times of five. The {plan.users:,} users there are"
+        f" show a lift of {plan.smallest:.1%} or more."
     )
 
 
