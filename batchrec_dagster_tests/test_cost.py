@@ -15,13 +15,13 @@ from batchrec_dagster.local_personalize.api.client import embedded_client
 from batchrec_dagster.steps.cost import (
     Price,
     Prices,
-    import_cost,
-    prices,
-    recommendations_cost,
-    segments_cost,
-    summary,
-    training_cost,
-    training_hours,
+    estimate_training_hours,
+    price_import,
+    price_recommendations,
+    price_segments,
+    price_training,
+    read_prices,
+    summarize_costs,
 )
 from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster_tests.support import (
@@ -57,20 +57,20 @@ def declared(project: Project) -> dict[str, object]:
 
 
 def test_each_kind_of_work_costs_by_its_own_measure() -> None:
-    price = prices()
-    assert import_cost("items", 2_000_000_000).usd == pytest.approx(2 * price.import_per_gb.most)
-    by_hour = training_cost("aws-user-personalization", 1.5, 10**6)
+    price = read_prices()
+    assert price_import("items", 2_000_000_000).usd == pytest.approx(2 * price.import_per_gb.most)
+    by_hour = price_training("aws-user-personalization", 1.5, 10**6)
     assert by_hour.usd == pytest.approx(1.5 * price.training_per_hour.most)
-    by_rows = training_cost("aws-user-personalization-v2", 1.5, 10**6)
+    by_rows = price_training("aws-user-personalization-v2", 1.5, 10**6)
     assert by_rows.usd == pytest.approx(1000 * price.training_v2_per_1000_interactions.most)
     v1, v2 = (
-        recommendations_cost(recipe, 3000).usd
+        price_recommendations(recipe, 3000).usd
         for recipe in ("aws-popularity-count", "aws-user-personalization-v2")
     )
     assert v1 == pytest.approx(3 * price.recommendations_per_1000_users.most)
     assert v2 == pytest.approx(3 * price.recommendations_v2_per_1000_users.most)
     # Of all users, once or for each segment.
-    segments = segments_cost(2, 3000)
+    segments = price_segments(2, 3000)
     assert segments.usd == pytest.approx(6 * price.segments_per_1000_users.most)
     assert segments.least == pytest.approx(3 * price.segments_per_1000_users.least)
 
@@ -78,48 +78,51 @@ def test_each_kind_of_work_costs_by_its_own_measure() -> None:
 def test_the_hours_that_aws_published_are_within_the_estimate() -> None:
     """53.9 hours are said of 25 million interactions, and of 50."""
     for rows, published in ((100_000, 2.135), (25_000_000, 53.9), (50_000_000, 53.9)):
-        least, most = training_hours("aws-user-personalization", rows)
+        least, most = estimate_training_hours("aws-user-personalization", rows)
         assert least <= published <= most
-    assert training_hours("aws-user-personalization", 25_000_000)[1] < 53.9 * 1.1
+    assert estimate_training_hours("aws-user-personalization", 25_000_000)[1] < 53.9 * 1.1
     # AWS published none for other recipes.
-    assert training_hours("aws-item-affinity", 100_000)[0] == 0
-    assert training_hours("aws-user-personalization", 100_000, before=9.0)[1] == 9
-    assert training_hours("aws-user-personalization", 100_000, before=0.5)[0] == 0.5
+    assert estimate_training_hours("aws-item-affinity", 100_000)[0] == 0
+    assert estimate_training_hours("aws-user-personalization", 100_000, before=9.0)[1] == 9
+    assert estimate_training_hours("aws-user-personalization", 100_000, before=0.5)[0] == 0.5
 
 
 def test_the_most_is_said_only_where_it_is_one() -> None:
     v2 = "aws-user-personalization-v2"
-    sure = [import_cost("interactions", 10**7), training_cost(v2, 0, 10**6)]
-    sure.append(recommendations_cost(v2, 1000))
-    assert summary(sure).startswith("at the most 2.15 USD, at the prices of ")
-    hours = training_cost("aws-user-personalization", (2.0, 4.0), 10**6)
-    said = summary([*sure, hours])
+    sure = [price_import("interactions", 10**7), price_training(v2, 0, 10**6)]
+    sure.append(price_recommendations(v2, 1000))
+    assert summarize_costs(sure).startswith("at the most 2.15 USD, at the prices of ")
+    hours = price_training("aws-user-personalization", (2.0, 4.0), 10**6)
+    said = summarize_costs([*sure, hours])
     assert said.startswith("2.63 to 3.11 USD")
     assert "for 2.00 to 4.00 hours 0.48 to 0.96" in said
     assert said.endswith("an estimate, as hours are extrapolated")
-    said = summary([*sure, segments_cost(2, 100_000)])
+    said = summarize_costs([*sure, price_segments(2, 100_000)])
     assert said.startswith("3.75 to 5.35 USD")
     assert said.endswith("an estimate, as segments_per_1000_users is not verified")
     # What was paid by the hour is known.
-    assert not training_cost("aws-user-personalization", 2.0, 10**6).doubts
+    assert not price_training("aws-user-personalization", 2.0, 10**6).doubts
 
 
 def test_each_price_has_a_source_and_a_date_or_is_called_not_verified() -> None:
-    for name, price in prices():
+    for name, price in read_prices():
         if isinstance(price, Price):
-            verified = name not in prices().not_verified
+            verified = name not in read_prices().not_verified
             assert verified == bool(re.match(r"AWS's .*\(read 20\d\d-\d\d-\d\d\)$", price.source))
             assert price.least <= price.most
-    assert prices().not_verified == {"recommendations_per_1000_users", "segments_per_1000_users"}
+    assert read_prices().not_verified == {
+        "recommendations_per_1000_users",
+        "segments_per_1000_users",
+    }
 
 
 @pytest.mark.parametrize("wrong", ["-1", "cheap", ["1", "-1"], ["1"]])
 def test_what_is_no_price_is_refused(wrong: object) -> None:
     price = {"usd": wrong, "source": "a guess"}
     with pytest.raises(ValidationError, match="training_per_hour"):
-        Prices.model_validate({**prices().model_dump(), "training_per_hour": price})
+        Prices.model_validate({**read_prices().model_dump(), "training_per_hour": price})
     with pytest.raises(ValidationError, match="storage_per_gb"):
-        Prices.model_validate({**prices().model_dump(), "storage_per_gb": 1})
+        Prices.model_validate({**read_prices().model_dump(), "storage_per_gb": 1})
 
 
 def test_the_embedded_personalize_costs_nothing_and_tells_what_it_would_on_aws(
@@ -135,14 +138,15 @@ def test_the_embedded_personalize_costs_nothing_and_tells_what_it_would_on_aws(
     told = {asset: metadata(first, asset) for asset in ASSETS}
     assert [told[asset]["cost_usd"] for asset in ASSETS] == [0.0] * 3
     on_aws = {asset: told[asset]["cost_usd_on_aws"] for asset in ASSETS}
-    rows, price = interactions(project, "shop").height, prices()
+    rows, price = interactions(project, "shop").height, read_prices()
     size = (project.storage / "shop/transformed/interactions/interactions.csv").stat().st_size
     assert on_aws == {
         "personalize_dataset": near(price.import_per_gb.most * size / 1e9),
         "solution_version": near(
             price.training_v2_per_1000_interactions.most * rows / 1000
             # Popularity, to compare with.
-            + price.training_per_hour.most * training_hours("aws-popularity-count", rows)[1]
+            + price.training_per_hour.most
+            * estimate_training_hours("aws-popularity-count", rows)[1]
         ),
         "recommendations": near(price.recommendations_v2_per_1000_users.most * 60 / 1000),
     }
@@ -152,7 +156,7 @@ def test_the_embedded_personalize_costs_nothing_and_tells_what_it_would_on_aws(
     # The comparison's training is by the hour, of which AWS published nothing.
     assert estimated["estimated_usd_on_aws_from"] == near(
         sum(on_aws.values())
-        - price.training_per_hour.most * training_hours("aws-popularity-count", rows)[1]
+        - price.training_per_hour.most * estimate_training_hours("aws-popularity-count", rows)[1]
     )
 
     again = refresh(project, "shop", instance)
@@ -173,23 +177,23 @@ def test_the_estimate_of_a_training_is_an_upper_bound(
     project.declare({**declared, "solution": solution})
     first = refresh(project, "shop", instance)
     hours = metadata(first, "solution_version")["training_hours"]
-    assert 0 < hours < prices().training_hours
+    assert 0 < hours < read_prices().training_hours
     paid = metadata(first, "solution_version")["cost_usd"]
-    assert paid == near(hours * prices().training_per_hour.most)
+    assert paid == near(hours * read_prices().training_per_hour.most)
     write_ratings(project.root / "ratings.csv", seed=1)
     second = metadata(refresh(project, "shop", instance), "personalize_dataset")
-    lists = recommendations_cost("aws-user-personalization", 60).usd
+    lists = price_recommendations("aws-user-personalization", 60).usd
     # At the most: the last training may have been a short one.
     rows = interactions(project, "shop").height
-    _, most = training_hours("aws-user-personalization", rows)
-    training = most * prices().training_per_hour.most
+    _, most = estimate_training_hours("aws-user-personalization", rows)
+    training = most * read_prices().training_per_hour.most
     assert second["estimated_usd"] == near(training + lists + second["cost_usd"])
     # A training that took longer may do so again.
     record = project.storage / "shop/records/solution_version.json"
     record.write_text(json.dumps({**json.loads(record.read_text()), "training_hours": 9.0}))
     write_ratings(project.root / "ratings.csv", seed=2)
     third = metadata(refresh(project, "shop", instance), "personalize_dataset")
-    training = 9 * prices().training_per_hour.most
+    training = 9 * read_prices().training_per_hour.most
     assert third["estimated_usd"] == near(training + lists + third["cost_usd"])
 
 

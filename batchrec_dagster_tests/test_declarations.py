@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from batchrec_dagster.config.solution import Solution
 from batchrec_dagster.pipeline.loading import DeclarationError
-from batchrec_dagster.steps.batch_jobs import solution_config, solution_name
+from batchrec_dagster.steps.batch_jobs import build_solution_config, build_solution_name
 from batchrec_dagster_tests.support import (
     COLUMNS,
     declaration,
@@ -470,7 +470,7 @@ def test_a_file_that_declares_nothing_is_named(tmp_path: Path, text: str, said: 
 def test_event_weights_are_personalizes_events_config() -> None:
     solution = Solution.model_validate({"event_weights": {"view": 0.3, "purchase": 1}})
     [own, popularity] = solution.recipes.values()
-    assert solution_config(own)["eventsConfig"] == {
+    assert build_solution_config(own)["eventsConfig"] == {
         "eventParametersList": [
             {"eventType": "purchase", "weight": 1.0},
             {"eventType": "view", "weight": 0.3},
@@ -483,15 +483,17 @@ def test_a_threshold_of_event_values_is_personalizes_and_another_solution() -> N
     alone = Solution.model_validate({"event_value_threshold": 0.5}).recipes
     assert len(alone) == 2
     for recipe, settings in alone.items():
-        assert solution_config(settings)["eventValueThreshold"] == "0.5"
-        assert solution_name("shop", recipe, settings) != solution_name("shop", recipe, {})
+        assert build_solution_config(settings)["eventValueThreshold"] == "0.5"
+        assert build_solution_name("shop", recipe, settings) != build_solution_name(
+            "shop", recipe, {}
+        )
     weights = {"event_weights": {"watch": 1}, "event_value_threshold": 0.5}
     [own, popularity] = Solution.model_validate(weights).recipes.values()
     event = {"eventType": "watch", "weight": 1.0, "eventValueThreshold": 0.5}
-    config = solution_config(own)
+    config = build_solution_config(own)
     assert config["eventsConfig"] == {"eventParametersList": [event]}
     assert "eventValueThreshold" not in config  # Personalize refuses both
-    assert solution_config(popularity)["eventValueThreshold"] == "0.5"
+    assert build_solution_config(popularity)["eventValueThreshold"] == "0.5"
 
 
 @pytest.mark.parametrize(

@@ -13,22 +13,37 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchrec_dagster.config.recommendations import Experiment
-from batchrec_dagster.outcomes.arms import CONTROL, GROUPS, MODEL, arm, arms, groups
-from batchrec_dagster.outcomes.estimates import difference, lift, ratio, share, users_needed
+from batchrec_dagster.outcomes.arms import (
+    CONTROL,
+    GROUPS,
+    MODEL,
+    assign_arm,
+    assign_arms,
+    assign_groups,
+)
+from batchrec_dagster.outcomes.estimates import (
+    count_users_needed,
+    estimate_difference,
+    estimate_lift,
+    estimate_ratio,
+    estimate_share,
+)
 
 USERS = pl.Series([f"user {number}" for number in range(20_000)])
 TEST = Experiment(name="holdout")
 
 
 def test_an_arm_depends_on_the_user_the_name_and_the_salt_alone() -> None:
-    assert arms(USERS.head(200), TEST).to_list() == [arm(user, TEST) for user in USERS.head(200)]
+    assert assign_arms(USERS.head(200), TEST).to_list() == [
+        assign_arm(user, TEST) for user in USERS.head(200)
+    ]
     # A kept answer: an update that moves users between arms would void every running experiment.
     half = Experiment(name="holdout", control_share=0.5)
     kept = [CONTROL, CONTROL, CONTROL, MODEL, CONTROL]
-    assert [arm(user, half) for user in ("1", "2", "3", "Zoë", "")] == kept
+    assert [assign_arm(user, half) for user in ("1", "2", "3", "Zoë", "")] == kept
     others = (Experiment(name="other"), Experiment(name="holdout", salt="2"))
     for other in others:
-        both = (arms(USERS, TEST) == CONTROL) & (arms(USERS, other) == CONTROL)
+        both = (assign_arms(USERS, TEST) == CONTROL) & (assign_arms(USERS, other) == CONTROL)
         assert both.mean() == pytest.approx(0.01, abs=0.003)
 
 
@@ -36,7 +51,8 @@ def test_an_arm_depends_on_the_user_the_name_and_the_salt_alone() -> None:
 def test_arms_are_balanced_and_a_larger_share_moves_users_one_way() -> None:
     shares = (0.05, 0.1, 0.3, 0.5)
     controls = [
-        arms(USERS, Experiment(name="holdout", control_share=share)) == CONTROL for share in shares
+        assign_arms(USERS, Experiment(name="holdout", control_share=share)) == CONTROL
+        for share in shares
     ]
     for wanted, control in zip(shares, controls, strict=True):
         assert scipy.stats.binomtest(int(control.sum()), len(USERS), wanted).pvalue > 0.001
@@ -45,11 +61,11 @@ def test_arms_are_balanced_and_a_larger_share_moves_users_one_way() -> None:
 
 
 def test_groups_are_even_and_independent_of_the_arms() -> None:
-    found = groups(USERS)
+    found = assign_groups(USERS)
     assert found.unique().sort().to_list() == [*range(GROUPS)]
     counts = [*pl.Series(found.value_counts()["count"])]
     assert scipy.stats.chisquare(counts).pvalue > 0.001
-    in_control = pl.DataFrame({"group": found, "control": arms(USERS, TEST) == CONTROL})
+    in_control = pl.DataFrame({"group": found, "control": assign_arms(USERS, TEST) == CONTROL})
     per_group = in_control.group_by("group").agg(pl.col("control").sum())["control"]
     assert scipy.stats.chisquare(per_group.to_list()).pvalue > 0.001
 
@@ -57,13 +73,13 @@ def test_groups_are_even_and_independent_of_the_arms() -> None:
 @given(st.text(), st.text(max_size=5))
 def test_every_text_is_in_an_arm_and_a_group(user: str, salt: str) -> None:
     test = Experiment(name="a", salt=salt, control_share=0.5)
-    assert arm(user, test) == arms(pl.Series([user]), test).item()
-    assert 0 <= groups(pl.Series([user])).item() < GROUPS
+    assert assign_arm(user, test) == assign_arms(pl.Series([user]), test).item()
+    assert 0 <= assign_groups(pl.Series([user])).item() < GROUPS
 
 
 def test_of_groups_of_one_user_each_a_mean_has_the_interval_of_students_t() -> None:
     values = np.random.default_rng(1).exponential(size=50)
-    found = ratio(values, np.ones(50))
+    found = estimate_ratio(values, np.ones(50))
     assert found is not None
     low, high = scipy.stats.t.interval(0.95, 49, values.mean(), scipy.stats.sem(values))
     assert (found.low, found.high) == pytest.approx((low, high))
@@ -71,12 +87,12 @@ def test_of_groups_of_one_user_each_a_mean_has_the_interval_of_students_t() -> N
 
 def test_a_share_of_single_users_has_the_exact_interval() -> None:
     hits = np.repeat([1.0, 0.0], [30, 970])
-    found = share(hits, np.ones(1000), users=1000)
+    found = estimate_share(hits, np.ones(1000), users=1000)
     assert found is not None
     exact = scipy.stats.binomtest(30, 1000).proportion_ci(method="exact")
     assert (found.low, found.high) == pytest.approx((exact.low, exact.high), abs=2e-3)
     for value in (0.0, 1.0):
-        found = share(np.full(20, value), np.ones(20), users=50)
+        found = estimate_share(np.full(20, value), np.ones(20), users=50)
         exact = scipy.stats.binomtest(int(50 * value), 50).proportion_ci(method="exact")
         assert found is not None
         assert (found.low, found.high) == pytest.approx((exact.low, exact.high))
@@ -85,34 +101,34 @@ def test_a_share_of_single_users_has_the_exact_interval() -> None:
 def test_a_difference_is_welchs() -> None:
     chance = np.random.default_rng(2)
     first, second = chance.normal(5, 1, 90), chance.normal(4, 3, 40)
-    means = [ratio(values, np.ones(len(values))) for values in (first, second)]
+    means = [estimate_ratio(values, np.ones(len(values))) for values in (first, second)]
     assert means[0] is not None
     assert means[1] is not None
-    found = difference(means[0], means[1])
+    found = estimate_difference(means[0], means[1])
     welch = scipy.stats.ttest_ind(first, second, equal_var=False).confidence_interval()
     assert (found.low, found.high) == pytest.approx((welch.low, welch.high))
 
 
 def test_nothing_is_said_without_users_and_nothing_certain_with_one_group() -> None:
-    assert ratio([0, 0], [0, 0]) is None
-    assert share([], [], users=0) is None
-    one = ratio([3, 0], [2, 0])
+    assert estimate_ratio([0, 0], [0, 0]) is None
+    assert estimate_share([], [], users=0) is None
+    one = estimate_ratio([3, 0], [2, 0])
     assert one is not None
     assert (one.value, one.low, one.high) == (1.5, -math.inf, math.inf)
-    two = ratio([1, 2], [1, 1])
+    two = estimate_ratio([1, 2], [1, 1])
     assert two is not None
-    assert difference(one, two).high == math.inf
-    none = ratio([0, 0], [1, 1])
+    assert estimate_difference(one, two).high == math.inf
+    none = estimate_ratio([0, 0], [1, 1])
     assert none is not None
-    assert lift(two, none) is None
+    assert estimate_lift(two, none) is None
 
 
 def test_the_users_needed_find_the_lift_four_times_of_five() -> None:
     chance = np.random.default_rng(3)
     pilot = chance.poisson(2.0, 5000)
-    measured = ratio(pilot, np.ones(5000))
+    measured = estimate_ratio(pilot, np.ones(5000))
     assert measured is not None
-    users = users_needed(measured, 5000, effect=0.1, control_share=0.2)
+    users = count_users_needed(measured, 5000, effect=0.1, control_share=0.2)
     # (1.96 + 0.84)**2 * 2 * (1 / 0.2 + 1 / 0.8) / 0.2**2
     assert users == pytest.approx(2453, rel=0.1)
     found = 0

@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from batchrec_dagster.cli import main
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.config.recommendations import Experiment
-from batchrec_dagster.outcomes.arms import CONTROL, MODEL, arms
+from batchrec_dagster.outcomes.arms import CONTROL, MODEL, assign_arms
 from batchrec_dagster.outcomes.outcome import Outcome
 from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster_tests.s3_server import S3Server
@@ -118,7 +118,7 @@ def a_night_after_publication(shop: Shop, instance: dg.DagsterInstance) -> None:
     counted = {one.edition: one.interactions for one in shop.outcomes() if one.arm == MODEL}
     assert counted[1] == 0
     kept = ratings.filter(is_last, pl.col("rating") >= 3.5)["userId"].cast(pl.String)
-    assert counted[2] == int((arms(kept, HOLDOUT) == MODEL).sum())
+    assert counted[2] == int((assign_arms(kept, HOLDOUT) == MODEL).sum())
 
 
 def two_nights(shop: Shop, instance: dg.DagsterInstance, control: str) -> list[Outcome]:
@@ -146,7 +146,7 @@ def two_nights(shop: Shop, instance: dg.DagsterInstance, control: str) -> list[O
     by_arm = {one.arm: one for one in outcomes}
     everyone = pl.Series([str(user) for user in range(1, 61)])
     for arm, one in by_arm.items():
-        assert one.users == int((arms(everyone, HOLDOUT) == arm).sum())
+        assert one.users == int((assign_arms(everyone, HOLDOUT) == arm).sum())
         assert one.interactions > 0
     assert (by_arm[CONTROL].hit_rate is None) == (control == "none")
     if control == "popular":
@@ -188,7 +188,7 @@ def assert_shown(shop: Shop) -> None:
     assert found["plan"]["users"] == 60
     with pytest.MonkeyPatch.context() as before_it_is_measured:
         before_it_is_measured.setattr(
-            "batchrec_dagster.outcomes.experiment.experiment_result", lambda _: None
+            "batchrec_dagster.outcomes.experiment.summarize_experiment", lambda _: None
         )
         done = CliRunner().invoke(main, ["show", "--experiment", "--json"], env=environment)
     (found,) = json.loads(done.output)["pipelines"]
@@ -201,7 +201,7 @@ def assert_shown(shop: Shop) -> None:
 
 def assert_arms(lists: pl.DataFrame, control: str) -> None:
     users = lists.unique("user_id")
-    assert users["arm"].to_list() == arms(users["user_id"], HOLDOUT).to_list()
+    assert users["arm"].to_list() == assign_arms(users["user_id"], HOLDOUT).to_list()
     of_control = lists.filter(arm=CONTROL)
     if control == "none":
         assert of_control.is_empty()

@@ -10,9 +10,13 @@ import polars as pl
 import pytest
 
 from batchrec_dagster.config.recommendations import Experiment
-from batchrec_dagster.outcomes.arms import CONTROL, MODEL, arms
-from batchrec_dagster.outcomes.estimates import ratio, users_needed
-from batchrec_dagster.outcomes.experiment import ExperimentResult, experiment_result, plan
+from batchrec_dagster.outcomes.arms import CONTROL, MODEL, assign_arms
+from batchrec_dagster.outcomes.estimates import count_users_needed, estimate_ratio
+from batchrec_dagster.outcomes.experiment import (
+    ExperimentResult,
+    plan_experiment,
+    summarize_experiment,
+)
 from batchrec_dagster.reporting.experiment import ExperimentView, describe_result, format_experiment
 from batchrec_dagster.steps.outcome_sums import (
     PUBLICATION,
@@ -20,7 +24,7 @@ from batchrec_dagster.steps.outcome_sums import (
     Period,
     PeriodLists,
     UserGroups,
-    sums,
+    sum_period,
 )
 from batchrec_dagster.storage.published_table import Edition
 
@@ -34,7 +38,7 @@ def world(seed: int, lift: float, users: int = 600) -> pl.DataFrame:
     chance = np.random.default_rng(seed)
     experiment = Experiment(name=f"seed{seed}", control_share=0.3)
     ids = pl.Series([f"u{number}" for number in range(users)])
-    factor = np.where(arms(ids, experiment) == MODEL, 1 + lift, 1.0)
+    factor = np.where(assign_arms(ids, experiment) == MODEL, 1 + lift, 1.0)
     activity = chance.gamma(1.5, 0.3, users) * factor
     lists = np.array([chance.permutation(ITEMS)[:LENGTH] for _ in range(users)])
     who = np.repeat(np.arange(users), NIGHTS)
@@ -65,7 +69,7 @@ def world(seed: int, lift: float, users: int = 600) -> pl.DataFrame:
     published = PeriodLists(rows, nobody, experiment, exclude_seen=False)
     hashed = UserGroups()
     return pl.concat(
-        sums(
+        sum_period(
             Period(
                 Edition({"edition": one + 1, "version": "v"}, ""),
                 0,
@@ -82,7 +86,7 @@ def world(seed: int, lift: float, users: int = 600) -> pl.DataFrame:
 
 
 def results(lift: float) -> list[ExperimentResult]:
-    found = [experiment_result(world(seed, lift)) for seed in range(SEEDS)]
+    found = [summarize_experiment(world(seed, lift)) for seed in range(SEEDS)]
     return [one for one in found if one is not None]
 
 
@@ -113,7 +117,7 @@ def test_equal_arms_are_not_said_to_differ_more_often_than_by_chance() -> None:
 
 def test_a_result_is_that_of_a_plain_count_and_the_plan_follows_from_it() -> None:
     table = world(1, 0.2)
-    found = experiment_result(table)
+    found = summarize_experiment(table)
     assert found is not None
     assert (found.editions, found.name) == (NIGHTS, "seed1")
     assert found.model_users + found.control_users == 600
@@ -123,20 +127,20 @@ def test_a_result_is_that_of_a_plain_count_and_the_plan_follows_from_it() -> Non
         for effect, count in zip(found.effects, (interactions, hits), strict=True):
             assert getattr(effect, arm).value == pytest.approx(count / users / NIGHTS)
 
-    made = plan(table, 0.3)
+    made = plan_experiment(table, 0.3)
     assert made is not None
     assert (made.users, made.days) == (600, NIGHTS)
     groups = table.group_by("group").agg(pl.col("interactions", "users").sum())
-    mean = ratio(groups["interactions"], groups["users"])
+    mean = estimate_ratio(groups["interactions"], groups["users"])
     assert mean is not None
-    assert dict(made.needed)[0.1] == users_needed(mean, 600, 0.1, 0.3)
-    assert users_needed(mean, 600, made.smallest, 0.3) == pytest.approx(600, rel=0.01)
+    assert dict(made.needed)[0.1] == count_users_needed(mean, 600, 0.1, 0.3)
+    assert count_users_needed(mean, 600, made.smallest, 0.3) == pytest.approx(600, rel=0.01)
 
 
 def test_a_result_is_said_with_its_interval_and_its_doubts() -> None:
     table = world(1, 0.8)
-    result, made = experiment_result(table), plan(table, 0.3)
-    same = experiment_result(world(2, 0.0))
+    result, made = summarize_experiment(table), plan_experiment(table, 0.3)
+    same = summarize_experiment(world(2, 0.0))
     assert result is not None
     assert made is not None
     assert same is not None
@@ -172,22 +176,22 @@ def test_a_result_is_said_with_its_interval_and_its_doubts() -> None:
 
 def test_a_newer_experiment_and_other_kinds_of_periods_are_apart() -> None:
     table = world(1, 0.2)
-    assert experiment_result(table.clear()) is None
-    assert experiment_result(table.with_columns(experiment=pl.lit(""))) is None
-    assert plan(table.clear(), 0.1) is None
+    assert summarize_experiment(table.clear()) is None
+    assert summarize_experiment(table.with_columns(experiment=pl.lit(""))) is None
+    assert plan_experiment(table.clear(), 0.1) is None
     replay = table.with_columns(since=pl.lit("data"), start=pl.col("start") - 90 * DAY)
     older = table.with_columns(
         experiment=pl.lit(Experiment(name="old").model_dump_json()),
         start=pl.col("start") - 40 * DAY,
     )
-    assert experiment_result(pl.concat([older, replay, table])) == experiment_result(table)
+    assert summarize_experiment(pl.concat([older, replay, table])) == summarize_experiment(table)
 
 
 def test_without_enough_users_in_the_control_there_is_no_effect() -> None:
     table = world(1, 0.2)
     few = (pl.col("arm") == MODEL) | (pl.col("group") < 9)
     for part in (pl.col("arm") == MODEL, few):
-        found = experiment_result(table.filter(part))
+        found = summarize_experiment(table.filter(part))
         assert found is not None
         assert found.effects == []
         assert found.uneven

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchrec_dagster.personalize.batch_files import format_inference_line, read_inference
-from batchrec_dagster.steps.batch_jobs import JobOutput, whole_lines
+from batchrec_dagster.steps.batch_jobs import JobOutput, split_at_lines
 from batchrec_dagster.steps.recommendation_table import ListBuilder, SeenItems
 from batchrec_dagster.storage.published_table import TableWriter
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
@@ -29,7 +29,7 @@ Row = tuple[str, int, str, float | None]
 
 @given(chunks=st.lists(st.binary(max_size=6) | st.just(b"\n")), size=st.integers(0, 8))
 def test_lines_are_cut_where_they_end(chunks: list[bytes], size: int) -> None:
-    pieces = list(whole_lines(chunks, size))
+    pieces = list(split_at_lines(chunks, size))
     assert b"".join(pieces) == b"".join(chunks)
     assert pieces
     assert all(piece.endswith(b"\n") for piece in pieces[:-1])

@@ -19,7 +19,7 @@ from batchrec_dagster.reporting.outcomes import (
     build_outcomes_section,
     describe_outcome,
 )
-from batchrec_dagster.steps.outcome_sums import DATA, PUBLICATION, periods
+from batchrec_dagster.steps.outcome_sums import DATA, PUBLICATION, find_periods
 from batchrec_dagster.steps.outcomes import MeasuredOutcomes, measure_outcomes
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.object_store import StorageError
@@ -228,29 +228,29 @@ def spans(found: Sequence[Any]) -> list[tuple[int, int, int]]:
 
 
 def test_periods_run_from_publication_to_publication() -> None:
-    found = periods(editions(100, 200, 300), newest=250)
+    found = find_periods(editions(100, 200, 300), newest=250)
     assert spans(found) == [(1, 100, 200), (2, 200, 250)]
     assert {one.since for one in found} == {PUBLICATION}
 
 
 def test_what_an_edition_was_made_from_is_not_after_it() -> None:
     ahead = editions(100, 200, data_until=[90, 250])
-    assert spans(periods(ahead, newest=250)) == [(1, 100, 250)]
-    assert spans(periods(ahead, newest=300)) == [(1, 100, 250), (2, 250, 300)]
+    assert spans(find_periods(ahead, newest=250)) == [(1, 100, 250)]
+    assert spans(find_periods(ahead, newest=300)) == [(1, 100, 250), (2, 250, 300)]
 
 
 def test_after_a_rollback_people_get_the_older_lists_again() -> None:
     rollback = [(1, datetime.fromtimestamp(250, UTC))]
-    found = periods(editions(100, 200), newest=400, published_again=rollback)
+    found = find_periods(editions(100, 200), newest=400, published_again=rollback)
     assert spans(found) == [(1, 100, 200), (2, 200, 250), (1, 250, 400)]
     # Published again while published: as when a killed rollback is run again.
     twice = [*rollback, (1, datetime.fromtimestamp(260, UTC))]
-    assert spans(periods(editions(100, 200), 400, twice)) == spans(found)
+    assert spans(find_periods(editions(100, 200), 400, twice)) == spans(found)
 
 
 def test_data_that_end_before_any_publication_count_from_their_own_end() -> None:
     made = editions(9_000, 9_100, 9_200, data_until=[100, 200, 200])
-    found = periods(made, newest=300)
+    found = find_periods(made, newest=300)
     assert spans(found) == [(1, 100, 200), (3, 200, 300)]
     assert {one.since for one in found} == {DATA}
 
@@ -258,9 +258,9 @@ def test_data_that_end_before_any_publication_count_from_their_own_end() -> None
 def test_an_edition_of_an_older_batchrec_counts_from_its_publication() -> None:
     old = Edition({"edition": 1, "version": "v", "made_at": at(100)}, "")
     nameless = Edition({}, "")
-    (found,) = periods([old, nameless], newest=150)
+    (found,) = find_periods([old, nameless], newest=150)
     assert (found.start, found.known_until) == (100, 100)
-    assert periods([old], newest=90) == []
+    assert find_periods([old], newest=90) == []
 
 
 def test_the_report_has_the_numbers_of_a_plain_count(

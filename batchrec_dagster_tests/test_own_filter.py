@@ -110,7 +110,7 @@ def test_lists_that_a_filter_leaves_all_empty_replace_none(
 def test_a_filter_that_only_personalize_refuses_is_reported_in_a_line(
     project: Project, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("batchrec_dagster.config.pipeline.filter_problem", allowed)
+    monkeypatch.setattr("batchrec_dagster.config.pipeline.find_filter_problem", allowed)
     project.declare(declared(project, filter="EXCLUDE ItemID WHERE Items.GENRES < 3"))
     result = refresh(project, "shop", instance)
     assert not result.success

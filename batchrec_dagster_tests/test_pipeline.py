@@ -87,7 +87,7 @@ def test_the_same_run_twice_imports_and_trains_nothing(
     before = table(project, "shop")
     page = (project.storage / "shop/curated/report/index.html").read_text()
     # Nothing is built or counted again.
-    monkeypatch.delattr("batchrec_dagster.steps.infer.build_locally")
+    monkeypatch.delattr("batchrec_dagster.steps.infer.build_table")
     monkeypatch.delattr("batchrec_dagster.pipeline.report.tallies")
     again = refresh(project, "shop", instance, report=True)
     assert again.success

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchrec_dagster.personalize.batch_files import format_segment_line, read_segments
-from batchrec_dagster.steps.batch_jobs import whole_lines
+from batchrec_dagster.steps.batch_jobs import split_at_lines
 from batchrec_dagster.steps.segment_table import SegmentTable
 from batchrec_dagster.storage.published_table import TableWriter
 
@@ -30,7 +30,7 @@ def made(
     table = SegmentTable(titles)
     with tempfile.TemporaryDirectory() as folder:
         with TableWriter(Path(folder) / "table.parquet") as writer:
-            table.write(map(read_segments, whole_lines(content, size)), writer)
+            table.write(map(read_segments, split_at_lines(content, size)), writer)
         return table, pl.read_parquet(writer.path)
 
 

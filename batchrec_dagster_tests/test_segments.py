@@ -8,7 +8,7 @@ import dagster as dg
 import polars as pl
 import pytest
 
-from batchrec_dagster.steps.cost import recommendations_cost, segments_cost
+from batchrec_dagster.steps.cost import price_recommendations, price_segments
 from batchrec_dagster_tests.support import (
     Project,
     declaration,
@@ -59,9 +59,9 @@ def test_each_item_gets_the_users_who_belong_to_it(
     assert {"coverage", "hits_at_1_percent", "recall_at_1_percent"} <= set(version)
     told = metadata(result, "user_segments")
     assert (told["outcome"], told["segments"], told["empty_segments"]) == ("segmented", 3, 0)
-    cost = segments_cost(3, users=60).usd
+    cost = price_segments(3, users=60).usd
     assert (told["cost_usd"], told["cost_usd_on_aws"]) == (0, pytest.approx(cost))
-    lists = recommendations_cost(str(QUICK["recipe"]), 60).usd
+    lists = price_recommendations(str(QUICK["recipe"]), 60).usd
     checks = [
         e for e in result.get_asset_check_evaluations() if "user_segments" in e.asset_key.path
     ]
@@ -131,7 +131,7 @@ def test_what_cannot_be_answered_is_reported_and_not_published(
     assert unknown.startswith("no_failed_segments: 1 of 4 segments failed")
     assert unknown.endswith("; fix segments.items")
 
-    monkeypatch.setattr("batchrec_dagster.config.pipeline.filter_problem", allowed)
+    monkeypatch.setattr("batchrec_dagster.config.pipeline.find_filter_problem", allowed)
     settings["segments"] = {"items": ITEMS, "filter": "EXCLUDE UserID WHERE Users.AGE < 18"}
     project.declare(settings)
     refused = why(refresh(project, "shop", instance))

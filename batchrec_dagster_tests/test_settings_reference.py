@@ -8,17 +8,17 @@ from typing import Any
 from click.testing import CliRunner
 
 from batchrec_dagster.cli import main
-from batchrec_dagster.config.json_schema import declaration_schema, declaration_schema_text
+from batchrec_dagster.config.json_schema import build_declaration_schema, render_declaration_schema
 from batchrec_dagster.pipeline.scaffolding import SCHEMA_FILE
 
-SCHEMA = declaration_schema()
+SCHEMA = build_declaration_schema()
 
 
 def test_the_file_that_editors_read_is_the_models() -> None:
-    assert SCHEMA_FILE.read_text() == declaration_schema_text(), (
+    assert SCHEMA_FILE.read_text() == render_declaration_schema(), (
         "the settings have changed: batchrec schema > batchrec_dagster/config/defs.schema.json"
     )
-    assert CliRunner().invoke(main, ["schema"]).output == declaration_schema_text()
+    assert CliRunner().invoke(main, ["schema"]).output == render_declaration_schema()
 
 
 def test_every_setting_is_described() -> None:

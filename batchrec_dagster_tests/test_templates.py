@@ -8,7 +8,7 @@ import pytest
 
 from batchrec_dagster.config.solution import Solution
 from batchrec_dagster.pipeline.loading import DeclarationError
-from batchrec_dagster.steps.batch_jobs import solution_config
+from batchrec_dagster.steps.batch_jobs import build_solution_config
 from batchrec_dagster_tests.support import (
     declaration,
     definitions,
@@ -113,8 +113,8 @@ def test_each_hyperparameter_goes_where_personalize_expects_it() -> None:
     solution = Solution.model_validate(
         {**UPDATABLE, "hyperparameters": {"bptt": 4, "max_user_history_length_percentile": 0.9}}
     )
-    assert solution_config(solution.algorithm_hyperparameters) == {
+    assert build_solution_config(solution.algorithm_hyperparameters) == {
         "algorithmHyperParameters": {"bptt": "4"},
         "featureTransformationParameters": {"max_user_history_length_percentile": "0.9"},
     }
-    assert solution_config({}) == {"algorithmHyperParameters": {}}
+    assert build_solution_config({}) == {"algorithmHyperParameters": {}}

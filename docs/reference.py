@@ -11,7 +11,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 from batchrec_dagster.cli import main
-from batchrec_dagster.config.json_schema import declaration_schema
+from batchrec_dagster.config.json_schema import build_declaration_schema
 from batchrec_dagster.deployment import SETTINGS
 from batchrec_dagster.personalize.recipes import HYPERPARAMETERS
 
@@ -37,7 +37,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def page() -> str:
     """The page as Markdown."""
-    schema = declaration_schema()
+    schema = build_declaration_schema()
     attributes = schema["properties"]["attributes"]
     parts = [INTRODUCTION, *_part("", attributes, schema["$defs"])]
     parts += ["## The deployment\n", "Variables of the environment.\n"]

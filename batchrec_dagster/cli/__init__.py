@@ -115,9 +115,9 @@ def schema() -> None:
     An editor with the YAML language server finds it by this line in the file:
       # yaml-language-server: $schema=PATH
     """
-    from batchrec_dagster.config.json_schema import declaration_schema_text
+    from batchrec_dagster.config.json_schema import render_declaration_schema
 
-    click.echo(declaration_schema_text(), nl=False)
+    click.echo(render_declaration_schema(), nl=False)
 
 
 for command in (

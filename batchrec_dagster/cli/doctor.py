@@ -113,7 +113,7 @@ def verify_aws(
     from batchrec_dagster.doctor.aws_questions import DELETED, estimate_costs
     from batchrec_dagster.doctor.verify_aws import Verification, VerifyError
     from batchrec_dagster.personalize.errors import PersonalizeError
-    from batchrec_dagster.steps.cost import summary
+    from batchrec_dagster.steps.cost import summarize_costs
     from batchrec_dagster.storage.object_store import StorageError
 
     logging.basicConfig(format="%(message)s")
@@ -129,7 +129,7 @@ def verify_aws(
         else:
             if verification.state["stage"] != DELETED:
                 cost = estimate_costs()
-                click.echo(f"On AWS this costs {summary(cost)}.")
+                click.echo(f"On AWS this costs {summarize_costs(cost)}.")
                 if sum(question_cost.usd for question_cost in cost) > budget:
                     raise VerifyError(f"that is more than --budget {budget:g}: nothing was made")
                 if not yes:

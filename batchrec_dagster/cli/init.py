@@ -81,7 +81,7 @@ def init(folder: Path) -> None:
       batchrec run shop
       batchrec open
     """
-    from batchrec_dagster.config.json_schema import declaration_schema_text
+    from batchrec_dagster.config.json_schema import render_declaration_schema
 
     folder = folder.expanduser().absolute()
     module = _module(folder.name)
@@ -94,7 +94,7 @@ def init(folder: Path) -> None:
         "dagster.yaml": _DAGSTER,
         ".env": _ENV,
         ".gitignore": _IGNORE,
-        "defs.schema.json": declaration_schema_text(),
+        "defs.schema.json": render_declaration_schema(),
         "README.md": _README.format(name=folder.name, module=module),
     }
     try:

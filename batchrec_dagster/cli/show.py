@@ -126,18 +126,18 @@ def _experiments(published: list[PublishedResults]) -> list[Any]:
     from batchrec_dagster.storage.extras import require
 
     require("report", "batchrec show --experiment")
-    from batchrec_dagster.outcomes.experiment import experiment_result, plan
+    from batchrec_dagster.outcomes.experiment import plan_experiment, summarize_experiment
     from batchrec_dagster.reporting.experiment import ExperimentView
     from batchrec_dagster.steps.outcomes import read_sums
 
     views = []
     for one in published:
         sums = read_sums(one.files)
-        result = experiment_result(sums)
+        result = summarize_experiment(sums)
         about = one.edition.about if one.edition else {}
         current = about.get("experiment", {})
         usual = result.control_share if result else USUAL_SHARE
-        planned = plan(sums, current.get("control_share", usual))
+        planned = plan_experiment(sums, current.get("control_share", usual))
         views.append(ExperimentView(one.pipeline, current.get("name"), result, planned))
     return views
 

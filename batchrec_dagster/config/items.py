@@ -8,7 +8,11 @@ from typing import Literal, Self
 import dagster as dg
 from pydantic import Field, model_validator
 
-from batchrec_dagster.config.ratings import check_delimiter, check_encoding, names_or_positions
+from batchrec_dagster.config.ratings import (
+    check_delimiter,
+    check_encoding,
+    check_names_or_positions,
+)
 from batchrec_dagster.config.sources import SourceSettings
 from batchrec_dagster.config.validation import checked, matching
 from batchrec_dagster.personalize.schemas import VALUE_SEPARATOR, parse_schema
@@ -67,7 +71,7 @@ class ItemColumns(dg.Model):
             for column in (self.item, self.title, self.image, self.link, self.created)
             if column is not None
         ] + [*self.categories.values(), *self.numbers.values()]
-        names_or_positions(columns)
+        check_names_or_positions(columns)
         if len(columns) == 1:
             raise ValueError("set the columns of the title, categories or numbers")
         if self.title is None and (self.image is not None or self.link is not None):

@@ -35,9 +35,9 @@ class _Declaration(Pipeline, dg.Resolvable):
     """The attributes of the component, with templates allowed."""
 
 
-def declaration_schema() -> dict[str, Any]:
+def build_declaration_schema() -> dict[str, Any]:
     """The schema as parsed JSON."""
-    attributes = _plain(_Declaration.model().model_json_schema())
+    attributes = _simplify(_Declaration.model().model_json_schema())
     defs = attributes.pop("$defs")
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",
@@ -54,21 +54,21 @@ def declaration_schema() -> dict[str, Any]:
     }
 
 
-def declaration_schema_text() -> str:
-    return json.dumps(declaration_schema(), indent=2, ensure_ascii=False) + "\n"
+def render_declaration_schema() -> str:
+    return json.dumps(build_declaration_schema(), indent=2, ensure_ascii=False) + "\n"
 
 
-def _plain(schema: Any) -> Any:
+def _simplify(schema: Any) -> Any:
     """Without titles that repeat names, and without strings in place of a block, which the loader
     refuses anyway."""
     if isinstance(schema, list):
-        return [_plain(one) for one in schema]
+        return [_simplify(one) for one in schema]
     if not isinstance(schema, dict):
         return schema
     made = {
-        key: {name: _plain(one) for name, one in value.items()}
+        key: {name: _simplify(one) for name, one in value.items()}
         if key in ("properties", "$defs")
-        else _plain(value)
+        else _simplify(value)
         for key, value in schema.items()
         if not (key == "title" or (key == "default" and value == _UNSET))
     }

@@ -36,9 +36,9 @@ from batchrec_dagster.config.recommendations import (
 )
 from batchrec_dagster.config.solution import Solution
 from batchrec_dagster.config.validation import (
-    attributes_problem,
-    field_errors,
-    filter_problem,
+    build_field_errors,
+    find_attributes_problem,
+    find_filter_problem,
     matching,
 )
 from batchrec_dagster.personalize.recipes import POPULARITY_COUNT, USER_PERSONALIZATION
@@ -54,11 +54,11 @@ from batchrec_dagster.sinks import Sinks
 from batchrec_dagster.storage.paths import StorageKeys
 
 
-def _flat(settings: dict[str, Any], path: str = "") -> dict[str, Any]:
+def _flatten(settings: dict[str, Any], path: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in settings.items():
         if isinstance(value, dict):
-            flat |= _flat(value, f"{path}{name}.")
+            flat |= _flatten(value, f"{path}{name}.")
         else:
             flat[path + name] = hide_query(value) if isinstance(value, str) else value
     return flat
@@ -71,7 +71,7 @@ def _resolve(context: dg.ResolutionContext, part: dg.Model | str) -> dg.Model:
     return type(part).model_validate(context.resolve_value(part.model_dump(exclude_unset=True)))
 
 
-def _part(part: type[dg.Model]) -> dg.Resolver:
+def _block(part: type[dg.Model]) -> dg.Resolver:
     """A block of the YAML, described by the docstring of its model."""
     description = " ".join((part.__doc__ or "").split())
     return dg.Resolver(_resolve, model_field_type=part, description=description)
@@ -95,27 +95,27 @@ class Pipeline(dg.Model):
         list[str],
         dg.Resolver.default(description="The owners of the assets: e-mail addresses or team:NAME."),
     ] = Field(default=["team:recommendations"])
-    ratings: Annotated[RatingsSettings, _part(RatingsSettings)]
-    interactions: Annotated[InteractionSettings, _part(InteractionSettings)] = Field(
+    ratings: Annotated[RatingsSettings, _block(RatingsSettings)]
+    interactions: Annotated[InteractionSettings, _block(InteractionSettings)] = Field(
         default_factory=InteractionSettings
     )
-    preparation: Annotated[PreparationSettings, _part(PreparationSettings)] = Field(
+    preparation: Annotated[PreparationSettings, _block(PreparationSettings)] = Field(
         default_factory=PreparationSettings
     )
-    items: Annotated[ItemSettings | None, _part(ItemSettings)] = None
-    solution: Annotated[Solution, _part(Solution)] = Field(default_factory=Solution)
-    batch_users: Annotated[BatchUsers, _part(BatchUsers)] = Field(default_factory=BatchUsers)
-    recommendations: Annotated[RecommendationSettings, _part(RecommendationSettings)] = Field(
+    items: Annotated[ItemSettings | None, _block(ItemSettings)] = None
+    solution: Annotated[Solution, _block(Solution)] = Field(default_factory=Solution)
+    batch_users: Annotated[BatchUsers, _block(BatchUsers)] = Field(default_factory=BatchUsers)
+    recommendations: Annotated[RecommendationSettings, _block(RecommendationSettings)] = Field(
         default_factory=RecommendationSettings
     )
-    gate: Annotated[Gate, _part(Gate)] = Field(default_factory=Gate)
-    publication: Annotated[Publication, _part(Publication)] = Field(default_factory=Publication)
-    experiment: Annotated[Experiment | None, _part(Experiment)] = None
-    segments: Annotated[Segments | None, _part(Segments)] = None
-    sinks: Annotated[Sinks, _part(Sinks)] = Field(default_factory=Sinks)
-    budget: Annotated[Budget, _part(Budget)] = Field(default_factory=Budget)
-    assets: Annotated[AssetSettings, _part(AssetSettings)] = Field(default_factory=AssetSettings)
-    deployment: Annotated[DeploymentSettings, _part(DeploymentSettings)] = Field(
+    gate: Annotated[Gate, _block(Gate)] = Field(default_factory=Gate)
+    publication: Annotated[Publication, _block(Publication)] = Field(default_factory=Publication)
+    experiment: Annotated[Experiment | None, _block(Experiment)] = None
+    segments: Annotated[Segments | None, _block(Segments)] = None
+    sinks: Annotated[Sinks, _block(Sinks)] = Field(default_factory=Sinks)
+    budget: Annotated[Budget, _block(Budget)] = Field(default_factory=Budget)
+    assets: Annotated[AssetSettings, _block(AssetSettings)] = Field(default_factory=AssetSettings)
+    deployment: Annotated[DeploymentSettings, _block(DeploymentSettings)] = Field(
         default_factory=DeploymentSettings
     )
     automation: Annotated[
@@ -127,9 +127,9 @@ class Pipeline(dg.Model):
             examples=["eager", "0 3 * * *"],
         ),
     ] = "none"
-    schedule: Annotated[Schedule, _part(Schedule)] = Field(default_factory=Schedule)
-    alerts: Annotated[Alerts, _part(Alerts)] = Field(default_factory=Alerts)
-    on_new_files: Annotated[OnNewFiles, _part(OnNewFiles)] = Field(default_factory=OnNewFiles)
+    schedule: Annotated[Schedule, _block(Schedule)] = Field(default_factory=Schedule)
+    alerts: Annotated[Alerts, _block(Alerts)] = Field(default_factory=Alerts)
+    on_new_files: Annotated[OnNewFiles, _block(OnNewFiles)] = Field(default_factory=OnNewFiles)
 
     _name_is_possible = matching(
         "name",
@@ -158,10 +158,12 @@ class Pipeline(dg.Model):
             raise ValueError(problem)
         columns = self.ratings.columns
         if self.solution.event_weights and columns is not None and columns.event_type is None:
-            raise field_errors({("solution", "event_weights"): "needs ratings.columns.event_type"})
+            raise build_field_errors(
+                {("solution", "event_weights"): "needs ratings.columns.event_type"}
+            )
         if self.solution.event_value_threshold is not None and not self.event_value:
             key = "event_value_threshold"
-            raise field_errors({("solution", key): "needs ratings.columns.event_value"})
+            raise build_field_errors({("solution", key): "needs ratings.columns.event_value"})
         return self
 
     def _problems(self) -> Iterator[str]:
@@ -205,7 +207,7 @@ class Pipeline(dg.Model):
         lists, columns = self.recommendations, self.ratings.columns
         # Without declared columns, the one of event types may be recognised.
         problem = partial(
-            filter_problem,
+            find_filter_problem,
             schemas=schemas,
             events=columns is None or columns.event_type is not None,
         )
@@ -217,7 +219,8 @@ class Pipeline(dg.Model):
             if self.segments.filter:
                 found["segments", "filter"] = [problem(self.segments.filter, values={})]
             found["segments", "attributes"] = [
-                attributes_problem(expression, schemas) for expression in self.segments.attributes
+                find_attributes_problem(expression, schemas)
+                for expression in self.segments.attributes
             ]
         problems = {
             keys: "; ".join(filter(None, messages))
@@ -225,7 +228,7 @@ class Pipeline(dg.Model):
             if any(messages)
         }
         if problems:
-            raise field_errors(problems)
+            raise build_field_errors(problems)
         return self
 
     @property
@@ -261,7 +264,7 @@ class Pipeline(dg.Model):
             *("ratings", "interactions", "items", "solution"),
             *("batch_users", "recommendations", "experiment"),
         }
-        settings = _flat(self.model_dump(mode="json", exclude_defaults=True, include=blocks))
+        settings = _flatten(self.model_dump(mode="json", exclude_defaults=True, include=blocks))
         project = f"{self.project.absolute()}/"
         return {
             name: value.removeprefix(project) if isinstance(value, str) else value

@@ -53,7 +53,7 @@ def _check_time_format(text: str) -> None:
 Column = str | int
 
 
-def names_or_positions(columns: Sequence[Column]) -> None:
+def check_names_or_positions(columns: Sequence[Column]) -> None:
     """Raise ValueError unless all columns are names, or all are positions from 1."""
     if len({type(column) for column in columns}) > 1:
         raise ValueError(
@@ -100,7 +100,7 @@ class Columns(dg.Model):
     @model_validator(mode="after")
     def _names_or_positions(self) -> Self:
         columns = list(self.declared.values())
-        names_or_positions(columns)
+        check_names_or_positions(columns)
         if len(set(columns)) < len(columns):
             raise ValueError(f"{', '.join(self.declared)} must be different columns")
         missing = [role for role in ("user", "item", "timestamp") if getattr(self, role) is None]

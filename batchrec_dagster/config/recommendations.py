@@ -7,7 +7,7 @@ from typing import Literal, Self
 import dagster as dg
 from pydantic import Field, field_validator, model_validator
 
-from batchrec_dagster.config.validation import filter_traits, in_range, matching
+from batchrec_dagster.config.validation import find_filter_traits, in_range, matching
 from batchrec_dagster.personalize.batch_files import (
     ITEM_ATTRIBUTES,
     ITEM_FIELD,
@@ -71,7 +71,7 @@ class RecommendationSettings(dg.Model):
             raise ValueError(
                 f"Personalize takes at most {MAX_LENGTH} characters, including exclude_seen's"
             )
-        if (found := filter_traits(expression)) and found.users:
+        if (found := find_filter_traits(expression)) and found.users:
             raise ValueError("recommendations are items: write ItemID instead of UserID")
         return expression
 
@@ -83,9 +83,9 @@ class RecommendationSettings(dg.Model):
         for name, values in filter_values.items():
             if values in ("", []):
                 raise ValueError(f"{name} has no value")
-            if any('"' in str(value) for value in _listed(values)):
+            if any('"' in str(value) for value in _to_list(values)):
                 raise ValueError(f"{name} has a value with a quote, which filters do not allow")
-            if len(format_values(_listed(values))) > MAX_VALUE_LENGTH:
+            if len(format_values(_to_list(values))) > MAX_VALUE_LENGTH:
                 raise ValueError(
                     f"{name} is too long: Personalize takes {MAX_VALUE_LENGTH} characters, with"
                     " quotes and commas"
@@ -94,19 +94,19 @@ class RecommendationSettings(dg.Model):
 
     @model_validator(mode="after")
     def _every_placeholder_has_values(self) -> Self:
-        found = filter_traits(self.filter)
+        found = find_filter_traits(self.filter)
         if self.filter and not found:
             return self
         wanted, given = set(found.placeholders if found else ()), set(self.filter_values)
         if missing := wanted - given:
             raise ValueError(
                 f"filter_values is missing {', '.join(sorted(missing))}: the filter has"
-                f" {_dollars(missing)}, for which every user needs a value"
+                f" {_format_placeholders(missing)}, for which every user needs a value"
             )
         if unknown := given - wanted:
             raise ValueError(
                 f"filter_values has {', '.join(sorted(unknown))}, but the filter has no"
-                f" {_dollars(unknown)}"
+                f" {_format_placeholders(unknown)}"
             )
         return self
 
@@ -121,14 +121,16 @@ class RecommendationSettings(dg.Model):
     @property
     def line_filter_values(self) -> dict[str, str]:
         """`filterValues` of every line of the batch input."""
-        return {name: format_values(_listed(values)) for name, values in self.filter_values.items()}
+        return {
+            name: format_values(_to_list(values)) for name, values in self.filter_values.items()
+        }
 
 
-def _listed(values: FilterValue | list[FilterValue]) -> list[FilterValue]:
+def _to_list(values: FilterValue | list[FilterValue]) -> list[FilterValue]:
     return values if isinstance(values, list) else [values]
 
 
-def _dollars(names: set[str]) -> str:
+def _format_placeholders(names: set[str]) -> str:
     return ", ".join(f"${name}" for name in sorted(names))
 
 
@@ -224,13 +226,13 @@ class Segments(dg.Model):
     @field_validator("items")
     @classmethod
     def _items_are_few_and_distinct(cls, items: list[str | int]) -> list[str | int]:
-        _check("item", [str(item) for item in items], MAX_ITEMS)
+        _check_queries("item", [str(item) for item in items], MAX_ITEMS)
         return items
 
     @field_validator("attributes")
     @classmethod
     def _attributes_can_be_read(cls, attributes: list[str]) -> list[str]:
-        _check("expression", attributes, MAX_ATTRIBUTES)
+        _check_queries("expression", attributes, MAX_ATTRIBUTES)
         for expression in attributes:
             if "{{" not in expression:
                 try:
@@ -246,7 +248,7 @@ class Segments(dg.Model):
     def _filter_is_possible(cls, expression: str | None) -> str | None:
         if expression is not None and not 1 <= len(expression) <= MAX_LENGTH:
             raise ValueError(f"Personalize takes 1 to {MAX_LENGTH} characters")
-        found = filter_traits(expression)
+        found = find_filter_traits(expression)
         if found and found.placeholders:
             raise ValueError("write the values themselves instead of $PLACEHOLDERS")
         if found and not found.users:
@@ -257,7 +259,7 @@ class Segments(dg.Model):
     def _items_or_attributes(self) -> Self:
         if bool(self.items) is bool(self.attributes):
             raise ValueError("write either items (their ids) or attributes (expressions on them)")
-        found = filter_traits(self.filter)
+        found = find_filter_traits(self.filter)
         if self.attributes and found and found.interactions:
             raise ValueError("segments by attributes take no filter on interactions")
         return self
@@ -278,7 +280,7 @@ class Segments(dg.Model):
         return ITEM_AFFINITY if self.items else ITEM_ATTRIBUTE_AFFINITY
 
 
-def _check(kind: str, values: list[str], most: int) -> None:
+def _check_queries(kind: str, values: list[str], most: int) -> None:
     if len(values) > most:
         raise ValueError(f"Personalize takes at most {most}, not {len(values)}")
     if not all(value.strip() for value in values):

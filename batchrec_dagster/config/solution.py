@@ -8,7 +8,7 @@ from typing import Self
 import dagster as dg
 from pydantic import Field, field_validator, model_validator
 
-from batchrec_dagster.config.validation import field_errors, in_range
+from batchrec_dagster.config.validation import build_field_errors, in_range
 from batchrec_dagster.personalize.recipes import (
     EVENT_VALUE_THRESHOLD,
     EVENT_WEIGHTS,
@@ -107,7 +107,7 @@ class Solution(dg.Model):
         if not found and (problem := _problem(self.recipe, texts)):
             found["hyperparameters",] = problem
         if found:
-            raise field_errors(found)
+            raise build_field_errors(found)
         return self
 
     @property

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self, get_args
 import dagster as dg
 from pydantic import Field, PrivateAttr, model_validator
 
-from batchrec_dagster.config.validation import field_errors
+from batchrec_dagster.config.validation import build_field_errors
 from batchrec_dagster.preparation.layout import TableFormat
 from batchrec_dagster.preparation.sources.databases import SCHEME, Database, parse_database
 from batchrec_dagster.preparation.sources.errors import SourceError
@@ -115,7 +115,7 @@ class SourceSettings(dg.Model):
                 problems[keys] = str(error)
         problems |= {**self._format_problems(), **self._query_problems()}
         if problems:
-            raise field_errors(problems)
+            raise build_field_errors(problems)
         return self
 
     def _parse(self, name: str, source: str) -> None:

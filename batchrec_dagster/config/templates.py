@@ -22,14 +22,14 @@ _SANDBOX = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailin
 _SANDBOX.globals.clear()
 
 
-def _must_be_set(value: object) -> object:
+def _require_set(value: object) -> object:
     if value is None:
         raise TypeError("an environment variable in it is not set")
     return value
 
 
 # None is a whole setting that is left out; within a text it would be the word None.
-_WITHIN_TEXT = _SANDBOX.overlay(finalize=_must_be_set)
+_WITHIN_TEXT = _SANDBOX.overlay(finalize=_require_set)
 _MARKS = re.compile(r"\{[{%#]")
 
 
@@ -77,7 +77,7 @@ def fill_in(text: str, env: object) -> object:
     except (TemplateError, ResolutionException, TypeError, ArithmeticError) as error:
         raise ValueError(
             f"cannot fill in {text!r}: {error}. Templates know the environment alone, such as"
-            f" {{{{ env.RATINGS }}}}. If this is no template, write it as {literal(text)}"
+            f" {{{{ env.RATINGS }}}}. If this is no template, write it as {escape_template(text)}"
         ) from None
     if next(parsed.find_all(nodes.Name), None) is None:
         return filled
@@ -87,6 +87,6 @@ def fill_in(text: str, env: object) -> object:
         return filled
 
 
-def literal(text: str) -> str:
+def escape_template(text: str) -> str:
     """What to write into a declaration so that `fill_in` gives this text."""
     return f"{{{{ {json.dumps(text, ensure_ascii=False)} }}}}" if _MARKS.search(text) else text

@@ -30,7 +30,7 @@ def fingerprint(*parts: BaseModel | object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def field_errors(messages: Mapping[tuple[str, ...], str]) -> ValidationError:
+def build_field_errors(messages: Mapping[tuple[str, ...], str]) -> ValidationError:
     """The error for a validator to raise; `messages` by the keys within the validated model."""
     return ValidationError.from_exception_data(
         "declaration",
@@ -101,7 +101,7 @@ def matching(*fields: str, pattern: str, or_else: str, or_template: bool = False
 Schemas = Mapping[str, Schema]  # by dataset type
 
 
-def filter_traits(expression: str | None) -> filter_check.Traits | None:
+def find_filter_traits(expression: str | None) -> filter_check.Traits | None:
     """What a filter of lists or segments needs; None without one, and for a template.
 
     Raises ValueError, with the position of an error in the syntax.
@@ -114,7 +114,7 @@ def filter_traits(expression: str | None) -> filter_check.Traits | None:
     return found
 
 
-def filter_problem(
+def find_filter_problem(
     expression: str, schemas: Schemas, values: Mapping[str, str], *, events: bool
 ) -> str | None:
     """Why Personalize would refuse the filter, or why it matches nothing; None if it works.
@@ -122,7 +122,7 @@ def filter_problem(
     `values`: as in an input line. `events`: whether interactions have different event types."""
     try:
         for dataset, field in sorted(filter_check.find_used_fields(expression)):
-            if problem := _missing(dataset, field, schemas):
+            if problem := _explain_missing_field(dataset, field, schemas):
                 return problem
         filter_check.check_expression(expression, schemas)
         filter_check.check_values(expression, schemas, values)
@@ -136,7 +136,7 @@ def filter_problem(
     return None
 
 
-def attributes_problem(expression: str, schemas: Schemas) -> str | None:
+def find_attributes_problem(expression: str, schemas: Schemas) -> str | None:
     """Why the expression would match no items; None if it works."""
     if ITEMS not in schemas:
         return f"{expression!r} matches nothing: no items with metadata are declared"
@@ -147,7 +147,7 @@ def attributes_problem(expression: str, schemas: Schemas) -> str | None:
     return None
 
 
-def _missing(dataset: str, field: str, schemas: Schemas) -> str | None:
+def _explain_missing_field(dataset: str, field: str, schemas: Schemas) -> str | None:
     """What to declare for a missing field; None if it exists, or cannot be declared."""
     schema = schemas.get(dataset)
     if schema is not None and schema.field(field) is not None:

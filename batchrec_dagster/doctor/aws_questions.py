@@ -19,7 +19,7 @@ from batchrec_dagster.personalize.errors import PersonalizeError
 from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION as V1
 from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION_V2 as V2
 from batchrec_dagster.steps import cost
-from batchrec_dagster.steps.batch_jobs import job_seconds
+from batchrec_dagster.steps.batch_jobs import measure_job_seconds
 from batchrec_dagster.steps.training import now
 from batchrec_dagster.storage.object_store import split_uri
 
@@ -66,14 +66,14 @@ class Question:
 
 def estimate_costs() -> list[cost.Cost]:
     """The most that all questions cost on AWS."""
-    _, hours = cost.training_hours(V1, aws_trial.ROWS)
+    _, hours = cost.estimate_training_hours(V1, aws_trial.ROWS)
     return [
-        cost.import_cost("interactions in 5 imports", 5 * aws_trial.BYTES),
-        cost.training_cost(V2, hours, aws_trial.ROWS),
-        cost.training_cost(V1, hours, aws_trial.ROWS),
-        cost.training_cost(f"{V1} ({aws_trial.UPDATE})", hours, aws_trial.ROWS),
-        cost.recommendations_cost(V2, 2 * aws_trial.USERS),
-        cost.recommendations_cost(V1, 3 * aws_trial.USERS),
+        cost.price_import("interactions in 5 imports", 5 * aws_trial.BYTES),
+        cost.price_training(V2, hours, aws_trial.ROWS),
+        cost.price_training(V1, hours, aws_trial.ROWS),
+        cost.price_training(f"{V1} ({aws_trial.UPDATE})", hours, aws_trial.ROWS),
+        cost.price_recommendations(V2, 2 * aws_trial.USERS),
+        cost.price_recommendations(V1, 3 * aws_trial.USERS),
         cost.Cost(BILL_USD, "reading the bill", BILL_USD),
     ]
 
@@ -177,8 +177,8 @@ def _describe_version(trial: Trial, recipe: str, mode: str = aws_trial.FULL) -> 
     return {
         "name": version.description.get("name"),
         "training_hours": version.description.get("trainingHours"),
-        "most_hours_estimated": round(cost.training_hours(V1, aws_trial.ROWS)[1], 2),
-        "hours_passed": round(job_seconds(version) / 3600, 3),
+        "most_hours_estimated": round(cost.estimate_training_hours(V1, aws_trial.ROWS)[1], 2),
+        "hours_passed": round(measure_job_seconds(version) / 3600, 3),
         "metrics": metrics,
     }
 

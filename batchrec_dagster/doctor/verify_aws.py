@@ -65,7 +65,7 @@ class Verification:
             "personalize": "Amazon" if personalize.on_aws else "local",
             "region": personalize.client.meta.region_name,
             "started": f"{now():%FT%TZ}",
-            "estimate": cost.summary(questions.estimate_costs()),
+            "estimate": cost.summarize_costs(questions.estimate_costs()),
             "stage": questions.ASKING,
             "answers": {},
         }

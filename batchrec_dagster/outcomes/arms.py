@@ -19,31 +19,33 @@ MODEL, CONTROL = "model", "control"
 GROUPS = 100
 
 
-def arm(user: str, experiment: Experiment) -> str:
+def assign_arm(user: str, experiment: Experiment) -> str:
     """The user's arm: MODEL or CONTROL."""
-    return CONTROL if _place(user, _salt(experiment)) < experiment.control_share else MODEL
+    return (
+        CONTROL if _hash_user(user, _build_salt(experiment)) < experiment.control_share else MODEL
+    )
 
 
-def arms(users: pl.Series, experiment: Experiment) -> pl.Series:
-    """The arm of each user, as `arm`."""
-    control = _places(users, _salt(experiment)) < experiment.control_share
+def assign_arms(users: pl.Series, experiment: Experiment) -> pl.Series:
+    """The arm of each user, as `assign_arm`."""
+    control = _hash_users(users, _build_salt(experiment)) < experiment.control_share
     return pl.Series("arm", np.where(control, CONTROL, MODEL))
 
 
-def groups(users: pl.Series) -> pl.Series:
+def assign_groups(users: pl.Series) -> pl.Series:
     """The group of each user, 0 to GROUPS - 1, independent of any experiment's arms."""
-    return pl.Series("group", (_places(users, "groups") * GROUPS).astype(np.int32))
+    return pl.Series("group", (_hash_users(users, "groups") * GROUPS).astype(np.int32))
 
 
-def _salt(experiment: Experiment) -> str:
+def _build_salt(experiment: Experiment) -> str:
     return f"{experiment.name}\0{experiment.salt}"
 
 
-def _places(users: pl.Series, salt: str) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    return np.fromiter((_place(user, salt) for user in users), np.float64, len(users))
+def _hash_users(users: pl.Series, salt: str) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    return np.fromiter((_hash_user(user, salt) for user in users), np.float64, len(users))
 
 
-def _place(user: str, salt: str) -> float:
+def _hash_user(user: str, salt: str) -> float:
     """A number from 0 to below 1, uniform over users."""
     digest = blake2b(f"{salt}\0{user}".encode(), digest_size=6).digest()
     return int.from_bytes(digest) / 2**48

@@ -39,12 +39,12 @@ class RateEstimate:
     degrees: float = math.nan
 
 
-def rate(estimate: RateEstimate) -> Rate:
+def to_rate(estimate: RateEstimate) -> Rate:
     """The estimate without its variance."""
     return Rate(estimate.value, estimate.low, estimate.high)
 
 
-def ratio(of: ArrayLike, to: ArrayLike) -> RateEstimate | None:
+def estimate_ratio(of: ArrayLike, to: ArrayLike) -> RateEstimate | None:
     """Sum of `of` divided by the sum of `to`, with a t interval; None if `to` has nothing.
 
     of, to: sums over the users of each group, in the same order of groups.
@@ -59,17 +59,17 @@ def ratio(of: ArrayLike, to: ArrayLike) -> RateEstimate | None:
         return RateEstimate(value, -math.inf, math.inf)
     without = (above.sum() - above) / (below.sum() - below)
     variance = float(degrees / len(below) * ((without - value) ** 2).sum())
-    return _interval(value, variance, degrees)
+    return _estimate_with_interval(value, variance, degrees)
 
 
-def share(of: ArrayLike, to: ArrayLike, users: float) -> Rate | None:
-    """As `ratio` for a value from 0 to 1, with an interval within that, also where it is 0 or 1.
+def estimate_share(of: ArrayLike, to: ArrayLike, users: float) -> Rate | None:
+    """As `estimate_ratio`, for a share: its interval is within 0 and 1, also if it is 0 or 1.
 
     users: how many users it was measured on.
     """
     from scipy import special  # of an extra
 
-    found = ratio(of, to)
+    found = estimate_ratio(of, to)
     if found is None:
         return None
     value, variance = min(max(found.value, 0.0), 1.0), found.variance
@@ -84,31 +84,35 @@ def share(of: ArrayLike, to: ArrayLike, users: float) -> Rate | None:
     return Rate(value, float(low), float(high))
 
 
-def difference(first: RateEstimate, second: RateEstimate) -> RateEstimate:
+def estimate_difference(first: RateEstimate, second: RateEstimate) -> RateEstimate:
     """first - second, of different users."""
-    variance, degrees = _sum(first.variance, first.degrees, second.variance, second.degrees)
-    return _interval(first.value - second.value, variance, degrees)
+    variance, degrees = _add_variances(
+        first.variance, first.degrees, second.variance, second.degrees
+    )
+    return _estimate_with_interval(first.value - second.value, variance, degrees)
 
 
-def lift(first: RateEstimate, second: RateEstimate) -> RateEstimate | None:
+def estimate_lift(first: RateEstimate, second: RateEstimate) -> RateEstimate | None:
     """first / second - 1, of different users; None unless both are above 0.
 
     The interval is one of the logarithm (delta method), so it stays above -1.
     """
     if first.value <= 0 or second.value <= 0:
         return None
-    variance, degrees = _sum(
+    variance, degrees = _add_variances(
         first.variance / first.value**2,
         first.degrees,
         second.variance / second.value**2,
         second.degrees,
     )
-    log = _interval(math.log(first.value / second.value), variance, degrees)
+    log = _estimate_with_interval(math.log(first.value / second.value), variance, degrees)
     low, high = (math.expm1(min(end, 700.0)) for end in (log.low, log.high))
     return RateEstimate(math.expm1(log.value), low, high, variance, degrees)
 
 
-def users_needed(measured: RateEstimate, users: float, effect: float, control_share: float) -> int:
+def count_users_needed(
+    measured: RateEstimate, users: float, effect: float, control_share: float
+) -> int:
     """How many users, in both arms, an experiment needs to find a lift of `effect` four times of
     five (a power of 80%, two-sided, 5%), if it lasts as long as what was measured.
 
@@ -122,7 +126,7 @@ def users_needed(measured: RateEstimate, users: float, effect: float, control_sh
     return math.ceil(quantiles**2 * of_one_user * arms / (effect * measured.value) ** 2)
 
 
-def _interval(value: float, variance: float, degrees: float) -> RateEstimate:
+def _estimate_with_interval(value: float, variance: float, degrees: float) -> RateEstimate:
     from scipy import special  # of an extra
 
     half = (
@@ -132,7 +136,7 @@ def _interval(value: float, variance: float, degrees: float) -> RateEstimate:
     return RateEstimate(value, value - half, value + half, variance, degrees)
 
 
-def _sum(
+def _add_variances(
     first: float, first_degrees: float, second: float, second_degrees: float
 ) -> tuple[float, float]:
     """The variance of a difference, and its degrees of freedom."""

@@ -17,11 +17,11 @@ from batchrec_dagster.config.recommendations import Experiment
 from batchrec_dagster.outcomes.arms import CONTROL, MODEL
 from batchrec_dagster.outcomes.estimates import (
     RateEstimate,
-    difference,
-    lift,
-    rate,
-    ratio,
-    users_needed,
+    count_users_needed,
+    estimate_difference,
+    estimate_lift,
+    estimate_ratio,
+    to_rate,
 )
 from batchrec_dagster.outcomes.outcome import Rate
 
@@ -78,7 +78,7 @@ class ExperimentPlan:
     smallest: float
 
 
-def experiment_result(sums: pl.DataFrame) -> ExperimentResult | None:
+def summarize_experiment(sums: pl.DataFrame) -> ExperimentResult | None:
     """The result of the newest experiment in the outcomes' sums; None if there is none."""
     own = sums.filter(pl.col("experiment") != "")
     if own.is_empty():
@@ -104,53 +104,55 @@ def experiment_result(sums: pl.DataFrame) -> ExperimentResult | None:
         model,
         control,
         bool(chance < UNEVEN),
-        [*_effects(own, experiment)],
+        [*_estimate_effects(own, experiment)],
     )
 
 
-def _effects(own: pl.DataFrame, experiment: Experiment) -> list[Effect]:
+def _estimate_effects(own: pl.DataFrame, experiment: Experiment) -> list[Effect]:
     measures = {"interactions": "interactions"}
     if experiment.control != "none":
         measures["hits"] = "new interactions on the list"
     found = []
     for column, measure in measures.items():
-        model, control = (_per_day(own.filter(arm=arm), column) for arm in (MODEL, CONTROL))
+        model, control = (
+            _estimate_per_day(own.filter(arm=arm), column) for arm in (MODEL, CONTROL)
+        )
         if model is None or control is None:
             return []
         if not min(model.degrees, control.degrees) >= FEWEST - 1:
             return []
-        more = lift(model, control)
+        more = estimate_lift(model, control)
         found.append(
             Effect(
                 measure,
-                rate(model),
-                rate(control),
-                rate(difference(model, control)),
-                None if more is None else rate(more),
+                to_rate(model),
+                to_rate(control),
+                to_rate(estimate_difference(model, control)),
+                None if more is None else to_rate(more),
             )
         )
     return found
 
 
-def plan(sums: pl.DataFrame, control_share: float) -> ExperimentPlan | None:
+def plan_experiment(sums: pl.DataFrame, control_share: float) -> ExperimentPlan | None:
     """For the next experiment, from the newest kind of periods; None if nobody did anything."""
     if sums.is_empty():
         return None
     of_kind = sums.filter(pl.col("since") == sums.sort("start")["since"][-1])
-    measured = _per_day(of_kind, "interactions")
+    measured = _estimate_per_day(of_kind, "interactions")
     if measured is None or not measured.value or not measured.variance > 0:
         return None
     periods = of_kind.unique(["name", "start"])
     days = float((periods["end"] - periods["start"]).sum()) / 86_400
     users = float((of_kind["users"] * (of_kind["end"] - of_kind["start"])).sum()) / 86_400 / days
-    needed = [(each, users_needed(measured, users, each, control_share)) for each in LIFTS]
+    needed = [(each, count_users_needed(measured, users, each, control_share)) for each in LIFTS]
     least, most = needed[0]
     return ExperimentPlan(
         measured.value, round(users), days, control_share, needed, least * math.sqrt(most / users)
     )
 
 
-def _per_day(sums: pl.DataFrame, column: str) -> RateEstimate | None:
+def _estimate_per_day(sums: pl.DataFrame, column: str) -> RateEstimate | None:
     """The column's mean of a user in a day."""
     groups = (
         sums.with_columns(days=pl.col("users") * (pl.col("end") - pl.col("start")) / 86_400)
@@ -158,4 +160,4 @@ def _per_day(sums: pl.DataFrame, column: str) -> RateEstimate | None:
         .agg(pl.col(column, "days").sum())
         .sort("group")
     )
-    return ratio(groups.get_column(column), groups.get_column("days"))
+    return estimate_ratio(groups.get_column(column), groups.get_column("days"))

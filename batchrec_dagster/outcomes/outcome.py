@@ -62,7 +62,7 @@ class Outcome:
             if field.name not in RATES:
                 row[field.name] = value
                 continue
-            for column, part in _parts(field.name):
+            for column, part in _list_columns(field.name):
                 row[column] = None if value is None else getattr(value, part)
         return row
 
@@ -70,7 +70,7 @@ class Outcome:
 RATES = ("hit_rate", "recall", "list_share", "gain")
 
 
-def _parts(name: str) -> list[tuple[str, str]]:
+def _list_columns(name: str) -> list[tuple[str, str]]:
     return [(name, "value"), (f"{name}_low", "low"), (f"{name}_high", "high")]
 
 
@@ -82,5 +82,5 @@ _TYPES: dict[str, pl.DataType] = {
 SCHEMA = {
     column: _TYPES.get(str(field.type), pl.Float64())
     for field in fields(Outcome)
-    for column, _ in (_parts(field.name) if field.name in RATES else [(field.name, "")])
+    for column, _ in (_list_columns(field.name) if field.name in RATES else [(field.name, "")])
 }

@@ -15,7 +15,7 @@ import polars as pl
 from pydantic import TypeAdapter, ValidationError
 
 from batchrec_dagster.config import fingerprint
-from batchrec_dagster.outcomes.experiment import experiment_result
+from batchrec_dagster.outcomes.experiment import summarize_experiment
 from batchrec_dagster.personalize.batch_files import USER_FIELD
 from batchrec_dagster.personalize.evidence import Evidence
 from batchrec_dagster.personalize.schemas import scan_interactions
@@ -36,8 +36,8 @@ from batchrec_dagster.reporting.history import EditionHistory, describe_previous
 from batchrec_dagster.reporting.outcomes import build_outcomes_section
 from batchrec_dagster.reporting.page import render_page
 from batchrec_dagster.reporting.published import RunTables
-from batchrec_dagster.steps.items import categories, has_titles, shown_tables
-from batchrec_dagster.steps.outcomes import outcomes, read_sums
+from batchrec_dagster.steps.items import has_titles, list_categories, list_optional_tables
+from batchrec_dagster.steps.outcomes import estimate_outcomes, read_sums
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.object_store import ObjectNotFoundError
 from batchrec_dagster.storage.published_table import Edition
@@ -94,9 +94,9 @@ def build_report(
     inputs = RunInputs(found.data, found.item_ids).add_drift(history.read_inputs())
     changes = history.compare(before, edition) if before else None
     sums = read_sums(work.files)
-    result = experiment_result(sums)
+    result = summarize_experiment(sums)
     happened = build_outcomes_section(
-        [*outcomes(sums)], [*describe_result(result)] if result else []
+        [*estimate_outcomes(sums)], [*describe_result(result)] if result else []
     )
     sections = [build_changes_section(changes, inputs.drift), happened]
     found = replace(found, drift=inputs.drift, changes=changes, sections=sections)
@@ -155,7 +155,7 @@ def _counted(work: Work, edition: Edition, lists: pl.LazyFrame) -> Tallies:
 
 
 def _tables_version(work: Work, edition: Edition) -> str:
-    optional = [getattr(work.pipeline.places, name) for name in shown_tables(work.pipeline)]
+    optional = [getattr(work.pipeline.places, name) for name in list_optional_tables(work.pipeline)]
     return fingerprint(
         TALLIES_VERSION,
         edition.version,
@@ -163,7 +163,7 @@ def _tables_version(work: Work, edition: Edition) -> str:
         work.files.batch_users.version(),
         optional,
         [work.storage.version(work.storage.uri(key)) for key in optional],
-        list(categories(work.pipeline)),
+        list(list_categories(work.pipeline)),
     )
 
 
@@ -187,9 +187,9 @@ def _tables(work: Work, recommendations: pl.LazyFrame) -> Iterator[RunTables]:
             titles=parquet(places.item_titles) if has_titles(pipeline) else None,
             items=(
                 pl.read_csv(path(storage.uri(places.items)), infer_schema=False, glob=False)
-                if categories(pipeline)
+                if list_categories(pipeline)
                 else None
             ),
-            categories=categories(pipeline),
+            categories=list_categories(pipeline),
             segments=parquet(places.user_segments) if pipeline.segments else None,
         )

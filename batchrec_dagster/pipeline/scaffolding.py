@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel, Field
 
 from batchrec_dagster.config import COMPONENT_TYPE
-from batchrec_dagster.config.templates import literal
+from batchrec_dagster.config.templates import escape_template
 
 # Editors complete and check a declaration with it; see `schema`.
 SCHEMA_FILE = Path(__file__).parents[1] / "config" / "defs.schema.json"
@@ -81,7 +81,7 @@ def block(settings: Mapping[str, object], indent: str = "    ") -> Iterator[str]
 
 
 def _literal(value: object) -> object:
-    return literal(value) if isinstance(value, str) else value
+    return escape_template(value) if isinstance(value, str) else value
 
 
 def scalar(value: object) -> str:

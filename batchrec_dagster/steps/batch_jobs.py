@@ -23,7 +23,7 @@ from batchrec_dagster.storage.published_table import TableWriter
 from batchrec_dagster.storage.resource import StorageResource
 
 
-def stem(name: str, version: str, force_run: str | None = None) -> str:
+def build_name_stem(name: str, version: str, force_run: str | None = None) -> str:
     """What the name of a job starts with: the pipeline and the version of its data.
 
     force_run: id of a run that forces a job of its own; its retries find that job.
@@ -33,19 +33,19 @@ def stem(name: str, version: str, force_run: str | None = None) -> str:
     return f"{start}-{force_run[:8]}" if force_run else start
 
 
-def job_seconds(ensured: api.ReadyResource) -> float:
+def measure_job_seconds(ensured: api.ReadyResource) -> float:
     """Seconds from its creation until it was done, in whichever run that was."""
     times = ensured.description
     seconds: float = (times["lastUpdatedDateTime"] - times["creationDateTime"]).total_seconds()
     return seconds
 
 
-def solution_name(dataset_group: str, recipe: str, hyperparameters: Mapping[str, str]) -> str:
+def build_solution_name(dataset_group: str, recipe: str, hyperparameters: Mapping[str, str]) -> str:
     """Other settings need another solution: a solution cannot be changed."""
     return f"{dataset_group}-{fingerprint(recipe, hyperparameters)[:8]}"
 
 
-def solution_config(hyperparameters: Mapping[str, str]) -> dict[str, Any]:
+def build_solution_config(hyperparameters: Mapping[str, str]) -> dict[str, Any]:
     """CreateSolution's `solutionConfig`, with each hyperparameter where Personalize wants it."""
     elsewhere = {*FEATURES, EVENT_WEIGHTS, EVENT_VALUE_THRESHOLD}
     algorithm = {key: text for key, text in hyperparameters.items() if key not in elsewhere}
@@ -63,7 +63,7 @@ def solution_config(hyperparameters: Mapping[str, str]) -> dict[str, Any]:
     return config
 
 
-def outcome(ensured: api.ReadyResource, done: str) -> str:
+def describe_outcome(ensured: api.ReadyResource, done: str) -> str:
     """`imported` if this run did it, else `unchanged: not imported again`."""
     return done if ensured.created else f"unchanged: not {done} again"
 
@@ -139,7 +139,7 @@ class JobOutput:
             )
         for file in files:
             try:
-                for piece in whole_lines(self.storage.store.chunks(file.uri)):
+                for piece in split_at_lines(self.storage.store.chunks(file.uri)):
                     yield read(piece)
             except ValueError as error:
                 where = self.storage.where(file.uri)
@@ -163,7 +163,7 @@ class JobOutput:
         self.storage.store.put(self.folder + DAMAGED, f"{reason}\n".encode())
 
 
-def output_version(outputs: Iterable[JobOutput]) -> str:
+def fingerprint_outputs(outputs: Iterable[JobOutput]) -> str:
     """A fingerprint of the files that the jobs wrote, without reading them."""
     files = [file for output in outputs for file in output.files()]
     return fingerprint(*((file.uri, file.size, file.etag) for file in files))
@@ -207,7 +207,7 @@ class OutputTable(ABC):
         self.rows += table.height
 
 
-def counted(pieces: Iterable[pl.DataFrame], progress: Progress) -> Iterator[pl.DataFrame]:
+def log_progress(pieces: Iterable[pl.DataFrame], progress: Progress) -> Iterator[pl.DataFrame]:
     """The same pieces; counts the rows of each one after its use."""
     for piece in pieces:
         yield piece
@@ -215,7 +215,7 @@ def counted(pieces: Iterable[pl.DataFrame], progress: Progress) -> Iterator[pl.D
     progress.end()
 
 
-def whole_lines(chunks: Iterable[bytes], size: int = PIECE) -> Iterator[bytes]:
+def split_at_lines(chunks: Iterable[bytes], size: int = PIECE) -> Iterator[bytes]:
     """The same bytes in pieces of about `size` bytes that end with a line; one empty piece if
     there are none."""
     waiting, waiting_size, cut = [], 0, False
@@ -230,7 +230,7 @@ def whole_lines(chunks: Iterable[bytes], size: int = PIECE) -> Iterator[bytes]:
         yield b"".join(waiting)
 
 
-def filter_arn(
+def ensure_filter(
     ensure: api.Ensure, model: ModelRecord, name: str, expression: str, setting: str
 ) -> str:
     """The filter's ARN, created in the model's dataset group if there is none.

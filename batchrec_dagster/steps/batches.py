@@ -10,7 +10,7 @@ from pathlib import Path
 
 import polars as pl
 
-from batchrec_dagster.outcomes.arms import CONTROL, MODEL, arms
+from batchrec_dagster.outcomes.arms import CONTROL, MODEL, assign_arms
 from batchrec_dagster.personalize import batch_files
 from batchrec_dagster.personalize.batch_files import USER_FIELD
 from batchrec_dagster.personalize.recipes import POPULARITY_COUNT
@@ -33,7 +33,7 @@ def find_batch_users(work: Work) -> tuple[pl.DataFrame, str]:
     pipeline, declared = work.pipeline, work.pipeline.batch_users
     filter_values = pipeline.recommendations.line_filter_values
     if declared.source is None:
-        with _interaction_times(work) as times:
+        with _open_interaction_times(work) as times:
             users = distinct_users(times, declared.since)
     else:
         source = parse_source(declared.source, declared.format)
@@ -54,7 +54,7 @@ def find_batch_users(work: Work) -> tuple[pl.DataFrame, str]:
 
 
 @contextmanager
-def _interaction_times(work: Work) -> Iterator[pl.LazyFrame]:
+def _open_interaction_times(work: Work) -> Iterator[pl.LazyFrame]:
     """USER_ID and TIMESTAMP of all interactions; only each user's last, if Spark wrote the small
     file of these, so that the interactions need not be downloaded."""
     uri = work.files.interactions
@@ -89,9 +89,9 @@ def find_batches(work: Work, model: ModelRecord, batch_users: pl.LazyFrame) -> l
         recipe, arn = pipeline.solution.recipe, model.solution_version_arn
         return [Batch(recipe, arn, users, files.input(), files.version())]
     lines = batch_users.collect(engine="streaming")
-    arm = arms(lines.get_column(USER_FIELD), pipeline.experiment)
+    arm = assign_arms(lines.get_column(USER_FIELD), pipeline.experiment)
     found = []
-    for name, recipe, arn in _models(work, model):
+    for name, recipe, arn in _list_models(work, model):
         of_arm = lines.filter(arm == name)
         if not of_arm.height:
             continue
@@ -107,7 +107,7 @@ def find_batches(work: Work, model: ModelRecord, batch_users: pl.LazyFrame) -> l
     return found
 
 
-def _models(work: Work, model: ModelRecord) -> list[tuple[str, str, str]]:
+def _list_models(work: Work, model: ModelRecord) -> list[tuple[str, str, str]]:
     """The arm, recipe and solution version's ARN of each model."""
     assert work.pipeline.experiment is not None
     models = [(MODEL, work.pipeline.solution.recipe, model.solution_version_arn)]
@@ -133,7 +133,7 @@ def keep_users_without_lists(
     work.files.write_parquet(key, without.collect(engine="streaming"))
 
 
-def users_without_lists(work: Work, edition: Edition) -> pl.Series:
+def read_users_without_lists(work: Work, edition: Edition) -> pl.Series:
     """Which requested users an experiment's edition has no rows of. Raises StorageError."""
     fix = "delete it: then the users without lists do not count in this edition's outcomes"
     found = work.files.parquet(work.pipeline.places.users_without_lists(edition.version), fix)

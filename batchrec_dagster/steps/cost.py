@@ -65,7 +65,7 @@ class Prices(BaseModel):
 
 
 @cache
-def prices() -> Prices:
+def read_prices() -> Prices:
     """The prices, read once. Raises pydantic's ValidationError for an invalid file."""
     text = PRICES.read_text(encoding="utf-8")
     # Dates stay as they are written.
@@ -83,78 +83,82 @@ class Cost:
     doubts: frozenset[str] = frozenset()
 
 
-def _cost(name: str, least: float, most: float, what: str, *doubts: str) -> Cost:
+def _make_cost(name: str, least: float, most: float, what: str, *doubts: str) -> Cost:
     """Of `least` to `most` units at the price of that name."""
-    price: Price = getattr(prices(), name)
-    found = {*doubts, *([f"{name} is not verified"] if name in prices().not_verified else [])}
+    price: Price = getattr(read_prices(), name)
+    found = {*doubts, *([f"{name} is not verified"] if name in read_prices().not_verified else [])}
     return Cost(most * price.most, what, least * price.least, frozenset(found))
 
 
-def import_cost(dataset: str, size: int) -> Cost:
+def price_import(dataset: str, size: int) -> Cost:
     """Of importing `size` bytes into a dataset."""
     amount = f"{size / 1e9:,.2f} GB" if size >= 1e9 else f"{size / 1e6:.2f} MB"
     units = size / 1e9
-    return _cost("import_per_gb", units, units, f"importing {amount} of {dataset}")
+    return _make_cost("import_per_gb", units, units, f"importing {amount} of {dataset}")
 
 
-def training_cost(recipe: str, hours: float | tuple[float, float], interactions: int) -> Cost:
+def price_training(recipe: str, hours: float | tuple[float, float], interactions: int) -> Cost:
     """Of a training: by the interactions or, for recipes before v2, by the hour; or from so many
     hours to so many."""
     if recipe.endswith("-v2"):
         units = interactions / 1000
         what = f"training {recipe} on {interactions:,} interactions"
-        return _cost("training_v2_per_1000_interactions", units, units, what)
+        return _make_cost("training_v2_per_1000_interactions", units, units, what)
     if isinstance(hours, tuple):
         what = f"training {recipe} for {hours[0]:.2f} to {hours[1]:.2f} hours"
-        return _cost("training_per_hour", *hours, what, "hours are extrapolated")
-    return _cost("training_per_hour", hours, hours, f"training {recipe} for {hours:.2f} hours")
+        return _make_cost("training_per_hour", *hours, what, "hours are extrapolated")
+    return _make_cost("training_per_hour", hours, hours, f"training {recipe} for {hours:.2f} hours")
 
 
-def training_hours(recipe: str, interactions: int, before: float = 0.0) -> tuple[float, float]:
+def estimate_training_hours(
+    recipe: str, interactions: int, before: float = 0.0
+) -> tuple[float, float]:
     """From how many hours to how many a training before v2 is billed for, by what AWS published
     for aws-user-personalization; before: those of the last training, if it was on AWS."""
     least, most = (
-        prices().training_hours + each * interactions / 1e6
-        for each in prices().training_hours_per_million_interactions
+        read_prices().training_hours + each * interactions / 1e6
+        for each in read_prices().training_hours_per_million_interactions
     )
     if recipe != USER_PERSONALIZATION:
         least = 0.0
     return min(least, before or least), max(most, before)
 
 
-def recommendations_cost(recipe: str, users: int) -> Cost:
+def price_recommendations(recipe: str, users: int) -> Cost:
     """Of batch recommendations for so many users."""
     v2 = "_v2" if recipe.endswith("-v2") else ""
     name, units = f"recommendations{v2}_per_1000_users", users / 1000
-    return _cost(name, units, units, f"recommending to {users:,} users")
+    return _make_cost(name, units, units, f"recommending to {users:,} users")
 
 
-def segments_cost(segments: int, users: int) -> Cost:
+def price_segments(segments: int, users: int) -> Cost:
     """Of a segment job for so many segments, of data with so many users: all of them count once,
     or for each segment."""
     units = users / 1000
     what = f"{segments:,} segments of {users:,} users"
-    return _cost("segments_per_1000_users", units, segments * units, what)
+    return _make_cost("segments_per_1000_users", units, segments * units, what)
 
 
-def trainings_cost(work: Work, trained: Mapping[str, ReadyResource], *, on_aws: bool) -> list[Cost]:
+def price_trainings(
+    work: Work, trained: Mapping[str, ReadyResource], *, on_aws: bool
+) -> list[Cost]:
     """Of the solution versions that a run trained, by recipe."""
     if not trained:
         return []
     interactions = count_interactions(work)
     return [
-        training_cost(
+        price_training(
             recipe,
             version.description.get("trainingHours", 0.0)
             if on_aws
-            else training_hours(recipe, interactions),
+            else estimate_training_hours(recipe, interactions),
             interactions,
         )
         for recipe, version in trained.items()
     ]
 
 
-def cost_metadata(key: str, costs: Sequence[Cost], *, on_aws: bool) -> dict[str, float]:
+def build_cost_metadata(key: str, costs: Sequence[Cost], *, on_aws: bool) -> dict[str, float]:
     """`KEY` is what is paid, `KEY_on_aws` what is or would be paid on AWS, in USD; where that is a
     range, its upper end, and `KEY_on_aws_from` the lower."""
     usd = sum(cost.usd for cost in costs)
@@ -162,50 +166,52 @@ def cost_metadata(key: str, costs: Sequence[Cost], *, on_aws: bool) -> dict[str,
     return {key: usd if on_aws else 0.0, f"{key}_on_aws": usd, f"{key}_on_aws_from": least}
 
 
-def estimate(work: Work, *, imports: Mapping[str, int], trainings: Sequence[str]) -> list[Cost]:
+def estimate_run(work: Work, *, imports: Mapping[str, int], trainings: Sequence[str]) -> list[Cost]:
     """What a run costs. imports: bytes by dataset; trainings: recipes. Recommendations and
     segments are included, though they may exist already."""
-    costs = [import_cost(dataset, size) for dataset, size in imports.items()]
+    costs = [price_import(dataset, size) for dataset, size in imports.items()]
     if trainings:
         interactions = count_interactions(work)
         # 0 if none was trained on AWS.
         before = float(work.files.record("solution_version").get("training_hours", 0.0))
         costs += [
-            training_cost(recipe, training_hours(recipe, interactions, before), interactions)
+            price_training(
+                recipe, estimate_training_hours(recipe, interactions, before), interactions
+            )
             for recipe in trainings
         ]
     users = _count_batch_users(work)
-    costs.append(recommendations_cost(work.pipeline.solution.recipe, users))
+    costs.append(price_recommendations(work.pipeline.solution.recipe, users))
     if segments := work.pipeline.segments:
-        costs.append(segments_cost(len(segments.queries), count_users(work)))
+        costs.append(price_segments(len(segments.queries), count_users(work)))
     return costs
 
 
-def summary(costs: Sequence[Cost]) -> str:
+def summarize_costs(costs: Sequence[Cost]) -> str:
     """The sum and its parts, in words: "at the most" only if it is."""
     doubts = sorted(set[str]().union(*(cost.doubts for cost in costs)))
     least, usd = sum(cost.least for cost in costs), sum(cost.usd for cost in costs)
     return (
-        f"{'' if doubts else 'at the most '}{_from_to(least, usd)} USD, at the prices of"
-        f" {prices().as_of} in us-east-1: "
-        + ", ".join(f"{cost.what} {_from_to(cost.least, cost.usd)}" for cost in costs)
+        f"{'' if doubts else 'at the most '}{_format_range(least, usd)} USD, at the prices of"
+        f" {read_prices().as_of} in us-east-1: "
+        + ", ".join(f"{cost.what} {_format_range(cost.least, cost.usd)}" for cost in costs)
         + (f"; an estimate, as {' and '.join(doubts)}" if doubts else "")
     )
 
 
-def _from_to(least: float, most: float) -> str:
+def _format_range(least: float, most: float) -> str:
     first, last = f"{least:,.2f}", f"{most:,.2f}"
     return last if first == last else f"{first} to {last}"
 
 
-def within_budget(budget: Budget, costs: Sequence[Cost], *, on_aws: bool) -> list[CheckResult]:
+def check_budget(budget: Budget, costs: Sequence[Cost], *, on_aws: bool) -> list[CheckResult]:
     """Whether the estimate is within the budget; no check where none is declared."""
     most = budget.max_usd_per_run
     if most is None:
         return []
     usd = sum(cost.usd for cost in costs)
     passed = usd <= most or not on_aws
-    found = f"{summary(costs)}; budget.max_usd_per_run allows {most:,.2f}"
+    found = f"{summarize_costs(costs)}; budget.max_usd_per_run allows {most:,.2f}"
     if not on_aws:
         found = f"nothing locally; on AWS {found}"
     if not passed:
@@ -222,7 +228,7 @@ def count_interactions(work: Work) -> int:
     known = work.files.users_of_interactions.table()
     if known is not None:
         return int(known.get_column("INTERACTIONS").sum())
-    return _lines(work, work.files.interactions) - 1
+    return _count_lines(work, work.files.interactions) - 1
 
 
 def count_users(work: Work) -> int:
@@ -239,9 +245,9 @@ def _count_batch_users(work: Work) -> int:
     """The users of batch_users; before it exists, those of the interactions."""
     files = work.files.batch_users.files()
     if all(work.storage.store.head(uri) for uri in files):
-        return sum(_lines(work, uri) for uri in files)
+        return sum(_count_lines(work, uri) for uri in files)
     return count_users(work)
 
 
-def _lines(work: Work, uri: str) -> int:
+def _count_lines(work: Work, uri: str) -> int:
     return sum(chunk.count(b"\n") for chunk in work.storage.store.chunks(uri))

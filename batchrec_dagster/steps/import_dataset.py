@@ -8,12 +8,18 @@ from dataclasses import dataclass
 from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.personalize import ensure as api
 from batchrec_dagster.personalize.schemas import INTERACTIONS, ITEMS
-from batchrec_dagster.steps.batch_jobs import job_seconds, outcome
+from batchrec_dagster.steps.batch_jobs import describe_outcome, measure_job_seconds
 from batchrec_dagster.steps.checks import CheckResult, require
-from batchrec_dagster.steps.cost import Cost, estimate, import_cost, summary, within_budget
+from batchrec_dagster.steps.cost import (
+    Cost,
+    check_budget,
+    estimate_run,
+    price_import,
+    summarize_costs,
+)
 from batchrec_dagster.steps.errors import StepError
 from batchrec_dagster.steps.records import DatasetRecord
-from batchrec_dagster.steps.training import all_recipes, recipes_to_train
+from batchrec_dagster.steps.training import find_recipes_to_train, list_recipes
 from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.resource import LOCAL_BUCKET
 
@@ -49,11 +55,11 @@ class FileImport:
 
     @property
     def outcome(self) -> str:
-        return outcome(self.job, "imported")
+        return describe_outcome(self.job, "imported")
 
     @property
     def seconds(self) -> float:
-        return job_seconds(self.job)
+        return measure_job_seconds(self.job)
 
 
 @dataclass(frozen=True)
@@ -71,13 +77,13 @@ class DatasetImport:
     checks: list[CheckResult]
 
 
-def dataset_files(pipeline: Pipeline) -> list[DatasetFile]:
+def list_dataset_files(pipeline: Pipeline) -> list[DatasetFile]:
     """The files to import, interactions first."""
     keys = {INTERACTIONS: pipeline.places.interactions, ITEMS: pipeline.places.items}
     return [DatasetFile(kind, schema, keys[kind]) for kind, schema in pipeline.schemas.items()]
 
 
-def schemas_version(files: Sequence[DatasetFile]) -> str:
+def fingerprint_schemas(files: Sequence[DatasetFile]) -> str:
     """A fingerprint of the schemas. A dataset keeps its schema: others need another group."""
     return fingerprint(*(file.schema for file in files))
 
@@ -89,7 +95,7 @@ def import_dataset(
     assets that this run will train in any case. Raises FailedChecksError, StorageError,
     PersonalizeError, StepError."""
     pipeline = work.pipeline
-    files = dataset_files(pipeline)
+    files = list_dataset_files(pipeline)
     versions = [
         work.files.interactions_version()
         if file.is_interactions
@@ -101,13 +107,13 @@ def import_dataset(
     ensure = work.ensure
     heads = {file.asset: work.storage.store.head(work.storage.uri(file.key)) for file in files}
     sizes = {asset: head.size if head else 0 for asset, head in heads.items()}
-    group_name = f"{pipeline.name}-{schemas_version(files)[:8]}"
+    group_name = f"{pipeline.name}-{fingerprint_schemas(files)[:8]}"
     recorded = work.files.record(ASSET)
     exists = any(group["name"] == group_name for group in ensure.list(api.DATASET_GROUP))
     if not exists and pipeline.budget.max_usd_per_run is not None:
         # Check the budget before anything is created.
-        first = estimate(work, imports=sizes, trainings=all_recipes(pipeline))
-        require(within_budget(pipeline.budget, first, on_aws=ensure.on_aws))
+        first = estimate_run(work, imports=sizes, trainings=list_recipes(pipeline))
+        require(check_budget(pipeline.budget, first, on_aws=ensure.on_aws))
     group = ensure.find_or_create(api.DATASET_GROUP, group_name, {})
     if not group.created:
         _check_owner(ensure, group, recorded.get("dataset_group_arn"))
@@ -118,10 +124,10 @@ def import_dataset(
         or recorded.get("data_version") != version
         or not all(_has_import(ensure, dataset) for dataset in datasets)
     )
-    trainings = recipes_to_train(work, group, version, run=run, forced=forced_trainings)
-    costs = estimate(work, imports=sizes if is_new else {}, trainings=trainings)
-    ensure.log.info(f"{'' if ensure.on_aws else 'on AWS '}this run costs {summary(costs)}")
-    checks = within_budget(pipeline.budget, costs, on_aws=ensure.on_aws)
+    trainings = find_recipes_to_train(work, group, version, run=run, forced=forced_trainings)
+    costs = estimate_run(work, imports=sizes if is_new else {}, trainings=trainings)
+    ensure.log.info(f"{'' if ensure.on_aws else 'on AWS '}this run costs {summarize_costs(costs)}")
+    checks = check_budget(pipeline.budget, costs, on_aws=ensure.on_aws)
     require(checks)
     started = [
         _start_import(work, group_name, *each, run if force else None)
@@ -131,10 +137,10 @@ def import_dataset(
     imports = [FileImport(*each) for each in zip(files, datasets, jobs, strict=True)]
     for one in imports:
         ensure.log.info(f"{one.file.asset}: {one.outcome}, {one.seconds:.1f} s")
-    record = DatasetRecord(group.arn, group_name, version, **_arns(imports))
+    record = DatasetRecord(group.arn, group_name, version, **_collect_arns(imports))
     work.files.write_record(ASSET, record.to_json())
     paid = [
-        import_cost(one.file.asset, sizes[one.file.asset]) for one in imports if one.job.created
+        price_import(one.file.asset, sizes[one.file.asset]) for one in imports if one.job.created
     ]
     return DatasetImport(record, imports, costs, paid, checks)
 
@@ -218,7 +224,7 @@ def _start_import(
     )
 
 
-def _arns(imports: Sequence[FileImport]) -> dict[str, str]:
+def _collect_arns(imports: Sequence[FileImport]) -> dict[str, str]:
     arns = {}
     for one in imports:
         prefix = "" if one.file.is_interactions else f"{one.file.asset}_"

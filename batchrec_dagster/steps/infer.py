@@ -23,11 +23,11 @@ from batchrec_dagster.personalize.teardown import prune
 from batchrec_dagster.steps.batch_jobs import (
     SAMPLE,
     JobOutput,
-    filter_arn,
-    job_seconds,
-    outcome,
-    output_version,
-    solution_name,
+    build_solution_name,
+    describe_outcome,
+    ensure_filter,
+    fingerprint_outputs,
+    measure_job_seconds,
     start_batch_job,
 )
 from batchrec_dagster.steps.batches import (
@@ -37,19 +37,19 @@ from batchrec_dagster.steps.batches import (
     keep_users_without_lists,
 )
 from batchrec_dagster.steps.checks import CheckResult, items_known, require
-from batchrec_dagster.steps.cost import Cost, recommendations_cost
-from batchrec_dagster.steps.items import known_items, titles_versions
+from batchrec_dagster.steps.cost import Cost, price_recommendations
+from batchrec_dagster.steps.items import read_item_ids, read_titles_versions
 from batchrec_dagster.steps.publishing import Publishing
 from batchrec_dagster.steps.recommendation_table import (
     KnownInteractions,
     ListCounts,
     RecommendationTable,
     SeenItems,
-    build_locally,
+    build_table,
     read_interactions,
 )
 from batchrec_dagster.steps.records import ModelRecord
-from batchrec_dagster.steps.training import trained_by
+from batchrec_dagster.steps.training import list_recipes_by_asset
 from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.object_store import StorageError
@@ -92,7 +92,7 @@ class InferenceResult:
     def cost(self) -> list[Cost]:
         """What this run pays for."""
         return [
-            recommendations_cost(batch.recipe, len(batch.users))
+            price_recommendations(batch.recipe, len(batch.users))
             for job, batch in zip(self.jobs, self.batches, strict=True)
             if job.created
         ]
@@ -114,7 +114,7 @@ def infer_and_publish(
     publishing = Publishing(work, model, work.files.batch_users.version())
     gate = publishing.gate(skip=skip_quality_gate)
     require([gate])
-    done = _unchanged(work, publishing, batch_users, gate)
+    done = _read_unchanged(work, publishing, batch_users, gate)
     if done is None:
         inferred = _infer(work.for_data(model.data_version), model, batch_users)
         edition, table = _publish(work, publishing, batch_users, inferred, gate, run)
@@ -131,11 +131,11 @@ def _infer(work: PersonalizeWork, model: ModelRecord, batch_users: pl.LazyFrame)
     known = read_interactions(work, users)
     num_results = work.pipeline.recommendations.num_results
     if known.seen is not None:
-        num_results = _num_results(work, known.seen, len(users))
+        num_results = _choose_num_results(work, known.seen, len(users))
     started = [_start_job(work, model, batch, num_results) for batch in batches]
     jobs = work.ensure.wait_until_all_ready(BATCH_INFERENCE_JOB, started)
     for job, batch in zip(jobs, batches, strict=True):
-        work.ensure.log.info(_done(job, len(batch.users)))
+        work.ensure.log.info(_describe_job(job, len(batch.users)))
     return InferenceResult(batches, jobs, known, num_results)
 
 
@@ -150,14 +150,14 @@ def _publish(
     pipeline, jobs, known = work.pipeline, inferred.jobs, inferred.known
     outputs = [JobOutput(work.storage, job.description) for job in jobs]
     with temporary_folder() as folder, TableWriter(folder / "recommendations.parquet") as writer:
-        table = build_locally(work, outputs, inferred.users, known.seen, writer)
+        table = build_table(work, outputs, inferred.users, known.seen, writer)
         checks = [gate, *table.checks]
-        version = _version(publishing, [job.arn for job in jobs])
+        version = _fingerprint_lists(publishing, [job.arn for job in jobs])
         facts = {
             "batch_inference_job_arn": jobs[0].arn,
             **asdict(table.counts),
             "results_asked_for": inferred.num_results,
-            "outputs": output_version(outputs),
+            "outputs": fingerprint_outputs(outputs),
             "data_until": known.until,
             "exclude_seen": pipeline.recommendations.exclude_seen,
             **({"experiment": pipeline.experiment.model_dump()} if pipeline.experiment else {}),
@@ -173,19 +173,19 @@ def _publish(
     return edition, table
 
 
-def _version(publishing: Publishing, jobs: Sequence[str]) -> str:
+def _fingerprint_lists(publishing: Publishing, jobs: Sequence[str]) -> str:
     pipeline = publishing.work.pipeline
     return fingerprint(
         *jobs,
         publishing.users_version,
         pipeline.recommendations,
         TABLE_VERSION,
-        *titles_versions(publishing.work),
+        *read_titles_versions(publishing.work),
         *([pipeline.experiment] if pipeline.experiment else []),
     )
 
 
-def _unchanged(
+def _read_unchanged(
     work: PersonalizeWork, publishing: Publishing, batch_users: pl.LazyFrame, gate: CheckResult
 ) -> PublishedLists | None:
     """What is published, with its checks, if the same model, data, users, titles and settings made
@@ -197,7 +197,7 @@ def _unchanged(
         return None
     about, arn = edition.about, str(edition.about["batch_inference_job_arn"])
     same = about["made_by"] == publishing.made_by
-    if not same or edition.version != _version(publishing, [arn]):
+    if not same or edition.version != _fingerprint_lists(publishing, [arn]):
         return None
     try:
         description = work.ensure.describe(BATCH_INFERENCE_JOB, arn)
@@ -205,7 +205,7 @@ def _unchanged(
         return None  # It was deleted, for example; another job says what else is wrong.
     output = JobOutput(work.storage, description)
     finished = description["status"] == ACTIVE and output.is_usable()
-    if not finished or output_version([output]) != about["outputs"]:
+    if not finished or fingerprint_outputs([output]) != about["outputs"]:
         return None
     rows = table.read_edition(edition)
     sample = rows.head(SAMPLE).collect(engine="streaming")
@@ -214,11 +214,11 @@ def _unchanged(
     items = rows.select(pl.col("item_id").unique())
     known = [
         items_known(items.collect(engine="streaming").to_series(), ids)
-        for ids in ([] if checked else known_items(work))
+        for ids in ([] if checked else read_item_ids(work))
     ]
     job = ReadyResource(arn, description, created=False, seconds=0.0)
     users = batch_users.select(pl.len()).collect(engine="streaming").item()
-    work.ensure.log.info(_done(job, users))
+    work.ensure.log.info(_describe_job(job, users))
     note = f"as checked {about['made_at'][:10]}, when edition {edition.number} was published"
     checks = [
         replace(check, found=f"{check.found}; {note}")
@@ -235,8 +235,8 @@ def _prune(work: PersonalizeWork, group: str) -> None:
     was last made from. It fails no run: the lists are out."""
     pipeline, log = work.pipeline, work.ensure.log
     solutions = {
-        solution_name(group, *each)
-        for recipes in trained_by(pipeline).values()
+        build_solution_name(group, *each)
+        for recipes in list_recipes_by_asset(pipeline).values()
         for each in recipes.items()
     }
     expressions = [
@@ -259,16 +259,16 @@ def _prune(work: PersonalizeWork, group: str) -> None:
         log.warning(f"what earlier settings left in Personalize is still there: {error}")
 
 
-def _done(job: ReadyResource, users: int) -> str:
+def _describe_job(job: ReadyResource, users: int) -> str:
     """What the job did for the users, and how fast; or that an earlier run did it."""
     if not job.created:
-        return f"{users:,} users: {outcome(job, 'inferred')}"
-    seconds = job_seconds(job)
+        return f"{users:,} users: {describe_outcome(job, 'inferred')}"
+    seconds = measure_job_seconds(job)
     rate = f", {users / seconds:,.0f} a second" if seconds else ""
     return f"{users:,} users inferred in {seconds:.1f} s{rate}"
 
 
-def _num_results(work: PersonalizeWork, seen: SeenItems, users: int) -> int:
+def _choose_num_results(work: PersonalizeWork, seen: SeenItems, users: int) -> int:
     """Results per user, enough to drop the seen items: Personalize's filter considers only the
     latest interactions."""
     forgotten = max(0, seen.longest - work.ensure.filter_interactions)
@@ -297,7 +297,7 @@ def _start_job(
     if wanted.filter_expression:
         # A filter cannot be changed: another expression needs another filter.
         own = fingerprint(wanted.filter_expression)[:8] if wanted.filter else None
-        request["filterArn"] = filter_arn(
+        request["filterArn"] = ensure_filter(
             work.ensure,
             model,
             own or "exclude-seen",

@@ -106,7 +106,7 @@ def inspect_ratings(work: Work, raw: RawRecord) -> RatingsInspection:
             return RatingsInspection(CheckResult("rows_readable", False, str(error)), size, whole)
 
 
-def s3_uris(raw: RawRecord, storage: StorageResource) -> list[str]:
+def list_s3_uris(raw: RawRecord, storage: StorageResource) -> list[str]:
     """Where Spark on AWS reads the files. Raises StepError if they are not in S3."""
     uris = [file.uri or file.source for file in raw.files]
     if not storage.in_s3 or not all(map(_is_object, uris)):
@@ -126,7 +126,7 @@ def _is_object(uri: str) -> bool:
 def open_first_file(raw: RawRecord, storage: StorageResource) -> Iterator[list[RawFile]]:
     """The start of the first file that is not empty, on this machine: enough to see the format. A
     file that is no plain text is downloaded whole. Raises StorageError, StepError."""
-    for uri in s3_uris(raw, storage):
+    for uri in list_s3_uris(raw, storage):
         start = next(storage.store.chunks(uri), b"")
         if not start:
             continue
@@ -233,7 +233,7 @@ def _prepare_here(
     else:
         task = Task(
             [SourceFile(f"file://{file.path.absolute()}", file.name) for file in files],
-            _layout(files, pipeline),
+            _find_layout(files, pipeline),
             pipeline.rules,
             destination=f"file://{written}",
             users=f"file://{users}",
@@ -257,10 +257,10 @@ def _prepare_on_aws(
     """With Spark on AWS, from S3 to S3: only the first rows come to this machine."""
     pipeline, storage = work.pipeline, work.storage
     with open_first_file(raw, storage) as files:
-        layout = _layout(files, pipeline)
+        layout = _find_layout(files, pipeline)
     folder = storage.uri(f"{pipeline.name}/work/{run}")
     task = Task(
-        [SourceFile(uri, uri) for uri in s3_uris(raw, storage)],
+        [SourceFile(uri, uri) for uri in list_s3_uris(raw, storage)],
         layout,
         pipeline.rules,
         destination=f"{folder}/interactions.csv",
@@ -300,6 +300,6 @@ def remove_dead_work(storage: StorageResource, pipeline: str, run: str, runs: Ru
                 storage.store.delete(file.uri)
 
 
-def _layout(files: list[RawFile], pipeline: Pipeline) -> Layout:
+def _find_layout(files: list[RawFile], pipeline: Pipeline) -> Layout:
     with opened(files, pipeline.ratings.reading, pipeline.rules) as ratings:
         return ratings.layout

@@ -33,7 +33,7 @@ def check_items(
     return rows_readable("items_readable", "items", items.rows, items.bad, on_bad_rows)
 
 
-def categories(pipeline: Pipeline) -> list[str]:
+def list_categories(pipeline: Pipeline) -> list[str]:
     """The items' categories that the report counts."""
     return [*pipeline.items.layout.categories] if pipeline.items else []
 
@@ -43,17 +43,17 @@ def has_titles(pipeline: Pipeline) -> bool:
     return pipeline.items is not None and pipeline.items.layout.title is not None
 
 
-def shown_tables(pipeline: Pipeline) -> list[str]:
+def list_optional_tables(pipeline: Pipeline) -> list[str]:
     """The assets that only some pipelines declare, and whose tables the report shows then."""
     declared = {
         "item_titles": has_titles(pipeline),
-        "items": bool(categories(pipeline)),
+        "items": bool(list_categories(pipeline)),
         "user_segments": pipeline.segments is not None,
     }
     return [name for name, there in declared.items() if there]
 
 
-def titles_versions(work: Work) -> list[str]:
+def read_titles_versions(work: Work) -> list[str]:
     """The version of the titles, empty if none are declared. Raises StorageError."""
     uri = work.storage.uri(work.pipeline.places.item_titles)
     return [work.storage.version(uri)] if has_titles(work.pipeline) else []
@@ -67,7 +67,7 @@ def read_titles(work: Work) -> pl.DataFrame | None:
     return pl.read_parquet(work.storage.store.get(uri))
 
 
-def known_items(work: Work) -> list[pl.Series]:
+def read_item_ids(work: Work) -> list[pl.Series]:
     """The ids in the items file; empty if none is declared. Raises StorageError."""
     if work.pipeline.items is None:
         return []
@@ -77,7 +77,7 @@ def known_items(work: Work) -> list[pl.Series]:
     return [pl.read_csv(stored, columns=[ITEM_ID], infer_schema=False).to_series()]
 
 
-def with_titles(
+def add_titles(
     table: pl.DataFrame, titles: pl.DataFrame | None, of: str = "item_id"
 ) -> pl.DataFrame:
     """The table with the title after its column of item ids, if there are titles."""

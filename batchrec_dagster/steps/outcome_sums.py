@@ -17,9 +17,9 @@ import numpy as np
 import polars as pl
 
 from batchrec_dagster.config.recommendations import Experiment
-from batchrec_dagster.outcomes.arms import MODEL, arms, groups
+from batchrec_dagster.outcomes.arms import MODEL, assign_arms, assign_groups
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
-from batchrec_dagster.steps.recommendation_table import Numbers, Pairs, position
+from batchrec_dagster.steps.recommendation_table import Numbers, Pairs, find_positions
 from batchrec_dagster.storage.published_table import Edition
 
 # What a period starts with: the publication of its edition, or the end of the edition's data.
@@ -31,7 +31,7 @@ class Period:
     """What happened after `start` and until `end` came after this edition and before the next.
 
     known_until: the newest interaction that the edition was made from. All in epoch seconds.
-    since: PUBLICATION or DATA, see `periods`.
+    since: PUBLICATION or DATA, see `find_periods`.
     """
 
     edition: Edition
@@ -41,7 +41,7 @@ class Period:
     since: str
 
 
-def periods(
+def find_periods(
     editions: Sequence[Edition], newest: int, published_again: Sequence[tuple[int, datetime]] = ()
 ) -> list[Period]:
     """The periods of the editions, oldest first, up to the newest interaction (epoch seconds).
@@ -150,8 +150,8 @@ class LaterInteractions:
         self.items = counted.get_column(ITEM_ID)
         self._counts = counted
         coded = interactions.select(
-            user=position(USER_ID, self.users).cast(pl.UInt32),
-            item=position(ITEM_ID, self.items).cast(pl.UInt32),
+            user=find_positions(USER_ID, self.users).cast(pl.UInt32),
+            item=find_positions(ITEM_ID, self.items).cast(pl.UInt32),
             time=pl.col(TIMESTAMP),
         ).drop_nulls("user")
         self.later = coded.filter(pl.col("time") > since).collect(engine="streaming")
@@ -229,25 +229,25 @@ class UserGroups:
     def of(self, users: pl.DataFrame) -> pl.DataFrame:
         """The same users, with their `group`. users: user_id, each once."""
         missing = users.select("user_id").join(self._known, on="user_id", how="anti")
-        hashed = missing.with_columns(groups(missing.get_column("user_id")))
+        hashed = missing.with_columns(assign_groups(missing.get_column("user_id")))
         self._known = pl.concat([self._known, hashed])
         return users.join(self._known, on="user_id")
 
 
-def sums(
+def sum_period(
     period: Period, lists: PeriodLists, later: LaterInteractions, hashed: UserGroups
 ) -> pl.DataFrame:
     """The period's sums by arm and group, with the columns of SCHEMA."""
     chosen = later.chosen(period, new=lists.exclude_seen)
-    listed, hits = _lists(lists, later, chosen)
+    listed, hits = _match_lists(lists, later, chosen)
     length = listed.select(pl.col("length").max().fill_null(0)).item()
     without = pl.DataFrame({"user_id": lists.without}, schema={"user_id": pl.String})
     # Who got no list is compared with a list of the common length.
     requested = pl.concat([listed, without.with_columns(length=pl.lit(length, pl.Int64))])
     ids = requested.get_column("user_id")
-    division = pl.lit(MODEL) if lists.experiment is None else arms(ids, lists.experiment)
+    division = pl.lit(MODEL) if lists.experiment is None else assign_arms(ids, lists.experiment)
     requested = hashed.of(requested.with_columns(arm=division))
-    each = _users(period, lists, later, chosen, hits, requested)
+    each = _measure_users(period, lists, later, chosen, hits, requested)
     name = lists.experiment.model_dump_json() if lists.experiment else ""
     return (
         requested.join(each, on="user_id", how="left")
@@ -268,7 +268,7 @@ def sums(
     )
 
 
-def _lists(
+def _match_lists(
     lists: PeriodLists, later: LaterInteractions, chosen: pl.DataFrame
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """user_id, length: of each list; and user, item: those of the chosen that are on it."""
@@ -289,7 +289,7 @@ def _lists(
     return listed, hits.select("user", "item")
 
 
-def _users(
+def _measure_users(
     period: Period,
     lists: PeriodLists,
     later: LaterInteractions,

@@ -11,19 +11,19 @@ import polars as pl
 
 from batchrec_dagster.config.recommendations import Experiment
 from batchrec_dagster.outcomes.arms import CONTROL
-from batchrec_dagster.outcomes.estimates import share
-from batchrec_dagster.outcomes.experiment import ExperimentResult, experiment_result
+from batchrec_dagster.outcomes.estimates import estimate_share
+from batchrec_dagster.outcomes.experiment import ExperimentResult, summarize_experiment
 from batchrec_dagster.outcomes.outcome import SCHEMA, Outcome, Rate
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID, scan_interactions
-from batchrec_dagster.steps.batches import users_without_lists
+from batchrec_dagster.steps.batches import read_users_without_lists
 from batchrec_dagster.steps.outcome_sums import SCHEMA as SUMS_SCHEMA
 from batchrec_dagster.steps.outcome_sums import (
     LaterInteractions,
     Period,
     PeriodLists,
     UserGroups,
-    periods,
-    sums,
+    find_periods,
+    sum_period,
 )
 from batchrec_dagster.steps.publishing import Rollbacks
 from batchrec_dagster.steps.work import Work
@@ -33,7 +33,7 @@ from batchrec_dagster.storage.paths import PipelineFiles
 @dataclass(frozen=True)
 class MeasuredOutcomes:
     """The outcomes, oldest first. sums: see steps/outcome_sums.py; table: a row for each of
-    `outcomes`."""
+    `estimate_outcomes`."""
 
     sums: pl.DataFrame
     outcomes: list[Outcome]
@@ -41,7 +41,7 @@ class MeasuredOutcomes:
     @property
     def experiment(self) -> ExperimentResult | None:
         """What the newest experiment shows."""
-        return experiment_result(self.sums)
+        return summarize_experiment(self.sums)
 
     @property
     def table(self) -> pl.DataFrame:
@@ -56,28 +56,28 @@ def measure_outcomes(work: Work) -> MeasuredOutcomes:
         editions = [edition for edition in [files.table.current(), *files.table.older()] if edition]
         interactions = scan_interactions(path).select(USER_ID, ITEM_ID, TIMESTAMP)
         newest = interactions.select(pl.col(TIMESTAMP).max()).collect(engine="streaming").item()
-        spans = periods(editions, newest, Rollbacks(files).times())
+        spans = find_periods(editions, newest, Rollbacks(files).times())
         before = read_sums(files)
         found = [before.filter(~pl.col("name").is_in([edition.name for edition in editions]))]
         if spans:
             known = [span.known_until for span in spans]
             since = min(min(span.start, span.known_until) for span in spans)
             later, hashed = LaterInteractions(interactions, since, known), UserGroups()
-            found += [sums(span, _lists(work, span), later, hashed) for span in spans]
+            found += [sum_period(span, _read_lists(work, span), later, hashed) for span in spans]
         measured = pl.concat(found).sort("start", "edition", "arm", "group")
         if not measured.equals(before):
             files.write_parquet(files.places.outcome_sums, measured)
-    return MeasuredOutcomes(measured, [*outcomes(measured)])
+    return MeasuredOutcomes(measured, [*estimate_outcomes(measured)])
 
 
-def _lists(work: Work, period: Period) -> PeriodLists:
+def _read_lists(work: Work, period: Period) -> PeriodLists:
     about = period.edition.about
     excluded = about.get("exclude_seen", work.pipeline.recommendations.exclude_seen)
     rows = work.files.table.read_edition(period.edition).select("user_id", "rank", "item_id")
     without, experiment = pl.Series("user_id", [], pl.String), None
     if "experiment" in about:
         experiment = Experiment.model_validate(about["experiment"])
-        without = users_without_lists(work, period.edition)
+        without = read_users_without_lists(work, period.edition)
     return PeriodLists(rows, without, experiment, bool(excluded))
 
 
@@ -94,14 +94,14 @@ def read_sums(files: PipelineFiles) -> pl.DataFrame:
     return pl.DataFrame(schema=SUMS_SCHEMA) if found is None else found
 
 
-def outcomes(sums: pl.DataFrame) -> Iterator[Outcome]:
+def estimate_outcomes(sums: pl.DataFrame) -> Iterator[Outcome]:
     """The outcome of each period and arm."""
     keys = ["start", "end", "edition", "since", "experiment", "length", "arm"]
     for values, part in sums.group_by(keys, maintain_order=True):
-        yield _outcome(dict(zip(keys, values, strict=True)), part)
+        yield _estimate_outcome(dict(zip(keys, values, strict=True)), part)
 
 
-def _outcome(key: Mapping[str, Any], part: pl.DataFrame) -> Outcome:
+def _estimate_outcome(key: Mapping[str, Any], part: pl.DataFrame) -> Outcome:
     experiment = Experiment.model_validate_json(key["experiment"]) if key["experiment"] else None
     active = float(part["active"].sum())
     without_lists = (
@@ -109,10 +109,10 @@ def _outcome(key: Mapping[str, Any], part: pl.DataFrame) -> Outcome:
     )
 
     def own(of: str, to: str) -> Rate | None:
-        return None if without_lists else share(part[of], part[to], active)
+        return None if without_lists else estimate_share(part[of], part[to], active)
 
     def popular(of: str, to: str) -> float | None:
-        found = share(part[of], part[to], active)
+        found = estimate_share(part[of], part[to], active)
         return None if found is None else found.value
 
     return Outcome(
@@ -131,18 +131,18 @@ def _outcome(key: Mapping[str, Any], part: pl.DataFrame) -> Outcome:
         hit_rate=own("hit_users", "active"),
         recall=own("recall", "active"),
         list_share=own("hits", "new"),
-        gain=None if without_lists else _gain(part, active),
+        gain=None if without_lists else _estimate_gain(part, active),
         popular_hit_rate=popular("popular_hit_users", "active"),
         popular_recall=popular("popular_recall", "active"),
         popular_list_share=popular("popular_hits", "new"),
     )
 
 
-def _gain(part: pl.DataFrame, active: float) -> Rate | None:
+def _estimate_gain(part: pl.DataFrame, active: float) -> Rate | None:
     """hit_rate less popular_hit_rate: each user counts -1, 0 or 1. Stretched to 0 to 1 it is a
     share, whose interval is honest for a few users too."""
     gained = part["hit_users"] - part["popular_hit_users"]
-    found = share((gained + part["active"]) / 2, part["active"], active)
+    found = estimate_share((gained + part["active"]) / 2, part["active"], active)
     if found is None:
         return None
     return Rate(*(2 * one - 1 for one in (found.value, found.low, found.high)))

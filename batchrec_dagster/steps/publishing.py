@@ -16,7 +16,7 @@ from batchrec_dagster.config import fingerprint
 from batchrec_dagster.personalize.evidence import NDCG
 from batchrec_dagster.steps.checks import CheckResult, quality_gate
 from batchrec_dagster.steps.errors import StepError
-from batchrec_dagster.steps.items import titles_versions
+from batchrec_dagster.steps.items import read_titles_versions
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.runs import RunHistory
 from batchrec_dagster.steps.work import Work
@@ -167,7 +167,7 @@ class Publishing:
         model = fingerprint(arn, pipeline.recommendations, *experiment)
         if self.users_version is None:
             return [model]
-        inputs = (self.model.data_version, self.users_version, *titles_versions(self.work))
+        inputs = (self.model.data_version, self.users_version, *read_titles_versions(self.work))
         return [model, fingerprint(model, *inputs)]
 
     @property

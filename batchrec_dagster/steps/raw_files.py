@@ -57,7 +57,7 @@ class RawRecord:
         versions = [file.sha256 or f"{file.source} {file.fingerprint}" for file in self.files]
         if len(versions) == 1 and self.files[0].sha256:
             return versions[0][:16]
-        return _digest(versions)[:16]
+        return _digest_lines(versions)[:16]
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Self:
@@ -130,7 +130,7 @@ def _copy_changed(
     before: RawRecord,
     place: Callable[[str], str] | None,
 ) -> RawFiles:
-    context = source_context(storage, project)
+    context = make_source_context(storage, project)
     found = source.files(context)
     known = {file.source: file for file in before.files}
     files, changed, copied = [], [], 0
@@ -161,7 +161,7 @@ def _is_copied(old: FileRecord, new: FileRecord, storage: StorageResource) -> bo
     )
 
 
-def unchanged_version(raw: RawFiles, storage: StorageResource) -> str | None:
+def find_unchanged_version(raw: RawFiles, storage: StorageResource) -> str | None:
     """The record's version if the copies of an earlier run still have its content; None if not, or
     if this run copied some, or left them in place. Reads them. Raises StorageError."""
     same = not raw.copied and all(
@@ -179,7 +179,7 @@ def open_raw_files(
 ) -> Iterator[list[RawFile]]:
     """The files on this machine, in order. Raises SourceError, StorageError."""
     if any(file.uri is None for file in record.files):
-        yield from _opened_in_place(record, source, storage, project)
+        yield from _open_in_place(record, source, storage, project)
         return
     with ExitStack() as stack:
         files = []
@@ -196,18 +196,18 @@ def open_raw_files(
         yield files
 
 
-def _opened_in_place(
+def _open_in_place(
     record: RawRecord, source: RatingsSource, storage: StorageResource, project: Path
 ) -> Iterator[list[RawFile]]:
     """Refuses files that are not the record's, or that change until the block is left."""
-    context = source_context(storage, project)
+    context = make_source_context(storage, project)
     # The record is without the secrets of a signed URL.
     found = source.files(context)
     recorded = {file.source: file.fingerprint for file in record.files}
     listed = {file.file.shown: file.fingerprint for file in found}
     _refuse_changed(dict(recorded.items() ^ listed.items()))
     with ExitStack() as stack:
-        yield [_opened(file, context, stack) for file in found]
+        yield [_open_file(file, context, stack) for file in found]
     _refuse_changed([file.file.shown for file in found if file.file.changed(context)])
 
 
@@ -219,7 +219,7 @@ def _refuse_changed(changed: Iterable[str]) -> None:
         )
 
 
-def _opened(found: ListedFile, context: SourceContext, stack: ExitStack) -> RawFile:
+def _open_file(found: ListedFile, context: SourceContext, stack: ExitStack) -> RawFile:
     return RawFile(stack.enter_context(found.file.open_locally(context)), found.file.shown)
 
 
@@ -228,28 +228,28 @@ def open_source(
     source: RatingsSource, storage: StorageResource, project: Path
 ) -> Iterator[list[RawFile]]:
     """The files of a source on this machine, in order. Raises SourceError."""
-    context = source_context(storage, project)
+    context = make_source_context(storage, project)
     with ExitStack() as stack:
-        yield [_opened(found, context, stack) for found in source.files(context)]
+        yield [_open_file(found, context, stack) for found in source.files(context)]
 
 
-def source_digest(source: RatingsSource, storage: StorageResource, project: Path) -> str:
-    """`files_digest` of the source's files as they are now. Raises SourceError."""
-    found = source.files(source_context(storage, project))
-    return files_digest([FileRecord(file.file.shown, None, file.fingerprint) for file in found])
+def digest_source(source: RatingsSource, storage: StorageResource, project: Path) -> str:
+    """`digest_files` of the source's files as they are now. Raises SourceError."""
+    found = source.files(make_source_context(storage, project))
+    return digest_files([FileRecord(file.file.shown, None, file.fingerprint) for file in found])
 
 
-def files_digest(files: Sequence[FileRecord]) -> str:
+def digest_files(files: Sequence[FileRecord]) -> str:
     """A digest that changes when a file comes, goes or changes; empty for no files."""
     lines = [f"{file.source} {file.fingerprint}" for file in files]
-    return _digest(lines)[:32] if lines else ""
+    return _digest_lines(lines)[:32] if lines else ""
 
 
-def source_context(storage: StorageResource, project: Path) -> SourceContext:
+def make_source_context(storage: StorageResource, project: Path) -> SourceContext:
     from batchrec_dagster.samples import generator
 
     return SourceContext(storage.store, project, Path(storage.cache), generator)
 
 
-def _digest(lines: Sequence[str]) -> str:
+def _digest_lines(lines: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()

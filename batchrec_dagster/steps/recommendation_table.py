@@ -9,10 +9,10 @@ import numpy as np
 import polars as pl
 
 from batchrec_dagster.config.recommendations import Experiment
-from batchrec_dagster.outcomes.arms import MODEL, arms
+from batchrec_dagster.outcomes.arms import MODEL, assign_arms
 from batchrec_dagster.personalize.batch_files import read_inference
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID, scan_interactions
-from batchrec_dagster.steps.batch_jobs import JobOutput, OutputTable, counted
+from batchrec_dagster.steps.batch_jobs import JobOutput, OutputTable, log_progress
 from batchrec_dagster.steps.checks import (
     CheckResult,
     every_user_answered,
@@ -22,7 +22,7 @@ from batchrec_dagster.steps.checks import (
     no_failed_lines,
     no_seen_items,
 )
-from batchrec_dagster.steps.items import known_items, read_titles, with_titles
+from batchrec_dagster.steps.items import add_titles, read_item_ids, read_titles
 from batchrec_dagster.steps.work import PersonalizeWork, Work
 from batchrec_dagster.storage.progress import Progress
 from batchrec_dagster.storage.published_table import TableWriter
@@ -40,7 +40,7 @@ class Pairs:
     """
 
     def __init__(self, pairs: pl.LazyFrame) -> None:
-        found = pairs.select(_pair()).drop_nulls().collect(engine="streaming")
+        found = pairs.select(_encode_pairs()).drop_nulls().collect(engine="streaming")
         codes = found.get_column("pair").to_numpy(writable=True)
         # np.unique would hash them: ten times the time, five times the memory.
         codes.sort()
@@ -61,7 +61,7 @@ class Pairs:
         """Whether each of these is there. pairs: user, item; null for one that has no number."""
         if not len(self._codes):
             return pl.repeat(value=False, n=pairs.height, eager=True)
-        wanted = pairs.select(_pair().fill_null(NO_PAIR)).get_column("pair").to_numpy()
+        wanted = pairs.select(_encode_pairs().fill_null(NO_PAIR)).get_column("pair").to_numpy()
         found = np.searchsorted(self._codes, wanted)
         return pl.Series(self._codes[np.minimum(found, len(self._codes) - 1)] == wanted)
 
@@ -76,8 +76,8 @@ class SeenItems:
         # The positions in two lists. Joins would find them too, with half more memory.
         self._pairs = Pairs(
             interactions.select(
-                user=position(USER_ID, self._users.get_column("user_id")),
-                item=position(ITEM_ID, self._items.get_column("item_id")),
+                user=find_positions(USER_ID, self._users.get_column("user_id")),
+                item=find_positions(ITEM_ID, self._items.get_column("item_id")),
             )
         )
 
@@ -97,12 +97,12 @@ class SeenItems:
         )
 
 
-def position(column: str, among: pl.Series) -> pl.Expr:
+def find_positions(column: str, among: pl.Series) -> pl.Expr:
     """The position of the value among these distinct ones; null if it is not there."""
     return pl.col(column).cast(pl.Enum(among), strict=False).to_physical()
 
 
-def _pair() -> pl.Expr:
+def _encode_pairs() -> pl.Expr:
     user, item = pl.col("user").cast(pl.UInt64), pl.col("item").cast(pl.UInt64)
     return (user * 2**32 + item).alias("pair")
 
@@ -130,10 +130,10 @@ class ListBuilder(OutputTable):
     def add(self, lines: pl.DataFrame) -> pl.DataFrame:
         """The rows of these lines. lines: user_id, items and scores (best first), error."""
         self._add_lines(lines)
-        table = with_titles(self._table(lines), self.titles)
+        table = add_titles(self._table(lines), self.titles)
         if self.experiment is not None:
             users = lines.select("user_id").unique()
-            users = users.with_columns(arms(users.get_column("user_id"), self.experiment))
+            users = users.with_columns(assign_arms(users.get_column("user_id"), self.experiment))
             table = table.join(users, on="user_id", how="left", maintain_order="left")
         self._count(table)
         self._add_rows(table)
@@ -221,7 +221,7 @@ class RecommendationTable:
     checks: list[CheckResult]
 
 
-def build_locally(
+def build_table(
     work: PersonalizeWork,
     outputs: Sequence[JobOutput],
     users: pl.Series,
@@ -234,9 +234,9 @@ def build_locally(
     lists = ListBuilder(wanted.num_results, seen, read_titles(work), work.pipeline.experiment)
     progress = Progress("users' lists written", len(users), work.ensure.log.info)
     pieces = (piece for output in outputs for piece in output.pieces(read_inference))
-    lists.write(counted(pieces, progress), table)
+    lists.write(log_progress(pieces, progress), table)
     done = lists.done(users, filtered=wanted.filter is not None)
-    known = known_items(work)
+    known = read_item_ids(work)
     return replace(done, checks=[*done.checks, *(items_known(lists.items, ids) for ids in known)])
 
 

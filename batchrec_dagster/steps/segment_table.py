@@ -12,15 +12,15 @@ from batchrec_dagster.config import fingerprint
 from batchrec_dagster.config.recommendations import Segments
 from batchrec_dagster.personalize.batch_files import read_segments
 from batchrec_dagster.personalize.ensure import BATCH_SEGMENT_JOB, ReadyResource
-from batchrec_dagster.steps.batch_jobs import JobOutput, OutputTable, filter_arn, start_batch_job
+from batchrec_dagster.steps.batch_jobs import JobOutput, OutputTable, ensure_filter, start_batch_job
 from batchrec_dagster.steps.checks import (
     CheckResult,
     every_segment_answered,
     no_duplicates,
     no_failed_lines,
 )
-from batchrec_dagster.steps.cost import Cost, count_users, segments_cost
-from batchrec_dagster.steps.items import read_titles, titles_versions, with_titles
+from batchrec_dagster.steps.cost import Cost, count_users, price_segments
+from batchrec_dagster.steps.items import add_titles, read_titles, read_titles_versions
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.durable import temporary_folder
@@ -51,7 +51,7 @@ class SegmentTable(OutputTable):
             .select("segment", "rank", "user_id")
         )
         self._count(table)
-        table = with_titles(table, self.titles, of="segment")
+        table = add_titles(table, self.titles, of="segment")
         self._add_rows(table)
         return table
 
@@ -98,9 +98,9 @@ def segment_users(work: PersonalizeWork, segments: Segments, model: ModelRecord)
     job = _run_job(work, segments, model, queries)
     cost = []
     if job.created:
-        cost.append(segments_cost(len(segments.queries), count_users(work)))
+        cost.append(price_segments(len(segments.queries), count_users(work)))
     table = SegmentTable(read_titles(work) if segments.items else None)
-    titles_version = titles_versions(work) if segments.items else []
+    titles_version = read_titles_versions(work) if segments.items else []
     uri, output = storage.uri(places.user_segments), JobOutput(storage, job.description)
     with temporary_folder() as folder:
         with TableWriter(folder / "user_segments.parquet") as writer:
@@ -126,7 +126,7 @@ def _run_job(
     }
     if segments.filter:
         name = fingerprint(segments.filter)[:8]
-        request["filterArn"] = filter_arn(
+        request["filterArn"] = ensure_filter(
             work.ensure, model, name, segments.filter, "segments.filter"
         )
     # Segments depend on the training data only; a filter also reads newer data.

@@ -21,13 +21,13 @@ from batchrec_dagster.personalize.ensure import (
 from batchrec_dagster.personalize.evidence import ALL, name_engine, read_evidence
 from batchrec_dagster.personalize.recipes import build_recipe_arn
 from batchrec_dagster.steps.batch_jobs import (
-    job_seconds,
-    outcome,
-    solution_config,
-    solution_name,
-    stem,
+    build_name_stem,
+    build_solution_config,
+    build_solution_name,
+    describe_outcome,
+    measure_job_seconds,
 )
-from batchrec_dagster.steps.cost import Cost, trainings_cost
+from batchrec_dagster.steps.cost import Cost, price_trainings
 from batchrec_dagster.steps.publishing import Publishing
 from batchrec_dagster.steps.records import DatasetRecord, ModelRecord, read_model
 from batchrec_dagster.steps.work import PersonalizeWork, Work
@@ -52,12 +52,12 @@ class SolutionVersionTrainer:
     @property
     def recipes(self) -> Mapping[str, dict[str, str]]:
         """Hyperparameters by recipe; of two, the second is trained to compare with."""
-        return trained_by(self.work.pipeline)[self.asset]
+        return list_recipes_by_asset(self.work.pipeline)[self.asset]
 
     @property
     def stem(self) -> str:
         """What the names of versions trained on the current data start with."""
-        return stem(self.work.pipeline.name, self.data_version, self.force_run)
+        return build_name_stem(self.work.pipeline.name, self.data_version, self.force_run)
 
     def reused(self, solutions: Sequence[str | None]) -> list[Description | None]:
         """For each recipe the version to reuse, of its solution's ARN; None: train."""
@@ -74,13 +74,13 @@ class SolutionVersionTrainer:
         solutions = [
             ensure.find_or_create(
                 SOLUTION,
-                solution_name(dataset.dataset_group_name, recipe, hyperparameters),
+                build_solution_name(dataset.dataset_group_name, recipe, hyperparameters),
                 {
                     "datasetGroupArn": group,
                     "recipeArn": build_recipe_arn(recipe, ensure.client.meta.partition),
                     # Left to itself Personalize trains, and bills, every seven days.
                     "performAutoTraining": False,
-                    "solutionConfig": solution_config(hyperparameters),
+                    "solutionConfig": build_solution_config(hyperparameters),
                 },
                 datasetGroupArn=group,
             ).arn
@@ -102,7 +102,7 @@ class SolutionVersionTrainer:
 
     def _compares(self, version: Description, model: Description) -> bool:
         """Whether it was trained on the model's data, or, where that run was killed, later."""
-        same = trained_on(self.work, version) == trained_on(self.work, model)
+        same = read_data_version(self.work, version) == read_data_version(self.work, model)
         return same or bool(version["creationDateTime"] >= model["creationDateTime"])
 
     def _is_current(self, version: Description) -> bool:
@@ -171,22 +171,22 @@ def train(
     recipe, hyperparameters = next(iter(recipes.items()))
     versions = ensure.wait_until_all_ready(SOLUTION_VERSION, trainer.start(dataset))
     version, *popularity = versions
-    record = _record(work, dataset, version, popularity)
-    done = outcome(version, "trained")
+    record = _make_record(work, dataset, version, popularity)
+    done = describe_outcome(version, "trained")
     if record.on_earlier_data:
         days, day = work.pipeline.solution.retrain.every_days, f"{record.trained_at}"[:10]
         done = f"kept: trained {day} on earlier data; solution.retrain: {days} days"
     ensure.log.info(f"{recipe} on data {dataset.data_version}: {done}")
     if version.created:
-        ensure.log.info(f"{version.arn}: trained in {job_seconds(version):.1f} s")
+        ensure.log.info(f"{version.arn}: trained in {measure_job_seconds(version):.1f} s")
     created = {of: one for of, one in zip(recipes, versions, strict=True) if one.created}
-    cost = trainings_cost(work, created, on_aws=ensure.on_aws)
+    cost = price_trainings(work, created, on_aws=ensure.on_aws)
     return TrainingResult(
-        record, version, recipe, hyperparameters, done, job_seconds(version), cost
+        record, version, recipe, hyperparameters, done, measure_job_seconds(version), cost
     )
 
 
-def _record(
+def _make_record(
     work: PersonalizeWork,
     dataset: DatasetRecord,
     version: ReadyResource,
@@ -201,15 +201,15 @@ def _record(
         dataset.dataset_group_arn,
         dataset.dataset_group_name,
         dataset.data_version,
-        trained_on=trained_on(work, version.description),
+        trained_on=read_data_version(work, version.description),
         trained_at=created_at.isoformat(timespec="seconds"),
         trained_with=fingerprint(work.pipeline.interactions),
         # The next run's estimate uses it.
         training_hours=hours if on_aws else None,
-        metrics=_metrics(answer),
+        metrics=_read_metrics(answer),
         engine=name_engine(answer, client.meta.endpoint_url, on_aws=on_aws),
         evidence=read_evidence(answer),
-        popularity_metrics=_metrics(
+        popularity_metrics=_read_metrics(
             client.get_solution_metrics(solutionVersionArn=popularity[0].arn)
         )
         if popularity
@@ -218,12 +218,12 @@ def _record(
     )
 
 
-def _metrics(answer: Mapping[str, Any]) -> dict[str, float]:
+def _read_metrics(answer: Mapping[str, Any]) -> dict[str, float]:
     """Without those that are no number, which every limit of the gate would let pass."""
     return {name: of for name, of in sorted(answer["metrics"].items()) if not math.isnan(of)}
 
 
-def trained_on(work: Work, version: Description) -> str:
+def read_data_version(work: Work, version: Description) -> str:
     """The first 12 digits of the data's version: they are part of a solution version's name."""
     return str(version["name"]).removeprefix(f"{work.pipeline.name}-")[:12]
 
@@ -233,12 +233,12 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-def all_recipes(pipeline: Pipeline) -> list[str]:
+def list_recipes(pipeline: Pipeline) -> list[str]:
     """Every recipe that the pipeline trains."""
-    return [recipe for recipes in trained_by(pipeline).values() for recipe in recipes]
+    return [recipe for recipes in list_recipes_by_asset(pipeline).values() for recipe in recipes]
 
 
-def recipes_to_train(
+def find_recipes_to_train(
     work: PersonalizeWork,
     group: ReadyResource,
     data_version: str,
@@ -253,17 +253,17 @@ def recipes_to_train(
         for solution in work.ensure.list(SOLUTION, datasetGroupArn=group.arn)
     }
     due = []
-    for asset, recipes in trained_by(work.pipeline).items():
+    for asset, recipes in list_recipes_by_asset(work.pipeline).items():
         trainer = SolutionVersionTrainer(
             work, asset, data_version, run if asset in forced else None
         )
-        names = [solution_name(group.description["name"], *each) for each in recipes.items()]
+        names = [build_solution_name(group.description["name"], *each) for each in recipes.items()]
         reused = trainer.reused([existing.get(name) for name in names])
         due += [recipe for recipe, one in zip(recipes, reused, strict=True) if one is None]
     return due
 
 
-def trained_by(pipeline: Pipeline) -> dict[str, dict[str, dict[str, str]]]:
+def list_recipes_by_asset(pipeline: Pipeline) -> dict[str, dict[str, dict[str, str]]]:
     """By asset the recipes that it trains, with their hyperparameters."""
     trained = {"solution_version": pipeline.solution.recipes}
     if pipeline.segments:

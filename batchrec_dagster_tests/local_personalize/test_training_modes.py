@@ -23,7 +23,7 @@ from batchrec_dagster.local_personalize.learning.interactions import Interaction
 from batchrec_dagster.local_personalize.learning.training import TrainedModel
 from batchrec_dagster.local_personalize.operations import automatic_training, solution_versions
 from batchrec_dagster.personalize.schemas import build_interactions_schema, build_items_schema
-from batchrec_dagster.steps.batch_jobs import solution_config
+from batchrec_dagster.steps.batch_jobs import build_solution_config
 from batchrec_dagster_tests.local_personalize.support import Local, csv_bytes, taste_rows
 
 pytestmark = pytest.mark.slow
@@ -218,7 +218,7 @@ def test_events_below_the_threshold_are_seen_and_not_trained_on(
     group = _valued(local, lines)
     settings = Solution(event_value_threshold=0.5, event_weights=weights)
     solutions = [
-        local.solution(group, recipe, name=recipe, solutionConfig=solution_config(values))
+        local.solution(group, recipe, name=recipe, solutionConfig=build_solution_config(values))
         for recipe, values in settings.recipes.items()
     ]
     with caplog.at_level("INFO"):

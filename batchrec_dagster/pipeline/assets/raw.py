@@ -31,7 +31,7 @@ from batchrec_dagster.steps.raw_files import (
     RawFiles,
     RawRecord,
     bring_raw_files,
-    unchanged_version,
+    find_unchanged_version,
 )
 from batchrec_dagster.steps.work import Work
 
@@ -109,7 +109,7 @@ def _inspected_before(
 ) -> dg.MaterializeResult[Any] | None:
     """The result of an earlier run that inspected the same files in the same way, or None."""
     made_of = MadeOf(context, read_as)
-    same = made_of.earlier(lambda: unchanged_version(files, work.storage), files.outcome)
+    same = made_of.earlier(lambda: find_unchanged_version(files, work.storage), files.outcome)
     if same is None:
         return None
     metadata = {**(same.metadata or {}), **raw_files_metadata(files, work.storage)}

@@ -27,8 +27,8 @@ from batchrec_dagster.pipeline.run_step import (
 )
 from batchrec_dagster.reporting.markdown import CELL, escape
 from batchrec_dagster.reporting.markdown import format_table as markdown_table
-from batchrec_dagster.steps.batch_jobs import JobOutput, job_seconds, outcome
-from batchrec_dagster.steps.cost import cost_metadata
+from batchrec_dagster.steps.batch_jobs import JobOutput, describe_outcome, measure_job_seconds
+from batchrec_dagster.steps.cost import build_cost_metadata
 from batchrec_dagster.steps.items import has_titles
 from batchrec_dagster.steps.publishing import checks_of, edition_summary, republish
 from batchrec_dagster.steps.records import ModelRecord
@@ -178,9 +178,9 @@ def _metadata(work: PersonalizeWork, lists: "PublishedLists", model: ModelRecord
         **dataset_group_link(model.dataset_group_arn, on_aws=work.ensure.on_aws),
         "batch_inference_job_arn": job.arn,
         "batch_inference_output": JobOutput(work.storage, job.description).folder,
-        "outcome": outcome(job, "inferred"),
-        "inference_seconds": job_seconds(job),
-        **cost_metadata("cost_usd", lists.cost, on_aws=work.ensure.on_aws),
+        "outcome": describe_outcome(job, "inferred"),
+        "inference_seconds": measure_job_seconds(job),
+        **build_cost_metadata("cost_usd", lists.cost, on_aws=work.ensure.on_aws),
         "sample": sample(table.sample),
         **_published_metadata(work, lists.edition),
         **storage_links("table", work.storage, lists.edition.uri),
@@ -314,11 +314,11 @@ def _segments_metadata(
         "users": len(table.users),
         "batch_segment_job_arn": job.arn,
         "batch_segment_output": JobOutput(work.storage, job.description).folder,
-        "outcome": outcome(job, "segmented"),
-        "inference_seconds": job_seconds(job),
+        "outcome": describe_outcome(job, "segmented"),
+        "inference_seconds": measure_job_seconds(job),
         "sample": sample(table.sample),
         "dagster/uri": segmented.uri,
         **storage_links("table", work.storage, segmented.uri),
         **dataset_group_link(model.dataset_group_arn, on_aws=work.ensure.on_aws),
-        **cost_metadata("cost_usd", segmented.cost, on_aws=work.ensure.on_aws),
+        **build_cost_metadata("cost_usd", segmented.cost, on_aws=work.ensure.on_aws),
     }

@@ -19,7 +19,7 @@ from batchrec_dagster.pipeline.declare_asset import (
 from batchrec_dagster.pipeline.run_step import asset_step, pipeline_work
 from batchrec_dagster.reporting.markdown import escape
 from batchrec_dagster.reporting.outcomes import NOTHING_YET, REPLAYED, describe_outcome
-from batchrec_dagster.steps.items import shown_tables
+from batchrec_dagster.steps.items import list_optional_tables
 from batchrec_dagster.steps.records import ModelRecord
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ def recommendation_report(
     """The asset of the report, which shows the warnings of these checks."""
     always = ("interactions", "batch_users", "recommendations", "recommendation_outcomes")
     keys = [pipeline.asset_key(name) for name in always]
-    optional = [pipeline.asset_key(name) for name in shown_tables(pipeline)]
+    optional = [pipeline.asset_key(name) for name in list_optional_tables(pipeline)]
     settings = fingerprint(
         pipeline.description, pipeline.ratings.sources, pipeline.solution.recipe, *optional
     )

@@ -21,15 +21,15 @@ from batchrec_dagster.pipeline.run_step import (
 )
 from batchrec_dagster.reporting.markdown import escape, format_table
 from batchrec_dagster.reporting.verdict import describe_tested_users
-from batchrec_dagster.steps.cost import cost_metadata
+from batchrec_dagster.steps.cost import build_cost_metadata
 from batchrec_dagster.steps.import_dataset import (
     DatasetImport,
-    dataset_files,
+    fingerprint_schemas,
     import_dataset,
-    schemas_version,
+    list_dataset_files,
 )
 from batchrec_dagster.steps.records import DatasetRecord
-from batchrec_dagster.steps.training import TrainingResult, train, trained_by
+from batchrec_dagster.steps.training import TrainingResult, list_recipes_by_asset, train
 from batchrec_dagster.steps.work import PersonalizeWork
 
 CODE_VERSION = "1"
@@ -45,7 +45,7 @@ class ImportConfig(dg.Config):
 
 def personalize_dataset(pipeline: Pipeline) -> dg.AssetsDefinition:
     """The asset of the data that Personalize has imported."""
-    files = dataset_files(pipeline)
+    files = list_dataset_files(pipeline)
     budgeted = (
         {"within_budget": "The run's estimated cost is within budget.max_usd_per_run."}
         if pipeline.budget.max_usd_per_run is not None
@@ -64,7 +64,7 @@ def personalize_dataset(pipeline: Pipeline) -> dg.AssetsDefinition:
             resources=["personalize"],
             stage=MODEL,
             storage_key=pipeline.places.record("personalize_dataset"),
-            code_version=f"{CODE_VERSION}-{schemas_version(files)}",
+            code_version=f"{CODE_VERSION}-{fingerprint_schemas(files)}",
             io_manager="record_io",
             checks=budgeted,
         )
@@ -96,7 +96,7 @@ def _forced_trainings(pipeline: Pipeline, context: dg.AssetExecutionContext) -> 
     ops: Any = context.run.run_config.get("ops") or {}
     configs = {
         asset: (ops.get(pipeline.op_name(asset)) or {}).get("config") or {}
-        for asset in trained_by(pipeline)
+        for asset in list_recipes_by_asset(pipeline)
     }
     return {asset for asset, config in configs.items() if config.get("force_train")}
 
@@ -122,8 +122,8 @@ def _import_metadata(work: PersonalizeWork, imported: DatasetImport) -> dict[str
             for part in imported.imports
         },
         "import_seconds": sum(part.seconds for part in imported.imports),
-        **cost_metadata("estimated_usd", imported.estimate, on_aws=work.ensure.on_aws),
-        **cost_metadata("cost_usd", imported.cost, on_aws=work.ensure.on_aws),
+        **build_cost_metadata("estimated_usd", imported.estimate, on_aws=work.ensure.on_aws),
+        **build_cost_metadata("cost_usd", imported.cost, on_aws=work.ensure.on_aws),
     }
 
 
@@ -229,7 +229,7 @@ def _training_metadata(work: PersonalizeWork, training: TrainingResult) -> dict[
         "trained_at": record.trained_at,
         "training_hours": version.get("trainingHours", 0.0),
         "training_seconds": training.seconds,
-        **cost_metadata("cost_usd", training.cost, on_aws=work.ensure.on_aws),
+        **build_cost_metadata("cost_usd", training.cost, on_aws=work.ensure.on_aws),
         **metrics,
         **{f"popularity_{key}": value for key, value in baseline.items()},
         "interactions": work.pipeline.interactions.model_dump(mode="json"),

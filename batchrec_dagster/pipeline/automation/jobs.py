@@ -15,7 +15,7 @@ from batchrec_dagster.pipeline.automation.runs import run_under_way
 from batchrec_dagster.pipeline.automation.teardown import teardown_job
 from batchrec_dagster.preparation.sources.errors import SourceError
 from batchrec_dagster.steps.publishing import PREVIOUS, run_config
-from batchrec_dagster.steps.raw_files import RawRecord, files_digest, source_digest
+from batchrec_dagster.steps.raw_files import RawRecord, digest_files, digest_source
 from batchrec_dagster.storage.object_store import StorageError
 from batchrec_dagster.storage.paths import read_record
 from batchrec_dagster.storage.resource import StorageResource
@@ -159,13 +159,13 @@ def new_files_sensor(
         # Counted before the record is read, which a refresh that ends now writes.
         running = run_under_way(context.instance, job.name)
         try:
-            now = source_digest(source, storage, pipeline.project)
+            now = digest_source(source, storage, pipeline.project)
             record = RawRecord.from_json(
                 read_record(storage, pipeline.places.record("raw_ratings"))
             )
         except (SourceError, StorageError) as error:
             return _skip(str(error), before)
-        return look(before, now, files_digest(record.files), busy=running is not None)
+        return look(before, now, digest_files(record.files), busy=running is not None)
 
     return sensor
 
