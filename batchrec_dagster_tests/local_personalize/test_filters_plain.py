@@ -38,15 +38,15 @@ def test_items_are_excluded_as_by_the_plain_evaluator(
     found = JobFilter(writer.chain(chain), world.read, ITEMS, HISTORY)
     texts = [{name: writer.given(value) for name, value in line.items()} for line in lines]
     for line, text in zip(lines, texts, strict=True):
-        assert (found.problem(text) is not None) == is_lacking(chain, line)
+        assert (found.find_problem(text) is not None) == is_lacking(chain, line)
     good = [number for number, line in enumerate(lines) if not is_lacking(chain, line)]
     lines, texts = [lines[number] for number in good], [texts[number] for number in good]
     users = [dice.choice([*USERS, "stranger"]) for _ in lines]
     currents = [dice.choice([*ITEMS, "other", "none"]) for _ in lines]
     types = world.types()
     for of_items, exclude in (
-        (False, found.mask_for_users(users, texts)),
-        (True, found.mask_for_items(currents, texts)),
+        (False, found.make_mask_for_users(users, texts)),
+        (True, found.make_mask_for_items(currents, texts)),
     ):
         scores = np.random.default_rng(0).random((len(lines), len(ITEMS)), dtype=np.float32)
         expected = scores.copy()
@@ -78,9 +78,9 @@ def test_users_are_included_as_by_the_plain_evaluator(
     found = JobFilter(writer.chain(chain), world.read, ITEMS)
     text = {name: writer.given(value) for name, value in values.items()}
     if is_lacking(chain, values):
-        assert found.problem(text) is not None
+        assert found.find_problem(text) is not None
         return
-    assert found.problem(text) is None
+    assert found.find_problem(text) is None
     asked = [*USERS, "stranger", USERS[0]]
     types: dict[str, set[str]] = {}
     for user, _, _, event in world.interactions:
@@ -96,4 +96,4 @@ def test_users_are_included_as_by_the_plain_evaluator(
         )
         for user in asked
     ]
-    assert found.user_mask(np.array(asked, dtype=object), text).tolist() == expected
+    assert found.make_user_mask(np.array(asked, dtype=object), text).tolist() == expected

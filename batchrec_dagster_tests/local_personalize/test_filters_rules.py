@@ -50,7 +50,7 @@ def left(
 ) -> list[list[str]]:
     """The items that lines with these users, or current items, may be answered with."""
     found = JobFilter(expression, reader(data), items)
-    of_lines = found.mask_for_items if current else found.mask_for_users
+    of_lines = found.make_mask_for_items if current else found.make_mask_for_users
     exclude = of_lines(asked, [values or {}] * len(asked))
     scores = np.zeros((len(asked), len(items)), dtype=np.float32)
     exclude(slice(0, len(asked)), scores)
@@ -178,15 +178,15 @@ def test_a_line_with_invalid_values_has_a_problem(
         "INCLUDE ItemID WHERE Items.KIND IN ($KINDS) AND Items.PRICE < $MOST"
         " | EXCLUDE ItemID WHERE Items.PRICE > $OPTIONAL"
     )
-    found = JobFilter(expression, reader(DATA), MODEL).problem(values)
+    found = JobFilter(expression, reader(DATA), MODEL).find_problem(values)
     assert (found is None) == (problem is None)
     assert problem is None or re.search(problem, str(found))
 
 
 def test_an_excluding_part_needs_no_values_but_good_ones() -> None:
     excluding = JobFilter("EXCLUDE ItemID WHERE Items.PRICE > $P", reader(DATA), MODEL)
-    assert excluding.problem({}) is None
-    assert "without quotes" in str(excluding.problem({"P": '"1"'}))
+    assert excluding.find_problem({}) is None
+    assert "without quotes" in str(excluding.find_problem({"P": '"1"'}))
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,7 @@ def test_users_that_may_be_in_a_segment(
     expression: str, values: dict[str, str], expected: list[bool]
 ) -> None:
     found = JobFilter(expression, reader(DATA), MODEL)
-    assert found.user_mask(["ann", "bob", "who"], values).tolist() == expected
+    assert found.make_user_mask(["ann", "bob", "who"], values).tolist() == expected
 
 
 def test_changed_data_that_no_longer_fits_fails_the_job() -> None:

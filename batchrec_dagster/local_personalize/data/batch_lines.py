@@ -46,7 +46,7 @@ class Answerer(ABC):
     def problem(self, request: Request) -> str | None:
         """Why the line cannot be answered, of itself or for the filter."""
         if request.problem is None and self.filter is not None:
-            return self.filter.problem(request.values)
+            return self.filter.find_problem(request.values)
         return request.problem
 
     @abstractmethod

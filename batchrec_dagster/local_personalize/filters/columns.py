@@ -28,7 +28,7 @@ from batchrec_dagster.personalize.filter_grammar import (
 from ..learning.interactions import find_positions
 
 Mask = npt.NDArray[np.bool_]
-Rows = npt.NDArray[np.integer[Any]]
+RowIndexes = npt.NDArray[np.integer[Any]]
 # The values of placeholders and of CurrentItem's fields; a missing one matches nothing.
 Bindings = Mapping[Variable, tuple[Literal, ...]]
 
@@ -42,7 +42,7 @@ _OPERATORS: dict[str, Callable[[Any, Any], Mask]] = {
 }
 
 
-class Numbers:
+class NumberColumn:
     """A column of type int, long, float or double."""
 
     def __init__(self, cells: pl.Series) -> None:
@@ -52,7 +52,7 @@ class Numbers:
         wide = pl.Float64 if cells.dtype.is_float() else pl.Int64
         self._values = cells.cast(wide).fill_null(0).to_numpy()
 
-    def compare(self, sign: str, values: tuple[Literal, ...], rows: Rows | None) -> Mask:
+    def compare(self, sign: str, values: tuple[Literal, ...], rows: RowIndexes | None) -> Mask:
         """Which of these rows, or of all rows, match."""
         (value,) = values
         if self._single:
@@ -63,13 +63,13 @@ class Numbers:
         return self._present[at] & _OPERATORS[sign](self._values[at], value)
 
 
-class Strings:
+class StringColumn:
     """A column of strings, indexed by value: the ascending rows that have it."""
 
     def __init__(
         self,
         size: int,
-        rows: Rows,
+        rows: RowIndexes,
         codes: npt.NDArray[np.integer[Any]],
         values: Sequence[str],
         *,
@@ -86,7 +86,7 @@ class Strings:
         self._present[rows] = True
 
     @classmethod
-    def from_cells(cls, cells: pl.Series) -> Strings:
+    def from_cells(cls, cells: pl.Series) -> StringColumn:
         """The column of these imported cells."""
         frame = pl.DataFrame({"row": np.arange(len(cells)), "value": cells}).drop_nulls("value")
         several = frame.filter(pl.col("value").str.contains("|", literal=True))
@@ -96,7 +96,7 @@ class Strings:
         codes = frame["value"].cast(pl.Enum(values)).to_physical().to_numpy()
         return cls(len(cells), frame["row"].to_numpy(), codes, values.to_list())
 
-    def compare(self, sign: str, values: tuple[Literal, ...], rows: Rows | None) -> Mask:
+    def compare(self, sign: str, values: tuple[Literal, ...], rows: RowIndexes | None) -> Mask:
         """Which of these rows, or of all rows, match."""
         present = self._present if rows is None else self._present[rows]
         hit = (
@@ -104,7 +104,7 @@ class Strings:
         )
         return hit if sign in ("IN", "=") else present & ~hit
 
-    def _rows_with(self, values: tuple[Literal, ...], rows: Rows | None) -> Mask:
+    def _rows_with(self, values: tuple[Literal, ...], rows: RowIndexes | None) -> Mask:
         """Which rows have one of the values."""
         hit = np.zeros(self.size if rows is None else len(rows), dtype=bool)
         for value in values:
@@ -120,19 +120,19 @@ class Strings:
         return hit
 
 
-Column = Numbers | Strings
+Column = NumberColumn | StringColumn
 
 
 def make_column(cells: pl.Series) -> Column:
     """The column of these cells, of strings or numbers."""
-    return Strings.from_cells(cells) if cells.dtype == pl.String else Numbers(cells)
+    return StringColumn.from_cells(cells) if cells.dtype == pl.String else NumberColumn(cells)
 
 
-def matches(
+def evaluate(
     condition: Condition,
     columns: Mapping[str, Column],
     bindings: Bindings,
-    rows: Rows | None = None,
+    rows: RowIndexes | None = None,
 ) -> Mask:
     """Which of these rows, or of all rows, meet the condition."""
     match condition:
@@ -144,7 +144,7 @@ def matches(
             return column.compare(condition.operator, values, rows)
         case And(parts) | Or(parts):
             combine = np.logical_and if isinstance(condition, And) else np.logical_or
-            return reduce(combine, [matches(part, columns, bindings, rows) for part in parts])
+            return reduce(combine, [evaluate(part, columns, bindings, rows) for part in parts])
 
 
 def resolve(comparison: Comparison, bindings: Bindings) -> tuple[Literal, ...] | None:
@@ -166,13 +166,13 @@ class ColumnTable:
         self._ids = ids
         self._columns = columns
 
-    def rows(self, ids: Sequence[str] | npt.NDArray[np.object_]) -> Rows:
+    def find_rows(self, ids: Sequence[str] | npt.NDArray[np.object_]) -> RowIndexes:
         """The row of each id, -1 for an unknown one."""
         return find_positions(self._ids, ids)
 
-    def matches(self, condition: Condition, bindings: Bindings, rows: Rows) -> Mask:
+    def evaluate(self, condition: Condition, bindings: Bindings, rows: RowIndexes) -> Mask:
         """Which of these rows meet the condition; row -1 never does."""
         mask = np.zeros(len(rows), dtype=bool)
         known = np.flatnonzero(rows >= 0)
-        mask[known] = matches(condition, self._columns, bindings, rows[known])
+        mask[known] = evaluate(condition, self._columns, bindings, rows[known])
         return mask

@@ -29,14 +29,14 @@ from batchrec_dagster.personalize.schemas import FILTER_HISTORY, INTERACTIONS, I
 
 from ..learning.interactions import Float32, Int32
 from ..learning.serving import Exclude
-from .columns import Bindings, Column, ColumnTable, Mask, Rows, make_column, matches
+from .columns import Bindings, Column, ColumnTable, Mask, RowIndexes, evaluate, make_column
 from .tables import (
-    CurrentItems,
-    Read,
-    UserItems,
+    CurrentItemFields,
+    ReadColumns,
+    UserItemPairs,
     align_items,
+    index_event_types,
     load_datasets,
-    user_event_types,
 )
 
 K = TypeVar("K", bound=Hashable)
@@ -50,14 +50,14 @@ class LineGroup:
     applies: tuple[bool, ...]  # one flag for each expression
 
 
-def encode(keys: Sequence[K]) -> tuple[Rows, list[K]]:
+def encode_distinct(keys: Sequence[K]) -> tuple[RowIndexes, list[K]]:
     """Each line's index in the distinct keys, and the distinct keys."""
     distinct: dict[K, int] = {}
     codes = [distinct.setdefault(key, len(distinct)) for key in keys]
     return np.array(codes, dtype=np.int64), list(distinct)
 
 
-def positions_by_code(codes: Rows) -> Iterator[tuple[int, Rows]]:
+def group_positions(codes: RowIndexes) -> Iterator[tuple[int, RowIndexes]]:
     """Each code with its ascending positions."""
     order = np.argsort(codes, kind="stable")
     for lines in np.split(order, np.flatnonzero(np.diff(codes[order])) + 1):
@@ -67,13 +67,13 @@ def positions_by_code(codes: Rows) -> Iterator[tuple[int, Rows]]:
 
 def group_lines(
     expressions: Sequence[Expression],
-    codes: Rows,
+    codes: RowIndexes,
     bindings: Sequence[Bindings],
-    if_matches: Callable[[Expression, Bindings, Rows], Mask],
-) -> tuple[Rows, list[LineGroup]]:
+    evaluate_if: Callable[[Expression, Bindings, RowIndexes], Mask],
+) -> tuple[RowIndexes, list[LineGroup]]:
     """Each line's index in the distinct groups, and the groups.
 
-    Line i has the bindings `bindings[codes[i]]`; `if_matches` gives the lines that meet an
+    Line i has the bindings `bindings[codes[i]]`; `evaluate_if` gives the lines that meet an
     expression's IF condition.
     """
     conditional = [number for number, e in enumerate(expressions) if e.users]
@@ -83,10 +83,10 @@ def group_lines(
     for number in conditional:
         expression = expressions[number]
         if not any(isinstance(o, Placeholder) for o in list_operands(*expression.users)):
-            flags[:, number] = if_matches(expression, {}, np.arange(len(codes)))
+            flags[:, number] = evaluate_if(expression, {}, np.arange(len(codes)))
             continue
-        for code, lines in positions_by_code(codes):
-            flags[lines, number] = if_matches(expression, bindings[code], lines)
+        for code, lines in group_positions(codes):
+            flags[lines, number] = evaluate_if(expression, bindings[code], lines)
     distinct, group_of_line = np.unique(
         np.column_stack([codes, flags]), axis=0, return_inverse=True
     )
@@ -96,7 +96,7 @@ def group_lines(
     return group_of_line.reshape(-1), groups
 
 
-def union(masks: Iterable[Mask]) -> Mask | None:
+def combine_masks(masks: Iterable[Mask]) -> Mask | None:
     """What is in any of the masks; None without one."""
     found = list(masks)
     return reduce(np.logical_or, found) if found else None
@@ -104,7 +104,7 @@ def union(masks: Iterable[Mask]) -> Mask | None:
 
 CACHED_BYTES = 32 << 20
 
-_NO_PAIRS: tuple[Rows, Int32, Rows] = (
+_NO_PAIRS: tuple[RowIndexes, Int32, RowIndexes] = (
     np.zeros(0, np.int64),
     np.zeros(0, np.int32),
     np.zeros(0, np.int64),
@@ -119,7 +119,7 @@ class ExclusionMask:
         expressions: Sequence[Expression],
         n_items: int,
         items: Mapping[str, Column],
-        user_items: UserItems | None,
+        user_items: UserItemPairs | None,
     ) -> None:
         """`items` are the columns of Items in the model's order."""
         self._expressions = expressions
@@ -130,18 +130,18 @@ class ExclusionMask:
             [o for o in list_operands(e.where) if isinstance(o, Variable)] for e in expressions
         ]
         cached_masks = 16 + CACHED_BYTES // max(1, n_items)
-        self._item_mask = lru_cache(maxsize=cached_masks)(self._find_item_mask)
+        self._item_mask = lru_cache(maxsize=cached_masks)(self._evaluate_items)
 
-    def for_lines(
-        self, groups: Sequence[LineGroup], group_of_line: Rows, users: Rows | None
+    def make_mask(
+        self, groups: Sequence[LineGroup], group_of_line: RowIndexes, users: RowIndexes | None
     ) -> Exclude:
         """The mask for lines of these groups, of users with these indexes in `user_items`."""
 
         def exclude(chunk: slice, scores: Float32) -> None:
-            for group, lines in positions_by_code(group_of_line[chunk]):
+            for group, lines in group_positions(group_of_line[chunk]):
                 pairs = _NO_PAIRS
                 if self._user_items is not None and users is not None:
-                    pairs = self._user_items.pairs(users[chunk][lines])
+                    pairs = self._user_items.find_pairs(users[chunk][lines])
                 first, last = int(lines[0]), int(lines[-1]) + 1
                 if last - first == len(lines):
                     self._apply(groups[group], scores[first:last], *pairs)
@@ -153,7 +153,7 @@ class ExclusionMask:
         return exclude
 
     def _apply(
-        self, group: LineGroup, scores: Float32, lines: Rows, items: Int32, rows: Rows
+        self, group: LineGroup, scores: Float32, lines: RowIndexes, items: Int32, rows: RowIndexes
     ) -> None:
         """Exclude within one group's lines; pair i is of line `lines[i]` and item `items[i]`."""
         excluded = self._over_items(group, include=False)
@@ -185,18 +185,20 @@ class ExclusionMask:
             used = [o for o in self._variables[number] if o in group.bindings]
             return self._item_mask(number, tuple((o, group.bindings[o]) for o in used))
 
-        return union(map(mask, self._numbers(group, include=include, on_interactions=False)))
+        return combine_masks(
+            map(mask, self._numbers(group, include=include, on_interactions=False))
+        )
 
-    def _over_pairs(self, group: LineGroup, rows: Rows, *, include: bool) -> Mask | None:
+    def _over_pairs(self, group: LineGroup, rows: RowIndexes, *, include: bool) -> Mask | None:
         """The pairs that expressions on Interactions match; None when none applies."""
 
         def mask(number: int) -> Mask:
             if self._user_items is None or not len(rows):
                 return np.zeros(len(rows), dtype=bool)
             where = self._expressions[number].where
-            return matches(where, self._user_items.columns, group.bindings, rows)
+            return evaluate(where, self._user_items.columns, group.bindings, rows)
 
-        return union(map(mask, self._numbers(group, include=include, on_interactions=True)))
+        return combine_masks(map(mask, self._numbers(group, include=include, on_interactions=True)))
 
     def _numbers(self, group: LineGroup, *, include: bool, on_interactions: bool) -> list[int]:
         kind = (include, on_interactions)
@@ -206,10 +208,10 @@ class ExclusionMask:
             if group.applies[number] and (e.include, e.on_interactions) == kind
         ]
 
-    def _find_item_mask(
+    def _evaluate_items(
         self, number: int, bindings: tuple[tuple[Variable, tuple[Literal, ...]], ...]
     ) -> Mask:
-        return matches(self._expressions[number].where, self._items, dict(bindings))
+        return evaluate(self._expressions[number].where, self._items, dict(bindings))
 
 
 CACHED_VALUES = 4096
@@ -219,7 +221,11 @@ class JobFilter:
     """Which items, or users, a filter excludes from the answer to each input line."""
 
     def __init__(
-        self, expression: str, read: Read, item_ids: Sequence[str], latest: int = FILTER_HISTORY
+        self,
+        expression: str,
+        read: ReadColumns,
+        item_ids: Sequence[str],
+        latest: int = FILTER_HISTORY,
     ) -> None:
         """`expression` has passed CreateFilter; `item_ids` are the model's, in its order. Of a
         user's interactions of an event type, only the latest count.
@@ -239,11 +245,11 @@ class JobFilter:
             self._users = ColumnTable(users[USER_ID], columns)
         self._event_types: ColumnTable | None = None
         if self._expressions[0].target == USER_TARGET:
-            self._event_types = user_event_types(events) if events is not None else None
+            self._event_types = index_event_types(events) if events is not None else None
             return
         items = frames.get(ITEMS)
-        self._user_items = UserItems(events, item_ids, latest) if events is not None else None
-        self._current = CurrentItems(self._expressions, items) if items is not None else None
+        self._user_items = UserItemPairs(events, item_ids, latest) if events is not None else None
+        self._current = CurrentItemFields(self._expressions, items) if items is not None else None
         self._mask = ExclusionMask(
             self._expressions,
             len(item_ids),
@@ -251,7 +257,7 @@ class JobFilter:
             self._user_items,
         )
 
-    def problem(self, values: Mapping[str, str]) -> str | None:
+    def find_problem(self, values: Mapping[str, str]) -> str | None:
         """Why a line with these `filterValues` cannot be answered; None when it can."""
         for use in self._uses:
             problem = use.problem(values.get(use.placeholder.name))
@@ -259,26 +265,28 @@ class JobFilter:
                 return problem
         return None
 
-    def mask_for_users(
+    def make_mask_for_users(
         self, user_ids: Sequence[str], values: Sequence[Mapping[str, str]]
     ) -> Exclude:
         """The mask for lines with these users and `filterValues`, for `UserModel.recommend`."""
-        users = self._users.rows(user_ids) if self._users is not None else None
+        users = self._users.find_rows(user_ids) if self._users is not None else None
         codes, bindings = self._encode(values)
         group_of_line, groups = group_lines(
             self._expressions, codes, bindings, self._if_evaluator(users)
         )
-        owners = self._user_items.users(user_ids) if self._user_items is not None else None
-        return self._mask.for_lines(groups, group_of_line, owners)
+        owners = self._user_items.find_users(user_ids) if self._user_items is not None else None
+        return self._mask.make_mask(groups, group_of_line, owners)
 
-    def mask_for_items(
+    def make_mask_for_items(
         self, current_item_ids: Sequence[str], values: Sequence[Mapping[str, str]]
     ) -> Exclude:
         """The mask for lines that ask for similar items: no user, so no interactions and no IF."""
         codes, bindings = self._encode(values)
         if self._current is not None and self._current.fields:
-            codes, distinct = encode(list(zip(current_item_ids, codes.tolist(), strict=True)))
-            of_items = self._current.bindings([item for item, _ in distinct])
+            codes, distinct = encode_distinct(
+                list(zip(current_item_ids, codes.tolist(), strict=True))
+            )
+            of_items = self._current.find_bindings([item for item, _ in distinct])
             bindings = [
                 {**bindings[code], **of_item}
                 for (_, code), of_item in zip(distinct, of_items, strict=True)
@@ -286,9 +294,9 @@ class JobFilter:
         group_of_line, groups = group_lines(
             self._expressions, codes, bindings, self._if_evaluator(None)
         )
-        return self._mask.for_lines(groups, group_of_line, None)
+        return self._mask.make_mask(groups, group_of_line, None)
 
-    def user_mask(
+    def make_user_mask(
         self, user_ids: Sequence[str] | npt.NDArray[np.object_], values: Mapping[str, str]
     ) -> Mask:
         """(len(user_ids),): which users may be in a segment, given a line's `filterValues`."""
@@ -297,26 +305,30 @@ class JobFilter:
         def mask(expression: Expression) -> Mask:
             table = self._event_types if expression.on_interactions else self._users
             assert table is not None  # `load_datasets` reads every dataset of the expressions
-            return table.matches(expression.where, bindings, table.rows(user_ids))
+            return table.evaluate(expression.where, bindings, table.find_rows(user_ids))
 
-        included = union(mask(each) for each in self._expressions if each.include)
-        excluded = union(mask(each) for each in self._expressions if not each.include)
+        included = combine_masks(mask(each) for each in self._expressions if each.include)
+        excluded = combine_masks(mask(each) for each in self._expressions if not each.include)
         allowed = np.ones(len(user_ids), dtype=bool) if included is None else included
         return allowed if excluded is None else allowed & ~excluded
 
-    def _if_evaluator(self, users: Rows | None) -> Callable[[Expression, Bindings, Rows], Mask]:
-        def if_matches(expression: Expression, bindings: Bindings, lines: Rows) -> Mask:
+    def _if_evaluator(
+        self, users: RowIndexes | None
+    ) -> Callable[[Expression, Bindings, RowIndexes], Mask]:
+        def evaluate_if(expression: Expression, bindings: Bindings, lines: RowIndexes) -> Mask:
             if users is None or self._users is None:
                 return np.zeros(len(lines), dtype=bool)
-            return self._users.matches(And(expression.users), bindings, users[lines])
+            return self._users.evaluate(And(expression.users), bindings, users[lines])
 
-        return if_matches
+        return evaluate_if
 
-    def _encode(self, values: Sequence[Mapping[str, str]]) -> tuple[Rows, list[Bindings]]:
+    def _encode(self, values: Sequence[Mapping[str, str]]) -> tuple[RowIndexes, list[Bindings]]:
         """Each line's index in the distinct bindings, and the bindings."""
         if not self._names:
             return np.zeros(len(values), dtype=np.int64), [{}]
-        codes, distinct = encode([tuple(line.get(name) for name in self._names) for line in values])
+        codes, distinct = encode_distinct(
+            [tuple(line.get(name) for name in self._names) for line in values]
+        )
         return codes, [self._parse_bindings(texts) for texts in distinct]
 
     def _bindings_of(self, texts: tuple[str | None, ...]) -> Bindings:

@@ -27,10 +27,10 @@ from batchrec_dagster.personalize.filter_grammar import (
 from ..data.datasets import STORED_TYPES
 from ..errors import JobFailedError
 from ..learning.interactions import Int32, find_positions
-from .columns import Column, ColumnTable, Rows, Strings, make_column
+from .columns import Column, ColumnTable, RowIndexes, StringColumn, make_column
 
 
-class UserItems:
+class UserItemPairs:
     """The distinct pairs of a user and an item, with the event types of each.
 
     `columns` holds EVENT_TYPE, one row for each pair.
@@ -43,12 +43,12 @@ class UserItems:
 
         Of each user and event type, only the latest rows count.
         """
-        coded, self._user_ids, types = _encode(rows)
+        coded, self._user_ids, types = _encode_events(rows)
         item = pl.col(schemas.ITEM_ID).cast(pl.Enum(list(item_ids)), strict=False).to_physical()
         pair = pl.col("user") * len(item_ids) + item.cast(pl.Int64)
         # One number encodes user, item and type; sorting it puts a user's pairs together.
         numbers = (
-            _latest_per_type(coded, latest).select(pair * len(types) + pl.col("type")).to_series()
+            _select_latest(coded, latest).select(pair * len(types) + pl.col("type")).to_series()
         )
         known = numbers.drop_nulls().unique().sort().to_numpy()
         pairs, kinds = np.divmod(known, max(1, len(types)))
@@ -57,14 +57,16 @@ class UserItems:
         owners, items = np.divmod(pairs[starts_pair], max(1, len(item_ids)))
         self._items = items.astype(np.int32)
         self._starts = np.searchsorted(owners, np.arange(len(self._user_ids) + 1))
-        column = Strings(len(items), np.cumsum(starts_pair) - 1, kinds, types, ignore_case=True)
+        column = StringColumn(
+            len(items), np.cumsum(starts_pair) - 1, kinds, types, ignore_case=True
+        )
         self.columns = {schemas.EVENT_TYPE: column}
 
-    def users(self, user_ids: Sequence[str]) -> Rows:
+    def find_users(self, user_ids: Sequence[str]) -> RowIndexes:
         """Each user's index for `pairs`, -1 for a user without interactions."""
         return find_positions(self._user_ids, user_ids)
 
-    def pairs(self, users: Rows) -> tuple[Rows, Int32, Rows]:
+    def find_pairs(self, users: RowIndexes) -> tuple[RowIndexes, Int32, RowIndexes]:
         """The pairs of users given by index: position in `users`, item, and row in `columns`."""
         at = np.flatnonzero(users >= 0)
         first, last = self._starts[users[at]], self._starts[users[at] + 1]
@@ -74,17 +76,17 @@ class UserItems:
         return np.repeat(at, lengths), self._items[rows], rows
 
 
-def user_event_types(rows: pl.DataFrame) -> ColumnTable:
+def index_event_types(rows: pl.DataFrame) -> ColumnTable:
     """The event types of each user in `rows` (USER_ID, EVENT_TYPE)."""
-    coded, ids, types = _encode(rows.select(schemas.USER_ID, schemas.EVENT_TYPE))
+    coded, ids, types = _encode_events(rows.select(schemas.USER_ID, schemas.EVENT_TYPE))
     coded = coded.unique()
     user, kind = coded["user"].to_numpy(), coded["type"].to_numpy()
     return ColumnTable(
-        ids, {schemas.EVENT_TYPE: Strings(len(ids), user, kind, types, ignore_case=True)}
+        ids, {schemas.EVENT_TYPE: StringColumn(len(ids), user, kind, types, ignore_case=True)}
     )
 
 
-def _encode(rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.Series, list[str]]:
+def _encode_events(rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.Series, list[str]]:
     """The rows with an event type, with codes `user` and `type`; and the decoded users and types.
 
     Types that differ only in case are the same type.
@@ -101,7 +103,7 @@ def _encode(rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.Series, list[str]]:
     return coded.drop(schemas.USER_ID, schemas.EVENT_TYPE), ids, types
 
 
-def _latest_per_type(rows: pl.DataFrame, most: int) -> pl.DataFrame:
+def _select_latest(rows: pl.DataFrame, most: int) -> pl.DataFrame:
     """The latest rows of each user and event type; the first row wins a tie."""
     if rows.height <= most:
         return rows
@@ -117,7 +119,7 @@ def _latest_per_type(rows: pl.DataFrame, most: int) -> pl.DataFrame:
 
 
 # (dataset type, columns) -> those columns of the group's dataset; names match in any case.
-Read = Callable[[str, Sequence[str]], pl.DataFrame]
+ReadColumns = Callable[[str, Sequence[str]], pl.DataFrame]
 
 _KEYS = {
     schemas.ITEMS: [schemas.ITEM_ID],
@@ -128,7 +130,7 @@ _TYPES = {stored: name for name, stored in STORED_TYPES.items()}
 
 
 def load_datasets(
-    expressions: tuple[Expression, ...], read: Read
+    expressions: tuple[Expression, ...], read: ReadColumns
 ) -> tuple[dict[str, pl.DataFrame], dict[str, schemas.Schema]]:
     """The datasets that the filter uses, by type: their ids and the fields it names; and schemas.
 
@@ -165,7 +167,7 @@ def align_items(items: pl.DataFrame, item_ids: Sequence[str]) -> dict[str, Colum
     return {name: make_column(cells.gather(at)) for name, cells in items.to_dict().items()}
 
 
-class CurrentItems:
+class CurrentItemFields:
     """The values of CurrentItem's fields, for each item."""
 
     def __init__(self, expressions: Iterable[Expression], items: pl.DataFrame) -> None:
@@ -175,7 +177,7 @@ class CurrentItems:
         columns = list(dict.fromkeys([schemas.ITEM_ID, *(field.column for field in self.fields)]))
         self._frame = items.select(columns)
 
-    def bindings(self, item_ids: Sequence[str]) -> list[dict[Variable, tuple[Literal, ...]]]:
+    def find_bindings(self, item_ids: Sequence[str]) -> list[dict[Variable, tuple[Literal, ...]]]:
         """The values of each item's fields, without those that are null."""
         rows = find_positions(self._frame[schemas.ITEM_ID], item_ids).tolist()
         bindings: list[dict[Variable, tuple[Literal, ...]]] = [{} for _ in rows]

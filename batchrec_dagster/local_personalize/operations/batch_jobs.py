@@ -21,7 +21,7 @@ from ..catalog.resource import Resource
 from ..data.batch_lines import Answerer, count_requests
 from ..errors import InvalidInputError, JobFailedError
 from ..filters.job import JobFilter
-from ..filters.tables import Read
+from ..filters.tables import ReadColumns
 from ..jobs.job import Job
 from ..jobs.s3_locations import add_slash, check_location, list_objects
 from ..learning.interactions import ModelFileError
@@ -97,7 +97,7 @@ def load_version(job: Job) -> tuple[Resource, AnyModel]:
         ) from error
 
 
-def load_filter(job: Job, read: Read, model: AnyModel) -> JobFilter | None:
+def load_filter(job: Job, read: ReadColumns, model: AnyModel) -> JobFilter | None:
     """Return the job's filter, with the data that it needs, or None if the job has none.
 
     read: reads columns of the group's datasets.

@@ -12,7 +12,7 @@ from ..catalog.kinds import CatalogKind, JobQueue, NewResource
 from ..catalog.requests import ApiRequest
 from ..data.inference import ItemAttributes, Segmenter
 from ..errors import InvalidInputError, JobFailedError
-from ..filters.tables import Read
+from ..filters.tables import ReadColumns
 from ..jobs.job import Job
 from ..learning.models import SegmentationModel
 from ..recipes import RECIPES
@@ -69,7 +69,7 @@ def _make_segmenter(job: Job) -> Segmenter:
 
 
 def _make_item_attributes(
-    job: Job, group_arn: str, read: Read, model: SegmentationModel
+    job: Job, group_arn: str, read: ReadColumns, model: SegmentationModel
 ) -> ItemAttributes:
     """Return the attributes of the model's items.
 
