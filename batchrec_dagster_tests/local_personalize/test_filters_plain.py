@@ -45,8 +45,8 @@ def test_items_are_excluded_as_by_the_plain_evaluator(
     currents = [dice.choice([*ITEMS, "other", "none"]) for _ in lines]
     types = world.types()
     for of_items, exclude in (
-        (False, found.make_mask_for_users(users, texts)),
-        (True, found.make_mask_for_items(currents, texts)),
+        (False, found.exclude_for_users(users, texts)),
+        (True, found.exclude_for_items(currents, texts)),
     ):
         scores = np.random.default_rng(0).random((len(lines), len(ITEMS)), dtype=np.float32)
         expected = scores.copy()
@@ -96,4 +96,4 @@ def test_users_are_included_as_by_the_plain_evaluator(
         )
         for user in asked
     ]
-    assert found.make_user_mask(np.array(asked, dtype=object), text).tolist() == expected
+    assert found.mask_users(np.array(asked, dtype=object), text).tolist() == expected

@@ -50,7 +50,7 @@ def left(
 ) -> list[list[str]]:
     """The items that lines with these users, or current items, may be answered with."""
     found = JobFilter(expression, reader(data), items)
-    of_lines = found.make_mask_for_items if current else found.make_mask_for_users
+    of_lines = found.exclude_for_items if current else found.exclude_for_users
     exclude = of_lines(asked, [values or {}] * len(asked))
     scores = np.zeros((len(asked), len(items)), dtype=np.float32)
     exclude(slice(0, len(asked)), scores)
@@ -208,7 +208,7 @@ def test_users_that_may_be_in_a_segment(
     expression: str, values: dict[str, str], expected: list[bool]
 ) -> None:
     found = JobFilter(expression, reader(DATA), MODEL)
-    assert found.make_user_mask(["ann", "bob", "who"], values).tolist() == expected
+    assert found.mask_users(["ann", "bob", "who"], values).tolist() == expected
 
 
 def test_changed_data_that_no_longer_fits_fails_the_job() -> None:

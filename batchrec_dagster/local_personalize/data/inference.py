@@ -15,7 +15,7 @@ from batchrec_dagster.personalize.schemas import ITEM_ID, ITEMS, Schema
 from batchrec_dagster.storage.progress import Progress
 
 from ..filters.columns import Column, Mask, make_column
-from ..filters.tables import ReadColumns
+from ..filters.group_data import ReadColumns
 from ..learning.interactions import Ids, Int32, Interactions, find_positions
 from ..learning.models import AnyModel, BlendModel, SegmentationModel
 from ..learning.related import RelatedItemsModel
@@ -89,13 +89,13 @@ class Recommender(Answerer):
         """The user of each request, and the filter's mask for them."""
         users = [request.echo[batch_files.USER_FIELD] for request in requests]
         values = [request.values for request in requests]
-        return users, self.filter.make_mask_for_users(users, values) if self.filter else None
+        return users, self.filter.exclude_for_users(users, values) if self.filter else None
 
     def _similar_items(self, requests: Sequence[Request]) -> Iterator[Answer]:
         assert isinstance(self.model, RelatedItemsModel)
         items = [request.echo[batch_files.ITEM_FIELD] for request in requests]
         values = [request.values for request in requests]
-        exclude = self.filter.make_mask_for_items(items, values) if self.filter else None
+        exclude = self.filter.exclude_for_items(items, values) if self.filter else None
         most = min(self.num_results, len(self.model.item_ids))
         return self._unpack(self.model.similar(items, most, exclude=exclude))
 
@@ -223,7 +223,7 @@ class Segmenter(Answerer):
     def _user_mask(self, values: dict[str, str]) -> Mask:
         if self.filter is None:
             return np.ones(len(self.interactions.user_ids), dtype=bool)
-        return self.filter.make_user_mask(self.interactions.user_ids, values)
+        return self.filter.mask_users(self.interactions.user_ids, values)
 
     def _step(self, segments: int, users: int) -> Callable[[int], None]:
         progress = Progress(f"users scored for {segments} segments", users, self.log)

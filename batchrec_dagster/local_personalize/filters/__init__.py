@@ -1,1 +1,1 @@
-"""Filter expressions applied to the answers of batch jobs."""
+"""Filter expressions, as batch jobs apply them to items and to users."""

@@ -1,4 +1,4 @@
-"""Columns to evaluate filter conditions on, for all rows or for some.
+"""Columns on which the conditions of filters are evaluated, for all rows or for some.
 
 A null never matches, not even != or NOT IN. A string with `|` matches as a whole and by each of the
 values that `|` separates.
@@ -28,9 +28,12 @@ from batchrec_dagster.personalize.filter_grammar import (
 from ..learning.interactions import find_positions
 
 Mask = npt.NDArray[np.bool_]
+"""One flag for each row, item, user or line."""
+
 RowIndexes = npt.NDArray[np.integer[Any]]
-# The values of placeholders and of CurrentItem's fields; a missing one matches nothing.
+
 Bindings = Mapping[Variable, tuple[Literal, ...]]
+"""The values of placeholders and of CurrentItem's fields. A missing one matches nothing."""
 
 _OPERATORS: dict[str, Callable[[Any, Any], Mask]] = {
     "=": operator.eq,
@@ -47,24 +50,32 @@ class NumberColumn:
 
     def __init__(self, cells: pl.Series) -> None:
         self.size = len(cells)
-        self._single = cells.dtype == pl.Float32
+        self._is_float32 = cells.dtype == pl.Float32
         self._present = cells.is_not_null().to_numpy()
-        wide = pl.Float64 if cells.dtype.is_float() else pl.Int64
-        self._values = cells.cast(wide).fill_null(0).to_numpy()
+        wide_type = pl.Float64 if cells.dtype.is_float() else pl.Int64
+        self._values = cells.cast(wide_type).fill_null(0).to_numpy()
 
-    def compare(self, sign: str, values: tuple[Literal, ...], rows: RowIndexes | None) -> Mask:
-        """Which of these rows, or of all rows, match."""
+    def compare(
+        self, operator_sign: str, values: tuple[Literal, ...], rows: RowIndexes | None
+    ) -> Mask:
+        """Return which rows match.
+
+        operator_sign: a comparison operator, such as `<=`.
+        values: the one number to compare with.
+        rows: the rows to compare, or None for all.
+        """
         (value,) = values
-        if self._single:
-            # The import rounded 0.1 to the nearest float, so round the value too.
+        if self._is_float32:
+            # The import rounded 0.1 to the nearest 32-bit float, so the value is rounded too.
             with np.errstate(over="ignore"):
                 value = float(np.float32(value))
-        at = slice(None) if rows is None else rows
-        return self._present[at] & _OPERATORS[sign](self._values[at], value)
+        selection = slice(None) if rows is None else rows
+        matching = _OPERATORS[operator_sign](self._values[selection], value)
+        return self._present[selection] & matching
 
 
 class StringColumn:
-    """A column of strings, indexed by value: the ascending rows that have it."""
+    """A column of strings, indexed by value: each value has the rows that contain it."""
 
     def __init__(
         self,
@@ -75,11 +86,16 @@ class StringColumn:
         *,
         ignore_case: bool = False,
     ) -> None:
-        """Row `rows[i]` has `values[codes[i]]`; with `ignore_case`, values are in lower case."""
+        """Index the values: row `rows[i]` has the value `values[codes[i]]`, among others.
+
+        size: the number of rows. Those that are not in `rows` are null.
+        values: the distinct values, in lower case if `ignore_case` is set.
+        """
         self.size = size
         self._ignore_case = ignore_case
-        self._code = {value: code for code, value in enumerate(values)}
+        self._code_of_value = {value: code for code, value in enumerate(values)}
         order = np.lexsort((rows, codes)) if len(values) > 1 else np.argsort(rows, kind="stable")
+        # The rows of value c are `_rows[_starts[c] : _starts[c + 1]]`, in ascending order.
         self._rows = rows[order]
         self._starts = np.concatenate([[0], np.cumsum(np.bincount(codes, minlength=len(values)))])
         self._present = np.zeros(size, dtype=bool)
@@ -87,44 +103,52 @@ class StringColumn:
 
     @classmethod
     def from_cells(cls, cells: pl.Series) -> StringColumn:
-        """The column of these imported cells."""
-        frame = pl.DataFrame({"row": np.arange(len(cells)), "value": cells}).drop_nulls("value")
-        several = frame.filter(pl.col("value").str.contains("|", literal=True))
-        parts = several.with_columns(pl.col("value").str.split("|")).explode("value")
-        frame = pl.concat([frame, parts]).unique()
+        """Return the column of these imported cells."""
+        whole = pl.DataFrame({"row": np.arange(len(cells)), "value": cells}).drop_nulls("value")
+        with_separator = whole.filter(pl.col("value").str.contains("|", literal=True))
+        parts = with_separator.with_columns(pl.col("value").str.split("|")).explode("value")
+        frame = pl.concat([whole, parts]).unique()
         values = frame["value"].unique()
         codes = frame["value"].cast(pl.Enum(values)).to_physical().to_numpy()
         return cls(len(cells), frame["row"].to_numpy(), codes, values.to_list())
 
-    def compare(self, sign: str, values: tuple[Literal, ...], rows: RowIndexes | None) -> Mask:
-        """Which of these rows, or of all rows, match."""
-        present = self._present if rows is None else self._present[rows]
-        hit = (
-            present if self._ignore_case and ANY_EVENT in values else self._rows_with(values, rows)
-        )
-        return hit if sign in ("IN", "=") else present & ~hit
+    def compare(
+        self, operator_sign: str, values: tuple[Literal, ...], rows: RowIndexes | None
+    ) -> Mask:
+        """Return which rows match.
 
-    def _rows_with(self, values: tuple[Literal, ...], rows: RowIndexes | None) -> Mask:
-        """Which rows have one of the values."""
-        hit = np.zeros(self.size if rows is None else len(rows), dtype=bool)
+        operator_sign: `IN` or `=`; any other one means that the row has none of the values.
+        rows: the rows to compare, or None for all.
+        """
+        present = self._present if rows is None else self._present[rows]
+        if self._ignore_case and ANY_EVENT in values:
+            having = present
+        else:
+            having = self._find_having(values, rows)
+        return having if operator_sign in ("IN", "=") else present & ~having
+
+    def _find_having(self, values: tuple[Literal, ...], rows: RowIndexes | None) -> Mask:
+        """Return which of the rows have one of the values."""
+        mask = np.zeros(self.size if rows is None else len(rows), dtype=bool)
         for value in values:
-            code = self._code.get(str(value).lower() if self._ignore_case else str(value))
+            text = str(value).lower() if self._ignore_case else str(value)
+            code = self._code_of_value.get(text)
             if code is None:
                 continue
             having = self._rows[self._starts[code] : self._starts[code + 1]]
             if rows is None:
-                hit[having] = True
+                mask[having] = True
             elif len(having):
-                at = np.minimum(np.searchsorted(having, rows), len(having) - 1)
-                hit |= having[at] == rows
-        return hit
+                nearest = np.minimum(np.searchsorted(having, rows), len(having) - 1)
+                mask |= having[nearest] == rows
+        return mask
 
 
 Column = NumberColumn | StringColumn
 
 
 def make_column(cells: pl.Series) -> Column:
-    """The column of these cells, of strings or numbers."""
+    """Return the column of these cells, which are strings or numbers."""
     return StringColumn.from_cells(cells) if cells.dtype == pl.String else NumberColumn(cells)
 
 
@@ -134,7 +158,11 @@ def evaluate(
     bindings: Bindings,
     rows: RowIndexes | None = None,
 ) -> Mask:
-    """Which of these rows, or of all rows, meet the condition."""
+    """Return which rows meet the condition.
+
+    columns: the columns of its fields, by name.
+    rows: the rows to evaluate it on, or None for all.
+    """
     match condition:
         case Comparison():
             column = columns[condition.field.column]
@@ -148,31 +176,33 @@ def evaluate(
 
 
 def resolve(comparison: Comparison, bindings: Bindings) -> tuple[Literal, ...] | None:
-    """The values to compare with, or None when one is missing."""
+    """Return the values that the comparison compares with, or None when one is missing."""
     values: list[Literal] = []
     for operand in comparison.operands:
-        found = bindings.get(operand) if isinstance(operand, Variable) else (operand,)
-        if found is None:
+        if not isinstance(operand, Variable):
+            values.append(operand)
+        elif operand in bindings:
+            values += bindings[operand]
+        else:
             return None
-        values += found
     return tuple(values)
 
 
 class ColumnTable:
-    """Columns with an id for each row."""
+    """Columns with an id for each row, such as a user's."""
 
     def __init__(self, ids: pl.Series, columns: Mapping[str, Column]) -> None:
-        """`ids` are distinct."""
+        """`ids` are distinct; each column, by its name, has a row for each of them."""
         self._ids = ids
         self._columns = columns
 
     def find_rows(self, ids: Sequence[str] | npt.NDArray[np.object_]) -> RowIndexes:
-        """The row of each id, -1 for an unknown one."""
+        """Return the row of each id, -1 for an unknown one."""
         return find_positions(self._ids, ids)
 
     def evaluate(self, condition: Condition, bindings: Bindings, rows: RowIndexes) -> Mask:
-        """Which of these rows meet the condition; row -1 never does."""
+        """Return which of these rows meet the condition. Row -1 never does."""
         mask = np.zeros(len(rows), dtype=bool)
-        known = np.flatnonzero(rows >= 0)
-        mask[known] = evaluate(condition, self._columns, bindings, rows[known])
+        positions = np.flatnonzero(rows >= 0)
+        mask[positions] = evaluate(condition, self._columns, bindings, rows[positions])
         return mask

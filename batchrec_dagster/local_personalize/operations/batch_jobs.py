@@ -20,8 +20,8 @@ from ..catalog.requests import ApiRequest
 from ..catalog.resource import Resource
 from ..data.batch_lines import Answerer, count_requests
 from ..errors import InvalidInputError, JobFailedError
+from ..filters.group_data import ReadColumns
 from ..filters.job import JobFilter
-from ..filters.tables import ReadColumns
 from ..jobs.job import Job
 from ..jobs.s3_locations import add_slash, check_location, list_objects
 from ..learning.interactions import ModelFileError

@@ -12,7 +12,7 @@ from ..catalog.kinds import CatalogKind, JobQueue, NewResource
 from ..catalog.requests import ApiRequest
 from ..data.inference import ItemAttributes, Segmenter
 from ..errors import InvalidInputError, JobFailedError
-from ..filters.tables import ReadColumns
+from ..filters.group_data import ReadColumns
 from ..jobs.job import Job
 from ..learning.models import SegmentationModel
 from ..recipes import RECIPES

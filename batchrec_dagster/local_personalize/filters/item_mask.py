@@ -1,0 +1,176 @@
+"""What a filter on items (ItemID) excludes from the scores of a model's items."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache, reduce
+
+import numpy as np
+
+from batchrec_dagster.personalize.filter_grammar import Expression, Literal, Variable, list_operands
+
+from ..learning.interactions import Float32, Int32
+from ..learning.serving import Exclude
+from .columns import Bindings, Column, Mask, RowIndexes, evaluate
+from .event_types import UserItemPairs
+from .line_groups import LineGroup, group_positions
+
+CACHED_BYTES = 32 << 20
+"""How many bytes of masks over all items are kept at most."""
+
+# Of lines without a user: their positions, items and rows of the columns of pairs.
+_NO_PAIRS: tuple[RowIndexes, Int32, RowIndexes] = (
+    np.zeros(0, np.int64),
+    np.zeros(0, np.int32),
+    np.zeros(0, np.int64),
+)
+
+
+def combine_masks(masks: Iterable[Mask]) -> Mask | None:
+    """Return what is in any of the masks, or None without one."""
+    masks = list(masks)
+    return reduce(np.logical_or, masks) if masks else None
+
+
+class ItemMask:
+    """The expressions of a filter on items, applied to a model's items.
+
+    Expressions on Items are evaluated over all items; expressions on Interactions only over the
+    items that a line's user has interacted with, its pairs.
+    """
+
+    def __init__(
+        self,
+        expressions: Sequence[Expression],
+        n_items: int,
+        items: Mapping[str, Column],
+        user_items: UserItemPairs | None,
+    ) -> None:
+        """Prepare the masks, which are evaluated when a line first needs them.
+
+        n_items: how many items the model has.
+        items: the columns of Items by name, with a row for each of the model's items.
+        user_items: the pairs of users and items, if an expression is on Interactions.
+        """
+        self._expressions = expressions
+        self._n_items = n_items
+        self._items = items
+        self._user_items = user_items
+        # The variables on which each expression's own condition depends.
+        self._variables = [
+            [operand for operand in list_operands(e.where) if isinstance(operand, Variable)]
+            for e in expressions
+        ]
+        cached_masks = 16 + CACHED_BYTES // max(1, n_items)
+        self._evaluate_items = lru_cache(maxsize=cached_masks)(self._evaluate_items_now)
+
+    def make_exclude(
+        self, groups: Sequence[LineGroup], group_of_line: RowIndexes, users: RowIndexes | None
+    ) -> Exclude:
+        """Return the function that excludes items from the scores of these lines.
+
+        group_of_line: for each line, the index of its group in `groups`.
+        users: for each line, the index of its user in the pairs, or None without users.
+        """
+
+        def exclude(chunk: slice, scores: Float32) -> None:
+            for number, lines in group_positions(group_of_line[chunk]):
+                pairs = _NO_PAIRS
+                if self._user_items is not None and users is not None:
+                    pairs = self._user_items.find_pairs(users[chunk][lines])
+                first, end = int(lines[0]), int(lines[-1]) + 1
+                if end - first == len(lines):
+                    self._exclude_in_group(groups[number], scores[first:end], *pairs)
+                else:
+                    group_scores = scores[lines]
+                    self._exclude_in_group(groups[number], group_scores, *pairs)
+                    scores[lines] = group_scores
+
+        return exclude
+
+    def _exclude_in_group(
+        self,
+        group: LineGroup,
+        scores: Float32,
+        lines: RowIndexes,
+        items: Int32,
+        rows: RowIndexes,
+    ) -> None:
+        """Set the scores of excluded items to minus infinity.
+
+        scores: (lines of the group, items of the model).
+        lines, items, rows: of each pair of a line's user and an item, the line's index in the
+            group, the item's index in the model, and the row in the columns of pairs.
+        """
+        excluded = self._mask_items(group, include=False)
+        included = self._mask_items(group, include=True)
+        excluded_pairs = self._mask_pairs(group, rows, include=False)
+        included_pairs = self._mask_pairs(group, rows, include=True)
+        if included is None and included_pairs is None:
+            masked = excluded
+        else:
+            # There is an INCLUDE, so that all other items are excluded.
+            masked = np.ones(self._n_items, dtype=bool) if included is None else ~included
+            if excluded is not None:
+                masked = masked | excluded
+        if masked is not None and masked.any():
+            spared_pairs = included_pairs
+            if spared_pairs is not None and excluded is not None:
+                spared_pairs = spared_pairs & ~excluded[items]
+            spared_scores = None
+            if spared_pairs is not None:
+                spared_scores = scores[lines[spared_pairs], items[spared_pairs]]
+            # Faster than boolean indexing, and finite scores keep their exact value.
+            scores += np.where(masked, np.float32(-np.inf), np.float32(0))
+            if spared_pairs is not None:
+                scores[lines[spared_pairs], items[spared_pairs]] = spared_scores
+        if excluded_pairs is not None:
+            scores[lines[excluded_pairs], items[excluded_pairs]] = -np.inf
+
+    def _mask_items(self, group: LineGroup, *, include: bool) -> Mask | None:
+        """Return the items that expressions on Items match, or None when none applies.
+
+        include: whether INCLUDE expressions are meant, not EXCLUDE.
+        """
+        masks = []
+        for number in self._select_expressions(group, include=include, on_interactions=False):
+            bindings = tuple(
+                (variable, group.bindings[variable])
+                for variable in self._variables[number]
+                if variable in group.bindings
+            )
+            masks.append(self._evaluate_items(number, bindings))
+        return combine_masks(masks)
+
+    def _mask_pairs(self, group: LineGroup, rows: RowIndexes, *, include: bool) -> Mask | None:
+        """Return the pairs that expressions on Interactions match, or None when none applies.
+
+        rows: the rows of the pairs in the columns of `UserItemPairs`.
+        """
+        masks = []
+        for number in self._select_expressions(group, include=include, on_interactions=True):
+            if self._user_items is None or not len(rows):
+                masks.append(np.zeros(len(rows), dtype=bool))
+                continue
+            condition = self._expressions[number].where
+            masks.append(evaluate(condition, self._user_items.columns, group.bindings, rows))
+        return combine_masks(masks)
+
+    def _select_expressions(
+        self, group: LineGroup, *, include: bool, on_interactions: bool
+    ) -> list[int]:
+        """Return the numbers of the expressions of this kind that apply to the group."""
+        return [
+            number
+            for number, expression in enumerate(self._expressions)
+            if group.applies[number]
+            and expression.include == include
+            and expression.on_interactions == on_interactions
+        ]
+
+    def _evaluate_items_now(
+        self, number: int, bindings: tuple[tuple[Variable, tuple[Literal, ...]], ...]
+    ) -> Mask:
+        """Return which items match the expression with this number. Its results are cached."""
+        values: Bindings = dict(bindings)
+        return evaluate(self._expressions[number].where, self._items, values)
