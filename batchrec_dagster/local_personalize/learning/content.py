@@ -18,8 +18,8 @@ from .inverse import transpose
 from .store import Arrays, pack_matrix, require_array, unpack_matrix
 from .threads import single_threaded_blas
 
-MAX_USERS = 20_000  # to fit the weights of at most 500 features on
-USER_REGULARIZATION = 0.01  # of the users
+MAX_USERS = 20_000  # enough to fit the weights of at most 500 features on
+USER_REGULARIZATION = 0.01  # times the number of users
 ITEM_REGULARIZATION = 1.0
 
 
@@ -29,8 +29,11 @@ class ContentScorer:
 
     kind: ClassVar[str] = "content"
 
-    features: csr_matrix  # (n_items, features) float32
-    weights: Float32  # (features, features), row = of a history, column = of an item to score
+    features: csr_matrix
+    """(n_items, features) float32."""
+
+    weights: Float32
+    """(features, features): a row is a feature of a history, a column one of an item to score."""
 
     def score(self, history: History, exponent: float) -> Float32:
         profiles = (history.recency_weights(exponent) @ self.features).toarray() @ self.weights
@@ -53,20 +56,23 @@ class ContentScorer:
 
 
 def fit(matrix: csr_matrix, features: csr_matrix) -> ContentScorer:
-    """The scorer of items with these (n_items, features), from (users, n_items) of ones.
+    """The scorer of items by their features.
 
-    Two ridge regressions: of the interactions of users on the features of their histories, and on
-    the features of the items. With U = X F, the weights are (UᵀU + aI)⁻¹ UᵀXF (FᵀF + bI)⁻¹.
+    It is two ridge regressions: of the interactions of users on the features of their histories,
+    and on the features of the items. With U = X F, the weights are (UᵀU + aI)⁻¹ UᵀXF (FᵀF + bI)⁻¹.
+
+    matrix: X, (users, n_items) of ones.
+    features: F, (n_items, features).
     """
     if matrix.shape[0] > MAX_USERS:
         matrix = matrix[np.linspace(0, matrix.shape[0] - 1, MAX_USERS).astype(np.int64)]
     size = features.shape[1]
     lengths = np.maximum(np.diff(matrix.indptr), 1)
     profiles = (diags(1 / np.sqrt(lengths)) @ matrix @ features).toarray().astype(np.float64)
-    of_items: Float64 = (features.T @ features).toarray().astype(np.float64)
+    item_gram: Float64 = (features.T @ features).toarray().astype(np.float64)
     with single_threaded_blas():
-        gram = profiles.T @ profiles
+        user_gram = profiles.T @ profiles
         penalty = USER_REGULARIZATION * matrix.shape[0] * np.eye(size)
-        weights = np.linalg.solve(gram + penalty, gram)
-        weights = np.linalg.solve(of_items + ITEM_REGULARIZATION * np.eye(size), weights.T).T
+        weights = np.linalg.solve(user_gram + penalty, user_gram)
+        weights = np.linalg.solve(item_gram + ITEM_REGULARIZATION * np.eye(size), weights.T).T
     return ContentScorer(features, weights.astype(np.float32))

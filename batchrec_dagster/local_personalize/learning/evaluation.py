@@ -21,20 +21,27 @@ HELD_OUT_SHARE = 0.1
 INPUT_SHARE = 0.9
 SEGMENT_INPUT_SHARE = 0.8
 EARLIER_CUTOFFS = (0.8, 0.7, 0.6, 0.5)  # shares of a history
-MIN_QUERIES = 400  # (user, cutoff) pairs to select a model on, if cutoffs suffice
+MIN_QUERIES = 400  # pairs of a user and a cutoff to select a model on, if there are cutoffs enough
 
 
 @dataclass(frozen=True)
 class Split:
-    """Three disjoint sets of rows over the same ids; `users` (held out,) are sorted indices.
+    """Three disjoint sets of rows over the same ids.
 
     Interactions of a held-out user at the same second are shuffled, not sorted by item id.
     """
 
     train: Interactions
+    """The interactions to train on."""
+
     inputs: Interactions
+    """The older part of the held-out users' histories, which recommendations are made from."""
+
     truth: Interactions
+    """The newer part of them, which recommendations are compared with."""
+
     users: Int32
+    """(held out,) sorted indices of the users."""
 
 
 def split(
@@ -44,10 +51,12 @@ def split(
     without: Int32 | None = None,
     share: float = HELD_OUT_SHARE,
 ) -> Split | None:
-    """Hold out a share of the users with at least two interactions, one user at least.
+    """Hold out a share of the users with at least two interactions, but at least one user.
 
-    The user indices `without` are not held out, for a second, disjoint split. None when no user
-    has two interactions, or no user would be left to train on.
+    None when no user has two interactions, or no user would be left to train on.
+
+    without: indices of users that are not held out, for a second, disjoint split.
+    share: the share of all users with two interactions.
     """
     lengths = np.diff(interactions.starts)
     candidates = np.flatnonzero(lengths >= 2)
@@ -56,32 +65,32 @@ def split(
         candidates = np.setdiff1d(candidates, without)
     if np.count_nonzero(lengths) <= size or len(candidates) < size:
         return None
-    chosen = np.random.default_rng(seed).choice(candidates, size=size, replace=False)
-    return split_users(interactions, np.sort(chosen).astype(np.int32))
+    users = np.random.default_rng(seed).choice(candidates, size=size, replace=False)
+    return split_users(interactions, np.sort(users).astype(np.int32))
 
 
-def split_users(interactions: Interactions, held: Int32) -> Split:
+def split_users(interactions: Interactions, users: Int32) -> Split:
     """Hold out the users with these sorted indices."""
-    is_held = np.zeros(len(interactions.user_ids), dtype=bool)
-    is_held[held] = True
-    out = is_held[interactions.users]
-    shuffled = _shuffle_ties(interactions.filter(out))
-    old = _is_oldest(shuffled, INPUT_SHARE)
+    is_held_out_user = np.zeros(len(interactions.user_ids), dtype=bool)
+    is_held_out_user[users] = True
+    is_held_out = is_held_out_user[interactions.users]
+    shuffled = _shuffle_ties(interactions.filter(is_held_out))
+    is_input = _is_oldest(shuffled, INPUT_SHARE)
     return Split(
-        train=interactions.filter(~out),
-        inputs=shuffled.filter(old),
-        truth=shuffled.filter(~old),
-        users=held,
+        train=interactions.filter(~is_held_out),
+        inputs=shuffled.filter(is_input),
+        truth=shuffled.filter(~is_input),
+        users=users,
     )
 
 
 def split_histories(interactions: Interactions) -> Split | None:
     """The split for segmentation: train on, and take as input, the oldest 80 % of each history.
 
-    `users` have interactions in both parts; None when no user has.
+    The users of the split have interactions in both parts. None when no user has.
     """
-    old = _is_oldest(interactions, SEGMENT_INPUT_SHARE)
-    train, truth = interactions.filter(old), interactions.filter(~old)
+    is_input = _is_oldest(interactions, SEGMENT_INPUT_SHARE)
+    train, truth = interactions.filter(is_input), interactions.filter(~is_input)
     users = np.intersect1d(train.users, truth.users).astype(np.int32)
     return Split(train, train, truth, users) if len(users) else None
 
@@ -89,25 +98,28 @@ def split_histories(interactions: Interactions) -> Split | None:
 def add_earlier_cutoffs(held_out: Split) -> list[Split]:
     """The split, and if its users are few, the same users cut off earlier in their history.
 
-    That separates models about as well as more users would.
+    That tells models apart about as well as more users would.
     """
-    times = -(-MIN_QUERIES // len(held_out.users)) - 1
-    return [held_out, *(cut_off_earlier(held_out, share) for share in EARLIER_CUTOFFS[:times])]
+    more_cutoffs = -(-MIN_QUERIES // len(held_out.users)) - 1
+    shares = EARLIER_CUTOFFS[:more_cutoffs]
+    return [held_out, *(cut_off_earlier(held_out, share) for share in shares)]
 
 
 def cut_off_earlier(held_out: Split, share: float) -> Split:
-    """The same users at an earlier time; `share` is 0.8 at most.
+    """The same users at an earlier time.
 
-    The oldest `share` of each history is the input; the next tenth, one interaction at least, is
-    the truth.
+    The next tenth of each history after the input is the truth, but at least one interaction.
+
+    share: the oldest part of each history that is the input, 0.8 at most.
     """
     data = held_out.inputs
-    whole = np.diff(data.starts) + np.diff(held_out.truth.starts)
-    first = np.floor(share * whole)
-    last = first + np.maximum(1, np.floor(0.1 * whole))
-    age = np.arange(len(data)) - data.starts[data.users]
-    old, following = age < first[data.users], age < last[data.users]
-    return Split(held_out.train, data.filter(old), data.filter(~old & following), held_out.users)
+    lengths = np.diff(data.starts) + np.diff(held_out.truth.starts)
+    input_ends = np.floor(share * lengths)
+    truth_ends = input_ends + np.maximum(1, np.floor(0.1 * lengths))
+    place = np.arange(len(data)) - data.starts[data.users]
+    is_input = place < input_ends[data.users]
+    is_truth = ~is_input & (place < truth_ends[data.users])
+    return Split(held_out.train, data.filter(is_input), data.filter(is_truth), held_out.users)
 
 
 def _shuffle_ties(interactions: Interactions) -> Interactions:
@@ -126,9 +138,9 @@ def _shuffle_ties(interactions: Interactions) -> Interactions:
 
 def _is_oldest(interactions: Interactions, share: float) -> npt.NDArray[np.bool_]:
     """(n,): whether a row is in the oldest share of its user's history, rounded down."""
-    age = np.arange(len(interactions)) - interactions.starts[interactions.users]
-    oldest = np.floor(share * np.diff(interactions.starts)).astype(np.int64)
-    return np.asarray(age < oldest[interactions.users])
+    place = np.arange(len(interactions)) - interactions.starts[interactions.users]
+    ends = np.floor(share * np.diff(interactions.starts)).astype(np.int64)
+    return np.asarray(place < ends[interactions.users])
 
 
 MAX_SEGMENT_USERS = 10_000_000  # users in all segments of an evaluation
@@ -150,12 +162,23 @@ METRICS = (
 class Evaluation:
     """A model's lists for held-out users, compared with what these users chose next."""
 
-    hits: Bool  # (users, 25) whether the item at that position is relevant
-    relevant: Int64  # (users,) how many items are relevant, >= 1
-    recommended: Int32  # (users, 25) item indices, best first; -1 pads
+    hits: Bool
+    """(users, 25) whether the item at that position is relevant."""
+
+    relevant: Int64
+    """(users,) how many items are relevant, at least 1."""
+
+    recommended: Int32
+    """(users, 25) item indices, best first; -1 pads."""
+
     n_items: int
-    users: Int32  # (users,) their indices in the interactions
-    rewards: Float64 | None = None  # (users,) reward_shares, with an objective
+    """The number of the model's items."""
+
+    users: Int32
+    """(users,) their indices in the interactions."""
+
+    rewards: Float64 | None = None
+    """(users with rewards,) see `reward_shares`; None without an objective."""
 
     def summary(self) -> dict[str, float]:
         """The metrics of GetSolutionMetrics; all 0 without users.
@@ -163,17 +186,17 @@ class Evaluation:
         `coverage` is the share of all items that were recommended to at least one user.
         """
         distinct = np.unique(self.recommended[self.recommended >= 0]).size
-        out = {"coverage": distinct / self.n_items if self.n_items else 0.0}
-        out[f"mean_reciprocal_rank_at_{MAX_DEPTH}"] = mean(reciprocal_rank(self.hits))
+        metrics = {"coverage": distinct / self.n_items if self.n_items else 0.0}
+        metrics[f"mean_reciprocal_rank_at_{MAX_DEPTH}"] = mean(reciprocal_rank(self.hits))
         for depth in DEPTHS:
             hits = self.hits[:, :depth]
-            out[f"normalized_discounted_cumulative_gain_at_{depth}"] = mean(
+            metrics[f"normalized_discounted_cumulative_gain_at_{depth}"] = mean(
                 ndcg(hits, self.relevant)
             )
-            out[f"precision_at_{depth}"] = mean(precision(hits))
+            metrics[f"precision_at_{depth}"] = mean(precision(hits))
         if self.rewards is not None:
-            out["average_rewards_at_k"] = mean(self.rewards)
-        return out
+            metrics["average_rewards_at_k"] = mean(self.rewards)
+        return metrics
 
     def ndcg(self) -> Float64:
         """(users,): NDCG at 25 of each user, for paired comparisons of models."""
@@ -183,13 +206,17 @@ class Evaluation:
 def evaluate(model: UserModel, held_out: Split, *, include_seen: bool = False) -> Evaluation:
     """Recommend 25 items to each held-out user and look them up in the user's held-out rows.
 
-    Items of the input are neither recommended nor relevant, but for `include_seen`; users without
-    a relevant item are left out.
+    Users without a relevant item are left out.
+
+    include_seen: whether items of the input are recommended, and relevant, too.
     """
-    seen, truth = (
-        Histories(rows, model.item_ids).of_users(held_out.users).seen.astype(np.float32)
-        for rows in (held_out.inputs, held_out.truth)
-    )
+
+    def item_matrix(rows: Interactions) -> csr_matrix:
+        """(held out, n_items) float32: the items of each user."""
+        history = Histories(rows, model.item_ids).of_users(held_out.users)
+        return history.seen.astype(np.float32)
+
+    seen, truth = item_matrix(held_out.inputs), item_matrix(held_out.truth)
     if not include_seen:
         truth = (truth - truth.multiply(seen)).tocsr()
         truth.eliminate_zeros()
@@ -200,10 +227,11 @@ def evaluate(model: UserModel, held_out: Split, *, include_seen: bool = False) -
     relevant = np.diff(truth.indptr).astype(np.int64)
     rows = np.arange(len(ids))[:, None]
     hits = np.asarray(truth[rows, np.maximum(recommended, 0)].todense() > 0) & (recommended >= 0)
-    some = relevant > 0
-    rewards = reward_shares(model.item_ids, held_out.truth, truth[some], recommended[some])
-    users, n_items = held_out.users[some], len(model.item_ids)
-    return Evaluation(hits[some], relevant[some], recommended[some], n_items, users, rewards)
+    is_tested = relevant > 0
+    hits, relevant, recommended = hits[is_tested], relevant[is_tested], recommended[is_tested]
+    rewards = reward_shares(model.item_ids, held_out.truth, truth[is_tested], recommended)
+    users = held_out.users[is_tested]
+    return Evaluation(hits, relevant, recommended, len(model.item_ids), users, rewards)
 
 
 def reward_shares(
@@ -211,30 +239,39 @@ def reward_shares(
 ) -> Float64 | None:
     """(users,): the rewards of a user's relevant items among the 25, over those of all of them.
 
-    None without an objective; users whose relevant items have no reward are left out. Source:
+    None without an objective. Users whose relevant items have no reward are left out. Source:
     developer guide, "Measuring optimization performance", which gives the metric in words only.
+
+    item_ids: the model's items.
+    data: interactions with the rewards of their items.
+    truth: (users, n_items), nonzero for relevant items.
+    recommended: (users, 25) item indices; -1 pads.
     """
     if data.rewards is None:
         return None
-    at = find_positions(data.item_ids, item_ids)
-    by_item = np.where(at >= 0, data.rewards[np.maximum(at, 0)], 0.0)
-    earned = truth.multiply(by_item).tocsr()
-    total = np.asarray(earned.sum(axis=1)).ravel()
+    index = find_positions(data.item_ids, item_ids)
+    item_rewards = np.where(index >= 0, data.rewards[np.maximum(index, 0)], 0.0)
+    rewards = truth.multiply(item_rewards).tocsr()
+    total = np.asarray(rewards.sum(axis=1)).ravel()
     rows = np.arange(truth.shape[0])[:, None]
-    hit = np.asarray(earned[rows, np.maximum(recommended, 0)].todense()) * (recommended >= 0)
-    some = total > 0
-    return np.asarray(hit.sum(axis=1)[some] / total[some])
+    hits = np.asarray(rewards[rows, np.maximum(recommended, 0)].todense()) * (recommended >= 0)
+    has_rewards = total > 0
+    return np.asarray(hits.sum(axis=1)[has_rewards] / total[has_rewards])
 
 
 def reciprocal_rank(hits: Bool) -> Float64:
-    """(users,): 1 / the position of the first hit in each row of (users, K), 0 without a hit."""
+    """(users,): 1 / the position of the first hit in each list, 0 without a hit.
+
+    hits: (users, K).
+    """
     return np.where(hits.any(axis=1), 1.0 / (1 + hits.argmax(axis=1)), 0.0)
 
 
 def ndcg(hits: Bool, relevant: Int64) -> Float64:
     """(users,): the gain 1 / log2(1 + position) of all hits, over that of the best possible list.
 
-    `hits` is (users, K); `relevant` (users,) counts the relevant items of each user, >= 1.
+    hits: (users, K).
+    relevant: (users,) how many items are relevant, at least 1.
     """
     depth = hits.shape[1]
     gains = 1.0 / np.log2(2 + np.arange(depth))
@@ -243,18 +280,26 @@ def ndcg(hits: Bool, relevant: Int64) -> Float64:
 
 
 def ndcg_of_lists(items: Int32, is_relevant: Bool, relevant: Int64) -> Float64:
-    """(lists,): the NDCG of lists of items (lists, K), -1 pads; is_relevant: (lists, n_items)."""
+    """(lists,): the NDCG of lists of items.
+
+    items: (lists, K) item indices, best first; -1 pads.
+    is_relevant: (lists, n_items).
+    relevant: (lists,) how many items are relevant, at least 1.
+    """
     hits = np.take_along_axis(is_relevant, np.maximum(items, 0), axis=1) & (items >= 0)
     return ndcg(hits, relevant)
 
 
 def precision(hits: Bool) -> Float64:
-    """(users,): the hits in each row of (users, K), over K."""
+    """(users,): the number of hits in each list, over K.
+
+    hits: (users, K).
+    """
     return np.asarray(hits.mean(axis=1))
 
 
 def mean(values: Float64) -> float:
-    """The mean, 0 of no values."""
+    """The mean of the values; 0 if there are none."""
     return float(values.mean()) if len(values) else 0.0
 
 
@@ -270,28 +315,31 @@ def evaluate_segments(model: SegmentationModel, held_out: Split) -> dict[str, fl
     pairs = np.unique(columns[data.items].astype(np.int64) * len(data.user_ids) + data.users)
     truth_items = pairs // len(data.user_ids)
     items = np.unique(truth_items[truth_items >= 0])
-    most = max(1, MAX_SEGMENT_USERS // size)
-    if len(items) > most:
-        items = items[np.linspace(0, len(items) - 1, most).astype(np.int64)]
+    max_items = max(1, MAX_SEGMENT_USERS // size)
+    if len(items) > max_items:
+        items = items[np.linspace(0, len(items) - 1, max_items).astype(np.int64)]
     queries = list(items.astype(np.int32)[:, None])
     segments = np.stack(model.segment(queries, held_out.inputs, size))
     predicted = items[:, None] * len(data.user_ids) + segments
     place = np.minimum(np.searchsorted(pairs, predicted), len(pairs) - 1)
     hits = (pairs[place] == predicted).sum(axis=1)
     actual = np.bincount(truth_items[truth_items >= 0], minlength=len(model.item_ids))[items]
-    known = int(np.count_nonzero(held_out.train.item_counts))
+    trained_items = int(np.count_nonzero(held_out.train.item_counts))
     all_items = int(np.count_nonzero(held_out.train.item_counts + data.item_counts))
-    return segment_metrics(hits, actual, known, all_items)
+    return segment_metrics(hits, actual, trained_items, all_items)
 
 
-def segment_metrics(hits: Int64, actual: Int64, known: int, n_items: int) -> dict[str, float]:
-    """The metrics of GetSolutionMetrics; `coverage` is `known` of `n_items` items.
+def segment_metrics(
+    hits: Int64, actual: Int64, trained_items: int, n_items: int
+) -> dict[str, float]:
+    """The metrics of GetSolutionMetrics. All but the coverage are means over the measured items.
 
-    For each measured item, `hits` (items,) users of its segment have it in the truth, of `actual`
-    (items,) >= 1 users in all. The other metrics are means over the items.
+    hits: (items,) how many users of each item's segment have it in the truth.
+    actual: (items,) how many users have it in the truth in all, at least 1.
+    trained_items: how many of the `n_items` items the model knows.
     """
     return {
-        "coverage": known / n_items if n_items else 0.0,
+        "coverage": trained_items / n_items if n_items else 0.0,
         "hits_at_1_percent": mean(hits.astype(np.float64)),
         "recall_at_1_percent": mean(hits / actual),
     }

@@ -11,37 +11,44 @@ from .interactions import Float64, Interactions, log_popularity, order_by_popula
 from .models import PopularityModel
 from .serving import UserModel
 
-# Groups of users by the interactions that the model saw of them: the least, and the label.
+# Groups of users by the interactions that the model saw of them: the least number, and the label.
 LENGTHS = ((1, "1-4"), (5, "5-19"), (20, "20+"))
-# Fewer users have no interval: a bootstrap of so few is too narrow.
+# Fewer users have no interval, because the bootstrap of so few is too narrow.
 MIN_USERS = 10
 RESAMPLES = 1000
-DRAWN_AT_ONCE = 1 << 16  # users, of as many resamples as that allows
+DRAWN_AT_ONCE = 1 << 16  # users, in all resamples that are drawn at once
 BOUNDS = (0.025, 0.975)
 
 
 def measure(model: UserModel, held_out: Split) -> dict[str, float]:
     """The metrics of `evaluate`, and the evidence for them under `GROUP/NAME`.
 
-    GROUP is `all` or a label of LENGTHS. NAME is `users` (tested), and for each of `ndcg`,
-    `popular` and `difference` (NDCG at 25 of the model, of the most popular items, and the model's
-    lead, over the same users) the mean, and with enough users `_low` and `_high`, its 95 %
-    percentile bootstrap interval (Efron, "Bootstrap methods: another look at the jackknife", 1979).
-    If no user was tested, `all` has 0 users and means of 0.
+    GROUP is `all` or a label of LENGTHS. NAME is one of these:
+
+    - `users`: how many were tested. If none were, `all` has 0 users, and means of 0.
+    - `ndcg`, `popular`, `difference`: the mean NDCG at 25 of the model and of the most popular
+      items for the same users, and how much more the model's is.
+    - each of these three with `_low` and `_high`, where users are enough: the bounds of its 95 %
+      percentile bootstrap interval (Efron, "Bootstrap methods: another look at the jackknife",
+      1979).
     """
-    found = evaluate(model, held_out)
+    evaluation = evaluate(model, held_out)
     baseline = evaluate(fit_popularity(held_out.train), held_out)
-    users, ours, theirs = np.intersect1d(found.users, baseline.users, return_indices=True)
-    values = np.stack([found.ndcg()[ours], baseline.ndcg()[theirs]], axis=1)
-    values = np.column_stack([values, values[:, 0] - values[:, 1]])
+    users, model_rows, baseline_rows = np.intersect1d(
+        evaluation.users, baseline.users, return_indices=True
+    )
+    model_ndcg = evaluation.ndcg()[model_rows]
+    baseline_ndcg = baseline.ndcg()[baseline_rows]
+    values = np.column_stack([model_ndcg, baseline_ndcg, model_ndcg - baseline_ndcg])
     lengths = np.diff(held_out.inputs.starts)[users]
     lower = [least for least, _ in LENGTHS]
     group = np.searchsorted(lower, lengths, side="right") - 1
     evidence = _summarize_group(ALL, values)
-    for place, (_, label) in enumerate(LENGTHS):
-        if len(of_length := values[group == place]):
-            evidence |= _summarize_group(label, of_length)
-    return found.summary() | evidence
+    for number, (_, label) in enumerate(LENGTHS):
+        group_values = values[group == number]
+        if len(group_values):
+            evidence |= _summarize_group(label, group_values)
+    return evaluation.summary() | evidence
 
 
 def fit_popularity(data: Interactions) -> PopularityModel:
@@ -51,7 +58,10 @@ def fit_popularity(data: Interactions) -> PopularityModel:
 
 
 def _summarize_group(label: str, values: Float64) -> dict[str, float]:
-    """values: (users, 3) NDCG of the model, of popularity, and their difference."""
+    """The evidence of a group of users, see `measure`.
+
+    values: (users, 3) NDCG of the model and of popularity, and their difference.
+    """
     names = [f"{label}/{name}" for name in ("ndcg", "popular", "difference")]
     means = values.sum(axis=0) / max(1, len(values))
     numbers = {f"{label}/users": float(len(values)), **_name_values(names, means)}
@@ -67,7 +77,10 @@ def _name_values(names: list[str], values: Float64) -> dict[str, float]:
 
 
 def bootstrap_interval(values: Float64) -> Float64:
-    """(2, columns): the bounds of the means of the (users, columns) values, resampled by user."""
+    """(2, columns): the bounds of the means of the values, resampled by user.
+
+    values: (users, columns).
+    """
     rng, size = np.random.default_rng(0), len(values)
     step = max(1, DRAWN_AT_ONCE // size)
     means = [

@@ -25,7 +25,8 @@ from .interactions import Interactions
 
 Log = Callable[[str], None]
 
-# From a split, fixed values, a seed and a log: a function from values to NDCG at 25.
+# Takes a split, the hyperparameters that are fixed, a seed and a log. The result is a function from
+# hyperparameters to NDCG at 25.
 Measure = Callable[[Split, Values, int, Log], Callable[[Values], float]]
 
 DEFAULT_JOBS = 10
@@ -44,23 +45,33 @@ DEFAULTS: Values = {
 
 @dataclass(frozen=True)
 class Search:
-    """Ranges by hyperparameter name, ends included; without any, all of the recipe's are searched.
+    """What performHPO searches: ranges by name of the hyperparameter.
 
-    At most `max_jobs` trainings are tried, the first with the solution's own values.
+    Without any, all hyperparameters of the recipe that can be tuned are searched.
     """
 
     max_jobs: int = DEFAULT_JOBS
+    """How many trainings are tried at most; the first has the solution's own values."""
+
     integers: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """The least and the largest whole number."""
+
     continuous: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """The least and the largest number."""
+
     categories: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """The values, as text."""
 
 
 @dataclass(frozen=True)
 class Range:
-    """The values that a search may try: a list, or all numbers between two ends."""
+    """The values that a search may try."""
 
     values: Sequence[Value] = ()
+    """All of them; if there are none, all numbers between the ends."""
+
     ends: tuple[float, float] = (0.0, 0.0)
+    """The least and the largest number."""
 
     def contains(self, value: Value) -> bool:
         """Whether the search may try this value."""
@@ -79,6 +90,8 @@ def search_ranges(
     """The range of each hyperparameter that is searched.
 
     Raises HyperparameterError for an impossible range, or when there is nothing to tune.
+
+    hyperparameters: the solution's own values, which are fixed unless they have a range.
     """
     allowed = find_hyperparameters(recipe)
     tunable = [name for name, kind in allowed.items() if kind.tunable]
@@ -100,33 +113,42 @@ def search_ranges(
             )
         return {name: _full_range(allowed[name]) for name in names}
     ranges = {}
-    for whole, given in ((True, search.integers), (False, search.continuous)):
-        for name, (low, high) in given.items():
-            _check_ends(name, allowed[name], low, high, whole=whole)
-            ranges[name] = _number_range(low, high, whole=whole)
+    for name, (least, largest) in search.integers.items():
+        _require_ends(name, allowed[name], least, largest, whole=True)
+        ranges[name] = _number_range(least, largest, whole=True)
+    for name, (low, high) in search.continuous.items():
+        _require_ends(name, allowed[name], low, high, whole=False)
+        ranges[name] = _number_range(low, high, whole=False)
     for name, texts in search.categories.items():
         ranges[name] = _category_range(name, allowed[name], texts)
     return ranges
 
 
 def candidates(
-    ranges: Mapping[str, Range], given: Values, jobs: int, seed: int
+    ranges: Mapping[str, Range], values: Values, jobs: int, seed: int
 ) -> Iterator[dict[str, Value]]:
-    """Distinct values to try: first the given ones that are in range, then random ones."""
+    """Distinct hyperparameters to try: first the solution's own, then random ones.
+
+    ranges: where they may be; the solution's own values out of them are replaced by random ones.
+    values: the solution's own hyperparameters.
+    jobs: how many to try at most. Small ranges may have fewer.
+    """
     rng = np.random.default_rng(seed)
-    base = {**DEFAULTS, **given}
-    tried: list[dict[str, Value]] = []
-    patience = MAX_REDRAWS
-    while len(tried) < jobs and patience:
-        one = {name: of.sample(rng) for name, of in ranges.items()}
-        if not tried:
-            one |= {name: base[name] for name, of in ranges.items() if of.contains(base[name])}
-        if one in tried:
-            patience -= 1
+    own_values = {**DEFAULTS, **values}
+    yielded: list[dict[str, Value]] = []
+    redraws = MAX_REDRAWS
+    while len(yielded) < jobs and redraws:
+        candidate = {name: allowed.sample(rng) for name, allowed in ranges.items()}
+        if not yielded:
+            for name, allowed in ranges.items():
+                if allowed.contains(own_values[name]):
+                    candidate[name] = own_values[name]
+        if candidate in yielded:
+            redraws -= 1
             continue
-        patience = MAX_REDRAWS
-        tried.append(one)
-        yield one
+        redraws = MAX_REDRAWS
+        yielded.append(candidate)
+        yield candidate
 
 
 def tune(
@@ -140,21 +162,22 @@ def tune(
 ) -> dict[str, Value]:
     """The candidate with the best NDCG at 25, on other users than those of the metrics.
 
-    The first candidate when no users can be held out.
+    It is the first candidate when no users can be held out. The arguments are those of `candidates`
+    and of a Measure.
     """
-    outer = split(interactions, seed)
-    held_out = split(outer.train, seed) if outer else None
-    tries = candidates(ranges, values, jobs, seed)
+    metrics_split = split(interactions, seed)
+    held_out = split(metrics_split.train, seed) if metrics_split else None
+    all_candidates = candidates(ranges, values, jobs, seed)
     if held_out is None:
-        return next(tries)
-    ndcg_of = measure(held_out, values, seed, log)
+        return next(all_candidates)
+    measure_ndcg = measure(held_out, values, seed, log)
     best: dict[str, Value] = {}
     best_ndcg = -1.0
-    for tried in tries:
-        ndcg = ndcg_of({**values, **tried})
-        log(f"tried {tried}: NDCG at 25 of {ndcg:.4f}")
+    for candidate in all_candidates:
+        ndcg = measure_ndcg({**values, **candidate})
+        log(f"tried {candidate}: NDCG at 25 of {ndcg:.4f}")
         if ndcg > best_ndcg:
-            best, best_ndcg = tried, ndcg
+            best, best_ndcg = candidate, ndcg
     return best
 
 
@@ -173,7 +196,9 @@ def _number_range(low: float, high: float, *, whole: bool) -> Range:
     return Range(values=range(int(low), int(high) + 1)) if whole else Range(ends=(low, high))
 
 
-def _check_ends(name: str, kind: Number | Boolean, low: float, high: float, *, whole: bool) -> None:
+def _require_ends(
+    name: str, kind: Number | Boolean, low: float, high: float, *, whole: bool
+) -> None:
     if not isinstance(kind, Number) or kind.whole != whole:
         raise HyperparameterError(
             f"hyperparameter {name} takes {kind}, so its range cannot be "

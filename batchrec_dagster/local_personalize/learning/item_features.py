@@ -17,11 +17,12 @@ from batchrec_dagster.personalize.schemas import CREATION_TIMESTAMP, ITEM_ID, Fi
 
 from .interactions import Float64, Ids, Int64, object_ids
 
-MAX_FEATURES = 500  # the most frequent of all columns: fitting their weights takes its cube
-MAX_ENTRIES = 64  # features of an item
-BUCKETS = 10  # of a number, with as many items each
+MAX_FEATURES = 500  # the most frequent of all columns; fitting their weights takes the cube of it
+MAX_ENTRIES = 64  # features of an item in a column
+BUCKETS = 10  # of a column of numbers, with about the same number of items each
 
-# The columns ITEM_ID and another one of the Items dataset; later rows of an item count.
+# Takes the name of a column of the Items dataset. The result has the columns ITEM_ID and this one.
+# If an item has several rows, the last one counts.
 ReadColumn = Callable[[str], pl.DataFrame]
 
 
@@ -29,22 +30,31 @@ ReadColumn = Callable[[str], pl.DataFrame]
 class ItemFeatures:
     """What the Items dataset says about its items."""
 
-    item_ids: Ids  # (n,) distinct, in the order of the dataset
-    matrix: csr_matrix  # (n, features) float32, each row of length 1, or 0 without a value
-    created: Float64  # (n,) CREATION_TIMESTAMP in epoch seconds, NaN where unknown
+    item_ids: Ids
+    """(n,) distinct str, in the order of the dataset."""
 
-    def rows(self, at: npt.NDArray[np.int32]) -> csr_matrix:
-        """(len(at), features): the rows of these indices, without entries for -1."""
-        known = (at >= 0).astype(np.float32)
+    matrix: csr_matrix
+    """(n, features) float32; the entries of a row have the Euclidean length 1, if there are any."""
+
+    created: Float64
+    """(n,) CREATION_TIMESTAMP in epoch seconds; NaN where unknown."""
+
+    def rows(self, index: npt.NDArray[np.int32]) -> csr_matrix:
+        """(len(index), features): the rows of these indices, without entries for -1."""
         if not len(self.item_ids):
-            return csr_matrix((len(at), self.matrix.shape[1]), dtype=np.float32)
-        out = (diags(known, dtype=np.float32) @ self.matrix[np.maximum(at, 0)]).tocsr()
-        out.eliminate_zeros()
-        return out.astype(np.float32)
+            return csr_matrix((len(index), self.matrix.shape[1]), dtype=np.float32)
+        has_row = (index >= 0).astype(np.float32)
+        rows = (diags(has_row, dtype=np.float32) @ self.matrix[np.maximum(index, 0)]).tocsr()
+        rows.eliminate_zeros()
+        return rows.astype(np.float32)
 
 
 def read_features(fields: Sequence[Field], read: ReadColumn) -> ItemFeatures | None:
-    """The features of the items, column by column; None if no column tells items apart."""
+    """The features of the items, or None if no column tells items apart.
+
+    fields: the columns of the dataset's schema. They are read one by one.
+    read: reads a column.
+    """
     ids: pl.Series | None = None
     created = None
     columns: list[tuple[Int64, pl.Series]] = []
@@ -54,9 +64,10 @@ def read_features(fields: Sequence[Field], read: ReadColumn) -> ItemFeatures | N
         frame = read(field.name).unique(ITEM_ID, keep="last", maintain_order=True)
         if ids is None:
             ids = frame[ITEM_ID]
-        elif not frame[ITEM_ID].equals(ids):  # imported again meanwhile
-            wanted = pl.DataFrame({ITEM_ID: ids})
-            frame = wanted.join(frame, on=ITEM_ID, how="left", maintain_order="left")
+        elif not frame[ITEM_ID].equals(ids):
+            # The dataset was imported again meanwhile.
+            first_ids = pl.DataFrame({ITEM_ID: ids})
+            frame = first_ids.join(frame, on=ITEM_ID, how="left", maintain_order="left")
         cells = frame[frame.columns[1]]
         if field.name.upper() == CREATION_TIMESTAMP:
             created = cells.cast(pl.Float64).fill_null(np.nan).to_numpy()
@@ -71,7 +82,10 @@ def read_features(fields: Sequence[Field], read: ReadColumn) -> ItemFeatures | N
 
 
 def _categories(cells: pl.Series) -> tuple[Int64, pl.Series]:
-    """The rows and values of a column of texts; a cell may have several, between `|`."""
+    """The rows and values of a column of texts.
+
+    A cell may have several values with `|` between them, so a row may occur several times.
+    """
     split = pl.DataFrame({"row": np.arange(len(cells)), "value": cells.cast(pl.String)}).select(
         "row", pl.col("value").str.split("|").list.head(MAX_ENTRIES)
     )
@@ -94,11 +108,12 @@ def _buckets(cells: pl.Series) -> tuple[Int64, pl.Series]:
 
 def _matrix(columns: Sequence[tuple[Int64, pl.Series]], n: int) -> csr_matrix:
     """(n, features), from the rows and values of each column."""
+    schema = {"row": pl.Int64, "value": pl.String}
     entries = pl.concat(
-        pl.DataFrame(
-            {"row": rows, "value": values}, schema={"row": pl.Int64, "value": pl.String}
-        ).with_columns(column=pl.lit(at, pl.Int32))
-        for at, (rows, values) in enumerate(columns)
+        pl.DataFrame({"row": rows, "value": values}, schema=schema).with_columns(
+            column=pl.lit(number, pl.Int32)
+        )
+        for number, (rows, values) in enumerate(columns)
     )
     counts = (
         entries.group_by("column", "value")
@@ -111,8 +126,8 @@ def _matrix(columns: Sequence[tuple[Int64, pl.Series]], n: int) -> csr_matrix:
     )
     entries = entries.join(counts, on=["column", "value"]).sort("row", "feature")
     weights = np.log(n / entries["count"].to_numpy()).astype(np.float32)
-    at = entries["row"].to_numpy(), entries["feature"].to_numpy().astype(np.int32)
-    matrix = csr_matrix((weights, at), shape=(n, len(counts)), dtype=np.float32)
+    places = entries["row"].to_numpy(), entries["feature"].to_numpy().astype(np.int32)
+    matrix = csr_matrix((weights, places), shape=(n, len(counts)), dtype=np.float32)
     lengths = np.sqrt(np.asarray(matrix.multiply(matrix).sum(axis=1)).ravel())
     scale = (1 / np.maximum(lengths, np.finfo(np.float32).tiny)).astype(np.float32)
     return csr_matrix(diags(scale) @ matrix, dtype=np.float32)

@@ -1,5 +1,7 @@
-"""The weights of EASE at single pairs of items, from a few eigenvectors: for catalogues too large
-to invert."""
+"""The weights of EASE at single pairs of items, from a few eigenvectors.
+
+Catalogues that are too large to invert have these weights.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +13,11 @@ from scipy.sparse import csr_matrix
 from .interactions import Float32, Float64, Int64
 from .threads import row_ranges, single_threaded_blas
 
-RANK = 64
-ITERATIONS = 3
-PROBES = 8
-PAIRS = 1 << 18  # at once, a few MiB
-ROWS = 64  # multiplied at once with all items that any of them needs: many need the same
+RANK = 64  # eigenvectors
+ITERATIONS = 3  # of the subspace iteration
+PROBES = 8  # random vectors from which the other eigenvalues are estimated
+PAIRS = 1 << 18  # of items at once, which take a few MiB
+ROWS = 64  # targets at once; they are multiplied with all items that any of them needs
 
 
 @dataclass(frozen=True)
@@ -28,22 +30,25 @@ class LowRank:
     """
 
     slope: float
-    factors: Float32  # (n_items, RANK)
-    diagonal: Float32  # (n_items,)
+    factors: Float32
+    """(n_items, RANK): the vectors f."""
+
+    diagonal: Float32
+    """(n_items,): the diagonal of the matrix."""
 
     @classmethod
     def fit(cls, matrix: csr_matrix, regularization: float) -> LowRank:
-        """From the (users, n_items) matrix of ones."""
+        """The approximation for a matrix X (users, n_items) of ones."""
         rng, n_items = np.random.default_rng(0), matrix.shape[1]
-        transposed = matrix.T.tocsr()
-        counts = np.diff(transposed.indptr)
-        values, basis = leading_eigenvectors(matrix, transposed, RANK, rng)
+        by_item = matrix.T.tocsr()
+        counts = np.diff(by_item.indptr)
+        values, basis = leading_eigenvectors(matrix, by_item, RANK, rng)
         with single_threaded_blas():
             probes = rng.standard_normal((n_items, PROBES), dtype=np.float32)
             probes -= basis @ (basis.T @ probes)
-            images = transposed @ (matrix @ probes)
+            images = by_item @ (matrix @ probes)
             # Once more, so that items with the same users get the same vectors, to the last bit.
-            basis = transposed @ (matrix @ basis) / np.maximum(values, 1e-3).astype(np.float32)
+            basis = by_item @ (matrix @ basis) / np.maximum(values, 1e-3).astype(np.float32)
         # The mean of the other eigenvalues, weighted by themselves.
         first, second = float(np.vdot(probes, images)), float(np.vdot(images, images))
         slope = 1 / (regularization + second / max(first, 1.0))
@@ -55,34 +60,46 @@ class LowRank:
         return cls(slope, factors, np.maximum(diagonal, least).astype(np.float32))
 
     def to_weights(self, counts: csr_matrix, targets: Int64) -> None:
-        """Replace the common users of these targets (rows) and all items (columns) by weights."""
-        ends, index = counts.indptr, np.empty(counts.shape[1], dtype=np.int32)
-        is_used = np.zeros(counts.shape[1], dtype=bool)
-        for some in row_ranges(ends, PAIRS, ROWS):
-            at = slice(ends[some.start], ends[some.stop])
-            columns, own = counts.indices[at], targets[some]
+        """Replace counts of common users by weights, in place.
+
+        counts: (targets, n_items): how many users a target and an item have in common.
+        targets: (targets,) the index of each row's item.
+        """
+        ends = counts.indptr
+        n_items = counts.shape[1]
+        is_used = np.zeros(n_items, dtype=bool)
+        index = np.empty(n_items, dtype=np.int32)  # of each used item, among them
+        for rows in row_ranges(ends, PAIRS, ROWS):
+            entries = slice(ends[rows.start], ends[rows.stop])
+            columns = counts.indices[entries]
+            row_targets = targets[rows]
             is_used[columns] = True
             used = np.flatnonzero(is_used)
-            is_used[used], index[used] = False, np.arange(len(used), dtype=np.int32)
-            row = np.repeat(np.arange(len(own)), np.diff(ends)[some])
-            dots = (self.factors[own] @ self.factors[used].T)[row, index[columns]]
-            values = np.float32(self.slope) * counts.data[at] - dots
-            counts.data[at] = values / self.diagonal[own][row]
+            is_used[used] = False
+            index[used] = np.arange(len(used), dtype=np.int32)
+            row = np.repeat(np.arange(len(row_targets)), np.diff(ends)[rows])
+            dots = (self.factors[row_targets] @ self.factors[used].T)[row, index[columns]]
+            values = np.float32(self.slope) * counts.data[entries] - dots
+            counts.data[entries] = values / self.diagonal[row_targets][row]
 
 
 def leading_eigenvectors(
-    matrix: csr_matrix, transposed: csr_matrix, rank: int, rng: np.random.Generator
+    matrix: csr_matrix, by_item: csr_matrix, rank: int, rng: np.random.Generator
 ) -> tuple[Float64, Float32]:
     """The largest (rank,) eigenvalues of XᵀX, smallest first, and their (n_items, rank) vectors.
 
     By subspace iteration: Halko, Martinsson, Tropp, "Finding structure with randomness" (SIAM
-    Review 2011). `matrix` is X (users, n_items); fewer items than `rank` give as many vectors.
+    Review 2011).
+
+    matrix: X (users, n_items).
+    by_item: Xᵀ (n_items, users).
+    rank: how many there are; of fewer items, as many as items.
     """
     n_items = matrix.shape[1]
     basis = rng.standard_normal((n_items, min(rank, n_items)), dtype=np.float32)
     with single_threaded_blas():
         for _ in range(ITERATIONS):
-            basis = np.linalg.qr(transposed @ (matrix @ basis))[0]
-        projected = matrix @ basis
-        values, rotation = np.linalg.eigh((projected.T @ projected).astype(np.float64))
+            basis = np.linalg.qr(by_item @ (matrix @ basis))[0]
+        projection = matrix @ basis
+        values, rotation = np.linalg.eigh((projection.T @ projection).astype(np.float64))
         return values, basis @ rotation.astype(np.float32)

@@ -1,11 +1,11 @@
 """Selects the components of a blend on a sample, where the data are large.
 
-To fit a component only to learn that the blend does without it was half of a training. So above
-MAX_ROWS interactions or MAX_ITEMS items, components and recency exponents are selected on some of
-the users, with all of their history, and the most popular items. Fewer items make up for fewer
-users: with all items, EASE falls behind on a sample, as it does on small data. What is selected is
-fitted on all users but the held-out ones, of whom there are MAX_HELD_OUT at most: NDCG then has a
-standard error of about 0.002.
+Half of a training was spent on components that the blend then did without. So above MAX_ROWS
+interactions or MAX_ITEMS items, components and recency exponents are selected on some of the users,
+with all of their history, and the most popular items. Fewer items make up for fewer users: with all
+items, EASE falls behind on a sample, as it does on small data. What is selected is fitted on all
+users but the held-out ones. Of these there are MAX_HELD_OUT at most, with whom NDCG has a standard
+error of about 0.002.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from .interactions import Interactions
 from .model_selection import Blend, select_blend
 from .validation import ValidationSet
 
-MAX_ROWS = 3_000_000  # interactions; with at most so many, no one is left out
+MAX_ROWS = 3_000_000  # interactions; up to these, no user is left out
 MAX_ITEMS = 100_000  # with interactions; each is scored for each user, and keeps weights
 SAMPLE_ROWS = 1_000_000
 SAMPLE_ITEMS = 6_000
 MIN_SAMPLE_USERS = 5_000
 MAX_SAMPLE_SHARE = 0.5  # a sample of more users would save too little
 MAX_HELD_OUT = 10_000  # users
-LEAST_GAIN = 0.01  # of NDCG, relative: for less, EASE is not worth its time, the most of all
+LEAST_GAIN = 0.01  # of NDCG, relative; for less, EASE is not worth its time, the longest of all
 
 
 def is_large(interactions: Interactions) -> bool:
@@ -58,36 +58,36 @@ def sample(held_out: Split, seed: int) -> Split:
     The held-out users stay the same.
     """
     train = held_out.train
-    chosen = np.random.default_rng(seed).random(len(train.user_ids)) < sample_share(train)
-    part = train.filter(chosen[train.users])
-    popular = np.sort(np.argsort(-part.item_counts, kind="stable")[:SAMPLE_ITEMS])
+    is_sampled = np.random.default_rng(seed).random(len(train.user_ids)) < sample_share(train)
+    sampled = train.filter(is_sampled[train.users])
+    popular = np.sort(np.argsort(-sampled.item_counts, kind="stable")[:SAMPLE_ITEMS])
     return replace(
         held_out,
-        train=_only_items(part, popular),
-        inputs=_only_items(held_out.inputs, popular),
-        truth=_only_items(held_out.truth, popular),
+        train=_select_items(sampled, popular),
+        inputs=_select_items(held_out.inputs, popular),
+        truth=_select_items(held_out.truth, popular),
     )
 
 
-def _only_items(interactions: Interactions, kept: npt.NDArray[np.intp]) -> Interactions:
+def _select_items(interactions: Interactions, items: npt.NDArray[np.intp]) -> Interactions:
     """The interactions with the items of these sorted indices."""
-    index = np.full(len(interactions.item_ids), -1, dtype=np.int32)
-    index[kept] = np.arange(len(kept), dtype=np.int32)
-    rows = interactions.filter(index[interactions.items] >= 0)
-    rewards = None if interactions.rewards is None else interactions.rewards[kept]
-    ids = interactions.item_ids[kept]
-    return replace(rows, item_ids=ids, items=index[rows.items], rewards=rewards)
+    new_index = np.full(len(interactions.item_ids), -1, dtype=np.int32)
+    new_index[items] = np.arange(len(items), dtype=np.int32)
+    rows = interactions.filter(new_index[interactions.items] >= 0)
+    rewards = None if interactions.rewards is None else interactions.rewards[items]
+    ids = interactions.item_ids[items]
+    return replace(rows, item_ids=ids, items=new_index[rows.items], rewards=rewards)
 
 
 def select_on_sample(sets: Sequence[ValidationSet], *, recency: bool) -> Blend:
-    """The blend for the sample; without EASE, if that costs less than LEAST_GAIN of its NDCG."""
+    """The blend for the sample. EASE is left out if that costs less than LEAST_GAIN of its NDCG."""
     best = select_blend(sets, recency=recency)
     ease = {EASE, EASE_HIGH_REG}
     if not ease & set(best.weights) or len(best.weights) == 1:
         return best
-    others = [
-        replace(one, scorers={name: of for name, of in one.scorers.items() if name not in ease})
-        for one in sets
-    ]
-    without = select_blend(others, recency=recency)
-    return without if best.ndcg < (1 + LEAST_GAIN) * without.ndcg else best
+    sets_without_ease = []
+    for part in sets:
+        others = {name: scorer for name, scorer in part.scorers.items() if name not in ease}
+        sets_without_ease.append(replace(part, scorers=others))
+    without_ease = select_blend(sets_without_ease, recency=recency)
+    return without_ease if best.ndcg < (1 + LEAST_GAIN) * without_ease.ndcg else best

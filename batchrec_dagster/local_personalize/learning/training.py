@@ -22,25 +22,31 @@ from .related import LastItemRecommender, RelatedItemsModel
 from .train_blend import measure_blend, train_blend, train_blend_on_histories, update_blend
 from .validation import ValidationSet, make_validation_set
 
-# By the names of GetSolutionMetrics, and as GROUP/NAME what they rest on; empty if no user was held
-# out.
+# Metrics by the names of GetSolutionMetrics, and the evidence for them as GROUP/NAME, see
+# evidence.measure. They are empty if no user was held out.
 Metrics = dict[str, float]
 
-# The model of all interactions, and its metrics on users that the same training has not seen.
+# Takes interactions, hyperparameters, a seed and a log. The result is the model of all
+# interactions, and the metrics of a model that has not seen the users it is measured on.
 Train = Callable[[Interactions, Values, int, Log], tuple[AnyModel, Metrics]]
 
-# The model in a folder, updated with all interactions; its metrics and hyperparameters. None when
-# it must be trained in full.
+# Takes the folder of a model, all interactions, a seed and a log. The result is the model updated
+# with them, its metrics and its hyperparameters; None when it must be trained in full.
 Update = Callable[[Path, Interactions, int, Log], tuple[AnyModel, Metrics, Values] | None]
 
 
 @dataclass(frozen=True)
 class RecipeTrainer:
-    """How a recipe is trained; `measure` is for performHPO, `update` for trainingMode UPDATE."""
+    """How a recipe is trained."""
 
     train: Train
+    """A full training."""
+
     measure: Measure | None = None
+    """Compares hyperparameters for performHPO, if the recipe has any to tune."""
+
     update: Update | None = None
+    """A training with trainingMode UPDATE, if the recipe has one."""
 
 
 @dataclass(frozen=True)
@@ -50,15 +56,19 @@ class TrainedModel:
     model: AnyModel
     metrics: Metrics
     evidence: Metrics
-    tuned: dict[str, str] = field(default_factory=dict)  # hyperparameters that a search chose
+    tuned: dict[str, str] = field(default_factory=dict)
+    """The hyperparameters that a search chose, as text."""
 
     @classmethod
     def from_measurements(
-        cls, model: AnyModel, measured: Metrics, tuned: dict[str, str]
+        cls, model: AnyModel, measurements: Metrics, tuned: dict[str, str]
     ) -> TrainedModel:
-        """From what a trainer returns."""
-        metrics = {key: value for key, value in measured.items() if "/" not in key}
-        evidence = {key: value for key, value in measured.items() if "/" in key}
+        """The model with what its trainer returns as metrics.
+
+        measurements: metrics, and as GROUP/NAME the evidence for them.
+        """
+        metrics = {key: value for key, value in measurements.items() if "/" not in key}
+        evidence = {key: value for key, value in measurements.items() if "/" in key}
         return cls(model, metrics, evidence, tuned)
 
 
@@ -75,28 +85,30 @@ def train_segmentation(
     interactions: Interactions, values: Values, seed: int, log: Log
 ) -> tuple[SegmentationModel, Metrics]:
     """User segmentation: a blend, and a factor for items that users already have."""
-    model, measured, held_out = train_blend_on_histories(interactions, values, seed, log)
-    if measured is None or held_out is None:
+    model, test_model, held_out = train_blend_on_histories(interactions, values, seed, log)
+    if test_model is None or held_out is None:
         return SegmentationModel(model), {}
-    users = make_validation_set({}, held_out, measured.item_ids, include_seen=True)
-    factor = measure_repeat_factor(measured, users)
+    users = make_validation_set({}, held_out, test_model.item_ids, include_seen=True)
+    factor = measure_repeat_factor(test_model, users)
     log(f"for the same score, a known item is {factor:.3g} times as likely as a new one")
-    metrics = evaluate_segments(SegmentationModel(measured, factor), held_out)
+    metrics = evaluate_segments(SegmentationModel(test_model, factor), held_out)
     return SegmentationModel(model, factor), metrics
 
 
 def measure_repeat_factor(model: BlendModel, held_out: ValidationSet) -> float:
     """How many times likelier the items of a history are than the model says, compared with others.
 
-    Measured on users whose relevant items include seen ones; 1 when it cannot be measured.
+    It is 1 when it cannot be measured.
+
+    held_out: users whose relevant items include seen ones.
     """
     seen_hits = new_hits = seen_expected = new_expected = 0.0
     for history, truth in held_out.chunks():
         seen = history.seen
         predicted = probabilities(model, history)
-        of_seen = float(predicted[seen.nonzero()].sum(dtype=np.float64))
-        seen_expected += of_seen
-        new_expected += len(predicted) - of_seen
+        expected = float(predicted[seen.nonzero()].sum(dtype=np.float64))
+        seen_expected += expected
+        new_expected += len(predicted) - expected
         hits = float(truth.multiply(seen).count_nonzero())
         seen_hits += hits
         new_hits += truth.count_nonzero() - hits
@@ -109,29 +121,29 @@ def measure_repeat_factor(model: BlendModel, held_out: ValidationSet) -> float:
 def train_sims(
     interactions: Interactions, values: Values, seed: int, log: Log
 ) -> tuple[RelatedItemsModel, Metrics]:
-    """aws-sims: items with too few users in common are not related."""
-    return _train_related(interactions, _with_sims_defaults(values), seed)
+    """aws-sims: items with few users in common are not related."""
+    return _train_related(interactions, _add_sims_defaults(values), seed)
 
 
 def train_similar_items(
     interactions: Interactions, values: Values, seed: int, log: Log
 ) -> tuple[RelatedItemsModel, Metrics]:
-    """aws-similar-items: answers for items with few interactions too."""
+    """aws-similar-items: also items with few users in common are related."""
     return _train_related(interactions, values, seed)
 
 
 def measure_sims(held_out: Split, values: Values, seed: int, log: Log) -> Callable[[Values], float]:
     """For hpo.tune: a function from hyperparameters of aws-sims to NDCG at 25."""
 
-    def ndcg(tried: Values) -> float:
-        model = LastItemRecommender(_fit_related(held_out.train, _with_sims_defaults(tried)))
-        scores = [evaluate(model, one).ndcg() for one in add_earlier_cutoffs(held_out)]
+    def ndcg(candidate: Values) -> float:
+        model = LastItemRecommender(_fit_related(held_out.train, _add_sims_defaults(candidate)))
+        scores = [evaluate(model, part).ndcg() for part in add_earlier_cutoffs(held_out)]
         return float(np.concatenate(scores).mean())
 
     return ndcg
 
 
-def _with_sims_defaults(values: Values) -> Values:
+def _add_sims_defaults(values: Values) -> Values:
     return {"min_cointeraction_count": related.MIN_COINTERACTIONS, **values}
 
 
@@ -141,8 +153,8 @@ def _train_related(
     held_out = split(interactions, seed)
     metrics = {}
     if held_out is not None:
-        measured = LastItemRecommender(_fit_related(held_out.train, values))
-        metrics = measure(measured, held_out)
+        test_model = LastItemRecommender(_fit_related(held_out.train, values))
+        metrics = measure(test_model, held_out)
     return _fit_related(interactions, values), metrics
 
 
@@ -151,11 +163,11 @@ def _fit_related(interactions: Interactions, values: Values) -> RelatedItemsMode
     item_ids = interactions.item_ids[order]
     selected = drop_extreme_users(interactions, values)
     history = Histories(selected, item_ids).of_users(np.unique(selected.users))
-    kept = mark_within_percentiles(
+    is_kept = mark_within_percentiles(
         interactions.item_counts[order], "item_interaction_count", values
     )
     weights = related.fit(
-        keep_columns(history.recency_weights(0.0), kept),
+        keep_columns(history.recency_weights(0.0), is_kept),
         discount=float(values.get("popularity_discount_factor", related.POPULARITY_DISCOUNT)),
         min_cointeractions=int(values.get("min_cointeraction_count", 1)),
     )
