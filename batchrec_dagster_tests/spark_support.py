@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -48,6 +50,8 @@ QUICK_ARGUMENTS += "pyspark-shell"
 @contextmanager
 def quick_session() -> Iterator[SparkSession]:
     """A Spark for a few rows."""
+    # Its workers need Polars, which another Python on this machine may not have.
+    os.environ["PYSPARK_PYTHON"] = sys.executable
     session = local_session(1, "1g", "-XX:TieredStopAtLevel=1")
     session.sparkContext.setLogLevel("ERROR")
     for name, value in QUICK.items():

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchrec_dagster.preparation.layout import json_cell, parse_json
-from batchrec_dagster.preparation.polars import json_table as json_decoding
-from batchrec_dagster.preparation.polars.json_table import Decoding
-from batchrec_dagster.preparation.polars.tables import FLAW
+from batchrec_dagster.preparation.polars import json_decoding
+from batchrec_dagster.preparation.polars.cells import FLAW
+from batchrec_dagster.preparation.polars.json_decoding import JsonDecoder
 
 NAMES = {"user": "userId", "item": "né", "rating": "stars", "event_value": "price"}
 NUMBERS = (
@@ -119,8 +119,8 @@ def test_what_is_broken_is_that_for_both(texts: list[str]) -> None:
 
 def check(texts: list[str]) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(json_decoding, "FEW", 1)
-        found = Decoding(NAMES).decode(pl.Series("text", texts)).to_list()
+        patch.setattr(json_decoding, "FEW_LINES", 1)
+        found = JsonDecoder(NAMES).decode(pl.Series("text", texts)).to_list()
     wanted = [by_json(text) for text in texts]
     assert [without_rating(row) for row in found] == [without_rating(row) for row in wanted]
     # Of which only the value counts.
@@ -141,13 +141,13 @@ def number(text: str | None) -> float | str | None:
 @pytest.mark.parametrize("name", ['say "hi"', "a/b", "back\\slash"])
 def test_a_name_that_is_written_in_several_ways(name: str) -> None:
     texts = [json.dumps({name: "x"}), json.dumps({name: "y"}).replace("/", "\\/")] * 100
-    found = Decoding({"user": name}).decode(pl.Series(texts))
+    found = JsonDecoder({"user": name}).decode(pl.Series(texts))
     assert found.to_list() == [{FLAW: None, "user": "x"}, {FLAW: None, "user": "y"}] * 100
 
 
 def test_a_column_of_two_roles_is_exact_for_both() -> None:
     names = {"rating": "stars", "event_value": "stars"}
-    found = Decoding(names).decode(pl.Series(['{"stars": 4.0}'] * 100))
+    found = JsonDecoder(names).decode(pl.Series(['{"stars": 4.0}'] * 100))
     assert found.to_list() == [{FLAW: None, "rating": "4.0", "event_value": "4.0"}] * 100
 
 
@@ -162,6 +162,6 @@ def test_a_bad_line_among_many_costs_little() -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(json_decoding, "parse_json", counted)
-        found = Decoding(NAMES).decode(texts)
-    assert len(calls) <= 2 * json_decoding.FEW
+        found = JsonDecoder(NAMES).decode(texts)
+    assert len(calls) <= 2 * json_decoding.FEW_LINES
     assert found.struct.field(FLAW).is_not_null().arg_true().to_list() == [10_000]

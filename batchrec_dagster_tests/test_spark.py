@@ -11,7 +11,6 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
-from functools import reduce
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,7 @@ import pytest
 from dagster_pipes import PipesContext, PipesContextData, encode_param
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql import functions as F  # noqa: N812
+from pyspark.sql import SparkSession
 
 from batchrec_dagster.preparation.layout import (
     CUT_OFF,
@@ -32,16 +30,6 @@ from batchrec_dagster.preparation.layout import (
     PreparationError,
 )
 from batchrec_dagster.preparation.rules import Rules
-from batchrec_dagster.preparation.spark.lines import ROW
-from batchrec_dagster.preparation.spark.prepare import SETTINGS
-from batchrec_dagster.preparation.spark.rows import (
-    FORM,
-    PROBLEM,
-    REASON,
-    SECONDS,
-    time_forms,
-    timed,
-)
 from batchrec_dagster_tests.spark_support import (
     Outcome,
     on_spark,
@@ -222,106 +210,6 @@ def test_layouts_without_a_header(
     assert len(done.written.splitlines()) > 1
 
 
-TIMES: list[tuple[str, list[str]]] = [
-    ("auto", ["0", "99999999999", "+5", "253402300799", "253402214400000", "5.9", "5.", "1.6e9"]),
-    ("s", ["1e0", "-0", "-0.5", "1.5e", "1e400", "12e1", "1.5E+3", "1e20", ".5", "4102444799.9"]),
-    ("ns", ["1600000000123456789.5", "1.6e18"]),
-    ("excel", ["45292", "45292.75", "45292.000006", "25569", "1", "0", "9999999", "-1", "4e4"]),
-    ("auto", ["100000000000", "1162160237999"]),
-    ("auto", ["100000000000000", "99999999999999999"]),
-    ("auto", ["100000000000000000", "9223372036854775807", "9223372036854775808"]),
-    ("ms", ["-1", "-1000", "999", "1000", "1162160237999", "-9223372036854775808"]),
-    (
-        "auto",
-        [
-            *("2001-02-03", "2001-02-03T04:05", "2001-02-03 04:05:06", "2001-02-03T04:05:06.789"),
-            *("2001-02-03T04:05:06Z", "2001-02-03T04:05:06 UTC", "2001-02-03T04:05:06+0530"),
-            *("2001-02-03T04:05:06-05", "2001-02-03T04:05:06+05:30", "2001-02-29", "2000-02-29"),
-            *("2001-02-03T24:00", "2001-02-03T23:60", "2001-02-03T23:59:60", "1969-12-31"),
-            *(
-                "0000-01-01",
-                "9999-12-31T23:59:59",
-                "2001-2-3",
-                "2001-02-03T04:05:06,7",
-                " 2001-02-03 ",
-            ),
-        ],
-    ),
-    (
-        "%d.%m.%Y %H:%M:%S",
-        [
-            *("03.02.2001 04:05:06", "3.2.2001 4:05:06", "31.02.2001 00:00:00", "3.2.2001"),
-            *("03.02.2001 24:05:06", "03.02.2001  04:05:06", "03.02.0001 04:05:06", "x"),
-        ],
-    ),
-    ("%b %d, %y %I:%M %p", ["Feb 03, 01 04:05 pm", "FEB 3, 69 12:00 am", "Feb 3, 70 12:00 PM"]),
-    (
-        "%a %b %d %H:%M:%S %z %Y",
-        ["Wed Aug 27 13:08:45 +0000 2008", "Thu Aug 27 13:08:45 +0000 2008"],
-    ),
-    ("%A, %d %b %Y", ["Wednesday, 27 Aug 2008", "wed, 27 Aug 2008", "Wednes, 27 Aug 2008"]),
-    ("%a, %d %b %Y", ["Wednesday, 27 Aug 2008", "wed, 27 Aug 2008", "Tue, 27 Aug 2008"]),
-    (
-        "%Y-%m-%d %H:%M:%S.%f",
-        [f"2020-01-02 03:04:05{end}" for end in (".5", "", ".", ".0123456789")],
-    ),
-    ("%d %B %Y", ["3 February 2001", "30 february 2001", "1 May 1999", "1 Dec 1999"]),
-    ("%Y-%m-%dT%H:%M:%S%z", ["2001-02-03T04:05:06+0530", "2001-02-03T04:05:06-05:30"]),
-]
-
-
-LOCAL = [
-    *("2024-03-31T01:59:59", "2024-03-31T02:30", "2024-03-31 03:00", "2024-10-27 02:30"),
-    *("2024-10-27", "2024-10-27T02:30Z", "2024-10-27T02:30 UTC", "2024-10-27T02:30+05"),
-    *("1970-01-01", "1970-01-02", "9999-12-31"),
-]
-
-
-# How a time is read does not depend on the zone that it is moved by afterwards.
-ZONES = [
-    ("Europe/Berlin", "auto", LOCAL),
-    ("America/St_Johns", "auto", LOCAL),
-    ("Australia/Lord_Howe", "auto", LOCAL),
-    ("Europe/Berlin", "%d.%m.%y %H:%M", ["31.03.24 02:30", "27.10.24 02:30", "01.07.24 12:00"]),
-    ("Europe/Berlin", "excel", ["45292.5", "45382.104166667"]),
-]
-
-
-def test_timestamps(spark: SparkSession, tmp_path: Path) -> None:
-    """In two jobs: a file for each form would take a second and a half each."""
-    for name, value in SETTINGS.items():
-        spark.conf.set(name, value)
-    texts: list[tuple[int, str]] = []
-    expected, found = [], []
-    for unit, times, zone in [*((*case, None) for case in TIMES), *((*c[1:], c[0]) for c in ZONES)]:
-        first = len(texts)
-        texts += [(first + number, text) for number, text in enumerate(times)]
-        file = tmp_path / f"{first}.csv"
-        file.write_text(HEADER + "".join(f'{row},1,5,"{text}"\n' for row, text in texts[first:]))
-        layout = replace(COMMA, timestamp_unit=unit, timezone=zone)
-        done = on_this_machine([file], layout, SKIP)
-        assert done.written is not None
-        written = done.written.splitlines()[1:]
-        assert written
-        expected.append((Counter(written), Counter(done.left_out), done.unit))
-        found.append((range(first, len(texts)), unit, zone))
-    none = F.lit(None).cast("string")
-    frame = spark.createDataFrame(texts, f"{ROW} long, timestamp string")
-    frame = frame.withColumns({PROBLEM: none, REASON: none}).cache()
-    forms = {row[ROW]: row[FORM] for row in time_forms(frame).collect()}
-    parts = [
-        timed(frame.filter(F.col(ROW).isin([*rows])), here[2], zone).select(ROW, SECONDS, REASON)
-        for (rows, _, zone), here in zip(found, expected, strict=True)
-    ]
-    read = {row[ROW]: row for row in reduce(DataFrame.union, parts).collect()}
-    for (rows, unit, _), here in zip(found, expected, strict=True):
-        there = [read[row] for row in rows]
-        kept = Counter(f"{row[ROW]},1,{row[SECONDS]}" for row in there if row[REASON] is None)
-        left_out = Counter(row[REASON] for row in there if row[REASON] is not None)
-        units = {forms[row] for row in rows if row in forms} if unit == "auto" else {unit}
-        assert (kept, left_out, units) == (*here[:2], {here[2]})
-
-
 def test_times_that_stand_for_none(spark: SparkSession, tmp_path: Path) -> None:
     rows = "1,1,5,1500000000000\n2,1,5,0\n3,1,5,253402300799000\n4,1,5,253402300799\n"
     done = both(spark, tmp_path, f"{HEADER}{rows}5,1,5,9999-12-31\n6,1,5,1970-01-01\n")
@@ -455,6 +343,7 @@ FILTERS = [
     "kind LIKE 'g%' AND count BETWEEN 1 AND 3",
     "NOT new OR count * 2 > 3",
     "\"the kind\" = 'a\\b' OR LOWER(kind) = 'gift'",
+    "STARTS_WITH(kind, 'G') OR STRPOS(kind, '''') > 0",
 ]
 
 
@@ -601,11 +490,11 @@ def test_the_script_reports_why_it_fails(
     """As a process of Dagster Pipes, but for the session, which is there."""
     from batchrec_dagster.preparation.spark import job
 
-    (tmp_path / "ratings.csv").write_text(f"{HEADER}1,10,5,1000\n")
+    (tmp_path / "ratings.csv").write_text(f"{HEADER}1,ten,5,1000\n")
     task = spark_task(
         [tmp_path / "ratings.csv"],
         replace(COMMA, types={"movieId": "string"}),
-        Rules(filter="STARTS_WITH(movieId, '1')"),
+        Rules(filter="CAST(movieId AS INT) > 1"),
         tmp_path,
     )
     messages = tmp_path / "messages"
@@ -620,7 +509,7 @@ def test_the_script_reports_why_it_fails(
         for message in map(json.loads, messages.read_text().splitlines())
         if message["method"] == "report_custom_message"
     ]
-    assert said.startswith("interactions.filter is not for Spark: [UNRESOLVED_ROUTINE]")
+    assert said.startswith("ratings.csv: interactions.filter fails: conversion from `str` to `i32`")
 
 
 def test_a_task_goes_through_json() -> None:

@@ -12,7 +12,8 @@ from functools import cached_property
 import polars as pl
 
 from batchrec_dagster.preparation.layout import Column, Decimal, Format, PreparationError
-from batchrec_dagster.preparation.polars.csv_table import CsvTable, pointed
+from batchrec_dagster.preparation.polars.cells import swap_comma_and_point
+from batchrec_dagster.preparation.polars.csv_table import CsvTable
 from batchrec_dagster.preparation.polars.json_table import JsonTable
 from batchrec_dagster.preparation.polars.rows import typed
 from batchrec_dagster.preparation.polars.tables import ParquetTable, is_without_text
@@ -150,5 +151,5 @@ def _are_all(cells: pl.Series, kind: str, decimal: Decimal) -> bool:
     """Whether all cells are of this type of `Layout.types`."""
     text = pl.lit(cells)
     if kind == "double" and decimal == ",":
-        text = pointed(text)
+        text = swap_comma_and_point(text)
     return not pl.select(typed(text, kind).null_count()).item()

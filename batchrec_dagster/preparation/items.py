@@ -32,9 +32,10 @@ from batchrec_dagster.preparation.layout import (
     locate,
     split_line,
 )
+from batchrec_dagster.preparation.polars.cells import SHOWN
 from batchrec_dagster.preparation.polars.csv_table import DELIMITERS, check_width
 from batchrec_dagster.preparation.polars.decoding import OpenedFile, RawFile, open_file
-from batchrec_dagster.preparation.polars.tables import SHOWN, damaged
+from batchrec_dagster.preparation.polars.tables import damaged
 from batchrec_dagster.preparation.rules import BadRows
 from batchrec_dagster.storage.durable import temporary_folder
 

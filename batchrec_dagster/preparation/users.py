@@ -16,9 +16,10 @@ from batchrec_dagster.personalize.schemas import (
 )
 from batchrec_dagster.preparation.confined.reader import ConfinedReader
 from batchrec_dagster.preparation.layout import NULL_VALUES, Column, PreparationError, recognise
+from batchrec_dagster.preparation.polars.cells import FLAW, ROW
 from batchrec_dagster.preparation.polars.decoding import RawFile, open_file
 from batchrec_dagster.preparation.polars.rows import Cells
-from batchrec_dagster.preparation.polars.tables import FLAW, ROW, RowTable
+from batchrec_dagster.preparation.polars.tables import RowTable
 from batchrec_dagster.preparation.recognition import recognise_table
 from batchrec_dagster.preparation.rules import InteractionCounts
 from batchrec_dagster.storage.durable import temporary_folder

@@ -23,6 +23,7 @@ from batchrec_dagster.preparation.layout import (
     time_problem,
 )
 from batchrec_dagster.preparation.polars import times
+from batchrec_dagster.preparation.polars.cells import ROW, SHOWN, TEXT
 from batchrec_dagster.preparation.polars.csv_table import CsvTable
 from batchrec_dagster.preparation.polars.decoding import OpenedFile, RawFile, open_file
 from batchrec_dagster.preparation.polars.row_filters import RowFilter, looks_at_more_than_one_row
@@ -33,10 +34,11 @@ from batchrec_dagster.preparation.polars.rows import (
     SECONDS,
     RowFindings,
     look,
-    parsed,
+    parse_rows,
+    read_error,
     time_forms,
 )
-from batchrec_dagster.preparation.polars.tables import ROW, SHOWN, TEXT, RowTable
+from batchrec_dagster.preparation.polars.tables import RowTable
 from batchrec_dagster.preparation.polars.typed_scan import write_clean, written, written_columns
 from batchrec_dagster.preparation.recognition import (
     ReadSettings,
@@ -55,7 +57,7 @@ def first_unit(tables: Sequence[RowTable], layout: Layout, rules: Rules) -> str:
     if layout.timestamp_unit != AUTO:
         return layout.timestamp_unit
     for number, table in enumerate(tables):
-        forms = time_forms(table, number, layout).select(FORM).head(1)
+        forms = _time_forms(table, number, layout).select(FORM).head(1)
         first = _collect(forms, tables, rules)
         if first.height:
             return str(first.item())
@@ -65,18 +67,24 @@ def first_unit(tables: Sequence[RowTable], layout: Layout, rules: Rules) -> str:
 def one_unit(tables: Sequence[RowTable], layout: Layout, rules: Rules) -> str:
     """The one form that all times have. Raises PreparationError, with the file and the line of the
     first that has another."""
-    forms = pl.concat(time_forms(table, number, layout) for number, table in enumerate(tables))
+    forms = pl.concat(_time_forms(table, number, layout) for number, table in enumerate(tables))
     order = pl.col(FILE).cast(pl.Int64) * _ROWS_OF_A_FILE + pl.col(ROW)
     first = forms.group_by(FORM).agg(order.min().alias("first")).sort("first")
     found = _collect(first, tables, rules).rows()
     if len(found) > 1:
         (form, _), (other, position) = found[:2]
         file, row = divmod(position, _ROWS_OF_A_FILE)
-        its_own = time_forms(tables[file], file, layout).filter(pl.col(ROW) == row)
+        its_own = _time_forms(tables[file], file, layout).filter(pl.col(ROW) == row)
         text = _collect(its_own.select("timestamp"), tables, rules).item()
         place = f"{tables[file].opened.name}, {tables[file].place(row)}"
         raise mixed_times(place, text, other, form)
     return found[0][0] if found else "s"
+
+
+def _time_forms(table: RowTable, number: int, layout: Layout) -> pl.LazyFrame:
+    """`rows.time_forms` of a file, with its number in FILE."""
+    forms = time_forms(table.cells(layout.roles), layout, plain=table.opened.is_plain)
+    return forms.with_columns(pl.lit(number, pl.UInt32).alias(FILE))
 
 
 def unreadable(error: Exception, tables: Sequence[RowTable], rules: Rules) -> PreparationError:
@@ -84,10 +92,7 @@ def unreadable(error: Exception, tables: Sequence[RowTable], rules: Rules) -> Pr
     for table in tables:
         if isinstance(table, CsvTable) and (problem := table.misquoted()):
             return PreparationError(problem)
-    name, reason = tables[0].opened.name, str(error).partition("\n")[0]
-    if rules.filter is not None:
-        return PreparationError(f"{name}: interactions.filter fails: {reason}")
-    return PreparationError(f"{name} cannot be read: {reason}")
+    return PreparationError(read_error(tables[0].opened.name, error, rules))
 
 
 def _collect(frame: pl.LazyFrame, tables: Sequence[RowTable], rules: Rules) -> pl.DataFrame:
@@ -189,7 +194,13 @@ class OpenedRatings:
 
     def _look(self, unit: str, target: Path | None) -> RowFindings:
         rows = pl.concat(
-            parsed(table, number, self.layout, self.rules, unit)
+            parse_rows(
+                table.cells(self.layout.roles),
+                self.layout,
+                self.rules,
+                unit,
+                plain=table.opened.is_plain,
+            ).with_columns(pl.lit(number, pl.UInt32).alias(FILE))
             for number, table in enumerate(self.tables)
         )
         try:

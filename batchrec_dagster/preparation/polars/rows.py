@@ -13,7 +13,7 @@ import polars as pl
 
 from batchrec_dagster.preparation.layout import FILTER, Layout, row_problems, time_problems
 from batchrec_dagster.preparation.polars import times
-from batchrec_dagster.preparation.polars.tables import FLAW, ROW, TEXT, RowTable
+from batchrec_dagster.preparation.polars.cells import FLAW, ROW, TEXT
 from batchrec_dagster.preparation.rules import BELOW_MIN_RATING, NOT_IN_FILTER, Rules
 
 # Columns of a parsed row, next to the roles': which file, the time, what is wrong with it (null
@@ -27,22 +27,31 @@ _PACKED = " row"
 _BLANKS = " \t"
 
 
-def parsed(table: RowTable, file: int, layout: Layout, rules: Rules, unit: str) -> pl.LazyFrame:
-    """FILE, ROW, TEXT, user, item, SECONDS, event_type, event_value (both as text, null where the
-    layout has none), PROBLEM and REASON of every row."""
+def parse_rows(
+    cells: pl.LazyFrame, layout: Layout, rules: Rules, unit: str, *, plain: bool = False
+) -> pl.LazyFrame:
+    """ROW, TEXT, user, item, SECONDS, event_type, event_value, PROBLEM and REASON of every row.
+
+    This is how a row of ratings is read, on this machine and on Spark.
+
+    cells: the cells of `Layout.roles`, from one of the functions of `cells`.
+    unit: how times are written, as in `Layout.timestamp_unit` but not `auto`.
+    plain: whether the file has nothing in it that an id must not have.
+
+    event_type and event_value are text; they are null where the layout has none.
+    """
     none = pl.lit(None, dtype=pl.String)
     seconds = pl.col(SECONDS)
     of_time = time_problems(seconds, seconds.is_null(), unit, layout.timezone)
-    problem = _first([*_row_problems(table, layout), *of_time])
+    problem = _first([*_row_problems(layout, plain=plain), *of_time])
     typed_columns = {
         name: typed(pl.col(FILTER + name), kind) for name, kind in layout.types.items()
     }
     return (
-        filtered(table.cells(layout.roles), typed_columns, rules)
+        filtered(cells, typed_columns, rules)
         .with_columns(times.seconds(pl.col("timestamp"), unit, layout.timezone).alias(SECONDS))
         .with_columns(pl.coalesce(FLAW, problem).alias(PROBLEM))
         .select(
-            pl.lit(file, pl.UInt32).alias(FILE),
             ROW,
             TEXT,
             "user",
@@ -56,20 +65,28 @@ def parsed(table: RowTable, file: int, layout: Layout, rules: Rules, unit: str) 
     )
 
 
-def time_forms(table: RowTable, file: int, layout: Layout) -> pl.LazyFrame:
-    """FILE, ROW, timestamp and FORM of the rows with nothing wrong, and a time in some form."""
-    problem = _first(_row_problems(table, layout))
+def time_forms(cells: pl.LazyFrame, layout: Layout, *, plain: bool = False) -> pl.LazyFrame:
+    """ROW, timestamp and FORM of the rows with nothing wrong, and a time in some form.
+
+    The parameters are those of `parse_rows`.
+    """
+    problem = _first(_row_problems(layout, plain=plain))
     return (
-        table.cells(layout.roles)
-        .filter(pl.coalesce(FLAW, problem).is_null())
-        .select(
-            pl.lit(file, pl.UInt32).alias(FILE),
-            ROW,
-            "timestamp",
-            times.form(pl.col("timestamp")).alias(FORM),
-        )
+        cells.filter(pl.coalesce(FLAW, problem).is_null())
+        .select(ROW, "timestamp", times.form(pl.col("timestamp")).alias(FORM))
         .filter(pl.col(FORM).is_not_null())
     )
+
+
+def read_error(name: str, error: object, rules: Rules) -> str:
+    """What to say of rows of the file `name` that Polars cannot read, or not filter.
+
+    error: what Polars raised, or the words of it.
+    """
+    reason = str(error).partition("\n")[0]
+    if rules.filter is not None:
+        return f"{name}: interactions.filter fails: {reason}"
+    return f"{name} cannot be read: {reason}"
 
 
 def filtered(cells: pl.LazyFrame, columns: Mapping[str, pl.Expr], rules: Rules) -> pl.LazyFrame:
@@ -124,8 +141,8 @@ class Cells:
         return pl.col(role).str.contains("\ufffd", literal=True)
 
 
-def _row_problems(table: RowTable, layout: Layout) -> Iterator[Reason]:
-    return row_problems(layout, Cells(layout.null_values), plain=table.opened.is_plain)
+def _row_problems(layout: Layout, *, plain: bool) -> Iterator[Reason]:
+    return row_problems(layout, Cells(layout.null_values), plain=plain)
 
 
 def _left_out(rules: Rules) -> Iterator[Reason]:

@@ -1,23 +1,24 @@
-"""The contract of every format's reader, and the one of Parquet."""
+"""What the readers of all formats have in common, and the reader of Parquet."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
 
 import polars as pl
 
-from batchrec_dagster.personalize.schemas import MAX_ID_LENGTH
 from batchrec_dagster.preparation.layout import Column, PreparationError, locate, setting
+from batchrec_dagster.preparation.polars.cells import (
+    FLAW,
+    ROW,
+    is_too_long,
+    parquet_cells,
+    parquet_text,
+)
 from batchrec_dagster.preparation.polars.decoding import OpenedFile
-from batchrec_dagster.preparation.sources.limits import CELLS_OF_A_LINE, KB, MAX_LINE_KB, Limits
-
-# Columns of `Table.cells`, next to the roles'.
-ROW, FLAW, TEXT = "row", "flaw", "text"
-# Characters of a cell in TEXT, of which messages show the first.
-SHOWN = 200
+from batchrec_dagster.preparation.sources.limits import Limits
 
 
 class RowTable(Protocol):
@@ -31,27 +32,33 @@ class RowTable(Protocol):
         """The columns' names; without a header `column_1` and so on."""
 
     def cells(self, wanted: Mapping[str, Column]) -> pl.LazyFrame:
-        """A row each: ROW (from 0), FLAW (what is wrong with the row as such, or null), TEXT (the
-        row as a person would find it), and the wanted columns as text under their keys."""
+        """The rows with ROW, FLAW and TEXT (see `cells`), and the wanted columns as text.
+
+        wanted: the column of each role, by which it is named in the result.
+        """
 
     def typed(self, wanted: Mapping[str, Column], types: Mapping[str, pl.DataType]) -> pl.LazyFrame:
-        """The wanted columns under their keys, as these types or as text. Collecting it raises a
-        PolarsError where a cell is of another type."""
+        """The wanted columns as these types, or as text where there is none for a role.
+
+        Collecting it raises a PolarsError where a cell is of another type.
+        """
 
     def place(self, row: int) -> str:
         """Where a person finds this row: `line 3`."""
 
 
-def typed_cells(
+def cast_cells(
     cells: pl.LazyFrame, wanted: Mapping[str, Column], types: Mapping[str, pl.DataType]
 ) -> pl.LazyFrame:
-    """`Table.typed` by way of the cells; a row with a flaw is one without a user."""
+    """`RowTable.typed` of cells of text. A row with a flaw becomes one without a user."""
     good = cells.with_columns(pl.when(pl.col(FLAW).is_null()).then(pl.col("user")).alias("user"))
     return good.select(pl.col(role).cast(types.get(role, pl.String())) for role in wanted)
 
 
 @dataclass(frozen=True)
 class ParquetTable:
+    """A file of Parquet; see `RowTable`."""
+
     opened: OpenedFile
 
     @cached_property
@@ -66,72 +73,45 @@ class ParquetTable:
         return list(self.schema)
 
     def cells(self, wanted: Mapping[str, Column]) -> pl.LazyFrame:
-        names = self._names(wanted)
-        cells = {role: self._text(role, name) for role, name in names.items()}
-        for role in {"user", "item"} & names.keys():
-            cells[role] = cells[role].str.head(MAX_ID_LENGTH + 1)  # Enough to refuse it.
-        # A dictionary makes one huge cell into millions of them: no step may copy such cells.
-        shown = [cell.str.head(SHOWN) for cell in cells.values()]
-        most = Limits.from_environment().cell_bytes
-        flaw = f"a cell of more than {most / KB:g} KB ({MAX_LINE_KB} / {CELLS_OF_A_LINE})"
-        return pl.scan_parquet(self.opened.path, row_index_name=ROW, glob=False).select(
-            pl.col(ROW).cast(pl.Int64),
-            pl.when(self._too_long(names.values())).then(pl.lit(flaw)).alias(FLAW),
-            pl.concat_str(shown, separator=",", ignore_nulls=True).alias(TEXT),
-            **{
-                role: pl.when(~self._too_long([names[role]])).then(cell)
-                for role, cell in cells.items()
-            },
-        )
+        rows = pl.scan_parquet(self.opened.path, row_index_name=ROW, glob=False)
+        most_bytes = Limits.from_environment().cell_bytes
+        return parquet_cells(rows, self.schema, self._locate(wanted), most_bytes)
 
     def typed(self, wanted: Mapping[str, Column], types: Mapping[str, pl.DataType]) -> pl.LazyFrame:
-        names = self._names(wanted)
-        good = ~self._too_long(names.values())
+        names = self._locate(wanted)
+        most_bytes = Limits.from_environment().cell_bytes
+        is_good = ~is_too_long(self.schema, names.values(), most_bytes)
         return pl.scan_parquet(self.opened.path, glob=False).select(
-            # As in `typed_cells`, a row with a flaw is one without a user.
-            pl.when(good).then(self._typed(role, name, types.get(role, pl.String()))).alias(role)
+            # As in `cast_cells`, a row with a flaw becomes one without a user.
+            pl.when(is_good).then(self._cast(role, name, types.get(role, pl.String()))).alias(role)
             for role, name in names.items()
         )
 
-    def _names(self, wanted: Mapping[str, Column]) -> dict[str, str]:
+    def place(self, row: int) -> str:
+        return f"row {row + 1}"
+
+    def _locate(self, wanted: Mapping[str, Column]) -> dict[str, str]:
+        """The name of the column of each role, all of which have types that can be used."""
         places = locate(wanted, self.columns, self.opened.name)
-        return {role: self.columns[place] for role, place in places.items()}
+        names = {role: self.columns[place] for role, place in places.items()}
+        for role, name in names.items():
+            kind = self.schema[name]
+            if is_without_text(kind):
+                raise self._unfit(role, name, "a column of text or numbers")
+            if role in ("user", "item") and kind.is_float():
+                raise self._unfit(
+                    role, name, "ids as text or whole numbers, or convert them in ratings.query"
+                )
+        return names
 
-    def _too_long(self, names: Iterable[str]) -> pl.Expr:
-        most = Limits.from_environment().cell_bytes
-        texts = [name for name in names if self.schema[name] == pl.String]
-        return pl.any_horizontal(
-            pl.lit(value=False),
-            *(pl.col(name).str.len_bytes().fill_null(0) > most for name in texts),
-        )
-
-    def _typed(self, role: str, name: str, wanted: pl.DataType) -> pl.Expr:
+    def _cast(self, role: str, name: str, wanted: pl.DataType) -> pl.Expr:
         kind = self.schema[name]
         # The others by way of their text, so that they mean the same as in a file of text.
         if wanted.is_numeric() and (kind.is_integer() or kind == wanted):
             return pl.col(name).cast(wanted)
         if role == "timestamp" and wanted.is_numeric() and kind in (pl.Datetime, pl.Date):
             return pl.col(name).dt.epoch("s").cast(wanted)
-        return self._text(role, name).cast(wanted)
-
-    def place(self, row: int) -> str:
-        return f"row {row + 1}"
-
-    def _text(self, role: str, name: str) -> pl.Expr:
-        kind, column = self.schema[name], pl.col(name)
-        if is_without_text(kind):
-            raise self._unfit(role, name, "a column of text or numbers")
-        if role in ("user", "item") and kind.is_float():
-            raise self._unfit(
-                role, name, "ids as text or whole numbers, or convert them in ratings.query"
-            )
-        if role == "timestamp" and kind == pl.Date:
-            return column.dt.strftime("%Y-%m-%d")
-        if role == "timestamp" and isinstance(kind, pl.Datetime):
-            if kind.time_zone is None:
-                return column.dt.strftime("%Y-%m-%dT%H:%M:%S")
-            return column.dt.convert_time_zone("UTC").dt.strftime("%Y-%m-%dT%H:%M:%SZ")
-        return column.cast(pl.String)
+        return parquet_text(self.schema, name, role).cast(wanted)
 
     def _unfit(self, role: str, name: str, wanted: str) -> PreparationError:
         return PreparationError(

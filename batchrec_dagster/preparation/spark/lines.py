@@ -17,12 +17,11 @@ from typing import Any
 from pyspark.sql import Column, DataFrame, Row, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 (what everybody calls it)
 
-from batchrec_dagster.preparation.layout import LEGACY, json_cell, parse_json
+from batchrec_dagster.preparation.layout import LEGACY
+from batchrec_dagster.preparation.polars.cells import ROW, TEXT
 from batchrec_dagster.preparation.sources.limits import Limits
 from batchrec_dagster.preparation.spark.files import Input, naming
-
-# Columns: the file's number, the line's in its file (from 0), in the source order, and its text.
-FILE, LINE, ROW, TEXT = "file", "line", "row", "text"
+from batchrec_dagster.preparation.spark.rows import FILE, LINE
 
 NOT_ASCII = r"[^\x00-\x7F]"
 LETTER = r"[^\x00-\x7F\uFFFD\uFEFF]"
@@ -152,137 +151,50 @@ def _numbered(
     )
 
 
-CELLS, BEYOND, MISQUOTED, WIDTH = " cells", " beyond", " misquoted", "width"
-
-
 @dataclass(frozen=True)
-class Splitting:
-    """How a line falls apart at the delimiter, and whether quotes mean anything."""
+class QuotedLines:
+    """Finds and joins the lines of a quoted field that goes over several lines."""
 
     delimiter: str
-    quoted: bool
 
-    @property
-    def understands_quotes(self) -> bool:
-        return self.quoted and self.delimiter != "::"
+    def are_open(self, line: Column) -> Column:
+        """Whether a line ends within a quoted field."""
+        return line.contains('"') & line.rlike(self._pattern)
 
-    def opens(self, line: Column) -> Column:
-        """Whether the line ends within a quoted field."""
-        return line.contains('"') & line.rlike(self._opener)
+    def join(self, lines: DataFrame) -> DataFrame:
+        """The same columns, with all lines of a record in one row, under the first one's number."""
+        # Python has no \z before 3.14; its \Z is the same.
+        open_line = re.compile(self._pattern.replace(r"\z", r"\Z"))
 
-    def cells(self, lines: DataFrame, width: Column) -> DataFrame:
-        """The lines that are not blank, with CELLS (as they are written, quotes included), BEYOND
-        (whether there is more than `width` fields) and MISQUOTED."""
-        line = F.col(TEXT)
-        text = F.when(line.endswith("\r"), line.substr(F.lit(1), F.length(line) - 1)).otherwise(
-            line
-        )
-        plain = F.split(text, self._split, -1)
-        empty = (F.length(text) == 0) | (
-            text.startswith(self.delimiter) & text.rlike(rf"^(?:{self._hex})*\z")
-        )
-        if self.delimiter == "::":
-            empty &= F.length(text) < 2 * F.col(WIDTH)
-        else:
-            # The local engine, too, looks no further than one field after the last.
-            empty |= text.startswith(F.expr(f"repeat('{self._literal}', {WIDTH} + 1)"))
-        lines = lines.withColumn(WIDTH, width).filter(~empty)
-        if not self.understands_quotes:
-            framed = lines.select("*", plain.alias(CELLS), F.lit(False).alias(MISQUOTED))
-        else:
-            quotes = text.contains('"')
-            # A quote too many within a field: no reader knows where that row ends.
-            odd = (F.length(text) - F.length(F.replace(text, F.lit('"'), F.lit("")))) % 2 == 1
-            ended = F.concat(text, F.lit(self.delimiter))
-            fields = F.regexp_extract_all(ended, F.lit(f"({self._field}){self._hex}"), 1)
-            framed = lines.select(
-                "*",
-                F.when(quotes, fields).otherwise(plain).alias(CELLS),
-                (quotes & (odd | ~ended.rlike(self._closed))).alias(MISQUOTED),
-            )
-        # A delimiter at the end of a line is common in CSV, and nothing to complain of.
-        beyond = (
-            F.size(CELLS) > width
-            if self.delimiter == "::"
-            else F.coalesce(F.length(F.get(CELLS, width)) > 0, F.lit(False))
-        )
-        return framed.withColumn(BEYOND, beyond)
-
-    def text(self, cell: Column) -> Column:
-        """The cell's text; null where it is empty and not quoted."""
-        plain = F.when(F.length(cell) > 0, cell)
-        if not self.understands_quotes:
-            return plain
-        inner = cell.substr(F.lit(2), F.length(cell) - 2)
-        return F.when(cell.startswith('"'), F.regexp_replace(inner, '""', '"')).otherwise(plain)
-
-    def joined(self, lines: DataFrame) -> DataFrame:
-        """FILE, LINE, ROW, TEXT with the lines of one quoted field in one, under the first's
-        number."""
-        # Python has no \\z before 3.14; its \\Z is the same.
-        opener = re.compile(self._opener.replace(r"\z", r"\Z"))
-
-        def join(rows: Iterable[Any]) -> Iterator[tuple[int, int, int, str]]:
+        def join_rows(rows: Iterable[Any]) -> Iterator[tuple[int, int, int, str]]:
             first: Any = None
             texts: list[str] = []
 
-            def joined() -> tuple[int, int, int, str]:
+            def record() -> tuple[int, int, int, str]:
                 return first[FILE], first[LINE], first[ROW], "\n".join(texts)
 
             for row in rows:
                 if first is not None and row[FILE] != first[FILE]:
-                    yield joined()
+                    yield record()
                     first = None
                 # What goes on within quotes reads as if it had just begun.
                 line = row[TEXT] if first is None else f'"{row[TEXT]}'
                 if first is None:
                     first, texts = row, []
                 texts.append(row[TEXT])
-                if not ('"' in line and opener.match(line)):
-                    yield joined()
+                if not ('"' in line and open_line.match(line)):
+                    yield record()
                     first = None
             if first is not None:
-                yield joined()
+                yield record()
 
         ordered = lines.repartition(FILE).sortWithinPartitions(ROW)
-        return ordered.rdd.mapPartitions(join).toDF(
+        return ordered.rdd.mapPartitions(join_rows).toDF(
             f"{FILE} int, {LINE} long, {ROW} long, {TEXT} string"
         )
 
     @property
-    def _split(self) -> str:
-        """For String.split, which is quick about one character and one that is escaped."""
-        if len(self.delimiter) > 1 or self.delimiter.isalnum() or not self.delimiter.isprintable():
-            return self.delimiter
-        return f"\\{self.delimiter}"
-
-    @property
-    def _literal(self) -> str:
-        """Within quotes in SQL."""
-        return {"'": "\\'", "\\": "\\\\"}.get(self.delimiter, self.delimiter)
-
-    @property
-    def _hex(self) -> str:
-        return "".join(f"\\x{ord(letter):02x}" for letter in self.delimiter)
-
-    @property
-    def _field(self) -> str:
-        return f'"[^"]*+(?:""[^"]*+)*+"|(?!")[^{self._hex}]*+'
-
-    @property
-    def _closed(self) -> str:
-        return rf"^(?:(?:{self._field}){self._hex})*+\z"
-
-    @property
-    def _opener(self) -> str:
-        return rf'^(?:(?:{self._field}){self._hex})*+"[^"]*+(?:""[^"]*+)*+\z'
-
-
-def json_cells(text: Column, names: Sequence[str]) -> Column:
-    """The values of these names as an array of text; null where the line is no object."""
-
-    def read(line: str) -> list[str | None] | None:
-        found = parse_json(line)
-        return None if found is None else [json_cell(found.get(name)) for name in names]
-
-    return F.udf(read, "array<string>")(text)
+    def _pattern(self) -> str:
+        delimiter = "".join(f"\\x{ord(letter):02x}" for letter in self.delimiter)
+        field = f'"[^"]*+(?:""[^"]*+)*+"|(?!")[^{delimiter}]*+'
+        return rf'^(?:(?:{field}){delimiter})*+"[^"]*+(?:""[^"]*+)*+\z'

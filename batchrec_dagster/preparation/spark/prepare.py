@@ -5,14 +5,23 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from pyspark import StorageLevel
-from pyspark.sql import Column, DataFrame, SparkSession, Window
+from pyspark.sql import Column, DataFrame, Row, SparkSession, Window
 from pyspark.sql import functions as F  # noqa: N812
 
 from batchrec_dagster.personalize import schemas
-from batchrec_dagster.preparation.layout import AUTO, QUOTES_FIX, PreparationError, mixed_times
+from batchrec_dagster.preparation.layout import (
+    AUTO,
+    QUOTES_FIX,
+    Layout,
+    PreparationError,
+    mixed_times,
+)
+from batchrec_dagster.preparation.polars.cells import ROW, SHOWN, TEXT
+from batchrec_dagster.preparation.polars.rows import FORM, PROBLEM, REASON, SECONDS, read_error
 from batchrec_dagster.preparation.rules import (
     BEFORE_WINDOW,
     DUPLICATE,
@@ -22,11 +31,16 @@ from batchrec_dagster.preparation.rules import (
     NOT_LATEST,
     Rules,
 )
-from batchrec_dagster.preparation.spark import rows
 from batchrec_dagster.preparation.spark.files import Files
-from batchrec_dagster.preparation.spark.lines import ROW, TEXT
-from batchrec_dagster.preparation.spark.rows import FORM, PROBLEM, REASON, SECONDS
-from batchrec_dagster.preparation.spark.tables import BROKEN_QUOTES, Table, read_table
+from batchrec_dagster.preparation.spark.rows import (
+    BROKEN_QUOTES,
+    PARSED_ROWS,
+    TIME_FORMS,
+    UNREADABLE,
+    find_time_forms,
+    parse_batches,
+)
+from batchrec_dagster.preparation.spark.tables import SourceRows, open_rows
 from batchrec_dagster.preparation.spark.task import Done, Task
 
 DAY = 86_400
@@ -89,16 +103,13 @@ def _first(rows: DataFrame, of: Sequence[str], order: Sequence[Column]) -> DataF
 
 
 EXAMPLES = 5
-SHOWN = 200
 # Rows of a part that one worker writes: some hundred megabytes.
 PART_ROWS = 4_000_000
-# What the answers depend on, whatever the session's defaults are.
+# What the result depends on, whatever the session's defaults are.
 SETTINGS = {
     "spark.sql.ansi.enabled": "false",
     "spark.sql.caseSensitive": "true",
     "spark.sql.session.timeZone": "UTC",
-    "spark.sql.parser.escapedStringLiterals": "false",
-    "spark.sql.legacy.timeParserPolicy": "CORRECTED",
 }
 
 
@@ -117,22 +128,24 @@ def prepare(spark: SparkSession, task: Task, log: logging.Logger) -> Done:
 def _prepare(spark: SparkSession, files: Files, task: Task, log: logging.Logger) -> Done:
     layout, rules = task.layout, task.rules
     inputs = files.inputs(task.files)
-    table = read_table(spark, files, inputs, layout, layout.roles)
-    # Parsed once, on the workers' disks: all that follows reads this.
-    parsed = rows.parsed(table.frame, layout, rules).persist(StorageLevel.DISK_ONLY)
-    unit = _timestamp_unit(table, parsed, layout.timestamp_unit)
+    source = open_rows(spark, files, inputs, layout)
+    unit = _timestamp_unit(source, layout)
     log.info(f"reading {len(inputs):,} files, timestamps as {unit}")
-    timed = rows.timed(parsed, unit, layout.timezone)
-    counted = {
-        (row[REASON], row[PROBLEM]): (row["rows"], row["first"])
-        for row in timed.groupBy(REASON, PROBLEM)
+    parse = partial(parse_batches, layout=layout, rules=rules, unit=unit)
+    # Parsed once, and kept on the workers' disks, for all that follows.
+    rows = source.map(parse, PARSED_ROWS).persist(StorageLevel.DISK_ONLY)
+    groups = (
+        rows.groupBy(REASON, PROBLEM)
         .agg(F.count(F.lit(1)).alias("rows"), F.min(ROW).alias("first"))
         .collect()
-    }
-    rows_read = sum(count for count, _ in counted.values())
-    left_out = {reason: count for (reason, _), (count, _) in counted.items() if reason is not None}
-    bad = {problem: found for (_, problem), found in counted.items() if problem is not None}
-    examples = _look_at_bad(table, timed, bad, task, rows_read)
+    )
+    rows_read = sum(group["rows"] for group in groups)
+    left_out = {group[REASON]: group["rows"] for group in groups if group[REASON] is not None}
+    problems = [group for group in groups if group[PROBLEM] is not None]
+    _raise_if_unreadable(source, problems, rows_read, rules)
+    examples = _describe_bad_rows(source, rows) if problems else []
+    if problems:
+        rules.refuse_bad_rows(sum(group["rows"] for group in problems), rows_read, examples)
     log.info(f"read {rows_read:,} rows, left out {sum(left_out.values()):,} of them so far")
     written = {
         "user": schemas.USER_ID,
@@ -141,7 +154,7 @@ def _prepare(spark: SparkSession, files: Files, task: Task, log: logging.Logger)
         **({"event_type": schemas.EVENT_TYPE} if rules.event_type else {}),
         **({"event_value": schemas.EVENT_VALUE} if layout.event_value is not None else {}),
     }
-    kept = timed.filter(F.col(REASON).isNull()).select(ROW, *written)
+    kept = rows.filter(F.col(REASON).isNull()).select(ROW, *written)
     if layout.event_type is None and rules.event_type:
         kept = kept.withColumn("event_type", F.lit(EVENT_TYPE_VALUE))
     row_filter = RowFilter(rules, list(written))
@@ -212,50 +225,48 @@ def _write_users(files: Files, each: DataFrame, task: Task) -> None:
     files.take(folder, task.users)
 
 
-def _timestamp_unit(table: Table, parsed: DataFrame, declared: str) -> str:
-    """How times are written: declared, or the one form that all of them have."""
-    if declared != AUTO:
-        return declared
-    forms = rows.time_forms(parsed)
-    first = F.min(F.struct(ROW, "timestamp")).alias("first")
-    found = sorted(
-        (row["first"][ROW], row[FORM], row["first"]["timestamp"])
-        for row in forms.groupBy(FORM).agg(first).collect()
-    )
-    if len(found) > 1:
-        (_, form, _), (row, other, timestamp) = found[:2]
-        raise mixed_times(table.place(row), timestamp, other, form)
-    return found[0][1] if found else "s"
+def _timestamp_unit(source: SourceRows, layout: Layout) -> str:
+    """How times are written: declared, or the one form that all of them have.
+
+    Raises PreparationError for the first time that has another form than those before it.
+    """
+    if layout.timestamp_unit != AUTO:
+        return layout.timestamp_unit
+    forms = source.map(partial(find_time_forms, layout=layout), TIME_FORMS)
+    first_rows = forms.groupBy(FORM).agg(F.min(F.struct(ROW, "timestamp")).alias("first")).collect()
+    first_rows.sort(key=lambda group: group["first"][ROW])
+    if len(first_rows) > 1:
+        group, other = first_rows[:2]
+        row, timestamp = other["first"]
+        raise mixed_times(source.place(row), timestamp, other[FORM], group[FORM])
+    return str(first_rows[0][FORM]) if first_rows else "s"
 
 
-def _look_at_bad(
-    table: Table, timed: DataFrame, bad: dict[str, tuple[int, int]], task: Task, rows_read: int
-) -> list[str]:
-    """The first bad rows in words. Raises PreparationError when there may be none."""
+def _raise_if_unreadable(
+    source: SourceRows, problems: Sequence[Row], rows_read: int, rules: Rules
+) -> None:
+    """Raise PreparationError where there are no rows, or a problem that ends the work."""
     if not rows_read:
-        raise PreparationError(f"{table.files[0].name} has a header and no rows")
-    if BROKEN_QUOTES in bad:
-        raise PreparationError(
-            f'{table.place(bad[BROKEN_QUOTES][1])}: a field that starts with " does not end with'
-            f" one. {QUOTES_FIX}"
-        )
-    if not bad:
-        return []
-    first = {
-        row[ROW]: row[PROBLEM]
-        for row in timed.filter(F.col(PROBLEM).isNotNull())
-        .orderBy(ROW)
-        .limit(EXAMPLES)
-        .select(ROW, PROBLEM)
-        .collect()
-    }
-    texts = table.frame.filter(F.col(ROW).isin(*first)).select(ROW, TEXT).collect()
-    examples = [
-        f"{table.place(row)}: {first[row]}: {text[:SHOWN]!r}" for row, text in sorted(texts)
+        raise PreparationError(f"{source.files[0].name} has a header and no rows")
+    for group in problems:
+        problem, row = group[PROBLEM], group["first"]
+        if problem == BROKEN_QUOTES:
+            raise PreparationError(
+                f'{source.place(row)}: a field that starts with " does not end with one.'
+                f" {QUOTES_FIX}"
+            )
+        if problem.startswith(UNREADABLE):
+            name = source.files[source.file_of(row)].name
+            raise PreparationError(read_error(name, problem.removeprefix(UNREADABLE), rules))
+
+
+def _describe_bad_rows(source: SourceRows, rows: DataFrame) -> list[str]:
+    """The first bad rows in words."""
+    bad = rows.filter(F.col(PROBLEM).isNotNull()).orderBy(ROW).limit(EXAMPLES)
+    return [
+        f"{source.place(row[ROW])}: {row[PROBLEM]}: {(row[TEXT] or '')[:SHOWN]!r}"
+        for row in bad.select(ROW, PROBLEM, TEXT).collect()
     ]
-    total = sum(count for count, _ in bad.values())
-    task.rules.refuse_bad_rows(total, rows_read, examples)
-    return examples
 
 
 def _write(files: Files, kept: DataFrame, count: int, written: dict[str, str], task: Task) -> str:

@@ -1,165 +1,222 @@
-"""From cells of text to typed rows and their problems; see `layout` and `rules`."""
+"""What a worker does with its part of the rows: it reads them as the local engine does, by Polars.
+
+Spark hands the rows over in Arrow record batches and takes such batches back. Nothing here needs
+Spark itself.
+"""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from io import BytesIO
+from typing import Protocol
 
-from pyspark.errors import AnalysisException
-from pyspark.sql import Column, DataFrame
-from pyspark.sql import functions as F  # noqa: N812
+import polars as pl
+import pyarrow as pa
 
-from batchrec_dagster.preparation.layout import (
-    FILTER,
-    Layout,
-    PreparationError,
-    row_problems,
-    time_problems,
+from batchrec_dagster.preparation.layout import Layout
+from batchrec_dagster.preparation.polars.cells import (
+    FLAW,
+    ROW,
+    SHOWN,
+    TEXT,
+    CsvSyntax,
+    csv_cells,
+    parquet_cells,
+    scan_fields,
+    split_lines,
 )
-from batchrec_dagster.preparation.rules import BELOW_MIN_RATING, NOT_IN_FILTER, Rules
-from batchrec_dagster.preparation.spark import times
-from batchrec_dagster.preparation.spark.lines import ROW
-from batchrec_dagster.preparation.spark.tables import FLAW
+from batchrec_dagster.preparation.polars.json_decoding import json_cells
+from batchrec_dagster.preparation.polars.rows import (
+    FORM,
+    PROBLEM,
+    REASON,
+    SECONDS,
+    parse_rows,
+    time_forms,
+)
+from batchrec_dagster.preparation.rules import Rules
 
-_QUOTED = re.compile(r"""'((?:[^']|'')*)'|"((?:[^"]|"")*)\"""")
+# The number of the row's file, and of its line in the file, from 0. ROW is its number in the order
+# of the source, over all files.
+FILE, LINE = "file", "line"
+# Problems that end the work, whatever `Rules.on_bad_rows` says. The second is followed by Polars'
+# own words.
+BROKEN_QUOTES = "broken quotes"
+UNREADABLE = "cannot be read: "
+# Rows of several batches are read together until they have this many bytes.
+PART_BYTES = 16 * 1024 * 1024
 
+Columns = Mapping[str, str]
+"""The columns of a result with their types, as Spark names them."""
 
-def for_spark(condition: str) -> str:
-    """The condition as Spark's parser reads it."""
-
-    def translated(match: re.Match[str]) -> str:
-        text, name = match.groups()
-        if name is not None:
-            return "`" + name.replace('""', '"').replace("`", "``") + "`"
-        escaped = text.replace("\\", "\\\\").replace("''", "\\'")
-        return f"'{escaped}'"
-
-    return _QUOTED.sub(translated, condition)
-
-
-SECONDS, PROBLEM, REASON, FORM = "seconds", "problem", "reason", "form"
-Reason = tuple[Column, str]
-_PACKED, _IN_FILTER = " row", " in filter"
-_NUMBER = r"^[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?\z"
-
-
-def parsed(cells: DataFrame, layout: Layout, rules: Rules) -> DataFrame:
-    """ROW, user, item, timestamp, event_type, event_value of every row; PROBLEM, what is wrong with
-    it but for its time; REASON, why it is left out if nothing is wrong with it."""
-    none = F.lit(None).cast("string")
-    problem = _first(row_problems(layout, _Cells(layout)))
-    value = _value(layout) if layout.event_value is not None else none
-    return _filtered(cells, layout, rules).select(
-        ROW,
-        role("user").alias("user"),
-        role("item").alias("item"),
-        (none if layout.timestamp is None else role("timestamp")).alias("timestamp"),
-        (none if layout.event_type is None else role("event_type")).alias("event_type"),
-        value.alias("event_value"),
-        F.coalesce(F.col(FLAW), problem).alias(PROBLEM),
-        _first(_left_out(rules)).alias(REASON),
-    )
+PARSED_ROWS: Columns = {
+    ROW: "long",
+    TEXT: "string",
+    "user": "string",
+    "item": "string",
+    SECONDS: "long",
+    "event_type": "string",
+    "event_value": "string",
+    PROBLEM: "string",
+    REASON: "string",
+}
+TIME_FORMS: Columns = {ROW: "long", "timestamp": "string", FORM: "string"}
+_ARROW_TYPES = {"long": pa.int64(), "string": pa.string()}
 
 
-def timed(rows: DataFrame, unit: str, timezone: str | None) -> DataFrame:
-    """The same rows with SECONDS in place of the timestamp, and PROBLEM and REASON complete."""
-    seconds = F.col(SECONDS)
-    of_time = _first(time_problems(seconds, seconds.isNull(), unit, timezone))
-    problem = F.coalesce(F.col(PROBLEM), of_time)
-    return (
-        rows.withColumn(SECONDS, times.seconds(F.col("timestamp"), unit, timezone))
-        .drop("timestamp")
-        .withColumn(PROBLEM, problem)
-        .withColumn(REASON, F.coalesce(F.col(PROBLEM), F.col(REASON)))
-    )
+class CellReader(Protocol):
+    """Reads the cells of rows in one format. It is sent to the workers."""
 
-
-def time_forms(rows: DataFrame) -> DataFrame:
-    """ROW, timestamp and FORM of the rows with nothing wrong, and a time in some form."""
-    return (
-        rows.filter(F.col(PROBLEM).isNull())
-        .select(ROW, "timestamp", times.form(F.col("timestamp")).alias(FORM))
-        .filter(F.col(FORM).isNotNull())
-    )
-
-
-def role(name: str) -> Column:
-    return F.col(f"` {name.replace('`', '``')}`")
-
-
-def _filtered(cells: DataFrame, layout: Layout, rules: Rules) -> DataFrame:
-    """The cells, and whether the filter holds; it calls its columns by names that roles have."""
-    if rules.filter is None:
-        return cells
-    columns = [_typed(role(FILTER + name), kind).alias(name) for name, kind in layout.types.items()]
-    packed = cells.select(F.struct("*").alias(_PACKED), *columns)
-    try:
-        holds = F.coalesce(F.expr(for_spark(rules.filter)), F.lit(False))
-        return packed.select(F.col(f"`{_PACKED}`.*"), holds.alias(_IN_FILTER))
-    except AnalysisException as error:
-        # Polars' SQL has functions that Spark's has not, or calls otherwise.
-        reason = str(error).partition("\n")[0]
-        raise PreparationError(f"interactions.filter is not for Spark: {reason}") from error
-
-
-def _typed(text: Column, kind: str) -> Column:
-    """The cell as the type of `Layout.types`; null where it is missing or does not fit."""
-    if kind == "string":
-        return text
-    plain = times.trimmed(text)
-    if kind == "boolean":
-        lower = F.lower(plain)
-        return F.when(lower == "true", F.lit(True)).when(lower == "false", F.lit(False))
-    if kind == "long":
-        return times.whole_number(text)
-    number = plain.cast("double")
-    return F.when(plain.rlike(_NUMBER) & (F.abs(number) < float("inf")), number)
+    def read_cells(self, rows: pl.DataFrame) -> pl.LazyFrame:
+        """The cells of these rows, which are all of one file; see `polars.cells`."""
 
 
 @dataclass(frozen=True)
-class _Cells:
-    """The conditions of `row_problems`."""
+class CsvFile:
+    """What is particular to one of several CSV files."""
 
-    layout: Layout
+    places: Mapping[str, int]
+    """The number of the field of each role, from 0."""
 
-    def missing(self, name: str) -> Column:
-        return role(name).isNull() | (F.length(times.trimmed(role(name))) == 0)
+    width: int
+    """How many fields the first line has."""
 
-    def means_nothing(self, name: str) -> Column:
-        found = F.trim(role(name)).isin(list(self.layout.null_values))
-        return F.coalesce(found, F.lit(False))
-
-    def longer(self, name: str, most: int) -> Column:
-        return F.length(role(name)) > most
-
-    def not_a(self, name: str, kind: str) -> Column:
-        return _typed(role(name), kind).isNull()
-
-    def broken(self, name: str) -> Column:
-        text = role(name)
-        return text.contains("\n") | text.contains("\r") | text.contains("\x00")
-
-    def not_utf8(self, name: str) -> Column:
-        return role(name).contains("\ufffd")
+    cut_line: int | None
+    """The number of the last line if it is cut off."""
 
 
-def _left_out(rules: Rules) -> Iterator[Reason]:
-    if rules.min_rating is not None:
-        yield _typed(role("rating"), "double") < rules.min_rating, BELOW_MIN_RATING
-    if rules.filter is not None:
-        yield ~F.col(f"`{_IN_FILTER}`"), NOT_IN_FILTER
+@dataclass(frozen=True)
+class CsvReader:
+    """Reads lines of CSV, each of which is a whole record: FILE, LINE, ROW and TEXT."""
+
+    files: Sequence[CsvFile]
+    delimiter: str
+    quoted: bool
+    with_comma: Collection[str]
+
+    def read_cells(self, rows: pl.DataFrame) -> pl.LazyFrame:
+        file = self.files[rows.item(0, FILE)]
+        syntax = CsvSyntax(self.delimiter, file.width, self.quoted, self.with_comma)
+        cut_rows = rows.filter(pl.col(LINE) == pl.lit(file.cut_line, pl.Int64)).get_column(ROW)
+        cut_row = cut_rows.item() if len(cut_rows) else None
+        if self.delimiter == "::":
+            return csv_cells(split_lines(rows.lazy(), syntax), syntax, file.places, cut_row)
+        rows = rows.filter(~pl.col(TEXT).is_in(["", "\r"]))
+        is_broken = pl.lit(value=False) if syntax.quote is None else _has_broken_quotes(syntax)
+        broken = rows.filter(is_broken).select(
+            ROW,
+            TEXT,
+            pl.lit(BROKEN_QUOTES).alias(FLAW),
+            *(pl.lit(None, pl.String).alias(role) for role in file.places),
+        )
+        rows = rows.filter(~is_broken)
+        source = BytesIO("".join(f"{line}\n" for line in rows.get_column(TEXT)).encode())
+        fields = scan_fields(source, syntax).drop(ROW).collect()
+        if fields.height != rows.height:
+            raise pl.exceptions.ComputeError(f"{rows.height} lines are {fields.height} records")
+        fields = fields.with_columns(rows.get_column(ROW))
+        cells = csv_cells(fields.lazy(), syntax, file.places, cut_row)
+        return pl.concat([cells, broken.lazy().select(cells.collect_schema().names())])
 
 
-def _first(reasons: Iterable[Reason]) -> Column:
-    """The text of the first condition that holds; null where none does."""
-    found = F.when(F.lit(False), F.lit(""))
-    for condition, text in reasons:
-        found = found.when(condition, F.lit(text))
-    return found
+def _has_broken_quotes(syntax: CsvSyntax) -> pl.Expr:
+    """Whether the line has a quote too many, or a quoted field that goes on after its last quote.
+
+    In such a line Polars and other readers differ in where the next record starts.
+    """
+    delimiter = "".join(f"\\x{{{ord(letter):x}}}" for letter in syntax.delimiter)
+    field = rf'"[^"]*(?:""[^"]*)*"|(?:[^"{delimiter}][^{delimiter}]*)?'
+    line = pl.col(TEXT).str.strip_suffix("\r")
+    fields_end = (line + syntax.delimiter).str.contains(rf"\A(?:(?:{field}){delimiter})*\z")
+    is_odd = line.str.count_matches('"', literal=True) % 2 == 1
+    return line.str.contains('"', literal=True) & (is_odd | ~fields_end)
 
 
-def _value(layout: Layout) -> Column:
-    cells = _Cells(layout)
-    given = ~(cells.missing("event_value") | cells.means_nothing("event_value"))
-    return F.when(given, times.trimmed(role("event_value")))
+@dataclass(frozen=True)
+class JsonReader:
+    """Reads lines of JSON: ROW and TEXT."""
+
+    names: Mapping[str, str]
+    """The name of the column of each role."""
+
+    def read_cells(self, rows: pl.DataFrame) -> pl.LazyFrame:
+        return json_cells(rows.lazy().select(ROW, TEXT), self.names)
+
+
+@dataclass(frozen=True)
+class ParquetReader:
+    """Reads rows of one Parquet file: ROW, and the columns of the file that are wanted."""
+
+    names: Mapping[str, str]
+    """The name of the column of each role."""
+
+    nanoseconds: str | None
+    """The name of the column of times in nanoseconds, which Spark reads as whole numbers."""
+
+    most_bytes: int
+    """How many bytes a cell may have."""
+
+    def read_cells(self, rows: pl.DataFrame) -> pl.LazyFrame:
+        if self.nanoseconds is not None:
+            rows = rows.with_columns(pl.col(self.nanoseconds).cast(pl.Datetime("ns")))
+        return parquet_cells(rows.lazy(), rows.schema, self.names, self.most_bytes)
+
+
+def parse_batches(
+    reader: CellReader,
+    batches: Iterable[pa.RecordBatch],
+    layout: Layout,
+    rules: Rules,
+    unit: str,
+) -> Iterator[pa.RecordBatch]:
+    """PARSED_ROWS of the batches; see `polars.rows.parse_rows`. TEXT is there of bad rows only."""
+    text = pl.when(pl.col(PROBLEM).is_not_null()).then(pl.col(TEXT).str.head(SHOWN))
+    for part in _parts_of_files(batches):
+        try:
+            rows = parse_rows(reader.read_cells(part), layout, rules, unit)
+            parsed = rows.with_columns(text.alias(TEXT)).collect()
+        except pl.exceptions.PolarsError as error:
+            # The driver finds it among the problems, and knows the name of the file.
+            problem = UNREADABLE + str(error).partition("\n")[0]
+            parsed = pl.DataFrame(
+                dict.fromkeys(PARSED_ROWS)
+                | {ROW: part.item(0, ROW), PROBLEM: problem, REASON: problem}
+            )
+        yield from _arrow_batches(parsed, PARSED_ROWS)
+
+
+def find_time_forms(
+    reader: CellReader, batches: Iterable[pa.RecordBatch], layout: Layout
+) -> Iterator[pa.RecordBatch]:
+    """TIME_FORMS of the batches: the first row of each form in each part of the rows."""
+    for part in _parts_of_files(batches):
+        try:
+            forms = time_forms(reader.read_cells(part), layout)
+            first = forms.sort(ROW).group_by(FORM).first().collect()
+        except pl.exceptions.PolarsError:
+            continue  # `parse_batches` says what is wrong.
+        yield from _arrow_batches(first, TIME_FORMS)
+
+
+def _parts_of_files(batches: Iterable[pa.RecordBatch]) -> Iterator[pl.DataFrame]:
+    """The rows of the batches, each part of a single file and not larger than PART_BYTES needs."""
+    gathered: list[pa.RecordBatch] = []
+    for batch in batches:
+        gathered.append(batch)
+        if sum(batch.nbytes for batch in gathered) >= PART_BYTES:
+            yield from _split_by_file(gathered)
+            gathered = []
+    if gathered:
+        yield from _split_by_file(gathered)
+
+
+def _split_by_file(batches: Sequence[pa.RecordBatch]) -> list[pl.DataFrame]:
+    rows = pl.DataFrame(pa.Table.from_batches(batches))
+    return rows.partition_by(FILE, maintain_order=True) if rows.height else []
+
+
+def _arrow_batches(rows: pl.DataFrame, columns: Columns) -> list[pa.RecordBatch]:
+    schema = pa.schema({name: _ARROW_TYPES[kind] for name, kind in columns.items()})
+    batches: list[pa.RecordBatch] = rows.select(*columns).to_arrow().cast(schema).to_batches()
+    return batches

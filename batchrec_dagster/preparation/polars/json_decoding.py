@@ -1,0 +1,119 @@
+"""The cells of lines of JSON as text: by Polars where it reads them as `layout.parse_json` does."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import polars as pl
+
+from batchrec_dagster.preparation.layout import NOT_AN_OBJECT, json_cell, parse_json
+from batchrec_dagster.preparation.polars.cells import FLAW, ROW, TEXT
+
+# So few lines are read by Python at once, instead of being halved to find the one that Polars
+# refuses.
+FEW_LINES = 50
+# Roles of which only the value of a number counts, not how it is written.
+_NUMERIC_ROLES = ("rating",)
+# After a name and its colon, numbers that Polars does not give as they are written: -0, 1e3, 1.50,
+# or of more digits than a 64-bit floating-point number keeps.
+_CHANGED_NUMBERS = (
+    r"-0|-?[0-9]+(?:\.[0-9]*)?[eE]|-?[0-9]+\.[0-9]*0(?:[\s,}]|$)|-?[0-9]{9,}\.|-?[0-9]+\.[0-9]{7}"
+)
+# An escape within a name, which may spell the name of a column, or half a character.
+_ESCAPES = r'\\[^"]*"\s*:|\\u[dD][89a-fA-F]'
+
+
+def json_cells(lines: pl.LazyFrame, names: Mapping[str, str]) -> pl.LazyFrame:
+    """The cells of lines of JSON, without the blank lines; see `cells`.
+
+    lines: ROW, and the line in TEXT.
+    names: the name of the column of each role.
+    """
+    decoder = JsonDecoder(names)
+    return (
+        lines.with_columns(pl.col(ROW).cast(pl.Int64), pl.col(TEXT).str.strip_chars("\ufeff \t\r"))
+        .filter(pl.col(TEXT) != "")
+        .with_columns(
+            pl.col(TEXT)
+            .map_batches(decoder.decode, return_dtype=decoder.dtype, is_elementwise=True)
+            .struct.unnest()
+        )
+    )
+
+
+class JsonDecoder:
+    """Decodes lines of JSON into structs of the type `dtype`.
+
+    names: the name of the column of each role.
+
+    A struct has FLAW, and under each role the text of its column.
+    """
+
+    def __init__(self, names: Mapping[str, str]) -> None:
+        self.names = names
+        self.dtype = pl.Struct({FLAW: pl.String(), **dict.fromkeys(names, pl.String())})
+        self._columns = pl.Struct(dict.fromkeys(names.values(), pl.String()))
+        self._left_to_python = _pattern_of_lines_for_python(names)
+
+    def decode(self, lines: pl.Series) -> pl.Series:
+        """The structs of the lines, none of which is blank."""
+        if self._left_to_python is None:
+            return self._decode_by_python(lines)
+        for_python = lines.str.contains(self._left_to_python) | ~lines.str.starts_with("{")
+        if not for_python.any():
+            return self._decode_by_polars(lines)
+        # First those for Polars, then those for Python; afterwards all go back to their places.
+        order = for_python.arg_sort()
+        sorted_lines = lines.gather(order)
+        polars_count = len(lines) - int(for_python.sum())
+        decoded = pl.concat(
+            [
+                self._decode_by_polars(sorted_lines.head(polars_count)),
+                self._decode_by_python(sorted_lines.slice(polars_count)),
+            ]
+        )
+        return decoded.gather(order.arg_sort())
+
+    def _decode_by_polars(self, lines: pl.Series) -> pl.Series:
+        if len(lines) <= FEW_LINES:
+            return self._decode_by_python(lines)
+        try:
+            columns = lines.str.json_decode(self._columns).struct.unnest()
+        except pl.exceptions.PolarsError:
+            half = len(lines) // 2
+            return pl.concat(
+                [
+                    self._decode_by_polars(lines.head(half)),
+                    self._decode_by_polars(lines.slice(half)),
+                ]
+            )
+        return columns.select(
+            pl.lit(None, dtype=pl.String).alias(FLAW),
+            *(pl.col(name).alias(role) for role, name in self.names.items()),
+        ).to_struct(lines.name)
+
+    def _decode_by_python(self, lines: pl.Series) -> pl.Series:
+        return pl.Series(lines.name, [self._cells(line) for line in lines], dtype=self.dtype)
+
+    def _cells(self, line: str) -> dict[str, str | None]:
+        fields = parse_json(line)
+        if fields is None:
+            return {FLAW: NOT_AN_OBJECT}
+        texts = {role: json_cell(fields.get(name)) for role, name in self.names.items()}
+        return {FLAW: None, **texts}
+
+
+def _pattern_of_lines_for_python(names: Mapping[str, str]) -> str | None:
+    """What is in a line that Polars may read otherwise than `layout.parse_json`.
+
+    None if every line is for Python, because JSON can spell one of the names in several ways.
+    """
+    if any(re.search(r'["\\/\x00-\x1f]', name) for name in names.values()):
+        return None
+    numeric = {name for role, name in names.items() if role in _NUMERIC_ROLES}
+    numeric -= {name for role, name in names.items() if role not in _NUMERIC_ROLES}
+    keys = {name: f'"{re.escape(name)}"\\s*:' for name in names.values()}
+    as_written = "|".join(key for name, key in keys.items() if name not in numeric)
+    twice = [f"{key}.*{key}" for key in keys.values()]
+    return "|".join([_ESCAPES, f"(?:{as_written})\\s*(?:{_CHANGED_NUMBERS})", *twice])
