@@ -11,13 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 from dagster import DagsterExecutionInterruptedError
 from moto.glue.models import FakeJobRun, glue_backends
 from moto.glue.responses import GlueResponse
 
 from batchrec_dagster.config.interactions import PreparationSettings
-from batchrec_dagster.pipeline.spark_on_aws import GlueSpark
+from batchrec_dagster.pipeline.spark_on_aws import GlueSpark, zipped
 from batchrec_dagster.preparation.spark.task import SourceFile
 from batchrec_dagster_tests.aws_jobs import (
     DONE,
@@ -109,6 +110,7 @@ def test_a_job_is_created_run_with_this_code_and_heard(
     assert script == arguments(second)["--scriptLocation"]
     assert b"open_dagster_pipes" in shop.store.get(script)
     assert shop.store.head(arguments(first)["--extra-py-files"]) is not None
+    assert arguments(first)["--additional-python-modules"] == f"polars=={pl.__version__}"
     # Context and messages are gone, the code is there once.
     assert len(shop.store.list(f"{shop.root}/")) == 2
 
@@ -167,6 +169,21 @@ def test_cancelling_the_run_stops_the_job(monkeypatch: pytest.MonkeyPatch, s3: S
     result, _, _ = run(ENGINE, storage(s3))
     assert not result.success
     assert stopped == [one.job_run_id for one in job_runs()]
+
+
+def test_the_uploaded_modules_need_no_dagster(tmp_path: Path) -> None:
+    (tmp_path / "modules.zip").write_bytes(zipped())
+    without_dagster = "import sys; sys.modules['dagster'] = None"
+    subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            f"{without_dagster}; import batchrec_dagster.preparation.spark.job",
+        ],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "modules.zip")},
+        check=True,
+    )
 
 
 def test_the_script_runs_as_glue_calls_it(

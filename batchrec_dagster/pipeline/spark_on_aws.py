@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,7 +29,7 @@ from batchrec_dagster.storage.resource import StorageResource
 
 SCRIPT = Path(spark.__file__).with_name("job.py")
 ROOT = SCRIPT.parents[2]
-# Those that the Spark package imports of this project.
+# Those that the Spark package imports of this project. None of them imports Dagster.
 MODULES = (
     "__init__.py",
     "personalize/__init__.py",
@@ -57,10 +58,10 @@ class SparkCode(NamedTuple):
 def upload_code(storage: StorageResource) -> SparkCode:
     """Upload the code unless it is there. Raises StorageError."""
     script, modules = SCRIPT.read_bytes(), zipped()
-    version = hashlib.sha256(script + modules).hexdigest()[:16]
+    code_version = hashlib.sha256(script + modules).hexdigest()[:16]
     code = SparkCode(
-        storage.uri(f"code/spark-{version}/preparation.py"),
-        storage.uri(f"code/spark-{version}/modules.zip"),
+        storage.uri(f"code/spark-{code_version}/preparation.py"),
+        storage.uri(f"code/spark-{code_version}/modules.zip"),
     )
     for uri, content in zip(code, (script, modules), strict=True):
         if storage.store.head(uri) is None:
@@ -148,6 +149,8 @@ class GlueSpark:
                     "Arguments": {
                         "--scriptLocation": code.script,
                         "--extra-py-files": code.modules,
+                        # The version that runs here, so that rows are read alike.
+                        "--additional-python-modules": f"polars=={version('polars')}",
                     },
                     **self._size(),
                 },
