@@ -1,5 +1,8 @@
-"""Charts as SVG. They have attributes instead of inline styles, which the page forbids, and CSS
-variables as colours, so that one drawing serves light and dark pages."""
+"""Charts as SVG, in one drawing for light and dark pages.
+
+The page's policy forbids inline styles, so shapes have attributes. Colours are CSS variables, which
+differ between light and dark pages.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,14 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 from typing import Literal
 
 from markupsafe import Markup
 
-# The longest label, in Latin letters; wide characters count for two.
-ROOM = 22
+# The width of the longest label, in Latin letters. Wide characters count for two.
+LONGEST_LABEL = 22
 
 # Characters that XML 1.0 cannot represent.
 UNWRITABLE = re.compile(r"[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -24,7 +28,8 @@ def make_labels(texts: Iterable[str]) -> dict[str, str]:
     """A label for each text: one line, short, distinct, and valid in XML."""
     labels: dict[str, str] = {}
     for text in dict.fromkeys(texts):
-        label = short_text = _shorten(" ".join(UNWRITABLE.sub("\ufffd", text).split()))
+        short_text = _shorten(" ".join(UNWRITABLE.sub("\ufffd", text).split()))
+        label = short_text
         number = 1
         while label in labels.values():
             number += 1
@@ -35,155 +40,198 @@ def make_labels(texts: Iterable[str]) -> dict[str, str]:
 
 def _shorten(text: str) -> str:
     for length in range(len(text)):
-        if _measure_width(text[: length + 1]) > ROOM:
+        if _measure_width(text[: length + 1]) > LONGEST_LABEL:
             return text[:length].rstrip() + "…"
     return text
 
 
 def _measure_width(text: str) -> int:
+    """The width of the text, in Latin letters."""
     return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
 
 
-# Pixels of the drawing; the page scales it to its column. LETTER: the width of one, about.
+# Sizes in pixels of the drawing, which the page scales to its column.
 WIDTH = 360
+# The height of a horizontal bar with the space around it.
 ROW = 19
+# The height of the plot in all other charts.
 PLOT_HEIGHT = 140
 MARGIN = 8
+# About the width of a letter.
 LETTER = 7
 LINE_HEIGHT = 16
+# The space for the title of an axis.
 TITLE = 24
+# The length of a letter of a slanted label, across and down, as a share of its width.
+SLANT = 0.7
+
 COLOURS = ("var(--accent)", "var(--quiet)")
+# About how many steps the axis of the values has.
 TICKS = 5
 
 ChartKind = Literal["bars", "horizontal bars", "lines"]
 
-
-# A label, and the value of each series: not negative; None where it has none.
 ChartRow = tuple[str, *tuple[float | None, ...]]
+"""A label, and the value of each series. No value is negative; it is None if a series has none."""
 
 
 @dataclass(frozen=True)
 class Chart:
-    """labels, values: titles of the axes; series: in the order of their colours; percent: whether
-    values are shares. Horizontal bars leave room for long labels."""
+    """What a chart shows."""
 
     kind: ChartKind
+    """Horizontal bars leave room for long labels."""
     labels: str
+    """The title of the labels' axis."""
     values: str
+    """The title of the values' axis."""
     series: Sequence[str]
+    """The names of the series, in the order of COLOURS."""
     rows: Sequence[ChartRow]
     percent: bool = False
+    """Whether the values are shares."""
 
     def draw_svg(self) -> Markup:
-        names = make_labels(label for label, *_ in self.rows)
-        points = [
-            (label, number, value)
-            for label, *values in self.rows
-            for number, value in enumerate(values)
-            if value is not None
-        ]
-        ticks = _choose_ticks(max(value for *_, value in points), percent=self.percent)
-        label_width = LETTER * max(map(_measure_width, names.values()))
-        is_horizontal = self.kind == "horizontal bars"
-        # Of the values' axis, and of the labels'.
-        tick_width = LETTER * max(map(len, ticks.values()))
-        are_slanted = not is_horizontal and len(names) > 4
-        plot_left = (
-            TITLE
-            + 6
-            + (
-                label_width
-                if is_horizontal
-                else max(tick_width, label_width * 0.7 - 20 if are_slanted else 0)
-            )
-        )
-        title_offset = TITLE + LINE_HEIGHT + (label_width * 0.7 if are_slanted else 0)
-        plot_width = WIDTH - plot_left - 16
-        plot_height = len(names) * len(self.series) * ROW if is_horizontal else PLOT_HEIGHT
-        band = (plot_height if is_horizontal else plot_width) / len(names)
-        top = max(ticks)
-        shapes = [
-            *_draw_value_axis(
-                ticks, plot_left, plot_width, plot_height, is_horizontal=is_horizontal
-            )
-        ]
-        positions = {label: (number + 0.5) * band for number, label in enumerate(names)}
-        for label, position in positions.items():
-            if is_horizontal:
-                shapes.append(_draw_text(plot_left - 6, MARGIN + position + 4, names[label], "end"))
-            else:
-                anchor, turn = ("end", -45) if are_slanted else ("middle", 0)
-                below_axis = MARGIN + plot_height + LINE_HEIGHT
-                shapes.append(
-                    _draw_text(plot_left + position, below_axis, names[label], anchor, turn)
-                )
-        horizontal_title, vertical_title = (
-            (self.values, self.labels) if is_horizontal else (self.labels, self.values)
-        )
-        shapes.append(
-            _draw_text(
-                plot_left + plot_width / 2,
-                MARGIN + plot_height + title_offset,
-                horizontal_title,
-                "middle",
-            )
-        )
-        shapes.append(_draw_text(12, MARGIN + plot_height / 2, vertical_title, "middle", -90))
-        bar_width = band * 0.8 / len(self.series)
-        for label, number, value in points:
-            start, size = positions[label] - band * 0.4 + number * bar_width, value / top
-            if is_horizontal:
-                shapes.append(
-                    _draw_bar(plot_left, MARGIN + start, plot_width * size, bar_width, number)
-                )
-            elif self.kind == "bars":
-                y = MARGIN + plot_height * (1 - size)
-                shapes.append(
-                    _draw_bar(plot_left + start, y, bar_width, plot_height * size, number)
-                )
-        if self.kind == "lines":
-            dots = [
-                (number, plot_left + positions[label], MARGIN + plot_height * (1 - value / top))
-                for label, number, value in points
-            ]
-            shapes += _draw_series(sorted(dots))
+        """The chart as an SVG element."""
+        drawing = _Drawing(self)
         return Markup(
             '<svg viewBox="0 0 {} {:.0f}" font-family="system-ui, sans-serif" font-size="12"'
             ' fill="var(--ink)" aria-hidden="true" focusable="false">{}</svg>'
-        ).format(WIDTH, MARGIN + plot_height + title_offset + MARGIN, Markup().join(shapes))
+        ).format(WIDTH, drawing.height, Markup().join(drawing.draw()))
+
+
+class _Drawing:
+    """Where the parts of a chart are, and how they are drawn.
+
+    The plot is the area of the bars or lines. The labels share out one side of it evenly, each in a
+    band of its own.
+    """
+
+    def __init__(self, chart: Chart) -> None:
+        self._chart = chart
+        self._is_horizontal = chart.kind == "horizontal bars"
+        self._labels = make_labels(label for label, *_ in chart.rows)
+        self._are_slanted = not self._is_horizontal and len(self._labels) > 4
+        # A label, the number of a series, and its value.
+        self._points = [
+            (label, number, value)
+            for label, *values in chart.rows
+            for number, value in enumerate(values)
+            if value is not None
+        ]
+        largest = max(value for *_, value in self._points)
+        self._ticks = _choose_ticks(largest, percent=chart.percent)
+        self._top = max(self._ticks)
+
+        label_width = LETTER * max(map(_measure_width, self._labels.values()))
+        tick_width = LETTER * max(map(len, self._ticks.values()))
+        slanted_width = label_width * SLANT if self._are_slanted else 0
+        if self._is_horizontal:
+            space_left = label_width
+        else:
+            # The first label, when slanted, reaches out to the left of the plot.
+            space_left = max(tick_width, slanted_width - 20)
+        self._left = TITLE + 6 + space_left
+        self._plot_width = WIDTH - self._left - 16
+        self._plot_height = (
+            len(self._labels) * len(chart.series) * ROW if self._is_horizontal else PLOT_HEIGHT
+        )
+        self._bottom = MARGIN + self._plot_height
+        self._title_y = self._bottom + TITLE + LINE_HEIGHT + slanted_width
+        self.height = self._title_y + MARGIN
+
+        length = self._plot_height if self._is_horizontal else self._plot_width
+        self._band = length / len(self._labels)
+
+    @cached_property
+    def _positions(self) -> dict[str, float]:
+        """The middle of each label's band, from the start of the axis."""
+        return {label: (number + 0.5) * self._band for number, label in enumerate(self._labels)}
+
+    def draw(self) -> Iterator[Markup]:
+        """The shapes, from back to front."""
+        yield from self._draw_ticks()
+        yield from self._draw_labels()
+        yield from self._draw_titles()
+        if self._chart.kind == "lines":
+            yield from self._draw_lines()
+        else:
+            yield from self._draw_bars()
+
+    def _draw_ticks(self) -> Iterator[Markup]:
+        for value, text in self._ticks.items():
+            if self._is_horizontal:
+                x = self._left + self._plot_width * value / self._top
+                yield _draw_line(x, MARGIN, x, self._bottom)
+                yield _draw_text(x, self._bottom + LINE_HEIGHT, text, "middle")
+            else:
+                y = MARGIN + self._plot_height * (1 - value / self._top)
+                yield _draw_line(self._left, y, self._left + self._plot_width, y)
+                yield _draw_text(self._left - 6, y + 4, text, "end")
+
+    def _draw_labels(self) -> Iterator[Markup]:
+        for label, position in self._positions.items():
+            text = self._labels[label]
+            x, y = self._left + position, self._bottom + LINE_HEIGHT
+            if self._is_horizontal:
+                yield _draw_text(self._left - 6, MARGIN + position + 4, text, "end")
+            elif self._are_slanted:
+                yield _draw_text(x, y, text, "end", turn=-45)
+            else:
+                yield _draw_text(x, y, text, "middle")
+
+    def _draw_titles(self) -> Iterator[Markup]:
+        below, beside = self._chart.labels, self._chart.values
+        if self._is_horizontal:
+            below, beside = beside, below
+        yield _draw_text(self._left + self._plot_width / 2, self._title_y, below, "middle")
+        yield _draw_text(12, MARGIN + self._plot_height / 2, beside, "middle", turn=-90)
+
+    def _draw_bars(self) -> Iterator[Markup]:
+        """The bars of a label stand next to each other, in four fifths of its band."""
+        thickness = self._band * 0.8 / len(self._chart.series)
+        for label, number, value in self._points:
+            start = self._positions[label] - self._band * 0.4 + number * thickness
+            size = value / self._top
+            if self._is_horizontal:
+                width = self._plot_width * size
+                yield _draw_bar(self._left, MARGIN + start, width, thickness, COLOURS[number])
+            else:
+                height = self._plot_height * size
+                y = MARGIN + self._plot_height * (1 - size)
+                yield _draw_bar(self._left + start, y, thickness, height, COLOURS[number])
+
+    def _draw_lines(self) -> Iterator[Markup]:
+        """A line for each series, with a dot at each value."""
+        line = Markup('<path d="M{}" fill="none" stroke="{}" stroke-width="2"/>')
+        dot = Markup('<circle cx="{:.1f}" cy="{:.1f}" r="4" fill="{}"/>')
+        places = sorted(
+            (
+                number,
+                self._left + self._positions[label],
+                MARGIN + self._plot_height * (1 - value / self._top),
+            )
+            for label, number, value in self._points
+        )
+        for number, group in groupby(places, lambda place: place[0]):
+            dots = [(x, y) for _, x, y in group]
+            yield line.format("L".join(f"{x:.1f} {y:.1f}" for x, y in dots), COLOURS[number])
+            yield from (dot.format(x, y, COLOURS[number]) for x, y in dots)
 
 
 def _choose_ticks(largest: float, *, percent: bool) -> dict[float, str]:
     """Round values from zero to the largest or more, and the label of each."""
-    rough = (largest if largest > 1e-6 else 1.0) / TICKS
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * 0.999)
+    rough_step = (largest if largest > 1e-6 else 1.0) / TICKS
+    power = 10.0 ** math.floor(math.log10(rough_step))
+    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough_step * 0.999)
     digits = max(0, -math.floor(math.log10(step * (100 if percent else 1)) + 1e-9))
     last = max(1, math.ceil(largest / step - 1e-9))
     pattern = "{:.{}%}" if percent else "{:,.{}f}"
     return {number * step: pattern.format(number * step, digits) for number in range(last + 1)}
 
 
-def _draw_value_axis(
-    ticks: dict[float, str],
-    plot_left: float,
-    plot_width: float,
-    plot_height: float,
-    *,
-    is_horizontal: bool,
-) -> Iterator[Markup]:
-    for value, text in ticks.items():
-        if is_horizontal:
-            x = plot_left + plot_width * value / max(ticks)
-            yield _draw_line(x, MARGIN, x, MARGIN + plot_height)
-            yield _draw_text(x, MARGIN + plot_height + LINE_HEIGHT, text, "middle")
-        else:
-            y = MARGIN + plot_height * (1 - value / max(ticks))
-            yield _draw_line(plot_left, y, plot_left + plot_width, y)
-            yield _draw_text(plot_left - 6, y + 4, text, "end")
-
-
 def _draw_text(x: float, y: float, text: str, anchor: str, turn: int = 0) -> Markup:
+    """Text whose start, middle or end (`anchor`) is at x and y, turned by this many degrees."""
     return Markup(
         '<text text-anchor="{}" transform="translate({:.1f} {:.1f}) rotate({})">{}</text>'
     ).format(anchor, x, y, turn, text)
@@ -195,17 +243,7 @@ def _draw_line(x1: float, y1: float, x2: float, y2: float) -> Markup:
     )
 
 
-def _draw_bar(x: float, y: float, width: float, height: float, number: int) -> Markup:
+def _draw_bar(x: float, y: float, width: float, height: float, colour: str) -> Markup:
     return Markup(
         '<rect x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}" rx="1" fill="{}"/>'
-    ).format(x, y, width, height, COLOURS[number])
-
-
-def _draw_series(dots: Sequence[tuple[int, float, float]]) -> Iterator[Markup]:
-    """A line for each series, with dots. spots: series, x, y; sorted."""
-    line = Markup('<path d="M{}" fill="none" stroke="{}" stroke-width="2"/>')
-    circle = Markup('<circle cx="{:.1f}" cy="{:.1f}" r="4" fill="{}"/>')
-    for number, group in groupby(dots, lambda circle: circle[0]):
-        points = [(x, y) for _, x, y in group]
-        yield line.format("L".join(f"{x:.1f} {y:.1f}" for x, y in points), COLOURS[number])
-        yield from (circle.format(x, y, COLOURS[number]) for x, y in points)
+    ).format(x, y, width, height, colour)
