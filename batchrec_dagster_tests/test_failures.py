@@ -10,7 +10,8 @@ import dagster as dg
 import pytest
 
 from batchrec_dagster.pipeline.automation.alerts import failure
-from batchrec_dagster.reporting.run_stages import RunStages, explain_signal
+from batchrec_dagster.reporting.failure_reasons import explain_signal
+from batchrec_dagster.reporting.run_stages import RunStages
 from batchrec_dagster_tests.alerts_support import declared
 
 

@@ -194,7 +194,7 @@ class _Run:
 
     def _close(self, stages: RunStages) -> None:
         """End it in Dagster if its process was killed: it would be under way for ever."""
-        from batchrec_dagster.reporting.run_stages import explain_signal
+        from batchrec_dagster.reporting.failure_reasons import explain_signal
 
         run, code = self.instance.get_run_by_id(stages.run.run_id), self.process.returncode
         if run is None or run.is_finished:

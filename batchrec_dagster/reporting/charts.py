@@ -126,11 +126,8 @@ class _Drawing:
         label_width = LETTER * max(map(_measure_width, self._labels.values()))
         tick_width = LETTER * max(map(len, self._ticks.values()))
         slanted_width = label_width * SLANT if self._are_slanted else 0
-        if self._is_horizontal:
-            space_left = label_width
-        else:
-            # The first label, when slanted, reaches out to the left of the plot.
-            space_left = max(tick_width, slanted_width - 20)
+        # The first of the slanted labels reaches out to the left of the plot.
+        space_left = label_width if self._is_horizontal else max(tick_width, slanted_width - 20)
         self._left = TITLE + 6 + space_left
         self._plot_width = WIDTH - self._left - 16
         self._plot_height = (

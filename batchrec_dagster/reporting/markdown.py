@@ -1,8 +1,8 @@
-"""Markdown for Dagster's UI, in which data are text: no link, image, HTML or formatting.
+"""Markdown for Dagster's UI, in which data stay text and become no link, image, HTML or formatting.
 
-Dagster renders descriptions and Markdown metadata with remark-gfm, which turns web and e-mail
-addresses into links after it has removed backslashes. A word joiner, which is invisible, keeps it
-from seeing them.
+Dagster renders descriptions and Markdown metadata with remark-gfm. That turns web and e-mail
+addresses into links, but only after it has removed backslashes, so escaping does not help. An
+invisible word joiner inside the address does.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from collections.abc import Iterable, Sequence
 CELL = 60
 WORD_JOINER = "\u2060"
 
-# What starts formatting, HTML, an entity or a cell anywhere in a line; `_` within a word does not.
+# The characters that start formatting, HTML, an entity or a cell anywhere in a line. A `_` within a
+# word does not.
 _SPECIAL = re.compile(r"[\\`*\[\]<|&~]|(?<![^\W_])_|_(?![^\W_])")
-# What starts a heading, a quotation or a list at the start of a line.
+# The start of a line that begins a heading, a quotation or a list.
 _FIRST = re.compile(r"^([0-9]{1,9}(?=[.)](?: |$))|(?=[#>+=-]))")
 _ADDRESS = re.compile(
     r"(?<=http:)(?=//)|(?<=https:)(?=//)|(?<=www)(?=\.)|(?<=@)(?=[-\w]+\.)", re.IGNORECASE
@@ -25,11 +26,14 @@ _ESCAPED = re.compile(r"\\([!-/:-@\[-`{-~])")
 
 
 def escape(value: object, most: int | None = None) -> str:
-    """The value as Markdown that shows it as text, in one line of at most so many characters."""
+    """The value as one line of Markdown that shows it as text; empty for None.
+
+    A line of more than `most` characters is cut. Floats have four digits.
+    """
     if value is None:
         return ""
-    shown = f"{value:.4g}" if isinstance(value, float) else str(value)
-    line = " ".join(shown.split())
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    line = " ".join(text.split())
     if most is not None and len(line) > most:
         line = f"{line[: most - 1]}…"
     line = _FIRST.sub(r"\1\\", _SPECIAL.sub(r"\\\g<0>", line))
@@ -37,19 +41,21 @@ def escape(value: object, most: int | None = None) -> str:
 
 
 def unescape(markdown: str) -> str:
-    """The line that was escaped."""
+    """The line that `escape` turned into this Markdown."""
     return _ESCAPED.sub(r"\1", markdown.replace(WORD_JOINER, ""))
 
 
 def format_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table of the rows."""
-    lines = [columns, *rows]
-    head, *body = (f"| {' | '.join(escape(cell, CELL) for cell in line)} |" for line in lines)
-    return "\n".join([head, f"|{' --- |' * len(columns)}", *body])
+    """The rows as a table of Markdown. Cells of more than CELL characters are cut."""
+    head, *body = (
+        f"| {' | '.join(escape(cell, CELL) for cell in cells)} |" for cells in [columns, *rows]
+    )
+    ruler = f"|{' --- |' * len(columns)}"
+    return "\n".join([head, ruler, *body])
 
 
 def format_code_block(lines: str) -> str:
-    """A code block that nothing in the text can end."""
+    """The lines as a code block that nothing in them can end."""
     longest = max((len(run) for run in re.findall("`+", lines)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}\n{lines}\n{fence}"

@@ -1,11 +1,10 @@
-"""A Dagster run from its event log: the stages as `batchrec run` shows them, and why it failed."""
+"""The stages of a Dagster run, from its event log, as `batchrec run` shows them."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from signal import Signals
 from typing import Any
 
 import dagster as dg
@@ -13,6 +12,7 @@ from dagster import DagsterEvent, DagsterEventType, EventLogEntry
 from rich.table import Table
 from rich.text import Text
 
+from batchrec_dagster.reporting.failure_reasons import find_failure_reason
 from batchrec_dagster.reporting.terminal import escape_invisible
 
 STATUS = {
@@ -25,42 +25,47 @@ STATUS = {
 }
 ENDED = {"done", "failed", "stopped", "skipped"}
 STYLES = {"running": "bold", "retrying": "yellow", "done": "green", "failed": "bold red"}
-# In log messages, names of resources in Personalize are too long for a line.
+# The names of Personalize's resources in log messages are too long for a line.
 ARN = re.compile(r"\s?\barn:\S+")
 RECORDS_AT_ONCE = 1000
 
 
 @dataclass
 class Stage:
-    """One asset of the run. last_time: seconds that it took in the last successful run."""
+    """An asset of the run. Times are in seconds since the epoch."""
 
     name: str
     last_duration: float | None = None
+    """How many seconds it took in the last successful run; None if there was none."""
     status: str = "waiting"
     start_time: float | None = None
+    """None until it starts."""
     end_time: float | None = None
+    """None until it ends."""
     details: str = ""
+    """What it does or did, in a line."""
 
     def measure_seconds(self, now: float) -> float | None:
-        """How long it has run, or ran; None if it has not started."""
-        return (
-            None if self.start_time is None else max(0.0, (self.end_time or now) - self.start_time)
-        )
+        """How many seconds it has run, or ran; None if it has not started."""
+        if self.start_time is None:
+            return None
+        return max(0.0, (self.end_time or now) - self.start_time)
 
 
 @dataclass
 class RunStages:
-    """The stages of a pipeline's run. errors: why it failed; warnings: of checks; each in a line.
-
-    Names and messages are safe for a terminal.
-    """
+    """The stages of a pipeline's run. All names and messages are safe for a terminal."""
 
     instance: dg.DagsterInstance
     run: dg.DagsterRun
     stages: dict[str, Stage] = field(init=False)
+    """The stages by the key of their step."""
     errors: list[str] = field(default_factory=list)
+    """Why the run failed, each reason in a line."""
     warnings: list[str] = field(default_factory=list)
+    """The warnings of checks, each in a line."""
     _cursor: str | None = None
+    """How far the event log has been read."""
 
     def __post_init__(self) -> None:
         assert self.run.execution_plan_snapshot_id is not None
@@ -72,52 +77,65 @@ class RunStages:
         }
 
     def update(self) -> Iterator[Stage]:
-        """Read what is new in the event log; the stages that have ended since, or wait for another
-        try."""
-        more = True
-        while more:
+        """Read what is new in the event log.
+
+        Yields the stages that have ended since, or that wait for another try.
+        """
+        has_more = True
+        while has_more:
             page = self.instance.get_records_for_run(
                 self.run.run_id, self._cursor, limit=RECORDS_AT_ONCE
             )
-            self._cursor, more = page.cursor, page.has_more
+            self._cursor = page.cursor
+            has_more = page.has_more
             for record in page.records:
                 stage = self._process(record.event_log_entry)
                 if stage is not None and stage.status in {*ENDED, "retrying"}:
                     yield stage
 
     def _process(self, entry: EventLogEntry) -> Stage | None:
-        """Note what the entry says; returns its stage if the stage's status changed."""
-        event, stage = entry.dagster_event, self.stages.get(entry.step_key or "")
-        if event is None or stage is None:
+        """Note what the entry says, and return its stage if the stage's status changed."""
+        event = entry.dagster_event
+        stage = self.stages.get(entry.step_key or "")
+        if event is None:
+            # A message that the stage logs.
             if stage is not None and stage.status == "running":
                 stage.details = _make_line(ARN.sub("", entry.user_message))
-            elif event is not None and event.event_type == DagsterEventType.RUN_FAILURE:
-                # Unless a stage says why: its process was killed, for example.
-                error = getattr(event.event_specific_data, "error", None)
-                message = (error.cause or error).message if error else event.message
-                self.errors = self.errors or [_make_line(message or "the run failed")]
-            elif event is not None and (failure_reason := find_failure_reason(event)):
-                self.errors.append(_make_line(failure_reason))
-            return None
-        if event.event_type == DagsterEventType.ENGINE_EVENT and (
-            failure_reason := find_failure_reason(event)
-        ):
-            self.errors.append(_make_line(failure_reason))
-            return None
-        if event.event_type == DagsterEventType.ASSET_MATERIALIZATION:
-            metadata = event.step_materialization_data.materialization.metadata
-            stage.details = summarize_metadata(
-                {key: value.value for key, value in metadata.items()}
-            )
-        elif event.event_type == DagsterEventType.ASSET_CHECK_EVALUATION:
-            check = event.asset_check_evaluation_data
-            if not check.passed and check.severity == dg.AssetCheckSeverity.WARN:
-                what = f"{check.check_name} of {stage.name}"
-                self.warnings.append(_make_line(f"{what}: {check.description or 'failed'}"))
+        elif stage is None:
+            self._process_event_of_run(event)
         elif event.event_type in STATUS:
             self._change_status(stage, event, entry.timestamp)
             return stage
+        else:
+            self._process_event_of_stage(stage, event)
         return None
+
+    def _process_event_of_run(self, event: DagsterEvent) -> None:
+        if event.event_type != DagsterEventType.RUN_FAILURE:
+            self._add_failure_reason(event)
+        elif not self.errors:
+            # No stage says why, for example because the run's process was killed.
+            error = getattr(event.event_specific_data, "error", None)
+            message = (error.cause or error).message if error else event.message
+            self.errors = [_make_line(message or "the run failed")]
+
+    def _process_event_of_stage(self, stage: Stage, event: DagsterEvent) -> None:
+        if event.event_type == DagsterEventType.ENGINE_EVENT:
+            self._add_failure_reason(event)
+        elif event.event_type == DagsterEventType.ASSET_MATERIALIZATION:
+            metadata = event.step_materialization_data.materialization.metadata
+            values = {key: value.value for key, value in metadata.items()}
+            stage.details = summarize_metadata(values)
+        elif event.event_type == DagsterEventType.ASSET_CHECK_EVALUATION:
+            check = event.asset_check_evaluation_data
+            if not check.passed and check.severity == dg.AssetCheckSeverity.WARN:
+                name = f"{check.check_name} of {stage.name}"
+                self.warnings.append(_make_line(f"{name}: {check.description or 'failed'}"))
+
+    def _add_failure_reason(self, event: DagsterEvent) -> None:
+        failure_reason = find_failure_reason(event)
+        if failure_reason:
+            self.errors.append(_make_line(failure_reason))
 
     def _change_status(self, stage: Stage, event: DagsterEvent, timestamp: float) -> None:
         stage.status = STATUS[event.event_type]
@@ -132,22 +150,24 @@ class RunStages:
         stage.details = ""
         if error is not None and error.cls_name == "DagsterExecutionInterruptedError":
             stage.status = "stopped"
-        elif failure_reason := find_failure_reason(event):
+            return
+        failure_reason = find_failure_reason(event)
+        if failure_reason:
             self.errors.append(f"{stage.name}: {_make_line(failure_reason)}")
 
     @property
     def running(self) -> list[str]:
-        """The names of the stages that run."""
+        """The names of the stages that are running."""
         return [stage.name for stage in self.stages.values() if stage.status == "running"]
 
     def finish(self) -> None:
-        """Call it when the run has ended: what has not started is not run."""
+        """Mark the stages that have not ended as stopped, or as not run. Call it after the run."""
         for stage in self.stages.values():
             if stage.status not in ENDED:
                 stage.status = "not run" if stage.start_time is None else "stopped"
 
     def build_table(self, now: float) -> Table:
-        """The stages, a line each. now: seconds since the epoch."""
+        """The stages, a line each. `now` is in seconds since the epoch."""
         timed = any(stage.last_duration is not None for stage in self.stages.values())
         table = Table(box=None, pad_edge=False, expand=True, show_header=timed, header_style="dim")
         table.add_column("stage", no_wrap=True)
@@ -165,27 +185,30 @@ class RunStages:
         return table
 
     def format_line(self, stage: Stage) -> str:
-        """A stage that has ended, or waits for another try, for a pipe."""
-        width = max(len(other_stage.name) for other_stage in self.stages.values())
+        """A line about a stage that has ended or waits for another try, for a pipe."""
+        width = max(len(other.name) for other in self.stages.values())
         time = format_duration(stage.measure_seconds(stage.end_time or 0.0))
         return f"{stage.name:<{width}}  {stage.status:<8}  {time:>9}  {stage.details}".rstrip()
 
 
 def summarize_metadata(metadata: Mapping[str, Any]) -> str:
-    """What an asset's metadata says that it did, in a few words."""
-    outcome, rows = str(metadata.get("outcome", "")), metadata.get("dagster/row_count")
+    """What an asset did, by its metadata, in a few words."""
+    outcome = str(metadata.get("outcome", ""))
+    rows: Any = metadata.get("dagster/row_count")
     users: Any = metadata.get("users")
-    if ": " in outcome or (rows is None and users is None):  # "unchanged: not trained again"
+    # An outcome with a reason, such as "unchanged: not trained again", says more than numbers.
+    if ": " in outcome or (rows is None and users is None):
         return _make_line(outcome)
     if "rows_read" in metadata:
         return f"{rows:,} of {metadata['rows_read']:,} rows kept"
-    if rows == 0 and users is None:  # outcomes, before anybody has used the lists
+    # The outcomes have no rows until somebody has used the lists.
+    if rows == 0 and users is None:
         return "nothing yet"
     if rows is None or rows == users:
         return _format_number(users, "user")
-    return _format_number(rows, "row") + (
-        "" if users is None else f" for {_format_number(users, 'user')}"
-    )
+    if users is None:
+        return _format_number(rows, "row")
+    return f"{_format_number(rows, 'row')} for {_format_number(users, 'user')}"
 
 
 def _format_number(count: int, noun: str) -> str:
@@ -193,7 +216,7 @@ def _format_number(count: int, noun: str) -> str:
 
 
 def format_duration(seconds: float | None) -> str:
-    """`0.4 s`, `12 s`, `3 min 05 s` or `2 h 10 min`; nothing for None."""
+    """The duration as `0.4 s`, `12 s`, `3 min 05 s` or `2 h 10 min`; empty for None."""
     if seconds is None:
         return ""
     if seconds < 9.95:
@@ -205,6 +228,7 @@ def format_duration(seconds: float | None) -> str:
 
 
 def _read_last_durations(instance: dg.DagsterInstance, job: str) -> dict[str, float]:
+    """The seconds that each step took in the last successful run of the job."""
     succeeded = dg.RunsFilter(job_name=job, statuses=[dg.DagsterRunStatus.SUCCESS])
     for run in instance.get_runs(succeeded, limit=1):
         return {
@@ -216,9 +240,10 @@ def _read_last_durations(instance: dg.DagsterInstance, job: str) -> dict[str, fl
 
 
 def _describe_retry(event: DagsterEvent) -> str:
-    """When a step is tried again, and why, without the name of the error's class."""
+    """When a step is tried again, and why."""
     retry = event.step_retry_data
     cause = retry.error.cause or retry.error
+    # The name of the error's class tells a user nothing.
     message = re.sub(rf"^[\w.]*{cause.cls_name}: ", "", cause.message)
     pause = f"in {format_duration(retry.seconds_to_wait)}" if retry.seconds_to_wait else "now"
     return f"tries again {pause}: {message}"
@@ -226,39 +251,3 @@ def _describe_retry(event: DagsterEvent) -> str:
 
 def _make_line(text: str) -> str:
     return escape_invisible(" ".join(text.split()))
-
-
-# As Dagster says it of a run's process, and of a step's.
-_KILLED = re.compile(r"(?:for step (\S+)|process for \S+) was terminated by signal (\d+) ")
-_MEMORY = (
-    "memory most likely ran out. Give the machine or container more, keep fewer interactions"
-    " (interactions.window), or prepare them on Spark (preparation)"
-)
-_DISK = "free some space; batchrec doctor names the disks, that of temporary files (TMPDIR) too"
-
-
-def explain_signal(what: str, signal: int) -> str:
-    """What to say of a process that a signal ended. SIGABRT: Polars could not allocate memory."""
-    name = Signals(signal).name
-    sentence = f"the process of {what} was killed by {name}"
-    return f"{sentence}: {_MEMORY}" if name in ("SIGKILL", "SIGABRT") else sentence
-
-
-def find_failure_reason(event: DagsterEvent) -> str | None:
-    """Why the step of this event failed, or what was killed; None if the event says neither."""
-    if event.event_type == DagsterEventType.ENGINE_EVENT:
-        match = _KILLED.search(event.message or "")
-        return explain_signal(match[1] or "the run", int(match[2])) if match else None
-    if event.event_type != DagsterEventType.STEP_FAILURE:
-        return None
-    failure = event.step_failure_data
-    if failure.user_failure_data is not None and failure.user_failure_data.description:
-        return failure.user_failure_data.description.strip()
-    error = failure.error
-    if error is None or error.cls_name == "ChildProcessCrashException":  # see ENGINE_EVENT
-        return None
-    # The outer error only says that the step failed.
-    cause = error.cause or error
-    fix = _MEMORY if (cause.cls_name or "").endswith("MemoryError") else ""
-    fix = _DISK if "No space left on device" in cause.message else fix
-    return f"{cause.message.strip()}{fix and ': '}{fix}"

@@ -1,7 +1,7 @@
 """What a section of the report is made of: text, tiles and figures. `page` lays them out.
 
-A part of the product that has something to show makes a `ReportSection`; Facts.sections lists them,
-in the order of the page.
+A part of the product that has something to show makes a `ReportSection`. `Facts.sections` lists
+them in the order of the page.
 """
 
 from __future__ import annotations
@@ -19,56 +19,62 @@ Judgement = Literal["good", "watch", "bad"]
 
 @dataclass(frozen=True)
 class Tile:
-    """A number of a section. fact: its name for programs; value: made by count, percent or score;
-    meaning: in a sentence; judgement: whether it is good, if that can be said."""
+    """A number that a section shows large."""
 
     fact: str
+    """The number's name for programs."""
     title: str
     value: Markup
+    """The number as `format_count`, `format_percent` or `format_score` returns it."""
     meaning: str
+    """What the number means, in a sentence."""
     judgement: Judgement | None = None
+    """Whether the number is good; None if that cannot be said."""
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A chart and the table with its numbers.
-
-    title: of both; caption: the chart in a sentence; chart: None for a table alone; columns, rows:
-    of the table, with formatted cells.
-    """
+    """A chart, and the table with its numbers."""
 
     name: str
+    """The beginning of the HTML ids of its parts."""
     title: str
     caption: str
+    """What the chart shows, in a sentence."""
     chart: Chart | None
+    """None for a table alone."""
     columns: Sequence[str]
+    """The headings of the table."""
     rows: Sequence[Sequence[str | Markup]]
+    """The formatted cells of the table."""
 
 
 @dataclass(frozen=True)
 class ReportSection:
-    """A section of the page. name: its anchor; title: its heading, and its link in the navigation;
-    text: paragraphs."""
+    """A section of the page."""
 
     name: str
+    """Its anchor in the page's address."""
     title: str
+    """Its heading, which the navigation links to."""
     text: Sequence[str] = ()
+    """Its paragraphs."""
     tiles: Sequence[Tile] = ()
     figures: Sequence[Figure] = ()
 
 
 def format_count(value: float) -> Markup:
-    """A number, as text for people and as a value for programs."""
+    """A number, as text for people and as a value for programs. Whole numbers have no decimals."""
     return _number(value, f"{value:,.0f}" if value == int(value) else f"{value:,.1f}")
 
 
 def format_percent(value: float) -> Markup:
-    """A share, in percent."""
+    """A share as a percentage, as text for people and as a value for programs."""
     return _number(value, f"{value:.1%}")
 
 
 def format_score(value: float) -> Markup:
-    """A metric, to four digits."""
+    """A metric with four decimals, as text for people and as a value for programs."""
     return _number(value, f"{value:.4f}")
 
 

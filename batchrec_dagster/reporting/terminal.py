@@ -1,7 +1,7 @@
 """Tables for a terminal or a pipe, safe for any data.
 
-Characters that control a terminal or reorder the text around them are shown as escape sequences;
-markup is shown as it is.
+Characters that control a terminal or reorder the text around them appear as escape sequences.
+Markup appears as it is.
 """
 
 from __future__ import annotations
@@ -16,24 +16,29 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-# From this width, two sections fit side by side.
+# A terminal of this width has room for two tables side by side.
 WIDE = 110
-# A table in a pipe is as wide as its cells.
+# A table in a pipe is as wide as its cells, so the console has to be wider than any.
 BOUNDLESS = 10_000
+# The characters between columns, and between tables that are side by side.
 BETWEEN = 2
 
-# Control, format, surrogate and private characters, line and paragraph separators; but zero-width
-# joiners, which emoji and Persian words need, are kept.
+# The Unicode categories of control, format, surrogate and private characters, and of separators of
+# lines and paragraphs. Zero-width joiners are kept, because emoji and Persian words need them.
 _INVISIBLE = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
 _JOINERS = "\u200c\u200d"
 
 
 @dataclass(frozen=True)
 class Column:
-    """right: aligned right, for numbers; cut last when the terminal is narrow."""
+    """A column of a table."""
 
     name: str
     right: bool = False
+    """Whether the cells are aligned right, as numbers are.
+
+    Such columns are the last to be cut when the terminal is narrow.
+    """
 
 
 @dataclass(frozen=True)
@@ -59,9 +64,10 @@ def escape_invisible(text: str) -> str:
 def render(
     heading: Sequence[str], sections: Sequence[Sequence[TerminalTable]], *, width: int | None
 ) -> str:
-    """The heading's lines and the sections, those of an inner sequence side by side if they fit.
+    """The text of the heading's lines and of the sections.
 
-    width: of the terminal in characters; None for a pipe: no colours, no lines, nothing cut.
+    A section is a row of tables, which stand side by side if they fit. `width` is the terminal's,
+    in characters. It is None for a pipe, whose text has no colours and no lines, and is not cut.
     """
     file = io.StringIO()
     console = Console(
@@ -98,7 +104,8 @@ def _build_table(section: TerminalTable, lines: bool) -> RenderableType:
         collapse_padding=True,
     )
     for column in section.columns:
-        # rich narrows the columns that may wrap, the widest first; _cell cuts instead of wrapping.
+        # rich narrows the columns that may wrap, the widest first, so numbers must not be allowed
+        # to wrap. Cells of the others do not wrap either, because _make_cell has them cut.
         table.add_column(
             _make_cell(column.name),
             justify="right" if column.right else "left",

@@ -25,8 +25,8 @@ from batchrec_dagster.config.project import TOPIC, Alerts
 from batchrec_dagster.dagster_internals import get_latest_completed_cron_tick
 from batchrec_dagster.pipeline.automation.runs import assets_of, job_names
 from batchrec_dagster.pipeline.declare_asset import PIPELINE
+from batchrec_dagster.reporting.failure_reasons import find_failure_reason
 from batchrec_dagster.reporting.markdown import unescape
-from batchrec_dagster.reporting.run_stages import find_failure_reason
 from batchrec_dagster.reporting.terminal import escape_invisible
 from batchrec_dagster.storage.permissions import explain_refusals
 from batchrec_dagster.storage.secrets import redact
