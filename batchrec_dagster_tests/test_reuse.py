@@ -85,11 +85,16 @@ def stored(project: Project, asset: str) -> Path:
     return project.storage / "shop" / FILES[asset]
 
 
-def verdicts(result: dg.ExecuteInProcessResult) -> list[tuple[Any, ...]]:
-    return sorted(
-        (str(one.asset_key), one.check_name, one.passed, one.description, str(one.metadata))
-        for one in result.get_asset_check_evaluations()
-    )
+def verdicts(result: dg.ExecuteInProcessResult) -> dict[tuple[str, str], tuple[Any, ...]]:
+    return {
+        (check.asset_key.to_user_string(), check.check_name): (
+            check.passed,
+            check.severity,
+            check.description,
+            check.metadata,
+        )
+        for check in result.get_asset_check_evaluations()
+    }
 
 
 def test_a_run_on_unchanged_data_says_the_same_of_what_it_reuses(

@@ -7,18 +7,16 @@ stored.
 from __future__ import annotations
 
 import inspect
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import wraps
 from typing import Any, ParamSpec
 
 import dagster as dg
 import polars as pl
 
-from batchrec_dagster.config import Pipeline, fingerprint
+from batchrec_dagster.config import Pipeline
 from batchrec_dagster.deployment.resources import PersonalizeResource
 from batchrec_dagster.pipeline.failures import expected_errors_as_failures
 from batchrec_dagster.reporting.markdown import escape
@@ -161,54 +159,81 @@ def check_results(checks: Sequence[CheckResult]) -> list[dg.AssetCheckResult]:
     ]
 
 
-# The metadata of a result that can be reused.
-MADE_OF = "batchrec/made_of"
-# The outcome of most such assets.
+# The outcome of most assets that reuse their last result.
 PREPARED_BEFORE = "unchanged: not prepared again"
+# The tag of a materialization with its data version.
+DATA_VERSION_TAG = "dagster/data_version"
+# Metadata of earlier versions, which kept there what Dagster's provenance has.
+OLD_METADATA = ("batchrec/made_of",)
 
 
-@dataclass(frozen=True)
-class MadeOf:
-    """What an asset is made of in this run: its code version, which has its settings, and `inputs`,
-    the versions of the rest.
+def reusable_result(
+    context: dg.AssetExecutionContext,
+    read_stored_version: Callable[[], str | None],
+    outcome: str,
+) -> dg.MaterializeResult[Any] | None:
+    """The asset's last result, with its checks, if making it again would give the same; else None.
 
-    The asset puts `metadata` into its result; a later run with `earlier` need not make it again.
+    It would if Dagster's provenance has the code version and the inputs' data versions of now, and
+    what is stored still is what was materialized. It has no value, as that is stored already.
+    read_stored_version: reads the data version of what is stored; None if that is unknown.
+    outcome: what the result says that this run did.
     """
+    event = context.instance.get_latest_materialization_event(context.asset_key)
+    last = event.asset_materialization if event else None
+    if event is None or last is None or not _is_provenance_current(context):
+        return None
+    stored_version = None
+    # A missing or damaged object, for example: it is made again.
+    with suppress(StorageError, ValueError, pl.exceptions.PolarsError):
+        stored_version = read_stored_version()
+    if stored_version is None or stored_version != (last.tags or {}).get(DATA_VERSION_TAG):
+        return None
+    checks = _repeat_checks(context, event.run_id)
+    if {check.check_name for check in checks} != {
+        spec.name for spec in context.assets_def.check_specs
+    }:
+        return None
+    metadata = {name: value for name, value in last.metadata.items() if name not in OLD_METADATA}
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(stored_version),
+        metadata={**metadata, "outcome": outcome},
+        check_results=checks,
+    )
 
-    context: dg.AssetExecutionContext
-    inputs: tuple[str, ...]
 
-    def metadata(self, version: str, checks: Sequence[CheckResult] = ()) -> dict[str, Any]:
-        """For the result that is stored with this version, and its checks."""
-        made_of = [self._fingerprint(version), [check.to_json() for check in checks]]
-        return {MADE_OF: json.dumps(made_of)}
+def _is_provenance_current(context: dg.AssetExecutionContext) -> bool:
+    """Whether the asset was last made by this code version, from its inputs' current versions."""
+    provenance = context.get_asset_provenance(context.asset_key)
+    spec = context.assets_def.specs_by_key[context.asset_key]
+    if provenance is None or provenance.code_version != spec.code_version:
+        return False
+    versions = {key: version.value for key, version in provenance.input_data_versions.items()}
+    inputs = [dep.asset_key for dep in spec.deps]
+    return versions == {key: _data_version(context.instance, key) for key in inputs}
 
-    def earlier(
-        self, stored: Callable[[], str | None], outcome: str
-    ) -> dg.MaterializeResult[Any] | None:
-        """The newest result in Dagster's history with its checks, if it was made of the same and is
-        still stored; else None.
 
-        stored: reads the version of what is stored now, None if that is unknown.
-        """
-        key = self.context.asset_key
-        event = self.context.instance.get_latest_materialization_event(key)
-        found = event.asset_materialization if event else None
-        if found is None or (made_of := found.metadata.get(MADE_OF)) is None:
-            return None
-        known, verdicts = json.loads(str(made_of.value))
-        version = None
-        # Missing or damaged, for example: it is made again.
-        with suppress(StorageError, ValueError, pl.exceptions.PolarsError):
-            version = stored()
-        if version is None or known != self._fingerprint(version):
-            return None
-        return dg.MaterializeResult(
-            data_version=dg.DataVersion(version),
-            metadata={**found.metadata, "outcome": outcome},
-            check_results=check_results([CheckResult.from_json(one) for one in verdicts]),
+def _data_version(instance: dg.DagsterInstance, asset: dg.AssetKey) -> str | None:
+    """The data version of the asset's last materialization."""
+    event = instance.get_latest_materialization_event(asset)
+    materialization = event.asset_materialization if event else None
+    return (materialization.tags or {}).get(DATA_VERSION_TAG) if materialization else None
+
+
+def _repeat_checks(context: dg.AssetExecutionContext, run: str) -> list[dg.AssetCheckResult]:
+    """The results of the asset's checks in the run of this id."""
+    events = context.instance.all_logs(run, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION)
+    evaluations = [
+        event.dagster_event.asset_check_evaluation_data for event in events if event.dagster_event
+    ]
+    return [
+        dg.AssetCheckResult(
+            check_name=evaluation.check_name,
+            passed=evaluation.passed,
+            severity=evaluation.severity,
+            description=evaluation.description,
+            metadata=evaluation.metadata,
         )
-
-    def _fingerprint(self, version: str) -> str:
-        code = self.context.assets_def.specs_by_key[self.context.asset_key].code_version
-        return fingerprint(code, *self.inputs, version)
+        for evaluation in evaluations
+        if evaluation.asset_key == context.asset_key
+    ]

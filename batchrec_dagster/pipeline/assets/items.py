@@ -17,7 +17,12 @@ from batchrec_dagster.pipeline.declare_asset import (
     sample,
     table_metadata,
 )
-from batchrec_dagster.pipeline.run_step import PREPARED_BEFORE, MadeOf, asset_step, pipeline_work
+from batchrec_dagster.pipeline.run_step import (
+    PREPARED_BEFORE,
+    asset_step,
+    pipeline_work,
+    reusable_result,
+)
 from batchrec_dagster.preparation.items import ItemsLayout
 from batchrec_dagster.reporting.markdown import format_table as markdown_table
 from batchrec_dagster.steps.items import read_items
@@ -69,9 +74,11 @@ def items(pipeline: Pipeline, layout: ItemsLayout) -> dg.AssetsDefinition:
     @asset_step
     def items(context: dg.AssetExecutionContext, raw_items: RawRecord) -> dg.MaterializeResult[Any]:
         work = pipeline_work(pipeline, context)
-        made_of = MadeOf(context, (raw_items.version,))
-        if same := made_of.earlier(lambda: _stored_items_version(work, key), PREPARED_BEFORE):
-            return same
+        unchanged = reusable_result(
+            context, lambda: _stored_items_version(work, key), PREPARED_BEFORE
+        )
+        if unchanged is not None:
+            return unchanged
         table = read_items(raw_items, work.storage, layout).metadata
         missing = {column: table.get_column(column).null_count() for column in layout.columns[1:]}
         version = fingerprint(table.write_csv())
@@ -85,7 +92,6 @@ def items(pipeline: Pipeline, layout: ItemsLayout) -> dg.AssetsDefinition:
                 ),
                 "empty": missing,
                 **_table_metadata(pipeline, layout, table, _columns(layout)),
-                **made_of.metadata(version),
             },
         )
 
@@ -115,9 +121,11 @@ def item_titles(pipeline: Pipeline, layout: ItemsLayout) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, raw_items: RawRecord
     ) -> dg.MaterializeResult[Any]:
         work = pipeline_work(pipeline, context)
-        made_of = MadeOf(context, (raw_items.version,))
-        if same := made_of.earlier(lambda: _stored_titles_version(work, key), PREPARED_BEFORE):
-            return same
+        unchanged = reusable_result(
+            context, lambda: _stored_titles_version(work, key), PREPARED_BEFORE
+        )
+        if unchanged is not None:
+            return unchanged
         titles = read_items(raw_items, work.storage, layout).titles
         missing = titles.get_column("title").null_count()
         version = fingerprint(titles.write_csv())
@@ -128,7 +136,6 @@ def item_titles(pipeline: Pipeline, layout: ItemsLayout) -> dg.AssetsDefinition:
                 "preview": preview(f"**{titles.height:,} items**, {missing:,} without a title."),
                 "without_title": missing,
                 **_table_metadata(pipeline, layout, titles, TITLES),
-                **made_of.metadata(version),
             },
         )
 

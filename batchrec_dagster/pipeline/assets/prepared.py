@@ -22,10 +22,10 @@ from batchrec_dagster.pipeline.run_history import DagsterRuns
 from batchrec_dagster.pipeline.run_step import (
     PREPARED_BEFORE,
     AssetResult,
-    MadeOf,
     asset_step,
     materialization_with_checks,
     pipeline_work,
+    reusable_result,
 )
 from batchrec_dagster.pipeline.spark_jobs import spark_engine
 from batchrec_dagster.preparation.rules import PreparationResult, Rules
@@ -33,8 +33,6 @@ from batchrec_dagster.preparation.sources.source import hide_query
 from batchrec_dagster.reporting.markdown import format_table
 from batchrec_dagster.steps.interactions import PreparedInteractions, prepare_interactions
 from batchrec_dagster.steps.raw_files import RawRecord
-from batchrec_dagster.steps.work import Work
-from batchrec_dagster.storage.object_store import StorageError
 
 CODE_VERSION = "2"
 
@@ -87,9 +85,9 @@ def interactions(pipeline: Pipeline) -> dg.AssetsDefinition:
     ) -> Iterator[AssetResult]:
         started = time.monotonic()
         work = pipeline_work(pipeline, context)
-        made_of = MadeOf(context, (raw_ratings.version, *raw_ratings.columns.values()))
-        if same := made_of.earlier(work.files.interactions_version, PREPARED_BEFORE):
-            yield same
+        unchanged = reusable_result(context, work.files.interactions_version, PREPARED_BEFORE)
+        if unchanged is not None:
+            yield unchanged
             return
         spark = spark_engine(pipeline.preparation)
         with prepare_interactions(
@@ -105,11 +103,7 @@ def interactions(pipeline: Pipeline) -> dg.AssetsDefinition:
                 dg.MaterializeResult(
                     value=prepared.value,
                     data_version=dg.DataVersion(prepared.version),
-                    metadata={
-                        **_metadata(pipeline, raw_ratings, prepared),
-                        "engine": engine,
-                        **made_of.metadata(prepared.version, prepared.checks),
-                    },
+                    metadata={**_metadata(pipeline, raw_ratings, prepared), "engine": engine},
                 ),
             )
 
@@ -195,11 +189,12 @@ def batch_users(pipeline: Pipeline) -> dg.AssetsDefinition:
         from batchrec_dagster.steps.batches import find_batch_users  # NumPy
 
         work = pipeline_work(pipeline, context)
-        made_of = _made_of(context, work)
-        if declared.source is None and (
-            same := made_of.earlier(work.files.batch_users.version, PREPARED_BEFORE)
-        ):
-            return same
+        # A source of their own may have changed: Dagster knows no version of it.
+        if declared.source is None:
+            stored_users = work.files.batch_users
+            unchanged = reusable_result(context, stored_users.version, PREPARED_BEFORE)
+            if unchanged is not None:
+                return unchanged
         users, version = find_batch_users(work)
         return dg.MaterializeResult(
             value=users,
@@ -210,18 +205,10 @@ def batch_users(pipeline: Pipeline) -> dg.AssetsDefinition:
                 "users": users.height,
                 "filter_values": filter_values,
                 "sample": sample(users.select(USER_FIELD).head(5)),
-                **made_of.metadata(version),
             },
         )
 
     return batch_users
-
-
-def _made_of(context: dg.AssetExecutionContext, work: Work) -> MadeOf:
-    try:
-        return MadeOf(context, (work.files.interactions_version(),))
-    except StorageError:
-        return MadeOf(context, ())  # find_batch_users says what is wrong.
 
 
 def _describe_users(declared: BatchUsers) -> str:

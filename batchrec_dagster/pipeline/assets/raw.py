@@ -16,10 +16,10 @@ from batchrec_dagster.pipeline.declare_asset import (
 )
 from batchrec_dagster.pipeline.run_step import (
     AssetResult,
-    MadeOf,
     asset_step,
     materialization_with_checks,
     pipeline_work,
+    reusable_result,
 )
 from batchrec_dagster.pipeline.upstream import find_upstream
 from batchrec_dagster.preparation.items import ItemsLayout
@@ -58,7 +58,9 @@ def raw_ratings(pipeline: Pipeline) -> dg.AssetsDefinition:
             deps=ratings.upstream,
             stage=RAW,
             storage_key=places.record("raw_ratings"),
-            code_version=f"{RATINGS_VERSION}-{fingerprint(ratings)}",
+            # The rules name columns too, which the check looks for.
+            code_version=f"{RATINGS_VERSION}"
+            f"-{fingerprint(ratings, pipeline.rules, pipeline.preparation)}",
             io_manager="record_io",
             checks={
                 "rows_readable": "The declared columns are there, and their values can be read."
@@ -76,18 +78,15 @@ def raw_ratings(pipeline: Pipeline) -> dg.AssetsDefinition:
             place=places.raw if ratings.copy_to_storage else None,
         ) as files:
             context.log.info(f"{ratings.rows.shown}: {files.outcome}")
-            # The rules name columns too.
-            read_as = fingerprint(pipeline.rules, pipeline.preparation, files.record.columns)
-            if same := _inspected_before(context, work, files, (read_as,)):
-                yield same
+            unchanged = _inspected_before(context, work, files)
+            if unchanged is not None:
+                yield unchanged
                 return
             inspection = inspect_ratings(work, files.record)
             recognised = inspection.format
             for warning in recognised.found.warnings if recognised else ():
                 context.log.warning(warning)
             record = replace(files.record, columns=recognised.columns if recognised else {})
-            read_as = fingerprint(pipeline.rules, pipeline.preparation, record.columns)
-            made_of = MadeOf(context, (read_as,))
             yield materialization_with_checks(
                 [inspection.check],
                 dg.MaterializeResult(
@@ -96,7 +95,6 @@ def raw_ratings(pipeline: Pipeline) -> dg.AssetsDefinition:
                     metadata={
                         **raw_files_metadata(files, work.storage),
                         **_ratings_metadata(record, inspection),
-                        **made_of.metadata(record.version, [inspection.check]),
                     },
                 ),
             )
@@ -105,17 +103,18 @@ def raw_ratings(pipeline: Pipeline) -> dg.AssetsDefinition:
 
 
 def _inspected_before(
-    context: dg.AssetExecutionContext, work: Work, files: RawFiles, read_as: tuple[str, ...]
+    context: dg.AssetExecutionContext, work: Work, files: RawFiles
 ) -> dg.MaterializeResult[Any] | None:
     """The result of an earlier run that inspected the same files in the same way, or None."""
-    made_of = MadeOf(context, read_as)
-    same = made_of.earlier(lambda: find_unchanged_version(files, work.storage), files.outcome)
-    if same is None:
+    unchanged = reusable_result(
+        context, lambda: find_unchanged_version(files, work.storage), files.outcome
+    )
+    if unchanged is None:
         return None
-    metadata = {**(same.metadata or {}), **raw_files_metadata(files, work.storage)}
-    # The record is stored again, as a file's time may differ; this metadata comes with it.
+    metadata = {**(unchanged.metadata or {}), **raw_files_metadata(files, work.storage)}
+    # The record is stored again, as a file's time may differ; the IO manager adds its URI.
     metadata.pop("dagster/uri", None)
-    return same._replace(value=files.record, metadata=metadata)
+    return unchanged._replace(value=files.record, metadata=metadata)
 
 
 def _ratings_metadata(record: RawRecord, inspection: RatingsInspection) -> dict[str, Any]:
@@ -199,8 +198,9 @@ def raw_items(
             place=places.raw_items,
         ) as files:
             context.log.info(f"{source.shown}: {files.outcome}")
-            if same := _inspected_before(context, work, files, ()):
-                yield same
+            unchanged = _inspected_before(context, work, files)
+            if unchanged is not None:
+                yield unchanged
                 return
             record = files.record
             check = check_items(record, work.storage, layout, declared.on_bad_rows)
@@ -216,7 +216,6 @@ def raw_items(
                         "dagster/row_count": check.numbers.get("rows", 0),
                         "dagster/column_schema": _items_schema(layout),
                         "bad_rows": check.numbers.get("bad_rows", 0),
-                        **MadeOf(context, ()).metadata(record.version, [check]),
                     },
                 ),
             )
