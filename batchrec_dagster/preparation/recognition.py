@@ -56,6 +56,12 @@ class ReadSettings:
     null_values: Sequence[str] = NULL_VALUES
     timezone: str | None = None
 
+    def __repr__(self) -> str:
+        # The code versions in Dagster's history are made from this text, with the name that the
+        # class had at first. Another text would prepare unchanged interactions again.
+        values = (f"{field.name}={getattr(self, field.name)!r}" for field in fields(self))
+        return f"Reading({', '.join(values)})"
+
     @classmethod
     def of(cls, layout: Layout) -> ReadSettings:
         """The layout of a source that is known, as a declaration."""
