@@ -88,7 +88,7 @@ def test_the_same_run_twice_imports_and_trains_nothing(
     page = (project.storage / "shop/curated/report/index.html").read_text()
     # Nothing is built or counted again.
     monkeypatch.delattr("batchrec_dagster.steps.infer.build_table")
-    monkeypatch.delattr("batchrec_dagster.pipeline.report.tallies")
+    monkeypatch.delattr("batchrec_dagster.pipeline.report.count_tallies")
     again = refresh(project, "shop", instance, report=True)
     assert again.success
     assert outcomes(again) == UNCHANGED

@@ -64,7 +64,7 @@ def store(tmp_path: Path) -> Store:
 @pytest.fixture(autouse=True)
 def _few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batch_files, "MAX_INPUT_RECORDS", MAX_RECORDS)
-    monkeypatch.setattr(users_files, "PIECE", 4)
+    monkeypatch.setattr(users_files, "PIECE_ROWS", 4)
 
 
 def users(count: int, first: int = 0) -> pl.DataFrame:

@@ -1,8 +1,11 @@
-"""Files that are complete wherever they exist, whatever kills the process or the machine; locks.
+"""Writes files so that they are complete wherever they exist, and locks files and folders.
 
-A file gets its name by a rename, after its content has reached the disk: without the sync, a power
-cut may leave the name with an empty or shorter file. While a file is being written or a temporary
-folder is in use, its process holds a lock on it, so that the next run knows what a killed one left.
+Neither a kill of the process nor a power cut leaves a part of a file under its name: a file gets
+its name by a rename, after its content has reached the disk. Without the sync, a power cut may
+leave the name with an empty or shorter file.
+
+While a file is being written or a temporary folder is in use, its process holds a lock on it. So
+the next run knows what a killed one left, and removes it.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ _STAGED_NAME = re.compile(r".+#\d+")
 
 
 def publish(staged: Path, target: Path) -> None:
-    """Give a finished file or folder, with all that is in it, its name, durably."""
+    """Give a finished file or folder, with everything in it, its name, durably."""
     for path in (staged, *staged.rglob("*")):
         path.chmod(limit_mode(path.stat().st_mode, target.parent))
         sync(path)
@@ -51,14 +54,15 @@ def compute_version(chunks: Iterable[bytes]) -> str:
 
 
 def write(target: Path, data: Iterable[bytes], *, replace: bool = True) -> bool:
-    """Write a file from chunks, durably and in one moment, and the folders that it is in.
+    """Write a file from chunks, durably and atomically, and create the folders that it is in.
 
-    Without `replace`, nothing changes if the file exists. Returns whether it was written.
+    replace: if False, a file that exists stays as it is.
+    Returns whether the file was written.
     """
     make_folders(target.parent)
-    staged, opened = _create_staged(target)
+    staged, descriptor = _create_staged(target)
     try:
-        with os.fdopen(opened, "wb") as file:
+        with os.fdopen(descriptor, "wb") as file:
             file.writelines(data)
             file.flush()
             sync(staged)
@@ -85,34 +89,36 @@ def make_folders(folder: Path, mode: int = 0o777) -> None:
 
 
 def limit_mode(mode: int, folder: Path, *, for_writers: bool = False) -> int:
-    """The mode, without the rights of group and others where they have none on the folder.
+    """The mode without the permissions of group and of others, where they have none on the folder.
 
-    for_writers: without them also where group or others may not write to the folder.
+    for_writers: also remove the permissions of those who may read the folder, but not write to it.
     """
     mode = stat.S_IMODE(mode)
-    for whose in (0o070, 0o007):
-        if not folder.stat().st_mode & whose & (0o222 if for_writers else 0o777):
-            mode &= ~whose
+    needed = 0o222 if for_writers else 0o777
+    for class_mask in (0o070, 0o007):
+        if not folder.stat().st_mode & class_mask & needed:
+            mode &= ~class_mask
     return mode
 
 
 @contextmanager
 def copy_permissions(folder: Path) -> Iterator[None]:
-    """Meanwhile this process, and those it starts, create files for those who may write there.
+    """Until the block ends, files that this process creates, and those of the processes that it
+    starts, are open to group and others only if these may write to the folder.
 
     A team that shares Dagster's home writes to its databases. A home that others can only read is
     one that somebody made by `mkdir` and shares with nobody.
     """
-    before = os.umask(0o077)
-    os.umask(before | (0o777 & ~limit_mode(0o777, folder, for_writers=True)))
+    previous_umask = os.umask(0o077)
+    os.umask(previous_umask | (0o777 & ~limit_mode(0o777, folder, for_writers=True)))
     try:
         yield
     finally:
-        os.umask(before)
+        os.umask(previous_umask)
 
 
 def remove_staged(folder: Path) -> None:
-    """Remove what killed processes were writing to this folder and those below it."""
+    """Remove the unfinished files of killed processes from this folder and the folders below it."""
     for path in folder.rglob("*#*"):
         if _STAGED_NAME.fullmatch(path.name) and path.is_file():
             _remove_unlocked(path)
@@ -122,93 +128,97 @@ def _create_staged(target: Path) -> tuple[Path, int]:
     while True:
         staged = target.with_name(f"{target.name}#{secrets.randbits(32)}")
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        opened = os.open(staged, flags, limit_mode(0o666, target.parent))
-        if lock_created(opened, staged):
-            return staged, opened
+        descriptor = os.open(staged, flags, limit_mode(0o666, target.parent))
+        if lock_created(descriptor, staged):
+            return staged, descriptor
 
 
-def lock_created(opened: int, path: Path) -> bool:
-    """Lock what this process has just created; False if another has removed it in between."""
-    with suppress(OSError):  # a file system without locks
-        fcntl.flock(opened, fcntl.LOCK_EX)
+def lock_created(descriptor: int, path: Path) -> bool:
+    """Lock a file or folder that this process has just created.
+
+    Returns False if another process has removed it in between.
+    """
+    with suppress(OSError):  # A file system may have no locks.
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
     if not path.exists():
-        os.close(opened)
+        os.close(descriptor)
         return False
     return True
 
 
 def _remove_unlocked(path: Path) -> None:
-    with suppress(OSError):  # gone, of another user, or its process is alive
-        opened = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    with suppress(OSError):  # It is gone, belongs to another user, or its process is alive.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
-            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            status = os.fstat(opened)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            status = os.fstat(descriptor)
             if not stat.S_ISDIR(status.st_mode):
                 path.unlink()
             elif status.st_uid == os.geteuid():
                 shutil.rmtree(path)
         finally:
-            os.close(opened)
+            os.close(descriptor)
 
 
 def sync(path: Path) -> None:
     """Bring a file's content, or the names in a folder, to the disk."""
-    opened = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        os.fsync(opened)
+        os.fsync(descriptor)
     except OSError as error:
         # Some network file systems sync files, but no folders.
         if not path.is_dir() or error.errno not in (errno.EINVAL, errno.ENOTSUP):
             raise
     finally:
-        os.close(opened)
+        os.close(descriptor)
 
 
 @contextmanager
 def exclusive_lock(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on the file or folder; waits for other processes and threads."""
+    """Hold an exclusive lock on the file or folder. Waits for other processes and threads."""
     flags = os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT
-    opened = os.open(path, flags | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(path, flags | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(opened, fcntl.LOCK_EX)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
         # Closing is not enough: a child forked in the meantime has the file open too.
-        fcntl.flock(opened, fcntl.LOCK_UN)
-        os.close(opened)
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+        os.close(descriptor)
 
 
 _PREFIX = "batchrec-temporary-"
-# Nothing that a person names is removed.
+# Only such a folder is removed, and nothing that a person has named.
 _TEMPORARY_NAME = re.compile(rf"{_PREFIX}[a-z0-9_]{{8}}")
 
 
 @contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """A new, empty folder of this user alone; it is removed when the block ends.
+    """A new, empty folder that only this user can read. It is removed when the block ends.
 
-    This process locks it, so that the next process that wants one knows what a killed one left.
+    This process locks it, so that the next process that makes one can remove what a killed one
+    left.
     """
     _remove_abandoned(Path(tempfile.gettempdir()))
-    folder, opened = _create_temporary_folder()
+    folder, descriptor = _create_temporary_folder()
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        os.close(opened)
+        os.close(descriptor)
 
 
 def _create_temporary_folder() -> tuple[Path, int]:
     while True:
         folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
-        with suppress(FileNotFoundError):  # another process has taken it for abandoned
-            opened = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-            if lock_created(opened, folder):
-                return folder, opened
+        with suppress(FileNotFoundError):  # Another process has removed it as abandoned.
+            descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+            if lock_created(descriptor, folder):
+                return folder, descriptor
 
 
 @cache  # once in a process
-def _remove_abandoned(where: Path) -> None:
-    for folder in where.glob(f"{_PREFIX}*"):
+def _remove_abandoned(parent: Path) -> None:
+    for folder in parent.glob(f"{_PREFIX}*"):
         if _TEMPORARY_NAME.fullmatch(folder.name):
             _remove_unlocked(folder)

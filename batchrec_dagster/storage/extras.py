@@ -1,11 +1,11 @@
-"""The packages of an extra, which not everyone installs."""
+"""Checks whether the packages of an extra are installed; not everyone installs each."""
 
 from __future__ import annotations
 
 from functools import cache
 from importlib.util import find_spec
 
-# The modules that each extra in pyproject.toml installs, and that are imported where they are used.
+# The modules that each extra in pyproject.toml installs. They are imported where they are used.
 EXTRAS = {
     "local": ("implicit", "scipy", "threadpoolctl"),
     "report": ("scipy",),
@@ -26,7 +26,10 @@ def is_installed(extra: str) -> bool:
 
 
 def require(extra: str, purpose: str) -> None:
-    """Raise ExtraMissingError unless the extra is installed. purpose: what needs it."""
+    """Raise ExtraMissingError unless the extra is installed.
+
+    purpose: what needs it, as the message begins.
+    """
     if missing := _find_missing_modules(extra):
         raise ExtraMissingError(
             f"{purpose} needs {', '.join(missing)}: pip install 'batchrec-dagster[{extra}]'"

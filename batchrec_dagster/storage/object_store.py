@@ -1,7 +1,7 @@
-"""Objects by `s3://bucket/key` URI, in S3 buckets or in local folders that replace buckets.
+"""Objects by `s3://bucket/key` URI, in S3 buckets or in local folders that stand for buckets.
 
 Every module names its data by such a URI, so that the same code runs on a folder and on a bucket.
-Puts are atomic: a reader sees the old object or the new one, never a part.
+Puts are atomic: a reader sees the old object or the new one, never a part of one.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ if TYPE_CHECKING:
 
 
 MB = 1024 * 1024
-CHUNK = 8 * MB
+CHUNK_BYTES = 8 * MB
 # S3's limit for a multipart upload: docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html
 MAX_PARTS = 10_000
 # Bytes of memory an upload uses: the larger its parts, the fewer it sends at the same time.
-BUFFER = 12 * CHUNK
+BUFFER_BYTES = 12 * CHUNK_BYTES
 # Outlasts minutes of throttling, server errors and broken connections. Each pause is random, up to
 # `base` times the last: with the usual 2 the pauses would not grow.
 RETRIES: RetryConfig = {
@@ -102,8 +102,8 @@ def split_uri(uri: str) -> tuple[str, str]:
 
     Raises StorageError if it is not an s3 URI, or its key could leave the bucket's folder.
     """
-    scheme, separator, rest = uri.partition("://")
-    bucket, _, key = rest.partition("/")
+    scheme, separator, path = uri.partition("://")
+    bucket, _, key = path.partition("/")
     if scheme != "s3" or not separator or not bucket:
         raise StorageError(f"{uri!r} is not a storage URI: write s3://bucket/key")
     # Joined to a folder, a key that starts with a slash would be a path of the whole machine.
@@ -115,24 +115,23 @@ def split_uri(uri: str) -> tuple[str, str]:
 
 
 def choose_part_size(size: int) -> int:
-    """Bytes of each part of a multipart put of so many bytes: whole MB, at most MAX_PARTS parts."""
-    return max(CHUNK, -(-size // (MAX_PARTS * MB)) * MB)
+    """The bytes of each part of a multipart put of `size` bytes: whole MB, at most MAX_PARTS
+    parts."""
+    return max(CHUNK_BYTES, -(-size // (MAX_PARTS * MB)) * MB)
 
 
 @dataclass(frozen=True)
 class ObjectStore:
-    """Reads and writes objects.
-
-    `folders` maps bucket names to local folders; every other bucket is S3, reached with the
-    credentials of `session()`, which is made when first used, at `endpoint_url` (default: AWS).
-    A folder that does not exist is created with `folder_mode`: the histories of people are in it,
-    so that only this user may read them.
-    """
+    """Reads and writes objects, in S3 or in local folders."""
 
     folders: Mapping[str, Path] = field(default_factory=dict)
+    """The local folder of each bucket that is one. Every other bucket is in S3."""
     session: Callable[[], boto3.Session] = boto3.Session
+    """Makes the session with the credentials of S3, when it is first used."""
     endpoint_url: str | None = None
+    """Where S3 is, if not at AWS."""
     folder_mode: int = 0o700
+    """The mode of folders that are created. Only this user may read the histories of people."""
     _stores: dict[str, Any] = field(default_factory=dict, init=False, compare=False)
 
     def get(self, uri: str) -> bytes:
@@ -144,8 +143,10 @@ class ObjectStore:
         return self._bytes(uri, {"range": {"suffix": length}})
 
     def read_range(self, uri: str, start: int, length: int, etag: str) -> bytes:
-        """`length` bytes of the object from byte `start` on, counted from 0. Raises StorageError if
-        the object no longer has this `etag`."""
+        """`length` bytes of the object from byte `start` on, counted from 0.
+
+        Raises StorageError if the object no longer has this `etag`.
+        """
         return self._bytes(uri, {"range": (start, start + length), "if_match": etag})
 
     def _bytes(self, uri: str, options: GetOptions) -> bytes:
@@ -154,7 +155,10 @@ class ObjectStore:
             return bytes(obstore.get(store, key, options=options).bytes())
 
     def chunks(self, uri: str, etag: str | None = None) -> Iterator[bytes]:
-        """The object piece by piece, in bounded memory. With `etag`, this version of it only."""
+        """Yield the object piece by piece, in bounded memory.
+
+        etag: of the version to read. Raises StorageError if the object has another by now.
+        """
         if etag is None and (path := self.local_path(uri)) is not None:
             # Takes a quarter of obstore's CPU time, which reads larger pieces into new memory.
             with self._explained(uri, "read"):
@@ -164,7 +168,9 @@ class ObjectStore:
         options: GetOptions = {"if_match": etag} if etag else {}
         try:
             with self._explained(uri, "read"):
-                for chunk in obstore.get(store, key, options=options).stream(min_chunk_size=CHUNK):
+                for chunk in obstore.get(store, key, options=options).stream(
+                    min_chunk_size=CHUNK_BYTES
+                ):
                     yield bytes(chunk)
         except StorageError as error:
             if isinstance(error.__cause__, PreconditionError):
@@ -201,14 +207,18 @@ class ObjectStore:
             if isinstance(data, bytes):
                 # Browsers show an object with this type and download any other.
                 options: dict[str, Any] = {"attributes": HTML} if key.endswith(".html") else {}
-                done = obstore.put(store, key, data, use_multipart=len(data) > CHUNK, **options)
-            elif isinstance(data, Path) and data.stat().st_size <= CHUNK:
-                done = obstore.put(store, key, data.read_bytes(), use_multipart=False)
+                result = obstore.put(
+                    store, key, data, use_multipart=len(data) > CHUNK_BYTES, **options
+                )
+            elif isinstance(data, Path) and data.stat().st_size <= CHUNK_BYTES:
+                result = obstore.put(store, key, data.read_bytes(), use_multipart=False)
             else:
-                part = choose_part_size(data.stat().st_size) if isinstance(data, Path) else CHUNK
-                at_once = max(1, BUFFER // part)
-                done = obstore.put(store, key, data, chunk_size=part, max_concurrency=at_once)
-        return done["e_tag"] or ""
+                part = (
+                    choose_part_size(data.stat().st_size) if isinstance(data, Path) else CHUNK_BYTES
+                )
+                concurrency = max(1, BUFFER_BYTES // part)
+                result = obstore.put(store, key, data, chunk_size=part, max_concurrency=concurrency)
+        return result["e_tag"] or ""
 
     def create(self, uri: str, data: bytes) -> bool:
         """Write an object unless it exists; returns whether it was written.
@@ -243,17 +253,17 @@ class ObjectStore:
             return self.put(target, path or self.chunks(source))
         (bucket, key), (target_bucket, target_key) = split_uri(source), split_uri(target)
         session: Any = self._session
-        done: dict[str, Any] = {}
+        copy_result: dict[str, Any] = {}
 
-        def note(parsed: dict[str, Any], **_: Any) -> None:
-            done.update(parsed.get("CopyObjectResult", parsed))
+        def keep_result(parsed: dict[str, Any], **_: Any) -> None:
+            copy_result.update(parsed.get("CopyObjectResult", parsed))
 
         with self._explained(target, "write"):
             try:
                 s3 = session.client("s3", endpoint_url=self.endpoint_url, config=CLIENT_CONFIG)
                 # `copy` copies a large object in parts and does not return the response.
-                for last in ("CopyObject", "CompleteMultipartUpload"):
-                    s3.meta.events.register(f"after-call.s3.{last}", note)
+                for operation in ("CopyObject", "CompleteMultipartUpload"):
+                    s3.meta.events.register(f"after-call.s3.{operation}", keep_result)
                 s3.copy({"Bucket": bucket, "Key": key}, target_bucket, target_key)
             except (ClientError, BotoCoreError) as error:
                 if isinstance(error, ClientError) and is_denied(error):
@@ -264,7 +274,7 @@ class ObjectStore:
                     raise StorageError(f"cannot copy {source} to {target}: {fix}") from error
                 raise StorageError(f"cannot copy {source} to {target}: {error}") from error
         # Some servers omit the quotes here.
-        return '"{}"'.format(done.get("ETag", "").strip('"'))
+        return '"{}"'.format(copy_result.get("ETag", "").strip('"'))
 
     def head(self, uri: str) -> ObjectInfo | None:
         """The object's size and ETag; None if it does not exist."""
@@ -284,20 +294,20 @@ class ObjectStore:
         bucket, key = split_uri(prefix)
         folder = key.rpartition("/")[0]
         with self._explained(prefix, "list"):
-            found = [
+            infos = [
                 _read_info(f"s3://{bucket}/{meta['path']}", meta)
                 for page in obstore.list(self._bucket(bucket), folder or None)
                 for meta in page
                 if meta["path"].startswith(key)
             ]
-        return sorted(found)
+        return sorted(infos)
 
     def subfolders(self, prefix: str) -> tuple[str, ...]:
         """The names of the folders in the folder `prefix`, which ends in `/`."""
         bucket, key = split_uri(prefix)
         with self._explained(prefix, "list"):
-            found = obstore.list_with_delimiter(self._bucket(bucket), key or None)
-        names = (path.rstrip("/").rpartition("/")[2] for path in found["common_prefixes"])
+            listing = obstore.list_with_delimiter(self._bucket(bucket), key or None)
+        names = (path.rstrip("/").rpartition("/")[2] for path in listing["common_prefixes"])
         return tuple(sorted(names))
 
     def delete(self, uri: str) -> None:
@@ -310,7 +320,10 @@ class ObjectStore:
             pass
 
     def tidy(self, folder: str) -> None:
-        """Delete unfinished files of killed puts into the folder. In S3 a lifecycle rule does."""
+        """Delete the unfinished files that killed puts left in the folder.
+
+        In S3 a lifecycle rule does that.
+        """
         if path := self.local_path(folder):
             durable.remove_staged(path)
 
@@ -403,31 +416,37 @@ def _split_into_chunks(data: bytes | Path | Iterable[bytes]) -> Iterator[bytes]:
     if isinstance(data, bytes):
         yield data
     elif isinstance(data, Path):
-        yield from durable.read_pieces(data, CHUNK)
+        yield from durable.read_pieces(data, CHUNK_BYTES)
     else:
         yield from data
 
 
 def _retry_until_answered(attempt: Callable[[], object]) -> None:
-    """Retry on broken connections; obstore does not if the request might run twice."""
-    give_up = time.monotonic() + RETRIES["retry_timeout"].total_seconds()
+    """Retry on broken connections. obstore does not, where a request might run twice."""
+    deadline = time.monotonic() + RETRIES["retry_timeout"].total_seconds()
     while True:
         try:
             attempt()
             return
         except GenericError as error:
-            if _UNANSWERED not in str(error) or time.monotonic() > give_up:
+            if _UNANSWERED not in str(error) or time.monotonic() > deadline:
                 raise
         time.sleep(_PAUSE)
 
 
 def _explain(uri: str, doing: str, error: Exception, arn: Callable[[], str]) -> StorageError:
-    """The error in one line; `arn()` begins those of S3. To obstore a refused listing is a generic
-    error, and only the server's answer distinguishes a missing bucket from a missing object."""
+    """The error in one line, with what to do.
+
+    To obstore a refused listing is a generic error, and only the server's answer distinguishes a
+    missing bucket from a missing object.
+
+    arn: returns what the ARNs of buckets begin with.
+    """
     text = str(error)
     code = re.search(r"<Code>(\w+)</Code>", text)
-    if code and (trouble := explain_credentials_error(code[1], text)):
-        return StorageError(f"cannot {doing} {uri}: permission denied; {trouble}")
+    credentials_fix = explain_credentials_error(code[1], text) if code else None
+    if credentials_fix:
+        return StorageError(f"cannot {doing} {uri}: permission denied; {credentials_fix}")
     missing = isinstance(error, (FileNotFoundError, NotFoundError)) or "404 Not Found" in text
     if missing and (doing in ("write", "list") or "NoSuchBucket" in text):
         bucket, _ = split_uri(uri)

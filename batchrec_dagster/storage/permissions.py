@@ -1,6 +1,6 @@
-"""What to do when AWS denies a call: which permission is missing, on which resource.
+"""Says what to do when AWS denies a call: which permission is missing, on which resource.
 
-AWS mostly names both; where it does not (a HEAD request has no body), they follow from the call.
+AWS mostly names both. Where it does not, as a HEAD request has no body, they follow from the call.
 Expired or unknown credentials and a wrong clock get their own messages.
 """
 
@@ -24,15 +24,18 @@ _KEY = "batchrec_params"
 
 def find_partition(region: str | None) -> str:
     """The AWS partition of a region, as ARNs begin with it: aws, aws-cn or aws-us-gov."""
-    found = re.match(r"(cn|us-gov)-", region or "")
-    return f"aws-{found[1]}" if found else "aws"
+    prefix = re.match(r"(cn|us-gov)-", region or "")
+    return f"aws-{prefix[1]}" if prefix else "aws"
 
 
 def explain_missing_permission(action: str, resource: str, message: str = "") -> str:
-    """What to allow. message: AWS's own, preferred where it names the permission."""
-    found = _NAMED.search(message)
-    if found:
-        action, resource = found[1], found[2] or resource
+    """Which action to allow on which resource.
+
+    message: AWS's own. The permission that it names, if it names one, replaces the arguments.
+    """
+    named = _NAMED.search(message)
+    if named:
+        action, resource = named[1], named[2] or resource
     return f"permission denied; allow these credentials {action} on {resource}"
 
 

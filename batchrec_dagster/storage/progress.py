@@ -1,4 +1,4 @@
-"""Progress of a long job, logged every few seconds: how much is done, how fast, the time left."""
+"""Logs the progress of a long job every few seconds: how much is done, how fast, the time left."""
 
 from __future__ import annotations
 
@@ -11,34 +11,37 @@ EVERY_SECONDS = 10.0
 
 @dataclass
 class Progress:
-    """Logs progress over `total` things named `what`, such as "lines of s3://b/users.json"."""
+    """Logs how many of `total` units a job has processed."""
 
-    what: str
+    unit: str
+    """What is counted, such as "lines of s3://b/users.json"."""
     total: int
     log: Callable[[str], None]
     clock: Callable[[], float] = time.monotonic
-    done: int = 0
-    _began: float = field(init=False)
+    count: int = 0
+    """How many units have been processed."""
+    _start: float = field(init=False)
     _last_logged: float = field(init=False)
 
     def __post_init__(self) -> None:
-        self._began = self._last_logged = self.clock()
+        self._start = self._last_logged = self.clock()
 
     def add(self, count: int) -> None:
-        """Count more as done; logs at most every EVERY_SECONDS."""
-        self.done += count
+        """Count this many more units as processed. Logs at most every EVERY_SECONDS."""
+        self.count += count
         now = self.clock()
         if now - self._last_logged < EVERY_SECONDS:
             return
         self._last_logged = now
-        rate = self.done / (now - self._began)
-        left = (self.total - self.done) / rate if rate else 0.0
+        rate = self.count / (now - self._start)
+        seconds_left = (self.total - self.count) / rate if rate else 0.0
         self.log(
-            f"{self.done:,} of {self.total:,} {self.what}, {rate:,.0f} a second,"
-            f" about {left:,.0f} s left"
+            f"{self.count:,} of {self.total:,} {self.unit}, {rate:,.0f} a second,"
+            f" about {seconds_left:,.0f} s left"
         )
 
     def end(self) -> None:
-        seconds = self.clock() - self._began
-        rate = f", {self.done / seconds:,.0f} a second" if seconds > 0 else ""
-        self.log(f"{self.done:,} {self.what} in {seconds:.1f} s{rate}")
+        """Log the total and the mean speed."""
+        seconds = self.clock() - self._start
+        rate = f", {self.count / seconds:,.0f} a second" if seconds > 0 else ""
+        self.log(f"{self.count:,} {self.unit} in {seconds:.1f} s{rate}")

@@ -1,7 +1,8 @@
 """A table that people read while it is replaced: one Parquet file that changes by one atomic put.
 
-`FOLDER/history/NAME/` keeps the editions published before `FOLDER/NAME/NAME.parquet`, as
-`000012-VERSION.parquet`. If a process is killed at any moment, readers still get one whole edition.
+`FOLDER/NAME/NAME.parquet` is the published edition. `FOLDER/history/NAME/` keeps the editions
+published before it, as `000012-VERSION.parquet`. Whenever a process is killed, readers still get
+one whole edition.
 """
 
 from __future__ import annotations
@@ -30,22 +31,24 @@ if TYPE_CHECKING:
 
 # The key in Parquet's metadata whose value, a JSON object, describes the table.
 ABOUT = "batchrec"
-# A footer nearly always fits into so many bytes.
-FOOTER = 64 * 1024
+# A footer nearly always fits into this many bytes.
+FOOTER_BYTES = 64 * 1024
 _IN_HISTORY = re.compile(r"((\d{6,})-\w+)\.parquet")
 
 
 @dataclass(frozen=True)
 class Edition:
-    """One publication of the table. about: its metadata, with `edition` (1 is the first) and
-    `version` (differs when the content differs); uri: where its file is."""
+    """One publication of the table."""
 
     about: Mapping[str, Any]
+    """The table's metadata. `edition` is the number, from 1; `version` differs when the content
+    does."""
     uri: str = field(compare=False)
+    """Where its file is."""
 
     @property
     def number(self) -> int:
-        """0 if the table's metadata has none."""
+        """The edition's number; 0 if the table's metadata has none."""
         return int(self.about.get("edition", 0))
 
     @property
@@ -78,11 +81,12 @@ class PublishedTable:
     def older(self) -> list[Edition]:
         """The editions published before, newest first."""
         current = self.current()
-        found = []
+        editions = []
         for uri in self._entries().values():
-            with suppress(DamagedObjectError):  # nobody can go back to it
-                found.append(self._edition(uri))
-        return [edition for edition in found if edition is not None and edition != current]
+            # Nobody can go back to a damaged one.
+            with suppress(DamagedObjectError):
+                editions.append(self._edition(uri))
+        return [edition for edition in editions if edition is not None and edition != current]
 
     def read(self) -> tuple[Edition, pl.LazyFrame]:
         """The published edition, which does not change when a newer one replaces it.
@@ -93,8 +97,8 @@ class PublishedTable:
 
     def read_edition(self, edition: Edition) -> pl.LazyFrame:
         """The rows of this edition, published or older."""
-        found, rows = self._read(edition.uri)
-        if found != edition:
+        read_edition, rows = self._read(edition.uri)
+        if read_edition != edition:
             raise StorageError(f"{edition.uri}: new lists were published meanwhile. Run it again")
         return rows
 
@@ -110,48 +114,54 @@ class PublishedTable:
         return 1 + max([current.number if current else 0, *self._entries()])
 
     def publish(self, file: Path, keep: int) -> Edition:
-        """Publish a file written by `TableWriter`, and keep `keep` older editions, the replaced one
-        among them. If this version is published already, nothing changes."""
+        """Publish a table, and return its edition. If its version is published, nothing changes.
+
+        file: as `TableWriter` wrote it.
+        keep: how many older editions stay, the replaced one among them.
+        """
         edition = Edition(read_about(file), self.uri)
-        before = self.current()
-        if before is not None and before.version == edition.version:
-            return before
-        self._replace(before, edition, keep, lambda: self.store.put(self.uri, file))
+        current = self.current()
+        if current is not None and current.version == edition.version:
+            return current
+        self._replace(current, edition, keep, lambda: self.store.put(self.uri, file))
         return edition
 
     def put_back(self, edition: Edition, keep: int) -> None:
         """Publish an older edition again, and keep the one that it replaces."""
-        before = self.current()
-        if before != edition:
-            self._replace(before, edition, keep, lambda: self.store.copy(edition.uri, self.uri))
+        current = self.current()
+        if current != edition:
+            self._replace(current, edition, keep, lambda: self.store.copy(edition.uri, self.uri))
 
     def _replace(
-        self, before: Edition | None, edition: Edition, keep: int, put: Callable[[], object]
+        self, replaced: Edition | None, edition: Edition, keep: int, put: Callable[[], object]
     ) -> None:
-        if before is not None:
-            kept = f"{self.history}{before.name}.parquet"
-            if self.store.head(kept) is None:
-                self.store.copy(before.uri, kept)
+        if replaced is not None:
+            copy_uri = f"{self.history}{replaced.name}.parquet"
+            if self.store.head(copy_uri) is None:
+                self.store.copy(replaced.uri, copy_uri)
         put()
-        self._prune(before, edition, keep)
+        self._prune(replaced, edition, keep)
 
-    def _prune(self, before: Edition | None, edition: Edition, keep: int) -> None:
-        """Delete all but the newest older editions; the one just replaced counts as the newest."""
-        needed = {edition.name, *([before.name] if before else [])}
-        others = [name for name in map(self._name, self._entries().values()) if name not in needed]
-        needed.update(others[: max(0, keep - (before is not None))])
+    def _prune(self, replaced: Edition | None, edition: Edition, keep: int) -> None:
+        """Delete all but the newest `keep` older editions. The replaced one counts as the
+        newest."""
+        names_to_keep = {edition.name, *([replaced.name] if replaced else [])}
+        names = map(self._name, self._entries().values())
+        older_names = [name for name in names if name not in names_to_keep]
+        names_to_keep.update(older_names[: max(0, keep - (replaced is not None))])
         for info in self.store.list(self.history):
             match = _IN_HISTORY.fullmatch(info.uri, len(self.history))
-            if match and match[1] not in needed:
+            if match and match[1] not in names_to_keep:
                 self.store.delete(info.uri)
 
     def _entries(self) -> dict[int, str]:
         """The URIs of the history's files by edition number, newest first."""
-        found = {}
+        uris = {}
         for info in self.store.list(self.history):
-            if match := _IN_HISTORY.fullmatch(info.uri, len(self.history)):
-                found[int(match[2])] = info.uri
-        return dict(sorted(found.items(), reverse=True))
+            match = _IN_HISTORY.fullmatch(info.uri, len(self.history))
+            if match:
+                uris[int(match[2])] = info.uri
+        return dict(sorted(uris.items(), reverse=True))
 
     def _name(self, uri: str) -> str:
         return uri.removeprefix(self.history).removesuffix(".parquet")
@@ -173,7 +183,7 @@ class PublishedTable:
 
 
 class TableWriter(ExitStack):
-    """Writes a table piece by piece to a Parquet file, whose metadata may be known last."""
+    """Writes a table piece by piece to a Parquet file. Its metadata may become known last."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -181,7 +191,7 @@ class TableWriter(ExitStack):
         self._writer: pq.ParquetWriter | None = None
 
     def write(self, rows: pa.Table) -> None:
-        """Add rows; all have the same columns."""
+        """Add rows. All calls have the same columns."""
         if self._writer is None:
             import pyarrow.parquet as pq
 
@@ -190,8 +200,10 @@ class TableWriter(ExitStack):
         self._writer.write_table(rows)
 
     def finish(self, about: Mapping[str, Any]) -> None:
-        """Close the file; `about` describes the table. Rows must have been written, even if none
-        of them has a row."""
+        """Close the file. `write` must have been called, if only with a table without rows.
+
+        about: the metadata that describes the table.
+        """
         assert self._writer is not None
         self._writer.add_key_value_metadata({ABOUT: json.dumps(about)})
         self.close()
@@ -208,10 +220,11 @@ def read_about(file: Path | IO[bytes]) -> dict[str, Any]:
 
 def _read_about_in_storage(store: ObjectStore, uri: str) -> dict[str, Any]:
     """`read_about` of a table in the storage; reads only its end, in one piece."""
-    end = store.tail(uri, FOOTER)
+    end = store.tail(uri, FOOTER_BYTES)
     # A Parquet file ends in its footer, the footer's length and four letters.
-    if (length := int.from_bytes(end[-8:-4], "little") + 8) > len(end):
-        end = store.tail(uri, length)
+    footer_bytes = int.from_bytes(end[-8:-4], "little") + 8
+    if footer_bytes > len(end):
+        end = store.tail(uri, footer_bytes)
     return _read_about_or_explain(io.BytesIO(end), store, uri)
 
 

@@ -10,7 +10,7 @@ HIDDEN = "***"
 # The value of an environment variable with such a name is a secret.
 _NAMES = re.compile(r"SECRET|TOKEN|PASSW|KEY|WEBHOOK|CREDENTIAL|DATABASE_URL|DSN", re.IGNORECASE)
 # Shorter values would hide ordinary words.
-_LEAST = 6
+_MIN_LENGTH = 6
 _PATTERNS = (
     # The user and password in a URL.
     (re.compile(r"(\w+://)[^\s/@]+@"), rf"\1{HIDDEN}@"),
@@ -23,24 +23,32 @@ _PATTERNS = (
 
 
 def redact(text: str, environment: Mapping[str, str]) -> str:
-    """The text without secret variables' values and anything that looks like a secret."""
+    """The text without the values of secret variables, and without what looks like a secret."""
     values = [
-        value for name, value in environment.items() if _NAMES.search(name) and len(value) >= _LEAST
+        value
+        for name, value in environment.items()
+        if _NAMES.search(name) and len(value) >= _MIN_LENGTH
     ]
     # Longest first, as one may contain another.
     for value in sorted(values, key=len, reverse=True):
         text = text.replace(value, HIDDEN)
-    for pattern, instead in _PATTERNS:
-        text = pattern.sub(instead, text)
+    for pattern, replacement in _PATTERNS:
+        text = pattern.sub(replacement, text)
     return text
 
 
 def choose_safe_defaults(parts: Mapping[str, str]) -> dict[str, str]:
-    """What the parts of a URL do not say: TLS off this machine, and no log-in that sends the
-    password as it is. Keys are libpq's."""
+    """Safe values for what a database's URL does not set.
+
+    A server on another machine needs TLS, and no log-in may send the password as it is.
+
+    parts: the parts of the URL, by libpq's names.
+    """
     hosts = (parts.get("hostaddr") or parts.get("host") or "").split(",")
-    here = all(host in ("", "localhost", "127.0.0.1", "::1") or host[0] in "/@" for host in hosts)
+    on_this_machine = all(
+        host in ("", "localhost", "127.0.0.1", "::1") or host[0] in "/@" for host in hosts
+    )
     safe = {"require_auth": "!password"}
-    if not here:
+    if not on_this_machine:
         safe["sslmode"] = "require"
     return {name: value for name, value in safe.items() if name not in parts}

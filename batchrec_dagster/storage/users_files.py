@@ -12,17 +12,17 @@ import polars as pl
 from batchrec_dagster.storage.durable import compute_version, read_pieces, temporary_folder
 from batchrec_dagster.storage.object_store import ObjectNotFoundError, ObjectStore
 
-# Rows to encode as JSON at once.
-PIECE = 1_000_000
+# How many rows are encoded as JSON at once.
+PIECE_ROWS = 1_000_000
 
 
 @dataclass(frozen=True)
 class UsersFiles:
-    """The users of a batch inference job: the one file `uri`, or several in its folder.
+    """The users of a batch inference job: the one file `uri`, or several files in its folder.
 
-    Several, where Personalize's limit of records in a file requires it, are
-    `FOLDER/VERSION/users_0001.json` and so on; then `FOLDER/files.json` names them and replaces the
-    one file. A kill at any moment leaves one whole list.
+    Where Personalize's limit of records in a file requires several, they are
+    `FOLDER/VERSION/users_0001.json` and so on. Then `FOLDER/files.json` names them, and replaces
+    the one file. A kill at any point leaves one whole list.
     """
 
     store: ObjectStore
@@ -58,7 +58,8 @@ class UsersFiles:
     def publish(self, users: pl.DataFrame, max_records: int) -> None:
         """Write the users, a line each, and remove the files of an earlier list.
 
-        max_records: how many lines Personalize reads from one file; more go into several.
+        max_records: how many lines Personalize reads from one file. If there are more users, they
+        go into several files.
         """
         with temporary_folder() as folder:
             files = [
@@ -68,34 +69,34 @@ class UsersFiles:
             if len(files) == 1:
                 self.store.put(self.uri, files[0])
                 self.store.delete(self.manifest)
-                kept = {self.uri}
+                uris_to_keep = {self.uri}
             else:
                 version = compute_version(chunk for file in files for chunk in read_pieces(file))
                 names = [f"{version}/{file.name}" for file in files]
-                kept = {self.folder + name for name in names} | {self.manifest}
+                uris_to_keep = {self.folder + name for name in names} | {self.manifest}
                 for name, file in zip(names, files, strict=True):
                     self.store.put(self.folder + name, file)
                 self.store.put(self.manifest, json.dumps({"files": names}, indent=2).encode())
         for info in self.store.list(self.folder):
-            if info.uri not in kept:
+            if info.uri not in uris_to_keep:
                 self.store.delete(info.uri)
 
 
 def measure_users(users: pl.DataFrame) -> tuple[str, int]:
-    """The users' version, see UsersFiles.version, and their size in bytes."""
+    """The users' version, as UsersFiles.version, and the size of their lines in bytes."""
     size = 0
 
-    def counted() -> Iterator[bytes]:
+    def count_bytes() -> Iterator[bytes]:
         nonlocal size
         for piece in _encode_lines(users):
             size += len(piece)
             yield piece
 
-    return compute_version(counted()), size
+    return compute_version(count_bytes()), size
 
 
 def _encode_lines(users: pl.DataFrame) -> Iterator[bytes]:
-    for piece in users.iter_slices(PIECE):
+    for piece in users.iter_slices(PIECE_ROWS):
         yield piece.write_ndjson().encode()
 
 

@@ -14,7 +14,7 @@ from batchrec_dagster.preparation.sources.errors import SourceError
 from batchrec_dagster.preparation.sources.files import LocalFile
 from batchrec_dagster.preparation.sources.parsing import parse_source
 from batchrec_dagster.preparation.sources.source import CopyResult, File
-from batchrec_dagster.storage.object_store import CHUNK, ObjectStore, StorageError
+from batchrec_dagster.storage.object_store import CHUNK_BYTES, ObjectStore, StorageError
 from batchrec_dagster_tests.s3_server import S3Server
 from batchrec_dagster_tests.sources.support import (
     CONTENT,
@@ -197,7 +197,7 @@ def test_a_missing_object_is_said_so(place: Place) -> None:
 
 
 def test_a_large_object_is_copied_piece_by_piece(place: Place) -> None:
-    content = np.random.default_rng(0).bytes(3 * CHUNK + 7)
+    content = np.random.default_rng(0).bytes(3 * CHUNK_BYTES + 7)
     place.store.put("s3://lake/in.csv", content)
     assert place.copy("s3://lake/in.csv") == CopyResult(
         len(content), hashlib.sha256(content).hexdigest()
@@ -216,7 +216,7 @@ class _Breaking(ObjectStore):
 
 
 def test_what_breaks_midway_leaves_what_was_there(place: Place, tmp_path: Path) -> None:
-    place.store.put("s3://lake/in.csv", bytes(2 * CHUNK))
+    place.store.put("s3://lake/in.csv", bytes(2 * CHUNK_BYTES))
     place.store.put(DESTINATION, b"yesterday's")
     broken = replace(place, store=_Breaking(place.store.folders))
     with pytest.raises(SourceError, match=r"^cannot read s3://lake/in.csv: the connection broke$"):
