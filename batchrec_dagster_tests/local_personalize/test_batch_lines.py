@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from batchrec_dagster.local_personalize.data import batch_lines
 from batchrec_dagster.local_personalize.data.batch_lines import (
-    Request,
-    blocks,
-    parse,
+    InputLine,
+    parse_line,
+    read_blocks,
     read_raw_lines,
 )
 from batchrec_dagster.local_personalize.recipes import RECIPES
@@ -35,13 +35,13 @@ VALUES = st.recursive(
 )
 
 
-def _requests(data: bytes) -> list[Request]:
-    return [request for block in blocks(io.BytesIO(data), USERS) for request in block]
+def _requests(data: bytes) -> list[InputLine]:
+    return [request for block in read_blocks(io.BytesIO(data), USERS) for request in block]
 
 
 def test_blank_lines_marks_and_line_ends_are_ignored() -> None:
     data = b'\xef\xbb\xbf{"userId":"a"}\r\n\n \t\r\n{"userId":"b"}\n\n{"userId":"c"}'
-    assert [request.echo["userId"] for request in _requests(data)] == ["a", "b", "c"]
+    assert [request.content["userId"] for request in _requests(data)] == ["a", "b", "c"]
     assert _requests(b"") == _requests(b"\n\n") == _requests(b"\xef\xbb\xbf") == []
     assert _requests(b"\n\xef\xbb\xbf{}")[0].problem == REQUIRED  # only a file starts with a mark
 
@@ -62,30 +62,30 @@ def test_blank_lines_marks_and_line_ends_are_ignored() -> None:
     ],
 )
 def test_invalid_lines(line: bytes, echo: dict[str, Any]) -> None:
-    assert parse(line, USERS) == Request(echo, REQUIRED)
+    assert parse_line(line, USERS) == InputLine(echo, REQUIRED)
 
 
 @pytest.mark.parametrize("values", [["a"], "a", {"GENRE": 5}, {"GENRE": ["a"]}, {"GENRE": None}])
 def test_filter_values_must_be_strings_by_name(values: object) -> None:
     echo = {"userId": "a", "filterValues": values}
-    request = parse(json.dumps(echo).encode(), USERS)
+    request = parse_line(json.dumps(echo).encode(), USERS)
     assert request.problem == "filterValues must be an object whose values are strings"
-    assert request.echo == echo
-    good = parse(b'{"userId":"a","filterValues":{"GENRE":"\\"x\\""}}', USERS)
+    assert request.content == echo
+    good = parse_line(b'{"userId":"a","filterValues":{"GENRE":"\\"x\\""}}', USERS)
     assert (good.problem, good.values) == (None, {"GENRE": '"x"'})
 
 
 def test_ids_that_are_numbers_are_taken_as_text() -> None:
-    assert parse(b'{"userId":5}', USERS).echo == {"userId": "5"}
-    request = parse(b'{"userId":5,"itemList":[1,"a",20]}', RANKING)
-    assert (request.problem, request.echo["itemList"]) == (None, ["1", "a", "20"])
+    assert parse_line(b'{"userId":5}', USERS).content == {"userId": "5"}
+    request = parse_line(b'{"userId":5,"itemList":[1,"a",20]}', RANKING)
+    assert (request.problem, request.content["itemList"]) == (None, ["1", "a", "20"])
     for line in (b'{"userId":true}', b'{"userId":1.5}', b'{"userId":null}'):
-        assert parse(line, USERS).problem == REQUIRED
+        assert parse_line(line, USERS).problem == REQUIRED
 
 
 @pytest.mark.parametrize("items", [[], "a", ["a", True], ["a", ""], ["a", None], {"a": "b"}, None])
 def test_a_ranking_needs_a_list_of_strings(items: object) -> None:
-    request = parse(json.dumps({"userId": "a", "itemList": items}).encode(), RANKING)
+    request = parse_line(json.dumps({"userId": "a", "itemList": items}).encode(), RANKING)
     assert request.problem == f"{REQUIRED}, itemList"
 
 
@@ -104,9 +104,9 @@ def test_blocks_are_bounded_by_lines_and_by_bytes(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(batch_lines, "LINES_AT_ONCE", 3)
     monkeypatch.setattr(batch_lines, "BYTES_AT_ONCE", 100)
     short = b'{"userId":"a"}\n'
-    assert [len(block) for block in blocks(io.BytesIO(short * 7), USERS)] == [3, 3, 1]
+    assert [len(block) for block in read_blocks(io.BytesIO(short * 7), USERS)] == [3, 3, 1]
     long = b'{"userId":"' + b"a" * 60 + b'"}\n'
-    assert [len(block) for block in blocks(io.BytesIO(long * 5), USERS)] == [2, 2, 1]
+    assert [len(block) for block in read_blocks(io.BytesIO(long * 5), USERS)] == [2, 2, 1]
 
 
 @settings(deadline=None)
@@ -118,16 +118,16 @@ def test_any_bytes_are_as_many_requests_as_lines(data: bytes) -> None:
     requests = _requests(data)
     assert len(requests) == len(lines)
     for request in requests:
-        json.dumps(request.echo, allow_nan=False, ensure_ascii=False).encode()
-        assert request.problem or request.echo["userId"]
+        json.dumps(request.content, allow_nan=False, ensure_ascii=False).encode()
+        assert request.problem or request.content["userId"]
 
 
 @settings(deadline=None)
 @given(value=st.dictionaries(st.sampled_from(["userId", "itemList", "filterValues"]), VALUES))
 def test_any_json_is_a_request_or_has_a_problem(value: dict[str, Any]) -> None:
-    request = parse(json.dumps(value).encode(), RANKING)
+    request = parse_line(json.dumps(value).encode(), RANKING)
     if request.problem is None:
-        assert all(isinstance(item, str) for item in request.echo["itemList"])
-        assert [request.echo["userId"], *request.echo["itemList"]] == [
+        assert all(isinstance(item, str) for item in request.content["itemList"])
+        assert [request.content["userId"], *request.echo["itemList"]] == [
             str(given) for given in [value["userId"], *value["itemList"]]
         ]

@@ -52,7 +52,7 @@ def _found(expression: str) -> list[str]:
         assert dataset_type == ITEMS
         return ROWS.select(columns)
 
-    return [str(item) for item in ids[ItemAttributes(SCHEMA, read, ids).matching_items(expression)]]
+    return [str(item) for item in ids[ItemAttributes(SCHEMA, read, ids).find_items(expression)]]
 
 
 @pytest.mark.parametrize(

@@ -24,41 +24,41 @@ BYTES_AT_ONCE = 64 << 20
 _PROGRESS_LINES = 1000
 
 # Called with the number of newly answered lines; may raise to stop the job.
-Step = Callable[[int], None]
+ReportLines = Callable[[int], None]
 
 
 @dataclass(frozen=True)
-class Request:
+class InputLine:
     """One input line: what the output echoes, and why it cannot be answered, if so."""
 
-    echo: dict[str, Any]
+    content: dict[str, Any]
     problem: str | None = None
     values: dict[str, str] = field(default_factory=dict)  # its `filterValues`
 
 
 @dataclass(frozen=True)
-class Answerer(ABC):
+class LineAnswerer(ABC):
     """A recipe's model, with what its answers need."""
 
     recipe: Recipe
     filter: JobFilter | None
 
-    def problem(self, request: Request) -> str | None:
+    def find_problem(self, request: InputLine) -> str | None:
         """Why the line cannot be answered, of itself or for the filter."""
         if request.problem is None and self.filter is not None:
             return self.filter.find_problem(request.values)
         return request.problem
 
     @abstractmethod
-    def _lines(self, requests: Sequence[Request]) -> Iterator[str]:
+    def _answer_lines(self, requests: Sequence[InputLine]) -> Iterator[str]:
         """The output line of each request."""
 
-    def answer(self, source: Path, target: Path, step: Step) -> None:
+    def answer(self, source: Path, target: Path, step: ReportLines) -> None:
         """Write one output line to `target` for each line of `source`, a block at a time."""
         with source.open("rb") as lines, target.open("w", encoding="utf-8", newline="\n") as out:
-            for block in blocks(lines, self.recipe):
+            for block in read_blocks(lines, self.recipe):
                 written = 0
-                for text in self._lines(block):
+                for text in self._answer_lines(block):
                     out.write(text)
                     out.write("\n")
                     written += 1
@@ -67,12 +67,12 @@ class Answerer(ABC):
                 step(written % _PROGRESS_LINES)
 
 
-def blocks(file: BinaryIO, recipe: Recipe) -> Iterator[list[Request]]:
+def read_blocks(file: BinaryIO, recipe: Recipe) -> Iterator[list[InputLine]]:
     """The requests of a file, in blocks that fit into memory."""
-    block: list[Request] = []
+    block: list[InputLine] = []
     size = 0
     for line in read_raw_lines(file):
-        block.append(parse(line, recipe))
+        block.append(parse_line(line, recipe))
         size += len(line or b"")
         if len(block) >= LINES_AT_ONCE or size >= BYTES_AT_ONCE:
             yield block
@@ -94,27 +94,27 @@ def read_raw_lines(file: BinaryIO) -> Iterator[bytes | None]:
             yield line
 
 
-def count_requests(path: Path) -> int:
+def count_lines(path: Path) -> int:
     with path.open("rb") as file:
         return sum(1 for _ in read_raw_lines(file))
 
 
-def parse(line: bytes | None, recipe: Recipe) -> Request:
+def parse_line(line: bytes | None, recipe: Recipe) -> InputLine:
     """The request of a line; never raises."""
     if line is None:
-        return Request({}, f"The line is longer than {MAX_LINE_BYTES} bytes")
-    echo = _echo(line)
+        return InputLine({}, f"The line is longer than {MAX_LINE_BYTES} bytes")
+    echo = _parse_echo(line)
     echo |= {name: _as_text(echo[name]) for name in recipe.input_fields if name in echo}
     if not all(_is_valid_field(name, echo.get(name)) for name in recipe.input_fields):
         fields = ", ".join(recipe.input_fields)
-        return Request(echo, f"Required fields for the provided recipe are {fields}")
+        return InputLine(echo, f"Required fields for the provided recipe are {fields}")
     values = echo.get("filterValues", {})
     if not isinstance(values, dict) or not all(isinstance(v, str) for v in values.values()):
-        return Request(echo, "filterValues must be an object whose values are strings")
-    return Request(echo, values=values)
+        return InputLine(echo, "filterValues must be an object whose values are strings")
+    return InputLine(echo, values=values)
 
 
-def _echo(line: bytes) -> dict[str, Any]:
+def _parse_echo(line: bytes) -> dict[str, Any]:
     """The line's object; empty for one that the output could not echo: NaN, lone surrogates."""
     try:
         echo = json.loads(line.decode())

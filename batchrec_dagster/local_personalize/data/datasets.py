@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 def save_interactions(folder: Path) -> None:
     """Write the interactions of an import as arrays, next to its rows."""
-    store.save(Interactions.from_frame(_rows([folder], _COLUMNS)), folder / INTERACTIONS)
+    store.save(Interactions.from_frame(_scan_rows([folder], _COLUMNS)), folder / INTERACTIONS)
 
 
 @dataclass(frozen=True)
@@ -55,22 +55,22 @@ class DatasetReader:
     home: Home
     full_imports_only: bool = False
 
-    def rows(
+    def read_rows(
         self, dataset_arn: str, columns: Sequence[str], take: Callable[[pl.LazyFrame], T]
     ) -> T:
         """The result of `take` on these columns of all rows.
 
         Names match in any case; the frame has them as given. `take` may be called more than once.
         """
-        return self._read(dataset_arn, lambda folders: take(_rows(folders, columns)))
+        return self._read(dataset_arn, lambda folders: take(_scan_rows(folders, columns)))
 
-    def interactions(self, dataset_arn: str) -> Interactions:
+    def read_interactions(self, dataset_arn: str) -> Interactions:
         """All interactions; memory-mapped if there is a single import."""
         return self._read(
-            dataset_arn, lambda folders: store.concat(list(map(_interactions, folders)))
+            dataset_arn, lambda folders: store.concat(list(map(_load_interactions, folders)))
         )
 
-    def of_group(self, group_arn: str) -> Callable[[str, Sequence[str]], pl.DataFrame]:
+    def make_group_reader(self, group_arn: str) -> Callable[[str, Sequence[str]], pl.DataFrame]:
         """A function (dataset type, columns) -> those columns of the group's dataset.
 
         It also raises JobFailedError if there is no such dataset or column.
@@ -78,7 +78,9 @@ class DatasetReader:
 
         def read(dataset_type: str, columns: Sequence[str]) -> pl.DataFrame:
             try:
-                return self.rows(self.find(group_arn, dataset_type), columns, pl.LazyFrame.collect)
+                return self.read_rows(
+                    self.find_dataset(group_arn, dataset_type), columns, pl.LazyFrame.collect
+                )
             except pl.exceptions.ColumnNotFoundError:
                 raise JobFailedError(
                     f"The {dataset_type} data lacks one of the columns {', '.join(columns)}: import"
@@ -87,7 +89,7 @@ class DatasetReader:
 
         return read
 
-    def find(self, group_arn: str, dataset_type: str) -> str:
+    def find_dataset(self, group_arn: str, dataset_type: str) -> str:
         with self.catalog.open_for_reading() as transaction:
             datasets = transaction.list_resources("Dataset", parent=group_arn)
         of_type = [d.arn for d in datasets if d.body["datasetType"] == dataset_type]
@@ -125,13 +127,13 @@ class DatasetReader:
         return [self.home.root / file["path"] for file in files]
 
 
-def _interactions(folder: Path) -> Interactions:
+def _load_interactions(folder: Path) -> Interactions:
     if folder.is_file():  # imported by an earlier version: rows only
-        return Interactions.from_frame(_rows([folder], _COLUMNS))
+        return Interactions.from_frame(_scan_rows([folder], _COLUMNS))
     return store.load(folder / INTERACTIONS)
 
 
-def _rows(folders: Sequence[Path], columns: Sequence[str]) -> pl.LazyFrame:
+def _scan_rows(folders: Sequence[Path], columns: Sequence[str]) -> pl.LazyFrame:
     # Earlier versions imported into a single file.
     files = [folder if folder.is_file() else folder / ROWS for folder in folders]
     # Files imported before a schema update lack the columns that it added.

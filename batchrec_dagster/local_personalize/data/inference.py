@@ -21,14 +21,14 @@ from ..learning.models import AnyModel, BlendModel, SegmentationModel
 from ..learning.related import RelatedItemsModel
 from ..learning.serving import Exclude, RecommendedLists, UserModel
 from ..recipes import PERSONALIZED_RANKING, RELATED_ITEMS, Output
-from .batch_lines import Answerer, Request
+from .batch_lines import InputLine, LineAnswerer
 
 # The items of one answer, best first, and their scores if the recipe has any.
-Answer = tuple[list[str], list[float] | None]
+RankedItems = tuple[list[str], list[float] | None]
 
 
 @dataclass(frozen=True)
-class Recommender(Answerer):
+class Recommender(LineAnswerer):
     """A model with the current interactions and the job's options."""
 
     model: AnyModel
@@ -36,21 +36,21 @@ class Recommender(Answerer):
     num_results: int
     v2_lines: bool = False
 
-    def _lines(self, requests: Sequence[Request]) -> Iterator[str]:
-        problems = list(map(self.problem, requests))
+    def _answer_lines(self, requests: Sequence[InputLine]) -> Iterator[str]:
+        problems = list(map(self.find_problem, requests))
         valid = [r for r, problem in zip(requests, problems, strict=True) if problem is None]
         answers = self._answers(valid)
         for request, problem in zip(requests, problems, strict=True):
             if problem is not None:
                 yield batch_files.format_inference_line(
-                    request.echo, [], error=f"User error: {problem}"
+                    request.content, [], error=f"User error: {problem}"
                 )
             elif self.v2_lines:
                 yield self._v2_line(request, *next(answers))
             else:
-                yield batch_files.format_inference_line(request.echo, *next(answers))
+                yield batch_files.format_inference_line(request.content, *next(answers))
 
-    def _v2_line(self, request: Request, items: list[str], scores: list[float] | None) -> str:
+    def _v2_line(self, request: InputLine, items: list[str], scores: list[float] | None) -> str:
         """The line with reasons; the last fifth of a filtered list are placeholders.
 
         Source: developer guide, "Recommendation reasons". It does not show the member's name in
@@ -61,7 +61,7 @@ class Recommender(Answerer):
         reasons = [["Exploration"] if item in self._new_ids else [] for item in items[:scored]]
         reasons += [["Popular item"]] * placeholders
         return batch_files.format_inference_line(
-            request.echo, items, (scores or [])[:scored], reasons=reasons
+            request.content, items, (scores or [])[:scored], reasons=reasons
         )
 
     @cached_property
@@ -71,35 +71,35 @@ class Recommender(Answerer):
             return frozenset()
         return frozenset(self.model.item_ids[len(self.model.popularity) :])
 
-    def _answers(self, requests: Sequence[Request]) -> Iterator[Answer]:
+    def _answers(self, requests: Sequence[InputLine]) -> Iterator[RankedItems]:
         if self.recipe.type == PERSONALIZED_RANKING:
             return self._rank(requests)
         if self.recipe.type == RELATED_ITEMS:
             return self._similar_items(requests)
         return self._recommend(requests)
 
-    def _recommend(self, requests: Sequence[Request]) -> Iterator[Answer]:
+    def _recommend(self, requests: Sequence[InputLine]) -> Iterator[RankedItems]:
         assert isinstance(self.model, UserModel)
         assert self.interactions is not None
         users, exclude = self._users(requests)
         most = min(self.num_results, len(self.model.item_ids))
         return self._unpack(self.model.recommend(users, self.interactions, most, exclude=exclude))
 
-    def _users(self, requests: Sequence[Request]) -> tuple[list[str], Exclude | None]:
+    def _users(self, requests: Sequence[InputLine]) -> tuple[list[str], Exclude | None]:
         """The user of each request, and the filter's mask for them."""
-        users = [request.echo[batch_files.USER_FIELD] for request in requests]
+        users = [request.content[batch_files.USER_FIELD] for request in requests]
         values = [request.values for request in requests]
         return users, self.filter.exclude_for_users(users, values) if self.filter else None
 
-    def _similar_items(self, requests: Sequence[Request]) -> Iterator[Answer]:
+    def _similar_items(self, requests: Sequence[InputLine]) -> Iterator[RankedItems]:
         assert isinstance(self.model, RelatedItemsModel)
-        items = [request.echo[batch_files.ITEM_FIELD] for request in requests]
+        items = [request.content[batch_files.ITEM_FIELD] for request in requests]
         values = [request.values for request in requests]
         exclude = self.filter.exclude_for_items(items, values) if self.filter else None
         most = min(self.num_results, len(self.model.item_ids))
         return self._unpack(self.model.similar(items, most, exclude=exclude))
 
-    def _rank(self, requests: Sequence[Request]) -> Iterator[Answer]:
+    def _rank(self, requests: Sequence[InputLine]) -> Iterator[RankedItems]:
         """Each line's list, complete; unknown items last, in input order, with score 0.
 
         An item that is listed twice is ranked once.
@@ -107,7 +107,9 @@ class Recommender(Answerer):
         assert isinstance(self.model, UserModel)
         assert self.interactions is not None
         users, exclude = self._users(requests)
-        lists = [list(dict.fromkeys(request.echo[batch_files.ITEM_LIST])) for request in requests]
+        lists = [
+            list(dict.fromkeys(request.content[batch_files.ITEM_LIST])) for request in requests
+        ]
         flat = find_positions(self.model.item_ids, [item for items in lists for item in items])
         at_by_line = np.split(flat, np.cumsum([len(items) for items in lists])[:-1])
         known_at = [at[at >= 0] for at in at_by_line]
@@ -116,7 +118,7 @@ class Recommender(Answerer):
             unknown = [item for item, place in zip(items, at, strict=True) if place < 0]
             yield known + unknown, (scores or []) + [0.0] * len(unknown)
 
-    def _unpack(self, chunks: Iterator[RecommendedLists]) -> Iterator[Answer]:
+    def _unpack(self, chunks: Iterator[RecommendedLists]) -> Iterator[RankedItems]:
         item_ids, scored = self.model.item_ids, self.recipe.output == Output.SCORED_ITEMS
         for chunk in chunks:
             counts = (chunk.items >= 0).sum(axis=1)  # short lists are padded
@@ -125,8 +127,8 @@ class Recommender(Answerer):
                 yield items, scores[:count].tolist() if scored else None
 
 
-Query = Int32  # positions in the model's items
-Users = Int32  # indexes into the users of the interactions
+ItemPositions = Int32  # positions in the model's items
+UserIndexes = Int32  # indexes into the users of the interactions
 
 # Users held in memory for the segments of several lines: 128 MiB.
 USERS_AT_ONCE = 32 << 20
@@ -140,7 +142,7 @@ class ItemAttributes:
         self._schema, self._read, self._item_ids = schema, read, item_ids
         self._column = cache(self._load)
 
-    def matching_items(self, expression: str) -> Query:
+    def find_items(self, expression: str) -> ItemPositions:
         """Positions in `item_ids` of the items that match. Raises ItemAttributesError."""
         matching = np.ones(len(self._item_ids), dtype=bool)
         for field, value in typed_conditions(expression, self._schema):
@@ -156,7 +158,7 @@ class ItemAttributes:
 
 
 @dataclass(frozen=True)
-class Segmenter(Answerer):
+class Segmenter(LineAnswerer):
     """A model with the current interactions and the job's options."""
 
     model: SegmentationModel
@@ -166,7 +168,7 @@ class Segmenter(Answerer):
     log: Callable[[str], None]
     checkpoint: Callable[[], None]
 
-    def _lines(self, requests: Sequence[Request]) -> Iterator[str]:
+    def _answer_lines(self, requests: Sequence[InputLine]) -> Iterator[str]:
         queries = [self._query(request) for request in requests]
         segments = self._segments(
             [(q, r) for q, r in zip(queries, requests, strict=True) if not isinstance(q, str)]
@@ -174,40 +176,42 @@ class Segmenter(Answerer):
         for request, query in zip(requests, queries, strict=True):
             if isinstance(query, str):
                 yield batch_files.format_segment_line(
-                    request.echo, [], error=f"User error: {query}"
+                    request.content, [], error=f"User error: {query}"
                 )
             else:
-                yield batch_files.format_segment_line(request.echo, next(segments))
+                yield batch_files.format_segment_line(request.content, next(segments))
 
-    def _query(self, request: Request) -> Query | str:
+    def _query(self, request: InputLine) -> ItemPositions | str:
         """The items of a line, or why it cannot be answered."""
-        if (problem := self.problem(request)) is not None:
+        if (problem := self.find_problem(request)) is not None:
             return problem
         if self.attributes is None:
-            item = request.echo[batch_files.ITEM_FIELD]
+            item = request.content[batch_files.ITEM_FIELD]
             query = find_positions(self.model.item_ids, [item])
             return query if query[0] >= 0 else f"the solution version does not know item {item}"
-        expression = request.echo[batch_files.ITEM_ATTRIBUTES]
+        expression = request.content[batch_files.ITEM_ATTRIBUTES]
         try:
-            query = self.attributes.matching_items(expression)
+            query = self.attributes.find_items(expression)
         except ItemAttributesError as error:
             return str(error)
         return query if len(query) else f"no known item matches {expression}"
 
-    def _segments(self, lines: Sequence[tuple[Query, Request]]) -> Iterator[list[str]]:
+    def _segments(self, lines: Sequence[tuple[ItemPositions, InputLine]]) -> Iterator[list[str]]:
         size = min(self.num_results, len(self.interactions.user_ids))
         at_once = max(1, USERS_AT_ONCE // max(1, size))
         for start in range(0, len(lines), at_once):
             for users in self._top_users(lines[start : start + at_once], size):
                 yield self.interactions.user_ids[users].tolist()
 
-    def _top_users(self, lines: Sequence[tuple[Query, Request]], size: int) -> list[Users]:
+    def _top_users(
+        self, lines: Sequence[tuple[ItemPositions, InputLine]], size: int
+    ) -> list[UserIndexes]:
         """The segment of each line; lines with the same filter values are answered together."""
         groups: dict[frozenset[tuple[str, str]], list[int]] = {}
         for number, (_, request) in enumerate(lines):
             line_values = request.values if self.filter else {}
             groups.setdefault(frozenset(line_values.items()), []).append(number)
-        best: dict[int, Users] = {}
+        best: dict[int, UserIndexes] = {}
         for values, numbers in groups.items():
             mask = self._user_mask(dict(values))
             segments = self.model.segment(

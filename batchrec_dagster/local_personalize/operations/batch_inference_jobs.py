@@ -87,7 +87,7 @@ def _make_recommender(job: Job) -> Recommender:
     """
     version, model = load_version(job)
     recipe = RECIPES[version.body["recipeArn"]]
-    read = job.make_reader().of_group(version.body["datasetGroupArn"])
+    read = job.make_reader().make_group_reader(version.body["datasetGroupArn"])
     job.report_progress(f"{recipe.name}: {len(model.item_ids):,} items")
     interactions = None
     if recipe.type != RELATED_ITEMS:

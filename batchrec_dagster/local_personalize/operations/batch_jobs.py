@@ -18,7 +18,7 @@ from batchrec_dagster.storage.progress import Progress
 from ..catalog.kinds import JobResult
 from ..catalog.requests import ApiRequest
 from ..catalog.resource import Resource
-from ..data.batch_lines import Answerer, count_requests
+from ..data.batch_lines import LineAnswerer, count_lines
 from ..errors import InvalidInputError, JobFailedError
 from ..filters.group_data import ReadColumns
 from ..filters.job import JobFilter
@@ -113,7 +113,7 @@ def load_filter(job: Job, read: ReadColumns, model: AnyModel) -> JobFilter | Non
     return JobFilter(resource.body["filterExpression"], read, model.item_ids.tolist(), latest)
 
 
-def run_batch_job(job: Job, make_answerer: Callable[[Job], Answerer]) -> JobResult:
+def run_batch_job(job: Job, make_answerer: Callable[[Job], LineAnswerer]) -> JobResult:
     """Answer all input files, then upload the outputs, the marker last.
 
     make_answerer: loads what the answers need.
@@ -155,11 +155,11 @@ def _list_input_files(job: Job, source: str, target: str) -> list[ObjectInfo]:
     return files
 
 
-def _answer_file(job: Job, answerer: Answerer, uri: str, output: Path) -> None:
+def _answer_file(job: Job, answerer: LineAnswerer, uri: str, output: Path) -> None:
     """Write the answers to the lines of an S3 object to the file `output`."""
     source = output.with_suffix(".input")
     job.store.download(uri, source)
-    line_count = count_requests(source)
+    line_count = count_lines(source)
     max_lines = answerer.recipe.max_lines or MAX_INPUT_RECORDS
     if line_count > max_lines:
         raise JobFailedError(

@@ -50,8 +50,8 @@ def _make_segmenter(job: Job) -> Segmenter:
     recipe = RECIPES[version.body["recipeArn"]]
     group_arn = version.body["datasetGroupArn"]
     reader = job.make_reader(full_imports_only=True)
-    read = reader.of_group(group_arn)
-    interactions = reader.interactions(reader.find(group_arn, INTERACTIONS))
+    read = reader.make_group_reader(group_arn)
+    interactions = reader.read_interactions(reader.find_dataset(group_arn, INTERACTIONS))
     job.report_progress(f"{len(interactions.user_ids):,} users, {len(model.item_ids):,} items")
     attributes = None
     if recipe.name == ITEM_ATTRIBUTE_AFFINITY:

@@ -258,7 +258,7 @@ def _perform(job: Job) -> JobResult:
 def _earlier_event_types(job: Job, dataset_arn: str, schema: Schema) -> Collection[str]:
     if schema.field(schemas.EVENT_TYPE) is None:
         return ()
-    return job.make_reader().rows(dataset_arn, [schemas.EVENT_TYPE], unique_event_types)
+    return job.make_reader().read_rows(dataset_arn, [schemas.EVENT_TYPE], unique_event_types)
 
 
 def _download(job: Job, location: str, mode: str, folder: Path) -> list[ImportFile]:

@@ -43,7 +43,7 @@ def read_training_data(job: Job) -> Interactions:
     reader = job.make_reader(full_imports_only=recipe.makes_segments)
     rules = _read_event_rules(version.body)
     if rules == _EVERYTHING:
-        interactions = reader.interactions(version.state["dataset"])
+        interactions = reader.read_interactions(version.state["dataset"])
     else:
         interactions = _select_events(reader, version.state["dataset"], rules)
     job.report_progress(f"{len(interactions):,} interactions")
@@ -59,12 +59,12 @@ def read_histories(job: Job, version: Resource) -> Interactions:
     version: the solution version whose recommendations the job makes.
     """
     reader = job.make_reader()
-    dataset_arn = reader.find(version.body["datasetGroupArn"], schemas.INTERACTIONS)
+    dataset_arn = reader.find_dataset(version.body["datasetGroupArn"], schemas.INTERACTIONS)
     rules = _read_event_rules(version.body)
     has_least_values = any(schemas.EVENT_VALUE in rule.conditions for rule in rules)
     if has_least_values or _has_different_weights(rules):
         return _select_events(reader, dataset_arn, rules)
-    return reader.interactions(dataset_arn)
+    return reader.read_interactions(dataset_arn)
 
 
 def add_rewards(job: Job, interactions: Interactions) -> Interactions:
@@ -77,7 +77,7 @@ def add_rewards(job: Job, interactions: Interactions) -> Interactions:
     column = objective.get("itemAttribute")
     if column is None:
         return interactions
-    read = job.make_reader().of_group(version["datasetGroupArn"])
+    read = job.make_reader().make_group_reader(version["datasetGroupArn"])
     items = read(schemas.ITEMS, [schemas.ITEM_ID, column]).unique(schemas.ITEM_ID, keep="last")
     rows = find_positions(items[schemas.ITEM_ID].to_numpy(), interactions.item_ids)
     values = items[column].cast(pl.Float64).to_numpy()
@@ -99,7 +99,7 @@ def add_features(job: Job, interactions: Interactions) -> Interactions:
         if dataset is None or not dataset.state["files"]:
             return interactions
         fields = read_schema(transaction, dataset).fields
-    read = job.make_reader().of_group(group_arn)
+    read = job.make_reader().make_group_reader(group_arn)
     features = read_features(fields, lambda name: read(schemas.ITEMS, [schemas.ITEM_ID, name]))
     if features is not None:
         item_count, feature_count = features.matrix.shape
@@ -160,7 +160,7 @@ def _select_events(
 
     needed_columns = list(dict.fromkeys([*own_columns, *rule_columns]))
     try:
-        return reader.rows(dataset_arn, needed_columns, take)
+        return reader.read_rows(dataset_arn, needed_columns, take)
     except pl.exceptions.ColumnNotFoundError as error:
         raise JobFailedError(f"Create failed. The interactions lack a column: {error}") from None
 
