@@ -117,7 +117,7 @@ def measure(recipe: str, data: dict[str, pl.DataFrame], rounds: int) -> list[dic
         begun, cpu_begun = time.perf_counter(), time.process_time()
         interactions = Interactions.from_frame(data["INTERACTIONS"])
         found = JobFilter(case.expression, read, item_ids) if case.expression else None
-        job = Recommender(RECIPES[build_recipe_arn(recipe)], model, interactions, 25, found)
+        job = Recommender(RECIPES[build_recipe_arn(recipe)], found, model, interactions, 25)
         job.answer(source, source.with_suffix(".out"), lambda lines: None)
         return time.perf_counter() - begun, time.process_time() - cpu_begun
 

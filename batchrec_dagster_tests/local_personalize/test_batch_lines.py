@@ -128,6 +128,6 @@ def test_any_json_is_a_request_or_has_a_problem(value: dict[str, Any]) -> None:
     request = parse_line(json.dumps(value).encode(), RANKING)
     if request.problem is None:
         assert all(isinstance(item, str) for item in request.content["itemList"])
-        assert [request.content["userId"], *request.echo["itemList"]] == [
+        assert [request.content["userId"], *request.content["itemList"]] == [
             str(given) for given in [value["userId"], *value["itemList"]]
         ]
