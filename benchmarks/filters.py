@@ -23,7 +23,7 @@ import polars as pl
 from generated import Size, blocks
 from report import RESULTS, table, write
 
-from batchrec_dagster.local_personalize.data.inference import Recommender
+from batchrec_dagster.local_personalize.data.recommender import Recommender
 from batchrec_dagster.local_personalize.filters.job import JobFilter
 from batchrec_dagster.local_personalize.learning.interactions import Interactions
 from batchrec_dagster.local_personalize.recipes import RECIPES, train

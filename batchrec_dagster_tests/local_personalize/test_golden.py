@@ -14,7 +14,9 @@ import numpy.typing as npt
 import polars as pl
 import pytest
 
-from batchrec_dagster.local_personalize.data.inference import ItemAttributes, Recommender, Segmenter
+from batchrec_dagster.local_personalize.data.item_attributes import ItemAttributes
+from batchrec_dagster.local_personalize.data.recommender import Recommender
+from batchrec_dagster.local_personalize.data.segmenter import Segmenter
 from batchrec_dagster.local_personalize.learning.interactions import Interactions
 from batchrec_dagster.local_personalize.learning.models import AnyModel, SegmentationModel
 from batchrec_dagster.local_personalize.learning.related import RelatedItemsModel

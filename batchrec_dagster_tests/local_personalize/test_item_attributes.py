@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchrec_dagster.local_personalize.data.inference import ItemAttributes
+from batchrec_dagster.local_personalize.data.item_attributes import ItemAttributes
 from batchrec_dagster.personalize.item_attributes import (
     Condition,
     ItemAttributesError,

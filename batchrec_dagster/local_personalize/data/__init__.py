@@ -1,1 +1,1 @@
-"""Imported datasets, and the input and output lines of batch jobs."""
+"""The imported data of datasets, and the lines of batch jobs with their answers."""

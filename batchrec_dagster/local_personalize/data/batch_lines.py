@@ -1,4 +1,4 @@
-"""The input lines of batch jobs: each becomes one request, even a bad one, in bounded memory.
+"""The lines of batch jobs: each input line gets an output line, even a bad one, in bounded memory.
 
 Source: developer guide, "Preparing input data for batch recommendations".
 """
@@ -19,70 +19,87 @@ from ..filters.job import JobFilter
 from ..recipes import Recipe
 
 MAX_LINE_BYTES = 1 << 20
+"""The longest line that is answered."""
+
+# How many lines, and how many bytes of them, are held in memory at once.
 LINES_AT_ONCE = 200_000
 BYTES_AT_ONCE = 64 << 20
-_PROGRESS_LINES = 1000
 
-# Called with the number of newly answered lines; may raise to stop the job.
+_PROGRESS_LINES = 1000
+"""After how many answered lines progress is reported."""
+
 ReportLines = Callable[[int], None]
+"""Is called with the number of newly answered lines, and may raise to stop the job."""
 
 
 @dataclass(frozen=True)
 class InputLine:
-    """One input line: what the output echoes, and why it cannot be answered, if so."""
+    """One input line, as far as it could be read."""
 
     content: dict[str, Any]
+    """The line's JSON object, which the output line repeats."""
     problem: str | None = None
-    values: dict[str, str] = field(default_factory=dict)  # its `filterValues`
+    """Why the line cannot be answered, or None if it can."""
+    values: dict[str, str] = field(default_factory=dict)
+    """Its `filterValues`: the value of each placeholder of the job's filter."""
 
 
 @dataclass(frozen=True)
 class LineAnswerer(ABC):
-    """A recipe's model, with what its answers need."""
+    """Answers input lines by a recipe's model. A bad line gets an error."""
 
     recipe: Recipe
     filter: JobFilter | None
 
-    def find_problem(self, request: InputLine) -> str | None:
-        """Why the line cannot be answered, of itself or for the filter."""
-        if request.problem is None and self.filter is not None:
-            return self.filter.find_problem(request.values)
-        return request.problem
+    def find_problem(self, line: InputLine) -> str | None:
+        """Return why the line cannot be answered, by itself or with the filter, or None."""
+        if line.problem is None and self.filter is not None:
+            return self.filter.find_problem(line.values)
+        return line.problem
 
     @abstractmethod
-    def _answer_lines(self, requests: Sequence[InputLine]) -> Iterator[str]:
-        """The output line of each request."""
+    def _answer_lines(self, lines: Sequence[InputLine]) -> Iterator[str]:
+        """Yield the output line of each input line, in their order."""
 
-    def answer(self, source: Path, target: Path, step: ReportLines) -> None:
-        """Write one output line to `target` for each line of `source`, a block at a time."""
-        with source.open("rb") as lines, target.open("w", encoding="utf-8", newline="\n") as out:
-            for block in read_blocks(lines, self.recipe):
+    def answer(self, source: Path, target: Path, report_lines: ReportLines) -> None:
+        """Write one output line to `target` for each line of `source`, a block at a time.
+
+        Raises what `report_lines` raises.
+        """
+        with (
+            source.open("rb") as source_file,
+            target.open("w", encoding="utf-8", newline="\n") as target_file,
+        ):
+            for block in read_blocks(source_file, self.recipe):
                 written = 0
-                for text in self._answer_lines(block):
-                    out.write(text)
-                    out.write("\n")
+                for output_line in self._answer_lines(block):
+                    target_file.write(output_line)
+                    target_file.write("\n")
                     written += 1
                     if written % _PROGRESS_LINES == 0:
-                        step(_PROGRESS_LINES)
-                step(written % _PROGRESS_LINES)
+                        report_lines(_PROGRESS_LINES)
+                report_lines(written % _PROGRESS_LINES)
 
 
 def read_blocks(file: BinaryIO, recipe: Recipe) -> Iterator[list[InputLine]]:
-    """The requests of a file, in blocks that fit into memory."""
+    """Yield the lines of a file, in blocks that fit into memory."""
     block: list[InputLine] = []
-    size = 0
-    for line in read_raw_lines(file):
-        block.append(parse_line(line, recipe))
-        size += len(line or b"")
-        if len(block) >= LINES_AT_ONCE or size >= BYTES_AT_ONCE:
+    block_bytes = 0
+    for raw_line in read_raw_lines(file):
+        block.append(parse_line(raw_line, recipe))
+        block_bytes += len(raw_line or b"")
+        if len(block) >= LINES_AT_ONCE or block_bytes >= BYTES_AT_ONCE:
             yield block
-            block, size = [], 0
+            block, block_bytes = [], 0
     if block:
         yield block
 
 
 def read_raw_lines(file: BinaryIO) -> Iterator[bytes | None]:
-    """The lines that are not blank; None for one that is too long. Skips a byte order mark."""
+    """Yield the lines that are not blank, and None for one that is too long.
+
+    A byte order mark at the start is skipped.
+    """
     if file.read(3) != codecs.BOM_UTF8:
         file.seek(0)
     while line := file.readline(MAX_LINE_BYTES + 1):
@@ -95,33 +112,43 @@ def read_raw_lines(file: BinaryIO) -> Iterator[bytes | None]:
 
 
 def count_lines(path: Path) -> int:
+    """Return how many lines of the file are answered."""
     with path.open("rb") as file:
         return sum(1 for _ in read_raw_lines(file))
 
 
-def parse_line(line: bytes | None, recipe: Recipe) -> InputLine:
-    """The request of a line; never raises."""
-    if line is None:
+def parse_line(raw_line: bytes | None, recipe: Recipe) -> InputLine:
+    """Return the input line, with its problem if it has one. Never raises.
+
+    raw_line: the line as `read_raw_lines` yields it.
+    recipe: the recipe, which says what fields a line needs.
+    """
+    if raw_line is None:
         return InputLine({}, f"The line is longer than {MAX_LINE_BYTES} bytes")
-    echo = _parse_echo(line)
-    echo |= {name: _as_text(echo[name]) for name in recipe.input_fields if name in echo}
-    if not all(_is_valid_field(name, echo.get(name)) for name in recipe.input_fields):
+    content = _parse_object(raw_line)
+    for name in recipe.input_fields:
+        if name in content:
+            content[name] = _convert_ids(content[name])
+    if not all(_is_valid_field(name, content.get(name)) for name in recipe.input_fields):
         fields = ", ".join(recipe.input_fields)
-        return InputLine(echo, f"Required fields for the provided recipe are {fields}")
-    values = echo.get("filterValues", {})
+        return InputLine(content, f"Required fields for the provided recipe are {fields}")
+    values = content.get("filterValues", {})
     if not isinstance(values, dict) or not all(isinstance(v, str) for v in values.values()):
-        return InputLine(echo, "filterValues must be an object whose values are strings")
-    return InputLine(echo, values=values)
+        return InputLine(content, "filterValues must be an object whose values are strings")
+    return InputLine(content, values=values)
 
 
-def _parse_echo(line: bytes) -> dict[str, Any]:
-    """The line's object; empty for one that the output could not echo: NaN, lone surrogates."""
+def _parse_object(raw_line: bytes) -> dict[str, Any]:
+    """Return the line's JSON object, or an empty one if the output could not repeat it.
+
+    It could not if the line is no object, or has NaN or lone surrogates in it.
+    """
     try:
-        echo = json.loads(line.decode())
-        json.dumps(echo, ensure_ascii=False, allow_nan=False).encode()
+        content = json.loads(raw_line.decode())
+        json.dumps(content, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError):
         return {}
-    return echo if isinstance(echo, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
 def _is_valid_field(name: str, value: Any) -> bool:
@@ -130,10 +157,13 @@ def _is_valid_field(name: str, value: Any) -> bool:
     return _is_text(value)
 
 
-def _as_text(value: Any) -> Any:
-    """An id, or a list of ids, as text: programs write some as numbers. Others unchanged."""
+def _convert_ids(value: Any) -> Any:
+    """Return an id, or a list of ids, as text, since some programs write them as numbers.
+
+    Other values are returned unchanged.
+    """
     if isinstance(value, list):
-        return [_as_text(entry) if isinstance(entry, int) else entry for entry in value]
+        return [_convert_ids(entry) if isinstance(entry, int) else entry for entry in value]
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 

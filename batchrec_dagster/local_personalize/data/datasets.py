@@ -1,4 +1,4 @@
-"""The imported data of a dataset: all rows, and interactions ready to train on."""
+"""The imported data of a dataset: all rows, and interactions as arrays, ready to train on."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ from ..errors import JobFailedError
 from ..learning import store
 from ..learning.interactions import Interactions, ModelFileError
 
-FULL, INCREMENTAL = "FULL", "INCREMENTAL"  # values of importMode
+# Values of importMode.
+FULL, INCREMENTAL = "FULL", "INCREMENTAL"
 
-# The files in the folder of an import.
+# The names, in the folder of an import, of the file with its rows and of the folder of arrays.
 ROWS, INTERACTIONS = "rows.parquet", "interactions"
 
-STORED_TYPES: dict[str, type[pl.DataType]] = {  # by the types of a schema
+STORED_TYPES: dict[str, type[pl.DataType]] = {
     "string": pl.String,
     "int": pl.Int32,
     "long": pl.Int64,
@@ -30,57 +31,63 @@ STORED_TYPES: dict[str, type[pl.DataType]] = {  # by the types of a schema
     "double": pl.Float64,
     "boolean": pl.Boolean,
 }
+"""The types of stored columns, by the types of fields in a schema."""
 
-_COLUMNS = (USER_ID, ITEM_ID, TIMESTAMP)
-_ATTEMPTS = 10
+_INTERACTION_COLUMNS = (USER_ID, ITEM_ID, TIMESTAMP)
+
+_MAX_ATTEMPTS = 10
+"""How often a dataset is read when imports keep replacing its files."""
 
 T = TypeVar("T")
 
 
 def save_interactions(folder: Path) -> None:
     """Write the interactions of an import as arrays, next to its rows."""
-    store.save(Interactions.from_frame(_scan_rows([folder], _COLUMNS)), folder / INTERACTIONS)
+    interactions = Interactions.from_frame(_scan_rows([folder], _INTERACTION_COLUMNS))
+    store.save(interactions, folder / INTERACTIONS)
 
 
 @dataclass(frozen=True)
 class DatasetReader:
     """Reads the current rows of datasets.
 
-    `full_imports_only` leaves out imports with importMode INCREMENTAL. An import may replace the
-    files while they are read: then they are read again. Each method raises JobFailedError if the
-    dataset is gone, empty or damaged.
+    An import may replace the files while they are read; then they are read again. Each method
+    raises JobFailedError if the dataset is gone, empty or damaged.
     """
 
     catalog: Catalog
     home: Home
     full_imports_only: bool = False
+    """Whether imports with importMode INCREMENTAL are left out."""
 
     def read_rows(
         self, dataset_arn: str, columns: Sequence[str], take: Callable[[pl.LazyFrame], T]
     ) -> T:
-        """The result of `take` on these columns of all rows.
+        """Return the result of `take` on these columns of all rows.
 
-        Names match in any case; the frame has them as given. `take` may be called more than once.
+        columns: their names, which match in any case. The frame has them as they are given here.
+        take: computes the result. It may be called more than once.
         """
         return self._read(dataset_arn, lambda folders: take(_scan_rows(folders, columns)))
 
     def read_interactions(self, dataset_arn: str) -> Interactions:
-        """All interactions; memory-mapped if there is a single import."""
-        return self._read(
-            dataset_arn, lambda folders: store.concat(list(map(_load_interactions, folders)))
-        )
+        """Return all interactions, memory-mapped if there is a single import."""
+
+        def load(folders: list[Path]) -> Interactions:
+            return store.concat([_load_interactions(folder) for folder in folders])
+
+        return self._read(dataset_arn, load)
 
     def make_group_reader(self, group_arn: str) -> Callable[[str, Sequence[str]], pl.DataFrame]:
-        """A function (dataset type, columns) -> those columns of the group's dataset.
+        """Return a function that reads columns of the group's dataset of a type.
 
         It also raises JobFailedError if there is no such dataset or column.
         """
 
         def read(dataset_type: str, columns: Sequence[str]) -> pl.DataFrame:
+            dataset_arn = self.find_dataset(group_arn, dataset_type)
             try:
-                return self.read_rows(
-                    self.find_dataset(group_arn, dataset_type), columns, pl.LazyFrame.collect
-                )
+                return self.read_rows(dataset_arn, columns, pl.LazyFrame.collect)
             except pl.exceptions.ColumnNotFoundError:
                 raise JobFailedError(
                     f"The {dataset_type} data lacks one of the columns {', '.join(columns)}: import"
@@ -90,56 +97,62 @@ class DatasetReader:
         return read
 
     def find_dataset(self, group_arn: str, dataset_type: str) -> str:
+        """Return the ARN of the group's dataset of this type."""
         with self.catalog.open_for_reading() as transaction:
             datasets = transaction.list_resources("Dataset", parent=group_arn)
-        of_type = [d.arn for d in datasets if d.body["datasetType"] == dataset_type]
-        if not of_type:
-            raise JobFailedError(f"{group_arn} has no dataset of type {dataset_type}.")
-        return of_type[0]
+        for dataset in datasets:
+            if dataset.body["datasetType"] == dataset_type:
+                return dataset.arn
+        raise JobFailedError(f"{group_arn} has no dataset of type {dataset_type}.")
 
     def _read(self, dataset_arn: str, read: Callable[[list[Path]], T]) -> T:
-        folders = self._folders(dataset_arn)
-        for _ in range(_ATTEMPTS):
+        """Return what `read` makes of the folders of the dataset's imports."""
+        folders = self._list_folders(dataset_arn)
+        for _ in range(_MAX_ATTEMPTS):
             try:
                 return read(folders)
             except (FileNotFoundError, ModelFileError, pl.exceptions.ComputeError) as error:
-                before, folders = folders, self._folders(dataset_arn)
-                if folders == before:  # no FULL import has replaced the files
+                current_folders = self._list_folders(dataset_arn)
+                if current_folders == folders:
+                    # No FULL import has replaced the files, so that they are missing or damaged.
                     raise JobFailedError(
                         f"Create failed. The data of {dataset_arn} cannot be read: {error}. Import"
                         " it again (force_import)."
                     ) from error
+                folders = current_folders
         raise JobFailedError(f"Create failed. {dataset_arn} changes faster than it can be read.")
 
-    def _folders(self, dataset_arn: str) -> list[Path]:
-        """The folders of the imports that make up the dataset."""
+    def _list_folders(self, dataset_arn: str) -> list[Path]:
+        """Return the folders of the imports that make up the dataset."""
         with self.catalog.open_for_reading() as transaction:
-            files = transaction.require(dataset_arn).state["files"]
-        if not files:
+            imports = transaction.require(dataset_arn).state["files"]
+        if not imports:
             raise JobFailedError(f"Create failed. {dataset_arn} has no data: import some first.")
         if self.full_imports_only:
-            files = [file for file in files if file["mode"] == FULL]
-        if not files:
+            imports = [entry for entry in imports if entry["mode"] == FULL]
+        if not imports:
             raise JobFailedError(
                 f"Create failed. {dataset_arn} has no data imported with importMode {FULL},"
                 " which user segments need."
             )
-        return [self.home.root / file["path"] for file in files]
+        return [self.home.root / entry["path"] for entry in imports]
 
 
 def _load_interactions(folder: Path) -> Interactions:
-    if folder.is_file():  # imported by an earlier version: rows only
-        return Interactions.from_frame(_scan_rows([folder], _COLUMNS))
+    if folder.is_file():
+        # Earlier versions imported into a single file of rows.
+        return Interactions.from_frame(_scan_rows([folder], _INTERACTION_COLUMNS))
     return store.load(folder / INTERACTIONS)
 
 
 def _scan_rows(folders: Sequence[Path], columns: Sequence[str]) -> pl.LazyFrame:
-    # Earlier versions imported into a single file.
+    """Return these columns of the rows of all imports, lazily. Names match in any case."""
+    # Earlier versions imported into a single file of rows.
     files = [folder if folder.is_file() else folder / ROWS for folder in folders]
-    # Files imported before a schema update lack the columns that it added.
     frames = [pl.scan_parquet(str(file), glob=False) for file in files]
+    # Files imported before a schema update lack the columns that it added.
     rows = pl.concat(frames, how="diagonal") if len(frames) > 1 else frames[0]
-    actual = {name.upper(): name for name in rows.collect_schema().names()}
+    stored_names = {name.upper(): name for name in rows.collect_schema().names()}
     return rows.select(
-        pl.col(actual.get(column.upper(), column)).alias(column) for column in columns
+        pl.col(stored_names.get(column.upper(), column)).alias(column) for column in columns
     )

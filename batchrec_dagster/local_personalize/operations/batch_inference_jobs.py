@@ -11,7 +11,7 @@ from batchrec_dagster.personalize.recipes import SIMILAR_ITEMS, USER_PERSONALIZA
 
 from ..catalog.kinds import CatalogKind, JobQueue, NewResource
 from ..catalog.requests import ApiRequest
-from ..data.inference import Recommender
+from ..data.recommender import Recommender
 from ..errors import InvalidInputError
 from ..jobs.job import Job
 from ..learning.models import AnyModel, BlendModel

@@ -10,7 +10,8 @@ from batchrec_dagster.personalize.schemas import INTERACTIONS, ITEMS
 
 from ..catalog.kinds import CatalogKind, JobQueue, NewResource
 from ..catalog.requests import ApiRequest
-from ..data.inference import ItemAttributes, Segmenter
+from ..data.item_attributes import ItemAttributes
+from ..data.segmenter import Segmenter
 from ..errors import InvalidInputError, JobFailedError
 from ..filters.group_data import ReadColumns
 from ..jobs.job import Job

@@ -1,0 +1,139 @@
+"""Answers the lines of batch inference jobs: recommended, ranked or similar items."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from batchrec_dagster.personalize import batch_files
+
+from ..learning.interactions import Interactions, find_positions
+from ..learning.models import AnyModel, BlendModel
+from ..learning.related import RelatedItemsModel
+from ..learning.serving import Exclude, RecommendedLists, UserModel
+from ..recipes import PERSONALIZED_RANKING, RELATED_ITEMS, Output
+from .batch_lines import InputLine, LineAnswerer
+
+RankedItems = tuple[list[str], list[float] | None]
+"""The items of one answer, best first, and their scores if the recipe has any."""
+
+
+@dataclass(frozen=True)
+class Recommender(LineAnswerer):
+    """A model with the current interactions and the job's options."""
+
+    model: AnyModel
+    interactions: Interactions | None
+    """What the users did; None for related items, which need no users."""
+    num_results: int
+    v2_lines: bool = False
+    """Whether lists have reasons and, with a filter, placeholders without scores at their end."""
+
+    def _answer_lines(self, lines: Sequence[InputLine]) -> Iterator[str]:
+        problems = [self.find_problem(line) for line in lines]
+        valid_lines = [
+            line for line, problem in zip(lines, problems, strict=True) if problem is None
+        ]
+        answers = self._find_items(valid_lines)
+        for line, problem in zip(lines, problems, strict=True):
+            if problem is not None:
+                yield batch_files.format_inference_line(
+                    line.content, [], error=f"User error: {problem}"
+                )
+                continue
+            items, scores = next(answers)
+            if self.v2_lines:
+                yield self._format_v2_line(line, items, scores)
+            else:
+                yield batch_files.format_inference_line(line.content, items, scores)
+
+    def _format_v2_line(self, line: InputLine, items: list[str], scores: list[float] | None) -> str:
+        """Return the output line with reasons; the last fifth of a filtered list are placeholders.
+
+        Source: developer guide, "Recommendation reasons". It does not show the member's name in
+        a line, nor how many items are placeholders.
+        """
+        placeholders = max(1, len(items) // 5) if self.filter and items else 0
+        scored = len(items) - placeholders
+        reasons = [["Exploration"] if item in self._new_ids else [] for item in items[:scored]]
+        reasons += [["Popular item"]] * placeholders
+        return batch_files.format_inference_line(
+            line.content, items, (scores or [])[:scored], reasons=reasons
+        )
+
+    @cached_property
+    def _new_ids(self) -> frozenset[str]:
+        """The items with which nobody had interacted in the training."""
+        if not isinstance(self.model, BlendModel) or self.model.new_items is None:
+            return frozenset()
+        return frozenset(self.model.item_ids[len(self.model.popularity) :])
+
+    def _find_items(self, lines: Sequence[InputLine]) -> Iterator[RankedItems]:
+        """Yield the items of each line, in the way of the recipe's type."""
+        if self.recipe.type == PERSONALIZED_RANKING:
+            return self._rank(lines)
+        if self.recipe.type == RELATED_ITEMS:
+            return self._find_similar(lines)
+        return self._recommend(lines)
+
+    def _recommend(self, lines: Sequence[InputLine]) -> Iterator[RankedItems]:
+        assert isinstance(self.model, UserModel)
+        assert self.interactions is not None
+        users, exclude = self._read_users(lines)
+        length = min(self.num_results, len(self.model.item_ids))
+        chunks = self.model.recommend(users, self.interactions, length, exclude=exclude)
+        return self._unpack(chunks)
+
+    def _read_users(self, lines: Sequence[InputLine]) -> tuple[list[str], Exclude | None]:
+        """Return the user of each line, and what the filter excludes for them."""
+        users = [line.content[batch_files.USER_FIELD] for line in lines]
+        if self.filter is None:
+            return users, None
+        return users, self.filter.exclude_for_users(users, [line.values for line in lines])
+
+    def _find_similar(self, lines: Sequence[InputLine]) -> Iterator[RankedItems]:
+        assert isinstance(self.model, RelatedItemsModel)
+        items = [line.content[batch_files.ITEM_FIELD] for line in lines]
+        exclude = None
+        if self.filter is not None:
+            exclude = self.filter.exclude_for_items(items, [line.values for line in lines])
+        length = min(self.num_results, len(self.model.item_ids))
+        return self._unpack(self.model.similar(items, length, exclude=exclude))
+
+    def _rank(self, lines: Sequence[InputLine]) -> Iterator[RankedItems]:
+        """Yield each line's own list, ranked and complete.
+
+        Items that the model does not know come last, in the order of the input, with score 0. An
+        item that is listed twice is ranked once.
+        """
+        assert isinstance(self.model, UserModel)
+        assert self.interactions is not None
+        users, exclude = self._read_users(lines)
+        lists = [list(dict.fromkeys(line.content[batch_files.ITEM_LIST])) for line in lines]
+        all_items = [item for items in lists for item in items]
+        all_positions = find_positions(self.model.item_ids, all_items)
+        list_ends = np.cumsum([len(items) for items in lists])
+        list_positions = np.split(all_positions, list_ends[:-1])
+        known_positions = [positions[positions >= 0] for positions in list_positions]
+        chunks = self.model.rank(users, known_positions, self.interactions, exclude=exclude)
+        ranked_lists = self._unpack(chunks)
+        for items, positions, (ranked, scores) in zip(
+            lists, list_positions, ranked_lists, strict=True
+        ):
+            unknown = [
+                item for item, position in zip(items, positions, strict=True) if position < 0
+            ]
+            yield ranked + unknown, (scores or []) + [0.0] * len(unknown)
+
+    def _unpack(self, chunks: Iterator[RecommendedLists]) -> Iterator[RankedItems]:
+        """Yield the lists of all chunks, one by one."""
+        has_scores = self.recipe.output == Output.SCORED_ITEMS
+        for chunk in chunks:
+            # Short lists are padded with -1.
+            lengths = (chunk.items >= 0).sum(axis=1)
+            for positions, scores, length in zip(chunk.items, chunk.scores, lengths, strict=True):
+                items = self.model.item_ids[positions[:length]].tolist()
+                yield items, scores[:length].tolist() if has_scores else None

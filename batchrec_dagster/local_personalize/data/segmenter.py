@@ -1,0 +1,126 @@
+"""Answers the lines of batch segment jobs: users, by an item or by the attributes of items."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from batchrec_dagster.personalize import batch_files
+from batchrec_dagster.personalize.item_attributes import ItemAttributesError
+from batchrec_dagster.storage.progress import Progress
+
+from ..filters.columns import Mask
+from ..learning.interactions import Int32, Interactions, find_positions
+from ..learning.models import SegmentationModel
+from .batch_lines import InputLine, LineAnswerer
+from .item_attributes import ItemAttributes, ItemPositions
+
+UserIndexes = Int32
+"""Indexes into the users of the interactions."""
+
+USERS_AT_ONCE = 32 << 20
+"""How many users are held in memory for the segments of several lines: 128 MiB."""
+
+
+class SegmentQuery(NamedTuple):
+    """A line that can be answered, and the items whose users it asks for."""
+
+    line: InputLine
+    items: ItemPositions
+
+
+@dataclass(frozen=True)
+class Segmenter(LineAnswerer):
+    """A model with the current interactions and the job's options."""
+
+    model: SegmentationModel
+    interactions: Interactions
+    num_results: int
+    attributes: ItemAttributes | None
+    """Finds items by their attributes, for aws-item-attribute-affinity; None for other recipes."""
+    log: Callable[[str], None]
+    checkpoint: Callable[[], None]
+    """Raises if the job must stop."""
+
+    def _answer_lines(self, lines: Sequence[InputLine]) -> Iterator[str]:
+        queries = [self._make_query(line) for line in lines]
+        valid_queries = [query for query in queries if not isinstance(query, str)]
+        segments = self._find_segments(valid_queries)
+        for line, query in zip(lines, queries, strict=True):
+            if isinstance(query, str):
+                yield batch_files.format_segment_line(
+                    line.content, [], error=f"User error: {query}"
+                )
+            else:
+                yield batch_files.format_segment_line(line.content, next(segments))
+
+    def _make_query(self, line: InputLine) -> SegmentQuery | str:
+        """Return the query of a line, or why it cannot be answered."""
+        problem = self.find_problem(line)
+        if problem is not None:
+            return problem
+        if self.attributes is None:
+            item = line.content[batch_files.ITEM_FIELD]
+            items = find_positions(self.model.item_ids, [item])
+            if items[0] < 0:
+                return f"the solution version does not know item {item}"
+            return SegmentQuery(line, items)
+        expression = line.content[batch_files.ITEM_ATTRIBUTES]
+        try:
+            items = self.attributes.find_items(expression)
+        except ItemAttributesError as error:
+            return str(error)
+        if not len(items):
+            return f"no known item matches {expression}"
+        return SegmentQuery(line, items)
+
+    def _find_segments(self, queries: Sequence[SegmentQuery]) -> Iterator[list[str]]:
+        """Yield the ids of the users in each segment, best first."""
+        size = min(self.num_results, len(self.interactions.user_ids))
+        queries_at_once = max(1, USERS_AT_ONCE // max(1, size))
+        for start in range(0, len(queries), queries_at_once):
+            for users in self._find_users(queries[start : start + queries_at_once], size):
+                yield self.interactions.user_ids[users].tolist()
+
+    def _find_users(self, queries: Sequence[SegmentQuery], size: int) -> list[UserIndexes]:
+        """Return the users of each segment.
+
+        Queries with the same filter values are answered together.
+
+        size: how many users a segment has at most.
+        """
+        numbers_by_values: dict[frozenset[tuple[str, str]], list[int]] = {}
+        for number, query in enumerate(queries):
+            values = query.line.values if self.filter else {}
+            numbers_by_values.setdefault(frozenset(values.items()), []).append(number)
+        segments: dict[int, UserIndexes] = {}
+        for values_key, numbers in numbers_by_values.items():
+            allowed = self._mask_users(dict(values_key))
+            group_segments = self.model.segment(
+                [queries[number].items for number in numbers],
+                self.interactions,
+                size,
+                users=allowed,
+                checkpoint=self._make_report(len(numbers), int(allowed.sum())),
+            )
+            segments.update(zip(numbers, group_segments, strict=True))
+        return [segments[number] for number in range(len(queries))]
+
+    def _mask_users(self, values: dict[str, str]) -> Mask:
+        """Return which users may be in the segment of a line with these filter values."""
+        if self.filter is None:
+            return np.ones(len(self.interactions.user_ids), dtype=bool)
+        return self.filter.mask_users(self.interactions.user_ids, values)
+
+    def _make_report(self, segment_count: int, user_count: int) -> Callable[[int], None]:
+        """Return what is called with the number of users that were scored since the last call."""
+        progress = Progress(f"users scored for {segment_count} segments", user_count, self.log)
+
+        def report(count: int) -> None:
+            progress.add(count)
+            self.checkpoint()
+
+        return report
