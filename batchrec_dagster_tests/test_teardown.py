@@ -426,7 +426,7 @@ def test_a_group_of_the_name_without_the_tag_is_left_alone(
     client.untag_resource(resourceArn=made["group"], tagKeys=["batchrec:pipeline"])
     plan = plan_teardown(ensure(client), "shop")
     assert plan.pieces == []
-    assert plan.left == [
+    assert plan.left_alone == [
         "dataset group shop-0123abcd belongs to somebody else: batchrec:pipeline=,"
         " batchrec:storage=",
         f"schema shop-0123abcd-interactions is used by {made['dataset']}",

@@ -1,7 +1,7 @@
-"""Find, adopt or create a Personalize resource, then wait until it is ready.
+"""Finds, adopts or creates resources in Personalize, and waits until they are ready.
 
-A resource's name says what it was made from, so that a run finds what an earlier run created or is
-still creating, and starts nothing twice. Botocore has no waiters for Personalize.
+A resource's name says what it was made from. So a run finds what an earlier run created or is still
+creating, and starts nothing twice. Botocore has no waiters for Personalize.
 """
 
 from __future__ import annotations
@@ -35,23 +35,28 @@ class ResourceKind:
 
     @property
     def snake(self) -> str:
+        """As in the names of operations, such as dataset_group."""
         return self.label.replace(" ", "_")
 
     @property
     def member(self) -> str:
-        first, *rest = self.label.split()
-        return first + "".join(word.capitalize() for word in rest)
+        """The member of Describe's answer, such as datasetGroup."""
+        first, *others = self.label.split()
+        return first + "".join(word.capitalize() for word in others)
 
     @property
     def members(self) -> str:
+        """The member of List's answer, such as datasetGroups."""
         return self.plural or f"{self.member}s"
 
     @property
     def arn(self) -> str:
+        """The member that holds an ARN, such as datasetGroupArn."""
         return f"{self.member}Arn"
 
     @property
     def name(self) -> str:
+        """The member that holds the name: jobName or name."""
         return "jobName" if self.label.endswith("job") else "name"
 
 
@@ -81,13 +86,13 @@ ACTIVE = "ACTIVE"
 FAILED = ("CREATE FAILED", "CREATE STOPPED")
 Description = Mapping[str, Any]
 
-# Two runs may create the same name at the same moment; after more collisions, the cause is another.
-COLLISIONS = 3
+# Two runs may create the same name at the same time. After more collisions, there is another cause.
+MAX_COLLISIONS = 3
 
-# So many numbers of one name may be taken by jobs that List does not show.
-TAKEN_NAMES = 100
+# How many numbers of one name may be taken by jobs that List does not show.
+MAX_TAKEN_NAMES = 100
 
-# The next poll comes after a twentieth of the time waited so far, between 1 and 20 intervals.
+# The next question comes after a twentieth of the time waited so far, but after 1 to 20 intervals.
 EASING = 20
 INVALID, LIMIT = "InvalidInputException", "LimitExceededException"
 NO_ROOM = (
@@ -98,61 +103,70 @@ NO_ROOM = (
 
 @dataclass(frozen=True)
 class StartedResource:
-    """A resource of any status, whether this call created it, and the seconds that the last one of
-    its kind took, if known."""
+    """A resource of any status."""
 
     arn: str
     created: bool
+    """Whether this call created it."""
     usual_seconds: float | None = None
+    """How long the last one of its kind took, if that is known."""
 
 
 @dataclass(frozen=True)
 class ReadyResource:
-    """A resource that is ready: Describe's answer, whether this call created it, and the seconds
-    waited for it."""
+    """A resource that is ready."""
 
     arn: str
     description: Description
+    """Describe's answer."""
     created: bool
+    """Whether this run created it."""
     seconds: float
+    """How long this run waited for it."""
 
 
 @dataclass(frozen=True)
 class Ensure:
-    """Finds, adopts or creates resources through a client, and waits for them.
-
-    role_arn: the role with which jobs read and write the storage. max_results: how many results a
-    batch inference may request for each user. filter_interactions: how many of a user's latest
-    interactions a filter considers. on_aws: whether jobs cost money.
-    """
+    """Finds, adopts or creates resources through a client, and waits for them."""
 
     client: PersonalizeClient
     log: logging.Logger
     tags: Mapping[str, str]
+    """The tags of everything that it creates."""
     poll_seconds: float
+    """The pause between two questions about a resource, at first."""
     busy_seconds: float
+    """The pause before it repeats a request that Personalize was too busy for."""
     heartbeat_seconds: float
+    """How often it logs that it is still waiting."""
     deadline_seconds: float
+    """How long it waits for a resource, or for a busy Personalize."""
     role_arn: str = ""
+    """The role with which jobs read and write the storage."""
     max_results: int = MAX_RESULTS
+    """How many results a batch inference may request for each user."""
     filter_interactions: int = FILTER_HISTORY
+    """How many of a user's latest interactions a filter considers."""
     on_aws: bool = False
+    """Whether jobs cost money."""
 
     def for_data(self, version: str) -> Ensure:
         """The same, with the version of the data among the tags."""
         return replace(self, tags={**self.tags, "batchrec:data-version": version})
 
     def tags_of(self, arn: str) -> dict[str, str]:
-        found = self.client.list_tags_for_resource(resourceArn=arn)["tags"]
-        return {tag["tagKey"]: tag["tagValue"] for tag in found}
+        """The tags of the resource."""
+        tags = self.client.list_tags_for_resource(resourceArn=arn)["tags"]
+        return {tag["tagKey"]: tag["tagValue"] for tag in tags}
 
     def find_or_create(
         self, kind: ResourceKind, name: str, create: Mapping[str, Any], **within: str
     ) -> ReadyResource:
         """The resource of this name, created if there is none.
 
-        create: Create's arguments besides name and tags. within: List's filter, for example a
-        dataset group. Raises PersonalizeError if the resource failed or is not ready in time.
+        create: Create's arguments besides name and tags.
+        within: List's filter, for example a dataset group.
+        Raises PersonalizeError if the resource failed or is not ready in time.
         """
         started = self.start_named(kind, name, create, **within)
         return self.wait_until_ready(kind, started)
@@ -163,15 +177,16 @@ class Ensure:
         """As `find_or_create`, without waiting."""
         deadline = time.monotonic() + self.deadline_seconds
         collisions = 0
-        while collisions < COLLISIONS:
-            found = next((s for s in self.list(kind, **within) if s[kind.name] == name), None)
-            if found is None:
+        while collisions < MAX_COLLISIONS:
+            summaries = self.list(kind, **within)
+            existing = next((item for item in summaries if item[kind.name] == name), None)
+            if existing is None:
                 arn = self._create(kind, name, create, deadline)
                 if arn:
                     return StartedResource(arn, created=True)
                 collisions += 1
-            elif not str(found.get("status")).startswith("DELETE"):
-                return StartedResource(found[kind.arn], created=False)
+            elif not str(existing.get("status")).startswith("DELETE"):
+                return StartedResource(existing[kind.arn], created=False)
             else:
                 waiting_for = f"{kind.label} {name} is being deleted"
                 self.log.info(f"{waiting_for}; waiting until it is gone")
@@ -189,24 +204,28 @@ class Ensure:
         """The newest job or version that has not failed, if its name starts with `stem`; else a new
         one, named `stem` and a number.
 
-        Only the newest counts: one made from other data replaces the older ones. create: from the
-        name to Create's arguments. usable: False rejects one, for example if its results are gone.
+        Only the newest counts, because one made from other data replaces the older ones.
+
+        create: returns Create's arguments for a name.
+        usable: returns False for a description to reject, for example if its results are gone.
         """
         deadline = time.monotonic() + self.deadline_seconds
-        for taken in range(TAKEN_NAMES):
+        for taken_names in range(MAX_TAKEN_NAMES):
             # Failed ones count too, so that a number is never used twice.
             existing = sorted(
                 self.list(kind, **within), key=lambda summary: summary["creationDateTime"]
             )
-            newest = next((s for s in reversed(existing) if s["status"] not in FAILED), None)
+            newest = next(
+                (summary for summary in reversed(existing) if summary["status"] not in FAILED), None
+            )
             if newest is not None:
                 description = self.describe(kind, newest[kind.arn])
-                named = description[kind.name].startswith(f"{stem}-")
-                if named and usable(description):
+                has_stem = description[kind.name].startswith(f"{stem}-")
+                if has_stem and usable(description):
                     return StartedResource(newest[kind.arn], created=False)
             # A name stays taken where List does not show it: by a job of another dataset group, or
             # of a dataset that was deleted, because jobs cannot be deleted.
-            name = f"{stem}-{len(existing) + 1 + taken}"
+            name = f"{stem}-{len(existing) + 1 + taken_names}"
             arn = self._create(kind, name, create(name), deadline)
             if arn:
                 return StartedResource(
@@ -249,27 +268,27 @@ class Ensure:
             self.log.info(f"the run was interrupted: stopping {solution_version_arn}")
 
     def _wait(self, kind: ResourceKind, started: StartedResource) -> ReadyResource:
-        begin = time.monotonic()
-        deadline = begin + self.deadline_seconds
-        status, heard = None, begin
+        start = time.monotonic()
+        deadline = start + self.deadline_seconds
+        status, last_logged = None, start
         while True:
             description = self.describe(kind, started.arn)
             now = time.monotonic()
             if description.get("status", ACTIVE) != status:
-                status, heard = description.get("status", ACTIVE), now
+                status, last_logged = description.get("status", ACTIVE), now
                 self.log.info(f"{kind.label} {started.arn}: {status}")
-            elif now - heard >= self.heartbeat_seconds:
-                heard = now
+            elif now - last_logged >= self.heartbeat_seconds:
+                last_logged = now
                 self.log.info(
-                    f"{kind.label} {started.arn}: still {status}, {now - begin:.0f} s"
-                    + _describe_time_left(now - begin, started.usual_seconds)
+                    f"{kind.label} {started.arn}: still {status}, {now - start:.0f} s"
+                    + _describe_time_left(now - start, started.usual_seconds)
                 )
             if status == ACTIVE:
-                return ReadyResource(started.arn, description, started.created, now - begin)
+                return ReadyResource(started.arn, description, started.created, now - start)
             if status in FAILED:
                 raise _explain_failure(kind, started.arn, description)
             # Less often for long jobs.
-            pause = min(max(self.poll_seconds, (now - begin) / EASING), EASING * self.poll_seconds)
+            pause = min(max(self.poll_seconds, (now - start) / EASING), EASING * self.poll_seconds)
             self.sleep(pause, deadline, f"{kind.label} {started.arn} is {status}")
 
     def list(self, kind: ResourceKind, **within: str) -> list[Description]:
@@ -294,7 +313,7 @@ class Ensure:
         arguments = {kind.name: name, **create}
         if kind is not SCHEMA:
             tags = {**self.tags, **({NAME_TAG: name} if kind is SOLUTION_VERSION else {})}
-            arguments["tags"] = [{"tagKey": key, "tagValue": of} for key, of in tags.items()]
+            arguments["tags"] = [{"tagKey": key, "tagValue": value} for key, value in tags.items()]
         while True:
             try:
                 answer = getattr(self.client, f"create_{kind.snake}")(**arguments)
@@ -321,7 +340,7 @@ class Ensure:
                 return arn
 
     def sleep(self, seconds: float, deadline: float, waiting_for: str) -> None:
-        """Wait about so long. Raises PersonalizeError if the deadline would pass."""
+        """Wait for about this long. Raises PersonalizeError if the deadline would pass."""
         # Jitter: pipelines that start together do not poll together.
         seconds *= random.uniform(0.8, 1.2)  # noqa: S311
         if time.monotonic() + seconds > deadline:
@@ -345,16 +364,16 @@ def _is_temporary(kind: ResourceKind, code: str, message: str) -> bool:
 def _find_usual_seconds(existing: Sequence[Description]) -> float | None:
     for summary in reversed(existing):
         if summary["status"] == ACTIVE and "lastUpdatedDateTime" in summary:
-            took = summary["lastUpdatedDateTime"] - summary["creationDateTime"]
-            return float(took.total_seconds())
+            duration = summary["lastUpdatedDateTime"] - summary["creationDateTime"]
+            return float(duration.total_seconds())
     return None
 
 
 def _describe_time_left(seconds: float, usual: float | None) -> str:
     if usual is None:
         return ""
-    left = f", about {usual - seconds:.0f} s left" if seconds < usual else ""
-    return f"; the last one took {usual:.0f} s{left}"
+    time_left = f", about {usual - seconds:.0f} s left" if seconds < usual else ""
+    return f"; the last one took {usual:.0f} s{time_left}"
 
 
 def _explain_taken_name(kind: ResourceKind, name: str) -> PersonalizeError:
@@ -367,9 +386,9 @@ def _explain_taken_name(kind: ResourceKind, name: str) -> PersonalizeError:
 
 def _explain_failure(kind: ResourceKind, arn: str, description: Description) -> PersonalizeError:
     reason = description.get("failureReason") or f"its status is {description['status']}"
-    trouble = explain_role_error(reason, description)
+    role_fix = explain_role_error(reason, description)
     fix = (
-        f"{trouble or 'Fix the cause'}; then run again: it creates a new one"
+        f"{role_fix or 'Fix the cause'}; then run again: it creates a new one"
         if kind.names_are_free
         else f"Fix the cause, delete this {kind.label} and run again"
     )

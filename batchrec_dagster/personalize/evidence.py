@@ -1,6 +1,7 @@
-"""What the embedded engine adds to GetSolutionMetrics in a header: how sure the metrics are.
+"""How sure the metrics of a model are: what the embedded engine adds to GetSolutionMetrics.
 
-Amazon Personalize gives the metrics alone, so there is no evidence for a model trained there.
+It comes in a header. Amazon Personalize gives the metrics alone, so there is no evidence for a
+model trained there.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ AMAZON = "Amazon Personalize"
 
 
 def name_engine(answer: Mapping[str, Any], endpoint: str, *, on_aws: bool) -> str:
-    """What answered GetSolutionMetrics, in words: the engine that trained and measured the model.
+    """In words, the engine that trained and measured the model.
 
+    answer: that of GetSolutionMetrics.
     endpoint: the client's URL.
     """
     if HEADER in answer["ResponseMetadata"]["HTTPHeaders"]:
@@ -31,7 +33,11 @@ def name_engine(answer: Mapping[str, Any], endpoint: str, *, on_aws: bool) -> st
 
 
 def read_evidence(answer: Mapping[str, Any]) -> dict[str, float]:
-    """The header's numbers by GROUP/NAME, as `Evidence.read` takes them; empty without one."""
+    """The numbers in the header by GROUP/NAME, as `Evidence.read` takes them; empty without a
+    header.
+
+    answer: that of GetSolutionMetrics.
+    """
     numbers: dict[str, float] = json.loads(
         answer["ResponseMetadata"]["HTTPHeaders"].get(HEADER, "{}")
     )
@@ -40,7 +46,7 @@ def read_evidence(answer: Mapping[str, Any]) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class MetricEstimate:
-    """A mean over users and its 95 % interval; None with too few users."""
+    """A mean over users, and the ends of its 95% interval, which are None with too few users."""
 
     value: float
     low: float | None = None
@@ -48,38 +54,45 @@ class MetricEstimate:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """Its ends."""
+        """The ends of the interval."""
         return None if self.low is None or self.high is None else (self.low, self.high)
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """NDCG at 25 of a group of tested users: the model's, popularity's, the model's lead."""
+    """NDCG at 25 of a group of tested users."""
 
     group: str
     users: int
     ndcg: MetricEstimate
+    """The model's."""
     popular: MetricEstimate
+    """That of recommending the most popular items."""
     difference: MetricEstimate
+    """By how much the model is better."""
 
     @classmethod
     def read(cls, numbers: Mapping[str, float]) -> list[Self]:
-        """The groups, all tested users (ALL) first; empty where nothing is known."""
-        names = ("ndcg", "popular", "difference")
+        """The groups, all tested users (ALL) first; empty where nothing is known.
+
+        numbers: as `read_evidence` returns them.
+        """
+
+        def read_estimate(group: str, name: str) -> MetricEstimate:
+            return MetricEstimate(
+                numbers[f"{group}/{name}"],
+                numbers.get(f"{group}/{name}_low"),
+                numbers.get(f"{group}/{name}_high"),
+            )
+
+        groups = [key.removesuffix("/users") for key in numbers if key.endswith("/users")]
         return [
             cls(
                 group,
-                int(users),
-                *(
-                    MetricEstimate(
-                        numbers[f"{group}/{name}"],
-                        numbers.get(f"{group}/{name}_low"),
-                        numbers.get(f"{group}/{name}_high"),
-                    )
-                    for name in names
-                ),
+                int(numbers[f"{group}/users"]),
+                read_estimate(group, "ndcg"),
+                read_estimate(group, "popular"),
+                read_estimate(group, "difference"),
             )
-            for key, users in numbers.items()
-            for group, _, of in [key.partition("/")]
-            if of == "users"
+            for group in groups
         ]

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from batchrec_dagster.personalize import filter_grammar as grammar
 from batchrec_dagster.personalize.schemas import INTERACTIONS, Schema
 
-# "*" is every event type. Only the latest FILTER_HISTORY interactions of a user and event
-# type count, see schemas.py.
+# "*" is every event type. Only the latest FILTER_HISTORY interactions of a user and event type
+# count, see schemas.py.
 EXCLUDE_SEEN = 'EXCLUDE ItemID WHERE Interactions.EVENT_TYPE IN ("*")'
 
 # Of the values of a placeholder on an input line.
@@ -44,7 +44,9 @@ class PlaceholderUse:
     placeholder: grammar.Placeholder
     comparison: grammar.Comparison
     is_string: bool
-    required: bool  # in an INCLUDE expression
+    """Whether its values are strings rather than numbers."""
+    required: bool
+    """Whether each line needs a value, as in an INCLUDE expression."""
 
     def problem(self, raw: object) -> str | None:
         """Why the value from `filterValues` is not valid; None if it is."""
@@ -94,18 +96,18 @@ def list_placeholder_uses(
 
 
 def parse_values(text: str) -> tuple[grammar.Literal, ...] | None:
-    """The values of a comma-separated list, or None when it is not one."""
+    """The values of a comma-separated list; None if the text is not such a list."""
     values: list[grammar.Literal] = []
-    at = 0
+    position = 0
     while True:
-        match = _VALUE.match(text, at)
+        match = _VALUE.match(text, position)
         if match is None:
             return None
         quoted, number = match.group("string", "number")
         values.append(grammar.unquote(quoted) if quoted else grammar.parse_number(number))
-        at = match.end()
-        if at == len(text):
+        position = match.end()
+        if position == len(text):
             return tuple(values)
-        if text[at] != ",":
+        if text[position] != ",":
             return None
-        at += 1
+        position += 1

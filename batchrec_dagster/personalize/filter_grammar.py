@@ -20,7 +20,8 @@ from batchrec_dagster.personalize.schemas import INTERACTIONS, ITEMS, USERS
 ITEM_TARGET, USER_TARGET, ACTION_TARGET = "ITEMID", "USERID", "ACTIONID"
 CURRENT_USER, CURRENT_ITEM = "CURRENTUSER", "CURRENTITEM"
 ANY_EVENT = "*"
-LISTS = ("IN", "NOT IN")  # the operators that take a list of values
+# The operators that take a list of values.
+LISTS = ("IN", "NOT IN")
 
 # As the guide spells the datasets; any case is accepted.
 DATASETS = {
@@ -65,7 +66,8 @@ class Placeholder:
     name: str
 
 
-Variable = Placeholder | FieldRef  # its value depends on the input line
+# Its value depends on the input line.
+Variable = Placeholder | FieldRef
 Operand = Literal | Variable
 
 
@@ -132,12 +134,16 @@ def iterate_comparisons(*conditions: Condition) -> Iterator[Comparison]:
 
 def list_operands(*conditions: Condition) -> list[Operand]:
     """What the conditions compare fields with, in order."""
-    return [operand for each in iterate_comparisons(*conditions) for operand in each.operands]
+    return [
+        operand
+        for comparison in iterate_comparisons(*conditions)
+        for operand in comparison.operands
+    ]
 
 
 def list_fields(expressions: tuple[Expression, ...]) -> set[tuple[str, str]]:
     """The distinct dataset fields, as (dataset type, column)."""
-    conditions = [condition for e in expressions for condition in e.conditions]
+    conditions = [condition for expression in expressions for condition in expression.conditions]
     refs = [comparison.field for comparison in iterate_comparisons(*conditions)]
     refs += [operand for operand in list_operands(*conditions) if isinstance(operand, FieldRef)]
     return {(ref.dataset_type, ref.column) for ref in refs}
@@ -288,10 +294,16 @@ def _explain(error: UnexpectedInput, text: str) -> str:
     elif isinstance(error, UnexpectedToken):
         expected = error.expected
     names = [words for name, words in _EXPECTED.items() if name in expected]
-    listed = f"; expected: {', '.join(names)}" if names else ""
-    at = error.pos_in_stream
-    if at is None or at >= len(text) or (isinstance(error, UnexpectedToken) and not error.token):
-        return f"Invalid Expression: it ends too early, after {text[-30:]!r}{listed}."
-    word = _WORD.match(text, at)
+    expectation = f"; expected: {', '.join(names)}" if names else ""
+    position = error.pos_in_stream
+    if (
+        position is None
+        or position >= len(text)
+        or (isinstance(error, UnexpectedToken) and not error.token)
+    ):
+        return f"Invalid Expression: it ends too early, after {text[-30:]!r}{expectation}."
+    word = _WORD.match(text, position)
     assert word is not None
-    return f"Invalid Expression: unexpected {word[0][:40]!r} at character {at + 1}{listed}."
+    return (
+        f"Invalid Expression: unexpected {word[0][:40]!r} at character {position + 1}{expectation}."
+    )

@@ -1,7 +1,8 @@
 """Finds what a pipeline created in Personalize, and deletes that and nothing else.
 
-A dataset group is the pipeline's if it has its name and its tag; what is in such a group, if it has
-the tag. Schemas have no tags: the name counts, unless a dataset of another pipeline uses it.
+A dataset group is the pipeline's if it has the pipeline's name and tag. What is in such a group is
+the pipeline's if it has the tag. Schemas have no tags: the name counts, unless a dataset of another
+pipeline uses the schema.
 Source of the order of deletion: developer guide, "Deleting Amazon Personalize resources".
 """
 
@@ -24,9 +25,9 @@ ORDER = (api.FILTER, api.SOLUTION, api.DATASET, api.SCHEMA, api.DATASET_GROUP)
 WORK = {api.SOLUTION: (api.SOLUTION_VERSION,), api.DATASET: (api.IMPORT_JOB,)}
 
 
-# So many of a kind are kept in a dataset group besides those in use: a setting may be changed back.
-SPARE = 2
-# How long a run waits for what it prunes; the next one continues.
+# How many of a kind stay in a dataset group besides those in use: a setting may be changed back.
+SPARE_RESOURCES = 2
+# How long a run waits for what it prunes. The next run continues.
 PRUNE_SECONDS = 600
 
 
@@ -45,16 +46,16 @@ class ResourceToDelete:
 
 @dataclass(frozen=True)
 class TeardownPlan:
-    """What a teardown does: end `work`, then delete `pieces` in this order.
-
-    `in_the_way`: sentences on what others created inside the pieces; it stops the teardown.
-    `left`: sentences on what looks like the pipeline's and is not.
-    """
+    """What a teardown does: it ends `work`, then deletes `pieces`."""
 
     pieces: list[ResourceToDelete] = field(default_factory=list)
+    """What it deletes, in this order."""
     work: list[ResourceToDelete] = field(default_factory=list)
+    """Trainings and jobs under way: it stops them, or waits for them."""
     in_the_way: list[str] = field(default_factory=list)
-    left: list[str] = field(default_factory=list)
+    """Sentences on what others created inside the pieces. Any of them stops the teardown."""
+    left_alone: list[str] = field(default_factory=list)
+    """Sentences on what looks like the pipeline's and is not."""
 
     def lines(self, file_sizes: Sequence[int], root: str, running: Sequence[str] = ()) -> list[str]:
         """The plan in words, in the order of deletion.
@@ -72,26 +73,28 @@ class TeardownPlan:
                 else []
             ),
             *(f"in the way: {what}" for what in [*running, *self.in_the_way]),
-            *(f"left alone: {what}" for what in self.left),
+            *(f"left alone: {what}" for what in self.left_alone),
         ]
 
 
 def plan_teardown(ensure: api.Ensure, pipeline: str) -> TeardownPlan:
     """Everything that the pipeline created, in whatever state an earlier teardown left it."""
     plan = TeardownPlan()
-    named = re.compile(rf"{re.escape(pipeline)}-[0-9a-f]{{8}}")
+    group_name = re.compile(rf"{re.escape(pipeline)}-[0-9a-f]{{8}}")
     for group in _to_resources(api.DATASET_GROUP, ensure.list(api.DATASET_GROUP)):
-        if named.fullmatch(group.name):
+        if group_name.fullmatch(group.name):
             with _ignore_missing():
                 if _is_ours(ensure, group, pipeline):
                     _add_group_content(ensure, group, pipeline, plan)
                 else:
                     tags = ensure.tags_of(group.arn)
-                    said = [
+                    owner_tags = [
                         f"{key}={tags.get(key, '')}" for key in (api.PIPELINE_TAG, api.STORAGE_TAG)
                     ]
-                    plan.left.append(f"{group} belongs to somebody else: {', '.join(said)}")
-    _find_schemas(ensure, named, plan)
+                    plan.left_alone.append(
+                        f"{group} belongs to somebody else: {', '.join(owner_tags)}"
+                    )
+    _find_schemas(ensure, group_name, plan)
     _find_jobs(ensure, plan)
     plan.pieces.sort(key=lambda piece: ORDER.index(piece.kind))
     return plan
@@ -120,47 +123,56 @@ def delete(ensure: api.Ensure, plan: TeardownPlan) -> None:
 
 
 def prune(
-    ensure: api.Ensure, pipeline: str, group: str, in_use: Collection[str], kept: Collection[str]
+    ensure: api.Ensure,
+    pipeline: str,
+    group: str,
+    in_use: Collection[str],
+    other_groups: Collection[str],
 ) -> list[ResourceToDelete]:
     """Delete what earlier settings of the pipeline left, wait until it is gone, and return it.
 
-    group: the name of the dataset group in use; in_use: the names of the solutions and filters in
-    it that are; kept: those of other dataset groups to keep. What has work under way stays for a
-    later run. Raises PersonalizeError, and botocore's ClientError.
+    What has work under way stays for a later run.
+
+    group: the name of the dataset group in use.
+    in_use: the names of the solutions and filters in it that are in use.
+    other_groups: the names of other dataset groups to keep.
+    Raises PersonalizeError, and botocore's ClientError.
     """
-    found = TeardownPlan()
-    named = re.compile(rf"{re.escape(pipeline)}-[0-9a-f]{{8}}")
-    for each in _to_resources(api.DATASET_GROUP, ensure.list(api.DATASET_GROUP)):
-        if each.name == group:
+    plan = TeardownPlan()
+    group_name = re.compile(rf"{re.escape(pipeline)}-[0-9a-f]{{8}}")
+    for dataset_group in _to_resources(api.DATASET_GROUP, ensure.list(api.DATASET_GROUP)):
+        if dataset_group.name == group:
             for kind in (api.FILTER, api.SOLUTION):
-                there = ensure.list(kind, datasetGroupArn=each.arn)
-                unused = [one for one in there if one[kind.name] not in in_use]
-                unused.sort(key=lambda one: one["creationDateTime"], reverse=True)
-                for piece in _to_resources(kind, unused[SPARE:]):
-                    _add_idle(found, ensure, pipeline, piece)
-        elif named.fullmatch(each.name) and each.name not in kept:
-            _add_idle(found, ensure, pipeline, each)
-    delete(replace(ensure, deadline_seconds=min(PRUNE_SECONDS, ensure.deadline_seconds)), found)
-    return found.pieces
+                summaries = ensure.list(kind, datasetGroupArn=dataset_group.arn)
+                unused = [summary for summary in summaries if summary[kind.name] not in in_use]
+                unused.sort(key=lambda summary: summary["creationDateTime"], reverse=True)
+                for piece in _to_resources(kind, unused[SPARE_RESOURCES:]):
+                    _add_idle(plan, ensure, pipeline, piece)
+        elif group_name.fullmatch(dataset_group.name) and dataset_group.name not in other_groups:
+            _add_idle(plan, ensure, pipeline, dataset_group)
+    delete(replace(ensure, deadline_seconds=min(PRUNE_SECONDS, ensure.deadline_seconds)), plan)
+    return plan.pieces
 
 
 def _add_idle(
-    found: TeardownPlan, ensure: api.Ensure, pipeline: str, piece: ResourceToDelete
+    plan: TeardownPlan, ensure: api.Ensure, pipeline: str, piece: ResourceToDelete
 ) -> None:
-    """Add it with what is in it, if it is the pipeline's and nothing is under way in it."""
-    plan = TeardownPlan()
+    """Add the piece with what is in it, if it is the pipeline's and nothing is under way in it."""
+    own_plan = TeardownPlan()
     with _ignore_missing():
         if not _is_ours(ensure, piece, pipeline):
             return
         if piece.kind is api.DATASET_GROUP:
-            _add_group_content(ensure, piece, pipeline, plan)
+            _add_group_content(ensure, piece, pipeline, own_plan)
             schemas = _to_resources(api.SCHEMA, ensure.list(api.SCHEMA))
-            plan.pieces.extend(one for one in schemas if one.name.startswith(f"{piece.name}-"))
+            own_plan.pieces.extend(
+                schema for schema in schemas if schema.name.startswith(f"{piece.name}-")
+            )
         else:
-            _add_with_work(ensure, piece, plan)
-        _find_jobs(ensure, plan)
-    if not plan.work and not plan.in_the_way:
-        found.pieces.extend(plan.pieces)
+            _add_with_work(ensure, piece, own_plan)
+        _find_jobs(ensure, own_plan)
+    if not own_plan.work and not own_plan.in_the_way:
+        plan.pieces.extend(own_plan.pieces)
 
 
 def _add_group_content(
@@ -183,8 +195,8 @@ def _add_group_content(
 def _add_with_work(ensure: api.Ensure, piece: ResourceToDelete, plan: TeardownPlan) -> None:
     plan.pieces.append(piece)
     for work in WORK.get(piece.kind, ()):
-        found = ensure.list(work, **{piece.kind.arn: piece.arn})
-        plan.work.extend(_to_resources(work, filter(_is_busy, found)))
+        summaries = ensure.list(work, **{piece.kind.arn: piece.arn})
+        plan.work.extend(_to_resources(work, filter(_is_busy, summaries)))
     if piece.kind is api.SOLUTION:
         _report_foreign(ensure, api.CAMPAIGN, piece, plan)
 
@@ -193,12 +205,14 @@ def _report_foreign(
     ensure: api.Ensure, kind: api.ResourceKind, parent: ResourceToDelete, plan: TeardownPlan
 ) -> None:
     """Report resources of this kind in the parent: no pipeline creates them."""
-    found = ensure.list(kind, **{parent.kind.arn: parent.arn})
-    plan.in_the_way.extend(f"{piece} belongs to {parent}" for piece in _to_resources(kind, found))
+    summaries = ensure.list(kind, **{parent.kind.arn: parent.arn})
+    plan.in_the_way.extend(
+        f"{piece} belongs to {parent}" for piece in _to_resources(kind, summaries)
+    )
 
 
-def _find_schemas(ensure: api.Ensure, named: re.Pattern[str], plan: TeardownPlan) -> None:
-    mine = re.compile(rf"{named.pattern}-(interactions|items)")
+def _find_schemas(ensure: api.Ensure, group_name: re.Pattern[str], plan: TeardownPlan) -> None:
+    mine = re.compile(rf"{group_name.pattern}-(interactions|items)")
     schemas = [
         s for s in _to_resources(api.SCHEMA, ensure.list(api.SCHEMA)) if mine.fullmatch(s.name)
     ]
@@ -212,7 +226,7 @@ def _find_schemas(ensure: api.Ensure, named: re.Pattern[str], plan: TeardownPlan
     }
     for schema in schemas:
         if schema.arn in used:
-            plan.left.append(f"{schema} is used by {used[schema.arn].arn}")
+            plan.left_alone.append(f"{schema} is used by {used[schema.arn].arn}")
         else:
             plan.pieces.append(schema)
 
