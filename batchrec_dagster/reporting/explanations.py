@@ -1,6 +1,6 @@
 """Explains a recommendation by the item of the user's history whose audience overlaps most.
 
-The measure is the cosine of the two items' sets of users, discounted where few users have both,
+The measure is the cosine of the two items' sets of users. It is discounted if few users have both,
 because few can be chance. It shows association, not the model's reasoning.
 """
 
@@ -16,30 +16,34 @@ import polars as pl
 if TYPE_CHECKING:
     from scipy import sparse
 
-# At this many common users, the discount is one half.
+# If this many users have both items, the discount is one half.
 DISCOUNT = 10
-# How many co-occurrences are counted, and looked up, at a time, to bound the memory.
+# This many co-occurrences are counted and looked up at a time, which bounds the memory.
 CELLS = 2_000_000
-# Columns of which only the highest score is compared at first.
+# Of a group of this many columns, at first only the highest score is compared.
 GROUP = 64
 
 Indices = npt.NDArray[np.int64]
+"""Columns of the matrix, which stand for items, or other whole numbers of shape (n,)."""
 
 
 def build_user_item_matrix(pairs: pl.LazyFrame, items: pl.Series) -> sparse.csr_array:
-    """A row for each user and a column for each of the items, in order: 1 where the user has it.
+    """A matrix of shape (users, items), with 1 where the user has the item.
 
-    pairs: user_id, item; duplicates and other items do not count.
+    A column stands for the item at that place of `items`. `pairs` has the columns user_id and item.
+    Duplicates, and items that are not in `items`, do not count.
     """
-    from scipy import sparse  # of an extra
+    # scipy is installed with the extra `report`.
+    from scipy import sparse
 
     column = pl.col("item").cast(pl.Enum(items), strict=False).to_physical()
-    known = pairs.select("user_id", column=column).drop_nulls("column").unique()
-    found = known.collect(engine="streaming")
-    users = found.select(pl.col("user_id").unique()).with_row_index("row")
-    found = found.join(users, on="user_id").select(pl.col("row", "column").cast(pl.Int32))
-    places, shape = tuple(found.to_numpy().T), (users.height, len(items))
-    return sparse.csr_array((np.ones(found.height, np.int32), places), shape=shape)
+    columns = pairs.select("user_id", column=column).drop_nulls("column").unique()
+    entries = columns.collect(engine="streaming")
+    users = entries.select(pl.col("user_id").unique()).with_row_index("row")
+    entries = entries.join(users, on="user_id").select(pl.col("row", "column").cast(pl.Int32))
+    places = tuple(entries.to_numpy().T)
+    ones = np.ones(entries.height, np.int32)
+    return sparse.csr_array((ones, places), shape=(users.height, len(items)))
 
 
 def find_best_explanations(
@@ -50,14 +54,20 @@ def find_best_explanations(
     near: int = 0,
     most_items: int = 0,
 ) -> tuple[list[tuple[Indices, Indices]], dict[int, list[tuple[int, int]]]]:
-    """For each user, two arrays as long as their list: the item of the history that explains each
-    recommendation best, and how many users have both; -1 and 0 where no item does. And for each of
-    the `most_items` items in most lists, the `near` items whose audiences overlap most with its,
-    and how many users have both, best first.
+    """What explains the users' lists best, and the nearest items of the items in most lists.
 
-    matrix: of user_item_matrix; histories, lists: columns of the matrix for each user.
+    The first result has two arrays for each user, as long as the user's list: the item of the
+    history that explains a recommendation best, and how many users have both. They are -1 and 0
+    where no item does.
+
+    The second has, for each of the `most_items` items in most lists, the `near` items whose
+    audiences overlap most with its own, best first, and how many users have both.
+
+    `matrix` is that of `build_user_item_matrix`. `histories` and `lists` have the columns of the
+    matrix for each user.
     """
     entries = np.concatenate([*lists, np.empty(0, np.int64)])
+    # The entries of all lists in order of item, so that a block of items has adjacent entries.
     by_listed = np.argsort(entries, kind="stable")
     listed, lengths = np.unique(entries, return_counts=True)
     ends = np.cumsum(lengths)
@@ -65,7 +75,8 @@ def find_best_explanations(
     user_histories = _UserHistories(
         histories, np.repeat(np.arange(len(lists)), [len(history) for history in lists])
     )
-    because, both = np.full(len(entries), -1), np.zeros(len(entries), np.int64)
+    because = np.full(len(entries), -1)
+    both = np.zeros(len(entries), np.int64)
     neighbours: dict[int, list[tuple[int, int]]] = {}
     items_done = 0
     for counts, scores in _count_overlaps(matrix, listed):
@@ -88,11 +99,16 @@ def find_best_explanations(
 def _count_overlaps(
     matrix: sparse.csr_array, items: Indices
 ) -> Iterator[tuple[npt.NDArray[np.int32], npt.NDArray[np.float64]]]:
-    """Blocks with a row for each of the items and a column for every one: how many users have both,
-    and the score. The item's own audience scales its scores alike, and is left out."""
-    from scipy.sparse._sparsetools import csc_matvec  # of an extra
+    """For blocks of the items, how many users have the item and another, and the scores.
 
-    columns, audiences = matrix.shape[1], matrix.T.tocsr()
+    Both arrays have the shape (items of the block, all items). The size of an item's own audience
+    would scale all its scores alike, so it is left out.
+    """
+    # scipy is installed with the extra `report`.
+    from scipy.sparse._sparsetools import csc_matvec
+
+    columns = matrix.shape[1]
+    audiences = matrix.T.tocsr()
     roots = np.sqrt(np.maximum(1, np.diff(audiences.indptr)))
     overlaps = np.arange(matrix.shape[0] + 1)
     discounted = overlaps * (overlaps / (overlaps + DISCOUNT))
@@ -103,31 +119,38 @@ def _count_overlaps(
         counts = np.zeros((len(block), columns), np.int32)
         for row, item in enumerate(block.tolist()):
             users = audiences.indices[audiences.indptr[item] : audiences.indptr[item + 1]]
-            # From the last row to the first, what is between two of them is empty.
+            # Taken from the last row to the first, the range from the end of one row to the start
+            # of the next is empty, so that only the rows themselves are added.
             ends = bounds[users[::-1]].ravel()
             added = ends, matrix.indices, matrix.data, np.ones(len(ends), np.int32)
             csc_matvec(columns, len(ends) - 1, *added, counts[row])
-        counts[np.arange(len(block)), block] = 0  # An item does not explain itself.
+        # An item does not explain itself.
+        counts[np.arange(len(block)), block] = 0
         scores = discounted.take(counts)
         scores /= roots
         yield counts, scores
 
 
 class _UserHistories:
-    """The users' histories one after the other. users: of each entry of the lists."""
+    """The users' histories one after the other.
+
+    `users` has, for each entry of the lists, the place of its user in `histories`.
+    """
 
     def __init__(self, histories: list[Indices], users: Indices) -> None:
         self._items = np.concatenate([*histories, np.empty(0, np.int64)])
-        lengths = np.array([len(one) for one in histories], np.int64)
-        self._starts, self._lengths = (np.cumsum(lengths) - lengths)[users], lengths[users]
+        lengths = np.array([len(history) for history in histories], np.int64)
+        self._starts = (np.cumsum(lengths) - lengths)[users]
+        self._lengths = lengths[users]
         self._entries_at_once = max(1, CELLS // max([1, *lengths.tolist()]))
 
     def find_best(
         self, entries: Indices, rows: Indices, scores: npt.NDArray[np.float64]
     ) -> Indices:
-        """The item of the user's history with the highest score for each entry; -1 if none has one.
+        """For each entry the item of the user's history with the highest score; -1 if none has one.
 
-        rows: of `scores`, which has a column for each item, for each entry.
+        `rows` has, for each entry, the row of its item in `scores`. That has a column for each
+        item.
         """
         best_items = np.full(len(entries), -1)
         entries_with_history = np.flatnonzero(self._lengths[entries])
@@ -154,8 +177,9 @@ class _UserHistories:
 def find_nearest(
     counts: Indices, scores: npt.NDArray[np.float64], most: int
 ) -> list[tuple[int, int]]:
-    """The columns with the highest scores, and the counts there, best first; none without one."""
-    # Of thousands only a few are wanted: as many groups of columns have one at least so high.
+    """The `most` columns with the highest scores above 0, best first, and the counts there."""
+    # Only a few of thousands of columns are needed. The highest scores of that many groups of
+    # columns bound the result from below, so that the rest need not be sorted.
     groups = len(scores) // GROUP
     lowest_score = 0.0
     if 0 < most <= groups:
@@ -169,7 +193,7 @@ def find_nearest(
 def find_similar_items(pairs: pl.LazyFrame, item: str, most: int) -> list[tuple[str, int]]:
     """The items whose audiences overlap most with the item's, and how many users have both.
 
-    pairs: user_id, item.
+    `pairs` has the columns user_id and item.
     """
     users = pl.col("user_id").n_unique()
     audience = pairs.filter(pl.col("item") == item).select("user_id").unique()

@@ -1,4 +1,4 @@
-"""Reads what a pipeline published; of a large table, only the parts that a question needs."""
+"""Reads what a pipeline published. Of a large table, it reads only the parts that are asked for."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from functools import cached_property
 from typing import Any
 
 import polars as pl
-import pyarrow as pa  # not pyarrow.compute: for a plain value it imports pandas
+
+# pyarrow.compute is not used, because it imports pandas for a plain value.
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batchrec_dagster.personalize.schemas import scan_interactions
@@ -23,25 +25,24 @@ from batchrec_dagster.storage.resource import StorageResource
 
 @dataclass(frozen=True)
 class RunTables:
-    """The tables of a run. Ids are text everywhere.
-
-    interactions: USER_ID, ITEM_ID, TIMESTAMP (epoch seconds); recommendations: user_id, rank,
-    item_id; users, the requested ones: userId; titles: item_id, title (may be null), and where they
-    are declared image and link (addresses, may be null); items:
-    ITEM_ID, and the `categories`, whose cells separate values by |; segments: segment, rank,
-    user_id, and title where there are titles.
-    """
+    """The tables of a run. Ids are text everywhere."""
 
     interactions: pl.LazyFrame
+    """USER_ID, ITEM_ID and TIMESTAMP (epoch seconds)."""
     recommendations: pl.LazyFrame
+    """user_id, rank and item_id."""
     users: pl.LazyFrame
+    """userId, of the users who were to get lists."""
     titles: pl.DataFrame | None = None
+    """item_id, title and, if they are declared, the addresses image and link. All may be null."""
     items: pl.DataFrame | None = None
+    """ITEM_ID and the columns of `categories`, whose cells separate values by |."""
     categories: Sequence[str] = ()
     segments: pl.DataFrame | None = None
+    """segment, rank, user_id and, if there are titles, title."""
 
     def look_up(self, items: pl.Series, column: str) -> list[str | None]:
-        """The title, image or link of each of the items, None for an item without one."""
+        """The values of the items in a column of `titles`; None for an item without one."""
         if self.titles is None or column not in self.titles.columns:
             return [None] * len(items)
         ids = items.to_frame("item_id")
@@ -54,7 +55,8 @@ def list_published_pipelines(storage: StorageResource) -> list[str]:
     root = storage.uri("")
     path = storage.store.local_path(root)
     if path is not None and not path.exists():
-        return []  # Listing its folders would create it.
+        # Listing the folders of the storage would create it.
+        return []
     names = storage.store.subfolders(root)
     return [name for name in names if PublishedResults(storage, name).edition is not None]
 
@@ -72,14 +74,14 @@ class PublishedResults:
 
     @cached_property
     def edition(self) -> Edition | None:
-        """The published table; None where there is none."""
+        """The published table; None if there is none."""
         table = self.files.table
         with _convert_read_errors(self.storage, table.uri):
             return table.current()
 
     @property
     def publication_time(self) -> datetime:
-        """When the table was made; an old table without that date: when it was written."""
+        """When the table was made, or, if an old table does not say, when it was written."""
         assert self.edition is not None
         if "made_at" in self.edition.about:
             return datetime.fromisoformat(self.edition.about["made_at"])
@@ -95,29 +97,30 @@ class PublishedResults:
         with self._open_table() as table:
             groups = range(table.num_row_groups)
             ranks = (table.read_row_group(group, ["rank"], use_threads=False) for group in groups)
-            users = sum(pl.DataFrame(group).filter(pl.col("rank") == 1).height for group in ranks)
+            # Each user has one item of rank 1.
+            users = sum(pl.DataFrame(rank).filter(pl.col("rank") == 1).height for rank in ranks)
             return table.metadata.num_rows, users
 
     def find_example_user(self) -> str | None:
-        """The user of the first row, if any."""
+        """The user of the first row; None if the table is empty."""
         with self._open_table() as table:
             for rows in table.iter_batches(1, columns=["user_id"], use_threads=False):
                 return str(rows.column(0)[0])
         return None
 
     def read_rows(self, column: str, value: str) -> pl.DataFrame:
-        """The rows of the table with this value; column: user_id or item_id."""
+        """The rows of the table with this value in the column `user_id` or `item_id`."""
         with self._open_table() as table:
             return _read_matching_rows(table, column, value)
 
     def read_titles(self, items: Sequence[str]) -> dict[str, str | None]:
-        """The title of each item in the file of titles."""
+        """The titles of these items; an item that is not in the file of titles is left out."""
         uri = self.storage.uri(self.files.places.item_titles)
         if not items or self.storage.store.head(uri) is None:
             return {}
         with self._open_parquet(uri) as table:
-            found = pl.DataFrame(table.read(["item_id", "title"], use_threads=False))
-            return dict(found.filter(pl.col("item_id").is_in(items)).rows())
+            titles = pl.DataFrame(table.read(["item_id", "title"], use_threads=False))
+            return dict(titles.filter(pl.col("item_id").is_in(items)).rows())
 
     @contextmanager
     def open_interactions(self) -> Iterator[tuple[pl.LazyFrame, int]]:
@@ -133,8 +136,9 @@ class PublishedResults:
 
     @contextmanager
     def _open_parquet(self, uri: str) -> Iterator[pq.ParquetFile]:
-        # Neither a Python file for a local path nor threads: a thread of pyarrow that still holds a
-        # Python file when the interpreter exits may abort the command (apache/arrow issue 50482).
+        # A thread of pyarrow that still holds a Python file when the interpreter exits may abort
+        # the command (apache/arrow issue 50482). So a local path is not opened as a Python file,
+        # and nothing is read with threads.
         path = self.storage.store.local_path(uri)
         with (
             _convert_read_errors(self.storage, uri),
@@ -146,6 +150,7 @@ class PublishedResults:
 
 @contextmanager
 def _convert_read_errors(storage: StorageResource, uri: str) -> Iterator[None]:
+    """A block in which errors of reading the object become StorageError."""
     try:
         yield
     except (pa.ArrowException, OSError, ValueError) as error:
@@ -153,8 +158,11 @@ def _convert_read_errors(storage: StorageResource, uri: str) -> Iterator[None]:
 
 
 def _read_matching_rows(table: pq.ParquetFile, column: str, value: str) -> pl.DataFrame:
-    """Read a row group only if its statistics allow the value, and all its columns only if the
-    column has it."""
+    """The rows with this value in the column.
+
+    A row group is read only if its statistics allow the value, and all its columns only if the
+    column has it.
+    """
     column_index = table.schema_arrow.get_field_index(column)
     tables = [pl.DataFrame(table.schema_arrow.empty_table())]
     for group in range(table.num_row_groups):
@@ -173,9 +181,10 @@ def _read_matching_rows(table: pq.ParquetFile, column: str, value: str) -> pl.Da
 
 
 class _RemoteFile(io.RawIOBase):
-    """An S3 object as a file that fetches only the bytes read, all of one version of the object.
+    """An S3 object as a file, of which only the bytes that are read are fetched.
 
-    Not obstore.open_reader: it has no ETag guard, and pyarrow rejects it (it has no `closed`).
+    All are of one version of the object. obstore.open_reader cannot be used, because it does not
+    compare the ETag, and pyarrow rejects it for having no attribute `closed`.
     """
 
     def __init__(self, storage: StorageResource, uri: str) -> None:
@@ -183,7 +192,9 @@ class _RemoteFile(io.RawIOBase):
         object_info = storage.store.head(uri)
         if object_info is None:
             raise StorageError(f"{uri} does not exist")
-        self._store, self._object_info, self._position = storage.store, object_info, 0
+        self._store = storage.store
+        self._object_info = object_info
+        self._position = 0
 
     def readable(self) -> bool:
         return True
