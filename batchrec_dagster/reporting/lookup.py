@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -23,88 +24,100 @@ from batchrec_dagster.storage.extras import is_installed
 HISTORY = 25
 FIRST_USERS = 10
 NEIGHBOURS = 10
-# Bytes of interactions to count for explanations, a second or two; beyond, a sample of the users.
+# Counting this many bytes of interactions takes a second or two. Of larger files, only a sample of
+# the users is counted.
 MOST_COUNTED = 256 * 1024 * 1024
-# Only so many of a user's latest items can explain a recommendation.
+# Only this many of a user's latest items can explain a recommendation.
 MOST_EXPLAINING = 1_000
 
 
 @dataclass(frozen=True)
 class Interaction:
-    """A user's interaction with an item; time in UTC, event None if there is only one type."""
+    """A user's interaction with an item."""
 
     time: datetime
+    """In UTC."""
     item: str
     title: str | None
     event: str | None
+    """The type of the event; None if there is only one type."""
 
 
 @dataclass(frozen=True)
 class ExplainedItem:
-    """An item of a user's list, the item of their history that explains it best, and how many of
-    the counted users have both; score None if the recipe has none.
-
-    padding: a popular item without a score, which Personalize added to a short list.
-    """
+    """An item of a user's list, and what explains it."""
 
     rank: int
     item: str
     title: str | None
     score: float | None
+    """None if the recipe gives no scores."""
     because: str | None
+    """The item of the user's history that explains this one best; None if no item does."""
     because_title: str | None
     users_with_both: int
+    """How many of the counted users have both items."""
     padding: bool = False
+    """Whether it is a popular item without a score, which Personalize added to a short list."""
 
 
 @dataclass(frozen=True)
 class UserDetails:
-    """A user: number of interactions, the latest ones, newest first, and the list, best first.
-
-    titles: whether any item shown has a title.
-    """
+    """What a pipeline knows of a user."""
 
     pipeline: str
     user: str
     interactions: int
+    """How many interactions the user has in all."""
     history: list[Interaction]
+    """The latest interactions, newest first."""
     recommendations: list[ExplainedItem]
+    """The user's list, best first."""
     titles: bool
+    """Whether any of the items has a title."""
 
 
 @dataclass(frozen=True)
 class Neighbour:
-    """An item that shares users with another; how many of the counted users have both."""
+    """An item that shares users with another."""
 
     item: str
     title: str | None
     users_with_both: int
+    """How many of the counted users have both items."""
 
 
 @dataclass(frozen=True)
 class ItemDetails:
-    """An item: its interactions and users, the lists with it, and similar items.
-
-    in_lists of `lists` contain it, at a mean rank; first_users: user_id and rank where it ranks
-    highest.
-    """
+    """What a pipeline knows of an item."""
 
     pipeline: str
     item: str
     title: str | None
     interactions: int
     users: int
+    """How many users have the item."""
     last: datetime | None
+    """The time of the last interaction, in UTC; None if there is none."""
     in_lists: int
+    """How many lists contain the item."""
     lists: int
+    """How many lists there are."""
     mean_rank: float | None
+    """The item's mean rank in the lists that contain it; None if none does."""
     first_users: list[dict[str, Any]]
+    """The users for whom it ranks highest, by `user_id` and `rank`."""
     neighbours: list[Neighbour]
+    """The items whose audiences overlap most with the item's, best first."""
     titles: bool
+    """Whether any of the items has a title."""
 
 
 def find_user(published: PublishedResults, user: str) -> UserDetails | None:
-    """None if neither the table nor the interactions have the user. Raises StorageError."""
+    """The user, or None if neither the table nor the interactions have one of this id.
+
+    Raises StorageError.
+    """
     table = published.read_rows("user_id", user).sort("rank")
     listed_items = table.get_column("item_id").to_list()
     with published.open_interactions() as (interactions, size):
@@ -122,34 +135,58 @@ def find_user(published: PublishedResults, user: str) -> UserDetails | None:
             .to_list()
         )
         explanations = _explain_list(_sample_users(interactions, size), latest, listed_items)
-    first = interactions_of_user.head(HISTORY)
+    latest_interactions = interactions_of_user.head(HISTORY)
+    explaining_items = [because for because, _ in explanations]
     titles = published.read_titles(
-        [*first.get_column(ITEM_ID), *listed_items, *(item for item, _ in explanations)]
+        [*latest_interactions.get_column(ITEM_ID), *listed_items, *explaining_items]
     )
-    events = first.get_column(EVENT_TYPE) if EVENT_TYPE in first.columns else pl.Series([""])
     has_padding = bool(published.edition and published.edition.about.get("items_without_score"))
-    types = events.to_list() if set(events) - {EVENT_TYPE_VALUE, ""} else [None] * first.height
     return UserDetails(
         pipeline=published.pipeline,
         user=user,
         interactions=interactions_of_user.height,
-        history=[
-            Interaction(_to_datetime(time), item, titles.get(item), event)
-            for time, item, event in zip(first[TIMESTAMP], first[ITEM_ID], types, strict=True)
-        ],
+        history=_make_history(latest_interactions, titles),
         recommendations=[
-            ExplainedItem(rank, item, titles.get(item), score, because or None,
-                        titles.get(because), users_with_both, has_padding and score is None)
+            ExplainedItem(
+                rank=rank,
+                item=item,
+                title=titles.get(item),
+                score=score,
+                because=because or None,
+                because_title=titles.get(because),
+                users_with_both=users_with_both,
+                padding=has_padding and score is None,
+            )
             for (rank, item, score), (because, users_with_both) in zip(
                 table.select("rank", "item_id", "score").iter_rows(), explanations, strict=True
             )
         ],
         titles=bool(titles),
-    )  # fmt: skip
+    )
+
+
+def _make_history(
+    interactions: pl.DataFrame, titles: Mapping[str, str | None]
+) -> list[Interaction]:
+    """The interactions with their titles, and with their types if there are several."""
+    events: list[str | None] = [None] * interactions.height
+    if EVENT_TYPE in interactions.columns:
+        event_types = interactions.get_column(EVENT_TYPE).to_list()
+        if {*event_types} - {EVENT_TYPE_VALUE, ""}:
+            events = event_types
+    return [
+        Interaction(_to_datetime(seconds), item, titles.get(item), event)
+        for seconds, item, event in zip(
+            interactions[TIMESTAMP], interactions[ITEM_ID], events, strict=True
+        )
+    ]
 
 
 def find_item(published: PublishedResults, item: str) -> ItemDetails | None:
-    """None if neither the table nor the interactions have the item. Raises StorageError."""
+    """The item, or None if neither the table nor the interactions have one of this id.
+
+    Raises StorageError.
+    """
     rows = published.read_rows("item_id", item).sort("rank", "user_id")
     _, lists = published.count_rows_and_users()
     with published.open_interactions() as (interactions, size):
@@ -182,25 +219,30 @@ def find_item(published: PublishedResults, item: str) -> ItemDetails | None:
     )
 
 
-def find_similar_ids(published: PublishedResults, what: str, name: str) -> list[str]:
-    """Up to three ids in the interactions that are spelled like this user's or item's.
+def find_similar_ids(published: PublishedResults, kind: str, name: str) -> list[str]:
+    """Up to three ids in the interactions that are spelled like this one.
 
-    Only ids with the same two first letters are compared. Raises StorageError.
+    `kind` is `user` or `item`. Only ids with the same two first letters are compared.
+    Raises StorageError.
     """
-    column = USER_ID if what == "user" else ITEM_ID
+    column = USER_ID if kind == "user" else ITEM_ID
     text = pl.col(column)
-    alike = text.str.to_lowercase().str.starts_with(name[:2].lower())
+    same_start = text.str.to_lowercase().str.starts_with(name[:2].lower())
     length = text.str.len_chars().cast(pl.Int64)
+    similar_length = (length - len(name)).abs() <= 2
     with published.open_interactions() as (interactions, _):
-        matching_ids = interactions.filter(alike & ((length - len(name)).abs() <= 2)).select(
-            text.unique()
-        )
-        ids = {id_.lower(): id_ for id_ in matching_ids.collect(engine="streaming").to_series()}
-    return [ids[near] for near in difflib.get_close_matches(name.lower(), ids, n=3)]
+        matches = interactions.filter(same_start & similar_length).select(text.unique())
+        ids = matches.collect(engine="streaming").to_series()
+    ids_by_lowercase = {match.lower(): match for match in ids}
+    closest = difflib.get_close_matches(name.lower(), ids_by_lowercase, n=3)
+    return [ids_by_lowercase[lowercase] for lowercase in closest]
 
 
 def _sample_users(interactions: pl.LazyFrame, size: int) -> pl.LazyFrame:
-    """user_id, item of all users; of every n-th if the interactions have too many bytes."""
+    """The columns user_id and item of all users, or of every n-th of them if there are many.
+
+    `size` is the size of the interactions' file in bytes.
+    """
     step = -(-size // MOST_COUNTED)
     if step > 1:
         interactions = interactions.filter(pl.col(USER_ID).hash() % step == 0)
@@ -210,8 +252,11 @@ def _sample_users(interactions: pl.LazyFrame, size: int) -> pl.LazyFrame:
 def _explain_list(
     pairs: pl.LazyFrame, history: list[str], listed_items: list[str]
 ) -> list[tuple[str, int]]:
-    """For each item of the list the one that explains it best, and how many users have both; an
-    empty text and 0 where none does, or what they are found with is not installed."""
+    """For each item of the list the one of the history that explains it best, and their overlap.
+
+    The overlap is the number of users who have both. They are an empty text and 0 if no item
+    explains it, or if the extra `report`, which finds explanations, is not installed.
+    """
     if not is_installed("report"):
         return [("", 0)] * len(listed_items)
     items = list(dict.fromkeys([*history, *listed_items]))

@@ -1,4 +1,4 @@
-"""The users that the report's reader can look up: recent history and list of each."""
+"""The users that the report's reader can look up: the recent history and the list of each."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from batchrec_dagster.reporting.statistics import ReportCounts
 MOST_PEOPLE = 2_500
 HISTORY = 25
 LIST = 25
-# Bounds for counting which items share users, about two seconds of work: the number of users, and
-# the sum over users of their squared number of interactions.
+# Two bounds keep the counting of items that share users at about two seconds: the number of users
+# that are counted, and the sum over them of the square of their interactions.
 MOST_COUNTED = 100_000
 MOST_PAIRS = 300_000_000
-# Items with neighbours in the report, and how many.
+# This many items have neighbours in the report, and each has this many.
 MOST_ITEMS = 5_000
 NEIGHBOURS = 5
 DAY = 86_400
@@ -35,19 +35,27 @@ _NONE = np.empty(0, np.int64)
 class People:
     """The users in the report, in the compact form that its script reads.
 
-    served: users with a list; counted: users whose histories count for the explanations. items:
-    [id, title or None, how many of the counted users have it, how many lists have it, neighbours,
-    image, link]; neighbours is, for items in lists, a flat [item, counted users who have both, …]
-    of those whose audiences overlap most, best first; image and link are addresses or None.
-    people: [user id, interactions, history, list]; history is a flat [item, day, …], newest first,
-    in days since 1970; list a flat [item, item that explains it or -1, counted users who have
-    both, …], best first. An item is its index in `items`.
+    An item is represented by its place in `items`.
     """
 
     served: int
+    """How many users have a list."""
     counted: int
+    """How many users' histories the explanations are counted over."""
     items: list[list[Any]]
+    """Rows of id, title, counted users with the item, lists with it, neighbours, image and link.
+
+    The neighbours are the items whose audiences overlap most with the item's, best first. They are
+    one flat list, in which the number of counted users who have both follows each item. Items in
+    few lists have none. The title, and the addresses image and link, may be None.
+    """
     people: list[list[Any]]
+    """Rows of user id, number of interactions, history and list.
+
+    The history is a flat list, newest first, in which the day (since 1970) follows each item. The
+    list is a flat list too, best first, in which two numbers follow each item: the item that
+    explains it, or -1, and how many of the counted users have both.
+    """
 
 
 def collect_people(tables: RunTables, counts: ReportCounts, most: int = MOST_PEOPLE) -> People:
@@ -62,77 +70,84 @@ def collect_people(tables: RunTables, counts: ReportCounts, most: int = MOST_PEO
         ],
         engine="streaming",
     )
+    lists = lists.sort("user_id", "rank")
     histories = histories.sort("user_id", "last", "item", descending=[False, True, False])
     items = pl.concat([frame.get_column("item") for frame in (lists, histories, pairs)])
     items = items.unique().sort()
     matrix = build_user_item_matrix(pairs.lazy(), items)
-    histories_by_user, lists_by_user = (
-        _group_by_user(frame, items, users_shown)
-        for frame in (histories, lists.sort("user_id", "rank"))
-    )
-    history_items, listed_items = (
-        _to_arrays(histories_by_user, "column"),
-        _to_arrays(lists_by_user, "column"),
-    )
-    explained, neighbours_by_item = find_best_explanations(
+    histories_by_user = _group_by_user(histories, items, users_shown)
+    history_items = _to_arrays(histories_by_user, "column")
+    listed_items = _to_arrays(_group_by_user(lists, items, users_shown), "column")
+    explanations, neighbours_by_item = find_best_explanations(
         matrix, history_items, listed_items, near=NEIGHBOURS, most_items=MOST_ITEMS
     )
-    # What is near is shown by its title too.
+
+    recent_items = [items_of_user[:HISTORY] for items_of_user in history_items]
+    # The page shows explaining and neighbouring items by their titles, so it needs them too.
+    explaining_items = [because for because, _ in explanations]
     neighbours = [
-        np.array([other for other, _ in pairs_of_item], np.int64)
+        np.array([neighbour for neighbour, _ in pairs_of_item], np.int64)
         for pairs_of_item in neighbours_by_item.values()
     ]
-    recent_items = [items_of_user[:HISTORY] for items_of_user in history_items]
-    items_used = _order_items(
-        [*recent_items, *listed_items, *(because for because, _ in explained), *neighbours]
-    )
-    # Their numbers in People.items; the last is that of no item, -1.
-    numbers = np.full(len(items) + 1, -1)
-    numbers[items_used] = np.arange(len(items_used))
-    columns_of_users = (
-        histories_by_user.get_column("times").list.sum(),
-        recent_items,
-        _to_arrays(histories_by_user, "day"),
-    )
+    items_used = _order_items([*recent_items, *listed_items, *explaining_items, *neighbours])
+    # The places of the items in People.items. No item is -1, which is the place of the last value.
+    places = np.full(len(items) + 1, -1)
+    places[items_used] = np.arange(len(items_used))
     rows = [
         [
             user,
-            times,
-            _interleave(numbers[latest], days[: len(latest)]),
-            _interleave(numbers[of_list], *why),
+            interactions,
+            _interleave(places[latest], days[: len(latest)]),
+            _interleave(places[listed], places[because], users_with_both),
         ]
-        for user, times, latest, days, of_list, why in zip(
+        for user, interactions, latest, days, listed, (because, users_with_both) in zip(
             users_shown,
-            *columns_of_users,
+            histories_by_user.get_column("times").list.sum(),
+            recent_items,
+            _to_arrays(histories_by_user, "day"),
             listed_items,
-            [(numbers[because], both) for because, both in explained],
+            explanations,
             strict=True,
         )
     ]
-    flat_near = {
-        item: [value for other, both in pairs_of_item for value in (int(numbers[other]), both)]
+    flat_neighbours = {
+        item: [
+            value
+            for neighbour, users_with_both in pairs_of_item
+            for value in (int(places[neighbour]), users_with_both)
+        ]
         for item, pairs_of_item in neighbours_by_item.items()
     }
-    ids, users = items.gather(items_used), np.asarray(matrix.sum(axis=0))[items_used].tolist()
-    near_used = [flat_near.get(column, []) for column in items_used.tolist()]
     return People(
         served=counts.served.len(),
         counted=users_counted.len(),
-        items=_describe_items(tables, counts, ids, users, near_used),
+        items=_describe_items(
+            tables,
+            counts,
+            ids=items.gather(items_used),
+            users=np.asarray(matrix.sum(axis=0))[items_used].tolist(),
+            neighbours=[flat_neighbours.get(column, []) for column in items_used.tolist()],
+        ),
         people=rows,
     )
 
 
 def _describe_items(
-    tables: RunTables, counts: ReportCounts, ids: pl.Series, users: list[int], near: list[list[int]]
+    tables: RunTables,
+    counts: ReportCounts,
+    *,
+    ids: pl.Series,
+    users: list[int],
+    neighbours: list[list[int]],
 ) -> list[list[Any]]:
-    lists_of = dict(counts.lists.select("item", "lists").iter_rows())
+    """The rows of People.items."""
+    lists_by_item = dict(counts.lists.select("item", "lists").iter_rows())
     columns = (
         ids.to_list(),
         [shorten_title(title) for title in tables.look_up(ids, "title")],
         users,
-        [lists_of.get(item, 0) for item in ids],
-        near,
+        [lists_by_item.get(item, 0) for item in ids],
+        neighbours,
         tables.look_up(ids, "image"),
         tables.look_up(ids, "link"),
     )
@@ -140,8 +155,10 @@ def _describe_items(
 
 
 def _order_items(item_groups: list[Indices]) -> Indices:
-    """The items that are shown, those shown first before others: popular ones have low numbers,
-    which make a small page."""
+    """The items of all groups, each once, in the order of their first place in the groups.
+
+    Popular items come early. So they have small numbers, which make a small page.
+    """
     all_items = np.concatenate([_NONE, *item_groups])
     items_used, first_places = np.unique(all_items[all_items >= 0], return_index=True)
     return items_used[np.argsort(first_places)]
@@ -158,14 +175,14 @@ def _take_every(values: pl.Series, step: int) -> pl.Series:
 
 
 def _select_interactions(users: pl.Series, tables: RunTables) -> pl.LazyFrame:
-    """user_id, item, time: the users' interactions."""
+    """The users' interactions: user_id, item and time."""
     return tables.interactions.select(user_id=USER_ID, item=ITEM_ID, time=TIMESTAMP).join(
         users.to_frame("user_id").lazy(), on="user_id", how="semi"
     )
 
 
 def _select_lists(tables: RunTables, users: pl.Series) -> pl.LazyFrame:
-    """user_id, rank, item: the beginning of each user's list."""
+    """The beginning of each user's list: user_id, rank and item."""
     return (
         tables.recommendations.filter(pl.col("rank") <= LIST)
         .select("user_id", "rank", item="item_id")
@@ -174,7 +191,7 @@ def _select_lists(tables: RunTables, users: pl.Series) -> pl.LazyFrame:
 
 
 def _select_histories(tables: RunTables, users: pl.Series) -> pl.LazyFrame:
-    """user_id, item, day (since 1970), last (epoch seconds), times: each user's items."""
+    """Each user's items: user_id, item, day (since 1970), last (epoch seconds) and times."""
     return (
         _select_interactions(users, tables)
         .group_by("user_id", "item")
@@ -183,15 +200,18 @@ def _select_histories(tables: RunTables, users: pl.Series) -> pl.LazyFrame:
 
 
 def _choose_counted_users(counts: ReportCounts) -> pl.Series:
-    """The users to count with: all, or every n-th by id."""
+    """The users whose histories are counted: all, or every n-th by id."""
     pairs = int((counts.users.get_column("interactions") ** 2).sum())
+    # Minus signs around the division make it round up.
     step = max(-(-pairs // MOST_PAIRS), -(-counts.users.height // MOST_COUNTED))
     return _take_every(counts.users.get_column("user_id"), step)
 
 
 def _group_by_user(frame: pl.DataFrame, items: pl.Series, users: pl.Series) -> pl.DataFrame:
-    """A row for each user, whose cells are lists of the user's rows in their order, with the item's
-    index in `items` as `column`."""
+    """A row for each user, whose cells are lists of the user's values, in the order of the rows.
+
+    A further column `column` has the items' places in `items`.
+    """
     columns = items.alias("item").to_frame().with_row_index("column").cast({"column": pl.Int64})
     rows_by_user = (
         frame.join(columns, on="item", maintain_order="left").group_by("user_id").agg(pl.all())
@@ -206,12 +226,12 @@ def _to_arrays(lists: pl.DataFrame, column: str) -> list[Indices]:
     return [cells.to_numpy() for cells in lists.get_column(column)]
 
 
-# Longer titles are cut.
+# Titles of more characters are cut.
 TITLE = 160
 
 
 def shorten_title(title: str | None) -> str | None:
-    """The title, cut after 160 characters; None for a blank one."""
+    """The title in at most TITLE characters; None for a blank one."""
     if title is None or not title.strip():
         return None
     if len(title) <= TITLE:

@@ -203,10 +203,12 @@ class _RemoteFile(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._object_info.size}[
-            whence
-        ]
-        self._position = start + offset
+        starts = {
+            io.SEEK_SET: 0,
+            io.SEEK_CUR: self._position,
+            io.SEEK_END: self._object_info.size,
+        }
+        self._position = starts[whence] + offset
         return self._position
 
     def tell(self) -> int:

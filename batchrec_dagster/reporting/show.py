@@ -24,9 +24,10 @@ from batchrec_dagster.reporting.verdict import Provenance
 def format_text(
     results: UserDetails | ItemDetails | Mapping[str, Any], width: int | None, *, with_runs: bool
 ) -> str:
-    """The text for a terminal of this width, or for a pipe (None).
+    """The text about a user, an item or a pipeline.
 
-    with_runs: whether a summary includes what Dagster knows about the runs.
+    `width` is the terminal's; None for a pipe. `with_runs` says whether the summary of a pipeline
+    includes what Dagster knows of its runs.
     """
     match results:
         case UserDetails():
@@ -128,7 +129,7 @@ def _format_summary(facts: Mapping[str, Any], *, with_runs: bool) -> str:
 
 
 def format_show_arguments(user: str) -> str:
-    """The arguments of batchrec that show this user."""
+    """The arguments with which batchrec shows this user."""
     return f"show {'-- ' if user.startswith('-') else ''}{shlex.quote(user)}"
 
 
@@ -145,7 +146,7 @@ def _format_time(time: datetime) -> str:
 
 
 NDCG = "ndcg_at_25"
-# What only Dagster knows: the asset, its metadata key, and the name in the summary.
+# What only Dagster knows. A row has the asset, the key of its metadata, and the name in the summary.
 _METADATA = (
     ("raw_ratings", "source", "source"),
     ("interactions", "rows_read", "rows_read"),
@@ -163,9 +164,9 @@ _METADATA = (
 
 
 def summarize(published: PublishedResults, instance: dg.DagsterInstance | None) -> dict[str, Any]:
-    """The newest results by name; without an instance, only what the storage knows.
+    """Facts about the newest results, by name.
 
-    Raises StorageError.
+    If `instance` is None, only what the storage knows is there. Raises StorageError.
     """
     storage, files = published.storage, published.files
     facts: dict[str, Any] = {"pipeline": published.pipeline}
@@ -184,7 +185,7 @@ def summarize(published: PublishedResults, instance: dg.DagsterInstance | None) 
         }
     edition = published.edition
     assert edition is not None
-    # An old table does not say what it was made from: assume the newest model.
+    # An old table does not say which model made it, so assume the newest.
     newest = files.record("solution_version")
     about = edition.about or newest
     facts["earlier_data"] = about.get("data_version") != newest.get("data_version")
@@ -210,12 +211,15 @@ def summarize(published: PublishedResults, instance: dg.DagsterInstance | None) 
     return facts
 
 
-# Of a terminal that the result of a run fits into.
+# The result of a run fits into a terminal of this width.
 WIDTH = 80
 
 
 def describe_run_result(published: PublishedResults, run: str, took: str) -> list[str]:
-    """What `batchrec run` says after a run: what was published, or that the lists are the same."""
+    """What `batchrec run` prints after a run: what was published, or that nothing has changed.
+
+    `run` is the run's id, and `took` its duration in words.
+    """
     facts, edition = summarize(published, None), published.edition
     assert edition is not None
     number = f"edition {edition.number}" if edition.number else "a new edition"
@@ -240,13 +244,13 @@ def describe_run_result(published: PublishedResults, run: str, took: str) -> lis
 
 
 def _shorten_path(place: str) -> str:
-    """A path relative to the working folder, if it is below it."""
+    """The path relative to the working folder, if it is in that folder."""
     path = Path(place)
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else place
 
 
 def summarize_pipeline(published: PublishedResults, instance: dg.DagsterInstance) -> dict[str, Any]:
-    """A pipeline's last refresh and published edition, None where there is none.
+    """A pipeline's last refresh and its published edition, each None if there is none.
 
     Raises StorageError.
     """
@@ -270,7 +274,10 @@ def summarize_pipeline(published: PublishedResults, instance: dg.DagsterInstance
 
 
 def format_overview(overviews: Sequence[Mapping[str, Any]], width: int | None) -> str:
-    """The pipelines of `overview`, a line each, for a terminal of this width or a pipe (None)."""
+    """A table with a line for each pipeline.
+
+    `overviews` are those of `summarize_pipeline`. `width` is the terminal's; None for a pipe.
+    """
     columns = [Column("pipeline"), Column("last run"), Column("time", right=True)]
     columns += [Column("edition", right=True), Column("made"), Column("users", right=True)]
     section = TerminalTable("Pipelines", columns, [*map(_make_overview_row, overviews)])
