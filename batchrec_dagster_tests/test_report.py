@@ -24,7 +24,7 @@ from batchrec_dagster.reporting.explanations import (
     find_nearest,
 )
 from batchrec_dagster.reporting.published import PublishedResults
-from batchrec_dagster.reporting.show import summarize
+from batchrec_dagster.reporting.summary import summarize
 from batchrec_dagster.storage.io_managers import HtmlIOManager
 from batchrec_dagster.storage.paths import StorageKeys
 from batchrec_dagster.storage.published_table import PublishedTable

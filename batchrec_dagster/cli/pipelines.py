@@ -39,8 +39,8 @@ def list_pipelines(as_json: bool) -> None:
     """
     import json
 
+    from batchrec_dagster.reporting.overview import format_overview, summarize_pipeline
     from batchrec_dagster.reporting.published import PublishedResults, list_published_pipelines
-    from batchrec_dagster.reporting.show import format_overview, summarize_pipeline
 
     declared = sorted(declared_pipelines(find_project()))
     warn_of_broken()

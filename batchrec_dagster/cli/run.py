@@ -102,7 +102,7 @@ def _import_for_the_end() -> None:
     """Import what `_result` needs while the run goes on: afterwards somebody would wait for it."""
     from batchrec_dagster import deployment  # noqa: F401
     from batchrec_dagster.config import project, templates  # noqa: F401
-    from batchrec_dagster.reporting import published, show  # noqa: F401
+    from batchrec_dagster.reporting import published, summary  # noqa: F401
 
 
 def _chosen(pipeline: str | None) -> str:
@@ -283,7 +283,7 @@ MORE = 40
 
 def _result(name: str, run: dg.DagsterRun, stages: RunStages, took: str) -> list[str]:
     from batchrec_dagster.reporting.published import PublishedResults
-    from batchrec_dagster.reporting.show import describe_run_result, format_show_arguments
+    from batchrec_dagster.reporting.summary import describe_run_result, format_show_arguments
 
     published = PublishedResults(of.storage(name), name)
     lines = ["", *describe_run_result(published, run.run_id, took)]

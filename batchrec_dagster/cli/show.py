@@ -64,7 +64,7 @@ def show(
         raise click.UsageError("give a user, --item or --experiment: one of them")
     from batchrec_dagster.cli.pipelines import warn_of_broken
     from batchrec_dagster.reporting import lookup
-    from batchrec_dagster.reporting.show import summarize
+    from batchrec_dagster.reporting.summary import summarize
 
     if user is None and item is None and not experiment:
         warn_of_broken()

@@ -10,6 +10,7 @@ import io
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -59,6 +60,11 @@ def escape_invisible(text: str) -> str:
         else character
         for character in text
     )
+
+
+def format_time(time: datetime) -> str:
+    """The time to the minute, as `2026-01-31 09:05`."""
+    return f"{time:%Y-%m-%d %H:%M}"
 
 
 def render(

@@ -1,0 +1,186 @@
+"""The newest results of a pipeline: facts by name, and what the commands print of them."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from textwrap import wrap
+from typing import Any
+
+import dagster as dg
+
+from batchrec_dagster.personalize.evidence import NDCG as PERSONALIZE_NDCG
+from batchrec_dagster.reporting.history import EditionHistory
+from batchrec_dagster.reporting.published import PublishedResults
+from batchrec_dagster.reporting.terminal import escape_invisible, format_time
+from batchrec_dagster.reporting.verdict import Provenance
+
+NDCG = "ndcg_at_25"
+# What only Dagster knows. A row has an asset, a key of its metadata, and the name in the summary.
+_METADATA = (
+    ("raw_ratings", "source", "source"),
+    ("interactions", "rows_read", "rows_read"),
+    ("interactions", "dagster/row_count", "interactions"),
+    ("interactions", "rows_left_out", "rows_left_out"),
+    ("interactions", "users", "interactions_users"),
+    ("interactions", "items", "interactions_items"),
+    ("personalize_dataset", "outcome", "import"),
+    ("solution_version", "recipe", "recipe"),
+    ("solution_version", "outcome", "training"),
+    ("user_segments", "segments", "segments"),
+    ("user_segments", "users", "segments_users"),
+    ("user_segments", "table", "segments_table"),
+)
+
+
+def summarize(published: PublishedResults, instance: dg.DagsterInstance | None) -> dict[str, Any]:
+    """Facts about the newest results, by name.
+
+    If `instance` is None, only what the storage knows is there. Raises StorageError.
+    """
+    storage, files = published.storage, published.files
+    facts: dict[str, Any] = {"pipeline": published.pipeline}
+    if instance is not None:
+        assets = {asset for asset, _, _ in _METADATA}
+        about = published.edition.about if published.edition else {}
+        prefix = about.get("key_prefix", [published.pipeline])
+        metadata = {
+            asset: _read_latest_metadata(instance, dg.AssetKey([*prefix, asset]))
+            for asset in assets
+        }
+        facts |= {
+            name: metadata[asset][key]
+            for asset, key, name in _METADATA
+            if metadata[asset].get(key) is not None
+        }
+    edition = published.edition
+    assert edition is not None
+    # An old table does not say which model made it, so assume the newest.
+    newest = files.record("solution_version")
+    about = edition.about or newest
+    facts["earlier_data"] = about.get("data_version") != newest.get("data_version")
+    for prefix, metrics in (("", "metrics"), ("popularity_", "popularity_metrics")):
+        if PERSONALIZE_NDCG in (about.get(metrics) or {}):
+            facts[prefix + NDCG] = about[metrics][PERSONALIZE_NDCG]
+    if "engine" in about:
+        facts["provenance"] = Provenance.of_edition(about).lines
+    if verdict := EditionHistory(files).read_verdict(edition):
+        facts["verdict"] = verdict.text
+    rows, users = published.count_rows_and_users()
+    facts |= {
+        "rows": rows,
+        "users": users,
+        "made": published.publication_time,
+        **({"edition": edition.number} if edition.number else {}),
+        "table": storage.where(edition.uri),
+    }
+    if (report := published.report) is not None:
+        facts["report"] = storage.where(report.uri)
+    if (example := published.find_example_user()) is not None:
+        facts["example_user"] = example
+    return facts
+
+
+# The result of a run fits into a terminal of this width.
+WIDTH = 80
+
+
+def describe_run_result(published: PublishedResults, run: str, took: str) -> list[str]:
+    """What `batchrec run` prints after a run: what was published, or that nothing has changed.
+
+    `run` is the run's id, and `took` its duration in words.
+    """
+    facts = summarize(published, None)
+    edition = published.edition
+    assert edition is not None
+    number = f"edition {edition.number}" if edition.number else "a new edition"
+    if edition.about.get("run_id") == run:
+        lines = [f"{published.pipeline}: published {number} in {took}"]
+    else:
+        made_at = format_time(facts["made"].astimezone())
+        lines = [f"{published.pipeline}: the lists are unchanged ({took}): {number} of {made_at}"]
+    if "verdict" in facts:
+        indent = "  "
+        lines += wrap(
+            escape_invisible(facts["verdict"]),
+            WIDTH,
+            initial_indent=indent,
+            subsequent_indent=indent,
+        )
+    elif NDCG in facts:
+        lines.append(f"  NDCG@25   {_format_ndcg(facts[NDCG], facts.get(f'popularity_{NDCG}'))}")
+    lines.append(f"  lists     {facts['rows']:,} recommendations for {facts['users']:,} users")
+    if "report" in facts:
+        lines.append(f"  report    {_shorten_path(facts['report'])}")
+    return lines
+
+
+def _shorten_path(place: str) -> str:
+    """The path relative to the working folder, if it is in that folder."""
+    path = Path(place)
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else place
+
+
+def _describe_summary(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The lines of the summary, each with its label."""
+    if facts.keys() >= {name for asset, _, name in _METADATA if asset == "interactions"}:
+        yield "ratings", f"{facts['rows_read']:,} rows from {facts.get('source', 'the ratings')}"
+        rows_kept = f"{facts['interactions']:,} kept"
+        newer = "; the lists use earlier data" if facts.get("earlier_data") else ""
+        yield "interactions", f"{rows_kept}, {facts['rows_left_out']:,} dropped{newer}"
+        users, items = facts["interactions_users"], facts["interactions_items"]
+        yield "users, items", f"{users:,} and {items:,}"
+    if "verdict" in facts:
+        yield "verdict", facts["verdict"]
+    yield from ((label.lower(), text) for label, text in facts.get("provenance", {}).items())
+    if "import" in facts:
+        yield "import", facts["import"]
+    if "training" in facts:
+        yield "training", f"{facts['recipe']}: {facts['training']}"
+    if NDCG in facts:
+        yield "NDCG@25", _format_ndcg(facts[NDCG], facts.get(f"popularity_{NDCG}"))
+    lists = f"{facts['rows']:,} recommendations for {facts['users']:,} users"
+    edition = f" (edition {facts['edition']})" if "edition" in facts else ""
+    yield "lists", f"{lists}, made {format_time(facts['made'].astimezone())}{edition}"
+    yield "table", facts["table"]
+    if "report" in facts:
+        yield "report", facts["report"]
+    if "segments" in facts:
+        yield "segments", f"{facts['segments']:,}, with {facts['segments_users']:,} users in total"
+        yield "table", facts["segments_table"]
+
+
+def _format_ndcg(ndcg: float, popularity: float | None) -> str:
+    if popularity is None:
+        return f"{ndcg:.4f}"
+    return f"{ndcg:.4f}, compared with {popularity:.4f} for the most popular items"
+
+
+def _read_latest_metadata(instance: dg.DagsterInstance, key: dg.AssetKey) -> dict[str, Any]:
+    event = instance.get_latest_materialization_event(key)
+    if event is None or event.asset_materialization is None:
+        return {}
+    return {key: value.value for key, value in event.asset_materialization.metadata.items()}
+
+
+def format_summary(facts: Mapping[str, Any], *, with_runs: bool) -> str:
+    """The text about a pipeline's newest results.
+
+    `facts` are those of `summarize`. If they do not include Dagster's runs (`with_runs`), the text
+    says how to include them.
+    """
+    lines = [
+        facts["pipeline"],
+        *(f"  {name:<13} {value}" for name, value in _describe_summary(facts)),
+    ]
+    if "example_user" in facts:
+        lines.append(f"  {'try':<13} batchrec {format_show_arguments(facts['example_user'])}")
+    if not with_runs:
+        lines.append("  To include Dagster's runs, set DAGSTER_HOME to its folder.")
+    return "\n".join(map(escape_invisible, lines)) + "\n"
+
+
+def format_show_arguments(user: str) -> str:
+    """The arguments with which batchrec shows this user."""
+    return f"show {'-- ' if user.startswith('-') else ''}{shlex.quote(user)}"
