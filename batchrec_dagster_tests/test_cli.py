@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from batchrec_dagster.cli import main
-from batchrec_dagster.cli.project import dagster_instance
+from batchrec_dagster.cli.dagster_home import dagster_instance
 from batchrec_dagster_tests.support import declaration, module_project, refresh, write_ratings
 
 

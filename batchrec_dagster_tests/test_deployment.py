@@ -6,7 +6,7 @@ import shutil
 import dagster as dg
 import pytest
 
-from batchrec_dagster.cli.project import use_dagster_home
+from batchrec_dagster.cli.dagster_home import use_dagster_home
 from batchrec_dagster.deployment import SETTINGS, Deployment, DeploymentError, misspelt
 from batchrec_dagster.local_personalize.api.client import QUOTAS_VARIABLE
 from batchrec_dagster_tests.support import REPOSITORY, Project

@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from batchrec_dagster.cli import main
-from batchrec_dagster.cli.project import STORAGE, use_dagster_home
+from batchrec_dagster.cli.dagster_home import use_dagster_home
 from batchrec_dagster.doctor import Finding, check_deployment, machine
 from batchrec_dagster.doctor.storage import check_clock
 from batchrec_dagster.local_personalize.api.client import QUOTAS_VARIABLE, embedded_client
@@ -70,7 +70,7 @@ def test_the_home_that_batchrec_made_opens(tmp_path: Path) -> None:
         patch.setenv("BATCHREC_HOME", env["BATCHREC_HOME"])
         patch.setenv("DAGSTER_HOME", "")
         home = use_dagster_home()
-    assert STORAGE in (home / "dagster.yaml").read_text()
+    assert (home / "dagster.yaml").is_file()
     result = CliRunner().invoke(main, ["doctor"], env=env)
     assert "dagster storage        0 runs in" in result.output
     assert result.exit_code == 0, result.output

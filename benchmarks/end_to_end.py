@@ -27,7 +27,7 @@ from typing import Any
 import dagster as dg
 from report import RESULTS, table, write
 
-from batchrec_dagster.cli.project import dagster_instance
+from batchrec_dagster.cli.dagster_home import dagster_instance
 from batchrec_dagster.deployment import Deployment
 
 COMMAND = (str(Path(sys.executable).parent / "batchrec"), "run", "movielens")

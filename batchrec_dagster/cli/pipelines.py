@@ -7,12 +7,12 @@ from pathlib import Path
 
 import click
 
+from batchrec_dagster.cli.dagster_home import dagster_instance
 from batchrec_dagster.cli.project import (
     NONE,
     Project,
     UnknownNameError,
     complete_pipelines,
-    dagster_instance,
     declared_pipelines,
     environment,
     find_project,
@@ -218,6 +218,6 @@ def ui(
     require("serve", "batchrec ui")
     from batchrec_dagster.web.dagster_ui import serve_ui
 
+    # Makes the databases of a new home before several processes look for them.
     with dagster_instance():
-        pass  # The databases of a new home are there, before several processes look for them.
-    serve_ui(workspace, host, port, allowed_hosts, daemon=daemon)
+        serve_ui(workspace, host, port, allowed_hosts, daemon=daemon)

@@ -8,7 +8,7 @@ import shutil
 import sys
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +17,6 @@ import click
 import yaml
 
 if TYPE_CHECKING:
-    import dagster as dg
-
     from batchrec_dagster.deployment import Deployment
     from batchrec_dagster.storage.resource import StorageResource
 
@@ -44,10 +42,6 @@ def not_declared(pipeline: str, declared: Iterable[str]) -> UnknownNameError:
     known = ", ".join(sorted(declared))
     there = f"Declared: {known}. `batchrec check` names files that do not load."
     return UnknownNameError(f"no pipeline {pipeline!r}. {there if known else NONE}")
-
-
-class HistoryError(click.ClickException):
-    """Dagster's databases cannot be opened, as where they are read-only."""
 
 
 @dataclass(frozen=True)
@@ -114,118 +108,17 @@ def environment() -> Mapping[str, str]:
     return os.environ
 
 
-def dagster_home() -> Path:
-    """DAGSTER_HOME; where it is not set, the folder `dagster` of BATCHREC_HOME."""
-    values = environment()
-    home = Path(values.get("BATCHREC_HOME", "").strip() or ".batchrec").expanduser().absolute()
-    return Path(values.get("DAGSTER_HOME") or home / "dagster")
-
-
-def use_dagster_home() -> Path:
-    """Let Dagster keep its history in `dagster_home`; a new one gets the project's dagster.yaml,
-    and the storage that syncs less."""
-    from batchrec_dagster.storage.durable import exclusive_lock, make_folders, write
-
-    home = dagster_home()
-    if not os.environ.get("DAGSTER_HOME"):
-        settings = find_project().root / "dagster.yaml"
-        try:
-            make_folders(home, 0o700)
-            with exclusive_lock(home):
-                if settings.is_file() and not (home / settings.name).exists():
-                    text = settings.read_bytes()
-                    more = b"" if _has_storage(text) else STORAGE.encode()
-                    write(home / settings.name, [text + more])
-                    (home / settings.name).chmod(0o600)
-        except OSError as error:
-            raise click.ClickException(f"cannot write {home}: {error.strerror}") from error
-        os.environ["DAGSTER_HOME"] = str(home)
-    return home
-
-
-def has_history() -> bool:
-    """Whether a run may open Dagster's home while this process does: the home has its SQLite
-    databases, or a storage that several processes may make. Waits while another makes them."""
-    from batchrec_dagster.storage.durable import exclusive_lock
-
-    home = use_dagster_home()
-    if not home.is_dir():
-        return False
-    with exclusive_lock(home):
-        settings = home / "dagster.yaml"
-        ours = settings.is_file() and settings.read_bytes().endswith(STORAGE.encode())
-        return ours or (home / "schedules" / "schedules.db").is_file()
-
-
-# Not in the project's dagster.yaml: `dagster dev` reads that without a DAGSTER_HOME.
-STORAGE = """
-# Dagster's own SQLite storage opens, syncs and closes its databases for each event.
-storage:
-  custom:
-    module: batchrec_dagster.dagster_internals.sqlite_storage
-    class: SqliteStorage
-    config: {base_dir: {env: DAGSTER_HOME}}
-"""
-_STORAGES = {"storage", "run_storage", "event_log_storage", "schedule_storage"}
-
-
-def _has_storage(settings: bytes) -> bool:
-    try:
-        declared = yaml.safe_load(settings)
-    except yaml.YAMLError:
-        return True  # Dagster's own error names what is wrong.
-    return not isinstance(declared, dict | None) or bool(_STORAGES & {*(declared or {})})
-
-
-@contextmanager
-def dagster_instance() -> Iterator[dg.DagsterInstance]:
-    """Dagster's instance with the runs, in `dagster_home`. Raises DagsterInvariantViolationError,
-    HistoryError, click.ClickException."""
-    import dagster as dg
-    from sqlalchemy.exc import ArgumentError, OperationalError
-
-    from batchrec_dagster.storage.durable import copy_permissions, exclusive_lock
-
-    home = use_dagster_home()
-    with ExitStack() as making:
-        if home.is_dir():
-            # Of several processes that make its databases, Dagster lets all but one fail.
-            making.enter_context(exclusive_lock(home))
-            making.enter_context(copy_permissions(home))
-        try:
-            found = dg.DagsterInstance.get()
-        except OperationalError as error:
-            why = str(error.orig).strip()
-            raise HistoryError(f"cannot open Dagster's history of {home}: {why}") from error
-        except (ValueError, ArgumentError):
-            # SQLAlchemy's message repeats a part of a URL that it cannot read.
-            raise HistoryError(
-                f"cannot open Dagster's history of {home}: its dagster.yaml names a URL or a port"
-                " of a database that cannot be read; write % codes in passwords, such as %40 for @"
-            ) from None
-    with found as instance:
-        yield instance
-
-
-@contextmanager
-def instance_if_any() -> Iterator[dg.DagsterInstance | None]:
-    """As `dagster_instance`; None where Dagster has no home yet."""
-    if not os.environ.get("DAGSTER_HOME") and not dagster_home().is_dir():
-        yield None
-        return
-    with dagster_instance() as found:
-        yield found
-
-
 def job_command(job: str) -> list[str]:
-    """The command that runs a job of the project in a process of its own, without its config."""
+    """Dagster's command that runs a job of the project in a process of its own.
+
+    Its run configuration and tags can be appended as options.
+    """
     project = find_project()
-    # It looks for garbage rarely, and at its end not at all: what it imports stays.
-    code = (
-        f"import atexit, gc; gc.set_threshold({FEW_COLLECTIONS}); atexit.register(gc.freeze);"
-        " from batchrec_dagster.dagster_internals.run_job import main; main()"
-    )
-    return [sys.executable, "-c", code, f"{project.module}.definitions", str(project.root), job]
+    # Its successor, `dg launch`, is in a package of its own, which batchrec does not need.
+    no_notice = ["-W", "ignore:Function `job_execute_command` is superseded"]
+    dagster = [sys.executable, *no_notice, "-m", "dagster"]
+    definitions = ["-m", f"{project.module}.definitions", "-d", str(project.root)]
+    return [*dagster, "job", "execute", *definitions, "-j", job]
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from batchrec_dagster.cli.dagster_home import instance_if_any, use_dagster_home
 from batchrec_dagster.cli.project import (
     ProjectError,
     UnknownNameError,
@@ -16,10 +17,8 @@ from batchrec_dagster.cli.project import (
     declared_pipelines,
     environment,
     find_project,
-    instance_if_any,
     job_command,
     storage,
-    use_dagster_home,
 )
 from batchrec_dagster.storage.durable import temporary_folder
 

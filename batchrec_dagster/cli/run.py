@@ -21,6 +21,15 @@ import click
 import yaml
 
 from batchrec_dagster.cli import project as of
+from batchrec_dagster.cli.dagster_home import (
+    EVENTS_OF_ALL_RUNS,
+    RUNS,
+    dagster_instance,
+    databases_held_open,
+    events_of_run,
+    has_history,
+    use_dagster_home,
+)
 from batchrec_dagster.cli.project import complete_pipelines
 
 if TYPE_CHECKING:
@@ -73,8 +82,9 @@ def run(context: click.Context, pipeline: str | None, config: Path | None) -> No
     tag, started = uuid.uuid4().hex, time.time()
     command = [*of.job_command(f"{name}_refresh"), "--tags", json.dumps({TAG: tag})]
     with ExitStack() as stack, TemporaryFile() as said, _signals() as received:
-        if not of.has_history():
-            stack.enter_context(of.dagster_instance())  # makes the databases
+        if not has_history():
+            with dagster_instance():
+                pass  # Makes the databases: of two processes that do, Dagster lets one fail.
         # In a session of its own, Ctrl-C does not reach it before Dagster knows that it is wanted.
         process = subprocess.Popen(
             [*command, *(["-c", str(config)] if config else [])],
@@ -85,7 +95,7 @@ def run(context: click.Context, pipeline: str | None, config: Path | None) -> No
         )
         try:
             # Meanwhile: both processes take their time to import Dagster.
-            instance = stack.enter_context(of.dagster_instance())
+            instance = stack.enter_context(dagster_instance())
             _import_for_the_end()
             watched = _Run(name, tag, instance, process, said, received, config)
             watched.watch()
@@ -165,11 +175,15 @@ class _Run:
 
         of_tag = dg.RunsFilter(tags={TAG: self.tag})
         asked = 0
-        with _view(self.name) as show:
+        home = use_dagster_home()
+        with _view(self.name) as show, ExitStack() as databases:
+            databases.enter_context(databases_held_open(home / RUNS, home / EVENTS_OF_ALL_RUNS))
             while True:
                 ended = self.process.poll() is not None
                 for run in self.instance.get_runs(of_tag, limit=1) if self.stages is None else ():
                     self.stages = RunStages(self.instance, run)
+                    events = home / events_of_run(run.run_id)
+                    databases.enter_context(databases_held_open(events))
                 if len(self.received) > asked:
                     asked = len(self.received)
                     self._stop(force=asked > 1)

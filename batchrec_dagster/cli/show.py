@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from batchrec_dagster.cli.dagster_home import HistoryError, instance_if_any
 from batchrec_dagster.cli.project import (
-    HistoryError,
     UnknownNameError,
     complete_pipelines,
-    instance_if_any,
     storage,
     terminal_width,
 )

@@ -1,0 +1,170 @@
+"""Dagster's home: the folder with its settings and the history of runs, as commands open it."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from batchrec_dagster.cli.project import environment, find_project
+
+if TYPE_CHECKING:
+    import dagster as dg
+
+# Where Dagster's own SQLite storage keeps its databases in a home.
+RUNS = "history/runs.db"
+EVENTS_OF_ALL_RUNS = "history/runs/index.db"
+SCHEDULES = "schedules/schedules.db"
+
+
+def events_of_run(run_id: str) -> str:
+    """The database with the events of one run, relative to the home."""
+    return f"history/runs/{run_id}.db"
+
+
+# What batchrec 0.2 and earlier appended to the dagster.yaml of the homes that it made.
+STORAGE_OF_0_2 = """
+# Dagster's own SQLite storage opens, syncs and closes its databases for each event.
+storage:
+  custom:
+    module: batchrec_dagster.dagster_internals.sqlite_storage
+    class: SqliteStorage
+    config: {base_dir: {env: DAGSTER_HOME}}
+"""
+
+
+class HistoryError(click.ClickException):
+    """Dagster's databases cannot be opened, for example because they are read-only."""
+
+
+def dagster_home() -> Path:
+    """DAGSTER_HOME; where it is not set, the folder `dagster` of BATCHREC_HOME."""
+    values = environment()
+    home = Path(values.get("BATCHREC_HOME", "").strip() or ".batchrec").expanduser().absolute()
+    return Path(values.get("DAGSTER_HOME") or home / "dagster")
+
+
+def use_dagster_home() -> Path:
+    """Set DAGSTER_HOME to `dagster_home` and return it.
+
+    Unless the user has set DAGSTER_HOME, a home that does not exist is made, for its user only, and
+    gets the project's dagster.yaml. A home that an earlier version made gets Dagster's own storage.
+
+    Raises click.ClickException if the home cannot be written.
+    """
+    from batchrec_dagster.storage.durable import exclusive_lock, make_folders, write
+
+    home = dagster_home()
+    settings = home / "dagster.yaml"
+    try:
+        if not os.environ.get("DAGSTER_HOME"):
+            settings_of_project = find_project().root / settings.name
+            make_folders(home, 0o700)
+            with exclusive_lock(home):
+                if settings_of_project.is_file() and not settings.exists():
+                    write(settings, [settings_of_project.read_bytes()])
+                    settings.chmod(0o600)
+            os.environ["DAGSTER_HOME"] = str(home)
+        if settings.is_file() and settings.read_bytes().endswith(STORAGE_OF_0_2.encode()):
+            write(settings, [settings.read_bytes().removesuffix(STORAGE_OF_0_2.encode())])
+            settings.chmod(0o600)
+    except OSError as error:
+        raise click.ClickException(f"cannot write {home}: {error.strerror}") from error
+    return home
+
+
+def has_history() -> bool:
+    """Whether the home has its databases; waits while another process makes them."""
+    from batchrec_dagster.storage.durable import exclusive_lock
+
+    home = use_dagster_home()
+    if not home.is_dir():
+        return False
+    with exclusive_lock(home):
+        return (home / SCHEDULES).is_file()
+
+
+@contextmanager
+def dagster_instance() -> Iterator[dg.DagsterInstance]:
+    """Dagster's instance with the runs, in `dagster_home`.
+
+    Raises HistoryError if its databases cannot be opened, DagsterInvariantViolationError for a
+    wrong dagster.yaml, click.ClickException if the home cannot be written.
+    """
+    import dagster as dg
+    from sqlalchemy.exc import ArgumentError, OperationalError
+
+    from batchrec_dagster.storage.durable import copy_permissions, exclusive_lock
+
+    home = use_dagster_home()
+    with ExitStack() as making:
+        if home.is_dir():
+            # Of several processes that make its databases, Dagster lets all but one fail.
+            making.enter_context(exclusive_lock(home))
+            making.enter_context(copy_permissions(home))
+            making.callback(share_with_writers, home)
+        try:
+            opened = dg.DagsterInstance.get()
+        except OperationalError as error:
+            why = str(error.orig).strip()
+            raise HistoryError(f"cannot open Dagster's history of {home}: {why}") from error
+        except (ValueError, ArgumentError):
+            # SQLAlchemy's message repeats a part of a URL that it cannot read.
+            raise HistoryError(
+                f"cannot open Dagster's history of {home}: its dagster.yaml names a URL or a port"
+                " of a database that cannot be read; write % codes in passwords, such as %40 for @"
+            ) from None
+    with opened as instance:
+        try:
+            yield instance
+        finally:
+            share_with_writers(home)
+
+
+@contextmanager
+def instance_if_any() -> Iterator[dg.DagsterInstance | None]:
+    """As `dagster_instance`; None where Dagster has no home yet."""
+    if not os.environ.get("DAGSTER_HOME") and not dagster_home().is_dir():
+        yield None
+        return
+    with dagster_instance() as instance:
+        yield instance
+
+
+def share_with_writers(home: Path) -> None:
+    """Let those who may write to Dagster's home read and write its databases, and nobody else.
+
+    SQLite makes a database that everybody can read and that only its user can write. Databases of
+    other users keep their mode.
+    """
+    from batchrec_dagster.storage.durable import limit_mode
+
+    for folder in (home / "history", home / "schedules"):
+        for path in (folder, *folder.rglob("*")):
+            with suppress(OSError):  # The file is another user's, or a temporary one that is gone.
+                mode = stat.S_IMODE(path.stat().st_mode)
+                shared = limit_mode(mode if path.is_dir() else 0o666, home, for_writers=True)
+                if shared != mode:
+                    path.chmod(shared)
+
+
+@contextmanager
+def databases_held_open(*databases: Path) -> Iterator[None]:
+    """Keep a connection to each of the SQLite databases that exist.
+
+    Dagster opens and closes a database for each event of a run. Whoever closes the last connection
+    also copies SQLite's log into the database and syncs both, which doubles the syncs of a run.
+    """
+    with ExitStack() as stack:
+        for path in databases:
+            with suppress(sqlite3.Error):  # Then the run only is a little slower.
+                if path.is_file():
+                    connection = stack.enter_context(closing(sqlite3.connect(path)))
+                    connection.execute("SELECT name FROM sqlite_master LIMIT 1").fetchall()
+        yield

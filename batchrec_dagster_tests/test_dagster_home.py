@@ -1,0 +1,128 @@
+"""Dagster's home: its settings, those of earlier versions, and who can read its databases."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from contextlib import ExitStack
+from pathlib import Path
+
+import dagster as dg
+import pytest
+import yaml
+
+from batchrec_dagster.cli.dagster_home import (
+    STORAGE_OF_0_2,
+    dagster_instance,
+    databases_held_open,
+    events_of_run,
+    use_dagster_home,
+)
+
+TELEMETRY = "telemetry: {enabled: false}\n"
+
+
+@pytest.fixture
+def home_of_0_2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home that batchrec 0.2 made, with one run in it."""
+    home = tmp_path / "dagster"
+    home.mkdir(0o700)
+    (home / "dagster.yaml").write_text(TELEMETRY + STORAGE_OF_0_2)
+    monkeypatch.setenv("DAGSTER_HOME", str(home))
+    return home
+
+
+def idle_run(instance: dg.DagsterInstance) -> dg.DagsterRun:
+    run = instance.create_run_for_job(dg.GraphDefinition(name="idle").to_job())
+    instance.report_engine_event("ana bought a test", run)
+    return run
+
+
+@pytest.mark.slow
+def test_a_home_of_an_earlier_version_opens_without_and_with_batchrecs_commands(
+    home_of_0_2: Path,
+) -> None:
+    # As `dagster dev` opens it, which knows nothing of batchrec's commands.
+    with dg.DagsterInstance.get() as instance:
+        run = idle_run(instance)
+    with dagster_instance() as instance:
+        assert [run.run_id] == [run.run_id for run in instance.get_runs()]
+        assert "ana bought a test" in str(instance.all_logs(run.run_id)[-1].dagster_event)
+    settings = home_of_0_2 / "dagster.yaml"
+    assert settings.read_text() == TELEMETRY
+    assert settings.stat().st_mode & 0o777 == 0o600
+    assert (home_of_0_2 / events_of_run(run.run_id)).is_file()
+
+
+def test_settings_that_a_user_has_added_to_an_earlier_home_stay(home_of_0_2: Path) -> None:
+    settings = home_of_0_2 / "dagster.yaml"
+    settings.write_text(f"{TELEMETRY}{STORAGE_OF_0_2}nux: {{enabled: false}}\n")
+    before = yaml.safe_load(settings.read_text())
+    use_dagster_home()
+    assert yaml.safe_load(settings.read_text()) == before
+
+
+@pytest.mark.slow
+@pytest.mark.attack
+@pytest.mark.parametrize(
+    ("home_mode", "umask", "folder_mode", "file_mode"),
+    [
+        (0o700, 0o022, 0o700, 0o600),
+        # As `mkdir` makes it: others could read the runs, and nobody shares it on purpose.
+        (0o755, 0o022, 0o700, 0o600),
+        (0o775, 0o002, 0o770, 0o660),
+        (0o770, 0o007, 0o770, 0o660),
+    ],
+)
+def test_only_who_may_write_to_the_home_can_read_the_runs(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    home_mode: int,
+    umask: int,
+    folder_mode: int,
+    file_mode: int,
+) -> None:
+    home = tmp_path / "dagster"
+    home.mkdir()
+    home.chmod(home_mode)
+    monkeypatch.setenv("DAGSTER_HOME", str(home))
+    (home / "dagster.yaml").touch()
+    umask_before = os.umask(umask)
+    try:
+        with dagster_instance() as instance:
+            for name in ("history", "history/runs", "schedules"):
+                assert (home / name).stat().st_mode & 0o777 == folder_mode
+            run = idle_run(instance)
+    finally:
+        os.umask(umask_before)
+    databases = [*home.rglob("*.db*")]
+    assert home / events_of_run(run.run_id) in databases
+    assert {path.stat().st_mode & 0o777 for path in databases} == {file_mode}
+    assert home.stat().st_mode & 0o777 == home_mode
+
+
+@pytest.mark.slow
+def test_a_database_held_open_keeps_its_log_between_events(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    (tmp_path / "dagster.yaml").touch()
+    with dagster_instance() as instance, ExitStack() as databases:
+        run = idle_run(instance)
+        events = tmp_path / events_of_run(run.run_id)
+        log = events.with_name(f"{events.name}-wal")
+        assert not log.exists()
+        databases.enter_context(databases_held_open(events, tmp_path / "missing.db"))
+        instance.report_engine_event("bob bought a test", run)
+        # Whoever closes the last connection copies the log into the database, syncs and deletes it.
+        assert log.stat().st_size > 0
+        databases.close()
+        assert not log.exists()
+        assert "bob bought a test" in str(instance.all_logs(run.run_id)[-1].dagster_event)
+    assert not (tmp_path / "missing.db").exists()
+
+
+def test_a_file_that_is_no_database_is_not_held_open(tmp_path: Path) -> None:
+    (tmp_path / "runs.db").write_text("lists")
+    with databases_held_open(tmp_path / "runs.db"), pytest.raises(sqlite3.DatabaseError):
+        sqlite3.connect(tmp_path / "runs.db").execute("SELECT name FROM sqlite_master")
