@@ -83,8 +83,8 @@ def test_the_hours_that_aws_published_are_within_the_estimate() -> None:
     assert estimate_training_hours("aws-user-personalization", 25_000_000)[1] < 53.9 * 1.1
     # AWS published none for other recipes.
     assert estimate_training_hours("aws-item-affinity", 100_000)[0] == 0
-    assert estimate_training_hours("aws-user-personalization", 100_000, before=9.0)[1] == 9
-    assert estimate_training_hours("aws-user-personalization", 100_000, before=0.5)[0] == 0.5
+    assert estimate_training_hours("aws-user-personalization", 100_000, last_hours=9.0)[1] == 9
+    assert estimate_training_hours("aws-user-personalization", 100_000, last_hours=0.5)[0] == 0.5
 
 
 def test_the_most_is_said_only_where_it_is_one() -> None:

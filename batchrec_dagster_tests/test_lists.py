@@ -114,7 +114,7 @@ def test_what_is_seen_is_known_of_those_who_are_asked_about(pairs: list[tuple[st
     seen = SeenItems(interactions, pl.Series(["b", "a", "z"]))
     every = [(user, item) for user in "abz" for item in [*ITEMS, "unknown"]]
     table = pl.DataFrame(every, schema=["user_id", "item_id"], orient="row")
-    assert seen.among(table).to_list() == [pair in pairs for pair in every]
+    assert seen.contain(table).to_list() == [pair in pairs for pair in every]
     assert seen.longest == max(len({i for u, i in pairs if u == user}) for user in "ab")
 
 

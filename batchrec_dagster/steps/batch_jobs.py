@@ -33,46 +33,53 @@ def build_name_stem(name: str, version: str, force_run: str | None = None) -> st
     return f"{start}-{force_run[:8]}" if force_run else start
 
 
-def measure_job_seconds(ensured: api.ReadyResource) -> float:
-    """Seconds from its creation until it was done, in whichever run that was."""
-    times = ensured.description
+def measure_job_seconds(job: api.ReadyResource) -> float:
+    """How many seconds the job took, in whichever run that was."""
+    times = job.description
     seconds: float = (times["lastUpdatedDateTime"] - times["creationDateTime"]).total_seconds()
     return seconds
 
 
 def build_solution_name(dataset_group: str, recipe: str, hyperparameters: Mapping[str, str]) -> str:
-    """Other settings need another solution: a solution cannot be changed."""
+    """The name of the solution for these settings.
+
+    Other settings need another solution, because a solution cannot be changed.
+    """
     return f"{dataset_group}-{fingerprint(recipe, hyperparameters)[:8]}"
 
 
 def build_solution_config(hyperparameters: Mapping[str, str]) -> dict[str, Any]:
     """CreateSolution's `solutionConfig`, with each hyperparameter where Personalize wants it."""
-    elsewhere = {*FEATURES, EVENT_WEIGHTS, EVENT_VALUE_THRESHOLD}
-    algorithm = {key: text for key, text in hyperparameters.items() if key not in elsewhere}
+    not_of_algorithm = {*FEATURES, EVENT_WEIGHTS, EVENT_VALUE_THRESHOLD}
+    algorithm = {key: text for key, text in hyperparameters.items() if key not in not_of_algorithm}
     config: dict[str, Any] = {"algorithmHyperParameters": algorithm}
-    if features := {key: text for key, text in hyperparameters.items() if key in FEATURES}:
+    features = {key: text for key, text in hyperparameters.items() if key in FEATURES}
+    if features:
         config["featureTransformationParameters"] = features
     threshold = hyperparameters.get(EVENT_VALUE_THRESHOLD)
     if EVENT_WEIGHTS in hyperparameters:
-        least = {} if threshold is None else {"eventValueThreshold": float(threshold)}
+        minimum = {} if threshold is None else {"eventValueThreshold": float(threshold)}
         weights = json.loads(hyperparameters[EVENT_WEIGHTS]).items()
-        events = [{"eventType": kind, "weight": weight, **least} for kind, weight in weights]
+        events = [{"eventType": kind, "weight": weight, **minimum} for kind, weight in weights]
         config["eventsConfig"] = {"eventParametersList": events}
     elif threshold is not None:
         config["eventValueThreshold"] = threshold
     return config
 
 
-def describe_outcome(ensured: api.ReadyResource, done: str) -> str:
-    """`imported` if this run did it, else `unchanged: not imported again`."""
-    return done if ensured.created else f"unchanged: not {done} again"
+def describe_outcome(job: api.ReadyResource, action: str) -> str:
+    """`imported` if this run did it, else `unchanged: not imported again`.
+
+    action: what the job does, as a participle: imported.
+    """
+    return action if job.created else f"unchanged: not {action} again"
 
 
 # The name of the object in a job's folder that says why its output is of no use.
 DAMAGED = "damaged.txt"
-# Bytes of a file to read at once: tens of thousands of users' lines.
-PIECE = 16 * 1024 * 1024
-# Rows of a table that the UI shows.
+# How many bytes of a file are read at once: tens of thousands of users' lines.
+PIECE_BYTES = 16 * 1024 * 1024
+# How many rows of a table the UI shows.
 SAMPLE = 5
 
 
@@ -85,7 +92,8 @@ def start_batch_job(
 ) -> api.StartedResource:
     """The batch job for the request: a new one, or that of an earlier run.
 
-    folder: from a job's name the storage key of its output; versions: of what the request reads.
+    folder: returns the storage key of the output of a job with a name.
+    versions: the versions of what the request reads.
     """
 
     def create(name: str) -> dict[str, Any]:
@@ -103,10 +111,11 @@ def start_batch_job(
 
 @dataclass(frozen=True)
 class JobOutput:
-    """What a batch job wrote, or will write. job: Describe's answer."""
+    """What a batch job wrote, or will write."""
 
     storage: StorageResource
     job: api.Description
+    """Describe's answer for the job."""
 
     @property
     def folder(self) -> str:
@@ -116,12 +125,15 @@ class JobOutput:
 
     def files(self) -> list[ObjectInfo]:
         """The files, in order."""
-        found = self.storage.store.list(self.folder)
-        return [file for file in found if file.uri.endswith(OUTPUT_SUFFIX)]
+        files = self.storage.store.list(self.folder)
+        return [file for file in files if file.uri.endswith(OUTPUT_SUFFIX)]
 
     def is_usable(self) -> bool:
         """Whether a finished job's files are still there, and neither empty nor known to be
-        damaged; one under way will write them."""
+        damaged.
+
+        True for a job under way, which will write them.
+        """
         if self.job["status"] != api.ACTIVE:
             return True
         if self.storage.store.head(self.folder + DAMAGED) is not None:
@@ -130,8 +142,11 @@ class JobOutput:
         return bool(sizes) and all(sizes)
 
     def pieces(self, read: Callable[[bytes], pl.DataFrame]) -> Iterator[pl.DataFrame]:
-        """All lines, in order, in pieces parsed by `read`: at least one, which may be empty.
-        Raises StepError if there is no file, or one is damaged, StorageError."""
+        """All lines, in order, in pieces. There is at least one piece, which may be empty.
+
+        read: parses the bytes of a piece.
+        Raises StorageError, and StepError if there is no file, or a damaged one.
+        """
         files = self.files()
         if not files:
             raise StepError(
@@ -148,18 +163,20 @@ class JobOutput:
                 raise StepError(f"{reason}. Run again: another batch job makes it again") from error
 
     def require(self, checks: Sequence[CheckResult]) -> None:
-        """Raises FailedChecksError if one of the checks of the output blocks. If lines are
-        missing, the next run starts another job."""
-        named = []
+        """Raise FailedChecksError if one of the checks of the output blocks.
+
+        If lines are missing, the next run starts another job.
+        """
+        located_checks = []
         for check in checks:
             if check.blocks and check.makes_output_unusable:
                 self._mark_damaged(check.found)
                 check = replace(check, found=f"{self.storage.where(self.folder)}: {check.found}")
-            named.append(check)
-        require(named)
+            located_checks.append(check)
+        require(located_checks)
 
     def _mark_damaged(self, reason: str) -> None:
-        """Have the next run start another job, as this one's output is of no use."""
+        """Note that this output is of no use, so that the next run starts another job."""
         self.storage.store.put(self.folder + DAMAGED, f"{reason}\n".encode())
 
 
@@ -172,21 +189,24 @@ def fingerprint_outputs(outputs: Iterable[JobOutput]) -> str:
 class OutputTable(ABC):
     """Builds a table from the lines of a job's output, and counts what its checks need.
 
-    of: the column of a line whose value there is one of. titles: item_id, title; None: the table
-    has no titles.
+    key: the column that says what a line answers: a user, or a segment.
+    titles: the columns item_id and title; None for a table without titles.
     """
 
-    def __init__(self, of: str, titles: pl.DataFrame | None) -> None:
+    def __init__(self, key: str, titles: pl.DataFrame | None) -> None:
         self.titles = titles
         self.rows = 0
         self.sample = pl.DataFrame()
-        self._of = of
+        self._key = key
         self._answered: list[pl.Series] = []
         self._failed = self._repeated = 0
         self._first_failure: tuple[str, str] | None = None
 
     def write(self, pieces: Iterable[pl.DataFrame], table: TableWriter) -> None:
-        """Write the table's rows. pieces: at least one, as `batch_files` reads them."""
+        """Write the table's rows.
+
+        pieces: at least one, as `batch_files` reads them.
+        """
         for lines in pieces:
             table.write(self.add(lines).to_arrow(compat_level=pl.CompatLevel.oldest()))
 
@@ -195,10 +215,10 @@ class OutputTable(ABC):
         """The table's rows of these lines."""
 
     def _add_lines(self, lines: pl.DataFrame) -> None:
-        self._answered.append(lines.get_column(self._of))
+        self._answered.append(lines.get_column(self._key))
         failed = lines.filter(pl.col("error").is_not_null())
         if failed.height and self._first_failure is None:
-            self._first_failure = failed.select(self._of, "error").row(0)
+            self._first_failure = failed.select(self._key, "error").row(0)
         self._failed += failed.height
 
     def _add_rows(self, table: pl.DataFrame) -> None:
@@ -208,32 +228,36 @@ class OutputTable(ABC):
 
 
 def log_progress(pieces: Iterable[pl.DataFrame], progress: Progress) -> Iterator[pl.DataFrame]:
-    """The same pieces; counts the rows of each one after its use."""
+    """Yield the same pieces, and log after the use of each how many rows there were so far."""
     for piece in pieces:
         yield piece
         progress.add(piece.height)
     progress.end()
 
 
-def split_at_lines(chunks: Iterable[bytes], size: int = PIECE) -> Iterator[bytes]:
-    """The same bytes in pieces of about `size` bytes that end with a line; one empty piece if
-    there are none."""
-    waiting, waiting_size, cut = [], 0, False
+def split_at_lines(chunks: Iterable[bytes], size: int = PIECE_BYTES) -> Iterator[bytes]:
+    """Yield the same bytes in pieces of about `size` bytes that end with a line.
+
+    Without any bytes, yield one empty piece.
+    """
+    pending, pending_size, has_yielded = [], 0, False
     for chunk in chunks:
-        waiting.append(chunk)
-        waiting_size += len(chunk)
+        pending.append(chunk)
+        pending_size += len(chunk)
         end = chunk.rfind(b"\n") + 1
-        if waiting_size >= size and end:
-            yield b"".join([*waiting[:-1], chunk[:end]])
-            waiting, waiting_size, cut = [chunk[end:]], len(chunk) - end, True
-    if waiting_size or not cut:
-        yield b"".join(waiting)
+        if pending_size >= size and end:
+            yield b"".join([*pending[:-1], chunk[:end]])
+            pending, pending_size, has_yielded = [chunk[end:]], len(chunk) - end, True
+    if pending_size or not has_yielded:
+        yield b"".join(pending)
 
 
 def ensure_filter(
     ensure: api.Ensure, model: ModelRecord, name: str, expression: str, setting: str
 ) -> str:
-    """The filter's ARN, created in the model's dataset group if there is none.
+    """The ARN of the filter, which is created in the model's dataset group if there is none.
+
+    setting: the setting that declares the filter.
 
     Raises PersonalizeError, which names the setting, if Personalize rejects it.
     """

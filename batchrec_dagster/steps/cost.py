@@ -1,6 +1,6 @@
-"""What a run costs in Amazon Personalize: an estimate before it, and the cost after it.
+"""What a run costs in Amazon Personalize: estimated before it, and counted after it.
 
-The local Personalize costs nothing; metadata then also say what AWS would charge.
+The local Personalize costs nothing. Then the metadata say what AWS would charge.
 """
 
 from __future__ import annotations
@@ -60,8 +60,11 @@ class Prices(BaseModel):
     @property
     def not_verified(self) -> set[str]:
         """The names of the prices without a source."""
-        priced = {name: price for name, price in self if isinstance(price, Price)}
-        return {name for name in priced if priced[name].source.startswith("not verified")}
+        return {
+            name
+            for name, price in self
+            if isinstance(price, Price) and price.source.startswith("not verified")
+        }
 
 
 @cache
@@ -74,32 +77,39 @@ def read_prices() -> Prices:
 
 @dataclass(frozen=True)
 class Cost:
-    """What work costs on AWS in USD, and why. `least`: the lower end of a range; `doubts`: why
-    `usd` may not be the most."""
+    """What a piece of work costs on AWS, in USD."""
 
     usd: float
+    """The cost, or the upper end of a range."""
     what: str
+    """The work, in words."""
     least: float
+    """The lower end of the range."""
     doubts: frozenset[str] = frozenset()
+    """Why it may cost more than `usd`."""
 
 
 def _make_cost(name: str, least: float, most: float, what: str, *doubts: str) -> Cost:
-    """Of `least` to `most` units at the price of that name."""
+    """The cost of `least` to `most` units at the price of that name."""
     price: Price = getattr(read_prices(), name)
-    found = {*doubts, *([f"{name} is not verified"] if name in read_prices().not_verified else [])}
-    return Cost(most * price.most, what, least * price.least, frozenset(found))
+    all_doubts = {*doubts}
+    if name in read_prices().not_verified:
+        all_doubts.add(f"{name} is not verified")
+    return Cost(most * price.most, what, least * price.least, frozenset(all_doubts))
 
 
 def price_import(dataset: str, size: int) -> Cost:
-    """Of importing `size` bytes into a dataset."""
+    """The cost of importing `size` bytes into a dataset."""
     amount = f"{size / 1e9:,.2f} GB" if size >= 1e9 else f"{size / 1e6:.2f} MB"
     units = size / 1e9
     return _make_cost("import_per_gb", units, units, f"importing {amount} of {dataset}")
 
 
 def price_training(recipe: str, hours: float | tuple[float, float], interactions: int) -> Cost:
-    """Of a training: by the interactions or, for recipes before v2, by the hour; or from so many
-    hours to so many."""
+    """The cost of a training: by the interactions or, for recipes before v2, by the hour.
+
+    hours: how many it took, or the range of an estimate.
+    """
     if recipe.endswith("-v2"):
         units = interactions / 1000
         what = f"training {recipe} on {interactions:,} interactions"
@@ -111,29 +121,37 @@ def price_training(recipe: str, hours: float | tuple[float, float], interactions
 
 
 def estimate_training_hours(
-    recipe: str, interactions: int, before: float = 0.0
+    recipe: str, interactions: int, last_hours: float = 0.0
 ) -> tuple[float, float]:
-    """From how many hours to how many a training before v2 is billed for, by what AWS published
-    for aws-user-personalization; before: those of the last training, if it was on AWS."""
+    """The least and the most hours that a training before v2 is billed for.
+
+    They follow from what AWS published for aws-user-personalization.
+
+    last_hours: those of the last training, if it was on AWS; else 0.
+    """
     least, most = (
-        read_prices().training_hours + each * interactions / 1e6
-        for each in read_prices().training_hours_per_million_interactions
+        read_prices().training_hours + hours_per_million * interactions / 1e6
+        for hours_per_million in read_prices().training_hours_per_million_interactions
     )
     if recipe != USER_PERSONALIZATION:
         least = 0.0
-    return min(least, before or least), max(most, before)
+    return min(least, last_hours or least), max(most, last_hours)
 
 
 def price_recommendations(recipe: str, users: int) -> Cost:
-    """Of batch recommendations for so many users."""
+    """The cost of batch recommendations for this many users."""
     v2 = "_v2" if recipe.endswith("-v2") else ""
     name, units = f"recommendations{v2}_per_1000_users", users / 1000
     return _make_cost(name, units, units, f"recommending to {users:,} users")
 
 
 def price_segments(segments: int, users: int) -> Cost:
-    """Of a segment job for so many segments, of data with so many users: all of them count once,
-    or for each segment."""
+    """The cost of a segment job.
+
+    AWS does not say whether each user is billed once or for each segment, so this is a range.
+
+    users: how many users are in the data.
+    """
     units = users / 1000
     what = f"{segments:,} segments of {users:,} users"
     return _make_cost("segments_per_1000_users", units, segments * units, what)
@@ -142,7 +160,10 @@ def price_segments(segments: int, users: int) -> Cost:
 def price_trainings(
     work: Work, trained: Mapping[str, ReadyResource], *, on_aws: bool
 ) -> list[Cost]:
-    """Of the solution versions that a run trained, by recipe."""
+    """The costs of the solution versions that a run trained.
+
+    trained: each by its recipe.
+    """
     if not trained:
         return []
     interactions = count_interactions(work)
@@ -159,24 +180,30 @@ def price_trainings(
 
 
 def build_cost_metadata(key: str, costs: Sequence[Cost], *, on_aws: bool) -> dict[str, float]:
-    """`KEY` is what is paid, `KEY_on_aws` what is or would be paid on AWS, in USD; where that is a
-    range, its upper end, and `KEY_on_aws_from` the lower."""
+    """The metadata of a cost, in USD.
+
+    `KEY` is what is paid; `KEY_on_aws` is what is or would be paid on AWS. Where that is a range,
+    it is the upper end, and `KEY_on_aws_from` the lower one.
+    """
     usd = sum(cost.usd for cost in costs)
     least = sum(cost.least for cost in costs)
     return {key: usd if on_aws else 0.0, f"{key}_on_aws": usd, f"{key}_on_aws_from": least}
 
 
 def estimate_run(work: Work, *, imports: Mapping[str, int], trainings: Sequence[str]) -> list[Cost]:
-    """What a run costs. imports: bytes by dataset; trainings: recipes. Recommendations and
-    segments are included, though they may exist already."""
+    """What a run costs, with recommendations and segments, which may exist already.
+
+    imports: how many bytes are imported into each dataset.
+    trainings: the recipes that are trained.
+    """
     costs = [price_import(dataset, size) for dataset, size in imports.items()]
     if trainings:
         interactions = count_interactions(work)
         # 0 if none was trained on AWS.
-        before = float(work.files.record("solution_version").get("training_hours", 0.0))
+        last_hours = float(work.files.record("solution_version").get("training_hours", 0.0))
         costs += [
             price_training(
-                recipe, estimate_training_hours(recipe, interactions, before), interactions
+                recipe, estimate_training_hours(recipe, interactions, last_hours), interactions
             )
             for recipe in trainings
         ]
@@ -188,7 +215,7 @@ def estimate_run(work: Work, *, imports: Mapping[str, int], trainings: Sequence[
 
 
 def summarize_costs(costs: Sequence[Cost]) -> str:
-    """The sum and its parts, in words: "at the most" only if it is."""
+    """The sum and its parts in words, with "at the most" only if it cannot be more."""
     doubts = sorted(set[str]().union(*(cost.doubts for cost in costs)))
     least, usd = sum(cost.least for cost in costs), sum(cost.usd for cost in costs)
     return (
@@ -200,8 +227,8 @@ def summarize_costs(costs: Sequence[Cost]) -> str:
 
 
 def _format_range(least: float, most: float) -> str:
-    first, last = f"{least:,.2f}", f"{most:,.2f}"
-    return last if first == last else f"{first} to {last}"
+    low, high = f"{least:,.2f}", f"{most:,.2f}"
+    return high if low == high else f"{low} to {high}"
 
 
 def check_budget(budget: Budget, costs: Sequence[Cost], *, on_aws: bool) -> list[CheckResult]:
@@ -211,38 +238,40 @@ def check_budget(budget: Budget, costs: Sequence[Cost], *, on_aws: bool) -> list
         return []
     usd = sum(cost.usd for cost in costs)
     passed = usd <= most or not on_aws
-    found = f"{summarize_costs(costs)}; budget.max_usd_per_run allows {most:,.2f}"
+    message = f"{summarize_costs(costs)}; budget.max_usd_per_run allows {most:,.2f}"
     if not on_aws:
-        found = f"nothing locally; on AWS {found}"
+        message = f"nothing locally; on AWS {message}"
     if not passed:
-        found += (
+        message += (
             ". Nothing was imported or trained: raise budget.max_usd_per_run, or reduce the work"
             " (interactions.window, batch_users, solution.compare_with_popularity)"
         )
     numbers = {"estimated_usd": usd if on_aws else 0.0}
-    return [CheckResult("within_budget", passed, found, numbers)]
+    return [CheckResult("within_budget", passed, message, numbers)]
 
 
 def count_interactions(work: Work) -> int:
-    """The rows of the interactions' file."""
-    known = work.files.users_of_interactions.table()
-    if known is not None:
-        return int(known.get_column("INTERACTIONS").sum())
+    """How many rows the file of interactions has."""
+    users = work.files.users_of_interactions.table()
+    if users is not None:
+        return int(users.get_column("INTERACTIONS").sum())
     return _count_lines(work, work.files.interactions) - 1
 
 
 def count_users(work: Work) -> int:
-    """The users in the interactions' file."""
-    known = work.files.users_of_interactions.table()
-    if known is not None:
-        return known.height
+    """How many users are in the file of interactions."""
+    users = work.files.users_of_interactions.table()
+    if users is not None:
+        return users.height
     with work.storage.local_file(work.files.interactions) as path:
-        users = scan_interactions(path)
-        return int(users.select(pl.col(USER_ID).n_unique()).collect(engine="streaming").item())
+        interactions = scan_interactions(path)
+        return int(
+            interactions.select(pl.col(USER_ID).n_unique()).collect(engine="streaming").item()
+        )
 
 
 def _count_batch_users(work: Work) -> int:
-    """The users of batch_users; before it exists, those of the interactions."""
+    """How many users batch_users has or, before it exists, the interactions."""
     files = work.files.batch_users.files()
     if all(work.storage.store.head(uri) for uri in files):
         return sum(_count_lines(work, uri) for uri in files)

@@ -58,30 +58,35 @@ from batchrec_dagster.storage.published_table import Edition, TableWriter
 # Part of the table's version: raise it when the same output would become another table.
 TABLE_VERSION = "1"
 
-# More results for the longest histories make every user's answer longer; this many rows in all
-# are read in seconds.
+# More results for the longest histories make every user's answer longer. This many rows in all are
+# read in seconds.
 MAX_ROWS = 10_000_000
 
 
 @dataclass(frozen=True)
 class PublishedLists:
-    """The published edition, what is in it, and the job that inferred the model's lists."""
+    """The published edition and what is known of it."""
 
     edition: Edition
     table: RecommendationTable
     job: ReadyResource
+    """The job that inferred the model's lists."""
     num_results: int
+    """How many results the job was asked for, for each user."""
     cost: list[Cost]
+    """What this run pays for."""
     checks: list[CheckResult]
 
 
 @dataclass(frozen=True)
 class InferenceResult:
-    """The finished job of each batch, the model's first, and what the lists were made from."""
+    """The finished jobs, and what the lists are made from."""
 
     batches: list[Batch]
+    """The model's comes first."""
     jobs: list[ReadyResource]
-    known: KnownInteractions
+    """The job of each batch."""
+    interactions: KnownInteractions
     num_results: int
 
     @property
@@ -108,35 +113,36 @@ def infer_and_publish(
 ) -> PublishedLists:
     """Infer lists for the users with the model and publish them, if all checks pass.
 
-    batch_users: the users' file. run: the run's id, for the metadata. Raises FailedChecksError,
-    StorageError, PersonalizeError, StepError.
+    batch_users: the lines of the users' file.
+    run: the run's id, for the metadata.
+    Raises FailedChecksError, StorageError, PersonalizeError, StepError.
     """
     publishing = Publishing(work, model, work.files.batch_users.version())
     gate = publishing.gate(skip=skip_quality_gate)
     require([gate])
-    done = _read_unchanged(work, publishing, batch_users, gate)
-    if done is None:
+    published = _read_unchanged(work, publishing, batch_users, gate)
+    if published is None:
         inferred = _infer(work.for_data(model.data_version), model, batch_users)
         edition, table = _publish(work, publishing, batch_users, inferred, gate, run)
         job, num_results = inferred.jobs[0], inferred.num_results
         checks = [gate, *table.checks]
-        done = PublishedLists(edition, table, job, num_results, inferred.cost, checks)
+        published = PublishedLists(edition, table, job, num_results, inferred.cost, checks)
     _prune(work, model.dataset_group_name)
-    return done
+    return published
 
 
 def _infer(work: PersonalizeWork, model: ModelRecord, batch_users: pl.LazyFrame) -> InferenceResult:
     batches = find_batches(work, model, batch_users)
     users = pl.concat([batch.users for batch in batches])
-    known = read_interactions(work, users)
+    interactions = read_interactions(work, users)
     num_results = work.pipeline.recommendations.num_results
-    if known.seen is not None:
-        num_results = _choose_num_results(work, known.seen, len(users))
+    if interactions.seen is not None:
+        num_results = _choose_num_results(work, interactions.seen, len(users))
     started = [_start_job(work, model, batch, num_results) for batch in batches]
     jobs = work.ensure.wait_until_all_ready(BATCH_INFERENCE_JOB, started)
     for job, batch in zip(jobs, batches, strict=True):
         work.ensure.log.info(_describe_job(job, len(batch.users)))
-    return InferenceResult(batches, jobs, known, num_results)
+    return InferenceResult(batches, jobs, interactions, num_results)
 
 
 def _publish(
@@ -147,10 +153,10 @@ def _publish(
     gate: CheckResult,
     run: str,
 ) -> tuple[Edition, RecommendationTable]:
-    pipeline, jobs, known = work.pipeline, inferred.jobs, inferred.known
+    pipeline, jobs, interactions = work.pipeline, inferred.jobs, inferred.interactions
     outputs = [JobOutput(work.storage, job.description) for job in jobs]
     with temporary_folder() as folder, TableWriter(folder / "recommendations.parquet") as writer:
-        table = build_table(work, outputs, inferred.users, known.seen, writer)
+        table = build_table(work, outputs, inferred.users, interactions.seen, writer)
         checks = [gate, *table.checks]
         version = _fingerprint_lists(publishing, [job.arn for job in jobs])
         facts = {
@@ -158,7 +164,7 @@ def _publish(
             **asdict(table.counts),
             "results_asked_for": inferred.num_results,
             "outputs": fingerprint_outputs(outputs),
-            "data_until": known.until,
+            "data_until": interactions.until,
             "exclude_seen": pipeline.recommendations.exclude_seen,
             **({"experiment": pipeline.experiment.model_dump()} if pipeline.experiment else {}),
         }
@@ -188,34 +194,39 @@ def _fingerprint_lists(publishing: Publishing, jobs: Sequence[str]) -> str:
 def _read_unchanged(
     work: PersonalizeWork, publishing: Publishing, batch_users: pl.LazyFrame, gate: CheckResult
 ) -> PublishedLists | None:
-    """What is published, with its checks, if the same model, data, users, titles and settings made
-    it of a job that is still there: to read it all again would find the same. None otherwise, for
-    an experiment, and for an edition that an older batchrec published."""
+    """The published lists with their checks, if making them again would give the same.
+
+    They would be the same if the same model, data, users, titles and settings made them from a job
+    whose output is still there. None otherwise, for an experiment, and for an edition that an older
+    batchrec published.
+    """
     table = work.files.table
     edition = table.current()
     if edition is None or work.pipeline.experiment or "outputs" not in edition.about:
         return None
     about, arn = edition.about, str(edition.about["batch_inference_job_arn"])
-    same = about["made_by"] == publishing.made_by
-    if not same or edition.version != _fingerprint_lists(publishing, [arn]):
+    is_same = about["made_by"] == publishing.made_by
+    if not is_same or edition.version != _fingerprint_lists(publishing, [arn]):
         return None
     try:
         description = work.ensure.describe(BATCH_INFERENCE_JOB, arn)
     except ClientError:
-        return None  # It was deleted, for example; another job says what else is wrong.
+        # It was deleted, for example. Another job says what else is wrong.
+        return None
     output = JobOutput(work.storage, description)
-    finished = description["status"] == ACTIVE and output.is_usable()
-    if not finished or fingerprint_outputs([output]) != about["outputs"]:
+    is_finished = description["status"] == ACTIVE and output.is_usable()
+    if not is_finished or fingerprint_outputs([output]) != about["outputs"]:
         return None
     rows = table.read_edition(edition)
     sample = rows.head(SAMPLE).collect(engine="streaming")
-    # An edition of an earlier version does not have this check.
-    checked = "items_known" in {check["name"] for check in about["checks"]}
-    items = rows.select(pl.col("item_id").unique())
-    known = [
-        items_known(items.collect(engine="streaming").to_series(), ids)
-        for ids in ([] if checked else read_item_ids(work))
-    ]
+    # An edition of an earlier version does not have the check of the items.
+    new_checks = []
+    if "items_known" not in {check["name"] for check in about["checks"]}:
+        items = rows.select(pl.col("item_id").unique())
+        new_checks = [
+            items_known(items.collect(engine="streaming").to_series(), ids)
+            for ids in read_item_ids(work)
+        ]
     job = ReadyResource(arn, description, created=False, seconds=0.0)
     users = batch_users.select(pl.len()).collect(engine="streaming").item()
     work.ensure.log.info(_describe_job(job, users))
@@ -224,26 +235,31 @@ def _read_unchanged(
         replace(check, found=f"{check.found}; {note}")
         for check in map(CheckResult.from_json, about["checks"])
         if check.name != gate.name
-    ] + known
-    counts = ListCounts(**{each.name: about[each.name] for each in fields(ListCounts)})
-    counted = RecommendationTable(counts, sample, checks)
-    return PublishedLists(edition, counted, job, about["results_asked_for"], [], [gate, *checks])
+    ] + new_checks
+    counts = ListCounts(**{field.name: about[field.name] for field in fields(ListCounts)})
+    recommendations = RecommendationTable(counts, sample, checks)
+    return PublishedLists(
+        edition, recommendations, job, about["results_asked_for"], [], [gate, *checks]
+    )
 
 
 def _prune(work: PersonalizeWork, group: str) -> None:
-    """Delete what earlier settings left in Personalize, but for the dataset group that an edition
-    was last made from. It fails no run: the lists are out."""
+    """Delete what earlier settings left in Personalize.
+
+    The dataset group that an older edition was last made from stays. An error is only logged,
+    because the lists are already published.
+    """
     pipeline, log = work.pipeline, work.ensure.log
     solutions = {
-        build_solution_name(group, *each)
+        build_solution_name(group, recipe, hyperparameters)
         for recipes in list_recipes_by_asset(pipeline).values()
-        for each in recipes.items()
+        for recipe, hyperparameters in recipes.items()
     }
     expressions = [
         pipeline.recommendations.filter_expression,
         pipeline.segments.filter if pipeline.segments else None,
     ]
-    filters = {f"{group}-{fingerprint(each)[:8]}" for each in expressions if each}
+    filters = {f"{group}-{fingerprint(expression)[:8]}" for expression in expressions if expression}
     in_use = {*solutions, *filters, f"{group}-exclude-seen"}
     try:
         # An edition's solution is named after its dataset group.
@@ -252,9 +268,9 @@ def _prune(work: PersonalizeWork, group: str) -> None:
         groups = [
             version.split("/")[1].rpartition("-")[0] for version in versions if "/" in version
         ]
-        kept = [each for each in groups if each != group][:1]
-        for piece in prune(work.ensure, pipeline.name, group, in_use, kept):
-            log.info(f"deleted {piece}, which earlier settings left")
+        other_groups = [name for name in groups if name != group][:1]
+        for resource in prune(work.ensure, pipeline.name, group, in_use, other_groups):
+            log.info(f"deleted {resource}, which earlier settings left")
     except (StorageError, PersonalizeError, ClientError) as error:
         log.warning(f"what earlier settings left in Personalize is still there: {error}")
 
@@ -282,7 +298,7 @@ def _choose_num_results(work: PersonalizeWork, seen: SeenItems, users: int) -> i
 def _start_job(
     work: PersonalizeWork, model: ModelRecord, batch: Batch, num_results: int
 ) -> StartedResource:
-    wanted = work.pipeline.recommendations
+    settings = work.pipeline.recommendations
     request: dict[str, Any] = {
         "solutionVersionArn": batch.solution_version_arn,
         "numResults": num_results,
@@ -292,17 +308,17 @@ def _start_job(
     if batch.recipe == USER_PERSONALIZATION:
         # Left to itself it explores with 0.3, and no two runs give the same lists (developer guide,
         # "User-Personalization recipe"). Recipes of version 2 have no such setting.
-        weight = {"explorationWeight": f"{wanted.exploration_weight:g}"}
+        weight = {"explorationWeight": f"{settings.exploration_weight:g}"}
         request["batchInferenceJobConfig"] = {"itemExplorationConfig": weight}
-    if wanted.filter_expression:
+    if settings.filter_expression:
         # A filter cannot be changed: another expression needs another filter.
-        own = fingerprint(wanted.filter_expression)[:8] if wanted.filter else None
+        own_name = fingerprint(settings.filter_expression)[:8] if settings.filter else None
         request["filterArn"] = ensure_filter(
             work.ensure,
             model,
-            own or "exclude-seen",
-            wanted.filter_expression,
-            f"recommendations.{'filter' if own else 'exclude_seen'}",
+            own_name or "exclude-seen",
+            settings.filter_expression,
+            f"recommendations.{'filter' if own_name else 'exclude_seen'}",
         )
     folder, versions = work.pipeline.places.batch_inference, (batch.version, model.data_version)
     return start_batch_job(work, BATCH_INFERENCE_JOB, request, folder, *versions)

@@ -15,7 +15,10 @@ from batchrec_dagster.storage.resource import StorageResource
 
 
 def read_items(raw: RawRecord, storage: StorageResource, layout: ItemsLayout) -> ItemsRead:
-    """The rows of the copied file. Raises PreparationError (not after its check), StorageError."""
+    """The rows of the copied file.
+
+    Raises StorageError, and PreparationError unless `check_items` has passed.
+    """
     (file,) = raw.files
     uri = file.uri or file.source
     with storage.local_file(uri) as path:
@@ -34,7 +37,7 @@ def check_items(
 
 
 def list_categories(pipeline: Pipeline) -> list[str]:
-    """The items' categories that the report counts."""
+    """The names of the items' categories, which the report counts."""
     return [*pipeline.items.layout.categories] if pipeline.items else []
 
 
@@ -44,23 +47,24 @@ def has_titles(pipeline: Pipeline) -> bool:
 
 
 def list_optional_tables(pipeline: Pipeline) -> list[str]:
-    """The assets that only some pipelines declare, and whose tables the report shows then."""
-    declared = {
+    """The assets of this pipeline that not every pipeline has, and whose tables the report
+    shows."""
+    is_declared = {
         "item_titles": has_titles(pipeline),
         "items": bool(list_categories(pipeline)),
         "user_segments": pipeline.segments is not None,
     }
-    return [name for name, there in declared.items() if there]
+    return [name for name, declared in is_declared.items() if declared]
 
 
 def read_titles_versions(work: Work) -> list[str]:
-    """The version of the titles, empty if none are declared. Raises StorageError."""
+    """A list of the titles' version; empty if no titles are declared. Raises StorageError."""
     uri = work.storage.uri(work.pipeline.places.item_titles)
     return [work.storage.version(uri)] if has_titles(work.pipeline) else []
 
 
 def read_titles(work: Work) -> pl.DataFrame | None:
-    """item_id and title; None if no titles are declared. Raises StorageError."""
+    """The columns item_id and title; None if no titles are declared. Raises StorageError."""
     if not has_titles(work.pipeline):
         return None
     uri = work.storage.uri(work.pipeline.places.item_titles)
@@ -68,21 +72,30 @@ def read_titles(work: Work) -> pl.DataFrame | None:
 
 
 def read_item_ids(work: Work) -> list[pl.Series]:
-    """The ids in the items file; empty if none is declared. Raises StorageError."""
+    """A list of the column of ids in the items file; empty if no file is declared.
+
+    Raises StorageError.
+    """
     if work.pipeline.items is None:
         return []
-    if (titles := read_titles(work)) is not None:
+    titles = read_titles(work)
+    if titles is not None:
         return [titles.get_column("item_id")]
-    stored = work.storage.store.get(work.storage.uri(work.pipeline.places.items))
-    return [pl.read_csv(stored, columns=[ITEM_ID], infer_schema=False).to_series()]
+    content = work.storage.store.get(work.storage.uri(work.pipeline.places.items))
+    return [pl.read_csv(content, columns=[ITEM_ID], infer_schema=False).to_series()]
 
 
 def add_titles(
     table: pl.DataFrame, titles: pl.DataFrame | None, of: str = "item_id"
 ) -> pl.DataFrame:
-    """The table with the title after its column of item ids, if there are titles."""
+    """The table with each item's title after its id; unchanged without titles.
+
+    of: the column of item ids.
+    """
     if titles is None:
         return table
-    joined = table.join(titles.rename({"item_id": of}), on=of, how="left", maintain_order="left")
+    with_titles = table.join(
+        titles.rename({"item_id": of}), on=of, how="left", maintain_order="left"
+    )
     after = table.columns.index(of) + 1
-    return joined.select([*table.columns[:after], "title", *table.columns[after:]])
+    return with_titles.select([*table.columns[:after], "title", *table.columns[after:]])

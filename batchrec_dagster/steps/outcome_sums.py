@@ -169,7 +169,7 @@ class LaterInteractions:
             return pairs
         before = self.later.filter(time <= period.start).select("user", "item").unique()
         pairs = pairs.join(before, on=["user", "item"], how="anti")
-        return pairs.filter(~self._past.among(pairs))
+        return pairs.filter(~self._past.contain(pairs))
 
     def popular_hits(
         self, period: Period, chosen: pl.DataFrame, *, exclude_seen: bool

@@ -34,18 +34,20 @@ Numbers = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 
 class Pairs:
-    """Distinct pairs of a user's and an item's number, sorted: 8 bytes a pair, 16 while building.
+    """Distinct pairs of a user's and an item's number, sorted.
 
-    pairs: user, item; those with a null are left out.
+    They take 8 bytes a pair, and 16 while they are being built.
+
+    pairs: the columns user and item. Rows with a null are left out.
     """
 
     def __init__(self, pairs: pl.LazyFrame) -> None:
-        found = pairs.select(_encode_pairs()).drop_nulls().collect(engine="streaming")
-        codes = found.get_column("pair").to_numpy(writable=True)
+        encoded = pairs.select(_encode_pairs()).drop_nulls().collect(engine="streaming")
+        codes = encoded.get_column("pair").to_numpy(writable=True)
         # np.unique would hash them: ten times the time, five times the memory.
         codes.sort()
-        again = codes[1:] == codes[:-1]
-        self._codes = codes[np.append(True, ~again)] if again.any() else codes
+        is_repeated = codes[1:] == codes[:-1]
+        self._codes = codes[np.append(True, ~is_repeated)] if is_repeated.any() else codes
 
     @property
     def users(self) -> Numbers:
@@ -57,17 +59,23 @@ class Pairs:
         """The item of each pair."""
         return (self._codes & 0xFFFFFFFF).astype(np.int64)
 
-    def among(self, pairs: pl.DataFrame) -> pl.Series:
-        """Whether each of these is there. pairs: user, item; null for one that has no number."""
+    def contain(self, pairs: pl.DataFrame) -> pl.Series:
+        """Whether each of these pairs is among them.
+
+        pairs: the columns user and item, null where one has no number.
+        """
         if not len(self._codes):
             return pl.repeat(value=False, n=pairs.height, eager=True)
-        wanted = pairs.select(_encode_pairs().fill_null(NO_PAIR)).get_column("pair").to_numpy()
-        found = np.searchsorted(self._codes, wanted)
-        return pl.Series(self._codes[np.minimum(found, len(self._codes) - 1)] == wanted)
+        codes = pairs.select(_encode_pairs().fill_null(NO_PAIR)).get_column("pair").to_numpy()
+        places = np.searchsorted(self._codes, codes)
+        return pl.Series(self._codes[np.minimum(places, len(self._codes) - 1)] == codes)
 
 
 class SeenItems:
-    """The items that each of these users has interacted with. users: distinct ids."""
+    """The items that each of these users has interacted with.
+
+    users: distinct ids.
+    """
 
     def __init__(self, interactions: pl.LazyFrame, users: pl.Series) -> None:
         items = interactions.select(ITEM_ID).unique().collect(engine="streaming")
@@ -86,20 +94,20 @@ class SeenItems:
         """How many items the user with the most has interacted with."""
         return int(np.bincount(self._pairs.users).max(initial=0))
 
-    def among(self, table: pl.DataFrame) -> pl.Series:
-        """Whether its user has interacted with the item, for each row of user_id and item_id."""
+    def contain(self, table: pl.DataFrame) -> pl.Series:
+        """For each row of user_id and item_id, whether the user has interacted with the item."""
         # Fewer users make the join of a small table fast.
         users = self._users.join(table.select("user_id").unique(), on="user_id", how="semi")
-        return self._pairs.among(
+        return self._pairs.contain(
             table.select("user_id", "item_id")
             .join(users, on="user_id", how="left", maintain_order="left")
             .join(self._items, on="item_id", how="left", maintain_order="left")
         )
 
 
-def find_positions(column: str, among: pl.Series) -> pl.Expr:
-    """The position of the value among these distinct ones; null if it is not there."""
-    return pl.col(column).cast(pl.Enum(among), strict=False).to_physical()
+def find_positions(column: str, values: pl.Series) -> pl.Expr:
+    """The position of the column's value in these distinct values; null if it is not there."""
+    return pl.col(column).cast(pl.Enum(values), strict=False).to_physical()
 
 
 def _encode_pairs() -> pl.Expr:
@@ -108,11 +116,14 @@ def _encode_pairs() -> pl.Expr:
 
 
 class ListBuilder(OutputTable):
-    """The best `num_results` items of each line as rows of user_id, rank, item_id and score, users
-    in the lines' order.
+    """The best items of each line as rows of user_id, rank, item_id and score.
 
-    Items that a user has seen are dropped; `seen` None drops none. With an experiment a row has
-    its user's arm.
+    Users are in the lines' order.
+
+    num_results: how many items a list has.
+    seen: the items that are left out of each user's list; None leaves out none.
+    titles: the columns item_id and title; None for a table without titles.
+    experiment: if there is one, a row has its user's arm.
     """
 
     def __init__(
@@ -128,7 +139,10 @@ class ListBuilder(OutputTable):
         self.items = pl.Series(dtype=pl.String)
 
     def add(self, lines: pl.DataFrame) -> pl.DataFrame:
-        """The rows of these lines. lines: user_id, items and scores (best first), error."""
+        """The rows of these lines.
+
+        lines: the columns user_id, items and scores (best first), and error.
+        """
         self._add_lines(lines)
         table = add_titles(self._table(lines), self.titles)
         if self.experiment is not None:
@@ -139,15 +153,19 @@ class ListBuilder(OutputTable):
         self._add_rows(table)
         return table
 
-    def done(self, users: pl.Series, *, filtered: bool) -> RecommendationTable:
-        """What was written. users: those requested; filtered: is recommendations.filter set."""
+    def finish(self, users: pl.Series, *, filtered: bool) -> RecommendationTable:
+        """The numbers and checks of the table that was written.
+
+        users: those whom lists were requested for.
+        filtered: whether recommendations.filter is set.
+        """
         counts = ListCounts(
             self.rows, self.users, len(self.items), self.dropped, self.items_without_score
         )
         return RecommendationTable(counts, self.sample, self.checks(users, filtered=filtered))
 
     def checks(self, users: pl.Series, *, filtered: bool) -> list[CheckResult]:
-        """The verdicts; see `done`."""
+        """The verdicts. The arguments are those of `finish`."""
         answered, padding = pl.concat(self._answered), self.items_without_score
         return [
             every_user_answered(users, answered, empty=not self.rows),
@@ -161,25 +179,28 @@ class ListBuilder(OutputTable):
 
     @property
     def items_without_score(self) -> int:
-        """The rows without a score, though others have one: popular items that Personalize added
-        to fill a list. Popularity-Count gives no scores at all."""
+        """How many rows have no score although others have one.
+
+        They are popular items that Personalize added to fill a list. 0 for Popularity-Count, which
+        gives no scores at all.
+        """
         return self._unscored if self._unscored < self._of_model else 0
 
     def _table(self, lines: pl.DataFrame) -> pl.DataFrame:
         # One score for each item, null where Personalize gave none.
-        none = pl.col("items").list.eval(pl.lit(None, dtype=pl.Float64))
-        scores = pl.coalesce(pl.col("scores").list.concat(none), none).list.head(
+        nulls = pl.col("items").list.eval(pl.lit(None, dtype=pl.Float64))
+        scores = pl.coalesce(pl.col("scores").list.concat(nulls), nulls).list.head(
             pl.col("items").list.len()
         )
-        offered = (
+        results = (
             lines.filter(pl.col("items").list.len() > 0)
             .select("user_id", item_id="items", score=scores)
             .explode("item_id", "score")
         )
-        kept = offered if self.seen is None else offered.filter(~self.seen.among(offered))
-        self.dropped += offered.height - kept.height
+        unseen = results if self.seen is None else results.filter(~self.seen.contain(results))
+        self.dropped += results.height - unseen.height
         return (
-            kept.with_columns(rank=pl.int_range(1, pl.len() + 1, dtype=pl.Int32).over("user_id"))
+            unseen.with_columns(rank=pl.int_range(1, pl.len() + 1, dtype=pl.Int32).over("user_id"))
             .filter(pl.col("rank") <= self.num_results)
             .select("user_id", "rank", "item_id", "score")
         )
@@ -197,19 +218,21 @@ class ListBuilder(OutputTable):
         self._full += lengths.filter(pl.col("len") >= self.num_results).height
         self._repeated += table.height - int(lengths.get_column("items").sum())
         if self.seen is not None:
-            self._seen += int(self.seen.among(table).sum())
+            self._seen += int(self.seen.contain(table).sum())
 
 
 @dataclass(frozen=True)
 class ListCounts:
-    """Rows, users and distinct items of a table; returned items that their user had already seen;
-    popular items that Personalize added without a score. An edition's metadata have them too."""
+    """What is in a table. An edition's metadata have these numbers too."""
 
     rows: int
     users: int
     items: int
+    """How many distinct items are in the lists."""
     seen_items_dropped: int
+    """How many results were left out because their user had already seen the item."""
     items_without_score: int
+    """How many rows are popular items that Personalize added without a score."""
 
 
 @dataclass(frozen=True)
@@ -228,29 +251,34 @@ def build_table(
     seen: SeenItems | None,
     table: TableWriter,
 ) -> RecommendationTable:
-    """Write the table from the jobs' outputs. users: the requested ones. Raises StorageError,
-    StepError."""
-    wanted = work.pipeline.recommendations
-    lists = ListBuilder(wanted.num_results, seen, read_titles(work), work.pipeline.experiment)
+    """Write the table from the jobs' outputs.
+
+    users: those whom lists were requested for.
+    seen: as of `ListBuilder`.
+    Raises StorageError, StepError.
+    """
+    settings = work.pipeline.recommendations
+    lists = ListBuilder(settings.num_results, seen, read_titles(work), work.pipeline.experiment)
     progress = Progress("users' lists written", len(users), work.ensure.log.info)
     pieces = (piece for output in outputs for piece in output.pieces(read_inference))
     lists.write(log_progress(pieces, progress), table)
-    done = lists.done(users, filtered=wanted.filter is not None)
-    known = read_item_ids(work)
-    return replace(done, checks=[*done.checks, *(items_known(lists.items, ids) for ids in known)])
+    built = lists.finish(users, filtered=settings.filter is not None)
+    item_checks = [items_known(lists.items, ids) for ids in read_item_ids(work)]
+    return replace(built, checks=[*built.checks, *item_checks])
 
 
 @dataclass(frozen=True)
 class KnownInteractions:
-    """What an edition is made from. seen: what its users have interacted with, None if lists may
-    contain it; until: the time of the newest interaction, in epoch seconds."""
+    """The interactions that an edition is made from."""
 
     seen: SeenItems | None
+    """What its users have interacted with; None if lists may contain that."""
     until: int
+    """The time of the newest interaction, in epoch seconds."""
 
 
 def read_interactions(work: Work, users: pl.Series) -> KnownInteractions:
-    """What is known when lists are made for these users. Raises StorageError."""
+    """The interactions as they are when lists are made for these users. Raises StorageError."""
     with work.storage.local_file(work.files.interactions) as path:
         interactions = scan_interactions(path)
         newest = interactions.select(pl.col(TIMESTAMP).max()).collect(engine="streaming").item()

@@ -36,11 +36,14 @@ class SegmentTable(OutputTable):
     def __init__(self, titles: pl.DataFrame | None = None) -> None:
         super().__init__("segment", titles)
         self.users = pl.Series(dtype=pl.String)
-        # segment, len: the number of users of each, in order, without empty segments.
+        # The columns segment and len, the number of its users, in order, without empty segments.
         self.sizes = pl.DataFrame()
 
     def add(self, lines: pl.DataFrame) -> pl.DataFrame:
-        """The rows of these lines. lines: item_id or item_attributes, users (best first), error."""
+        """The rows of these lines.
+
+        lines: the columns item_id or item_attributes, users (best first), and error.
+        """
         lines = lines.select("users", "error", segment=pl.coalesce("item_id", "item_attributes"))
         self._add_lines(lines)
         table = (
@@ -56,7 +59,11 @@ class SegmentTable(OutputTable):
         return table
 
     def checks(self, queries: Sequence[str], setting: str) -> list[CheckResult]:
-        """The verdicts. queries: the requested segments, declared by `setting`."""
+        """The verdicts.
+
+        queries: the requested segments.
+        setting: the setting that declares them.
+        """
         answered = pl.concat(self._answered)
         return [
             every_segment_answered(queries, answered),
@@ -78,8 +85,7 @@ class SegmentTable(OutputTable):
 
 @dataclass(frozen=True)
 class UserSegments:
-    """The table's URI in the storage and its version, what is in it, and the job that inferred
-    it."""
+    """The stored table, and the job that inferred it."""
 
     uri: str
     version: str
@@ -90,8 +96,10 @@ class UserSegments:
 
 
 def segment_users(work: PersonalizeWork, segments: Segments, model: ModelRecord) -> UserSegments:
-    """Infer the users of each segment with the model, and store them as one table, if all checks
-    pass. Raises FailedChecksError, StorageError, PersonalizeError, StepError."""
+    """Infer the users of each segment with the model, and store them if all checks pass.
+
+    Raises FailedChecksError, StorageError, PersonalizeError, StepError.
+    """
     work, storage, places = work.for_data(model.data_version), work.storage, work.pipeline.places
     queries = pl.DataFrame({segments.query_field: segments.queries}).write_ndjson()
     storage.store.put(storage.uri(places.segment_queries), queries.encode())
@@ -129,9 +137,9 @@ def _run_job(
         request["filterArn"] = ensure_filter(
             work.ensure, model, name, segments.filter, "segments.filter"
         )
-    # Segments depend on the training data only; a filter also reads newer data.
-    filtered = [model.data_version] if segments.filter else []
+    # Segments depend on the training data only, but a filter also reads newer data.
+    filter_versions = [model.data_version] if segments.filter else []
     job = start_batch_job(
-        work, BATCH_SEGMENT_JOB, request, places.batch_segments, queries, *filtered
+        work, BATCH_SEGMENT_JOB, request, places.batch_segments, queries, *filter_versions
     )
     return work.ensure.wait_until_ready(BATCH_SEGMENT_JOB, job)
