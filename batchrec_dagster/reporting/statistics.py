@@ -27,26 +27,28 @@ from batchrec_dagster.reporting.published import RunTables
 
 @dataclass(frozen=True)
 class ReportCounts:
-    """Counts that several sections of the report share.
-
-    users: user_id, interactions; items: item, interactions; data: numbers of the interactions;
-    served: ids of the users with a list, sorted; lists: item, number of lists
-    that contain it; longest: items in the longest list.
-    """
+    """Counts that several sections of the report share."""
 
     users: pl.DataFrame
+    """user_id and interactions, in order of user."""
     items: pl.DataFrame
+    """item and interactions."""
     data: DataFacts
     served: pl.Series
+    """The ids of the users with a list, sorted."""
     lists: pl.DataFrame
+    """item and lists, the number of lists that contain it."""
     longest: int
+    """The number of items in the longest list."""
 
 
 def count_tables(tables: RunTables) -> ReportCounts:
-    """Count in one streaming pass over each table."""
-    interactions, recommendations = tables.interactions, tables.recommendations
+    """The counts, in one streaming pass over each table."""
+    interactions = tables.interactions
+    recommendations = tables.recommendations
     columns = interactions.collect_schema().names()
-    has_event_types, has_event_values = EVENT_TYPE in columns, EVENT_VALUE in columns
+    has_event_types = EVENT_TYPE in columns
+    has_event_values = EVENT_VALUE in columns
     users, items, totals, event_counts, served, lists, longest = pl.collect_all(
         [
             interactions.group_by(user_id=USER_ID).agg(interactions=pl.len().cast(pl.Int64)),
@@ -82,7 +84,11 @@ def count_tables(tables: RunTables) -> ReportCounts:
 
 
 def _describe_data(totals: pl.DataFrame, users: int, items: int, events: pl.DataFrame) -> DataFacts:
-    """whole: interactions, first, last (epoch seconds), mean_value; events: event, interactions."""
+    """The facts about the interactions.
+
+    `totals` has one row of interactions, first and last (epoch seconds) and mean_value. `events`
+    has the columns event and interactions. `users` and `items` are their numbers.
+    """
     interactions, first, last = totals.row(0)[:3]
     return DataFacts(
         interactions=interactions,
@@ -99,7 +105,7 @@ def _format_day(seconds: int) -> str:
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d}"
 
 
-# Lower ends of the groups of users by interactions; the last group is open.
+# The lower ends of the groups of users by number of interactions. The last group has no upper end.
 STEPS = (0, 1, 5, 10, 20, 50, 100, 200, 500)
 # With fewer interactions, a recommender knows little about a user.
 FEW = 5
@@ -107,23 +113,26 @@ FEW = 5
 
 @dataclass(frozen=True)
 class Audience:
-    """Numbers of users: `requested` a list, `served` got one.
-
-    Of those requested: cold have no interaction, few have 1 to 4; median: interactions of the
-    median user; lengths: (label, users) by number of interactions. heaviest: the share of all
-    interactions that the user with the most has.
-    """
+    """The users whom lists were made for, by how much is known about them."""
 
     requested: int
+    """Users who were to get a list."""
     served: int
+    """Users who got one."""
     cold: int
+    """Requested users without interactions."""
     few: int
+    """Requested users with 1 to 4 interactions."""
     median: float
+    """The interactions of the median requested user."""
     lengths: list[tuple[str, int]]
+    """The label of each group of requested users by number of interactions, and its size."""
     heaviest: float = 0.0
+    """The share of all interactions that belong to the user with the most."""
 
 
 def count_audience(tables: RunTables, counts: ReportCounts) -> Audience:
+    """The audience of the lists in these tables."""
     lengths = (
         tables.users.select(user_id=pl.col(USER_FIELD).unique())
         .collect(engine="streaming")
@@ -154,9 +163,9 @@ def _make_label(low: int, high: int) -> str:
     return str(low) if high == low + 1 else f"{low}-{high - 1}"
 
 
-# Items by popularity: the share of the catalogue where each band ends.
+# The bands of items by popularity, each with the share of the catalogue at which it ends.
 BANDS = {"Top 1%": 0.01, "Next 4%": 0.05, "Next 15%": 0.20, "Next 30%": 0.50, "Last 50%": 1.00}
-# The long tail: all items but this most popular share.
+# The long tail is all items but this most popular share of the catalogue.
 HEAD = 0.20
 MOST_RECOMMENDED = 15
 MAX_VALUES = 12
@@ -164,66 +173,73 @@ MAX_VALUES = 12
 
 @dataclass(frozen=True)
 class Shares:
-    """The share of a group of items in all interactions, and in all recommendations."""
+    """The share of a group of items in all interactions and in all recommendations."""
 
     label: str
     interactions: float
     recommendations: float
 
 
-# Shares of the catalogue at which the exposure curve is drawn.
+# The shares of the catalogue at which the exposure curve is drawn.
 CURVE = (0.001, 0.01, 0.05, 0.1, 0.2, 0.5, 1.0)
+# The share of the catalogue that the report's tile is about.
 TOP = 0.01
 
 
 @dataclass(frozen=True)
 class Exposure:
-    """How unevenly items are shown: in the lists, and for comparison in the histories.
+    """How unevenly items appear in the lists and, for comparison, in the histories.
 
-    curve: for each of CURVE, the share of all interactions, and of all recommendations, that so
-    many of the items take: the most popular, and the most recommended; top: the one of TOP. gini:
-    of the histories and of the lists, 0 if all items are equal, 1 if one item takes all.
+    Of a share of the catalogue, the most popular items count for the interactions, and the most
+    recommended ones for the recommendations.
     """
 
     curve: list[Shares]
+    """What the shares of CURVE take of all interactions and of all recommendations."""
     top: Shares
+    """What the share TOP takes of them."""
     gini: Shares
+    """The Gini coefficients of both: 0 if all items are equal, 1 if one item takes all."""
 
 
 @dataclass(frozen=True)
 class ListedItem:
-    """An item, the number of lists with it, its interactions, and its popularity rank from 1."""
+    """An item that is recommended often."""
 
     item: str
     title: str | None
     lists: int
+    """The number of lists that contain it."""
     interactions: int
     popularity: int
+    """Its rank by number of interactions, from 1."""
 
 
 @dataclass(frozen=True)
 class Catalogue:
-    """How the lists cover the catalogue.
-
-    items: items in the interactions, metadata or lists; recommended: items in at least one list;
-    places: rows of the lists; longest: items in the longest list; tail: the long tail; bands: by
-    popularity; exposure: how unevenly; values: the most frequent values of each category; most: the
-    items in most lists.
-    """
+    """How the lists cover the catalogue."""
 
     items: int
+    """Items in the interactions, the metadata or the lists."""
     recommended: int
+    """Items in at least one list."""
     places: int
+    """Rows of all lists."""
     longest: int
+    """Items in the longest list."""
     tail: Shares
+    """The shares of the long tail."""
     bands: list[Shares]
+    """The shares of the bands of popularity."""
     exposure: Exposure
     values: dict[str, list[Shares]]
+    """The most frequent values of each category."""
     most: list[ListedItem]
+    """The items in most lists."""
 
 
 def count_catalogue(tables: RunTables, counts: ReportCounts) -> Catalogue:
-    """Counts over all interactions and all lists."""
+    """How the lists in these tables cover the catalogue."""
     items = _join_items(tables, counts)
     ends = [math.ceil(share * items.height) for share in BANDS.values()]
     bands = [
@@ -232,6 +248,7 @@ def count_catalogue(tables: RunTables, counts: ReportCounts) -> Catalogue:
     ]
     recommended = items.filter(pl.col("lists") > 0)
     most = recommended.sort("lists", "item", descending=[True, False]).head(MOST_RECOMMENDED)
+    titles = pl.Series(tables.look_up(most["item"], "title"), dtype=pl.String)
     return Catalogue(
         items=items.height,
         recommended=recommended.height,
@@ -243,43 +260,46 @@ def count_catalogue(tables: RunTables, counts: ReportCounts) -> Catalogue:
         bands=bands,
         exposure=measure_exposure(items),
         values={category: _count_values(items, tables, category) for category in tables.categories},
-        most=[
-            ListedItem(**row)
-            for row in most.with_columns(
-                title=pl.Series(tables.look_up(most["item"], "title"), dtype=pl.String)
-            ).iter_rows(named=True)
-        ],
+        most=[ListedItem(**row) for row in most.with_columns(title=titles).iter_rows(named=True)],
     )
 
 
 def measure_exposure(items: pl.DataFrame) -> Exposure:
-    """items: a row for each item of the catalogue, with its `interactions` and `lists`."""
-    descending_counts = [
-        np.sort(items.get_column(name).to_numpy())[::-1] for name in ("interactions", "lists")
-    ]
+    """How unevenly the items appear.
 
-    def shares(label: str, share: float) -> Shares:
+    `items` has a row for each item of the catalogue, with its `interactions` and `lists`.
+    """
+    interactions = np.sort(items.get_column("interactions").to_numpy())[::-1]
+    lists = np.sort(items.get_column("lists").to_numpy())[::-1]
+
+    def take_top(label: str, share: float) -> Shares:
         number = math.ceil(share * items.height)
-        return Shares(
-            label,
-            *(float(counts[:number].sum() / max(1, counts.sum())) for counts in descending_counts),
-        )
+        return Shares(label, _share_of_first(interactions, number), _share_of_first(lists, number))
 
     return Exposure(
-        curve=[shares(f"{share:.1%}".replace(".0%", "%"), share) for share in CURVE],
-        top=shares("Top", TOP),
-        gini=Shares("Gini", *map(_compute_gini, descending_counts)),
+        curve=[take_top(f"{share:.1%}".replace(".0%", "%"), share) for share in CURVE],
+        top=take_top("Top", TOP),
+        gini=Shares("Gini", _compute_gini(interactions), _compute_gini(lists)),
     )
 
 
+def _share_of_first(counts: npt.NDArray[np.int64], number: int) -> float:
+    return float(counts[:number].sum() / max(1, counts.sum()))
+
+
 def _compute_gini(descending: npt.NDArray[np.int64]) -> float:
-    size, total = len(descending), descending.sum()
+    """The Gini coefficient of counts in descending order."""
+    size = len(descending)
+    total = descending.sum()
     weights = size + 1 - 2 * np.arange(1, size + 1)
     return float(weights @ descending / (size * total)) if total else 0.0
 
 
 def _join_items(tables: RunTables, counts: ReportCounts) -> pl.DataFrame:
-    """item, interactions, lists, popularity: a row for each item of the catalogue."""
+    """A row for each item of the catalogue, the most popular first.
+
+    The columns are item, interactions, lists and popularity, the rank from 1.
+    """
     items = counts.items.join(counts.lists, on="item", how="full", coalesce=True)
     if tables.items is not None:
         declared_items = tables.items.select(item=ITEM_ID).unique()
@@ -292,6 +312,7 @@ def _join_items(tables: RunTables, counts: ReportCounts) -> pl.DataFrame:
 
 
 def _compute_shares(items: pl.DataFrame, label: str, group: pl.Expr) -> Shares:
+    """The shares of the items for which the expression holds."""
     shares = items.select(
         pl.col(column).filter(group).sum() / pl.max_horizontal(pl.col(column).sum(), 1)
         for column in ("interactions", "lists")
@@ -300,7 +321,7 @@ def _compute_shares(items: pl.DataFrame, label: str, group: pl.Expr) -> Shares:
 
 
 def _count_values(items: pl.DataFrame, tables: RunTables, category: str) -> list[Shares]:
-    """The most frequent values of a category; an item with several values counts for each."""
+    """The most frequent values of a category. An item with several values counts for each."""
     if tables.items is None:
         return []
     totals = [max(1, items.get_column(name).sum()) for name in ("interactions", "lists")]
