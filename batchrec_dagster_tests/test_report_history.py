@@ -7,7 +7,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from batchrec_dagster.reporting.facts import CheckRecord, read_check_records, read_trainings
+from batchrec_dagster.reporting.run_records import CheckRecord, read_check_records, read_trainings
 
 ASSET = dg.AssetKey(["shop", "solution_version"])
 

@@ -20,17 +20,11 @@ from batchrec_dagster.personalize.evidence import Evidence, MetricEstimate
 from batchrec_dagster.reporting import people
 from batchrec_dagster.reporting.changes import build_changes_section
 from batchrec_dagster.reporting.editions import DataFacts, RunInputs, compare_editions
-from batchrec_dagster.reporting.facts import (
-    CheckRecord,
-    Facts,
-    ReportedRun,
-    TrainingRecord,
-    combine_facts,
-    count_tallies,
-)
+from batchrec_dagster.reporting.facts import Facts, ReportedRun, combine_facts, count_tallies
 from batchrec_dagster.reporting.outcomes import build_outcomes_section
 from batchrec_dagster.reporting.page import encode_json_for_html, render_page
 from batchrec_dagster.reporting.published import RunTables
+from batchrec_dagster.reporting.run_records import CheckRecord, TrainingRecord
 from batchrec_dagster.storage.published_table import Edition
 from batchrec_dagster_tests.support import WCAG
 from batchrec_dagster_tests.test_report import Reader

@@ -29,13 +29,12 @@ from batchrec_dagster.reporting.facts import (
     Tallies,
     combine_facts,
     count_tallies,
-    read_check_records,
-    read_trainings,
 )
 from batchrec_dagster.reporting.history import EditionHistory, describe_previous_edition
 from batchrec_dagster.reporting.outcomes import build_outcomes_section
 from batchrec_dagster.reporting.page import render_page
 from batchrec_dagster.reporting.published import RunTables
+from batchrec_dagster.reporting.run_records import read_check_records, read_trainings
 from batchrec_dagster.steps.items import has_titles, list_categories, list_optional_tables
 from batchrec_dagster.steps.outcomes import estimate_outcomes, read_sums
 from batchrec_dagster.steps.work import Work

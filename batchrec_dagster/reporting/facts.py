@@ -1,21 +1,20 @@
-"""The content of the report as numbers and text; `page` lays it out."""
+"""The content of the report as numbers and text. `page` lays it out."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from typing import Annotated, Any
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated
 
-import dagster as dg
 import polars as pl
 from pydantic import PlainSerializer, PlainValidator
 
 from batchrec_dagster.personalize.evidence import ALL, NDCG, Evidence
 from batchrec_dagster.reporting.editions import DataFacts, Drift, EditionDiff
-from batchrec_dagster.reporting.markdown import unescape
 from batchrec_dagster.reporting.people import MOST_PEOPLE, People, collect_people
 from batchrec_dagster.reporting.published import RunTables
+from batchrec_dagster.reporting.run_records import CheckRecord, TrainingRecord
 from batchrec_dagster.reporting.sections import ReportSection
 from batchrec_dagster.reporting.statistics import (
     Audience,
@@ -32,124 +31,73 @@ from batchrec_dagster.reporting.verdict import (
     judge_edition,
 )
 
+# The check of the lists' lengths.
 LISTS_FULL = "lists_full"
-MOST_TRAININGS = 20
-# Materializations to read: most of them reuse a model that an earlier one trained.
-MOST_MATERIALIZATIONS = 200
-
-
-@dataclass(frozen=True)
-class TrainingRecord:
-    """A solution version as Dagster remembers it.
-
-    made: when it first appeared; metrics: by their names in the UI (ndcg_at_25, precision_at_10,
-    mrr_at_25, coverage; with the prefix popularity_, those of popularity); interactions: the
-    pipeline's settings of that name.
-    """
-
-    arn: str
-    made: datetime
-    recipe: str
-    metrics: dict[str, float]
-    interactions: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class CheckRecord:
-    """The newest result of an asset check."""
-
-    asset: str
-    check: str
-    passed: bool
-    message: str
-
-
-def read_trainings(instance: dg.DagsterInstance, key: dg.AssetKey) -> list[TrainingRecord]:
-    """The newest solution versions, each once, oldest first."""
-    trainings_by_arn: dict[str, TrainingRecord] = {}
-    # Newest first, so that the oldest materialization of each remains.
-    for record in instance.fetch_materializations(key, limit=MOST_MATERIALIZATIONS).records:
-        if record.asset_materialization is None:
-            continue
-        metadata: dict[str, Any] = {
-            name: value.value for name, value in record.asset_materialization.metadata.items()
-        }
-        arn = str(metadata.get("solution_version_arn", ""))
-        numbers = {k: float(v) for k, v in metadata.items() if isinstance(v, (int, float))}
-        trainings_by_arn[arn] = TrainingRecord(
-            arn,
-            datetime.fromtimestamp(record.timestamp, UTC),
-            str(metadata.get("recipe", "")),
-            numbers,
-            metadata.get("interactions", {}),
-        )
-    return sorted(trainings_by_arn.values(), key=lambda training: training.made)[-MOST_TRAININGS:]
-
-
-def read_check_records(
-    instance: dg.DagsterInstance, checks: Sequence[dg.AssetCheckKey]
-) -> list[CheckRecord]:
-    """The newest result of each check that has run."""
-    records = []
-    for key in checks:
-        record = instance.get_latest_asset_check_evaluation_record(key)
-        evaluation = record.evaluation if record else None
-        # A check planned in a run under way has no evaluation yet.
-        if isinstance(evaluation, dg.AssetCheckEvaluation):
-            asset, message = key.asset_key.path[-1], unescape(evaluation.description or "")
-            records.append(CheckRecord(asset, key.name, evaluation.passed, message))
-    return records
 
 
 @dataclass(frozen=True)
 class ReportedRun:
-    """What the report says about a run, apart from its tables.
-
-    metrics, popularity: of the model and of recommending the most popular items, by Personalize's
-    names; trainings: the models so far, oldest first, this one last; checks: the newest results;
-    earlier_data: whether the lists were made from earlier data than the interactions, as after a
-    rollback; trained: when the model was trained, if on earlier data than the lists'; engine: what
-    trained and measured the model, in words; evidence: how sure the metrics are, where known;
-    edition: its number; before, unchanged, full: see VerdictFacts; requested: the users whom lists
-    were made for, None if unknown.
-    """
+    """What the report says about a run, apart from its tables."""
 
     pipeline: str
     description: str | None
     source: str
+    """The source of the ratings, without secrets."""
     recipe: str
     made: datetime
+    """When the report was made."""
     solution_version: str
+    """The ARN of the model."""
     metrics: Mapping[str, float]
+    """The model's metrics, by Personalize's names."""
     popularity: Mapping[str, float]
+    """The metrics of recommending the most popular items, by the same names."""
     trainings: Sequence[TrainingRecord] = ()
+    """The models so far, oldest first. The last is this run's."""
     checks: Sequence[CheckRecord] = ()
+    """The newest results of the checks."""
     earlier_data: bool = False
+    """Whether the lists were made from earlier data than the interactions, as after a rollback."""
     trained: datetime | None = None
+    """When the model was trained, if that was on earlier data than those of the lists."""
     engine: str = "an unknown engine"
+    """What trained and measured the model, in words."""
     evidence: Sequence[Evidence] = ()
+    """How sure the metrics are; empty if that is not known."""
     edition: int = 0
+    """The number of the published edition."""
     before: PreviousEdition | None = None
+    """The edition before; None if none is kept."""
     unchanged: str | None = None
+    """Which edition is still published, if this run published none."""
     full: int | None = None
+    """Users whose list has all its items; None if unknown."""
     requested: int | None = None
+    """Users whom lists were made for; None if unknown."""
 
     @property
     def tested(self) -> Evidence | None:
-        """The evidence over all tested users."""
-        return next((one for one in self.evidence if one.group == ALL), None)
+        """The evidence over all tested users; None if there is none."""
+        for evidence in self.evidence:
+            if evidence.group == ALL:
+                return evidence
+        return None
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A user segment: the item or value it is for, its number of users, the ids of the best."""
+    """A segment of users."""
 
     name: str
+    """The item or the value that the users are likely to be interested in."""
     title: str | None
     users: int
+    """How many users it has."""
     first: list[str]
+    """The ids of the most likely users."""
 
 
+# A column of ids that pydantic reads and writes as a list.
 Ids = Annotated[
     pl.Series,
     PlainValidator(lambda ids: pl.Series(ids, dtype=pl.String)),
@@ -159,48 +107,52 @@ Ids = Annotated[
 
 @dataclass(frozen=True)
 class Tallies:
-    """What follows from the tables alone. item_ids: of the interactions, sorted."""
+    """What follows from the tables alone."""
 
     data: DataFacts
     audience: Audience
     catalogue: Catalogue
     people: People
     item_ids: Ids
+    """The ids of the items in the interactions, sorted."""
     segments: list[Segment]
 
 
 @dataclass(frozen=True)
 class Facts(Tallies):
-    """The whole report.
-
-    drift: since the last run with other data; changes: since the edition before; sections: more of
-    them, which stand before the users.
-    """
+    """The whole report."""
 
     run: ReportedRun
     drift: Drift | None = None
+    """What changed in the data since the last run with different data."""
     changes: EditionDiff | None = None
+    """What changed since the edition before."""
     sections: Sequence[ReportSection] = ()
+    """Further sections, which the page shows before the users."""
 
     @property
     def provenance(self) -> Provenance:
+        """What made the lists, and from which data."""
         tested = self.run.tested
         return Provenance(
-            self.run.engine,
-            self.run.source,
-            self.data.first,
-            self.data.last,
-            tested.users if tested else None,
+            engine=self.run.engine,
+            source=self.run.source,
+            first=self.data.first,
+            last=self.data.last,
+            tested=tested.users if tested else None,
         )
 
     @property
     def requested(self) -> int:
-        """Users who should get one of these lists. After a rollback there may be newer users."""
+        """Users whom the published lists were made for.
+
+        After a rollback these are not the users who were requested last.
+        """
         return self.audience.requested if self.run.requested is None else self.run.requested
 
     @property
     def warnings(self) -> list[str]:
-        """The checks that warn, in sentences; empty when none does."""
+        """A sentence for each check that warns."""
         return [
             f"The check {check.check} of {check.asset} warns: {check.message.rstrip('.')}."
             for check in self.run.checks
@@ -214,7 +166,9 @@ class Facts(Tallies):
 
     @property
     def verdict_facts(self) -> VerdictFacts:
-        run, top = self.run, self.catalogue.exposure.top
+        """What the verdict is made from."""
+        run = self.run
+        top = self.catalogue.exposure.top
         return VerdictFacts(
             ndcg=run.metrics.get(NDCG, 0.0),
             popular=run.popularity.get(NDCG),
@@ -227,19 +181,23 @@ class Facts(Tallies):
             top_histories=top.interactions,
             heaviest=self.audience.heaviest,
             drift=self.drift.large_changes if self.drift and not run.unchanged else (),
-            # That lists are short is said with numbers.
-            checks=[c.check for c in run.checks if not c.passed and c.check != LISTS_FULL],
+            # The verdict says with numbers that lists are short.
+            checks=[
+                record.check
+                for record in run.checks
+                if not record.passed and record.check != LISTS_FULL
+            ],
             unchanged=run.unchanged,
         )
 
 
 def combine_facts(run: ReportedRun, tallies: Tallies) -> Facts:
-    """Everything in the report but what compares it with earlier ones."""
+    """The report without the comparison with earlier ones."""
     return Facts(run=run, **vars(tallies))
 
 
 def count_tallies(tables: RunTables, most_people: int = MOST_PEOPLE) -> Tallies:
-    """Count everything in the report, with at most `most_people` users to look up."""
+    """The tallies of the tables, with at most `most_people` users to look up."""
     counts = count_tables(tables)
     return Tallies(
         data=counts.data,
