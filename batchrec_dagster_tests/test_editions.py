@@ -12,10 +12,9 @@ import pytest
 
 from batchrec_dagster.personalize.evidence import NDCG
 from batchrec_dagster.reporting.changes import build_changes_section, format_diff
+from batchrec_dagster.reporting.drift import DataFacts, RunInputs
 from batchrec_dagster.reporting.editions import (
-    DataFacts,
     EditionDiff,
-    RunInputs,
     SettingChange,
     compare_editions,
     explain_incomparability,

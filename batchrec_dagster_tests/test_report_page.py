@@ -19,7 +19,8 @@ from batchrec_dagster.outcomes.outcome import Outcome, Rate
 from batchrec_dagster.personalize.evidence import Evidence, MetricEstimate
 from batchrec_dagster.reporting import people
 from batchrec_dagster.reporting.changes import build_changes_section
-from batchrec_dagster.reporting.editions import DataFacts, RunInputs, compare_editions
+from batchrec_dagster.reporting.drift import DataFacts, RunInputs
+from batchrec_dagster.reporting.editions import compare_editions
 from batchrec_dagster.reporting.facts import Facts, ReportedRun, combine_facts, count_tallies
 from batchrec_dagster.reporting.outcomes import build_outcomes_section
 from batchrec_dagster.reporting.page import encode_json_for_html, render_page

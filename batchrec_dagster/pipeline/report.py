@@ -20,7 +20,7 @@ from batchrec_dagster.personalize.batch_files import USER_FIELD
 from batchrec_dagster.personalize.evidence import Evidence
 from batchrec_dagster.personalize.schemas import scan_interactions
 from batchrec_dagster.reporting.changes import build_changes_section
-from batchrec_dagster.reporting.editions import RunInputs
+from batchrec_dagster.reporting.drift import RunInputs
 from batchrec_dagster.reporting.experiment import describe_result
 from batchrec_dagster.reporting.facts import (
     LISTS_FULL,

@@ -8,8 +8,8 @@ from typing import Any
 from markupsafe import Markup
 
 from batchrec_dagster.reporting import terminal
+from batchrec_dagster.reporting.drift import Drift
 from batchrec_dagster.reporting.editions import (
-    Drift,
     EditionDiff,
     ItemShift,
     SettingChange,

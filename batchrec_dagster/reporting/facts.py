@@ -11,7 +11,8 @@ import polars as pl
 from pydantic import PlainSerializer, PlainValidator
 
 from batchrec_dagster.personalize.evidence import ALL, NDCG, Evidence
-from batchrec_dagster.reporting.editions import DataFacts, Drift, EditionDiff
+from batchrec_dagster.reporting.drift import DataFacts, Drift
+from batchrec_dagster.reporting.editions import EditionDiff
 from batchrec_dagster.reporting.people import MOST_PEOPLE, People, collect_people
 from batchrec_dagster.reporting.published import RunTables
 from batchrec_dagster.reporting.run_records import CheckRecord, TrainingRecord

@@ -12,10 +12,9 @@ from typing import Any
 import polars as pl
 import pyarrow.parquet as pq
 
+from batchrec_dagster.reporting.drift import DataFacts, RunInputs
 from batchrec_dagster.reporting.editions import (
-    DataFacts,
     EditionDiff,
-    RunInputs,
     compare_editions,
     explain_incomparability,
     read_ndcg,

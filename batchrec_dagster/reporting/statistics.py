@@ -21,7 +21,7 @@ from batchrec_dagster.personalize.schemas import (
     VALUE_SEPARATOR,
 )
 from batchrec_dagster.preparation.layout import CONSTANT_TIME
-from batchrec_dagster.reporting.editions import DataFacts
+from batchrec_dagster.reporting.drift import DataFacts
 from batchrec_dagster.reporting.published import RunTables
 
 
