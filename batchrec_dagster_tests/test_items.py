@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ import pytest
 from batchrec_dagster.config.items import ItemColumns
 from batchrec_dagster.deployment.io_managers import ItemsCsvIOManager
 from batchrec_dagster.local_personalize.api.client import embedded_client
-from batchrec_dagster.preparation.items import ItemsFile, ItemsLayout
+from batchrec_dagster.preparation.items import ItemsLayout, parse_items
 from batchrec_dagster.preparation.layout import PreparationError
+from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.sources.movielens import KNOWN_ITEMS
 from batchrec_dagster.samples import generator
 from batchrec_dagster.storage.object_store import ObjectStore
@@ -207,7 +209,7 @@ def test_titles_alone_are_no_data_set_of_personalizes(
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        ("90,A,B,1999", "line 82: not the 5 fields of line 1: '90,A,B,1999'"),
+        ("90,A,B,1999", "line 82: fewer than the 5 fields of line 1: '90,A,B,1999'"),
         (" ,A,B,1999,0", "line 82: no item"),
         ("NULL,A,B,1999,0", "line 82: an id that means no value (ratings.null_values)"),
         ("9,A,B,1999,0", "line 82: the item stands in an earlier row"),
@@ -221,7 +223,7 @@ def test_titles_alone_are_no_data_set_of_personalizes(
 )
 def test_an_unreadable_row_is_reported_or_dropped(tmp_path: Path, row: str, said: str) -> None:
     path = write_items(tmp_path / "items.csv", row)
-    read = ItemsFile(path, "items.csv", LAYOUT).read()
+    read = parse_items(RawFile(path, "items.csv"), LAYOUT)
     assert read.rows == 81
     assert read.bad.total == 1
     assert said in read.bad.examples[0]
@@ -249,7 +251,7 @@ def test_cells_become_what_personalize_takes(tmp_path: Path) -> None:
         "ü,,,1e3,981072000123\n"
         "3, C ,;;,-1.5,981072000\n"
     )
-    read = ItemsFile(path, "items.csv", LAYOUT).read()
+    read = parse_items(RawFile(path, "items.csv"), LAYOUT)
     assert read.bad.total == 0
     assert read.metadata.rows() == [
         ("007", 981_154_800, "Crime|War", None),
@@ -267,7 +269,7 @@ def test_pictures_and_pages_are_addresses_next_to_the_title(tmp_path: Path) -> N
         "2,Two,javascript:alert(1),\n"
     )
     columns = ItemColumns(item="id", title="name", image="picture", link="page")
-    read = ItemsFile(file, "items.csv", replace(columns.layout, delimiter=",")).read()
+    read = parse_items(RawFile(file, "items.csv"), replace(columns.layout, delimiter=","))
     assert read.titles.rows() == [
         ("1", "One", "https://a.example/1.jpg", "http://a.example/1"),
         ("2", "Two", None, None),
@@ -283,7 +285,7 @@ def test_the_delimiter_is_found_by_the_declared_columns(tmp_path: Path, by: str)
     path = tmp_path / "items.csv"
     for wanted in (layout, replace(layout, delimiter=by)):
         path.write_text(f"price{by}id{by}full title\n2.5{by}a{by}A\n")
-        read = ItemsFile(path, "items.csv", wanted).read()
+        read = parse_items(RawFile(path, "items.csv"), wanted)
         assert read.metadata.rows() == [("a", 2.5)]
         assert read.titles.rows() == [("a", "A")]
 
@@ -292,10 +294,10 @@ def test_a_comma_may_stand_for_the_point_in_numbers(tmp_path: Path) -> None:
     layout = ItemsLayout(";", item="id", numbers={"PRICE": "price"}, decimal=",")
     path = tmp_path / "items.csv"
     path.write_text("id;price\na;2,5\nb;1.234,5\nc;2.5\nd;\n")
-    read = ItemsFile(path, "items.csv", layout).read()
+    read = parse_items(RawFile(path, "items.csv"), layout)
     assert read.metadata.rows() == [("a", 2.5), ("d", None)]
     assert read.bad.counts == {"PRICE is not a number": 2}
-    read = ItemsFile(path, "items.csv", replace(layout, decimal=".")).read()
+    read = parse_items(RawFile(path, "items.csv"), replace(layout, decimal="."))
     assert read.metadata.rows() == [("c", 2.5), ("d", None)]
     assert read.bad.counts == {'PRICE is not a number (items.decimal: ",")': 2}
 
@@ -304,7 +306,7 @@ def test_a_nul_is_text_in_a_title_and_in_no_id(tmp_path: Path) -> None:
     layout = ItemsLayout(",", item="id", title="title", categories={"KIND": "kind"})
     path = tmp_path / "items.csv"
     path.write_bytes(b'id,title,kind\n1,A\0B,x\0y\n2\0,C,x\n"3\n",D,x\n')
-    read = ItemsFile(path, "items.csv", layout).read()
+    read = parse_items(RawFile(path, "items.csv"), layout)
     assert read.titles.rows() == [("1", "A\ufffdB")]
     assert read.metadata.rows() == [("1", "x\ufffdy")]
     assert read.bad.counts == {"an id with a line break or a NUL in it": 2}
@@ -315,10 +317,56 @@ def test_letters_of_either_encoding_are_read(tmp_path: Path) -> None:
     path = tmp_path / "movies.dat"
     for encoding in ("utf-8", "utf-8-sig", "cp1252"):
         path.write_bytes('1::"Amélie"\r\n2::€15\u2019s\r\n'.encode(encoding))
-        read = ItemsFile(path, "movies.dat", layout).read()
+        read = parse_items(RawFile(path, "movies.dat"), layout)
         assert read.titles.rows() == [("1", '"Amélie"'), ("2", "€15\u2019s")]
     path.write_bytes(gzip.compress(path.read_bytes()))
-    assert ItemsFile(path, "movies.dat", layout).read().titles.row(0) == ("1", '"Amélie"')
+    assert parse_items(RawFile(path, "movies.dat"), layout).titles.row(0) == ("1", '"Amélie"')
+
+
+def test_a_quote_is_text_in_a_file_without_quoted_fields(tmp_path: Path) -> None:
+    layout = ItemsLayout(None, item="id", title="title")
+    path = tmp_path / "items.csv"
+    path.write_text('id;title\n1;27" monitor\n2;The "Big" one\n')
+    read = parse_items(RawFile(path, "items.csv"), layout)
+    assert read.titles.rows() == [("1", '27" monitor'), ("2", 'The "Big" one')]
+    path.write_text('id;title\n1;"A; B"\n2;27" monitor\n')
+    with pytest.raises(PreparationError, match="line 3: there is a single") as error:
+        parse_items(RawFile(path, "items.csv"), layout)
+    assert str(error.value).endswith('Write "" for each quote inside a quoted field')
+
+
+def test_a_line_break_in_the_first_row_is_read_without_a_header(tmp_path: Path) -> None:
+    path = tmp_path / "items.csv"
+    path.write_text('"Two\nlines";1\nOne;2\n"x\ny"\n')
+    read = parse_items(RawFile(path, "items.csv"), ItemsLayout(None, item=2, title=1))
+    assert read.titles.rows() == [("1", "Two\nlines"), ("2", "One")]
+    (example,) = read.bad.examples
+    assert example == "items.csv, line 4: fewer than the 2 fields of line 1: 'x\\ny'"
+
+
+def test_lists_are_several_values_of_a_category(tmp_path: Path) -> None:
+    layout = ItemsLayout(None, item="id", categories={"GENRES": "genres"}, created="on")
+    path = tmp_path / "items"
+    rows = [
+        {"id": 1, "genres": ["War", " Crime ", None], "on": "2001-02-03"},
+        {"id": 2, "genres": [], "on": "2001-02-03"},
+        {"id": 3, "genres": None, "on": "2001-02-03"},
+    ]
+    wanted = [("1", 981_158_400, "War|Crime"), ("2", 981_158_400, None), ("3", 981_158_400, None)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert parse_items(RawFile(path, "items"), layout).metadata.rows() == wanted
+    pl.DataFrame(rows).with_columns(pl.col("on").str.to_date()).write_parquet(path)
+    assert parse_items(RawFile(path, "items"), layout).metadata.rows() == wanted
+    path.write_text('{"id": 1, "genres": {"name": "War"}, "on": "2001-02-03"}\n[1]\n')
+    read = parse_items(RawFile(path, "items"), layout)
+    assert read.bad.counts == {
+        "genres is an object, or a list that is not of values": 1,
+        "not a JSON object": 1,
+    }
+    assert read.bad.examples[1] == "items, line 2: not a JSON object: '[1]'"
+    pl.DataFrame({"id": [1.5], "genres": ["War"], "on": [0]}).write_parquet(path)
+    with pytest.raises(PreparationError, match=r"'id' \(items.columns.item\) is of type Float64"):
+        parse_items(RawFile(path, "items"), layout)
 
 
 @pytest.mark.parametrize(
@@ -339,18 +387,18 @@ def test_an_unreadable_file_is_reported(tmp_path: Path, text: str, said: str) ->
     path = tmp_path / "items.csv"
     path.write_text(text)
     with pytest.raises(PreparationError) as error:
-        ItemsFile(path, "items.csv", LAYOUT).read()
+        parse_items(RawFile(path, "items.csv"), LAYOUT)
     assert said in str(error.value)
 
 
 def test_the_known_files_are_read_as_known(tmp_path: Path) -> None:
     path = tmp_path / "movies.dat"
     path.write_bytes(generator.FILES["movies.dat"]())
-    read = ItemsFile(path, "movies.dat", KNOWN_ITEMS["sample://hetrec/movies.dat"]).read()
+    read = parse_items(RawFile(path, "movies.dat"), KNOWN_ITEMS["sample://hetrec/movies.dat"])
     assert read.bad.total == 0
     assert read.metadata.height == 10_109
     small = real_data("ml-latest-small") / "movies.csv"
-    read = ItemsFile(small, "m", KNOWN_ITEMS["movielens://ml-latest-small/movies.csv"]).read()
+    read = parse_items(RawFile(small, "m"), KNOWN_ITEMS["movielens://ml-latest-small/movies.csv"])
     assert (read.rows, read.bad.total) == (9_742, 0)
     assert read.titles.row(0) == ("1", "Toy Story (1995)")
     assert read.metadata.row(0) == ("1", "Adventure|Animation|Children|Comedy|Fantasy")

@@ -16,7 +16,7 @@ import polars as pl
 import pytest
 import xlsxwriter
 
-from batchrec_dagster.preparation.items import ItemsFile, ItemsLayout
+from batchrec_dagster.preparation.items import ItemsLayout, parse_items
 from batchrec_dagster.preparation.layout import PreparationError
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.polars.prepare import opened
@@ -123,7 +123,7 @@ def test_items_may_be_in_them_too(tmp_path: Path, kind: str) -> None:
     else:
         (frame.write_ipc if kind == "Feather" else frame.write_parquet)(path)
     layout = ItemsLayout(None, "sku", title="name", numbers={"PRICE": "price"})
-    read = ItemsFile(path, "items", layout).read()
+    read = parse_items(RawFile(path, "items"), layout)
     assert read.titles.rows() == [("007", "Größe")]
     assert read.metadata.rows() == [("007", 2.5)]
     place = {"Excel": "row 3", "JSON array": "element 2", "JSON Lines": "line 2"}.get(kind, "row 2")

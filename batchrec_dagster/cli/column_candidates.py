@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -14,7 +14,13 @@ import polars as pl
 from batchrec_dagster.preparation.confined.reader import ConfinedReader
 from batchrec_dagster.preparation.csv_form import names_columns
 from batchrec_dagster.preparation.file_sample import FileSample
-from batchrec_dagster.preparation.layout import EPOCH_UNITS, ISO8601, Column, PreparationError
+from batchrec_dagster.preparation.layout import (
+    EPOCH_UNITS,
+    ISO8601,
+    QUOTES_FIX,
+    Column,
+    PreparationError,
+)
 from batchrec_dagster.preparation.polars import times
 from batchrec_dagster.preparation.polars.csv_table import CsvTable
 from batchrec_dagster.preparation.polars.decoding import OpenedFile, RawFile, open_file
@@ -38,12 +44,21 @@ class UnknownColumnsError(click.UsageError):
 
 
 @contextmanager
-def open_sample(files: Sequence[RawFile], reading: ReadSettings) -> Iterator[FileSample]:
+def open_sample(
+    files: Sequence[RawFile],
+    reading: ReadSettings,
+    recognise: Callable[
+        [OpenedFile, ReadSettings], CsvTable | JsonTable | ParquetTable
+    ] = recognise_table,
+    quotes_fix: str = QUOTES_FIX,
+) -> Iterator[FileSample]:
     """The first rows of the first file that is not empty, read as a run reads them.
 
     reading: what is given of how to read the file. If no column is, a CSV file whose line 1 does
     not name the columns is taken for one without a header; a run refuses it, and asks for its
     columns by position.
+    recognise: how a run recognises the file.
+    quotes_fix: what to do about quotes that are not as they have to be.
 
     Raises PreparationError, also if two columns have the same name.
     """
@@ -51,27 +66,20 @@ def open_sample(files: Sequence[RawFile], reading: ReadSettings) -> Iterator[Fil
         for file in files:
             opened = open_file(file, reading.encoding, folder, reader)
             if opened.size:
-                yield FileSample(_recognise_table(opened, reading))
+                table = recognise(opened, reading)
+                if isinstance(table, CsvTable):
+                    table = _recognise_header(table, reading)
+                yield FileSample(table, quotes_fix)
                 return
     raise PreparationError(f"{files[0].name} is empty")
 
 
-def _recognise_table(
-    opened: OpenedFile, reading: ReadSettings
-) -> CsvTable | JsonTable | ParquetTable:
-    table = recognise_table(
-        opened,
-        reading.columns,
-        form=reading.format,
-        delimiter=reading.delimiter,
-        quoted=reading.quoted,
-    )
-    if isinstance(table, CsvTable):
-        if not reading.columns and not names_columns(table.columns):
-            table = replace(table, has_header=False)
-        names = [name for name in table.columns if name]
-        if len(set(names)) < len(names):
-            raise PreparationError(f"{opened.name}: two columns have the same name. Rename one")
+def _recognise_header(table: CsvTable, reading: ReadSettings) -> CsvTable:
+    if not reading.columns and not names_columns(table.columns):
+        table = replace(table, has_header=False)
+    names = [name for name in table.columns if name]
+    if len(set(names)) < len(names):
+        raise PreparationError(f"{table.opened.name}: two columns have the same name. Rename one")
     return table
 
 

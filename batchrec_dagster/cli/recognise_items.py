@@ -19,7 +19,12 @@ from batchrec_dagster.cli.recognise import (
 )
 from batchrec_dagster.personalize.schemas import VALUE_SEPARATOR, make_field_name
 from batchrec_dagster.preparation.file_sample import FileSample
-from batchrec_dagster.preparation.items import ItemsFile, ItemsLayout
+from batchrec_dagster.preparation.items import (
+    QUOTES_FIX,
+    ItemsLayout,
+    open_items_table,
+    parse_items,
+)
 from batchrec_dagster.preparation.layout import Column, matching, recognise
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.recognition import ReadSettings
@@ -58,7 +63,7 @@ def recognise_items(
         delimiter = declared_delimiter(layout.delimiter, layout.item)
         settings |= {"delimiter": delimiter, "decimal": layout.decimal}
         settings |= {"columns": declared(columns), "separator": layout.separator}
-    read = ItemsFile(file.path, file.name, layout).read()
+    read = parse_items(file, layout)
     items, rated = read.titles.get_column("item_id"), ratings.items
     warnings = []
     if bad := read.bad.total:
@@ -77,7 +82,8 @@ def recognise_items(
 def _items_layout(
     file: RawFile, asked: Mapping[str, Column], delimiter: str | None, ratings: RecognisedSource
 ) -> ItemsLayout:
-    with open_sample([file], ReadSettings(delimiter=delimiter, columns=asked)) as sample:
+    reading = ReadSettings(delimiter=delimiter, columns=asked)
+    with open_sample([file], reading, open_items_table, QUOTES_FIX) as sample:
         return _recognise_items_layout(sample, asked, ratings)
 
 

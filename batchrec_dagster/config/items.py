@@ -104,8 +104,8 @@ class ItemSettings(SourceSettings):
     delimiter: str | None = Field(
         default=None,
         description="The field separator: one character, or `::`. Default: the known source's, or"
-        " the one with which the header has the declared columns, or a comma. With a comma or a"
-        " semicolon, fields may be in double quotes.",
+        " the one that the declared columns and the first lines show. With a comma or a semicolon,"
+        " fields may be in double quotes.",
         examples=[",", "\t", "::"],
     )
     decimal: Decimal = Field(default=".", description="The decimal separator: `,` for 4,5.")

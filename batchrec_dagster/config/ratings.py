@@ -156,7 +156,7 @@ class RatingsSettings(SourceSettings):
     delimiter: str | None = Field(
         default=None,
         description="The field separator: one character, or `::`. Default: the known source's, or"
-        " the one with which the header has the declared or known columns, or a comma.",
+        " the one that the declared columns and the first lines show.",
         examples=[",", "\t", "::"],
     )
     quotes: bool = Field(

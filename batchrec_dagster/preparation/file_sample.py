@@ -11,7 +11,13 @@ from functools import cached_property
 
 import polars as pl
 
-from batchrec_dagster.preparation.layout import Column, Decimal, Format, PreparationError
+from batchrec_dagster.preparation.layout import (
+    QUOTES_FIX,
+    Column,
+    Decimal,
+    Format,
+    PreparationError,
+)
 from batchrec_dagster.preparation.polars.cells import swap_comma_and_point
 from batchrec_dagster.preparation.polars.csv_table import CsvTable
 from batchrec_dagster.preparation.polars.json_table import JsonTable
@@ -25,9 +31,14 @@ _BLANKS = " \t"
 @dataclass(frozen=True)
 class FileSample:
     """The first rows of a file. Its properties and methods raise PreparationError where the file
-    cannot be read."""
+    cannot be read.
+
+    table: the file.
+    quotes_fix: what to do about quotes in CSV that are not as they have to be.
+    """
 
     table: CsvTable | JsonTable | ParquetTable
+    quotes_fix: str = QUOTES_FIX
 
     @property
     def name(self) -> str:
@@ -131,7 +142,7 @@ class FileSample:
         try:
             return table.cells(wanted).head(SAMPLED_ROWS).select(*wanted).collect()
         except pl.exceptions.PolarsError as error:
-            quotes = table.misquoted() if isinstance(table, CsvTable) else None
+            quotes = table.misquoted(self.quotes_fix) if isinstance(table, CsvTable) else None
             reason = str(error).partition("\n")[0]
             message = quotes or f"{self.name} cannot be read: {reason}"
             raise PreparationError(message) from error

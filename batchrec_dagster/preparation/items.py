@@ -1,28 +1,21 @@
-"""Items file -> the items' metadata for Personalize, and their titles.
+"""A file of items -> what Personalize learns of them, and the titles that people read.
 
-A catalogue is small compared with its ratings: it is read row by row, CSV with Python's csv module,
-and Parquet as if its cells were text.
+The file is read by the same readers as ratings, a part of the rows at a time.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from functools import cached_property
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import polars as pl
 
 from batchrec_dagster.personalize import schemas
 from batchrec_dagster.preparation.confined.reader import ConfinedReader
 from batchrec_dagster.preparation.layout import (
+    ISO8601,
     NULL_ID,
     NULL_VALUES,
     Column,
@@ -30,67 +23,86 @@ from batchrec_dagster.preparation.layout import (
     Encoding,
     PreparationError,
     locate,
-    split_line,
 )
-from batchrec_dagster.preparation.polars.cells import SHOWN
-from batchrec_dagster.preparation.polars.csv_table import DELIMITERS, check_width
+from batchrec_dagster.preparation.polars import times
+from batchrec_dagster.preparation.polars.cells import (
+    FLAW,
+    ROW,
+    SHOWN,
+    TEXT,
+    swap_comma_and_point,
+)
+from batchrec_dagster.preparation.polars.csv_table import CsvTable
 from batchrec_dagster.preparation.polars.decoding import OpenedFile, RawFile, open_file
-from batchrec_dagster.preparation.polars.tables import damaged
+from batchrec_dagster.preparation.polars.json_table import JsonTable
+from batchrec_dagster.preparation.polars.rows import (
+    EXAMPLES,
+    PROBLEM,
+    Cells,
+    Reason,
+    first_reason,
+    typed,
+)
+from batchrec_dagster.preparation.polars.tables import ParquetTable
+from batchrec_dagster.preparation.recognition import ReadSettings, recognise_table
 from batchrec_dagster.preparation.rules import BadRows
 from batchrec_dagster.storage.durable import temporary_folder
 
-EXAMPLES = 5
-
-# As seconds this is the year 5138, as milliseconds 1973: see the timestamps of ratings.
-FIRST_MILLISECOND = 10**11
-
-# Missing values: an empty field, and what databases write for NULL.
+# Missing values: an empty cell, and what databases write for NULL.
 NOTHING = ("", "\\N")
 # In files of other delimiters a quote is a part of the text.
 QUOTED = (",", ";")
-_SWAPPED = str.maketrans(",.", ".,")
+QUOTES_FIX = 'Write "" for each quote inside a quoted field'
+NOT_A_TIME = (
+    "the creation time is neither whole epoch seconds or milliseconds nor a date such as 2026-05-01"
+)
+# The column of a parsed row with the values of its fields.
+VALUES = "values"
+DUPLICATE = "the item stands in an earlier row"
 
 
 @dataclass(frozen=True)
 class ItemsLayout:
-    """Which field of a line holds what: by its name in the header, or by position, from 1.
+    """Which column of a file of items holds what: by its name, or by its position, from 1.
 
-    `categories` and `numbers` are by their field's name in Personalize; `separator` stands between
-    the values of a category. `encoding` and `decimal` as in the layout of ratings. `delimiter`
-    None: the one by which the header has the columns, or a comma.
+    `encoding`, `decimal` and `null_values` are as in the layout of ratings.
     """
 
     delimiter: str | None
+    """What separates the fields of CSV; None, if it is to be recognised."""
     item: Column
     title: Column | None = None
     image: Column | None = None
+    """The column with the address of a picture."""
     link: Column | None = None
+    """The column with the address of the item's page."""
     created: Column | None = None
+    """The column with the time when the item came out."""
     categories: Mapping[str, Column] = field(default_factory=dict)
+    """The columns of text for Personalize, by their field's name there."""
     numbers: Mapping[str, Column] = field(default_factory=dict)
+    """The columns of numbers for Personalize, by their field's name there."""
     separator: str = schemas.VALUE_SEPARATOR
+    """What stands between the values of a category."""
     encoding: Encoding = "auto"
     decimal: Decimal = "."
     null_values: Sequence[str] = NULL_VALUES
-
-    @property
-    def has_header(self) -> bool:
-        return isinstance(self.item, str)
+    """The ids that mean no value."""
 
     @property
     def addresses(self) -> list[str]:
-        """Of `image` and `link`, what is declared."""
+        """Those of `image` and `link` that are declared."""
         declared = {"image": self.image, "link": self.link}
         return [name for name, column in declared.items() if column is not None]
 
     @property
     def columns(self) -> list[str]:
-        """The columns of Personalize's CSV."""
+        """The columns of the CSV file for Personalize."""
         return schemas.list_items_columns(created=self.created is not None, **self._metadata)
 
     @property
     def schema(self) -> str | None:
-        """The Avro schema of that CSV; None when there are only ids."""
+        """The Avro schema of that file; None if it would have ids only."""
         if self.created is None and not self.categories and not self.numbers:
             return None
         return schemas.build_items_schema(created=self.created is not None, **self._metadata)
@@ -101,7 +113,7 @@ class ItemsLayout:
 
     @property
     def roles(self) -> dict[str, Column]:
-        """The setting that names each column, as in items.columns, and the column."""
+        """The columns by the setting in items.columns that names them."""
         named = {
             "item": self.item,
             "title": self.title,
@@ -117,259 +129,212 @@ class ItemsLayout:
 
 
 @dataclass(frozen=True)
-class ItemsRead:
-    """What became of an items file: the rows that are good, and how many are not.
-
-    metadata: the columns of Personalize's CSV. titles: item_id, title, and where declared image and
-    link, addresses (null where it has none).
-    """
+class ItemsResult:
+    """What became of a file of items."""
 
     rows: int
+    """How many rows it has, without blank lines."""
     bad: BadRows
     metadata: pl.DataFrame
+    """The good rows, with the columns of the CSV file for Personalize."""
     titles: pl.DataFrame
+    """The good rows: item_id, title, and where they are declared image and link, which are null in
+    a row without an http(s) address."""
 
 
-class _BadRowError(Exception):
-    """The row cannot be used; the message says why."""
+def parse_items(file: RawFile, layout: ItemsLayout) -> ItemsResult:
+    """The items of a file on this machine. Of rows with the same item the first counts.
+
+    Raises PreparationError if a declared column is missing, or there is no row.
+    """
+    with temporary_folder() as folder:
+        with ConfinedReader() as reader:
+            opened = open_file(file, layout.encoding, folder, reader)
+        if not opened.size:
+            raise PreparationError(f"{file.name} is empty")
+        reading = ReadSettings(delimiter=layout.delimiter, columns=layout.roles)
+        table = open_items_table(opened, reading, layout.separator)
+        if isinstance(table, CsvTable) and (problem := table.misquoted(QUOTES_FIX)):
+            raise PreparationError(problem)
+        return _RowCollector(table, layout).collect()
 
 
-@dataclass(frozen=True)
-class ItemsFile:
-    """An items file on this machine; `name` is what messages call it."""
+def open_items_table(
+    opened: OpenedFile, reading: ReadSettings, separator: str = schemas.VALUE_SEPARATOR
+) -> CsvTable | JsonTable | ParquetTable:
+    """The file, to be read row by row.
 
-    path: Path
-    name: str
-    layout: ItemsLayout
+    reading: what is declared of it.
+    separator: what stands between the values of a category, of which JSON and Parquet may have a
+    list.
+    """
+    table = recognise_table(opened, reading)
+    if not isinstance(table, CsvTable):
+        return replace(table, separator=separator)
+    quoted = table.delimiter in QUOTED and _has_quoted_fields(opened, table.delimiter)
+    return replace(table, quoted=quoted, exact=True)
 
-    @cached_property
-    def delimiter(self) -> str:
-        """What separates the fields."""
-        _, content = self._content
-        if self.layout.delimiter is not None or not isinstance(content, str):
-            return self.layout.delimiter or ","
-        first = next((line for line in io.StringIO(content) if line.strip()), "")
-        wanted = set(self.layout.roles.values())
 
-        def fits(by: str) -> bool:
-            return wanted <= {name.strip() for name in split_line(first, by, quoted=by in QUOTED)}
+def _has_quoted_fields(opened: OpenedFile, delimiter: str) -> bool:
+    """Whether a field starts with a quote. Else quotes are text, such as those of inches."""
+    if not opened.quotes:
+        return False
+    lines = pl.scan_lines(opened.path, name="line", glob=False)
+    starts_quoted = pl.col("line").str.contains(f'(?:^\ufeff?|{re.escape(delimiter)})"')
+    return bool(lines.select(starts_quoted.any()).collect(engine="streaming").item())
 
-        return next(filter(fits, (",", *DELIMITERS)), ",")
 
-    def read(self) -> ItemsRead:
-        """Read the whole file; of an item that stands twice the first row counts.
+class _RowCollector:
+    """Collects the good rows of a table part by part, and counts the others by their problem."""
 
-        Raises PreparationError when a declared column is not there, or there is no row.
-        """
-        parsers = [self._parser(role) for role in self.layout.roles]
-        seen: set[str] = set()
-        good: list[list[Any]] = []
-        reasons: Counter[str] = Counter()
-        examples: list[str] = []
-        rows = 0
-        lines = self._lines()
-        if self.layout.has_header:
-            next(lines)
-        for line, fields in lines:
-            rows += 1
-            try:
-                if len(fields) != len(self._first_line):
-                    raise _BadRowError(f"not the {len(self._first_line)} fields of line 1")
-                values = [parse(fields) for parse in parsers]
-                if values[0] in seen:
-                    raise _BadRowError("the item stands in an earlier row")
-            except _BadRowError as error:
-                reasons[str(error)] += 1
-                if len(examples) < EXAMPLES:
-                    text = self.delimiter.join(fields)
-                    place = self._content[0].place(line)
-                    examples.append(f"{self.name}, {place}: {error}: {text[:SHOWN]!r}")
-            else:
-                seen.add(values[0])
-                good.append(values)
-        if not rows:
-            raise PreparationError(f"{self.name} has no rows")
-        table = pl.DataFrame(good, schema=self._types(), orient="row")
-        return ItemsRead(
-            rows=rows,
-            bad=BadRows(dict(sorted(reasons.items())), tuple(examples)),
-            metadata=table.select(self.layout.columns),
-            titles=table.select(
+    def __init__(self, table: CsvTable | JsonTable | ParquetTable, layout: ItemsLayout) -> None:
+        self._table = table
+        self._layout = layout
+        self._rows = 0
+        self._reasons: Counter[str] = Counter()
+        self._examples: list[str] = []
+        self._item_ids: set[str] = set()
+        self._parts: list[pl.Series] = []
+
+    def collect(self) -> ItemsResult:
+        """What became of the rows. Raises PreparationError."""
+        name = self._table.opened.name
+        parsed = self._parse()
+        self._parts.append(pl.Series(VALUES, [], dtype=parsed.collect_schema()[VALUES]))
+        try:
+            parsed.sink_batches(self._add, maintain_order=True)
+        except pl.exceptions.PolarsError as error:
+            reason = str(error).partition("\n")[0]
+            raise PreparationError(f"{name} cannot be read: {reason}") from error
+        if not self._rows:
+            raise PreparationError(f"{name} has no rows")
+        items = pl.concat(self._parts).struct.unnest()
+        title = "title" if self._layout.title else pl.lit(None, dtype=pl.String)
+        return ItemsResult(
+            rows=self._rows,
+            bad=BadRows(dict(sorted(self._reasons.items())), tuple(self._examples)),
+            metadata=items.select(self._layout.columns),
+            titles=items.select(
                 item_id=schemas.ITEM_ID,
-                title="title" if self.layout.title else pl.lit(None, dtype=pl.String),
-                **{name: name for name in self.layout.addresses},
+                title=title,
+                **{address: address for address in self._layout.addresses},
             ),
         )
 
-    def _types(self) -> dict[str, pl.DataType]:
-        """The columns of a parsed row, in the order of the layout's roles."""
-        layout = self.layout
-        return {
-            schemas.ITEM_ID: pl.String(),
-            **({"title": pl.String()} if layout.title is not None else {}),
-            **dict.fromkeys(layout.addresses, pl.String()),
-            **({schemas.CREATION_TIMESTAMP: pl.Int64()} if layout.created is not None else {}),
-            **{name: pl.String() for name in layout.categories},
-            **{name: pl.Float64() for name in layout.numbers},
-        }
-
-    def _parser(self, role: str) -> Callable[[list[str]], Any]:
-        """What makes a value for this role of a row's fields, or raises _BadRowError."""
-        names = [name.strip() for name in self._first_line]
-        hint = f" (read with the delimiter {self.delimiter!r}, items.delimiter)"
-        wanted = {f"items.columns.{role}": self.layout.roles[role]}
-        [at] = locate(wanted, names, self.name, hint).values()
-        kind, _, name = role.partition(".")
-        separator, decimal = self.layout.separator, self.layout.decimal
-        readers: dict[str, Callable[[str], Any]] = {
-            "item": lambda text: _item(text, self.layout.null_values),
-            "title": _title,
-            "image": _address,
-            "link": _address,
-            "created": _created,
-            "categories": lambda text: _category(name, text, separator),
-            "numbers": lambda text: _number(name, text, decimal),
-        }
-        read = readers[kind]
-        return lambda fields: read(fields[at])
-
-    @cached_property
-    def _first_line(self) -> list[str]:
-        """The fields of the first line: the header, where there is one."""
-        for _, fields in self._lines():
-            check_width(fields, self.name)
-            return fields
-        raise PreparationError(f"{self.name} is empty")
-
-    def _lines(self) -> Iterator[tuple[int, list[str]]]:
-        """The number of each line that is not blank, and its fields."""
-        _, content = self._content
-        if not isinstance(content, str):
-            rows = self._cells(content)
-            yield from enumerate([rows.columns, *map(list, rows.rows())])
-            return
-        delimiter = self.delimiter
-        file = io.StringIO(content, newline="")
-        if delimiter not in QUOTED:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield number, line.rstrip("\r\n").split(delimiter)
-            return
-        reader = csv.reader(file, delimiter=delimiter)
-        try:
-            yield from ((reader.line_num, fields) for fields in reader if fields)
-        except csv.Error as error:
-            raise PreparationError(
-                f"{self.name}, line {reader.line_num}: {error}: fix the file"
-            ) from error
-
-    @cached_property
-    def _content(self) -> tuple[OpenedFile, str | pl.DataFrame]:
-        """The file, and its text if it is CSV, else its rows."""
-        with temporary_folder() as folder:
-            raw_file = RawFile(self.path, self.name)
-            with ConfinedReader() as reader:
-                opened = open_file(raw_file, self.layout.encoding, folder, reader)
-            if (form := opened.format) == "csv":
-                return opened, opened.path.read_bytes().decode("utf-8-sig")
-            try:
-                if form == "json":
-                    return opened, pl.read_ndjson(opened.path, infer_schema_length=None)
-                return opened, pl.read_parquet(opened.path, glob=False)
-            except (pl.exceptions.PolarsError, OSError) as error:
-                if form == "parquet":
-                    raise damaged(opened, error) from error
-                reason = str(error).partition("\n")[0]
-                raise PreparationError(f"{self.name} is not JSON Lines ({reason})") from error
-
-    def _cells(self, rows: pl.DataFrame) -> pl.DataFrame:
-        """The columns that are used as text, lists joined; nothing in the other columns."""
-        cells = []
-        for name, kind in rows.schema.items():
-            cell, text = pl.col(name), pl.String()
-            if name not in self.layout.roles.values():
-                cell = pl.lit(None, text).alias(name)
-            elif isinstance(kind, pl.Datetime | pl.Date):
-                cell = cell.dt.epoch("s")
-            elif isinstance(kind, pl.List) and not kind.inner.is_nested():
-                cell = cell.cast(pl.List(text)).list.join(self.layout.separator, ignore_nulls=True)
-            elif kind.is_nested() or kind in (pl.Binary, pl.Object):
-                raise PreparationError(f"{self.name}: {name!r} is of type {kind}: write text")
-            if name == self.layout.item and kind.is_float():
-                raise PreparationError(
-                    f"{self.name}: {name!r} is of type {kind}: write ids as text"
-                )
-            cells.append(cell.cast(text).fill_null(""))
-        return rows.select(cells)
-
-
-def _item(text: str, null_values: Sequence[str]) -> str:
-    if not text.strip():
-        raise _BadRowError("no item")
-    if text.strip(" ") in null_values:
-        raise _BadRowError(NULL_ID)
-    if len(text) > schemas.MAX_ID_LENGTH:
-        raise _BadRowError(f"an id longer than {schemas.MAX_ID_LENGTH} characters")
-    if {"\n", "\r", "\0"} & set(text):
-        raise _BadRowError("an id with a line break or a NUL in it")
-    return _text("the id", text)
-
-
-def _title(text: str) -> str | None:
-    title = text.strip()
-    return None if title in NOTHING else _text("the title", title)
-
-
-def _address(text: str) -> str | None:
-    """An address that a browser may open; anything else is none, as it makes no list worse."""
-    address = text.strip()
-    return address if address.startswith(("https://", "http://")) else None
-
-
-def _created(text: str) -> int:
-    """Epoch seconds."""
-    try:
-        time = int(text)
-    except ValueError:
-        try:
-            moment = datetime.fromisoformat(text.strip())
-        except ValueError:
-            raise _BadRowError(
-                "the creation time is neither whole epoch seconds or milliseconds nor a date such"
-                " as 2026-05-01"
-            ) from None
-        return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
-    if abs(time) >= 1 << 63:
-        raise _BadRowError("the creation time is beyond any calendar")
-    return time // 1000 if time >= FIRST_MILLISECOND else time
-
-
-def _category(name: str, text: str, separator: str) -> str | None:
-    values = [value for part in text.split(separator) if (value := part.strip()) not in NOTHING]
-    if any(len(value) > schemas.MAX_CATEGORICAL_LENGTH for value in values):
-        raise _BadRowError(
-            f"{name} has a value longer than {schemas.MAX_CATEGORICAL_LENGTH} characters"
+    def _parse(self) -> pl.LazyFrame:
+        """ROW, TEXT and PROBLEM of every row, and in VALUES those of its fields by their names."""
+        layout = self._layout
+        wanted = {_key(role): column for role, column in layout.roles.items()}
+        hint = ""
+        if isinstance(self._table, CsvTable):
+            hint = f" (read with the delimiter {self._table.delimiter!r}, items.delimiter)"
+        locate(wanted, self._table.columns, self._table.opened.name, hint)
+        problem = first_reason(_problems(layout)).alias(PROBLEM)
+        values = [value.alias(name) for name, value in _values(layout).items()]
+        return self._table.cells(wanted).select(
+            ROW, TEXT, pl.coalesce(FLAW, problem).alias(PROBLEM), pl.struct(values).alias(VALUES)
         )
-    return _text(name, schemas.VALUE_SEPARATOR.join(values)) or None
+
+    def _add(self, part: pl.DataFrame) -> None:
+        self._rows += part.height
+        part = part.with_columns(self._problems_with_duplicates(part))
+        self._parts.append(part.filter(pl.col(PROBLEM).is_null()).get_column(VALUES))
+        bad = part.filter(pl.col(PROBLEM).is_not_null())
+        self._reasons.update(bad.get_column(PROBLEM))
+        for row in bad.head(EXAMPLES - len(self._examples)).to_dicts():
+            place = f"{self._table.opened.name}, {self._table.place(row[ROW])}"
+            text = (row[TEXT] or "")[:SHOWN]
+            self._examples.append(f"{place}: {row[PROBLEM]}: {text!r}")
+
+    def _problems_with_duplicates(self, part: pl.DataFrame) -> pl.Series:
+        """The problem of each row, also of one whose item stands in an earlier good row."""
+        problems = []
+        item_ids = part.get_column(VALUES).struct.field(schemas.ITEM_ID)
+        for item, problem in zip(item_ids, part.get_column(PROBLEM), strict=True):
+            is_duplicate = problem is None and item in self._item_ids
+            if problem is None:
+                self._item_ids.add(item)
+            problems.append(DUPLICATE if is_duplicate else problem)
+        return pl.Series(PROBLEM, problems, dtype=pl.String)
 
 
-def _number(name: str, text: str, decimal: Decimal) -> float | None:
-    if text.strip() in NOTHING:
-        return None
-    try:
-        # With a comma, what has a point is no number.
-        number = float(text if decimal == "." else text.translate(_SWAPPED))
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
-        comma = re.fullmatch(r"[-+0-9.]*,[0-9]+", text.strip()) and decimal == "."
-        raise _BadRowError(f"{name} is not a number" + (' (items.decimal: ",")' if comma else ""))
-    return number
+def _key(role: str) -> str:
+    """What readers call the column of this role of `ItemsLayout.roles`."""
+    return f"items.columns.{role}"
 
 
-def _text(name: str, text: str) -> str:
-    # What a byte that belongs to no character was read as.
-    if "\ufffd" in text:
-        raise _BadRowError(f"{name} is not UTF-8 text (items.encoding)")
-    # PostgreSQL takes no NUL.
-    return text.replace("\0", "\ufffd")
+def _values(layout: ItemsLayout) -> dict[str, pl.Expr]:
+    """The value of each field: of those for Personalize, and of title, image and link."""
+    values = {schemas.ITEM_ID: pl.col(_key("item"))}
+    if layout.title is not None:
+        values["title"] = _without_nul(_text_or_null(pl.col(_key("title"))))
+    for name in layout.addresses:
+        address = pl.col(_key(name)).str.strip_chars()
+        # Another text is no address that a browser may open, and makes no list worse.
+        values[name] = pl.when(address.str.contains("^https?://")).then(address)
+    if layout.created is not None:
+        values[schemas.CREATION_TIMESTAMP] = _epoch_seconds(pl.col(_key("created")))
+    for name in layout.categories:
+        joined = _category_values(name, layout).list.join(schemas.VALUE_SEPARATOR)
+        values[name] = _without_nul(pl.when(joined != "").then(joined))
+    for name in layout.numbers:
+        values[name] = _number(name, layout)
+    return values
+
+
+def _problems(layout: ItemsLayout) -> Iterator[Reason]:
+    """What can be wrong with a row, with the words for it; the first that holds counts."""
+    cells, item = Cells(layout.null_values), _key("item")
+    yield cells.missing(item), "no item"
+    yield cells.means_nothing(item), NULL_ID
+    too_long = cells.longer(item, schemas.MAX_ID_LENGTH)
+    yield too_long, f"an id longer than {schemas.MAX_ID_LENGTH} characters"
+    yield cells.broken(item), "an id with a line break or a NUL in it"
+    yield cells.not_utf8(item), "an id that is not UTF-8 text (items.encoding)"
+    if layout.title is not None:
+        yield cells.not_utf8(_key("title")), "the title is not UTF-8 text (items.encoding)"
+    if layout.created is not None:
+        yield _epoch_seconds(pl.col(_key("created"))).is_null(), NOT_A_TIME
+    most = schemas.MAX_CATEGORICAL_LENGTH
+    for name in layout.categories:
+        lengths = _category_values(name, layout).list.eval(pl.element().str.len_chars())
+        yield lengths.list.max() > most, f"{name} has a value longer than {most} characters"
+        not_utf8 = cells.not_utf8(_key(f"categories.{name}"))
+        yield not_utf8, f"{name} is not UTF-8 text (items.encoding)"
+    for name in layout.numbers:
+        text = _text_or_null(pl.col(_key(f"numbers.{name}")))
+        is_wrong = text.is_not_null() & _number(name, layout).is_null()
+        if layout.decimal == ".":
+            has_comma = text.str.contains(r"^[-+0-9.]*,[0-9]+$")
+            yield is_wrong & has_comma, f'{name} is not a number (items.decimal: ",")'
+        yield is_wrong, f"{name} is not a number"
+
+
+def _text_or_null(cell: pl.Expr) -> pl.Expr:
+    """The cell without the spaces around it; null where it is a missing value."""
+    text = cell.str.strip_chars()
+    return pl.when(~text.is_in(NOTHING)).then(text)
+
+
+def _category_values(name: str, layout: ItemsLayout) -> pl.Expr:
+    """The list of the values of a category."""
+    cell = pl.col(_key(f"categories.{name}"))
+    value = pl.element().str.strip_chars()
+    return cell.str.split(layout.separator).list.eval(value.filter(~value.is_in(NOTHING)))
+
+
+def _number(name: str, layout: ItemsLayout) -> pl.Expr:
+    """The number in a column; null where it is missing, or not a number."""
+    text = _text_or_null(pl.col(_key(f"numbers.{name}")))
+    return typed(text if layout.decimal == "." else swap_comma_and_point(text), "double")
+
+
+def _epoch_seconds(text: pl.Expr) -> pl.Expr:
+    """The time in whole seconds since 1970; null where the text is not a time."""
+    number = times.seconds_by_size(times.epoch_number(text))
+    return pl.coalesce(times.seconds(text, ISO8601), number)
+
+
+def _without_nul(text: pl.Expr) -> pl.Expr:
+    """The text with U+FFFD for NUL, which PostgreSQL does not take."""
+    return text.str.replace_all("\0", "\ufffd", literal=True)

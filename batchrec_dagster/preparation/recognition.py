@@ -85,39 +85,29 @@ class RecognisedLayout:
 
 
 def recognise_table(
-    opened: OpenedFile,
-    columns: Mapping[str, Column],
-    *,
-    form: Format | None = None,
-    delimiter: str | None = None,
-    quoted: bool = True,
+    opened: OpenedFile, reading: ReadSettings
 ) -> CsvTable | JsonTable | ParquetTable:
     """The file, to be read row by row.
 
-    columns: those that are declared, by role. By position they say that line 1 of a CSV file is a
-    row; else it names the columns.
-    form, delimiter: as declared; None, if they are to be recognised.
-    quoted: whether fields of CSV may be in double quotes.
-
-    Raises PreparationError for a file in a format that cannot be read.
+    reading: what is declared of it. Columns that are declared by position say that line 1 of a CSV
+    file is a row; else it names the columns.
     """
-    form = form or opened.format
+    form = reading.format or opened.format
     if form == "parquet":
         return ParquetTable(opened)
     if form == "json":
         return JsonTable(opened)
+    delimiter = reading.delimiter
     if delimiter is None:
-        delimiter = recognise_delimiter(opened, columns, quoted=quoted)
-    has_header = not any(isinstance(column, int) for column in columns.values())
-    return CsvTable(opened, delimiter, has_header, quoted)
+        delimiter = recognise_delimiter(opened, reading.columns, quoted=reading.quoted)
+    has_header = not any(isinstance(column, int) for column in reading.columns.values())
+    return CsvTable(opened, delimiter, has_header, reading.quoted)
 
 
 def recognise_layout(opened: OpenedFile, reading: ReadSettings, rules: Rules) -> RecognisedLayout:
     """How to read files such as this one. Raises PreparationError."""
     columns: dict[str, Any] = dict(reading.columns)
-    table = recognise_table(
-        opened, columns, form=reading.format, delimiter=reading.delimiter, quoted=reading.quoted
-    )
+    table = recognise_table(opened, reading)
     sample = FileSample(table)
     if sample.format != "csv" and any(isinstance(column, int) for column in columns.values()):
         raise PreparationError(
@@ -169,13 +159,7 @@ def recognise_layout(opened: OpenedFile, reading: ReadSettings, rules: Rules) ->
 
 def open_table(opened: OpenedFile, layout: Layout) -> RowTable:
     """The file, to be read in this layout."""
-    table = recognise_table(
-        opened,
-        layout.columns,
-        form=layout.format,
-        delimiter=layout.delimiter,
-        quoted=layout.quoted,
-    )
+    table = recognise_table(opened, ReadSettings.of(layout))
     if isinstance(table, CsvTable):
         return replace(table, with_comma=layout.with_comma)
     return table

@@ -20,7 +20,7 @@ from batchrec_dagster.preparation.polars.cells import FLAW, ROW
 from batchrec_dagster.preparation.polars.decoding import RawFile, open_file
 from batchrec_dagster.preparation.polars.rows import Cells
 from batchrec_dagster.preparation.polars.tables import RowTable
-from batchrec_dagster.preparation.recognition import recognise_table
+from batchrec_dagster.preparation.recognition import ReadSettings, recognise_table
 from batchrec_dagster.preparation.rules import InteractionCounts
 from batchrec_dagster.storage.durable import temporary_folder
 
@@ -47,8 +47,8 @@ def listed_users(
     with temporary_folder() as folder:
         with ConfinedReader() as reader:
             opened = [open_file(file, "auto", folder, reader) for file in files]
-        declared = {} if column is None else {"user": column}
-        tables = [recognise_table(file, declared) for file in opened if file.size]
+        reading = ReadSettings(columns={} if column is None else {"user": column})
+        tables = [recognise_table(file, reading) for file in opened if file.size]
         if not tables:
             raise PreparationError(f"{opened[0].name} is empty")
         cells = [table.cells({"user": _column(table, column)}) for table in tables]

@@ -6,15 +6,16 @@ import polars as pl
 
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.personalize.schemas import ITEM_ID
-from batchrec_dagster.preparation.items import ItemsFile, ItemsLayout, ItemsRead
+from batchrec_dagster.preparation.items import ItemsLayout, ItemsResult, parse_items
 from batchrec_dagster.preparation.layout import PreparationError
+from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.steps.checks import CheckResult, rows_readable
 from batchrec_dagster.steps.raw_files import RawRecord
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.resource import StorageResource
 
 
-def read_items(raw: RawRecord, storage: StorageResource, layout: ItemsLayout) -> ItemsRead:
+def read_items(raw: RawRecord, storage: StorageResource, layout: ItemsLayout) -> ItemsResult:
     """The rows of the copied file.
 
     Raises StorageError, and PreparationError unless `check_items` has passed.
@@ -22,7 +23,7 @@ def read_items(raw: RawRecord, storage: StorageResource, layout: ItemsLayout) ->
     (file,) = raw.files
     uri = file.uri or file.source
     with storage.local_file(uri) as path:
-        return ItemsFile(path, storage.where(uri), layout).read()
+        return parse_items(RawFile(path, storage.where(uri)), layout)
 
 
 def check_items(

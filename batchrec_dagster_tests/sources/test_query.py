@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 
 from batchrec_dagster.config.items import ItemSettings
 from batchrec_dagster.config.ratings import RatingsSettings
-from batchrec_dagster.preparation.items import ItemsFile
+from batchrec_dagster.preparation.items import parse_items
+from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.sources.errors import SourceError
 from batchrec_dagster_tests.sources.support import Place
 from batchrec_dagster_tests.support import real_data
@@ -349,7 +350,7 @@ def test_items_of_a_query(place: Place, tmp_path: Path) -> None:
     )
     (found,) = items.rows.files(place.context)
     with found.file.open_locally(place.context) as path:
-        read = ItemsFile(path, "query", items.layout).read()
+        read = parse_items(RawFile(path, "query"), items.layout)
     assert read.titles.rows() == [("007", "Dr. No")]
     assert read.metadata.rows() == [("007", -228528000, "Action|Spy")]
     assert read.bad.total == 1

@@ -22,6 +22,9 @@ from batchrec_dagster.preparation.sources.limits import CELLS_OF_A_LINE, KB, MAX
 # The row's number from 0, what is wrong with the row as such (or null), and the row as a person
 # would find it.
 ROW, FLAW, TEXT = "row", "flaw", "text"
+# The roles of ids and of times, in files of ratings and of items.
+ID_ROLES = ("user", "item", "items.columns.item")
+TIME_ROLES = ("timestamp", "items.columns.created")
 # Characters of TEXT that messages show.
 SHOWN = 200
 _BEYOND = "beyond"
@@ -149,7 +152,7 @@ def parquet_cells(
     most_bytes: how many bytes a cell may have; a row with a larger one has a flaw.
     """
     cells = {role: parquet_text(schema, name, role) for role, name in names.items()}
-    for role in {"user", "item"} & names.keys():
+    for role in names.keys() & ID_ROLES:
         cells[role] = cells[role].str.head(MAX_ID_LENGTH + 1)  # Enough to refuse it.
     # A dictionary makes one huge cell into millions of them: no step may copy such cells.
     shown = [cell.str.head(SHOWN) for cell in cells.values()]
@@ -168,9 +171,9 @@ def parquet_cells(
 def parquet_text(schema: Mapping[str, pl.DataType], name: str, role: str) -> pl.Expr:
     """The column as text; times in the form that `Layout.timestamp_unit` calls datetime."""
     kind, column = schema[name], pl.col(name)
-    if role == "timestamp" and kind == pl.Date:
+    if role in TIME_ROLES and kind == pl.Date:
         return column.dt.strftime("%Y-%m-%d")
-    if role == "timestamp" and isinstance(kind, pl.Datetime):
+    if role in TIME_ROLES and isinstance(kind, pl.Datetime):
         if kind.time_zone is None:
             return column.dt.strftime("%Y-%m-%dT%H:%M:%S")
         return column.dt.convert_time_zone("UTC").dt.strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TextIO
@@ -20,6 +21,7 @@ from batchrec_dagster.preparation.layout import (
     split_line,
 )
 from batchrec_dagster.preparation.polars.cells import (
+    FLAW,
     ROW,
     TEXT,
     CsvSyntax,
@@ -38,23 +40,42 @@ MOST_COLUMNS = 2_000
 
 @dataclass(frozen=True)
 class CsvTable:
+    """A file of lines of fields; see `RowTable`."""
+
     opened: OpenedFile
+
     delimiter: str
+    """One character, or `::`."""
+
     has_header: bool
+    """Whether line 1 names the columns."""
+
     quoted: bool = True
-    # The roles whose cells are numbers with a comma in place of the point.
+    """Whether quotes may enclose a field. In lines with `::` they never do."""
+
     with_comma: Collection[str] = ()
-    # Only the first of the rows; None: all.
+    """The roles whose cells are numbers with a comma in place of the point."""
+
     most: int | None = None
+    """How many rows are read, the first ones; None for all."""
+
+    exact: bool = False
+    """Whether a row with fewer fields than line 1 has a flaw. Else its last cells are missing."""
 
     @cached_property
     def first_line(self) -> list[str]:
-        """The fields of the first line: the header, where there is one."""
+        """The fields of the first line: the header, where there is one, else the first row."""
         with self.opened.path.open(encoding="utf-8-sig", newline="") as file:
             line = file.readline()
-        if not line.strip():
-            raise PreparationError(f"{self.opened.name} is empty or starts with an empty line")
-        fields = split_line(line, self.delimiter, quoted=self.quoted)
+            if not line.strip():
+                raise PreparationError(f"{self.opened.name} is empty or starts with an empty line")
+            fields = split_line(line, self.delimiter, quoted=self.quoted)
+            is_quoting = self.quoted and self.delimiter != "::"
+            if not self.has_header and is_quoting and line.count('"') % 2:
+                # A field of the first row has a line break in it.
+                file.seek(0)
+                with suppress(csv.Error):
+                    fields = next(csv.reader(file, delimiter=self.delimiter))
         check_width(fields, self.opened.name)
         return fields
 
@@ -65,7 +86,12 @@ class CsvTable:
         return [f"column_{number}" for number in range(1, len(self.first_line) + 1)]
 
     def cells(self, wanted: Mapping[str, Column]) -> pl.LazyFrame:
-        return csv_cells(self._fields(), self._syntax, self.locate(wanted), self._cut_row)
+        cells = csv_cells(self._fields(), self._syntax, self.locate(wanted), self._cut_row)
+        if not self.exact:
+            return cells
+        is_short = pl.col(ROW).is_in(pl.Series(self._find_short_rows(), dtype=pl.Int64).implode())
+        flaw = pl.lit(f"fewer than the {self._syntax.width} fields of line 1")
+        return cells.with_columns(pl.coalesce(FLAW, pl.when(is_short).then(flaw)).alias(FLAW))
 
     def typed(self, wanted: Mapping[str, Column], types: Mapping[str, pl.DataType]) -> pl.LazyFrame:
         by_cells = self.delimiter == "::" or not wanted.keys().isdisjoint(self.with_comma)
@@ -94,8 +120,11 @@ class CsvTable:
             line += int(before.select(pl.sum_horizontal(pl.all())).collect().item())
         return self.opened.place(line)
 
-    def misquoted(self) -> str | None:
-        """Where quotes are not as they have to be; slow and exact, for it happens once."""
+    def misquoted(self, fix: str = QUOTES_FIX) -> str | None:
+        """The line whose quotes are not as they have to be, and the fix; None if all are right.
+
+        It is slow, because it reads the records one by one.
+        """
         if self._syntax.quote is None:
             return None
         first, quotes = 1, 0
@@ -119,7 +148,22 @@ class CsvTable:
                     return None
             except csv.Error:
                 pass
-        return f"{self.opened.name}, line {first}: {wrong}. {QUOTES_FIX}"
+        return f"{self.opened.name}, line {first}: {wrong}. {fix}"
+
+    def _find_short_rows(self) -> list[int]:
+        """The rows with fewer fields than line 1, which Polars fills up with empty cells."""
+        width = self._syntax.width
+        with self.opened.path.open(encoding="utf-8-sig", newline="\n") as file:
+            if self.has_header:
+                next(file)
+            # For csv a carriage return ends a record; for Polars it does not.
+            lines = (line.replace("\r", "") for line in file)
+            records = (
+                csv.reader(lines, delimiter=self.delimiter)
+                if self._syntax.quote
+                else (line.rstrip("\n").split(self.delimiter) for line in lines)
+            )
+            return [row for row, fields in enumerate(records) if len(fields) < width]
 
     @cached_property
     def _cut_row(self) -> int | None:

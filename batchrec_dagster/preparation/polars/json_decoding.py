@@ -24,13 +24,16 @@ _CHANGED_NUMBERS = (
 _ESCAPES = r'\\[^"]*"\s*:|\\u[dD][89a-fA-F]'
 
 
-def json_cells(lines: pl.LazyFrame, names: Mapping[str, str]) -> pl.LazyFrame:
+def json_cells(
+    lines: pl.LazyFrame, names: Mapping[str, str], separator: str | None = None
+) -> pl.LazyFrame:
     """The cells of lines of JSON, without the blank lines; see `cells`.
 
     lines: ROW, and the line in TEXT.
     names: the name of the column of each role.
+    separator: as in `JsonDecoder`.
     """
-    decoder = JsonDecoder(names)
+    decoder = JsonDecoder(names, separator)
     return (
         lines.with_columns(pl.col(ROW).cast(pl.Int64), pl.col(TEXT).str.strip_chars("\ufeff \t\r"))
         .filter(pl.col(TEXT) != "")
@@ -46,15 +49,18 @@ class JsonDecoder:
     """Decodes lines of JSON into structs of the type `dtype`.
 
     names: the name of the column of each role.
+    separator: what stands between the values of a list in its text. None: a list is a missing cell,
+    as an object is; else a row has a flaw if a cell is an object or holds one.
 
     A struct has FLAW, and under each role the text of its column.
     """
 
-    def __init__(self, names: Mapping[str, str]) -> None:
+    def __init__(self, names: Mapping[str, str], separator: str | None = None) -> None:
         self.names = names
+        self._separator = separator
         self.dtype = pl.Struct({FLAW: pl.String(), **dict.fromkeys(names, pl.String())})
         self._columns = pl.Struct(dict.fromkeys(names.values(), pl.String()))
-        self._left_to_python = _pattern_of_lines_for_python(names)
+        self._left_to_python = _pattern_of_lines_for_python(names, with_lists=separator is not None)
 
     def decode(self, lines: pl.Series) -> pl.Series:
         """The structs of the lines, none of which is blank."""
@@ -100,14 +106,25 @@ class JsonDecoder:
         fields = parse_json(line)
         if fields is None:
             return {FLAW: NOT_AN_OBJECT}
-        texts = {role: json_cell(fields.get(name)) for role, name in self.names.items()}
-        return {FLAW: None, **texts}
+        cells: dict[str, str | None] = {FLAW: None}
+        for role, name in self.names.items():
+            value = fields.get(name)
+            if self._separator is None or not isinstance(value, list | dict):
+                cells[role] = json_cell(value)
+            elif isinstance(value, dict) or any(isinstance(part, list | dict) for part in value):
+                cells[FLAW] = f"{name} is an object, or a list that is not of values"
+            else:
+                texts = (json_cell(part) for part in value)
+                cells[role] = self._separator.join(text for text in texts if text is not None)
+        return cells
 
 
-def _pattern_of_lines_for_python(names: Mapping[str, str]) -> str | None:
+def _pattern_of_lines_for_python(names: Mapping[str, str], *, with_lists: bool) -> str | None:
     """What is in a line that Polars may read otherwise than `layout.parse_json`.
 
     None if every line is for Python, because JSON can spell one of the names in several ways.
+
+    with_lists: whether the values of lists are wanted, which Polars does not give.
     """
     if any(re.search(r'["\\/\x00-\x1f]', name) for name in names.values()):
         return None
@@ -116,4 +133,5 @@ def _pattern_of_lines_for_python(names: Mapping[str, str]) -> str | None:
     keys = {name: f'"{re.escape(name)}"\\s*:' for name in names.values()}
     as_written = "|".join(key for name, key in keys.items() if name not in numeric)
     twice = [f"{key}.*{key}" for key in keys.values()]
-    return "|".join([_ESCAPES, f"(?:{as_written})\\s*(?:{_CHANGED_NUMBERS})", *twice])
+    lists = [f"(?:{'|'.join(keys.values())})\\s*[\\[{{]"] if with_lists else []
+    return "|".join([_ESCAPES, f"(?:{as_written})\\s*(?:{_CHANGED_NUMBERS})", *twice, *lists])

@@ -32,6 +32,9 @@ class JsonTable:
     most: int | None = None
     """How many rows are read, the first ones; None for all."""
 
+    separator: str | None = None
+    """What stands between the values of a list in its text; None: a list is a missing cell."""
+
     @cached_property
     def columns(self) -> Sequence[str]:
         names: dict[str, None] = {}
@@ -47,7 +50,7 @@ class JsonTable:
         lines = pl.scan_lines(
             self.opened.path, name=TEXT, row_index_name=ROW, n_rows=self.most, glob=False
         )
-        return json_cells(lines, self._locate(wanted))
+        return json_cells(lines, self._locate(wanted), self.separator)
 
     def typed(self, wanted: Mapping[str, Column], types: Mapping[str, pl.DataType]) -> pl.LazyFrame:
         return cast_cells(self.cells(wanted), wanted, types)

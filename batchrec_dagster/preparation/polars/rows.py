@@ -43,7 +43,7 @@ def parse_rows(
     none = pl.lit(None, dtype=pl.String)
     seconds = pl.col(SECONDS)
     of_time = time_problems(seconds, seconds.is_null(), unit, layout.timezone)
-    problem = _first([*_row_problems(layout, plain=plain), *of_time])
+    problem = first_reason([*_row_problems(layout, plain=plain), *of_time])
     typed_columns = {
         name: typed(pl.col(FILTER + name), kind) for name, kind in layout.types.items()
     }
@@ -60,7 +60,7 @@ def parse_rows(
             event_type=none if layout.event_type is None else pl.col("event_type"),
             event_value=none if layout.event_value is None else _value(layout),
             problem=PROBLEM,
-            reason=pl.coalesce(PROBLEM, _first(_left_out(rules))),
+            reason=pl.coalesce(PROBLEM, first_reason(_left_out(rules))),
         )
     )
 
@@ -70,7 +70,7 @@ def time_forms(cells: pl.LazyFrame, layout: Layout, *, plain: bool = False) -> p
 
     The parameters are those of `parse_rows`.
     """
-    problem = _first(_row_problems(layout, plain=plain))
+    problem = first_reason(_row_problems(layout, plain=plain))
     return (
         cells.filter(pl.coalesce(FLAW, problem).is_null())
         .select(ROW, "timestamp", times.form(pl.col("timestamp")).alias(FORM))
@@ -152,7 +152,7 @@ def _left_out(rules: Rules) -> Iterator[Reason]:
         yield ~pl.col(IN_FILTER), NOT_IN_FILTER
 
 
-def _first(reasons: Iterable[Reason]) -> pl.Expr:
+def first_reason(reasons: Iterable[Reason]) -> pl.Expr:
     """The text of the first condition that holds; null where none does."""
     texts = [pl.when(condition).then(pl.lit(text)) for condition, text in reasons]
     return pl.coalesce(*texts, pl.lit(None, dtype=pl.String))

@@ -8,10 +8,12 @@ from functools import cached_property
 from typing import Protocol
 
 import polars as pl
+from polars.datatypes import DataTypeClass
 
 from batchrec_dagster.preparation.layout import Column, PreparationError, locate, setting
 from batchrec_dagster.preparation.polars.cells import (
     FLAW,
+    ID_ROLES,
     ROW,
     is_too_long,
     parquet_cells,
@@ -61,6 +63,9 @@ class ParquetTable:
 
     opened: OpenedFile
 
+    separator: str | None = None
+    """What stands between the values of a list in its text; None: a column of lists is refused."""
+
     @cached_property
     def schema(self) -> Mapping[str, pl.DataType]:
         try:
@@ -73,9 +78,15 @@ class ParquetTable:
         return list(self.schema)
 
     def cells(self, wanted: Mapping[str, Column]) -> pl.LazyFrame:
+        names = self._locate(wanted)
         rows = pl.scan_parquet(self.opened.path, row_index_name=ROW, glob=False)
+        schema = dict(self.schema)
+        for name in {name for name in names.values() if self._is_joinable(schema[name])}:
+            values = pl.col(name).cast(pl.List(pl.String))
+            rows = rows.with_columns(values.list.join(self.separator or "", ignore_nulls=True))
+            schema[name] = pl.String()
         most_bytes = Limits.from_environment().cell_bytes
-        return parquet_cells(rows, self.schema, self._locate(wanted), most_bytes)
+        return parquet_cells(rows, schema, names, most_bytes)
 
     def typed(self, wanted: Mapping[str, Column], types: Mapping[str, pl.DataType]) -> pl.LazyFrame:
         names = self._locate(wanted)
@@ -96,13 +107,19 @@ class ParquetTable:
         names = {role: self.columns[place] for role, place in places.items()}
         for role, name in names.items():
             kind = self.schema[name]
-            if is_without_text(kind):
+            if is_without_text(kind) and not self._is_joinable(kind):
                 raise self._unfit(role, name, "a column of text or numbers")
-            if role in ("user", "item") and kind.is_float():
+            if role in ID_ROLES and kind.is_float():
+                query = "items.query" if role.startswith("items.") else "ratings.query"
                 raise self._unfit(
-                    role, name, "ids as text or whole numbers, or convert them in ratings.query"
+                    role, name, f"ids as text or whole numbers, or convert them in {query}"
                 )
         return names
+
+    def _is_joinable(self, kind: pl.DataType) -> bool:
+        """Whether cells of this type are lists whose values become one text."""
+        is_list = isinstance(kind, pl.List) and not is_without_text(kind.inner)
+        return is_list and self.separator is not None
 
     def _cast(self, role: str, name: str, wanted: pl.DataType) -> pl.Expr:
         kind = self.schema[name]
@@ -120,7 +137,7 @@ class ParquetTable:
         )
 
 
-def is_without_text(kind: pl.DataType) -> bool:
+def is_without_text(kind: pl.DataType | DataTypeClass) -> bool:
     """Whether cells of this type cannot be read as text: lists, structures and bytes."""
     return kind.is_nested() or kind in (pl.Binary, pl.Object)
 
