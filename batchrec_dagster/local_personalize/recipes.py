@@ -1,4 +1,4 @@
-"""The recipes that this local Personalize trains: one row each, of all those with batch jobs.
+"""The recipes that this local Personalize trains, one row each: those that have batch jobs.
 
 Source: developer guide, "Choosing a recipe" and "Batch inference job input and output".
 """
@@ -44,15 +44,31 @@ class Recipe:
     """A recipe: Personalize's description, its input and output lines, and how it is trained."""
 
     name: str
+    """The last part of its ARN."""
+
     type: str
+    """One of Personalize's types of recipes."""
+
     description: str
+
     input_fields: tuple[str, ...]
+    """The fields of an input line of a batch job."""
+
     output: Output
+
     trainer: RecipeTrainer
-    metrics: tuple[str, ...] = METRICS  # the names of GetSolutionMetrics
-    updates: bool = False  # whether Personalize allows trainingMode UPDATE
-    events_config: bool = False  # whether solutionConfig.eventsConfig is allowed
-    max_lines: int | None = None  # in an input file
+
+    metrics: tuple[str, ...] = METRICS
+    """The names of its metrics in GetSolutionMetrics."""
+
+    updates: bool = False
+    """Whether Personalize allows trainingMode UPDATE."""
+
+    events_config: bool = False
+    """Whether solutionConfig.eventsConfig is allowed."""
+
+    max_lines: int | None = None
+    """How many lines an input file may have; None if there is no limit."""
 
     @property
     def arn(self) -> str:
@@ -152,13 +168,16 @@ REAL_TIME_RECIPES = ("aws-trending-now", "aws-next-best-action")
 
 
 def get_recipe(arn: str) -> Recipe:
-    """The recipe of an ARN. Raises NotFoundError, or InvalidInputError for one without batch."""
+    """The recipe of an ARN.
+
+    Raises ResourceNotFoundError if there is none, or InvalidInputError if it has no batch jobs.
+    """
     # Clients of a region in China or of GovCloud name its partition.
-    own = re.sub(r"^arn:aws(-cn|-us-gov):", "arn:aws:", arn)
-    if own in RECIPES:
-        return RECIPES[own]
+    standard_arn = re.sub(r"^arn:aws(-cn|-us-gov):", "arn:aws:", arn)
+    if standard_arn in RECIPES:
+        return RECIPES[standard_arn]
     for name in REAL_TIME_RECIPES:
-        if own == build_recipe_arn(name):
+        if standard_arn == build_recipe_arn(name):
             raise InvalidInputError(
                 f"{name} cannot be used in batch: Personalize offers it in real time only, which is"
                 " not supported locally."
@@ -167,7 +186,7 @@ def get_recipe(arn: str) -> Recipe:
 
 
 def training_parameters(config: Mapping[str, Any]) -> dict[str, str]:
-    """A `solutionConfig`'s hyperparameters and feature transformation parameters together."""
+    """The hyperparameters and the feature transformation parameters of a `solutionConfig`."""
     return {
         **config.get("featureTransformationParameters", {}),
         **config.get("algorithmHyperParameters", {}),
@@ -175,7 +194,10 @@ def training_parameters(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def hpo_search(config: Mapping[str, Any]) -> Search:
-    """The search that performHPO runs. Raises InvalidInputError for a bad range."""
+    """The search that performHPO runs, from a `solutionConfig`.
+
+    Raises InvalidInputError for a bad range.
+    """
     hpo = config.get("hpoConfig", {})
     ranges = hpo.get("algorithmHyperParameterRanges", {})
     resources = hpo.get("hpoResourceConfig", {})
@@ -190,15 +212,19 @@ def hpo_search(config: Mapping[str, Any]) -> Search:
     )
 
 
-def parse_count(resources: Mapping[str, str], name: str, default: int, most: int) -> int:
-    """A number of an hpoResourceConfig, from 1 to `most`. Raises InvalidInputError."""
+def parse_count(resources: Mapping[str, str], name: str, default: int, maximum: int) -> int:
+    """A number of an hpoResourceConfig, from 1 to the maximum.
+
+    Raises InvalidInputError if it is no such number.
+    """
     text = resources.get(name, str(default))
-    if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= most):
-        raise InvalidInputError(f"{name} must be a whole number from 1 to {most}, not {text!r}.")
+    if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= maximum):
+        raise InvalidInputError(f"{name} must be a whole number from 1 to {maximum}, not {text!r}.")
     return int(text)
 
 
 def _bounds(entries: Sequence[Mapping[str, Any]]) -> dict[str, tuple[Any, Any]]:
+    """The least and the largest value of each hyperparameter, from the ranges of an hpoConfig."""
     for entry in entries:
         if "minValue" not in entry or "maxValue" not in entry:
             raise InvalidInputError(
@@ -223,12 +249,16 @@ def train(
     previous: Path | None = None,
     search: Search | None = None,
 ) -> TrainedModel:
-    """Train a recipe (its name, without the ARN) and measure it on Personalize's split.
+    """Train a recipe and measure it on Personalize's split.
 
-    `search` looks for the best hyperparameters. `previous` is the folder of a model to update,
-    which keeps its hyperparameters. The same data, hyperparameters and seed give the same model,
-    byte for byte, on any number of cores. Raises HyperparameterError, TrainingError; and
-    ModelFileError when a file in `previous` is damaged.
+    The same data, hyperparameters and seed give the same model, byte for byte, on any number of
+    cores. Raises HyperparameterError or TrainingError, and ModelFileError when a file of the
+    previous model is damaged.
+
+    name: of the recipe, without the rest of its ARN.
+    log: takes a line about what was done.
+    previous: the folder of a model to update, which keeps its hyperparameters.
+    search: where to look for the best hyperparameters.
     """
     values = parse_hyperparameters(name, hyperparameters)
     ranges = search_ranges(name, hyperparameters, search) if search else {}
@@ -242,15 +272,15 @@ def train(
     if previous is not None:
         if trainer.update is None:
             raise TrainingError(f"{name} cannot be updated, only trained in full")
-        updated = trainer.update(previous, interactions, seed, log)
-        if updated is not None:
-            model, metrics, kept = updated
-            tuned = {key: format_value(kept[key]) for key in ranges if key in kept}
+        update = trainer.update(previous, interactions, seed, log)
+        if update is not None:
+            model, metrics, old_values = update
+            tuned = {key: format_value(old_values[key]) for key in ranges if key in old_values}
             return TrainedModel.from_measurements(model, metrics, tuned)
     best: dict[str, Value] = {}
     if search is not None and trainer.measure is not None:
         jobs = search.max_jobs
         best = tune(trainer.measure, interactions, values, ranges, jobs, seed, log)
-    trained, metrics = trainer.train(interactions, {**values, **best}, seed, log)
+    model, metrics = trainer.train(interactions, {**values, **best}, seed, log)
     tuned = {key: format_value(value) for key, value in best.items()}
-    return TrainedModel.from_measurements(trained, metrics, tuned)
+    return TrainedModel.from_measurements(model, metrics, tuned)

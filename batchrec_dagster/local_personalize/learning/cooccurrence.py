@@ -22,18 +22,18 @@ from .interactions import Float32, History, Int32
 from .ranking import masked_entries, top_k_per_row
 from .threads import ordered_map, row_ranges
 
-WINDOW = 32
+WINDOW = 32  # how many of the next items pair with an item; the hyperparameter bptt
 DISTANCE_EXPONENT = 0.5
 POPULARITY_EXPONENT = 0.5
 POPULARITY_SHIFT = 5.0
 
-# Pairs counted at once, and sums kept meanwhile: a few MiB of each.
+# Pairs that are counted at once, and sums in memory meanwhile: a few MiB of each.
 PAIRS = 1 << 20
 SUMS = 1 << 20
 
 # Adding a pair to a sparse matrix costs about as much as clearing this many cells of a dense one.
 CELLS = 64
-# In a large catalogue each item has the cheaper way.
+# In a catalogue with more items, the cheaper way is taken for each item, and not for all of them.
 MANY_ITEMS = 20_000
 CELLS_OF_MANY = 10
 
@@ -41,42 +41,43 @@ CELLS_OF_MANY = 10
 def fit(
     history: History, *, window: int = WINDOW, neighbors: int, symmetric: bool = False
 ) -> csr_matrix:
-    """Weights (n_items, n_items) float32: row = an item of a history, column = a later item.
+    """Weights (n_items, n_items) float32: a row is an item of a history, a column a later item.
 
-    `window` is how many of the next items pair with each item of a history; `symmetric` pairs as
-    many of the items before it too. Each row keeps its `neighbors` largest weights, ties to the
-    lower column.
+    window: how many of the next items pair with each item of a history.
+    neighbors: how many weights each row keeps, the largest ones; of equal ones the lower columns.
+    symmetric: whether as many of the items before it pair with an item too.
     """
     n = history.n_items
     pairs = _WindowPairs.from_history(history, window, symmetric)
     discount = ((pairs.counts + POPULARITY_SHIFT) ** -POPULARITY_EXPONENT).astype(np.float32)
 
     def dense_rows(block: slice) -> csr_matrix:
-        weights = _dense_sums(pairs, block, n)
-        weights *= discount[block, None]
-        weights *= discount
-        return top_k_per_row(masked_entries(weights, weights > 0), neighbors)
+        sums = _dense_sums(pairs, block, n)
+        sums *= discount[block, None]
+        sums *= discount
+        return top_k_per_row(masked_entries(sums, sums > 0), neighbors)
 
     def sparse_rows(block: slice) -> csr_matrix:
-        weights = _sparse_sums(pairs, block, n)
-        weights.data *= np.repeat(discount[block], np.diff(weights.indptr))
-        weights.data *= discount[weights.indices]
-        return top_k_per_row(weights, neighbors)
+        sums = _sparse_sums(pairs, block, n)
+        sums.data *= np.repeat(discount[block], np.diff(sums.indptr))
+        sums.data *= discount[sums.indices]
+        return top_k_per_row(sums, neighbors)
 
+    # The items before `tail`, which have most of the pairs, are counted in dense rows.
     cells = pairs.counts * (window * len(pairs.sides))
-    if n > MANY_ITEMS:  # the items before `tail` have most of the pairs
+    if n > MANY_ITEMS:
         tail = int(np.flatnonzero(cells * CELLS_OF_MANY >= n).max(initial=-1)) + 1
     else:
         tail = 0 if cells.sum() * CELLS < n * n else n
-    head = row_ranges(pairs.starts[: tail + 1], pairs.at_once, max(1, SUMS // (n + 1)))
-    rest = [
+    dense_blocks = row_ranges(pairs.starts[: tail + 1], pairs.batch_size, max(1, SUMS // (n + 1)))
+    sparse_blocks = [
         slice(tail + block.start, tail + block.stop)
-        for block in row_ranges(pairs.starts[tail:], pairs.at_once)
+        for block in row_ranges(pairs.starts[tail:], pairs.batch_size)
     ]
-    rows = chain(ordered_map(dense_rows, head), ordered_map(sparse_rows, rest))
-    out: csr_matrix = vstack([csr_matrix((0, n), dtype=np.float32), *rows], format="csr")
-    out.sort_indices()
-    return out
+    rows = chain(ordered_map(dense_rows, dense_blocks), ordered_map(sparse_rows, sparse_blocks))
+    weights: csr_matrix = vstack([csr_matrix((0, n), dtype=np.float32), *rows], format="csr")
+    weights.sort_indices()
+    return weights
 
 
 @dataclass(frozen=True)
@@ -87,56 +88,77 @@ class _WindowPairs:
     so that no window reaches into another user's history.
     """
 
-    counts: npt.NDArray[np.intp]  # (n_items,) entries of each item
-    starts: npt.NDArray[np.intp]  # (n_items + 1,) where the entries of each item begin
-    places: npt.NDArray[np.signedinteger]  # (entries,) places in the line, item by item
-    windows: Int32  # (places, window) sliding windows over the line
-    sides: list[tuple[int, Float32]]  # shift of the window, what each pair in it counts
-    at_once: int
-    weights: Float32 | None  # (line,) of the events
+    counts: npt.NDArray[np.intp]
+    """(n_items,) the number of entries of each item."""
+
+    starts: npt.NDArray[np.intp]
+    """(n_items + 1,) where the entries of each item begin in `places`."""
+
+    places: npt.NDArray[np.signedinteger]
+    """(entries,) the place in the line of each entry, item by item."""
+
+    windows: Int32
+    """(places, window) sliding windows over the line."""
+
+    sides: list[tuple[int, Float32]]
+    """For the later items, and perhaps the earlier ones: the shift from an entry to its window, and
+    (batch_size * window,) what each pair in it counts."""
+
+    batch_size: int
+    """How many entries are paired at once."""
+
+    weights: Float32 | None
+    """(line,) of the events, 0 for padding. None if there are none."""
 
     @classmethod
     def from_history(cls, history: History, window: int, symmetric: bool) -> _WindowPairs:
         counts = np.bincount(history.items, minlength=history.n_items)
         line, places = _padded_line(history, window)
-        at_once = max(1, PAIRS // window)
-        near = (np.arange(1, window + 1) ** -DISTANCE_EXPONENT).astype(np.float32)
-        # Histories run from new to old, so later items come before.
-        sides = [(-window, np.tile(near[::-1], at_once))]
+        batch_size = max(1, PAIRS // window)
+        nearness = (np.arange(1, window + 1) ** -DISTANCE_EXPONENT).astype(np.float32)
+        # Histories run from new to old, so the later items are before an entry.
+        sides = [(-window, np.tile(nearness[::-1], batch_size))]
         if symmetric:
-            sides.append((1, np.tile(near, at_once)))
+            sides.append((1, np.tile(nearness, batch_size)))
         return cls(
             counts,
             np.concatenate([[0], np.cumsum(counts)]),
             places,
             np.lib.stride_tricks.sliding_window_view(line, window),
             sides,
-            at_once,
+            batch_size,
             _weights_of_line(history, line),
         )
 
     def batches(self, block: slice) -> Iterator[tuple[Int32, Int32, Float32]]:
-        """Batches of a block's pairs: (k,) rows, (k, window) columns, (k * window,) counts."""
+        """Batches of the pairs of a block of items.
+
+        Each has the (k,) rows in the block, (k, window) items in the window of each, and (k *
+        window,) what each pair counts.
+        """
         places = self.places[self.starts[block.start] : self.starts[block.stop]]
         row = np.repeat(np.arange(block.stop - block.start, dtype=np.int32), self.counts[block])
-        for first in range(0, len(places), self.at_once):
-            some = slice(first, first + self.at_once)
+        for first in range(0, len(places), self.batch_size):
+            batch = slice(first, first + self.batch_size)
             for shift, nearness in self.sides:
-                columns = self.windows[places[some] + shift].astype(np.int32, copy=False)
-                yield row[some], columns, self._count(nearness, places[some], shift, columns.shape)
+                columns = self.windows[places[batch] + shift].astype(np.int32, copy=False)
+                pair_counts = self._weigh(nearness, places[batch], shift, columns.shape)
+                yield row[batch], columns, pair_counts
 
-    def _count(
+    def _weigh(
         self, nearness: Float32, places: npt.NDArray[Any], shift: int, shape: tuple[int, ...]
     ) -> Float32:
+        """(k * window,): the nearness of pairs, times the weights of both events, if any."""
         if self.weights is None:
             return nearness[: shape[0] * shape[1]]
-        of_columns = np.lib.stride_tricks.sliding_window_view(self.weights, shape[1])
-        both: Float32 = of_columns[places + shift] * self.weights[places][:, None]
-        both *= nearness[: both.size].reshape(shape)
-        return both.ravel()
+        window_weights = np.lib.stride_tricks.sliding_window_view(self.weights, shape[1])
+        products: Float32 = window_weights[places + shift] * self.weights[places][:, None]
+        products *= nearness[: products.size].reshape(shape)
+        return products.ravel()
 
 
 def _weights_of_line(history: History, line: Int32) -> Float32 | None:
+    """(line,): the weights of the events, 0 for padding; None if there are none."""
     if history.weights is None:
         return None
     weights = np.zeros(len(line), dtype=np.float32)
@@ -148,9 +170,9 @@ def _padded_line(history: History, window: int) -> tuple[Int32, npt.NDArray[np.s
     """The line of `_WindowPairs`, and the places of all entries in it, item by item."""
     users, entries, n = len(history.lengths), len(history.items), history.n_items
     line = np.full(entries + window * (users + 1), n, dtype=np.int32)
-    whole: npt.DTypeLike = np.int32 if len(line) <= np.iinfo(np.int32).max else np.int64
-    gaps = (window * np.arange(1, users + 1)).astype(whole)
-    places = np.arange(entries).astype(whole)
+    place_type: npt.DTypeLike = np.int32 if len(line) <= np.iinfo(np.int32).max else np.int64
+    gaps = (window * np.arange(1, users + 1)).astype(place_type)
+    places = np.arange(entries).astype(place_type)
     places += np.repeat(gaps, history.lengths)
     line[places] = history.items
     by_item = csr_matrix((places, history.items, history.starts), shape=(users, n)).tocsc()

@@ -10,32 +10,33 @@ from scipy.sparse import csc_matrix, csr_matrix, vstack
 from .interactions import Float32
 from .threads import for_each, row_ranges, single_threaded_blas
 
-BLOCK = 512
-TILE = 16  # of float32, a line of the cache
-STRIPE = 2048  # columns multiplied at once: the product stays in the cache
+BLOCK = 512  # rows
+TILE = 16  # float32 in a line of the cache
+STRIPE = 2048  # columns multiplied at once, so that the product stays in the cache
 
-# Of the inverse by users, half is kept up to here: 0.6 GB. The columns of more items are multiplied
-# twice instead.
+# InverseByUsers keeps half of the inverse of up to so many items, which takes 0.6 GB. The columns
+# of more items are multiplied twice instead.
 MAX_KEPT_ITEMS = 17_000
 
-# Products of XᵀX added at once, and sums kept meanwhile: a few MiB of each.
+# Products of XᵀX that are added at once, and sums in memory meanwhile: a few MiB of each.
 ENTRIES = 1 << 20
 SUMS = 1 << 20
 
-# Rows of X with more than one entry in so many columns are multiplied as dense ones, so many at
-# once: adding up a product of two entries takes as long as about so many products within BLAS.
+# Rows of X with more than one entry in LONG columns are multiplied as dense ones, ROWS at once.
+# Adding up a product of two entries takes about as long as LONG products within BLAS.
 LONG = 12
 ROWS = 1024
 
-# With more new rows for each row or column of the inverse, another one takes less time than `add`.
+# If more new rows than this share of its rows or columns are added to an inverse, another inverse
+# takes less time.
 MAX_ADDED = 1 / 3
 
-Rows = Callable[[slice], Float32]  # (width, n) of a block of `blocks(n)`
+Rows = Callable[[slice], Float32]  # gives the (width, n) rows of a block of `blocks(n)`
 Log = Callable[[str], None]
 
 
 class InverseByItems:
-    """The inverse by columns of X: half of items x items in memory."""
+    """The inverse of XᵀX + λI itself, which takes half of items x items in memory."""
 
     def __init__(self, matrix: csr_matrix, regularization: float, log: Log) -> None:
         self.n: int = matrix.shape[1]
@@ -46,16 +47,19 @@ class InverseByItems:
         return _row_reader(self._lower)
 
     def can_add(self, count: int) -> bool:
-        """Whether so many rows more take less time than another inverse."""
+        """Whether to add so many rows takes less time than another inverse."""
         return count <= self.n * MAX_ADDED
 
     def add(self, rows: csr_matrix) -> None:
-        """Let X have these rows (r, n) too: P - P Uᵀ (I + U P Uᵀ)⁻¹ U P, by Woodbury."""
-        lower, parts, of_block = self._lower, blocks(self.n), self.rows()
+        """Let X have more rows. The inverse P becomes P - P Uᵀ (I + U P Uᵀ)⁻¹ U P (Woodbury).
+
+        rows: U, (r, n).
+        """
+        lower, parts, read_rows = self._lower, blocks(self.n), self.rows()
         products = np.empty(rows.shape, dtype=np.float32)  # U P
 
         def multiply(part: slice) -> None:
-            products[:, part] = rows @ transpose(of_block(part))
+            products[:, part] = rows @ transpose(read_rows(part))
 
         for_each(multiply, parts)
         inner = (rows @ transpose(products)).astype(np.float64)
@@ -75,27 +79,27 @@ class InverseByItems:
 
 
 class InverseByUsers:
-    """The inverse by rows of X, (I - Xᵀ(XXᵀ + λI)⁻¹X) / λ: cheap for few users (Woodbury)."""
+    """The inverse as (I - Xᵀ(XXᵀ + λI)⁻¹X) / λ, which is cheap for few users (Woodbury)."""
 
     def __init__(self, matrix: csr_matrix, regularization: float, log: Log) -> None:
         self.n: int = matrix.shape[1]
         self._matrix, self._regularization = matrix, regularization
         lower = _lower_inverse(matrix.T.tocsr(), regularization, log)
-        self._whole = _assemble_square(lower)  # (XXᵀ + λI)⁻¹
+        self._square = _assemble_square(lower)  # (users, users) (XXᵀ + λI)⁻¹
 
     def rows(self) -> Rows:
-        """Looks up rows of the inverse. Half of it is computed here, where it is not too large."""
-        by_item, whole, n = self._matrix.T.tocsr(), self._whole, self.n
-        strength = np.float32(self._regularization)
+        """Looks up rows of the inverse. Half of it is computed here, if it is not too large."""
+        by_item, square, n = self._matrix.T.tocsr(), self._square, self.n
+        regularization = np.float32(self._regularization)
 
         def columns(part: slice, first: int) -> Float32:
-            """(n - first, width): from row `first` on."""
-            half = transpose(by_item[part] @ whole)  # (users, width)
-            out: Float32 = by_item[first:] @ half
-            out /= -strength
+            """(n - first, width): the columns of a block, from row `first` on."""
+            half = transpose(by_item[part] @ square)  # (users, width)
+            inverse: Float32 = by_item[first:] @ half
+            inverse /= -regularization
             width = np.arange(part.stop - part.start)
-            out[width + part.start - first, width] += 1 / strength
-            return out
+            inverse[width + part.start - first, width] += 1 / regularization
+            return inverse
 
         if n > MAX_KEPT_ITEMS:
             return lambda part: transpose(columns(part, 0))
@@ -103,7 +107,10 @@ class InverseByUsers:
         lower = [np.empty((part.stop - part.start, part.stop), np.float32) for part in parts]
 
         def fill(k: int) -> None:
-            """From the diagonal down: the items there are less popular, so their rows are short."""
+            """Fill the columns of block k from the diagonal down.
+
+            The items there are less popular, so their rows are short.
+            """
             below = columns(parts[k], parts[k].start)
             for rows, part in zip(lower[k:], parts[k:], strict=True):
                 rows[:, parts[k]] = below[part.start - parts[k].start : part.stop - parts[k].start]
@@ -112,34 +119,38 @@ class InverseByUsers:
         return _row_reader(lower)
 
     def can_add(self, count: int) -> bool:
-        """Whether so many rows more take less time than another inverse."""
-        return count <= len(self._whole) * MAX_ADDED
+        """Whether to add so many rows takes less time than another inverse."""
+        return count <= len(self._square) * MAX_ADDED
 
     def add(self, rows: csr_matrix) -> None:
-        """Let X have these rows (r, n) too: the inverse of a matrix in four blocks."""
-        before, count = self._whole, len(self._whole)
+        """Let X have more rows. It is the inverse of a matrix in four blocks.
+
+        rows: (r, n).
+        """
+        old, count = self._square, len(self._square)
         across = (self._matrix @ rows.T).toarray()  # (users, r)
-        own = (rows @ rows.T).toarray().astype(np.float64)
-        own[np.diag_indices(len(own))] += self._regularization
-        whole = np.empty((count + len(own),) * 2, dtype=np.float32)
+        new_gram = (rows @ rows.T).toarray().astype(np.float64)
+        new_gram[np.diag_indices(len(new_gram))] += self._regularization
+        square = np.empty((count + len(new_gram),) * 2, dtype=np.float32)
         product = np.empty_like(across)
 
         def multiply(part: slice) -> None:
-            product[part] = before[part] @ across
+            product[part] = old[part] @ across
 
         for_each(multiply, blocks(count))
         with single_threaded_blas():
-            corner = np.linalg.inv(own - across.T @ product).astype(np.float32)
+            corner = np.linalg.inv(new_gram - across.T @ product).astype(np.float32)
 
         def update(part: slice) -> None:
             side = product[part] @ corner
-            whole[part, :count] = before[part] + side @ product.T
-            whole[part, count:] = -side
-            whole[count:, part] = -side.T
+            square[part, :count] = old[part] + side @ product.T
+            square[part, count:] = -side
+            square[count:, part] = -side.T
 
         for_each(update, blocks(count))
-        whole[count:, count:] = corner
-        self._matrix, self._whole = vstack([self._matrix, rows], format="csr"), whole
+        square[count:, count:] = corner
+        self._matrix = vstack([self._matrix, rows], format="csr")
+        self._square = square
 
 
 Inverse = InverseByItems | InverseByUsers
@@ -147,19 +158,22 @@ Inverse = InverseByItems | InverseByUsers
 
 def invert_gram(matrix: csr_matrix, regularization: float, log: Log = lambda _: None) -> Inverse:
     """(XᵀX + λI)⁻¹ of X (rows, n), by its columns, or by its rows where they are fewer."""
-    of = InverseByUsers if matrix.shape[0] < matrix.shape[1] else InverseByItems
-    return of(matrix, regularization, log)
+    inverse_class = InverseByUsers if matrix.shape[0] < matrix.shape[1] else InverseByItems
+    return inverse_class(matrix, regularization, log)
 
 
 def blocks(n: int) -> list[slice]:
+    """The blocks of n rows."""
     return [slice(start, min(start + BLOCK, n)) for start in range(0, n, BLOCK)]
 
 
 def invert(lower: list[Float32], log: Log = lambda _: None) -> None:
     """Invert a symmetric positive definite matrix in place.
 
-    `lower[i]` holds the rows of `blocks(n)[i]`, columns 0 to the block's end, C-contiguous
-    float32. Raises numpy.linalg.LinAlgError when the matrix is not positive definite.
+    Raises numpy.linalg.LinAlgError when the matrix is not positive definite.
+
+    lower: the lower half of the matrix, block by block. lower[i] has the rows of `blocks(n)[i]`
+        from column 0 to the block's end, as C-contiguous float32.
     """
     n = lower[-1].shape[1] if lower else 0
     parts = blocks(n)
@@ -173,6 +187,7 @@ def invert(lower: list[Float32], log: Log = lambda _: None) -> None:
 
 
 def _sweep(lower: list[Float32], parts: list[slice], k: int, pivot: slice) -> None:
+    """Eliminate the rows of block k, the pivot, from the others (the sweep operator)."""
     across = row_block(lower, parts, k)
     square = across[:, pivot].astype(np.float64)
     np.linalg.cholesky(square)  # raises unless positive definite
@@ -199,27 +214,32 @@ def _sweep(lower: list[Float32], parts: list[slice], k: int, pivot: slice) -> No
 
 
 def _subtract_product(rows: Float32, weights: Float32, across: Float32) -> None:
-    """Subtract weights x the columns of `across` from the rows, in place."""
-    product = np.empty((len(weights), STRIPE), dtype=np.float32)
+    """Subtract the matrix product of weights and `across` from the rows, in place.
+
+    rows: (b, m), of which `across` may have more columns.
+    weights: (b, c).
+    across: (c, m or more).
+    """
+    buffer = np.empty((len(weights), STRIPE), dtype=np.float32)
     for start in range(0, rows.shape[1], STRIPE):
-        some = rows[:, start : start + STRIPE]
-        out = product[:, : some.shape[1]]
-        np.matmul(weights, across[:, start : start + some.shape[1]], out=out)
-        np.subtract(some, out, out=some)
+        stripe = rows[:, start : start + STRIPE]
+        product = buffer[:, : stripe.shape[1]]
+        np.matmul(weights, across[:, start : start + stripe.shape[1]], out=product)
+        np.subtract(stripe, product, out=stripe)
 
 
 def row_block(lower: list[Float32], parts: list[slice], k: int) -> Float32:
     """The full rows (b, n) of block k, from the lower half."""
     pivot = parts[k]
-    out = np.empty((pivot.stop - pivot.start, parts[-1].stop), dtype=np.float32)
-    out[:, : pivot.stop] = lower[k]
+    rows = np.empty((pivot.stop - pivot.start, parts[-1].stop), dtype=np.float32)
+    rows[:, : pivot.stop] = lower[k]
     for i in range(k + 1, len(parts)):
-        _transpose_into(lower[i][:, pivot], out[:, parts[i]])
-    return out
+        _transpose_into(lower[i][:, pivot], rows[:, parts[i]])
+    return rows
 
 
 def _transpose_into(block: Float32, out: Float32) -> None:
-    """Write the transpose, a line of the cache at a time: in half the time."""
+    """Write the transpose to `out`, a line of the cache at a time, which takes half the time."""
     for start in range(0, len(block), TILE):
         out[:, start : start + TILE] = block[start : start + TILE].T
 
@@ -228,8 +248,8 @@ def _lower_inverse(matrix: csr_matrix, regularization: float, log: Log) -> list[
     """The lower half of (XᵀX + λI)⁻¹."""
     lower = gram(matrix)
     for rows in lower:
-        at = np.arange(len(rows))
-        rows[at, rows.shape[1] - len(rows) + at] += regularization
+        row = np.arange(len(rows))
+        rows[row, rows.shape[1] - len(rows) + row] += regularization
     invert(lower, log)
     return lower
 
@@ -241,10 +261,11 @@ def _row_reader(lower: list[Float32]) -> Rows:
 
 
 def _assemble_square(lower: list[Float32]) -> Float32:
+    """(n, n): the whole of a symmetric matrix, from its lower half."""
     if not lower:
         return np.zeros((0, 0), dtype=np.float32)
-    rows = _row_reader(lower)
-    return np.vstack([rows(part) for part in blocks(lower[-1].shape[1])])
+    read_rows = _row_reader(lower)
+    return np.vstack([read_rows(part) for part in blocks(lower[-1].shape[1])])
 
 
 def transpose(block: Float32) -> Float32:
@@ -255,7 +276,10 @@ def transpose(block: Float32) -> Float32:
 
 
 def gram(matrix: csr_matrix) -> list[Float32]:
-    """XᵀX of a (rows, n) matrix, as `invert` takes it: the rows that each two columns share."""
+    """XᵀX, the number of rows that each two columns share, as `invert` takes it.
+
+    matrix: X, (rows, n) of ones.
+    """
     n = matrix.shape[1]
     parts = blocks(n)
     is_long = np.diff(matrix.indptr) * LONG > n
@@ -266,23 +290,27 @@ def gram(matrix: csr_matrix) -> list[Float32]:
     def multiply(i: int) -> None:
         width = parts[i].stop
         left = short[:, :width]
-        out = np.empty((width - parts[i].start, width), dtype=np.float32)
+        block = np.empty((width - parts[i].start, width), dtype=np.float32)
         step = max(1, SUMS // width)
-        for first in range(0, len(out), step):
-            some = out[first : first + step]
+        for first in range(0, len(block), step):
+            block_rows = block[first : first + step]
             start = parts[i].start + first
-            some[:] = _dense_product(by_column[start : start + len(some)], left)
+            block_rows[:] = _dense_product(by_column[start : start + len(block_rows)], left)
         for first in range(0, long.shape[0], ROWS):
             rows = long[first : first + ROWS, :width].toarray()
-            out += np.ascontiguousarray(rows[:, parts[i].start :].T) @ rows
-        lower[i] = out
+            block += np.ascontiguousarray(rows[:, parts[i].start :].T) @ rows
+        lower[i] = block
 
     for_each(multiply, range(len(parts) - 1, -1, -1))
     return lower
 
 
 def _dense_product(columns: csr_matrix, matrix: csr_matrix) -> Float32:
-    """The dense product, summed in place: half the time of a sparse product."""
+    """The dense product (c, n), summed in place in half the time of a sparse product.
+
+    columns: (c, rows).
+    matrix: (rows, n).
+    """
     width = matrix.shape[1]
     sums = np.zeros(columns.shape[0] * width, dtype=np.float32)
     # The rows of the product are one long vector.
@@ -291,8 +319,8 @@ def _dense_product(columns: csr_matrix, matrix: csr_matrix) -> Float32:
     )
     lengths = np.diff(matrix.indptr)[columns.indices]
     for part in row_ranges(np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]), ENTRIES):
-        added = matrix[columns.indices[part]]
-        places = added.indices + np.repeat(offsets[part], lengths[part])
-        by_row = csc_matrix((added.data, places, added.indptr), shape=(len(sums), added.shape[0]))
+        rows = matrix[columns.indices[part]]
+        places = rows.indices + np.repeat(offsets[part], lengths[part])
+        by_row = csc_matrix((rows.data, places, rows.indptr), shape=(len(sums), rows.shape[0]))
         sums += by_row @ columns.data[part]
     return sums.reshape(-1, width)

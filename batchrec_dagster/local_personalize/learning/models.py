@@ -47,13 +47,14 @@ from .store import (
 )
 from .threads import ordered_map
 
-NEW_ITEMS = "new-items"  # prefix of their arrays
+NEW_ITEMS = "new-items"  # prefix of the arrays of new items
 HELD_OUT = "held-out"  # a subfolder of the model's folder, and the kind in its manifest
-# By name; those of the same name are the same in all recipes.
+# Hyperparameters by name. Those of the same name are the same in all recipes.
 _HYPERPARAMETERS = {
     name: kind for allowed in HYPERPARAMETERS.values() for name, kind in allowed.items()
 }
-_LOAD_ERRORS = ValueError, TypeError, AttributeError, OverflowError  # of a manifest's own types
+# What a value of another type than expected in a manifest may raise.
+_LOAD_ERRORS = ValueError, TypeError, AttributeError, OverflowError
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,10 @@ class PopularityModel(UserModel):
     kind: ClassVar[str] = "popularity"
 
     item_ids: Ids
-    popularity: Float32  # (n_items,) log of the counts
+    """(n_items,) distinct str, the most popular first."""
+
+    popularity: Float32
+    """(n_items,) log of the counts."""
 
     def score(self, history: History) -> Float32:
         """(users, n_items) logits."""
@@ -90,8 +94,11 @@ class Repeats:
     a user does not depend on repeats.
     """
 
-    share: float  # of all interactions, between 0 and 1
-    exponent: float  # of the recency, see History.recency_weights
+    share: float
+    """The share of repeats in all interactions, 0 to less than 1."""
+
+    exponent: float
+    """The recency exponent, see `History.recency_weights`."""
 
     @classmethod
     def load(cls, facts: Mapping[str, Any]) -> Repeats:
@@ -102,9 +109,11 @@ class Repeats:
         return cls(share, exponent)
 
     def add(self, logits: Float32, history: History, rates: Float32 | None) -> None:
-        """Raise the logits (users, n_items) of the items of the history, in place.
+        """Raise the logits of the items of the histories, in place.
 
-        `rates` (n_items,) are the repeat rates of the items; with None they are all the same.
+        logits: (users, n_items).
+        rates: (n_items,) the repeat rates of the items, see `ComponentFitter.repeat_rates`. None
+            means that they are all the same.
         """
         owner = np.repeat(np.arange(len(history.lengths)), history.lengths)
         chance = (1.0 + history.ranks) ** -self.exponent
@@ -129,26 +138,45 @@ class BlendModel(UserModel):
     kind: ClassVar[str] = "personalization"
 
     item_ids: Ids
-    popularity: Float32  # (n_items without new ones,) log of the counts
-    scorers: Mapping[str, Scorer]  # by name of the component
-    recency_exponents: Mapping[str, float]  # of each component, see History.recency_weights
-    weights: Mapping[str, float]  # of each component's scores in the logits
+    """(n_items,) distinct str, the most popular first, then the new ones."""
+
+    popularity: Float32
+    """(n_items without new ones,) log of the counts."""
+
+    scorers: Mapping[str, Scorer]
+    """The components by name."""
+
+    recency_exponents: Mapping[str, float]
+    """The recency exponent of each component, see `History.recency_weights`."""
+
+    weights: Mapping[str, float]
+    """The weight of each component's scores in the logits."""
+
     held_out: HeldOut | None = None
-    repeats: Repeats | None = None  # None: users seldom have an item again
-    repeat_rates: Float32 | None = None  # (n_items without new ones,) see ComponentFitter
-    count_exponent: float = 0.0  # see History.weight_by_counts
-    new_items: NewItems | None = None  # the last of `item_ids`, which nobody had in the training
+    """What an update needs; None in a model that cannot be updated, and in one that was loaded."""
+
+    repeats: Repeats | None = None
+    """How likely items come again; None if users seldom have an item again."""
+
+    repeat_rates: Float32 | None = None
+    """(n_items without new ones,) see `ComponentFitter.repeat_rates`."""
+
+    count_exponent: float = 0.0
+    """See `History.weight_by_counts`."""
+
+    new_items: NewItems | None = None
+    """The last of `item_ids`, which nobody had in the training."""
 
     def score(self, history: History) -> Float32:
         """(users, n_items) logits."""
-        out = np.zeros((len(history.lengths), len(self.item_ids)), dtype=np.float32)
-        history = history.weight_by_counts(self.count_exponent)
-        whole, logits = history, out
+        all_logits = np.zeros((len(history.lengths), len(self.item_ids)), dtype=np.float32)
+        whole_history = history.weight_by_counts(self.count_exponent)
+        # The model's own items are scored by its components, then the new ones by their features.
+        history = whole_history
+        logits = all_logits
         if self.new_items is not None:
-            history, logits = (
-                history.keep_items(len(self.popularity)),
-                out[:, : len(self.popularity)],
-            )
+            history = history.keep_items(len(self.popularity))
+            logits = all_logits[:, : len(self.popularity)]
         for exponent, items in self._item_weights.items():
             items.add(logits, history, exponent)
         for name, scorer in self.scorers.items():
@@ -162,12 +190,12 @@ class BlendModel(UserModel):
             self.repeats.add(logits, history, self.repeat_rates)
         logits[history.lengths == 0] = self.popularity
         if self.new_items is not None:
-            out[:, logits.shape[1] :] = self.new_items.score(whole, logits)
-        return out
+            all_logits[:, logits.shape[1] :] = self.new_items.score(whole_history, logits)
+        return all_logits
 
     @cached_property
     def _item_weights(self) -> Mapping[float, ItemItemScorer]:
-        """The components of item weights, by recency exponent: those of one are added up."""
+        """The sums of the item weights of all components with the same recency exponent, by it."""
         sums: dict[float, csr_matrix] = {}
         for name, scorer in self.scorers.items():
             if isinstance(scorer, ItemItemScorer):
@@ -179,16 +207,20 @@ class BlendModel(UserModel):
         return {exponent: ItemItemScorer(weights) for exponent, weights in sums.items()}
 
     def with_exploration(self, weight: float, max_age: float) -> BlendModel:
-        """The model with new items of at most `max_age` days, in this share of a list at most."""
+        """The model with only some of its new items.
+
+        weight: the share of a list that new items may have.
+        max_age: the largest age of an item in days; items of unknown age stay.
+        """
         if self.new_items is None:
             return self
         ages = self.new_items.ages
-        kept = np.isnan(ages) | (ages <= max_age)
-        if not weight or not kept.any():
+        is_young = np.isnan(ages) | (ages <= max_age)
+        if not weight or not is_young.any():
             return replace(self, item_ids=self.item_ids[: len(self.popularity)], new_items=None)
-        own = np.ones(len(self.popularity), dtype=bool)
-        ids = self.item_ids[np.concatenate([own, kept])]
-        return replace(self, item_ids=ids, new_items=self.new_items.select(kept, weight))
+        is_own = np.ones(len(self.popularity), dtype=bool)
+        ids = self.item_ids[np.concatenate([is_own, is_young])]
+        return replace(self, item_ids=ids, new_items=self.new_items.select(is_young, weight))
 
     def limit(self, scores: Float32, num_results: int) -> None:
         if self.new_items is not None:
@@ -203,24 +235,27 @@ class BlendModel(UserModel):
     def contents(self) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
         """What `load` needs: arrays, and facts for the manifest."""
         arrays = {**pack_ids(self.item_ids), "popularity": self.popularity}
-        facts: dict[str, dict[str, Any]] = {}
+        components: dict[str, dict[str, Any]] = {}
         for name, scorer in self.scorers.items():
-            facts[name] = {
+            components[name] = {
                 "kind": scorer.kind,
                 "recency_exponent": self.recency_exponents[name],
                 "weight": self.weights[name],
             }
             arrays |= {f"{name}.{key}": value for key, value in scorer.arrays().items()}
-        repeats = {"repeats": asdict(self.repeats)} if self.repeats is not None else {}
-        if self.repeats is not None and self.repeat_rates is not None:
-            arrays["repeat_rates"] = self.repeat_rates
         if self.new_items is not None:
             # Among the components, so that versions that do not know new items refuse the model.
-            facts[NEW_ITEMS] = {"kind": NEW_ITEMS}
-            new = self.new_items.arrays()
-            arrays |= {f"{NEW_ITEMS}.{key}": value for key, value in new.items()}
-        counts = {"count_exponent": self.count_exponent} if self.count_exponent else {}
-        return arrays, {"components": facts, **repeats, **counts}
+            components[NEW_ITEMS] = {"kind": NEW_ITEMS}
+            for key, value in self.new_items.arrays().items():
+                arrays[f"{NEW_ITEMS}.{key}"] = value
+        facts: dict[str, Any] = {"components": components}
+        if self.repeats is not None:
+            facts["repeats"] = asdict(self.repeats)
+            if self.repeat_rates is not None:
+                arrays["repeat_rates"] = self.repeat_rates
+        if self.count_exponent:
+            facts["count_exponent"] = self.count_exponent
+        return arrays, facts
 
     @classmethod
     def load(cls, arrays: Arrays, facts: dict[str, Any]) -> BlendModel:
@@ -234,24 +269,25 @@ class BlendModel(UserModel):
         components = dict(facts["components"])
         has_new_items = components.pop(NEW_ITEMS, None) is not None
         popularity = require_array(arrays, "popularity", [np.float32], [None])
-        own = len(popularity)
+        own_items = len(popularity)
         scorers: dict[str, Scorer] = {}
         for name, fact in components.items():
             with _component_in_errors(name):
                 scorer = SCORER_TYPES[fact["kind"]].from_arrays(_component_arrays(arrays, name))
-                _require_items(scorer.n_items, own)
+                _require_items(scorer.n_items, own_items)
                 scorers[name] = scorer
-        item_ids, new_items = unpack_distinct_ids(arrays), None
+        item_ids = unpack_distinct_ids(arrays)
+        new_items = None
         if has_new_items:
             with _component_in_errors(NEW_ITEMS):
                 new_items = NewItems.from_arrays(_component_arrays(arrays, NEW_ITEMS))
-                _require_items(new_items.scorer.n_items, own + len(new_items.ages))
-        known = own + (len(new_items.ages) if new_items else 0)
-        if len(item_ids) != known:
-            raise ValueError(f"id_ends.npy has {len(item_ids)} items, expected {known}")
+                _require_items(new_items.scorer.n_items, own_items + len(new_items.ages))
+        expected = own_items + (len(new_items.ages) if new_items else 0)
+        if len(item_ids) != expected:
+            raise ValueError(f"id_ends.npy has {len(item_ids)} items, expected {expected}")
         repeat_rates = None
         if "repeat_rates" in arrays:
-            repeat_rates = require_array(arrays, "repeat_rates", [np.float32], [own])
+            repeat_rates = require_array(arrays, "repeat_rates", [np.float32], [own_items])
         return cls(
             item_ids,
             popularity,
@@ -267,7 +303,7 @@ class BlendModel(UserModel):
 
 @contextmanager
 def _component_in_errors(component: str) -> Iterator[None]:
-    """Put the component's name before that of a file in the message of a ValueError."""
+    """A context that puts the component's name before that of a file in a ValueError's message."""
     try:
         yield
     except ValueError as error:
@@ -289,41 +325,50 @@ def _number(value: Any, name: str) -> float:
 def _component_arrays(arrays: Arrays, name: str) -> Arrays:
     """The arrays of a component, by the names that it gave them."""
     prefix = f"{name}."
-    return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
+    return {
+        key.removeprefix(prefix): array for key, array in arrays.items() if key.startswith(prefix)
+    }
 
 
 def _from_old_names(arrays: Arrays, facts: dict[str, Any]) -> tuple[Arrays, dict[str, Any]]:
-    """What `contents` gives now, from a model saved when its names were others."""
-    new = {"ease-shrunk": EASE_HIGH_REG, "either-way": SYMMETRIC_COOC}
+    """What `contents` gives now, from a model that was saved with earlier names of everything."""
+    new_names = {"ease-shrunk": EASE_HIGH_REG, "either-way": SYMMETRIC_COOC}
     components = {
-        new.get(name, name): {
+        new_names.get(name, name): {
             "kind": fact["kind"],
             "recency_exponent": fact["power"],
             "weight": fact["share"],
         }
         for name, fact in facts["parts"].items()
     }
-    renamed = {}
+    new_arrays = {}
     for key, array in arrays.items():
-        name, dot, rest = key.partition(".")
-        renamed[new.get(name, name) + dot + rest] = array
-    return renamed, {"components": components}
+        name, dot, suffix = key.partition(".")
+        new_arrays[new_names.get(name, name) + dot + suffix] = array
+    return new_arrays, {"components": components}
 
 
 @dataclass(frozen=True)
 class HeldOut:
     """What an update needs to measure itself like the training before it."""
 
-    model: BlendModel  # trained without the held-out users
-    users: Ids  # (held out,) distinct str
+    model: BlendModel
+    """The model trained without the held-out users."""
+
+    users: Ids
+    """(held out,) distinct str."""
+
     hyperparameters: Values
 
     def save(self, folder: Path) -> None:
-        """Write it into the folder, but for the weights of co-occurrence: an update counts anew."""
+        """Write it into the folder, without the weights of co-occurrence.
+
+        An update counts co-occurrence again.
+        """
         n = len(self.model.popularity)
-        uncounted = ItemItemScorer(csr_matrix((n, n), dtype=np.float32))
+        no_weights = ItemItemScorer(csr_matrix((n, n), dtype=np.float32))
         scorers = {
-            name: uncounted if name in (SEQUENCE, SYMMETRIC_COOC) else scorer
+            name: no_weights if name in (SEQUENCE, SYMMETRIC_COOC) else scorer
             for name, scorer in self.model.scorers.items()
         }
         arrays, facts = replace(self.model, scorers=scorers).contents()
@@ -333,9 +378,11 @@ class HeldOut:
 
     @classmethod
     def load(cls, model: Path) -> HeldOut | None:
-        """What was saved with the model in the folder, None if nothing was.
+        """What was saved with a model, None if nothing was.
 
         Raises ModelFileError when a file is missing or damaged.
+
+        model: the model's folder.
         """
         folder = model / HELD_OUT
         if not folder.exists():
@@ -344,12 +391,12 @@ class HeldOut:
         if kind != HELD_OUT:
             raise ModelFileError(f"{folder} contains {kind!r}, expected {HELD_OUT!r}")
         try:
-            known = BlendModel.load(arrays, facts)
+            test_model = BlendModel.load(arrays, facts)
             values = {
                 name: _HYPERPARAMETERS[name].parse(str(value))
                 for name, value in facts["hyperparameters"].items()
             }
-            return cls(known, unpack_distinct_ids(arrays, "user_"), values)
+            return cls(test_model, unpack_distinct_ids(arrays, "user_"), values)
         except KeyError as error:
             raise ModelFileError(f"{folder} is incomplete: {error}") from error
         except _LOAD_ERRORS as error:
@@ -363,7 +410,8 @@ class SegmentationModel:
     kind: ClassVar[str] = "segmentation"
 
     model: BlendModel
-    repeat_factor: float = 1.0  # factor of the probabilities of items in a user's history
+    repeat_factor: float = 1.0
+    """The factor of the probabilities of the items in a user's history."""
 
     @property
     def item_ids(self) -> Ids:
@@ -378,16 +426,18 @@ class SegmentationModel:
         users: npt.NDArray[np.bool_] | None = None,
         checkpoint: Callable[[int], None] = lambda _: None,
     ) -> list[Int32]:
-        """For each query the indices of the `size` users with the highest affinity, best first.
+        """For each query, indices of the users with the highest affinity, best first.
 
-        A query has indices into `item_ids`: of one item, or of all items with an attribute.
-        `users` is a mask over `interactions.user_ids` of the users to consider. `checkpoint` is
-        called after every chunk with its number of users. Memory is proportional to queries x
-        size, and one chunk. Ties go to the user with the lower id.
+        Ties go to the user with the lower id. Memory is in proportion to queries x size, and there
+        is one chunk of users besides.
+
+        queries: indices into `item_ids`, of one item or of all items with an attribute.
+        size: how many users there are for each query, or fewer.
+        users: a mask over `interactions.user_ids` of the users to consider; all if None.
+        checkpoint: is called after every chunk with its number of users.
         """
-        count = len(interactions.user_ids)
-        mask = np.ones(count, bool) if users is None else users
-        selected = np.flatnonzero(mask).astype(np.int32)
+        is_selected = np.ones(len(interactions.user_ids), bool) if users is None else users
+        selected = np.flatnonzero(is_selected).astype(np.int32)
         indicator = _indicator(queries, len(self.item_ids))
         histories = Histories(interactions, self.item_ids)
         best = StreamingTopK(len(queries), min(size, len(selected)))
@@ -417,18 +467,18 @@ class SegmentationModel:
 
     @classmethod
     def load(cls, arrays: Arrays, facts: dict[str, Any]) -> SegmentationModel:
-        """The model that was saved; its factor was named `again` in old files."""
+        """The model that was saved. Earlier versions named its factor `again`."""
         factor = facts["again"] if "again" in facts else facts["repeat_factor"]
         return cls(BlendModel.load(arrays, facts), _number(factor, "repeat_factor"))
 
 
 def probabilities(model: BlendModel, history: History) -> Float32:
     """(users, n_items): the softmax of the scores over all items."""
-    out = model.score(history)
-    out -= out.max(axis=1, keepdims=True, initial=-np.inf)
-    np.exp(out, out=out)
-    out /= out.sum(axis=1, keepdims=True)
-    return out
+    scores = model.score(history)
+    scores -= scores.max(axis=1, keepdims=True, initial=-np.inf)
+    np.exp(scores, out=scores)
+    scores /= scores.sum(axis=1, keepdims=True)
+    return scores
 
 
 def _indicator(queries: Sequence[Int32], n_items: int) -> csr_matrix:

@@ -17,18 +17,18 @@ from .threads import for_each
 
 Index = npt.NDArray[np.intp]
 
-LANES = 16  # the number of groups is a multiple, so that SIMD instructions are full
+LANES = 16  # the number of groups is a multiple of it, so that SIMD instructions are full
 MIN_KEY = np.iinfo(np.int64).min
 MIN_SCORE = np.finfo(np.float32).min
 
-MIN_BUFFER = 1024  # room of StreamingTopK for new values between two compactions, at least
+MIN_BUFFER = 1024  # the least number of values that StreamingTopK adds between two compactions
 COMPACTED_AT_ONCE = 4 << 20  # values per core
 
 
 def top_k(scores: Float32, k: int) -> Int32:
     """(rows, k) columns of the largest scores, sorted by score, then column; -1 pads.
 
-    `scores` is (rows, n) float32 without NaN; -inf is never chosen.
+    scores: (rows, n) float32 without NaN. A score of -inf is never among the largest.
     """
     rows, n = scores.shape
     groups, fold = int(np.sqrt(k * n)) // LANES * LANES, 1
@@ -37,48 +37,54 @@ def top_k(scores: Float32, k: int) -> Int32:
     if 4 * k < groups:  # smaller groups to search, and fewer maxima to partition
         groups, fold = 2 * groups, 4
     maxima = _group_maxima(scores, groups)
-    folded = maxima.reshape(rows, fold, -1).max(axis=1)
-    at = groups // fold - k
-    bound = np.partition(folded, at, axis=1)[:, at, None]
+    folded_maxima = maxima.reshape(rows, fold, -1).max(axis=1)
+    kth = groups // fold - k
+    bound = np.partition(folded_maxima, kth, axis=1)[:, kth, None]
     # With a strict filter fewer than k maxima are finite; skip the groups of -inf.
     bound = np.maximum(bound, MIN_SCORE)
-    reached = maxima >= bound
-    # In a row full of ties no group can be skipped; _by_partition drops ties before sorting.
-    tied = reached.sum(axis=1) > 2 * k
-    reached[tied] = False
-    row, column = _candidates(scores, reached, bound)
-    out = _sort_candidates(scores, row, column, k)
-    if tied.any():
-        out[tied] = _top_k_by_partition(scores[tied], k)
-    return out
+    reaches_bound = maxima >= bound
+    # In a row full of ties no group can be skipped. A partition drops ties before sorting.
+    has_ties = reaches_bound.sum(axis=1) > 2 * k
+    reaches_bound[has_ties] = False
+    row, column = _find_candidates(scores, reaches_bound, bound)
+    columns = _sort_candidates(scores, row, column, k)
+    if has_ties.any():
+        columns[has_ties] = _top_k_by_partition(scores[has_ties], k)
+    return columns
 
 
 def _group_maxima(scores: Float32, groups: int) -> Float32:
     """(rows, groups) maxima; group g holds columns g, g + groups, g + 2 groups and so on."""
     rows, n = scores.shape
-    whole = n // groups * groups
-    maxima = scores[:, :whole].reshape(rows, -1, groups).max(axis=1)
-    rest = maxima[:, : n - whole]
-    np.maximum(rest, scores[:, whole:], out=rest)
+    multiple = n // groups * groups  # the columns after it are one each of the first groups
+    maxima = scores[:, :multiple].reshape(rows, -1, groups).max(axis=1)
+    first_maxima = maxima[:, : n - multiple]
+    np.maximum(first_maxima, scores[:, multiple:], out=first_maxima)
     return np.asarray(maxima)
 
 
-def _candidates(
-    scores: Float32, reached: npt.NDArray[np.bool_], bound: Float32
+def _find_candidates(
+    scores: Float32, reaches_bound: npt.NDArray[np.bool_], bound: Float32
 ) -> tuple[Index, Index]:
-    """Rows (sorted) and columns of the scores >= bound in the groups that reach it."""
-    (rows, n), groups = scores.shape, reached.shape[1]
-    whole = n // groups * groups
+    """Rows (sorted) and columns of the scores that reach the bound.
+
+    scores: (rows, n).
+    reaches_bound: (rows, groups) the groups to search.
+    bound: (rows, 1).
+    """
+    rows, n = scores.shape
+    groups = reaches_bound.shape[1]
+    multiple = n // groups * groups
     # flatnonzero is much faster than nonzero of two dimensions.
-    row, group = np.divmod(np.flatnonzero(reached), groups)
-    found = scores[:, :whole].reshape(rows, -1, groups)[row, :, group]
-    at = np.flatnonzero(found >= bound[row])
-    which, step = np.divmod(at, found.shape[1])
+    row, group = np.divmod(np.flatnonzero(reaches_bound), groups)
+    group_scores = scores[:, :multiple].reshape(rows, -1, groups)[row, :, group]
+    places = np.flatnonzero(group_scores >= bound[row])
+    searched, step = np.divmod(places, group_scores.shape[1])
     # The columns after the last whole multiple of `groups`: one each of the first groups.
-    last = np.flatnonzero((scores[:, whole:] >= bound) & reached[:, : n - whole])
-    rest = np.divmod(last, max(1, n - whole))
-    row = np.concatenate([row[which], rest[0]])
-    column = np.concatenate([group[which] + step * groups, rest[1] + whole])
+    is_last = (scores[:, multiple:] >= bound) & reaches_bound[:, : n - multiple]
+    last_row, last_column = np.divmod(np.flatnonzero(is_last), max(1, n - multiple))
+    row = np.concatenate([row[searched], last_row])
+    column = np.concatenate([group[searched] + step * groups, last_column + multiple])
     order = np.argsort(row, kind="stable")
     return row[order], column[order]
 
@@ -90,46 +96,57 @@ def _top_k_by_partition(scores: Float32, k: int) -> Int32:
     if not rows or not size:
         return np.full((rows, k), -1, dtype=np.int32)
     threshold = np.partition(scores, n - size, axis=1)[:, n - size, None]
-    above, level = scores > threshold, scores == threshold
-    room = size - above.sum(axis=1, keepdims=True)
-    level &= np.cumsum(level, axis=1, dtype=np.int32) <= room
-    row, column = np.nonzero((above | level) & (scores > -np.inf))
+    is_above, is_equal = scores > threshold, scores == threshold
+    free_places = size - is_above.sum(axis=1, keepdims=True)
+    is_equal &= np.cumsum(is_equal, axis=1, dtype=np.int32) <= free_places
+    row, column = np.nonzero((is_above | is_equal) & (scores > -np.inf))
     return _sort_candidates(scores, row, column, k)
 
 
 def _sort_candidates(scores: Float32, row: Index, column: Index, k: int) -> Int32:
-    """(rows, k): the best k candidates; `row` is sorted.
+    """(rows, k): the columns of the best k candidates of each row; -1 pads.
 
     Score and column are packed into one int64 that sorts in the same order, which is fastest.
+
+    scores: (rows, n).
+    row: (candidates,) sorted.
+    column: (candidates,).
     """
     rows, n = scores.shape
-    bits = (scores[row, column] + np.float32(0)).view(np.int32)  # -0 becomes 0, its equal
-    rising = np.where(bits < 0, bits ^ np.int32(0x7FFFFFFF), bits).astype(np.int64)
+    # The bits of a float that is not negative sort as an integer. Adding 0 turns -0 into 0.
+    bits = (scores[row, column] + np.float32(0)).view(np.int32)
+    sortable = np.where(bits < 0, bits ^ np.int32(0x7FFFFFFF), bits).astype(np.int64)
     lengths = np.bincount(row, minlength=rows)
     place = np.arange(len(row)) - (np.cumsum(lengths) - lengths)[row]
     keys = np.full((rows, max(k, lengths.max(initial=0))), MIN_KEY)
-    keys[row, place] = (rising << 32) | (n - column)
+    keys[row, place] = (sortable << 32) | (n - column)
     keys.sort(axis=1)
     best = keys[:, ::-1][:, :k]
     return np.where(best == MIN_KEY, -1, n - (best & 0xFFFFFFFF)).astype(np.int32)
 
 
 class StreamingTopK:
-    """Keeps the `size` largest values of each query from a stream of columns; first come wins ties.
+    """Keeps the largest values of each query from a stream of columns.
 
-    Memory: 2 x queries x (size + the columns added at once) x 8 bytes. New columns are only copied
-    into a buffer, which is compacted when it is full.
+    Of equal values those that came first are kept. It takes 2 x queries x (size + the columns added
+    at once) x 8 bytes of memory. New columns are only copied into a buffer, which is compacted when
+    it is full.
     """
 
     def __init__(self, queries: int, size: int) -> None:
+        """size: how many values of each query are kept."""
         self._size = size
         self._width = 2 * max(size, MIN_BUFFER)
-        self._filled = 0
+        self._filled = 0  # columns of the buffer
         self._values = np.empty((queries, 0), dtype=np.float32)
         self._labels = np.empty((queries, 0), dtype=np.int32)
 
     def add(self, labels: Int32, values: Float32) -> None:
-        """Add columns: their `labels` (n,) and (queries, n) finite `values`."""
+        """Add columns.
+
+        labels: (n,) what stands for each column in the result.
+        values: (queries, n), finite.
+        """
         last = self._filled + len(labels)
         if last > max(self._width, self._size + len(labels)):
             self._compact()
@@ -157,7 +174,8 @@ class StreamingTopK:
         k = min(self._size, self._filled)
         if k:
             step = max(1, COMPACTED_AT_ONCE // self._filled)
-            blocks = (slice(at, at + step) for at in range(0, len(self._values), step))
+            starts = range(0, len(self._values), step)
+            blocks = (slice(start, start + step) for start in starts)
             for_each(lambda block: self._compact_rows(block, k), blocks)
         self._filled = k
 
@@ -168,91 +186,113 @@ class StreamingTopK:
         labels[:, :k] = np.take_along_axis(labels, columns, axis=1)
 
 
-# Pairs grow with the square of a history. A few hundred items per user give the same accuracy as
-# all (Schelter, Boden, Markl, "Scalable similarity-based neighborhood methods with MapReduce",
-# RecSys 2012); this is far above that.
+# The number of pairs grows with the square of a history. A few hundred items of a user give the
+# same accuracy as all (Schelter, Boden, Markl, "Scalable similarity-based neighborhood methods with
+# MapReduce", RecSys 2012). This is far more than that.
 MAX_PAIRED = 5_000
 
 
 def keep_most_recent(matrix: csr_matrix) -> csr_matrix:
-    """The first MAX_PAIRED entries of each row; the entries of a row run from new to old."""
+    """The first MAX_PAIRED entries of each row, which run from new to old."""
     lengths = np.diff(matrix.indptr)
     if lengths.max(initial=0) <= MAX_PAIRED:
         return matrix
-    stays = np.ones(matrix.nnz, dtype=bool)
+    is_recent = np.ones(matrix.nnz, dtype=bool)
     for user in np.flatnonzero(lengths > MAX_PAIRED):
-        stays[matrix.indptr[user] + MAX_PAIRED : matrix.indptr[user + 1]] = False
+        is_recent[matrix.indptr[user] + MAX_PAIRED : matrix.indptr[user + 1]] = False
     ends = np.concatenate([[0], np.cumsum(np.minimum(lengths, MAX_PAIRED))])
-    return csr_matrix((matrix.data[stays], matrix.indices[stays], ends), shape=matrix.shape)
+    entries = matrix.data[is_recent], matrix.indices[is_recent], ends
+    return csr_matrix(entries, shape=matrix.shape)
 
 
 def reindex(matrix: csr_matrix, old_index: Int32) -> csr_matrix:
-    """The square matrix of other items: (n,) the index of each in `matrix`, -1 for an empty row."""
-    known = np.flatnonzero(old_index >= 0)
+    """The square matrix of other items.
+
+    old_index: (n,) the index of each of them in `matrix`, -1 for an empty row and column.
+    """
+    old = np.flatnonzero(old_index >= 0)
     shape = len(old_index), matrix.shape[0]
-    moves = csr_matrix((np.ones(len(known), np.float32), (known, old_index[known])), shape=shape)
-    out: csr_matrix = moves @ matrix @ moves.T
-    out.sort_indices()
-    return out
+    selection = csr_matrix((np.ones(len(old), np.float32), (old, old_index[old])), shape=shape)
+    reindexed: csr_matrix = selection @ matrix @ selection.T
+    reindexed.sort_indices()
+    return reindexed
 
 
-def keep_columns(matrix: csr_matrix, kept: npt.NDArray[np.bool_]) -> csr_matrix:
-    """A copy of the matrix without entries outside the columns of a (n_columns,) mask."""
-    out = matrix.copy()
-    out.data[~kept[out.indices]] = 0
-    out.eliminate_zeros()
-    return out
+def keep_columns(matrix: csr_matrix, is_kept: npt.NDArray[np.bool_]) -> csr_matrix:
+    """A copy of the matrix without the entries of some columns.
+
+    is_kept: (columns,) bool.
+    """
+    copy = matrix.copy()
+    copy.data[~is_kept[copy.indices]] = 0
+    copy.eliminate_zeros()
+    return copy
 
 
 def top_k_per_dense_row(rows: Float32, k: int) -> csr_matrix:
-    """The k entries of largest magnitude of each row, without zeros; equal ones by column."""
+    """The k entries of largest magnitude of each row, without zeros.
+
+    Of equal entries those in lower columns are kept.
+    """
     n = rows.shape[1]
     if k >= n:
         return masked_entries(rows, rows != 0)
-    size = np.abs(rows)
+    magnitudes = np.abs(rows)
     groups = int(np.sqrt(k * n)) // LANES * LANES
     # As in top_k: the k-th largest maximum is a lower bound of the k-th largest entry.
-    maxima = _group_maxima(size, groups) if 2 * k < groups else size
+    maxima = _group_maxima(magnitudes, groups) if 2 * k < groups else magnitudes
     bound = np.partition(maxima, maxima.shape[1] - k, axis=1)[:, maxima.shape[1] - k, None]
-    return top_k_per_row(masked_entries(rows, size >= bound), k)
+    return top_k_per_row(masked_entries(rows, magnitudes >= bound), k)
 
 
-def masked_entries(rows: Float32, stays: npt.NDArray[np.bool_]) -> csr_matrix:
-    """The entries where the mask is set; in half the time of scipy's conversion."""
-    at = np.flatnonzero(stays)  # much faster than nonzero of two dimensions
-    starts = np.searchsorted(at, np.arange(len(rows) + 1) * rows.shape[1])
-    columns = at - np.repeat(np.arange(len(rows)) * rows.shape[1], np.diff(starts))
-    return csr_matrix((rows.ravel()[at], columns.astype(np.int32), starts), shape=rows.shape)
+def masked_entries(rows: Float32, mask: npt.NDArray[np.bool_]) -> csr_matrix:
+    """The entries of a dense matrix where the mask is set, in half the time of SciPy's conversion.
+
+    rows: (rows, n).
+    mask: (rows, n) bool.
+    """
+    places = np.flatnonzero(mask)  # much faster than nonzero of two dimensions
+    starts = np.searchsorted(places, np.arange(len(rows) + 1) * rows.shape[1])
+    columns = places - np.repeat(np.arange(len(rows)) * rows.shape[1], np.diff(starts))
+    return csr_matrix((rows.ravel()[places], columns.astype(np.int32), starts), shape=rows.shape)
 
 
 def top_k_per_row(rows: csr_matrix, k: int) -> csr_matrix:
-    """The k entries of largest magnitude of each row. Overwrites `rows`; columns in any order."""
+    """The k entries of largest magnitude of each row, without zeros.
+
+    Overwrites `rows`. The columns of a row may be in any order.
+    """
     lengths = np.diff(rows.indptr)
-    long = np.flatnonzero(lengths > k)
-    if not len(long):
+    long_rows = np.flatnonzero(lengths > k)
+    if not len(long_rows):
         rows.eliminate_zeros()
         return rows
     n = lengths.max()
-    real = np.arange(n) < lengths[long, None]
-    # The padding differs: partition takes long over equal values.
-    size = np.tile(-np.arange(1, n + 1, dtype=np.float32), (len(long), 1))
-    size[real] = np.abs(rows.data[np.repeat(lengths > k, lengths)])
+    is_entry = np.arange(n) < lengths[long_rows, None]
+    # The values that pad shorter rows differ, because partition takes long over equal ones.
+    magnitudes = np.tile(-np.arange(1, n + 1, dtype=np.float32), (len(long_rows), 1))
+    magnitudes[is_entry] = np.abs(rows.data[np.repeat(lengths > k, lengths)])
     threshold = np.zeros(len(lengths), dtype=np.float32)
-    threshold[long] = np.partition(size, n - k, axis=1)[:, n - k]
+    threshold[long_rows] = np.partition(magnitudes, n - k, axis=1)[:, n - k]
     rows.data[np.abs(rows.data) < np.repeat(threshold, lengths)] = 0
     rows.eliminate_zeros()
     return _break_ties(rows, threshold, k)
 
 
 def _break_ties(rows: csr_matrix, threshold: Float32, k: int) -> csr_matrix:
-    """Cut rows whose entries all reach their threshold to k entries, the first of equal ones."""
+    """Cut rows to k entries, the first of equal ones.
+
+    rows: with no entry below the threshold of its row.
+    threshold: (rows,) the magnitude of the k-th largest entry.
+    """
     lengths = np.diff(rows.indptr)
     if lengths.max(initial=0) <= k:
         return rows
     rows.sort_indices()
-    tied = np.abs(rows.data) == np.repeat(threshold, lengths)
-    before = np.concatenate([[0], np.cumsum(tied)])[rows.indptr]  # ties before each row
-    room = k - (lengths - np.diff(before))
-    rows.data[tied & (np.cumsum(tied) > np.repeat(before[:-1] + room, lengths))] = 0
+    is_tie = np.abs(rows.data) == np.repeat(threshold, lengths)
+    ties_before = np.concatenate([[0], np.cumsum(is_tie)])[rows.indptr]  # of each row
+    free_places = k - (lengths - np.diff(ties_before))
+    last_place = np.repeat(ties_before[:-1] + free_places, lengths)
+    rows.data[is_tie & (np.cumsum(is_tie) > last_place)] = 0
     rows.eliminate_zeros()
     return rows

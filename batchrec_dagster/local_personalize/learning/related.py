@@ -31,8 +31,8 @@ from .threads import ordered_map
 
 POPULARITY_DISCOUNT = 0.5  # default of aws-sims' popularity_discount_factor
 MIN_COINTERACTIONS = 3  # default of its min_cointeraction_count
-NEIGHBORS = 500  # kept for each item
-BLOCK_COUNTS = 4 << 20  # counts of pairs in memory at once, per core
+NEIGHBORS = 500  # similar items that are kept of each item
+BLOCK_COUNTS = 4 << 20  # counts of pairs in memory at once, on each core
 
 
 @dataclass(frozen=True)
@@ -42,15 +42,22 @@ class RelatedItemsModel:
     kind: ClassVar[str] = "related-items"
 
     item_ids: Ids
-    weights: csr_matrix  # (n_items, n_items) float32 > 0, row = the item of the request
+    """(n_items,) distinct str, the most popular first."""
+
+    weights: csr_matrix
+    """(n_items, n_items) float32 above 0: a row is the item of a request, a column is similar."""
 
     def similar(
         self, item_ids: Sequence[str], num_results: int, *, exclude: Exclude | None = None
     ) -> Iterator[RecommendedLists]:
-        """Yield `num_results` similar items for each item, in chunks, in the given order.
+        """Yield the lists of similar items in chunks, in the order of the given items.
 
-        Never the item itself. Popular items follow when too few are similar, and for an unknown
-        item. Scores are 0. Lists that run out of items are padded with item -1.
+        An item itself is never in its list. Popular items follow when too few are similar, and are
+        the list of an unknown item. Scores are 0. Lists that run out of items are padded with item
+        -1.
+
+        num_results: the length of each list.
+        exclude: removes items from the lists.
         """
         queries = find_positions(self.item_ids, item_ids)
         size = chunk_size(len(self.item_ids))
@@ -66,12 +73,17 @@ class RelatedItemsModel:
         return ordered_map(chunk, range(0, len(queries), size))
 
     def similarities(self, items: Int32) -> Float32:
-        """(len(items), n_items): -inf for an item itself; all 0 for -1, an unknown item."""
-        known = np.flatnonzero(items >= 0)
+        """(len(items), n_items): the similarity of all items to each of the given ones.
+
+        It is -inf for an item itself.
+
+        items: item indices; the similarities to -1, an unknown item, are 0.
+        """
+        rows = np.flatnonzero(items >= 0)
         # Items that are not similar tie at 0, and ties go to the more popular.
         scores = np.zeros((len(items), len(self.item_ids)), dtype=np.float32)
-        scores[known] = self.weights[items[known]].toarray()
-        scores[known, items[known]] = -np.inf
+        scores[rows] = self.weights[items[rows]].toarray()
+        scores[rows, items[rows]] = -np.inf
         return scores
 
     def save(self, folder: Path) -> None:
@@ -109,9 +121,12 @@ def fit(
 ) -> csr_matrix:
     """Similarities (n_items, n_items) float32: users of both items, over users(column)^discount.
 
-    `matrix` is (users, n_items) of ones, the entries of a row from new to old; of long histories
-    only the newest entries are paired (`ranking.most_recent`). A pair needs `min_cointeractions`
-    users; an item keeps its NEIGHBORS largest similarities, ties to the lower column.
+    An item keeps its NEIGHBORS largest similarities; of equal ones those of the lower columns.
+
+    matrix: (users, n_items) of ones, the entries of a row from new to old. Of long histories only
+        the newest entries are paired (`ranking.keep_most_recent`).
+    discount: how much less similar popular items are.
+    min_cointeractions: how many users a pair of items needs.
     """
     n = matrix.shape[1]
     divisor = np.maximum(np.bincount(matrix.indices, minlength=n), 1) ** discount
@@ -121,13 +136,14 @@ def fit(
 
     def rows(block: slice) -> csr_matrix:
         counts = by_item[block] @ paired
-        own = np.repeat(np.arange(block.start, block.stop), np.diff(counts.indptr))
-        counts.data[(counts.data < min_cointeractions) | (counts.indices == own)] = 0
+        row_item = np.repeat(np.arange(block.start, block.stop), np.diff(counts.indptr))
+        is_itself = counts.indices == row_item
+        counts.data[(counts.data < min_cointeractions) | is_itself] = 0
         counts.data /= divisor[counts.indices]
         return top_k_per_row(counts, NEIGHBORS)
 
     step = max(1, BLOCK_COUNTS // max(1, n))
     blocks = [slice(start, min(start + step, n)) for start in range(0, n, step)]
-    out: csr_matrix = vstack(list(ordered_map(rows, blocks)), format="csr", dtype=np.float32)
-    out.sort_indices()
-    return out
+    weights: csr_matrix = vstack(list(ordered_map(rows, blocks)), format="csr", dtype=np.float32)
+    weights.sort_indices()
+    return weights

@@ -14,47 +14,54 @@ from .interactions import Float32, Float64, Histories, History, Ids, Int32, Inte
 from .ranking import top_k
 from .threads import ordered_map
 
-# Called with the slice of requests that a chunk answers and its (chunk, n_items) scores; sets the
-# scores of items that must not be recommended to -inf.
+# Takes the slice of requests that a chunk answers and its (chunk, n_items) scores. Sets the scores
+# of items that must not be recommended to -inf.
 Exclude = Callable[[slice, Float32], None]
 
 CHUNK_SCORES = 1 << 20  # 4 MiB of scores, which stay in the cache until they are ranked
-MAX_CHUNK = 1024
-CACHED_SCORES = 1 << 17  # of which the exponentials are summed at once
-# With fewer rows, a product with the items' factors takes longer: BLAS reads the factors anew for
-# each. So a large catalogue gets these rows, or seven times CHUNK_SCORES: malloc maps memory anew
-# for each chunk of 32 MiB and more. Below LEAST_CHUNK rows that costs less than the products.
+MAX_CHUNK = 1024  # rows
+CACHED_SCORES = 1 << 17  # scores whose exponentials are summed at once
+# BLAS reads the items' factors again for each product with them, so products of few rows take
+# longer. A chunk of a large catalogue therefore has EFFICIENT_CHUNK rows. But it has no more than
+# seven times CHUNK_SCORES, as malloc maps memory again for each chunk of 32 MiB and more, unless
+# that would be fewer than LEAST_CHUNK rows: then mapping costs less than the products.
 EFFICIENT_CHUNK = 128
-# Of few users, so many chunks, so that all cores have some, but of so many users each.
-MIN_CHUNKS = 8
 LEAST_CHUNK = 32
-LARGEST_CHUNK = 32 * CHUNK_SCORES
+LARGEST_CHUNK = 32 * CHUNK_SCORES  # scores
+# Few users are cut into so many chunks, so that all cores have some, but not below LEAST_CHUNK.
+MIN_CHUNKS = 8
 
 
 @dataclass(frozen=True)
 class RecommendedLists:
     """Lists for a chunk of requests, in the order of the requests."""
 
-    items: npt.NDArray[np.int32]  # (chunk, k) index into the model's items, best first; -1 pads
-    scores: npt.NDArray[np.float64]  # (chunk, k) softmax probabilities; 0 where padded
+    items: npt.NDArray[np.int32]
+    """(chunk, k) indices into the model's items, best first; -1 pads."""
+
+    scores: npt.NDArray[np.float64]
+    """(chunk, k) softmax probabilities; 0 where padded."""
 
 
 class UserModel:
-    """Base class of models that score all items for a user: turns scores into lists.
+    """Base class of models that score all items for a user. It turns scores into lists.
 
-    Histories come from `interactions`, the current data set, also for users that the model was not
-    trained on. `exclude` removes items from the lists. Lists come in chunks, in the given order;
-    those that run out of items are padded with item -1 and score 0.
+    Lists come in chunks, in the order of the given users. Those that run out of items are padded
+    with item -1 and score 0.
     """
 
-    item_ids: Ids  # (n_items,) distinct str, the most popular first
+    item_ids: Ids
+    """(n_items,) distinct str, the most popular first."""
 
     def score(self, history: History) -> Float32:
         """(users, n_items) logits."""
         raise NotImplementedError
 
     def limit(self, scores: Float32, num_results: int) -> None:
-        """Set scores (users, n_items) to -inf of which a list may have no more."""
+        """Set the scores of items to -inf of whose kind a list may have no more.
+
+        scores: (users, n_items).
+        """
 
     def save(self, folder: Path) -> None:
         """Write the model into the folder: plain arrays and a manifest."""
@@ -68,10 +75,15 @@ class UserModel:
         *,
         exclude: Exclude | None = None,
     ) -> Iterator[RecommendedLists]:
-        """Yield the `num_results` best items of every user.
+        """Yield the best items of every user.
 
         Users without a history get the popular items. Scores are a softmax over all items,
         including excluded ones.
+
+        interactions: the current data, which the histories come from. Users of it whom the model
+            was not trained on have lists, too.
+        num_results: the length of each list.
+        exclude: removes items from the lists.
         """
 
         def best(block: slice, scores: Float32) -> RecommendedLists:
@@ -80,8 +92,8 @@ class UserModel:
                 exclude(block, scores)
             self.limit(scores, num_results)
             items = top_k(scores, num_results)
-            chosen = np.take_along_axis(scores, np.maximum(items, 0), axis=1).astype(np.float64)
-            return RecommendedLists(items, np.where(items < 0, 0.0, np.exp(chosen - normalizer)))
+            logits = np.take_along_axis(scores, np.maximum(items, 0), axis=1).astype(np.float64)
+            return RecommendedLists(items, np.where(items < 0, 0.0, np.exp(logits - normalizer)))
 
         return self._map_scores(best, user_ids, interactions)
 
@@ -95,16 +107,20 @@ class UserModel:
     ) -> Iterator[RecommendedLists]:
         """Yield each user's own list, best item first; ties go to the more popular item.
 
-        `lists` has distinct indices into `item_ids` for each user. Scores are a softmax over the
-        items that `exclude` leaves. A chunk is as wide as its longest list.
+        Scores are a softmax over the items that `exclude` leaves. A chunk is as wide as its longest
+        list.
+
+        lists: for each user, distinct indices into `item_ids`.
+        interactions: the current data, which the histories come from.
+        exclude: removes items from the lists.
         """
 
-        def ranked(block: slice, scores: Float32) -> RecommendedLists:
+        def sort(block: slice, scores: Float32) -> RecommendedLists:
             if exclude is not None:
                 exclude(block, scores)
             return _sort_lists(scores, lists[block])
 
-        return self._map_scores(ranked, user_ids, interactions)
+        return self._map_scores(sort, user_ids, interactions)
 
     def _map_scores(
         self,
@@ -124,7 +140,7 @@ class UserModel:
 
 
 def chunk_size(columns: int) -> int:
-    """How many rows of so many scores fit into a chunk."""
+    """How many rows of so many columns a chunk of scores has."""
     columns = max(1, columns)
     least = min(LEAST_CHUNK, LARGEST_CHUNK // columns)
     efficient = min(EFFICIENT_CHUNK, max(least, 7 * CHUNK_SCORES // columns))
@@ -143,38 +159,44 @@ def exclude_entries(excluded: csr_matrix) -> Exclude:
 
 
 def _sort_lists(scores: Float32, lists: Sequence[Int32]) -> RecommendedLists:
+    """The lists of items with the best first.
+
+    scores: (lists, n_items); items with -inf leave their list.
+    """
     lengths = np.array([len(items) for items in lists], dtype=np.int64)
     width = int(lengths.max(initial=0))
     items = np.full((len(lists), width), -1, dtype=np.int32)
-    real = np.arange(width) < lengths[:, None]
-    items[real] = np.concatenate([*lists, np.zeros(0, np.int32)])
+    is_item = np.arange(width) < lengths[:, None]
+    items[is_item] = np.concatenate([*lists, np.zeros(0, np.int32)])
     logits = np.full(items.shape, -np.inf)
-    rows, columns = np.nonzero(real)
+    rows, columns = np.nonzero(is_item)
     logits[rows, columns] = scores[rows, items[rows, columns]]
     items[logits == -np.inf] = -1
     order = np.lexsort((items, -logits), axis=1)
-    items, logits = np.take_along_axis(items, order, 1), np.take_along_axis(logits, order, 1)
+    items = np.take_along_axis(items, order, axis=1)
+    logits = np.take_along_axis(logits, order, axis=1)
     return RecommendedLists(items, _softmax(logits))
 
 
 def _softmax(logits: Float64) -> Float64:
-    """The softmax of each row; 0 where -inf, and everywhere in a row of nothing else."""
+    """The softmax of each row; 0 where -inf, also in a row of nothing else."""
     highest = logits.max(axis=1, keepdims=True, initial=-np.inf)
-    out = np.exp(logits - np.where(np.isfinite(highest), highest, 0))
-    return np.asarray(out / np.maximum(out.sum(axis=1, keepdims=True), np.finfo(float).tiny))
+    exponentials = np.exp(logits - np.where(np.isfinite(highest), highest, 0))
+    sums = exponentials.sum(axis=1, keepdims=True)
+    return np.asarray(exponentials / np.maximum(sums, np.finfo(float).tiny))
 
 
 def logsumexp(logits: Float32) -> Float64:
     """(rows, 1): log of the sum of the exponentials of each row."""
     if not logits.shape[1]:
         return np.zeros((len(logits), 1))
-    out = np.empty((len(logits), 1))
+    log_sums = np.empty((len(logits), 1))
     step = max(1, CACHED_SCORES // logits.shape[1])
     for first in range(0, len(logits), step):
-        some = logits[first : first + step]
-        highest = some.max(axis=1, keepdims=True)
-        exponentials = some - highest
+        rows = logits[first : first + step]
+        highest = rows.max(axis=1, keepdims=True)
+        exponentials = rows - highest
         np.exp(exponentials, out=exponentials)
         sums = exponentials.sum(axis=1, keepdims=True, dtype=np.float64)
-        out[first : first + step] = highest + np.log(sums)
-    return out
+        log_sums[first : first + step] = highest + np.log(sums)
+    return log_sums

@@ -1,7 +1,7 @@
 """Models and interactions on disk: `.npy` files and a manifest with their checksums.
 
 Checksums find damage, not malice: a file may come from an archive that somebody else made. Native
-code reads these arrays without looking at the bounds, so each is checked in full when it is loaded.
+code reads these arrays without checking indices, so each is checked in full when it is loaded.
 """
 
 from __future__ import annotations
@@ -42,9 +42,12 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 
 
 def save_arrays(folder: Path, kind: str, arrays: Arrays, facts: Mapping[str, Any]) -> None:
-    """Write `<name>.npy` for each array, then `manifest.json`; `facts` is any JSON object.
+    """Write `<name>.npy` for each array, then `manifest.json`.
 
-    The manifest is written last: a folder without one was not saved completely.
+    A folder without a manifest was not saved completely.
+
+    kind: says what is saved, such as a kind of model.
+    facts: any JSON object, for the manifest.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MANIFEST).unlink(missing_ok=True)
@@ -57,18 +60,21 @@ def save_arrays(folder: Path, kind: str, arrays: Arrays, facts: Mapping[str, Any
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
 
 
-# NumPy parses a file's header as Python, which fails in two threads at once: SystemError in Python
-# 3.11 and 3.12 (github.com/python/cpython/issues/106905). Jobs of two lanes load at once, too.
+# NumPy parses a file's header as Python. In two threads at once, that fails with a SystemError in
+# Python 3.11 and 3.12 (github.com/python/cpython/issues/106905). Threads of this module and of two
+# jobs would do it at once.
 _header_lock = threading.Lock()
 
 
 def load_arrays(
     folder: Path, *, mapped: bool = False
 ) -> tuple[str, dict[str, npt.NDArray[Any]], dict[str, Any]]:
-    """Read what `save_arrays` wrote: kind, arrays, facts.
+    """The kind, the arrays and the facts that `save_arrays` wrote.
 
-    `mapped` arrays are read-only memory maps. Raises ModelFileError when a file is missing,
-    truncated or changed, or is not a file of this folder.
+    Raises ModelFileError when a file is missing, truncated or changed, or is not a file of this
+    folder.
+
+    mapped: whether the arrays are to be read-only memory maps.
     """
     path = folder / MANIFEST
     try:
@@ -86,15 +92,15 @@ def load_arrays(
     for name, expected in files.items():
         if not _ARRAY_FILE.fullmatch(name) or not _is_file_entry(expected):
             raise ModelFileError(f"{path} is damaged: its entry of the file {name!r} is not valid")
-    checked = ordered_map(
+    arrays = ordered_map(
         lambda name: _load_checked_array(folder / name, files[name], mapped), files
     )
     names = [name.removesuffix(".npy") for name in files]
-    return kind, dict(zip(names, checked, strict=True)), facts
+    return kind, dict(zip(names, arrays, strict=True)), facts
 
 
 def _is_file_entry(expected: Any) -> bool:
-    """Whether this is what a manifest says of a file."""
+    """Whether an entry of a manifest has the size and the checksum of a file."""
     return (
         isinstance(expected, dict)
         and type(expected.get("bytes")) is int
@@ -114,7 +120,7 @@ def _load_checked_array(path: Path, expected: Mapping[str, Any], mapped: bool) -
             if file.read(len(MAGIC_PREFIX)) != MAGIC_PREFIX:  # np.load also opens zip files
                 raise ModelFileError(f"{path} is damaged: it is not an array of NumPy")
         with _header_lock:
-            # Mapped in any case: a map is never larger than the file, whatever its header says.
+            # A map is never larger than the file, whatever its header says.
             array = np.load(path, mmap_mode="r", allow_pickle=False)
         return np.asarray(array) if mapped else np.array(array)
     except FileNotFoundError:
@@ -133,16 +139,20 @@ def require_array(
 ) -> npt.NDArray[Any]:
     """The array of this name.
 
-    `types` are the types that it may have, and `shape` is its shape, with None for any length.
     Raises KeyError if it is missing, and ValueError that names its file if it has another type or
     shape, or floating-point numbers that are not finite.
+
+    types: the types that it may have.
+    shape: its shape, with None for any length.
     """
     array = arrays[name]
-    if array.dtype not in [np.dtype(each) for each in types]:
-        names = " or ".join(np.dtype(each).name for each in types)
+    dtypes = [np.dtype(dtype) for dtype in types]
+    if array.dtype not in dtypes:
+        names = " or ".join(dtype.name for dtype in dtypes)
         raise ValueError(f"{name}.npy has the type {array.dtype}, expected {names}")
     lengths = zip(array.shape, shape, strict=False)
-    if array.ndim != len(shape) or any(want not in (None, have) for have, want in lengths):
+    has_other_length = any(expected not in (None, length) for length, expected in lengths)
+    if array.ndim != len(shape) or has_other_length:
         expected = ", ".join("any" if length is None else str(length) for length in shape)
         raise ValueError(f"{name}.npy has the shape {array.shape}, expected ({expected})")
     if array.dtype.kind == "f" and not np.isfinite(array).all():
@@ -151,46 +161,54 @@ def require_array(
 
 
 def require_indices(numbers: npt.NDArray[Any], count: int, name: str) -> None:
-    """Raise ValueError that names the file if a number is no index of `count` values."""
+    """Raise ValueError that names the file unless all numbers are indices of `count` values."""
     if not len(numbers):
         return
-    least, most = int(numbers.min()), int(numbers.max())
-    if least < 0 or most >= count:
-        wrong = least if least < 0 else most
+    least, largest = int(numbers.min()), int(numbers.max())
+    if least < 0 or largest >= count:
+        wrong = least if least < 0 else largest
         raise ValueError(f"{name}.npy has the index {wrong}, but there are {count} to choose from")
 
 
 def _require_ends(ends: npt.NDArray[Any], count: int, name: str) -> None:
     """Raise ValueError that names the file unless the ends never fall, and the last is `count`."""
     falls = bool((ends[1:] < ends[:-1]).any())
-    if falls or (len(ends) and ends[0] < 0) or (int(ends[-1]) if len(ends) else 0) != count:
+    is_negative = len(ends) and ends[0] < 0
+    last = int(ends[-1]) if len(ends) else 0
+    if falls or is_negative or last != count:
         raise ValueError(f"{name}.npy does not rise from 0 to {count}")
 
 
 def pack_ids(ids: Ids, prefix: str = "") -> dict[str, npt.NDArray[Any]]:
-    """Strings as two arrays: `id_bytes`, all as UTF-8, and `id_ends`, where each ends."""
+    """Strings as two arrays: `id_bytes`, all as UTF-8, and `id_ends`, where each ends.
+
+    prefix: stands before the names of the arrays.
+    """
     encoded = [text.encode() for text in ids]
-    whole = np.frombuffer(b"".join(encoded), dtype=np.uint8)
+    all_bytes = np.frombuffer(b"".join(encoded), dtype=np.uint8)
     ends = np.cumsum([len(text) for text in encoded], dtype=np.int64)
-    return {f"{prefix}id_bytes": whole, f"{prefix}id_ends": ends}
+    return {f"{prefix}id_bytes": all_bytes, f"{prefix}id_ends": ends}
 
 
 def unpack_ids(arrays: Arrays, prefix: str = "") -> Ids:
     """The strings that `pack_ids` packed. Raises KeyError, or ValueError that names the file."""
-    packed = require_array(arrays, f"{prefix}id_bytes", [np.uint8], [None])
+    byte_array = require_array(arrays, f"{prefix}id_bytes", [np.uint8], [None])
     ends = require_array(arrays, f"{prefix}id_ends", [np.int64], [None])
-    _require_ends(ends, len(packed), f"{prefix}id_ends")
-    whole = packed.tobytes()
+    _require_ends(ends, len(byte_array), f"{prefix}id_ends")
+    all_bytes = byte_array.tobytes()
     ids = np.empty(len(ends), dtype=object)
     start = 0
     for i, end in enumerate(ends.tolist()):
-        ids[i] = whole[start:end].decode()
+        ids[i] = all_bytes[start:end].decode()
         start = end
     return ids
 
 
 def unpack_distinct_ids(arrays: Arrays, prefix: str = "") -> Ids:
-    """The same, each of them once. Raises KeyError, ValueError."""
+    """The strings that `pack_ids` packed, which must be distinct.
+
+    Raises KeyError, or ValueError that names the file.
+    """
     ids = unpack_ids(arrays, prefix)
     if len(set(ids)) != len(ids):
         raise ValueError(f"{prefix}id_bytes.npy has an id more than once")
@@ -198,14 +216,17 @@ def unpack_distinct_ids(arrays: Arrays, prefix: str = "") -> Ids:
 
 
 def pack_matrix(matrix: csr_matrix) -> dict[str, npt.NDArray[Any]]:
+    """A matrix as three arrays."""
     return {name: getattr(matrix, name) for name in ("data", "indices", "indptr")}
 
 
 def unpack_matrix(arrays: Arrays, columns: int | None = None) -> csr_matrix:
-    """The matrix that `pack_matrix` packed; without `columns` it is square.
+    """The matrix that `pack_matrix` packed.
 
     Raises KeyError, or ValueError that names the file. SciPy itself checks much less: an index out
     of range makes it read and write memory that is not its own.
+
+    columns: the number of columns; if None, the matrix is square.
     """
     data = require_array(arrays, "data", [np.float32], [None])
     indices = require_array(arrays, "indices", _INDEX_TYPES, [len(data)])
@@ -238,11 +259,9 @@ NUMBERS = ("users", "items", "timestamps")
 def save(interactions: Interactions, folder: Path) -> None:
     """Write the interactions into the folder: 16 bytes each, and the ids."""
     numbers = {name: getattr(interactions, name) for name in NUMBERS}
-    users, items = (
-        pack_ids(interactions.user_ids, "user_"),
-        pack_ids(interactions.item_ids, "item_"),
-    )
-    save_arrays(folder, KIND, {**numbers, **users, **items}, {})
+    user_ids = pack_ids(interactions.user_ids, "user_")
+    item_ids = pack_ids(interactions.item_ids, "item_")
+    save_arrays(folder, KIND, {**numbers, **user_ids, **item_ids}, {})
 
 
 def load(folder: Path) -> Interactions:
@@ -273,27 +292,36 @@ def load(folder: Path) -> Interactions:
 
 
 def _is_sorted(numbers: Int32) -> bool:
-    """Whether no number is less than the one before; in blocks, for there may be many."""
+    """Whether no number is less than the one before.
+
+    They are compared in blocks, since there may be very many.
+    """
     blocks = (
         numbers[start : start + ROWS_AT_ONCE + 1] for start in range(0, len(numbers), ROWS_AT_ONCE)
     )
     return all(bool((block[1:] >= block[:-1]).all()) for block in blocks)
 
 
-def concat(several: Sequence[Interactions]) -> Interactions:
+def concat(parts: Sequence[Interactions]) -> Interactions:
     """The rows of several interactions, over the union of their ids."""
-    if len(several) == 1:
-        return several[0]
-    user_ids, users = _unite_ids([one.user_ids for one in several], [one.users for one in several])
-    item_ids, items = _unite_ids([one.item_ids for one in several], [one.items for one in several])
-    timestamps = np.concatenate([one.timestamps for one in several])
+    if len(parts) == 1:
+        return parts[0]
+    user_ids, users = _unite_ids([part.user_ids for part in parts], [part.users for part in parts])
+    item_ids, items = _unite_ids([part.item_ids for part in parts], [part.items for part in parts])
+    timestamps = np.concatenate([part.timestamps for part in parts])
     coded = pl.DataFrame({"users": users, "timestamps": timestamps, "items": items})
     return Interactions(user_ids, item_ids, *sort_rows(coded, len(user_ids)))
 
 
 def _unite_ids(ids: Sequence[Ids], numbers: Sequence[Int32]) -> tuple[Ids, Int32]:
-    """The distinct ids of all, sorted by code point, and all numbers as indices into them."""
+    """The distinct ids of all parts, sorted by code point, and all numbers as indices into them.
+
+    ids: the ids of each part.
+    numbers: for each part, indices into its ids.
+    """
     union = np.array(sorted(set().union(*ids)), dtype=object)
-    return union, np.concatenate(
-        [find_positions(union, own)[at] for own, at in zip(ids, numbers, strict=True)]
-    )
+    new_numbers = [
+        find_positions(union, part_ids)[part_numbers]
+        for part_ids, part_numbers in zip(ids, numbers, strict=True)
+    ]
+    return union, np.concatenate(new_numbers)
