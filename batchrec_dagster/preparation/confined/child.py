@@ -73,7 +73,9 @@ def main() -> None:
     # Python ignores this signal, and C++ libraries report the error in words of their own.
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
     _set_limit(resource.RLIMIT_CORE, 0)
-    _set_limit(resource.RLIMIT_AS, limits.file_memory)
+    if sys.platform == "linux":
+        # macOS maps hundreds of gigabytes into each process, and refuses such a limit.
+        _set_limit(resource.RLIMIT_AS, limits.file_memory)
     requests = sys.stdin.buffer
     for line in iter(requests.readline, b""):
         send(answers, _answer(json.loads(line), ConfinedJob(limits, requests, answers)))

@@ -132,22 +132,16 @@ class _Child:
         """The child's last message about this request. Raises LimitError or FileError if the child
         dies of it."""
         packed = request["packed"]
-        watchdog = threading.Timer(WAITING_TIMES * self._limits.file_seconds, self._stop_waiting)
-        watchdog.daemon = True
-        watchdog.start()
-        try:
-            self._send(request)
-            while True:
-                answer = self._receive(packed)
-                if "wanted" in answer:
-                    assert provide is not None
-                    self._send({"paths": [str(path) for path in provide(answer["wanted"])]})
-                elif "packed" in answer:
-                    packed = answer["packed"]
-                else:
-                    return answer
-        finally:
-            watchdog.cancel()
+        self._send(request)
+        while True:
+            answer = self._receive(packed)
+            if "wanted" in answer:
+                assert provide is not None
+                self._send({"paths": [str(path) for path in provide(answer["wanted"])]})
+            elif "packed" in answer:
+                packed = answer["packed"]
+            else:
+                return answer
 
     def end(self) -> None:
         """Kill the process, which may be in the middle of a job."""
@@ -173,7 +167,15 @@ class _Child:
 
     def _receive(self, packed: int | None) -> dict[str, Any]:
         assert self._process.stdout is not None
-        line = self._process.stdout.readline(MAX_ANSWER_BYTES)
+        # A child that sleeps uses no CPU time. What the parent does itself meanwhile, such as
+        # downloads, does not count.
+        watchdog = threading.Timer(WAITING_TIMES * self._limits.file_seconds, self._stop_waiting)
+        watchdog.daemon = True
+        watchdog.start()
+        try:
+            line = self._process.stdout.readline(MAX_ANSWER_BYTES)
+        finally:
+            watchdog.cancel()
         if not line.endswith(b"\n"):
             raise self._death(packed)
         message: dict[str, Any] = json.loads(line)
