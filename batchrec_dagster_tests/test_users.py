@@ -39,8 +39,9 @@ def test_users_are_distinct_and_in_the_order_of_their_bytes(
         patch.setattr(module, "PIECE", 3)
         for since in (None, 5):
             wanted = {user for user, time in rows if time >= (since or 0)}
-            found = distinct_users(frame, since).get_column("userId").to_list()
-            assert found == sorted(wanted, key=str.encode)
+            for file_bytes in (None, 1):
+                found = distinct_users(frame, since, file_bytes).get_column("userId").to_list()
+                assert found == sorted(wanted, key=str.encode)
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ def ours(source: Path, folder: Path) -> tuple[int, int]:
     ) as ratings:
         done = ratings.write_interactions(written)
     types = choose_csv_types(list_interactions_columns(event_type=False))
-    users = distinct_users(pl.scan_csv(written, schema=types))
+    users = distinct_users(pl.scan_csv(written, schema=types), file_bytes=written.stat().st_size)
     users.write_ndjson(folder / "users.json")
     return done.rows_read, done.rows_kept
 

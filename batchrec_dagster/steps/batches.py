@@ -33,8 +33,8 @@ def find_batch_users(work: Work) -> tuple[pl.DataFrame, str]:
     pipeline, declared = work.pipeline, work.pipeline.batch_users
     filter_values = pipeline.recommendations.line_filter_values
     if declared.source is None:
-        with _open_interaction_times(work) as times:
-            users = distinct_users(times, declared.since)
+        with _open_interaction_times(work) as (times, file_bytes):
+            users = distinct_users(times, declared.since, file_bytes)
     else:
         source = parse_source(declared.source, declared.format)
         with open_source(source, work.storage, pipeline.project) as files:
@@ -54,18 +54,21 @@ def find_batch_users(work: Work) -> tuple[pl.DataFrame, str]:
 
 
 @contextmanager
-def _open_interaction_times(work: Work) -> Iterator[pl.LazyFrame]:
-    """USER_ID and TIMESTAMP of all interactions; only each user's last, if Spark wrote the small
-    file of these, so that the interactions need not be downloaded."""
+def _open_interaction_times(work: Work) -> Iterator[tuple[pl.LazyFrame, int | None]]:
+    """USER_ID and TIMESTAMP of all interactions, and the bytes of their file.
+
+    They are only each user's last, without the bytes, if Spark wrote the small file of these, so
+    that the interactions need not be downloaded.
+    """
     uri = work.files.interactions
     known = work.files.users_of_interactions.table()
     if known is not None:
-        yield known.lazy()
+        yield known.lazy(), None
         return
     if work.storage.store.head(uri) is None:
         raise StorageError(f"there is no {uri}: materialize interactions first")
     with work.storage.local_file(uri) as path:
-        yield scan_interactions(path)
+        yield scan_interactions(path), path.stat().st_size
 
 
 @dataclass(frozen=True)
