@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from batchrec_dagster.local_personalize.api.archive import import_home
-from batchrec_dagster.local_personalize.api.client import Quotas, client_for
+from batchrec_dagster.local_personalize.api.client import Quotas, make_client
 from batchrec_dagster.local_personalize.api.service import LocalPersonalize
 from batchrec_dagster.local_personalize.catalog.requests import ACCOUNT_ID
 from batchrec_dagster.storage.object_store import ObjectStore
@@ -69,7 +69,7 @@ class StartedPersonalize:
             quotas=quotas,
             v2_lines=v2_lines,
         )
-        self.client: PersonalizeClient = client_for(self._service)
+        self.client: PersonalizeClient = make_client(self._service)
         self._server: tuple[uvicorn.Server, threading.Thread] | None = None
 
     def uri(self, key: str) -> str:
@@ -94,9 +94,9 @@ class StartedPersonalize:
         """Its URL; the server starts on first use."""
         import uvicorn  # takes half a second, which tests with a client save
 
-        from batchrec_dagster.local_personalize.api.server import application
+        from batchrec_dagster.local_personalize.api.server import make_application
 
-        app = application(self._service)
+        app = make_application(self._service)
         server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning"))
         thread = threading.Thread(target=server.run, name="personalize-http", daemon=True)
         self._server = server, thread

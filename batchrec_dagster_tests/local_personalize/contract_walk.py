@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from botocore import xform_name
 
-from batchrec_dagster.local_personalize.api.validation import input_shape
+from batchrec_dagster.local_personalize.api.validation import find_input_shape
 from batchrec_dagster.local_personalize.operations.registry import OPERATIONS
 from batchrec_dagster.personalize.schemas import build_interactions_schema
 from batchrec_dagster.testing import StartedPersonalize
@@ -108,7 +108,7 @@ class Walk:
 
 
 def _arn_member(kind: str) -> str:
-    return next(iter(input_shape(f"Describe{kind}").members))
+    return next(iter(find_input_shape(f"Describe{kind}").members))
 
 
 def walk_through(started: StartedPersonalize, client: Any) -> Walk:
@@ -240,7 +240,7 @@ def _lists(walk: Walk, group: str, version: str) -> None:
         if not operation.startswith("List") or operation == "ListTagsForResource":
             continue
         walk.ask(operation)
-        for member in parents.keys() & input_shape(operation).members.keys():
+        for member in parents.keys() & find_input_shape(operation).members.keys():
             walk.ask(operation, **{member: parents[member]})
         if "nextToken" in walk.ask(operation, maxResults=1):
             walk.ask(operation, maxResults=1, nextToken=walk.said[-1].parsed["nextToken"])

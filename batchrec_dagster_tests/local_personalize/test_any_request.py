@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from batchrec_dagster.local_personalize.api.service import LocalPersonalize, answer
-from batchrec_dagster.local_personalize.api.validation import input_shape, service_model
+from batchrec_dagster.local_personalize.api.validation import find_input_shape, load_service_model
 from batchrec_dagster.local_personalize.operations.registry import OPERATIONS
 from batchrec_dagster.personalize.schemas import SchemaError, parse_schema
 from batchrec_dagster.storage.object_store import ObjectStore
@@ -89,7 +89,7 @@ def _like(shape: Shape) -> st.SearchStrategy[Any]:
 
 
 REQUESTS = st.sampled_from(sorted(OPERATIONS)).flatmap(
-    lambda operation: st.tuples(st.just(operation), _like(input_shape(operation)))
+    lambda operation: st.tuples(st.just(operation), _like(find_input_shape(operation)))
 )
 
 
@@ -106,7 +106,7 @@ def _check(service: LocalPersonalize, target: str, body: bytes) -> None:
 
 
 @SETTINGS
-@given(target=st.text() | st.sampled_from(service_model().operation_names), body=st.binary())
+@given(target=st.text() | st.sampled_from(load_service_model().operation_names), body=st.binary())
 def test_any_bytes(service: LocalPersonalize, target: str, body: bytes) -> None:
     _check(service, target, body)
     _check(service, f"AmazonPersonalize.{target}", body)
@@ -164,7 +164,7 @@ def _big(shape: Shape) -> Iterator[Any]:
 @pytest.mark.parametrize("operation", sorted(OPERATIONS))
 def test_requests_as_big_as_can_be(service: LocalPersonalize, operation: str) -> None:
     unknown = {f"unknown {n}": n for n in range(MAX_BODY_BYTES // 30)}
-    for params in (unknown, *_big(input_shape(operation))):
+    for params in (unknown, *_big(find_input_shape(operation))):
         body = json.dumps(params).encode()
         assert len(body) <= MAX_BODY_BYTES
         _check(service, f"AmazonPersonalize.{operation}", body)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from batchrec_dagster.local_personalize.api.client import CatalogError
-from batchrec_dagster.local_personalize.api.server import application
+from batchrec_dagster.local_personalize.api.server import make_application
 from batchrec_dagster.local_personalize.api.service import LocalPersonalize
 from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster_tests.test_guard import served
@@ -34,7 +34,7 @@ def test_the_server_says_that_the_catalogue_is_damaged(tmp_path: Path) -> None:
     for left in tmp_path.glob("catalog.sqlite-*"):
         left.unlink()
     (tmp_path / "catalog.sqlite").write_bytes(b"no database" * 1000)
-    with served(application(service)) as address:
+    with served(make_application(service)) as address:
         connection = http.client.HTTPConnection(*address, timeout=120)
         connection.request("POST", "/", "{}", {"X-Amz-Target": "AmazonPersonalize.ListSchemas"})
         answered = connection.getresponse()

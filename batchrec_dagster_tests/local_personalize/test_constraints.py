@@ -15,7 +15,7 @@ import pytest
 from botocore.model import ListShape, MapShape, Shape, StructureShape
 
 from batchrec_dagster.local_personalize.api.service import LocalPersonalize, answer
-from batchrec_dagster.local_personalize.api.validation import input_shape
+from batchrec_dagster.local_personalize.api.validation import find_input_shape
 from batchrec_dagster.local_personalize.operations.registry import OPERATIONS
 from batchrec_dagster.storage.object_store import ObjectStore
 
@@ -177,7 +177,7 @@ def _maps(shape: MapShape, most: int | None) -> Iterator[tuple[Any, str, str]]:
 
 
 def _cases(operation: str) -> Iterator[Case]:
-    for params, path, constraint in _structures(input_shape(operation)):
+    for params, path, constraint in _structures(find_input_shape(operation)):
         yield Case(copy.deepcopy(params), path if constraint else None, constraint)
 
 
@@ -222,6 +222,8 @@ def test_every_pattern_of_the_model_is_walked() -> None:
             yield from patterns(shape.key)
             yield from patterns(shape.value)
 
-    found = {pattern for operation in OPERATIONS for pattern in patterns(input_shape(operation))}
+    found = {
+        pattern for operation in OPERATIONS for pattern in patterns(find_input_shape(operation))
+    }
     assert found == set(UNFITTING)
     assert found | {None} == set(FITTING)

@@ -18,9 +18,9 @@ from botocore import xform_name
 from botocore.model import ListShape, MapShape, Shape, StructureShape
 
 from batchrec_dagster.local_personalize.api.validation import (
-    input_shape,
-    output_members,
-    service_model,
+    find_input_shape,
+    find_output_members,
+    load_service_model,
 )
 from batchrec_dagster.local_personalize.operations.registry import (
     EMPTY_LIST_OPERATIONS,
@@ -80,14 +80,14 @@ ALWAYS: dict[str, set[str]] = {
     "ListTagsForResource": {"tagKey", "tagValue"},
     "GetSolutionMetrics": {"solutionVersionArn", "metrics"},
     **{
-        operation: set(output_members(operation)) - {"domain"}
-        for operation in service_model().operation_names
+        operation: set(find_output_members(operation)) - {"domain"}
+        for operation in load_service_model().operation_names
         if operation.startswith(("Create", "Update"))
     },
     **{operation: set() for operation in EMPTY_LIST_OPERATIONS},
     **{
         operation: set()
-        for operation in service_model().operation_names
+        for operation in load_service_model().operation_names
         if operation.startswith(("Delete", "Stop", "Tag", "Untag"))
     },
 }
@@ -174,7 +174,7 @@ def test_the_walk_calls_every_batch_operation(walk: Walk) -> None:
 
 def test_no_member_is_unknown_to_the_model_or_of_another_type(walk: Walk) -> None:
     for exchange in walk.said:
-        shape = service_model().operation_model(exchange.operation).output_shape
+        shape = load_service_model().operation_model(exchange.operation).output_shape
         if shape is None:
             assert exchange.raw == {}
         else:
@@ -271,12 +271,12 @@ def _plain(exchange: Exchange) -> str:
 
 
 def test_the_other_operations_are_refused_at_once_and_clearly(walks: dict[str, Walk]) -> None:
-    others = set(service_model().operation_names) - set(OPERATIONS)
+    others = set(load_service_model().operation_names) - set(OPERATIONS)
     for operation in sorted(others):
         params = {
             name: _some(shape)
-            for name, shape in input_shape(operation).members.items()
-            if name in input_shape(operation).required_members
+            for name, shape in find_input_shape(operation).members.items()
+            if name in find_input_shape(operation).required_members
         }
         said = set()
         for walk in walks.values():

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from batchrec_dagster.local_personalize.api.client import client_for
+from batchrec_dagster.local_personalize.api.client import make_client
 from batchrec_dagster.local_personalize.api.service import LocalPersonalize
 from batchrec_dagster.local_personalize.catalog.home import Home
 from batchrec_dagster.local_personalize.jobs.pace import JobPace
@@ -59,7 +59,7 @@ class Chain:
         self._notify = notify
         self._store = ObjectStore(folders={"data": root / "storage"})
         self._service = LocalPersonalize(root / "home", self._store)
-        self._client = client_for(self._service)
+        self._client = make_client(self._service)
 
     def run(self, batches: list[str]) -> None:
         """Everything that there is not yet, and then these batches of every recipe."""
@@ -208,7 +208,7 @@ def _left(root: Path) -> Left:
     home, store = root / "home", ObjectStore(folders={"data": root / "storage"})
     service = LocalPersonalize(home, store)
     try:
-        described = _described(client_for(service))
+        described = _described(make_client(service))
     finally:
         service.close()
     assert not list((home / "batches").iterdir())

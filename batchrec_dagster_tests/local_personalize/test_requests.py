@@ -11,7 +11,7 @@ from botocore import xform_name
 from botocore.exceptions import ClientError
 
 from batchrec_dagster.local_personalize.api.service import LocalPersonalize, answer
-from batchrec_dagster.local_personalize.api.validation import input_shape, service_model
+from batchrec_dagster.local_personalize.api.validation import find_input_shape, load_service_model
 from batchrec_dagster.local_personalize.operations import registry
 from batchrec_dagster.personalize.schemas import build_items_schema
 from batchrec_dagster.storage.object_store import ObjectStore
@@ -153,7 +153,7 @@ def test_unknown_operations(service: LocalPersonalize, target: str, code: str) -
 def test_every_operation_of_the_model_is_answered_or_refused_by_name(
     service: LocalPersonalize,
 ) -> None:
-    for operation in service_model().operation_names:
+    for operation in load_service_model().operation_names:
         status, body = _raw(service, operation, {})
         if operation not in registry.OPERATIONS:
             assert status == 400
@@ -195,7 +195,7 @@ def test_a_resource_of_an_unsupported_kind_is_not_found(local: Local) -> None:
     """As on AWS, for clean-ups by stored ARNs and for programs that look before they create."""
     asked = set()
     for operation, member in registry.NOT_FOUND_OPERATIONS.items():
-        if set(input_shape(operation).required_members) <= {member}:
+        if set(find_input_shape(operation).required_members) <= {member}:
             ask = getattr(local.client, xform_name(operation))
             with pytest.raises(local.client.exceptions.ResourceNotFoundException, match=GROUP):
                 ask(**{member: GROUP})

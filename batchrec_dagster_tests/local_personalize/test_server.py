@@ -24,7 +24,7 @@ from botocore.exceptions import ClientError
 from click.testing import CliRunner
 
 from batchrec_dagster.local_personalize.api.command import local_personalize
-from batchrec_dagster.local_personalize.api.server import application
+from batchrec_dagster.local_personalize.api.server import make_application
 from batchrec_dagster.local_personalize.api.service import LocalPersonalize
 from batchrec_dagster.personalize.evidence import read_evidence
 from batchrec_dagster.personalize.schemas import build_interactions_schema
@@ -251,7 +251,7 @@ def test_with_a_key_only_its_signatures_are_accepted(tmp_path: Path) -> None:
 def test_a_slow_request_times_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(web_server, "BODY_SECONDS", 0.05)
     service = LocalPersonalize(tmp_path, ObjectStore())
-    app = application(service)
+    app = make_application(service)
     sent: list[dict[str, Any]] = []
 
     async def never() -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from batchrec_dagster.local_personalize.api.validation import service_model
+from batchrec_dagster.local_personalize.api.validation import load_service_model
 from batchrec_dagster.local_personalize.catalog.quotas import Quotas
 from batchrec_dagster.local_personalize.operations import support_table
 from batchrec_dagster.local_personalize.operations.registry import OPERATIONS
@@ -48,7 +48,7 @@ def test_the_documentation_has_the_tables_that_the_code_makes() -> None:
 def test_every_operation_and_recipe_is_listed_once() -> None:
     operations = {row.name: row for row in support_table.describe_operations()}
     assert len(operations) == 71
-    assert set(operations) == set(service_model().operation_names)
+    assert set(operations) == set(load_service_model().operation_names)
     assert {name for name, row in operations.items() if row.supported} == set(OPERATIONS)
     assert all(row.note for row in operations.values() if not row.supported)
     recipes = list(support_table.describe_recipes())

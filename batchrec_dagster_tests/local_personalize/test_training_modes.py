@@ -290,7 +290,7 @@ def test_invalid_solution_options(local: Local) -> None:
 def test_automatic_training_starts_soon_and_then_by_its_schedule(
     local: Local, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "_LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(service, "_SCHEDULE_CHECK_SECONDS", 0.0)
     monkeypatch.setattr(automatic_training, "SOON_SECONDS", 0.3)
     group, dataset = local.imported(taste_rows())
     schedule: Any = {"autoTrainingConfig": {"schedulingExpression": "rate(2 days)"}}
@@ -377,7 +377,7 @@ def test_reward_shares() -> None:
 def test_a_version_by_the_client_is_the_first(
     local: Local, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "_LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(service, "_SCHEDULE_CHECK_SECONDS", 0.0)
     group, dataset = local.imported(taste_rows())
     solution = local.solution(group, "aws-popularity-count", performAutoTraining=True)
     local.active(local.version(solution))

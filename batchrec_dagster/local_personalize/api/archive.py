@@ -112,12 +112,12 @@ def import_home(source: Path, home: Path) -> tuple[str, str] | None:
     try:
         folders = Home(work)
         with _BoundedFile(source) as file, tarfile.open(fileobj=file, mode="r:") as archive:
-            resources = _fill(folders, archive, source.stat().st_size)
+            resources = _write_home(folders, archive, source.stat().st_size)
         work.rename(home)
     except (ArchiveError, ArchivedCatalogError) as error:
-        raise ArchiveError(_printable(f"{source} cannot be imported: {error}.")) from error
-    except _UNREADABLE as error:
-        raise ArchiveError(_printable(f"{source} cannot be imported: {error}")) from error
+        raise ArchiveError(_make_printable(f"{source} cannot be imported: {error}.")) from error
+    except _READ_ERRORS as error:
+        raise ArchiveError(_make_printable(f"{source} cannot be imported: {error}")) from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
     if not resources:
@@ -126,7 +126,7 @@ def import_home(source: Path, home: Path) -> tuple[str, str] | None:
     return region, account
 
 
-_UNREADABLE = (
+_READ_ERRORS = (
     tarfile.TarError,
     sqlite3.Error,
     OSError,
@@ -148,7 +148,7 @@ class _BoundedFile(io.FileIO):
         return super().read(size) or b""
 
 
-def _fill(home: Home, archive: tarfile.TarFile, archive_bytes: int) -> list[Resource]:
+def _write_home(home: Home, archive: tarfile.TarFile, archive_bytes: int) -> list[Resource]:
     """Write the archive's files and then its catalogue into the home; returns the resources.
 
     `archive_bytes` is the size of the archive's file, which is not compressed: so its files
@@ -163,7 +163,7 @@ def _fill(home: Home, archive: tarfile.TarFile, archive_bytes: int) -> list[Reso
     counts: Counter[str] = Counter()
     left = archive_bytes
     for member in members:
-        owner, inside = _owner(member, owned)
+        owner, inside = _find_owner(member, owned)
         counts[owner] += 1
         if counts[owner] > MAX_FILES:
             raise ArchiveError(f"{owner!r} has more than {MAX_FILES} files")
@@ -175,7 +175,7 @@ def _fill(home: Home, archive: tarfile.TarFile, archive_bytes: int) -> list[Reso
         if path.exists():
             raise ArchiveError(f"{member.name!r} is there twice")
         with path.open("xb") as copy:
-            for chunk in _chunks(archive, member):
+            for chunk in _read_chunks(archive, member):
                 left -= len(chunk)
                 if left < 0:
                     raise ArchiveError(f"its files are larger than itself, at {member.name!r}")
@@ -183,7 +183,7 @@ def _fill(home: Home, archive: tarfile.TarFile, archive_bytes: int) -> list[Reso
         if owner.startswith("datasets/") and inside in ("", ROWS):
             _check_parquet(path, member.name)
     _check_complete(home, catalog)
-    catalog, stopped = catalog.without_schedules()
+    catalog, stopped = catalog.remove_schedules()
     with Catalog(home.catalog).open_for_writing() as transaction:
         for resource in catalog.resources:
             transaction.restore(resource)
@@ -198,7 +198,7 @@ def _fill(home: Home, archive: tarfile.TarFile, archive_bytes: int) -> list[Reso
     return catalog.resources
 
 
-def _owner(member: tarfile.TarInfo, owned: set[str]) -> tuple[str, str]:
+def _find_owner(member: tarfile.TarInfo, owned: set[str]) -> tuple[str, str]:
     """The path that the catalogue names, and the rest of the member's. Raises ArchiveError."""
     folder, _, rest = member.name.partition("/")
     name, _, inside = rest.partition("/")
@@ -225,14 +225,14 @@ def _read_catalog(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     content = bytearray()
     if not _is_plain(member):
         raise ArchiveError(f"{member.name!r} is not a plain file")
-    for chunk in _chunks(archive, member):
+    for chunk in _read_chunks(archive, member):
         content += chunk
         if len(content) > MAX_CATALOG_BYTES:
             raise ArchiveError(f"its {CATALOG} has more than {MAX_CATALOG_BYTES} bytes")
     return bytes(content)
 
 
-def _chunks(archive: tarfile.TarFile, member: tarfile.TarInfo) -> Iterator[bytes]:
+def _read_chunks(archive: tarfile.TarFile, member: tarfile.TarInfo) -> Iterator[bytes]:
     file = archive.extractfile(member)
     assert file is not None
     while chunk := file.read(_READ_BYTES):
@@ -265,14 +265,14 @@ def _check_parquet(path: Path, name: str) -> None:
         sum(group.total_byte_size for group in groups), footer.num_rows * _BYTES_OF_A_ROW
     )
     packed = path.stat().st_size
-    if unfolded > _most_unfolded(packed):
+    if unfolded > _find_max_unfolded(packed):
         raise ArchiveError(
             f"{name!r} would unfold to {footer.num_rows} rows ({unfolded} bytes) from {packed},"
             f" more than what {MAX_FILE_GB} allows: if it is real data, set it higher"
         )
 
 
-def _most_unfolded(packed: int) -> float:
+def _find_max_unfolded(packed: int) -> float:
     """The bytes that a file of `packed` bytes may unfold to. Raises ArchiveError."""
     text = os.environ.get(MAX_FILE_GB, "").strip()
     if not text:
@@ -286,6 +286,6 @@ def _most_unfolded(packed: int) -> float:
     return most
 
 
-def _printable(text: str) -> str:
+def _make_printable(text: str) -> str:
     """The text without what would control a terminal."""
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)

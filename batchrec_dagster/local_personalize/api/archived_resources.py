@@ -22,7 +22,7 @@ from ..operations.automatic_training import NEW_SCHEDULE, NEXT_TRAINING
 from ..operations.registry import KINDS
 from ..operations.tags import MAX_TAGS
 from ..recipes import RECIPES
-from .validation import check_request, input_shape
+from .validation import check_request, find_input_shape
 
 FORMAT = 1
 FINISHED = frozenset(Status) - frozenset(BUSY)
@@ -79,12 +79,12 @@ class ArchivedCatalog:
         paths: set[str] = set()
         for resource in self.resources:
             try:
-                _check(resource)
+                _check_resource(resource)
                 own = resource.files
             except LookupError as error:
-                raise _invalid(resource, f"it lacks {error}") from error
+                raise _make_invalid_error(resource, f"it lacks {error}") from error
             except (ValueError, TypeError, AttributeError, InvalidInputError) as error:
-                raise _invalid(resource, str(error)) from error
+                raise _make_invalid_error(resource, str(error)) from error
             if resource.arn in known or paths.intersection(own) or len(set(own)) < len(own):
                 raise ArchivedCatalogError(f"{resource.arn} or a file of it is there twice")
             known.add(resource.arn)
@@ -97,7 +97,7 @@ class ArchivedCatalog:
         except (AttributeError, InvalidInputError) as error:
             raise ArchivedCatalogError(f"its tags are not valid: {error}") from error
 
-    def without_schedules(self) -> tuple[ArchivedCatalog, list[str]]:
+    def remove_schedules(self) -> tuple[ArchivedCatalog, list[str]]:
         """The same without automatic trainings, and the ARNs of the solutions that had one."""
         resources, changed = [], []
         for resource in self.resources:
@@ -128,7 +128,7 @@ def _check_finished(resource: Resource) -> None:
     )
 
 
-def _check(resource: Resource) -> None:
+def _check_resource(resource: Resource) -> None:
     """Raise an error that says what is wrong with the values.
 
     It is a ValueError, TypeError, LookupError, AttributeError or InvalidInputError.
@@ -148,8 +148,8 @@ def _check(resource: Resource) -> None:
     if not all(type(time) in (int, float) and 0 <= time <= _LATEST_TIME for time in times):
         raise ValueError("its times are not times")
     # The body has the request's members, and others that Describe shows.
-    check_request(body, input_shape(f"Create{kind.name}"))
-    for location in _locations(body):
+    check_request(body, find_input_shape(f"Create{kind.name}"))
+    for location in _list_locations(body):
         check_location(location)
     if kind.name in ("Solution", "SolutionVersion") and body["recipeArn"] not in RECIPES:
         raise ValueError(f"this version has no recipe {body['recipeArn']!r}")
@@ -157,7 +157,7 @@ def _check(resource: Resource) -> None:
     json.dumps([body, state], ensure_ascii=False).encode()  # no lone surrogates
 
 
-def _locations(body: Mapping[str, Any]) -> Iterator[str]:
+def _list_locations(body: Mapping[str, Any]) -> Iterator[str]:
     """The places in S3 that a job's request names."""
     if "dataSource" in body:
         yield body["dataSource"]["dataLocation"]
@@ -194,12 +194,12 @@ def _check_tags(arn: str, tags: Mapping[str, str]) -> None:
         "resourceArn": arn,
         "tags": [{"tagKey": key, "tagValue": value} for key, value in tags.items()],
     }
-    check_request(request, input_shape("TagResource"))
+    check_request(request, find_input_shape("TagResource"))
     if len(tags) > MAX_TAGS:
         raise InvalidInputError(f"{arn} has more than {MAX_TAGS}")
 
 
-def _invalid(resource: Resource, problem: str) -> ArchivedCatalogError:
+def _make_invalid_error(resource: Resource, problem: str) -> ArchivedCatalogError:
     return ArchivedCatalogError(
         f"the resource {str(resource.arn)[:_MAX_SHOWN]!r} is not valid: {problem}"
     )

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ..jobs.pace import JobPace
     from .service import LocalPersonalize
 
-__all__ = ["QUOTAS_VARIABLE", "CatalogError", "Quotas", "client_for", "embedded_client"]
+__all__ = ["QUOTAS_VARIABLE", "CatalogError", "Quotas", "embedded_client", "make_client"]
 
 # The client ignores this machine's AWS configuration, which may be missing or broken.
 _SESSION = {
@@ -64,17 +64,17 @@ def embedded_client(
     service = LocalPersonalize(
         home, store, region=region, account=account, quotas=quotas, pace=pace, v2_lines=v2_lines
     )
-    return client_for(service)
+    return make_client(service)
 
 
-def client_for(service: LocalPersonalize) -> PersonalizeClient:
+def make_client(service: LocalPersonalize) -> PersonalizeClient:
     """A `personalize` client for a running local Personalize."""
     from .service import answer
 
     def respond(request: AWSPreparedRequest, **_: Any) -> AWSResponse:
         target = request.headers.get("X-Amz-Target", b"")
         text = target.decode("latin-1") if isinstance(target, bytes) else target
-        status, content, headers = answer(service.call, text, _bytes(request.body))
+        status, content, headers = answer(service.call, text, _encode_body(request.body))
         raw = HTTPResponse(BytesIO(content), preload_content=False)
         return AWSResponse(request.url, status, HTTPHeaders.from_dict(headers), raw)
 
@@ -96,5 +96,5 @@ def client_for(service: LocalPersonalize) -> PersonalizeClient:
     return client
 
 
-def _bytes(body: Any) -> bytes:
+def _encode_body(body: Any) -> bytes:
     return body.encode() if isinstance(body, str) else bytes(body or b"")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 DEFAULT_HOME = Path(".batchrec/personalize")
 
 
-def _folder_bucket(
+def _parse_buckets(
     context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
 ) -> dict[str, Path]:
     buckets = {}
@@ -31,7 +31,7 @@ def _folder_bucket(
     return buckets
 
 
-def _matching(pattern: str, meaning: str) -> Callable[..., str]:
+def _make_pattern_check(pattern: str, meaning: str) -> Callable[..., str]:
     """A click callback that takes only what matches the pattern."""
 
     def check(context: click.Context, parameter: click.Parameter, value: str) -> str:
@@ -42,7 +42,9 @@ def _matching(pattern: str, meaning: str) -> Callable[..., str]:
     return check
 
 
-def _quotas(context: click.Context, parameter: click.Parameter, texts: tuple[str, ...]) -> Quotas:
+def _parse_quotas(
+    context: click.Context, parameter: click.Parameter, texts: tuple[str, ...]
+) -> Quotas:
     from ..catalog.quotas import Quotas
 
     try:
@@ -60,7 +62,7 @@ def _check_extras() -> None:
         raise click.ClickException(str(error)) from None
 
 
-def _move_home(home: Path, export_to: Path | None, import_from: Path | None) -> None:
+def _export_or_import(home: Path, export_to: Path | None, import_from: Path | None) -> None:
     from ..errors import CatalogError
     from .archive import ArchiveError, export_home, import_home
 
@@ -105,7 +107,7 @@ def _show_support(context: click.Context, parameter: click.Parameter, requested:
     show_default=True,
     envvar="BATCHREC_LOCAL_PERSONALIZE_REGION",
     show_envvar=True,
-    callback=_matching(r"[a-z]{2}(-[a-z]+)+-\d+", "a region, such as us-east-1"),
+    callback=_make_pattern_check(r"[a-z]{2}(-[a-z]+)+-\d+", "a region, such as us-east-1"),
     help="The region in ARNs.",
 )
 @click.option(
@@ -114,7 +116,7 @@ def _show_support(context: click.Context, parameter: click.Parameter, requested:
     show_default=True,
     envvar="BATCHREC_LOCAL_PERSONALIZE_ACCOUNT",
     show_envvar=True,
-    callback=_matching(r"\d{12}", "an account: 12 digits"),
+    callback=_make_pattern_check(r"\d{12}", "an account: 12 digits"),
     help="The account in ARNs, for programs that take it from STS.",
 )
 @click.option(
@@ -124,7 +126,7 @@ def _show_support(context: click.Context, parameter: click.Parameter, requested:
     metavar="NAME=NUMBER",
     envvar="BATCHREC_LOCAL_PERSONALIZE_QUOTAS",
     show_envvar=True,
-    callback=_quotas,
+    callback=_parse_quotas,
     help="Allow NUMBER of a kind, such as dataset_groups=5. Repeat for more kinds.",
 )
 @click.option("--s3-endpoint", metavar="URL", help="The URL of S3, if not AWS's.")
@@ -133,7 +135,7 @@ def _show_support(context: click.Context, parameter: click.Parameter, requested:
     "buckets",
     multiple=True,
     metavar="BUCKET=FOLDER",
-    callback=_folder_bucket,
+    callback=_parse_buckets,
     help="Use a folder as the bucket s3://BUCKET. Repeat for more buckets.",
 )
 @click.option(
@@ -202,7 +204,7 @@ def local_personalize(
       batchrec local-personalize --home trained --export trained.tar
     """
     if export_to or import_from:
-        _move_home(home, export_to, import_from)
+        _export_or_import(home, export_to, import_from)
         return
     _check_extras()
     from batchrec_dagster.storage.object_store import ObjectStore

@@ -21,11 +21,11 @@ from batchrec_dagster.web.server import BodyTooLargeError, LimitedServer, read_b
 
 from ..errors import CatalogError
 from ..jobs.job import logger
-from .service import Answer, LocalPersonalize, answer
+from .service import HttpResponse, LocalPersonalize, answer
 from .signatures import AccessKey, SignatureError, check_signature
 
 
-def application(
+def make_application(
     service: LocalPersonalize, *, key: AccessKey | None = None, hosts: Collection[str] = ()
 ) -> Starlette:
     """The ASGI application, for clients that reach it by a loopback name or one of `hosts`.
@@ -41,15 +41,17 @@ def application(
             target = request.headers.get("x-amz-target", "")
             found = await run_in_threadpool(answer, service.call, target, body)
         except TimeoutError:
-            found = Answer.error(408, "RequestTimeoutException", "The request came too slowly.")
+            found = HttpResponse.make_error(
+                408, "RequestTimeoutException", "The request came too slowly."
+            )
         except ClientDisconnect:
             return Response(status_code=400)
         except BodyTooLargeError as error:
-            found = Answer.error(413, "RequestEntityTooLargeException", str(error))
+            found = HttpResponse.make_error(413, "RequestEntityTooLargeException", str(error))
         except SignatureError as error:
-            found = Answer.error(403, error.code, str(error))
+            found = HttpResponse.make_error(403, error.code, str(error))
         except CatalogError as error:
-            found = Answer.error(500, "InternalFailure", str(error))
+            found = HttpResponse.make_error(500, "InternalFailure", str(error))
         return Response(found.body, found.status, found.headers)
 
     async def health(request: Request) -> Response:
@@ -79,5 +81,5 @@ def serve(
             host,
             "" if key else ", as no access key is set",
         )
-    app = application(service, key=key, hosts=hosts)
+    app = make_application(service, key=key, hosts=hosts)
     LimitedServer(app, host, port, log_level="info").run()

@@ -25,17 +25,17 @@ from ..jobs.worker import Worker
 from ..operations.automatic_training import find_due_solutions, train_due_solutions
 from ..operations.registry import KINDS, OPERATIONS, READ_OPERATIONS
 from ..operations.support_table import explain_refusal
-from .validation import check_request, input_shape, prune, service_model
+from .validation import check_request, find_input_shape, load_service_model, prune
 
 CONTENT_TYPE = "application/x-amz-json-1.1"
 TARGET_PREFIX = "AmazonPersonalize"
-_UNKNOWN, _NOT_JSON = "UnknownOperationException", "SerializationException"
-_LOOK_SECONDS = 1.0  # between looks at whether an automatic training is due
+_UNKNOWN_OPERATION, _NOT_JSON = "UnknownOperationException", "SerializationException"
+_SCHEDULE_CHECK_SECONDS = 1.0  # between looks at whether an automatic training is due
 
-Service = Callable[[str, dict[str, Any]], dict[str, Any]]
+CallOperation = Callable[[str, dict[str, Any]], dict[str, Any]]
 
 
-class Answer(NamedTuple):
+class HttpResponse(NamedTuple):
     """An HTTP response: its status, JSON body and headers."""
 
     status: int
@@ -43,47 +43,47 @@ class Answer(NamedTuple):
     headers: Mapping[str, str]
 
     @classmethod
-    def of(cls, content: Any, status: int = 200, **headers: str) -> Answer:
+    def make(cls, content: Any, status: int = 200, **headers: str) -> HttpResponse:
         headers = {"Content-Type": CONTENT_TYPE, "x-amzn-RequestId": str(uuid.uuid4()), **headers}
         return cls(status, json.dumps(content).encode(), headers)
 
     @classmethod
-    def error(cls, status: int, code: str, message: str) -> Answer:
-        return cls.of({"__type": code, "message": message}, status)
+    def make_error(cls, status: int, code: str, message: str) -> HttpResponse:
+        return cls.make({"__type": code, "message": message}, status)
 
 
-def answer(service: Service, target: str, body: bytes) -> Answer:
+def answer(service: CallOperation, target: str, body: bytes) -> HttpResponse:
     """Call the service; its errors become error responses of the protocol.
 
     Raises CatalogError: an embedded client's caller gets that itself.
     """
     try:
-        found = service(_operation(target), _params(body))
+        found = service(_parse_target(target), _parse_body(body))
         headers = found.pop(HEADERS, {})
-        return Answer.of(found, **headers)
+        return HttpResponse.make(found, **headers)
     except ServiceError as error:
-        return Answer.error(400, error.code, str(error))
+        return HttpResponse.make_error(400, error.code, str(error))
     except CatalogError:
         raise
     except Exception:
         logger.exception("a request to the local Personalize failed: %.100r", target)
         message = "An internal error occurred; see the service's log."
-        return Answer.error(500, "InternalFailure", message)
+        return HttpResponse.make_error(500, "InternalFailure", message)
 
 
-def _operation(target: str) -> str:
+def _parse_target(target: str) -> str:
     prefix, _, operation = target.partition(".")
     if prefix != TARGET_PREFIX or not operation:
         raise ServiceError(
             f"The header X-Amz-Target must be {TARGET_PREFIX}.<operation>, not {target[:100]!r}.",
-            _UNKNOWN,
+            _UNKNOWN_OPERATION,
         )
     return operation
 
 
-def _params(body: bytes) -> dict[str, Any]:
+def _parse_body(body: bytes) -> dict[str, Any]:
     try:
-        params = json.loads(body or b"{}", parse_constant=_no_constant)
+        params = json.loads(body or b"{}", parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
         raise ServiceError("The request's body is not valid JSON.", _NOT_JSON) from None
     if not isinstance(params, dict):
@@ -91,7 +91,7 @@ def _params(body: bytes) -> dict[str, Any]:
     return params
 
 
-def _no_constant(name: str) -> NoReturn:
+def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
@@ -116,18 +116,20 @@ class LocalPersonalize:
         self._quotas = quotas or Quotas()
         self._catalog = Catalog(folders.catalog, has_data=folders.has_data)
         self._worker = Worker(self._catalog, folders, store, KINDS, pace or JobPace())
-        self._next_look = 0.0
+        self._next_schedule_check = 0.0
         self._worker.wake()  # resume the jobs of earlier processes
 
     def call(self, operation: str, params: dict[str, Any]) -> dict[str, Any]:
         """Answer one request. Raises ServiceError, CatalogError."""
         self._worker.raise_failure()
-        if operation not in service_model().operation_names:
-            raise ServiceError(f"Amazon Personalize has no operation {operation!r}.", _UNKNOWN)
+        if operation not in load_service_model().operation_names:
+            raise ServiceError(
+                f"Amazon Personalize has no operation {operation!r}.", _UNKNOWN_OPERATION
+            )
         if operation not in OPERATIONS:
             raise InvalidInputError(explain_refusal(operation))
         self._train_when_due()
-        shape = input_shape(operation)
+        shape = find_input_shape(operation)
         check_request(params, shape)
         given = prune(params, shape)
         catalog = self._catalog
@@ -146,9 +148,9 @@ class LocalPersonalize:
 
     def _train_when_due(self) -> None:
         """Start automatic trainings, at the first request after they are due."""
-        if time.monotonic() < self._next_look:
+        if time.monotonic() < self._next_schedule_check:
             return
-        self._next_look = time.monotonic() + _LOOK_SECONDS
+        self._next_schedule_check = time.monotonic() + _SCHEDULE_CHECK_SECONDS
         with self._catalog.open_for_reading() as transaction:
             due = find_due_solutions(transaction)
         if due:

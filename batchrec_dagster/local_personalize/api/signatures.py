@@ -74,7 +74,9 @@ def check_signature(
         )
     # botocore signs the hash in this header, even if the body does not match it.
     body_hash = hashlib.sha256(body).hexdigest()
-    expected = _signature(key, parts["region"], {name: headers[name] for name in signed}, body)
+    expected = _compute_signature(
+        key, parts["region"], {name: headers[name] for name in signed}, body
+    )
     if headers.get(_BODY_HASH, body_hash) != body_hash or not hmac.compare_digest(
         expected, parts["signature"]
     ):
@@ -91,7 +93,7 @@ class _Signer(SigV4Auth):
         return request.headers
 
 
-def _signature(key: AccessKey, region: str, signed: Mapping[str, str], body: bytes) -> str:
+def _compute_signature(key: AccessKey, region: str, signed: Mapping[str, str], body: bytes) -> str:
     request = AWSRequest("POST", "http://any-host/", headers=signed, data=body)
     request.context["timestamp"] = signed["x-amz-date"]
     signer = _Signer(Credentials(key.key_id, key.secret), SERVICE, region)

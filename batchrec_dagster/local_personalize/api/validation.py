@@ -22,7 +22,7 @@ SERVICE = "personalize"
 
 
 @cache
-def service_model() -> ServiceModel:
+def load_service_model() -> ServiceModel:
     """botocore's own model; ignores one in the user's ~/.aws/models."""
     loader = Loader(
         extra_search_paths=[Loader.BUILTIN_DATA_PATH], include_default_search_paths=False
@@ -31,18 +31,18 @@ def service_model() -> ServiceModel:
 
 
 @cache
-def input_shape(operation: str) -> StructureShape:
+def find_input_shape(operation: str) -> StructureShape:
     """The shape of an operation's request. Every operation of Personalize has one."""
-    shape = service_model().operation_model(operation).input_shape
+    shape = load_service_model().operation_model(operation).input_shape
     if not isinstance(shape, StructureShape):
         raise TypeError(f"{operation} takes no structure")
     return shape
 
 
 @cache
-def output_members(operation: str) -> Mapping[str, Shape]:
+def find_output_members(operation: str) -> Mapping[str, Shape]:
     """The members of an operation's response; empty if it has none."""
-    shape = service_model().operation_model(operation).output_shape
+    shape = load_service_model().operation_model(operation).output_shape
     return shape.members if isinstance(shape, StructureShape) else {}
 
 
@@ -77,7 +77,7 @@ def check_request(params: dict[str, Any], shape: Shape) -> None:
 
     Names at most the first _MAX_PROBLEMS, so that the answer stays small.
     """
-    problems = list(islice(_problems(params, shape, ""), _MAX_PROBLEMS + 1))
+    problems = list(islice(_find_problems(params, shape, ""), _MAX_PROBLEMS + 1))
     if problems:
         more = "More than " if len(problems) > _MAX_PROBLEMS else ""
         named = problems[:_MAX_PROBLEMS]
@@ -85,36 +85,36 @@ def check_request(params: dict[str, Any], shape: Shape) -> None:
         raise InvalidInputError(f"{count}: {'; '.join(named)}")
 
 
-def _problems(value: Any, shape: Shape, path: str) -> Iterator[str]:
+def _find_problems(value: Any, shape: Shape, path: str) -> Iterator[str]:
     kind = shape.type_name
     if not _has_type(value, kind):
-        yield _violation(value, shape, path, f"Member must be a {kind}")
+        yield _describe_violation(value, shape, path, f"Member must be a {kind}")
         return
-    constraint = _violated_constraint(value, shape)
+    constraint = _find_broken_constraint(value, shape)
     if constraint:
-        yield _violation(value, shape, path, constraint)
+        yield _describe_violation(value, shape, path, constraint)
     if isinstance(shape, StructureShape):
         for name in shape.required_members:
             if value.get(name) is None:
-                yield _violation(None, shape, _join(path, name), "Member must not be null")
+                yield _describe_violation(None, shape, _join(path, name), "Member must not be null")
         for name, member in shape.members.items():
             if value.get(name) is not None:
-                yield from _problems(value[name], member, _join(path, name))
+                yield from _find_problems(value[name], member, _join(path, name))
     elif isinstance(shape, ListShape):
         for position, entry in enumerate(value, start=1):
-            yield from _problems(entry, shape.member, _join(path, f"{position}.member"))
+            yield from _find_problems(entry, shape.member, _join(path, f"{position}.member"))
     elif isinstance(shape, MapShape):
         for key, entry in value.items():
-            yield from _problems(key, shape.key, _join(path, "key"))
-            yield from _problems(entry, shape.value, _join(path, f"{key}.value"))
+            yield from _find_problems(key, shape.key, _join(path, "key"))
+            yield from _find_problems(entry, shape.value, _join(path, f"{key}.value"))
 
 
-def _violation(value: Any, shape: Shape, path: str, constraint: str) -> str:
-    shown = "null" if value is None else f"'{_excerpt(value, shape)}'"
+def _describe_violation(value: Any, shape: Shape, path: str, constraint: str) -> str:
+    shown = "null" if value is None else f"'{_make_excerpt(value, shape)}'"
     return f"Value {shown} at '{path}' failed to satisfy constraint: {constraint}"
 
 
-def _excerpt(value: Any, shape: Shape) -> str:
+def _make_excerpt(value: Any, shape: Shape) -> str:
     if shape.metadata.get("sensitive"):
         return "***"
     text = value if isinstance(value, str) else str(value)
@@ -159,7 +159,7 @@ def _is_number(value: Any) -> bool:
     )
 
 
-def _violated_constraint(value: Any, shape: Shape) -> str | None:
+def _find_broken_constraint(value: Any, shape: Shape) -> str | None:
     metadata = shape.metadata
     least, most = metadata.get("min"), metadata.get("max")
     if shape.type_name in ("string", "list", "map"):

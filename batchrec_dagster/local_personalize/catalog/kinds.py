@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..api.validation import output_members
+from ..api.validation import find_output_members
 from .catalog import CatalogTransaction
 from .requests import ApiRequest
 from .resource import Resource, Status
@@ -135,5 +135,5 @@ class CatalogKind:
     @cached_property
     def list_member(self) -> str:
         """The member of the List response that is a list, such as `datasetGroups`."""
-        members = output_members(f"List{self.name}s")
+        members = find_output_members(f"List{self.name}s")
         return next(name for name, shape in members.items() if shape.type_name == "list")

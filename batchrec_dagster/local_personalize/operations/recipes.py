@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..api.validation import output_members, prune
+from ..api.validation import find_output_members, prune
 from ..catalog.requests import ApiRequest
 from ..catalog.resource import Status
 from ..recipes import RECIPES, Recipe, get_recipe
@@ -27,7 +27,7 @@ def list_recipes(request: ApiRequest) -> dict[str, Any]:
     recipes = [] if domain else list(RECIPES.values())
     end = start + limit
     page = [_describe(recipe) for recipe in recipes[start:end]]
-    shape = output_members("ListRecipes")["recipes"]
+    shape = find_output_members("ListRecipes")["recipes"]
     response: dict[str, Any] = {"recipes": prune(page, shape)}
     if end < len(recipes):
         response["nextToken"] = write_token(end, "Recipe", domain)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NoReturn
 
-from ..api.validation import output_members, service_model
+from ..api.validation import find_output_members, load_service_model
 from ..catalog.kinds import CatalogKind
 from ..catalog.requests import ApiRequest
 from ..errors import ResourceNotFoundError
@@ -57,7 +57,7 @@ def _list_kind_operations() -> dict[str, Operation]:
     for kind in KINDS.values():
         for pattern, function in _PATTERNS.items():
             name = pattern.format(kind.name)
-            if name in service_model().operation_names:
+            if name in load_service_model().operation_names:
                 operations[name] = partial(function, kind)
     return operations
 
@@ -77,7 +77,7 @@ _SUPPORTED: dict[str, Operation] = {
 
 EMPTY_LIST_OPERATIONS = frozenset(
     name
-    for name in service_model().operation_names
+    for name in load_service_model().operation_names
     if name.startswith("List") and name not in _SUPPORTED
 )
 """The lists of kinds that cannot be created here, so that they are empty."""
@@ -85,7 +85,7 @@ EMPTY_LIST_OPERATIONS = frozenset(
 # The kinds that cannot be created here, such as EventTracker.
 _OTHER_KINDS = frozenset(
     name.removeprefix("Create")
-    for name in service_model().operation_names
+    for name in load_service_model().operation_names
     if name.startswith("Create") and name not in _SUPPORTED
 )
 
@@ -93,7 +93,7 @@ NOT_FOUND_OPERATIONS = {
     f"{verb}{kind}": f"{kind[0].lower()}{kind[1:]}Arn"
     for verb in ("Describe", "Delete", "Update", "Start", "Stop")
     for kind in _OTHER_KINDS
-    if f"{verb}{kind}" in service_model().operation_names
+    if f"{verb}{kind}" in load_service_model().operation_names
 }
 """The operations on one resource of such a kind, and the member with its ARN. None exists."""
 
@@ -101,7 +101,7 @@ NOT_FOUND_OPERATIONS = {
 def _answer_empty_list(operation: str, request: ApiRequest) -> dict[str, Any]:
     """Answer with an empty page, as inventories and clean-up scripts list every kind."""
     read_token(request.params.get("nextToken"), operation)
-    members = output_members(operation)
+    members = find_output_members(operation)
     return {name: [] for name, shape in members.items() if shape.type_name == "list"}
 
 

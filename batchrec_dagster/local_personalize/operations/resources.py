@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..api.validation import output_members, prune
+from ..api.validation import find_output_members, prune
 from ..catalog.kinds import CatalogKind
 from ..catalog.quotas import QUOTAS_VARIABLE
 from ..catalog.requests import ApiRequest
@@ -35,7 +35,7 @@ def create(kind: CatalogKind, request: ApiRequest) -> dict[str, Any]:
     request.transaction.add(resource)
     request.transaction.put_tags(arn, tags)
     response = {**body, kind.arn_member: arn}
-    allowed = output_members(f"Create{kind.name}")
+    allowed = find_output_members(f"Create{kind.name}")
     return {member: response[member] for member in allowed if member in response}
 
 
@@ -44,7 +44,7 @@ def describe(kind: CatalogKind, request: ApiRequest) -> dict[str, Any]:
     resource = request.get(kind.name, request.params[kind.arn_member])
     members = describe_resource(kind, resource)
     members |= kind.describe_extra(request.transaction, resource)
-    shape = output_members(f"Describe{kind.name}")[kind.member]
+    shape = find_output_members(f"Describe{kind.name}")[kind.member]
     return {kind.member: prune(members, shape)}
 
 
@@ -61,7 +61,7 @@ def list_page(kind: CatalogKind, request: ApiRequest) -> dict[str, Any]:
         kind.name, region=request.scope, parent=parent, after=after, limit=limit + 1
     )
     page = resources[:limit]
-    shape = output_members(f"List{kind.name}s")[kind.list_member]
+    shape = find_output_members(f"List{kind.name}s")[kind.list_member]
     entries = [describe_resource(kind, resource) for resource in page]
     response: dict[str, Any] = {kind.list_member: prune(entries, shape)}
     if len(resources) > limit:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from ..api.validation import service_model
+from ..api.validation import load_service_model
 from ..recipes import REAL_TIME_RECIPES, RECIPES
 from .registry import EMPTY_LIST_OPERATIONS, NOT_FOUND_OPERATIONS, OPERATIONS
 
@@ -133,7 +133,7 @@ def explain_refusal(operation: str) -> str:
 
 def describe_operations() -> Iterator[SupportRow]:
     """Yield a row for every operation of the service model."""
-    for name in sorted(service_model().operation_names):
+    for name in sorted(load_service_model().operation_names):
         if name in EMPTY_LIST_OPERATIONS:
             yield SupportRow(name, f"always empty: {_find_refusal_reason(name)}")
         elif name in NOT_FOUND_OPERATIONS:
