@@ -1,4 +1,7 @@
-"""Personalize's documented exceptions, as a client sees them: a code and a message, HTTP 400."""
+"""The exceptions that Personalize documents, and those of this service itself.
+
+A client sees a ServiceError as HTTP status 400, with the code and the message.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +9,22 @@ from batchrec_dagster.storage.object_store import StorageError
 
 
 class ServiceError(Exception):
-    """A refused request; `code` is the exception's name in the service model."""
+    """A request that is refused."""
 
     code = "InternalFailure"
+    """The name of the exception in the service model."""
 
     def __init__(self, message: str, code: str | None = None) -> None:
+        """`code` is for exceptions of the service model that have no class of their own here."""
         super().__init__(message)
         self.code = code or self.code
 
 
 class CatalogError(StorageError):
-    """The catalog cannot be read or written; the message says what to do.
+    """The catalog cannot be read or written. The message says what to do.
 
-    No refusal of Personalize's: the embedded client raises it as it is, the server answers 500.
+    Personalize has no such exception. The embedded client raises it as it is, and the server
+    answers with HTTP status 500.
     """
 
 
@@ -29,7 +35,7 @@ class InvalidInputError(ServiceError):
 
 
 class AlreadyExistsError(ServiceError):
-    """A resource of this name exists."""
+    """A resource with this name exists already."""
 
     code = "ResourceAlreadyExistsException"
 
@@ -38,7 +44,7 @@ class AlreadyExistsError(ServiceError):
 
 
 class ResourceNotFoundError(ServiceError):
-    """No resource has this ARN."""
+    """There is no resource with this ARN."""
 
     code = "ResourceNotFoundException"
 
@@ -59,4 +65,4 @@ class LimitExceededError(ServiceError):
 
 
 class JobFailedError(Exception):
-    """The job ends as CREATE FAILED, with this message as its `failureReason`."""
+    """A job cannot be done. It ends as CREATE FAILED, with this message as its `failureReason`."""

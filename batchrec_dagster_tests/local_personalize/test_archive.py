@@ -345,7 +345,7 @@ def _set(kind: str, *path: str | int, value: Any) -> Callable[[Exported], None]:
         (_set("SolutionVersion", "state", "model", value="models/../../m"), "is not the path"),
         (_set("SolutionVersion", "state", "model", value=None), "expected string"),
         (_set("SolutionVersion", "state", "previous", value="/etc"), "is not the path"),
-        (_set("SolutionVersion", "state", "metrics", value={"ndcg": "1"}), "no numbers"),
+        (_set("SolutionVersion", "state", "metrics", value={"ndcg": "1"}), "not numbers"),
         (_set("SolutionVersion", "body", "recipeArn", value="arn:x"), "has no recipe"),
         (_set("SolutionVersion", "body", "name", value="\ud800"), "at 'name' failed"),
         (

@@ -1,1 +1,1 @@
-"""The wire: requests, validation, signatures, server and client."""
+"""The wire: requests, their validation and signatures, the server and the embedded client."""

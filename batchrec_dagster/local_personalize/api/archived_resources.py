@@ -1,4 +1,4 @@
-"""The catalogue of an exported home: JSON that anybody may have written, checked row by row.
+"""The catalogue of an exported home, as JSON that anybody may have written: checks every row.
 
 The catalogue is also the job queue and the schedule of automatic trainings. So that nothing runs
 because a file was imported, only finished resources are taken, and automatic training is turned
@@ -25,39 +25,47 @@ from ..recipes import RECIPES
 from .validation import check_request, find_input_shape
 
 FORMAT = 1
+"""The number of this form of the JSON."""
+
 FINISHED = frozenset(Status) - frozenset(BUSY)
 
 _ARN = re.compile(
     r"arn:aws[a-z-]*:personalize:([a-z0-9-]+):([0-9]+):([\w-]+)(?:/[\w-]+){1,2}", re.A
 )
+# How ARNs name each kind. The ARN of a solution version starts with that of its solution.
 _SLUGS = {kind.name: kind.slug for kind in KINDS.values()} | {"SolutionVersion": "solution"}
-# The values that the catalogue's paths may have; so they cannot lead out of the home.
+# What the paths in the catalogue may be, so that they cannot lead out of the home.
 _PATHS = {
     "model": re.compile(r"models/(?!\.)[^/\\\x00]+"),
     "data": re.compile(r"datasets/(?!\.)[^/\\\x00]+"),
 }
-_MAX_SHOWN = 300  # characters of a value in a message
-_LATEST_TIME = 253_402_300_799.0  # the end of the year 9999, which datetime still has
+_MAX_QUOTED = 300
+"""How many characters of a value a message quotes."""
+
+_LATEST_TIME = 253_402_300_799.0
+"""The end of the year 9999, which is the last that datetime has, in epoch seconds."""
 
 
 class ArchivedCatalogError(ValueError):
-    """The catalogue cannot be taken; the message says which resource, and what to do."""
+    """The catalogue cannot be imported. The message says which resource is wrong, and how."""
 
 
 @dataclass(frozen=True)
 class ArchivedCatalog:
-    """The resources of a home and their tags, by ARN."""
+    """The resources of a home and their tags."""
 
     resources: list[Resource]
     tags: Mapping[str, Mapping[str, str]]
+    """The tags of each resource, by its ARN."""
 
     def to_json(self) -> bytes:
+        """Return the content of the file `catalog.json`."""
         rows = [vars(resource) for resource in self.resources]
         return json.dumps({"format": FORMAT, "resources": rows, "tags": self.tags}).encode()
 
     @classmethod
     def from_json(cls, text: bytes) -> ArchivedCatalog:
-        """The catalogue of a file, checked. Raises ArchivedCatalogError."""
+        """Return the catalogue of a file, checked. Raises ArchivedCatalogError."""
         try:
             content = json.loads(text)
             version, rows, tags = content["format"], list(content["resources"]), content["tags"]
@@ -75,20 +83,21 @@ class ArchivedCatalog:
 
     def check(self) -> None:
         """Raise ArchivedCatalogError unless every row is one that this service writes."""
-        known: set[str] = set()
+        arns: set[str] = set()
         paths: set[str] = set()
         for resource in self.resources:
             try:
                 _check_resource(resource)
-                own = resource.files
+                own_paths = resource.files
             except LookupError as error:
                 raise _make_invalid_error(resource, f"it lacks {error}") from error
             except (ValueError, TypeError, AttributeError, InvalidInputError) as error:
                 raise _make_invalid_error(resource, str(error)) from error
-            if resource.arn in known or paths.intersection(own) or len(set(own)) < len(own):
+            has_repeated_path = len(set(own_paths)) < len(own_paths)
+            if resource.arn in arns or has_repeated_path or paths.intersection(own_paths):
                 raise ArchivedCatalogError(f"{resource.arn} or a file of it is there twice")
-            known.add(resource.arn)
-            paths.update(own)
+            arns.add(resource.arn)
+            paths.update(own_paths)
         for resource in self.resources:
             _check_finished(resource)
         try:
@@ -98,8 +107,11 @@ class ArchivedCatalog:
             raise ArchivedCatalogError(f"its tags are not valid: {error}") from error
 
     def remove_schedules(self) -> tuple[ArchivedCatalog, list[str]]:
-        """The same without automatic trainings, and the ARNs of the solutions that had one."""
-        resources, changed = [], []
+        """Return the catalogue without automatic trainings, and the solutions that had one.
+
+        The solutions are given by their ARNs.
+        """
+        resources, stopped_arns = [], []
         for resource in self.resources:
             state = {
                 name: value
@@ -108,40 +120,42 @@ class ArchivedCatalog:
             }
             body = resource.body
             if resource.kind == "Solution" and body["performAutoTraining"]:
-                changed.append(resource.arn)
+                stopped_arns.append(resource.arn)
                 body = body | {"performAutoTraining": False}
             resources.append(replace(resource, body=body, state=state))
-        return replace(self, resources=resources), changed
+        return replace(self, resources=resources), stopped_arns
 
 
 def _check_finished(resource: Resource) -> None:
+    """Raise ArchivedCatalogError if a job is queued or runs for the resource."""
     has_jobs = KINDS[resource.kind].perform is not None
     status = resource.status
     is_finished = status in FINISHED if has_jobs else status is None
     if is_finished and not resource.unfinished and resource.owner is None:
         return
-    shown = status if isinstance(status, str) else "without a status"
-    shown = f"{shown}, with an update that is not finished" if is_finished else shown
+    condition = status if isinstance(status, str) else "without a status"
+    if is_finished:
+        condition = f"{condition}, with an update that is not finished"
     raise ArchivedCatalogError(
-        f"{resource.arn} is {shown[:_MAX_SHOWN]}: only finished resources are imported, so that no"
-        " job starts by itself. Export the home again when its jobs have ended"
+        f"{resource.arn} is {condition[:_MAX_QUOTED]}: only finished resources are imported, so"
+        " that no job starts by itself. Export the home again when its jobs have ended"
     )
 
 
 def _check_resource(resource: Resource) -> None:
-    """Raise an error that says what is wrong with the values.
+    """Raise an error that says what is wrong with the values, if anything is.
 
-    It is a ValueError, TypeError, LookupError, AttributeError or InvalidInputError.
+    The error is a ValueError, TypeError, LookupError, AttributeError or InvalidInputError.
     """
     kind, body, state = KINDS[resource.kind], resource.body, resource.state
-    found = _ARN.fullmatch(resource.arn)
-    if found is None or found[3] != _SLUGS[kind.name]:
+    arn = _ARN.fullmatch(resource.arn)
+    if arn is None or arn[3] != _SLUGS[kind.name]:
         raise ValueError(f"its ARN is not one of a {kind.name}")
-    region, account = found[1], found[2]
+    region, account = arn[1], arn[2]
     if resource.region != (region if account == ACCOUNT_ID else f"{region} {account}"):
         raise ValueError(f"its ARN is of another region than {resource.region!r}")
     if resource.parent is not None and not _ARN.fullmatch(resource.parent):
-        raise ValueError(f"its parent {resource.parent[:_MAX_SHOWN]!r} has no ARN")
+        raise ValueError(f"its parent {resource.parent[:_MAX_QUOTED]!r} has no ARN")
     if type(resource.unfinished) is not bool or not isinstance(body, dict):
         raise TypeError("a value has the wrong type")
     times = resource.created, resource.updated
@@ -154,11 +168,12 @@ def _check_resource(resource: Resource) -> None:
     if kind.name in ("Solution", "SolutionVersion") and body["recipeArn"] not in RECIPES:
         raise ValueError(f"this version has no recipe {body['recipeArn']!r}")
     _check_state(resource)
-    json.dumps([body, state], ensure_ascii=False).encode()  # no lone surrogates
+    # Fails for lone surrogates, which no encoding can store.
+    json.dumps([body, state], ensure_ascii=False).encode()
 
 
 def _list_locations(body: Mapping[str, Any]) -> Iterator[str]:
-    """The places in S3 that a job's request names."""
+    """Yield the S3 paths that a job's request names."""
     if "dataSource" in body:
         yield body["dataSource"]["dataLocation"]
     if "jobInput" in body:
@@ -167,6 +182,7 @@ def _list_locations(body: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _check_state(resource: Resource) -> None:
+    """Raise an error, as `_check_resource` does, if the state names wrong paths or metrics."""
     state, is_active = resource.state, resource.status == Status.ACTIVE
     paths = [(_PATHS["data"], file["path"]) for file in state.get("files", [])]
     if "model" in state:
@@ -175,13 +191,13 @@ def _check_state(resource: Resource) -> None:
         paths.append((_PATHS["model"], state["previous"]))
     for pattern, path in paths:
         if not pattern.fullmatch(path):
-            raise ValueError(f"{path[:_MAX_SHOWN]!r} is not the path of its data or model")
+            raise ValueError(f"{path[:_MAX_QUOTED]!r} is not the path of its data or model")
     if resource.kind == "Dataset" and not isinstance(state["files"], list):
         raise TypeError("its files are not a list")
     if resource.kind == "SolutionVersion" and is_active:
         values = [*state["metrics"].values(), *state.get("evidence", {}).values()]
         if "model" not in state or not all(map(_is_number, values)):
-            raise ValueError("it has no model, or metrics that are no numbers")
+            raise ValueError("it has no model, or metrics that are not numbers")
 
 
 def _is_number(value: Any) -> bool:
@@ -189,7 +205,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _check_tags(arn: str, tags: Mapping[str, str]) -> None:
-    """Raise AttributeError or InvalidInputError."""
+    """Raise AttributeError or InvalidInputError if a resource cannot have these tags."""
     request = {
         "resourceArn": arn,
         "tags": [{"tagKey": key, "tagValue": value} for key, value in tags.items()],
@@ -201,5 +217,5 @@ def _check_tags(arn: str, tags: Mapping[str, str]) -> None:
 
 def _make_invalid_error(resource: Resource, problem: str) -> ArchivedCatalogError:
     return ArchivedCatalogError(
-        f"the resource {str(resource.arn)[:_MAX_SHOWN]!r} is not valid: {problem}"
+        f"the resource {str(resource.arn)[:_MAX_QUOTED]!r} is not valid: {problem}"
     )

@@ -1,7 +1,9 @@
-"""A boto3 client for a local Personalize in this process. All that other packages import from here.
+"""A boto3 client for a local Personalize in this process.
 
-boto3 serialises requests and parses responses as on AWS; botocore's `before-send` event replaces
-the network.
+Other packages import this module only.
+
+boto3 serialises requests and parses responses as on AWS. Only the network is replaced, by a handler
+of botocore's `before-send` event.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ _SESSION = {
     "config_file": (None, None, os.devnull, None),
     "credentials_file": (None, None, os.devnull, None),
 }
-# Each session parses botocore's description of Personalize anew, unless it gets this loader.
+# Without a common loader, each session would parse botocore's description of Personalize again.
 _LOADER = create_loader()
 _ENDPOINT = "http://personalize.localhost"
 
@@ -53,12 +55,20 @@ def embedded_client(
     pace: JobPace | None = None,
     v2_lines: bool = False,
 ) -> PersonalizeClient:
-    """A `personalize` client for the local Personalize in the folder `home`.
+    """Return a `personalize` client for the local Personalize in the folder `home`.
 
-    Data is read and written through `store`. Jobs run in threads of this process; the next client
-    on this home resumes unfinished ones.
+    Jobs run in threads of this process. The next client on this home resumes unfinished ones.
+
+    store: where the S3 objects of requests are.
+    region, account: those in the ARNs of new resources.
+    quotas: AWS's, if None.
+    pace: how long jobs take at least; no longer than they need, if None.
+    v2_lines: whether lists of aws-user-personalization-v2 have reasons and placeholders.
+
+    Raises CatalogError, and OSError if the folder cannot be created.
     """
-    # What trains is imported only where a Personalize runs, not where pipelines are loaded.
+    # The libraries for training are imported only where a Personalize runs, and not where
+    # pipelines are loaded.
     from .service import LocalPersonalize
 
     service = LocalPersonalize(
@@ -68,15 +78,16 @@ def embedded_client(
 
 
 def make_client(service: LocalPersonalize) -> PersonalizeClient:
-    """A `personalize` client for a running local Personalize."""
+    """Return a `personalize` client for a running local Personalize."""
     from .service import answer
 
     def respond(request: AWSPreparedRequest, **_: Any) -> AWSResponse:
         target = request.headers.get("X-Amz-Target", b"")
-        text = target.decode("latin-1") if isinstance(target, bytes) else target
-        status, content, headers = answer(service.call, text, _encode_body(request.body))
-        raw = HTTPResponse(BytesIO(content), preload_content=False)
-        return AWSResponse(request.url, status, HTTPHeaders.from_dict(headers), raw)
+        target_text = target.decode("latin-1") if isinstance(target, bytes) else target
+        response = answer(service.call, target_text, _encode_body(request.body))
+        raw = HTTPResponse(BytesIO(response.body), preload_content=False)
+        headers = HTTPHeaders.from_dict(response.headers)
+        return AWSResponse(request.url, response.status, headers, raw)
 
     session = botocore.session.Session(session_vars=_SESSION)
     session.register_component("data_loader", _LOADER)
@@ -87,7 +98,8 @@ def make_client(service: LocalPersonalize) -> PersonalizeClient:
             region_name=service.region,
             endpoint_url=_ENDPOINT,
             aws_access_key_id="local",
-            aws_secret_access_key="local",  # noqa: S106 (nobody checks the signature)
+            # Nobody checks the signature.
+            aws_secret_access_key="local",  # noqa: S106
             # A retry would get the same answer from this process.
             config=Config(retries={"mode": "legacy", "total_max_attempts": 1}, proxies={}),
         ),

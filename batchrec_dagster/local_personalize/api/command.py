@@ -22,6 +22,7 @@ DEFAULT_HOME = Path(".batchrec/personalize")
 def _parse_buckets(
     context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
 ) -> dict[str, Path]:
+    """Return the folder of each bucket by its name: a callback of click."""
     buckets = {}
     for value in values:
         bucket, separator, folder = value.partition("=")
@@ -32,7 +33,10 @@ def _parse_buckets(
 
 
 def _make_pattern_check(pattern: str, meaning: str) -> Callable[..., str]:
-    """A click callback that takes only what matches the pattern."""
+    """Return a callback of click that takes only values which match the pattern.
+
+    meaning: what they are, in words, for the message.
+    """
 
     def check(context: click.Context, parameter: click.Parameter, value: str) -> str:
         if not re.fullmatch(pattern, value, re.ASCII):
@@ -54,7 +58,10 @@ def _parse_quotas(
 
 
 def _check_extras() -> None:
-    """Raise click.ClickException for a missing one. --help waits for no import of theirs."""
+    """Raise click.ClickException if an optional dependency is missing.
+
+    It is called late, so that --help does not wait for their imports.
+    """
     try:
         for extra in ("local", "serve"):
             require(extra, "batchrec local-personalize")
@@ -63,12 +70,16 @@ def _check_extras() -> None:
 
 
 def _export_or_import(home: Path, export_to: Path | None, import_from: Path | None) -> None:
+    """Make the home from a file, or write it to a file, as far as one is given."""
     from ..errors import CatalogError
     from .archive import ArchiveError, export_home, import_home
 
     try:
-        if import_from and (scope := import_home(import_from, home)):
-            click.echo("Start it with --region {} --account {}".format(*scope))
+        if import_from:
+            scope = import_home(import_from, home)
+            if scope is not None:
+                region, account = scope
+                click.echo(f"Start it with --region {region} --account {account}")
         if export_to:
             export_home(home, export_to)
     except (ArchiveError, CatalogError, OSError) as error:

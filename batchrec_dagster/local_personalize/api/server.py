@@ -1,4 +1,4 @@
-"""The local Personalize over HTTP: for any AWS SDK, or the `aws` command.
+"""The local Personalize over HTTP, for any AWS SDK and the `aws` command.
 
 Point a client at it with AWS_ENDPOINT_URL_PERSONALIZE. It answers as the embedded client does.
 """
@@ -28,9 +28,10 @@ from .signatures import AccessKey, SignatureError, check_signature
 def make_application(
     service: LocalPersonalize, *, key: AccessKey | None = None, hosts: Collection[str] = ()
 ) -> Starlette:
-    """The ASGI application, for clients that reach it by a loopback name or one of `hosts`.
+    """Return the ASGI application.
 
-    If `key` is given, requests must be signed with it.
+    key: the access key with which requests must be signed; None if they need no signature.
+    hosts: the names by which clients may reach it, besides those of the loopback interface.
     """
 
     async def personalize(request: Request) -> Response:
@@ -39,20 +40,20 @@ def make_application(
             if key is not None:
                 check_signature(key, request.headers, body)
             target = request.headers.get("x-amz-target", "")
-            found = await run_in_threadpool(answer, service.call, target, body)
+            response = await run_in_threadpool(answer, service.call, target, body)
         except TimeoutError:
-            found = HttpResponse.make_error(
+            response = HttpResponse.make_error(
                 408, "RequestTimeoutException", "The request came too slowly."
             )
         except ClientDisconnect:
             return Response(status_code=400)
         except BodyTooLargeError as error:
-            found = HttpResponse.make_error(413, "RequestEntityTooLargeException", str(error))
+            response = HttpResponse.make_error(413, "RequestEntityTooLargeException", str(error))
         except SignatureError as error:
-            found = HttpResponse.make_error(403, error.code, str(error))
+            response = HttpResponse.make_error(403, error.code, str(error))
         except CatalogError as error:
-            found = HttpResponse.make_error(500, "InternalFailure", str(error))
-        return Response(found.body, found.status, found.headers)
+            response = HttpResponse.make_error(500, "InternalFailure", str(error))
+        return Response(response.body, response.status, response.headers)
 
     async def health(request: Request) -> Response:
         return JSONResponse({"status": "ok"})
@@ -74,7 +75,10 @@ def serve(
     key: AccessKey | None = None,
     hosts: Collection[str] = (),
 ) -> None:
-    """Serve until SIGINT or SIGTERM; logs each request."""
+    """Serve until SIGINT or SIGTERM, and log each request.
+
+    key, hosts: as in `make_application`.
+    """
     if not is_loopback(host):
         logger.warning(
             "listening on %s: anyone who can reach this address can use this Personalize%s",

@@ -1,4 +1,4 @@
-"""One local Personalize: a request in, an answer out, the work in the background.
+"""One local Personalize: it answers requests, and does the work of jobs in the background.
 
 The wire format is AWS JSON 1.1, as the service model's metadata says (protocol, targetPrefix).
 """
@@ -29,38 +29,49 @@ from .validation import check_request, find_input_shape, load_service_model, pru
 
 CONTENT_TYPE = "application/x-amz-json-1.1"
 TARGET_PREFIX = "AmazonPersonalize"
+
+# The codes of errors in the request itself.
 _UNKNOWN_OPERATION, _NOT_JSON = "UnknownOperationException", "SerializationException"
-_SCHEDULE_CHECK_SECONDS = 1.0  # between looks at whether an automatic training is due
+
+_SCHEDULE_CHECK_SECONDS = 1.0
+"""How often requests look for solutions whose automatic training is due."""
 
 CallOperation = Callable[[str, dict[str, Any]], dict[str, Any]]
+"""Returns the members of the response to the operation with this name and these parameters."""
 
 
 class HttpResponse(NamedTuple):
-    """An HTTP response: its status, JSON body and headers."""
+    """What is sent back to the client."""
 
     status: int
     body: bytes
+    """JSON."""
     headers: Mapping[str, str]
 
     @classmethod
     def make(cls, content: Any, status: int = 200, **headers: str) -> HttpResponse:
+        """Return a response with this content, which becomes JSON, and a request id of its own."""
         headers = {"Content-Type": CONTENT_TYPE, "x-amzn-RequestId": str(uuid.uuid4()), **headers}
         return cls(status, json.dumps(content).encode(), headers)
 
     @classmethod
     def make_error(cls, status: int, code: str, message: str) -> HttpResponse:
+        """Return an error response of the protocol; `code` is the exception's name."""
         return cls.make({"__type": code, "message": message}, status)
 
 
-def answer(service: CallOperation, target: str, body: bytes) -> HttpResponse:
-    """Call the service; its errors become error responses of the protocol.
+def answer(call_operation: CallOperation, target: str, body: bytes) -> HttpResponse:
+    """Return the response to one HTTP request. Errors become error responses of the protocol.
 
-    Raises CatalogError: an embedded client's caller gets that itself.
+    target: the header X-Amz-Target, which names the operation.
+    body: the request's JSON.
+
+    Raises CatalogError, which the caller of an embedded client gets as it is.
     """
     try:
-        found = service(_parse_target(target), _parse_body(body))
-        headers = found.pop(HEADERS, {})
-        return HttpResponse.make(found, **headers)
+        content = call_operation(_parse_target(target), _parse_body(body))
+        headers = content.pop(HEADERS, {})
+        return HttpResponse.make(content, **headers)
     except ServiceError as error:
         return HttpResponse.make_error(400, error.code, str(error))
     except CatalogError:
@@ -72,6 +83,7 @@ def answer(service: CallOperation, target: str, body: bytes) -> HttpResponse:
 
 
 def _parse_target(target: str) -> str:
+    """Return the operation's name. Raises ServiceError."""
     prefix, _, operation = target.partition(".")
     if prefix != TARGET_PREFIX or not operation:
         raise ServiceError(
@@ -82,6 +94,7 @@ def _parse_target(target: str) -> str:
 
 
 def _parse_body(body: bytes) -> dict[str, Any]:
+    """Return the request's parameters. Raises ServiceError."""
     try:
         params = json.loads(body or b"{}", parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
@@ -92,11 +105,12 @@ def _parse_body(body: bytes) -> dict[str, Any]:
 
 
 def _refuse_constant(name: str) -> NoReturn:
+    """Raise ValueError for NaN and Infinity, which Python's JSON reader takes by default."""
     raise ValueError(f"{name} is not JSON")
 
 
 class LocalPersonalize:
-    """The service on one home; several, in one process or many, may share it."""
+    """The service on one home. Several, in one process or in many, may share a home."""
 
     def __init__(
         self,
@@ -109,18 +123,35 @@ class LocalPersonalize:
         pace: JobPace | None = None,
         v2_lines: bool = False,
     ) -> None:
-        """`v2_lines`: lists of aws-user-personalization-v2 have reasons and, with a filter,
-        placeholders without scores at their end, as AWS documents them."""
+        """Open or create the home, and resume the jobs that earlier processes left.
+
+        store: where the S3 objects of requests are.
+        region, account: those in the ARNs of new resources.
+        quotas: AWS's, if None.
+        pace: how long jobs take at least; no longer than they need, if None.
+        v2_lines: whether lists of aws-user-personalization-v2 have reasons and, with a filter,
+            placeholders without scores at their end, as AWS documents them.
+
+        Raises CatalogError, and OSError if the folder cannot be created.
+        """
         folders = Home(home.absolute())
-        self.region, self._account, self._v2_lines = region, account, v2_lines
+        self.region = region
+        self._account = account
+        self._v2_lines = v2_lines
         self._quotas = quotas or Quotas()
         self._catalog = Catalog(folders.catalog, has_data=folders.has_data)
         self._worker = Worker(self._catalog, folders, store, KINDS, pace or JobPace())
         self._next_schedule_check = 0.0
-        self._worker.wake()  # resume the jobs of earlier processes
+        self._worker.wake()
 
     def call(self, operation: str, params: dict[str, Any]) -> dict[str, Any]:
-        """Answer one request. Raises ServiceError, CatalogError."""
+        """Return the members of the response to one request.
+
+        operation: its name, such as CreateSchema.
+        params: the request's members, which are validated here.
+
+        Raises ServiceError if the request is refused, and CatalogError.
+        """
         self._worker.raise_failure()
         if operation not in load_service_model().operation_names:
             raise ServiceError(
@@ -131,20 +162,23 @@ class LocalPersonalize:
         self._train_when_due()
         shape = find_input_shape(operation)
         check_request(params, shape)
-        given = prune(params, shape)
-        catalog = self._catalog
-        opened = (
-            catalog.open_for_reading()
-            if operation in READ_OPERATIONS
-            else catalog.open_for_writing()
-        )
-        with opened as transaction:
+        known_params = prune(params, shape)
+        if operation in READ_OPERATIONS:
+            opened_transaction = self._catalog.open_for_reading()
+        else:
+            opened_transaction = self._catalog.open_for_writing()
+        with opened_transaction as transaction:
             request = ApiRequest(
-                given, transaction, self.region, self._quotas, self._account, self._v2_lines
+                params=known_params,
+                transaction=transaction,
+                region=self.region,
+                quotas=self._quotas,
+                account=self._account,
+                v2_lines=self._v2_lines,
             )
-            answer = OPERATIONS[operation](request)
+            response = OPERATIONS[operation](request)
         self._worker.wake()
-        return answer
+        return response
 
     def _train_when_due(self) -> None:
         """Start automatic trainings, at the first request after they are due."""
@@ -152,8 +186,8 @@ class LocalPersonalize:
             return
         self._next_schedule_check = time.monotonic() + _SCHEDULE_CHECK_SECONDS
         with self._catalog.open_for_reading() as transaction:
-            due = find_due_solutions(transaction)
-        if due:
+            is_due = bool(find_due_solutions(transaction))
+        if is_due:
             with self._catalog.open_for_writing() as transaction:
                 train_due_solutions(transaction)
 

@@ -1,4 +1,4 @@
-"""AWS Signature Version 4: checks that a request is signed with this service's key.
+"""Checks that a request is signed with this service's key (AWS Signature Version 4).
 
 botocore computes signatures (`botocore.auth.SigV4Auth`) but does not verify them.
 """
@@ -19,19 +19,22 @@ from botocore.credentials import Credentials
 
 from .validation import SERVICE
 
-_SKEW = timedelta(minutes=15)
+_MAX_CLOCK_DIFFERENCE = timedelta(minutes=15)
 _HEADER = re.compile(
     r"AWS4-HMAC-SHA256 Credential=(?P<id>[^/,\s]+)/(?P<day>\d{8})/(?P<region>[^/,\s]+)"
     rf"/{SERVICE}/aws4_request, ?SignedHeaders=(?P<signed>[a-z0-9;_-]+),"
     r" ?Signature=(?P<signature>[0-9a-f]{64})"
 )
-# Without the operation and the time in it, a signature could be replayed for another request.
+# Without the operation and the time in it, a signature could be used again for another request.
 _MUST_BE_SIGNED = {"host", "x-amz-date", "x-amz-target"}
 _BODY_HASH = "x-amz-content-sha256"
 
 
 class SignatureError(Exception):
-    """The request is not signed with the key; `code` is the exception's name on the wire."""
+    """The request is not signed with the key."""
+
+    code: str
+    """The exception's name on the wire."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -49,9 +52,10 @@ class AccessKey:
 def check_signature(
     key: AccessKey, headers: Mapping[str, str], body: bytes, now: datetime | None = None
 ) -> None:
-    """Check the signature of a `POST /` with these headers (lower-case names).
+    """Raise SignatureError unless a `POST /` is signed with the key.
 
-    Raises SignatureError.
+    headers: the request's headers, with names in lower case.
+    now: the time of the check; the current time if None.
     """
     header = headers.get("authorization")
     if not header:
@@ -67,19 +71,17 @@ def check_signature(
             "UnrecognizedClientException", "The security token included in the request is invalid."
         )
     _check_time(headers.get("x-amz-date", ""), parts["day"], now or datetime.now(UTC))
-    signed = parts["signed"].split(";")
-    if not set(signed) >= _MUST_BE_SIGNED or any(name not in headers for name in signed):
+    signed_names = parts["signed"].split(";")
+    if not _MUST_BE_SIGNED.issubset(signed_names) or any(n not in headers for n in signed_names):
         raise SignatureError(
             "InvalidSignatureException", f"Sign at least {', '.join(sorted(_MUST_BE_SIGNED))}."
         )
+    signed = {name: headers[name] for name in signed_names}
+    expected = _compute_signature(key, parts["region"], signed, body)
     # botocore signs the hash in this header, even if the body does not match it.
     body_hash = hashlib.sha256(body).hexdigest()
-    expected = _compute_signature(
-        key, parts["region"], {name: headers[name] for name in signed}, body
-    )
-    if headers.get(_BODY_HASH, body_hash) != body_hash or not hmac.compare_digest(
-        expected, parts["signature"]
-    ):
+    is_own_body = headers.get(_BODY_HASH, body_hash) == body_hash
+    if not is_own_body or not hmac.compare_digest(expected, parts["signature"]):
         raise SignatureError(
             "InvalidSignatureException",
             "The request signature we calculated does not match the signature you provided.",
@@ -87,13 +89,14 @@ def check_signature(
 
 
 class _Signer(SigV4Auth):
-    """Signs every header: other SDKs sign some that botocore leaves out."""
+    """Signs every header, because other SDKs sign some that botocore leaves out."""
 
     def headers_to_sign(self, request: AWSRequest) -> HTTPHeaders:
         return request.headers
 
 
 def _compute_signature(key: AccessKey, region: str, signed: Mapping[str, str], body: bytes) -> str:
+    """Return the signature that the request must have; `signed` are the headers to sign."""
     request = AWSRequest("POST", "http://any-host/", headers=signed, data=body)
     request.context["timestamp"] = signed["x-amz-date"]
     signer = _Signer(Credentials(key.key_id, key.secret), SERVICE, region)
@@ -103,13 +106,19 @@ def _compute_signature(key: AccessKey, region: str, signed: Mapping[str, str], b
 
 
 def _check_time(time: str, day: str, now: datetime) -> None:
+    """Raise SignatureError if the request is too old, or says two different days.
+
+    time: the header X-Amz-Date.
+    day: the day in the signature's scope, such as 20240131.
+    """
     try:
         signed_at = datetime.strptime(time, SIGV4_TIMESTAMP).replace(tzinfo=UTC)
     except ValueError:
         raise SignatureError(
             "IncompleteSignatureException", "The header X-Amz-Date must be like 20240131T120000Z."
         ) from None
-    if abs(now - signed_at) > _SKEW or not time.startswith(day):
+    if abs(now - signed_at) > _MAX_CLOCK_DIFFERENCE or not time.startswith(day):
+        # AWS's own words.
         raise SignatureError(
             "InvalidSignatureException", f"Signature expired or not yet current: {time}."
         )

@@ -1,6 +1,6 @@
-"""Validates a request against botocore's service model, as AWS does first.
+"""Validates requests against botocore's service model, which AWS does first, too.
 
-botocore's client checks only types, required members and minimum sizes; a service must also check
+botocore's client checks only types, required members and minimum sizes. A service must also check
 maximum sizes, patterns and enumerations.
 """
 
@@ -23,7 +23,7 @@ SERVICE = "personalize"
 
 @cache
 def load_service_model() -> ServiceModel:
-    """botocore's own model; ignores one in the user's ~/.aws/models."""
+    """Return botocore's own model of Personalize, whatever is in the user's ~/.aws/models."""
     loader = Loader(
         extra_search_paths=[Loader.BUILTIN_DATA_PATH], include_default_search_paths=False
     )
@@ -32,7 +32,7 @@ def load_service_model() -> ServiceModel:
 
 @cache
 def find_input_shape(operation: str) -> StructureShape:
-    """The shape of an operation's request. Every operation of Personalize has one."""
+    """Return the shape of an operation's request. Every operation of Personalize has one."""
     shape = load_service_model().operation_model(operation).input_shape
     if not isinstance(shape, StructureShape):
         raise TypeError(f"{operation} takes no structure")
@@ -41,13 +41,13 @@ def find_input_shape(operation: str) -> StructureShape:
 
 @cache
 def find_output_members(operation: str) -> Mapping[str, Shape]:
-    """The members of an operation's response; empty if it has none."""
+    """Return the shape of each member of an operation's response, by name."""
     shape = load_service_model().operation_model(operation).output_shape
     return shape.members if isinstance(shape, StructureShape) else {}
 
 
 def prune(value: Any, shape: Shape) -> Any:
-    """`value` with only the members of `shape`, without those that are None."""
+    """Return the value with the members that its shape has, without those that are None."""
     if isinstance(shape, StructureShape) and isinstance(value, Mapping):
         return {
             name: prune(value[name], member)
@@ -57,35 +57,47 @@ def prune(value: Any, shape: Shape) -> Any:
     if isinstance(shape, ListShape) and isinstance(value, list):
         return [prune(entry, shape.member) for entry in value]
     if shape.type_name == "integer":
-        return int(value)  # JSON clients may send 5.0 for 5
+        # JSON clients may send 5.0 for 5.
+        return int(value)
     return value
 
 
-_MAX_PROBLEMS = 50  # named in one message
-_MAX_VALUE_CHARS = 200  # quoted in one message
+_MAX_PROBLEMS = 50
+"""How many problems a message names."""
 
-# Character classes of the model's Java patterns that Python's `re` lacks: letters and digits, and a
-# list of the separators.
-_CLASSES = {
+_MAX_VALUE_CHARS = 200
+"""How many characters of a value a message quotes."""
+
+# Character classes in the model's patterns, which are Java's, that Python's `re` lacks. The second
+# one is letters and digits, and a list of the separators.
+_CHARACTER_CLASSES = {
     r"\p{ASCII}": r"[\x00-\x7f]",
     r"\p{L}\p{Z}\p{N}": r"\w \u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000",
 }
 
 
 def check_request(params: dict[str, Any], shape: Shape) -> None:
-    """Raise InvalidInputError that names each broken constraint and its member.
+    """Raise InvalidInputError if the parameters break a constraint of the service model.
 
-    Names at most the first _MAX_PROBLEMS, so that the answer stays small.
+    The message names each broken constraint and its member, but at most the first _MAX_PROBLEMS,
+    so that the response stays small.
     """
     problems = list(islice(_find_problems(params, shape, ""), _MAX_PROBLEMS + 1))
-    if problems:
-        more = "More than " if len(problems) > _MAX_PROBLEMS else ""
-        named = problems[:_MAX_PROBLEMS]
-        count = f"{more}{len(named)} validation error{'s' if len(named) > 1 else ''} detected"
-        raise InvalidInputError(f"{count}: {'; '.join(named)}")
+    if not problems:
+        return
+    more = "More than " if len(problems) > _MAX_PROBLEMS else ""
+    named = problems[:_MAX_PROBLEMS]
+    plural = "s" if len(named) > 1 else ""
+    raise InvalidInputError(
+        f"{more}{len(named)} validation error{plural} detected: {'; '.join(named)}"
+    )
 
 
 def _find_problems(value: Any, shape: Shape, path: str) -> Iterator[str]:
+    """Yield a sentence for each constraint that the value or a part of it breaks.
+
+    path: the value's place in the request, such as `tags.1.member`; empty for the request itself.
+    """
     kind = shape.type_name
     if not _has_type(value, kind):
         yield _describe_violation(value, shape, path, f"Member must be a {kind}")
@@ -110,8 +122,8 @@ def _find_problems(value: Any, shape: Shape, path: str) -> Iterator[str]:
 
 
 def _describe_violation(value: Any, shape: Shape, path: str, constraint: str) -> str:
-    shown = "null" if value is None else f"'{_make_excerpt(value, shape)}'"
-    return f"Value {shown} at '{path}' failed to satisfy constraint: {constraint}"
+    quoted = "null" if value is None else f"'{_make_excerpt(value, shape)}'"
+    return f"Value {quoted} at '{path}' failed to satisfy constraint: {constraint}"
 
 
 def _make_excerpt(value: Any, shape: Shape) -> str:
@@ -146,32 +158,32 @@ def _is_text(value: Any) -> bool:
         return False
     try:
         value.encode()
-    except UnicodeEncodeError:  # a lone surrogate
+    except UnicodeEncodeError:
+        # It has a lone surrogate, which JSON can name but no encoding can store.
         return False
     return True
 
 
 def _is_number(value: Any) -> bool:
-    return (
-        isinstance(value, int | float)
-        and not isinstance(value, bool)
-        and (isinstance(value, int) or math.isfinite(value))
-    )
+    if isinstance(value, bool):
+        return False
+    return isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
 
 
 def _find_broken_constraint(value: Any, shape: Shape) -> str | None:
+    """Return the first constraint on its size, pattern or values that a value breaks, or None."""
     metadata = shape.metadata
-    least, most = metadata.get("min"), metadata.get("max")
+    minimum, maximum = metadata.get("min"), metadata.get("max")
     if shape.type_name in ("string", "list", "map"):
-        size, what = len(value), "length"
+        size, size_name = len(value), "length"
     elif _is_number(value):
-        size, what = value, "value"
+        size, size_name = value, "value"
     else:
         return None
-    if most is not None and size > most:
-        return f"Member must have {what} less than or equal to {most}"
-    if least is not None and size < least:
-        return f"Member must have {what} greater than or equal to {least}"
+    if maximum is not None and size > maximum:
+        return f"Member must have {size_name} less than or equal to {maximum}"
+    if minimum is not None and size < minimum:
+        return f"Member must have {size_name} greater than or equal to {minimum}"
     pattern = metadata.get("pattern")
     if pattern and not _compile(pattern).fullmatch(value):
         return f"Member must satisfy regular expression pattern: {pattern}"
@@ -183,7 +195,8 @@ def _find_broken_constraint(value: Any, shape: Shape) -> str | None:
 
 @cache
 def _compile(pattern: str) -> re.Pattern[str]:
+    """Return a pattern of the service model, translated from Java's regular expressions."""
     flags = re.RegexFlag(0) if r"\p{L}" in pattern else re.ASCII
-    for java, python in _CLASSES.items():
+    for java, python in _CHARACTER_CLASSES.items():
         pattern = pattern.replace(java, python)
     return re.compile(pattern, flags)
