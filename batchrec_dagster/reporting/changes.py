@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from markupsafe import Markup
@@ -29,27 +29,28 @@ TITLE = "What changed"
 
 
 def build_changes_section(changes: EditionDiff | None, drift: Drift | None) -> ReportSection:
-    """The section; what there is nothing to compare with is left out."""
+    """The section of the report.
+
+    `changes` is None if no earlier edition is kept, and `drift` if no earlier run had different
+    data. What cannot be compared is left out.
+    """
+    data_figures = [_make_data_figure(drift)] if drift else []
     if changes is None:
-        text_of_first_edition = "No earlier edition is kept: later ones are compared with this one."
-        return ReportSection(
-            "changes", TITLE, [text_of_first_edition], figures=[*_make_data_figure(drift)]
-        )
-    compared = f"Edition {changes.after} compared with edition {changes.before}."
-    text = [
-        compared,
-        *(f"{caveat[0].upper()}{caveat[1:]}." for caveat in _describe_caveats(changes)),
-    ]
-    lists = f"How many of {changes.compared:,} lists have the item."
+        text = ["No earlier edition is kept: later ones are compared with this one."]
+        return ReportSection("changes", TITLE, text, figures=data_figures)
+    text = [f"Edition {changes.after} compared with edition {changes.before}."]
+    text += [f"{caveat[0].upper()}{caveat[1:]}." for caveat in _describe_caveats(changes)]
+    caption = f"How many of {changes.compared:,} lists have the item."
     shifts = [
-        _make_figure(name, title, lists, _make_rows(items, format_count))
+        _make_figure(name, title, caption, _make_rows(items, format_count))
         for name, (title, items) in _select_movers(changes).items()
     ]
-    figures = [*_make_tables(changes), *_make_data_figure(drift), *shifts]
+    figures = [*_make_tables(changes), *data_figures, *shifts]
     return ReportSection("changes", TITLE, text, [*_make_tiles(changes)], figures)
 
 
 def _describe_caveats(changes: EditionDiff) -> Iterator[str]:
+    """What to know before reading the numbers, in sentences without a capital and a full stop."""
     if changes.settings is None:
         yield f"edition {changes.before} does not say which settings made it"
     elif not changes.settings:
@@ -85,10 +86,9 @@ def _make_tables(changes: EditionDiff) -> Iterator[Figure]:
         yield _make_figure("metrics", "Metrics", "Measured on held-out users.", rows)
 
 
-def _make_data_figure(drift: Drift | None) -> Iterator[Figure]:
-    if drift is None:
-        return
-    before, now = drift.before, drift.now
+def _make_data_figure(drift: Drift) -> Figure:
+    before = drift.before
+    now = drift.now
     rows: list[list[str | Markup]] = [
         [name, format_count(before.numbers[name]), format_count(value)]
         for name, value in now.numbers.items()
@@ -100,19 +100,26 @@ def _make_data_figure(drift: Drift | None) -> Iterator[Figure]:
         ["vanished items", "", format_count(drift.vanished_items)],
     ]
     events = sorted({*before.events, *now.events})
-    for event in events if len(events) > 1 else ():
-        shares = (format_percent(data.events.get(event, 0.0)) for data in (before, now))
-        rows.append([f"events of type {event}", *shares])
+    # If there is only one type of events, its share is always 100%.
+    if len(events) > 1:
+        rows += [
+            [
+                f"events of type {event}",
+                format_percent(before.events.get(event, 0.0)),
+                format_percent(now.events.get(event, 0.0)),
+            ]
+            for event in events
+        ]
     if before.mean_value is not None and now.mean_value is not None:
         rows.append(
             ["mean event value", format_score(before.mean_value), format_score(now.mean_value)]
         )
-    yield _make_figure(
-        "data", "Data", "The interactions, since the last run that had others.", rows
-    )
+    caption = "What changed in the interactions since the last run with different data."
+    return _make_figure("data", "Data", caption, rows)
 
 
 def _select_movers(changes: EditionDiff) -> dict[str, tuple[str, Sequence[ItemShift]]]:
+    """The items that rose and fell, with a title. Without such items, a title is left out."""
     movers = {
         "risers": ("Items that rose most", changes.risers),
         "fallers": ("Items that fell most", changes.fallers),
@@ -121,19 +128,17 @@ def _select_movers(changes: EditionDiff) -> dict[str, tuple[str, Sequence[ItemSh
 
 
 def _make_rows(
-    changes: Sequence[SettingChange | ItemShift], cell: Callable[[Any], str]
+    changes: Sequence[SettingChange | ItemShift], format_value: Callable[[Any], str]
 ) -> list[list[str]]:
-    """A row for each: what changed, before, now."""
-    return [
-        [
-            change.name
-            if isinstance(change, SettingChange)
-            else shorten_title(change.title) or change.item,
-            cell(change.before),
-            cell(change.after),
-        ]
-        for change in changes
-    ]
+    """A row for each change: what changed, its value before, and its value now."""
+    rows = []
+    for change in changes:
+        if isinstance(change, SettingChange):
+            name = change.name
+        else:
+            name = shorten_title(change.title) or change.item
+        rows.append([name, format_value(change.before), format_value(change.after)])
+    return rows
 
 
 def _make_figure(
@@ -150,8 +155,11 @@ COLUMNS = [
 
 
 def format_diff(pipeline: str, diff: EditionDiff, width: int | None) -> str:
-    """For a terminal of this width, or for a pipe (None)."""
-    heading = [f"{pipeline}: edition {diff.after} compared with edition {diff.before}"]
+    """What changed, as text.
+
+    `width` is the terminal's; None for a pipe.
+    """
+    heading = f"{pipeline}: edition {diff.after} compared with edition {diff.before}"
     metrics = diff.metrics if diff.comparable else []
     tables = {
         "Settings": _make_rows(diff.settings or [], _format_value),
@@ -165,25 +173,27 @@ def format_diff(pipeline: str, diff: EditionDiff, width: int | None) -> str:
         terminal.TerminalTable(title, COLUMNS, _make_rows(items, _format_value))
         for title, items in _select_movers(diff).values()
     ]
-    return terminal.render(
-        [*heading, *_describe_overlap(diff)],
-        [*sections, *([shifts] if shifts else [])],
-        width=width,
-    )
+    if shifts:
+        sections.append(shifts)
+    return terminal.render([heading, *_describe_overlap(diff)], sections, width=width)
 
 
 def _make_data_rows(changes: Sequence[SettingChange]) -> Iterator[list[str]]:
+    """A row for each number of the data that changed, and for each type of events."""
     for change in changes:
-        values = (change.before, change.after)
         if change.name == "events":
-            for event in sorted({name for shares in values for name in shares}):
-                shares = (f"{of.get(event, 0.0):.1%}" if of else "" for of in values)
-                yield [f"events of type {event}", *shares]
+            for event in sorted({*change.before, *change.after}):
+                before = _format_share(change.before, event)
+                yield [f"events of type {event}", before, _format_share(change.after, event)]
         else:
-            yield [
-                change.name,
-                *("none" if value is None else _format_value(value) for value in values),
-            ]
+            before = "none" if change.before is None else _format_value(change.before)
+            after = "none" if change.after is None else _format_value(change.after)
+            yield [change.name, before, after]
+
+
+def _format_share(shares: Mapping[str, float], event: str) -> str:
+    """The share of the type of events; empty if the data have no types."""
+    return f"{shares.get(event, 0.0):.1%}" if shares else ""
 
 
 def _describe_overlap(diff: EditionDiff) -> Iterator[str]:

@@ -25,8 +25,9 @@ from batchrec_dagster.storage.object_store import DamagedObjectError, ObjectNotF
 from batchrec_dagster.storage.paths import PipelineFiles
 from batchrec_dagster.storage.published_table import ABOUT, Edition, read_about
 
+# The name of the report's record in the storage.
 REPORT = "recommendation_report"
-# Editions that the record remembers.
+# The record has this many editions.
 MOST_EDITIONS = 100
 
 
@@ -34,37 +35,36 @@ MOST_EDITIONS = 100
 class EditionHistory:
     """The published table of a pipeline, its older editions, and what the report knew of each.
 
-    Raises StorageError.
+    All methods raise StorageError.
     """
 
     files: PipelineFiles
 
     def find_previous(self, edition: Edition) -> Edition | None:
-        """The newest kept edition with other lists and a lower number."""
-        older = [
-            candidate for candidate in self.files.table.older() if candidate.number < edition.number
-        ]
-        return next(
-            (candidate for candidate in older if candidate.version != edition.version), None
-        )
+        """The newest kept edition with other lists and a lower number; None if there is none."""
+        for candidate in self.files.table.older():
+            if candidate.number < edition.number and candidate.version != edition.version:
+                return candidate
+        return None
 
     def is_newest(self, edition: Edition) -> bool:
-        """Whether no edition has a higher number; not so after a rollback."""
+        """Whether no edition has a higher number. After a rollback, one has."""
         return all(candidate.number <= edition.number for candidate in self.files.table.older())
 
     def read(self) -> Mapping[str, Any]:
-        """What the report knew, by edition number as text."""
+        """What the report knew of all editions, by their number as text."""
         with suppress(DamagedObjectError):
             editions: Mapping[str, Any] = self.files.record(REPORT).get("editions", {})
             return editions
         return {}
 
     def read_record(self, edition: Edition) -> Mapping[str, Any]:
-        """What the report knew of this edition: `data` and `verdict`; may be empty."""
+        """What the report knew of this edition: `data` and `verdict`, or nothing."""
         record: Mapping[str, Any] = self.read().get(str(edition.number), {})
         return record if record.get("version") == edition.version else {}
 
     def write_record(self, edition: Edition, facts: Facts) -> None:
+        """Remember what the report knows of this edition."""
         record_of_edition = {
             "version": edition.version,
             "data": asdict(facts.data),
@@ -81,6 +81,7 @@ class EditionHistory:
         return Verdict(**verdict) if verdict else None
 
     def compare(self, before: Edition, after: Edition) -> EditionDiff:
+        """What changed from one edition to the other."""
         store = self.files.storage.store
         with store.open(before.uri) as old, store.open(after.uri) as new:
             return compare_editions(
@@ -103,6 +104,7 @@ class EditionHistory:
             return None
 
     def write_inputs(self, inputs: RunInputs) -> None:
+        """Remember the data of this run, for the next run to compare with."""
         table = inputs.items.alias("item").to_frame().to_arrow()
         file = io.BytesIO()
         pq.write_table(table.replace_schema_metadata({ABOUT: json.dumps(inputs.about)}), file)
@@ -114,11 +116,13 @@ class EditionHistory:
 
 
 def describe_previous_edition(before: Edition | None, edition: Edition) -> PreviousEdition | None:
-    """What the verdict on an edition needs of the one before it."""
+    """What the verdict on an edition needs to know of the one before it."""
     if before is None:
         return None
-    models = [about.about.get("solution_version_arn") for about in (before, edition)]
-    is_same_model = models[0] is not None and models[0] == models[1]
+    model = before.about.get("solution_version_arn")
     return PreviousEdition(
-        before.number, read_ndcg(before), explain_incomparability(before, edition), is_same_model
+        edition=before.number,
+        ndcg=read_ndcg(before),
+        changed=explain_incomparability(before, edition),
+        same_model=model is not None and model == edition.about.get("solution_version_arn"),
     )
