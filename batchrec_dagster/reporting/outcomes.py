@@ -22,13 +22,14 @@ NOTHING_YET = (
 
 
 def describe_outcome(outcome: Outcome) -> Iterator[str]:
-    """What happened after an edition, in words."""
+    """What happened after an edition, in sentences."""
     period = f"{outcome.start:%Y-%m-%d %H:%M} to {outcome.end:%Y-%m-%d %H:%M} UTC"
     yield (
         f"After edition {outcome.edition} ({period}), {outcome.active_users:,} of"
         f" {outcome.users:,} users chose items that they did not have."
     )
-    rate, gain = outcome.hit_rate, outcome.gain
+    rate = outcome.hit_rate
+    gain = outcome.gain
     if rate is None or gain is None:
         return
     yield (
@@ -52,32 +53,35 @@ REPLAYED = (
 
 
 NAME, TITLE = "outcomes", "What people did with the lists"
+# The two lines of the chart.
 LISTS, POPULAR = "These lists", "Most popular items"
+# The chart shows this many editions.
 MOST_EDITIONS = 30
 
 
 def build_outcomes_section(
     outcomes: Sequence[Outcome], experiment: Sequence[str] = ()
 ) -> ReportSection:
-    """The section of the report. experiment: what an experiment shows, in sentences."""
+    """The section of the report.
+
+    `outcomes` are those of all arms and editions, the newest last. `experiment` has sentences about
+    what an experiment shows.
+    """
     model_outcomes = [outcome for outcome in outcomes if outcome.arm == "model"]
     if not model_outcomes:
         return ReportSection(NAME, TITLE, [NOTHING_YET])
     newest = model_outcomes[-1]
-    caveats = [REPLAYED] if newest.since == "data" else []
-    measured_outcomes = [outcome for outcome in model_outcomes if outcome.hit_rate is not None][
-        -MOST_EDITIONS:
-    ]
-    return ReportSection(
-        NAME,
-        TITLE,
-        [
-            " ".join([*describe_outcome(newest), *caveats]),
-            *([" ".join(experiment)] if experiment else []),
-        ],
-        tiles=[*_make_tiles(newest)],
-        figures=[_draw_outcomes_over_time(measured_outcomes)] if measured_outcomes else [],
-    )
+    sentences = [*describe_outcome(newest)]
+    if newest.since == "data":
+        sentences.append(REPLAYED)
+    paragraphs = [" ".join(sentences)]
+    if experiment:
+        paragraphs.append(" ".join(experiment))
+    measured_outcomes = [outcome for outcome in model_outcomes if outcome.hit_rate is not None]
+    figures = []
+    if measured_outcomes:
+        figures.append(_draw_outcomes_over_time(measured_outcomes[-MOST_EDITIONS:]))
+    return ReportSection(NAME, TITLE, paragraphs, [*_make_tiles(newest)], figures)
 
 
 def _make_tiles(outcome: Outcome) -> Iterator[Tile]:
