@@ -50,8 +50,8 @@ def _message(error: Exception) -> str:
     from dagster import DagsterInvariantViolationError, Failure
 
     from batchrec_dagster.deployment import DeploymentError
-    from batchrec_dagster.pipeline.failures import EXPECTED_ERRORS
     from batchrec_dagster.pipeline.loading import DeclarationError
+    from batchrec_dagster.pipeline.run_step import EXPECTED_ERRORS
 
     of_settings = (DeploymentError, DeclarationError, DagsterInvariantViolationError)
     if not isinstance(error, (*EXPECTED_ERRORS, *of_settings, Failure)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -276,7 +276,7 @@ class Pipeline(dg.Model):
         """The folder where relative paths start."""
         return self._project
 
-    @property
+    @cached_property
     def places(self) -> StorageKeys:
         """Its storage keys."""
         return StorageKeys(self.name)
@@ -298,7 +298,7 @@ class Pipeline(dg.Model):
         """The key of its resource or IO manager of this name."""
         return f"batchrec_{resource}{self.resource_suffix}"
 
-    @property
+    @cached_property
     def resource_suffix(self) -> str:
         """What its resources' keys end with, if they are not those of the other pipelines."""
         return f"_{self.name}" if self.deployment.variables else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Literal, Self
 
 import dagster as dg
@@ -110,7 +111,7 @@ class RecommendationSettings(dg.Model):
             )
         return self
 
-    @property
+    @cached_property
     def filter_expression(self) -> str | None:
         """The filter that combines exclude_seen and `filter`; None without both."""
         expressions = [EXCLUDE_SEEN] if self.exclude_seen else []

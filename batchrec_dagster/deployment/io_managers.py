@@ -15,9 +15,14 @@ import polars as pl
 
 from batchrec_dagster.personalize import batch_files
 from batchrec_dagster.personalize.schemas import ITEM_ID, scan_interactions
-from batchrec_dagster.storage.io_managers import CsvIOManager, TableIOManager, to_polars
+from batchrec_dagster.storage.io_managers import (
+    CsvIOManager,
+    TableIOManager,
+    storage_errors,
+    to_polars,
+)
 from batchrec_dagster.storage.paths import PreparedFiles, UsersOfInteractions
-from batchrec_dagster.storage.resource import StorageResource, storage_errors
+from batchrec_dagster.storage.resource import StorageResource
 from batchrec_dagster.storage.users_files import UsersFiles
 
 
@@ -51,7 +56,8 @@ class UsersIOManager(TableIOManager):
     def load(self, uri: str, wanted: object) -> Any:
         files = UsersFiles(self.storage.store, uri).files()
         if wanted is pl.LazyFrame:
-            return pl.concat(self.scan(self.file(file)) for file in files)
+            paths = [self.file(file) for file in files]
+            return pl.concat([self.scan(path) for path in paths])
         return self.decode(b"".join(self.storage.store.get(file) for file in files), wanted)
 
 

@@ -11,6 +11,7 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
@@ -33,28 +34,28 @@ class ResourceKind:
     names_are_free: bool = False
     """Whether there may be several, numbered: jobs and versions."""
 
-    @property
+    @cached_property
     def snake(self) -> str:
         """As in the names of operations, such as dataset_group."""
         return self.label.replace(" ", "_")
 
-    @property
+    @cached_property
     def member(self) -> str:
         """The member of Describe's answer, such as datasetGroup."""
         first, *others = self.label.split()
         return first + "".join(word.capitalize() for word in others)
 
-    @property
+    @cached_property
     def members(self) -> str:
         """The member of List's answer, such as datasetGroups."""
         return self.plural or f"{self.member}s"
 
-    @property
+    @cached_property
     def arn(self) -> str:
         """The member that holds an ARN, such as datasetGroupArn."""
         return f"{self.member}Arn"
 
-    @property
+    @cached_property
     def name(self) -> str:
         """The member that holds the name: jobName or name."""
         return "jobName" if self.label.endswith("job") else "name"

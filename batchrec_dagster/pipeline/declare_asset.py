@@ -170,9 +170,11 @@ def table_metadata(
     present: the columns that the table has; by default all.
     """
     names = [*columns] if present is None else present
+    prefix = pipeline.key_prefix
     sources = {
         name: [
-            dg.TableColumnDep(pipeline.asset_key(asset), column) for asset, column in lineage[name]
+            dg.TableColumnDep(dg.AssetKey([*prefix, asset]), column)
+            for asset, column in lineage[name]
         ]
         for name in names
     }

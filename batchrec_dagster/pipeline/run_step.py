@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import wraps
 from typing import Any, ParamSpec
 
@@ -18,18 +18,42 @@ import polars as pl
 
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.deployment.resources import PersonalizeResource
-from batchrec_dagster.pipeline.failures import expected_errors_as_failures
+from batchrec_dagster.personalize.errors import PersonalizeError
+from batchrec_dagster.preparation.layout import PreparationError
+from batchrec_dagster.preparation.sources.errors import SourceError
 from batchrec_dagster.reporting.markdown import escape
 from batchrec_dagster.steps.checks import CheckResult, FailedChecksError, require
+from batchrec_dagster.steps.errors import StepError
 from batchrec_dagster.steps.work import PersonalizeWork, Work
+from batchrec_dagster.storage.extras import ExtraMissingError
 from batchrec_dagster.storage.object_store import StorageError
 
 Parameters = ParamSpec("Parameters")
 # What an asset's function returns, or yields if it has to clean up after its value is stored.
 AssetResult = dg.MaterializeResult[Any] | dg.AssetCheckResult
 
+# The errors of the rooms below, which know no Dagster. Their messages tell the user what to do, and
+# a retry of the same run would not help.
+EXPECTED_ERRORS = (
+    ExtraMissingError,
+    PersonalizeError,
+    PreparationError,
+    SourceError,
+    StepError,
+    StorageError,
+)
 # Significant digits of numbers in metadata. The records keep what is exact.
 DIGITS = 4
+
+
+@contextmanager
+def expected_errors_as_failures() -> Iterator[None]:
+    """Raises dg.Failure with the message of an expected error, so that no traceback is shown."""
+    try:
+        yield
+    except EXPECTED_ERRORS as error:
+        details = error.details if isinstance(error, PersonalizeError) else {}
+        raise dg.Failure(str(error), metadata=details, allow_retries=False) from error
 
 
 def asset_step(

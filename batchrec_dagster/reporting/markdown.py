@@ -54,6 +54,13 @@ def format_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> st
     return "\n".join([head, ruler, *body])
 
 
+def format_numbered_list(lines: Iterable[object]) -> str:
+    """The lines as a numbered list of Markdown. Lines of more than CELL characters are cut."""
+    return "\n".join(
+        f"{number}. {escape(line, CELL)}" for number, line in enumerate(lines, start=1)
+    )
+
+
 def format_code_block(lines: str) -> str:
     """The lines as a code block that nothing in them can end."""
     longest = max((len(run) for run in re.findall("`+", lines)), default=0)

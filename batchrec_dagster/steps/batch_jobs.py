@@ -97,7 +97,7 @@ def start_batch_job(
     """
 
     def create(name: str) -> dict[str, Any]:
-        output = {"s3DataDestination": {"path": work.storage.uri(folder(name))}}
+        output = {"s3DataDestination": {"path": work.files.uri(folder(name))}}
         return {**request, "jobOutput": output}
 
     return work.ensure.start_numbered(

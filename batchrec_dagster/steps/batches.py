@@ -82,15 +82,21 @@ class Batch:
     version: str
 
 
-def find_batches(work: Work, model: ModelRecord, batch_users: pl.LazyFrame) -> list[Batch]:
-    """The batches, the model's first. batch_users: the content of the users' file. Raises
-    StepError."""
+def find_batches(
+    work: Work, model: ModelRecord, batch_users: pl.LazyFrame, users_version: str
+) -> list[Batch]:
+    """The batches, the model's first.
+
+    batch_users: the content of the users' file.
+    users_version: the version of that file.
+    Raises StepError.
+    """
     pipeline, storage = work.pipeline, work.storage
     if pipeline.experiment is None:
         files = work.files.batch_users
         users = batch_users.select(USER_FIELD).collect(engine="streaming").get_column(USER_FIELD)
         recipe, arn = pipeline.solution.recipe, model.solution_version_arn
-        return [Batch(recipe, arn, users, files.input(), files.version())]
+        return [Batch(recipe, arn, users, files.input(), users_version)]
     lines = batch_users.collect(engine="streaming")
     arm = assign_arms(lines.get_column(USER_FIELD), pipeline.experiment)
     found = []

@@ -117,12 +117,13 @@ def infer_and_publish(
     run: the run's id, for the metadata.
     Raises FailedChecksError, StorageError, PersonalizeError, StepError.
     """
-    publishing = Publishing(work, model, work.files.batch_users.version())
+    users_version = work.files.batch_users.version()
+    publishing = Publishing(work, model, users_version)
     gate = publishing.gate(skip=skip_quality_gate)
     require([gate])
     published = _read_unchanged(work, publishing, batch_users, gate)
     if published is None:
-        inferred = _infer(work.for_data(model.data_version), model, batch_users)
+        inferred = _infer(work.for_data(model.data_version), model, batch_users, users_version)
         edition, table = _publish(work, publishing, batch_users, inferred, gate, run)
         job, num_results = inferred.jobs[0], inferred.num_results
         checks = [gate, *table.checks]
@@ -131,8 +132,10 @@ def infer_and_publish(
     return published
 
 
-def _infer(work: PersonalizeWork, model: ModelRecord, batch_users: pl.LazyFrame) -> InferenceResult:
-    batches = find_batches(work, model, batch_users)
+def _infer(
+    work: PersonalizeWork, model: ModelRecord, batch_users: pl.LazyFrame, users_version: str
+) -> InferenceResult:
+    batches = find_batches(work, model, batch_users, users_version)
     users = pl.concat([batch.users for batch in batches])
     interactions = read_interactions(work, users)
     num_results = work.pipeline.recommendations.num_results

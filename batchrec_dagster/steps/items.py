@@ -60,15 +60,16 @@ def list_optional_tables(pipeline: Pipeline) -> list[str]:
 
 def read_titles_versions(work: Work) -> list[str]:
     """A list of the titles' version; empty if no titles are declared. Raises StorageError."""
-    uri = work.storage.uri(work.pipeline.places.item_titles)
-    return [work.storage.version(uri)] if has_titles(work.pipeline) else []
+    if not has_titles(work.pipeline):
+        return []
+    return [work.storage.version(work.files.uri(work.pipeline.places.item_titles))]
 
 
 def read_titles(work: Work) -> pl.DataFrame | None:
     """The columns item_id and title; None if no titles are declared. Raises StorageError."""
     if not has_titles(work.pipeline):
         return None
-    uri = work.storage.uri(work.pipeline.places.item_titles)
+    uri = work.files.uri(work.pipeline.places.item_titles)
     return pl.read_parquet(work.storage.store.get(uri))
 
 

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any
 
 from batchrec_dagster.config import fingerprint
@@ -157,7 +158,7 @@ class Publishing:
     model: ModelRecord
     users_version: str | None = None
 
-    @property
+    @cached_property
     def made_by(self) -> list[str]:
         """Keys of what makes the lists: model and settings; these with data, users and titles."""
         # As without experiments, where there is none.
@@ -170,7 +171,7 @@ class Publishing:
         inputs = (self.model.data_version, self.users_version, *read_titles_versions(self.work))
         return [model, fingerprint(model, *inputs)]
 
-    @property
+    @cached_property
     def measured_on(self) -> str:
         """A fingerprint of the settings that select the interactions."""
         return fingerprint(self.work.pipeline.interactions)

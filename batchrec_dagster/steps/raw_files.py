@@ -45,11 +45,16 @@ class FileRecord:
 
 @dataclass(frozen=True)
 class RawRecord:
-    """The files in order, and the name of the column of each role, where they could be read."""
+    """The files of a source, as the last run recorded them."""
 
     source: str
     files: tuple[FileRecord, ...]
+    """The files in order."""
     columns: Mapping[str, str] = field(default_factory=dict)
+    """The name of the column of each role, where the files could be read."""
+    inspected_with: str | None = None
+    """A fingerprint of the settings that the files were inspected with, besides their own. Earlier
+    versions recorded none."""
 
     @property
     def version(self) -> str:
@@ -63,15 +68,20 @@ class RawRecord:
     def from_json(cls, record: Mapping[str, Any]) -> Self:
         """From what an earlier run wrote; without files where none did."""
         files = tuple(FileRecord(**file) for file in record.get("files", []))
-        return cls(record.get("source", ""), files, record.get("columns", {}))
+        columns = record.get("columns", {})
+        return cls(record.get("source", ""), files, columns, record.get("inspected_with"))
 
     def to_json(self) -> dict[str, Any]:
-        record = {
+        record: dict[str, Any] = {
             "source": self.source,
             "version": self.version,
             "files": [file.to_json() for file in self.files],
         }
-        return record | ({"columns": dict(self.columns)} if self.columns else {})
+        if self.columns:
+            record["columns"] = dict(self.columns)
+        if self.inspected_with is not None:
+            record["inspected_with"] = self.inspected_with
+        return record
 
 
 @dataclass(frozen=True)
@@ -148,8 +158,10 @@ def _copy_changed(
                 if file.file.changed(context):
                     changed.append(file.file.shown)
         files.append(new)
-    columns = before.columns if tuple(files) == before.files else {}
-    return RawFiles(RawRecord(source.shown, tuple(files), columns), copied, tuple(changed))
+    record = RawRecord(source.shown, tuple(files))
+    if record.files == before.files:
+        record = replace(record, columns=before.columns, inspected_with=before.inspected_with)
+    return RawFiles(record, copied, tuple(changed))
 
 
 def _is_copied(old: FileRecord, new: FileRecord, storage: StorageResource) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Self
 
 from batchrec_dagster.config import Pipeline
@@ -20,8 +21,9 @@ class Work:
     pipeline: Pipeline
     storage: StorageResource
 
-    @property
+    @cached_property
     def files(self) -> PipelineFiles:
+        """The pipeline's files in the storage."""
         return PipelineFiles(self.storage, self.pipeline.places)
 
 
@@ -39,7 +41,7 @@ class PersonalizeWork(Work):
         """Exclusive use of the asset's step for the run of this id. Raises StorageError."""
         return Lease(
             store=self.storage.store,
-            folder=self.storage.uri(self.pipeline.places.lease(asset)),
+            folder=self.files.uri(self.pipeline.places.lease(asset)),
             owner=run,
             log=self.ensure.log,
             deadline_seconds=self.ensure.deadline_seconds,

@@ -21,7 +21,7 @@ import stat
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 # The name of a file that is not finished yet. obstore lists no such file.
@@ -42,7 +42,7 @@ def publish(staged: Path, target: Path) -> None:
 def read_pieces(path: Path, size: int = 1024 * 1024) -> Iterator[bytes]:
     """The file's bytes, `size` at a time."""
     with path.open("rb") as file:
-        yield from iter(lambda: file.read(size), b"")
+        yield from iter(partial(file.read, size), b"")
 
 
 def compute_version(chunks: Iterable[bytes]) -> str:

@@ -8,8 +8,8 @@ import sys
 import uuid
 import weakref
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self, get_args, get_origin, runtime_checkable
@@ -18,13 +18,26 @@ import dagster as dg
 import polars as pl
 
 from batchrec_dagster.storage.durable import temporary_folder
-from batchrec_dagster.storage.object_store import DamagedObjectError, ObjectNotFoundError
+from batchrec_dagster.storage.object_store import (
+    DamagedObjectError,
+    ObjectNotFoundError,
+    StorageError,
+)
 from batchrec_dagster.storage.paths import MAKE_AGAIN
 from batchrec_dagster.storage.published_table import PublishedTable
-from batchrec_dagster.storage.resource import StorageResource, storage_errors
+from batchrec_dagster.storage.resource import StorageResource
 
 # The asset metadata with the storage key of its value.
 STORAGE_KEY = "batchrec/storage_key"
+
+
+@contextmanager
+def storage_errors() -> Iterator[None]:
+    """Raises dg.Failure with the message of a StorageError."""
+    try:
+        yield
+    except StorageError as error:
+        raise dg.Failure(str(error), allow_retries=False) from error
 
 
 class StorageIOManager(dg.ConfigurableIOManager):

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
@@ -161,8 +161,8 @@ class ObjectStore:
         """
         if etag is None and (path := self.local_path(uri)) is not None:
             # Takes a quarter of obstore's CPU time, which reads larger pieces into new memory.
-            with self._explained(uri, "read"):
-                yield from durable.read_pieces(path, MB)
+            with self._explained(uri, "read"), path.open("rb") as file:
+                yield from iter(partial(file.read, MB), b"")
             return
         store, key = self._locate(uri)
         options: GetOptions = {"if_match": etag} if etag else {}
@@ -416,7 +416,8 @@ def _split_into_chunks(data: bytes | Path | Iterable[bytes]) -> Iterator[bytes]:
     if isinstance(data, bytes):
         yield data
     elif isinstance(data, Path):
-        yield from durable.read_pieces(data, CHUNK_BYTES)
+        with data.open("rb") as file:
+            yield from iter(partial(file.read, CHUNK_BYTES), b"")
     else:
         yield from data
 

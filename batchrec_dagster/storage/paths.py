@@ -8,6 +8,7 @@ import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -172,23 +173,32 @@ class PipelineFiles:
     storage: StorageResource
     places: StorageKeys
 
-    @property
-    def interactions(self) -> str:
-        return self.storage.uri(self.places.interactions)
+    @cached_property
+    def _root(self) -> str:
+        return self.storage.uri("")
 
-    @property
+    def uri(self, key: str) -> str:
+        """The URI of the object at this key."""
+        return f"{self._root}{key}"
+
+    @cached_property
+    def interactions(self) -> str:
+        """The URI of the interactions."""
+        return self.uri(self.places.interactions)
+
+    @cached_property
     def users_of_interactions(self) -> UsersOfInteractions:
         return UsersOfInteractions(self.storage.store, self.interactions)
 
-    @property
+    @cached_property
     def batch_users(self) -> UsersFiles:
         """The users who get a list."""
-        return UsersFiles(self.storage.store, self.storage.uri(self.places.batch_users))
+        return UsersFiles(self.storage.store, self.uri(self.places.batch_users))
 
-    @property
+    @cached_property
     def table(self) -> PublishedTable:
         """The published recommendations."""
-        return PublishedTable(self.storage.store, self.storage.uri(self.places.recommendations))
+        return PublishedTable(self.storage.store, self.uri(self.places.recommendations))
 
     def interactions_version(self) -> str:
         """The version of the interactions, which are read for it unless Spark recorded it."""

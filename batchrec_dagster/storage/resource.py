@@ -13,20 +13,11 @@ import dagster as dg
 from pydantic import Field
 
 from batchrec_dagster.storage.durable import compute_version, temporary_folder
-from batchrec_dagster.storage.object_store import CLIENT_CONFIG, ObjectStore, StorageError
+from batchrec_dagster.storage.object_store import CLIENT_CONFIG, ObjectStore
 from batchrec_dagster.storage.permissions import explain_refusals
 
 # The bucket name of a folder, so that a pipeline names its data the same way everywhere.
 LOCAL_BUCKET = "batchrec-local"
-
-
-@contextmanager
-def storage_errors() -> Iterator[None]:
-    """Raises dg.Failure with the message of a StorageError."""
-    try:
-        yield
-    except StorageError as error:
-        raise dg.Failure(str(error), allow_retries=False) from error
 
 
 class S3Connection(dg.ConfigurableResource[Any]):

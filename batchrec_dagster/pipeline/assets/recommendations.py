@@ -25,7 +25,7 @@ from batchrec_dagster.pipeline.run_step import (
     materialization_with_checks,
     personalize_work,
 )
-from batchrec_dagster.reporting.markdown import CELL, escape
+from batchrec_dagster.reporting.markdown import escape, format_numbered_list
 from batchrec_dagster.reporting.markdown import format_table as markdown_table
 from batchrec_dagster.steps.batch_jobs import JobOutput, describe_outcome, measure_job_seconds
 from batchrec_dagster.steps.cost import build_cost_metadata
@@ -202,9 +202,8 @@ def _preview(table: "RecommendationTable") -> dg.MetadataValue[Any]:
     return preview(
         *counts,
         f"User {escape(first.item(0, 'user_id'))} gets:",
-        "\n".join(
-            f"{row['rank']}. {escape(row.get('title') or row['item_id'], CELL)}"
-            for row in first.iter_rows(named=True)
+        format_numbered_list(
+            [row.get("title") or row["item_id"] for row in first.iter_rows(named=True)]
         ),
     )
 

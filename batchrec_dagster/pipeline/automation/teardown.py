@@ -12,7 +12,7 @@ from batchrec_dagster.deployment.resources import PersonalizeResource
 from batchrec_dagster.personalize.teardown import delete, plan_teardown
 from batchrec_dagster.pipeline.automation import runs
 from batchrec_dagster.pipeline.declare_asset import preview
-from batchrec_dagster.pipeline.failures import expected_errors_as_failures
+from batchrec_dagster.pipeline.run_step import expected_errors_as_failures
 from batchrec_dagster.reporting.markdown import escape
 from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.object_store import ObjectInfo
