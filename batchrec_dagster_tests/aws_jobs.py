@@ -21,7 +21,7 @@ from moto.moto_api import state_manager
 from batchrec_dagster.pipeline.spark_jobs import SparkEngine
 from batchrec_dagster.preparation.layout import Layout
 from batchrec_dagster.preparation.rules import Rules
-from batchrec_dagster.preparation.spark.task import Done, SourceFile, Task
+from batchrec_dagster.preparation.spark.task import SourceFile, Task, TaskResult
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
 from batchrec_dagster_tests.s3_server import OWNER, REGION, S3Server
 
@@ -34,7 +34,7 @@ TASK = Task(
     "s3://shop/users.parquet",
     "s3://shop/work",
 )
-DONE = Done(
+DONE = TaskResult(
     rows_read=3,
     left_out={"no user": 1},
     bad_row_examples=["line 2: no user"],

@@ -19,10 +19,10 @@ from pyspark.sql import SparkSession
 from batchrec_dagster.personalize.schemas import scan_interactions
 from batchrec_dagster.preparation.layout import Layout, PreparationError
 from batchrec_dagster.preparation.polars.decoding import RawFile
-from batchrec_dagster.preparation.polars.prepare import opened
+from batchrec_dagster.preparation.polars.prepare import open_ratings
 from batchrec_dagster.preparation.rules import Rules
 from batchrec_dagster.preparation.spark.job import local_session
-from batchrec_dagster.preparation.spark.prepare import prepare
+from batchrec_dagster.preparation.spark.prepare import run_task
 from batchrec_dagster.preparation.spark.task import SourceFile, Task
 from batchrec_dagster.preparation.users import count_rows
 from batchrec_dagster_tests.support import last_times
@@ -80,7 +80,9 @@ def on_this_machine(files: Sequence[Path], layout: Layout, rules: Rules) -> Outc
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "interactions.csv"
         try:
-            with opened([RawFile(file, file.name) for file in files], layout, rules) as ratings:
+            with open_ratings(
+                [RawFile(file, file.name) for file in files], layout, rules
+            ) as ratings:
                 done = ratings.write_interactions(target)
         except PreparationError as error:
             return Outcome(error=str(error))
@@ -99,7 +101,7 @@ def on_spark(spark: SparkSession, files: Sequence[Path], layout: Layout, rules: 
     with tempfile.TemporaryDirectory() as folder:
         task = spark_task(files, layout, rules, Path(folder))
         try:
-            done = prepare(spark, task, LOG)
+            done = run_task(spark, task, LOG)
         except PreparationError as error:
             return Outcome(error=str(error))
         return Outcome(

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from batchrec_dagster.preparation.layout import NULL_VALUES, Layout
 from batchrec_dagster.preparation.polars.decoding import RawFile
-from batchrec_dagster.preparation.polars.prepare import opened
+from batchrec_dagster.preparation.polars.prepare import open_ratings
 from batchrec_dagster.preparation.rules import Rules
 
 pytestmark = pytest.mark.slow
@@ -151,7 +151,7 @@ def test_what_is_kept_of_any_file_is_what_pandas_reads(
     content, layout, form = made
     folder = tmp_path_factory.mktemp("any")
     (folder / "data.csv").write_bytes(content)
-    with opened([RawFile(folder / "data.csv", "data.csv")], layout, Rules("skip")) as ratings:
+    with open_ratings([RawFile(folder / "data.csv", "data.csv")], layout, Rules("skip")) as ratings:
         ratings.write_interactions(folder / "interactions.csv")
     with (folder / "interactions.csv").open(newline="", encoding="utf-8") as file:
         written = [(user, item, int(time)) for user, item, time in list(csv.reader(file))[1:]]

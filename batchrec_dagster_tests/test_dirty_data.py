@@ -16,7 +16,7 @@ from batchrec_dagster.preparation.layout import (
     PreparationError,
 )
 from batchrec_dagster.preparation.polars.decoding import RawFile
-from batchrec_dagster.preparation.polars.prepare import opened
+from batchrec_dagster.preparation.polars.prepare import open_ratings
 from batchrec_dagster.preparation.recognition import ReadSettings
 from batchrec_dagster.preparation.rules import PreparationResult, Rules
 
@@ -35,7 +35,7 @@ def prepare(
         path.write_bytes(content)
         files.append(RawFile(path, path.name))
     target = folder / "interactions.csv"
-    with opened(files, reading, rules) as ratings:
+    with open_ratings(files, reading, rules) as ratings:
         done = ratings.write_interactions(target)
     return target.read_bytes().decode().split("\n")[1:-1], done
 
@@ -301,7 +301,7 @@ def test_ids_that_became_decimals_are_warned_of(
 ) -> None:
     path = tmp_path / "pandas.csv"
     path.write_text("user,item,time\n" + "".join(f"u{n},{id},9\n" for n, id in enumerate(ids)))
-    with opened([RawFile(path, path.name)], ReadSettings(), Rules("skip")) as read:
+    with open_ratings([RawFile(path, path.name)], ReadSettings(), Rules("skip")) as read:
         said = "".join(read.found.warnings)
     assert warned in said
     assert bool(said) == bool(warned)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from batchrec_dagster.preparation.layout import NULL_VALUES, Layout, PreparationError
 from batchrec_dagster.preparation.polars.decoding import RawFile
-from batchrec_dagster.preparation.polars.prepare import OpenedRatings, opened
+from batchrec_dagster.preparation.polars.prepare import OpenedRatings, open_ratings
 from batchrec_dagster.preparation.recognition import ReadSettings
 from batchrec_dagster.preparation.rules import PreparationResult, Rules
 
@@ -39,7 +39,7 @@ def prepared(
         path.write_bytes(content.encode() if isinstance(content, str) else content)
         files.append(RawFile(path, path.name))
     target = folder / "interactions.csv"
-    with opened(files, reading or ReadSettings(), rules or Rules()) as ratings:
+    with open_ratings(files, reading or ReadSettings(), rules or Rules()) as ratings:
         done = ratings.write_interactions(target)
     return target.read_bytes().decode().split("\n")[1:-1], done, ratings
 
@@ -286,8 +286,8 @@ def test_timestamps_of_every_form_become_seconds(
     content = f"u,i,t\na,b,{written}\na,c,{written}\n"
     reading = ReadSettings(columns=BY_NAME, timestamp_unit=declared)
     lines, done, _ = prepared(tmp_path, content, reading=reading)
-    with opened([RawFile(tmp_path / "0-data.file", "f")], reading, Rules()) as ratings:
-        unit = ratings.look().timestamp_unit
+    with open_ratings([RawFile(tmp_path / "0-data.file", "f")], reading, Rules()) as ratings:
+        unit = ratings.inspect_rows().timestamp_unit
     assert lines == [f"a,b,{SECONDS}", f"a,c,{SECONDS}"]
     assert done.timestamp_unit == unit == found
 

@@ -18,7 +18,7 @@ from moto.glue.models import FakeJobRun, glue_backends
 from moto.glue.responses import GlueResponse
 
 from batchrec_dagster.config.interactions import PreparationSettings
-from batchrec_dagster.pipeline.spark_on_aws import GlueSpark, zipped
+from batchrec_dagster.pipeline.spark_on_aws import GlueSpark, zip_modules
 from batchrec_dagster.preparation.spark.task import SourceFile
 from batchrec_dagster_tests.aws_jobs import (
     DONE,
@@ -172,7 +172,7 @@ def test_cancelling_the_run_stops_the_job(monkeypatch: pytest.MonkeyPatch, s3: S
 
 
 def test_the_uploaded_modules_need_no_dagster(tmp_path: Path) -> None:
-    (tmp_path / "modules.zip").write_bytes(zipped())
+    (tmp_path / "modules.zip").write_bytes(zip_modules())
     without_dagster = "import sys; sys.modules['dagster'] = None"
     subprocess.run(
         [

@@ -19,7 +19,7 @@ import yaml
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.preparation.layout import CONSTANT_TIME, NULL_ID, recognise
 from batchrec_dagster.preparation.polars.decoding import RawFile
-from batchrec_dagster.preparation.polars.prepare import opened
+from batchrec_dagster.preparation.polars.prepare import open_ratings
 from batchrec_dagster.preparation.sources.source import SourceContext
 from batchrec_dagster.samples import generator
 from batchrec_dagster.storage.object_store import ObjectStore
@@ -167,7 +167,7 @@ def test_a_shape_of_the_table(tmp_path: Path, shape: str) -> None:
             RawFile(stack.enter_context(found.file.open_locally(context)), found.filename)
             for found in pipeline.ratings.rows.files(context)
         ]
-        read = stack.enter_context(opened(files, pipeline.ratings.reading, pipeline.rules))
+        read = stack.enter_context(open_ratings(files, pipeline.ratings.reading, pipeline.rules))
         done = read.write_interactions(written)
     assert written.read_text().splitlines()[1:] == wanted
     assert done.left_out.get(NULL_ID, 0) == (2 if shape == "Snowflake unload" else 0)

@@ -14,7 +14,7 @@ from batchrec_dagster.local_personalize.learning.models import BlendModel
 from batchrec_dagster.local_personalize.learning.train_blend import train_blend
 from batchrec_dagster.preparation.layout import CONSTANT_TIME, PreparationError
 from batchrec_dagster.preparation.polars.decoding import RawFile
-from batchrec_dagster.preparation.polars.prepare import opened
+from batchrec_dagster.preparation.polars.prepare import open_ratings
 from batchrec_dagster.preparation.recognition import ReadSettings
 from batchrec_dagster.preparation.rules import Rules
 from batchrec_dagster_tests.learning.support import interactions_of
@@ -39,9 +39,9 @@ def test_every_row_gets_the_same_time(tmp_path: Path, bad: str) -> None:
         interactions={"filter": "plays > 1"},
     )
     file = RawFile(tmp_path / "plays.tsv", "plays.tsv")
-    with opened([file], declared.ratings.reading, declared.rules) as read:
+    with open_ratings([file], declared.ratings.reading, declared.rules) as read:
         done = read.write_interactions(tmp_path / "interactions.csv")
-        assert read.look().timestamp_unit == "none"
+        assert read.inspect_rows().timestamp_unit == "none"
     assert done.timestamp_unit == "none"
     rows = (tmp_path / "interactions.csv").read_text().splitlines()[1:]
     assert rows == [f"u1,a,{CONSTANT_TIME},rating", f"u2,a,{CONSTANT_TIME},rating"]
@@ -51,7 +51,7 @@ def test_the_others_may_be_given_by_position(tmp_path: Path) -> None:
     (tmp_path / "plays.tsv").write_text("u1\ta\t3\n")
     columns = {"user": 1, "item": 2, "timestamp": "none"}
     reading = pipeline({"source": "p", "delimiter": "\t", "columns": columns}).ratings.reading
-    with opened([RawFile(tmp_path / "plays.tsv", "p")], reading, Rules()) as read:
+    with open_ratings([RawFile(tmp_path / "plays.tsv", "p")], reading, Rules()) as read:
         read.write_interactions(tmp_path / "interactions.csv")
     assert (tmp_path / "interactions.csv").read_text().endswith(f"u1,a,{CONSTANT_TIME}\n")
 
@@ -61,7 +61,7 @@ def test_without_it_a_time_is_looked_for(tmp_path: Path) -> None:
     reading = ReadSettings(columns={"user": "user", "item": "artist"})
     with (
         pytest.raises(PreparationError, match=r"set ratings\.columns\.timestamp: none"),
-        opened([RawFile(tmp_path / "plays.tsv", "p")], reading, Rules()),
+        open_ratings([RawFile(tmp_path / "plays.tsv", "p")], reading, Rules()),
     ):
         pass
 

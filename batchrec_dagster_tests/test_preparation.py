@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from batchrec_dagster.preparation.layout import Layout, PreparationError
 from batchrec_dagster.preparation.polars.decoding import RawFile
-from batchrec_dagster.preparation.polars.prepare import opened
+from batchrec_dagster.preparation.polars.prepare import open_ratings
 from batchrec_dagster.preparation.recognition import ReadSettings
 from batchrec_dagster.preparation.rules import BELOW_MIN_RATING, PreparationResult, Rules
 from batchrec_dagster.preparation.users import distinct_users
@@ -39,7 +39,7 @@ def prepare(
     path, written = folder / "ratings.csv", folder / "interactions.csv"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     rules = Rules(on_bad_rows=on_bad_rows, min_rating=min_rating, event_type=event_type)
-    with opened([RawFile(path, "ratings.csv")], layout, rules) as ratings:
+    with open_ratings([RawFile(path, "ratings.csv")], layout, rules) as ratings:
         counted = ratings.write_interactions(written)
     return written.read_text().splitlines(), counted
 
@@ -150,7 +150,9 @@ def test_a_comma_may_stand_for_the_point_in_numbers(tmp_path: Path, by: str) -> 
     commas = replace(points, decimal=",")
     assert prepare(tmp_path, content(","), commas) == (lines, counted)
     assert lines[-1].endswith("1000,-2.5")
-    with opened([RawFile(tmp_path / "ratings.csv", "")], commas, Rules(filter="price > 1")) as read:
+    with open_ratings(
+        [RawFile(tmp_path / "ratings.csv", "")], commas, Rules(filter="price > 1")
+    ) as read:
         assert read.layout.types == {"price": "double"}
     with pytest.raises(PreparationError, match="line 6: the rating is not a number"):
         prepare(tmp_path, content(",") + by.join(["c", "10", "3.5", "1000", "1"]), commas)

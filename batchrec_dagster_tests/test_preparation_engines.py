@@ -18,8 +18,8 @@ from moto.glue.models import FakeJobRun
 
 from batchrec_dagster.pipeline.loading import DeclarationError
 from batchrec_dagster.preparation.polars.decoding import RawFile
-from batchrec_dagster.preparation.polars.prepare import opened
-from batchrec_dagster.preparation.spark.task import Done, Task
+from batchrec_dagster.preparation.polars.prepare import open_ratings
+from batchrec_dagster.preparation.spark.task import Task, TaskResult
 from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster_tests.aws_jobs import ROLE, glue, say
 from batchrec_dagster_tests.s3_server import S3Server
@@ -195,14 +195,14 @@ def play(pipes: PipesContext, store: ObjectStore, folder: Path, counts: Mapping[
     task = Task.from_json(pipes.get_extra("task"))
     (file,) = task.files
     store.download(file.uri, folder / "raw.csv")
-    with opened([RawFile(folder / "raw.csv", file.name)], task.layout, task.rules) as read:
+    with open_ratings([RawFile(folder / "raw.csv", file.name)], task.layout, task.rules) as read:
         done = read.write_interactions(folder / "interactions.csv")
     store.put(task.destination, folder / "interactions.csv")
     last_times(folder / "interactions.csv").write_parquet(folder / "users.parquet")
     store.put(task.users, folder / "users.parquet")
     sha256 = hashlib.sha256((folder / "interactions.csv").read_bytes()).hexdigest()
     of_times = {"earliest": 1_500_000_000, "latest": 1_510_000_000}
-    told = Done(**{**vars(done), **counts, **of_times, "sha256": sha256})
+    told = TaskResult(**{**vars(done), **counts, **of_times, "sha256": sha256})
     pipes.report_custom_message({"done": asdict(told)})
 
 

@@ -18,7 +18,7 @@ from batchrec_dagster.config.ratings import RatingsSettings
 from batchrec_dagster.preparation.csv_form import names_columns, recognise_delimiter
 from batchrec_dagster.preparation.layout import Column, PreparationError
 from batchrec_dagster.preparation.polars.decoding import OpenedFile, RawFile
-from batchrec_dagster.preparation.polars.prepare import opened
+from batchrec_dagster.preparation.polars.prepare import open_ratings
 from batchrec_dagster.preparation.rules import Rules
 from batchrec_dagster.preparation.users import listed_users
 
@@ -36,7 +36,7 @@ def written_rows(path: Path, declaration: Mapping[str, object]) -> list[str]:
     """The interactions that a run writes for this block `ratings`."""
     ratings = RatingsSettings.model_validate({**declaration, "source": path.name})
     target = path.with_name("interactions.csv")
-    with opened([RawFile(path, path.name)], ratings.reading, Rules("skip")) as read:
+    with open_ratings([RawFile(path, path.name)], ratings.reading, Rules("skip")) as read:
         read.write_interactions(target)
     return target.read_text().splitlines()
 

@@ -19,7 +19,7 @@ from batchrec_dagster.preparation.layout import Layout, PreparationError
 from batchrec_dagster.preparation.polars import prepare as local
 from batchrec_dagster.preparation.polars import row_filters
 from batchrec_dagster.preparation.polars.decoding import RawFile
-from batchrec_dagster.preparation.polars.prepare import opened
+from batchrec_dagster.preparation.polars.prepare import open_ratings
 from batchrec_dagster.preparation.recognition import ReadSettings
 from batchrec_dagster.preparation.rules import (
     BEFORE_WINDOW,
@@ -99,7 +99,7 @@ def prepare(
         writer = csv.writer(file)
         writer.writerow(Row._fields)
         writer.writerows(rows)
-    with opened([RawFile(source, "ratings.csv")], reading, rules) as ratings:
+    with open_ratings([RawFile(source, "ratings.csv")], reading, rules) as ratings:
         done = ratings.write_interactions(target)
     with target.open(newline="") as file:
         header, *written = (tuple(line) for line in csv.reader(file))
@@ -180,7 +180,7 @@ def test_a_filter_is_sql_over_the_columns_of_the_file(
         "b,1,3,1500000000,buy,2,4,x\n"
     )
     rules = Rules(filter=condition)
-    with opened([RawFile(source, "r.csv")], ReadSettings.of(LAYOUT), rules) as ratings:
+    with open_ratings([RawFile(source, "r.csv")], ReadSettings.of(LAYOUT), rules) as ratings:
         ratings.write_interactions(target)
     assert [line.split(",")[0] for line in target.read_text().splitlines()[1:]] == users
 
@@ -200,7 +200,7 @@ def test_a_filter_that_does_not_fit_the_file_says_why(
     source.write_text("user,item,rating,time,type,value\na,1,4.5,1500000000,view,\n")
     with (
         pytest.raises(PreparationError) as error,
-        opened([RawFile(source, "r.csv")], ReadSettings.of(LAYOUT), Rules(filter=condition)),
+        open_ratings([RawFile(source, "r.csv")], ReadSettings.of(LAYOUT), Rules(filter=condition)),
     ):
         pass
     assert said in str(error.value)
@@ -213,11 +213,11 @@ def test_a_cell_that_is_not_of_the_type_of_the_others_is_found_in_its_row(tmp_pa
     rows[4321] = "u4321,1,dear,1500000000\n"
     source.write_text("user,item,price,time\n" + "".join(rows))
     reading = ReadSettings(columns={"user": "user", "item": "item", "timestamp": "time"})
-    with opened([RawFile(source, "r.csv")], reading, Rules(filter="price > 2")) as ratings:
+    with open_ratings([RawFile(source, "r.csv")], reading, Rules(filter="price > 2")) as ratings:
         assert ratings.found.types["price"] == "long"
         with pytest.raises(PreparationError, match=r"r.csv, line 4323: price is not of type long"):
             ratings.write_interactions(tmp_path / "i.csv")
     skipping = Rules("skip", filter="price > 2")
-    with opened([RawFile(source, "r.csv")], reading, skipping) as ratings:
+    with open_ratings([RawFile(source, "r.csv")], reading, skipping) as ratings:
         done = ratings.write_interactions(tmp_path / "i.csv")
     assert done.left_out["price is not of type long"] == 1

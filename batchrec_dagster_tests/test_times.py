@@ -10,7 +10,7 @@ import pytest
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.preparation.layout import SENTINEL, TWO_DIGITS, Layout, PreparationError
 from batchrec_dagster.preparation.polars.decoding import RawFile
-from batchrec_dagster.preparation.polars.prepare import opened
+from batchrec_dagster.preparation.polars.prepare import open_ratings
 from batchrec_dagster.preparation.recognition import ReadSettings
 from batchrec_dagster.preparation.rules import Rules
 
@@ -24,7 +24,7 @@ def kept(
     path = folder / "data.csv"
     path.write_text("u,i,t\n" + "".join(f'1,{n},"{time}"\n' for n, time in enumerate(times)))
     layout = Layout(**{**vars(LAYOUT), **declared})
-    with opened([RawFile(path, path.name)], layout, rules) as read:
+    with open_ratings([RawFile(path, path.name)], layout, rules) as read:
         done = read.write_interactions(folder / "interactions.csv")
     lines = (folder / "interactions.csv").read_text().splitlines()[1:]
     return [int(line.split(",")[2]) for line in lines], dict(done.left_out)
@@ -351,7 +351,7 @@ def test_the_zone_is_of_columns_of_parquet_that_have_none(
         time = pl.Series([1_577_966_405.5])
     pl.DataFrame({"u": ["1"], "i": ["2"], "t": time}).write_parquet(tmp_path / "a.parquet")
     reading = ReadSettings(columns={"user": "u", "item": "i", "timestamp": "t"}, timezone="CET")
-    with opened([RawFile(tmp_path / "a.parquet", "a")], reading, Rules()) as read:
+    with open_ratings([RawFile(tmp_path / "a.parquet", "a")], reading, Rules()) as read:
         read.write_interactions(tmp_path / "interactions.csv")
     assert (tmp_path / "interactions.csv").read_text().endswith(f"1,2,{seconds}\n")
 

@@ -19,7 +19,7 @@ import xlsxwriter
 from batchrec_dagster.preparation.items import ItemsLayout, parse_items
 from batchrec_dagster.preparation.layout import PreparationError
 from batchrec_dagster.preparation.polars.decoding import RawFile
-from batchrec_dagster.preparation.polars.prepare import opened
+from batchrec_dagster.preparation.polars.prepare import open_ratings
 from batchrec_dagster.preparation.recognition import ReadSettings
 from batchrec_dagster.preparation.rules import Rules
 from batchrec_dagster.preparation.sources.errors import SourceError
@@ -38,7 +38,7 @@ FRAME = pl.DataFrame(
 def read(path: Path, reading: ReadSettings | None = None) -> list[str]:
     """The lines after the header."""
     target = path.parent / "interactions.csv"
-    with opened([RawFile(path, path.name)], reading or ReadSettings(), Rules()) as ratings:
+    with open_ratings([RawFile(path, path.name)], reading or ReadSettings(), Rules()) as ratings:
         ratings.write_interactions(target)
     return target.read_text().splitlines()[1:]
 
@@ -162,8 +162,10 @@ JSON = '{"user": 1, "item": "[,]", "time": 1500000000}'
 )
 def test_an_array_that_does_not_end_has_a_bad_row(tmp_path: Path, text: str, bad: int) -> None:
     (tmp_path / "data.json").write_text(text)
-    with opened([RawFile(tmp_path / "data.json", "a")], ReadSettings(), Rules("skip")) as ratings:
-        looked = ratings.look()
+    with open_ratings(
+        [RawFile(tmp_path / "data.json", "a")], ReadSettings(), Rules("skip")
+    ) as ratings:
+        looked = ratings.inspect_rows()
     assert looked.rows_read - looked.bad.total == 2
     assert looked.bad.total == bad
 
@@ -227,7 +229,7 @@ def test_files_of_several_formats_are_an_error(tmp_path: Path) -> None:
     for reading in (ReadSettings(), ReadSettings(format="csv")):
         with (
             pytest.raises(PreparationError, match=r"b\.parquet is parquet.*Name those of one"),
-            opened(files, reading, Rules()),
+            open_ratings(files, reading, Rules()),
         ):
             pass
 

@@ -26,7 +26,7 @@ from report import RESULTS, table, write
 
 from batchrec_dagster.preparation.confined.reader import ConfinedReader
 from batchrec_dagster.preparation.polars.decoding import RawFile, open_file
-from batchrec_dagster.preparation.polars.prepare import opened
+from batchrec_dagster.preparation.polars.prepare import open_ratings
 from batchrec_dagster.preparation.recognition import ReadSettings
 from batchrec_dagster.preparation.rules import Rules
 from batchrec_dagster.storage.durable import temporary_folder
@@ -99,7 +99,7 @@ def main() -> None:
         generate_rows(arguments.rows).write_parquet(large)
         copying, _ = opening_seconds(large, rounds=1)
         started = time.perf_counter()
-        with opened([RawFile(large, large.name)], ReadSettings(), Rules()) as ratings:
+        with open_ratings([RawFile(large, large.name)], ReadSettings(), Rules()) as ratings:
             ratings.write_interactions(folder / "interactions.csv")
         preparing = time.perf_counter() - started
     print(

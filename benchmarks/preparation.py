@@ -68,13 +68,13 @@ def ours(source: Path, folder: Path) -> tuple[int, int]:
 
     from batchrec_dagster.personalize.schemas import choose_csv_types, list_interactions_columns
     from batchrec_dagster.preparation.polars.decoding import RawFile
-    from batchrec_dagster.preparation.polars.prepare import opened
+    from batchrec_dagster.preparation.polars.prepare import open_ratings
     from batchrec_dagster.preparation.recognition import ReadSettings
     from batchrec_dagster.preparation.rules import Rules
     from batchrec_dagster.preparation.users import distinct_users
 
     written = folder / "interactions.csv"
-    with opened(
+    with open_ratings(
         [RawFile(source, source.name)], ReadSettings(), Rules(min_rating=MIN_RATING)
     ) as ratings:
         done = ratings.write_interactions(written)

@@ -118,10 +118,10 @@ def has_times(sample: FileSample, name: str) -> bool:
     if name in sample.temporal_columns:
         return True
     text = pl.lit(sample.cells(name))
-    forms = pl.select(times.form(text).alias("form")).to_series().unique().to_list()
+    forms = pl.select(times.classify_form(text).alias("form")).to_series().unique().to_list()
     if len(forms) != 1 or forms[0] not in EPOCH_UNITS:
         return forms == [ISO8601]
-    seconds = pl.select(times.seconds(text, forms[0])).to_series().cast(pl.Int64)
+    seconds = pl.select(times.parse_seconds(text, forms[0])).to_series().cast(pl.Int64)
     first, last = seconds.sort()[[0, -1]]
     return timestamps_plausible(first, last, forms[0], datetime.now(UTC)).passed
 
@@ -133,7 +133,7 @@ def matching_time_formats(sample: FileSample, column: Column) -> list[str]:
 
     def reads_all(time_format: str) -> bool:
         # With %Y a year of two digits is one long ago.
-        is_time = (times.seconds(text, time_format) >= 0).fill_null(value=False)
+        is_time = (times.parse_seconds(text, time_format) >= 0).fill_null(value=False)
         return bool(pl.select(is_time.all()).item())
 
     return [time_format for time_format in TIME_FORMATS if len(cells) and reads_all(time_format)]
@@ -145,7 +145,7 @@ def recognise_time_format(sample: FileSample, column: Column) -> str | None:
     Raises PreparationError if none fits, or several do.
     """
     cells = sample.cells(column)
-    is_known = times.form(pl.lit(cells)).is_not_null().any()
+    is_known = times.classify_form(pl.lit(cells)).is_not_null().any()
     if not len(cells) or column in sample.temporal_columns or pl.select(is_known).item():
         return None
     matching = matching_time_formats(sample, column)

@@ -38,8 +38,8 @@ from batchrec_dagster.preparation.layout import (
 )
 from batchrec_dagster.preparation.polars import times
 from batchrec_dagster.preparation.polars.decoding import RawFile
-from batchrec_dagster.preparation.polars.prepare import OpenedRatings, first_unit, opened
-from batchrec_dagster.preparation.polars.rows import typed
+from batchrec_dagster.preparation.polars.prepare import OpenedRatings, find_first_unit, open_ratings
+from batchrec_dagster.preparation.polars.rows import parse_as
 from batchrec_dagster.preparation.recognition import ReadSettings
 from batchrec_dagster.preparation.rules import (
     BELOW_MIN_RATING,
@@ -145,7 +145,7 @@ def recognise_ratings(
     rules = Rules(on_bad_rows="skip", event_type="event_type" in reading.columns and not known)
     with temporary_folder() as folder:
         path = folder / "interactions.csv"
-        with opened(files, reading, rules) as read:
+        with open_ratings(files, reading, rules) as read:
             liked = (_known_liked if known else _liked)(read, options.min_rating)
             preview = _preview(read)
             layout, form = read.layout, read.layout.format
@@ -197,9 +197,9 @@ def _warnings(
 def _preview(read: OpenedRatings) -> str:
     """The first rows as they are read: the cells, times in UTC; safe for a terminal."""
     layout, roles = read.layout, dict(read.layout.roles)
-    unit = first_unit(read.tables, layout, read.rules)
-    moment = pl.from_epoch(times.seconds(pl.col("timestamp"), unit, layout.timezone), "s")
-    rows = read.tables[0].cells(roles).head(PREVIEWED).select(*roles).collect()
+    unit = find_first_unit(read.tables, layout, read.rules)
+    moment = pl.from_epoch(times.parse_seconds(pl.col("timestamp"), unit, layout.timezone), "s")
+    rows = read.tables[0].read_cells(roles).head(PREVIEWED).select(*roles).collect()
     if layout.timestamp is not None:
         rows = rows.with_columns(moment.dt.strftime("%Y-%m-%d %H:%M:%S").alias("timestamp"))
     columns = [TableColumn(role.replace("timestamp", "time (UTC)")) for role in roles]
@@ -239,8 +239,10 @@ def _liked(read: OpenedRatings, min_rating: str | None) -> _Liked:
         if min_rating not in (None, ALL):
             raise UnknownColumnsError(f"--min-rating {min_rating} needs the column: --rating COL")
         return _Liked(None)
-    cells = pl.concat(table.cells({"rating": column}).select("rating") for table in read.tables)
-    numbers = cells.select(typed(pl.col("rating"), "double")).drop_nulls()
+    cells = pl.concat(
+        table.read_cells({"rating": column}).select("rating") for table in read.tables
+    )
+    numbers = cells.select(parse_as(pl.col("rating"), "double")).drop_nulls()
     ratings = numbers.collect(engine="streaming").to_series().sort()
     name = f"the rating in column {column}"
     if ratings.is_empty():

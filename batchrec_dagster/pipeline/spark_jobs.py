@@ -19,14 +19,14 @@ import dagster as dg
 from botocore.exceptions import BotoCoreError, ClientError
 
 from batchrec_dagster.config.interactions import PreparationSettings
-from batchrec_dagster.preparation.spark.task import Done, Task
+from batchrec_dagster.preparation.spark.task import Task, TaskResult
 from batchrec_dagster.steps.interactions import SparkResult
 from batchrec_dagster.storage.extras import require
 from batchrec_dagster.storage.object_store import StorageError
 from batchrec_dagster.storage.resource import StorageResource
 
 
-class Messages:
+class OutcomeReader:
     """Mixin for Pipes message readers that keeps the outcome, which the clients return only if
     the job succeeded."""
 
@@ -47,18 +47,18 @@ class Messages:
         with super().read_messages(handler) as params:  # type: ignore[misc]
             yield params
 
-    def done(self) -> Done:
+    def result(self) -> TaskResult:
         if "done" not in self.outcome:
             raise dg.Failure("the Spark job ended without reporting a result")
-        return Done(**self.outcome["done"])
+        return TaskResult(**self.outcome["done"])
 
 
-class LocalMessages(Messages, dg.PipesTempFileMessageReader):
+class LocalOutcomeReader(OutcomeReader, dg.PipesTempFileMessageReader):
     """Messages through a local file."""
 
 
 @contextmanager
-def explained(reader: Messages, why: Callable[[], str]) -> Iterator[None]:
+def explain_failures(reader: OutcomeReader, why: Callable[[], str]) -> Iterator[None]:
     """Turn other errors into dg.Failure with the job's own reason, else with that of `why`."""
     try:
         yield
@@ -96,7 +96,7 @@ class LocalSpark:
                 " default-jre-headless",
                 allow_retries=False,
             )
-        reader = LocalMessages()
+        reader = LocalOutcomeReader()
         client = dg.PipesSubprocessClient(message_reader=reader)
         environment = {
             "PYSPARK_PYTHON": sys.executable,
@@ -104,14 +104,14 @@ class LocalSpark:
             # Next to the work folder, so that they go with it if this process is killed.
             "SPARK_LOCAL_DIRS": str(Path(task.work.removeprefix("file://")).with_name("spark")),
         }
-        with explained(reader, lambda: "see its output in the run's compute logs"):
+        with explain_failures(reader, lambda: "see its output in the run's compute logs"):
             client.run(
                 context=context,
                 command=[sys.executable, "-m", "batchrec_dagster.preparation.spark.job"],
                 env=environment,
                 extras={"task": asdict(task), "local": {"memory": self.memory}},
             )
-        return reader.done(), {}
+        return reader.result(), {}
 
 
 def spark_engine(declared: PreparationSettings) -> SparkEngine | None:

@@ -20,7 +20,7 @@ import dagster_pipes
 from dagster_aws.pipes import PipesGlueClient, PipesS3ContextInjector, PipesS3MessageReader
 
 from batchrec_dagster.config.interactions import PreparationSettings
-from batchrec_dagster.pipeline.spark_jobs import Messages, explained
+from batchrec_dagster.pipeline.spark_jobs import OutcomeReader, explain_failures
 from batchrec_dagster.preparation import spark
 from batchrec_dagster.preparation.spark.task import Task
 from batchrec_dagster.steps.interactions import SparkResult
@@ -57,7 +57,7 @@ class SparkCode(NamedTuple):
 
 def upload_code(storage: StorageResource) -> SparkCode:
     """Upload the code unless it is there. Raises StorageError."""
-    script, modules = SCRIPT.read_bytes(), zipped()
+    script, modules = SCRIPT.read_bytes(), zip_modules()
     code_version = hashlib.sha256(script + modules).hexdigest()[:16]
     code = SparkCode(
         storage.uri(f"code/spark-{code_version}/preparation.py"),
@@ -69,7 +69,7 @@ def upload_code(storage: StorageResource) -> SparkCode:
     return code
 
 
-def zipped() -> bytes:
+def zip_modules() -> bytes:
     """The modules as a zip; the same bytes for the same modules."""
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -91,7 +91,7 @@ INTERVAL = 3
 GLUE_VERSION = "5.0"
 
 
-class S3Messages(Messages, PipesS3MessageReader):
+class S3OutcomeReader(OutcomeReader, PipesS3MessageReader):
     """Messages under a prefix of the storage, which are deleted at the end."""
 
     def __init__(self, storage: StorageResource, prefix: str) -> None:
@@ -123,7 +123,7 @@ class GlueSpark:
     ) -> SparkResult:
         glue = storage.client("glue")
         prefix = f"pipes/{context.run.run_id}-{context.retry_number}"
-        reader = S3Messages(storage, f"{prefix}/messages")
+        reader = S3OutcomeReader(storage, f"{prefix}/messages")
         bucket, key = split_uri(storage.uri(prefix))
         injector = PipesS3ContextInjector(
             bucket=bucket, client=storage.client("s3"), key_prefix=f"{key}/context-"
@@ -139,7 +139,7 @@ class GlueSpark:
             return f"glue says: {state}, {last_job_run.get('ErrorMessage') or 'and no reason'}"
 
         glue.meta.events.register("after-call.glue.GetJobRun", note_job_run)
-        with explained(reader, describe_last_job_run):
+        with explain_failures(reader, describe_last_job_run):
             code = upload_code(storage)
             self._ensure_job(glue, code)
             completed = PipesGlueClient(injector, reader, glue).run(
@@ -156,7 +156,7 @@ class GlueSpark:
                 },
                 extras={"task": asdict(task)},
             )
-        return reader.done(), completed.metadata
+        return reader.result(), completed.metadata
 
     def _ensure_job(self, glue: Any, code: SparkCode) -> None:
         try:

@@ -18,7 +18,7 @@ from batchrec_dagster.preparation.layout import Column, recognise, split_line
 from batchrec_dagster.preparation.polars import times
 from batchrec_dagster.preparation.polars.csv_table import DELIMITERS
 from batchrec_dagster.preparation.polars.decoding import OpenedFile
-from batchrec_dagster.preparation.polars.rows import typed
+from batchrec_dagster.preparation.polars.rows import parse_as
 
 # Records that are read to recognise the delimiter.
 SAMPLED_RECORDS = 20
@@ -129,5 +129,5 @@ def _first_records(opened: OpenedFile, delimiter: str, *, quoted: bool) -> list[
 def _has_values(fields: Sequence[str]) -> bool:
     """Whether any of them is a number or a time."""
     text = pl.lit(pl.Series(fields, dtype=pl.String))
-    is_value = times.form(text).is_not_null() | typed(text, "double").is_not_null()
+    is_value = times.classify_form(text).is_not_null() | parse_as(text, "double").is_not_null()
     return bool(pl.select(is_value.any()).item())

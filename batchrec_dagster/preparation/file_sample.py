@@ -21,7 +21,7 @@ from batchrec_dagster.preparation.layout import (
 from batchrec_dagster.preparation.polars.cells import swap_comma_and_point
 from batchrec_dagster.preparation.polars.csv_table import CsvTable
 from batchrec_dagster.preparation.polars.json_table import JsonTable
-from batchrec_dagster.preparation.polars.rows import typed
+from batchrec_dagster.preparation.polars.rows import parse_as
 from batchrec_dagster.preparation.polars.tables import ParquetTable, is_without_text
 
 SAMPLED_ROWS = 1_000
@@ -140,9 +140,11 @@ class FileSample:
         if not isinstance(table, ParquetTable):
             table = replace(table, most=SAMPLED_ROWS)
         try:
-            return table.cells(wanted).head(SAMPLED_ROWS).select(*wanted).collect()
+            return table.read_cells(wanted).head(SAMPLED_ROWS).select(*wanted).collect()
         except pl.exceptions.PolarsError as error:
-            quotes = table.misquoted(self.quotes_fix) if isinstance(table, CsvTable) else None
+            quotes = (
+                table.find_broken_quotes(self.quotes_fix) if isinstance(table, CsvTable) else None
+            )
             reason = str(error).partition("\n")[0]
             message = quotes or f"{self.name} cannot be read: {reason}"
             raise PreparationError(message) from error
@@ -163,4 +165,4 @@ def _are_all(cells: pl.Series, kind: str, decimal: Decimal) -> bool:
     text = pl.lit(cells)
     if kind == "double" and decimal == ",":
         text = swap_comma_and_point(text)
-    return not pl.select(typed(text, kind).null_count()).item()
+    return not pl.select(parse_as(text, kind).null_count()).item()

@@ -38,10 +38,10 @@ from batchrec_dagster.preparation.polars.json_table import JsonTable
 from batchrec_dagster.preparation.polars.rows import (
     EXAMPLES,
     PROBLEM,
-    Cells,
+    CellConditions,
     Reason,
     first_reason,
-    typed,
+    parse_as,
 )
 from batchrec_dagster.preparation.polars.tables import ParquetTable
 from batchrec_dagster.preparation.recognition import ReadSettings, recognise_table
@@ -154,7 +154,7 @@ def parse_items(file: RawFile, layout: ItemsLayout) -> ItemsResult:
             raise PreparationError(f"{file.name} is empty")
         reading = ReadSettings(delimiter=layout.delimiter, columns=layout.roles)
         table = open_items_table(opened, reading, layout.separator)
-        if isinstance(table, CsvTable) and (problem := table.misquoted(QUOTES_FIX)):
+        if isinstance(table, CsvTable) and (problem := table.find_broken_quotes(QUOTES_FIX)):
             raise PreparationError(problem)
         return _RowCollector(table, layout).collect()
 
@@ -231,7 +231,7 @@ class _RowCollector:
         locate(wanted, self._table.columns, self._table.opened.name, hint)
         problem = first_reason(_problems(layout)).alias(PROBLEM)
         values = [value.alias(name) for name, value in _values(layout).items()]
-        return self._table.cells(wanted).select(
+        return self._table.read_cells(wanted).select(
             ROW, TEXT, pl.coalesce(FLAW, problem).alias(PROBLEM), pl.struct(values).alias(VALUES)
         )
 
@@ -284,7 +284,7 @@ def _values(layout: ItemsLayout) -> dict[str, pl.Expr]:
 
 def _problems(layout: ItemsLayout) -> Iterator[Reason]:
     """What can be wrong with a row, with the words for it; the first that holds counts."""
-    cells, item = Cells(layout.null_values), _key("item")
+    cells, item = CellConditions(layout.null_values), _key("item")
     yield cells.missing(item), "no item"
     yield cells.means_nothing(item), NULL_ID
     too_long = cells.longer(item, schemas.MAX_ID_LENGTH)
@@ -326,13 +326,13 @@ def _category_values(name: str, layout: ItemsLayout) -> pl.Expr:
 def _number(name: str, layout: ItemsLayout) -> pl.Expr:
     """The number in a column; null where it is missing, or not a number."""
     text = _text_or_null(pl.col(_key(f"numbers.{name}")))
-    return typed(text if layout.decimal == "." else swap_comma_and_point(text), "double")
+    return parse_as(text if layout.decimal == "." else swap_comma_and_point(text), "double")
 
 
 def _epoch_seconds(text: pl.Expr) -> pl.Expr:
     """The time in whole seconds since 1970; null where the text is not a time."""
-    number = times.seconds_by_size(times.epoch_number(text))
-    return pl.coalesce(times.seconds(text, ISO8601), number)
+    number = times.convert_by_size(times.parse_epoch_number(text))
+    return pl.coalesce(times.parse_seconds(text, ISO8601), number)
 
 
 def _without_nul(text: pl.Expr) -> pl.Expr:

@@ -18,7 +18,7 @@ from batchrec_dagster.preparation.confined.reader import ConfinedReader
 from batchrec_dagster.preparation.layout import NULL_VALUES, Column, PreparationError, recognise
 from batchrec_dagster.preparation.polars.cells import FLAW, ROW
 from batchrec_dagster.preparation.polars.decoding import RawFile, open_file
-from batchrec_dagster.preparation.polars.rows import Cells
+from batchrec_dagster.preparation.polars.rows import CellConditions
 from batchrec_dagster.preparation.polars.tables import RowTable
 from batchrec_dagster.preparation.recognition import ReadSettings, recognise_table
 from batchrec_dagster.preparation.rules import InteractionCounts
@@ -63,7 +63,7 @@ def listed_users(
         tables = [recognise_table(file, reading) for file in opened if file.size]
         if not tables:
             raise PreparationError(f"{opened[0].name} is empty")
-        cells = [table.cells({"user": _column(table, column)}) for table in tables]
+        cells = [table.read_cells({"user": _column(table, column)}) for table in tables]
         for table, rows in zip(tables, cells, strict=True):
             _check(table, rows, null_values)
         return _ordered(pl.concat(rows.select(pl.col("user").alias(USER_FIELD)) for rows in cells))
@@ -108,7 +108,7 @@ def _column(table: RowTable, column: Column | None) -> Column:
 
 
 def _check(table: RowTable, rows: pl.LazyFrame, null_values: Sequence[str]) -> None:
-    cells = Cells(null_values)
+    cells = CellConditions(null_values)
     wrong = pl.col(FLAW).is_not_null() | cells.missing("user") | cells.means_nothing("user")
     wrong |= cells.longer("user", MAX_ID_LENGTH) | cells.broken("user") | cells.not_utf8("user")
     try:

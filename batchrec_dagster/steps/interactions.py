@@ -17,7 +17,7 @@ from batchrec_dagster.config import Pipeline
 from batchrec_dagster.personalize.schemas import choose_csv_types, list_interactions_columns
 from batchrec_dagster.preparation.layout import Layout, PreparationError
 from batchrec_dagster.preparation.polars.decoding import RawFile
-from batchrec_dagster.preparation.polars.prepare import OpenedRatings, opened
+from batchrec_dagster.preparation.polars.prepare import OpenedRatings, open_ratings
 from batchrec_dagster.preparation.recognition import RecognisedLayout
 from batchrec_dagster.preparation.rules import (
     BELOW_MIN_RATING,
@@ -26,7 +26,7 @@ from batchrec_dagster.preparation.rules import (
     PreparationResult,
 )
 from batchrec_dagster.preparation.sources.formats import PACKED, PARQUET, START, format_of
-from batchrec_dagster.preparation.spark.task import Done, SourceFile, Task
+from batchrec_dagster.preparation.spark.task import SourceFile, Task, TaskResult
 from batchrec_dagster.preparation.users import count_rows
 from batchrec_dagster.steps.checks import (
     CheckResult,
@@ -93,8 +93,8 @@ def inspect_ratings(work: Work, raw: RawRecord) -> RatingsInspection:
     ) as files:
         size = sum(file.path.stat().st_size for file in files)
         try:
-            with opened(files, ratings.reading, pipeline.rules) as read:
-                found = read.look()
+            with open_ratings(files, ratings.reading, pipeline.rules) as read:
+                found = read.inspect_rows()
                 bad, skip = found.bad, ratings.on_bad_rows
                 check = rows_readable("rows_readable", "ratings", found.rows_read, bad, skip)
                 if _has_comma_decimals(bad, read):
@@ -190,7 +190,7 @@ class PreparedInteractions:
         )
 
 
-SparkResult = tuple[Done, Mapping[str, Any]]
+SparkResult = tuple[TaskResult, Mapping[str, Any]]
 """What a task in Spark reports, and metadata of its job."""
 
 RunSpark = Callable[[Task], SparkResult]
@@ -228,7 +228,7 @@ def _prepare_here(
     result: PreparationResult
     job: Mapping[str, Any] = {}
     if run_spark is None:
-        with opened(files, pipeline.ratings.reading, pipeline.rules) as ratings:
+        with open_ratings(files, pipeline.ratings.reading, pipeline.rules) as ratings:
             result = ratings.write_interactions(written)
     else:
         task = Task(
@@ -301,5 +301,5 @@ def remove_dead_work(storage: StorageResource, pipeline: str, run: str, runs: Ru
 
 
 def _find_layout(files: list[RawFile], pipeline: Pipeline) -> Layout:
-    with opened(files, pipeline.ratings.reading, pipeline.rules) as ratings:
+    with open_ratings(files, pipeline.ratings.reading, pipeline.rules) as ratings:
         return ratings.layout

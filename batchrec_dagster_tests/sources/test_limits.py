@@ -16,7 +16,7 @@ import pytest
 
 from batchrec_dagster.preparation.layout import PreparationError
 from batchrec_dagster.preparation.polars.decoding import RawFile
-from batchrec_dagster.preparation.polars.prepare import opened
+from batchrec_dagster.preparation.polars.prepare import open_ratings
 from batchrec_dagster.preparation.recognition import ReadSettings
 from batchrec_dagster.preparation.rules import Rules
 from batchrec_dagster.preparation.sources.errors import SourceError
@@ -31,7 +31,7 @@ LINE = f"a,b,{TIME}\n"
 def read(path: Path) -> int:
     """The rows that were read; nothing but them may be written."""
     target = path.with_name("interactions.csv")
-    with opened([RawFile(path, path.name)], READING, Rules()) as ratings:
+    with open_ratings([RawFile(path, path.name)], READING, Rules()) as ratings:
         return ratings.write_interactions(target).rows_read
 
 

@@ -85,7 +85,7 @@ class CsvTable:
             return [name.strip() for name in self.first_line]
         return [f"column_{number}" for number in range(1, len(self.first_line) + 1)]
 
-    def cells(self, wanted: Mapping[str, Column]) -> pl.LazyFrame:
+    def read_cells(self, wanted: Mapping[str, Column]) -> pl.LazyFrame:
         cells = csv_cells(self._fields(), self._syntax, self.locate(wanted), self._cut_row)
         if not self.exact:
             return cells
@@ -93,10 +93,12 @@ class CsvTable:
         flaw = pl.lit(f"fewer than the {self._syntax.width} fields of line 1")
         return cells.with_columns(pl.coalesce(FLAW, pl.when(is_short).then(flaw)).alias(FLAW))
 
-    def typed(self, wanted: Mapping[str, Column], types: Mapping[str, pl.DataType]) -> pl.LazyFrame:
+    def read_typed(
+        self, wanted: Mapping[str, Column], types: Mapping[str, pl.DataType]
+    ) -> pl.LazyFrame:
         by_cells = self.delimiter == "::" or not wanted.keys().isdisjoint(self.with_comma)
         if by_cells or self._cut_row is not None:
-            return cast_cells(self.cells(wanted), wanted, types)
+            return cast_cells(self.read_cells(wanted), wanted, types)
         names = self._syntax.names
         places = self.locate(wanted)
         schema: dict[str, pl.DataType] = dict.fromkeys(names, pl.String())
@@ -120,7 +122,7 @@ class CsvTable:
             line += int(before.select(pl.sum_horizontal(pl.all())).collect().item())
         return self.opened.place(line)
 
-    def misquoted(self, fix: str = QUOTES_FIX) -> str | None:
+    def find_broken_quotes(self, fix: str = QUOTES_FIX) -> str | None:
         """The line whose quotes are not as they have to be, and the fix; None if all are right.
 
         It is slow, because it reads the records one by one.

@@ -46,14 +46,16 @@ class JsonTable:
             )
         return list(names)
 
-    def cells(self, wanted: Mapping[str, Column]) -> pl.LazyFrame:
+    def read_cells(self, wanted: Mapping[str, Column]) -> pl.LazyFrame:
         lines = pl.scan_lines(
             self.opened.path, name=TEXT, row_index_name=ROW, n_rows=self.most, glob=False
         )
         return json_cells(lines, self._locate(wanted), self.separator)
 
-    def typed(self, wanted: Mapping[str, Column], types: Mapping[str, pl.DataType]) -> pl.LazyFrame:
-        return cast_cells(self.cells(wanted), wanted, types)
+    def read_typed(
+        self, wanted: Mapping[str, Column], types: Mapping[str, pl.DataType]
+    ) -> pl.LazyFrame:
+        return cast_cells(self.read_cells(wanted), wanted, types)
 
     def place(self, row: int) -> str:
         return self.opened.place(row + 1)

@@ -26,20 +26,24 @@ from batchrec_dagster.preparation.polars import times
 from batchrec_dagster.preparation.polars.cells import ROW, SHOWN, TEXT
 from batchrec_dagster.preparation.polars.csv_table import CsvTable
 from batchrec_dagster.preparation.polars.decoding import OpenedFile, RawFile, open_file
-from batchrec_dagster.preparation.polars.row_filters import RowFilter, looks_at_more_than_one_row
+from batchrec_dagster.preparation.polars.row_filters import RowFilter, has_rules_across_rows
 from batchrec_dagster.preparation.polars.rows import (
     FILE,
     FORM,
     PROBLEM,
     SECONDS,
     RowFindings,
-    look,
+    find_time_forms,
+    inspect_rows,
     parse_rows,
     read_error,
-    time_forms,
 )
 from batchrec_dagster.preparation.polars.tables import RowTable
-from batchrec_dagster.preparation.polars.typed_scan import write_clean, written, written_columns
+from batchrec_dagster.preparation.polars.typed_scan import (
+    output_column_names,
+    output_columns,
+    write_clean,
+)
 from batchrec_dagster.preparation.recognition import (
     ReadSettings,
     RecognisedLayout,
@@ -52,7 +56,7 @@ from batchrec_dagster.storage.durable import temporary_folder
 _ROWS_OF_A_FILE = 1 << 40
 
 
-def first_unit(tables: Sequence[RowTable], layout: Layout, rules: Rules) -> str:
+def find_first_unit(tables: Sequence[RowTable], layout: Layout, rules: Rules) -> str:
     """How times are written: declared, or the form of the first one that has a form."""
     if layout.timestamp_unit != AUTO:
         return layout.timestamp_unit
@@ -64,7 +68,7 @@ def first_unit(tables: Sequence[RowTable], layout: Layout, rules: Rules) -> str:
     return "s"
 
 
-def one_unit(tables: Sequence[RowTable], layout: Layout, rules: Rules) -> str:
+def require_one_unit(tables: Sequence[RowTable], layout: Layout, rules: Rules) -> str:
     """The one form that all times have. Raises PreparationError, with the file and the line of the
     first that has another."""
     forms = pl.concat(_time_forms(table, number, layout) for number, table in enumerate(tables))
@@ -83,14 +87,16 @@ def one_unit(tables: Sequence[RowTable], layout: Layout, rules: Rules) -> str:
 
 def _time_forms(table: RowTable, number: int, layout: Layout) -> pl.LazyFrame:
     """`rows.time_forms` of a file, with its number in FILE."""
-    forms = time_forms(table.cells(layout.roles), layout, plain=table.opened.is_plain)
+    forms = find_time_forms(table.read_cells(layout.roles), layout, plain=table.opened.is_plain)
     return forms.with_columns(pl.lit(number, pl.UInt32).alias(FILE))
 
 
-def unreadable(error: Exception, tables: Sequence[RowTable], rules: Rules) -> PreparationError:
+def explain_read_error(
+    error: Exception, tables: Sequence[RowTable], rules: Rules
+) -> PreparationError:
     """The error of files that Polars cannot read."""
     for table in tables:
-        if isinstance(table, CsvTable) and (problem := table.misquoted()):
+        if isinstance(table, CsvTable) and (problem := table.find_broken_quotes()):
             return PreparationError(problem)
     return PreparationError(read_error(tables[0].opened.name, error, rules))
 
@@ -99,7 +105,7 @@ def _collect(frame: pl.LazyFrame, tables: Sequence[RowTable], rules: Rules) -> p
     try:
         return frame.collect(engine="streaming")
     except pl.exceptions.PolarsError as error:
-        raise unreadable(error, tables, rules) from error
+        raise explain_read_error(error, tables, rules) from error
 
 
 LINES = 6
@@ -133,7 +139,7 @@ class OpenedRatings:
         with table.opened.path.open(encoding="utf-8") as file:
             return "\n".join(line.rstrip()[:SHOWN] for line in islice(file, LINES))
 
-    def look(self) -> PreparationResult:
+    def inspect_rows(self) -> PreparationResult:
         """Read all of it, as the rules on a single row have it."""
         clean = write_clean(self.tables, self.layout, self.rules, None)
         return self._diagnose(None) if clean is None else clean
@@ -146,7 +152,7 @@ class OpenedRatings:
         """
         part = destination.with_name(f"{destination.name}.part")
         try:
-            if looks_at_more_than_one_row(self.rules):
+            if has_rules_across_rows(self.rules):
                 done = self._write_some(part)
             else:
                 done = self._write_rows(part)
@@ -160,7 +166,7 @@ class OpenedRatings:
         rows = self.folder / "rows.csv"
         done = self._write_rows(rows)
         row_filter = RowFilter(self.rules, self.folder)
-        names = written_columns(self.layout, self.rules)
+        names = output_column_names(self.layout, self.rules)
         types = {name: pl.Int64() if name == TIMESTAMP else pl.String() for name in names}
         row_filter.apply(pl.scan_csv(rows, schema=types, glob=False)).sink_csv(target)
         return replace(done, left_out={**done.left_out, **row_filter.left_out})
@@ -170,7 +176,7 @@ class OpenedRatings:
         clean = write_clean(self.tables, self.layout, self.rules, target)
         if clean is None and self.layout.timestamp_unit == AUTO:
             # The typed scan reads times of text only in a known form.
-            unit = first_unit(self.tables, self.layout, self.rules)
+            unit = find_first_unit(self.tables, self.layout, self.rules)
             if unit not in EPOCH_UNITS:
                 layout = replace(self.layout, timestamp_unit=unit)
                 clean = write_clean(self.tables, layout, self.rules, target)
@@ -182,10 +188,10 @@ class OpenedRatings:
 
     def _diagnose(self, target: Path | None) -> PreparationResult:
         """Look at every row, and write those that are kept to the target if there is one."""
-        first = unit = first_unit(self.tables, self.layout, self.rules)
+        first = unit = find_first_unit(self.tables, self.layout, self.rules)
         looked = self._look(unit, target)
         if self.layout.timestamp_unit == AUTO and self._may_be_mixed(looked, unit):
-            unit = one_unit(self.tables, self.layout, self.rules)
+            unit = require_one_unit(self.tables, self.layout, self.rules)
             if unit != first:
                 looked = self._look(unit, target)
         if not looked.rows:
@@ -195,7 +201,7 @@ class OpenedRatings:
     def _look(self, unit: str, target: Path | None) -> RowFindings:
         rows = pl.concat(
             parse_rows(
-                table.cells(self.layout.roles),
+                table.read_cells(self.layout.roles),
                 self.layout,
                 self.rules,
                 unit,
@@ -205,16 +211,16 @@ class OpenedRatings:
         )
         try:
             if target is None:
-                return look(rows)
+                return inspect_rows(rows)
             with target.open("wb") as file:
-                header = ",".join(written_columns(self.layout, self.rules))
+                header = ",".join(output_column_names(self.layout, self.rules))
                 file.write(f"{header}\n".encode())
-                columns = written(self.layout, self.rules, pl.col(SECONDS))
-                return look(
+                columns = output_columns(self.layout, self.rules, pl.col(SECONDS))
+                return inspect_rows(
                     rows, lambda kept: kept.select(columns).write_csv(file, include_header=False)
                 )
         except pl.exceptions.PolarsError as error:
-            raise unreadable(error, self.tables, self.rules) from error
+            raise explain_read_error(error, self.tables, self.rules) from error
 
     def _may_be_mixed(self, looked: RowFindings, unit: str) -> bool:
         """Whether there is any time that is not of the unit, as far as the look shows."""
@@ -226,7 +232,9 @@ class OpenedRatings:
             return True
         factor = EPOCH_UNITS.get(unit)
         found = [time for time in (looked.earliest, looked.latest) if time is not None]
-        return factor is not None and any(times.epoch_unit(time * factor) != unit for time in found)
+        return factor is not None and any(
+            times.guess_epoch_unit(time * factor) != unit for time in found
+        )
 
     def _examples(self, looked: RowFindings) -> tuple[str, ...]:
         return tuple(
@@ -238,7 +246,7 @@ class OpenedRatings:
 
 
 @contextmanager
-def opened(
+def open_ratings(
     files: Sequence[RawFile], reading: ReadSettings | Layout, rules: Rules
 ) -> Iterator[OpenedRatings]:
     """The files, in this order, ready to be read; what is unpacked for it goes at the end.

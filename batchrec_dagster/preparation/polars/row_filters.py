@@ -29,7 +29,7 @@ _ORDER = "order"
 _PLACES = 1 << 40
 
 
-def looks_at_more_than_one_row(rules: Rules) -> bool:
+def has_rules_across_rows(rules: Rules) -> bool:
     """Whether there is anything to do here."""
     return (
         rules.window_days is not None

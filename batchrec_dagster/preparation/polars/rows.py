@@ -45,11 +45,13 @@ def parse_rows(
     of_time = time_problems(seconds, seconds.is_null(), unit, layout.timezone)
     problem = first_reason([*_row_problems(layout, plain=plain), *of_time])
     typed_columns = {
-        name: typed(pl.col(FILTER + name), kind) for name, kind in layout.types.items()
+        name: parse_as(pl.col(FILTER + name), kind) for name, kind in layout.types.items()
     }
     return (
-        filtered(cells, typed_columns, rules)
-        .with_columns(times.seconds(pl.col("timestamp"), unit, layout.timezone).alias(SECONDS))
+        evaluate_filter(cells, typed_columns, rules)
+        .with_columns(
+            times.parse_seconds(pl.col("timestamp"), unit, layout.timezone).alias(SECONDS)
+        )
         .with_columns(pl.coalesce(FLAW, problem).alias(PROBLEM))
         .select(
             ROW,
@@ -65,7 +67,7 @@ def parse_rows(
     )
 
 
-def time_forms(cells: pl.LazyFrame, layout: Layout, *, plain: bool = False) -> pl.LazyFrame:
+def find_time_forms(cells: pl.LazyFrame, layout: Layout, *, plain: bool = False) -> pl.LazyFrame:
     """ROW, timestamp and FORM of the rows with nothing wrong, and a time in some form.
 
     The parameters are those of `parse_rows`.
@@ -73,7 +75,7 @@ def time_forms(cells: pl.LazyFrame, layout: Layout, *, plain: bool = False) -> p
     problem = first_reason(_row_problems(layout, plain=plain))
     return (
         cells.filter(pl.coalesce(FLAW, problem).is_null())
-        .select(ROW, "timestamp", times.form(pl.col("timestamp")).alias(FORM))
+        .select(ROW, "timestamp", times.classify_form(pl.col("timestamp")).alias(FORM))
         .filter(pl.col(FORM).is_not_null())
     )
 
@@ -89,7 +91,9 @@ def read_error(name: str, error: object, rules: Rules) -> str:
     return f"{name} cannot be read: {reason}"
 
 
-def filtered(cells: pl.LazyFrame, columns: Mapping[str, pl.Expr], rules: Rules) -> pl.LazyFrame:
+def evaluate_filter(
+    cells: pl.LazyFrame, columns: Mapping[str, pl.Expr], rules: Rules
+) -> pl.LazyFrame:
     """The cells, and in IN_FILTER whether the filter holds, where there is one; `columns` are the
     filter's, by names that roles have too."""
     if rules.filter is None:
@@ -101,7 +105,7 @@ def filtered(cells: pl.LazyFrame, columns: Mapping[str, pl.Expr], rules: Rules) 
     )
 
 
-def typed(text: pl.Expr, kind: str) -> pl.Expr:
+def parse_as(text: pl.Expr, kind: str) -> pl.Expr:
     """The cell as the type of `Layout.types`; null where it is missing or does not fit."""
     if kind == "string":
         return text
@@ -115,7 +119,7 @@ def typed(text: pl.Expr, kind: str) -> pl.Expr:
 
 
 @dataclass(frozen=True)
-class Cells:
+class CellConditions:
     """The conditions of `row_problems`."""
 
     null_values: Sequence[str]
@@ -132,7 +136,7 @@ class Cells:
         return pl.col(role).str.len_chars() > most
 
     def not_a(self, role: str, kind: str) -> pl.Expr:
-        return typed(pl.col(role), kind).is_null()
+        return parse_as(pl.col(role), kind).is_null()
 
     def broken(self, role: str) -> pl.Expr:
         return pl.col(role).str.contains(r"[\n\r\x00]")
@@ -142,12 +146,12 @@ class Cells:
 
 
 def _row_problems(layout: Layout, *, plain: bool) -> Iterator[Reason]:
-    return row_problems(layout, Cells(layout.null_values), plain=plain)
+    return row_problems(layout, CellConditions(layout.null_values), plain=plain)
 
 
 def _left_out(rules: Rules) -> Iterator[Reason]:
     if rules.min_rating is not None:
-        yield typed(pl.col("rating"), "double") < rules.min_rating, BELOW_MIN_RATING
+        yield parse_as(pl.col("rating"), "double") < rules.min_rating, BELOW_MIN_RATING
     if rules.filter is not None:
         yield ~pl.col(IN_FILTER), NOT_IN_FILTER
 
@@ -159,7 +163,7 @@ def first_reason(reasons: Iterable[Reason]) -> pl.Expr:
 
 
 def _value(layout: Layout) -> pl.Expr:
-    cells = Cells(layout.null_values)
+    cells = CellConditions(layout.null_values)
     given = ~(cells.missing("event_value") | cells.means_nothing("event_value"))
     return pl.when(given).then(pl.col("event_value").str.strip_chars(_BLANKS))
 
@@ -181,7 +185,7 @@ class RowFindings:
     latest: int | None = None
 
 
-def look(rows: pl.LazyFrame, write: Write | None = None) -> RowFindings:
+def inspect_rows(rows: pl.LazyFrame, write: Write | None = None) -> RowFindings:
     """Look at the parsed rows, and hand those that are kept to `write`, in order.
 
     Raises PolarsError where the file cannot be read.

@@ -33,13 +33,15 @@ class RowTable(Protocol):
     def columns(self) -> Sequence[str]:
         """The columns' names; without a header `column_1` and so on."""
 
-    def cells(self, wanted: Mapping[str, Column]) -> pl.LazyFrame:
+    def read_cells(self, wanted: Mapping[str, Column]) -> pl.LazyFrame:
         """The rows with ROW, FLAW and TEXT (see `cells`), and the wanted columns as text.
 
         wanted: the column of each role, by which it is named in the result.
         """
 
-    def typed(self, wanted: Mapping[str, Column], types: Mapping[str, pl.DataType]) -> pl.LazyFrame:
+    def read_typed(
+        self, wanted: Mapping[str, Column], types: Mapping[str, pl.DataType]
+    ) -> pl.LazyFrame:
         """The wanted columns as these types, or as text where there is none for a role.
 
         Collecting it raises a PolarsError where a cell is of another type.
@@ -52,7 +54,7 @@ class RowTable(Protocol):
 def cast_cells(
     cells: pl.LazyFrame, wanted: Mapping[str, Column], types: Mapping[str, pl.DataType]
 ) -> pl.LazyFrame:
-    """`RowTable.typed` of cells of text. A row with a flaw becomes one without a user."""
+    """`RowTable.read_typed` of cells of text. A row with a flaw becomes one without a user."""
     good = cells.with_columns(pl.when(pl.col(FLAW).is_null()).then(pl.col("user")).alias("user"))
     return good.select(pl.col(role).cast(types.get(role, pl.String())) for role in wanted)
 
@@ -71,13 +73,13 @@ class ParquetTable:
         try:
             return pl.scan_parquet(self.opened.path, glob=False).collect_schema()
         except (pl.exceptions.PolarsError, OSError) as error:
-            raise damaged(self.opened, error) from error
+            raise explain_damage(self.opened, error) from error
 
     @property
     def columns(self) -> Sequence[str]:
         return list(self.schema)
 
-    def cells(self, wanted: Mapping[str, Column]) -> pl.LazyFrame:
+    def read_cells(self, wanted: Mapping[str, Column]) -> pl.LazyFrame:
         names = self._locate(wanted)
         rows = pl.scan_parquet(self.opened.path, row_index_name=ROW, glob=False)
         schema = dict(self.schema)
@@ -88,7 +90,9 @@ class ParquetTable:
         most_bytes = Limits.from_environment().cell_bytes
         return parquet_cells(rows, schema, names, most_bytes)
 
-    def typed(self, wanted: Mapping[str, Column], types: Mapping[str, pl.DataType]) -> pl.LazyFrame:
+    def read_typed(
+        self, wanted: Mapping[str, Column], types: Mapping[str, pl.DataType]
+    ) -> pl.LazyFrame:
         names = self._locate(wanted)
         most_bytes = Limits.from_environment().cell_bytes
         is_good = ~is_too_long(self.schema, names.values(), most_bytes)
@@ -142,6 +146,6 @@ def is_without_text(kind: pl.DataType | DataTypeClass) -> bool:
     return kind.is_nested() or kind in (pl.Binary, pl.Object)
 
 
-def damaged(opened: OpenedFile, error: Exception) -> PreparationError:
+def explain_damage(opened: OpenedFile, error: Exception) -> PreparationError:
     reason = str(error).partition("\n")[0]
     return PreparationError(f"{opened.name} is damaged or not Parquet ({reason}): copy it again")

@@ -37,7 +37,7 @@ def check_format(text: str) -> None:
         )
     example = datetime(2001, 2, 3, 14, 5, 6, tzinfo=UTC).strftime(text)
     try:
-        read = pl.select(seconds(pl.lit(example), text)).item()
+        read = pl.select(parse_seconds(pl.lit(example), text)).item()
     except pl.exceptions.PolarsError:
         read = None
     if read is None or not 0 <= read - _EXAMPLE_DAY < 86_400:
@@ -55,29 +55,29 @@ def check_timezone(name: str) -> None:
         raise ValueError("write a time zone such as Europe/Berlin or America/New_York") from None
 
 
-def whole_number(text: pl.Expr) -> pl.Expr:
+def parse_whole_number(text: pl.Expr) -> pl.Expr:
     """The number; null where the text is not one."""
     return text.str.strip_chars(" \t").cast(pl.Int64, strict=False)
 
 
-def epoch_number(text: pl.Expr) -> pl.Expr:
+def parse_epoch_number(text: pl.Expr) -> pl.Expr:
     """The number rounded down; null where the text is not one, or beyond 64 bits."""
     text = text.str.strip_chars(" \t")
     integer = text.str.extract(_FRACTION, 1).cast(pl.Int64, strict=False)
     scientific = pl.when(text.str.contains(_SCIENTIFIC)).then(text).cast(pl.Float64, strict=False)
     return pl.coalesce(
-        whole_number(text),
+        parse_whole_number(text),
         integer - text.str.starts_with("-").cast(pl.Int64),
         scientific.floor().cast(pl.Int64, strict=False),
     )
 
 
-def seconds(text: pl.Expr, unit: str, timezone: str | None = None) -> pl.Expr:
+def parse_seconds(text: pl.Expr, unit: str, timezone: str | None = None) -> pl.Expr:
     """The time in whole seconds since 1970; null where the text has another form."""
     if unit == layout.NO_TIMES:
         return pl.lit(layout.CONSTANT_TIME, pl.Int64)
     if unit in layout.EPOCH_UNITS:
-        number = epoch_number(text)
+        number = parse_epoch_number(text)
         ended = number.is_in(layout.END_OF_TIME)
         return (
             pl.when(ended).then(layout.FIRST_SENTINEL).otherwise(number // layout.EPOCH_UNITS[unit])
@@ -108,10 +108,10 @@ def _in_zone(local: pl.Expr, timezone: str | None) -> pl.Expr:
     return pl.when(local == 0).then(local).otherwise(moment.dt.epoch("s"))
 
 
-def form(text: pl.Expr) -> pl.Expr:
+def classify_form(text: pl.Expr) -> pl.Expr:
     """What the text looks like: an epoch unit by its size, ISO8601, or null for neither, and for
     what stands for no time."""
-    number, text = epoch_number(text), text.str.strip_chars(" \t")
+    number, text = parse_epoch_number(text), text.str.strip_chars(" \t")
     units = {"s": 1, **_FIRST}
     sizes = [pl.when(number >= units[unit]).then(pl.lit(unit)) for unit in reversed(units)]
     moment = text.str.contains(_ISO) & (text < "2100") & ~text.str.starts_with("1970-01-01")
@@ -121,7 +121,7 @@ def form(text: pl.Expr) -> pl.Expr:
     )
 
 
-def seconds_by_size(number: pl.Expr) -> pl.Expr:
+def convert_by_size(number: pl.Expr) -> pl.Expr:
     """The time in whole seconds since 1970, of a whole number in the unit that its size implies."""
     return (
         pl.when(number < _FIRST["ms"])
@@ -134,8 +134,8 @@ def seconds_by_size(number: pl.Expr) -> pl.Expr:
     )
 
 
-def epoch_unit(number: int) -> str:
-    """The unit of a whole number, by its size; see `form`."""
+def guess_epoch_unit(number: int) -> str:
+    """The unit of a whole number, by its size; see `classify_form`."""
     return next((unit for unit, first in reversed(_FIRST.items()) if number >= first), "s")
 
 

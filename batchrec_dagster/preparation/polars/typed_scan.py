@@ -22,7 +22,7 @@ from batchrec_dagster.preparation.layout import (
     Layout,
 )
 from batchrec_dagster.preparation.polars import times
-from batchrec_dagster.preparation.polars.rows import IN_FILTER, TYPES, filtered, typed
+from batchrec_dagster.preparation.polars.rows import IN_FILTER, TYPES, evaluate_filter, parse_as
 from batchrec_dagster.preparation.polars.tables import RowTable
 from batchrec_dagster.preparation.rules import (
     BELOW_MIN_RATING,
@@ -63,7 +63,9 @@ def write_clean(
     if target is not None:
         # What is odd is not used, but an id of 200 KB in a million rows would fill the disk.
         good = ~pl.col(_ODD).fill_null(value=False)
-        kept = rows.filter(~below & inside & good).select(written(layout, rules, _seconds(layout)))
+        kept = rows.filter(~below & inside & good).select(
+            output_columns(layout, rules, _seconds(layout))
+        )
         plans.append(kept.sink_csv(target, lazy=True))
     try:
         # Of one plan: the files are read once.
@@ -83,13 +85,13 @@ def _rows(tables: Sequence[RowTable], layout: Layout, rules: Rules) -> pl.LazyFr
     if types is None:
         return None
     read = pl.concat(
-        table.typed(layout.roles, types).with_columns(
+        table.read_typed(layout.roles, types).with_columns(
             pl.any_horizontal(_odd(layout, table, types)).alias(_ODD)
         )
         for table in tables
     )
     columns = {name: pl.col(FILTER + name) for name in layout.types}
-    return filtered(read, columns, rules)
+    return evaluate_filter(read, columns, rules)
 
 
 def _types(layout: Layout, rules: Rules) -> dict[str, pl.DataType] | None:
@@ -128,7 +130,7 @@ def _odd(layout: Layout, table: RowTable, types: Collection[str]) -> Iterator[pl
         yield ~pl.col("rating").is_finite().fill_null(value=False)
     if layout.event_value is not None:
         value = pl.col("event_value")
-        yield value.is_not_null() & typed(value, "double").is_null()
+        yield value.is_not_null() & parse_as(value, "double").is_null()
     for name, kind in layout.types.items():
         if kind == "double":
             yield ~pl.col(FILTER + name).is_finite()
@@ -143,15 +145,15 @@ def _null_numbers(layout: Layout) -> list[float]:
 def _seconds(layout: Layout) -> pl.Expr:
     time, unit = pl.col("timestamp"), layout.timestamp_unit
     if unit == AUTO:
-        return times.seconds_by_size(time)
+        return times.convert_by_size(time)
     if unit == DATETIME:
         return time
     if unit == NO_TIMES:
-        return times.seconds(time, unit)
+        return times.parse_seconds(time, unit)
     return (
         time // EPOCH_UNITS[unit]
         if unit in EPOCH_UNITS
-        else times.seconds(time, unit, layout.timezone)
+        else times.parse_seconds(time, unit, layout.timezone)
     )
 
 
@@ -161,11 +163,11 @@ def _unit(layout: Layout, first: int | None, last: int | None) -> str | None:
         return layout.timestamp_unit
     if first is None or last is None:
         return None
-    unit = times.epoch_unit(first)
-    return unit if unit == times.epoch_unit(last) else None
+    unit = times.guess_epoch_unit(first)
+    return unit if unit == times.guess_epoch_unit(last) else None
 
 
-def written(layout: Layout, rules: Rules, seconds: pl.Expr) -> list[pl.Expr]:
+def output_columns(layout: Layout, rules: Rules, seconds: pl.Expr) -> list[pl.Expr]:
     """The columns of Personalize's interactions CSV, of rows with the roles."""
     columns = {
         schemas.USER_ID: pl.col("user"),
@@ -176,10 +178,10 @@ def written(layout: Layout, rules: Rules, seconds: pl.Expr) -> list[pl.Expr]:
         else pl.col("event_type"),
         schemas.EVENT_VALUE: pl.col("event_value").str.strip_chars(" \t"),
     }
-    return [columns[name].alias(name) for name in written_columns(layout, rules)]
+    return [columns[name].alias(name) for name in output_column_names(layout, rules)]
 
 
-def written_columns(layout: Layout, rules: Rules) -> list[str]:
+def output_column_names(layout: Layout, rules: Rules) -> list[str]:
     return schemas.list_interactions_columns(
         event_type=rules.event_type, event_value=layout.event_value is not None
     )

@@ -27,7 +27,7 @@ UNPACKERS = {
 
 
 @dataclass(frozen=True)
-class Input:
+class InputFile:
     """A file with something in it, not compressed. `path` is what Spark calls it in its rows;
     `packed` are its bytes as it came."""
 
@@ -43,14 +43,14 @@ class Input:
 
 
 @dataclass(frozen=True)
-class Files:
+class SparkFiles:
     """Reads, writes and joins files by URI, in the driver's JVM."""
 
     spark: SparkSession
     work: str
     limits: Limits = field(default_factory=Limits)
 
-    def inputs(self, files: Sequence[SourceFile]) -> list[Input]:
+    def inputs(self, files: Sequence[SourceFile]) -> list[InputFile]:
         """The files that are not empty; compressed ones unpacked into the work folder, so that
         they can be read in parts. Raises PreparationError."""
         found = [self._input(number, file) for number, file in enumerate(files)]
@@ -59,7 +59,7 @@ class Files:
             raise PreparationError(f"{files[0].name} is empty")
         return filled
 
-    def first_line(self, file: Input) -> bytes:
+    def first_line(self, file: InputFile) -> bytes:
         """The bytes up to the first line end, without it."""
         system, path = self._locate(file.uri)
         stream = system.open(path)
@@ -73,11 +73,11 @@ class Files:
         finally:
             stream.close()
         line = start.splitlines()[0] if start else b""
-        with naming(file.name):
+        with name_file_in_errors(file.name):
             self.limits.check_line(len(line), "line 1")
         return line
 
-    def end(self, file: Input) -> bytes:
+    def end(self, file: InputFile) -> bytes:
         """The last bytes, TAIL of them at most; none if a line ends there."""
         system, path = self._locate(file.uri)
         size = system.getFileStatus(path).getLen()
@@ -110,7 +110,7 @@ class Files:
         system, path = self._locate(self.work)
         system.delete(path, True)
 
-    def _input(self, number: int, file: SourceFile) -> Input | None:
+    def _input(self, number: int, file: SourceFile) -> InputFile | None:
         try:
             system, path = self._locate(file.uri)
             status = system.getFileStatus(path)
@@ -136,7 +136,7 @@ class Files:
         if not status.getLen():
             return None
         shown = str(status.getPath().toUri().toString())
-        return Input(uri, file.name, re.sub("^file:/+", "file:/", shown), packed)
+        return InputFile(uri, file.name, re.sub("^file:/+", "file:/", shown), packed)
 
     def _unpack(self, file: SourceFile, uri: str, packed: int, unpacker: str) -> None:
         unpacked = reduce(getattr, unpacker.split("."), self._jvm)
@@ -195,7 +195,7 @@ class Files:
 
 
 @contextmanager
-def naming(name: str) -> Iterator[None]:
+def name_file_in_errors(name: str) -> Iterator[None]:
     """Make a PreparationError that names the file of a LimitError."""
     try:
         yield

@@ -12,7 +12,7 @@ import dagster_pipes
 from pyspark.sql import SparkSession
 
 from batchrec_dagster.preparation.layout import PreparationError
-from batchrec_dagster.preparation.spark.prepare import prepare
+from batchrec_dagster.preparation.spark.prepare import run_task
 from batchrec_dagster.preparation.spark.task import Task
 
 # Seconds between two messages' files in S3.
@@ -20,12 +20,12 @@ INTERVAL = 3
 
 
 def main() -> None:
-    with _opened() as pipes:
+    with _open_pipes() as pipes:
         task = Task.from_json(pipes.get_extra("task"))
         local = pipes.extras.get("local")
         spark = local_session(**local) if local else SparkSession.builder.getOrCreate()
         try:
-            done = prepare(spark, task, pipes.log)
+            done = run_task(spark, task, pipes.log)
         except PreparationError as error:
             pipes.report_custom_message({"error": str(error)})
             raise
@@ -34,7 +34,7 @@ def main() -> None:
             spark.stop()
 
 
-def _opened() -> dagster_pipes.PipesContext:
+def _open_pipes() -> dagster_pipes.PipesContext:
     """Glue passes arguments, the others environment variables; they name objects in S3, or files of
     this machine."""
     loader: dagster_pipes.PipesParamsLoader = dagster_pipes.PipesCliArgsParamsLoader()  # type: ignore[no-untyped-call]

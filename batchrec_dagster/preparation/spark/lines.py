@@ -20,7 +20,7 @@ from pyspark.sql import functions as F  # noqa: N812 (what everybody calls it)
 from batchrec_dagster.preparation.layout import LEGACY
 from batchrec_dagster.preparation.polars.cells import ROW, TEXT
 from batchrec_dagster.preparation.sources.limits import Limits
-from batchrec_dagster.preparation.spark.files import Input, naming
+from batchrec_dagster.preparation.spark.files import InputFile, name_file_in_errors
 from batchrec_dagster.preparation.spark.rows import FILE, LINE
 
 NOT_ASCII = r"[^\x00-\x7F]"
@@ -48,7 +48,7 @@ class Lines:
 
 def read_lines(
     spark: SparkSession,
-    files: Sequence[Input],
+    files: Sequence[InputFile],
     encoding: str,
     limits: Limits,
     mark: Column | None = None,
@@ -68,7 +68,7 @@ def read_lines(
         number = numbers[block["path"]]
         if block["long"] is not None:
             line = counts[number] + block["long"] - block["first"] + 1
-            with naming(files[number].name):
+            with name_file_in_errors(files[number].name):
                 limits.check_line(limits.line_bytes + 1, f"line {line}")
         seen[number] |= block["letters"]
         counts[number] += block["lines"]
@@ -97,7 +97,7 @@ def read_lines(
     )
 
 
-def _raw_lines(spark: SparkSession, files: Sequence[Input]) -> DataFrame:
+def _raw_lines(spark: SparkSession, files: Sequence[InputFile]) -> DataFrame:
     """The lines as `value`, with their file's path, their block, and an ascending `id`."""
     spark.conf.set("spark.sql.files.maxPartitionBytes", str(BLOCK))
     spark.conf.set("spark.sql.files.minPartitionNum", "16")

@@ -31,23 +31,23 @@ from batchrec_dagster.preparation.rules import (
     NOT_LATEST,
     Rules,
 )
-from batchrec_dagster.preparation.spark.files import Files
+from batchrec_dagster.preparation.spark.files import SparkFiles
 from batchrec_dagster.preparation.spark.rows import (
     BROKEN_QUOTES,
     PARSED_ROWS,
     TIME_FORMS,
     UNREADABLE,
-    find_time_forms,
+    find_batch_time_forms,
     parse_batches,
 )
 from batchrec_dagster.preparation.spark.tables import SourceRows, open_rows
-from batchrec_dagster.preparation.spark.task import Done, Task
+from batchrec_dagster.preparation.spark.task import Task, TaskResult
 
 DAY = 86_400
 _PLACE = "place"
 
 
-class RowFilter:
+class SparkRowFilter:
     """Applies the rules one after the other; `left_out` counts rows by reason.
 
     `written` names the columns of a row that are written. What a rule leaves is kept on the
@@ -113,11 +113,11 @@ SETTINGS = {
 }
 
 
-def prepare(spark: SparkSession, task: Task, log: logging.Logger) -> Done:
+def run_task(spark: SparkSession, task: Task, log: logging.Logger) -> TaskResult:
     """Write the CSV, and the users. Raises PreparationError."""
     for name, value in SETTINGS.items():
         spark.conf.set(name, value)
-    files = Files(spark, task.work, task.limits)
+    files = SparkFiles(spark, task.work, task.limits)
     try:
         return _prepare(spark, files, task, log)
     finally:
@@ -125,7 +125,7 @@ def prepare(spark: SparkSession, task: Task, log: logging.Logger) -> Done:
         files.remove_work()
 
 
-def _prepare(spark: SparkSession, files: Files, task: Task, log: logging.Logger) -> Done:
+def _prepare(spark: SparkSession, files: SparkFiles, task: Task, log: logging.Logger) -> TaskResult:
     layout, rules = task.layout, task.rules
     inputs = files.inputs(task.files)
     source = open_rows(spark, files, inputs, layout)
@@ -157,13 +157,13 @@ def _prepare(spark: SparkSession, files: Files, task: Task, log: logging.Logger)
     kept = rows.filter(F.col(REASON).isNull()).select(ROW, *written)
     if layout.event_type is None and rules.event_type:
         kept = kept.withColumn("event_type", F.lit(EVENT_TYPE_VALUE))
-    row_filter = RowFilter(rules, list(written))
+    row_filter = SparkRowFilter(rules, list(written))
     kept, count = row_filter.apply(kept, rows_read - sum(left_out.values()))
     sha256 = _write(files, kept, count, written, task)
     log.info(f"wrote {count:,} interactions")
     each = _users_and_items(kept).persist(StorageLevel.DISK_ONLY)
     _write_users(files, each, task)
-    return Done(
+    return TaskResult(
         rows_read=rows_read,
         left_out=dict(Counter(left_out) + Counter(row_filter.left_out)),
         bad_row_examples=examples,
@@ -213,7 +213,7 @@ def _numbers(each: DataFrame) -> dict[str, Any]:
     }
 
 
-def _write_users(files: Files, each: DataFrame, task: Task) -> None:
+def _write_users(files: SparkFiles, each: DataFrame, task: Task) -> None:
     users = each.filter(F.col("of.kind") == "user").select(
         F.col("of.id").alias(schemas.USER_ID),
         F.col("latest").alias(schemas.TIMESTAMP),
@@ -232,7 +232,7 @@ def _timestamp_unit(source: SourceRows, layout: Layout) -> str:
     """
     if layout.timestamp_unit != AUTO:
         return layout.timestamp_unit
-    forms = source.map(partial(find_time_forms, layout=layout), TIME_FORMS)
+    forms = source.map(partial(find_batch_time_forms, layout=layout), TIME_FORMS)
     first_rows = forms.groupBy(FORM).agg(F.min(F.struct(ROW, "timestamp")).alias("first")).collect()
     first_rows.sort(key=lambda group: group["first"][ROW])
     if len(first_rows) > 1:
@@ -269,7 +269,9 @@ def _describe_bad_rows(source: SourceRows, rows: DataFrame) -> list[str]:
     ]
 
 
-def _write(files: Files, kept: DataFrame, count: int, written: dict[str, str], task: Task) -> str:
+def _write(
+    files: SparkFiles, kept: DataFrame, count: int, written: dict[str, str], task: Task
+) -> str:
     parts = max(1, -(-count // PART_ROWS))
     line = F.concat_ws(
         ",", *(F.col(name) if name == SECONDS else _field(F.col(name)) for name in written)

@@ -32,8 +32,8 @@ from batchrec_dagster.preparation.polars.rows import (
     PROBLEM,
     REASON,
     SECONDS,
+    find_time_forms,
     parse_rows,
-    time_forms,
 )
 from batchrec_dagster.preparation.rules import Rules
 
@@ -186,13 +186,13 @@ def parse_batches(
         yield from _arrow_batches(parsed, PARSED_ROWS)
 
 
-def find_time_forms(
+def find_batch_time_forms(
     reader: CellReader, batches: Iterable[pa.RecordBatch], layout: Layout
 ) -> Iterator[pa.RecordBatch]:
     """TIME_FORMS of the batches: the first row of each form in each part of the rows."""
     for part in _parts_of_files(batches):
         try:
-            forms = time_forms(reader.read_cells(part), layout)
+            forms = find_time_forms(reader.read_cells(part), layout)
             first = forms.sort(ROW).group_by(FORM).first().collect()
         except pl.exceptions.PolarsError:
             continue  # `parse_batches` says what is wrong.

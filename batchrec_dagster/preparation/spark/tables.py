@@ -27,7 +27,7 @@ from batchrec_dagster.preparation.layout import (
 )
 from batchrec_dagster.preparation.polars.cells import ROW, TEXT
 from batchrec_dagster.preparation.sources.limits import BYTES_OF_A_ROW
-from batchrec_dagster.preparation.spark.files import Files, Input, naming
+from batchrec_dagster.preparation.spark.files import InputFile, SparkFiles, name_file_in_errors
 from batchrec_dagster.preparation.spark.lines import Lines, QuotedLines, read_lines
 from batchrec_dagster.preparation.spark.rows import (
     FILE,
@@ -54,7 +54,7 @@ class SourceRows:
     parts: Sequence[tuple[DataFrame, CellReader]]
     """Rows, and what reads them on the workers."""
 
-    files: Sequence[Input]
+    files: Sequence[InputFile]
 
     starts: Sequence[int]
     """The number of each file's first row in the order of the source."""
@@ -83,7 +83,7 @@ class SourceRows:
 
 
 def open_rows(
-    spark: SparkSession, files: Files, inputs: Sequence[Input], layout: Layout
+    spark: SparkSession, files: SparkFiles, inputs: Sequence[InputFile], layout: Layout
 ) -> SourceRows:
     """The rows of the files. Raises PreparationError."""
     fitting_rows = max(1, ARROW_TEXT_BYTES // files.limits.line_bytes)
@@ -98,7 +98,7 @@ def open_rows(
 
 
 def _open_csv(
-    spark: SparkSession, files: Files, inputs: Sequence[Input], layout: Layout
+    spark: SparkSession, files: SparkFiles, inputs: Sequence[InputFile], layout: Layout
 ) -> SourceRows:
     has_quotes = layout.quoted and layout.delimiter != "::"
     quoted_lines = QuotedLines(layout.delimiter) if has_quotes else None
@@ -115,7 +115,9 @@ def _open_csv(
     return SourceRows([(frame, reader)], inputs, lines.starts)
 
 
-def _csv_file(files: Files, file: Input, layout: Layout, encoding: str, line_count: int) -> CsvFile:
+def _csv_file(
+    files: SparkFiles, file: InputFile, layout: Layout, encoding: str, line_count: int
+) -> CsvFile:
     header = _first_line(files, file, layout, encoding)
     places = locate(
         layout.roles, header, file.name, f" (read with the delimiter {layout.delimiter!r})"
@@ -125,7 +127,7 @@ def _csv_file(files: Files, file: Input, layout: Layout, encoding: str, line_cou
     return CsvFile(places, len(header), line_count - 1 if cut_off else None)
 
 
-def _first_line(files: Files, file: Input, layout: Layout, encoding: str) -> list[str]:
+def _first_line(files: SparkFiles, file: InputFile, layout: Layout, encoding: str) -> list[str]:
     """The names of the columns: from the header, where there is one."""
     text = files.first_line(file).decode(encoding, "replace").removeprefix("\ufeff")
     if not text.strip():
@@ -136,7 +138,7 @@ def _first_line(files: Files, file: Input, layout: Layout, encoding: str) -> lis
     return [f"column_{number}" for number in range(1, len(fields) + 1)]
 
 
-def _open_json(lines: Lines, inputs: Sequence[Input], roles: Roles) -> SourceRows:
+def _open_json(lines: Lines, inputs: Sequence[InputFile], roles: Roles) -> SourceRows:
     for number, file in enumerate(inputs):
         is_sampled = (F.col(FILE) == number) & (F.col(LINE) < JSON_LINES_SAMPLED)
         sample = (row[0] for row in lines.frame.filter(is_sampled).select(TEXT).collect())
@@ -151,14 +153,14 @@ def _open_json(lines: Lines, inputs: Sequence[Input], roles: Roles) -> SourceRow
 
 
 def _open_parquet(
-    spark: SparkSession, files: Files, inputs: Sequence[Input], layout: Layout
+    spark: SparkSession, files: SparkFiles, inputs: Sequence[InputFile], layout: Layout
 ) -> SourceRows:
     # Spark has no times of nanoseconds; as whole numbers they can be read.
     spark.conf.set("spark.sql.legacy.parquet.nanosAsLong", "true")
     frames = [spark.read.parquet(file.pattern) for file in inputs]
     counts = [frame.count() for frame in frames]  # Of the footers.
     for count, file in zip(counts, inputs, strict=True):
-        with naming(file.name):
+        with name_file_in_errors(file.name):
             files.limits.check(count * BYTES_OF_A_ROW, file.packed)
     starts = [0, *accumulate(counts)][:-1]
     parts = [
@@ -169,7 +171,7 @@ def _open_parquet(
 
 
 def _parquet_part(
-    number: int, start: int, frame: DataFrame, file: Input, layout: Layout, cell_bytes: int
+    number: int, start: int, frame: DataFrame, file: InputFile, layout: Layout, cell_bytes: int
 ) -> tuple[DataFrame, ParquetReader]:
     """The rows of one file with the wanted columns, under names without a meaning in Spark."""
     places = locate(layout.roles, frame.columns, file.name)
@@ -197,7 +199,7 @@ def _parquet_part(
     return rows, ParquetReader(names, nanoseconds, cell_bytes)
 
 
-def _check_type(field: T.StructField, role: str, file: Input) -> None:
+def _check_type(field: T.StructField, role: str, file: InputFile) -> None:
     """Raise PreparationError for a column of a type that this role cannot have."""
     wanted = None
     if isinstance(field.dataType, (T.ArrayType, T.MapType, T.StructType, T.BinaryType)):

@@ -50,7 +50,7 @@ class Task:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Done(PreparationResult, InteractionCounts):
+class TaskResult(PreparationResult, InteractionCounts):
     """What became of the files; `sha256` is that of the CSV."""
 
     sha256: str
