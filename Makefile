@@ -5,7 +5,7 @@ BIN := .venv/bin
 export PYTHONWARNINGS := ignore:Function
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo ui test test-fast attack bench docs pictures check lint format lock clean
+.PHONY: help setup demo ui test test-long test-fast attack bench docs pictures check lint format lock clean
 
 help:  ## Lists the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,11 +21,14 @@ ui: setup  ## Opens Dagster on http://127.0.0.1:3000.
 test: .venv/dev  ## Runs the whole test suite.
 	$(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder
 
+test-long: .venv/dev  ## Runs all tests with more random input and more kills (an hour).
+	BATCHREC_LONG_TESTS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --hypothesis-profile=wild
+
 test-fast: .venv/dev  ## Runs the tests that need no server, browser or Spark (a minute).
 	$(BIN)/pytest -n 2 --dist loadfile -m "not slow"
 
 attack: .venv/dev  ## Runs the tests of hostile input and requests.
-	$(BIN)/pytest -m attack
+	BATCHREC_LONG_TESTS=1 $(BIN)/pytest -m attack
 
 bench: .venv/dev  ## Measures quality and speed, compared with other libraries (an hour; one: python benchmarks/NAME.py).
 	$(BIN)/pip install --quiet --require-hashes -r benchmarks/requirements.lock

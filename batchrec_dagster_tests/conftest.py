@@ -15,6 +15,7 @@ import pytest
 from alembic.util import pyfiles
 
 from batchrec_dagster.local_personalize.jobs.worker import Worker
+from batchrec_dagster_tests.repeats import repeats
 from batchrec_dagster_tests.s3_server import S3Server, s3_server
 from batchrec_dagster_tests.support import Project, module_project
 
@@ -29,7 +30,9 @@ pyfiles.load_module_py = cache(pyfiles.load_module_py)  # type: ignore[assignmen
 
 # A busy machine is no bug: tests assert nothing about time. The same examples every time, so that a
 # failure is the change's own; `--hypothesis-profile=wild` draws others, and more.
-hypothesis.settings.register_profile("batchrec", deadline=None, derandomize=True, max_examples=50)
+hypothesis.settings.register_profile(
+    "batchrec", deadline=None, derandomize=True, max_examples=repeats(50, 15)
+)
 hypothesis.settings.register_profile("wild", deadline=None)
 hypothesis.settings.load_profile("batchrec")
 

@@ -18,6 +18,7 @@ from batchrec_dagster.preparation.layout import NULL_VALUES, Layout
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.polars.prepare import open_ratings
 from batchrec_dagster.preparation.rules import Rules
+from batchrec_dagster_tests.repeats import repeats
 
 pytestmark = pytest.mark.slow
 
@@ -143,7 +144,7 @@ def by_pandas(content: bytes, layout: Layout, form: str) -> list[tuple[str, str,
     return list(zip(kept["u"], kept["i"], seconds[good].astype(int), strict=True))
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=repeats(50, 12))
 @given(files())
 def test_what_is_kept_of_any_file_is_what_pandas_reads(
     tmp_path_factory: pytest.TempPathFactory, made: tuple[bytes, Layout, str]

@@ -18,6 +18,7 @@ from urllib.parse import quote, urlsplit
 import pytest
 
 from batchrec_dagster_tests.processes import free_ports, started
+from batchrec_dagster_tests.repeats import repeats
 from batchrec_dagster_tests.support import declaration, module_project, write_ratings
 from batchrec_dagster_tests.test_guard import MALFORMED
 from batchrec_dagster_tests.web_server import Page, serving
@@ -25,7 +26,7 @@ from batchrec_dagster_tests.web_ui import LOCATION, answers, web_ui
 
 pytestmark = [pytest.mark.attack, pytest.mark.slow]
 
-REQUESTS = 10_000  # to each server
+REQUESTS = repeats(10_000, 2_000)  # to each server
 HALF_OPEN = 1_100
 JSON = {"Content-Type": "application/json"}
 MUTATION = "mutation{setAutoMaterializePaused(paused:false)}"

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchrec_dagster.reporting.charts import Chart, ChartKind, make_labels
+from batchrec_dagster_tests.repeats import repeats
 
 
 @given(
@@ -34,7 +35,7 @@ def test_a_chart_accepts_any_labels(values: dict[str, float], kind: ChartKind) -
     st.lists(st.tuples(st.floats(0, 1e6), st.floats(0, 1e6)), min_size=1, max_size=8),
     st.sampled_from(["bars", "horizontal bars"]),
 )
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=repeats(50, 15), deadline=None)
 def test_bars_are_as_long_as_their_values_on_the_axis(
     pairs: list[tuple[float, float]], kind: ChartKind
 ) -> None:

@@ -27,6 +27,7 @@ from batchrec_dagster.preparation.sources.download import (
     read_text,
 )
 from batchrec_dagster.preparation.sources.peers import is_public
+from batchrec_dagster_tests.repeats import repeats
 from batchrec_dagster_tests.web_server import Page, Web, serving
 
 CONTENT = bytes(range(256)) * 40
@@ -167,7 +168,7 @@ def test_without_a_version_it_is_never_resumed(web: Web, tmp_path: Path) -> None
     assert web.ranges == []
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=repeats(25, 8), deadline=None)
 @given(
     cuts=st.lists(st.integers(0, len(CONTENT)), max_size=6),
     ranges=st.booleans(),

@@ -13,6 +13,7 @@ from batchrec_dagster.preparation.layout import json_cell, parse_json
 from batchrec_dagster.preparation.polars import json_decoding
 from batchrec_dagster.preparation.polars.cells import FLAW
 from batchrec_dagster.preparation.polars.json_decoding import JsonDecoder
+from batchrec_dagster_tests.repeats import repeats
 
 NAMES = {"user": "userId", "item": "né", "rating": "stars", "event_value": "price"}
 NUMBERS = (
@@ -105,7 +106,7 @@ def test_what_is_nested_too_deep_is_not_json() -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=200)
+@settings(max_examples=repeats(200, 40))
 @given(st.lists(objects, min_size=2, max_size=6))
 def test_decoded_is_what_pythons_json_has(texts: list[str]) -> None:
     check(texts)

@@ -25,6 +25,7 @@ from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.object_store import StorageError
 from batchrec_dagster.storage.published_table import Edition, TableWriter
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
+from batchrec_dagster_tests.repeats import repeats
 from batchrec_dagster_tests.support import declaration, outcomes_of
 
 SHOP = Pipeline.model_validate(declaration("shop", "ratings.csv"))
@@ -103,7 +104,7 @@ def counted(
     return {**found, "users": len(lists)}
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(repeats(6, 2)))
 @pytest.mark.parametrize("seen", [True, False])
 def test_the_sums_are_those_of_a_plain_count(
     storage: StorageResource, tmp_path: Path, seed: int, *, seen: bool

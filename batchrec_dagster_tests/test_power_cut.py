@@ -19,6 +19,7 @@ import polars as pl
 import pytest
 
 from batchrec_dagster_tests.local_personalize.forks import FORKS
+from batchrec_dagster_tests.repeats import repeats
 from batchrec_dagster_tests.support import (
     Project,
     declaration,
@@ -38,7 +39,7 @@ pytestmark = [
 ]
 
 SEED = 11
-CUTS = 18
+CUTS = repeats(18, 6)
 # Reading what a cut left is cheap, a night after it is not.
 CUTS_PER_NIGHT = 3
 LISTS = ["user_id", "rank", "item_id"]

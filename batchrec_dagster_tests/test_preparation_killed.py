@@ -20,10 +20,11 @@ from batchrec_dagster.preparation.sources.source import SourceContext
 from batchrec_dagster.samples import generator
 from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster_tests.local_personalize.forks import FORKS
+from batchrec_dagster_tests.repeats import repeats
 
 pytestmark = pytest.mark.slow
 
-MOMENTS = 6
+MOMENTS = repeats(6, 2)
 ROWS = 20_000
 SEED = 5
 RAW, PUBLISHED = "s3://lake/raw/ratings.csv", "s3://lake/interactions/interactions.csv"

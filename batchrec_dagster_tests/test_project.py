@@ -25,9 +25,9 @@ def parsed(path: Path) -> Any:
 def test_ci_runs_the_script_of_the_repository_with_read_access_only() -> None:
     workflow = parsed(GITHUB / "workflows" / "ci.yml")
     # YAML 1.1 reads the key `on` as true.
-    assert {"push", "pull_request"} == workflow[True].keys()
+    assert {"push", "pull_request", "schedule"} == workflow[True].keys()
     assert workflow["permissions"] == {"contents": "read"}
-    for name, script in {"check": ".ci/run", "versions": ".ci/versions"}.items():
+    for name, script in {"check": ".ci/run", "long": ".ci/run", "versions": ".ci/versions"}.items():
         steps = workflow["jobs"][name]["steps"]
         assert [step["run"] for step in steps if "run" in step][-1].split()[0] == script
         for step in steps:

@@ -22,11 +22,13 @@ import pytest
 from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster.storage.published_table import PublishedTable, TableWriter
 from batchrec_dagster_tests.local_personalize.forks import FORKS
+from batchrec_dagster_tests.repeats import repeats
 from batchrec_dagster_tests.s3_server import OWNER, S3Server
 
 pytestmark = pytest.mark.slow
 
-REFRESHES, KILLS = 15, 5
+KILLS = repeats(5, 2)
+REFRESHES = 3 * KILLS
 KEEP = 2
 SEED = 6
 ROWS, PIECES = 20_000, 4

@@ -21,6 +21,7 @@ from batchrec_dagster.preparation.polars.decoding import OpenedFile, RawFile
 from batchrec_dagster.preparation.polars.prepare import open_ratings
 from batchrec_dagster.preparation.rules import Rules
 from batchrec_dagster.preparation.users import listed_users
+from batchrec_dagster_tests.repeats import repeats
 
 DELIMITERS = [",", ";", "\t", "|", "::"]
 START = 1_500_000_000
@@ -148,7 +149,7 @@ def shapes(draw: st.DrawFn) -> Shape:
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=repeats(150, 30))
 @given(shape=shapes(), names_are_given=st.booleans())
 def test_what_new_declares_is_what_a_run_sees(
     tmp_path_factory: pytest.TempPathFactory, shape: Shape, names_are_given: bool

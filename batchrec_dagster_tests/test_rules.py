@@ -33,6 +33,7 @@ from batchrec_dagster.preparation.rules import (
     Rules,
 )
 from batchrec_dagster.preparation.spark.task import Task
+from batchrec_dagster_tests.repeats import repeats
 
 LAYOUT = Layout(",", "user", "item", "rating", "time", "s", "type", "value")
 DAY = 86_400
@@ -132,7 +133,7 @@ RULES = st.builds(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["straight", "the other", "in parts"])
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=repeats(30, 10))
 @given(rows=st.lists(ROWS, min_size=1, max_size=30), rules=RULES)
 def test_every_row_is_kept_or_left_out_for_a_reason(
     way: str, rows: list[Row], rules: Rules

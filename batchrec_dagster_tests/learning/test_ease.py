@@ -11,6 +11,7 @@ from scipy.sparse import csr_matrix
 
 from batchrec_dagster.local_personalize.learning import inverse, low_rank
 from batchrec_dagster_tests.learning.support import fit_ease
+from batchrec_dagster_tests.repeats import repeats
 
 Float64 = npt.NDArray[np.float64]
 
@@ -100,7 +101,7 @@ def test_a_matrix_that_is_not_positive_definite_raises(
     long=st.sampled_from([0, 2, 12]),
     kept=st.sampled_from([0, 99]),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=repeats(60, 15), deadline=None)
 def test_ease_matches_the_paper(
     users: int, items: int, density: float, seed: int, block: int, long: int, kept: int
 ) -> None:
@@ -132,7 +133,7 @@ def test_each_item_keeps_its_largest_weights() -> None:
     seed=st.integers(0, 99),
     block=st.sampled_from([2, 512]),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=repeats(60, 15), deadline=None)
 def test_rows_added_later_give_the_inverse_of_all(
     users: int, added: int, density: float, seed: int, block: int
 ) -> None:
@@ -171,7 +172,7 @@ def test_fewer_than_two_items_have_no_weights(items: int) -> None:
     neighbors=st.integers(1, 15),
     seed=st.integers(0, 99),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=repeats(40, 10), deadline=None)
 def test_pairs_outside_the_core_have_the_weights_of_all_where_users_share_them(
     users: int, items: int, core: int, neighbors: int, seed: int
 ) -> None:

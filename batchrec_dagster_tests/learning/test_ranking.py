@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from batchrec_dagster.local_personalize.learning.ranking import top_k
+from batchrec_dagster_tests.repeats import repeats
 
 Float32 = npt.NDArray[np.float32]
 
@@ -64,7 +65,7 @@ def drawn(kind: str, rows: int, n: int, seed: int) -> Float32:
     k=st.integers(1, 40),
     seed=st.integers(0, 999),
 )
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=repeats(40, 10))
 def test_top_k_of_long_rows_matches_a_sort(kind: str, rows: int, n: int, k: int, seed: int) -> None:
     scores = drawn(kind, rows, n, seed)
     assert top_k(scores, k).tolist() == plainly(scores, k)

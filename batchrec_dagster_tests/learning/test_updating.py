@@ -25,6 +25,7 @@ from batchrec_dagster.local_personalize.learning.models import HELD_OUT, BlendMo
 from batchrec_dagster.local_personalize.learning.training import TrainedModel
 from batchrec_dagster.local_personalize.recipes import train
 from batchrec_dagster_tests.learning.support import Row, interactions_of, lists, tastes
+from batchrec_dagster_tests.repeats import repeats
 
 pytestmark = pytest.mark.slow
 
@@ -212,7 +213,7 @@ def test_same_bytes_for_any_number_of_cores(
     assert files[0] == files[1]
 
 
-@settings(max_examples=40)
+@settings(max_examples=repeats(40, 10))
 @given(st.integers(0, 10**6), st.integers(2, 9), st.integers(0, 4), st.sampled_from([2, 99]))
 def test_new_items_get_approximate_weights_and_old_weights_stay(
     seed: int, known: int, fresh: int, kept: int

@@ -19,6 +19,7 @@ from batchrec_dagster.local_personalize.operations.registry import OPERATIONS
 from batchrec_dagster.personalize.schemas import SchemaError, parse_schema
 from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster.web.server import MAX_BODY_BYTES
+from batchrec_dagster_tests.repeats import repeats
 
 pytestmark = pytest.mark.slow
 
@@ -50,7 +51,7 @@ TEXTS = st.sampled_from(
 ) | st.text(max_size=20)
 
 SETTINGS = settings(
-    max_examples=80,
+    max_examples=repeats(80, 15),
     deadline=None,
     database=None,
     derandomize=True,
@@ -118,7 +119,7 @@ def test_any_json(service: LocalPersonalize, operation: str, value: Any) -> None
     _check(service, f"AmazonPersonalize.{operation}", json.dumps(value).encode())
 
 
-@settings(SETTINGS, max_examples=150)
+@settings(SETTINGS, max_examples=repeats(150, 30))
 @given(request=REQUESTS)
 def test_any_request_of_the_right_shape(
     service: LocalPersonalize, request: tuple[str, Any]

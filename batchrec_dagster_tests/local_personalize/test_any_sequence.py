@@ -2,13 +2,12 @@
 
 Nothing happens in the background until the machine says so: the service's pace is that of AWS, and
 `work` opens the home anew at full speed, as the next process would. `crash_at_work` lets a process
-work and kills it. Set BATCHREC_TEST_SEQUENCES to try more sequences than the usual few.
+work and kills it. `make test-long` tries more sequences.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
 import time
@@ -56,6 +55,7 @@ from batchrec_dagster_tests.local_personalize.support import (
     looks,
     taste_rows,
 )
+from batchrec_dagster_tests.repeats import repeats
 
 pytestmark = pytest.mark.slow
 
@@ -470,7 +470,7 @@ class Sequences(RuleBasedStateMachine):
 
 TestSequences = Sequences.TestCase
 TestSequences.settings = settings(
-    max_examples=int(os.environ.get("BATCHREC_TEST_SEQUENCES", "12")),
+    max_examples=repeats(12, 3),
     stateful_step_count=50,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],

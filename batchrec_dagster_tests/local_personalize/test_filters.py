@@ -18,6 +18,7 @@ from batchrec_dagster.personalize.filter_check import (
 )
 from batchrec_dagster.personalize.filter_grammar import FilterExpressionError
 from batchrec_dagster.personalize.schemas import Field, Schema
+from batchrec_dagster_tests.repeats import repeats
 
 
 def schema(dataset_type: str, **types: str) -> Schema:
@@ -230,7 +231,7 @@ TEXT = st.one_of(
 
 
 @pytest.mark.slow
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=repeats(200, 40), deadline=None)
 @given(TEXT)
 def test_any_text_is_accepted_or_refused(text: str) -> None:
     with contextlib.suppress(FilterExpressionError):

@@ -25,11 +25,12 @@ from batchrec_dagster_tests.local_personalize.plain_filters import (
     values_of_line,
     worlds,
 )
+from batchrec_dagster_tests.repeats import repeats
 
 pytestmark = pytest.mark.slow
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=repeats(50, 15), deadline=None)
 @given(parts("ItemID"), worlds(), st.lists(values_of_line, min_size=1, max_size=6), st.randoms())
 def test_items_are_excluded_as_by_the_plain_evaluator(
     chain: list[Part], world: World, lines: list[dict[str, Any]], dice: random.Random
@@ -69,7 +70,7 @@ def test_items_are_excluded_as_by_the_plain_evaluator(
         np.testing.assert_array_equal(scores, expected)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=repeats(50, 15), deadline=None)
 @given(parts("UserID"), worlds(), values_of_line, st.randoms())
 def test_users_are_included_as_by_the_plain_evaluator(
     chain: list[Part], world: World, values: dict[str, Any], dice: random.Random

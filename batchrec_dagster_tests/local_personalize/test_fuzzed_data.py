@@ -25,13 +25,14 @@ from batchrec_dagster_tests.local_personalize.support import (
     looks,
     taste_rows,
 )
+from batchrec_dagster_tests.repeats import repeats
 
 pytestmark = pytest.mark.slow
 
 BOM = b"\xef\xbb\xbf"
 GOOD = csv_bytes(taste_rows(1000))
 SETTINGS = settings(
-    max_examples=40,
+    max_examples=repeats(40, 10),
     deadline=None,
     database=None,
     derandomize=True,
@@ -261,7 +262,7 @@ def _asked(data: bytes) -> list[bytes]:
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=lambda recipe: recipe.name)
 def test_any_line_is_answered_in_its_place(fuzzed: Fuzzed, recipe: Recipe) -> None:
-    @settings(SETTINGS, max_examples=8)
+    @settings(SETTINGS, max_examples=repeats(8, 2))
     @given(data=lines(recipe))
     def check(data: bytes) -> None:
         asked = _asked(data)

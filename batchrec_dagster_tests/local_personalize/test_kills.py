@@ -36,6 +36,7 @@ from batchrec_dagster_tests.local_personalize.support import (
     taste_rows,
     user_lines,
 )
+from batchrec_dagster_tests.repeats import repeats
 
 pytestmark = pytest.mark.slow
 
@@ -44,8 +45,9 @@ if TYPE_CHECKING:
 
     from types_boto3_personalize import PersonalizeClient
 
-MOMENTS = 6
-PROCESSES = 5
+# Of an import, a training and a batch job.
+MOMENTS = repeats(6, 3)
+PROCESSES = repeats(5, 3)
 SEED = 11
 ACCOUNT = "arn:aws:personalize:us-east-1:000000000000:"
 SEGMENTS = "aws-item-affinity"

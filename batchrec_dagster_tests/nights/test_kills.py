@@ -12,12 +12,13 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from batchrec_dagster_tests.nights.night import Night, made_once, night
+from batchrec_dagster_tests.repeats import repeats
 from batchrec_dagster_tests.s3_server import S3Server, s3_ports, s3_server
 
 pytestmark = pytest.mark.slow
 
 SEED = 7
-RUNS_KILLED = 5
+RUNS_KILLED = repeats(5)
 
 
 def seconds_of_a_night(night: Night) -> float:
@@ -52,7 +53,7 @@ def test_personalize_that_is_killed_goes_on(tmp_path: Path, s3: S3Server) -> Non
         length = seconds_of_a_night(shop)
         shop.new_data(1)
         run = shop.start_run()
-        for _ in range(3):
+        for _ in range(repeats(3)):
             time.sleep(chance.random() * length / 3)
             shop.kill_personalize()
             shop.start_personalize()

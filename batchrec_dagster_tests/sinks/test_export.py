@@ -21,6 +21,7 @@ from batchrec_dagster.sinks.sink import SinkContext, SinkCounts, SinkResult
 from batchrec_dagster.storage.object_store import ObjectStore, StorageError
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
 from batchrec_dagster_tests.hostile import HOSTILE
+from batchrec_dagster_tests.repeats import repeats
 from batchrec_dagster_tests.sinks.support import many, recommendations
 
 URI = "s3://bucket/exports/lists"
@@ -141,7 +142,7 @@ def test_a_cell_that_ends_at_a_semicolon_elsewhere_is_text(tmp_path: Path) -> No
 
 @pytest.mark.slow
 @pytest.mark.attack
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=repeats(60, 15), deadline=None)
 @example(wild=HOSTILE_LISTS, how="per_user", bom=False)
 @example(wild=HOSTILE_LISTS, how="per_item", bom=True)
 @given(wild=LISTS, how=st.sampled_from(["per_user", "per_item"]), bom=st.booleans())

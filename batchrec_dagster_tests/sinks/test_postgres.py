@@ -23,6 +23,7 @@ from batchrec_dagster.sinks import postgres_table as sink
 from batchrec_dagster.sinks import sink as lists
 from batchrec_dagster_tests.postgres_server import PostgresServer, postgres_folder, serving
 from batchrec_dagster_tests.processes import free_ports
+from batchrec_dagster_tests.repeats import repeats
 from batchrec_dagster_tests.sinks.support import hostile, many, recommendations
 
 TABLE = "recommendations"
@@ -83,7 +84,7 @@ def test_the_table_holds_the_lists_and_nothing_else(postgres: PostgresServer, ur
 
 
 @settings(
-    max_examples=25,
+    max_examples=repeats(25, 6),
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )

@@ -23,6 +23,7 @@ from batchrec_dagster.config.ratings import RatingsSettings
 from batchrec_dagster.preparation.items import parse_items
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.sources.errors import SourceError
+from batchrec_dagster_tests.repeats import repeats
 from batchrec_dagster_tests.sources.support import Place
 from batchrec_dagster_tests.support import real_data
 
@@ -273,7 +274,9 @@ CELLS = st.text(st.characters(codec="utf-8", exclude_characters="\0\r"), max_siz
 )
 @example([(" 007 ", "1.50", "NULL"), ("nan", "é", "2024-01-02")], ",", "\n")
 @settings(
-    suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=20
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    deadline=None,
+    max_examples=repeats(20, 6),
 )
 def test_what_is_read_is_what_python_reads(
     place: Place, table: list[tuple[str, str, str]], delimiter: str, ends: str
@@ -304,7 +307,9 @@ def test_what_is_read_is_what_python_reads(
     )
 )
 @settings(
-    suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=20
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    deadline=None,
+    max_examples=repeats(20, 6),
 )
 def test_json_is_read_as_it_is_written(place: Place, table: list[dict[str, Any]]) -> None:
     put(place, "a.jsonl", "".join(json.dumps({"n": 1, **row}) + "\n" for row in table))
