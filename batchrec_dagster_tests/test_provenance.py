@@ -13,7 +13,7 @@ from batchrec_dagster.personalize.evidence import (
     name_engine,
     read_evidence,
 )
-from batchrec_dagster.reporting.verdict import Provenance
+from batchrec_dagster.reporting.provenance import Provenance
 
 
 def answer(**headers: str) -> dict[str, Any]:

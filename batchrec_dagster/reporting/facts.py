@@ -14,6 +14,7 @@ from batchrec_dagster.personalize.evidence import ALL, NDCG, Evidence
 from batchrec_dagster.reporting.drift import DataFacts, Drift
 from batchrec_dagster.reporting.editions import EditionDiff
 from batchrec_dagster.reporting.people import MOST_PEOPLE, People, collect_people
+from batchrec_dagster.reporting.provenance import Provenance
 from batchrec_dagster.reporting.published import RunTables
 from batchrec_dagster.reporting.run_records import CheckRecord, TrainingRecord
 from batchrec_dagster.reporting.sections import ReportSection
@@ -26,7 +27,6 @@ from batchrec_dagster.reporting.statistics import (
 )
 from batchrec_dagster.reporting.verdict import (
     PreviousEdition,
-    Provenance,
     Verdict,
     VerdictFacts,
     judge_edition,

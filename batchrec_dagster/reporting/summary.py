@@ -12,9 +12,9 @@ import dagster as dg
 
 from batchrec_dagster.personalize.evidence import NDCG as PERSONALIZE_NDCG
 from batchrec_dagster.reporting.history import EditionHistory
+from batchrec_dagster.reporting.provenance import Provenance
 from batchrec_dagster.reporting.published import PublishedResults
 from batchrec_dagster.reporting.terminal import escape_invisible, format_time
-from batchrec_dagster.reporting.verdict import Provenance
 
 NDCG = "ndcg_at_25"
 # What only Dagster knows. A row has an asset, a key of its metadata, and the name in the summary.

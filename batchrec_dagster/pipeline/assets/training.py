@@ -20,7 +20,7 @@ from batchrec_dagster.pipeline.run_step import (
     personalize_work,
 )
 from batchrec_dagster.reporting.markdown import escape, format_table
-from batchrec_dagster.reporting.verdict import describe_tested_users
+from batchrec_dagster.reporting.provenance import describe_tested_users
 from batchrec_dagster.steps.cost import build_cost_metadata
 from batchrec_dagster.steps.import_dataset import (
     DatasetImport,

@@ -1,0 +1,78 @@
+"""What made the lists, and from which data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from batchrec_dagster.personalize.evidence import ALL, EMBEDDED
+
+# The start of the sources of generated data.
+GENERATED = "sample://"
+# With fewer tested users, the metrics depend on who was drawn.
+SMALL_SAMPLE = 100
+# Why nobody may be tested, although users are held out.
+NOBODY_TESTED = "no held-out user went on to an item that was new to them, but not to everyone"
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What made the lists, and from which data. What is None is not known."""
+
+    engine: str | None
+    """What trained the model, in words."""
+    source: str | None
+    """The source of the ratings, without secrets."""
+    first: str | None = None
+    """The day of the first interaction; empty if the interactions have no times."""
+    last: str | None = None
+    """The day of the last interaction."""
+    tested: int | None = None
+    """How many users the metrics were measured on."""
+
+    @classmethod
+    def of_edition(cls, about: Mapping[str, Any]) -> Self:
+        """The provenance by the metadata of a published table."""
+        tested = about.get("evidence", {}).get(f"{ALL}/users")
+        return cls(
+            engine=about.get("engine"),
+            source=about.get("source"),
+            tested=None if tested is None else int(tested),
+        )
+
+    @property
+    def lines(self) -> dict[str, str]:
+        """The provenance in words, by label."""
+        return {
+            "Model": self._describe_model(),
+            "Data": self._describe_data(),
+            "Measured on": describe_tested_users(self.tested),
+        }
+
+    def _describe_model(self) -> str:
+        if self.engine == EMBEDDED:
+            return "trained by batchrec's embedded engine, not by Amazon"
+        return f"trained by {self.engine}" if self.engine else "not known what trained it"
+
+    def _describe_data(self) -> str:
+        if self.source is None:
+            return "not known which"
+        is_generated = self.source.startswith(GENERATED)
+        data = f"generated, no real people ({self.source})" if is_generated else self.source
+        if self.first == "":
+            return f"{data}, without times"
+        return f"{data}, {self.first} to {self.last}" if self.first else data
+
+
+def describe_tested_users(tested: int | None) -> str:
+    """The held-out users whom the metrics were measured on, in words.
+
+    `tested` is their number; None if it is not known.
+    """
+    if tested is None:
+        return "held-out users; how many is not known"
+    if not tested:
+        return f"no user: {NOBODY_TESTED}"
+    small = ": a small sample" if tested < SMALL_SAMPLE else ""
+    return f"{tested:,} held-out {'user' if tested == 1 else 'users'}{small}"
