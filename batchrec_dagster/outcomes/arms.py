@@ -15,7 +15,7 @@ import polars as pl
 from batchrec_dagster.config.recommendations import Experiment
 
 MODEL, CONTROL = "model", "control"
-# Enough groups for a t distribution near the normal one, few enough to store for each edition.
+# Enough groups for a t distribution near the normal one, and few enough to store for each edition.
 GROUPS = 100
 
 

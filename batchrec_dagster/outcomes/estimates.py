@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 
 from batchrec_dagster.outcomes.outcome import Rate
 
+# The level of intervals, and the power of the experiments that are planned.
 LEVEL = 0.95
 POWER = 0.8
 
@@ -18,12 +19,10 @@ POWER = 0.8
 class RateEstimate:
     """A rate, or a difference of rates, and its 95% interval, from sums over groups of users.
 
-    variance: of `value`; nan if unknown, as with one group; degrees: of freedom of the variance.
-
     A user's actions depend on each other, within a night and over nights, so intervals must count
-    users and not actions. Users are hashed into groups that stay the same; what varies between the
-    groups is the uncertainty, whatever depends on what within them. It takes a few numbers for each
-    group and no random numbers, so the same data give the same intervals.
+    users and not actions. Users are hashed into groups that stay the same, and the uncertainty is
+    what varies between the groups, whatever the dependencies within them. This takes a few numbers
+    for each group and no random numbers, so the same data give the same intervals.
 
     Sources: delete-a-group jackknife: Kott, "The delete-a-group jackknife", Journal of Official
     Statistics 17 (2001). Shares: Korn and Graubard, "Confidence intervals for proportions with
@@ -36,7 +35,9 @@ class RateEstimate:
     low: float
     high: float
     variance: float = math.nan
+    """The variance of `value`; nan if it is unknown, as with one group."""
     degrees: float = math.nan
+    """The degrees of freedom of the variance."""
 
 
 def to_rate(estimate: RateEstimate) -> Rate:
@@ -44,12 +45,14 @@ def to_rate(estimate: RateEstimate) -> Rate:
     return Rate(estimate.value, estimate.low, estimate.high)
 
 
-def estimate_ratio(of: ArrayLike, to: ArrayLike) -> RateEstimate | None:
-    """Sum of `of` divided by the sum of `to`, with a t interval; None if `to` has nothing.
+def estimate_ratio(numerators: ArrayLike, denominators: ArrayLike) -> RateEstimate | None:
+    """The sum of the numerators divided by that of the denominators, with a t interval.
 
-    of, to: sums over the users of each group, in the same order of groups.
+    None if all denominators are 0.
+
+    numerators, denominators: sums over the users of each group, in the same order of groups.
     """
-    above, below = np.asarray(of, np.float64), np.asarray(to, np.float64)
+    above, below = np.asarray(numerators, np.float64), np.asarray(denominators, np.float64)
     above, below = above[below > 0], below[below > 0]
     if not len(below):
         return None
@@ -57,25 +60,25 @@ def estimate_ratio(of: ArrayLike, to: ArrayLike) -> RateEstimate | None:
     degrees = len(below) - 1
     if not degrees:
         return RateEstimate(value, -math.inf, math.inf)
-    without = (above.sum() - above) / (below.sum() - below)
-    variance = float(degrees / len(below) * ((without - value) ** 2).sum())
+    ratios_without_group = (above.sum() - above) / (below.sum() - below)
+    variance = float(degrees / len(below) * ((ratios_without_group - value) ** 2).sum())
     return _estimate_with_interval(value, variance, degrees)
 
 
-def estimate_share(of: ArrayLike, to: ArrayLike, users: float) -> Rate | None:
+def estimate_share(numerators: ArrayLike, denominators: ArrayLike, users: float) -> Rate | None:
     """As `estimate_ratio`, for a share: its interval is within 0 and 1, also if it is 0 or 1.
 
     users: how many users it was measured on.
     """
-    from scipy import special  # of an extra
+    from scipy import special  # It belongs to an extra.
 
-    found = estimate_ratio(of, to)
-    if found is None:
+    ratio = estimate_ratio(numerators, denominators)
+    if ratio is None:
         return None
-    value, variance = min(max(found.value, 0.0), 1.0), found.variance
+    value, variance = min(max(ratio.value, 0.0), 1.0), ratio.variance
     size = users
     if variance > 0 and 0 < value < 1:
-        factor = special.ndtri((1 + LEVEL) / 2) / special.stdtrit(found.degrees, (1 + LEVEL) / 2)
+        factor = special.ndtri((1 + LEVEL) / 2) / special.stdtrit(ratio.degrees, (1 + LEVEL) / 2)
         # The users of a simple random sample with this variance.
         size = value * (1 - value) / variance * factor**2
     hits = value * size
@@ -85,7 +88,7 @@ def estimate_share(of: ArrayLike, to: ArrayLike, users: float) -> Rate | None:
 
 
 def estimate_difference(first: RateEstimate, second: RateEstimate) -> RateEstimate:
-    """first - second, of different users."""
+    """first - second, which are rates of different users."""
     variance, degrees = _add_variances(
         first.variance, first.degrees, second.variance, second.degrees
     )
@@ -93,9 +96,9 @@ def estimate_difference(first: RateEstimate, second: RateEstimate) -> RateEstima
 
 
 def estimate_lift(first: RateEstimate, second: RateEstimate) -> RateEstimate | None:
-    """first / second - 1, of different users; None unless both are above 0.
+    """first / second - 1, which are rates of different users; None unless both are above 0.
 
-    The interval is one of the logarithm (delta method), so it stays above -1.
+    The interval is that of the logarithm (delta method), so it stays above -1.
     """
     if first.value <= 0 or second.value <= 0:
         return None
@@ -113,21 +116,24 @@ def estimate_lift(first: RateEstimate, second: RateEstimate) -> RateEstimate | N
 def count_users_needed(
     measured: RateEstimate, users: float, effect: float, control_share: float
 ) -> int:
-    """How many users, in both arms, an experiment needs to find a lift of `effect` four times of
-    five (a power of 80%, two-sided, 5%), if it lasts as long as what was measured.
+    """How many users an experiment needs, in both arms together, to find a lift four times of five.
 
-    measured: the mean of `users` users. effect: 0.05 is 5%. Source: Kohavi et al., ch. 17.
+    That is a power of 80%, two-sided at 5%, if it lasts as long as what was measured.
+
+    measured: the mean of `users` users.
+    effect: the lift; 0.05 is 5%.
+    Source: Kohavi et al., ch. 17.
     """
-    from scipy import special  # of an extra
+    from scipy import special  # It belongs to an extra.
 
     quantiles = float(special.ndtri((1 + LEVEL) / 2) + special.ndtri(POWER))
-    of_one_user = measured.variance * users
-    arms = 1 / control_share + 1 / (1 - control_share)
-    return math.ceil(quantiles**2 * of_one_user * arms / (effect * measured.value) ** 2)
+    variance_of_user = measured.variance * users
+    arms_factor = 1 / control_share + 1 / (1 - control_share)
+    return math.ceil(quantiles**2 * variance_of_user * arms_factor / (effect * measured.value) ** 2)
 
 
 def _estimate_with_interval(value: float, variance: float, degrees: float) -> RateEstimate:
-    from scipy import special  # of an extra
+    from scipy import special  # It belongs to an extra.
 
     half = (
         float(special.stdtrit(degrees, (1 + LEVEL) / 2)) * math.sqrt(variance) if variance else 0.0

@@ -1,7 +1,7 @@
 """What an experiment shows, and how many users one needs.
 
-All editions of the experiment are taken together: a user counts with each day on which they had its
-lists, in one group over all editions, so that the interval knows that it is the same user.
+All editions of the experiment are taken together. A user counts with each day on which they had its
+lists, and is in the same group over all editions, so that the interval accounts for the same user.
 """
 
 from __future__ import annotations
@@ -25,72 +25,84 @@ from batchrec_dagster.outcomes.estimates import (
 )
 from batchrec_dagster.outcomes.outcome import Rate
 
+# The lifts whose number of users a plan gives.
 LIFTS = (0.01, 0.02, 0.05, 0.1, 0.2)
 # Arms as uneven as in one of a thousand divisions by chance are a sign of a fault.
 UNEVEN = 0.001
-# Groups of users that an arm needs: what varies between fewer says little.
-FEWEST = 10
+# How many groups of users an arm needs: what varies between fewer says little.
+MIN_GROUPS = 10
 
 
 @dataclass(frozen=True)
 class Effect:
-    """What a user does in a day, in each arm. lift: model / control - 1; None if one is 0."""
+    """What a user does in a day, in each arm."""
 
     measure: str
+    """What is counted, in words."""
     model: Rate
     control: Rate
     difference: Rate
+    """model - control."""
     lift: Rate | None
+    """model / control - 1; None if one of them is 0."""
 
 
 @dataclass(frozen=True)
 class ExperimentResult:
-    """The newest experiment. control, control_share: its settings; since: as of Period;
-    model_users, control_users: of its newest edition; uneven: whether the arms' sizes differ by
-    more than chance; effects: the main measure first; none if an arm has too few users."""
+    """What the newest experiment shows."""
 
     name: str
     control: str
+    """The setting `control`: what the control gets."""
     control_share: float
     since: str
+    """What its periods start with, as of `Outcome`."""
     start: datetime
     end: datetime
     editions: int
     model_users: int
+    """How many users its newest edition has in the arm of the model."""
     control_users: int
     uneven: bool
+    """Whether the sizes of the arms differ by more than chance."""
     effects: list[Effect]
+    """The main measure comes first. Empty if an arm has too few users."""
 
 
 @dataclass(frozen=True)
 class ExperimentPlan:
-    """How many users an experiment takes that lasts as long as the measured periods.
-
-    interactions: of a user in a day; users: on the lists; days: measured; needed: (lift, users);
-    smallest: the lift that the users there are can show.
-    """
+    """How many users an experiment takes that lasts as long as the measured periods."""
 
     interactions: float
+    """How many interactions a user has in a day."""
     users: int
+    """How many users are on the lists."""
     days: float
+    """How many days were measured."""
     control_share: float
     needed: Sequence[tuple[float, int]]
+    """Lifts, and how many users it takes to find each."""
     smallest: float
+    """The smallest lift that the present number of users can show."""
 
 
 def summarize_experiment(sums: pl.DataFrame) -> ExperimentResult | None:
-    """The result of the newest experiment in the outcomes' sums; None if there is none."""
-    own = sums.filter(pl.col("experiment") != "")
-    if own.is_empty():
+    """The result of the newest experiment; None if there is none.
+
+    sums: as steps/outcome_sums.py computes them.
+    """
+    of_experiments = sums.filter(pl.col("experiment") != "")
+    if of_experiments.is_empty():
         return None
-    newest = own.sort("start", "edition").row(-1, named=True)
-    same = [pl.col(name) == newest[name] for name in ("experiment", "since")]
-    own = own.filter(*same)
+    newest = of_experiments.sort("start", "edition").row(-1, named=True)
+    own = of_experiments.filter(
+        pl.col("experiment") == newest["experiment"], pl.col("since") == newest["since"]
+    )
     experiment = Experiment.model_validate_json(newest["experiment"])
-    last = own.filter(start=newest["start"]).group_by("arm").agg(pl.col("users").sum())
-    sizes = {arm: int(users) for arm, users in last.iter_rows()}
+    last_period = own.filter(start=newest["start"]).group_by("arm").agg(pl.col("users").sum())
+    sizes = {arm: int(users) for arm, users in last_period.iter_rows()}
     model, control = sizes.get(MODEL, 0), sizes.get(CONTROL, 0)
-    from scipy import stats  # half a second, for experiments alone
+    from scipy import stats  # It takes half a second to import, and only experiments need it.
 
     chance = stats.binomtest(control, model + control, experiment.control_share).pvalue
     return ExperimentResult(
@@ -112,30 +124,33 @@ def _estimate_effects(own: pl.DataFrame, experiment: Experiment) -> list[Effect]
     measures = {"interactions": "interactions"}
     if experiment.control != "none":
         measures["hits"] = "new interactions on the list"
-    found = []
+    effects = []
     for column, measure in measures.items():
         model, control = (
             _estimate_per_day(own.filter(arm=arm), column) for arm in (MODEL, CONTROL)
         )
         if model is None or control is None:
             return []
-        if not min(model.degrees, control.degrees) >= FEWEST - 1:
+        if not min(model.degrees, control.degrees) >= MIN_GROUPS - 1:
             return []
-        more = estimate_lift(model, control)
-        found.append(
+        lift = estimate_lift(model, control)
+        effects.append(
             Effect(
                 measure,
                 to_rate(model),
                 to_rate(control),
                 to_rate(estimate_difference(model, control)),
-                None if more is None else to_rate(more),
+                None if lift is None else to_rate(lift),
             )
         )
-    return found
+    return effects
 
 
 def plan_experiment(sums: pl.DataFrame, control_share: float) -> ExperimentPlan | None:
-    """For the next experiment, from the newest kind of periods; None if nobody did anything."""
+    """A plan for the next experiment; None if nobody did anything.
+
+    It is based on the periods that start with what the newest period starts with.
+    """
     if sums.is_empty():
         return None
     of_kind = sums.filter(pl.col("since") == sums.sort("start")["since"][-1])
@@ -145,15 +160,20 @@ def plan_experiment(sums: pl.DataFrame, control_share: float) -> ExperimentPlan 
     periods = of_kind.unique(["name", "start"])
     days = float((periods["end"] - periods["start"]).sum()) / 86_400
     users = float((of_kind["users"] * (of_kind["end"] - of_kind["start"])).sum()) / 86_400 / days
-    needed = [(each, count_users_needed(measured, users, each, control_share)) for each in LIFTS]
-    least, most = needed[0]
+    needed = [(lift, count_users_needed(measured, users, lift, control_share)) for lift in LIFTS]
+    smallest_lift, most_users = needed[0]
     return ExperimentPlan(
-        measured.value, round(users), days, control_share, needed, least * math.sqrt(most / users)
+        measured.value,
+        round(users),
+        days,
+        control_share,
+        needed,
+        smallest_lift * math.sqrt(most_users / users),
     )
 
 
 def _estimate_per_day(sums: pl.DataFrame, column: str) -> RateEstimate | None:
-    """The column's mean of a user in a day."""
+    """The mean of the column for a user in a day; None without users."""
     groups = (
         sums.with_columns(days=pl.col("users") * (pl.col("end") - pl.col("start")) / 86_400)
         .group_by("group")

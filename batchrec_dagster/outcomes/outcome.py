@@ -21,41 +21,47 @@ class Rate:
 class Outcome:
     """What the users of an arm did in the period of an edition.
 
-    start, end: UTC, only what happened after `start` and until `end` counts; since: `publication`
-    if the period starts with the edition's publication, `data` if with the end of its data;
-    experiment: its name, or empty; list_length: items in the longest list; users: who were on the
-    lists, or in a control without any; active_users: those of them with a new interaction;
-    interactions: all of theirs; new_interactions: those with an item that they did not have;
-    on_list: those of them on the user's list.
-
-    hit_rate: share of active users who chose something from their list; recall: mean over them of
-    the share of their new interactions that was on it; list_share: share of all new interactions
-    that was. popular_…: the same if everyone had got the most popular items of that day. gain:
-    hit_rate - popular_hit_rate. None: nobody was active, or the arm had no lists.
+    The rates are None if nobody was active, or if the arm had no lists. Those named popular_… are
+    what they would be if everyone had got the most popular items of that day.
     """
 
     edition: int
     since: str
+    """`publication` if the period starts with the edition's publication, `data` if it starts with
+    the end of the edition's data."""
     start: datetime
+    """UTC. Only what happened after it counts."""
     end: datetime
+    """UTC. Only what happened until then counts."""
     experiment: str
+    """The experiment's name; empty without one."""
     arm: str
     list_length: int
+    """How many items the longest list has."""
     users: int
+    """How many users were on the lists, or in a control without any."""
     active_users: int
+    """How many of them had a new interaction."""
     interactions: int
+    """How many interactions these users had."""
     new_interactions: int
+    """How many of these were with an item that the user did not have before."""
     on_list: int
+    """How many of the new interactions were with an item on the user's list."""
     hit_rate: Rate | None
+    """The share of active users who chose something from their list."""
     recall: Rate | None
+    """The mean over active users of the share of their new interactions that was on their list."""
     list_share: Rate | None
+    """The share of all new interactions that was on the user's list."""
     gain: Rate | None
+    """hit_rate - popular_hit_rate."""
     popular_hit_rate: float | None
     popular_recall: float | None
     popular_list_share: float | None
 
     def row(self) -> dict[str, object]:
-        """The table's row: a rate takes three columns, NAME, NAME_low and NAME_high."""
+        """The row of the table. A rate takes three columns: NAME, NAME_low and NAME_high."""
         row: dict[str, object] = {}
         for field in fields(self):
             value = getattr(self, field.name)

@@ -1,5 +1,7 @@
-"""Who gets lists: the users to recommend to, and from which model they get them: all from one, or
-the arms of an experiment from two."""
+"""Who gets lists, and from which model.
+
+All users get them from one model. In an experiment, the arms may get them from two.
+"""
 
 from __future__ import annotations
 
@@ -27,18 +29,21 @@ from batchrec_dagster.storage.users_files import UsersFiles, measure_users
 
 
 def find_batch_users(work: Work) -> tuple[pl.DataFrame, str]:
-    """The users as declared, each once, in order of their id: userId, and filterValues where the
-    filter has placeholders; and the version of the input they become. Raises PreparationError,
-    SourceError, StorageError, StepError."""
-    pipeline, declared = work.pipeline, work.pipeline.batch_users
+    """The declared users, each once, in order of their ids, and the version of the input they
+    become.
+
+    The columns are userId and, where the filter has placeholders, filterValues.
+    Raises PreparationError, SourceError, StorageError, StepError.
+    """
+    pipeline, settings = work.pipeline, work.pipeline.batch_users
     filter_values = pipeline.recommendations.line_filter_values
-    if declared.source is None:
+    if settings.source is None:
         with _open_interaction_times(work) as (times, file_bytes):
-            users = distinct_users(times, declared.since, file_bytes)
+            users = distinct_users(times, settings.since, file_bytes)
     else:
-        source = parse_source(declared.source, declared.format)
+        source = parse_source(settings.source, settings.format)
         with open_source(source, work.storage, pipeline.project) as files:
-            users = listed_users(files, declared.column, pipeline.ratings.all_null_values)
+            users = listed_users(files, settings.column, pipeline.ratings.all_null_values)
     if filter_values:
         # A batch inference job reads the values from its input; here all users have the same.
         values = [pl.lit(value).alias(name) for name, value in filter_values.items()]
@@ -47,7 +52,7 @@ def find_batch_users(work: Work) -> tuple[pl.DataFrame, str]:
     check_limits(users.height, size)
     if not users.height:
         raise StepError(
-            f"no user has an interaction since {declared.active_since}: set"
+            f"no user has an interaction since {settings.active_since}: set"
             " batch_users.active_since to an earlier day",
         )
     return users, version
@@ -57,13 +62,13 @@ def find_batch_users(work: Work) -> tuple[pl.DataFrame, str]:
 def _open_interaction_times(work: Work) -> Iterator[tuple[pl.LazyFrame, int | None]]:
     """USER_ID and TIMESTAMP of all interactions, and the bytes of their file.
 
-    They are only each user's last, without the bytes, if Spark wrote the small file of these, so
-    that the interactions need not be downloaded.
+    If Spark wrote the small file of users, they are of each user's last interaction only, without
+    the bytes, and the interactions need not be downloaded.
     """
     uri = work.files.interactions
-    known = work.files.users_of_interactions.table()
-    if known is not None:
-        yield known.lazy(), None
+    users = work.files.users_of_interactions.table()
+    if users is not None:
+        yield users.lazy(), None
         return
     if work.storage.store.head(uri) is None:
         raise StorageError(f"there is no {uri}: materialize interactions first")
@@ -73,13 +78,16 @@ def _open_interaction_times(work: Work) -> Iterator[tuple[pl.LazyFrame, int | No
 
 @dataclass(frozen=True)
 class Batch:
-    """Users for one batch inference. input: the URI of their file or files; version: of these."""
+    """The users of one batch inference, and the model that it uses."""
 
     recipe: str
     solution_version_arn: str
     users: pl.Series
+    """The users' ids."""
     input: str
+    """The URI of their file, or of the folder of their files."""
     version: str
+    """The version of these files."""
 
 
 def find_batches(
@@ -87,7 +95,7 @@ def find_batches(
 ) -> list[Batch]:
     """The batches, the model's first.
 
-    batch_users: the content of the users' file.
+    batch_users: the lines of the users' file.
     users_version: the version of that file.
     Raises StepError.
     """
@@ -98,22 +106,23 @@ def find_batches(
         recipe, arn = pipeline.solution.recipe, model.solution_version_arn
         return [Batch(recipe, arn, users, files.input(), users_version)]
     lines = batch_users.collect(engine="streaming")
-    arm = assign_arms(lines.get_column(USER_FIELD), pipeline.experiment)
-    found = []
-    for name, recipe, arn in _list_models(work, model):
-        of_arm = lines.filter(arm == name)
-        if not of_arm.height:
+    user_arms = assign_arms(lines.get_column(USER_FIELD), pipeline.experiment)
+    batches = []
+    for arm, recipe, arn in _list_models(work, model):
+        arm_lines = lines.filter(user_arms == arm)
+        if not arm_lines.height:
             continue
-        files = UsersFiles(storage.store, storage.uri(pipeline.places.arm_users(name)))
-        files.publish(of_arm, batch_files.MAX_INPUT_RECORDS)
-        version, _ = measure_users(of_arm)
-        found.append(Batch(recipe, arn, of_arm.get_column(USER_FIELD), files.input(), version))
-    if not found:
+        files = UsersFiles(storage.store, storage.uri(pipeline.places.arm_users(arm)))
+        files.publish(arm_lines, batch_files.MAX_INPUT_RECORDS)
+        version, _ = measure_users(arm_lines)
+        users = arm_lines.get_column(USER_FIELD)
+        batches.append(Batch(recipe, arn, users, files.input(), version))
+    if not batches:
         raise StepError(
             f"all {lines.height} users are in the control, which gets no lists: set a lower"
             " experiment.control_share",
         )
-    return found
+    return batches
 
 
 def _list_models(work: Work, model: ModelRecord) -> list[tuple[str, str, str]]:
@@ -133,8 +142,15 @@ def _list_models(work: Work, model: ModelRecord) -> list[tuple[str, str, str]]:
 def keep_users_without_lists(
     work: Work, version: str, batch_users: pl.LazyFrame, table: Path
 ) -> None:
-    """Keep, for an experiment's edition of this version, which of the requested users have no rows
-    in the table: the outcomes count them too. Raises StorageError."""
+    """Store which of the requested users have no rows in the table of an experiment's edition.
+
+    The outcomes count them too.
+
+    version: the edition's.
+    batch_users: the lines of the users' file.
+    table: the file of the edition's table.
+    Raises StorageError.
+    """
     listed = pl.scan_parquet(table, glob=False).filter(rank=1).select("user_id")
     requested = batch_users.select(user_id=USER_FIELD)
     without = requested.join(listed, on="user_id", how="anti").sort("user_id")
@@ -143,20 +159,23 @@ def keep_users_without_lists(
 
 
 def read_users_without_lists(work: Work, edition: Edition) -> pl.Series:
-    """Which requested users an experiment's edition has no rows of. Raises StorageError."""
+    """The ids of the requested users without rows in an experiment's edition. Raises
+    StorageError."""
     fix = "delete it: then the users without lists do not count in this edition's outcomes"
-    found = work.files.parquet(work.pipeline.places.users_without_lists(edition.version), fix)
-    if found is None:
+    users = work.files.parquet(work.pipeline.places.users_without_lists(edition.version), fix)
+    if users is None:
         return pl.Series("user_id", [], pl.String)
-    return found.get_column("user_id")
+    return users.get_column("user_id")
 
 
 def forget_users_without_lists(work: Work) -> None:
-    """Delete what was kept for editions that are no longer kept themselves. Raises StorageError."""
+    """Delete what was stored for editions that are no longer kept. Raises StorageError."""
     storage, key = work.storage, work.pipeline.places.users_without_lists
     folder = storage.uri(key("")).rpartition("/")[0] + "/"
-    if there := storage.store.list(folder):
-        wanted = {storage.uri(key(version)) for version in work.files.table.versions()}
-        for found in there:
-            if found.uri not in wanted:
-                storage.store.delete(found.uri)
+    files = storage.store.list(folder)
+    if not files:
+        return
+    uris_to_keep = {storage.uri(key(version)) for version in work.files.table.versions()}
+    for file in files:
+        if file.uri not in uris_to_keep:
+            storage.store.delete(file.uri)

@@ -148,7 +148,7 @@ def price_recommendations(recipe: str, users: int) -> Cost:
 def price_segments(segments: int, users: int) -> Cost:
     """The cost of a segment job.
 
-    AWS does not say whether each user is billed once or for each segment, so this is a range.
+    It is not verified whether each user is billed once or for each segment, so this is a range.
 
     users: how many users are in the data.
     """

@@ -29,11 +29,12 @@ FOLDER = f"s3://{LOCAL_BUCKET}/"
 
 @dataclass(frozen=True)
 class DatasetFile:
-    """A CSV file, by its key in the storage, and the dataset that it becomes."""
+    """A CSV file, and the dataset that it becomes."""
 
     dataset_type: str
     schema: str
     key: str
+    """The file's key in the storage."""
 
     @property
     def asset(self) -> str:
@@ -84,16 +85,23 @@ def list_dataset_files(pipeline: Pipeline) -> list[DatasetFile]:
 
 
 def fingerprint_schemas(files: Sequence[DatasetFile]) -> str:
-    """A fingerprint of the schemas. A dataset keeps its schema: others need another group."""
+    """A fingerprint of the schemas.
+
+    A dataset keeps its schema, so that other schemas need another dataset group.
+    """
     return fingerprint(*(file.schema for file in files))
 
 
 def import_dataset(
     work: PersonalizeWork, *, run: str, force: bool, forced_trainings: Collection[str]
 ) -> DatasetImport:
-    """Import what has changed. run: id of the first of a run and its retries; forced_trainings:
-    assets that this run will train in any case. Raises FailedChecksError, StorageError,
-    PersonalizeError, StepError."""
+    """Import what has changed.
+
+    run: the id of the first of a run and its retries.
+    force: whether to import in any case.
+    forced_trainings: the assets that this run will train in any case.
+    Raises FailedChecksError, StorageError, PersonalizeError, StepError.
+    """
     pipeline = work.pipeline
     files = list_dataset_files(pipeline)
     versions = [
@@ -112,8 +120,8 @@ def import_dataset(
     exists = any(group["name"] == group_name for group in ensure.list(api.DATASET_GROUP))
     if not exists and pipeline.budget.max_usd_per_run is not None:
         # Check the budget before anything is created.
-        first = estimate_run(work, imports=sizes, trainings=list_recipes(pipeline))
-        require(check_budget(pipeline.budget, first, on_aws=ensure.on_aws))
+        first_costs = estimate_run(work, imports=sizes, trainings=list_recipes(pipeline))
+        require(check_budget(pipeline.budget, first_costs, on_aws=ensure.on_aws))
     group = ensure.find_or_create(api.DATASET_GROUP, group_name, {})
     if not group.created:
         _check_owner(ensure, group, recorded.get("dataset_group_arn"))
@@ -130,42 +138,56 @@ def import_dataset(
     checks = check_budget(pipeline.budget, costs, on_aws=ensure.on_aws)
     require(checks)
     started = [
-        _start_import(work, group_name, *each, run if force else None)
-        for each in zip(files, datasets, versions, strict=True)
+        _start_import(work, group_name, file, dataset, file_version, run if force else None)
+        for file, dataset, file_version in zip(files, datasets, versions, strict=True)
     ]
     jobs = ensure.wait_until_all_ready(api.IMPORT_JOB, started)
-    imports = [FileImport(*each) for each in zip(files, datasets, jobs, strict=True)]
-    for one in imports:
-        ensure.log.info(f"{one.file.asset}: {one.outcome}, {one.seconds:.1f} s")
+    imports = [
+        FileImport(file, dataset, job)
+        for file, dataset, job in zip(files, datasets, jobs, strict=True)
+    ]
+    for file_import in imports:
+        ensure.log.info(
+            f"{file_import.file.asset}: {file_import.outcome}, {file_import.seconds:.1f} s"
+        )
     record = DatasetRecord(group.arn, group_name, version, **_collect_arns(imports))
     work.files.write_record(ASSET, record.to_json())
     paid = [
-        price_import(one.file.asset, sizes[one.file.asset]) for one in imports if one.job.created
+        price_import(file_import.file.asset, sizes[file_import.file.asset])
+        for file_import in imports
+        if file_import.job.created
     ]
     return DatasetImport(record, imports, costs, paid, checks)
 
 
 def _check_owner(ensure: api.Ensure, group: api.ReadyResource, recorded: str | None) -> None:
-    """Adopt the dataset group if it has the tag of this deployment's storage, or none and this
-    deployment recorded it. Raises StepError for a group of somebody else."""
-    arn, mine = group.arn, ensure.tags.get(api.STORAGE_TAG)
+    """Adopt the dataset group if it is of this deployment.
+
+    It is, if it has the tag of this deployment's storage, or has none and this deployment recorded
+    it.
+
+    recorded: the ARN of the group that this deployment recorded.
+    Raises StepError for a group of somebody else.
+    """
+    arn, own_storage = group.arn, ensure.tags.get(api.STORAGE_TAG)
     tags = ensure.tags_of(arn)
-    if mine is None or tags.get(api.STORAGE_TAG) == mine:
+    if own_storage is None or tags.get(api.STORAGE_TAG) == own_storage:
         return
     if tags.get(api.STORAGE_TAG, FOLDER) == FOLDER and recorded == arn:
         # Created before groups had this tag, or before it named a folder's place.
         ensure.client.tag_resource(
-            resourceArn=arn, tags=[{"tagKey": api.STORAGE_TAG, "tagValue": mine}]
+            resourceArn=arn, tags=[{"tagKey": api.STORAGE_TAG, "tagValue": own_storage}]
         )
         return
-    whose = f"somebody else: it has no tag {api.STORAGE_TAG}"
+    owner = f"somebody else: it has no tag {api.STORAGE_TAG}"
     if api.STORAGE_TAG in tags:
-        whose = f"the deployment with the storage {tags[api.STORAGE_TAG]}"
+        owner = f"the deployment with the storage {tags[api.STORAGE_TAG]}"
     raise StepError(
-        f"the dataset group {group.description['name']} belongs to {whose}."
+        f"the dataset group {group.description['name']} belongs to {owner}."
         f" Rename this pipeline{'' if ensure.on_aws else ', or set a BATCHREC_HOME of its own'}. If"
         " the group is this pipeline's, say so: aws personalize"
-        f" tag-resource --resource-arn {arn} --tags tagKey={api.STORAGE_TAG},tagValue={mine}",
+        f" tag-resource --resource-arn {arn} --tags"
+        f" tagKey={api.STORAGE_TAG},tagValue={own_storage}"
     )
 
 
@@ -209,8 +231,8 @@ def _start_import(
             "importMode": "FULL",
         }
 
-    def is_of_this(job: api.Description) -> bool:
-        """A dataset created again has the ARN, and so the jobs, of the deleted one."""
+    def is_of_this_dataset(job: api.Description) -> bool:
+        """False for a job of a deleted dataset: one created again has its ARN, and so its jobs."""
         return bool(job["creationDateTime"] >= since)
 
     # Import jobs of all dataset groups share their names: at most 41 characters of the group, and
@@ -220,14 +242,15 @@ def _start_import(
     if force_run:
         name = f"{name}-{force_run[:6]}"
     return work.ensure.start_numbered(
-        api.IMPORT_JOB, name, create, usable=is_of_this, datasetArn=dataset.arn
+        api.IMPORT_JOB, name, create, usable=is_of_this_dataset, datasetArn=dataset.arn
     )
 
 
 def _collect_arns(imports: Sequence[FileImport]) -> dict[str, str]:
     arns = {}
-    for one in imports:
-        prefix = "" if one.file.is_interactions else f"{one.file.asset}_"
-        arns[f"{prefix}dataset_arn"] = one.dataset.arn
-        arns[f"{prefix}dataset_import_job_arn"] = one.job.arn
+    for file_import in imports:
+        file = file_import.file
+        prefix = "" if file.is_interactions else f"{file.asset}_"
+        arns[f"{prefix}dataset_arn"] = file_import.dataset.arn
+        arns[f"{prefix}dataset_import_job_arn"] = file_import.job.arn
     return arns

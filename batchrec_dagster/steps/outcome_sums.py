@@ -1,9 +1,11 @@
-"""Sums over groups of users of what they did after each edition: all that intervals need.
+"""Sums, over groups of users, of what they did after each edition: all that intervals need.
 
-A new interaction is a user's with an item that they had not had before the period; where the lists
-may contain items that their user has, every item counts once. It is on the list if the user's list
-has the item. Popularity's list for a user, of the same length, has the items with most interactions
-when the edition was made, without those that the user had then, where the lists leave these out.
+A new interaction of a user is one with an item that they did not have before the period. Where the
+lists may contain items that their user has, every item counts once. A new interaction is a hit if
+the user's list has the item.
+
+Popularity's list for a user has the same length. It has the items with most interactions when the
+edition was made; where the lists leave out what the user had then, so does popularity's.
 """
 
 from __future__ import annotations
@@ -28,17 +30,18 @@ PUBLICATION, DATA = "publication", "data"
 
 @dataclass(frozen=True)
 class Period:
-    """What happened after `start` and until `end` came after this edition and before the next.
+    """The time after an edition and before the next one, in epoch seconds.
 
-    known_until: the newest interaction that the edition was made from. All in epoch seconds.
-    since: PUBLICATION or DATA, see `find_periods`.
+    What happened after `start`, and until `end`, belongs to it.
     """
 
     edition: Edition
     known_until: int
+    """The time of the newest interaction that the edition was made from."""
     start: int
     end: int
     since: str
+    """PUBLICATION or DATA, see `find_periods`."""
 
 
 def find_periods(
@@ -51,46 +54,60 @@ def find_periods(
     an old file, say nothing of that, but still how well lists foresee what comes: then a period
     starts where the edition's own data end.
 
-    published_again: edition numbers and times, as from `rollback_times`.
+    published_again: edition numbers and times, as from `Rollbacks.times`.
     """
-    there = {edition.number: edition for edition in editions if "made_at" in edition.about}
-    if not there:
+    by_number = {edition.number: edition for edition in editions if "made_at" in edition.about}
+    if not by_number:
         return []
-    made = {
+    publication_times = {
         number: int(datetime.fromisoformat(edition.about["made_at"]).timestamp())
-        for number, edition in there.items()
+        for number, edition in by_number.items()
     }
-    if newest > min(made.values()):
-        again = [(int(at.timestamp()), number) for number, at in published_again if number in there]
+    if newest > min(publication_times.values()):
+        rollbacks = [
+            (int(time.timestamp()), number)
+            for number, time in published_again
+            if number in by_number
+        ]
         since = PUBLICATION
         # What an edition was made from is not after it, even if its clock is ahead.
-        after = [
-            (max(at, int(there[number].about.get("data_until", at))), number)
-            for number, at in made.items()
+        publications = [
+            (max(time, int(by_number[number].about.get("data_until", time))), number)
+            for number, time in publication_times.items()
         ]
-        starts = sorted([*after, *again])
+        starts = sorted([*publications, *rollbacks])
     else:
         since = DATA
         starts = [
-            (int(there[number].about["data_until"]), number)
-            for number in sorted(there)
-            if "data_until" in there[number].about
+            (int(by_number[number].about["data_until"]), number)
+            for number in sorted(by_number)
+            if "data_until" in by_number[number].about
         ]
     # An edition that is published again while it is published starts no other period.
-    befores = [(0, -1), *starts]
-    live = [one for one, before in zip(starts, befores, strict=False) if one[1] != before[1]]
-    return [
-        Period(there[number], known_until, start, min(end, newest), since)
-        for (start, number), (end, _) in pairwise([*live, (newest, -1)])
-        for known_until in [int(there[number].about.get("data_until", start))]
-        if min(end, newest) > start
+    changes = [
+        (start, number)
+        for (_, previous_number), (start, number) in pairwise([(0, -1), *starts])
+        if number != previous_number
     ]
+    periods = []
+    for (start, number), (next_start, _) in pairwise([*changes, (newest, -1)]):
+        end = min(next_start, newest)
+        if end > start:
+            edition = by_number[number]
+            known_until = int(edition.about.get("data_until", start))
+            periods.append(Period(edition, known_until, start, end, since))
+    return periods
 
 
-# Columns of the sums. users: on the edition's lists, or in its control; active: those of them with
-# a new interaction; interactions: all in the period; new: new ones; hits: new ones on the list;
-# hit_users: users with a hit; recall: the sum of each active user's hits / new; popular_…: the same
-# of popularity's lists.
+# The columns that are sums:
+# users: those on the edition's lists, or in its control.
+# active: those of them with a new interaction.
+# interactions: all in the period.
+# new: the new ones.
+# hits: the new ones that are on the user's list.
+# hit_users: the users with a hit.
+# recall: over the active users, each one's hits / new.
+# popular_…: the same for popularity's lists.
 SUMS = (
     *("users", "active", "interactions", "new", "hits", "hit_users", "recall"),
     *("popular_hits", "popular_hit_users", "popular_recall"),
@@ -111,17 +128,20 @@ SCHEMA: dict[str, pl.DataType] = {
 
 @dataclass(frozen=True)
 class PeriodLists:
-    """What a period's users got. rows: user_id, rank, item_id; without: the ids of those requested
-    who have no rows; experiment: of the edition, None where all users get the model's lists."""
+    """What a period's users got."""
 
     rows: pl.LazyFrame
-    without: pl.Series
+    """The columns user_id, rank and item_id."""
+    users_without: pl.Series
+    """The ids of the requested users who have no rows."""
     experiment: Experiment | None
+    """The edition's; None where all users get the model's lists."""
     exclude_seen: bool
 
 
-# No list reaches so far.
+# A place that no list reaches.
 FAR = 2**60
+# The columns of users and items by their numbers, and of items by their place in a ranking.
 CODES = {"user": pl.UInt32, "item": pl.UInt32}
 PLACED = {"item": pl.UInt32, "place": pl.Int64}
 
@@ -129,39 +149,43 @@ PLACED = {"item": pl.UInt32, "place": pl.Int64}
 class LaterInteractions:
     """The interactions after a time, and what their users had by then.
 
-    Memory: 8 bytes for each item that such a user had, 16 while reading. interactions: USER_ID,
-    ITEM_ID, TIMESTAMP (epoch seconds). since: the earliest start or known_until of a period.
-    known_until: of each period.
+    They take 8 bytes of memory for each item that such a user had, and 16 while they are read.
+
+    interactions: the columns USER_ID, ITEM_ID and TIMESTAMP, in epoch seconds.
+    since: the earliest start or known_until of a period.
+    known_until: that of each period.
     """
 
     def __init__(self, interactions: pl.LazyFrame, since: int, known_until: Sequence[int]) -> None:
         later = pl.col(TIMESTAMP) > since
         counts = [(pl.col(TIMESTAMP) <= until).sum().alias(f"{until}") for until in {*known_until}]
-        users, counted = pl.collect_all(
+        users, item_counts = pl.collect_all(
             [
                 interactions.filter(later).select(user_id=pl.col(USER_ID).unique()),
                 interactions.group_by(ITEM_ID).agg(counts),
             ],
             engine="streaming",
         )
-        # Equally popular items go by their ids, in whose order the numbers are.
-        counted = counted.sort(ITEM_ID)
+        # Equally popular items are in the order of their ids, as their numbers are.
+        item_counts = item_counts.sort(ITEM_ID)
         self.users = users.get_column("user_id")
-        self.items = counted.get_column(ITEM_ID)
-        self._counts = counted
-        coded = interactions.select(
+        self.items = item_counts.get_column(ITEM_ID)
+        self._counts = item_counts
+        numbered = interactions.select(
             user=find_positions(USER_ID, self.users).cast(pl.UInt32),
             item=find_positions(ITEM_ID, self.items).cast(pl.UInt32),
             time=pl.col(TIMESTAMP),
         ).drop_nulls("user")
-        self.later = coded.filter(pl.col("time") > since).collect(engine="streaming")
+        self.later = numbered.filter(pl.col("time") > since).collect(engine="streaming")
         # What their users had by `since`.
-        self._past = Pairs(coded.filter(pl.col("time") <= since))
-        self._had = np.bincount(self._past.users, minlength=len(self.users))
+        self._past = Pairs(numbered.filter(pl.col("time") <= since))
+        self._item_counts_of_users = np.bincount(self._past.users, minlength=len(self.users))
 
-    def chosen(self, period: Period, *, new: bool) -> pl.DataFrame:
-        """user, item: what each user had to do with in the period; `new` leaves out what they had
-        before it."""
+    def find_chosen(self, period: Period, *, new: bool) -> pl.DataFrame:
+        """The columns user and item: which items each user interacted with in the period.
+
+        new: whether to leave out the items that the user had before it.
+        """
         time = pl.col("time")
         within = self.later.filter(time > period.start, time <= period.end)
         pairs = within.select("user", "item").unique()
@@ -171,38 +195,46 @@ class LaterInteractions:
         pairs = pairs.join(before, on=["user", "item"], how="anti")
         return pairs.filter(~self._past.contain(pairs))
 
-    def popular_hits(
+    def find_popular_hits(
         self, period: Period, chosen: pl.DataFrame, *, exclude_seen: bool
     ) -> pl.DataFrame:
-        """user, item: those of the chosen that popularity's list of their user has. chosen: user,
-        item, length (of the user's list)."""
-        place = self._popularity(period.known_until)
-        placed = chosen.with_columns(place=pl.Series(place[chosen["item"].to_numpy()]))
+        """The columns user and item: the chosen items that are on popularity's list of their user.
+
+        chosen: the columns user, item, and length, that of the user's list.
+        """
+        place = self._rank_by_popularity(period.known_until)
+        candidates = chosen.with_columns(place=pl.Series(place[chosen["item"].to_numpy()]))
         if not exclude_seen:
-            return placed.filter(pl.col("place") <= pl.col("length")).select("user", "item")
+            return candidates.filter(pl.col("place") <= pl.col("length")).select("user", "item")
         known = self.later.filter(pl.col("time") <= period.known_until)
-        had = self._had + np.bincount(known["user"].to_numpy(), minlength=len(self._had))
+        item_counts = self._item_counts_of_users + np.bincount(
+            known["user"].to_numpy(), minlength=len(self._item_counts_of_users)
+        )
         # No item further down is on the list, whatever the user had.
-        reach = pl.Series(had[placed["user"].to_numpy()]) + pl.col("length")
-        placed = placed.with_columns(reach=reach).filter(pl.col("place") <= pl.col("reach"))
-        seen = self._seen(placed.select("user", "reach").unique("user"), known, place)
-        both = pl.concat(
-            [placed.with_columns(seen=0), seen.with_columns(length=None, reach=None, seen=1)],
+        reach = pl.Series(item_counts[candidates["user"].to_numpy()]) + pl.col("length")
+        candidates = candidates.with_columns(reach=reach).filter(pl.col("place") <= pl.col("reach"))
+        seen = self._find_seen(candidates.select("user", "reach").unique("user"), known, place)
+        items = pl.concat(
+            [candidates.with_columns(seen=0), seen.with_columns(length=None, reach=None, seen=1)],
             how="diagonal_relaxed",
         ).sort("user", "place")
         # Its place among the items that the user did not have.
         own_place = pl.col("place") - pl.col("seen").cum_sum().over("user")
-        hits = both.with_columns(place=own_place).filter(pl.col("seen") == 0)
+        hits = items.with_columns(place=own_place).filter(pl.col("seen") == 0)
         return hits.filter(pl.col("place") <= pl.col("length")).select("user", "item")
 
-    def _seen(self, users: pl.DataFrame, known: pl.DataFrame, place: Numbers) -> pl.DataFrame:
-        """user, item, place: what these users had by then, as far as their lists may reach. users:
-        user, reach."""
-        reach = np.zeros(len(self._had), np.int64)
+    def _find_seen(self, users: pl.DataFrame, known: pl.DataFrame, place: Numbers) -> pl.DataFrame:
+        """The columns user, item and place: what users had by then, as far as lists may reach.
+
+        users: the columns user and reach.
+        known: the interactions by then.
+        place: that of each item.
+        """
+        reach = np.zeros(len(self._item_counts_of_users), np.int64)
         reach[users["user"].to_numpy()] = users["reach"].to_numpy()
         user, item = self._past.users, self._past.items
-        near = place[item] <= reach[user]
-        past = pl.DataFrame({"user": user[near], "item": item[near]}, schema=CODES)
+        is_in_reach = place[item] <= reach[user]
+        past = pl.DataFrame({"user": user[is_in_reach], "item": item[is_in_reach]}, schema=CODES)
         places = pl.DataFrame({"item": np.arange(len(place)), "place": place}, schema=PLACED)
         return (
             pl.concat([past, known.select("user", "item")])
@@ -211,7 +243,7 @@ class LaterInteractions:
             .join(places, on="item")
         )
 
-    def _popularity(self, until: int) -> Numbers:
+    def _rank_by_popularity(self, until: int) -> Numbers:
         """The place of each item by its interactions until then, 1 first; FAR without any."""
         counts = self._counts[f"{until}"].to_numpy().astype(np.int64)
         order = np.argsort(-counts, kind="stable")
@@ -221,36 +253,39 @@ class LaterInteractions:
 
 
 class UserGroups:
-    """The groups of users, hashed once for all periods."""
+    """The groups of users. Each user is hashed once for all periods."""
 
     def __init__(self) -> None:
-        self._known = pl.DataFrame(schema={"user_id": pl.String, "group": pl.Int32})
+        self._groups = pl.DataFrame(schema={"user_id": pl.String, "group": pl.Int32})
 
-    def of(self, users: pl.DataFrame) -> pl.DataFrame:
-        """The same users, with their `group`. users: user_id, each once."""
-        missing = users.select("user_id").join(self._known, on="user_id", how="anti")
-        hashed = missing.with_columns(assign_groups(missing.get_column("user_id")))
-        self._known = pl.concat([self._known, hashed])
-        return users.join(self._known, on="user_id")
+    def add_to(self, users: pl.DataFrame) -> pl.DataFrame:
+        """The same users, with their `group`.
+
+        users: the column user_id, with each user once.
+        """
+        missing = users.select("user_id").join(self._groups, on="user_id", how="anti")
+        newly_hashed = missing.with_columns(assign_groups(missing.get_column("user_id")))
+        self._groups = pl.concat([self._groups, newly_hashed])
+        return users.join(self._groups, on="user_id")
 
 
 def sum_period(
-    period: Period, lists: PeriodLists, later: LaterInteractions, hashed: UserGroups
+    period: Period, lists: PeriodLists, later: LaterInteractions, groups: UserGroups
 ) -> pl.DataFrame:
     """The period's sums by arm and group, with the columns of SCHEMA."""
-    chosen = later.chosen(period, new=lists.exclude_seen)
+    chosen = later.find_chosen(period, new=lists.exclude_seen)
     listed, hits = _match_lists(lists, later, chosen)
     length = listed.select(pl.col("length").max().fill_null(0)).item()
-    without = pl.DataFrame({"user_id": lists.without}, schema={"user_id": pl.String})
-    # Who got no list is compared with a list of the common length.
+    without = pl.DataFrame({"user_id": lists.users_without}, schema={"user_id": pl.String})
+    # A user without a list is compared with a list of the common length.
     requested = pl.concat([listed, without.with_columns(length=pl.lit(length, pl.Int64))])
     ids = requested.get_column("user_id")
     division = pl.lit(MODEL) if lists.experiment is None else assign_arms(ids, lists.experiment)
-    requested = hashed.of(requested.with_columns(arm=division))
-    each = _measure_users(period, lists, later, chosen, hits, requested)
+    requested = groups.add_to(requested.with_columns(arm=division))
+    measures = _measure_users(period, lists, later, chosen, hits, requested)
     name = lists.experiment.model_dump_json() if lists.experiment else ""
     return (
-        requested.join(each, on="user_id", how="left")
+        requested.join(measures, on="user_id", how="left")
         .with_columns(users=pl.lit(1.0))
         .group_by("arm", "group")
         .agg(pl.col(column).cast(pl.Float64).fill_null(0).sum() for column in SUMS)
@@ -271,7 +306,7 @@ def sum_period(
 def _match_lists(
     lists: PeriodLists, later: LaterInteractions, chosen: pl.DataFrame
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """user_id, length: of each list; and user, item: those of the chosen that are on it."""
+    """The length of each user's list, and the chosen items (user, item) that are on it."""
     ids = pl.DataFrame(
         {
             "user_id": later.users.gather(chosen["user"]),
@@ -297,19 +332,19 @@ def _measure_users(
     hits: pl.DataFrame,
     requested: pl.DataFrame,
 ) -> pl.DataFrame:
-    names = later.users.alias("user_id").to_frame().with_row_index("user")
-    names = names.join(requested.select("user_id", "length"), on="user_id")
-    new = chosen.join(names.select("user", "length"), on="user")
-    popular = later.popular_hits(period, new, exclude_seen=lists.exclude_seen)
-    counted = [
+    numbered = later.users.alias("user_id").to_frame().with_row_index("user")
+    numbered = numbered.join(requested.select("user_id", "length"), on="user_id")
+    new = chosen.join(numbered.select("user", "length"), on="user")
+    popular = later.find_popular_hits(period, new, exclude_seen=lists.exclude_seen)
+    counts_of_users = [
         new.group_by("user").agg(new=pl.len()),
         hits.group_by("user").agg(hits=pl.len()),
         popular.group_by("user").agg(popular_hits=pl.len()),
     ]
     time = pl.col("time")
     within = later.later.filter(time > period.start, time <= period.end)
-    users = within.group_by("user").agg(interactions=pl.len()).join(names, on="user")
-    for counts in counted:
+    users = within.group_by("user").agg(interactions=pl.len()).join(numbered, on="user")
+    for counts in counts_of_users:
         users = users.join(counts, on="user", how="left")
     return users.select(
         "user_id",

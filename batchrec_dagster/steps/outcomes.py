@@ -1,4 +1,4 @@
-"""Holds each published edition against what its users did after it."""
+"""Compares each published edition with what its users did after it."""
 
 from __future__ import annotations
 
@@ -32,11 +32,12 @@ from batchrec_dagster.storage.paths import PipelineFiles
 
 @dataclass(frozen=True)
 class MeasuredOutcomes:
-    """The outcomes, oldest first. sums: see steps/outcome_sums.py; table: a row for each of
-    `estimate_outcomes`."""
+    """What came of the published editions."""
 
     sums: pl.DataFrame
+    """The columns of steps/outcome_sums.py."""
     outcomes: list[Outcome]
+    """The oldest comes first."""
 
     @property
     def experiment(self) -> ExperimentResult | None:
@@ -45,40 +46,46 @@ class MeasuredOutcomes:
 
     @property
     def table(self) -> pl.DataFrame:
-        return pl.DataFrame([one.row() for one in self.outcomes], schema=SCHEMA)
+        """A row for each outcome."""
+        return pl.DataFrame([outcome.row() for outcome in self.outcomes], schema=SCHEMA)
 
 
 def measure_outcomes(work: Work) -> MeasuredOutcomes:
-    """Measure every edition that is kept; what was measured of others before, stays. Raises
-    StorageError."""
+    """Measure every edition that is kept. What was measured of other editions before stays.
+
+    Raises StorageError.
+    """
     files = work.files
     with work.storage.local_file(files.interactions) as path:
         editions = [edition for edition in [files.table.current(), *files.table.older()] if edition]
         interactions = scan_interactions(path).select(USER_ID, ITEM_ID, TIMESTAMP)
         newest = interactions.select(pl.col(TIMESTAMP).max()).collect(engine="streaming").item()
-        spans = find_periods(editions, newest, Rollbacks(files).times())
-        before = read_sums(files)
-        found = [before.filter(~pl.col("name").is_in([edition.name for edition in editions]))]
-        if spans:
-            known = [span.known_until for span in spans]
-            since = min(min(span.start, span.known_until) for span in spans)
-            later, hashed = LaterInteractions(interactions, since, known), UserGroups()
-            found += [sum_period(span, _read_lists(work, span), later, hashed) for span in spans]
-        measured = pl.concat(found).sort("start", "edition", "arm", "group")
-        if not measured.equals(before):
+        periods = find_periods(editions, newest, Rollbacks(files).times())
+        last_sums = read_sums(files)
+        parts = [last_sums.filter(~pl.col("name").is_in([edition.name for edition in editions]))]
+        if periods:
+            known_until = [period.known_until for period in periods]
+            since = min(min(period.start, period.known_until) for period in periods)
+            later = LaterInteractions(interactions, since, known_until)
+            groups = UserGroups()
+            parts += [
+                sum_period(period, _read_lists(work, period), later, groups) for period in periods
+            ]
+        measured = pl.concat(parts).sort("start", "edition", "arm", "group")
+        if not measured.equals(last_sums):
             files.write_parquet(files.places.outcome_sums, measured)
     return MeasuredOutcomes(measured, [*estimate_outcomes(measured)])
 
 
 def _read_lists(work: Work, period: Period) -> PeriodLists:
     about = period.edition.about
-    excluded = about.get("exclude_seen", work.pipeline.recommendations.exclude_seen)
+    exclude_seen = about.get("exclude_seen", work.pipeline.recommendations.exclude_seen)
     rows = work.files.table.read_edition(period.edition).select("user_id", "rank", "item_id")
-    without, experiment = pl.Series("user_id", [], pl.String), None
+    users_without, experiment = pl.Series("user_id", [], pl.String), None
     if "experiment" in about:
         experiment = Experiment.model_validate(about["experiment"])
-        without = read_users_without_lists(work, period.edition)
-    return PeriodLists(rows, without, experiment, bool(excluded))
+        users_without = read_users_without_lists(work, period.edition)
+    return PeriodLists(rows, users_without, experiment, bool(exclude_seen))
 
 
 MEASURE_AGAIN = (
@@ -88,14 +95,16 @@ MEASURE_AGAIN = (
 
 
 def read_sums(files: PipelineFiles) -> pl.DataFrame:
-    """What an earlier run measured, with the columns of outcome_sums.SCHEMA; may have no rows.
-    Raises StorageError."""
-    found = files.parquet(files.places.outcome_sums, MEASURE_AGAIN)
-    return pl.DataFrame(schema=SUMS_SCHEMA) if found is None else found
+    """The sums that an earlier run measured, which may have no rows.
+
+    They have the columns of outcome_sums.SCHEMA. Raises StorageError.
+    """
+    sums = files.parquet(files.places.outcome_sums, MEASURE_AGAIN)
+    return pl.DataFrame(schema=SUMS_SCHEMA) if sums is None else sums
 
 
 def estimate_outcomes(sums: pl.DataFrame) -> Iterator[Outcome]:
-    """The outcome of each period and arm."""
+    """Yield the outcome of each period and arm."""
     keys = ["start", "end", "edition", "since", "experiment", "length", "arm"]
     for values, part in sums.group_by(keys, maintain_order=True):
         yield _estimate_outcome(dict(zip(keys, values, strict=True)), part)
@@ -108,12 +117,14 @@ def _estimate_outcome(key: Mapping[str, Any], part: pl.DataFrame) -> Outcome:
         experiment is not None and experiment.control == "none" and key["arm"] == CONTROL
     )
 
-    def own(of: str, to: str) -> Rate | None:
-        return None if without_lists else estimate_share(part[of], part[to], active)
+    def estimate(numerator: str, denominator: str) -> Rate | None:
+        if without_lists:
+            return None
+        return estimate_share(part[numerator], part[denominator], active)
 
-    def popular(of: str, to: str) -> float | None:
-        found = estimate_share(part[of], part[to], active)
-        return None if found is None else found.value
+    def estimate_popular(numerator: str, denominator: str) -> float | None:
+        share = estimate_share(part[numerator], part[denominator], active)
+        return None if share is None else share.value
 
     return Outcome(
         edition=key["edition"],
@@ -128,21 +139,24 @@ def _estimate_outcome(key: Mapping[str, Any], part: pl.DataFrame) -> Outcome:
         interactions=int(part["interactions"].sum()),
         new_interactions=int(part["new"].sum()),
         on_list=int(part["hits"].sum()),
-        hit_rate=own("hit_users", "active"),
-        recall=own("recall", "active"),
-        list_share=own("hits", "new"),
+        hit_rate=estimate("hit_users", "active"),
+        recall=estimate("recall", "active"),
+        list_share=estimate("hits", "new"),
         gain=None if without_lists else _estimate_gain(part, active),
-        popular_hit_rate=popular("popular_hit_users", "active"),
-        popular_recall=popular("popular_recall", "active"),
-        popular_list_share=popular("popular_hits", "new"),
+        popular_hit_rate=estimate_popular("popular_hit_users", "active"),
+        popular_recall=estimate_popular("popular_recall", "active"),
+        popular_list_share=estimate_popular("popular_hits", "new"),
     )
 
 
 def _estimate_gain(part: pl.DataFrame, active: float) -> Rate | None:
-    """hit_rate less popular_hit_rate: each user counts -1, 0 or 1. Stretched to 0 to 1 it is a
-    share, whose interval is honest for a few users too."""
+    """hit_rate - popular_hit_rate.
+
+    Each user counts as -1, 0 or 1. Scaled to 0 to 1 it is a share, whose interval is right for few
+    users too.
+    """
     gained = part["hit_users"] - part["popular_hit_users"]
-    found = estimate_share((gained + part["active"]) / 2, part["active"], active)
-    if found is None:
+    share = estimate_share((gained + part["active"]) / 2, part["active"], active)
+    if share is None:
         return None
-    return Rate(*(2 * one - 1 for one in (found.value, found.low, found.high)))
+    return Rate(2 * share.value - 1, 2 * share.low - 1, 2 * share.high - 1)

@@ -26,17 +26,18 @@ from batchrec_dagster.storage.resource import StorageResource
 
 @dataclass(frozen=True)
 class FileRecord:
-    """A file of the source, without the secrets of a signed URL, and its copy.
-
-    `uri`: of the copy, None when the file is read in place. `size` in bytes, SHA-256 in
-    hexadecimal, both of the copy.
-    """
+    """A file of the source, and its copy."""
 
     source: str
+    """The file, without the secrets of a signed URL."""
     uri: str | None
+    """The URI of the copy; None when the file is read in place."""
     fingerprint: str
+    """It changes when the file of the source does."""
     size: int | None = None
+    """The bytes of the copy."""
     sha256: str | None = None
+    """The SHA-256 of the copy, in hexadecimal."""
 
     def to_json(self) -> dict[str, Any]:
         values = vars(self).items()
@@ -58,7 +59,7 @@ class RawRecord:
 
     @property
     def version(self) -> str:
-        """16 hexadecimal digits that change when any file does: of copies by their content."""
+        """16 hexadecimal digits that change when any file does. Copies count by their content."""
         versions = [file.sha256 or f"{file.source} {file.fingerprint}" for file in self.files]
         if len(versions) == 1 and self.files[0].sha256:
             return versions[0][:16]
@@ -66,7 +67,7 @@ class RawRecord:
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Self:
-        """From what an earlier run wrote; without files where none did."""
+        """The record that an earlier run wrote; without files for an empty one."""
         files = tuple(FileRecord(**file) for file in record.get("files", []))
         columns = record.get("columns", {})
         return cls(record.get("source", ""), files, columns, record.get("inspected_with"))
@@ -86,24 +87,27 @@ class RawRecord:
 
 @dataclass(frozen=True)
 class RawFiles:
-    """The record, how many of its files this run copied, and which of these changed afterwards."""
+    """The files of a source as a run has brought them."""
 
     record: RawRecord
     copied: int
+    """How many files this run copied."""
     changed: tuple[str, ...] = ()
+    """Which of the copied files changed in their source afterwards."""
 
     @property
     def outcome(self) -> str:
+        """What this run did, in words."""
         files = self.record.files
         if any(file.uri is None for file in files):
             return "read in place"
         if not self.copied:
             return "unchanged: not copied again"
-        done = "copied" if self.copied == len(files) else f"copied {self.copied} of {len(files)}"
+        outcome = "copied" if self.copied == len(files) else f"copied {self.copied} of {len(files)}"
         if self.changed:
             more = f" and {len(self.changed) - 1} more" if len(self.changed) > 1 else ""
-            done += f", as they were at the start: {self.changed[0]}{more} changed since"
-        return done
+            outcome += f", as they were at the start: {self.changed[0]}{more} changed since"
+        return outcome
 
 
 @contextmanager
@@ -115,21 +119,23 @@ def bring_raw_files(
     record: str,
     place: Callable[[str], str] | None,
 ) -> Iterator[RawFiles]:
-    """Copy the files that are new or changed since the last run; a relative path starts at the
-    project's folder.
+    """Copy the files that are new or changed since the last run.
 
-    `record` is the storage key of the last run's record, `place` makes one of a filename; None
-    leaves the files where they are. On leaving the block, copies of files that are no longer in the
-    source are deleted; not when it raises, as the last run's record then stays in force. Raises
-    SourceError, StorageError.
+    When the block ends, copies of files that are no longer in the source are deleted. If it raises,
+    they stay, because the last run's record stays in force.
+
+    project: the folder where relative paths start.
+    record: the storage key of the last run's record.
+    place: makes a storage key of a filename; None leaves the files where they are.
+    Raises SourceError, StorageError.
     """
     storage.store.tidy(storage.uri(f"{record.partition('/')[0]}/"))
-    before = RawRecord.from_json(read_record(storage, record))
-    raw = _copy_changed(source, storage, project, before, place)
+    last_record = RawRecord.from_json(read_record(storage, record))
+    raw = _copy_changed(source, storage, project, last_record, place)
     yield raw
-    kept = {file.uri for file in raw.record.files}
-    for file in before.files:
-        if file.uri is not None and file.uri not in kept:
+    uris_to_keep = {file.uri for file in raw.record.files}
+    for file in last_record.files:
+        if file.uri is not None and file.uri not in uris_to_keep:
             storage.store.delete(file.uri)
 
 
@@ -137,52 +143,56 @@ def _copy_changed(
     source: RatingsSource,
     storage: StorageResource,
     project: Path,
-    before: RawRecord,
+    last_record: RawRecord,
     place: Callable[[str], str] | None,
 ) -> RawFiles:
     context = make_source_context(storage, project)
-    found = source.files(context)
-    known = {file.source: file for file in before.files}
+    listed_files = source.files(context)
+    last_files = {file.source: file for file in last_record.files}
     files, changed, copied = [], [], 0
-    for file in found:
+    for file in listed_files:
         uri = storage.uri(place(file.filename)) if place else None
-        new = FileRecord(file.file.shown, uri, file.fingerprint)
-        old = known.get(new.source)
+        file_record = FileRecord(file.file.shown, uri, file.fingerprint)
+        last_file = last_files.get(file_record.source)
         if uri is not None:
-            if old is not None and _is_copied(old, new, storage):
-                new = old
+            if last_file is not None and _is_copied(last_file, file_record, storage):
+                file_record = last_file
             else:
-                done = file.file.copy(context, uri, may_be_empty=len(found) > 1)
-                new = replace(new, size=done.size, sha256=done.sha256)
+                copy = file.file.copy(context, uri, may_be_empty=len(listed_files) > 1)
+                file_record = replace(file_record, size=copy.size, sha256=copy.sha256)
                 copied += 1
                 if file.file.changed(context):
                     changed.append(file.file.shown)
-        files.append(new)
+        files.append(file_record)
     record = RawRecord(source.shown, tuple(files))
-    if record.files == before.files:
-        record = replace(record, columns=before.columns, inspected_with=before.inspected_with)
+    if record.files == last_record.files:
+        record = replace(
+            record, columns=last_record.columns, inspected_with=last_record.inspected_with
+        )
     return RawFiles(record, copied, tuple(changed))
 
 
-def _is_copied(old: FileRecord, new: FileRecord, storage: StorageResource) -> bool:
-    return (
-        (old.fingerprint, old.uri) == (new.fingerprint, new.uri)
-        and old.uri is not None
-        and (info := storage.store.head(old.uri)) is not None
-        and info.size == old.size
-    )
+def _is_copied(last_file: FileRecord, file: FileRecord, storage: StorageResource) -> bool:
+    """Whether the last run copied the file as it is now, and the copy is still there."""
+    if (last_file.fingerprint, last_file.uri) != (file.fingerprint, file.uri):
+        return False
+    info = storage.store.head(last_file.uri) if last_file.uri is not None else None
+    return info is not None and info.size == last_file.size
 
 
 def find_unchanged_version(raw: RawFiles, storage: StorageResource) -> str | None:
-    """The record's version if the copies of an earlier run still have its content; None if not, or
-    if this run copied some, or left them in place. Reads them. Raises StorageError."""
-    same = not raw.copied and all(
+    """The record's version, if the copies of an earlier run still have the recorded content.
+
+    None if not, if this run copied any file, or if files are read in place. It reads the copies.
+    Raises StorageError.
+    """
+    is_unchanged = not raw.copied and all(
         file.uri is not None
         and file.sha256 is not None
         and file.sha256.startswith(storage.version(file.uri))
         for file in raw.record.files
     )
-    return raw.record.version if same else None
+    return raw.record.version if is_unchanged else None
 
 
 @contextmanager
@@ -211,28 +221,31 @@ def open_raw_files(
 def _open_in_place(
     record: RawRecord, source: RatingsSource, storage: StorageResource, project: Path
 ) -> Iterator[list[RawFile]]:
-    """Refuses files that are not the record's, or that change until the block is left."""
+    """The files where they are.
+
+    Raises SourceError for files that are not the record's, or that change before the block ends.
+    """
     context = make_source_context(storage, project)
     # The record is without the secrets of a signed URL.
-    found = source.files(context)
+    files = source.files(context)
     recorded = {file.source: file.fingerprint for file in record.files}
-    listed = {file.file.shown: file.fingerprint for file in found}
+    listed = {file.file.shown: file.fingerprint for file in files}
     _refuse_changed(dict(recorded.items() ^ listed.items()))
     with ExitStack() as stack:
-        yield [_open_file(file, context, stack) for file in found]
-    _refuse_changed([file.file.shown for file in found if file.file.changed(context)])
+        yield [_open_file(file, context, stack) for file in files]
+    _refuse_changed([file.file.shown for file in files if file.file.changed(context)])
 
 
 def _refuse_changed(changed: Iterable[str]) -> None:
-    for shown in sorted(changed):
+    for name in sorted(changed):
         raise SourceError(
-            f"{shown} is read in place, and changed after raw_ratings had listed it: materialize"
+            f"{name} is read in place, and changed after raw_ratings had listed it: materialize"
             " raw_ratings again, or set ratings.copy: true"
         )
 
 
-def _open_file(found: ListedFile, context: SourceContext, stack: ExitStack) -> RawFile:
-    return RawFile(stack.enter_context(found.file.open_locally(context)), found.file.shown)
+def _open_file(file: ListedFile, context: SourceContext, stack: ExitStack) -> RawFile:
+    return RawFile(stack.enter_context(file.file.open_locally(context)), file.file.shown)
 
 
 @contextmanager
@@ -242,13 +255,13 @@ def open_source(
     """The files of a source on this machine, in order. Raises SourceError."""
     context = make_source_context(storage, project)
     with ExitStack() as stack:
-        yield [_open_file(found, context, stack) for found in source.files(context)]
+        yield [_open_file(file, context, stack) for file in source.files(context)]
 
 
 def digest_source(source: RatingsSource, storage: StorageResource, project: Path) -> str:
     """`digest_files` of the source's files as they are now. Raises SourceError."""
-    found = source.files(make_source_context(storage, project))
-    return digest_files([FileRecord(file.file.shown, None, file.fingerprint) for file in found])
+    files = source.files(make_source_context(storage, project))
+    return digest_files([FileRecord(file.file.shown, None, file.fingerprint) for file in files])
 
 
 def digest_files(files: Sequence[FileRecord]) -> str:

@@ -33,25 +33,24 @@ from batchrec_dagster.steps.records import DatasetRecord, ModelRecord, read_mode
 from batchrec_dagster.steps.work import PersonalizeWork, Work
 
 REUSABLE = (ACTIVE, "CREATE PENDING", "CREATE IN_PROGRESS")
-# Two runs of one schedule do not reach the training at the same minute.
+# Two runs of one schedule do not reach the training at the same minute. So a model counts as due
+# this long before it is.
 EARLY = timedelta(hours=6)
 
 
 @dataclass(frozen=True)
 class SolutionVersionTrainer:
-    """Decides which solution versions an asset reuses, and which it trains.
-
-    force_run: id of a run that trains in any case.
-    """
+    """Decides which solution versions an asset reuses, and which it trains."""
 
     work: PersonalizeWork
     asset: str
     data_version: str
     force_run: str | None
+    """The id of a run that trains in any case; None for other runs."""
 
     @property
     def recipes(self) -> Mapping[str, dict[str, str]]:
-        """Hyperparameters by recipe; of two, the second is trained to compare with."""
+        """The hyperparameters of each recipe. A second recipe is trained to compare with."""
         return list_recipes_by_asset(self.work.pipeline)[self.asset]
 
     @property
@@ -59,17 +58,25 @@ class SolutionVersionTrainer:
         """What the names of versions trained on the current data start with."""
         return build_name_stem(self.work.pipeline.name, self.data_version, self.force_run)
 
-    def reused(self, solutions: Sequence[str | None]) -> list[Description | None]:
-        """For each recipe the version to reuse, of its solution's ARN; None: train."""
-        newest = [self._newest(arn) if arn else None for arn in solutions]
+    def find_reusable(self, solutions: Sequence[str | None]) -> list[Description | None]:
+        """For each recipe the version to reuse; None for one to train.
+
+        solutions: the ARN of each recipe's solution; None where there is none yet.
+        """
+        newest = [self._find_newest(arn) if arn else None for arn in solutions]
         model = newest[0]
         is_current = model is not None and self._is_current(model)
         if model is None or self.force_run or not (is_current or self._is_young_enough(model)):
-            return [one if one and self._is_current(one) else None for one in newest]
-        return [one if one and self._compares(one, model) else None for one in newest]
+            return [
+                version if version and self._is_current(version) else None for version in newest
+            ]
+        return [
+            version if version and self._is_comparable(version, model) else None
+            for version in newest
+        ]
 
     def start(self, dataset: DatasetRecord) -> list[StartedResource]:
-        """For each recipe the solution version to reuse, or a new one on the imported data."""
+        """For each recipe the solution version to reuse, or one whose training starts now."""
         group, ensure = dataset.dataset_group_arn, self.work.ensure
         solutions = [
             ensure.find_or_create(
@@ -87,9 +94,9 @@ class SolutionVersionTrainer:
             for recipe, hyperparameters in self.recipes.items()
         ]
 
-        def start(solution: str, reused: Description | None) -> StartedResource:
-            if reused is not None:
-                return StartedResource(reused[SOLUTION_VERSION.arn], created=False)
+        def start_or_reuse(solution: str, reusable: Description | None) -> StartedResource:
+            if reusable is not None:
+                return StartedResource(reusable[SOLUTION_VERSION.arn], created=False)
             return ensure.start_numbered(
                 SOLUTION_VERSION,
                 self.stem,
@@ -97,30 +104,33 @@ class SolutionVersionTrainer:
                 solutionArn=solution,
             )
 
-        reused = self.reused(solutions)
-        return [start(*each) for each in zip(solutions, reused, strict=True)]
+        return [
+            start_or_reuse(solution, reusable)
+            for solution, reusable in zip(solutions, self.find_reusable(solutions), strict=True)
+        ]
 
-    def _compares(self, version: Description, model: Description) -> bool:
-        """Whether it was trained on the model's data, or, where that run was killed, later."""
-        same = read_data_version(self.work, version) == read_data_version(self.work, model)
-        return same or bool(version["creationDateTime"] >= model["creationDateTime"])
+    def _is_comparable(self, version: Description, model: Description) -> bool:
+        """Whether it was trained on the model's data or, where that run was killed, later."""
+        if read_data_version(self.work, version) == read_data_version(self.work, model):
+            return True
+        return bool(version["creationDateTime"] >= model["creationDateTime"])
 
     def _is_current(self, version: Description) -> bool:
         return bool(version["name"].startswith(f"{self.stem}-"))
 
-    def _newest(self, solution: str) -> Description | None:
+    def _find_newest(self, solution: str) -> Description | None:
         """The newest version that a pipeline trained and that has not failed."""
-        there = sorted(
+        versions = sorted(
             self.work.ensure.list(SOLUTION_VERSION, solutionArn=solution),
             key=lambda version: version["creationDateTime"],
         )
-        for version in reversed(there):
+        for version in reversed(versions):
             if version["status"] not in FAILED:
                 arn = version[SOLUTION_VERSION.arn]
-                described = self.work.ensure.describe(SOLUTION_VERSION, arn)
+                description = self.work.ensure.describe(SOLUTION_VERSION, arn)
                 # A training in the console, an automatic one or an UPDATE has no name of ours.
-                if described["name"].startswith(f"{self.work.pipeline.name}-"):
-                    return described
+                if description["name"].startswith(f"{self.work.pipeline.name}-"):
+                    return description
         return None
 
     def _is_young_enough(self, version: Description) -> bool:
@@ -132,7 +142,8 @@ class SolutionVersionTrainer:
             return False
         model = read_model(self.work.files, self.asset)
         if model is None or model.solution_version_arn != version[SOLUTION_VERSION.arn]:
-            return True  # A run was killed after it had started this training.
+            # A run was killed after it had started this training.
+            return True
         if model.trained_with != fingerprint(self.work.pipeline.interactions):
             return False
         # New data replace a model whose lists may not be published.
@@ -142,7 +153,7 @@ class SolutionVersionTrainer:
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """A trained or reused model: its record, its solution version, and what this run did."""
+    """A trained or reused model, and what this run did."""
 
     record: ModelRecord
     version: ReadyResource
@@ -162,8 +173,12 @@ class TrainingResult:
 def train(
     work: PersonalizeWork, asset: str, dataset: DatasetRecord, *, run: str, force: bool
 ) -> TrainingResult:
-    """Train the asset's model, or reuse the last one. run: id of the first of a run and its
-    retries. Raises StorageError, PersonalizeError."""
+    """Train the asset's model, or reuse the last one.
+
+    run: the id of the first of a run and its retries.
+    force: whether to train in any case.
+    Raises StorageError, PersonalizeError.
+    """
     work = work.for_data(dataset.data_version)
     ensure = work.ensure
     trainer = SolutionVersionTrainer(work, asset, dataset.data_version, run if force else None)
@@ -172,17 +187,21 @@ def train(
     versions = ensure.wait_until_all_ready(SOLUTION_VERSION, trainer.start(dataset))
     version, *popularity = versions
     record = _make_record(work, dataset, version, popularity)
-    done = describe_outcome(version, "trained")
+    outcome = describe_outcome(version, "trained")
     if record.on_earlier_data:
         days, day = work.pipeline.solution.retrain.every_days, f"{record.trained_at}"[:10]
-        done = f"kept: trained {day} on earlier data; solution.retrain: {days} days"
-    ensure.log.info(f"{recipe} on data {dataset.data_version}: {done}")
+        outcome = f"kept: trained {day} on earlier data; solution.retrain: {days} days"
+    ensure.log.info(f"{recipe} on data {dataset.data_version}: {outcome}")
     if version.created:
         ensure.log.info(f"{version.arn}: trained in {measure_job_seconds(version):.1f} s")
-    created = {of: one for of, one in zip(recipes, versions, strict=True) if one.created}
-    cost = price_trainings(work, created, on_aws=ensure.on_aws)
+    trained = {
+        name: trained_version
+        for name, trained_version in zip(recipes, versions, strict=True)
+        if trained_version.created
+    }
+    cost = price_trainings(work, trained, on_aws=ensure.on_aws)
     return TrainingResult(
-        record, version, recipe, hyperparameters, done, measure_job_seconds(version), cost
+        record, version, recipe, hyperparameters, outcome, measure_job_seconds(version), cost
     )
 
 
@@ -219,12 +238,21 @@ def _make_record(
 
 
 def _read_metrics(answer: Mapping[str, Any]) -> dict[str, float]:
-    """Without those that are no number, which every limit of the gate would let pass."""
-    return {name: of for name, of in sorted(answer["metrics"].items()) if not math.isnan(of)}
+    """The metrics without those that are not a number, which every limit of the gate would let
+    pass.
+
+    answer: that of GetSolutionMetrics.
+    """
+    return {
+        name: value for name, value in sorted(answer["metrics"].items()) if not math.isnan(value)
+    }
 
 
 def read_data_version(work: Work, version: Description) -> str:
-    """The first 12 digits of the data's version: they are part of a solution version's name."""
+    """The first 12 digits of the version of the data that it was trained on.
+
+    They are part of a solution version's name.
+    """
     return str(version["name"]).removeprefix(f"{work.pipeline.name}-")[:12]
 
 
@@ -246,26 +274,35 @@ def find_recipes_to_train(
     run: str,
     forced: Collection[str],
 ) -> list[str]:
-    """The recipes that this run will train in the dataset group on data of this version, by the
-    same rules as the assets that train them. forced: assets that train in any case."""
+    """The recipes that this run will train in the dataset group on data of this version.
+
+    The rules are those of the assets that train them.
+
+    forced: the assets that train in any case.
+    """
     existing = {
         solution["name"]: str(solution[SOLUTION.arn])
         for solution in work.ensure.list(SOLUTION, datasetGroupArn=group.arn)
     }
-    due = []
+    recipes_to_train = []
     for asset, recipes in list_recipes_by_asset(work.pipeline).items():
         trainer = SolutionVersionTrainer(
             work, asset, data_version, run if asset in forced else None
         )
-        names = [build_solution_name(group.description["name"], *each) for each in recipes.items()]
-        reused = trainer.reused([existing.get(name) for name in names])
-        due += [recipe for recipe, one in zip(recipes, reused, strict=True) if one is None]
-    return due
+        names = [
+            build_solution_name(group.description["name"], recipe, hyperparameters)
+            for recipe, hyperparameters in recipes.items()
+        ]
+        reusable = trainer.find_reusable([existing.get(name) for name in names])
+        recipes_to_train += [
+            recipe for recipe, version in zip(recipes, reusable, strict=True) if version is None
+        ]
+    return recipes_to_train
 
 
 def list_recipes_by_asset(pipeline: Pipeline) -> dict[str, dict[str, dict[str, str]]]:
-    """By asset the recipes that it trains, with their hyperparameters."""
-    trained = {"solution_version": pipeline.solution.recipes}
+    """For each asset the recipes that it trains, with their hyperparameters."""
+    recipes_by_asset = {"solution_version": pipeline.solution.recipes}
     if pipeline.segments:
-        trained["segment_solution_version"] = {pipeline.segments.recipe: {}}
-    return trained
+        recipes_by_asset["segment_solution_version"] = {pipeline.segments.recipe: {}}
+    return recipes_by_asset
