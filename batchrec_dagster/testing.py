@@ -34,19 +34,21 @@ if TYPE_CHECKING:
     import uvicorn
     from types_boto3_personalize import PersonalizeClient
 
-_NAP_SECONDS = 0.01
+_SLEEP_SECONDS = 0.01
 
 
 class StartedPersonalize:
-    """A local Personalize in a folder, and its bucket.
-
-    `client` is a boto3 `personalize` client, `bucket` the bucket's name, `role_arn` a role for
-    requests, `store` the storage as an ObjectStore. `start_from` is a file that `batchrec
-    local-personalize --export` wrote, to start from a trained state, with its region and account.
-    `v2_lines` adds what AWS adds to lists of aws-user-personalization-v2.
-    """
+    """A local Personalize in a folder, and a bucket for its data."""
 
     role_arn = "arn:aws:iam::000000000000:role/personalize"
+    """A role for requests that need one."""
+    region: str
+    bucket: str
+    """The name of the bucket."""
+    store: ObjectStore
+    """The storage with the bucket."""
+    client: PersonalizeClient
+    """A boto3 `personalize` client."""
 
     def __init__(
         self,
@@ -57,6 +59,16 @@ class StartedPersonalize:
         start_from: Path | None = None,
         v2_lines: bool = False,
     ) -> None:
+        """Start it, with all its files in `folder`.
+
+        quotas: AWS's, if None.
+        start_from: a file that `batchrec local-personalize --export` wrote, to start from a
+            trained state. Region and account are then those of its resources.
+        v2_lines: whether lists of aws-user-personalization-v2 have what AWS adds to them: reasons,
+            and placeholders at the end of filtered lists.
+
+        Raises api.archive.ArchiveError if `start_from` cannot be imported.
+        """
         scope = import_home(start_from, folder / "home") if start_from else None
         self.region, account = scope or ("us-east-1", ACCOUNT_ID)
         self.bucket = bucket
@@ -69,30 +81,32 @@ class StartedPersonalize:
             quotas=quotas,
             v2_lines=v2_lines,
         )
-        self.client: PersonalizeClient = make_client(self._service)
+        self.client = make_client(self._service)
         self._server: tuple[uvicorn.Server, threading.Thread] | None = None
 
     def uri(self, key: str) -> str:
-        """`s3://BUCKET/KEY`, as requests name the object."""
+        """Return `s3://BUCKET/KEY`, as requests name the object."""
         return f"s3://{self.bucket}/{key}"
 
     def put(self, key: str, data: bytes) -> str:
-        """Write an object; returns its URI."""
+        """Write an object, and return its URI."""
         self.store.put(self.uri(key), data)
         return self.uri(key)
 
     def get(self, key: str) -> bytes:
-        """The object's bytes. Raises storage.object_store.ObjectNotFoundError."""
+        """Return the object's bytes. Raises storage.object_store.ObjectNotFoundError."""
         return self.store.get(self.uri(key))
 
     def keys(self, prefix: str = "") -> list[str]:
-        """The keys that start with `prefix`, in order."""
-        return [info.uri.removeprefix(self.uri("")) for info in self.store.list(self.uri(prefix))]
+        """Return the keys that start with `prefix`, in order."""
+        objects = self.store.list(self.uri(prefix))
+        return [info.uri.removeprefix(self.uri("")) for info in objects]
 
     @cached_property
     def endpoint_url(self) -> str:
-        """Its URL; the server starts on first use."""
-        import uvicorn  # takes half a second, which tests with a client save
+        """The URL of its server, which starts on first use."""
+        # Imported here, because it takes half a second that tests with a client save.
+        import uvicorn
 
         from batchrec_dagster.local_personalize.api.server import make_application
 
@@ -104,7 +118,7 @@ class StartedPersonalize:
         while not server.started:
             if not thread.is_alive():
                 raise RuntimeError("the local Personalize's server does not start")
-            time.sleep(_NAP_SECONDS)
+            time.sleep(_SLEEP_SECONDS)
         port = server.servers[0].sockets[0].getsockname()[1]
         return f"http://127.0.0.1:{port}"
 
@@ -119,7 +133,7 @@ class StartedPersonalize:
         }
 
     def close(self) -> None:
-        """Stop it; unfinished jobs stay unfinished."""
+        """Stop it. Unfinished jobs stay unfinished."""
         if self._server:
             server, thread = self._server
             server.should_exit = True
