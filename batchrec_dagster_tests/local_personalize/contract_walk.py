@@ -91,12 +91,15 @@ class Walk:
     def lasts(self, arn: str) -> None:
         """Returns when nothing more happens to the resource."""
         for _ in looks(120):
-            found = describe(self.client, arn)
-            updates = [v for name, v in found.items() if re.fullmatch("latest.*Update", name)]
-            statuses = {found.get("status", "ACTIVE"), *(update["status"] for update in updates)}
+            description = describe(self.client, arn)
+            updates = [v for name, v in description.items() if re.fullmatch("latest.*Update", name)]
+            statuses = {
+                description.get("status", "ACTIVE"),
+                *(update["status"] for update in updates),
+            }
             if not {"CREATE PENDING", "CREATE IN_PROGRESS", "CREATE STOPPING"} & statuses:
                 return
-        raise AssertionError(found)
+        raise AssertionError(description)
 
     def gone(self, arn: str) -> None:
         for _ in looks():

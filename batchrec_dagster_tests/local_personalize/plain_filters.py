@@ -225,15 +225,15 @@ class World:
     def types(self) -> dict[tuple[str, str], set[str]]:
         """By user and item the event types that count."""
         seen: dict[tuple[str, str], int] = {}
-        found: dict[tuple[str, str], set[str]] = {}
+        types_by_pair: dict[tuple[str, str], set[str]] = {}
         for user, item, _, event in sorted(self.interactions, key=lambda row: -row[2]):
             if event is None:
                 continue
             kind = (user, event.lower())
             seen[kind] = seen.get(kind, 0) + 1
             if seen[kind] <= HISTORY:
-                found.setdefault((user, item), set()).add(event.lower())
-        return found
+                types_by_pair.setdefault((user, item), set()).add(event.lower())
+        return types_by_pair
 
 
 words = st.none() | st.lists(st.sampled_from(WORDS), min_size=1, max_size=3).map("|".join)
@@ -313,8 +313,8 @@ def one_holds(test: Compare, row: Row, values: Mapping[str, Any], current: Row) 
 def where_holds(condition: Any, row: Row, values: Mapping[str, Any], current: Row) -> bool:
     if isinstance(condition, Compare):
         return one_holds(condition, row, values, current)
-    found = [where_holds(part, row, values, current) for part in condition.parts]
-    return all(found) if condition.word == "AND" else any(found)
+    results = [where_holds(part, row, values, current) for part in condition.parts]
+    return all(results) if condition.word == "AND" else any(results)
 
 
 def first_compare(condition: Any) -> Compare:

@@ -90,17 +90,17 @@ class Local:
         """A description for each status that was seen, up to the one that lasts."""
         seen: list[dict[str, Any]] = []
         for _ in looks():
-            found = self.describe(arn)
-            if not seen or found["status"] != seen[-1]["status"]:
-                seen.append(found)
-            if found["status"] in ("ACTIVE", "CREATE FAILED", "CREATE STOPPED"):
+            description = self.describe(arn)
+            if not seen or description["status"] != seen[-1]["status"]:
+                seen.append(description)
+            if description["status"] in ("ACTIVE", "CREATE FAILED", "CREATE STOPPED"):
                 return seen
-        raise AssertionError(f"{arn} is still {found['status']}")
+        raise AssertionError(f"{arn} is still {description['status']}")
 
     def active(self, arn: str) -> str:
         """The ARN, once the resource is ACTIVE."""
-        found = self.wait(arn)
-        assert found["status"] == "ACTIVE", found
+        description = self.wait(arn)
+        assert description["status"] == "ACTIVE", description
         return arn
 
     def gone(self, arn: str) -> None:

@@ -559,10 +559,13 @@ def test_indices_out_of_range_fail_the_job_and_not_the_process(
             jobInput={"s3DataSource": {"path": started.uri("users.json")}},
             jobOutput={"s3DataDestination": {"path": started.uri("out/")}},
         )["batchInferenceJobArn"]
-        while (found := describe(started.client, job))["status"] not in ("ACTIVE", "CREATE FAILED"):
+        while (description := describe(started.client, job))["status"] not in (
+            "ACTIVE",
+            "CREATE FAILED",
+        ):
             time.sleep(0.01)
-        assert found["status"] == "CREATE FAILED"
-        assert f"damaged: {name} has the index 2147483647" in found["failureReason"]
+        assert description["status"] == "CREATE FAILED"
+        assert f"damaged: {name} has the index 2147483647" in description["failureReason"]
     finally:
         started.close()
 

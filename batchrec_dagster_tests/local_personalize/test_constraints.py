@@ -222,8 +222,8 @@ def test_every_pattern_of_the_model_is_walked() -> None:
             yield from patterns(shape.key)
             yield from patterns(shape.value)
 
-    found = {
+    model_patterns = {
         pattern for operation in OPERATIONS for pattern in patterns(find_input_shape(operation))
     }
-    assert found == set(UNFITTING)
-    assert found | {None} == set(FITTING)
+    assert model_patterns == set(UNFITTING)
+    assert model_patterns | {None} == set(FITTING)

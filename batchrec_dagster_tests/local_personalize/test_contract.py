@@ -96,7 +96,7 @@ ALWAYS: dict[str, set[str]] = {
 @pytest.fixture(scope="module")
 def walks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Walk]]:
     """The walk both ways, each on a Personalize of its own."""
-    found, opened = {}, []
+    walks, opened = {}, []
     for way in WAYS:
         started = StartedPersonalize(tmp_path_factory.mktemp("walk"))
         opened.append(started)
@@ -104,8 +104,8 @@ def walks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Walk]]
         if way == "HTTP":
             session = boto3.Session("any", "any", region_name="us-east-1")
             client = session.client("personalize", endpoint_url=started.endpoint_url)
-        found[way] = walk_through(started, client)
-    yield found
+        walks[way] = walk_through(started, client)
+    yield walks
     for started in opened:
         started.close()
 

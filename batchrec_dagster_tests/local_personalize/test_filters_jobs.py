@@ -34,10 +34,10 @@ def metadata(local: Local, group: str, kind: str, fields: list[dict[str, Any]], 
 @pytest.fixture
 def group(local: Local) -> str:
     """Interactions, items with genres (lower case in the schema) and prices, users with ages."""
-    found, _ = local.imported(taste_rows())
+    group, _ = local.imported(taste_rows())
     metadata(
         local,
-        found,
+        group,
         "Items",
         [
             {"name": "ITEM_ID", "type": "string"},
@@ -50,12 +50,12 @@ def group(local: Local) -> str:
     )
     metadata(
         local,
-        found,
+        group,
         "Users",
         [{"name": "USER_ID", "type": "string"}, {"name": "AGE", "type": "int"}],
         "".join(f"u{n},{n}\n" for n in range(60)),
     )
-    return found
+    return group
 
 
 def run(

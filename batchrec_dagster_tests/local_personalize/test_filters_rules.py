@@ -49,8 +49,8 @@ def left(
     current: bool = False,
 ) -> list[list[str]]:
     """The items that lines with these users, or current items, may be answered with."""
-    found = JobFilter(expression, reader(data), items)
-    of_lines = found.exclude_for_items if current else found.exclude_for_users
+    job_filter = JobFilter(expression, reader(data), items)
+    of_lines = job_filter.exclude_for_items if current else job_filter.exclude_for_users
     exclude = of_lines(asked, [values or {}] * len(asked))
     scores = np.zeros((len(asked), len(items)), dtype=np.float32)
     exclude(slice(0, len(asked)), scores)
@@ -178,9 +178,9 @@ def test_a_line_with_invalid_values_has_a_problem(
         "INCLUDE ItemID WHERE Items.KIND IN ($KINDS) AND Items.PRICE < $MOST"
         " | EXCLUDE ItemID WHERE Items.PRICE > $OPTIONAL"
     )
-    found = JobFilter(expression, reader(DATA), MODEL).find_problem(values)
-    assert (found is None) == (problem is None)
-    assert problem is None or re.search(problem, str(found))
+    found_problem = JobFilter(expression, reader(DATA), MODEL).find_problem(values)
+    assert (found_problem is None) == (problem is None)
+    assert problem is None or re.search(problem, str(found_problem))
 
 
 def test_an_excluding_part_needs_no_values_but_good_ones() -> None:
@@ -207,8 +207,8 @@ def test_an_excluding_part_needs_no_values_but_good_ones() -> None:
 def test_users_that_may_be_in_a_segment(
     expression: str, values: dict[str, str], expected: list[bool]
 ) -> None:
-    found = JobFilter(expression, reader(DATA), MODEL)
-    assert found.mask_users(["ann", "bob", "who"], values).tolist() == expected
+    job_filter = JobFilter(expression, reader(DATA), MODEL)
+    assert job_filter.mask_users(["ann", "bob", "who"], values).tolist() == expected
 
 
 def test_changed_data_that_no_longer_fits_fails_the_job() -> None:

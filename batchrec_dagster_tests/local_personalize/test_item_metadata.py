@@ -59,11 +59,11 @@ def test_new_items_are_recommended_to_who_likes_their_kind(local: Local, recipe:
     group = _with_items(local, KINDS.items())
     version = local.active(local.version(local.solution(group, recipe)))
     seen = local.filter(group, SEEN)
-    found = local.recommended(version, USERS, numResults=10, filterArn=seen)
-    for user, items in found.items():
+    lists = local.recommended(version, USERS, numResults=10, filterArn=seen)
+    for user, items in lists.items():
         even = int(user[1:]) % 2 == 0
         assert not (ODD if even else EVEN) & set(items)
-    assert sum(bool((EVEN | ODD) & set(items)) for items in found.values()) > 30
+    assert sum(bool((EVEN | ODD) & set(items)) for items in lists.values()) > 30
 
 
 def test_exploration_weight_bounds_the_share_and_0_turns_it_off(local: Local) -> None:
@@ -72,10 +72,10 @@ def test_exploration_weight_bounds_the_share_and_0_turns_it_off(local: Local) ->
     seen = local.filter(group, SEEN)
     most = []
     for weight in ("0", "0.1", "0.5"):
-        found = local.recommended(
+        lists = local.recommended(
             version, USERS, f"job{weight[-1]}", numResults=10, filterArn=seen, **_exploring(weight)
         )
-        most.append(max(len((EVEN | ODD) & set(items)) for items in found.values()))
+        most.append(max(len((EVEN | ODD) & set(items)) for items in lists.values()))
         assert most[-1] <= float(weight) * 10
     assert most[0] == 0
     assert most[1] == 1
@@ -147,14 +147,14 @@ def test_an_update_and_an_imported_home_keep_new_items(local: Local) -> None:
     solution = local.solution(group, "aws-user-personalization")
     local.active(local.version(solution))
     version = local.active(local.version(solution, trainingMode="UPDATE"))
-    found = local.recommended(version, USERS)
-    assert any(EVEN & set(items) for items in found.values())
+    lists = local.recommended(version, USERS)
+    assert any(EVEN & set(items) for items in lists.values())
     archive = local.root / "home.tar"
     export_home(local.root / "home", archive)
     import_home(archive, local.root / "other" / "home")
     other = Local(local.root / "other")
     other.store.put("s3://data/users.json", user_lines(USERS))
-    assert other.recommended(version, USERS, "again") == found
+    assert other.recommended(version, USERS, "again") == lists
 
 
 def test_version_2_lines_say_that_new_items_are_explored(local: Local) -> None:

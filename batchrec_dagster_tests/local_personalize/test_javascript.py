@@ -21,10 +21,10 @@ USERS = ["u1", "u2", "u3"]
 
 @pytest.fixture
 def node() -> str:
-    found = shutil.which("node")
-    if found is None or not (FOLDER / "node_modules").is_dir():
+    node = shutil.which("node")
+    if node is None or not (FOLDER / "node_modules").is_dir():
         pytest.skip(f"install Node.js 20 or newer, and run: npm ci --prefix {FOLDER}")
-    return found
+    return node
 
 
 def test_the_walkthrough_with_commands_and_paginators(node: str, tmp_path: Path) -> None:
@@ -50,8 +50,8 @@ def test_the_walkthrough_with_commands_and_paginators(node: str, tmp_path: Path)
         lines = started.get("recommendations/users.json.out").decode().splitlines()
     finally:
         started.close()
-    found = json.loads(done.stdout)
-    lists = found["lists"]
+    output = json.loads(done.stdout)
+    lists = output["lists"]
     assert lists.pop("campaigns") == lists.pop("recommenders") == [[]]
     assert {name: [entry for page in pages for entry in page] for name, pages in lists.items()} == {
         "groups": ["films"],
@@ -61,13 +61,13 @@ def test_the_walkthrough_with_commands_and_paginators(node: str, tmp_path: Path)
         "jobs": ["nightly"],
     }
     assert [len(page) for page in lists["schemas"]] == [1, 1]
-    assert found["refusals"] == [
+    assert output["refusals"] == [
         "ResourceAlreadyExistsException",
         "ResourceInUseException",
         "InvalidInputException",
     ]
-    assert 0 < found["metrics"]["precision_at_5"] <= 1
-    assert found["left"] == [[]]
+    assert 0 < output["metrics"]["precision_at_5"] <= 1
+    assert output["left"] == [[]]
     answers = [json.loads(line) for line in lines]
     assert [answer["input"]["userId"] for answer in answers] == USERS
     assert all(len(answer["output"]["recommendedItems"]) == 5 for answer in answers)

@@ -149,11 +149,11 @@ def test_imports_and_batch_jobs_wait_in_line(
     local.store.put("s3://data/queries.json", b'{"itemId": "i1"}\n')
     opened = threading.Event()
     module = dataset_import_jobs if kind == "import" else batch_jobs
-    found = module.list_objects
+    list_objects = module.list_objects
 
     def held(*args: Any) -> Any:
         assert opened.wait(300)
-        return found(*args)
+        return list_objects(*args)
 
     monkeypatch.setattr(module, "list_objects", held)
     if kind == "import":

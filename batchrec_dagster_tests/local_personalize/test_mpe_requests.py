@@ -47,23 +47,23 @@ class Machine:
         """Describe; if it is not there, create it, and describe until it is ACTIVE."""
         arn = self.arn(resource)
         try:
-            found = describe(self.client, arn)
+            description = describe(self.client, arn)
         except self.client.exceptions.ResourceNotFoundException:
             answer = getattr(self.client, operation)(**config)
             assert arn in answer.values()
             self.created.append(resource)
-            found = self.active(arn)
+            description = self.active(arn)
         given = {name: value for name, value in config.items() if name not in ("tags", "schema")}
         if "datasetType" in given:
             given["datasetType"] = given["datasetType"].upper()
-        assert {name: found[name] for name in given} == given
+        assert {name: description[name] for name in given} == given
         return arn
 
     def active(self, arn: str) -> dict[str, Any]:
-        while (found := describe(self.client, arn)).get("status", "ACTIVE") != "ACTIVE":
-            assert "FAILED" not in found["status"], found
+        while (description := describe(self.client, arn)).get("status", "ACTIVE") != "ACTIVE":
+            assert "FAILED" not in description["status"], description
             time.sleep(0.01)
-        return found
+        return description
 
     def newest(self, operation: str, member: str, **parent: str) -> Mapping[str, Any]:
         """The newest ACTIVE one of all pages."""

@@ -67,8 +67,10 @@ def test_a_delayed_group_or_update_is_pending_then_in_progress(
     def seen(arn: str, update: str | None = None) -> dict[str, float]:
         times: dict[str, float] = {}
         for _ in looks():
-            found = describe(client, arn)
-            times.setdefault((found[update] if update else found)["status"], clock.tell())
+            description = describe(client, arn)
+            times.setdefault(
+                (description[update] if update else description)["status"], clock.tell()
+            )
             if "ACTIVE" in times:
                 break
             clock.ahead += 4

@@ -153,7 +153,7 @@ def test_lists_of_a_parent(local: Local) -> None:
     assert len(local.client.list_solutions()["solutions"]) == 2
     local.dataset(one)
     local.filter(one)
-    assert [found["name"] for found in local.client.list_filters()["Filters"]] == ["seen"]
+    assert [entry["name"] for entry in local.client.list_filters()["Filters"]] == ["seen"]
     assert local.client.list_filters(datasetGroupArn=two)["Filters"] == []
 
 

@@ -149,10 +149,10 @@ def test_a_segment_has_num_results_users_or_all(local: Local) -> None:
     group, _ = local.imported(taste_rows())
     version = _trained(local, group)
     invalid = local.client.exceptions.InvalidInputException
-    for number, (asked, found) in enumerate([(None, 25), (1, 1), (60, 60), (5_000_000, 60)]):
+    for number, (asked, expected) in enumerate([(None, 25), (1, 1), (60, 60), (5_000_000, 60)]):
         options = {} if asked is None else {"numResults": asked}
         (answer,) = _segments(local, version, [{"itemId": "i0"}], f"job-{number}", **options)
-        assert len(_users(answer)) == found
+        assert len(_users(answer)) == expected
     for asked, reason in ((0, "at least 1"), (5_000_001, "at most 5000000")):
         with pytest.raises(invalid, match=reason):
             _job(local, version, "bad", numResults=asked)
@@ -228,9 +228,9 @@ def test_the_values_of_a_filter_come_with_each_line(local: Local) -> None:
     town = local.filter(group, "INCLUDE UserID WHERE Users.TOWN IN ($TOWN)")
     towns = [{"TOWN": '"t1"'}, {"TOWN": '"t2"'}, {"TOWN": '"t1"'}, {}]
     queries = [{"itemId": "i0", "filterValues": values} for values in towns]
-    *found, missing = _segments(local, version, queries, filterArn=town, numResults=60)
-    assert [{int(user[1:]) % 3 for user in _users(answer)} for answer in found] == [{1}, {2}, {1}]
-    assert found[0]["output"] == found[2]["output"]
+    *answers, missing = _segments(local, version, queries, filterArn=town, numResults=60)
+    assert [{int(user[1:]) % 3 for user in _users(answer)} for answer in answers] == [{1}, {2}, {1}]
+    assert answers[0]["output"] == answers[2]["output"]
     assert missing["error"].startswith("User error: ")
     assert missing["output"] == {"usersList": []}
 

@@ -105,8 +105,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def _until_active(client: PersonalizeClient, arn: str) -> str:
-    while (found := describe(client, arn))["status"] != "ACTIVE":
-        assert "FAILED" not in found["status"], found
+    while (description := describe(client, arn))["status"] != "ACTIVE":
+        assert "FAILED" not in description["status"], description
         time.sleep(0.01)
     return arn
 

@@ -132,9 +132,9 @@ def test_an_ending_process_does_not_disturb_the_others(local: Local) -> None:
         local.group(f"mine-{number}")
         name = f"theirs-{number}"
         subprocess.run([sys.executable, "-c", code, str(local.root), name], check=True)
-        found = [group["name"] for group in local.client.list_dataset_groups()["datasetGroups"]]
-        assert found == [f"mine-{number}", name]
-        for group in found:
+        names = [group["name"] for group in local.client.list_dataset_groups()["datasetGroups"]]
+        assert names == [f"mine-{number}", name]
+        for group in names:
             arn = f"arn:aws:personalize:us-east-1:000000000000:dataset-group/{group}"
             local.active(arn)
             local.client.delete_dataset_group(datasetGroupArn=arn)

@@ -46,9 +46,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 def _model(local: Local, version: str) -> Path:
     """The folder of a version's model."""
-    found = list((local.root / "home" / "models").glob(f"*{version.rpartition('/')[2]}*"))
-    assert len(found) == 1
-    return found[0]
+    folders = list((local.root / "home" / "models").glob(f"*{version.rpartition('/')[2]}*"))
+    assert len(folders) == 1
+    return folders[0]
 
 
 def test_an_update_starts_from_the_latest_version(

@@ -15,7 +15,7 @@ IN_ORDER = ["CREATE PENDING", "CREATE IN_PROGRESS", "ACTIVE"]
 
 
 def _statuses(seen: list[dict[str, str]]) -> list[str]:
-    return [found["status"] for found in seen]
+    return [description["status"] for description in seen]
 
 
 def _follows(statuses: list[str]) -> bool:
