@@ -410,10 +410,10 @@ def test_an_answer_that_comes_in_drops_or_never_ends_is_given_up(
     web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = serve(web, Page(CONTENT))
-    monkeypatch.setattr(module, "SPAN", 0.0)
+    monkeypatch.setattr(module, "SPEED_SPAN", 0.0)
     with pytest.raises(DownloadError, match="sends less than 60000 bytes in 0 s"):
         download(url, tmp_path / "a.zip")
-    monkeypatch.setattr(module, "LONGEST", 0.0)
+    monkeypatch.setattr(module, "LONGEST_SECONDS", 0.0)
     with pytest.raises(DownloadError, match="took more than 0 hours"):
         download(serve(web, Page(CONTENT, etag='"2"')), tmp_path / "a.zip")
 

@@ -25,7 +25,7 @@ from batchrec_dagster.preparation.rules import (
     InteractionCounts,
     PreparationResult,
 )
-from batchrec_dagster.preparation.sources.formats import PACKED, PARQUET, START, format_of
+from batchrec_dagster.preparation.sources.formats import PACKED, PARQUET, START, recognise_format
 from batchrec_dagster.preparation.spark.task import SourceFile, Task, TaskResult
 from batchrec_dagster.preparation.users import count_rows
 from batchrec_dagster.steps.checks import (
@@ -130,7 +130,7 @@ def open_first_file(raw: RawRecord, storage: StorageResource) -> Iterator[list[R
         start = next(storage.store.chunks(uri), b"")
         if not start:
             continue
-        if start.startswith((PARQUET, *PACKED)) or format_of(start[:START]):
+        if start.startswith((PARQUET, *PACKED)) or recognise_format(start[:START]):
             with storage.local_file(uri) as path:
                 yield [RawFile(path, uri)]
             return

@@ -152,7 +152,7 @@ def _copy_changed(
     files, changed, copied = [], [], 0
     for file in listed_files:
         uri = storage.uri(place(file.filename)) if place else None
-        file_record = FileRecord(file.file.shown, uri, file.fingerprint)
+        file_record = FileRecord(file.file.display_name, uri, file.fingerprint)
         last_file = last_files.get(file_record.source)
         if uri is not None:
             if last_file is not None and _is_copied(last_file, file_record, storage):
@@ -161,10 +161,10 @@ def _copy_changed(
                 copy = file.file.copy(context, uri, may_be_empty=len(listed_files) > 1)
                 file_record = replace(file_record, size=copy.size, sha256=copy.sha256)
                 copied += 1
-                if file.file.changed(context):
-                    changed.append(file.file.shown)
+                if file.file.has_changed(context):
+                    changed.append(file.file.display_name)
         files.append(file_record)
-    record = RawRecord(source.shown, tuple(files))
+    record = RawRecord(source.display_name, tuple(files))
     if record.files == last_record.files:
         record = replace(
             record, columns=last_record.columns, inspected_with=last_record.inspected_with
@@ -229,11 +229,11 @@ def _open_in_place(
     # The record is without the secrets of a signed URL.
     files = source.files(context)
     recorded = {file.source: file.fingerprint for file in record.files}
-    listed = {file.file.shown: file.fingerprint for file in files}
+    listed = {file.file.display_name: file.fingerprint for file in files}
     _refuse_changed(dict(recorded.items() ^ listed.items()))
     with ExitStack() as stack:
         yield [_open_file(file, context, stack) for file in files]
-    _refuse_changed([file.file.shown for file in files if file.file.changed(context)])
+    _refuse_changed([file.file.display_name for file in files if file.file.has_changed(context)])
 
 
 def _refuse_changed(changed: Iterable[str]) -> None:
@@ -245,7 +245,7 @@ def _refuse_changed(changed: Iterable[str]) -> None:
 
 
 def _open_file(file: ListedFile, context: SourceContext, stack: ExitStack) -> RawFile:
-    return RawFile(stack.enter_context(file.file.open_locally(context)), file.file.shown)
+    return RawFile(stack.enter_context(file.file.open_locally(context)), file.file.display_name)
 
 
 @contextmanager
@@ -261,7 +261,9 @@ def open_source(
 def digest_source(source: RatingsSource, storage: StorageResource, project: Path) -> str:
     """`digest_files` of the source's files as they are now. Raises SourceError."""
     files = source.files(make_source_context(storage, project))
-    return digest_files([FileRecord(file.file.shown, None, file.fingerprint) for file in files])
+    return digest_files(
+        [FileRecord(file.file.display_name, None, file.fingerprint) for file in files]
+    )
 
 
 def digest_files(files: Sequence[FileRecord]) -> str:

@@ -103,9 +103,9 @@ def test_a_file_that_grows_is_read_as_it_was_listed_up_to_its_last_line(
     file.write_bytes(CONTENT + cut)
     found = listed(place, source)
     fingerprint = found.fingerprint(place.context)
-    assert not found.changed(place.context)
+    assert not found.has_changed(place.context)
     append(file, b"\n" + MORE)
-    assert found.changed(place.context)
+    assert found.has_changed(place.context)
     assert found.copy(place.context, DESTINATION).size == len(CONTENT)
     assert place.store.get(DESTINATION) == CONTENT
     # The next run finds it changed.

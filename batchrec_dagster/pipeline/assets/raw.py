@@ -77,7 +77,7 @@ def raw_ratings(pipeline: Pipeline) -> dg.AssetsDefinition:
             record=places.record("raw_ratings"),
             place=places.raw if ratings.copy_to_storage else None,
         ) as files:
-            context.log.info(f"{ratings.rows.shown}: {files.outcome}")
+            context.log.info(f"{ratings.rows.display_name}: {files.outcome}")
             if files.record.inspected_with == inspected_with:
                 unchanged = _inspected_before(context, work, files)
                 if unchanged is not None:
@@ -202,7 +202,7 @@ def raw_items(
             record=places.record("raw_items"),
             place=places.raw_items,
         ) as files:
-            context.log.info(f"{source.shown}: {files.outcome}")
+            context.log.info(f"{source.display_name}: {files.outcome}")
             unchanged = _inspected_before(context, work, files)
             if unchanged is not None:
                 yield unchanged
@@ -216,7 +216,9 @@ def raw_items(
                     data_version=dg.DataVersion(record.version),
                     metadata={
                         **raw_files_metadata(files, work.storage),
-                        "preview": preview(f"{escape(source.shown)}: {escape(check.found)}."),
+                        "preview": preview(
+                            f"{escape(source.display_name)}: {escape(check.found)}."
+                        ),
                         "bytes": record.files[0].size,
                         "dagster/row_count": check.numbers.get("rows", 0),
                         "dagster/column_schema": _items_schema(layout),

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from batchrec_dagster.preparation.confined.child import ConfinedJob
 from batchrec_dagster.preparation.confined.conversions import CONVERSIONS, Conversion
 from batchrec_dagster.preparation.sources.errors import DamagedFileError, FileError
-from batchrec_dagster.preparation.sources.formats import START, format_of
+from batchrec_dagster.preparation.sources.formats import START, recognise_format
 from batchrec_dagster.preparation.sources.limits import Limits
 
 CHUNK = 1024 * 1024
@@ -22,20 +22,20 @@ MEMBERS_SHOWN = 10
 def find_member(job: ConfinedJob, path: str, member: str) -> None:
     """Raise FileError if the zip archive has no such file. The sheets of a workbook and the tables
     of a database are found when they are read."""
-    if _conversion(Path(path)) is None:
+    if _find_conversion(Path(path)) is None:
         with _open(Path(path)) as archive:
-            _find(archive, member, job.limits)
+            _find_info(archive, member, job.limits)
 
 
 def write_member(job: ConfinedJob, path: str, member: str, target: str) -> None:
     """Write the file of the archive, or what its sheet or table becomes, to the path `target`."""
     archive_path, target_path = Path(path), Path(target)
-    if conversion := _conversion(archive_path):
+    if conversion := _find_conversion(archive_path):
         packed = archive_path.stat().st_size
         conversion.convert(archive_path, target_path, member, job.limits, packed)
         return
     with _open(archive_path) as archive:
-        info = _find(archive, member, job.limits)
+        info = _find_info(archive, member, job.limits)
         job.limit_output(min(info.compress_size, archive_path.stat().st_size))
         try:
             with archive.open(info) as file, target_path.open("wb") as output:
@@ -50,10 +50,10 @@ def write_member(job: ConfinedJob, path: str, member: str, target: str) -> None:
             raise FileError(f"it cannot be unpacked ({error}): pack it as a plain zip") from error
 
 
-def _conversion(path: Path) -> Conversion | None:
+def _find_conversion(path: Path) -> Conversion | None:
     """What makes a file of a sheet or a table, if the archive has such."""
     with path.open("rb") as file:
-        return CONVERSIONS.get(format_of(file.read(START)) or "")
+        return CONVERSIONS.get(recognise_format(file.read(START)) or "")
 
 
 def _open(path: Path) -> zipfile.ZipFile:
@@ -65,20 +65,20 @@ def _open(path: Path) -> zipfile.ZipFile:
         ) from error
 
 
-def _find(archive: zipfile.ZipFile, member: str, limits: Limits) -> zipfile.ZipInfo:
+def _find_info(archive: zipfile.ZipFile, member: str, limits: Limits) -> zipfile.ZipInfo:
     try:
         info = archive.getinfo(member)
     except KeyError:
-        raise FileError(f"there is no such file in it; {_contents(archive)}") from None
+        raise FileError(f"there is no such file in it; {_list_contents(archive)}") from None
     if info.is_dir():
-        raise FileError(f"it is a folder of the archive; {_contents(archive)}")
+        raise FileError(f"it is a folder of the archive; {_list_contents(archive)}")
     if info.flag_bits & ENCRYPTED:
         raise FileError("it is encrypted: pack it without a password")
     limits.check(info.file_size, info.compress_size)
     return info
 
 
-def _contents(archive: zipfile.ZipFile) -> str:
+def _list_contents(archive: zipfile.ZipFile) -> str:
     files = [info.filename for info in archive.infolist() if not info.is_dir()]
     data = [name for name in files if PurePosixPath(name).suffix.lower() in DATA_SUFFIXES]
     shown = [name for name in data or files if not name.startswith("__MACOSX/")]

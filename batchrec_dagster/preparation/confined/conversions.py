@@ -53,7 +53,7 @@ class Conversion:
     """What a person finds in the file where the result has a line."""
 
 
-def one_of(names: Sequence[str], wanted: str | None, kind: str) -> str:
+def choose_part(names: Sequence[str], wanted: str | None, kind: str) -> str:
     """The wanted sheet or table, or the only one. Raises FileError."""
     shown = ", ".join(names)
     if wanted is not None and wanted not in names:
@@ -83,7 +83,7 @@ def _convert_excel(path: Path, target: Path, part: str | None, limits: Limits, p
         names = book.sheet_names
         if part is None and len(names) > 1:
             names = [name for name in names if book.load_sheet(name, n_rows=1).width]
-        name = one_of(names, part, "sheet")
+        name = choose_part(names, part, "sheet")
         rows = book.load_sheet(name, header_row=None, skip_rows=0, dtypes="string").to_polars()
     except fastexcel.FastExcelError as error:
         reason = str(error).partition("\n")[0]
@@ -103,7 +103,7 @@ def _convert_sqlite(path: Path, target: Path, part: str | None, limits: Limits, 
             named = "SELECT name FROM sqlite_master WHERE type = 'table'"
             names = [name for (name,) in database.execute(f"{named} ORDER BY name")]
             names = [name for name in names if not name.startswith("sqlite_")]
-            quoted = one_of(names, part, "table").replace('"', '""')
+            quoted = choose_part(names, part, "table").replace('"', '""')
             database.text_factory = lambda text: text.decode(errors="replace")
             cursor = database.execute(f'SELECT * FROM "{quoted}"')  # noqa: S608 (a quoted name)
             with target.open("w", newline="", encoding="utf-8") as file:
@@ -170,12 +170,12 @@ def _convert_json_array(
         path.open(encoding="latin-1", newline="") as file,
         target.open("w", encoding="latin-1", newline="") as lines,
     ):
-        for element in _elements(file, limits.line_bytes):
+        for element in _read_elements(file, limits.line_bytes):
             lines.write(element.replace("\r", " ").replace("\n", " ") + "\n")
     return 0
 
 
-def _elements(file: TextIO, most: int) -> Iterator[str]:
+def _read_elements(file: TextIO, most: int) -> Iterator[str]:
     """The elements of the array, of at most `most` characters; what is no JSON, or is cut off, is
     the last one."""
     decode = json.JSONDecoder().raw_decode

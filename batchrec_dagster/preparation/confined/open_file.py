@@ -41,7 +41,7 @@ def open_file(job: ConfinedJob, path: str, unpacked: str, converted: str) -> dic
     """
     packed = Path(path).stat().st_size
     plain = _unpack(Path(path), Path(unpacked))
-    form = formats.format_of(_start(plain))
+    form = formats.recognise_format(_start(plain))
     if _start(plain).startswith(formats.PARQUET):
         form = formats.PARQUET_FORMAT
     if form is None:

@@ -11,14 +11,14 @@ from batchrec_dagster.preparation.layout import Layout
 from batchrec_dagster.preparation.sources.errors import DamagedFileError, FileError
 from batchrec_dagster.preparation.sources.files import LocalFile
 from batchrec_dagster.preparation.sources.limits import LimitError
-from batchrec_dagster.preparation.sources.source import EMPTY, File, FileState, SourceContext
+from batchrec_dagster.preparation.sources.source import EMPTY, File, FileDescription, SourceContext
 from batchrec_dagster.storage.durable import read_pieces, temporary_folder
 
 
 class Archive(Protocol):
     """A whole archive, which reading a file of it takes."""
 
-    def look(self, context: SourceContext) -> FileState: ...
+    def describe(self, context: SourceContext) -> FileDescription: ...
 
     def path(self, context: SourceContext) -> Path:
         """The archive as a file on this machine."""
@@ -41,16 +41,16 @@ class Member(File):
     def layout(self) -> Layout | None:
         return self.known_layout
 
-    def look(self, context: SourceContext) -> FileState:
-        look = self.archive.look(context)
+    def describe(self, context: SourceContext) -> FileDescription:
+        look = self.archive.describe(context)
         if look.size == 0:
             raise FileError(EMPTY)
         if isinstance(self.archive, LocalFile):
             path = self.archive.path(context)
-            with _explained(), ConfinedReader() as reader:
+            with _explain_limits(), ConfinedReader() as reader:
                 arguments = {"path": str(path.absolute()), "member": self.member}
                 reader.run("find_member", arguments, packed=path.stat().st_size)
-        return FileState(None, f"{look.version}!/{self.member}")
+        return FileDescription(None, f"{look.version}!/{self.member}")
 
     def chunks(self, context: SourceContext) -> Iterator[bytes]:
         path = self.archive.path(context)
@@ -71,13 +71,13 @@ def read_member(archive: Path, member: str) -> Iterator[bytes]:
     with temporary_folder() as folder:
         target = folder / "member"
         arguments = {"path": str(archive.absolute()), "member": member, "target": str(target)}
-        with _explained(), ConfinedReader() as reader:
+        with _explain_limits(), ConfinedReader() as reader:
             reader.run("write_member", arguments, packed=archive.stat().st_size)
         yield from read_pieces(target)
 
 
 @contextmanager
-def _explained() -> Iterator[None]:
+def _explain_limits() -> Iterator[None]:
     """Make a FileError of a LimitError."""
     try:
         yield

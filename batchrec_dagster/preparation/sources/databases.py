@@ -38,7 +38,7 @@ from batchrec_dagster.preparation.sources.source import (
     RatingsSource,
     ResultFile,
     SourceContext,
-    naming,
+    name_errors,
 )
 from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.secrets import HIDDEN, choose_safe_defaults
@@ -67,7 +67,7 @@ READ_ONLY = {
     "mariadb": "SET SESSION TRANSACTION READ ONLY",
     "sqlite": "PRAGMA query_only = ON",
 }
-_KINDS = {
+_COLUMN_TYPES = {
     bool: pl.Boolean(),
     int: pl.Int64(),
     float: pl.Float64(),
@@ -89,7 +89,7 @@ class Database(RatingsSource):
     setting: str = "ratings.query"
 
     @property
-    def shown(self) -> str:
+    def display_name(self) -> str:
         return self.text
 
     @property
@@ -100,7 +100,7 @@ class Database(RatingsSource):
         """The result, which changes with the query and the version. Raises SourceError."""
         version = datetime.now(UTC).isoformat()
         if self.version_sql is not None:
-            with naming(self.shown), temporary_folder() as folder:
+            with name_errors(self.display_name), temporary_folder() as folder:
                 path = folder / "version.parquet"
                 setting = self.setting.replace(".query", ".version_query", 1)
                 _write(self.url, self.version_sql, setting, path)
@@ -137,16 +137,16 @@ def _write(url: str, sql: str, setting: str, path: Path) -> None:
     import sqlalchemy as sa
 
     if url.startswith(DUCKDB):
-        with _explained(url, setting):
+        with _explain_errors(url, setting):
             try:
                 read_database(Path(url.removeprefix(DUCKDB)), sql, setting, path)
             except FileError as error:
-                raise FileError(_without_url(str(error), url)) from None
+                raise FileError(_remove_url(str(error), url)) from None
         return
-    with _explained(url, setting), temporary_folder() as folder, warnings.catch_warnings():
+    with _explain_errors(url, setting), temporary_folder() as folder, warnings.catch_warnings():
         # They repeat the names of options that a driver does not know.
         warnings.simplefilter("ignore", sa.exc.SAWarning)
-        parsed = _with_driver(url)
+        parsed = _parse_url(url)
         engine = sa.create_engine(parsed, connect_args=_connect_args(parsed))
         file = engine.url.database
         if engine.dialect.name == "sqlite" and not (file and Path(file).is_file()):
@@ -166,13 +166,13 @@ def _write(url: str, sql: str, setting: str, path: Path) -> None:
                 columns = list(answer.keys())
                 if not answer.returns_rows or len(set(columns)) < len(columns):
                     raise FileError(f"{setting}: write one SELECT whose columns have names")
-                parts = _parts(answer.partitions(BATCH), columns, folder)
-                _join(parts, columns, path)
+                parts = _write_parts(answer.partitions(BATCH), columns, folder)
+                _join_parts(parts, columns, path)
         finally:
             engine.dispose()
 
 
-def _parts(
+def _write_parts(
     batches: Iterator[Sequence[Sequence[Any]]], columns: Sequence[str], folder: Path
 ) -> list[Path]:
     """A Parquet file for each batch, each with the types that its values have."""
@@ -182,7 +182,7 @@ def _parts(
         parts.append(folder / f"{number:06}.parquet")
         values = zip(*rows, strict=True)
         frame = pl.DataFrame(
-            [_series(name, column) for name, column in zip(columns, values, strict=True)]
+            [_build_series(name, column) for name, column in zip(columns, values, strict=True)]
         )
         frame.write_parquet(parts[-1])
         written += parts[-1].stat().st_size
@@ -195,38 +195,40 @@ def _parts(
     return parts
 
 
-def _join(parts: Sequence[Path], columns: Sequence[str], path: Path) -> None:
+def _join_parts(parts: Sequence[Path], columns: Sequence[str], path: Path) -> None:
     """One file, where a column of several types is text, and one of whole and other numbers
     floating-point."""
     schemas = [pl.read_parquet_schema(part) for part in parts]
-    kinds = pl.Schema({name: _common({schema[name] for schema in schemas}) for name in columns})
+    kinds = pl.Schema(
+        {name: _find_common_type({schema[name] for schema in schemas}) for name in columns}
+    )
     if parts:
         pl.concat(pl.scan_parquet(part).cast(kinds) for part in parts).sink_parquet(path)
     else:
         pl.DataFrame(schema=kinds).write_parquet(path)
 
 
-def _series(name: str, values: Sequence[Any]) -> pl.Series:
-    plain = [_plain(value) for value in values]
+def _build_series(name: str, values: Sequence[Any]) -> pl.Series:
+    plain = [_simplify(value) for value in values]
     found = {type(value) for value in plain if value is not None}
     if found == {int} and any(
         value is not None and not -(2**63) <= value < 2**63 for value in plain
     ):
         found = {int, str}
-    kind = _common({_KINDS[kind] for kind in found}) if found else pl.Null()
+    kind = _find_common_type({_COLUMN_TYPES[kind] for kind in found}) if found else pl.Null()
     if kind == pl.String:
-        plain = [None if value is None else _text(value) for value in plain]
+        plain = [None if value is None else _format_value(value) for value in plain]
     return pl.Series(name, plain, kind, strict=False)
 
 
-def _common(kinds: set[pl.DataType]) -> pl.DataType:
+def _find_common_type(kinds: set[pl.DataType]) -> pl.DataType:
     given = kinds - {pl.Null()}
     if len(given) == 1:
         return given.pop()
     return pl.Float64() if given == {pl.Int64(), pl.Float64()} else pl.String()
 
 
-def _plain(value: Any) -> Any:
+def _simplify(value: Any) -> Any:
     """The value as one of _KINDS."""
     match value:
         case None | bool() | int() | float() | str():
@@ -246,13 +248,13 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
-def _text(value: Any) -> str:
+def _format_value(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return value.isoformat() if isinstance(value, date) else str(value)
 
 
-def _with_driver(url: str) -> sa.URL:
+def _parse_url(url: str) -> sa.URL:
     import sqlalchemy as sa
 
     try:
@@ -275,7 +277,7 @@ def _connect_args(url: sa.URL) -> dict[str, str]:
 
 
 @contextmanager
-def _explained(url: str, setting: str) -> Iterator[None]:
+def _explain_errors(url: str, setting: str) -> Iterator[None]:
     """Make a FileError of every error, without any part of the URL, and without its cause, whose
     message has some.
 
@@ -292,7 +294,7 @@ def _explained(url: str, setting: str) -> Iterator[None]:
         package = DRIVERS.get(name, ("", f"a driver for {name} that SQLAlchemy knows"))[1]
         reason = f"{name} needs a driver: pip install '{package}'"
     except sa.exc.SQLAlchemyError as error:
-        reason = f"{setting}: {_without_url(str(getattr(error, 'orig', None) or error), url)}"
+        reason = f"{setting}: {_remove_url(str(getattr(error, 'orig', None) or error), url)}"
     except (FileError, LimitError, MemoryError, pl.exceptions.PolarsError):
         raise
     except OSError as error:
@@ -312,7 +314,7 @@ def _explained(url: str, setting: str) -> Iterator[None]:
     raise FileError(reason) from None
 
 
-def _without_url(message: str, url: str) -> str:
+def _remove_url(message: str, url: str) -> str:
     address = url.partition("://")[2]
     # As they are written, and as they are meant: a % stands for what is special in a URL.
     written = [url, address, *re.split(r"[/?&]", address), *re.split(r"[:/@?&=,]", address)]

@@ -37,9 +37,9 @@ LONGEST_PAUSE = 60
 SECONDS_BETWEEN_LOG_LINES = 10.0
 # A server that sends a byte now and then would hold a run for ever: at least so many bytes must
 # come in each of these spans, and the whole answer within a day.
-SPAN = 60.0
-LEAST_OF_A_SPAN = 60_000
-LONGEST = 24 * 3600.0
+SPEED_SPAN = 60.0
+LEAST_BYTES_PER_SPAN = 60_000
+LONGEST_SECONDS = 24 * 3600.0
 
 # The server, or a proxy before it, is busy or down for now.
 PASSING = {408, 425, 429, 500, 502, 503, 504}
@@ -56,14 +56,18 @@ class NotThereError(DownloadError):
 
 
 class _PassingError(Exception):
-    """Worth another attempt. `response` may say when; `received`: this one brought a piece."""
+    """An error that is worth another attempt.
+
+    response: what the server answered, which may say when to try again.
+    has_progress: whether this attempt brought a piece of the file.
+    """
 
     def __init__(
-        self, reason: str, response: BaseHTTPResponse | None = None, *, received: bool = False
+        self, reason: str, response: BaseHTTPResponse | None = None, *, has_progress: bool = False
     ) -> None:
         super().__init__(reason)
         self.response = response
-        self.received = received
+        self.has_progress = has_progress
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,7 @@ def look_up(url: str) -> Remote:
             version = response.headers.get("ETag") or response.headers.get("Last-Modified")
             return Remote(version, response.length_remaining)
 
-    return _persistently(url, attempt)
+    return _retry(url, attempt)
 
 
 def read_text(url: str) -> str:
@@ -93,14 +97,17 @@ def read_text(url: str) -> str:
         with _get(url) as response:
             return _read(response.read, SMALL).decode(errors="replace")
 
-    return _persistently(url, attempt)
+    return _retry(url, attempt)
 
 
 def download(url: str, path: Path, *, md5: str | None = None) -> None:
     """Fetch the file to `path`, unless it exists already.
 
     What arrived before a cut, in this process or an earlier one, is kept next to `path`, and used
-    if the server still has the same file. `md5`: hexadecimal, of the whole content.
+    if the server still has the same file.
+
+    md5: the checksum of the whole content, in hexadecimal.
+
     Raises DownloadError.
     """
     try:
@@ -109,11 +116,11 @@ def download(url: str, path: Path, *, md5: str | None = None) -> None:
         with durable.exclusive_lock(path.with_name(f"{path.name}.lock")):
             if path.exists():
                 return
-            part = _persistently(url, lambda: _fetch(url, path))
-            if md5 is not None and (found := _md5(part)) != md5:
+            part = _retry(url, lambda: _fetch(url, path))
+            if md5 is not None and (actual := _compute_md5(part)) != md5:
                 part.unlink()
                 raise DownloadError(
-                    f"{safe_url(url)} arrived damaged and was deleted: its MD5 is {found},"
+                    f"{safe_url(url)} arrived damaged and was deleted: its MD5 is {actual},"
                     f" published is {md5}. Try again, or check whether a proxy changes it"
                 )
             durable.publish(part, path)
@@ -130,7 +137,7 @@ def safe_url(url: str) -> str:
     return f"{scheme}{separator}{host.rpartition('@')[2]}{slash}{path}"
 
 
-def _persistently(url: str, attempt: Callable[[], T]) -> T:
+def _retry(url: str, attempt: Callable[[], T]) -> T:
     # Not by urllib3 itself: it does not resume a body, and logs the query.
     fresh = Retry(
         ATTEMPTS - 1, backoff_factor=PAUSE, backoff_max=LONGEST_PAUSE, retry_after_max=LONGEST_PAUSE
@@ -141,7 +148,7 @@ def _persistently(url: str, attempt: Callable[[], T]) -> T:
             return attempt()
         except _PassingError as error:
             try:
-                retries = (fresh if error.received else retries).increment(error=error)
+                retries = (fresh if error.has_progress else retries).increment(error=error)
             except MaxRetryError:
                 raise DownloadError(
                     f"cannot fetch {safe_url(url)}: {error} ({ATTEMPTS} attempts). Try again later,"
@@ -156,20 +163,23 @@ def _persistently(url: str, attempt: Callable[[], T]) -> T:
 
 def _fetch(url: str, path: Path) -> Path:
     with _get(url) as response:
-        part = _part_of(path, response)
+        part = _prepare_part(path, response)
         have = part.stat().st_size if part.exists() else 0
         total = response.length_remaining
         if have and have == total:
             return part
-        validator = _validator(response)
+        validator = _choose_validator(response)
         if not have or not validator or (total is not None and have > total):
             return _receive(url, response, part, 0)
     with _get(url, {"Range": f"bytes={have}-", "If-Range": validator}) as response:
         if response.status != HTTPStatus.PARTIAL_CONTENT:
             # The file has changed, or the server does not support ranges: here is all of it.
-            return _receive(url, response, _part_of(path, response), 0)
-        asked = response.headers.get("Content-Range", "").startswith(f"bytes {have}-")
-        if not asked or _validator(response) not in {None, validator}:
+            return _receive(url, response, _prepare_part(path, response), 0)
+        content_range = response.headers.get("Content-Range", "")
+        if not content_range.startswith(f"bytes {have}-") or _choose_validator(response) not in {
+            None,
+            validator,
+        }:
             part.unlink()
             raise _PassingError("the server sent another piece than the one asked for")
         return _receive(url, response, part, have)
@@ -181,7 +191,7 @@ def _receive(url: str, response: BaseHTTPResponse, part: Path, start: int) -> Pa
     total = None if rest is None else start + rest
     have = start
     _check_size(url, total)
-    watch = _Watch(url)
+    speed = _SpeedCheck(url)
     with (
         part.open("ab" if start else "wb") as file,
         _progress(safe_url(url), start, total) as advance,
@@ -191,12 +201,12 @@ def _receive(url: str, response: BaseHTTPResponse, part: Path, start: int) -> Pa
                 file.write(chunk)
                 have += len(chunk)
                 _check_size(url, have)
-                watch.received(len(chunk))
+                speed.count(len(chunk))
                 advance(len(chunk))
         except _PassingError as error:
             of = "" if total is None else f" of {total}"
             raise _PassingError(
-                f"cut after {have}{of} bytes: {error}", received=have > start
+                f"cut after {have}{of} bytes: {error}", has_progress=have > start
             ) from error
     return part
 
@@ -209,37 +219,39 @@ def _check_size(url: str, size: int | None) -> None:
         )
 
 
-class _Watch:
-    """Raises DownloadError when an answer takes too long, or comes in drops."""
+class _SpeedCheck:
+    """Raises DownloadError when an answer takes too long, or arrives too slowly."""
 
     def __init__(self, url: str) -> None:
-        self.url = url
-        self.begun = self.span = monotonic()
-        self.of_span = 0
+        self._url = safe_url(url)
+        self._start = self._span_start = monotonic()
+        self._span_bytes = 0
 
-    def received(self, size: int) -> None:
-        self.of_span += size
+    def count(self, size: int) -> None:
+        """Count bytes that have arrived."""
+        self._span_bytes += size
         now = monotonic()
-        if now - self.begun > LONGEST:
-            raise DownloadError(f"{safe_url(self.url)} took more than {LONGEST / 3600:g} hours")
-        if now - self.span <= SPAN:
+        if now - self._start > LONGEST_SECONDS:
+            hours = LONGEST_SECONDS / 3600
+            raise DownloadError(f"{self._url} took more than {hours:g} hours")
+        if now - self._span_start <= SPEED_SPAN:
             return
-        if self.of_span < LEAST_OF_A_SPAN:
+        if self._span_bytes < LEAST_BYTES_PER_SPAN:
             raise DownloadError(
-                f"{safe_url(self.url)} sends less than {LEAST_OF_A_SPAN} bytes in {SPAN:g} s: try"
+                f"{self._url} sends less than {LEAST_BYTES_PER_SPAN} bytes in {SPEED_SPAN:g} s: try"
                 " again later, or put the file into a bucket"
             )
-        self.span, self.of_span = now, 0
+        self._span_start, self._span_bytes = now, 0
 
 
 def _read(read: Callable[[int], bytes], size: int) -> bytes:
     try:
         return read(size)
     except (OSError, HTTPError) as error:
-        raise _PassingError(f"the connection broke ({_reason(error)})") from error
+        raise _PassingError(f"the connection broke ({_find_reason(error)})") from error
 
 
-def _validator(response: BaseHTTPResponse) -> str | None:
+def _choose_validator(response: BaseHTTPResponse) -> str | None:
     """What makes sure, in If-Range, that two pieces are of the same file (RFC 9110, 13.1.5)."""
     etag = response.headers.get("ETag")
     if etag and not etag.startswith("W/"):
@@ -247,9 +259,9 @@ def _validator(response: BaseHTTPResponse) -> str | None:
     return response.headers.get("Last-Modified")
 
 
-def _part_of(path: Path, response: BaseHTTPResponse) -> Path:
+def _prepare_part(path: Path, response: BaseHTTPResponse) -> Path:
     """Where the pieces of this version of the file are collected; those of others are deleted."""
-    version = hashlib.sha256((_validator(response) or "").encode()).hexdigest()[:16]
+    version = hashlib.sha256((_choose_validator(response) or "").encode()).hexdigest()[:16]
     part = path.with_name(f"{path.name}.{version}.part")
     for other in path.parent.iterdir():
         if other.name.startswith(f"{path.name}.") and other.suffix == ".part" and other != part:
@@ -257,7 +269,7 @@ def _part_of(path: Path, response: BaseHTTPResponse) -> Path:
     return part
 
 
-def _md5(path: Path) -> str:
+def _compute_md5(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
@@ -284,7 +296,7 @@ def _get(url: str, headers: dict[str, str] | None = None) -> Iterator[BaseHTTPRe
                 hooks={"response": _check_redirect},
             )
         except (requests.ConnectionError, requests.Timeout) as error:
-            reason = _reason(error)
+            reason = _find_reason(error)
             if "CERTIFICATE_VERIFY_FAILED" in reason:
                 raise DownloadError(
                     f"cannot trust the server of {safe_url(url)}: {reason}. If a proxy replaces its"
@@ -292,7 +304,7 @@ def _get(url: str, headers: dict[str, str] | None = None) -> Iterator[BaseHTTPRe
                 ) from error
             raise _PassingError(f"no connection ({reason})") from error
         except NotPublicError as error:
-            raise _leads_inside(url, str(error)) from error
+            raise _build_redirect_error(url, str(error)) from error
         except requests.RequestException as error:
             # Its text may have the query.
             raise DownloadError(
@@ -302,7 +314,7 @@ def _get(url: str, headers: dict[str, str] | None = None) -> Iterator[BaseHTTPRe
         with answer:
             response: BaseHTTPResponse = answer.raw
             if response.status >= HTTPStatus.BAD_REQUEST:
-                raise _refusal(url, response)
+                raise _explain_refusal(url, response)
             if encoding := response.headers.get("Content-Encoding"):
                 raise DownloadError(
                     f"{safe_url(url)} is only sent compressed ({encoding}), although the request"
@@ -321,10 +333,10 @@ def _check_redirect(answer: requests.Response, **_: Any) -> None:
             " an address that serves the file over https"
         )
     if answer.is_redirect and not _is_public(target) and _host(target) != _host(answer.url):
-        raise _leads_inside(answer.url, safe_url(target))
+        raise _build_redirect_error(answer.url, safe_url(target))
 
 
-def _leads_inside(url: str, target: str) -> DownloadError:
+def _build_redirect_error(url: str, target: str) -> DownloadError:
     return DownloadError(
         f"{safe_url(url)} redirects to {target}, an address within this network, which is not"
         " followed: if you trust it, give that address itself"
@@ -343,13 +355,13 @@ def _is_public(url: str) -> bool:
 
     parts = urlsplit(url)
     try:
-        found = socket.getaddrinfo(parts.hostname, parts.port or 0, type=socket.SOCK_STREAM)
+        addresses = socket.getaddrinfo(parts.hostname, parts.port or 0, type=socket.SOCK_STREAM)
     except (OSError, ValueError):
         return True  # There is no connection to it either.
-    return all(is_public(str(entry[4][0])) for entry in found)
+    return all(is_public(str(entry[4][0])) for entry in addresses)
 
 
-def _refusal(url: str, response: BaseHTTPResponse) -> Exception:
+def _explain_refusal(url: str, response: BaseHTTPResponse) -> Exception:
     answer = " ".join(f"{response.status} {response.reason or ''}".split())
     if response.status in PASSING:
         return _PassingError(f"the server says {answer}", response)
@@ -363,7 +375,7 @@ def _refusal(url: str, response: BaseHTTPResponse) -> Exception:
     return DownloadError(f"cannot fetch {safe_url(url)}: the server says {answer}")
 
 
-def _reason(error: Exception) -> str:
+def _find_reason(error: Exception) -> str:
     """The cause in one line; a MaxRetryError's own text would have the query."""
     cause = error.args[0] if error.args else error
     cause = getattr(cause, "reason", cause) if isinstance(cause, HTTPError) else cause

@@ -21,22 +21,22 @@ from batchrec_dagster.preparation.sources.lake_tables import (
 )
 from batchrec_dagster.preparation.sources.source import (
     File,
-    FileState,
+    FileDescription,
     ListedFile,
     RatingsSource,
     SourceContext,
     follow_links,
-    naming,
+    name_errors,
     safe_filename,
 )
 from batchrec_dagster.storage import durable
 from batchrec_dagster.storage.object_store import ObjectInfo, StorageError, split_uri
 
 CHUNK = 1024 * 1024
-END = 4096
+SAMPLED_END = 4096
 _WILD = re.compile(r"[*?]")
 # In a folder that is named as a whole: no data, whatever else is there.
-_FOR_PEOPLE = re.compile(
+_NOT_DATA = re.compile(
     r"(?:readme|licen[sc]e|copying|notice|changelog|citation)(?:\.\w+)?|.*\.(?:md|rst|pdf|html?)",
     re.IGNORECASE,
 )
@@ -44,33 +44,43 @@ _FOR_PEOPLE = re.compile(
 
 @dataclass(frozen=True)
 class FileSnapshot:
-    """A local file at one moment; `end`: its last bytes, by which one that only grew is known."""
+    """A local file as of one point in time."""
 
     inode: tuple[int, int]
+    """Which file it is: the device and the inode."""
+
     size: int
+    """The size in bytes."""
+
     version: str
+    """What changes when the file does."""
+
     end: bytes
+    """The last bytes, which show whether the file only grew since."""
 
     @classmethod
-    def of(cls, file: IO[bytes]) -> Self:
+    def take(cls, file: IO[bytes]) -> Self:
+        """The snapshot of an open file."""
         status = os.fstat(file.fileno())
-        start = max(0, status.st_size - END)
+        start = max(0, status.st_size - SAMPLED_END)
         end = os.pread(file.fileno(), status.st_size - start, start)
         version = f"{status.st_size} bytes, {status.st_mtime_ns} ns"
         return cls((status.st_dev, status.st_ino), status.st_size, version, end)
 
     @property
-    def lines(self) -> int:
-        """The size of its complete lines. Without one in `end`, or of what is not text: -1."""
-        line = self.end.rfind(b"\n") + 1
-        return self.size - len(self.end) + line if line and b"\0" not in self.end else -1
+    def complete_lines_size(self) -> int:
+        """The size of the complete lines; -1 if none ends in `end`, or the file is not text."""
+        last_line_end = self.end.rfind(b"\n") + 1
+        if not last_line_end or b"\0" in self.end:
+            return -1
+        return self.size - len(self.end) + last_line_end
 
     def only_grew(self, file: IO[bytes]) -> bool:
         """Whether text was added to the file since, and nothing else was done."""
-        now = FileSnapshot.of(file)
+        now = FileSnapshot.take(file)
         end = os.pread(file.fileno(), len(self.end), self.size - len(self.end))
-        grew = now.size > self.size and now.inode == self.inode
-        return grew and end == self.end and self.lines >= 0
+        is_larger = now.size > self.size and now.inode == self.inode
+        return is_larger and end == self.end and self.complete_lines_size >= 0
 
 
 @dataclass(frozen=True)
@@ -80,62 +90,69 @@ class LocalFile(File):
     within: Path | None = field(default=None, compare=False)
     """The folder in which it was found, out of which it must not link."""
 
-    listed: FileSnapshot | None = field(default=None, compare=False)
+    snapshot: FileSnapshot | None = field(default=None, compare=False)
+    """What the file was like when the source was listed; None before that."""
 
-    def as_listed(self, context: SourceContext) -> LocalFile:
-        return replace(self, listed=self._now(context))
+    def with_snapshot(self, context: SourceContext) -> LocalFile:
+        return replace(self, snapshot=self._take_snapshot(context))
 
-    def changed(self, context: SourceContext) -> bool:
+    def has_changed(self, context: SourceContext) -> bool:
+        if self.snapshot is None:
+            return False
         try:
-            return self.listed is not None and self._now(context).version != self.listed.version
+            return self._take_snapshot(context).version != self.snapshot.version
         except (FileError, OSError):
             return True  # It is gone.
 
-    def look(self, context: SourceContext) -> FileState:
-        moment = self.listed or self._now(context)
-        return FileState(moment.size, moment.version)
+    def describe(self, context: SourceContext) -> FileDescription:
+        snapshot = self.snapshot or self._take_snapshot(context)
+        return FileDescription(snapshot.size, snapshot.version)
 
-    def _now(self, context: SourceContext) -> FileSnapshot:
+    def _take_snapshot(self, context: SourceContext) -> FileSnapshot:
         with self.path(context).open("rb") as file:
-            return FileSnapshot.of(file)
+            return FileSnapshot.take(file)
 
     def chunks(self, context: SourceContext) -> Iterator[bytes]:
-        """As it was when it was listed; without a last line that was not yet complete then, if the
-        file grew since."""
+        """The content as of the snapshot.
+
+        If the file grew since, it lacks a last line that was not yet complete then.
+        """
         with self.path(context).open("rb") as file:
-            listed = self.listed or FileSnapshot.of(file)
-            whole = listed.lines if listed.lines >= 0 else listed.size
-            yield from _pieces(file, whole)
-            rest = file.read(listed.size - whole)
-            if FileSnapshot.of(file).version != listed.version:
-                if not listed.only_grew(file):
+            snapshot = self.snapshot or FileSnapshot.take(file)
+            size = snapshot.complete_lines_size
+            if size < 0:
+                size = snapshot.size
+            yield from _read_bytes(file, size)
+            last_line = file.read(snapshot.size - size)
+            if FileSnapshot.take(file).version != snapshot.version:
+                if not snapshot.only_grew(file):
                     raise FileError(
                         "it was rewritten while this run read it: try again when it is complete"
                     )
-                rest = b""
-            if rest:
-                yield rest
+                last_line = b""
+            if last_line:
+                yield last_line
 
     def local_path(self, context: SourceContext) -> Path:
         return self.path(context)
 
     def path(self, context: SourceContext) -> Path:
-        path = _expanded(self.text, context)
+        path = _expand_path(self.text, context)
         if path.is_dir():
             raise FileError("it is a folder: name a file in it")
         if not path.is_file():
-            found = "it is not a regular file" if path.exists() else "there is no such file"
-            raise FileError(f"{found}: looked at {path}")
+            reason = "it is not a regular file" if path.exists() else "there is no such file"
+            raise FileError(f"{reason}: looked at {path}")
         if self.within:
             follow_links(path, self.within)
         return path
 
     def files(self, context: SourceContext) -> list[ListedFile]:
-        with naming(self.shown):
-            is_folder = _expanded(self.text, context).is_dir()
+        with name_errors(self.display_name):
+            is_folder = _expand_path(self.text, context).is_dir()
         if is_folder:
             return Folder(self.text, f"{self.text}/", "**").files(context)
-        with naming(self.shown):
+        with name_errors(self.display_name):
             _refuse_table_above(str(self.path(context).parent), [self.text], context)
         return super().files(context)
 
@@ -144,11 +161,11 @@ class LocalFile(File):
 class S3File(File):
     """`s3://bucket/key`."""
 
-    listed: ObjectInfo | None = field(default=None, compare=False)
-    """What a listing says of it, which saves a request; no other version of it is read."""
+    snapshot: ObjectInfo | None = field(default=None, compare=False)
+    """What a listing said of the object, which saves a request. Only this version of it is read."""
 
-    def as_listed(self, context: SourceContext) -> S3File:
-        return replace(self, listed=self.listed or self._info(context))
+    def with_snapshot(self, context: SourceContext) -> S3File:
+        return replace(self, snapshot=self.snapshot or self._request_info(context))
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -158,21 +175,22 @@ class S3File(File):
         return cls(text)
 
     def files(self, context: SourceContext) -> list[ListedFile]:
-        with naming(self.shown):
+        with name_errors(self.display_name):
             _refuse_table_above(self.text.rpartition("/")[0], [self.text], context)
         return super().files(context)
 
-    def look(self, context: SourceContext) -> FileState:
-        info = self.listed or self._info(context)
+    def describe(self, context: SourceContext) -> FileDescription:
+        info = self.snapshot or self._request_info(context)
         version = f"etag {info.etag}" if info.etag else f"{info.size} bytes, {info.last_modified}"
-        return FileState(info.size, version)
+        return FileDescription(info.size, version)
 
     def chunks(self, context: SourceContext) -> Iterator[bytes]:
         self._check_links(context)
-        yield from context.store.chunks(self.text, self.listed.etag if self.listed else None)
+        etag = self.snapshot.etag if self.snapshot else None
+        yield from context.store.chunks(self.text, etag)
 
     def local_path(self, context: SourceContext) -> Path | None:
-        self._info(context)
+        self._request_info(context)
         self._check_links(context)
         return context.store.local_path(self.text)
 
@@ -181,10 +199,10 @@ class S3File(File):
         local = self.local_path(context)
         if local is not None:
             return local
-        listed = self.as_listed(context)
-        path = _cached(context.cache, self.text, listed.look(context).version)
+        file = self.with_snapshot(context)
+        path = _cache_path(context.cache, self.text, file.describe(context).version)
         if not path.exists():
-            durable.write(path, listed.chunks(context))
+            durable.write(path, file.chunks(context))
         return path
 
     def _check_links(self, context: SourceContext) -> None:
@@ -195,7 +213,7 @@ class S3File(File):
             bucket, _ = split_uri(self.text)
             follow_links(path, context.store.folders[bucket])
 
-    def _info(self, context: SourceContext) -> ObjectInfo:
+    def _request_info(self, context: SourceContext) -> ObjectInfo:
         info = context.store.head(self.text)
         if info is None:
             raise FileError("there is no such object: check the bucket and the key")
@@ -225,13 +243,15 @@ class WebFile(File):
     def name(self) -> str:
         return unquote(urlsplit(self.text).path)
 
-    def look(self, context: SourceContext) -> FileState:
+    def describe(self, context: SourceContext) -> FileDescription:
         remote = look_up(self.text)
         if remote.version is not None or remote.size == 0:
-            return FileState(remote.size, f"{remote.version}, {remote.size} bytes")
+            return FileDescription(remote.size, f"{remote.version}, {remote.size} bytes")
         # A server that gives no version: only the content says whether it changed.
         with self._download_again(context).open("rb") as file:
-            return FileState(None, f"sha256 {hashlib.file_digest(file, 'sha256').hexdigest()}")
+            return FileDescription(
+                None, f"sha256 {hashlib.file_digest(file, 'sha256').hexdigest()}"
+            )
 
     def chunks(self, context: SourceContext) -> Iterator[bytes]:
         path = self.path(context)
@@ -243,12 +263,12 @@ class WebFile(File):
         remote = look_up(self.text)
         if remote.version is None:
             return self._download_again(context)
-        path = _cached(context.cache, self.text, f"{remote.version}, {remote.size} bytes")
+        path = _cache_path(context.cache, self.text, f"{remote.version}, {remote.size} bytes")
         download(self.text, path)
         return path
 
     def _download_again(self, context: SourceContext) -> Path:
-        path = _cached(context.cache, self.text, "unknown")
+        path = _cache_path(context.cache, self.text, "unknown")
         path.unlink(missing_ok=True)
         download(self.text, path)
         return path
@@ -256,13 +276,20 @@ class WebFile(File):
 
 @dataclass(frozen=True)
 class Folder(RatingsSource):
-    """The files below `root` whose path from there matches `pattern`: `*` and `?` match characters
-    of a name, `**/` any folders. Names that begin with `.` or `_` are skipped, as Spark does, and
-    what is written for people if the folder itself is named, and not a pattern."""
+    """The files below a folder whose path from there matches a pattern.
+
+    Names that begin with `.` or `_` are skipped, as Spark does. If the source names the folder
+    itself and not a pattern, so are files for people, such as a README.
+    """
 
     text: str
+    """The source as it is declared."""
+
     root: str
+    """The folder, with a slash at its end."""
+
     pattern: str
+    """`*` and `?` match characters of a name, and `**/` matches any folders."""
 
     @classmethod
     def parse(cls, text: str) -> Self | None:
@@ -281,46 +308,46 @@ class Folder(RatingsSource):
         return cls(text, root, text[len(root) :] or "**")
 
     @property
-    def shown(self) -> str:
+    def display_name(self) -> str:
         return self.text
 
     def files(self, context: SourceContext) -> list[ListedFile]:
         """The files by path. Empty files still count. Raises SourceError."""
-        matches = re.compile(_expression(self.pattern)).fullmatch
-        with naming(self.shown):
-            there = sorted(self._all(context), key=lambda pair: pair[0])
+        matches = re.compile(_build_regex(self.pattern)).fullmatch
+        with name_errors(self.display_name):
+            all_files = sorted(self._list_all(context), key=lambda pair: pair[0])
             if self.pattern == "**":
-                refuse_undeclared_table(path for path, _ in there)
+                refuse_undeclared_table(path for path, _ in all_files)
             files = [
                 (path, file)
-                for path, file in there
+                for path, file in all_files
                 if matches(path)
                 and not any(part[0] in "._" for part in PurePosixPath(path).parts)
-                and not (self.pattern == "**" and _FOR_PEOPLE.fullmatch(PurePosixPath(path).name))
+                and not (self.pattern == "**" and _NOT_DATA.fullmatch(PurePosixPath(path).name))
             ]
             if not files:
                 raise FileError("no file matches: check the folder and the names")
             paths = [path for path, _ in files]
-            refuse_tables(paths, (path for path, _ in there))
-            root = self.root if self.root.startswith("s3://") else _expanded(self.root, context)
+            refuse_tables(paths, (path for path, _ in all_files))
+            root = self.root if self.root.startswith("s3://") else _expand_path(self.root, context)
             _refuse_table_above(str(root).rstrip("/"), paths, context)
-        found: dict[str, ListedFile] = {}
+        listed_files: dict[str, ListedFile] = {}
         for path, file in files:
             filename = "/".join(safe_filename(part) for part in path.split("/"))
-            if filename in found:
+            if filename in listed_files:
                 filename += f"-{hashlib.sha256(path.encode()).hexdigest()[:8]}"
-            with naming(file.shown):
-                listed = file.as_listed(context)
-            fingerprint = listed.fingerprint(context, may_be_empty=True)
-            found[filename] = ListedFile(listed, filename, fingerprint)
-        return list(found.values())
+            with name_errors(file.display_name):
+                snapshot = file.with_snapshot(context)
+            fingerprint = snapshot.fingerprint(context, may_be_empty=True)
+            listed_files[filename] = ListedFile(snapshot, filename, fingerprint)
+        return list(listed_files.values())
 
-    def _all(self, context: SourceContext) -> Iterator[tuple[str, File]]:
+    def _list_all(self, context: SourceContext) -> Iterator[tuple[str, File]]:
         if self.root.startswith("s3://"):
             for info in context.store.list(self.root):
                 yield info.uri.removeprefix(self.root), S3File(info.uri, info)
             return
-        folder = _expanded(self.root, context)
+        folder = _expand_path(self.root, context)
         if not folder.is_dir():
             raise FileError(f"there is no such folder: looked at {folder}")
         for path in folder.rglob("*"):
@@ -344,27 +371,27 @@ def _refuse_table_above(folder: str, files: Sequence[str], context: SourceContex
         refuse_table_above(folder, names_in)
 
 
-def _expression(pattern: str) -> str:
+def _build_regex(pattern: str) -> str:
     words = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
     parts = re.split(r"(\*\*/|\*\*|\*|\?)", pattern)
     return "".join(words.get(part, re.escape(part)) for part in parts)
 
 
-def _expanded(text: str, context: SourceContext) -> Path:
+def _expand_path(text: str, context: SourceContext) -> Path:
     try:
         return context.base / Path(text).expanduser()
     except RuntimeError as error:
         raise FileError("there is no such home folder: write the whole path") from error
 
 
-def _pieces(file: IO[bytes], size: int) -> Iterator[bytes]:
+def _read_bytes(file: IO[bytes], size: int) -> Iterator[bytes]:
     """The next `size` bytes."""
     while piece := file.read(min(CHUNK, size)):
         yield piece
         size -= len(piece)
 
 
-def _cached(cache: Path, address: str, version: str) -> Path:
+def _cache_path(cache: Path, address: str, version: str) -> Path:
     """Where this version of the address's content is kept; other versions of it are removed."""
     durable.make_folders(cache)
     durable.remove_staged(cache)

@@ -46,10 +46,10 @@ def is_text(start: bytes) -> bool:
 
     start: START bytes, or all of a shorter file.
     """
-    return not start.startswith((PARQUET, *PACKED)) and format_of(start) is None
+    return not start.startswith((PARQUET, *PACKED)) and recognise_format(start) is None
 
 
-def format_of(start: bytes) -> str | None:
+def recognise_format(start: bytes) -> str | None:
     """What a file is that starts so, in words; None for text and Parquet, and what is packed.
 
     start: START bytes, or all of a shorter file.

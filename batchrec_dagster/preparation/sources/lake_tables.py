@@ -27,7 +27,7 @@ from batchrec_dagster.preparation.sources.source import (
     ResultFile,
     SourceContext,
     follow_links,
-    naming,
+    name_errors,
 )
 from batchrec_dagster.storage.durable import temporary_folder
 
@@ -68,19 +68,19 @@ class LakeTable(RatingsSource):
         return cls(text, table_format)
 
     @property
-    def shown(self) -> str:
+    def display_name(self) -> str:
         return self.text
 
     def files(self, context: SourceContext) -> list[ListedFile]:
         """The current rows, which change with the table's version. Raises SourceError."""
-        with naming(self.shown), _reading(self, context) as (reader, files):
+        with name_errors(self.display_name), _open_files(self, context) as (reader, files):
             if self.table_format == "delta":
-                log = _delta_log(files.names_in("_delta_log"))
+                log = _choose_delta_log(files.names_in("_delta_log"))
                 table_id = reader.run("describe_delta", {"log": log}, provide=files.bring)
                 version = f"{table_id} {_newest_version(log)}"
                 write = partial(self._write, "read_delta", {"log": log})
             else:
-                metadata = _current_metadata(files)
+                metadata = _find_current_metadata(files)
                 arguments = {"metadata": metadata}
                 snapshot = reader.run("describe_iceberg", arguments, provide=files.bring)
                 version = f"{snapshot} {PurePosixPath(metadata).name}"
@@ -91,7 +91,7 @@ class LakeTable(RatingsSource):
         self, job: str, arguments: Mapping[str, object], path: Path, context: SourceContext
     ) -> None:
         """Write the rows of the version that the arguments name. Raises FileError."""
-        with _reading(self, context) as (reader, files), temporary_folder() as folder:
+        with _open_files(self, context) as (reader, files), temporary_folder() as folder:
             arguments = {**arguments, "target": str(path.absolute())}
             if job == "read_delta":
                 arguments["folder"] = str(folder)
@@ -99,7 +99,7 @@ class LakeTable(RatingsSource):
 
 
 @contextmanager
-def _reading(
+def _open_files(
     table: LakeTable, context: SourceContext
 ) -> Iterator[tuple[ConfinedReader, TableFiles]]:
     """What reads a table, and the table's files.
@@ -110,7 +110,7 @@ def _reading(
     with temporary_folder() as downloads:
         try:
             with ConfinedReader() as reader:
-                yield reader, _files_of(table.text, context, downloads)
+                yield reader, _find_files(table.text, context, downloads)
         except (FileError, LimitError) as error:
             raise FileError(f"it is declared as {kind}, but {error}") from error
 
@@ -185,7 +185,7 @@ class TableFiles:
         return path
 
 
-def _files_of(text: str, context: SourceContext, downloads: Path) -> TableFiles:
+def _find_files(text: str, context: SourceContext, downloads: Path) -> TableFiles:
     folder = text.rstrip("/")
     if folder.startswith("s3://"):
         folder = str(context.store.local_path(folder) or folder)
@@ -196,7 +196,7 @@ def _files_of(text: str, context: SourceContext, downloads: Path) -> TableFiles:
     return TableFiles(folder, context, downloads)
 
 
-def _delta_log(names: Sequence[str]) -> list[str]:
+def _choose_delta_log(names: Sequence[str]) -> list[str]:
     """The files of the log that say what the newest version holds: those of the newest complete
     checkpoint, and the commits after it. Raises FileError."""
     parts: dict[tuple[int, int], list[str]] = {}
@@ -224,7 +224,7 @@ def _newest_version(log: Sequence[str]) -> int:
     return int(PurePosixPath(log[-1]).name[:20])
 
 
-def _current_metadata(files: TableFiles) -> str:
+def _find_current_metadata(files: TableFiles) -> str:
     """The path from the table's folder of the Iceberg metadata file that is current. Raises
     FileError."""
     names = [PurePosixPath(name).name for name in files.names_in("metadata")]
@@ -239,10 +239,10 @@ def _current_metadata(files: TableFiles) -> str:
             for name in candidates
             if name.startswith((f"v{number}.", f"{number}-")) or name == number
         ]
-    return f"metadata/{_newest_metadata(candidates)}"
+    return f"metadata/{_choose_newest_metadata(candidates)}"
 
 
-def _newest_metadata(names: Iterable[str]) -> str:
+def _choose_newest_metadata(names: Iterable[str]) -> str:
     numbers: dict[int, list[str]] = {}
     for name in names:
         if number := _METADATA.fullmatch(name):
@@ -266,7 +266,7 @@ def refuse_undeclared_table(paths: Iterable[str]) -> None:
         for kind, log, names in _LOGS:
             if str(path.parent) == log and re.fullmatch(names, path.name):
                 if kind == HUDI:
-                    raise _refusal("", kind)
+                    raise _build_table_error("", kind)
                 form = _FORMATS[kind]
                 raise FileError(
                     f"it looks like {kind} ({path}). If it is one, write format: {form} next to its"
@@ -286,7 +286,7 @@ def refuse_tables(files: Iterable[str], there: Iterable[str]) -> None:
     for file in files if tables else ():
         for folder in PurePosixPath(file).parents:
             if folder in tables:
-                raise _refusal(str(folder).removeprefix("."), tables[folder])
+                raise _build_table_error(str(folder).removeprefix("."), tables[folder])
 
 
 def refuse_table_above(folder: str, names_in: Callable[[str], Iterable[str]]) -> None:
@@ -295,13 +295,13 @@ def refuse_table_above(folder: str, names_in: Callable[[str], Iterable[str]]) ->
     for _ in range(LEVELS):
         for kind, log, names in _LOGS:
             if any(re.fullmatch(names, name) for name in names_in(f"{folder}/{log}")):
-                raise _refusal(folder, kind)
+                raise _build_table_error(folder, kind)
         folder, slash, _ = folder.rpartition("/")
         if not slash or folder.endswith(("/", ":")) or not folder:
             return
 
 
-def _refusal(folder: str, kind: str) -> FileError:
+def _build_table_error(folder: str, kind: str) -> FileError:
     where = f"the folder {folder}" if folder else "it"
     fix = (
         "write its current rows as Parquet to a folder of their own, and set that as the source"

@@ -23,7 +23,7 @@ from batchrec_dagster.preparation.sources.download import (
     read_text,
 )
 from batchrec_dagster.preparation.sources.errors import FileError
-from batchrec_dagster.preparation.sources.source import File, FileState, SourceContext
+from batchrec_dagster.preparation.sources.source import File, FileDescription, SourceContext
 
 log = logging.getLogger(__name__)
 
@@ -60,8 +60,8 @@ class GeneratedFile(File):
     def layout(self) -> Layout | None:
         return HETREC if self.name == RATINGS_FILE else None
 
-    def look(self, context: SourceContext) -> FileState:
-        return FileState(None, context.sample.FINGERPRINT)
+    def describe(self, context: SourceContext) -> FileDescription:
+        return FileDescription(None, context.sample.FINGERPRINT)
 
     def chunks(self, context: SourceContext) -> Iterator[bytes]:
         yield context.sample.FILES[self.name]()
@@ -76,8 +76,8 @@ class PublishedArchive:
     layout: Layout
     has_md5: bool = True
 
-    def look(self, context: SourceContext) -> FileState:
-        return FileState(None, self.address)
+    def describe(self, context: SourceContext) -> FileDescription:
+        return FileDescription(None, self.address)
 
     def path(self, context: SourceContext) -> Path:
         return self.fetch(context.cache)
@@ -88,7 +88,7 @@ class PublishedArchive:
         url = f"{base}/{self.address}"
         archive = cache / self.address.rpartition("/")[2]
         if not archive.exists():
-            download(url, archive, md5=_published_md5(url) if self.has_md5 else None)
+            download(url, archive, md5=_fetch_published_md5(url) if self.has_md5 else None)
         return archive
 
 
@@ -140,7 +140,7 @@ KNOWN_ITEMS = {
 }
 
 
-def _published_md5(url: str) -> str | None:
+def _fetch_published_md5(url: str) -> str | None:
     try:
         text = read_text(f"{url}.md5")
     except NotThereError:

@@ -17,7 +17,7 @@ from batchrec_dagster.preparation.sources.source import (
     File,
     RatingsSource,
     hide_query,
-    naming,
+    name_errors,
 )
 
 SCHEMES: dict[str, Callable[[str], File]] = {
@@ -43,13 +43,13 @@ def parse_source(text: str, table_format: TableFormat | None = None) -> RatingsS
     Raises SourceError for what cannot be one; opens nothing.
     """
     if table_format is not None:
-        with naming(hide_query(text)):
+        with name_errors(hide_query(text)):
             if text.startswith(ASSET):
                 return AssetRows.parse(text, table_format)
             return LakeTable.parse(text, table_format)
     may_be_many = "!/" not in text and not re.match(r"(?!s3:)\w+://", text)
     if may_be_many and text.isprintable():
-        with naming(text):
+        with name_errors(text):
             folder = Folder.parse(text)
         if folder is not None:
             return folder
@@ -62,7 +62,7 @@ def parse_file(text: str) -> File:
         raise SourceError(f"the source is empty: write {ALLOWED}")
     if not text.isprintable():
         raise SourceError(f"{text!r} has an invisible character in it: leave it out")
-    with naming(hide_query(text)):
+    with name_errors(hide_query(text)):
         archive, inside, member = text.partition("!/")
         file = _parse_scheme(archive)
         if not inside:

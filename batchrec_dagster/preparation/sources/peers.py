@@ -72,11 +72,11 @@ class PublicRedirects(HTTPAdapter):
         pool = super().get_connection_with_tls_context(request, verify, proxies, cert)
         url = str(request.url)
         if parse_url(url).netloc != self._host and not select_proxy(url, proxies):
-            pool.ConnectionCls = _checked(pool.ConnectionCls)
+            pool.ConnectionCls = _with_address_check(pool.ConnectionCls)
         return pool
 
 
-def _checked(connection: type[Any]) -> type[Any]:
+def _with_address_check(connection: type[Any]) -> type[Any]:
     class Checked(connection):  # type: ignore[misc]
         def connect(self) -> None:
             super().connect()

@@ -36,10 +36,10 @@ from batchrec_dagster.preparation.sources.source import (
 from batchrec_dagster.preparation.sources.tables import (
     TableFile,
     TextForm,
-    identifier,
-    literal,
-    partitions,
-    table_of,
+    build_select,
+    list_partitions,
+    quote_identifier,
+    quote_literal,
 )
 from batchrec_dagster.storage.durable import temporary_folder
 
@@ -74,71 +74,78 @@ def check_sql(sql: str) -> str:
         # As it will stand in another statement.
         duckdb.extract_statements(f"SELECT * FROM ({sql}\n)")  # noqa: S608
     except duckdb.Error as error:
-        raise ValueError(_reason(error)) from None
+        raise ValueError(_shorten_error(error)) from None
     return sql
 
 
 @dataclass(frozen=True)
 class FileQuery(RatingsSource):
-    """The source of one Parquet file: the rows that `sql` makes of `tables`, each by its name in
-    it. `setting` is what messages call it, `form` how files of text are written."""
+    """The source of one Parquet file: the rows that a query makes of other sources."""
 
     sql: str
+    """The query: one SELECT."""
+
     tables: Mapping[str, RatingsSource]
+    """The sources, by the names of the tables that the query calls them."""
+
     form: TextForm = field(default_factory=TextForm)
+    """How files of text are written."""
+
     setting: str = "ratings.query"
+    """What messages call the query."""
 
     @property
-    def shown(self) -> str:
-        return ", ".join(source.shown for source in self.tables.values())
+    def display_name(self) -> str:
+        return ", ".join(source.display_name for source in self.tables.values())
 
     def files(self, context: SourceContext) -> list[ListedFile]:
         """The result, which changes with the query and with any file. Raises SourceError."""
         tables = {name: tuple(source.files(context)) for name, source in self.tables.items()}
         parts = [self.sql, repr(self.form)]
         for name, files in tables.items():
-            parts += [f"{name} {file.file.shown} {file.fingerprint}" for file in files]
+            parts += [f"{name} {file.file.display_name} {file.fingerprint}" for file in files]
         version = hashlib.sha256("\n".join(parts).encode()).hexdigest()
         write = partial(self._write, tables)
-        return ResultFile(self.shown, version, FILENAME, write).files(context)
+        return ResultFile(self.display_name, version, FILENAME, write).files(context)
 
     def _write(
-        self, found: Mapping[str, Sequence[ListedFile]], path: Path, context: SourceContext
+        self, table_files: Mapping[str, Sequence[ListedFile]], path: Path, context: SourceContext
     ) -> None:
         with temporary_folder() as folder, ExitStack() as stack:
             reader = stack.enter_context(ConfinedReader())
             tables = {
                 table: [
-                    self._opened(file, folder / table / str(number), context, stack, reader)
+                    self._open(file, folder / table / str(number), context, stack, reader)
                     for number, file in enumerate(files)
                 ]
-                for table, files in found.items()
+                for table, files in table_files.items()
             }
             _run(self, tables, path, folder)
-        for file in (file for files in found.values() for file in files):
-            if file.file.changed(context):
-                raise FileError(
-                    f"{file.file.shown} changed while {self.setting} read it: try again when it is"
-                    " complete"
-                )
+        for files in table_files.values():
+            for listed in files:
+                if listed.file.has_changed(context):
+                    raise FileError(
+                        f"{listed.file.display_name} changed while {self.setting} read it: try"
+                        " again when it is complete"
+                    )
 
-    def _opened(
+    def _open(
         self,
-        found: ListedFile,
+        listed: ListedFile,
         folder: Path,
         context: SourceContext,
         stack: ExitStack,
         reader: ConfinedReader,
     ) -> TableFile:
-        path = stack.enter_context(found.file.open_locally(context))
+        path = stack.enter_context(listed.file.open_locally(context))
         unpacked = folder / "unpacked"
         unpacked.mkdir(parents=True)
         try:
-            file = RawFile(path, found.file.shown)
+            file = RawFile(path, listed.file.display_name)
             opened = open_file(file, self.form.encoding, unpacked, reader)
         except PreparationError as error:
             raise FileError(str(error)) from error
-        links = folder.joinpath("link", *partitions(found.file.shown))
+        links = folder.joinpath("link", *list_partitions(listed.file.display_name))
         links.mkdir(parents=True)
         # Without the end of a name by which DuckDB would take it for compressed.
         link = links / "file"
@@ -150,7 +157,7 @@ def _run(
     query: FileQuery, tables: Mapping[str, Sequence[TableFile]], result: Path, folder: Path
 ) -> None:
     files = [file for table in tables.values() for file in table]
-    with _connected(":memory:", query.setting, files, result, folder) as connection:
+    with _connect(":memory:", query.setting, files, result, folder) as connection:
         for name, table in tables.items():
             _create(connection, name, table, query)
         _write(connection, query.sql, query.setting, result)
@@ -167,29 +174,30 @@ def read_database(database: Path, sql: str, setting: str, result: Path) -> None:
         raise FileError(f"{setting}: {error}") from error
     with (
         temporary_folder() as folder,
-        _connected(str(database), setting, (), result, folder) as connection,
+        _connect(str(database), setting, (), result, folder) as connection,
     ):
         _write(connection, sql, setting, result)
 
 
 @contextmanager
-def _connected(
+def _connect(
     database: str, setting: str, files: Sequence[TableFile], result: Path, folder: Path
 ) -> Iterator[DuckDBPyConnection]:
     """A connection that sees these files and the database, writes the result, and nothing else,
     within the limits. Makes a FileError of DuckDB's errors."""
     import duckdb
 
-    limits, stopped = Limits.from_environment(), list[str]()
+    limits = Limits.from_environment()
+    reasons_to_stop: list[str] = []
     try:
         opened = duckdb.connect(database, read_only=database != ":memory:")
         with (
-            closing(_locked(opened, files, result, folder, limits)) as connection,
-            _watched(connection, result, limits, stopped),
+            closing(_lock(opened, files, result, folder, limits)) as connection,
+            _interrupt_at_limits(connection, result, limits, reasons_to_stop),
         ):
             yield connection
     except duckdb.Error as error:
-        reason = stopped[0] if stopped else _reason(error, files)
+        reason = reasons_to_stop[0] if reasons_to_stop else _shorten_error(error, files)
         if isinstance(error, duckdb.OutOfMemoryException):
             reason += f"; {QUERY_MEMORY_GB} allows {limits.query_memory / 1e9:g} GB"
         raise FileError(f"{setting}: {reason}") from error
@@ -201,8 +209,8 @@ def _create(
     import duckdb
 
     try:
-        select = table_of(connection, files, query.form)
-        connection.execute(f"CREATE VIEW {identifier(name)} AS {select}")
+        select = build_select(connection, files, query.form)
+        connection.execute(f"CREATE VIEW {quote_identifier(name)} AS {select}")
     except duckdb.InterruptException:
         raise
     except duckdb.Error as error:
@@ -219,16 +227,18 @@ def _write(connection: DuckDBPyConnection, sql: str, setting: str, result: Path)
         if not _KEPT.fullmatch(kind) and not re.search(r"[\](]", kind):
             # Sums are huge integers, which Parquet would make floating-point numbers.
             instead = "DECIMAL(38, 0)" if kind.endswith("HUGEINT") else "VARCHAR"
-            changed.append(f"CAST({identifier(name)} AS {instead}) AS {identifier(name)}")
+            changed.append(
+                f"CAST({quote_identifier(name)} AS {instead}) AS {quote_identifier(name)}"
+            )
     replaced = f" REPLACE ({', '.join(changed)})" if changed else ""
     # The query stands in the first line, so that the lines of its errors are its own.
     connection.execute(
-        f"COPY (SELECT *{replaced} FROM ({sql}\n)) TO {literal(result)}"  # noqa: S608
+        f"COPY (SELECT *{replaced} FROM ({sql}\n)) TO {quote_literal(result)}"  # noqa: S608
         " (FORMAT parquet, COMPRESSION zstd)"
     )
 
 
-def _locked(
+def _lock(
     connection: DuckDBPyConnection,
     files: Sequence[TableFile],
     result: Path,
@@ -242,11 +252,11 @@ def _locked(
         "autoload_known_extensions": "false",
         "python_enable_replacements": "false",
         "memory_limit": f"'{limits.query_memory} B'",
-        "temp_directory": literal(folder / "spilled"),
+        "temp_directory": quote_literal(folder / "spilled"),
         "max_temp_directory_size": f"'{limits.download_bytes} B'",
         # Times without a zone are UTC, wherever this runs.
         "TimeZone": "'UTC'",
-        "allowed_paths": f"[{', '.join(map(literal, paths))}]",
+        "allowed_paths": f"[{', '.join(map(quote_literal, paths))}]",
         "enable_external_access": "false",
         "lock_configuration": "true",
     }
@@ -256,22 +266,25 @@ def _locked(
 
 
 @contextmanager
-def _watched(
-    connection: DuckDBPyConnection, result: Path, limits: Limits, stopped: list[str]
+def _interrupt_at_limits(
+    connection: DuckDBPyConnection, result: Path, limits: Limits, reasons_to_stop: list[str]
 ) -> Iterator[None]:
-    """Interrupt what takes too long or writes too much; the reason is put into `stopped`."""
-    done, end = threading.Event(), time.monotonic() + limits.query_seconds
+    """Interrupt what takes too long or writes too much, and add the reason to the list."""
+    is_done = threading.Event()
+    end = time.monotonic() + limits.query_seconds
 
     def watch() -> None:
-        while not done.wait(WATCHED_SECONDS):
+        while not is_done.wait(WATCHED_SECONDS):
             if time.monotonic() > end:
                 minutes = limits.query_seconds / 60
-                stopped.append(f"it took longer than the {minutes:g} minutes of {QUERY_MINUTES}")
+                reasons_to_stop.append(
+                    f"it took longer than the {minutes:g} minutes of {QUERY_MINUTES}"
+                )
             elif result.exists() and result.stat().st_size > limits.download_bytes:
-                stopped.append(
+                reasons_to_stop.append(
                     f"its result is larger than the {limits.download_bytes} bytes of {MAX_FILE_GB}"
                 )
-            if stopped:
+            if reasons_to_stop:
                 connection.interrupt()
 
     thread = threading.Thread(target=watch, daemon=True)
@@ -279,28 +292,28 @@ def _watched(
     try:
         yield
     finally:
-        done.set()
+        is_done.set()
         thread.join()
 
 
-def _reason(error: Error, files: Sequence[TableFile] = ()) -> str:
+def _shorten_error(error: Error, files: Sequence[TableFile] = ()) -> str:
     """DuckDB's error in one line, with the line of the query and the names of the files."""
-    at = re.search(r"^LINE (\d+): (.*)", str(error), re.MULTILINE)
+    line = re.search(r"^LINE (\d+): (.*)", str(error), re.MULTILINE)
     text = str(error).partition("\n\nLINE")[0]
-    return f"line {at[1]}: {_one_line(text, files)}" if at else _one_line(text, files)
+    return f"line {line[1]}: {_one_line(text, files)}" if line else _one_line(text, files)
 
 
 def _one_line(text: str, files: Sequence[TableFile]) -> str:
     # Its hints name settings of DuckDB's reader, which nobody here has.
     short = re.split(r"\n\s*Possible|\nColumn \S+ is being", text)[0]
-    shown = " ".join(short.split())
-    if "state machine" in shown:
-        shown = (
+    message = " ".join(short.split())
+    if "state machine" in message:
+        message = (
             "lines end in CRLF and in LF, or a field has a carriage return in it, which DuckDB does"
             " not read: write all line ends alike"
         )
     for file in files:
         if (path := str(file.link)) in text:
             name = file.opened.name
-            shown = shown.replace(path, name) if path in shown else f"{name}: {shown}"
-    return shown[:SHOWN]
+            message = message.replace(path, name) if path in message else f"{name}: {message}"
+    return message[:SHOWN]

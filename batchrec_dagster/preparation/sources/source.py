@@ -41,40 +41,54 @@ def follow_links(path: Path, folder: Path) -> Path:
 
 @dataclass(frozen=True)
 class SourceContext:
-    """The buckets, the folder of relative paths, the folder of downloads, and the sample."""
+    """Where the files of sources are."""
 
     store: ObjectStore
+    """The buckets."""
+
     base: Path
+    """The folder that relative paths start from."""
+
     cache: Path
+    """The folder of downloads."""
+
     sample: SampleFiles
+    """The generated data set."""
 
 
 @dataclass(frozen=True)
-class FileState:
-    """A file's size in bytes, where that is known without reading it, and its version."""
+class FileDescription:
+    """What is known of a file without reading it."""
 
     size: int | None
+    """The size in bytes; None if only reading the file would tell."""
+
     version: str
+    """What changes when the file does."""
 
 
 @dataclass(frozen=True)
 class CopyResult:
-    """A copy's size in bytes, and its SHA-256 in hexadecimal."""
+    """A copy of a file."""
 
     size: int
+    """The size in bytes."""
+
     sha256: str
+    """The checksum in hexadecimal."""
 
 
 @dataclass(frozen=True)
 class ListedFile:
-    """A file of a source. `fingerprint` changes when the file does.
-
-    `filename` has letters, digits, `.`, `_` and `-` only, and slashes for the folders in a folder.
-    """
+    """A file of a source, as it was when the source was listed."""
 
     file: File
+
     filename: str
+    """Its name in the storage: letters, digits, `.`, `_` and `-`, and slashes between folders."""
+
     fingerprint: str
+    """What changes when the file does."""
 
 
 class RatingsSource(ABC):
@@ -82,7 +96,7 @@ class RatingsSource(ABC):
 
     @property
     @abstractmethod
-    def shown(self) -> str:
+    def display_name(self) -> str:
         """As declared, without the query of a URL, which may be a secret: for logs, metadata and
         messages."""
 
@@ -98,84 +112,92 @@ class RatingsSource(ABC):
 
 @dataclass(frozen=True)
 class File(RatingsSource):
-    """A source of one file: one subclass for each scheme. text: as declared.
+    """A source of one file, of which each scheme has a subclass.
 
-    `look`, `as_listed`, `chunks`, `local_path` raise FileError, DownloadError, StorageError or
-    OSError; the other methods make one SourceError of these.
+    `describe`, `with_snapshot`, `chunks` and `local_path` raise FileError, DownloadError,
+    StorageError or OSError. The other methods raise a SourceError instead.
     """
 
     text: str
+    """The source as it is declared."""
 
     @property
-    def shown(self) -> str:
+    def display_name(self) -> str:
         return hide_query(self.text)
 
     @property
     def name(self) -> str:
-        """What the file's name ends."""
+        """The path or URL that ends with the file's name."""
         return self.text
 
     @abstractmethod
-    def look(self, context: SourceContext) -> FileState: ...
+    def describe(self, context: SourceContext) -> FileDescription:
+        """What is known of the file without reading it."""
 
     @abstractmethod
-    def chunks(self, context: SourceContext) -> Iterator[bytes]: ...
+    def chunks(self, context: SourceContext) -> Iterator[bytes]:
+        """The content of the file, piece by piece."""
 
     def local_path(self, context: SourceContext) -> Path | None:
-        """Its path, where it is a file on this machine."""
+        """The path of a file on this machine; None for any other."""
         return None
 
     def files(self, context: SourceContext) -> list[ListedFile]:
         """Itself. Raises SourceError."""
-        with naming(self.shown):
-            file = self.as_listed(context)
+        with name_errors(self.display_name):
+            file = self.with_snapshot(context)
         return [ListedFile(file, safe_filename(self.name), file.fingerprint(context))]
 
-    def as_listed(self, context: SourceContext) -> File:
-        """Itself, knowing what it was like: it is copied as it is now, or not at all. A web file
-        and an archive are read whole into the cache, at one moment."""
+    def with_snapshot(self, context: SourceContext) -> File:
+        """The same file with what it is like now, so that it is copied as it is now, or not at all.
+
+        A web file and an archive are read whole into the cache as of one point in time.
+        """
         return self
 
-    def changed(self, context: SourceContext) -> bool:
-        """Whether it is on this machine, and no longer as `as_listed` saw it."""
+    def has_changed(self, context: SourceContext) -> bool:
+        """Whether it is on this machine, and differs from its snapshot."""
         return False
 
     def fingerprint(self, context: SourceContext, *, may_be_empty: bool = False) -> str:
         """What changes when the file does. Raises SourceError."""
-        with naming(self.shown):
-            look = self.look(context)
-            if look.size == 0 and not may_be_empty:
+        with name_errors(self.display_name):
+            description = self.describe(context)
+            if description.size == 0 and not may_be_empty:
                 raise FileError(EMPTY)
-            return look.version
+            return description.version
 
     @contextmanager
     def open_locally(self, context: SourceContext) -> Iterator[Path]:
-        """Itself where it is on this machine, else a temporary copy. Raises SourceError."""
-        with naming(self.shown):
+        """The path of the file, if it is on this machine, else of a temporary copy.
+
+        Raises SourceError.
+        """
+        with name_errors(self.display_name):
             path = self.local_path(context)
         if path is not None:
             yield path
             return
         with temporary_folder() as folder:
             path = folder / safe_filename(self.name)
-            with naming(self.shown), path.open("wb") as file:
+            with name_errors(self.display_name), path.open("wb") as file:
                 file.writelines(self.chunks(context))
             yield path
 
     def copy(
         self, context: SourceContext, destination: str, *, may_be_empty: bool = False
     ) -> CopyResult:
-        """Copy to the s3:// URI `destination`: all of it, or nothing changes there.
+        """Copy the file to the s3:// URI `destination`, or change nothing there.
 
-        Raises SourceError when the file cannot be read, or is empty, StorageError when the copy
+        Raises SourceError if the file cannot be read, or is empty, and StorageError if the copy
         cannot be written.
         """
         digest, size = hashlib.sha256(), 0
 
         # An error in here ends the put before anything is visible.
-        def counted() -> Generator[bytes, None, None]:
+        def read_and_count() -> Generator[bytes, None, None]:
             nonlocal size
-            with naming(self.shown):
+            with name_errors(self.display_name):
                 for chunk in self.chunks(context):
                     digest.update(chunk)
                     size += len(chunk)
@@ -183,13 +205,13 @@ class File(RatingsSource):
                 if not size and not may_be_empty:
                     raise FileError(EMPTY)
 
-        with closing(counted()) as chunks:
-            context.store.put(destination, _in_a_thread(chunks))
+        with closing(read_and_count()) as chunks:
+            context.store.put(destination, _produce_in_thread(chunks))
         return CopyResult(size, digest.hexdigest())
 
 
-def _in_a_thread(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """The same, produced in a thread of its own: obstore cannot read during a put."""
+def _produce_in_thread(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """The same chunks, read in a thread of their own, as obstore cannot read during a put."""
     with ThreadPoolExecutor(max_workers=1) as thread:
         while (chunk := thread.submit(next, chunks, None).result()) is not None:
             yield chunk
@@ -200,8 +222,8 @@ def safe_filename(name: str) -> str:
 
     Readers such as Spark skip names that begin with a dot or an underscore.
     """
-    plain = re.sub(r"[^A-Za-z0-9._-]+", "_", re.split(r"[/\\]", name)[-1])
-    return plain[-LONGEST_FILENAME:].lstrip("._-") or "ratings"
+    filename = re.sub(r"[^A-Za-z0-9._-]+", "_", re.split(r"[/\\]", name)[-1])
+    return filename[-LONGEST_FILENAME:].lstrip("._-") or "ratings"
 
 
 def hide_query(source: str) -> str:
@@ -213,18 +235,20 @@ def hide_query(source: str) -> str:
 
 
 @contextmanager
-def naming(shown: str) -> Iterator[None]:
+def name_errors(display_name: str) -> Iterator[None]:
     """Turn every error of a file into a SourceError of one line that names the source."""
     try:
         yield
     except OSError as error:
-        raise SourceError(f"{shown} cannot be read: {error.strerror or error}") from error
+        raise SourceError(f"{display_name} cannot be read: {error.strerror or error}") from error
     except FileError as error:
-        raise SourceError(f"{shown}: {error}") from error
+        raise SourceError(f"{display_name}: {error}") from error
     except (DownloadError, StorageError) as error:
         # These name an address, which may be another one.
         message = str(error)
-        raise SourceError(message if shown in message else f"{shown}: {message}") from error
+        if display_name not in message:
+            message = f"{display_name}: {message}"
+        raise SourceError(message) from error
 
 
 CHUNK = 8 * 1024 * 1024
@@ -234,18 +258,21 @@ ONLY_A_RUN = "an asset is read by a run, as the source of ratings or items: name
 
 @dataclass(frozen=True)
 class ResultFile(File):
-    """Rows that `write` puts into a Parquet file, or raises FileError; `version` changes when they
-    may have changed."""
+    """A file of rows that a run computes, such as those of a query."""
 
     version: str
+    """What changes when the rows may have changed."""
+
     filename: str
+
     write: Callable[[Path, SourceContext], None] = field(repr=False, compare=False)
+    """Writes the rows to a path, as Parquet, or raises FileError."""
 
     def files(self, context: SourceContext) -> list[ListedFile]:
         return [ListedFile(self, self.filename, self.version)]
 
-    def look(self, context: SourceContext) -> FileState:
-        return FileState(None, self.version)
+    def describe(self, context: SourceContext) -> FileDescription:
+        return FileDescription(None, self.version)
 
     def chunks(self, context: SourceContext) -> Iterator[bytes]:
         with temporary_folder() as folder:
@@ -273,7 +300,7 @@ class AssetRows(File):
         """The parts of the asset's key."""
         return self.text.removeprefix(ASSET).split("/")
 
-    def look(self, context: SourceContext) -> FileState:
+    def describe(self, context: SourceContext) -> FileDescription:
         raise FileError(ONLY_A_RUN)
 
     def chunks(self, context: SourceContext) -> Iterator[bytes]:

@@ -51,47 +51,51 @@ class TextForm:
 
 @dataclass(frozen=True)
 class TableFile:
-    """A file of a table; `link`: where DuckDB finds it, below the folders of its partitions."""
+    """A file of a table."""
 
     opened: OpenedFile
+
     link: Path
+    """Where DuckDB finds the file, below the folders of its partitions."""
 
 
-def partitions(shown: str) -> list[str]:
+def list_partitions(path: str) -> list[str]:
     """The folders `key=value` of a path."""
-    return [part for part in shown.split("/")[:-1] if _HIVE.fullmatch(part)]
+    return [part for part in path.split("/")[:-1] if _HIVE.fullmatch(part)]
 
 
-def table_of(connection: DuckDBPyConnection, files: Sequence[TableFile], form: TextForm) -> str:
+def build_select(connection: DuckDBPyConnection, files: Sequence[TableFile], form: TextForm) -> str:
     """The SELECT of all files' rows; columns are matched by name. Raises FileError."""
     filled = [file for file in files if file.opened.size]
     if not filled:
         raise FileError("it is empty: check what writes it")
     forms = {file.opened.format: file.opened.name for file in reversed(filled)}
     if len(forms) > 1:
-        found = " and ".join(f"{name} is {form}" for form, name in forms.items())
-        raise FileError(f"its files are of several formats ({found}): declare a table for each")
-    keys = {tuple(part.partition("=")[0] for part in _hive_of(file)) for file in filled}
+        formats = " and ".join(f"{name} is {form}" for form, name in forms.items())
+        raise FileError(f"its files are of several formats ({formats}): declare a table for each")
+    keys = {
+        tuple(part.partition("=")[0] for part in _list_hive_partitions(file)) for file in filled
+    }
     hive = {"hive_partitioning": len(keys) == 1 and () not in keys, "hive_types_autocast": False}
     if "parquet" in forms:
-        return f"SELECT * FROM {_call('read_parquet', filled, union_by_name=True, **hive)}"  # noqa: S608
+        return f"SELECT * FROM {_build_call('read_parquet', filled, union_by_name=True, **hive)}"  # noqa: S608
     if "json" in forms:
-        return _json(connection, filled, hive)
-    return _csv(filled, form, hive)
+        return _select_json(connection, filled, hive)
+    return _select_csv(filled, form, hive)
 
 
-def _hive_of(file: TableFile) -> list[str]:
-    return partitions(file.link.as_posix())
+def _list_hive_partitions(file: TableFile) -> list[str]:
+    return list_partitions(file.link.as_posix())
 
 
-def _csv(files: Sequence[TableFile], form: TextForm, hive: Mapping[str, Any]) -> str:
+def _select_csv(files: Sequence[TableFile], form: TextForm, hive: Mapping[str, Any]) -> str:
     longest = max(_LEAST_LINE, Limits.from_environment().line_bytes)
     parts = []
-    headers = [(_header(file.opened, form), file) for file in files]
+    headers = [(_recognise_header(file.opened, form), file) for file in files]
     # Files in a row that have the same header are one call, which keeps the order of the files.
     for (delimiter, columns, header), group in groupby(headers, key=lambda pair: pair[0]):
         quote = '"' if form.quoted and delimiter != "::" else ""
-        call = _call(
+        call = _build_call(
             "read_csv",
             [file for _, file in group],
             auto_detect=False,
@@ -107,22 +111,22 @@ def _csv(files: Sequence[TableFile], form: TextForm, hive: Mapping[str, Any]) ->
     return " UNION ALL BY NAME ".join(parts)
 
 
-def _header(opened: OpenedFile, form: TextForm) -> tuple[str, tuple[str, ...], bool]:
+def _recognise_header(opened: OpenedFile, form: TextForm) -> tuple[str, tuple[str, ...], bool]:
     """The delimiter, the names of the columns, and whether line 1 has them."""
     delimiter = form.delimiter or recognise_delimiter(opened, {}, quoted=form.quoted)
-    fields = [field.strip() for field in _first_line(opened, delimiter, form.quoted)]
+    fields = [field.strip() for field in _read_first_line(opened, delimiter, form.quoted)]
     header = names_columns(fields)
     names = [
         (field if header else "") or f"column_{number}" for number, field in enumerate(fields, 1)
     ]
     # SQL does not tell capitals from small letters.
-    times = Counter(name.lower() for name in names)
-    if twice := [name for name in names if times[name.lower()] > 1]:
-        raise FileError(f"{opened.name} has two columns {twice[-1]!r}: rename one")
+    counts = Counter(name.lower() for name in names)
+    if duplicates := [name for name in names if counts[name.lower()] > 1]:
+        raise FileError(f"{opened.name} has two columns {duplicates[-1]!r}: rename one")
     return delimiter, tuple(names), header
 
 
-def _first_line(opened: OpenedFile, delimiter: str, quoted: bool) -> list[str]:
+def _read_first_line(opened: OpenedFile, delimiter: str, quoted: bool) -> list[str]:
     with opened.path.open(encoding="utf-8-sig", newline="") as file:
         if delimiter == "::" or not quoted:
             return file.readline().rstrip("\r\n").split(delimiter)
@@ -132,13 +136,13 @@ def _first_line(opened: OpenedFile, delimiter: str, quoted: bool) -> list[str]:
             return []
 
 
-def _json(
+def _select_json(
     connection: DuckDBPyConnection, files: Sequence[TableFile], hive: Mapping[str, Any]
 ) -> str:
     longest = max(_LEAST_LINE, Limits.from_environment().line_bytes)
     options = {"maximum_object_size": longest, **hive}
     # All of the file is looked at: a field that comes late would be missing, without a word.
-    sampled = _call(
+    sampled = _build_call(
         "read_json",
         files,
         sample_size=-1,
@@ -147,53 +151,55 @@ def _json(
         union_by_name=True,
         **options,
     )
-    found = connection.sql(f"SELECT * FROM {sampled}")  # noqa: S608
+    relation = connection.sql(f"SELECT * FROM {sampled}")  # noqa: S608
     keys = (
-        {part.partition("=")[0] for part in _hive_of(files[0])}
+        {part.partition("=")[0] for part in _list_hive_partitions(files[0])}
         if hive["hive_partitioning"]
         else set()
     )
     columns = {
-        name: _type(kind)
-        for name, kind in zip(found.columns, found.types, strict=True)
+        name: _sql_type(kind)
+        for name, kind in zip(relation.columns, relation.types, strict=True)
         if name not in keys
     }
-    return f"SELECT * FROM {_call('read_json', files, columns=columns, **options)}"  # noqa: S608
+    return f"SELECT * FROM {_build_call('read_json', files, columns=columns, **options)}"  # noqa: S608
 
 
-def _type(kind: Any) -> str:
+def _sql_type(kind: Any) -> str:
     """The type in SQL, with text for what was written as text."""
     if kind.id == "list":
-        return f"{_type(kind.children[0][1])}[]"
+        return f"{_sql_type(kind.children[0][1])}[]"
     if kind.id == "map":
-        return f"MAP(VARCHAR, {_type(kind.children[1][1])})"
+        return f"MAP(VARCHAR, {_sql_type(kind.children[1][1])})"
     if kind.id == "struct":
-        fields = ", ".join(f"{identifier(name)} {_type(child)}" for name, child in kind.children)
+        fields = ", ".join(
+            f"{quote_identifier(name)} {_sql_type(child)}" for name, child in kind.children
+        )
         return f"STRUCT({fields})" if fields else "JSON"
     return "VARCHAR" if str(kind).lower() in _TEXTS else str(kind)
 
 
-def _call(function: str, files: Sequence[TableFile], **options: Any) -> str:
-    paths = ", ".join(literal(file.link) for file in files)
-    texts = "".join(f", {name} = {_value(value)}" for name, value in options.items())
+def _build_call(function: str, files: Sequence[TableFile], **options: Any) -> str:
+    paths = ", ".join(quote_literal(file.link) for file in files)
+    texts = "".join(f", {name} = {_sql_value(value)}" for name, value in options.items())
     return f"{function}([{paths}]{texts})"
 
 
-def _value(value: Any) -> str:
+def _sql_value(value: Any) -> str:
     match value:
         case bool() | int():
             return str(value)
         case dict():
-            pairs = (f"{literal(key)}: {literal(item)}" for key, item in value.items())
+            pairs = (f"{quote_literal(key)}: {quote_literal(item)}" for key, item in value.items())
             return f"{{{', '.join(pairs)}}}"
-    return literal(value)
+    return quote_literal(value)
 
 
-def literal(text: object) -> str:
+def quote_literal(text: object) -> str:
     """Text as SQL writes it."""
     return "'" + str(text).replace("'", "''") + "'"
 
 
-def identifier(name: str) -> str:
+def quote_identifier(name: str) -> str:
     """A name as SQL writes it."""
     return '"' + name.replace('"', '""') + '"'

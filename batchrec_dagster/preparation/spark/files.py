@@ -204,7 +204,7 @@ def name_file_in_errors(name: str) -> Iterator[None]:
 
 
 def _refuse(start: bytes, file: SourceFile) -> None:
-    form = "in UTF-16" if start.startswith(formats.UTF16) else formats.format_of(start)
+    form = "in UTF-16" if start.startswith(formats.UTF16) else formats.recognise_format(start)
     if form is not None:
         raise PreparationError(
             f"{file.name} is {form}, which Spark does not read here: write it as CSV in UTF-8 or as"
