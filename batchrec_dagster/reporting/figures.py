@@ -1,0 +1,240 @@
+"""The figures of the sections that every report has: quality, users and catalogue."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from batchrec_dagster.personalize.evidence import ALL, COVERAGE, NDCG, MetricEstimate
+from batchrec_dagster.reporting.charts import Chart
+from batchrec_dagster.reporting.facts import Facts
+from batchrec_dagster.reporting.sections import Figure, format_count, format_percent, format_score
+from batchrec_dagster.reporting.statistics import Shares
+
+# The series of the charts.
+MODEL, POPULAR = "This model", "Most popular items"
+LISTS, HISTORIES = "In the lists", "In the histories"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric of the model."""
+
+    name: str
+    key: str
+    """Personalize's name of it."""
+    short: str
+    """Its name in Dagster's metadata."""
+    meaning: str
+    """What it says, in a sentence or two."""
+
+
+METRICS = (
+    Metric(
+        "NDCG@25",
+        NDCG,
+        "ndcg_at_25",
+        "How well the first 25 items match what people chose next. 1 is a perfect list; a hit near"
+        " the top counts for more.",
+    ),
+    Metric(
+        "Precision@10",
+        "precision_at_10",
+        "precision_at_10",
+        "Share of the first ten items that people chose next. 0.2 is two of ten.",
+    ),
+    Metric(
+        "MRR@25",
+        "mean_reciprocal_rank_at_25",
+        "mrr_at_25",
+        "How early the first hit comes: 1 in first place, 0.5 in second, 0.33 in third.",
+    ),
+    Metric(
+        "Coverage",
+        COVERAGE,
+        "coverage",
+        "Share of the items recommended to at least one test user; batchrec's engine counts those"
+        " with interactions. More is not always better, but very little means that everyone gets"
+        " the same items.",
+    ),
+)
+
+
+def draw_quality(facts: Facts) -> Figure | None:
+    """The metrics compared with those of popularity; None if these were not measured."""
+    run = facts.run
+    if not run.popularity:
+        return None
+    rows = [
+        (metric.name, run.metrics.get(metric.key, 0.0), run.popularity.get(metric.key, 0.0))
+        for metric in METRICS
+    ]
+    return Figure(
+        "quality",
+        "Quality compared with popularity",
+        "This model compared with recommending the most popular items to everyone.",
+        Chart("horizontal bars", "Metric", "Value, 0 to 1", [MODEL, POPULAR], rows),
+        ["Metric", MODEL, POPULAR],
+        [[name, format_score(model), format_score(popular)] for name, model, popular in rows],
+    )
+
+
+def draw_groups(facts: Facts) -> Figure | None:
+    """The NDCG by how much is known about the tested users; None if it is not known."""
+    groups = [evidence for evidence in facts.run.evidence if evidence.users]
+    if not groups:
+        return None
+    bars = []
+    rows = []
+    for evidence in groups:
+        name = "All" if evidence.group == ALL else evidence.group
+        label = f"{name} ({evidence.users:,} users)"
+        bars.append((label, evidence.ndcg.value, evidence.popular.value))
+        rows.append(
+            [
+                name,
+                format_count(evidence.users),
+                format_score(evidence.ndcg.value),
+                format_score(evidence.popular.value),
+                format_estimate(evidence.difference),
+            ]
+        )
+    return Figure(
+        "groups",
+        "Quality by length of history",
+        "Tested users by how many of their interactions the model saw. Cold users have nothing to"
+        " hold out, so nothing is measured for them.",
+        Chart("horizontal bars", "Interactions", "NDCG@25", [MODEL, POPULAR], bars),
+        ["Interactions", "Users", "Model", "Popular", "Lead"],
+        rows,
+    )
+
+
+def format_estimate(estimate: MetricEstimate) -> Markup:
+    """A metric, and below it its 95% interval or a note that there is none."""
+    if estimate.interval is None:
+        return format_score(estimate.value) + Markup("<small>too few users for an interval</small>")
+    ends = Markup("<small>{} to {}</small>").format(*map(format_score, estimate.interval))
+    return format_score(estimate.value) + ends
+
+
+def draw_exposure(facts: Facts) -> Figure:
+    """How unevenly items appear in the lists and in the histories."""
+    exposure = facts.catalogue.exposure
+    series = [LISTS, HISTORIES]
+    curve = [(share.label, share.recommendations, share.interactions) for share in exposure.curve]
+    rows = [
+        [
+            f"Top {share.label}",
+            format_percent(share.recommendations),
+            format_percent(share.interactions),
+        ]
+        for share in exposure.curve
+    ]
+    gini = [
+        "Gini",
+        format_score(exposure.gini.recommendations),
+        format_score(exposure.gini.interactions),
+    ]
+    return Figure(
+        "exposure",
+        "How few items take the lists",
+        "The share of all recommendations that the most recommended items take, compared with what"
+        " the most popular ones take of all interactions. Gini: 0 if all items are shown equally"
+        " often, 1 if one takes all.",
+        Chart("lines", "Items that are shown most", "Share of all", series, curve, percent=True),
+        ["Items", *series],
+        [*rows, gini],
+    )
+
+
+def draw_trainings(facts: Facts) -> Figure | None:
+    """The NDCG of the latest models; None if there are fewer than two."""
+    trainings = facts.run.trainings
+    if len(trainings) < 2:
+        return None
+    points = [
+        (
+            f"{number}. {training.made:%Y-%m-%d}",
+            training.metrics.get("ndcg_at_25", 0.0),
+            training.metrics.get("popularity_ndcg_at_25"),
+        )
+        for number, training in enumerate(trainings, 1)
+    ]
+    caption = f"NDCG@25 of the latest {len(trainings)} models, oldest first."
+    settings = [training.interactions for training in trainings if training.interactions]
+    if any(interactions != settings[0] for interactions in settings):
+        caption += SETTINGS_CHANGED
+    return Figure(
+        "runs",
+        "Quality over time",
+        caption,
+        Chart("lines", "Model", "NDCG@25", ["Model", POPULAR], points),
+        ["Trained", *(metric.name for metric in METRICS)],
+        [
+            [
+                f"{training.made:%Y-%m-%d %H:%M} UTC, {training.recipe}",
+                *(format_score(training.metrics.get(metric.short, 0.0)) for metric in METRICS),
+            ]
+            for training in reversed(trainings)
+        ],
+    )
+
+
+# Added to the caption, with the space that separates it.
+SETTINGS_CHANGED = (
+    " The settings of the interactions changed between some of them: these cannot be compared."
+)
+
+
+def draw_lengths(facts: Facts) -> Figure:
+    """How many users have how many interactions."""
+    groups = facts.audience.lengths
+    return Figure(
+        "lengths",
+        "How much is known about each user",
+        "Requested users by their number of interactions.",
+        Chart("bars", "Interactions", "Users", ["Users"], groups),
+        ["Interactions", "Users"],
+        [[label, format_count(users)] for label, users in groups],
+    )
+
+
+def draw_bands(facts: Facts) -> Figure:
+    """The shares of popular and unpopular items in lists and histories."""
+    return _draw_shares(
+        "bands",
+        "Popularity of the recommended items",
+        "Items from the most to the least popular: their share of all recommendations compared with"
+        " their share of all interactions.",
+        "Items by popularity",
+        facts.catalogue.bands,
+    )
+
+
+def draw_categories(facts: Facts) -> Iterator[Figure]:
+    """The shares of the values of each category in lists and histories."""
+    for number, (category, shares) in enumerate(facts.catalogue.values.items(), 1):
+        if shares:
+            yield _draw_shares(
+                f"category{number}",
+                f"{category} in lists and histories",
+                f"For each value of {category}, its share of all recommendations compared with its"
+                " share of all interactions. An item with several values counts for each.",
+                category,
+                shares,
+            )
+
+
+def _draw_shares(
+    name: str, title: str, caption: str, axis_title: str, shares: Sequence[Shares]
+) -> Figure:
+    rows = [(share.label, share.recommendations, share.interactions) for share in shares]
+    chart = Chart("horizontal bars", axis_title, "Share", [LISTS, HISTORIES], rows, percent=True)
+    cells = [
+        [label, format_percent(lists), format_percent(histories)]
+        for label, lists, histories in rows
+    ]
+    return Figure(name, title, caption, chart, [axis_title, LISTS, HISTORIES], cells)
