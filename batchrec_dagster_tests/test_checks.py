@@ -9,7 +9,7 @@ import pytest
 from batchrec_dagster.pipeline.run_step import asset_step
 from batchrec_dagster.preparation.users import count_rows
 from batchrec_dagster.steps import checks
-from batchrec_dagster.steps.publishing import checks_of
+from batchrec_dagster.steps.publishing import read_checks
 from batchrec_dagster.steps.records import DatasetRecord, ModelRecord
 from batchrec_dagster.storage.published_table import Edition
 
@@ -23,12 +23,12 @@ def interactions(users: int, each: int, *, time: int = 1_500_000_000) -> pl.Lazy
 
 def enough(interactions: pl.LazyFrame) -> checks.CheckResult:
     counts, rows = count_rows(interactions), interactions.select(pl.len()).collect().item()
-    return checks.enough_interactions(rows, counts.users, counts.users_with_two)
+    return checks.check_enough_interactions(rows, counts.users, counts.users_with_two)
 
 
 def plausible(interactions: pl.LazyFrame, unit: str) -> checks.CheckResult:
     counts = count_rows(interactions)
-    return checks.timestamps_plausible(counts.earliest, counts.latest, unit, NOW)
+    return checks.check_timestamps_plausible(counts.earliest, counts.latest, unit, NOW)
 
 
 def test_enough_interactions() -> None:
@@ -55,12 +55,12 @@ def test_too_few_interactions(users: int, each: int, lonely: int, found: str) ->
     )
     check = enough(pl.concat([interactions(users, each), alone]))
     assert not check.passed
-    assert check.found.startswith(found)
-    assert check.found.endswith("with two or more. Provide more data")
+    assert check.finding.startswith(found)
+    assert check.finding.endswith("with two or more. Provide more data")
 
 
 def test_ratings_below_the_minimum_could_be_enough() -> None:
-    said = checks.enough_interactions(975, 25, 25, low=1_200).found
+    said = checks.check_enough_interactions(975, 25, 25, low=1_200).finding
     assert said.endswith(" or lower interactions.min_rating: 1,200 ratings are below it")
 
 
@@ -84,90 +84,90 @@ def test_no_interactions_at_all_fail_both_checks() -> None:
 def test_timestamps_plausible(time: int, unit: str, passed: bool, found: str) -> None:
     check = plausible(interactions(2, 2, time=time), unit)
     assert check.passed is passed
-    assert found in check.found
+    assert found in check.finding
 
 
 USERS = pl.Series(["a", "b", "c"])
 
 
 def test_every_user_answered() -> None:
-    assert checks.every_user_answered(USERS, pl.Series(["c", "a", "b"])).passed
-    missing = checks.every_user_answered(USERS, pl.Series(["a"]))
+    assert checks.check_every_user_answered(USERS, pl.Series(["c", "a", "b"])).passed
+    missing = checks.check_every_user_answered(USERS, pl.Series(["a"]))
     assert not missing.passed
-    assert "1 of 3 users have a result; missing: 'b', 'c'" in missing.found
-    assert not checks.every_user_answered(USERS, pl.Series(["a", "b", "c", "a"])).passed
-    empty = checks.every_user_answered(USERS, USERS, empty=True)
+    assert "1 of 3 users have a result; missing: 'b', 'c'" in missing.finding
+    assert not checks.check_every_user_answered(USERS, pl.Series(["a", "b", "c", "a"])).passed
+    empty = checks.check_every_user_answered(USERS, USERS, empty=True)
     assert empty.blocks
-    assert empty.found.startswith("3 of 3 users have a result; all lists are empty")
+    assert empty.finding.startswith("3 of 3 users have a result; all lists are empty")
 
 
 def test_few_event_types() -> None:
-    assert checks.few_event_types(0).passed
-    assert checks.few_event_types(9).passed
-    many = checks.few_event_types(10)
+    assert checks.check_few_event_types(0).passed
+    assert checks.check_few_event_types(9).passed
+    many = checks.check_few_event_types(10)
     assert many.blocks
-    assert many.found.startswith("10 event types; Personalize takes at most 9")
-    assert checks.few_event_types(8, event_value=True).passed
-    assert checks.few_event_types(9, event_value=True).blocks
+    assert many.finding.startswith("10 event types; Personalize takes at most 9")
+    assert checks.check_few_event_types(8, event_value=True).passed
+    assert checks.check_few_event_types(9, event_value=True).blocks
 
 
 def test_no_failed_lines() -> None:
-    assert checks.no_failed_lines(0, 2, None).passed
-    failed = checks.no_failed_lines(1, 2, ("b", "User error"))
+    assert checks.check_no_failed_lines(0, 2, None).passed
+    failed = checks.check_no_failed_lines(1, 2, ("b", "User error"))
     assert not failed.passed
-    assert failed.found == "1 of 2 users failed; the first, user 'b': User error"
+    assert failed.finding == "1 of 2 users failed; the first, user 'b': User error"
 
 
 def test_every_segment_answered() -> None:
     def answered(*segments: str) -> checks.CheckResult:
-        return checks.every_segment_answered(["1", "2"], pl.Series(segments))
+        return checks.check_every_segment_answered(["1", "2"], pl.Series(segments))
 
     assert answered("2", "1").passed
     assert not answered("2", "1", "1").passed
     missing = answered("2")
     assert not missing.passed
-    assert "1 of 2 segments have a result; missing: '1'" in missing.found
-    assert "Run the batch segment job again" in missing.found
+    assert "1 of 2 segments have a result; missing: '1'" in missing.finding
+    assert "Run the batch segment job again" in missing.finding
 
 
 def test_no_duplicates() -> None:
-    assert checks.no_duplicates(0).passed
-    twice = checks.no_duplicates(1, "user")
+    assert checks.check_no_duplicates(0).passed
+    twice = checks.check_no_duplicates(1, "user")
     assert not twice.passed
-    assert twice.found.startswith("1 users")
+    assert twice.finding.startswith("1 users")
 
 
 def test_no_seen_items() -> None:
-    assert checks.no_seen_items(0).passed
-    check = checks.no_seen_items(1)
+    assert checks.check_no_seen_items(0).passed
+    check = checks.check_no_seen_items(1)
     assert not check.passed
-    assert check.found.startswith("1 recommended items")
+    assert check.finding.startswith("1 recommended items")
 
 
 def test_lists_full_is_a_warning() -> None:
-    assert checks.lists_full(2, 2, 1).passed
-    short = checks.lists_full(1, 2, 2)
+    assert checks.check_lists_full(2, 2, 1).passed
+    short = checks.check_lists_full(1, 2, 2)
     assert not short.passed
-    assert short.found.startswith("1 of 2 users have all 2 items")
+    assert short.finding.startswith("1 of 2 users have all 2 items")
     assert not short.blocks
 
 
 def test_items_that_the_items_file_does_not_have_are_a_warning() -> None:
     listed, known = pl.Series(["1.0", "2.0", "3"]), pl.Series(["1", "2", "3"])
-    assert checks.items_known(listed.head(0), known).passed
-    assert checks.items_known(pl.Series(["1", "2", "4"]), known).passed
-    other = checks.items_known(listed, known)
+    assert checks.check_items_known(listed.head(0), known).passed
+    assert checks.check_items_known(pl.Series(["1", "2", "4"]), known).passed
+    other = checks.check_items_known(listed, known)
     assert not other.passed
     assert not other.blocks
-    assert other.found.startswith("1 of the 3 items in the lists are in the items file")
-    assert "The lists have '1.0', the file '1'" in other.found
-    assert "ratings.columns.item" in checks.items_known(listed, known.head(0)).found
+    assert other.finding.startswith("1 of the 3 items in the lists are in the items file")
+    assert "The lists have '1.0', the file '1'" in other.finding
+    assert "ratings.columns.item" in checks.check_items_known(listed, known.head(0)).finding
 
 
 def test_a_step_whose_checks_fail_reports_them_and_stops() -> None:
     @asset_step
     def step() -> dg.MaterializeResult[None]:
-        checks.require([checks.no_seen_items(0), checks.no_duplicates(1)])
+        checks.require_passed([checks.check_no_seen_items(0), checks.check_no_duplicates(1)])
         return dg.MaterializeResult()
 
     results = step()
@@ -180,24 +180,24 @@ def test_a_step_whose_checks_fail_reports_them_and_stops() -> None:
 
 
 def test_a_warning_does_not_stop_a_step() -> None:
-    checks.require([checks.lists_full(1, 2, 2)])
+    checks.require_passed([checks.check_lists_full(1, 2, 2)])
 
 
 def test_editions_of_earlier_versions_keep_their_verdicts() -> None:
     old = {"name": "none_seen", "passed": True, "found": "0 items", "numbers": {}}
     edition = Edition({"checks": [old]}, "s3://shop/lists.parquet")
-    seen, unknown = checks_of(edition, ["no_seen_items", "no_duplicates"])
-    assert seen.found == "0 items"
-    assert "not checked" in unknown.found
+    seen, unknown = read_checks(edition, ["no_seen_items", "no_duplicates"])
+    assert seen.finding == "0 items"
+    assert "not checked" in unknown.finding
 
 
 def test_a_check_that_warned_in_an_edition_still_only_warns() -> None:
-    short = checks.lists_full(1, 2, 2)
+    short = checks.check_lists_full(1, 2, 2)
     assert checks.CheckResult.from_json(short.to_json()) == short
     # Earlier versions kept no severity.
     old = {key: value for key, value in short.to_json().items() if key != "severity"}
     assert not checks.CheckResult.from_json(old).blocks
-    failed = checks.no_duplicates(1)
+    failed = checks.check_no_duplicates(1)
     assert failed.to_json().keys() == {"name", "passed", "found", "numbers"}
     assert checks.CheckResult.from_json(failed.to_json()).blocks
 

@@ -99,11 +99,11 @@ def test_a_piece_at_a_time_is_as_good_as_all_at_once(batch: Any) -> None:
     assert found["every_user_answered"].passed is bool(expected)
     assert found["no_failed_users"].passed
     twice = len(expected) - len({(row[0], row[2]) for row in expected})
-    assert found["no_duplicates"].found.startswith(f"{twice:,} items")
+    assert found["no_duplicates"].finding.startswith(f"{twice:,} items")
     assert ("no_seen_items" in found) is (seen is not None)
     assert seen is None or found["no_seen_items"].passed
     full = sum(rank == num_results for _, rank, _, _ in expected)
-    assert found["lists_full"].found.startswith(f"{full:,} of {len(asked):,}")
+    assert found["lists_full"].finding.startswith(f"{full:,} of {len(asked):,}")
     assert offered or not expected
 
 
@@ -124,9 +124,9 @@ def test_a_line_that_failed_is_reported_from_whichever_piece_it_is_in() -> None:
         line = format_inference_line({"userId": user}, [] if error else ["1"], error=error)
         made.add(read_inference(line.encode()))
     everyone, failed, *_ = made.checks(pl.Series(["a", "b", "c", "d"]), filtered=False)
-    assert everyone.found.startswith("3 of 4 users have a result; missing: 'd'")
-    assert everyone.found.endswith("1 results are repeated")
-    assert failed.found == "2 of 4 users failed; the first, user 'b': User error"
+    assert everyone.finding.startswith("3 of 4 users have a result; missing: 'd'")
+    assert everyone.finding.endswith("1 results are repeated")
+    assert failed.finding == "2 of 4 users failed; the first, user 'b': User error"
 
 
 def test_items_without_a_score_are_kept_counted_and_null_in_the_table() -> None:
@@ -152,7 +152,7 @@ def test_items_without_a_score_are_kept_counted_and_null_in_the_table() -> None:
     assert made.items_without_score == 5
     *_, full = made.checks(pl.Series([*"abcde"]), filtered=True)
     assert full.numbers["padding"] == 5
-    assert "5 items without a score are popular ones" in full.found
+    assert "5 items without a score are popular ones" in full.finding
     with pytest.raises(ValueError, match="not a batch inference output file"):
         read_inference(b'{"input": NaN')
 

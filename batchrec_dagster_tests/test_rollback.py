@@ -22,7 +22,7 @@ from batchrec_dagster.steps.errors import StepError
 from batchrec_dagster.steps.publishing import (
     PREVIOUS,
     Rollbacks,
-    run_config,
+    build_rollback_config,
 )
 from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
 from batchrec_dagster.storage.published_table import Edition, TableWriter
@@ -266,7 +266,7 @@ def test_the_job_publishes_the_lists_before_and_refreshes_go_on_from_there(
     assert " 61 users (rolled back) <-\n" in refused.output
     # The process dies when they are published, and the report is still of the third.
     config = project.root / "rollback.json"
-    config.write_text(json.dumps(run_config("shop__recommendations", "2")))
+    config.write_text(json.dumps(build_rollback_config("shop__recommendations", "2")))
     job = ("dagster", "job", "execute", "-m", f"{project.package.name}.definitions")
     command = (*job, "-j", "shop_rollback", "-c", str(config))
     killed_at(project, command, "published again: edition 2")

@@ -73,7 +73,7 @@ def test_failed_segments_are_reported() -> None:
     table, _ = made(lines, 1, None)
     whole, failed, twice = table.checks(["10", "11", "12"], "segments.items")
     assert not whole.passed
-    assert "missing: '12'" in whole.found
-    assert "1 of 3 segments failed" in failed.found
-    assert "'11': User error: no such item; fix segments.items" in failed.found
+    assert "missing: '12'" in whole.finding
+    assert "1 of 3 segments failed" in failed.finding
+    assert "'11': User error: no such item; fix segments.items" in failed.finding
     assert twice.passed

@@ -27,7 +27,7 @@ from batchrec_dagster.preparation.polars.decoding import OpenedFile, RawFile, op
 from batchrec_dagster.preparation.polars.json_table import JsonTable
 from batchrec_dagster.preparation.polars.tables import ParquetTable
 from batchrec_dagster.preparation.recognition import ReadSettings, recognise_table
-from batchrec_dagster.steps.checks import timestamps_plausible
+from batchrec_dagster.steps.checks import check_timestamps_plausible
 from batchrec_dagster.storage.durable import temporary_folder
 
 # Common formats that `times.form` does not know. One counts if it alone reads all the first rows.
@@ -123,7 +123,7 @@ def has_times(sample: FileSample, name: str) -> bool:
         return forms == [ISO8601]
     seconds = pl.select(times.parse_seconds(text, forms[0])).to_series().cast(pl.Int64)
     first, last = seconds.sort()[[0, -1]]
-    return timestamps_plausible(first, last, forms[0], datetime.now(UTC)).passed
+    return check_timestamps_plausible(first, last, forms[0], datetime.now(UTC)).passed
 
 
 def matching_time_formats(sample: FileSample, column: Column) -> list[str]:

@@ -52,7 +52,11 @@ from batchrec_dagster.preparation.sources.source import hide_query
 from batchrec_dagster.preparation.users import count_rows
 from batchrec_dagster.reporting.terminal import Column as TableColumn
 from batchrec_dagster.reporting.terminal import TerminalTable, escape_invisible, render
-from batchrec_dagster.steps.checks import CheckResult, enough_interactions, timestamps_plausible
+from batchrec_dagster.steps.checks import (
+    CheckResult,
+    check_enough_interactions,
+    check_timestamps_plausible,
+)
 from batchrec_dagster.storage.durable import temporary_folder
 
 # The options that give the columns that every source of ratings must have.
@@ -168,7 +172,7 @@ def recognise_ratings(
         [
             f"{hide_query(source)}: {done.rows_read:,} rows, {form}, of which",
             f"{done.rows_kept:,} count, of {counts.users:,} users and {counts.items:,} items,",
-            _span(counts, done).found.partition(";")[0],
+            _span(counts, done).finding.partition(";")[0],
         ],
         warnings,
         items,
@@ -185,12 +189,14 @@ def _warnings(
     low = done.left_out.get(BELOW_MIN_RATING, 0)
     if bad := done.rows_read - done.rows_kept - low:
         warnings.append(unreadable(bad, done.rows_read, done.bad_row_examples[0], options))
-    enough_rows = enough_interactions(done.rows_kept, counts.users, counts.users_with_two, low)
+    enough_rows = check_enough_interactions(
+        done.rows_kept, counts.users, counts.users_with_two, low
+    )
     for check in (_span(counts, done), enough_rows):
         if not check.passed:
             if options.whole or check is not enough_rows:
-                raise PreparationError(f"it could not run: {check.found}")
-            warnings.append(check.found)
+                raise PreparationError(f"it could not run: {check.finding}")
+            warnings.append(check.finding)
     return warnings
 
 
@@ -208,7 +214,7 @@ def _preview(read: OpenedRatings) -> str:
 
 def _span(counts: InteractionCounts, done: PreparationResult) -> CheckResult:
     now = datetime.now(UTC)
-    return timestamps_plausible(counts.earliest, counts.latest, done.timestamp_unit, now)
+    return check_timestamps_plausible(counts.earliest, counts.latest, done.timestamp_unit, now)
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,12 @@ def rollback(pipeline: str, to: str | None, yes: bool) -> None:
 
     from batchrec_dagster.pipeline.run_history import DagsterRuns
     from batchrec_dagster.steps.errors import StepError
-    from batchrec_dagster.steps.publishing import PREVIOUS, Rollbacks, chosen, run_config
+    from batchrec_dagster.steps.publishing import (
+        PREVIOUS,
+        Rollbacks,
+        build_rollback_config,
+        choose_edition,
+    )
     from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
 
     files = PipelineFiles(storage(pipeline), StorageKeys(pipeline))
@@ -64,7 +69,7 @@ def rollback(pipeline: str, to: str | None, yes: bool) -> None:
             )
         with instance_if_any() as instance:
             pending = rollbacks.unfinished(DagsterRuns(instance)) if instance is not None else 0
-        edition = chosen(table, to or PREVIOUS, bad, pending)
+        edition = choose_edition(table, to or PREVIOUS, bad, pending)
     except StepError as error:
         raise UnknownNameError(str(error)) from error
     click.echo(_shown(table, current, edition, bad))
@@ -82,7 +87,9 @@ def rollback(pipeline: str, to: str | None, yes: bool) -> None:
         click.confirm(f"Publish edition {edition.number} again?", abort=True)
     with temporary_folder() as folder:
         config = folder / "rollback.yaml"
-        config.write_text(json.dumps(run_config(key.to_python_identifier(), str(edition.number))))
+        config.write_text(
+            json.dumps(build_rollback_config(key.to_python_identifier(), str(edition.number)))
+        )
         done = subprocess.run([*execute, "-c", str(config)], check=False)
     after = table.current()
     click.echo(f"{pipeline}: edition {after.number if after else 'none'} is published")
@@ -93,11 +100,11 @@ def rollback(pipeline: str, to: str | None, yes: bool) -> None:
 def _shown(
     table: PublishedTable, current: Edition, edition: Edition, rolled_back: list[str]
 ) -> str:
-    from batchrec_dagster.steps.publishing import edition_summary
+    from batchrec_dagster.steps.publishing import summarize_edition
 
-    lines = [f"published: {edition_summary(current)}"]
+    lines = [f"published: {summarize_edition(current)}"]
     for older in table.older():
-        line = f"kept:      {edition_summary(older)}"
+        line = f"kept:      {summarize_edition(older)}"
         if not {*rolled_back}.isdisjoint(older.about.get("made_by", [])):
             line += " (rolled back)"
         lines.append(f"{line} <-" if older == edition else line)

@@ -1,6 +1,7 @@
 """The component of the YAML: wires a declared pipeline to Dagster's definitions."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
@@ -30,7 +31,7 @@ from batchrec_dagster.pipeline.loading import (
     repeated_settings_error,
     same_name_error,
 )
-from batchrec_dagster.pipeline.resources import deployment_of
+from batchrec_dagster.pipeline.resources import resolve_deployment
 from batchrec_dagster.pipeline.scaffolding import PipelineScaffolder
 from batchrec_dagster.storage.extras import is_installed
 
@@ -43,10 +44,11 @@ class BatchRecommendations(Sandboxed, Pipeline, dg.Component):
 
     @classmethod
     def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> Self:
-        """As Dagster does; errors name the file and the line."""
+        """The pipeline that a defs.yaml declares. Raises DeclarationError, which names the line."""
         file = context.path / "defs.yaml"
-        if (repeated := repeated_settings_error(file)) is not None:
-            raise repeated
+        repeated_settings = repeated_settings_error(file)
+        if repeated_settings is not None:
+            raise repeated_settings
         try:
             loaded = super().load(attributes, context)
         except ValidationError as error:
@@ -58,16 +60,8 @@ class BatchRecommendations(Sandboxed, Pipeline, dg.Component):
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         self._project = context.project_root
-        declared = components_of(context, BatchRecommendations)
-        files = [each._file for each in declared if each.name == self.name and each._file]
-        if len(files) > 1:
-            raise same_name_error(self.name, files)
-        for each in declared:
-            if each.name != self.name and each.key_prefix == self.key_prefix:
-                raise DeclarationError(
-                    f"{self._file}: assets.key_prefix: {each.name} in {each._file} has the same:"
-                    " change one"
-                )
+        pipelines = components_of(context, BatchRecommendations)
+        self._require_own_name(pipelines)
         assets = [
             raw_ratings(self),
             interactions(self),
@@ -95,13 +89,25 @@ class BatchRecommendations(Sandboxed, Pipeline, dg.Component):
             automation(self, keys, executor),
             # One of the project's pipelines brings the alerts of all.
             dg.Definitions(
-                sensors=alert_sensors(declared) if declared[0].name == self.name else []
+                sensors=alert_sensors(pipelines) if pipelines[0].name == self.name else []
             ),
         )
 
+    def _require_own_name(self, pipelines: Sequence["BatchRecommendations"]) -> None:
+        """Raises DeclarationError if another of these pipelines has its name or its key prefix."""
+        files = [other._file for other in pipelines if other.name == self.name and other._file]
+        if len(files) > 1:
+            raise same_name_error(self.name, files)
+        for other in pipelines:
+            if other.name != self.name and other.key_prefix == self.key_prefix:
+                raise DeclarationError(
+                    f"{self._file}: assets.key_prefix: {other.name} in {other._file} has the same:"
+                    " change one"
+                )
+
     def _deployment(self, context: dg.ComponentLoadContext) -> Deployment:
         try:
-            deployment = deployment_of(self.deployment, context)
+            deployment = resolve_deployment(self.deployment, context)
         except DeploymentError as error:
             raise DeclarationError(f"{self._file or context.path}: {error}") from error
         deployment.make_home()

@@ -23,10 +23,12 @@ class BatchrecResources(Sandboxed, DeploymentSettings, dg.Component):
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         """The resources, for a project that only reads what other code locations publish."""
-        return dg.Definitions(resources=deployment_of(DeploymentSettings(), context).resources())
+        return dg.Definitions(
+            resources=resolve_deployment(DeploymentSettings(), context).resources()
+        )
 
 
-def deployment_of(own: DeploymentSettings, context: dg.ComponentLoadContext) -> Deployment:
+def resolve_deployment(own: DeploymentSettings, context: dg.ComponentLoadContext) -> Deployment:
     """A pipeline's deployment: its own settings, else the project's BatchrecResources, else the
     environment. Raises DeploymentError."""
     project = components_of(context, BatchrecResources)
@@ -39,7 +41,8 @@ def deployment_of(own: DeploymentSettings, context: dg.ComponentLoadContext) -> 
 def published(pipeline: str, *, key_prefix: str | None = None) -> dg.AssetSpec:
     """The published lists of a pipeline in another code location, to depend on and to load.
 
-    A location that loads them needs `resources()`. key_prefix: the pipeline's assets.key_prefix.
+    A location that loads them needs `resources()`.
+    key_prefix: the pipeline's assets.key_prefix, if it declares one.
     """
     return dg.AssetSpec(
         key=[*(key_prefix or pipeline).split("/"), "recommendations"],

@@ -22,7 +22,7 @@ from batchrec_dagster.personalize.errors import PersonalizeError
 from batchrec_dagster.preparation.layout import PreparationError
 from batchrec_dagster.preparation.sources.errors import SourceError
 from batchrec_dagster.reporting.markdown import escape
-from batchrec_dagster.steps.checks import CheckResult, FailedChecksError, require
+from batchrec_dagster.steps.checks import CheckResult, FailedChecksError, require_passed
 from batchrec_dagster.steps.errors import StepError
 from batchrec_dagster.steps.work import PersonalizeWork, Work
 from batchrec_dagster.storage.extras import ExtraMissingError
@@ -80,7 +80,7 @@ def asset_step(
             yield from check_results(failed.checks)
             blocking = [check for check in failed.checks if check.blocks]
             raise dg.Failure(
-                "; ".join(f"{check.name}: {check.found}" for check in blocking),
+                "; ".join(f"{check.name}: {check.finding}" for check in blocking),
                 allow_retries=False,
             )
 
@@ -165,7 +165,7 @@ def materialization_with_checks(
 
     Raises FailedChecksError if one of them blocks, so that the value is not stored.
     """
-    require(checks)
+    require_passed(checks)
     return result._replace(check_results=check_results(checks))
 
 
@@ -176,7 +176,7 @@ def check_results(checks: Sequence[CheckResult]) -> list[dg.AssetCheckResult]:
             check_name=check.name,
             passed=check.passed,
             severity=dg.AssetCheckSeverity[check.severity.upper()],
-            description=escape(check.found),
+            description=escape(check.finding),
             metadata=check.numbers,
         )
         for check in checks

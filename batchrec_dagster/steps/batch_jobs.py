@@ -13,7 +13,7 @@ from batchrec_dagster.personalize import ensure as api
 from batchrec_dagster.personalize.batch_files import OUTPUT_SUFFIX
 from batchrec_dagster.personalize.errors import PersonalizeError
 from batchrec_dagster.personalize.recipes import EVENT_VALUE_THRESHOLD, EVENT_WEIGHTS, FEATURES
-from batchrec_dagster.steps.checks import CheckResult, require
+from batchrec_dagster.steps.checks import CheckResult, require_passed
 from batchrec_dagster.steps.errors import StepError
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.work import PersonalizeWork
@@ -162,7 +162,7 @@ class JobOutput:
                 self._mark_damaged(reason)
                 raise StepError(f"{reason}. Run again: another batch job makes it again") from error
 
-    def require(self, checks: Sequence[CheckResult]) -> None:
+    def require_passed(self, checks: Sequence[CheckResult]) -> None:
         """Raise FailedChecksError if one of the checks of the output blocks.
 
         If lines are missing, the next run starts another job.
@@ -170,10 +170,12 @@ class JobOutput:
         located_checks = []
         for check in checks:
             if check.blocks and check.makes_output_unusable:
-                self._mark_damaged(check.found)
-                check = replace(check, found=f"{self.storage.where(self.folder)}: {check.found}")
+                self._mark_damaged(check.finding)
+                check = replace(
+                    check, finding=f"{self.storage.where(self.folder)}: {check.finding}"
+                )
             located_checks.append(check)
-        require(located_checks)
+        require_passed(located_checks)
 
     def _mark_damaged(self, reason: str) -> None:
         """Note that this output is of no use, so that the next run starts another job."""

@@ -45,7 +45,7 @@ class CheckResult:
 
     name: str
     passed: bool
-    found: str
+    finding: str
     """What the check saw, and what to do if it failed, in words."""
     numbers: dict[str, int | float] = field(default_factory=dict)
     """The numbers behind the verdict, by name."""
@@ -65,7 +65,7 @@ class CheckResult:
         values = {
             "name": self.name,
             "passed": self.passed,
-            "found": self.found,
+            "found": self.finding,
             "numbers": self.numbers,
         }
         return values if self.severity == "error" else {**values, "severity": self.severity}
@@ -73,101 +73,113 @@ class CheckResult:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """A verdict that this or an earlier version kept."""
-        severity = "warn" if values["name"] in OLD_WARNINGS else "error"
-        return cls(**{"severity": severity, **values})
+        default = "warn" if values["name"] in OLD_WARNINGS else "error"
+        return cls(
+            name=values["name"],
+            passed=values["passed"],
+            finding=values["found"],
+            numbers=values["numbers"],
+            severity=values.get("severity", default),
+        )
 
 
 class FailedChecksError(Exception):
     """A step stopped because one of these checks blocks."""
 
     def __init__(self, checks: Sequence[CheckResult]) -> None:
-        super().__init__("; ".join(f"{check.name}: {check.found}" for check in checks))
+        super().__init__("; ".join(f"{check.name}: {check.finding}" for check in checks))
         self.checks = checks
 
 
-def require(checks: Sequence[CheckResult]) -> None:
+def require_passed(checks: Sequence[CheckResult]) -> None:
     """Raises FailedChecksError if one of the checks blocks."""
     if any(check.blocks for check in checks):
         raise FailedChecksError(checks)
 
 
-def enough_interactions(rows: int, users: int, with_two: int, low: int = 0) -> CheckResult:
+def check_enough_interactions(rows: int, users: int, with_two: int, low: int = 0) -> CheckResult:
     """Whether there are as many interactions and users as Personalize requires for training. low:
     the ratings that interactions.min_rating leaves out."""
     least = max(MIN_USERS_WITH_TWO_INTERACTIONS, MIN_SHARE_OF_USERS_WITH_TWO_INTERACTIONS * users)
     passed = rows >= MIN_INTERACTIONS and with_two >= least
-    found = f"{rows:,} interactions of {users:,} users, {with_two:,} of them with two or more"
+    finding = f"{rows:,} interactions of {users:,} users, {with_two:,} of them with two or more"
     if not passed:
-        found += (
+        finding += (
             f"; Personalize needs {MIN_INTERACTIONS:,} interactions, and"
             f" {MIN_USERS_WITH_TWO_INTERACTIONS} users (and 1 % of them) with two or more."
             " Provide more data"
         )
         if low:
-            found += f", or lower interactions.min_rating: {low:,} ratings are below it"
+            finding += f", or lower interactions.min_rating: {low:,} ratings are below it"
     return CheckResult(
         "enough_interactions",
         passed,
-        found,
+        finding,
         numbers={"interactions": rows, "users": users, "users_with_two_or_more": with_two},
     )
 
 
-def few_event_types(count: int, *, event_value: bool = False) -> CheckResult:
+def check_few_event_types(count: int, *, event_value: bool = False) -> CheckResult:
     """Whether there are as few distinct event types as Personalize allows; 0: no such column.
 
     The columns EVENT_TYPE and, with `event_value`, EVENT_VALUE count as one type each.
     """
     most = MAX_EVENT_TYPES - 1 - event_value
     passed = count <= most
-    found = f"{count:,} event types"
+    finding = f"{count:,} event types"
     if not passed:
-        found += (
+        finding += (
             f"; Personalize takes at most {most} with these columns. Keep fewer with"
             " interactions.filter, or leave out ratings.columns.event_type"
         )
-    return CheckResult("few_event_types", passed, found, {"event_types": count})
+    return CheckResult("few_event_types", passed, finding, {"event_types": count})
 
 
-def timestamps_plausible(
+def check_timestamps_plausible(
     first: int | None, last: int | None, unit: str, now: datetime
 ) -> CheckResult:
     """Whether the first and the last timestamp (epoch seconds) lie between 1980 and now, if there
     are any."""
     if first is None or last is None:
-        return CheckResult("timestamps_plausible", passed=False, found="there are no interactions")
+        return CheckResult(
+            "timestamps_plausible", passed=False, finding="there are no interactions"
+        )
     if unit == NO_TIMES:
-        found = f"no times (ratings.columns.timestamp: none): every row has {_day(first)}"
-        return CheckResult("timestamps_plausible", passed=True, found=found, numbers={"days": 0})
+        finding = f"no times (ratings.columns.timestamp: none): every row has {_day(first)}"
+        return CheckResult(
+            "timestamps_plausible", passed=True, finding=finding, numbers={"days": 0}
+        )
     passed = EARLIEST.timestamp() <= first and last <= (now + CLOCK_SLACK).timestamp()
-    found = f"from {_day(first)} to {_day(last)}, read as {unit}"
+    finding = f"from {_day(first)} to {_day(last)}, read as {unit}"
     if not passed:
         other = "s" if unit == "ms" else "ms"
         if unit == "s" and last < FIRST_NO_DAYS:
             other = EXCEL_DAYS
-        found += (
+        finding += (
             f"; expected times between {EARLIEST:%Y} and now. Try ratings.timestamp_unit: {other},"
             " or another column as ratings.columns.timestamp"
         )
-    return CheckResult("timestamps_plausible", passed, found, {"days": (last - first) / 86_400})
+    return CheckResult("timestamps_plausible", passed, finding, {"days": (last - first) / 86_400})
 
 
-def rows_readable(name: str, block: str, rows: int, bad: BadRows, on_bad_rows: str) -> CheckResult:
+def check_rows_readable(
+    name: str, block: str, rows: int, bad: BadRows, on_bad_rows: str
+) -> CheckResult:
     """Whether all rows can be read, or the unreadable ones may be dropped: `block`.on_bad_rows."""
-    found = f"{bad.total:,} of {rows:,} rows cannot be read"
+    finding = f"{bad.total:,} of {rows:,} rows cannot be read"
     if bad.total:
         reasons = ", ".join(f"{reason}: {count:,}" for reason, count in bad.counts.items())
-        found += f" ({reasons}); the first: {bad.examples[0]}"
-        found += (
+        finding += f" ({reasons}); the first: {bad.examples[0]}"
+        finding += (
             f"; they are dropped ({block}.on_bad_rows: skip)"
             if on_bad_rows == "skip"
             else f"; fix the file, or drop these rows with {block}.on_bad_rows: skip"
         )
     passed = bad.total < rows and (not bad.total or on_bad_rows == "skip")
-    return CheckResult(name, passed, found, {"rows": rows, "bad_rows": bad.total})
+    return CheckResult(name, passed, finding, {"rows": rows, "bad_rows": bad.total})
 
 
-def every_user_answered(
+def check_every_user_answered(
     users: pl.Series, answered: pl.Series, *, empty: bool = False
 ) -> CheckResult:
     """Whether every requested user has exactly one result. empty: whether none has an item."""
@@ -175,10 +187,10 @@ def every_user_answered(
     if not empty:
         return check
     why = "; all lists are empty: recommendations.filter excludes every item that users have not"
-    return replace(check, passed=False, found=f"{check.found}{why} seen, or there is none")
+    return replace(check, passed=False, finding=f"{check.finding}{why} seen, or there is none")
 
 
-def every_segment_answered(queries: Sequence[str], answered: pl.Series) -> CheckResult:
+def check_every_segment_answered(queries: Sequence[str], answered: pl.Series) -> CheckResult:
     """Whether every requested segment has exactly one result."""
     return _every_answered("segment", pl.Series(queries), answered, "batch segment job")
 
@@ -186,45 +198,45 @@ def every_segment_answered(queries: Sequence[str], answered: pl.Series) -> Check
 def _every_answered(of: str, requested: pl.Series, answered: pl.Series, job: str) -> CheckResult:
     missing = requested.filter(~requested.is_in(answered.implode()))
     repeated = answered.len() - answered.n_unique()
-    found = f"{answered.n_unique():,} of {len(requested):,} {of}s have a result"
+    finding = f"{answered.n_unique():,} of {len(requested):,} {of}s have a result"
     if len(missing):
-        found += f"; missing: {_some(missing.head(SOME), len(missing))}. Run the {job} again"
+        finding += f"; missing: {_some(missing.head(SOME), len(missing))}. Run the {job} again"
     if repeated:
-        found += f"; {repeated:,} results are repeated"
+        finding += f"; {repeated:,} results are repeated"
     return CheckResult(
         f"every_{of}_answered",
         not len(missing) and not repeated,
-        found,
+        finding,
         {f"{of}s": len(requested), "missing": len(missing), "repeated_lines": repeated},
         makes_output_unusable=True,
     )
 
 
-def no_failed_lines(
+def check_no_failed_lines(
     failed: int, lines: int, first: tuple[str, str] | None, of: str = "user", fix: str = ""
 ) -> CheckResult:
     """Whether no line of a job's output has an error. of: user or segment; first: the id and the
     error of the first failed line."""
-    found = f"{failed:,} of {lines:,} {of}s failed"
+    finding = f"{failed:,} of {lines:,} {of}s failed"
     if first is not None:
         whose, error = first
-        found += f"; the first, {of} {whose!r}: {error}{fix}"
-    return CheckResult(f"no_failed_{of}s", not failed, found, {"lines": lines, "failed": failed})
+        finding += f"; the first, {of} {whose!r}: {error}{fix}"
+    return CheckResult(f"no_failed_{of}s", not failed, finding, {"lines": lines, "failed": failed})
 
 
-def no_duplicates(count: int, member: str = "item") -> CheckResult:
+def check_no_duplicates(count: int, member: str = "item") -> CheckResult:
     """Whether no list holds an item twice, or no segment a user."""
-    found = f"{count:,} {member}s are repeated within a list"
-    return CheckResult("no_duplicates", not count, found, {"repeated": count})
+    finding = f"{count:,} {member}s are repeated within a list"
+    return CheckResult("no_duplicates", not count, finding, {"repeated": count})
 
 
-def no_seen_items(seen: int) -> CheckResult:
+def check_no_seen_items(seen: int) -> CheckResult:
     """Whether no list holds an item that its user already interacted with."""
-    found = f"{seen:,} recommended items were seen before"
-    return CheckResult("no_seen_items", not seen, found, {"seen": seen})
+    finding = f"{seen:,} recommended items were seen before"
+    return CheckResult("no_seen_items", not seen, finding, {"seen": seen})
 
 
-def lists_full(
+def check_lists_full(
     full: int, users: int, num_results: int, *, filtered: bool = False, padding: int = 0
 ) -> CheckResult:
     """Whether every user has as many items as requested; a failure only warns.
@@ -233,18 +245,18 @@ def lists_full(
     filtered: whether recommendations.filter is set.
     padding: how many popular items Personalize added without a score.
     """
-    found = f"{full:,} of {users:,} users have all {num_results} items"
+    finding = f"{full:,} of {users:,} users have all {num_results} items"
     if full < users:
-        found += "; the others have seen nearly everything that Personalize returned for them"
+        finding += "; the others have seen nearly everything that Personalize returned for them"
         if filtered:
-            found += ", or recommendations.filter excludes most of it"
+            finding += ", or recommendations.filter excludes most of it"
     if padding:
-        found += f"; {padding:,} items without a score are popular ones that Personalize added"
+        finding += f"; {padding:,} items without a score are popular ones that Personalize added"
     numbers: dict[str, int | float] = {"users": users, "full": full, "padding": padding}
-    return CheckResult("lists_full", full == users, found, numbers, severity="warn")
+    return CheckResult("lists_full", full == users, finding, numbers, severity="warn")
 
 
-def items_known(listed: pl.Series, known: pl.Series) -> CheckResult:
+def check_items_known(listed: pl.Series, known: pl.Series) -> CheckResult:
     """Whether the items file has most of the items in the lists; a failure only warns.
 
     listed: the distinct ids of the items in the lists.
@@ -252,14 +264,14 @@ def items_known(listed: pl.Series, known: pl.Series) -> CheckResult:
     """
     unknown = listed.filter(~listed.is_in(known.implode()))
     there = len(listed) - len(unknown)
-    found = f"{there:,} of the {len(listed):,} items in the lists are in the items file"
+    finding = f"{there:,} of the {len(listed):,} items in the lists are in the items file"
     passed = 2 * there >= len(listed)
     if not passed:
-        found += f". The lists have {unknown.min()!r}"
-        found += f", the file {known.min()!r}" if len(known) else ""
-        found += ". Check that items.columns.item and ratings.columns.item are the same id"
+        finding += f". The lists have {unknown.min()!r}"
+        finding += f", the file {known.min()!r}" if len(known) else ""
+        finding += ". Check that items.columns.item and ratings.columns.item are the same id"
     numbers: dict[str, int | float] = {"items": len(listed), "known": there}
-    return CheckResult("items_known", passed, found, numbers, severity="warn")
+    return CheckResult("items_known", passed, finding, numbers, severity="warn")
 
 
 def _day(seconds: int) -> str:
@@ -278,7 +290,7 @@ def _some(first: Iterable[object], count: int) -> str:
 CHECK = "quality_gate"
 
 
-def quality_gate(
+def check_quality_gate(
     gate: Gate,
     model: ModelRecord,
     published: Mapping[str, Any] | None,
@@ -309,27 +321,27 @@ def quality_gate(
     reasons = ["its lists were rolled back"] if rolled_back else []
     if not serves:
         reasons += _failures(gate, ndcg, coverage, popular, before)
-    found, numbers = _numbers(ndcg, coverage, popular, before)
+    finding, numbers = _numbers(ndcg, coverage, popular, before)
     if not metrics:
-        found, numbers = "no user was tested, so NDCG@25 and coverage are not known", {}
+        finding, numbers = "no user was tested, so NDCG@25 and coverage are not known", {}
     if model.on_earlier_data:
-        found += f"; the model was trained on {f'{model.trained_at}'[:10]}, on earlier data"
+        finding += f"; the model was trained on {f'{model.trained_at}'[:10]}, on earlier data"
     if unfinished_rollback:
         rollback = "which were rolled back: `batchrec rollback` finishes that"
-        found += f"; not compared with the published lists, {rollback}"
+        finding += f"; not compared with the published lists, {rollback}"
     elif serves:
-        found += "; its lists are already published"
+        finding += "; its lists are already published"
     elif about and not comparable:
-        found += "; not comparable with the published lists: the interactions settings changed"
+        finding += "; not comparable with the published lists: the interactions settings changed"
     remains = "nothing was published" if published is None else "the published lists stay"
     if reasons and skip_quality_gate:
-        found += f"; published anyway (skip_quality_gate), although {', and '.join(reasons)}"
+        finding += f"; published anyway (skip_quality_gate), although {', and '.join(reasons)}"
     elif reasons:
-        found += (
+        finding += (
             f": {', and '.join(reasons)}. Nothing was inferred and {remains}."
             f" Check the data and run again, or publish anyway: {how_to_skip}"
         )
-    return CheckResult(CHECK, not reasons or skip_quality_gate, found, numbers)
+    return CheckResult(CHECK, not reasons or skip_quality_gate, finding, numbers)
 
 
 def _numbers(
@@ -344,9 +356,9 @@ def _numbers(
     if before is not None:
         numbers["published_ndcg_at_25"] = before
         compared.append(f"{before:.4f} for the published lists")
-    found = f"NDCG@25 {ndcg:.4f}"
-    found += f", compared with {' and '.join(compared)}" if compared else ""
-    return f"{found}; coverage {coverage:.4f}", numbers
+    finding = f"NDCG@25 {ndcg:.4f}"
+    finding += f", compared with {' and '.join(compared)}" if compared else ""
+    return f"{finding}; coverage {coverage:.4f}", numbers
 
 
 def _measured(metrics: Mapping[str, float], evidence: Mapping[str, float]) -> Mapping[str, float]:

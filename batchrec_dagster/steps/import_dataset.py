@@ -9,7 +9,7 @@ from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.personalize import ensure as api
 from batchrec_dagster.personalize.schemas import INTERACTIONS, ITEMS
 from batchrec_dagster.steps.batch_jobs import describe_outcome, measure_job_seconds
-from batchrec_dagster.steps.checks import CheckResult, require
+from batchrec_dagster.steps.checks import CheckResult, require_passed
 from batchrec_dagster.steps.cost import (
     Cost,
     check_budget,
@@ -121,7 +121,7 @@ def import_dataset(
     if not exists and pipeline.budget.max_usd_per_run is not None:
         # Check the budget before anything is created.
         first_costs = estimate_run(work, imports=sizes, trainings=list_recipes(pipeline))
-        require(check_budget(pipeline.budget, first_costs, on_aws=ensure.on_aws))
+        require_passed(check_budget(pipeline.budget, first_costs, on_aws=ensure.on_aws))
     group = ensure.find_or_create(api.DATASET_GROUP, group_name, {})
     if not group.created:
         _check_owner(ensure, group, recorded.get("dataset_group_arn"))
@@ -136,7 +136,7 @@ def import_dataset(
     costs = estimate_run(work, imports=sizes if is_new else {}, trainings=trainings)
     ensure.log.info(f"{'' if ensure.on_aws else 'on AWS '}this run costs {summarize_costs(costs)}")
     checks = check_budget(pipeline.budget, costs, on_aws=ensure.on_aws)
-    require(checks)
+    require_passed(checks)
     started = [
         _start_import(work, group_name, file, dataset, file_version, run if force else None)
         for file, dataset, file_version in zip(files, datasets, versions, strict=True)

@@ -36,7 +36,7 @@ from batchrec_dagster.steps.batches import (
     forget_users_without_lists,
     keep_users_without_lists,
 )
-from batchrec_dagster.steps.checks import CheckResult, items_known, require
+from batchrec_dagster.steps.checks import CheckResult, check_items_known, require_passed
 from batchrec_dagster.steps.cost import Cost, price_recommendations
 from batchrec_dagster.steps.items import read_item_ids, read_titles_versions
 from batchrec_dagster.steps.publishing import Publishing
@@ -120,7 +120,7 @@ def infer_and_publish(
     users_version = work.files.batch_users.version()
     publishing = Publishing(work, model, users_version)
     gate = publishing.gate(skip=skip_quality_gate)
-    require([gate])
+    require_passed([gate])
     published = _read_unchanged(work, publishing, batch_users, gate)
     if published is None:
         inferred = _infer(work.for_data(model.data_version), model, batch_users, users_version)
@@ -173,7 +173,7 @@ def _publish(
         }
         about = publishing.about(version, run, checks, facts)
         for output in outputs:
-            output.require(checks)
+            output.require_passed(checks)
         writer.finish(about)
         if pipeline.experiment:
             keep_users_without_lists(work, version, batch_users, writer.path)
@@ -227,7 +227,7 @@ def _read_unchanged(
     if "items_known" not in {check["name"] for check in about["checks"]}:
         items = rows.select(pl.col("item_id").unique())
         new_checks = [
-            items_known(items.collect(engine="streaming").to_series(), ids)
+            check_items_known(items.collect(engine="streaming").to_series(), ids)
             for ids in read_item_ids(work)
         ]
     job = ReadyResource(arn, description, created=False, seconds=0.0)
@@ -235,7 +235,7 @@ def _read_unchanged(
     work.ensure.log.info(_describe_job(job, users))
     note = f"as checked {about['made_at'][:10]}, when edition {edition.number} was published"
     checks = [
-        replace(check, found=f"{check.found}; {note}")
+        replace(check, finding=f"{check.finding}; {note}")
         for check in map(CheckResult.from_json, about["checks"])
         if check.name != gate.name
     ] + new_checks

@@ -30,10 +30,10 @@ from batchrec_dagster.preparation.spark.task import SourceFile, Task, TaskResult
 from batchrec_dagster.preparation.users import count_rows
 from batchrec_dagster.steps.checks import (
     CheckResult,
-    enough_interactions,
-    few_event_types,
-    rows_readable,
-    timestamps_plausible,
+    check_enough_interactions,
+    check_few_event_types,
+    check_rows_readable,
+    check_timestamps_plausible,
 )
 from batchrec_dagster.steps.errors import StepError
 from batchrec_dagster.steps.raw_files import RawRecord, open_raw_files
@@ -96,9 +96,9 @@ def inspect_ratings(work: Work, raw: RawRecord) -> RatingsInspection:
             with open_ratings(files, ratings.reading, pipeline.rules) as read:
                 found = read.inspect_rows()
                 bad, skip = found.bad, ratings.on_bad_rows
-                check = rows_readable("rows_readable", "ratings", found.rows_read, bad, skip)
+                check = check_rows_readable("rows_readable", "ratings", found.rows_read, bad, skip)
                 if _has_comma_decimals(bad, read):
-                    check = replace(check, found=f"{check.found}. Or set ratings.decimal: ','")
+                    check = replace(check, finding=f"{check.finding}. Or set ratings.decimal: ','")
                 unit, lines = found.timestamp_unit, read.first_lines()
                 read_as = RatingsFormat(read.found, unit, read.encodings, read.empty, lines)
                 return RatingsInspection(check, size, whole, read_as)
@@ -179,14 +179,14 @@ class PreparedInteractions:
         """The verdicts on what would be published."""
         unit, now = self.result.timestamp_unit, datetime.now(UTC)
         return (
-            enough_interactions(
+            check_enough_interactions(
                 self.result.rows_kept,
                 self.counts.users,
                 self.counts.users_with_two,
                 self.result.left_out.get(BELOW_MIN_RATING, 0),
             ),
-            timestamps_plausible(self.counts.earliest, self.counts.latest, unit, now),
-            few_event_types(self.counts.event_types, event_value=self.event_value),
+            check_timestamps_plausible(self.counts.earliest, self.counts.latest, unit, now),
+            check_few_event_types(self.counts.event_types, event_value=self.event_value),
         )
 
 

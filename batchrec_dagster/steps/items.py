@@ -9,7 +9,7 @@ from batchrec_dagster.personalize.schemas import ITEM_ID
 from batchrec_dagster.preparation.items import ItemsLayout, ItemsResult, parse_items
 from batchrec_dagster.preparation.layout import PreparationError
 from batchrec_dagster.preparation.polars.decoding import RawFile
-from batchrec_dagster.steps.checks import CheckResult, rows_readable
+from batchrec_dagster.steps.checks import CheckResult, check_rows_readable
 from batchrec_dagster.steps.raw_files import RawRecord
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.resource import StorageResource
@@ -33,8 +33,8 @@ def check_items(
     try:
         items = read_items(raw, storage, layout)
     except PreparationError as error:
-        return CheckResult("items_readable", passed=False, found=str(error))
-    return rows_readable("items_readable", "items", items.rows, items.bad, on_bad_rows)
+        return CheckResult("items_readable", passed=False, finding=str(error))
+    return check_rows_readable("items_readable", "items", items.rows, items.bad, on_bad_rows)
 
 
 def list_categories(pipeline: Pipeline) -> list[str]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from batchrec_dagster.config import fingerprint
 from batchrec_dagster.personalize.evidence import NDCG
-from batchrec_dagster.steps.checks import CheckResult, quality_gate
+from batchrec_dagster.steps.checks import CheckResult, check_quality_gate
 from batchrec_dagster.steps.errors import StepError
 from batchrec_dagster.steps.items import read_titles_versions
 from batchrec_dagster.steps.records import ModelRecord
@@ -29,7 +29,7 @@ PREVIOUS = "previous"
 RECORD = "rollback"
 
 
-def run_config(op: str, to: str) -> dict[str, Any]:
+def build_rollback_config(op: str, to: str) -> dict[str, Any]:
     """The run config of the rollback job.
 
     op: the name of the op of the asset `recommendations`.
@@ -38,7 +38,7 @@ def run_config(op: str, to: str) -> dict[str, Any]:
     return {"ops": {op: {"config": {"roll_back_to": to}}}}
 
 
-def edition_summary(edition: Edition) -> str:
+def summarize_edition(edition: Edition) -> str:
     """An edition in one line: its time, NDCG@25 and number of users."""
     about = edition.about
     facts = [f"edition {edition.number}"]
@@ -77,8 +77,8 @@ class Rollbacks:
             self.files.write_record(RECORD, {**self._record, "rolled_back": after})
 
     def still_published(self, current: Edition | None) -> bool:
-        """Whether lists that were rolled back are published: the rollback was killed before its
-        end."""
+        """Whether the published lists were rolled back: then the rollback was killed before it
+        published others."""
         return current is not None and self.include(current.about.get("made_by", []))
 
     def unfinished(self, runs: RunHistory) -> int:
@@ -95,38 +95,53 @@ class Rollbacks:
     def roll_back(self, to: str, run: str, runs: RunHistory) -> Edition:
         """Choose the edition to publish again, and record the one that it replaces as rolled back.
 
-        to: an edition's number, or PREVIOUS. run: the id of the first of a run and its retries,
-        which all choose the same edition. Raises StepError.
+        to: an edition's number, or PREVIOUS.
+        run: the id of the first of a run and its retries, which all choose the same edition.
+        Raises StepError.
         """
         table, record = self.files.table, self._record
         current, rolled_back = table.current(), self.keys()
         again = [*record.get("published_again", [])]
         if (record.get("run"), record.get("to")) == (run, to):
-            edition = chosen(table, str(record["edition"]))
+            edition = choose_edition(table, str(record["edition"]))
         else:
-            edition = chosen(table, to, rolled_back, self.unfinished(runs))
+            edition = choose_edition(table, to, rolled_back, self.unfinished(runs))
             again.append([edition.number, datetime.now(UTC).isoformat(timespec="seconds")])
         made_by = edition.about.get("made_by", [])
         rolled_back = [key for key in rolled_back if key not in made_by]
         if current is not None and current != edition:
             # The model and its settings if they differ, else the users and titles.
-            differ = [key for key in current.about.get("made_by", []) if key not in made_by]
-            rolled_back += [key for key in differ[:1] if key not in rolled_back]
-        remembered = {"rolled_back": rolled_back, "run": run, "to": to, "edition": edition.number}
-        self.files.write_record(RECORD, {**remembered, "published_again": again})
+            new_keys = [key for key in current.about.get("made_by", []) if key not in made_by]
+            rolled_back += [key for key in new_keys[:1] if key not in rolled_back]
+        self.files.write_record(
+            RECORD,
+            {
+                "rolled_back": rolled_back,
+                "run": run,
+                "to": to,
+                "edition": edition.number,
+                "published_again": again,
+            },
+        )
         return edition
 
 
-def chosen(
+def choose_edition(
     table: PublishedTable, to: str, rolled_back: Sequence[str] = (), unfinished: int = 0
 ) -> Edition:
-    """The edition of this number; for PREVIOUS the published one if its rollback is `unfinished`,
-    else the newest one before it that was not rolled back itself. Raises StepError."""
+    """The edition to publish again.
+
+    to: an edition's number, or PREVIOUS: the newest edition before the published one that was not
+    rolled back itself.
+    rolled_back: the keys of what made the lists that were rolled back.
+    unfinished: the number of the edition whose rollback was killed, which PREVIOUS means then.
+    Raises StepError if there is no such edition.
+    """
     current, older = table.current(), table.older()
     if to == PREVIOUS:
         if current is not None and current.number == unfinished:
             return current
-        before = [
+        candidates = [
             edition
             for edition in older
             # The same lists, published twice, do not count.
@@ -136,31 +151,31 @@ def chosen(
             )
             and {*rolled_back}.isdisjoint(edition.about.get("made_by", []))
         ]
-        if before:
-            return before[0]
+        if candidates:
+            return candidates[0]
         missing = "there is no earlier edition"
     else:
-        there = [edition for edition in [current, *older] if edition is not None]
-        for edition in there:
-            if str(edition.number) == to:
+        for edition in [current, *older]:
+            if edition is not None and str(edition.number) == to:
                 return edition
         missing = f"there is no edition {to!r}"
-    listed = "; ".join(edition_summary(edition) for edition in older) or "nothing"
-    raise StepError(f"{missing} to roll back to. Kept: {listed}")
+    kept = "; ".join(summarize_edition(edition) for edition in older) or "nothing"
+    raise StepError(f"{missing} to roll back to. Kept: {kept}")
 
 
 @dataclass(frozen=True)
 class Publishing:
-    """Publishes lists that the model makes for the users. users_version: of the users' file; None
-    before there is one, when only the gate can be asked."""
+    """Decides whether the lists that a model makes may be published, and describes them."""
 
     work: Work
     model: ModelRecord
     users_version: str | None = None
+    """The version of the users' file. None before there is one: only the gate can be asked then."""
 
     @cached_property
     def made_by(self) -> list[str]:
-        """Keys of what makes the lists: model and settings; these with data, users and titles."""
+        """Two keys of what makes the lists: one of the model and the settings, and one of these
+        with the data, the users and the titles."""
         # As without experiments, where there is none.
         pipeline = self.work.pipeline
         experiment = [pipeline.experiment] if pipeline.experiment else []
@@ -182,7 +197,7 @@ class Publishing:
         current = self.work.files.table.current()
         if skip:
             rollbacks.publish_again(self.made_by)
-        return quality_gate(
+        return check_quality_gate(
             pipeline.gate,
             self.model,
             current.about if current else None,
@@ -197,7 +212,13 @@ class Publishing:
     def about(
         self, version: str, run: str, checks: Sequence[CheckResult], facts: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """The metadata to store in the table; facts: more of it. Raises StorageError."""
+        """The metadata to store in the table.
+
+        version: the version of the lists.
+        run: the id of the run.
+        facts: metadata of the lists themselves, such as their number of rows.
+        Raises StorageError.
+        """
         pipeline, model = self.work.pipeline, self.model
         return {
             "pipeline": pipeline.name,
@@ -232,7 +253,7 @@ def republish(work: Work, to: str, run: str, runs: RunHistory, log: logging.Logg
     StepError."""
     edition = Rollbacks(work.files).roll_back(to, run, runs)
     work.files.table.put_back(edition, work.pipeline.publication.history)
-    log.info(f"published again: {edition_summary(edition)}")
+    log.info(f"published again: {summarize_edition(edition)}")
     return edition
 
 
@@ -244,13 +265,14 @@ OLD_CHECKS = {
 }
 
 
-def checks_of(edition: Edition, names: Sequence[str]) -> list[CheckResult]:
+def read_checks(edition: Edition, names: Sequence[str]) -> list[CheckResult]:
     """The verdicts that an edition carries, for checks of these names."""
-    there = [CheckResult.from_json(values) for values in edition.about.get("checks", [])]
-    found = {
-        name: replace(check, name=name)
-        for check in there
-        for name in [OLD_CHECKS.get(check.name, check.name)]
-    }
+    stored_checks = {}
+    for values in edition.about.get("checks", []):
+        check = CheckResult.from_json(values)
+        name = OLD_CHECKS.get(check.name, check.name)
+        stored_checks[name] = replace(check, name=name)
     unknown = "not checked when these lists were published"
-    return [found.get(name, CheckResult(name, passed=True, found=unknown)) for name in names]
+    return [
+        stored_checks.get(name, CheckResult(name, passed=True, finding=unknown)) for name in names
+    ]

@@ -15,12 +15,12 @@ from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID, sc
 from batchrec_dagster.steps.batch_jobs import JobOutput, OutputTable, log_progress
 from batchrec_dagster.steps.checks import (
     CheckResult,
-    every_user_answered,
-    items_known,
-    lists_full,
-    no_duplicates,
-    no_failed_lines,
-    no_seen_items,
+    check_every_user_answered,
+    check_items_known,
+    check_lists_full,
+    check_no_duplicates,
+    check_no_failed_lines,
+    check_no_seen_items,
 )
 from batchrec_dagster.steps.items import add_titles, read_item_ids, read_titles
 from batchrec_dagster.steps.work import PersonalizeWork, Work
@@ -168,11 +168,11 @@ class ListBuilder(OutputTable):
         """The verdicts. The arguments are those of `finish`."""
         answered, padding = pl.concat(self._answered), self.items_without_score
         return [
-            every_user_answered(users, answered, empty=not self.rows),
-            no_failed_lines(self._failed, len(answered), self._first_failure),
-            no_duplicates(self._repeated),
-            *([] if self.seen is None else [no_seen_items(self._seen)]),
-            lists_full(
+            check_every_user_answered(users, answered, empty=not self.rows),
+            check_no_failed_lines(self._failed, len(answered), self._first_failure),
+            check_no_duplicates(self._repeated),
+            *([] if self.seen is None else [check_no_seen_items(self._seen)]),
+            check_lists_full(
                 self._full, len(users), self.num_results, filtered=filtered, padding=padding
             ),
         ]
@@ -263,7 +263,7 @@ def build_table(
     pieces = (piece for output in outputs for piece in output.pieces(read_inference))
     lists.write(log_progress(pieces, progress), table)
     built = lists.finish(users, filtered=settings.filter is not None)
-    item_checks = [items_known(lists.items, ids) for ids in read_item_ids(work)]
+    item_checks = [check_items_known(lists.items, ids) for ids in read_item_ids(work)]
     return replace(built, checks=[*built.checks, *item_checks])
 
 

@@ -37,27 +37,31 @@ class DatasetRecord(Record):
 
 @dataclass(frozen=True)
 class ModelRecord(Record):
-    """A solution version: its ARN, the imported data, the data it was trained on, its metrics.
-
-    trained_at: ISO 8601, UTC. trained_with: fingerprint of the settings of the interactions.
-    training_hours: as AWS bills them. popularity_metrics: of the most popular items; may be empty.
-    popularity_version_arn: the solution version that has these metrics.
-    engine: what trained it, in words. evidence: of personalize/evidence.py; may be empty.
-    """
+    """A trained model: its solution version, its data and its metrics."""
 
     solution_version_arn: str
     dataset_group_arn: str
     dataset_group_name: str
     data_version: str
+    """The version of the imported data, with which it makes lists."""
     trained_on: str | None = None
+    """The first digits of the version of the data that it was trained on."""
     trained_at: str | None = None
+    """When its training started, in ISO 8601 and UTC."""
     trained_with: str | None = None
+    """A fingerprint of the settings that select the interactions."""
     training_hours: float | None = None
+    """The hours that AWS bills for the training."""
     metrics: Mapping[str, float] = field(default_factory=dict)
+    """Its metrics, by Personalize's names."""
     popularity_metrics: Mapping[str, float] = field(default_factory=dict)
+    """The metrics of recommending the most popular items, where they were measured."""
     popularity_version_arn: str | None = None
+    """The solution version that has these metrics."""
     engine: str | None = None
+    """What trained it, in words."""
     evidence: Mapping[str, float] = field(default_factory=dict)
+    """How sure the metrics are, as personalize/evidence.py describes it, where that is known."""
 
     @property
     def on_earlier_data(self) -> bool:

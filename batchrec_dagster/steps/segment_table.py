@@ -15,9 +15,9 @@ from batchrec_dagster.personalize.ensure import BATCH_SEGMENT_JOB, ReadyResource
 from batchrec_dagster.steps.batch_jobs import JobOutput, OutputTable, ensure_filter, start_batch_job
 from batchrec_dagster.steps.checks import (
     CheckResult,
-    every_segment_answered,
-    no_duplicates,
-    no_failed_lines,
+    check_every_segment_answered,
+    check_no_duplicates,
+    check_no_failed_lines,
 )
 from batchrec_dagster.steps.cost import Cost, count_users, price_segments
 from batchrec_dagster.steps.items import add_titles, read_titles, read_titles_versions
@@ -66,11 +66,11 @@ class SegmentTable(OutputTable):
         """
         answered = pl.concat(self._answered)
         return [
-            every_segment_answered(queries, answered),
-            no_failed_lines(
+            check_every_segment_answered(queries, answered),
+            check_no_failed_lines(
                 self._failed, len(answered), self._first_failure, "segment", f"; fix {setting}"
             ),
-            no_duplicates(self._repeated, "user"),
+            check_no_duplicates(self._repeated, "user"),
         ]
 
     def _count(self, table: pl.DataFrame) -> None:
@@ -115,7 +115,7 @@ def segment_users(work: PersonalizeWork, segments: Segments, model: ModelRecord)
             table.write(output.pieces(read_segments), writer)
         setting = "items" if segments.items else "attributes"
         checks = table.checks(segments.queries, f"segments.{setting}")
-        output.require(checks)
+        output.require_passed(checks)
         storage.store.put(uri, writer.path)
     version = fingerprint(job.arn, queries, segments, TABLE_VERSION, *titles_version)
     return UserSegments(uri, version, table, job, cost, checks)

@@ -64,14 +64,16 @@ class StorageIOManager(dg.ConfigurableIOManager):
         if context.upstream_output is None:
             raise dg.DagsterInvariantViolationError("there is no asset to load")
         uri = self.storage.uri(self._key(context.upstream_output))
-        wanted, optional = _unwrapped(context.dagster_type.typing_type)
+        wanted, optional = _unwrap_optional(context.dagster_type.typing_type)
         columns = (context.definition_metadata or {}).get("columns")
         with storage_errors():
             try:
                 if columns is None:
                     return self.load(uri, wanted)
-                frame = _projected(self.load(uri, pl.LazyFrame), columns, self.storage.where(uri))
-                return frame if wanted is pl.LazyFrame else convert(frame.collect(), wanted)
+                frame = _select_columns(
+                    self.load(uri, pl.LazyFrame), columns, self.storage.where(uri)
+                )
+                return frame if wanted is pl.LazyFrame else convert_table(frame.collect(), wanted)
             except ObjectNotFoundError:
                 if optional:
                     return None
@@ -122,7 +124,7 @@ class TableIOManager(StorageIOManager):
         return buffer.getvalue()
 
     def decode(self, data: bytes, wanted: object) -> Any:
-        return convert(self.scan(io.BytesIO(data)).collect(), wanted)
+        return convert_table(self.scan(io.BytesIO(data)).collect(), wanted)
 
     def load(self, uri: str, wanted: object) -> Any:
         if wanted is not pl.LazyFrame:
@@ -215,14 +217,14 @@ def to_polars(table: Any) -> pl.DataFrame:
     )
 
 
-def _unwrapped(wanted: object) -> tuple[object, bool]:
+def _unwrap_optional(wanted: object) -> tuple[object, bool]:
     """The type in an Optional, and whether it is one."""
     types = [kind for kind in get_args(wanted) if kind is not type(None)]
     optional = len(types) == 1 and type(None) in get_args(wanted)
     return (types[0], True) if optional else (wanted, False)
 
 
-def _projected(frame: pl.LazyFrame, columns: Sequence[str], where: str) -> pl.LazyFrame:
+def _select_columns(frame: pl.LazyFrame, columns: Sequence[str], where: str) -> pl.LazyFrame:
     existing = frame.collect_schema().names()
     missing = [column for column in columns if column not in existing]
     if missing:
@@ -233,7 +235,7 @@ def _projected(frame: pl.LazyFrame, columns: Sequence[str], where: str) -> pl.La
     return frame.select(columns)
 
 
-def convert(frame: pl.DataFrame, wanted: object) -> Any:
+def convert_table(frame: pl.DataFrame, wanted: object) -> Any:
     """The table as the `wanted` type; pandas by default."""
     if wanted is pl.DataFrame:
         return frame
@@ -265,4 +267,4 @@ class PublishedTableIOManager(ParquetIOManager):
 
     def load(self, uri: str, wanted: object) -> Any:
         _, frame = PublishedTable(self.storage.store, uri).read()
-        return frame if wanted is pl.LazyFrame else convert(frame.collect(), wanted)
+        return frame if wanted is pl.LazyFrame else convert_table(frame.collect(), wanted)

@@ -103,16 +103,17 @@ def write_record(storage: StorageResource, key: str, record: Mapping[str, Any]) 
 
 @dataclass(frozen=True)
 class UsersOfInteractions:
-    """The users of the interactions at `uri`, with each one's last time and count, as Spark writes
-    them: Parquet with USER_ID, TIMESTAMP, INTERACTIONS.
+    """The Parquet file that Spark writes of the users of the interactions.
 
-    The folder is named after the ETag of its interactions, the file after their version. So a file
-    found for the current interactions always belongs to them, even after a kill; without one, the
-    interactions themselves are read.
+    It has the columns USER_ID, TIMESTAMP (of the user's last interaction) and INTERACTIONS (how
+    many the user has). Its folder is named after the ETag of its interactions, the file after their
+    version. So a file in the folder of the current interactions always belongs to them, even after
+    a kill. Without such a file, the interactions themselves are read.
     """
 
     store: ObjectStore
     uri: str
+    """The URI of the interactions."""
 
     @property
     def folder(self) -> str:
@@ -121,7 +122,7 @@ class UsersOfInteractions:
 
     def table(self) -> pl.DataFrame | None:
         """The users of the current interactions; None without a file."""
-        uri = self._found()
+        uri = self._find_file()
         if uri is None:
             return None
         try:
@@ -132,43 +133,47 @@ class UsersOfInteractions:
 
     def version(self) -> str | None:
         """StorageResource.version of the current interactions; None without a file."""
-        uri = self._found()
+        uri = self._find_file()
         return None if uri is None else PurePosixPath(uri).stem
 
     def place(self, etag: str, version: str) -> str:
         """The URI of the file for interactions with this ETag and version."""
-        return f"{self._of(etag)}{version}.parquet"
+        return f"{self._folder_of(etag)}{version}.parquet"
 
     def keep_only(self, etag: str) -> None:
         """Delete the files of interactions with any other ETag."""
-        for found in self.store.list(self.folder):
-            if not found.uri.startswith(self._of(etag)):
-                self.store.delete(found.uri)
+        for file in self.store.list(self.folder):
+            if not file.uri.startswith(self._folder_of(etag)):
+                self.store.delete(file.uri)
 
-    def _found(self) -> str | None:
+    def _find_file(self) -> str | None:
         interactions = self.store.head(self.uri)
         if interactions is None or not interactions.etag:
             return None
-        return next((found.uri for found in self.store.list(self._of(interactions.etag))), None)
+        files = self.store.list(self._folder_of(interactions.etag))
+        return files[0].uri if files else None
 
-    def _of(self, etag: str) -> str:
+    def _folder_of(self, etag: str) -> str:
         # An ETag may contain any character.
         return f"{self.folder}{hashlib.sha256(etag.encode()).hexdigest()[:16]}/"
 
 
 @dataclass(frozen=True)
 class PreparedFiles:
-    """The interactions' CSV and the Parquet of their users: local files, or URIs of objects in the
-    storage, which publication moves. `version`: of the CSV, as from StorageResource.version."""
+    """Files that Spark prepared, and that publication moves to their places: files on this machine,
+    or URIs of objects in the storage."""
 
     interactions: Path | str
+    """The interactions, as CSV."""
     users: Path | str
+    """Their users, as Parquet."""
     version: str
+    """The version of the CSV, as from StorageResource.version."""
 
 
 @dataclass(frozen=True)
 class PipelineFiles:
-    """A pipeline's files in the storage, where its Places are. Raises StorageError."""
+    """A pipeline's files in the storage. Raises StorageError."""
 
     storage: StorageResource
     places: StorageKeys
@@ -213,7 +218,10 @@ class PipelineFiles:
         write_record(self.storage, self.places.record(asset), record)
 
     def parquet(self, key: str, damaged: str) -> pl.DataFrame | None:
-        """The table at this key; None if there is none. damaged: what to do if it is damaged."""
+        """The table at this key; None if there is none.
+
+        damaged: what the user can do if the file is damaged.
+        """
         uri = self.storage.uri(key)
         try:
             return pl.read_parquet(self.storage.store.get(uri))

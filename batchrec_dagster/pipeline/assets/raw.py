@@ -217,7 +217,7 @@ def raw_items(
                     metadata={
                         **raw_files_metadata(files, work.storage),
                         "preview": preview(
-                            f"{escape(source.display_name)}: {escape(check.found)}."
+                            f"{escape(source.display_name)}: {escape(check.finding)}."
                         ),
                         "bytes": record.files[0].size,
                         "dagster/row_count": check.numbers.get("rows", 0),

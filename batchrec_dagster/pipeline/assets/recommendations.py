@@ -30,7 +30,7 @@ from batchrec_dagster.reporting.markdown import format_table as markdown_table
 from batchrec_dagster.steps.batch_jobs import JobOutput, describe_outcome, measure_job_seconds
 from batchrec_dagster.steps.cost import build_cost_metadata
 from batchrec_dagster.steps.items import has_titles
-from batchrec_dagster.steps.publishing import checks_of, edition_summary, republish
+from batchrec_dagster.steps.publishing import read_checks, republish, summarize_edition
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.segment_table import UserSegments, segment_users
 from batchrec_dagster.steps.work import PersonalizeWork
@@ -217,11 +217,11 @@ def _roll_back(
     about = edition.about
     checks = [spec.name for spec in context.assets_def.check_specs]
     return materialization_with_checks(
-        checks_of(edition, checks),
+        read_checks(edition, checks),
         dg.MaterializeResult(
             data_version=dg.DataVersion(edition.version),
             metadata={
-                "outcome": f"rolled back to {edition_summary(edition)}",
+                "outcome": f"rolled back to {summarize_edition(edition)}",
                 **({"dagster/row_count": about["rows"]} if "rows" in about else {}),
                 **{
                     key: about[key]

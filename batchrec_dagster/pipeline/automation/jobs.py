@@ -14,7 +14,7 @@ from batchrec_dagster.config import Pipeline
 from batchrec_dagster.pipeline.automation.runs import run_under_way
 from batchrec_dagster.pipeline.automation.teardown import teardown_job
 from batchrec_dagster.preparation.sources.errors import SourceError
-from batchrec_dagster.steps.publishing import PREVIOUS, run_config
+from batchrec_dagster.steps.publishing import PREVIOUS, build_rollback_config
 from batchrec_dagster.steps.raw_files import RawRecord, digest_files, digest_source
 from batchrec_dagster.storage.object_store import StorageError
 from batchrec_dagster.storage.paths import read_record
@@ -105,7 +105,7 @@ def rollback_job(
     return dg.define_asset_job(
         name=f"{pipeline.name}_rollback",
         selection=lists.downstream() & dg.AssetSelection.assets(*assets),
-        config=run_config(pipeline.op_name("recommendations"), PREVIOUS),
+        config=build_rollback_config(pipeline.op_name("recommendations"), PREVIOUS),
         executor_def=executor,
         description="Publishes the previous lists again, or those of the edition that roll_back_to"
         " names, and updates what is made from them: the report, the sinks.",
