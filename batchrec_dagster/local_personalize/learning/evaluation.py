@@ -17,11 +17,24 @@ from .interactions import Float64, Histories, Ids, Int32, Int64, Interactions, f
 from .models import SegmentationModel
 from .serving import UserModel, exclude_entries
 
-HELD_OUT_SHARE = 0.1
-INPUT_SHARE = 0.9
-SEGMENT_INPUT_SHARE = 0.8
+HELD_OUT_SHARE = 0.1  # of the users
+INPUT_SHARE = 0.9  # of a held-out user's history
+SEGMENT_INPUT_SHARE = 0.8  # of each history
 EARLIER_CUTOFFS = (0.8, 0.7, 0.6, 0.5)  # shares of a history
 MIN_QUERIES = 400  # pairs of a user and a cutoff to select a model on, if there are cutoffs enough
+MAX_SEGMENT_USERS = 10_000_000  # in all segments of an evaluation
+SEGMENT_METRICS = ("coverage", "hits_at_1_percent", "recall_at_1_percent")
+
+Bool = npt.NDArray[np.bool_]
+
+DEPTHS = (5, 10, 25)
+MAX_DEPTH = max(DEPTHS)
+METRICS = (
+    "coverage",
+    f"mean_reciprocal_rank_at_{MAX_DEPTH}",
+    *(f"normalized_discounted_cumulative_gain_at_{depth}" for depth in DEPTHS),
+    *(f"precision_at_{depth}" for depth in DEPTHS),
+)
 
 
 @dataclass(frozen=True)
@@ -141,21 +154,6 @@ def _is_oldest(interactions: Interactions, share: float) -> npt.NDArray[np.bool_
     place = np.arange(len(interactions)) - interactions.starts[interactions.users]
     ends = np.floor(share * np.diff(interactions.starts)).astype(np.int64)
     return np.asarray(place < ends[interactions.users])
-
-
-MAX_SEGMENT_USERS = 10_000_000  # users in all segments of an evaluation
-SEGMENT_METRICS = ("coverage", "hits_at_1_percent", "recall_at_1_percent")
-
-Bool = npt.NDArray[np.bool_]
-
-DEPTHS = (5, 10, 25)
-MAX_DEPTH = max(DEPTHS)
-METRICS = (
-    "coverage",
-    f"mean_reciprocal_rank_at_{MAX_DEPTH}",
-    *(f"normalized_discounted_cumulative_gain_at_{depth}" for depth in DEPTHS),
-    *(f"precision_at_{depth}" for depth in DEPTHS),
-)
 
 
 @dataclass(frozen=True)
