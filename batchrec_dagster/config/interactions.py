@@ -64,7 +64,10 @@ class InteractionSettings(dg.Model):
     _filter_is_a_condition = checked(filter_columns, "filter")
 
     def rules(self, on_bad_rows: Literal["fail", "skip"], *, event_type: bool) -> Rules:
-        """The rules as preparation takes them; `event_type`: whether EVENT_TYPE is written."""
+        """The rules as preparation takes them.
+
+        event_type: whether EVENT_TYPE is written.
+        """
         return Rules(
             on_bad_rows=on_bad_rows,
             window_days=self.window.days if self.window else None,

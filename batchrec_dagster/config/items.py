@@ -76,7 +76,8 @@ class ItemColumns(dg.Model):
             raise ValueError("set the columns of the title, categories or numbers")
         if self.title is None and (self.image is not None or self.link is not None):
             raise ValueError("image and link stand with a title: set its column")
-        if (schema := self.layout.schema) is not None:
+        schema = self.layout.schema
+        if schema is not None:
             parse_schema(schema)
         return self
 

@@ -59,24 +59,28 @@ def render_declaration_schema() -> str:
 
 
 def _simplify(schema: Any) -> Any:
-    """Without titles that repeat names, and without strings in place of a block, which the loader
-    refuses anyway."""
+    """The schema without titles, which repeat names, and without strings in place of a block.
+
+    The loader refuses such strings anyway.
+    """
     if isinstance(schema, list):
-        return [_simplify(one) for one in schema]
+        return [_simplify(entry) for entry in schema]
     if not isinstance(schema, dict):
         return schema
-    made = {
-        key: {name: _simplify(one) for name, one in value.items()}
-        if key in ("properties", "$defs")
-        else _simplify(value)
-        for key, value in schema.items()
-        if not (key == "title" or (key == "default" and value == _UNSET))
-    }
-    parts = [one for one in made.get("anyOf", []) if "$ref" in one]
-    if parts and {"type": "string"} in made["anyOf"]:
-        others = [one for one in made["anyOf"] if one != {"type": "string"}]
+    simplified: dict[str, Any] = {}
+    for key, value in schema.items():
+        if key == "title" or (key == "default" and value == _UNSET):
+            continue
+        if key in ("properties", "$defs"):
+            simplified[key] = {name: _simplify(entry) for name, entry in value.items()}
+        else:
+            simplified[key] = _simplify(value)
+    alternatives = simplified.get("anyOf", [])
+    is_block = any("$ref" in alternative for alternative in alternatives)
+    if is_block and {"type": "string"} in alternatives:
+        blocks = [alternative for alternative in alternatives if alternative != {"type": "string"}]
         # A description next to a bare $ref would be ignored.
-        made["allOf" if len(others) == 1 else "anyOf"] = others
-        if len(others) == 1:
-            del made["anyOf"]
-    return made
+        simplified["allOf" if len(blocks) == 1 else "anyOf"] = blocks
+        if len(blocks) == 1:
+            del simplified["anyOf"]
+    return simplified

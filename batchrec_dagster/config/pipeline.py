@@ -55,6 +55,7 @@ from batchrec_dagster.storage.paths import StorageKeys
 
 
 def _flatten(settings: dict[str, Any], path: str = "") -> dict[str, Any]:
+    """Each setting by its path, such as interactions.min_rating, without the queries of URLs."""
     flat: dict[str, Any] = {}
     for name, value in settings.items():
         if isinstance(value, dict):
@@ -65,7 +66,7 @@ def _flatten(settings: dict[str, Any], path: str = "") -> dict[str, Any]:
 
 
 def _resolve(context: dg.ResolutionContext, part: dg.Model | str) -> dg.Model:
-    """Fill in the templates of a block, and validate it again with the values."""
+    """The block with its templates filled in, validated again with the values."""
     if isinstance(part, str):
         raise ValueError(f"write its settings on separate lines below it, not {part!r}")
     return type(part).model_validate(context.resolve_value(part.model_dump(exclude_unset=True)))
@@ -167,9 +168,10 @@ class Pipeline(dg.Model):
         return self
 
     def _problems(self) -> Iterator[str]:
+        """Yield what is wrong between the blocks, in sentences."""
         columns, recipes = self.ratings.columns, [*self.solution.recipes]
-        unrated = columns and isinstance(columns.user, int) and columns.rating is None
-        if self.interactions.min_rating is not None and unrated:
+        has_no_rating = columns and isinstance(columns.user, int) and columns.rating is None
+        if self.interactions.min_rating is not None and has_no_rating:
             yield "interactions.min_rating needs ratings.columns.rating: set it, or omit min_rating"
         needing_times = {
             "interactions.window": self.interactions.window,
@@ -187,8 +189,8 @@ class Pipeline(dg.Model):
                 f"recommendations.exploration_weight is for {USER_PERSONALIZATION} only: omit it,"
                 f" or set solution.recipe: {USER_PERSONALIZATION}"
             )
-        popular = self.experiment is not None and self.experiment.control == "popular"
-        if popular and POPULARITY_COUNT not in recipes[1:]:
+        needs_popularity = self.experiment is not None and self.experiment.control == "popular"
+        if needs_popularity and POPULARITY_COUNT not in recipes[1:]:
             yield (
                 f"experiment.control: popular compares with {POPULARITY_COUNT}: set"
                 " solution.compare_with_popularity: true and another solution.recipe, or"
@@ -203,29 +205,29 @@ class Pipeline(dg.Model):
     @model_validator(mode="after")
     def _expressions_fit_the_datasets(self) -> Self:
         schemas = {kind: parse_schema(schema) for kind, schema in self.schemas.items()}
-        found: dict[tuple[str, ...], list[str | None]] = {}
+        messages: dict[tuple[str, ...], list[str | None]] = {}
         lists, columns = self.recommendations, self.ratings.columns
         # Without declared columns, the one of event types may be recognised.
-        problem = partial(
+        find_problem = partial(
             find_filter_problem,
             schemas=schemas,
             events=columns is None or columns.event_type is not None,
         )
         if lists.filter and lists.filter_expression:
-            found["recommendations", "filter"] = [
-                problem(lists.filter_expression, values=lists.line_filter_values)
+            messages["recommendations", "filter"] = [
+                find_problem(lists.filter_expression, values=lists.line_filter_values)
             ]
         if self.segments:
             if self.segments.filter:
-                found["segments", "filter"] = [problem(self.segments.filter, values={})]
-            found["segments", "attributes"] = [
+                messages["segments", "filter"] = [find_problem(self.segments.filter, values={})]
+            messages["segments", "attributes"] = [
                 find_attributes_problem(expression, schemas)
                 for expression in self.segments.attributes
             ]
         problems = {
-            keys: "; ".join(filter(None, messages))
-            for keys, messages in found.items()
-            if any(messages)
+            keys: "; ".join(filter(None, of_setting))
+            for keys, of_setting in messages.items()
+            if any(of_setting)
         }
         if problems:
             raise build_field_errors(problems)
@@ -235,9 +237,9 @@ class Pipeline(dg.Model):
     def rules(self) -> Rules:
         """Which rows of the ratings become interactions."""
         columns = self.ratings.columns
-        declared = columns is not None and columns.event_type is not None
+        has_event_type = columns is not None and columns.event_type is not None
         return self.interactions.rules(
-            self.ratings.on_bad_rows, event_type=declared or self.recommendations.exclude_seen
+            self.ratings.on_bad_rows, event_type=has_event_type or self.recommendations.exclude_seen
         )
 
     @property
@@ -257,9 +259,12 @@ class Pipeline(dg.Model):
 
     @property
     def making_lists(self) -> dict[str, Any]:
-        """The settings that decide what is in the lists, by path such as interactions.min_rating;
-        defaults are left out, and so are the queries of URLs, which may be signatures. A file in
-        the project is the same one by its relative and its absolute path: the relative stands."""
+        """The settings that decide what is in the lists, by path such as interactions.min_rating.
+
+        Defaults are left out, and so are the queries of URLs, which may be signatures. A file in
+        the project is the same file by its relative and its absolute path, so the relative one
+        stands here.
+        """
         blocks = {
             *("ratings", "interactions", "items", "solution"),
             *("batch_users", "recommendations", "experiment"),
@@ -278,7 +283,7 @@ class Pipeline(dg.Model):
 
     @cached_property
     def places(self) -> StorageKeys:
-        """Its storage keys."""
+        """The pipeline's storage keys."""
         return StorageKeys(self.name)
 
     @property
@@ -287,7 +292,7 @@ class Pipeline(dg.Model):
         return (self.assets.key_prefix or self.name).split("/")
 
     def asset_key(self, asset: str) -> dg.AssetKey:
-        """The key of its asset of this name."""
+        """The key of the pipeline's asset of this name."""
         return dg.AssetKey([*self.key_prefix, asset])
 
     def op_name(self, asset: str) -> str:
@@ -295,15 +300,16 @@ class Pipeline(dg.Model):
         return self.asset_key(asset).to_python_identifier()
 
     def resource_key(self, resource: str) -> str:
-        """The key of its resource or IO manager of this name."""
+        """The key of the pipeline's resource or IO manager of this name."""
         return f"batchrec_{resource}{self.resource_suffix}"
 
     @cached_property
     def resource_suffix(self) -> str:
-        """What its resources' keys end with, if they are not those of the other pipelines."""
+        """What the keys of its resources end with; empty if it shares those of the other
+        pipelines."""
         return f"_{self.name}" if self.deployment.variables else ""
 
     @property
     def tags(self) -> dict[str, str]:
-        """The tags of its resources in Personalize."""
+        """The tags of what it creates in Personalize."""
         return {"batchrec:pipeline": self.name}

@@ -110,7 +110,7 @@ class Columns(dg.Model):
 
     @property
     def declared(self) -> dict[str, Column]:
-        """From role to column, those that are declared."""
+        """The declared columns by their roles."""
         columns = self.model_dump(exclude_none=True)
         if not self.has_times:
             del columns["timestamp"]
@@ -251,13 +251,14 @@ class RatingsSettings(SourceSettings):
 
     @property
     def _file_format(self) -> Format | None:
-        """The format of the files, as declared; that of a table is of its folder."""
-        is_of_files = isinstance(self.format, str) and not self.table_formats
-        return cast(Format, self.format) if is_of_files else None
+        """The declared format of the files; None for a table, whose format is that of its
+        folder."""
+        names_files = isinstance(self.format, str) and not self.table_formats
+        return cast(Format, self.format) if names_files else None
 
     @property
     def rows(self) -> RatingsSource:
-        """Where the rows are: the files, or what the query makes of them."""
+        """Where the rows are: the files, or the result of the query on them."""
         return self.rows_of("ratings.query", TextForm(self.delimiter, self.quotes, self.encoding))
 
     @property
@@ -272,13 +273,13 @@ class RatingsSettings(SourceSettings):
         """How to read the files: as declared here, else as known for the source."""
         time = self.timestamp_form if self.has_times else NO_TIMES
         columns = self.columns.declared if self.columns else {}
-        known = self.rows.layout
-        if known is not None and self.columns is None:
-            layout = known.replaced(self.delimiter, time)
+        known_layout = self.rows.layout
+        if known_layout is not None and self.columns is None:
+            layout = known_layout.replaced(self.delimiter, time)
             return ReadSettings.of(replace(layout, null_values=self.all_null_values))
         return ReadSettings(
             format=self._file_format,
-            delimiter=self.delimiter or (known.delimiter if known else None),
+            delimiter=self.delimiter or (known_layout.delimiter if known_layout else None),
             encoding=self.encoding,
             quoted=self.quotes,
             columns=columns,

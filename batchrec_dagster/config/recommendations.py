@@ -72,7 +72,8 @@ class RecommendationSettings(dg.Model):
             raise ValueError(
                 f"Personalize takes at most {MAX_LENGTH} characters, including exclude_seen's"
             )
-        if (found := find_filter_traits(expression)) and found.users:
+        traits = find_filter_traits(expression)
+        if traits and traits.users:
             raise ValueError("recommendations are items: write ItemID instead of UserID")
         return expression
 
@@ -95,16 +96,18 @@ class RecommendationSettings(dg.Model):
 
     @model_validator(mode="after")
     def _every_placeholder_has_values(self) -> Self:
-        found = find_filter_traits(self.filter)
-        if self.filter and not found:
+        traits = find_filter_traits(self.filter)
+        if self.filter and not traits:
             return self
-        wanted, given = set(found.placeholders if found else ()), set(self.filter_values)
-        if missing := wanted - given:
+        placeholders = set(traits.placeholders if traits else ())
+        names = set(self.filter_values)
+        missing, unknown = placeholders - names, names - placeholders
+        if missing:
             raise ValueError(
                 f"filter_values is missing {', '.join(sorted(missing))}: the filter has"
                 f" {_format_placeholders(missing)}, for which every user needs a value"
             )
-        if unknown := given - wanted:
+        if unknown:
             raise ValueError(
                 f"filter_values has {', '.join(sorted(unknown))}, but the filter has no"
                 f" {_format_placeholders(unknown)}"
@@ -169,7 +172,8 @@ class Experiment(dg.Model):
     """A holdout: by comparing its users with the others one learns what the lists cause."""
 
     name: str = Field(
-        description="Letters, digits, _ and -, at most 64. Another name divides the users anew.",
+        description="Letters, digits, _ and -, at most 64. Another name divides the users in"
+        " another way.",
         examples=["holdout_2027"],
         # Or a template.
         json_schema_extra={"pattern": r"^([A-Za-z0-9_-]{1,64}|.*\{\{.*)$"},
@@ -186,7 +190,8 @@ class Experiment(dg.Model):
         " rows in the table).",
     )
     salt: str = Field(
-        default="", description="Any text: another one divides the users anew under the same name."
+        default="",
+        description="Any text: another one divides the users in another way under the same name.",
     )
 
     _name_is_possible = matching(
@@ -249,10 +254,10 @@ class Segments(dg.Model):
     def _filter_is_possible(cls, expression: str | None) -> str | None:
         if expression is not None and not 1 <= len(expression) <= MAX_LENGTH:
             raise ValueError(f"Personalize takes 1 to {MAX_LENGTH} characters")
-        found = find_filter_traits(expression)
-        if found and found.placeholders:
+        traits = find_filter_traits(expression)
+        if traits and traits.placeholders:
             raise ValueError("write the values themselves instead of $PLACEHOLDERS")
-        if found and not found.users:
+        if traits and not traits.users:
             raise ValueError("segments are users: write UserID instead of ItemID")
         return expression
 
@@ -260,8 +265,8 @@ class Segments(dg.Model):
     def _items_or_attributes(self) -> Self:
         if bool(self.items) is bool(self.attributes):
             raise ValueError("write either items (their ids) or attributes (expressions on them)")
-        found = find_filter_traits(self.filter)
-        if self.attributes and found and found.interactions:
+        traits = find_filter_traits(self.filter)
+        if self.attributes and traits and traits.interactions:
             raise ValueError("segments by attributes take no filter on interactions")
         return self
 

@@ -72,7 +72,9 @@ class SourceSettings(dg.Model):
     @property
     def upstream(self) -> list[dg.AssetKey]:
         """The assets that the rows come from."""
-        files = [parse_source(one) for one in self.sources.values() if one.startswith(ASSET)]
+        files = [
+            parse_source(source) for source in self.sources.values() if source.startswith(ASSET)
+        ]
         return [dg.AssetKey(file.key) for file in files if isinstance(file, AssetRows)]
 
     @property
@@ -82,7 +84,12 @@ class SourceSettings(dg.Model):
         return all("://" not in source or source.startswith("s3://") for source in sources)
 
     def rows_of(self, setting: str, form: TextForm) -> RatingsSource:
-        """Where the rows are; `setting` is what messages call the query. Raises SourceError."""
+        """Where the rows are.
+
+        setting: what messages call the query.
+        form: how text files are written.
+        Raises SourceError.
+        """
         setting += f" in {self._file}" if self._file else ""
         if self.database is not None:
             assert self.query is not None

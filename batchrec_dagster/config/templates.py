@@ -63,9 +63,12 @@ class Sandboxed(dg.Resolvable):
 
 
 def fill_in(text: str, env: object) -> object:
-    """The text with its templates filled in; a text without templates as it is.
+    """The text with its templates filled in, and a text without templates as it is.
 
-    As in Dagster, what is read from the environment may be a number or a list. Raises ValueError.
+    As in Dagster, what is read from the environment may be a number or a list.
+
+    env: what `env` in a template is.
+    Raises ValueError.
     """
     if not _MARKS.search(text):
         return text

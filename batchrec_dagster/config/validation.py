@@ -1,4 +1,4 @@
-"""Errors by key, fingerprints, and checks of filters against the declared datasets.
+"""Fingerprints, validators, errors by key, and checks of filters against the declared datasets.
 
 Filters and item attributes that Personalize would refuse fail at load time.
 """
@@ -31,7 +31,10 @@ def fingerprint(*parts: BaseModel | object) -> str:
 
 
 def build_field_errors(messages: Mapping[tuple[str, ...], str]) -> ValidationError:
-    """The error for a validator to raise; `messages` by the keys within the validated model."""
+    """The error for a validator to raise.
+
+    messages: each by its keys within the validated model.
+    """
     return ValidationError.from_exception_data(
         "declaration",
         [
@@ -47,9 +50,13 @@ def build_field_errors(messages: Mapping[tuple[str, ...], str]) -> ValidationErr
 def in_range(
     *fields: str, least: float | None = None, above: float | None = None, most: float | None = None
 ) -> Any:
-    """A validator for numbers: finite, at least or above a bound, and at most another.
+    """A validator for numbers, which must be finite and within these bounds.
 
     Dagster's models take no constraints in the fields themselves.
+
+    least: the smallest number allowed.
+    above: numbers must be larger than this.
+    most: the largest number allowed.
     """
 
     def check(number: float | None) -> float | None:
@@ -69,7 +76,10 @@ def in_range(
 
 
 def checked(check: Callable[[str], object], *fields: str) -> Any:
-    """A validator for texts: those that `check` does not refuse, once templates are filled in."""
+    """A validator for texts, which `check` must not refuse once templates are filled in.
+
+    check: raises ValueError or SourceError for a text that is not allowed.
+    """
 
     def check_filled(text: str | None) -> str | None:
         try:
@@ -83,10 +93,11 @@ def checked(check: Callable[[str], object], *fields: str) -> Any:
 
 
 def matching(*fields: str, pattern: str, or_else: str, or_template: bool = False) -> Any:
-    """A validator for texts, each of which matches the whole pattern; `or_else` says what to write.
+    """A validator for texts, which must match the whole pattern.
 
-    or_template: whether the model is also made of what was declared, before templates are filled
-    in.
+    or_else: the message for other texts, which says what to write.
+    or_template: whether templates are allowed. They are where the model is also made of what was
+        declared, before templates are filled in.
     """
 
     def check(text: str | None) -> str | None:
@@ -98,20 +109,21 @@ def matching(*fields: str, pattern: str, or_else: str, or_template: bool = False
     return field_validator(*fields)(check)
 
 
-Schemas = Mapping[str, Schema]  # by dataset type
+# By dataset type.
+Schemas = Mapping[str, Schema]
 
 
 def find_filter_traits(expression: str | None) -> filter_check.Traits | None:
-    """What a filter of lists or segments needs; None without one, and for a template.
+    """What a filter of lists or segments needs; None without a filter, and for a template.
 
     Raises ValueError, with the position of an error in the syntax.
     """
     if expression is None or "{{" in expression:
         return None
-    found = filter_check.find_traits(expression)
-    if found.current_item:
+    traits = filter_check.find_traits(expression)
+    if traits.current_item:
         raise ValueError("CurrentItem only works for similar items: here there is none")
-    return found
+    return traits
 
 
 def find_filter_problem(
@@ -119,10 +131,13 @@ def find_filter_problem(
 ) -> str | None:
     """Why Personalize would refuse the filter, or why it matches nothing; None if it works.
 
-    `values`: as in an input line. `events`: whether interactions have different event types."""
+    values: the filterValues of an input line.
+    events: whether interactions have different event types.
+    """
     try:
         for dataset, field in sorted(filter_check.find_used_fields(expression)):
-            if problem := _explain_missing_field(dataset, field, schemas):
+            problem = _explain_missing_field(dataset, field, schemas)
+            if problem:
                 return problem
         filter_check.check_expression(expression, schemas)
         filter_check.check_values(expression, schemas, values)
@@ -155,8 +170,10 @@ def _explain_missing_field(dataset: str, field: str, schemas: Schemas) -> str | 
     if dataset == USERS:
         return f"Users.{field} does not exist: pipelines have no users dataset, only items"
     if dataset == ITEMS:
-        only = f"items.columns declares only {', '.join(schema.columns)}" if schema else ""
-        return f"Items.{field} does not exist: {only or 'no items are declared'}"
+        if schema is None:
+            return f"Items.{field} does not exist: no items are declared"
+        columns = ", ".join(schema.columns)
+        return f"Items.{field} does not exist: items.columns declares only {columns}"
     if (dataset, field) == (INTERACTIONS, EVENT_TYPE):
         return f"Interactions.{EVENT_TYPE} does not exist: declare ratings.columns.event_type"
     return None

@@ -48,7 +48,9 @@ def format_inference_line(
 ) -> str:
     """One line of a `.out` file, without its newline: compact JSON, scores to 7 decimals.
 
-    `scores` may be of the first items only; `reasons` has a list for each item.
+    request: the input line.
+    scores: those of the items, or of the first items only.
+    reasons: a list for each item.
     """
     fields = [f'"recommendedItems":{_to_compact_json(list(items))}']
     if scores is not None:
@@ -120,7 +122,7 @@ def _read_lines(data: bytes, schema: Mapping[str, pl.DataType], kind: str) -> pl
 
 
 def _replace_nan_by_null(data: bytes) -> bytes:
-    """The same lines with null for each NaN, which is no JSON, but which Python writes."""
+    """The same lines with null for each NaN, which is not JSON, but which Python writes."""
     lines = (line for line in data.splitlines() if line.strip())
     return "\n".join(
         json.dumps(json.loads(line, parse_constant=lambda _: None)) for line in lines
@@ -132,6 +134,6 @@ def _to_compact_json(value: object) -> str:
 
 
 def _format_score(score: float) -> str:
-    """Without zeros at the end, as the guide's examples have it: 0.0069081, 0.006394."""
+    """The score without zeros at the end, as in the guide's examples: 0.0069081, 0.006394."""
     digits = format(score, ".7f").rstrip("0")
     return digits + "0" if digits.endswith(".") else digits

@@ -23,6 +23,7 @@ from batchrec_dagster.personalize.filter_grammar import (
     Expression,
     FieldRef,
     FilterExpressionError,
+    Operand,
     Placeholder,
     iterate_comparisons,
     list_fields,
@@ -47,11 +48,13 @@ MAX_PLACEHOLDER_LENGTH = 50
 _EQUALITY = ("=", "!=")
 _DATASETS_OF = {ITEM_TARGET: (ITEMS, INTERACTIONS), USER_TARGET: (USERS, INTERACTIONS)}
 
-Schemas = Mapping[str, Schema]  # by dataset type
+# By dataset type.
+Schemas = Mapping[str, Schema]
 
 
 def check(expressions: tuple[Expression, ...], schemas: Schemas) -> None:
-    """Raise FilterError for the first broken rule; it names the part and what is allowed."""
+    """Raise FilterExpressionError for the first broken rule; it names the part and what is
+    allowed."""
     targets = {expression.target for expression in expressions}
     if ACTION_TARGET in targets:
         raise FilterExpressionError(
@@ -225,58 +228,76 @@ def _check_literal(comparison: Comparison, field: Field, literal: object) -> Non
 
 
 def _check_placeholders(expressions: Sequence[Expression]) -> None:
-    used = [o for e in expressions for o in list_operands(*e.conditions)]
-    names = {operand.name for operand in used if isinstance(operand, Placeholder)}
+    names = _find_placeholders(_list_all_operands(expressions))
     if len(names) > MAX_PLACEHOLDERS:
         raise FilterExpressionError(
             f"The filter has {len(names)} placeholders; {MAX_PLACEHOLDERS} at most are allowed."
         )
 
 
+def _list_all_operands(expressions: Sequence[Expression]) -> list[Operand]:
+    return [
+        operand for expression in expressions for operand in list_operands(*expression.conditions)
+    ]
+
+
+def _find_placeholders(operands: Sequence[Operand]) -> frozenset[str]:
+    return frozenset(operand.name for operand in operands if isinstance(operand, Placeholder))
+
+
 @dataclass(frozen=True)
 class Traits:
     """What a filter filters, and which data it needs."""
 
-    users: bool  # filters users, for segments (UserID), not items (ItemID)
-    interactions: bool  # uses interactions
-    current_item: bool  # uses CurrentItem: the item of the input line
-    placeholders: frozenset[str]  # to which input lines give values: P for $P
+    users: bool
+    """Whether it filters users (UserID), for segments, rather than items (ItemID)."""
+    interactions: bool
+    """Whether it uses interactions."""
+    current_item: bool
+    """Whether it uses CurrentItem, the item of the input line."""
+    placeholders: frozenset[str]
+    """The names of its placeholders, such as P for $P. Input lines give their values."""
 
 
 def find_traits(expression: str) -> Traits:
-    """What the expression filters and needs. Raises FilterError."""
+    """What the expression filters and needs. Raises FilterExpressionError."""
     expressions = parse(expression)
-    used = [o for e in expressions for o in list_operands(*e.conditions)]
+    operands = _list_all_operands(expressions)
     return Traits(
         users=expressions[0].target == USER_TARGET,
-        interactions=any(e.on_interactions for e in expressions),
-        current_item=any(isinstance(o, FieldRef) and o.dataset == CURRENT_ITEM for o in used),
-        placeholders=frozenset(o.name for o in used if isinstance(o, Placeholder)),
+        interactions=any(expression.on_interactions for expression in expressions),
+        current_item=any(
+            isinstance(operand, FieldRef) and operand.dataset == CURRENT_ITEM
+            for operand in operands
+        ),
+        placeholders=_find_placeholders(operands),
     )
 
 
 def check_expression(expression: str, schemas: Schemas) -> None:
-    """Check the expression against a group's schemas, by dataset type. Raises FilterError."""
+    """Check the expression against a group's schemas, by dataset type. Raises
+    FilterExpressionError."""
     check(parse(expression), schemas)
 
 
 def check_values(expression: str, schemas: Schemas, values: Mapping[str, str]) -> None:
     """Check the `filterValues` of an expression that passes `check_expression`.
 
-    Raises FilterError for the first missing or invalid value.
+    Raises FilterExpressionError for the first missing or invalid value.
     """
     for use in list_placeholder_uses(parse(expression), schemas):
-        if problem := use.problem(values.get(use.placeholder.name)):
+        problem = use.problem(values.get(use.placeholder.name))
+        if problem:
             raise FilterExpressionError(problem)
 
 
 def find_used_fields(expression: str) -> set[tuple[str, str]]:
-    """The fields it uses, as (dataset type, name in upper case). Raises FilterError."""
+    """The fields it uses, as (dataset type, name in upper case). Raises FilterExpressionError."""
     return list_fields(parse(expression))
 
 
 def find_event_types(expression: str) -> set[str]:
-    """The event types it names, in lower case; `*` is any type. Raises FilterError."""
+    """The event types it names, in lower case; `*` is any type. Raises FilterExpressionError."""
     return {
         str(operand).lower()
         for part in parse(expression)
@@ -287,7 +308,7 @@ def find_event_types(expression: str) -> set[str]:
 
 
 def check_group_fields(expressions: Sequence[str]) -> None:
-    """Raise FilterError when a group's filters together use too many dataset fields."""
+    """Raise FilterExpressionError when a group's filters together use too many dataset fields."""
     used = set().union(*(list_fields(parse(expression)) for expression in expressions))
     if len(used) > MAX_FIELDS_OF_GROUP:
         raise FilterExpressionError(

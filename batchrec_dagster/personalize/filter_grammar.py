@@ -274,7 +274,7 @@ def _parser() -> Lark:
 def parse(text: str) -> tuple[Expression, ...]:
     """The expressions of a filter, as `|` chains them; not checked against any schema.
 
-    Raises FilterError, with the place of the syntax error.
+    Raises FilterExpressionError, with the place of the syntax error.
     """
     if len(text) > MAX_LENGTH:
         raise FilterExpressionError(

@@ -96,11 +96,13 @@ class SchemaError(ValueError):
 
 @dataclass(frozen=True)
 class Field:
-    """One column: its type (one of TYPES), and whether a cell may be empty."""
+    """One column."""
 
     name: str
     type: str
+    """One of TYPES."""
     nullable: bool = False
+    """Whether a cell may be empty."""
     categorical: bool = False
     textual: bool = False
 
@@ -114,10 +116,12 @@ class Field:
 
 @dataclass(frozen=True)
 class Schema:
-    """A dataset's type, one of DATASET_TYPES, and its columns in order."""
+    """The columns of a dataset."""
 
     dataset_type: str
+    """One of DATASET_TYPES."""
     fields: tuple[Field, ...]
+    """The columns in order."""
 
     @property
     def columns(self) -> list[str]:
@@ -125,7 +129,7 @@ class Schema:
 
     def field(self, name: str) -> Field | None:
         """The column of that name, in any case."""
-        return next((f for f in self.fields if f.name.upper() == name.upper()), None)
+        return next((field for field in self.fields if field.name.upper() == name.upper()), None)
 
 
 def parse_schema(text: str, domain: str | None = None) -> Schema:
@@ -156,8 +160,8 @@ def parse_schema(text: str, domain: str | None = None) -> Schema:
 def optional_columns(schema: Schema) -> list[str]:
     """The columns of interactions that count against MAX_EVENT_TYPES."""
     reserved = set(_RESERVED[INTERACTIONS]) - {EVENT_TYPE, EVENT_VALUE}
-    free = reserved | set(_REQUIRED[INTERACTIONS])
-    return [name for name in schema.columns if name not in free]
+    not_counted = reserved | set(_REQUIRED[INTERACTIONS])
+    return [name for name in schema.columns if name not in not_counted]
 
 
 def _field(entry: Any) -> Field:
@@ -166,18 +170,20 @@ def _field(entry: Any) -> Field:
         raise SchemaError(f"A field needs a name of letters, digits and underscores: {entry!r}")
     union = entry.get("type")
     types = union if isinstance(union, list) else [union]
-    real = [kind for kind in types if kind != "null"]
-    if len(real) != 1 or real[0] not in TYPES or len(types) > 2:
+    types_of_values = [kind for kind in types if kind != "null"]
+    if len(types_of_values) != 1 or types_of_values[0] not in TYPES or len(types) > 2:
         raise SchemaError(
             f"Field {name} has type {union!r}: it must be one of {', '.join(TYPES)}, or a list of"
             ' one of them and "null".'
         )
     categorical, textual = (_flag(entry, name, flag) for flag in ("categorical", "textual"))
-    if (categorical or textual) and real[0] != "string":
-        raise SchemaError(f"Field {name} is {real[0]}: only a string is categorical or textual.")
+    if (categorical or textual) and types_of_values[0] != "string":
+        raise SchemaError(
+            f"Field {name} is {types_of_values[0]}: only a string is categorical or textual."
+        )
     if categorical and textual:
         raise SchemaError(f"Field {name} cannot be both categorical and textual.")
-    return Field(name, real[0], "null" in types, categorical, textual)
+    return Field(name, types_of_values[0], "null" in types, categorical, textual)
 
 
 def _flag(entry: dict[str, Any], name: str, flag: str) -> bool:
@@ -188,12 +194,12 @@ def _flag(entry: dict[str, Any], name: str, flag: str) -> bool:
 
 
 def _check_names(schema: Schema) -> None:
-    seen: dict[str, str] = {}
+    names: dict[str, str] = {}
     for name in schema.columns:
         plain = name.replace("_", "").upper()
-        if plain in seen:
-            raise SchemaError(f"Fields {seen[plain]} and {name} are the same but for underscores.")
-        seen[plain] = name
+        if plain in names:
+            raise SchemaError(f"Fields {names[plain]} and {name} are the same but for underscores.")
+        names[plain] = name
 
 
 def _check_required(schema: Schema) -> None:
@@ -280,8 +286,10 @@ def scan_interactions(source: Path | io.BytesIO) -> pl.LazyFrame:
 
 
 def build_interactions_schema(*, event_type: bool, event_value: bool = False) -> str:
-    """The Avro schema, as the JSON text that CreateSchema takes; TIMESTAMP is in epoch seconds, and
-    EVENT_VALUE may be missing."""
+    """The Avro schema, as the JSON text that CreateSchema takes.
+
+    TIMESTAMP is in epoch seconds, and EVENT_VALUE may be missing.
+    """
     types: dict[str, str | list[str]] = {TIMESTAMP: "long", EVENT_VALUE: ["float", "null"]}
     columns = list_interactions_columns(event_type=event_type, event_value=event_value)
     fields = [{"name": column, "type": types.get(column, "string")} for column in columns]

@@ -29,9 +29,10 @@ class Work:
 
 @dataclass(frozen=True)
 class PersonalizeWork(Work):
-    """The same, and what finds, adopts or creates resources in Personalize."""
+    """The same, with the client side of Personalize."""
 
     ensure: Ensure
+    """Finds, adopts or creates resources."""
 
     def for_data(self, version: str) -> Self:
         """The same, for resources made of data of this version."""
