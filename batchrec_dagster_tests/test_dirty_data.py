@@ -302,7 +302,7 @@ def test_ids_that_became_decimals_are_warned_of(
     path = tmp_path / "pandas.csv"
     path.write_text("user,item,time\n" + "".join(f"u{n},{id},9\n" for n, id in enumerate(ids)))
     with open_ratings([RawFile(path, path.name)], ReadSettings(), Rules("skip")) as read:
-        said = "".join(read.found.warnings)
+        said = "".join(read.recognised_layout.warnings)
     assert warned in said
     assert bool(said) == bool(warned)
     if said:

@@ -84,8 +84,8 @@ def test_the_format_is_seen_by_the_file_itself(
     lines, done, ratings = prepared(tmp_path, pack(content), reading=ReadSettings(columns=BY_NAME))
     assert lines == [f"01,x,{SECONDS}"]
     assert ratings.layout.format == form
-    assert ratings.found.types["t"] == {"parquet": "int64"}.get(form, "long")
-    assert ratings.found.types["u"] == "string"
+    assert ratings.recognised_layout.types["t"] == {"parquet": "int64"}.get(form, "long")
+    assert ratings.recognised_layout.types["u"] == "string"
     assert done.rows_read == 1
 
 
@@ -249,13 +249,13 @@ def test_western_words_are_read_as_cp1252_without_a_doubt(tmp_path: Path, words:
         tmp_path, data.encode("cp1252"), reading=ReadSettings(columns=BY_NAME)
     )
     assert [line.split(",")[0] for line in lines] == words.split(", ")
-    assert not ratings.found.warnings
+    assert not ratings.recognised_layout.warnings
 
 
 def test_few_words_of_another_encoding_are_a_warning_that_shows_them(tmp_path: Path) -> None:
     data = f"u,i,t\nMichał,x,{SECONDS}\nżółw,y,{SECONDS}\n".encode("cp1250")
     _, _, ratings = prepared(tmp_path, data, reading=ReadSettings(columns=BY_NAME))
-    (warning,) = ratings.found.warnings
+    (warning,) = ratings.recognised_layout.warnings
     assert "read as cp1252 (Micha³, ¿ó³w and not Michał, żółw, as cp1250 has it)" in warning
 
 
@@ -352,7 +352,7 @@ def test_columns_of_public_sets_need_no_configuration(
     names = header.split(delimiter)
     row = [str(SECONDS) if "time" in name.lower() else name for name in names]
     lines, _, ratings = prepared(tmp_path, f"{header}\n{delimiter.join(row)}\n")
-    roles = ratings.found.recognised
+    roles = ratings.recognised_layout.recognised
     user, item, timestamp = (roles[role] for role in ("user", "item", "timestamp"))
     assert [user, item, timestamp] == (found or names)
     assert lines == [f"{user},{item},{SECONDS}"]
@@ -375,7 +375,7 @@ def test_a_rating_is_looked_for_where_it_is_needed(tmp_path: Path) -> None:
     content = f"user_id,item_id,stars,time\n1,2,4,{SECONDS}\n1,3,2,{SECONDS}\n"
     lines, _, ratings = prepared(tmp_path, content, rules=Rules(min_rating=3))
     assert lines == [f"1,2,{SECONDS}"]
-    assert ratings.found.recognised["rating"] == "stars"
+    assert ratings.recognised_layout.recognised["rating"] == "stars"
 
 
 def test_what_is_declared_goes_before_what_is_known(tmp_path: Path) -> None:
@@ -384,7 +384,7 @@ def test_what_is_declared_goes_before_what_is_known(tmp_path: Path) -> None:
         tmp_path, content, reading=ReadSettings(columns={"item": "parent"})
     )
     assert lines == [f"1,2,{SECONDS}"]
-    assert ratings.found.recognised == {"user": "user_id", "timestamp": "time"}
+    assert ratings.recognised_layout.recognised == {"user": "user_id", "timestamp": "time"}
 
 
 def test_what_is_not_known_is_an_error_with_the_columns(tmp_path: Path) -> None:

@@ -215,7 +215,7 @@ def test_a_cell_that_is_not_of_the_type_of_the_others_is_found_in_its_row(tmp_pa
     source.write_text("user,item,price,time\n" + "".join(rows))
     reading = ReadSettings(columns={"user": "user", "item": "item", "timestamp": "time"})
     with open_ratings([RawFile(source, "r.csv")], reading, Rules(filter="price > 2")) as ratings:
-        assert ratings.found.types["price"] == "long"
+        assert ratings.recognised_layout.types["price"] == "long"
         with pytest.raises(PreparationError, match=r"r.csv, line 4323: price is not of type long"):
             ratings.write_interactions(tmp_path / "i.csv")
     skipping = Rules("skip", filter="price > 2")

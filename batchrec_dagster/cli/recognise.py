@@ -156,9 +156,9 @@ def recognise_ratings(
             if liked.low is None:
                 # Without it ratings do not count, and missing ones do no harm.
                 layout = replace(layout, rating=None, decimal=".")
-            found = replace(read.found, layout=layout)
+            found = replace(read.recognised_layout, layout=layout)
             done = replace(
-                read, found=found, rules=replace(rules, min_rating=liked.low)
+                read, recognised_layout=found, rules=replace(rules, min_rating=liked.low)
             ).write_interactions(path)
         types = choose_csv_types(list_interactions_columns(event_type=rules.event_type))
         rows = pl.scan_csv(path, schema=types, glob=False)

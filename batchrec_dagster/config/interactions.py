@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from batchrec_dagster.config.validation import checked, in_range, matching
 from batchrec_dagster.preparation.layout import TableFormat
-from batchrec_dagster.preparation.polars.rows import filter_columns
+from batchrec_dagster.preparation.polars.row_conditions import filter_columns
 from batchrec_dagster.preparation.rules import Rules
 from batchrec_dagster.preparation.sources.parsing import parse_source
 

@@ -39,6 +39,7 @@ MODULES = (
     "preparation/polars/__init__.py",
     "preparation/polars/cells.py",
     "preparation/polars/json_decoding.py",
+    "preparation/polars/row_conditions.py",
     "preparation/polars/rows.py",
     "preparation/polars/times.py",
     "preparation/rules.py",

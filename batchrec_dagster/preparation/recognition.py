@@ -30,7 +30,11 @@ from batchrec_dagster.preparation.layout import (
 from batchrec_dagster.preparation.polars.csv_table import CsvTable
 from batchrec_dagster.preparation.polars.decoding import OpenedFile
 from batchrec_dagster.preparation.polars.json_table import JsonTable
-from batchrec_dagster.preparation.polars.rows import RowConditionError, check_types, filter_columns
+from batchrec_dagster.preparation.polars.row_conditions import (
+    RowConditionError,
+    check_types,
+    filter_columns,
+)
 from batchrec_dagster.preparation.polars.tables import ParquetTable, RowTable
 from batchrec_dagster.preparation.rules import Rules
 

@@ -100,7 +100,9 @@ def inspect_ratings(work: Work, raw: RawRecord) -> RatingsInspection:
                 if _has_comma_decimals(bad, read):
                     check = replace(check, finding=f"{check.finding}. Or set ratings.decimal: ','")
                 unit, lines = found.timestamp_unit, read.first_lines()
-                read_as = RatingsFormat(read.found, unit, read.encodings, read.empty, lines)
+                read_as = RatingsFormat(
+                    read.recognised_layout, unit, read.encodings, read.empty, lines
+                )
                 return RatingsInspection(check, size, whole, read_as)
         except PreparationError as error:
             return RatingsInspection(CheckResult("rows_readable", False, str(error)), size, whole)

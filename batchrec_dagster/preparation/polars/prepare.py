@@ -53,126 +53,81 @@ from batchrec_dagster.preparation.recognition import (
 from batchrec_dagster.preparation.rules import PreparationResult, Rules
 from batchrec_dagster.storage.durable import temporary_folder
 
+# First lines of a file that a person is shown.
+SHOWN_LINES = 6
+# A file and a row in one number, so that the smallest is the first in the order of the source.
 _ROWS_OF_A_FILE = 1 << 40
-
-
-def find_first_unit(tables: Sequence[RowTable], layout: Layout, rules: Rules) -> str:
-    """How times are written: declared, or the form of the first one that has a form."""
-    if layout.timestamp_unit != AUTO:
-        return layout.timestamp_unit
-    for number, table in enumerate(tables):
-        forms = _time_forms(table, number, layout).select(FORM).head(1)
-        first = _collect(forms, tables, rules)
-        if first.height:
-            return str(first.item())
-    return "s"
-
-
-def require_one_unit(tables: Sequence[RowTable], layout: Layout, rules: Rules) -> str:
-    """The one form that all times have. Raises PreparationError, with the file and the line of the
-    first that has another."""
-    forms = pl.concat(_time_forms(table, number, layout) for number, table in enumerate(tables))
-    order = pl.col(FILE).cast(pl.Int64) * _ROWS_OF_A_FILE + pl.col(ROW)
-    first = forms.group_by(FORM).agg(order.min().alias("first")).sort("first")
-    found = _collect(first, tables, rules).rows()
-    if len(found) > 1:
-        (form, _), (other, position) = found[:2]
-        file, row = divmod(position, _ROWS_OF_A_FILE)
-        its_own = _time_forms(tables[file], file, layout).filter(pl.col(ROW) == row)
-        text = _collect(its_own.select("timestamp"), tables, rules).item()
-        place = f"{tables[file].opened.name}, {tables[file].place(row)}"
-        raise mixed_times(place, text, other, form)
-    return found[0][0] if found else "s"
-
-
-def _time_forms(table: RowTable, number: int, layout: Layout) -> pl.LazyFrame:
-    """`rows.time_forms` of a file, with its number in FILE."""
-    forms = find_time_forms(table.read_cells(layout.roles), layout, plain=table.opened.is_plain)
-    return forms.with_columns(pl.lit(number, pl.UInt32).alias(FILE))
-
-
-def explain_read_error(
-    error: Exception, tables: Sequence[RowTable], rules: Rules
-) -> PreparationError:
-    """The error of files that Polars cannot read."""
-    for table in tables:
-        if isinstance(table, CsvTable) and (problem := table.find_broken_quotes()):
-            return PreparationError(problem)
-    return PreparationError(read_error(tables[0].opened.name, error, rules))
-
-
-def _collect(frame: pl.LazyFrame, tables: Sequence[RowTable], rules: Rules) -> pl.DataFrame:
-    try:
-        return frame.collect(engine="streaming")
-    except pl.exceptions.PolarsError as error:
-        raise explain_read_error(error, tables, rules) from error
-
-
-LINES = 6
 
 
 @dataclass(frozen=True)
 class OpenedRatings:
-    """The files of a source, opened; `found` is how they are read, `empty` the names of the empty
-    ones. All methods raise PreparationError where the files cannot be used."""
+    """The files of a source, opened. All methods raise PreparationError if they cannot be used."""
 
     tables: Sequence[RowTable]
-    found: RecognisedLayout
+    """The files that are not empty."""
+
+    recognised_layout: RecognisedLayout
+    """How they are read, and what is to be said about that."""
+
     rules: Rules
+
     empty: Sequence[str]
+    """The names of the empty files."""
+
     folder: Path
+    """Takes what is written meanwhile."""
 
     @property
     def layout(self) -> Layout:
-        return self.found.layout
+        return self.recognised_layout.layout
 
     @property
     def encodings(self) -> list[str]:
-        """What the files are in, each once."""
+        """The encodings of the files, each once."""
         return sorted({table.opened.encoding for table in self.tables})
 
     def first_lines(self) -> str:
         """What a person sees who opens the first file: its first lines, or rows."""
         table = self.tables[0]
         if self.layout.format == "parquet":
-            return str(pl.scan_parquet(table.opened.path, glob=False).head(LINES).collect())
+            rows = pl.scan_parquet(table.opened.path, glob=False)
+            return str(rows.head(SHOWN_LINES).collect())
         with table.opened.path.open(encoding="utf-8") as file:
-            return "\n".join(line.rstrip()[:SHOWN] for line in islice(file, LINES))
+            return "\n".join(line.rstrip()[:SHOWN] for line in islice(file, SHOWN_LINES))
 
     def inspect_rows(self) -> PreparationResult:
-        """Read all of it, as the rules on a single row have it."""
+        """What the rules on a single row make of all rows, without writing any."""
         clean = write_clean(self.tables, self.layout, self.rules, None)
-        return self._diagnose(None) if clean is None else clean
+        return self._write_diagnosed(None) if clean is None else clean
 
     def write_interactions(self, destination: Path) -> PreparationResult:
-        """Write the kept rows as Personalize's interactions CSV, in the source's order.
+        """Write the rows that are kept as Personalize's interactions CSV, in the source's order.
 
-        `destination` is there when all is well, and only then: for `on_bad_rows` fail the first
-        row that cannot be read is an error.
+        The file appears at the destination once it is whole. With `on_bad_rows: fail` the first row
+        that cannot be read is an error.
         """
         part = destination.with_name(f"{destination.name}.part")
         try:
             if has_rules_across_rows(self.rules):
-                done = self._write_some(part)
+                result = self._write_by_all_rules(part)
             else:
-                done = self._write_rows(part)
+                result = self._write_by_row_rules(part)
             part.replace(destination)
         finally:
             part.unlink(missing_ok=True)
-        return done
+        return result
 
-    def _write_some(self, target: Path) -> PreparationResult:
-        """As all the rules have it."""
+    def _write_by_all_rules(self, target: Path) -> PreparationResult:
         rows = self.folder / "rows.csv"
-        done = self._write_rows(rows)
+        result = self._write_by_row_rules(rows)
         row_filter = RowFilter(self.rules, self.folder)
         names = output_column_names(self.layout, self.rules)
         types = {name: pl.Int64() if name == TIMESTAMP else pl.String() for name in names}
         row_filter.apply(pl.scan_csv(rows, schema=types, glob=False)).sink_csv(target)
-        return replace(done, left_out={**done.left_out, **row_filter.left_out})
+        return replace(result, left_out={**result.left_out, **row_filter.left_out})
 
-    def _write_rows(self, target: Path) -> PreparationResult:
-        """As the rules on a single row have it."""
+    def _write_by_row_rules(self, target: Path) -> PreparationResult:
+        """Write the rows that the rules on a single row keep."""
         clean = write_clean(self.tables, self.layout, self.rules, target)
         if clean is None and self.layout.timestamp_unit == AUTO:
             # The typed scan reads times of text only in a known form.
@@ -182,23 +137,28 @@ class OpenedRatings:
                 clean = write_clean(self.tables, layout, self.rules, target)
         if clean is not None:
             return clean
-        done = self._diagnose(target)
-        self.rules.refuse_bad_rows(done.bad.total, done.rows_read, done.bad_row_examples)
-        return done
+        result = self._write_diagnosed(target)
+        self.rules.refuse_bad_rows(result.bad.total, result.rows_read, result.bad_row_examples)
+        return result
 
-    def _diagnose(self, target: Path | None) -> PreparationResult:
-        """Look at every row, and write those that are kept to the target if there is one."""
-        first = unit = find_first_unit(self.tables, self.layout, self.rules)
-        looked = self._look(unit, target)
-        if self.layout.timestamp_unit == AUTO and self._may_be_mixed(looked, unit):
+    def _write_diagnosed(self, target: Path | None) -> PreparationResult:
+        """The same as `_write_by_row_rules` for files with bad rows, with what is wrong with them.
+
+        Without a target nothing is written.
+        """
+        first_unit = unit = find_first_unit(self.tables, self.layout, self.rules)
+        findings = self._parse_and_write(unit, target)
+        if self.layout.timestamp_unit == AUTO and self._may_be_mixed(findings, unit):
             unit = require_one_unit(self.tables, self.layout, self.rules)
-            if unit != first:
-                looked = self._look(unit, target)
-        if not looked.rows:
+            if unit != first_unit:
+                findings = self._parse_and_write(unit, target)
+        if not findings.rows:
             raise PreparationError(f"{self.tables[0].opened.name} has a header and no rows")
-        return PreparationResult(looked.rows, looked.left_out, self._examples(looked), unit)
+        examples = self._describe_examples(findings)
+        return PreparationResult(findings.rows, findings.left_out, examples, unit)
 
-    def _look(self, unit: str, target: Path | None) -> RowFindings:
+    def _parse_and_write(self, unit: str, target: Path | None) -> RowFindings:
+        """What is found in the rows with times in this unit."""
         rows = pl.concat(
             parse_rows(
                 table.read_cells(self.layout.roles),
@@ -216,42 +176,47 @@ class OpenedRatings:
                 header = ",".join(output_column_names(self.layout, self.rules))
                 file.write(f"{header}\n".encode())
                 columns = output_columns(self.layout, self.rules, pl.col(SECONDS))
-                return inspect_rows(
-                    rows, lambda kept: kept.select(columns).write_csv(file, include_header=False)
-                )
+
+                def write(kept_rows: pl.DataFrame) -> None:
+                    kept_rows.select(columns).write_csv(file, include_header=False)
+
+                return inspect_rows(rows, write)
         except pl.exceptions.PolarsError as error:
             raise explain_read_error(error, self.tables, self.rules) from error
 
-    def _may_be_mixed(self, looked: RowFindings, unit: str) -> bool:
-        """Whether there is any time that is not of the unit, as far as the look shows."""
-        if {
-            time_problem(unit, self.layout.timezone),
-            BEFORE_1970,
-            SENTINEL,
-        } & looked.left_out.keys():
+    def _may_be_mixed(self, findings: RowFindings, unit: str) -> bool:
+        """Whether a time may be in another unit, to judge by what was found with this one."""
+        signs = {time_problem(unit, self.layout.timezone), BEFORE_1970, SENTINEL}
+        if signs & findings.left_out.keys():
             return True
         factor = EPOCH_UNITS.get(unit)
-        found = [time for time in (looked.earliest, looked.latest) if time is not None]
-        return factor is not None and any(
-            times.guess_epoch_unit(time * factor) != unit for time in found
+        if factor is None:
+            return False
+        extremes = [findings.earliest, findings.latest]
+        return any(
+            times.guess_epoch_unit(seconds * factor) != unit
+            for seconds in extremes
+            if seconds is not None
         )
 
-    def _examples(self, looked: RowFindings) -> tuple[str, ...]:
-        return tuple(
-            f"{table.opened.name}, {table.place(row[ROW])}: {row[PROBLEM]}:"
-            f" {(row[TEXT] or '')[:SHOWN]!r}"
-            for row in looked.examples
-            for table in [self.tables[row[FILE]]]
-        )
+    def _describe_examples(self, findings: RowFindings) -> tuple[str, ...]:
+        """The first bad rows in words."""
+        descriptions = []
+        for row in findings.examples:
+            table = self.tables[row[FILE]]
+            text = (row[TEXT] or "")[:SHOWN]
+            place = f"{table.opened.name}, {table.place(row[ROW])}"
+            descriptions.append(f"{place}: {row[PROBLEM]}: {text!r}")
+        return tuple(descriptions)
 
 
 @contextmanager
 def open_ratings(
     files: Sequence[RawFile], reading: ReadSettings | Layout, rules: Rules
 ) -> Iterator[OpenedRatings]:
-    """The files, in this order, ready to be read; what is unpacked for it goes at the end.
+    """The files ready to be read, in this order.
 
-    Raises PreparationError.
+    What has to be unpacked for it is removed when the block ends. Raises PreparationError.
     """
     if isinstance(reading, Layout):
         reading = ReadSettings.of(reading)
@@ -261,22 +226,83 @@ def open_ratings(
         filled = [file for file in all_files if file.size]
         if not filled:
             raise PreparationError(f"{all_files[0].name} is empty")
-        found = recognise_layout(filled[0], reading, rules)
-        _refuse_mixed(filled, reading)
-        tables = [open_table(file, found.layout) for file in filled]
+        recognised = recognise_layout(filled[0], reading, rules)
+        _refuse_mixed_formats(filled, reading)
+        tables = [open_table(file, recognised.layout) for file in filled]
         doubts = [file.doubt for file in filled if file.doubt]
-        found = replace(found, warnings=[*found.warnings, *doubts])
+        recognised = replace(recognised, warnings=[*recognised.warnings, *doubts])
         empty = [file.name for file in all_files if not file.size]
-        yield OpenedRatings(tables, found, rules, empty, folder)
+        yield OpenedRatings(tables, recognised, rules, empty, folder)
 
 
-def _refuse_mixed(files: Sequence[OpenedFile], reading: ReadSettings) -> None:
-    """Raise PreparationError for files of several formats; CSV and JSON may be declared."""
-    forms: dict[str, str] = {file.format: file.name for file in reversed(files)}
+def _refuse_mixed_formats(files: Sequence[OpenedFile], reading: ReadSettings) -> None:
+    """Raise PreparationError for files of several formats.
+
+    Text counts as the declared format, whether it looks like CSV or JSON.
+    """
+    file_of_format: dict[str, str] = {file.format: file.name for file in reversed(files)}
     if reading.format is not None:
-        forms = {("parquet" if form == "parquet" else "text"): forms[form] for form in forms}
-    if len(forms) > 1:
-        said = ", ".join(f"{name} is {form}" for form, name in reversed(forms.items()))
+        file_of_format = {
+            ("parquet" if name == "parquet" else "text"): file_of_format[name]
+            for name in file_of_format
+        }
+    if len(file_of_format) > 1:
+        formats = ", ".join(f"{file} is {name}" for name, file in reversed(file_of_format.items()))
         raise PreparationError(
-            f"the files have several formats ({said}). Name those of one, such as data/*.csv"
+            f"the files have several formats ({formats}). Name those of one, such as data/*.csv"
         )
+
+
+def find_first_unit(tables: Sequence[RowTable], layout: Layout, rules: Rules) -> str:
+    """How times are written: declared, or the form of the first one that has a form."""
+    if layout.timestamp_unit != AUTO:
+        return layout.timestamp_unit
+    for number, table in enumerate(tables):
+        first_form = _scan_time_forms(table, number, layout).select(FORM).head(1)
+        form = _collect(first_form, tables, rules)
+        if form.height:
+            return str(form.item())
+    return "s"
+
+
+def require_one_unit(tables: Sequence[RowTable], layout: Layout, rules: Rules) -> str:
+    """The one form that all times have.
+
+    Raises PreparationError, with the file and the line of the first time in another form.
+    """
+    forms = pl.concat(_scan_time_forms(table, n, layout) for n, table in enumerate(tables))
+    position = pl.col(FILE).cast(pl.Int64) * _ROWS_OF_A_FILE + pl.col(ROW)
+    first_positions = forms.group_by(FORM).agg(position.min().alias("first")).sort("first")
+    form_positions = _collect(first_positions, tables, rules).rows()
+    if len(form_positions) > 1:
+        (form, _), (other_form, other_position) = form_positions[:2]
+        file, row = divmod(other_position, _ROWS_OF_A_FILE)
+        table = tables[file]
+        other = _scan_time_forms(table, file, layout).filter(pl.col(ROW) == row)
+        text = _collect(other.select("timestamp"), tables, rules).item()
+        raise mixed_times(f"{table.opened.name}, {table.place(row)}", text, other_form, form)
+    return form_positions[0][0] if form_positions else "s"
+
+
+def _scan_time_forms(table: RowTable, number: int, layout: Layout) -> pl.LazyFrame:
+    """The time forms of one file, with the file's number in FILE."""
+    forms = find_time_forms(table.read_cells(layout.roles), layout, plain=table.opened.is_plain)
+    return forms.with_columns(pl.lit(number, pl.UInt32).alias(FILE))
+
+
+def _collect(frame: pl.LazyFrame, tables: Sequence[RowTable], rules: Rules) -> pl.DataFrame:
+    try:
+        return frame.collect(engine="streaming")
+    except pl.exceptions.PolarsError as error:
+        raise explain_read_error(error, tables, rules) from error
+
+
+def explain_read_error(
+    error: Exception, tables: Sequence[RowTable], rules: Rules
+) -> PreparationError:
+    """The error to raise for files that Polars cannot read."""
+    for table in tables:
+        problem = table.find_broken_quotes() if isinstance(table, CsvTable) else None
+        if problem is not None:
+            return PreparationError(problem)
+    return PreparationError(read_error(tables[0].opened.name, error, rules))

@@ -1,9 +1,12 @@
-"""Diagnoses of rows: every cell is read as text, in one pass, so that each error has its line; and
-`filter`, a condition in SQL over the columns, parsed by Polars' SQL engine."""
+"""From the cells of a row to its ids, its time, and what is wrong with it.
+
+This is the only way to read a row of ratings, on this machine and on Spark.
+
+Every cell is read as text and in one pass, so that each error has its line.
+"""
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,13 +17,18 @@ import polars as pl
 from batchrec_dagster.preparation.layout import FILTER, Layout, row_problems, time_problems
 from batchrec_dagster.preparation.polars import times
 from batchrec_dagster.preparation.polars.cells import FLAW, ROW, TEXT
+from batchrec_dagster.preparation.polars.row_conditions import TYPES, parse_filter
 from batchrec_dagster.preparation.rules import BELOW_MIN_RATING, NOT_IN_FILTER, Rules
 
-# Columns of a parsed row, next to the roles': which file, the time, what is wrong with it (null
-# where it is good), why it is not kept (null where it is), and what its time looks like.
+# Columns of a parsed row, next to those of the roles: the number of its file; its time in seconds
+# since 1970; what is wrong with it (null where it is good); why it is not kept (null where it is);
+# and what its time looks like.
 FILE, SECONDS, PROBLEM, REASON, FORM = "file", "seconds", "problem", "reason", "form"
 
 Reason = tuple[pl.Expr, str]
+"""A condition on a row, and what it means if it holds."""
+
+# Whether the filter holds, of rows with one.
 IN_FILTER = "in filter"
 # No name in a header begins with a space.
 _PACKED = " row"
@@ -42,8 +50,8 @@ def parse_rows(
     """
     none = pl.lit(None, dtype=pl.String)
     seconds = pl.col(SECONDS)
-    of_time = time_problems(seconds, seconds.is_null(), unit, layout.timezone)
-    problem = first_reason([*_row_problems(layout, plain=plain), *of_time])
+    time_reasons = time_problems(seconds, seconds.is_null(), unit, layout.timezone)
+    problem = first_reason([*_row_problems(layout, plain=plain), *time_reasons])
     typed_columns = {
         name: parse_as(pl.col(FILTER + name), kind) for name, kind in layout.types.items()
     }
@@ -60,9 +68,9 @@ def parse_rows(
             "item",
             SECONDS,
             event_type=none if layout.event_type is None else pl.col("event_type"),
-            event_value=none if layout.event_value is None else _value(layout),
+            event_value=none if layout.event_value is None else _event_value(layout),
             problem=PROBLEM,
-            reason=pl.coalesce(PROBLEM, first_reason(_left_out(rules))),
+            reason=pl.coalesce(PROBLEM, first_reason(_reasons_by_rules(rules))),
         )
     )
 
@@ -94,8 +102,10 @@ def read_error(name: str, error: object, rules: Rules) -> str:
 def evaluate_filter(
     cells: pl.LazyFrame, columns: Mapping[str, pl.Expr], rules: Rules
 ) -> pl.LazyFrame:
-    """The cells, and in IN_FILTER whether the filter holds, where there is one; `columns` are the
-    filter's, by names that roles have too."""
+    """The cells, with IN_FILTER if there is a filter.
+
+    columns: the columns that the filter names. Roles may have the same names.
+    """
     if rules.filter is None:
         return cells
     named = [column.alias(name) for name, column in columns.items()]
@@ -129,8 +139,8 @@ class CellConditions:
         return text.is_null() | (text.str.strip_chars(_BLANKS) == "")
 
     def means_nothing(self, role: str) -> pl.Expr:
-        found = pl.col(role).str.strip_chars(" ").is_in(self.null_values)
-        return found.fill_null(value=False)
+        is_null_value = pl.col(role).str.strip_chars(" ").is_in(self.null_values)
+        return is_null_value.fill_null(value=False)
 
     def longer(self, role: str, most: int) -> pl.Expr:
         return pl.col(role).str.len_chars() > most
@@ -149,7 +159,7 @@ def _row_problems(layout: Layout, *, plain: bool) -> Iterator[Reason]:
     return row_problems(layout, CellConditions(layout.null_values), plain=plain)
 
 
-def _left_out(rules: Rules) -> Iterator[Reason]:
+def _reasons_by_rules(rules: Rules) -> Iterator[Reason]:
     if rules.min_rating is not None:
         yield parse_as(pl.col("rating"), "double") < rules.min_rating, BELOW_MIN_RATING
     if rules.filter is not None:
@@ -162,12 +172,13 @@ def first_reason(reasons: Iterable[Reason]) -> pl.Expr:
     return pl.coalesce(*texts, pl.lit(None, dtype=pl.String))
 
 
-def _value(layout: Layout) -> pl.Expr:
+def _event_value(layout: Layout) -> pl.Expr:
     cells = CellConditions(layout.null_values)
-    given = ~(cells.missing("event_value") | cells.means_nothing("event_value"))
-    return pl.when(given).then(pl.col("event_value").str.strip_chars(_BLANKS))
+    is_given = ~(cells.missing("event_value") | cells.means_nothing("event_value"))
+    return pl.when(is_given).then(pl.col("event_value").str.strip_chars(_BLANKS))
 
 
+# How many bad rows are shown.
 EXAMPLES = 5
 
 Write = Callable[[pl.DataFrame], None]
@@ -175,112 +186,48 @@ Write = Callable[[pl.DataFrame], None]
 
 @dataclass
 class RowFindings:
-    """What was found in the rows: how many, how many left out by reason (in order of the reason),
-    the first bad ones (FILE, ROW, TEXT and PROBLEM), the times of the good ones in seconds."""
+    """What was found in the rows."""
 
     rows: int = 0
+
     left_out: dict[str, int] = field(default_factory=dict)
+    """How many rows are left out for each reason, in the order of the reasons' words."""
+
     examples: list[dict[str, Any]] = field(default_factory=list)
+    """The first bad rows: FILE, ROW, TEXT and PROBLEM."""
+
     earliest: int | None = None
+    """The first time of a good row, in seconds since 1970."""
+
     latest: int | None = None
 
 
 def inspect_rows(rows: pl.LazyFrame, write: Write | None = None) -> RowFindings:
-    """Look at the parsed rows, and hand those that are kept to `write`, in order.
+    """What is found in parsed rows with FILE.
+
+    write: is given the rows that are kept, part by part, in their order.
 
     Raises PolarsError where the file cannot be read.
     """
-    looked = RowFindings()
+    findings = RowFindings()
     left_out: Counter[str | None] = Counter()
 
-    def batch(part: pl.DataFrame) -> None:
-        looked.rows += part.height
+    def inspect_part(part: pl.DataFrame) -> None:
+        findings.rows += part.height
         left_out.update(dict(part.get_column(REASON).value_counts().iter_rows()))
-        bad = part.get_column(PROBLEM).is_not_null()
-        if bad.any() and len(looked.examples) < EXAMPLES:
-            first = part.filter(bad).head(EXAMPLES - len(looked.examples))
-            looked.examples += first.select(FILE, ROW, TEXT, PROBLEM).to_dicts()
-        times = part.filter(~bad).get_column(SECONDS)
-        found: list[Any] = [looked.earliest, looked.latest, times.min(), times.max()]
-        known = [time for time in found if time is not None]
-        looked.earliest, looked.latest = min(known, default=None), max(known, default=None)
+        is_bad = part.get_column(PROBLEM).is_not_null()
+        if is_bad.any() and len(findings.examples) < EXAMPLES:
+            bad = part.filter(is_bad).head(EXAMPLES - len(findings.examples))
+            findings.examples += bad.select(FILE, ROW, TEXT, PROBLEM).to_dicts()
+        seconds = part.filter(~is_bad).get_column(SECONDS)
+        extremes: list[Any] = [findings.earliest, findings.latest, seconds.min(), seconds.max()]
+        extremes = [time for time in extremes if time is not None]
+        findings.earliest = min(extremes, default=None)
+        findings.latest = max(extremes, default=None)
         if write is not None:
             write(part.filter(pl.col(REASON).is_null()))
 
-    rows.sink_batches(batch, maintain_order=True)
+    rows.sink_batches(inspect_part, maintain_order=True)
     left_out.pop(None, None)
-    looked.left_out = dict(sorted((str(reason), count) for reason, count in left_out.items()))
-    return looked
-
-
-TYPES: Mapping[str, pl.DataType] = {
-    "string": pl.String(),
-    "long": pl.Int64(),
-    "double": pl.Float64(),
-    "boolean": pl.Boolean(),
-}
-# What looks at more than the one row, by the names of Polars' own plan.
-_BEYOND_THE_ROW = {
-    "Agg": "an aggregate of all rows",
-    "Explode": "a list taken apart",
-    "Len": "a count of all rows",
-    "Over": "a window over other rows",
-    "SubPlan": "a query within it",
-}
-
-
-class RowConditionError(ValueError):
-    """The text is not a condition on a row; one line that says why."""
-
-
-def parse_filter(text: str) -> pl.Expr:
-    """The condition. Raises FilterError."""
-    try:
-        condition = pl.sql_expr(text)
-        plan = json.loads(condition.meta.serialize(format="json"))
-    except (pl.exceptions.PolarsError, ValueError) as error:
-        reason = str(error).partition("\n")[0]
-        raise RowConditionError(
-            f"{reason}; write a condition on the columns of one row, such as rating >= 3.5 AND"
-            " category <> 'gift'"
-        ) from None
-    if found := _beyond_the_row(plan):
-        raise RowConditionError(f"it has {found}: only the columns of the row itself may be in it")
-    return condition
-
-
-def filter_columns(text: str) -> list[str]:
-    """The columns that it names, each once. Raises FilterError."""
-    names = list(dict.fromkeys(parse_filter(text).meta.root_names()))
-    if not names:
-        raise RowConditionError("it names no column, so that it is the same for every row")
-    return names
-
-
-def check_types(text: str, types: Mapping[str, str]) -> None:
-    """Raise FilterError unless it is a condition on columns of these types."""
-    schema = {name: TYPES[kind] for name, kind in types.items()}
-    try:
-        found = pl.LazyFrame(schema=schema).select(kept=parse_filter(text)).collect_schema()
-    except pl.exceptions.PolarsError as error:
-        columns = ", ".join(f"{name} {kind}" for name, kind in types.items())
-        raise RowConditionError(
-            f"{str(error).partition(chr(10))[0]}; the columns are {columns}"
-        ) from None
-    if found["kept"] != pl.Boolean:
-        raise RowConditionError("it is not a condition: write a comparison, such as rating >= 3.5")
-
-
-def _beyond_the_row(plan: Any) -> str | None:
-    if isinstance(plan, str):
-        return _BEYOND_THE_ROW.get(plan)
-    if isinstance(plan, list):
-        return next((found for part in plan if (found := _beyond_the_row(part))), None)
-    if isinstance(plan, dict):
-        for key, part in plan.items():
-            # Names and values are the user's.
-            if key not in ("Column", "Literal") and (
-                found := _BEYOND_THE_ROW.get(key) or _beyond_the_row(part)
-            ):
-                return found
-    return None
+    findings.left_out = dict(sorted((str(reason), count) for reason, count in left_out.items()))
+    return findings

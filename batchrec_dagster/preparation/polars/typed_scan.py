@@ -22,7 +22,8 @@ from batchrec_dagster.preparation.layout import (
     Layout,
 )
 from batchrec_dagster.preparation.polars import times
-from batchrec_dagster.preparation.polars.rows import IN_FILTER, TYPES, evaluate_filter, parse_as
+from batchrec_dagster.preparation.polars.row_conditions import TYPES
+from batchrec_dagster.preparation.polars.rows import IN_FILTER, evaluate_filter, parse_as
 from batchrec_dagster.preparation.polars.tables import RowTable
 from batchrec_dagster.preparation.rules import (
     BELOW_MIN_RATING,

@@ -1,0 +1,85 @@
+"""Conditions on a row in SQL, as `interactions.filter` has them: parsed and checked by Polars."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import polars as pl
+
+# Polars' types of the types in `Layout.types`.
+TYPES: Mapping[str, pl.DataType] = {
+    "string": pl.String(),
+    "long": pl.Int64(),
+    "double": pl.Float64(),
+    "boolean": pl.Boolean(),
+}
+# The nodes of Polars' plan that look at more than one row, in words.
+_NODES_BEYOND_THE_ROW = {
+    "Agg": "an aggregate of all rows",
+    "Explode": "a list taken apart",
+    "Len": "a count of all rows",
+    "Over": "a window over other rows",
+    "SubPlan": "a query within it",
+}
+
+
+class RowConditionError(ValueError):
+    """The text is not a condition on a row; one line that says why."""
+
+
+def parse_filter(text: str) -> pl.Expr:
+    """The condition. Raises RowConditionError."""
+    try:
+        condition = pl.sql_expr(text)
+        plan = json.loads(condition.meta.serialize(format="json"))
+    except (pl.exceptions.PolarsError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise RowConditionError(
+            f"{reason}; write a condition on the columns of one row, such as rating >= 3.5 AND"
+            " category <> 'gift'"
+        ) from None
+    beyond = _find_node_beyond_the_row(plan)
+    if beyond is not None:
+        raise RowConditionError(f"it has {beyond}: only the columns of the row itself may be in it")
+    return condition
+
+
+def filter_columns(text: str) -> list[str]:
+    """The columns that the condition names, each once. Raises RowConditionError."""
+    names = list(dict.fromkeys(parse_filter(text).meta.root_names()))
+    if not names:
+        raise RowConditionError("it names no column, so that it is the same for every row")
+    return names
+
+
+def check_types(text: str, types: Mapping[str, str]) -> None:
+    """Raise RowConditionError unless the text is a condition on columns of these types."""
+    schema = {name: TYPES[kind] for name, kind in types.items()}
+    try:
+        result = pl.LazyFrame(schema=schema).select(kept=parse_filter(text)).collect_schema()
+    except pl.exceptions.PolarsError as error:
+        reason = str(error).partition("\n")[0]
+        columns = ", ".join(f"{name} {kind}" for name, kind in types.items())
+        raise RowConditionError(f"{reason}; the columns are {columns}") from None
+    if result["kept"] != pl.Boolean:
+        raise RowConditionError("it is not a condition: write a comparison, such as rating >= 3.5")
+
+
+def _find_node_beyond_the_row(plan: Any) -> str | None:
+    """The first part of the plan, as JSON, that looks at more than one row, in words."""
+    if isinstance(plan, str):
+        return _NODES_BEYOND_THE_ROW.get(plan)
+    parts: list[Any] = []
+    if isinstance(plan, list):
+        parts = plan
+    elif isinstance(plan, dict):
+        # Names and values are the user's own words.
+        names = [name for name in plan if name not in ("Column", "Literal")]
+        parts = [part for name in names for part in (name, plan[name])]
+    for part in parts:
+        words = _find_node_beyond_the_row(part)
+        if words is not None:
+            return words
+    return None
