@@ -106,7 +106,7 @@ def _automation(declared: str) -> dg.AutomationCondition[Any] | None:
     return dg.AutomationCondition.on_cron(declared)
 
 
-def preview(*paragraphs: str) -> dg.MetadataValue[Any]:
+def preview_metadata(*paragraphs: str) -> dg.MetadataValue[Any]:
     """Paragraphs of Markdown; what comes from data must be escape."""
     return dg.MetadataValue.md("\n\n".join(paragraphs))
 
@@ -189,7 +189,7 @@ def table_metadata(
     }
 
 
-def sample(frame: pl.DataFrame) -> dg.MetadataValue[Any]:
+def sample_metadata(frame: pl.DataFrame) -> dg.MetadataValue[Any]:
     """A few rows as a table in the UI."""
     return dg.MetadataValue.table(
         records=[dg.TableRecord(row) for row in frame.iter_rows(named=True)],

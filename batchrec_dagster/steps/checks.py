@@ -27,11 +27,12 @@ from batchrec_dagster.steps.records import ModelRecord
 # Earlier times mean the wrong unit. Up to a day in the future may be a clock that is wrong.
 EARLIEST = datetime(1980, 1, 1, tzinfo=UTC)
 CLOCK_SLACK = timedelta(days=1)
-# Up to the year 2173 Excel's days are smaller, and as seconds on 1 and 2 January 1970.
-FIRST_NO_DAYS = 100_000
+# Excel's days are smaller numbers up to the year 2173. Read as seconds they are on 1 or 2 January
+# 1970.
+LEAST_SECONDS = 100_000
 
 # How many missing ids a message names.
-SOME = 3
+MOST_IDS_NAMED = 3
 
 # The severity of a check: a failed one stops what comes after it, or only warns.
 Severity = Literal["error", "warn"]
@@ -98,8 +99,11 @@ def require_passed(checks: Sequence[CheckResult]) -> None:
 
 
 def check_enough_interactions(rows: int, users: int, with_two: int, low: int = 0) -> CheckResult:
-    """Whether there are as many interactions and users as Personalize requires for training. low:
-    the ratings that interactions.min_rating leaves out."""
+    """Whether there are as many interactions and users as Personalize requires for training.
+
+    with_two: how many users have two or more interactions.
+    low: how many ratings interactions.min_rating leaves out.
+    """
     least = max(MIN_USERS_WITH_TWO_INTERACTIONS, MIN_SHARE_OF_USERS_WITH_TWO_INTERACTIONS * users)
     passed = rows >= MIN_INTERACTIONS and with_two >= least
     finding = f"{rows:,} interactions of {users:,} users, {with_two:,} of them with two or more"
@@ -145,15 +149,15 @@ def check_timestamps_plausible(
             "timestamps_plausible", passed=False, finding="there are no interactions"
         )
     if unit == NO_TIMES:
-        finding = f"no times (ratings.columns.timestamp: none): every row has {_day(first)}"
+        finding = f"no times (ratings.columns.timestamp: none): every row has {_format_day(first)}"
         return CheckResult(
             "timestamps_plausible", passed=True, finding=finding, numbers={"days": 0}
         )
     passed = EARLIEST.timestamp() <= first and last <= (now + CLOCK_SLACK).timestamp()
-    finding = f"from {_day(first)} to {_day(last)}, read as {unit}"
+    finding = f"from {_format_day(first)} to {_format_day(last)}, read as {unit}"
     if not passed:
         other = "s" if unit == "ms" else "ms"
-        if unit == "s" and last < FIRST_NO_DAYS:
+        if unit == "s" and last < LEAST_SECONDS:
             other = EXCEL_DAYS
         finding += (
             f"; expected times between {EARLIEST:%Y} and now. Try ratings.timestamp_unit: {other},"
@@ -182,8 +186,13 @@ def check_rows_readable(
 def check_every_user_answered(
     users: pl.Series, answered: pl.Series, *, empty: bool = False
 ) -> CheckResult:
-    """Whether every requested user has exactly one result. empty: whether none has an item."""
-    check = _every_answered("user", users, answered, "batch inference")
+    """Whether every requested user has exactly one result, and somebody a list.
+
+    users: the ids of the requested users.
+    answered: the id of the user of each result.
+    empty: whether no result has an item.
+    """
+    check = _check_every_answered("user", users, answered, "batch inference")
     if not empty:
         return check
     why = "; all lists are empty: recommendations.filter excludes every item that users have not"
@@ -192,15 +201,18 @@ def check_every_user_answered(
 
 def check_every_segment_answered(queries: Sequence[str], answered: pl.Series) -> CheckResult:
     """Whether every requested segment has exactly one result."""
-    return _every_answered("segment", pl.Series(queries), answered, "batch segment job")
+    return _check_every_answered("segment", pl.Series(queries), answered, "batch segment job")
 
 
-def _every_answered(of: str, requested: pl.Series, answered: pl.Series, job: str) -> CheckResult:
+def _check_every_answered(
+    of: str, requested: pl.Series, answered: pl.Series, job: str
+) -> CheckResult:
     missing = requested.filter(~requested.is_in(answered.implode()))
     repeated = answered.len() - answered.n_unique()
     finding = f"{answered.n_unique():,} of {len(requested):,} {of}s have a result"
     if len(missing):
-        finding += f"; missing: {_some(missing.head(SOME), len(missing))}. Run the {job} again"
+        ids = _list_ids(missing.head(MOST_IDS_NAMED), len(missing))
+        finding += f"; missing: {ids}. Run the {job} again"
     if repeated:
         finding += f"; {repeated:,} results are repeated"
     return CheckResult(
@@ -215,8 +227,12 @@ def _every_answered(of: str, requested: pl.Series, answered: pl.Series, job: str
 def check_no_failed_lines(
     failed: int, lines: int, first: tuple[str, str] | None, of: str = "user", fix: str = ""
 ) -> CheckResult:
-    """Whether no line of a job's output has an error. of: user or segment; first: the id and the
-    error of the first failed line."""
+    """Whether no line of a job's output has an error.
+
+    first: the id and the error of the first failed line.
+    of: what a line is about, user or segment.
+    fix: what the user can do, as the end of the message.
+    """
     finding = f"{failed:,} of {lines:,} {of}s failed"
     if first is not None:
         whose, error = first
@@ -263,31 +279,31 @@ def check_items_known(listed: pl.Series, known: pl.Series) -> CheckResult:
     known: the distinct ids in the items file.
     """
     unknown = listed.filter(~listed.is_in(known.implode()))
-    there = len(listed) - len(unknown)
-    finding = f"{there:,} of the {len(listed):,} items in the lists are in the items file"
-    passed = 2 * there >= len(listed)
+    known_count = len(listed) - len(unknown)
+    finding = f"{known_count:,} of the {len(listed):,} items in the lists are in the items file"
+    passed = 2 * known_count >= len(listed)
     if not passed:
         finding += f". The lists have {unknown.min()!r}"
         finding += f", the file {known.min()!r}" if len(known) else ""
         finding += ". Check that items.columns.item and ratings.columns.item are the same id"
-    numbers: dict[str, int | float] = {"items": len(listed), "known": there}
+    numbers: dict[str, int | float] = {"items": len(listed), "known": known_count}
     return CheckResult("items_known", passed, finding, numbers, severity="warn")
 
 
-def _day(seconds: int) -> str:
+def _format_day(seconds: int) -> str:
     try:
         return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d}"
     except (ValueError, OverflowError, OSError):
         return f"the year {1970 + seconds // 31_556_952:,}"
 
 
-def _some(first: Iterable[object], count: int) -> str:
+def _list_ids(first: Iterable[object], count: int) -> str:
     """The first few ids, and how many more there are."""
     listed = ", ".join(map(repr, first))
-    return listed if count <= SOME else f"{listed} and {count - SOME:,} more"
+    return listed if count <= MOST_IDS_NAMED else f"{listed} and {count - MOST_IDS_NAMED:,} more"
 
 
-CHECK = "quality_gate"
+QUALITY_GATE = "quality_gate"
 
 
 def check_quality_gate(
@@ -303,25 +319,28 @@ def check_quality_gate(
 ) -> CheckResult:
     """The verdict, with the numbers, and what to do if it fails.
 
-    published: the metadata of the published lists, if any. measured_on: fingerprint of the
-    interaction settings; only metrics measured on the same interactions are compared.
-    rolled_back: whether this version's lists were rolled back. unfinished_rollback: whether the
-    published lists were, and are still there; nothing is compared with them. how_to_skip: how to
-    start a run that publishes anyway; skip_quality_gate: whether this run does.
+    published: the metadata of the published lists, if there are any.
+    measured_on: a fingerprint of the settings that select the interactions. Only metrics that were
+    measured on the same interactions are compared.
+    how_to_skip: how to start a run that publishes anyway.
+    skip_quality_gate: whether this run publishes anyway.
+    rolled_back: whether the lists of this model and these settings were rolled back.
+    unfinished_rollback: whether the published lists were rolled back, and are still published.
+    Nothing is compared with them.
     """
     about = published or {}
-    metrics = _measured(model.metrics, model.evidence)
+    metrics = _select_tested(model.metrics, model.evidence)
     popular = model.popularity_metrics.get(NDCG) if metrics else None
     ndcg, coverage = metrics.get(NDCG, 0.0), metrics.get(COVERAGE, 0.0)
     serves = about.get("solution_version_arn") == model.solution_version_arn
     before, comparable = None, about.get("measured_on") == measured_on
     if comparable and metrics and not (serves or unfinished_rollback):
-        before = _measured(about["metrics"], about.get("evidence", {})).get(NDCG)
+        before = _select_tested(about["metrics"], about.get("evidence", {})).get(NDCG)
 
     reasons = ["its lists were rolled back"] if rolled_back else []
     if not serves:
-        reasons += _failures(gate, ndcg, coverage, popular, before)
-    finding, numbers = _numbers(ndcg, coverage, popular, before)
+        reasons += _list_failures(gate, ndcg, coverage, popular, before)
+    finding, numbers = _describe_metrics(ndcg, coverage, popular, before)
     if not metrics:
         finding, numbers = "no user was tested, so NDCG@25 and coverage are not known", {}
     if model.on_earlier_data:
@@ -341,13 +360,17 @@ def check_quality_gate(
             f": {', and '.join(reasons)}. Nothing was inferred and {remains}."
             f" Check the data and run again, or publish anyway: {how_to_skip}"
         )
-    return CheckResult(CHECK, not reasons or skip_quality_gate, finding, numbers)
+    return CheckResult(QUALITY_GATE, not reasons or skip_quality_gate, finding, numbers)
 
 
-def _numbers(
+def _describe_metrics(
     ndcg: float, coverage: float, popular: float | None, before: float | None
 ) -> tuple[str, dict[str, float]]:
-    """What was measured, in words and by name. popular, before: as of `_failures`."""
+    """What was measured, in words and by name.
+
+    popular: NDCG@25 of recommending the most popular items.
+    before: NDCG@25 of the published lists.
+    """
     numbers = {"ndcg_at_25": ndcg, "coverage": coverage}
     compared = []
     if popular is not None:
@@ -361,15 +384,18 @@ def _numbers(
     return f"{finding}; coverage {coverage:.4f}", numbers
 
 
-def _measured(metrics: Mapping[str, float], evidence: Mapping[str, float]) -> Mapping[str, float]:
-    """The metrics; none if it is known that no user was tested: then they are 0 and say nothing."""
+def _select_tested(
+    metrics: Mapping[str, float], evidence: Mapping[str, float]
+) -> Mapping[str, float]:
+    """The metrics; none if no user was tested, as they are 0 then and say nothing."""
     return metrics if evidence.get(f"{ALL}/users", 1) else {}
 
 
-def _failures(
+def _list_failures(
     gate: Gate, ndcg: float, coverage: float, popular: float | None, before: float | None
 ) -> list[str]:
-    """What the model fails. popular, before: NDCG@25 of popularity and of the published lists."""
+    """Why the model's lists should not be published, in words; `popular` and `before` are as in
+    `_describe_metrics`."""
     failures = []
     if popular is not None and ndcg < popular:
         failures.append("it is worse than recommending the most popular items to everyone")

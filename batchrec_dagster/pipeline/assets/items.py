@@ -13,8 +13,8 @@ from batchrec_dagster.pipeline.assets.raw import column_name, raw_items
 from batchrec_dagster.pipeline.declare_asset import (
     PREPARED,
     asset_options,
-    preview,
-    sample,
+    preview_metadata,
+    sample_metadata,
     table_metadata,
 )
 from batchrec_dagster.pipeline.run_step import (
@@ -86,7 +86,7 @@ def items(pipeline: Pipeline, layout: ItemsLayout) -> dg.AssetsDefinition:
             value=table,
             data_version=dg.DataVersion(version),
             metadata={
-                "preview": preview(
+                "preview": preview_metadata(
                     f"**{table.height:,} items**. Missing values:",
                     markdown_table(["column", "items without"], missing.items()),
                 ),
@@ -133,7 +133,9 @@ def item_titles(pipeline: Pipeline, layout: ItemsLayout) -> dg.AssetsDefinition:
             value=titles,
             data_version=dg.DataVersion(version),
             metadata={
-                "preview": preview(f"**{titles.height:,} items**, {missing:,} without a title."),
+                "preview": preview_metadata(
+                    f"**{titles.height:,} items**, {missing:,} without a title."
+                ),
                 "without_title": missing,
                 **_table_metadata(pipeline, layout, titles, TITLES),
             },
@@ -151,7 +153,7 @@ def _table_metadata(
     lineage = _lineage(layout)
     return {
         **table_metadata(pipeline, table.height, columns, lineage, table.columns),
-        "sample": sample(table.head(5)),
+        "sample": sample_metadata(table.head(5)),
     }
 
 

@@ -14,8 +14,8 @@ from batchrec_dagster.personalize.batch_files import USER_FIELD
 from batchrec_dagster.pipeline.declare_asset import (
     PREPARED,
     asset_options,
-    preview,
-    sample,
+    preview_metadata,
+    sample_metadata,
     table_metadata,
 )
 from batchrec_dagster.pipeline.run_history import DagsterRuns
@@ -97,20 +97,25 @@ def interactions(pipeline: Pipeline) -> dg.AssetsDefinition:
             run=context.run.run_id,
             runs=DagsterRuns(context.instance),
         ) as prepared:
-            _log(context, prepared.result, time.monotonic() - started)
+            _log_result(context, prepared.result, time.monotonic() - started)
             yield materialization_with_checks(
                 prepared.checks,
                 dg.MaterializeResult(
                     value=prepared.value,
                     data_version=dg.DataVersion(prepared.version),
-                    metadata={**_metadata(pipeline, raw_ratings, prepared), "engine": engine},
+                    metadata={
+                        **_interactions_metadata(pipeline, raw_ratings, prepared),
+                        "engine": engine,
+                    },
                 ),
             )
 
     return interactions
 
 
-def _log(context: dg.AssetExecutionContext, result: PreparationResult, seconds: float) -> None:
+def _log_result(
+    context: dg.AssetExecutionContext, result: PreparationResult, seconds: float
+) -> None:
     context.log.info(
         f"kept {result.rows_kept:,} of {result.rows_read:,} rows in {seconds:.1f} s"
         f" ({result.rows_read / seconds:,.0f} rows a second)"
@@ -121,7 +126,9 @@ def _log(context: dg.AssetExecutionContext, result: PreparationResult, seconds: 
         context.log.warning(f"left out {example}")
 
 
-def _metadata(pipeline: Pipeline, raw: RawRecord, prepared: PreparedInteractions) -> dict[str, Any]:
+def _interactions_metadata(
+    pipeline: Pipeline, raw: RawRecord, prepared: PreparedInteractions
+) -> dict[str, Any]:
     result, columns = prepared.result, prepared.sample.columns
     lineage = {
         column: [("raw_ratings", raw.columns[role])] if role in raw.columns else []
@@ -131,7 +138,7 @@ def _metadata(pipeline: Pipeline, raw: RawRecord, prepared: PreparedInteractions
     reasons = sorted(result.left_out.items(), key=lambda reason: (-reason[1], reason[0]))
     left_out = [[reason, f"{count:,}"] for reason, count in reasons if count]
     return {
-        "preview": preview(
+        "preview": preview_metadata(
             f"**{result.rows_kept:,} interactions** of {result.rows_read:,} rows.",
             *([format_table(["left out because", "rows"], left_out)] if left_out else []),
         ),
@@ -144,7 +151,7 @@ def _metadata(pipeline: Pipeline, raw: RawRecord, prepared: PreparedInteractions
         **prepared.job,
         "users": prepared.counts.users,
         "items": prepared.counts.items,
-        "sample": sample(prepared.sample),
+        "sample": sample_metadata(prepared.sample),
     }
 
 
@@ -200,11 +207,11 @@ def batch_users(pipeline: Pipeline) -> dg.AssetsDefinition:
             value=users,
             data_version=dg.DataVersion(version),
             metadata={
-                "preview": preview(f"**{users.height:,} users** get a list."),
+                "preview": preview_metadata(f"**{users.height:,} users** get a list."),
                 **table_metadata(pipeline, users.height, USERS_COLUMNS, lineage, users.columns),
                 "users": users.height,
                 "filter_values": filter_values,
-                "sample": sample(users.select(USER_FIELD).head(5)),
+                "sample": sample_metadata(users.select(USER_FIELD).head(5)),
             },
         )
 

@@ -11,7 +11,7 @@ from batchrec_dagster.config.items import ItemSettings
 from batchrec_dagster.pipeline.declare_asset import (
     RAW,
     asset_options,
-    preview,
+    preview_metadata,
     raw_files_metadata,
 )
 from batchrec_dagster.pipeline.run_step import (
@@ -130,7 +130,7 @@ def _ratings_metadata(record: RawRecord, inspection: RatingsInspection) -> dict[
         else {"rows_looked_at": row_count}
     )
     if read_format is None:
-        return {"preview": preview("The files cannot be read."), **counts}
+        return {"preview": preview_metadata("The files cannot be read."), **counts}
     recognised, layout = read_format.found, read_format.found.layout
     rows = f"{row_count:,} rows" if inspection.whole else f"{row_count:,} rows looked at"
     count = len(record.files)
@@ -138,7 +138,7 @@ def _ratings_metadata(record: RawRecord, inspection: RatingsInspection) -> dict[
     encodings = ", ".join(read_format.encodings)
     delimiter = DELIMITER_NAMES.get(layout.delimiter, layout.delimiter)
     return {
-        "preview": preview(
+        "preview": preview_metadata(
             f"**{rows}**, {files} of {layout.format} in {escape(encodings)}:",
             format_code_block(read_format.first_lines),
             *map(escape, recognised.warnings),
@@ -216,7 +216,7 @@ def raw_items(
                     data_version=dg.DataVersion(record.version),
                     metadata={
                         **raw_files_metadata(files, work.storage),
-                        "preview": preview(
+                        "preview": preview_metadata(
                             f"{escape(source.display_name)}: {escape(check.finding)}."
                         ),
                         "bytes": record.files[0].size,

@@ -14,8 +14,8 @@ from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.pipeline.declare_asset import (
     asset_options,
     dataset_group_link,
-    preview,
-    sample,
+    preview_metadata,
+    sample_metadata,
     storage_links,
     table_metadata,
 )
@@ -135,7 +135,7 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
             lists.checks,
             dg.MaterializeResult(
                 data_version=dg.DataVersion(lists.edition.version),
-                metadata=_metadata(work, lists, solution_version),
+                metadata=_lists_metadata(work, lists, solution_version),
             ),
         )
 
@@ -166,7 +166,9 @@ def _warnings(pipeline: Pipeline) -> dict[str, str]:
     }
 
 
-def _metadata(work: PersonalizeWork, lists: "PublishedLists", model: ModelRecord) -> dict[str, Any]:
+def _lists_metadata(
+    work: PersonalizeWork, lists: "PublishedLists", model: ModelRecord
+) -> dict[str, Any]:
     table, job = lists.table, lists.job
     counts = asdict(table.counts)
     rows = counts.pop("rows")
@@ -181,7 +183,7 @@ def _metadata(work: PersonalizeWork, lists: "PublishedLists", model: ModelRecord
         "outcome": describe_outcome(job, "inferred"),
         "inference_seconds": measure_job_seconds(job),
         **build_cost_metadata("cost_usd", lists.cost, on_aws=work.ensure.on_aws),
-        "sample": sample(table.sample),
+        "sample": sample_metadata(table.sample),
         **_published_metadata(work, lists.edition),
         **storage_links("table", work.storage, lists.edition.uri),
     }
@@ -197,9 +199,9 @@ def _preview(table: "RecommendationTable") -> dg.MetadataValue[Any]:
         f"{table.counts.items:,} different items are in them.",
     )
     if not table.sample.height:
-        return preview(*counts)
+        return preview_metadata(*counts)
     first = table.sample.filter(pl.col("user_id") == table.sample.item(0, "user_id"))
-    return preview(
+    return preview_metadata(
         *counts,
         f"User {escape(first.item(0, 'user_id'))} gets:",
         format_numbered_list(
@@ -301,7 +303,7 @@ def _segments_metadata(
     table, job = segmented.table, segmented.job
     columns = table.sample.columns
     return {
-        "preview": preview(
+        "preview": preview_metadata(
             f"**{len(table.sizes):,} segments** have users. The first:",
             markdown_table(["segment", "users"], table.sizes.head(MOST_SHOWN).iter_rows()),
         ),
@@ -315,7 +317,7 @@ def _segments_metadata(
         "batch_segment_output": JobOutput(work.storage, job.description).folder,
         "outcome": describe_outcome(job, "segmented"),
         "inference_seconds": measure_job_seconds(job),
-        "sample": sample(table.sample),
+        "sample": sample_metadata(table.sample),
         "dagster/uri": segmented.uri,
         **storage_links("table", work.storage, segmented.uri),
         **dataset_group_link(model.dataset_group_arn, on_aws=work.ensure.on_aws),

@@ -11,8 +11,8 @@ from batchrec_dagster.outcomes.outcome import SCHEMA, Outcome
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.pipeline.declare_asset import (
     asset_options,
-    preview,
-    sample,
+    preview_metadata,
+    sample_metadata,
     storage_links,
     table_metadata,
 )
@@ -94,7 +94,7 @@ def recommendation_outcomes(pipeline: Pipeline) -> dg.AssetsDefinition:
             value=measured.table,
             data_version=dg.DataVersion(fingerprint(*measured.outcomes)),
             metadata={
-                "preview": preview(*map(escape, lines)),
+                "preview": preview_metadata(*map(escape, lines)),
                 **_outcomes_metadata(pipeline, measured, newest),
                 **storage_links("table", work.storage, work.storage.uri(pipeline.places.outcomes)),
             },
@@ -113,7 +113,7 @@ def _outcomes_metadata(
         **table_metadata(pipeline, len(measured.outcomes), columns, lineage),
         **{name: row[name] for name in ("edition", *PLOTTED) if row.get(name) is not None},
         **_lift(measured),
-        "sample": sample(measured.table.tail(5).select(pl.col("*").exclude(pl.Datetime))),
+        "sample": sample_metadata(measured.table.tail(5).select(pl.col("*").exclude(pl.Datetime))),
     }
 
 
@@ -186,7 +186,7 @@ def _report_metadata(report: "Report") -> dict[str, Any]:
     people, warnings, verdict = report.facts.people, report.facts.warnings, report.facts.verdict
     shown = len(people.people)
     return {
-        "preview": preview(
+        "preview": preview_metadata(
             f"**{escape(verdict.text)}**",
             # Short paragraphs: the UI cuts long ones off next to the paths below.
             f"**{people.served:,} users** have a list.",

@@ -10,7 +10,7 @@ import dagster as dg
 import polars as pl
 
 from batchrec_dagster.config import Pipeline, fingerprint
-from batchrec_dagster.pipeline.declare_asset import WRITES_TO, asset_options, preview
+from batchrec_dagster.pipeline.declare_asset import WRITES_TO, asset_options, preview_metadata
 from batchrec_dagster.pipeline.run_step import asset_step, pipeline_work
 from batchrec_dagster.sinks import Sink, SinkContext, SinkError, SinkUnavailableError
 
@@ -58,7 +58,9 @@ def sink_asset(pipeline: Pipeline, key: str, sink: Sink) -> dg.AssetsDefinition:
         counts = written.counts
         return dg.MaterializeResult(
             metadata={
-                "preview": preview(f"**{counts.rows:,} rows** for {counts.users:,} users."),
+                "preview": preview_metadata(
+                    f"**{counts.rows:,} rows** for {counts.users:,} users."
+                ),
                 "dagster/row_count": counts.rows,
                 "users": counts.users,
                 **written.facts,

@@ -12,7 +12,7 @@ from batchrec_dagster.pipeline.declare_asset import (
     MODEL,
     asset_options,
     dataset_group_link,
-    preview,
+    preview_metadata,
 )
 from batchrec_dagster.pipeline.run_step import (
     asset_step,
@@ -104,7 +104,7 @@ def _forced_trainings(pipeline: Pipeline, context: dg.AssetExecutionContext) -> 
 def _import_metadata(work: PersonalizeWork, imported: DatasetImport) -> dict[str, Any]:
     record = imported.record
     return {
-        "preview": preview(
+        "preview": preview_metadata(
             f"The dataset group `{record.dataset_group_name}` has:",
             format_table(
                 ["dataset", "import job", "what this run did"],
@@ -211,7 +211,7 @@ def _training_metadata(work: PersonalizeWork, training: TrainingResult) -> dict[
     metrics = _shorten_names(record.metrics)
     baseline = _shorten_names(record.popularity_metrics)
     return {
-        "preview": preview(
+        "preview": preview_metadata(
             f"The recipe `{training.recipe}`: {training.outcome}. Metrics go from 0 to 1; higher is"
             " better.",
             f"Trained and measured by {escape(record.engine)}, on"

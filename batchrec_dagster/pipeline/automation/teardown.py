@@ -11,7 +11,7 @@ from batchrec_dagster.config import Pipeline
 from batchrec_dagster.deployment.resources import PersonalizeResource
 from batchrec_dagster.personalize.teardown import delete, plan_teardown
 from batchrec_dagster.pipeline.automation import runs
-from batchrec_dagster.pipeline.declare_asset import preview
+from batchrec_dagster.pipeline.declare_asset import preview_metadata
 from batchrec_dagster.pipeline.run_step import expected_errors_as_failures
 from batchrec_dagster.reporting.markdown import escape
 from batchrec_dagster.steps.work import PersonalizeWork
@@ -84,7 +84,7 @@ def teardown_job(pipeline: Pipeline, assets: Collection[dg.AssetKey]) -> dg.JobD
         context.add_output_metadata(
             {
                 "outcome": "deleted" if config.delete else "nothing was deleted: this is a plan",
-                "plan": preview("\n".join(f"- {escape(line)}" for line in lines)),
+                "plan": preview_metadata("\n".join(f"- {escape(line)}" for line in lines)),
                 "resources": len(plan.pieces),
                 "files": len(files),
             }
