@@ -159,7 +159,9 @@ class _BoundedFile(io.FileIO):
 
 
 def _write_home(home: Home, archive: tarfile.TarFile, archive_bytes: int) -> list[Resource]:
-    """Write the archive's files and then its catalogue into the home; return the resources.
+    """Write the archive's files and then its catalogue into the home.
+
+    Returns the resources of the catalogue.
 
     archive_bytes: the size of the archive. It is not compressed, so that all its files together
         cannot be larger.

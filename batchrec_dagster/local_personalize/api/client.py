@@ -62,7 +62,7 @@ def embedded_client(
     store: where the S3 objects of requests are.
     region, account: those in the ARNs of new resources.
     quotas: AWS's, if None.
-    pace: how long jobs take at least; no longer than they need, if None.
+    pace: how long jobs take at least. If None, they take no longer than they need.
     v2_lines: whether lists of aws-user-personalization-v2 have reasons and placeholders.
 
     Raises CatalogError, and OSError if the folder cannot be created.

@@ -30,7 +30,7 @@ def make_application(
 ) -> Starlette:
     """Return the ASGI application.
 
-    key: the access key with which requests must be signed; None if they need no signature.
+    key: the access key with which requests must be signed, or None if they need no signature.
     hosts: the names by which clients may reach it, besides those of the loopback interface.
     """
 

@@ -56,7 +56,10 @@ class HttpResponse(NamedTuple):
 
     @classmethod
     def make_error(cls, status: int, code: str, message: str) -> HttpResponse:
-        """Return an error response of the protocol; `code` is the exception's name."""
+        """Return an error response of the protocol.
+
+        code: the name of the exception in the service model.
+        """
         return cls.make({"__type": code, "message": message}, status)
 
 
@@ -128,7 +131,7 @@ class LocalPersonalize:
         store: where the S3 objects of requests are.
         region, account: those in the ARNs of new resources.
         quotas: AWS's, if None.
-        pace: how long jobs take at least; no longer than they need, if None.
+        pace: how long jobs take at least. If None, they take no longer than they need.
         v2_lines: whether lists of aws-user-personalization-v2 have reasons and, with a filter,
             placeholders without scores at their end, as AWS documents them.
 

@@ -55,7 +55,7 @@ def check_signature(
     """Raise SignatureError unless a `POST /` is signed with the key.
 
     headers: the request's headers, with names in lower case.
-    now: the time of the check; the current time if None.
+    now: the time of the check, which is the current time if None.
     """
     header = headers.get("authorization")
     if not header:
@@ -96,7 +96,10 @@ class _Signer(SigV4Auth):
 
 
 def _compute_signature(key: AccessKey, region: str, signed: Mapping[str, str], body: bytes) -> str:
-    """Return the signature that the request must have; `signed` are the headers to sign."""
+    """Return the signature that a request must have.
+
+    signed: the headers to sign.
+    """
     request = AWSRequest("POST", "http://any-host/", headers=signed, data=body)
     request.context["timestamp"] = signed["x-amz-date"]
     signer = _Signer(Credentials(key.key_id, key.secret), SERVICE, region)

@@ -96,7 +96,7 @@ def check_request(params: dict[str, Any], shape: Shape) -> None:
 def _find_problems(value: Any, shape: Shape, path: str) -> Iterator[str]:
     """Yield a sentence for each constraint that the value or a part of it breaks.
 
-    path: the value's place in the request, such as `tags.1.member`; empty for the request itself.
+    path: the value's place in the request, such as `tags.1.member`. Empty for the request itself.
     """
     kind = shape.type_name
     if not _has_type(value, kind):

@@ -74,7 +74,7 @@ class CatalogTransaction:
         return resource
 
     def add(self, resource: Resource) -> None:
-        """Insert a new resource, whose ARN must be free; `seq` and both times are set here.
+        """Insert a new resource, whose ARN must be free. Its `seq` and times are set here.
 
         Clients sort by creation time, so it never decreases, even when the clock is set back.
         """
@@ -83,7 +83,7 @@ class CatalogTransaction:
         self.restore(replace(resource, created=now, updated=now))
 
     def restore(self, resource: Resource) -> None:
-        """Insert a resource with the times that it has. Its ARN must be free; `seq` is set here."""
+        """Insert a resource whose ARN must be free, with its times. Its `seq` is set here."""
         self._connection.execute(
             "INSERT INTO resources (arn, region, kind, parent, status, unfinished, owner,"
             " created, updated, body, state) VALUES (:arn, :region, :kind, :parent, :status,"
@@ -117,7 +117,7 @@ class CatalogTransaction:
         region: only those whose `Resource.region` is this.
         parent: only those that belong to the resource with this ARN.
         after: only those with a larger sequence number, `Resource.seq`.
-        limit: how many at most; -1 for all.
+        limit: how many at most, or -1 for all.
         """
         values = {"kind": kind, "region": region, "parent": parent, "after": after, "limit": limit}
         conditions = ["kind = :kind", "seq > :after"]
@@ -197,7 +197,7 @@ class Catalog:
         return self._open_transaction("BEGIN")
 
     def open_for_writing(self) -> AbstractContextManager[CatalogTransaction]:
-        """Open a transaction that may write; there is only one at a time.
+        """Open a transaction that may write. There is only one at a time.
 
         It is committed at the end of the block, or rolled back if the block raises.
         Raises CatalogError.

@@ -51,7 +51,7 @@ def save_interactions(folder: Path) -> None:
 class DatasetReader:
     """Reads the current rows of datasets.
 
-    An import may replace the files while they are read; then they are read again. Each method
+    If an import replaces the files while they are read, they are read again. Each method
     raises JobFailedError if the dataset is gone, empty or damaged.
     """
 

@@ -25,7 +25,7 @@ class ItemAttributes:
     """
 
     def __init__(self, schema: Schema, read: ReadColumns, item_ids: Ids) -> None:
-        """Read no column yet; each is read when an expression first needs it.
+        """Read no column yet: each is read when an expression first needs it.
 
         schema: the schema of the Items dataset.
         read: reads columns of the group's datasets.
@@ -44,7 +44,7 @@ class ItemAttributes:
         return np.flatnonzero(matching).astype(np.int32)
 
     def _load_column_now(self, name: str) -> Column:
-        """Return the field's cells for each item of the model; null where the dataset lacks it."""
+        """Return the field's cell of each item of the model, null for one without a row."""
         rows = self._read(ITEMS, list(dict.fromkeys([ITEM_ID, name])))
         # A later row of an item replaces the earlier ones.
         rows = rows.unique(ITEM_ID, keep="last", maintain_order=True)

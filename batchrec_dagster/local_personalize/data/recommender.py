@@ -51,7 +51,9 @@ class Recommender(LineAnswerer):
                 yield batch_files.format_inference_line(line.content, items, scores)
 
     def _format_v2_line(self, line: InputLine, items: list[str], scores: list[float] | None) -> str:
-        """Return the output line with reasons; the last fifth of a filtered list are placeholders.
+        """Return the output line with reasons.
+
+        The last fifth of a filtered list are placeholders.
 
         Source: developer guide, "Recommendation reasons". It does not show the member's name in
         a line, nor how many items are placeholders.

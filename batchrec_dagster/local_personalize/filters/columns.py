@@ -117,7 +117,7 @@ class StringColumn:
     ) -> Mask:
         """Return which rows match.
 
-        operator_sign: `IN` or `=`; any other one means that the row has none of the values.
+        operator_sign: `IN` or `=`. Any other one means that the row has none of the values.
         rows: the rows to compare, or None for all.
         """
         present = self._present if rows is None else self._present[rows]
@@ -192,7 +192,7 @@ class ColumnTable:
     """Columns with an id for each row, such as a user's."""
 
     def __init__(self, ids: pl.Series, columns: Mapping[str, Column]) -> None:
-        """`ids` are distinct; each column, by its name, has a row for each of them."""
+        """Make a table of columns, by name, with a row for each of the distinct `ids`."""
         self._ids = ids
         self._columns = columns
 

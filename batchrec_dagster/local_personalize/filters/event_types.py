@@ -29,7 +29,7 @@ class UserItemPairs:
         """Find the pairs in interactions.
 
         rows: the columns USER_ID, ITEM_ID, TIMESTAMP and EVENT_TYPE of Interactions.
-        item_ids: the items of the model; rows with others are left out.
+        item_ids: the items of the model. Rows with others are left out.
         latest: how many of the latest rows of each user and event type count.
         """
         coded, self._user_ids, types = _encode_events(rows)
@@ -101,7 +101,7 @@ def _encode_events(rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.Series, list[st
 
 
 def _select_latest(rows: pl.DataFrame, limit: int) -> pl.DataFrame:
-    """Return the latest `limit` rows of each user and event type; the first row wins a tie."""
+    """Return the latest `limit` rows of each user and event type. The first row wins a tie."""
     if rows.height <= limit:
         return rows
     rows = rows.with_columns(is_over_limit=pl.len().over("user", "type") > limit)

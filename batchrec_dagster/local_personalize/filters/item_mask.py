@@ -35,8 +35,8 @@ def combine_masks(masks: Iterable[Mask]) -> Mask | None:
 class ItemMask:
     """The expressions of a filter on items, applied to a model's items.
 
-    Expressions on Items are evaluated over all items; expressions on Interactions only over the
-    items that a line's user has interacted with, its pairs.
+    Expressions on Items are evaluated over all items. Expressions on Interactions are evaluated
+    only over the items that a line's user has interacted with: its pairs.
     """
 
     def __init__(

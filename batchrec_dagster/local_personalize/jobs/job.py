@@ -25,7 +25,7 @@ class StoppedError(Exception):
 
 
 class ClosingError(Exception):
-    """The process is ending; another worker will run the job again."""
+    """The process is ending. Another worker will run the job again."""
 
 
 @dataclass

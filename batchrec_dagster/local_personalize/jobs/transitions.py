@@ -39,7 +39,7 @@ _OS_ERROR_TEXT = "(os error "
 def start_update(resource: Resource, member: str, change: dict[str, object]) -> Resource:
     """Return a copy of an ACTIVE resource with a pending update.
 
-    A solution stays ACTIVE; the status of a dataset is UPDATE PENDING, as AWS's samples record it.
+    A solution stays ACTIVE. The status of a dataset is UPDATE PENDING, as AWS's samples record it.
 
     member: the member of Describe that shows the update, such as `latestSolutionUpdate`.
     change: the members of the update, as the request has them.

@@ -119,7 +119,7 @@ class Worker:
                 thread.start()
 
     def _run_queue(self, queue: JobQueue) -> None:
-        """Run jobs of the queue until there are no more; this is what a thread does."""
+        """Run jobs of the queue until there are no more. This is what a thread does."""
         while True:
             with self._lock:
                 if queue not in self._queues_to_check or self._closing:
