@@ -90,6 +90,58 @@ def test_an_asset_stands_in_for_each_broken_pipeline(
 
 
 @pytest.mark.slow
+def test_what_is_next_to_a_broken_file_stays_as_it_was(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def names_of_sensors(definitions: dg.Definitions) -> list[str]:
+        return sorted(sensor.name for sensor in definitions.sensors or [])
+
+    for name in ("shop", "club"):
+        project.declare(declaration(name, "ratings.csv", alerts={"slack_webhook_env": "WEBHOOK"}))
+    defs = project.package / "defs"
+    (defs / "assets.py").write_text(
+        "import dagster as dg\n@dg.asset\ndef prices() -> None: ...\n"
+        "@dg.asset_check(asset=prices)\ndef cheap() -> dg.AssetCheckResult: ...\n"
+    )
+    (defs / "group/nested").mkdir(parents=True)
+    (defs / "group/resources.py").write_text(
+        "import dagster as dg\n@dg.definitions\ndef resources() -> dg.Definitions:\n"
+        "    return dg.Definitions(resources={'currency': 'EUR'})\n"
+    )
+    (defs / "group/nested/stock.py").write_text(
+        "import dagster as dg\n@dg.asset\ndef stock() -> None: ...\n"
+    )
+    (defs / "group/no-definitions").mkdir()
+    # The storage that this names is that of pipelines in other folders too.
+    (defs / "resources").mkdir()
+    (defs / "resources/defs.yaml").write_text(
+        "type: batchrec_dagster.BatchrecResources\n"
+        f"attributes: {{storage: {project.root}/elsewhere}}\n"
+    )
+    monkeypatch.setattr(support, "load_pipelines", load_valid_pipelines)
+    with definitions(project) as before:
+        pass
+    (defs / "group/late").mkdir()
+    (defs / "group/late/defs.yaml").write_text("type: [")
+    with definitions(project) as after:
+        pass
+    keys = {
+        key for key in after.resolve_asset_graph().get_all_asset_keys() if key.path[-1] != "broken"
+    }
+    assert keys == {*before.resolve_asset_graph().get_all_asset_keys()}
+    assert {dg.AssetKey("prices"), dg.AssetKey("stock")} <= keys
+    assert "batchrec_alert_on_failure" in names_of_sensors(before)
+    assert names_of_sensors(after) == sorted([*names_of_sensors(before), "broken_pipelines"])
+    assert {*(after.resources or {})} == {*(before.resources or {})}
+    for resources in (before.resources, after.resources):
+        assert resources is not None
+        assert resources["currency"] == "EUR"
+        assert resources["batchrec_storage"].root == f"{project.root}/elsewhere"
+    checks = [key.name for key in after.resolve_asset_graph().asset_check_keys]
+    assert "cheap" in checks
+
+
+@pytest.mark.slow
 def test_a_broken_pipeline_fails_validation_and_stops_no_other(tmp_path: Path) -> None:
     project = copied_project(tmp_path)
     write_ratings(project.root / "ratings.csv")

@@ -16,7 +16,7 @@ import batchrec_dagster
 from batchrec_dagster.cli import main
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.pipeline.automation.runs import running
-from batchrec_dagster.pipeline.loading import DeclarationError
+from batchrec_dagster.pipeline.declaration_errors import DeclarationError
 from batchrec_dagster_tests.support import (
     Project,
     declaration,

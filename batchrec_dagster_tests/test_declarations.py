@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from batchrec_dagster.config.solution import Solution
-from batchrec_dagster.pipeline.loading import DeclarationError
+from batchrec_dagster.pipeline.declaration_errors import DeclarationError
 from batchrec_dagster.steps.batch_jobs import build_solution_config, build_solution_name
 from batchrec_dagster_tests.support import (
     COLUMNS,

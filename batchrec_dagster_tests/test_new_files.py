@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from batchrec_dagster.pipeline.automation import runs
 from batchrec_dagster.pipeline.automation.jobs import PATIENCE, Cursor, look
-from batchrec_dagster.pipeline.loading import DeclarationError
+from batchrec_dagster.pipeline.declaration_errors import DeclarationError
 from batchrec_dagster_tests.s3_server import S3Server
 from batchrec_dagster_tests.support import (
     Project,

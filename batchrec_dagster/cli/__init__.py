@@ -50,7 +50,7 @@ def _message(error: Exception) -> str:
     from dagster import DagsterInvariantViolationError, Failure
 
     from batchrec_dagster.deployment import DeploymentError
-    from batchrec_dagster.pipeline.loading import DeclarationError
+    from batchrec_dagster.pipeline.declaration_errors import DeclarationError
     from batchrec_dagster.pipeline.run_step import EXPECTED_ERRORS
 
     of_settings = (DeploymentError, DeclarationError, DagsterInvariantViolationError)

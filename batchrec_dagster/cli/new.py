@@ -315,7 +315,8 @@ def _write(project: Project, name: str, text: str) -> Path:
     """
     import dagster as dg
 
-    from batchrec_dagster.pipeline.loading import DeclarationError, load_pipelines
+    from batchrec_dagster.pipeline.declaration_errors import DeclarationError
+    from batchrec_dagster.pipeline.loading import load_pipelines
 
     target = project.defs / name
     try:

@@ -87,7 +87,8 @@ def problems(project: Project, *, whole: bool = False) -> list[str]:
     else keeps the project from it."""
     import dagster as dg
 
-    from batchrec_dagster.pipeline.loading import DeclarationError, load_pipelines
+    from batchrec_dagster.pipeline.declaration_errors import DeclarationError
+    from batchrec_dagster.pipeline.loading import load_pipelines
 
     environment()
     with importable(project):

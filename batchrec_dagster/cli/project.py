@@ -166,13 +166,14 @@ def storage(pipeline: str | None = None) -> StorageResource:
 def deployment(pipeline: str | None = None) -> Deployment:
     """The project's deployment, or a pipeline's own. Raises click.ClickException."""
     from batchrec_dagster.config.project import DeploymentSettings
-    from batchrec_dagster.config.templates import fill_in
+    from batchrec_dagster.config.templates import EnvironmentVariables, fill_in
     from batchrec_dagster.deployment import Deployment, DeploymentError
 
     variables = dict(environment())
     try:
         for declared in _declared_deployments(pipeline):
-            filled = {name: fill_in(str(value), variables) for name, value in declared.items()}
+            env = EnvironmentVariables(variables)
+            filled = {name: fill_in(str(value), env) for name, value in declared.items()}
             variables |= DeploymentSettings.model_validate(filled).variables
         return Deployment.from_environment(variables)
     except (DeploymentError, ValueError) as error:

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import re
+from collections.abc import Mapping
 from typing import Any, Self
 
 import dagster as dg
 from jinja2 import StrictUndefined, TemplateError, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pydantic import BaseModel
-
-from batchrec_dagster.dagster_internals import ResolutionException
 
 _SANDBOX = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
 _SANDBOX.globals.clear()
@@ -33,13 +33,34 @@ _WITHIN_TEXT = _SANDBOX.overlay(finalize=_require_set)
 _MARKS = re.compile(r"\{[{%#]")
 
 
+class EnvironmentVariables:
+    """What `env` is in a template: `env.NAME`, or `env('NAME', 'default')`, as in Dagster's."""
+
+    def __init__(self, variables: Mapping[str, str]) -> None:
+        self._variables = variables
+
+    def __call__(self, name: str, default: object = ...) -> object:
+        value = self._variables.get(name, default)
+        if value is ...:
+            raise TypeError(
+                f"Environment variable {name} is not set and no default value was provided."
+                f" To provide a default value, use e.g. `env('{name}', 'default_value')`."
+            )
+        return value
+
+    def __getattr__(self, name: str) -> str | None:
+        if name.startswith("jinja"):  # Jinja looks for marks of its own on what it calls.
+            raise AttributeError(name)
+        return self._variables.get(name)
+
+
 class TemplateContext(dg.ResolutionContext):
     """Dagster's context of a component's YAML, with templates resolved by `fill_in`."""
 
     def resolve_value(self, val: Any, as_type: Any = None) -> Any:
         if isinstance(val, str):
             try:
-                return fill_in(val, self.scope["env"])
+                return fill_in(val, EnvironmentVariables(os.environ))
             except ValueError as error:
                 # Names the file, the line and the setting.
                 raise self.build_resolve_fn_exc([str(error)], val, dg.Model()) from None
@@ -77,7 +98,7 @@ def fill_in(text: str, env: object) -> object:
         parts = [part for output in parsed.find_all(nodes.Output) for part in output.nodes]
         sandbox = _SANDBOX if len(parts) == 1 else _WITHIN_TEXT
         filled = sandbox.from_string(parsed).render(env=env)
-    except (TemplateError, ResolutionException, TypeError, ArithmeticError) as error:
+    except (TemplateError, TypeError, ArithmeticError) as error:
         raise ValueError(
             f"cannot fill in {text!r}: {error}. Templates know the environment alone, such as"
             f" {{{{ env.RATINGS }}}}. If this is no template, write it as {escape_template(text)}"

@@ -8,15 +8,3 @@ from dagster._core.errors import DagsterUserCodeUnreachableError
 from dagster._core.launcher import CheckRunHealthResult, WorkerStatus
 from dagster._grpc.types import CanCancelExecutionRequest, CanCancelExecutionResult
 from dagster._utils.schedules import get_latest_completed_cron_tick
-from dagster.components.core.context import ComponentDeclLoadContext
-from dagster.components.core.decl import (
-    ComponentDecl,
-    DefsFolderDecl,
-    build_filesystem_component_decl_from_context,
-)
-from dagster.components.core.defs_module import (
-    EXPLICITLY_IGNORED_GLOB_PATTERNS,
-    ComponentPath,
-    find_defs_or_component_yaml,
-)
-from dagster.components.resolved.errors import ResolutionException

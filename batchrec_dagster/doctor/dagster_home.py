@@ -12,7 +12,7 @@ from sqlalchemy.exc import ArgumentError
 
 from batchrec_dagster.doctor.findings import Finding, failed, ok, warning
 from batchrec_dagster.doctor.folders import check_writable
-from batchrec_dagster.storage.durable import exclusive_lock
+from batchrec_dagster.storage.durable import copy_permissions, exclusive_lock
 
 
 def check_dagster_home(home: Path | None, default: Path) -> Iterator[Finding]:
@@ -41,7 +41,7 @@ def check_dagster_home(home: Path | None, default: Path) -> Iterator[Finding]:
             "copy dagster.yaml there, or deploy/dagster.yaml for PostgreSQL",
         )
     try:
-        with exclusive_lock(home), _set_dagster_home(home):
+        with exclusive_lock(home), copy_permissions(home), _set_dagster_home(home):
             opened_instance = dg.DagsterInstance.from_config(str(home))
         with opened_instance as instance:
             runs = instance.get_runs_count()

@@ -24,13 +24,13 @@ from batchrec_dagster.pipeline.assets.training import (
 )
 from batchrec_dagster.pipeline.automation.alerts import alert_sensors
 from batchrec_dagster.pipeline.automation.jobs import automation
-from batchrec_dagster.pipeline.loading import (
+from batchrec_dagster.pipeline.declaration_errors import (
     DeclarationError,
-    components_of,
-    declaration_error,
     repeated_settings_error,
     same_name_error,
+    validation_error,
 )
+from batchrec_dagster.pipeline.loading import components_of
 from batchrec_dagster.pipeline.resources import resolve_deployment
 from batchrec_dagster.pipeline.scaffolding import PipelineScaffolder
 from batchrec_dagster.storage.extras import is_installed
@@ -52,7 +52,7 @@ class BatchRecommendations(Sandboxed, Pipeline, dg.Component):
         try:
             loaded = super().load(attributes, context)
         except ValidationError as error:
-            raise declaration_error(file, error) from error
+            raise validation_error(file, error) from error
         loaded._file = file
         for declared in filter(None, (loaded.ratings, loaded.items)):
             declared._file = os.path.relpath(file, context.project_root)

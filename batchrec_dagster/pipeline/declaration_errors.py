@@ -1,0 +1,221 @@
+"""Errors in a defs.yaml: one line each, with the file, the line, the setting and what to do."""
+
+import difflib
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from pydoc import locate
+
+import dagster as dg
+import yaml
+from pydantic import ValidationError
+
+from batchrec_dagster.config import COMPONENT_TYPE, OLD_COMPONENT_TYPE, Pipeline
+
+# How Dagster gives an error's place: in a validation error, and in a failed template.
+PLACE_OF_VALIDATION_ERROR = re.compile(r"(?P<path>.*) at (?P<file>.+):\d+$")
+PLACE_OF_TEMPLATE_ERROR = re.compile(r"(?P<file>.+):\d+ - (?P<path>attributes\S*)$")
+MESSAGE_OF_TEMPLATE_ERROR = re.compile(r"\s+(?:Value error, )?(.+) \[type=\w+, input_value=")
+
+# pydantic's names for the alternatives of a setting of several types. Those of blocks are class
+# names, which start with a capital letter.
+TYPE_NAMES = ("str", "int", "float", "bool")
+
+
+class DeclarationError(dg.DagsterInvalidDefinitionError):
+    """Invalid settings in a defs.yaml; one line each, with file, line, key and fix."""
+
+
+def validation_error(file: Path, error: ValidationError) -> DeclarationError:
+    """The error of a declaration's own validators, with the line of each key."""
+    problems = [
+        (file, ["attributes", *map(str, detail["loc"])], detail["msg"]) for detail in error.errors()
+    ]
+    return DeclarationError("\n".join(format_problems(problems)))
+
+
+def same_name_error(name: str, files: Sequence[Path]) -> DeclarationError:
+    """The error for a name that several pipelines declare, a line for each of their files.
+
+    Dagster's own error names only an asset key.
+    """
+    lines = []
+    for file in sorted(set(files)):
+        others = " and ".join(str(other) for other in sorted(files) if other != file) or file
+        message = f"{name} is also the name of the pipeline in {others}: rename one"
+        lines += format_problems([(file, ["attributes", "name"], message)])
+    return DeclarationError("\n".join(lines))
+
+
+def repeated_settings_error(file: Path) -> DeclarationError | None:
+    """The error for settings that are written twice in a block, of which YAML takes the last.
+
+    None if there are no such settings.
+    """
+    lines: list[str] = []
+    visited: set[int] = set()
+    blocks: list[yaml.Node] = [*yaml.compose_all(file.read_text(encoding="utf-8"))]
+    while blocks:
+        block = blocks.pop(0)
+        # An alias is the same node again.
+        if id(block) in visited or not isinstance(block, yaml.CollectionNode):
+            continue
+        visited.add(id(block))
+        line_of_key: dict[str, int] = {}
+        for entry in block.value:
+            key, value = entry if isinstance(entry, tuple) else (None, entry)
+            blocks.append(value)
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            line = key.start_mark.line + 1
+            if key.value not in line_of_key:
+                line_of_key[key.value] = line
+                continue
+            first_line = line_of_key[key.value]
+            where = "twice" if first_line == line else f"in line {first_line} too"
+            lines.append(f"{file}, line {line}: {key.value} is set {where}: keep one of them")
+    return DeclarationError("\n".join(lines)) if lines else None
+
+
+def explain_error(error: BaseException) -> list[str]:
+    """A line for each problem that the error, or one that caused it, names with file and line.
+
+    Empty if none of them names a file.
+    """
+    lines: list[str] = []
+    cause: BaseException | None = error
+    while cause is not None:
+        lines += _explain_cause(cause)
+        cause = cause.__cause__
+    return lines
+
+
+def _explain_cause(cause: BaseException) -> list[str]:
+    if isinstance(cause, DeclarationError):
+        return str(cause).splitlines()
+    if isinstance(cause, yaml.MarkedYAMLError) and (mark := cause.problem_mark):
+        return [f"{mark.name}, line {mark.line + 1}: this is not YAML: {cause.problem}"]
+    if isinstance(cause, ValidationError):
+        problems = []
+        for detail in cause.errors():
+            place = (
+                PLACE_OF_VALIDATION_ERROR.match(str(detail["loc"][0])) if detail["loc"] else None
+            )
+            if place:
+                problems.append((Path(place["file"]), place["path"].split("."), detail["msg"]))
+        return format_problems(problems)
+    first_line, *other_lines = str(cause).strip().splitlines() or [""]
+    place = PLACE_OF_TEMPLATE_ERROR.match(first_line)
+    if not place or not other_lines:
+        return []
+    matches = [MESSAGE_OF_TEMPLATE_ERROR.match(line) for line in other_lines]
+    messages = [match[1] for match in matches if match] or other_lines[-1:]
+    return format_problems([(Path(place["file"]), place["path"].split("."), messages[0])])
+
+
+def find_unreadable_files(folder: Path, without: Collection[Path] = ()) -> list[str]:
+    """A line for each defs.yaml that is not text, is empty or has an unknown type.
+
+    Dagster's own errors about these do not name the file. `without`: files that are left out.
+    """
+    lines = []
+    for file in sorted({*folder.rglob("defs.yaml")}.difference(without)):
+        content = file.read_bytes()
+        try:
+            documents = list(yaml.compose_all(content.decode()))
+        except UnicodeDecodeError as error:
+            line = content.count(b"\n", 0, error.start) + 1
+            lines.append(f"{file}, line {line}: this is not UTF-8: save the file in UTF-8")
+        except yaml.reader.ReaderError as error:
+            line = content.decode().count("\n", 0, error.position) + 1
+            problem = f"the control character U+{error.character:04X}: delete it"
+            lines.append(f"{file}, line {line}: this is not YAML, because of {problem}")
+        except RecursionError:
+            lines.append(f"{file}, line 1: this is nested too deeply for YAML: write it flatter")
+        except yaml.YAMLError:
+            pass  # Dagster's own error names the file.
+        else:
+            if not documents:
+                lines.append(f"{file}, line 1: the file is empty: declare a pipeline, or delete it")
+            lines += _find_unknown_types(file, documents)
+    return lines
+
+
+def _find_unknown_types(file: Path, documents: Iterable[yaml.Node]) -> Iterator[str]:
+    for document in documents:
+        for key, value in document.value if isinstance(document, yaml.MappingNode) else []:
+            if key.value == "type" and locate(value.value) is None:
+                line = value.start_mark.line + 1
+                problem = "was renamed" if value.value == OLD_COMPONENT_TYPE else "does not exist"
+                yield (
+                    f"{file}, line {line}: type: {value.value} {problem}; write {COMPONENT_TYPE}"
+                )
+
+
+def format_problems(problems: Iterable[tuple[Path, Sequence[str], str]]) -> list[str]:
+    """A line `FILE, line N: KEY: MESSAGE` for each key.
+
+    `problems` are a file, the path of a key in it and a message. The messages about all
+    alternatives of a setting's type become one line.
+    """
+    messages_of_place: dict[str, list[str]] = {}
+    for file, keys, message in problems:
+        # Dagster allows a string (a template) for every block.
+        in_file = any(place.startswith(f"{file}, ") for place in messages_of_place)
+        if keys[-1] == "str" and in_file:
+            continue
+        line, setting = _locate(file, keys)
+        message = message.removeprefix("Value error, ")
+        if message == "Extra inputs are not permitted":
+            message = _unknown_setting(keys)
+        place = f"{file}, line {line}: {'.'.join(setting) or 'attributes'}: "
+        messages_of_place.setdefault(place, []).append(message)
+    return [place + ", or: ".join(messages) for place, messages in messages_of_place.items()]
+
+
+def _unknown_setting(keys: Sequence[str]) -> str:
+    """The message for an unknown setting, with the nearest name."""
+    *blocks, setting = keys
+    if not blocks:
+        return "there is no such setting; those of a pipeline go under attributes, indented"
+    schema = Pipeline.model_json_schema()
+    names = {
+        name
+        for block in (schema, *schema["$defs"].values())
+        for name in block.get("properties", ())
+    }
+    nearest = difflib.get_close_matches(setting, sorted(names - {setting}), n=1, cutoff=0.8)
+    return "there is no such setting" + (f"; did you mean {nearest[0]}?" if nearest else "")
+
+
+def _locate(file: Path, keys: Sequence[str]) -> tuple[int, list[str]]:
+    """The line of the key in the file, and its path under `attributes`.
+
+    A validator may add names of its own to the path, such as the types of a setting; these are left
+    out. The line of a missing key is that of its block.
+    """
+    for document in yaml.compose_all(file.read_text(encoding="utf-8")):
+        line, path, node = document.start_mark.line + 1, [], document
+        for key in keys:
+            for name, value in node.value if isinstance(node, yaml.MappingNode) else []:
+                if name.value == key:
+                    line, node = name.start_mark.line + 1, value
+                    path.append(key)
+        if path:
+            last = keys[-1]
+            is_type = "[" in last or last in TYPE_NAMES or last[:1].isupper()
+            is_missing = last not in path and not is_type
+            under_attributes = path[path[0] == "attributes" :]
+            return line, [*under_attributes, *([last] if is_missing else [])]
+    return 1, list(keys)
+
+
+def group_by_file(folder: Path, error: DeclarationError) -> Mapping[Path, list[str]]:
+    """The lines of an error by the defs.yaml below the folder that they name."""
+    files = list(folder.rglob("defs.yaml"))
+    lines_of_file: dict[Path, list[str]] = {}
+    for line in str(error).splitlines():
+        for file in files:
+            if line.startswith(f"{file}, line "):
+                lines_of_file.setdefault(file, []).append(line)
+    return lines_of_file
