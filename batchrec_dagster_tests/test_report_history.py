@@ -42,7 +42,7 @@ def test_each_model_appears_once_with_its_first_time(instance: dg.DagsterInstanc
     assert found[0].interactions == {"min_rating": 3.5}
     records = instance.fetch_materializations(ASSET, limit=5, ascending=True).records
     first = [records[n].timestamp for n in (0, 2, 4)]
-    assert [model.made.timestamp() for model in found] == pytest.approx(first, abs=1e-3)
+    assert [model.time.timestamp() for model in found] == pytest.approx(first, abs=1e-3)
     assert read_trainings(instance, dg.AssetKey(["other", "solution_version"])) == []
 
 

@@ -89,7 +89,7 @@ def run() -> ReportedRun:
         description=SHOT,
         source=SHOT,
         recipe="aws-user-personalization-v2",
-        made=made,
+        report_time=made,
         solution_version="arn:aws:personalize:us-east-1:000000000000:solution/shop/1",
         metrics=metrics,
         popularity={name: value / 2 for name, value in metrics.items()},

@@ -79,7 +79,7 @@ def make(folder: Path) -> dict[str, float]:
         description=None,
         source="generated",
         recipe="aws-user-personalization-v2",
-        made=datetime.now(UTC),
+        report_time=datetime.now(UTC),
         solution_version="arn:aws:personalize:us-east-1:000000000000:solution/benchmark/1",
         metrics=metrics,
         popularity=metrics,

@@ -45,7 +45,7 @@ class ReportedRun:
     source: str
     """The source of the ratings, without secrets."""
     recipe: str
-    made: datetime
+    report_time: datetime
     """When the report was made."""
     solution_version: str
     """The ARN of the model."""
@@ -59,7 +59,7 @@ class ReportedRun:
     """The newest results of the checks."""
     earlier_data: bool = False
     """Whether the lists were made from earlier data than the interactions, as after a rollback."""
-    trained: datetime | None = None
+    training_time: datetime | None = None
     """When the model was trained, if that was on earlier data than those of the lists."""
     engine: str = "an unknown engine"
     """What trained and measured the model, in words."""

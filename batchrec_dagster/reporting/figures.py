@@ -157,7 +157,7 @@ def draw_trainings(facts: Facts) -> Figure | None:
         return None
     points = [
         (
-            f"{number}. {training.made:%Y-%m-%d}",
+            f"{number}. {training.time:%Y-%m-%d}",
             training.metrics.get("ndcg_at_25", 0.0),
             training.metrics.get("popularity_ndcg_at_25"),
         )
@@ -175,7 +175,7 @@ def draw_trainings(facts: Facts) -> Figure | None:
         ["Trained", *(metric.name for metric in METRICS)],
         [
             [
-                f"{training.made:%Y-%m-%d %H:%M} UTC, {training.recipe}",
+                f"{training.time:%Y-%m-%d %H:%M} UTC, {training.recipe}",
                 *(format_score(training.metrics.get(metric.short, 0.0)) for metric in METRICS),
             ]
             for training in reversed(trainings)

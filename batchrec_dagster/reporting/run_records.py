@@ -21,7 +21,7 @@ class TrainingRecord:
     """A solution version."""
 
     arn: str
-    made: datetime
+    time: datetime
     """When it first appeared."""
     recipe: str
     metrics: dict[str, float]
@@ -56,7 +56,7 @@ def read_trainings(instance: dg.DagsterInstance, key: dg.AssetKey) -> list[Train
         arn = str(metadata.get("solution_version_arn", ""))
         trainings_by_arn[arn] = TrainingRecord(
             arn=arn,
-            made=datetime.fromtimestamp(record.timestamp, UTC),
+            time=datetime.fromtimestamp(record.timestamp, UTC),
             recipe=str(metadata.get("recipe", "")),
             metrics={
                 name: float(value)
@@ -65,7 +65,7 @@ def read_trainings(instance: dg.DagsterInstance, key: dg.AssetKey) -> list[Train
             },
             interactions=metadata.get("interactions", {}),
         )
-    trainings = sorted(trainings_by_arn.values(), key=lambda training: training.made)
+    trainings = sorted(trainings_by_arn.values(), key=lambda training: training.time)
     return trainings[-MOST_TRAININGS:]
 
 
