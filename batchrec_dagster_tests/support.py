@@ -25,7 +25,7 @@ import yaml
 from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.outcomes.outcome import RATES, Outcome, Rate
 from batchrec_dagster.pipeline.loading import load_pipelines
-from batchrec_dagster.preparation.users import distinct_users
+from batchrec_dagster.preparation.users import list_distinct_users
 from batchrec_dagster.storage.object_store import ObjectStore
 
 # The assets of a pipeline that declares ratings alone, in their order.
@@ -261,7 +261,7 @@ def last_times(interactions: Path) -> pl.DataFrame:
     types = {"USER_ID": pl.String, "TIMESTAMP": pl.Int64}
     frame = pl.scan_csv(interactions, schema_overrides=types, glob=False)
     times = frame.group_by("USER_ID").agg(pl.col("TIMESTAMP").max(), INTERACTIONS=pl.len())
-    users = distinct_users(frame).rename({"userId": "USER_ID"})
+    users = list_distinct_users(frame).rename({"userId": "USER_ID"})
     return users.join(times.collect(), on="USER_ID", maintain_order="left")
 
 

@@ -17,7 +17,7 @@ import xlsxwriter
 import yaml
 
 from batchrec_dagster.config import Pipeline
-from batchrec_dagster.preparation.layout import CONSTANT_TIME, NULL_ID, recognise
+from batchrec_dagster.preparation.layout import CONSTANT_TIME, NULL_ID, recognise_columns
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.polars.prepare import open_ratings
 from batchrec_dagster.preparation.sources.source import SourceContext
@@ -174,5 +174,5 @@ def test_a_shape_of_the_table(tmp_path: Path, shape: str) -> None:
 
 
 def test_orders_of_customers_are_recognised_by_their_names() -> None:
-    found = recognise(["order_id", "Customer", "sku", "quantity", "ordered_at"])
+    found = recognise_columns(["order_id", "Customer", "sku", "quantity", "ordered_at"])
     assert found == {"user": "Customer", "item": "sku", "timestamp": "ordered_at"}

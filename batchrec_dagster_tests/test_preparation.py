@@ -18,7 +18,7 @@ from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.polars.prepare import open_ratings
 from batchrec_dagster.preparation.recognition import ReadSettings
 from batchrec_dagster.preparation.rules import BELOW_MIN_RATING, PreparationResult, Rules
-from batchrec_dagster.preparation.users import distinct_users
+from batchrec_dagster.preparation.users import list_distinct_users
 
 COMMA = Layout(",", "userId", "movieId", "rating", "timestamp")
 # Every id counts, even NULL.
@@ -92,7 +92,7 @@ def test_layouts(tmp_path: Path, content: str, layout: Layout) -> None:
 def test_timestamps_become_seconds(
     tmp_path: Path, declared: str, times: tuple[int, int], unit: str, seconds: list[int]
 ) -> None:
-    layout = COMMA.replaced(None, declared)
+    layout = COMMA.with_declared(None, declared)
     lines, counted = prepare(
         tmp_path, HEADER + "".join(f"1,2,5,{time}\n" for time in times), layout
     )
@@ -257,4 +257,6 @@ def test_any_text_is_read_or_refused_in_one_line(text: str) -> None:
 
 def test_users_are_distinct_and_in_order() -> None:
     interactions = pl.LazyFrame({"USER_ID": ["b", "10", "9", "b"], "ITEM_ID": list("wxyz")})
-    assert distinct_users(interactions).to_dict(as_series=False) == {"userId": ["10", "9", "b"]}
+    assert list_distinct_users(interactions).to_dict(as_series=False) == {
+        "userId": ["10", "9", "b"]
+    }

@@ -20,7 +20,7 @@ from batchrec_dagster.preparation.layout import Column, PreparationError
 from batchrec_dagster.preparation.polars.decoding import OpenedFile, RawFile
 from batchrec_dagster.preparation.polars.prepare import open_ratings
 from batchrec_dagster.preparation.rules import Rules
-from batchrec_dagster.preparation.users import listed_users
+from batchrec_dagster.preparation.users import read_users
 from batchrec_dagster_tests.repeats import repeats
 
 DELIMITERS = [",", ";", "\t", "|", "::"]
@@ -90,7 +90,7 @@ def test_a_line_with_values_names_no_columns(fields: list[str], *, named: bool) 
 def test_a_list_of_users_is_read_with_its_own_delimiter(tmp_path: Path) -> None:
     path = tmp_path / "users.csv"
     path.write_text("x;b\ny;007\n")
-    users = listed_users([RawFile(path, path.name)], 2)
+    users = read_users([RawFile(path, path.name)], 2)
     assert users.get_column("userId").to_list() == ["007", "b"]
 
 

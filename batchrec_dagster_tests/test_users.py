@@ -14,7 +14,7 @@ from batchrec_dagster.personalize.batch_files import MAX_INPUT_BYTES
 from batchrec_dagster.preparation import users as module
 from batchrec_dagster.preparation.layout import PreparationError
 from batchrec_dagster.preparation.polars.decoding import RawFile
-from batchrec_dagster.preparation.users import check_limits, distinct_users, listed_users
+from batchrec_dagster.preparation.users import check_limits, list_distinct_users, read_users
 
 
 def listed(folder: Path, *contents: bytes, column: str | int | None = None) -> list[str]:
@@ -23,7 +23,7 @@ def listed(folder: Path, *contents: bytes, column: str | int | None = None) -> l
         path = folder / f"{number}.list"
         path.write_bytes(content)
         files.append(RawFile(path, path.name))
-    return listed_users(files, column).get_column("userId").to_list()
+    return read_users(files, column).get_column("userId").to_list()
 
 
 @pytest.mark.parametrize("few", [10**6, 0], ids=["few", "many"])
@@ -40,7 +40,7 @@ def test_users_are_distinct_and_in_the_order_of_their_bytes(
         for since in (None, 5):
             wanted = {user for user, time in rows if time >= (since or 0)}
             for file_bytes in (None, 1):
-                found = distinct_users(frame, since, file_bytes).get_column("userId").to_list()
+                found = list_distinct_users(frame, since, file_bytes).get_column("userId").to_list()
                 assert found == sorted(wanted, key=str.encode)
 
 

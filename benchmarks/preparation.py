@@ -71,7 +71,7 @@ def ours(source: Path, folder: Path) -> tuple[int, int]:
     from batchrec_dagster.preparation.polars.prepare import open_ratings
     from batchrec_dagster.preparation.recognition import ReadSettings
     from batchrec_dagster.preparation.rules import Rules
-    from batchrec_dagster.preparation.users import distinct_users
+    from batchrec_dagster.preparation.users import list_distinct_users
 
     written = folder / "interactions.csv"
     with open_ratings(
@@ -79,7 +79,9 @@ def ours(source: Path, folder: Path) -> tuple[int, int]:
     ) as ratings:
         done = ratings.write_interactions(written)
     types = choose_csv_types(list_interactions_columns(event_type=False))
-    users = distinct_users(pl.scan_csv(written, schema=types), file_bytes=written.stat().st_size)
+    users = list_distinct_users(
+        pl.scan_csv(written, schema=types), file_bytes=written.stat().st_size
+    )
     users.write_ndjson(folder / "users.json")
     return done.rows_read, done.rows_kept
 

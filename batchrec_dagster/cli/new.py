@@ -121,12 +121,12 @@ def new(name: str, ratings: str, items: str | None, **options: Any) -> None:
       batchrec new films --ratings ratings.dat --user 1 --item 2 --rating 3 --time 4
     """
     roles = ("user", "item", "timestamp", "rating", "event_type")
-    columns = _columns({role: options[role] for role in roles})
-    item_columns = _columns(
+    columns = _parse_columns({role: options[role] for role in roles})
+    item_columns = _parse_columns(
         {
             **{role: options[f"items_{role}"] for role in ("item", "title", "created")},
-            **dict(_fields("categories", "--items-category", options["items_category"])),
-            **dict(_fields("numbers", "--items-number", options["items_number"])),
+            **dict(_parse_fields("categories", "--items-category", options["items_category"])),
+            **dict(_parse_fields("numbers", "--items-number", options["items_number"])),
         }
     )
     if items is None and (item_columns or options["items_delimiter"] or options["items_format"]):
@@ -137,30 +137,32 @@ def new(name: str, ratings: str, items: str | None, **options: Any) -> None:
     from batchrec_dagster.pipeline.scaffolding import block
     from batchrec_dagster.reporting.terminal import escape_invisible
 
-    found = [_ratings(_source(ratings, project), project, columns, options)]
+    ratings_source = _choose_declared_source(ratings, project)
+    sources = [_recognise_ratings(ratings_source, project, columns, options)]
     if items is not None:
-        source = _source(items, project)
-        found.append(_items(source, project, item_columns, options, found[0]))
-    text = _text(project.defs / name, name, options["on_bad_rows"], *found)
-    written = _write(project, name, text)
-    click.echo(f"{found[0].preview}\n")
-    for each in found:
-        settings = {key: value for key, value in each.settings.items() if key != "source"}
-        lines = [*each.summary, *block(settings, "  "), *(f"  {rule}" for rule in each.rules)]
+        items_source = _choose_declared_source(items, project)
+        sources.append(_recognise_items(items_source, project, item_columns, options, sources[0]))
+    text = _build_text(project.defs / name, name, options["on_bad_rows"], *sources)
+    declaration_path = _write_declaration(project, name, text)
+    click.echo(f"{sources[0].preview}\n")
+    for source in sources:
+        settings = {key: value for key, value in source.settings.items() if key != "source"}
+        lines = [*source.summary, *block(settings, "  "), *(f"  {rule}" for rule in source.rules)]
         click.echo("\n".join(map(escape_invisible, lines)))
-    for warning in [warning for each in found for warning in each.warnings]:
-        click.echo(f"Warning: {escape_invisible(warning)}", err=True)
-    _check_project(project, written)
+    for source in sources:
+        for warning in source.warnings:
+            click.echo(f"Warning: {escape_invisible(warning)}", err=True)
+    _check_project(project, declaration_path)
     batchrec = program()
     click.echo(
-        f"\nWrote {near(written)}; it loads. Next:\n"
+        f"\nWrote {near(declaration_path)}; it loads. Next:\n"
         f"  {batchrec} run {name}\n"
         f"  {batchrec} open --pipeline {name}\n"
         f"  {batchrec} show --pipeline {name}"
     )
 
 
-def _columns(given: Mapping[str, str | None]) -> dict[str, Column]:
+def _parse_columns(given: Mapping[str, str | None]) -> dict[str, Column]:
     """The given columns, by name or position. Raises click.UsageError for a mix of both."""
     columns: dict[str, Column] = {
         role: int(text) if text.isascii() and text.isdecimal() else text
@@ -172,7 +174,7 @@ def _columns(given: Mapping[str, str | None]) -> dict[str, Column]:
     return columns
 
 
-def _fields(setting: str, option: str, texts: Sequence[str]) -> Iterator[tuple[str, str]]:
+def _parse_fields(setting: str, option: str, texts: Sequence[str]) -> Iterator[tuple[str, str]]:
     """The setting of each [NAME=]COL, such as categories.GENRES, and the column."""
     from batchrec_dagster.personalize.schemas import make_field_name
 
@@ -180,11 +182,10 @@ def _fields(setting: str, option: str, texts: Sequence[str]) -> Iterator[tuple[s
         name, equals, column = text.partition("=")
         if not equals and text.isdecimal():
             raise click.UsageError(f"a column by position needs a name: {option} NAME={text}")
-        yield (
-            (f"{setting}.{name}", column)
-            if equals
-            else (f"{setting}.{make_field_name(text)}", text)
-        )
+        if equals:
+            yield f"{setting}.{name}", column
+        else:
+            yield f"{setting}.{make_field_name(text)}", text
 
 
 def _check_name(name: str, project: Project) -> None:
@@ -199,14 +200,14 @@ def _check_name(name: str, project: Project) -> None:
         reason = error.errors()[0]["msg"].removeprefix("Value error, ")
         raise click.UsageError(f"{name!r} is not a valid name: {reason}") from error
     folder = project.defs / name
-    taken = declared_pipelines(project).get(name) or folder
-    if taken.exists():
+    existing = declared_pipelines(project).get(name) or folder
+    if existing.exists():
         raise click.ClickException(
-            f"{near(taken)} already exists. Choose another name, or delete it first"
+            f"{near(existing)} already exists. Choose another name, or delete it first"
         )
 
 
-def _source(source: str, project: Project) -> str:
+def _choose_declared_source(source: str, project: Project) -> str:
     """The source as declared: a path in the project is relative to the project's folder."""
     archive, inside, member = source.partition("!/")
     if "://" in archive:
@@ -218,7 +219,7 @@ def _source(source: str, project: Project) -> str:
     return f"{path.as_posix()}{folder}{inside}{member}"
 
 
-def _ratings(
+def _recognise_ratings(
     source: str, project: Project, columns: Mapping[str, Column], options: Mapping[str, Any]
 ) -> RecognisedSource:
     from batchrec_dagster.cli.recognise import ReadingOptions, recognise_ratings
@@ -230,7 +231,7 @@ def _ratings(
         raise click.UsageError(f"--min-rating is {lowest!r}: write a number such as 3.5, or none")
     table_format = options["table_format"]
     with open_source(parse_source(source, table_format), storage(), project.root) as files:
-        found = recognise_ratings(
+        recognised = recognise_ratings(
             source,
             files[:MOST_FILES],
             columns,
@@ -246,13 +247,14 @@ def _ratings(
                 whole=len(files) <= MOST_FILES,
             ),
         )
-    if (more := len(files) - MOST_FILES) > 0:
-        found.warnings.append(f"{more:,} more files were not looked at")
-        found.summary.append(f"in the first {MOST_FILES} of {len(files):,} files")
-    return _with_format(found, table_format)
+    unread_count = len(files) - MOST_FILES
+    if unread_count > 0:
+        recognised.warnings.append(f"{unread_count:,} more files were not looked at")
+        recognised.summary.append(f"in the first {MOST_FILES} of {len(files):,} files")
+    return _with_format(recognised, table_format)
 
 
-def _items(
+def _recognise_items(
     source: str,
     project: Project,
     columns: Mapping[str, Column],
@@ -266,20 +268,23 @@ def _items(
 
     table_format = options["items_format"]
     with open_source(parse_source(source, table_format), storage(), project.root) as files:
-        asked = ReadingOptions(options["items_delimiter"], skip=options["on_bad_rows"] == "skip")
-        found = recognise_items(source, files[0], columns, asked, ratings)
-    return _with_format(found, table_format)
+        reading = ReadingOptions(options["items_delimiter"], skip=options["on_bad_rows"] == "skip")
+        recognised = recognise_items(source, files[0], columns, reading, ratings)
+    return _with_format(recognised, table_format)
 
 
-def _with_format(found: RecognisedSource, table_format: TableFormat | None) -> RecognisedSource:
-    """The same, with the format of the table that the source is, if it is one."""
+def _with_format(
+    recognised: RecognisedSource, table_format: TableFormat | None
+) -> RecognisedSource:
+    """The source with the format of the table that it is, if it is one."""
     if table_format is None:
-        return found
-    settings = {"source": found.settings["source"], "format": table_format, **found.settings}
-    return replace(found, settings=settings)
+        return recognised
+    source = recognised.settings["source"]
+    settings = {"source": source, "format": table_format, **recognised.settings}
+    return replace(recognised, settings=settings)
 
 
-def _text(
+def _build_text(
     folder: Path,
     name: str,
     on_bad_rows: str,
@@ -289,7 +294,7 @@ def _text(
     from batchrec_dagster.pipeline.scaffolding import block, declaration
     from batchrec_dagster.reporting.terminal import escape_invisible
 
-    more = [
+    other_blocks = [
         "  interactions:                 # which rows count",
         *(f"    {line}" for line in ratings.rules),
         "    duplicates: keep            # or drop",
@@ -297,19 +302,21 @@ def _text(
         "",
     ]
     if items is not None:
-        more += ["  items:                        # titles for people, metadata for Personalize"]
-        more += [*block(items.settings), ""]
+        other_blocks += [
+            "  items:                        # titles for people, metadata for Personalize"
+        ]
+        other_blocks += [*block(items.settings), ""]
     bad_rows = (
         f"    on_bad_rows: {on_bad_rows}           # skip: leave out and count unreadable rows"
     )
     notes = ["Written by batchrec new, from", *map(escape_invisible, ratings.summary)]
     return declaration(
-        folder, name, [*block(ratings.settings), bad_rows], notes, "\n" + "\n".join(more)
+        folder, name, [*block(ratings.settings), bad_rows], notes, "\n" + "\n".join(other_blocks)
     )
 
 
-def _write(project: Project, name: str, text: str) -> Path:
-    """Write defs/NAME/defs.yaml in one step, after it was loaded in a project of its own.
+def _write_declaration(project: Project, name: str, text: str) -> Path:
+    """Write defs/NAME/defs.yaml atomically, after it was loaded in a project of its own.
 
     Raises DeclarationError, click.ClickException.
     """
@@ -320,10 +327,10 @@ def _write(project: Project, name: str, text: str) -> Path:
 
     target = project.defs / name
     try:
-        made = tempfile.TemporaryDirectory(prefix=".batchrec-new-", dir=project.root)
+        trial_project = tempfile.TemporaryDirectory(prefix=".batchrec-new-", dir=project.root)
     except OSError as error:
         raise click.ClickException(f"cannot write {project.root}: {error.strerror}") from error
-    with made as root:
+    with trial_project as root:
         module = f"batchrec_new_{uuid.uuid4().hex}"
         folder = Path(root, module, "defs", name)
         folder.mkdir(parents=True)
@@ -348,9 +355,12 @@ def _write(project: Project, name: str, text: str) -> Path:
     return target / "defs.yaml"
 
 
-def _check_project(project: Project, written: Path) -> None:
+def _check_project(project: Project, declaration_path: Path) -> None:
+    """Raise click.ClickException if the project does not load with the new declaration."""
     from batchrec_dagster.cli.pipelines import problems
 
-    if others := problems(project, whole=True):
-        why = "\n  ".join(others)
-        raise click.ClickException(f"wrote {near(written)}; the project does not load:\n  {why}")
+    if messages := problems(project, whole=True):
+        reasons = "\n  ".join(messages)
+        raise click.ClickException(
+            f"wrote {near(declaration_path)}; the project does not load:\n  {reasons}"
+        )

@@ -34,7 +34,7 @@ from batchrec_dagster.preparation.layout import (
     NULL_VALUES,
     Column,
     PreparationError,
-    recognise,
+    recognise_columns,
 )
 from batchrec_dagster.preparation.polars import times
 from batchrec_dagster.preparation.polars.decoding import RawFile
@@ -64,17 +64,17 @@ OPTIONS = {"user": "--user", "item": "--item", "timestamp": "--time"}
 RATING_ROLES = ("user", "item", "rating", "timestamp", "event_type", "event_value")
 # An order has a user and items, and is neither.
 ORDER = re.compile("order|bestell|auftrag|rechnung|invoice", re.IGNORECASE)
-# A column with more different values than this does not hold event types.
-MOST_KINDS = 30
+# A column with more distinct values does not hold event types, nor ratings that are all listed.
+MOST_DISTINCT = 30
 # From the top of a rating scale to the lowest rating that says someone liked the item.
 LIKED = {5: 3.5, 10: 7.0}
 # On other scales the upper part, if that many are in it. With fewer it is more likely a count.
-UPPER, LEAST_LIKED = 0.7, 0.05
+UPPER_PART, LEAST_SHARE_LIKED = 0.7, 0.05
 # Rows that are shown as they were read.
 PREVIEWED = 5
-# Up to as many different ratings are listed.
-MOST_COUNTED = 11
-ALL = "none"
+# Up to this many different ratings are listed.
+MOST_RATINGS_LISTED = 11
+ALL_RATINGS = "none"
 # Settings with these values are left out of the YAML.
 DEFAULTS = {
     "decimal": ".",
@@ -87,112 +87,144 @@ DEFAULTS = {
 
 @dataclass(frozen=True)
 class RecognisedSource:
-    """What was recognised of a source.
-
-    settings: its block of the YAML; rules: lines of the block interactions; summary, warnings:
-    lines for people; preview: a table for them; items: the distinct item ids.
-    """
+    """What was recognised of a source."""
 
     settings: Mapping[str, object]
+    """The block of the YAML that declares it."""
+
     summary: list[str]
+    """Lines for people."""
+
     warnings: list[str]
+    """What people should check."""
+
     items: pl.Series
+    """The distinct item ids."""
+
     rules: Sequence[str] = ()
+    """Lines of the block interactions of the YAML."""
+
     preview: str = ""
+    """The first rows as they were read, as a table for people."""
 
 
 @dataclass(frozen=True)
 class ReadingOptions:
-    """What was asked of how to read the file; the rest is found out.
-
-    min_rating: the lowest that counts, ALL for all; skip: drop bad rows; whole: these are all the
-    files.
-    """
+    """What is given of how to read the file. The rest is recognised."""
 
     delimiter: str | None = None
     time_format: str | None = None
+
     min_rating: str | None = None
+    """The lowest rating that counts; ALL_RATINGS for all, None to go by their scale."""
+
     encoding: str = "auto"
     quoted: bool = True
     null_values: Sequence[str] = ()
     timezone: str | None = None
+
     skip: bool = False
+    """Whether bad rows are dropped."""
+
     whole: bool = True
+    """Whether these are all files of the source."""
 
 
 def recognise_ratings(
-    source: str, files: Sequence[RawFile], asked: Mapping[str, Column], options: ReadingOptions
+    source: str,
+    files: Sequence[RawFile],
+    given_columns: Mapping[str, Column],
+    options: ReadingOptions,
 ) -> RecognisedSource:
-    """Recognise and count the ratings in these files. asked: the columns given, by role.
+    """What the ratings in these files are, and how many.
+
+    given_columns: the columns that need not be recognised, by role.
 
     Raises UnknownColumnsError, and PreparationError, also for what would stop the pipeline.
     """
-    known = parse_source(source).layout if not asked else None
+    known_layout = parse_source(source).layout if not given_columns else None
     notes: list[str] = []
-    if known is not None:
-        reading = ReadSettings.of(known)
+    if known_layout is not None:
+        reading = ReadSettings.of(known_layout)
     else:
         given = ReadSettings(
             delimiter=options.delimiter,
             encoding=options.encoding,
             quoted=options.quoted,
-            columns={role: column for role, column in asked.items() if column != NO_TIMES},
+            columns={role: column for role, column in given_columns.items() if column != NO_TIMES},
         )
         with open_sample(files, given) as sample:
-            columns = _rating_columns(sample, asked)
-            reading = _reading(sample, columns, options)
-            if not sample.has_header and not asked:
+            columns = _choose_columns(sample, given_columns)
+            reading = _build_reading(sample, columns, options)
+            if not sample.has_header and not given_columns:
                 notes.append(
                     f"{sample.name} has no header. Its columns: {describe_columns(sample)}. Check"
                     " the preview"
                 )
-    rules = Rules(on_bad_rows="skip", event_type="event_type" in reading.columns and not known)
+    rules = Rules(
+        on_bad_rows="skip", event_type="event_type" in reading.columns and not known_layout
+    )
     with temporary_folder() as folder:
         path = folder / "interactions.csv"
         with open_ratings(files, reading, rules) as read:
-            liked = (_known_liked if known else _liked)(read, options.min_rating)
-            preview = _preview(read)
+            if known_layout is not None:
+                liked = _choose_for_known_layout(read, options.min_rating)
+            else:
+                liked = _choose_liked_ratings(read, options.min_rating)
+            preview = _render_preview(read)
             layout, form = read.layout, read.layout.format
-            if liked.low is None:
-                # Without it ratings do not count, and missing ones do no harm.
+            if liked.lowest is None:
+                # All rows count, so a missing rating does no harm.
                 layout = replace(layout, rating=None, decimal=".")
-            found = replace(read.recognised_layout, layout=layout)
-            done = replace(
-                read, recognised_layout=found, rules=replace(rules, min_rating=liked.low)
-            ).write_interactions(path)
+            recognised = replace(read.recognised_layout, layout=layout)
+            rules = replace(rules, min_rating=liked.lowest)
+            ratings = replace(read, recognised_layout=recognised, rules=rules)
+            result = ratings.write_interactions(path)
         types = choose_csv_types(list_interactions_columns(event_type=rules.event_type))
         rows = pl.scan_csv(path, schema=types, glob=False)
         counts = count_rows(rows)
         items = rows.select(pl.col(ITEM_ID).unique()).collect(engine="streaming").to_series()
-        kinds = rows.group_by(EVENT_TYPE).len().collect().rows() if rules.event_type else []
-    warnings = [*notes, *found.warnings, *_warnings(liked, done, counts, options)]
-    settings = {"source": source} if known else _settings(source, reading, liked, options)
+        event_counts = []
+        if rules.event_type:
+            event_counts = rows.group_by(EVENT_TYPE).len().collect().rows()
+    warnings = [*notes, *recognised.warnings, *_collect_warnings(liked, result, counts, options)]
+    settings: dict[str, object] = {"source": source}
+    if known_layout is None:
+        settings = _build_settings(source, reading, liked, options)
     return RecognisedSource(
         settings,
         [
-            f"{hide_query(source)}: {done.rows_read:,} rows, {form}, of which",
-            f"{done.rows_kept:,} count, of {counts.users:,} users and {counts.items:,} items,",
-            _span(counts, done).finding.partition(";")[0],
+            f"{hide_query(source)}: {result.rows_read:,} rows, {form}, of which",
+            f"{result.rows_kept:,} count, of {counts.users:,} users and {counts.items:,} items,",
+            _check_times(counts, result).finding.partition(";")[0],
         ],
         warnings,
         items,
-        [*_rating_rules(liked, done), *_event_rules(reading.columns, kinds)],
+        [
+            *_build_rating_rules(liked, result),
+            *_build_event_rules(reading.columns, event_counts),
+        ],
         preview,
     )
 
 
-def _warnings(
-    liked: _Liked, done: PreparationResult, counts: InteractionCounts, options: ReadingOptions
+def _collect_warnings(
+    liked: _LikedRatings,
+    result: PreparationResult,
+    counts: InteractionCounts,
+    options: ReadingOptions,
 ) -> list[str]:
     """What to know of the rows. Raises PreparationError for what would stop the pipeline."""
     warnings = [liked.warning] if liked.warning else []
-    low = done.left_out.get(BELOW_MIN_RATING, 0)
-    if bad := done.rows_read - done.rows_kept - low:
-        warnings.append(unreadable(bad, done.rows_read, done.bad_row_examples[0], options))
+    low = result.left_out.get(BELOW_MIN_RATING, 0)
+    if bad := result.rows_read - result.rows_kept - low:
+        warnings.append(
+            describe_bad_rows(bad, result.rows_read, result.bad_row_examples[0], options)
+        )
     enough_rows = check_enough_interactions(
-        done.rows_kept, counts.users, counts.users_with_two, low
+        result.rows_kept, counts.users, counts.users_with_two, low
     )
-    for check in (_span(counts, done), enough_rows):
+    for check in (_check_times(counts, result), enough_rows):
         if not check.passed:
             if options.whole or check is not enough_rows:
                 raise PreparationError(f"it could not run: {check.finding}")
@@ -200,51 +232,60 @@ def _warnings(
     return warnings
 
 
-def _preview(read: OpenedRatings) -> str:
+def _render_preview(ratings: OpenedRatings) -> str:
     """The first rows as they are read: the cells, times in UTC; safe for a terminal."""
-    layout, roles = read.layout, dict(read.layout.roles)
-    unit = find_first_unit(read.tables, layout, read.rules)
+    layout, roles = ratings.layout, dict(ratings.layout.roles)
+    unit = find_first_unit(ratings.tables, layout, ratings.rules)
     moment = pl.from_epoch(times.parse_seconds(pl.col("timestamp"), unit, layout.timezone), "s")
-    rows = read.tables[0].read_cells(roles).head(PREVIEWED).select(*roles).collect()
+    rows = ratings.tables[0].read_cells(roles).head(PREVIEWED).select(*roles).collect()
     if layout.timestamp is not None:
         rows = rows.with_columns(moment.dt.strftime("%Y-%m-%d %H:%M:%S").alias("timestamp"))
     columns = [TableColumn(role.replace("timestamp", "time (UTC)")) for role in roles]
     return render([], [[TerminalTable("", columns, rows.rows())]], width=None).strip()
 
 
-def _span(counts: InteractionCounts, done: PreparationResult) -> CheckResult:
+def _check_times(counts: InteractionCounts, result: PreparationResult) -> CheckResult:
     now = datetime.now(UTC)
-    return check_timestamps_plausible(counts.earliest, counts.latest, done.timestamp_unit, now)
+    return check_timestamps_plausible(counts.earliest, counts.latest, result.timestamp_unit, now)
 
 
 @dataclass(frozen=True)
-class _Liked:
-    """Which ratings count: of `low` or more, or all. `seen`: their distribution in words, None if
-    it was not looked at; `top`: the highest."""
+class _LikedRatings:
+    """Which ratings count as a sign that someone liked the item."""
 
-    low: float | None
-    seen: str | None = None
-    top: float | None = None
+    lowest: float | None
+    """The lowest rating that counts; None if all rows count."""
+
+    distribution: str | None = None
+    """How often which ratings occur, in words; None if the ratings were not read."""
+
+    highest: float | None = None
+    """The highest rating; None if the ratings were not read."""
+
     warning: str | None = None
+    """Why the choice may be wrong."""
 
 
-def _known_liked(read: OpenedRatings, min_rating: str | None) -> _Liked:
-    low = LIKED[5] if read.layout.rating else None
-    return _Liked(low if min_rating is None else _asked_low(min_rating))
+def _choose_for_known_layout(read: OpenedRatings, min_rating: str | None) -> _LikedRatings:
+    if min_rating is not None:
+        return _LikedRatings(_parse_lowest(min_rating))
+    return _LikedRatings(LIKED[5] if read.layout.rating else None)
 
 
-def _asked_low(min_rating: str) -> float | None:
-    return None if min_rating == ALL else float(min_rating)
+def _parse_lowest(min_rating: str) -> float | None:
+    return None if min_rating == ALL_RATINGS else float(min_rating)
 
 
-def _liked(read: OpenedRatings, min_rating: str | None) -> _Liked:
-    """Which ratings count: as asked, or by their scale. Raises UnknownColumnsError if the scale
-    does not say it."""
+def _choose_liked_ratings(read: OpenedRatings, min_rating: str | None) -> _LikedRatings:
+    """Which ratings count: those that are given, or the upper ones of the scale.
+
+    Raises UnknownColumnsError if the scale does not show which ones are meant.
+    """
     column = read.layout.rating
     if column is None:
-        if min_rating not in (None, ALL):
+        if min_rating not in (None, ALL_RATINGS):
             raise UnknownColumnsError(f"--min-rating {min_rating} needs the column: --rating COL")
-        return _Liked(None)
+        return _LikedRatings(None)
     cells = pl.concat(
         table.read_cells({"rating": column}).select("rating") for table in read.tables
     )
@@ -252,42 +293,45 @@ def _liked(read: OpenedRatings, min_rating: str | None) -> _Liked:
     ratings = numbers.collect(engine="streaming").to_series().sort()
     name = f"the rating in column {column}"
     if ratings.is_empty():
-        why = f"{name} has no numbers such as 4.5 or 4,5. All rows count, whatever their rating"
-        return _Liked(None, warning=why)
-    seen, bottom, top = _distribution(ratings), ratings.item(0), ratings.item(-1)
+        warning = f"{name} has no numbers such as 4.5 or 4,5. All rows count, whatever their rating"
+        return _LikedRatings(None, warning=warning)
+    distribution = _describe_distribution(ratings)
+    bottom, top = ratings.item(0), ratings.item(-1)
     if min_rating is not None:
-        return _Liked(_asked_low(min_rating), seen, top)
+        return _LikedRatings(_parse_lowest(min_rating), distribution, top)
     if bottom == top:
-        return _Liked(None, seen, top, f"{name} is {top:g} in every row. All rows count")
-    usual = [liked for end, liked in LIKED.items() if bottom >= 0 and end - 1 <= top <= end]
-    if usual:
-        return _Liked(usual[0], seen, top)
-    low = _low(ratings, bottom + UPPER * (top - bottom))
-    share = int((ratings >= low).sum()) / len(ratings)
-    if share < LEAST_LIKED:
+        return _LikedRatings(
+            None, distribution, top, f"{name} is {top:g} in every row. All rows count"
+        )
+    for end, liked in LIKED.items():
+        if bottom >= 0 and end - 1 <= top <= end:
+            return _LikedRatings(liked, distribution, top)
+    lowest = _choose_lowest(ratings, bottom + UPPER_PART * (top - bottom))
+    share = int((ratings >= lowest).sum()) / len(ratings)
+    if share < LEAST_SHARE_LIKED:
         raise UnknownColumnsError(
-            f"{name} is on no usual scale. {seen}. Which ones say that someone liked the item? Set"
-            f" --min-rating NUMBER, or --min-rating {ALL} if every row counts"
+            f"{name} is on no usual scale. {distribution}. Which ones say that someone liked the"
+            f" item? Set --min-rating NUMBER, or --min-rating {ALL_RATINGS} if every row counts"
         )
     warning = (
-        f"{name} is on no usual scale. {seen}. {share:.0%} of them, those of {low:g} or more,"
-        f" count: check it, or set --min-rating NUMBER (or {ALL})"
+        f"{name} is on no usual scale. {distribution}. {share:.0%} of them, those of {lowest:g} or"
+        f" more, count: check it, or set --min-rating NUMBER (or {ALL_RATINGS})"
     )
-    return _Liked(low, seen, top, warning)
+    return _LikedRatings(lowest, distribution, top, warning)
 
 
-def _low(ratings: pl.Series, at_least: float) -> float:
+def _choose_lowest(ratings: pl.Series, at_least: float) -> float:
     """The lowest rating of a few different ones, else a round number."""
-    kinds = ratings.unique().sort()
-    if len(kinds) <= MOST_KINDS:
-        return float(kinds.filter(kinds >= at_least).item(0))
+    distinct = ratings.unique().sort()
+    if len(distinct) <= MOST_DISTINCT:
+        return float(distinct.filter(distinct >= at_least).item(0))
     return float(f"{at_least:.2g}")
 
 
-def _distribution(ratings: pl.Series) -> str:
+def _describe_distribution(ratings: pl.Series) -> str:
     """How often each of a few different ratings occurs, else their quartiles."""
     counts = ratings.value_counts().sort(ratings.name).rows()
-    if len(counts) <= MOST_COUNTED:
+    if len(counts) <= MOST_RATINGS_LISTED:
         return "Ratings: " + ", ".join(f"{rating:g} ({count:,})" for rating, count in counts)
     quarters = [ratings.quantile(share, "nearest") for share in (0.25, 0.5, 0.75)]
     quarter, half, three = (f"{number:g}" for number in quarters)
@@ -297,7 +341,7 @@ def _distribution(ratings: pl.Series) -> str:
     )
 
 
-def _reading(
+def _build_reading(
     sample: FileSample, columns: Mapping[str, Column], options: ReadingOptions
 ) -> ReadSettings:
     if "timestamp" in columns:
@@ -317,16 +361,16 @@ def _reading(
     )
 
 
-def _settings(
-    source: str, reading: ReadSettings, liked: _Liked, options: ReadingOptions
+def _build_settings(
+    source: str, reading: ReadSettings, liked: _LikedRatings, options: ReadingOptions
 ) -> dict[str, object]:
-    left_out = () if liked.low is not None else ("rating",)
+    left_out = () if liked.lowest is not None else ("rating",)
     columns = {role: c for role, c in reading.columns.items() if role not in left_out}
     has_times = reading.timestamp_unit != NO_TIMES
     settings = {
         "source": source,
         "format": reading.format,
-        "delimiter": declared_delimiter(reading.delimiter, columns["item"]),
+        "delimiter": choose_declared_delimiter(reading.delimiter, columns["item"]),
         "encoding": reading.encoding,
         "quotes": reading.quoted,
         "decimal": "." if left_out else reading.decimal,
@@ -335,22 +379,22 @@ def _settings(
         "timezone": reading.timezone,
         "null_values": list(options.null_values),
     }
-    return {**declared(settings), **({} if reading.quoted else {"quotes": False})}
+    return {**leave_out_defaults(settings), **({} if reading.quoted else {"quotes": False})}
 
 
-def _rating_columns(sample: FileSample, asked: Mapping[str, Column]) -> dict[str, Column]:
+def _choose_columns(sample: FileSample, given_columns: Mapping[str, Column]) -> dict[str, Column]:
     """The columns by role: as given, else by their names, else by their contents."""
-    without_times = asked.get("timestamp") == NO_TIMES
-    asked = {role: column for role, column in asked.items() if column != NO_TIMES}
-    check_columns(sample, asked)
-    names = recognise(sample.columns) if sample.has_header else {}
-    if not sample.has_header and not asked:
-        return _by_position(sample, without_times=without_times)
+    without_times = given_columns.get("timestamp") == NO_TIMES
+    given = {role: column for role, column in given_columns.items() if column != NO_TIMES}
+    check_columns(sample, given)
+    names = recognise_columns(sample.columns) if sample.has_header else {}
+    if not sample.has_header and not given:
+        return _choose_by_position(sample, without_times=without_times)
     if without_times:
         names.pop("timestamp", None)
     columns: dict[str, Column] = {
-        **{role: name for role, name in names.items() if name not in asked.values()},
-        **asked,
+        **{role: name for role, name in names.items() if name not in given.values()},
+        **given,
     }
     free = [name for name in sample.columns if name not in columns.values()]
     if sample.has_header and "timestamp" not in columns and not without_times:
@@ -360,37 +404,40 @@ def _rating_columns(sample: FileSample, asked: Mapping[str, Column]) -> dict[str
     wanted = [role for role in OPTIONS if role != "timestamp" or not without_times]
     missing = [role for role in wanted if role not in columns]
     if missing:
-        raise _not_recognised(sample, missing, free)
-    if "event_type" in columns and "event_type" not in asked:
-        kinds = sample.cells(columns["event_type"])
-        if not len(kinds) or kinds.n_unique() > MOST_KINDS:
+        raise _build_unknown_columns_error(sample, missing, free)
+    if "event_type" in columns and "event_type" not in given:
+        event_types = sample.cells(columns["event_type"])
+        if not len(event_types) or event_types.n_unique() > MOST_DISTINCT:
             del columns["event_type"]
     return columns
 
 
-def _by_position(sample: FileSample, *, without_times: bool) -> dict[str, Column]:
+def _choose_by_position(sample: FileSample, *, without_times: bool) -> dict[str, Column]:
     """A user, an item, perhaps a rating, and a time, in columns of this order or nearly so."""
-    found = [at for at, name in enumerate(sample.columns, 1) if has_times(sample, name)]
-    if without_times == bool(found) or len(found) > 1:
-        raise _not_recognised(sample, list(OPTIONS), [])
-    others = [at for at in range(1, len(sample.columns) + 1) if at not in found]
-    if len(others) not in (2, 3):
-        raise _not_recognised(sample, list(OPTIONS), [])
-    roles = dict(zip(("user", "item", "rating"), others, strict=False))
-    if "rating" in roles and not sample.is_numeric(roles["rating"], "."):
-        del roles["rating"]
-    return {**roles, **({"timestamp": found[0]} if found else {})}
+    positions = range(1, len(sample.columns) + 1)
+    time_positions = [
+        position for position, name in enumerate(sample.columns, 1) if has_times(sample, name)
+    ]
+    other_positions = [position for position in positions if position not in time_positions]
+    if len(time_positions) != (0 if without_times else 1) or len(other_positions) not in (2, 3):
+        raise _build_unknown_columns_error(sample, list(OPTIONS), [])
+    columns = dict(zip(("user", "item", "rating"), other_positions, strict=False))
+    if "rating" in columns and not sample.is_numeric(columns["rating"], "."):
+        del columns["rating"]
+    if time_positions:
+        columns["timestamp"] = time_positions[0]
+    return dict(columns)
 
 
-def _not_recognised(
+def _build_unknown_columns_error(
     sample: FileSample, missing: Sequence[str], free: Sequence[str]
 ) -> UnknownColumnsError:
     no_times = " (or --time none)" if "timestamp" in missing else ""
     if not sample.has_header:
-        options = " ".join(f"{OPTIONS[role]} COL" for role in missing)
+        needed = " ".join(f"{OPTIONS[role]} COL" for role in missing)
         return UnknownColumnsError(
             f"{sample.name} has no header. Its columns: {describe_columns(sample)}. Give them by"
-            f" position, from 1: {options}{no_times}, and --rating COL if there are ratings"
+            f" position, from 1: {needed}{no_times}, and --rating COL if there are ratings"
         )
     words = [role.replace("timestamp", "time") for role in missing]
     what = f"{', '.join(words[:-1])} and {words[-1]} columns" if words[1:] else f"{words[0]} column"
@@ -398,48 +445,50 @@ def _not_recognised(
         name for name in free if has_times(sample, name) or matching_time_formats(sample, name)
     ]
     others = [name for name in free if name not in dates and not ORDER.search(name)]
-    options = " ".join(
-        f"{OPTIONS[role]} {shlex.quote(rest.pop(0)) if rest else 'COL'}"
-        for role in missing
-        for rest in [dates if role == "timestamp" else others]
-    )
+    options = []
+    for role in missing:
+        candidates = dates if role == "timestamp" else others
+        column = shlex.quote(candidates.pop(0)) if candidates else "COL"
+        options.append(f"{OPTIONS[role]} {column}")
     return UnknownColumnsError(
         f"{sample.name}: couldn't recognise the {what}. Found: {list_columns(sample)}."
-        f" Try: {options}{no_times}"
+        f" Try: {' '.join(options)}{no_times}"
     )
 
 
-def _rating_rules(liked: _Liked, done: PreparationResult) -> list[str]:
-    lines = [f"# {liked.seen}."] if liked.seen else []
-    if liked.low is not None:
-        lines.append(f"# {done.rows_kept:,} of {done.rows_read:,} rows are {liked.low:g} or more.")
-        lines.append(f"min_rating: {liked.low:g}")
-    elif liked.top is not None:
+def _build_rating_rules(liked: _LikedRatings, result: PreparationResult) -> list[str]:
+    lines = [f"# {liked.distribution}."] if liked.distribution else []
+    if liked.lowest is not None:
+        counts = f"{result.rows_kept:,} of {result.rows_read:,}"
+        lines.append(f"# {counts} rows are {liked.lowest:g} or more.")
+        lines.append(f"min_rating: {liked.lowest:g}")
+    elif liked.highest is not None:
         lines.append("# All ratings count. To drop low ones, set ratings.columns.rating, and:")
-        lines.append(f"# min_rating: {liked.top:g}")
+        lines.append(f"# min_rating: {liked.highest:g}")
     return lines
 
 
-def _event_rules(columns: Mapping[str, Column], kinds: Sequence[tuple[str, int]]) -> list[str]:
+def _build_event_rules(
+    columns: Mapping[str, Column], event_counts: Sequence[tuple[str, int]]
+) -> list[str]:
     """Comments in the YAML that name the event types, and show how to filter them."""
-    if not kinds:
+    if not event_counts:
         return []
-    kinds = sorted(kinds, key=lambda kind: (-kind[1], kind[0]))
-    lines = [
-        "# Events: " + ", ".join(f"{escape_invisible(kind)} ({count:,})" for kind, count in kinds)
-    ]
-    column, first = str(columns["event_type"]), kinds[0][0]
-    if column.isidentifier() and "'" not in first:
-        lines.append(escape_invisible(f"# filter: {column} <> '{first}'"))
+    by_frequency = sorted(event_counts, key=lambda event: (-event[1], event[0]))
+    events = ", ".join(f"{escape_invisible(name)} ({count:,})" for name, count in by_frequency)
+    lines = [f"# Events: {events}"]
+    column, most_frequent = str(columns["event_type"]), by_frequency[0][0]
+    if column.isidentifier() and "'" not in most_frequent:
+        lines.append(escape_invisible(f"# filter: {column} <> '{most_frequent}'"))
     return lines
 
 
-def declared(settings: Mapping[str, object]) -> dict[str, object]:
+def leave_out_defaults(settings: Mapping[str, object]) -> dict[str, object]:
     """The settings that are given and differ from their defaults."""
     return {key: value for key, value in settings.items() if value and DEFAULTS.get(key) != value}
 
 
-def declared_delimiter(delimiter: str | None, item: Column) -> str | None:
+def choose_declared_delimiter(delimiter: str | None, item: Column) -> str | None:
     """The delimiter as it is declared; None for a comma in a file whose columns have names.
 
     item: the column of the item. By position it says that there are no names, without which a run
@@ -448,9 +497,11 @@ def declared_delimiter(delimiter: str | None, item: Column) -> str | None:
     return None if delimiter == "," and isinstance(item, str) else delimiter
 
 
-def unreadable(bad: int, rows: int, first: str, options: ReadingOptions) -> str:
+def describe_bad_rows(bad: int, rows: int, first: str, options: ReadingOptions) -> str:
     """The warning that rows are dropped. Raises PreparationError if they are not to be."""
-    found = f"cannot read {bad:,} of {rows:,} rows; the first is {first}"
+    warning = f"cannot read {bad:,} of {rows:,} rows; the first is {first}"
     if not options.skip:
-        raise PreparationError(f"{found}. Fix the file, or drop such rows with --on-bad-rows skip")
-    return f"{found}. They are dropped (on_bad_rows: skip)"
+        raise PreparationError(
+            f"{warning}. Fix the file, or drop such rows with --on-bad-rows skip"
+        )
+    return f"{warning}. They are dropped (on_bad_rows: skip)"

@@ -13,9 +13,9 @@ from batchrec_dagster.cli.column_candidates import (
 from batchrec_dagster.cli.recognise import (
     ReadingOptions,
     RecognisedSource,
-    declared,
-    declared_delimiter,
-    unreadable,
+    choose_declared_delimiter,
+    describe_bad_rows,
+    leave_out_defaults,
 )
 from batchrec_dagster.personalize.schemas import VALUE_SEPARATOR, make_field_name
 from batchrec_dagster.preparation.file_sample import FileSample
@@ -25,7 +25,7 @@ from batchrec_dagster.preparation.items import (
     open_items_table,
     parse_items,
 )
-from batchrec_dagster.preparation.layout import Column, matching, recognise
+from batchrec_dagster.preparation.layout import Column, find_columns, recognise_columns
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.recognition import ReadSettings
 from batchrec_dagster.preparation.sources.movielens import KNOWN_ITEMS
@@ -42,86 +42,85 @@ ITEM_NAMES = {
 def recognise_items(
     source: str,
     file: RawFile,
-    asked: Mapping[str, Column],
+    given_columns: Mapping[str, Column],
     options: ReadingOptions,
     ratings: RecognisedSource,
 ) -> RecognisedSource:
-    """Recognise and read the items in this file. asked: the columns given, by setting, such as
+    """What the items in this file are, and how many.
+
+    given_columns: the columns that need not be recognised, by their setting, such as
     categories.GENRES.
+    ratings: what was recognised of the ratings of these items.
 
     Raises UnknownColumnsError, PreparationError.
     """
-    delimiter = options.delimiter
-    layout = KNOWN_ITEMS.get(source) if not asked and delimiter is None else None
+    layout = None
+    if not given_columns and options.delimiter is None:
+        layout = KNOWN_ITEMS.get(source)
     settings: dict[str, object] = {"source": source}
     if layout is None:
-        layout = _items_layout(file, asked, delimiter, ratings)
+        reading = ReadSettings(delimiter=options.delimiter, columns=given_columns)
+        with open_sample([file], reading, open_items_table, QUOTES_FIX) as sample:
+            layout = _choose_layout(sample, given_columns, ratings)
         columns = {
             role: getattr(layout, role)
             for role in ("item", "title", "created", "categories", "numbers")
         }
-        delimiter = declared_delimiter(layout.delimiter, layout.item)
-        settings |= {"delimiter": delimiter, "decimal": layout.decimal}
-        settings |= {"columns": declared(columns), "separator": layout.separator}
-    read = parse_items(file, layout)
-    items, rated = read.titles.get_column("item_id"), ratings.items
+        settings |= {
+            "delimiter": choose_declared_delimiter(layout.delimiter, layout.item),
+            "decimal": layout.decimal,
+            "columns": leave_out_defaults(columns),
+            "separator": layout.separator,
+        }
+    items = parse_items(file, layout)
+    item_ids = items.titles.get_column("item_id")
     warnings = []
-    if bad := read.bad.total:
-        warnings.append(unreadable(bad, read.rows, read.bad.examples[0], options))
+    if bad_rows := items.bad.total:
+        warnings.append(describe_bad_rows(bad_rows, items.rows, items.bad.examples[0], options))
         settings["on_bad_rows"] = "skip"
-    there = int(rated.is_in(items.implode()).sum())
-    if there < len(rated) / 2:
+    known_count = int(ratings.items.is_in(item_ids.implode()).sum())
+    if known_count < len(ratings.items) / 2:
         warnings.append(
-            f"{file.name} has only {there:,} of the {len(rated):,} rated items. Is {layout.item}"
-            " the same id?"
+            f"{file.name} has only {known_count:,} of the {len(ratings.items):,} rated items. Is"
+            f" {layout.item} the same id?"
         )
-    summary = [f"{hide_query(source)}: {read.rows:,} rows"]
-    return RecognisedSource(declared(settings), summary, warnings, items)
+    summary = [f"{hide_query(source)}: {items.rows:,} rows"]
+    return RecognisedSource(leave_out_defaults(settings), summary, warnings, item_ids)
 
 
-def _items_layout(
-    file: RawFile, asked: Mapping[str, Column], delimiter: str | None, ratings: RecognisedSource
+def _choose_layout(
+    sample: FileSample, given_columns: Mapping[str, Column], ratings: RecognisedSource
 ) -> ItemsLayout:
-    reading = ReadSettings(delimiter=delimiter, columns=asked)
-    with open_sample([file], reading, open_items_table, QUOTES_FIX) as sample:
-        return _recognise_items_layout(sample, asked, ratings)
-
-
-def _recognise_items_layout(
-    sample: FileSample, asked: Mapping[str, Column], ratings: RecognisedSource
-) -> ItemsLayout:
-    check_columns(sample, asked)
-    of_ratings = ratings.settings.get("columns")
-    same_name = [of_ratings["item"]] if isinstance(of_ratings, dict) else []
-    ids = [
-        *([known] if (known := recognise(sample.columns).get("item")) else []),
-        *(name for name in sample.columns if name in same_name or matching([name], ["id"])),
-    ]
-    item = asked.get("item", ids[0] if ids else None)
-    free = [name for name in sample.columns if name not in (item, *asked.values())]
-    known_as = {role: matching(free, words.split()) for role, words in ITEM_NAMES.items()}
+    """How the file is read: with the given columns, and those that their names show."""
+    check_columns(sample, given_columns)
+    item = given_columns.get("item") or _recognise_item(sample, ratings)
+    free = [name for name in sample.columns if name not in (item, *given_columns.values())]
+    candidates = {role: find_columns(free, words.split()) for role, words in ITEM_NAMES.items()}
     title, created = (
-        asked.get(role, next(iter(known_as[role]), None)) for role in ("title", "created")
+        given_columns.get(role, next(iter(candidates[role]), None)) for role in ("title", "created")
     )
-    fields: dict[str, dict[str, Column]] = {"categories": {}, "numbers": {}}
-    for role, column in asked.items():
+    given_fields: dict[str, dict[str, Column]] = {"categories": {}, "numbers": {}}
+    for role, column in given_columns.items():
         kind, dot, field = role.partition(".")
         if dot:
-            fields[kind][field] = column
-    categories = {make_field_name(name): name for name in known_as["categories"]} | fields[
-        "categories"
-    ]
-    decimal = sample.decimal([*known_as["numbers"], *fields["numbers"].values()])
-    numeric = [name for name in known_as["numbers"] if sample.is_numeric(name, decimal)]
-    numbers = {make_field_name(name): name for name in numeric} | fields["numbers"]
-    if item is None or not (title or created or categories or numbers):
-        what, option = "the column with the item's id", "--items-id COL"
-        if item is not None:
-            what = "a title, category or number"
-            option = "--items-title, --items-category, --items-number"
-        raise UnknownColumnsError(
-            f"{sample.name}: couldn't recognise {what}. Found: {list_columns(sample)}. Give it"
-            f" by name, or by position, from 1, if there is no header: {option}"
+            given_fields[kind][field] = column
+    categories: dict[str, Column] = {
+        make_field_name(name): name for name in candidates["categories"]
+    }
+    categories.update(given_fields["categories"])
+    decimal = sample.decimal([*candidates["numbers"], *given_fields["numbers"].values()])
+    numeric = [name for name in candidates["numbers"] if sample.is_numeric(name, decimal)]
+    numbers: dict[str, Column] = {make_field_name(name): name for name in numeric}
+    numbers.update(given_fields["numbers"])
+    if item is None:
+        raise _build_unknown_columns_error(
+            sample, "the column with the item's id", "--items-id COL"
+        )
+    if not (title or created or categories or numbers):
+        raise _build_unknown_columns_error(
+            sample,
+            "a title, category or number",
+            "--items-title, --items-category, --items-number",
         )
     return ItemsLayout(
         delimiter=sample.delimiter or ",",
@@ -130,12 +129,35 @@ def _recognise_items_layout(
         created=created,
         categories=categories,
         numbers=numbers,
-        separator=_separator(sample, list(categories.values())),
+        separator=_choose_separator(sample, list(categories.values())),
         decimal=decimal,
     )
 
 
-def _separator(sample: FileSample, categories: Sequence[Column]) -> str:
+def _recognise_item(sample: FileSample, ratings: RecognisedSource) -> Column | None:
+    """The column with the item's id: by a known name, or by its name in the ratings, or id."""
+    recognised = recognise_columns(sample.columns).get("item")
+    if recognised is not None:
+        return recognised
+    columns_of_ratings = ratings.settings.get("columns")
+    same_name = columns_of_ratings["item"] if isinstance(columns_of_ratings, dict) else None
+    for name in sample.columns:
+        if name == same_name or find_columns([name], ["id"]):
+            return name
+    return None
+
+
+def _build_unknown_columns_error(
+    sample: FileSample, missing: str, options: str
+) -> UnknownColumnsError:
+    return UnknownColumnsError(
+        f"{sample.name}: couldn't recognise {missing}. Found: {list_columns(sample)}. Give it"
+        f" by name, or by position, from 1, if there is no header: {options}"
+    )
+
+
+def _choose_separator(sample: FileSample, categories: Sequence[Column]) -> str:
+    """What stands between several values of a category."""
     cells = [sample.cells(name) for name in categories]
     for separator in ("|", ";", ","):
         if any(column.str.contains(separator, literal=True).any() for column in cells):

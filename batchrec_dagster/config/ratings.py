@@ -275,7 +275,7 @@ class RatingsSettings(SourceSettings):
         columns = self.columns.declared if self.columns else {}
         known_layout = self.rows.layout
         if known_layout is not None and self.columns is None:
-            layout = known_layout.replaced(self.delimiter, time)
+            layout = known_layout.with_declared(self.delimiter, time)
             return ReadSettings.of(replace(layout, null_values=self.all_null_values))
         return ReadSettings(
             format=self._file_format,

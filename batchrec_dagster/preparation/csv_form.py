@@ -14,7 +14,7 @@ from itertools import islice
 
 import polars as pl
 
-from batchrec_dagster.preparation.layout import Column, recognise, split_line
+from batchrec_dagster.preparation.layout import Column, recognise_columns, split_line
 from batchrec_dagster.preparation.polars import times
 from batchrec_dagster.preparation.polars.csv_table import DELIMITERS
 from batchrec_dagster.preparation.polars.decoding import OpenedFile
@@ -50,7 +50,7 @@ def recognise_delimiter(
         others = [delimiter for delimiter in even if delimiter != split.delimiter]
         return (
             split.count_declared(columns.values()),
-            0 if _has_positions(columns) else len(recognise(split.names)),
+            0 if _has_positions(columns) else len(recognise_columns(split.names)),
             split.is_even,
             split.leaves_ids_whole(columns, others),
             len(split.names),
@@ -64,7 +64,7 @@ def names_columns(fields: Sequence[str]) -> bool:
 
     It does if one of the names is known for a role, or if none of them is a number or a time.
     """
-    return bool(recognise(fields)) or not _has_values(fields)
+    return bool(recognise_columns(fields)) or not _has_values(fields)
 
 
 @dataclass(frozen=True)

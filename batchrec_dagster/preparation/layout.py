@@ -88,44 +88,64 @@ QUOTES_FIX = 'Write "" for each quote inside a quoted field, or set ratings.quot
 
 @dataclass(frozen=True)
 class Layout:
-    """Which cell of a row holds what: by its name in the header, or by position, from 1.
-
-    `delimiter` is one character or `::`, and `decimal` what stands before the fraction of a number,
-    of csv only. `rating`, `timestamp`, `event_type` and `event_value` are None where the files have
-    none. `quoted` False takes quotes in csv as any other character, as `::` files do anyway.
-
-    `timestamp_unit` says how times are written: `s`, `ms`, `us` or `ns` since 1970 as numbers,
-    rounded down to seconds; `excel`: days since 1899-12-30 as numbers, to the nearest second;
-    `iso8601`: `YYYY-MM-DD`, then perhaps `T` or a space and `HH:MM[:SS[.fraction]]`, then perhaps
-    `Z`, `UTC` or `±HH[[:]MM]`, fractions cut off; `none` for CONSTANT_TIME in every row; a strptime
-    format of %Y %y %m %d %b %B %a %A %H %I %M %S .%f %p %z %%. `auto` leaves it to the data:
-    `datetime` where the column is of dates or times (of Parquet); `iso8601` where texts look so,
-    else by size `s` below 10^11, `ms` below 10^14, `us` below 10^17, `ns` from there on. Rows that
-    differ in it are an error for `auto`, but for times that stand for none. A time without a zone
-    is in `timezone`, UTC if that is None: of one that the clocks show twice it is the first, and
-    one that they skip cannot be read.
-
-    `encoding` `auto`: UTF-8, unless bytes that are no UTF-8 occur and no letter beyond ASCII that
-    is: then LEGACY; a BOM is skipped. Bytes that stand for nothing in an encoding become U+FFFD.
-    `types` are those of the columns that `Rules.filter` names: string, long, double or boolean
-    (true or false, in any case); a cell that does not fit is a problem.
-    """
+    """Which cell of a row holds what: by its name in the header, or by position, from 1."""
 
     delimiter: str
+    """What separates the fields of CSV: one character, or `::`."""
+
     user: Column
     item: Column
+
     rating: Column | None
+    """None where the files have no ratings, or none that are used."""
+
     timestamp: Column | None
+    """None where the files have no times."""
+
     timestamp_unit: str = "auto"
+    """How times are written.
+
+    - `s`, `ms`, `us`, `ns`: since 1970 as numbers, rounded down to seconds.
+    - `excel`: days since 1899-12-30 as numbers, to the nearest second.
+    - `iso8601`: `YYYY-MM-DD`, then perhaps `T` or a space and `HH:MM[:SS[.fraction]]`, then perhaps
+      `Z`, `UTC` or `±HH[[:]MM]`. Fractions are cut off.
+    - `none`: there are no times. Every row has CONSTANT_TIME.
+    - a strptime format of %Y %y %m %d %b %B %a %A %H %I %M %S .%f %p %z %%.
+    - `auto`: as the data show. It is `datetime` where the type of the column is a date or a time
+      (of Parquet), `iso8601` where texts look so, else by size `s` below 10^11, `ms` below 10^14,
+      `us` below 10^17, `ns` from there on. Rows that differ in it are an error, except for
+      placeholder times.
+    """
+
     event_type: Column | None = None
     event_value: Column | None = None
     format: Format = "csv"
+
     encoding: Encoding = "auto"
+    """The encoding as Python calls it.
+
+    `auto` is UTF-8, or LEGACY if there are bytes that are not UTF-8, and no letter beyond ASCII
+    that is. A BOM is skipped. Bytes that stand for nothing in an encoding become U+FFFD.
+    """
+
     quoted: bool = True
+    """Whether quotes may enclose a field of CSV. If not, and in files with `::`, they are text."""
+
     types: Mapping[str, str] = field(default_factory=dict)
+    """The types of the columns that `Rules.filter` names: string, long, double or boolean (true or
+    false, in any case). A cell that does not fit is a problem."""
+
     decimal: Decimal = "."
+    """What stands before the fraction of a number in CSV."""
+
     null_values: Sequence[str] = NULL_VALUES
+    """Texts that mean no value."""
+
     timezone: str | None = None
+    """The time zone of times that do not say theirs; None for UTC.
+
+    Of a time that the clocks show twice it is the first one. One that they skip cannot be read.
+    """
 
     def __post_init__(self) -> None:
         # JSON has no tuples.
@@ -154,15 +174,15 @@ class Layout:
     @property
     def roles(self) -> dict[str, Column]:
         """The columns to read, by role; those of the filter too."""
-        return {**self.columns, **{FILTER + name: self.named(name) for name in self.types}}
+        return {**self.columns, **{FILTER + name: self.find_column(name) for name in self.types}}
 
-    def named(self, name: str) -> Column:
+    def find_column(self, name: str) -> Column:
         """The column that a filter calls by this name."""
         position = name.removeprefix("column_")
         return int(position) if not self.has_header and position.isdecimal() else name
 
-    def replaced(self, delimiter: str | None, timestamp_unit: str) -> Self:
-        """This layout, with what is declared instead of its own."""
+    def with_declared(self, delimiter: str | None, timestamp_unit: str) -> Self:
+        """This layout with the delimiter and the unit that are declared, if they are."""
         return replace(
             self,
             delimiter=delimiter or self.delimiter,
@@ -185,19 +205,19 @@ _WORDS = {
 NAMES = {role: words.split() for role, words in _WORDS.items()}
 
 
-def recognise(columns: Sequence[str]) -> dict[str, str]:
+def recognise_columns(columns: Sequence[str]) -> dict[str, str]:
     """The column of each role, as far as the names say."""
-    matches = {role: matching(columns, names) for role, names in NAMES.items()}
-    return {role: found[0] for role, found in matches.items() if found}
+    matches = {role: find_columns(columns, names) for role, names in NAMES.items()}
+    return {role: names[0] for role, names in matches.items() if names}
 
 
-def matching(columns: Sequence[str], names: Sequence[str]) -> list[str]:
+def find_columns(columns: Sequence[str], names: Sequence[str]) -> list[str]:
     """The columns with these names (lower case, no separators), in the order of the names."""
-    plain = {_plain(column): column for column in reversed(columns)}
-    return [plain[name] for name in names if name in plain]
+    by_simple_name = {_simplify_name(column): column for column in reversed(columns)}
+    return [by_simple_name[name] for name in names if name in by_simple_name]
 
 
-def _plain(column: str) -> str:
+def _simplify_name(column: str) -> str:
     # RecBole writes the type behind the name: user_id:token.
     return re.sub(r"[\s_.-]", "", column.partition(":")[0]).lower()
 
@@ -205,27 +225,35 @@ def _plain(column: str) -> str:
 def locate(
     wanted: Mapping[str, Column], columns: Sequence[str], name: str, hint: str = ""
 ) -> dict[str, int]:
-    """Where each wanted column is, from 0. Raises PreparationError, with the hint behind."""
-    found = {}
+    """Where each wanted column is, from 0, by its role.
+
+    wanted: the columns by role, by name or by position from 1.
+    columns: the names of all columns of the file.
+    name: what messages call the file.
+    hint: what messages end with.
+
+    Raises PreparationError for a column that is not there.
+    """
+    places = {}
     for role, column in wanted.items():
         if isinstance(column, int):
             if column > len(columns):
                 raise PreparationError(
-                    f"{name}: {setting(role)} is column {column}, but line 1 has"
+                    f"{name}: {setting_name(role)} is column {column}, but line 1 has"
                     f" {len(columns)}{hint}"
                 )
-            found[role] = column - 1
+            places[role] = column - 1
         elif column not in columns:
             raise PreparationError(
-                f"{name} has no column {column!r} ({setting(role)}); it has:"
+                f"{name} has no column {column!r} ({setting_name(role)}); it has:"
                 f" {', '.join(columns)}{hint}"
             )
         else:
-            found[role] = list(columns).index(column)
-    return found
+            places[role] = list(columns).index(column)
+    return places
 
 
-def setting(role: str) -> str:
+def setting_name(role: str) -> str:
     """What names the column in the declaration."""
     if role.startswith(FILTER):
         return "interactions.filter"
@@ -265,10 +293,10 @@ JSON_LINES_SAMPLED = 10_000
 def parse_json(line: str) -> dict[str, object] | None:
     """The object with its numbers as written; None where the line is not an object."""
     try:
-        found = json.loads(line.lstrip("\ufeff"), parse_float=str, parse_int=str)
+        value = json.loads(line.lstrip("\ufeff"), parse_float=str, parse_int=str)
     except (ValueError, RecursionError):
         return None
-    return found if isinstance(found, dict) else None
+    return value if isinstance(value, dict) else None
 
 
 def json_cell(value: object) -> str | None:
@@ -358,13 +386,13 @@ def time_problems(
     yield (seconds == 0) | (seconds >= FIRST_SENTINEL), SENTINEL
 
 
-def mixed_times(place: str, timestamp: str, unit: str, before: str) -> PreparationError:
+def build_mixed_times_error(place: str, timestamp: str, unit: str, before: str) -> PreparationError:
     """The error of a timestamp that is written in another form than those before it."""
     return PreparationError(
-        f"{place}: the timestamp {timestamp!r} is {_in_words(unit)}, those before it are"
-        f" {_in_words(before)}. Fix the file, or set ratings.timestamp_unit to read all as one"
+        f"{place}: the timestamp {timestamp!r} is {_describe_unit(unit)}, those before it are"
+        f" {_describe_unit(before)}. Fix the file, or set ratings.timestamp_unit to read all as one"
     )
 
 
-def _in_words(unit: str) -> str:
+def _describe_unit(unit: str) -> str:
     return f"in {_UNITS_IN_WORDS[unit]}" if unit in _UNITS_IN_WORDS else f"as {unit}"

@@ -25,7 +25,7 @@ from batchrec_dagster.preparation.layout import (
     Layout,
     PreparationError,
     locate,
-    recognise,
+    recognise_columns,
 )
 from batchrec_dagster.preparation.polars.csv_table import CsvTable
 from batchrec_dagster.preparation.polars.decoding import OpenedFile
@@ -44,18 +44,25 @@ NEEDLESS = ("timestamp", NO_TIMES)
 
 @dataclass(frozen=True)
 class ReadSettings:
-    """What is declared of how to read the files. None, or nothing in a mapping: to be found out.
-
-    `columns` goes from role to column; `types` from column to string, long, double or boolean.
-    """
+    """What is declared of how to read the files, as in `Layout`. The rest is recognised."""
 
     format: Format | None = None
+    """None to recognise it."""
+
     delimiter: str | None = None
+    """None to recognise it."""
+
     encoding: Encoding = "auto"
     quoted: bool = True
+
     columns: Mapping[str, Column] = field(default_factory=dict)
+    """The columns by role. Missing ones are recognised by their names."""
+
     timestamp_unit: str = AUTO
+
     types: Mapping[str, str] = field(default_factory=dict)
+    """The types of columns by their names: string, long, double or boolean."""
+
     decimal: Decimal = "."
     null_values: Sequence[str] = NULL_VALUES
     timezone: str | None = None
@@ -69,7 +76,7 @@ class ReadSettings:
     @classmethod
     def of(cls, layout: Layout) -> ReadSettings:
         """The layout of a source that is known, as a declaration."""
-        return cls(**{each.name: getattr(layout, each.name) for each in fields(cls)})
+        return cls(**{field.name: getattr(layout, field.name) for field in fields(cls)})
 
 
 @dataclass(frozen=True)
@@ -129,7 +136,7 @@ def recognise_layout(opened: OpenedFile, reading: ReadSettings, rules: Rules) ->
         needed.append("event_type")
     recognised: dict[str, str] = {}
     if set(needed) - columns.keys() and sample.has_header:
-        names = recognise(table.columns)
+        names = recognise_columns(table.columns)
         recognised = {r: names[r] for r in needed if r in names and r not in columns}
         columns.update(recognised)
     if missing := [role for role in needed if role not in columns and role != "event_type"]:
@@ -138,10 +145,10 @@ def recognise_layout(opened: OpenedFile, reading: ReadSettings, rules: Rules) ->
                 f"{opened.name} has no names in line 1 ({', '.join(table.columns)}): set"
                 " ratings.columns by position, such as {user: 1, item: 2, rating: 3, timestamp: 4}"
             )
-        raise _not_recognised(table, missing)
+        raise _build_not_recognised_error(table, missing)
     layout = Layout(
         delimiter=sample.delimiter or ",",
-        timestamp_unit=_unit(table, columns.get("timestamp"), reading.timestamp_unit),
+        timestamp_unit=_choose_time_unit(table, columns.get("timestamp"), reading.timestamp_unit),
         format=sample.format,
         encoding=reading.encoding,
         quoted=reading.quoted,
@@ -169,7 +176,7 @@ def open_table(opened: OpenedFile, layout: Layout) -> RowTable:
     return table
 
 
-def _unit(table: RowTable, column: Column | None, declared: str) -> str:
+def _choose_time_unit(table: RowTable, column: Column | None, declared: str) -> str:
     if isinstance(table, ParquetTable) and isinstance(column, str):
         kind = table.schema.get(column)
         if kind is not None and kind.is_temporal():
@@ -182,8 +189,10 @@ def _with_types(layout: Layout, rules: Rules, types: Mapping[str, str], table: R
         return layout
     names = filter_columns(rules.filter)
     name = table.opened.name
-    locate({f"filter {column}": layout.named(column) for column in names}, table.columns, name)
-    of_filter = {column: _simple(types[column]) for column in names}
+    locate(
+        {f"filter {column}": layout.find_column(column) for column in names}, table.columns, name
+    )
+    of_filter = {column: _simplify_type(types[column]) for column in names}
     try:
         check_types(rules.filter, of_filter)
     except RowConditionError as error:
@@ -191,7 +200,7 @@ def _with_types(layout: Layout, rules: Rules, types: Mapping[str, str], table: R
     return replace(layout, types=of_filter)
 
 
-def _simple(kind: str) -> str:
+def _simplify_type(kind: str) -> str:
     if re.match(r"u?int\d", kind):
         return "long"
     if re.match(r"float\d|decimal", kind):
@@ -199,7 +208,7 @@ def _simple(kind: str) -> str:
     return kind if kind in ("long", "double", "boolean") else "string"
 
 
-def _not_recognised(table: RowTable, missing: Sequence[str]) -> PreparationError:
+def _build_not_recognised_error(table: RowTable, missing: Sequence[str]) -> PreparationError:
     hint = ""
     if "timestamp" in missing:
         hint = "; if there is no time, set ratings.columns.timestamp: none"

@@ -15,7 +15,12 @@ from batchrec_dagster.personalize.schemas import (
     USER_ID,
 )
 from batchrec_dagster.preparation.confined.reader import ConfinedReader
-from batchrec_dagster.preparation.layout import NULL_VALUES, Column, PreparationError, recognise
+from batchrec_dagster.preparation.layout import (
+    NULL_VALUES,
+    Column,
+    PreparationError,
+    recognise_columns,
+)
 from batchrec_dagster.preparation.polars.cells import FLAW, ROW
 from batchrec_dagster.preparation.polars.decoding import RawFile, open_file
 from batchrec_dagster.preparation.polars.rows import CellConditions
@@ -31,7 +36,7 @@ FEW, PIECE = 10_000_000, 1_000_000
 LEAST_ROW_BYTES = 15
 
 
-def distinct_users(
+def list_distinct_users(
     interactions: pl.LazyFrame, since: int | None = None, file_bytes: int | None = None
 ) -> pl.DataFrame:
     """The users of the interactions, each once, in order of their id (by its bytes): userId.
@@ -45,16 +50,19 @@ def distinct_users(
     users = interactions.select(pl.col(USER_ID).alias(USER_FIELD))
     if file_bytes is not None and file_bytes // LEAST_ROW_BYTES <= FEW:
         return _sort_distinct(users)
-    return _ordered(users)
+    return _sort_distinct_of_any_size(users)
 
 
-def listed_users(
+def read_users(
     files: Sequence[RawFile], column: Column | None, null_values: Sequence[str] = NULL_VALUES
 ) -> pl.DataFrame:
-    """The users in the files: CSV, JSON Lines or Parquet, packed or not; as distinct_users.
+    """The users in the files, which may be in any format of ratings; as `list_distinct_users`.
 
-    `column` is where they are, by name or from 1; None: the one that is known by its name, or the
-    only one. Raises PreparationError, for a row without a proper id with its file and line.
+    column: where they are, by its name, or by its position from 1. None: the column whose name is
+    known, or the only one.
+    null_values: the ids that mean no value.
+
+    Raises PreparationError, which names the file and the line of a row without a proper id.
     """
     with temporary_folder() as folder:
         with ConfinedReader() as reader:
@@ -63,15 +71,19 @@ def listed_users(
         tables = [recognise_table(file, reading) for file in opened if file.size]
         if not tables:
             raise PreparationError(f"{opened[0].name} is empty")
-        cells = [table.read_cells({"user": _column(table, column)}) for table in tables]
+        cells = [table.read_cells({"user": _choose_column(table, column)}) for table in tables]
         for table, rows in zip(tables, cells, strict=True):
-            _check(table, rows, null_values)
-        return _ordered(pl.concat(rows.select(pl.col("user").alias(USER_FIELD)) for rows in cells))
+            _require_ids(table, rows, null_values)
+        return _sort_distinct_of_any_size(
+            pl.concat(rows.select(pl.col("user").alias(USER_FIELD)) for rows in cells)
+        )
 
 
 def check_limits(users: int, size: int) -> None:
-    """Raise PreparationError unless one batch inference job takes so many users, of so many bytes
-    of input in all, in as many files as it takes."""
+    """Raise PreparationError unless one batch inference job takes this many users.
+
+    size: the bytes of all input files of the job.
+    """
     if size > MAX_INPUT_BYTES:
         raise PreparationError(
             f"{users:,} users are {size / 1e9:.2f} GB of input; Personalize takes"
@@ -80,25 +92,30 @@ def check_limits(users: int, size: int) -> None:
         )
 
 
-def _ordered(users: pl.LazyFrame) -> pl.DataFrame:
-    """Each once, in order; of many rows piece by piece, in half the memory and twice the time."""
-    # Not pl.len(), which maps the whole file into memory.
-    counted = users.select(pl.col(USER_FIELD).is_not_null().sum())
-    if counted.collect(engine="streaming").item() <= FEW:
+def _sort_distinct_of_any_size(users: pl.LazyFrame) -> pl.DataFrame:
+    """Each user once, in order.
+
+    Many rows are read piece by piece, which takes half the memory and twice the time.
+    """
+    # pl.len() would map the whole file into memory.
+    row_count = users.select(pl.col(USER_FIELD).is_not_null().sum())
+    if row_count.collect(engine="streaming").item() <= FEW:
         return _sort_distinct(users)
-    found = _Tally(USER_FIELD)
-    users.sink_batches(found.add, chunk_size=PIECE)
-    return found.table().select(USER_FIELD).sort(USER_FIELD)
+    counter = _ValueCounter(USER_FIELD)
+    users.sink_batches(counter.add, chunk_size=PIECE)
+    return counter.read_counts().select(USER_FIELD).sort(USER_FIELD)
 
 
 def _sort_distinct(users: pl.LazyFrame) -> pl.DataFrame:
     return users.unique().sort(USER_FIELD).collect(engine="streaming")
 
 
-def _column(table: RowTable, column: Column | None) -> Column:
-    known = recognise(table.columns).get("user")
-    if column is not None or known is not None:
-        return column or known or ""
+def _choose_column(table: RowTable, column: Column | None) -> Column:
+    if column is not None:
+        return column
+    recognised = recognise_columns(table.columns).get("user")
+    if recognised is not None:
+        return recognised
     if len(table.columns) == 1:
         return table.columns[0]
     raise PreparationError(
@@ -107,7 +124,7 @@ def _column(table: RowTable, column: Column | None) -> Column:
     )
 
 
-def _check(table: RowTable, rows: pl.LazyFrame, null_values: Sequence[str]) -> None:
+def _require_ids(table: RowTable, rows: pl.LazyFrame, null_values: Sequence[str]) -> None:
     cells = CellConditions(null_values)
     wrong = pl.col(FLAW).is_not_null() | cells.missing("user") | cells.means_nothing("user")
     wrong |= cells.longer("user", MAX_ID_LENGTH) | cells.broken("user") | cells.not_utf8("user")
@@ -125,57 +142,54 @@ def _check(table: RowTable, rows: pl.LazyFrame, null_values: Sequence[str]) -> N
 
 
 def count_rows(interactions: pl.LazyFrame) -> InteractionCounts:
-    """Polars' own streaming group_by, of as many users as there may be, takes three times the
-    memory."""
-    users, items, times = _Tally(USER_ID), _Tally(ITEM_ID), list[int]()
-    columns = interactions.collect_schema().names()
-    kinds = _Tally(EVENT_TYPE) if EVENT_TYPE in columns else None
+    """How many users, items and event types there are, and the span of the times."""
+    # Polars' own streaming group_by takes three times the memory for many users.
+    columns = [USER_ID, ITEM_ID]
+    if EVENT_TYPE in interactions.collect_schema().names():
+        columns.append(EVENT_TYPE)
+    counters = {column: _ValueCounter(column) for column in columns}
+    times: list[int] = []
 
-    def take(part: pl.DataFrame) -> None:
-        users.add(part)
-        items.add(part)
-        if kinds is not None:
-            kinds.add(part)
+    def count(part: pl.DataFrame) -> None:
+        for counter in counters.values():
+            counter.add(part)
         if part.height:
             time = pl.col(TIMESTAMP)
             times.extend(part.select(time.min().alias("first"), time.max().alias("last")).row(0))
 
-    wanted = [USER_ID, ITEM_ID, TIMESTAMP, *([EVENT_TYPE] if kinds is not None else [])]
-    interactions.select(wanted).sink_batches(take, chunk_size=PIECE)
-    lengths = users.lengths()
+    interactions.select(*columns, TIMESTAMP).sink_batches(count, chunk_size=PIECE)
+    rows_of = {column: counter.read_counts()["len"] for column, counter in counters.items()}
     return InteractionCounts(
-        users=len(lengths),
-        users_with_two=int((lengths > 1).sum()),
-        items=len(items.lengths()),
+        users=len(rows_of[USER_ID]),
+        users_with_two=int((rows_of[USER_ID] > 1).sum()),
+        items=len(rows_of[ITEM_ID]),
         earliest=min(times, default=None),
         latest=max(times, default=None),
-        event_types=0 if kinds is None else len(kinds.lengths()),
+        event_types=len(rows_of.get(EVENT_TYPE, [])),
     )
 
 
-class _Tally:
+class _ValueCounter:
     """How many rows there are of each value of a column."""
 
     def __init__(self, column: str) -> None:
         self._column = column
-        self._found = pl.DataFrame(schema={column: pl.String, "len": pl.UInt32})
-        self._waiting: list[pl.DataFrame] = []
+        self._counts = pl.DataFrame(schema={column: pl.String, "len": pl.UInt32})
+        self._parts: list[pl.DataFrame] = []
 
     def add(self, rows: pl.DataFrame) -> None:
-        self._waiting.append(rows.group_by(self._column).len())
-        # Seldom enough that each value is looked at a few times only.
-        if sum(map(len, self._waiting)) > max(2 * len(self._found), 2 * PIECE):
+        """Count these rows too."""
+        self._parts.append(rows.group_by(self._column).len())
+        # Merging seldom means that each value is counted again a few times only.
+        if sum(map(len, self._parts)) > max(2 * len(self._counts), 2 * PIECE):
             self._merge()
 
-    def table(self) -> pl.DataFrame:
-        """The column, and `len`."""
+    def read_counts(self) -> pl.DataFrame:
+        """Each value in the column, and in `len` its number of rows."""
         self._merge()
-        return self._found
-
-    def lengths(self) -> pl.Series:
-        return self.table().get_column("len")
+        return self._counts
 
     def _merge(self) -> None:
-        together = pl.concat([self._found, *self._waiting])
-        self._found = together.group_by(self._column).agg(pl.col("len").sum())
-        self._waiting.clear()
+        counts = pl.concat([self._counts, *self._parts])
+        self._counts = counts.group_by(self._column).agg(pl.col("len").sum())
+        self._parts.clear()

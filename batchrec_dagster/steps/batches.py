@@ -18,7 +18,7 @@ from batchrec_dagster.personalize.batch_files import USER_FIELD
 from batchrec_dagster.personalize.recipes import POPULARITY_COUNT
 from batchrec_dagster.personalize.schemas import scan_interactions
 from batchrec_dagster.preparation.sources.parsing import parse_source
-from batchrec_dagster.preparation.users import check_limits, distinct_users, listed_users
+from batchrec_dagster.preparation.users import check_limits, list_distinct_users, read_users
 from batchrec_dagster.steps.errors import StepError
 from batchrec_dagster.steps.raw_files import open_source
 from batchrec_dagster.steps.records import ModelRecord
@@ -39,11 +39,11 @@ def find_batch_users(work: Work) -> tuple[pl.DataFrame, str]:
     filter_values = pipeline.recommendations.line_filter_values
     if settings.source is None:
         with _open_interaction_times(work) as (times, file_bytes):
-            users = distinct_users(times, settings.since, file_bytes)
+            users = list_distinct_users(times, settings.since, file_bytes)
     else:
         source = parse_source(settings.source, settings.format)
         with open_source(source, work.storage, pipeline.project) as files:
-            users = listed_users(files, settings.column, pipeline.ratings.all_null_values)
+            users = read_users(files, settings.column, pipeline.ratings.all_null_values)
     if filter_values:
         # A batch inference job reads the values from its input; here all users have the same.
         values = [pl.lit(value).alias(name) for name, value in filter_values.items()]

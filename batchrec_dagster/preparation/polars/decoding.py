@@ -17,11 +17,11 @@ from batchrec_dagster.storage.durable import read_pieces
 
 CHUNK = 1024 * 1024
 # Bytes of lines with letters beyond ASCII by which the encoding is judged.
-SAMPLED = 64 * 1024
+SAMPLED_BYTES = 64 * 1024
 # Different words from which on the detector is believed: of samples of ten film titles in cp1252 it
 # takes one in 300 for another encoding, of three one in nine. Different letters of another script.
 ENOUGH_WORDS, LEAST_FOREIGN = 10, 4
-SHOWN = 3
+WORDS_SHOWN = 3
 # On the web these names stand for more than in Python.
 _SUPERSETS = {"shift_jis": "cp932", "gbk": "gb18030", "euc-kr": "cp949", "windows-874": "cp874"}
 
@@ -86,41 +86,41 @@ def open_file(
     much.
     """
     try:
-        return _open(file, encoding, folder, reader)
+        return _prepare(file, encoding, folder, reader)
     except (LimitError, FileError) as error:
         raise PreparationError(f"{file.name}: {error}") from error
 
 
-def _open(file: RawFile, encoding: Encoding, folder: Path, reader: ConfinedReader) -> OpenedFile:
-    opened = _plain(file, folder, reader)
+def _prepare(file: RawFile, encoding: Encoding, folder: Path, reader: ConfinedReader) -> OpenedFile:
+    opened = _make_plain(file, folder, reader)
     path = opened.path
-    start = _start(path)
+    start = _read_start(path)
     if start.startswith(formats.PARQUET):
         return opened
-    opened = _with_bytes(opened, Limits.from_environment())
+    opened = _inspect_bytes(opened, Limits.from_environment())
     if opened.ascii:
         return opened
     if start.startswith(formats.UTF16):
         encoding = "utf-16"
-    recoding = _recoding(path, file.name, encoding)
+    recoding = _choose_encoding(path, file.name, encoding)
     if recoding is None:
         return opened
     name, doubt = recoding
-    plain = _written(_recoded(path, name), folder)
+    plain = _write(_recode(path, name), folder)
     return replace(opened, path=plain, encoding=name, doubt=doubt)
 
 
-def _start(path: Path) -> bytes:
+def _read_start(path: Path) -> bytes:
     with path.open("rb") as file:
         return file.read(formats.START)
 
 
-def _plain(file: RawFile, folder: Path, reader: ConfinedReader) -> OpenedFile:
+def _make_plain(file: RawFile, folder: Path, reader: ConfinedReader) -> OpenedFile:
     """The file as it is if it is text, else as text or Parquet that the child process wrote."""
     size = file.path.stat().st_size
-    if formats.is_text(_start(file.path)):
+    if formats.is_text(_read_start(file.path)):
         return OpenedFile(file.path, file.name, size)
-    paths = {name: str(_new_path(folder)) + f".{name}" for name in ("unpacked", "converted")}
+    paths = {name: str(_choose_path(folder)) + f".{name}" for name in ("unpacked", "converted")}
     arguments = {"path": str(file.path.absolute()), **paths}
     result = reader.run("open_file", arguments, packed=size)
     path = Path(result["path"])
@@ -128,15 +128,15 @@ def _plain(file: RawFile, folder: Path, reader: ConfinedReader) -> OpenedFile:
     return replace(opened, unit=result["unit"], shift=result["shift"])
 
 
-def _with_bytes(opened: OpenedFile, limits: Limits) -> OpenedFile:
+def _inspect_bytes(opened: OpenedFile, limits: Limits) -> OpenedFile:
     """With what the bytes of the file show, without decoding them. Raises LimitError for a line
     that is too long, which every reader would hold in memory."""
     quotes, nul, returns, is_ascii = False, False, False, True
     size, unfinished = 0, 0
     for chunk in read_pieces(opened.path):
-        unfinished = _unfinished_line(chunk, unfinished, limits.line_bytes)
+        unfinished = _measure_unfinished_line(chunk, unfinished, limits.line_bytes)
         if unfinished > limits.line_bytes:
-            number = _lines_before(opened.path, size + len(chunk) - unfinished) + 1
+            number = _count_lines_before(opened.path, size + len(chunk) - unfinished) + 1
             limits.check_line(unfinished, f"line {number}")
         size += len(chunk)
         quotes = quotes or b'"' in chunk
@@ -146,7 +146,7 @@ def _with_bytes(opened: OpenedFile, limits: Limits) -> OpenedFile:
     return replace(opened, quotes=quotes, nul=nul, returns=returns, ascii=is_ascii)
 
 
-def _unfinished_line(chunk: bytes, before: int, most: int) -> int:
+def _measure_unfinished_line(chunk: bytes, before: int, most: int) -> int:
     """The length so far of the line in which the chunk ends, or of an earlier one of more than
     `most` bytes; `before` of its bytes came before the chunk."""
     start = -before
@@ -155,25 +155,25 @@ def _unfinished_line(chunk: bytes, before: int, most: int) -> int:
     return len(chunk) - start
 
 
-def _lines_before(path: Path, position: int) -> int:
+def _count_lines_before(path: Path, position: int) -> int:
     with path.open("rb") as file:
         return sum(
             file.read(min(CHUNK, position - at)).count(b"\n") for at in range(0, position, CHUNK)
         )
 
 
-def _new_path(folder: Path) -> Path:
+def _choose_path(folder: Path) -> Path:
     return folder / f"{len(list(folder.iterdir()))}.plain"
 
 
-def _written(chunks: Iterable[bytes], folder: Path) -> Path:
-    path = _new_path(folder)
+def _write(chunks: Iterable[bytes], folder: Path) -> Path:
+    path = _choose_path(folder)
     with path.open("wb") as file:
         file.writelines(chunks)
     return path
 
 
-def _recoding(path: Path, name: str, declared: Encoding) -> tuple[str, str | None] | None:
+def _choose_encoding(path: Path, name: str, declared: Encoding) -> tuple[str, str | None] | None:
     """The encoding to read the file in, and why it may be another; None if all of it is UTF-8.
 
     `auto` is UTF-8, or LEGACY if there is no letter in UTF-8. Raises PreparationError if the words
@@ -184,11 +184,11 @@ def _recoding(path: Path, name: str, declared: Encoding) -> tuple[str, str | Non
     valid, letters = _is_utf8(path)
     if valid:
         return None
-    doubt = _doubt(path, name) if declared == "auto" else None
+    doubt = _describe_doubt(path, name) if declared == "auto" else None
     return (LEGACY, doubt) if declared == "auto" and not letters else ("utf-8", None)
 
 
-def _recoded(path: Path, encoding: str) -> Iterator[bytes]:
+def _recode(path: Path, encoding: str) -> Iterator[bytes]:
     """The file in UTF-8; bytes that stand for nothing are U+FFFD."""
     decode = codecs.getincrementaldecoder(encoding)("replace").decode
     for chunk in read_pieces(path):
@@ -210,22 +210,22 @@ def _is_utf8(path: Path) -> tuple[bool, bool]:
     return valid and not decode(b"", final=True), letters
 
 
-def _doubt(path: Path, name: str) -> str | None:
+def _describe_doubt(path: Path, name: str) -> str | None:
     """Why the words may be in another encoding than LEGACY, in which their letters are others.
 
     Raises PreparationError if they are.
     """
-    lines = _foreign_lines(path)
+    lines = _read_foreign_lines(path)
     from chardetng_py import EncodingDetector
 
     detector = EncodingDetector()
     detector.feed(lines, last=True)
     guess = detector.guess(tld=None, allow_utf8=False).lower()
     guess = codecs.lookup(_SUPERSETS.get(guess, guess)).name
-    words, others = _words(lines, LEGACY), _words(lines, guess)
+    words, others = _list_words(lines, LEGACY), _list_words(lines, guess)
     if words == others:
         return None
-    shown = f"{', '.join(words[:SHOWN])} and not {', '.join(others[:SHOWN])}"
+    shown = f"{', '.join(words[:WORDS_SHOWN])} and not {', '.join(others[:WORDS_SHOWN])}"
     if len(words) >= ENOUGH_WORDS or _is_other_script(words):
         raise PreparationError(
             f"{name} is neither in UTF-8 nor, it seems, in {LEGACY} (that would be {shown}). Save"
@@ -234,7 +234,7 @@ def _doubt(path: Path, name: str) -> str | None:
     return f"{name}: read as {LEGACY} ({shown}, as {guess} has it). If wrong, set its encoding"
 
 
-def _words(lines: bytes, encoding: str) -> list[str]:
+def _list_words(lines: bytes, encoding: str) -> list[str]:
     """The different words beyond ASCII, in the order of their first places."""
     words = re.findall(r'[^\s,;:|"]+', lines.decode(encoding, "replace"))
     return list(dict.fromkeys(word for word in words if not word.isascii()))
@@ -247,7 +247,7 @@ def _is_other_script(words: list[str]) -> bool:
     return 2 * len(foreign) > len(letters) and len(set(foreign)) >= LEAST_FOREIGN
 
 
-def _foreign_lines(path: Path) -> bytes:
+def _read_foreign_lines(path: Path) -> bytes:
     """The first lines with bytes beyond ASCII that are no UTF-8; none where most such lines are."""
     lines, good = b"", 0
     with path.open("rb") as opened:
@@ -257,6 +257,6 @@ def _foreign_lines(path: Path) -> bytes:
                 good += len(line)
             except UnicodeDecodeError:
                 lines += line
-            if len(lines) + good > SAMPLED:
+            if len(lines) + good > SAMPLED_BYTES:
                 break
     return lines if len(lines) >= good else b""

@@ -19,7 +19,7 @@ from batchrec_dagster.preparation.layout import (
     SENTINEL,
     Layout,
     PreparationError,
-    mixed_times,
+    build_mixed_times_error,
     time_problem,
 )
 from batchrec_dagster.preparation.polars import times
@@ -280,7 +280,9 @@ def require_one_unit(tables: Sequence[RowTable], layout: Layout, rules: Rules) -
         table = tables[file]
         other = _scan_time_forms(table, file, layout).filter(pl.col(ROW) == row)
         text = _collect(other.select("timestamp"), tables, rules).item()
-        raise mixed_times(f"{table.opened.name}, {table.place(row)}", text, other_form, form)
+        raise build_mixed_times_error(
+            f"{table.opened.name}, {table.place(row)}", text, other_form, form
+        )
     return form_positions[0][0] if form_positions else "s"
 
 

@@ -10,7 +10,7 @@ from typing import Protocol
 import polars as pl
 from polars.datatypes import DataTypeClass
 
-from batchrec_dagster.preparation.layout import Column, PreparationError, locate, setting
+from batchrec_dagster.preparation.layout import Column, PreparationError, locate, setting_name
 from batchrec_dagster.preparation.polars.cells import (
     FLAW,
     ID_ROLES,
@@ -136,8 +136,8 @@ class ParquetTable:
 
     def _unfit(self, role: str, name: str, wanted: str) -> PreparationError:
         return PreparationError(
-            f"{self.opened.name}: {name!r} ({setting(role)}) is of type {self.schema[name]}; write"
-            f" the file with {wanted}"
+            f"{self.opened.name}: {name!r} ({setting_name(role)}) is of type {self.schema[name]};"
+            f" write the file with {wanted}"
         )
 
 

@@ -18,7 +18,7 @@ from batchrec_dagster.preparation.layout import (
     QUOTES_FIX,
     Layout,
     PreparationError,
-    mixed_times,
+    build_mixed_times_error,
 )
 from batchrec_dagster.preparation.polars.cells import ROW, SHOWN, TEXT
 from batchrec_dagster.preparation.polars.rows import FORM, PROBLEM, REASON, SECONDS, read_error
@@ -238,7 +238,7 @@ def _timestamp_unit(source: SourceRows, layout: Layout) -> str:
     if len(first_rows) > 1:
         group, other = first_rows[:2]
         row, timestamp = other["first"]
-        raise mixed_times(source.place(row), timestamp, other[FORM], group[FORM])
+        raise build_mixed_times_error(source.place(row), timestamp, other[FORM], group[FORM])
     return str(first_rows[0][FORM]) if first_rows else "s"
 
 

@@ -22,7 +22,7 @@ from batchrec_dagster.preparation.layout import (
     is_cut_off,
     locate,
     parse_json,
-    setting,
+    setting_name,
     split_line,
 )
 from batchrec_dagster.preparation.polars.cells import ROW, TEXT
@@ -208,7 +208,7 @@ def _check_type(field: T.StructField, role: str, file: InputFile) -> None:
         wanted = "ids as text or whole numbers, or convert them in ratings.query"
     if wanted is not None:
         raise PreparationError(
-            f"{file.name}: {field.name!r} ({setting(role)}) is of type"
+            f"{file.name}: {field.name!r} ({setting_name(role)}) is of type"
             f" {field.dataType.simpleString()}; write the file with {wanted}"
         )
 
