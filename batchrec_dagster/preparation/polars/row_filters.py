@@ -1,12 +1,12 @@
 """The rules that look at more than one row: window, duplicates, latest, minimum interactions.
 
-Works from Parquet file to Parquet file. What has to be known of all rows at once is kept small:
-duplicates are looked for in one part of the users at a time.
+Each rule reads a Parquet file and writes another. Little is kept in memory of all rows at once:
+duplicates are sought among some of the users at a time.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import polars as pl
@@ -22,15 +22,16 @@ from batchrec_dagster.preparation.rules import (
 )
 
 DAY = 86_400
-# Rows of the users that are looked at together: some hundred megabytes.
+# So many rows of some users are sought through at a time: they take some hundred megabytes.
 PART_ROWS = 4_000_000
-# The order of the source, so that it can be kept.
+# The row's number in the order of the source, which is to be kept.
 _ORDER = "order"
-_PLACES = 1 << 40
+# More rows than there can be.
+_MOST_ROWS = 1 << 40
 
 
 def has_rules_across_rows(rules: Rules) -> bool:
-    """Whether there is anything to do here."""
+    """Whether any of the rules looks at more than one row."""
     return (
         rules.window_days is not None
         or rules.duplicates == "drop"
@@ -41,17 +42,17 @@ def has_rules_across_rows(rules: Rules) -> bool:
 
 @dataclass
 class RowFilter:
-    """Applies the rules to the rows of a Parquet file, in their order, one after the other.
-
-    `folder` takes what is written meanwhile. `left_out` counts rows by reason.
-    """
+    """Applies the rules across rows, one after the other in their order."""
 
     rules: Rules
-    folder: Path
 
-    def __post_init__(self) -> None:
-        self.left_out: dict[str, int] = {}
-        self._written = 0
+    folder: Path
+    """Takes what is written meanwhile."""
+
+    left_out: dict[str, int] = field(default_factory=dict)
+    """How many rows were left out for each reason."""
+
+    _files_written: int = 0
 
     def apply(self, interactions: pl.LazyFrame) -> pl.LazyFrame:
         """The rows that are kept, in the order they came in."""
@@ -60,24 +61,27 @@ class RowFilter:
         if rules.window_days is not None:
             newest = pl.scan_parquet(rows).select(pl.col(TIMESTAMP).max()).collect().item()
             earliest = (newest or 0) - DAY * rules.window_days
-            inside = pl.scan_parquet(rows).filter(pl.col(TIMESTAMP) >= earliest)
-            rows = self._step(rows, inside, BEFORE_WINDOW)
+            in_window = pl.scan_parquet(rows).filter(pl.col(TIMESTAMP) >= earliest)
+            rows = self._keep(rows, in_window, BEFORE_WINDOW)
         if rules.duplicates == "drop":
-            rows = self._by_part(rows, DUPLICATE)
+            rows = self._keep_one_of_each(rows, DUPLICATE)
         if rules.latest_per_pair:
-            rows = self._by_part(rows, NOT_LATEST)
-        least = {
+            rows = self._keep_one_of_each(rows, NOT_LATEST)
+        least_rows = {
             USER_ID: (rules.min_interactions_per_user or 0, FEW_OF_USER),
             ITEM_ID: (rules.min_interactions_per_item or 0, FEW_OF_ITEM),
         }
-        before = -1
-        while before != (before := sum(self.left_out.values())):
-            for column, (count, reason) in least.items():
-                if count > 1:
-                    rows = self._enough(rows, column, count, reason)
+        # Leaving out users leaves items with fewer rows, and the other way round.
+        count_before = -1
+        while count_before != sum(self.left_out.values()):
+            count_before = sum(self.left_out.values())
+            for column, (least, reason) in least_rows.items():
+                if least > 1:
+                    rows = self._keep_frequent(rows, column, least, reason)
         return pl.scan_parquet(rows)
 
-    def _enough(self, rows: Path, column: str, least: int, reason: str) -> Path:
+    def _keep_frequent(self, rows: Path, column: str, least: int, reason: str) -> Path:
+        """Keep the rows of the users, or the items, that have at least so many."""
         few = (
             pl.scan_parquet(rows)
             .group_by(column)
@@ -89,45 +93,48 @@ class RowFilter:
         if not few.height:
             return rows
         kept = pl.scan_parquet(rows).join(few.lazy(), on=column, how="anti", maintain_order="left")
-        return self._step(rows, kept, reason)
+        return self._keep(rows, kept, reason)
 
-    def _by_part(self, rows: Path, reason: str) -> Path:
-        """Leave out what repeats an earlier row, or is not the latest, of its user: users are
-        dealt into parts, so that one part is in memory at a time."""
+    def _keep_one_of_each(self, rows: Path, reason: str) -> Path:
+        """Keep the rows that are no duplicates, or the latest of their user and item.
+
+        Users are divided into parts, so that the rows of one part are in memory at a time.
+        """
         numbered = pl.scan_parquet(rows).with_row_index(_ORDER)
-        count = _rows(rows)
+        count = _count_rows(rows)
         parts = max(1, -(-count // PART_ROWS))
-        keep = pl.zeros(count, dtype=pl.Boolean, eager=True).to_numpy().copy()
+        is_kept = pl.zeros(count, dtype=pl.Boolean, eager=True).to_numpy().copy()
         for part in range(parts):
             users = numbered.filter(pl.col(USER_ID).hash(seed=0) % parts == part)
-            keep[_stays(users, reason).get_column(_ORDER).to_numpy()] = True
-        mask = pl.LazyFrame({"keep": keep})
+            is_kept[_find_kept(users, reason).get_column(_ORDER).to_numpy()] = True
+        mask = pl.LazyFrame({"keep": is_kept})
         kept = pl.concat([pl.scan_parquet(rows), mask], how="horizontal").filter("keep")
-        return self._step(rows, kept.drop("keep"), reason)
+        return self._keep(rows, kept.drop("keep"), reason)
 
-    def _step(self, rows: Path, kept: pl.LazyFrame, reason: str) -> Path:
-        self._written += 1
-        target = self.folder / f"kept {self._written}.parquet"
+    def _keep(self, rows: Path, kept: pl.LazyFrame, reason: str) -> Path:
+        """Write the rows that are kept in place of the others; count those left out."""
+        self._files_written += 1
+        target = self.folder / f"kept {self._files_written}.parquet"
         kept.sink_parquet(target, compression="lz4")
-        left_out = _rows(rows) - _rows(target)
+        left_out = _count_rows(rows) - _count_rows(target)
         if left_out:
             self.left_out[reason] = self.left_out.get(reason, 0) + left_out
         rows.unlink()
         return target
 
 
-def _stays(rows: pl.LazyFrame, reason: str) -> pl.DataFrame:
-    """The order of the rows that are no duplicates, or the latest of their user and item."""
+def _find_kept(rows: pl.LazyFrame, reason: str) -> pl.DataFrame:
+    """_ORDER of the rows that are no duplicates, or the latest of their user and item."""
     if reason == DUPLICATE:
         columns = [name for name in rows.collect_schema().names() if name != _ORDER]
         first = rows.group_by(columns).agg(pl.col(_ORDER).min())
         return first.select(_ORDER).collect(engine="streaming")
-    # Time and place in one number, so that the largest is the last of the latest.
-    moment = pl.col(TIMESTAMP).cast(pl.Int128) * _PLACES + pl.col(_ORDER)
-    latest = rows.group_by(USER_ID, ITEM_ID).agg(moment.max().alias(_ORDER))
-    place = (pl.col(_ORDER) % _PLACES).cast(pl.Int64)
-    return latest.select(place).collect(engine="streaming")
+    # The time and the order in one number, so that the largest is the last of the latest.
+    time_and_order = pl.col(TIMESTAMP).cast(pl.Int128) * _MOST_ROWS + pl.col(_ORDER)
+    latest = rows.group_by(USER_ID, ITEM_ID).agg(time_and_order.max().alias(_ORDER))
+    order = (pl.col(_ORDER) % _MOST_ROWS).cast(pl.Int64)
+    return latest.select(order).collect(engine="streaming")
 
 
-def _rows(path: Path) -> int:
+def _count_rows(path: Path) -> int:
     return int(pl.scan_parquet(path).select(pl.len()).collect().item())

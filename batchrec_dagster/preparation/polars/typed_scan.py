@@ -1,6 +1,7 @@
-"""The fast path for clean files: one pass reads the cells as numbers, counts oddities and writes.
+"""The fast path for clean files: one pass reads cells as numbers, finds odd rows, and writes.
 
-Any oddity, and `rows` diagnoses the rows instead. For clean files both write the same.
+If there is anything odd, the rows are read by `rows` instead, which finds out what it is. For clean
+files both write the same.
 """
 
 from __future__ import annotations
@@ -34,98 +35,108 @@ from batchrec_dagster.preparation.rules import (
     Rules,
 )
 
+# Whether a row may have something wrong with it, or has to be read as text to tell.
 _ODD = "odd"
 
 
 def write_clean(
     tables: Sequence[RowTable], layout: Layout, rules: Rules, target: Path | None
 ) -> PreparationResult | None:
-    """Write the rows that the rules on a single row keep; nothing is written without a target.
+    """Write the rows that the rules on a single row keep.
 
-    None where this is not for these files, or there is something wrong with a row.
+    target: where to write; None for the result alone.
+
+    Returns None if a row is odd, or if cells of these columns cannot be read as numbers. Then the
+    target is of no use.
     """
-    rows = _rows(tables, layout, rules)
+    rows = _scan_rows(tables, layout, rules)
     if rows is None:
         return None
-    below = pl.lit(value=False)
+    is_below = pl.lit(value=False)
     if rules.min_rating is not None:
-        below = pl.col("rating") < rules.min_rating
-    inside = pl.lit(value=True) if rules.filter is None else pl.col(IN_FILTER)
-    time = _seconds(layout) if layout.timestamp is None else pl.col("timestamp")
+        is_below = pl.col("rating") < rules.min_rating
+    is_in_filter = pl.lit(value=True) if rules.filter is None else pl.col(IN_FILTER)
+    seconds = _seconds(layout)
+    # The unit shows in the times as they are written.
+    time = seconds if layout.timestamp is None else pl.col("timestamp")
     counts = rows.select(
         pl.len().alias("rows"),
         pl.col(_ODD).any(),
         time.min().alias("first"),
         time.max().alias("last"),
-        below.sum().alias(BELOW_MIN_RATING),
-        (~below & ~inside).sum().alias(NOT_IN_FILTER),
+        is_below.sum().alias(BELOW_MIN_RATING),
+        (~is_below & ~is_in_filter).sum().alias(NOT_IN_FILTER),
     )
     plans = [counts]
     if target is not None:
-        # What is odd is not used, but an id of 200 KB in a million rows would fill the disk.
-        good = ~pl.col(_ODD).fill_null(value=False)
-        kept = rows.filter(~below & inside & good).select(
-            output_columns(layout, rules, _seconds(layout))
+        # With an odd row the file is of no use, but one id of 200 KB in a million rows would fill
+        # the disk.
+        is_good = ~pl.col(_ODD).fill_null(value=False)
+        kept = rows.filter(~is_below & is_in_filter & is_good)
+        plans.append(
+            kept.select(output_columns(layout, rules, seconds)).sink_csv(target, lazy=True)
         )
-        plans.append(kept.sink_csv(target, lazy=True))
     try:
-        # Of one plan: the files are read once.
-        found = pl.collect_all(plans, engine="streaming")[0].row(0, named=True)
+        # Together, so that the files are read once.
+        summary = pl.collect_all(plans, engine="streaming")[0].row(0, named=True)
     except pl.exceptions.PolarsError:
         return None
-    unit = _unit(layout, found["first"], found["last"])
-    if not found["rows"] or found[_ODD] or unit is None:
+    unit = _find_unit(layout, summary["first"], summary["last"])
+    if not summary["rows"] or summary[_ODD] or unit is None:
         return None
-    left_out = {reason: found[reason] for reason in LEFT_OUT_BY_RULES if found[reason]}
-    return PreparationResult(found["rows"], left_out, (), unit)
+    left_out = {reason: summary[reason] for reason in LEFT_OUT_BY_RULES if summary[reason]}
+    return PreparationResult(summary["rows"], left_out, (), unit)
 
 
-def _rows(tables: Sequence[RowTable], layout: Layout, rules: Rules) -> pl.LazyFrame | None:
-    """All rows: the wanted columns by role, _ODD, and IN_FILTER where there is a filter."""
-    types = _types(layout, rules)
+def _scan_rows(tables: Sequence[RowTable], layout: Layout, rules: Rules) -> pl.LazyFrame | None:
+    """The wanted columns of all rows by role, _ODD, and IN_FILTER if there is a filter.
+
+    None if a column would have two types.
+    """
+    types = _choose_types(layout)
     if types is None:
         return None
-    read = pl.concat(
+    rows = pl.concat(
         table.read_typed(layout.roles, types).with_columns(
-            pl.any_horizontal(_odd(layout, table, types)).alias(_ODD)
+            pl.any_horizontal(_odd_conditions(layout, table, types)).alias(_ODD)
         )
         for table in tables
     )
     columns = {name: pl.col(FILTER + name) for name in layout.types}
-    return evaluate_filter(read, columns, rules)
+    return evaluate_filter(rows, columns, rules)
 
 
-def _types(layout: Layout, rules: Rules) -> dict[str, pl.DataType] | None:
-    """The types of the columns that are no text, by role; None when a column would have two."""
+def _choose_types(layout: Layout) -> dict[str, pl.DataType] | None:
+    """The types of the columns that are not text, by role; None if a column would have two."""
     if layout.timestamp_unit == DATETIME and layout.timezone is not None:
         return None  # A column may have a zone of its own.
     types: dict[str, pl.DataType] = {"rating": pl.Float64()}
     if layout.timestamp_unit in (AUTO, DATETIME, *EPOCH_UNITS):
         types["timestamp"] = pl.Int64()
     types.update({FILTER + name: TYPES[kind] for name, kind in layout.types.items()})
-    by_column: dict[object, pl.DataType] = {}
+    type_of_column: dict[object, pl.DataType] = {}
     for role, column in layout.roles.items():
         kind = types.get(role, pl.String())
-        if by_column.setdefault(column, kind) != kind:
+        if type_of_column.setdefault(column, kind) != kind:
             return None
     return types
 
 
-def _odd(layout: Layout, table: RowTable, types: Collection[str]) -> Iterator[pl.Expr]:
-    """Whether anything in a row is missing, or has to be looked at closely."""
+def _odd_conditions(layout: Layout, table: RowTable, types: Collection[str]) -> Iterator[pl.Expr]:
+    """The conditions under which something is missing in a row, or needs a closer look."""
     yield ~_seconds(layout).is_between(1, FIRST_SENTINEL - 1).fill_null(value=False)
     if layout.timestamp_unit in (AUTO, *EPOCH_UNITS):
         yield pl.col("timestamp").is_in(END_OF_TIME)
     texts = ["user", "item", *(["event_type"] if layout.event_type is not None else [])]
     for text in map(pl.col, texts):
-        # Blanks come before ! in ASCII, and so does nothing at all.
+        # The empty text comes before ! in the order of ASCII, and so do blanks.
         yield text.is_null() | (text < "!") | (text.str.len_bytes() > schemas.MAX_ID_LENGTH)
         if not table.opened.is_plain:
             yield text.str.contains("[\n\r\0\ufffd]")
     for role in layout.roles:
         if role not in types:
             yield pl.col(role).is_in(layout.null_values) | pl.col(role).str.ends_with(" ")
-        elif not role.startswith(FILTER) and (numbers := _null_numbers(layout)):
+        elif not role.startswith(FILTER) and (numbers := _numeric_null_values(layout)):
             yield pl.col(role).cast(pl.Float64).is_in(numbers)
     if layout.rating is not None:
         yield ~pl.col("rating").is_finite().fill_null(value=False)
@@ -137,29 +148,29 @@ def _odd(layout: Layout, table: RowTable, types: Collection[str]) -> Iterator[pl
             yield ~pl.col(FILTER + name).is_finite()
 
 
-def _null_numbers(layout: Layout) -> list[float]:
-    """Those of the null values that are numbers, which the default ones are not."""
+def _numeric_null_values(layout: Layout) -> list[float]:
+    """Those of the null values that are numbers, which none of the default ones is."""
     numbers = pl.Series(layout.null_values, dtype=pl.String).cast(pl.Float64, strict=False)
     return numbers.filter(numbers.is_finite()).to_list()
 
 
 def _seconds(layout: Layout) -> pl.Expr:
+    """The time of a row in whole seconds since 1970."""
     time, unit = pl.col("timestamp"), layout.timestamp_unit
     if unit == AUTO:
         return times.convert_by_size(time)
     if unit == DATETIME:
         return time
-    if unit == NO_TIMES:
-        return times.parse_seconds(time, unit)
-    return (
-        time // EPOCH_UNITS[unit]
-        if unit in EPOCH_UNITS
-        else times.parse_seconds(time, unit, layout.timezone)
-    )
+    if unit in EPOCH_UNITS:
+        return time // EPOCH_UNITS[unit]
+    return times.parse_seconds(time, unit, None if unit == NO_TIMES else layout.timezone)
 
 
-def _unit(layout: Layout, first: int | None, last: int | None) -> str | None:
-    """How times are written; None where they are not all written so."""
+def _find_unit(layout: Layout, first: int | None, last: int | None) -> str | None:
+    """How times are written; None if they are not all written in one way.
+
+    first, last: the smallest and the largest time as they are written.
+    """
     if layout.timestamp_unit != AUTO:
         return layout.timestamp_unit
     if first is None or last is None:
@@ -169,20 +180,23 @@ def _unit(layout: Layout, first: int | None, last: int | None) -> str | None:
 
 
 def output_columns(layout: Layout, rules: Rules, seconds: pl.Expr) -> list[pl.Expr]:
-    """The columns of Personalize's interactions CSV, of rows with the roles."""
+    """The columns of Personalize's interactions CSV, from those of the roles.
+
+    seconds: the time in whole seconds since 1970.
+    """
+    event_type = pl.lit(EVENT_TYPE_VALUE) if layout.event_type is None else pl.col("event_type")
     columns = {
         schemas.USER_ID: pl.col("user"),
         schemas.ITEM_ID: pl.col("item"),
         schemas.TIMESTAMP: seconds,
-        schemas.EVENT_TYPE: pl.lit(EVENT_TYPE_VALUE)
-        if layout.event_type is None
-        else pl.col("event_type"),
+        schemas.EVENT_TYPE: event_type,
         schemas.EVENT_VALUE: pl.col("event_value").str.strip_chars(" \t"),
     }
     return [columns[name].alias(name) for name in output_column_names(layout, rules)]
 
 
 def output_column_names(layout: Layout, rules: Rules) -> list[str]:
+    """The columns of the CSV, in their order."""
     return schemas.list_interactions_columns(
         event_type=rules.event_type, event_value=layout.event_value is not None
     )
