@@ -133,8 +133,10 @@ class ItemSettings(SourceSettings):
 
     @model_validator(mode="after")
     def _columns_are_declared(self) -> Self:
-        known = isinstance(self.source, str) and ("{{" in self.source or self._known is not None)
-        if self.columns is None and not known:
+        may_be_known = isinstance(self.source, str) and (
+            "{{" in self.source or self._known_layout is not None
+        )
+        if self.columns is None and not may_be_known:
             raise ValueError(
                 "columns is missing: set the columns of the item, its title, its categories and"
                 " numbers, for example columns: {item: movieId, title: title, categories: {GENRES:"
@@ -144,11 +146,12 @@ class ItemSettings(SourceSettings):
 
     @property
     def rows(self) -> RatingsSource:
-        """Where the rows are: the file, or what the query makes of the files."""
+        """Where the rows are: the file, or the result of the query on the files."""
         return self.rows_of("items.query", TextForm(self.delimiter, encoding=self.encoding))
 
     @property
-    def _known(self) -> ItemsLayout | None:
+    def _known_layout(self) -> ItemsLayout | None:
+        """How to read the file, where it is one of a known source."""
         if self.query is not None or not isinstance(self.source, str):
             return None
         return KNOWN_ITEMS.get(self.source)
@@ -156,13 +159,13 @@ class ItemSettings(SourceSettings):
     @property
     def layout(self) -> ItemsLayout:
         """How to read the file: as declared here, else as known for the source."""
-        known = self._known
-        layout = self.columns.layout if self.columns else known
+        known_layout = self._known_layout
+        layout = self.columns.layout if self.columns else known_layout
         if layout is None:
             raise ValueError(f"columns is missing for {self.source}")
         return replace(
             layout,
-            delimiter=self.delimiter or (known.delimiter if known else None),
+            delimiter=self.delimiter or (known_layout.delimiter if known_layout else None),
             separator=self.separator,
             encoding=layout.encoding if self.encoding == "auto" else self.encoding,
             decimal=self.decimal,

@@ -99,15 +99,17 @@ class Solution(dg.Model):
         texts = {
             key: text for key, text in self.algorithm_hyperparameters.items() if "{{" not in text
         }
-        found: dict[tuple[str, ...], str] = {
-            ("hyperparameters", key): problem
-            for key, text in texts.items()
-            if (problem := _problem(self.recipe, {key: text}))
-        }
-        if not found and (problem := _problem(self.recipe, texts)):
-            found["hyperparameters",] = problem
-        if found:
-            raise build_field_errors(found)
+        problems: dict[tuple[str, ...], str] = {}
+        for key, text in texts.items():
+            problem = _find_problem(self.recipe, {key: text})
+            if problem:
+                problems["hyperparameters", key] = problem
+        if not problems:
+            problem = _find_problem(self.recipe, texts)
+            if problem:
+                problems["hyperparameters",] = problem
+        if problems:
+            raise build_field_errors(problems)
         return self
 
     @property
@@ -132,7 +134,7 @@ class Solution(dg.Model):
         }
 
 
-def _problem(recipe: str, hyperparameters: dict[str, str]) -> str | None:
+def _find_problem(recipe: str, hyperparameters: dict[str, str]) -> str | None:
     try:
         parse_hyperparameters(recipe, hyperparameters)
     except HyperparameterError as error:

@@ -44,11 +44,11 @@ class SourceSettings(dg.Model):
     def table_formats(self) -> dict[str, TableFormat]:
         """The format of each source that is declared to be a table, by its name."""
         # Each kind of source has a field of its own for it, with what else it may be.
-        declared: Any = getattr(self, "format", None)
-        given: dict[str, Any] = (
-            declared if isinstance(declared, dict) else dict.fromkeys(self.sources, declared)
+        setting: Any = getattr(self, "format", None)
+        formats: dict[str, Any] = (
+            setting if isinstance(setting, dict) else dict.fromkeys(self.sources, setting)
         )
-        return {name: form for name, form in given.items() if form in get_args(TableFormat)}
+        return {name: form for name, form in formats.items() if form in get_args(TableFormat)}
 
     # Of the YAML, for messages.
     _file: str | None = PrivateAttr(default=None)

@@ -347,7 +347,7 @@ class Ensure:
         if time.monotonic() + seconds > deadline:
             raise PersonalizeError(
                 f"{waiting_for}, after {self.deadline_seconds / 3600:g} hours. Personalize keeps"
-                " working; re-run to resume waiting, or set a longer deadline",
+                " working; re-run to resume waiting, or set a longer deadline"
             )
         time.sleep(seconds)
 
@@ -381,7 +381,7 @@ def _explain_taken_name(kind: ResourceKind, name: str) -> PersonalizeError:
     return PersonalizeError(
         f"Personalize already has a {kind.label} named {name}, but does not list it here: another"
         " dataset group of this account may have it. Rename the pipeline, or delete that"
-        f" {kind.label}",
+        f" {kind.label}"
     )
 
 

@@ -109,7 +109,7 @@ def delete(ensure: api.Ensure, plan: TeardownPlan) -> None:
     if plan.in_the_way:
         raise PersonalizeError(
             f"nothing was deleted: {'; '.join(plan.in_the_way)}. Delete that first, then run the"
-            " teardown again",
+            " teardown again"
         )
     deadline = time.monotonic() + ensure.deadline_seconds
     for piece in plan.work:
@@ -306,7 +306,7 @@ def _delete(ensure: api.Ensure, piece: ResourceToDelete, deadline: float) -> Non
                 return
             if code != "ResourceInUseException":
                 raise PersonalizeError(
-                    f"Personalize refused to delete {piece}: {message} ({code})",
+                    f"Personalize refused to delete {piece}: {message} ({code})"
                 ) from error
             description = _describe(ensure, piece)
             if description and str(description.get("status")).startswith("DELETE"):

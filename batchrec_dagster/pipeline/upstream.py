@@ -59,7 +59,7 @@ def find_upstream(source: RatingsSource, context: dg.AssetExecutionContext) -> R
     if event is None or made is None:
         raise StepError(
             f"{source.text} was never materialized: materialize it, then run this again. Without"
-            " DAGSTER_HOME, Dagster's own commands do not remember it",
+            " DAGSTER_HOME, Dagster's own commands do not remember it"
         )
     graph = context.repository_def.asset_graph
     # None where this location has none.
@@ -77,7 +77,7 @@ def find_upstream(source: RatingsSource, context: dg.AssetExecutionContext) -> R
     if defined is None:
         raise StepError(
             f"{source.text} is in another code location, and its metadata names no file: add it"
-            f" here as an AssetSpec with an IO manager, or let its materialization report path",
+            f" here as an AssetSpec with an IO manager, or let its materialization report path"
         )
     version = (made.tags or {}).get("dagster/data_version") or event.run_id
     return _loaded_rows(source.text, version, lambda: context.load_asset_value(key))

@@ -150,7 +150,7 @@ class JobOutput:
         files = self.files()
         if not files:
             raise StepError(
-                f"the batch job left no {OUTPUT_SUFFIX} file in {self.folder}. Run it again",
+                f"the batch job left no {OUTPUT_SUFFIX} file in {self.folder}. Run it again"
             )
         for file in files:
             try:

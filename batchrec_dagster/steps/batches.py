@@ -53,7 +53,7 @@ def find_batch_users(work: Work) -> tuple[pl.DataFrame, str]:
     if not users.height:
         raise StepError(
             f"no user has an interaction since {settings.active_since}: set"
-            " batch_users.active_since to an earlier day",
+            " batch_users.active_since to an earlier day"
         )
     return users, version
 
@@ -120,7 +120,7 @@ def find_batches(
     if not batches:
         raise StepError(
             f"all {lines.height} users are in the control, which gets no lists: set a lower"
-            " experiment.control_share",
+            " experiment.control_share"
         )
     return batches
 
@@ -133,7 +133,7 @@ def _list_models(work: Work, model: ModelRecord) -> list[tuple[str, str, str]]:
         if model.popularity_version_arn is None:
             raise StepError(
                 "an older batchrec trained popularity and did not note it: materialize"
-                " solution_version, then this asset again",
+                " solution_version, then this asset again"
             )
         models.append((CONTROL, POPULARITY_COUNT, model.popularity_version_arn))
     return models

@@ -1,4 +1,7 @@
-"""Raw ratings -> Personalize's interactions, by Polars or Spark, inspected before and after."""
+"""Turns raw ratings into Personalize's interactions, by Polars or Spark.
+
+Both are inspected: the ratings before, the interactions after.
+"""
 
 from __future__ import annotations
 
@@ -49,41 +52,45 @@ from batchrec_dagster.storage.resource import StorageResource
 class RatingsFormat:
     """How the files are read, as declared or recognised."""
 
-    found: RecognisedLayout
+    recognised_layout: RecognisedLayout
     timestamp_unit: str
     encodings: Sequence[str]
     empty_files: Sequence[str]
+    """The names of the files without rows."""
     first_lines: str
+    """The start of the first file, as people read it."""
 
     @property
     def columns(self) -> dict[str, str]:
         """The name of the column of each role."""
-        names = list(self.found.types)
+        names = list(self.recognised_layout.types)
         return {
             role: names[column - 1] if isinstance(column, int) else column
-            for role, column in self.found.layout.columns.items()
+            for role, column in self.recognised_layout.layout.columns.items()
         }
 
 
 @dataclass(frozen=True)
 class RatingsInspection:
-    """The verdict on raw ratings and the counts behind it; `format` is None if they are unreadable.
-
-    `whole` is False if only the first file's first rows were read, as Spark reads the rest on AWS.
-    """
+    """The verdict on raw ratings, and the counts behind it."""
 
     check: CheckResult
     bytes: int
+    """The size of the files that were read."""
     whole: bool
+    """Whether all rows were read. On AWS only the first rows are, as Spark reads the others."""
     format: RatingsFormat | None = None
+    """How the files are read; None if they cannot be read."""
 
     @property
     def rows(self) -> float:
+        """How many rows were read."""
         return self.check.numbers.get("rows", 0)
 
 
 def inspect_ratings(work: Work, raw: RawRecord) -> RatingsInspection:
-    """Read every row once. Raises SourceError, StorageError, StepError."""
+    """Read every row once, or on AWS the first rows. Raises SourceError, StorageError,
+    StepError."""
     pipeline, storage = work.pipeline, work.storage
     ratings, whole = pipeline.ratings, not pipeline.preparation.on_aws
     with (
@@ -93,28 +100,32 @@ def inspect_ratings(work: Work, raw: RawRecord) -> RatingsInspection:
     ) as files:
         size = sum(file.path.stat().st_size for file in files)
         try:
-            with open_ratings(files, ratings.reading, pipeline.rules) as read:
-                found = read.inspect_rows()
-                bad, skip = found.bad, ratings.on_bad_rows
-                check = check_rows_readable("rows_readable", "ratings", found.rows_read, bad, skip)
-                if _has_comma_decimals(bad, read):
-                    check = replace(check, finding=f"{check.finding}. Or set ratings.decimal: ','")
-                unit, lines = found.timestamp_unit, read.first_lines()
-                read_as = RatingsFormat(
-                    read.recognised_layout, unit, read.encodings, read.empty, lines
+            with open_ratings(files, ratings.reading, pipeline.rules) as opened:
+                rows = opened.inspect_rows()
+                check = check_rows_readable(
+                    "rows_readable", "ratings", rows.rows_read, rows.bad, ratings.on_bad_rows
                 )
-                return RatingsInspection(check, size, whole, read_as)
+                if _has_comma_decimals(rows.bad, opened):
+                    check = replace(check, finding=f"{check.finding}. Or set ratings.decimal: ','")
+                ratings_format = RatingsFormat(
+                    opened.recognised_layout,
+                    rows.timestamp_unit,
+                    opened.encodings,
+                    opened.empty,
+                    opened.first_lines(),
+                )
+                return RatingsInspection(check, size, whole, ratings_format)
         except PreparationError as error:
             return RatingsInspection(CheckResult("rows_readable", False, str(error)), size, whole)
 
 
 def list_s3_uris(raw: RawRecord, storage: StorageResource) -> list[str]:
-    """Where Spark on AWS reads the files. Raises StepError if they are not in S3."""
+    """The URIs where Spark on AWS reads the files. Raises StepError if they are not in S3."""
     uris = [file.uri or file.source for file in raw.files]
     if not storage.in_s3 or not all(map(_is_object, uris)):
         raise StepError(
             "preparation.engine glue reads from S3: set"
-            " BATCHREC_STORAGE=s3://bucket/prefix, and keep ratings.copy on for other sources",
+            " BATCHREC_STORAGE=s3://bucket/prefix, and keep ratings.copy on for other sources"
         )
     return uris
 
@@ -126,8 +137,10 @@ def _is_object(uri: str) -> bool:
 
 @contextmanager
 def open_first_file(raw: RawRecord, storage: StorageResource) -> Iterator[list[RawFile]]:
-    """The start of the first file that is not empty, on this machine: enough to see the format. A
-    file that is no plain text is downloaded whole. Raises StorageError, StepError."""
+    """The start of the first file that is not empty, on this machine: enough to see the format.
+
+    A file that is not plain text is downloaded whole. Raises StorageError, StepError.
+    """
     for uri in list_s3_uris(raw, storage):
         start = next(storage.store.chunks(uri), b"")
         if not start:
@@ -144,9 +157,9 @@ def open_first_file(raw: RawRecord, storage: StorageResource) -> Iterator[list[R
     raise StepError("all files of ratings.source are empty")
 
 
-def _has_comma_decimals(bad: BadRows, read: OpenedRatings) -> bool:
+def _has_comma_decimals(bad: BadRows, ratings: OpenedRatings) -> bool:
     """Whether bad rows have numbers such as 4,5 in a csv whose delimiter is not a comma."""
-    layout = read.layout
+    layout = ratings.layout
     return (
         layout.format == "csv"
         and "," not in (layout.delimiter, layout.decimal)
@@ -154,27 +167,30 @@ def _has_comma_decimals(bad: BadRows, read: OpenedRatings) -> bool:
     )
 
 
+# How many interactions the UI shows.
 SAMPLE = 5
-# Longer than any job runs.
+# A run that has written nothing for this long is dead: no job runs so long.
 DEAD_AFTER = timedelta(days=2)
 
 
 @dataclass(frozen=True)
 class PreparedInteractions:
-    """The interactions before publication, and what is known of them.
-
-    `value`: what the IO manager publishes. `version`: 16 hexadecimal digits of the CSV's SHA-256.
-    `result`: rows read, kept and left out. `counts`: of what is kept. `sample`: the first few
-    interactions. `event_value`: whether they have EVENT_VALUE. `job`: metadata of the Spark job.
-    """
+    """The interactions before publication, and what is known of them."""
 
     value: Path | PreparedFiles
+    """What the IO manager publishes."""
     version: str
+    """16 hexadecimal digits of the SHA-256 of the CSV file."""
     result: PreparationResult
+    """How many rows were read, kept and left out."""
     counts: InteractionCounts
+    """The counts of what is kept."""
     sample: pl.DataFrame
+    """The first few interactions."""
     event_value: bool
+    """Whether they have EVENT_VALUE."""
     job: Mapping[str, Any]
+    """The metadata of the Spark job; empty without one."""
 
     @cached_property
     def checks(self) -> tuple[CheckResult, ...]:
@@ -226,18 +242,18 @@ def _prepare_here(
     work: Work, files: list[RawFile], folder: Path, run_spark: RunSpark | None
 ) -> PreparedInteractions:
     pipeline = work.pipeline
-    written, users = folder / "interactions.csv", folder / "users.parquet"
+    csv, users = folder / "interactions.csv", folder / "users.parquet"
     result: PreparationResult
     job: Mapping[str, Any] = {}
     if run_spark is None:
         with open_ratings(files, pipeline.ratings.reading, pipeline.rules) as ratings:
-            result = ratings.write_interactions(written)
+            result = ratings.write_interactions(csv)
     else:
         task = Task(
             [SourceFile(f"file://{file.path.absolute()}", file.name) for file in files],
             _find_layout(files, pipeline),
             pipeline.rules,
-            destination=f"file://{written}",
+            destination=f"file://{csv}",
             users=f"file://{users}",
             work=f"file://{folder}/work",
         )
@@ -245,18 +261,18 @@ def _prepare_here(
     columns = list_interactions_columns(
         event_type=pipeline.rules.event_type, event_value=pipeline.event_value
     )
-    kept = pl.scan_csv(written, schema=choose_csv_types(columns), glob=False)
-    version, sample = compute_version(read_pieces(written)), kept.head(SAMPLE).collect()
-    value = written if run_spark is None else PreparedFiles(written, users, version)
+    interactions = pl.scan_csv(csv, schema=choose_csv_types(columns), glob=False)
+    version, sample = compute_version(read_pieces(csv)), interactions.head(SAMPLE).collect()
+    value = csv if run_spark is None else PreparedFiles(csv, users, version)
     return PreparedInteractions(
-        value, version, result, count_rows(kept), sample, pipeline.event_value, job
+        value, version, result, count_rows(interactions), sample, pipeline.event_value, job
     )
 
 
 def _prepare_on_aws(
     work: Work, raw: RawRecord, run_spark: RunSpark, run: str
 ) -> PreparedInteractions:
-    """With Spark on AWS, from S3 to S3: only the first rows come to this machine."""
+    """Prepare with Spark on AWS, from S3 to S3. Only the first rows come to this machine."""
     pipeline, storage = work.pipeline, work.storage
     with open_first_file(raw, storage) as files:
         layout = _find_layout(files, pipeline)
@@ -269,14 +285,16 @@ def _prepare_on_aws(
         users=f"{folder}/users.parquet",
         work=f"{folder}/parts",
     )
-    done, job = run_spark(task)
+    result, job = run_spark(task)
     start = next(storage.store.chunks(task.destination), b"")
     sample = pl.read_csv(b"\n".join(start.split(b"\n")[: SAMPLE + 1]), infer_schema=False)
-    version = done.sha256[:16]
+    version = result.sha256[:16]
     value = PreparedFiles(task.destination, task.users, version)
-    prepared = PreparedInteractions(value, version, done, done, sample, pipeline.event_value, job)
+    prepared = PreparedInteractions(
+        value, version, result, result, sample, pipeline.event_value, job
+    )
     if any(check.blocks for check in prepared.checks):
-        # They will not be published: keep no copy.
+        # They will not be published, so no copy stays.
         with suppress(StorageError):
             for uri in (task.destination, task.users):
                 storage.store.delete(uri)

@@ -313,11 +313,13 @@ def _match_lists(
             "item_id": later.items.gather(chosen["item"]),
         }
     )
-    named = pl.concat([chosen, ids], how="horizontal")
+    chosen_with_ids = pl.concat([chosen, ids], how="horizontal")
     listed, hits = pl.collect_all(
         [
             lists.rows.group_by("user_id").agg(length=pl.col("rank").max().cast(pl.Int64)),
-            lists.rows.select("user_id", "item_id").join(named.lazy(), on=["user_id", "item_id"]),
+            lists.rows.select("user_id", "item_id").join(
+                chosen_with_ids.lazy(), on=["user_id", "item_id"]
+            ),
         ],
         engine="streaming",
     )

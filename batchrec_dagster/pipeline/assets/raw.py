@@ -85,7 +85,7 @@ def raw_ratings(pipeline: Pipeline) -> dg.AssetsDefinition:
                     return
             inspection = inspect_ratings(work, files.record)
             recognised = inspection.format
-            for warning in recognised.found.warnings if recognised else ():
+            for warning in recognised.recognised_layout.warnings if recognised else ():
                 context.log.warning(warning)
             record = replace(
                 files.record,
@@ -131,7 +131,7 @@ def _ratings_metadata(record: RawRecord, inspection: RatingsInspection) -> dict[
     )
     if read_format is None:
         return {"preview": preview_metadata("The files cannot be read."), **counts}
-    recognised, layout = read_format.found, read_format.found.layout
+    recognised, layout = read_format.recognised_layout, read_format.recognised_layout.layout
     rows = f"{row_count:,} rows" if inspection.whole else f"{row_count:,} rows looked at"
     count = len(record.files)
     files = f"{count:,} files" if count > 1 else "one file"
@@ -162,7 +162,7 @@ def _ratings_schema(read_format: RatingsFormat) -> dg.TableSchema:
     return dg.TableSchema(
         columns=[
             dg.TableColumn(name=name, type=kind, description=roles.get(name))
-            for name, kind in read_format.found.types.items()
+            for name, kind in read_format.recognised_layout.types.items()
         ]
     )
 
