@@ -12,8 +12,8 @@ from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.pipeline.run_step import (
     asset_step,
     check_specs,
+    get_personalize_work,
     materialization_with_checks,
-    personalize_work,
 )
 from batchrec_dagster.steps.checks import CheckResult
 from batchrec_dagster.storage.object_store import StorageError
@@ -75,7 +75,7 @@ def test_the_lease_is_given_up_however_the_step_ends(
     )
     @asset_step
     def step(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
-        work = personalize_work(SHOP, context)
+        work = get_personalize_work(SHOP, context)
         with work.step_lease("step", context.run.run_id):
             during.extend(files(leases))
             if ends == "raises":

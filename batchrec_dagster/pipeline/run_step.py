@@ -71,7 +71,7 @@ def asset_step(
         failed: FailedChecksError | None = None
         try:
             with expected_errors_as_failures():
-                for result in _each_result(function(*arguments, **inputs)):
+                for result in _iterate_results(function(*arguments, **inputs)):
                     yield round_metadata(result, time.monotonic() - started)
         except FailedChecksError as error:
             failed = error
@@ -87,7 +87,7 @@ def asset_step(
     return run
 
 
-def _each_result(
+def _iterate_results(
     returned: dg.MaterializeResult[Any] | Iterator[AssetResult],
 ) -> Iterator[AssetResult]:
     """What an asset's function yields, or the one result that it returns."""
@@ -112,13 +112,13 @@ def round_metadata(result: AssetResult, seconds: float) -> AssetResult:
     return result._replace(metadata=rounded)
 
 
-def pipeline_work(pipeline: Pipeline, context: dg.AssetExecutionContext) -> Work:
+def get_work(pipeline: Pipeline, context: dg.AssetExecutionContext) -> Work:
     """The pipeline with its storage. Raises dg.Failure for a partition of the asset."""
     _refuse_partitions(pipeline, context)
     return Work(pipeline, getattr(context.resources, pipeline.resource_key("storage")))
 
 
-def personalize_work(pipeline: Pipeline, context: dg.AssetExecutionContext) -> PersonalizeWork:
+def get_personalize_work(pipeline: Pipeline, context: dg.AssetExecutionContext) -> PersonalizeWork:
     """The pipeline with its storage and Personalize. Raises dg.Failure for a partition of the
     asset."""
     _refuse_partitions(pipeline, context)
@@ -184,7 +184,7 @@ def check_results(checks: Sequence[CheckResult]) -> list[dg.AssetCheckResult]:
 
 
 # The outcome of most assets that reuse their last result.
-PREPARED_BEFORE = "unchanged: not prepared again"
+NOT_PREPARED_AGAIN = "unchanged: not prepared again"
 # The tag of a materialization with its data version.
 DATA_VERSION_TAG = "dagster/data_version"
 # Metadata of earlier versions, which kept there what Dagster's provenance has.
@@ -234,10 +234,10 @@ def _is_provenance_current(context: dg.AssetExecutionContext) -> bool:
         return False
     versions = {key: version.value for key, version in provenance.input_data_versions.items()}
     inputs = [dep.asset_key for dep in spec.deps]
-    return versions == {key: _data_version(context.instance, key) for key in inputs}
+    return versions == {key: _read_data_version(context.instance, key) for key in inputs}
 
 
-def _data_version(instance: dg.DagsterInstance, asset: dg.AssetKey) -> str | None:
+def _read_data_version(instance: dg.DagsterInstance, asset: dg.AssetKey) -> str | None:
     """The data version of the asset's last materialization."""
     event = instance.get_latest_materialization_event(asset)
     materialization = event.asset_materialization if event else None

@@ -9,7 +9,7 @@ import polars as pl
 
 from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.personalize.schemas import CREATION_TIMESTAMP, ITEM_ID
-from batchrec_dagster.pipeline.assets.raw import column_name, raw_items
+from batchrec_dagster.pipeline.assets.raw import get_column_name, raw_items
 from batchrec_dagster.pipeline.declare_asset import (
     PREPARED,
     asset_options,
@@ -18,9 +18,9 @@ from batchrec_dagster.pipeline.declare_asset import (
     table_metadata,
 )
 from batchrec_dagster.pipeline.run_step import (
-    PREPARED_BEFORE,
+    NOT_PREPARED_AGAIN,
     asset_step,
-    pipeline_work,
+    get_work,
     reusable_result,
 )
 from batchrec_dagster.preparation.items import ItemsLayout
@@ -73,9 +73,9 @@ def items(pipeline: Pipeline, layout: ItemsLayout) -> dg.AssetsDefinition:
     )
     @asset_step
     def items(context: dg.AssetExecutionContext, raw_items: RawRecord) -> dg.MaterializeResult[Any]:
-        work = pipeline_work(pipeline, context)
+        work = get_work(pipeline, context)
         unchanged = reusable_result(
-            context, lambda: _stored_items_version(work, key), PREPARED_BEFORE
+            context, lambda: _read_items_version(work, key), NOT_PREPARED_AGAIN
         )
         if unchanged is not None:
             return unchanged
@@ -91,7 +91,7 @@ def items(pipeline: Pipeline, layout: ItemsLayout) -> dg.AssetsDefinition:
                     markdown_table(["column", "items without"], missing.items()),
                 ),
                 "empty": missing,
-                **_table_metadata(pipeline, layout, table, _columns(layout)),
+                **_table_metadata(pipeline, layout, table, _describe_columns(layout)),
             },
         )
 
@@ -120,9 +120,9 @@ def item_titles(pipeline: Pipeline, layout: ItemsLayout) -> dg.AssetsDefinition:
     def item_titles(
         context: dg.AssetExecutionContext, raw_items: RawRecord
     ) -> dg.MaterializeResult[Any]:
-        work = pipeline_work(pipeline, context)
+        work = get_work(pipeline, context)
         unchanged = reusable_result(
-            context, lambda: _stored_titles_version(work, key), PREPARED_BEFORE
+            context, lambda: _read_titles_version(work, key), NOT_PREPARED_AGAIN
         )
         if unchanged is not None:
             return unchanged
@@ -150,19 +150,19 @@ def _table_metadata(
     table: pl.DataFrame,
     columns: dict[str, tuple[str, str]],
 ) -> dict[str, Any]:
-    lineage = _lineage(layout)
+    lineage = _trace_columns(layout)
     return {
         **table_metadata(pipeline, table.height, columns, lineage, table.columns),
         "sample": sample_metadata(table.head(5)),
     }
 
 
-def _stored_items_version(work: Work, key: str) -> str:
+def _read_items_version(work: Work, key: str) -> str:
     """The version of the items file in the storage."""
     return fingerprint(bytes(work.storage.store.get(work.storage.uri(key))).decode())
 
 
-def _stored_titles_version(work: Work, key: str) -> str | None:
+def _read_titles_version(work: Work, key: str) -> str | None:
     """The version of the titles in the storage; None if they are not what batchrec writes, to the
     byte."""
     content = bytes(work.storage.store.get(work.storage.uri(key)))
@@ -171,21 +171,23 @@ def _stored_titles_version(work: Work, key: str) -> str | None:
     return fingerprint(titles.write_csv()) if written.getvalue() == content else None
 
 
-def _lineage(layout: ItemsLayout) -> dict[str, list[tuple[str, str]]]:
+def _trace_columns(layout: ItemsLayout) -> dict[str, list[tuple[str, str]]]:
+    """The column of the items file that each column of the tables comes from."""
     names = {"item": (ITEM_ID, "item_id"), "title": ("title",), "created": (CREATION_TIMESTAMP,)}
-    return {
-        name: [("raw_items", column_name(column))]
-        for role, column in layout.roles.items()
-        for name in names.get(role, (role.partition(".")[2],))
-    }
+    sources = {}
+    for role, column in layout.roles.items():
+        # A category or a number has its name in its role, such as categories.GENRES.
+        own_name = role.partition(".")[2]
+        for name in names.get(role, (own_name,)):
+            sources[name] = [("raw_items", get_column_name(column))]
+    return sources
 
 
-def _columns(layout: ItemsLayout) -> dict[str, tuple[str, str]]:
+def _describe_columns(layout: ItemsLayout) -> dict[str, tuple[str, str]]:
+    """The type and the description of each column that the items can have."""
     return {
         ITEM_ID: ("string", "The item's id, as in the ratings."),
-        **dict.fromkeys(
-            layout.categories, ("string", "Its values; several stand side by side with | between.")
-        ),
+        **dict.fromkeys(layout.categories, ("string", "Its values. Several are separated by |.")),
         **dict.fromkeys(layout.numbers, ("double", "A number.")),
         CREATION_TIMESTAMP: ("long", "When the item came out, in epoch seconds."),
     }

@@ -20,11 +20,11 @@ from batchrec_dagster.pipeline.declare_asset import (
 )
 from batchrec_dagster.pipeline.run_history import DagsterRuns
 from batchrec_dagster.pipeline.run_step import (
-    PREPARED_BEFORE,
+    NOT_PREPARED_AGAIN,
     AssetResult,
     asset_step,
+    get_work,
     materialization_with_checks,
-    pipeline_work,
     reusable_result,
 )
 from batchrec_dagster.pipeline.spark_jobs import spark_engine
@@ -64,7 +64,7 @@ def interactions(pipeline: Pipeline) -> dg.AssetsDefinition:
             pipeline,
             "interactions",
             description="What each user did with which item, and when: the ratings that count, as"
-            f" the CSV file that Personalize imports and learns from. {_describe(rules)}",
+            f" the CSV file that Personalize imports and learns from. {_describe_rules(rules)}",
             kinds={"polars" if engine == "local" else "spark", "csv"},
             inputs=["raw_ratings"],
             stage=PREPARED,
@@ -84,8 +84,8 @@ def interactions(pipeline: Pipeline) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, raw_ratings: RawRecord
     ) -> Iterator[AssetResult]:
         started = time.monotonic()
-        work = pipeline_work(pipeline, context)
-        unchanged = reusable_result(context, work.files.interactions_version, PREPARED_BEFORE)
+        work = get_work(pipeline, context)
+        unchanged = reusable_result(context, work.files.interactions_version, NOT_PREPARED_AGAIN)
         if unchanged is not None:
             yield unchanged
             return
@@ -155,7 +155,7 @@ def _interactions_metadata(
     }
 
 
-def _describe(rules: Rules) -> str:
+def _describe_rules(rules: Rules) -> str:
     if rules.min_rating is None:
         return "All ratings count." if rules.filter is None else f"Only rows with {rules.filter}."
     return f"Ratings below {rules.min_rating:g} are left out."
@@ -195,11 +195,11 @@ def batch_users(pipeline: Pipeline) -> dg.AssetsDefinition:
     def batch_users(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
         from batchrec_dagster.steps.batches import find_batch_users  # NumPy
 
-        work = pipeline_work(pipeline, context)
+        work = get_work(pipeline, context)
         # A source of their own may have changed: Dagster knows no version of it.
         if declared.source is None:
             stored_users = work.files.batch_users
-            unchanged = reusable_result(context, stored_users.version, PREPARED_BEFORE)
+            unchanged = reusable_result(context, stored_users.version, NOT_PREPARED_AGAIN)
             if unchanged is not None:
                 return unchanged
         users, version = find_batch_users(work)

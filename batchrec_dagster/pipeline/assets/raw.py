@@ -17,8 +17,8 @@ from batchrec_dagster.pipeline.declare_asset import (
 from batchrec_dagster.pipeline.run_step import (
     AssetResult,
     asset_step,
+    get_work,
     materialization_with_checks,
-    pipeline_work,
     reusable_result,
 )
 from batchrec_dagster.pipeline.upstream import find_upstream
@@ -69,7 +69,7 @@ def raw_ratings(pipeline: Pipeline) -> dg.AssetsDefinition:
     )
     @asset_step
     def raw_ratings(context: dg.AssetExecutionContext) -> Iterator[AssetResult]:
-        work = pipeline_work(pipeline, context)
+        work = get_work(pipeline, context)
         with bring_raw_files(
             find_upstream(ratings.rows, context),
             work.storage,
@@ -79,7 +79,7 @@ def raw_ratings(pipeline: Pipeline) -> dg.AssetsDefinition:
         ) as files:
             context.log.info(f"{ratings.rows.display_name}: {files.outcome}")
             if files.record.inspected_with == inspected_with:
-                unchanged = _inspected_before(context, work, files)
+                unchanged = _reuse_inspection(context, work, files)
                 if unchanged is not None:
                     yield unchanged
                     return
@@ -107,7 +107,7 @@ def raw_ratings(pipeline: Pipeline) -> dg.AssetsDefinition:
     return raw_ratings
 
 
-def _inspected_before(
+def _reuse_inspection(
     context: dg.AssetExecutionContext, work: Work, files: RawFiles
 ) -> dg.MaterializeResult[Any] | None:
     """The result of an earlier run that inspected the same files in the same way, or None."""
@@ -144,7 +144,7 @@ def _ratings_metadata(record: RawRecord, inspection: RatingsInspection) -> dict[
             *map(escape, recognised.warnings),
         ),
         **counts,
-        "dagster/column_schema": _ratings_schema(read_format),
+        "dagster/column_schema": _build_ratings_schema(read_format),
         "format": layout.format,
         "delimiter": delimiter if layout.format == "csv" else "",
         "encoding": encodings,
@@ -155,7 +155,7 @@ def _ratings_metadata(record: RawRecord, inspection: RatingsInspection) -> dict[
     }
 
 
-def _ratings_schema(read_format: RatingsFormat) -> dg.TableSchema:
+def _build_ratings_schema(read_format: RatingsFormat) -> dg.TableSchema:
     roles = {
         column: f"The {role.replace('_', ' ')}." for role, column in read_format.columns.items()
     }
@@ -194,7 +194,7 @@ def raw_items(
     )
     @asset_step
     def raw_items(context: dg.AssetExecutionContext) -> Iterator[AssetResult]:
-        work = pipeline_work(pipeline, context)
+        work = get_work(pipeline, context)
         with bring_raw_files(
             find_upstream(source, context),
             work.storage,
@@ -203,7 +203,7 @@ def raw_items(
             place=places.raw_items,
         ) as files:
             context.log.info(f"{source.display_name}: {files.outcome}")
-            unchanged = _inspected_before(context, work, files)
+            unchanged = _reuse_inspection(context, work, files)
             if unchanged is not None:
                 yield unchanged
                 return
@@ -221,7 +221,7 @@ def raw_items(
                         ),
                         "bytes": record.files[0].size,
                         "dagster/row_count": check.numbers.get("rows", 0),
-                        "dagster/column_schema": _items_schema(layout),
+                        "dagster/column_schema": _build_items_schema(layout),
                         "bad_rows": check.numbers.get("bad_rows", 0),
                     },
                 ),
@@ -230,10 +230,10 @@ def raw_items(
     return raw_items
 
 
-def _items_schema(layout: ItemsLayout) -> dg.TableSchema:
+def _build_items_schema(layout: ItemsLayout) -> dg.TableSchema:
     return dg.TableSchema(
         columns=[
-            dg.TableColumn(column_name(column), description=_meaning(role))
+            dg.TableColumn(get_column_name(column), description=_describe_role(role))
             for role, column in layout.roles.items()
         ]
     )
@@ -248,12 +248,12 @@ MEANINGS = {
 }
 
 
-def _meaning(role: str) -> str:
+def _describe_role(role: str) -> str:
     kind, _, name = role.partition(".")
     of = {"categories": "Text", "numbers": "A number"}.get(kind, "")
     return MEANINGS.get(role) or f"{of} that Personalize knows as {escape(name)}."
 
 
-def column_name(column: Column) -> str:
+def get_column_name(column: Column) -> str:
     """What people call the column."""
     return column if isinstance(column, str) else f"column {column}"

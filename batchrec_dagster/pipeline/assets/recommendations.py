@@ -22,8 +22,8 @@ from batchrec_dagster.pipeline.declare_asset import (
 from batchrec_dagster.pipeline.run_history import DagsterRuns
 from batchrec_dagster.pipeline.run_step import (
     asset_step,
+    get_personalize_work,
     materialization_with_checks,
-    personalize_work,
 )
 from batchrec_dagster.reporting.markdown import escape, format_numbered_list
 from batchrec_dagster.reporting.markdown import format_table as markdown_table
@@ -120,7 +120,7 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
     ) -> dg.MaterializeResult[Any]:
         from batchrec_dagster.steps.infer import infer_and_publish  # NumPy
 
-        work = personalize_work(pipeline, context)
+        work = get_personalize_work(pipeline, context)
         with work.step_lease("recommendations", context.run.run_id):
             if config.roll_back_to:
                 return _roll_back(work, context, config.roll_back_to)
@@ -283,7 +283,7 @@ def user_segments(pipeline: Pipeline, segments: Segments) -> dg.AssetsDefinition
     def user_segments(
         context: dg.AssetExecutionContext, segment_solution_version: ModelRecord
     ) -> dg.MaterializeResult[Any]:
-        work = personalize_work(pipeline, context)
+        work = get_personalize_work(pipeline, context)
         with work.step_lease("user_segments", context.run.run_id):
             segmented = segment_users(work, segments, segment_solution_version)
         return materialization_with_checks(

@@ -16,7 +16,7 @@ from batchrec_dagster.pipeline.declare_asset import (
     storage_links,
     table_metadata,
 )
-from batchrec_dagster.pipeline.run_step import asset_step, pipeline_work
+from batchrec_dagster.pipeline.run_step import asset_step, get_work
 from batchrec_dagster.reporting.markdown import escape
 from batchrec_dagster.reporting.outcomes import NOTHING_YET, REPLAYED, describe_outcome
 from batchrec_dagster.steps.items import list_optional_tables
@@ -80,7 +80,7 @@ def recommendation_outcomes(pipeline: Pipeline) -> dg.AssetsDefinition:
         from batchrec_dagster.reporting.experiment import describe_result
         from batchrec_dagster.steps.outcomes import measure_outcomes
 
-        work = pipeline_work(pipeline, context)
+        work = get_work(pipeline, context)
         measured = measure_outcomes(work)
         of_model = [outcome for outcome in measured.outcomes if outcome.arm == MODEL]
         newest = of_model[-1] if of_model else None
@@ -107,17 +107,17 @@ def _outcomes_metadata(
     pipeline: Pipeline, measured: "MeasuredOutcomes", newest: Outcome | None
 ) -> dict[str, Any]:
     row = newest.row() if newest else {}
-    columns = {name: (str(kind).lower(), _described(name)) for name, kind in SCHEMA.items()}
+    columns = {name: (str(kind).lower(), _describe_column(name)) for name, kind in SCHEMA.items()}
     lineage = dict.fromkeys(SCHEMA, _COLUMN_LINEAGE)
     return {
         **table_metadata(pipeline, len(measured.outcomes), columns, lineage),
         **{name: row[name] for name in ("edition", *PLOTTED) if row.get(name) is not None},
-        **_lift(measured),
+        **_lift_metadata(measured),
         "sample": sample_metadata(measured.table.tail(5).select(pl.col("*").exclude(pl.Datetime))),
     }
 
 
-def _lift(measured: "MeasuredOutcomes") -> dict[str, float]:
+def _lift_metadata(measured: "MeasuredOutcomes") -> dict[str, float]:
     """By which share the users of the model do more than the experiment's control."""
     effects = measured.experiment.effects if measured.experiment else []
     lift = effects[0].lift if effects else None
@@ -126,7 +126,7 @@ def _lift(measured: "MeasuredOutcomes") -> dict[str, float]:
     return {"lift": lift.value, "lift_low": lift.low, "lift_high": lift.high}
 
 
-def _described(column: str) -> str:
+def _describe_column(column: str) -> str:
     name, _, end = column.rpartition("_")
     if end in ("low", "high"):
         return f"The {'lower' if end == 'low' else 'upper'} end of the 95% interval of {name}."
@@ -165,7 +165,7 @@ def recommendation_report(
         # SciPy: nothing else here needs it.
         from batchrec_dagster.pipeline.report import build_report
 
-        work = pipeline_work(pipeline, context)
+        work = get_work(pipeline, context)
         newest_model = solution_version.to_json()
         report = build_report(work, newest_model, checks, context.instance, context.run.run_id)
         context.log.info(report.facts.verdict.text)

@@ -11,7 +11,7 @@ import polars as pl
 
 from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.pipeline.declare_asset import WRITES_TO, asset_options, preview_metadata
-from batchrec_dagster.pipeline.run_step import asset_step, pipeline_work
+from batchrec_dagster.pipeline.run_step import asset_step, get_work
 from batchrec_dagster.sinks import Sink, SinkContext, SinkError, SinkUnavailableError
 
 CODE_VERSION = "1"
@@ -45,7 +45,7 @@ def sink_asset(pipeline: Pipeline, key: str, sink: Sink) -> dg.AssetsDefinition:
     def write_sink(
         context: dg.AssetExecutionContext, recommendations: pl.LazyFrame
     ) -> dg.MaterializeResult[Any]:
-        work = pipeline_work(pipeline, context)
+        work = get_work(pipeline, context)
         with _retry_if_unavailable(context, key):
             written = sink.write(
                 recommendations,

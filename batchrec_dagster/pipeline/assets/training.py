@@ -16,8 +16,8 @@ from batchrec_dagster.pipeline.declare_asset import (
 )
 from batchrec_dagster.pipeline.run_step import (
     asset_step,
+    get_personalize_work,
     materialization_with_checks,
-    personalize_work,
 )
 from batchrec_dagster.reporting.markdown import escape, format_table
 from batchrec_dagster.reporting.provenance import describe_tested_users
@@ -73,13 +73,13 @@ def personalize_dataset(pipeline: Pipeline) -> dg.AssetsDefinition:
     def personalize_dataset(
         context: dg.AssetExecutionContext, config: ImportConfig
     ) -> dg.MaterializeResult[Any]:
-        work = personalize_work(pipeline, context)
+        work = get_personalize_work(pipeline, context)
         with work.step_lease("personalize_dataset", context.run.run_id):
             imported = import_dataset(
                 work,
                 run=context.run.root_run_id or context.run.run_id,
                 force=config.force_import,
-                forced_trainings=_forced_trainings(pipeline, context),
+                forced_trainings=_find_forced_trainings(pipeline, context),
             )
         return materialization_with_checks(
             imported.checks,
@@ -92,7 +92,7 @@ def personalize_dataset(pipeline: Pipeline) -> dg.AssetsDefinition:
     return personalize_dataset
 
 
-def _forced_trainings(pipeline: Pipeline, context: dg.AssetExecutionContext) -> set[str]:
+def _find_forced_trainings(pipeline: Pipeline, context: dg.AssetExecutionContext) -> set[str]:
     ops: Any = context.run.run_config.get("ops") or {}
     configs = {
         asset: (ops.get(pipeline.op_name(asset)) or {}).get("config") or {}
@@ -140,7 +140,7 @@ def solution_version(pipeline: Pipeline) -> dg.AssetsDefinition:
     solution = pipeline.solution
     description = (
         f"The model, trained with the recipe {solution.recipe} on the imported data, and its"
-        f" metrics on held-out interactions. {_when(pipeline)}"
+        f" metrics on held-out interactions. {_describe_retraining(pipeline)}"
     )
     return _model_asset(pipeline, "solution_version", description, fingerprint(solution))
 
@@ -179,7 +179,7 @@ def _model_asset(
         config: TrainingConfig,
         personalize_dataset: DatasetRecord,
     ) -> dg.MaterializeResult[Any]:
-        work = personalize_work(pipeline, context)
+        work = get_personalize_work(pipeline, context)
         with work.step_lease(name, context.run.run_id):
             training = train(
                 work,
@@ -199,7 +199,7 @@ def _model_asset(
     return model
 
 
-def _when(pipeline: Pipeline) -> str:
+def _describe_retraining(pipeline: Pipeline) -> str:
     days = pipeline.solution.retrain.every_days
     if days is None:
         return "It is trained again when the data have changed."
@@ -216,7 +216,7 @@ def _training_metadata(work: PersonalizeWork, training: TrainingResult) -> dict[
             " better.",
             f"Trained and measured by {escape(record.engine)}, on"
             f" {describe_tested_users(training.tested)}.",
-            _metrics_table(metrics, baseline),
+            _format_metrics(metrics, baseline),
         ),
         "solution_version_arn": record.solution_version_arn,
         "solution_arn": version["solutionArn"],
@@ -236,7 +236,7 @@ def _training_metadata(work: PersonalizeWork, training: TrainingResult) -> dict[
     }
 
 
-def _metrics_table(metrics: dict[str, float], baseline: dict[str, float]) -> str:
+def _format_metrics(metrics: dict[str, float], baseline: dict[str, float]) -> str:
     if not baseline:
         return format_table(["metric", "value"], metrics.items())
     return format_table(
