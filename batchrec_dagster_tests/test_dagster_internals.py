@@ -7,12 +7,11 @@ import importlib
 import re
 from functools import cache
 from importlib.metadata import version
-from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
-from batchrec_dagster_tests.support import REPOSITORY
-
+REPOSITORY = Path(__file__).parents[1]
 PACKAGE = REPOSITORY / "batchrec_dagster"
 ROOM = PACKAGE / "dagster_internals"
 PRIVATE = re.compile(r"(dagster(_\w+)?(\.\w+)*\._.*|dagster\.components\..*|dagster_webserver\b.*)")
@@ -55,7 +54,3 @@ def test_dagster_still_has_it(module: str, name: str) -> None:
             f"Dagster {version('dagster')} has no {module}.{name}: find what replaces it, and"
             f" change {ROOM.name}/ and who uses it"
         )
-
-
-def test_dagster_still_has_the_module_that_is_its_daemon() -> None:
-    assert find_spec("dagster._daemon.__main__")

@@ -1,10 +1,9 @@
-"""All that this project uses of Dagster beyond its public API; any release of it may move these.
+"""What this project uses of Dagster beyond its public API, because users would miss it.
 
-A test names each that has moved. `web_server` has what `batchrec ui` alone needs: it is slow to
-import.
+Any release of Dagster may move these. Each module says why nothing public does; a test names each
+import that a release has moved, and CI runs it against the newest Dagster.
+
+- `run_health`: runs of a code location that was restarted are marked as failed and retried.
+- `web_server`: the guard of `batchrec ui` runs in the process of Dagster's web page.
+- `sqlite_storage`: homes that batchrec 0.2 and earlier made still open.
 """
-
-from dagster._core.errors import DagsterUserCodeUnreachableError
-from dagster._core.launcher import CheckRunHealthResult, WorkerStatus
-from dagster._grpc.types import CanCancelExecutionRequest, CanCancelExecutionResult
-from dagster._utils.schedules import get_latest_completed_cron_tick

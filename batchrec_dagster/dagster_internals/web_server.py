@@ -1,4 +1,10 @@
-"""What starts Dagster's web server from Python, for which Dagster has no public way."""
+"""What starts Dagster's web server from Python, and code servers for it and the daemon.
+
+The public command `dagster-webserver` has no hook for the guard of Host and Origin, without which
+any web page in the same browser could start and stop runs. A proxy in front of the command would
+leave its own port open to the browser. Nothing public starts one code server for web server and
+daemon: each would load the pipelines, and a reload in the page would not reach the daemon.
+"""
 
 from dagster._cli.proxy_server_manager import ProxyServerManager
 from dagster._core.workspace.context import WorkspaceProcessContext

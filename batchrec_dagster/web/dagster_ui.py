@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
-import sys
+import sysconfig
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -213,7 +214,9 @@ def _code_servers(instance: dg.DagsterInstance, workspace: Sequence[str]) -> Ite
 
 @contextmanager
 def _daemon(workspace: str) -> Iterator[subprocess.Popen[bytes]]:
-    command = [sys.executable, "-m", "dagster._daemon", "run", "--workspace", workspace]
+    # The script of this environment, which is on no PATH if the environment is not activated.
+    program = shutil.which("dagster-daemon", path=sysconfig.get_path("scripts"))
+    command = [program or "dagster-daemon", "run", "--workspace", workspace]
     with durable.copy_permissions(Path(os.environ["DAGSTER_HOME"])):
         process = subprocess.Popen(command)
     try:

@@ -22,7 +22,6 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.config.project import TOPIC, Alerts
-from batchrec_dagster.dagster_internals import get_latest_completed_cron_tick
 from batchrec_dagster.pipeline.automation.runs import assets_of, job_names
 from batchrec_dagster.pipeline.declare_asset import PIPELINE
 from batchrec_dagster.reporting.failure_reasons import find_failure_reason
@@ -357,6 +356,20 @@ def made_at(event: dg.EventLogEntry | None) -> datetime | None:
     return datetime.fromtimestamp(event.timestamp, UTC)
 
 
+def _last_scheduled_time(cron: str, timezone: str, before: datetime) -> datetime:
+    """The last time of the schedule that is not after `before`."""
+    # Dagster's time windows, of which one ends at each scheduled time, know summer time.
+    windows = dg.TimeWindowPartitionsDefinition(
+        start=datetime(1970, 1, 1, tzinfo=UTC),
+        fmt="%Y-%m-%d-%H:%M",
+        cron_schedule=cron,
+        timezone=timezone,
+    )
+    window = windows.get_prev_partition_window(before, respect_bounds=False)
+    assert window is not None, "only the bounds make it None"
+    return window.end
+
+
 def look(
     pipeline: Pipeline, before: dict[str, str], now: datetime, made: datetime | None, *, on: bool
 ) -> tuple[dict[str, str], Message | None, str]:
@@ -369,7 +382,7 @@ def look(
     since = before.get("since", now.isoformat())
     grace = timedelta(hours=pipeline.alerts.late_after_hours)
     schedule = pipeline.schedule
-    due = get_latest_completed_cron_tick(schedule.cron, now - grace, schedule.timezone)
+    due = _last_scheduled_time(schedule.cron, schedule.timezone, now - grace)
     if due < datetime.fromisoformat(since):
         return ({**before, "since": since}, None, "nothing was due since the schedule is on")
     after = {"since": since, "alerted": due.isoformat()}

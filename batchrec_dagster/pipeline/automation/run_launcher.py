@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dagster import DagsterRun, DefaultRunLauncher, deserialize_value
 
-from batchrec_dagster.dagster_internals import (
+from batchrec_dagster.dagster_internals.run_health import (
     CanCancelExecutionRequest,
     CanCancelExecutionResult,
     CheckRunHealthResult,
