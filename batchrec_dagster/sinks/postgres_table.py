@@ -188,8 +188,9 @@ def _parse_url(url: str) -> dict[str, str]:
     is_misread = "@" in parts.get("host", "") + parts.get("dbname", "")
     if not parts or is_misread or not parts.get("port", "0").isdigit():
         raise sink.SinkError(
-            "no URL of a PostgreSQL: write postgresql://USER:PASSWORD@HOST:PORT/DATABASE, with"
-            " percent codes for special characters in the password, such as %40 for @"
+            "this is not the URL of a PostgreSQL database: write"
+            " postgresql://USER:PASSWORD@HOST:PORT/DATABASE, with percent codes for special"
+            " characters in the password, such as %40 for @"
         )
     return parts
 

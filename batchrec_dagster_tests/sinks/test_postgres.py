@@ -255,10 +255,10 @@ def test_lists_that_change_while_they_are_written_are_not_published(
         ("postgresql://owner:owner-secret@127.0.0.1:{port}/nowhere", "does not exist", False),
         ("postgresql://owner:not-the-secret@127.0.0.1:{port}/postgres", "authentication", False),
         ("postgresql://owner:owner-secret@127.0.0.1:1/postgres", "refused", True),
-        ("postgresql://owner:owner-s@cret@127.0.0.1:{port}/postgres", "no URL of a", False),
-        ("postgresql://owner:owner-s/cret@127.0.0.1:{port}/postgres", "no URL of a", False),
+        ("postgresql://owner:owner-s@cret@127.0.0.1:{port}/postgres", "not the URL of a", False),
+        ("postgresql://owner:owner-s/cret@127.0.0.1:{port}/postgres", "not the URL of a", False),
         ("postgresql://owner:owner-s?cret@127.0.0.1:{port}/postgres", "authentication", False),
-        ("mysql://owner:owner-secret@127.0.0.1/postgres", "no URL of a", False),
+        ("mysql://owner:owner-secret@127.0.0.1/postgres", "not the URL of a", False),
     ],
 )
 def test_what_is_wrong_with_the_connection_is_reported_without_the_password(
