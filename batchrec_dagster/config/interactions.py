@@ -8,7 +8,7 @@ from typing import Literal, Self
 import dagster as dg
 from pydantic import Field, field_validator, model_validator
 
-from batchrec_dagster.config.validation import checked, in_range, matching
+from batchrec_dagster.config.validation import validate_pattern, validate_range, validate_with
 from batchrec_dagster.preparation.layout import TableFormat
 from batchrec_dagster.preparation.polars.row_conditions import filter_columns
 from batchrec_dagster.preparation.rules import Rules
@@ -24,7 +24,7 @@ class Window(dg.Model):
         json_schema_extra={"minimum": 1},
     )
 
-    _days_in_range = in_range("days", least=1)
+    _days_in_range = validate_range("days", least=1)
 
 
 class InteractionSettings(dg.Model):
@@ -57,11 +57,13 @@ class InteractionSettings(dg.Model):
         default=None, description="Drop items with fewer interactions.", examples=[5]
     )
 
-    _rating_in_range = in_range("min_rating")
+    _rating_in_range = validate_range("min_rating")
 
-    _least_in_range = in_range("min_interactions_per_user", "min_interactions_per_item", least=1)
+    _least_in_range = validate_range(
+        "min_interactions_per_user", "min_interactions_per_item", least=1
+    )
 
-    _filter_is_a_condition = checked(filter_columns, "filter")
+    _filter_is_a_condition = validate_with(filter_columns, "filter")
 
     def rules(self, on_bad_rows: Literal["fail", "skip"], *, event_type: bool) -> Rules:
         """The rules as preparation takes them.
@@ -101,7 +103,7 @@ class BatchUsers(dg.Model):
         examples=["2026-01-01"],
     )
 
-    _source_is_known = checked(parse_source, "source")
+    _source_is_known = validate_with(parse_source, "source")
 
     @field_validator("active_since", mode="before")
     @classmethod
@@ -176,17 +178,19 @@ class PreparationSettings(dg.Model):
         default=None, description="spark: the memory of its JVM.", examples=["4g"]
     )
 
-    _role_is_an_arn = matching(
+    _role_is_an_arn = validate_pattern(
         "role",
         pattern=r"arn:[\w-]+:iam::\d+:.*",
         or_else="write an ARN such as arn:aws:iam::123456789012:role/batchrec-spark",
         or_template=True,
     )
 
-    _workers_in_range = in_range("workers", least=2)
-    _timeout_in_range = in_range("timeout_minutes", least=1)
+    _workers_in_range = validate_range("workers", least=2)
+    _timeout_in_range = validate_range("timeout_minutes", least=1)
 
-    _memory_is_a_size = matching("memory", pattern=r"\d+[mg]", or_else="write a size such as 4g")
+    _memory_is_a_size = validate_pattern(
+        "memory", pattern=r"\d+[mg]", or_else="write a size such as 4g"
+    )
 
     @model_validator(mode="before")
     @classmethod

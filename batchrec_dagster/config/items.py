@@ -14,7 +14,7 @@ from batchrec_dagster.config.ratings import (
     check_names_or_positions,
 )
 from batchrec_dagster.config.sources import SourceSettings
-from batchrec_dagster.config.validation import checked, matching
+from batchrec_dagster.config.validation import validate_pattern, validate_with
 from batchrec_dagster.personalize.schemas import VALUE_SEPARATOR, parse_schema
 from batchrec_dagster.preparation.items import ItemsLayout
 from batchrec_dagster.preparation.layout import Decimal, Encoding, TableFormat
@@ -124,10 +124,10 @@ class ItemSettings(SourceSettings):
         " counts them.",
     )
 
-    _encoding_is_known = checked(check_encoding, "encoding")
-    _delimiter_is_readable = checked(check_delimiter, "delimiter")
+    _encoding_is_known = validate_with(check_encoding, "encoding")
+    _delimiter_is_readable = validate_with(check_delimiter, "delimiter")
 
-    _separator_separates = matching(
+    _separator_separates = validate_pattern(
         "separator", pattern=r"(?s).+", or_else='write a character, such as "|"'
     )
 

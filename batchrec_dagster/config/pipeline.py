@@ -39,7 +39,7 @@ from batchrec_dagster.config.validation import (
     build_field_errors,
     find_attributes_problem,
     find_filter_problem,
-    matching,
+    validate_pattern,
 )
 from batchrec_dagster.personalize.recipes import POPULARITY_COUNT, USER_PERSONALIZATION
 from batchrec_dagster.personalize.schemas import (
@@ -132,7 +132,7 @@ class Pipeline(dg.Model):
     alerts: Annotated[Alerts, _block(Alerts)] = Field(default_factory=Alerts)
     on_new_files: Annotated[OnNewFiles, _block(OnNewFiles)] = Field(default_factory=OnNewFiles)
 
-    _name_is_possible = matching(
+    _name_is_possible = validate_pattern(
         "name",
         pattern=r"[A-Za-z][A-Za-z0-9_]{0,31}",
         or_else="write a letter, then letters, digits and _, at most 32 in all",

@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 import dagster as dg
 from pydantic import Field, field_validator
 
-from batchrec_dagster.config.validation import checked, in_range, matching
+from batchrec_dagster.config.validation import validate_pattern, validate_range, validate_with
 
 
 def check_cron(cron: str) -> None:
@@ -45,8 +45,8 @@ class Schedule(dg.Model):
         description="Whether the schedule is on from the start. The UI can switch it too.",
     )
 
-    _cron_is_valid = checked(check_cron, "cron")
-    _timezone_exists = checked(_check_timezone, "timezone")
+    _cron_is_valid = validate_with(check_cron, "cron")
+    _timezone_exists = validate_with(_check_timezone, "timezone")
 
 
 class OnNewFiles(dg.Model):
@@ -63,7 +63,7 @@ class OnNewFiles(dg.Model):
         " a check itself takes some.",
     )
 
-    _seconds_in_range = in_range("every_seconds", least=5)
+    _seconds_in_range = validate_range("every_seconds", least=5)
 
 
 TOPIC = re.compile(r"arn:[a-z\d-]+:sns:([a-z\d-]+):\d{12}:[\w-]+")
@@ -91,20 +91,20 @@ class Alerts(dg.Model):
         default="http://127.0.0.1:3000", description="The URL of Dagster's UI, for links in alerts."
     )
 
-    _topic_is_an_arn = matching(
+    _topic_is_an_arn = validate_pattern(
         "sns_topic",
         pattern=TOPIC.pattern,
         or_else="write the topic's ARN: arn:aws:sns:REGION:ACCOUNT:NAME",
         or_template=True,
     )
     # Anyone with the URL may post, so the error does not repeat it.
-    _webhook_stays_secret = matching(
+    _webhook_stays_secret = validate_pattern(
         "slack_webhook_env",
         pattern=r"[A-Za-z_]\w*",
         or_else="write the name of an environment variable, and put the webhook's URL into that",
     )
 
-    _hours_in_range = in_range("late_after_hours", above=0)
+    _hours_in_range = validate_range("late_after_hours", above=0)
 
     @field_validator("dagster_url")
     @classmethod
@@ -129,7 +129,7 @@ class Budget(dg.Model):
         examples=[20],
     )
 
-    _amount_in_range = in_range("max_usd_per_run", above=0)
+    _amount_in_range = validate_range("max_usd_per_run", above=0)
 
 
 _VARIABLES = {
@@ -179,8 +179,8 @@ class Retries(dg.Model):
         default=60, description="The pause before the first; it doubles each time."
     )
 
-    _retries_in_range = in_range("max_retries", least=1)
-    _delay_in_range = in_range("delay_seconds", least=0)
+    _retries_in_range = validate_range("max_retries", least=1)
+    _delay_in_range = validate_range("delay_seconds", least=0)
 
     @property
     def policy(self) -> dg.RetryPolicy:
@@ -217,9 +217,11 @@ class AssetSettings(dg.Model):
         " unavailable. With the in-process executor, Dagster also retries a canceled step.",
     )
 
-    _prefix_is_possible = matching(
+    _prefix_is_possible = validate_pattern(
         "key_prefix",
         pattern=r"[\w-]+(/[\w-]+)*",
         or_else="write parts of letters, digits, _ and -, separated by one /",
     )
-    _group_is_possible = matching("group", pattern=r"\w+", or_else="write letters, digits and _")
+    _group_is_possible = validate_pattern(
+        "group", pattern=r"\w+", or_else="write letters, digits and _"
+    )

@@ -10,7 +10,7 @@ import dagster as dg
 from pydantic import ConfigDict, Field, model_validator
 
 from batchrec_dagster.config.sources import SourceSettings
-from batchrec_dagster.config.validation import checked
+from batchrec_dagster.config.validation import validate_with
 from batchrec_dagster.preparation.layout import (
     EPOCH_UNITS,
     NO_TIMES,
@@ -211,10 +211,10 @@ class RatingsSettings(SourceSettings):
         examples=[["-1", "anonymous"]],
     )
 
-    _encoding_is_known = checked(check_encoding, "encoding")
-    _delimiter_is_readable = checked(check_delimiter, "delimiter")
-    _timestamp_format_is_readable = checked(_check_time_format, "timestamp_format")
-    _timezone_is_known = checked(check_timezone, "timezone")
+    _encoding_is_known = validate_with(check_encoding, "encoding")
+    _delimiter_is_readable = validate_with(check_delimiter, "delimiter")
+    _timestamp_format_is_readable = validate_with(_check_time_format, "timestamp_format")
+    _timezone_is_known = validate_with(check_timezone, "timezone")
 
     @model_validator(mode="after")
     def _timestamps_have_one_form(self) -> Self:

@@ -8,7 +8,7 @@ from typing import Literal, Self
 import dagster as dg
 from pydantic import Field, field_validator, model_validator
 
-from batchrec_dagster.config.validation import find_filter_traits, in_range, matching
+from batchrec_dagster.config.validation import find_filter_traits, validate_pattern, validate_range
 from batchrec_dagster.personalize.batch_files import (
     ITEM_ATTRIBUTES,
     ITEM_FIELD,
@@ -58,9 +58,9 @@ class RecommendationSettings(dg.Model):
         json_schema_extra={"minimum": 0, "maximum": 1},
     )
 
-    _weight_in_range = in_range("exploration_weight", least=0, most=1)
+    _weight_in_range = validate_range("exploration_weight", least=0, most=1)
 
-    _length_in_range = in_range("num_results", least=1, most=MAX_RESULTS)
+    _length_in_range = validate_range("num_results", least=1, most=MAX_RESULTS)
 
     @field_validator("filter")
     @classmethod
@@ -155,7 +155,7 @@ class Gate(dg.Model):
         examples=[0.02],
     )
 
-    _shares_in_range = in_range("min_ndcg_at_25", "max_drop", "min_coverage", least=0, most=1)
+    _shares_in_range = validate_range("min_ndcg_at_25", "max_drop", "min_coverage", least=0, most=1)
 
 
 class Publication(dg.Model):
@@ -165,7 +165,7 @@ class Publication(dg.Model):
         default=7, description="The number of older tables to keep, to roll back to; at least 1."
     )
 
-    _history_in_range = in_range("history", least=1)
+    _history_in_range = validate_range("history", least=1)
 
 
 class Experiment(dg.Model):
@@ -194,11 +194,11 @@ class Experiment(dg.Model):
         description="Any text: another one divides the users in another way under the same name.",
     )
 
-    _name_is_possible = matching(
+    _name_is_possible = validate_pattern(
         "name", pattern=r"[A-Za-z0-9_-]{1,64}", or_else="write letters, digits, _ and -, at most 64"
     )
 
-    _share_in_range = in_range("control_share", above=0, most=0.5)
+    _share_in_range = validate_range("control_share", above=0, most=0.5)
 
 
 # "Amazon Personalize endpoints and quotas".
@@ -247,7 +247,7 @@ class Segments(dg.Model):
                     raise ValueError(f"{expression!r}: {error}") from None
         return attributes
 
-    _users_in_range = in_range("users_per_segment", least=1, most=MAX_SEGMENT_USERS)
+    _users_in_range = validate_range("users_per_segment", least=1, most=MAX_SEGMENT_USERS)
 
     @field_validator("filter")
     @classmethod

@@ -8,7 +8,7 @@ from typing import Self
 import dagster as dg
 from pydantic import Field, field_validator, model_validator
 
-from batchrec_dagster.config.validation import build_field_errors, in_range
+from batchrec_dagster.config.validation import build_field_errors, validate_range
 from batchrec_dagster.personalize.recipes import (
     EVENT_VALUE_THRESHOLD,
     EVENT_WEIGHTS,
@@ -31,7 +31,7 @@ class Retrain(dg.Model):
         examples=[7],
     )
 
-    _at_least_a_day = in_range("every_days", least=1)
+    _at_least_a_day = validate_range("every_days", least=1)
 
 
 class Solution(dg.Model):
@@ -69,7 +69,7 @@ class Solution(dg.Model):
         default_factory=Retrain, description="When a new model is trained, for segments too."
     )
 
-    _threshold_in_range = in_range("event_value_threshold")
+    _threshold_in_range = validate_range("event_value_threshold")
 
     @field_validator("recipe")
     @classmethod

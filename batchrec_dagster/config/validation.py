@@ -47,7 +47,7 @@ def build_field_errors(messages: Mapping[tuple[str, ...], str]) -> ValidationErr
     )
 
 
-def in_range(
+def validate_range(
     *fields: str, least: float | None = None, above: float | None = None, most: float | None = None
 ) -> Any:
     """A validator for numbers, which must be finite and within these bounds.
@@ -75,7 +75,7 @@ def in_range(
     return field_validator(*fields)(check)
 
 
-def checked(check: Callable[[str], object], *fields: str) -> Any:
+def validate_with(check: Callable[[str], object], *fields: str) -> Any:
     """A validator for texts, which `check` must not refuse once templates are filled in.
 
     check: raises ValueError or SourceError for a text that is not allowed.
@@ -92,7 +92,7 @@ def checked(check: Callable[[str], object], *fields: str) -> Any:
     return field_validator(*fields)(check_filled)
 
 
-def matching(*fields: str, pattern: str, or_else: str, or_template: bool = False) -> Any:
+def validate_pattern(*fields: str, pattern: str, or_else: str, or_template: bool = False) -> Any:
     """A validator for texts, which must match the whole pattern.
 
     or_else: the message for other texts, which says what to write.

@@ -60,13 +60,17 @@ def build_report(
     instance: dg.DagsterInstance,
     run_id: str,
 ) -> Report:
-    """The report of the published table. `solution_version`: the newest one's record; the published
-    table may be of an older one. `checks`: whose warnings it shows. `run_id`: of this run, to see
-    whether it published the table. Raises StorageError."""
+    """The report of the published table.
+
+    solution_version: the record of the newest one. The published table may be of an older one.
+    checks: those whose warnings it shows.
+    run_id: the id of this run, to see whether it published the table.
+    Raises StorageError.
+    """
     pipeline = work.pipeline
     history = EditionHistory(work.files)
     edition, lists = work.files.table.read()
-    before = history.find_previous(edition)
+    previous = history.find_previous(edition)
     trained = {"recipe": pipeline.solution.recipe, **solution_version, **edition.about}
     run = ReportedRun(
         pipeline=pipeline.name,
@@ -80,47 +84,49 @@ def build_report(
         trainings=read_trainings(instance, pipeline.asset_key("solution_version")),
         checks=read_check_records(instance, checks),
         earlier_data=trained["data_version"] != solution_version["data_version"],
-        training_time=_trained_before(trained),
+        training_time=_find_training_time(trained),
         engine=trained.get("engine", ReportedRun.engine),
         evidence=Evidence.read(trained.get("evidence", {})),
         edition=edition.number,
-        before=describe_previous_edition(before, edition),
-        unchanged=_unchanged(edition, run_id) if history.is_newest(edition) else None,
-        requested=_of_lists(edition, "users"),
-        full=_of_lists(edition, "full"),
+        before=describe_previous_edition(previous, edition),
+        unchanged=_name_remaining_edition(edition, run_id) if history.is_newest(edition) else None,
+        requested=_read_list_number(edition, "users"),
+        full=_read_list_number(edition, "full"),
     )
-    found = combine_facts(run, _counted(work, edition, lists))
-    inputs = RunInputs(found.data, found.item_ids).add_drift(history.read_inputs())
-    changes = history.compare(before, edition) if before else None
+    facts = combine_facts(run, _count_or_recall(work, edition, lists))
+    inputs = RunInputs(facts.data, facts.item_ids).add_drift(history.read_inputs())
+    changes = history.compare(previous, edition) if previous else None
     sums = read_sums(work.files)
     result = summarize_experiment(sums)
-    happened = build_outcomes_section(
+    outcomes_section = build_outcomes_section(
         [*estimate_outcomes(sums)], [*describe_result(result)] if result else []
     )
-    sections = [build_changes_section(changes, inputs.drift), happened]
-    found = replace(found, drift=inputs.drift, changes=changes, sections=sections)
+    sections = [build_changes_section(changes, inputs.drift), outcomes_section]
+    facts = replace(facts, drift=inputs.drift, changes=changes, sections=sections)
     history.write_inputs(inputs)
-    history.write_record(edition, found)
-    return Report(render_page(found), found)
+    history.write_record(edition, facts)
+    return Report(render_page(facts), facts)
 
 
-def _unchanged(edition: Edition, run_id: str) -> str | None:
-    """Which edition remains, if this run published none."""
+def _name_remaining_edition(edition: Edition, run_id: str) -> str | None:
+    """The name of the edition that remains, if this run published none; else None."""
     if edition.about.get("run_id") in (None, run_id):
         return None
     return f"edition {edition.number} of {edition.about['made_at'][:10]}"
 
 
-def _of_lists(edition: Edition, number: str) -> int | None:
-    """How many users lists were made for ("users"), or how many have all items ("full"), as the
-    check found when they were published."""
+def _read_list_number(edition: Edition, number: str) -> int | None:
+    """A number of the check `lists_full`, as it was when the lists were published.
+
+    number: "users", for how many users lists were made, or "full", how many of them have all items.
+    """
     for check in edition.about.get("checks", []):
         if check["name"] == LISTS_FULL:
             return int(check["numbers"][number])
     return None
 
 
-def _trained_before(trained: Mapping[str, Any]) -> datetime | None:
+def _find_training_time(trained: Mapping[str, Any]) -> datetime | None:
     """When the model was trained, if its data were older than those of the lists."""
     if "trained_on" not in trained or trained["data_version"].startswith(trained["trained_on"]):
         return None
@@ -128,67 +134,72 @@ def _trained_before(trained: Mapping[str, Any]) -> datetime | None:
 
 
 @dataclass(frozen=True)
-class _Remembered:
-    """The tallies of the last report, and a fingerprint of the tables that they are of."""
+class _StoredTallies:
+    """The tallies of the last report."""
 
     version: str
+    """A fingerprint of the tables that they are of."""
     tallies: Tallies
 
 
-_REMEMBERED = TypeAdapter(_Remembered)
+_STORED_TALLIES = TypeAdapter(_StoredTallies)
 
 
-def _counted(work: Work, edition: Edition, lists: pl.LazyFrame) -> Tallies:
-    """The tallies of the tables: those of the last report if it had the same. Raises
-    StorageError."""
+def _count_or_recall(work: Work, edition: Edition, lists: pl.LazyFrame) -> Tallies:
+    """The tallies of the tables. Those of the last report are used if it had the same tables.
+
+    Raises StorageError.
+    """
     store, uri = work.storage.store, work.storage.uri(work.pipeline.places.record("report_tallies"))
-    version = _tables_version(work, edition)
+    version = _fingerprint_tables(work, edition)
     with suppress(ObjectNotFoundError, ValidationError):
-        remembered = _REMEMBERED.validate_json(store.get(uri))
-        if remembered.version == version:
-            return remembered.tallies
-    with _tables(work, lists) as tables:
-        counted = count_tallies(tables)
-    store.put(uri, _REMEMBERED.dump_json(_Remembered(version, counted)))
-    return counted
+        stored = _STORED_TALLIES.validate_json(store.get(uri))
+        if stored.version == version:
+            return stored.tallies
+    with _open_tables(work, lists) as tables:
+        tallies = count_tallies(tables)
+    store.put(uri, _STORED_TALLIES.dump_json(_StoredTallies(version, tallies)))
+    return tallies
 
 
-def _tables_version(work: Work, edition: Edition) -> str:
-    optional = [getattr(work.pipeline.places, name) for name in list_optional_tables(work.pipeline)]
+def _fingerprint_tables(work: Work, edition: Edition) -> str:
+    optional_keys = [
+        getattr(work.pipeline.places, name) for name in list_optional_tables(work.pipeline)
+    ]
     return fingerprint(
         TALLIES_VERSION,
         edition.version,
         work.files.interactions_version(),
         work.files.batch_users.version(),
-        optional,
-        [work.storage.version(work.storage.uri(key)) for key in optional],
+        optional_keys,
+        [work.storage.version(work.storage.uri(key)) for key in optional_keys],
         list(list_categories(work.pipeline)),
     )
 
 
 @contextmanager
-def _tables(work: Work, recommendations: pl.LazyFrame) -> Iterator[RunTables]:
+def _open_tables(work: Work, recommendations: pl.LazyFrame) -> Iterator[RunTables]:
     """The published tables; large ones are scanned, not loaded. Raises StorageError."""
     pipeline, storage, places = work.pipeline, work.storage, work.pipeline.places
     with ExitStack() as stack:
 
-        def path(uri: str) -> str:
+        def open_path(uri: str) -> str:
             return str(stack.enter_context(storage.local_file(uri)))
 
-        def parquet(key: str) -> pl.DataFrame:
-            return pl.read_parquet(path(storage.uri(key)), glob=False)
+        def read_parquet(key: str) -> pl.DataFrame:
+            return pl.read_parquet(open_path(storage.uri(key)), glob=False)
 
-        users = [glob.escape(path(uri)) for uri in work.files.batch_users.files()]
+        users = [glob.escape(open_path(uri)) for uri in work.files.batch_users.files()]
         yield RunTables(
-            interactions=scan_interactions(Path(path(work.files.interactions))),
+            interactions=scan_interactions(Path(open_path(work.files.interactions))),
             recommendations=recommendations,
             users=pl.scan_ndjson(users).select(USER_FIELD),
-            titles=parquet(places.item_titles) if has_titles(pipeline) else None,
+            titles=read_parquet(places.item_titles) if has_titles(pipeline) else None,
             items=(
-                pl.read_csv(path(storage.uri(places.items)), infer_schema=False, glob=False)
+                pl.read_csv(open_path(storage.uri(places.items)), infer_schema=False, glob=False)
                 if list_categories(pipeline)
                 else None
             ),
             categories=list_categories(pipeline),
-            segments=parquet(places.user_segments) if pipeline.segments else None,
+            segments=read_parquet(places.user_segments) if pipeline.segments else None,
         )

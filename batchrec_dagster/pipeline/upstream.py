@@ -23,16 +23,20 @@ from batchrec_dagster.preparation.sources.source import (
 from batchrec_dagster.steps.errors import StepError
 from batchrec_dagster.storage.io_managers import to_polars
 
-# Metadata that names a file or a folder.
-PATHS = ("dagster/uri", "path", "uri")
+# The metadata that may name a file or a folder.
+PATH_KEYS = ("dagster/uri", "path", "uri")
 
 
-def _loaded_rows(text: str, version: str, load: Callable[[], Any]) -> ResultFile:
-    """The rows of an asset, loaded by its IO manager when they are copied."""
+def _load_when_copied(text: str, version: str, load: Callable[[], Any]) -> ResultFile:
+    """A source of an asset's rows, which its IO manager loads when they are copied.
+
+    text: the asset as the setting names it.
+    version: the version of its data.
+    """
 
     def write(path: Path, context: SourceContext) -> None:
         try:
-            _table(load()).write_parquet(path)
+            _to_table(load()).write_parquet(path)
         except Exception as error:  # An IO manager can raise anything.
             raise FileError(
                 f"its IO manager cannot load it as a table ({type(error).__name__}: {error}):"
@@ -55,35 +59,36 @@ def find_upstream(source: RatingsSource, context: dg.AssetExecutionContext) -> R
         return source
     key = dg.AssetKey(source.key)
     event = context.instance.get_latest_materialization_event(key)
-    made = event.asset_materialization if event else None
-    if event is None or made is None:
+    materialization = event.asset_materialization if event else None
+    if event is None or materialization is None:
         raise StepError(
             f"{source.text} was never materialized: materialize it, then run this again. Without"
             " DAGSTER_HOME, Dagster's own commands do not remember it"
         )
     graph = context.repository_def.asset_graph
-    # None where this location has none.
-    defined = graph.get(key).metadata if graph.has(key) else None
-    # What Dagster's own IO managers store is no table, though they report its path.
-    stored = defined is not None and graph.get(key).is_materializable
-    reported = [*_paths(made.metadata, PATHS[:1] if stored else PATHS)]
-    for path in (*_paths(defined or {}, PATHS), *reported):
+    # None for an asset of another code location.
+    definition = graph.get(key).metadata if graph.has(key) else None
+    # What Dagster's own IO managers store is not a table, though they report its path.
+    is_stored = definition is not None and graph.get(key).is_materializable
+    reported_keys = PATH_KEYS[:1] if is_stored else PATH_KEYS
+    reported_paths = _find_paths(materialization.metadata, reported_keys)
+    for path in (*_find_paths(definition or {}, PATH_KEYS), *reported_paths):
         try:
             return parse_source(path, source.table_format)
         except SourceError as error:
             raise StepError(
                 f"{source.text}: its metadata names no file or folder: {error}"
             ) from error
-    if defined is None:
+    if definition is None:
         raise StepError(
             f"{source.text} is in another code location, and its metadata names no file: add it"
             f" here as an AssetSpec with an IO manager, or let its materialization report path"
         )
-    version = (made.tags or {}).get("dagster/data_version") or event.run_id
-    return _loaded_rows(source.text, version, lambda: context.load_asset_value(key))
+    version = (materialization.tags or {}).get("dagster/data_version") or event.run_id
+    return _load_when_copied(source.text, version, lambda: context.load_asset_value(key))
 
 
-def _table(value: Any) -> pl.DataFrame:
+def _to_table(value: Any) -> pl.DataFrame:
     if not isinstance(value, str | Path):
         return to_polars(value)
     if Path(value).suffix == ".parquet":
@@ -91,9 +96,9 @@ def _table(value: Any) -> pl.DataFrame:
     return pl.read_csv(value, infer_schema=False, glob=False)
 
 
-def _paths(metadata: Mapping[str, Any], names: Sequence[str]) -> Iterator[str]:
-    for name in names:
-        value = metadata.get(name)
+def _find_paths(metadata: Mapping[str, Any], keys: Sequence[str]) -> Iterator[str]:
+    for key in keys:
+        value = metadata.get(key)
         text = getattr(value, "value", value)
         if isinstance(text, str) and text:
             yield text.removeprefix("file://")
