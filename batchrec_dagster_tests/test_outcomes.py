@@ -66,7 +66,7 @@ def at(seconds: int) -> str:
 
 def write_events(storage: StorageResource, events: Sequence[Event]) -> None:
     frame = pl.DataFrame(events, schema=["USER_ID", "ITEM_ID", "TIMESTAMP"], orient="row")
-    storage.store.put(storage.uri(SHOP.places.interactions), frame.write_csv().encode())
+    storage.store.put(storage.uri(SHOP.storage_keys.interactions), frame.write_csv().encode())
 
 
 def measured(storage: StorageResource) -> MeasuredOutcomes:
@@ -209,10 +209,10 @@ def test_sums_that_something_cut_are_refused_by_name(
     publish(storage, tmp_path, LISTS, made_at=at(T0 + 60), data_until=T0)
     write_events(storage, [*BEFORE, ("ann", "a", T0 + 90)])
     first = measured(storage)
-    storage.store.put(storage.uri(SHOP.places.outcome_sums), b"PAR1")
+    storage.store.put(storage.uri(SHOP.storage_keys.outcome_sums), b"PAR1")
     with pytest.raises(StorageError, match=r"sums.parquet.*delete it"):
         measured(storage)
-    storage.store.delete(storage.uri(SHOP.places.outcome_sums))
+    storage.store.delete(storage.uri(SHOP.storage_keys.outcome_sums))
     assert measured(storage).sums.equals(first.sums)
 
 

@@ -282,7 +282,7 @@ class Pipeline(dg.Model):
         return self._project
 
     @cached_property
-    def places(self) -> StorageKeys:
+    def storage_keys(self) -> StorageKeys:
         """The pipeline's storage keys."""
         return StorageKeys(self.name)
 

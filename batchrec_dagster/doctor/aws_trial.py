@@ -53,7 +53,7 @@ class Trial:
     """The name of a Glue job whose last runs to report."""
 
     @property
-    def places(self) -> StorageKeys:
+    def storage_keys(self) -> StorageKeys:
         return StorageKeys(self.pipeline)
 
     @property
@@ -78,10 +78,10 @@ class Trial:
         """The import of the data with this many event types."""
         name = f"{event_types}-types"
         store = self.personalize.storage.store
-        uri = self.uri(self.places.interactions.replace("interactions.csv", f"{name}.csv"))
+        uri = self.uri(self.storage_keys.interactions.replace("interactions.csv", f"{name}.csv"))
         if store.head(uri) is None:
             data, users = make_interactions(event_types)
-            store.put(self.uri(self.places.batch_users), users)
+            store.put(self.uri(self.storage_keys.batch_users), users)
             store.put(uri, data)
         _, dataset = self.ensure_dataset()
         request = {
@@ -133,9 +133,9 @@ class Trial:
             "solutionVersionArn": version,
             "roleArn": self.ensure.role_arn,
             "numResults": results,
-            "jobInput": {"s3DataSource": {"path": self.uri(self.places.batch_users)}},
+            "jobInput": {"s3DataSource": {"path": self.uri(self.storage_keys.batch_users)}},
             "jobOutput": {
-                "s3DataDestination": {"path": self.uri(self.places.batch_inference(name))}
+                "s3DataDestination": {"path": self.uri(self.storage_keys.batch_inference(name))}
             },
             **request,
         }

@@ -150,7 +150,8 @@ def _count_or_recall(work: Work, edition: Edition, lists: pl.LazyFrame) -> Talli
 
     Raises StorageError.
     """
-    store, uri = work.storage.store, work.storage.uri(work.pipeline.places.record("report_tallies"))
+    store = work.storage.store
+    uri = work.storage.uri(work.pipeline.storage_keys.record("report_tallies"))
     version = _fingerprint_tables(work, edition)
     with suppress(ObjectNotFoundError, ValidationError):
         stored = _STORED_TALLIES.validate_json(store.get(uri))
@@ -164,7 +165,7 @@ def _count_or_recall(work: Work, edition: Edition, lists: pl.LazyFrame) -> Talli
 
 def _fingerprint_tables(work: Work, edition: Edition) -> str:
     optional_keys = [
-        getattr(work.pipeline.places, name) for name in list_optional_tables(work.pipeline)
+        getattr(work.pipeline.storage_keys, name) for name in list_optional_tables(work.pipeline)
     ]
     return fingerprint(
         TALLIES_VERSION,
@@ -180,7 +181,7 @@ def _fingerprint_tables(work: Work, edition: Edition) -> str:
 @contextmanager
 def _open_tables(work: Work, recommendations: pl.LazyFrame) -> Iterator[RunTables]:
     """The published tables; large ones are scanned, not loaded. Raises StorageError."""
-    pipeline, storage, places = work.pipeline, work.storage, work.pipeline.places
+    pipeline, storage, keys = work.pipeline, work.storage, work.pipeline.storage_keys
     with ExitStack() as stack:
 
         def open_path(uri: str) -> str:
@@ -194,12 +195,12 @@ def _open_tables(work: Work, recommendations: pl.LazyFrame) -> Iterator[RunTable
             interactions=scan_interactions(Path(open_path(work.files.interactions))),
             recommendations=recommendations,
             users=pl.scan_ndjson(users).select(USER_FIELD),
-            titles=read_parquet(places.item_titles) if has_titles(pipeline) else None,
+            titles=read_parquet(keys.item_titles) if has_titles(pipeline) else None,
             items=(
-                pl.read_csv(open_path(storage.uri(places.items)), infer_schema=False, glob=False)
+                pl.read_csv(open_path(storage.uri(keys.items)), infer_schema=False, glob=False)
                 if list_categories(pipeline)
                 else None
             ),
             categories=list_categories(pipeline),
-            segments=read_parquet(places.user_segments) if pipeline.segments else None,
+            segments=read_parquet(keys.user_segments) if pipeline.segments else None,
         )

@@ -112,7 +112,7 @@ class EditionHistory:
 
     @property
     def _inputs_uri(self) -> str:
-        return self.files.storage.uri(self.files.places.inputs)
+        return self.files.storage.uri(self.files.storage_keys.inputs)
 
 
 def describe_previous_edition(before: Edition | None, edition: Edition) -> PreviousEdition | None:

@@ -90,7 +90,7 @@ class PublishedResults:
 
     @property
     def report(self) -> ObjectInfo | None:
-        return self.storage.store.head(self.storage.uri(self.files.places.report))
+        return self.storage.store.head(self.storage.uri(self.files.storage_keys.report))
 
     def count_rows_and_users(self) -> tuple[int, int]:
         """The numbers of rows and users in the table."""
@@ -115,7 +115,7 @@ class PublishedResults:
 
     def read_titles(self, items: Sequence[str]) -> dict[str, str | None]:
         """The titles of these items; an item that is not in the file of titles is left out."""
-        uri = self.storage.uri(self.files.places.item_titles)
+        uri = self.storage.uri(self.files.storage_keys.item_titles)
         if not items or self.storage.store.head(uri) is None:
             return {}
         with self._open_parquet(uri) as table:

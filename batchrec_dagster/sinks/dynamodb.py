@@ -151,7 +151,7 @@ class UserListTable:
         if self.check_owner(table_arn) is None:
             mark = {"Key": OWNER, "Value": self._owner_tag}
             self.client.tag_resource(ResourceArn=table_arn, Tags=[mark])
-        record = self.files.places.users_in_dynamodb(self.table)
+        record = self.files.storage_keys.users_in_dynamodb(self.table)
         previous_user_ids = self.files.parquet(
             record, "delete it; who is gone since stays until it expires"
         )

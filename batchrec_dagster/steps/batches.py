@@ -112,7 +112,7 @@ def find_batches(
         arm_lines = lines.filter(user_arms == arm)
         if not arm_lines.height:
             continue
-        files = UsersFiles(storage.store, storage.uri(pipeline.places.arm_users(arm)))
+        files = UsersFiles(storage.store, storage.uri(pipeline.storage_keys.arm_users(arm)))
         files.publish(arm_lines, batch_files.MAX_INPUT_RECORDS)
         version, _ = measure_users(arm_lines)
         users = arm_lines.get_column(USER_FIELD)
@@ -154,7 +154,7 @@ def keep_users_without_lists(
     listed = pl.scan_parquet(table, glob=False).filter(rank=1).select("user_id")
     requested = batch_users.select(user_id=USER_FIELD)
     without = requested.join(listed, on="user_id", how="anti").sort("user_id")
-    key = work.pipeline.places.users_without_lists(version)
+    key = work.pipeline.storage_keys.users_without_lists(version)
     work.files.write_parquet(key, without.collect(engine="streaming"))
 
 
@@ -162,7 +162,7 @@ def read_users_without_lists(work: Work, edition: Edition) -> pl.Series:
     """The ids of the requested users without rows in an experiment's edition. Raises
     StorageError."""
     fix = "delete it: then the users without lists do not count in this edition's outcomes"
-    users = work.files.parquet(work.pipeline.places.users_without_lists(edition.version), fix)
+    users = work.files.parquet(work.pipeline.storage_keys.users_without_lists(edition.version), fix)
     if users is None:
         return pl.Series("user_id", [], pl.String)
     return users.get_column("user_id")
@@ -170,7 +170,7 @@ def read_users_without_lists(work: Work, edition: Edition) -> pl.Series:
 
 def forget_users_without_lists(work: Work) -> None:
     """Delete what was stored for editions that are no longer kept. Raises StorageError."""
-    storage, key = work.storage, work.pipeline.places.users_without_lists
+    storage, key = work.storage, work.pipeline.storage_keys.users_without_lists
     folder = storage.uri(key("")).rpartition("/")[0] + "/"
     files = storage.store.list(folder)
     if not files:

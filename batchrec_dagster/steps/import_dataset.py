@@ -80,7 +80,7 @@ class DatasetImport:
 
 def list_dataset_files(pipeline: Pipeline) -> list[DatasetFile]:
     """The files to import, interactions first."""
-    keys = {INTERACTIONS: pipeline.places.interactions, ITEMS: pipeline.places.items}
+    keys = {INTERACTIONS: pipeline.storage_keys.interactions, ITEMS: pipeline.storage_keys.items}
     return [DatasetFile(kind, schema, keys[kind]) for kind, schema in pipeline.schemas.items()]
 
 

@@ -323,5 +323,8 @@ def _start_job(
             settings.filter_expression,
             f"recommendations.{'filter' if own_name else 'exclude_seen'}",
         )
-    folder, versions = work.pipeline.places.batch_inference, (batch.version, model.data_version)
+    folder, versions = (
+        work.pipeline.storage_keys.batch_inference,
+        (batch.version, model.data_version),
+    )
     return start_batch_job(work, BATCH_INFERENCE_JOB, request, folder, *versions)

@@ -62,14 +62,14 @@ def read_titles_versions(work: Work) -> list[str]:
     """A list of the titles' version; empty if no titles are declared. Raises StorageError."""
     if not has_titles(work.pipeline):
         return []
-    return [work.storage.version(work.files.uri(work.pipeline.places.item_titles))]
+    return [work.storage.version(work.files.uri(work.pipeline.storage_keys.item_titles))]
 
 
 def read_titles(work: Work) -> pl.DataFrame | None:
     """The columns item_id and title; None if no titles are declared. Raises StorageError."""
     if not has_titles(work.pipeline):
         return None
-    uri = work.files.uri(work.pipeline.places.item_titles)
+    uri = work.files.uri(work.pipeline.storage_keys.item_titles)
     return pl.read_parquet(work.storage.store.get(uri))
 
 
@@ -83,7 +83,7 @@ def read_item_ids(work: Work) -> list[pl.Series]:
     titles = read_titles(work)
     if titles is not None:
         return [titles.get_column("item_id")]
-    content = work.storage.store.get(work.storage.uri(work.pipeline.places.items))
+    content = work.storage.store.get(work.storage.uri(work.pipeline.storage_keys.items))
     return [pl.read_csv(content, columns=[ITEM_ID], infer_schema=False).to_series()]
 
 

@@ -73,7 +73,7 @@ def measure_outcomes(work: Work) -> MeasuredOutcomes:
             ]
         measured = pl.concat(parts).sort("start", "edition", "arm", "group")
         if not measured.equals(last_sums):
-            files.write_parquet(files.places.outcome_sums, measured)
+            files.write_parquet(files.storage_keys.outcome_sums, measured)
     return MeasuredOutcomes(measured, [*estimate_outcomes(measured)])
 
 
@@ -99,7 +99,7 @@ def read_sums(files: PipelineFiles) -> pl.DataFrame:
 
     They have the columns of outcome_sums.SCHEMA. Raises StorageError.
     """
-    sums = files.parquet(files.places.outcome_sums, MEASURE_AGAIN)
+    sums = files.parquet(files.storage_keys.outcome_sums, MEASURE_AGAIN)
     return pl.DataFrame(schema=SUMS_SCHEMA) if sums is None else sums
 
 

@@ -100,16 +100,17 @@ def segment_users(work: PersonalizeWork, segments: Segments, model: ModelRecord)
 
     Raises FailedChecksError, StorageError, PersonalizeError, StepError.
     """
-    work, storage, places = work.for_data(model.data_version), work.storage, work.pipeline.places
+    work = work.for_data(model.data_version)
+    storage, keys = work.storage, work.pipeline.storage_keys
     queries = pl.DataFrame({segments.query_field: segments.queries}).write_ndjson()
-    storage.store.put(storage.uri(places.segment_queries), queries.encode())
+    storage.store.put(storage.uri(keys.segment_queries), queries.encode())
     job = _run_job(work, segments, model, queries)
     cost = []
     if job.created:
         cost.append(price_segments(len(segments.queries), count_users(work)))
     table = SegmentTable(read_titles(work) if segments.items else None)
     titles_version = read_titles_versions(work) if segments.items else []
-    uri, output = storage.uri(places.user_segments), JobOutput(storage, job.description)
+    uri, output = storage.uri(keys.user_segments), JobOutput(storage, job.description)
     with temporary_folder() as folder:
         with TableWriter(folder / "user_segments.parquet") as writer:
             table.write(output.pieces(read_segments), writer)
@@ -125,11 +126,11 @@ def _run_job(
     work: PersonalizeWork, segments: Segments, model: ModelRecord, queries: str
 ) -> ReadyResource:
     """The finished job for these queries: a new one, or that of an earlier run."""
-    places = work.pipeline.places
+    keys = work.pipeline.storage_keys
     request: dict[str, Any] = {
         "solutionVersionArn": model.solution_version_arn,
         "numResults": segments.users_per_segment,
-        "jobInput": {"s3DataSource": {"path": work.storage.uri(places.segment_queries)}},
+        "jobInput": {"s3DataSource": {"path": work.storage.uri(keys.segment_queries)}},
         "roleArn": work.ensure.role_arn,
     }
     if segments.filter:
@@ -140,6 +141,6 @@ def _run_job(
     # Segments depend on the training data only, but a filter also reads newer data.
     filter_versions = [model.data_version] if segments.filter else []
     job = start_batch_job(
-        work, BATCH_SEGMENT_JOB, request, places.batch_segments, queries, *filter_versions
+        work, BATCH_SEGMENT_JOB, request, keys.batch_segments, queries, *filter_versions
     )
     return work.ensure.wait_until_ready(BATCH_SEGMENT_JOB, job)

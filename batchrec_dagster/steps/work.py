@@ -24,7 +24,7 @@ class Work:
     @cached_property
     def files(self) -> PipelineFiles:
         """The pipeline's files in the storage."""
-        return PipelineFiles(self.storage, self.pipeline.places)
+        return PipelineFiles(self.storage, self.pipeline.storage_keys)
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class PersonalizeWork(Work):
         """Exclusive use of the asset's step for the run of this id. Raises StorageError."""
         return Lease(
             store=self.storage.store,
-            folder=self.files.uri(self.pipeline.places.lease(asset)),
+            folder=self.files.uri(self.pipeline.storage_keys.lease(asset)),
             owner=run,
             log=self.ensure.log,
             deadline_seconds=self.ensure.deadline_seconds,

@@ -176,7 +176,7 @@ class PipelineFiles:
     """A pipeline's files in the storage. Raises StorageError."""
 
     storage: StorageResource
-    places: StorageKeys
+    storage_keys: StorageKeys
 
     @cached_property
     def _root(self) -> str:
@@ -189,7 +189,7 @@ class PipelineFiles:
     @cached_property
     def interactions(self) -> str:
         """The URI of the interactions."""
-        return self.uri(self.places.interactions)
+        return self.uri(self.storage_keys.interactions)
 
     @cached_property
     def users_of_interactions(self) -> UsersOfInteractions:
@@ -198,12 +198,12 @@ class PipelineFiles:
     @cached_property
     def batch_users(self) -> UsersFiles:
         """The users who get a list."""
-        return UsersFiles(self.storage.store, self.uri(self.places.batch_users))
+        return UsersFiles(self.storage.store, self.uri(self.storage_keys.batch_users))
 
     @cached_property
     def table(self) -> PublishedTable:
         """The published recommendations."""
-        return PublishedTable(self.storage.store, self.uri(self.places.recommendations))
+        return PublishedTable(self.storage.store, self.uri(self.storage_keys.recommendations))
 
     def interactions_version(self) -> str:
         """The version of the interactions, which are read for it unless Spark recorded it."""
@@ -211,11 +211,11 @@ class PipelineFiles:
 
     def record(self, asset: str) -> dict[str, Any]:
         """The record of the asset's last run; empty if there is none."""
-        return read_record(self.storage, self.places.record(asset))
+        return read_record(self.storage, self.storage_keys.record(asset))
 
     def write_record(self, asset: str, record: Mapping[str, Any]) -> None:
         """Write the asset's record for later runs."""
-        write_record(self.storage, self.places.record(asset), record)
+        write_record(self.storage, self.storage_keys.record(asset), record)
 
     def parquet(self, key: str, damaged: str) -> pl.DataFrame | None:
         """The table at this key; None if there is none.

@@ -203,7 +203,7 @@ def test_a_table_that_cannot_be_is_reported(client: Any, tmp_path: Path) -> None
 
 def test_a_damaged_record_of_users_is_named(table: UserListTable) -> None:
     write(table, many(1))
-    record = table.files.storage.uri(table.files.places.users_in_dynamodb(TABLE))
+    record = table.files.storage.uri(table.files.storage_keys.users_in_dynamodb(TABLE))
     table.files.storage.store.put(record, b"cut")
     with pytest.raises(SinkError, match=rf"{TABLE}.parquet is damaged .*: delete it"):
         write(table, many(1))

@@ -68,7 +68,7 @@ def interactions(pipeline: Pipeline) -> dg.AssetsDefinition:
             kinds={"polars" if engine == "local" else "spark", "csv"},
             inputs=["raw_ratings"],
             stage=PREPARED,
-            storage_key=pipeline.places.interactions,
+            storage_key=pipeline.storage_keys.interactions,
             code_version=f"{CODE_VERSION}-{fingerprint(ratings.reading, rules)}",
             io_manager="interactions_io",
             checks={
@@ -186,7 +186,7 @@ def batch_users(pipeline: Pipeline) -> dg.AssetsDefinition:
             kinds={"json"},
             deps=[pipeline.asset_key("interactions")],
             stage=PREPARED,
-            storage_key=pipeline.places.batch_users,
+            storage_key=pipeline.storage_keys.batch_users,
             code_version=code_version,
             io_manager="batch_users_io",
         )

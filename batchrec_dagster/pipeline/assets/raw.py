@@ -43,7 +43,7 @@ DELIMITER_NAMES = {"\t": "tab", " ": "space"}
 
 def raw_ratings(pipeline: Pipeline) -> dg.AssetsDefinition:
     """The asset of the files of ratings."""
-    ratings, places = pipeline.ratings, pipeline.places
+    ratings, keys = pipeline.ratings, pipeline.storage_keys
     # The check looks for the columns that the rules name, though the files do not depend on them.
     inspected_with = fingerprint(pipeline.rules, pipeline.preparation)
     copied = "copied to the storage unchanged" if ratings.copy_to_storage else "read in place"
@@ -59,7 +59,7 @@ def raw_ratings(pipeline: Pipeline) -> dg.AssetsDefinition:
             kinds={"file"},
             deps=ratings.upstream,
             stage=RAW,
-            storage_key=places.record("raw_ratings"),
+            storage_key=keys.record("raw_ratings"),
             code_version=f"{RATINGS_VERSION}-{fingerprint(ratings)}",
             io_manager="record_io",
             checks={
@@ -74,8 +74,8 @@ def raw_ratings(pipeline: Pipeline) -> dg.AssetsDefinition:
             find_upstream(ratings.rows, context),
             work.storage,
             pipeline.project,
-            record=places.record("raw_ratings"),
-            place=places.raw if ratings.copy_to_storage else None,
+            record=keys.record("raw_ratings"),
+            place=keys.raw if ratings.copy_to_storage else None,
         ) as files:
             context.log.info(f"{ratings.rows.display_name}: {files.outcome}")
             if files.record.inspected_with == inspected_with:
@@ -171,7 +171,7 @@ def raw_items(
     pipeline: Pipeline, declared: ItemSettings, layout: ItemsLayout
 ) -> dg.AssetsDefinition:
     """The asset of the items file."""
-    places, source = pipeline.places, declared.rows
+    keys, source = pipeline.storage_keys, declared.rows
     copied = "the file, copied to the storage unchanged"
     if declared.query is not None:
         copied = f"the rows of items.query on {declared.shown_source}, in one Parquet file"
@@ -184,7 +184,7 @@ def raw_items(
             kinds={"file"},
             deps=declared.upstream,
             stage=RAW,
-            storage_key=places.record("raw_items"),
+            storage_key=keys.record("raw_items"),
             code_version=f"{ITEMS_VERSION}-{fingerprint(declared, layout)}",
             io_manager="record_io",
             checks={
@@ -199,8 +199,8 @@ def raw_items(
             find_upstream(source, context),
             work.storage,
             pipeline.project,
-            record=places.record("raw_items"),
-            place=places.raw_items,
+            record=keys.record("raw_items"),
+            place=keys.raw_items,
         ) as files:
             context.log.info(f"{source.display_name}: {files.outcome}")
             unchanged = _reuse_inspection(context, work, files)

@@ -104,7 +104,7 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
             inputs=["solution_version", "batch_users"],
             deps=[pipeline.asset_key("interactions"), *titles],
             resources=["personalize"],
-            storage_key=pipeline.places.recommendations,
+            storage_key=pipeline.storage_keys.recommendations,
             code_version=f"{CODE_VERSION}-{fingerprint(settings, *titles, *experiment)}",
             io_manager="published_io",
             checks=_checks(pipeline),
@@ -269,7 +269,7 @@ def user_segments(pipeline: Pipeline, segments: Segments) -> dg.AssetsDefinition
             inputs=["segment_solution_version"],
             deps=titles,
             resources=["personalize"],
-            storage_key=pipeline.places.user_segments,
+            storage_key=pipeline.storage_keys.user_segments,
             code_version=f"{CODE_VERSION}-{fingerprint(segments, *titles)}",
             io_manager="parquet_io",
             checks={

@@ -68,7 +68,7 @@ def recommendation_outcomes(pipeline: Pipeline) -> dg.AssetsDefinition:
             " users did after it, compared with the most popular items of that day.",
             kinds={"parquet"},
             deps=[pipeline.asset_key("interactions"), pipeline.asset_key("recommendations")],
-            storage_key=pipeline.places.outcomes,
+            storage_key=pipeline.storage_keys.outcomes,
             code_version=CODE_VERSION,
             io_manager="parquet_io",
         )
@@ -96,7 +96,9 @@ def recommendation_outcomes(pipeline: Pipeline) -> dg.AssetsDefinition:
             metadata={
                 "preview": preview_metadata(*map(escape, lines)),
                 **_outcomes_metadata(pipeline, measured, newest),
-                **storage_links("table", work.storage, work.storage.uri(pipeline.places.outcomes)),
+                **storage_links(
+                    "table", work.storage, work.storage.uri(pipeline.storage_keys.outcomes)
+                ),
             },
         )
 
@@ -153,7 +155,7 @@ def recommendation_report(
             kinds={"html"},
             inputs=["solution_version"],
             deps=[*keys, *optional],
-            storage_key=pipeline.places.report,
+            storage_key=pipeline.storage_keys.report,
             code_version=f"{CODE_VERSION}-{settings}",
             io_manager="html_io",
         )
@@ -175,7 +177,9 @@ def recommendation_report(
             value=report.html,
             metadata={
                 **_report_metadata(report),
-                **storage_links("report", work.storage, work.storage.uri(pipeline.places.report)),
+                **storage_links(
+                    "report", work.storage, work.storage.uri(pipeline.storage_keys.report)
+                ),
             },
         )
 

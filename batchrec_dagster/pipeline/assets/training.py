@@ -63,7 +63,7 @@ def personalize_dataset(pipeline: Pipeline) -> dg.AssetsDefinition:
             deps=[pipeline.asset_key(file.asset) for file in files],
             resources=["personalize"],
             stage=MODEL,
-            storage_key=pipeline.places.record("personalize_dataset"),
+            storage_key=pipeline.storage_keys.record("personalize_dataset"),
             code_version=f"{CODE_VERSION}-{fingerprint_schemas(files)}",
             io_manager="record_io",
             checks=budgeted,
@@ -116,7 +116,7 @@ def _import_metadata(work: PersonalizeWork, imported: DatasetImport) -> dict[str
         ),
         **record.to_json(),
         **dataset_group_link(record.dataset_group_arn, on_aws=work.ensure.on_aws),
-        "dagster/uri": work.storage.uri(work.pipeline.places.record("personalize_dataset")),
+        "dagster/uri": work.storage.uri(work.pipeline.storage_keys.record("personalize_dataset")),
         **{
             "outcome" if part.file.is_interactions else f"{part.file.asset}_outcome": part.outcome
             for part in imported.imports
@@ -168,7 +168,7 @@ def _model_asset(
             inputs=["personalize_dataset"],
             resources=["personalize"],
             stage=MODEL,
-            storage_key=pipeline.places.record(name),
+            storage_key=pipeline.storage_keys.record(name),
             code_version=f"{CODE_VERSION}-{settings}",
             io_manager="record_io",
         )

@@ -130,7 +130,7 @@ def _leases(work: PersonalizeWork, run: str, config: TeardownConfig) -> Iterator
 
 def _files(storage: StorageResource, pipeline: Pipeline) -> list[ObjectInfo]:
     """Every file but the leases, which this run itself holds."""
-    leases = tuple(storage.uri(pipeline.places.lease(step)) for step in STEPS)
+    leases = tuple(storage.uri(pipeline.storage_keys.lease(step)) for step in STEPS)
     found = storage.store.list(storage.uri(f"{pipeline.name}/"))
     return [file for file in found if not file.uri.startswith(leases)]
 
