@@ -91,7 +91,7 @@ def test_the_most_is_said_only_where_it_is_one() -> None:
     v2 = "aws-user-personalization-v2"
     sure = [price_import("interactions", 10**7), price_training(v2, 0, 10**6)]
     sure.append(price_recommendations(v2, 1000))
-    assert summarize_costs(sure).startswith("at the most 2.15 USD, at the prices of ")
+    assert summarize_costs(sure).startswith("at most 2.15 USD, at the prices of ")
     hours = price_training("aws-user-personalization", (2.0, 4.0), 10**6)
     said = summarize_costs([*sure, hours])
     assert said.startswith("2.63 to 3.11 USD")

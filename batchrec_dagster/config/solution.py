@@ -26,8 +26,8 @@ class Retrain(dg.Model):
 
     every_days: int | None = Field(
         default=None,
-        description="Train at most every so many days. Between trainings new data are imported and"
-        " recommendations come from the last model. Default: train whenever the data changed.",
+        description="Train at most once in this many days. Between trainings new data are imported"
+        " and recommendations come from the last model. Default: train whenever the data changed.",
         examples=[7],
     )
 

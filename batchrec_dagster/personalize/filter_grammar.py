@@ -45,7 +45,7 @@ class FilterExpressionError(ValueError):
 
 @dataclass(frozen=True)
 class FieldRef:
-    """A field of a dataset; both names in upper case, as case does not matter."""
+    """A field of a dataset. Both names are in upper case, as case does not matter."""
 
     dataset: str
     column: str
@@ -103,12 +103,14 @@ Condition = Comparison | And | Or
 
 @dataclass(frozen=True)
 class Expression:
-    """One of the expressions that `|` chains; `users` are its IF conditions, all required."""
+    """One of the expressions that `|` chains."""
 
     include: bool
+    """Whether it is an INCLUDE expression rather than an EXCLUDE one."""
     target: str
     where: Condition
     users: tuple[Comparison, ...]
+    """Its IF conditions, which must all hold."""
 
     @property
     def conditions(self) -> tuple[Condition, ...]:
@@ -117,7 +119,7 @@ class Expression:
 
     @property
     def on_interactions(self) -> bool:
-        """Whether it uses interactions; then it uses no other dataset."""
+        """Whether it uses interactions. If so, it uses no other dataset."""
         return next(iterate_comparisons(self.where)).field.dataset == INTERACTIONS
 
 
@@ -219,7 +221,7 @@ _WORD = re.compile(r"\w+|.", re.DOTALL)
 
 
 class _Builder(Transformer[Token, Any]):
-    """Builds the syntax tree; the parser calls it rule by rule, so nothing recurses."""
+    """Builds the syntax tree. The parser calls it rule by rule, so nothing recurses."""
 
     def start(self, children: list[Any]) -> tuple[Expression, ...]:
         return tuple(children)

@@ -39,7 +39,10 @@ def parse_conditions(expression: str) -> list[Condition]:
     """The conditions that AND joins. Raises ItemAttributesError."""
     conditions = []
     start = 0
-    while match := _CONDITION.match(expression, start):
+    while True:
+        match = _CONDITION.match(expression, start)
+        if match is None:
+            break
         value = match["bare"]
         if value is None:
             value = _ESCAPED.sub(r"\1", match["double"] or match["single"] or "")

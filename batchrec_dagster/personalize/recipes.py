@@ -41,15 +41,17 @@ class HyperparameterError(ValueError):
 
 @dataclass(frozen=True)
 class Number:
-    """A number from `low` to `high`; `tunable` if performHPO may choose it."""
+    """A number from `low` to `high`."""
 
     low: float
     high: float
     whole: bool = False
+    """Whether it must be a whole number."""
     tunable: bool = False
+    """Whether performHPO may choose it."""
 
     def parse(self, text: str) -> Value:
-        """Convert text to a value; raises ValueError."""
+        """The text as a value. Raises ValueError."""
         value = int(text) if self.whole else float(text)
         if not self.low <= value <= self.high or not math.isfinite(value):
             raise ValueError(text)
@@ -63,12 +65,13 @@ class Number:
 
 @dataclass(frozen=True)
 class Boolean:
-    """`true` or `false`, in any case; `tunable` if performHPO may choose it."""
+    """`true` or `false`, in upper or lower case."""
 
     tunable: bool = False
+    """Whether performHPO may choose it."""
 
     def parse(self, text: str) -> Value:
-        """Convert text to a value; raises ValueError."""
+        """The text as a value. Raises ValueError."""
         try:
             return {"true": True, "false": False}[text.strip().lower()]
         except KeyError:
@@ -90,8 +93,10 @@ _ITEM_COUNTS: Hyperparameters = {
 }
 # These belong in featureTransformationParameters, all others in algorithmHyperParameters.
 FEATURES: Hyperparameters = {**_HISTORY_LENGTHS, **_ITEM_COUNTS}
-EVENT_WEIGHTS = "event_weights"  # belongs in eventsConfig; JSON of the weight of each type
-EVENT_VALUE_THRESHOLD = "event_value_threshold"  # belongs there, or as it is in solutionConfig
+# This belongs in eventsConfig: JSON of the weight of each event type.
+EVENT_WEIGHTS = "event_weights"
+# This belongs there too or, without weights, in solutionConfig as it is.
+EVENT_VALUE_THRESHOLD = "event_value_threshold"
 _USER_PERSONALIZATION: Hyperparameters = {
     "hidden_dimension": Number(32, 256, whole=True, tunable=True),
     "bptt": Number(2, 32, whole=True, tunable=True),
@@ -147,12 +152,12 @@ def parse_hyperparameters(recipe: str, texts: Mapping[str, str]) -> dict[str, Va
             raise HyperparameterError(
                 f"hyperparameter {key} is {text!r}; allowed: {kind}"
             ) from None
-    for what in ("user_history_length", "item_interaction_count"):
-        low = values.get(f"min_{what}_percentile", 0.0)
-        high = values.get(f"max_{what}_percentile", 1.0)
+    for count in ("user_history_length", "item_interaction_count"):
+        low = values.get(f"min_{count}_percentile", 0.0)
+        high = values.get(f"max_{count}_percentile", 1.0)
         if low >= high:
             raise HyperparameterError(
-                f"min_{what}_percentile ({low}) must be below max_{what}_percentile ({high})"
+                f"min_{count}_percentile ({low}) must be below max_{count}_percentile ({high})"
             )
     return values
 

@@ -282,7 +282,7 @@ def _ignore_missing() -> Iterator[None]:
 
 
 def _stop_or_wait(ensure: api.Ensure, piece: ResourceToDelete, deadline: float) -> None:
-    """Stop a training; wait for other work, which Personalize cannot stop."""
+    """Stop a training, or wait for other work, which Personalize cannot stop."""
     if piece.kind is api.SOLUTION_VERSION:
         try:
             ensure.client.stop_solution_version_creation(solutionVersionArn=piece.arn)
@@ -318,7 +318,10 @@ def _delete(ensure: api.Ensure, piece: ResourceToDelete, deadline: float) -> Non
 
 
 def _wait_until_gone(ensure: api.Ensure, piece: ResourceToDelete, deadline: float) -> None:
-    while (description := _describe(ensure, piece)) is not None:
+    while True:
+        description = _describe(ensure, piece)
+        if description is None:
+            return
         status = description.get("status", api.ACTIVE)
         if status == "DELETE FAILED":
             raise PersonalizeError(f"{piece} was not deleted: {description.get('failureReason')}")

@@ -209,17 +209,18 @@ def estimate_run(work: Work, *, imports: Mapping[str, int], trainings: Sequence[
         ]
     users = _count_batch_users(work)
     costs.append(price_recommendations(work.pipeline.solution.recipe, users))
-    if segments := work.pipeline.segments:
+    segments = work.pipeline.segments
+    if segments:
         costs.append(price_segments(len(segments.queries), count_users(work)))
     return costs
 
 
 def summarize_costs(costs: Sequence[Cost]) -> str:
-    """The sum and its parts in words, with "at the most" only if it cannot be more."""
+    """The sum and its parts in words, with "at most" only if it cannot be more."""
     doubts = sorted(set[str]().union(*(cost.doubts for cost in costs)))
     least, usd = sum(cost.least for cost in costs), sum(cost.usd for cost in costs)
     return (
-        f"{'' if doubts else 'at the most '}{_format_range(least, usd)} USD, at the prices of"
+        f"{'' if doubts else 'at most '}{_format_range(least, usd)} USD, at the prices of"
         f" {read_prices().as_of} in us-east-1: "
         + ", ".join(f"{cost.what} {_format_range(cost.least, cost.usd)}" for cost in costs)
         + (f"; an estimate, as {' and '.join(doubts)}" if doubts else "")

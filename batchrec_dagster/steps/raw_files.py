@@ -208,7 +208,8 @@ def open_raw_files(
         for file in record.files:
             assert file.uri is not None
             path = stack.enter_context(storage.local_file(file.uri))
-            if (size := path.stat().st_size) != file.size:
+            size = path.stat().st_size
+            if size != file.size:
                 raise DamagedObjectError(
                     storage.where(file.uri),
                     f"{size} bytes instead of {file.size}",

@@ -30,7 +30,8 @@ def require(extra: str, purpose: str) -> None:
 
     purpose: what needs it, as the message begins.
     """
-    if missing := _find_missing_modules(extra):
+    missing = _find_missing_modules(extra)
+    if missing:
         raise ExtraMissingError(
             f"{purpose} needs {', '.join(missing)}: pip install 'batchrec-dagster[{extra}]'"
         )
