@@ -42,10 +42,11 @@ def import_files(
 ) -> int:
     """Write the rows of all files to the Parquet file `target`; returns their number.
 
-    `event_types` are those that the dataset has already. Raises JobFailedError, which names the
-    file and line, or what is missing.
+    event_types: the event types that the dataset has already.
+
+    Raises JobFailedError, which names the file and the line, or what is missing.
     """
-    frames = [_check(source, schema) for source in sources]
+    frames = [_check_rows(source, schema) for source in sources]
     rows = sum(count for _, count in frames)
     if schema.dataset_type == schemas.INTERACTIONS and rows < schemas.MIN_INTERACTIONS:
         raise JobFailedError(
@@ -58,13 +59,13 @@ def import_files(
     return rows
 
 
-def _check_event_types(target: Path, schema: Schema, earlier: Collection[str]) -> None:
+def _check_event_types(target: Path, schema: Schema, existing: Collection[str]) -> None:
     types = unique_event_types(pl.scan_parquet(target))
     if not types:
         raise JobFailedError(
             "All values in the event_type column are either reserved keywords or null"
         )
-    count = len(types | set(earlier))
+    count = len(types | set(existing))
     columns = schemas.optional_columns(schema)
     if count + len(columns) > schemas.MAX_EVENT_TYPES:
         raise JobFailedError(
@@ -79,8 +80,8 @@ def unique_event_types(rows: pl.LazyFrame) -> set[str]:
     return set(rows.select(pl.col(schemas.EVENT_TYPE).drop_nulls().unique()).collect().to_series())
 
 
-def _check(source: ImportFile, schema: Schema) -> tuple[pl.LazyFrame, int]:
-    columns = _columns(source, schema)
+def _check_rows(source: ImportFile, schema: Schema) -> tuple[pl.LazyFrame, int]:
+    columns = _name_columns(source, schema)
     text = pl.scan_csv(
         source.path,
         has_header=False,
@@ -90,18 +91,18 @@ def _check(source: ImportFile, schema: Schema) -> tuple[pl.LazyFrame, int]:
         raise_if_empty=False,
         missing_columns="insert",  # the first row may be short, as any other
     )
-    wrong = [_invalid_rows(field, schema).any().alias(field.name) for field in schema.fields]
+    wrong = [_is_invalid(field, schema).any().alias(field.name) for field in schema.fields]
     try:
         counts = text.select(pl.len().alias(" rows"), *wrong).collect(engine="streaming")
     except pl.exceptions.PolarsError as error:
         raise JobFailedError(_explain_unreadable(source, len(columns), str(error))) from None
     rows, *invalid = counts.row(0)
     if any(invalid):
-        raise JobFailedError(_first_invalid_cell(source, schema, text))
+        raise JobFailedError(_describe_first_invalid_cell(source, schema, text))
     return text.select(_parse(field) for field in schema.fields), rows
 
 
-def _columns(source: ImportFile, schema: Schema) -> list[str]:
+def _name_columns(source: ImportFile, schema: Schema) -> list[str]:
     """A name for each of the file's columns: those of the schema, and numbers for further ones.
 
     AWS's own notebooks import files with other columns in another order.
@@ -129,12 +130,12 @@ def _parse(field: Field) -> pl.Expr:
     cell = pl.col(field.name)
     if field.type == "boolean":
         lower = cell.str.to_lowercase()
-        known = pl.when(lower == "true").then(True).when(lower == "false").then(False)
-        return known.otherwise(None).alias(field.name)
+        value = pl.when(lower == "true").then(True).when(lower == "false").then(False)
+        return value.otherwise(None).alias(field.name)
     return cell.cast(STORED_TYPES[field.type], strict=False)
 
 
-def _cell_checks(field: Field, schema: Schema) -> Iterator[tuple[str, pl.Expr]]:
+def _list_cell_checks(field: Field, schema: Schema) -> Iterator[tuple[str, pl.Expr]]:
     """Error messages for a cell of this field, and an expression for the rows of each."""
     cell, name = pl.col(field.name), field.name
     if not field.nullable:
@@ -159,19 +160,19 @@ def _cell_checks(field: Field, schema: Schema) -> Iterator[tuple[str, pl.Expr]]:
         yield f"{name} is longer than {most} characters", cell.str.len_chars() > most
 
 
-def _invalid_rows(field: Field, schema: Schema) -> pl.Expr:
-    checks = [check.fill_null(value=False) for _, check in _cell_checks(field, schema)]
+def _is_invalid(field: Field, schema: Schema) -> pl.Expr:
+    checks = [check.fill_null(value=False) for _, check in _list_cell_checks(field, schema)]
     return pl.any_horizontal(checks or [pl.lit(value=False)])
 
 
-def _first_invalid_cell(source: ImportFile, schema: Schema, text: pl.LazyFrame) -> str:
-    wrong = pl.any_horizontal(_invalid_rows(field, schema) for field in schema.fields)
+def _describe_first_invalid_cell(source: ImportFile, schema: Schema, text: pl.LazyFrame) -> str:
+    wrong = pl.any_horizontal(_is_invalid(field, schema) for field in schema.fields)
     row = text.with_row_index(" row").filter(wrong).head(1).collect()
     index: int = row.item(0, " row")
     breaks = pl.sum_horizontal(pl.all().str.count_matches("\n", literal=True).fill_null(0).sum())
     line = 2 + index + int(text.head(index).select(breaks).collect().item())
     for field in schema.fields:
-        for reason, check in _cell_checks(field, schema):
+        for reason, check in _list_cell_checks(field, schema):
             if row.select(check.fill_null(value=False)).item():
                 value = row.item(0, field.name)
                 actual = "" if not value else f", but it is {value[:80]!r}"
@@ -237,7 +238,7 @@ def _perform(job: Job) -> JobResult:
         sources = _download(job, body["dataSource"]["dataLocation"], mode, work)
         imported = work / "imported"
         imported.mkdir()
-        types = _earlier_event_types(job, dataset_arn, schema) if mode == INCREMENTAL else ()
+        types = _read_existing_event_types(job, dataset_arn, schema) if mode == INCREMENTAL else ()
         rows = import_files(sources, schema, imported / ROWS, types)
         if schema.dataset_type == schemas.INTERACTIONS:
             save_interactions(imported)
@@ -248,14 +249,14 @@ def _perform(job: Job) -> JobResult:
     def add_file(transaction: CatalogTransaction) -> list[Path]:
         current = transaction.require(dataset_arn)
         old = current.state["files"]
-        kept, replaced = ([], old) if mode == FULL else (old, [])
-        transaction.save(replace(current, state={**current.state, "files": [*kept, file]}))
+        remaining, replaced = ([], old) if mode == FULL else (old, [])
+        transaction.save(replace(current, state={**current.state, "files": [*remaining, file]}))
         return [home.root / entry["path"] for entry in replaced]
 
     return JobResult(apply_changes=add_file)
 
 
-def _earlier_event_types(job: Job, dataset_arn: str, schema: Schema) -> Collection[str]:
+def _read_existing_event_types(job: Job, dataset_arn: str, schema: Schema) -> Collection[str]:
     if schema.field(schemas.EVENT_TYPE) is None:
         return ()
     return job.make_reader().read_rows(dataset_arn, [schemas.EVENT_TYPE], unique_event_types)
@@ -263,8 +264,11 @@ def _earlier_event_types(job: Job, dataset_arn: str, schema: Schema) -> Collecti
 
 def _download(job: Job, location: str, mode: str, folder: Path) -> list[ImportFile]:
     # Spark writes an empty _SUCCESS next to its files when they are complete.
-    found = list_objects(job.store, location)
-    objects = [info for info in found if info.size or not info.uri.endswith("/_SUCCESS")]
+    objects = [
+        info
+        for info in list_objects(job.store, location)
+        if info.size or not info.uri.endswith("/_SUCCESS")
+    ]
     if not objects:
         raise JobFailedError(f"Invalid Data location. There is no data at {location}")
     total = sum(info.size for info in objects)

@@ -18,8 +18,9 @@ from batchrec_dagster.storage.durable import read_pieces
 CHUNK = 1024 * 1024
 # Bytes of lines with letters beyond ASCII by which the encoding is judged.
 SAMPLED_BYTES = 64 * 1024
-# Different words from which on the detector is believed: of samples of ten film titles in cp1252 it
-# takes one in 300 for another encoding, of three one in nine. Different letters of another script.
+# Minimum number of different words before the detector is trusted: of samples of ten film titles
+# in cp1252 it takes one in 300 for another encoding, of samples of three one in nine. Minimum
+# number of different letters of another script.
 ENOUGH_WORDS, LEAST_FOREIGN = 10, 4
 WORDS_SHOWN = 3
 # On the web these names stand for more than in Python.
@@ -36,24 +37,40 @@ class RawFile:
 
 @dataclass(frozen=True)
 class OpenedFile:
-    """What can be read: `path` holds plain UTF-8 (or Parquet), `name` is what messages call it.
-
-    `encoding` is what the file had, and `doubt` why it may be another. `quotes`: whether there is
-    a `"` in it; `nul`, `returns`: a NUL, a carriage return. `unit`, `shift`: what a person finds
-    where there is a line, and how far away.
-    """
+    """A file that readers can read."""
 
     path: Path
+    """A file of plain UTF-8, or of Parquet."""
+
     name: str
+    """What messages call the file."""
+
     size: int
+    """The size of the file as it came, or as it was unpacked, in bytes."""
+
     encoding: str = "utf-8"
+    """The encoding of the file as it came."""
+
     quotes: bool = False
+    """Whether there is a `"` in it."""
+
     nul: bool = False
+    """Whether there is a NUL in it."""
+
     returns: bool = False
+    """Whether there is a carriage return in it."""
+
     ascii: bool = False
+    """Whether all of it is ASCII."""
+
     doubt: str | None = None
+    """Why the encoding may be another one."""
+
     unit: str = "line"
+    """What a person finds in the file as it came where the result has a line, such as a row."""
+
     shift: int = 0
+    """What to add to the number of a line in order to find it in the file as it came."""
 
     def place(self, line: int) -> str:
         """Where a person finds this line, from 1, in the file as it came."""
@@ -79,11 +96,11 @@ def open_file(
 ) -> OpenedFile:
     """The file ready to be read.
 
-    What has to be changed for it is kept in `folder` meanwhile. `reader` unpacks and converts what
-    is not plain text.
+    folder: takes what is unpacked or converted, as long as the file is read.
+    reader: unpacks and converts what is not plain text.
 
-    Raises PreparationError when it cannot be unpacked, is in another encoding or format, or is too
-    much.
+    Raises PreparationError if the file cannot be unpacked, is in another encoding or format, or is
+    too large.
     """
     try:
         return _prepare(file, encoding, folder, reader)
@@ -129,8 +146,10 @@ def _make_plain(file: RawFile, folder: Path, reader: ConfinedReader) -> OpenedFi
 
 
 def _inspect_bytes(opened: OpenedFile, limits: Limits) -> OpenedFile:
-    """With what the bytes of the file show, without decoding them. Raises LimitError for a line
-    that is too long, which every reader would hold in memory."""
+    """The file with what its bytes show before they are decoded.
+
+    Raises LimitError for a line that is too long, because every reader would hold it in memory.
+    """
     quotes, nul, returns, is_ascii = False, False, False, True
     size, unfinished = 0, 0
     for chunk in read_pieces(opened.path):
@@ -147,8 +166,11 @@ def _inspect_bytes(opened: OpenedFile, limits: Limits) -> OpenedFile:
 
 
 def _measure_unfinished_line(chunk: bytes, before: int, most: int) -> int:
-    """The length so far of the line in which the chunk ends, or of an earlier one of more than
-    `most` bytes; `before` of its bytes came before the chunk."""
+    """The length so far of the line in which the chunk ends, or of an earlier one that is too long.
+
+    before: how many bytes of the first line came before the chunk.
+    most: how many bytes a line may have.
+    """
     start = -before
     while (end := chunk.rfind(b"\n", max(start, 0), max(start + most + 1, 0))) >= 0:
         start = end + 1
@@ -158,7 +180,8 @@ def _measure_unfinished_line(chunk: bytes, before: int, most: int) -> int:
 def _count_lines_before(path: Path, position: int) -> int:
     with path.open("rb") as file:
         return sum(
-            file.read(min(CHUNK, position - at)).count(b"\n") for at in range(0, position, CHUNK)
+            file.read(min(CHUNK, position - start)).count(b"\n")
+            for start in range(0, position, CHUNK)
         )
 
 
@@ -176,8 +199,9 @@ def _write(chunks: Iterable[bytes], folder: Path) -> Path:
 def _choose_encoding(path: Path, name: str, declared: Encoding) -> tuple[str, str | None] | None:
     """The encoding to read the file in, and why it may be another; None if all of it is UTF-8.
 
-    `auto` is UTF-8, or LEGACY if there is no letter in UTF-8. Raises PreparationError if the words
-    are in another encoding.
+    declared: the encoding, or `auto`: UTF-8, or LEGACY if there is no letter in UTF-8.
+
+    Raises PreparationError if the words are in another encoding.
     """
     if declared not in ("auto", "utf-8"):
         return declared, None
@@ -205,8 +229,8 @@ def _is_utf8(path: Path) -> tuple[bool, bool]:
         if not text.isascii():
             damaged = "\ufffd" in text
             valid = valid and not damaged
-            rest = text.replace("\ufffd", "").removeprefix("\ufeff")
-            letters = letters or not rest.isascii()
+            valid_text = text.replace("\ufffd", "").removeprefix("\ufeff")
+            letters = letters or not valid_text.isascii()
     return valid and not decode(b"", final=True), letters
 
 
@@ -225,30 +249,30 @@ def _describe_doubt(path: Path, name: str) -> str | None:
     words, others = _list_words(lines, LEGACY), _list_words(lines, guess)
     if words == others:
         return None
-    shown = f"{', '.join(words[:WORDS_SHOWN])} and not {', '.join(others[:WORDS_SHOWN])}"
+    examples = f"{', '.join(words[:WORDS_SHOWN])} and not {', '.join(others[:WORDS_SHOWN])}"
     if len(words) >= ENOUGH_WORDS or _is_other_script(words):
         raise PreparationError(
-            f"{name} is neither in UTF-8 nor, it seems, in {LEGACY} (that would be {shown}). Save"
-            f" it as UTF-8, or set its encoding, such as encoding: {guess}"
+            f"{name} is neither in UTF-8 nor, it seems, in {LEGACY} (that would be {examples})."
+            f" Save it as UTF-8, or set its encoding, such as encoding: {guess}"
         )
-    return f"{name}: read as {LEGACY} ({shown}, as {guess} has it). If wrong, set its encoding"
+    return f"{name}: read as {LEGACY} ({examples}, as {guess} has it). If wrong, set its encoding"
 
 
 def _list_words(lines: bytes, encoding: str) -> list[str]:
-    """The different words beyond ASCII, in the order of their first places."""
+    """The different words that are not ASCII, in the order in which they occur."""
     words = re.findall(r'[^\s,;:|"]+', lines.decode(encoding, "replace"))
     return list(dict.fromkeys(word for word in words if not word.isascii()))
 
 
 def _is_other_script(words: list[str]) -> bool:
-    """Whether they are hardly Latin, read as LEGACY."""
+    """Whether most letters of the words, read as LEGACY, are not ASCII, and differ."""
     letters = [letter for letter in "".join(words) if letter.isalpha()]
     foreign = [letter for letter in letters if not letter.isascii()]
     return 2 * len(foreign) > len(letters) and len(set(foreign)) >= LEAST_FOREIGN
 
 
 def _read_foreign_lines(path: Path) -> bytes:
-    """The first lines with bytes beyond ASCII that are no UTF-8; none where most such lines are."""
+    """The first lines with bytes that are neither ASCII nor UTF-8; none if most lines are UTF-8."""
     lines, good = b"", 0
     with path.open("rb") as opened:
         for line in (line for line in opened if not line.isascii()):

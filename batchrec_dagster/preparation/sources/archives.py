@@ -16,9 +16,10 @@ from batchrec_dagster.storage.durable import read_pieces, temporary_folder
 
 
 class Archive(Protocol):
-    """A whole archive, which reading a file of it takes."""
+    """A whole archive, which must be read for any of its files."""
 
-    def describe(self, context: SourceContext) -> FileDescription: ...
+    def describe(self, context: SourceContext) -> FileDescription:
+        """What is known of the archive without reading it."""
 
     def path(self, context: SourceContext) -> Path:
         """The archive as a file on this machine."""
@@ -42,15 +43,15 @@ class Member(File):
         return self.known_layout
 
     def describe(self, context: SourceContext) -> FileDescription:
-        look = self.archive.describe(context)
-        if look.size == 0:
+        description = self.archive.describe(context)
+        if description.size == 0:
             raise FileError(EMPTY)
         if isinstance(self.archive, LocalFile):
             path = self.archive.path(context)
             with _explain_limits(), ConfinedReader() as reader:
                 arguments = {"path": str(path.absolute()), "member": self.member}
                 reader.run("find_member", arguments, packed=path.stat().st_size)
-        return FileDescription(None, f"{look.version}!/{self.member}")
+        return FileDescription(None, f"{description.version}!/{self.member}")
 
     def chunks(self, context: SourceContext) -> Iterator[bytes]:
         path = self.archive.path(context)

@@ -79,14 +79,20 @@ _COLUMN_TYPES = {
 
 @dataclass(frozen=True)
 class Database(RatingsSource):
-    """The source of one Parquet file: the rows of `sql`. `version_sql`: a query whose answer
-    changes when the rows may have changed; without it they are read by every run. `setting` is what
-    messages call the query."""
+    """The source of one Parquet file: the rows of a query that a database answers."""
 
     text: str
+    """The source as it is declared."""
+
     sql: str
+    """The query."""
+
     version_sql: str | None = None
+    """A query whose answer changes when the rows may have changed. Without it every run reads the
+    rows."""
+
     setting: str = "ratings.query"
+    """What messages call the query."""
 
     @property
     def display_name(self) -> str:
@@ -113,7 +119,7 @@ class Database(RatingsSource):
 
     @property
     def url(self) -> str:
-        """From the environment: a secret. Raises FileError."""
+        """The URL of the database from the environment, which is a secret. Raises FileError."""
         url = os.environ.get(self.variable, "").strip()
         if not url:
             raise FileError(
@@ -196,8 +202,10 @@ def _write_parts(
 
 
 def _join_parts(parts: Sequence[Path], columns: Sequence[str], path: Path) -> None:
-    """One file, where a column of several types is text, and one of whole and other numbers
-    floating-point."""
+    """Write all parts to one file.
+
+    A column of several types becomes text, and one of whole and other numbers floating-point.
+    """
     schemas = [pl.read_parquet_schema(part) for part in parts]
     kinds = pl.Schema(
         {name: _find_common_type({schema[name] for schema in schemas}) for name in columns}
@@ -209,27 +217,31 @@ def _join_parts(parts: Sequence[Path], columns: Sequence[str], path: Path) -> No
 
 
 def _build_series(name: str, values: Sequence[Any]) -> pl.Series:
-    plain = [_simplify(value) for value in values]
-    found = {type(value) for value in plain if value is not None}
-    if found == {int} and any(
-        value is not None and not -(2**63) <= value < 2**63 for value in plain
-    ):
-        found = {int, str}
-    kind = _find_common_type({_COLUMN_TYPES[kind] for kind in found}) if found else pl.Null()
-    if kind == pl.String:
-        plain = [None if value is None else _format_value(value) for value in plain]
-    return pl.Series(name, plain, kind, strict=False)
+    """The values as a column of the one type that all of them have, or else of text."""
+    simple_values = [_simplify(value) for value in values]
+    types = {type(value) for value in simple_values if value is not None}
+    if types == {int} and not all(map(_is_64_bit, simple_values)):
+        types = {int, str}
+    column_type = _find_common_type({_COLUMN_TYPES[kind] for kind in types}) if types else pl.Null()
+    if column_type == pl.String:
+        simple_values = [None if value is None else _format_value(value) for value in simple_values]
+    return pl.Series(name, simple_values, column_type, strict=False)
 
 
-def _find_common_type(kinds: set[pl.DataType]) -> pl.DataType:
-    given = kinds - {pl.Null()}
-    if len(given) == 1:
-        return given.pop()
-    return pl.Float64() if given == {pl.Int64(), pl.Float64()} else pl.String()
+def _is_64_bit(value: int | None) -> bool:
+    return value is None or -(2**63) <= value < 2**63
+
+
+def _find_common_type(types: set[pl.DataType]) -> pl.DataType:
+    """The type that can hold values of all these types."""
+    not_null = types - {pl.Null()}
+    if len(not_null) == 1:
+        return not_null.pop()
+    return pl.Float64() if not_null == {pl.Int64(), pl.Float64()} else pl.String()
 
 
 def _simplify(value: Any) -> Any:
-    """The value as one of _KINDS."""
+    """The value as one of the types in _COLUMN_TYPES."""
     match value:
         case None | bool() | int() | float() | str():
             return value

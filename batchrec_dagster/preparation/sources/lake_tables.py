@@ -76,13 +76,13 @@ class LakeTable(RatingsSource):
         with name_errors(self.display_name), _open_files(self, context) as (reader, files):
             if self.table_format == "delta":
                 log = _choose_delta_log(files.names_in("_delta_log"))
-                table_id = reader.run("describe_delta", {"log": log}, provide=files.bring)
+                table_id = reader.run("describe_delta", {"log": log}, provide=files.fetch)
                 version = f"{table_id} {_newest_version(log)}"
                 write = partial(self._write, "read_delta", {"log": log})
             else:
                 metadata = _find_current_metadata(files)
                 arguments = {"metadata": metadata}
-                snapshot = reader.run("describe_iceberg", arguments, provide=files.bring)
+                snapshot = reader.run("describe_iceberg", arguments, provide=files.fetch)
                 version = f"{snapshot} {PurePosixPath(metadata).name}"
                 write = partial(self._write, "read_iceberg", arguments)
         return ResultFile(self.text, version, RESULT, write).files(context)
@@ -95,7 +95,7 @@ class LakeTable(RatingsSource):
             arguments = {**arguments, "target": str(path.absolute())}
             if job == "read_delta":
                 arguments["folder"] = str(folder)
-            reader.run(job, arguments, provide=files.bring)
+            reader.run(job, arguments, provide=files.fetch)
 
 
 @contextmanager
@@ -117,16 +117,16 @@ def _open_files(
 
 @dataclass
 class TableFiles:
-    """The files of the table in a folder: nothing outside of it can be had."""
+    """The files of the table in a folder. No file outside of the folder can be read."""
 
     folder: str
     """The folder's path on this machine, or its s3:// URI, without a slash at its end."""
 
     context: SourceContext
     downloads: Path
-    """Where objects in S3 are brought to."""
+    """The folder that objects in S3 are downloaded to."""
 
-    bytes_brought: int = 0
+    downloaded_bytes: int = 0
 
     @property
     def _root(self) -> Path:
@@ -149,7 +149,7 @@ class TableFiles:
             )
         return sorted(name for name in names if str(PurePosixPath(name).parent) == subfolder)
 
-    def bring(self, names: Sequence[str]) -> list[Path]:
+    def fetch(self, names: Sequence[str]) -> list[Path]:
         """The paths on this machine of the files that the table calls so: paths from its folder, or
         whole paths or URIs.
 
@@ -157,13 +157,13 @@ class TableFiles:
         missing one.
         """
         roots = [self.folder] if self._is_stored else [self.folder, str(self._root)]
-        below = [name_below(name, roots) for name in names]
+        relative_names = [name_below(name, roots) for name in names]
         if self._is_stored:
             with ThreadPoolExecutor(DOWNLOADS_AT_ONCE) as threads:
-                return list(threads.map(self._download, below))
-        return [self._local_path(name) for name in below]
+                return list(threads.map(self._download, relative_names))
+        return [self._find_local_path(name) for name in relative_names]
 
-    def _local_path(self, name: str) -> Path:
+    def _find_local_path(self, name: str) -> Path:
         path = Path(self.folder, name)
         try:
             followed = follow_links(path, self._root)
@@ -178,9 +178,9 @@ class TableFiles:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             self.context.store.download(f"{self.folder}/{name}", path)
-            self.bytes_brought += path.stat().st_size
+            self.downloaded_bytes += path.stat().st_size
             most = Limits.from_environment().download_bytes
-            if self.bytes_brought > most:
+            if self.downloaded_bytes > most:
                 raise FileError(f"its files have more than the {most} bytes of {MAX_FILE_GB}")
         return path
 
@@ -231,7 +231,7 @@ def _find_current_metadata(files: TableFiles) -> str:
     candidates = [name for name in names if _METADATA.fullmatch(name)]
     if _HINT in names:
         # A table without a catalog says it itself.
-        (path,) = files.bring([f"metadata/{_HINT}"])
+        (path,) = files.fetch([f"metadata/{_HINT}"])
         with path.open("rb") as file:
             number = file.read(100).decode(errors="replace").strip()
         candidates = [
@@ -257,7 +257,9 @@ def _choose_newest_metadata(names: Iterable[str]) -> str:
 
 
 def refuse_undeclared_table(paths: Iterable[str]) -> None:
-    """Raise FileError if a folder looks like a table's. paths: those of all files, from the folder.
+    """Raise FileError if a folder looks like a table's.
+
+    paths: the paths of all its files, from the folder.
 
     Only the declaration makes a table of a folder, since anyone who can put a file into it could
     otherwise choose how its files are read.
@@ -275,11 +277,14 @@ def refuse_undeclared_table(paths: Iterable[str]) -> None:
                 )
 
 
-def refuse_tables(files: Iterable[str], there: Iterable[str]) -> None:
-    """Raise FileError if any of the files is in a table; both are paths, and `there` are all files
-    in the same folder."""
+def refuse_tables(files: Iterable[str], all_files: Iterable[str]) -> None:
+    """Raise FileError if any of the files is in a table.
+
+    files: the paths of the files that are read.
+    all_files: the paths of all files in the same folder.
+    """
     tables = {}
-    for path in map(PurePosixPath, there):
+    for path in map(PurePosixPath, all_files):
         for kind, log, names in _LOGS:
             if path.parent.name == log and re.fullmatch(names, path.name):
                 tables[path.parent.parent] = kind
@@ -290,8 +295,10 @@ def refuse_tables(files: Iterable[str], there: Iterable[str]) -> None:
 
 
 def refuse_table_above(folder: str, names_in: Callable[[str], Iterable[str]]) -> None:
-    """Raise FileError if this folder or one above it is a table. `names_in` gives the names of the
-    files in a folder, none where there is no such folder."""
+    """Raise FileError if this folder or one above it is a table.
+
+    names_in: gives the names of the files in a folder; none if there is no such folder.
+    """
     for _ in range(LEVELS):
         for kind, log, names in _LOGS:
             if any(re.fullmatch(names, name) for name in names_in(f"{folder}/{log}")):
