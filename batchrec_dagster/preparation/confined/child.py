@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from batchrec_dagster.preparation.confined.reader import too_much_memory
+from batchrec_dagster.preparation.confined.reader import build_memory_error
 from batchrec_dagster.preparation.sources.errors import DamagedFileError, FileError
 from batchrec_dagster.preparation.sources.limits import LimitError, Limits
 
@@ -36,7 +36,7 @@ JOBS = {
     "write_member": "archive_members",
 }
 PARENT_WATCHED_SECONDS = 1
-SHOWN = 400
+REASON_LENGTH = 400
 
 
 @dataclass(frozen=True)
@@ -44,13 +44,19 @@ class ConfinedJob:
     """What a job's function gets besides its arguments."""
 
     limits: Limits
+    """What the job may take."""
+
     requests: BinaryIO
+    """What the parent sends, a message a line."""
+
     answers: BinaryIO
+    """What the parent reads, a message a line."""
+
     _lock: threading.Lock = field(default_factory=threading.Lock)
     """Held while a thread of a library waits for the files that it asked for."""
 
-    def bring(self, names: Sequence[str]) -> list[Path]:
-        """The paths on this machine of a table's files, which the parent checks and brings."""
+    def fetch(self, names: Sequence[str]) -> list[Path]:
+        """The paths on this machine of a table's files, which the parent checks and fetches."""
         if not names:
             return []
         with self._lock:
@@ -100,12 +106,12 @@ def _answer(request: dict[str, Any], job: ConfinedJob) -> dict[str, Any]:
     except FileError as error:
         return {"error": str(error), "kind": "file"}
     except MemoryError:
-        return {"error": str(too_much_memory(job.limits)), "kind": "limit"}
+        return {"error": str(build_memory_error(job.limits)), "kind": "limit"}
     except OSError as error:
         return {"error": f"it cannot be read: {error.strerror or error}", "kind": "file"}
     except BaseException as error:
         # Panics of Rust libraries are no Exceptions.
-        reason = " ".join(str(error).split())[:SHOWN] or type(error).__name__
+        reason = " ".join(str(error).split())[:REASON_LENGTH] or type(error).__name__
         return {"error": f"it cannot be read ({reason}): write it again", "kind": "file"}
 
 

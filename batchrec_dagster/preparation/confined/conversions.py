@@ -38,9 +38,12 @@ class Convert(Protocol):
     ) -> int:
         """Write the result to `target`.
 
-        part: the name of a sheet or table, needed only where there are several. packed: the size in
-        bytes of the file as it came. Gives what to add to the number of a line of the result in
-        order to find it in the file. Raises FileError, LimitError.
+        part: the name of a sheet or table, needed only where there are several.
+        packed: the size in bytes of the file as it came.
+
+        Returns what to add to the number of a line of the result in order to find it in the file.
+
+        Raises FileError, LimitError.
         """
 
 
@@ -176,27 +179,29 @@ def _convert_json_array(
 
 
 def _read_elements(file: TextIO, most: int) -> Iterator[str]:
-    """The elements of the array, of at most `most` characters; what is no JSON, or is cut off, is
-    the last one."""
+    """The elements of the array. The last one may be text that is not JSON, or is cut off.
+
+    most: how many characters an element may have.
+    """
     decode = json.JSONDecoder().raw_decode
-    text, at = file.read(CHUNK).lstrip(f"{_BOM}{_BLANKS}"), 1
+    text, position = file.read(CHUNK).lstrip(f"{_BOM}{_BLANKS}"), 1
     while True:
-        start = _BETWEEN.match(text, at).end()  # type: ignore[union-attr]
+        start = _BETWEEN.match(text, position).end()  # type: ignore[union-attr]
         try:
             _, end = decode(text, start)
         except (ValueError, RecursionError):
             end = -1
         if 0 <= end < len(text):
             yield text[start:end]
-            at = end
+            position = end
             continue
         chunk = file.read(CHUNK) if len(text) - start <= most else ""
         if not chunk:
             break
-        text, at = text[start:] + chunk, 0
-    if (rest := text[start:].strip(_BLANKS)) != "]":
-        yield rest
-        if end >= 0 or not rest:
+        text, position = text[start:] + chunk, 0
+    if (remainder := text[start:].strip(_BLANKS)) != "]":
+        yield remainder
+        if end >= 0 or not remainder:
             yield "(cut off)"
 
 

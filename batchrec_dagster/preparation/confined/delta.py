@@ -19,7 +19,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from batchrec_dagster.preparation.confined.child import ConfinedJob
-from batchrec_dagster.preparation.confined.table_names import outside, relative_name
+from batchrec_dagster.preparation.confined.table_names import (
+    build_outside_error,
+    resolve_relative_name,
+)
 from batchrec_dagster.preparation.sources.errors import FileError
 
 LOG = "_delta_log"
@@ -54,24 +57,27 @@ class _Log:
             )
         if added := action.get("add"):
             vector = added.get("deletionVector")
-            relative_name(added["path"])
-            _vector_file(vector)
-            self.files[added["path"], _identity(vector)] = vector
+            resolve_relative_name(added["path"])
+            _find_vector_file(vector)
+            self.files[added["path"], _identify_vector(vector)] = vector
         if removed := action.get("remove"):
-            self.files.pop((removed["path"], _identity(removed.get("deletionVector"))), None)
+            self.files.pop((removed["path"], _identify_vector(removed.get("deletionVector"))), None)
 
     @property
     def names(self) -> list[str]:
         """The paths from the table's folder of all files that hold current rows, and of those that
         say which of their rows were deleted."""
-        names = {relative_name(path) for path, _ in self.files}
-        return sorted(names | {name for v in self.files.values() if (name := _vector_file(v))})
+        names = {resolve_relative_name(path) for path, _ in self.files}
+        return sorted(names | {name for v in self.files.values() if (name := _find_vector_file(v))})
 
 
 def describe_delta(job: ConfinedJob, log: Sequence[str]) -> str:
-    """The id of the table. log: the paths from the table's folder of the newest checkpoint's files,
-    if there is one, and of the commits after it, in order."""
-    return _read_log(log, job.bring(log)).table_id
+    """The id of the table.
+
+    log: the paths from the table's folder of the newest checkpoint's files, if there is one, and of
+    the commits after it, in order.
+    """
+    return _read_log(log, job.fetch(log)).table_id
 
 
 def read_delta(job: ConfinedJob, log: Sequence[str], folder: str, target: str) -> None:
@@ -85,14 +91,14 @@ def read_delta(job: ConfinedJob, log: Sequence[str], folder: str, target: str) -
         raise FileError("to read it, pip install 'batchrec-dagster[lake]'") from error
     import polars as pl
 
-    paths = job.bring(log)
+    paths = job.fetch(log)
     names = _read_log(log, paths).names
     copy = Path(folder)
     for name, path in zip(log, paths, strict=True):
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, copy / name)
     packed = 0
-    for name, path in zip(names, job.bring(names), strict=True):
+    for name, path in zip(names, job.fetch(names), strict=True):
         packed += path.stat().st_size
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
         (copy / name).symlink_to(path)
@@ -136,22 +142,25 @@ def _read_checkpoint(path: Path) -> Iterator[Mapping[str, Any]]:
             yield from batch.to_pylist()
 
 
-def _identity(vector: Mapping[str, Any] | None) -> str:
+def _identify_vector(vector: Mapping[str, Any] | None) -> str:
     """What tells a file's deletion vectors apart; empty for none."""
     if not vector:
         return ""
     return f"{vector['storageType']}{vector['pathOrInlineDv']}@{vector.get('offset')}"
 
 
-def _vector_file(vector: Mapping[str, Any] | None) -> str | None:
-    """The path from the table's folder of the file with the deletion vector; None for none, and for
-    one that is in the log itself. Raises FileError for one elsewhere."""
+def _find_vector_file(vector: Mapping[str, Any] | None) -> str | None:
+    """The path from the table's folder of the file with the deletion vector.
+
+    It is None if there is no vector, or the log itself has it. Raises FileError for a file that is
+    not in the table's folder.
+    """
     if not vector or vector["storageType"] == "i":
         return None
     text = vector["pathOrInlineDv"]
     if vector["storageType"] != "u":
-        raise outside(text)
+        raise build_outside_error(text)
     prefix, encoded = text[:-_UUID_LENGTH], text[-_UUID_LENGTH:]
     number = base64.b85decode(encoded.translate(str.maketrans(_Z85, _PYTHON85)))
     name = f"deletion_vector_{uuid.UUID(bytes=number)}.bin"
-    return relative_name(f"{prefix}/{name}" if prefix else name)
+    return resolve_relative_name(f"{prefix}/{name}" if prefix else name)

@@ -45,7 +45,7 @@ def read_iceberg(job: ConfinedJob, metadata: str, target: str) -> None:
     tasks = list(table.scan().plan_files())
     locations = {task.file.file_path for task in tasks}
     locations |= {deleted.file_path for task in tasks for deleted in task.delete_files}
-    packed = sum(path.stat().st_size for path in job.bring(sorted(locations)))
+    packed = sum(path.stat().st_size for path in job.fetch(sorted(locations)))
     job.limit_output(packed)
     schema = schema_to_pyarrow(table.schema(), include_field_ids=False)
     batches = _read_rows(table, tasks, schema)
@@ -54,7 +54,7 @@ def read_iceberg(job: ConfinedJob, metadata: str, target: str) -> None:
 
 def _read_metadata(job: ConfinedJob, metadata: str) -> dict[str, Any]:
     """The metadata file's content, without the properties that are not kept."""
-    (path,) = job.bring([metadata])
+    (path,) = job.fetch([metadata])
     content = path.read_bytes()
     if content.startswith(GZIP):
         content = gzip.decompress(content)
@@ -65,8 +65,12 @@ def _read_metadata(job: ConfinedJob, metadata: str) -> dict[str, Any]:
     if not isinstance(parsed, dict):
         raise FileError(f"{metadata} is not the metadata of a table: copy the table again")
     properties = parsed.get("properties")
-    given = properties if isinstance(properties, dict) else {}
-    return {**parsed, "properties": {k: v for k, v in given.items() if k in KEPT_PROPERTIES}}
+    kept_properties = {}
+    if isinstance(properties, dict):
+        kept_properties = {
+            name: value for name, value in properties.items() if name in KEPT_PROPERTIES
+        }
+    return {**parsed, "properties": kept_properties}
 
 
 def _open_table(job: ConfinedJob, metadata: str) -> Table:
@@ -76,7 +80,7 @@ def _open_table(job: ConfinedJob, metadata: str) -> Table:
     from pyiceberg.table.metadata import TableMetadataUtil
 
     class _TableFile(InputFile):
-        """A file of the table, which the parent checks and brings."""
+        """A file of the table, which the parent checks and fetches."""
 
         def __len__(self) -> int:
             return self._path().stat().st_size
@@ -88,7 +92,7 @@ def _open_table(job: ConfinedJob, metadata: str) -> Table:
             return self._path().open("rb")
 
         def _path(self) -> Path:
-            (path,) = job.bring([self.location])
+            (path,) = job.fetch([self.location])
             return path
 
     class _TableFiles(FileIO):

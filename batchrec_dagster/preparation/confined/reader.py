@@ -25,7 +25,7 @@ from batchrec_dagster.preparation.sources.limits import (
 CHILD = "batchrec_dagster.preparation.confined.child"
 # What the child needs of the environment: where programs, libraries, temporary files and time zones
 # are, and the language. It gets no other variable, so it has no credentials.
-PASSED_ON = (
+PASSED_VARIABLES = (
     *("PATH", "HOME", "TMPDIR", "TZ", "TZDIR", "LANG", "LC_ALL", "LC_CTYPE"),
     *(
         "PYTHONPATH",
@@ -83,7 +83,7 @@ class ConfinedReader:
 
         packed: the size in bytes of the file as it came. No file that the child writes may be
         larger than what that many bytes may unfold to; without it, the job itself sets this limit.
-        provide: brings the files of a table for which the child asks by name.
+        provide: fetches the files of a table for which the child asks by name.
 
         Raises FileError if the file cannot be read, its subclass DamagedError if it is damaged, and
         LimitError if reading it takes more memory, disk or time than the limits of the environment
@@ -117,7 +117,7 @@ class _Child:
         self._limits = limits
         self._overdue = False
         self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `end`)
-        environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+        environment = {name: os.environ[name] for name in PASSED_VARIABLES if name in os.environ}
         self._process = subprocess.Popen(
             # -P: what lies in the working directory is not imported.
             [sys.executable, "-P", "-m", CHILD, json.dumps(vars(limits))],
@@ -177,21 +177,21 @@ class _Child:
         finally:
             watchdog.cancel()
         if not line.endswith(b"\n"):
-            raise self._death(packed)
+            raise self._explain_death(packed)
         message: dict[str, Any] = json.loads(line)
         return message
 
-    def _death(self, packed: int | None) -> Exception:
+    def _explain_death(self, packed: int | None) -> Exception:
         """The error that says in one line why the child ended."""
         code = self._process.wait()
         self._stderr.seek(max(0, self._stderr.seek(0, os.SEEK_END) - STDERR_BYTES))
         last_words = self._stderr.read().decode(errors="replace").lower()
         if code == -signal.SIGXFSZ:
-            return self._limits.stopped(packed or 0)
+            return self._limits.build_size_error(packed or 0)
         if code == -signal.SIGXCPU or self._overdue:
-            return too_slow(self._limits)
+            return build_time_error(self._limits)
         if code == -signal.SIGABRT and any(words in last_words for words in _OUT_OF_MEMORY):
-            return too_much_memory(self._limits)
+            return build_memory_error(self._limits)
         how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
         return FileError(
             f"the library that reads it crashed ({how}), or needed more than the"
@@ -200,7 +200,7 @@ class _Child:
         )
 
 
-def too_much_memory(limits: Limits) -> LimitError:
+def build_memory_error(limits: Limits) -> LimitError:
     """The error of a file that needs more memory than the limits allow."""
     return LimitError(
         f"reading it takes more than the {limits.file_memory / 1e9:g} GB of memory that"
@@ -208,7 +208,7 @@ def too_much_memory(limits: Limits) -> LimitError:
     )
 
 
-def too_slow(limits: Limits) -> LimitError:
+def build_time_error(limits: Limits) -> LimitError:
     """The error of a file that takes longer than the limits allow."""
     return LimitError(
         f"reading it takes longer than the {limits.file_seconds / 60:g} minutes of"

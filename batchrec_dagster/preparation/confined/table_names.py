@@ -14,7 +14,7 @@ _S3 = re.compile(r"s3[an]?://")
 _FILE = re.compile(r"file:(?://(?=/))?")
 
 
-def name_below(name: str, roots: Sequence[str]) -> str:
+def find_name_below(name: str, roots: Sequence[str]) -> str:
     """The path to a file of a table from the table's folder.
 
     name: a path from the table's folder, or a whole path or URI. roots: the paths or URIs of the
@@ -28,23 +28,23 @@ def name_below(name: str, roots: Sequence[str]) -> str:
     if "://" in plain or plain.startswith("/"):
         parents = [root for root in roots if plain.startswith(f"{root}/")]
         if not parents:
-            raise outside(name)
+            raise build_outside_error(name)
         below = plain.removeprefix(f"{parents[0]}/")
     for text in (below, unquote(below), unquote(unquote(below))):
         if {"", ".", ".."} & {*text.split("/")} or "\\" in text or not text.isprintable():
-            raise outside(name)
+            raise build_outside_error(name)
     return below
 
 
-def relative_name(name: str) -> str:
+def resolve_relative_name(name: str) -> str:
     """The same for a name that must be a path from the table's folder, in which percent signs stand
     for characters, as Delta Lake writes it. Raises FileError."""
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", name):
-        raise outside(name)
-    return name_below(unquote(name), ())
+        raise build_outside_error(name)
+    return find_name_below(unquote(name), ())
 
 
-def outside(name: str) -> FileError:
+def build_outside_error(name: str) -> FileError:
     """The error of a table that names a file out of its folder."""
     return FileError(
         f"the table names a file that is not in its folder, {name[:SHOWN]!r}: only files in the"

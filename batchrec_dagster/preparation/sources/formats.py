@@ -4,9 +4,9 @@ from __future__ import annotations
 
 GZIP, ZSTD, ZIP, PARQUET = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PK\x03\x04", b"PAR1"
 BZIP2, XZ, UTF16 = b"BZh", b"\xfd7zXZ\x00", (b"\xff\xfe", b"\xfe\xff")
-# Bytes of a file's start that are looked at.
+# Bytes of a file's start that show its format.
 START = 1024
-# More control characters than this share are no text, in whatever encoding.
+# A file with a larger share of control characters is not text, in whatever encoding.
 CONTROLS = 0.1
 
 EXCEL, SQLITE, ARROW, PARQUET_FORMAT, JSON_ARRAY = (

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from batchrec_dagster.preparation.confined.reader import ConfinedReader
-from batchrec_dagster.preparation.confined.table_names import name_below
+from batchrec_dagster.preparation.confined.table_names import find_name_below
 from batchrec_dagster.preparation.layout import TableFormat
 from batchrec_dagster.preparation.sources.errors import FileError
 from batchrec_dagster.preparation.sources.limits import MAX_FILE_GB, LimitError, Limits
@@ -157,7 +157,7 @@ class TableFiles:
         missing one.
         """
         roots = [self.folder] if self._is_stored else [self.folder, str(self._root)]
-        relative_names = [name_below(name, roots) for name in names]
+        relative_names = [find_name_below(name, roots) for name in names]
         if self._is_stored:
             with ThreadPoolExecutor(DOWNLOADS_AT_ONCE) as threads:
                 return list(threads.map(self._download, relative_names))

@@ -98,28 +98,31 @@ class Limits:
     def check(self, unfolded: int, packed: int) -> None:
         """Raise LimitError where this is too much."""
         if unfolded > (most := self.unfolded_bytes(packed)):
-            raise self._too_much(f"{unfolded} bytes from {packed}, more than the {most}")
+            raise self._build_limit_error(f"{unfolded} bytes from {packed}, more than the {most}")
 
     def within(self, chunks: Iterable[bytes], packed: int) -> Iterator[bytes]:
-        """The same chunks, until they are too much: then LimitError."""
+        """The chunks as they are. Raises LimitError as soon as they are too many bytes."""
         size, most = 0, self.unfolded_bytes(packed)
         for chunk in chunks:
             size += len(chunk)
             if size > most:
-                raise self.stopped(packed)
+                raise self.build_size_error(packed)
             yield chunk
 
-    def stopped(self, packed: int) -> LimitError:
-        """The error of a file that is unpacked until the limit, and goes on."""
+    def build_size_error(self, packed: int) -> LimitError:
+        """The error of a file that is not yet whole when it is unpacked up to the limit."""
         most = self.unfolded_bytes(packed)
-        return self._too_much(f"more than the {most} bytes from {packed}")
+        return self._build_limit_error(f"more than the {most} bytes from {packed}")
 
     def check_twice(self, start: bytes, unfolded: int, packed: int) -> None:
-        """Raise LimitError where the outer layer of what is compressed twice hides how much there
-        is; `start` is what the outer one unpacks to."""
+        """Raise LimitError if a file is compressed twice, so that its outer layer hides how much
+        there is.
+
+        start: the first bytes that the outer layer unpacks to.
+        """
         twice = start.startswith((GZIP, ZSTD, ZIP, PARQUET))
         if self.file_bytes is None and twice and unfolded > TIMES_LARGER_TWICE * packed:
-            raise self._too_much(
+            raise self._build_limit_error(
                 f"a compressed file, {unfolded} bytes from {packed}, more than what"
             )
 
@@ -133,9 +136,11 @@ class Limits:
     def check_rows(self, rows: int, packed: int) -> None:
         """Raise LimitError where so many rows cannot be real data in a file of `packed` bytes."""
         if rows * BYTES_OF_A_ROW > self.unfolded_bytes(packed):
-            raise self._too_much(f"{rows} rows or more from {packed} bytes, more than what")
+            raise self._build_limit_error(
+                f"{rows} rows or more from {packed} bytes, more than what"
+            )
 
-    def _too_much(self, what: str) -> LimitError:
+    def _build_limit_error(self, what: str) -> LimitError:
         return LimitError(
             f"it would unfold to {what} that {MAX_FILE_GB} allows: if it is real data, set it"
             " higher, or unpack the file yourself"

@@ -158,7 +158,7 @@ class SparkFiles:
                 f"{file.name} is damaged ({_reason(error)}): copy it again"
             ) from error
         if more:
-            raise PreparationError(f"{file.name}: {self.limits.stopped(packed)}")
+            raise PreparationError(f"{file.name}: {self.limits.build_size_error(packed)}")
 
     @contextmanager
     def _created(self, uri: str) -> Iterator[Any]:
