@@ -128,7 +128,7 @@ class FactorScorer:
     """(n_items, k), where k is the number of factors."""
 
     regularization: float
-    """Of a user or item with one interaction, shifted; see `regularization_of`."""
+    """The number r of ALS_OPTIONS, which grows with the interactions: see `regularization_of`."""
 
     confidence: float
     """Of an interaction; the confidence that an item without one is not wanted is 1."""
