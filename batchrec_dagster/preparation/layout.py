@@ -1,4 +1,4 @@
-"""How the rows of the source's files are read: the same for every engine, as plain JSON.
+"""How the rows of the source's files are read, as plain JSON that every engine obeys.
 
 A row is read in four steps, so that engines agree to the byte.
 
@@ -8,11 +8,11 @@ A row is read in four steps, so that engines agree to the byte.
    an odd number of quotes: where the next row starts would be a guess. `json`: one object a line.
    `parquet`: one row. Blank lines, and csv lines of nothing but delimiters, count nowhere. Files
    come in the order of their names, rows in the order of their file: this is the source order.
-   Bytes that are no UTF-8 become U+FFFD. A last line of `csv` that neither ends nor has as many
+   Bytes that are not UTF-8 become U+FFFD. A last line of `csv` that neither ends nor has as many
    fields as the first is a problem: what is left of its values is not what they were.
 2. Cells. Every cell of `csv` is text; an empty one, quoted or not, is missing. A JSON string is
    its text, a number the text it is written with, true and false so, null and what is not there
-   are missing; an object or a list is missing. A Parquet cell that is no text becomes text as
+   are missing; an object or a list is missing. A Parquet cell that is not text becomes text as
    written in decimal; ids of a floating-point column are refused.
 3. Roles. Ids and event types are taken as they are, spaces included; those of spaces and tabs only
    are missing. One of `Layout.null_values`, perhaps with spaces around, is a problem as an id, and
@@ -363,8 +363,8 @@ def row_problems(
         yield missing, "no event type"
         yield cells.broken("event_type"), "an event type with a line break or a NUL in it"
     if layout.event_value is not None:
-        given = ~(cells.missing("event_value") | cells.means_nothing("event_value"))
-        yield given & cells.not_a("event_value", "double"), "the event value is not a number"
+        has_value = ~(cells.missing("event_value") | cells.means_nothing("event_value"))
+        yield has_value & cells.not_a("event_value", "double"), "the event value is not a number"
     if layout.timestamp is not None:
         yield cells.missing("timestamp") | cells.means_nothing("timestamp"), "no timestamp"
     for name, kind in layout.types.items():

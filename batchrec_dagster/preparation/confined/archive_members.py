@@ -81,10 +81,10 @@ def _find_info(archive: zipfile.ZipFile, member: str, limits: Limits) -> zipfile
 def _list_contents(archive: zipfile.ZipFile) -> str:
     files = [info.filename for info in archive.infolist() if not info.is_dir()]
     data = [name for name in files if PurePosixPath(name).suffix.lower() in DATA_SUFFIXES]
-    shown = [name for name in data or files if not name.startswith("__MACOSX/")]
-    if not shown:
+    names = [name for name in data or files if not name.startswith("__MACOSX/")]
+    if not names:
         return "it is empty"
-    more = "" if len(shown) <= MEMBERS_SHOWN else f" and {len(shown) - MEMBERS_SHOWN} more"
-    names = ", ".join(shown[:MEMBERS_SHOWN])
+    more = "" if len(names) <= MEMBERS_SHOWN else f" and {len(names) - MEMBERS_SHOWN} more"
+    listed_names = ", ".join(names[:MEMBERS_SHOWN])
     # Names come from outside, and this must be one line.
-    return "it has " + "".join(c if c.isprintable() else "?" for c in names) + more
+    return "it has " + "".join(c if c.isprintable() else "?" for c in listed_names) + more

@@ -274,7 +274,7 @@ def _parse_url(url: str) -> sa.URL:
     except (sa.exc.ArgumentError, ValueError):
         # Their messages repeat it.
         raise FileError(
-            "its environment variable is no URL: write postgresql://USER:PASSWORD@HOST/DATABASE,"
+            "its environment variable is not a URL: write postgresql://USER:PASSWORD@HOST/DATABASE,"
             " with % for what is special in a URL"
         ) from None
     name = parsed.drivername

@@ -35,8 +35,8 @@ ATTEMPTS = 4
 PAUSE = 1.0
 LONGEST_PAUSE = 60
 SECONDS_BETWEEN_LOG_LINES = 10.0
-# A server that sends a byte now and then would hold a run for ever: at least so many bytes must
-# come in each of these spans, and the whole answer within a day.
+# A server that sends a byte now and then would hold a run forever. At least this many bytes must
+# arrive in each span of this many seconds, and the whole answer within a day.
 SPEED_SPAN = 60.0
 LEAST_BYTES_PER_SPAN = 60_000
 LONGEST_SECONDS = 24 * 3600.0
@@ -132,8 +132,8 @@ def download(url: str, path: Path, *, md5: str | None = None) -> None:
 def safe_url(url: str) -> str:
     """The address without its query and its user, which may be a signature and a password and do
     not belong in a log."""
-    scheme, separator, rest = url.partition("?")[0].partition("://")
-    host, slash, path = rest.partition("/")
+    scheme, separator, remainder = url.partition("?")[0].partition("://")
+    host, slash, path = remainder.partition("/")
     return f"{scheme}{separator}{host.rpartition('@')[2]}{slash}{path}"
 
 
@@ -187,8 +187,8 @@ def _fetch(url: str, path: Path) -> Path:
 
 def _receive(url: str, response: BaseHTTPResponse, part: Path, start: int) -> Path:
     """Write the body to the part, from the byte `start` on; the part."""
-    rest = response.length_remaining
-    total = None if rest is None else start + rest
+    remaining = response.length_remaining
+    total = None if remaining is None else start + remaining
     have = start
     _check_size(url, total)
     speed = _SpeedCheck(url)

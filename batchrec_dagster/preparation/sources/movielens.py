@@ -147,7 +147,7 @@ def _fetch_published_md5(url: str) -> str | None:
         log.warning("%s has no published checksum: the archive is not verified", url)
         return None
     # Two formats are in use: "MD5 (ml-1m.zip) = c4d9…" and "0e33…  ml-100k.zip".
-    found = re.search(r"\b[0-9a-fA-F]{32}\b", text)
-    if not found:
+    checksum = re.search(r"\b[0-9a-fA-F]{32}\b", text)
+    if not checksum:
         raise DownloadError(f"no MD5 checksum in {url}.md5: it begins with {text[:40]!r}")
-    return found[0].lower()
+    return checksum[0].lower()

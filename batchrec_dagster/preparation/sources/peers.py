@@ -44,8 +44,8 @@ def is_public(address: str) -> bool:
 
     An IPv6 address that a gateway turns into an IPv4 address is not: it would reach this network.
     """
-    found = ipaddress.ip_address(address.partition("%")[0])
-    reached = getattr(found, "ipv4_mapped", None) or found
+    parsed = ipaddress.ip_address(address.partition("%")[0])
+    reached = getattr(parsed, "ipv4_mapped", None) or parsed
     if any(reached in network for network in NOT_PUBLIC):
         return False
     return reached.is_global and not reached.is_multicast
