@@ -231,7 +231,7 @@ def test_an_error_of_a_driver_says_where_it_was_raised(
     ("url", "said"),
     [
         (None, "SHOP_DATABASE_URL is not set"),
-        ("nonsense", "no URL"),
+        ("nonsense", "not a URL"),
         ("snowflake://u:owner-secret@127.0.0.1/d", "pip install 'snowflake-sqlalchemy'"),
         ("mysql://u:owner-secret@127.0.0.1/d", "pip install 'pymysql'"),
         ("bigquery://127.0.0.1", "pip install 'sqlalchemy-bigquery'"),
