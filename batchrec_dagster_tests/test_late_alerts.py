@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 import pytest
 
-from batchrec_dagster.pipeline.automation.alerts import look
+from batchrec_dagster.pipeline.automation.alerts import check_lateness
 from batchrec_dagster_tests.alerts_support import (
     ALERTS,
     WHEN_LATE,
@@ -43,7 +43,7 @@ def test_a_schedule_that_brings_nothing_is_late_once_a_time() -> None:
         made = max(
             (t for t in (DUE + hours(1), DUE + hours(49)) if t <= now), default=DUE - hours(20)
         )
-        cursor, message, _ = look(pipeline, cursor, now, made, on=True)
+        cursor, message, _ = check_lateness(pipeline, cursor, now, made, scheduled=True)
         if message:
             told.append((hour, message))
     ((hour, message),) = told
@@ -57,12 +57,12 @@ def test_a_schedule_that_brings_nothing_is_late_once_a_time() -> None:
 def test_a_schedule_switched_on_today_is_not_late_for_this_morning(zone: str) -> None:
     pipeline = declared(schedule={**DAILY, "timezone": zone})
     now = datetime(2026, 1, 10, 14, tzinfo=UTC)
-    cursor, message, _ = look(pipeline, {}, now, None, on=True)
+    cursor, message, _ = check_lateness(pipeline, {}, now, None, scheduled=True)
     assert message is None
-    cursor, message, _ = look(pipeline, cursor, now + hours(24), None, on=True)
+    cursor, message, _ = check_lateness(pipeline, cursor, now + hours(24), None, scheduled=True)
     assert message is not None
     assert "were made: never" in message.text
-    assert look(pipeline, cursor, now + hours(25), None, on=False) == (
+    assert check_lateness(pipeline, cursor, now + hours(25), None, scheduled=False) == (
         {},
         None,
         "the schedule is off",

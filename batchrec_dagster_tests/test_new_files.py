@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchrec_dagster.pipeline.automation import runs
-from batchrec_dagster.pipeline.automation.jobs import PATIENCE, Cursor, look
+from batchrec_dagster.pipeline.automation.jobs import MAX_TICKS_WAITED, Cursor, decide_refresh
 from batchrec_dagster.pipeline.declaration_errors import DeclarationError
 from batchrec_dagster_tests.s3_server import S3Server
 from batchrec_dagster_tests.support import (
@@ -43,7 +43,7 @@ class Evenings:
     launched: set[str] = field(default_factory=set)
     said: str = ""
 
-    def look(self, *, dies: bool = False) -> list[list[str]]:
+    def tick(self, *, dies: bool = False) -> list[list[str]]:
         """The refreshes that this look led to; `dies`: before it has kept its cursor."""
         with dg.build_sensor_context(
             instance=self.instance,
@@ -60,14 +60,14 @@ class Evenings:
         return [self.refresh() for _ in new]
 
     def looks(self, times: int = 4) -> list[list[str]]:
-        return [refresh for _ in range(times) for refresh in self.look()]
+        return [refresh for _ in range(times) for refresh in self.tick()]
 
     def refresh(self) -> list[str]:
         done = self.job.execute_in_process(
             instance=self.instance, asset_selection=[dg.AssetKey(["shop", "raw_ratings"])]
         )
         record = done.output_for_node("shop__raw_ratings")
-        return [file["source"].rpartition("/")[2] for file in record["files"]]
+        return [file.source.rpartition("/")[2] for file in record.files]
 
     @property
     def job(self) -> dg.JobDefinition:
@@ -152,7 +152,7 @@ def test_hundreds_of_files_are_one_refresh_and_a_small_cursor(
     for number in range(400):
         put(f"{number:04}.csv", ratings(number))
         if number in (100, 200, 300):
-            found += evenings.look()
+            found += evenings.tick()
     found += evenings.looks()
     assert [len(files) for files in found] == [400]
     assert len(evenings.cursor or "") < 250
@@ -231,27 +231,31 @@ def test_a_daemon_that_dies_before_it_has_kept_its_cursor_does_not_ask_twice(
 ) -> None:
     _, put = place
     put("1.csv", ratings(1))
-    assert evenings.look() == []
-    assert evenings.look(dies=True) == [["1.csv"]]
+    assert evenings.tick() == []
+    assert evenings.tick(dies=True) == [["1.csv"]]
     assert evenings.looks() == []
     put("2.csv", ratings(2))
-    assert evenings.look(dies=True) == []
+    assert evenings.tick(dies=True) == []
     assert evenings.looks() == [["1.csv", "2.csv"]]
 
 
 def test_a_refresh_that_fails_is_not_asked_for_again() -> None:
-    asked = look(Cursor(seen="new"), "new", "old", busy=False)
+    asked = decide_refresh(Cursor(seen="new"), "new", "old", refreshing=False)
     assert len(asked.run_requests or []) == 1
-    assert not look(Cursor.read(asked.cursor), "new", "old", busy=False).run_requests
+    assert not decide_refresh(
+        Cursor.read(asked.cursor), "new", "old", refreshing=False
+    ).run_requests
 
 
-@given(states=st.lists(st.sampled_from("abc"), max_size=40), busy=st.sets(st.integers(0, 39)))
+@given(states=st.lists(st.sampled_from("abc"), max_size=40), refreshing=st.sets(st.integers(0, 39)))
 def test_the_last_state_is_taken_in_and_never_twice_in_a_row(
     states: list[str], busy: set[int]
 ) -> None:
     cursor, taken, keys, asked = Cursor(), "", [], []
     for number, state in enumerate([*states, *states[-1:] * 3]):
-        result = look(cursor, state, taken, busy=number in busy and number < len(states))
+        result = decide_refresh(
+            cursor, state, taken, refreshing=number in busy and number < len(states)
+        )
         assert result.cursor is not None
         cursor = Cursor.read(result.cursor)
         for request in result.run_requests or []:
@@ -265,8 +269,8 @@ def test_the_last_state_is_taken_in_and_never_twice_in_a_row(
 
 def test_what_never_rests_is_taken_in_now_and_then() -> None:
     cursor, asked = Cursor(), 0
-    for number in range(3 * (PATIENCE + 1)):
-        result = look(cursor, str(number), "", busy=False)
+    for number in range(3 * (MAX_TICKS_WAITED + 1)):
+        result = decide_refresh(cursor, str(number), "", refreshing=False)
         cursor = Cursor.read(result.cursor)
         asked += len(result.run_requests or [])
     assert asked == 3

@@ -27,7 +27,7 @@ from click.testing import CliRunner
 
 from batchrec_dagster.cli import main
 from batchrec_dagster.cli.dagster_home import use_dagster_home
-from batchrec_dagster.cli.run import aligned
+from batchrec_dagster.cli.run import align_comments
 from batchrec_dagster.reporting.run_stages import RunStages, format_duration, summarize_metadata
 from batchrec_dagster.sinks.sink import SinkUnavailableError
 from batchrec_dagster.storage.lease import Lease
@@ -391,7 +391,7 @@ def test_a_stage_that_waits_for_another_try_says_when_and_why() -> None:
 
 def test_a_long_id_moves_no_other_comment() -> None:
     commands = {"batchrec open": "the report", f"batchrec show {'x' * 200}": "a list"}
-    said = aligned({**commands, "batchrec ui": "this run"})
+    said = align_comments({**commands, "batchrec ui": "this run"})
     assert said[0] == "batchrec open  # the report"
     assert said[1].endswith("xx  # a list")
     assert said[2] == "batchrec ui    # this run"

@@ -20,7 +20,6 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 import yaml
 
-from batchrec_dagster.cli import project as of
 from batchrec_dagster.cli.dagster_home import (
     EVENTS_OF_ALL_RUNS,
     RUNS,
@@ -30,14 +29,24 @@ from batchrec_dagster.cli.dagster_home import (
     has_history,
     use_dagster_home,
 )
-from batchrec_dagster.cli.project import complete_pipelines
+from batchrec_dagster.cli.project import (
+    NONE,
+    TextDates,
+    complete_pipelines,
+    declared_pipelines,
+    find_project,
+    job_command,
+    not_declared,
+    program,
+    storage,
+)
 
 if TYPE_CHECKING:
     import dagster as dg
 
     from batchrec_dagster.reporting.run_stages import RunStages, Stage
 
-LOOK_EVERY = 0.25  # seconds
+SECONDS_BETWEEN_UPDATES = 0.25
 # Dagster names a run only when it has started: this tag finds it.
 TAG = "batchrec/run"
 # Ctrl-C, kill, and a terminal that is closed.
@@ -74,131 +83,149 @@ def run(context: click.Context, pipeline: str | None, config: Path | None) -> No
       3    no such pipeline
       130  it was stopped by Ctrl-C
     """
-    name = _chosen(pipeline)
+    name = _choose_pipeline(pipeline)
     if config:
-        _check_config(config)
+        _require_settings(config)
     stream: Any = sys.stdout
     stream.reconfigure(errors="backslashreplace")
-    tag, started = uuid.uuid4().hex, time.time()
-    command = [*of.job_command(f"{name}_refresh"), "--tags", json.dumps({TAG: tag})]
-    with ExitStack() as stack, TemporaryFile() as said, _signals() as received:
+    tag = uuid.uuid4().hex
+    started_at = time.time()
+    command = [*job_command(f"{name}_refresh"), "--tags", json.dumps({TAG: tag})]
+    if config:
+        command += ["-c", str(config)]
+    with ExitStack() as stack, TemporaryFile() as output, _caught_signals() as signals:
         if not has_history():
             with dagster_instance():
                 pass  # Makes the databases: of two processes that do, Dagster lets one fail.
         # In a session of its own, Ctrl-C does not reach it before Dagster knows that it is wanted.
         process = subprocess.Popen(
-            [*command, *(["-c", str(config)] if config else [])],
+            command,
             stdin=subprocess.DEVNULL,
-            stdout=said,
+            stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
         try:
-            # Meanwhile: both processes take their time to import Dagster.
+            # Only now, because both processes take their time to import Dagster.
             instance = stack.enter_context(dagster_instance())
-            _import_for_the_end()
-            watched = _Run(name, tag, instance, process, said, received, config)
-            watched.watch()
-            watched.conclude(time.time() - started)
+            _import_for_conclusion()
+            run_process = _RunProcess(name, tag, instance, process, output, signals, config)
+            run_process.watch()
+            run_process.conclude(time.time() - started_at)
         finally:
             if process.poll() is None:
                 process.send_signal(signal.SIGINT)
                 process.wait()
-    if received or process.returncode:
-        context.exit(128 + received[0] if received else 1)
+    if signals:
+        context.exit(128 + signals[0])
+    if process.returncode:
+        context.exit(1)
 
 
-def _import_for_the_end() -> None:
-    """Import what `_result` needs while the run goes on: afterwards somebody would wait for it."""
+def _import_for_conclusion() -> None:
+    """Import what `_describe_result` needs while the run goes on, so that nobody waits for it."""
     from batchrec_dagster import deployment  # noqa: F401
     from batchrec_dagster.config import project, templates  # noqa: F401
     from batchrec_dagster.reporting import published, summary  # noqa: F401
 
 
-def _chosen(pipeline: str | None) -> str:
-    declared = of.declared_pipelines(of.find_project())
-    known = ", ".join(sorted(declared))
-    if pipeline is None:
-        if len(declared) != 1:
-            raise click.UsageError(f"name one of the pipelines: {known}" if known else of.NONE)
-        (pipeline,) = declared
-    if pipeline not in declared:
-        raise of.not_declared(pipeline, declared)
-    return pipeline
+def _choose_pipeline(name: str | None) -> str:
+    """The pipeline of this name, or the only one.
+
+    Raises click.UsageError if several could be meant, UnknownNameError if it is not declared.
+    """
+    declared = declared_pipelines(find_project())
+    if name is None:
+        if not declared:
+            raise click.UsageError(NONE)
+        if len(declared) > 1:
+            names = ", ".join(sorted(declared))
+            raise click.UsageError(f"name one of the pipelines: {names}")
+        (name,) = declared
+    if name not in declared:
+        raise not_declared(name, declared)
+    return name
 
 
-def _check_config(file: Path) -> None:
-    """Raise click.ClickException for a file that is no YAML with settings."""
+def _require_settings(file: Path) -> None:
+    """Raise click.ClickException for a file that is not YAML with settings."""
     try:
-        found = yaml.load(file.read_text(encoding="utf-8"), of.TextDates)  # noqa: S506
+        settings = yaml.load(file.read_text(encoding="utf-8"), TextDates)  # noqa: S506
     except (OSError, UnicodeDecodeError) as error:
         raise click.ClickException(f"{file} cannot be read: {error}") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
-        why = getattr(error, "problem", None) or error
-        raise click.ClickException(f"{file}{line}: this is not YAML: {why}") from error
-    if not isinstance(found, dict):
+        problem = getattr(error, "problem", None) or error
+        raise click.ClickException(f"{file}{line}: this is not YAML: {problem}") from error
+    if not isinstance(settings, dict):
         raise click.ClickException(f"{file}: a run's settings start with ops:")
 
 
 @contextmanager
-def _signals() -> Iterator[list[int]]:
-    received: list[int] = []
-    before = {one: signal.signal(one, lambda number, _: received.append(number)) for one in SIGNALS}
+def _caught_signals() -> Iterator[list[int]]:
+    """Yields a list to which the numbers of signals to stop are added as they arrive."""
+    caught: list[int] = []
+    handlers_before = {
+        number: signal.signal(number, lambda number, _: caught.append(number)) for number in SIGNALS
+    }
     try:
-        yield received
+        yield caught
     finally:
-        for one, handler in before.items():
-            signal.signal(one, handler)
+        for number, handler in handlers_before.items():
+            signal.signal(number, handler)
 
 
 @dataclass
-class _Run:
-    """A run in a process of its own. said: by the process; received: signals to stop; config: the
-    file with its run configuration; stages: None until Dagster has started the run."""
+class _RunProcess:
+    """A run of a pipeline's refresh job, and the process of its own in which it runs."""
 
-    name: str
+    pipeline: str
     tag: str
+    """The value of the run's tag TAG, by which it is found."""
     instance: dg.DagsterInstance
     process: subprocess.Popen[bytes]
-    said: IO[bytes]
-    received: list[int]
+    output: IO[bytes]
+    """What the process prints."""
+    signals: list[int]
+    """The signals to stop that have arrived until now."""
     config: Path | None
+    """The file with the run configuration."""
     stages: RunStages | None = None
+    """None until Dagster has started the run."""
 
     def watch(self) -> None:
-        """Show it until its process has ended."""
+        """Show the run's stages until its process has ended."""
         import dagster as dg
 
         from batchrec_dagster.reporting.run_stages import RunStages
 
-        of_tag = dg.RunsFilter(tags={TAG: self.tag})
-        asked = 0
+        with_tag = dg.RunsFilter(tags={TAG: self.tag})
+        signals_handled = 0
         home = use_dagster_home()
-        with _view(self.name) as show, ExitStack() as databases:
+        with _stages_view(self.pipeline) as show, ExitStack() as databases:
             databases.enter_context(databases_held_open(home / RUNS, home / EVENTS_OF_ALL_RUNS))
             while True:
                 ended = self.process.poll() is not None
-                for run in self.instance.get_runs(of_tag, limit=1) if self.stages is None else ():
-                    self.stages = RunStages(self.instance, run)
-                    events = home / events_of_run(run.run_id)
+                if self.stages is None and (runs := self.instance.get_runs(with_tag, limit=1)):
+                    self.stages = RunStages(self.instance, runs[0])
+                    events = home / events_of_run(runs[0].run_id)
                     databases.enter_context(databases_held_open(events))
-                if len(self.received) > asked:
-                    asked = len(self.received)
-                    self._stop(force=asked > 1)
-                done = list(self.stages.update()) if self.stages else []
+                if len(self.signals) > signals_handled:
+                    signals_handled = len(self.signals)
+                    self._stop(force=signals_handled > 1)
+                ended_stages = list(self.stages.update()) if self.stages else []
                 if ended and self.stages is not None:
-                    self._close(self.stages)
-                    done += self.stages.update()
-                show(self.stages, done, ended)
+                    self._report_end(self.stages)
+                    ended_stages += self.stages.update()
+                show(self.stages, ended_stages, ended)
                 if ended:
                     return
                 with suppress(subprocess.TimeoutExpired):
-                    self.process.wait(LOOK_EVERY)
+                    self.process.wait(SECONDS_BETWEEN_UPDATES)
 
     def _stop(self, *, force: bool) -> None:
-        """Interrupt it, after a note to Dagster, which then calls it canceled and not failed."""
+        """Interrupt the run, after telling Dagster, which then calls it canceled, not failed."""
         if force:
             self.process.kill()
             return
@@ -206,14 +233,18 @@ class _Run:
             self.instance.report_run_canceling(self.stages.run)
         self.process.send_signal(signal.SIGINT)
 
-    def _close(self, stages: RunStages) -> None:
-        """End it in Dagster if its process was killed: it would be under way for ever."""
+    def _report_end(self, stages: RunStages) -> None:
+        """Report the run's end to Dagster if its process was killed before it could.
+
+        In Dagster, the run would be under way forever.
+        """
         from batchrec_dagster.reporting.failure_reasons import explain_signal
 
-        run, code = self.instance.get_run_by_id(stages.run.run_id), self.process.returncode
+        run = self.instance.get_run_by_id(stages.run.run_id)
+        code = self.process.returncode
         if run is None or run.is_finished:
             return
-        if self.received:
+        if self.signals:
             self.instance.report_run_canceled(run)
         else:
             what = ", ".join(stages.running) or "the run"
@@ -221,40 +252,47 @@ class _Run:
             self.instance.report_run_failed(run, explain_signal(what, -code) if code < 0 else early)
 
     def conclude(self, seconds: float) -> None:
-        """Say what came out of it, and what to do next."""
+        """Print the run's result, and what to do next."""
         from batchrec_dagster.reporting.run_stages import format_duration
 
-        name, stages, took = self.name, self.stages, format_duration(seconds)
-        batchrec = of.program()
-        again = f"{batchrec} run {shlex.quote(name)}"
+        name = self.pipeline
+        stages = self.stages
+        duration = format_duration(seconds)
+        batchrec = program()
+        run_again = f"{batchrec} run {shlex.quote(name)}"
         run = None if stages is None else self.instance.get_run_by_id(stages.run.run_id)
         if stages is None or run is None:
-            if self.received:
+            if self.signals:
                 click.echo(f"{name}: stopped before the run started")
             else:
-                click.echo(f"{name}: the run did not start. {self._why_not()}", err=True)
+                click.echo(
+                    f"{name}: the run did not start. {self._explain_failed_start()}", err=True
+                )
         elif run.is_success:
-            click.echo("\n".join(_result(name, run, stages, took)))
-        elif self.received:
-            click.echo(f"\n{name}: stopped after {took}. Continue with: {again}")
+            click.echo("\n".join(_describe_result(name, run, stages, duration)))
+        elif self.signals:
+            click.echo(f"\n{name}: stopped after {duration}. Continue with: {run_again}")
         else:
-            lines = [f"\n{name}: failed after {took}", *(f"  {error}" for error in stages.errors)]
-            lines.append(f"Fix it, then continue with: {again}")
-            where = f"http://127.0.0.1:3000/runs/{run.run_id}"
-            lines.append(f"Its log: {batchrec} ui, then {where}")
+            lines = [
+                f"\n{name}: failed after {duration}",
+                *(f"  {error}" for error in stages.errors),
+            ]
+            lines.append(f"Fix it, then continue with: {run_again}")
+            page = f"http://127.0.0.1:3000/runs/{run.run_id}"
+            lines.append(f"Its log: {batchrec} ui, then {page}")
             click.echo("\n".join(lines), err=True)
 
-    def _why_not(self) -> str:
-        """Why the definitions do not load, or else the last lines of the process."""
+    def _explain_failed_start(self) -> str:
+        """Why the definitions do not load, or else the last lines of the process's output."""
         from batchrec_dagster.cli.pipelines import problems
 
-        of.storage()  # raises click.ClickException for wrong settings
-        if found := problems(of.find_project()):
-            return "\n".join(found)
-        self.said.seek(0)
-        text = self.said.read().decode(errors="replace")
-        if self.config and (wrong := re.findall(r"^ +Error \d+: (.+)", text, re.MULTILINE)):
-            return "\n".join(f"{self.config}: {error}" for error in wrong)
+        storage()  # Raises click.ClickException for wrong settings of the deployment.
+        if lines := problems(find_project()):
+            return "\n".join(lines)
+        self.output.seek(0)
+        text = self.output.read().decode(errors="replace")
+        if self.config and (errors := re.findall(r"^ +Error \d+: (.+)", text, re.MULTILINE)):
+            return "\n".join(f"{self.config}: {error}" for error in errors)
         return "\n".join(text.splitlines()[-20:])
 
 
@@ -262,47 +300,52 @@ Show = Callable[["RunStages | None", "list[Stage]", bool], None]
 
 
 @contextmanager
-def _view(name: str) -> Iterator[Show]:
-    """Shows the stages: a table that changes, or in a pipe each stage's line when it ends."""
+def _stages_view(name: str) -> Iterator[Show]:
+    """Yields what shows the stages: in a table that changes, or in a pipe by a line when one ends.
+
+    It takes the stages (None before the run has started), those that have ended since the last
+    call, and whether the run has ended.
+    """
     from rich.console import Console
     from rich.live import Live
 
     console = Console(highlight=False)
     if not sys.stdout.isatty() or console.is_dumb_terminal:
 
-        def lines(stages: RunStages | None, ended: list[Stage], last: bool) -> None:
-            for stage in ended:
+        def print_lines(stages: RunStages | None, ended_stages: list[Stage], ended: bool) -> None:
+            for stage in ended_stages:
                 assert stages is not None
                 click.echo(stages.format_line(stage))
 
-        yield lines
+        yield print_lines
         return
     with Live(f"{name}: loading", console=console, auto_refresh=False) as live:
 
-        def table(stages: RunStages | None, ended: list[Stage], last: bool) -> None:
+        def update_table(stages: RunStages | None, ended_stages: list[Stage], ended: bool) -> None:
             if stages is None:
-                live.update("" if last else f"{name}: loading", refresh=True)
+                live.update("" if ended else f"{name}: loading", refresh=True)
                 return
-            if last:
+            if ended:
                 stages.finish()
                 live.vertical_overflow = "visible"
             live.update(stages.build_table(time.time()), refresh=True)
 
-        yield table
+        yield update_table
 
 
-# By how many letters a command may be longer than the shortest and move the comments of all.
-MORE = 40
+# A command that is longer than the shortest by more letters does not move the comments of all.
+MOST_INDENTATION = 40
 
 
-def _result(name: str, run: dg.DagsterRun, stages: RunStages, took: str) -> list[str]:
+def _describe_result(name: str, run: dg.DagsterRun, stages: RunStages, duration: str) -> list[str]:
+    """Lines about what the run has published, and the commands that show more of it."""
     from batchrec_dagster.reporting.published import PublishedResults
     from batchrec_dagster.reporting.summary import describe_run_result, format_show_arguments
 
-    published = PublishedResults(of.storage(name), name)
-    lines = ["", *describe_run_result(published, run.run_id, took)]
+    published = PublishedResults(storage(name), name)
+    lines = ["", *describe_run_result(published, run.run_id, duration)]
     lines += [f"  {'warning':<9} {warning}" for warning in stages.warnings]
-    batchrec, user = of.program(), published.find_example_user()
+    user = published.find_example_user()
     commands = {
         "open": "the report, in a browser",
         f"show --pipeline {name}": "the data, the metrics, the table",
@@ -310,11 +353,16 @@ def _result(name: str, run: dg.DagsterRun, stages: RunStages, took: str) -> list
     if user is not None:
         commands[format_show_arguments(user)] = "a user's history and list"
     commands["ui"] = "this run in Dagster"
-    return [*lines, "", *aligned({f"{batchrec} {one}": what for one, what in commands.items()})]
+    batchrec = program()
+    full_commands = {f"{batchrec} {command}": comment for command, comment in commands.items()}
+    return [*lines, "", *align_comments(full_commands)]
 
 
-def aligned(commands: Mapping[str, str]) -> list[str]:
-    """Each command with its comment, below each other; after a long id, a comment stands alone."""
-    width = min(map(len, commands)) + MORE
-    width = max(len(one) for one in commands if len(one) <= width)
-    return [f"{one:<{width}}  # {what}" for one, what in commands.items()]
+def align_comments(commands: Mapping[str, str]) -> list[str]:
+    """A line for each command, with its comment; the comments are below each other.
+
+    A command that is very long, as with a long user id, moves its own comment only.
+    """
+    longest = min(map(len, commands)) + MOST_INDENTATION
+    width = max(len(command) for command in commands if len(command) <= longest)
+    return [f"{command:<{width}}  # {comment}" for command, comment in commands.items()]

@@ -139,8 +139,8 @@ def _post(variable: str, text: str) -> None:
 
 LONGEST_REASON = 3000
 RUN_FAILURE: Final = dg.DagsterEventType.RUN_FAILURE
-# Failures a tick reads; those of all jobs are among them.
-AT_ONCE = 100
+# Those of all jobs of Dagster are among them.
+MAX_FAILURES_A_TICK = 100
 # How long an alert that no channel delivered is retried.
 GIVE_UP = timedelta(hours=24)
 # A tick starts no alert after this: the last one may take half of its minute.
@@ -150,31 +150,39 @@ WILL_RETRY = "dagster/will_retry"
 
 
 class Alert(NamedTuple):
-    """A message about a pipeline, not delivered yet; `at` in seconds since 1970."""
+    """A message about a pipeline that is not delivered yet."""
 
     pipeline: str
-    at: float
+    created_at: float
+    """In seconds since 1970."""
     message: Message
 
 
-State = dict[str, Any]  # What a sensor remembers of the events it has seen, as JSON.
-News = Callable[[dg.SensorEvaluationContext, State], tuple[State, list[Alert], str]]
+# What a sensor remembers of the events that it has seen, as JSON.
+State = dict[str, Any]
+# Takes the state of the last tick, and returns that of this one, new alerts and what the tick says.
+AlertFinder = Callable[[dg.SensorEvaluationContext, State], tuple[State, list[Alert], str]]
 
 
 def alert_sensors(pipelines: Iterable[Pipeline]) -> list[dg.SensorDefinition]:
-    """`batchrec_alert_on_failure` and `batchrec_alert_when_late`, for all pipelines of a code
-    location that declare alerts: a tick asks Dagster once, however many they are."""
-    alerted = {one.name: one for one in pipelines if one.alerts.enabled}
+    """The sensors that alert: `batchrec_alert_on_failure` and `batchrec_alert_when_late`.
+
+    They are for all pipelines of a code location that declare alerts, so that a tick asks Dagster
+    once, however many pipelines there are. Empty if none declares alerts.
+    """
+    alerted = {pipeline.name: pipeline for pipeline in pipelines if pipeline.alerts.enabled}
     if not alerted:
         return []
-    hours = (f"{one.name} ({one.alerts.late_after_hours:g} h)" for one in alerted.values())
+    hours = (
+        f"{name} ({pipeline.alerts.late_after_hours:g} h)" for name, pipeline in alerted.items()
+    )
     return [
         _sensor(
             "batchrec_alert_on_failure",
             30,
             f"Alerts when a run fails, with the reason: {', '.join(alerted)}.",
             alerted,
-            partial(failures, alerted),
+            partial(find_failures, alerted),
         ),
         _sensor(
             "batchrec_alert_when_late",
@@ -182,16 +190,18 @@ def alert_sensors(pipelines: Iterable[Pipeline]) -> list[dg.SensorDefinition]:
             "Alerts when there are no new recommendations so long after the scheduled time:"
             f" {', '.join(hours)}.",
             alerted,
-            partial(late_lists, alerted),
+            partial(find_late_pipelines, alerted),
         ),
     ]
 
 
 def _sensor(
-    name: str, seconds: int, description: str, pipelines: Mapping[str, Pipeline], news: News
+    name: str, seconds: int, description: str, pipelines: Mapping[str, Pipeline], find: AlertFinder
 ) -> dg.SensorDefinition:
-    """A sensor that keeps alerts in its cursor until a channel delivers them; Dagster's own run
-    failure sensor moves on either way."""
+    """A sensor that keeps alerts in its cursor until a channel delivers them.
+
+    Dagster's own sensor of failed runs moves on, whether its alert was delivered or not.
+    """
 
     @dg.sensor(
         name=name,
@@ -201,11 +211,17 @@ def _sensor(
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         before = json.loads(context.cursor or '{"state": {}, "waiting": []}')
-        waiting = [Alert(name, at, Message(*message)) for name, at, message in before["waiting"]]
-        state, alerts, reason = news(context, before["state"])
-        left, problems = _deliver([*waiting, *alerts], pipelines)
-        kept = [(one.pipeline, one.at, (one.message.title, one.message.lines)) for one in left]
-        cursor = json.dumps({"state": state, "waiting": kept})
+        waiting = [
+            Alert(pipeline, created_at, Message(*message))
+            for pipeline, created_at, message in before["waiting"]
+        ]
+        state, alerts, reason = find(context, before["state"])
+        undelivered, problems = _deliver([*waiting, *alerts], pipelines)
+        waiting_after = [
+            (alert.pipeline, alert.created_at, (alert.message.title, alert.message.lines))
+            for alert in undelivered
+        ]
+        cursor = json.dumps({"state": state, "waiting": waiting_after})
         # Dagster forgets the cursor of a tick that fails, and what was sent would be sent again.
         if problems and cursor == context.cursor:
             raise AlertError("; ".join(problems))
@@ -219,8 +235,11 @@ def _sensor(
 def _deliver(
     alerts: Sequence[Alert], pipelines: Mapping[str, Pipeline]
 ) -> tuple[list[Alert], list[str]]:
-    """Send the alerts. Returns those that no channel took, the ones that were tried at the end, and
-    the errors. Channels that all failed are not tried again for the next alert."""
+    """Send the alerts, and return those that no channel took, and the errors.
+
+    The alerts that were tried come last. Channels that all failed are not tried again for the next
+    alert.
+    """
     until = time.monotonic() + SECONDS_A_TICK
     untried: list[Alert] = []
     tried: list[Alert] = []
@@ -239,7 +258,7 @@ def _deliver(
                 continue
             except AlertError as error:
                 broken[channels] = str(error)
-        if datetime.now(UTC).timestamp() - alert.at < GIVE_UP.total_seconds():
+        if datetime.now(UTC).timestamp() - alert.created_at < GIVE_UP.total_seconds():
             tried.append(alert)
             problems.append(broken[channels])
         else:
@@ -247,35 +266,39 @@ def _deliver(
     return [*untried, *tried], list(dict.fromkeys(problems))
 
 
-def failures(
+def find_failures(
     pipelines: Mapping[str, Pipeline], context: dg.SensorEvaluationContext, before: State
 ) -> tuple[State, list[Alert], str]:
-    """An alert for each run that failed since the last tick. The state: the event log's id of the
-    last failure seen."""
+    """An alert for each run that failed since the last tick.
+
+    The state is the id, in Dagster's event log, of the last failure that a tick has seen.
+    """
     instance = context.instance
     if "seen" not in before:
         newest = instance.fetch_run_status_changes(RUN_FAILURE, limit=1).records
         seen = newest[0].storage_id if newest else 0
         return {"seen": seen}, [], "alerts on failures from now on"
     after = dg.RunStatusChangeRecordsFilter(RUN_FAILURE, after_storage_id=before["seen"])
-    found = instance.fetch_run_status_changes(after, limit=AT_ONCE, ascending=True).records
+    records = instance.fetch_run_status_changes(
+        after, limit=MAX_FAILURES_A_TICK, ascending=True
+    ).records
     alerts = []
-    for record in found:
+    for record in records:
         run = instance.get_run_by_id(record.event_log_entry.run_id)
         if run is not None:
             alerts += [
-                Alert(name, record.timestamp, failure(pipelines[name], instance, run))
-                for name in sorted(_concerned(pipelines, context, run))
+                Alert(name, record.timestamp, describe_failure(pipelines[name], instance, run))
+                for name in sorted(_pipelines_of_run(pipelines, context, run))
             ]
-    ids = [record.event_log_entry.run_id for record in found]
+    ids = [record.event_log_entry.run_id for record in records]
     return (
-        {"seen": found[-1].storage_id if found else before["seen"]},
+        {"seen": records[-1].storage_id if records else before["seen"]},
         alerts,
         f"runs have failed: {', '.join(ids)}" if alerts else "no run has failed",
     )
 
 
-def _concerned(
+def _pipelines_of_run(
     pipelines: Mapping[str, Pipeline], context: dg.SensorEvaluationContext, run: dg.DagsterRun
 ) -> set[str]:
     """The pipelines whose job this run is, or whose assets it makes."""
@@ -288,7 +311,9 @@ def _concerned(
     return {str(metadata.get(PIPELINE)) for metadata in made} & pipelines.keys()
 
 
-def failure(pipeline: Pipeline, instance: dg.DagsterInstance, run: dg.DagsterRun) -> Message:
+def describe_failure(
+    pipeline: Pipeline, instance: dg.DagsterInstance, run: dg.DagsterRun
+) -> Message:
     """The failed steps with their reasons, the failed checks with what they found, and a link."""
 
     def events(kind: dg.DagsterEventType) -> list[dg.DagsterEvent]:
@@ -321,38 +346,47 @@ def failure(pipeline: Pipeline, instance: dg.DagsterInstance, run: dg.DagsterRun
     return Message(title, [*lines, f"Run: {pipeline.alerts.dagster_url}/runs/{run.run_id}"])
 
 
-def late_lists(
+def find_late_pipelines(
     pipelines: Mapping[str, Pipeline], context: dg.SensorEvaluationContext, before: State
 ) -> tuple[State, list[Alert], str]:
-    """An alert for each pipeline that is late. The state: what `look` remembers of each."""
-    now, on = datetime.now(UTC), _switched_on(pipelines.values(), context.instance)
-    keys = [pipelines[name].asset_key("recommendations") for name in sorted(on)]
+    """An alert for each pipeline that is late.
+
+    The state is, for each pipeline, what `check_lateness` remembers of it.
+    """
+    now = datetime.now(UTC)
+    scheduled = _pipelines_with_schedule(pipelines.values(), context.instance)
+    keys = [pipelines[name].asset_key("recommendations") for name in sorted(scheduled)]
     records = context.instance.get_asset_records(keys) if keys else []
     entries = [record.asset_entry for record in records]
-    made = {entry.asset_key: made_at(entry.last_materialization) for entry in entries}
+    made_at = {entry.asset_key: time_of_lists(entry.last_materialization) for entry in entries}
     after, alerts = {}, []
     reasons: dict[str, list[str]] = {}
     for name, pipeline in pipelines.items():
-        last = made.get(pipeline.asset_key("recommendations"))
-        after[name], message, reason = look(
-            pipeline, before.get(name, {}), now, last, on=name in on
+        after[name], message, reason = check_lateness(
+            pipeline,
+            before.get(name, {}),
+            now,
+            made_at.get(pipeline.asset_key("recommendations")),
+            scheduled=name in scheduled,
         )
         if message is not None:
             alerts.append(Alert(name, now.timestamp(), message))
         reasons.setdefault(reason, []).append(name)
-    said = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in reasons.items())
-    return after, alerts, said
+    summary = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in reasons.items())
+    return after, alerts, summary
 
 
-def made_at(event: dg.EventLogEntry | None) -> datetime | None:
-    """When the published lists were made: the event's time, or the earlier one that a rollback
-    records."""
+def time_of_lists(event: dg.EventLogEntry | None) -> datetime | None:
+    """When the published lists were made; None if nothing was published.
+
+    That is the time of their materialization, or the earlier one that a rollback records.
+    """
     if event is None:
         return None
-    lists = event.asset_materialization
-    made = lists.metadata.get("made_at") if lists else None
-    if made is not None:
-        return datetime.fromisoformat(str(made.value))
+    materialization = event.asset_materialization
+    made_at = materialization.metadata.get("made_at") if materialization else None
+    if made_at is not None:
+        return datetime.fromisoformat(str(made_at.value))
     return datetime.fromtimestamp(event.timestamp, UTC)
 
 
@@ -370,14 +404,21 @@ def _last_scheduled_time(cron: str, timezone: str, before: datetime) -> datetime
     return window.end
 
 
-def look(
-    pipeline: Pipeline, before: dict[str, str], now: datetime, made: datetime | None, *, on: bool
+def check_lateness(
+    pipeline: Pipeline,
+    before: dict[str, str],
+    now: datetime,
+    made_at: datetime | None,
+    *,
+    scheduled: bool,
 ) -> tuple[dict[str, str], Message | None, str]:
-    """The next cursor, the alert if any, and the tick's reason. `made`: the last recommendations.
+    """What to remember of the pipeline, the alert if it is late, and the reason either way.
 
-    The cursor holds since when the schedule is on, and the last scheduled time alerted for.
+    `before` is what the last tick remembered: since when the schedule is on, and the last scheduled
+    time alerted for. `made_at` is when the published lists were made. `scheduled` says whether the
+    schedule is on.
     """
-    if not on:
+    if not scheduled:
         return {}, None, "the schedule is off"
     since = before.get("since", now.isoformat())
     grace = timedelta(hours=pipeline.alerts.late_after_hours)
@@ -386,11 +427,11 @@ def look(
     if due < datetime.fromisoformat(since):
         return ({**before, "since": since}, None, "nothing was due since the schedule is on")
     after = {"since": since, "alerted": due.isoformat()}
-    if made is not None and made >= due:
+    if made_at is not None and made_at >= due:
         return {**before, "since": since}, None, f"the lists due at {due:%Y-%m-%d %H:%M} are there"
     if before.get("alerted") == due.isoformat():
         return after, None, f"already alerted that {due:%Y-%m-%d %H:%M} is late"
-    last = f"{made.astimezone(due.tzinfo):%Y-%m-%d %H:%M}" if made else "never"
+    last = f"{made_at.astimezone(due.tzinfo):%Y-%m-%d %H:%M}" if made_at else "never"
     message = Message(
         f"batchrec: {pipeline.name} is late",
         [
@@ -404,12 +445,16 @@ def look(
     return after, message, f"{due:%Y-%m-%d %H:%M} is late: alert sent"
 
 
-def _switched_on(pipelines: Iterable[Pipeline], instance: dg.DagsterInstance) -> set[str]:
+def _pipelines_with_schedule(
+    pipelines: Iterable[Pipeline], instance: dg.DagsterInstance
+) -> set[str]:
     """The pipelines whose schedule is on: as switched in the UI, else as declared."""
     switched = {
         state.instigator_name: state.status.value != "STOPPED"
         for state in instance.all_instigator_state()
     }
     return {
-        one.name for one in pipelines if switched.get(f"{one.name}_schedule", one.schedule.enabled)
+        pipeline.name
+        for pipeline in pipelines
+        if switched.get(f"{pipeline.name}_schedule", pipeline.schedule.enabled)
     }

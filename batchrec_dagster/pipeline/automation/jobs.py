@@ -112,51 +112,56 @@ def rollback_job(
     )
 
 
-# If the source changes at every look, the refresh starts after this many looks anyway.
-PATIENCE = 10
+# If the source changes between all ticks, the refresh starts after this many ticks anyway.
+MAX_TICKS_WAITED = 10
 
 
 @dataclass(frozen=True)
 class Cursor:
-    """`seen`, `asked`: digests of the files at the last look, and in the last request. `run_key`:
-    of all requests so far, by which Dagster ignores repeats. `waited`: looks that found changes."""
+    """What the sensor of new files remembers from tick to tick."""
 
     seen: str = ""
+    """The digest of the files at the last tick."""
     asked: str = ""
+    """The digest of the files for which a refresh was last requested."""
     run_key: str = ""
+    """A digest of all requests until now, by which Dagster ignores repeated ones."""
     waited: int = 0
+    """How many ticks have found other files than the tick before, since the last request."""
 
     @classmethod
     def read(cls, text: str | None) -> Cursor:
-        """Empty for None and for text that is no cursor."""
+        """The cursor in the text; an empty one for None, and for text that is not a cursor."""
         try:
             return cls(**json.loads(text or "{}"))
         except (ValueError, TypeError):
             return cls()
 
-    def text(self) -> str:
+    def to_json(self) -> str:
         return json.dumps(asdict(self))
 
 
 def new_files_sensor(
     pipeline: Pipeline, job: dg.UnresolvedAssetJobDefinition
 ) -> dg.SensorDefinition:
-    declared, source = pipeline.on_new_files, pipeline.ratings.rows
+    """`NAME_new_files`: requests a refresh when files of the ratings are new or changed."""
+    settings = pipeline.on_new_files
+    source = pipeline.ratings.rows
 
     @dg.sensor(
         name=f"{pipeline.name}_new_files",
         job=job,
-        minimum_interval_seconds=declared.every_seconds,
+        minimum_interval_seconds=settings.every_seconds,
         required_resource_keys={pipeline.resource_key("storage")},
         default_status=(
-            dg.DefaultSensorStatus.RUNNING if declared.enabled else dg.DefaultSensorStatus.STOPPED
+            dg.DefaultSensorStatus.RUNNING if settings.enabled else dg.DefaultSensorStatus.STOPPED
         ),
         description=f"Refreshes {pipeline.name} when files of its ratings are new or changed.",
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         storage: StorageResource = getattr(context.resources, pipeline.resource_key("storage"))
         before = Cursor.read(context.cursor)
-        # Counted before the record is read, which a refresh that ends now writes.
+        # Before the record is read, because a refresh that ends now writes it.
         running = run_under_way(context.instance, job.name)
         try:
             now = digest_source(source, storage, pipeline.project)
@@ -165,23 +170,29 @@ def new_files_sensor(
             )
         except (SourceError, StorageError) as error:
             return _skip(str(error), before)
-        return look(before, now, digest_files(record.files), busy=running is not None)
+        return decide_refresh(
+            before, now, digest_files(record.files), refreshing=running is not None
+        )
 
     return sensor
 
 
-def look(before: Cursor, now: str, taken: str, *, busy: bool) -> dg.SensorResult:
-    """The tick's result. Digests of the files: `now` as they are, `taken` as last used. `busy`: a
-    refresh is running, which may or may not use the files as they are."""
+def decide_refresh(before: Cursor, now: str, used: str, *, refreshing: bool) -> dg.SensorResult:
+    """A request for a refresh if there are new files and they are complete; else why there is none.
+
+    `before` is the cursor of the last tick. `now` is the digest of the files as they are, and
+    `used` that of the files that the last run used. `refreshing` says whether a refresh is running,
+    which may or may not use the files as they are.
+    """
     if now == before.asked:
         return _skip("nothing is new since a refresh was requested", before)
-    if now == taken:
+    if now == used:
         key = _digest(before.run_key, now)
         after = Cursor(seen=now, asked=now, run_key=key)
         return _skip("a run has already used these files", after)
-    if busy:
+    if refreshing:
         return _skip("files are new: waiting for the running refresh to end", before)
-    if now != before.seen and before.waited < PATIENCE:
+    if now != before.seen and before.waited < MAX_TICKS_WAITED:
         after = replace(before, seen=now, waited=before.waited + 1)
         return _skip("files are new: waiting until no more arrive", after)
     # The same key if this request is lost with the process; another one for the same files if
@@ -189,12 +200,12 @@ def look(before: Cursor, now: str, taken: str, *, busy: bool) -> dg.SensorResult
     key = _digest(before.run_key, now)
     return dg.SensorResult(
         run_requests=[dg.RunRequest(run_key=key)],
-        cursor=Cursor(seen=now, asked=now, run_key=key).text(),
+        cursor=Cursor(seen=now, asked=now, run_key=key).to_json(),
     )
 
 
 def _skip(reason: str, cursor: Cursor) -> dg.SensorResult:
-    return dg.SensorResult(skip_reason=reason, cursor=cursor.text())
+    return dg.SensorResult(skip_reason=reason, cursor=cursor.to_json())
 
 
 def _digest(*parts: str) -> str:
