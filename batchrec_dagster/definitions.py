@@ -21,12 +21,12 @@ def load(package: Path) -> dg.Definitions:
     deployment.make_home()
     # `dagster definitions validate` and `dg check defs` fail if any pipeline is broken.
     validating = "DAGSTER_IS_DEFS_VALIDATION_CLI" in os.environ
-    chosen = own_console.set(True)
+    token = own_console.set(True)
     try:
-        with _uncollected():
+        with _paused_garbage_collection():
             pipelines = (load_pipelines if validating else load_valid_pipelines)(package)
     finally:
-        own_console.reset(chosen)
+        own_console.reset(token)
     return dg.Definitions.merge(
         pipelines,
         dg.Definitions(
@@ -39,10 +39,13 @@ def load(package: Path) -> dg.Definitions:
 
 
 @contextmanager
-def _uncollected() -> Iterator[None]:
-    """No garbage collection meanwhile, nor later of what was made: with 200 pipelines it took a
-    seventh of the time of loading, and definitions live as long as their process."""
-    was_on = gc.isenabled()
+def _paused_garbage_collection() -> Iterator[None]:
+    """Collects no garbage within the block, and none of the objects made in it afterwards.
+
+    With 200 pipelines, collecting took a seventh of the time of loading, and definitions live as
+    long as their process.
+    """
+    was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
@@ -50,7 +53,7 @@ def _uncollected() -> Iterator[None]:
         # Once: a process that loads again, as tests do, must get its memory back.
         if not gc.get_freeze_count():
             gc.freeze()
-        if was_on:
+        if was_enabled:
             gc.enable()
 
 

@@ -247,7 +247,7 @@ def test_a_refresh_that_fails_is_not_asked_for_again() -> None:
     ).run_requests
 
 
-@given(states=st.lists(st.sampled_from("abc"), max_size=40), refreshing=st.sets(st.integers(0, 39)))
+@given(states=st.lists(st.sampled_from("abc"), max_size=40), busy=st.sets(st.integers(0, 39)))
 def test_the_last_state_is_taken_in_and_never_twice_in_a_row(
     states: list[str], busy: set[int]
 ) -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 # The end of the component's type: config has all of it, but to import it slows down completion.
 COMPONENT = ".BatchRecommendations"
-# Of gc.set_threshold(): to look through all that Dagster imports takes up to half a second.
+# Of gc.set_threshold(): to search all that Dagster imports for garbage takes up to half a second.
 FEW_COLLECTIONS = 200_000
 NONE = "No pipeline is declared. Declare one: batchrec new NAME --ratings FILE"
 
