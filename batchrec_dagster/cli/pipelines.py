@@ -76,15 +76,17 @@ def check() -> None:
     """
     storage()  # raises click.ClickException for wrong settings of the deployment
     project = find_project()
-    if found := problems(project, whole=True):
-        raise click.ClickException("\n".join(found))
+    if lines := problems(project, whole=True):
+        raise click.ClickException("\n".join(lines))
     names = ", ".join(sorted(declared_pipelines(project)))
     click.echo(f"All pipelines in {near(project.defs)} load: {names or 'there are none yet'}")
 
 
 def problems(project: Project, *, whole: bool = False) -> list[str]:
-    """A line for each error that keeps a pipeline of the project from loading; `whole`: or what
-    else keeps the project from it."""
+    """A line for each error that keeps a pipeline of the project from loading.
+
+    With `whole`, also for what else keeps the project from loading, if the pipelines do load.
+    """
     import dagster as dg
 
     from batchrec_dagster.pipeline.declaration_errors import DeclarationError
@@ -102,8 +104,10 @@ def problems(project: Project, *, whole: bool = False) -> list[str]:
 
 
 def problems_of_the_whole(module: str) -> list[str]:
-    """What keeps the project's own definitions from loading, such as a second resource of the same
-    key."""
+    """A line about what keeps the project's own definitions from loading; empty if they load.
+
+    For example, two resources have the same key.
+    """
     import importlib
     from importlib.util import find_spec
 
@@ -126,8 +130,8 @@ def warn_of_broken() -> None:
     """Print on stderr what keeps declared pipelines from loading: their lists grow old."""
     from batchrec_dagster.reporting.terminal import escape_invisible
 
-    if found := problems(find_project()):
-        lines = "\n".join(f"  {escape_invisible(line)}" for line in found)
+    if problem_lines := problems(find_project()):
+        lines = "\n".join(f"  {escape_invisible(line)}" for line in problem_lines)
         click.echo(f"Pipelines do not load, and are not refreshed until fixed:\n{lines}", err=True)
 
 

@@ -39,9 +39,9 @@ class UnknownNameError(click.ClickException):
 
 def not_declared(pipeline: str, declared: Iterable[str]) -> UnknownNameError:
     """The error for a pipeline that is not among the declared ones."""
-    known = ", ".join(sorted(declared))
-    there = f"Declared: {known}. `batchrec check` names files that do not load."
-    return UnknownNameError(f"no pipeline {pipeline!r}. {there if known else NONE}")
+    names = ", ".join(sorted(declared))
+    hint = f"Declared: {names}. `batchrec check` names files that do not load."
+    return UnknownNameError(f"no pipeline {pipeline!r}. {hint if names else NONE}")
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def find_project() -> Project:
     for start in (Path.cwd(), Path(__file__).parent):
         for folder in (start, *start.parents):
             file = folder / "pyproject.toml"
-            if file.is_file() and (project := _read(file)) is not None:
+            if file.is_file() and (project := _read_project(file)) is not None:
                 return project
     raise ProjectError(
         "no project here. Work in a clone of batchrec, or in a folder whose pyproject.toml has"
@@ -80,7 +80,7 @@ class TextDates(yaml.SafeLoader):
 
 
 TextDates.yaml_implicit_resolvers = {
-    first: [known for known in resolvers if known[0] != "tag:yaml.org,2002:timestamp"]
+    first: [resolver for resolver in resolvers if resolver[0] != "tag:yaml.org,2002:timestamp"]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 
@@ -123,8 +123,10 @@ def job_command(job: str) -> list[str]:
 
 @contextmanager
 def importable(project: Project) -> Iterator[None]:
-    """Import the project's modules from its folder, as Dagster does there, without its notices
-    that a few of its classes are new."""
+    """Lets the project's modules be imported from its folder, as Dagster does there.
+
+    Dagster's notices that a few of its classes are new are left out.
+    """
     import warnings
 
     import dagster as dg
@@ -158,13 +160,18 @@ def terminal_width() -> int | None:
 
 
 def storage(pipeline: str | None = None) -> StorageResource:
-    """The storage of the project, or of a pipeline with a deployment of its own. Raises
-    click.ClickException."""
+    """The storage of the project, or of a pipeline with a deployment of its own.
+
+    Raises click.ClickException if a setting of the deployment is wrong.
+    """
     return deployment(pipeline).storage_resource
 
 
 def deployment(pipeline: str | None = None) -> Deployment:
-    """The project's deployment, or a pipeline's own. Raises click.ClickException."""
+    """The project's deployment, or a pipeline's own.
+
+    Raises click.ClickException if a setting is wrong.
+    """
     from batchrec_dagster.config.project import DeploymentSettings
     from batchrec_dagster.config.templates import EnvironmentVariables, fill_in
     from batchrec_dagster.deployment import Deployment, DeploymentError
@@ -173,22 +180,26 @@ def deployment(pipeline: str | None = None) -> Deployment:
     try:
         for declared in _declared_deployments(pipeline):
             env = EnvironmentVariables(variables)
-            filled = {name: fill_in(str(value), env) for name, value in declared.items()}
-            variables |= DeploymentSettings.model_validate(filled).variables
+            settings = {name: fill_in(str(value), env) for name, value in declared.items()}
+            variables |= DeploymentSettings.model_validate(settings).variables
         return Deployment.from_environment(variables)
     except (DeploymentError, ValueError) as error:
         raise click.ClickException(str(error)) from error
 
 
 def _declared_deployments(pipeline: str | None) -> list[dict[str, Any]]:
-    """The settings of BatchrecResources, then those of the pipeline."""
+    """The settings of each BatchrecResources in the project, then those of the pipeline."""
     try:
         components = [*_components(find_project())]
     except ProjectError:
         return []
-    shared = [found for kind, found, _ in components if kind.endswith(".BatchrecResources")]
-    pipelines = [found for kind, found, _ in components if kind.endswith(COMPONENT)]
-    own = [found.get("deployment") for found in pipelines if found.get("name") == pipeline]
+    shared = []
+    own = []
+    for kind, attributes, _ in components:
+        if kind.endswith(".BatchrecResources"):
+            shared.append(attributes)
+        elif kind.endswith(COMPONENT) and attributes.get("name") == pipeline:
+            own.append(attributes.get("deployment"))
     return [*shared, *filter(None, own)]
 
 
@@ -197,14 +208,17 @@ def complete_pipelines(
 ) -> list[str]:
     """The declared pipelines with this prefix, for `shell_complete` of an option."""
     try:
-        found = declared_pipelines(find_project())
+        names = declared_pipelines(find_project())
     except ProjectError:
         return []
-    return sorted(name for name in found if name.startswith(incomplete))
+    return sorted(name for name in names if name.startswith(incomplete))
 
 
-def _read(file: Path) -> Project | None:
-    """The file's project; None if it declares none."""
+def _read_project(file: Path) -> Project | None:
+    """The project that a pyproject.toml declares; None if it declares none.
+
+    Raises ProjectError if the file cannot be read.
+    """
     try:
         content = tomllib.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

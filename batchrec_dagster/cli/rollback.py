@@ -72,7 +72,7 @@ def rollback(pipeline: str, to: str | None, yes: bool) -> None:
         edition = choose_edition(table, to or PREVIOUS, bad, pending)
     except StepError as error:
         raise UnknownNameError(str(error)) from error
-    click.echo(_shown(table, current, edition, bad))
+    click.echo(_list_editions(table, current, edition, bad))
     if edition == current and edition.number == pending:
         click.echo(
             f"The rollback to edition {pending} was not finished: this updates the report and the"
@@ -90,14 +90,14 @@ def rollback(pipeline: str, to: str | None, yes: bool) -> None:
         config.write_text(
             json.dumps(build_rollback_config(key.to_python_identifier(), str(edition.number)))
         )
-        done = subprocess.run([*execute, "-c", str(config)], check=False)
+        finished = subprocess.run([*execute, "-c", str(config)], check=False)
     after = table.current()
     click.echo(f"{pipeline}: edition {after.number if after else 'none'} is published")
-    if done.returncode:
+    if finished.returncode:
         raise click.ClickException(f"{pipeline}_rollback failed; see above")
 
 
-def _shown(
+def _list_editions(
     table: PublishedTable, current: Edition, edition: Edition, rolled_back: list[str]
 ) -> str:
     from batchrec_dagster.steps.publishing import summarize_edition
@@ -131,7 +131,7 @@ def teardown(pipeline: str, files: bool, yes: bool) -> None:
     from batchrec_dagster.personalize.teardown import delete, plan_teardown
     from batchrec_dagster.pipeline.automation.teardown import delete_empty_folders
 
-    _check_gone(pipeline)
+    _require_undeclared(pipeline)
     logging.basicConfig(format="%(message)s")
     log = logging.getLogger(__name__)
     log.setLevel(logging.INFO)
@@ -154,7 +154,7 @@ def teardown(pipeline: str, files: bool, yes: bool) -> None:
     click.echo(f"deleted what {pipeline} left")
 
 
-def _check_gone(pipeline: str) -> None:
+def _require_undeclared(pipeline: str) -> None:
     try:
         declared = declared_pipelines(find_project())
     except ProjectError:

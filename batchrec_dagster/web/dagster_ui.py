@@ -163,7 +163,12 @@ def guarded_ui(context: web_server.WorkspaceProcessContext, hosts: Collection[st
 def serve_ui(
     workspace: Sequence[Path], host: str, port: int, hosts: Collection[str], *, daemon: bool
 ) -> None:
-    """Serve until SIGINT or SIGTERM. With `daemon`, also run schedules and sensors."""
+    """Serve Dagster's web page until SIGINT or SIGTERM.
+
+    `workspace` are the files that name the code locations, and `hosts` the names by which the page
+    may be reached. With `daemon`, Dagster's daemon runs schedules and sensors.
+    Raises click.ClickException if the daemon stops by itself.
+    """
     # uvicorn raises a signal again after it has stopped: the rest must stop too.
     signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
     files = [str(path) for path in workspace]
