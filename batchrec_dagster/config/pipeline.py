@@ -266,15 +266,34 @@ class Pipeline(dg.Model):
         stands here.
         """
         blocks = {
-            *("ratings", "interactions", "items", "solution"),
-            *("batch_users", "recommendations", "experiment"),
+            "ratings": self.ratings,
+            "interactions": self.interactions,
+            "items": self.items,
+            "solution": self.solution,
+            "batch_users": self.batch_users,
+            "recommendations": self.recommendations,
+            "experiment": self.experiment,
         }
-        settings = _flatten(self.model_dump(mode="json", exclude_defaults=True, include=blocks))
+        settings = _flatten(
+            {
+                name: block.model_dump(mode="json", exclude_defaults=True)
+                for name, block in blocks.items()
+                if block is not None
+            }
+        )
         project = f"{self.project.absolute()}/"
         return {
             name: value.removeprefix(project) if isinstance(value, str) else value
             for name, value in settings.items()
         }
+
+    @property
+    def recipes_by_asset(self) -> dict[str, dict[str, dict[str, str]]]:
+        """For each asset the recipes that it trains, with their hyperparameters."""
+        recipes_by_asset = {"solution_version": self.solution.recipes}
+        if self.segments:
+            recipes_by_asset["segment_solution_version"] = {self.segments.recipe: {}}
+        return recipes_by_asset
 
     @property
     def project(self) -> Path:
@@ -286,7 +305,7 @@ class Pipeline(dg.Model):
         """The pipeline's storage keys."""
         return StorageKeys(self.name)
 
-    @property
+    @cached_property
     def key_prefix(self) -> list[str]:
         """The parts of the asset keys' prefix."""
         return (self.assets.key_prefix or self.name).split("/")

@@ -49,7 +49,6 @@ from batchrec_dagster.steps.recommendation_table import (
     read_interactions,
 )
 from batchrec_dagster.steps.records import ModelRecord
-from batchrec_dagster.steps.training import list_recipes_by_asset
 from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.object_store import StorageError
@@ -255,7 +254,7 @@ def _prune(work: PersonalizeWork, group: str) -> None:
     pipeline, log = work.pipeline, work.ensure.log
     solutions = {
         build_solution_name(group, recipe, hyperparameters)
-        for recipes in list_recipes_by_asset(pipeline).values()
+        for recipes in pipeline.recipes_by_asset.values()
         for recipe, hyperparameters in recipes.items()
     }
     expressions = [

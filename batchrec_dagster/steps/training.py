@@ -51,7 +51,7 @@ class SolutionVersionTrainer:
     @property
     def recipes(self) -> Mapping[str, dict[str, str]]:
         """The hyperparameters of each recipe. A second recipe is trained to compare with."""
-        return list_recipes_by_asset(self.work.pipeline)[self.asset]
+        return self.work.pipeline.recipes_by_asset[self.asset]
 
     @property
     def stem(self) -> str:
@@ -263,7 +263,7 @@ def now() -> datetime:
 
 def list_recipes(pipeline: Pipeline) -> list[str]:
     """Every recipe that the pipeline trains."""
-    return [recipe for recipes in list_recipes_by_asset(pipeline).values() for recipe in recipes]
+    return [recipe for recipes in pipeline.recipes_by_asset.values() for recipe in recipes]
 
 
 def find_recipes_to_train(
@@ -285,7 +285,7 @@ def find_recipes_to_train(
         for solution in work.ensure.list(SOLUTION, datasetGroupArn=group.arn)
     }
     recipes_to_train = []
-    for asset, recipes in list_recipes_by_asset(work.pipeline).items():
+    for asset, recipes in work.pipeline.recipes_by_asset.items():
         trainer = SolutionVersionTrainer(
             work, asset, data_version, run if asset in forced else None
         )
@@ -298,11 +298,3 @@ def find_recipes_to_train(
             recipe for recipe, version in zip(recipes, reusable, strict=True) if version is None
         ]
     return recipes_to_train
-
-
-def list_recipes_by_asset(pipeline: Pipeline) -> dict[str, dict[str, dict[str, str]]]:
-    """For each asset the recipes that it trains, with their hyperparameters."""
-    recipes_by_asset = {"solution_version": pipeline.solution.recipes}
-    if pipeline.segments:
-        recipes_by_asset["segment_solution_version"] = {pipeline.segments.recipe: {}}
-    return recipes_by_asset

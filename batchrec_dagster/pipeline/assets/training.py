@@ -29,7 +29,7 @@ from batchrec_dagster.steps.import_dataset import (
     list_dataset_files,
 )
 from batchrec_dagster.steps.records import DatasetRecord
-from batchrec_dagster.steps.training import TrainingResult, list_recipes_by_asset, train
+from batchrec_dagster.steps.training import TrainingResult, train
 from batchrec_dagster.steps.work import PersonalizeWork
 
 CODE_VERSION = "1"
@@ -96,7 +96,7 @@ def _find_forced_trainings(pipeline: Pipeline, context: dg.AssetExecutionContext
     ops: Any = context.run.run_config.get("ops") or {}
     configs = {
         asset: (ops.get(pipeline.op_name(asset)) or {}).get("config") or {}
-        for asset in list_recipes_by_asset(pipeline)
+        for asset in pipeline.recipes_by_asset
     }
     return {asset for asset, config in configs.items() if config.get("force_train")}
 
