@@ -18,7 +18,6 @@ from batchrec_dagster.personalize.batch_files import (
 from batchrec_dagster.personalize.filter_expressions import (
     EXCLUDE_SEEN,
     MAX_VALUE_LENGTH,
-    chain_filters,
     format_values,
 )
 from batchrec_dagster.personalize.filter_grammar import MAX_LENGTH
@@ -67,7 +66,7 @@ class RecommendationSettings(dg.Model):
     def _filter_is_possible(cls, expression: str | None) -> str | None:
         if (
             expression is not None
-            and not 1 <= len(chain_filters(EXCLUDE_SEEN, expression)) <= MAX_LENGTH
+            and not 1 <= len(_chain_filters(EXCLUDE_SEEN, expression)) <= MAX_LENGTH
         ):
             raise ValueError(
                 f"Personalize takes at most {MAX_LENGTH} characters, including exclude_seen's"
@@ -120,7 +119,7 @@ class RecommendationSettings(dg.Model):
         expressions = [EXCLUDE_SEEN] if self.exclude_seen else []
         if self.filter:
             expressions.append(self.filter)
-        return chain_filters(*expressions) if expressions else None
+        return _chain_filters(*expressions) if expressions else None
 
     @property
     def line_filter_values(self) -> dict[str, str]:
@@ -132,6 +131,11 @@ class RecommendationSettings(dg.Model):
 
 def _to_list(values: FilterValue | list[FilterValue]) -> list[FilterValue]:
     return values if isinstance(values, list) else [values]
+
+
+def _chain_filters(*expressions: str) -> str:
+    """One filter from several: a batch job takes only one."""
+    return " | ".join(expressions)
 
 
 def _format_placeholders(names: set[str]) -> str:

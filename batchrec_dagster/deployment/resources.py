@@ -18,7 +18,6 @@ from batchrec_dagster.local_personalize.api.client import Quotas, embedded_clien
 from batchrec_dagster.personalize.batch_files import MAX_RESULTS
 from batchrec_dagster.personalize.ensure import STORAGE_TAG, Ensure
 from batchrec_dagster.personalize.schemas import FILTER_HISTORY
-from batchrec_dagster.storage.extras import require
 from batchrec_dagster.storage.resource import StorageResource
 
 if TYPE_CHECKING:
@@ -65,7 +64,6 @@ class PersonalizeResource(dg.ConfigurableResource[Any]):
     @cached_property
     def client(self) -> PersonalizeClient:
         if self.endpoint == EMBEDDED:
-            require("local", "the embedded Personalize")
             return embedded_client(
                 Path(self.home).absolute(), self.storage.store, quotas=Quotas.parse(self.quotas)
             )

@@ -22,11 +22,6 @@ EXCLUDE_SEEN = 'EXCLUDE ItemID WHERE Interactions.EVENT_TYPE IN ("*")'
 MAX_VALUE_LENGTH = 1000
 
 
-def chain_filters(*expressions: str) -> str:
-    """One filter from several: a batch job takes only one."""
-    return " | ".join(expressions)
-
-
 def format_values(values: Iterable[str | float]) -> str:
     """A placeholder's values as an input line gives them: strings quoted, comma-separated."""
     return ",".join(f'"{value}"' if isinstance(value, str) else f"{value}" for value in values)

@@ -20,6 +20,7 @@ from botocore.config import Config
 from botocore.loaders import create_loader
 from urllib3 import HTTPResponse
 
+from batchrec_dagster.storage.extras import require
 from batchrec_dagster.storage.object_store import ObjectStore
 
 from ..catalog.quotas import QUOTAS_VARIABLE, Quotas
@@ -65,8 +66,9 @@ def embedded_client(
     pace: how long jobs take at least. If None, they take no longer than they need.
     v2_lines: whether lists of aws-user-personalization-v2 have reasons and placeholders.
 
-    Raises CatalogError, and OSError if the folder cannot be created.
+    Raises CatalogError, ExtraMissingError, and OSError if the folder cannot be created.
     """
+    require("local", "the embedded Personalize")
     # The libraries for training are imported only where a Personalize runs, and not where
     # pipelines are loaded.
     from .service import LocalPersonalize
