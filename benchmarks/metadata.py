@@ -196,7 +196,7 @@ def _orders(
         truth[np.searchsorted(held.users, rows.users), column[rows.items]] = True
     history = Histories(without(data, is_new), model.item_ids).of_users(held.users)
     some = truth.any(axis=1) & (history.lengths > 0)
-    matrix = features.rows(find_positions(features.item_ids, model.item_ids))
+    matrix = features.select_rows(find_positions(features.item_ids, model.item_ids))
     cosine = np.asarray((history.recency_weights(0.3) @ matrix @ matrix[n:].T).todense())
     scores = {
         "ours": model.score(history)[:, n:][:, new],

@@ -59,7 +59,7 @@ def doctor(context: click.Context, as_json: bool) -> None:
 
 
 def _check_pipelines() -> Iterator[Finding]:
-    from batchrec_dagster.cli.pipelines import problems_of_the_whole
+    from batchrec_dagster.cli.pipelines import find_definitions_errors
     from batchrec_dagster.cli.project import ProjectError, find_project, importable
     from batchrec_dagster.doctor import check_pipelines
     from batchrec_dagster.doctor.findings import failed, unknown
@@ -71,7 +71,7 @@ def _check_pipelines() -> Iterator[Finding]:
         return
     with importable(project):
         yield from check_pipelines(project.defs.parent)
-        for line in problems_of_the_whole(f"{project.module}.definitions"):
+        for line in find_definitions_errors(project):
             yield failed("project", line, "for details, run: dg check defs")
 
 

@@ -357,10 +357,11 @@ def _write_declaration(project: Project, name: str, text: str) -> Path:
 
 def _check_project(project: Project, declaration_path: Path) -> None:
     """Raise click.ClickException if the project does not load with the new declaration."""
-    from batchrec_dagster.cli.pipelines import problems
+    from batchrec_dagster.cli.pipelines import find_project_errors
 
-    if messages := problems(project, whole=True):
-        reasons = "\n  ".join(messages)
+    errors = find_project_errors(project)
+    if errors:
+        reasons = "\n  ".join(errors)
         raise click.ClickException(
             f"wrote {near(declaration_path)}; the project does not load:\n  {reasons}"
         )

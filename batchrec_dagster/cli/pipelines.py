@@ -42,20 +42,21 @@ def list_pipelines(as_json: bool) -> None:
     from batchrec_dagster.reporting.overview import format_overview, summarize_pipeline
     from batchrec_dagster.reporting.published import PublishedResults, list_published_pipelines
 
-    declared = sorted(declared_pipelines(find_project()))
-    warn_of_broken()
+    names = sorted(declared_pipelines(find_project()))
+    warn_of_errors()
     with dagster_instance() as instance:
-        found = [
-            summarize_pipeline(PublishedResults(storage(name), name), instance) for name in declared
+        overviews = [
+            summarize_pipeline(PublishedResults(storage(name), name), instance) for name in names
         ]
     if as_json:
-        click.echo(json.dumps(found, indent=2))
+        click.echo(json.dumps(overviews, indent=2))
         return
-    if not found:
+    if not overviews:
         raise UnknownNameError(NONE)
-    click.echo(format_overview(found, terminal_width()), nl=False)
-    if others := sorted({*list_published_pipelines(storage())} - {*declared}):
-        click.echo(f"Published in this storage too, but not declared here: {', '.join(others)}")
+    click.echo(format_overview(overviews, terminal_width()), nl=False)
+    undeclared = sorted(set(list_published_pipelines(storage())).difference(names))
+    if undeclared:
+        click.echo(f"Published in this storage too, but not declared here: {', '.join(undeclared)}")
 
 
 @click.command(short_help="Check that all pipelines load.")
@@ -74,19 +75,23 @@ def check() -> None:
       0  all load
       1  some do not; one line for each error, with file, line and setting
     """
-    storage()  # raises click.ClickException for wrong settings of the deployment
+    storage()  # Raises click.ClickException if the settings of the deployment are wrong.
     project = find_project()
-    if lines := problems(project, whole=True):
-        raise click.ClickException("\n".join(lines))
+    errors = find_project_errors(project)
+    if errors:
+        raise click.ClickException("\n".join(errors))
     names = ", ".join(sorted(declared_pipelines(project)))
     click.echo(f"All pipelines in {near(project.defs)} load: {names or 'there are none yet'}")
 
 
-def problems(project: Project, *, whole: bool = False) -> list[str]:
-    """A line for each error that keeps a pipeline of the project from loading.
+def find_project_errors(project: Project) -> list[str]:
+    """A line for each error that keeps the project's pipelines from loading, or else one for what
+    keeps its other definitions from loading."""
+    return find_pipeline_errors(project) or find_definitions_errors(project)
 
-    With `whole`, also for what else keeps the project from loading, if the pipelines do load.
-    """
+
+def find_pipeline_errors(project: Project) -> list[str]:
+    """A line for each error that keeps a pipeline of the project from loading."""
     import dagster as dg
 
     from batchrec_dagster.pipeline.declaration_errors import DeclarationError
@@ -100,10 +105,10 @@ def problems(project: Project, *, whole: bool = False) -> list[str]:
             return str(error).splitlines()
         except Exception as error:  # A Python file in defs/ can raise anything.
             return [f"{project.defs}: {type(error).__name__}: {error}"]
-        return problems_of_the_whole(f"{project.module}.definitions") if whole else []
+    return []
 
 
-def problems_of_the_whole(module: str) -> list[str]:
+def find_definitions_errors(project: Project) -> list[str]:
     """A line about what keeps the project's own definitions from loading; empty if they load.
 
     For example, two resources have the same key.
@@ -113,25 +118,30 @@ def problems_of_the_whole(module: str) -> list[str]:
 
     import dagster as dg
 
-    try:
-        if find_spec(module) is None:
-            return []
-        for value in vars(importlib.import_module(module)).values():
-            # What `@dg.definitions` makes of a function.
-            loaded = value() if hasattr(value, "load_fn") else value
-            if isinstance(loaded, dg.Definitions):
-                dg.Definitions.validate_loadable(loaded)
-    except Exception as error:  # A project's own code can raise anything.
-        return [f"{module}: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"]
+    environment()
+    module = f"{project.module}.definitions"
+    with importable(project):
+        try:
+            if find_spec(module) is None:
+                return []
+            for value in vars(importlib.import_module(module)).values():
+                # A function under `@dg.definitions` has become an object with this attribute.
+                definitions = value() if hasattr(value, "load_fn") else value
+                if isinstance(definitions, dg.Definitions):
+                    dg.Definitions.validate_loadable(definitions)
+        except Exception as error:  # A project's own code can raise anything.
+            first_line = str(error).strip().partition("\n")[0]
+            return [f"{module}: {type(error).__name__}: {first_line}"]
     return []
 
 
-def warn_of_broken() -> None:
-    """Print on stderr what keeps declared pipelines from loading: their lists grow old."""
+def warn_of_errors() -> None:
+    """Print on stderr what keeps declared pipelines from loading, because their lists grow old."""
     from batchrec_dagster.reporting.terminal import escape_invisible
 
-    if problem_lines := problems(find_project()):
-        lines = "\n".join(f"  {escape_invisible(line)}" for line in problem_lines)
+    errors = find_pipeline_errors(find_project())
+    if errors:
+        lines = "\n".join(f"  {escape_invisible(line)}" for line in errors)
         click.echo(f"Pipelines do not load, and are not refreshed until fixed:\n{lines}", err=True)
 
 
@@ -158,29 +168,33 @@ def open_page(what: str, pipeline: str | None, port: int) -> None:
                 raise click.ClickException(
                     f"nothing answers on port {port}. Start Dagster's web page with: {program()} ui"
                 )
-        address = shown = f"http://127.0.0.1:{port}"
+        address = f"http://127.0.0.1:{port}"
+        click.echo(address)
     else:
-        report = _report(pipeline)
-        address, shown = report.as_uri(), str(near(report))
-    click.echo(shown)
+        report = _find_report(pipeline)
+        address = report.as_uri()
+        click.echo(near(report))
     if not webbrowser.open(address):
         click.echo("There is no browser to open it with on this machine.", err=True)
 
 
-def _report(pipeline: str | None) -> Path:
-    """The file of the report. Raises click.ClickException."""
+def _find_report(pipeline: str | None) -> Path:
+    """The pipeline's newest report, or the newest of all pipelines if it is None.
+
+    Raises click.ClickException if there is none on this machine.
+    """
     from batchrec_dagster.reporting.published import PublishedResults, list_published_pipelines
 
-    deployed = storage(pipeline)
-    names = [pipeline] if pipeline is not None else list_published_pipelines(deployed)
-    reports = [PublishedResults(deployed, name).report for name in names]
+    opened_storage = storage(pipeline)
+    names = [pipeline] if pipeline is not None else list_published_pipelines(opened_storage)
+    reports = [PublishedResults(opened_storage, name).report for name in names]
     newest = max(filter(None, reports), key=lambda report: report.last_modified, default=None)
     if newest is None:
         declared = declared_pipelines(find_project())
         if pipeline is not None and pipeline not in declared:
             raise not_declared(pipeline, declared)
         raise UnknownNameError(f"no report yet. Make one: {program()} run {pipeline or ''}")
-    path = deployed.store.local_path(newest.uri)
+    path = opened_storage.store.local_path(newest.uri)
     if path is None:
         copy = f"aws s3 cp {newest.uri} report.html"
         raise click.ClickException(f"the report is in S3. Copy it: {copy}")

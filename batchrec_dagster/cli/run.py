@@ -284,10 +284,10 @@ class _RunProcess:
 
     def _explain_failed_start(self) -> str:
         """Why the definitions do not load, or else the last lines of the process's output."""
-        from batchrec_dagster.cli.pipelines import problems
+        from batchrec_dagster.cli.pipelines import find_pipeline_errors
 
         storage()  # Raises click.ClickException for wrong settings of the deployment.
-        if lines := problems(find_project()):
+        if lines := find_pipeline_errors(find_project()):
             return "\n".join(lines)
         self.output.seek(0)
         text = self.output.read().decode(errors="replace")

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from batchrec_dagster.storage.published_table import Edition
 
 
-# Of an experiment's default control.
-USUAL_SHARE = 0.1
+# The share of users in the control arm, where no experiment says otherwise.
+DEFAULT_CONTROL_SHARE = 0.1
 
 
 @click.command(short_help="Show a user, an item, or the quality of the recommendations.")
@@ -61,67 +61,85 @@ def show(
     """
     if (user is not None) + (item is not None) + experiment > 1:
         raise click.UsageError("give a user, --item or --experiment: one of them")
-    from batchrec_dagster.cli.pipelines import warn_of_broken
+    from batchrec_dagster.cli.pipelines import warn_of_errors
     from batchrec_dagster.reporting import lookup
     from batchrec_dagster.reporting.summary import summarize
 
     if user is None and item is None and not experiment:
-        warn_of_broken()
-    published = published_of(pipeline)
-    shown: list[Any]
+        warn_of_errors()
+    pipelines = find_published(pipeline)
+    # What to show of each pipeline; None if it does not have the user or the item.
+    answers: list[Any]
     if user is not None:
-        shown = [lookup.find_user(one, user) for one in published]
+        answers = [lookup.find_user(results, user) for results in pipelines]
     elif item is not None:
-        shown = [lookup.find_item(one, item) for one in published]
+        answers = [lookup.find_item(results, item) for results in pipelines]
     elif experiment:
-        shown = _experiments(published)
+        answers = _view_experiments(pipelines)
     else:
         try:
             with instance_if_any() as instance:
-                shown = [summarize(one, instance) for one in published]
+                answers = [summarize(results, instance) for results in pipelines]
         except HistoryError as error:
             click.echo(f"Shown without the runs: {error.message}", err=True)
-            shown = [summarize(one, None) for one in published]
-    found = [one for one in shown if one is not None]
-    if not found:
-        raise _not_found(published, "item" if user is None else "user", user or item or "")
+            answers = [summarize(results, None) for results in pipelines]
+    answers = [answer for answer in answers if answer is not None]
+    if not answers:
+        kind = "item" if user is None else "user"
+        raise _make_not_found_error(pipelines, kind, user or item or "")
     if as_json:
-        print_safely(_json([one if isinstance(one, dict) else asdict(one) for one in found]))
+        records = [answer if isinstance(answer, dict) else asdict(answer) for answer in answers]
+        print_safely(_format_json(records))
         return
-    for number, one in enumerate(found):
-        print_safely(("\n" if number else "") + _text(one))
+    for number, answer in enumerate(answers):
+        separator = "\n" if number else ""
+        print_safely(separator + _format_text(answer))
 
 
-def published_of(pipeline: str | None) -> list[PublishedResults]:
-    """The published pipelines, or the one of this name. Raises NotFoundError, StorageError."""
+def find_published(pipeline: str | None) -> list[PublishedResults]:
+    """The published pipelines, or the one of this name.
+
+    Raises UnknownNameError if there is none, and StorageError.
+    """
     from batchrec_dagster.reporting.published import PublishedResults, list_published_pipelines
 
-    deployed = storage(pipeline)
-    names = list_published_pipelines(deployed)
+    opened_storage = storage(pipeline)
+    names = list_published_pipelines(opened_storage)
     if not names:
+        place = opened_storage.where(opened_storage.uri(""))
         raise UnknownNameError(
-            f"no recommendations in {deployed.where(deployed.uri(''))} yet. Run a refresh job"
-            " first, or set BATCHREC_STORAGE to where they are"
+            f"no recommendations in {place} yet. Run a refresh job first, or set BATCHREC_STORAGE"
+            " to where they are"
         )
     if pipeline is not None and pipeline not in names:
         raise UnknownNameError(
             f"no recommendations of {pipeline!r} yet. Published pipelines: {', '.join(names)}"
         )
-    return [PublishedResults(deployed, name) for name in names if pipeline in (None, name)]
+    selected = names if pipeline is None else [pipeline]
+    return [PublishedResults(opened_storage, name) for name in selected]
 
 
-def _not_found(published: list[PublishedResults], what: str, name: str) -> UnknownNameError:
+def _make_not_found_error(
+    pipelines: list[PublishedResults], kind: str, name: str
+) -> UnknownNameError:
+    """The error for an id that no pipeline has, with the most similar ids.
+
+    kind: user or item.
+    """
     from batchrec_dagster.reporting.lookup import find_item, find_similar_ids
 
-    where = " and ".join(one.pipeline for one in published)
-    near = sorted({near for one in published for near in find_similar_ids(one, what, name)})
-    hint = f". Nearest: {', '.join(near)}" if near else ""
-    if what == "user" and any(find_item(one, name) for one in published):
+    similar_ids: set[str] = set()
+    for results in pipelines:
+        similar_ids.update(find_similar_ids(results, kind, name))
+    hint = f". Nearest: {', '.join(sorted(similar_ids))}" if similar_ids else ""
+    if kind == "user" and any(find_item(results, name) for results in pipelines):
         hint = f". It is an item: batchrec show --item {shlex.quote(name)}"
-    return UnknownNameError(f"no {what} {name} in {where} (ids are case-sensitive){hint}")
+    searched = " and ".join(results.pipeline for results in pipelines)
+    return UnknownNameError(f"no {kind} {name} in {searched} (ids are case-sensitive){hint}")
 
 
-def _experiments(published: list[PublishedResults]) -> list[Any]:
+def _view_experiments(pipelines: list[PublishedResults]) -> list[Any]:
+    """What the experiment of each pipeline shows, and how many users the next one needs."""
     from batchrec_dagster.storage.extras import require
 
     require("report", "batchrec show --experiment")
@@ -130,34 +148,35 @@ def _experiments(published: list[PublishedResults]) -> list[Any]:
     from batchrec_dagster.steps.outcomes import read_sums
 
     views = []
-    for one in published:
-        sums = read_sums(one.files)
+    for results in pipelines:
+        sums = read_sums(results.files)
         result = summarize_experiment(sums)
-        about = one.edition.about if one.edition else {}
+        about = results.edition.about if results.edition else {}
         current = about.get("experiment", {})
-        usual = result.control_share if result else USUAL_SHARE
-        planned = plan_experiment(sums, current.get("control_share", usual))
-        views.append(ExperimentView(one.pipeline, current.get("name"), result, planned))
+        last_share = result.control_share if result else DEFAULT_CONTROL_SHARE
+        planned = plan_experiment(sums, current.get("control_share", last_share))
+        views.append(ExperimentView(results.pipeline, current.get("name"), result, planned))
     return views
 
 
-def _text(found: Any) -> str:
+def _format_text(answer: Any) -> str:
     from batchrec_dagster.reporting.experiment import ExperimentView, format_experiment
     from batchrec_dagster.reporting.show import format_text
 
     width = terminal_width()
-    if isinstance(found, ExperimentView):
-        return format_experiment(found, width)
-    return format_text(found, width, with_runs=bool(os.environ.get("DAGSTER_HOME")))
+    if isinstance(answer, ExperimentView):
+        return format_experiment(answer, width)
+    return format_text(answer, width, with_runs=bool(os.environ.get("DAGSTER_HOME")))
 
 
-def _json(found: list[dict[str, Any]]) -> str:
-    def written(value: object) -> str:
+def _format_json(records: list[dict[str, Any]]) -> str:
+    def format_time(value: object) -> str:
         assert isinstance(value, datetime)
         return f"{value.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
 
+    text = json.dumps({"pipelines": records}, indent=2, default=format_time)
     # DEL is the one invisible character that json.dumps does not escape.
-    return json.dumps({"pipelines": found}, indent=2, default=written).replace("\x7f", "\\u007f")
+    return text.replace("\x7f", "\\u007f")
 
 
 def print_safely(text: str) -> None:
@@ -193,31 +212,37 @@ def diff(editions: tuple[int, ...], pipeline: str | None, as_json: bool) -> None
     from batchrec_dagster.reporting.changes import format_diff
     from batchrec_dagster.reporting.history import EditionHistory
 
-    published = published_of(pipeline)
-    if len(published) > 1:
-        names = ", ".join(one.pipeline for one in published)
+    pipelines = find_published(pipeline)
+    if len(pipelines) > 1:
+        names = ", ".join(results.pipeline for results in pipelines)
         raise click.UsageError(f"name one of the pipelines with --pipeline: {names}")
-    (one,) = published
-    history = EditionHistory(one.files)
-    found = history.compare(*_chosen(history, editions))
+    (results,) = pipelines
+    history = EditionHistory(results.files)
+    before, after = _choose_editions(history, editions)
+    changes = history.compare(before, after)
     if as_json:
-        print_safely(json.dumps({"pipeline": one.pipeline, **asdict(found)}, indent=2))
+        print_safely(json.dumps({"pipeline": results.pipeline, **asdict(changes)}, indent=2))
         return
-    print_safely(format_diff(one.pipeline, found, terminal_width()))
+    print_safely(format_diff(results.pipeline, changes, terminal_width()))
 
 
-def _chosen(history: EditionHistory, numbers: tuple[int, ...]) -> tuple[Edition, Edition]:
-    """The older and the newer edition to compare. Raises NotFoundError, StorageError."""
+def _choose_editions(history: EditionHistory, numbers: tuple[int, ...]) -> tuple[Edition, Edition]:
+    """The older and the newer edition to compare.
+
+    numbers: the editions that the user named, two at most.
+
+    Raises UnknownNameError if one of them is not kept, or if there is only one; and StorageError.
+    """
     current = history.files.table.current()
-    assert current is not None  # published_of has found it
-    kept = {one.number: one for one in [current, *history.files.table.older()]}
+    assert current is not None  # find_published lists only pipelines that have one.
+    editions = {edition.number: edition for edition in [current, *history.files.table.older()]}
     for number in numbers:
-        if number not in kept:
-            listed = ", ".join(map(str, sorted(kept)))
-            raise UnknownNameError(f"edition {number} is not kept. Kept: {listed}")
+        if number not in editions:
+            kept = ", ".join(map(str, sorted(editions)))
+            raise UnknownNameError(f"edition {number} is not kept. Kept: {kept}")
     if len(numbers) == 2:
-        return kept[numbers[0]], kept[numbers[1]]
-    before = kept[numbers[0]] if numbers else history.find_previous(current)
+        return editions[numbers[0]], editions[numbers[1]]
+    before = editions[numbers[0]] if numbers else history.find_previous(current)
     if before is None:
         raise UnknownNameError(
             f"edition {current.number} is the only one, so there is nothing to compare it with"

@@ -31,8 +31,8 @@ class ResourceKind:
 
     label: str
     plural: str = ""
-    names_are_free: bool = False
-    """Whether there may be several, numbered: jobs and versions."""
+    is_numbered: bool = False
+    """Whether a run makes a new one each time, with a number in its name: jobs and versions."""
 
     @cached_property
     def snake(self) -> str:
@@ -64,12 +64,12 @@ class ResourceKind:
 DATASET_GROUP = ResourceKind("dataset group")
 SCHEMA = ResourceKind("schema")
 DATASET = ResourceKind("dataset")
-IMPORT_JOB = ResourceKind("dataset import job", names_are_free=True)
+IMPORT_JOB = ResourceKind("dataset import job", is_numbered=True)
 SOLUTION = ResourceKind("solution")
-SOLUTION_VERSION = ResourceKind("solution version", names_are_free=True)
+SOLUTION_VERSION = ResourceKind("solution version", is_numbered=True)
 FILTER = ResourceKind("filter", plural="Filters")
-BATCH_INFERENCE_JOB = ResourceKind("batch inference job", names_are_free=True)
-BATCH_SEGMENT_JOB = ResourceKind("batch segment job", names_are_free=True)
+BATCH_INFERENCE_JOB = ResourceKind("batch inference job", is_numbered=True)
+BATCH_SEGMENT_JOB = ResourceKind("batch segment job", is_numbered=True)
 
 # This project never creates these, but may find them in its dataset groups.
 CAMPAIGN = ResourceKind("campaign")
@@ -80,8 +80,8 @@ RECOMMENDER = ResourceKind("recommender")
 
 # The tags of what a pipeline creates: its name, and the storage of its deployment.
 PIPELINE_TAG, STORAGE_TAG = "batchrec:pipeline", "batchrec:storage"
-# Its name, on a solution version: DescribeSolutionVersion need not answer with one.
-NAME_TAG = "batchrec:name"
+# A solution version's own name is a tag too, because DescribeSolutionVersion may leave it out.
+VERSION_NAME_TAG = "batchrec:name"
 
 ACTIVE = "ACTIVE"
 FAILED = ("CREATE FAILED", "CREATE STOPPED")
@@ -93,10 +93,15 @@ MAX_COLLISIONS = 3
 # How many numbers of one name may be taken by jobs that List does not show.
 MAX_TAKEN_NAMES = 100
 
-# The next question comes after a twentieth of the time waited so far, but after 1 to 20 intervals.
-EASING = 20
-INVALID, LIMIT = "InvalidInputException", "LimitExceededException"
-NO_ROOM = (
+# The pause before the next poll is a twentieth of the time waited so far, and never shorter than
+# `Ensure.poll_seconds` or longer than twenty times that.
+POLLS_PER_WAIT = 20
+
+# Error codes of Personalize.
+INVALID = "InvalidInputException"
+LIMIT = "LimitExceededException"
+
+LIMIT_FIX = (
     "delete one that nobody needs (`batchrec teardown NAME` for a pipeline that is gone), or ask"
     " Service Quotas for more"
 )
@@ -133,11 +138,11 @@ class Ensure:
     client: PersonalizeClient
     log: logging.Logger
     tags: Mapping[str, str]
-    """The tags of everything that it creates."""
+    """The tags of each resource that is created."""
     poll_seconds: float
-    """The pause between two questions about a resource, at first."""
+    """The pause between two polls of a resource, at first. It grows with the time waited."""
     busy_seconds: float
-    """The pause before it repeats a request that Personalize was too busy for."""
+    """The pause before a request is repeated that Personalize was too busy for."""
     heartbeat_seconds: float
     """How often it logs that it is still waiting."""
     deadline_seconds: float
@@ -152,7 +157,7 @@ class Ensure:
     """Whether jobs cost money."""
 
     def for_data(self, version: str) -> Ensure:
-        """The same, with the version of the data among the tags."""
+        """An `Ensure` that also tags what it creates with the version of the data."""
         return replace(self, tags={**self.tags, "batchrec:data-version": version})
 
     def tags_of(self, arn: str) -> dict[str, str]:
@@ -192,7 +197,7 @@ class Ensure:
                 waiting_for = f"{kind.label} {name} is being deleted"
                 self.log.info(f"{waiting_for}; waiting until it is gone")
                 self.sleep(self.poll_seconds, deadline, waiting_for)
-        raise _explain_taken_name(kind, name)
+        raise _make_taken_name_error(kind, name)
 
     def start_numbered(
         self,
@@ -202,12 +207,14 @@ class Ensure:
         usable: Callable[[Description], bool] = lambda description: True,
         **within: str,
     ) -> StartedResource:
-        """The newest job or version that has not failed, if its name starts with `stem`; else a new
-        one, named `stem` and a number.
+        """The newest job or version if it was made from this data, or else a new one.
 
-        Only the newest counts, because one made from other data replaces the older ones.
+        A name is `stem` and a number, such as `shop-ab12-3`. Of those that have not failed only the
+        newest is adopted, and only if its name starts with `stem`: a newer one, made from other
+        data, has replaced the older ones.
 
-        create: returns Create's arguments for a name.
+        stem: says what the job or version is made from.
+        create: returns Create's arguments for a name, besides the name and tags.
         usable: returns False for a description to reject, for example if its results are gone.
         """
         deadline = time.monotonic() + self.deadline_seconds
@@ -232,7 +239,7 @@ class Ensure:
                 return StartedResource(
                     arn, created=True, usual_seconds=_find_usual_seconds(existing)
                 )
-        raise _explain_taken_name(kind, name)
+        raise _make_taken_name_error(kind, name)
 
     def wait_until_ready(self, kind: ResourceKind, started: StartedResource) -> ReadyResource:
         """Wait until it is ACTIVE.
@@ -287,9 +294,10 @@ class Ensure:
             if status == ACTIVE:
                 return ReadyResource(started.arn, description, started.created, now - start)
             if status in FAILED:
-                raise _explain_failure(kind, started.arn, description)
+                raise _make_failure_error(kind, started.arn, description)
             # Less often for long jobs.
-            pause = min(max(self.poll_seconds, (now - start) / EASING), EASING * self.poll_seconds)
+            longest_pause = POLLS_PER_WAIT * self.poll_seconds
+            pause = min(max(self.poll_seconds, (now - start) / POLLS_PER_WAIT), longest_pause)
             self.sleep(pause, deadline, f"{kind.label} {started.arn} is {status}")
 
     def list(self, kind: ResourceKind, **within: str) -> list[Description]:
@@ -299,21 +307,29 @@ class Ensure:
         return [summary for page in pages for summary in page[kind.members]]
 
     def describe(self, kind: ResourceKind, arn: str) -> Description:
-        """Describe's answer; a solution version without a name has that of its tag, or an empty
-        one."""
+        """Describe's answer.
+
+        If it lacks the name of a solution version, the name is that of its tag, or empty.
+        """
         answer = getattr(self.client, f"describe_{kind.snake}")(**{kind.arn: arn})
         description: Description = answer[kind.member]
         if kind is SOLUTION_VERSION and not description.get("name"):
-            return {**description, "name": self.tags_of(arn).get(NAME_TAG, "")}
+            return {**description, "name": self.tags_of(arn).get(VERSION_NAME_TAG, "")}
         return description
 
     def _create(
         self, kind: ResourceKind, name: str, create: Mapping[str, Any], deadline: float
     ) -> str | None:
-        """The new resource's ARN; None if another run has just created that name."""
+        """The ARN of the new resource, or None if another run has just created that name.
+
+        While Personalize is busy, the request is repeated until the deadline. Raises
+        PersonalizeError.
+        """
         arguments = {kind.name: name, **create}
         if kind is not SCHEMA:
-            tags = {**self.tags, **({NAME_TAG: name} if kind is SOLUTION_VERSION else {})}
+            tags = dict(self.tags)
+            if kind is SOLUTION_VERSION:
+                tags[VERSION_NAME_TAG] = name
             arguments["tags"] = [{"tagKey": key, "tagValue": value} for key, value in tags.items()]
         while True:
             try:
@@ -325,7 +341,7 @@ class Ensure:
                 if not _is_temporary(kind, code, message):
                     fix = explain_role_error(message, create) if code == INVALID else None
                     if code == LIMIT and self.on_aws:  # The local one says what to do itself.
-                        fix = NO_ROOM
+                        fix = LIMIT_FIX
                     raise PersonalizeError(
                         f"Personalize rejected the {kind.label} {name}: {message} ({code})"
                         + (f"; {fix}" if fix else ""),
@@ -358,11 +374,12 @@ def _is_temporary(kind: ResourceKind, code: str, message: str) -> bool:
     It does not help against the limit of filters or solutions in a dataset group.
     """
     if code == LIMIT:
-        return kind.names_are_free or "IN_PROGRESS" in message
+        return kind.is_numbered or "IN_PROGRESS" in message
     return code == "ResourceInUseException"
 
 
 def _find_usual_seconds(existing: Sequence[Description]) -> float | None:
+    """How long the last one that succeeded took, if there is one. `existing` is oldest first."""
     for summary in reversed(existing):
         if summary["status"] == ACTIVE and "lastUpdatedDateTime" in summary:
             duration = summary["lastUpdatedDateTime"] - summary["creationDateTime"]
@@ -377,7 +394,7 @@ def _describe_time_left(seconds: float, usual: float | None) -> str:
     return f"; the last one took {usual:.0f} s{time_left}"
 
 
-def _explain_taken_name(kind: ResourceKind, name: str) -> PersonalizeError:
+def _make_taken_name_error(kind: ResourceKind, name: str) -> PersonalizeError:
     return PersonalizeError(
         f"Personalize already has a {kind.label} named {name}, but does not list it here: another"
         " dataset group of this account may have it. Rename the pipeline, or delete that"
@@ -385,12 +402,12 @@ def _explain_taken_name(kind: ResourceKind, name: str) -> PersonalizeError:
     )
 
 
-def _explain_failure(kind: ResourceKind, arn: str, description: Description) -> PersonalizeError:
+def _make_failure_error(kind: ResourceKind, arn: str, description: Description) -> PersonalizeError:
     reason = description.get("failureReason") or f"its status is {description['status']}"
     role_fix = explain_role_error(reason, description)
     fix = (
         f"{role_fix or 'Fix the cause'}; then run again: it creates a new one"
-        if kind.names_are_free
+        if kind.is_numbered
         else f"Fix the cause, delete this {kind.label} and run again"
     )
     return PersonalizeError(

@@ -119,7 +119,10 @@ def _make_data_figure(drift: Drift) -> Figure:
 
 
 def _select_movers(changes: EditionDiff) -> dict[str, tuple[str, Sequence[ItemShift]]]:
-    """The items that rose and fell, with a title. Without such items, a title is left out."""
+    """The items that rose and those that fell, each with a title, by the name of the figure.
+
+    What has no items is left out.
+    """
     movers = {
         "risers": ("Items that rose most", changes.risers),
         "fallers": ("Items that fell most", changes.fallers),

@@ -179,7 +179,7 @@ def _locate_file(path: str, storage: StorageResource) -> tuple[ObjectStore, str]
 
 
 def _in_existing_folder(path: str) -> str:
-    """The path of a file of this name in the innermost of its folders that exists.
+    """The path of a file of this name in the innermost folder of the path that exists.
 
     A check writes there, because it must not make folders.
     """

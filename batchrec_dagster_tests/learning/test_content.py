@@ -122,7 +122,7 @@ def test_the_weights_are_the_two_regressions() -> None:
     rng = np.random.default_rng(0)
     features = halves(0)
     matrix = csr_matrix((rng.random((30, 40)) < 0.3).astype(np.float32))
-    rows = features.rows(np.arange(40, dtype=np.int32))
+    rows = features.select_rows(np.arange(40, dtype=np.int32))
     scorer = content.fit(matrix, rows)
     lengths = np.sqrt(np.maximum(np.diff(matrix.indptr), 1))[:, None]
     profiles, dense = (matrix @ rows).toarray() / lengths, rows.toarray()

@@ -214,7 +214,7 @@ class ComponentFitter:
         if name == CONTENT:
             assert self._features is not None
             rows = find_positions(self._features.item_ids, self.item_ids)
-            return content.fit(self.matrix, self._features.rows(rows))
+            return content.fit(self.matrix, self._features.select_rows(rows))
         return self._fit_factors(name, factors)
 
     def _fit_factors(self, name: str, factors: int) -> FactorScorer:

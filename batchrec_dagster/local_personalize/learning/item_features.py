@@ -17,7 +17,9 @@ from batchrec_dagster.personalize.schemas import CREATION_TIMESTAMP, ITEM_ID, Fi
 
 from .interactions import Float64, Ids, Int64, object_ids
 
-MAX_FEATURES = 500  # the most frequent of all columns; fitting their weights takes the cube of it
+# The most frequent features of all columns are kept. The time to fit their weights grows with the
+# cube of their number.
+MAX_FEATURES = 500
 MAX_ENTRIES = 64  # features of an item in a column
 BUCKETS = 10  # of a column of numbers, with about the same number of items each
 
@@ -39,7 +41,7 @@ class ItemFeatures:
     created: Float64
     """(n,) CREATION_TIMESTAMP in epoch seconds; NaN where unknown."""
 
-    def rows(self, index: npt.NDArray[np.int32]) -> csr_matrix:
+    def select_rows(self, index: npt.NDArray[np.int32]) -> csr_matrix:
         """(len(index), features): the rows of these indices, without entries for -1."""
         if not len(self.item_ids):
             return csr_matrix((len(index), self.matrix.shape[1]), dtype=np.float32)
@@ -65,23 +67,25 @@ def read_features(fields: Sequence[Field], read: ReadColumn) -> ItemFeatures | N
         if ids is None:
             ids = frame[ITEM_ID]
         elif not frame[ITEM_ID].equals(ids):
-            # The dataset was imported again meanwhile.
+            # The dataset was imported again between two columns. The first column's items count.
             first_ids = pl.DataFrame({ITEM_ID: ids})
             frame = first_ids.join(frame, on=ITEM_ID, how="left", maintain_order="left")
         cells = frame[frame.columns[1]]
         if field.name.upper() == CREATION_TIMESTAMP:
             created = cells.cast(pl.Float64).fill_null(np.nan).to_numpy()
-        columns.append(_categories(cells) if field.type == "string" else _buckets(cells))
+        columns.append(
+            _split_categories(cells) if field.type == "string" else _bucket_numbers(cells)
+        )
     if ids is None:
         return None
-    matrix = _matrix(columns, len(ids))
+    matrix = _build_matrix(columns, len(ids))
     if not matrix.nnz:
         return None
     unknown = np.full(len(ids), np.nan)
     return ItemFeatures(object_ids(ids), matrix, unknown if created is None else created)
 
 
-def _categories(cells: pl.Series) -> tuple[Int64, pl.Series]:
+def _split_categories(cells: pl.Series) -> tuple[Int64, pl.Series]:
     """The rows and values of a column of texts.
 
     A cell may have several values with `|` between them, so a row may occur several times.
@@ -95,7 +99,7 @@ def _categories(cells: pl.Series) -> tuple[Int64, pl.Series]:
     return values["row"].to_numpy(), values["value"]
 
 
-def _buckets(cells: pl.Series) -> tuple[Int64, pl.Series]:
+def _bucket_numbers(cells: pl.Series) -> tuple[Int64, pl.Series]:
     """The rows and buckets of a column of numbers or booleans."""
     numbers = cells.cast(pl.Float64).fill_null(np.nan).to_numpy()
     rows = np.flatnonzero(np.isfinite(numbers))
@@ -106,8 +110,13 @@ def _buckets(cells: pl.Series) -> tuple[Int64, pl.Series]:
     return rows, pl.Series(np.searchsorted(edges, numbers[rows])).cast(pl.String)
 
 
-def _matrix(columns: Sequence[tuple[Int64, pl.Series]], n: int) -> csr_matrix:
-    """(n, features), from the rows and values of each column."""
+def _build_matrix(columns: Sequence[tuple[Int64, pl.Series]], n: int) -> csr_matrix:
+    """(n, features) float32: the weights of the most frequent features, each row of length 1.
+
+    columns: the row and the value of each entry of a column, from `_split_categories` and
+    `_bucket_numbers`. A feature is a value of a column.
+    n: the number of items.
+    """
     schema = {"row": pl.Int64, "value": pl.String}
     entries = pl.concat(
         pl.DataFrame({"row": rows, "value": values}, schema=schema).with_columns(
@@ -126,8 +135,9 @@ def _matrix(columns: Sequence[tuple[Int64, pl.Series]], n: int) -> csr_matrix:
     )
     entries = entries.join(counts, on=["column", "value"]).sort("row", "feature")
     weights = np.log(n / entries["count"].to_numpy()).astype(np.float32)
-    places = entries["row"].to_numpy(), entries["feature"].to_numpy().astype(np.int32)
-    matrix = csr_matrix((weights, places), shape=(n, len(counts)), dtype=np.float32)
+    positions = entries["row"].to_numpy(), entries["feature"].to_numpy().astype(np.int32)
+    matrix = csr_matrix((weights, positions), shape=(n, len(counts)), dtype=np.float32)
+    # Scale each row to the Euclidean length 1.
     lengths = np.sqrt(np.asarray(matrix.multiply(matrix).sum(axis=1)).ravel())
     scale = (1 / np.maximum(lengths, np.finfo(np.float32).tiny)).astype(np.float32)
     return csr_matrix(diags(scale) @ matrix, dtype=np.float32)

@@ -51,9 +51,9 @@ NEW_ITEMS = "new-items"  # prefix of the arrays of new items
 HELD_OUT = "held-out"  # a subfolder of the model's folder, and the kind in its manifest
 # Hyperparameters by name. Those of the same name are the same in all recipes.
 _HYPERPARAMETERS = {
-    name: kind for allowed in HYPERPARAMETERS.values() for name, kind in allowed.items()
+    name: kind for of_recipe in HYPERPARAMETERS.values() for name, kind in of_recipe.items()
 }
-# What a value of another type than expected in a manifest may raise.
+# What loading may raise if a value in a manifest has another type than expected.
 _LOAD_ERRORS = ValueError, TypeError, AttributeError, OverflowError
 
 
@@ -103,7 +103,7 @@ class Repeats:
     @classmethod
     def load(cls, facts: Mapping[str, Any]) -> Repeats:
         """From the facts of a manifest. Raises KeyError, ValueError."""
-        share, exponent = (_number(facts[name], name) for name in ("share", "exponent"))
+        share, exponent = (_require_number(facts[name], name) for name in ("share", "exponent"))
         if not 0 <= share < 1:
             raise ValueError(f"the share of repeats is {share}, expected 0 to less than 1")
         return cls(share, exponent)
@@ -177,8 +177,8 @@ class BlendModel(UserModel):
         if self.new_items is not None:
             history = history.keep_items(len(self.popularity))
             logits = all_logits[:, : len(self.popularity)]
-        for exponent, items in self._item_weights.items():
-            items.add(logits, history, exponent)
+        for exponent, item_scorer in self._item_scorers.items():
+            item_scorer.add(logits, history, exponent)
         for name, scorer in self.scorers.items():
             if isinstance(scorer, FactorScorer | PopularityScorer):
                 scorer.add(logits, history, self.recency_exponents[name], self.weights[name])
@@ -194,16 +194,20 @@ class BlendModel(UserModel):
         return all_logits
 
     @cached_property
-    def _item_weights(self) -> Mapping[float, ItemItemScorer]:
-        """The sums of the item weights of all components with the same recency exponent, by it."""
+    def _item_scorers(self) -> Mapping[float, ItemItemScorer]:
+        """By recency exponent, one scorer for all item-item components that have it.
+
+        Its weights are the weighted sum of theirs, so a history is multiplied once instead of once
+        for each component.
+        """
         sums: dict[float, csr_matrix] = {}
         for name, scorer in self.scorers.items():
             if isinstance(scorer, ItemItemScorer):
                 exponent = self.recency_exponents[name]
                 data = scorer.weights.data * np.float32(self.weights[name])
                 arrays = data, scorer.weights.indices, scorer.weights.indptr
-                part = csr_matrix(arrays, shape=scorer.weights.shape)
-                sums[exponent] = sums[exponent] + part if exponent in sums else part
+                weighted = csr_matrix(arrays, shape=scorer.weights.shape)
+                sums[exponent] = sums[exponent] + weighted if exponent in sums else weighted
         return {exponent: ItemItemScorer(weights) for exponent, weights in sums.items()}
 
     def with_exploration(self, weight: float, max_age: float) -> BlendModel:
@@ -227,6 +231,7 @@ class BlendModel(UserModel):
             self.new_items.limit(scores, num_results)
 
     def save(self, folder: Path) -> None:
+        # What an earlier save left must not be loaded with this model.
         shutil.rmtree(folder / HELD_OUT, ignore_errors=True)
         if self.held_out is not None:
             self.held_out.save(folder / HELD_OUT)
@@ -265,22 +270,22 @@ class BlendModel(UserModel):
         something does not fit together.
         """
         if "parts" in facts:
-            arrays, facts = _from_old_names(arrays, facts)
+            arrays, facts = _translate_old_names(arrays, facts)
         components = dict(facts["components"])
         has_new_items = components.pop(NEW_ITEMS, None) is not None
         popularity = require_array(arrays, "popularity", [np.float32], [None])
         own_items = len(popularity)
         scorers: dict[str, Scorer] = {}
         for name, fact in components.items():
-            with _component_in_errors(name):
-                scorer = SCORER_TYPES[fact["kind"]].from_arrays(_component_arrays(arrays, name))
+            with _named_component(name):
+                scorer = SCORER_TYPES[fact["kind"]].from_arrays(_select_arrays(arrays, name))
                 _require_items(scorer.n_items, own_items)
                 scorers[name] = scorer
         item_ids = unpack_distinct_ids(arrays)
         new_items = None
         if has_new_items:
-            with _component_in_errors(NEW_ITEMS):
-                new_items = NewItems.from_arrays(_component_arrays(arrays, NEW_ITEMS))
+            with _named_component(NEW_ITEMS):
+                new_items = NewItems.from_arrays(_select_arrays(arrays, NEW_ITEMS))
                 _require_items(new_items.scorer.n_items, own_items + len(new_items.ages))
         expected = own_items + (len(new_items.ages) if new_items else 0)
         if len(item_ids) != expected:
@@ -292,18 +297,22 @@ class BlendModel(UserModel):
             item_ids,
             popularity,
             scorers,
-            {name: _number(fact["recency_exponent"], name) for name, fact in components.items()},
-            {name: _number(fact["weight"], name) for name, fact in components.items()},
+            {
+                name: _require_number(fact["recency_exponent"], name)
+                for name, fact in components.items()
+            },
+            {name: _require_number(fact["weight"], name) for name, fact in components.items()},
             repeats=Repeats.load(facts["repeats"]) if "repeats" in facts else None,
             repeat_rates=repeat_rates,
-            count_exponent=_number(facts.get("count_exponent", 0.0), "count_exponent"),
+            count_exponent=_require_number(facts.get("count_exponent", 0.0), "count_exponent"),
             new_items=new_items,
         )
 
 
 @contextmanager
-def _component_in_errors(component: str) -> Iterator[None]:
-    """A context that puts the component's name before that of a file in a ValueError's message."""
+def _named_component(component: str) -> Iterator[None]:
+    """A block in which the message of a ValueError, which starts with a file, gets the component's
+    name before it."""
     try:
         yield
     except ValueError as error:
@@ -315,23 +324,29 @@ def _require_items(n_items: int, expected: int) -> None:
         raise ValueError(f"*.npy are of {n_items} items, expected {expected}")
 
 
-def _number(value: Any, name: str) -> float:
-    """The number of a manifest as it is. Raises ValueError."""
+def _require_number(value: Any, name: str) -> float:
+    """The value if it is a finite number. Raises ValueError.
+
+    name: what the manifest calls it.
+    """
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise ValueError(f"{name} has {value!r} in the manifest, expected a number")
     return value
 
 
-def _component_arrays(arrays: Arrays, name: str) -> Arrays:
-    """The arrays of a component, by the names that it gave them."""
+def _select_arrays(arrays: Arrays, name: str) -> Arrays:
+    """The arrays of a component, by the names that the component gave them."""
     prefix = f"{name}."
     return {
         key.removeprefix(prefix): array for key, array in arrays.items() if key.startswith(prefix)
     }
 
 
-def _from_old_names(arrays: Arrays, facts: dict[str, Any]) -> tuple[Arrays, dict[str, Any]]:
-    """What `contents` gives now, from a model that was saved with earlier names of everything."""
+def _translate_old_names(arrays: Arrays, facts: dict[str, Any]) -> tuple[Arrays, dict[str, Any]]:
+    """What `contents` would return now for a model that an earlier version saved.
+
+    That version called components parts, the recency exponent power and the weight share.
+    """
     new_names = {"ease-shrunk": EASE_HIGH_REG, "either-way": SYMMETRIC_COOC}
     components = {
         new_names.get(name, name): {
@@ -350,7 +365,7 @@ def _from_old_names(arrays: Arrays, facts: dict[str, Any]) -> tuple[Arrays, dict
 
 @dataclass(frozen=True)
 class HeldOut:
-    """What an update needs to measure itself like the training before it."""
+    """What an update needs to be measured on the same held-out users as the training before it."""
 
     model: BlendModel
     """The model trained without the held-out users."""
@@ -438,26 +453,27 @@ class SegmentationModel:
         """
         is_selected = np.ones(len(interactions.user_ids), bool) if users is None else users
         selected = np.flatnonzero(is_selected).astype(np.int32)
-        indicator = _indicator(queries, len(self.item_ids))
+        indicator = _build_indicator(queries, len(self.item_ids))
         histories = Histories(interactions, self.item_ids)
         best = StreamingTopK(len(queries), min(size, len(selected)))
-        step = chunk_size(max(len(self.item_ids), len(queries)))
+        users_per_chunk = chunk_size(max(len(self.item_ids), len(queries)))
 
-        def chunk(start: int) -> tuple[Int32, Float32]:
-            block = selected[start : start + step]
-            history = histories.of_users(block)
-            return block, np.asarray(indicator @ self._affinities(history).T)
+        def score_chunk(start: int) -> tuple[Int32, Float32]:
+            chunk = selected[start : start + users_per_chunk]
+            history = histories.of_users(chunk)
+            return chunk, np.asarray(indicator @ self._compute_affinities(history).T)
 
-        for block, affinities in ordered_map(chunk, range(0, len(selected), step)):
-            best.add(block, affinities)
-            checkpoint(len(block))
+        starts = range(0, len(selected), users_per_chunk)
+        for chunk, affinities in ordered_map(score_chunk, starts):
+            best.add(chunk, affinities)
+            checkpoint(len(chunk))
         return best.sort_labels()
 
-    def _affinities(self, history: History) -> Float32:
+    def _compute_affinities(self, history: History) -> Float32:
         """(users, n_items): expected numbers of interactions, up to a common factor."""
         affinities = probabilities(self.model, history)
         affinities[history.recency_weights(0.0).nonzero()] *= np.float32(self.repeat_factor)
-        # Less than in proportion: the most active users were active in the past.
+        # The square root, because the most active users of the past are not quite so active later.
         affinities *= np.sqrt(np.maximum(history.lengths, 1), dtype=np.float32)[:, None]
         return affinities
 
@@ -469,7 +485,7 @@ class SegmentationModel:
     def load(cls, arrays: Arrays, facts: dict[str, Any]) -> SegmentationModel:
         """The model that was saved. Earlier versions named its factor `again`."""
         factor = facts["again"] if "again" in facts else facts["repeat_factor"]
-        return cls(BlendModel.load(arrays, facts), _number(factor, "repeat_factor"))
+        return cls(BlendModel.load(arrays, facts), _require_number(factor, "repeat_factor"))
 
 
 def probabilities(model: BlendModel, history: History) -> Float32:
@@ -481,7 +497,7 @@ def probabilities(model: BlendModel, history: History) -> Float32:
     return scores
 
 
-def _indicator(queries: Sequence[Int32], n_items: int) -> csr_matrix:
+def _build_indicator(queries: Sequence[Int32], n_items: int) -> csr_matrix:
     """(queries, n_items) float32: 1 for the distinct items of each query."""
     distinct = [np.unique(items) for items in queries]
     starts = np.cumsum([0, *(len(items) for items in distinct)])

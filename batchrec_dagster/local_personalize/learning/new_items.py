@@ -160,7 +160,7 @@ def find_new_items(
     order = np.lexsort((-new_rows, np.where(np.isnan(new_ages), np.inf, new_ages)))
     new_rows = new_rows[order[:MAX_NEW_ITEMS]].astype(np.int32)
     own_rows = find_positions(features.item_ids, item_ids)
-    scorer = content.fit(matrix, features.rows(own_rows))
-    all_features = features.rows(np.concatenate([own_rows, new_rows]))
+    scorer = content.fit(matrix, features.select_rows(own_rows))
+    all_features = features.select_rows(np.concatenate([own_rows, new_rows]))
     new_items = NewItems(replace(scorer, features=all_features), ages[new_rows])
     return features.item_ids[new_rows], new_items

@@ -38,17 +38,22 @@ ALLOWED = (
 
 
 def parse_source(text: str, table_format: TableFormat | None = None) -> RatingsSource:
-    """The file, folder or pattern, or the table if its format is declared.
+    """The file, the folder or the pattern of files that the text names. Nothing is opened.
 
-    Raises SourceError for what cannot be one; opens nothing.
+    table_format: the format of the table in the folder, if the declaration has one. The text then
+    names a table of a lake, or an asset whose rows are in one.
+
+    Raises SourceError if the text cannot be a source.
     """
     if table_format is not None:
         with name_errors(hide_query(text)):
             if text.startswith(ASSET):
                 return AssetRows.parse(text, table_format)
             return LakeTable.parse(text, table_format)
-    may_be_many = "!/" not in text and not re.match(r"(?!s3:)\w+://", text)
-    if may_be_many and text.isprintable():
+    # A folder or a pattern can only be on this machine or in S3, and not in an archive.
+    has_other_scheme = re.match(r"(?!s3:)\w+://", text)
+    may_be_folder = "!/" not in text and not has_other_scheme
+    if may_be_folder and text.isprintable():
         with name_errors(text):
             folder = Folder.parse(text)
         if folder is not None:
@@ -57,7 +62,7 @@ def parse_source(text: str, table_format: TableFormat | None = None) -> RatingsS
 
 
 def parse_file(text: str) -> File:
-    """The source of a single file. Raises SourceError; opens nothing."""
+    """The source of a single file. Nothing is opened. Raises SourceError."""
     if not text.strip():
         raise SourceError(f"the source is empty: write {ALLOWED}")
     if not text.isprintable():
@@ -69,7 +74,7 @@ def parse_file(text: str) -> File:
             if file.name.lower().endswith(".zip"):
                 raise FileError(
                     "it is an archive: add !/ and the path of the file in it, such as"
-                    f" {hide_query(archive)}!/orders.csv; a path not in it lists those that are"
+                    f" {hide_query(archive)}!/orders.csv. A wrong path lists the files in it"
                 )
             return file
         if not member or member.endswith("/"):
