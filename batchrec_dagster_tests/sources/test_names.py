@@ -76,7 +76,7 @@ def test_a_look_at_a_movielens_set_fetches_nothing(place: Place, web: Web) -> No
             "ml.zip",
             "it is an archive: add !/ and the path of the file in it, such as ml.zip!/orders.csv",
         ),
-        ("https://host/ML.ZIP?x=1", "such as https://host/ML.ZIP!/orders.csv; a path"),
+        ("https://host/ML.ZIP?x=1", "such as https://host/ML.ZIP!/orders.csv. A wrong path"),
         ("ml.zip!/", "after !/ comes the path"),
         ("movielens://ml-1m!/a.csv", "after a slash, without !"),
         ("movielens://ml-9m", "write movielens:// and one of hetrec2011, ml-latest-small"),
