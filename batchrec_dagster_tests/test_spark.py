@@ -193,6 +193,7 @@ def test_files_in_order_each_with_its_header_some_empty(
         ),
         ("1000;10;'5;1\n\n1000;1'0;5;1\n", Layout(";", 4, 2, 3, 1, event_type=2)),
         ("10'1'1000\n", Layout("'", 2, 1, None, 3)),
+        ('"1\n0",1,1000\n10,1,1000\n', Layout(",", 2, 1, None, 3)),
         ('10\\1\\1000\n"a\\b"\\1\\2\n', Layout("\\", 2, 1, None, 3)),
         ('10|1|1000\n"1"|2|5\n', Layout("|", 2, 1, None, 3, quoted=False)),
         (
@@ -200,7 +201,16 @@ def test_files_in_order_each_with_its_header_some_empty(
             Layout("^", 2, 1, None, 3, event_value=4, null_values=["NULL", "-1"]),
         ),
     ],
-    ids=["tab", "colons", "semicolon, event type", "apostrophe", "backslash", "no quotes", "value"],
+    ids=[
+        "tab",
+        "colons",
+        "semicolon, event type",
+        "apostrophe",
+        "line break",
+        "backslash",
+        "no quotes",
+        "value",
+    ],
 )
 def test_layouts_without_a_header(
     spark: SparkSession, tmp_path: Path, content: str, layout: Layout

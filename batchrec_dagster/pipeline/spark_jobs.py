@@ -1,4 +1,4 @@
-"""Runs Spark jobs with Dagster Pipes: in a local process; `spark_on_aws` has those on AWS.
+"""Runs Spark jobs with Dagster Pipes in a process on this machine; `spark_on_aws` runs them on AWS.
 
 Each engine runs one task of `preparation.spark` and returns its result. A failed job raises
 dg.Failure with the job's own reason, if it gave one.
@@ -27,8 +27,10 @@ from batchrec_dagster.storage.resource import StorageResource
 
 
 class OutcomeReader:
-    """Mixin for Pipes message readers that keeps the outcome, which the clients return only if
-    the job succeeded."""
+    """Mixin for Pipes message readers that keeps the outcome of the job.
+
+    Dagster's clients return it only if the job succeeded.
+    """
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -48,18 +50,23 @@ class OutcomeReader:
             yield params
 
     def result(self) -> TaskResult:
+        """The result that the job reported. Raises dg.Failure if it reported none."""
         if "done" not in self.outcome:
             raise dg.Failure("the Spark job ended without reporting a result")
         return TaskResult(**self.outcome["done"])
 
 
 class LocalOutcomeReader(OutcomeReader, dg.PipesTempFileMessageReader):
-    """Messages through a local file."""
+    """Reads messages from a file on this machine."""
 
 
 @contextmanager
-def explain_failures(reader: OutcomeReader, why: Callable[[], str]) -> Iterator[None]:
-    """Turn other errors into dg.Failure with the job's own reason, else with that of `why`."""
+def explain_failures(reader: OutcomeReader, describe: Callable[[], str]) -> Iterator[None]:
+    """A block in which the errors of a Spark job become dg.Failure with a reason.
+
+    reader: has the reason that the job reported.
+    describe: gives another reason if the job reported none.
+    """
     try:
         yield
     except (dg.Failure, StorageError):
@@ -67,8 +74,8 @@ def explain_failures(reader: OutcomeReader, why: Callable[[], str]) -> Iterator[
     except (ClientError, BotoCoreError) as error:
         raise dg.Failure(f"the Spark job did not run: {error}", allow_retries=False) from error
     except Exception as error:
-        reason = reader.outcome.get("error")
-        raise dg.Failure(reason or f"the Spark job failed: {why()}", allow_retries=False) from error
+        reason = reader.outcome.get("error") or f"the Spark job failed: {describe()}"
+        raise dg.Failure(reason, allow_retries=False) from error
 
 
 class SparkEngine(Protocol):
@@ -114,7 +121,7 @@ class LocalSpark:
         return reader.result(), {}
 
 
-def spark_engine(declared: PreparationSettings) -> SparkEngine | None:
+def choose_spark_engine(declared: PreparationSettings) -> SparkEngine | None:
     """The Spark that prepares the interactions; None for the local engine."""
     match declared.engine:
         case "spark":

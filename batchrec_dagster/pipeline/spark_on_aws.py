@@ -50,10 +50,13 @@ MODULES = (
 
 
 class SparkCode(NamedTuple):
-    """URIs of the script, and of the zip with the modules that it imports."""
+    """The code of the Spark job in the storage."""
 
     script: str
+    """The URI of the script."""
+
     modules: str
+    """The URI of a zip with the modules that the script imports."""
 
 
 def upload_code(storage: StorageResource) -> SparkCode:
@@ -71,15 +74,16 @@ def upload_code(storage: StorageResource) -> SparkCode:
 
 
 def zip_modules() -> bytes:
-    """The modules as a zip; the same bytes for the same modules."""
+    """A zip of the modules, which has the same bytes for the same modules."""
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, path in sorted(_modules()):
+        for name, path in sorted(_list_modules()):
             archive.writestr(zipfile.ZipInfo(name), path.read_bytes(), zipfile.ZIP_DEFLATED)
     return packed.getvalue()
 
 
-def _modules() -> Iterator[tuple[str, Path]]:
+def _list_modules() -> Iterator[tuple[str, Path]]:
+    """The path of each module in the zip, and on this machine."""
     package = SCRIPT.parent
     for path in [*(ROOT / module for module in MODULES), *package.glob("*.py")]:
         yield f"batchrec_dagster/{path.relative_to(ROOT).as_posix()}", path
@@ -93,7 +97,7 @@ GLUE_VERSION = "5.0"
 
 
 class S3OutcomeReader(OutcomeReader, PipesS3MessageReader):
-    """Messages under a prefix of the storage, which are deleted at the end."""
+    """Reads messages from under a prefix of the storage, and deletes them at the end."""
 
     def __init__(self, storage: StorageResource, prefix: str) -> None:
         bucket, self._key = split_uri(storage.uri(prefix))
@@ -106,8 +110,8 @@ class S3OutcomeReader(OutcomeReader, PipesS3MessageReader):
             try:
                 yield {**params, "key_prefix": self._key}
             finally:
-                for found in self._storage.store.list(f"{self._storage.uri(self._prefix)}/"):
-                    self._storage.store.delete(found.uri)
+                for message in self._storage.store.list(f"{self._storage.uri(self._prefix)}/"):
+                    self._storage.store.delete(message.uri)
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from batchrec_dagster.pipeline.run_step import (
     materialization_with_checks,
     reusable_result,
 )
-from batchrec_dagster.pipeline.spark_jobs import spark_engine
+from batchrec_dagster.pipeline.spark_jobs import choose_spark_engine
 from batchrec_dagster.preparation.rules import PreparationResult, Rules
 from batchrec_dagster.preparation.sources.source import hide_query
 from batchrec_dagster.reporting.markdown import format_table
@@ -89,7 +89,7 @@ def interactions(pipeline: Pipeline) -> dg.AssetsDefinition:
         if unchanged is not None:
             yield unchanged
             return
-        spark = spark_engine(pipeline.preparation)
+        spark = choose_spark_engine(pipeline.preparation)
         with prepare_interactions(
             work,
             raw_ratings,

@@ -17,7 +17,7 @@ from batchrec_dagster.preparation.sources.limits import LimitError, Limits
 from batchrec_dagster.preparation.spark.task import SourceFile
 
 CHUNK = 64 * 1024
-# By what packed files start with, Java's classes that unpack them.
+# Java's classes that unpack files, by the bytes with which the files start.
 UNPACKERS = {
     formats.GZIP: "java.util.zip.GZIPInputStream",
     formats.ZSTD: "com.github.luben.zstd.ZstdInputStream",
@@ -28,17 +28,22 @@ UNPACKERS = {
 
 @dataclass(frozen=True)
 class InputFile:
-    """A file with something in it, not compressed. `path` is what Spark calls it in its rows;
-    `packed` are its bytes as it came."""
+    """A file that is not empty and not compressed."""
 
     uri: str
+
     name: str
+    """What messages call the file."""
+
     path: str
+    """What Spark calls the file in its rows."""
+
     packed: int
+    """Bytes of the file as it came, which may have been compressed."""
 
     @property
     def pattern(self) -> str:
-        """What Spark reads this file by: it takes every path for a pattern."""
+        """The pattern that names this file alone, because Spark takes every path for one."""
         return re.sub(r"([\[\]{}*?\\])", r"\\\1", self.uri)
 
 
@@ -47,19 +52,25 @@ class SparkFiles:
     """Reads, writes and joins files by URI, in the driver's JVM."""
 
     spark: SparkSession
+
     work: str
+    """The URI of a folder for what is written meanwhile."""
+
     limits: Limits = field(default_factory=Limits)
 
-    def inputs(self, files: Sequence[SourceFile]) -> list[InputFile]:
-        """The files that are not empty; compressed ones unpacked into the work folder, so that
-        they can be read in parts. Raises PreparationError."""
-        found = [self._input(number, file) for number, file in enumerate(files)]
-        filled = [file for file in found if file is not None]
+    def unpack_inputs(self, files: Sequence[SourceFile]) -> list[InputFile]:
+        """The files that are not empty.
+
+        Compressed ones are unpacked into the work folder, so that they can be read in parts. Raises
+        PreparationError.
+        """
+        inputs = [self._unpack_input(number, file) for number, file in enumerate(files)]
+        filled = [file for file in inputs if file is not None]
         if not filled:
             raise PreparationError(f"{files[0].name} is empty")
         return filled
 
-    def first_line(self, file: InputFile) -> bytes:
+    def read_first_line(self, file: InputFile) -> bytes:
         """The bytes up to the first line end, without it."""
         system, path = self._locate(file.uri)
         stream = system.open(path)
@@ -77,8 +88,8 @@ class SparkFiles:
             self.limits.check_line(len(line), "line 1")
         return line
 
-    def end(self, file: InputFile) -> bytes:
-        """The last bytes, TAIL of them at most; none if a line ends there."""
+    def read_last_line(self, file: InputFile) -> bytes:
+        """The end of the file, of up to TAIL bytes; none if a line ends there."""
         system, path = self._locate(file.uri)
         size = system.getFileStatus(path).getLen()
         stream = system.open(path)
@@ -92,25 +103,25 @@ class SparkFiles:
             stream.close()
 
     def join(self, header: str, folder: str, destination: str) -> str:
-        """One file of the parts that Spark wrote in the folder, in the order of their names, after
-        the header line. Returns the SHA-256 of it, in hex."""
+        """Write the header and the parts that Spark wrote into the folder, in the order of their
+        names, into one file. Returns its SHA-256, in hex."""
         digest = self._jvm.java.security.MessageDigest.getInstance("SHA-256")
-        with self._created(destination) as created:
-            stream = self._jvm.java.security.DigestOutputStream(created, digest)
+        with self._create(destination) as file:
+            stream = self._jvm.java.security.DigestOutputStream(file, digest)
             stream.write(bytearray(f"{header}\n".encode()))
             self._copy_parts(folder, stream)
         return bytes(digest.digest()).hex()
 
-    def take(self, folder: str, destination: str) -> None:
-        """The one part that Spark wrote in the folder, as a file."""
-        with self._created(destination) as stream:
+    def copy_part(self, folder: str, destination: str) -> None:
+        """Write the one part that Spark wrote into the folder as a file."""
+        with self._create(destination) as stream:
             self._copy_parts(folder, stream)
 
     def remove_work(self) -> None:
         system, path = self._locate(self.work)
         system.delete(path, True)
 
-    def _input(self, number: int, file: SourceFile) -> InputFile | None:
+    def _unpack_input(self, number: int, file: SourceFile) -> InputFile | None:
         try:
             system, path = self._locate(file.uri)
             status = system.getFileStatus(path)
@@ -120,8 +131,10 @@ class SparkFiles:
             start = bytes(stream.readNBytes(formats.START))
             stream.close()
         except Exception as error:
-            raise PreparationError(f"{file.name} cannot be read: {_reason(error)}") from error
-        _refuse(start, file)
+            raise PreparationError(
+                f"{file.name} cannot be read: {_first_line_of(error)}"
+            ) from error
+        _refuse_other_formats(start, file)
         uri, packed = file.uri, status.getLen()
         if start.startswith(formats.PACKED):
             uri = f"{self.work}/unpacked/{number}.plain"
@@ -135,36 +148,36 @@ class SparkFiles:
         status = system.getFileStatus(path)
         if not status.getLen():
             return None
-        shown = str(status.getPath().toUri().toString())
-        return InputFile(uri, file.name, re.sub("^file:/+", "file:/", shown), packed)
+        path_in_rows = re.sub("^file:/+", "file:/", str(status.getPath().toUri().toString()))
+        return InputFile(uri, file.name, path_in_rows, packed)
 
     def _unpack(self, file: SourceFile, uri: str, packed: int, unpacker: str) -> None:
-        unpacked = reduce(getattr, unpacker.split("."), self._jvm)
+        java_class = reduce(getattr, unpacker.split("."), self._jvm)
         system, path = self._locate(file.uri)
         target, place = self._locate(uri)
         try:
             stream = system.open(path)
-            # Of bzip2 several parts may follow each other, as those of the other formats.
-            source = unpacked(stream, True) if "bzip2" in unpacker else unpacked(stream)
+            # Several parts may follow each other, which only the class of bzip2 has to be told.
+            source = java_class(stream, True) if "bzip2" in unpacker else java_class(stream)
             stream = target.create(place, True)
             # Hadoop's copyBytes would take a small limit for the size of its buffer.
             most = self.limits.unfolded_bytes(packed)
             self._jvm.org.apache.commons.io.IOUtils.copyLarge(source, stream, 0, most)
-            more = source.read() >= 0
+            is_longer = source.read() >= 0
             source.close()
             stream.close()
         except Exception as error:
             raise PreparationError(
-                f"{file.name} is damaged ({_reason(error)}): copy it again"
+                f"{file.name} is damaged ({_first_line_of(error)}): copy it again"
             ) from error
-        if more:
+        if is_longer:
             raise PreparationError(f"{file.name}: {self.limits.build_size_error(packed)}")
 
     @contextmanager
-    def _created(self, uri: str) -> Iterator[Any]:
-        """A stream to a file that is there once it is whole."""
+    def _create(self, uri: str) -> Iterator[Any]:
+        """A stream into a file that appears once it is whole."""
         system, place = self._locate(uri)
-        # An object in S3 is seen once it is whole; a file at once, so that it gets its name last.
+        # An object in S3 appears once it is whole. A file appears at once: it gets its name last.
         part = place.suffix(".part") if system.getUri().getScheme() == "file" else place
         stream = system.create(part, True)
         try:
@@ -196,14 +209,15 @@ class SparkFiles:
 
 @contextmanager
 def name_file_in_errors(name: str) -> Iterator[None]:
-    """Make a PreparationError that names the file of a LimitError."""
+    """A block in which a LimitError becomes a PreparationError that names the file."""
     try:
         yield
     except LimitError as error:
         raise PreparationError(f"{name}: {error}") from error
 
 
-def _refuse(start: bytes, file: SourceFile) -> None:
+def _refuse_other_formats(start: bytes, file: SourceFile) -> None:
+    """Raise PreparationError for a format that only the local engine reads."""
     form = "in UTF-16" if start.startswith(formats.UTF16) else formats.recognise_format(start)
     if form is not None:
         raise PreparationError(
@@ -212,7 +226,7 @@ def _refuse(start: bytes, file: SourceFile) -> None:
         )
 
 
-def _reason(error: Exception) -> str:
-    """The Java exception's own words, where it is one."""
-    raised = getattr(error, "java_exception", None)
-    return str(raised.getMessage() if raised is not None else error).partition("\n")[0]
+def _first_line_of(error: Exception) -> str:
+    """The first line of the error's words; of Java's own where it comes from there."""
+    java_error = getattr(error, "java_exception", None)
+    return str(error if java_error is None else java_error.getMessage()).partition("\n")[0]

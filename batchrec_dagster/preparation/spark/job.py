@@ -25,18 +25,21 @@ def main() -> None:
         local = pipes.extras.get("local")
         spark = local_session(**local) if local else SparkSession.builder.getOrCreate()
         try:
-            done = run_task(spark, task, pipes.log)
+            result = run_task(spark, task, pipes.log)
         except PreparationError as error:
             pipes.report_custom_message({"error": str(error)})
             raise
-        pipes.report_custom_message({"done": asdict(done)})
+        pipes.report_custom_message({"done": asdict(result)})
         if local:
             spark.stop()
 
 
 def _open_pipes() -> dagster_pipes.PipesContext:
-    """Glue passes arguments, the others environment variables; they name objects in S3, or files of
-    this machine."""
+    """The connection to Dagster.
+
+    Glue passes the parameters of Pipes as arguments, which name objects in S3; a local run passes
+    them as environment variables, which name files of this machine.
+    """
     loader: dagster_pipes.PipesParamsLoader = dagster_pipes.PipesCliArgsParamsLoader()  # type: ignore[no-untyped-call]
     if not loader.is_dagster_pipes_process():
         loader = dagster_pipes.PipesEnvVarParamsLoader()  # type: ignore[no-untyped-call]
@@ -51,8 +54,12 @@ def _open_pipes() -> dagster_pipes.PipesContext:
 
 
 def local_session(cores: int | str = "*", memory: str = "2g", java: str = "") -> SparkSession:
-    """On so many cores, in one JVM with so much memory, started with the options `java`; it
-    listens on this machine alone."""
+    """A Spark in one JVM, which listens on this machine alone.
+
+    cores: how many cores it uses; `*` for all.
+    memory: the memory of the JVM, such as 2g.
+    java: more options for the JVM.
+    """
     return (
         SparkSession.builder.master(f"local[{cores}]")
         .appName("batchrec preparation")

@@ -1,7 +1,7 @@
-"""The lines of text files with the number of each, which Spark does not know by itself.
+"""The lines of text files with their numbers, which Spark does not know by itself.
 
-Spark reads files in blocks, in no order. One pass counts the lines of each block, by which every
-line gets its number in the source order; the same pass finds out how the text is written.
+Spark reads files in blocks, in no order. One pass counts the lines of each block, so that every
+line gets its number in the order of the source. The same pass finds out the encoding of each file.
 """
 
 from __future__ import annotations
@@ -24,26 +24,33 @@ from batchrec_dagster.preparation.spark.files import InputFile, name_file_in_err
 from batchrec_dagster.preparation.spark.rows import FILE, LINE
 
 NOT_ASCII = r"[^\x00-\x7F]"
-LETTER = r"[^\x00-\x7F\uFFFD\uFEFF]"
+LETTER_IN_UTF8 = r"[^\x00-\x7F\uFFFD\uFEFF]"
+# Bits for what is beyond ASCII in the lines of a block: bytes that are not UTF-8, and letters that
+# are.
 DAMAGED, LETTERS = 1, 2
-# Blocks of this many bytes; the count is to be the same in every pass.
+# Bytes of a block. Every pass has to split the files in the same way.
 BLOCK = 64 * 1024 * 1024
 _SHIFTS = "path:string, block:long, file:int, row_shift:long, file_start:long, charset:string"
 
 
 @dataclass(frozen=True)
 class Lines:
-    """FILE, LINE, ROW and TEXT of all lines; what is known of each file.
-
-    `starts`: the source-order number of each file's first line; `counts`: its lines.
-    `marked`: whether lines were seen for which the condition that was asked about holds.
-    """
+    """All lines of the files."""
 
     frame: DataFrame
+    """FILE, LINE, ROW and TEXT."""
+
     encodings: Mapping[str, str]
+    """The encoding of each file by its name."""
+
     starts: Sequence[int]
+    """The number of each file's first line in the order of the source."""
+
     counts: Sequence[int]
+    """How many lines each file has."""
+
     marked: bool
+    """Whether the condition `mark` of `read_lines` holds for a line."""
 
 
 def read_lines(
@@ -53,16 +60,18 @@ def read_lines(
     limits: Limits,
     mark: Column | None = None,
 ) -> Lines:
-    """The lines of the files, without what ends them; `mark` is a condition on the column `value`.
+    """The lines of the files, without their line ends.
 
-    Bytes that are not UTF-8 are U+FFFD, unless the file is in another encoding. Raises
-    PreparationError for a line that is too long.
+    encoding: as in `Layout.encoding`. Bytes that stand for nothing in it become U+FFFD.
+    mark: a condition on the column `value`, the text of a line.
+
+    Raises PreparationError for a line that is too long.
     """
     raw = _raw_lines(spark, files)
     numbers = {file.path: number for number, file in enumerate(files)}
-    blocks = _count(raw, mark, limits)
+    blocks = _count_lines(raw, mark, limits)
     blocks.sort(key=lambda block: (numbers[block["path"]], block["block"]))
-    seen = dict.fromkeys(range(len(files)), 0)
+    letters = dict.fromkeys(range(len(files)), 0)
     counts = dict.fromkeys(range(len(files)), 0)
     for block in blocks:
         number = numbers[block["path"]]
@@ -70,27 +79,30 @@ def read_lines(
             line = counts[number] + block["long"] - block["first"] + 1
             with name_file_in_errors(files[number].name):
                 limits.check_line(limits.line_bytes + 1, f"line {line}")
-        seen[number] |= block["letters"]
+        letters[number] |= block["letters"]
         counts[number] += block["lines"]
     starts = [0, *accumulate(counts.values())][:-1]
-    declared = encoding not in ("auto", "utf-8")
-    other = codecs.lookup(encoding if declared else LEGACY).name
-    in_other = {
+    is_declared = encoding not in ("auto", "utf-8")
+    other_encoding = codecs.lookup(encoding if is_declared else LEGACY).name
+    in_other_encoding = {
         number
-        for number, flags in seen.items()
-        if flags and (declared or (encoding == "auto" and flags == DAMAGED))
+        for number, flags in letters.items()
+        if flags and (is_declared or (encoding == "auto" and flags == DAMAGED))
     }
     rows, shifts = 0, []
     for block in blocks:
         number = numbers[block["path"]]
-        charset = other if number in in_other else "UTF-8"
+        charset = other_encoding if number in in_other_encoding else "UTF-8"
         shift = rows - block["first"]
         shifts.append((block["path"], block["block"], number, shift, starts[number], charset))
         rows += block["lines"]
-    any_damaged = bool(in_other) or any(flags & DAMAGED for flags in seen.values())
+    needs_decoding = bool(in_other_encoding) or any(flags & DAMAGED for flags in letters.values())
     return Lines(
-        _numbered(spark, raw, shifts, other if any_damaged else None),
-        {file.name: other if n in in_other else "utf-8" for n, file in enumerate(files)},
+        _number_lines(spark, raw, shifts, other_encoding if needs_decoding else None),
+        {
+            file.name: other_encoding if number in in_other_encoding else "utf-8"
+            for number, file in enumerate(files)
+        },
         starts,
         list(counts.values()),
         any(block["marked"] for block in blocks),
@@ -110,13 +122,17 @@ def _raw_lines(spark: SparkSession, files: Sequence[InputFile]) -> DataFrame:
     )
 
 
-def _count(raw: DataFrame, mark: Column | None, limits: Limits) -> list[Row]:
-    """Of each block: its lines, its first id, that of the first line that is too long, the flags of
-    its letters, whether any is marked."""
+def _count_lines(raw: DataFrame, mark: Column | None, limits: Limits) -> list[Row]:
+    """A row for each block.
+
+    It has the number of `lines`, the `first` id, the id of the first line that is too `long`, the
+    bits of `letters`, and whether a line is `marked`.
+    """
     value = F.col("value")
     letters = F.when(
         value.rlike(NOT_ASCII),
-        value.rlike("\ufffd").cast("int") + F.when(value.rlike(LETTER), LETTERS).otherwise(0),
+        value.rlike("\ufffd").cast("int")
+        + F.when(value.rlike(LETTER_IN_UTF8), LETTERS).otherwise(0),
     ).otherwise(0)
     counted = raw.groupBy("path", "block").agg(
         F.count(F.lit(1)).alias("lines"),
@@ -128,19 +144,25 @@ def _count(raw: DataFrame, mark: Column | None, limits: Limits) -> list[Row]:
     return counted.collect()
 
 
-def _numbered(
-    spark: SparkSession, raw: DataFrame, shifts: Sequence[tuple[object, ...]], other: str | None
+def _number_lines(
+    spark: SparkSession,
+    raw: DataFrame,
+    shifts: Sequence[tuple[object, ...]],
+    other_encoding: str | None,
 ) -> DataFrame:
-    """FILE, LINE, ROW and TEXT; `shifts` has the columns of _SHIFTS for each block; `other`: the
-    encoding of those that are not in UTF-8, None if all are, without damage."""
+    """FILE, LINE, ROW and TEXT.
+
+    shifts: the columns of _SHIFTS for each block.
+    other_encoding: that of the files which are not in UTF-8; None if all are, without damage.
+    """
     names = [field.partition(":")[0] for field in _SHIFTS.split(", ")]
     rows = json.dumps([dict(zip(names, shift, strict=True)) for shift in shifts])
     table = spark.range(1).select(F.inline(F.from_json(F.lit(rows), f"array<struct<{_SHIFTS}>>")))
     text = F.col("value")
-    if other is not None:
+    if other_encoding is not None:
         binary = text.cast("binary")
         text = F.when(F.col("charset") == "UTF-8", F.decode(binary, "UTF-8")).otherwise(
-            F.decode(binary, other)
+            F.decode(binary, other_encoding)
         )
     without_bom = F.regexp_replace(text, "^\ufeff", "")
     return (

@@ -1,4 +1,4 @@
-"""A task, from the files to the written CSV, on a Spark session."""
+"""Runs a task on a Spark session, from the files to the CSV of interactions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from pyspark import StorageLevel
-from pyspark.sql import Column, DataFrame, Row, SparkSession, Window
+from pyspark.sql import Column, DataFrame, Row, SparkSession
 from pyspark.sql import functions as F  # noqa: N812
 
 from batchrec_dagster.personalize import schemas
@@ -22,16 +22,9 @@ from batchrec_dagster.preparation.layout import (
 )
 from batchrec_dagster.preparation.polars.cells import ROW, SHOWN, TEXT
 from batchrec_dagster.preparation.polars.rows import FORM, PROBLEM, REASON, SECONDS, read_error
-from batchrec_dagster.preparation.rules import (
-    BEFORE_WINDOW,
-    DUPLICATE,
-    EVENT_TYPE_VALUE,
-    FEW_OF_ITEM,
-    FEW_OF_USER,
-    NOT_LATEST,
-    Rules,
-)
+from batchrec_dagster.preparation.rules import EVENT_TYPE_VALUE, Rules
 from batchrec_dagster.preparation.spark.files import SparkFiles
+from batchrec_dagster.preparation.spark.row_filters import SparkRowFilter
 from batchrec_dagster.preparation.spark.rows import (
     BROKEN_QUOTES,
     PARSED_ROWS,
@@ -43,67 +36,9 @@ from batchrec_dagster.preparation.spark.rows import (
 from batchrec_dagster.preparation.spark.tables import SourceRows, open_rows
 from batchrec_dagster.preparation.spark.task import Task, TaskResult
 
-DAY = 86_400
-_PLACE = "place"
-
-
-class SparkRowFilter:
-    """Applies the rules one after the other; `left_out` counts rows by reason.
-
-    `written` names the columns of a row that are written. What a rule leaves is kept on the
-    workers' disks, for it is counted, and read again by the next.
-    """
-
-    def __init__(self, rules: Rules, written: Sequence[str]) -> None:
-        self.rules = rules
-        self.written = written
-        self.left_out: dict[str, int] = {}
-
-    def apply(self, rows: DataFrame, count: int) -> tuple[DataFrame, int]:
-        """The rows that are kept, and how many there are."""
-        rules = self.rules
-        if rules.window_days is not None and count:
-            newest = rows.agg(F.max(SECONDS)).collect()[0][0]
-            in_window = F.col(SECONDS) >= newest - DAY * rules.window_days
-            rows, count = self._step(rows, count, rows.filter(in_window), BEFORE_WINDOW)
-        if rules.duplicates == "drop":
-            first = _first(rows, self.written, [F.col(ROW)])
-            rows, count = self._step(rows, count, first, DUPLICATE)
-        if rules.latest_per_pair:
-            order = [F.col(SECONDS).desc(), F.col(ROW).desc()]
-            rows, count = self._step(rows, count, _first(rows, ["user", "item"], order), NOT_LATEST)
-        least = {
-            "user": (rules.min_interactions_per_user or 0, FEW_OF_USER),
-            "item": (rules.min_interactions_per_item or 0, FEW_OF_ITEM),
-        }
-        before = -1
-        while before != (before := count):
-            for column, (enough, reason) in least.items():
-                if enough > 1:
-                    of_all = F.count(F.lit(1)).over(Window.partitionBy(column))
-                    kept = rows.withColumn(_PLACE, of_all).filter(F.col(_PLACE) >= enough)
-                    rows, count = self._step(rows, count, kept.drop(_PLACE), reason)
-        return rows, count
-
-    def _step(
-        self, before: DataFrame, count: int, kept: DataFrame, reason: str
-    ) -> tuple[DataFrame, int]:
-        kept = kept.persist(StorageLevel.DISK_ONLY)
-        left = kept.count()
-        before.unpersist()
-        if count > left:
-            self.left_out[reason] = self.left_out.get(reason, 0) + count - left
-        return kept, left
-
-
-def _first(rows: DataFrame, of: Sequence[str], order: Sequence[Column]) -> DataFrame:
-    """The first row of each group, in this order."""
-    place = F.row_number().over(Window.partitionBy(*of).orderBy(*order))
-    return rows.withColumn(_PLACE, place).filter(F.col(_PLACE) == 1).drop(_PLACE)
-
-
+# How many bad rows are shown.
 EXAMPLES = 5
-# Rows of a part that one worker writes: some hundred megabytes.
+# One worker writes so many rows: they take some hundred megabytes.
 PART_ROWS = 4_000_000
 # What the result depends on, whatever the session's defaults are.
 SETTINGS = {
@@ -114,7 +49,7 @@ SETTINGS = {
 
 
 def run_task(spark: SparkSession, task: Task, log: logging.Logger) -> TaskResult:
-    """Write the CSV, and the users. Raises PreparationError."""
+    """Write the CSV and the users that the task asks for. Raises PreparationError."""
     for name, value in SETTINGS.items():
         spark.conf.set(name, value)
     files = SparkFiles(spark, task.work, task.limits)
@@ -127,7 +62,7 @@ def run_task(spark: SparkSession, task: Task, log: logging.Logger) -> TaskResult
 
 def _prepare(spark: SparkSession, files: SparkFiles, task: Task, log: logging.Logger) -> TaskResult:
     layout, rules = task.layout, task.rules
-    inputs = files.inputs(task.files)
+    inputs = files.unpack_inputs(task.files)
     source = open_rows(spark, files, inputs, layout)
     unit = _timestamp_unit(source, layout)
     log.info(f"reading {len(inputs):,} files, timestamps as {unit}")
@@ -147,22 +82,22 @@ def _prepare(spark: SparkSession, files: SparkFiles, task: Task, log: logging.Lo
     if problems:
         rules.refuse_bad_rows(sum(group["rows"] for group in problems), rows_read, examples)
     log.info(f"read {rows_read:,} rows, left out {sum(left_out.values()):,} of them so far")
-    written = {
+    output_columns = {
         "user": schemas.USER_ID,
         "item": schemas.ITEM_ID,
         SECONDS: schemas.TIMESTAMP,
         **({"event_type": schemas.EVENT_TYPE} if rules.event_type else {}),
         **({"event_value": schemas.EVENT_VALUE} if layout.event_value is not None else {}),
     }
-    kept = rows.filter(F.col(REASON).isNull()).select(ROW, *written)
+    kept = rows.filter(F.col(REASON).isNull()).select(ROW, *output_columns)
     if layout.event_type is None and rules.event_type:
         kept = kept.withColumn("event_type", F.lit(EVENT_TYPE_VALUE))
-    row_filter = SparkRowFilter(rules, list(written))
+    row_filter = SparkRowFilter(rules, list(output_columns))
     kept, count = row_filter.apply(kept, rows_read - sum(left_out.values()))
-    sha256 = _write(files, kept, count, written, task)
+    sha256 = _write_interactions(files, kept, count, output_columns, task)
     log.info(f"wrote {count:,} interactions")
-    each = _users_and_items(kept).persist(StorageLevel.DISK_ONLY)
-    _write_users(files, each, task)
+    ids = _summarise_ids(kept).persist(StorageLevel.DISK_ONLY)
+    _write_users(files, ids, task)
     return TaskResult(
         rows_read=rows_read,
         left_out=dict(Counter(left_out) + Counter(row_filter.left_out)),
@@ -170,16 +105,17 @@ def _prepare(spark: SparkSession, files: SparkFiles, task: Task, log: logging.Lo
         timestamp_unit=unit,
         sha256=sha256,
         event_types=kept.select("event_type").distinct().count() if rules.event_type else 0,
-        **_numbers(each),
+        **_count_ids(ids),
     )
 
 
-def _users_and_items(kept: DataFrame) -> DataFrame:
-    kinds = F.explode(
-        F.array(*(F.struct(F.lit(k).alias("kind"), F.col(k).alias("id")) for k in ("user", "item")))
+def _summarise_ids(kept: DataFrame) -> DataFrame:
+    """Each user and each item: its `kind` and `id` in `of`, its rows, its first and last time."""
+    user_and_item = F.array(
+        *(F.struct(F.lit(kind).alias("kind"), F.col(kind).alias("id")) for kind in ("user", "item"))
     )
     return (
-        kept.select(kinds.alias("of"), SECONDS)
+        kept.select(F.explode(user_and_item).alias("of"), SECONDS)
         .groupBy("of")
         .agg(
             F.count(F.lit(1)).alias("rows"),
@@ -189,10 +125,10 @@ def _users_and_items(kept: DataFrame) -> DataFrame:
     )
 
 
-def _numbers(each: DataFrame) -> dict[str, Any]:
-    found = {
-        row["kind"]: row
-        for row in each.groupBy(F.col("of.kind").alias("kind"))
+def _count_ids(ids: DataFrame) -> dict[str, Any]:
+    """The fields of `InteractionCounts` but for the event types."""
+    kinds = (
+        ids.groupBy(F.col("of.kind").alias("kind"))
         .agg(
             F.count(F.lit(1)).alias("all"),
             F.sum((F.col("rows") > 1).cast("int")).alias("with_two"),
@@ -200,21 +136,22 @@ def _numbers(each: DataFrame) -> dict[str, Any]:
             F.max("latest").alias("latest"),
         )
         .collect()
-    }
-    if not found:
+    )
+    counts = {row["kind"]: row for row in kinds}
+    if not counts:
         return {"users": 0, "users_with_two": 0, "items": 0, "earliest": None, "latest": None}
-    users = found["user"]
+    users = counts["user"]
     return {
         "users": users["all"],
         "users_with_two": users["with_two"],
-        "items": found["item"]["all"],
+        "items": counts["item"]["all"],
         "earliest": users["earliest"],
         "latest": users["latest"],
     }
 
 
-def _write_users(files: SparkFiles, each: DataFrame, task: Task) -> None:
-    users = each.filter(F.col("of.kind") == "user").select(
+def _write_users(files: SparkFiles, ids: DataFrame, task: Task) -> None:
+    users = ids.filter(F.col("of.kind") == "user").select(
         F.col("of.id").alias(schemas.USER_ID),
         F.col("latest").alias(schemas.TIMESTAMP),
         F.col("rows").alias("INTERACTIONS"),
@@ -222,7 +159,7 @@ def _write_users(files: SparkFiles, each: DataFrame, task: Task) -> None:
     folder = f"{task.work}/users"
     # In one part: it is read as a whole, on a machine that the interactions may be too large for.
     users.repartition(1).sortWithinPartitions(schemas.USER_ID).write.parquet(folder)
-    files.take(folder, task.users)
+    files.copy_part(folder, task.users)
 
 
 def _timestamp_unit(source: SourceRows, layout: Layout) -> str:
@@ -269,24 +206,30 @@ def _describe_bad_rows(source: SourceRows, rows: DataFrame) -> list[str]:
     ]
 
 
-def _write(
-    files: SparkFiles, kept: DataFrame, count: int, written: dict[str, str], task: Task
+def _write_interactions(
+    files: SparkFiles, kept: DataFrame, count: int, output_columns: dict[str, str], task: Task
 ) -> str:
+    """Write the CSV; its SHA-256, in hex.
+
+    count: how many rows are kept.
+    output_columns: the columns of the CSV by those of the rows.
+    """
+    fields = [
+        F.col(name) if name == SECONDS else _format_field(F.col(name)) for name in output_columns
+    ]
     parts = max(1, -(-count // PART_ROWS))
-    line = F.concat_ws(
-        ",", *(F.col(name) if name == SECONDS else _field(F.col(name)) for name in written)
-    )
-    ordered = (
-        kept.repartitionByRange(parts, ROW) if parts > 1 else kept.repartition(1)
-    ).sortWithinPartitions(ROW)
+    ordered = kept.repartitionByRange(parts, ROW) if parts > 1 else kept.repartition(1)
+    lines = ordered.sortWithinPartitions(ROW).select(F.concat_ws(",", *fields))
     folder = f"{task.work}/interactions"
-    ordered.select(line).write.text(folder, lineSep="\n")
-    return files.join(",".join(written.values()), folder, task.destination)
+    lines.write.text(folder, lineSep="\n")
+    return files.join(",".join(output_columns.values()), folder, task.destination)
 
 
-def _field(value: Column) -> Column:
+def _format_field(value: Column) -> Column:
     """The text as a CSV field; an empty one for null."""
     text = F.coalesce(value, F.lit(""))
     quoted = F.concat(F.lit('"'), F.regexp_replace(text, '"', '""'), F.lit('"'))
-    special = text.contains('"') | text.contains(",") | text.contains("\n") | text.contains("\r")
-    return F.when(special, quoted).otherwise(text)
+    needs_quotes = F.lit(False)
+    for character in ('"', ",", "\n", "\r"):
+        needs_quotes |= text.contains(character)
+    return F.when(needs_quotes, quoted).otherwise(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial, reduce
@@ -104,38 +105,63 @@ def _open_csv(
     quoted_lines = QuotedLines(layout.delimiter) if has_quotes else None
     mark = None if quoted_lines is None else quoted_lines.are_open(F.col("value"))
     lines = read_lines(spark, inputs, layout.encoding, files.limits, mark)
-    csv_files = [
-        _csv_file(files, file, layout, lines.encodings[file.name], count)
-        for file, count in zip(inputs, lines.counts, strict=True)
-    ]
     frame = lines.frame.filter(F.col(LINE) > 0) if layout.has_header else lines.frame
     if quoted_lines is not None and lines.marked:
         frame = quoted_lines.join(frame)
+    csv_files = []
+    for number, file in enumerate(inputs):
+        encoding = lines.encodings[file.name]
+        columns = _find_columns(files, file, layout, encoding)
+        if columns is None:
+            record = frame.filter(F.col(ROW) == lines.starts[number]).select(TEXT).collect()
+            columns = _number_columns(_split_record(record[0][TEXT], layout.delimiter))
+        csv_files.append(_csv_file(files, file, layout, encoding, lines.counts[number], columns))
     reader = CsvReader(csv_files, layout.delimiter, layout.quoted, layout.with_comma)
     return SourceRows([(frame, reader)], inputs, lines.starts)
 
 
 def _csv_file(
-    files: SparkFiles, file: InputFile, layout: Layout, encoding: str, line_count: int
+    files: SparkFiles,
+    file: InputFile,
+    layout: Layout,
+    encoding: str,
+    line_count: int,
+    columns: list[str],
 ) -> CsvFile:
-    header = _first_line(files, file, layout, encoding)
-    places = locate(
-        layout.roles, header, file.name, f" (read with the delimiter {layout.delimiter!r})"
-    )
-    end = files.end(file).decode(encoding, "replace")
-    cut_off = is_cut_off(end, len(header), layout.delimiter, layout.quoted)
-    return CsvFile(places, len(header), line_count - 1 if cut_off else None)
+    read = f" (read with the delimiter {layout.delimiter!r})"
+    places = locate(layout.roles, columns, file.name, read)
+    end = files.read_last_line(file).decode(encoding, "replace")
+    is_cut = is_cut_off(end, len(columns), layout.delimiter, layout.quoted)
+    return CsvFile(places, len(columns), line_count - 1 if is_cut else None)
 
 
-def _first_line(files: SparkFiles, file: InputFile, layout: Layout, encoding: str) -> list[str]:
-    """The names of the columns: from the header, where there is one."""
-    text = files.first_line(file).decode(encoding, "replace").removeprefix("\ufeff")
+def _find_columns(
+    files: SparkFiles, file: InputFile, layout: Layout, encoding: str
+) -> list[str] | None:
+    """The names of the columns: from the header, if there is one, else by their number.
+
+    None if a field of the first row has a line break in it, so that line 1 is not the whole row.
+    """
+    text = files.read_first_line(file).decode(encoding, "replace").removeprefix("\ufeff")
     if not text.strip():
         raise PreparationError(f"{file.name} is empty or starts with an empty line")
+    is_quoting = layout.quoted and layout.delimiter != "::"
+    if not layout.has_header and is_quoting and text.count('"') % 2:
+        return None
     fields = split_line(text, layout.delimiter, quoted=layout.quoted)
-    if layout.has_header:
-        return [field.strip() for field in fields]
+    return [field.strip() for field in fields] if layout.has_header else _number_columns(fields)
+
+
+def _number_columns(fields: Sequence[str]) -> list[str]:
     return [f"column_{number}" for number in range(1, len(fields) + 1)]
+
+
+def _split_record(text: str, delimiter: str) -> list[str]:
+    """The fields of a record of several lines."""
+    try:
+        return next(csv.reader(text.splitlines(keepends=True), delimiter=delimiter))
+    except csv.Error:
+        return split_line(text, delimiter)
 
 
 def _open_json(lines: Lines, inputs: Sequence[InputFile], roles: Roles) -> SourceRows:

@@ -13,27 +13,38 @@ from batchrec_dagster.preparation.sources.limits import Limits
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A file that Spark can reach by its URI; `name` is what messages call it."""
+    """A file that Spark can reach."""
 
     uri: str
+
     name: str
+    """What messages call the file."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """Prepare `files`, in this order, and write one interactions CSV at the URI `destination`; at
-    the URI `users` one Parquet file of USER_ID, TIMESTAMP and INTERACTIONS: each user, in order of
-    their bytes, with their last time and how many interactions they have.
-
-    `work` is a folder's URI for what is written meanwhile; it is removed at the end.
-    """
+    """What to prepare, and where to write it."""
 
     files: Sequence[SourceFile]
+    """The files, in the order of the source."""
+
     layout: Layout
+
     rules: Rules
+
     destination: str
+    """The URI at which the CSV of interactions is written."""
+
     users: str
+    """The URI at which one Parquet file of USER_ID, TIMESTAMP and INTERACTIONS is written.
+
+    It has each user, in order of their bytes, with their last time and the number of their
+    interactions.
+    """
+
     work: str
+    """The URI of a folder for what is written meanwhile. It is removed at the end."""
+
     limits: Limits = field(default_factory=Limits.from_environment)
 
     @classmethod
@@ -51,6 +62,7 @@ class Task:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskResult(PreparationResult, InteractionCounts):
-    """What became of the files; `sha256` is that of the CSV."""
+    """What became of the files, and what is in the interactions."""
 
     sha256: str
+    """The SHA-256 of the CSV, in hex."""
