@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from batchrec_dagster.cli.project import environment, find_project
+from batchrec_dagster.cli.project import find_project, load_environment
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -45,7 +45,7 @@ class HistoryError(click.ClickException):
 
 def dagster_home() -> Path:
     """DAGSTER_HOME; where it is not set, the folder `dagster` of BATCHREC_HOME."""
-    values = environment()
+    values = load_environment()
     home = Path(values.get("BATCHREC_HOME", "").strip() or ".batchrec").expanduser().absolute()
     return Path(values.get("DAGSTER_HOME") or home / "dagster")
 

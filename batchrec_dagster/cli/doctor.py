@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from batchrec_dagster.cli.project import environment
+from batchrec_dagster.cli.project import load_environment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,7 +45,7 @@ def doctor(context: click.Context, as_json: bool) -> None:
     from batchrec_dagster.doctor import check_deployment
 
     findings = []
-    for finding in chain(check_deployment(environment()), _check_pipelines()):
+    for finding in chain(check_deployment(load_environment()), _check_pipelines()):
         findings.append(finding)
         if not as_json:
             mark = "FAILED" if finding.status == "failed" else finding.status
@@ -60,7 +60,7 @@ def doctor(context: click.Context, as_json: bool) -> None:
 
 def _check_pipelines() -> Iterator[Finding]:
     from batchrec_dagster.cli.pipelines import find_definitions_errors
-    from batchrec_dagster.cli.project import ProjectError, find_project, importable
+    from batchrec_dagster.cli.project import ProjectError, find_project, importable_project
     from batchrec_dagster.doctor import check_pipelines
     from batchrec_dagster.doctor.findings import failed, unknown
 
@@ -69,7 +69,7 @@ def _check_pipelines() -> Iterator[Finding]:
     except ProjectError as error:
         yield unknown("pipelines", error.message, "run batchrec doctor there")
         return
-    with importable(project):
+    with importable_project(project):
         yield from check_pipelines(project.defs.parent)
         for line in find_definitions_errors(project):
             yield failed("project", line, "for details, run: dg check defs")
@@ -120,7 +120,7 @@ def verify_aws(
     log = logging.getLogger(__name__)
     log.setLevel(logging.INFO)
     try:
-        personalize = Deployment.from_environment(environment()).personalize_resource
+        personalize = Deployment.from_environment(load_environment()).personalize_resource
         verification = Verification.open(output, personalize, log, glue_job)
         if only_delete:
             if not output.exists():

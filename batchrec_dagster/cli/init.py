@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from batchrec_dagster.cli.project import near, program
+from batchrec_dagster.cli.project import format_program, shorten_path
 
 _PYPROJECT = """\
 [tool.dg]
@@ -99,7 +99,7 @@ def init(folder: Path) -> None:
     }
     try:
         if folder.exists() and any(folder.iterdir()):
-            raise click.ClickException(f"{near(folder)} is not empty: name a new folder")
+            raise click.ClickException(f"{shorten_path(folder)} is not empty: name a new folder")
         for name, text in files.items():
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -107,10 +107,10 @@ def init(folder: Path) -> None:
     except OSError as error:
         raise click.ClickException(f"cannot write {folder}: {error.strerror}") from error
     lines = [
-        f"cd {shlex.quote(str(near(folder)))}",
-        f"{program(folder)} new shop --ratings FILE",
+        f"cd {shlex.quote(str(shorten_path(folder)))}",
+        f"{format_program(folder)} new shop --ratings FILE",
     ]
-    click.echo("\n  ".join([f"Made {near(folder)}. Next:", *lines]))
+    click.echo("\n  ".join([f"Made {shorten_path(folder)}. Next:", *lines]))
 
 
 def _module(name: str) -> str:

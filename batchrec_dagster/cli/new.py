@@ -17,11 +17,11 @@ import click
 
 from batchrec_dagster.cli.project import (
     Project,
-    declared_pipelines,
+    find_declared_pipelines,
     find_project,
-    near,
-    program,
-    storage,
+    format_program,
+    load_storage,
+    shorten_path,
 )
 from batchrec_dagster.preparation.layout import TableFormat
 
@@ -153,9 +153,9 @@ def new(name: str, ratings: str, items: str | None, **options: Any) -> None:
         for warning in source.warnings:
             click.echo(f"Warning: {escape_invisible(warning)}", err=True)
     _check_project(project, declaration_path)
-    batchrec = program()
+    batchrec = format_program()
     click.echo(
-        f"\nWrote {near(declaration_path)}; it loads. Next:\n"
+        f"\nWrote {shorten_path(declaration_path)}; it loads. Next:\n"
         f"  {batchrec} run {name}\n"
         f"  {batchrec} open --pipeline {name}\n"
         f"  {batchrec} show --pipeline {name}"
@@ -200,10 +200,10 @@ def _check_name(name: str, project: Project) -> None:
         reason = error.errors()[0]["msg"].removeprefix("Value error, ")
         raise click.UsageError(f"{name!r} is not a valid name: {reason}") from error
     folder = project.defs / name
-    existing = declared_pipelines(project).get(name) or folder
+    existing = find_declared_pipelines(project).get(name) or folder
     if existing.exists():
         raise click.ClickException(
-            f"{near(existing)} already exists. Choose another name, or delete it first"
+            f"{shorten_path(existing)} already exists. Choose another name, or delete it first"
         )
 
 
@@ -230,7 +230,7 @@ def _recognise_ratings(
     if lowest not in (None, "none") and not re.fullmatch(r"-?[0-9]+(\.[0-9]+)?", lowest):
         raise click.UsageError(f"--min-rating is {lowest!r}: write a number such as 3.5, or none")
     table_format = options["table_format"]
-    with open_source(parse_source(source, table_format), storage(), project.root) as files:
+    with open_source(parse_source(source, table_format), load_storage(), project.root) as files:
         recognised = recognise_ratings(
             source,
             files[:MOST_FILES],
@@ -267,7 +267,7 @@ def _recognise_items(
     from batchrec_dagster.steps.raw_files import open_source
 
     table_format = options["items_format"]
-    with open_source(parse_source(source, table_format), storage(), project.root) as files:
+    with open_source(parse_source(source, table_format), load_storage(), project.root) as files:
         reading = ReadingOptions(options["items_delimiter"], skip=options["on_bad_rows"] == "skip")
         recognised = recognise_items(source, files[0], columns, reading, ratings)
     return _with_format(recognised, table_format)
@@ -363,5 +363,5 @@ def _check_project(project: Project, declaration_path: Path) -> None:
     if errors:
         reasons = "\n  ".join(errors)
         raise click.ClickException(
-            f"wrote {near(declaration_path)}; the project does not load:\n  {reasons}"
+            f"wrote {shorten_path(declaration_path)}; the project does not load:\n  {reasons}"
         )

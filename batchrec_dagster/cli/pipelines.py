@@ -9,19 +9,19 @@ import click
 
 from batchrec_dagster.cli.dagster_home import dagster_instance
 from batchrec_dagster.cli.project import (
-    NONE,
+    NO_PIPELINES,
     Project,
     UnknownNameError,
     complete_pipelines,
-    declared_pipelines,
-    environment,
+    find_declared_pipelines,
     find_project,
-    importable,
-    near,
-    not_declared,
-    program,
-    storage,
-    terminal_width,
+    format_program,
+    get_terminal_width,
+    importable_project,
+    load_environment,
+    load_storage,
+    make_undeclared_error,
+    shorten_path,
 )
 from batchrec_dagster.storage.extras import require
 from batchrec_dagster.web import allowed_hosts
@@ -42,19 +42,20 @@ def list_pipelines(as_json: bool) -> None:
     from batchrec_dagster.reporting.overview import format_overview, summarize_pipeline
     from batchrec_dagster.reporting.published import PublishedResults, list_published_pipelines
 
-    names = sorted(declared_pipelines(find_project()))
+    names = sorted(find_declared_pipelines(find_project()))
     warn_of_errors()
     with dagster_instance() as instance:
         overviews = [
-            summarize_pipeline(PublishedResults(storage(name), name), instance) for name in names
+            summarize_pipeline(PublishedResults(load_storage(name), name), instance)
+            for name in names
         ]
     if as_json:
         click.echo(json.dumps(overviews, indent=2))
         return
     if not overviews:
-        raise UnknownNameError(NONE)
-    click.echo(format_overview(overviews, terminal_width()), nl=False)
-    undeclared = sorted(set(list_published_pipelines(storage())).difference(names))
+        raise UnknownNameError(NO_PIPELINES)
+    click.echo(format_overview(overviews, get_terminal_width()), nl=False)
+    undeclared = sorted(set(list_published_pipelines(load_storage())).difference(names))
     if undeclared:
         click.echo(f"Published in this storage too, but not declared here: {', '.join(undeclared)}")
 
@@ -75,13 +76,15 @@ def check() -> None:
       0  all load
       1  some do not; one line for each error, with file, line and setting
     """
-    storage()  # Raises click.ClickException if the settings of the deployment are wrong.
+    load_storage()  # Raises click.ClickException if the settings of the deployment are wrong.
     project = find_project()
     errors = find_project_errors(project)
     if errors:
         raise click.ClickException("\n".join(errors))
-    names = ", ".join(sorted(declared_pipelines(project)))
-    click.echo(f"All pipelines in {near(project.defs)} load: {names or 'there are none yet'}")
+    names = ", ".join(sorted(find_declared_pipelines(project)))
+    click.echo(
+        f"All pipelines in {shorten_path(project.defs)} load: {names or 'there are none yet'}"
+    )
 
 
 def find_project_errors(project: Project) -> list[str]:
@@ -97,8 +100,8 @@ def find_pipeline_errors(project: Project) -> list[str]:
     from batchrec_dagster.pipeline.declaration_errors import DeclarationError
     from batchrec_dagster.pipeline.loading import load_pipelines
 
-    environment()
-    with importable(project):
+    load_environment()
+    with importable_project(project):
         try:
             dg.Definitions.validate_loadable(load_pipelines(project.defs.parent))
         except DeclarationError as error:
@@ -118,9 +121,9 @@ def find_definitions_errors(project: Project) -> list[str]:
 
     import dagster as dg
 
-    environment()
+    load_environment()
     module = f"{project.module}.definitions"
-    with importable(project):
+    with importable_project(project):
         try:
             if find_spec(module) is None:
                 return []
@@ -166,14 +169,15 @@ def open_page(what: str, pipeline: str | None, port: int) -> None:
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)):
                 raise click.ClickException(
-                    f"nothing answers on port {port}. Start Dagster's web page with: {program()} ui"
+                    f"nothing answers on port {port}. Start Dagster's web page with:"
+                    f" {format_program()} ui"
                 )
         address = f"http://127.0.0.1:{port}"
         click.echo(address)
     else:
         report = _find_report(pipeline)
         address = report.as_uri()
-        click.echo(near(report))
+        click.echo(shorten_path(report))
     if not webbrowser.open(address):
         click.echo("There is no browser to open it with on this machine.", err=True)
 
@@ -185,16 +189,16 @@ def _find_report(pipeline: str | None) -> Path:
     """
     from batchrec_dagster.reporting.published import PublishedResults, list_published_pipelines
 
-    opened_storage = storage(pipeline)
-    names = [pipeline] if pipeline is not None else list_published_pipelines(opened_storage)
-    reports = [PublishedResults(opened_storage, name).report for name in names]
+    storage = load_storage(pipeline)
+    names = [pipeline] if pipeline is not None else list_published_pipelines(storage)
+    reports = [PublishedResults(storage, name).report for name in names]
     newest = max(filter(None, reports), key=lambda report: report.last_modified, default=None)
     if newest is None:
-        declared = declared_pipelines(find_project())
+        declared = find_declared_pipelines(find_project())
         if pipeline is not None and pipeline not in declared:
-            raise not_declared(pipeline, declared)
-        raise UnknownNameError(f"no report yet. Make one: {program()} run {pipeline or ''}")
-    path = opened_storage.store.local_path(newest.uri)
+            raise make_undeclared_error(pipeline, declared)
+        raise UnknownNameError(f"no report yet. Make one: {format_program()} run {pipeline or ''}")
+    path = storage.store.local_path(newest.uri)
     if path is None:
         copy = f"aws s3 cp {newest.uri} report.html"
         raise click.ClickException(f"the report is in S3. Copy it: {copy}")

@@ -20,11 +20,13 @@ if TYPE_CHECKING:
     from batchrec_dagster.deployment import Deployment
     from batchrec_dagster.storage.resource import StorageResource
 
-# The end of the component's type: config has all of it, but to import it slows down completion.
-COMPONENT = ".BatchRecommendations"
-# Of gc.set_threshold(): to search all that Dagster imports for garbage takes up to half a second.
-FEW_COLLECTIONS = 200_000
-NONE = "No pipeline is declared. Declare one: batchrec new NAME --ratings FILE"
+# The end of the component's type. `config` has the whole name, but importing it would make shell
+# completion slow.
+COMPONENT_SUFFIX = ".BatchRecommendations"
+# For gc.set_threshold(). With the default threshold, searching all that Dagster imports for garbage
+# takes up to half a second.
+COLLECTION_THRESHOLD = 200_000
+NO_PIPELINES = "No pipeline is declared. Declare one: batchrec new NAME --ratings FILE"
 
 
 class ProjectError(click.ClickException):
@@ -37,11 +39,11 @@ class UnknownNameError(click.ClickException):
     exit_code = 3
 
 
-def not_declared(pipeline: str, declared: Iterable[str]) -> UnknownNameError:
+def make_undeclared_error(pipeline: str, declared: Iterable[str]) -> UnknownNameError:
     """The error for a pipeline that is not among the declared ones."""
     names = ", ".join(sorted(declared))
     hint = f"Declared: {names}. `batchrec check` names files that do not load."
-    return UnknownNameError(f"no pipeline {pipeline!r}. {hint if names else NONE}")
+    return UnknownNameError(f"no pipeline {pipeline!r}. {hint if names else NO_PIPELINES}")
 
 
 @dataclass(frozen=True)
@@ -66,12 +68,12 @@ def find_project() -> Project:
     )
 
 
-def declared_pipelines(project: Project) -> dict[str, Path]:
+def find_declared_pipelines(project: Project) -> dict[str, Path]:
     """The names of the declared pipelines, and the file of each; skips unreadable files."""
     return {
         attributes["name"]: file
-        for kind, attributes, file in _components(project)
-        if kind.endswith(COMPONENT) and isinstance(attributes.get("name"), str)
+        for kind, attributes, file in _read_components(project)
+        if kind.endswith(COMPONENT_SUFFIX) and isinstance(attributes.get("name"), str)
     }
 
 
@@ -85,7 +87,7 @@ TextDates.yaml_implicit_resolvers = {
 }
 
 
-def _components(project: Project) -> Iterator[tuple[str, dict[str, Any], Path]]:
+def _read_components(project: Project) -> Iterator[tuple[str, dict[str, Any], Path]]:
     """The type, the attributes and the file of each readable component."""
     for file in sorted(project.defs.rglob("defs.yaml")):
         try:
@@ -99,7 +101,7 @@ def _components(project: Project) -> Iterator[tuple[str, dict[str, Any], Path]]:
                     yield str(document.get("type")), attributes, file
 
 
-def environment() -> Mapping[str, str]:
+def load_environment() -> Mapping[str, str]:
     """The environment, with .env of this folder added, as Dagster does."""
     from dotenv import dotenv_values
 
@@ -108,7 +110,7 @@ def environment() -> Mapping[str, str]:
     return os.environ
 
 
-def job_command(job: str) -> list[str]:
+def make_job_command(job: str) -> list[str]:
     """Dagster's command that runs a job of the project in a process of its own.
 
     Its run configuration and tags can be appended as options.
@@ -122,7 +124,7 @@ def job_command(job: str) -> list[str]:
 
 
 @contextmanager
-def importable(project: Project) -> Iterator[None]:
+def importable_project(project: Project) -> Iterator[None]:
     """Lets the project's modules be imported from its folder, as Dagster does there.
 
     Dagster's notices that a few of its classes are new are left out.
@@ -141,33 +143,33 @@ def importable(project: Project) -> Iterator[None]:
         sys.path.remove(str(project.root))
 
 
-def program(folder: Path | None = None) -> str:
+def format_program(folder: Path | None = None) -> str:
     """How to call batchrec of this environment from the folder, by default the working one."""
     path = Path(sys.executable).parent / "batchrec"
     on_path = shutil.which(path.name) == str(path)
-    return path.name if on_path else shlex.quote(str(near(path, folder)))
+    return path.name if on_path else shlex.quote(str(shorten_path(path, folder)))
 
 
-def near(path: Path, folder: Path | None = None) -> Path:
+def shorten_path(path: Path, folder: Path | None = None) -> Path:
     """The path relative to the folder, by default the working one, if it is below it."""
     folder = folder or Path.cwd()
     return path.relative_to(folder) if path.is_relative_to(folder) else path
 
 
-def terminal_width() -> int | None:
+def get_terminal_width() -> int | None:
     """Columns of the terminal; None for a pipe."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
-def storage(pipeline: str | None = None) -> StorageResource:
+def load_storage(pipeline: str | None = None) -> StorageResource:
     """The storage of the project, or of a pipeline with a deployment of its own.
 
     Raises click.ClickException if a setting of the deployment is wrong.
     """
-    return deployment(pipeline).storage_resource
+    return load_deployment(pipeline).storage_resource
 
 
-def deployment(pipeline: str | None = None) -> Deployment:
+def load_deployment(pipeline: str | None = None) -> Deployment:
     """The project's deployment, or a pipeline's own.
 
     Raises click.ClickException if a setting is wrong.
@@ -176,9 +178,9 @@ def deployment(pipeline: str | None = None) -> Deployment:
     from batchrec_dagster.config.templates import EnvironmentVariables, fill_in
     from batchrec_dagster.deployment import Deployment, DeploymentError
 
-    variables = dict(environment())
+    variables = dict(load_environment())
     try:
-        for declared in _declared_deployments(pipeline):
+        for declared in _read_deployments(pipeline):
             env = EnvironmentVariables(variables)
             settings = {name: fill_in(str(value), env) for name, value in declared.items()}
             variables |= DeploymentSettings.model_validate(settings).variables
@@ -187,10 +189,10 @@ def deployment(pipeline: str | None = None) -> Deployment:
         raise click.ClickException(str(error)) from error
 
 
-def _declared_deployments(pipeline: str | None) -> list[dict[str, Any]]:
+def _read_deployments(pipeline: str | None) -> list[dict[str, Any]]:
     """The settings of each BatchrecResources in the project, then those of the pipeline."""
     try:
-        components = [*_components(find_project())]
+        components = [*_read_components(find_project())]
     except ProjectError:
         return []
     shared = []
@@ -198,7 +200,7 @@ def _declared_deployments(pipeline: str | None) -> list[dict[str, Any]]:
     for kind, attributes, _ in components:
         if kind.endswith(".BatchrecResources"):
             shared.append(attributes)
-        elif kind.endswith(COMPONENT) and attributes.get("name") == pipeline:
+        elif kind.endswith(COMPONENT_SUFFIX) and attributes.get("name") == pipeline:
             own.append(attributes.get("deployment"))
     return [*shared, *filter(None, own)]
 
@@ -208,7 +210,7 @@ def complete_pipelines(
 ) -> list[str]:
     """The declared pipelines with this prefix, for `shell_complete` of an option."""
     try:
-        names = declared_pipelines(find_project())
+        names = find_declared_pipelines(find_project())
     except ProjectError:
         return []
     return sorted(name for name in names if name.startswith(incomplete))

@@ -14,11 +14,11 @@ from batchrec_dagster.cli.project import (
     ProjectError,
     UnknownNameError,
     complete_pipelines,
-    declared_pipelines,
-    environment,
+    find_declared_pipelines,
     find_project,
-    job_command,
-    storage,
+    load_environment,
+    load_storage,
+    make_job_command,
 )
 from batchrec_dagster.storage.durable import temporary_folder
 
@@ -59,7 +59,7 @@ def rollback(pipeline: str, to: str | None, yes: bool) -> None:
     )
     from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
 
-    files = PipelineFiles(storage(pipeline), StorageKeys(pipeline))
+    files = PipelineFiles(load_storage(pipeline), StorageKeys(pipeline))
     table, rollbacks = files.table, Rollbacks(files)
     try:
         current, bad = table.current(), rollbacks.keys()
@@ -82,7 +82,7 @@ def rollback(pipeline: str, to: str | None, yes: bool) -> None:
         raise click.ClickException(f"edition {edition.number} is already published")
     key = dg.AssetKey([*current.about.get("key_prefix", [pipeline]), "recommendations"])
     use_dagster_home()
-    execute = job_command(f"{pipeline}_rollback")
+    execute = make_job_command(f"{pipeline}_rollback")
     if not yes:
         click.confirm(f"Publish edition {edition.number} again?", abort=True)
     with temporary_folder() as folder:
@@ -135,7 +135,7 @@ def teardown(pipeline: str, files: bool, yes: bool) -> None:
     logging.basicConfig(format="%(message)s")
     log = logging.getLogger(__name__)
     log.setLevel(logging.INFO)
-    deployment = Deployment.from_environment(environment())
+    deployment = Deployment.from_environment(load_environment())
     storage, personalize = deployment.storage_resource, deployment.personalize_resource
     store, root = storage.store, storage.uri(f"{pipeline}/")
     ensure = personalize.ensure(log, {PIPELINE_TAG: pipeline})
@@ -156,7 +156,7 @@ def teardown(pipeline: str, files: bool, yes: bool) -> None:
 
 def _require_undeclared(pipeline: str) -> None:
     try:
-        declared = declared_pipelines(find_project())
+        declared = find_declared_pipelines(find_project())
     except ProjectError:
         return
     if pipeline in declared:

@@ -30,15 +30,15 @@ from batchrec_dagster.cli.dagster_home import (
     use_dagster_home,
 )
 from batchrec_dagster.cli.project import (
-    NONE,
+    NO_PIPELINES,
     TextDates,
     complete_pipelines,
-    declared_pipelines,
+    find_declared_pipelines,
     find_project,
-    job_command,
-    not_declared,
-    program,
-    storage,
+    format_program,
+    load_storage,
+    make_job_command,
+    make_undeclared_error,
 )
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def run(context: click.Context, pipeline: str | None, config: Path | None) -> No
     stream.reconfigure(errors="backslashreplace")
     tag = uuid.uuid4().hex
     started_at = time.time()
-    command = [*job_command(f"{name}_refresh"), "--tags", json.dumps({TAG: tag})]
+    command = [*make_job_command(f"{name}_refresh"), "--tags", json.dumps({TAG: tag})]
     if config:
         command += ["-c", str(config)]
     with ExitStack() as stack, TemporaryFile() as output, _caught_signals() as signals:
@@ -134,16 +134,16 @@ def _choose_pipeline(name: str | None) -> str:
 
     Raises click.UsageError if several could be meant, UnknownNameError if it is not declared.
     """
-    declared = declared_pipelines(find_project())
+    declared = find_declared_pipelines(find_project())
     if name is None:
         if not declared:
-            raise click.UsageError(NONE)
+            raise click.UsageError(NO_PIPELINES)
         if len(declared) > 1:
             names = ", ".join(sorted(declared))
             raise click.UsageError(f"name one of the pipelines: {names}")
         (name,) = declared
     if name not in declared:
-        raise not_declared(name, declared)
+        raise make_undeclared_error(name, declared)
     return name
 
 
@@ -258,7 +258,7 @@ class _RunProcess:
         name = self.pipeline
         stages = self.stages
         duration = format_duration(seconds)
-        batchrec = program()
+        batchrec = format_program()
         run_again = f"{batchrec} run {shlex.quote(name)}"
         run = None if stages is None else self.instance.get_run_by_id(stages.run.run_id)
         if stages is None or run is None:
@@ -286,7 +286,7 @@ class _RunProcess:
         """Why the definitions do not load, or else the last lines of the process's output."""
         from batchrec_dagster.cli.pipelines import find_pipeline_errors
 
-        storage()  # Raises click.ClickException for wrong settings of the deployment.
+        load_storage()  # Raises click.ClickException for wrong settings of the deployment.
         if lines := find_pipeline_errors(find_project()):
             return "\n".join(lines)
         self.output.seek(0)
@@ -342,7 +342,7 @@ def _describe_result(name: str, run: dg.DagsterRun, stages: RunStages, duration:
     from batchrec_dagster.reporting.published import PublishedResults
     from batchrec_dagster.reporting.summary import describe_run_result, format_show_arguments
 
-    published = PublishedResults(storage(name), name)
+    published = PublishedResults(load_storage(name), name)
     lines = ["", *describe_run_result(published, run.run_id, duration)]
     lines += [f"  {'warning':<9} {warning}" for warning in stages.warnings]
     user = published.find_example_user()
@@ -353,7 +353,7 @@ def _describe_result(name: str, run: dg.DagsterRun, stages: RunStages, duration:
     if user is not None:
         commands[format_show_arguments(user)] = "a user's history and list"
     commands["ui"] = "this run in Dagster"
-    batchrec = program()
+    batchrec = format_program()
     full_commands = {f"{batchrec} {command}": comment for command, comment in commands.items()}
     return [*lines, "", *align_comments(full_commands)]
 

@@ -16,8 +16,8 @@ from batchrec_dagster.cli.dagster_home import HistoryError, instance_if_any
 from batchrec_dagster.cli.project import (
     UnknownNameError,
     complete_pipelines,
-    storage,
-    terminal_width,
+    get_terminal_width,
+    load_storage,
 )
 
 if TYPE_CHECKING:
@@ -103,10 +103,10 @@ def find_published(pipeline: str | None) -> list[PublishedResults]:
     """
     from batchrec_dagster.reporting.published import PublishedResults, list_published_pipelines
 
-    opened_storage = storage(pipeline)
-    names = list_published_pipelines(opened_storage)
+    storage = load_storage(pipeline)
+    names = list_published_pipelines(storage)
     if not names:
-        place = opened_storage.where(opened_storage.uri(""))
+        place = storage.where(storage.uri(""))
         raise UnknownNameError(
             f"no recommendations in {place} yet. Run a refresh job first, or set BATCHREC_STORAGE"
             " to where they are"
@@ -116,7 +116,7 @@ def find_published(pipeline: str | None) -> list[PublishedResults]:
             f"no recommendations of {pipeline!r} yet. Published pipelines: {', '.join(names)}"
         )
     selected = names if pipeline is None else [pipeline]
-    return [PublishedResults(opened_storage, name) for name in selected]
+    return [PublishedResults(storage, name) for name in selected]
 
 
 def _make_not_found_error(
@@ -163,7 +163,7 @@ def _format_text(answer: Any) -> str:
     from batchrec_dagster.reporting.experiment import ExperimentView, format_experiment
     from batchrec_dagster.reporting.show import format_text
 
-    width = terminal_width()
+    width = get_terminal_width()
     if isinstance(answer, ExperimentView):
         return format_experiment(answer, width)
     return format_text(answer, width, with_runs=bool(os.environ.get("DAGSTER_HOME")))
@@ -223,7 +223,7 @@ def diff(editions: tuple[int, ...], pipeline: str | None, as_json: bool) -> None
     if as_json:
         print_safely(json.dumps({"pipeline": results.pipeline, **asdict(changes)}, indent=2))
         return
-    print_safely(format_diff(results.pipeline, changes, terminal_width()))
+    print_safely(format_diff(results.pipeline, changes, get_terminal_width()))
 
 
 def _choose_editions(history: EditionHistory, numbers: tuple[int, ...]) -> tuple[Edition, Edition]:
