@@ -203,7 +203,7 @@ def _read_unchanged(
     batchrec published.
     """
     table = work.files.table
-    edition = table.current()
+    edition = publishing.published_edition
     if edition is None or work.pipeline.experiment or "outputs" not in edition.about:
         return None
     about, arn = edition.about, str(edition.about["batch_inference_job_arn"])
@@ -265,8 +265,8 @@ def _prune(work: PersonalizeWork, group: str) -> None:
     in_use = {*solutions, *filters, f"{group}-exclude-seen"}
     try:
         # An edition's solution is named after its dataset group.
-        older = work.files.table.older()
-        versions = (str(edition.about.get("solution_version_arn")) for edition in older)
+        editions = work.files.table.history_editions()
+        versions = (str(edition.about.get("solution_version_arn")) for edition in editions)
         groups = [
             version.split("/")[1].rpartition("-")[0] for version in versions if "/" in version
         ]

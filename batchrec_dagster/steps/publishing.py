@@ -173,6 +173,11 @@ class Publishing:
     """The version of the users' file. None before there is one: only the gate can be asked then."""
 
     @cached_property
+    def published_edition(self) -> Edition | None:
+        """The edition that was published when this was first read; None if there was none."""
+        return self.work.files.table.current()
+
+    @cached_property
     def made_by(self) -> list[str]:
         """Two keys of what makes the lists: one of the model and the settings, and one of these
         with the data, the users and the titles."""
@@ -194,7 +199,7 @@ class Publishing:
     def gate(self, *, skip: bool) -> CheckResult:
         """Whether the lists may be published. Raises StorageError."""
         pipeline, rollbacks = self.work.pipeline, Rollbacks(self.work.files)
-        current = self.work.files.table.current()
+        current = self.published_edition
         if skip:
             rollbacks.publish_again(self.made_by)
         return check_quality_gate(

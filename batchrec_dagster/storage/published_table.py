@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 ABOUT = "batchrec"
 # A footer nearly always fits into this many bytes.
 FOOTER_BYTES = 64 * 1024
-_IN_HISTORY = re.compile(r"((\d{6,})-\w+)\.parquet")
+_IN_HISTORY = re.compile(r"(\d{6,})-\w+\.parquet")
 
 
 @dataclass(frozen=True)
@@ -81,12 +81,19 @@ class PublishedTable:
     def older(self) -> list[Edition]:
         """The editions published before, newest first."""
         current = self.current()
+        return [edition for edition in self.history_editions() if edition != current]
+
+    def history_editions(self) -> list[Edition]:
+        """The editions in the history, newest first.
+
+        After a publication was killed, the published one may be among them.
+        """
         editions = []
         for uri in self._entries().values():
             # Nobody can go back to a damaged one.
             with suppress(DamagedObjectError):
                 editions.append(self._edition(uri))
-        return [edition for edition in editions if edition is not None and edition != current]
+        return [edition for edition in editions if edition is not None]
 
     def read(self) -> tuple[Edition, pl.LazyFrame]:
         """The published edition, which does not change when a newer one replaces it.
@@ -146,22 +153,26 @@ class PublishedTable:
         """Delete all but the newest `keep` older editions. The replaced one counts as the
         newest."""
         names_to_keep = {edition.name, *([replaced.name] if replaced else [])}
-        names = map(self._name, self._entries().values())
+        files = self._files()
+        names = map(self._name, _sort_by_number(files).values())
         older_names = [name for name in names if name not in names_to_keep]
         names_to_keep.update(older_names[: max(0, keep - (replaced is not None))])
-        for info in self.store.list(self.history):
-            match = _IN_HISTORY.fullmatch(info.uri, len(self.history))
-            if match and match[1] not in names_to_keep:
-                self.store.delete(info.uri)
+        for _, uri in files:
+            if self._name(uri) not in names_to_keep:
+                self.store.delete(uri)
 
     def _entries(self) -> dict[int, str]:
         """The URIs of the history's files by edition number, newest first."""
-        uris = {}
+        return _sort_by_number(self._files())
+
+    def _files(self) -> list[tuple[int, str]]:
+        """The edition number and the URI of each of the history's files, in order of URI."""
+        files = []
         for info in self.store.list(self.history):
             match = _IN_HISTORY.fullmatch(info.uri, len(self.history))
             if match:
-                uris[int(match[2])] = info.uri
-        return dict(sorted(uris.items(), reverse=True))
+                files.append((int(match[1]), info.uri))
+        return files
 
     def _name(self, uri: str) -> str:
         return uri.removeprefix(self.history).removesuffix(".parquet")
@@ -180,6 +191,11 @@ class PublishedTable:
             return Edition(_read_about_in_storage(self.store, uri), uri)
         except ObjectNotFoundError:
             return None
+
+
+def _sort_by_number(files: list[tuple[int, str]]) -> dict[int, str]:
+    """The URIs by edition number, newest first."""
+    return dict(sorted(dict(files).items(), reverse=True))
 
 
 class TableWriter(ExitStack):
