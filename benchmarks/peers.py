@@ -28,7 +28,7 @@ from batchrec_dagster.local_personalize.learning.interactions import (
 from batchrec_dagster.local_personalize.learning.inverse import invert_gram
 from batchrec_dagster.local_personalize.learning.serving import UserModel
 from batchrec_dagster.local_personalize.learning.threads import (
-    cores,
+    count_cores,
     ordered_map,
     single_threaded_blas,
 )
@@ -78,7 +78,7 @@ def fit_ials(matrix: csr_matrix, options: Options) -> Score:
     """Implicit-feedback matrix factorization (Hu, Koren, Volinsky 2008), by `implicit`."""
     with single_threaded_blas():  # implicit has threads of its own and asks for it
         model = AlternatingLeastSquares(
-            iterations=15, random_state=0, num_threads=cores(), use_gpu=False, **options
+            iterations=15, random_state=0, num_threads=count_cores(), use_gpu=False, **options
         )
         model.fit(matrix, show_progress=False)
 
@@ -94,7 +94,7 @@ def fit_irspack(matrix: csr_matrix, options: Options) -> Score:
     """iALS with regularization proportional to frequency (Rendle et al. 2022), by irspack."""
     from irspack import IALSRecommender
 
-    model = IALSRecommender(matrix, n_threads=cores(), random_seed=0, **options)
+    model = IALSRecommender(matrix, n_threads=count_cores(), random_seed=0, **options)
     with single_threaded_blas(), redirect_stdout(StringIO()):  # no progress bar
         model.learn()
 

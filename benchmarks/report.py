@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from batchrec_dagster.local_personalize.learning.threads import cores
+from batchrec_dagster.local_personalize.learning.threads import count_cores
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / ".batchrec" / "benchmarks"  # git-ignored
@@ -19,7 +19,7 @@ def machine() -> dict[str, Any]:
     """The machine that the numbers were measured on."""
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
     return {
-        "cores": cores(),
+        "cores": count_cores(),
         "processor": _processor(),
         "memory_gib": round(memory, 1),
         "python": platform.python_version(),

@@ -22,7 +22,7 @@ from scipy.sparse import csr_matrix
 from batchrec_dagster.local_personalize.learning.ranking import top_k
 from batchrec_dagster.local_personalize.learning.serving import chunk_size, exclude_entries
 from batchrec_dagster.local_personalize.learning.threads import (
-    cores,
+    count_cores,
     ordered_map,
     single_threaded_blas,
 )
@@ -64,7 +64,7 @@ def ours(users: Float32, items: Float32, seen: csr_matrix) -> Int32:
 def run_implicit(users: Float32, items: Float32, seen: csr_matrix) -> Int32:
     """As in implicit's `recommend`."""
     with single_threaded_blas():  # implicit has threads of its own and asks for it
-        found, _ = topk(items, users, K, filter_query_items=seen, num_threads=cores())
+        found, _ = topk(items, users, K, filter_query_items=seen, num_threads=count_cores())
     return np.asarray(found)
 
 
@@ -113,7 +113,7 @@ def main() -> None:
         for name, rate in rates.items()
     ]
     shape = f"{args.users:,} users, {args.items:,} items, {args.factors} factors"
-    print(table(f"Top {K} of all unseen items: {shape}, {cores()} cores", rows))
+    print(table(f"Top {K} of all unseen items: {shape}, {count_cores()} cores", rows))
     print(f"the same item in {same:.4%} of the positions (the rest are ties in the last bit)")
     write(
         args.out,

@@ -178,11 +178,11 @@ class _Drawing:
                 yield _draw_text(x, y, text, "middle")
 
     def _draw_titles(self) -> Iterator[Markup]:
-        below, beside = self._chart.labels, self._chart.values
+        x_title, y_title = self._chart.labels, self._chart.values
         if self._is_horizontal:
-            below, beside = beside, below
-        yield _draw_text(self._left + self._plot_width / 2, self._title_y, below, "middle")
-        yield _draw_text(12, MARGIN + self._plot_height / 2, beside, "middle", turn=-90)
+            x_title, y_title = y_title, x_title
+        yield _draw_text(self._left + self._plot_width / 2, self._title_y, x_title, "middle")
+        yield _draw_text(12, MARGIN + self._plot_height / 2, y_title, "middle", turn=-90)
 
     def _draw_bars(self) -> Iterator[Markup]:
         """The bars of a label stand next to each other, in four fifths of its band."""
@@ -202,7 +202,8 @@ class _Drawing:
         """A line for each series, with a dot at each value."""
         line = Markup('<path d="M{}" fill="none" stroke="{}" stroke-width="2"/>')
         dot = Markup('<circle cx="{:.1f}" cy="{:.1f}" r="4" fill="{}"/>')
-        places = sorted(
+        # The number of the series, x and y.
+        positions = sorted(
             (
                 number,
                 self._left + self._positions[label],
@@ -210,7 +211,7 @@ class _Drawing:
             )
             for label, number, value in self._points
         )
-        for number, group in groupby(places, lambda place: place[0]):
+        for number, group in groupby(positions, lambda position: position[0]):
             dots = [(x, y) for _, x, y in group]
             yield line.format("L".join(f"{x:.1f} {y:.1f}" for x, y in dots), COLOURS[number])
             yield from (dot.format(x, y, COLOURS[number]) for x, y in dots)

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 # A longer cell makes a table unreadable.
-CELL = 60
+MAX_CELL_LENGTH = 60
 WORD_JOINER = "\u2060"
 
 # The characters that start formatting, HTML, an entity or a cell anywhere in a line. A `_` within a
@@ -46,18 +46,22 @@ def unescape(markdown: str) -> str:
 
 
 def format_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """The rows as a table of Markdown. Cells of more than CELL characters are cut."""
-    head, *body = (
-        f"| {' | '.join(escape(cell, CELL) for cell in cells)} |" for cells in [columns, *rows]
-    )
+    """The rows as a table of Markdown. Cells of more than MAX_CELL_LENGTH characters are cut."""
     ruler = f"|{' --- |' * len(columns)}"
-    return "\n".join([head, ruler, *body])
+    return "\n".join([_format_row(columns), ruler, *map(_format_row, rows)])
+
+
+def _format_row(cells: Sequence[object]) -> str:
+    return f"| {' | '.join(escape(cell, MAX_CELL_LENGTH) for cell in cells)} |"
 
 
 def format_numbered_list(lines: Iterable[object]) -> str:
-    """The lines as a numbered list of Markdown. Lines of more than CELL characters are cut."""
+    """The lines as a numbered list of Markdown.
+
+    Lines of more than MAX_CELL_LENGTH characters are cut.
+    """
     return "\n".join(
-        f"{number}. {escape(line, CELL)}" for number, line in enumerate(lines, start=1)
+        f"{number}. {escape(line, MAX_CELL_LENGTH)}" for number, line in enumerate(lines, start=1)
     )
 
 

@@ -1,4 +1,4 @@
-"""A PostgreSQL table, replaced whole in one transaction; readers always see the old or the new.
+"""A PostgreSQL table whose rows are replaced in one transaction: readers see the old or the new.
 
 The table is partitioned, with one partition, which holds the lists. New lists are copied into a
 table of their own, counted, indexed, and only then take the old partition's place. So what a data
@@ -31,55 +31,9 @@ from psycopg2.extensions import make_dsn, parse_dsn
 from batchrec_dagster.sinks import sink
 from batchrec_dagster.storage.secrets import choose_safe_defaults
 
+# How many bytes COPY reads at once.
 READ_SIZE = 2**20
-
-
-def copy_rows(cursor: Cursor, frame: pl.LazyFrame, table: sql.Identifier) -> None:
-    """Copy the rows into a table that this transaction has made, by the names of its columns."""
-    columns = sql.SQL(", ").join(map(sql.Identifier, frame.collect_schema().names()))
-    statement = sql.SQL("COPY {} ({}) FROM STDIN WITH (FREEZE)").format(table, columns)
-    source = _CopyStream(encode_rows(frame))
-    try:
-        cursor.copy_expert(statement, source, size=READ_SIZE)
-    except psycopg2.Error:
-        # psycopg2 wraps whatever the stream raises, even an interrupt, in an error of its own.
-        if source.error is not None:
-            raise source.error from None
-        raise
-
-
-def encode_rows(frame: pl.LazyFrame) -> Iterator[bytes]:
-    """The rows in COPY's text format, in which nothing but the backslash is special."""
-    text = pl.col(pl.String).str.replace_many(
-        ["\\", "\t", "\n", "\r"], ["\\\\", "\\t", "\\n", "\\r"]
-    )
-    for batch in sink.iterate_batches(frame.with_columns(text)):
-        yield batch.write_csv(
-            separator="\t", quote_style="never", null_value="\\N", include_header=False
-        ).encode()
-
-
-class _CopyStream(io.RawIOBase):
-    """Pieces of bytes, as a file that COPY reads."""
-
-    def __init__(self, pieces: Iterator[bytes]) -> None:
-        self._pieces = pieces
-        self._unread = memoryview(b"")
-        self.error: BaseException | None = None
-        """What the pieces raised; None if they did not."""
-
-    def read(self, size: int = -1, /) -> bytes:
-        try:
-            if not self._unread:
-                self._unread = memoryview(next(self._pieces, b""))
-        except BaseException as error:
-            self.error = error
-            raise
-        part, self._unread = self._unread[:size], self._unread[size:]
-        return bytes(part)
-
-
-# This is in the names of partitions, so that the sink knows its own.
+# The names of the sink's partitions contain this, so that it knows its own.
 MARK = "_batchrec_"
 # This and the pipeline's name are the comment of a table that the sink makes. All pipelines have
 # the same default for the table's name, so the comment keeps them apart.
@@ -101,10 +55,10 @@ COLUMNS = {
 ARM = "arm"
 ADD_ARM = "ALTER TABLE {} ADD COLUMN IF NOT EXISTS arm text"
 ATTACH = "ALTER TABLE {} ATTACH PARTITION {} FOR VALUES FROM (MINVALUE) TO (MAXVALUE)"
-RIGHTS = "; the user needs CREATE on the schema, and to own the table where there is one"
-# Parts of libpq's messages about what no retry can fix. Before there is a connection, there are no
-# error codes.
-LASTING = (
+RIGHTS_HINT = "; the user needs CREATE on the schema, and to own the table where there is one"
+# Parts of libpq's messages about errors that a retry cannot fix. There are no error codes before
+# there is a connection.
+LASTING_ERRORS = (
     "authentication failed",
     "authentication method requirement",
     "server does not support SSL",
@@ -172,14 +126,14 @@ def _open_connection(target: PostgresTarget) -> Iterator[Connection]:
         with closing(_connect(target.url)) as connection:
             yield connection
     except psycopg2.Error as error:
-        raise _to_sink_error(error, target, parameters.get("password")) from None
+        raise _make_sink_error(error, target, parameters.get("password")) from None
 
 
 def _parse_url(url: str) -> dict[str, str]:
     """The URL's parts.
 
-    Raises SinkError if it is not one. The message does not repeat the URL, which contains the
-    password.
+    Raises SinkError if it is not the URL of a database. The message does not repeat the URL, which
+    contains the password.
     """
     try:
         parts: dict[str, str] = parse_dsn(url)
@@ -241,7 +195,7 @@ class _ListTable:
         query = "SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = to_regclass(%s)"
         if self._fetch_row(query, self._quoted) != (True,):
             raise sink.SinkError(
-                f"cannot write the table {self.name}: it is another user's{RIGHTS}"
+                f"cannot write the table {self.name}: it is another user's{RIGHTS_HINT}"
             )
 
     def create_if_missing(self) -> None:
@@ -362,7 +316,52 @@ class _ListTable:
         self._run(ATTACH, self.identifier, partition)
 
 
-def _to_sink_error(
+def copy_rows(cursor: Cursor, frame: pl.LazyFrame, table: sql.Identifier) -> None:
+    """Copy the rows into a table that this transaction has made, by the names of its columns."""
+    columns = sql.SQL(", ").join(map(sql.Identifier, frame.collect_schema().names()))
+    statement = sql.SQL("COPY {} ({}) FROM STDIN WITH (FREEZE)").format(table, columns)
+    source = _CopyStream(encode_rows(frame))
+    try:
+        cursor.copy_expert(statement, source, size=READ_SIZE)
+    except psycopg2.Error:
+        # psycopg2 wraps whatever the stream raises, even an interrupt, in an error of its own.
+        if source.error is not None:
+            raise source.error from None
+        raise
+
+
+def encode_rows(frame: pl.LazyFrame) -> Iterator[bytes]:
+    """The rows in COPY's text format, in which nothing but the backslash is special."""
+    text = pl.col(pl.String).str.replace_many(
+        ["\\", "\t", "\n", "\r"], ["\\\\", "\\t", "\\n", "\\r"]
+    )
+    for batch in sink.iterate_batches(frame.with_columns(text)):
+        yield batch.write_csv(
+            separator="\t", quote_style="never", null_value="\\N", include_header=False
+        ).encode()
+
+
+class _CopyStream(io.RawIOBase):
+    """Pieces of bytes, as a file that COPY reads."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces = pieces
+        self._unread = memoryview(b"")
+        self.error: BaseException | None = None
+        """What the pieces raised; None if they did not."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        try:
+            if not self._unread:
+                self._unread = memoryview(next(self._pieces, b""))
+        except BaseException as error:
+            self.error = error
+            raise
+        part, self._unread = self._unread[:size], self._unread[size:]
+        return bytes(part)
+
+
+def _make_sink_error(
     error: psycopg2.Error, target: PostgresTarget, password: str | None
 ) -> sink.SinkError:
     """The error in one line, without the password."""
@@ -371,8 +370,8 @@ def _to_sink_error(
         text = text.replace(password, "…")
     message = f"cannot write the table {target.table}: {text}"
     if isinstance(error, errors.InsufficientPrivilege):
-        message += RIGHTS
-    may_pass = isinstance(error, (psycopg2.OperationalError, psycopg2.InterfaceError))
-    if may_pass and not any(sign in text for sign in LASTING):
+        message += RIGHTS_HINT
+    may_be_temporary = isinstance(error, (psycopg2.OperationalError, psycopg2.InterfaceError))
+    if may_be_temporary and not any(part in text for part in LASTING_ERRORS):
         return sink.SinkUnavailableError(message)
     return sink.SinkError(message)

@@ -40,7 +40,7 @@ def test_pieces_use_one_blas_thread_each_and_no_more_threads_than_cores() -> Non
 
     assert list(threads.ordered_map(work, range(20))) == list(range(20))
     assert seen == {1}
-    assert most <= threads.cores()
+    assert most <= threads.count_cores()
     assert blas_threads() == before
 
 
@@ -67,7 +67,7 @@ def test_training_and_serving_use_no_more_threads_than_cores(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As on a machine of three cores."""
-    monkeypatch.setattr(threads, "cores", lambda: 3)
+    monkeypatch.setattr(threads, "count_cores", lambda: 3)
     monkeypatch.setattr(serving, "EFFICIENT_CHUNK", 8)
     monkeypatch.setattr(serving, "CHUNK_SCORES", 50)
     data = interactions_of(tastes())
@@ -97,6 +97,6 @@ def test_training_and_serving_use_no_more_threads_than_cores(
 
 def test_pieces_have_the_requested_number_of_entries() -> None:
     starts = np.array([0, 2, 2, 9, 10, 11])
-    assert threads.row_ranges(starts, 3) == [slice(0, 2), slice(2, 3), slice(3, 5)]
-    assert threads.row_ranges(starts, 100, max_rows=2) == [slice(0, 2), slice(2, 4), slice(4, 5)]
-    assert threads.row_ranges(np.array([0]), 3) == []
+    assert threads.split_rows(starts, 3) == [slice(0, 2), slice(2, 3), slice(3, 5)]
+    assert threads.split_rows(starts, 100, max_rows=2) == [slice(0, 2), slice(2, 4), slice(4, 5)]
+    assert threads.split_rows(np.array([0]), 3) == []

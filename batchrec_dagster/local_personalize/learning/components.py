@@ -16,10 +16,10 @@ from scipy.sparse._sparsetools import csc_matvec, csc_matvecs
 
 from .content import ContentScorer
 from .interactions import Float32, History
-from .low_rank import leading_eigenvectors
+from .low_rank import find_leading_eigenvectors
 from .ranking import reindex, top_k_per_row
 from .store import Arrays, pack_matrix, require_array, unpack_matrix
-from .threads import cores, single_threaded_blas
+from .threads import count_cores, single_threaded_blas
 
 # Names of components, as in saved models and logs.
 EASE = "ease"
@@ -357,12 +357,12 @@ def _solve(
     solve = AlternatingLeastSquares().solver
     for size_class, place, rows in blocks:
         regularization = float(options.regularization_of(size_class))
-        solve(rows, factors[place], fixed_factors, regularization, num_threads=cores())
+        solve(rows, factors[place], fixed_factors, regularization, num_threads=count_cores())
 
 
 def _first_factors(matrix: csr_matrix, factors: int, rng: np.random.Generator) -> Float32:
     """(n_items, factors): the items' half of a truncated singular value decomposition."""
-    values, vectors = leading_eigenvectors(matrix, matrix.T.tocsr(), factors, rng)
+    values, vectors = find_leading_eigenvectors(matrix, matrix.T.tocsr(), factors, rng)
     return vectors * np.power(np.maximum(values, 0), 0.25).astype(np.float32)
 
 

@@ -20,7 +20,7 @@ from scipy.sparse._sparsetools import csc_matvec
 
 from .interactions import Float32, History, Int32
 from .ranking import masked_entries, top_k_per_row
-from .threads import ordered_map, row_ranges
+from .threads import ordered_map, split_rows
 
 WINDOW = 32  # how many of the next items pair with an item; the hyperparameter bptt
 DISTANCE_EXPONENT = 0.5
@@ -69,10 +69,10 @@ def fit(
         tail = int(np.flatnonzero(cells * CELLS_OF_MANY >= n).max(initial=-1)) + 1
     else:
         tail = 0 if cells.sum() * CELLS < n * n else n
-    dense_blocks = row_ranges(pairs.starts[: tail + 1], pairs.batch_size, max(1, SUMS // (n + 1)))
+    dense_blocks = split_rows(pairs.starts[: tail + 1], pairs.batch_size, max(1, SUMS // (n + 1)))
     sparse_blocks = [
         slice(tail + block.start, tail + block.stop)
-        for block in row_ranges(pairs.starts[tail:], pairs.batch_size)
+        for block in split_rows(pairs.starts[tail:], pairs.batch_size)
     ]
     rows = chain(ordered_map(dense_rows, dense_blocks), ordered_map(sparse_rows, sparse_blocks))
     weights: csr_matrix = vstack([csr_matrix((0, n), dtype=np.float32), *rows], format="csr")

@@ -15,7 +15,7 @@ from .interactions import Int32, Int64
 from .inverse import Inverse, blocks
 from .low_rank import LowRank
 from .ranking import keep_columns, keep_most_recent, reindex, top_k_per_dense_row, top_k_per_row
-from .threads import ordered_map, row_ranges
+from .threads import ordered_map, split_rows
 
 # How many pairs with an item outside the core are multiplied at once, at a few bytes each.
 PAIRS = 1 << 22
@@ -119,9 +119,9 @@ class _CommonUserPairs:
         users = self.by_item[targets]
         largest = []
         ends = np.concatenate([[0], np.cumsum(users @ np.diff(sources.indptr))])
-        for rows in row_ranges(ends, PAIRS):
+        for rows in split_rows(ends, PAIRS):
             weights = users[rows] @ sources
-            self.low_rank.to_weights(weights, targets[rows])
+            self.low_rank.replace_by_weights(weights, targets[rows])
             row_target = np.repeat(targets[rows], np.diff(weights.indptr))
             weights.data[weights.indices == row_target] = 0
             largest.append(top_k_per_row(weights, k))
@@ -165,7 +165,7 @@ def extend(
             to_block = csr_matrix((ones, (new_targets - part.start, place)), shape=(width, count))
             new_weights = (new_weights + to_block @ (by_item[new_targets] @ with_old)).tocsr()
         if low_rank is not None:
-            low_rank.to_weights(new_weights, np.arange(part.start, part.stop))
+            low_rank.replace_by_weights(new_weights, np.arange(part.start, part.stop))
         all_weights = (old_weights[part] + new_weights).tocsr()
         row = np.repeat(np.arange(part.start, part.stop), np.diff(all_weights.indptr))
         all_weights.data[all_weights.indices == row] = 0

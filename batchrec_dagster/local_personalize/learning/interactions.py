@@ -14,7 +14,7 @@ from scipy.sparse import csr_matrix
 
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
 
-from .threads import ordered_map, row_ranges
+from .threads import ordered_map, split_rows
 
 if TYPE_CHECKING:
     from .item_features import ItemFeatures
@@ -178,7 +178,7 @@ def sort_rows(coded: pl.DataFrame, n_users: int) -> tuple[Int32, Int32, Int64, F
     timestamps = np.empty(len(users), np.int64)
     keys = [name for name in ("users", "timestamps", "items", WEIGHT) if name in coded.columns]
     weights = np.empty(len(users), np.float32) if WEIGHT in keys else None
-    for block_users in row_ranges(starts, SORTED_AT_ONCE):
+    for block_users in split_rows(starts, SORTED_AT_ONCE):
         first, last = block_users.start, block_users.stop
         rows = slice(starts[first], starts[last])
         is_in_block = pl.col("users").is_between(first, last, closed="left")
@@ -309,7 +309,7 @@ class Histories:
         def read_block(block: slice) -> History:
             return self._history(first[block], last[block])
 
-        parts = list(ordered_map(read_block, row_ranges(starts, ROWS_AT_ONCE)))
+        parts = list(ordered_map(read_block, split_rows(starts, ROWS_AT_ONCE)))
         lengths = np.concatenate([part.lengths for part in parts])
         return History(
             np.concatenate([[0], np.cumsum(lengths)]),

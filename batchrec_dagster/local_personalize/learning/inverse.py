@@ -8,7 +8,7 @@ import numpy as np
 from scipy.sparse import csc_matrix, csr_matrix, vstack
 
 from .interactions import Float32
-from .threads import for_each, row_ranges, single_threaded_blas
+from .threads import for_each, single_threaded_blas, split_rows
 
 BLOCK = 512  # rows
 TILE = 16  # float32 in a line of the cache
@@ -318,7 +318,7 @@ def _dense_product(columns: csr_matrix, matrix: csr_matrix) -> Float32:
         np.arange(columns.shape[0], dtype=np.int32) * np.int32(width), np.diff(columns.indptr)
     )
     lengths = np.diff(matrix.indptr)[columns.indices]
-    for part in row_ranges(np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]), ENTRIES):
+    for part in split_rows(np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]), ENTRIES):
         rows = matrix[columns.indices[part]]
         places = rows.indices + np.repeat(offsets[part], lengths[part])
         by_row = csc_matrix((rows.data, places, rows.indptr), shape=(len(sums), rows.shape[0]))

@@ -11,13 +11,18 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from .interactions import Float32, Float64, Int64
-from .threads import row_ranges, single_threaded_blas
+from .threads import single_threaded_blas, split_rows
 
-RANK = 64  # eigenvectors
-ITERATIONS = 3  # of the subspace iteration
-PROBES = 8  # random vectors from which the other eigenvalues are estimated
-PAIRS = 1 << 18  # of items at once, which take a few MiB
-ROWS = 64  # targets at once; they are multiplied with all items that any of them needs
+# The number of eigenvectors.
+RANK = 64
+# Rounds of the subspace iteration that finds them.
+ITERATIONS = 3
+# Random vectors from which the mean of the other eigenvalues is estimated.
+PROBES = 8
+# Pairs of items at once, which take a few MiB.
+PAIRS = 1 << 18
+# Targets at once. They are multiplied with all items that any of them needs.
+ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -42,14 +47,14 @@ class LowRank:
         rng, n_items = np.random.default_rng(0), matrix.shape[1]
         by_item = matrix.T.tocsr()
         counts = np.diff(by_item.indptr)
-        values, basis = leading_eigenvectors(matrix, by_item, RANK, rng)
+        values, basis = find_leading_eigenvectors(matrix, by_item, RANK, rng)
         with single_threaded_blas():
             probes = rng.standard_normal((n_items, PROBES), dtype=np.float32)
             probes -= basis @ (basis.T @ probes)
             images = by_item @ (matrix @ probes)
             # Once more, so that items with the same users get the same vectors, to the last bit.
             basis = by_item @ (matrix @ basis) / np.maximum(values, 1e-3).astype(np.float32)
-        # The mean of the other eigenvalues, weighted by themselves.
+        # The slope follows from the mean of the other eigenvalues, weighted by themselves.
         first, second = float(np.vdot(probes, images)), float(np.vdot(images, images))
         slope = 1 / (regularization + second / max(first, 1.0))
         shares = slope * values - values / (values + regularization)
@@ -59,31 +64,32 @@ class LowRank:
         least = regularization / (regularization + counts)
         return cls(slope, factors, np.maximum(diagonal, least).astype(np.float32))
 
-    def to_weights(self, counts: csr_matrix, targets: Int64) -> None:
+    def replace_by_weights(self, counts: csr_matrix, targets: Int64) -> None:
         """Replace counts of common users by weights, in place.
 
         counts: (targets, n_items): how many users a target and an item have in common.
         targets: (targets,) the index of each row's item.
         """
-        ends = counts.indptr
+        starts = counts.indptr
         n_items = counts.shape[1]
+        # Which items the rows of a chunk use, and the position of each among the used ones.
         is_used = np.zeros(n_items, dtype=bool)
-        index = np.empty(n_items, dtype=np.int32)  # of each used item, among them
-        for rows in row_ranges(ends, PAIRS, ROWS):
-            entries = slice(ends[rows.start], ends[rows.stop])
+        position = np.empty(n_items, dtype=np.int32)
+        for rows in split_rows(starts, PAIRS, ROWS):
+            entries = slice(starts[rows.start], starts[rows.stop])
             columns = counts.indices[entries]
             row_targets = targets[rows]
             is_used[columns] = True
             used = np.flatnonzero(is_used)
             is_used[used] = False
-            index[used] = np.arange(len(used), dtype=np.int32)
-            row = np.repeat(np.arange(len(row_targets)), np.diff(ends)[rows])
-            dots = (self.factors[row_targets] @ self.factors[used].T)[row, index[columns]]
+            position[used] = np.arange(len(used), dtype=np.int32)
+            row = np.repeat(np.arange(len(row_targets)), np.diff(starts)[rows])
+            dots = (self.factors[row_targets] @ self.factors[used].T)[row, position[columns]]
             values = np.float32(self.slope) * counts.data[entries] - dots
             counts.data[entries] = values / self.diagonal[row_targets][row]
 
 
-def leading_eigenvectors(
+def find_leading_eigenvectors(
     matrix: csr_matrix, by_item: csr_matrix, rank: int, rng: np.random.Generator
 ) -> tuple[Float64, Float32]:
     """The largest (rank,) eigenvalues of XᵀX, smallest first, and their (n_items, rank) vectors.
@@ -93,7 +99,7 @@ def leading_eigenvectors(
 
     matrix: X (users, n_items).
     by_item: Xᵀ (n_items, users).
-    rank: how many there are; of fewer items, as many as items.
+    rank: the number of eigenvectors. If there are fewer items, it is the number of items.
     """
     n_items = matrix.shape[1]
     basis = rng.standard_normal((n_items, min(rank, n_items)), dtype=np.float32)

@@ -23,7 +23,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def cores() -> int:
+def count_cores() -> int:
     """The number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
@@ -38,16 +38,18 @@ class _SingleThreadedBlas:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._entered = 0  # how many are inside
-        self._loaded_modules = 0  # how many Python had loaded when BLAS libraries were looked up
+        # How many threads are in the context.
+        self._entered = 0
+        # How many modules Python had loaded when the BLAS libraries were last searched for.
+        self._loaded_modules = 0
         self._limits: Any = None
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
         with self._lock:
             if self._entered == 0:
-                # To look through all loaded libraries takes milliseconds, so it is done again only
-                # if a module was imported, which may have brought a BLAS with it.
+                # Searching all loaded libraries takes milliseconds, so it is repeated only if a
+                # module was imported, which may have brought a BLAS with it.
                 if self._loaded_modules != len(sys.modules):
                     self._controller = ThreadpoolController()
                     self._loaded_modules = len(sys.modules)
@@ -71,7 +73,7 @@ def ordered_map(work: Callable[[T], R], inputs: Iterable[T]) -> Iterator[R]:
     About two inputs per core are in flight. Inputs are taken as results are read, so both may be
     streams larger than memory.
     """
-    workers = cores()
+    workers = count_cores()
     waiting: deque[Future[R]] = deque()
     with single_threaded_blas(), ThreadPoolExecutor(workers) as pool:
         try:
@@ -92,20 +94,20 @@ def for_each(work: Callable[[T], object], inputs: Iterable[T]) -> None:
         pass
 
 
-def row_ranges(
+def split_rows(
     starts: npt.NDArray[np.signedinteger], entries: int, max_rows: int | None = None
 ) -> list[slice]:
-    """Ranges of rows with about `entries` entries each, but at least one row.
+    """Ranges of rows with at most `entries` entries each, or of one row if that has more.
 
     starts: (rows + 1,): row r has the entries starts[r]:starts[r + 1].
-    max_rows: the most rows of a range, without a limit if None.
+    max_rows: how many rows a range may have; without a limit if None.
     """
     ranges = []
     first = 0
     rows = len(starts) - 1
     while first < rows:
-        last = int(np.searchsorted(starts, starts[first] + entries, side="right")) - 1
-        last = min(rows, first + (max_rows or rows), max(first + 1, last))
-        ranges.append(slice(first, last))
-        first = last
+        end = int(np.searchsorted(starts, starts[first] + entries, side="right")) - 1
+        end = min(rows, first + (max_rows or rows), max(first + 1, end))
+        ranges.append(slice(first, end))
+        first = end
     return ranges

@@ -24,7 +24,7 @@ NEXT_TRAINING = "next_training"
 """The key, in a solution's state, of when it is trained next, in epoch seconds."""
 
 NEW_SCHEDULE = "first_training"
-"""The key of when it got its schedule, until it is first trained by it; None after that."""
+"""The key, in a solution's state, of when it got its schedule. None once it was trained by it."""
 
 _DAY_SECONDS = 86_400.0
 _DEFAULT_DAYS = 7
