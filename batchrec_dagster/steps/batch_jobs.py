@@ -191,11 +191,11 @@ def fingerprint_outputs(outputs: Iterable[JobOutput]) -> str:
 class OutputTable(ABC):
     """Builds a table from the lines of a job's output, and counts what its checks need.
 
-    key: the column that says what a line answers: a user, or a segment.
+    key: the name of the user or the segment that a line answers, from the line's columns.
     titles: the columns item_id and title; None for a table without titles.
     """
 
-    def __init__(self, key: str, titles: pl.DataFrame | None) -> None:
+    def __init__(self, key: pl.Expr, titles: pl.DataFrame | None) -> None:
         self.titles = titles
         self.rows = 0
         self.sample = pl.DataFrame()
@@ -212,21 +212,26 @@ class OutputTable(ABC):
         for lines in pieces:
             table.write(self.add(lines).to_arrow(compat_level=pl.CompatLevel.oldest()))
 
-    @abstractmethod
     def add(self, lines: pl.DataFrame) -> pl.DataFrame:
-        """The table's rows of these lines."""
-
-    def _add_lines(self, lines: pl.DataFrame) -> None:
-        self._answered.append(lines.get_column(self._key))
-        failed = lines.filter(pl.col("error").is_not_null())
-        if failed.height and self._first_failure is None:
-            self._first_failure = failed.select(self._key, "error").row(0)
-        self._failed += failed.height
-
-    def _add_rows(self, table: pl.DataFrame) -> None:
+        """The table's rows of these lines, once both are counted."""
+        self._count_lines(lines)
+        table = self._build_rows(lines)
         first = table.head(SAMPLE)
         self.sample = pl.concat([self.sample, first]).head(SAMPLE) if self.rows else first
         self.rows += table.height
+        return table
+
+    @abstractmethod
+    def _build_rows(self, lines: pl.DataFrame) -> pl.DataFrame:
+        """The table's rows of these lines; counts what only this kind of table has."""
+
+    def _count_lines(self, lines: pl.DataFrame) -> None:
+        answers = lines.select(self._key, "error")
+        self._answered.append(answers.to_series(0))
+        failed = answers.filter(pl.col("error").is_not_null())
+        if failed.height and self._first_failure is None:
+            self._first_failure = failed.row(0)
+        self._failed += failed.height
 
 
 def log_progress(pieces: Iterable[pl.DataFrame], progress: Progress) -> Iterator[pl.DataFrame]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import numpy as np
 import polars as pl
@@ -133,24 +134,22 @@ class ListBuilder(OutputTable):
         titles: pl.DataFrame | None = None,
         experiment: Experiment | None = None,
     ) -> None:
-        super().__init__("user_id", titles)
+        super().__init__(pl.col("user_id"), titles)
         self.num_results, self.seen, self.experiment = num_results, seen, experiment
         self.users = self.dropped = self._unscored = self._of_model = self._seen = self._full = 0
         self.items = pl.Series(dtype=pl.String)
 
-    def add(self, lines: pl.DataFrame) -> pl.DataFrame:
+    def _build_rows(self, lines: pl.DataFrame) -> pl.DataFrame:
         """The rows of these lines.
 
         lines: the columns user_id, items and scores (best first), and error.
         """
-        self._add_lines(lines)
         table = add_titles(self._table(lines), self.titles)
         if self.experiment is not None:
             users = lines.select("user_id").unique()
             users = users.with_columns(assign_arms(users.get_column("user_id"), self.experiment))
             table = table.join(users, on="user_id", how="left", maintain_order="left")
         self._count(table)
-        self._add_rows(table)
         return table
 
     def finish(self, users: pl.Series, *, filtered: bool) -> RecommendationTable:
@@ -260,7 +259,7 @@ def build_table(
     settings = work.pipeline.recommendations
     lists = ListBuilder(settings.num_results, seen, read_titles(work), work.pipeline.experiment)
     progress = Progress("users' lists written", len(users), work.ensure.log.info)
-    pieces = (piece for output in outputs for piece in output.pieces(read_inference))
+    pieces = chain.from_iterable(output.pieces(read_inference) for output in outputs)
     lists.write(log_progress(pieces, progress), table)
     built = lists.finish(users, filtered=settings.filter is not None)
     item_checks = [check_items_known(lists.items, ids) for ids in read_item_ids(work)]

@@ -30,33 +30,34 @@ from batchrec_dagster.storage.published_table import TableWriter
 TABLE_VERSION = "1"
 
 
+def _segment_name() -> pl.Expr:
+    """An item's id, or an expression on items, whichever the job's line has."""
+    return pl.coalesce("item_id", "item_attributes").alias("segment")
+
+
 class SegmentTable(OutputTable):
     """Each user of each line as a row of segment, rank and user_id, in the lines' order."""
 
     def __init__(self, titles: pl.DataFrame | None = None) -> None:
-        super().__init__("segment", titles)
+        super().__init__(_segment_name(), titles)
         self.users = pl.Series(dtype=pl.String)
         # The columns segment and len, the number of its users, in order, without empty segments.
         self.sizes = pl.DataFrame()
 
-    def add(self, lines: pl.DataFrame) -> pl.DataFrame:
+    def _build_rows(self, lines: pl.DataFrame) -> pl.DataFrame:
         """The rows of these lines.
 
         lines: the columns item_id or item_attributes, users (best first), and error.
         """
-        lines = lines.select("users", "error", segment=pl.coalesce("item_id", "item_attributes"))
-        self._add_lines(lines)
         table = (
             lines.filter(pl.col("users").list.len() > 0)
-            .select("segment", user_id="users")
+            .select(_segment_name(), user_id="users")
             .explode("user_id")
             .with_columns(rank=pl.int_range(1, pl.len() + 1, dtype=pl.Int32).over("segment"))
             .select("segment", "rank", "user_id")
         )
         self._count(table)
-        table = add_titles(table, self.titles, of="segment")
-        self._add_rows(table)
-        return table
+        return add_titles(table, self.titles, of="segment")
 
     def checks(self, queries: Sequence[str], setting: str) -> list[CheckResult]:
         """The verdicts.
