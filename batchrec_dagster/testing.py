@@ -9,8 +9,8 @@
         assert local_personalize.get("out/users.json.out")
 
 Every test gets a new, empty one, which is deleted after the test. It really imports, trains and
-recommends, without simulated waiting. A program that takes no client, such as the `aws` command,
-reaches it with `local_personalize.environment`.
+recommends, without simulated waiting. A program to which no client can be passed, such as the `aws`
+command, reaches it with `local_personalize.environment`.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ def open_sample(
     not name the columns is taken for one without a header; a run refuses it, and asks for its
     columns by position.
     recognise: how a run recognises the file.
-    quotes_fix: what to do about quotes that are not as they have to be.
+    quotes_fix: what to do about broken quotes.
 
     Raises PreparationError, also if two columns have the same name.
     """

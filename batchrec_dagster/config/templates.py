@@ -101,7 +101,8 @@ def fill_in(text: str, env: object) -> object:
     except (TemplateError, TypeError, ArithmeticError) as error:
         raise ValueError(
             f"cannot fill in {text!r}: {error}. Templates know the environment alone, such as"
-            f" {{{{ env.RATINGS }}}}. If this is no template, write it as {escape_template(text)}"
+            " {{ env.RATINGS }}. If this is not a template, write it as"
+            f" {escape_template(text)}"
         ) from None
     if next(parsed.find_all(nodes.Name), None) is None:
         return filled

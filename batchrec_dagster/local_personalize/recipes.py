@@ -215,7 +215,7 @@ def hpo_search(config: Mapping[str, Any]) -> Search:
 def parse_count(resources: Mapping[str, str], name: str, default: int, maximum: int) -> int:
     """A number of an hpoResourceConfig, from 1 to the maximum.
 
-    Raises InvalidInputError if it is no such number.
+    Raises InvalidInputError if it is not such a number.
     """
     text = resources.get(name, str(default))
     if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= maximum):

@@ -258,9 +258,9 @@ class Ensure:
         except Exception:
             raise
         except BaseException:
-            # The run was interrupted: Dagster's error of a cancelled run is no Exception, like
-            # KeyboardInterrupt. Do not go on paying for its training. Personalize cannot stop the
-            # other kinds.
+            # The run was interrupted: neither Dagster's error of a cancelled run nor
+            # KeyboardInterrupt is an Exception. Do not go on paying for its training. Personalize
+            # cannot stop resources of other kinds.
             if kind is SOLUTION_VERSION:
                 for resource in started:
                     self._stop(resource.arn)
@@ -270,7 +270,7 @@ class Ensure:
         try:
             self.client.stop_solution_version_creation(solutionVersionArn=solution_version_arn)
         except ClientError as error:
-            # For example, it has just ended. The run is cancelled all the same.
+            # For example, it has just ended. The run is cancelled anyway.
             self.log.info(f"{solution_version_arn} was not stopped: {error}")
         else:
             self.log.info(f"the run was interrupted: stopping {solution_version_arn}")

@@ -34,7 +34,7 @@ class FileSample:
     cannot be read.
 
     table: the file.
-    quotes_fix: what to do about quotes in CSV that are not as they have to be.
+    quotes_fix: what to do about broken quotes in CSV.
     """
 
     table: CsvTable | JsonTable | ParquetTable

@@ -270,7 +270,7 @@ def _values(layout: ItemsLayout) -> dict[str, pl.Expr]:
         values["title"] = _without_nul(_text_or_null(pl.col(_key("title"))))
     for name in layout.addresses:
         address = pl.col(_key(name)).str.strip_chars()
-        # Another text is no address that a browser may open, and makes no list worse.
+        # A browser may not open any other text. Leaving it out makes no list worse.
         values[name] = pl.when(address.str.contains("^https?://")).then(address)
     if layout.created is not None:
         values[schemas.CREATION_TIMESTAMP] = _epoch_seconds(pl.col(_key("created")))

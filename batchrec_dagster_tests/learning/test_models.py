@@ -367,7 +367,7 @@ def test_same_data_same_bytes_for_any_row_order_and_number_of_cores(
     rows = tastes(users=150, items=120, each=30)
     files, found, metrics = [], [], []
     for run, cores in enumerate((1, 2, 3)):
-        monkeypatch.setattr(threads, "cores", lambda cores=cores: cores)
+        monkeypatch.setattr(threads, "count_cores", lambda cores=cores: cores)
         data = interactions_of(rows if run else rows[::-1])
         done = train(recipe, data, {}, seed=4)
         files.append(saved(done.model, tmp_path / str(run)))

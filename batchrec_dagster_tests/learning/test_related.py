@@ -190,7 +190,7 @@ def test_same_bytes_for_any_number_of_cores_and_row_order(
     rows = tastes(users=150, items=120, each=30)
     files = []
     for run, cores in enumerate((1, 2)):
-        monkeypatch.setattr(threads, "cores", lambda cores=cores: cores)
+        monkeypatch.setattr(threads, "count_cores", lambda cores=cores: cores)
         monkeypatch.setattr(related, "BLOCK_COUNTS", 120 * 7)
         model_of(rows if run else rows[::-1]).save(tmp_path / str(run))
         files.append({p.name: p.read_bytes() for p in (tmp_path / str(run)).iterdir()})

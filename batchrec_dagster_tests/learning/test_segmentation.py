@@ -235,7 +235,7 @@ def test_same_bytes_and_segments_for_any_number_of_cores(
     rows = tastes(users=120, items=90, each=25)
     files, found = [], []
     for run, cores in enumerate((1, 2)):
-        monkeypatch.setattr(threads, "cores", lambda cores=cores: cores)
+        monkeypatch.setattr(threads, "count_cores", lambda cores=cores: cores)
         data = interactions_of(rows if run else rows[::-1])
         model = model_of(data)
         model.save(tmp_path / str(run))

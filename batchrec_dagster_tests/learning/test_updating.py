@@ -204,7 +204,7 @@ def test_same_bytes_for_any_number_of_cores(
     before = saved(train(RECIPE, interactions_of(old), {}), tmp_path / "m")
     files = []
     for cores in (1, 2):
-        monkeypatch.setattr(threads, "cores", lambda cores=cores: cores)
+        monkeypatch.setattr(threads, "count_cores", lambda cores=cores: cores)
         rows = [*old, *grown()][:: 1 if cores == 1 else -1]
         done = train(RECIPE, interactions_of(rows), {}, previous=before)
         folder = saved(done, tmp_path / str(cores))

@@ -141,7 +141,7 @@ def parse_line(raw_line: bytes | None, recipe: Recipe) -> InputLine:
 def _parse_object(raw_line: bytes) -> dict[str, Any]:
     """Return the line's JSON object, or an empty one if the output could not repeat it.
 
-    It could not if the line is no object, or has NaN or lone surrogates in it.
+    It could not if the line is not an object, or has NaN or lone surrogates in it.
     """
     try:
         content = json.loads(raw_line.decode())

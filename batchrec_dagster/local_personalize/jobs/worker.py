@@ -175,7 +175,7 @@ class Worker:
         """Tell whether nobody runs the job, and the pace lets it start."""
         if resource.owner is None:
             seconds_waited = time.time() - resource.updated
-            # Negative when the clock was set back, which is no reason to wait.
+            # Negative when the clock was set back, which is not a reason to wait.
             return not 0 <= seconds_waited < self._pace.pending_seconds(self._find_queue(resource))
         if self._owner and resource.owner == self._owner.name:
             return resource.arn not in self._claimed_arns

@@ -14,7 +14,7 @@ BLOCK = 512  # rows
 TILE = 16  # float32 in a line of the cache
 STRIPE = 2048  # columns multiplied at once, so that the product stays in the cache
 
-# InverseByUsers keeps half of the inverse of up to so many items, which takes 0.6 GB. The columns
+# InverseByUsers keeps half of the inverse of up to this many items, which takes 0.6 GB. The columns
 # of more items are multiplied twice instead.
 MAX_KEPT_ITEMS = 17_000
 
@@ -47,7 +47,7 @@ class InverseByItems:
         return _row_reader(self._lower)
 
     def can_add(self, count: int) -> bool:
-        """Whether to add so many rows takes less time than another inverse."""
+        """Whether adding this many rows takes less time than another inverse."""
         return count <= self.n * MAX_ADDED
 
     def add(self, rows: csr_matrix) -> None:
@@ -119,7 +119,7 @@ class InverseByUsers:
         return _row_reader(lower)
 
     def can_add(self, count: int) -> bool:
-        """Whether to add so many rows takes less time than another inverse."""
+        """Whether adding this many rows takes less time than another inverse."""
         return count <= len(self._square) * MAX_ADDED
 
     def add(self, rows: csr_matrix) -> None:

@@ -419,7 +419,10 @@ def _select_index(scores: Sequence[Float64], errors: float = 0.5) -> int:
 
 
 def _is_better(ours: Float64, theirs: Float64, errors: float = 1.0) -> bool:
-    """Whether the mean paired difference of two (users,) scores exceeds so many standard errors."""
+    """Whether our scores are better by more than `errors` standard errors of the mean difference.
+
+    ours, theirs: (users,) the scores of the same users.
+    """
     difference = ours - theirs
     if len(difference) < 2:
         return False

@@ -28,7 +28,7 @@ CACHED_SCORES = 1 << 17  # scores whose exponentials are summed at once
 EFFICIENT_CHUNK = 128
 LEAST_CHUNK = 32
 LARGEST_CHUNK = 32 * CHUNK_SCORES  # scores
-# Few users are cut into so many chunks, so that all cores have some, but not below LEAST_CHUNK.
+# Few users are cut into this many chunks, so that all cores have some, but not below LEAST_CHUNK.
 MIN_CHUNKS = 8
 
 
@@ -140,7 +140,7 @@ class UserModel:
 
 
 def chunk_size(columns: int) -> int:
-    """How many rows of so many columns a chunk of scores has."""
+    """How many rows a chunk of scores with this many columns has."""
     columns = max(1, columns)
     least = min(LEAST_CHUNK, LARGEST_CHUNK // columns)
     efficient = min(EFFICIENT_CHUNK, max(least, 7 * CHUNK_SCORES // columns))

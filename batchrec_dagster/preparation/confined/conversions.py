@@ -117,7 +117,7 @@ def _convert_sqlite(path: Path, target: Path, part: str | None, limits: Limits, 
                 )
     except sqlite3.Error as error:
         raise FileError(f"it cannot be read as an SQLite database: {error}") from error
-    return -1  # The header is no row.
+    return -1  # The header is not a row.
 
 
 def _convert_arrow(path: Path, target: Path, part: str | None, limits: Limits, packed: int) -> int:

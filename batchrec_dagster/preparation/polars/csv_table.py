@@ -123,7 +123,7 @@ class CsvTable:
         return self.opened.place(line)
 
     def find_broken_quotes(self, fix: str = QUOTES_FIX) -> str | None:
-        """The line whose quotes are not as they have to be, and the fix; None if all are right.
+        """The line with broken quotes, and the fix; None if there is none.
 
         It is slow, because it reads the records one by one.
         """

@@ -81,7 +81,7 @@ class RowFilter:
         return pl.scan_parquet(rows)
 
     def _keep_frequent(self, rows: Path, column: str, least: int, reason: str) -> Path:
-        """Keep the rows of the users, or the items, that have at least so many."""
+        """Keep the rows of the users, or the items, that have at least this many."""
         few = (
             pl.scan_parquet(rows)
             .group_by(column)

@@ -116,7 +116,7 @@ def _convert_from_zone(local: pl.Expr, timezone: str | None) -> pl.Expr:
 def classify_form(text: pl.Expr) -> pl.Expr:
     """What the text looks like: an epoch unit, by the size of the number, or ISO8601.
 
-    It is null for other texts, and for times that stand for none.
+    It is null for other texts, and for placeholder times such as 9999-12-31.
     """
     number, text = parse_epoch_number(text), text.str.strip_chars(" \t")
     smallest = {"s": 1, **_SMALLEST}

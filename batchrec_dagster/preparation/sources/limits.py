@@ -134,7 +134,7 @@ class Limits:
             )
 
     def check_rows(self, rows: int, packed: int) -> None:
-        """Raise LimitError where so many rows cannot be real data in a file of `packed` bytes."""
+        """Raise LimitError if this many rows cannot be real data in a file of `packed` bytes."""
         if rows * BYTES_OF_A_ROW > self.unfolded_bytes(packed):
             raise self._build_limit_error(
                 f"{rows} rows or more from {packed} bytes, more than what"

@@ -157,7 +157,7 @@ class SparkFiles:
         target, place = self._locate(uri)
         try:
             stream = system.open(path)
-            # Several parts may follow each other, which only the class of bzip2 has to be told.
+            # The file may have several parts. Only the class of bzip2 has a parameter for that.
             source = java_class(stream, True) if "bzip2" in unpacker else java_class(stream)
             stream = target.create(place, True)
             # Hadoop's copyBytes would take a small limit for the size of its buffer.

@@ -38,7 +38,7 @@ from batchrec_dagster.preparation.spark.task import Task, TaskResult
 
 # How many bad rows are shown.
 EXAMPLES = 5
-# One worker writes so many rows: they take some hundred megabytes.
+# How many rows one worker writes. They take a few hundred megabytes.
 PART_ROWS = 4_000_000
 # What the result depends on, whatever the session's defaults are.
 SETTINGS = {

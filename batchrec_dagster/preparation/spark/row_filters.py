@@ -90,6 +90,6 @@ def _first_of_each(
 
 
 def _rows_of_frequent(rows: DataFrame, column: str, least: int) -> DataFrame:
-    """The rows of the users, or the items, that have at least so many."""
+    """The rows of the users, or the items, that have at least this many."""
     row_count = F.count(F.lit(1)).over(Window.partitionBy(column))
     return rows.withColumn(_NUMBER, row_count).filter(F.col(_NUMBER) >= least).drop(_NUMBER)
