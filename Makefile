@@ -40,7 +40,7 @@ docs: .venv/dev  ## Builds the documentation, and checks its links.
 	@echo "Open .batchrec/site/index.html; to search in it: $(BIN)/python -m http.server -b 127.0.0.1 -d .batchrec/site"
 
 pictures: .venv/dev  ## Takes the pictures of docs/images anew, of the demo.
-	BATCHREC_PICTURES=docs/images $(BIN)/pytest -q batchrec_dagster_tests/test_tutorial.py -k picture
+	BATCHREC_PICTURES=docs/images $(BIN)/pytest -q batchrec_dagster_tests/repository/test_tutorial.py -k picture
 
 lint: .venv/dev
 	$(BIN)/ruff format --check .

@@ -12,7 +12,7 @@ from batchrec_dagster.local_personalize.api.client import CatalogError
 from batchrec_dagster.local_personalize.api.server import make_application
 from batchrec_dagster.local_personalize.api.service import LocalPersonalize
 from batchrec_dagster.storage.object_store import ObjectStore
-from batchrec_dagster_tests.test_guard import served
+from batchrec_dagster_tests.web.test_guard import served
 
 
 @pytest.mark.parametrize("content", [b"", b"no database" * 1000])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from batchrec_dagster.local_personalize.recipes import RECIPES, Recipe, train
-from batchrec_dagster_tests.learning.support import interactions_of, tastes
+from batchrec_dagster_tests.local_personalize.learning.support import interactions_of, tastes
 from batchrec_dagster_tests.local_personalize.support import RECIPE, Local
 
 BATCH_CAPABLE = {

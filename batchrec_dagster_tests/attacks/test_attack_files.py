@@ -1,0 +1,267 @@
+"""Files that unfold to gigabytes or crash their library, through the commands that people type.
+
+Each is one line, exit status 1 and less than 3 GB of memory. What was published stays, and the next
+good file works.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import resource
+import shutil
+import sqlite3
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from batchrec_dagster_tests.hostile import CONTROLS
+from batchrec_dagster_tests.preparation.sources.hostile_tables import (
+    COMMAND,
+    change_delta,
+    point_elsewhere,
+    write_delta,
+    write_iceberg,
+)
+from batchrec_dagster_tests.s3_server import READER, S3Server
+from batchrec_dagster_tests.support import (
+    Project,
+    copied_project,
+    declaration,
+    table,
+    write_ratings,
+)
+
+pytestmark = [pytest.mark.attack, pytest.mark.slow]
+
+MEMORY_GB = 3
+TIME = 1_500_000_000
+
+
+def write_database(folder: Path) -> None:
+    """8 KB of SQLite whose generated column makes 2 GB."""
+    with sqlite3.connect(folder / "bomb.db") as database:
+        database.execute(
+            "CREATE TABLE ratings (userId, movieId, rating, timestamp, pad TEXT GENERATED ALWAYS AS"
+            " (hex(zeroblob(500000))) VIRTUAL)"
+        )
+        rows = [(number % 40, number % 23, 5, TIME + number) for number in range(2000)]
+        database.executemany("INSERT INTO ratings VALUES (?, ?, ?, ?)", rows)
+    database.close()
+
+
+SHEET = (
+    '<worksheet xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main">{}</worksheet>'
+)
+
+
+def write_workbook(path: Path, sheet: str) -> None:
+    """A workbook with one sheet of this XML."""
+    pl.DataFrame({"userId": ["a"]}).write_excel(path)
+    parts = {}
+    with zipfile.ZipFile(path) as book:
+        parts = {name: book.read(name) for name in book.namelist()}
+    parts["xl/worksheets/sheet1.xml"] = sheet.encode()
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as book:
+        for name, content in parts.items():
+            book.writestr(name, content)
+
+
+def write_far_cells(folder: Path) -> None:
+    """Two cells at the ends of a sheet, which has 17 billion."""
+    cell = '<row r="{1}"><c r="{0}{1}" t="inlineStr"><is><t>x</t></is></c></row>'
+    rows = cell.format("A", 1) + cell.format("XFD", 1_048_576)
+    write_workbook(folder / "bomb.xlsx", SHEET.format(f"<sheetData>{rows}</sheetData>"))
+
+
+def write_lying_workbook(folder: Path) -> None:
+    """A sheet of 500 MB, which the directory of the zip says has 1,000 bytes."""
+    size = 500_000_000
+    write_workbook(folder / "bomb.xlsx", SHEET.format(" " * (size - len(SHEET))))
+    content = (folder / "bomb.xlsx").read_bytes()
+    with zipfile.ZipFile(io.BytesIO(content)) as book:
+        said = max(part.file_size for part in book.infolist()).to_bytes(4, "little")
+    assert content.count(said) == 2
+    (folder / "bomb.xlsx").write_bytes(content.replace(said, (1000).to_bytes(4, "little")))
+
+
+def repeated(rows: int, length: int) -> pa.Table:
+    """Rows whose user is one long text, which a dictionary holds once."""
+    user = pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int32)), ["x" * length])
+    numbers = pa.array(np.arange(rows) % 23)
+    times = pa.array(TIME + np.arange(rows))
+    return pa.table({"userId": user, "movieId": numbers, "rating": numbers, "timestamp": times})
+
+
+def write_parquet(folder: Path) -> None:
+    """400 MB in a file whose footer speaks of a few hundred KB."""
+    pq.write_table(repeated(100_000, 4000), folder / "bomb.parquet", store_schema=False)
+
+
+def write_delta_table(folder: Path) -> None:
+    """A table whose data file unfolds to 6 GB."""
+    write_delta(str(folder))
+    (data,) = folder.glob("*.parquet")
+    pq.write_table(repeated(100_000, 60_000), data, compression="zstd", store_schema=False)
+    log = folder / "_delta_log" / "00000000000000000000.json"
+    actions = [json.loads(line) for line in log.read_text().splitlines()]
+    fields = [
+        {"name": name, "type": kind, "nullable": True, "metadata": {}}
+        for name, kind in (
+            ("userId", "string"),
+            ("movieId", "long"),
+            ("rating", "long"),
+            ("timestamp", "long"),
+        )
+    ]
+    for action in actions:
+        if "metaData" in action:
+            schema = {"type": "struct", "fields": fields}
+            action["metaData"]["schemaString"] = json.dumps(schema)
+    log.write_text("\n".join(map(json.dumps, actions)))
+    log.write_bytes(change_delta(log.read_bytes(), {"size": data.stat().st_size}))
+
+
+@dataclass(frozen=True)
+class Bomb:
+    """How a hostile source is written, and what the message has to say of it."""
+
+    write: Callable[[Path], None]
+    words: str
+    table_format: str | None = None
+
+
+BOMBS = {
+    "a database with a generated column": Bomb(write_database, "BATCHREC_MAX_FILE_GB"),
+    "a workbook of two cells": Bomb(write_far_cells, "BATCHREC_MAX_FILE_MEMORY_GB"),
+    "a workbook with a lying directory": Bomb(write_lying_workbook, "bomb.xlsx is empty"),
+    "Parquet": Bomb(write_parquet, "an id longer than 256 characters"),
+    "a Delta table": Bomb(write_delta_table, "", "delta"),
+}
+
+
+def refusal(project: Project, *command: str) -> str:
+    """The message of a command that refuses its input: a line, with exit status 1."""
+    done = project.run("batchrec", *command)
+    assert done.returncode == 1, (done.stdout, done.stderr)
+    assert "Traceback" not in done.stderr + done.stdout
+    assert not CONTROLS.search(done.stderr.replace("\n", ""))
+    # The peak of the largest process that any test of this process has started.
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    assert peak < MEMORY_GB * 1e9, peak
+    return done.stderr
+
+
+def one_line(message: str) -> bool:
+    """Whether an error is one line, next to what a run says of its stages."""
+    return len([line for line in message.splitlines() if line.startswith("Error: ")]) == 1
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project whose pipeline has published recommendations from a folder of ratings."""
+    project = copied_project(tmp_path_factory.mktemp("shop"))
+    project.environment["BATCHREC_MAX_FILE_MEMORY_GB"] = str(MEMORY_GB)
+    write_ratings(project.root / "inbox" / "good.csv")
+    project.declare(declaration("shop", "inbox/"))
+    done = project.run("batchrec", "run", "shop")
+    assert done.returncode == 0, done.stderr
+    return project
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_bomb_is_one_line_and_harms_nothing(shop: Project, name: str) -> None:
+    bomb = BOMBS[name]
+    published = table(shop, "shop")
+    inbox = shop.root / "inbox"
+    good = inbox / "good.csv"
+    content = good.read_bytes()
+    good.unlink()
+    bomb.write(inbox)
+    declared = declaration("shop", "inbox/")
+    if bomb.table_format:
+        declared["ratings"]["format"] = bomb.table_format
+    shop.declare(declared)
+    form = ["--format", bomb.table_format] if bomb.table_format else []
+    try:
+        message = refusal(shop, "new", "other", "--ratings", "inbox/", *form)
+        assert one_line(message), message
+        assert bomb.words in message, message
+        assert not (shop.package / "defs" / "other").exists()
+        assert shop.run("batchrec", "check").returncode == 0
+        message = refusal(shop, "run", "shop")
+        assert bomb.words in message, message
+        assert table(shop, "shop").equals(published)
+    finally:
+        shutil.rmtree(inbox)
+        inbox.mkdir()
+        good.write_bytes(content)
+        shop.declare(declaration("shop", "inbox/"))
+
+
+def test_the_next_good_file_works(shop: Project) -> None:
+    write_ratings(shop.root / "inbox" / "good.csv", seed=1)
+    before = table(shop, "shop")
+    done = shop.run("batchrec", "run", "shop")
+    assert done.returncode == 0, done.stderr
+    assert not table(shop, "shop").equals(before)
+
+
+@pytest.mark.parametrize("place", ["folder", "S3"])
+@pytest.mark.parametrize("shape", ["command", "iceberg", "delta"])
+def test_a_hostile_table_is_refused_by_every_command(
+    shop: Project, shape: str, place: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    secret = tmp_path / "secret.parquet"
+    pl.DataFrame({"user": ["secret"], "item": [1], "ts": [TIME]}).write_parquet(secret)
+    folder = shop.root / "lake"
+    shutil.rmtree(folder, ignore_errors=True)
+    source, location = "lake/", f"file://{folder}"
+    environment = dict(shop.environment)
+    options: dict[str, str] = {}
+    if place == "S3":
+        s3: S3Server = request.getfixturevalue("s3")
+        location = f"s3://{s3.new_bucket()}/lake"
+        source = f"{location}/"
+        shop.environment |= s3.environment(READER)
+        options = {"s3.endpoint": s3.endpoint, "s3.region": "us-east-1"}
+        options |= {"s3.access-key-id": "owner", "s3.secret-access-key": "owner-secret"}
+    try:
+        if shape == "iceberg":
+            # A table in S3 names whole addresses, so it is made there.
+            point_elsewhere(write_iceberg(location, options), "data", f"file://{secret}")
+        elif shape == "delta":
+            write_delta(f"file://{folder}")
+            (log,) = (folder / "_delta_log").glob("*.json")
+            log.write_bytes(change_delta(log.read_bytes(), {"path": f"file://{secret}"}))
+        else:
+            (folder / "metadata").mkdir(parents=True)
+            shutil.copy(shop.root / "inbox" / "good.csv", folder / "1.csv")
+            metadata = json.dumps({"format-version": 2, "properties": COMMAND})
+            (folder / "metadata" / "v1.metadata.json").write_text(metadata)
+        if place == "S3" and folder.exists():
+            for path in filter(Path.is_file, folder.rglob("*")):
+                s3.store().put(f"{location}/{path.relative_to(folder)}", path)
+        form = None if shape == "command" else shape
+        expected = "looks like an Iceberg table" if form is None else "not in its folder"
+        asked = ["--format", form] if form else []
+        message = refusal(shop, "new", "other", "--ratings", source, *asked)
+        assert one_line(message), message
+        assert expected in message, message
+        columns = {"user": "user", "item": "item", "timestamp": "ts"}
+        ratings = {"source": source, "columns": columns} | ({"format": form} if form else {})
+        shop.declare({"name": "lake", "ratings": ratings})
+        assert shop.run("batchrec", "check").returncode == 0
+        assert expected in refusal(shop, "run", "lake")
+    finally:
+        shutil.rmtree(shop.package / "defs" / "lake", ignore_errors=True)
+        shop.environment = environment
+    assert not list((shop.storage / "lake").rglob("*.parquet"))
+    assert not list(shop.root.rglob("PWNED"))

@@ -1,0 +1,70 @@
+"""What the tests of `batchrec new` share: a project to work in, the command, files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from batchrec_dagster.cli import main
+from batchrec_dagster.pipeline.scaffolding import SCHEMA_FILE
+from batchrec_dagster_tests.config.test_schema import errors
+from batchrec_dagster_tests.support import (
+    Project,
+    definitions,
+)
+
+START = 1_500_000_000
+ROWS = [(user, item) for user in range(1, 61) for item in range(user % 7, 80, 3)]
+
+
+@pytest.fixture
+def here(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """The project, and the working folder in it."""
+    monkeypatch.setenv("BATCHREC_HOME", str(project.root / ".batchrec"))
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    monkeypatch.chdir(project.root)
+    # Fewer rows are quicker to write and to read.
+    monkeypatch.setattr("batchrec_dagster.steps.checks.MIN_INTERACTIONS", 20)
+    monkeypatch.setattr("batchrec_dagster.steps.checks.MIN_USERS_WITH_TWO_INTERACTIONS", 5)
+    return project
+
+
+def new(*arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(main, ["new", *arguments])
+    return result.exit_code, result.output
+
+
+def declared(project: Project, name: str = "shop") -> dict[str, Any]:
+    """What was written for the pipeline: the loader takes it, and the editor's schema too."""
+    text = (project.package / "defs" / name / "defs.yaml").read_text()
+    attributes: dict[str, Any] = yaml.safe_load(text)["attributes"]
+    assert errors(attributes) == []
+    # Where the package is installed is this machine's own affair.
+    assert "$schema" not in text
+    assert str(SCHEMA_FILE.parent) not in text
+    with definitions(project) as defs:
+        assert defs.resolve_job_def(f"{name}_refresh")
+    return attributes
+
+
+def left(project: Project) -> list[str]:
+    """The pipelines that are declared, and anything that was left behind beside them."""
+    return sorted(
+        path.name
+        for path in [*(project.package / "defs").iterdir(), *project.root.glob(".batchrec-*")]
+    )
+
+
+def written(path: Path, header: str, rows: Mapping[str, Any] | None = None, by: str = ",") -> None:
+    """A file of ROWS with a user, an item, a rating and a time in each line, and more."""
+    lines = [header] if header else []
+    for number, (user, item) in enumerate(ROWS):
+        cells = {"user": user, "item": item, "rating": 1 + item % 5, "time": START + 3600 * number}
+        cells |= {name: made(number) for name, made in (rows or {}).items()}
+        lines.append(by.join(str(cell) for cell in cells.values()))
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -1,0 +1,365 @@
+"""`batchrec new`: what can be seen in a file is not asked for, what is odd in it is said."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+
+import polars as pl
+import pytest
+
+from batchrec_dagster_tests.cli.new_support import ROWS, START, declared, here, left, new, written
+from batchrec_dagster_tests.support import Project
+
+__all__ = ["here"]
+pytestmark = pytest.mark.slow
+
+
+def test_columns_that_are_not_known_are_asked_for_by_name(here: Project) -> None:
+    written(here.root / "orders.csv", "who,what,stars,when")
+    (here.root / "workspace.yaml").write_text("load_from: []\n")
+    code, said = new("shop", "--ratings", "orders.csv")
+    assert code == 2
+    assert "orders.csv: couldn't recognise the user and item columns" in said
+    assert "Found: who, what, stars, when. Try: --user who --item what" in said
+    # An order is neither a user nor an item.
+    written(here.root / "german.csv", "Bestellnr,Kunde,stars,when")
+    assert "Try: --user Kunde --item COL" in new("shop", "--ratings", "german.csv")[1]
+    written(here.root / "ended.csv", "who,what,stars,when,", {"": lambda _: ""})
+    assert "Found: who, what, stars, when. Try:" in new("shop", "--ratings", "ended.csv")[1]
+    code, said = new("shop", "--ratings", "orders.csv", "--user", "who", "--item", "whatt")
+    assert code == 2
+    assert "has no column 'whatt' (item). Found: who, what, stars, when" in said
+    assert left(here) == []
+    code, said = new("shop", "--ratings", "orders.csv", "--user", "who", "--item", "what")
+    assert code == 0, said
+    assert "batchrec run shop\n" in said
+    assert declared(here)["ratings"]["columns"] == {
+        "user": "who", "item": "what", "rating": "stars", "timestamp": "when",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("cell", "said_of_it"),
+    [
+        ("good", "the rating in column stars has no numbers such as 4.5 or 4,5"),
+        ("88", "the rating in column stars is 88 in every row"),
+    ],
+)
+@pytest.mark.parametrize("asked", [(), ("--rating", "stars")], ids=["recognised", "given"])
+def test_a_rating_that_cannot_count_is_warned_of(
+    here: Project, cell: str, said_of_it: str, asked: tuple[str, ...]
+) -> None:
+    written(here.root / "orders.csv", "who;what;stars;when", {"rating": lambda _: cell}, by=";")
+    columns = ("--user", "who", "--item", "what", *asked)
+    code, said = new("shop", "--ratings", "orders.csv", *columns)
+    assert code == 0, said
+    assert f"Warning: {said_of_it}. All rows count" in said
+    assert "rating" not in declared(here)["ratings"]["columns"]
+
+
+@pytest.mark.parametrize(
+    ("cells", "seen", "low"),
+    [
+        (["0"] * 3 + ["1"] * 7, "Ratings: 0 (30), 1 (70)", 1),
+        (["-1", "1"], "Ratings: -1 (50), 1 (50)", 1),
+        (
+            [str(number) for number in range(101)],
+            "go from 0 to 99: a quarter are up to 25, half up to 50, three quarters up to 74",
+            69,
+        ),
+        (
+            [f"{number / 5:g}" for number in range(-50, 50)],
+            "Ratings go from -10 to 9.8: a quarter are up to -5, half up to 0, three quarters",
+            3.9,
+        ),
+    ],
+    ids=["0/1", "-1/1", "0-100", "-10-10"],
+)
+def test_ratings_on_another_scale_count_by_what_is_seen_of_it(
+    here: Project, cells: list[str], seen: str, low: float
+) -> None:
+    rows = [f"{n % 20},{n},{cells[n % len(cells)]},{START + n}" for n in range(100)]
+    (here.root / "jokes.csv").write_text("\n".join(["userId,itemId,rating,timestamp", *rows]))
+    code, said = new("shop", "--ratings", "jokes.csv")
+    assert code == 0, said
+    assert seen in said
+    assert "Warning: the rating in column rating is on no usual scale. Ratings" in said
+    assert declared(here)["interactions"]["min_rating"] == low
+    assert declared(here)["ratings"]["columns"]["rating"] == "rating"
+    liked = sum(float(row.split(",")[2]) >= low for row in rows)
+    assert f"# {liked} of 100 rows are {low} or more." in said
+
+
+def test_ids_that_became_decimals_are_warned_of(here: Project) -> None:
+    rows = [f"{n % 20},{n}.0,5,{START + n}" for n in range(100)]
+    (here.root / "pandas.csv").write_text("\n".join(["userId,itemId,rating,timestamp", *rows]))
+    code, said = new("shop", "--ratings", "pandas.csv")
+    assert code == 0, said
+    assert "Warning: pandas.csv: the item ids (column itemId) are decimals such as 0.0" in said
+
+
+def test_what_is_more_likely_a_count_is_asked_about(here: Project) -> None:
+    rows = [f"{n % 20},{n},{1 if n else 5000},{START + n}" for n in range(100)]
+    (here.root / "plays.csv").write_text("\n".join(["userId,itemId,rating,timestamp", *rows]))
+    code, said = new("shop", "--ratings", "plays.csv")
+    assert code == 2
+    assert "Ratings: 1 (99), 5000 (1). Which ones say that someone liked the item?" in said
+    assert "--min-rating NUMBER, or --min-rating none" in said
+    code, said = new("shop", "--ratings", "plays.csv", "--min-rating", "1")
+    assert code == 0, said
+    assert declared(here)["interactions"]["min_rating"] == 1
+    code, said = new("all", "--ratings", "plays.csv", "--min-rating", "none")
+    assert code == 0, said
+    assert "# Ratings: 1 (99), 5000 (1)." in said
+    assert "rating" not in declared(here, "all")["ratings"]["columns"]
+    assert (
+        "write a number such as 3.5, or none" in new("x", "--ratings", "p", "--min-rating", "a")[1]
+    )
+
+
+def test_a_comma_for_a_point_is_seen(here: Project) -> None:
+    header = "user_id;item_id;rating;timestamp"
+    written(
+        here.root / "a.csv", header, {"rating": lambda row: ("5", "4,5", "1,5")[row % 3]}, by=";"
+    )
+    code, said = new("shop", "--ratings", "a.csv")
+    assert code == 0, said
+    assert f"{len(ROWS) - len(ROWS[2::3]):,} count, of 60 users" in said
+    assert "cannot read" not in said
+    assert declared(here)["ratings"]["decimal"] == ","
+
+
+def test_a_file_without_a_header_goes_by_position(here: Project) -> None:
+    written(here.root / "ratings.dat", "", by="::")
+    code, said = new("seen", "--ratings", "ratings.dat")
+    assert code == 0, said
+    kinds = "1 numbers, such as 1, 2 numbers, such as 1, 3 numbers, such as 2, 4 times, such as 15"
+    assert f"ratings.dat has no header. Its columns: {kinds}" in said
+    columns = {"user": 1, "item": 2, "rating": 3, "timestamp": 4}
+    assert declared(here, "seen")["ratings"]["columns"] == columns
+    written(here.root / "two.dat", "", {"again": lambda _: START}, by="::")
+    code, said = new("two", "--ratings", "two.dat")
+    assert code == 2
+    assert "two.dat has no header. Its columns: 1 numbers" in said
+    assert "5 times, such as 1500000000. Give them by position, from 1: --user COL" in said
+    positions = ("--user", "1", "--item", "2", "--rating", "3", "--time", "4")
+    assert new("shop", "--ratings", "ratings.dat", *positions[:-1], "when")[0] == 2
+    code, said = new("shop", "--ratings", "ratings.dat", *positions)
+    assert code == 0, said
+    ratings = declared(here)["ratings"]
+    assert ratings["delimiter"] == "::"
+    assert ratings["columns"] == {"user": 1, "item": 2, "rating": 3, "timestamp": 4}
+    assert new("club", "--ratings", "ratings.dat", *positions[:-1], "5")[0] == 2
+
+
+def test_another_delimiter_and_times_as_people_write_them(here: Project) -> None:
+    def time(number: int) -> str:
+        return f"{datetime.fromtimestamp(START + 86_400 * number, UTC):%d.%m.%Y %H:%M}"
+
+    written(here.root / "a.csv", "user_id;item_id;n;epoch;date", {"date": time}, by=";")
+    code, said = new("shop", "--ratings", "a.csv")
+    assert code == 0, said
+    ratings = declared(here)["ratings"]
+    assert (ratings["delimiter"], ratings["timestamp_format"]) == (";", "%d.%m.%Y %H:%M")
+    assert ratings["columns"]["timestamp"] == "date"
+    # The first rows do not tell which is the day.
+    written(here.root / "b.csv", "user_id,item_id,n,m,date", {"date": lambda _: "01/02/2024"})
+    code, said = new("club", "--ratings", "b.csv")
+    assert code == 1
+    assert "such as '01/02/2024' (%d/%m/%Y or %m/%d/%Y?)" in said
+    code, said = new("club", "--ratings", "b.csv", "--time-format", "%d/%m/%Y")
+    assert code == 0, said
+    assert "2024-02-01 to 2024-02-01" in said
+
+
+def test_orders_in_parquet_files_have_one_column_of_times(here: Project) -> None:
+    (here.root / "orders").mkdir()
+    for part in range(2):
+        pl.DataFrame(
+            {
+                "customer_id": [user for user, _ in ROWS],
+                "sku": [f"{item:05}" for _, item in ROWS],
+                "ordered_at": [
+                    datetime.fromtimestamp(START + number, UTC) for number in range(len(ROWS))
+                ],
+                "lines": [[1, 2]] * len(ROWS),
+            }
+        ).write_parquet(here.root / "orders" / f"{part}.parquet")
+    code, said = new("shop", "--ratings", "orders/*.parquet")
+    assert code == 0, said
+    ratings = declared(here)["ratings"]
+    assert ratings["source"] == "orders/*.parquet"
+    assert ratings["format"] == "parquet"
+    assert ratings["columns"] == {
+        "user": "customer_id", "item": "sku", "timestamp": "ordered_at",
+    }  # fmt: skip
+    assert "min_rating" not in declared(here)["interactions"]
+    assert f"orders/*.parquet: {2 * len(ROWS):,} rows, parquet" in said
+
+
+def test_events_get_their_kinds(here: Project) -> None:
+    with (here.root / "events.jsonl").open("w") as file:
+        for number, (user, item) in enumerate(ROWS):
+            event = {
+                "visitorId": f"v{user}",
+                "itemId": item,
+                "at": datetime.fromtimestamp(START + number, UTC).isoformat(),
+                "event": "buy" if number % 4 == 0 else "view",
+            }
+            file.write(json.dumps(event) + "\n")
+    code, said = new("shop", "--ratings", "events.jsonl")
+    assert code == 0, said
+    columns = declared(here)["ratings"]["columns"]
+    assert columns["event_type"] == "event"
+    assert columns["timestamp"] == "at"
+    buys = len(ROWS[::4])
+    assert f"# Events: view ({len(ROWS) - buys:,}), buy ({buys:,})" in said
+    text = (here.package / "defs" / "shop" / "defs.yaml").read_text()
+    assert "# filter: event <> 'view'" in text
+
+
+def test_items_are_looked_at_too(here: Project) -> None:
+    written(here.root / "ratings.csv", "userId,productId,rating,timestamp")
+    lines = [f"{item};Product, no. {item};{item}.5;A|B" for item in range(85)]
+    (here.root / "products.csv").write_text("\n".join(["id;name;price;category", *lines]))
+    code, said = new("shop", "--ratings", "ratings.csv", "--items", "products.csv")
+    assert code == 0, said
+    assert declared(here)["items"] == {
+        "source": "products.csv",
+        "delimiter": ";",
+        "columns": {
+            "item": "id",
+            "title": "name",
+            "categories": {"CATEGORY": "category"},
+            "numbers": {"PRICE": "price"},
+        },
+    }
+    assert "products.csv: 85 rows" in said
+    (here.root / "other.csv").write_text("id,name\nx,y\n")
+    code, said = new("club", "--ratings", "ratings.csv", "--items", "other.csv")
+    assert code == 0
+    assert "Warning: other.csv has only 0 of the 32 rated items" in said
+    (here.root / "odd.csv").write_text("a,b\nx,y\n")
+    code, said = new("pub", "--ratings", "ratings.csv", "--items", "odd.csv")
+    assert code == 2
+    assert "couldn't recognise the column with the item's id. Found: a, b" in said
+
+
+def test_columns_of_the_items_can_be_given_as_those_of_the_ratings(here: Project) -> None:
+    written(here.root / "ratings.csv", "userId,productId,rating,timestamp")
+    lines = [f"A|B#{item}#Product {item}#{item},5#7" for item in range(85)]
+    (here.root / "products.csv").write_text("\n".join(["what#key#called#cost#year", *lines]))
+    ask = ("--ratings", "ratings.csv", "--items", "products.csv")
+    code, said = new("shop", *ask, "--items-delimiter", "#")
+    assert code == 2
+    assert (
+        "couldn't recognise the column with the item's id. Found: what, key, called, cost, year"
+        in said
+    )
+    assert "by name, or by position, from 1, if there is no header: --items-id" in said
+    told = ("--items-id", "key", "--items-title", "called", "--items-number", "cost")
+    code, said = new("shop", *ask, "--items-delimiter", "#", *told, "--items-category", "KIND=what")
+    assert code == 0, said
+    assert declared(here)["items"] == {
+        "source": "products.csv",
+        "delimiter": "#",
+        "decimal": ",",
+        "columns": {
+            "item": "key",
+            "title": "called",
+            "categories": {"KIND": "what"},
+            "numbers": {"YEAR": "year", "COST": "cost"},
+        },
+    }
+    assert "cannot read" not in said
+    # Without a header.
+    (here.root / "products.csv").write_text("\n".join(line.replace("#", ";") for line in lines))
+    places = ("--items-id", "2", "--items-title", "3", "--items-category")
+    assert "needs a name: --items-category NAME=1" in new("club", *ask, *places, "1")[1]
+    code, said = new("club", *ask, *places, "KIND=1")
+    assert code == 0, said
+    items = declared(here, "club")["items"]
+    assert items["delimiter"] == ";"
+    assert items["columns"] == {"item": 2, "title": 3, "categories": {"KIND": 1}}
+    for wrong, why in (
+        (("--items-id", "keys"), "has no column 'keys' (item)"),
+        (("--items-id", "9", "--items-title", "3"), "has 5 columns, so no column 9 (item)"),
+        (("--items-id", "2", "--items-title", "called"), "all by name, or all by position"),
+        (
+            ("--items-id", "2"),
+            "by name, or by position, from 1, if there is no header: --items-title",
+        ),
+    ):
+        code, said = new("pub", *ask, *wrong)
+        assert (code, why in said) == (2, True), said
+    code, said = new("pub", "--ratings", "ratings.csv", "--items-id", "2")
+    assert code == 2
+    assert "but not their file: --items FILE" in said
+    assert left(here) == ["club", "shop"]
+
+
+def test_what_is_too_little_or_bad_is_reported(here: Project) -> None:
+    (here.root / "few.csv").write_text("user_id,item_id,timestamp\na,b,1500000000\n,c,1500000001\n")
+    code, said = new("shop", "--ratings", "few.csv")
+    assert code == 1
+    assert "cannot read 1 of 2 rows; the first is few.csv, line 3: no user" in said
+    assert "Fix the file, or drop such rows with --on-bad-rows skip" in said
+    code, said = new("shop", "--ratings", "few.csv", "--on-bad-rows", "skip")
+    assert code == 1
+    assert "it could not run: 1 interactions of 1 users" in said
+    assert "Personalize needs 20 interactions" in said
+    for source, code_wanted, wanted in (
+        ("none.csv", 1, "there is no such file"),
+        ("ftp://x/y.csv", 1, "ftp:// is not supported"),
+        (".", 1, ""),
+    ):
+        code, said = new("club", "--ratings", source)
+        assert (code, wanted in said) == (code_wanted, True)
+    (here.root / "wide.csv").write_text("user_id,item_id,timestamp" + ",x" * 300_000 + "\n1,2,3\n")
+    assert "wide.csv, line 1 has 300,003 columns" in new("club", "--ratings", "wide.csv")[1]
+    (here.root / "empty.csv").touch()
+    assert "empty.csv: it is empty" in new("club", "--ratings", "empty.csv")[1]
+    assert left(here) == []
+
+
+def test_the_first_rows_are_shown_as_they_were_read(here: Project) -> None:
+    def local(number: int) -> str:
+        return f"{datetime.fromtimestamp(START + 86_400 * number, UTC):%d.%m.%Y %H:%M}"
+
+    path = here.root / "orders.csv"
+    names = {"tag": lambda _: "Łódź", "name": lambda _: '5" plate', "at": local}
+    written(path, "customer_id;sku;n;epoch;tag;name;at", names, by=";")
+    text = path.read_text() + "anonymous;1;1;2;x;y;01.01.2024 10:00\n;1;1;2;x;y;01.01.2024 10:00\n"
+    path.write_bytes(text.encode("cp1250"))
+    asked = ("--no-quotes", "--encoding", "cp1250", "--timezone", "Asia/Tokyo", "--time", "at")
+    more = ("--null-value", "anonymous", "--on-bad-rows", "skip", "--event-type", "tag")
+    code, said = new("shop", "--ratings", "orders.csv", *asked, *more)
+    assert code == 0, said
+    assert "user  item  time (UTC)           event_type\n" in said
+    assert "1     1     2017-07-13 17:40:00  Łódź\n1     4     2017-07-14 17:40:00  Łódź\n" in said
+    bad, line = f"2 of {len(ROWS) + 2:,} rows", f"line {len(ROWS) + 2}"
+    assert f"Warning: cannot read {bad}; the first is orders.csv, {line}" in said
+    attributes = declared(here)["ratings"]
+    assert attributes["quotes"] is False
+    assert attributes["encoding"] == "cp1250"
+    assert attributes["timezone"] == "Asia/Tokyo"
+    assert attributes["null_values"] == ["anonymous"]
+    assert attributes["on_bad_rows"] == "skip"
+
+
+def test_files_without_times_or_with_years_of_two_digits(here: Project) -> None:
+    (here.root / "plays.tsv").write_text("".join(f"u{user}\ti{item}\n" for user, item in ROWS))
+    code, said = new("fm", "--ratings", "plays.tsv", "--user", "1", "--item", "2")
+    assert code == 2
+    assert "(or --time none)" in said
+    asked = ("--user", "1", "--item", "2", "--time", "none")
+    code, said = new("fm", "--ratings", "plays.tsv", *asked)
+    assert code == 0, said
+    assert declared(here, "fm")["ratings"]["columns"] == {"user": 1, "item": 2, "timestamp": "none"}
+    written(here.root / "b.csv", "user_id,item_id,n,m,date", {"date": lambda _: "31.12.24"})
+    code, said = new("club", "--ratings", "b.csv")
+    assert code == 1
+    assert "such as '31.12.24' with a year of two digits (%y). Give it" in said
+    code, said = new("club", "--ratings", "b.csv", "--time-format", "%d.%m.%y")
+    assert code == 0, said

@@ -1,0 +1,365 @@
+"""What lies under deploy/: the AWS template, the image, the services that compose.yaml starts."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+import yaml
+from botocore import xform_name
+from dagster_aws.pipes.clients import glue as pipes_glue
+from moto import mock_aws
+
+from batchrec_dagster.cli import main
+from batchrec_dagster.deployment import SETTINGS, Deployment
+from batchrec_dagster.pipeline import spark_on_aws as spark
+from batchrec_dagster.pipeline.automation import alerts as messages
+from batchrec_dagster.pipeline.spark_on_aws import GLUE_VERSION
+from batchrec_dagster.sinks import dynamodb
+from batchrec_dagster.web import HOSTS_VARIABLE
+from batchrec_dagster_tests.deployment.template import (
+    ACCOUNT,
+    BUCKET,
+    FILE,
+    REGION,
+    actions,
+    runner_statements,
+    stack,
+)
+from batchrec_dagster_tests.support import REPOSITORY
+
+pytestmark = pytest.mark.slow
+
+DEPLOY = REPOSITORY / "deploy"
+COMPOSE = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+OF_THIS_ACCOUNT = {
+    "StringEquals": {"aws:SourceAccount": ACCOUNT},
+    "ArnLike": {"aws:SourceArn": f"arn:aws:personalize:{REGION}:{ACCOUNT}:*"},
+}
+OURS = ("code_location", "webserver", "daemon")
+EVERYTHING = {
+    "Encryption": "kms",
+    "Glue": "yes",
+    "AlertEmail": "team@example.com",
+    "DynamoTable": "lists",
+    "RunnerService": "ec2.amazonaws.com",
+}
+
+
+@pytest.fixture
+def account(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An empty AWS account."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", REGION)
+    monkeypatch.delenv("AWS_PROFILE", raising=False)
+    with mock_aws():
+        yield
+
+
+def deploy(parameters: dict[str, str]) -> dict[str, str]:
+    """The outputs of the stack, by their names."""
+    cloudformation = boto3.client("cloudformation")
+    cloudformation.create_stack(
+        StackName="batchrec",
+        TemplateBody=FILE.read_text(),
+        Parameters=[
+            {"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()
+        ],
+        Capabilities=["CAPABILITY_IAM"],
+    )
+    (stack,) = cloudformation.describe_stacks(StackName="batchrec")["Stacks"]
+    assert stack["StackStatus"] == "CREATE_COMPLETE"
+    return {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}
+
+
+def test_cloudformation_s_linter_finds_nothing() -> None:
+    linted = subprocess.run(
+        [str(Path(sys.executable).with_name("cfn-lint")), str(FILE)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert linted.stdout + linted.stderr == ""
+
+
+@pytest.mark.usefixtures("account")
+def test_the_stack_s_outputs_are_the_settings() -> None:
+    outputs = deploy({})
+    lines = outputs["Environment"].strip().splitlines()
+    deployment = Deployment.from_environment(dict(line.split("=", 1) for line in lines))
+    assert deployment.personalize == "aws"
+    assert deployment.region == REGION
+    assert deployment.storage == outputs["Storage"]
+    assert deployment.role_arn == outputs["PersonalizeRoleArn"]
+    assert (
+        not {
+            "GlueJobName",
+            "AlertTopicArn",
+            "KeyArn",
+            "RunnerKeyPolicyArn",
+            "RunnerProfileName",
+        }
+        & outputs.keys()
+    )
+
+
+def test_the_bucket_is_private_encrypted_and_versioned_and_keeps_what_is_current() -> None:
+    bucket = stack()["Bucket"]
+    assert set(bucket["PublicAccessBlockConfiguration"].values()) == {True}
+    assert bucket["VersioningConfiguration"] == {"Status": "Enabled"}
+    (rule,) = bucket["BucketEncryption"]["ServerSideEncryptionConfiguration"]
+    assert rule["ServerSideEncryptionByDefault"] == {"SSEAlgorithm": "AES256"}
+    rules = bucket["LifecycleConfiguration"]["Rules"]
+    assert {key for rule in rules for key in rule} == {
+        *("Id", "Status", "Prefix", "NoncurrentVersionExpiration"),
+        *("ExpiredObjectDeleteMarker", "AbortIncompleteMultipartUpload"),
+    }
+
+
+def test_the_bucket_s_policy_is_the_documented_one_by_default() -> None:
+    _, *allowed = stack()["BucketPolicy"]["PolicyDocument"]["Statement"]
+    assert len(allowed) == 2
+    assert not any("Condition" in each for each in allowed)
+
+
+def test_the_bucket_can_be_for_this_account_s_personalize_alone() -> None:
+    deny, *allowed = stack(SourceConditions="yes")["BucketPolicy"]["PolicyDocument"]["Statement"]
+    assert deny["Effect"] == "Deny"
+    assert deny["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
+    assert [(each["Principal"], each["Condition"]) for each in allowed] == [
+        ({"Service": "personalize.amazonaws.com"}, OF_THIS_ACCOUNT)
+    ] * len(allowed)
+    _, key = stack(SourceConditions="yes", Encryption="kms")["Key"]["KeyPolicy"]["Statement"]
+    assert key["Condition"] == {"StringEquals": OF_THIS_ACCOUNT["StringEquals"]}
+    (trust,) = stack()["PersonalizeRole"]["AssumeRolePolicyDocument"]["Statement"]
+    assert trust["Condition"] == OF_THIS_ACCOUNT
+
+
+@pytest.mark.usefixtures("account")
+def test_with_everything_there_is_a_key_a_glue_job_and_a_topic() -> None:
+    outputs = deploy(EVERYTHING)
+    bucket = outputs["Storage"].split("/")[2]
+    (rule,) = boto3.client("s3").get_bucket_encryption(Bucket=bucket)[
+        "ServerSideEncryptionConfiguration"
+    ]["Rules"]
+    assert rule["ApplyServerSideEncryptionByDefault"]["KMSMasterKeyID"] == outputs["KeyArn"]
+    assert outputs["AlertTopicArn"] in str(
+        boto3.client("sns").list_subscriptions()["Subscriptions"]
+    )
+    assert outputs["RunnerKeyPolicyArn"].startswith(f"arn:aws:iam::{ACCOUNT}:policy/")
+
+
+def test_a_key_lets_personalize_in_and_a_glue_job_has_a_role_of_its_own() -> None:
+    resources = stack(**EVERYTHING)
+    _, personalize = resources["Key"]["KeyPolicy"]["Statement"]
+    assert personalize["Principal"] == {"Service": "personalize.amazonaws.com"}
+    assert "Condition" not in personalize
+    assert resources["GlueJob"]["Role"] == "<GlueRole.Arn>"
+    assert resources["GlueJob"]["GlueVersion"] == GLUE_VERSION
+    (trust,) = resources["GlueRole"]["AssumeRolePolicyDocument"]["Statement"]
+    assert trust["Principal"] == {"Service": "glue.amazonaws.com"}
+    assert trust["Condition"] == {"StringEquals": {"aws:SourceAccount": ACCOUNT}}
+    assert not {"Key", "GlueJob", "GlueRole", "AlertTopic"} & stack().keys()
+
+
+def test_the_use_of_the_key_is_a_policy_for_the_runner_the_jobs_and_a_person() -> None:
+    """As an output, it can be attached to a user, who else could not upload."""
+    policy = stack(**EVERYTHING)["RunnerKeyPolicy"]
+    assert policy["Roles"] == ["<RunnerRole>", "<GlueRole>"]
+    (key,) = policy["PolicyDocument"]["Statement"]
+    assert key["Resource"] == "<Key.Arn>"
+    assert set(actions(key)) == {"kms:Decrypt", "kms:GenerateDataKey"}
+    assert stack(Encryption="kms")["RunnerKeyPolicy"]["Roles"] == ["<RunnerRole>"]
+    assert "RunnerKeyPolicy" not in stack()
+
+
+def test_the_runner_s_policy_is_within_iam_s_limit() -> None:
+    document = stack(**EVERYTHING)["RunnerPolicy"]["PolicyDocument"]
+    assert len(json.dumps(document, separators=(",", ":"))) <= 6144
+
+
+def test_nobody_may_do_everything_or_reach_beyond_the_storage() -> None:
+    resources = stack(**EVERYTHING)
+    policies = [
+        policy["PolicyDocument"]
+        for name in ("PersonalizeRole", "GlueRole")
+        for policy in resources[name]["Policies"]
+    ]
+    statements = [each for policy in policies for each in policy["Statement"]]
+    for statement in statements + runner_statements(**EVERYTHING):
+        assert not [action for action in actions(statement) if "*" in action]
+        if any(action.startswith("s3:") for action in actions(statement)):
+            assert statement["Resource"].startswith(f"arn:aws:s3:::{BUCKET}")
+
+
+@pytest.mark.parametrize(
+    ("parameter", "policy", "sources"),
+    [
+        ("DynamoTable", "RunnerTablePolicy", [dynamodb]),
+        ("AlertEmail", "RunnerAlertPolicy", [messages]),
+        ("Glue", "RunnerGluePolicy", [spark, pipes_glue]),
+    ],
+)
+def test_what_may_be_added_allows_the_calls_of_the_code(
+    parameter: str, policy: str, sources: list[Any]
+) -> None:
+    """The stack makes the Glue job, so that the runner creates none. Tags need a permission."""
+    text = "".join(inspect.getsource(source) for source in sources)
+    call = r"(?:client|glue|sns)\.(?:get_paginator\(\")?([a-z]+_[a-z_]+|publish)[(\"]"
+    called = set(re.findall(call, text)) - {"create_job"}
+    statement, *_ = stack(**{parameter: EVERYTHING[parameter]})[policy]["PolicyDocument"][
+        "Statement"
+    ]
+    allowed = {xform_name(action.partition(":")[2]) for action in actions(statement)}
+    assert allowed - {"tag_resource"} == called - {"tag_resource"}
+
+
+def test_each_service_is_pinned_unprivileged_watched_and_only_heard_here() -> None:
+    for name, service in COMPOSE["services"].items():
+        assert service["healthcheck"]["test"], name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert service["read_only"], name
+        assert service["restart"] == "unless-stopped", name
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", [])), name
+    assert COMPOSE["services"]["postgres"]["user"] == "postgres"
+    image = COMPOSE["services"]["postgres"]["image"]
+    assert re.fullmatch(r"\$\{POSTGRES_IMAGE:-postgres:\d+\.\d+-\w+\}", image)
+
+
+def test_only_the_code_location_reaches_beyond_the_machine() -> None:
+    networks = COMPOSE["networks"]
+    assert networks["inside"] == {"internal": True}
+    untranslated = "com.docker.network.bridge.enable_ip_masquerade"
+    assert networks["page"]["driver_opts"] == {untranslated: "false"}
+    of_service = {name: service["networks"] for name, service in COMPOSE["services"].items()}
+    assert of_service == {
+        "postgres": ["inside"],
+        "daemon": ["inside"],
+        "webserver": ["inside", "page"],
+        "code_location": ["inside", "outside"],
+    }
+
+
+def test_no_secret_stands_in_the_files() -> None:
+    for path in DEPLOY.iterdir():
+        for found in re.finditer(
+            r"(?im)^[^:=\n]*(password|secret|token)\w*\s*[:=][ \t]*(\S.*)$", path.read_text()
+        ):
+            named = ("${", "{env:", "#", "[{name: ")
+            assert found[2].startswith(named), f"{path.name}: {found[0]}"
+
+
+def test_the_image_is_pinned_locked_and_not_root() -> None:
+    dockerfile = (DEPLOY / "Dockerfile").read_text()
+    base = re.search(r"(?m)^ARG PYTHON=(python:3\.11\.\d+-slim-bookworm)$", dockerfile)
+    assert base
+    for name in OURS:  # by digest, if .env says so
+        arguments = COMPOSE["services"][name]["build"]["args"]
+        assert arguments == {"PYTHON": f"${{PYTHON_IMAGE:-{base[1]}}}"}
+    assert "--require-hashes -r /opt/batchrec/requirements.lock" in dockerfile
+    assert re.search(r"(?m)^USER 10001:10001$", dockerfile)
+    assert "HEALTHCHECK" in dockerfile
+    allowed = (DEPLOY / "Dockerfile.dockerignore").read_text()
+    for line in re.findall(r"(?m)^COPY (?!--)(.+) \S+$", dockerfile):
+        for source in line.split():
+            assert (REPOSITORY / source).exists()
+            assert f"\n!{source}\n" in allowed, f"{source} is kept out of the build"
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_what_the_files_read_from_the_environment_is_given(name: str) -> None:
+    service = COMPOSE["services"][name]
+    command, environment = service["command"], service["environment"]
+    assert Path(sys.executable).with_name(command[0]).exists()
+    read = set(re.findall(r"env: (\w+)", (DEPLOY / "dagster.yaml").read_text()))
+    if "workspace.yaml" in command:
+        read |= set(re.findall(r"env: (\w+)", (DEPLOY / "workspace.yaml").read_text()))
+    health = " ".join(service["healthcheck"]["test"])
+    read |= set(re.findall(r"\$\$(\w+)", health))
+    assert read <= environment.keys()
+
+
+def test_only_the_code_location_has_settings_and_credentials() -> None:
+    having = [name for name in COMPOSE["services"] if "env_file" in COMPOSE["services"][name]]
+    assert having == ["code_location"]
+    options: dict[str, Any] = COMPOSE["services"]["webserver"]["environment"]
+    assert [key for key in options if key.startswith(("AWS_", "BATCHREC_"))] == [HOSTS_VARIABLE]
+
+
+def test_the_webserver_stands_behind_the_guard() -> None:
+    command = COMPOSE["services"]["webserver"]["command"]
+    assert command[:3] == ["batchrec", "ui", "--no-daemon"]
+    main([*command[1:3], "--help"], standalone_mode=False)
+
+
+def aws_commands() -> list[tuple[str, str, set[str]]]:
+    """Service, operation and options of each `aws` command of docs/aws.md."""
+    page = (REPOSITORY / "docs" / "aws.md").read_text()
+    found = []
+    for block in re.findall(r"(?ms)^ *```\w*\n(.*?)^ *```$", page):
+        for command in re.findall(r"(?ms)^aws (\S+ \S+.*?)(?=^\w|\Z)", block.replace("\\\n", " ")):
+            service, operation = command.split()[:2]
+            outside = re.sub(r"(?s)\"\$\(.*?\)\"|'.*?'|\".*?\"", "VALUE", command)
+            found.append((service, operation, set(re.findall(r" --([\w-]+)", outside))))
+    return found
+
+
+def test_the_commands_of_the_page_are_aws_s() -> None:
+    """Each operation exists and has these options; `deploy` is the aws command's own."""
+    commands = aws_commands()
+    assert len(commands) > 10
+    session = boto3.Session(region_name=REGION)
+    for service, operation, options in commands:
+        own = {"output", "query", "region"}
+        if (service, operation) == ("cloudformation", "deploy"):
+            own |= {"stack-name", "template-file", "capabilities", "parameter-overrides"}
+        else:
+            client: Any = session._session.get_service_model(service.removesuffix("api"))
+            names = {xform_name(name, "-"): name for name in client.operation_names}
+            members = client.operation_model(names[operation]).input_shape.members
+            own |= {xform_name(member, "-") for member in members}
+        assert options <= own, f"aws {service} {operation}"
+
+
+def test_the_parameters_of_the_page_are_the_template_s() -> None:
+    page = (REPOSITORY / "docs" / "aws.md").read_text()
+    template = FILE.read_text()
+    declared = re.findall(
+        r"(?m)^  (\w+):\n    Type: (?:String|Number)\n    Default: \"?([^\"\n]*)", template
+    )
+    rows = re.findall(r"(?m)^\| `(\w+)` \| `?([\w.-]*)`? ?\|", page)
+    assert rows == declared
+
+
+def test_the_values_for_dagsters_chart_are_as_the_chart_and_the_deployment_read_them() -> None:
+    values = yaml.safe_load((DEPLOY / "helm-values.yaml").read_text())
+    assert values.keys() == {"dagster-user-deployments", "runLauncher"}
+    assert values["runLauncher"] == {"type": "K8sRunLauncher"}
+    assert values["dagster-user-deployments"].keys() == {"enabled", "deployments"}
+    (ours,) = values["dagster-user-deployments"]["deployments"]
+    # The chart passes over what it does not know, so a misspelt key would be without effect.
+    typed = {"name": str, "port": int, "env": dict, "envSecrets": list, "resources": dict}
+    blocks = {"image": dict, "dagsterApiGrpcArgs": list, "includeConfigInLaunchedRuns": dict}
+    assert {key: type(value) for key, value in ours.items()} == typed | blocks
+    assert ours["image"].keys() == {"repository", "tag", "pullPolicy"}
+    assert ours["image"]["tag"] == version("batchrec-dagster")
+    option, module = ours["dagsterApiGrpcArgs"]
+    assert option == "--python-module"
+    assert find_spec(module)
+    assert ours["includeConfigInLaunchedRuns"] == {"enabled": True}
+    env = {name: value.replace("ACCOUNT", ACCOUNT) for name, value in ours["env"].items()}
+    assert env.keys() <= {setting.name for setting in SETTINGS} | {"AWS_REGION"}
+    deployment = Deployment.from_environment(env | {"BATCHREC_STORAGE": "s3://bucket/batchrec"})
+    assert deployment.personalize == "aws"

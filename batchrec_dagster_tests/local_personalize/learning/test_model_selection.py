@@ -1,0 +1,482 @@
+"""Which components are blended, and that noise does not decide it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from scipy.sparse import csr_matrix
+
+from batchrec_dagster.local_personalize.learning import (
+    components,
+    evaluation,
+    fit_components,
+    model_selection,
+    train_blend,
+    validation,
+)
+from batchrec_dagster.local_personalize.learning.components import (
+    EASE,
+    EASE_HIGH_REG,
+    FACTORS,
+    FACTORS_HIGH_REG,
+    POPULARITY,
+    SEQUENCE,
+    SYMMETRIC_COOC,
+    USER_NEIGHBORS,
+    PopularityScorer,
+    Scorer,
+    UserNeighborScorer,
+)
+from batchrec_dagster.local_personalize.learning.evaluation import (
+    EARLIER_CUTOFFS,
+    split,
+    split_histories,
+)
+from batchrec_dagster.local_personalize.learning.interactions import (
+    Histories,
+    History,
+    ModelFileError,
+    log_popularity,
+    order_by_popularity,
+)
+from batchrec_dagster.local_personalize.learning.model_selection import (
+    BLEND_WEIGHTS,
+    RECENCY_EXPONENTS,
+    Blend,
+    fit_temperature,
+    select_blend,
+)
+from batchrec_dagster.local_personalize.learning.models import BlendModel, load_model
+from batchrec_dagster.local_personalize.learning.ranking import top_k
+from batchrec_dagster.local_personalize.learning.validation import (
+    CANDIDATES,
+    ScoredUsers,
+    ValidationSet,
+    Weights,
+    make_validation_sets,
+)
+from batchrec_dagster.local_personalize.recipes import train
+from batchrec_dagster_tests.local_personalize.learning.support import interactions_of, lists, tastes
+
+Float32 = npt.NDArray[np.float32]
+USERS, ITEMS = 80, 60
+
+
+@dataclass(frozen=True)
+class NoisyScorer:
+    """Scores the truth plus noise, which may depend on the exponent."""
+
+    table: Float32  # (users, items); user u has the history [u]
+    noise: Float32
+    best_exponent: float | None = None
+    kind: str = field(default="noisy", init=False)
+    scored: list[tuple[int, float]] = field(default_factory=list, init=False)
+
+    def score(self, history: History, exponent: float) -> Float32:
+        self.scored.extend((int(user), exponent) for user in history.items)
+        off = 0.0 if self.best_exponent is None else 3 * abs(exponent - self.best_exponent)
+        return np.asarray((self.table + (1 + off) * self.noise)[history.items], dtype=np.float32)
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        return {}
+
+
+def validation_set_of(**noises: Float32 | NoisyScorer) -> ValidationSet:
+    """Users with the history [u] and one relevant item; scorers add noise to the truth."""
+    starts = np.arange(USERS + 1, dtype=np.int64)
+    inputs = History(starts, np.arange(USERS, dtype=np.int32), np.zeros(USERS, np.float32), 200)
+    table = truth_table()
+    scorers: dict[str, Scorer] = {
+        name: noise if isinstance(noise, NoisyScorer) else NoisyScorer(table, noise)
+        for name, noise in noises.items()
+    }
+    return ValidationSet(scorers, inputs, csr_matrix(table), np.arange(USERS, dtype=np.int32))
+
+
+def truth_table() -> Float32:
+    table = np.zeros((USERS, 200), np.float32)
+    table[np.arange(USERS), 100 + np.arange(USERS) % ITEMS] = 1
+    return table
+
+
+def noise(seed: int, size: float) -> Float32:
+    return (np.random.default_rng(seed).normal(size=(USERS, 200)) * size).astype(np.float32)
+
+
+def single_ndcg(one: ValidationSet, name: str, exponent: float) -> float:
+    scores = one.scorers[name].score(one.inputs, exponent)
+    scores[one.inputs.recency_weights(0.0).nonzero()] = -np.inf
+    hits = np.take_along_axis(one.truth.toarray() > 0, top_k(scores, 25), axis=1)
+    return float(evaluation.ndcg(hits, np.ones(USERS, np.int64)).mean())
+
+
+def share_of(blend: Blend, one: ValidationSet) -> dict[str, float]:
+    """The weights on scores of the same spread."""
+    exponents = blend.recency_exponents
+    return {
+        name: weight
+        * float(one.scorers[name].score(one.inputs, exponents[name]).std(axis=1).mean())
+        for name, weight in blend.weights.items()
+    }
+
+
+def test_components_with_different_errors_are_blended() -> None:
+    one = validation_set_of(ease=noise(1, 0.6), sequence=noise(2, 0.6), factors=noise(3, 0.6))
+    blend = select_blend([one], recency=True)
+    assert len(blend.weights) > 1
+    assert blend.ndcg > max(
+        single_ndcg(one, name, RECENCY_EXPONENTS[name][0]) for name in (EASE, SEQUENCE, FACTORS)
+    )
+
+
+@pytest.mark.parametrize("good", [EASE, SEQUENCE, FACTORS])
+def test_a_good_component_among_bad_ones_serves_alone(good: str) -> None:
+    noises = {name: noise(i, 50.0) for i, name in enumerate((EASE, SEQUENCE, FACTORS))}
+    one = validation_set_of(**{**noises, good: noise(7, 0.3)})
+    blend = select_blend([one], recency=True)
+    assert list(blend.weights) == [good]
+    assert blend.ndcg == pytest.approx(single_ndcg(one, good, blend.recency_exponents[good]))
+
+
+@pytest.mark.parametrize(("sequence", "symmetric"), [(0.9, 0.3), (0.3, 0.9)])
+def test_the_better_cooccurrence_weighs_more(sequence: float, symmetric: float) -> None:
+    noises = {
+        EASE: noise(1, 0.5),
+        SEQUENCE: noise(2, sequence),
+        SYMMETRIC_COOC: noise(4, symmetric),
+    }
+    one = validation_set_of(**noises, factors=noise(3, 0.6))
+    weights = share_of(select_blend([one], recency=True), one)
+    more, less = (SYMMETRIC_COOC, SEQUENCE) if symmetric < sequence else (SEQUENCE, SYMMETRIC_COOC)
+    assert weights[more] > 2 * weights.get(less, 0.0)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.9, 0.4), (0.4, 0.9), (0.6, 0.6)])
+def test_high_regularization_is_selected_unless_low_is_better(low: float, high: float) -> None:
+    noises = {EASE: noise(1, low), EASE_HIGH_REG: noise(1, high)}
+    blend = select_blend([validation_set_of(**noises, sequence=noise(2, 0.6))], recency=True)
+    used, left = (EASE, EASE_HIGH_REG) if low < high else (EASE_HIGH_REG, EASE)
+    assert used in blend.weights
+    assert left not in blend.weights
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.3, 0.5), (0.5, 0.3)])
+def test_the_better_regularization_of_factors_is_selected(low: float, high: float) -> None:
+    noises = {FACTORS: noise(1, low), FACTORS_HIGH_REG: noise(1, high)}
+    weights = select_blend([validation_set_of(**noises)], recency=True).weights
+    assert set(weights) == {FACTORS if low < high else FACTORS_HIGH_REG}
+
+
+@pytest.mark.parametrize(("size", "other", "added"), [(50.0, 0.0, True), (0.3, 50.0, False)])
+def test_popularity_is_added_if_histories_say_little(
+    size: float, other: float, added: bool
+) -> None:
+    counts = truth_table().sum(axis=0)  # each relevant item as often as the others
+    popular = NoisyScorer(np.tile(counts, (USERS, 1)), noise(5, other))
+    one = validation_set_of(ease=noise(1, size), factors=noise(2, 60.0), popularity=popular)
+    blend = select_blend([one], recency=True)
+    assert (POPULARITY in blend.weights) == added
+    if added:
+        assert blend.ndcg > single_ndcg(one, EASE, RECENCY_EXPONENTS[EASE][0])
+
+
+def test_popularity_alone_serves_if_nothing_is_better() -> None:
+    popular = NoisyScorer(truth_table(), noise(9, 0.3))
+    one = validation_set_of(ease=noise(1, 50.0), factors=noise(2, 60.0), popularity=popular)
+    assert list(select_blend([one], recency=True).weights) == [POPULARITY]
+
+
+def test_options_that_cannot_be_told_apart_are_averaged() -> None:
+    same = noise(1, 0.5)
+    one = validation_set_of(ease=same, sequence=same, factors=same)
+    blend = select_blend([one], recency=True)
+    assert set(blend.weights) == {EASE, SEQUENCE, FACTORS}
+    assert sum(share_of(blend, one).values()) == pytest.approx(1)
+    assert blend.recency_exponents == {EASE: 0.6, SEQUENCE: 1.2, FACTORS: 0.6}
+    assert blend.ndcg == pytest.approx(single_ndcg(one, EASE, 0.6))
+
+
+def test_options_are_not_averaged_if_their_mean_is_clearly_worse() -> None:
+    rng = np.random.default_rng(0)
+    first, second = rng.random(50), rng.random(50)
+
+    def evaluate(options: Sequence[Weights]) -> list[npt.NDArray[np.float64]]:
+        alone = {EASE: first, SEQUENCE: second}
+        return [alone[next(iter(o))] if len(o) == 1 else 0.8 * first for o in options]
+
+    weights, score = model_selection._average_best([{EASE: 1.0}, {SEQUENCE: 1.0}], evaluate)
+    best = max(first, second, key=np.mean)
+    assert len(weights) == 1
+    assert (score == best).all()
+
+
+def test_cooccurrence_looks_at_newer_items_in_a_blend_unless_that_is_worse() -> None:
+    worse = NoisyScorer(truth_table(), noise(2, 0.4), best_exponent=0.9)
+    one = validation_set_of(ease=noise(1, 0.6), sequence=worse, factors=noise(3, 0.6))
+    assert select_blend([one], recency=True).recency_exponents[SEQUENCE] == 0.9
+
+
+def test_the_candidates_of_components_tell_what_all_items_tell() -> None:
+    one = validation_set_of(ease=noise(1, 0.6), sequence=noise(2, 0.6))
+    users = ScoredUsers([one])
+    keys = [(EASE, 0.6), (SEQUENCE, 0.9)]
+    [candidates, *others] = users.candidates(keys)
+    assert candidates.is_relevant.shape[1] <= 2 * CANDIDATES
+    for blend in ({keys[0]: 1.0}, {keys[0]: 0.3, keys[1]: 0.7}):
+        found = users.by_user(each.ndcg([blend]) for each in [candidates, *others])
+        scores = np.zeros((USERS, 200), np.float32)
+        for (name, exponent), weight in blend.items():
+            scores += np.float32(weight) * one.scorers[name].score(one.inputs, exponent)
+        whole = ScoredUsers([replace(one, scorers={EASE: NoisyScorer(scores, 0 * scores)})])
+        assert found[0] == pytest.approx(whole.ndcg(EASE, [0.0])[0])
+
+
+def test_blends_are_measured_together_as_alone() -> None:
+    one = validation_set_of(ease=noise(1, 0.6), sequence=noise(2, 0.6))
+    keys = [(EASE, 0.6), (SEQUENCE, 0.9)]
+    blends = [{keys[0]: share, keys[1]: 1 - share} for share in (0.1, 0.5, 0.9)]
+    for candidates in ScoredUsers([one]).candidates(keys):
+        alone = np.concatenate([candidates.ndcg([blend]) for blend in blends])
+        assert len(np.unique(alone, axis=0)) == len(blends)
+        assert (candidates.ndcg(blends) == alone).all()
+
+
+def test_an_exponent_is_selected_if_clearly_better() -> None:
+    scorer = NoisyScorer(truth_table(), noise(1, 0.3), best_exponent=0.3)
+    blend = select_blend([validation_set_of(ease=scorer)], recency=True)
+    assert blend.recency_exponents == {EASE: 0.3}
+
+
+def test_without_recency_exponents_are_0() -> None:
+    one = validation_set_of(ease=noise(1, 0.6), sequence=noise(2, 0.6), factors=noise(3, 0.6))
+    assert set(select_blend([one], recency=False).recency_exponents.values()) == {0.0}
+
+
+def test_without_users_the_first_component_serves_alone() -> None:
+    nobody = History(np.zeros(1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32), 200)
+    one = ValidationSet(
+        validation_set_of(ease=noise(1, 1.0)).scorers,
+        nobody,
+        csr_matrix((0, 200)),
+        np.zeros(0, np.int32),
+    )
+    assert select_blend([one], recency=True).weights == {EASE: 1.0}
+    assert fit_temperature(lambda history: np.zeros((0, 200), np.float32), [one]) == 1.0
+
+
+def test_repeating_the_same_users_adds_no_confidence() -> None:
+    one = validation_set_of(ease=noise(1, 0.6), sequence=noise(2, 0.6), factors=noise(3, 0.6))
+    once, again = select_blend([one], recency=True), select_blend([one] * 5, recency=True)
+    assert (again.recency_exponents, again.weights) == (once.recency_exponents, once.weights)
+    assert again.ndcg == pytest.approx(once.ndcg)
+
+
+def test_a_component_scores_each_user_once_per_exponent() -> None:
+    one = validation_set_of(ease=noise(1, 0.6), sequence=noise(2, 0.6), factors=noise(3, 0.6))
+    select_blend([one], recency=True)
+    for name, scorer in one.scorers.items():
+        assert isinstance(scorer, NoisyScorer)
+        wanted = [(user, each) for user in range(USERS) for each in RECENCY_EXPONENTS[name]]
+        assert sorted(scorer.scored) == sorted(wanted)
+
+
+def test_few_users_get_earlier_cutoffs_and_many_do_not() -> None:
+    held = split(interactions_of(tastes()), 0)
+    assert held is not None
+    few = make_validation_sets({}, held, held.inputs.item_ids)
+    assert len(few) == 1 + len(EARLIER_CUTOFFS)
+    assert few[0].inputs.lengths.sum() > few[-1].inputs.lengths.sum()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluation, "MIN_QUERIES", 2 * len(held.users))
+        assert len(make_validation_sets({}, held, held.inputs.item_ids)) == 2
+        patch.setattr(evaluation, "MIN_QUERIES", 1)
+        assert len(make_validation_sets({}, held, held.inputs.item_ids)) == 1
+
+
+@pytest.mark.parametrize(("users", "fits"), [(60, 3), (300, 2)])
+def test_selection_costs_at_most_two_extra_fits(
+    users: int, fits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train_blend, "MIN_VALIDATION_USERS", 20)
+    logged: list[str] = []
+    train("aws-user-personalization", interactions_of(tastes(users=users)), {}, log=logged.append)
+    fitted = [line.partition(":")[0] for line in logged]
+    assert fitted.count(EASE) + fitted.count(EASE_HIGH_REG) == 3
+    assert (
+        max(fitted.count(name) for name in (EASE, EASE_HIGH_REG, SEQUENCE, SYMMETRIC_COOC, FACTORS))
+        == fits
+    )
+
+
+def test_blend_weights_sum_to_1_over_known_components() -> None:
+    for option in BLEND_WEIGHTS:
+        assert sum(option.values()) == pytest.approx(1)
+        assert set(option) <= set(RECENCY_EXPONENTS)
+
+
+def test_a_large_catalogue_is_validated_by_fewer_users_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one = validation_set_of(ease=noise(1, 0.6), sequence=noise(2, 0.6))
+    blend = select_blend([one], recency=True)
+    monkeypatch.setattr(validation, "CHUNK_SCORES", 3 * 200)
+    assert {len(history.lengths) for history, _ in one.chunks(8)} == {3, 2}
+    assert select_blend([one], recency=True) == blend
+
+
+def test_the_temperature_maximizes_the_likelihood() -> None:
+    one = validation_set_of(ease=noise(1, 0.3))
+
+    def likelihood(temperature: float) -> float:
+        logits = one.scorers[EASE].score(one.inputs, 0.6).astype(np.float64) / temperature
+        softmax = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+        return float(np.log(softmax[one.truth.nonzero()]).sum())
+
+    temperature = fit_temperature(lambda history: one.scorers[EASE].score(history, 0.6), [one])
+    assert likelihood(temperature) > max(
+        likelihood(temperature / 1.5), likelihood(temperature * 1.5)
+    )
+
+
+def test_factors_solve_the_equations_of_the_paper() -> None:
+    data = interactions_of(tastes())
+    histories = Histories(data, data.item_ids[order_by_popularity(data)])
+    history = histories.of_users(histories.users([*data.user_ids, "nobody"]))
+    scorer = components.fit_factors(history.recency_weights(0.0)[:-1], factors=8, seed=0)
+    items = scorer.item_factors.astype(np.float64)
+    for exponent in (0.0, 0.6):
+        confidence = 3.0 * history.recency_weights(exponent).toarray().astype(np.float64)
+        found = scorer.score(history, exponent)
+        for user in (0, 7, 59):
+            met = confidence[user] > 0
+            size = 4.0 ** np.rint(np.log2(8 + met.sum()) / 2)
+            left = items.T @ items + 1.5 * np.sqrt(size) * np.eye(8)
+            left += (items[met].T * (confidence[user, met] - 1)) @ items[met]
+            expected = items @ np.linalg.solve(left, items[met].T @ confidence[user, met])
+            assert found[user] == pytest.approx(expected, abs=1e-3)
+        assert (found[-1] == 0).all()
+
+
+def test_factors_of_an_earlier_version_have_one_regularization() -> None:
+    data = interactions_of(tastes())
+    histories = Histories(data, data.item_ids[order_by_popularity(data)])
+    history = histories.of_users(histories.users(data.user_ids[:3]))
+    factors = np.random.default_rng(0).random((history.n_items, 4), dtype=np.float32)
+    arrays = {"item_factors": factors, "regularization": np.array(5.0)}
+    found = components.SCORER_TYPES["factors"].from_arrays(arrays).score(history, 0.0)
+    chosen = history.seen.toarray() > 0
+    left = factors.T @ factors + 5.0 * np.eye(4)
+    expected = factors @ np.linalg.solve(left, (chosen @ factors).T)
+    assert found == pytest.approx(expected.T, abs=1e-4)
+
+
+def test_neighbors_add_up_the_items_of_the_most_similar_users(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(components, "NEIGHBORS", 7)
+    data = interactions_of(tastes())
+    histories = Histories(data, data.item_ids[order_by_popularity(data)])
+    history = histories.of_users(histories.users([*data.user_ids, "nobody"]))
+    had = history.recency_weights(0.0)[:-1]
+    scorer = UserNeighborScorer(had.sorted_indices())
+    had, found = had.toarray(), scorer.score(history, 0.6)
+    weights = 1 / (had.sum(axis=0) + components.FREQUENCY_SHIFT)
+    for user, row in enumerate(history.recency_weights(0.6).toarray()):
+        similarity = had @ (weights * row) / np.sqrt(had @ weights)
+        nearest = np.argsort(-similarity, kind="stable")[:7]
+        expected = similarity[nearest] @ had[nearest]
+        expected[row > 0] = 0  # the nearest user is this one
+        assert found[user] == pytest.approx(expected, abs=1e-5)
+    again = UserNeighborScorer.from_arrays(scorer.arrays())
+    assert (again.score(history, 0.6) == found).all()
+
+
+def test_neighbors_are_for_users_who_share_little() -> None:
+    held = split(interactions_of(tastes(each=3)), 0)
+    assert held is not None
+    assert USER_NEIGHBORS in train_blend.choose_options(held)
+    own = split_histories(interactions_of(tastes(each=20)))
+    assert own is not None
+    assert USER_NEIGHBORS not in train_blend.choose_options(own)  # users would find themselves
+    everyone = [(f"u{user}", f"i{item}", 0) for user in range(1_000) for item in range(8)]
+    alike = split(interactions_of(everyone), 0)
+    assert alike is not None
+    assert USER_NEIGHBORS not in train_blend.choose_options(alike)
+
+
+@pytest.mark.parametrize(
+    ("length", "a_day", "is_tried"), [(120, 1, False), (80, 1, True), (120, 30, True)]
+)
+def test_cooccurrence_in_either_order_is_for_short_histories_or_equal_times(
+    length: int, a_day: int, is_tried: bool
+) -> None:
+    rows = [(f"u{user}", f"i{item}", item // a_day) for user in range(20) for item in range(length)]
+    held = split(interactions_of(rows), 0)
+    assert held is not None
+    assert (SYMMETRIC_COOC in train_blend.choose_options(held)) == is_tried
+
+
+def test_an_unknown_component_is_refused_by_name(tmp_path: Path) -> None:
+    data = interactions_of(tastes())
+    fitted = fit_components.ComponentFitter(data, {}, 0, print).fit([USER_NEIGHBORS], {})
+    fitted.blend(Blend({USER_NEIGHBORS: 0.6}, {USER_NEIGHBORS: 1.0}, 0.1), 1.0).save(tmp_path)
+    assert isinstance(load_model(tmp_path), BlendModel)
+    path = tmp_path / "manifest.json"
+    path.write_text(path.read_text().replace(f'"kind": "{USER_NEIGHBORS}"', '"kind": "of-later"'))
+    with pytest.raises(ModelFileError, match="of-later"):
+        load_model(tmp_path)
+
+
+@pytest.mark.slow
+def test_a_saved_blend_recommends_the_same(tmp_path: Path) -> None:
+    rows = tastes()
+    data = interactions_of(rows)
+    model = train("aws-user-personalization", data, {}).model
+    order = order_by_popularity(data)
+    histories = Histories(data, model.item_ids)
+    matrix = histories.of_users(histories.users(list(data.user_ids))).recency_weights(0.0)
+    assert isinstance(model, BlendModel)
+    blend = BlendModel(
+        data.item_ids[order],
+        log_popularity(data, order),
+        {
+            **model.scorers,
+            FACTORS: components.fit_factors(matrix, factors=4, seed=0),
+            POPULARITY: PopularityScorer(data.item_counts[order].astype(np.float32)),
+        },
+        {**model.recency_exponents, FACTORS: 0.6, POPULARITY: 0.0},
+        {**model.weights, FACTORS: 2.0, POPULARITY: 0.1},
+    )
+    blend.save(tmp_path)
+    again = load_model(tmp_path)
+    users = [*data.user_ids, "nobody"]
+    assert lists(again, users, data, 40) == lists(blend, users, data, 40)
+
+
+def test_a_model_saved_with_old_names_loads(tmp_path: Path) -> None:
+    data = interactions_of(tastes())
+    fitter = fit_components.ComponentFitter(data, {}, 0, print)
+    names = (EASE_HIGH_REG, SYMMETRIC_COOC, FACTORS)
+    blend = Blend(dict.fromkeys(names, 0.6), dict.fromkeys(names, 0.5), 0.1)
+    model = fitter.fit(names, {}).blend(blend, 1.0)
+    model.save(tmp_path)
+    old = {EASE_HIGH_REG: "ease-shrunk", SYMMETRIC_COOC: "either-way"}
+    path = tmp_path / "manifest.json"
+    text = path.read_text().replace("recency_exponent", "power").replace('"weight"', '"share"')
+    text = text.replace('"components"', '"parts"')
+    for new, name in old.items():
+        text = text.replace(new, name)
+        for file in tmp_path.glob(f"{new}.*"):
+            file.rename(file.with_name(file.name.replace(new, name)))
+    path.write_text(text)
+    again = load_model(tmp_path)
+    assert isinstance(again, BlendModel)
+    assert set(again.scorers) == set(names)
+    users = list(data.user_ids)
+    assert lists(again, users, data, 40) == lists(model, users, data, 40)

@@ -1,0 +1,216 @@
+"""Items that users have again and again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from batchrec_dagster.local_personalize.learning.evaluation import evaluate, split
+from batchrec_dagster.local_personalize.learning.interactions import (
+    Histories,
+    History,
+    Interactions,
+)
+from batchrec_dagster.local_personalize.learning.models import BlendModel, Repeats, load_model
+from batchrec_dagster.local_personalize.learning.train_blend import update_blend
+from batchrec_dagster.local_personalize.recipes import train
+from batchrec_dagster_tests.local_personalize.learning.support import (
+    Row,
+    interactions_of,
+    lists,
+    tastes,
+)
+
+
+def staples(users: int = 60) -> list[Row]:
+    """Users who have three items of their own again and again, and others now and then."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for user in range(users):
+        own, others = np.split(rng.permutation(40)[:12], [3])
+        for time in range(30):
+            item = rng.choice(own) if rng.random() < 0.8 else rng.choice(others)
+            rows.append((f"u{user}", f"i{item}", time))
+    return rows
+
+
+@pytest.fixture(scope="module")
+def data() -> Interactions:
+    return interactions_of(staples())
+
+
+@pytest.fixture(scope="module")
+def model(data: Interactions) -> BlendModel:
+    trained = train("aws-user-personalization", data, {}).model
+    assert isinstance(trained, BlendModel)
+    return trained
+
+
+def test_what_users_have_again_leads_their_lists(data: Interactions, model: BlendModel) -> None:
+    assert model.repeats is not None
+    assert 0.5 < model.repeats.share < 0.99
+    counts = Histories(data, model.item_ids).of_users(np.array([0], np.int32))
+    assert counts.counts is not None
+    often = model.item_ids[counts.items[np.argsort(-counts.counts)[:3]]]
+    user = str(data.user_ids[0])
+    assert set(lists(model, [user], data, 3)[0]) == set(often)
+    held_out = split(data, seed=1)
+    assert held_out is not None
+    with_seen = evaluate(model, held_out, include_seen=True).ndcg()
+    without = evaluate(replace(model, repeats=None), held_out, include_seen=True).ndcg()
+    assert with_seen.mean() > without.mean() + 0.1
+
+
+def test_lists_of_new_items_do_not_depend_on_repeats(data: Interactions, model: BlendModel) -> None:
+    held_out = split(data, seed=1)
+    assert held_out is not None
+    ours, plain = (evaluate(one, held_out) for one in (model, replace(model, repeats=None)))
+    assert np.array_equal(ours.recommended, plain.recommended)
+
+
+def test_repeats_are_saved(data: Interactions, model: BlendModel, tmp_path: Path) -> None:
+    model.save(tmp_path)
+    loaded = load_model(tmp_path)
+    assert isinstance(loaded, BlendModel)
+    assert loaded.repeats == model.repeats
+    assert model.repeat_rates is not None
+    np.testing.assert_array_equal(loaded.repeat_rates, model.repeat_rates)
+    users = [str(user) for user in data.user_ids]
+    assert lists(loaded, users, data, 5) == lists(model, users, data, 5)
+    replace(model, repeat_rates=None).save(tmp_path)  # as models of earlier versions are
+    loaded = load_model(tmp_path)
+    assert isinstance(loaded, BlendModel)
+    assert loaded.repeats == model.repeats
+    assert loaded.repeat_rates is None
+    replace(model, repeats=None).save(tmp_path)
+    loaded = load_model(tmp_path)
+    assert isinstance(loaded, BlendModel)
+    assert loaded.repeats is None
+
+
+def test_what_other_users_had_again_comes_again_sooner() -> None:
+    rows = staples()
+    # As many users had each; of milk they had some again, of gifts none. One user had both, once.
+    rows += [(f"v{user}", "milk", time) for user in range(60) for time in (40, 50, 60)]
+    rows += [(f"w{user}", "gift", 60) for user in range(60)]
+    rows += [("new", item, 70) for item in ("milk", "gift")]
+    data = interactions_of(rows)
+    model = train("aws-user-personalization", data, {}).model
+    assert isinstance(model, BlendModel)
+    assert model.repeats is not None
+    assert model.repeat_rates is not None
+    milk, gift = (list(model.item_ids).index(item) for item in ("milk", "gift"))
+    # 61 users, 60 of whom had it again; the prior is 30 users with the share of all items.
+    share = _share(data)
+    shares = [(users + 30 * share) / 91 / share for users in (60, 0)]
+    np.testing.assert_allclose(model.repeat_rates[[milk, gift]], shares, rtol=1e-5)
+    histories = Histories(data, model.item_ids)
+    history = histories.of_users(histories.users(["new"]))
+    logits = np.zeros((1, len(model.item_ids)), dtype=np.float32)
+    model.repeats.add(logits, history, model.repeat_rates)
+    assert logits[0, milk] > logits[0, gift]
+
+
+def _share(data: Interactions) -> float:
+    """Of the pairs of a user and an item, the share with several interactions."""
+    _, counts = np.unique(np.stack([data.users, data.items]), axis=1, return_counts=True)
+    return float((counts > 1).mean())
+
+
+def test_films_have_no_repeats() -> None:
+    trained = train("aws-user-personalization", interactions_of(tastes()), {}).model
+    assert isinstance(trained, BlendModel)
+    assert trained.repeats is None
+
+
+def test_a_repeat_is_as_likely_as_its_share(data: Interactions, model: BlendModel) -> None:
+    history = Histories(data, model.item_ids).of_users(np.arange(5, dtype=np.int32))
+    logits = replace(model, repeats=None).score(history)
+    before = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    rates = np.linspace(0.5, 2.0, len(model.item_ids), dtype=np.float32)
+    Repeats(0.25, 0.3).add(logits, history, rates)
+    after = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    chance = np.zeros(before.shape)
+    owner = np.repeat(np.arange(5), history.lengths)
+    assert history.counts is not None
+    chance[owner, history.items] = history.counts * (1 + history.ranks) ** -0.3
+    chance *= rates
+    wanted = 0.25 * chance / chance.sum(axis=1, keepdims=True) + 0.75 * before
+    np.testing.assert_allclose(after, wanted, rtol=1e-4)
+
+
+def test_looking_at_what_was_seen_leaves_the_history_in_order(data: Interactions) -> None:
+    history = Histories(data, data.item_ids).of_users(np.arange(5, dtype=np.int32))
+    items = history.items.copy()
+    assert (history.seen > 0).nnz == len(items)
+    assert np.array_equal(history.items, items)
+
+
+def favorites(often_says_what: bool) -> Interactions:
+    """Users of four tastes who had some items four times: those of their taste, or any."""
+    rng = np.random.default_rng(0)
+    rows: list[Row] = []
+    for user in range(200):
+        own = rng.permutation(15) + 15 * (user % 4)
+        others = rng.choice(60, 12, replace=False)
+        known = np.concatenate([own[:5], others])
+        often = known[:5] if often_says_what else rng.choice(known, 5, replace=False)
+        past = rng.permutation(np.concatenate([known, np.repeat(often, 3)]))
+        items = [*past, *own[5:8]]  # a tenth of the rows, which is what comes next
+        rows += [(f"u{user}", f"i{item}", time) for time, item in enumerate(items)]
+    return interactions_of(rows)
+
+
+@pytest.fixture(scope="module")
+def favored() -> BlendModel:
+    trained = train("aws-user-personalization", favorites(often_says_what=True), {}).model
+    assert isinstance(trained, BlendModel)
+    return trained
+
+
+@pytest.mark.slow
+def test_what_users_had_often_weighs_more_where_it_says_what_comes(favored: BlendModel) -> None:
+    chance = train("aws-user-personalization", favorites(often_says_what=False), {}).model
+    assert isinstance(chance, BlendModel)
+    assert (favored.count_exponent, chance.count_exponent) == (0.5, 0.0)
+    # Four times an item of the first taste, once one of the second, all at the same time.
+    rows = [("new", "i0", 1)] * 4 + [("new", "i15", 1)]
+    history = Histories(interactions_of(rows), favored.item_ids).of_users(np.array([0], np.int32))
+    taste = np.array([int(item.removeprefix("i")) // 15 for item in favored.item_ids])
+
+    def lead(model: BlendModel) -> float:
+        [logits] = model.score(history)
+        return float(logits[taste == 0].mean() - logits[taste == 1].mean())
+
+    assert lead(favored) > max(0.0, lead(replace(favored, count_exponent=0.0)))
+
+
+def test_the_weight_of_counts_is_saved_and_kept_by_an_update(
+    favored: BlendModel, tmp_path: Path
+) -> None:
+    data = favorites(often_says_what=True)
+    users = [str(user) for user in data.user_ids[:5]]
+    favored.save(tmp_path)
+    loaded = load_model(tmp_path)
+    assert isinstance(loaded, BlendModel)
+    assert loaded.count_exponent == favored.count_exponent
+    assert lists(loaded, users, data, 5) == lists(favored, users, data, 5)
+    updated = update_blend(tmp_path, data, 0, lambda message: None)
+    assert updated is not None
+    assert updated[0].count_exponent == favored.count_exponent
+    assert updated[0].held_out is not None
+    assert updated[0].held_out.model.count_exponent == favored.count_exponent
+
+
+def test_counts_weigh_with_the_weights_of_events() -> None:
+    starts, items = np.array([0, 2]), np.array([0, 1], np.int32)
+    counts, weights = np.array([4.0, 1.0], np.float32), np.array([0.5, 0.2], np.float32)
+    history = History(starts, items, np.zeros(2, np.float32), 2, counts)
+    assert history.weight_by_counts(0.5).recency_weights(0.0).toarray().tolist() == [[2.0, 1.0]]
+    weighted = replace(history, weights=weights).weight_by_counts(0.5).recency_weights(0.0)
+    np.testing.assert_allclose(weighted.toarray(), [[1.0, 0.2]])
+    assert history.weight_by_counts(0.0).weights is None
+    assert replace(history, counts=None).weight_by_counts(0.5).weights is None

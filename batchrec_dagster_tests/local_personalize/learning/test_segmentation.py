@@ -1,0 +1,262 @@
+"""Segments of users, compared with plain calculations, and with unusual data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from scipy.sparse import csr_matrix
+
+from batchrec_dagster.local_personalize.learning import (
+    evaluation,
+    fit_components,
+    serving,
+    threads,
+)
+from batchrec_dagster.local_personalize.learning.components import ItemItemScorer
+from batchrec_dagster.local_personalize.learning.evaluation import split_histories
+from batchrec_dagster.local_personalize.learning.interactions import (
+    Histories,
+    History,
+    Interactions,
+    ModelFileError,
+)
+from batchrec_dagster.local_personalize.learning.models import (
+    BlendModel,
+    SegmentationModel,
+    load_model,
+)
+from batchrec_dagster.local_personalize.learning.training import measure_repeat_factor
+from batchrec_dagster.local_personalize.learning.validation import (
+    ValidationSet,
+    make_validation_set,
+)
+from batchrec_dagster.local_personalize.recipes import train
+from batchrec_dagster_tests.local_personalize.learning.support import Row, interactions_of, tastes
+
+RECIPES = ["aws-item-affinity", "aws-item-attribute-affinity"]
+
+
+@pytest.fixture(autouse=True)
+def _light_regularization(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fit_components, "REGULARIZATION", 5.0)
+
+
+def model_of(
+    data: Interactions, recipe: str = RECIPES[0], **hyperparameters: str
+) -> SegmentationModel:
+    model = train(recipe, data, hyperparameters).model
+    assert isinstance(model, SegmentationModel)
+    return model
+
+
+def queries_of(*items: Sequence[int]) -> list[npt.NDArray[np.int32]]:
+    return [np.array(one, np.int32) for one in items]
+
+
+def plain_segment(
+    model: SegmentationModel, data: Interactions, items: Sequence[int], size: int
+) -> list[int]:
+    """The segment, calculated user by user."""
+    histories = Histories(data, model.item_ids)
+    found = []
+    for user in range(len(data.user_ids)):
+        history = histories.of_users(np.array([user], np.int32))
+        logits = model.model.score(history)[0].astype(np.float64)
+        share = np.exp(logits - logits.max())
+        share /= share.sum()
+        share[history.items] *= model.repeat_factor
+        found.append(share[sorted(set(items))].sum() * max(1, history.lengths[0]) ** 0.5)
+    return sorted(range(len(found)), key=lambda user: -found[user])[:size]
+
+
+def test_segments_match_a_calculation_user_by_user() -> None:
+    data = interactions_of(tastes())
+    model = model_of(data)
+    items = [[0], [7], list(range(0, 40, 3)), [39, 39, 2], []]
+    found = model.segment(queries_of(*items), data, 20)
+    for query, segment in zip(items[:-1], found, strict=False):
+        assert segment.tolist() == plain_segment(model, data, query, 20)
+    assert found[-1].tolist() == list(range(20))  # nothing asked: nobody before another
+
+
+def test_users_who_share_the_taste_come_first() -> None:
+    data = interactions_of(tastes(users=100))
+    model = model_of(data)
+    [segment] = model.segment(queries_of([model.item_ids.tolist().index("i38")]), data, 20)
+    assert sum(int(data.user_ids[user][1:]) % 2 == 0 for user in segment) >= 18
+    # Few have had these: people rarely come back to what they had.
+    even = [model.item_ids.tolist().index(f"i{n}") for n in range(30, 40, 2)]
+    [fans] = model.segment(queries_of(even), data, 40)
+    assert sum(int(data.user_ids[user][1:]) % 2 == 0 for user in fans) >= 30
+
+
+def test_sizes_masks_and_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = interactions_of(tastes())
+    model = model_of(data)
+    queries = queries_of([3], [4, 5])
+    everyone = [segment.tolist() for segment in model.segment(queries, data, 5_000_000)]
+    assert [sorted(segment) for segment in everyone] == [list(range(60))] * 2
+    monkeypatch.setattr(serving, "EFFICIENT_CHUNK", 7)
+    monkeypatch.setattr(serving, "CHUNK_SCORES", 40)  # chunks of seven users, of 40 items
+    mask = np.arange(60) % 3 == 0
+    calls: list[int] = []
+    found = model.segment(queries, data, 9, users=mask, checkpoint=calls.append)
+    assert [segment.tolist() for segment in found] == [
+        [user for user in segment if mask[user]][:9] for segment in everyone
+    ]
+    assert calls == [7, 7, 6]
+    nobody = model.segment(queries, data, 9, users=np.zeros(60, bool))
+    assert [segment.tolist() for segment in nobody] == [[], []]
+    assert model.segment([], data, 9) == []
+
+
+def test_a_checkpoint_can_stop_it() -> None:
+    data = interactions_of(tastes())
+
+    def stop(_: int) -> None:
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        model_of(data).segment(queries_of([0]), data, 5, checkpoint=stop)
+
+
+def test_users_new_since_the_training_are_ranked_too() -> None:
+    rows = tastes()
+    model = model_of(interactions_of(rows))
+    now = interactions_of([*rows, *(("fan", f"i{2 * n}", 9 + n) for n in range(3, 20))])
+    [segment] = model.segment(queries_of([model.item_ids.tolist().index("i0")]), now, 3)
+    assert "fan" in now.user_ids[segment]
+
+
+def test_the_repeat_factor_is_measured() -> None:
+    films = [(f"u{u}", f"i{(u + n) % 30}", n) for u in range(40) for n in range(12)]
+    bread = [(f"u{u}", f"i{(u + n % 3) % 30}", n) for u in range(40) for n in range(12)]
+    assert (
+        model_of(interactions_of(films)).repeat_factor
+        < 0.1
+        < 10
+        < model_of(interactions_of(bread)).repeat_factor
+    )
+
+
+def test_how_often_is_over_how_often_the_shares_say() -> None:
+    # Two items, equally likely for all. Of 4 users who met one, 1 meets it again, 3 the other.
+    rows = [(f"u{n}", "a", 0) for n in range(4)]
+    even = BlendModel(
+        np.array(["a", "b"], dtype=object),
+        np.zeros(2, np.float32),
+        {"none": ItemItemScorer(csr_matrix((2, 2), dtype=np.float32))},
+        {"none": 0.0},
+        {"none": 1.0},
+    )
+    history = Histories(interactions_of(rows), even.item_ids).of_users(np.arange(4, dtype=np.int32))
+    truth = csr_matrix(np.array([[1, 0], [0, 1], [0, 1], [0, 1]], np.float32))
+    assert measure_repeat_factor(
+        even, ValidationSet({}, history, truth, np.arange(4, dtype=np.int32))
+    ) == pytest.approx(1.5 / 3.5)
+    nobody = History(np.zeros(1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32), 2)
+    assert (
+        measure_repeat_factor(
+            even, ValidationSet({}, nobody, csr_matrix((0, 2)), np.zeros(0, np.int32))
+        )
+        == 1.0
+    )
+
+
+def test_split_histories_splits_each_user() -> None:
+    data = interactions_of([("u", f"i{n}", n) for n in range(10)] + [("v", "i0", 1), ("v", "i9", 2)]
+                           + [("w", "i0", 1)])  # fmt: skip
+    held = split_histories(data)
+    assert held is not None
+    assert held.train.timestamps[held.train.users == 0].tolist() == list(range(8))
+    assert held.truth.timestamps[held.truth.users == 0].tolist() == [8, 9]
+    assert data.user_ids[held.users].tolist() == ["u", "v"]
+    assert held.train.users.tolist().count(2) == 0  # w's only interaction is in the newest 20 %
+    assert split_histories(interactions_of([("u", "a", 1), ("v", "a", 1)])) is None
+    again = make_validation_set({}, held, data.item_ids, include_seen=True)
+    assert again.truth.sum() == 3
+
+
+def test_segment_metrics_by_hand() -> None:
+    # Item 1: 2 of its 4 users are in the segment; item 2: its only one; item 3: none of 2.
+    found = evaluation.segment_metrics(np.array([2, 1, 0]), np.array([4, 1, 2]), 9, 12)
+    assert found == {
+        "coverage": 0.75,
+        "hits_at_1_percent": 1.0,
+        "recall_at_1_percent": pytest.approx(0.5),
+    }
+
+
+def test_segment_metrics_are_better_than_chance() -> None:
+    rows = tastes(users=150)
+    data = interactions_of(rows)
+    done = train(RECIPES[0], data, {})
+    held = split_histories(data)
+    assert held is not None
+    assert isinstance(done.model, SegmentationModel)
+    assert set(done.metrics) == {"coverage", "hits_at_1_percent", "recall_at_1_percent"}
+    # Segments have 2 of 150 users, so chance recalls 1.3 %.
+    assert done.metrics["recall_at_1_percent"] > 0.03
+    assert done.metrics["coverage"] == len(set(held.train.items)) / 40
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [("u", "a", 1)],
+        [(f"u{n}", "only", m) for n in range(30) for m in range(3)],
+        [(f"u{n}", f"i{m}", 7) for n in range(30) for m in range(5)],
+        [(f"u{n}", f"i{n}", 7) for n in range(30)],
+        [("huge", f"i{m}", m) for m in range(900)] + [("small", "i3", 1), ("small", "i4", 1)],
+        [(user, item, n) for n, user in enumerate("ab") for item in ("", "é" * 256, "🎬", "007")],
+    ],
+    ids=["one row", "one item", "all alike", "nothing shared", "one huge user", "strange ids"],
+)
+def test_unusual_data_gives_full_segments(recipe: str, rows: list[Row]) -> None:
+    data = interactions_of(rows)
+    done = train(recipe, data, {})
+    assert isinstance(done.model, SegmentationModel)
+    assert all(np.isfinite(value) for value in done.metrics.values())
+    count = len(data.item_ids)
+    for segment in done.model.segment(queries_of(*([n] for n in range(count))), data, 99):
+        assert sorted(segment.tolist()) == list(range(len(data.user_ids)))
+
+
+@pytest.mark.slow
+def test_same_bytes_and_segments_for_any_number_of_cores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = tastes(users=120, items=90, each=25)
+    files, found = [], []
+    for run, cores in enumerate((1, 2)):
+        monkeypatch.setattr(threads, "count_cores", lambda cores=cores: cores)
+        data = interactions_of(rows if run else rows[::-1])
+        model = model_of(data)
+        model.save(tmp_path / str(run))
+        files.append({p.name: p.read_bytes() for p in (tmp_path / str(run)).iterdir()})
+        found.append([s.tolist() for s in model.segment(queries_of([0], [1, 2]), data, 50)])
+    assert files[0] == files[1]
+    assert found[0] == found[1]
+
+
+def test_a_saved_model_answers_the_same_and_damage_names_the_file(tmp_path: Path) -> None:
+    data = interactions_of(tastes())
+    model = model_of(data, hidden_dimension="32")
+    model.save(tmp_path)
+    again = load_model(tmp_path)
+    assert isinstance(again, SegmentationModel)
+    queries = queries_of([0], [5, 6])
+    expected = [segment.tolist() for segment in model.segment(queries, data, 30)]
+    assert [segment.tolist() for segment in again.segment(queries, data, 30)] == expected
+    for path in sorted(tmp_path.iterdir()):
+        good = path.read_bytes()
+        path.write_bytes(good[: len(good) // 2])
+        with pytest.raises(ModelFileError, match=path.name):
+            load_model(tmp_path)
+        path.write_bytes(good)

@@ -1,0 +1,99 @@
+"""Personalize's split into training, input and truth."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from batchrec_dagster.local_personalize.learning.evaluation import (
+    cut_off_earlier,
+    split,
+    split_users,
+)
+from batchrec_dagster_tests.local_personalize.learning.support import interactions_of
+
+
+def test_a_tenth_of_the_users_is_held_out() -> None:
+    data = interactions_of((f"u{u}", f"i{i}", i) for u in range(50) for i in range(10))
+    held = split(data, seed=1)
+    assert held is not None
+    assert len(held.users) == 5
+    assert not set(held.train.users) & set(held.users)
+    assert set(held.inputs.users) == set(held.truth.users) == set(held.users)
+    assert len(held.train) + len(held.inputs) + len(held.truth) == len(data)
+
+
+def test_the_oldest_90_percent_are_input_and_the_newest_10_percent_truth() -> None:
+    data = interactions_of([("u", f"i{i}", 100 - i) for i in range(20)] + [("v", "i0", 1)])
+    held = split_users(data, np.array([0], np.int32))
+    assert held.truth.timestamps.tolist() == [99, 100]
+    assert held.inputs.timestamps.tolist() == list(range(81, 99))
+
+
+def test_the_newest_of_two_interactions_is_truth() -> None:
+    held = split_users(
+        interactions_of([("u", "a", 1), ("u", "b", 2), ("v", "a", 1)]), np.array([0], np.int32)
+    )
+    assert held.inputs.timestamps.tolist() == [1]
+    assert held.truth.timestamps.tolist() == [2]
+
+
+def test_the_seed_decides_the_held_out_users_and_row_order_does_not() -> None:
+    rows = [(f"u{u}", f"i{i}", 0) for u in range(100) for i in range(4)]
+    one, same = split(interactions_of(rows), 3), split(interactions_of(rows[::-1]), 3)
+    other = split(interactions_of(rows), 4)
+    assert one is not None
+    assert same is not None
+    assert other is not None
+    assert one.users.tolist() == same.users.tolist()
+    assert one.truth.items.tolist() == same.truth.items.tolist()
+    assert one.users.tolist() != other.users.tolist()
+
+
+def test_items_of_one_second_are_held_out_regardless_of_their_ids() -> None:
+    data = interactions_of([(f"u{u}", f"i{i:02}", 0) for u in range(50) for i in range(20)])
+    held = split_users(data, np.arange(0, 50, dtype=np.int32))
+    assert np.bincount(held.truth.users).tolist() == [2] * 50
+    assert len(set(held.truth.items)) > 15
+    assert not np.isin(
+        held.truth.users * 20 + held.truth.items, held.inputs.users * 20 + held.inputs.items
+    ).any()
+    again = split_users(data, np.arange(0, 50, dtype=np.int32))
+    assert again.truth.items.tolist() == held.truth.items.tolist()
+
+
+def test_users_with_one_interaction_are_never_held_out() -> None:
+    data = interactions_of([("busy", f"i{n}", n) for n in range(3)] + [("rare", "i0", 0)] * 1)
+    for seed in range(5):
+        held = split(data, seed)
+        assert held is not None
+        assert [data.user_ids[user] for user in held.users] == ["busy"]
+
+
+def test_no_split_of_one_user_or_of_single_interactions() -> None:
+    assert split(interactions_of([("u", "a", 1), ("u", "b", 2)]), 0) is None
+    assert split(interactions_of([("u", "a", 1), ("v", "b", 2)]), 0) is None
+
+
+def test_input_and_truth_have_only_held_out_users() -> None:
+    data = interactions_of([("a", "x", 1), ("b", "x", 1), ("c", "x", 1), ("c", "y", 2)])
+    users = np.array([0, 2], np.int32)
+    held = split_users(data, users)
+    assert held.inputs.users.tolist() == [2]
+    assert held.truth.users.tolist() == [0, 2]
+
+
+def test_an_earlier_cutoff_has_the_next_tenth_as_truth() -> None:
+    rows = [("u", f"i{n}", n) for n in range(20)] + [("v", f"i{n}", n) for n in range(3)]
+    data = interactions_of([*rows, ("w", "i0", 1)])
+    held = split_users(data, np.array([0, 1], np.int32))
+    for share in (0.8, 0.7, 0.6, 0.5):
+        earlier = cut_off_earlier(held, share)
+        mine = earlier.inputs.users == 0
+        assert earlier.inputs.timestamps[mine].tolist() == list(range(round(20 * share)))
+        begin = round(20 * share)
+        mine = earlier.truth.users == 0
+        assert earlier.truth.timestamps[mine].tolist() == [begin, begin + 1]
+        # Of three interactions, an earlier cutoff has one as input and the second as truth.
+        assert earlier.inputs.timestamps[earlier.inputs.users == 1].tolist() in ([0, 1], [0])
+        assert earlier.truth.timestamps[earlier.truth.users == 1].tolist() in ([], [1])
+        assert earlier.train is held.train

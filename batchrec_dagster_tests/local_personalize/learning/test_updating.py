@@ -1,0 +1,248 @@
+"""Updates learn new data nearly as well as a full training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.sparse import csr_matrix
+
+from batchrec_dagster.local_personalize.learning import ease, fit_components, threads, train_blend
+from batchrec_dagster.local_personalize.learning.components import (
+    EASE_HIGH_REG,
+    POPULARITY,
+    PopularityScorer,
+)
+from batchrec_dagster.local_personalize.learning.evaluation import evaluate, split
+from batchrec_dagster.local_personalize.learning.hpo import Search
+from batchrec_dagster.local_personalize.learning.interactions import ModelFileError, TrainingError
+from batchrec_dagster.local_personalize.learning.low_rank import LowRank
+from batchrec_dagster.local_personalize.learning.model_selection import Blend
+from batchrec_dagster.local_personalize.learning.models import HELD_OUT, BlendModel, HeldOut
+from batchrec_dagster.local_personalize.learning.training import TrainedModel
+from batchrec_dagster.local_personalize.recipes import train
+from batchrec_dagster_tests.local_personalize.learning.support import (
+    Row,
+    interactions_of,
+    lists,
+    tastes,
+)
+from batchrec_dagster_tests.repeats import repeats
+
+pytestmark = pytest.mark.slow
+
+RECIPE = "aws-user-personalization"
+NDCG = "normalized_discounted_cumulative_gain_at_25"
+
+
+@pytest.fixture(autouse=True)
+def _light_regularization(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fit_components, "REGULARIZATION", 5.0)
+
+
+def saved(done: TrainedModel, folder: Path) -> Path:
+    done.model.save(folder)
+    return folder
+
+
+def grown() -> list[Row]:
+    """Rows after `tastes()`: a new item for even tastes, one for odd, and new users."""
+    rows = tastes(users=90)[60 * 12 :]
+    for user in range(90):
+        # The last item of known users, the first of new ones.
+        rows.append((f"u{user}", f"new-{user % 2}", 10**6 if user < 60 else 1_000 * user - 1))
+    return rows
+
+
+def test_an_update_knows_new_items_and_new_users(tmp_path: Path) -> None:
+    old = tastes()
+    now = interactions_of([*old, *grown()])
+    before = saved(train(RECIPE, interactions_of(old), {}), tmp_path / "m")
+    done = train(RECIPE, now, {}, previous=before)
+    assert isinstance(done.model, BlendModel)
+    assert sorted(done.model.item_ids) == sorted(now.item_ids)
+    asked = interactions_of(
+        [("even", "i0", 1), ("even", "i2", 2), ("odd", "i1", 1), ("odd", "i3", 2)]
+    )
+    even, odd = lists(done.model, ["even", "odd"], asked, 42)
+    assert even.index("new-0") < 12 < even.index("new-1")
+    assert odd.index("new-1") < 12 < odd.index("new-0")
+    # A new item alone predicts its audience's taste; new users differ from unknown ones.
+    fans = interactions_of([("fan", "new-0", 1)])
+    [fan] = lists(done.model, ["fan"], fans, 10)
+    assert sum(item == "new-0" or int(item[1:]) % 2 == 0 for item in fan if item[:3] != "new") >= 8
+    new, unknown = lists(done.model, ["u85", "nobody"], now, 10)
+    assert new != unknown
+
+
+def test_an_update_is_nearly_as_good_as_a_full_training(tmp_path: Path) -> None:
+    rows = tastes(users=400, items=80, each=16)
+    whole = interactions_of(rows)
+    held = split(whole, seed=9)
+    assert held is not None
+    learn = [
+        rows[k] for k in np.flatnonzero(~np.isin([r[0] for r in rows], whole.user_ids[held.users]))
+    ]
+    part = [row for k, row in enumerate(learn) if k % 10 or k < len(learn) / 2]
+    before = train(RECIPE, interactions_of(part), {})
+    updated = train(RECIPE, interactions_of(learn), {}, previous=saved(before, tmp_path / "m"))
+    full = train(RECIPE, interactions_of(learn), {})
+    for done in (updated, full):
+        assert isinstance(done.model, BlendModel)
+    quality = [
+        evaluate(done.model, held).ndcg().mean()  # type: ignore[arg-type]
+        for done in (updated, full)
+    ]
+    assert quality[0] > 0.9 * quality[1]
+    assert updated.metrics[NDCG] == pytest.approx(full.metrics[NDCG], rel=0.25)
+
+
+def test_metrics_are_measured_on_users_of_neither_training(tmp_path: Path) -> None:
+    old = tastes(users=100)
+    before = train(RECIPE, interactions_of(old), {})
+    folder = saved(before, tmp_path / "m")
+    first = HeldOut.load(folder)
+    assert first is not None
+    now = interactions_of([*old, *grown()])
+    done = train(RECIPE, now, {}, previous=folder)
+    again = HeldOut.load(saved(done, tmp_path / "n"))
+    assert again is not None
+    assert set(done.metrics) == set(before.metrics)
+    assert again.users.tolist() == first.users.tolist()
+    # The measured model does not know an item that only held-out users have.
+    lonely = [(str(user), "theirs", 10**7) for user in first.users]
+    apart = train(RECIPE, interactions_of([*old, *lonely]), {}, previous=folder)
+    measured = HeldOut.load(saved(apart, tmp_path / "o"))
+    assert measured is not None
+    at = measured.model.item_ids.tolist().index("theirs")
+    assert measured.model.popularity[at] == pytest.approx(np.log(0.5))
+
+
+def test_repeated_updates_keep_blend_and_hyperparameters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = tastes()
+    before = train(RECIPE, interactions_of(old), {}, search=Search(3))
+    assert isinstance(before.model, BlendModel)
+    folder = saved(before, tmp_path / "0")
+    monkeypatch.setattr(train_blend, "train_blend", None)  # an update does not train in full
+    for step in range(1, 4):
+        old += [(f"more{step}-{n}", f"i{n % 40}", n) for n in range(60)]
+        done = train(RECIPE, interactions_of(old), {}, previous=folder, search=Search(3))
+        assert isinstance(done.model, BlendModel)
+        assert done.model.recency_exponents == before.model.recency_exponents
+        assert done.model.weights == before.model.weights
+        assert done.tuned == before.tuned
+        folder = saved(done, tmp_path / str(step))
+
+
+def test_an_update_counts_popularity_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    choice = Blend(
+        {EASE_HIGH_REG: 0.6, POPULARITY: 0.0}, {EASE_HIGH_REG: 1.0, POPULARITY: 0.1}, 0.0
+    )
+    monkeypatch.setattr(
+        train_blend, "MIN_VALIDATION_USERS", 1
+    )  # so that EASE_HIGH_REG is among the scorers
+    monkeypatch.setattr(train_blend, "select_blend", lambda sets, recency, options: choice)
+    before = saved(train(RECIPE, interactions_of(tastes()), {}), tmp_path / "m")
+    now = interactions_of([*tastes(), *grown()])
+    model = train(RECIPE, now, {}, previous=before).model
+    assert isinstance(model, BlendModel)
+    popular = model.scorers[POPULARITY]
+    assert isinstance(popular, PopularityScorer)
+    assert popular.counts == pytest.approx(np.exp(model.popularity))
+    assert popular.counts.sum() == len(now)
+    assert list(model.scorers) == [EASE_HIGH_REG, POPULARITY]
+
+
+def test_an_update_with_less_data(tmp_path: Path) -> None:
+    old = tastes()
+    folder = saved(train(RECIPE, interactions_of(old), {}), tmp_path / "m")
+    remembered = HeldOut.load(folder)
+    assert remembered is not None
+    left = interactions_of([row for row in old if row[0] not in set(remembered.users)][:200])
+    done = train(RECIPE, left, {}, previous=folder)
+    assert done.metrics == {}
+    assert isinstance(done.model, BlendModel)
+    assert sorted(done.model.item_ids) == sorted(left.item_ids)
+    assert all(lists(done.model, list(left.user_ids), left, 5))
+    other = train(RECIPE, interactions_of([("x", "y", 1)]), {}, previous=folder)
+    assert lists(other.model, ["x", "z"], interactions_of([("x", "y", 1)]), 3) == [["y"], ["y"]]
+
+
+def test_other_recipes_cannot_be_updated(tmp_path: Path) -> None:
+    data = interactions_of(tastes())
+    for recipe in ("aws-popularity-count", "aws-sims", "aws-item-affinity"):
+        folder = saved(train(recipe, data, {}), tmp_path / recipe)
+        with pytest.raises(TrainingError, match=f"{recipe} cannot be updated"):
+            train(recipe, data, {}, previous=folder)
+        with pytest.raises(TrainingError, match="cannot be updated; train it in full"):
+            train(RECIPE, data, {}, previous=folder)
+    with pytest.raises(ModelFileError, match="is incomplete"):
+        train(RECIPE, data, {}, previous=tmp_path / "nowhere")
+
+
+def test_without_held_out_users_the_training_is_full(tmp_path: Path) -> None:
+    alone = [("u", "a", 1), ("u", "b", 2)]
+    folder = saved(train(RECIPE, interactions_of(alone), {}), tmp_path / "m")
+    assert not (folder / HELD_OUT).exists()
+    logged: list[str] = []
+    data = interactions_of(tastes())
+    done = train(RECIPE, data, {}, previous=folder, log=logged.append)
+    assert any("full training" in line for line in logged)
+    assert done.metrics == train(RECIPE, data, {}).metrics
+
+
+def test_saving_over_a_model_removes_its_held_out_users(tmp_path: Path) -> None:
+    saved(train(RECIPE, interactions_of(tastes()), {}), tmp_path)
+    saved(train(RECIPE, interactions_of([("u", "a", 1)]), {}), tmp_path)
+    assert HeldOut.load(tmp_path) is None
+
+
+def test_same_bytes_for_any_number_of_cores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = tastes(users=120, items=90, each=25)
+    before = saved(train(RECIPE, interactions_of(old), {}), tmp_path / "m")
+    files = []
+    for cores in (1, 2):
+        monkeypatch.setattr(threads, "count_cores", lambda cores=cores: cores)
+        rows = [*old, *grown()][:: 1 if cores == 1 else -1]
+        done = train(RECIPE, interactions_of(rows), {}, previous=before)
+        folder = saved(done, tmp_path / str(cores))
+        files.append({p.relative_to(folder): p.read_bytes() for p in folder.rglob("*.*")
+                      if p.is_file()})  # fmt: skip
+    assert files[0] == files[1]
+
+
+@settings(max_examples=repeats(40, 10))
+@given(st.integers(0, 10**6), st.integers(2, 9), st.integers(0, 4), st.sampled_from([2, 99]))
+def test_new_items_get_approximate_weights_and_old_weights_stay(
+    seed: int, known: int, fresh: int, kept: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    n = known + fresh
+    met = csr_matrix((rng.random((15, n)) < 0.5).astype(np.float32))
+    old = rng.normal(size=(known + 1, known + 1)).astype(np.float32)  # one that is gone
+    np.fill_diagonal(old, 0)
+    was = rng.permutation([*rng.permutation(known + 1)[:known], *[-1] * fresh])
+    found = ease.extend(
+        csr_matrix(old), was.astype(np.int32), met, regularization=3.0, neighbors=kept
+    ).toarray()
+    counts = met.toarray().T @ met.toarray()
+    low_rank = LowRank.fit(met, 3.0)
+    plain = (low_rank.slope * counts - low_rank.factors @ low_rank.factors.T) / low_rank.diagonal
+    plain[counts == 0] = 0
+    for a in range(n):
+        for b in range(n):
+            if was[a] >= 0 <= was[b]:
+                plain[a, b] = old[was[a], was[b]]
+    np.fill_diagonal(plain, 0)
+    if kept < n:
+        for target in range(n):
+            size = np.abs(plain[:, target])
+            plain[np.argsort(-size, kind="stable")[kept:], target] = 0
+    assert found == pytest.approx(plain, abs=1e-5)

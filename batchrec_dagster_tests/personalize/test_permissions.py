@@ -1,0 +1,258 @@
+"""What the pipelines do on AWS is what the runner's policy lets them, no less and no more; and each
+permission that lacks is named, with the resource and what to do."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from batchrec_dagster.deployment.resources import LOCAL_ROLE_ARN
+from batchrec_dagster.local_personalize.api.service import LocalPersonalize
+from batchrec_dagster.storage.object_store import ObjectStore
+from batchrec_dagster_tests.deployment.template import (
+    ACCOUNT,
+    BUCKET,
+    REGION,
+    Statement,
+    actions,
+    runner_statements,
+    stack,
+)
+from batchrec_dagster_tests.personalize.aws_door import Door, Permission, personalize_door, s3_door
+from batchrec_dagster_tests.s3_server import S3Server
+from batchrec_dagster_tests.support import (
+    declaration,
+    definitions,
+    module_project,
+    write_ratings,
+)
+
+# What the runner may do though no run of these tests does it.
+BESIDE = {
+    "personalize:StopSolutionVersionCreation": "a run that is cancelled stops its training",
+    "s3:AbortMultipartUpload": "an upload that breaks off is cleared away",
+    "s3:GetBucketPolicy": "batchrec doctor",
+    "iam:GetRole": "batchrec doctor",
+    "iam:SimulatePrincipalPolicy": "batchrec doctor",
+    "servicequotas:ListServiceQuotas": "batchrec doctor",
+}
+STEPS = (
+    *("raw_ratings", "interactions", "batch_users", "raw_items", "items", "item_titles"),
+    *("personalize_dataset", "solution_version", "recommendations"),
+    *("segment_solution_version", "user_segments", "recommendation_outcomes"),
+    *("recommendation_report", "teardown"),
+)
+ITEMS = {
+    "source": "items.csv",
+    "columns": {"item": "movieId", "title": "title", "categories": {"GENRES": "genres"}},
+}
+
+
+@dataclass
+class Account:
+    """A pipeline whose S3 and Personalize lie behind doors; `role` is Personalize's own to S3."""
+
+    definitions: dg.Definitions
+    instance: dg.DagsterInstance
+    s3: Door
+    personalize: Door
+    role: Door
+
+    def permit(self, runner: list[Statement], role: list[Statement]) -> None:
+        self.s3.permitted = self.personalize.permitted = lambda permission: _allow(
+            runner, permission
+        )
+        self.role.permitted = lambda permission: _allow(role, permission)
+
+    def take_away(self, action: str | None) -> None:
+        for door in (self.s3, self.personalize):
+            door.permitted = lambda permission: permission.action != action
+
+    def asked(self) -> list[Permission]:
+        """What was asked since this was last called."""
+        found = self.s3.asked + self.personalize.asked
+        self.s3.asked, self.personalize.asked = [], []
+        return found
+
+    def run(self, step: str) -> str:
+        """Run one step: what it says where it fails, nothing where it does not."""
+        if step == "teardown":
+            config = {"ops": {"shop__teardown": {"config": {"delete": True, "storage": True}}}}
+            result = self.definitions.resolve_job_def("shop_teardown").execute_in_process(
+                instance=self.instance, run_config=config, raise_on_error=False
+            )
+        else:
+            result = self.definitions.resolve_job_def("shop_refresh").execute_in_process(
+                instance=self.instance,
+                asset_selection=[dg.AssetKey(["shop", step])],
+                raise_on_error=False,
+            )
+        said = []
+        for event in result.all_events:
+            error = event.step_failure_data.error if event.is_step_failure else None
+            while error is not None:
+                said.append(error.message)
+                error = error.cause
+        assert bool(said) != result.success
+        return "\n".join(said)
+
+
+def _allow(statements: list[Statement], permission: Permission) -> bool:
+    return any(
+        permission.action in actions(statement)
+        and fnmatchcase(permission.resource, statement["Resource"])
+        for statement in statements
+    )
+
+
+def for_this(bucket: str, statements: list[Statement]) -> list[Statement]:
+    """The template's statements, for this bucket and the local Personalize's account."""
+    text = json.dumps(statements)
+    for there, here in (
+        (BUCKET, bucket),
+        (ACCOUNT, "000000000000"),
+        (REGION, "us-east-1"),
+        ("<PersonalizeRole.Arn>", LOCAL_ROLE_ARN),
+    ):
+        text = text.replace(there, here)
+    filled: list[Statement] = json.loads(text)
+    return filled
+
+
+def role_statements() -> list[Statement]:
+    """What Personalize may do by its role."""
+    (policy,) = stack()["PersonalizeRole"]["Policies"]
+    statements: list[Statement] = policy["PolicyDocument"]["Statement"]
+    return statements
+
+
+@contextmanager
+def account(root: Path, s3: S3Server, bucket: str) -> Iterator[Account]:
+    project = module_project(root)
+    write_ratings(root / "ratings.csv")
+    lines = [f"{item},Title {item},{'even' if item % 2 == 0 else 'odd'}" for item in range(1, 81)]
+    (root / "items.csv").write_text("\n".join(["movieId,title,genres", *lines]) + "\n")
+    project.declare(
+        declaration(
+            "shop",
+            "ratings.csv",
+            items=ITEMS,
+            segments={"items": ["1", "2"]},
+            solution={"retrain": {"every_days": 7}},
+        )
+    )
+    with ExitStack() as opened, pytest.MonkeyPatch.context() as patch:
+        role = opened.enter_context(s3_door(s3.endpoint))
+        store = ObjectStore({}, s3.session, role.url)
+        service = LocalPersonalize(root / "personalize", store, region="us-east-1")
+        opened.callback(service.close)
+        personalize = opened.enter_context(personalize_door(service))
+        front = opened.enter_context(s3_door(s3.endpoint))
+        instance = opened.enter_context(dg.DagsterInstance.ephemeral())
+        for name in os.environ:
+            if name.startswith("AWS_"):
+                patch.delenv(name)
+        project.environment = s3.environment() | {
+            "AWS_ENDPOINT_URL_S3": front.url,
+            "BATCHREC_STORAGE": f"s3://{bucket}/batchrec",
+            "BATCHREC_PERSONALIZE": personalize.url,
+        }
+        for name, value in project.environment.items():
+            patch.setenv(name, value)
+        defs = opened.enter_context(definitions(project))
+        yield Account(defs, instance, front, personalize, role)
+
+
+@dataclass(frozen=True)
+class Needed:
+    """The actions that each step asks for and none before it did, in order; and Personalize's."""
+
+    steps: dict[str, list[str]]
+    role: set[str]
+
+
+@pytest.fixture(scope="module")
+def needed(tmp_path_factory: pytest.TempPathFactory, s3: S3Server) -> Needed:
+    """Found by a run that may do what the template's policies allow."""
+    bucket, steps, known = s3.new_bucket(), dict[str, list[str]](), set[str]()
+    with account(tmp_path_factory.mktemp("needed"), s3, bucket) as own:
+        own.permit(for_this(bucket, runner_statements()), for_this(bucket, role_statements()))
+        for step in STEPS:
+            assert own.run(step) == ""
+            asked = dict.fromkeys(permission.action for permission in own.asked())
+            steps[step] = [action for action in asked if action not in known]
+            known |= asked.keys()
+        return Needed(steps, {permission.action for permission in own.role.asked})
+
+
+def permitted(statements: list[Statement]) -> set[str]:
+    return {action for statement in statements for action in actions(statement)}
+
+
+def test_the_runners_policy_is_what_the_pipelines_do(needed: Needed) -> None:
+    done = {action for step in needed.steps.values() for action in step}
+    assert done <= permitted(runner_statements())
+    assert permitted(runner_statements()) - done == BESIDE.keys()
+
+
+def test_the_roles_policy_is_what_personalize_does(needed: Needed) -> None:
+    # The developer guide asks for the listing, which the local one does not do for single objects.
+    assert permitted(role_statements()) - needed.role == {"s3:ListBucket"}
+    assert needed.role <= permitted(role_statements())
+
+
+@pytest.mark.slow
+def test_each_permission_that_is_taken_away_is_named_with_the_resource_and_the_fix(
+    needed: Needed, tmp_path: Path, s3: S3Server
+) -> None:
+    with account(tmp_path, s3, s3.new_bucket()) as own:
+        for step in STEPS:
+            for action in needed.steps[step]:
+                own.take_away(action)
+                own.asked()
+                said = own.run(step)
+                (resource, *_) = [one.resource for one in own.asked() if one.action == action]
+                allow = rf"permission denied; allow these credentials .*?{action} on (\S+)"
+                named = re.search(allow, said)
+                assert named, f"{action} in {step}: {said}"
+                assert _same(named[1], resource), f"{action} in {step}: {said}"
+            own.take_away(None)
+            assert own.run(step) == "", step
+
+
+def _same(named: str, resource: str) -> bool:
+    """The account is not known to who is refused: then it is a star."""
+    return fnmatchcase(resource, named.rstrip(".,;"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("action", "step", "place"),
+    [
+        ("s3:GetObject", "personalize_dataset", "transformed/interactions/interactions.csv"),
+        ("s3:PutObject", "recommendations", "curated/batch_inference/shop-"),
+    ],
+)
+def test_what_the_role_of_personalize_lacks_is_named(
+    needed: Needed, tmp_path: Path, s3: S3Server, action: str, step: str, place: str
+) -> None:
+    assert action in needed.role
+    bucket = s3.new_bucket()
+    with account(tmp_path, s3, bucket) as own:
+        own.role.permitted = lambda permission: permission.action != action
+        said = [own.run(each) for each in STEPS[: STEPS.index(step) + 1]]
+    assert not any(said[:-1])
+    assert f"{action} and s3:ListBucket on s3://{bucket}" in said[-1] or (
+        f"{action} on s3://{bucket}/batchrec/shop/{place}" in said[-1]
+    )
+    assert f"batchrec/shop/{place}" in said[-1]
+    assert f"to {LOCAL_ROLE_ARN}, and to personalize.amazonaws.com in the bucket's" in said[-1]

@@ -1,0 +1,93 @@
+"""No secret is in an alert, a log, metadata or what is stored."""
+
+from __future__ import annotations
+
+import dagster as dg
+import pytest
+
+from batchrec_dagster.storage.secrets import redact
+from batchrec_dagster_tests.pipeline.alerts_support import ALERTS, ON_FAILURE, Hook, slack, tick
+from batchrec_dagster_tests.s3_server import OWNER, S3Server
+from batchrec_dagster_tests.support import Project, declaration, definitions, write_ratings
+
+__all__ = ["slack"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "cannot connect to postgresql://shop:planted@db:5432/shop",
+        "key AKIAIOSFODNN7EXAMPLE was refused",
+        "GET https://b.s3.amazonaws.com/k?X-Amz-Signature=planted&x=1",
+        "password=planted",
+        'the "token": planted',
+        "posted to https://hooks.slack.com/services/T0/B0/planted",
+        "the value planted-value-of-a-variable was wrong",
+    ],
+)
+def test_what_looks_like_a_secret_is_hidden(text: str) -> None:
+    hidden = redact(text, {"SHOP_API_TOKEN": "planted-value-of-a-variable", "HOME": "/root"})
+    assert "***" in hidden
+    assert "planted" not in hidden
+    assert "AKIA" not in hidden
+
+
+def test_ordinary_words_are_left() -> None:
+    text = "cannot read s3://shop/ratings.csv: the secret does not match the access key"
+    assert redact(text, {"SECRET_MODE": "on", "HOME": "/root"}) == text
+
+
+def test_no_planted_secret_is_in_logs_metadata_run_config_or_storage(
+    project: Project,
+    s3: S3Server,
+    slack: Hook,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    bucket = s3.new_bucket()
+    for name, value in s3.environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("SHOP_DATABASE_URL", "postgresql://shop:planted-password@@127.0.0.1/shop")
+    project.environment |= {
+        "BATCHREC_STORAGE": f"s3://{bucket}/batchrec",
+        "AWS_ENDPOINT_URL_S3": s3.endpoint,
+    }
+    source = write_ratings(project.root / "ratings.csv")
+    project.declare(
+        declaration(
+            "shop",
+            source,
+            alerts=ALERTS,
+            # The URL is wrong, which is told.
+            sinks={"postgres": {"url_env": "SHOP_DATABASE_URL"}},
+        )
+    )
+    home = project.root / "dagster-home"
+    home.mkdir()
+    with dg.instance_for_test(temp_dir=str(home)) as instance, definitions(project) as defs:
+        cursor = tick(defs, ON_FAILURE, instance, None).cursor
+        result = defs.resolve_job_def("shop_refresh").execute_in_process(
+            instance=instance, raise_on_error=False
+        )
+        assert not result.success
+        assert [e.step_key for e in result.all_events if e.is_step_failure] == [
+            "shop__recommendations_in_postgres"
+        ]
+        tick(defs, ON_FAILURE, instance, cursor)
+        stored = b"".join(path.read_bytes() for path in home.rglob("*") if path.is_file())
+    store = s3.store()
+    objects = store.list(f"s3://{bucket}/")
+    assert objects
+    planted = [OWNER.secret, "planted-password", "planted-webhook-path"]
+    places = {
+        "Dagster's storage": stored,
+        "the log": "".join(capfd.readouterr()).encode(),
+        "the message": "".join(slack.posted).encode(),
+        **{found.uri: store.get(found.uri) for found in objects},
+    }
+    assert places["the message"]
+    assert b"shop__recommendations_in_postgres" in stored
+    found = [
+        (place, one) for one in planted for place, text in places.items() if one.encode() in text
+    ]
+    assert found == []

@@ -1,0 +1,322 @@
+"""A table is data: nothing in it is executed, and it reads no file but its own."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from batchrec_dagster.config.ratings import RatingsSettings
+from batchrec_dagster.preparation.sources.errors import SourceError
+from batchrec_dagster_tests.preparation.sources.hostile_tables import (
+    COMMAND,
+    LEVELS,
+    ROWS,
+    change_delta,
+    point_elsewhere,
+    read_metadata,
+    write_delta,
+    write_iceberg,
+    write_metadata,
+)
+from batchrec_dagster_tests.preparation.sources.support import Place
+from batchrec_dagster_tests.s3_server import OWNER, READER, REGION, S3Server
+from batchrec_dagster_tests.web_server import Web
+
+pytestmark = pytest.mark.attack
+
+
+@dataclass(frozen=True)
+class TablePlace:
+    """Where a hostile table lies, and how it is written there."""
+
+    place: Place
+    location: str
+    """The URI of the table's folder."""
+
+    source: str
+    """The same as a declaration has it."""
+
+    read: Callable[[str], bytes]
+    write: Callable[[str, bytes], object]
+    names: Callable[[], list[str]]
+    options: dict[str, str]
+    """What deltalake needs to reach it."""
+
+    iceberg_options: dict[str, str]
+
+
+@pytest.fixture(params=["folder", "S3"])
+def there(
+    request: pytest.FixtureRequest, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[TablePlace]:
+    """A folder on this machine, or a prefix of a bucket on a real S3 server."""
+    folders = {"copies": tmp_path / "copies"}
+    if request.param == "folder":
+        place = replace(place, store=replace(place.store, folders=folders))
+        root = place.base / "orders"
+
+        def write_file(name: str, content: bytes) -> None:
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_bytes(content)
+
+        yield TablePlace(
+            place,
+            f"file://{root}",
+            "orders/",
+            lambda name: (root / name).read_bytes(),
+            write_file,
+            lambda: [str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()],
+            {},
+            {},
+        )
+        return
+    s3: S3Server = request.getfixturevalue("s3")
+    bucket = s3.new_bucket()
+    for name, value in s3.environment(READER).items():
+        monkeypatch.setenv(name, value)
+    location, store = f"s3://{bucket}/orders", s3.store()
+    yield TablePlace(
+        replace(place, store=replace(s3.store(READER), folders=folders)),
+        location,
+        f"{location}/",
+        lambda name: store.get(f"{location}/{name}"),
+        lambda name, content: store.put(f"{location}/{name}", content),
+        lambda: [o.uri.removeprefix(f"{location}/") for o in store.list(f"{location}/")],
+        {
+            "aws_access_key_id": OWNER.access,
+            "aws_secret_access_key": OWNER.secret,
+            "aws_endpoint_url": s3.endpoint,
+            "aws_allow_http": "true",
+            "aws_region": REGION,
+        },
+        {
+            "s3.endpoint": s3.endpoint,
+            "s3.region": REGION,
+            "s3.access-key-id": OWNER.access,
+            "s3.secret-access-key": OWNER.secret,
+        },
+    )
+
+
+def rows_of(there: TablePlace, table_format: str | None) -> pl.DataFrame:
+    """The rows as raw/ gets them."""
+    ratings = RatingsSettings.model_validate({"source": there.source, "format": table_format})
+    (listed,) = ratings.rows.files(there.place.context)
+    listed.file.copy(there.place.context, "s3://copies/raw")
+    return pl.read_parquet(there.place.store.get("s3://copies/raw"))
+
+
+def refusal(there: TablePlace, table_format: str | None) -> str:
+    """Why the table is refused, in one line; nothing is published."""
+    with pytest.raises(SourceError) as caught:
+        rows_of(there, table_format)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert there.place.store.head("s3://copies/raw") is None
+    return message
+
+
+def outside(there: TablePlace, web: Web, tmp_path: Path) -> dict[str, str]:
+    """Names of files that are not the table's, by the way in which they lead out of it."""
+    secret = tmp_path / "secret.parquet"
+    pl.DataFrame({"user": ["secret"], "item": [1], "ts": [1]}).write_parquet(secret)
+    return {
+        "another folder": f"file://{secret}",
+        "a path": str(secret),
+        "a web server": web.url("/secret.parquet"),
+        "another bucket": "s3://another/secret.parquet",
+        "the folder above": f"{there.location}/../secret.parquet",
+        "percent signs": f"{there.location}/%2e%2e/secret.parquet",
+        "percent signs twice": f"{there.location}/data/%252e%252e/%252e%252e/secret.parquet",
+        "a folder with a longer name": f"{there.location}-2/secret.parquet",
+    }
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_an_iceberg_table_names_no_file_out_of_its_folder(
+    there: TablePlace, level: str, web: Web, tmp_path: Path
+) -> None:
+    table = write_iceberg(there.location, there.iceberg_options)
+    assert len(rows_of(there, "iceberg")) == len(ROWS)
+    there.place.store.delete("s3://copies/raw")
+    original = read_metadata(table)
+    for how, name in outside(there, web, tmp_path).items():
+        write_metadata(table, original)
+        point_elsewhere(table, level, name)
+        message = refusal(there, "iceberg")
+        assert "names a file that is not in its folder" in message, how
+        assert name in message, how
+    assert web.asked == []
+
+
+def test_a_delta_table_names_no_file_out_of_its_folder(
+    there: TablePlace, web: Web, tmp_path: Path
+) -> None:
+    write_delta(there.location, there.options)
+    (commit,) = [name for name in there.names() if name.endswith(".json")]
+    original = there.read(commit)
+    names = outside(there, web, tmp_path) | {
+        "a path from the folder": "../secret.parquet",
+        "such a path with percent signs": "%2e%2e/secret.parquet",
+        "within": "day=1/../../secret.parquet",
+    }
+    for how, name in names.items():
+        there.write(commit, change_delta(original, {"path": name}))
+        assert "names a file that is not in its folder" in refusal(there, "delta"), how
+    for kind, vector in (("p", f"file://{tmp_path}/secret.bin"), ("u", "../../" + "0" * 20)):
+        deleted = {"storageType": kind, "pathOrInlineDv": vector, "sizeInBytes": 1}
+        there.write(commit, change_delta(original, {"deletionVector": deleted}))
+        assert "names a file that is not in its folder" in refusal(there, "delta")
+    assert web.asked == []
+    there.write(commit, original)
+    assert len(rows_of(there, "delta")) == len(ROWS)
+
+
+def test_a_checkpoint_of_delta_names_no_file_out_of_its_folder(
+    there: TablePlace, tmp_path: Path
+) -> None:
+    from deltalake import DeltaTable
+
+    write_delta(there.location, there.options)
+    DeltaTable(there.location, storage_options=there.options or None).create_checkpoint()
+    assert len(rows_of(there, "delta")) == len(ROWS)
+    there.place.store.delete("s3://copies/raw")
+    (name,) = [name for name in there.names() if name.endswith(".checkpoint.parquet")]
+    copy = tmp_path / "checkpoint.parquet"
+    copy.write_bytes(there.read(name))
+    add = pl.col("add")
+    elsewhere = add.struct.with_fields(
+        pl.when(add.struct.field("path").is_not_null())
+        .then(pl.lit(f"file://{tmp_path}/secret.parquet"))
+        .alias("path")
+    )
+    changed = pl.read_parquet(copy).with_columns(add=pl.when(add.is_not_null()).then(elsewhere))
+    changed.write_parquet(copy)
+    there.write(name, copy.read_bytes())
+    assert "names a file that is not in its folder" in refusal(there, "delta")
+
+
+@pytest.mark.parametrize("table_format", ["delta", "iceberg"])
+def test_a_link_does_not_lead_out_of_a_table(
+    place: Place, tmp_path: Path, table_format: str
+) -> None:
+    root = place.base / "orders"
+    (write_delta if table_format == "delta" else write_iceberg)(f"file://{root}")
+    there = TablePlace(
+        replace(place, store=replace(place.store, folders={"copies": tmp_path / "copies"})),
+        f"file://{root}",
+        "orders/",
+        lambda name: b"",
+        lambda name, content: None,
+        list,
+        {},
+        {},
+    )
+    assert len(rows_of(there, table_format)) == len(ROWS)
+    there.place.store.delete("s3://copies/raw")
+    log = root / ("_delta_log" if table_format == "delta" else "metadata")
+    data = next(root.rglob("*.parquet"))
+    for linked in (data, log, max(log.glob("*.json"))):
+        # Everything is as it was, but lies elsewhere.
+        elsewhere = tmp_path / "elsewhere"
+        shutil.move(linked, elsewhere)
+        linked.symlink_to(elsewhere)
+        assert "it is a link out of the folder" in refusal(there, table_format), linked
+        linked.unlink()
+        shutil.move(elsewhere, linked)
+    # A link to another file of the table harms nobody.
+    data.rename(data.with_name("other.parquet"))
+    data.symlink_to(data.with_name("other.parquet"))
+    assert len(rows_of(there, table_format)) == len(ROWS)
+
+
+def test_properties_of_a_table_choose_no_code_and_no_server(
+    there: TablePlace, web: Web, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    table = write_iceberg(there.location, there.iceberg_options)
+    metadata = read_metadata(table)
+    metadata["properties"] = {
+        **COMMAND,
+        "s3.endpoint": web.address,
+        "s3.proxy-uri": web.address,
+        "s3.signer.uri": web.address,
+        "write.data.path": "file:///",
+    }
+    write_metadata(table, metadata)
+    assert len(rows_of(there, "iceberg")) == len(ROWS)
+    assert web.asked == []
+    assert not [path for path in tmp_path.rglob("*") if path.name == "PWNED"]
+
+
+def test_a_command_in_a_folder_of_csv_is_not_executed(
+    there: TablePlace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    there.write("1.csv", b"user,item,ts\na,b,1\n")
+    metadata = {"format-version": 2, "table-uuid": "0" * 32, "properties": COMMAND}
+    there.write("metadata/v1.metadata.json", json.dumps(metadata).encode())
+    message = refusal(there, None)
+    assert "looks like an Iceberg table (metadata/v1.metadata.json)" in message
+    assert "format: iceberg" in message
+    # Not even if somebody follows that advice.
+    assert "cannot be read" in refusal(there, "iceberg")
+    assert not [path for path in tmp_path.rglob("*") if path.name == "PWNED"]
+
+
+@pytest.mark.parametrize("table_format", ["delta", "iceberg"])
+def test_a_folder_is_a_table_only_where_that_is_declared(
+    there: TablePlace, table_format: str
+) -> None:
+    if table_format == "delta":
+        write_delta(there.location, there.options)
+    else:
+        write_iceberg(there.location, there.iceberg_options)
+    assert f"write format: {table_format} next to its source" in refusal(there, None)
+    other = {"delta": "iceberg", "iceberg": "delta"}[table_format]
+    assert "but" in refusal(there, other)
+    assert len(rows_of(there, table_format)) == len(ROWS)
+
+
+def test_a_table_may_have_file_names_with_percent_signs(there: TablePlace) -> None:
+    import pyarrow as pa
+    from deltalake import write_deltalake
+
+    days = pa.table({"user": ["a", "b"], "day": ["a b/c", "100%"]})
+    write_deltalake(
+        there.location, days, partition_by=["day"], storage_options=there.options or None
+    )
+    assert sorted(rows_of(there, "delta").get_column("day")) == ["100%", "a b/c"]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b"",
+        b"{",
+        b"[" * 100_000,
+        b'"text"',
+        b'{"format-version": 2}',
+        b'{"format-version": 99}',
+        b'{"format-version": 2, "properties": 7}',
+    ],
+)
+def test_damaged_metadata_of_iceberg_are_one_line(there: TablePlace, damage: bytes) -> None:
+    there.write("metadata/v1.metadata.json", damage)
+    assert re.search("is not JSON|is not the metadata|cannot be read", refusal(there, "iceberg"))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [b"{", b"[" * 100_000, b'{"add": {}}', b'{"add": {"path": 7}}', b"7\n", b'{"add": 7}'],
+)
+def test_a_damaged_log_of_delta_is_one_line(there: TablePlace, damage: bytes) -> None:
+    there.write("_delta_log/00000000000000000000.json", damage)
+    assert "cannot be read" in refusal(there, "delta")

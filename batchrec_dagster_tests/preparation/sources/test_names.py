@@ -1,0 +1,146 @@
+"""Samples, published sets, and what is no source."""
+
+import hashlib
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batchrec_dagster.preparation.sources import movielens
+from batchrec_dagster.preparation.sources.errors import SourceError
+from batchrec_dagster.preparation.sources.parsing import parse_file, parse_source
+from batchrec_dagster.preparation.sources.source import safe_filename
+from batchrec_dagster.samples import generator
+from batchrec_dagster_tests.preparation.sources.support import (
+    CONTENT,
+    Place,
+    zipped,
+)
+from batchrec_dagster_tests.support import real_data
+from batchrec_dagster_tests.web_server import Page, Web
+
+
+def test_a_real_set_is_copied_whole_and_laid_out_as_known(place: Place) -> None:
+    file = real_data("ml-latest-small/ratings.csv")
+    copied = place.copied(str(file))
+    assert hashlib.sha256(copied).digest() == hashlib.sha256(file.read_bytes()).digest()
+    layout = parse_source("movielens://ml-latest-small").layout
+    assert layout is not None
+    columns = [layout.user, layout.item, layout.rating, layout.timestamp]
+    assert copied.splitlines()[0].decode().split(layout.delimiter) == columns
+
+
+def test_the_sample_is_a_source(place: Place) -> None:
+    assert place.copied("sample://hetrec/movies.dat") == generator.FILES["movies.dat"]()
+    assert place.filename("sample://hetrec") == "user_ratedmovies-timestamps.dat"
+    assert place.fingerprint("sample://hetrec") == generator.FINGERPRINT
+    assert parse_source("sample://hetrec").layout == movielens.HETREC
+    assert parse_source("sample://hetrec/movies.dat").layout is None
+
+
+def test_a_movielens_set_and_its_other_files_are_sources(place: Place, web: Web) -> None:
+    content = zipped({"ml-latest-small/ratings.csv": CONTENT, "ml-latest-small/movies.csv": b"m"})
+    web.pages["/movielens/ml-latest-small.zip"] = Page(content)
+    assert place.copied("movielens://ml-latest-small") == CONTENT
+    assert place.copied("movielens://ml-latest-small/movies.csv") == b"m"
+    assert [path for path, _ in web.asked if path.endswith(".zip")] == [
+        "/movielens/ml-latest-small.zip"
+    ]
+    assert parse_source("movielens://ml-latest-small/movies.csv").layout is None
+
+
+def test_a_look_at_a_movielens_set_fetches_nothing(place: Place, web: Web) -> None:
+    assert place.filename("movielens://ml-100k") == "u.data"
+    assert place.fingerprint("movielens://ml-100k") != place.fingerprint("movielens://ml-1m")
+    assert web.asked == []
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("", "the source is empty: write a path, s3://"),
+        (" ", "the source is empty"),
+        ("a\nb.csv", "'a\\nb.csv' has an invisible character in it"),
+        ("ftp://host/a.csv", "ftp:// is not supported; write a path, s3://"),
+        ("file:///a.csv", "file:// is not supported"),
+        ("s3:/bucket/a.csv", "two slashes after the colon"),
+        ("s3://bucket", "it names a bucket or a folder"),
+        ("s3://bucket/folder/", "it names a bucket or a folder"),
+        ("s3://bucket/../a.csv", "is not allowed"),
+        ("https:///a.csv", "there is no host"),
+        ("https://host:port/a.csv", "it is not a web address"),
+        ("https://me:secret@host/a.csv", "it has a password in it"),
+        ("https://host/my ratings.csv", "a space is %20"),
+        (
+            "ml.zip",
+            "it is an archive: add !/ and the path of the file in it, such as ml.zip!/orders.csv",
+        ),
+        ("https://host/ML.ZIP?x=1", "such as https://host/ML.ZIP!/orders.csv. A wrong path"),
+        ("ml.zip!/", "after !/ comes the path"),
+        ("movielens://ml-1m!/a.csv", "after a slash, without !"),
+        ("movielens://ml-9m", "write movielens:// and one of hetrec2011, ml-latest-small"),
+        ("sample://movies", "the only sample is sample://hetrec"),
+        ("sample://hetrec/tags.dat", "sample://hetrec has the files user_rated"),
+    ],
+)
+def test_what_is_no_source_is_refused_before_a_look(source: str, reason: str) -> None:
+    with pytest.raises(SourceError, match=re.escape(reason)) as caught:
+        parse_file(source)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_query_is_not_shown_where_it_may_be_a_signature() -> None:
+    with pytest.raises(SourceError) as caught:
+        parse_file("https://host/ml.zip?signature=secret")
+    assert str(caught.value).startswith("https://host/ml.zip: ")
+    assert "secret" not in str(caught.value)
+
+
+def refusal(source: str) -> str | None:
+    try:
+        parse_file(source)
+    except SourceError as error:
+        return str(error)
+    return None
+
+
+@given(st.text())
+def test_every_text_is_a_source_or_refused_in_one_line(source: str) -> None:
+    assert len((refusal(source) or "").splitlines()) <= 1
+
+
+SCHEMES = st.sampled_from(["s3", "http", "https", "sample", "movielens", "ftp", "S3", ""])
+
+
+@given(SCHEMES, st.text("ab/:@[]!?#%. \\\0é", max_size=20))
+def test_every_address_is_a_source_or_refused_in_one_line(scheme: str, rest: str) -> None:
+    assert len((refusal(f"{scheme}://{rest}") or "").splitlines()) <= 1
+
+
+@given(st.text())
+def test_every_name_becomes_a_plain_one(name: str) -> None:
+    plain = safe_filename(name)
+    assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}", plain)
+    assert safe_filename(plain) == plain
+
+
+@pytest.mark.parametrize(
+    ("name", "plain"),
+    [
+        ("/data/ratings.csv", "ratings.csv"),
+        ("C:\\data\\my ratings.csv", "my_ratings.csv"),
+        ("_hidden.csv", "hidden.csv"),
+        ("..", "ratings"),
+        ("a" * 200 + ".csv", "a" * 116 + ".csv"),
+    ],
+)
+def test_names_stay_recognisable(name: str, plain: str) -> None:
+    assert safe_filename(name) == plain
+
+
+@pytest.mark.parametrize("member", ["", "!/b.csv"])
+def test_a_password_in_an_address_is_not_repeated(member: str) -> None:
+    with pytest.raises(SourceError, match="it has a password in it") as caught:
+        parse_source(f"https://me:secret@example.com/a.zip{member or '?b'}")
+    assert "secret" not in str(caught.value)

@@ -1,0 +1,361 @@
+"""`query`: what SQL makes of the declared sources, and what it cannot reach."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pandas as pd
+import polars as pl
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from batchrec_dagster.config.items import ItemSettings
+from batchrec_dagster.config.ratings import RatingsSettings
+from batchrec_dagster.preparation.items import parse_items
+from batchrec_dagster.preparation.polars.decoding import RawFile
+from batchrec_dagster.preparation.sources.errors import SourceError
+from batchrec_dagster_tests.preparation.sources.support import Place
+from batchrec_dagster_tests.repeats import repeats
+from batchrec_dagster_tests.support import real_data
+
+
+def rows(place: Place, query: str, source: str | dict[str, str], **settings: Any) -> pl.DataFrame:
+    """The rows of the query, as raw/ gets them."""
+    (found,) = RatingsSettings(source=source, query=query, **settings).rows.files(place.context)
+    destination = "s3://lake/raw/query.parquet"
+    found.file.copy(place.context, destination)
+    return pl.read_parquet(place.store.get(destination))
+
+
+def refused(place: Place, query: str, source: str | dict[str, str], **settings: Any) -> str:
+    with pytest.raises(SourceError) as caught:
+        rows(place, query, source, **settings)
+    assert "\n" not in str(caught.value)
+    assert place.store.head("s3://lake/raw/query.parquet") is None
+    return str(caught.value)
+
+
+def put(place: Place, path: str, content: str | bytes) -> None:
+    file = place.base / path
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+
+def test_a_join_of_two_files(place: Place) -> None:
+    put(place, "orders.csv", "order_id,user_id,day\n7,007,2024-01-02\n8,b,2024-01-03\n")
+    put(place, "lines.csv.gz", gzip.compress(b"order_id;product\n7;x\n7;y\n9;z\n"))
+    found = rows(
+        place,
+        "SELECT user_id, product, day FROM lines JOIN orders USING (order_id) ORDER BY product;",
+        {"orders": "orders.csv", "lines": "lines.csv.gz"},
+    )
+    assert found.rows() == [("007", "x", "2024-01-02"), ("007", "y", "2024-01-02")]
+
+
+def test_lists_of_json_are_exploded_and_texts_stay_as_written(place: Place) -> None:
+    item = "123E4567-E89B-12D3-A456-426614174000"
+    events = [
+        {"user": "007", "at": "2024-01-02T03:04:05+02:00", "items": [{"id": item}, {"id": 5}]},
+        {"user": 8, "at": "2024-01-02", "items": []},
+        {"user": "9", "items": [{"id": "2024-01-02", "late": {"UUID": "x"}}]},
+    ]
+    put(place, "events.jsonl", "".join(json.dumps(event) + "\n" for event in events))
+    query = """SELECT user, "at", item.id, item.late.UUID AS late
+        FROM source, unnest(items) AS _(item)"""
+    assert rows(place, query, "events.jsonl").rows() == [
+        ("007", "2024-01-02T03:04:05+02:00", item, None),
+        ("007", "2024-01-02T03:04:05+02:00", "5", None),
+        ("9", None, "2024-01-02", "x"),
+    ]
+
+
+def test_an_object_of_many_fields_is_a_map(place: Place) -> None:
+    bought = {f"p{number}": "2024-01-02" for number in range(1_500)}
+    put(place, "a.jsonl", json.dumps({"user": "u", "bought": bought}))
+    found = rows(place, "SELECT user, bought['p7'] AS day FROM source", "a.jsonl")
+    assert found.rows() == [("u", "2024-01-02")]
+
+
+def test_partitions_of_paths_are_columns(place: Place) -> None:
+    for month in ("01", "02"):
+        put(place, f"sales/year=2024/month={month}/part.csv", f"user,item\n{month},x\n")
+    found = rows(place, "SELECT user, year || '-' || month AS day FROM source ORDER BY 1", "sales/")
+    assert found.rows() == [("01", "2024-01"), ("02", "2024-02")]
+
+
+def test_files_with_other_columns_are_matched_by_name(place: Place) -> None:
+    put(place, "a/1.csv", "user,item\na,b\n")
+    put(place, "a/2.csv", "item;user;price\nd;c;1,5\n")
+    found = rows(place, "SELECT * FROM source", "a/")
+    assert found.rows(named=True) == [
+        {"user": "a", "item": "b", "price": None},
+        {"user": "c", "item": "d", "price": "1,5"},
+    ]
+
+
+def test_the_delimiter_is_not_one_in_quotes(place: Place) -> None:
+    put(place, "a.csv", 'user;"item, name"\na;"1,5"\n')
+    assert rows(place, "SELECT * FROM source", "a.csv").rows() == [("a", "1,5")]
+
+
+def test_a_line_of_numbers_is_no_header(place: Place) -> None:
+    put(place, "ratings.dat", "1::2::5::978300760\n")
+    found = rows(place, "SELECT column_1 AS u, column_4::BIGINT AS t FROM source", "ratings.dat")
+    assert found.rows() == [("1", 978300760)]
+
+
+def test_types_that_parquet_lacks_become_text(place: Place) -> None:
+    put(place, "a.csv", "n\n9\n")
+    sql = """SELECT sum(n::INT) AS s, uuid() AS u, max(n)::DECIMAL(4,2) AS d, TIME '10:00' AS t
+        FROM source"""
+    found = rows(place, sql, "a.csv")
+    assert found.dtypes == [pl.Decimal(38, 0), pl.String, pl.Decimal(4, 2), pl.String]
+    assert found.get_column("s").cast(pl.String).item() == "9"
+
+
+def test_unchanged_files_are_not_queried_again(place: Place) -> None:
+    put(place, "a.csv", "user\na\n")
+
+    def version(query: str) -> str:
+        (found,) = RatingsSettings(source="a.csv", query=query).rows.files(place.context)
+        return found.fingerprint
+
+    first = version("SELECT user FROM source")
+    assert version("SELECT user FROM source") == first
+    assert version("SELECT user AS u FROM source") != first
+    put(place, "a.csv", "user\nb\nc\n")
+    assert version("SELECT user FROM source") != first
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("SELECT\n  user,\n  itm\nFROM source", 'ratings.query: line 3: Binder Error: .*"itm"'),
+        ("SELECT user\n FROM sauce", "line 2: .*sauce"),
+        ("SELECT user,\n user + [1] FROM source", "line 2: "),
+        ("SELECT error('no ' || user) FROM source", "no a"),
+        ("SELECT json_object('a', user) AS j FROM source", "j is JSON: take its text"),
+    ],
+)
+def test_errors_name_the_line(place: Place, query: str, said: str) -> None:
+    put(place, "a.csv", "user,item\na,b\n")
+    message = refused(place, query, "a.csv")
+    assert message.startswith("a.csv: ratings.query: ")
+    assert re.search(said, message)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"user,item\na,b\nc\n", "a.csv.*Line: 3.*Expected Number of Columns: 2"),
+        (b'user,item\na,"b\nc,d\n', "unterminated quote"),
+        (b"user,item,USER\n", "two columns 'USER'"),
+        (b"user,item\r\na,b\nc,d\r\n", "a.csv.*write all line ends alike"),
+        (b'{"user": 1}\n{"user": \n', "Malformed JSON"),
+        (b"PAR1 is not Parquet", "a.csv: it is damaged or not Parquet"),
+        (b"PK\x03\x04....", "zip archive"),
+        (b"", "empty"),
+    ],
+)
+def test_a_damaged_file_is_refused_by_name(place: Place, content: bytes, said: str) -> None:
+    put(place, "a.csv", content)
+    assert re.search(said, refused(place, "SELECT * FROM source", "a.csv"))
+
+
+def test_a_folder_of_several_formats_is_refused(place: Place) -> None:
+    put(place, "b/1.csv", "user\na\n")
+    put(place, "b/2.json", '{"user": 1}')
+    message = refused(place, "SELECT * FROM source", "b/")
+    assert "b/1.csv is csv" in message
+    assert "b/2.json is json" in message
+
+
+OUTSIDE = (
+    "SELECT * FROM '{secret}'",
+    "SELECT * FROM read_csv('{secret}')",
+    "SELECT * FROM read_text('{secret}')",
+    "SELECT content FROM read_blob('{secret}')",
+    "SELECT * FROM read_csv('{folder}/project/../secret.csv')",
+    "SELECT * FROM read_csv('{folder}/*.csv')",
+    "SELECT * FROM glob('{folder}/*')",
+    "SELECT * FROM sniff_csv('{secret}')",
+    "SELECT * FROM read_parquet('{secret}')",
+    "SELECT * FROM query('SELECT * FROM read_text(''{secret}'')')",
+    "SELECT * FROM source, LATERAL (SELECT * FROM read_csv('{secret}'))",
+    "SELECT * FROM read_text('/proc/self/environ')",
+    "SELECT * FROM read_text('https://localhost/')",
+    "SELECT * FROM read_text('s3://lake/raw/x')",
+    "SELECT * FROM sqlite_scan('{secret}', 't')",
+    "SELECT * FROM duckdb_secrets()",
+    "SELECT getenv('HOME')",
+    # A variable of the program that runs the query.
+    "SELECT * FROM files",
+)
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize("query", OUTSIDE)
+def test_a_query_reaches_nothing_but_its_sources(place: Place, query: str) -> None:
+    put(place, "a.csv", "user\na\n")
+    folder = place.base.parent
+    (folder / "secret.csv").write_text("secret\nhidden\n")
+    message = refused(place, query.format(folder=folder, secret=folder / "secret.csv"), "a.csv")
+    assert "hidden" not in message
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize(
+    "query",
+    [
+        "COPY source TO '{folder}/out.csv'",
+        "SELECT 1) TO '{folder}/out.csv'; --",
+        "ATTACH '{folder}/out.db'",
+        "EXPORT DATABASE '{folder}/out'",
+        "SET enable_external_access = true",
+        "SELECT 1; SET lock_configuration = false",
+        "PRAGMA database_list",
+        "INSTALL httpfs",
+        "LOAD httpfs",
+        "CALL pragma_version()",
+        "CREATE TABLE t AS SELECT 1",
+        "EXPLAIN ANALYZE SELECT 1",
+        "SELECT 1; SELECT 2",
+        "",
+        "-- nothing",
+    ],
+)
+def test_a_query_is_one_select(place: Place, query: str) -> None:
+    folder = place.base.parent
+    with pytest.raises(ValueError, match=r"query\n.*(one SELECT|Parser Error)"):
+        RatingsSettings(source="a.csv", query=query.format(folder=folder))
+    assert not list(folder.glob("out*"))
+
+
+def test_without_duckdb_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "duckdb", None)
+    with pytest.raises(ValueError, match=r"pip install 'batchrec-dagster\[sql\]'"):
+        RatingsSettings(source="a.csv", query="SELECT 1")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "query"),
+    [
+        ("QUERY_MINUTES", "0.01", "SELECT count(*) FROM range(10000000) a, range(10000000) b"),
+        ("QUERY_MEMORY_GB", "0.02", "SELECT list(range || user) FROM source, range(10000000)"),
+        ("MAX_FILE_GB", "0.00002", "SELECT uuid() FROM range(10000000)"),
+    ],
+)
+def test_time_memory_and_the_result_have_limits(
+    place: Place, monkeypatch: pytest.MonkeyPatch, name: str, value: str, query: str
+) -> None:
+    put(place, "a.csv", "user\na\n")
+    monkeypatch.setenv(f"BATCHREC_{name}", value)
+    assert f"BATCHREC_{name}" in refused(place, query, "a.csv")
+
+
+UPPER_CASE = str(UUID(int=10)).upper()
+CELLS = st.text(st.characters(codec="utf-8", exclude_characters="\0\r"), max_size=8)
+
+
+@pytest.mark.slow
+@given(
+    table=st.lists(st.tuples(CELLS, CELLS, CELLS), min_size=1, max_size=8),
+    delimiter=st.sampled_from([",", ";", "\t", "|"]),
+    ends=st.sampled_from(["\n", "\r\n"]),
+)
+@example([(" 007 ", "1.50", "NULL"), ("nan", "é", "2024-01-02")], ",", "\n")
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    deadline=None,
+    max_examples=repeats(20, 6),
+)
+def test_what_is_read_is_what_python_reads(
+    place: Place, table: list[tuple[str, str, str]], delimiter: str, ends: str
+) -> None:
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, delimiter=delimiter, lineterminator=ends, quoting=csv.QUOTE_ALL)
+    writer.writerows([("user", "item", "note"), *table])
+    put(place, "a.csv", text.getvalue())
+    read = rows(place, "SELECT * FROM source", "a.csv", delimiter=delimiter)
+    # An empty cell is a missing one.
+    assert read.rows() == [tuple(cell or None for cell in row) for row in table]
+
+
+@given(
+    table=st.lists(
+        st.fixed_dictionaries(
+            {},
+            optional={
+                "text": CELLS,
+                "number": st.integers(-(2**63), 2**63 - 1),
+                "mixed": st.one_of(CELLS, st.booleans(), st.integers(-(2**53), 2**53)),
+                "list": st.lists(CELLS, max_size=2),
+                "day": st.sampled_from(["2024-01-02", "2024-1-2", "10:00", UPPER_CASE]),
+            },
+        ),
+        min_size=1,
+        max_size=6,
+    )
+)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    deadline=None,
+    max_examples=repeats(20, 6),
+)
+def test_json_is_read_as_it_is_written(place: Place, table: list[dict[str, Any]]) -> None:
+    put(place, "a.jsonl", "".join(json.dumps({"n": 1, **row}) + "\n" for row in table))
+    read = rows(place, "SELECT * FROM source", "a.jsonl").to_dicts()
+    mixed = {type(row["mixed"]) for row in table if "mixed" in row}
+    for row, wanted in zip(read, table, strict=True):
+        for name in read[0].keys() - {"n"}:
+            value = wanted.get(name)
+            if name == "mixed" and len(mixed) > 1 and value is not None:
+                value = value if isinstance(value, str) else json.dumps(value)
+            assert row[name] == value
+
+
+def test_a_real_join_is_what_pandas_makes(place: Place) -> None:
+    folder = real_data("ml-latest-small")
+    query = """SELECT userId, movieId, rating::DOUBLE AS rating, timestamp::BIGINT AS "at"
+        FROM ratings JOIN movies USING (movieId)
+        WHERE list_contains(string_split(genres, '|'), 'War')
+        ORDER BY userId::INT, movieId::INT"""
+    source = {"ratings": f"{folder}/ratings.csv", "movies": f"{folder}/movies.csv"}
+    found = rows(place, query, source)
+    ratings = pd.read_csv(folder / "ratings.csv", dtype={"userId": str, "movieId": str})
+    movies = pd.read_csv(folder / "movies.csv", dtype=str)
+    war = movies[movies.genres.str.split("|").map(lambda genres: "War" in genres)]
+    joined = ratings[ratings.movieId.isin(war.movieId)]
+    wanted = pl.from_pandas(joined.rename(columns={"timestamp": "at"}))
+    order = [pl.col("userId").cast(pl.Int64), pl.col("movieId").cast(pl.Int64)]
+    assert found.rows() == wanted.sort(order).rows()
+    assert found.height > 4_000
+
+
+def test_items_of_a_query(place: Place, tmp_path: Path) -> None:
+    put(place, "films.csv", "id,name,released\n007,Dr. No,1962-10-05\n8,,\n")
+    put(place, "genres.csv", "film,genre\n007,Action\n007,Spy\n")
+    columns = {"item": "id", "title": "name", "categories": {"GENRES": "genres"}}
+    items = ItemSettings.model_validate(
+        {
+            "source": {"films": "films.csv", "genres": "genres.csv"},
+            "query": """SELECT id, name, released::DATE AS released,
+            (SELECT list(genre ORDER BY genre) FROM genres WHERE film = id) AS genres FROM films""",
+            "columns": {**columns, "created": "released"},
+        }
+    )
+    (found,) = items.rows.files(place.context)
+    with found.file.open_locally(place.context) as path:
+        read = parse_items(RawFile(path, "query"), items.layout)
+    assert read.titles.rows() == [("007", "Dr. No")]
+    assert read.metadata.rows() == [("007", -228528000, "Action|Spy")]
+    assert read.bad.total == 1

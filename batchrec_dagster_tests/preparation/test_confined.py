@@ -1,0 +1,139 @@
+"""The child process that reads foreign files: what ends it, and what it gets."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batchrec_dagster.preparation.confined.reader import ConfinedReader
+from batchrec_dagster.preparation.sources.errors import FileError
+from batchrec_dagster.preparation.sources.limits import LimitError
+
+pytestmark = pytest.mark.attack
+
+
+def open_file(reader: ConfinedReader, path: Path) -> Any:
+    """The child's answer to a file that it is to unpack and convert."""
+    paths = {name: str(path.with_suffix(f".{name}")) for name in ("unpacked", "converted")}
+    return reader.run("open_file", {"path": str(path), **paths}, packed=path.stat().st_size)
+
+
+def write_gzip(path: Path, content: bytes = b"user,item\na,b\n") -> Path:
+    path.write_bytes(gzip.compress(content))
+    return path
+
+
+def pid_of(reader: ConfinedReader) -> int:
+    """The process id of the child."""
+    assert reader._child is not None
+    return reader._child._process.pid
+
+
+def write_database(path: Path, column: str) -> Path:
+    """A database whose only table has a column that is computed so whenever a row is read."""
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("CREATE TABLE t (a)")
+        database.executemany("INSERT INTO t (a) VALUES (?)", [[1]] * 10_000)
+        # Afterwards, since an INSERT computes it too.
+        database.execute(f"ALTER TABLE t ADD COLUMN b GENERATED ALWAYS AS ({column}) VIRTUAL")
+    return path
+
+
+def test_one_child_reads_many_files(tmp_path: Path) -> None:
+    with ConfinedReader() as reader:
+        answers, pids = [], set()
+        for number in range(3):
+            answers.append(open_file(reader, write_gzip(tmp_path / f"{number}.gz")))
+            pids.add(pid_of(reader))
+    assert len(pids) == 1
+    assert {Path(answer["path"]).read_bytes() for answer in answers} == {b"user,item\na,b\n"}
+
+
+def test_a_file_that_takes_too_long_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BATCHREC_MAX_FILE_MINUTES", "0.01")
+    # Each row takes long and makes a few bytes.
+    path = write_database(tmp_path / "slow.db", "length(hex(zeroblob(a * 20000000)))")
+    with ConfinedReader() as reader:
+        with pytest.raises(LimitError, match=r"the 0\.01 minutes of BATCHREC_MAX_FILE_MINUTES"):
+            open_file(reader, path)
+        # The next file gets a new child.
+        assert open_file(reader, write_gzip(tmp_path / "good.gz"))["unit"] == "line"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits the address space")
+def test_a_file_that_takes_too_much_memory_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BATCHREC_MAX_FILE_MEMORY_GB", "0.3")
+    path = write_database(tmp_path / "large.db", "hex(zeroblob(a * 200000000))")
+    with (
+        ConfinedReader() as reader,
+        pytest.raises(
+            (LimitError, FileError), match=r"BATCHREC_MAX_FILE_MEMORY_GB|out of memory|too big"
+        ),
+    ):
+        open_file(reader, path)
+
+
+def test_a_crash_of_a_library_is_one_line(tmp_path: Path) -> None:
+    path = write_gzip(tmp_path / "a.gz")
+    with ConfinedReader() as reader:
+        open_file(reader, path)
+        os.kill(pid_of(reader), signal.SIGSEGV)
+        with pytest.raises(FileError, match=r"crashed \(SIGSEGV\)"):
+            open_file(reader, path)
+        assert open_file(reader, path)["unit"] == "line"
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="there is no /proc")
+def test_the_child_gets_no_credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_SECRET_ACCESS_KEY", "SHOP_DATABASE_URL", "BATCHREC_ALERT_WEBHOOK"):
+        monkeypatch.setenv(name, "a-secret")
+    with ConfinedReader() as reader:
+        open_file(reader, write_gzip(tmp_path / "a.gz"))
+        environment = Path(f"/proc/{pid_of(reader)}/environ").read_bytes()
+    assert b"PATH=" in environment
+    assert b"a-secret" not in environment
+
+
+def test_the_child_ends_with_the_block(tmp_path: Path) -> None:
+    with ConfinedReader() as reader:
+        open_file(reader, write_gzip(tmp_path / "a.gz"))
+        pid = pid_of(reader)
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+@pytest.mark.slow
+def test_the_child_of_a_killed_process_ends(tmp_path: Path) -> None:
+    path = write_gzip(tmp_path / "a.gz")
+    code = f"""
+import os, signal
+from pathlib import Path
+from batchrec_dagster_tests.preparation.test_confined import ConfinedReader, open_file, pid_of
+reader = ConfinedReader()
+open_file(reader, Path({str(path)!r}))
+print(pid_of(reader), flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    pid = int(done.stdout)
+    for _ in range(600):
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.1)
+    pytest.fail("the child is still there")

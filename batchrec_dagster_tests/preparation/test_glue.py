@@ -1,0 +1,247 @@
+"""Preparation on AWS Glue: the calls, against moto; the script, as Glue would call it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from dagster import DagsterExecutionInterruptedError
+from moto.glue.models import FakeJobRun, glue_backends
+from moto.glue.responses import GlueResponse
+
+from batchrec_dagster.config.interactions import PreparationSettings
+from batchrec_dagster.pipeline.spark_on_aws import GlueSpark, zip_modules
+from batchrec_dagster.preparation.spark.task import SourceFile
+from batchrec_dagster_tests.preparation.aws_jobs import (
+    DONE,
+    ROLE,
+    TASK,
+    fail,
+    glue,
+    run,
+    say,
+    storage,
+    succeed,
+    without_waiting,
+)
+from batchrec_dagster_tests.preparation.spark_support import QUICK_ARGUMENTS
+from batchrec_dagster_tests.s3_server import S3Server
+
+pytestmark = pytest.mark.slow
+
+DECLARED = PreparationSettings(
+    engine="glue",
+    job_name="prepare",
+    role=ROLE,
+    worker_type="G.2X",
+    workers=4,
+    timeout_minutes=30,
+)
+ENGINE = GlueSpark(DECLARED)
+Job = Callable[[FakeJobRun], None]
+
+
+@pytest.fixture(autouse=True)
+def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    def told(run: FakeJobRun) -> dict[str, Any]:
+        error = vars(run).get("error")
+        return {**as_dict(run), **({"ErrorMessage": error} if error else {})}
+
+    as_dict = FakeJobRun.as_dict
+    monkeypatch.setattr(FakeJobRun, "as_dict", told)
+    with glue(monkeypatch):
+        yield
+
+
+def glue_does(monkeypatch: pytest.MonkeyPatch, job: Job) -> None:
+    """What a run does when it is first asked for; it has to set its status."""
+    monkeypatch.setattr(FakeJobRun, "advance", lambda self: job(self))
+
+
+def arguments(run: FakeJobRun) -> dict[str, str]:
+    assert run.arguments is not None
+    return run.arguments
+
+
+def ends(status: str, error: str = "") -> Job:
+    def job(run: FakeJobRun) -> None:
+        run.status = status
+        vars(run)["error"] = error
+
+    return job
+
+
+def job_runs() -> list[FakeJobRun]:
+    (backend,) = (regions["us-east-1"] for regions in glue_backends.values())
+    found: list[FakeJobRun] = backend.jobs["prepare"].job_runs
+    return found
+
+
+def test_a_job_is_created_run_with_this_code_and_heard(
+    monkeypatch: pytest.MonkeyPatch, s3: S3Server
+) -> None:
+    shop = storage(s3)
+
+    def job(run: FakeJobRun) -> None:
+        if run.status != "SUCCEEDED":
+            say(shop.client("s3"), arguments(run), succeed)
+        run.status = "SUCCEEDED"
+
+    glue_does(monkeypatch, job)
+    for _ in range(2):
+        result, came_out, logged = run(ENGINE, shop)
+        assert result.success
+        assert came_out == [DONE]
+        assert "reading 1 files" in logged
+    created = shop.client("glue").get_job(JobName="prepare")["Job"]
+    assert created["Role"] == ROLE
+    assert created["GlueVersion"] == "5.0"
+    first, second = job_runs()
+    assert (first.worker_type, first.number_of_workers, first.timeout) == ("G.2X", 4, 30)
+    script = arguments(first)["--scriptLocation"]
+    assert script == arguments(second)["--scriptLocation"]
+    assert b"open_dagster_pipes" in shop.store.get(script)
+    assert shop.store.head(arguments(first)["--extra-py-files"]) is not None
+    assert arguments(first)["--additional-python-modules"] == f"polars=={pl.__version__}"
+    # Context and messages are gone, the code is there once.
+    assert len(shop.store.list(f"{shop.root}/")) == 2
+
+
+@pytest.mark.parametrize(
+    ("job", "said"),
+    [
+        (ends("FAILED", "OutOfMemoryError"), "glue says: FAILED, OutOfMemoryError"),
+        (ends("TIMEOUT", "Execution time exceeds 30 minutes"), "TIMEOUT, Execution time exceeds"),
+        (ends("STOPPED"), "glue says: STOPPED, and no reason"),
+        (ends("SUCCEEDED"), "ended without reporting a result"),
+    ],
+    ids=["failed", "timeout", "stopped by somebody", "silent"],
+)
+def test_a_job_that_fails_says_why(
+    monkeypatch: pytest.MonkeyPatch, s3: S3Server, job: Job, said: str
+) -> None:
+    glue_does(monkeypatch, job)
+    result, came_out, reason = run(ENGINE, storage(s3))
+    assert not result.success
+    assert not came_out
+    assert said in reason
+
+
+def test_the_jobs_own_reason_comes_first(monkeypatch: pytest.MonkeyPatch, s3: S3Server) -> None:
+    shop = storage(s3)
+
+    def job(run: FakeJobRun) -> None:
+        if run.status != "FAILED":
+            say(shop.client("s3"), arguments(run), fail)
+        ends("FAILED", "SystemExit: 1")(run)
+
+    glue_does(monkeypatch, job)
+    _, _, reason = run(ENGINE, shop)
+    assert reason == "ratings.csv, line 2: no user"
+
+
+def test_without_a_job_and_a_role_it_says_what_to_do(s3: S3Server) -> None:
+    _, _, reason = run(GlueSpark(DECLARED.model_copy(update={"role": None})), storage(s3))
+    assert "there is no Glue job prepare" in reason
+
+
+def test_cancelling_the_run_stops_the_job(monkeypatch: pytest.MonkeyPatch, s3: S3Server) -> None:
+    stopped = []
+
+    def interrupt(_: float) -> None:
+        raise DagsterExecutionInterruptedError
+
+    def batch_stop_job_run(self: GlueResponse) -> str:
+        stopped.extend(self.parameters["JobRunIds"])
+        return '{"SuccessfulSubmissions": [{"JobName": "prepare"}]}'
+
+    without_waiting(monkeypatch, "dagster_aws.pipes.clients.glue.time", interrupt)
+    monkeypatch.setattr(GlueResponse, "batch_stop_job_run", batch_stop_job_run, raising=False)
+    glue_does(monkeypatch, ends("RUNNING"))
+    result, _, _ = run(ENGINE, storage(s3))
+    assert not result.success
+    assert stopped == [one.job_run_id for one in job_runs()]
+
+
+def test_the_uploaded_modules_need_no_dagster(tmp_path: Path) -> None:
+    (tmp_path / "modules.zip").write_bytes(zip_modules())
+    without_dagster = "import sys; sys.modules['dagster'] = None"
+    subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            f"{without_dagster}; import batchrec_dagster.preparation.spark.job",
+        ],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "modules.zip")},
+        check=True,
+    )
+
+
+def test_the_script_runs_as_glue_calls_it(
+    monkeypatch: pytest.MonkeyPatch, s3: S3Server, tmp_path: Path
+) -> None:
+    """With nothing of this project but the zip that is uploaded. Pipes goes through S3; the data
+    lie in local files, for this Spark has no file system for S3."""
+    shop = storage(s3)
+    ratings = tmp_path / "ratings.csv"
+    ratings.write_text("userId,movieId,rating,timestamp\n1,10,5,1000\n2,10,1,1000\n1,11,4,2000\n")
+    task = replace(
+        TASK,
+        files=[SourceFile(f"file://{ratings}", "ratings.csv")],
+        destination=f"file://{tmp_path}/out/interactions.csv",
+        users=f"file://{tmp_path}/out/users.parquet",
+        work=f"file://{tmp_path}/work",
+    )
+    processes: list[subprocess.Popen[bytes]] = []
+
+    def start(run: FakeJobRun) -> subprocess.Popen[bytes]:
+        for name in ("--scriptLocation", "--extra-py-files"):
+            shop.store.download(arguments(run)[name], tmp_path / name.strip("-"))
+        words = {"--JOB_NAME": run.job_name, "--JOB_RUN_ID": run.job_run_id, **arguments(run)}
+        outside = {key: value for key, value in os.environ.items() if not key.startswith("AWS_")}
+        return subprocess.Popen(
+            [
+                sys.executable,
+                str(tmp_path / "scriptLocation"),
+                *(word for argument in words.items() for word in argument),
+            ],
+            cwd=tmp_path,
+            env={
+                **outside,
+                **s3.environment(),
+                "PYTHONPATH": str(tmp_path / "extra-py-files"),
+                "PYSPARK_PYTHON": sys.executable,
+                "PYSPARK_SUBMIT_ARGS": "--master local[1] --conf spark.ui.enabled=false"
+                " --conf spark.driver.bindAddress=127.0.0.1 --conf spark.driver.host=127.0.0.1 "
+                + QUICK_ARGUMENTS,
+            },
+        )
+
+    def job(run: FakeJobRun) -> None:
+        if not processes:
+            processes.append(start(run))
+        code = processes[0].poll()
+        run.status = "RUNNING" if code is None else "FAILED" if code else "SUCCEEDED"
+
+    glue_does(monkeypatch, job)
+    without_waiting(monkeypatch, "dagster_aws.pipes.clients.glue.time", lambda _: time.sleep(0.3))
+    try:
+        result, came_out, logged = run(ENGINE, shop, task)
+    finally:
+        for process in processes:
+            process.kill()
+    assert result.success, logged
+    assert (tmp_path / "out/interactions.csv").read_text() == (
+        "USER_ID,ITEM_ID,TIMESTAMP\n1,10,1000\n1,11,2000\n"
+    )
+    assert came_out[0].left_out == {"rating below min_rating": 1}
+    assert "wrote 2 interactions" in logged

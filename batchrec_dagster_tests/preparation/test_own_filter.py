@@ -1,0 +1,119 @@
+"""A filter of one's own: what the declaration says may not, or only may, be recommended."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import dagster as dg
+import polars as pl
+import pytest
+
+from batchrec_dagster_tests.pipeline.test_pipeline import stale
+from batchrec_dagster_tests.preparation.test_items import COLUMNS, QUICK, write_items
+from batchrec_dagster_tests.support import (
+    Project,
+    declaration,
+    interactions,
+    metadata,
+    refresh,
+    table,
+    why,
+    write_ratings,
+)
+
+pytestmark = pytest.mark.slow
+
+FILTER = "EXCLUDE ItemID WHERE Items.GENRES IN ($GENRES)"
+
+
+def declared(project: Project, **recommendations: Any) -> dict[str, Any]:
+    return declaration(
+        "shop",
+        write_ratings(project.root / "ratings.csv"),
+        items={
+            "source": str(write_items(project.root / "items.csv")),
+            "columns": COLUMNS,
+            "separator": ";",
+        },
+        recommendations={"num_results": 5, **recommendations},
+        solution=QUICK,
+    )
+
+
+def allowed(*_: object, **__: object) -> None:
+    """In place of the check of a filter when the declaration is loaded: nothing is wrong."""
+
+
+def first_line(project: Project) -> dict[str, Any]:
+    lines = project.storage / "shop/transformed/batch_users_input/users.json"
+    found: dict[str, Any] = json.loads(lines.read_text().splitlines()[0])
+    return found
+
+
+def is_odd(project: Project) -> pl.Series:
+    return table(project, "shop").get_column("item_id").cast(int) % 2 == 1
+
+
+def test_a_filter_is_applied_with_exclude_seen(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    project.declare(declared(project, filter=FILTER, filter_values={"GENRES": ["War", "Drama"]}))
+    result = refresh(project, "shop", instance, report=True)
+    assert result.success
+    assert first_line(project) == {"userId": "1", "filterValues": {"GENRES": '"War","Drama"'}}
+    assert is_odd(project).all()
+    seen = interactions(project, "shop").select(user_id="USER_ID", item_id="ITEM_ID")
+    lists = table(project, "shop")
+    assert lists.join(seen, on=["user_id", "item_id"], how="semi").is_empty()
+    again = refresh(project, "shop", instance)
+    assert metadata(again, "recommendations")["outcome"] == "unchanged: not inferred again"
+
+    project.declare(declared(project, filter=FILTER, filter_values={"GENRES": "Comedy"}))
+    assert stale(project, instance) == {"batch_users": "STALE", "recommendations": "STALE"}
+    other = refresh(project, "shop", instance)
+    assert metadata(other, "solution_version")["outcome"] == "unchanged: not trained again"
+    assert metadata(other, "recommendations")["outcome"] == "inferred"
+    assert not is_odd(project).any()
+
+
+def test_a_filter_that_leaves_too_little_is_a_warning(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    include = "INCLUDE ItemID WHERE Items.YEAR < $YEAR"
+    settings = declared(project, filter=include, filter_values={"YEAR": 1954}, exclude_seen=False)
+    project.declare(settings)
+    result = refresh(project, "shop", instance)
+    assert result.success
+    assert first_line(project) == {"userId": "1", "filterValues": {"YEAR": "1954"}}
+    assert set(table(project, "shop").get_column("item_id")) == {"1", "2", "3"}
+    (full,) = [e for e in result.get_asset_check_evaluations() if e.check_name == "lists_full"]
+    assert not full.passed
+    assert full.severity is dg.AssetCheckSeverity.WARN
+    assert "recommendations.filter" in (full.description or "")
+
+
+def test_lists_that_a_filter_leaves_all_empty_replace_none(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    project.declare(declared(project))
+    assert refresh(project, "shop", instance).success
+    before = table(project, "shop")
+    nothing = {"filter": "INCLUDE ItemID WHERE Items.YEAR < $YEAR", "filter_values": {"YEAR": 3}}
+    project.declare(declared(project, **nothing))
+    result = refresh(project, "shop", instance)
+    assert not result.success
+    assert "all lists are empty: recommendations.filter" in why(result)
+    assert table(project, "shop").equals(before)
+
+
+def test_a_filter_that_only_personalize_refuses_is_reported_in_a_line(
+    project: Project, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("batchrec_dagster.config.pipeline.find_filter_problem", allowed)
+    project.declare(declared(project, filter="EXCLUDE ItemID WHERE Items.GENRES < 3"))
+    result = refresh(project, "shop", instance)
+    assert not result.success
+    assert why(result).startswith("recommendations.filter: Personalize rejected the filter shop-")
+    assert why(result).endswith("(InvalidInputException)")
+    assert "\n" not in why(result)

@@ -1,0 +1,238 @@
+"""`preparation.engine`: the asset is the same, whichever engine makes it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+from dagster_pipes import PipesContext
+from moto.glue.models import FakeJobRun
+
+from batchrec_dagster.pipeline.declaration_errors import DeclarationError
+from batchrec_dagster.preparation.polars.decoding import RawFile
+from batchrec_dagster.preparation.polars.prepare import open_ratings
+from batchrec_dagster.preparation.spark.task import Task, TaskResult
+from batchrec_dagster.storage.object_store import ObjectStore
+from batchrec_dagster_tests.preparation.aws_jobs import ROLE, glue, say
+from batchrec_dagster_tests.preparation.spark_support import QUICK_ARGUMENTS
+from batchrec_dagster_tests.s3_server import S3Server
+from batchrec_dagster_tests.support import (
+    Project,
+    declaration,
+    definitions,
+    last_times,
+    metadata,
+    why,
+    write_ratings,
+)
+
+pytestmark = pytest.mark.slow
+
+
+ALL = ("raw_ratings", "interactions", "batch_users")
+# Shortly before the end of write_ratings: not all users were active since.
+SINCE = {"active_since": "2017-11-03"}
+
+
+def prepare(
+    project: Project,
+    name: str,
+    instance: dg.DagsterInstance,
+    assets: Sequence[str] = ALL,
+    **attributes: Any,
+) -> dg.ExecuteInProcessResult:
+    """Materialise these assets of a pipeline declared so."""
+    project.declare(declaration(name, project.root / "ratings.csv", **attributes))
+    with definitions(project) as defs:
+        return defs.resolve_implicit_global_asset_job_def().execute_in_process(
+            instance=instance,
+            asset_selection=[dg.AssetKey([name, asset]) for asset in assets],
+            raise_on_error=False,
+        )
+
+
+def data_version(instance: dg.DagsterInstance, name: str) -> str | None:
+    event = instance.get_latest_materialization_event(dg.AssetKey([name, "interactions"]))
+    assert event is not None
+    assert event.asset_materialization is not None
+    return (event.asset_materialization.tags or {}).get("dagster/data_version")
+
+
+def same_but_for(metadata: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {key: value for key, value in metadata.items() if key not in names}
+
+
+def users_files(project: Project) -> dict[str, str]:
+    folder = project.storage / "shop/transformed/batch_users_input"
+    return {path.name: path.read_text() for path in sorted(folder.rglob("users*.json"))}
+
+
+@contextmanager
+def removals(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[str]]:
+    """The names of what was in the temporary folders that were removed."""
+    names: set[str] = set()
+    remove = shutil.rmtree
+
+    def removing(folder: Path | str, *how: Any, **named: Any) -> None:
+        names.update(path.name for path in Path(folder).iterdir())
+        remove(folder, *how, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("batchrec_dagster.storage.durable.shutil.rmtree", removing)
+        yield names
+
+
+def test_spark_here_gives_what_the_local_engine_gives(
+    project: Project, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("batchrec_dagster.personalize.batch_files.MAX_INPUT_RECORDS", 25)
+    monkeypatch.setenv("PYSPARK_SUBMIT_ARGS", QUICK_ARGUMENTS)
+    ratings = write_ratings(project.root / "ratings.csv")
+    ratings.write_text(ratings.read_text() + "1,2,x,4\n")
+    attributes: dict[str, Any] = {"ratings": {"source": str(ratings), "on_bad_rows": "skip"}}
+    local = prepare(project, "shop", instance, **attributes)
+    version, users = data_version(instance, "shop"), users_files(project)
+    assert list(users) == ["users_0001.json", "users_0002.json", "users_0003.json"]
+    assert prepare(
+        project, "shop", instance, ["batch_users"], **attributes, batch_users=SINCE
+    ).success
+    active = users_files(project)
+    assert 0 < len("".join(active.values()).split()) < 60
+    shutil.rmtree(project.storage / "shop/transformed")
+    attributes["preparation"] = {"engine": "spark", "memory": "1g"}
+    with removals(monkeypatch) as removed:
+        spark = prepare(project, "shop", instance, **attributes)
+    assert {"interactions.csv", "spark"} <= removed
+    assert local.success
+    assert spark.success
+    assert data_version(instance, "shop") == version
+    assert users_files(project) == users
+    # The users are known without a look into the interactions.
+    written = project.storage / "shop/transformed/interactions/interactions.csv"
+    known = written.stat()
+    written.write_bytes(b"?" * known.st_size)
+    os.utime(written, ns=(known.st_atime_ns, known.st_mtime_ns))
+    assert prepare(
+        project, "shop", instance, ["batch_users"], **attributes, batch_users=SINCE
+    ).success
+    assert users_files(project) == active
+    here, there = (metadata(result, "interactions") for result in (local, spark))
+    assert there["engine"] == "spark"
+    assert there["left_out_by_reason"]["the rating is not a number"] == 1
+    left = ("engine", "seconds")
+    assert same_but_for(there, *left) == same_but_for(here, *left)
+
+
+def test_glue_leaves_the_data_in_s3(
+    project: Project,
+    instance: dg.DagsterInstance,
+    s3: S3Server,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """The job is played by the local engine, which does as told: from S3 to S3."""
+    write_ratings(project.root / "ratings.csv")
+    prepare(project, "shop", instance)
+    version, users = data_version(instance, "shop"), users_files(project)
+    for name, value in s3.environment().items():
+        monkeypatch.setenv(name, value)
+    project.environment.update(
+        BATCHREC_STORAGE=f"s3://{s3.new_bucket()}/data", AWS_ENDPOINT_URL_S3=s3.endpoint
+    )
+    store = s3.store()
+    counts = {"users": 60, "users_with_two": 60, "items": 80}
+
+    def job(run: FakeJobRun) -> None:
+        if run.status != "SUCCEEDED":
+            say(
+                s3.client(), run.arguments or {}, lambda pipes: play(pipes, store, tmp_path, counts)
+            )
+        run.status = "SUCCEEDED"
+
+    monkeypatch.setattr(FakeJobRun, "advance", lambda self: job(self))
+    downloaded: list[str] = []
+    download = ObjectStore.download
+
+    def noted(self: ObjectStore, uri: str, path: Path) -> None:
+        downloaded.append(uri)
+        download(self, uri, path)
+
+    monkeypatch.setattr(ObjectStore, "download", noted)
+    with glue(monkeypatch):
+        engine = {"engine": "glue", "job_name": "prepare", "role": ROLE}
+        result = prepare(project, "shop", instance, preparation=engine)
+        counts["users_with_two"] = 0
+        write_ratings(project.root / "ratings.csv", seed=1)  # Others: they are prepared again.
+        refused = prepare(project, "shop", instance, preparation=engine)
+    assert result.success
+    assert data_version(instance, "shop") == version
+    told = metadata(result, "interactions")
+    assert told["engine"] == "glue"
+    assert told["users"] == 60
+    assert told["AWS Glue Job Name"] == "prepare"
+    root = project.environment["BATCHREC_STORAGE"]
+    written = store.get(f"{root}/shop/transformed/interactions/interactions.csv")
+    assert written.startswith(b"USER_ID,ITEM_ID,TIMESTAMP,EVENT_TYPE\n")
+    # Nor does anything stay of what its checks block.
+    assert "0 of them with two or more" in why(refused)
+    assert not store.list(f"{root}/shop/work/")
+    assert store.get(f"{root}/shop/transformed/batch_users_input/users.json").decode() == "".join(
+        users.values()
+    )
+    assert not [uri for uri in downloaded if uri.endswith("/interactions.csv")]
+
+
+def play(pipes: PipesContext, store: ObjectStore, folder: Path, counts: Mapping[str, int]) -> None:
+    """Do the task, as the job would."""
+    task = Task.from_json(pipes.get_extra("task"))
+    (file,) = task.files
+    store.download(file.uri, folder / "raw.csv")
+    with open_ratings([RawFile(folder / "raw.csv", file.name)], task.layout, task.rules) as read:
+        done = read.write_interactions(folder / "interactions.csv")
+    store.put(task.destination, folder / "interactions.csv")
+    last_times(folder / "interactions.csv").write_parquet(folder / "users.parquet")
+    store.put(task.users, folder / "users.parquet")
+    sha256 = hashlib.sha256((folder / "interactions.csv").read_bytes()).hexdigest()
+    of_times = {"earliest": 1_500_000_000, "latest": 1_510_000_000}
+    told = TaskResult(**{**vars(done), **counts, **of_times, "sha256": sha256})
+    pipes.report_custom_message({"done": asdict(told)})
+
+
+def test_glue_needs_the_storage_in_s3(project: Project, instance: dg.DagsterInstance) -> None:
+    write_ratings(project.root / "ratings.csv")
+    result = prepare(
+        project, "shop", instance, preparation={"engine": "glue", "job_name": "prepare"}
+    )
+    assert "BATCHREC_STORAGE=s3://bucket/prefix" in why(result)
+
+
+@pytest.mark.parametrize(
+    ("preparation", "said"),
+    [
+        ({"engine": "glue"}, "engine glue needs job_name"),
+        (
+            {"engine": "emr_serverless", "application_id": "00f", "role": ROLE},
+            "engine emr_serverless is no longer supported: use engine: glue",
+        ),
+        ({"engine": "spark", "workers": 3}, "workers is a setting of engine glue, not of spark"),
+        ({"engine": "glue", "job_name": "j", "role": "me"}, "write an ARN such as"),
+        ({"engine": "spark", "memory": "much"}, "write a size such as 4g"),
+        ({"engine": "flink"}, "'local', 'spark' or 'glue'"),
+    ],
+)
+def test_invalid_engine_settings_fail_at_load_time(
+    project: Project, preparation: dict[str, Any], said: str
+) -> None:
+    project.declare(declaration("shop", "sample://hetrec", preparation=preparation))
+    with pytest.raises(DeclarationError) as error, definitions(project):
+        pass
+    assert said in str(error.value)
+    assert "preparation" in str(error.value)

@@ -1,0 +1,391 @@
+"""The report's numbers, compared with the tables counted another way."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter, defaultdict
+from datetime import UTC, datetime
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import numpy as np
+import polars as pl
+import pytest
+from click.testing import CliRunner
+
+from batchrec_dagster.cli import main
+from batchrec_dagster.reporting.explanations import (
+    build_user_item_matrix,
+    find_best_explanations,
+    find_nearest,
+)
+from batchrec_dagster.reporting.published import PublishedResults
+from batchrec_dagster.reporting.summary import summarize
+from batchrec_dagster.storage.io_managers import HtmlIOManager
+from batchrec_dagster.storage.paths import StorageKeys
+from batchrec_dagster.storage.published_table import PublishedTable
+from batchrec_dagster.storage.resource import S3Connection, StorageResource
+from batchrec_dagster_tests.preparation.test_items import COLUMNS, write_items
+from batchrec_dagster_tests.storage.test_io_managers import passed_on
+from batchrec_dagster_tests.support import (
+    Project,
+    declaration,
+    interactions,
+    metadata,
+    refresh,
+    table,
+    write_ratings,
+)
+
+NAMES = ("NDCG@25", "Precision@10", "MRR@25", "Coverage")
+# Personalize's names, and those of the UI.
+SHORT = {
+    "normalized_discounted_cumulative_gain_at_25": "ndcg_at_25",
+    "precision_at_10": "precision_at_10",
+    "mean_reciprocal_rank_at_25": "mrr_at_25",
+    "coverage": "coverage",
+}
+
+
+class Reader(HTMLParser):
+    """Reads the page: `facts`, the numbers in the prose, by name; `tables`, the rows of each table,
+    by id; `data`, the JSON of the users. Numbers are the values meant for programs."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.facts: dict[str, float] = {}
+        self.tables: dict[str, list[list[str | float]]] = {}
+        self.data = ""
+        self._fact = self._table = self._script = ""
+        self._value: float | None = None
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        if tag == "span":
+            self._fact = given.get("data-fact") or ""
+        elif tag == "data":
+            self._value = float(given["value"] or "")
+            if self._fact:
+                seen = self.facts.setdefault(self._fact, self._value)
+                assert seen == self._value
+            if self._table:
+                self.tables[self._table][-1].append(self._value)
+        elif tag == "table":
+            self._table = given["id"] or ""
+            self.tables[self._table] = []
+        elif tag == "tr":
+            self.tables[self._table].append([])
+        elif tag == "script":
+            self._script = given.get("id") or "code"
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == "table":
+            self._table = ""
+        elif tag == "data":
+            self._value = None
+        elif tag == "span":
+            self._fact = ""
+        elif tag == "script":
+            self._script = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._script == "people-data":
+            self.data += data
+        elif self._table and self._value is None and data.strip():
+            row = self.tables[self._table]
+            if row:
+                row[-1].append(data.strip())
+
+
+def report_file(project: Project) -> Path:
+    return project.storage / "shop/curated/report/index.html"
+
+
+def declared(project: Project, **attributes: Any) -> dict[str, Any]:
+    source = write_ratings(project.root / "ratings.csv")
+    items = write_items(project.root / "items.csv")
+    return declaration(
+        "shop",
+        source,
+        items={"source": str(items), "columns": COLUMNS, "separator": ";"},
+        **attributes,
+    )
+
+
+@pytest.mark.slow
+def test_each_number_agrees_with_the_tables(project: Project, instance: dg.DagsterInstance) -> None:
+    # Three of these users have no history.
+    requested = project.root / "requested.csv"
+    requested.write_text("user_id\n" + "\n".join(str(user) for user in range(21, 64)))
+    settings = declared(
+        project,
+        recommendations={"num_results": 5},
+        segments={"items": ["1", "2"], "users_per_segment": 12},
+        batch_users={"source": str(requested)},
+    )
+    project.declare(settings)
+    result = refresh(project, "shop", instance, report=True)
+    assert result.success
+    report = Reader(report_file(project).read_text())
+
+    rows = list(interactions(project, "shop").iter_rows(named=True))
+    lists = list(table(project, "shop").iter_rows(named=True))
+    had = Counter(row["ITEM_ID"] for row in rows)
+    shown = Counter(row["item_id"] for row in lists)
+    known = Counter(row["USER_ID"] for row in rows)
+    histories = sorted(known[str(user)] for user in range(21, 64))
+    order = sorted({str(item) for item in range(1, 81)}, key=lambda item: (-had[item], item))
+
+    def shares(items: list[str]) -> tuple[float, float]:
+        return sum(shown[i] for i in items) / len(lists), sum(had[i] for i in items) / len(rows)
+
+    trained = metadata(result, "solution_version")
+    assert report.facts == pytest.approx(
+        {
+            "interactions": len(rows),
+            "users": len(known),
+            "items": len(had),
+            "requested": 43,
+            "served": len({row["user_id"] for row in lists}),
+            "longest": 5,
+            "checks": len(result.get_asset_check_evaluations()),
+            "median": histories[21],
+            "cold": histories.count(0),
+            "few": sum(0 < length < 5 for length in histories),
+            "recommended": len(shown),
+            "catalogue": 80,
+            "places": len(lists),
+            "top_lists": max(shown.values()) / len(lists),
+            "top_histories": max(had.values()) / len(rows),
+            "tail_recommendations": shares(order[16:])[0],
+            "tail_interactions": shares(order[16:])[1],
+            "people": len({row["user_id"] for row in lists}),
+            "counted": len(known),
+            **{
+                prefix + key: trained[prefix + short]
+                for prefix in ("", "popularity_")
+                for key, short in SHORT.items()
+            },
+        }
+    )
+    assert report.facts["cold"] == 3
+    times = [datetime.fromtimestamp(row["TIMESTAMP"], UTC) for row in rows]
+    days = f"from {min(times):%Y-%m-%d} to {max(times):%Y-%m-%d}"
+    assert days in report_file(project).read_text()
+
+    assert report.tables["quality-table"][1:] == [
+        [name, trained[short], trained[f"popularity_{short}"]]
+        for name, short in zip(NAMES, SHORT.values(), strict=True)
+    ]
+    ends = [0, *(math.ceil(80 * share) for share in (0.01, 0.05, 0.2, 0.5, 1))]
+    for row, start, end in zip(report.tables["bands-table"][1:], ends, ends[1:], strict=False):
+        assert row[1:] == pytest.approx(shares(order[start:end]))
+    curve = report.tables["exposure-table"][1:]
+    often = [sorted((of[item] for item in order), reverse=True) for of in (shown, had)]
+    for row, share in zip(curve, (0.001, 0.01, 0.05, 0.1, 0.2, 0.5, 1), strict=False):
+        top = math.ceil(80 * share)
+        assert row[1:] == pytest.approx([sum(of[:top]) / sum(of) for of in often])
+    # The mean absolute difference of any two items, over twice the mean.
+    ginis = [
+        sum(abs(one - other) for one in of for other in of) / (2 * 80 * sum(of)) for of in often
+    ]
+    assert curve[-1] == ["Gini", *(pytest.approx(gini) for gini in ginis)]
+    odd, even = (shares([item for item in order if int(item) % 2 == rest]) for rest in (1, 0))
+    kinds = {str(row[0]): row[1:] for row in report.tables["category1-table"][1:]}
+    assert {kind: pytest.approx(share) for kind, share in kinds.items()} == {
+        "Comedy": odd,
+        "Romance": odd,
+        "Drama": even,
+    }
+    lengths = {str(row[0]): row[1] for row in report.tables["lengths-table"][1:]}
+    assert lengths["0"] == 3
+    assert lengths["20-49"] == sum(20 <= length < 50 for length in histories)
+    assert sum(float(number) for number in lengths.values()) == 43
+
+    most = sorted(shown, key=lambda item: (-shown[item], item))[:15]
+    assert report.tables["most-table"][1:] == [
+        [
+            f"Film, no. {item}",
+            shown[item],
+            pytest.approx(shown[item] / len({row["user_id"] for row in lists})),
+            order.index(item) + 1,
+        ]
+        for item in most
+    ]
+    segments = pl.read_parquet(project.storage / "shop/curated/user_segments/user_segments.parquet")
+    for item, row in zip(["1", "2"], report.tables["segments-table"][1:], strict=True):
+        users = segments.filter(pl.col("segment") == item).sort("rank")["user_id"].to_list()
+        assert row[0] == f"Film, no. {item}"
+        assert row[1] == len(users) == 12
+        assert [cell for cell in row[2:] if cell != ","] == users[:10]
+
+    _check_people(report.data, rows, lists)
+    shown_in_ui = metadata(result, "recommendation_report")
+    assert (shown_in_ui["users"], shown_in_ui["people_shown"], shown_in_ui["sampled"]) == (
+        43,
+        43,
+        False,
+    )
+    assert shown_in_ui["bytes"] == report_file(project).stat().st_size
+
+
+def _check_people(data: str, rows: list[dict[str, Any]], lists: list[dict[str, Any]]) -> None:
+    """Compare each user with the tables, and each explanation with all other candidates."""
+    payload = json.loads(data)
+    users_of: dict[str, set[str]] = defaultdict(set)
+    for row in rows:
+        users_of[row["ITEM_ID"]].add(row["USER_ID"])
+    ids = [item for item, *_ in payload["items"]]
+
+    def overlap(one: str, other: str) -> float:
+        both = len(users_of[one] & users_of[other])
+        return both / math.sqrt(len(users_of[one]) * len(users_of[other])) * both / (both + 10)
+
+    for item, title, users, shown, near, image, link in payload["items"]:
+        assert (title, users) == (f"Film, no. {item}", len(users_of[item]))
+        assert shown == sum(row["item_id"] == item for row in lists)
+        assert (image, link) == (None, None)
+        overlaps = sorted(overlap(item, other) for other in users_of if other != item)[::-1]
+        assert [overlap(item, ids[other]) for other in near[::2]] == pytest.approx(
+            [value for value in overlaps[:5] if value and shown]
+        )
+        for other, both in zip(near[::2], near[1::2], strict=True):
+            assert both == len(users_of[item] & users_of[ids[other]])
+
+    seen = set()
+    for user, known, history, recommended in payload["people"]:
+        seen.add(user)
+        own = [row for row in rows if row["USER_ID"] == user]
+        assert known == len(own)
+        latest = sorted(own, key=lambda row: (-row["TIMESTAMP"], row["ITEM_ID"]))[:25]
+        assert history == [
+            part
+            for row in latest
+            for part in (ids.index(row["ITEM_ID"]), row["TIMESTAMP"] // 86400)
+        ]
+        places = sorted((row for row in lists if row["user_id"] == user), key=lambda r: r["rank"])
+        assert [ids[item] for item in recommended[::3]] == [row["item_id"] for row in places]
+        for item, because, both in zip(*(recommended[part::3] for part in range(3)), strict=True):
+            others = [row["ITEM_ID"] for row in own if row["ITEM_ID"] != ids[item]]
+            if not own:
+                assert (because, both) == (-1, 0)
+                continue
+            assert both == len(users_of[ids[item]] & users_of[ids[because]])
+            best = max(overlap(ids[item], other) for other in others)
+            assert overlap(ids[item], ids[because]) == pytest.approx(best)
+    assert seen == {row["user_id"] for row in lists}
+
+
+def test_equal_explanations_and_neighbours_do_not_depend_on_the_order_of_users() -> None:
+    items = pl.Series([f"i{n:02}" for n in range(20)])
+    users = pl.DataFrame({"user_id": [f"u{n}" for n in range(8)]})
+    pairs = users.join(items.to_frame("item"), how="cross")
+    for seed in range(3):
+        matrix = build_user_item_matrix(
+            pairs.sample(fraction=1, shuffle=True, seed=seed).lazy(), items
+        )
+        found, near = find_best_explanations(
+            matrix,
+            [np.array([4, 7, 2]), np.array([9])],
+            [np.array([7, 4]), np.array([9])],
+            near=3,
+            most_items=20,
+        )
+        assert [(because.tolist(), both.tolist()) for because, both in found] == [
+            ([4, 7], [8, 8]),
+            ([-1], [0]),
+        ]
+        assert near[4] == [(0, 8), (1, 8), (2, 8)]
+        assert near[9] == near[7] == near[4]
+
+
+@pytest.mark.parametrize("columns", [63, 64, 640, 700])
+def test_neighbours_are_those_with_the_highest_scores_of_all_columns(columns: int) -> None:
+    chance = np.random.default_rng(columns)
+    counts = chance.integers(0, 50, columns)
+    # Few different scores, so that there are many ties.
+    for scores in (chance.integers(0, 4, columns) / 4, chance.random(columns) * (counts > 40)):
+        for most in (0, 1, 5, 11):
+            order = np.argsort(-scores, kind="stable")
+            best = [column for column in order.tolist() if scores[column] > 0][:most]
+            found = find_nearest(counts, scores, most)
+            assert found == [(column, counts[column]) for column in best]
+
+
+def test_a_page_is_passed_on_as_text(tmp_path: Path) -> None:
+    assert passed_on(tmp_path, HtmlIOManager, "<p>é</p>", str) == "<p>é</p>"
+    assert (tmp_path / "upstream.html").read_text(encoding="utf-8") == "<p>é</p>"
+
+
+@pytest.mark.slow
+def test_each_night_says_what_is_true_of_it(
+    project: Project, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ratings = write_ratings(project.root / "ratings.csv", users=110)
+
+    storage = StorageResource(root=str(project.storage), s3=S3Connection())
+
+    def night(**attributes: Any) -> tuple[str, Reader]:
+        project.declare({**declaration("shop", ratings), **attributes})
+        result = refresh(project, "shop", instance, report=True)
+        assert result.success
+        said = str(metadata(result, "recommendation_report")["verdict"])
+        assert summarize(PublishedResults(storage, "shop"), None)["verdict"] == said
+        return said, Reader(report_file(project).read_text())
+
+    strict = {"interactions": {"min_rating": 4.5}}
+    first, report = night()
+    assert "edition" not in first
+    assert report.tables.keys().isdisjoint({"changed-data-table", "changed-settings-table"})
+    had, lists = interactions(project, "shop"), table(project, "shop")
+    changed_setting, report = night(**strict)
+    said = "Not comparable with edition 1: interactions.min_rating changed from 3.5 to 4.5."
+    assert changed_setting.endswith(said)
+    now = interactions(project, "shop")
+    assert report.tables["changed-settings-table"][1:] == [
+        ["interactions.min_rating", "3.5", "4.5"]
+    ]
+    assert "changed-metrics-table" not in report.tables
+    data = {row[0]: row[1:] for row in report.tables["changed-data-table"][1:]}
+    assert data["interactions"] == [had.height, now.height]
+    new, gone = ({*one["ITEM_ID"]} - {*other["ITEM_ID"]} for one, other in ((now, had), (had, now)))
+    assert (data["new items"], data["vanished items"]) == ([len(new)], [len(gone)])
+    kept = table(project, "shop").join(lists, on=["user_id", "item_id"], how="semi").height
+    assert report.facts["overlap"] == pytest.approx(kept / lists.height)  # all lists are full
+
+    write_ratings(ratings, users=120)
+    changed_data, report = night(**strict)
+    assert "edition 2" in changed_data
+    assert "Not comparable" not in changed_data
+    assert report.facts["gained"] == 10
+    edition = PublishedTable(
+        storage.store, storage.uri(StorageKeys("shop").recommendations)
+    ).current()
+    assert edition is not None
+    evidence = edition.about["evidence"]
+    assert report.tables["groups-table"][1][:4] == [
+        "All",
+        *(pytest.approx(evidence[f"all/{name}"]) for name in ("users", "ndcg", "popular")),
+    ]
+
+    unchanged, _ = night(**strict)
+    assert "Unchanged: these are the lists of edition 3 of 20" in unchanged
+
+    def changes(*arguments: str) -> str:
+        monkeypatch.setenv("BATCHREC_STORAGE", str(project.storage))
+        done = CliRunner().invoke(main, ["diff", *arguments])
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    shown = changes("1", "2")
+    assert shown.startswith("shop: edition 2 compared with edition 1")
+    assert f"{kept / lists.height:.1%} of a list is kept" in shown
+    assert re.search(r"interactions.min_rating +3.5 +4.5\n", shown)
+    assert re.search(rf"interactions +{had.height:,} +{now.height:,}\n", shown)
+    assert json.loads(changes("--json"))["gained"] == 10
+    assert CliRunner().invoke(main, ["diff", "7"]).exit_code == 3

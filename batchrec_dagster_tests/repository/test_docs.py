@@ -1,0 +1,103 @@
+"""README and docs: the site builds, links lead somewhere, and every command is run by some test."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batchrec_dagster.config import Pipeline
+from batchrec_dagster_tests.repository.typed_pages import TYPED, blocks
+from batchrec_dagster_tests.support import REPOSITORY, WCAG
+
+PAGES = [
+    *(REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+    *sorted((REPOSITORY / "docs").glob("*.md")),
+]
+# What a block of code may hold. `sh` is what a reader types, and test_tutorial.py runs.
+LANGUAGES = {"sh", "bash", "yaml", "json", "csv", "python", "sql", "text", "mermaid"}
+PROGRAMS = re.compile(r"^\s*\$? ?(make|batchrec|dagster|aws|pip|docker|export|cp|dg|python) ")
+# `bash` is what a reader types, and another test looks after.
+LOOKED_AFTER = {
+    "aws.md": "test_deploy.py holds the commands beside AWS's own",
+    "plug-in.md": "test_team_project.py types them in a fresh environment",
+    "local-personalize.md": "local_personalize/test_aws_command.py runs them",
+}
+# They run the tests.
+OF_DEVELOPERS = {"CONTRIBUTING.md"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_what_is_typed_is_marked_so_that_it_is_run(page: Path) -> None:
+    for language, text in blocks(page):
+        assert language in LANGUAGES, f"of which language is this?\n{text}"
+        typed = [line for line in text.splitlines() if PROGRAMS.match(line)]
+        if language == "bash":
+            assert page.name in LOOKED_AFTER, f"which test runs this?\n{text}"
+        elif language == "sh":
+            assert page.name in {name.rpartition("/")[2] for name in TYPED}, text
+        elif page.name not in OF_DEVELOPERS:
+            assert not typed, f"mark as sh what is typed: {typed}"
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the built documentation."""
+    folder = tmp_path_factory.mktemp("site")
+    mkdocs = Path(sys.executable).parent / "mkdocs"
+    if not mkdocs.exists():
+        pytest.skip("there is no mkdocs: pip install mkdocs-material")
+    built = subprocess.run(
+        [str(mkdocs), "build", "--quiet", "--site-dir", str(folder)],
+        cwd=REPOSITORY,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1", "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    # It is strict: a link or an anchor that leads nowhere ends it with an error.
+    assert built.returncode == 0, built.stdout + built.stderr
+    return folder
+
+
+def test_the_site_asks_nothing_of_others(site: Path) -> None:
+    pages = [*site.glob("*.html")]
+    assert len(pages) > 10
+    for page in pages:
+        fetched = re.findall(r"<(?:script|img|iframe)[^>]+src=\"(.+?)\"", page.read_text())
+        fetched += re.findall(r"<link[^>]+href=\"(.+?)\"", page.read_text())
+        assert not [url for url in fetched if "//" in url], page.name
+    reference = (site / "reference.html").read_text()
+    assert "BATCHREC_STORAGE" in reference
+    for setting in Pipeline.model_fields:
+        assert f"<code>{setting}</code>" in reference
+
+
+@pytest.mark.slow
+def test_nothing_bars_anyone_from_the_site_on_a_phone(site: Path, browser: Any) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    for name, scheme in (("tutorial", "light"), ("reference", "dark"), ("aws", "light")):
+        page = browser.new_page(viewport={"width": 360, "height": 800}, color_scheme=scheme)
+        page.goto((site / f"{name}.html").as_uri())
+        found = axe.run(page, options={"runOnly": WCAG})
+        assert found.violations_count == 0, found.generate_report()
+        assert page.evaluate("document.documentElement.scrollWidth") == 360
+        page.close()
+
+
+@pytest.mark.parametrize("page", PAGES[:3], ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\((?!https?:)([^)\s]+)\)", page.read_text())
+    for link in links:
+        file, _, anchor = link.partition("#")
+        target = page.parent / file if file else page
+        assert target.exists(), f"{page.name}: {link}"
+        if anchor:
+            heads = re.findall(r"^#+ (.+)$", target.read_text(), re.MULTILINE)
+            assert anchor in [re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in heads]

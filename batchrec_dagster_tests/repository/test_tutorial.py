@@ -1,0 +1,183 @@
+"""What a reader types and sees who follows the tutorial and the pages that go on from there: the
+commands run in a fresh clone, and the committed pictures still show what there is."""
+
+from __future__ import annotations
+
+import base64
+import os
+import random
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import polars as pl
+import pytest
+
+from batchrec_dagster_tests.pipeline.web_ui import LOCATION, UPRIGHT, ui_of
+from batchrec_dagster_tests.repository.typed_pages import TYPED, cloned, commands, typed
+from batchrec_dagster_tests.support import REPOSITORY, Project
+
+pytestmark = pytest.mark.slow
+
+DEMO = "movielens"
+COMMITTED = REPOSITORY / "docs/images"
+NAMES = ("lineage.png", "report.png", "report-people.png")
+MOST_BYTES = 250_000
+
+# Pictures are compared as so many grey cells. A time or a number that has changed makes a cell
+# differ by a few of 255; what comes, goes or moves makes many differ by far more.
+CELLS = 64
+DIFFERENT = 20
+MOST_DIFFERENT = 0.04
+GREYS = """([url, cells]) => new Promise((done) => {
+  const image = new Image();
+  image.onload = () => {
+    const canvas = Object.assign(document.createElement('canvas'), { width: cells, height: cells });
+    const pen = canvas.getContext('2d');
+    pen.imageSmoothingQuality = 'high';
+    pen.drawImage(image, 0, 0, cells, cells);
+    const colours = pen.getImageData(0, 0, cells, cells).data;
+    const greys = [];
+    for (let i = 0; i < colours.length; i += 4)
+      greys.push((colours[i] + colours[i + 1] + colours[i + 2]) / 3);
+    done([image.naturalWidth, image.naturalHeight, greys]);
+  };
+  image.src = url;
+})"""
+
+# Whether pages are written in that font here.
+WRITTEN_IN = """(font) => {
+  const pen = document.createElement('canvas').getContext('2d');
+  const width = (family) => {
+    pen.font = `40px ${family}`;
+    return pen.measureText('Recommendations of 2,113 users').width;
+  };
+  return width('system-ui, sans-serif') === width(`"${font}", monospace`);
+}"""
+FONT = "DejaVu Sans"
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project in a fresh clone, with a file of the reader's own."""
+    root = cloned(tmp_path_factory.mktemp("clone") / "batchrec")
+    write_orders(root / "data/orders.csv")
+    return root
+
+
+def write_orders(path: Path) -> None:
+    """The orders of a shop: customers of two tastes."""
+    chance = random.Random(3)
+    start = datetime(2026, 3, 2, tzinfo=UTC)
+    lines = ["order_id,customer_id,sku,quantity,ordered_at"]
+    for number in range(4_000):
+        customer = chance.randrange(1, 120)
+        sku = 2 * chance.randrange(1, 60) + customer % 2
+        at = start + timedelta(minutes=20 * number)
+        lines.append(f"{number},C-{customer:04},SKU-{sku:04},{chance.randint(1, 3)},{at:%FT%TZ}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines) + "\n")
+
+
+@pytest.fixture(scope="module")
+def demo(clone: Path) -> str:
+    """What the demo says, which the tutorial starts with."""
+    return typed(commands(TYPED[0])[:1], clone)
+
+
+@pytest.fixture(scope="module")
+def taken(demo: str, clone: Path, browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the new pictures; `make pictures` sets it to docs/images."""
+    project = Project(clone)
+    folder = Path(os.environ.get("BATCHREC_PICTURES") or tmp_path_factory.mktemp("pictures"))
+    with dg.DagsterInstance.from_config(project.process_environment()["DAGSTER_HOME"]) as instance:
+        assets = [key.path[-1] for key in instance.all_asset_keys() if key.path[0] == DEMO]
+    _take_lineage(browser, project, assets, folder / "lineage.png")
+    report = (project.storage / DEMO / "curated/report/index.html").as_uri()
+    _take_report(browser, report, "light", folder / "report.png")
+    _take_report(browser, f"{report}#people", "dark", folder / "report-people.png")
+    return folder
+
+
+def _take_lineage(browser: Any, project: Project, assets: list[str], file: Path) -> None:
+    expect = pytest.importorskip("playwright.sync_api").expect
+    page = browser.new_page(viewport={"width": 1400, "height": 1760})
+    page.add_init_script(UPRIGHT)
+    with ui_of(project, project.root) as address:
+        page.goto(f"{address}/locations/{LOCATION}/asset-groups/{DEMO}/lineage")
+        expect(page.get_by_text("Materialized")).to_have_count(len(assets))
+        expect(page.get_by_text("Loading")).to_have_count(0)
+        # Each asset's name stands at the upper left of its box.
+        boxes = [page.get_by_text(asset, exact=True).first.bounding_box() for asset in assets]
+        left, top = (min(box[side] for box in boxes) - 50 for side in ("x", "y"))
+        right, bottom = (
+            max(box[side] for box in boxes) + size for side, size in (("x", 250), ("y", 160))
+        )
+        clip = {"x": left, "y": top, "width": right - left, "height": bottom - top}
+        page.screenshot(path=file, clip=clip)
+        page.close()
+
+
+def _take_report(browser: Any, address: str, scheme: str, file: Path) -> None:
+    page = browser.new_page(viewport={"width": 1000, "height": 1000}, color_scheme=scheme)
+    page.goto(address)
+    page.screenshot(path=file)
+    page.close()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_committed_picture_shows_what_there_is(browser: Any, taken: Path, name: str) -> None:
+    new, old = taken / name, COMMITTED / name
+    assert new.stat().st_size <= MOST_BYTES
+    page = browser.new_page()
+    assert _alike(page, new, new)
+    if not page.evaluate(WRITTEN_IN, FONT):
+        pytest.skip(
+            f"the pictures were taken in {FONT}: install fonts-dejavu, and no other default"
+        )
+    assert _alike(page, new, old), f"docs/images/{name} is out of date: make pictures renews it"
+    page.close()
+
+
+def test_another_picture_is_not_taken_for_the_same(
+    browser: Any, taken: Path, tmp_path: Path
+) -> None:
+    report, people, moved = taken / "report.png", taken / "report-people.png", tmp_path / "m.png"
+    page = browser.new_page(viewport={"width": 1000, "height": 1000})
+    page.set_content(f"<body style='margin: 40px 0 0'><img src='{_url(report)}'>")
+    page.locator("img").evaluate("image => image.decode()")
+    page.screenshot(path=moved)
+    assert not _alike(page, report, people)
+    assert not _alike(page, report, moved)
+    page.close()
+
+
+def _alike(page: Any, one: Path, other: Path) -> bool:
+    (width, height, greys), (old_width, old_height, old_greys) = (
+        page.evaluate(GREYS, [_url(file), CELLS]) for file in (one, other)
+    )
+    pairs = zip(greys, old_greys, strict=True)
+    different = sum(abs(new - old) > DIFFERENT for new, old in pairs) / CELLS**2
+    return (width, height) == (old_width, old_height) and different <= MOST_DIFFERENT
+
+
+def _url(file: Path) -> str:
+    return f"data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()}"
+
+
+def test_the_tutorial_leads_to_lists_and_the_other_pages_go_on(clone: Path, demo: str) -> None:
+    tutorial, operations, readme = map(commands, TYPED)
+    assert "2,113 users" in demo
+    lines = demo.replace(f"{Path(sys.executable).parent}/", ".venv/bin/").splitlines()
+    assert len(lines) <= 25
+    assert max(map(len, lines)) <= 80, demo
+    shop = typed(tutorial[1:], clone)
+    table = clone / ".batchrec/storage/shop/curated/recommendations/recommendations.parquet"
+    assert pl.read_parquet(table).get_column("user_id").n_unique() == 119
+    assert "C-0017" in shop.rpartition("published edition 1")[2]
+    said = typed(operations, clone)
+    assert "not imported again" in said
+    assert "nothing was deleted" in said
+    typed(readme, clone)

@@ -1,0 +1,201 @@
+"""Power cuts: what was not synced is lost, and the next run publishes the right lists all the same.
+
+One night is recorded with a library that is preloaded, so that SQLite's, Polars' and Arrow's writes
+count too. Then the disk is put together as many power cuts would have left it.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import dagster as dg
+import polars as pl
+import pytest
+
+from batchrec_dagster_tests.local_personalize.forks import FORKS
+from batchrec_dagster_tests.repeats import repeats
+from batchrec_dagster_tests.support import (
+    Project,
+    declaration,
+    module_project,
+    refresh,
+    table,
+    why,
+    write_ratings,
+)
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        sys.platform != "linux" or shutil.which("gcc") is None,
+        reason="needs a C compiler: apt-get install gcc libc6-dev",
+    ),
+]
+
+SEED = 11
+CUTS = repeats(18, 6)
+# Reading what a cut left is cheap, a night after it is not.
+CUTS_PER_NIGHT = 3
+LISTS = ["user_id", "rank", "item_id"]
+NIGHT = """
+import sys
+from pathlib import Path
+from batchrec_dagster_tests.storage.test_power_cut import night
+from batchrec_dagster_tests.support import Project
+night(Project(Path(sys.argv[1])))
+"""
+
+
+@dataclass
+class Node:
+    """A file, with what of its content is on the disk, or a folder."""
+
+    content: bytes = b""
+    names: dict[str, Node] | None = None
+
+
+@dataclass
+class Disk:
+    """What is on the disk at `cut`, if of each folder's changes after its last sync only the first
+    few were written."""
+
+    top: Path
+    log: Path
+    tree: Node
+    written: dict[Path, int] = field(default_factory=dict)
+
+    @classmethod
+    def at(cls, cut: int, chance: random.Random, before: Path, top: Path, log: Path) -> Disk:
+        disk = cls(top, log, _read(before))
+        events = [line.split("\t") for line in (log / "log").read_text().splitlines()[:cut]]
+        synced = {Path(event[1]): at for at, event in enumerate(events) if event[0] == "D"}
+        for event in events:
+            for name in filter(None, event[1:3]):
+                folder = Path(name).parent
+                if folder not in disk.written:
+                    disk.written[folder] = chance.randint(synced.get(folder, -1), len(events))
+        for at, event in enumerate(events):
+            disk.apply(at, *event)
+        return disk
+
+    def apply(self, at: int, kind: str, *values: str) -> None:
+        path = Path(values[0])
+        if kind == "S":
+            if node := self.find(path):
+                node.content = (self.log / values[1]).read_bytes()
+            return
+        changed = Path(values[1]) if kind in "RL" else path
+        if kind == "D" or at > self.written[changed.parent]:
+            return
+        folder, source = self.find(changed.parent), self.find(path)
+        if folder is None or folder.names is None:
+            return
+        if kind == "U":
+            folder.names.pop(path.name, None)
+        elif kind in "CM":
+            folder.names.setdefault(path.name, Node(names={} if kind == "M" else None))
+        elif kind == "T":
+            folder.names[path.name] = Node()
+        else:
+            folder.names[changed.name] = source or Node()
+            parent = self.find(path.parent)
+            if kind == "R" and parent is not None and parent.names is not None:
+                parent.names.pop(path.name, None)
+
+    def find(self, path: Path) -> Node | None:
+        node: Node | None = self.tree
+        for part in path.relative_to(self.top).parts:
+            node = node.names.get(part) if node is not None and node.names else None
+        return node
+
+    def write(self) -> None:
+        shutil.rmtree(self.top)
+        _write(self.tree, self.top)
+
+
+def _read(path: Path) -> Node:
+    if path.is_dir():
+        return Node(names={one.name: _read(one) for one in path.iterdir()})
+    return Node(path.read_bytes())
+
+
+def _write(node: Node, path: Path) -> None:
+    if node.names is None:
+        path.write_bytes(node.content)
+        return
+    path.mkdir(mode=0o700)
+    for name, one in node.names.items():
+        _write(one, path / name)
+
+
+def night(project: Project) -> str:
+    """A refresh; why it failed, or nothing."""
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = refresh(project, "shop", instance)
+    return "" if result.success else why(result)
+
+
+def next_night(project: Project, said: Path) -> str:
+    """The same in a process of its own, as after a power cut no thread of the last one is left."""
+    process = FORKS.Process(target=_next_night, args=(project, said))
+    process.start()
+    process.join(600)
+    assert not process.is_alive(), "the run does not end"
+    return said.read_text() if said.exists() else "the process died"
+
+
+def _next_night(project: Project, said: Path) -> None:
+    said.write_text(night(project))
+
+
+def recorded_night(project: Project, folder: Path) -> Path:
+    """Run a night in a process of its own that records what it changes and syncs."""
+    library, log = folder / "power_cut.so", folder / "log"
+    source = Path(__file__).with_name("power_cut.c")
+    command = ["gcc", "-shared", "-fPIC", "-O1", "-o", str(library), str(source), "-ldl"]
+    subprocess.run(command, check=True)
+    log.mkdir()
+    recording = {"POWER_CUT_ROOT": str(project.root), "POWER_CUT_LOG": str(log)}
+    subprocess.run(
+        [sys.executable, "-c", NIGHT, str(project.root)],
+        env={**os.environ, **recording, "LD_PRELOAD": str(library)},
+        check=True,
+        timeout=600,
+    )
+    return log
+
+
+def test_a_power_cut_damages_no_table_and_the_next_run_is_right(tmp_path: Path) -> None:
+    (tmp_path / "project").mkdir()
+    project = module_project(tmp_path / "project")
+    ratings = write_ratings(tmp_path / "ratings.csv")
+    project.declare(declaration("shop", ratings))
+    assert night(project) == ""
+    first = table(project, "shop").select(LISTS)
+    before = tmp_path / "before"
+    shutil.copytree(project.root, before)
+    write_ratings(ratings, seed=1)
+    log = recorded_night(project, tmp_path)
+    second = table(project, "shop").select(LISTS)
+    assert not second.equals(first)
+
+    chance = random.Random(SEED)
+    length = len((log / "log").read_text().splitlines())
+    for number in range(CUTS):
+        cut = (number * length + chance.randrange(length)) // CUTS
+        Disk.at(cut, chance, before, project.root, log).write()
+        left = table(project, "shop").select(LISTS)
+        assert left.equals(first) or left.equals(second), f"cut {cut} of {length}"
+        for file in project.storage.rglob("history/**/*.parquet"):
+            assert pl.read_parquet(file).select(LISTS).equals(first)
+        if number % CUTS_PER_NIGHT:
+            continue
+        said = next_night(project, tmp_path / f"said-{number}")
+        assert said == "", f"cut {cut} of {length}"
+        assert table(project, "shop").select(LISTS).equals(second), f"cut {cut} of {length}"
