@@ -25,7 +25,7 @@ from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.object_store import StorageError
 from batchrec_dagster.storage.published_table import Edition
-from batchrec_dagster.storage.users_files import UsersFiles, measure_users
+from batchrec_dagster.storage.users_files import PublishedUsers, UsersFiles, measure_users
 
 
 def find_batch_users(work: Work) -> tuple[pl.DataFrame, str]:
@@ -91,20 +91,19 @@ class Batch:
 
 
 def find_batches(
-    work: Work, model: ModelRecord, batch_users: pl.LazyFrame, users_version: str
+    work: Work, model: ModelRecord, batch_users: pl.LazyFrame, published_users: PublishedUsers
 ) -> list[Batch]:
     """The batches, the model's first.
 
     batch_users: the lines of the users' file.
-    users_version: the version of that file.
+    published_users: where that file is, and its version.
     Raises StepError.
     """
     pipeline, storage = work.pipeline, work.storage
     if pipeline.experiment is None:
-        files = work.files.batch_users
         users = batch_users.select(USER_FIELD).collect(engine="streaming").get_column(USER_FIELD)
         recipe, arn = pipeline.solution.recipe, model.solution_version_arn
-        return [Batch(recipe, arn, users, files.input(), users_version)]
+        return [Batch(recipe, arn, users, published_users.input, published_users.version)]
     lines = batch_users.collect(engine="streaming")
     user_arms = assign_arms(lines.get_column(USER_FIELD), pipeline.experiment)
     batches = []
@@ -170,12 +169,12 @@ def read_users_without_lists(work: Work, edition: Edition) -> pl.Series:
 
 def forget_users_without_lists(work: Work) -> None:
     """Delete what was stored for editions that are no longer kept. Raises StorageError."""
-    storage, key = work.storage, work.pipeline.storage_keys.users_without_lists
-    folder = storage.uri(key("")).rpartition("/")[0] + "/"
-    files = storage.store.list(folder)
-    if not files:
+    files, key = work.files, work.pipeline.storage_keys.users_without_lists
+    store = work.storage.store
+    stored_files = store.list(files.uri(key("")).rpartition("/")[0] + "/")
+    if not stored_files:
         return
-    uris_to_keep = {storage.uri(key(version)) for version in work.files.table.versions()}
-    for file in files:
+    uris_to_keep = {files.uri(key(version)) for version in files.table.versions()}
+    for file in stored_files:
         if file.uri not in uris_to_keep:
-            storage.store.delete(file.uri)
+            store.delete(file.uri)

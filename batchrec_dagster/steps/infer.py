@@ -38,7 +38,7 @@ from batchrec_dagster.steps.batches import (
 )
 from batchrec_dagster.steps.checks import CheckResult, check_items_known, require_passed
 from batchrec_dagster.steps.cost import Cost, price_recommendations
-from batchrec_dagster.steps.items import read_item_ids, read_titles_versions
+from batchrec_dagster.steps.items import read_item_ids
 from batchrec_dagster.steps.publishing import Publishing
 from batchrec_dagster.steps.recommendation_table import (
     KnownInteractions,
@@ -53,6 +53,7 @@ from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.object_store import StorageError
 from batchrec_dagster.storage.published_table import Edition, TableWriter
+from batchrec_dagster.storage.users_files import PublishedUsers
 
 # Part of the table's version: raise it when the same output would become another table.
 TABLE_VERSION = "1"
@@ -116,13 +117,13 @@ def infer_and_publish(
     run: the run's id, for the metadata.
     Raises FailedChecksError, StorageError, PersonalizeError, StepError.
     """
-    users_version = work.files.batch_users.version()
-    publishing = Publishing(work, model, users_version)
+    published_users = work.files.batch_users.read_published()
+    publishing = Publishing(work, model, published_users.version)
     gate = publishing.gate(skip=skip_quality_gate)
     require_passed([gate])
     published = _read_unchanged(work, publishing, batch_users, gate)
     if published is None:
-        inferred = _infer(work.for_data(model.data_version), model, batch_users, users_version)
+        inferred = _infer(work.for_data(model.data_version), model, batch_users, published_users)
         edition, table = _publish(work, publishing, batch_users, inferred, gate, run)
         job, num_results = inferred.jobs[0], inferred.num_results
         checks = [gate, *table.checks]
@@ -132,9 +133,12 @@ def infer_and_publish(
 
 
 def _infer(
-    work: PersonalizeWork, model: ModelRecord, batch_users: pl.LazyFrame, users_version: str
+    work: PersonalizeWork,
+    model: ModelRecord,
+    batch_users: pl.LazyFrame,
+    published_users: PublishedUsers,
 ) -> InferenceResult:
-    batches = find_batches(work, model, batch_users, users_version)
+    batches = find_batches(work, model, batch_users, published_users)
     users = pl.concat([batch.users for batch in batches])
     interactions = read_interactions(work, users)
     num_results = work.pipeline.recommendations.num_results
@@ -188,7 +192,7 @@ def _fingerprint_lists(publishing: Publishing, jobs: Sequence[str]) -> str:
         publishing.users_version,
         pipeline.recommendations,
         TABLE_VERSION,
-        *read_titles_versions(publishing.work),
+        *publishing.titles_versions,
         *([pipeline.experiment] if pipeline.experiment else []),
     )
 

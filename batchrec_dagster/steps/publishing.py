@@ -178,6 +178,14 @@ class Publishing:
         return self.work.files.table.current()
 
     @cached_property
+    def titles_versions(self) -> list[str]:
+        """A list of the titles' version; empty if no titles are declared.
+
+        It is read before the titles are: if they change in between, the next run publishes again.
+        """
+        return read_titles_versions(self.work)
+
+    @cached_property
     def made_by(self) -> list[str]:
         """Two keys of what makes the lists: one of the model and the settings, and one of these
         with the data, the users and the titles."""
@@ -188,7 +196,7 @@ class Publishing:
         model = fingerprint(arn, pipeline.recommendations, *experiment)
         if self.users_version is None:
             return [model]
-        inputs = (self.model.data_version, self.users_version, *read_titles_versions(self.work))
+        inputs = (self.model.data_version, self.users_version, *self.titles_versions)
         return [model, fingerprint(model, *inputs)]
 
     @cached_property

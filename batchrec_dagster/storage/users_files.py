@@ -17,6 +17,16 @@ PIECE_ROWS = 1_000_000
 
 
 @dataclass(frozen=True)
+class PublishedUsers:
+    """The users of a batch inference job as they were when their files were read."""
+
+    input: str
+    """The job's input: the URI of the one file, or of a folder, with its final slash."""
+    version: str
+    """The version of the content, however it is split."""
+
+
+@dataclass(frozen=True)
 class UsersFiles:
     """The users of a batch inference job: the one file `uri`, or several files in its folder.
 
@@ -48,12 +58,16 @@ class UsersFiles:
 
     def input(self) -> str:
         """The job's input: the URI of the one file, or of a folder, with its final slash."""
-        first, *others = self.files()
-        return first.rpartition("/")[0] + "/" if others else first
+        return _locate_input(self.files())
 
     def version(self) -> str:
         """`compute_version` the content, however it is split."""
-        return compute_version(chunk for uri in self.files() for chunk in self.store.chunks(uri))
+        return self._compute_version(self.files())
+
+    def read_published(self) -> PublishedUsers:
+        """Where the published users are, and their version."""
+        files = self.files()
+        return PublishedUsers(_locate_input(files), self._compute_version(files))
 
     def publish(self, users: pl.DataFrame, max_records: int) -> None:
         """Write the users, a line each, and remove the files of an earlier list.
@@ -80,6 +94,14 @@ class UsersFiles:
         for info in self.store.list(self.folder):
             if info.uri not in uris_to_keep:
                 self.store.delete(info.uri)
+
+    def _compute_version(self, files: list[str]) -> str:
+        return compute_version(chunk for uri in files for chunk in self.store.chunks(uri))
+
+
+def _locate_input(files: list[str]) -> str:
+    first, *others = files
+    return first.rpartition("/")[0] + "/" if others else first
 
 
 def measure_users(users: pl.DataFrame) -> tuple[str, int]:

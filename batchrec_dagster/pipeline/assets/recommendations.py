@@ -200,14 +200,10 @@ def _preview(table: "RecommendationTable") -> dg.MetadataValue[Any]:
     )
     if not table.sample.height:
         return preview_metadata(*counts)
-    first = table.sample.filter(pl.col("user_id") == table.sample.item(0, "user_id"))
-    return preview_metadata(
-        *counts,
-        f"User {escape(first.item(0, 'user_id'))} gets:",
-        format_numbered_list(
-            [row.get("title") or row["item_id"] for row in first.iter_rows(named=True)]
-        ),
-    )
+    user = table.sample.item(0, "user_id")
+    first_list = table.sample.filter(pl.col("user_id") == user)
+    items = [row.get("title") or row["item_id"] for row in first_list.iter_rows(named=True)]
+    return preview_metadata(*counts, f"User {escape(user)} gets:", format_numbered_list(items))
 
 
 def _roll_back(
