@@ -53,9 +53,10 @@ def compute_version(chunks: Iterable[bytes]) -> str:
     return digest.hexdigest()[:16]
 
 
-def write(target: Path, data: Iterable[bytes], *, replace: bool = True) -> bool:
-    """Write a file from chunks, durably and atomically, and create the folders that it is in.
+def write(target: Path, data: bytes | Path | Iterable[bytes], *, replace: bool = True) -> bool:
+    """Write a file durably and atomically, and create the folders that it is in.
 
+    data: the content, a file that has it, or chunks of it.
     replace: if False, a file that exists stays as it is.
     Returns whether the file was written.
     """
@@ -63,7 +64,7 @@ def write(target: Path, data: Iterable[bytes], *, replace: bool = True) -> bool:
     staged, descriptor = _create_staged(target)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.writelines(data)
+            file.writelines(_split_into_chunks(data))
             file.flush()
             sync(staged)
             if replace:
@@ -77,6 +78,12 @@ def write(target: Path, data: Iterable[bytes], *, replace: bool = True) -> bool:
         staged.unlink(missing_ok=True)
     sync(target.parent)
     return True
+
+
+def _split_into_chunks(data: bytes | Path | Iterable[bytes]) -> Iterable[bytes]:
+    if isinstance(data, bytes):
+        return [data]
+    return read_pieces(data) if isinstance(data, Path) else data
 
 
 def make_folders(folder: Path, mode: int = 0o777) -> None:

@@ -202,7 +202,7 @@ class ObjectStore:
         with self._explained(uri, "write"):
             if path is not None:
                 self._make_folder(uri)
-                durable.write(path, _split_into_chunks(data))
+                durable.write(path, data)
                 return str(obstore.head(store, key)["e_tag"] or "")
             if isinstance(data, bytes):
                 # Browsers show an object with this type and download any other.
@@ -229,7 +229,7 @@ class ObjectStore:
         if (path := self.local_path(uri)) is not None:
             with self._explained(uri, "write"):
                 self._make_folder(uri)
-                return durable.write(path, [data], replace=False)
+                return durable.write(path, data, replace=False)
         for _ in range(RETRIES["max_retries"]):
             with self._explained(uri, "write"):
                 try:
@@ -410,16 +410,6 @@ class ObjectStore:
 
 def _read_info(uri: str, meta: ObjectMeta) -> ObjectInfo:
     return ObjectInfo(uri, meta["size"], meta["e_tag"] or "", meta["last_modified"])
-
-
-def _split_into_chunks(data: bytes | Path | Iterable[bytes]) -> Iterator[bytes]:
-    if isinstance(data, bytes):
-        yield data
-    elif isinstance(data, Path):
-        with data.open("rb") as file:
-            yield from iter(partial(file.read, CHUNK_BYTES), b"")
-    else:
-        yield from data
 
 
 def _retry_until_answered(attempt: Callable[[], object]) -> None:
