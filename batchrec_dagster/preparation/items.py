@@ -22,7 +22,7 @@ from batchrec_dagster.preparation.layout import (
     Decimal,
     Encoding,
     PreparationError,
-    locate,
+    locate_columns,
 )
 from batchrec_dagster.preparation.polars import times
 from batchrec_dagster.preparation.polars.cells import (
@@ -228,7 +228,7 @@ class _RowCollector:
         hint = ""
         if isinstance(self._table, CsvTable):
             hint = f" (read with the delimiter {self._table.delimiter!r}, items.delimiter)"
-        locate(wanted, self._table.columns, self._table.opened.name, hint)
+        locate_columns(wanted, self._table.columns, self._table.opened.name, hint)
         problem = first_reason(_problems(layout)).alias(PROBLEM)
         values = [value.alias(name) for name, value in _values(layout).items()]
         return self._table.read_cells(wanted).select(
@@ -285,21 +285,21 @@ def _values(layout: ItemsLayout) -> dict[str, pl.Expr]:
 def _problems(layout: ItemsLayout) -> Iterator[Reason]:
     """What can be wrong with a row, with the words for it; the first that holds counts."""
     cells, item = CellConditions(layout.null_values), _key("item")
-    yield cells.missing(item), "no item"
+    yield cells.is_missing(item), "no item"
     yield cells.means_nothing(item), NULL_ID
-    too_long = cells.longer(item, schemas.MAX_ID_LENGTH)
+    too_long = cells.is_longer(item, schemas.MAX_ID_LENGTH)
     yield too_long, f"an id longer than {schemas.MAX_ID_LENGTH} characters"
-    yield cells.broken(item), "an id with a line break or a NUL in it"
-    yield cells.not_utf8(item), "an id that is not UTF-8 text (items.encoding)"
+    yield cells.has_line_break(item), "an id with a line break or a NUL in it"
+    yield cells.is_not_utf8(item), "an id that is not UTF-8 text (items.encoding)"
     if layout.title is not None:
-        yield cells.not_utf8(_key("title")), "the title is not UTF-8 text (items.encoding)"
+        yield cells.is_not_utf8(_key("title")), "the title is not UTF-8 text (items.encoding)"
     if layout.created is not None:
         yield _epoch_seconds(pl.col(_key("created"))).is_null(), NOT_A_TIME
     most = schemas.MAX_CATEGORICAL_LENGTH
     for name in layout.categories:
         lengths = _category_values(name, layout).list.eval(pl.element().str.len_chars())
         yield lengths.list.max() > most, f"{name} has a value longer than {most} characters"
-        not_utf8 = cells.not_utf8(_key(f"categories.{name}"))
+        not_utf8 = cells.is_not_utf8(_key(f"categories.{name}"))
         yield not_utf8, f"{name} is not UTF-8 text (items.encoding)"
     for name in layout.numbers:
         text = _text_or_null(pl.col(_key(f"numbers.{name}")))

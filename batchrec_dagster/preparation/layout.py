@@ -2,27 +2,31 @@
 
 A row is read in four steps, so that engines agree to the byte.
 
-1. Records. `csv`: lines end in LF or CRLF; a field that starts with `"` goes on to the closing `"`,
-   with `""` for one `"`, and may hold delimiters and line ends. A quoted field that does not end
-   at a delimiter or a line end is an error, whatever `on_bad_rows` says, and so is a record with
-   an odd number of quotes: where the next row starts would be a guess. `json`: one object a line.
-   `parquet`: one row. Blank lines, and csv lines of nothing but delimiters, count nowhere. Files
-   come in the order of their names, rows in the order of their file: this is the source order.
-   Bytes that are not UTF-8 become U+FFFD. A last line of `csv` that neither ends nor has as many
-   fields as the first is a problem: what is left of its values is not what they were.
-2. Cells. Every cell of `csv` is text; an empty one, quoted or not, is missing. A JSON string is
-   its text, a number the text it is written with, true and false so, null and what is not there
-   are missing; an object or a list is missing. A Parquet cell that is not text becomes text as
-   written in decimal; ids of a floating-point column are refused.
-3. Roles. Ids and event types are taken as they are, spaces included; those of spaces and tabs only
-   are missing. One of `Layout.null_values`, perhaps with spaces around, is a problem as an id, and
-   missing in the other roles, but not to the filter. Numbers and times lose the spaces and tabs
-   around them. A number is
-   `[+-]?(D+(.D*)?|.D+)([eE][+-]?D+)?` (D a digit 0-9) and finite as a 64-bit floating-point number,
-   a whole number `[+-]?D+` from -2^63 to 2^63 - 1. An event value that is missing is no problem.
-   With the `decimal` `,` numbers have a comma for the point; one with a point is not a number.
-4. Problems. A row with one is bad; with several it counts under the first: what is wrong with
-   its line, then `row_problems`, then `time_problems`.
+1. Records. In `csv` a line ends in LF or CRLF. A field that starts with `"` goes on to the closing
+   `"`, with `""` for one `"`, and may contain delimiters and line ends. It is an error, whatever
+   `on_bad_rows` says, if a quoted field does not end at a delimiter or a line end, or if a record
+   has an odd number of quotes, because where the next row starts would be a guess. In `json` each
+   line is one object, and in `parquet` each row is one record.
+
+   Blank lines are left out, and so are lines of `csv` that consist of delimiters. Files are read in
+   the order of their names and rows in the order of their file. This is the source order. Bytes
+   that are not UTF-8 become U+FFFD. If the last line of `csv` has no line end and fewer fields than
+   the first line, it is a problem, because its last value may be cut off.
+2. Cells. Every cell of `csv` is text. An empty one, quoted or not, is missing. A JSON string is its
+   text, a number the text it is written with, and a boolean `true` or `false`. In JSON, null, an
+   object, a list, and a key that is not there are missing. A Parquet cell of another type becomes
+   text, with numbers in decimal. Ids in a floating-point column are refused.
+3. Roles. Ids and event types are taken as they are, spaces included. Those that consist of spaces
+   and tabs are missing. One of `Layout.null_values`, with or without spaces around it, is a problem
+   as an id. In the other roles it is missing, but to the filter it is text. Numbers and times lose
+   the spaces and tabs around them.
+
+   With D for a digit 0-9, a number is `[+-]?(D+(.D*)?|.D+)([eE][+-]?D+)?`, and finite as a 64-bit
+   floating-point number. A whole number is `[+-]?D+`, from -2^63 to 2^63 - 1. With the `decimal`
+   `,` numbers have a comma in place of the point, and one with a point is not a number. An event
+   value may be missing.
+4. Problems. A row with a problem is bad. If it has several, it counts under the first: what is
+   wrong with its line, then `list_row_problems`, then `list_time_problems`.
 """
 
 from __future__ import annotations
@@ -38,36 +42,41 @@ from batchrec_dagster.personalize.schemas import MAX_ID_LENGTH
 
 
 class PreparationError(Exception):
-    """The files cannot be used; one line that names the file, line or setting, and the fix."""
+    """The files cannot be used. The message is one line that names the file, line or setting, and
+    the fix."""
 
 
 Column = str | int
 Format = Literal["csv", "json", "parquet"]
-# Of a folder, not of a file.
+# The formats of a table that is a folder of files.
 TableFormat = Literal["delta", "iceberg"]
-# auto, or what Python calls it; see `Layout`.
+# `auto`, or Python's name of an encoding. See `Layout.encoding`.
 Encoding = str
-# What is not UTF-8 is this for `auto`: Latin-1 with letters such as € where that has controls.
+# With `auto`, the encoding of files that are not UTF-8: Latin-1, with characters such as € in place
+# of its control characters.
 LEGACY = "cp1252"
 Decimal = Literal[".", ","]
 EPOCH_UNITS = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 # Other values of `Layout.timestamp_unit`.
 AUTO, ISO8601, DATETIME, NO_TIMES = "auto", "iso8601", "datetime", "none"
 EXCEL_DAYS = "excel"
-# The time of every row if they have none: 1 January 2000.
+# The time of every row in files without times: 1 January 2000.
 CONSTANT_TIME = 946_684_800
-# 1970 in Excel's days. 2100, from which on a time stands for none, such as 9999-12-31. What that is
-# in seconds and milliseconds, from its start to its end: one among the other would be 1978.
-EXCEL_1970, FIRST_SENTINEL = 25_569, 4_102_444_800
+# The first day of 1970 as Excel counts days.
+EXCEL_1970 = 25_569
+# The start of 2100. A time from then on, such as 9999-12-31, is a placeholder for no time.
+FIRST_SENTINEL = 4_102_444_800
+# The start and the end of 9999-12-31 in seconds and in milliseconds. They are placeholders in any
+# unit, because the seconds among milliseconds would be read as a plausible time in 1978.
 END_OF_TIME = (
     *(253_402_214_400, 253_402_300_799),
     *(253_402_214_400_000, 253_402_300_799_000, 253_402_300_799_999),
 )
-# 1 January 100: with %Y a year of two digits is before it.
+# 1 January 100. A year of two digits that is read with %Y is before it.
 YEAR_100 = -59_011_459_200
 _UNITS_IN_WORDS = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
 
-# A column that the filter names has the role of its name after this.
+# The role of a column that the filter names is this and the column's name.
 FILTER = "filter "
 
 # What databases, pandas and JavaScript write for no value.
@@ -88,7 +97,10 @@ QUOTES_FIX = 'Write "" for each quote inside a quoted field, or set ratings.quot
 
 @dataclass(frozen=True)
 class Layout:
-    """Which cell of a row holds what: by its name in the header, or by position, from 1."""
+    """How the files are written, and which column has which role.
+
+    A column is its name in the header or, in files without one, its position from 1.
+    """
 
     delimiter: str
     """What separates the fields of CSV: one character, or `::`."""
@@ -97,10 +109,10 @@ class Layout:
     item: Column
 
     rating: Column | None
-    """None where the files have no ratings, or none that are used."""
+    """None if the files have no ratings, or they are not used."""
 
     timestamp: Column | None
-    """None where the files have no times."""
+    """None if the files have no times."""
 
     timestamp_unit: str = "auto"
     """How times are written.
@@ -111,10 +123,10 @@ class Layout:
       `Z`, `UTC` or `±HH[[:]MM]`. Fractions are cut off.
     - `none`: there are no times. Every row has CONSTANT_TIME.
     - a strptime format of %Y %y %m %d %b %B %a %A %H %I %M %S .%f %p %z %%.
-    - `auto`: as the data show. It is `datetime` where the type of the column is a date or a time
-      (of Parquet), `iso8601` where texts look so, else by size `s` below 10^11, `ms` below 10^14,
-      `us` below 10^17, `ns` from there on. Rows that differ in it are an error, except for
-      placeholder times.
+    - `auto`: as the data show. It is `datetime` if the type of the Parquet column is a date or a
+      time, and `iso8601` if texts look so. Otherwise the size of the number decides: `s` below
+      10^11, `ms` below 10^14, `us` below 10^17, and `ns` from there on. Rows that differ in it are
+      an error, except for placeholder times.
     """
 
     event_type: Column | None = None
@@ -124,8 +136,8 @@ class Layout:
     encoding: Encoding = "auto"
     """The encoding as Python calls it.
 
-    `auto` is UTF-8, or LEGACY if there are bytes that are not UTF-8, and no letter beyond ASCII
-    that is. A BOM is skipped. Bytes that stand for nothing in an encoding become U+FFFD.
+    `auto` is UTF-8, unless there are bytes that are not UTF-8 and no letter beyond ASCII that is:
+    then it is LEGACY. A BOM is skipped. Bytes that the encoding does not define become U+FFFD.
     """
 
     quoted: bool = True
@@ -144,7 +156,7 @@ class Layout:
     timezone: str | None = None
     """The time zone of times that do not say theirs; None for UTC.
 
-    Of a time that the clocks show twice it is the first one. One that they skip cannot be read.
+    A time that the clocks show twice is the first of the two. One that they skip cannot be read.
     """
 
     def __post_init__(self) -> None:
@@ -190,9 +202,9 @@ class Layout:
         )
 
 
-# As MovieLens, HetRec, Amazon reviews, Book-Crossing, Goodreads, Yelp, RetailRocket, REES46,
-# RecBole and Amazon Personalize itself have them, in small letters without what joins words. Of
-# several in one file the first in this list counts.
+# The names of columns in MovieLens, HetRec, Amazon reviews, Book-Crossing, Goodreads, Yelp,
+# RetailRocket, REES46, RecBole and Amazon Personalize itself, in lower case and without separators.
+# If a file has several of them, the first in this list counts.
 _WORDS = {
     "user": "userid user uid visitorid customerid customer reviewerid memberid accountid profileid",
     "item": "itemid item iid movieid productid asin isbn bookid animeid artistid trackid songid"
@@ -222,10 +234,10 @@ def _simplify_name(column: str) -> str:
     return re.sub(r"[\s_.-]", "", column.partition(":")[0]).lower()
 
 
-def locate(
+def locate_columns(
     wanted: Mapping[str, Column], columns: Sequence[str], name: str, hint: str = ""
 ) -> dict[str, int]:
-    """Where each wanted column is, from 0, by its role.
+    """The position of each wanted column, from 0, by its role.
 
     wanted: the columns by role, by name or by position from 1.
     columns: the names of all columns of the file.
@@ -234,64 +246,68 @@ def locate(
 
     Raises PreparationError for a column that is not there.
     """
-    places = {}
+    positions = {}
     for role, column in wanted.items():
         if isinstance(column, int):
             if column > len(columns):
                 raise PreparationError(
-                    f"{name}: {setting_name(role)} is column {column}, but line 1 has"
+                    f"{name}: {format_setting_name(role)} is column {column}, but line 1 has"
                     f" {len(columns)}{hint}"
                 )
-            places[role] = column - 1
+            positions[role] = column - 1
         elif column not in columns:
             raise PreparationError(
-                f"{name} has no column {column!r} ({setting_name(role)}); it has:"
+                f"{name} has no column {column!r} ({format_setting_name(role)}); it has:"
                 f" {', '.join(columns)}{hint}"
             )
         else:
-            places[role] = list(columns).index(column)
-    return places
+            positions[role] = list(columns).index(column)
+    return positions
 
 
-def setting_name(role: str) -> str:
-    """What names the column in the declaration."""
+def format_setting_name(role: str) -> str:
+    """The setting that names the column of this role, as messages write it."""
     if role.startswith(FILTER):
         return "interactions.filter"
     return role if role.startswith("items.") else f"ratings.columns.{role}"
 
 
-# Bytes of a file's end in which its last line is looked for.
+# How many bytes of a file's end are searched for its last line.
 TAIL = 64 * 1024
 
 
 def split_line(line: str, delimiter: str, *, quoted: bool = True) -> list[str]:
-    """The fields of a line, as the header's are read."""
+    """The fields of a line of CSV. The header is read so too."""
     if delimiter == "::" or not quoted:
         return line.rstrip("\r\n").split(delimiter)
     try:
         return next(csv.reader([line], delimiter=delimiter))
     except csv.Error:
-        # A field longer than csv allows, as when the delimiter is another one.
+        # A field is longer than csv allows, for example because the delimiter is another one.
         return line.rstrip("\r\n").split(delimiter)
 
 
 def is_cut_off(end: str, width: int, delimiter: str, quoted: bool) -> bool:
-    """Whether a file that ends so has a last line that was not written to its end."""
+    """Whether the last line of a file was not written to its end.
+
+    end: the end of the file's text.
+    width: how many fields the first line has.
+    """
     line = end.rpartition("\n")[2]
     if not line or line.endswith("\r") or len(line.encode()) >= TAIL:
         return False
     if quoted and delimiter != "::" and line.count('"') % 2:
-        return False  # The last line of a quoted field with several.
+        return False  # It is the last line of a quoted field that has line ends in it.
     return len(split_line(line, delimiter, quoted=quoted)) < width
 
 
 NOT_AN_OBJECT = "not a JSON object"
-# Lines of a JSON Lines file that say which columns there are.
+# How many lines of a JSON Lines file are read to find its columns.
 JSON_LINES_SAMPLED = 10_000
 
 
 def parse_json(line: str) -> dict[str, object] | None:
-    """The object with its numbers as written; None where the line is not an object."""
+    """The object, with numbers as the text they are written with; None if it is not an object."""
     try:
         value = json.loads(line.lstrip("\ufeff"), parse_float=str, parse_int=str)
     except (ValueError, RecursionError):
@@ -299,21 +315,25 @@ def parse_json(line: str) -> dict[str, object] | None:
     return value if isinstance(value, dict) else None
 
 
-def json_cell(value: object) -> str | None:
+def format_json_cell(value: object) -> str | None:
     """The value as text; None for what is missing, an object or a list."""
     match value:
         case bool():
             return str(value).lower()
         case str():
-            # JSON may have halves of characters, which are no text.
+            # JSON may contain halves of surrogate pairs, which are not text.
             return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
         case float():
             return str(value)
     return None
 
 
-def time_problem(unit: str, timezone: str | None) -> str:
-    """What is wrong with a time that is not in this form."""
+def describe_time_problem(unit: str, timezone: str | None) -> str:
+    """What is wrong with a time that is not in this form.
+
+    unit: a value of `Layout.timestamp_unit`.
+    timezone: as in `Layout`.
+    """
     if unit in EPOCH_UNITS or unit == EXCEL_DAYS:
         return "the timestamp is not a number"
     place = f" in {timezone}" if timezone is not None else ""
@@ -321,65 +341,76 @@ def time_problem(unit: str, timezone: str | None) -> str:
 
 
 class Conditions(Protocol):
-    """Conditions on the cells of a row, as an engine writes them: with ~, & and |, never null."""
+    """Conditions on the cells of a row, in an engine's own expressions.
 
-    def missing(self, role: str) -> Any:
-        """Whether there is nothing but spaces and tabs."""
+    They can be combined with ~, & and |, and are never null.
+    """
+
+    def is_missing(self, role: str) -> Any:
+        """Whether the cell has nothing but spaces and tabs."""
 
     def means_nothing(self, role: str) -> Any:
         """Whether the cell is one of `Layout.null_values`."""
 
-    def longer(self, role: str, most: int) -> Any: ...
+    def is_longer(self, role: str, most: int) -> Any: ...
 
-    def not_a(self, role: str, kind: str) -> Any:
+    def is_not_of_type(self, role: str, kind: str) -> Any:
         """Whether the cell is missing, or not of this type of `Layout.types`."""
 
-    def broken(self, role: str) -> Any:
+    def has_line_break(self, role: str) -> Any:
         """Whether there is a line break or a NUL in it."""
 
-    def not_utf8(self, role: str) -> Any: ...
+    def is_not_utf8(self, role: str) -> Any: ...
 
 
-def row_problems(
+def list_row_problems(
     layout: Layout, cells: Conditions, *, plain: bool = False
 ) -> Iterator[tuple[Any, str]]:
-    """What is wrong with a row but for its time, with the words for it; the first that holds
-    counts. plain: whether the file has nothing that an id must not have."""
-    yield cells.missing("user"), "no user"
-    yield cells.missing("item"), "no item"
+    """The problems that a row can have apart from its time: a condition, and the words for it.
+
+    A row counts under the first condition that holds.
+
+    plain: whether the file has no line break, NUL or other character that an id must not have.
+    """
+    yield cells.is_missing("user"), "no user"
+    yield cells.is_missing("item"), "no item"
     yield cells.means_nothing("user") | cells.means_nothing("item"), NULL_ID
-    too_long = cells.longer("user", MAX_ID_LENGTH) | cells.longer("item", MAX_ID_LENGTH)
+    too_long = cells.is_longer("user", MAX_ID_LENGTH) | cells.is_longer("item", MAX_ID_LENGTH)
     yield too_long, f"an id longer than {MAX_ID_LENGTH} characters"
     if not plain:
-        broken = cells.broken("user") | cells.broken("item")
+        broken = cells.has_line_break("user") | cells.has_line_break("item")
         yield broken, "an id with a line break or a NUL in it"
-        yield cells.not_utf8("user") | cells.not_utf8("item"), "an id that is not UTF-8 text"
+        yield cells.is_not_utf8("user") | cells.is_not_utf8("item"), "an id that is not UTF-8 text"
     if layout.rating is not None:
-        yield cells.missing("rating"), "no rating"
-        yield cells.not_a("rating", "double"), "the rating is not a number"
+        yield cells.is_missing("rating"), "no rating"
+        yield cells.is_not_of_type("rating", "double"), "the rating is not a number"
         yield cells.means_nothing("rating"), "no rating"
     if layout.event_type is not None:
-        missing = cells.missing("event_type") | cells.means_nothing("event_type")
+        missing = cells.is_missing("event_type") | cells.means_nothing("event_type")
         yield missing, "no event type"
-        yield cells.broken("event_type"), "an event type with a line break or a NUL in it"
+        yield cells.has_line_break("event_type"), "an event type with a line break or a NUL in it"
     if layout.event_value is not None:
-        has_value = ~(cells.missing("event_value") | cells.means_nothing("event_value"))
-        yield has_value & cells.not_a("event_value", "double"), "the event value is not a number"
+        has_value = ~(cells.is_missing("event_value") | cells.means_nothing("event_value"))
+        is_wrong = has_value & cells.is_not_of_type("event_value", "double")
+        yield is_wrong, "the event value is not a number"
     if layout.timestamp is not None:
-        yield cells.missing("timestamp") | cells.means_nothing("timestamp"), "no timestamp"
+        yield cells.is_missing("timestamp") | cells.means_nothing("timestamp"), "no timestamp"
     for name, kind in layout.types.items():
         if kind != "string":
             role = FILTER + name
-            wrong = ~cells.missing(role) & cells.not_a(role, kind)
-            yield wrong, f"{name} is not of type {kind}"
+            has_other_type = ~cells.is_missing(role) & cells.is_not_of_type(role, kind)
+            yield has_other_type, f"{name} is not of type {kind}"
 
 
-def time_problems(
+def list_time_problems(
     seconds: Any, unreadable: Any, unit: str, timezone: str | None
 ) -> Iterator[tuple[Any, str]]:
-    """As `row_problems`, of the time. seconds: the time; unreadable: whether it has another form
-    than the unit's."""
-    yield unreadable, time_problem(unit, timezone)
+    """As `list_row_problems`, for the time of a row.
+
+    seconds: the time in epoch seconds.
+    unreadable: whether the cell is not written in the unit.
+    """
+    yield unreadable, describe_time_problem(unit, timezone)
     if "%Y" in unit:
         yield seconds < YEAR_100, TWO_DIGITS
     yield seconds < 0, BEFORE_1970
@@ -387,7 +418,11 @@ def time_problems(
 
 
 def build_mixed_times_error(place: str, timestamp: str, unit: str, before: str) -> PreparationError:
-    """The error of a timestamp that is written in another form than those before it."""
+    """The error of a timestamp that is written in another form than those before it.
+
+    place: the file and the line.
+    unit, before: the forms of this timestamp and of those before it.
+    """
     return PreparationError(
         f"{place}: the timestamp {timestamp!r} is {_describe_unit(unit)}, those before it are"
         f" {_describe_unit(before)}. Fix the file, or set ratings.timestamp_unit to read all as one"

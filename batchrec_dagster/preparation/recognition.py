@@ -24,7 +24,7 @@ from batchrec_dagster.preparation.layout import (
     Format,
     Layout,
     PreparationError,
-    locate,
+    locate_columns,
     recognise_columns,
 )
 from batchrec_dagster.preparation.polars.csv_table import CsvTable
@@ -189,7 +189,7 @@ def _with_types(layout: Layout, rules: Rules, types: Mapping[str, str], table: R
         return layout
     names = filter_columns(rules.filter)
     name = table.opened.name
-    locate(
+    locate_columns(
         {f"filter {column}": layout.find_column(column) for column in names}, table.columns, name
     )
     of_filter = {column: _simplify_type(types[column]) for column in names}

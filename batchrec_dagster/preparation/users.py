@@ -126,8 +126,12 @@ def _choose_column(table: RowTable, column: Column | None) -> Column:
 
 def _require_ids(table: RowTable, rows: pl.LazyFrame, null_values: Sequence[str]) -> None:
     cells = CellConditions(null_values)
-    wrong = pl.col(FLAW).is_not_null() | cells.missing("user") | cells.means_nothing("user")
-    wrong |= cells.longer("user", MAX_ID_LENGTH) | cells.broken("user") | cells.not_utf8("user")
+    wrong = pl.col(FLAW).is_not_null() | cells.is_missing("user") | cells.means_nothing("user")
+    wrong |= (
+        cells.is_longer("user", MAX_ID_LENGTH)
+        | cells.has_line_break("user")
+        | cells.is_not_utf8("user")
+    )
     try:
         bad = rows.filter(wrong).select(ROW, "user").head(1).collect(engine="streaming")
     except pl.exceptions.PolarsError as error:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchrec_dagster.preparation.layout import json_cell, parse_json
+from batchrec_dagster.preparation.layout import format_json_cell, parse_json
 from batchrec_dagster.preparation.polars import json_decoding
 from batchrec_dagster.preparation.polars.cells import FLAW
 from batchrec_dagster.preparation.polars.json_decoding import JsonDecoder
@@ -92,7 +92,7 @@ def by_json(line: str) -> dict[str, str | None]:
     found = parse_json(line)
     if found is None:
         return {FLAW: "not a JSON object", **dict.fromkeys(NAMES)}
-    return {FLAW: None, **{role: json_cell(found.get(name)) for role, name in NAMES.items()}}
+    return {FLAW: None, **{role: format_json_cell(found.get(name)) for role, name in NAMES.items()}}
 
 
 @pytest.mark.parametrize("value", [*NUMBERS, *TEXTS, *OTHERS])

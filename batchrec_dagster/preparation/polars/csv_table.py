@@ -17,7 +17,7 @@ from batchrec_dagster.preparation.layout import (
     Column,
     PreparationError,
     is_cut_off,
-    locate,
+    locate_columns,
     split_line,
 )
 from batchrec_dagster.preparation.polars.cells import (
@@ -86,7 +86,7 @@ class CsvTable:
         return [f"column_{number}" for number in range(1, len(self.first_line) + 1)]
 
     def read_cells(self, wanted: Mapping[str, Column]) -> pl.LazyFrame:
-        cells = csv_cells(self._fields(), self._syntax, self.locate(wanted), self._cut_row)
+        cells = csv_cells(self._fields(), self._syntax, self.locate_columns(wanted), self._cut_row)
         if not self.exact:
             return cells
         is_short = pl.col(ROW).is_in(pl.Series(self._find_short_rows(), dtype=pl.Int64).implode())
@@ -100,7 +100,7 @@ class CsvTable:
         if by_cells or self._cut_row is not None:
             return cast_cells(self.read_cells(wanted), wanted, types)
         names = self._syntax.names
-        places = self.locate(wanted)
+        places = self.locate_columns(wanted)
         schema: dict[str, pl.DataType] = dict.fromkeys(names, pl.String())
         for role, place in places.items():
             schema[names[place]] = types.get(role, pl.String())
@@ -110,9 +110,9 @@ class CsvTable:
             pl.col(names[place]).alias(role) for role, place in places.items()
         )
 
-    def locate(self, wanted: Mapping[str, Column]) -> dict[str, int]:
+    def locate_columns(self, wanted: Mapping[str, Column]) -> dict[str, int]:
         read = f" (read with the delimiter {self.delimiter!r})"
-        return locate(wanted, self.columns, self.opened.name, read + self._hint())
+        return locate_columns(wanted, self.columns, self.opened.name, read + self._hint())
 
     def place(self, row: int) -> str:
         line = row + (2 if self.has_header else 1)

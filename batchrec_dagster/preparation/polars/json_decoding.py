@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import polars as pl
 
-from batchrec_dagster.preparation.layout import NOT_AN_OBJECT, json_cell, parse_json
+from batchrec_dagster.preparation.layout import NOT_AN_OBJECT, format_json_cell, parse_json
 from batchrec_dagster.preparation.polars.cells import FLAW, ROW, TEXT
 
 # So few lines are read by Python at once, instead of being halved to find the one that Polars
@@ -110,11 +110,11 @@ class JsonDecoder:
         for role, name in self.names.items():
             value = fields.get(name)
             if self._separator is None or not isinstance(value, list | dict):
-                cells[role] = json_cell(value)
+                cells[role] = format_json_cell(value)
             elif isinstance(value, dict) or any(isinstance(part, list | dict) for part in value):
                 cells[FLAW] = f"{name} is an object, or a list that is not of values"
             else:
-                texts = (json_cell(part) for part in value)
+                texts = (format_json_cell(part) for part in value)
                 cells[role] = self._separator.join(text for text in texts if text is not None)
         return cells
 

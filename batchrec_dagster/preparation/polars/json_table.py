@@ -14,7 +14,7 @@ from batchrec_dagster.preparation.layout import (
     NOT_AN_OBJECT,
     Column,
     PreparationError,
-    locate,
+    locate_columns,
     parse_json,
 )
 from batchrec_dagster.preparation.polars.cells import ROW, TEXT
@@ -70,7 +70,7 @@ class JsonTable:
             missing -= line_fields.keys()
             if not missing:
                 return {role: str(name) for role, name in wanted.items()}
-        places = locate(wanted, self.columns, self.opened.name)
+        places = locate_columns(wanted, self.columns, self.opened.name)
         return {role: self.columns[place] for role, place in places.items()}
 
     def _first_lines(self) -> Iterator[dict[str, object]]:

@@ -20,7 +20,7 @@ from batchrec_dagster.preparation.layout import (
     Layout,
     PreparationError,
     build_mixed_times_error,
-    time_problem,
+    describe_time_problem,
 )
 from batchrec_dagster.preparation.polars import times
 from batchrec_dagster.preparation.polars.cells import ROW, SHOWN, TEXT
@@ -186,7 +186,7 @@ class OpenedRatings:
 
     def _may_be_mixed(self, findings: RowFindings, unit: str) -> bool:
         """Whether a time may be in another unit, to judge by what was found with this one."""
-        signs = {time_problem(unit, self.layout.timezone), BEFORE_1970, SENTINEL}
+        signs = {describe_time_problem(unit, self.layout.timezone), BEFORE_1970, SENTINEL}
         if signs & findings.left_out.keys():
             return True
         factor = EPOCH_UNITS.get(unit)

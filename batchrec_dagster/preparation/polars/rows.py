@@ -14,7 +14,12 @@ from typing import Any
 
 import polars as pl
 
-from batchrec_dagster.preparation.layout import FILTER, Layout, row_problems, time_problems
+from batchrec_dagster.preparation.layout import (
+    FILTER,
+    Layout,
+    list_row_problems,
+    list_time_problems,
+)
 from batchrec_dagster.preparation.polars import times
 from batchrec_dagster.preparation.polars.cells import FLAW, ROW, TEXT
 from batchrec_dagster.preparation.polars.row_conditions import TYPES, parse_filter
@@ -50,7 +55,7 @@ def parse_rows(
     """
     none = pl.lit(None, dtype=pl.String)
     seconds = pl.col(SECONDS)
-    time_reasons = time_problems(seconds, seconds.is_null(), unit, layout.timezone)
+    time_reasons = list_time_problems(seconds, seconds.is_null(), unit, layout.timezone)
     problem = first_reason([*_row_problems(layout, plain=plain), *time_reasons])
     typed_columns = {
         name: parse_as(pl.col(FILTER + name), kind) for name, kind in layout.types.items()
@@ -130,11 +135,11 @@ def parse_as(text: pl.Expr, kind: str) -> pl.Expr:
 
 @dataclass(frozen=True)
 class CellConditions:
-    """The conditions of `row_problems`."""
+    """The conditions of `list_row_problems`."""
 
     null_values: Sequence[str]
 
-    def missing(self, role: str) -> pl.Expr:
+    def is_missing(self, role: str) -> pl.Expr:
         text = pl.col(role)
         return text.is_null() | (text.str.strip_chars(_BLANKS) == "")
 
@@ -142,21 +147,21 @@ class CellConditions:
         is_null_value = pl.col(role).str.strip_chars(" ").is_in(self.null_values)
         return is_null_value.fill_null(value=False)
 
-    def longer(self, role: str, most: int) -> pl.Expr:
+    def is_longer(self, role: str, most: int) -> pl.Expr:
         return pl.col(role).str.len_chars() > most
 
-    def not_a(self, role: str, kind: str) -> pl.Expr:
+    def is_not_of_type(self, role: str, kind: str) -> pl.Expr:
         return parse_as(pl.col(role), kind).is_null()
 
-    def broken(self, role: str) -> pl.Expr:
+    def has_line_break(self, role: str) -> pl.Expr:
         return pl.col(role).str.contains(r"[\n\r\x00]")
 
-    def not_utf8(self, role: str) -> pl.Expr:
+    def is_not_utf8(self, role: str) -> pl.Expr:
         return pl.col(role).str.contains("\ufffd", literal=True)
 
 
 def _row_problems(layout: Layout, *, plain: bool) -> Iterator[Reason]:
-    return row_problems(layout, CellConditions(layout.null_values), plain=plain)
+    return list_row_problems(layout, CellConditions(layout.null_values), plain=plain)
 
 
 def _reasons_by_rules(rules: Rules) -> Iterator[Reason]:
@@ -174,7 +179,7 @@ def first_reason(reasons: Iterable[Reason]) -> pl.Expr:
 
 def _event_value(layout: Layout) -> pl.Expr:
     cells = CellConditions(layout.null_values)
-    is_given = ~(cells.missing("event_value") | cells.means_nothing("event_value"))
+    is_given = ~(cells.is_missing("event_value") | cells.means_nothing("event_value"))
     return pl.when(is_given).then(pl.col("event_value").str.strip_chars(_BLANKS))
 
 

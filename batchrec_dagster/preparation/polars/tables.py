@@ -10,7 +10,12 @@ from typing import Protocol
 import polars as pl
 from polars.datatypes import DataTypeClass
 
-from batchrec_dagster.preparation.layout import Column, PreparationError, locate, setting_name
+from batchrec_dagster.preparation.layout import (
+    Column,
+    PreparationError,
+    format_setting_name,
+    locate_columns,
+)
 from batchrec_dagster.preparation.polars.cells import (
     FLAW,
     ID_ROLES,
@@ -107,7 +112,7 @@ class ParquetTable:
 
     def _locate(self, wanted: Mapping[str, Column]) -> dict[str, str]:
         """The name of the column of each role, all of which have types that can be used."""
-        places = locate(wanted, self.columns, self.opened.name)
+        places = locate_columns(wanted, self.columns, self.opened.name)
         names = {role: self.columns[place] for role, place in places.items()}
         for role, name in names.items():
             kind = self.schema[name]
@@ -136,8 +141,8 @@ class ParquetTable:
 
     def _unfit(self, role: str, name: str, wanted: str) -> PreparationError:
         return PreparationError(
-            f"{self.opened.name}: {name!r} ({setting_name(role)}) is of type {self.schema[name]};"
-            f" write the file with {wanted}"
+            f"{self.opened.name}: {name!r} ({format_setting_name(role)}) is of type"
+            f" {self.schema[name]}; write the file with {wanted}"
         )
 
 

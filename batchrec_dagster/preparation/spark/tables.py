@@ -20,10 +20,10 @@ from batchrec_dagster.preparation.layout import (
     Column,
     Layout,
     PreparationError,
+    format_setting_name,
     is_cut_off,
-    locate,
+    locate_columns,
     parse_json,
-    setting_name,
     split_line,
 )
 from batchrec_dagster.preparation.polars.cells import ROW, TEXT
@@ -129,7 +129,7 @@ def _csv_file(
     columns: list[str],
 ) -> CsvFile:
     read = f" (read with the delimiter {layout.delimiter!r})"
-    places = locate(layout.roles, columns, file.name, read)
+    places = locate_columns(layout.roles, columns, file.name, read)
     end = files.read_last_line(file).decode(encoding, "replace")
     is_cut = is_cut_off(end, len(columns), layout.delimiter, layout.quoted)
     return CsvFile(places, len(columns), line_count - 1 if is_cut else None)
@@ -173,7 +173,7 @@ def _open_json(lines: Lines, inputs: Sequence[InputFile], roles: Roles) -> Sourc
             raise PreparationError(
                 f"{file.name}, line 1: {NOT_AN_OBJECT}; ratings.format json wants one a line"
             )
-        locate(roles, list(names), file.name)
+        locate_columns(roles, list(names), file.name)
     reader = JsonReader({role: str(name) for role, name in roles.items()})
     return SourceRows([(lines.frame, reader)], inputs, lines.starts)
 
@@ -200,7 +200,7 @@ def _parquet_part(
     number: int, start: int, frame: DataFrame, file: InputFile, layout: Layout, cell_bytes: int
 ) -> tuple[DataFrame, ParquetReader]:
     """The rows of one file with the wanted columns, under names without a meaning in Spark."""
-    places = locate(layout.roles, frame.columns, file.name)
+    places = locate_columns(layout.roles, frame.columns, file.name)
     columns = {role: frame.columns[place] for role, place in places.items()}
     aliases: dict[str, str] = {}
     for column in columns.values():
@@ -234,7 +234,7 @@ def _check_type(field: T.StructField, role: str, file: InputFile) -> None:
         wanted = "ids as text or whole numbers, or convert them in ratings.query"
     if wanted is not None:
         raise PreparationError(
-            f"{file.name}: {field.name!r} ({setting_name(role)}) is of type"
+            f"{file.name}: {field.name!r} ({format_setting_name(role)}) is of type"
             f" {field.dataType.simpleString()}; write the file with {wanted}"
         )
 
