@@ -1,9 +1,9 @@
 """Tables of Delta Lake and Iceberg, read as their current snapshot; those of Hudi are refused.
 
-A row that was deleted or changed stays in the old files until they are vacuumed; the table's log
-says which files hold. Read as loose Parquet, a user who was erased would be there again. But a
-folder is a table only where the declaration says so: what puts files into a folder must not decide
-how they are read.
+A row that was deleted or changed stays in the old files until they are vacuumed, and the table's
+log says which files are current. If they were read as loose Parquet, a user who was erased would
+be there again. But a folder is a table only if the declaration says so: whoever can put files into
+a folder must not decide how they are read.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from batchrec_dagster.preparation.sources.source import (
 )
 from batchrec_dagster.storage.durable import temporary_folder
 
-# What the table is called, the folder of its log, and the files of that.
+# For each kind of table: what messages call it, the folder of its log, and the names of its files.
 DELTA, ICEBERG, HUDI = "a Delta table", "an Iceberg table", "a Hudi table"
 _LOGS = (
     (DELTA, "_delta_log", r".*\.(?:json|parquet)"),
@@ -39,7 +39,8 @@ _LOGS = (
     (HUDI, ".hoodie", r".*"),
 )
 _FORMATS: dict[str, TableFormat] = {DELTA: "delta", ICEBERG: "iceberg"}
-# Folders above the declared one that may be the table's, such as of the partition of a day.
+# How many folders are searched for a table's log, from the declared one upwards. The declared one
+# may be a partition of the table, such as a day's.
 LEVELS = 4
 RESULT = "table.parquet"
 DOWNLOADS_AT_ONCE = 8
@@ -59,7 +60,7 @@ class LakeTable(RatingsSource):
 
     @classmethod
     def parse(cls, text: str, table_format: TableFormat) -> LakeTable:
-        """Raises FileError unless the text may be a folder."""
+        """The table in this folder, a path or URI. Raises FileError if it cannot be a folder."""
         if ("://" in text and not text.startswith("s3://")) or re.search(r"[*?]|!/", text):
             raise FileError(
                 f"format: {table_format} is for the folder of a table: write its path, or"
@@ -75,9 +76,9 @@ class LakeTable(RatingsSource):
         """The current rows, which change with the table's version. Raises SourceError."""
         with name_errors(self.display_name), _open_files(self, context) as (reader, files):
             if self.table_format == "delta":
-                log = _choose_delta_log(files.names_in("_delta_log"))
+                log = _choose_delta_log(files.list_names("_delta_log"))
                 table_id = reader.run("describe_delta", {"log": log}, provide=files.fetch)
-                version = f"{table_id} {_newest_version(log)}"
+                version = f"{table_id} {_parse_newest_version(log)}"
                 write = partial(self._write, "read_delta", {"log": log})
             else:
                 metadata = _find_current_metadata(files)
@@ -102,9 +103,10 @@ class LakeTable(RatingsSource):
 def _open_files(
     table: LakeTable, context: SourceContext
 ) -> Iterator[tuple[ConfinedReader, TableFiles]]:
-    """What reads a table, and the table's files.
+    """A process that reads the table, and the table's files.
 
-    Makes a FileError of a LimitError, and says in each error what the folder is declared to be.
+    A FileError or LimitError within the block becomes a FileError that says what the folder is
+    declared to be.
     """
     kind = next(kind for kind, form in _FORMATS.items() if form == table.table_format)
     with temporary_folder() as downloads:
@@ -136,12 +138,14 @@ class TableFiles:
     def _is_stored(self) -> bool:
         return self.folder.startswith("s3://")
 
-    def names_in(self, subfolder: str) -> list[str]:
-        """The paths from the table's folder of the files in one of its folders; none where there is
-        no such folder. Raises FileError, StorageError."""
+    def list_names(self, subfolder: str) -> list[str]:
+        """The files in a subfolder of the table's folder, as paths from the table's folder.
+
+        There are none if there is no such subfolder. Raises FileError, StorageError.
+        """
         if self._is_stored:
-            uris = [o.uri for o in self.context.store.list(f"{self.folder}/{subfolder}/")]
-            names = [uri.removeprefix(f"{self.folder}/") for uri in uris]
+            objects = self.context.store.list(f"{self.folder}/{subfolder}/")
+            names = [entry.uri.removeprefix(f"{self.folder}/") for entry in objects]
         else:
             path = Path(self.folder, subfolder)
             names = (
@@ -150,8 +154,10 @@ class TableFiles:
         return sorted(name for name in names if str(PurePosixPath(name).parent) == subfolder)
 
     def fetch(self, names: Sequence[str]) -> list[Path]:
-        """The paths on this machine of the files that the table calls so: paths from its folder, or
-        whole paths or URIs.
+        """The paths on this machine of the table's files. Those in S3 are downloaded.
+
+        names: the files as the table's log names them: paths from its folder, absolute paths or
+        URIs.
 
         Raises FileError for a file that is not in the folder, before any is opened, and for a
         missing one.
@@ -179,9 +185,9 @@ class TableFiles:
             path.parent.mkdir(parents=True, exist_ok=True)
             self.context.store.download(f"{self.folder}/{name}", path)
             self.downloaded_bytes += path.stat().st_size
-            most = Limits.from_environment().download_bytes
-            if self.downloaded_bytes > most:
-                raise FileError(f"its files have more than the {most} bytes of {MAX_FILE_GB}")
+            max_bytes = Limits.from_environment().download_bytes
+            if self.downloaded_bytes > max_bytes:
+                raise FileError(f"its files have more than the {max_bytes} bytes of {MAX_FILE_GB}")
         return path
 
 
@@ -197,8 +203,11 @@ def _find_files(text: str, context: SourceContext, downloads: Path) -> TableFile
 
 
 def _choose_delta_log(names: Sequence[str]) -> list[str]:
-    """The files of the log that say what the newest version holds: those of the newest complete
-    checkpoint, and the commits after it. Raises FileError."""
+    """The files of the log from which the newest version can be read, oldest first.
+
+    They are those of the newest complete checkpoint, and the commits after it. Raises FileError.
+    """
+    # The files of each checkpoint, by its version and the number of files that it should have.
     parts: dict[tuple[int, int], list[str]] = {}
     commits: dict[int, str] = {}
     for name in names:
@@ -220,17 +229,19 @@ def _choose_delta_log(names: Sequence[str]) -> list[str]:
     return [*checkpoint_files, *(commits[number] for number in range(first, last + 1))]
 
 
-def _newest_version(log: Sequence[str]) -> int:
+def _parse_newest_version(log: Sequence[str]) -> int:
     return int(PurePosixPath(log[-1]).name[:20])
 
 
 def _find_current_metadata(files: TableFiles) -> str:
-    """The path from the table's folder of the Iceberg metadata file that is current. Raises
-    FileError."""
-    names = [PurePosixPath(name).name for name in files.names_in("metadata")]
+    """The current metadata file of an Iceberg table, as a path from the table's folder.
+
+    Raises FileError.
+    """
+    names = [PurePosixPath(name).name for name in files.list_names("metadata")]
     candidates = [name for name in names if _METADATA.fullmatch(name)]
     if _HINT in names:
-        # A table without a catalog says it itself.
+        # A table without a catalog says itself which version is current.
         (path,) = files.fetch([f"metadata/{_HINT}"])
         with path.open("rb") as file:
             number = file.read(100).decode(errors="replace").strip()
@@ -243,11 +254,13 @@ def _find_current_metadata(files: TableFiles) -> str:
 
 
 def _choose_newest_metadata(names: Iterable[str]) -> str:
-    numbers: dict[int, list[str]] = {}
+    """The file with the highest version. Raises FileError if there is none, or more than one."""
+    names_by_version: dict[int, list[str]] = {}
     for name in names:
-        if number := _METADATA.fullmatch(name):
-            numbers.setdefault(int(number[1]), []).append(name)
-    newest = sorted(numbers[max(numbers)]) if numbers else []
+        match = _METADATA.fullmatch(name)
+        if match is not None:
+            names_by_version.setdefault(int(match[1]), []).append(name)
+    newest = sorted(names_by_version[max(names_by_version)]) if names_by_version else []
     if len(newest) != 1:
         raise FileError(
             f"its metadata folder does not say which of {', '.join(newest) or 'its files'} is"
@@ -269,11 +282,11 @@ def refuse_undeclared_table(paths: Iterable[str]) -> None:
             if str(path.parent) == log and re.fullmatch(names, path.name):
                 if kind == HUDI:
                     raise _build_table_error("", kind)
-                form = _FORMATS[kind]
+                table_format = _FORMATS[kind]
                 raise FileError(
-                    f"it looks like {kind} ({path}). If it is one, write format: {form} next to its"
-                    f" source (batchrec new: --format {form}). If it is not, take that file out of"
-                    " the folder"
+                    f"it looks like {kind} ({path}). If it is one, write format: {table_format}"
+                    f" next to its source (batchrec new: --format {table_format}). If it is not,"
+                    " take that file out of the folder"
                 )
 
 
