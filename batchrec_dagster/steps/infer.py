@@ -159,10 +159,11 @@ def _publish(
     gate: CheckResult,
     run: str,
 ) -> tuple[Edition, RecommendationTable]:
-    pipeline, jobs, interactions = work.pipeline, inferred.jobs, inferred.interactions
+    pipeline, jobs, users = work.pipeline, inferred.jobs, inferred.users
+    interactions = inferred.interactions
     outputs = [JobOutput(work.storage, job.description) for job in jobs]
     with temporary_folder() as folder, TableWriter(folder / "recommendations.parquet") as writer:
-        table = build_table(work, outputs, inferred.users, interactions.seen, writer)
+        table = build_table(work, outputs, users, interactions.seen, writer)
         checks = [gate, *table.checks]
         version = _fingerprint_lists(publishing, [job.arn for job in jobs])
         facts = {
@@ -227,12 +228,10 @@ def _read_unchanged(
     sample = rows.head(SAMPLE).collect(engine="streaming")
     # An edition of an earlier version does not have the check of the items.
     new_checks = []
-    if "items_known" not in {check["name"] for check in about["checks"]}:
-        items = rows.select(pl.col("item_id").unique())
-        new_checks = [
-            check_items_known(items.collect(engine="streaming").to_series(), ids)
-            for ids in read_item_ids(work)
-        ]
+    has_items_check = "items_known" in {check["name"] for check in about["checks"]}
+    if work.pipeline.items is not None and not has_items_check:
+        items = rows.select(pl.col("item_id").unique()).collect(engine="streaming")
+        new_checks = [check_items_known(items.to_series(), read_item_ids(work))]
     job = ReadyResource(arn, description, created=False, seconds=0.0)
     users = batch_users.select(pl.len()).collect(engine="streaming").item()
     work.ensure.log.info(_describe_job(job, users))

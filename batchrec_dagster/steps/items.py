@@ -73,29 +73,21 @@ def read_titles(work: Work) -> pl.DataFrame | None:
     return pl.read_parquet(work.storage.store.get(uri))
 
 
-def read_item_ids(work: Work) -> list[pl.Series]:
-    """A list of the column of ids in the items file; empty if no file is declared.
-
-    Raises StorageError.
-    """
-    if work.pipeline.items is None:
-        return []
+def read_item_ids(work: Work) -> pl.Series:
+    """The column of ids in the items file, which the pipeline must declare. Raises StorageError."""
     titles = read_titles(work)
     if titles is not None:
-        return [titles.get_column("item_id")]
+        return titles.get_column("item_id")
     content = work.storage.store.get(work.storage.uri(work.pipeline.storage_keys.items))
-    return [pl.read_csv(content, columns=[ITEM_ID], infer_schema=False).to_series()]
+    return pl.read_csv(content, columns=[ITEM_ID], infer_schema=False).to_series()
 
 
-def add_titles(
-    table: pl.DataFrame, titles: pl.DataFrame | None, of: str = "item_id"
-) -> pl.DataFrame:
-    """The table with each item's title after its id; unchanged without titles.
+def add_titles(table: pl.DataFrame, titles: pl.DataFrame, of: str = "item_id") -> pl.DataFrame:
+    """The table with each item's title after its id.
 
-    of: the column of item ids.
+    titles: the columns item_id and title.
+    of: the table's column of item ids.
     """
-    if titles is None:
-        return table
     with_titles = table.join(
         titles.rename({"item_id": of}), on=of, how="left", maintain_order="left"
     )

@@ -144,7 +144,9 @@ class ListBuilder(OutputTable):
 
         lines: the columns user_id, items and scores (best first), and error.
         """
-        table = add_titles(self._table(lines), self.titles)
+        table = self._table(lines)
+        if self.titles is not None:
+            table = add_titles(table, self.titles)
         if self.experiment is not None:
             users = lines.select("user_id").unique()
             users = users.with_columns(assign_arms(users.get_column("user_id"), self.experiment))
@@ -262,8 +264,10 @@ def build_table(
     pieces = chain.from_iterable(output.pieces(read_inference) for output in outputs)
     lists.write(log_progress(pieces, progress), table)
     built = lists.finish(users, filtered=settings.filter is not None)
-    item_checks = [check_items_known(lists.items, ids) for ids in read_item_ids(work)]
-    return replace(built, checks=[*built.checks, *item_checks])
+    if work.pipeline.items is None:
+        return built
+    items_known = check_items_known(lists.items, read_item_ids(work))
+    return replace(built, checks=[*built.checks, items_known])
 
 
 @dataclass(frozen=True)

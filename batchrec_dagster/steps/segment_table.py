@@ -57,7 +57,7 @@ class SegmentTable(OutputTable):
             .select("segment", "rank", "user_id")
         )
         self._count(table)
-        return add_titles(table, self.titles, of="segment")
+        return table if self.titles is None else add_titles(table, self.titles, of="segment")
 
     def checks(self, queries: Sequence[str], setting: str) -> list[CheckResult]:
         """The verdicts.
