@@ -61,7 +61,7 @@ class SourceSettings(dg.Model):
     @property
     def shown_source(self) -> str:
         """The sources as people see them, without secrets of URLs."""
-        return ", ".join(hide_query(source) for source in self.sources.values())
+        return ", ".join(map(hide_query, self.sources.values()))
 
     @property
     def database(self) -> str | None:

@@ -84,9 +84,8 @@ class StorageKeys:
         return f"{self.pipeline}/records/{asset}.json"
 
 
-def read_record(storage: StorageResource, key: str) -> dict[str, Any]:
+def read_record(storage: StorageResource, uri: str) -> dict[str, Any]:
     """The record that an earlier run wrote; empty if there is none. Raises StorageError."""
-    uri = storage.uri(key)
     try:
         record: dict[str, Any] = json.loads(storage.store.get(uri))
     except ObjectNotFoundError:
@@ -211,7 +210,7 @@ class PipelineFiles:
 
     def record(self, asset: str) -> dict[str, Any]:
         """The record of the asset's last run; empty if there is none."""
-        return read_record(self.storage, self.storage_keys.record(asset))
+        return read_record(self.storage, self.uri(self.storage_keys.record(asset)))
 
     def write_record(self, asset: str, record: Mapping[str, Any]) -> None:
         """Write the asset's record for later runs."""

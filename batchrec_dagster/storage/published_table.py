@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -46,12 +47,12 @@ class Edition:
     uri: str = field(compare=False)
     """Where its file is."""
 
-    @property
+    @cached_property
     def number(self) -> int:
         """The edition's number; 0 if the table's metadata has none."""
         return int(self.about.get("edition", 0))
 
-    @property
+    @cached_property
     def version(self) -> str:
         return str(self.about.get("version", "unknown"))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import polars as pl
@@ -96,7 +97,7 @@ class UsersFiles:
                 self.store.delete(info.uri)
 
     def _compute_version(self, files: list[str]) -> str:
-        return compute_version(chunk for uri in files for chunk in self.store.chunks(uri))
+        return compute_version(chain.from_iterable(map(self.store.chunks, files)))
 
 
 def _locate_input(files: list[str]) -> str:

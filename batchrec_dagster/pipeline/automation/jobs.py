@@ -166,7 +166,7 @@ def new_files_sensor(
         try:
             now = digest_source(source, storage, pipeline.project)
             record = RawRecord.from_json(
-                read_record(storage, pipeline.storage_keys.record("raw_ratings"))
+                read_record(storage, storage.uri(pipeline.storage_keys.record("raw_ratings")))
             )
         except (SourceError, StorageError) as error:
             return _skip(str(error), before)
