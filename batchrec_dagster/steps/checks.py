@@ -1,6 +1,6 @@
 """Verdicts on data and models: what must hold before a step spends money or a table is published.
 
-A check looks at plain values and says what it found. pipeline/run_step.py reports it to Dagster.
+A check gets plain values and returns its verdict. pipeline/run_step.py reports it to Dagster.
 """
 
 from __future__ import annotations
@@ -24,19 +24,23 @@ from batchrec_dagster.preparation.layout import EXCEL_DAYS, NO_TIMES
 from batchrec_dagster.preparation.rules import BadRows
 from batchrec_dagster.steps.records import ModelRecord
 
-# Earlier times mean the wrong unit. Up to a day in the future may be a clock that is wrong.
+# Times before this mean that they were read in the wrong unit.
 EARLIEST = datetime(1980, 1, 1, tzinfo=UTC)
+# A clock may be ahead by as much.
 CLOCK_SLACK = timedelta(days=1)
-# Excel's days are smaller numbers up to the year 2173. Read as seconds they are on 1 or 2 January
-# 1970.
-LEAST_SECONDS = 100_000
+# Excel's days up to the year 2173 are smaller numbers than this. Read as seconds, they are times on
+# 1 or 2 January 1970.
+MAX_EXCEL_DAYS = 100_000
 
 # How many missing ids a message names.
-MOST_IDS_NAMED = 3
+MAX_IDS_NAMED = 3
+
+# The name of the check of `check_quality_gate`.
+QUALITY_GATE = "quality_gate"
 
 # The severity of a check: a failed one stops what comes after it, or only warns.
 Severity = Literal["error", "warn"]
-# Checks that warn. Editions that earlier versions published say nothing of the severity.
+# Checks that only warn. Editions that earlier versions published do not contain the severity.
 OLD_WARNINGS = ("lists_full", "items_known")
 
 
@@ -98,42 +102,51 @@ def require_passed(checks: Sequence[CheckResult]) -> None:
         raise FailedChecksError(checks)
 
 
-def check_enough_interactions(rows: int, users: int, with_two: int, low: int = 0) -> CheckResult:
+def check_enough_interactions(
+    rows: int, users: int, users_with_two: int, low_ratings: int = 0
+) -> CheckResult:
     """Whether there are as many interactions and users as Personalize requires for training.
 
-    with_two: how many users have two or more interactions.
-    low: how many ratings interactions.min_rating leaves out.
+    rows: the number of interactions.
+    users_with_two: how many users have two or more interactions.
+    low_ratings: how many ratings interactions.min_rating leaves out.
     """
-    least = max(MIN_USERS_WITH_TWO_INTERACTIONS, MIN_SHARE_OF_USERS_WITH_TWO_INTERACTIONS * users)
-    passed = rows >= MIN_INTERACTIONS and with_two >= least
-    finding = f"{rows:,} interactions of {users:,} users, {with_two:,} of them with two or more"
+    required_users = max(
+        MIN_USERS_WITH_TWO_INTERACTIONS, MIN_SHARE_OF_USERS_WITH_TWO_INTERACTIONS * users
+    )
+    passed = rows >= MIN_INTERACTIONS and users_with_two >= required_users
+    finding = (
+        f"{rows:,} interactions of {users:,} users, {users_with_two:,} of them with two or more"
+    )
     if not passed:
         finding += (
             f"; Personalize needs {MIN_INTERACTIONS:,} interactions, and"
             f" {MIN_USERS_WITH_TWO_INTERACTIONS} users (and 1 % of them) with two or more."
             " Provide more data"
         )
-        if low:
-            finding += f", or lower interactions.min_rating: {low:,} ratings are below it"
+        if low_ratings:
+            finding += f", or lower interactions.min_rating: {low_ratings:,} ratings are below it"
     return CheckResult(
         "enough_interactions",
         passed,
         finding,
-        numbers={"interactions": rows, "users": users, "users_with_two_or_more": with_two},
+        numbers={"interactions": rows, "users": users, "users_with_two_or_more": users_with_two},
     )
 
 
 def check_few_event_types(count: int, *, event_value: bool = False) -> CheckResult:
-    """Whether there are as few distinct event types as Personalize allows; 0: no such column.
+    """Whether there are as few distinct event types as Personalize allows.
 
-    The columns EVENT_TYPE and, with `event_value`, EVENT_VALUE count as one type each.
+    count: the number of event types, 0 if there is no such column.
+    event_value: whether there is a column EVENT_VALUE. Personalize counts it and EVENT_TYPE as one
+    type each.
     """
-    most = MAX_EVENT_TYPES - 1 - event_value
-    passed = count <= most
+    max_types = MAX_EVENT_TYPES - 1 - event_value
+    passed = count <= max_types
     finding = f"{count:,} event types"
     if not passed:
         finding += (
-            f"; Personalize takes at most {most} with these columns. Keep fewer with"
+            f"; Personalize takes at most {max_types} with these columns. Keep fewer with"
             " interactions.filter, or leave out ratings.columns.event_type"
         )
     return CheckResult("few_event_types", passed, finding, {"event_types": count})
@@ -142,8 +155,11 @@ def check_few_event_types(count: int, *, event_value: bool = False) -> CheckResu
 def check_timestamps_plausible(
     first: int | None, last: int | None, unit: str, now: datetime
 ) -> CheckResult:
-    """Whether the first and the last timestamp (epoch seconds) lie between 1980 and now, if there
-    are any."""
+    """Whether the times of the interactions lie between 1980 and now.
+
+    first, last: the first and the last timestamp in epoch seconds, None if there are none.
+    unit: how they were read, a value of ratings.timestamp_unit.
+    """
     if first is None or last is None:
         return CheckResult(
             "timestamps_plausible", passed=False, finding="there are no interactions"
@@ -156,12 +172,12 @@ def check_timestamps_plausible(
     passed = EARLIEST.timestamp() <= first and last <= (now + CLOCK_SLACK).timestamp()
     finding = f"from {_format_day(first)} to {_format_day(last)}, read as {unit}"
     if not passed:
-        other = "s" if unit == "ms" else "ms"
-        if unit == "s" and last < LEAST_SECONDS:
-            other = EXCEL_DAYS
+        likely_unit = "s" if unit == "ms" else "ms"
+        if unit == "s" and last < MAX_EXCEL_DAYS:
+            likely_unit = EXCEL_DAYS
         finding += (
-            f"; expected times between {EARLIEST:%Y} and now. Try ratings.timestamp_unit: {other},"
-            " or another column as ratings.columns.timestamp"
+            f"; expected times between {EARLIEST:%Y} and now. Try ratings.timestamp_unit:"
+            f" {likely_unit}, or another column as ratings.columns.timestamp"
         )
     return CheckResult("timestamps_plausible", passed, finding, {"days": (last - first) / 86_400})
 
@@ -169,7 +185,12 @@ def check_timestamps_plausible(
 def check_rows_readable(
     name: str, block: str, rows: int, bad: BadRows, on_bad_rows: str
 ) -> CheckResult:
-    """Whether all rows can be read, or the unreadable ones may be dropped: `block`.on_bad_rows."""
+    """Whether all rows can be read, or the unreadable ones may be dropped.
+
+    name: the name of the check.
+    block: the block of the declaration with the setting on_bad_rows, such as ratings.
+    rows: the number of all rows.
+    """
     finding = f"{bad.total:,} of {rows:,} rows cannot be read"
     if bad.total:
         reasons = ", ".join(f"{reason}: {count:,}" for reason, count in bad.counts.items())
@@ -186,7 +207,7 @@ def check_rows_readable(
 def check_every_user_answered(
     users: pl.Series, answered: pl.Series, *, empty: bool = False
 ) -> CheckResult:
-    """Whether every requested user has exactly one result, and somebody a list.
+    """Whether every requested user has exactly one result, and not all lists are empty.
 
     users: the ids of the requested users.
     answered: the id of the user of each result.
@@ -195,8 +216,11 @@ def check_every_user_answered(
     check = _check_every_answered("user", users, answered, "batch inference")
     if not empty:
         return check
-    why = "; all lists are empty: recommendations.filter excludes every item that users have not"
-    return replace(check, passed=False, finding=f"{check.finding}{why} seen, or there is none")
+    finding = (
+        f"{check.finding}; all lists are empty: recommendations.filter excludes every item that"
+        " users have not seen, or there is none"
+    )
+    return replace(check, passed=False, finding=finding)
 
 
 def check_every_segment_answered(queries: Sequence[str], answered: pl.Series) -> CheckResult:
@@ -205,39 +229,47 @@ def check_every_segment_answered(queries: Sequence[str], answered: pl.Series) ->
 
 
 def _check_every_answered(
-    of: str, requested: pl.Series, answered: pl.Series, job: str
+    subject: str, requested: pl.Series, answered: pl.Series, job: str
 ) -> CheckResult:
+    """Whether every requested id has exactly one result.
+
+    subject: what an id is of, user or segment.
+    answered: the id of each result.
+    job: what messages call the job.
+    """
     missing = requested.filter(~requested.is_in(answered.implode()))
     repeated = answered.len() - answered.n_unique()
-    finding = f"{answered.n_unique():,} of {len(requested):,} {of}s have a result"
+    finding = f"{answered.n_unique():,} of {len(requested):,} {subject}s have a result"
     if len(missing):
-        ids = _list_ids(missing.head(MOST_IDS_NAMED), len(missing))
+        ids = _list_ids(missing.head(MAX_IDS_NAMED), len(missing))
         finding += f"; missing: {ids}. Run the {job} again"
     if repeated:
         finding += f"; {repeated:,} results are repeated"
     return CheckResult(
-        f"every_{of}_answered",
+        f"every_{subject}_answered",
         not len(missing) and not repeated,
         finding,
-        {f"{of}s": len(requested), "missing": len(missing), "repeated_lines": repeated},
+        {f"{subject}s": len(requested), "missing": len(missing), "repeated_lines": repeated},
         makes_output_unusable=True,
     )
 
 
 def check_no_failed_lines(
-    failed: int, lines: int, first: tuple[str, str] | None, of: str = "user", fix: str = ""
+    failed: int, lines: int, first: tuple[str, str] | None, subject: str = "user", fix: str = ""
 ) -> CheckResult:
     """Whether no line of a job's output has an error.
 
     first: the id and the error of the first failed line.
-    of: what a line is about, user or segment.
+    subject: what a line is about, user or segment.
     fix: what the user can do, as the end of the message.
     """
-    finding = f"{failed:,} of {lines:,} {of}s failed"
+    finding = f"{failed:,} of {lines:,} {subject}s failed"
     if first is not None:
-        whose, error = first
-        finding += f"; the first, {of} {whose!r}: {error}{fix}"
-    return CheckResult(f"no_failed_{of}s", not failed, finding, {"lines": lines, "failed": failed})
+        first_id, error = first
+        finding += f"; the first, {subject} {first_id!r}: {error}{fix}"
+    return CheckResult(
+        f"no_failed_{subject}s", not failed, finding, {"lines": lines, "failed": failed}
+    )
 
 
 def check_no_duplicates(count: int, member: str = "item") -> CheckResult:
@@ -300,10 +332,7 @@ def _format_day(seconds: int) -> str:
 def _list_ids(first: Iterable[object], count: int) -> str:
     """The first few ids, and how many more there are."""
     listed = ", ".join(map(repr, first))
-    return listed if count <= MOST_IDS_NAMED else f"{listed} and {count - MOST_IDS_NAMED:,} more"
-
-
-QUALITY_GATE = "quality_gate"
+    return listed if count <= MAX_IDS_NAMED else f"{listed} and {count - MAX_IDS_NAMED:,} more"
 
 
 def check_quality_gate(
@@ -317,7 +346,7 @@ def check_quality_gate(
     rolled_back: bool = False,
     unfinished_rollback: bool = False,
 ) -> CheckResult:
-    """The verdict, with the numbers, and what to do if it fails.
+    """Whether a model is good enough for its lists to be published.
 
     published: the metadata of the published lists, if there are any.
     measured_on: a fingerprint of the settings that select the interactions. Only metrics that were
@@ -330,15 +359,17 @@ def check_quality_gate(
     """
     about = published or {}
     metrics = _select_tested(model.metrics, model.evidence)
+    ndcg = metrics.get(NDCG, 0.0)
+    coverage = metrics.get(COVERAGE, 0.0)
     popular = model.popularity_metrics.get(NDCG) if metrics else None
-    ndcg, coverage = metrics.get(NDCG, 0.0), metrics.get(COVERAGE, 0.0)
-    serves = about.get("solution_version_arn") == model.solution_version_arn
-    before, comparable = None, about.get("measured_on") == measured_on
-    if comparable and metrics and not (serves or unfinished_rollback):
+    is_published = about.get("solution_version_arn") == model.solution_version_arn
+    is_comparable = about.get("measured_on") == measured_on
+    before = None
+    if is_comparable and metrics and not (is_published or unfinished_rollback):
         before = _select_tested(about["metrics"], about.get("evidence", {})).get(NDCG)
 
     reasons = ["its lists were rolled back"] if rolled_back else []
-    if not serves:
+    if not is_published:
         reasons += _list_failures(gate, ndcg, coverage, popular, before)
     finding, numbers = _describe_metrics(ndcg, coverage, popular, before)
     if not metrics:
@@ -348,9 +379,9 @@ def check_quality_gate(
     if unfinished_rollback:
         rollback = "which were rolled back: `batchrec rollback` finishes that"
         finding += f"; not compared with the published lists, {rollback}"
-    elif serves:
+    elif is_published:
         finding += "; its lists are already published"
-    elif about and not comparable:
+    elif about and not is_comparable:
         finding += "; not comparable with the published lists: the interactions settings changed"
     remains = "nothing was published" if published is None else "the published lists stay"
     if reasons and skip_quality_gate:
@@ -387,15 +418,17 @@ def _describe_metrics(
 def _select_tested(
     metrics: Mapping[str, float], evidence: Mapping[str, float]
 ) -> Mapping[str, float]:
-    """The metrics; none if no user was tested, as they are 0 then and say nothing."""
+    """The metrics, or none if no user was tested: they are 0 then, and mean nothing."""
     return metrics if evidence.get(f"{ALL}/users", 1) else {}
 
 
 def _list_failures(
     gate: Gate, ndcg: float, coverage: float, popular: float | None, before: float | None
 ) -> list[str]:
-    """Why the model's lists should not be published, in words; `popular` and `before` are as in
-    `_describe_metrics`."""
+    """Why the model's lists should not be published, in words.
+
+    popular, before: as in `_describe_metrics`.
+    """
     failures = []
     if popular is not None and ndcg < popular:
         failures.append("it is worse than recommending the most popular items to everyone")

@@ -1,11 +1,12 @@
-"""Sums, over groups of users, of what they did after each edition: all that intervals need.
+"""Sums, over groups of users, of what they did after each edition. Intervals need nothing else.
 
-A new interaction of a user is one with an item that they did not have before the period. Where the
-lists may contain items that their user has, every item counts once. A new interaction is a hit if
-the user's list has the item.
+A new interaction of a user is one with an item that they did not have before the period. If the
+lists may contain items that their user has, every item of the period counts once. A new interaction
+is a hit if the user's list has the item.
 
-Popularity's list for a user has the same length. It has the items with most interactions when the
-edition was made; where the lists leave out what the user had then, so does popularity's.
+The lists are compared with popularity's: for each user a list of the same length, of the items that
+had most interactions when the edition was made. If the lists leave out what the user had then,
+popularity's list does so too.
 """
 
 from __future__ import annotations
@@ -30,9 +31,10 @@ PUBLICATION, DATA = "publication", "data"
 
 @dataclass(frozen=True)
 class Period:
-    """The time after an edition and before the next one, in epoch seconds.
+    """The time in which an edition's lists were published, up to the next edition.
 
-    What happened after `start`, and until `end`, belongs to it.
+    Times are in epoch seconds. An interaction belongs to the period if it is later than `start` and
+    not later than `end`.
     """
 
     edition: Edition
@@ -47,14 +49,16 @@ class Period:
 def find_periods(
     editions: Sequence[Edition], newest: int, published_again: Sequence[tuple[int, datetime]] = ()
 ) -> list[Period]:
-    """The periods of the editions, oldest first, up to the newest interaction (epoch seconds).
+    """The periods of the editions, oldest first.
 
-    Where interactions are newer than the first publication, a period starts with its edition's
-    publication: only then can a list have changed what people do. Data that end before it, such as
-    an old file, say nothing of that, but still how well lists foresee what comes: then a period
-    starts where the edition's own data end.
+    If there are interactions after the first publication, a period starts with the publication of
+    its edition, because only from then on can a list change what people do. Otherwise the data,
+    such as an old file, show at least how well the lists predict what comes: then a period starts
+    where the data that its edition was made from end.
 
-    published_again: edition numbers and times, as from `Rollbacks.times`.
+    newest: the time of the newest interaction, in epoch seconds.
+    published_again: the number of each edition that a rollback published again, and when, as from
+    `Rollbacks.times`.
     """
     by_number = {edition.number: edition for edition in editions if "made_at" in edition.about}
     if not by_number:
@@ -70,7 +74,8 @@ def find_periods(
             if number in by_number
         ]
         since = PUBLICATION
-        # What an edition was made from is not after it, even if its clock is ahead.
+        # The interactions that an edition was made from do not follow it, even if the clock of the
+        # interactions is ahead.
         publications = [
             (max(time, int(by_number[number].about.get("data_until", time))), number)
             for number, time in publication_times.items()
@@ -83,7 +88,7 @@ def find_periods(
             for number in sorted(by_number)
             if "data_until" in by_number[number].about
         ]
-    # An edition that is published again while it is published starts no other period.
+    # A rollback to the edition that is published already does not start a new period.
     changes = [
         (start, number)
         for (_, previous_number), (start, number) in pairwise([(0, -1), *starts])
@@ -99,14 +104,14 @@ def find_periods(
     return periods
 
 
-# The columns that are sums:
-# users: those on the edition's lists, or in its control.
-# active: those of them with a new interaction.
-# interactions: all in the period.
-# new: the new ones.
-# hits: the new ones that are on the user's list.
-# hit_users: the users with a hit.
-# recall: over the active users, each one's hits / new.
+# The columns that are sums over the users of a group:
+# users: how many of them have a list, or are in the control arm.
+# active: how many of them have a new interaction.
+# interactions: their interactions in the period.
+# new: their new interactions.
+# hits: their new interactions with items on their list.
+# hit_users: how many of them have a hit.
+# recall: for each active user, hits divided by new interactions.
 # popular_…: the same for popularity's lists.
 SUMS = (
     *("users", "active", "interactions", "new", "hits", "hit_users", "recall"),
@@ -128,31 +133,33 @@ SCHEMA: dict[str, pl.DataType] = {
 
 @dataclass(frozen=True)
 class PeriodLists:
-    """What a period's users got."""
+    """The lists that users had in a period."""
 
     rows: pl.LazyFrame
     """The columns user_id, rank and item_id."""
     users_without: pl.Series
     """The ids of the requested users who have no rows."""
     experiment: Experiment | None
-    """The edition's; None where all users get the model's lists."""
+    """The edition's experiment; None if all users have the model's lists."""
     exclude_seen: bool
+    """Whether the lists leave out the items that their user had when the edition was made."""
 
 
-# A place that no list reaches.
+# The place of items without interactions, which no list reaches.
 FAR = 2**60
-# The columns of users and items by their numbers, and of items by their place in a ranking.
+# Users and items as numbers: their indices in `LaterInteractions.users` and `.items`.
 CODES = {"user": pl.UInt32, "item": pl.UInt32}
+# An item, and its place in the ranking by popularity, from 1.
 PLACED = {"item": pl.UInt32, "place": pl.Int64}
 
 
 class LaterInteractions:
-    """The interactions after a time, and what their users had by then.
+    """The interactions after a time, and the items that their users had by then.
 
-    They take 8 bytes of memory for each item that such a user had, and 16 while they are read.
+    In memory these items take 8 bytes for each user and item, and 16 while they are read.
 
     interactions: the columns USER_ID, ITEM_ID and TIMESTAMP, in epoch seconds.
-    since: the earliest start or known_until of a period.
+    since: the time, which is the earliest start or known_until of a period.
     known_until: that of each period.
     """
 
@@ -166,7 +173,7 @@ class LaterInteractions:
             ],
             engine="streaming",
         )
-        # Equally popular items are in the order of their ids, as their numbers are.
+        # Items are numbered in the order of their ids, which decides between equally popular ones.
         item_counts = item_counts.sort(ITEM_ID)
         self.users = users.get_column("user_id")
         self.items = item_counts.get_column(ITEM_ID)
@@ -176,41 +183,47 @@ class LaterInteractions:
             item=find_positions(ITEM_ID, self.items).cast(pl.UInt32),
             time=pl.col(TIMESTAMP),
         ).drop_nulls("user")
-        self.later = numbered.filter(pl.col("time") > since).collect(engine="streaming")
-        # What their users had by `since`.
+        self.interactions = numbered.filter(pl.col("time") > since).collect(engine="streaming")
+        # The users and items of the interactions until `since`.
         self._past = Pairs(numbered.filter(pl.col("time") <= since))
         self._item_counts_of_users = np.bincount(self._past.users, minlength=len(self.users))
 
-    def find_chosen(self, period: Period, *, new: bool) -> pl.DataFrame:
-        """The columns user and item: which items each user interacted with in the period.
+    def find_chosen_items(self, period: Period, *, new: bool) -> pl.DataFrame:
+        """The users and the items that they interacted with in the period, each pair once.
 
-        new: whether to leave out the items that the user had before it.
+        The columns are user and item.
+
+        new: whether to leave out the items that the user had before the period.
         """
         time = pl.col("time")
-        within = self.later.filter(time > period.start, time <= period.end)
-        pairs = within.select("user", "item").unique()
+        in_period = self.interactions.filter(time > period.start, time <= period.end)
+        pairs = in_period.select("user", "item").unique()
         if not new or not pairs.height:
             return pairs
-        before = self.later.filter(time <= period.start).select("user", "item").unique()
+        before = self.interactions.filter(time <= period.start).select("user", "item").unique()
         pairs = pairs.join(before, on=["user", "item"], how="anti")
         return pairs.filter(~self._past.contain(pairs))
 
     def find_popular_hits(
         self, period: Period, chosen: pl.DataFrame, *, exclude_seen: bool
     ) -> pl.DataFrame:
-        """The columns user and item: the chosen items that are on popularity's list of their user.
+        """The chosen items that are on popularity's list for their user.
 
-        chosen: the columns user, item, and length, that of the user's list.
+        The columns of the result are user and item.
+
+        chosen: the items that users interacted with, in the columns user, item, and length: the
+        length of the user's list.
         """
         place = self._rank_by_popularity(period.known_until)
         candidates = chosen.with_columns(place=pl.Series(place[chosen["item"].to_numpy()]))
         if not exclude_seen:
             return candidates.filter(pl.col("place") <= pl.col("length")).select("user", "item")
-        known = self.later.filter(pl.col("time") <= period.known_until)
+        known = self.interactions.filter(pl.col("time") <= period.known_until)
         item_counts = self._item_counts_of_users + np.bincount(
             known["user"].to_numpy(), minlength=len(self._item_counts_of_users)
         )
-        # No item further down is on the list, whatever the user had.
+        # Popularity's list leaves out the items that the user had, at most this many. So it reaches
+        # no further down in the ranking than its length and their number.
         reach = pl.Series(item_counts[candidates["user"].to_numpy()]) + pl.col("length")
         candidates = candidates.with_columns(reach=reach).filter(pl.col("place") <= pl.col("reach"))
         seen = self._find_seen(candidates.select("user", "reach").unique("user"), known, place)
@@ -218,17 +231,20 @@ class LaterInteractions:
             [candidates.with_columns(seen=0), seen.with_columns(length=None, reach=None, seen=1)],
             how="diagonal_relaxed",
         ).sort("user", "place")
-        # Its place among the items that the user did not have.
+        # An item's place among the items that the user did not have: its place in the ranking, less
+        # the number of seen items before it.
         own_place = pl.col("place") - pl.col("seen").cum_sum().over("user")
         hits = items.with_columns(place=own_place).filter(pl.col("seen") == 0)
         return hits.filter(pl.col("place") <= pl.col("length")).select("user", "item")
 
     def _find_seen(self, users: pl.DataFrame, known: pl.DataFrame, place: Numbers) -> pl.DataFrame:
-        """The columns user, item and place: what users had by then, as far as lists may reach.
+        """The items that users had when an edition was made, with the columns user, item and place.
 
-        users: the columns user and reach.
-        known: the interactions by then.
-        place: that of each item.
+        Items that are further down in the ranking than a list can reach are left out.
+
+        users: the columns user and reach, the last place that the user's list can reach.
+        known: the interactions after `since` that the edition was made from.
+        place: the place of each item in the ranking.
         """
         reach = np.zeros(len(self._item_counts_of_users), np.int64)
         reach[users["user"].to_numpy()] = users["reach"].to_numpy()
@@ -244,7 +260,10 @@ class LaterInteractions:
         )
 
     def _rank_by_popularity(self, until: int) -> Numbers:
-        """The place of each item by its interactions until then, 1 first; FAR without any."""
+        """The place of each item by its number of interactions until then, from 1.
+
+        It is FAR for items that have none.
+        """
         counts = self._counts[f"{until}"].to_numpy().astype(np.int64)
         order = np.argsort(-counts, kind="stable")
         place = np.empty(len(counts), np.int64)
@@ -253,13 +272,13 @@ class LaterInteractions:
 
 
 class UserGroups:
-    """The groups of users. Each user is hashed once for all periods."""
+    """Assigns users to groups by a hash of their id, which is computed once for all periods."""
 
     def __init__(self) -> None:
         self._groups = pl.DataFrame(schema={"user_id": pl.String, "group": pl.Int32})
 
     def add_to(self, users: pl.DataFrame) -> pl.DataFrame:
-        """The same users, with their `group`.
+        """The users with another column, `group`.
 
         users: the column user_id, with each user once.
         """
@@ -273,15 +292,15 @@ def sum_period(
     period: Period, lists: PeriodLists, later: LaterInteractions, groups: UserGroups
 ) -> pl.DataFrame:
     """The period's sums by arm and group, with the columns of SCHEMA."""
-    chosen = later.find_chosen(period, new=lists.exclude_seen)
+    chosen = later.find_chosen_items(period, new=lists.exclude_seen)
     listed, hits = _match_lists(lists, later, chosen)
     length = listed.select(pl.col("length").max().fill_null(0)).item()
-    without = pl.DataFrame({"user_id": lists.users_without}, schema={"user_id": pl.String})
-    # A user without a list is compared with a list of the common length.
-    requested = pl.concat([listed, without.with_columns(length=pl.lit(length, pl.Int64))])
+    unlisted = pl.DataFrame({"user_id": lists.users_without}, schema={"user_id": pl.String})
+    # For a user without a list, popularity's list has the common length.
+    requested = pl.concat([listed, unlisted.with_columns(length=pl.lit(length, pl.Int64))])
     ids = requested.get_column("user_id")
-    division = pl.lit(MODEL) if lists.experiment is None else assign_arms(ids, lists.experiment)
-    requested = groups.add_to(requested.with_columns(arm=division))
+    arms = pl.lit(MODEL) if lists.experiment is None else assign_arms(ids, lists.experiment)
+    requested = groups.add_to(requested.with_columns(arm=arms))
     measures = _measure_users(period, lists, later, chosen, hits, requested)
     name = lists.experiment.model_dump_json() if lists.experiment else ""
     return (
@@ -306,7 +325,12 @@ def sum_period(
 def _match_lists(
     lists: PeriodLists, later: LaterInteractions, chosen: pl.DataFrame
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """The length of each user's list, and the chosen items (user, item) that are on it."""
+    """The length of each user's list, and the hits: the chosen items that are on their user's list.
+
+    The columns are user_id and length, and user and item.
+
+    chosen: the items that users interacted with, in the columns user and item.
+    """
     ids = pl.DataFrame(
         {
             "user_id": later.users.gather(chosen["user"]),
@@ -334,6 +358,12 @@ def _measure_users(
     hits: pl.DataFrame,
     requested: pl.DataFrame,
 ) -> pl.DataFrame:
+    """The numbers of SUMS for each user who interacted in the period, besides `users`.
+
+    chosen: the items that users interacted with, in the columns user and item.
+    hits: those of them that are on the user's list.
+    requested: the columns user_id and length.
+    """
     numbered = later.users.alias("user_id").to_frame().with_row_index("user")
     numbered = numbered.join(requested.select("user_id", "length"), on="user_id")
     new = chosen.join(numbered.select("user", "length"), on="user")
@@ -344,8 +374,8 @@ def _measure_users(
         popular.group_by("user").agg(popular_hits=pl.len()),
     ]
     time = pl.col("time")
-    within = later.later.filter(time > period.start, time <= period.end)
-    users = within.group_by("user").agg(interactions=pl.len()).join(numbered, on="user")
+    in_period = later.interactions.filter(time > period.start, time <= period.end)
+    users = in_period.group_by("user").agg(interactions=pl.len()).join(numbered, on="user")
     for counts in counts_of_users:
         users = users.join(counts, on="user", how="left")
     return users.select(

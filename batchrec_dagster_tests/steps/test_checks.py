@@ -60,7 +60,7 @@ def test_too_few_interactions(users: int, each: int, lonely: int, found: str) ->
 
 
 def test_ratings_below_the_minimum_could_be_enough() -> None:
-    said = checks.check_enough_interactions(975, 25, 25, low=1_200).finding
+    said = checks.check_enough_interactions(975, 25, 25, low_ratings=1_200).finding
     assert said.endswith(" or lower interactions.min_rating: 1,200 ratings are below it")
 
 
