@@ -53,12 +53,12 @@ class UsersIOManager(TableIOManager):
             users.publish(to_polars(obj), batch_files.MAX_INPUT_RECORDS)
             context.add_output_metadata({"dagster/uri": users.input()})
 
-    def load(self, uri: str, wanted: object) -> Any:
+    def load(self, uri: str, target_type: object) -> Any:
         files = UsersFiles(self.storage.store, uri).files()
-        if wanted is pl.LazyFrame:
+        if target_type is pl.LazyFrame:
             paths = [self.file(file) for file in files]
             return pl.concat([self.scan(path) for path in paths])
-        return self.decode(b"".join(self.storage.store.get(file) for file in files), wanted)
+        return self.decode(b"".join(self.storage.store.get(file) for file in files), target_type)
 
 
 class InteractionsIOManager(CsvIOManager):

@@ -135,12 +135,17 @@ class FileSample:
         columns: Sequence[Column] = self.columns
         if not self.has_header:
             columns = range(1, len(columns) + 1)
-        wanted = {str(place): column for place, column in enumerate(columns)}
+        columns_by_role = {str(place): column for place, column in enumerate(columns)}
         table = self.table
         if not isinstance(table, ParquetTable):
             table = replace(table, most=SAMPLED_ROWS)
         try:
-            return table.read_cells(wanted).head(SAMPLED_ROWS).select(*wanted).collect()
+            return (
+                table.read_cells(columns_by_role)
+                .head(SAMPLED_ROWS)
+                .select(*columns_by_role)
+                .collect()
+            )
         except pl.exceptions.PolarsError as error:
             quotes = (
                 table.find_broken_quotes(self.quotes_fix) if isinstance(table, CsvTable) else None

@@ -224,14 +224,14 @@ class _RowCollector:
     def _parse(self) -> pl.LazyFrame:
         """ROW, TEXT and PROBLEM of every row, and in VALUES those of its fields by their names."""
         layout = self._layout
-        wanted = {_key(role): column for role, column in layout.roles.items()}
+        columns_by_role = {_key(role): column for role, column in layout.roles.items()}
         hint = ""
         if isinstance(self._table, CsvTable):
             hint = f" (read with the delimiter {self._table.delimiter!r}, items.delimiter)"
-        locate_columns(wanted, self._table.columns, self._table.opened.name, hint)
+        locate_columns(columns_by_role, self._table.columns, self._table.opened.name, hint)
         problem = first_reason(_problems(layout)).alias(PROBLEM)
         values = [value.alias(name) for name, value in _values(layout).items()]
-        return self._table.read_cells(wanted).select(
+        return self._table.read_cells(columns_by_role).select(
             ROW, TEXT, pl.coalesce(FLAW, problem).alias(PROBLEM), pl.struct(values).alias(VALUES)
         )
 

@@ -235,11 +235,11 @@ def _simplify_name(column: str) -> str:
 
 
 def locate_columns(
-    wanted: Mapping[str, Column], columns: Sequence[str], name: str, hint: str = ""
+    columns_by_role: Mapping[str, Column], columns: Sequence[str], name: str, hint: str = ""
 ) -> dict[str, int]:
     """The position of each wanted column, from 0, by its role.
 
-    wanted: the columns by role, by name or by position from 1.
+    columns_by_role: the columns by role, by name or by position from 1.
     columns: the names of all columns of the file.
     name: what messages call the file.
     hint: what messages end with.
@@ -247,7 +247,7 @@ def locate_columns(
     Raises PreparationError for a column that is not there.
     """
     positions = {}
-    for role, column in wanted.items():
+    for role, column in columns_by_role.items():
         if isinstance(column, int):
             if column > len(columns):
                 raise PreparationError(

@@ -51,8 +51,8 @@ class StorageIOManager(dg.ConfigurableIOManager):
         """The object's content, or a file that holds it."""
 
     @abstractmethod
-    def decode(self, data: bytes, wanted: object) -> Any:
-        """The value as the `wanted` type."""
+    def decode(self, data: bytes, target_type: object) -> Any:
+        """The value as the `target_type` type."""
 
     def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
         uri = self.storage.uri(self._key(context))
@@ -64,16 +64,20 @@ class StorageIOManager(dg.ConfigurableIOManager):
         if context.upstream_output is None:
             raise dg.DagsterInvariantViolationError("there is no asset to load")
         uri = self.storage.uri(self._key(context.upstream_output))
-        wanted, optional = _unwrap_optional(context.dagster_type.typing_type)
+        target_type, optional = _unwrap_optional(context.dagster_type.typing_type)
         columns = (context.definition_metadata or {}).get("columns")
         with storage_errors():
             try:
                 if columns is None:
-                    return self.load(uri, wanted)
+                    return self.load(uri, target_type)
                 frame = _select_columns(
                     self.load(uri, pl.LazyFrame), columns, self.storage.where(uri)
                 )
-                return frame if wanted is pl.LazyFrame else convert_table(frame.collect(), wanted)
+                return (
+                    frame
+                    if target_type is pl.LazyFrame
+                    else convert_table(frame.collect(), target_type)
+                )
             except ObjectNotFoundError:
                 if optional:
                     return None
@@ -81,9 +85,9 @@ class StorageIOManager(dg.ConfigurableIOManager):
             except (ValueError, pl.exceptions.PolarsError) as error:
                 raise DamagedObjectError(self.storage.where(uri), error, MAKE_AGAIN) from error
 
-    def load(self, uri: str, wanted: object) -> Any:
-        """The value of the object as the `wanted` type."""
-        return self.decode(self.storage.store.get(uri), wanted)
+    def load(self, uri: str, target_type: object) -> Any:
+        """The value of the object as the `target_type` type."""
+        return self.decode(self.storage.store.get(uri), target_type)
 
     def file(self, uri: str) -> Path:
         """The object on this machine: itself, or a copy that lives as long as this manager."""
@@ -123,12 +127,12 @@ class TableIOManager(StorageIOManager):
         self.write(to_polars(value), buffer)
         return buffer.getvalue()
 
-    def decode(self, data: bytes, wanted: object) -> Any:
-        return convert_table(self.scan(io.BytesIO(data)).collect(), wanted)
+    def decode(self, data: bytes, target_type: object) -> Any:
+        return convert_table(self.scan(io.BytesIO(data)).collect(), target_type)
 
-    def load(self, uri: str, wanted: object) -> Any:
-        if wanted is not pl.LazyFrame:
-            return super().load(uri, wanted)
+    def load(self, uri: str, target_type: object) -> Any:
+        if target_type is not pl.LazyFrame:
+            return super().load(uri, target_type)
         return self.scan(self.file(uri))
 
 
@@ -170,16 +174,16 @@ class JsonRecordIOManager(StorageIOManager):
         values = value.to_json() if isinstance(value, JsonRecord) else value
         return (json.dumps(values, indent=2) + "\n").encode()
 
-    def decode(self, data: bytes, wanted: object) -> Any:
+    def decode(self, data: bytes, target_type: object) -> Any:
         values = json.loads(data)
-        if isinstance(wanted, type) and issubclass(wanted, JsonRecord):
+        if isinstance(target_type, type) and issubclass(target_type, JsonRecord):
             try:
-                return wanted.from_json(values)
+                return target_type.from_json(values)
             except (KeyError, TypeError) as error:
-                raise ValueError(f"it is not a {wanted.__name__}: {error}") from error
-        if wanted in (dict, Any) or get_origin(wanted) is dict:
+                raise ValueError(f"it is not a {target_type.__name__}: {error}") from error
+        if target_type in (dict, Any) or get_origin(target_type) is dict:
             return values
-        raise dg.DagsterInvariantViolationError(f"a record is a dict, not {wanted}")
+        raise dg.DagsterInvariantViolationError(f"a record is a dict, not {target_type}")
 
 
 class HtmlIOManager(StorageIOManager):
@@ -188,7 +192,7 @@ class HtmlIOManager(StorageIOManager):
     def encode(self, value: Any) -> bytes:
         return str(value).encode()
 
-    def decode(self, data: bytes, wanted: object) -> Any:
+    def decode(self, data: bytes, target_type: object) -> Any:
         return data.decode()
 
 
@@ -217,11 +221,11 @@ def to_polars(table: Any) -> pl.DataFrame:
     )
 
 
-def _unwrap_optional(wanted: object) -> tuple[object, bool]:
+def _unwrap_optional(target_type: object) -> tuple[object, bool]:
     """The type in an Optional, and whether it is one."""
-    types = [kind for kind in get_args(wanted) if kind is not type(None)]
-    optional = len(types) == 1 and type(None) in get_args(wanted)
-    return (types[0], True) if optional else (wanted, False)
+    types = [kind for kind in get_args(target_type) if kind is not type(None)]
+    optional = len(types) == 1 and type(None) in get_args(target_type)
+    return (types[0], True) if optional else (target_type, False)
 
 
 def _select_columns(frame: pl.LazyFrame, columns: Sequence[str], where: str) -> pl.LazyFrame:
@@ -235,20 +239,20 @@ def _select_columns(frame: pl.LazyFrame, columns: Sequence[str], where: str) -> 
     return frame.select(columns)
 
 
-def convert_table(frame: pl.DataFrame, wanted: object) -> Any:
-    """The table as the `wanted` type; pandas by default."""
-    if wanted is pl.DataFrame:
+def convert_table(frame: pl.DataFrame, target_type: object) -> Any:
+    """The table as the `target_type` type; pandas by default."""
+    if target_type is pl.DataFrame:
         return frame
-    if wanted is pl.LazyFrame:
+    if target_type is pl.LazyFrame:
         return frame.lazy()
     import pyarrow as pa
 
-    if wanted is pa.Table:
+    if target_type is pa.Table:
         return frame.to_arrow()
-    if wanted in (_pandas_frame(), Any, type(None)):
+    if target_type in (_pandas_frame(), Any, type(None)):
         return frame.to_pandas()
     raise dg.DagsterInvariantViolationError(
-        f"cannot load a table as {wanted}: ask for a pandas DataFrame, a polars DataFrame or"
+        f"cannot load a table as {target_type}: ask for a pandas DataFrame, a polars DataFrame or"
         " LazyFrame, or a pyarrow Table"
     )
 
@@ -265,6 +269,6 @@ class PublishedTableIOManager(ParquetIOManager):
             " pipeline published. Give an asset of your own another IO manager"
         )
 
-    def load(self, uri: str, wanted: object) -> Any:
+    def load(self, uri: str, target_type: object) -> Any:
         _, frame = PublishedTable(self.storage.store, uri).read()
-        return frame if wanted is pl.LazyFrame else convert_table(frame.collect(), wanted)
+        return frame if target_type is pl.LazyFrame else convert_table(frame.collect(), target_type)

@@ -56,19 +56,19 @@ class Conversion:
     """What a person finds in the file where the result has a line."""
 
 
-def choose_part(names: Sequence[str], wanted: str | None, kind: str) -> str:
+def choose_part(names: Sequence[str], part: str | None, kind: str) -> str:
     """The wanted sheet or table, or the only one. Raises FileError."""
     shown = ", ".join(names)
-    if wanted is not None and wanted not in names:
-        raise FileError(f"it has no {kind} {wanted!r}; it has: {shown}")
-    if wanted is None and len(names) != 1:
+    if part is not None and part not in names:
+        raise FileError(f"it has no {kind} {part!r}; it has: {shown}")
+    if part is None and len(names) != 1:
         if not names:
             raise FileError(f"it has no {kind} with rows")
         raise FileError(
             f"it has several {kind}s ({shown}): name one, FILE!/{kind.upper()}, such as"
             f" …!/{names[0]}"
         )
-    return wanted or names[0]
+    return part or names[0]
 
 
 def _convert_excel(path: Path, target: Path, part: str | None, limits: Limits, packed: int) -> int:

@@ -137,8 +137,8 @@ def _read_checkpoint(path: Path) -> Iterator[Mapping[str, Any]]:
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path) as file:
-        wanted = ["add.path", "add.deletionVector", "metaData.id", "sidecar.path"]
-        for batch in file.iter_batches(columns=wanted, use_threads=False):
+        columns = ["add.path", "add.deletionVector", "metaData.id", "sidecar.path"]
+        for batch in file.iter_batches(columns=columns, use_threads=False):
             yield from batch.to_pylist()
 
 

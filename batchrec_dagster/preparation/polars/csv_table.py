@@ -85,8 +85,10 @@ class CsvTable:
             return [name.strip() for name in self.first_line]
         return [f"column_{number}" for number in range(1, len(self.first_line) + 1)]
 
-    def read_cells(self, wanted: Mapping[str, Column]) -> pl.LazyFrame:
-        cells = csv_cells(self._fields(), self._syntax, self.locate_columns(wanted), self._cut_row)
+    def read_cells(self, columns_by_role: Mapping[str, Column]) -> pl.LazyFrame:
+        cells = csv_cells(
+            self._fields(), self._syntax, self.locate_columns(columns_by_role), self._cut_row
+        )
         if not self.exact:
             return cells
         is_short = pl.col(ROW).is_in(pl.Series(self._find_short_rows(), dtype=pl.Int64).implode())
@@ -94,13 +96,13 @@ class CsvTable:
         return cells.with_columns(pl.coalesce(FLAW, pl.when(is_short).then(flaw)).alias(FLAW))
 
     def read_typed(
-        self, wanted: Mapping[str, Column], types: Mapping[str, pl.DataType]
+        self, columns_by_role: Mapping[str, Column], types: Mapping[str, pl.DataType]
     ) -> pl.LazyFrame:
-        by_cells = self.delimiter == "::" or not wanted.keys().isdisjoint(self.with_comma)
+        by_cells = self.delimiter == "::" or not columns_by_role.keys().isdisjoint(self.with_comma)
         if by_cells or self._cut_row is not None:
-            return cast_cells(self.read_cells(wanted), wanted, types)
+            return cast_cells(self.read_cells(columns_by_role), columns_by_role, types)
         names = self._syntax.names
-        places = self.locate_columns(wanted)
+        places = self.locate_columns(columns_by_role)
         schema: dict[str, pl.DataType] = dict.fromkeys(names, pl.String())
         for role, place in places.items():
             schema[names[place]] = types.get(role, pl.String())
@@ -110,9 +112,9 @@ class CsvTable:
             pl.col(names[place]).alias(role) for role, place in places.items()
         )
 
-    def locate_columns(self, wanted: Mapping[str, Column]) -> dict[str, int]:
+    def locate_columns(self, columns_by_role: Mapping[str, Column]) -> dict[str, int]:
         read = f" (read with the delimiter {self.delimiter!r})"
-        return locate_columns(wanted, self.columns, self.opened.name, read + self._hint())
+        return locate_columns(columns_by_role, self.columns, self.opened.name, read + self._hint())
 
     def place(self, row: int) -> str:
         line = row + (2 if self.has_header else 1)

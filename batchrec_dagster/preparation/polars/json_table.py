@@ -46,31 +46,31 @@ class JsonTable:
             )
         return list(names)
 
-    def read_cells(self, wanted: Mapping[str, Column]) -> pl.LazyFrame:
+    def read_cells(self, columns_by_role: Mapping[str, Column]) -> pl.LazyFrame:
         lines = pl.scan_lines(
             self.opened.path, name=TEXT, row_index_name=ROW, n_rows=self.most, glob=False
         )
-        return json_cells(lines, self._locate(wanted), self.separator)
+        return json_cells(lines, self._locate(columns_by_role), self.separator)
 
     def read_typed(
-        self, wanted: Mapping[str, Column], types: Mapping[str, pl.DataType]
+        self, columns_by_role: Mapping[str, Column], types: Mapping[str, pl.DataType]
     ) -> pl.LazyFrame:
-        return cast_cells(self.read_cells(wanted), wanted, types)
+        return cast_cells(self.read_cells(columns_by_role), columns_by_role, types)
 
     def place(self, row: int) -> str:
         return self.opened.place(row + 1)
 
-    def _locate(self, wanted: Mapping[str, Column]) -> dict[str, str]:
+    def _locate(self, columns_by_role: Mapping[str, Column]) -> dict[str, str]:
         """The name of the column of each role.
 
         It reads no more lines than it takes to see all of them.
         """
-        missing = set(wanted.values())
+        missing = set(columns_by_role.values())
         for line_fields in self._first_lines():
             missing -= line_fields.keys()
             if not missing:
-                return {role: str(name) for role, name in wanted.items()}
-        places = locate_columns(wanted, self.columns, self.opened.name)
+                return {role: str(name) for role, name in columns_by_role.items()}
+        places = locate_columns(columns_by_role, self.columns, self.opened.name)
         return {role: self.columns[place] for role, place in places.items()}
 
     def _first_lines(self) -> Iterator[dict[str, object]]:

@@ -38,14 +38,14 @@ class RowTable(Protocol):
     def columns(self) -> Sequence[str]:
         """The columns' names; without a header `column_1` and so on."""
 
-    def read_cells(self, wanted: Mapping[str, Column]) -> pl.LazyFrame:
+    def read_cells(self, columns_by_role: Mapping[str, Column]) -> pl.LazyFrame:
         """The rows with ROW, FLAW and TEXT (see `cells`), and the wanted columns as text.
 
-        wanted: the column of each role, by which it is named in the result.
+        columns_by_role: the column of each role, by which it is named in the result.
         """
 
     def read_typed(
-        self, wanted: Mapping[str, Column], types: Mapping[str, pl.DataType]
+        self, columns_by_role: Mapping[str, Column], types: Mapping[str, pl.DataType]
     ) -> pl.LazyFrame:
         """The wanted columns as these types, or as text where there is none for a role.
 
@@ -57,11 +57,11 @@ class RowTable(Protocol):
 
 
 def cast_cells(
-    cells: pl.LazyFrame, wanted: Mapping[str, Column], types: Mapping[str, pl.DataType]
+    cells: pl.LazyFrame, columns_by_role: Mapping[str, Column], types: Mapping[str, pl.DataType]
 ) -> pl.LazyFrame:
     """`RowTable.read_typed` of cells of text. A row with a flaw becomes one without a user."""
     good = cells.with_columns(pl.when(pl.col(FLAW).is_null()).then(pl.col("user")).alias("user"))
-    return good.select(pl.col(role).cast(types.get(role, pl.String())) for role in wanted)
+    return good.select(pl.col(role).cast(types.get(role, pl.String())) for role in columns_by_role)
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,8 @@ class ParquetTable:
     def columns(self) -> Sequence[str]:
         return list(self.schema)
 
-    def read_cells(self, wanted: Mapping[str, Column]) -> pl.LazyFrame:
-        names = self._locate(wanted)
+    def read_cells(self, columns_by_role: Mapping[str, Column]) -> pl.LazyFrame:
+        names = self._locate(columns_by_role)
         rows = pl.scan_parquet(self.opened.path, row_index_name=ROW, glob=False)
         schema = dict(self.schema)
         for name in {name for name in names.values() if self._is_joinable(schema[name])}:
@@ -96,9 +96,9 @@ class ParquetTable:
         return parquet_cells(rows, schema, names, most_bytes)
 
     def read_typed(
-        self, wanted: Mapping[str, Column], types: Mapping[str, pl.DataType]
+        self, columns_by_role: Mapping[str, Column], types: Mapping[str, pl.DataType]
     ) -> pl.LazyFrame:
-        names = self._locate(wanted)
+        names = self._locate(columns_by_role)
         most_bytes = Limits.from_environment().cell_bytes
         is_good = ~is_too_long(self.schema, names.values(), most_bytes)
         return pl.scan_parquet(self.opened.path, glob=False).select(
@@ -110,9 +110,9 @@ class ParquetTable:
     def place(self, row: int) -> str:
         return f"row {row + 1}"
 
-    def _locate(self, wanted: Mapping[str, Column]) -> dict[str, str]:
+    def _locate(self, columns_by_role: Mapping[str, Column]) -> dict[str, str]:
         """The name of the column of each role, all of which have types that can be used."""
-        places = locate_columns(wanted, self.columns, self.opened.name)
+        places = locate_columns(columns_by_role, self.columns, self.opened.name)
         names = {role: self.columns[place] for role, place in places.items()}
         for role, name in names.items():
             kind = self.schema[name]
@@ -130,19 +130,19 @@ class ParquetTable:
         is_list = isinstance(kind, pl.List) and not is_without_text(kind.inner)
         return is_list and self.separator is not None
 
-    def _cast(self, role: str, name: str, wanted: pl.DataType) -> pl.Expr:
+    def _cast(self, role: str, name: str, target_type: pl.DataType) -> pl.Expr:
         kind = self.schema[name]
         # The others by way of their text, so that they mean the same as in a file of text.
-        if wanted.is_numeric() and (kind.is_integer() or kind == wanted):
-            return pl.col(name).cast(wanted)
-        if role == "timestamp" and wanted.is_numeric() and kind in (pl.Datetime, pl.Date):
-            return pl.col(name).dt.epoch("s").cast(wanted)
-        return parquet_text(self.schema, name, role).cast(wanted)
+        if target_type.is_numeric() and (kind.is_integer() or kind == target_type):
+            return pl.col(name).cast(target_type)
+        if role == "timestamp" and target_type.is_numeric() and kind in (pl.Datetime, pl.Date):
+            return pl.col(name).dt.epoch("s").cast(target_type)
+        return parquet_text(self.schema, name, role).cast(target_type)
 
-    def _unfit(self, role: str, name: str, wanted: str) -> PreparationError:
+    def _unfit(self, role: str, name: str, advice: str) -> PreparationError:
         return PreparationError(
             f"{self.opened.name}: {name!r} ({format_setting_name(role)}) is of type"
-            f" {self.schema[name]}; write the file with {wanted}"
+            f" {self.schema[name]}; write the file with {advice}"
         )
 
 
