@@ -1,4 +1,4 @@
-"""The `batchrec` command. Thin: each command has its module."""
+"""The `batchrec` command, which only puts its subcommands together: each has its own module."""
 
 import atexit
 import gc
@@ -21,7 +21,10 @@ atexit.register(gc.freeze)
 
 
 class Commands(click.Group):
-    """Ends a command with the message of an error that says what to do, without a traceback."""
+    """A group of commands whose expected errors end them with a message.
+
+    Any other exception is a bug, and ends the command with a traceback.
+    """
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -29,34 +32,37 @@ class Commands(click.Group):
         except (click.Abort, click.exceptions.Exit):
             raise
         except click.ClickException as error:
-            # It may repeat what a file or an argument says.
-            error.message = _safe(error.message)  # type: ignore[misc]
+            # The message may repeat text of a file or an argument.
+            error.message = _escape_message(error.message)  # type: ignore[misc]
             raise
         except Exception as error:
-            if not (message := _message(error)):
+            message = _explain_error(error)
+            if not message:
                 raise
-            raise click.ClickException(_safe(message)) from error
+            raise click.ClickException(_escape_message(message)) from error
 
 
-def _safe(message: str) -> str:
-    """The message without what controls a terminal."""
+def _escape_message(message: str) -> str:
+    """The message with characters that control a terminal as escape sequences."""
     from batchrec_dagster.reporting.terminal import escape_invisible
 
     return "\n".join(map(escape_invisible, message.splitlines()))
 
 
-def _message(error: Exception) -> str:
-    """What the error says; empty for one that is a bug."""
+def _explain_error(error: Exception) -> str:
+    """The message of an expected error, which says what to do. Empty for an error that is a bug."""
     from dagster import DagsterInvariantViolationError, Failure
 
     from batchrec_dagster.deployment import DeploymentError
     from batchrec_dagster.pipeline.declaration_errors import DeclarationError
     from batchrec_dagster.pipeline.run_step import EXPECTED_ERRORS
 
-    of_settings = (DeploymentError, DeclarationError, DagsterInvariantViolationError)
-    if not isinstance(error, (*EXPECTED_ERRORS, *of_settings, Failure)):
-        return ""
-    return error.description or "" if isinstance(error, Failure) else str(error)
+    settings_errors = (DeploymentError, DeclarationError, DagsterInvariantViolationError)
+    if isinstance(error, Failure):
+        return error.description or ""
+    if isinstance(error, (*EXPECTED_ERRORS, *settings_errors)):
+        return str(error)
+    return ""
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -97,9 +103,11 @@ def completion(context: click.Context, shell: str) -> None:
     """
     from click.shell_completion import get_completion_class
 
-    complete = get_completion_class(shell)
-    assert complete is not None
-    click.echo(complete(context.find_root().command, {}, "batchrec", "_BATCHREC_COMPLETE").source())
+    completion_class = get_completion_class(shell)
+    assert completion_class is not None
+    group = context.find_root().command
+    shell_completion = completion_class(group, {}, "batchrec", "_BATCHREC_COMPLETE")
+    click.echo(shell_completion.source())
 
 
 @click.command(short_help="Print the JSON schema of defs.yaml.")

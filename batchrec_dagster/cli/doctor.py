@@ -59,6 +59,7 @@ def doctor(context: click.Context, as_json: bool) -> None:
 
 
 def _check_pipelines() -> Iterator[Finding]:
+    """The findings about the pipelines of the project in this folder."""
     from batchrec_dagster.cli.pipelines import find_definitions_errors
     from batchrec_dagster.cli.project import ProjectError, find_project, importable_project
     from batchrec_dagster.doctor import check_pipelines
@@ -128,9 +129,9 @@ def verify_aws(
             verification.delete()
         else:
             if verification.state["stage"] != DELETED:
-                cost = estimate_costs()
-                click.echo(f"On AWS this costs {summarize_costs(cost)}.")
-                if sum(question_cost.usd for question_cost in cost) > budget:
+                costs = estimate_costs()
+                click.echo(f"On AWS this costs {summarize_costs(costs)}.")
+                if sum(cost.usd for cost in costs) > budget:
                     raise VerifyError(f"that is more than --budget {budget:g}: nothing was made")
                 if not yes:
                     click.confirm("Run it?", abort=True)
@@ -138,8 +139,9 @@ def verify_aws(
     except VerifyError as error:
         raise click.ClickException(str(error)) from error
     except (StorageError, PersonalizeError, BotoCoreError, ClientError) as error:
-        again = "run it again to continue, or with --delete to delete what it made"
-        raise click.ClickException(f"{error}. Then {again}") from error
+        raise click.ClickException(
+            f"{error}. Then run it again to continue, or with --delete to delete what it made"
+        ) from error
     for name, record in verification.state["answers"].items():
         click.echo(f"{record['status']:9} {name:18} {record.get('reason', '')}".rstrip())
     click.echo(f"Written: {output}, {output.with_suffix('.md')}. To ask all again, move them away.")

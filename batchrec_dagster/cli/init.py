@@ -18,7 +18,7 @@ directory_type = "project"
 root_module = "{module}"
 code_location_name = "{module}"
 """
-OF_A_PROJECT = '''\
+DEFINITIONS_MODULE = '''\
 """What Dagster loads: the pipelines under defs/."""
 
 from pathlib import Path
@@ -38,7 +38,7 @@ load_from:
       working_directory: .
       location_name: {module}
 """
-_DAGSTER = """\
+_DAGSTER_YAML = """\
 # batchrec's commands copy it into Dagster's home, .batchrec/dagster, when they make that.
 telemetry: {enabled: false}
 nux: {enabled: false}
@@ -50,7 +50,7 @@ _ENV = """\
 # BATCHREC_PERSONALIZE=aws
 # BATCHREC_ROLE_ARN=arn:aws:iam::123456789012:role/personalize
 """
-_IGNORE = ".batchrec/\n.env\n__pycache__/\n"
+_GITIGNORE = ".batchrec/\n.env\n__pycache__/\n"
 _README = """\
 # {name}
 
@@ -84,16 +84,16 @@ def init(folder: Path) -> None:
     from batchrec_dagster.config.json_schema import render_declaration_schema
 
     folder = folder.expanduser().absolute()
-    module = _module(folder.name)
+    module = _choose_module_name(folder.name)
     files = {
         "pyproject.toml": _PYPROJECT.format(module=module),
         f"{module}/__init__.py": "",
-        f"{module}/definitions.py": OF_A_PROJECT,
+        f"{module}/definitions.py": DEFINITIONS_MODULE,
         f"{module}/defs/.gitkeep": "",
         "workspace.yaml": _WORKSPACE.format(module=module),
-        "dagster.yaml": _DAGSTER,
+        "dagster.yaml": _DAGSTER_YAML,
         ".env": _ENV,
-        ".gitignore": _IGNORE,
+        ".gitignore": _GITIGNORE,
         "defs.schema.json": render_declaration_schema(),
         "README.md": _README.format(name=folder.name, module=module),
     }
@@ -106,18 +106,21 @@ def init(folder: Path) -> None:
             path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise click.ClickException(f"cannot write {folder}: {error.strerror}") from error
-    lines = [
-        f"cd {shlex.quote(str(shorten_path(folder)))}",
-        f"{format_program(folder)} new shop --ratings FILE",
-    ]
-    click.echo("\n  ".join([f"Made {shorten_path(folder)}. Next:", *lines]))
+    click.echo(f"Made {shorten_path(folder)}. Next:")
+    click.echo(f"  cd {shlex.quote(str(shorten_path(folder)))}")
+    click.echo(f"  {format_program(folder)} new shop --ratings FILE")
 
 
-def _module(name: str) -> str:
-    """The folder's name as the name of a Python module that no installed one has."""
+def _choose_module_name(folder_name: str) -> str:
+    """A name for the project's Python module, made of the folder's name.
+
+    It gets the word `lists` if it would not be an identifier, or if an installed module has it.
+    """
     from importlib.util import find_spec
 
-    module = re.sub(r"\W", "_", name.lower(), flags=re.ASCII).strip("_") or "lists"
-    if not module[0].isalpha() or find_spec(module) is not None:
-        module = f"{module}_lists" if module[0].isalpha() else f"lists_{module}"
+    module = re.sub(r"\W", "_", folder_name.lower(), flags=re.ASCII).strip("_") or "lists"
+    if not module[0].isalpha():
+        return f"lists_{module}"
+    if find_spec(module) is not None:
+        return f"{module}_lists"
     return module

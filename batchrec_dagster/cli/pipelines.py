@@ -88,8 +88,10 @@ def check() -> None:
 
 
 def find_project_errors(project: Project) -> list[str]:
-    """A line for each error that keeps the project's pipelines from loading, or else one for what
-    keeps its other definitions from loading."""
+    """A line for each error that keeps the project from loading; empty if it loads.
+
+    The project's own definitions are only checked if all of its pipelines load.
+    """
     return find_pipeline_errors(project) or find_definitions_errors(project)
 
 
@@ -114,7 +116,7 @@ def find_pipeline_errors(project: Project) -> list[str]:
 def find_definitions_errors(project: Project) -> list[str]:
     """A line about what keeps the project's own definitions from loading; empty if they load.
 
-    For example, two resources have the same key.
+    They do not load if, for example, two resources have the same key.
     """
     import importlib
     from importlib.util import find_spec
@@ -139,7 +141,10 @@ def find_definitions_errors(project: Project) -> list[str]:
 
 
 def warn_of_errors() -> None:
-    """Print on stderr what keeps declared pipelines from loading, because their lists grow old."""
+    """Print to stderr the errors that keep declared pipelines from loading.
+
+    The lists of such a pipeline grow old, which nobody would notice otherwise.
+    """
     from batchrec_dagster.reporting.terminal import escape_invisible
 
     errors = find_pipeline_errors(find_project())
@@ -183,7 +188,9 @@ def open_page(what: str, pipeline: str | None, port: int) -> None:
 
 
 def _find_report(pipeline: str | None) -> Path:
-    """The pipeline's newest report, or the newest of all pipelines if it is None.
+    """The path of the pipeline's newest report.
+
+    pipeline: None for the newest report of all pipelines.
 
     Raises click.ClickException if there is none on this machine.
     """
@@ -192,7 +199,8 @@ def _find_report(pipeline: str | None) -> Path:
     storage = load_storage(pipeline)
     names = [pipeline] if pipeline is not None else list_published_pipelines(storage)
     reports = [PublishedResults(storage, name).report for name in names]
-    newest = max(filter(None, reports), key=lambda report: report.last_modified, default=None)
+    existing_reports = [report for report in reports if report is not None]
+    newest = max(existing_reports, key=lambda report: report.last_modified, default=None)
     if newest is None:
         declared = find_declared_pipelines(find_project())
         if pipeline is not None and pipeline not in declared:
@@ -241,6 +249,6 @@ def ui(
     require("serve", "batchrec ui")
     from batchrec_dagster.web.dagster_ui import serve_ui
 
-    # Makes the databases of a new home before several processes look for them.
+    # Opening the instance makes the databases of a new home, before several processes need them.
     with dagster_instance():
         serve_ui(workspace, host, port, allowed_hosts, daemon=daemon)

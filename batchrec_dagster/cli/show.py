@@ -59,7 +59,8 @@ def show(
       batchrec show --experiment --pipeline movielens
       batchrec show -- -7                     # an id that starts with a dash
     """
-    if (user is not None) + (item is not None) + experiment > 1:
+    subjects = [user is not None, item is not None, experiment]
+    if sum(subjects) > 1:
         raise click.UsageError("give a user, --item or --experiment: one of them")
     from batchrec_dagster.cli.pipelines import warn_of_errors
     from batchrec_dagster.reporting import lookup
@@ -68,7 +69,7 @@ def show(
     if user is None and item is None and not experiment:
         warn_of_errors()
     pipelines = find_published(pipeline)
-    # What to show of each pipeline; None if it does not have the user or the item.
+    # What to show of each pipeline. It is None if the pipeline does not have the user or the item.
     answers: list[Any]
     if user is not None:
         answers = [lookup.find_user(results, user) for results in pipelines]
@@ -97,7 +98,9 @@ def show(
 
 
 def find_published(pipeline: str | None) -> list[PublishedResults]:
-    """The published pipelines, or the one of this name.
+    """The results of all published pipelines.
+
+    pipeline: the name of the only one to return; None for all.
 
     Raises UnknownNameError if there is none, and StorageError.
     """
@@ -124,7 +127,8 @@ def _make_not_found_error(
 ) -> UnknownNameError:
     """The error for an id that no pipeline has, with the most similar ids.
 
-    kind: user or item.
+    kind: what has the id: user or item.
+    name: the id.
     """
     from batchrec_dagster.reporting.lookup import find_item, find_similar_ids
 
@@ -134,8 +138,8 @@ def _make_not_found_error(
     hint = f". Nearest: {', '.join(sorted(similar_ids))}" if similar_ids else ""
     if kind == "user" and any(find_item(results, name) for results in pipelines):
         hint = f". It is an item: batchrec show --item {shlex.quote(name)}"
-    searched = " and ".join(results.pipeline for results in pipelines)
-    return UnknownNameError(f"no {kind} {name} in {searched} (ids are case-sensitive){hint}")
+    pipeline_names = " and ".join(results.pipeline for results in pipelines)
+    return UnknownNameError(f"no {kind} {name} in {pipeline_names} (ids are case-sensitive){hint}")
 
 
 def _view_experiments(pipelines: list[PublishedResults]) -> list[Any]:
@@ -154,8 +158,8 @@ def _view_experiments(pipelines: list[PublishedResults]) -> list[Any]:
         about = results.edition.about if results.edition else {}
         current = about.get("experiment", {})
         last_share = result.control_share if result else DEFAULT_CONTROL_SHARE
-        planned = plan_experiment(sums, current.get("control_share", last_share))
-        views.append(ExperimentView(results.pipeline, current.get("name"), result, planned))
+        plan = plan_experiment(sums, current.get("control_share", last_share))
+        views.append(ExperimentView(results.pipeline, current.get("name"), result, plan))
     return views
 
 
@@ -180,7 +184,7 @@ def _format_json(records: list[dict[str, Any]]) -> str:
 
 
 def print_safely(text: str) -> None:
-    """Print it with what the terminal cannot show escaped."""
+    """Print the text, with characters that the terminal cannot show as escape sequences."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     click.echo(text.rstrip("\n").encode(encoding, "backslashreplace").decode(encoding))
 
@@ -238,8 +242,8 @@ def _choose_editions(history: EditionHistory, numbers: tuple[int, ...]) -> tuple
     editions = {edition.number: edition for edition in [current, *history.files.table.older()]}
     for number in numbers:
         if number not in editions:
-            kept = ", ".join(map(str, sorted(editions)))
-            raise UnknownNameError(f"edition {number} is not kept. Kept: {kept}")
+            numbers_kept = ", ".join(map(str, sorted(editions)))
+            raise UnknownNameError(f"edition {number} is not kept. Kept: {numbers_kept}")
     if len(numbers) == 2:
         return editions[numbers[0]], editions[numbers[1]]
     before = editions[numbers[0]] if numbers else history.find_previous(current)

@@ -1,7 +1,7 @@
 """Dagster's web server behind the guard, with or without the daemon that runs schedules.
 
-Alone, dagster-webserver executes GraphQL mutations from any page that the same browser shows: sent
-by GET, with any Host and Origin.
+dagster-webserver itself executes GraphQL mutations that any page in the same browser sends: it
+accepts them by GET, with any Host and Origin.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.web.guard import Guard, refuse
 from batchrec_dagster.web.server import BodyTooLargeError, LimitedServer, read_body
 
-POLL_MS = 2000  # how often the pages of the UI ask for what is new
+POLL_MS = 2000  # how often the pages of the UI ask for new data
 STOP_SECONDS = 60  # how long the daemon may take to stop
 
 
@@ -40,11 +40,13 @@ NO_NOTEBOOKS = "Notebooks are not shown here: their scripts could start and stop
 NOT_AN_OBJECT = "Send one JSON object. Batches of requests are not supported."
 
 
-class KnownFiles:
-    """ASGI middleware: no notebooks, and 404 for a run and a log that Dagster would fail over.
+class PathFilter:
+    """ASGI middleware that refuses the paths of notebooks, missing runs and impossible logs.
 
-    Dagster shows a notebook of a code location as a page of its own, whose scripts run. has_run
-    says whether there is a run with this id.
+    Dagster shows a notebook of a code location as a page of its own, whose scripts run. It fails
+    with status 500 if there is no such run, or if the path of a log is not well-formed.
+
+    has_run: whether there is a run with this id.
     """
 
     def __init__(self, app: ASGIApp, has_run: Callable[[str], bool]) -> None:
@@ -54,7 +56,7 @@ class KnownFiles:
         path = scope.get("path", "")
         if scope["type"] != "http":
             await self.app(scope, receive, send)
-        # Stripped, as Dagster's own route also matches /notebook and a line feed.
+        # Stripped, because Dagster's own route also matches /notebook and a line feed.
         elif path.strip() in ("/notebook", "/dagit/notebook"):
             await refuse(scope, receive, send, NO_NOTEBOOKS)
         elif path.startswith("/download_debug/") and not await self._is_run(path):
@@ -77,11 +79,12 @@ def _can_be_log(path: str) -> bool:
 
 
 class JsonPosts:
-    """ASGI middleware: GraphQL only in the body of a POST, and every POST in JSON, within limits.
+    """ASGI middleware that requires JSON in the body of every POST, also of GraphQL requests.
 
-    A browser sends JSON to another site only after asking that site, which never agrees. A GET of
-    /graphql shows the GraphiQL page and executes nothing. The JSON is an object, and for /graphql
-    has the types of a request: Dagster fails with 500 over any other.
+    A browser sends JSON to another site only if that site permits it, which this one never does.
+    A GET of /graphql only shows the GraphiQL page. The JSON must be an object, and for /graphql its
+    fields must have the types of a request: otherwise Dagster would fail with status 500. The
+    body's size is limited, and the time in which it must arrive.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -93,9 +96,8 @@ class JsonPosts:
             return
         headers = Headers(scope=scope)
         if scope["method"] not in ("GET", "HEAD", "OPTIONS"):
-            media_types = [
-                each.partition(";")[0].strip() for each in headers.getlist("content-type")
-            ]
+            content_types = headers.getlist("content-type")
+            media_types = [value.partition(";")[0].strip() for value in content_types]
             if media_types != ["application/json"]:
                 await refuse(scope, receive, send, "Send Content-Type: application/json.", 415)
                 return
@@ -109,55 +111,63 @@ class JsonPosts:
                 return
             except ClientDisconnect:
                 return
-            if problem := _problem(body, is_graphql=scope["path"].startswith("/graphql")):
+            problem = _find_problem(body, is_graphql=scope["path"].startswith("/graphql"))
+            if problem is not None:
                 await refuse(scope, receive, send, problem, 400)
                 return
-            receive = _again(body, receive)
-        # Not by equality: Dagster's own route also matches /graphql and a line feed.
+            receive = _replay_body(body, receive)
+        # Not compared as a whole: Dagster's own route also matches /graphql and a line feed.
         elif scope["path"].startswith("/graphql"):
-            page = scope["method"] == "GET" and "text/html" in headers.get("accept", "")
-            if scope["query_string"] or not page:
+            accepts_html = "text/html" in headers.get("accept", "")
+            is_page_visit = scope["method"] == "GET" and accepts_html
+            if scope["query_string"] or not is_page_visit:
                 await refuse(scope, receive, send, "Send GraphQL in the body of a POST.", 405)
                 return
         await self.app(scope, receive, send)
 
 
-def _problem(body: bytes, *, is_graphql: bool) -> str | None:
+def _find_problem(body: bytes, *, is_graphql: bool) -> str | None:
     """Why Dagster could not read the body; None if it can."""
     try:
         request = json.loads(body)
         if not isinstance(request, dict):
             return NOT_AN_OBJECT
         variables = request.get("variables")
-        # Dagster also takes them as text.
-        variables = json.loads(variables) if isinstance(variables, str) else variables
+        if isinstance(variables, str):
+            # Dagster also accepts them as JSON in a string.
+            variables = json.loads(variables)
     except (ValueError, RecursionError):
         return "The body is not valid JSON, or is nested too deeply."
-    texts = (request.get("query"), request.get("operationName"))
-    right = isinstance(variables, dict | None) and all(
-        isinstance(text, str | None) for text in texts
+    is_valid = (
+        isinstance(variables, dict | None)
+        and isinstance(request.get("query"), str | None)
+        and isinstance(request.get("operationName"), str | None)
     )
-    if is_graphql and not right:
+    if is_graphql and not is_valid:
         return "Send query and operationName as text, and variables as an object."
     return None
 
 
-def _again(body: bytes, receive: Receive) -> Receive:
-    """Receive the body that was read, then what follows."""
+def _replay_body(body: bytes, receive: Receive) -> Receive:
+    """A `receive` that first returns the body that was read already, then later messages."""
     messages: list[Message] = [{"type": "http.request", "body": body}]
 
-    async def again() -> Message:
+    async def replay() -> Message:
         return messages.pop() if messages else await receive()
 
-    return again
+    return replay
 
 
-def guarded_ui(context: web_server.WorkspaceProcessContext, hosts: Collection[str]) -> ASGIApp:
+def build_guarded_ui(
+    context: web_server.WorkspaceProcessContext, hosts: Collection[str]
+) -> ASGIApp:
+    """Dagster's web application behind the middleware of this package."""
+
+    def has_run(run_id: str) -> bool:
+        return context.instance.get_run_by_id(run_id) is not None
+
     app = web_server.create_app_from_workspace_process_context(context, live_data_poll_rate=POLL_MS)
-    guarded = KnownFiles(
-        JsonPosts(app), lambda run_id: context.instance.get_run_by_id(run_id) is not None
-    )
-    return Guard(guarded, hosts)
+    return Guard(PathFilter(JsonPosts(app), has_run), hosts)
 
 
 def serve_ui(
@@ -165,11 +175,14 @@ def serve_ui(
 ) -> None:
     """Serve Dagster's web page until SIGINT or SIGTERM.
 
-    `workspace` are the files that name the code locations, and `hosts` the names by which the page
-    may be reached. With `daemon`, Dagster's daemon runs schedules and sensors.
+    workspace: the files that name the code locations.
+    hosts: the names by which the page may be reached.
+    daemon: whether to run Dagster's daemon too, for schedules and sensors.
+
     Raises click.ClickException if the daemon stops by itself.
     """
-    # uvicorn raises a signal again after it has stopped: the rest must stop too.
+    # uvicorn raises a signal again after it has stopped. SIGTERM must then end the daemon and the
+    # code servers as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
     files = [str(path) for path in workspace]
     with ExitStack() as stack:
@@ -181,8 +194,8 @@ def serve_ui(
         )
         if daemon:
             os.environ["DAGSTER_IS_DEV_CLI"] = "1"  # as `dagster dev`: short stack traces
-            files = [stack.enter_context(_code_servers(instance, files))]
-            process = stack.enter_context(_daemon(files[0]))
+            files = [stack.enter_context(_running_code_servers(instance, files))]
+            process = stack.enter_context(_running_daemon(files[0]))
         context = stack.enter_context(
             web_server.WorkspaceProcessContext(
                 instance,
@@ -190,23 +203,27 @@ def serve_ui(
                 workspace_load_target=web_server.WorkspaceFileTarget(paths=files),
             )
         )
-        server = LimitedServer(guarded_ui(context, hosts), host, port, log_level="warning")
+        server = LimitedServer(build_guarded_ui(context, hosts), host, port, log_level="warning")
         if daemon:
-            threading.Thread(target=_stop_with, args=(process, server), daemon=True).start()
+            threading.Thread(target=_stop_server_after, args=(process, server), daemon=True).start()
         click.echo(f"Dagster is on http://{host}:{port}. Stop it with Ctrl-C.", err=True)
         server.run()
         if daemon and process.poll() is not None:
-            raise click.ClickException("Dagster's daemon has stopped; its last lines say why.")
+            raise click.ClickException("Dagster's daemon has stopped. Its last lines say why.")
 
 
-def _stop_with(process: subprocess.Popen[bytes], server: uvicorn.Server) -> None:
+def _stop_server_after(process: subprocess.Popen[bytes], server: uvicorn.Server) -> None:
+    """Wait until the process ends, then stop the server."""
     process.wait()
     server.should_exit = True
 
 
 @contextmanager
-def _code_servers(instance: dg.DagsterInstance, workspace: Sequence[str]) -> Iterator[str]:
-    """One process that loads the pipelines, for web server and daemon; yields a workspace file."""
+def _running_code_servers(instance: dg.DagsterInstance, workspace: Sequence[str]) -> Iterator[str]:
+    """Processes that load the pipelines, which the web server and the daemon share.
+
+    Yields the path of a workspace file that names them.
+    """
     target = web_server.WorkspaceFileTarget(paths=[*workspace])
     with (
         web_server.ProxyServerManager(instance, target, code_server_log_level="warning") as servers,
@@ -218,8 +235,9 @@ def _code_servers(instance: dg.DagsterInstance, workspace: Sequence[str]) -> Ite
 
 
 @contextmanager
-def _daemon(workspace: str) -> Iterator[subprocess.Popen[bytes]]:
-    # The script of this environment, which is on no PATH if the environment is not activated.
+def _running_daemon(workspace: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Dagster's daemon, which stops when the block ends."""
+    # The script may be missing on PATH, if this Python environment is not activated.
     program = shutil.which("dagster-daemon", path=sysconfig.get_path("scripts"))
     command = [program or "dagster-daemon", "run", "--workspace", workspace]
     with durable.copy_permissions(Path(os.environ["DAGSTER_HOME"])):

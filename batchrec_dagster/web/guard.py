@@ -1,8 +1,9 @@
-"""Middleware that refuses what another site's page, or another name for this address, sends.
+"""Middleware that refuses requests from pages of other sites.
 
-The servers have no login: reaching them is the permission. A browser lets any page send requests to
-127.0.0.1, and after DNS rebinding under the page's own name, so the address they listen on is not
-enough. A program is not held back by this: it can send the headers it likes.
+The servers have no login: whoever reaches them may use them. Listening on 127.0.0.1 is not enough,
+because a browser lets any page send requests there. After DNS rebinding, a page can even send them
+under its own name. So the guard checks the Host, Origin and Sec-Fetch-Site headers, which a
+page cannot set. Other programs can send any headers: they are not what it protects from.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ LONGEST_QUOTE = 80  # characters of a header that an answer repeats
 
 
 class Guard:
-    """ASGI middleware for HTTP and websockets.
+    """ASGI middleware that passes on a request or websocket under three conditions.
 
     - Host is a loopback name or address, or one of `hosts`, with any port.
     - Origin, if there is one, is this server.
-    - Sec-Fetch-Site is not another site's, except to open a page: a link that somebody follows.
+    - Sec-Fetch-Site is not another site, unless somebody follows a link to a page of this server.
     """
 
     def __init__(self, app: ASGIApp, hosts: Collection[str] = ()) -> None:
@@ -33,12 +34,14 @@ class Guard:
         self.hosts = frozenset(host.lower() for host in hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan" or (reason := self.refusal(scope)) is None:
+        reason = None if scope["type"] == "lifespan" else self.find_refusal_reason(scope)
+        if reason is None:
             await self.app(scope, receive, send)
         else:
             await refuse(scope, receive, send, reason)
 
-    def refusal(self, scope: Scope) -> str | None:
+    def find_refusal_reason(self, scope: Scope) -> str | None:
+        """Why the request is refused; None if it may pass."""
         headers = Headers(scope=scope)
         hosts = headers.getlist("host")
         host = hosts[0].lower() if len(hosts) == 1 else ""
@@ -51,28 +54,33 @@ class Guard:
                 f" have that name, start it with {HOSTS_VARIABLE}={authority[1][:LONGEST_QUOTE]}"
             )
         for origin in headers.getlist("origin"):
-            if not _same_authority(origin.lower(), authority):
+            if not _is_same_authority(origin.lower(), authority):
                 return (
                     f"A page of {origin[:LONGEST_QUOTE]!r} may not send requests here. Behind a"
                     " proxy, pass the browser's Host header on."
                 )
         site = headers.get("sec-fetch-site", "none")
-        if site not in ("same-origin", "none") and not _opens_a_page(scope, headers):
+        if site not in ("same-origin", "none") and not _is_page_visit(scope, headers):
             return "A page of another site may not send requests here."
         return None
 
 
-def _same_authority(origin: str, host: re.Match[str]) -> bool:
-    """Whether the Origin is the host, where a scheme's own port may be left out of either."""
-    scheme, separator, rest = origin.partition("://")
-    found = AUTHORITY.fullmatch(rest)
-    if not separator or scheme not in DEFAULT_PORTS or not found:
+def _is_same_authority(origin: str, host: re.Match[str]) -> bool:
+    """Whether the Origin has the name and the port of the Host.
+
+    Either may leave out the default port of the scheme.
+    """
+    scheme, _, authority_text = origin.partition("://")
+    authority = AUTHORITY.fullmatch(authority_text)
+    if scheme not in DEFAULT_PORTS or not authority:
         return False
-    port = DEFAULT_PORTS[scheme]
-    return found[1] == host[1] and (found[2] or port) == (host[2] or port)
+    default_port = DEFAULT_PORTS[scheme]
+    is_same_port = (authority[2] or default_port) == (host[2] or default_port)
+    return authority[1] == host[1] and is_same_port
 
 
-def _opens_a_page(scope: Scope, headers: Headers) -> bool:
+def _is_page_visit(scope: Scope, headers: Headers) -> bool:
+    """Whether the browser opens a page in a tab or window, and does not only load it into one."""
     return (
         scope["type"] == "http"
         and scope["method"] == "GET"
@@ -84,7 +92,10 @@ def _opens_a_page(scope: Scope, headers: Headers) -> bool:
 async def refuse(
     scope: Scope, receive: Receive, send: Send, reason: str, status: int = 403
 ) -> None:
-    """Answer with the reason; a websocket is closed before it opens, which clients see as 403."""
+    """Answer with the reason.
+
+    A websocket is closed before it opens, which clients see as status 403.
+    """
     if scope["type"] == "websocket":
         await send({"type": "websocket.close", "code": 1008, "reason": reason[:100]})
     else:

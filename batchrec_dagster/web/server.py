@@ -1,7 +1,8 @@
-"""A uvicorn that idle and half-open connections cannot shut others out of, nor large ones fill.
+"""A uvicorn server whose connections and request bodies have limits.
 
-uvicorn waits for a request's headers without end, and its limit_concurrency answers the newcomer
-with 503, so that a thousand connections that send nothing leave no room for anybody.
+uvicorn itself waits forever for a request's headers, and its limit_concurrency answers new
+connections with 503. So a thousand connections that send nothing would shut everybody else out.
+Here the connection that has waited longest is closed instead.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ HEADER_SECONDS = 10.0  # how long a client may take to send a request's headers
 MAX_CONNECTIONS = 256  # well below the 1,024 descriptors that a process usually has
 STOP_SECONDS = 10  # how long a stopping server waits for open requests
 MAX_BODY_BYTES = 1 << 20  # far more than any request to Dagster or Personalize needs
-BODY_SECONDS = 30.0  # how long a client may take to send one
-# No other page may show what a server answers in a frame, and lead somebody to click there.
+BODY_SECONDS = 30.0  # how long a client may take to send a body
+# Keep other pages from showing this server in a frame, where they could mislead people to click.
 FRAME_HEADERS = (
     ("content-security-policy", "frame-ancestors 'none'"),
     ("x-frame-options", "DENY"),
@@ -34,29 +35,31 @@ class BodyTooLargeError(Exception):
 
 
 async def read_body(receive: Receive) -> bytes:
-    """The request's whole body; never holds more than the limit and one message in memory.
+    """The request's whole body. At most the limit and one message are in memory.
 
     Raises BodyTooLargeError, TimeoutError, and ClientDisconnect.
     """
-    body, more = bytearray(), True
+    body = bytearray()
+    is_complete = False
     async with asyncio.timeout(BODY_SECONDS):
-        while more:
+        while not is_complete:
             message = await receive()
             if message["type"] == "http.disconnect":
                 raise ClientDisconnect
             body += message.get("body", b"")
-            more = message.get("more_body", False)
+            is_complete = not message.get("more_body", False)
             if len(body) > MAX_BODY_BYTES:
                 raise BodyTooLargeError(f"A request may have at most {MAX_BODY_BYTES} bytes.")
     return bytes(body)
 
 
 class LimitedProtocol(H11Protocol):
-    """HTTP/1.1 whose connections wait for headers for `header_seconds` at most.
+    """HTTP/1.1 with limits on how long and how many connections wait.
 
-    Of `max_connections`, a new one closes the one that has waited longest. If all are busy with
-    requests, the new one is closed. h11 refuses headers once 64 KB have come and they do not end
-    there: they have at most that and what one read of the socket brings, some 256 KB.
+    A connection waits for headers for at most `header_seconds`. When there are more than
+    `max_connections`, the one that has waited longest is closed, or the new one if all others are
+    busy with requests. h11 limits the size of headers: it refuses them once more than 64 KB have
+    arrived without an end. Since it checks after each read of the socket, that is some 256 KB.
     """
 
     header_seconds = HEADER_SECONDS
@@ -65,7 +68,7 @@ class LimitedProtocol(H11Protocol):
     _deadline: asyncio.TimerHandle | None = None
 
     @property
-    def waiting(self) -> bool:
+    def is_waiting(self) -> bool:
         """Whether this connection has no request under way."""
         return self.cycle is None or self.cycle.response_complete
 
@@ -73,15 +76,17 @@ class LimitedProtocol(H11Protocol):
         super().connection_made(transport)
         self._expect_headers()
         if len(self.connections) > self.max_connections:
-            idle = [
-                other
-                for other in self.connections
-                if isinstance(other, LimitedProtocol) and other is not self and other.waiting
+            waiting = [
+                connection
+                for connection in self.connections
+                if isinstance(connection, LimitedProtocol) and connection.is_waiting
             ]
-            closed = min(idle, key=lambda other: other._waiting_since, default=self)
-            # Not later, when the loop gets round to it: many may come at once.
-            self.connections.discard(closed)
-            closed.transport.abort()
+            older = [connection for connection in waiting if connection is not self]
+            to_close = min(older, key=lambda connection: connection._waiting_since, default=self)
+            # uvicorn would remove it only when the event loop gets to it. Many connections may
+            # arrive before that.
+            self.connections.discard(to_close)
+            to_close.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
@@ -89,13 +94,16 @@ class LimitedProtocol(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        if not self.waiting:
+        if not self.is_waiting:
             self._stop_waiting()
         elif self._deadline is None:
             self._expect_headers()
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what is not HTTP, with the headers of all answers, which uvicorn leaves out."""
+        """Refuse input that is not HTTP.
+
+        uvicorn's own answer lacks the headers that all other answers have.
+        """
         headers = [
             (b"content-type", b"text/plain; charset=utf-8"),
             (b"connection", b"close"),
@@ -118,12 +126,15 @@ class LimitedProtocol(H11Protocol):
     def _close_if_waiting(self) -> None:
         self._deadline = None
         # An upgraded connection belongs to the websocket's protocol.
-        if self.waiting and self.transport.get_protocol() is self:
+        if self.is_waiting and self.transport.get_protocol() is self:
             self.transport.close()
 
 
 class LimitedServer(uvicorn.Server):
-    """Runs until SIGINT or SIGTERM, with LimitedProtocol; every answer has FRAME_HEADERS."""
+    """A server that runs until SIGINT or SIGTERM.
+
+    It uses LimitedProtocol, and all of its answers have FRAME_HEADERS.
+    """
 
     def __init__(
         self,
@@ -148,11 +159,11 @@ class LimitedServer(uvicorn.Server):
         super().__init__(config)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        # uvicorn itself sets them when it is listening already.
+        # uvicorn itself sets them after it has started to listen, too late for the first answer.
         self.server_state.default_headers = [*self.config.encoded_headers]
         await super().startup(sockets)
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
-        # Ctrl-C is raised again after the server has stopped: it is how one ends it.
+        # uvicorn raises Ctrl-C again after it has stopped, although that is how people end it.
         with suppress(KeyboardInterrupt):
             super().run(sockets)

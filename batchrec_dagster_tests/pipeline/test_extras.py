@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from batchrec_dagster.cli.init import OF_A_PROJECT
+from batchrec_dagster.cli.init import DEFINITIONS_MODULE
 from batchrec_dagster.storage.extras import EXTRAS
 from batchrec_dagster_tests.nights.night import night
 from batchrec_dagster_tests.s3_server import S3Server
@@ -40,7 +40,7 @@ def test_without_extras_a_pipeline_runs_and_is_shown(tmp_path: Path, s3: S3Serve
         project = shop.project
         # In one process: to start one for each step takes longer than the steps.
         (project.package / "definitions.py").write_text(
-            f"{OF_A_PROJECT}\ndg.multiprocess_executor = dg.in_process_executor\n"
+            f"{DEFINITIONS_MODULE}\ndg.multiprocess_executor = dg.in_process_executor\n"
         )
         project.environment |= shop.environment | {
             "PYTHONPATH": f"{tmp_path / 'python'}:{project.root}"
