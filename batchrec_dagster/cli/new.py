@@ -134,7 +134,7 @@ def new(name: str, ratings: str, items: str | None, **options: Any) -> None:
     project = find_project()
     _check_name(name, project)
 
-    from batchrec_dagster.pipeline.scaffolding import block
+    from batchrec_dagster.pipeline.scaffolding import format_block
     from batchrec_dagster.reporting.terminal import escape_invisible
 
     ratings_source = _choose_declared_source(ratings, project)
@@ -147,7 +147,11 @@ def new(name: str, ratings: str, items: str | None, **options: Any) -> None:
     click.echo(f"{sources[0].preview}\n")
     for source in sources:
         settings = {key: value for key, value in source.settings.items() if key != "source"}
-        lines = [*source.summary, *block(settings, "  "), *(f"  {rule}" for rule in source.rules)]
+        lines = [
+            *source.summary,
+            *format_block(settings, "  "),
+            *(f"  {rule}" for rule in source.rules),
+        ]
         click.echo("\n".join(map(escape_invisible, lines)))
     for source in sources:
         for warning in source.warnings:
@@ -291,7 +295,7 @@ def _build_text(
     ratings: RecognisedSource,
     items: RecognisedSource | None = None,
 ) -> str:
-    from batchrec_dagster.pipeline.scaffolding import block, declaration
+    from batchrec_dagster.pipeline.scaffolding import format_block, format_declaration
     from batchrec_dagster.reporting.terminal import escape_invisible
 
     other_blocks = [
@@ -305,13 +309,17 @@ def _build_text(
         other_blocks += [
             "  items:                        # titles for people, metadata for Personalize"
         ]
-        other_blocks += [*block(items.settings), ""]
+        other_blocks += [*format_block(items.settings), ""]
     bad_rows = (
         f"    on_bad_rows: {on_bad_rows}           # skip: leave out and count unreadable rows"
     )
     notes = ["Written by batchrec new, from", *map(escape_invisible, ratings.summary)]
-    return declaration(
-        folder, name, [*block(ratings.settings), bad_rows], notes, "\n" + "\n".join(other_blocks)
+    return format_declaration(
+        folder,
+        name,
+        [*format_block(ratings.settings), bad_rows],
+        notes,
+        "\n" + "\n".join(other_blocks),
     )
 
 

@@ -1,4 +1,7 @@
-"""Environment variables -> resources. Sources read their own: a database's URL, and limits."""
+"""The settings of a deployment, from environment variables, and the Dagster resources they make.
+
+Sources of data read their own variables: the URLs of databases, and limits.
+"""
 
 from __future__ import annotations
 
@@ -33,10 +36,11 @@ URL = re.compile(r"https?://[^/\s]+\S*")
 
 @dataclass(frozen=True)
 class Setting:
-    """An environment variable for the reference; `default` in words if it depends."""
+    """An environment variable, as the reference describes it."""
 
     name: str
     default: str
+    """Its default, in words if it depends on other settings."""
     meaning: str
 
 
@@ -117,24 +121,29 @@ SETTINGS = (
 )
 
 
-def misspelt(environment: Mapping[str, str]) -> dict[str, str]:
-    """The setting that each misspelt BATCHREC variable probably means."""
+def find_misspelt_settings(environment: Mapping[str, str]) -> dict[str, str]:
+    """The setting that each misspelt BATCHREC variable probably means, by the variable's name."""
     names = [setting.name for setting in SETTINGS]
-    found = {}
-    for name in environment:
-        near = difflib.get_close_matches(name, names, n=1, cutoff=0.85)
-        if near and name not in names and name.startswith("BATCHREC"):
-            found[name] = near[0]
-    return found
+    corrections = {}
+    for variable in environment:
+        if variable in names or not variable.startswith("BATCHREC"):
+            continue
+        similar_names = difflib.get_close_matches(variable, names, n=1, cutoff=0.85)
+        if similar_names:
+            corrections[variable] = similar_names[0]
+    return corrections
 
 
 class DeploymentError(ValueError):
-    """An invalid environment variable; the message names it and what is allowed."""
+    """An environment variable is invalid. The message names it and the values that it may have."""
 
 
 @dataclass(frozen=True)
 class Deployment:
-    """SETTINGS, validated; region, profile and S3 endpoint come from AWS's own variables."""
+    """The validated values of SETTINGS.
+
+    Region, profile and S3 endpoint come from AWS's own variables.
+    """
 
     home: Path
     storage: str
@@ -153,39 +162,41 @@ class Deployment:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Deployment:
-        """Raises DeploymentError."""
+        """The deployment that these variables describe. Raises DeploymentError."""
         try:
             limits.Limits.from_environment(environment)
             deployment = cls._read(environment)
         except limits.LimitError as error:
             raise DeploymentError(str(error)) from error
-        for problem in deployment._problems():
-            raise DeploymentError(problem)
+        first_problem = next(deployment._find_problems(), None)
+        if first_problem is not None:
+            raise DeploymentError(first_problem)
         return deployment
 
     @classmethod
     def _read(cls, environment: Mapping[str, str]) -> Deployment:
-        """The settings, not yet validated, but for numbers. Raises LimitError."""
+        """The settings, of which only the numbers are validated yet. Raises LimitError."""
 
         def get(name: str, default: str = "") -> str:
             return environment.get(name, "").strip() or default
 
-        def number(name: str, default: float) -> float:
+        def get_number(name: str, default: float) -> float:
             return limits.number_above_0(environment, name) or default
 
         home = Path(get("BATCHREC_HOME", ".batchrec")).expanduser().absolute()
         personalize = get("BATCHREC_PERSONALIZE", EMBEDDED)
         on_aws = personalize == AWS
+        dagster_home = get("DAGSTER_HOME")
         return cls(
             home=home,
             storage=get("BATCHREC_STORAGE", str(home / "storage")),
             personalize=personalize,
-            poll_seconds=number("BATCHREC_POLL_SECONDS", 30 if on_aws else 0.05),
-            busy_seconds=number("BATCHREC_BUSY_SECONDS", 300 if on_aws else 5),
-            deadline_hours=number("BATCHREC_DEADLINE_HOURS", 24),
+            poll_seconds=get_number("BATCHREC_POLL_SECONDS", 30 if on_aws else 0.05),
+            busy_seconds=get_number("BATCHREC_BUSY_SECONDS", 300 if on_aws else 5),
+            deadline_hours=get_number("BATCHREC_DEADLINE_HOURS", 24),
             role_arn=get("BATCHREC_ROLE_ARN", LOCAL_ROLE_ARN),
             log_format=get("BATCHREC_LOG_FORMAT", "text"),
-            dagster_home=Path(dagster_home) if (dagster_home := get("DAGSTER_HOME")) else None,
+            dagster_home=Path(dagster_home) if dagster_home else None,
             movielens_url=get(movielens.BASE_URL_VARIABLE, movielens.BASE_URL),
             quotas=tuple(get(QUOTAS_VARIABLE).split()),
             region=get("AWS_REGION") or get("AWS_DEFAULT_REGION") or None,
@@ -198,7 +209,8 @@ class Deployment:
         """Whether Personalize runs in this process."""
         return self.personalize == EMBEDDED
 
-    def _problems(self) -> Iterator[str]:
+    def _find_problems(self) -> Iterator[str]:
+        """A message for each setting that is invalid."""
         if self.storage.startswith("s3://"):
             try:
                 bucket, _ = split_uri(self.storage)
@@ -249,39 +261,46 @@ class Deployment:
             yield f"BATCHREC_ROLE_ARN is {self.role_arn!r}: set arn:aws:iam::ACCOUNT:role/NAME"
 
     def make_home(self) -> None:
-        """Create BATCHREC_HOME where it is missing, for this user only.
+        """Create BATCHREC_HOME if it is missing, with permissions for this user only.
 
-        If that fails, the step that needs it says so, and the doctor.
+        An error is ignored here: the step that needs the folder reports it, and `batchrec doctor`.
         """
         with suppress(OSError):
             durable.make_folders(self.home, 0o700)
 
     def resources(self, suffix: str = "") -> dict[str, Any]:
-        """Dagster's resources and IO managers by key, the same objects at every call.
+        """Dagster's resources and IO managers by key. Every call returns the same objects.
 
-        The suffix is for the keys of a pipeline with a deployment of its own.
+        suffix: the end of the keys, for a pipeline with a deployment of its own.
         """
-        return {f"batchrec_{name}{suffix}": one for name, one in _resources(self).items()}
+        return {
+            f"batchrec_{name}{suffix}": resource
+            for name, resource in _build_resources(self).items()
+        }
 
     @property
     def storage_resource(self) -> StorageResource:
-        found: StorageResource = _resources(self)["storage"]
-        return found
+        storage: StorageResource = _build_resources(self)["storage"]
+        return storage
 
     @property
     def personalize_resource(self) -> PersonalizeResource:
-        found: PersonalizeResource = _resources(self)["personalize"]
-        return found
+        personalize: PersonalizeResource = _build_resources(self)["personalize"]
+        return personalize
 
     def executor(self) -> dg.ExecutorDefinition:
-        """In-process for the embedded Personalize, whose steps take less time than to start a
-        process."""
+        """The executor for runs.
+
+        With the embedded Personalize it runs steps in one process, because many take less time than
+        to start a process.
+        """
         return dg.in_process_executor if self.embedded else dg.multiprocess_executor
 
 
-# Dagster merges the definitions of several pipelines only if they share these objects.
+# Cached, because Dagster merges the definitions of several pipelines only if they share these
+# objects.
 @cache
-def _resources(deployment: Deployment) -> dict[str, Any]:
+def _build_resources(deployment: Deployment) -> dict[str, Any]:
     s3 = S3Connection(
         region_name=deployment.region,
         profile_name=deployment.profile,
@@ -292,8 +311,8 @@ def _resources(deployment: Deployment) -> dict[str, Any]:
     personalize = PersonalizeResource(
         endpoint=deployment.personalize,
         home=str(home / "personalize"),
-        # Of all interactions: otherwise each user's list is as long as the longest history, so that
-        # enough is left when seen items are dropped from it.
+        # Filters consider all interactions of a user. With AWS's limit, each list would have to be
+        # longer by the longest history, so that enough items are left without the seen ones.
         quotas=[f"filter_interactions={2**62}", *deployment.quotas],
         role_arn=deployment.role_arn,
         poll_seconds=deployment.poll_seconds,

@@ -1,6 +1,6 @@
 """IO managers of the files that Personalize reads: interactions, items, users of a batch.
 
-Those of `storage/io_managers.py` know no format of Personalize; these do.
+The IO managers in `storage/io_managers.py` do not depend on Personalize's formats.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ from batchrec_dagster.storage.users_files import UsersFiles
 
 
 class ItemsCsvIOManager(CsvIOManager):
-    """Personalize's items CSV: ids are text, other columns are numbers where all cells are."""
+    """Personalize's items CSV.
+
+    Ids are text. Another column holds numbers if all of its cells are numbers.
+    """
 
     def scan(self, source: Path | io.BytesIO) -> pl.LazyFrame:
         types = {ITEM_ID: pl.String}
@@ -48,10 +51,10 @@ class UsersIOManager(TableIOManager):
         return pl.scan_ndjson(glob.escape(str(source)) if isinstance(source, Path) else source)
 
     def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
-        users = UsersFiles(self.storage.store, self.storage.uri(self._key(context)))
+        users_files = UsersFiles(self.storage.store, self.storage.uri(self._key(context)))
         with storage_errors():
-            users.publish(to_polars(obj), batch_files.MAX_INPUT_RECORDS)
-            context.add_output_metadata({"dagster/uri": users.input()})
+            users_files.publish(to_polars(obj), batch_files.MAX_INPUT_RECORDS)
+            context.add_output_metadata({"dagster/uri": users_files.input()})
 
     def load(self, uri: str, target_type: object) -> Any:
         files = UsersFiles(self.storage.store, uri).files()
@@ -62,8 +65,10 @@ class UsersIOManager(TableIOManager):
 
 
 class InteractionsIOManager(CsvIOManager):
-    """Personalize's interactions CSV: ids are text, whatever they look like. If Spark wrote a file
-    of their users, it is next to it."""
+    """Personalize's interactions CSV, in which ids are text, even if they look like numbers.
+
+    A file of the users, if Spark wrote one, is stored next to it.
+    """
 
     storage: StorageResource
 
@@ -83,7 +88,7 @@ class InteractionsIOManager(CsvIOManager):
         context.add_output_metadata({"dagster/uri": uri})
 
     def _move(self, source: Path | str, uri: str) -> str:
-        """Move to `uri`; returns the new ETag."""
+        """Move the file or object to `uri`, and return its new ETag."""
         store = self.storage.store
         if isinstance(source, Path):
             return store.put(uri, source)

@@ -32,23 +32,24 @@ LOCAL_ROLE_ARN = "arn:aws:iam::000000000000:role/batchrec-local"
 
 # How often a long wait logs its status.
 HEARTBEAT_SECONDS = 60
-# Results for each user that the embedded one gives; AWS gives MAX_RESULTS.
-MOST_LOCALLY = 1_000_000
+# How many items the embedded Personalize lists for a user. AWS lists at most MAX_RESULTS.
+MAX_RESULTS_EMBEDDED = 1_000_000
 
-# Of responses that came incomplete.
-ATTEMPTS = 15
-LONGEST_PAUSE = 20.0  # seconds
+# Requests whose responses are truncated are repeated this often, after pauses of at most this.
+MAX_ATTEMPTS = 15
+MAX_PAUSE_SECONDS = 20.0
 
 
 class PersonalizeResource(dg.ConfigurableResource[Any]):
-    """Amazon Personalize, or the local one: the pipeline uses a boto3 client either way.
+    """Amazon Personalize or a local one. The pipeline uses a boto3 client either way.
 
-    Its configuration is the deployment's: BATCHREC_PERSONALIZE and the variables with it. home: the
-    folder of the embedded one's catalogue, data and models.
+    Its fields have the values of the deployment's settings, such as BATCHREC_PERSONALIZE.
     """
 
     endpoint: str = EMBEDDED
+    """EMBEDDED, AWS, or the URL of a server."""
     home: str = ".batchrec/personalize"
+    """The folder of the embedded Personalize's catalog, data and models."""
     quotas: list[str] = Field(default=[])
     role_arn: str = LOCAL_ROLE_ARN
     poll_seconds: float = Field(default=0.2, gt=0)
@@ -58,11 +59,12 @@ class PersonalizeResource(dg.ConfigurableResource[Any]):
 
     @property
     def on_aws(self) -> bool:
-        """Whether it is AWS's own, which costs money."""
+        """Whether this is Amazon's service, which costs money."""
         return self.endpoint == AWS
 
     @cached_property
     def client(self) -> PersonalizeClient:
+        """The boto3 client. Truncated responses are retried."""
         if self.endpoint == EMBEDDED:
             return embedded_client(
                 Path(self.home).absolute(), self.storage.store, quotas=Quotas.parse(self.quotas)
@@ -74,20 +76,26 @@ class PersonalizeResource(dg.ConfigurableResource[Any]):
 
     @property
     def storage_tag(self) -> str:
-        """The deployment's storage root, as a tag. All folders have one bucket's name: one that is
-        not next to the embedded Personalize's home has its path from there, too. Both can be moved
-        together."""
+        """The value of a tag that tells deployments apart: the root of the deployment's storage.
+
+        Storages that are folders have the same URI. So if a folder is not next to the embedded
+        Personalize's home, its path relative to that home is added. It is relative so that both can
+        be moved together.
+        """
         root = self.storage.uri("")
         if self.storage.in_s3 or self.endpoint != EMBEDDED:
             return root
         path = os.path.relpath(self.storage.root, self.home)
         if Path(path) == Path("../storage"):
             return root
-        # Of the characters and the length that a tag may have.
+        # Only the characters that a tag may have, and not more than it may hold.
         return root + re.sub(r"[^\w .:/=+@-]", "_", path)[-200:]
 
     def ensure(self, log: logging.Logger, tags: dict[str, str]) -> Ensure:
-        """What finds, adopts or creates resources and waits for them; new ones get these tags."""
+        """An Ensure, which finds, adopts or creates resources and waits for them.
+
+        tags: tags for the resources that it creates.
+        """
         return Ensure(
             client=self.client,
             log=log,
@@ -97,7 +105,7 @@ class PersonalizeResource(dg.ConfigurableResource[Any]):
             heartbeat_seconds=HEARTBEAT_SECONDS,
             deadline_seconds=self.deadline_hours * 3600,
             role_arn=self.role_arn,
-            max_results=MOST_LOCALLY if self.endpoint == EMBEDDED else MAX_RESULTS,
+            max_results=MAX_RESULTS_EMBEDDED if self.endpoint == EMBEDDED else MAX_RESULTS,
             filter_interactions=(
                 Quotas.parse(self.quotas).filter_interactions
                 if self.endpoint == EMBEDDED
@@ -108,20 +116,23 @@ class PersonalizeResource(dg.ConfigurableResource[Any]):
 
 
 def retry_truncated_responses(client: Any) -> None:
-    """Make the boto3 client retry a response that is shorter than its Content-Length, and raise
-    ConnectionClosedError after the last attempt.
+    """Make the boto3 client repeat a request whose response is shorter than its Content-Length.
 
-    botocore reads with `enforce_content_length=False` and takes what arrived for the whole: a list
-    without its members, a creation without its ARN.
+    After the last attempt the client raises ConnectionClosedError. botocore itself accepts what
+    arrived as the whole response, because it reads with `enforce_content_length=False`: a list may
+    lack its members, or a creation its ARN.
     """
     client.meta.events.register("needs-retry", _pause_if_truncated)
 
 
 def _pause_if_truncated(response: Any, attempts: int, **_: Any) -> float | None:
-    """Seconds before the next attempt; None for a complete response, or none at all."""
-    announced = response and response[0].headers.get("Content-Length")
-    if announced is None or len(response[0].content) == int(announced):
+    """The seconds to wait before the next attempt.
+
+    None if the response is complete, or if there is none.
+    """
+    content_length = response and response[0].headers.get("Content-Length")
+    if content_length is None or len(response[0].content) == int(content_length):
         return None
-    if attempts >= ATTEMPTS:
+    if attempts >= MAX_ATTEMPTS:
         raise ConnectionClosedError(endpoint_url=response[0].url)
-    return random.uniform(0, min(LONGEST_PAUSE, 0.1 * 2**attempts))  # noqa: S311
+    return random.uniform(0, min(MAX_PAUSE_SECONDS, 0.1 * 2**attempts))  # noqa: S311

@@ -9,7 +9,7 @@ from pathlib import Path
 import dagster as dg
 
 from batchrec_dagster import BatchRecommendations
-from batchrec_dagster.deployment import Deployment, DeploymentError, misspelt
+from batchrec_dagster.deployment import Deployment, DeploymentError, find_misspelt_settings
 from batchrec_dagster.doctor.aws import check_aws
 from batchrec_dagster.doctor.findings import Finding, failed, ok, warning
 from batchrec_dagster.doctor.machine import check_machine
@@ -32,7 +32,7 @@ def check_deployment(environment: Mapping[str, str]) -> Iterator[Finding]:
     except DeploymentError as error:
         yield failed("settings", str(error), FIX)
         return
-    unknown_settings = misspelt(environment)
+    unknown_settings = find_misspelt_settings(environment)
     for name, suggestion in unknown_settings.items():
         yield failed("settings", f"{name} is not a setting", f"rename it to {suggestion}")
     if not unknown_settings:

@@ -1,4 +1,7 @@
-"""Writes a defs.yaml for people to read and change, for `batchrec new` and `dg scaffold defs`."""
+"""Writes the defs.yaml of a new pipeline, for `batchrec new` and `dg scaffold defs`.
+
+People read and change the file, so it has comments, and only settings that are not defaults.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from pydantic import BaseModel, Field
 from batchrec_dagster.config import COMPONENT_TYPE
 from batchrec_dagster.config.templates import escape_template
 
-# Editors complete and check a declaration with it; see `schema`.
+# Editors complete and check a declaration with it. `batchrec schema` prints it.
 SCHEMA_FILE = Path(__file__).parents[1] / "config" / "defs.schema.json"
 
 _DECLARATION = """\
@@ -38,29 +41,34 @@ attributes:
 """
 
 
-def declaration(
+def format_declaration(
     folder: Path, name: str, ratings: Sequence[str], notes: Sequence[str] = (), more: str = ""
 ) -> str:
     """The text of a defs.yaml in this folder.
 
-    ratings: lines of its block, indented; notes: comment lines for the top; more: further blocks.
+    ratings: the indented lines of the block `ratings`.
+    notes: lines for a comment at the top.
+    more: the text of further blocks.
     """
+    comments = [*_find_schema(folder), *notes]
     return _DECLARATION.format(
-        notes="".join(f"# {line}\n" for line in [*_schema(folder), *notes]),
+        notes="".join(f"# {line}\n" for line in comments),
         type=COMPONENT_TYPE,
-        name=scalar(name),
+        name=format_scalar(name),
         ratings="\n".join(ratings),
         more=f"{more}\n",
     )
 
 
-def _schema(folder: Path) -> Iterator[str]:
-    """The line by which editors find the schema, if it lies in the project: a path to where this
-    package is installed would hold on this machine alone."""
+def _find_schema(folder: Path) -> Iterator[str]:
+    """The line by which editors find the schema, if the schema is in the project.
+
+    There is no line for a schema in an installed package: its path differs between machines.
+    """
     for parent in folder.resolve().parents:
         for file in (parent / SCHEMA_FILE.name, SCHEMA_FILE):
-            inside = file.is_relative_to(parent) and "site-packages" not in file.parts
-            if inside and file.exists():
+            is_in_project = file.is_relative_to(parent) and "site-packages" not in file.parts
+            if is_in_project and file.exists():
                 path = Path(os.path.relpath(file, folder.resolve())).as_posix()
                 yield f"yaml-language-server: $schema={path}"
                 return
@@ -68,24 +76,25 @@ def _schema(folder: Path) -> Iterator[str]:
             return
 
 
-def block(settings: Mapping[str, object], indent: str = "    ") -> Iterator[str]:
-    """The settings as lines of YAML, with text from files as literals."""
+def format_block(settings: Mapping[str, object], indent: str = "    ") -> Iterator[str]:
+    """The settings as lines of YAML, in which nothing is a template, even if it looks like one."""
     for key, value in settings.items():
         if isinstance(value, Mapping):
-            yield f"{indent}{scalar(key)}:"
-            yield from block(value, f"{indent}  ")
+            yield f"{indent}{format_scalar(key)}:"
+            yield from format_block(value, f"{indent}  ")
         elif isinstance(value, list):
-            yield f"{indent}{scalar(key)}: [{', '.join(scalar(_literal(one)) for one in value)}]"
+            items = ", ".join(format_scalar(_escape_template(item)) for item in value)
+            yield f"{indent}{format_scalar(key)}: [{items}]"
         else:
-            yield f"{indent}{scalar(key)}: {scalar(_literal(value))}"
+            yield f"{indent}{format_scalar(key)}: {format_scalar(_escape_template(value))}"
 
 
-def _literal(value: object) -> object:
+def _escape_template(value: object) -> object:
     return escape_template(value) if isinstance(value, str) else value
 
 
-def scalar(value: object) -> str:
-    """The value as YAML, quoted unless it is plainly a word or a path."""
+def format_scalar(value: object) -> str:
+    """The value as YAML. Text is quoted unless it is a plain word or path."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, int):
@@ -119,14 +128,15 @@ class PipelineScaffolder(dg.Scaffolder[ScaffoldParams]):
         source = (
             "    # The sample, or your own data: a path, a folder, s3://bucket/key or https://…"
         )
-        ratings = [source, f"    source: {scalar(request.params.ratings)}"]
-        text = declaration(folder, _pipeline_name(folder.name), ratings)
+        ratings = [source, f"    source: {format_scalar(request.params.ratings)}"]
+        text = format_declaration(folder, _make_pipeline_name(folder.name), ratings)
         file = folder / "defs.yaml"
         if request.append:
             text = f"{file.read_text(encoding='utf-8')}---\n{text}"
         file.write_text(text, encoding="utf-8")
 
 
-def _pipeline_name(folder: str) -> str:
-    name = re.sub(r"\W", "_", folder, flags=re.ASCII)[:32]
+def _make_pipeline_name(folder_name: str) -> str:
+    """A valid name of a pipeline, made of the folder's name."""
+    name = re.sub(r"\W", "_", folder_name, flags=re.ASCII)[:32]
     return name if name[:1].isalpha() else f"p{name}"[:32]

@@ -7,7 +7,12 @@ import dagster as dg
 import pytest
 
 from batchrec_dagster.cli.dagster_home import use_dagster_home
-from batchrec_dagster.deployment import SETTINGS, Deployment, DeploymentError, misspelt
+from batchrec_dagster.deployment import (
+    SETTINGS,
+    Deployment,
+    DeploymentError,
+    find_misspelt_settings,
+)
 from batchrec_dagster.local_personalize.api.client import QUOTAS_VARIABLE
 from batchrec_dagster_tests.support import REPOSITORY, Project
 
@@ -96,7 +101,7 @@ def test_no_code_reads_a_variable_that_is_no_setting() -> None:
 
 def test_a_setting_that_is_misspelt_is_noticed() -> None:
     environment = {"BATCHREC_STORGE": "", "BATCHREC_STORAGE": "", "BATCHREC_SHOP_DATABASE": ""}
-    assert misspelt(environment) == {"BATCHREC_STORGE": "BATCHREC_STORAGE"}
+    assert find_misspelt_settings(environment) == {"BATCHREC_STORGE": "BATCHREC_STORAGE"}
 
 
 def test_both_homes_are_made_for_their_user_alone(
