@@ -11,7 +11,7 @@ import dagster as dg
 
 from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.pipeline.automation.jobs import own_console
-from batchrec_dagster.pipeline.automation.runs import console_logger
+from batchrec_dagster.pipeline.automation.runs import build_console_logger
 from batchrec_dagster.pipeline.loading import load_pipelines, load_valid_pipelines
 
 
@@ -35,7 +35,7 @@ def load(package: Path) -> dg.Definitions:
             # Own assets of a project store their tables next to the pipelines'.
             resources={"io_manager": deployment.resources()["batchrec_parquet_io"]},
             executor=deployment.executor(),
-            loggers={"console": console_logger(deployment.log_format)},
+            loggers={"console": build_console_logger(deployment.log_format)},
         ),
     )
 

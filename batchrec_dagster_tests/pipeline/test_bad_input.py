@@ -11,7 +11,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from batchrec_dagster.pipeline.automation.runs import console_logger
+from batchrec_dagster.pipeline.automation.runs import build_console_logger
 from batchrec_dagster_tests.hostile import CONTROLS, HOSTILE, quoted
 from batchrec_dagster_tests.support import (
     COLUMNS,
@@ -170,7 +170,7 @@ def test_no_name_in_a_file_controls_the_terminal(
     project.declare(declaration("shop", "ratings.csv"))
     with definitions(project) as defs:
         logged = dg.Definitions.merge(
-            defs, dg.Definitions(loggers={"console": console_logger("text")})
+            defs, dg.Definitions(loggers={"console": build_console_logger("text")})
         )
         result = logged.resolve_job_def("shop_refresh").execute_in_process(
             instance=instance,

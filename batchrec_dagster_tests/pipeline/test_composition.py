@@ -15,7 +15,7 @@ from click.testing import CliRunner
 import batchrec_dagster
 from batchrec_dagster.cli import main
 from batchrec_dagster.config import Pipeline
-from batchrec_dagster.pipeline.automation.runs import running
+from batchrec_dagster.pipeline.automation.runs import describe_runs_under_way
 from batchrec_dagster.pipeline.declaration_errors import DeclarationError
 from batchrec_dagster_tests.support import (
     Project,
@@ -110,9 +110,11 @@ def test_a_run_of_the_teams_own_assets_is_none_of_the_pipelines(
         )
 
     started(MAILING)
-    assert running(pipeline, ours, instance) == []
+    assert describe_runs_under_way(pipeline, ours, instance) == []
     lists = started(pipeline.asset_key("recommendations"))
-    assert running(pipeline, ours, instance) == [f"run {lists.run_id} of __ASSET_JOB is under way"]
+    assert describe_runs_under_way(pipeline, ours, instance) == [
+        f"run {lists.run_id} of __ASSET_JOB is under way"
+    ]
 
 
 def test_a_run_of_the_teams_own_job_with_our_assets_is_one_of_the_pipelines(
@@ -131,7 +133,9 @@ def test_a_run_of_the_teams_own_job_with_our_assets_is_one_of_the_pipelines(
         }
     nightly = started["nightly"]
     assert nightly.asset_selection is None
-    assert running(pipeline, ours, instance) == [f"run {nightly.run_id} of nightly is under way"]
+    assert describe_runs_under_way(pipeline, ours, instance) == [
+        f"run {nightly.run_id} of nightly is under way"
+    ]
 
 
 def test_the_yaml_says_how_the_assets_fit_into_the_project(team: Project) -> None:

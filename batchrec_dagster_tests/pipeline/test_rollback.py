@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from dagster._core.storage.tags import ROOT_RUN_ID_TAG
 
 from batchrec_dagster.cli import main
-from batchrec_dagster.pipeline.automation.alerts import time_of_lists
+from batchrec_dagster.pipeline.automation.alerts import find_creation_time
 from batchrec_dagster.pipeline.run_history import DagsterRuns
 from batchrec_dagster.steps.errors import StepError
 from batchrec_dagster.steps.publishing import (
@@ -231,7 +231,7 @@ def test_the_job_publishes_the_lists_before_and_refreshes_go_on_from_there(
     assert event.asset_materialization is not None
     assert (event.asset_materialization.tags or {})["dagster/data_version"] == about["version"]
     # They are as old as they are, for whoever waits for new ones.
-    assert time_of_lists(event) == datetime.fromisoformat(about["made_at"])
+    assert find_creation_time(event) == datetime.fromisoformat(about["made_at"])
     # The report is of what is published, though the newest model is another.
     report = (project.storage / "shop/curated/report/index.html").read_text()
     assert about["solution_version_arn"] in report

@@ -88,7 +88,7 @@ def status(app: Any, asked: dict[str, Any], request: bytes = b"{}") -> int:
     ],
 )
 def test_let_through(headers: dict[str, str]) -> None:
-    assert Guard(_unreachable, ["Dagster.example"]).refusal(scope(headers)) is None
+    assert Guard(_unreachable, ["Dagster.example"]).find_refusal_reason(scope(headers)) is None
 
 
 @pytest.mark.parametrize(
@@ -124,20 +124,20 @@ def test_let_through(headers: dict[str, str]) -> None:
 )
 def test_refused(headers: Any) -> None:
     app = Guard(_unreachable, ["dagster.example"])
-    assert app.refusal(scope(headers)) is not None
+    assert app.find_refusal_reason(scope(headers)) is not None
     assert status(app, scope(headers)) == 403
-    assert app.refusal(scope(headers, kind="websocket")) is not None
+    assert app.find_refusal_reason(scope(headers, kind="websocket")) is not None
 
 
 def test_only_a_get_opens_a_page_from_another_site() -> None:
     guard = Guard(_unreachable)
     headers = {"host": HERE, "sec-fetch-site": "cross-site", **PAGE}
-    assert guard.refusal(scope(headers, method="POST")) is not None
-    assert guard.refusal(scope(headers, kind="websocket")) is not None
+    assert guard.find_refusal_reason(scope(headers, method="POST")) is not None
+    assert guard.find_refusal_reason(scope(headers, kind="websocket")) is not None
 
 
 def test_a_refused_name_says_how_to_allow_it() -> None:
-    said = Guard(_unreachable).refusal(scope({"host": "dagster.example:3000"}))
+    said = Guard(_unreachable).find_refusal_reason(scope({"host": "dagster.example:3000"}))
     assert said is not None
     assert "BATCHREC_ALLOWED_HOSTS=dagster.example" in said
 

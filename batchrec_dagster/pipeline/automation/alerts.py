@@ -22,7 +22,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.config.project import TOPIC, Alerts
-from batchrec_dagster.pipeline.automation.runs import assets_of, job_names
+from batchrec_dagster.pipeline.automation.runs import find_assets_of_run, list_job_names
 from batchrec_dagster.pipeline.declare_asset import PIPELINE
 from batchrec_dagster.reporting.failure_reasons import find_failure_reason
 from batchrec_dagster.reporting.markdown import unescape
@@ -43,18 +43,26 @@ class AlertError(Exception):
 
 @dataclass(frozen=True)
 class Message:
-    """What happened in one line, and the details below."""
+    """The text of an alert."""
 
     title: str
+    """What happened, in one line."""
     lines: list[str]
+    """The details."""
 
     @property
     def text(self) -> str:
-        """What was several lines is indented, so that no data pass for a line of ours."""
-        return "\n".join(
-            "\n  ".join(map(escape_invisible, line.splitlines()))
-            for line in [self.title, *self.lines]
-        )
+        """The title and the details.
+
+        A detail of several lines is indented from the second line on, so that nobody takes data in
+        it for a line of batchrec's.
+        """
+        return "\n".join(_indent(line) for line in [self.title, *self.lines])
+
+
+def _indent(text: str) -> str:
+    """The text with all lines but the first indented, without invisible characters."""
+    return "\n  ".join(map(escape_invisible, text.splitlines()))
 
 
 def send(alerts: Alerts, message: Message) -> list[str]:
@@ -65,7 +73,7 @@ def send(alerts: Alerts, message: Message) -> list[str]:
     # The webhook's URL is a secret, whatever the variable's name.
     secrets = {**os.environ, "WEBHOOK": os.environ.get(alerts.slack_webhook_env or "", "")}
     text = redact(message.text, secrets)
-    failed: list[str] = []
+    errors: list[str] = []
     channels: list[tuple[str, Callable[[], None]]] = []
     if alerts.sns_topic is not None:
         topic = alerts.sns_topic
@@ -77,36 +85,37 @@ def send(alerts: Alerts, message: Message) -> list[str]:
         try:
             _retry(deliver)
         except AlertError as error:
-            failed.append(f"{channel}: {error}")
-    failed = [redact(problem, secrets) for problem in failed]
-    if len(failed) == len(channels):
-        raise AlertError("; ".join(failed))
-    return failed
+            errors.append(redact(f"{channel}: {error}", secrets))
+    if len(errors) == len(channels):
+        raise AlertError("; ".join(errors))
+    return errors
 
 
 def _retry(deliver: Callable[[], None]) -> None:
-    for tries_left in reversed(range(TRIES)):
+    """Deliver, and try once more after an error. Raises AlertError if that fails too."""
+    for attempt in range(1, TRIES + 1):
         try:
-            return deliver()
+            deliver()
+            return
         except (OSError, HTTPException, ClientError, BotoCoreError) as error:
-            if not tries_left:
+            if attempt == TRIES:
                 raise AlertError(str(error)) from None
             time.sleep(PAUSE_SECONDS)
-    return None
 
 
 def _publish(topic: str, title: str, text: str) -> None:
-    found = TOPIC.fullmatch(topic)
-    if found is None:
+    topic_arn = TOPIC.fullmatch(topic)
+    if topic_arn is None:
         raise AlertError("alerts.sns_topic is not the ARN of a topic")
-    once = Config(
+    # `_retry` retries, so boto3 does not.
+    config = Config(
         connect_timeout=TIMEOUT_SECONDS,
         read_timeout=TIMEOUT_SECONDS,
         retries={"total_max_attempts": 1},
     )
-    sns = boto3.client("sns", region_name=found[1], config=once)
+    sns = boto3.client("sns", region_name=topic_arn[1], config=config)
     explain_refusals(sns)
-    # SNS takes 100 characters of ASCII.
+    # SNS accepts a subject of at most 100 ASCII characters.
     subject = escape_invisible(title).encode("ascii", "replace").decode()[:100]
     sns.publish(TopicArn=topic, Subject=subject, Message=text)
 
@@ -115,7 +124,8 @@ def _post(variable: str, text: str) -> None:
     url = os.environ.get(variable, "")
     if not url.startswith(("https://", "http://")):
         raise AlertError(f"set the environment variable {variable} to the webhook's URL")
-    # Escaped as Slack asks, so that <!channel> calls nobody; nothing in it is fetched or formatted.
+    # The text is escaped as Slack asks, so that <!channel> in it notifies nobody. Slack must not
+    # format it, or fetch links in it, either.
     message = {
         "text": escape(text, quote=False),
         "mrkdwn": False,
@@ -139,11 +149,11 @@ def _post(variable: str, text: str) -> None:
 
 LONGEST_REASON = 3000
 RUN_FAILURE: Final = dg.DagsterEventType.RUN_FAILURE
-# Those of all jobs of Dagster are among them.
+# How many failed runs a tick reads, which may be of any jobs in Dagster.
 MAX_FAILURES_A_TICK = 100
 # How long an alert that no channel delivered is retried.
 GIVE_UP = timedelta(hours=24)
-# A tick starts no alert after this: the last one may take half of its minute.
+# A tick starts no alert after this, because the last one may take half of its minute.
 SECONDS_A_TICK = 20.0
 # Dagster's tag on a failed run that its daemon will retry.
 WILL_RETRY = "dagster/will_retry"
@@ -153,6 +163,7 @@ class Alert(NamedTuple):
     """A message about a pipeline that is not delivered yet."""
 
     pipeline: str
+    """The pipeline's name."""
     created_at: float
     """In seconds since 1970."""
     message: Message
@@ -160,47 +171,48 @@ class Alert(NamedTuple):
 
 # What a sensor remembers of the events that it has seen, as JSON.
 State = dict[str, Any]
-# Takes the state of the last tick, and returns that of this one, new alerts and what the tick says.
+# A function from the state of the last tick to the state of this tick, the new alerts, and the
+# message that the UI shows for the tick.
 AlertFinder = Callable[[dg.SensorEvaluationContext, State], tuple[State, list[Alert], str]]
 
 
 def alert_sensors(pipelines: Iterable[Pipeline]) -> list[dg.SensorDefinition]:
     """The sensors that alert: `batchrec_alert_on_failure` and `batchrec_alert_when_late`.
 
-    They are for all pipelines of a code location that declare alerts, so that a tick asks Dagster
-    once, however many pipelines there are. Empty if none declares alerts.
+    Both watch all pipelines of a code location that declare alerts. So a tick queries Dagster once,
+    for any number of pipelines. Empty if no pipeline declares alerts.
     """
-    alerted = {pipeline.name: pipeline for pipeline in pipelines if pipeline.alerts.enabled}
-    if not alerted:
+    watched = {pipeline.name: pipeline for pipeline in pipelines if pipeline.alerts.enabled}
+    if not watched:
         return []
     hours = (
-        f"{name} ({pipeline.alerts.late_after_hours:g} h)" for name, pipeline in alerted.items()
+        f"{name} ({pipeline.alerts.late_after_hours:g} h)" for name, pipeline in watched.items()
     )
     return [
-        _sensor(
+        _make_sensor(
             "batchrec_alert_on_failure",
             30,
-            f"Alerts when a run fails, with the reason: {', '.join(alerted)}.",
-            alerted,
-            partial(find_failures, alerted),
+            f"Alerts when a run fails, with the reason: {', '.join(watched)}.",
+            watched,
+            partial(find_failures, watched),
         ),
-        _sensor(
+        _make_sensor(
             "batchrec_alert_when_late",
             300,
             "Alerts when there are no new recommendations so long after the scheduled time:"
             f" {', '.join(hours)}.",
-            alerted,
-            partial(find_late_pipelines, alerted),
+            watched,
+            partial(find_late_pipelines, watched),
         ),
     ]
 
 
-def _sensor(
+def _make_sensor(
     name: str, seconds: int, description: str, pipelines: Mapping[str, Pipeline], find: AlertFinder
 ) -> dg.SensorDefinition:
     """A sensor that keeps alerts in its cursor until a channel delivers them.
 
-    Dagster's own sensor of failed runs moves on, whether its alert was delivered or not.
+    Dagster's own sensor of failed runs forgets an alert that could not be delivered.
     """
 
     @dg.sensor(
@@ -222,7 +234,8 @@ def _sensor(
             for alert in undelivered
         ]
         cursor = json.dumps({"state": state, "waiting": waiting_after})
-        # Dagster forgets the cursor of a tick that fails, and what was sent would be sent again.
+        # Dagster forgets the cursor of a tick that fails. So a tick that changes it must not fail,
+        # or the next tick would repeat the alerts that were delivered.
         if problems and cursor == context.cursor:
             raise AlertError("; ".join(problems))
         for problem in problems:
@@ -235,34 +248,35 @@ def _sensor(
 def _deliver(
     alerts: Sequence[Alert], pipelines: Mapping[str, Pipeline]
 ) -> tuple[list[Alert], list[str]]:
-    """Send the alerts, and return those that no channel took, and the errors.
+    """Send the alerts, and return those that no channel accepted, and the errors.
 
-    The alerts that were tried come last. Channels that all failed are not tried again for the next
-    alert.
+    Of the alerts returned, those that were tried come last, so the next tick begins with others. If
+    all channels of an alert fail, they are not tried again for further alerts.
     """
-    until = time.monotonic() + SECONDS_A_TICK
+    end = time.monotonic() + SECONDS_A_TICK
     untried: list[Alert] = []
     tried: list[Alert] = []
     problems: list[str] = []
-    broken: dict[tuple[str | None, str | None], str] = {}
+    errors_of_channels: dict[tuple[str | None, str | None], str] = {}
     for alert in alerts:
-        if (pipeline := pipelines.get(alert.pipeline)) is None:
+        pipeline = pipelines.get(alert.pipeline)
+        if pipeline is None:
             continue
         channels = (pipeline.alerts.sns_topic, pipeline.alerts.slack_webhook_env)
-        if channels not in broken:
-            if time.monotonic() > until:
+        if channels not in errors_of_channels:
+            if time.monotonic() > end:
                 untried.append(alert)
                 continue
             try:
                 problems += send(pipeline.alerts, alert.message)
                 continue
             except AlertError as error:
-                broken[channels] = str(error)
+                errors_of_channels[channels] = str(error)
         if datetime.now(UTC).timestamp() - alert.created_at < GIVE_UP.total_seconds():
             tried.append(alert)
-            problems.append(broken[channels])
+            problems.append(errors_of_channels[channels])
         else:
-            problems.append(f"given up: {alert.message.title}: {broken[channels]}")
+            problems.append(f"given up: {alert.message.title}: {errors_of_channels[channels]}")
     return [*untried, *tried], list(dict.fromkeys(problems))
 
 
@@ -302,39 +316,39 @@ def _pipelines_of_run(
     pipelines: Mapping[str, Pipeline], context: dg.SensorEvaluationContext, run: dg.DagsterRun
 ) -> set[str]:
     """The pipelines whose job this run is, or whose assets it makes."""
-    if own := {name for name in pipelines if run.job_name in job_names(name)}:
-        return own
+    owners = {name for name in pipelines if run.job_name in list_job_names(name)}
+    if owners:
+        return owners
     assets = context.repository_def.assets_defs_by_key if context.repository_def else {}
-    made = [
-        assets[key].metadata_by_key[key] for key in assets_of(context.instance, run) & {*assets}
-    ]
-    return {str(metadata.get(PIPELINE)) for metadata in made} & pipelines.keys()
+    keys = find_assets_of_run(context.instance, run) & assets.keys()
+    return {str(assets[key].metadata_by_key[key].get(PIPELINE)) for key in keys} & pipelines.keys()
 
 
 def describe_failure(
     pipeline: Pipeline, instance: dg.DagsterInstance, run: dg.DagsterRun
 ) -> Message:
-    """The failed steps with their reasons, the failed checks with what they found, and a link."""
+    """A message with the failed steps and their reasons, the failed checks, and a link."""
 
     def events(kind: dg.DagsterEventType) -> list[dg.DagsterEvent]:
-        found = (entry.dagster_event for entry in instance.all_logs(run.run_id, of_type=kind))
-        return [event for event in found if event is not None]
+        entries = instance.all_logs(run.run_id, of_type=kind)
+        return [entry.dagster_event for entry in entries if entry.dagster_event is not None]
 
-    lines = [
-        why
-        for event in events(dg.DagsterEventType.ENGINE_EVENT)
-        if (why := find_failure_reason(event))
-    ]
+    lines = []
+    for event in events(dg.DagsterEventType.ENGINE_EVENT):
+        reason = find_failure_reason(event)
+        if reason:
+            lines.append(reason)
     for event in events(dg.DagsterEventType.STEP_FAILURE):
-        if why := find_failure_reason(event):
-            lines.append(f"Step {event.step_key}: {why[:LONGEST_REASON]}")
+        reason = find_failure_reason(event)
+        if reason:
+            lines.append(f"Step {event.step_key}: {reason[:LONGEST_REASON]}")
     for event in events(dg.DagsterEventType.ASSET_CHECK_EVALUATION):
-        found = event.asset_check_evaluation_data
-        if not found.passed and found.severity is dg.AssetCheckSeverity.ERROR:
-            verdict = f"{found.check_name}: {unescape(found.description or '')}"
+        check = event.asset_check_evaluation_data
+        if not check.passed and check.severity is dg.AssetCheckSeverity.ERROR:
+            verdict = f"{check.check_name}: {unescape(check.description or '')}"
             # The failed step may already give this check as its reason.
             if not any(verdict in line for line in lines):
-                lines.append(f"Check of {found.asset_key.to_user_string()}: {verdict}")
+                lines.append(f"Check of {check.asset_key.to_user_string()}: {verdict}")
     if not lines:
         messages = [event.message for event in events(RUN_FAILURE)]
         lines = [message for message in messages if message] or ["no step gives a reason"]
@@ -358,7 +372,7 @@ def find_late_pipelines(
     keys = [pipelines[name].asset_key("recommendations") for name in sorted(scheduled)]
     records = context.instance.get_asset_records(keys) if keys else []
     entries = [record.asset_entry for record in records]
-    made_at = {entry.asset_key: time_of_lists(entry.last_materialization) for entry in entries}
+    made_at = {entry.asset_key: find_creation_time(entry.last_materialization) for entry in entries}
     after, alerts = {}, []
     reasons: dict[str, list[str]] = {}
     for name, pipeline in pipelines.items():
@@ -376,10 +390,13 @@ def find_late_pipelines(
     return after, alerts, summary
 
 
-def time_of_lists(event: dg.EventLogEntry | None) -> datetime | None:
+def find_creation_time(event: dg.EventLogEntry | None) -> datetime | None:
     """When the published lists were made; None if nothing was published.
 
-    That is the time of their materialization, or the earlier one that a rollback records.
+    That is the time of their materialization. After a rollback it is the earlier time that the
+    rollback records.
+
+    event: the last materialization of the lists.
     """
     if event is None:
         return None
@@ -392,7 +409,7 @@ def time_of_lists(event: dg.EventLogEntry | None) -> datetime | None:
 
 def _last_scheduled_time(cron: str, timezone: str, before: datetime) -> datetime:
     """The last time of the schedule that is not after `before`."""
-    # Dagster's time windows, of which one ends at each scheduled time, know summer time.
+    # One of Dagster's time windows ends at each scheduled time. They know daylight saving time.
     windows = dg.TimeWindowPartitionsDefinition(
         start=datetime(1970, 1, 1, tzinfo=UTC),
         fmt="%Y-%m-%d-%H:%M",
@@ -414,9 +431,10 @@ def check_lateness(
 ) -> tuple[dict[str, str], Message | None, str]:
     """What to remember of the pipeline, the alert if it is late, and the reason either way.
 
-    `before` is what the last tick remembered: since when the schedule is on, and the last scheduled
-    time alerted for. `made_at` is when the published lists were made. `scheduled` says whether the
-    schedule is on.
+    before: what the last tick remembered, which is since when the schedule is on, and the last
+        scheduled time with an alert.
+    made_at: when the published lists were made.
+    scheduled: whether the schedule is on.
     """
     if not scheduled:
         return {}, None, "the schedule is off"
@@ -424,13 +442,14 @@ def check_lateness(
     grace = timedelta(hours=pipeline.alerts.late_after_hours)
     schedule = pipeline.schedule
     due = _last_scheduled_time(schedule.cron, schedule.timezone, now - grace)
+    without_alert = {**before, "since": since}
     if due < datetime.fromisoformat(since):
-        return ({**before, "since": since}, None, "nothing was due since the schedule is on")
-    after = {"since": since, "alerted": due.isoformat()}
+        return without_alert, None, "nothing was due since the schedule is on"
+    with_alert = {"since": since, "alerted": due.isoformat()}
     if made_at is not None and made_at >= due:
-        return {**before, "since": since}, None, f"the lists due at {due:%Y-%m-%d %H:%M} are there"
+        return without_alert, None, f"the lists due at {due:%Y-%m-%d %H:%M} are there"
     if before.get("alerted") == due.isoformat():
-        return after, None, f"already alerted that {due:%Y-%m-%d %H:%M} is late"
+        return with_alert, None, f"already alerted that {due:%Y-%m-%d %H:%M} is late"
     last = f"{made_at.astimezone(due.tzinfo):%Y-%m-%d %H:%M}" if made_at else "never"
     message = Message(
         f"batchrec: {pipeline.name} is late",
@@ -442,19 +461,22 @@ def check_lateness(
             f"Runs: {pipeline.alerts.dagster_url}/runs",
         ],
     )
-    return after, message, f"{due:%Y-%m-%d %H:%M} is late: alert sent"
+    return with_alert, message, f"{due:%Y-%m-%d %H:%M} is late: alert sent"
 
 
 def _pipelines_with_schedule(
     pipelines: Iterable[Pipeline], instance: dg.DagsterInstance
 ) -> set[str]:
-    """The pipelines whose schedule is on: as switched in the UI, else as declared."""
-    switched = {
+    """The names of the pipelines whose schedule is on.
+
+    A switch in the UI overrides the declaration.
+    """
+    is_on_in_ui = {
         state.instigator_name: state.status.value != "STOPPED"
         for state in instance.all_instigator_state()
     }
     return {
         pipeline.name
         for pipeline in pipelines
-        if switched.get(f"{pipeline.name}_schedule", pipeline.schedule.enabled)
+        if is_on_in_ui.get(f"{pipeline.name}_schedule", pipeline.schedule.enabled)
     }

@@ -11,7 +11,7 @@ from hashlib import sha256
 import dagster as dg
 
 from batchrec_dagster.config import Pipeline
-from batchrec_dagster.pipeline.automation.runs import run_under_way
+from batchrec_dagster.pipeline.automation.runs import find_run_under_way
 from batchrec_dagster.pipeline.automation.teardown import teardown_job
 from batchrec_dagster.preparation.sources.errors import SourceError
 from batchrec_dagster.steps.publishing import PREVIOUS, build_rollback_config
@@ -76,7 +76,8 @@ def refresh_schedule(
     """`NAME_schedule`; skips a tick while a refresh is running, which runs would only wait for."""
 
     def request(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-        if run := run_under_way(context.instance, job.name):
+        run = find_run_under_way(context.instance, job.name)
+        if run is not None:
             return dg.SkipReason(f"run {run} of {job.name} is still going: not started again")
         return dg.RunRequest()
 
@@ -162,7 +163,7 @@ def new_files_sensor(
         storage: StorageResource = getattr(context.resources, pipeline.resource_key("storage"))
         before = Cursor.read(context.cursor)
         # Before the record is read, because a refresh that ends now writes it.
-        running = run_under_way(context.instance, job.name)
+        running = find_run_under_way(context.instance, job.name)
         try:
             now = digest_source(source, storage, pipeline.project)
             record = RawRecord.from_json(

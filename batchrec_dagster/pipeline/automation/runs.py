@@ -1,6 +1,6 @@
 """The Dagster runs of a pipeline, and their console log.
 
-The console shows known failures in one line; their stack traces stay in the event log of Dagster.
+The console shows a known failure in one line. Its stack trace is in the event log of Dagster.
 Characters that control a terminal are shown as escape sequences.
 """
 
@@ -27,24 +27,26 @@ UNDER_WAY = [
 DEAD_AFTER = timedelta(days=1)
 
 
-def run_under_way(instance: dg.DagsterInstance, job: str) -> str | None:
+def find_run_under_way(instance: dg.DagsterInstance, job: str) -> str | None:
     """The id of a run of the job that was created less than a day ago and has not ended."""
-    after = datetime.now(UTC) - DEAD_AFTER
-    filters = dg.RunsFilter(job_name=job, statuses=UNDER_WAY, created_after=after)
+    earliest_creation = datetime.now(UTC) - DEAD_AFTER
+    filters = dg.RunsFilter(job_name=job, statuses=UNDER_WAY, created_after=earliest_creation)
     runs = instance.get_runs(filters, limit=1)
     return runs[0].run_id if runs else None
 
 
-def job_names(pipeline: str) -> list[str]:
+def list_job_names(pipeline: str) -> list[str]:
     """The names of the pipeline's jobs."""
-    return [f"{pipeline}_{what}" for what in ("refresh", "rollback", "teardown")]
+    return [f"{pipeline}_{purpose}" for purpose in ("refresh", "rollback", "teardown")]
 
 
-def assets_of(instance: dg.DagsterInstance, run: dg.DagsterRun) -> set[dg.AssetKey]:
-    """The assets that a run was asked to make or check, or all of its job, whosever job it is."""
-    checks = {check.asset_key for check in run.asset_check_selection or ()}
-    if chosen := checks.union(run.asset_selection or ()):
-        return chosen
+def find_assets_of_run(instance: dg.DagsterInstance, run: dg.DagsterRun) -> set[dg.AssetKey]:
+    """The assets that a run makes or checks: those selected for the run, or else all of its job."""
+    checked = {check.asset_key for check in run.asset_check_selection or ()}
+    selected = checked.union(run.asset_selection or ())
+    if selected:
+        return selected
+    # The job may be one that the project defines itself, so Dagster's events are asked.
     planned = instance.all_logs(
         run.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED
     )
@@ -52,48 +54,57 @@ def assets_of(instance: dg.DagsterInstance, run: dg.DagsterRun) -> set[dg.AssetK
     return {event.asset_key for event in events if event and event.asset_key}
 
 
-def running(
+def describe_runs_under_way(
     pipeline: Pipeline, assets: Collection[dg.AssetKey], instance: dg.DagsterInstance
 ) -> list[str]:
-    """`run ID of JOB is under way` for every run but teardowns that writes, or soon will."""
-    own = job_names(pipeline.name)
-    return [
-        f"run {run.run_id} of {run.job_name} is under way"
-        for run in instance.get_runs(dg.RunsFilter(statuses=UNDER_WAY))
-        if run.job_name != f"{pipeline.name}_teardown"
-        and (run.job_name in own or not assets_of(instance, run).isdisjoint(assets))
-    ]
+    """`run ID of JOB is under way` for every run that writes files of the pipeline, or soon will.
+
+    These are runs of the pipeline's jobs, except teardowns, and other runs that make one of these
+    assets.
+    """
+    jobs = list_job_names(pipeline.name)
+    lines = []
+    for run in instance.get_runs(dg.RunsFilter(statuses=UNDER_WAY)):
+        if run.job_name == f"{pipeline.name}_teardown":
+            continue
+        makes_assets = not find_assets_of_run(instance, run).isdisjoint(assets)
+        if run.job_name in jobs or makes_assets:
+            lines.append(f"run {run.run_id} of {run.job_name} is under way")
+    return lines
 
 
-class _Plain(logging.Filter):
-    """Reduces a dg.Failure to its message, and messages to text that controls no terminal."""
+class _PlainText(logging.Filter):
+    """Shortens a dg.Failure to its message, and escapes characters that control a terminal."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         event = getattr(record, "dagster_meta", {}).get("dagster_event")
         error = getattr(getattr(event, "event_specific_data", None), "error", None)
         if error is not None and error.cls_name == "Failure":
-            what, _, _ = record.getMessage().partition("\n")
-            _, _, why = error.message.strip().partition(": ")
-            record.msg = f"{what} Failure: {why}"
-        record.msg, record.args = (
-            "\n".join(map(escape_invisible, record.getMessage().split("\n"))),
-            (),
-        )
+            first_line = record.getMessage().partition("\n")[0]
+            reason = error.message.strip().partition(": ")[2]
+            record.msg = f"{first_line} Failure: {reason}"
+        lines = record.getMessage().split("\n")
+        record.msg = "\n".join(map(escape_invisible, lines))
+        record.args = ()
         return True
 
 
-def _console(context: dg.InitLoggerContext) -> logging.Logger:
+def _make_console_logger(context: dg.InitLoggerContext) -> logging.Logger:
+    """Dagster's colored console logger, with plain failures."""
     logger: logging.Logger = dg.colored_console_logger.logger_fn(context)
-    logger.addFilter(_Plain())
+    logger.addFilter(_PlainText())
     return logger
 
 
-def console_logger(log_format: str) -> dg.LoggerDefinition:
-    """Dagster's console logger, as text without stack traces of known failures, or as JSON."""
+def build_console_logger(log_format: str) -> dg.LoggerDefinition:
+    """Dagster's console logger.
+
+    log_format: "json", or "text" for text without stack traces of known failures.
+    """
     if log_format == "json":
         return dg.json_console_logger
     return dg.LoggerDefinition(
-        _console,
+        _make_console_logger,
         description="The default colored console logger, without stack traces of known failures.",
         config_schema=dg.colored_console_logger.config_schema,
     )

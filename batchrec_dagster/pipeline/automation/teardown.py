@@ -10,7 +10,7 @@ from pydantic import Field
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.deployment.resources import PersonalizeResource
 from batchrec_dagster.personalize.teardown import delete, plan_teardown
-from batchrec_dagster.pipeline.automation import runs
+from batchrec_dagster.pipeline.automation.runs import describe_runs_under_way
 from batchrec_dagster.pipeline.declare_asset import preview_metadata
 from batchrec_dagster.pipeline.run_step import expected_errors_as_failures
 from batchrec_dagster.reporting.markdown import escape
@@ -41,7 +41,7 @@ class TeardownConfig(dg.Config):
 
 
 def teardown_job(pipeline: Pipeline, assets: Collection[dg.AssetKey]) -> dg.JobDefinition:
-    """The job; runs of these assets are in its way."""
+    """The job. It deletes nothing while a run writes one of these assets."""
     keys = {name: pipeline.resource_key(name) for name in ("storage", "personalize")}
 
     # Ops and jobs share one namespace, so the op is named like an asset.
@@ -56,24 +56,25 @@ def teardown_job(pipeline: Pipeline, assets: Collection[dg.AssetKey]) -> dg.JobD
         storage: StorageResource = getattr(context.resources, keys["storage"])
         personalize: PersonalizeResource = getattr(context.resources, keys["personalize"])
         root = storage.uri(f"{pipeline.name}/")
-        running = runs.running(pipeline, assets, context.instance)
-        _check_idle(config, running)
+        running = describe_runs_under_way(pipeline, assets, context.instance)
+        if config.delete and running:
+            raise _build_busy_failure(running)
         with expected_errors_as_failures():
             ensure = personalize.ensure(context.log, pipeline.tags)
             work = PersonalizeWork(pipeline, storage, ensure)
-            with _leases(work, context.run.run_id, config):
+            with _held_leases(work, context.run.run_id, config):
                 plan = plan_teardown(ensure, pipeline.name)
-                files = _files(storage, pipeline) if config.storage else []
+                files = _list_files(storage, pipeline) if config.storage else []
                 sizes = [file.size for file in files]
                 lines = plan.lines(sizes, root, running) or ["there is nothing to delete"]
-                lines += _left_in_sinks(pipeline)
-                doing = "deleting:" if config.delete else "this would be deleted:"
-                context.log.info("\n".join([doing, *lines]))
+                lines += _describe_sinks(pipeline)
+                heading = "deleting:" if config.delete else "this would be deleted:"
+                context.log.info("\n".join([heading, *lines]))
                 if config.delete:
                     delete(ensure, plan)
                     for file in files:
                         storage.store.delete(file.uri)
-            # Only now are the leases' own files gone.
+            # The files of the leases are deleted when the leases end.
             if config.delete and config.storage:
                 delete_empty_folders(storage.store.local_path(root))
         if not config.delete:
@@ -102,45 +103,51 @@ def teardown_job(pipeline: Pipeline, assets: Collection[dg.AssetKey]) -> dg.JobD
     return job
 
 
-def _check_idle(config: TeardownConfig, running: list[str]) -> None:
-    if running and config.delete:
-        raise dg.Failure(
-            f"nothing was deleted: {'; '.join(running)}, and would write again what is deleted."
-            " Wait until it ends or cancel it, then start the teardown again. If its process is"
-            " dead, use Terminate, Force termination immediately, in the UI",
-            allow_retries=False,
-        )
+def _build_busy_failure(running: list[str]) -> dg.Failure:
+    """The failure of a teardown while other runs of the pipeline are under way."""
+    return dg.Failure(
+        f"nothing was deleted: {'; '.join(running)}, and would write again what is deleted."
+        " Wait until it ends or cancel it, then start the teardown again. If its process is"
+        " dead, use Terminate, Force termination immediately, in the UI",
+        allow_retries=False,
+    )
 
 
-def _left_in_sinks(pipeline: Pipeline) -> list[str]:
-    """What the sinks wrote and no teardown deletes, a line each."""
+def _describe_sinks(pipeline: Pipeline) -> list[str]:
+    """A line for each sink about what it wrote, which a teardown does not delete."""
     descriptions = [sink.describe(Path()) for sink in pipeline.sinks.declared.values()]
     removals = [description.removal for description in descriptions if description.removal]
     return [f"left alone, for those who use it: {removal}" for removal in removals]
 
 
 @contextmanager
-def _leases(work: PersonalizeWork, run: str, config: TeardownConfig) -> Iterator[None]:
-    """Keep other runs from making what is being deleted: they wait, as this run waits for them."""
+def _held_leases(work: PersonalizeWork, run: str, config: TeardownConfig) -> Iterator[None]:
+    """The leases of all steps, if the run deletes.
+
+    Other runs wait for them, so they make nothing that is being deleted.
+    """
     with ExitStack() as stack:
         for step in STEPS if config.delete else ():
             stack.enter_context(work.step_lease(step, run))
         yield
 
 
-def _files(storage: StorageResource, pipeline: Pipeline) -> list[ObjectInfo]:
-    """Every file but the leases, which this run itself holds."""
+def _list_files(storage: StorageResource, pipeline: Pipeline) -> list[ObjectInfo]:
+    """All files of the pipeline but the leases, which this run itself holds."""
     leases = tuple(storage.uri(pipeline.storage_keys.lease(step)) for step in STEPS)
-    found = storage.store.list(storage.uri(f"{pipeline.name}/"))
-    return [file for file in found if not file.uri.startswith(leases)]
+    files = storage.store.list(storage.uri(f"{pipeline.name}/"))
+    return [file for file in files if not file.uri.startswith(leases)]
 
 
 def delete_empty_folders(path: Path | None) -> None:
-    """As in S3, where a prefix without objects does not exist."""
+    """Delete the folder and those below it if they are empty, so that nothing is left of a prefix.
+
+    path: None for storage in S3, where a prefix without objects does not exist.
+    """
     if path is None:
         return
-    for folder in sorted((p for p in path.rglob("*") if p.is_dir()), reverse=True):
-        if not any(folder.iterdir()):
+    folders = [path, *path.rglob("*")]
+    # Folders come before their parents, which may become empty.
+    for folder in sorted(folders, reverse=True):
+        if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
-    if path.is_dir() and not any(path.iterdir()):
-        path.rmdir()
