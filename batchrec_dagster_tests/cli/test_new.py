@@ -200,14 +200,14 @@ def test_a_template_knows_the_environment_alone(here: Project, template: str, wh
 @given(st.text() | st.text("{}%#'\"\\ \r\nx7[]"))
 @settings(deadline=None)
 def test_any_text_of_a_file_is_read_back(text: str) -> None:
-    (line,) = scaffolding.block({"a": text})
+    (line,) = scaffolding.format_block({"a": text})
     assert fill_in(yaml.safe_load(line)["a"], env=None) == text
 
 
 @given(st.text())
 @settings(deadline=None)
 def test_any_text_is_written_as_itself(text: str) -> None:
-    assert yaml.safe_load(f"a: {scaffolding.scalar(text)}  # comment") == {"a": text}
+    assert yaml.safe_load(f"a: {scaffolding.format_scalar(text)}  # comment") == {"a": text}
 
 
 def test_without_a_project_it_says_what_to_do(

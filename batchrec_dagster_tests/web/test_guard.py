@@ -208,9 +208,9 @@ def test_a_malformed_request_is_the_client_s_mistake(request_body: bytes, answer
     ],
 )
 def test_files_that_dagster_would_run_or_fail_over(path: str, answered: int) -> None:
-    from batchrec_dagster.web.dagster_ui import KnownFiles
+    from batchrec_dagster.web.dagster_ui import PathFilter
 
-    app = KnownFiles(_unreachable, {"a-run"}.__contains__)
+    app = PathFilter(_unreachable, {"a-run"}.__contains__)
     for method in ("GET", "HEAD"):
         assert status(app, scope({}, method=method, path=path)) == answered
 
