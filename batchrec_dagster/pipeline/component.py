@@ -30,7 +30,7 @@ from batchrec_dagster.pipeline.declaration_errors import (
     same_name_error,
     validation_error,
 )
-from batchrec_dagster.pipeline.loading import components_of
+from batchrec_dagster.pipeline.loading import find_components
 from batchrec_dagster.pipeline.resources import resolve_deployment
 from batchrec_dagster.pipeline.scaffolding import PipelineScaffolder
 from batchrec_dagster.storage.extras import is_installed
@@ -60,7 +60,7 @@ class BatchRecommendations(Sandboxed, Pipeline, dg.Component):
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         self._project = context.project_root
-        pipelines = components_of(context, BatchRecommendations)
+        pipelines = find_components(context, BatchRecommendations)
         self._require_own_name(pipelines)
         assets = [
             raw_ratings(self),

@@ -2,7 +2,7 @@
 
 import logging
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from importlib import import_module
@@ -26,14 +26,15 @@ from batchrec_dagster.reporting.markdown import format_code_block
 
 C = TypeVar("C", bound=dg.Component)
 
-# By the tree's own tracker: trees of the same folder are equal, whatever they have loaded.
+# The components of each tree by type. The keys are the trees' trackers, because two trees of the
+# same folder are equal, even if they have loaded different things.
 _components_of_tree: WeakKeyDictionary[object, dict[type, list[Any]]] = WeakKeyDictionary()
 
 # The trees of a project that is loaded in parts, because one of its files is broken.
 _trees_of_project: ContextVar[Sequence[dg.ComponentTree]] = ContextVar("trees", default=())
 
 
-def components_of(context: dg.ComponentLoadContext, of_type: type[C]) -> list[C]:
+def find_components(context: dg.ComponentLoadContext, of_type: type[C]) -> list[C]:
     """The project's components of a type.
 
     They are remembered, because Dagster would walk through the whole project for each pipeline.
@@ -52,10 +53,10 @@ def load_pipelines(package: Path) -> dg.Definitions:
 
     Raises DeclarationError if a defs.yaml is broken.
     """
-    with _declaration_errors(package / "defs"):
+    with _raising_declaration_errors(package / "defs"):
         tree = dg.ComponentTree.for_project(package)
-        # What is in the folder alone: the whole tree also imports every installed package with
-        # components and describes each of their classes, for a page of Dagster's UI.
+        # Only the folder is built. The whole tree would also import every installed package with
+        # components, and describe each of their classes for a page of Dagster's UI.
         in_folder = tree.build_defs(tree.defs_module_path)
         definitions = dg.Definitions.merge(in_folder, dg.Definitions(component_tree=tree))
     _require_own_places(definitions)
@@ -63,10 +64,10 @@ def load_pipelines(package: Path) -> dg.Definitions:
 
 
 def load_valid_pipelines(package: Path) -> dg.Definitions:
-    """As `load_pipelines`, but a broken defs.yaml stops no other pipeline.
+    """The definitions that `load_pipelines` returns, also if some defs.yaml files are broken.
 
-    An asset named `broken` stands in its place, and a sensor fails with the errors of all such
-    files. Raises DeclarationError only for errors that are in no single file.
+    A broken pipeline has an asset named `broken` instead of its own, and a sensor fails with the
+    errors of all broken files. Raises DeclarationError for errors that are not in a single file.
     """
     defs = package / "defs"
     lines_of_file: dict[Path, list[str]] = {}
@@ -81,7 +82,7 @@ def load_valid_pipelines(package: Path) -> dg.Definitions:
                 raise
             lines_of_file |= newly_broken
         else:
-            return dg.Definitions.merge(valid, _stand_ins(defs, lines_of_file))
+            return dg.Definitions.merge(valid, _build_stand_ins(defs, lines_of_file))
 
 
 def _load_parts(package: Path, broken: Collection[Path]) -> dg.Definitions:
@@ -89,19 +90,21 @@ def _load_parts(package: Path, broken: Collection[Path]) -> dg.Definitions:
 
     Dagster reads all files of a folder before it loads one of them, so a single file that is not
     YAML keeps it from loading the folder. Parts of the folder without a broken file do load, each
-    by a tree of its own. Raises DeclarationError for files that are broken too.
+    by a tree of its own. Raises DeclarationError if more files are broken.
     """
     defs = package / "defs"
     project = dg.ComponentTree.for_project(package)
-    with _declaration_errors(defs, without=broken):
+    with _raising_declaration_errors(defs, without=broken):
         parts = [*_parts_without(defs, broken)]
-        trees = [_tree_of_folder(project, part) for part in parts if part.is_dir()]
+        trees = [_make_tree_of_folder(project, part) for part in parts if part.is_dir()]
         token = _trees_of_project.set(trees)
         try:
             folders = [tree.build_defs(tree.defs_module_path) for tree in trees]
         finally:
             _trees_of_project.reset(token)
-        modules = [_module_name(project, part.with_suffix("")) for part in parts if part.is_file()]
+        modules = [
+            _make_module_name(project, part.with_suffix("")) for part in parts if part.is_file()
+        ]
         files = [_load_module(name) for name in modules]
         definitions = dg.Definitions.merge(*folders, *files)
     _require_own_places(definitions)
@@ -111,7 +114,7 @@ def _load_parts(package: Path, broken: Collection[Path]) -> dg.Definitions:
 def _parts_without(folder: Path, broken: Collection[Path]) -> Iterator[Path]:
     """The folders and Python files below the folder that hold none of the broken files.
 
-    A folder is as large as can be: what is in it may refer to its other files.
+    The folders are as large as possible, because files in a folder may refer to each other.
     """
     if folder / "defs.yaml" in broken:
         return
@@ -127,14 +130,14 @@ def _parts_without(folder: Path, broken: Collection[Path]) -> Iterator[Path]:
             yield path
 
 
-def _tree_of_folder(project: dg.ComponentTree, folder: Path) -> dg.ComponentTree:
-    """What Dagster loads a folder of the project by, as if the folder were all of its defs/."""
-    module = module_from_spec(ModuleSpec(_module_name(project, folder), None, is_package=True))
+def _make_tree_of_folder(project: dg.ComponentTree, folder: Path) -> dg.ComponentTree:
+    """A tree that loads a folder of the project as if it were the whole of defs/."""
+    module = module_from_spec(ModuleSpec(_make_module_name(project, folder), None, is_package=True))
     module.__path__ = [str(folder)]
     return dg.ComponentTree.from_module(module, project.project_root)
 
 
-def _module_name(project: dg.ComponentTree, path: Path) -> str:
+def _make_module_name(project: dg.ComponentTree, path: Path) -> str:
     return ".".join([project.defs_module_name, *path.relative_to(project.defs_module_path).parts])
 
 
@@ -151,11 +154,14 @@ def _load_module(name: str) -> dg.Definitions:
 
 
 @contextmanager
-def _declaration_errors(defs: Path, without: Collection[Path] = ()) -> Iterator[None]:
-    """Turns Dagster's errors about files below the folder into a DeclarationError."""
+def _raising_declaration_errors(defs: Path, without: Collection[Path] = ()) -> Iterator[None]:
+    """Turns Dagster's errors about files below the folder into a DeclarationError.
+
+    without: files that are known to be broken, and not loaded.
+    """
     try:
         with warnings.catch_warnings():
-            # Notices that a few of Dagster's classes are new, for each file of YAML or Python.
+            # Dagster would warn for each file that a few of its classes are new.
             for notice in (dg.BetaWarning, dg.PreviewWarning):
                 warnings.simplefilter("ignore", notice)
             yield
@@ -171,10 +177,11 @@ def _require_own_places(definitions: dg.Definitions) -> None:
 
     They would overwrite each other.
     """
-    # By place, and then by pipeline: the file that declares it.
+    # The declaring file, by the place and the pipeline.
     files_of_place: dict[str, dict[str, Path]] = {}
-    for spec in _specs(definitions):
-        if place := spec.metadata.get(WRITES_TO):
+    for spec in _list_specs(definitions):
+        place = spec.metadata.get(WRITES_TO)
+        if place:
             *_, reference = spec.metadata["dagster/code_references"].code_references
             files = files_of_place.setdefault(place, {})
             files[spec.metadata[PIPELINE]] = Path(reference.file_path)
@@ -190,13 +197,14 @@ def _require_own_places(definitions: dg.Definitions) -> None:
         raise DeclarationError("\n".join(format_problems(problems)))
 
 
-def _specs(definitions: dg.Definitions) -> Iterable[dg.AssetSpec]:
+def _list_specs(definitions: dg.Definitions) -> Iterator[dg.AssetSpec]:
+    """The specs of all assets."""
     for asset in definitions.assets or []:
         if isinstance(asset, dg.AssetsDefinition):
             yield from asset.specs
 
 
-def _stand_ins(defs: Path, lines_of_file: Mapping[Path, Sequence[str]]) -> dg.Definitions:
+def _build_stand_ins(defs: Path, lines_of_file: Mapping[Path, Sequence[str]]) -> dg.Definitions:
     """Assets in place of broken files, and a sensor that fails with their errors."""
     errors = "\n".join(line for lines in lines_of_file.values() for line in lines)
     logging.getLogger("batchrec").error("These pipelines are off until they are fixed:\n%s", errors)
@@ -212,12 +220,18 @@ def _stand_ins(defs: Path, lines_of_file: Mapping[Path, Sequence[str]]) -> dg.De
         raise dg.Failure(f"pipelines are broken, and their schedules are off:\n{errors}")
 
     assets = [
-        _stand_in(file.parent.relative_to(defs), lines) for file, lines in lines_of_file.items()
+        _build_broken_asset(file.parent.relative_to(defs), lines)
+        for file, lines in lines_of_file.items()
     ]
     return dg.Definitions(assets=assets, sensors=[sensor])
 
 
-def _stand_in(folder: Path, lines: Sequence[str]) -> dg.AssetsDefinition:
+def _build_broken_asset(folder: Path, lines: Sequence[str]) -> dg.AssetsDefinition:
+    """An asset that fails with the errors of a broken file.
+
+    folder: the file's folder, relative to defs/.
+    lines: a line for each error.
+    """
     errors = "\n".join(lines)
 
     # No pipeline's name starts with _, so no refresh selects this group.

@@ -12,7 +12,7 @@ from batchrec_dagster.config.project import DeploymentSettings
 from batchrec_dagster.config.templates import Sandboxed
 from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.pipeline.declare_asset import PIPELINE
-from batchrec_dagster.pipeline.loading import components_of
+from batchrec_dagster.pipeline.loading import find_components
 from batchrec_dagster.storage.io_managers import STORAGE_KEY
 from batchrec_dagster.storage.paths import StorageKeys
 
@@ -31,7 +31,7 @@ class BatchrecResources(Sandboxed, DeploymentSettings, dg.Component):
 def resolve_deployment(own: DeploymentSettings, context: dg.ComponentLoadContext) -> Deployment:
     """A pipeline's deployment: its own settings, else the project's BatchrecResources, else the
     environment. Raises DeploymentError."""
-    project = components_of(context, BatchrecResources)
+    project = find_components(context, BatchrecResources)
     environment = dict(os.environ)
     for settings in (*project, own):
         environment |= settings.variables
