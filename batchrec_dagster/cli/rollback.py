@@ -62,17 +62,19 @@ def rollback(pipeline: str, to: str | None, yes: bool) -> None:
     files = PipelineFiles(load_storage(pipeline), StorageKeys(pipeline))
     table, rollbacks = files.table, Rollbacks(files)
     try:
-        current, bad = table.current(), rollbacks.keys()
+        current, rolled_back = table.current(), rollbacks.read_keys()
         if current is None:
             raise UnknownNameError(
                 f"{pipeline} has published nothing: {files.storage.where(table.uri)} does not exist"
             )
         with instance_if_any() as instance:
-            pending = rollbacks.unfinished(DagsterRuns(instance)) if instance is not None else 0
-        edition = choose_edition(table, to or PREVIOUS, bad, pending)
+            pending = 0
+            if instance is not None:
+                pending = rollbacks.read_unfinished_edition(DagsterRuns(instance))
+        edition = choose_edition(table, to or PREVIOUS, rolled_back, pending)
     except StepError as error:
         raise UnknownNameError(str(error)) from error
-    click.echo(_list_editions(table, current, edition, bad))
+    click.echo(_list_editions(table, current, edition, rolled_back))
     if edition == current and edition.number == pending:
         click.echo(
             f"The rollback to edition {pending} was not finished: this updates the report and the"
@@ -140,14 +142,14 @@ def teardown(pipeline: str, files: bool, yes: bool) -> None:
     store, root = storage.store, storage.uri(f"{pipeline}/")
     ensure = personalize.ensure(log, {PIPELINE_TAG: pipeline})
     plan = plan_teardown(ensure, pipeline)
-    found = store.list(root) if files else []
-    click.echo("\n".join(plan.lines([file.size for file in found], root)))
-    if not plan.pieces and not found:
+    files_to_delete = store.list(root) if files else []
+    click.echo("\n".join(plan.lines([file.size for file in files_to_delete], root)))
+    if not plan.pieces and not files_to_delete:
         raise UnknownNameError(f"there is nothing of {pipeline} to delete")
     if not yes:
         click.confirm("Delete this?", abort=True)
     delete(ensure, plan)
-    for file in found:
+    for file in files_to_delete:
         store.delete(file.uri)
     if files:
         delete_empty_folders(store.local_path(root))

@@ -58,7 +58,7 @@ def find_periods(
 
     newest: the time of the newest interaction, in epoch seconds.
     published_again: the number of each edition that a rollback published again, and when, as from
-    `Rollbacks.times`.
+    `Rollbacks.read_times`.
     """
     by_number = {edition.number: edition for edition in editions if "made_at" in edition.about}
     if not by_number:

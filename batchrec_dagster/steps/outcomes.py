@@ -60,7 +60,7 @@ def measure_outcomes(work: Work) -> MeasuredOutcomes:
         editions = [edition for edition in [files.table.current(), *files.table.older()] if edition]
         interactions = scan_interactions(path).select(USER_ID, ITEM_ID, TIMESTAMP)
         newest = interactions.select(pl.col(TIMESTAMP).max()).collect(engine="streaming").item()
-        periods = find_periods(editions, newest, Rollbacks(files).times())
+        periods = find_periods(editions, newest, Rollbacks(files).read_times())
         last_sums = read_sums(files)
         parts = [last_sums.filter(~pl.col("name").is_in([edition.name for edition in editions]))]
         if periods:

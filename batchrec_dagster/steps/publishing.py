@@ -1,7 +1,7 @@
 """Publishing lists: the quality gate before it, the metadata that is stored in the table, rollback.
 
-A record remembers what made the lists that were rolled back, so that the next refresh, with the
-same data and settings, does not publish them again.
+A rollback records the keys of the lists that it replaced. With them the next refresh, which has the
+same data and settings, does not publish these lists again.
 """
 
 from __future__ import annotations
@@ -53,7 +53,10 @@ def summarize_edition(edition: Edition) -> str:
 
 @dataclass(frozen=True)
 class Rollbacks:
-    """The rollbacks of a pipeline's lists, as their record has them. Raises StorageError."""
+    """The rollbacks of a pipeline's lists, as stored in a record.
+
+    Its methods raise StorageError.
+    """
 
     files: PipelineFiles
 
@@ -61,36 +64,41 @@ class Rollbacks:
     def _record(self) -> dict[str, Any]:
         return self.files.record(RECORD)
 
-    def keys(self) -> list[str]:
-        """The keys of what made the lists that were rolled back."""
+    def read_keys(self) -> list[str]:
+        """The keys of the lists that were rolled back; see `Publishing.made_by`."""
         return list(self._record.get("rolled_back", []))
 
     def include(self, made_by: Sequence[str]) -> bool:
-        """Whether lists made by one of these were rolled back."""
-        return not {*self.keys()}.isdisjoint(made_by)
+        """Whether lists with one of these keys were rolled back."""
+        return not {*self.read_keys()}.isdisjoint(made_by)
 
-    def publish_again(self, made_by: Sequence[str]) -> None:
-        """Allow lists made by one of these to be published again."""
-        before = self.keys()
-        after = [key for key in before if key not in made_by]
-        if after != before:
-            self.files.write_record(RECORD, {**self._record, "rolled_back": after})
+    def allow(self, made_by: Sequence[str]) -> None:
+        """Allow lists with one of these keys to be published again."""
+        keys = self.read_keys()
+        other_keys = [key for key in keys if key not in made_by]
+        if other_keys != keys:
+            self.files.write_record(RECORD, {**self._record, "rolled_back": other_keys})
 
-    def still_published(self, current: Edition | None) -> bool:
-        """Whether the published lists were rolled back: then the rollback was killed before it
-        published others."""
+    def is_published(self, current: Edition | None) -> bool:
+        """Whether the published lists were rolled back.
+
+        If so, the rollback was killed before it published other lists.
+        """
         return current is not None and self.include(current.about.get("made_by", []))
 
-    def unfinished(self, runs: RunHistory) -> int:
-        """The edition that the last rollback chose, if its run is known and neither that nor a
-        retry succeeded; else 0."""
-        record = self._record
-        return int(record["edition"]) if runs.is_unfinished(record.get("run", "")) else 0
+    def read_unfinished_edition(self, runs: RunHistory) -> int:
+        """The number of the edition that the last rollback chose, if it is not finished; else 0.
 
-    def times(self) -> list[tuple[int, datetime]]:
+        It is not finished if its run is known, and neither that nor a retry of it succeeded.
+        """
+        record = self._record
+        is_unfinished = runs.is_unfinished(record.get("run", ""))
+        return int(record["edition"]) if is_unfinished else 0
+
+    def read_times(self) -> list[tuple[int, datetime]]:
         """The number of each edition that a rollback published again, and when, oldest first."""
-        again = self._record.get("published_again", [])
-        return [(number, datetime.fromisoformat(at)) for number, at in again]
+        publications = self._record.get("published_again", [])
+        return [(number, datetime.fromisoformat(time)) for number, time in publications]
 
     def roll_back(self, to: str, run: str, runs: RunHistory) -> Edition:
         """Choose the edition to publish again, and record the one that it replaces as rolled back.
@@ -100,17 +108,19 @@ class Rollbacks:
         Raises StepError.
         """
         table, record = self.files.table, self._record
-        current, rolled_back = table.current(), self.keys()
-        again = [*record.get("published_again", [])]
-        if (record.get("run"), record.get("to")) == (run, to):
+        current, rolled_back = table.current(), self.read_keys()
+        publications = [*record.get("published_again", [])]
+        is_retry = (record.get("run"), record.get("to")) == (run, to)
+        if is_retry:
             edition = choose_edition(table, str(record["edition"]))
         else:
-            edition = choose_edition(table, to, rolled_back, self.unfinished(runs))
-            again.append([edition.number, datetime.now(UTC).isoformat(timespec="seconds")])
+            edition = choose_edition(table, to, rolled_back, self.read_unfinished_edition(runs))
+            publications.append([edition.number, datetime.now(UTC).isoformat(timespec="seconds")])
         made_by = edition.about.get("made_by", [])
         rolled_back = [key for key in rolled_back if key not in made_by]
         if current is not None and current != edition:
-            # The model and its settings if they differ, else the users and titles.
+            # Only the first key that differs: that of the model and the settings if they differ, or
+            # else that of the data, users and titles.
             new_keys = [key for key in current.about.get("made_by", []) if key not in made_by]
             rolled_back += [key for key in new_keys[:1] if key not in rolled_back]
         self.files.write_record(
@@ -120,7 +130,7 @@ class Rollbacks:
                 "run": run,
                 "to": to,
                 "edition": edition.number,
-                "published_again": again,
+                "published_again": publications,
             },
         )
         return edition
@@ -131,10 +141,12 @@ def choose_edition(
 ) -> Edition:
     """The edition to publish again.
 
-    to: an edition's number, or PREVIOUS: the newest edition before the published one that was not
-    rolled back itself.
-    rolled_back: the keys of what made the lists that were rolled back.
-    unfinished: the number of the edition whose rollback was killed, which PREVIOUS means then.
+    to: an edition's number, or PREVIOUS. PREVIOUS is the newest edition before the published one
+        that was not rolled back itself.
+    rolled_back: the keys of the lists that were rolled back.
+    unfinished: the number of the edition that a killed rollback chose, or 0. If it is published,
+        PREVIOUS is that edition.
+
     Raises StepError if there is no such edition.
     """
     current, older = table.current(), table.older()
@@ -144,7 +156,7 @@ def choose_edition(
         candidates = [
             edition
             for edition in older
-            # The same lists, published twice, do not count.
+            # An edition with the same lists as the published one would change nothing.
             if (
                 current is None
                 or (edition.number < current.number and edition.version != current.version)
@@ -159,8 +171,8 @@ def choose_edition(
             if edition is not None and str(edition.number) == to:
                 return edition
         missing = f"there is no edition {to!r}"
-    kept = "; ".join(summarize_edition(edition) for edition in older) or "nothing"
-    raise StepError(f"{missing} to roll back to. Kept: {kept}")
+    editions_kept = "; ".join(summarize_edition(edition) for edition in older) or "nothing"
+    raise StepError(f"{missing} to roll back to. Kept: {editions_kept}")
 
 
 @dataclass(frozen=True)
@@ -170,7 +182,7 @@ class Publishing:
     work: Work
     model: ModelRecord
     users_version: str | None = None
-    """The version of the users' file. None before there is one: only the gate can be asked then."""
+    """The version of the users' file; None before there is one. Then only `gate` can be called."""
 
     @cached_property
     def published_edition(self) -> Edition | None:
@@ -187,9 +199,12 @@ class Publishing:
 
     @cached_property
     def made_by(self) -> list[str]:
-        """Two keys of what makes the lists: one of the model and the settings, and one of these
-        with the data, the users and the titles."""
-        # As without experiments, where there is none.
+        """Two keys of the lists, by which lists made in the same way are found again.
+
+        The first is a fingerprint of the model and the settings. The second is a fingerprint of
+        these with the data, the users and the titles; it is missing if there is no users' file yet.
+        """
+        # Without an experiment, the key is that of versions of batchrec without experiments.
         pipeline = self.work.pipeline
         experiment = [pipeline.experiment] if pipeline.experiment else []
         arn = self.model.solution_version_arn
@@ -209,7 +224,7 @@ class Publishing:
         pipeline, rollbacks = self.work.pipeline, Rollbacks(self.work.files)
         current = self.published_edition
         if skip:
-            rollbacks.publish_again(self.made_by)
+            rollbacks.allow(self.made_by)
         return check_quality_gate(
             pipeline.gate,
             self.model,
@@ -219,7 +234,7 @@ class Publishing:
             f" {{{pipeline.op_name('recommendations')}: {{config: {{skip_quality_gate: true}}}}}}",
             skip_quality_gate=skip,
             rolled_back=rollbacks.include(self.made_by),
-            unfinished_rollback=rollbacks.still_published(current),
+            unfinished_rollback=rollbacks.is_published(current),
         )
 
     def about(
@@ -262,8 +277,10 @@ class Publishing:
 
 
 def republish(work: Work, to: str, run: str, runs: RunHistory, log: logging.Logger) -> Edition:
-    """Publish the lists of an older edition again; see `Rollbacks.roll_back`. Raises StorageError,
-    StepError."""
+    """Publish the lists of an older edition again; see `Rollbacks.roll_back`.
+
+    Raises StorageError and StepError.
+    """
     edition = Rollbacks(work.files).roll_back(to, run, runs)
     work.files.table.put_back(edition, work.pipeline.publication.history)
     log.info(f"published again: {summarize_edition(edition)}")
@@ -279,13 +296,16 @@ OLD_CHECKS = {
 
 
 def read_checks(edition: Edition, names: Sequence[str]) -> list[CheckResult]:
-    """The verdicts that an edition carries, for checks of these names."""
+    """The results that are stored with an edition, for checks of these names.
+
+    A check that was not made for the edition counts as passed, and says so.
+    """
     stored_checks = {}
     for values in edition.about.get("checks", []):
         check = CheckResult.from_json(values)
         name = OLD_CHECKS.get(check.name, check.name)
         stored_checks[name] = replace(check, name=name)
-    unknown = "not checked when these lists were published"
+    finding = "not checked when these lists were published"
     return [
-        stored_checks.get(name, CheckResult(name, passed=True, finding=unknown)) for name in names
+        stored_checks.get(name, CheckResult(name, passed=True, finding=finding)) for name in names
     ]

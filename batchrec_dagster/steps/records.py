@@ -1,4 +1,7 @@
-"""The records that the steps in Personalize hand over, kept as JSON under records/."""
+"""The records of the steps in Personalize, stored as JSON files in the folder records/.
+
+A step reads the records of the steps before it.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +13,20 @@ from batchrec_dagster.storage.paths import PipelineFiles
 
 
 class Record:
-    """A frozen dataclass as a JSON object, whose keys are the fields that are not None."""
+    """The base of frozen dataclasses that are stored as JSON objects."""
 
     def to_json(self) -> dict[str, Any]:
+        """The fields that are not None, by their names."""
         return {key: value for key, value in vars(self).items() if value is not None}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """From what any version wrote: keys that are not known any more are ignored."""
-        known = {field.name for field in fields(cls)}  # type: ignore[arg-type]
-        return cls(**{key: value for key, value in values.items() if key in known})
+        """The record with these values, which any version of batchrec may have written.
+
+        Keys that are not fields any more are ignored.
+        """
+        names = {field.name for field in fields(cls)}  # type: ignore[arg-type]
+        return cls(**{key: value for key, value in values.items() if key in names})
 
 
 @dataclass(frozen=True)
@@ -43,7 +50,7 @@ class ModelRecord(Record):
     dataset_group_arn: str
     dataset_group_name: str
     data_version: str
-    """The version of the imported data, with which it makes lists."""
+    """The version of the imported data, which is used to make lists."""
     trained_on: str | None = None
     """The first digits of the version of the data that it was trained on."""
     trained_at: str | None = None
@@ -55,21 +62,21 @@ class ModelRecord(Record):
     metrics: Mapping[str, float] = field(default_factory=dict)
     """Its metrics, by Personalize's names."""
     popularity_metrics: Mapping[str, float] = field(default_factory=dict)
-    """The metrics of recommending the most popular items, where they were measured."""
+    """The metrics of recommending the most popular items; empty if they were not measured."""
     popularity_version_arn: str | None = None
     """The solution version that has these metrics."""
     engine: str | None = None
-    """What trained it, in words."""
+    """What trained it, as people read it."""
     evidence: Mapping[str, float] = field(default_factory=dict)
-    """How sure the metrics are, as personalize/evidence.py describes it, where that is known."""
+    """How certain the metrics are, as personalize/evidence.py describes; empty if not known."""
 
     @property
     def on_earlier_data(self) -> bool:
-        """Whether it was trained on earlier data than the imported ones."""
+        """Whether it was trained on data from before the last import."""
         return not self.data_version.startswith(self.trained_on or "")
 
 
 def read_model(files: PipelineFiles, asset: str) -> ModelRecord | None:
-    """The record that the last run of the asset wrote; None where there is none."""
+    """The record that the last run of the asset wrote; None if there is none."""
     values = files.record(asset)
     return ModelRecord.from_json(values) if values else None

@@ -112,7 +112,7 @@ def test_a_run_that_is_killed_and_started_again_goes_no_further_back(
     assert [Rollbacks(files).include([model]) for model in "ABC"] == [False, False, True]
     assert goes_back(files, PREVIOUS, "run 2") == 1
     # Each rollback is noted once, so that outcomes know who got which lists when.
-    (first, one), (second, two) = Rollbacks(files).times()
+    (first, one), (second, two) = Rollbacks(files).read_times()
     assert (first, second) == (2, 1)
     assert one <= two
 
@@ -135,10 +135,10 @@ def test_a_new_run_finishes_a_rollback_whose_run_was_killed(
     killed = run(dg.DagsterRunStatus.STARTED)
     assert Rollbacks(files).roll_back(PREVIOUS, killed, DagsterRuns(instance)).number == 2
     # Killed before the lists were replaced: what is still there was rolled back.
-    assert Rollbacks(files).still_published(files.table.current())
+    assert Rollbacks(files).is_published(files.table.current())
     failed = run(dg.DagsterRunStatus.FAILURE)
     assert goes_back(failed) == 2  # And a sink fails.
-    assert not Rollbacks(files).still_published(files.table.current())
+    assert not Rollbacks(files).is_published(files.table.current())
     finished = run(dg.DagsterRunStatus.SUCCESS)
     assert goes_back(finished) == 2
     assert goes_back(run(dg.DagsterRunStatus.FAILURE)) == 1
@@ -152,7 +152,7 @@ def test_a_retry_of_the_run_finishes_its_rollback_too(
     failed = instance.add_run(dg.DagsterRun("shop_rollback", status=dg.DagsterRunStatus.FAILURE))
     edition = Rollbacks(files).roll_back(PREVIOUS, failed.run_id, DagsterRuns(instance))
     files.table.put_back(edition, keep=9)
-    assert Rollbacks(files).unfinished(DagsterRuns(instance)) == 2
+    assert Rollbacks(files).read_unfinished_edition(DagsterRuns(instance)) == 2
     retry = dg.DagsterRun(
         "shop_rollback",
         root_run_id=failed.run_id,
@@ -161,7 +161,7 @@ def test_a_retry_of_the_run_finishes_its_rollback_too(
         status=dg.DagsterRunStatus.SUCCESS,
     )
     instance.add_run(retry)
-    assert Rollbacks(files).unfinished(DagsterRuns(instance)) == 0
+    assert Rollbacks(files).read_unfinished_edition(DagsterRuns(instance)) == 0
     assert Rollbacks(files).roll_back(PREVIOUS, "another", DagsterRuns(instance)).number == 1
 
 
@@ -173,7 +173,7 @@ def test_where_the_model_stays_the_users_and_titles_are_what_was_rolled_back(
     assert goes_back(files, PREVIOUS, "run 1") == 1
     assert Rollbacks(files).include(["A", "A for nobody"])
     assert not Rollbacks(files).include(["A", "A for some"])
-    Rollbacks(files).publish_again(["A", "A for nobody"])
+    Rollbacks(files).allow(["A", "A for nobody"])
     assert not Rollbacks(files).include(["A", "A for nobody"])
 
 
@@ -184,7 +184,7 @@ def test_the_same_lists_published_twice_are_gone_back_from_at_once(
     publish(files, tmp_path, "A")
     publish(files, tmp_path, "B", version="same")
     assert goes_back(files, PREVIOUS, "run 1") == 1
-    Rollbacks(files).publish_again(["B", "B for all"])
+    Rollbacks(files).allow(["B", "B for all"])
     publish(files, tmp_path, "B", version="same")
     assert goes_back(files, PREVIOUS, "run 2") == 1
     assert Rollbacks(files).include(["B"])
