@@ -86,12 +86,10 @@ class InferenceResult:
     """The model's comes first."""
     jobs: list[ReadyResource]
     """The job of each batch."""
+    users: pl.Series
+    """The ids of all batches' users."""
     interactions: KnownInteractions
     num_results: int
-
-    @property
-    def users(self) -> pl.Series:
-        return pl.concat([batch.users for batch in self.batches])
 
     @property
     def cost(self) -> list[Cost]:
@@ -148,7 +146,7 @@ def _infer(
     jobs = work.ensure.wait_until_all_ready(BATCH_INFERENCE_JOB, started)
     for job, batch in zip(jobs, batches, strict=True):
         work.ensure.log.info(_describe_job(job, len(batch.users)))
-    return InferenceResult(batches, jobs, interactions, num_results)
+    return InferenceResult(batches, jobs, users, interactions, num_results)
 
 
 def _publish(

@@ -233,8 +233,8 @@ class Publishing:
             how_to_skip=f"run {pipeline.name}_refresh with ops:"
             f" {{{pipeline.op_name('recommendations')}: {{config: {{skip_quality_gate: true}}}}}}",
             skip_quality_gate=skip,
-            rolled_back=rollbacks.include(self.made_by),
             unfinished_rollback=rollbacks.is_published(current),
+            rolled_back=rollbacks.include(self.made_by),
         )
 
     def about(

@@ -183,8 +183,8 @@ def _lists_metadata(
         "outcome": describe_outcome(job, "inferred"),
         "inference_seconds": measure_job_seconds(job),
         **build_cost_metadata("cost_usd", lists.cost, on_aws=work.ensure.on_aws),
-        "sample": sample_metadata(table.sample),
         **_published_metadata(work, lists.edition),
+        "sample": sample_metadata(table.sample),
         **storage_links("table", work.storage, lists.edition.uri),
     }
 
