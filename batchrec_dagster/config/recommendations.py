@@ -72,7 +72,7 @@ class RecommendationSettings(dg.Model):
                 f"Personalize takes at most {MAX_LENGTH} characters, including exclude_seen's"
             )
         traits = find_filter_traits(expression)
-        if traits and traits.users:
+        if traits and traits.filters_users:
             raise ValueError("recommendations are items: write ItemID instead of UserID")
         return expression
 
@@ -261,7 +261,7 @@ class Segments(dg.Model):
         traits = find_filter_traits(expression)
         if traits and traits.placeholders:
             raise ValueError("write the values themselves instead of $PLACEHOLDERS")
-        if traits and not traits.users:
+        if traits and not traits.filters_users:
             raise ValueError("segments are users: write UserID instead of ItemID")
         return expression
 
@@ -270,7 +270,7 @@ class Segments(dg.Model):
         if bool(self.items) is bool(self.attributes):
             raise ValueError("write either items (their ids) or attributes (expressions on them)")
         traits = find_filter_traits(self.filter)
-        if self.attributes and traits and traits.interactions:
+        if self.attributes and traits and traits.uses_interactions:
             raise ValueError("segments by attributes take no filter on interactions")
         return self
 

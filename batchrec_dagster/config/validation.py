@@ -113,7 +113,7 @@ def validate_pattern(*fields: str, pattern: str, or_else: str, or_template: bool
 Schemas = Mapping[str, Schema]
 
 
-def find_filter_traits(expression: str | None) -> filter_check.Traits | None:
+def find_filter_traits(expression: str | None) -> filter_check.FilterTraits | None:
     """What a filter of lists or segments needs; None without a filter, and for a template.
 
     Raises ValueError, with the position of an error in the syntax.
@@ -121,7 +121,7 @@ def find_filter_traits(expression: str | None) -> filter_check.Traits | None:
     if expression is None or "{{" in expression:
         return None
     traits = filter_check.find_traits(expression)
-    if traits.current_item:
+    if traits.uses_current_item:
         raise ValueError("CurrentItem only works for similar items: here there is none")
     return traits
 

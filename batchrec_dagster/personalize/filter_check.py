@@ -48,13 +48,15 @@ MAX_PLACEHOLDER_LENGTH = 50
 _EQUALITY = ("=", "!=")
 _DATASETS_OF = {ITEM_TARGET: (ITEMS, INTERACTIONS), USER_TARGET: (USERS, INTERACTIONS)}
 
-# By dataset type.
+# The schemas of a dataset group by dataset type.
 Schemas = Mapping[str, Schema]
 
 
 def check(expressions: tuple[Expression, ...], schemas: Schemas) -> None:
-    """Raise FilterExpressionError for the first broken rule; it names the part and what is
-    allowed."""
+    """Raise FilterExpressionError for the first rule that the filter breaks.
+
+    The message names the part of the filter, and what is allowed.
+    """
     targets = {expression.target for expression in expressions}
     if ACTION_TARGET in targets:
         raise FilterExpressionError(
@@ -68,10 +70,11 @@ def check(expressions: tuple[Expression, ...], schemas: Schemas) -> None:
     for expression in expressions:
         _check_expression(expression, schemas)
     _check_placeholders(expressions)
-    used = len(list_fields(expressions))
-    if used > MAX_FIELDS:
+    field_count = len(list_fields(expressions))
+    if field_count > MAX_FIELDS:
         raise FilterExpressionError(
-            f"The filter uses {used} distinct dataset fields; {MAX_FIELDS} at most are allowed."
+            f"The filter uses {field_count} distinct dataset fields; {MAX_FIELDS} at most are"
+            " allowed."
         )
 
 
@@ -79,7 +82,7 @@ def _check_expression(expression: Expression, schemas: Schemas) -> None:
     first: FieldRef | None = None
     for comparison in iterate_comparisons(expression.where):
         field = comparison.field
-        _check_place(field, expression.target)
+        _check_dataset(field, expression.target)
         first = first or field
         if field.dataset != first.dataset:
             raise FilterExpressionError(
@@ -100,7 +103,7 @@ def _check_expression(expression: Expression, schemas: Schemas) -> None:
         _check_comparison(comparison, schemas)
 
 
-def _check_place(field: FieldRef, target: str) -> None:
+def _check_dataset(field: FieldRef, target: str) -> None:
     if field.dataset not in DATASETS:
         allowed = " and ".join(DATASETS[dataset] for dataset in _DATASETS_OF[target])
         raise FilterExpressionError(f"{field} is of no known dataset: allowed are {allowed}.")
@@ -121,7 +124,7 @@ def _check_place(field: FieldRef, target: str) -> None:
 
 
 def _check_comparison(comparison: Comparison, schemas: Schemas) -> None:
-    field = _schema_field(comparison.field, schemas)
+    field = _find_field(comparison.field, schemas)
     is_string = field.type == "string"
     operator = comparison.operator
     if operator in LISTS and not is_string:
@@ -152,7 +155,7 @@ def _check_comparison(comparison: Comparison, schemas: Schemas) -> None:
             _check_literal(comparison, field, operand)
 
 
-def _schema_field(ref: FieldRef, schemas: Schemas) -> Field:
+def _find_field(ref: FieldRef, schemas: Schemas) -> Field:
     dataset = DATASETS[ref.dataset_type]
     if ref.dataset == INTERACTIONS and ref.column != EVENT_TYPE:
         raise FilterExpressionError(
@@ -193,7 +196,7 @@ def _check_reference(
         raise FilterExpressionError(
             f"{comparison} takes either {reference} alone or a list of values."
         )
-    other = _schema_field(reference, schemas)
+    other = _find_field(reference, schemas)
     if (other.type == "string") != (field.type == "string"):
         raise FilterExpressionError(
             f"{comparison} cannot take {reference}: {comparison.field} is of type {field.type},"
@@ -246,27 +249,27 @@ def _find_placeholders(operands: Sequence[Operand]) -> frozenset[str]:
 
 
 @dataclass(frozen=True)
-class Traits:
+class FilterTraits:
     """What a filter filters, and which data it needs."""
 
-    users: bool
+    filters_users: bool
     """Whether it filters users (UserID), for segments, rather than items (ItemID)."""
-    interactions: bool
+    uses_interactions: bool
     """Whether it uses interactions."""
-    current_item: bool
+    uses_current_item: bool
     """Whether it uses CurrentItem, the item of the input line."""
     placeholders: frozenset[str]
     """The names of its placeholders, such as P for $P. Input lines give their values."""
 
 
-def find_traits(expression: str) -> Traits:
+def find_traits(expression: str) -> FilterTraits:
     """What the expression filters and needs. Raises FilterExpressionError."""
     expressions = parse(expression)
     operands = _list_all_operands(expressions)
-    return Traits(
-        users=expressions[0].target == USER_TARGET,
-        interactions=any(expression.on_interactions for expression in expressions),
-        current_item=any(
+    return FilterTraits(
+        filters_users=expressions[0].target == USER_TARGET,
+        uses_interactions=any(expression.on_interactions for expression in expressions),
+        uses_current_item=any(
             isinstance(operand, FieldRef) and operand.dataset == CURRENT_ITEM
             for operand in operands
         ),
@@ -275,8 +278,10 @@ def find_traits(expression: str) -> Traits:
 
 
 def check_expression(expression: str, schemas: Schemas) -> None:
-    """Check the expression against a group's schemas, by dataset type. Raises
-    FilterExpressionError."""
+    """Raise FilterExpressionError unless the group can have this filter.
+
+    schemas: the schemas of the group by dataset type.
+    """
     check(parse(expression), schemas)
 
 
@@ -309,9 +314,9 @@ def find_event_types(expression: str) -> set[str]:
 
 def check_group_fields(expressions: Sequence[str]) -> None:
     """Raise FilterExpressionError when a group's filters together use too many dataset fields."""
-    used = set().union(*(list_fields(parse(expression)) for expression in expressions))
-    if len(used) > MAX_FIELDS_OF_GROUP:
+    fields = set().union(*(list_fields(parse(expression)) for expression in expressions))
+    if len(fields) > MAX_FIELDS_OF_GROUP:
         raise FilterExpressionError(
-            f"The filters of the dataset group would use {len(used)} distinct dataset fields;"
+            f"The filters of the dataset group would use {len(fields)} distinct dataset fields;"
             f" {MAX_FIELDS_OF_GROUP} at most are allowed."
         )

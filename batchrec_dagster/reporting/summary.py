@@ -57,15 +57,16 @@ def summarize(published: PublishedResults, instance: dg.DagsterInstance | None) 
     edition = published.edition
     assert edition is not None
     # An old table does not say which model made it, so assume the newest.
-    newest = files.record("solution_version")
-    about = edition.about or newest
-    facts["earlier_data"] = about.get("data_version") != newest.get("data_version")
+    newest_model = files.record("solution_version")
+    about = edition.about or newest_model
+    facts["earlier_data"] = about.get("data_version") != newest_model.get("data_version")
     for prefix, metrics in (("", "metrics"), ("popularity_", "popularity_metrics")):
         if PERSONALIZE_NDCG in (about.get(metrics) or {}):
             facts[prefix + NDCG] = about[metrics][PERSONALIZE_NDCG]
     if "engine" in about:
         facts["provenance"] = Provenance.of_edition(about).lines
-    if verdict := EditionHistory(files).read_verdict(edition):
+    verdict = EditionHistory(files).read_verdict(edition)
+    if verdict:
         facts["verdict"] = verdict.text
     rows, users = published.count_rows_and_users()
     facts |= {
@@ -75,10 +76,12 @@ def summarize(published: PublishedResults, instance: dg.DagsterInstance | None) 
         **({"edition": edition.number} if edition.number else {}),
         "table": storage.where(edition.uri),
     }
-    if (report := published.report) is not None:
+    report = published.report
+    if report is not None:
         facts["report"] = storage.where(report.uri)
-    if (example := published.find_example_user()) is not None:
-        facts["example_user"] = example
+    example_user = published.find_example_user()
+    if example_user is not None:
+        facts["example_user"] = example_user
     return facts
 
 

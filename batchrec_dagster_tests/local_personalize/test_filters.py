@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchrec_dagster.personalize.filter_check import (
-    Traits,
+    FilterTraits,
     check_expression,
     check_group_fields,
     find_traits,
@@ -201,14 +201,16 @@ def test_a_filter_has_ten_fields_at_most_and_a_group_twenty() -> None:
 
 
 def test_the_traits_of_a_filter() -> None:
-    plain = Traits(False, interactions=False, current_item=False, placeholders=frozenset())
+    plain = FilterTraits(
+        False, uses_interactions=False, uses_current_item=False, placeholders=frozenset()
+    )
     category, event = frozenset({"CATEGORY"}), frozenset({"EVENT_TYPE"})
     genre = frozenset({"GENRE"})
     assert find_traits(DOCUMENTED[4]) == replace(plain, placeholders=category)
-    assert find_traits(DOCUMENTED[0]) == replace(plain, interactions=True, placeholders=event)
-    assert find_traits(DOCUMENTED[5]) == replace(plain, current_item=True)
-    assert find_traits(DOCUMENTED[-1]) == replace(plain, interactions=True, placeholders=genre)
-    assert find_traits(DOCUMENTED[-4]) == replace(plain, users=True, interactions=True)
+    assert find_traits(DOCUMENTED[0]) == replace(plain, uses_interactions=True, placeholders=event)
+    assert find_traits(DOCUMENTED[5]) == replace(plain, uses_current_item=True)
+    assert find_traits(DOCUMENTED[-1]) == replace(plain, uses_interactions=True, placeholders=genre)
+    assert find_traits(DOCUMENTED[-4]) == replace(plain, filters_users=True, uses_interactions=True)
     values = 'INCLUDE ItemID WHERE Items.A IN ($A, "$B") IF CurrentUser.AGE > $C'
     assert find_traits(values) == replace(plain, placeholders=frozenset("AC"))
 

@@ -42,7 +42,7 @@ def _create(request: ApiRequest) -> NewResource:
         raise InvalidInputError("themeGenerationConfig is valid only in mode THEME_GENERATION.")
     config = params.get("batchInferenceJobConfig", {})
     _check_exploration(config.get("itemExplorationConfig", {}))
-    if filter_traits and filter_traits.current_item and recipe.name != SIMILAR_ITEMS:
+    if filter_traits and filter_traits.uses_current_item and recipe.name != SIMILAR_ITEMS:
         raise InvalidInputError(
             f"A filter with CurrentItem can be used with {SIMILAR_ITEMS} only, not with"
             f" {recipe.name}."

@@ -10,7 +10,7 @@ from batchrec_dagster.personalize.batch_files import (
     MAX_INPUT_RECORDS,
     OUTPUT_SUFFIX,
 )
-from batchrec_dagster.personalize.filter_check import Traits, find_traits
+from batchrec_dagster.personalize.filter_check import FilterTraits, find_traits
 from batchrec_dagster.personalize.schemas import FILTER_HISTORY
 from batchrec_dagster.storage.object_store import ObjectInfo
 from batchrec_dagster.storage.progress import Progress
@@ -38,7 +38,9 @@ CHECK_MARKER = "_CHECK"
 """The name of an empty object that is written last, when the output is complete."""
 
 
-def check_batch_request(request: ApiRequest, *, segments: bool) -> tuple[Recipe, Traits | None]:
+def check_batch_request(
+    request: ApiRequest, *, segments: bool
+) -> tuple[Recipe, FilterTraits | None]:
     """Return the recipe of the job's solution version, and the traits of its filter, if any.
 
     segments: whether the job makes user segments, not recommendations.
@@ -64,7 +66,7 @@ def check_batch_request(request: ApiRequest, *, segments: bool) -> tuple[Recipe,
     return recipe, _check_filter(request, version, segments=segments)
 
 
-def _check_filter(request: ApiRequest, version: Resource, *, segments: bool) -> Traits:
+def _check_filter(request: ApiRequest, version: Resource, *, segments: bool) -> FilterTraits:
     """Return the traits of the job's filter.
 
     Raises ServiceError if it is not one for this kind of job, or of the version's dataset group.
@@ -73,7 +75,7 @@ def _check_filter(request: ApiRequest, version: Resource, *, segments: bool) -> 
     if resource.parent != version.body["datasetGroupArn"]:
         raise InvalidInputError(f"{resource.arn} belongs to another dataset group.")
     filter_traits = find_traits(resource.body["filterExpression"])
-    if filter_traits.users != segments:
+    if filter_traits.filters_users != segments:
         target_id = "UserID" if segments else "ItemID"
         raise InvalidInputError(
             f"This job needs a filter on {target_id}, which {resource.arn} is not."

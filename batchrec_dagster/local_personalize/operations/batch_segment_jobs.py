@@ -34,7 +34,7 @@ def _create(request: ApiRequest) -> NewResource:
         raise InvalidInputError(
             f"numResults must be at most {MAX_SEGMENT_USERS}: users in a segment."
         )
-    if filter_traits and filter_traits.interactions and recipe.name == ITEM_ATTRIBUTE_AFFINITY:
+    if filter_traits and filter_traits.uses_interactions and recipe.name == ITEM_ATTRIBUTE_AFFINITY:
         raise InvalidInputError(
             f"A filter on interactions cannot be used with {ITEM_ATTRIBUTE_AFFINITY}."
         )

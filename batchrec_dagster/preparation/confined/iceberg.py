@@ -1,8 +1,8 @@
 """Jobs of the child process: the current rows of an Iceberg table.
 
-The metadata are parsed as data. Of the table's properties, which choose classes to import and
-servers to connect to, only those survive that say how columns are called. All files are opened by
-`_TableFiles`, which asks the parent for each of them.
+The metadata are parsed as data. A table's properties can choose classes to import and servers to
+connect to, so only those are kept that name its columns. All files are opened by `_TableFiles`,
+which asks the parent for each of them.
 Source: iceberg.apache.org/spec
 """
 
@@ -26,15 +26,20 @@ KEPT_PROPERTIES = {"schema.name-mapping.default"}
 
 
 def describe_iceberg(job: ConfinedJob, metadata: str) -> str:
-    """The table's id and current snapshot. metadata: the path from the table's folder of its newest
-    metadata file."""
+    """The table's id and current snapshot.
+
+    metadata: the newest metadata file, as a path from the table's folder.
+    """
     content = _read_metadata(job, metadata)
     return f"{content.get('table-uuid')} {content.get('current-snapshot-id')}"
 
 
 def read_iceberg(job: ConfinedJob, metadata: str, target: str) -> None:
-    """Write the current rows as Parquet to the path `target`. metadata: as in
-    `describe_iceberg`."""
+    """Write the current rows as Parquet.
+
+    metadata: as in `describe_iceberg`.
+    target: the path to write to.
+    """
     try:
         from pyiceberg.io.pyarrow import schema_to_pyarrow
     except ImportError as error:
@@ -114,7 +119,7 @@ def _open_table(job: ConfinedJob, metadata: str) -> Table:
 def _read_rows(
     table: Table, tasks: list[FileScanTask], schema: pa.Schema
 ) -> Iterator[pa.RecordBatch]:
-    """The rows of one file after the other: several at once would all be held in memory."""
+    """The rows of one file after the other, because several at once would all be in memory."""
     import pyarrow as pa
     from pyiceberg.expressions import AlwaysTrue
     from pyiceberg.io.pyarrow import ArrowScan

@@ -40,8 +40,8 @@ from batchrec_dagster.preparation.polars.rows import (
 )
 from batchrec_dagster.preparation.polars.tables import RowTable
 from batchrec_dagster.preparation.polars.typed_scan import (
-    output_column_names,
-    output_columns,
+    build_output_columns,
+    list_output_columns,
     write_clean,
 )
 from batchrec_dagster.preparation.recognition import (
@@ -121,7 +121,7 @@ class OpenedRatings:
         rows = self.folder / "rows.csv"
         result = self._write_by_row_rules(rows)
         row_filter = RowFilter(self.rules, self.folder)
-        names = output_column_names(self.layout, self.rules)
+        names = list_output_columns(self.layout, self.rules)
         types = {name: pl.Int64() if name == TIMESTAMP else pl.String() for name in names}
         row_filter.apply(pl.scan_csv(rows, schema=types, glob=False)).sink_csv(target)
         return replace(result, left_out={**result.left_out, **row_filter.left_out})
@@ -173,9 +173,9 @@ class OpenedRatings:
             if target is None:
                 return inspect_rows(rows)
             with target.open("wb") as file:
-                header = ",".join(output_column_names(self.layout, self.rules))
+                header = ",".join(list_output_columns(self.layout, self.rules))
                 file.write(f"{header}\n".encode())
-                columns = output_columns(self.layout, self.rules, pl.col(SECONDS))
+                columns = build_output_columns(self.layout, self.rules, pl.col(SECONDS))
 
                 def write(kept_rows: pl.DataFrame) -> None:
                     kept_rows.select(columns).write_csv(file, include_header=False)

@@ -42,12 +42,12 @@ _ODD = "odd"
 def write_clean(
     tables: Sequence[RowTable], layout: Layout, rules: Rules, target: Path | None
 ) -> PreparationResult | None:
-    """Write the rows that the rules on a single row keep.
+    """Write the rows that the rules on a single row keep, if all rows are clean.
 
-    target: where to write; None for the result alone.
+    target: where to write. If it is None, the rows are only counted.
 
-    Returns None if a row is odd, or if cells of these columns cannot be read as numbers. Then the
-    target is of no use.
+    Returns None if a row is odd, or if a cell that must be a number is none. What was written to
+    the target must then be ignored.
     """
     rows = _scan_rows(tables, layout, rules)
     if rows is None:
@@ -56,7 +56,7 @@ def write_clean(
     if rules.min_rating is not None:
         is_below = pl.col("rating") < rules.min_rating
     is_in_filter = pl.lit(value=True) if rules.filter is None else pl.col(IN_FILTER)
-    seconds = _seconds(layout)
+    seconds = _parse_seconds(layout)
     # The unit shows in the times as they are written.
     time = seconds if layout.timestamp is None else pl.col("timestamp")
     counts = rows.select(
@@ -74,7 +74,7 @@ def write_clean(
         is_good = ~pl.col(_ODD).fill_null(value=False)
         kept = rows.filter(~is_below & is_in_filter & is_good)
         plans.append(
-            kept.select(output_columns(layout, rules, seconds)).sink_csv(target, lazy=True)
+            kept.select(build_output_columns(layout, rules, seconds)).sink_csv(target, lazy=True)
         )
     try:
         # Together, so that the files are read once.
@@ -98,7 +98,7 @@ def _scan_rows(tables: Sequence[RowTable], layout: Layout, rules: Rules) -> pl.L
         return None
     rows = pl.concat(
         table.read_typed(layout.roles, types).with_columns(
-            pl.any_horizontal(_odd_conditions(layout, table, types)).alias(_ODD)
+            pl.any_horizontal(_list_odd_conditions(layout, table, types)).alias(_ODD)
         )
         for table in tables
     )
@@ -122,9 +122,11 @@ def _choose_types(layout: Layout) -> dict[str, pl.DataType] | None:
     return types
 
 
-def _odd_conditions(layout: Layout, table: RowTable, types: Collection[str]) -> Iterator[pl.Expr]:
-    """The conditions under which something is missing in a row, or needs a closer look."""
-    yield ~_seconds(layout).is_between(1, FIRST_SENTINEL - 1).fill_null(value=False)
+def _list_odd_conditions(
+    layout: Layout, table: RowTable, types: Collection[str]
+) -> Iterator[pl.Expr]:
+    """The conditions under which a row is odd: a cell is missing, or has to be read as text."""
+    yield ~_parse_seconds(layout).is_between(1, FIRST_SENTINEL - 1).fill_null(value=False)
     if layout.timestamp_unit in (AUTO, *EPOCH_UNITS):
         yield pl.col("timestamp").is_in(END_OF_TIME)
     texts = ["user", "item", *(["event_type"] if layout.event_type is not None else [])]
@@ -136,7 +138,7 @@ def _odd_conditions(layout: Layout, table: RowTable, types: Collection[str]) -> 
     for role in layout.roles:
         if role not in types:
             yield pl.col(role).is_in(layout.null_values) | pl.col(role).str.ends_with(" ")
-        elif not role.startswith(FILTER) and (numbers := _numeric_null_values(layout)):
+        elif not role.startswith(FILTER) and (numbers := _list_numeric_null_values(layout)):
             yield pl.col(role).cast(pl.Float64).is_in(numbers)
     if layout.rating is not None:
         yield ~pl.col("rating").is_finite().fill_null(value=False)
@@ -148,13 +150,13 @@ def _odd_conditions(layout: Layout, table: RowTable, types: Collection[str]) -> 
             yield ~pl.col(FILTER + name).is_finite()
 
 
-def _numeric_null_values(layout: Layout) -> list[float]:
+def _list_numeric_null_values(layout: Layout) -> list[float]:
     """Those of the null values that are numbers, which none of the default ones is."""
     numbers = pl.Series(layout.null_values, dtype=pl.String).cast(pl.Float64, strict=False)
     return numbers.filter(numbers.is_finite()).to_list()
 
 
-def _seconds(layout: Layout) -> pl.Expr:
+def _parse_seconds(layout: Layout) -> pl.Expr:
     """The time of a row in whole seconds since 1970."""
     time, unit = pl.col("timestamp"), layout.timestamp_unit
     if unit == AUTO:
@@ -179,7 +181,7 @@ def _find_unit(layout: Layout, first: int | None, last: int | None) -> str | Non
     return unit if unit == times.guess_epoch_unit(last) else None
 
 
-def output_columns(layout: Layout, rules: Rules, seconds: pl.Expr) -> list[pl.Expr]:
+def build_output_columns(layout: Layout, rules: Rules, seconds: pl.Expr) -> list[pl.Expr]:
     """The columns of Personalize's interactions CSV, from those of the roles.
 
     seconds: the time in whole seconds since 1970.
@@ -192,10 +194,10 @@ def output_columns(layout: Layout, rules: Rules, seconds: pl.Expr) -> list[pl.Ex
         schemas.EVENT_TYPE: event_type,
         schemas.EVENT_VALUE: pl.col("event_value").str.strip_chars(" \t"),
     }
-    return [columns[name].alias(name) for name in output_column_names(layout, rules)]
+    return [columns[name].alias(name) for name in list_output_columns(layout, rules)]
 
 
-def output_column_names(layout: Layout, rules: Rules) -> list[str]:
+def list_output_columns(layout: Layout, rules: Rules) -> list[str]:
     """The columns of the CSV, in their order."""
     return schemas.list_interactions_columns(
         event_type=rules.event_type, event_value=layout.event_value is not None
