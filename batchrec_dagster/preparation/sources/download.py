@@ -1,4 +1,7 @@
-"""Files from the web: resumed when cut, verified, and put in place only when complete."""
+"""Downloads files from the web.
+
+An interrupted download is resumed. A file is verified, and appears only when it is complete.
+"""
 
 from __future__ import annotations
 
@@ -27,38 +30,38 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CHUNK = 1024 * 1024
-SMALL = 64 * 1024
+MAX_TEXT_BYTES = 64 * 1024
 TIMEOUT = 30.0
-# Attempts in a row that brought nothing; those that brought a piece do not count.
+# How many attempts in a row may fail without progress. Attempts that brought a piece do not count.
 ATTEMPTS = 4
 # Seconds, of urllib3's exponential backoff: 0 before the second attempt, then 2, 4, 8 times this.
 PAUSE = 1.0
 LONGEST_PAUSE = 60
 SECONDS_BETWEEN_LOG_LINES = 10.0
-# A server that sends a byte now and then would hold a run forever. At least this many bytes must
-# arrive in each span of this many seconds, and the whole answer within a day.
+# A server that sends a byte now and then would delay a run forever. So at least this many bytes
+# must arrive in each span of this many seconds, and the whole response within a day.
 SPEED_SPAN = 60.0
 LEAST_BYTES_PER_SPAN = 60_000
 LONGEST_SECONDS = 24 * 3600.0
 
-# The server, or a proxy before it, is busy or down for now.
-PASSING = {408, 425, 429, 500, 502, 503, 504}
+# The statuses of a server, or a proxy in front of it, that is busy or down for now.
+TEMPORARY_STATUSES = {408, 425, 429, 500, 502, 503, 504}
 
 T = TypeVar("T")
 
 
 class DownloadError(Exception):
-    """A file could not be fetched; the message has its address (no query) and the fix."""
+    """A file could not be fetched. The message has its address, without a query, and the fix."""
 
 
-class NotThereError(DownloadError):
+class MissingFileError(DownloadError):
     """There is no file at this address."""
 
 
-class _PassingError(Exception):
+class _TemporaryError(Exception):
     """An error that is worth another attempt.
 
-    response: what the server answered, which may say when to try again.
+    response: the server's response, which may say when to try again.
     has_progress: whether this attempt brought a piece of the file.
     """
 
@@ -71,21 +74,23 @@ class _PassingError(Exception):
 
 
 @dataclass(frozen=True)
-class Remote:
-    """What a server says of a file: a version that changes with it, and its size in bytes."""
+class RemoteFile:
+    """What a server says about a file."""
 
     version: str | None
+    """A version that changes when the file changes; None if the server has none."""
     size: int | None
+    """The size in bytes; None if the server does not say it."""
 
 
-def look_up(url: str) -> Remote:
-    """Version and size of the file, without reading it. Raises DownloadError."""
+def describe_remote_file(url: str) -> RemoteFile:
+    """The version and the size of the file, which is not read. Raises DownloadError."""
 
-    def attempt() -> Remote:
-        # Not HEAD: an address that is signed for GET refuses it.
+    def attempt() -> RemoteFile:
+        # GET and not HEAD, because an address that is signed for GET refuses HEAD.
         with _get(url) as response:
             version = response.headers.get("ETag") or response.headers.get("Last-Modified")
-            return Remote(version, response.length_remaining)
+            return RemoteFile(version, response.length_remaining)
 
     return _retry(url, attempt)
 
@@ -95,7 +100,7 @@ def read_text(url: str) -> str:
 
     def attempt() -> str:
         with _get(url) as response:
-            return _read(response.read, SMALL).decode(errors="replace")
+            return _read(response.read, MAX_TEXT_BYTES).decode(errors="replace")
 
     return _retry(url, attempt)
 
@@ -103,8 +108,8 @@ def read_text(url: str) -> str:
 def download(url: str, path: Path, *, md5: str | None = None) -> None:
     """Fetch the file to `path`, unless it exists already.
 
-    What arrived before a cut, in this process or an earlier one, is kept next to `path`, and used
-    if the server still has the same file.
+    If the connection breaks, the part that has arrived is kept next to `path`. This process or a
+    later one continues from it, if the server still has the same file.
 
     md5: the checksum of the whole content, in hexadecimal.
 
@@ -112,7 +117,7 @@ def download(url: str, path: Path, *, md5: str | None = None) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Other processes must not fetch the same file into the same part.
+        # Other processes must not write to the same part at the same time.
         with durable.exclusive_lock(path.with_name(f"{path.name}.lock")):
             if path.exists():
                 return
@@ -130,25 +135,33 @@ def download(url: str, path: Path, *, md5: str | None = None) -> None:
 
 
 def safe_url(url: str) -> str:
-    """The address without its query and its user, which may be a signature and a password and do
-    not belong in a log."""
+    """The address without its query and its user, which may hold secrets.
+
+    They may be a signature and a password, which must not be in a log.
+    """
     scheme, separator, remainder = url.partition("?")[0].partition("://")
     host, slash, path = remainder.partition("/")
     return f"{scheme}{separator}{host.rpartition('@')[2]}{slash}{path}"
 
 
 def _retry(url: str, attempt: Callable[[], T]) -> T:
-    # Not by urllib3 itself: it does not resume a body, and logs the query.
-    fresh = Retry(
+    """The result of `attempt`, which is called again after temporary errors.
+
+    Raises DownloadError after the last attempt. urllib3 itself could retry, but it does not resume
+    a body, and it logs the query.
+    """
+    all_retries = Retry(
         ATTEMPTS - 1, backoff_factor=PAUSE, backoff_max=LONGEST_PAUSE, retry_after_max=LONGEST_PAUSE
     )
-    retries = fresh
+    retries = all_retries
     while True:
         try:
             return attempt()
-        except _PassingError as error:
+        except _TemporaryError as error:
             try:
-                retries = (fresh if error.has_progress else retries).increment(error=error)
+                if error.has_progress:
+                    retries = all_retries
+                retries = retries.increment(error=error)
             except MaxRetryError:
                 raise DownloadError(
                     f"cannot fetch {safe_url(url)}: {error} ({ATTEMPTS} attempts). Try again later,"
@@ -162,6 +175,10 @@ def _retry(url: str, attempt: Callable[[], T]) -> T:
 
 
 def _fetch(url: str, path: Path) -> Path:
+    """Download the file in one attempt, and return the path of the complete part.
+
+    Continues a part that an earlier attempt left, if it belongs to the same version of the file.
+    """
     with _get(url) as response:
         part = _prepare_part(path, response)
         have = part.stat().st_size if part.exists() else 0
@@ -181,12 +198,12 @@ def _fetch(url: str, path: Path) -> Path:
             validator,
         }:
             part.unlink()
-            raise _PassingError("the server sent another piece than the one asked for")
+            raise _TemporaryError("the server sent another piece than the one asked for")
         return _receive(url, response, part, have)
 
 
 def _receive(url: str, response: BaseHTTPResponse, part: Path, start: int) -> Path:
-    """Write the body to the part, from the byte `start` on; the part."""
+    """Write the body to the part, from the byte `start` on. Returns the path of the part."""
     remaining = response.length_remaining
     total = None if remaining is None else start + remaining
     have = start
@@ -203,18 +220,21 @@ def _receive(url: str, response: BaseHTTPResponse, part: Path, start: int) -> Pa
                 _check_size(url, have)
                 speed.count(len(chunk))
                 advance(len(chunk))
-        except _PassingError as error:
-            of = "" if total is None else f" of {total}"
-            raise _PassingError(
-                f"cut after {have}{of} bytes: {error}", has_progress=have > start
+        except _TemporaryError as error:
+            of_total = "" if total is None else f" of {total}"
+            raise _TemporaryError(
+                f"cut after {have}{of_total} bytes: {error}", has_progress=have > start
             ) from error
     return part
 
 
 def _check_size(url: str, size: int | None) -> None:
-    if size is not None and size > (most := Limits.from_environment().download_bytes):
+    if size is None:
+        return
+    limit = Limits.from_environment().download_bytes
+    if size > limit:
         raise DownloadError(
-            f"{safe_url(url)} is larger than the {most} bytes that {MAX_FILE_GB} allows: set it"
+            f"{safe_url(url)} is larger than the {limit} bytes that {MAX_FILE_GB} allows: set it"
             " higher if that is real data"
         )
 
@@ -248,11 +268,14 @@ def _read(read: Callable[[int], bytes], size: int) -> bytes:
     try:
         return read(size)
     except (OSError, HTTPError) as error:
-        raise _PassingError(f"the connection broke ({_find_reason(error)})") from error
+        raise _TemporaryError(f"the connection broke ({_find_reason(error)})") from error
 
 
 def _choose_validator(response: BaseHTTPResponse) -> str | None:
-    """What makes sure, in If-Range, that two pieces are of the same file (RFC 9110, 13.1.5)."""
+    """The value for If-Range, which ensures that two pieces are of the same file; None without one.
+
+    See RFC 9110, section 13.1.5.
+    """
     etag = response.headers.get("ETag")
     if etag and not etag.startswith("W/"):
         return etag
@@ -260,7 +283,10 @@ def _choose_validator(response: BaseHTTPResponse) -> str | None:
 
 
 def _prepare_part(path: Path, response: BaseHTTPResponse) -> Path:
-    """Where the pieces of this version of the file are collected; those of others are deleted."""
+    """The path at which the pieces of this version of the file are collected.
+
+    The pieces of other versions are deleted.
+    """
     version = hashlib.sha256((_choose_validator(response) or "").encode()).hexdigest()[:16]
     part = path.with_name(f"{path.name}.{version}.part")
     for other in path.parent.iterdir():
@@ -276,23 +302,27 @@ def _compute_md5(path: Path) -> str:
 
 @contextmanager
 def _get(url: str, headers: dict[str, str] | None = None) -> Iterator[BaseHTTPResponse]:
+    """The response to a GET, whose body is not read yet.
+
+    Raises DownloadError, or _TemporaryError if another attempt may help.
+    """
     import requests
 
     from batchrec_dagster.preparation.sources.peers import NotPublicError, PublicRedirects
 
-    always = {"User-Agent": "batchrec", "Accept-Encoding": "identity"}
-    # The system's certificates or SSL_CERT_FILE's, which requests does not look at.
-    trusted = ssl.get_default_verify_paths()
+    common_headers = {"User-Agent": "batchrec", "Accept-Encoding": "identity"}
+    # The certificates of the system or of SSL_CERT_FILE, which requests itself ignores.
+    certificates = ssl.get_default_verify_paths()
     with requests.Session() as session:
         for scheme in ("http://", "https://"):
             session.mount(scheme, PublicRedirects(url))
         try:
             answer = session.get(
                 url,
-                headers=always | (headers or {}),
+                headers=common_headers | (headers or {}),
                 timeout=TIMEOUT,
                 stream=True,
-                verify=trusted.cafile or trusted.capath or True,
+                verify=certificates.cafile or certificates.capath or True,
                 hooks={"response": _check_redirect},
             )
         except (requests.ConnectionError, requests.Timeout) as error:
@@ -302,11 +332,11 @@ def _get(url: str, headers: dict[str, str] | None = None) -> Iterator[BaseHTTPRe
                     f"cannot trust the server of {safe_url(url)}: {reason}. If a proxy replaces its"
                     " certificate, set SSL_CERT_FILE to the proxy's certificates"
                 ) from error
-            raise _PassingError(f"no connection ({reason})") from error
+            raise _TemporaryError(f"no connection ({reason})") from error
         except NotPublicError as error:
             raise _build_redirect_error(url, str(error)) from error
         except requests.RequestException as error:
-            # Its text may have the query.
+            # The message of the error may have the query.
             raise DownloadError(
                 f"cannot fetch {safe_url(url)} ({type(error).__name__}): check that the address,"
                 " and the proxy if one is set, are whole URLs of http or https"
@@ -324,15 +354,17 @@ def _get(url: str, headers: dict[str, str] | None = None) -> Iterator[BaseHTTPRe
 
 
 def _check_redirect(answer: requests.Response, **_: Any) -> None:
-    """Raise DownloadError for a redirect from https to http, or to an address that is not public;
-    requests would follow both."""
+    """Raise DownloadError for a redirect from https to http, or to an address that is not public.
+
+    requests itself would follow both.
+    """
     target = urljoin(answer.url, answer.headers.get("Location", ""))
     if answer.is_redirect and answer.url.startswith("https:") and target.startswith("http:"):
         raise DownloadError(
             f"{safe_url(answer.url)} redirects to {safe_url(target)}, which is not followed: give"
             " an address that serves the file over https"
         )
-    if answer.is_redirect and not _is_public(target) and _host(target) != _host(answer.url):
+    if answer.is_redirect and not _is_public(target) and _get_host(target) != _get_host(answer.url):
         raise _build_redirect_error(answer.url, safe_url(target))
 
 
@@ -343,30 +375,31 @@ def _build_redirect_error(url: str, target: str) -> DownloadError:
     )
 
 
-def _host(url: str) -> tuple[str | None, int | None]:
+def _get_host(url: str) -> tuple[str | None, int | None]:
+    """The host name and the port of the URL."""
     parts = urlsplit(url)
     return parts.hostname, parts.port
 
 
 def _is_public(url: str) -> bool:
-    """Whether all addresses of the URL's host are public: what it names is the owner's choice, and
-    where it redirects to is not."""
+    """Whether all addresses of the URL's host are public."""
     from batchrec_dagster.preparation.sources.peers import is_public
 
     parts = urlsplit(url)
     try:
         addresses = socket.getaddrinfo(parts.hostname, parts.port or 0, type=socket.SOCK_STREAM)
     except (OSError, ValueError):
-        return True  # There is no connection to it either.
+        return True  # A host without an address cannot be connected to either.
     return all(is_public(str(entry[4][0])) for entry in addresses)
 
 
 def _explain_refusal(url: str, response: BaseHTTPResponse) -> Exception:
+    """The error for a status that is not a success."""
     answer = " ".join(f"{response.status} {response.reason or ''}".split())
-    if response.status in PASSING:
-        return _PassingError(f"the server says {answer}", response)
+    if response.status in TEMPORARY_STATUSES:
+        return _TemporaryError(f"the server says {answer}", response)
     if response.status in {HTTPStatus.NOT_FOUND, HTTPStatus.GONE}:
-        return NotThereError(f"there is no {safe_url(url)} ({answer}): check the address")
+        return MissingFileError(f"there is no {safe_url(url)} ({answer}): check the address")
     if response.status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
         return DownloadError(
             f"{safe_url(url)} is not public ({answer}): sign the address again, or put the file"
@@ -376,7 +409,7 @@ def _explain_refusal(url: str, response: BaseHTTPResponse) -> Exception:
 
 
 def _find_reason(error: Exception) -> str:
-    """The cause in one line; a MaxRetryError's own text would have the query."""
+    """The cause of the error in one line. A MaxRetryError's own text would have the query."""
     cause = error.args[0] if error.args else error
     cause = getattr(cause, "reason", cause) if isinstance(cause, HTTPError) else cause
     return str(cause) or type(cause).__name__
@@ -384,7 +417,10 @@ def _find_reason(error: Exception) -> str:
 
 @contextmanager
 def _progress(url: str, start: int, total: int | None) -> Iterator[Callable[[int], None]]:
-    """A function to call with the bytes received: a bar on a terminal, elsewhere a log line."""
+    """A function to call with the number of bytes received, to show the progress.
+
+    It shows a bar on a terminal, and elsewhere logs a line now and then.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
@@ -401,14 +437,14 @@ def _progress(url: str, start: int, total: int | None) -> Iterator[Callable[[int
             yield lambda size: bar.advance(task, size)
         return
 
-    of = "" if total is None else f" of {total / 1e6:.1f} MB"
+    of_total = "" if total is None else f" of {total / 1e6:.1f} MB"
     have, next_line = start, monotonic()
 
     def advance(size: int) -> None:
         nonlocal have, next_line
         have += size
         if monotonic() >= next_line:
-            log.info("downloading %s: %.1f MB%s", url, have / 1e6, of)
+            log.info("downloading %s: %.1f MB%s", url, have / 1e6, of_total)
             next_line = monotonic() + SECONDS_BETWEEN_LOG_LINES
 
     yield advance

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Self
 from urllib.parse import unquote, urlsplit
 
-from batchrec_dagster.preparation.sources.download import download, look_up
+from batchrec_dagster.preparation.sources.download import describe_remote_file, download
 from batchrec_dagster.preparation.sources.errors import FileError
 from batchrec_dagster.preparation.sources.lake_tables import (
     refuse_table_above,
@@ -244,7 +244,7 @@ class WebFile(File):
         return unquote(urlsplit(self.text).path)
 
     def describe(self, context: SourceContext) -> FileDescription:
-        remote = look_up(self.text)
+        remote = describe_remote_file(self.text)
         if remote.version is not None or remote.size == 0:
             return FileDescription(remote.size, f"{remote.version}, {remote.size} bytes")
         # A server that gives no version: only the content says whether it changed.
@@ -260,7 +260,7 @@ class WebFile(File):
         path.unlink(missing_ok=True)
 
     def path(self, context: SourceContext) -> Path:
-        remote = look_up(self.text)
+        remote = describe_remote_file(self.text)
         if remote.version is None:
             return self._download_again(context)
         path = _cache_path(context.cache, self.text, f"{remote.version}, {remote.size} bytes")

@@ -1,7 +1,7 @@
-"""`sample://hetrec` and `movielens://NAME`: their files, which column holds what, the downloads.
+"""The sources `sample://hetrec` and `movielens://NAME`: their files, columns and downloads.
 
-GroupLens publishes the MovieLens sets. Most are for research and non-commercial use and may not be
-redistributed: they stay in this machine's cache, and never become part of the project.
+GroupLens publishes the MovieLens data sets. Most are for research and non-commercial use only, and
+may not be redistributed. So they stay in this machine's cache, and are not part of the project.
 https://grouplens.org/datasets/movielens/
 """
 
@@ -18,7 +18,7 @@ from batchrec_dagster.preparation.layout import Layout
 from batchrec_dagster.preparation.sources.archives import Member
 from batchrec_dagster.preparation.sources.download import (
     DownloadError,
-    NotThereError,
+    MissingFileError,
     download,
     read_text,
 )
@@ -45,6 +45,7 @@ class GeneratedFile(File):
 
     @classmethod
     def parse(cls, text: str) -> Self:
+        """The file that the text names. Raises FileError."""
         name, _, file = text.removeprefix("sample://").partition("/")
         if name != "hetrec":
             raise FileError("the only sample is sample://hetrec")
@@ -69,12 +70,16 @@ class GeneratedFile(File):
 
 @dataclass(frozen=True)
 class PublishedArchive:
-    """A zip archive: its address below the base URL, and the ratings in it. It never changes."""
+    """A zip archive on GroupLens's server, which never changes."""
 
     address: str
+    """The path from the base URL."""
     ratings: str
+    """The path of the file of ratings in the archive."""
     layout: Layout
+    """The layout of the file of ratings."""
     has_md5: bool = True
+    """Whether the server has a file with the archive's MD5 checksum."""
 
     def describe(self, context: SourceContext) -> FileDescription:
         return FileDescription(None, self.address)
@@ -83,7 +88,10 @@ class PublishedArchive:
         return self.fetch(context.cache)
 
     def fetch(self, cache: Path) -> Path:
-        """The archive in `cache`; downloaded and verified on first use. Raises DownloadError."""
+        """The path of the archive in `cache`. It is downloaded and verified on first use.
+
+        Raises DownloadError.
+        """
         base = os.environ.get(BASE_URL_VARIABLE, "").rstrip("/") or BASE_URL
         url = f"{base}/{self.address}"
         archive = cache / self.address.rpartition("/")[2]
@@ -93,7 +101,10 @@ class PublishedArchive:
 
 
 def parse_movielens(text: str) -> Member:
-    """`movielens://NAME`, its ratings, or `movielens://NAME/FILE`. Raises FileError."""
+    """The file that `movielens://NAME/FILE` names, or the ratings for `movielens://NAME`.
+
+    Raises FileError.
+    """
     name, _, file = text.removeprefix("movielens://").partition("/")
     if name not in PUBLISHED or file.endswith("/"):
         raise FileError(f"write movielens:// and one of {', '.join(PUBLISHED)}")
@@ -122,7 +133,8 @@ PUBLISHED = {
 
 _GENRES = {"GENRES": "genres"}
 _CSV_ITEMS = ItemsLayout(",", "movieId", "title", categories=_GENRES)
-# Not the genres of ml-100k, which are 19 columns of flags, and of hetrec2011, in a separate file.
+# The genres of ml-100k are missing, because they are 19 columns of flags. Those of hetrec2011 are
+# missing too, because they are in a separate file.
 KNOWN_ITEMS = {
     "sample://hetrec/movies.dat": ItemsLayout(
         "\t", "movieID", "title", categories=_GENRES, numbers={"YEAR": "year"}
@@ -141,9 +153,10 @@ KNOWN_ITEMS = {
 
 
 def _fetch_published_md5(url: str) -> str | None:
+    """The MD5 checksum that is published next to the archive; None if there is none."""
     try:
         text = read_text(f"{url}.md5")
-    except NotThereError:
+    except MissingFileError:
         log.warning("%s has no published checksum: the archive is not verified", url)
         return None
     # Two formats are in use: "MD5 (ml-1m.zip) = c4d9…" and "0e33…  ml-100k.zip".

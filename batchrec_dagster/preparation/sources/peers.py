@@ -1,7 +1,7 @@
-"""Connections that a redirect cannot lead into the own network, whatever its name resolves to.
+"""Connections that refuse to follow a redirect into this machine's own network.
 
-The redirect's host is looked up before it is followed, and again to connect; who answers the second
-look-up may give another address.
+The name of a redirect's host is resolved twice: to check it, and again to connect. An attacker who
+answers the second query can give another address. So the address of the open connection is checked.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from requests.adapters import HTTPAdapter
 from requests.utils import select_proxy
 from urllib3.util import parse_url
 
-# What Python calls global, and is not on the Internet, or leads to an IPv4 address of any kind.
-NOT_PUBLIC = tuple(
+# Networks that Python calls global, although they are not on the Internet, or although their
+# addresses stand for any IPv4 address.
+PRIVATE_NETWORKS = tuple(
     map(
         ipaddress.ip_network,
         (
@@ -40,22 +41,23 @@ class NotPublicError(Exception):
 
 
 def is_public(address: str) -> bool:
-    """Whether the IP address is one of the Internet's.
+    """Whether the IP address is on the public Internet.
 
-    An IPv6 address that a gateway turns into an IPv4 address is not: it would reach this network.
+    An IPv6 address that a gateway turns into an IPv4 address does not count as public, because the
+    IPv4 address may be in this network.
     """
     parsed = ipaddress.ip_address(address.partition("%")[0])
-    reached = getattr(parsed, "ipv4_mapped", None) or parsed
-    if any(reached in network for network in NOT_PUBLIC):
+    target = getattr(parsed, "ipv4_mapped", None) or parsed
+    if any(target in network for network in PRIVATE_NETWORKS):
         return False
-    return reached.is_global and not reached.is_multicast
+    return target.is_global and not target.is_multicast
 
 
 class PublicRedirects(HTTPAdapter):
-    """Connects to the host of `url`, its owner's choice; to others only where they are public.
+    """Connects to the host of `url`, which the user chose, and else only to public addresses.
 
-    The address is checked once the connection is there, and before anything is sent. Proxies
-    choose the address themselves.
+    An address is checked when the connection is open, before anything is sent. With a proxy nothing
+    is checked, because the proxy chooses the address.
     """
 
     def __init__(self, url: str) -> None:
@@ -77,7 +79,9 @@ class PublicRedirects(HTTPAdapter):
 
 
 def _with_address_check(connection: type[Any]) -> type[Any]:
-    class Checked(connection):  # type: ignore[misc]
+    """A subclass of the connection class that raises NotPublicError for a private address."""
+
+    class PublicConnection(connection):  # type: ignore[misc]
         def connect(self) -> None:
             super().connect()
             address = self.sock.getpeername()[0]
@@ -85,4 +89,4 @@ def _with_address_check(connection: type[Any]) -> type[Any]:
                 self.close()
                 raise NotPublicError(address)
 
-    return Checked
+    return PublicConnection

@@ -20,10 +20,10 @@ from batchrec_dagster.preparation.sources import download as module
 from batchrec_dagster.preparation.sources.download import (
     ATTEMPTS,
     DownloadError,
-    NotThereError,
-    Remote,
+    MissingFileError,
+    RemoteFile,
+    describe_remote_file,
     download,
-    look_up,
     read_text,
 )
 from batchrec_dagster.preparation.sources.peers import is_public
@@ -205,7 +205,7 @@ def test_what_has_another_checksum_is_deleted(web: Web, tmp_path: Path) -> None:
 def test_a_file_that_is_not_there_is_asked_for_once(
     web: Web, tmp_path: Path, waits: list[float]
 ) -> None:
-    with pytest.raises(NotThereError, match=r"there is no http://127.*/nowhere.zip \(404"):
+    with pytest.raises(MissingFileError, match=r"there is no http://127.*/nowhere.zip \(404"):
         download(web.url("/nowhere.zip"), tmp_path / "a.zip")
     assert len(web.asked) == 1
     assert waits == []
@@ -481,9 +481,14 @@ def test_progress_is_a_bar_on_a_terminal(
 
 
 def test_a_look_tells_version_and_size(web: Web) -> None:
-    assert look_up(serve(web, Page(CONTENT))) == Remote('"1"', len(CONTENT))
-    assert look_up(serve(web, Page(CONTENT, etag=None, last_modified=MONDAY))).version == MONDAY
-    assert look_up(serve(web, Page(CONTENT, etag=None, sends_length=False))) == Remote(None, None)
+    assert describe_remote_file(serve(web, Page(CONTENT))) == RemoteFile('"1"', len(CONTENT))
+    assert (
+        describe_remote_file(serve(web, Page(CONTENT, etag=None, last_modified=MONDAY))).version
+        == MONDAY
+    )
+    assert describe_remote_file(
+        serve(web, Page(CONTENT, etag=None, sends_length=False))
+    ) == RemoteFile(None, None)
 
 
 def test_a_text_is_read_but_not_without_end(web: Web) -> None:
