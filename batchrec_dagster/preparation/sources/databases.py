@@ -1,4 +1,4 @@
-"""`source: sql+env://VARIABLE`: the rows of a query that a database answers.
+"""`source: sql+env://VARIABLE`: the result of a query of a database.
 
 DuckDB files are read by DuckDB, all other databases through SQLAlchemy, whose driver the team
 installs. The session is read-only where the database has such sessions. The URL is a secret: it is
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 SCHEME, DUCKDB = "sql+env://", "duckdb:///"
 BATCH = 50_000
 VERSION_ROWS = 1_000
-SHOWN = 400
+MAX_MESSAGE_LENGTH = 400
 # The driver that SQLAlchemy uses for the plain name, and what to install for it.
 DRIVERS = {
     "postgres": ("postgresql+psycopg2", "batchrec-dagster[postgres]"),
@@ -60,7 +60,8 @@ DRIVERS = {
     "bigquery": ("bigquery", "sqlalchemy-bigquery"),
     "redshift": ("redshift+psycopg2", "sqlalchemy-redshift"),
 }
-# What makes a session read-only. Others have no such sessions: give their role SELECT only.
+# The statements that make a session read-only. Other databases have no such sessions: there, the
+# role should only have the right to SELECT.
 READ_ONLY = {
     "postgresql": "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY",
     "mysql": "SET SESSION TRANSACTION READ ONLY",
@@ -79,10 +80,10 @@ _COLUMN_TYPES = {
 
 @dataclass(frozen=True)
 class Database(RatingsSource):
-    """The source of one Parquet file: the rows of a query that a database answers."""
+    """The source of one Parquet file: the result of a query of a database."""
 
     text: str
-    """The source as it is declared."""
+    """The source as it is declared: SCHEME and the name of an environment variable."""
 
     sql: str
     """The query."""
@@ -100,10 +101,14 @@ class Database(RatingsSource):
 
     @property
     def variable(self) -> str:
+        """The name of the environment variable with the URL."""
         return self.text.removeprefix(SCHEME)
 
     def files(self, context: SourceContext) -> list[ListedFile]:
-        """The result, which changes with the query and the version. Raises SourceError."""
+        """The result's file, whose version changes with the query and the answer of `version_sql`.
+
+        Raises SourceError.
+        """
         version = datetime.now(UTC).isoformat()
         if self.version_sql is not None:
             with name_errors(self.display_name), temporary_folder() as folder:
@@ -140,6 +145,12 @@ def parse_database(text: str) -> str:
 
 
 def _write(url: str, sql: str, setting: str, path: Path) -> None:
+    """Write the result of the query to a Parquet file.
+
+    setting: what messages call the query.
+
+    Raises FileError.
+    """
     import sqlalchemy as sa
 
     if url.startswith(DUCKDB):
@@ -150,10 +161,10 @@ def _write(url: str, sql: str, setting: str, path: Path) -> None:
                 raise FileError(_remove_url(str(error), url)) from None
         return
     with _explain_errors(url, setting), temporary_folder() as folder, warnings.catch_warnings():
-        # They repeat the names of options that a driver does not know.
+        # These warnings repeat options of the URL that a driver does not know.
         warnings.simplefilter("ignore", sa.exc.SAWarning)
         parsed = _parse_url(url)
-        engine = sa.create_engine(parsed, connect_args=_connect_args(parsed))
+        engine = sa.create_engine(parsed, connect_args=_choose_connect_args(parsed))
         file = engine.url.database
         if engine.dialect.name == "sqlite" and not (file and Path(file).is_file()):
             raise FileError("there is no such file: SQLite would make an empty one")
@@ -162,17 +173,17 @@ def _write(url: str, sql: str, setting: str, path: Path) -> None:
                 if statement := READ_ONLY.get(engine.dialect.name):
                     connection.exec_driver_sql(statement)
                 if engine.dialect.name == "postgresql":
-                    # Elsewhere the time ends between two batches only.
-                    most = int(Limits.from_environment().query_seconds * 1000)
-                    connection.exec_driver_sql(f"SET statement_timeout = {most}")
+                    # Other databases have no such setting: their time is checked between batches.
+                    milliseconds = int(Limits.from_environment().query_seconds * 1000)
+                    connection.exec_driver_sql(f"SET statement_timeout = {milliseconds}")
                 connection.commit()
-                # What looks like a parameter in the query is not one.
+                # Text in the query that looks like a parameter is not one.
                 connection.execution_options(stream_results=True, no_parameters=True)
-                answer = connection.exec_driver_sql(sql)
-                columns = list(answer.keys())
-                if not answer.returns_rows or len(set(columns)) < len(columns):
+                rows = connection.exec_driver_sql(sql)
+                columns = list(rows.keys())
+                if not rows.returns_rows or len(set(columns)) < len(columns):
                     raise FileError(f"{setting}: write one SELECT whose columns have names")
-                parts = _write_parts(answer.partitions(BATCH), columns, folder)
+                parts = _write_parts(rows.partitions(BATCH), columns, folder)
                 _join_parts(parts, columns, path)
         finally:
             engine.dispose()
@@ -181,8 +192,10 @@ def _write(url: str, sql: str, setting: str, path: Path) -> None:
 def _write_parts(
     batches: Iterator[Sequence[Sequence[Any]]], columns: Sequence[str], folder: Path
 ) -> list[Path]:
-    """A Parquet file for each batch, each with the types that its values have."""
-    limits, parts, written = Limits.from_environment(), [], 0
+    """Write a Parquet file for each batch, with the types that the values in it have."""
+    limits = Limits.from_environment()
+    parts: list[Path] = []
+    bytes_written = 0
     end = time.monotonic() + limits.query_seconds
     for number, rows in enumerate(batches):
         parts.append(folder / f"{number:06}.parquet")
@@ -191,8 +204,8 @@ def _write_parts(
             [_build_series(name, column) for name, column in zip(columns, values, strict=True)]
         )
         frame.write_parquet(parts[-1])
-        written += parts[-1].stat().st_size
-        if written > limits.download_bytes:
+        bytes_written += parts[-1].stat().st_size
+        if bytes_written > limits.download_bytes:
             raise FileError(f"it has more than the {limits.download_bytes} bytes of {MAX_FILE_GB}")
         if time.monotonic() > end:
             raise FileError(
@@ -204,20 +217,21 @@ def _write_parts(
 def _join_parts(parts: Sequence[Path], columns: Sequence[str], path: Path) -> None:
     """Write all parts to one file.
 
-    A column of several types becomes text, and one of whole and other numbers floating-point.
+    A column with integers and floating-point numbers becomes floating-point. A column with other
+    combinations of types becomes text.
     """
     schemas = [pl.read_parquet_schema(part) for part in parts]
-    kinds = pl.Schema(
-        {name: _find_common_type({schema[name] for schema in schemas}) for name in columns}
+    schema = pl.Schema(
+        {name: _find_common_type({part[name] for part in schemas}) for name in columns}
     )
     if parts:
-        pl.concat(pl.scan_parquet(part).cast(kinds) for part in parts).sink_parquet(path)
+        pl.concat(pl.scan_parquet(part).cast(schema) for part in parts).sink_parquet(path)
     else:
-        pl.DataFrame(schema=kinds).write_parquet(path)
+        pl.DataFrame(schema=schema).write_parquet(path)
 
 
 def _build_series(name: str, values: Sequence[Any]) -> pl.Series:
-    """The values as a column of the one type that all of them have, or else of text."""
+    """The values as a column of the type that all of them have, or else of text."""
     simple_values = [_simplify(value) for value in values]
     types = {type(value) for value in simple_values if value is not None}
     if types == {int} and not all(map(_is_64_bit, simple_values)):
@@ -246,9 +260,9 @@ def _simplify(value: Any) -> Any:
         case None | bool() | int() | float() | str():
             return value
         case Decimal():
-            # Ids and counts of databases without integers have a scale of 0.
-            whole = value.is_finite() and value.as_tuple().exponent >= 0  # type: ignore[operator]
-            return int(value) if whole else float(value)
+            # Databases without an integer type return ids and counts as decimals of scale 0.
+            is_whole = value.is_finite() and value.as_tuple().exponent >= 0  # type: ignore[operator]
+            return int(value) if is_whole else float(value)
         case datetime():
             return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
         case date():
@@ -261,18 +275,20 @@ def _simplify(value: Any) -> Any:
 
 
 def _format_value(value: Any) -> str:
+    """The value as text, for a column of several types."""
     if isinstance(value, bool):
         return str(value).lower()
     return value.isoformat() if isinstance(value, date) else str(value)
 
 
 def _parse_url(url: str) -> sa.URL:
+    """The URL with the driver that batchrec uses for the database. Raises FileError."""
     import sqlalchemy as sa
 
     try:
         parsed = sa.make_url(url)
     except (sa.exc.ArgumentError, ValueError):
-        # Their messages repeat it.
+        # The messages of these errors repeat the URL.
         raise FileError(
             "its environment variable is not a URL: write postgresql://USER:PASSWORD@HOST/DATABASE,"
             " with % for what is special in a URL"
@@ -281,7 +297,8 @@ def _parse_url(url: str) -> sa.URL:
     return parsed.set(drivername=DRIVERS[name][0] if name in DRIVERS else name)
 
 
-def _connect_args(url: sa.URL) -> dict[str, str]:
+def _choose_connect_args(url: sa.URL) -> dict[str, str]:
+    """Safe defaults for options of a connection to PostgreSQL that the URL does not set."""
     if not url.drivername.startswith("postgresql"):
         return {}
     parts = {name: str(value) for name, value in url.query.items()}
@@ -290,12 +307,12 @@ def _connect_args(url: sa.URL) -> dict[str, str]:
 
 @contextmanager
 def _explain_errors(url: str, setting: str) -> Iterator[None]:
-    """Make a FileError of every error, without any part of the URL, and without its cause, whose
-    message has some.
+    """Make a FileError of every error that may repeat a part of the URL, without that part.
 
-    A driver may raise anything over a part of the URL: int() of an option repeats its value. Such
-    an error is named by its type and the line that raised it. What is not the URL's fault, a full
-    disk or a limit, is raised as it is.
+    The FileError has no cause, because the cause's message has the part. A driver may raise any
+    error over a part of the URL: for example, int() repeats the value of an option. The message has
+    the type of such an error and the line that raised it. Errors that have nothing to do with the
+    URL, such as a full disk or a limit, are raised as they are.
     """
     import sqlalchemy as sa
 
@@ -327,12 +344,15 @@ def _explain_errors(url: str, setting: str) -> Iterator[None]:
 
 
 def _remove_url(message: str, url: str) -> str:
+    """The message in one line, without any part of the URL."""
     address = url.partition("://")[2]
-    # As they are written, and as they are meant: a % stands for what is special in a URL.
-    written = [url, address, *re.split(r"[/?&]", address), *re.split(r"[:/@?&=,]", address)]
+    raw_parts = [url, address, *re.split(r"[/?&]", address), *re.split(r"[:/@?&=,]", address)]
     # The part before the last @ has the password, in which somebody may have left a : or a /.
-    written += [address.rpartition("@")[0], address.rpartition("@")[0].partition(":")[2]]
-    parts = {part for text in written if text for part in (text, unquote(text), unquote_plus(text))}
-    for secret in sorted(parts, key=len, reverse=True):
+    raw_parts += [address.rpartition("@")[0], address.rpartition("@")[0].partition(":")[2]]
+    secrets = set()
+    for part in filter(None, raw_parts):
+        # The message may have the part as it is in the URL, or with its % sequences decoded.
+        secrets.update([part, unquote(part), unquote_plus(part)])
+    for secret in sorted(secrets, key=len, reverse=True):
         message = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", HIDDEN, message)
-    return " ".join(message.split())[:SHOWN]
+    return " ".join(message.split())[:MAX_MESSAGE_LENGTH]

@@ -73,7 +73,7 @@ class LakeTable(RatingsSource):
         return self.text
 
     def files(self, context: SourceContext) -> list[ListedFile]:
-        """The current rows, which change with the table's version. Raises SourceError."""
+        """The file of the current rows, whose version is the table's. Raises SourceError."""
         with name_errors(self.display_name), _open_files(self, context) as (reader, files):
             if self.table_format == "delta":
                 log = _choose_delta_log(files.list_names("_delta_log"))
@@ -172,12 +172,12 @@ class TableFiles:
     def _find_local_path(self, name: str) -> Path:
         path = Path(self.folder, name)
         try:
-            followed = follow_links(path, self._root)
+            target = follow_links(path, self._root)
         except FileError as error:
             raise FileError(f"its file {name}: {error}") from error
-        if not followed.is_file():
+        if not target.is_file():
             raise FileError(f"a file of it is missing: {path}")
-        return followed
+        return target
 
     def _download(self, name: str) -> Path:
         path = self.downloads / name

@@ -1,7 +1,7 @@
 """`ratings.query` on files: the rows that SQL makes of the declared sources, by DuckDB.
 
-The query sees its sources as tables, and nothing else: no other file, no network, no extension, no
-setting. It is one SELECT. Its memory, its time and the size of its result have limits.
+The query is one SELECT, which sees only its sources, as tables. It cannot use other files, the
+network, extensions or settings. Its memory, its time and the size of its result have limits.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ if TYPE_CHECKING:
 # The table of a source that has no other name.
 SOURCE = "source"
 FILENAME = "query.parquet"
-SHOWN = 400
-WATCHED_SECONDS = 0.2
-# What Parquet and its readers take as it is; other scalar types become text.
-_KEPT = re.compile(
+MAX_MESSAGE_LENGTH = 400
+WATCH_INTERVAL_SECONDS = 0.2
+# The types that Parquet and its readers support. Other scalar types become text.
+_SUPPORTED_TYPES = re.compile(
     r"BOOLEAN|U?(TINY|SMALL|BIG)?INT(EGER)?|FLOAT|DOUBLE|DECIMAL\(.*|VARCHAR|DATE"
     r"|TIMESTAMP( WITH TIME ZONE|_S|_MS|_NS)?"
 )
@@ -71,7 +71,7 @@ def check_sql(sql: str) -> str:
         statements = duckdb.extract_statements(sql)
         if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
             raise ValueError("write one SELECT statement, without a semicolon behind it")
-        # As it will stand in another statement.
+        # The query will be part of another statement, so it must be valid there too.
         duckdb.extract_statements(f"SELECT * FROM ({sql}\n)")  # noqa: S608
     except duckdb.Error as error:
         raise ValueError(_shorten_error(error)) from None
@@ -99,7 +99,10 @@ class FileQuery(RatingsSource):
         return ", ".join(source.display_name for source in self.tables.values())
 
     def files(self, context: SourceContext) -> list[ListedFile]:
-        """The result, which changes with the query and with any file. Raises SourceError."""
+        """The result's file, whose version changes with the query and with any file.
+
+        Raises SourceError.
+        """
         tables = {name: tuple(source.files(context)) for name, source in self.tables.items()}
         parts = [self.sql, repr(self.form)]
         for name, files in tables.items():
@@ -147,7 +150,7 @@ class FileQuery(RatingsSource):
             raise FileError(str(error)) from error
         links = folder.joinpath("link", *list_partitions(listed.file.display_name))
         links.mkdir(parents=True)
-        # Without the end of a name by which DuckDB would take it for compressed.
+        # The link has no extension: with some extensions DuckDB would decompress the file.
         link = links / "file"
         link.symlink_to(opened.path.resolve())
         return TableFile(opened, link)
@@ -164,8 +167,12 @@ def _run(
 
 
 def read_database(database: Path, sql: str, setting: str, result: Path) -> None:
-    """Write the result of a query of a DuckDB file, which is opened to be read only. Raises
-    FileError."""
+    """Write the result of a query of a DuckDB file, which is opened read-only.
+
+    setting: what messages call the query.
+
+    Raises FileError.
+    """
     if not database.is_file():
         raise FileError(f"there is no such file: {database}")
     try:
@@ -183,8 +190,10 @@ def read_database(database: Path, sql: str, setting: str, result: Path) -> None:
 def _connect(
     database: str, setting: str, files: Sequence[TableFile], result: Path, folder: Path
 ) -> Iterator[DuckDBPyConnection]:
-    """A connection that sees these files and the database, writes the result, and nothing else,
-    within the limits. Makes a FileError of DuckDB's errors."""
+    """A connection that can only read the database and these files, and write the result.
+
+    Its memory, its time and the size of the result are limited. DuckDB's errors become FileErrors.
+    """
     import duckdb
 
     limits = Limits.from_environment()
@@ -192,7 +201,7 @@ def _connect(
     try:
         opened = duckdb.connect(database, read_only=database != ":memory:")
         with (
-            closing(_lock(opened, files, result, folder, limits)) as connection,
+            closing(_lock_down(opened, files, result, folder, limits)) as connection,
             _interrupt_at_limits(connection, result, limits, reasons_to_stop),
         ):
             yield connection
@@ -214,38 +223,38 @@ def _create(
     except duckdb.InterruptException:
         raise
     except duckdb.Error as error:
-        # Its LINE is not one of the query.
+        # The error names a line of this statement, which would mislead: it is not the user's query.
         text = str(error).partition("\n\nLINE")[0]
-        raise FileError(f"{query.setting}: {_one_line(text, files)}") from error
+        raise FileError(f"{query.setting}: {_format_message(text, files)}") from error
 
 
 def _write(connection: DuckDBPyConnection, sql: str, setting: str, result: Path) -> None:
-    changed = []
+    casts = []
     for name, kind, *_ in connection.execute(f"DESCRIBE {sql}").fetchall():
         if kind == "JSON":
             raise FileError(f"{setting}: {name} is JSON: take its text, with ->> for ->")
-        if not _KEPT.fullmatch(kind) and not re.search(r"[\](]", kind):
-            # Sums are huge integers, which Parquet would make floating-point numbers.
-            instead = "DECIMAL(38, 0)" if kind.endswith("HUGEINT") else "VARCHAR"
-            changed.append(
-                f"CAST({quote_identifier(name)} AS {instead}) AS {quote_identifier(name)}"
+        if not _SUPPORTED_TYPES.fullmatch(kind) and not re.search(r"[\](]", kind):
+            # Sums are huge integers, which would become floating-point numbers in Parquet.
+            new_type = "DECIMAL(38, 0)" if kind.endswith("HUGEINT") else "VARCHAR"
+            casts.append(
+                f"CAST({quote_identifier(name)} AS {new_type}) AS {quote_identifier(name)}"
             )
-    replaced = f" REPLACE ({', '.join(changed)})" if changed else ""
-    # The query stands in the first line, so that the lines of its errors are its own.
+    replacements = f" REPLACE ({', '.join(casts)})" if casts else ""
+    # The query begins in the first line, so that errors have the line numbers of the query.
     connection.execute(
-        f"COPY (SELECT *{replaced} FROM ({sql}\n)) TO {quote_literal(result)}"  # noqa: S608
+        f"COPY (SELECT *{replacements} FROM ({sql}\n)) TO {quote_literal(result)}"  # noqa: S608
         " (FORMAT parquet, COMPRESSION zstd)"
     )
 
 
-def _lock(
+def _lock_down(
     connection: DuckDBPyConnection,
     files: Sequence[TableFile],
     result: Path,
     folder: Path,
     limits: Limits,
 ) -> DuckDBPyConnection:
-    """The connection, which from now on sees these files, writes the result, and nothing else."""
+    """The connection, which from now on can only read these files and write the result."""
     paths = [result, *(path for file in files for path in (file.link, file.opened.path.resolve()))]
     settings = {
         "autoinstall_known_extensions": "false",
@@ -269,12 +278,12 @@ def _lock(
 def _interrupt_at_limits(
     connection: DuckDBPyConnection, result: Path, limits: Limits, reasons_to_stop: list[str]
 ) -> Iterator[None]:
-    """Interrupt what takes too long or writes too much, and add the reason to the list."""
+    """Interrupt a query that takes too long or writes too much, and add the reason to the list."""
     is_done = threading.Event()
     end = time.monotonic() + limits.query_seconds
 
     def watch() -> None:
-        while not is_done.wait(WATCHED_SECONDS):
+        while not is_done.wait(WATCH_INTERVAL_SECONDS):
             if time.monotonic() > end:
                 minutes = limits.query_seconds / 60
                 reasons_to_stop.append(
@@ -297,14 +306,16 @@ def _interrupt_at_limits(
 
 
 def _shorten_error(error: Error, files: Sequence[TableFile] = ()) -> str:
-    """DuckDB's error in one line, with the line of the query and the names of the files."""
+    """DuckDB's error in one line, with the line number of the query and the names of the files."""
     line = re.search(r"^LINE (\d+): (.*)", str(error), re.MULTILINE)
     text = str(error).partition("\n\nLINE")[0]
-    return f"line {line[1]}: {_one_line(text, files)}" if line else _one_line(text, files)
+    message = _format_message(text, files)
+    return f"line {line[1]}: {message}" if line else message
 
 
-def _one_line(text: str, files: Sequence[TableFile]) -> str:
-    # Its hints name settings of DuckDB's reader, which nobody here has.
+def _format_message(text: str, files: Sequence[TableFile]) -> str:
+    """DuckDB's message in one line, with the sources' names for its files, shortened."""
+    # The hints in the message name settings of DuckDB's reader, which users here do not have.
     short = re.split(r"\n\s*Possible|\nColumn \S+ is being", text)[0]
     message = " ".join(short.split())
     if "state machine" in message:
@@ -313,7 +324,8 @@ def _one_line(text: str, files: Sequence[TableFile]) -> str:
             " not read: write all line ends alike"
         )
     for file in files:
-        if (path := str(file.link)) in text:
+        path = str(file.link)
+        if path in text:
             name = file.opened.name
             message = message.replace(path, name) if path in message else f"{name}: {message}"
-    return message[:SHOWN]
+    return message[:MAX_MESSAGE_LENGTH]

@@ -173,7 +173,7 @@ def test_a_password_leaves_the_machine_by_tls_only() -> None:
         ("postgresql://u@db/d?sslmode=verify-full&require_auth=password", {}),
         ("mysql+pymysql://u@db/d", {}),
     ]:
-        assert databases._connect_args(sa.make_url(url)) == asked
+        assert databases._choose_connect_args(sa.make_url(url)) == asked
 
 
 @pytest.mark.attack
