@@ -1,4 +1,4 @@
-"""items and item_titles: what Personalize learns of the items, and what people read."""
+"""The assets items, which Personalize imports, and item_titles, which people read."""
 
 import io
 from dataclasses import replace
@@ -40,7 +40,7 @@ TITLES = {
 
 
 def item_assets(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
-    """The assets of the items that the pipeline declares."""
+    """The assets of the items; none if the pipeline declares no items."""
     declared = pipeline.items
     if declared is None:
         return []
@@ -163,12 +163,15 @@ def _read_items_version(work: Work, key: str) -> str:
 
 
 def _read_titles_version(work: Work, key: str) -> str | None:
-    """The version of the titles in the storage; None if they are not what batchrec writes, to the
-    byte."""
+    """The version of the titles in the storage; None if somebody else may have written them.
+
+    That is so if batchrec would write other bytes for the same titles.
+    """
     content = bytes(work.storage.store.get(work.storage.uri(key)))
-    titles, written = pl.read_parquet(content), io.BytesIO()
-    titles.write_parquet(written)
-    return fingerprint(titles.write_csv()) if written.getvalue() == content else None
+    titles = pl.read_parquet(content)
+    rewritten = io.BytesIO()
+    titles.write_parquet(rewritten)
+    return fingerprint(titles.write_csv()) if rewritten.getvalue() == content else None
 
 
 def _trace_columns(layout: ItemsLayout) -> dict[str, list[tuple[str, str]]]:

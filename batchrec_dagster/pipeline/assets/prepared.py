@@ -1,4 +1,4 @@
-"""interactions and batch_users: what Personalize learns from, and the users to recommend to."""
+"""The assets interactions, which Personalize learns from, and batch_users, who get lists."""
 
 import time
 from collections.abc import Iterator
@@ -44,7 +44,7 @@ COLUMNS = {
     schemas.EVENT_VALUE: ("float", "A number that belongs to the event; may be missing."),
 }
 
-# The role in ratings.columns that each column comes from.
+# The role in ratings.columns of the source of each column.
 ROLES = {
     schemas.USER_ID: "user",
     schemas.ITEM_ID: "item",
@@ -83,7 +83,7 @@ def interactions(pipeline: Pipeline) -> dg.AssetsDefinition:
     def interactions(
         context: dg.AssetExecutionContext, raw_ratings: RawRecord
     ) -> Iterator[AssetResult]:
-        started = time.monotonic()
+        start = time.monotonic()
         work = get_work(pipeline, context)
         unchanged = reusable_result(context, work.files.interactions_version, NOT_PREPARED_AGAIN)
         if unchanged is not None:
@@ -97,7 +97,7 @@ def interactions(pipeline: Pipeline) -> dg.AssetsDefinition:
             run=context.run.run_id,
             runs=DagsterRuns(context.instance),
         ) as prepared:
-            _log_result(context, prepared.result, time.monotonic() - started)
+            _log_result(context, prepared.result, time.monotonic() - start)
             yield materialization_with_checks(
                 prepared.checks,
                 dg.MaterializeResult(
@@ -134,13 +134,13 @@ def _interactions_metadata(
         column: [("raw_ratings", raw.columns[role])] if role in raw.columns else []
         for column, role in ROLES.items()
     }
-    # Most rows first, so that both engines show the same order.
-    reasons = sorted(result.left_out.items(), key=lambda reason: (-reason[1], reason[0]))
-    left_out = [[reason, f"{count:,}"] for reason, count in reasons if count]
+    # Reasons with most rows come first, so that both engines show the same order.
+    counts = sorted(result.left_out.items(), key=lambda item: (-item[1], item[0]))
+    reasons = [[reason, f"{count:,}"] for reason, count in counts if count]
     return {
         "preview": preview_metadata(
             f"**{result.rows_kept:,} interactions** of {result.rows_read:,} rows.",
-            *([format_table(["left out because", "rows"], left_out)] if left_out else []),
+            *([format_table(["left out because", "rows"], reasons)] if reasons else []),
         ),
         **table_metadata(pipeline, result.rows_kept, COLUMNS, lineage, columns),
         "rows_read": result.rows_read,
@@ -174,8 +174,8 @@ def batch_users(pipeline: Pipeline) -> dg.AssetsDefinition:
     code_version = f"{CODE_VERSION}-{fingerprint(declared)}"
     if filter_values:
         code_version += f"-{fingerprint(filter_values)}"
-    of_interactions = [("interactions", schemas.USER_ID)] if declared.source is None else []
-    lineage = {USER_FIELD: of_interactions, "filterValues": []}
+    user_sources = [("interactions", schemas.USER_ID)] if declared.source is None else []
+    lineage = {USER_FIELD: user_sources, "filterValues": []}
 
     @dg.asset(
         **asset_options(
@@ -196,7 +196,7 @@ def batch_users(pipeline: Pipeline) -> dg.AssetsDefinition:
         from batchrec_dagster.steps.batches import find_batch_users  # NumPy
 
         work = get_work(pipeline, context)
-        # A source of their own may have changed: Dagster knows no version of it.
+        # A source of the users may have changed, because Dagster knows no version of it.
         if declared.source is None:
             stored_users = work.files.batch_users
             unchanged = reusable_result(context, stored_users.version, NOT_PREPARED_AGAIN)

@@ -1,4 +1,7 @@
-"""raw_ratings and raw_items: the files of the sources, copied to the storage or read in place."""
+"""The assets raw_ratings and raw_items: the files of the sources.
+
+They are copied to the storage or read in place.
+"""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -44,18 +47,19 @@ DELIMITER_NAMES = {"\t": "tab", " ": "space"}
 def raw_ratings(pipeline: Pipeline) -> dg.AssetsDefinition:
     """The asset of the files of ratings."""
     ratings, keys = pipeline.ratings, pipeline.storage_keys
-    # The check looks for the columns that the rules name, though the files do not depend on them.
+    # The check needs the columns that the rules name, so it is repeated if the rules change. The
+    # files themselves do not depend on the rules.
     inspected_with = fingerprint(pipeline.rules, pipeline.preparation)
-    copied = "copied to the storage unchanged" if ratings.copy_to_storage else "read in place"
+    file_note = "copied to the storage unchanged" if ratings.copy_to_storage else "read in place"
     if ratings.query is not None:
-        copied = f"the rows of ratings.query on {ratings.shown_source}, in one Parquet file"
+        file_note = f"the rows of ratings.query on {ratings.shown_source}, in one Parquet file"
 
     @dg.asset(
         **asset_options(
             pipeline,
             "raw_ratings",
             description="Who rated, bought or watched what, and when: the files that everything"
-            f" else is made of, {copied}. Unchanged files are not copied again.",
+            f" else is made of, {file_note}. Unchanged files are not copied again.",
             kinds={"file"},
             deps=ratings.upstream,
             stage=RAW,
@@ -84,12 +88,13 @@ def raw_ratings(pipeline: Pipeline) -> dg.AssetsDefinition:
                     yield unchanged
                     return
             inspection = inspect_ratings(work, files.record)
-            recognised = inspection.format
-            for warning in recognised.recognised_layout.warnings if recognised else ():
-                context.log.warning(warning)
+            read_format = inspection.format
+            if read_format is not None:
+                for warning in read_format.recognised_layout.warnings:
+                    context.log.warning(warning)
             record = replace(
                 files.record,
-                columns=recognised.columns if recognised else {},
+                columns=read_format.columns if read_format is not None else {},
                 inspected_with=inspected_with,
             )
             yield materialization_with_checks(
@@ -110,7 +115,7 @@ def raw_ratings(pipeline: Pipeline) -> dg.AssetsDefinition:
 def _reuse_inspection(
     context: dg.AssetExecutionContext, work: Work, files: RawFiles
 ) -> dg.MaterializeResult[Any] | None:
-    """The result of an earlier run that inspected the same files in the same way, or None."""
+    """The result of an earlier run that inspected the same files; None if there is none."""
     unchanged = reusable_result(
         context, lambda: find_unchanged_version(files, work.storage), files.outcome
     )
@@ -172,15 +177,15 @@ def raw_items(
 ) -> dg.AssetsDefinition:
     """The asset of the items file."""
     keys, source = pipeline.storage_keys, declared.rows
-    copied = "the file, copied to the storage unchanged"
+    file_note = "the file, copied to the storage unchanged"
     if declared.query is not None:
-        copied = f"the rows of items.query on {declared.shown_source}, in one Parquet file"
+        file_note = f"the rows of items.query on {declared.shown_source}, in one Parquet file"
 
     @dg.asset(
         **asset_options(
             pipeline,
             "raw_items",
-            description=f"What is known about the items, such as titles and genres: {copied}.",
+            description=f"What is known about the items, such as titles and genres: {file_note}.",
             kinds={"file"},
             deps=declared.upstream,
             stage=RAW,
@@ -250,10 +255,10 @@ MEANINGS = {
 
 def _describe_role(role: str) -> str:
     kind, _, name = role.partition(".")
-    of = {"categories": "Text", "numbers": "A number"}.get(kind, "")
-    return MEANINGS.get(role) or f"{of} that Personalize knows as {escape(name)}."
+    value = {"categories": "Text", "numbers": "A number"}.get(kind, "")
+    return MEANINGS.get(role) or f"{value} that Personalize knows as {escape(name)}."
 
 
 def get_column_name(column: Column) -> str:
-    """What people call the column."""
+    """The name by which messages call the column."""
     return column if isinstance(column, str) else f"column {column}"

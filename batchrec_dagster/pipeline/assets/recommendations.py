@@ -1,4 +1,4 @@
-"""recommendations and user_segments: the lists and segments that batch jobs infer, as tables."""
+"""The assets recommendations and user_segments: lists and segments of batch jobs, as tables."""
 
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -148,21 +148,23 @@ def _title_assets(pipeline: Pipeline) -> list[dg.AssetKey]:
 
 
 def _checks(pipeline: Pipeline) -> dict[str, str]:
-    seen = {"no_seen_items": "No list contains an item that its user already interacted with."}
+    seen_check = {
+        "no_seen_items": "No list contains an item that its user already interacted with."
+    }
     return {
         "quality_gate": "The model is good enough to publish its lists.",
         "every_user_answered": "Every requested user has exactly one result, and somebody a list.",
         "no_failed_users": "No user has an error instead of items.",
         "no_duplicates": "No list contains an item twice.",
-        **(seen if pipeline.recommendations.exclude_seen else {}),
+        **(seen_check if pipeline.recommendations.exclude_seen else {}),
     }
 
 
 def _warnings(pipeline: Pipeline) -> dict[str, str]:
-    known = {"items_known": "Most items in the lists are in the items file."}
+    items_check = {"items_known": "Most items in the lists are in the items file."}
     return {
         "lists_full": f"Every user has all {pipeline.recommendations.num_results} items.",
-        **(known if pipeline.items else {}),
+        **(items_check if pipeline.items else {}),
     }
 
 
@@ -233,7 +235,7 @@ def _roll_back(
     )
 
 
-MOST_SHOWN = 10
+MAX_SEGMENTS_SHOWN = 10
 SEGMENT_COLUMNS = {
     "segment": ("string", "What the users belong to: an item's id, or an expression on items."),
     "title": ("string", "The item's title; null where the items file has none."),
@@ -281,12 +283,12 @@ def user_segments(pipeline: Pipeline, segments: Segments) -> dg.AssetsDefinition
     ) -> dg.MaterializeResult[Any]:
         work = get_personalize_work(pipeline, context)
         with work.step_lease("user_segments", context.run.run_id):
-            segmented = segment_users(work, segments, segment_solution_version)
+            segmentation = segment_users(work, segments, segment_solution_version)
         return materialization_with_checks(
-            segmented.checks,
+            segmentation.checks,
             dg.MaterializeResult(
-                data_version=dg.DataVersion(segmented.version),
-                metadata=_segments_metadata(work, segments, segmented, segment_solution_version),
+                data_version=dg.DataVersion(segmentation.version),
+                metadata=_segments_metadata(work, segments, segmentation, segment_solution_version),
             ),
         )
 
@@ -294,14 +296,14 @@ def user_segments(pipeline: Pipeline, segments: Segments) -> dg.AssetsDefinition
 
 
 def _segments_metadata(
-    work: PersonalizeWork, segments: Segments, segmented: UserSegments, model: ModelRecord
+    work: PersonalizeWork, segments: Segments, segmentation: UserSegments, model: ModelRecord
 ) -> dict[str, Any]:
-    table, job = segmented.table, segmented.job
+    table, job = segmentation.table, segmentation.job
     columns = table.sample.columns
     return {
         "preview": preview_metadata(
             f"**{len(table.sizes):,} segments** have users. The first:",
-            markdown_table(["segment", "users"], table.sizes.head(MOST_SHOWN).iter_rows()),
+            markdown_table(["segment", "users"], table.sizes.head(MAX_SEGMENTS_SHOWN).iter_rows()),
         ),
         **table_metadata(
             work.pipeline, table.rows, SEGMENT_COLUMNS, SEGMENTS_COLUMN_LINEAGE, columns
@@ -314,8 +316,8 @@ def _segments_metadata(
         "outcome": describe_outcome(job, "segmented"),
         "inference_seconds": measure_job_seconds(job),
         "sample": sample_metadata(table.sample),
-        "dagster/uri": segmented.uri,
-        **storage_links("table", work.storage, segmented.uri),
+        "dagster/uri": segmentation.uri,
+        **storage_links("table", work.storage, segmentation.uri),
         **dataset_group_link(model.dataset_group_arn, on_aws=work.ensure.on_aws),
-        **build_cost_metadata("cost_usd", segmented.cost, on_aws=work.ensure.on_aws),
+        **build_cost_metadata("cost_usd", segmentation.cost, on_aws=work.ensure.on_aws),
     }

@@ -1,4 +1,7 @@
-"""recommendation_outcomes, what people did with the lists, and recommendation_report, a page."""
+"""The assets recommendation_outcomes, what people did with the lists, and recommendation_report.
+
+The report is an HTML page.
+"""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -53,7 +56,7 @@ _COLUMN_LINEAGE = [
     *(("interactions", column) for column in (USER_ID, ITEM_ID, TIMESTAMP)),
     *(("recommendations", column) for column in ("user_id", "item_id")),
 ]
-# Plotted over the runs by Dagster.
+# Dagster plots these over the runs.
 PLOTTED = ("hit_rate", "recall", "list_share", "gain", "popular_hit_rate", "active_users", "users")
 
 
@@ -75,15 +78,15 @@ def recommendation_outcomes(pipeline: Pipeline) -> dg.AssetsDefinition:
     )
     @asset_step
     def recommendation_outcomes(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
-        # SciPy and NumPy
+        # Imported here, because they need SciPy and NumPy.
         from batchrec_dagster.outcomes.arms import MODEL
         from batchrec_dagster.reporting.experiment import describe_result
         from batchrec_dagster.steps.outcomes import measure_outcomes
 
         work = get_work(pipeline, context)
         measured = measure_outcomes(work)
-        of_model = [outcome for outcome in measured.outcomes if outcome.arm == MODEL]
-        newest = of_model[-1] if of_model else None
+        model_outcomes = [outcome for outcome in measured.outcomes if outcome.arm == MODEL]
+        newest = model_outcomes[-1] if model_outcomes else None
         lines = [*describe_outcome(newest)] if newest else [NOTHING_YET]
         if newest is not None and newest.since == "data":
             lines.append(REPLAYED)
@@ -120,7 +123,7 @@ def _outcomes_metadata(
 
 
 def _lift_metadata(measured: "MeasuredOutcomes") -> dict[str, float]:
-    """By which share the users of the model do more than the experiment's control."""
+    """How much more the users of the model do than the experiment's control, as a share."""
     effects = measured.experiment.effects if measured.experiment else []
     lift = effects[0].lift if effects else None
     if lift is None:
@@ -139,8 +142,8 @@ def recommendation_report(
     pipeline: Pipeline, checks: Sequence[dg.AssetCheckKey] = ()
 ) -> dg.AssetsDefinition:
     """The asset of the report, which shows the warnings of these checks."""
-    always = ("interactions", "batch_users", "recommendations", "recommendation_outcomes")
-    keys = [pipeline.asset_key(name) for name in always]
+    required = ("interactions", "batch_users", "recommendations", "recommendation_outcomes")
+    keys = [pipeline.asset_key(name) for name in required]
     optional = [pipeline.asset_key(name) for name in list_optional_tables(pipeline)]
     settings = fingerprint(
         pipeline.description, pipeline.ratings.sources, pipeline.solution.recipe, *optional
@@ -164,7 +167,7 @@ def recommendation_report(
     def recommendation_report(
         context: dg.AssetExecutionContext, solution_version: ModelRecord
     ) -> dg.MaterializeResult[Any]:
-        # SciPy: nothing else here needs it.
+        # Imported here, because it needs SciPy.
         from batchrec_dagster.pipeline.report import build_report
 
         work = get_work(pipeline, context)
@@ -188,13 +191,13 @@ def recommendation_report(
 
 def _report_metadata(report: "Report") -> dict[str, Any]:
     people, warnings, verdict = report.facts.people, report.facts.warnings, report.facts.verdict
-    shown = len(people.people)
+    people_shown = len(people.people)
     return {
         "preview": preview_metadata(
             f"**{escape(verdict.text)}**",
             # Short paragraphs: the UI cuts long ones off next to the paths below.
             f"**{people.served:,} users** have a list.",
-            f"{shown:,} of them are shown with their history.",
+            f"{people_shown:,} of them are shown with their history.",
             *(f"{label}: {escape(text)}" for label, text in report.facts.provenance.lines.items()),
             "\n".join(f"- {escape(warning)}" for warning in warnings),
         ),
@@ -202,7 +205,7 @@ def _report_metadata(report: "Report") -> dict[str, Any]:
         "judgement": verdict.judgement,
         "bytes": len(report.html.encode()),
         "users": people.served,
-        "people_shown": shown,
-        "sampled": shown < people.served,
+        "people_shown": people_shown,
+        "sampled": people_shown < people.served,
         "warnings": len(warnings),
     }

@@ -1,5 +1,7 @@
-"""recommendations_in_postgres, recommendations_in_dynamodb, recommendations_export: an asset for
-each declared sink. One that fails takes nothing back and stops no other."""
+"""The assets of the declared sinks, such as recommendations_in_postgres.
+
+If a sink fails, the lists stay published, and the other sinks are still written.
+"""
 
 import os
 from collections.abc import Iterator
@@ -16,29 +18,31 @@ from batchrec_dagster.sinks import Sink, SinkContext, SinkError, SinkUnavailable
 
 CODE_VERSION = "1"
 
-# Not the assets' own policy: with that one, Dagster would restart what somebody cancels.
+# Not set as the policy of the assets, because Dagster would then retry a step that somebody
+# cancels.
 RETRIES = dg.RetryPolicy(
     max_retries=3, delay=30, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS
 )
 
 
 def sink_assets(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
+    """An asset for each sink that the pipeline declares."""
     return [sink_asset(pipeline, key, sink) for key, sink in pipeline.sinks.declared.items()]
 
 
 def sink_asset(pipeline: Pipeline, key: str, sink: Sink) -> dg.AssetsDefinition:
     """The asset of the sink under this key of the YAML."""
-    described = sink.describe(pipeline.project)
+    sink_description = sink.describe(pipeline.project)
 
     @dg.asset(
         **asset_options(
             pipeline,
             sink.asset,
-            description=described.text,
-            kinds={described.kind},
+            description=sink_description.text,
+            kinds={sink_description.kind},
             inputs=["recommendations"],
             code_version=f"{CODE_VERSION}-{fingerprint(sink)}",
-            metadata={WRITES_TO: described.place} if described.place else {},
+            metadata={WRITES_TO: sink_description.place} if sink_description.place else {},
         )
     )
     @asset_step
@@ -47,15 +51,15 @@ def sink_asset(pipeline: Pipeline, key: str, sink: Sink) -> dg.AssetsDefinition:
     ) -> dg.MaterializeResult[Any]:
         work = get_work(pipeline, context)
         with _retry_if_unavailable(context, key):
-            written = sink.write(
+            result = sink.write(
                 recommendations,
                 SinkContext(
                     pipeline.name, work.storage, pipeline.project, os.environ, context.run.run_id
                 ),
             )
-        if written.warning:
-            context.log.warning(written.warning)
-        counts = written.counts
+        if result.warning:
+            context.log.warning(result.warning)
+        counts = result.counts
         return dg.MaterializeResult(
             metadata={
                 "preview": preview_metadata(
@@ -63,7 +67,7 @@ def sink_asset(pipeline: Pipeline, key: str, sink: Sink) -> dg.AssetsDefinition:
                 ),
                 "dagster/row_count": counts.rows,
                 "users": counts.users,
-                **written.facts,
+                **result.facts,
             }
         )
 
@@ -72,10 +76,13 @@ def sink_asset(pipeline: Pipeline, key: str, sink: Sink) -> dg.AssetsDefinition:
 
 @contextmanager
 def _retry_if_unavailable(context: dg.AssetExecutionContext, key: str) -> Iterator[None]:
-    """Retries the step, with growing delays, if a service is unavailable, and fails it on other
-    errors of the sink.
+    """Retries the step with growing delays if a service is unavailable.
 
-    key: the sink's key in the YAML. Raises dg.RetryRequested, dg.Failure.
+    Other errors of the sink fail the step.
+
+    key: the sink's key in the YAML.
+
+    Raises dg.RetryRequested, dg.Failure.
     """
     try:
         yield

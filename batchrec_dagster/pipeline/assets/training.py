@@ -1,4 +1,7 @@
-"""personalize_dataset: the imported data; solution_version, segment_solution_version: models."""
+"""The assets of the imported data and of the models.
+
+They are personalize_dataset, solution_version and segment_solution_version.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -46,7 +49,7 @@ class ImportConfig(dg.Config):
 def personalize_dataset(pipeline: Pipeline) -> dg.AssetsDefinition:
     """The asset of the data that Personalize has imported."""
     files = list_dataset_files(pipeline)
-    budgeted = (
+    budget_check = (
         {"within_budget": "The run's estimated cost is within budget.max_usd_per_run."}
         if pipeline.budget.max_usd_per_run is not None
         else {}
@@ -66,7 +69,7 @@ def personalize_dataset(pipeline: Pipeline) -> dg.AssetsDefinition:
             storage_key=pipeline.storage_keys.record("personalize_dataset"),
             code_version=f"{CODE_VERSION}-{fingerprint_schemas(files)}",
             io_manager="record_io",
-            checks=budgeted,
+            checks=budget_check,
         )
     )
     @asset_step
@@ -75,17 +78,17 @@ def personalize_dataset(pipeline: Pipeline) -> dg.AssetsDefinition:
     ) -> dg.MaterializeResult[Any]:
         work = get_personalize_work(pipeline, context)
         with work.step_lease("personalize_dataset", context.run.run_id):
-            imported = import_dataset(
+            dataset_import = import_dataset(
                 work,
                 run=context.run.root_run_id or context.run.run_id,
                 force=config.force_import,
                 forced_trainings=_find_forced_trainings(pipeline, context),
             )
         return materialization_with_checks(
-            imported.checks,
+            dataset_import.checks,
             dg.MaterializeResult(
-                data_version=dg.DataVersion(imported.record.data_version),
-                metadata=_import_metadata(work, imported),
+                data_version=dg.DataVersion(dataset_import.record.data_version),
+                metadata=_import_metadata(work, dataset_import),
             ),
         )
 
@@ -93,6 +96,7 @@ def personalize_dataset(pipeline: Pipeline) -> dg.AssetsDefinition:
 
 
 def _find_forced_trainings(pipeline: Pipeline, context: dg.AssetExecutionContext) -> set[str]:
+    """The assets of models that this run trains in any case, by the config of their ops."""
     ops: Any = context.run.run_config.get("ops") or {}
     configs = {
         asset: (ops.get(pipeline.op_name(asset)) or {}).get("config") or {}
@@ -101,8 +105,8 @@ def _find_forced_trainings(pipeline: Pipeline, context: dg.AssetExecutionContext
     return {asset for asset, config in configs.items() if config.get("force_train")}
 
 
-def _import_metadata(work: PersonalizeWork, imported: DatasetImport) -> dict[str, Any]:
-    record = imported.record
+def _import_metadata(work: PersonalizeWork, dataset_import: DatasetImport) -> dict[str, Any]:
+    record = dataset_import.record
     return {
         "preview": preview_metadata(
             f"The dataset group `{record.dataset_group_name}` has:",
@@ -110,7 +114,7 @@ def _import_metadata(work: PersonalizeWork, imported: DatasetImport) -> dict[str
                 ["dataset", "import job", "what this run did"],
                 [
                     [part.file.asset, part.job.description["jobName"], part.outcome]
-                    for part in imported.imports
+                    for part in dataset_import.imports
                 ],
             ),
         ),
@@ -119,11 +123,11 @@ def _import_metadata(work: PersonalizeWork, imported: DatasetImport) -> dict[str
         "dagster/uri": work.storage.uri(work.pipeline.storage_keys.record("personalize_dataset")),
         **{
             "outcome" if part.file.is_interactions else f"{part.file.asset}_outcome": part.outcome
-            for part in imported.imports
+            for part in dataset_import.imports
         },
-        "import_seconds": sum(part.seconds for part in imported.imports),
-        **build_cost_metadata("estimated_usd", imported.estimate, on_aws=work.ensure.on_aws),
-        **build_cost_metadata("cost_usd", imported.cost, on_aws=work.ensure.on_aws),
+        "import_seconds": sum(part.seconds for part in dataset_import.imports),
+        **build_cost_metadata("estimated_usd", dataset_import.estimate, on_aws=work.ensure.on_aws),
+        **build_cost_metadata("cost_usd", dataset_import.cost, on_aws=work.ensure.on_aws),
     }
 
 
@@ -157,7 +161,10 @@ def segment_solution_version(pipeline: Pipeline, segments: Segments) -> dg.Asset
 def _model_asset(
     pipeline: Pipeline, name: str, description: str, settings: str
 ) -> dg.AssetsDefinition:
-    """The asset of a model. settings: the part of its code version that the settings decide."""
+    """The asset of a model.
+
+    settings: the part of its code version that depends on the pipeline's settings.
+    """
 
     @dg.asset(
         **asset_options(
@@ -191,7 +198,7 @@ def _model_asset(
         version = training.record.solution_version_arn.rpartition("/")[2]
         return dg.MaterializeResult(
             value=training.record,
-            # Batch inference uses the imported data, so lists follow the data too.
+            # Batch inference uses the imported data, so the lists must change with the data too.
             data_version=dg.DataVersion(f"{version}-{training.record.data_version}"),
             metadata=_training_metadata(work, training),
         )
@@ -248,8 +255,8 @@ def _format_metrics(metrics: dict[str, float], baseline: dict[str, float]) -> st
 def _shorten_names(metrics: Mapping[str, float]) -> dict[str, float]:
     """The metrics by short names that fit into the UI's table."""
     short_names = {"normalized_discounted_cumulative_gain": "ndcg", "mean_reciprocal_rank": "mrr"}
-    shortened = {}
+    metrics_by_short_name = {}
     for key, value in metrics.items():
         name, separator, k = key.partition("_at_")
-        shortened[short_names.get(name, name) + separator + k] = value
-    return shortened
+        metrics_by_short_name[short_names.get(name, name) + separator + k] = value
+    return metrics_by_short_name
