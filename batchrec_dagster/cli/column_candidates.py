@@ -95,7 +95,7 @@ def describe_columns(sample: FileSample) -> str:
         content = "numbers" if sample.is_numeric(name, ".") else "text"
         if has_times(sample, name) or matching_time_formats(sample, name):
             content = "times"
-        example = "".join(sample.cells(name).head(1))
+        example = "".join(sample.read_cells(name).head(1))
         descriptions.append(f"{position} {content}, such as {example}")
     return ", ".join(descriptions)
 
@@ -117,7 +117,7 @@ def has_times(sample: FileSample, name: str) -> bool:
     """Whether every cell of the column is a time, in ISO 8601 or as an epoch since 1980."""
     if name in sample.temporal_columns:
         return True
-    text = pl.lit(sample.cells(name))
+    text = pl.lit(sample.read_cells(name))
     forms = pl.select(times.classify_form(text).alias("form")).to_series().unique().to_list()
     if len(forms) != 1 or forms[0] not in EPOCH_UNITS:
         return forms == [ISO8601]
@@ -128,7 +128,7 @@ def has_times(sample: FileSample, name: str) -> bool:
 
 def matching_time_formats(sample: FileSample, column: Column) -> list[str]:
     """The strptime formats that read all of the column's cells."""
-    cells = sample.cells(column)
+    cells = sample.read_cells(column)
     text = pl.lit(cells)
 
     def reads_all(time_format: str) -> bool:
@@ -144,7 +144,7 @@ def recognise_time_format(sample: FileSample, column: Column) -> str | None:
 
     Raises PreparationError if none fits, or several do.
     """
-    cells = sample.cells(column)
+    cells = sample.read_cells(column)
     is_known = times.classify_form(pl.lit(cells)).is_not_null().any()
     if not len(cells) or column in sample.temporal_columns or pl.select(is_known).item():
         return None

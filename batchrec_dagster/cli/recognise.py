@@ -355,7 +355,7 @@ def _build_reading(
         quoted=options.quoted,
         columns={role: columns[role] for role in RATING_ROLES if role in columns},
         timestamp_unit=unit,
-        decimal=sample.decimal([columns["rating"]] if "rating" in columns else []),
+        decimal=sample.find_decimal([columns["rating"]] if "rating" in columns else []),
         null_values=[*NULL_VALUES, *options.null_values],
         timezone=options.timezone,
     )
@@ -406,7 +406,7 @@ def _choose_columns(sample: FileSample, given_columns: Mapping[str, Column]) -> 
     if missing:
         raise _build_unknown_columns_error(sample, missing, free)
     if "event_type" in columns and "event_type" not in given:
-        event_types = sample.cells(columns["event_type"])
+        event_types = sample.read_cells(columns["event_type"])
         if not len(event_types) or event_types.n_unique() > MOST_DISTINCT:
             del columns["event_type"]
     return columns

@@ -108,7 +108,7 @@ def _choose_layout(
         make_field_name(name): name for name in candidates["categories"]
     }
     categories.update(given_fields["categories"])
-    decimal = sample.decimal([*candidates["numbers"], *given_fields["numbers"].values()])
+    decimal = sample.find_decimal([*candidates["numbers"], *given_fields["numbers"].values()])
     numeric = [name for name in candidates["numbers"] if sample.is_numeric(name, decimal)]
     numbers: dict[str, Column] = {make_field_name(name): name for name in numeric}
     numbers.update(given_fields["numbers"])
@@ -158,7 +158,7 @@ def _build_unknown_columns_error(
 
 def _choose_separator(sample: FileSample, categories: Sequence[Column]) -> str:
     """What stands between several values of a category."""
-    cells = [sample.cells(name) for name in categories]
+    cells = [sample.read_cells(name) for name in categories]
     for separator in ("|", ";", ","):
         if any(column.str.contains(separator, literal=True).any() for column in cells):
             return separator

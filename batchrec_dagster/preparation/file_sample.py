@@ -77,19 +77,22 @@ class FileSample:
             return []
         return [name for name in self.columns if self.table.schema[name].is_temporal()]
 
-    def cells(self, column: Column) -> pl.Series:
+    def read_cells(self, column: Column) -> pl.Series:
         """The cells of a column that are not empty, without the blanks around them.
 
         Of columns with the same name it is the first.
         """
-        place = self.columns.index(column) if isinstance(column, str) else column - 1
-        cells = self._rows.get_column(str(place)).drop_nulls().str.strip_chars(_BLANKS)
+        position = self.columns.index(column) if isinstance(column, str) else column - 1
+        cells = self._rows.get_column(str(position)).drop_nulls().str.strip_chars(_BLANKS)
         return cells.filter(cells != "")
 
-    def decimal(self, columns: Iterable[Column]) -> Decimal:
-        """The decimal separator: a comma if one of the columns has whole numbers and numbers with
-        a comma, and nothing else."""
-        for cells in map(self.cells, columns if self.format == "csv" else ()):
+    def find_decimal(self, columns: Iterable[Column]) -> Decimal:
+        """The decimal separator of CSV.
+
+        It is a comma if one of the columns has whole numbers and numbers with a comma, and nothing
+        else.
+        """
+        for cells in map(self.read_cells, columns if self.format == "csv" else ()):
             are_numbers = cells.str.contains(r"^[+-]?[0-9]+(?:,[0-9]+)?$").all()
             if are_numbers and cells.str.contains(",", literal=True).any():
                 return ","
@@ -97,18 +100,19 @@ class FileSample:
 
     def is_numeric(self, column: Column, decimal: Decimal) -> bool:
         """Whether all cells of the column are numbers, and there are any."""
-        cells = self.cells(column)
+        cells = self.read_cells(column)
         return len(cells) > 0 and _are_all(cells, "double", decimal)
 
-    def types(self, decimal: Decimal) -> dict[str, str]:
-        """The type of each column by its name: of Parquet its own, else what its cells look like.
+    def infer_types(self, decimal: Decimal) -> dict[str, str]:
+        """The type of each column by its name: in Parquet its own, else what its cells look like.
 
-        It is string for all where the rows cannot be read, which is reported when they are.
+        If the rows cannot be read, all types are string. The error is reported when a run reads
+        them.
         """
         if isinstance(self.table, ParquetTable):
             return {name: str(kind).lower() for name, kind in self.table.schema.items()}
         try:
-            return {name: _type(self.cells(name), decimal) for name in self.columns}
+            return {name: _infer_type(self.read_cells(name), decimal) for name in self.columns}
         except PreparationError:
             return dict.fromkeys(self.columns, "string")
 
@@ -116,7 +120,7 @@ class FileSample:
         """An id such as 913.0 in a column of numbers, which pandas writes for a column of whole
         numbers with missing values.
 
-        types: the type of each column by its name, as from `types`.
+        types: the type of each column by its name, as from `infer_types`.
         """
         if isinstance(self.table, ParquetTable):
             return None
@@ -124,14 +128,14 @@ class FileSample:
         # A column that the file lacks is refused where the rows are read.
         if name is None or name not in self.columns or types.get(name) != "double":
             return None
-        cells = self.cells(column)
+        cells = self.read_cells(column)
         decimals = cells.filter(cells.str.contains(r"^[0-9]+\.0+$"))
         return str(decimals.item(0)) if len(decimals) else None
 
     @cached_property
     def _rows(self) -> pl.DataFrame:
-        """The first rows, with the columns under their places, so that no column takes the name of
-        one that a table adds."""
+        """The first rows. The columns are named after their positions, so that none has the name of
+        a column that a table adds."""
         columns: Sequence[Column] = self.columns
         if not self.has_header:
             columns = range(1, len(columns) + 1)
@@ -155,7 +159,7 @@ class FileSample:
             raise PreparationError(message) from error
 
 
-def _type(cells: pl.Series, decimal: Decimal) -> str:
+def _infer_type(cells: pl.Series, decimal: Decimal) -> str:
     """The type of cells that are not empty. Numbers with a leading zero are text."""
     if not len(cells) or cells.str.contains("^[+-]?0[0-9]").any():
         return "string"

@@ -157,7 +157,7 @@ def recognise_layout(opened: OpenedFile, reading: ReadSettings, rules: Rules) ->
         timezone=reading.timezone,
         **{"rating": None, "timestamp": None, **columns},
     )
-    types = {**sample.types(layout.decimal), **reading.types}
+    types = {**sample.infer_types(layout.decimal), **reading.types}
     warnings = [
         f"{opened.name}: the {role} ids (column {column}) are decimals such as {example}, as pandas"
         f" writes a column with missing values: {example} is not the id of {example.split('.')[0]}."
