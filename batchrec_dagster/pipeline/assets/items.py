@@ -41,11 +41,11 @@ TITLES = {
 
 def item_assets(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
     """The assets of the items; none if the pipeline declares no items."""
-    declared = pipeline.items
-    if declared is None:
+    item_settings = pipeline.items
+    if item_settings is None:
         return []
-    layout = replace(declared.layout, null_values=pipeline.ratings.all_null_values)
-    assets = [raw_items(pipeline, declared, layout)]
+    layout = replace(item_settings.layout, null_values=pipeline.ratings.all_null_values)
+    assets = [raw_items(pipeline, item_settings, layout)]
     if layout.schema is not None:
         assets.append(items(pipeline, layout))
     if layout.title is not None:
@@ -74,11 +74,11 @@ def items(pipeline: Pipeline, layout: ItemsLayout) -> dg.AssetsDefinition:
     @asset_step
     def items(context: dg.AssetExecutionContext, raw_items: RawRecord) -> dg.MaterializeResult[Any]:
         work = get_work(pipeline, context)
-        unchanged = reusable_result(
+        earlier_result = reusable_result(
             context, lambda: _read_items_version(work, key), NOT_PREPARED_AGAIN
         )
-        if unchanged is not None:
-            return unchanged
+        if earlier_result is not None:
+            return earlier_result
         table = read_items(raw_items, work.storage, layout).metadata
         missing = {column: table.get_column(column).null_count() for column in layout.columns[1:]}
         version = fingerprint(table.write_csv())
@@ -121,11 +121,11 @@ def item_titles(pipeline: Pipeline, layout: ItemsLayout) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, raw_items: RawRecord
     ) -> dg.MaterializeResult[Any]:
         work = get_work(pipeline, context)
-        unchanged = reusable_result(
+        earlier_result = reusable_result(
             context, lambda: _read_titles_version(work, key), NOT_PREPARED_AGAIN
         )
-        if unchanged is not None:
-            return unchanged
+        if earlier_result is not None:
+            return earlier_result
         titles = read_items(raw_items, work.storage, layout).titles
         missing = titles.get_column("title").null_count()
         version = fingerprint(titles.write_csv())

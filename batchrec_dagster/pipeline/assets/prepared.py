@@ -85,9 +85,11 @@ def interactions(pipeline: Pipeline) -> dg.AssetsDefinition:
     ) -> Iterator[AssetResult]:
         start = time.monotonic()
         work = get_work(pipeline, context)
-        unchanged = reusable_result(context, work.files.interactions_version, NOT_PREPARED_AGAIN)
-        if unchanged is not None:
-            yield unchanged
+        earlier_result = reusable_result(
+            context, work.files.interactions_version, NOT_PREPARED_AGAIN
+        )
+        if earlier_result is not None:
+            yield earlier_result
             return
         spark = choose_spark_engine(pipeline.preparation)
         with prepare_interactions(
@@ -96,15 +98,15 @@ def interactions(pipeline: Pipeline) -> dg.AssetsDefinition:
             partial(spark.run, context, work.storage) if spark else None,
             run=context.run.run_id,
             runs=DagsterRuns(context.instance),
-        ) as prepared:
-            _log_result(context, prepared.result, time.monotonic() - start)
+        ) as preparation:
+            _log_result(context, preparation.result, time.monotonic() - start)
             yield materialization_with_checks(
-                prepared.checks,
+                preparation.checks,
                 dg.MaterializeResult(
-                    value=prepared.value,
-                    data_version=dg.DataVersion(prepared.version),
+                    value=preparation.value,
+                    data_version=dg.DataVersion(preparation.version),
                     metadata={
-                        **_interactions_metadata(pipeline, raw_ratings, prepared),
+                        **_interactions_metadata(pipeline, raw_ratings, preparation),
                         "engine": engine,
                     },
                 ),
@@ -127,9 +129,9 @@ def _log_result(
 
 
 def _interactions_metadata(
-    pipeline: Pipeline, raw: RawRecord, prepared: PreparedInteractions
+    pipeline: Pipeline, raw: RawRecord, preparation: PreparedInteractions
 ) -> dict[str, Any]:
-    result, columns = prepared.result, prepared.sample.columns
+    result, columns = preparation.result, preparation.sample.columns
     lineage = {
         column: [("raw_ratings", raw.columns[role])] if role in raw.columns else []
         for column, role in ROLES.items()
@@ -148,10 +150,10 @@ def _interactions_metadata(
         "left_out_by_reason": dict(result.left_out),
         "bad_row_examples": list(result.bad_row_examples),
         "timestamp_unit": result.timestamp_unit,
-        **prepared.job,
-        "users": prepared.counts.users,
-        "items": prepared.counts.items,
-        "sample": sample_metadata(prepared.sample),
+        **preparation.job,
+        "users": preparation.counts.users,
+        "items": preparation.counts.items,
+        "sample": sample_metadata(preparation.sample),
     }
 
 
@@ -169,12 +171,12 @@ USERS_COLUMNS = {
 
 def batch_users(pipeline: Pipeline) -> dg.AssetsDefinition:
     """The asset of the users who get a list."""
-    declared = pipeline.batch_users
+    settings = pipeline.batch_users
     filter_values = pipeline.recommendations.line_filter_values
-    code_version = f"{CODE_VERSION}-{fingerprint(declared)}"
+    code_version = f"{CODE_VERSION}-{fingerprint(settings)}"
     if filter_values:
         code_version += f"-{fingerprint(filter_values)}"
-    user_sources = [("interactions", schemas.USER_ID)] if declared.source is None else []
+    user_sources = [("interactions", schemas.USER_ID)] if settings.source is None else []
     lineage = {USER_FIELD: user_sources, "filterValues": []}
 
     @dg.asset(
@@ -182,7 +184,7 @@ def batch_users(pipeline: Pipeline) -> dg.AssetsDefinition:
             pipeline,
             "batch_users",
             description="The users who get a list, as JSON Lines, the input of a batch inference"
-            f" job. {_describe_users(declared)}, each once.",
+            f" job. {_describe_users(settings)}, each once.",
             kinds={"json"},
             deps=[pipeline.asset_key("interactions")],
             stage=PREPARED,
@@ -197,11 +199,11 @@ def batch_users(pipeline: Pipeline) -> dg.AssetsDefinition:
 
         work = get_work(pipeline, context)
         # A source of the users may have changed, because Dagster knows no version of it.
-        if declared.source is None:
+        if settings.source is None:
             stored_users = work.files.batch_users
-            unchanged = reusable_result(context, stored_users.version, NOT_PREPARED_AGAIN)
-            if unchanged is not None:
-                return unchanged
+            earlier_result = reusable_result(context, stored_users.version, NOT_PREPARED_AGAIN)
+            if earlier_result is not None:
+                return earlier_result
         users, version = find_batch_users(work)
         return dg.MaterializeResult(
             value=users,
@@ -218,8 +220,8 @@ def batch_users(pipeline: Pipeline) -> dg.AssetsDefinition:
     return batch_users
 
 
-def _describe_users(declared: BatchUsers) -> str:
-    if declared.source is not None:
-        return f"Every user of {hide_query(declared.source)}"
-    since = "" if declared.active_since is None else f" since {declared.active_since}"
+def _describe_users(settings: BatchUsers) -> str:
+    if settings.source is not None:
+        return f"Every user of {hide_query(settings.source)}"
+    since = "" if settings.active_since is None else f" since {settings.active_since}"
     return f"Every user of the interactions{since}"

@@ -83,9 +83,9 @@ def raw_ratings(pipeline: Pipeline) -> dg.AssetsDefinition:
         ) as files:
             context.log.info(f"{ratings.rows.display_name}: {files.outcome}")
             if files.record.inspected_with == inspected_with:
-                unchanged = _reuse_inspection(context, work, files)
-                if unchanged is not None:
-                    yield unchanged
+                earlier_result = _reuse_inspection(context, work, files)
+                if earlier_result is not None:
+                    yield earlier_result
                     return
             inspection = inspect_ratings(work, files.record)
             read_format = inspection.format
@@ -116,15 +116,15 @@ def _reuse_inspection(
     context: dg.AssetExecutionContext, work: Work, files: RawFiles
 ) -> dg.MaterializeResult[Any] | None:
     """The result of an earlier run that inspected the same files; None if there is none."""
-    unchanged = reusable_result(
+    earlier_result = reusable_result(
         context, lambda: find_unchanged_version(files, work.storage), files.outcome
     )
-    if unchanged is None:
+    if earlier_result is None:
         return None
-    metadata = {**(unchanged.metadata or {}), **raw_files_metadata(files, work.storage)}
+    metadata = {**(earlier_result.metadata or {}), **raw_files_metadata(files, work.storage)}
     # The record is stored again, as a file's time may differ; the IO manager adds its URI.
     metadata.pop("dagster/uri", None)
-    return unchanged._replace(value=files.record, metadata=metadata)
+    return earlier_result._replace(value=files.record, metadata=metadata)
 
 
 def _ratings_metadata(record: RawRecord, inspection: RatingsInspection) -> dict[str, Any]:
@@ -173,13 +173,13 @@ def _build_ratings_schema(read_format: RatingsFormat) -> dg.TableSchema:
 
 
 def raw_items(
-    pipeline: Pipeline, declared: ItemSettings, layout: ItemsLayout
+    pipeline: Pipeline, settings: ItemSettings, layout: ItemsLayout
 ) -> dg.AssetsDefinition:
     """The asset of the items file."""
-    keys, source = pipeline.storage_keys, declared.rows
+    keys, source = pipeline.storage_keys, settings.rows
     file_note = "the file, copied to the storage unchanged"
-    if declared.query is not None:
-        file_note = f"the rows of items.query on {declared.shown_source}, in one Parquet file"
+    if settings.query is not None:
+        file_note = f"the rows of items.query on {settings.shown_source}, in one Parquet file"
 
     @dg.asset(
         **asset_options(
@@ -187,10 +187,10 @@ def raw_items(
             "raw_items",
             description=f"What is known about the items, such as titles and genres: {file_note}.",
             kinds={"file"},
-            deps=declared.upstream,
+            deps=settings.upstream,
             stage=RAW,
             storage_key=keys.record("raw_items"),
-            code_version=f"{ITEMS_VERSION}-{fingerprint(declared, layout)}",
+            code_version=f"{ITEMS_VERSION}-{fingerprint(settings, layout)}",
             io_manager="record_io",
             checks={
                 "items_readable": "The declared columns are there, and their values can be read."
@@ -208,12 +208,12 @@ def raw_items(
             place=keys.raw_items,
         ) as files:
             context.log.info(f"{source.display_name}: {files.outcome}")
-            unchanged = _reuse_inspection(context, work, files)
-            if unchanged is not None:
-                yield unchanged
+            earlier_result = _reuse_inspection(context, work, files)
+            if earlier_result is not None:
+                yield earlier_result
                 return
             record = files.record
-            check = check_items(record, work.storage, layout, declared.on_bad_rows)
+            check = check_items(record, work.storage, layout, settings.on_bad_rows)
             yield materialization_with_checks(
                 [check],
                 dg.MaterializeResult(

@@ -84,21 +84,21 @@ def recommendation_outcomes(pipeline: Pipeline) -> dg.AssetsDefinition:
         from batchrec_dagster.steps.outcomes import measure_outcomes
 
         work = get_work(pipeline, context)
-        measured = measure_outcomes(work)
-        model_outcomes = [outcome for outcome in measured.outcomes if outcome.arm == MODEL]
+        outcomes = measure_outcomes(work)
+        model_outcomes = [outcome for outcome in outcomes.outcomes if outcome.arm == MODEL]
         newest = model_outcomes[-1] if model_outcomes else None
         lines = [*describe_outcome(newest)] if newest else [NOTHING_YET]
         if newest is not None and newest.since == "data":
             lines.append(REPLAYED)
-        if measured.experiment is not None:
-            lines += describe_result(measured.experiment)
+        if outcomes.experiment is not None:
+            lines += describe_result(outcomes.experiment)
         context.log.info(lines[0])
         return dg.MaterializeResult(
-            value=measured.table,
-            data_version=dg.DataVersion(fingerprint(*measured.outcomes)),
+            value=outcomes.table,
+            data_version=dg.DataVersion(fingerprint(*outcomes.outcomes)),
             metadata={
                 "preview": preview_metadata(*map(escape, lines)),
-                **_outcomes_metadata(pipeline, measured, newest),
+                **_outcomes_metadata(pipeline, outcomes, newest),
                 **storage_links(
                     "table", work.storage, work.storage.uri(pipeline.storage_keys.outcomes)
                 ),
@@ -109,22 +109,22 @@ def recommendation_outcomes(pipeline: Pipeline) -> dg.AssetsDefinition:
 
 
 def _outcomes_metadata(
-    pipeline: Pipeline, measured: "MeasuredOutcomes", newest: Outcome | None
+    pipeline: Pipeline, outcomes: "MeasuredOutcomes", newest: Outcome | None
 ) -> dict[str, Any]:
     row = newest.row() if newest else {}
     columns = {name: (str(kind).lower(), _describe_column(name)) for name, kind in SCHEMA.items()}
     lineage = dict.fromkeys(SCHEMA, _COLUMN_LINEAGE)
     return {
-        **table_metadata(pipeline, len(measured.outcomes), columns, lineage),
+        **table_metadata(pipeline, len(outcomes.outcomes), columns, lineage),
         **{name: row[name] for name in ("edition", *PLOTTED) if row.get(name) is not None},
-        **_lift_metadata(measured),
-        "sample": sample_metadata(measured.table.tail(5).select(pl.col("*").exclude(pl.Datetime))),
+        **_lift_metadata(outcomes),
+        "sample": sample_metadata(outcomes.table.tail(5).select(pl.col("*").exclude(pl.Datetime))),
     }
 
 
-def _lift_metadata(measured: "MeasuredOutcomes") -> dict[str, float]:
+def _lift_metadata(outcomes: "MeasuredOutcomes") -> dict[str, float]:
     """How much more the users of the model do than the experiment's control, as a share."""
-    effects = measured.experiment.effects if measured.experiment else []
+    effects = outcomes.experiment.effects if outcomes.experiment else []
     lift = effects[0].lift if effects else None
     if lift is None:
         return {}

@@ -163,8 +163,8 @@ def _write(url: str, sql: str, setting: str, path: Path) -> None:
     with _explain_errors(url, setting), temporary_folder() as folder, warnings.catch_warnings():
         # These warnings repeat options of the URL that a driver does not know.
         warnings.simplefilter("ignore", sa.exc.SAWarning)
-        parsed = _parse_url(url)
-        engine = sa.create_engine(parsed, connect_args=_choose_connect_args(parsed))
+        database_url = _parse_url(url)
+        engine = sa.create_engine(database_url, connect_args=_choose_connect_args(database_url))
         file = engine.url.database
         if engine.dialect.name == "sqlite" and not (file and Path(file).is_file()):
             raise FileError("there is no such file: SQLite would make an empty one")
@@ -286,15 +286,15 @@ def _parse_url(url: str) -> sa.URL:
     import sqlalchemy as sa
 
     try:
-        parsed = sa.make_url(url)
+        database_url = sa.make_url(url)
     except (sa.exc.ArgumentError, ValueError):
         # The messages of these errors repeat the URL.
         raise FileError(
             "its environment variable is not a URL: write postgresql://USER:PASSWORD@HOST/DATABASE,"
             " with % for what is special in a URL"
         ) from None
-    name = parsed.drivername
-    return parsed.set(drivername=DRIVERS[name][0] if name in DRIVERS else name)
+    name = database_url.drivername
+    return database_url.set(drivername=DRIVERS[name][0] if name in DRIVERS else name)
 
 
 def _choose_connect_args(url: sa.URL) -> dict[str, str]:

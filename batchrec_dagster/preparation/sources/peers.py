@@ -46,8 +46,8 @@ def is_public(address: str) -> bool:
     An IPv6 address that a gateway turns into an IPv4 address does not count as public, because the
     IPv4 address may be in this network.
     """
-    parsed = ipaddress.ip_address(address.partition("%")[0])
-    target = getattr(parsed, "ipv4_mapped", None) or parsed
+    ip_address = ipaddress.ip_address(address.partition("%")[0])
+    target = getattr(ip_address, "ipv4_mapped", None) or ip_address
     if any(target in network for network in PRIVATE_NETWORKS):
         return False
     return target.is_global and not target.is_multicast

@@ -145,15 +145,15 @@ class FileQuery(RatingsSource):
         unpacked.mkdir(parents=True)
         try:
             file = RawFile(path, listed.file.display_name)
-            opened = open_file(file, self.form.encoding, unpacked, reader)
+            opened_file = open_file(file, self.form.encoding, unpacked, reader)
         except PreparationError as error:
             raise FileError(str(error)) from error
         links = folder.joinpath("link", *list_partitions(listed.file.display_name))
         links.mkdir(parents=True)
         # The link has no extension: with some extensions DuckDB would decompress the file.
         link = links / "file"
-        link.symlink_to(opened.path.resolve())
-        return TableFile(opened, link)
+        link.symlink_to(opened_file.path.resolve())
+        return TableFile(opened_file, link)
 
 
 def _run(
@@ -199,9 +199,9 @@ def _connect(
     limits = Limits.from_environment()
     reasons_to_stop: list[str] = []
     try:
-        opened = duckdb.connect(database, read_only=database != ":memory:")
+        unlocked_connection = duckdb.connect(database, read_only=database != ":memory:")
         with (
-            closing(_lock_down(opened, files, result, folder, limits)) as connection,
+            closing(_lock_down(unlocked_connection, files, result, folder, limits)) as connection,
             _interrupt_at_limits(connection, result, limits, reasons_to_stop),
         ):
             yield connection
