@@ -59,6 +59,6 @@ def test_half_an_answer_is_asked_for_again() -> None:
 
 @pytest.mark.slow
 def test_one_that_never_comes_whole_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resources, "ATTEMPTS", 3)
+    monkeypatch.setattr(resources, "MAX_ATTEMPTS", 3)
     with server(WHOLE[:9]) as client, pytest.raises(ConnectionClosedError):
         client.list_schemas()
