@@ -39,17 +39,19 @@ hypothesis.settings.load_profile("batchrec")
 # Fixtures that start a server, a browser or Spark.
 SLOW_FIXTURES = frozenset({"browser", "postgres", "s3", "server", "site", "spark", "web"})
 LONGEST = (
+    "test_team_project.py",
     "test_two_nights.py",
     "test_spark.py",
-    "test_team_project.py",
     "test_tutorial.py",
+    "test_attack_files.py",
+    "test_permissions.py",
+    "test_attack_tables.py",
     "test_ui.py",
     "test_ways_in.py",
     "test_retrain.py",
     "test_faults.py",
     "test_pipeline.py",
     "test_run.py",
-    "test_permissions.py",
     "test_glue.py",
     "test_kills.py",
     "test_preparation_engines.py",

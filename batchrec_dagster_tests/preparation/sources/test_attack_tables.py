@@ -26,6 +26,7 @@ from batchrec_dagster_tests.preparation.sources.hostile_tables import (
     write_metadata,
 )
 from batchrec_dagster_tests.preparation.sources.support import Place
+from batchrec_dagster_tests.repeats import repeats
 from batchrec_dagster_tests.s3_server import OWNER, READER, REGION, S3Server
 from batchrec_dagster_tests.web_server import Web
 
@@ -127,16 +128,17 @@ def outside(there: TablePlace, web: Web, tmp_path: Path) -> dict[str, str]:
     """Names of files that are not the table's, by the way in which they lead out of it."""
     secret = tmp_path / "secret.parquet"
     pl.DataFrame({"user": ["secret"], "item": [1], "ts": [1]}).write_parquet(secret)
-    return {
+    names = {
         "another folder": f"file://{secret}",
-        "a path": str(secret),
+        "percent signs": f"{there.location}/%2e%2e/secret.parquet",
         "a web server": web.url("/secret.parquet"),
+        "a path": str(secret),
         "another bucket": "s3://another/secret.parquet",
         "the folder above": f"{there.location}/../secret.parquet",
-        "percent signs": f"{there.location}/%2e%2e/secret.parquet",
         "percent signs twice": f"{there.location}/data/%252e%252e/%252e%252e/secret.parquet",
         "a folder with a longer name": f"{there.location}-2/secret.parquet",
     }
+    return dict(list(names.items())[: repeats(len(names), 3)])
 
 
 @pytest.mark.parametrize("level", LEVELS)
