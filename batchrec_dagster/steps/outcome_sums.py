@@ -218,15 +218,17 @@ class LaterInteractions:
         candidates = chosen.with_columns(place=pl.Series(place[chosen["item"].to_numpy()]))
         if not exclude_seen:
             return candidates.filter(pl.col("place") <= pl.col("length")).select("user", "item")
-        known = self.interactions.filter(pl.col("time") <= period.known_until)
+        known_interactions = self.interactions.filter(pl.col("time") <= period.known_until)
         item_counts = self._item_counts_of_users + np.bincount(
-            known["user"].to_numpy(), minlength=len(self._item_counts_of_users)
+            known_interactions["user"].to_numpy(), minlength=len(self._item_counts_of_users)
         )
         # Popularity's list leaves out the items that the user had, at most this many. So it reaches
         # no further down in the ranking than its length and their number.
         reach = pl.Series(item_counts[candidates["user"].to_numpy()]) + pl.col("length")
         candidates = candidates.with_columns(reach=reach).filter(pl.col("place") <= pl.col("reach"))
-        seen = self._find_seen(candidates.select("user", "reach").unique("user"), known, place)
+        seen = self._find_seen(
+            candidates.select("user", "reach").unique("user"), known_interactions, place
+        )
         items = pl.concat(
             [candidates.with_columns(seen=0), seen.with_columns(length=None, reach=None, seen=1)],
             how="diagonal_relaxed",
@@ -237,13 +239,15 @@ class LaterInteractions:
         hits = items.with_columns(place=own_place).filter(pl.col("seen") == 0)
         return hits.filter(pl.col("place") <= pl.col("length")).select("user", "item")
 
-    def _find_seen(self, users: pl.DataFrame, known: pl.DataFrame, place: Numbers) -> pl.DataFrame:
+    def _find_seen(
+        self, users: pl.DataFrame, known_interactions: pl.DataFrame, place: Numbers
+    ) -> pl.DataFrame:
         """The items that users had when an edition was made, with the columns user, item and place.
 
         Items that are further down in the ranking than a list can reach are left out.
 
         users: the columns user and reach, the last place that the user's list can reach.
-        known: the interactions after `since` that the edition was made from.
+        known_interactions: the interactions after `since` that the edition was made from.
         place: the place of each item in the ranking.
         """
         reach = np.zeros(len(self._item_counts_of_users), np.int64)
@@ -253,7 +257,7 @@ class LaterInteractions:
         past = pl.DataFrame({"user": user[is_in_reach], "item": item[is_in_reach]}, schema=CODES)
         places = pl.DataFrame({"item": np.arange(len(place)), "place": place}, schema=PLACED)
         return (
-            pl.concat([past, known.select("user", "item")])
+            pl.concat([past, known_interactions.select("user", "item")])
             .unique()
             .join(users.select("user"), on="user", how="semi")
             .join(places, on="item")

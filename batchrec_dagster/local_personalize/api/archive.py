@@ -236,8 +236,8 @@ def _split_path(member: tarfile.TarInfo, owned_paths: set[str]) -> tuple[str, st
 
     Raises ArchiveError if the member belongs to none, or is not a file that they have.
     """
-    folder, _, rest = member.name.partition("/")
-    name, _, path_inside = rest.partition("/")
+    folder, _, path_in_folder = member.name.partition("/")
+    name, _, path_inside = path_in_folder.partition("/")
     owned_path = f"{folder}/{name}"
     if not _is_plain(member) and not member.isdir():
         raise ArchiveError(f"{member.name!r} is not a plain file")

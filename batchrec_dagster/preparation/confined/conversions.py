@@ -58,14 +58,14 @@ class Conversion:
 
 def choose_part(names: Sequence[str], part: str | None, kind: str) -> str:
     """The wanted sheet or table, or the only one. Raises FileError."""
-    shown = ", ".join(names)
+    listed_names = ", ".join(names)
     if part is not None and part not in names:
-        raise FileError(f"it has no {kind} {part!r}; it has: {shown}")
+        raise FileError(f"it has no {kind} {part!r}; it has: {listed_names}")
     if part is None and len(names) != 1:
         if not names:
             raise FileError(f"it has no {kind} with rows")
         raise FileError(
-            f"it has several {kind}s ({shown}): name one, FILE!/{kind.upper()}, such as"
+            f"it has several {kind}s ({listed_names}): name one, FILE!/{kind.upper()}, such as"
             f" …!/{names[0]}"
         )
     return part or names[0]

@@ -155,12 +155,12 @@ def parquet_cells(
     for role in names.keys() & ID_ROLES:
         cells[role] = cells[role].str.head(MAX_ID_LENGTH + 1)  # Enough to refuse it.
     # A dictionary makes one huge cell into millions of them: no step may copy such cells.
-    shown = [cell.str.head(SHOWN) for cell in cells.values()]
+    shortened_cells = [cell.str.head(SHOWN) for cell in cells.values()]
     flaw = f"a cell of more than {most_bytes / KB:g} KB ({MAX_LINE_KB} / {CELLS_OF_A_LINE})"
     return rows.select(
         pl.col(ROW).cast(pl.Int64),
         pl.when(is_too_long(schema, names.values(), most_bytes)).then(pl.lit(flaw)).alias(FLAW),
-        pl.concat_str(shown, separator=",", ignore_nulls=True).alias(TEXT),
+        pl.concat_str(shortened_cells, separator=",", ignore_nulls=True).alias(TEXT),
         **{
             role: pl.when(~is_too_long(schema, [names[role]], most_bytes)).then(cell)
             for role, cell in cells.items()

@@ -165,8 +165,8 @@ class TableFiles:
         roots = [self.folder] if self._is_stored else [self.folder, str(self._root)]
         relative_names = [find_name_below(name, roots) for name in names]
         if self._is_stored:
-            with ThreadPoolExecutor(DOWNLOADS_AT_ONCE) as threads:
-                return list(threads.map(self._download, relative_names))
+            self._download([name for name in relative_names if not self._local_copy(name).exists()])
+            return [self._local_copy(name) for name in relative_names]
         return [self._find_local_path(name) for name in relative_names]
 
     def _find_local_path(self, name: str) -> Path:
@@ -179,16 +179,29 @@ class TableFiles:
             raise FileError(f"a file of it is missing: {path}")
         return target
 
-    def _download(self, name: str) -> Path:
-        path = self.downloads / name
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self.context.store.download(f"{self.folder}/{name}", path)
-            self.downloaded_bytes += path.stat().st_size
+    def _local_copy(self, name: str) -> Path:
+        return self.downloads / name
+
+    def _download(self, names: Sequence[str]) -> None:
+        """Download these files, unless all that were asked for are together too large."""
+        with ThreadPoolExecutor(DOWNLOADS_AT_ONCE) as threads:
+            self.downloaded_bytes += sum(threads.map(self._read_size, names))
             max_bytes = Limits.from_environment().download_bytes
             if self.downloaded_bytes > max_bytes:
                 raise FileError(f"its files have more than the {max_bytes} bytes of {MAX_FILE_GB}")
-        return path
+            # The list passes on the error of a download.
+            list(threads.map(self._download_file, names))
+
+    def _read_size(self, name: str) -> int:
+        info = self.context.store.head(f"{self.folder}/{name}")
+        if info is None:
+            raise FileError(f"a file of it is missing: {self.folder}/{name}")
+        return info.size
+
+    def _download_file(self, name: str) -> None:
+        path = self._local_copy(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.context.store.download(f"{self.folder}/{name}", path)
 
 
 def _find_files(text: str, context: SourceContext, downloads: Path) -> TableFiles:

@@ -14,6 +14,7 @@ import pytest
 
 from batchrec_dagster.config.ratings import RatingsSettings
 from batchrec_dagster.preparation.sources.errors import SourceError
+from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster_tests.preparation.sources.hostile_tables import (
     COMMAND,
     LEVELS,
@@ -271,6 +272,26 @@ def test_a_command_in_a_folder_of_csv_is_not_executed(
     # Not even if somebody follows that advice.
     assert "cannot be read" in refusal(there, "iceberg")
     assert not [path for path in tmp_path.rglob("*") if path.name == "PWNED"]
+
+
+@pytest.mark.parametrize("there", ["S3"], indirect=True)
+def test_a_table_that_is_too_large_is_refused_before_it_is_downloaded(
+    there: TablePlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_delta(there.location, there.options)
+    monkeypatch.setenv("BATCHREC_MAX_FILE_GB", "0.000001")
+    downloads: list[str] = []
+    download = ObjectStore.download
+
+    def download_and_note(store: ObjectStore, uri: str, path: Path) -> None:
+        downloads.append(uri)
+        download(store, uri, path)
+
+    monkeypatch.setattr(ObjectStore, "download", download_and_note)
+    assert "its files have more than the 1000 bytes of BATCHREC_MAX_FILE_GB" in refusal(
+        there, "delta"
+    )
+    assert not [uri for uri in downloads if uri.endswith(".parquet")]
 
 
 @pytest.mark.parametrize("table_format", ["delta", "iceberg"])
