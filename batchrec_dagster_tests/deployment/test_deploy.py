@@ -23,7 +23,7 @@ from moto import mock_aws
 from batchrec_dagster.cli import main
 from batchrec_dagster.deployment import SETTINGS, Deployment
 from batchrec_dagster.pipeline import spark_on_aws as spark
-from batchrec_dagster.pipeline.automation import alerts as messages
+from batchrec_dagster.pipeline.automation import alert_channels
 from batchrec_dagster.pipeline.spark_on_aws import GLUE_VERSION
 from batchrec_dagster.sinks import dynamodb
 from batchrec_dagster.web import HOSTS_VARIABLE
@@ -207,7 +207,7 @@ def test_nobody_may_do_everything_or_reach_beyond_the_storage() -> None:
     ("parameter", "policy", "sources"),
     [
         ("DynamoTable", "RunnerTablePolicy", [dynamodb]),
-        ("AlertEmail", "RunnerAlertPolicy", [messages]),
+        ("AlertEmail", "RunnerAlertPolicy", [alert_channels]),
         ("Glue", "RunnerGluePolicy", [spark, pipes_glue]),
     ],
 )

@@ -67,7 +67,7 @@ def webhook() -> Iterator[Hook]:
 
 @pytest.fixture
 def slack(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hook]:
-    monkeypatch.setattr("batchrec_dagster.pipeline.automation.alerts.PAUSE_SECONDS", 0)
+    monkeypatch.setattr("batchrec_dagster.pipeline.automation.alert_channels.PAUSE_SECONDS", 0)
     with webhook() as hook:
         monkeypatch.setenv("SHOP_HOOK", hook.url)
         yield hook

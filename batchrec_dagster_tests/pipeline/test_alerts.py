@@ -9,12 +9,9 @@ import dagster as dg
 import pytest
 
 from batchrec_dagster.config.project import Alerts
-from batchrec_dagster.pipeline.automation.alerts import (
-    AlertError,
-    Message,
-    alert_sensors,
-    send,
-)
+from batchrec_dagster.pipeline.automation.alert import Message
+from batchrec_dagster.pipeline.automation.alert_channels import AlertError, send
+from batchrec_dagster.pipeline.automation.alerts import alert_sensors
 from batchrec_dagster_tests.hostile import CONTROLS, HOSTILE, OUTSIDE
 from batchrec_dagster_tests.pipeline.alerts_support import (
     ALERTS,

@@ -9,7 +9,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from batchrec_dagster.pipeline.automation.alerts import describe_failure
+from batchrec_dagster.pipeline.automation.failure_alerts import describe_failure
 from batchrec_dagster.reporting.failure_reasons import explain_signal
 from batchrec_dagster.reporting.run_stages import RunStages
 from batchrec_dagster_tests.pipeline.alerts_support import declared

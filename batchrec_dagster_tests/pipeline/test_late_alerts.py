@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 import pytest
 
-from batchrec_dagster.pipeline.automation.alerts import check_lateness
+from batchrec_dagster.pipeline.automation.late_alerts import check_lateness
 from batchrec_dagster_tests.pipeline.alerts_support import (
     ALERTS,
     WHEN_LATE,

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from dagster._core.storage.tags import ROOT_RUN_ID_TAG
 
 from batchrec_dagster.cli import main
-from batchrec_dagster.pipeline.automation.alerts import find_creation_time
+from batchrec_dagster.pipeline.automation.late_alerts import find_creation_time
 from batchrec_dagster.pipeline.run_history import DagsterRuns
 from batchrec_dagster.steps.errors import StepError
 from batchrec_dagster.steps.publishing import (
