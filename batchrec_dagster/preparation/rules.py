@@ -23,6 +23,9 @@ FEW_OF_ITEM = "fewer than min_interactions_per_item"
 # Those of the rules that look at a single row.
 LEFT_OUT_BY_RULES = (BELOW_MIN_RATING, NOT_IN_FILTER)
 
+# The unit of `Rules.window_days`, in the seconds of TIMESTAMP.
+SECONDS_A_DAY = 86_400
+
 # Personalize's filters on interactions select event types, so that the column is needed even if
 # every row has the same.
 EVENT_TYPE_VALUE = "rating"

@@ -335,58 +335,89 @@ def _list_ids(first: Iterable[object], count: int) -> str:
     return listed if count <= MAX_IDS_NAMED else f"{listed} and {count - MAX_IDS_NAMED:,} more"
 
 
+@dataclass(frozen=True)
+class ModelToPublish:
+    """A model whose lists would be published, next to the lists that are published now."""
+
+    model: ModelRecord
+    measured_on: str
+    """A fingerprint of the settings that select the interactions. Only metrics that were measured
+    on the same interactions are compared."""
+    published: Mapping[str, Any] | None
+    """The metadata of the published lists; None if nothing is published."""
+    rolled_back: bool = False
+    """Whether lists that this model made with these settings were rolled back."""
+    unfinished_rollback: bool = False
+    """Whether the published lists were rolled back, but no others are published yet. Nothing is
+    compared with them."""
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """The model's metrics by name; empty if no user was tested."""
+        return _select_tested(self.model.metrics, self.model.evidence)
+
+    @property
+    def is_published(self) -> bool:
+        """Whether the published lists are of this model."""
+        arn = self.model.solution_version_arn
+        return self.published is not None and self.published.get("solution_version_arn") == arn
+
+    @property
+    def is_comparable(self) -> bool:
+        """Whether the published lists' model was measured on the same interactions."""
+        return self.published is not None and self.published.get("measured_on") == self.measured_on
+
+    def measure(self) -> _Measurements:
+        """The numbers that the gate compares."""
+        metrics, published, published_ndcg = self.metrics, self.published, None
+        is_compared = self.is_comparable and not (self.is_published or self.unfinished_rollback)
+        if metrics and published and is_compared:
+            published_metrics = _select_tested(published["metrics"], published.get("evidence", {}))
+            published_ndcg = published_metrics.get(NDCG)
+        return _Measurements(
+            metrics.get(NDCG, 0.0),
+            metrics.get(COVERAGE, 0.0),
+            self.model.popularity_metrics.get(NDCG) if metrics else None,
+            published_ndcg,
+        )
+
+
+@dataclass(frozen=True)
+class _Measurements:
+    """The numbers that the gate compares."""
+
+    ndcg: float
+    """NDCG@25 of the model."""
+    coverage: float
+    popularity_ndcg: float | None
+    """NDCG@25 of recommending the most popular items; None if it is not known."""
+    published_ndcg: float | None
+    """NDCG@25 of the published lists; None if it is not compared."""
+
+
 def check_quality_gate(
-    gate: Gate,
-    model: ModelRecord,
-    published: Mapping[str, Any] | None,
-    measured_on: str,
-    *,
-    how_to_skip: str,
-    skip_quality_gate: bool = False,
-    rolled_back: bool = False,
-    unfinished_rollback: bool = False,
+    gate: Gate, candidate: ModelToPublish, *, how_to_skip: str, skip_quality_gate: bool = False
 ) -> CheckResult:
     """Whether a model is good enough for its lists to be published.
 
-    published: the metadata of the published lists, if there are any.
-    measured_on: a fingerprint of the settings that select the interactions. Only metrics that were
-    measured on the same interactions are compared.
     how_to_skip: how to start a run that publishes anyway.
     skip_quality_gate: whether this run publishes anyway.
-    rolled_back: whether the lists of this model and these settings were rolled back.
-    unfinished_rollback: whether the published lists were rolled back, and are still published.
-    Nothing is compared with them.
     """
-    about = published or {}
-    metrics = _select_tested(model.metrics, model.evidence)
-    ndcg = metrics.get(NDCG, 0.0)
-    coverage = metrics.get(COVERAGE, 0.0)
-    popular = model.popularity_metrics.get(NDCG) if metrics else None
-    is_published = about.get("solution_version_arn") == model.solution_version_arn
-    is_comparable = about.get("measured_on") == measured_on
-    before = None
-    if is_comparable and metrics and not (is_published or unfinished_rollback):
-        before = _select_tested(about["metrics"], about.get("evidence", {})).get(NDCG)
-
-    reasons = ["its lists were rolled back"] if rolled_back else []
-    if not is_published:
-        reasons += _list_failures(gate, ndcg, coverage, popular, before)
-    finding, numbers = _describe_metrics(ndcg, coverage, popular, before)
-    if not metrics:
-        finding, numbers = "no user was tested, so NDCG@25 and coverage are not known", {}
-    if model.on_earlier_data:
-        finding += f"; the model was trained on {f'{model.trained_at}'[:10]}, on earlier data"
-    if unfinished_rollback:
-        rollback = "which were rolled back: `batchrec rollback` finishes that"
-        finding += f"; not compared with the published lists, {rollback}"
-    elif is_published:
-        finding += "; its lists are already published"
-    elif about and not is_comparable:
-        finding += "; not comparable with the published lists: the interactions settings changed"
-    remains = "nothing was published" if published is None else "the published lists stay"
+    measurements = candidate.measure()
+    reasons = ["its lists were rolled back"] if candidate.rolled_back else []
+    if not candidate.is_published:
+        reasons += _list_failures(gate, measurements)
+    numbers: dict[str, int | float] = {}
+    if candidate.metrics:
+        finding, numbers = _describe_measurements(measurements)
+    else:
+        finding = "no user was tested, so NDCG@25 and coverage are not known"
+    finding += _describe_circumstances(candidate)
     if reasons and skip_quality_gate:
         finding += f"; published anyway (skip_quality_gate), although {', and '.join(reasons)}"
     elif reasons:
+        nothing_published = candidate.published is None
+        remains = "nothing was published" if nothing_published else "the published lists stay"
         finding += (
             f": {', and '.join(reasons)}. Nothing was inferred and {remains}."
             f" Check the data and run again, or publish anyway: {how_to_skip}"
@@ -394,22 +425,33 @@ def check_quality_gate(
     return CheckResult(QUALITY_GATE, not reasons or skip_quality_gate, finding, numbers)
 
 
-def _describe_metrics(
-    ndcg: float, coverage: float, popular: float | None, before: float | None
-) -> tuple[str, dict[str, float]]:
-    """What was measured, in words and by name.
+def _describe_circumstances(candidate: ModelToPublish) -> str:
+    """What a reader of the verdict should know besides the metrics; may be empty."""
+    model = candidate.model
+    text = ""
+    if model.on_earlier_data:
+        text += f"; the model was trained on {f'{model.trained_at}'[:10]}, on earlier data"
+    if candidate.unfinished_rollback:
+        rollback = "which were rolled back: `batchrec rollback` finishes that"
+        text += f"; not compared with the published lists, {rollback}"
+    elif candidate.is_published:
+        text += "; its lists are already published"
+    elif candidate.published and not candidate.is_comparable:
+        text += "; not comparable with the published lists: the interactions settings changed"
+    return text
 
-    popular: NDCG@25 of recommending the most popular items.
-    before: NDCG@25 of the published lists.
-    """
-    numbers = {"ndcg_at_25": ndcg, "coverage": coverage}
+
+def _describe_measurements(measurements: _Measurements) -> tuple[str, dict[str, int | float]]:
+    """What was measured, in words and by name."""
+    ndcg, coverage = measurements.ndcg, measurements.coverage
+    numbers: dict[str, int | float] = {"ndcg_at_25": ndcg, "coverage": coverage}
     compared = []
-    if popular is not None:
-        numbers["popularity_ndcg_at_25"] = popular
-        compared.append(f"{popular:.4f} for the most popular items")
-    if before is not None:
-        numbers["published_ndcg_at_25"] = before
-        compared.append(f"{before:.4f} for the published lists")
+    if measurements.popularity_ndcg is not None:
+        numbers["popularity_ndcg_at_25"] = measurements.popularity_ndcg
+        compared.append(f"{measurements.popularity_ndcg:.4f} for the most popular items")
+    if measurements.published_ndcg is not None:
+        numbers["published_ndcg_at_25"] = measurements.published_ndcg
+        compared.append(f"{measurements.published_ndcg:.4f} for the published lists")
     finding = f"NDCG@25 {ndcg:.4f}"
     finding += f", compared with {' and '.join(compared)}" if compared else ""
     return f"{finding}; coverage {coverage:.4f}", numbers
@@ -422,20 +464,17 @@ def _select_tested(
     return metrics if evidence.get(f"{ALL}/users", 1) else {}
 
 
-def _list_failures(
-    gate: Gate, ndcg: float, coverage: float, popular: float | None, before: float | None
-) -> list[str]:
-    """Why the model's lists should not be published, in words.
-
-    popular, before: as in `_describe_metrics`.
-    """
+def _list_failures(gate: Gate, measurements: _Measurements) -> list[str]:
+    """Why the model's lists should not be published, in words."""
+    ndcg, coverage = measurements.ndcg, measurements.coverage
+    popularity_ndcg, published_ndcg = measurements.popularity_ndcg, measurements.published_ndcg
     failures = []
-    if popular is not None and ndcg < popular:
+    if popularity_ndcg is not None and ndcg < popularity_ndcg:
         failures.append("it is worse than recommending the most popular items to everyone")
-    if before is not None and ndcg < (1 - gate.max_drop) * before:
+    if published_ndcg is not None and ndcg < (1 - gate.max_drop) * published_ndcg:
         failures.append(
-            f"its NDCG@25 is {1 - ndcg / before:.0%} below the published lists'; gate.max_drop"
-            f" allows {gate.max_drop:.0%}"
+            f"its NDCG@25 is {1 - ndcg / published_ndcg:.0%} below the published lists';"
+            f" gate.max_drop allows {gate.max_drop:.0%}"
         )
     if ndcg < gate.min_ndcg_at_25:
         failures.append(f"gate.min_ndcg_at_25 is {gate.min_ndcg_at_25:g}")

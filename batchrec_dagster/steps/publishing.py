@@ -15,7 +15,7 @@ from typing import Any
 
 from batchrec_dagster.config import fingerprint
 from batchrec_dagster.personalize.evidence import NDCG
-from batchrec_dagster.steps.checks import CheckResult, check_quality_gate
+from batchrec_dagster.steps.checks import CheckResult, ModelToPublish, check_quality_gate
 from batchrec_dagster.steps.errors import StepError
 from batchrec_dagster.steps.items import read_titles_versions
 from batchrec_dagster.steps.records import ModelRecord
@@ -225,16 +225,18 @@ class Publishing:
         current = self.published_edition
         if skip:
             rollbacks.allow(self.made_by)
-        return check_quality_gate(
-            pipeline.gate,
+        candidate = ModelToPublish(
             self.model,
-            current.about if current else None,
             self.measured_on,
-            how_to_skip=f"run {pipeline.name}_refresh with ops:"
-            f" {{{pipeline.op_name('recommendations')}: {{config: {{skip_quality_gate: true}}}}}}",
-            skip_quality_gate=skip,
-            unfinished_rollback=rollbacks.is_published(current),
+            current.about if current else None,
             rolled_back=rollbacks.include(self.made_by),
+            unfinished_rollback=rollbacks.is_published(current),
+        )
+        op = pipeline.op_name("recommendations")
+        config = f"{{{op}: {{config: {{skip_quality_gate: true}}}}}}"
+        how_to_skip = f"run {pipeline.name}_refresh with ops: {config}"
+        return check_quality_gate(
+            pipeline.gate, candidate, how_to_skip=how_to_skip, skip_quality_gate=skip
         )
 
     def about(

@@ -12,7 +12,7 @@ import pytest
 
 from batchrec_dagster.config.recommendations import Gate
 from batchrec_dagster.local_personalize.api.client import embedded_client
-from batchrec_dagster.steps.checks import check_quality_gate
+from batchrec_dagster.steps.checks import ModelToPublish, check_quality_gate
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster_tests.support import (
@@ -76,11 +76,16 @@ def published(ndcg: float, arn: str = "arn:old", measured_on: str = "all") -> di
 def test_what_is_worse_is_not_let_through(
     gate: dict[str, float], model: ModelRecord, before: dict[str, Any] | None, said: str | None
 ) -> None:
-    verdict = check_quality_gate(Gate(**gate), model, before, "all", how_to_skip="so")
+    verdict = check_quality_gate(
+        Gate(**gate), ModelToPublish(model, "all", before), how_to_skip="so"
+    )
     assert verdict.passed is (said is None)
     assert said is None or said in verdict.finding
     anyway = check_quality_gate(
-        Gate(**gate), model, before, "all", how_to_skip="so", skip_quality_gate=True
+        Gate(**gate),
+        ModelToPublish(model, "all", before),
+        how_to_skip="so",
+        skip_quality_gate=True,
     )
     assert anyway.passed
     assert (
@@ -92,28 +97,32 @@ UNTESTED = replace(trained(0.0, 0.0, 0.0), evidence={"all/users": 0})
 
 
 def test_a_model_that_nobody_was_tested_with_fails_only_what_the_gate_demands() -> None:
-    verdict = check_quality_gate(Gate(), UNTESTED, published(0.1), "all", how_to_skip="so")
+    verdict = check_quality_gate(
+        Gate(), ModelToPublish(UNTESTED, "all", published(0.1)), how_to_skip="so"
+    )
     assert verdict.passed
     assert verdict.finding == "no user was tested, so NDCG@25 and coverage are not known"
     assert not verdict.numbers
     gate = Gate(min_ndcg_at_25=0.05, min_coverage=0.1)
-    verdict = check_quality_gate(gate, UNTESTED, published(0.1), "all", how_to_skip="so")
+    verdict = check_quality_gate(
+        gate, ModelToPublish(UNTESTED, "all", published(0.1)), how_to_skip="so"
+    )
     assert not verdict.passed
     assert "are not known: gate.min_ndcg_at_25 is 0.05, and gate.min_coverage" in verdict.finding
 
 
 def test_nothing_is_compared_with_lists_of_a_model_that_nobody_was_tested_with() -> None:
     before = {**published(0.0), "evidence": dict(UNTESTED.evidence)}
-    verdict = check_quality_gate(Gate(), trained(0.1, None), before, "all", how_to_skip="so")
+    verdict = check_quality_gate(
+        Gate(), ModelToPublish(trained(0.1, None), "all", before), how_to_skip="so"
+    )
     assert verdict.finding == "NDCG@25 0.1000; coverage 0.2000"
 
 
 def test_the_message_has_the_numbers_all_reasons_and_what_to_do() -> None:
     verdict = check_quality_gate(
         Gate(min_coverage=0.1),
-        trained(0.02, 0.03, 0.05),
-        published(0.1),
-        "all",
+        ModelToPublish(trained(0.02, 0.03, 0.05), "all", published(0.1)),
         how_to_skip="do so",
     )
     for part in (
@@ -138,12 +147,14 @@ def test_lists_that_were_rolled_back_and_are_still_there_are_not_compared() -> N
     for old, passed in (("arn:old", True), ("arn:new", False)):
         verdict = check_quality_gate(
             Gate(),
-            trained(0.02, 0.01),
-            published(0.1, arn=old),
-            "all",
+            ModelToPublish(
+                trained(0.02, 0.01),
+                "all",
+                published(0.1, arn=old),
+                rolled_back=not passed,
+                unfinished_rollback=True,
+            ),
             how_to_skip="do so",
-            rolled_back=not passed,
-            unfinished_rollback=True,
         )
         assert verdict.passed is passed
         assert "which were rolled back: `batchrec rollback` finishes that" in verdict.finding
@@ -155,7 +166,7 @@ def test_lists_that_do_not_say_what_they_are_stay_too() -> None:
     """As those of the versions that wrote no metadata."""
     for published, said in ((None, "nothing was published"), ({}, "the published lists stay")):
         verdict = check_quality_gate(
-            Gate(), trained(0.02, 0.03), published, "all", how_to_skip="do so"
+            Gate(), ModelToPublish(trained(0.02, 0.03), "all", published), how_to_skip="do so"
         )
         assert said in verdict.finding
 

@@ -18,10 +18,10 @@ from batchrec_dagster.preparation.rules import (
     FEW_OF_ITEM,
     FEW_OF_USER,
     NOT_LATEST,
+    SECONDS_A_DAY,
     Rules,
 )
 
-DAY = 86_400
 # So many rows of some users are sought through at a time: they take some hundred megabytes.
 PART_ROWS = 4_000_000
 # The row's number in the order of the source, which is to be kept.
@@ -60,7 +60,7 @@ class RowFilter:
         interactions.sink_parquet(rows, compression="lz4")
         if rules.window_days is not None:
             newest = pl.scan_parquet(rows).select(pl.col(TIMESTAMP).max()).collect().item()
-            earliest = (newest or 0) - DAY * rules.window_days
+            earliest = (newest or 0) - SECONDS_A_DAY * rules.window_days
             in_window = pl.scan_parquet(rows).filter(pl.col(TIMESTAMP) >= earliest)
             rows = self._keep(rows, in_window, BEFORE_WINDOW)
         if rules.duplicates == "drop":

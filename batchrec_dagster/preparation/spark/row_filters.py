@@ -16,10 +16,10 @@ from batchrec_dagster.preparation.rules import (
     FEW_OF_ITEM,
     FEW_OF_USER,
     NOT_LATEST,
+    SECONDS_A_DAY,
     Rules,
 )
 
-DAY = 86_400
 # A column of numbers by which rows are kept or not.
 _NUMBER = "number"
 
@@ -46,7 +46,7 @@ class SparkRowFilter:
         rules = self.rules
         if rules.window_days is not None and count:
             newest = rows.agg(F.max(SECONDS)).collect()[0][0]
-            in_window = rows.filter(F.col(SECONDS) >= newest - DAY * rules.window_days)
+            in_window = rows.filter(F.col(SECONDS) >= newest - SECONDS_A_DAY * rules.window_days)
             rows, count = self._keep(rows, count, in_window, BEFORE_WINDOW)
         if rules.duplicates == "drop":
             first = _first_of_each(rows, self.output_columns, [F.col(ROW)])
