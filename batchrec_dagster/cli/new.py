@@ -26,7 +26,7 @@ from batchrec_dagster.cli.project import (
 from batchrec_dagster.preparation.layout import TableFormat
 
 if TYPE_CHECKING:
-    from batchrec_dagster.cli.recognise import RecognisedSource
+    from batchrec_dagster.cli.recognised_source import RecognisedSource
     from batchrec_dagster.preparation.layout import Column
 
 NO_TIMES = "none"
@@ -226,7 +226,8 @@ def _choose_declared_source(source: str, project: Project) -> str:
 def _recognise_ratings(
     source: str, project: Project, columns: Mapping[str, Column], options: Mapping[str, Any]
 ) -> RecognisedSource:
-    from batchrec_dagster.cli.recognise import ReadingOptions, recognise_ratings
+    from batchrec_dagster.cli.recognise_ratings import recognise_ratings
+    from batchrec_dagster.cli.recognised_source import ReadingOptions
     from batchrec_dagster.preparation.sources.parsing import parse_source
     from batchrec_dagster.steps.raw_files import open_source
 
@@ -265,8 +266,8 @@ def _recognise_items(
     options: Mapping[str, Any],
     ratings: RecognisedSource,
 ) -> RecognisedSource:
-    from batchrec_dagster.cli.recognise import ReadingOptions
     from batchrec_dagster.cli.recognise_items import recognise_items
+    from batchrec_dagster.cli.recognised_source import ReadingOptions
     from batchrec_dagster.preparation.sources.parsing import parse_source
     from batchrec_dagster.steps.raw_files import open_source
 

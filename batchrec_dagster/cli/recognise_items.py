@@ -10,7 +10,7 @@ from batchrec_dagster.cli.column_candidates import (
     list_columns,
     open_sample,
 )
-from batchrec_dagster.cli.recognise import (
+from batchrec_dagster.cli.recognised_source import (
     ReadingOptions,
     RecognisedSource,
     choose_declared_delimiter,

@@ -13,7 +13,8 @@ from click import UsageError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchrec_dagster.cli.recognise import ReadingOptions, recognise_ratings
+from batchrec_dagster.cli.recognise_ratings import recognise_ratings
+from batchrec_dagster.cli.recognised_source import ReadingOptions
 from batchrec_dagster.config.ratings import RatingsSettings
 from batchrec_dagster.preparation.csv_form import names_columns, recognise_delimiter
 from batchrec_dagster.preparation.layout import Column, PreparationError

@@ -1,0 +1,101 @@
+"""Which columns of a file of ratings have the user, the item, the time and the rating."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+
+from batchrec_dagster.cli.column_candidates import (
+    UnknownColumnsError,
+    check_columns,
+    describe_columns,
+    has_times,
+    list_columns,
+    matching_time_formats,
+)
+from batchrec_dagster.preparation.file_sample import FileSample
+from batchrec_dagster.preparation.layout import NO_TIMES, Column, recognise_columns
+
+# The options that give the columns that every source of ratings must have.
+REQUIRED_OPTIONS = {"user": "--user", "item": "--item", "timestamp": "--time"}
+# An order has a user and items, and is neither.
+ORDER = re.compile("order|bestell|auftrag|rechnung|invoice", re.IGNORECASE)
+# A column with more distinct values does not hold event types.
+MOST_EVENT_TYPES = 30
+
+
+def choose_rating_columns(
+    sample: FileSample, given_columns: Mapping[str, Column]
+) -> dict[str, Column]:
+    """The columns by role: as given, else by their names, else by their contents."""
+    without_times = given_columns.get("timestamp") == NO_TIMES
+    given = {role: column for role, column in given_columns.items() if column != NO_TIMES}
+    check_columns(sample, given)
+    names = recognise_columns(sample.columns) if sample.has_header else {}
+    if not sample.has_header and not given:
+        return _choose_by_position(sample, without_times=without_times)
+    if without_times:
+        names.pop("timestamp", None)
+    columns: dict[str, Column] = {
+        **{role: name for role, name in names.items() if name not in given.values()},
+        **given,
+    }
+    free = [name for name in sample.columns if name not in columns.values()]
+    if sample.has_header and "timestamp" not in columns and not without_times:
+        candidates = [name for name in sample.columns if has_times(sample, name)]
+        if len(candidates) == 1 and candidates[0] in free:
+            columns["timestamp"] = candidates[0]
+    wanted = [role for role in REQUIRED_OPTIONS if role != "timestamp" or not without_times]
+    missing = [role for role in wanted if role not in columns]
+    if missing:
+        raise _build_unknown_columns_error(sample, missing, free)
+    if "event_type" in columns and "event_type" not in given:
+        event_types = sample.read_cells(columns["event_type"])
+        if not len(event_types) or event_types.n_unique() > MOST_EVENT_TYPES:
+            del columns["event_type"]
+    return columns
+
+
+def _choose_by_position(sample: FileSample, *, without_times: bool) -> dict[str, Column]:
+    """A user, an item, perhaps a rating, and a time, in columns of this order or nearly so."""
+    positions = range(1, len(sample.columns) + 1)
+    time_positions = [
+        position for position, name in enumerate(sample.columns, 1) if has_times(sample, name)
+    ]
+    other_positions = [position for position in positions if position not in time_positions]
+    if len(time_positions) != (0 if without_times else 1) or len(other_positions) not in (2, 3):
+        raise _build_unknown_columns_error(sample, list(REQUIRED_OPTIONS), [])
+    columns = dict(zip(("user", "item", "rating"), other_positions, strict=False))
+    if "rating" in columns and not sample.is_numeric(columns["rating"], "."):
+        del columns["rating"]
+    if time_positions:
+        columns["timestamp"] = time_positions[0]
+    return dict(columns)
+
+
+def _build_unknown_columns_error(
+    sample: FileSample, missing: Sequence[str], free: Sequence[str]
+) -> UnknownColumnsError:
+    no_times = " (or --time none)" if "timestamp" in missing else ""
+    if not sample.has_header:
+        needed = " ".join(f"{REQUIRED_OPTIONS[role]} COL" for role in missing)
+        return UnknownColumnsError(
+            f"{sample.name} has no header. Its columns: {describe_columns(sample)}. Give them by"
+            f" position, from 1: {needed}{no_times}, and --rating COL if there are ratings"
+        )
+    words = [role.replace("timestamp", "time") for role in missing]
+    what = f"{', '.join(words[:-1])} and {words[-1]} columns" if words[1:] else f"{words[0]} column"
+    dates = [
+        name for name in free if has_times(sample, name) or matching_time_formats(sample, name)
+    ]
+    others = [name for name in free if name not in dates and not ORDER.search(name)]
+    options = []
+    for role in missing:
+        candidates = dates if role == "timestamp" else others
+        column = shlex.quote(candidates.pop(0)) if candidates else "COL"
+        options.append(f"{REQUIRED_OPTIONS[role]} {column}")
+    return UnknownColumnsError(
+        f"{sample.name}: couldn't recognise the {what}. Found: {list_columns(sample)}."
+        f" Try: {' '.join(options)}{no_times}"
+    )

@@ -1,0 +1,283 @@
+"""What `batchrec new` recognises in files of ratings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import polars as pl
+
+from batchrec_dagster.cli.column_candidates import (
+    describe_columns,
+    open_sample,
+    recognise_time_format,
+)
+from batchrec_dagster.cli.liked_ratings import (
+    LikedRatings,
+    build_rating_rules,
+    choose_for_known_layout,
+    choose_liked_ratings,
+)
+from batchrec_dagster.cli.rating_columns import choose_rating_columns
+from batchrec_dagster.cli.recognised_source import (
+    ReadingOptions,
+    RecognisedSource,
+    choose_declared_delimiter,
+    describe_bad_rows,
+    leave_out_defaults,
+)
+from batchrec_dagster.personalize.schemas import (
+    EVENT_TYPE,
+    ITEM_ID,
+    choose_csv_types,
+    list_interactions_columns,
+)
+from batchrec_dagster.preparation.file_sample import FileSample
+from batchrec_dagster.preparation.layout import (
+    AUTO,
+    NO_TIMES,
+    NULL_VALUES,
+    Column,
+    PreparationError,
+)
+from batchrec_dagster.preparation.polars import times
+from batchrec_dagster.preparation.polars.decoding import RawFile
+from batchrec_dagster.preparation.polars.prepare import OpenedRatings, find_first_unit, open_ratings
+from batchrec_dagster.preparation.recognition import ReadSettings
+from batchrec_dagster.preparation.rules import (
+    BELOW_MIN_RATING,
+    InteractionCounts,
+    PreparationResult,
+    Rules,
+)
+from batchrec_dagster.preparation.sources.parsing import parse_source
+from batchrec_dagster.preparation.sources.source import hide_query
+from batchrec_dagster.preparation.users import count_rows
+from batchrec_dagster.reporting.terminal import Column as TableColumn
+from batchrec_dagster.reporting.terminal import TerminalTable, escape_invisible, render
+from batchrec_dagster.steps.checks import (
+    CheckResult,
+    check_enough_interactions,
+    check_timestamps_plausible,
+)
+from batchrec_dagster.storage.durable import temporary_folder
+
+RATING_ROLES = ("user", "item", "rating", "timestamp", "event_type", "event_value")
+# Rows that are shown as they were read.
+PREVIEWED = 5
+
+
+def recognise_ratings(
+    source: str,
+    files: Sequence[RawFile],
+    given_columns: Mapping[str, Column],
+    options: ReadingOptions,
+) -> RecognisedSource:
+    """What the ratings in these files are, and how many.
+
+    given_columns: the columns that need not be recognised, by role.
+
+    Raises UnknownColumnsError, and PreparationError, also for what would stop the pipeline.
+    """
+    known_layout = parse_source(source).layout if not given_columns else None
+    notes: list[str] = []
+    if known_layout is not None:
+        reading = ReadSettings.of(known_layout)
+    else:
+        reading, notes = _recognise_reading(files, given_columns, options)
+    has_event_types = "event_type" in reading.columns and not known_layout
+    rules = Rules(on_bad_rows="skip", event_type=has_event_types)
+    with temporary_folder() as folder:
+        with open_ratings(files, reading, rules) as ratings:
+            if known_layout is not None:
+                liked = choose_for_known_layout(ratings, options.min_rating)
+            else:
+                liked = choose_liked_ratings(ratings, options.min_rating)
+            preview = _render_preview(ratings)
+            form = ratings.layout.format
+            ratings = _select_liked(ratings, liked)
+            path = folder / "interactions.csv"
+            result = ratings.write_interactions(path)
+            recognised_layout = ratings.recognised_layout
+        interactions = _describe_interactions(path, event_type=has_event_types)
+    counts = interactions.counts
+    settings: dict[str, object] = {"source": source}
+    if known_layout is None:
+        settings = _build_settings(source, reading, liked, options)
+    return RecognisedSource(
+        settings,
+        summary=[
+            f"{hide_query(source)}: {result.rows_read:,} rows, {form}, of which",
+            f"{result.rows_kept:,} count, of {counts.users:,} users and {counts.items:,} items,",
+            _check_times(counts, result).finding.partition(";")[0],
+        ],
+        warnings=[
+            *notes,
+            *recognised_layout.warnings,
+            *_collect_warnings(liked, result, counts, options),
+        ],
+        items=interactions.items,
+        rules=[
+            *build_rating_rules(liked, result),
+            *_build_event_rules(reading.columns, interactions.event_counts),
+        ],
+        preview=preview,
+    )
+
+
+def _recognise_reading(
+    files: Sequence[RawFile], given_columns: Mapping[str, Column], options: ReadingOptions
+) -> tuple[ReadSettings, list[str]]:
+    """How the files are read, and what people should check about that."""
+    given = ReadSettings(
+        delimiter=options.delimiter,
+        encoding=options.encoding,
+        quoted=options.quoted,
+        columns={role: column for role, column in given_columns.items() if column != NO_TIMES},
+    )
+    notes = []
+    with open_sample(files, given) as sample:
+        columns = choose_rating_columns(sample, given_columns)
+        if not sample.has_header and not given_columns:
+            notes.append(
+                f"{sample.name} has no header. Its columns: {describe_columns(sample)}. Check"
+                " the preview"
+            )
+        return _build_reading(sample, columns, options), notes
+
+
+def _select_liked(ratings: OpenedRatings, liked: LikedRatings) -> OpenedRatings:
+    """The ratings, of which those that somebody liked become interactions."""
+    layout = ratings.layout
+    if liked.lowest is None:
+        # All rows count, so a missing rating does no harm.
+        layout = replace(layout, rating=None, decimal=".")
+    return replace(
+        ratings,
+        recognised_layout=replace(ratings.recognised_layout, layout=layout),
+        rules=replace(ratings.rules, min_rating=liked.lowest),
+    )
+
+
+@dataclass(frozen=True)
+class _Interactions:
+    """What is in a file of interactions."""
+
+    counts: InteractionCounts
+
+    items: pl.Series
+    """The distinct item ids."""
+
+    event_counts: Sequence[tuple[str, int]]
+    """The event types, and the number of interactions of each."""
+
+
+def _describe_interactions(path: Path, *, event_type: bool) -> _Interactions:
+    """What is in this file of interactions.
+
+    event_type: whether the file has event types.
+    """
+    types = choose_csv_types(list_interactions_columns(event_type=event_type))
+    rows = pl.scan_csv(path, schema=types, glob=False)
+    items = rows.select(pl.col(ITEM_ID).unique()).collect(engine="streaming").to_series()
+    event_counts = rows.group_by(EVENT_TYPE).len().collect().rows() if event_type else []
+    return _Interactions(count_rows(rows), items, event_counts)
+
+
+def _collect_warnings(
+    liked: LikedRatings,
+    result: PreparationResult,
+    counts: InteractionCounts,
+    options: ReadingOptions,
+) -> list[str]:
+    """What to know of the rows. Raises PreparationError for what would stop the pipeline."""
+    warnings = [liked.warning] if liked.warning else []
+    low = result.left_out.get(BELOW_MIN_RATING, 0)
+    if bad := result.rows_read - result.rows_kept - low:
+        warnings.append(
+            describe_bad_rows(bad, result.rows_read, result.bad_row_examples[0], options)
+        )
+    enough_rows = check_enough_interactions(
+        result.rows_kept, counts.users, counts.users_with_two, low
+    )
+    for check in (_check_times(counts, result), enough_rows):
+        if not check.passed:
+            if options.whole or check is not enough_rows:
+                raise PreparationError(f"it could not run: {check.finding}")
+            warnings.append(check.finding)
+    return warnings
+
+
+def _render_preview(ratings: OpenedRatings) -> str:
+    """The first rows as they are read: the cells, times in UTC; safe for a terminal."""
+    layout, roles = ratings.layout, dict(ratings.layout.roles)
+    unit = find_first_unit(ratings.tables, layout, ratings.rules)
+    moment = pl.from_epoch(times.parse_seconds(pl.col("timestamp"), unit, layout.timezone), "s")
+    rows = ratings.tables[0].read_cells(roles).head(PREVIEWED).select(*roles).collect()
+    if layout.timestamp is not None:
+        rows = rows.with_columns(moment.dt.strftime("%Y-%m-%d %H:%M:%S").alias("timestamp"))
+    columns = [TableColumn(role.replace("timestamp", "time (UTC)")) for role in roles]
+    return render([], [[TerminalTable("", columns, rows.rows())]], width=None).strip()
+
+
+def _check_times(counts: InteractionCounts, result: PreparationResult) -> CheckResult:
+    now = datetime.now(UTC)
+    return check_timestamps_plausible(counts.earliest, counts.latest, result.timestamp_unit, now)
+
+
+def _build_reading(
+    sample: FileSample, columns: Mapping[str, Column], options: ReadingOptions
+) -> ReadSettings:
+    if "timestamp" in columns:
+        unit = options.time_format or recognise_time_format(sample, columns["timestamp"]) or AUTO
+    else:
+        unit = NO_TIMES
+    return ReadSettings(
+        format=sample.format,
+        delimiter=sample.delimiter,
+        encoding=options.encoding,
+        quoted=options.quoted,
+        columns={role: columns[role] for role in RATING_ROLES if role in columns},
+        timestamp_unit=unit,
+        decimal=sample.find_decimal([columns["rating"]] if "rating" in columns else []),
+        null_values=[*NULL_VALUES, *options.null_values],
+        timezone=options.timezone,
+    )
+
+
+def _build_settings(
+    source: str, reading: ReadSettings, liked: LikedRatings, options: ReadingOptions
+) -> dict[str, object]:
+    left_out = () if liked.lowest is not None else ("rating",)
+    columns = {role: c for role, c in reading.columns.items() if role not in left_out}
+    has_times = reading.timestamp_unit != NO_TIMES
+    settings = {
+        "source": source,
+        "format": reading.format,
+        "delimiter": choose_declared_delimiter(reading.delimiter, columns["item"]),
+        "encoding": reading.encoding,
+        "quotes": reading.quoted,
+        "decimal": "." if left_out else reading.decimal,
+        "columns": columns if has_times else {**columns, "timestamp": NO_TIMES},
+        "timestamp_format": reading.timestamp_unit if has_times else AUTO,
+        "timezone": reading.timezone,
+        "null_values": list(options.null_values),
+    }
+    return {**leave_out_defaults(settings), **({} if reading.quoted else {"quotes": False})}
+
+
+def _build_event_rules(
+    columns: Mapping[str, Column], event_counts: Sequence[tuple[str, int]]
+) -> list[str]:
+    """Comments in the YAML that name the event types, and show how to filter them."""
+    if not event_counts:
+        return []
+    by_frequency = sorted(event_counts, key=lambda event: (-event[1], event[0]))
+    events = ", ".join(f"{escape_invisible(name)} ({count:,})" for name, count in by_frequency)
+    lines = [f"# Events: {events}"]
+    column, most_frequent = str(columns["event_type"]), by_frequency[0][0]
+    if column.isidentifier() and "'" not in most_frequent:
+        lines.append(escape_invisible(f"# filter: {column} <> '{most_frequent}'"))
+    return lines
