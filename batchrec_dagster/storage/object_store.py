@@ -42,7 +42,7 @@ from batchrec_dagster.storage.permissions import (
 )
 
 if TYPE_CHECKING:
-    from obstore import GetOptions, ObjectMeta
+    from obstore import GetOptions, ObjectMeta, PutResult
     from obstore.store import RetryConfig
 
 
@@ -70,6 +70,13 @@ _PAUSE = 0.1
 CLIENT_CONFIG = Config(
     retries={"mode": "adaptive", "total_max_attempts": 15}, connect_timeout=10, read_timeout=60
 )
+# The permission for each verb of a message.
+IAM_ACTIONS = {
+    "read": "GetObject",
+    "write": "PutObject",
+    "list": "ListBucket",
+    "delete": "DeleteObject",
+}
 HTML = {"Content-Type": "text/html; charset=utf-8"}
 
 
@@ -136,22 +143,22 @@ class ObjectStore:
 
     def get(self, uri: str) -> bytes:
         """The whole object. Raises ObjectNotFoundError, StorageError."""
-        return self._bytes(uri, {})
+        return self._read(uri, {})
 
     def tail(self, uri: str, length: int) -> bytes:
         """The last bytes of the object, at most `length`, all of one version."""
-        return self._bytes(uri, {"range": {"suffix": length}})
+        return self._read(uri, {"range": {"suffix": length}})
 
     def read_range(self, uri: str, start: int, length: int, etag: str) -> bytes:
         """`length` bytes of the object from byte `start` on, counted from 0.
 
         Raises StorageError if the object no longer has this `etag`.
         """
-        return self._bytes(uri, {"range": (start, start + length), "if_match": etag})
+        return self._read(uri, {"range": (start, start + length), "if_match": etag})
 
-    def _bytes(self, uri: str, options: GetOptions) -> bytes:
+    def _read(self, uri: str, options: GetOptions) -> bytes:
         store, key = self._locate(uri)
-        with self._explained(uri, "read"):
+        with self._explain_errors(uri, "read"):
             return bytes(obstore.get(store, key, options=options).bytes())
 
     def chunks(self, uri: str, etag: str | None = None) -> Iterator[bytes]:
@@ -161,13 +168,13 @@ class ObjectStore:
         """
         if etag is None and (path := self.local_path(uri)) is not None:
             # Takes a quarter of obstore's CPU time, which reads larger pieces into new memory.
-            with self._explained(uri, "read"), path.open("rb") as file:
+            with self._explain_errors(uri, "read"), path.open("rb") as file:
                 yield from iter(partial(file.read, MB), b"")
             return
         store, key = self._locate(uri)
         options: GetOptions = {"if_match": etag} if etag else {}
         try:
-            with self._explained(uri, "read"):
+            with self._explain_errors(uri, "read"):
                 for chunk in obstore.get(store, key, options=options).stream(
                     min_chunk_size=CHUNK_BYTES
                 ):
@@ -188,7 +195,7 @@ class ObjectStore:
         """The object as an open file, which does not change when the object is replaced."""
         path = self.local_path(uri)
         if path is not None:
-            with self._explained(uri, "read"):
+            with self._explain_errors(uri, "read"):
                 return path.open("rb")
         file: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115
         file.writelines(self.chunks(uri))
@@ -199,26 +206,12 @@ class ObjectStore:
         """Write an object from bytes, a local file or chunks, atomically. Returns its ETag."""
         store, key = self._locate(uri)
         path = self.local_path(uri)
-        with self._explained(uri, "write"):
+        with self._explain_errors(uri, "write"):
             if path is not None:
                 self._make_folder(uri)
                 durable.write(path, data)
                 return str(obstore.head(store, key)["e_tag"] or "")
-            if isinstance(data, bytes):
-                # Browsers show an object with this type and download any other.
-                options: dict[str, Any] = {"attributes": HTML} if key.endswith(".html") else {}
-                result = obstore.put(
-                    store, key, data, use_multipart=len(data) > CHUNK_BYTES, **options
-                )
-            elif isinstance(data, Path) and data.stat().st_size <= CHUNK_BYTES:
-                result = obstore.put(store, key, data.read_bytes(), use_multipart=False)
-            else:
-                part = (
-                    choose_part_size(data.stat().st_size) if isinstance(data, Path) else CHUNK_BYTES
-                )
-                concurrency = max(1, BUFFER_BYTES // part)
-                result = obstore.put(store, key, data, chunk_size=part, max_concurrency=concurrency)
-        return result["e_tag"] or ""
+            return _upload(store, key, data)["e_tag"] or ""
 
     def create(self, uri: str, data: bytes) -> bool:
         """Write an object unless it exists; returns whether it was written.
@@ -227,11 +220,11 @@ class ObjectStore:
         """
         store, key = self._locate(uri)
         if (path := self.local_path(uri)) is not None:
-            with self._explained(uri, "write"):
+            with self._explain_errors(uri, "write"):
                 self._make_folder(uri)
                 return durable.write(path, data, replace=False)
         for _ in range(RETRIES["max_retries"]):
-            with self._explained(uri, "write"):
+            with self._explain_errors(uri, "write"):
                 try:
                     _retry_until_answered(
                         lambda: obstore.put(store, key, data, mode="create", use_multipart=False)
@@ -258,7 +251,7 @@ class ObjectStore:
         def keep_result(parsed: dict[str, Any], **_: Any) -> None:
             copy_result.update(parsed.get("CopyObjectResult", parsed))
 
-        with self._explained(target, "write"):
+        with self._explain_errors(target, "write"):
             try:
                 s3 = session.client("s3", endpoint_url=self.endpoint_url, config=CLIENT_CONFIG)
                 # `copy` copies a large object in parts and does not return the response.
@@ -280,7 +273,7 @@ class ObjectStore:
         """The object's size and ETag; None if it does not exist."""
         store, key = self._locate(uri)
         try:
-            with self._explained(uri, "read"):
+            with self._explain_errors(uri, "read"):
                 meta = obstore.head(store, key)
         except ObjectNotFoundError:
             return None
@@ -293,7 +286,7 @@ class ObjectStore:
         """
         bucket, key = split_uri(prefix)
         folder = key.rpartition("/")[0]
-        with self._explained(prefix, "list"):
+        with self._explain_errors(prefix, "list"):
             infos = [
                 _read_info(f"s3://{bucket}/{meta['path']}", meta)
                 for page in obstore.list(self._bucket(bucket), folder or None)
@@ -305,7 +298,7 @@ class ObjectStore:
     def subfolders(self, prefix: str) -> tuple[str, ...]:
         """The names of the folders in the folder `prefix`, which ends in `/`."""
         bucket, key = split_uri(prefix)
-        with self._explained(prefix, "list"):
+        with self._explain_errors(prefix, "list"):
             listing = obstore.list_with_delimiter(self._bucket(bucket), key or None)
         names = (path.rstrip("/").rpartition("/")[2] for path in listing["common_prefixes"])
         return tuple(sorted(names))
@@ -314,7 +307,7 @@ class ObjectStore:
         """Delete the object, if it exists."""
         store, key = self._locate(uri)
         try:
-            with self._explained(uri, "delete"):
+            with self._explain_errors(uri, "delete"):
                 _retry_until_answered(lambda: obstore.delete(store, key))
         except ObjectNotFoundError:
             pass
@@ -390,22 +383,45 @@ class ObjectStore:
         return f"arn:{find_partition(self._session.region_name)}:s3:::"
 
     @contextmanager
-    def _explained(self, uri: str, doing: str) -> Iterator[None]:
+    def _explain_errors(self, uri: str, verb: str) -> Iterator[None]:
+        """A context whose errors become StorageErrors that say what to do.
+
+        verb: what is done with the object: read, write, list or delete.
+        """
         try:
             yield
         except (OSError, BaseError) as error:
             path = self.local_path(uri)
             if path is not None and isinstance(error, (PermissionError, PermissionDeniedError)):
                 raise StorageError(
-                    f"cannot {doing} {path}: permission denied; let this user {doing} there"
+                    f"cannot {verb} {path}: permission denied; let this user {verb} there"
                 ) from error
-            raise _explain(uri, doing, error, lambda: self._arn) from error
+            raise _explain_error(uri, verb, error, lambda: self._arn) from error
 
     def _locate(self, uri: str) -> tuple[LocalStore | S3Store, str]:
         bucket, key = split_uri(uri)
         if not key or key.endswith("/"):
             raise StorageError(f"{uri!r} names a folder, not an object")
         return self._bucket(bucket), key
+
+
+def _upload(
+    store: LocalStore | S3Store, key: str, data: bytes | Path | Iterable[bytes]
+) -> PutResult:
+    """Put an object into a bucket, in parts if it is large or its size is not known."""
+    if isinstance(data, bytes):
+        # Browsers show an object with this type and download any other.
+        options: dict[str, Any] = {"attributes": HTML} if key.endswith(".html") else {}
+        is_large = len(data) > CHUNK_BYTES
+        return obstore.put(store, key, data, use_multipart=is_large, **options)
+    part_bytes = CHUNK_BYTES
+    if isinstance(data, Path):
+        size = data.stat().st_size
+        if size <= CHUNK_BYTES:
+            return obstore.put(store, key, data.read_bytes(), use_multipart=False)
+        part_bytes = choose_part_size(size)
+    concurrency = max(1, BUFFER_BYTES // part_bytes)
+    return obstore.put(store, key, data, chunk_size=part_bytes, max_concurrency=concurrency)
 
 
 def _read_info(uri: str, meta: ObjectMeta) -> ObjectInfo:
@@ -425,37 +441,37 @@ def _retry_until_answered(attempt: Callable[[], object]) -> None:
         time.sleep(_PAUSE)
 
 
-def _explain(uri: str, doing: str, error: Exception, arn: Callable[[], str]) -> StorageError:
+def _explain_error(uri: str, verb: str, error: Exception, arn: Callable[[], str]) -> StorageError:
     """The error in one line, with what to do.
 
     To obstore a refused listing is a generic error, and only the server's answer distinguishes a
     missing bucket from a missing object.
 
+    verb: as in `ObjectStore._explain_errors`.
     arn: returns what the ARNs of buckets begin with.
     """
     text = str(error)
     code = re.search(r"<Code>(\w+)</Code>", text)
     credentials_fix = explain_credentials_error(code[1], text) if code else None
     if credentials_fix:
-        return StorageError(f"cannot {doing} {uri}: permission denied; {credentials_fix}")
+        return StorageError(f"cannot {verb} {uri}: permission denied; {credentials_fix}")
     missing = isinstance(error, (FileNotFoundError, NotFoundError)) or "404 Not Found" in text
-    if missing and (doing in ("write", "list") or "NoSuchBucket" in text):
+    if missing and (verb in ("write", "list") or "NoSuchBucket" in text):
         bucket, _ = split_uri(uri)
         return StorageError(
-            f"cannot {doing} {uri}: there is no bucket {bucket}: create it, or fix its name"
+            f"cannot {verb} {uri}: there is no bucket {bucket}: create it, or fix its name"
         )
     if missing:
-        return ObjectNotFoundError(f"cannot {doing} {uri}: there is no such object")
+        return ObjectNotFoundError(f"cannot {verb} {uri}: there is no such object")
     if (
         isinstance(error, (PermissionError, PermissionDeniedError, UnauthenticatedError))
         or "403 Forbidden" in text
         or "AccessDenied" in text
     ):
         bucket, key = split_uri(uri)
-        action = {"read": "GetObject", "list": "ListBucket", "delete": "DeleteObject"}
-        place = f"{arn()}{bucket}" + ("" if doing == "list" else f"/{key}")
-        fix = explain_missing_permission(f"s3:{action.get(doing, 'PutObject')}", place, text)
-        if doing == "read":
+        place = f"{arn()}{bucket}" + ("" if verb == "list" else f"/{key}")
+        fix = explain_missing_permission(f"s3:{IAM_ACTIONS[verb]}", place, text)
+        if verb == "read":
             fix += f" and s3:ListBucket on {arn()}{bucket}"
-        return StorageError(f"cannot {doing} {uri}: {fix}")
-    return StorageError(f"cannot {doing} {uri}: {text.partition(chr(10))[0]}")
+        return StorageError(f"cannot {verb} {uri}: {fix}")
+    return StorageError(f"cannot {verb} {uri}: {text.partition(chr(10))[0]}")
