@@ -331,7 +331,7 @@ def _write_declaration(project: Project, name: str, text: str) -> Path:
     """
     import dagster as dg
 
-    from batchrec_dagster.pipeline.declaration_errors import DeclarationError
+    from batchrec_dagster.config.declaration_errors import DeclarationError
     from batchrec_dagster.pipeline.loading import load_pipelines
 
     target = project.defs / name

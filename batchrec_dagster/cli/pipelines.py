@@ -99,7 +99,7 @@ def find_pipeline_errors(project: Project) -> list[str]:
     """A line for each error that keeps a pipeline of the project from loading."""
     import dagster as dg
 
-    from batchrec_dagster.pipeline.declaration_errors import DeclarationError
+    from batchrec_dagster.config.declaration_errors import DeclarationError
     from batchrec_dagster.pipeline.loading import load_pipelines
 
     load_environment()

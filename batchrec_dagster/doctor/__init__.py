@@ -9,12 +9,12 @@ from pathlib import Path
 import dagster as dg
 
 from batchrec_dagster import BatchRecommendations
+from batchrec_dagster.config.declaration_errors import DeclarationError
 from batchrec_dagster.deployment import Deployment, DeploymentError, find_misspelt_settings
 from batchrec_dagster.doctor.aws import check_aws
 from batchrec_dagster.doctor.findings import Finding, failed, ok, warning
 from batchrec_dagster.doctor.machine import check_machine
 from batchrec_dagster.doctor.storage import check_storage
-from batchrec_dagster.pipeline.declaration_errors import DeclarationError
 from batchrec_dagster.pipeline.loading import load_pipelines
 from batchrec_dagster.sinks import Sink, SinkContext, SinkError, SinkUnavailableError
 from batchrec_dagster.sinks.sink import SinkDescription

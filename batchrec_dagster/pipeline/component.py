@@ -9,6 +9,12 @@ import dagster as dg
 from pydantic import BaseModel, PrivateAttr, ValidationError
 
 from batchrec_dagster.config import Pipeline
+from batchrec_dagster.config.declaration_errors import (
+    DeclarationError,
+    repeated_settings_error,
+    same_name_error,
+    validation_error,
+)
 from batchrec_dagster.config.templates import Sandboxed
 from batchrec_dagster.deployment import Deployment, DeploymentError
 from batchrec_dagster.pipeline.assets.items import item_assets
@@ -24,12 +30,6 @@ from batchrec_dagster.pipeline.assets.training import (
 )
 from batchrec_dagster.pipeline.automation.alerts import alert_sensors
 from batchrec_dagster.pipeline.automation.jobs import automation
-from batchrec_dagster.pipeline.declaration_errors import (
-    DeclarationError,
-    repeated_settings_error,
-    same_name_error,
-    validation_error,
-)
 from batchrec_dagster.pipeline.loading import find_components
 from batchrec_dagster.pipeline.resources import resolve_deployment
 from batchrec_dagster.pipeline.scaffolding import PipelineScaffolder

@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 
 import dagster as dg
 
-from batchrec_dagster.pipeline.declaration_errors import (
+from batchrec_dagster.config.declaration_errors import (
     DeclarationError,
     explain_error,
     find_unreadable_files,

@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchrec_dagster.cli import main
+from batchrec_dagster.config.declaration_errors import DeclarationError
 from batchrec_dagster.config.templates import fill_in
 from batchrec_dagster.pipeline import scaffolding
-from batchrec_dagster.pipeline.declaration_errors import DeclarationError
 from batchrec_dagster_tests.cli.new_support import declared, here, left, new, written
 from batchrec_dagster_tests.support import (
     Project,

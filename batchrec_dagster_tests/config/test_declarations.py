@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from batchrec_dagster.config.declaration_errors import DeclarationError
 from batchrec_dagster.config.solution import Solution
-from batchrec_dagster.pipeline.declaration_errors import DeclarationError
 from batchrec_dagster.steps.batch_jobs import build_solution_config, build_solution_name
 from batchrec_dagster_tests.support import (
     COLUMNS,

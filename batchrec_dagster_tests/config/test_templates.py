@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from batchrec_dagster.config.declaration_errors import DeclarationError
 from batchrec_dagster.config.solution import Solution
-from batchrec_dagster.pipeline.declaration_errors import DeclarationError
 from batchrec_dagster.steps.batch_jobs import build_solution_config
 from batchrec_dagster_tests.support import (
     declaration,

@@ -15,8 +15,8 @@ from click.testing import CliRunner
 import batchrec_dagster
 from batchrec_dagster.cli import main
 from batchrec_dagster.config import Pipeline
+from batchrec_dagster.config.declaration_errors import DeclarationError
 from batchrec_dagster.pipeline.automation.runs import describe_runs_under_way
-from batchrec_dagster.pipeline.declaration_errors import DeclarationError
 from batchrec_dagster_tests.support import (
     Project,
     declaration,

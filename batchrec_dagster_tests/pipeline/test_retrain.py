@@ -15,10 +15,10 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from batchrec_dagster.config.declaration_errors import DeclarationError
 from batchrec_dagster.deployment import resources
 from batchrec_dagster.deployment.resources import PersonalizeResource
 from batchrec_dagster.local_personalize.api.client import embedded_client
-from batchrec_dagster.pipeline.declaration_errors import DeclarationError
 from batchrec_dagster.steps import training
 from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster_tests.support import (

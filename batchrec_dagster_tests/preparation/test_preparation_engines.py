@@ -16,7 +16,7 @@ import pytest
 from dagster_pipes import PipesContext
 from moto.glue.models import FakeJobRun
 
-from batchrec_dagster.pipeline.declaration_errors import DeclarationError
+from batchrec_dagster.config.declaration_errors import DeclarationError
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.polars.prepare import open_ratings
 from batchrec_dagster.preparation.spark.task import Task, TaskResult

@@ -17,8 +17,8 @@ from dagster._core.errors import DagsterExecutionInterruptedError
 from moto import mock_aws
 
 from batchrec_dagster.config import Pipeline
+from batchrec_dagster.config.declaration_errors import DeclarationError
 from batchrec_dagster.pipeline.assets import sinks
-from batchrec_dagster.pipeline.declaration_errors import DeclarationError
 from batchrec_dagster.sinks import SinkError, SinkUnavailableError
 from batchrec_dagster.sinks import postgres_table as postgres_sink
 from batchrec_dagster.sinks.sink import SinkCounts, SinkResult
