@@ -37,6 +37,23 @@ def assign_groups(users: pl.Series) -> pl.Series:
     return pl.Series("group", (_hash_users(users, "groups") * GROUPS).astype(np.int32))
 
 
+class UserGroups:
+    """Assigns users to groups by a hash of their id, which is computed once for all periods."""
+
+    def __init__(self) -> None:
+        self._groups = pl.DataFrame(schema={"user_id": pl.String, "group": pl.Int32})
+
+    def add_to(self, users: pl.DataFrame) -> pl.DataFrame:
+        """The users with another column, `group`.
+
+        users: the column user_id, with each user once.
+        """
+        missing = users.select("user_id").join(self._groups, on="user_id", how="anti")
+        newly_hashed = missing.with_columns(assign_groups(missing.get_column("user_id")))
+        self._groups = pl.concat([self._groups, newly_hashed])
+        return users.join(self._groups, on="user_id")
+
+
 def _build_salt(experiment: Experiment) -> str:
     return f"{experiment.name}\0{experiment.salt}"
 

@@ -89,17 +89,19 @@ class ExperimentPlan:
 def summarize_experiment(sums: pl.DataFrame) -> ExperimentResult | None:
     """The result of the newest experiment; None if there is none.
 
-    sums: as steps/outcome_sums.py computes them.
+    sums: with the columns of `outcomes.sums.SCHEMA`.
     """
-    of_experiments = sums.filter(pl.col("experiment") != "")
-    if of_experiments.is_empty():
+    experiment_sums = sums.filter(pl.col("experiment") != "")
+    if experiment_sums.is_empty():
         return None
-    newest = of_experiments.sort("start", "edition").row(-1, named=True)
-    own = of_experiments.filter(
+    newest = experiment_sums.sort("start", "edition").row(-1, named=True)
+    newest_sums = experiment_sums.filter(
         pl.col("experiment") == newest["experiment"], pl.col("since") == newest["since"]
     )
     experiment = Experiment.model_validate_json(newest["experiment"])
-    last_period = own.filter(start=newest["start"]).group_by("arm").agg(pl.col("users").sum())
+    last_period = (
+        newest_sums.filter(start=newest["start"]).group_by("arm").agg(pl.col("users").sum())
+    )
     sizes = {arm: int(users) for arm, users in last_period.iter_rows()}
     model, control = sizes.get(MODEL, 0), sizes.get(CONTROL, 0)
     from scipy import stats  # It takes half a second to import, and only experiments need it.
@@ -110,24 +112,24 @@ def summarize_experiment(sums: pl.DataFrame) -> ExperimentResult | None:
         experiment.control,
         experiment.control_share,
         newest["since"],
-        datetime.fromtimestamp(int(own["start"].min()), UTC),  # type: ignore[arg-type]
-        datetime.fromtimestamp(int(own["end"].max()), UTC),  # type: ignore[arg-type]
-        own.get_column("name").n_unique(),
+        datetime.fromtimestamp(int(newest_sums["start"].min()), UTC),  # type: ignore[arg-type]
+        datetime.fromtimestamp(int(newest_sums["end"].max()), UTC),  # type: ignore[arg-type]
+        newest_sums.get_column("name").n_unique(),
         model,
         control,
         bool(chance < UNEVEN),
-        [*_estimate_effects(own, experiment)],
+        [*_estimate_effects(newest_sums, experiment)],
     )
 
 
-def _estimate_effects(own: pl.DataFrame, experiment: Experiment) -> list[Effect]:
+def _estimate_effects(newest_sums: pl.DataFrame, experiment: Experiment) -> list[Effect]:
     measures = {"interactions": "interactions"}
     if experiment.control != "none":
         measures["hits"] = "new interactions on the list"
     effects = []
     for column, measure in measures.items():
         model, control = (
-            _estimate_per_day(own.filter(arm=arm), column) for arm in (MODEL, CONTROL)
+            _estimate_per_day(newest_sums.filter(arm=arm), column) for arm in (MODEL, CONTROL)
         )
         if model is None or control is None:
             return []

@@ -16,6 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from batchrec_dagster.config import fingerprint
 from batchrec_dagster.outcomes.experiment import summarize_experiment
+from batchrec_dagster.outcomes.outcome_estimates import estimate_outcomes
 from batchrec_dagster.personalize.batch_files import USER_FIELD
 from batchrec_dagster.personalize.evidence import Evidence
 from batchrec_dagster.personalize.schemas import scan_interactions
@@ -36,7 +37,7 @@ from batchrec_dagster.reporting.page import render_page
 from batchrec_dagster.reporting.published import RunTables
 from batchrec_dagster.reporting.run_records import read_check_records, read_trainings
 from batchrec_dagster.steps.items import has_titles, list_categories, list_optional_tables
-from batchrec_dagster.steps.outcomes import estimate_outcomes, read_sums
+from batchrec_dagster.steps.outcomes import read_sums
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.object_store import ObjectNotFoundError
 from batchrec_dagster.storage.published_table import Edition

@@ -1,4 +1,4 @@
-"""Sums, over groups of users, of what they did after each edition. Intervals need nothing else.
+"""Sums, over groups of users, of what they did in a period: how many interactions and hits.
 
 A new interaction of a user is one with an item that they did not have before the period. If the
 lists may contain items that their user has, every item of the period counts once. A new interaction
@@ -13,122 +13,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from itertools import pairwise
 
 import numpy as np
 import polars as pl
 
 from batchrec_dagster.config.recommendations import Experiment
-from batchrec_dagster.outcomes.arms import MODEL, assign_arms, assign_groups
+from batchrec_dagster.outcomes.arms import MODEL, UserGroups, assign_arms
+from batchrec_dagster.outcomes.periods import Period
+from batchrec_dagster.outcomes.sums import SCHEMA, SUMS
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.steps.recommendation_table import Numbers, Pairs, find_positions
-from batchrec_dagster.storage.published_table import Edition
-
-# What a period starts with: the publication of its edition, or the end of the edition's data.
-PUBLICATION, DATA = "publication", "data"
-
-
-@dataclass(frozen=True)
-class Period:
-    """The time in which an edition's lists were published, up to the next edition.
-
-    Times are in epoch seconds. An interaction belongs to the period if it is later than `start` and
-    not later than `end`.
-    """
-
-    edition: Edition
-    known_until: int
-    """The time of the newest interaction that the edition was made from."""
-    start: int
-    end: int
-    since: str
-    """PUBLICATION or DATA, see `find_periods`."""
-
-
-def find_periods(
-    editions: Sequence[Edition], newest: int, published_again: Sequence[tuple[int, datetime]] = ()
-) -> list[Period]:
-    """The periods of the editions, oldest first.
-
-    If there are interactions after the first publication, a period starts with the publication of
-    its edition, because only from then on can a list change what people do. Otherwise the data,
-    such as an old file, show at least how well the lists predict what comes: then a period starts
-    where the data that its edition was made from end.
-
-    newest: the time of the newest interaction, in epoch seconds.
-    published_again: the number of each edition that a rollback published again, and when, as from
-    `Rollbacks.read_times`.
-    """
-    by_number = {edition.number: edition for edition in editions if "made_at" in edition.about}
-    if not by_number:
-        return []
-    publication_times = {
-        number: int(datetime.fromisoformat(edition.about["made_at"]).timestamp())
-        for number, edition in by_number.items()
-    }
-    if newest > min(publication_times.values()):
-        rollbacks = [
-            (int(time.timestamp()), number)
-            for number, time in published_again
-            if number in by_number
-        ]
-        since = PUBLICATION
-        # The interactions that an edition was made from do not follow it, even if the clock of the
-        # interactions is ahead.
-        publications = [
-            (max(time, int(by_number[number].about.get("data_until", time))), number)
-            for number, time in publication_times.items()
-        ]
-        starts = sorted([*publications, *rollbacks])
-    else:
-        since = DATA
-        starts = [
-            (int(by_number[number].about["data_until"]), number)
-            for number in sorted(by_number)
-            if "data_until" in by_number[number].about
-        ]
-    # A rollback to the edition that is published already does not start a new period.
-    changes = [
-        (start, number)
-        for (_, previous_number), (start, number) in pairwise([(0, -1), *starts])
-        if number != previous_number
-    ]
-    periods = []
-    for (start, number), (next_start, _) in pairwise([*changes, (newest, -1)]):
-        end = min(next_start, newest)
-        if end > start:
-            edition = by_number[number]
-            known_until = int(edition.about.get("data_until", start))
-            periods.append(Period(edition, known_until, start, end, since))
-    return periods
-
-
-# The columns that are sums over the users of a group:
-# users: how many of them have a list, or are in the control arm.
-# active: how many of them have a new interaction.
-# interactions: their interactions in the period.
-# new: their new interactions.
-# hits: their new interactions with items on their list.
-# hit_users: how many of them have a hit.
-# recall: for each active user, hits divided by new interactions.
-# popular_…: the same for popularity's lists.
-SUMS = (
-    *("users", "active", "interactions", "new", "hits", "hit_users", "recall"),
-    *("popular_hits", "popular_hit_users", "popular_recall"),
-)
-SCHEMA: dict[str, pl.DataType] = {
-    "edition": pl.Int64(),
-    "name": pl.String(),
-    "experiment": pl.String(),
-    "since": pl.String(),
-    "start": pl.Int64(),
-    "end": pl.Int64(),
-    "length": pl.Int64(),
-    "arm": pl.String(),
-    "group": pl.Int32(),
-    **dict.fromkeys(SUMS, pl.Float64()),
-}
 
 
 @dataclass(frozen=True)
@@ -273,23 +167,6 @@ class LaterInteractions:
         place = np.empty(len(counts), np.int64)
         place[order] = np.arange(1, len(counts) + 1)
         return np.where(counts > 0, place, FAR)
-
-
-class UserGroups:
-    """Assigns users to groups by a hash of their id, which is computed once for all periods."""
-
-    def __init__(self) -> None:
-        self._groups = pl.DataFrame(schema={"user_id": pl.String, "group": pl.Int32})
-
-    def add_to(self, users: pl.DataFrame) -> pl.DataFrame:
-        """The users with another column, `group`.
-
-        users: the column user_id, with each user once.
-        """
-        missing = users.select("user_id").join(self._groups, on="user_id", how="anti")
-        newly_hashed = missing.with_columns(assign_groups(missing.get_column("user_id")))
-        self._groups = pl.concat([self._groups, newly_hashed])
-        return users.join(self._groups, on="user_id")
 
 
 def sum_period(

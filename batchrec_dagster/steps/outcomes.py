@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any
 
 import polars as pl
 
 from batchrec_dagster.config.recommendations import Experiment
-from batchrec_dagster.outcomes.arms import CONTROL
-from batchrec_dagster.outcomes.estimates import estimate_share
+from batchrec_dagster.outcomes.arms import UserGroups
 from batchrec_dagster.outcomes.experiment import ExperimentResult, summarize_experiment
-from batchrec_dagster.outcomes.outcome import SCHEMA, Outcome, Rate
+from batchrec_dagster.outcomes.outcome import SCHEMA, Outcome
+from batchrec_dagster.outcomes.outcome_estimates import estimate_outcomes
+from batchrec_dagster.outcomes.periods import Period, find_periods
+from batchrec_dagster.outcomes.sums import SCHEMA as SUMS_SCHEMA
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID, scan_interactions
 from batchrec_dagster.steps.batches import read_users_without_lists
-from batchrec_dagster.steps.outcome_sums import SCHEMA as SUMS_SCHEMA
-from batchrec_dagster.steps.outcome_sums import (
-    LaterInteractions,
-    Period,
-    PeriodLists,
-    UserGroups,
-    find_periods,
-    sum_period,
-)
+from batchrec_dagster.steps.outcome_sums import LaterInteractions, PeriodLists, sum_period
 from batchrec_dagster.steps.publishing import Rollbacks
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.paths import PipelineFiles
@@ -35,7 +26,7 @@ class MeasuredOutcomes:
     """What came of the published editions."""
 
     sums: pl.DataFrame
-    """The columns of steps/outcome_sums.py."""
+    """With the columns of `outcomes.sums.SCHEMA`."""
     outcomes: list[Outcome]
     """The oldest comes first."""
 
@@ -97,66 +88,7 @@ MEASURE_AGAIN = (
 def read_sums(files: PipelineFiles) -> pl.DataFrame:
     """The sums that an earlier run measured, which may have no rows.
 
-    They have the columns of outcome_sums.SCHEMA. Raises StorageError.
+    They have the columns of `outcomes.sums.SCHEMA`. Raises StorageError.
     """
     sums = files.parquet(files.storage_keys.outcome_sums, MEASURE_AGAIN)
     return pl.DataFrame(schema=SUMS_SCHEMA) if sums is None else sums
-
-
-def estimate_outcomes(sums: pl.DataFrame) -> Iterator[Outcome]:
-    """Yield the outcome of each period and arm."""
-    keys = ["start", "end", "edition", "since", "experiment", "length", "arm"]
-    for values, part in sums.group_by(keys, maintain_order=True):
-        yield _estimate_outcome(dict(zip(keys, values, strict=True)), part)
-
-
-def _estimate_outcome(key: Mapping[str, Any], part: pl.DataFrame) -> Outcome:
-    experiment = Experiment.model_validate_json(key["experiment"]) if key["experiment"] else None
-    active = float(part["active"].sum())
-    without_lists = (
-        experiment is not None and experiment.control == "none" and key["arm"] == CONTROL
-    )
-
-    def estimate(numerator: str, denominator: str) -> Rate | None:
-        if without_lists:
-            return None
-        return estimate_share(part[numerator], part[denominator], active)
-
-    def estimate_popular(numerator: str, denominator: str) -> float | None:
-        share = estimate_share(part[numerator], part[denominator], active)
-        return None if share is None else share.value
-
-    return Outcome(
-        edition=key["edition"],
-        since=key["since"],
-        start=datetime.fromtimestamp(key["start"], UTC),
-        end=datetime.fromtimestamp(key["end"], UTC),
-        experiment=experiment.name if experiment else "",
-        arm=key["arm"],
-        list_length=key["length"],
-        users=int(part["users"].sum()),
-        active_users=int(active),
-        interactions=int(part["interactions"].sum()),
-        new_interactions=int(part["new"].sum()),
-        on_list=int(part["hits"].sum()),
-        hit_rate=estimate("hit_users", "active"),
-        recall=estimate("recall", "active"),
-        list_share=estimate("hits", "new"),
-        gain=None if without_lists else _estimate_gain(part, active),
-        popular_hit_rate=estimate_popular("popular_hit_users", "active"),
-        popular_recall=estimate_popular("popular_recall", "active"),
-        popular_list_share=estimate_popular("popular_hits", "new"),
-    )
-
-
-def _estimate_gain(part: pl.DataFrame, active: float) -> Rate | None:
-    """hit_rate - popular_hit_rate.
-
-    Each user counts as -1, 0 or 1. Scaled to 0 to 1 it is a share, whose interval is right for few
-    users too.
-    """
-    gained = part["hit_users"] - part["popular_hit_users"]
-    share = estimate_share((gained + part["active"]) / 2, part["active"], active)
-    if share is None:
-        return None
-    return Rate(2 * share.value - 1, 2 * share.low - 1, 2 * share.high - 1)

@@ -10,22 +10,16 @@ import polars as pl
 import pytest
 
 from batchrec_dagster.config.recommendations import Experiment
-from batchrec_dagster.outcomes.arms import CONTROL, MODEL, assign_arms
+from batchrec_dagster.outcomes.arms import CONTROL, MODEL, UserGroups, assign_arms
 from batchrec_dagster.outcomes.estimates import count_users_needed, estimate_ratio
 from batchrec_dagster.outcomes.experiment import (
     ExperimentResult,
     plan_experiment,
     summarize_experiment,
 )
+from batchrec_dagster.outcomes.periods import PUBLICATION, Period
 from batchrec_dagster.reporting.experiment import ExperimentView, describe_result, format_experiment
-from batchrec_dagster.steps.outcome_sums import (
-    PUBLICATION,
-    LaterInteractions,
-    Period,
-    PeriodLists,
-    UserGroups,
-    sum_period,
-)
+from batchrec_dagster.steps.outcome_sums import LaterInteractions, PeriodLists, sum_period
 from batchrec_dagster.storage.published_table import Edition
 
 DAY = 86_400

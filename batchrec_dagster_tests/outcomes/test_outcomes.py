@@ -14,12 +14,12 @@ import polars as pl
 import pytest
 
 from batchrec_dagster.config import Pipeline
+from batchrec_dagster.outcomes.periods import DATA, PUBLICATION, find_periods
 from batchrec_dagster.reporting.outcomes import (
     NOTHING_YET,
     build_outcomes_section,
     describe_outcome,
 )
-from batchrec_dagster.steps.outcome_sums import DATA, PUBLICATION, find_periods
 from batchrec_dagster.steps.outcomes import MeasuredOutcomes, measure_outcomes
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.object_store import StorageError
