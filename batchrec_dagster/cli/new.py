@@ -134,7 +134,7 @@ def new(name: str, ratings: str, items: str | None, **options: Any) -> None:
     project = find_project()
     _check_name(name, project)
 
-    from batchrec_dagster.pipeline.scaffolding import format_block
+    from batchrec_dagster.config.new_declaration import format_block
     from batchrec_dagster.reporting.terminal import escape_invisible
 
     ratings_source = _choose_declared_source(ratings, project)
@@ -296,7 +296,7 @@ def _build_text(
     ratings: RecognisedSource,
     items: RecognisedSource | None = None,
 ) -> str:
-    from batchrec_dagster.pipeline.scaffolding import format_block, format_declaration
+    from batchrec_dagster.config.new_declaration import format_block, format_declaration
     from batchrec_dagster.reporting.terminal import escape_invisible
 
     other_blocks = [

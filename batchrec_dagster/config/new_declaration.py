@@ -1,4 +1,4 @@
-"""Writes the defs.yaml of a new pipeline, for `batchrec new` and `dg scaffold defs`.
+"""The text of a new pipeline's defs.yaml, for `batchrec new` and `dg scaffold defs`.
 
 People read and change the file, so it has comments, and only settings that are not defaults.
 """
@@ -11,15 +11,13 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-import dagster as dg
 import yaml
-from pydantic import BaseModel, Field
 
 from batchrec_dagster.config import COMPONENT_TYPE
 from batchrec_dagster.config.templates import escape_template
 
 # Editors complete and check a declaration with it. `batchrec schema` prints it.
-SCHEMA_FILE = Path(__file__).parents[1] / "config" / "defs.schema.json"
+SCHEMA_FILE = Path(__file__).parent / "defs.schema.json"
 
 _DECLARATION = """\
 {notes}# `batchrec schema` describes every setting; omitted settings have their defaults.
@@ -103,40 +101,3 @@ def format_scalar(value: object) -> str:
     if re.fullmatch(r"[A-Za-z_./][\w./:-]*", text) and yaml.safe_load(text) == text:
         return text
     return str(yaml.safe_dump(text, default_style='"', allow_unicode=True, width=math.inf)).strip()
-
-
-class ScaffoldParams(BaseModel):
-    """The parameters of `dg scaffold defs`."""
-
-    ratings: str = Field(
-        default="sample://hetrec", description="The ratings: any value of ratings.source."
-    )
-
-
-class PipelineScaffolder(dg.Scaffolder[ScaffoldParams]):
-    """Writes defs.yaml, or component.py when Python is requested."""
-
-    @classmethod
-    def get_scaffold_params(cls) -> type[ScaffoldParams]:
-        return ScaffoldParams
-
-    def scaffold(self, request: dg.ScaffoldRequest[ScaffoldParams]) -> None:
-        if request.scaffold_format != "yaml":
-            dg.scaffold_component(request)
-            return
-        folder = request.target_path
-        source = (
-            "    # The sample, or your own data: a path, a folder, s3://bucket/key or https://…"
-        )
-        ratings = [source, f"    source: {format_scalar(request.params.ratings)}"]
-        text = format_declaration(folder, _make_pipeline_name(folder.name), ratings)
-        file = folder / "defs.yaml"
-        if request.append:
-            text = f"{file.read_text(encoding='utf-8')}---\n{text}"
-        file.write_text(text, encoding="utf-8")
-
-
-def _make_pipeline_name(folder_name: str) -> str:
-    """A valid name of a pipeline, made of the folder's name."""
-    name = re.sub(r"\W", "_", folder_name, flags=re.ASCII)[:32]
-    return name if name[:1].isalpha() else f"p{name}"[:32]

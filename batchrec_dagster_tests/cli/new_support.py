@@ -11,7 +11,7 @@ import yaml
 from click.testing import CliRunner
 
 from batchrec_dagster.cli import main
-from batchrec_dagster.pipeline.scaffolding import SCHEMA_FILE
+from batchrec_dagster.config.new_declaration import SCHEMA_FILE
 from batchrec_dagster_tests.config.test_schema import errors
 from batchrec_dagster_tests.support import (
     Project,

@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchrec_dagster.cli import main
+from batchrec_dagster.config import new_declaration
 from batchrec_dagster.config.declaration_errors import DeclarationError
 from batchrec_dagster.config.templates import fill_in
-from batchrec_dagster.pipeline import scaffolding
 from batchrec_dagster_tests.cli.new_support import declared, here, left, new, written
 from batchrec_dagster_tests.support import (
     Project,
@@ -130,8 +130,8 @@ def test_what_does_not_load_is_not_left_behind(
     here: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_ratings(here.root / "ratings.csv")
-    text = scaffolding._DECLARATION
-    monkeypatch.setattr(scaffolding, "_DECLARATION", text.replace("results: 25", "results: 0"))
+    text = new_declaration._DECLARATION
+    monkeypatch.setattr(new_declaration, "_DECLARATION", text.replace("results: 25", "results: 0"))
     code, said = new("shop", "--ratings", "ratings.csv")
     assert code == 1
     assert f"{here.package}/defs/shop/defs.yaml, line" in said
@@ -200,14 +200,14 @@ def test_a_template_knows_the_environment_alone(here: Project, template: str, wh
 @given(st.text() | st.text("{}%#'\"\\ \r\nx7[]"))
 @settings(deadline=None)
 def test_any_text_of_a_file_is_read_back(text: str) -> None:
-    (line,) = scaffolding.format_block({"a": text})
+    (line,) = new_declaration.format_block({"a": text})
     assert fill_in(yaml.safe_load(line)["a"], env=None) == text
 
 
 @given(st.text())
 @settings(deadline=None)
 def test_any_text_is_written_as_itself(text: str) -> None:
-    assert yaml.safe_load(f"a: {scaffolding.format_scalar(text)}  # comment") == {"a": text}
+    assert yaml.safe_load(f"a: {new_declaration.format_scalar(text)}  # comment") == {"a": text}
 
 
 def test_without_a_project_it_says_what_to_do(

@@ -13,7 +13,7 @@ import yaml
 from dagster.components.component_scaffolding import scaffold_object
 
 from batchrec_dagster.config.json_schema import build_declaration_schema
-from batchrec_dagster.pipeline.scaffolding import SCHEMA_FILE
+from batchrec_dagster.config.new_declaration import SCHEMA_FILE
 from batchrec_dagster_tests.support import REPOSITORY, Project, declaration, definitions
 
 DECLARED = sorted((REPOSITORY / "batchrec_dagster" / "defs").rglob("defs.yaml"))

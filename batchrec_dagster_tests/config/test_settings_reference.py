@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from batchrec_dagster.cli import main
 from batchrec_dagster.config.json_schema import build_declaration_schema, render_declaration_schema
-from batchrec_dagster.pipeline.scaffolding import SCHEMA_FILE
+from batchrec_dagster.config.new_declaration import SCHEMA_FILE
 
 SCHEMA = build_declaration_schema()
 

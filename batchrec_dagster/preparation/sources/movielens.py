@@ -106,16 +106,16 @@ def parse_movielens(text: str) -> Member:
     Raises FileError.
     """
     name, _, file = text.removeprefix("movielens://").partition("/")
-    if name not in PUBLISHED or file.endswith("/"):
-        raise FileError(f"write movielens:// and one of {', '.join(PUBLISHED)}")
-    archive = PUBLISHED[name]
+    if name not in ARCHIVES or file.endswith("/"):
+        raise FileError(f"write movielens:// and one of {', '.join(ARCHIVES)}")
+    archive = ARCHIVES[name]
     if not file:
         return Member(text, archive, archive.ratings, archive.layout)
     folder, slash, _ = archive.ratings.rpartition("/")
     return Member(text, archive, folder + slash + file)
 
 
-PUBLISHED = {
+ARCHIVES = {
     "hetrec2011": PublishedArchive(
         "hetrec2011/hetrec2011-movielens-2k-v2.zip", RATINGS_FILE, HETREC, has_md5=False
     ),

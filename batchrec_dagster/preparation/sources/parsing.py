@@ -10,7 +10,7 @@ from batchrec_dagster.preparation.sources.archives import Member
 from batchrec_dagster.preparation.sources.errors import FileError, SourceError
 from batchrec_dagster.preparation.sources.files import Folder, LocalFile, S3File, WebFile
 from batchrec_dagster.preparation.sources.lake_tables import LakeTable
-from batchrec_dagster.preparation.sources.movielens import PUBLISHED, GeneratedFile, parse_movielens
+from batchrec_dagster.preparation.sources.movielens import ARCHIVES, GeneratedFile, parse_movielens
 from batchrec_dagster.preparation.sources.source import (
     ASSET,
     AssetRows,
@@ -32,7 +32,7 @@ ALLOWED = (
     "a path, s3://bucket/key, https://…, a file in a zip archive of any of these"
     " (ARCHIVE.zip!/path/in/it.csv), a folder or a pattern such as data/*.csv,"
     " asset://KEY, sample://hetrec, movielens:// with one of "
-    + ", ".join(PUBLISHED)
+    + ", ".join(ARCHIVES)
     + ", or, with a query, sql+env://VARIABLE for a database"
 )
 

@@ -1,0 +1,47 @@
+"""Writes the file of a new pipeline for `dg scaffold defs`."""
+
+from __future__ import annotations
+
+import re
+
+import dagster as dg
+from pydantic import BaseModel, Field
+
+from batchrec_dagster.config.new_declaration import format_declaration, format_scalar
+
+
+class ScaffoldParams(BaseModel):
+    """The parameters of `dg scaffold defs`."""
+
+    ratings: str = Field(
+        default="sample://hetrec", description="The ratings: any value of ratings.source."
+    )
+
+
+class PipelineScaffolder(dg.Scaffolder[ScaffoldParams]):
+    """Writes defs.yaml, or component.py when Python is requested."""
+
+    @classmethod
+    def get_scaffold_params(cls) -> type[ScaffoldParams]:
+        return ScaffoldParams
+
+    def scaffold(self, request: dg.ScaffoldRequest[ScaffoldParams]) -> None:
+        if request.scaffold_format != "yaml":
+            dg.scaffold_component(request)
+            return
+        folder = request.target_path
+        source = (
+            "    # The sample, or your own data: a path, a folder, s3://bucket/key or https://…"
+        )
+        ratings = [source, f"    source: {format_scalar(request.params.ratings)}"]
+        text = format_declaration(folder, _make_pipeline_name(folder.name), ratings)
+        file = folder / "defs.yaml"
+        if request.append:
+            text = f"{file.read_text(encoding='utf-8')}---\n{text}"
+        file.write_text(text, encoding="utf-8")
+
+
+def _make_pipeline_name(folder_name: str) -> str:
+    """A valid name of a pipeline, made of the folder's name."""
+    name = re.sub(r"\W", "_", folder_name, flags=re.ASCII)[:32]
+    return name if name[:1].isalpha() else f"p{name}"[:32]
