@@ -223,11 +223,11 @@ def md5(content: bytes) -> str:
 
 
 @pytest.mark.parametrize("text", ["MD5 ({file}) = {md5}\n", "{md5}  {file}\n", "{md5}"])
-@pytest.mark.parametrize("name", [name for name in movielens.PUBLISHED if name != "hetrec2011"])
+@pytest.mark.parametrize("name", [name for name in movielens.ARCHIVES if name != "hetrec2011"])
 def test_an_archive_is_downloaded_once_and_verified(
     name: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    published = movielens.PUBLISHED[name]
+    published = movielens.ARCHIVES[name]
     content = zipped(published.ratings, b"1\n")
     checksum = text.format(md5=md5(content).upper(), file="a.zip").encode()
     monkeypatch.setenv("no_proxy", "*")
@@ -235,10 +235,10 @@ def test_an_archive_is_downloaded_once_and_verified(
         monkeypatch.setenv(movielens.BASE_URL_VARIABLE, web.address + "/")
         web.pages[f"/{published.address}"] = Page(content)
         web.pages[f"/{published.address}.md5"] = Page(checksum)
-        archive = movielens.PUBLISHED[name].fetch(tmp_path)
+        archive = movielens.ARCHIVES[name].fetch(tmp_path)
         asked = len(web.asked)
         assert archive.read_bytes() == content
-        assert movielens.PUBLISHED[name].fetch(tmp_path) == archive
+        assert movielens.ARCHIVES[name].fetch(tmp_path) == archive
         assert len(web.asked) == asked == 2
 
 
@@ -251,10 +251,10 @@ def test_an_archive_with_a_wrong_checksum_is_deleted(
         web.pages["/movielens/ml-1m.zip"] = Page(b"damaged")
         web.pages["/movielens/ml-1m.zip.md5"] = Page(MD5.encode())
         with pytest.raises(DownloadError, match=r"ml-1m.zip arrived damaged and was deleted"):
-            movielens.PUBLISHED["ml-1m"].fetch(tmp_path)
+            movielens.ARCHIVES["ml-1m"].fetch(tmp_path)
         web.pages["/movielens/ml-1m.zip.md5"] = Page(b"<html>a portal</html>")
         with pytest.raises(DownloadError, match=r"no MD5 checksum in .*ml-1m.zip.md5"):
-            movielens.PUBLISHED["ml-1m"].fetch(tmp_path)
+            movielens.ARCHIVES["ml-1m"].fetch(tmp_path)
     assert not list(tmp_path.glob("*.zip"))
     assert not list(tmp_path.glob("*.part"))
 
@@ -266,10 +266,10 @@ def test_an_archive_without_a_checksum_is_accepted(
     with serving() as web:
         monkeypatch.setenv(movielens.BASE_URL_VARIABLE, web.address)
         web.pages["/movielens/ml-100k.zip"] = Page(b"content")
-        assert movielens.PUBLISHED["ml-100k"].fetch(tmp_path).read_bytes() == b"content"
+        assert movielens.ARCHIVES["ml-100k"].fetch(tmp_path).read_bytes() == b"content"
         assert "no published checksum" in caplog.text
         web.pages["/hetrec2011/hetrec2011-movielens-2k-v2.zip"] = Page(b"hetrec")
-        assert movielens.PUBLISHED["hetrec2011"].fetch(tmp_path).read_bytes() == b"hetrec"
+        assert movielens.ARCHIVES["hetrec2011"].fetch(tmp_path).read_bytes() == b"hetrec"
         assert web.asked[-1][0].endswith(".zip")
 
 
@@ -279,5 +279,5 @@ def test_a_missing_archive_leaves_no_file(tmp_path: Path, monkeypatch: pytest.Mo
     with serving() as web:
         monkeypatch.setenv(movielens.BASE_URL_VARIABLE, web.address)
         with pytest.raises(DownloadError, match=r"there is no .*hetrec2011.*404"):
-            movielens.PUBLISHED["hetrec2011"].fetch(tmp_path)
+            movielens.ARCHIVES["hetrec2011"].fetch(tmp_path)
     assert [path.suffix for path in tmp_path.iterdir()] == [".lock"]
