@@ -114,7 +114,7 @@ def verify_aws(
     from batchrec_dagster.doctor.aws_questions import DELETED, estimate_costs
     from batchrec_dagster.doctor.verify_aws import Verification, VerifyError
     from batchrec_dagster.personalize.errors import PersonalizeError
-    from batchrec_dagster.steps.cost import summarize_costs
+    from batchrec_dagster.personalize.prices import summarize_costs
     from batchrec_dagster.storage.object_store import StorageError
 
     logging.basicConfig(format="%(message)s")

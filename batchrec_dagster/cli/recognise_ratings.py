@@ -34,6 +34,7 @@ from batchrec_dagster.personalize.schemas import (
     choose_csv_types,
     list_interactions_columns,
 )
+from batchrec_dagster.preparation.counting import count_rows
 from batchrec_dagster.preparation.file_sample import FileSample
 from batchrec_dagster.preparation.layout import (
     AUTO,
@@ -54,7 +55,6 @@ from batchrec_dagster.preparation.rules import (
 )
 from batchrec_dagster.preparation.sources.parsing import parse_source
 from batchrec_dagster.preparation.sources.source import hide_query
-from batchrec_dagster.preparation.users import count_rows
 from batchrec_dagster.reporting.terminal import Column as TableColumn
 from batchrec_dagster.reporting.terminal import TerminalTable, escape_invisible, render
 from batchrec_dagster.steps.checks import (

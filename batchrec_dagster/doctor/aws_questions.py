@@ -14,11 +14,11 @@ from batchrec_dagster.doctor import aws_trial
 from batchrec_dagster.doctor.aws import SERVICE
 from batchrec_dagster.doctor.aws_trial import Line, Trial
 from batchrec_dagster.personalize import ensure as api
+from batchrec_dagster.personalize import prices
 from batchrec_dagster.personalize.batch_files import read_inference
 from batchrec_dagster.personalize.errors import PersonalizeError
 from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION as V1
 from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION_V2 as V2
-from batchrec_dagster.steps import cost
 from batchrec_dagster.steps.batch_jobs import measure_job_seconds
 from batchrec_dagster.steps.training import now
 from batchrec_dagster.storage.object_store import split_uri
@@ -64,17 +64,17 @@ class Question:
     """The function that finds the answer."""
 
 
-def estimate_costs() -> list[cost.Cost]:
+def estimate_costs() -> list[prices.Cost]:
     """The most that all questions cost on AWS."""
-    _, hours = cost.estimate_training_hours(V1, aws_trial.ROWS)
+    _, hours = prices.estimate_training_hours(V1, aws_trial.ROWS)
     return [
-        cost.price_import("interactions in 5 imports", 5 * aws_trial.BYTES),
-        cost.price_training(V2, hours, aws_trial.ROWS),
-        cost.price_training(V1, hours, aws_trial.ROWS),
-        cost.price_training(f"{V1} ({aws_trial.UPDATE})", hours, aws_trial.ROWS),
-        cost.price_recommendations(V2, 2 * aws_trial.USERS),
-        cost.price_recommendations(V1, 3 * aws_trial.USERS),
-        cost.Cost(BILL_USD, "reading the bill", BILL_USD),
+        prices.price_import("interactions in 5 imports", 5 * aws_trial.BYTES),
+        prices.price_training(V2, hours, aws_trial.ROWS),
+        prices.price_training(V1, hours, aws_trial.ROWS),
+        prices.price_training(f"{V1} ({aws_trial.UPDATE})", hours, aws_trial.ROWS),
+        prices.price_recommendations(V2, 2 * aws_trial.USERS),
+        prices.price_recommendations(V1, 3 * aws_trial.USERS),
+        prices.Cost(BILL_USD, "reading the bill", BILL_USD),
     ]
 
 
@@ -177,7 +177,7 @@ def _describe_version(trial: Trial, recipe: str, mode: str = aws_trial.FULL) -> 
     return {
         "name": version.description.get("name"),
         "training_hours": version.description.get("trainingHours"),
-        "most_hours_estimated": round(cost.estimate_training_hours(V1, aws_trial.ROWS)[1], 2),
+        "most_hours_estimated": round(prices.estimate_training_hours(V1, aws_trial.ROWS)[1], 2),
         "hours_passed": round(measure_job_seconds(version) / 3600, 3),
         "metrics": metrics,
     }

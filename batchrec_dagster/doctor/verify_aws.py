@@ -23,10 +23,10 @@ from batchrec_dagster.deployment.resources import PersonalizeResource
 from batchrec_dagster.doctor import aws_questions as questions
 from batchrec_dagster.doctor.aws_trial import Trial
 from batchrec_dagster.personalize import ensure as api
+from batchrec_dagster.personalize import prices
 from batchrec_dagster.personalize.errors import PersonalizeError
 from batchrec_dagster.personalize.teardown import delete, plan_teardown
 from batchrec_dagster.reporting.markdown import escape, format_code_block
-from batchrec_dagster.steps import cost
 from batchrec_dagster.steps.training import now
 from batchrec_dagster.storage import durable
 from batchrec_dagster.storage.object_store import split_uri
@@ -65,7 +65,7 @@ class Verification:
             "personalize": "Amazon" if personalize.on_aws else "local",
             "region": personalize.client.meta.region_name,
             "started": f"{now():%FT%TZ}",
-            "estimate": cost.summarize_costs(questions.estimate_costs()),
+            "estimate": prices.summarize_costs(questions.estimate_costs()),
             "stage": questions.ASKING,
             "answers": {},
         }

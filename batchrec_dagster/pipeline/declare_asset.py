@@ -10,6 +10,7 @@ import dagster as dg
 import polars as pl
 
 from batchrec_dagster.config import Pipeline
+from batchrec_dagster.personalize.prices import Cost
 from batchrec_dagster.pipeline.run_step import check_specs
 from batchrec_dagster.reporting.markdown import escape
 from batchrec_dagster.steps.raw_files import RawFiles
@@ -200,3 +201,14 @@ def sample_metadata(frame: pl.DataFrame) -> dg.MetadataValue[Any]:
             ]
         ),
     )
+
+
+def build_cost_metadata(key: str, costs: Sequence[Cost], *, on_aws: bool) -> dict[str, float]:
+    """The metadata of a cost, in USD.
+
+    `KEY` is what is paid; `KEY_on_aws` is what is or would be paid on AWS. Where that is a range,
+    it is the upper end, and `KEY_on_aws_from` the lower one.
+    """
+    usd = sum(cost.usd for cost in costs)
+    least = sum(cost.least for cost in costs)
+    return {key: usd if on_aws else 0.0, f"{key}_on_aws": usd, f"{key}_on_aws_from": least}

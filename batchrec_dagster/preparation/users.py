@@ -1,4 +1,4 @@
-"""The users and items of the interactions: counted, and listed for Personalize."""
+"""The users of the interactions or of files, each once, for a batch inference."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ import polars as pl
 
 from batchrec_dagster.personalize.batch_files import MAX_INPUT_BYTES, USER_FIELD
 from batchrec_dagster.personalize.schemas import (
-    EVENT_TYPE,
-    ITEM_ID,
     MAX_ID_LENGTH,
     TIMESTAMP,
     USER_ID,
 )
 from batchrec_dagster.preparation.confined.reader import ConfinedReader
+from batchrec_dagster.preparation.counting import PIECE_ROWS, ValueCounter
 from batchrec_dagster.preparation.layout import (
     NULL_VALUES,
     Column,
@@ -26,11 +25,10 @@ from batchrec_dagster.preparation.polars.decoding import RawFile, open_file
 from batchrec_dagster.preparation.polars.rows import CellConditions
 from batchrec_dagster.preparation.polars.tables import RowTable
 from batchrec_dagster.preparation.recognition import ReadSettings, recognise_table
-from batchrec_dagster.preparation.rules import InteractionCounts
 from batchrec_dagster.storage.durable import temporary_folder
 
-# Rows of which Polars' streaming unique holds in a few hundred megabytes; rows of a piece.
-FEW, PIECE = 10_000_000, 1_000_000
+# Up to this many rows, Polars' streaming unique takes a few hundred megabytes.
+MAX_ROWS_AT_ONCE = 10_000_000
 # A row of interactions has at least two ids, a time of ten digits (as all since 2001), two commas
 # and a line end.
 LEAST_ROW_BYTES = 15
@@ -39,7 +37,9 @@ LEAST_ROW_BYTES = 15
 def list_distinct_users(
     interactions: pl.LazyFrame, since: int | None = None, file_bytes: int | None = None
 ) -> pl.DataFrame:
-    """The users of the interactions, each once, in order of their id (by its bytes): userId.
+    """The users of the interactions, each once, ordered by the bytes of their id.
+
+    The one column is userId.
 
     since: only users with an interaction at that time, in epoch seconds, or later.
     file_bytes: the size of the file of the interactions, if they are in one. It saves counting the
@@ -48,7 +48,7 @@ def list_distinct_users(
     if since is not None:
         interactions = interactions.filter(pl.col(TIMESTAMP) >= since)
     users = interactions.select(pl.col(USER_ID).alias(USER_FIELD))
-    if file_bytes is not None and file_bytes // LEAST_ROW_BYTES <= FEW:
+    if file_bytes is not None and file_bytes // LEAST_ROW_BYTES <= MAX_ROWS_AT_ONCE:
         return _sort_distinct(users)
     return _sort_distinct_of_any_size(users)
 
@@ -56,10 +56,12 @@ def list_distinct_users(
 def read_users(
     files: Sequence[RawFile], column: Column | None, null_values: Sequence[str] = NULL_VALUES
 ) -> pl.DataFrame:
-    """The users in the files, which may be in any format of ratings; as `list_distinct_users`.
+    """The users in the files, which may be in any format of ratings.
 
-    column: where they are, by its name, or by its position from 1. None: the column whose name is
-    known, or the only one.
+    The result is as that of `list_distinct_users`.
+
+    column: where the ids are, by its name, or by its position from 1. With None it is the column
+    whose name is known, or the only one.
     null_values: the ids that mean no value.
 
     Raises PreparationError, which names the file and the line of a row without a proper id.
@@ -99,10 +101,10 @@ def _sort_distinct_of_any_size(users: pl.LazyFrame) -> pl.DataFrame:
     """
     # pl.len() would map the whole file into memory.
     row_count = users.select(pl.col(USER_FIELD).is_not_null().sum())
-    if row_count.collect(engine="streaming").item() <= FEW:
+    if row_count.collect(engine="streaming").item() <= MAX_ROWS_AT_ONCE:
         return _sort_distinct(users)
-    counter = _ValueCounter(USER_FIELD)
-    users.sink_batches(counter.add, chunk_size=PIECE)
+    counter = ValueCounter(USER_FIELD)
+    users.sink_batches(counter.add, chunk_size=PIECE_ROWS)
     return counter.read_counts().select(USER_FIELD).sort(USER_FIELD)
 
 
@@ -143,57 +145,3 @@ def _require_ids(table: RowTable, rows: pl.LazyFrame, null_values: Sequence[str]
             f"{table.opened.name}, {table.place(row)}: {text!r} is not a user id of 1 to"
             f" {MAX_ID_LENGTH} characters. Fix the file"
         )
-
-
-def count_rows(interactions: pl.LazyFrame) -> InteractionCounts:
-    """How many users, items and event types there are, and the span of the times."""
-    # Polars' own streaming group_by takes three times the memory for many users.
-    columns = [USER_ID, ITEM_ID]
-    if EVENT_TYPE in interactions.collect_schema().names():
-        columns.append(EVENT_TYPE)
-    counters = {column: _ValueCounter(column) for column in columns}
-    times: list[int] = []
-
-    def count(part: pl.DataFrame) -> None:
-        for counter in counters.values():
-            counter.add(part)
-        if part.height:
-            time = pl.col(TIMESTAMP)
-            times.extend(part.select(time.min().alias("first"), time.max().alias("last")).row(0))
-
-    interactions.select(*columns, TIMESTAMP).sink_batches(count, chunk_size=PIECE)
-    rows_of = {column: counter.read_counts()["len"] for column, counter in counters.items()}
-    return InteractionCounts(
-        users=len(rows_of[USER_ID]),
-        users_with_two=int((rows_of[USER_ID] > 1).sum()),
-        items=len(rows_of[ITEM_ID]),
-        earliest=min(times, default=None),
-        latest=max(times, default=None),
-        event_types=len(rows_of.get(EVENT_TYPE, [])),
-    )
-
-
-class _ValueCounter:
-    """How many rows there are of each value of a column."""
-
-    def __init__(self, column: str) -> None:
-        self._column = column
-        self._counts = pl.DataFrame(schema={column: pl.String, "len": pl.UInt32})
-        self._parts: list[pl.DataFrame] = []
-
-    def add(self, rows: pl.DataFrame) -> None:
-        """Count these rows too."""
-        self._parts.append(rows.group_by(self._column).len())
-        # Merging seldom means that each value is counted again a few times only.
-        if sum(map(len, self._parts)) > max(2 * len(self._counts), 2 * PIECE):
-            self._merge()
-
-    def read_counts(self) -> pl.DataFrame:
-        """Each value in the column, and in `len` its number of rows."""
-        self._merge()
-        return self._counts
-
-    def _merge(self) -> None:
-        counts = pl.concat([self._counts, *self._parts])
-        self._counts = counts.group_by(self._column).agg(pl.col("len").sum())
-        self._parts.clear()

@@ -7,16 +7,11 @@ from dataclasses import dataclass
 
 from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.personalize import ensure as api
+from batchrec_dagster.personalize.prices import Cost, price_import, summarize_costs
 from batchrec_dagster.personalize.schemas import INTERACTIONS, ITEMS
 from batchrec_dagster.steps.batch_jobs import describe_outcome, measure_job_seconds
 from batchrec_dagster.steps.checks import CheckResult, require_passed
-from batchrec_dagster.steps.cost import (
-    Cost,
-    check_budget,
-    estimate_run,
-    price_import,
-    summarize_costs,
-)
+from batchrec_dagster.steps.cost import check_budget, estimate_run
 from batchrec_dagster.steps.errors import StepError
 from batchrec_dagster.steps.records import DatasetRecord
 from batchrec_dagster.steps.training import find_recipes_to_train, list_recipes

@@ -18,6 +18,7 @@ from batchrec_dagster.personalize.ensure import (
     StartedResource,
 )
 from batchrec_dagster.personalize.errors import PersonalizeError
+from batchrec_dagster.personalize.prices import Cost, price_recommendations
 from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION
 from batchrec_dagster.personalize.teardown import prune
 from batchrec_dagster.steps.batch_jobs import (
@@ -37,7 +38,6 @@ from batchrec_dagster.steps.batches import (
     keep_users_without_lists,
 )
 from batchrec_dagster.steps.checks import CheckResult, check_items_known, require_passed
-from batchrec_dagster.steps.cost import Cost, price_recommendations
 from batchrec_dagster.steps.items import read_item_ids
 from batchrec_dagster.steps.publishing import Publishing
 from batchrec_dagster.steps.recommendation_table import (

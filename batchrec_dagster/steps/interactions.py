@@ -18,6 +18,7 @@ import polars as pl
 
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.personalize.schemas import choose_csv_types, list_interactions_columns
+from batchrec_dagster.preparation.counting import count_rows
 from batchrec_dagster.preparation.layout import Layout, PreparationError
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.polars.prepare import OpenedRatings, open_ratings
@@ -30,7 +31,6 @@ from batchrec_dagster.preparation.rules import (
 )
 from batchrec_dagster.preparation.sources.formats import PACKED, PARQUET, START, recognise_format
 from batchrec_dagster.preparation.spark.task import SourceFile, Task, TaskResult
-from batchrec_dagster.preparation.users import count_rows
 from batchrec_dagster.steps.checks import (
     CheckResult,
     check_enough_interactions,

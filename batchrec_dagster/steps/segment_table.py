@@ -12,6 +12,7 @@ from batchrec_dagster.config import fingerprint
 from batchrec_dagster.config.recommendations import Segments
 from batchrec_dagster.personalize.batch_files import read_segments
 from batchrec_dagster.personalize.ensure import BATCH_SEGMENT_JOB, ReadyResource
+from batchrec_dagster.personalize.prices import Cost, price_segments
 from batchrec_dagster.steps.batch_jobs import JobOutput, OutputTable, ensure_filter, start_batch_job
 from batchrec_dagster.steps.checks import (
     CheckResult,
@@ -19,7 +20,7 @@ from batchrec_dagster.steps.checks import (
     check_no_duplicates,
     check_no_failed_lines,
 )
-from batchrec_dagster.steps.cost import Cost, count_users, price_segments
+from batchrec_dagster.steps.cost import count_users
 from batchrec_dagster.steps.items import add_titles, read_titles, read_titles_versions
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.work import PersonalizeWork

@@ -19,6 +19,7 @@ from batchrec_dagster.personalize.ensure import (
     StartedResource,
 )
 from batchrec_dagster.personalize.evidence import ALL, name_engine, read_evidence
+from batchrec_dagster.personalize.prices import Cost
 from batchrec_dagster.personalize.recipes import build_recipe_arn
 from batchrec_dagster.steps.batch_jobs import (
     build_name_stem,
@@ -27,7 +28,7 @@ from batchrec_dagster.steps.batch_jobs import (
     describe_outcome,
     measure_job_seconds,
 )
-from batchrec_dagster.steps.cost import Cost, price_trainings
+from batchrec_dagster.steps.cost import price_trainings
 from batchrec_dagster.steps.publishing import Publishing
 from batchrec_dagster.steps.records import DatasetRecord, ModelRecord, read_model
 from batchrec_dagster.steps.work import PersonalizeWork, Work

@@ -236,7 +236,7 @@ def read_about(file: Path | IO[bytes]) -> dict[str, Any]:
 
 
 def _read_about_in_storage(store: ObjectStore, uri: str) -> dict[str, Any]:
-    """`read_about` of a table in the storage; reads only its end, in one piece."""
+    """The metadata of a table in the storage, of which only the end is read, in one piece."""
     end = store.tail(uri, FOOTER_BYTES)
     # A Parquet file ends in its footer, the footer's length and four letters.
     footer_bytes = int.from_bytes(end[-8:-4], "little") + 8

@@ -74,7 +74,7 @@ class StorageResource(dg.ConfigurableResource[Any]):
             yield path
 
     def version(self, uri: str) -> str:
-        """`compute_version` the object."""
+        """The version of the object's content."""
         return compute_version(self.store.chunks(uri))
 
     def client(self, service: str, endpoint: str | None = None) -> Any:

@@ -62,7 +62,7 @@ class UsersFiles:
         return _locate_input(self.files())
 
     def version(self) -> str:
-        """`compute_version` the content, however it is split."""
+        """The version of the content, which is the same however it is split."""
         return self._compute_version(self.files())
 
     def read_published(self) -> PublishedUsers:
@@ -101,6 +101,7 @@ class UsersFiles:
 
 
 def _locate_input(files: list[str]) -> str:
+    """The URI of the one file, or of the folder of several files, with its final slash."""
     first, *others = files
     return first.rpartition("/")[0] + "/" if others else first
 

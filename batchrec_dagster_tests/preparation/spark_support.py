@@ -17,6 +17,7 @@ from py4j.java_gateway import JavaClass, JavaPackage, JVMView  # type: ignore[im
 from pyspark.sql import SparkSession
 
 from batchrec_dagster.personalize.schemas import scan_interactions
+from batchrec_dagster.preparation.counting import count_rows
 from batchrec_dagster.preparation.layout import Layout, PreparationError
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.polars.prepare import open_ratings
@@ -24,7 +25,6 @@ from batchrec_dagster.preparation.rules import Rules
 from batchrec_dagster.preparation.spark.job import local_session
 from batchrec_dagster.preparation.spark.prepare import run_task
 from batchrec_dagster.preparation.spark.task import SourceFile, Task
-from batchrec_dagster.preparation.users import count_rows
 from batchrec_dagster_tests.support import last_times
 
 LOG = logging.getLogger(__name__)

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchrec_dagster.preparation import users as module
+from batchrec_dagster.preparation import counting as module
+from batchrec_dagster.preparation.counting import count_rows
 from batchrec_dagster.preparation.rules import InteractionCounts
-from batchrec_dagster.preparation.users import count_rows
 
 rows = st.tuples(
     st.sampled_from(["1", "2", "é", "4"]),
@@ -32,7 +32,7 @@ def test_counts(rows: list[tuple[str, str, int, str]], piece: int) -> None:
     }
     frame = pl.LazyFrame(rows, schema=schema, orient="row")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "PIECE", piece)
+        patch.setattr(module, "PIECE_ROWS", piece)
         found = count_rows(frame)
     users, times = Counter(row[0] for row in rows), [row[2] for row in rows]
     assert found == InteractionCounts(

@@ -35,8 +35,8 @@ def test_users_are_distinct_and_in_the_order_of_their_bytes(
     rows = [(user.encode("utf-8", "replace").decode(), time) for user, time in rows]
     frame = pl.LazyFrame(rows, schema={"USER_ID": pl.String, "TIMESTAMP": pl.Int64}, orient="row")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "FEW", few)
-        patch.setattr(module, "PIECE", 3)
+        patch.setattr(module, "MAX_ROWS_AT_ONCE", few)
+        patch.setattr(module, "PIECE_ROWS", 3)
         for since in (None, 5):
             wanted = {user for user, time in rows if time >= (since or 0)}
             for file_bytes in (None, 1):

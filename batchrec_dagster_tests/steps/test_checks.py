@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from batchrec_dagster.pipeline.run_step import asset_step
-from batchrec_dagster.preparation.users import count_rows
+from batchrec_dagster.preparation.counting import count_rows
 from batchrec_dagster.steps import checks
 from batchrec_dagster.steps.publishing import read_checks
 from batchrec_dagster.steps.records import DatasetRecord, ModelRecord

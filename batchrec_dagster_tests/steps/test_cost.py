@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from batchrec_dagster.deployment.resources import PersonalizeResource
 from batchrec_dagster.local_personalize.api.client import embedded_client
-from batchrec_dagster.steps.cost import (
+from batchrec_dagster.personalize.prices import (
     Price,
     Prices,
     estimate_training_hours,

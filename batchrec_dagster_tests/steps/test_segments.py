@@ -8,7 +8,7 @@ import dagster as dg
 import polars as pl
 import pytest
 
-from batchrec_dagster.steps.cost import price_recommendations, price_segments
+from batchrec_dagster.personalize.prices import price_recommendations, price_segments
 from batchrec_dagster_tests.pipeline.test_pipeline import stale
 from batchrec_dagster_tests.preparation.test_items import COLUMNS, QUICK, write_items
 from batchrec_dagster_tests.preparation.test_own_filter import allowed

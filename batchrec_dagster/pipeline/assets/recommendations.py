@@ -13,6 +13,7 @@ from batchrec_dagster.personalize.batch_files import USER_FIELD
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.pipeline.declare_asset import (
     asset_options,
+    build_cost_metadata,
     dataset_group_link,
     preview_metadata,
     sample_metadata,
@@ -28,7 +29,6 @@ from batchrec_dagster.pipeline.run_step import (
 from batchrec_dagster.reporting.markdown import escape, format_numbered_list
 from batchrec_dagster.reporting.markdown import format_table as markdown_table
 from batchrec_dagster.steps.batch_jobs import JobOutput, describe_outcome, measure_job_seconds
-from batchrec_dagster.steps.cost import build_cost_metadata
 from batchrec_dagster.steps.items import has_titles
 from batchrec_dagster.steps.publishing import read_checks, republish, summarize_edition
 from batchrec_dagster.steps.records import ModelRecord

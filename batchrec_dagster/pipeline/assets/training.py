@@ -14,6 +14,7 @@ from batchrec_dagster.config.recommendations import Segments
 from batchrec_dagster.pipeline.declare_asset import (
     MODEL,
     asset_options,
+    build_cost_metadata,
     dataset_group_link,
     preview_metadata,
 )
@@ -24,7 +25,6 @@ from batchrec_dagster.pipeline.run_step import (
 )
 from batchrec_dagster.reporting.markdown import escape, format_table
 from batchrec_dagster.reporting.provenance import describe_tested_users
-from batchrec_dagster.steps.cost import build_cost_metadata
 from batchrec_dagster.steps.import_dataset import (
     DatasetImport,
     fingerprint_schemas,

@@ -1,0 +1,65 @@
+"""How many users, items and event types the interactions have, counted piece by piece."""
+
+from __future__ import annotations
+
+import polars as pl
+
+from batchrec_dagster.personalize.schemas import EVENT_TYPE, ITEM_ID, TIMESTAMP, USER_ID
+from batchrec_dagster.preparation.rules import InteractionCounts
+
+# How many rows are read at once.
+PIECE_ROWS = 1_000_000
+
+
+def count_rows(interactions: pl.LazyFrame) -> InteractionCounts:
+    """How many users, items and event types there are, and the span of the times."""
+    # Polars' own streaming group_by takes three times the memory for many users.
+    columns = [USER_ID, ITEM_ID]
+    if EVENT_TYPE in interactions.collect_schema().names():
+        columns.append(EVENT_TYPE)
+    counters = {column: ValueCounter(column) for column in columns}
+    times: list[int] = []
+
+    def count(part: pl.DataFrame) -> None:
+        for counter in counters.values():
+            counter.add(part)
+        if part.height:
+            time = pl.col(TIMESTAMP)
+            times.extend(part.select(time.min().alias("first"), time.max().alias("last")).row(0))
+
+    interactions.select(*columns, TIMESTAMP).sink_batches(count, chunk_size=PIECE_ROWS)
+    rows_of_values = {column: counter.read_counts()["len"] for column, counter in counters.items()}
+    return InteractionCounts(
+        users=len(rows_of_values[USER_ID]),
+        users_with_two=int((rows_of_values[USER_ID] > 1).sum()),
+        items=len(rows_of_values[ITEM_ID]),
+        earliest=min(times, default=None),
+        latest=max(times, default=None),
+        event_types=len(rows_of_values.get(EVENT_TYPE, [])),
+    )
+
+
+class ValueCounter:
+    """How many rows there are of each value of a column."""
+
+    def __init__(self, column: str) -> None:
+        self._column = column
+        self._counts = pl.DataFrame(schema={column: pl.String, "len": pl.UInt32})
+        self._parts: list[pl.DataFrame] = []
+
+    def add(self, rows: pl.DataFrame) -> None:
+        """Count these rows too."""
+        self._parts.append(rows.group_by(self._column).len())
+        # Merging seldom means that each value is counted again a few times only.
+        if sum(map(len, self._parts)) > max(2 * len(self._counts), 2 * PIECE_ROWS):
+            self._merge()
+
+    def read_counts(self) -> pl.DataFrame:
+        """Each value in the column, and in `len` its number of rows."""
+        self._merge()
+        return self._counts
+
+    def _merge(self) -> None:
+        counts = pl.concat([self._counts, *self._parts])
+        self._counts = counts.group_by(self._column).agg(pl.col("len").sum())
+        self._parts.clear()
