@@ -27,7 +27,7 @@ from typing import Any
 import dagster as dg
 from report import RESULTS, table, write
 
-from batchrec_dagster.cli.dagster_home import dagster_instance
+from batchrec_dagster.cli.dagster_home import open_dagster_instance
 from batchrec_dagster.deployment import Deployment
 
 COMMAND = (str(Path(sys.executable).parent / "batchrec"), "run", "movielens")
@@ -53,7 +53,7 @@ def run() -> Run:
     began, cpu = time.time(), cpu_of_children()
     subprocess.run(COMMAND, check=True, stdout=subprocess.DEVNULL)
     took, cpu = time.time() - began, cpu_of_children() - cpu
-    with dagster_instance() as instance:
+    with open_dagster_instance() as instance:
         (newest,) = instance.get_runs(limit=1)
         ends = instance.all_logs(newest.run_id, of_type=dg.DagsterEventType.STEP_SUCCESS)
     stages = {}

@@ -93,7 +93,7 @@ def describe_columns(sample: FileSample) -> str:
     descriptions = []
     for position, name in enumerate(sample.columns, 1):
         content = "numbers" if sample.is_numeric(name, ".") else "text"
-        if has_times(sample, name) or matching_time_formats(sample, name):
+        if has_times(sample, name) or find_matching_time_formats(sample, name):
             content = "times"
         example = "".join(sample.read_cells(name).head(1))
         descriptions.append(f"{position} {content}, such as {example}")
@@ -126,7 +126,7 @@ def has_times(sample: FileSample, name: str) -> bool:
     return check_timestamps_plausible(first, last, forms[0], datetime.now(UTC)).passed
 
 
-def matching_time_formats(sample: FileSample, column: Column) -> list[str]:
+def find_matching_time_formats(sample: FileSample, column: Column) -> list[str]:
     """The strptime formats that read all of the column's cells."""
     cells = sample.read_cells(column)
     text = pl.lit(cells)
@@ -148,7 +148,7 @@ def recognise_time_format(sample: FileSample, column: Column) -> str | None:
     is_known = times.classify_form(pl.lit(cells)).is_not_null().any()
     if not len(cells) or column in sample.temporal_columns or pl.select(is_known).item():
         return None
-    matching = matching_time_formats(sample, column)
+    matching = find_matching_time_formats(sample, column)
     if len(matching) == 1:
         return matching[0]
     example = cells.item(0)

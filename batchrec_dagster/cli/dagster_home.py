@@ -23,7 +23,7 @@ EVENTS_OF_ALL_RUNS = "history/runs/index.db"
 SCHEDULES = "schedules/schedules.db"
 
 
-def events_of_run(run_id: str) -> str:
+def locate_events_of_run(run_id: str) -> str:
     """The database with the events of one run, relative to the home."""
     return f"history/runs/{run_id}.db"
 
@@ -43,7 +43,7 @@ class HistoryError(click.ClickException):
     """Dagster's databases cannot be opened, for example because they are read-only."""
 
 
-def dagster_home() -> Path:
+def find_dagster_home() -> Path:
     """DAGSTER_HOME; where it is not set, the folder `dagster` of BATCHREC_HOME."""
     values = load_environment()
     home = Path(values.get("BATCHREC_HOME", "").strip() or ".batchrec").expanduser().absolute()
@@ -51,7 +51,7 @@ def dagster_home() -> Path:
 
 
 def use_dagster_home() -> Path:
-    """Set DAGSTER_HOME to `dagster_home` and return it.
+    """Set DAGSTER_HOME to `find_dagster_home` and return it.
 
     Unless the user has set DAGSTER_HOME, a home that does not exist is made, for its user only, and
     gets the project's dagster.yaml. A home that an earlier version made gets Dagster's own storage.
@@ -60,7 +60,7 @@ def use_dagster_home() -> Path:
     """
     from batchrec_dagster.storage.durable import exclusive_lock, make_folders, write
 
-    home = dagster_home()
+    home = find_dagster_home()
     settings = home / "dagster.yaml"
     try:
         if not os.environ.get("DAGSTER_HOME"):
@@ -91,8 +91,8 @@ def has_history() -> bool:
 
 
 @contextmanager
-def dagster_instance() -> Iterator[dg.DagsterInstance]:
-    """Dagster's instance with the runs, in `dagster_home`.
+def open_dagster_instance() -> Iterator[dg.DagsterInstance]:
+    """Dagster's instance with the runs, in `find_dagster_home`.
 
     Raises HistoryError if its databases cannot be opened, DagsterInvariantViolationError for a
     wrong dagster.yaml, click.ClickException if the home cannot be written.
@@ -128,12 +128,12 @@ def dagster_instance() -> Iterator[dg.DagsterInstance]:
 
 
 @contextmanager
-def instance_if_any() -> Iterator[dg.DagsterInstance | None]:
-    """As `dagster_instance`; None where Dagster has no home yet."""
-    if not os.environ.get("DAGSTER_HOME") and not dagster_home().is_dir():
+def open_instance_if_any() -> Iterator[dg.DagsterInstance | None]:
+    """As `open_dagster_instance`; None where Dagster has no home yet."""
+    if not os.environ.get("DAGSTER_HOME") and not find_dagster_home().is_dir():
         yield None
         return
-    with dagster_instance() as instance:
+    with open_dagster_instance() as instance:
         yield instance
 
 
@@ -155,7 +155,7 @@ def share_with_writers(home: Path) -> None:
 
 
 @contextmanager
-def databases_held_open(*databases: Path) -> Iterator[None]:
+def hold_databases_open(*databases: Path) -> Iterator[None]:
     """Keep a connection to each of the SQLite databases that exist.
 
     Dagster opens and closes a database for each event of a run. Whoever closes the last connection

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from batchrec_dagster.cli.dagster_home import dagster_instance
+from batchrec_dagster.cli.dagster_home import open_dagster_instance
 from batchrec_dagster.cli.project import (
     NO_PIPELINES,
     Project,
@@ -44,7 +44,7 @@ def list_pipelines(as_json: bool) -> None:
 
     names = sorted(find_declared_pipelines(find_project()))
     warn_of_errors()
-    with dagster_instance() as instance:
+    with open_dagster_instance() as instance:
         overviews = [
             summarize_pipeline(PublishedResults(load_storage(name), name), instance)
             for name in names
@@ -250,5 +250,5 @@ def ui(
     from batchrec_dagster.web.dagster_ui import serve_ui
 
     # Opening the instance makes the databases of a new home, before several processes need them.
-    with dagster_instance():
+    with open_dagster_instance():
         serve_ui(workspace, host, port, allowed_hosts, daemon=daemon)

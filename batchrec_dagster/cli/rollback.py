@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from batchrec_dagster.cli.dagster_home import instance_if_any, use_dagster_home
+from batchrec_dagster.cli.dagster_home import open_instance_if_any, use_dagster_home
 from batchrec_dagster.cli.project import (
     ProjectError,
     UnknownNameError,
@@ -67,7 +67,7 @@ def rollback(pipeline: str, to: str | None, yes: bool) -> None:
             raise UnknownNameError(
                 f"{pipeline} has published nothing: {files.storage.where(table.uri)} does not exist"
             )
-        with instance_if_any() as instance:
+        with open_instance_if_any() as instance:
             pending = 0
             if instance is not None:
                 pending = rollbacks.read_unfinished_edition(DagsterRuns(instance))

@@ -23,10 +23,10 @@ import yaml
 from batchrec_dagster.cli.dagster_home import (
     EVENTS_OF_ALL_RUNS,
     RUNS,
-    dagster_instance,
-    databases_held_open,
-    events_of_run,
     has_history,
+    hold_databases_open,
+    locate_events_of_run,
+    open_dagster_instance,
     use_dagster_home,
 )
 from batchrec_dagster.cli.project import (
@@ -95,7 +95,7 @@ def run(context: click.Context, pipeline: str | None, config: Path | None) -> No
         command += ["-c", str(config)]
     with ExitStack() as stack, TemporaryFile() as output, _caught_signals() as signals:
         if not has_history():
-            with dagster_instance():
+            with open_dagster_instance():
                 pass  # Makes the databases: of two processes that do, Dagster lets one fail.
         # In a session of its own, Ctrl-C does not reach it before Dagster knows that it is wanted.
         process = subprocess.Popen(
@@ -107,7 +107,7 @@ def run(context: click.Context, pipeline: str | None, config: Path | None) -> No
         )
         try:
             # Only now, because both processes take their time to import Dagster.
-            instance = stack.enter_context(dagster_instance())
+            instance = stack.enter_context(open_dagster_instance())
             _import_for_conclusion()
             run_process = _RunProcess(name, tag, instance, process, output, signals, config)
             run_process.watch()
@@ -204,13 +204,13 @@ class _RunProcess:
         signals_handled = 0
         home = use_dagster_home()
         with _stages_view(self.pipeline) as show, ExitStack() as databases:
-            databases.enter_context(databases_held_open(home / RUNS, home / EVENTS_OF_ALL_RUNS))
+            databases.enter_context(hold_databases_open(home / RUNS, home / EVENTS_OF_ALL_RUNS))
             while True:
                 ended = self.process.poll() is not None
                 if self.stages is None and (runs := self.instance.get_runs(with_tag, limit=1)):
                     self.stages = RunStages(self.instance, runs[0])
-                    events = home / events_of_run(runs[0].run_id)
-                    databases.enter_context(databases_held_open(events))
+                    events = home / locate_events_of_run(runs[0].run_id)
+                    databases.enter_context(hold_databases_open(events))
                 if len(self.signals) > signals_handled:
                     signals_handled = len(self.signals)
                     self._stop(force=signals_handled > 1)

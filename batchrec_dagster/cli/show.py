@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchrec_dagster.cli.dagster_home import HistoryError, instance_if_any
+from batchrec_dagster.cli.dagster_home import HistoryError, open_instance_if_any
 from batchrec_dagster.cli.project import (
     UnknownNameError,
     complete_pipelines,
@@ -79,7 +79,7 @@ def show(
         answers = _view_experiments(pipelines)
     else:
         try:
-            with instance_if_any() as instance:
+            with open_instance_if_any() as instance:
                 answers = [summarize(results, instance) for results in pipelines]
         except HistoryError as error:
             click.echo(f"Shown without the runs: {error.message}", err=True)

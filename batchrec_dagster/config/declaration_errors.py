@@ -26,7 +26,7 @@ class DeclarationError(dg.DagsterInvalidDefinitionError):
     """Invalid settings in a defs.yaml; one line each, with file, line, key and fix."""
 
 
-def validation_error(file: Path, error: ValidationError) -> DeclarationError:
+def build_validation_error(file: Path, error: ValidationError) -> DeclarationError:
     """The error of a declaration's own validators, with the line of each key."""
     problems = [
         (file, ["attributes", *map(str, detail["loc"])], detail["msg"]) for detail in error.errors()
@@ -34,7 +34,7 @@ def validation_error(file: Path, error: ValidationError) -> DeclarationError:
     return DeclarationError("\n".join(format_problems(problems)))
 
 
-def same_name_error(name: str, files: Sequence[Path]) -> DeclarationError:
+def build_same_name_error(name: str, files: Sequence[Path]) -> DeclarationError:
     """The error for a name that several pipelines declare, a line for each of their files.
 
     Dagster's own error names only an asset key.
@@ -47,7 +47,7 @@ def same_name_error(name: str, files: Sequence[Path]) -> DeclarationError:
     return DeclarationError("\n".join(lines))
 
 
-def repeated_settings_error(file: Path) -> DeclarationError | None:
+def find_repeated_settings(file: Path) -> DeclarationError | None:
     """The error for settings that are written twice in a block, of which YAML takes the last.
 
     None if there are no such settings.
@@ -167,13 +167,13 @@ def format_problems(problems: Iterable[tuple[Path, Sequence[str], str]]) -> list
         line, setting = _locate(file, keys)
         message = message.removeprefix("Value error, ")
         if message == "Extra inputs are not permitted":
-            message = _unknown_setting(keys)
+            message = _describe_unknown_setting(keys)
         place = f"{file}, line {line}: {'.'.join(setting) or 'attributes'}: "
         messages_of_place.setdefault(place, []).append(message)
     return [place + ", or: ".join(messages) for place, messages in messages_of_place.items()]
 
 
-def _unknown_setting(keys: Sequence[str]) -> str:
+def _describe_unknown_setting(keys: Sequence[str]) -> str:
     """The message for an unknown setting, with the nearest name."""
     *blocks, setting = keys
     if not blocks:

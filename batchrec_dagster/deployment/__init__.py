@@ -181,7 +181,7 @@ class Deployment:
             return environment.get(name, "").strip() or default
 
         def get_number(name: str, default: float) -> float:
-            return limits.number_above_0(environment, name) or default
+            return limits.read_positive_number(environment, name) or default
 
         home = Path(get("BATCHREC_HOME", ".batchrec")).expanduser().absolute()
         personalize = get("BATCHREC_PERSONALIZE", EMBEDDED)

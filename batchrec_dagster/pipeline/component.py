@@ -11,9 +11,9 @@ from pydantic import BaseModel, PrivateAttr, ValidationError
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.config.declaration_errors import (
     DeclarationError,
-    repeated_settings_error,
-    same_name_error,
-    validation_error,
+    build_same_name_error,
+    build_validation_error,
+    find_repeated_settings,
 )
 from batchrec_dagster.config.templates import Sandboxed
 from batchrec_dagster.deployment import Deployment, DeploymentError
@@ -46,13 +46,13 @@ class BatchRecommendations(Sandboxed, Pipeline, dg.Component):
     def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> Self:
         """The pipeline that a defs.yaml declares. Raises DeclarationError, which names the line."""
         file = context.path / "defs.yaml"
-        repeated_settings = repeated_settings_error(file)
+        repeated_settings = find_repeated_settings(file)
         if repeated_settings is not None:
             raise repeated_settings
         try:
             loaded = super().load(attributes, context)
         except ValidationError as error:
-            raise validation_error(file, error) from error
+            raise build_validation_error(file, error) from error
         loaded._file = file
         for declared in filter(None, (loaded.ratings, loaded.items)):
             declared._file = os.path.relpath(file, context.project_root)
@@ -97,7 +97,7 @@ class BatchRecommendations(Sandboxed, Pipeline, dg.Component):
         """Raises DeclarationError if another of these pipelines has its name or its key prefix."""
         files = [other._file for other in pipelines if other.name == self.name and other._file]
         if len(files) > 1:
-            raise same_name_error(self.name, files)
+            raise build_same_name_error(self.name, files)
         for other in pipelines:
             if other.name != self.name and other.key_prefix == self.key_prefix:
                 raise DeclarationError(

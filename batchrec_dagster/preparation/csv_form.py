@@ -43,7 +43,7 @@ def recognise_delimiter(
     if set(columns.values()) == {1}:
         # The file may have only this column, whose text may have any delimiter in it.
         return ","
-    splits = [_Split(by, _first_records(opened, by, quoted=quoted)) for by in _CANDIDATES]
+    splits = [_Split(by, _read_first_records(opened, by, quoted=quoted)) for by in _CANDIDATES]
     even = [split.delimiter for split in splits if split.is_even]
 
     def fit(split: _Split) -> tuple[int, int, bool, bool, int]:
@@ -112,7 +112,7 @@ def _has_positions(columns: Mapping[str, Column]) -> bool:
     return any(isinstance(column, int) for column in columns.values())
 
 
-def _first_records(opened: OpenedFile, delimiter: str, *, quoted: bool) -> list[list[str]]:
+def _read_first_records(opened: OpenedFile, delimiter: str, *, quoted: bool) -> list[list[str]]:
     """The fields of the first records that are not blank."""
     with opened.path.open(encoding="utf-8-sig", newline="") as file:
         if quoted and delimiter != "::":

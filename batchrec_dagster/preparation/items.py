@@ -40,7 +40,7 @@ from batchrec_dagster.preparation.polars.rows import (
     PROBLEM,
     CellConditions,
     Reason,
-    first_reason,
+    choose_first_reason,
     parse_as,
 )
 from batchrec_dagster.preparation.polars.tables import ParquetTable
@@ -229,8 +229,8 @@ class _RowCollector:
         if isinstance(self._table, CsvTable):
             hint = f" (read with the delimiter {self._table.delimiter!r}, items.delimiter)"
         locate_columns(columns_by_role, self._table.columns, self._table.opened.name, hint)
-        problem = first_reason(_problems(layout)).alias(PROBLEM)
-        values = [value.alias(name) for name, value in _values(layout).items()]
+        problem = choose_first_reason(_list_problems(layout)).alias(PROBLEM)
+        values = [value.alias(name) for name, value in _build_values(layout).items()]
         return self._table.read_cells(columns_by_role).select(
             ROW, TEXT, pl.coalesce(FLAW, problem).alias(PROBLEM), pl.struct(values).alias(VALUES)
         )
@@ -263,26 +263,26 @@ def _key(role: str) -> str:
     return f"items.columns.{role}"
 
 
-def _values(layout: ItemsLayout) -> dict[str, pl.Expr]:
+def _build_values(layout: ItemsLayout) -> dict[str, pl.Expr]:
     """The value of each field: of those for Personalize, and of title, image and link."""
     values = {schemas.ITEM_ID: pl.col(_key("item"))}
     if layout.title is not None:
-        values["title"] = _without_nul(_text_or_null(pl.col(_key("title"))))
+        values["title"] = _replace_nul(_read_text(pl.col(_key("title"))))
     for name in layout.addresses:
         address = pl.col(_key(name)).str.strip_chars()
         # A browser may not open any other text. Leaving it out makes no list worse.
         values[name] = pl.when(address.str.contains("^https?://")).then(address)
     if layout.created is not None:
-        values[schemas.CREATION_TIMESTAMP] = _epoch_seconds(pl.col(_key("created")))
+        values[schemas.CREATION_TIMESTAMP] = _parse_epoch_seconds(pl.col(_key("created")))
     for name in layout.categories:
-        joined = _category_values(name, layout).list.join(schemas.VALUE_SEPARATOR)
-        values[name] = _without_nul(pl.when(joined != "").then(joined))
+        joined = _split_categories(name, layout).list.join(schemas.VALUE_SEPARATOR)
+        values[name] = _replace_nul(pl.when(joined != "").then(joined))
     for name in layout.numbers:
-        values[name] = _number(name, layout)
+        values[name] = _parse_number(name, layout)
     return values
 
 
-def _problems(layout: ItemsLayout) -> Iterator[Reason]:
+def _list_problems(layout: ItemsLayout) -> Iterator[Reason]:
     """What can be wrong with a row, with the words for it; the first that holds counts."""
     cells, item = CellConditions(layout.null_values), _key("item")
     yield cells.is_missing(item), "no item"
@@ -294,47 +294,47 @@ def _problems(layout: ItemsLayout) -> Iterator[Reason]:
     if layout.title is not None:
         yield cells.is_not_utf8(_key("title")), "the title is not UTF-8 text (items.encoding)"
     if layout.created is not None:
-        yield _epoch_seconds(pl.col(_key("created"))).is_null(), NOT_A_TIME
+        yield _parse_epoch_seconds(pl.col(_key("created"))).is_null(), NOT_A_TIME
     most = schemas.MAX_CATEGORICAL_LENGTH
     for name in layout.categories:
-        lengths = _category_values(name, layout).list.eval(pl.element().str.len_chars())
+        lengths = _split_categories(name, layout).list.eval(pl.element().str.len_chars())
         yield lengths.list.max() > most, f"{name} has a value longer than {most} characters"
         not_utf8 = cells.is_not_utf8(_key(f"categories.{name}"))
         yield not_utf8, f"{name} is not UTF-8 text (items.encoding)"
     for name in layout.numbers:
-        text = _text_or_null(pl.col(_key(f"numbers.{name}")))
-        is_wrong = text.is_not_null() & _number(name, layout).is_null()
+        text = _read_text(pl.col(_key(f"numbers.{name}")))
+        is_wrong = text.is_not_null() & _parse_number(name, layout).is_null()
         if layout.decimal == ".":
             has_comma = text.str.contains(r"^[-+0-9.]*,[0-9]+$")
             yield is_wrong & has_comma, f'{name} is not a number (items.decimal: ",")'
         yield is_wrong, f"{name} is not a number"
 
 
-def _text_or_null(cell: pl.Expr) -> pl.Expr:
+def _read_text(cell: pl.Expr) -> pl.Expr:
     """The cell without the spaces around it; null where it is a missing value."""
     text = cell.str.strip_chars()
     return pl.when(~text.is_in(NOTHING)).then(text)
 
 
-def _category_values(name: str, layout: ItemsLayout) -> pl.Expr:
+def _split_categories(name: str, layout: ItemsLayout) -> pl.Expr:
     """The list of the values of a category."""
     cell = pl.col(_key(f"categories.{name}"))
     value = pl.element().str.strip_chars()
     return cell.str.split(layout.separator).list.eval(value.filter(~value.is_in(NOTHING)))
 
 
-def _number(name: str, layout: ItemsLayout) -> pl.Expr:
+def _parse_number(name: str, layout: ItemsLayout) -> pl.Expr:
     """The number in a column; null where it is missing, or not a number."""
-    text = _text_or_null(pl.col(_key(f"numbers.{name}")))
+    text = _read_text(pl.col(_key(f"numbers.{name}")))
     return parse_as(text if layout.decimal == "." else swap_comma_and_point(text), "double")
 
 
-def _epoch_seconds(text: pl.Expr) -> pl.Expr:
+def _parse_epoch_seconds(text: pl.Expr) -> pl.Expr:
     """The time in whole seconds since 1970; null where the text is not a time."""
     number = times.convert_by_size(times.parse_epoch_number(text))
     return pl.coalesce(times.parse_seconds(text, ISO8601), number)
 
 
-def _without_nul(text: pl.Expr) -> pl.Expr:
+def _replace_nul(text: pl.Expr) -> pl.Expr:
     """The text with U+FFFD for NUL, which PostgreSQL does not take."""
     return text.str.replace_all("\0", "\ufffd", literal=True)

@@ -77,7 +77,7 @@ def explain_refusals(client: Any) -> None:
         code, message = error.get("Code", ""), error.get("Message", "")
         fix: str | None
         if code in _DENIED:
-            resource = _resource(model.name, context.get(_KEY, {}), prefix)
+            resource = _find_resource(model.name, context.get(_KEY, {}), prefix)
             fix = explain_missing_permission(f"{service}:{model.name}", resource, message)
         else:
             fix = explain_credentials_error(code, message)
@@ -88,7 +88,7 @@ def explain_refusals(client: Any) -> None:
     client.meta.events.register(f"after-call.{service}", explain)
 
 
-def _resource(operation: str, params: Mapping[str, Any], prefix: str) -> str:
+def _find_resource(operation: str, params: Mapping[str, Any], prefix: str) -> str:
     """The resource of a denied call, as policies name it; `*` for lists and if unknown."""
     verb, *words = re.findall("[A-Z][a-z]*", operation)
     kind = "-".join(words).lower()

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from batchrec_dagster.cli import main
-from batchrec_dagster.cli.dagster_home import dagster_instance
+from batchrec_dagster.cli.dagster_home import open_dagster_instance
 from batchrec_dagster_tests.support import declaration, module_project, refresh, write_ratings
 
 
@@ -32,7 +32,7 @@ def test_several_first_commands_make_the_databases_of_a_new_home_once(
 
     def runs() -> int:
         start.wait()
-        with dagster_instance() as instance:
+        with open_dagster_instance() as instance:
             assert instance is not None
             return instance.get_runs_count()
 

@@ -13,9 +13,9 @@ import yaml
 
 from batchrec_dagster.cli.dagster_home import (
     STORAGE_OF_0_2,
-    dagster_instance,
-    databases_held_open,
-    events_of_run,
+    hold_databases_open,
+    locate_events_of_run,
+    open_dagster_instance,
     use_dagster_home,
 )
 
@@ -45,13 +45,13 @@ def test_a_home_of_an_earlier_version_opens_without_and_with_batchrecs_commands(
     # As `dagster dev` opens it, which knows nothing of batchrec's commands.
     with dg.DagsterInstance.get() as instance:
         run = idle_run(instance)
-    with dagster_instance() as instance:
+    with open_dagster_instance() as instance:
         assert [run.run_id] == [run.run_id for run in instance.get_runs()]
         assert "ana bought a test" in str(instance.all_logs(run.run_id)[-1].dagster_event)
     settings = home_of_0_2 / "dagster.yaml"
     assert settings.read_text() == TELEMETRY
     assert settings.stat().st_mode & 0o777 == 0o600
-    assert (home_of_0_2 / events_of_run(run.run_id)).is_file()
+    assert (home_of_0_2 / locate_events_of_run(run.run_id)).is_file()
 
 
 def test_settings_that_a_user_has_added_to_an_earlier_home_stay(home_of_0_2: Path) -> None:
@@ -89,14 +89,14 @@ def test_only_who_may_write_to_the_home_can_read_the_runs(
     (home / "dagster.yaml").touch()
     umask_before = os.umask(umask)
     try:
-        with dagster_instance() as instance:
+        with open_dagster_instance() as instance:
             for name in ("history", "history/runs", "schedules"):
                 assert (home / name).stat().st_mode & 0o777 == folder_mode
             run = idle_run(instance)
     finally:
         os.umask(umask_before)
     databases = [*home.rglob("*.db*")]
-    assert home / events_of_run(run.run_id) in databases
+    assert home / locate_events_of_run(run.run_id) in databases
     assert {path.stat().st_mode & 0o777 for path in databases} == {file_mode}
     assert home.stat().st_mode & 0o777 == home_mode
 
@@ -107,12 +107,12 @@ def test_a_database_held_open_keeps_its_log_between_events(
 ) -> None:
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
     (tmp_path / "dagster.yaml").touch()
-    with dagster_instance() as instance, ExitStack() as databases:
+    with open_dagster_instance() as instance, ExitStack() as databases:
         run = idle_run(instance)
-        events = tmp_path / events_of_run(run.run_id)
+        events = tmp_path / locate_events_of_run(run.run_id)
         log = events.with_name(f"{events.name}-wal")
         assert not log.exists()
-        databases.enter_context(databases_held_open(events, tmp_path / "missing.db"))
+        databases.enter_context(hold_databases_open(events, tmp_path / "missing.db"))
         instance.report_engine_event("bob bought a test", run)
         # Whoever closes the last connection copies the log into the database, syncs and deletes it.
         assert log.stat().st_size > 0
@@ -124,5 +124,5 @@ def test_a_database_held_open_keeps_its_log_between_events(
 
 def test_a_file_that_is_no_database_is_not_held_open(tmp_path: Path) -> None:
     (tmp_path / "runs.db").write_text("lists")
-    with databases_held_open(tmp_path / "runs.db"), pytest.raises(sqlite3.DatabaseError):
+    with hold_databases_open(tmp_path / "runs.db"), pytest.raises(sqlite3.DatabaseError):
         sqlite3.connect(tmp_path / "runs.db").execute("SELECT name FROM sqlite_master")

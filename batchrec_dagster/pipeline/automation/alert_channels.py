@@ -44,10 +44,10 @@ def send(alerts: Alerts, message: Message) -> list[str]:
     channels: list[tuple[str, Callable[[], None]]] = []
     if alerts.sns_topic is not None:
         topic = alerts.sns_topic
-        channels.append(("Amazon SNS", lambda: _publish(topic, message.title, text)))
+        channels.append(("Amazon SNS", lambda: _publish_to_sns(topic, message.title, text)))
     if alerts.slack_webhook_env is not None:
         variable = alerts.slack_webhook_env
-        channels.append((f"Slack ({variable})", lambda: _post(variable, text)))
+        channels.append((f"Slack ({variable})", lambda: _post_to_slack(variable, text)))
     for channel, deliver in channels:
         try:
             _retry(deliver)
@@ -70,7 +70,7 @@ def _retry(deliver: Callable[[], None]) -> None:
             time.sleep(PAUSE_SECONDS)
 
 
-def _publish(topic: str, title: str, text: str) -> None:
+def _publish_to_sns(topic: str, title: str, text: str) -> None:
     topic_arn = TOPIC.fullmatch(topic)
     if topic_arn is None:
         raise AlertError("alerts.sns_topic is not the ARN of a topic")
@@ -87,7 +87,7 @@ def _publish(topic: str, title: str, text: str) -> None:
     sns.publish(TopicArn=topic, Subject=subject, Message=text)
 
 
-def _post(variable: str, text: str) -> None:
+def _post_to_slack(variable: str, text: str) -> None:
     url = os.environ.get(variable, "")
     if not url.startswith(("https://", "http://")):
         raise AlertError(f"set the environment variable {variable} to the webhook's URL")

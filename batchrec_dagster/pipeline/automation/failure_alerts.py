@@ -44,7 +44,7 @@ def find_failures(
         if run is not None:
             alerts += [
                 Alert(name, record.timestamp, describe_failure(pipelines[name], instance, run))
-                for name in sorted(_pipelines_of_run(pipelines, context, run))
+                for name in sorted(_find_pipelines_of_run(pipelines, context, run))
             ]
     ids = [record.event_log_entry.run_id for record in records]
     return NewAlerts(
@@ -54,7 +54,7 @@ def find_failures(
     )
 
 
-def _pipelines_of_run(
+def _find_pipelines_of_run(
     pipelines: Mapping[str, Pipeline], context: dg.SensorEvaluationContext, run: dg.DagsterRun
 ) -> set[str]:
     """The pipelines whose job this run is, or whose assets it makes."""

@@ -20,7 +20,7 @@ def find_late_pipelines(
     The state is, for each pipeline, what `check_lateness` remembers of it.
     """
     now = datetime.now(UTC)
-    scheduled = _pipelines_with_schedule(pipelines.values(), context.instance)
+    scheduled = _find_scheduled_pipelines(pipelines.values(), context.instance)
     keys = [pipelines[name].asset_key("recommendations") for name in sorted(scheduled)]
     records = context.instance.get_asset_records(keys) if keys else []
     entries = [record.asset_entry for record in records]
@@ -63,7 +63,7 @@ def find_creation_time(event: dg.EventLogEntry | None) -> datetime | None:
     return datetime.fromtimestamp(event.timestamp, UTC)
 
 
-def _last_scheduled_time(cron: str, timezone: str, before: datetime) -> datetime:
+def _find_last_scheduled_time(cron: str, timezone: str, before: datetime) -> datetime:
     """The last time of the schedule that is not after `before`."""
     # One of Dagster's time windows ends at each scheduled time. They know daylight saving time.
     windows = dg.TimeWindowPartitionsDefinition(
@@ -107,7 +107,7 @@ def check_lateness(
     since = before.get("since", now.isoformat())
     grace = timedelta(hours=pipeline.alerts.late_after_hours)
     schedule = pipeline.schedule
-    due = _last_scheduled_time(schedule.cron, schedule.timezone, now - grace)
+    due = _find_last_scheduled_time(schedule.cron, schedule.timezone, now - grace)
     without_alert = {**before, "since": since}
     if due < datetime.fromisoformat(since):
         return Lateness(without_alert, None, "nothing was due since the schedule is on")
@@ -130,7 +130,7 @@ def check_lateness(
     return Lateness(with_alert, message, f"{due:%Y-%m-%d %H:%M} is late: alert sent")
 
 
-def _pipelines_with_schedule(
+def _find_scheduled_pipelines(
     pipelines: Iterable[Pipeline], instance: dg.DagsterInstance
 ) -> set[str]:
     """The names of the pipelines whose schedule is on.

@@ -73,7 +73,7 @@ def scan_csv(
 
 
 def scan_fields(source: Path | BytesIO, syntax: CsvSyntax, **options: Any) -> pl.LazyFrame:
-    """ROW and the fields of every record of CSV as text, for `csv_cells`."""
+    """ROW and the fields of every record of CSV as text, for `read_csv_cells`."""
     return scan_csv(
         source,
         syntax,
@@ -87,7 +87,7 @@ def scan_fields(source: Path | BytesIO, syntax: CsvSyntax, **options: Any) -> pl
 
 
 def split_lines(lines: pl.LazyFrame, syntax: CsvSyntax) -> pl.LazyFrame:
-    """ROW and the fields of the lines in TEXT, for `csv_cells`.
+    """ROW and the fields of the lines in TEXT, for `read_csv_cells`.
 
     It is for lines with the delimiter `::`, because Polars reads CSV with one of a single character
     only.
@@ -103,7 +103,7 @@ def split_lines(lines: pl.LazyFrame, syntax: CsvSyntax) -> pl.LazyFrame:
     )
 
 
-def csv_cells(
+def read_csv_cells(
     fields: pl.LazyFrame, syntax: CsvSyntax, places: Mapping[str, int], cut_row: int | None
 ) -> pl.LazyFrame:
     """The cells of the fields, without the lines in which there are none.
@@ -139,7 +139,7 @@ def swap_comma_and_point(text: pl.Expr) -> pl.Expr:
     return text.str.replace_many({",": ".", ".": ","})
 
 
-def parquet_cells(
+def read_parquet_cells(
     rows: pl.LazyFrame,
     schema: Mapping[str, pl.DataType],
     names: Mapping[str, str],
@@ -148,10 +148,10 @@ def parquet_cells(
     """The cells of rows of Parquet as text.
 
     rows: ROW, and the columns of the file.
-    names: the name of the column of each role, of a type that `parquet_text` takes.
+    names: the name of the column of each role, of a type that `format_parquet_text` takes.
     most_bytes: how many bytes a cell may have; a row with a larger one has a flaw.
     """
-    cells = {role: parquet_text(schema, name, role) for role, name in names.items()}
+    cells = {role: format_parquet_text(schema, name, role) for role, name in names.items()}
     for role in names.keys() & ID_ROLES:
         cells[role] = cells[role].str.head(MAX_ID_LENGTH + 1)  # Enough to refuse it.
     # A dictionary makes one huge cell into millions of them: no step may copy such cells.
@@ -168,7 +168,7 @@ def parquet_cells(
     )
 
 
-def parquet_text(schema: Mapping[str, pl.DataType], name: str, role: str) -> pl.Expr:
+def format_parquet_text(schema: Mapping[str, pl.DataType], name: str, role: str) -> pl.Expr:
     """The column as text; times in the form that `Layout.timestamp_unit` calls datetime."""
     kind, column = schema[name], pl.col(name)
     if role in TIME_ROLES and kind == pl.Date:

@@ -25,7 +25,7 @@ from batchrec_dagster.preparation.polars.cells import (
     ROW,
     TEXT,
     CsvSyntax,
-    csv_cells,
+    read_csv_cells,
     scan_csv,
     scan_fields,
     split_lines,
@@ -86,7 +86,7 @@ class CsvTable:
         return [f"column_{number}" for number in range(1, len(self.first_line) + 1)]
 
     def read_cells(self, columns_by_role: Mapping[str, Column]) -> pl.LazyFrame:
-        cells = csv_cells(
+        cells = read_csv_cells(
             self._fields(), self._syntax, self.locate_columns(columns_by_role), self._cut_row
         )
         if not self.exact:

@@ -24,7 +24,7 @@ _CHANGED_NUMBERS = (
 _ESCAPES = r'\\[^"]*"\s*:|\\u[dD][89a-fA-F]'
 
 
-def json_cells(
+def parse_json_cells(
     lines: pl.LazyFrame, names: Mapping[str, str], separator: str | None = None
 ) -> pl.LazyFrame:
     """The cells of lines of JSON, without the blank lines; see `cells`.

@@ -19,7 +19,7 @@ from batchrec_dagster.preparation.layout import (
 )
 from batchrec_dagster.preparation.polars.cells import ROW, TEXT
 from batchrec_dagster.preparation.polars.decoding import OpenedFile
-from batchrec_dagster.preparation.polars.json_decoding import json_cells
+from batchrec_dagster.preparation.polars.json_decoding import parse_json_cells
 from batchrec_dagster.preparation.polars.tables import cast_cells
 
 
@@ -50,7 +50,7 @@ class JsonTable:
         lines = pl.scan_lines(
             self.opened.path, name=TEXT, row_index_name=ROW, n_rows=self.most, glob=False
         )
-        return json_cells(lines, self._locate(columns_by_role), self.separator)
+        return parse_json_cells(lines, self._locate(columns_by_role), self.separator)
 
     def read_typed(
         self, columns_by_role: Mapping[str, Column], types: Mapping[str, pl.DataType]

@@ -56,7 +56,7 @@ def parse_rows(
     none = pl.lit(None, dtype=pl.String)
     seconds = pl.col(SECONDS)
     time_reasons = list_time_problems(seconds, seconds.is_null(), unit, layout.timezone)
-    problem = first_reason([*_row_problems(layout, plain=plain), *time_reasons])
+    problem = choose_first_reason([*_list_row_problems(layout, plain=plain), *time_reasons])
     typed_columns = {
         name: parse_as(pl.col(FILTER + name), kind) for name, kind in layout.types.items()
     }
@@ -73,9 +73,9 @@ def parse_rows(
             "item",
             SECONDS,
             event_type=none if layout.event_type is None else pl.col("event_type"),
-            event_value=none if layout.event_value is None else _event_value(layout),
+            event_value=none if layout.event_value is None else _build_event_value(layout),
             problem=PROBLEM,
-            reason=pl.coalesce(PROBLEM, first_reason(_reasons_by_rules(rules))),
+            reason=pl.coalesce(PROBLEM, choose_first_reason(_list_reasons_by_rules(rules))),
         )
     )
 
@@ -85,7 +85,7 @@ def find_time_forms(cells: pl.LazyFrame, layout: Layout, *, plain: bool = False)
 
     The parameters are those of `parse_rows`.
     """
-    problem = first_reason(_row_problems(layout, plain=plain))
+    problem = choose_first_reason(_list_row_problems(layout, plain=plain))
     return (
         cells.filter(pl.coalesce(FLAW, problem).is_null())
         .select(ROW, "timestamp", times.classify_form(pl.col("timestamp")).alias(FORM))
@@ -160,24 +160,24 @@ class CellConditions:
         return pl.col(role).str.contains("\ufffd", literal=True)
 
 
-def _row_problems(layout: Layout, *, plain: bool) -> Iterator[Reason]:
+def _list_row_problems(layout: Layout, *, plain: bool) -> Iterator[Reason]:
     return list_row_problems(layout, CellConditions(layout.null_values), plain=plain)
 
 
-def _reasons_by_rules(rules: Rules) -> Iterator[Reason]:
+def _list_reasons_by_rules(rules: Rules) -> Iterator[Reason]:
     if rules.min_rating is not None:
         yield parse_as(pl.col("rating"), "double") < rules.min_rating, BELOW_MIN_RATING
     if rules.filter is not None:
         yield ~pl.col(IN_FILTER), NOT_IN_FILTER
 
 
-def first_reason(reasons: Iterable[Reason]) -> pl.Expr:
+def choose_first_reason(reasons: Iterable[Reason]) -> pl.Expr:
     """The text of the first condition that holds; null where none does."""
     texts = [pl.when(condition).then(pl.lit(text)) for condition, text in reasons]
     return pl.coalesce(*texts, pl.lit(None, dtype=pl.String))
 
 
-def _event_value(layout: Layout) -> pl.Expr:
+def _build_event_value(layout: Layout) -> pl.Expr:
     cells = CellConditions(layout.null_values)
     is_given = ~(cells.is_missing("event_value") | cells.means_nothing("event_value"))
     return pl.when(is_given).then(pl.col("event_value").str.strip_chars(_BLANKS))

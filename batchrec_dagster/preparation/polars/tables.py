@@ -20,9 +20,9 @@ from batchrec_dagster.preparation.polars.cells import (
     FLAW,
     ID_ROLES,
     ROW,
+    format_parquet_text,
     is_too_long,
-    parquet_cells,
-    parquet_text,
+    read_parquet_cells,
 )
 from batchrec_dagster.preparation.polars.decoding import OpenedFile
 from batchrec_dagster.preparation.sources.limits import Limits
@@ -93,7 +93,7 @@ class ParquetTable:
             rows = rows.with_columns(values.list.join(self.separator or "", ignore_nulls=True))
             schema[name] = pl.String()
         most_bytes = Limits.from_environment().cell_bytes
-        return parquet_cells(rows, schema, names, most_bytes)
+        return read_parquet_cells(rows, schema, names, most_bytes)
 
     def read_typed(
         self, columns_by_role: Mapping[str, Column], types: Mapping[str, pl.DataType]
@@ -137,7 +137,7 @@ class ParquetTable:
             return pl.col(name).cast(target_type)
         if role == "timestamp" and target_type.is_numeric() and kind in (pl.Datetime, pl.Date):
             return pl.col(name).dt.epoch("s").cast(target_type)
-        return parquet_text(self.schema, name, role).cast(target_type)
+        return format_parquet_text(self.schema, name, role).cast(target_type)
 
     def _unfit(self, role: str, name: str, advice: str) -> PreparationError:
         return PreparationError(

@@ -67,10 +67,10 @@ class Limits:
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Self:
         """Raises LimitError for a setting that is not a number above 0."""
         environment = os.environ if environment is None else environment
-        file_gb = number_above_0(environment, MAX_FILE_GB)
+        file_gb = read_positive_number(environment, MAX_FILE_GB)
 
         def setting(name: str, default: float) -> float:
-            return number_above_0(environment, name) or default
+            return read_positive_number(environment, name) or default
 
         return cls(
             file_bytes=None if file_gb is None else int(file_gb * GB),
@@ -147,7 +147,7 @@ class Limits:
         )
 
 
-def number_above_0(environment: Mapping[str, str], name: str) -> float | None:
+def read_positive_number(environment: Mapping[str, str], name: str) -> float | None:
     """The setting, or None where it is not set. Raises LimitError."""
     text = environment.get(name, "").strip()
     if not text:

@@ -132,7 +132,7 @@ class SparkFiles:
             stream.close()
         except Exception as error:
             raise PreparationError(
-                f"{file.name} cannot be read: {_first_line_of(error)}"
+                f"{file.name} cannot be read: {_extract_first_line(error)}"
             ) from error
         _refuse_other_formats(start, file)
         uri, packed = file.uri, status.getLen()
@@ -168,7 +168,7 @@ class SparkFiles:
             stream.close()
         except Exception as error:
             raise PreparationError(
-                f"{file.name} is damaged ({_first_line_of(error)}): copy it again"
+                f"{file.name} is damaged ({_extract_first_line(error)}): copy it again"
             ) from error
         if is_longer:
             raise PreparationError(f"{file.name}: {self.limits.build_size_error(packed)}")
@@ -226,7 +226,7 @@ def _refuse_other_formats(start: bytes, file: SourceFile) -> None:
         )
 
 
-def _first_line_of(error: Exception) -> str:
+def _extract_first_line(error: Exception) -> str:
     """The first line of the error's words; of Java's own where it comes from there."""
     java_error = getattr(error, "java_exception", None)
     return str(error if java_error is None else java_error.getMessage()).partition("\n")[0]

@@ -67,7 +67,7 @@ def read_lines(
 
     Raises PreparationError for a line that is too long.
     """
-    raw = _raw_lines(spark, files)
+    raw = _read_raw_lines(spark, files)
     numbers = {file.path: number for number, file in enumerate(files)}
     blocks = _count_lines(raw, mark, limits)
     blocks.sort(key=lambda block: (numbers[block["path"]], block["block"]))
@@ -109,7 +109,7 @@ def read_lines(
     )
 
 
-def _raw_lines(spark: SparkSession, files: Sequence[InputFile]) -> DataFrame:
+def _read_raw_lines(spark: SparkSession, files: Sequence[InputFile]) -> DataFrame:
     """The lines as `value`, with their file's path, their block, and an ascending `id`."""
     spark.conf.set("spark.sql.files.maxPartitionBytes", str(BLOCK))
     spark.conf.set("spark.sql.files.minPartitionNum", "16")

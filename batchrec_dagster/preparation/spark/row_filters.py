@@ -49,11 +49,11 @@ class SparkRowFilter:
             in_window = rows.filter(F.col(SECONDS) >= newest - SECONDS_A_DAY * rules.window_days)
             rows, count = self._keep(rows, count, in_window, BEFORE_WINDOW)
         if rules.duplicates == "drop":
-            first = _first_of_each(rows, self.output_columns, [F.col(ROW)])
+            first = _select_first_of_each(rows, self.output_columns, [F.col(ROW)])
             rows, count = self._keep(rows, count, first, DUPLICATE)
         if rules.latest_per_pair:
             order = [F.col(SECONDS).desc(), F.col(ROW).desc()]
-            latest = _first_of_each(rows, ["user", "item"], order)
+            latest = _select_first_of_each(rows, ["user", "item"], order)
             rows, count = self._keep(rows, count, latest, NOT_LATEST)
         least_rows = {
             "user": (rules.min_interactions_per_user or 0, FEW_OF_USER),
@@ -65,7 +65,7 @@ class SparkRowFilter:
             count_before = count
             for column, (least, reason) in least_rows.items():
                 if least > 1:
-                    frequent = _rows_of_frequent(rows, column, least)
+                    frequent = _select_rows_of_frequent(rows, column, least)
                     rows, count = self._keep(rows, count, frequent, reason)
         return rows, count
 
@@ -81,7 +81,7 @@ class SparkRowFilter:
         return kept, kept_count
 
 
-def _first_of_each(
+def _select_first_of_each(
     rows: DataFrame, group_columns: Sequence[str], order: Sequence[Column]
 ) -> DataFrame:
     """The first row of each group, in this order."""
@@ -89,7 +89,7 @@ def _first_of_each(
     return rows.withColumn(_NUMBER, number).filter(F.col(_NUMBER) == 1).drop(_NUMBER)
 
 
-def _rows_of_frequent(rows: DataFrame, column: str, least: int) -> DataFrame:
+def _select_rows_of_frequent(rows: DataFrame, column: str, least: int) -> DataFrame:
     """The rows of the users, or the items, that have at least this many."""
     row_count = F.count(F.lit(1)).over(Window.partitionBy(column))
     return rows.withColumn(_NUMBER, row_count).filter(F.col(_NUMBER) >= least).drop(_NUMBER)

@@ -21,12 +21,12 @@ from batchrec_dagster.preparation.polars.cells import (
     SHOWN,
     TEXT,
     CsvSyntax,
-    csv_cells,
-    parquet_cells,
+    read_csv_cells,
+    read_parquet_cells,
     scan_fields,
     split_lines,
 )
-from batchrec_dagster.preparation.polars.json_decoding import json_cells
+from batchrec_dagster.preparation.polars.json_decoding import parse_json_cells
 from batchrec_dagster.preparation.polars.rows import (
     FORM,
     PROBLEM,
@@ -101,7 +101,7 @@ class CsvReader:
         cut_rows = rows.filter(pl.col(LINE) == pl.lit(file.cut_line, pl.Int64)).get_column(ROW)
         cut_row = cut_rows.item() if len(cut_rows) else None
         if self.delimiter == "::":
-            return csv_cells(split_lines(rows.lazy(), syntax), syntax, file.places, cut_row)
+            return read_csv_cells(split_lines(rows.lazy(), syntax), syntax, file.places, cut_row)
         rows = rows.filter(~pl.col(TEXT).is_in(["", "\r"]))
         is_broken = pl.lit(value=False) if syntax.quote is None else _has_broken_quotes(syntax)
         broken = rows.filter(is_broken).select(
@@ -116,7 +116,7 @@ class CsvReader:
         if fields.height != rows.height:
             raise pl.exceptions.ComputeError(f"{rows.height} lines are {fields.height} records")
         fields = fields.with_columns(rows.get_column(ROW))
-        cells = csv_cells(fields.lazy(), syntax, file.places, cut_row)
+        cells = read_csv_cells(fields.lazy(), syntax, file.places, cut_row)
         return pl.concat([cells, broken.lazy().select(cells.collect_schema().names())])
 
 
@@ -141,7 +141,7 @@ class JsonReader:
     """The name of the column of each role."""
 
     def read_cells(self, rows: pl.DataFrame) -> pl.LazyFrame:
-        return json_cells(rows.lazy().select(ROW, TEXT), self.names)
+        return parse_json_cells(rows.lazy().select(ROW, TEXT), self.names)
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ class ParquetReader:
     def read_cells(self, rows: pl.DataFrame) -> pl.LazyFrame:
         if self.nanoseconds is not None:
             rows = rows.with_columns(pl.col(self.nanoseconds).cast(pl.Datetime("ns")))
-        return parquet_cells(rows.lazy(), rows.schema, self.names, self.most_bytes)
+        return read_parquet_cells(rows.lazy(), rows.schema, self.names, self.most_bytes)
 
 
 def parse_batches(
@@ -172,7 +172,7 @@ def parse_batches(
 ) -> Iterator[pa.RecordBatch]:
     """PARSED_ROWS of the batches; see `polars.rows.parse_rows`. TEXT is there of bad rows only."""
     text = pl.when(pl.col(PROBLEM).is_not_null()).then(pl.col(TEXT).str.head(SHOWN))
-    for part in _parts_of_files(batches):
+    for part in _split_into_parts(batches):
         try:
             rows = parse_rows(reader.read_cells(part), layout, rules, unit)
             parsed = rows.with_columns(text.alias(TEXT)).collect()
@@ -190,7 +190,7 @@ def find_batch_time_forms(
     reader: CellReader, batches: Iterable[pa.RecordBatch], layout: Layout
 ) -> Iterator[pa.RecordBatch]:
     """TIME_FORMS of the batches: the first row of each form in each part of the rows."""
-    for part in _parts_of_files(batches):
+    for part in _split_into_parts(batches):
         try:
             forms = find_time_forms(reader.read_cells(part), layout)
             first = forms.sort(ROW).group_by(FORM).first().collect()
@@ -199,7 +199,7 @@ def find_batch_time_forms(
         yield from _arrow_batches(first, TIME_FORMS)
 
 
-def _parts_of_files(batches: Iterable[pa.RecordBatch]) -> Iterator[pl.DataFrame]:
+def _split_into_parts(batches: Iterable[pa.RecordBatch]) -> Iterator[pl.DataFrame]:
     """The rows of the batches, each part of a single file and not larger than PART_BYTES needs."""
     gathered: list[pa.RecordBatch] = []
     for batch in batches:

@@ -115,12 +115,14 @@ def _open_csv(
         if columns is None:
             record = frame.filter(F.col(ROW) == lines.starts[number]).select(TEXT).collect()
             columns = _number_columns(_split_record(record[0][TEXT], layout.delimiter))
-        csv_files.append(_csv_file(files, file, layout, encoding, lines.counts[number], columns))
+        csv_files.append(
+            _read_csv_file(files, file, layout, encoding, lines.counts[number], columns)
+        )
     reader = CsvReader(csv_files, layout.delimiter, layout.quoted, layout.with_comma)
     return SourceRows([(frame, reader)], inputs, lines.starts)
 
 
-def _csv_file(
+def _read_csv_file(
     files: SparkFiles,
     file: InputFile,
     layout: Layout,
@@ -190,13 +192,13 @@ def _open_parquet(
             files.limits.check(count * BYTES_OF_A_ROW, file.packed)
     starts = [0, *accumulate(counts)][:-1]
     parts = [
-        _parquet_part(number, start, frame, file, layout, files.limits.cell_bytes)
+        _read_parquet_part(number, start, frame, file, layout, files.limits.cell_bytes)
         for number, (start, frame, file) in enumerate(zip(starts, frames, inputs, strict=True))
     ]
     return SourceRows(parts, inputs, starts, "row")
 
 
-def _parquet_part(
+def _read_parquet_part(
     number: int, start: int, frame: DataFrame, file: InputFile, layout: Layout, cell_bytes: int
 ) -> tuple[DataFrame, ParquetReader]:
     """The rows of one file with the wanted columns, under names without a meaning in Spark."""
