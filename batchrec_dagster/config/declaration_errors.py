@@ -5,6 +5,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from pydoc import locate
+from typing import NamedTuple
 
 import dagster as dg
 import yaml
@@ -22,6 +23,15 @@ MESSAGE_OF_TEMPLATE_ERROR = re.compile(r"\s+(?:Value error, )?(.+) \[type=\w+, i
 TYPE_NAMES = ("str", "int", "float", "bool")
 
 
+class Problem(NamedTuple):
+    """What is wrong with a setting."""
+
+    file: Path
+    keys: Sequence[str]
+    """The keys that lead to the setting in the file."""
+    message: str
+
+
 class DeclarationError(dg.DagsterInvalidDefinitionError):
     """Invalid settings in a defs.yaml; one line each, with file, line, key and fix."""
 
@@ -29,7 +39,8 @@ class DeclarationError(dg.DagsterInvalidDefinitionError):
 def build_validation_error(file: Path, error: ValidationError) -> DeclarationError:
     """The error of a declaration's own validators, with the line of each key."""
     problems = [
-        (file, ["attributes", *map(str, detail["loc"])], detail["msg"]) for detail in error.errors()
+        Problem(file, ["attributes", *map(str, detail["loc"])], detail["msg"])
+        for detail in error.errors()
     ]
     return DeclarationError("\n".join(format_problems(problems)))
 
@@ -43,7 +54,7 @@ def build_same_name_error(name: str, files: Sequence[Path]) -> DeclarationError:
     for file in sorted(set(files)):
         others = " and ".join(str(other) for other in sorted(files) if other != file) or file
         message = f"{name} is also the name of the pipeline in {others}: rename one"
-        lines += format_problems([(file, ["attributes", "name"], message)])
+        lines += format_problems([Problem(file, ["attributes", "name"], message)])
     return DeclarationError("\n".join(lines))
 
 
@@ -96,27 +107,38 @@ def _explain_cause(cause: BaseException) -> list[str]:
     if isinstance(cause, yaml.MarkedYAMLError) and (mark := cause.problem_mark):
         return [f"{mark.name}, line {mark.line + 1}: this is not YAML: {cause.problem}"]
     if isinstance(cause, ValidationError):
-        problems = []
-        for detail in cause.errors():
-            place = (
-                PLACE_OF_VALIDATION_ERROR.match(str(detail["loc"][0])) if detail["loc"] else None
-            )
-            if place:
-                problems.append((Path(place["file"]), place["path"].split("."), detail["msg"]))
-        return format_problems(problems)
-    first_line, *other_lines = str(cause).strip().splitlines() or [""]
+        return format_problems(_find_places(cause))
+    problem = _parse_template_error(str(cause))
+    return format_problems([problem]) if problem else []
+
+
+def _find_places(error: ValidationError) -> Iterator[Problem]:
+    """The problems of a validation error of Dagster, which has file and keys in one text."""
+    for detail in error.errors():
+        if not detail["loc"]:
+            continue
+        place = PLACE_OF_VALIDATION_ERROR.match(str(detail["loc"][0]))
+        if place:
+            yield Problem(Path(place["file"]), place["path"].split("."), detail["msg"])
+
+
+def _parse_template_error(text: str) -> Problem | None:
+    """The problem in the text of a failed template; None if it is another error's."""
+    first_line, *other_lines = text.strip().splitlines() or [""]
     place = PLACE_OF_TEMPLATE_ERROR.match(first_line)
     if not place or not other_lines:
-        return []
+        return None
     matches = [MESSAGE_OF_TEMPLATE_ERROR.match(line) for line in other_lines]
     messages = [match[1] for match in matches if match] or other_lines[-1:]
-    return format_problems([(Path(place["file"]), place["path"].split("."), messages[0])])
+    return Problem(Path(place["file"]), place["path"].split("."), messages[0])
 
 
 def find_unreadable_files(folder: Path, without: Collection[Path] = ()) -> list[str]:
     """A line for each defs.yaml that is not text, is empty or has an unknown type.
 
-    Dagster's own errors about these do not name the file. `without`: files that are left out.
+    Dagster's own errors about these do not name the file.
+
+    without: files that are left out.
     """
     lines = []
     for file in sorted({*folder.rglob("defs.yaml")}.difference(without)):
@@ -152,11 +174,10 @@ def _find_unknown_types(file: Path, documents: Iterable[yaml.Node]) -> Iterator[
                 )
 
 
-def format_problems(problems: Iterable[tuple[Path, Sequence[str], str]]) -> list[str]:
-    """A line `FILE, line N: KEY: MESSAGE` for each key.
+def format_problems(problems: Iterable[Problem]) -> list[str]:
+    """A line `FILE, line N: KEY: MESSAGE` for each setting.
 
-    `problems` are a file, the path of a key in it and a message. The messages about all
-    alternatives of a setting's type become one line.
+    The messages about all alternatives of a setting's type become one line.
     """
     messages_of_place: dict[str, list[str]] = {}
     for file, keys, message in problems:
@@ -191,7 +212,7 @@ def _describe_unknown_setting(keys: Sequence[str]) -> str:
 def _locate(file: Path, keys: Sequence[str]) -> tuple[int, list[str]]:
     """The line of the key in the file, and its path under `attributes`.
 
-    A validator may add names of its own to the path, such as the types of a setting; these are left
+    A validator may add names of its own to the path, such as the types of a setting. These are left
     out. The line of a missing key is that of its block.
     """
     for document in yaml.compose_all(file.read_text(encoding="utf-8")):
@@ -205,8 +226,9 @@ def _locate(file: Path, keys: Sequence[str]) -> tuple[int, list[str]]:
             last = keys[-1]
             is_type = "[" in last or last in TYPE_NAMES or last[:1].isupper()
             is_missing = last not in path and not is_type
-            under_attributes = path[path[0] == "attributes" :]
-            return line, [*under_attributes, *([last] if is_missing else [])]
+            if path[0] == "attributes":
+                del path[0]
+            return line, [*path, last] if is_missing else path
     return 1, list(keys)
 
 

@@ -114,15 +114,18 @@ class Solution(dg.Model):
 
     @property
     def recipes(self) -> dict[str, dict[str, str]]:
-        """The hyperparameters of each trained recipe, and EVENT_WEIGHTS as JSON and
-        EVENT_VALUE_THRESHOLD, if any: first its own, then popularity."""
+        """The parameters of each recipe that is trained: the declared one, then popularity.
+
+        They are its hyperparameters and, if declared, EVENT_WEIGHTS as JSON and
+        EVENT_VALUE_THRESHOLD.
+        """
         least = self.event_value_threshold
-        of_all = {} if least is None else {EVENT_VALUE_THRESHOLD: str(least)}
-        recipes = {self.recipe: self.algorithm_hyperparameters | of_all}
+        common_parameters = {} if least is None else {EVENT_VALUE_THRESHOLD: str(least)}
+        recipes = {self.recipe: self.algorithm_hyperparameters | common_parameters}
         if self.event_weights:
             recipes[self.recipe][EVENT_WEIGHTS] = json.dumps(self.event_weights, sort_keys=True)
         if self.compare_with_popularity:
-            recipes.setdefault(POPULARITY_COUNT, of_all)
+            recipes.setdefault(POPULARITY_COUNT, common_parameters)
         return recipes
 
     @property

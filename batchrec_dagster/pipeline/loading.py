@@ -16,6 +16,7 @@ import dagster as dg
 
 from batchrec_dagster.config.declaration_errors import (
     DeclarationError,
+    Problem,
     explain_error,
     find_unreadable_files,
     format_problems,
@@ -192,7 +193,7 @@ def _require_own_places(definitions: dg.Definitions) -> None:
         message = f"{pipelines} write to the same place, {place}: change one of them"
         if len(files) > 1:
             keys = ["attributes", *setting.split(".")]
-            problems += [(file, keys, message) for file in files.values()]
+            problems += [Problem(file, keys, message) for file in files.values()]
     if problems:
         raise DeclarationError("\n".join(format_problems(problems)))
 

@@ -23,8 +23,8 @@ LOCAL_BUCKET = "batchrec-local"
 class S3Connection(dg.ConfigurableResource[Any]):
     """How to reach S3. What is not set comes from AWS's own variables and files.
 
-    Its fields have the names of dagster-aws's S3Resource, whose import takes longer than that of
-    all the rest, and which has as many fields again that nothing here reads.
+    Its fields are those of dagster-aws's S3Resource that are read here, by the same names. That
+    class itself is not used, because its import takes longer than all the others together.
     """
 
     region_name: str | None = Field(default=None, description="The AWS region.")

@@ -25,7 +25,7 @@ from batchrec_dagster.deployment import SETTINGS, Deployment
 from batchrec_dagster.pipeline import spark_on_aws as spark
 from batchrec_dagster.pipeline.automation import alert_channels
 from batchrec_dagster.pipeline.spark_on_aws import GLUE_VERSION
-from batchrec_dagster.sinks import dynamodb
+from batchrec_dagster.sinks import dynamodb_table
 from batchrec_dagster.web import HOSTS_VARIABLE
 from batchrec_dagster_tests.deployment.template import (
     ACCOUNT,
@@ -206,7 +206,7 @@ def test_nobody_may_do_everything_or_reach_beyond_the_storage() -> None:
 @pytest.mark.parametrize(
     ("parameter", "policy", "sources"),
     [
-        ("DynamoTable", "RunnerTablePolicy", [dynamodb]),
+        ("DynamoTable", "RunnerTablePolicy", [dynamodb_table]),
         ("AlertEmail", "RunnerAlertPolicy", [alert_channels]),
         ("Glue", "RunnerGluePolicy", [spark, pipes_glue]),
     ],

@@ -14,9 +14,9 @@ import pytest
 from botocore.config import Config
 from moto import mock_aws
 
-from batchrec_dagster.sinks import SinkError, SinkUnavailableError, dynamodb
+from batchrec_dagster.sinks import SinkError, SinkUnavailableError, dynamodb_table
 from batchrec_dagster.sinks import sink as lists
-from batchrec_dagster.sinks.dynamodb import UserListTable
+from batchrec_dagster.sinks.dynamodb_table import UserListTable
 from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
 from batchrec_dagster_tests.sinks.support import hostile, many, recommendations
@@ -28,7 +28,7 @@ TABLE = "shop-recommendations"
 
 @pytest.fixture
 def client(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    monkeypatch.setattr(dynamodb, "LONGEST_WAIT", 0.001)
+    monkeypatch.setattr(dynamodb_table, "LONGEST_WAIT", 0.001)
     session: Any = boto3.Session("key", "secret", region_name="eu-central-1")
     with mock_aws():
         yield session.client("dynamodb", config=Config(retries={"total_max_attempts": 1}))
@@ -61,7 +61,7 @@ def table(client: Any, tmp_path: Path) -> UserListTable:
 
 
 def write(table: UserListTable, frame: pl.DataFrame, run_id: str = "run") -> lists.SinkResult:
-    with dynamodb.raise_as_sink_errors(TABLE):
+    with dynamodb_table.raise_as_sink_errors(TABLE):
         return table.write(frame.lazy(), run_id)
 
 
