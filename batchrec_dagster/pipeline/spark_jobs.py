@@ -19,7 +19,7 @@ import dagster as dg
 from botocore.exceptions import BotoCoreError, ClientError
 
 from batchrec_dagster.config.interactions import PreparationSettings
-from batchrec_dagster.preparation.spark.task import Task, TaskResult
+from batchrec_dagster.preparation.spark.task import SparkTask, SparkTaskResult
 from batchrec_dagster.steps.interactions import SparkResult
 from batchrec_dagster.storage.extras import require
 from batchrec_dagster.storage.object_store import StorageError
@@ -49,11 +49,11 @@ class OutcomeReader:
         with super().read_messages(handler) as params:  # type: ignore[misc]
             yield params
 
-    def result(self) -> TaskResult:
+    def result(self) -> SparkTaskResult:
         """The result that the job reported. Raises dg.Failure if it reported none."""
         if "done" not in self.outcome:
             raise dg.Failure("the Spark job ended without reporting a result")
-        return TaskResult(**self.outcome["done"])
+        return SparkTaskResult(**self.outcome["done"])
 
 
 class LocalOutcomeReader(OutcomeReader, dg.PipesTempFileMessageReader):
@@ -82,7 +82,7 @@ class SparkEngine(Protocol):
     """Where a task runs."""
 
     def run(
-        self, context: dg.AssetExecutionContext, storage: StorageResource, task: Task
+        self, context: dg.AssetExecutionContext, storage: StorageResource, task: SparkTask
     ) -> SparkResult:
         """Run the task. Raises StorageError, dg.Failure."""
 
@@ -94,7 +94,7 @@ class LocalSpark:
     memory: str = "2g"
 
     def run(
-        self, context: dg.AssetExecutionContext, storage: StorageResource, task: Task
+        self, context: dg.AssetExecutionContext, storage: StorageResource, task: SparkTask
     ) -> SparkResult:
         require("spark", "preparation.engine spark")
         if not os.environ.get("JAVA_HOME") and shutil.which("java") is None:

@@ -22,7 +22,7 @@ from dagster_aws.pipes import PipesGlueClient, PipesS3ContextInjector, PipesS3Me
 from batchrec_dagster.config.interactions import PreparationSettings
 from batchrec_dagster.pipeline.spark_jobs import OutcomeReader, explain_failures
 from batchrec_dagster.preparation import spark
-from batchrec_dagster.preparation.spark.task import Task
+from batchrec_dagster.preparation.spark.task import SparkTask
 from batchrec_dagster.steps.interactions import SparkResult
 from batchrec_dagster.storage.object_store import split_uri
 from batchrec_dagster.storage.resource import StorageResource
@@ -124,7 +124,7 @@ class GlueSpark:
     declared: PreparationSettings
 
     def run(
-        self, context: dg.AssetExecutionContext, storage: StorageResource, task: Task
+        self, context: dg.AssetExecutionContext, storage: StorageResource, task: SparkTask
     ) -> SparkResult:
         glue = storage.client("glue")
         prefix = f"pipes/{context.run.run_id}-{context.retry_number}"

@@ -30,7 +30,7 @@ from batchrec_dagster.preparation.rules import (
     PreparationResult,
 )
 from batchrec_dagster.preparation.sources.formats import PACKED, PARQUET, START, recognise_format
-from batchrec_dagster.preparation.spark.task import SourceFile, Task, TaskResult
+from batchrec_dagster.preparation.spark.task import SourceFile, SparkTask, SparkTaskResult
 from batchrec_dagster.steps.checks import (
     CheckResult,
     check_enough_interactions,
@@ -208,10 +208,10 @@ class PreparedInteractions:
         )
 
 
-SparkResult = tuple[TaskResult, Mapping[str, Any]]
+SparkResult = tuple[SparkTaskResult, Mapping[str, Any]]
 """What a task in Spark reports, and metadata of its job."""
 
-RunSpark = Callable[[Task], SparkResult]
+RunSpark = Callable[[SparkTask], SparkResult]
 """Runs a task in the declared Spark. Raises StorageError, and what fails the asset as it is."""
 
 
@@ -249,7 +249,7 @@ def _prepare_here(
         with open_ratings(files, pipeline.ratings.reading, pipeline.rules) as ratings:
             result = ratings.write_interactions(csv)
     else:
-        task = Task(
+        task = SparkTask(
             [SourceFile(f"file://{file.path.absolute()}", file.name) for file in files],
             _find_layout(files, pipeline),
             pipeline.rules,
@@ -277,7 +277,7 @@ def _prepare_on_aws(
     with open_first_file(raw, storage) as files:
         layout = _find_layout(files, pipeline)
     folder = storage.uri(f"{pipeline.name}/work/{run}")
-    task = Task(
+    task = SparkTask(
         [SourceFile(uri, uri) for uri in list_s3_uris(raw, storage)],
         layout,
         pipeline.rules,

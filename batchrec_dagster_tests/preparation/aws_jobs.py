@@ -21,12 +21,12 @@ from moto.moto_api import state_manager
 from batchrec_dagster.pipeline.spark_jobs import SparkEngine
 from batchrec_dagster.preparation.layout import Layout
 from batchrec_dagster.preparation.rules import Rules
-from batchrec_dagster.preparation.spark.task import SourceFile, Task, TaskResult
+from batchrec_dagster.preparation.spark.task import SourceFile, SparkTask, SparkTaskResult
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
 from batchrec_dagster_tests.s3_server import OWNER, REGION, S3Server
 
 ROLE = "arn:aws:iam::123456789012:role/spark"
-TASK = Task(
+TASK = SparkTask(
     [SourceFile("s3://shop/raw/ratings.csv", "ratings.csv")],
     Layout(",", "userId", "movieId", "rating", "timestamp"),
     Rules(min_rating=3.5),
@@ -34,7 +34,7 @@ TASK = Task(
     "s3://shop/users.parquet",
     "s3://shop/work",
 )
-DONE = TaskResult(
+DONE = SparkTaskResult(
     rows_read=3,
     left_out={"no user": 1},
     bad_row_examples=["line 2: no user"],
@@ -74,7 +74,7 @@ def say(s3: Any, params: Mapping[str, str], what: Callable[[PipesContext], None]
 
 
 def succeed(pipes: PipesContext) -> None:
-    assert Task.from_json(pipes.get_extra("task")) == TASK
+    assert SparkTask.from_json(pipes.get_extra("task")) == TASK
     pipes.log.info("reading 1 files")
     pipes.report_custom_message({"done": asdict(DONE)})
 
@@ -84,7 +84,7 @@ def fail(pipes: PipesContext) -> None:
 
 
 def run(
-    engine: SparkEngine, storage: StorageResource, task: Task = TASK
+    engine: SparkEngine, storage: StorageResource, task: SparkTask = TASK
 ) -> tuple[dg.ExecuteInProcessResult, list[Any], str]:
     """Run the task in an asset: the run, what came out, and the reason of a failure."""
     came_out = []

@@ -24,7 +24,7 @@ from batchrec_dagster.preparation.polars.prepare import open_ratings
 from batchrec_dagster.preparation.rules import Rules
 from batchrec_dagster.preparation.spark.job import local_session
 from batchrec_dagster.preparation.spark.prepare import run_task
-from batchrec_dagster.preparation.spark.task import SourceFile, Task
+from batchrec_dagster.preparation.spark.task import SourceFile, SparkTask
 from batchrec_dagster_tests.support import last_times
 
 LOG = logging.getLogger(__name__)
@@ -115,9 +115,9 @@ def on_spark(spark: SparkSession, files: Sequence[Path], layout: Layout, rules: 
         )
 
 
-def spark_task(files: Sequence[Path], layout: Layout, rules: Rules, folder: Path) -> Task:
+def spark_task(files: Sequence[Path], layout: Layout, rules: Rules, folder: Path) -> SparkTask:
     """To prepare the files, into that folder."""
-    return Task(
+    return SparkTask(
         [SourceFile(f"file://{file}", file.name) for file in files],
         layout,
         rules,

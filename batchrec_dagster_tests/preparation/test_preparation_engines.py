@@ -19,7 +19,7 @@ from moto.glue.models import FakeJobRun
 from batchrec_dagster.config.declaration_errors import DeclarationError
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.polars.prepare import open_ratings
-from batchrec_dagster.preparation.spark.task import Task, TaskResult
+from batchrec_dagster.preparation.spark.task import SparkTask, SparkTaskResult
 from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster_tests.preparation.aws_jobs import ROLE, glue, say
 from batchrec_dagster_tests.preparation.spark_support import QUICK_ARGUMENTS
@@ -192,7 +192,7 @@ def test_glue_leaves_the_data_in_s3(
 
 def play(pipes: PipesContext, store: ObjectStore, folder: Path, counts: Mapping[str, int]) -> None:
     """Do the task, as the job would."""
-    task = Task.from_json(pipes.get_extra("task"))
+    task = SparkTask.from_json(pipes.get_extra("task"))
     (file,) = task.files
     store.download(file.uri, folder / "raw.csv")
     with open_ratings([RawFile(folder / "raw.csv", file.name)], task.layout, task.rules) as read:
@@ -202,7 +202,7 @@ def play(pipes: PipesContext, store: ObjectStore, folder: Path, counts: Mapping[
     store.put(task.users, folder / "users.parquet")
     sha256 = hashlib.sha256((folder / "interactions.csv").read_bytes()).hexdigest()
     of_times = {"earliest": 1_500_000_000, "latest": 1_510_000_000}
-    told = TaskResult(**{**vars(done), **counts, **of_times, "sha256": sha256})
+    told = SparkTaskResult(**{**vars(done), **counts, **of_times, "sha256": sha256})
     pipes.report_custom_message({"done": asdict(told)})
 
 

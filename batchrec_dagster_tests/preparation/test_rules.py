@@ -32,7 +32,7 @@ from batchrec_dagster.preparation.rules import (
     PreparationResult,
     Rules,
 )
-from batchrec_dagster.preparation.spark.task import Task
+from batchrec_dagster.preparation.spark.task import SparkTask
 from batchrec_dagster_tests.repeats import repeats
 
 LAYOUT = Layout(",", "user", "item", "rating", "time", "s", "type", "value")
@@ -155,8 +155,8 @@ def test_every_row_is_kept_or_left_out_for_a_reason(
 @settings(deadline=None)
 @given(RULES)
 def test_rules_and_layouts_come_back_from_json(rules: Rules) -> None:
-    task = Task([], LAYOUT, rules, destination="", users="", work="")
-    assert Task.from_json(json.loads(json.dumps(asdict(task)))) == task
+    task = SparkTask([], LAYOUT, rules, destination="", users="", work="")
+    assert SparkTask.from_json(json.loads(json.dumps(asdict(task)))) == task
 
 
 @pytest.mark.parametrize(

@@ -523,9 +523,9 @@ def test_the_script_reports_why_it_fails(
 
 
 def test_a_task_goes_through_json() -> None:
-    from batchrec_dagster.preparation.spark.task import SourceFile, Task
+    from batchrec_dagster.preparation.spark.task import SourceFile, SparkTask
 
-    task = Task(
+    task = SparkTask(
         [SourceFile("s3://b/k", "k")], COMMA, SKIP, "s3://b/out.csv", "s3://b/users", "s3://b/work"
     )
-    assert Task.from_json(json.loads(json.dumps(asdict(task)))) == task
+    assert SparkTask.from_json(json.loads(json.dumps(asdict(task)))) == task

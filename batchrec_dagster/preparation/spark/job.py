@@ -13,7 +13,7 @@ from pyspark.sql import SparkSession
 
 from batchrec_dagster.preparation.layout import PreparationError
 from batchrec_dagster.preparation.spark.prepare import run_task
-from batchrec_dagster.preparation.spark.task import Task
+from batchrec_dagster.preparation.spark.task import SparkTask
 
 # Seconds between two messages' files in S3.
 INTERVAL = 3
@@ -21,7 +21,7 @@ INTERVAL = 3
 
 def main() -> None:
     with _open_pipes() as pipes:
-        task = Task.from_json(pipes.get_extra("task"))
+        task = SparkTask.from_json(pipes.get_extra("task"))
         local = pipes.extras.get("local")
         spark = local_session(**local) if local else SparkSession.builder.getOrCreate()
         try:

@@ -34,7 +34,7 @@ from batchrec_dagster.preparation.spark.rows import (
     parse_batches,
 )
 from batchrec_dagster.preparation.spark.tables import SourceRows, open_rows
-from batchrec_dagster.preparation.spark.task import Task, TaskResult
+from batchrec_dagster.preparation.spark.task import SparkTask, SparkTaskResult
 
 # How many bad rows are shown.
 EXAMPLES = 5
@@ -48,7 +48,7 @@ SETTINGS = {
 }
 
 
-def run_task(spark: SparkSession, task: Task, log: logging.Logger) -> TaskResult:
+def run_task(spark: SparkSession, task: SparkTask, log: logging.Logger) -> SparkTaskResult:
     """Write the CSV and the users that the task asks for. Raises PreparationError."""
     for name, value in SETTINGS.items():
         spark.conf.set(name, value)
@@ -60,7 +60,9 @@ def run_task(spark: SparkSession, task: Task, log: logging.Logger) -> TaskResult
         files.remove_work()
 
 
-def _prepare(spark: SparkSession, files: SparkFiles, task: Task, log: logging.Logger) -> TaskResult:
+def _prepare(
+    spark: SparkSession, files: SparkFiles, task: SparkTask, log: logging.Logger
+) -> SparkTaskResult:
     layout, rules = task.layout, task.rules
     inputs = files.unpack_inputs(task.files)
     source = open_rows(spark, files, inputs, layout)
@@ -98,7 +100,7 @@ def _prepare(spark: SparkSession, files: SparkFiles, task: Task, log: logging.Lo
     log.info(f"wrote {count:,} interactions")
     ids = _summarise_ids(kept).persist(StorageLevel.DISK_ONLY)
     _write_users(files, ids, task)
-    return TaskResult(
+    return SparkTaskResult(
         rows_read=rows_read,
         left_out=dict(Counter(left_out) + Counter(row_filter.left_out)),
         bad_row_examples=examples,
@@ -150,7 +152,7 @@ def _count_ids(ids: DataFrame) -> dict[str, Any]:
     }
 
 
-def _write_users(files: SparkFiles, ids: DataFrame, task: Task) -> None:
+def _write_users(files: SparkFiles, ids: DataFrame, task: SparkTask) -> None:
     users = ids.filter(F.col("of.kind") == "user").select(
         F.col("of.id").alias(schemas.USER_ID),
         F.col("latest").alias(schemas.TIMESTAMP),
@@ -207,7 +209,7 @@ def _describe_bad_rows(source: SourceRows, rows: DataFrame) -> list[str]:
 
 
 def _write_interactions(
-    files: SparkFiles, kept: DataFrame, count: int, output_columns: dict[str, str], task: Task
+    files: SparkFiles, kept: DataFrame, count: int, output_columns: dict[str, str], task: SparkTask
 ) -> str:
     """Write the CSV; its SHA-256, in hex.
 

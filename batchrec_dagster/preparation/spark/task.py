@@ -22,7 +22,7 @@ class SourceFile:
 
 
 @dataclass(frozen=True)
-class Task:
+class SparkTask:
     """What to prepare, and where to write it."""
 
     files: Sequence[SourceFile]
@@ -48,7 +48,7 @@ class Task:
     limits: Limits = field(default_factory=Limits.from_environment)
 
     @classmethod
-    def from_json(cls, fields: Mapping[str, Any]) -> Task:
+    def from_json(cls, fields: Mapping[str, Any]) -> SparkTask:
         return cls(
             **{
                 **fields,
@@ -61,7 +61,7 @@ class Task:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaskResult(PreparationResult, InteractionCounts):
+class SparkTaskResult(PreparationResult, InteractionCounts):
     """What became of the files, and what is in the interactions."""
 
     sha256: str
