@@ -1,4 +1,4 @@
-"""The exceptions that Personalize documents, and those of this service itself.
+"""The exceptions that Amazon Personalize documents, and those of this service itself.
 
 A client sees a ServiceError as HTTP status 400, with the code and the message.
 """
@@ -23,7 +23,7 @@ class ServiceError(Exception):
 class CatalogError(StorageError):
     """The catalog cannot be read or written. The message says what to do.
 
-    Personalize has no such exception. The embedded client raises it as it is, and the server
+    Amazon Personalize has no such exception. The embedded client raises it as it is, and the server
     answers with HTTP status 500.
     """
 

@@ -23,7 +23,7 @@ from .learning.hpo import DEFAULT_JOBS, MAX_JOBS, Search, format_value, search_r
 from .learning.interactions import Interactions, TrainingError
 from .learning.training import RecipeTrainer, TrainedModel
 
-# Personalize's types of recipes.
+# Amazon Personalize's types of recipes.
 USER_PERSONALIZATION = "USER_PERSONALIZATION"
 POPULAR_ITEMS = "POPULAR_ITEMS"
 PERSONALIZED_RANKING = "PERSONALIZED_RANKING"
@@ -41,13 +41,13 @@ class Output(StrEnum):
 
 @dataclass(frozen=True)
 class Recipe:
-    """A recipe: Personalize's description, its input and output lines, and how it is trained."""
+    """A recipe: Amazon Personalize's description, its input and output lines, and how it is trained."""
 
     name: str
     """The last part of its ARN."""
 
     type: str
-    """One of Personalize's types of recipes."""
+    """One of Amazon Personalize's types of recipes."""
 
     description: str
 
@@ -62,7 +62,7 @@ class Recipe:
     """The names of its metrics in GetSolutionMetrics."""
 
     updates: bool = False
-    """Whether Personalize allows trainingMode UPDATE."""
+    """Whether Amazon Personalize allows trainingMode UPDATE."""
 
     events_config: bool = False
     """Whether solutionConfig.eventsConfig is allowed."""
@@ -163,7 +163,7 @@ _TABLE = (
 )
 RECIPES: Mapping[str, Recipe] = {recipe.arn: recipe for recipe in _TABLE}  # by ARN
 
-# Recipes that Personalize offers in real time only.
+# Recipes that Amazon Personalize offers in real time only.
 REAL_TIME_RECIPES = ("aws-trending-now", "aws-next-best-action")
 
 
@@ -249,7 +249,7 @@ def train(
     previous: Path | None = None,
     search: Search | None = None,
 ) -> TrainedModel:
-    """Train a recipe and measure it on Personalize's split.
+    """Train a recipe and measure it on Amazon Personalize's split.
 
     The same data, hyperparameters and seed give the same model, byte for byte, on any number of
     cores. Raises HyperparameterError or TrainingError, and ModelFileError when a file of the

@@ -23,7 +23,7 @@ SERVICE = "personalize"
 
 @cache
 def load_service_model() -> ServiceModel:
-    """Return botocore's own model of Personalize, whatever is in the user's ~/.aws/models."""
+    """Return botocore's own model of Amazon Personalize, whatever is in the user's ~/.aws/models."""
     loader = Loader(
         extra_search_paths=[Loader.BUILTIN_DATA_PATH], include_default_search_paths=False
     )
@@ -32,7 +32,7 @@ def load_service_model() -> ServiceModel:
 
 @cache
 def find_input_shape(operation: str) -> StructureShape:
-    """Return the shape of an operation's request. Every operation of Personalize has one."""
+    """Return the shape of an operation's request. Every operation of Amazon Personalize has one."""
     shape = load_service_model().operation_model(operation).input_shape
     if not isinstance(shape, StructureShape):
         raise TypeError(f"{operation} takes no structure")

@@ -9,7 +9,7 @@ from typing import Any
 
 
 class Status(StrEnum):
-    """The statuses that Personalize shows in Describe and List."""
+    """The statuses that Amazon Personalize shows in Describe and List."""
 
     ACTIVE = "ACTIVE"
     CREATE_PENDING = "CREATE PENDING"

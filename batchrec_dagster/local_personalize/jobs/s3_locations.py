@@ -24,7 +24,7 @@ def add_slash(path: str) -> str:
 def list_objects(store: ObjectStore, path: str) -> list[ObjectInfo]:
     """Return the object with this key or, if there is none, all objects under that prefix.
 
-    Raises JobFailedError, in Personalize's words, if there is none or it cannot be read.
+    Raises JobFailedError, in Amazon Personalize's words, if there is none or it cannot be read.
     """
     try:
         _, key = split_uri(path)
