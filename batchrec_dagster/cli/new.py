@@ -138,13 +138,18 @@ def new(name: str, ratings: str, items: str | None, **options: Any) -> None:
     from batchrec_dagster.reporting.terminal import escape_invisible
 
     ratings_source = _choose_declared_source(ratings, project)
-    sources = [_recognise_ratings(ratings_source, project, columns, options)]
+    recognised_ratings = _recognise_ratings(ratings_source, project, columns, options)
+    sources, recognised_items = [recognised_ratings], None
     if items is not None:
         items_source = _choose_declared_source(items, project)
-        sources.append(_recognise_items(items_source, project, item_columns, options, sources[0]))
-    text = _build_text(project.defs / name, name, options["on_bad_rows"], *sources)
+        recognised_items = _recognise_items(
+            items_source, project, item_columns, options, recognised_ratings
+        )
+        sources.append(recognised_items)
+    on_bad_rows = options["on_bad_rows"]
+    text = _build_text(project.defs / name, name, on_bad_rows, recognised_ratings, recognised_items)
     declaration_path = _write_declaration(project, name, text)
-    click.echo(f"{sources[0].preview}\n")
+    click.echo(f"{recognised_ratings.preview}\n")
     for source in sources:
         settings = {key: value for key, value in source.settings.items() if key != "source"}
         lines = [

@@ -4,8 +4,8 @@ Invalid settings fail at load time, with file and line. Strings may hold templat
 `{{ env.RATINGS }}`.
 """
 
+from batchrec_dagster.config.fingerprints import fingerprint
 from batchrec_dagster.config.pipeline import Pipeline
-from batchrec_dagster.config.validation import fingerprint
 
 # The `type` of a pipeline in a defs.yaml, and its name before version 0.2.
 COMPONENT_TYPE = "batchrec_dagster.BatchRecommendations"

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Self
 import dagster as dg
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
+from batchrec_dagster.config.filter_problems import find_attributes_problem, find_filter_problem
 from batchrec_dagster.config.interactions import (
     BatchUsers,
     InteractionSettings,
@@ -35,12 +36,7 @@ from batchrec_dagster.config.recommendations import (
     Segments,
 )
 from batchrec_dagster.config.solution import Solution
-from batchrec_dagster.config.validation import (
-    build_field_errors,
-    find_attributes_problem,
-    find_filter_problem,
-    validate_pattern,
-)
+from batchrec_dagster.config.validation import build_field_errors, validate_pattern
 from batchrec_dagster.personalize.recipes import POPULARITY_COUNT, USER_PERSONALIZATION
 from batchrec_dagster.personalize.schemas import (
     INTERACTIONS,

@@ -8,7 +8,8 @@ from typing import Literal, Self
 import dagster as dg
 from pydantic import Field, field_validator, model_validator
 
-from batchrec_dagster.config.validation import find_filter_traits, validate_pattern, validate_range
+from batchrec_dagster.config.filter_problems import find_filter_traits
+from batchrec_dagster.config.validation import validate_pattern, validate_range
 from batchrec_dagster.personalize.batch_files import (
     ITEM_ATTRIBUTES,
     ITEM_FIELD,

@@ -10,11 +10,12 @@ from pydantic import Field, PrivateAttr, model_validator
 
 from batchrec_dagster.config.validation import build_field_errors
 from batchrec_dagster.preparation.layout import TableFormat
+from batchrec_dagster.preparation.sources.computed import ASSET, AssetRows
 from batchrec_dagster.preparation.sources.databases import SCHEME, Database, parse_database
 from batchrec_dagster.preparation.sources.errors import SourceError
 from batchrec_dagster.preparation.sources.parsing import parse_file, parse_source
 from batchrec_dagster.preparation.sources.query import SOURCE, FileQuery, check_sql
-from batchrec_dagster.preparation.sources.source import ASSET, AssetRows, RatingsSource, hide_query
+from batchrec_dagster.preparation.sources.source import RatingsSource, hide_query
 from batchrec_dagster.preparation.sources.tables import TextForm
 
 

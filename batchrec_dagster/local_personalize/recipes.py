@@ -41,7 +41,7 @@ class Output(StrEnum):
 
 @dataclass(frozen=True)
 class Recipe:
-    """A recipe: Amazon Personalize's description, its input and output lines, and how it is trained."""
+    """A recipe of Amazon Personalize: its description, its lines, and how it is trained here."""
 
     name: str
     """The last part of its ARN."""

@@ -10,16 +10,11 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
+from batchrec_dagster.preparation.sources.computed import AssetRows, ResultFile
 from batchrec_dagster.preparation.sources.errors import FileError, SourceError
 from batchrec_dagster.preparation.sources.parsing import parse_source
 from batchrec_dagster.preparation.sources.query import FileQuery
-from batchrec_dagster.preparation.sources.source import (
-    AssetRows,
-    RatingsSource,
-    ResultFile,
-    SourceContext,
-    safe_filename,
-)
+from batchrec_dagster.preparation.sources.source import RatingsSource, SourceContext, safe_filename
 from batchrec_dagster.steps.errors import StepError
 from batchrec_dagster.storage.io_managers import to_polars
 

@@ -41,7 +41,7 @@ _SESSION = {
     "config_file": (None, None, os.devnull, None),
     "credentials_file": (None, None, os.devnull, None),
 }
-# Without a common loader, each session would parse botocore's description of Amazon Personalize again.
+# Without a common loader, each session would parse botocore's model of Amazon Personalize again.
 _LOADER = create_loader()
 _ENDPOINT = "http://personalize.localhost"
 

@@ -23,7 +23,7 @@ SERVICE = "personalize"
 
 @cache
 def load_service_model() -> ServiceModel:
-    """Return botocore's own model of Amazon Personalize, whatever is in the user's ~/.aws/models."""
+    """Return botocore's model of Amazon Personalize, whatever is in the user's ~/.aws/models."""
     loader = Loader(
         extra_search_paths=[Loader.BUILTIN_DATA_PATH], include_default_search_paths=False
     )

@@ -40,7 +40,9 @@ def encode_distinct(keys: Sequence[Key]) -> tuple[RowIndexes, list[Key]]:
 def group_positions(codes: RowIndexes) -> Iterator[tuple[int, RowIndexes]]:
     """Yield each distinct code with the ascending positions that have it."""
     order = np.argsort(codes, kind="stable")
-    for positions in np.split(order, np.flatnonzero(np.diff(codes[order])) + 1):
+    is_new_code = np.diff(codes[order]) != 0
+    starts = np.flatnonzero(is_new_code) + 1
+    for positions in np.split(order, starts):
         if len(positions):
             yield int(codes[positions[0]]), positions
 
@@ -56,13 +58,15 @@ def group_lines(
     codes: for each line, the index of its bindings in `bindings`.
     bindings: the distinct bindings of all lines.
     """
-    conditional = [number for number, e in enumerate(expressions) if e.users]
+    # Only an IF condition, which is about the user, can differ between lines with equal bindings.
+    conditional = [number for number, expression in enumerate(expressions) if expression.users]
     if not conditional:
         return codes, [LineGroup(values, (True,) * len(expressions)) for values in bindings]
     applies = np.ones((len(codes), len(expressions)), dtype=np.int64)
     for number in conditional:
         expression = expressions[number]
-        if not any(isinstance(o, Placeholder) for o in list_operands(*expression.users)):
+        operands = list_operands(*expression.users)
+        if not any(isinstance(operand, Placeholder) for operand in operands):
             applies[:, number] = evaluate_if(expression, {}, np.arange(len(codes)))
             continue
         for code, lines in group_positions(codes):

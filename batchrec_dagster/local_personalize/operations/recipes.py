@@ -12,7 +12,7 @@ from .page_tokens import read_token, write_token
 from .resources import DEFAULT_PAGE
 
 _RELEASE_TIME = 1_559_779_200.0
-"""When Amazon Personalize became generally available, in epoch seconds: the time of every recipe."""
+"""The time of every recipe: when Amazon Personalize became available, in epoch seconds."""
 
 
 def list_recipes(request: ApiRequest) -> dict[str, Any]:

@@ -173,7 +173,7 @@ def _make_condition(rule: EventRule) -> pl.Expr:
 
 
 def _check_minimums(interactions: Interactions) -> None:
-    """Raise JobFailedError if there are fewer interactions or users than Amazon Personalize needs."""
+    """Raise JobFailedError for fewer interactions or users than Amazon Personalize needs."""
     if len(interactions) < schemas.MIN_INTERACTIONS:
         raise JobFailedError(
             f"Create failed. Dataset has {len(interactions)} interactions to train on, fewer than"

@@ -48,19 +48,21 @@ class _Log:
     def apply(self, action: Mapping[str, Any]) -> None:
         """Take one action of the log into account. Raises FileError for a name that leads out of
         the table's folder."""
-        if metadata := action.get("metaData"):
+        metadata, sidecar = action.get("metaData"), action.get("sidecar")
+        added, removed = action.get("add"), action.get("remove")
+        if metadata:
             self.table_id = str(metadata.get("id"))
-        if sidecar := action.get("sidecar"):
+        if sidecar:
             raise FileError(
                 f"its log refers to another file, {str(sidecar.get('path'))!r}: checkpoints of"
                 " version 2 are not read. Write a classic checkpoint"
             )
-        if added := action.get("add"):
+        if added:
             vector = added.get("deletionVector")
             resolve_relative_name(added["path"])
             _find_vector_file(vector)
             self.files[added["path"], _identify_vector(vector)] = vector
-        if removed := action.get("remove"):
+        if removed:
             self.files.pop((removed["path"], _identify_vector(removed.get("deletionVector"))), None)
 
     @property
@@ -68,7 +70,11 @@ class _Log:
         """The paths from the table's folder of all files that hold current rows, and of those that
         say which of their rows were deleted."""
         names = {resolve_relative_name(path) for path, _ in self.files}
-        return sorted(names | {name for v in self.files.values() if (name := _find_vector_file(v))})
+        for vector in self.files.values():
+            vector_file = _find_vector_file(vector)
+            if vector_file is not None:
+                names.add(vector_file)
+        return sorted(names)
 
 
 def describe_delta(job: ConfinedJob, log: Sequence[str]) -> str:
@@ -83,7 +89,8 @@ def describe_delta(job: ConfinedJob, log: Sequence[str]) -> str:
 def read_delta(job: ConfinedJob, log: Sequence[str], folder: str, target: str) -> None:
     """Write the current rows as Parquet to the path `target`.
 
-    log: as in `describe_delta`. folder: an empty folder, which this may fill.
+    log: as in `describe_delta`.
+    folder: an empty folder, in which the copy of the log and the links are made.
     """
     try:
         from deltalake import DeltaTable
@@ -104,7 +111,7 @@ def read_delta(job: ConfinedJob, log: Sequence[str], folder: str, target: str) -
         (copy / name).symlink_to(path)
     job.limit_output(packed)
     with warnings.catch_warnings():
-        # Of a faster planner, which is another package.
+        # The warning is about a faster planner, which is another package.
         warnings.simplefilter("ignore", pl.exceptions.PerformanceWarning)
         pl.scan_delta(DeltaTable(copy)).sink_parquet(target)
 
@@ -112,8 +119,9 @@ def read_delta(job: ConfinedJob, log: Sequence[str], folder: str, target: str) -
 def _read_log(names: Sequence[str], paths: Sequence[Path]) -> _Log:
     log = _Log()
     for name, path in zip(names, paths, strict=True):
-        read = _read_checkpoint if PurePosixPath(name).suffix == ".parquet" else _read_commit
-        for action in read(path):
+        is_checkpoint = PurePosixPath(name).suffix == ".parquet"
+        actions = _read_checkpoint(path) if is_checkpoint else _read_commit(path)
+        for action in actions:
             log.apply(action)
     return log
 

@@ -71,7 +71,7 @@ class ParquetTable:
     opened: OpenedFile
 
     separator: str | None = None
-    """What stands between the values of a list in its text; None: a column of lists is refused."""
+    """What stands between the values of a list in its text. With None, lists are refused."""
 
     @cached_property
     def schema(self) -> Mapping[str, pl.DataType]:
@@ -117,10 +117,10 @@ class ParquetTable:
         for role, name in names.items():
             kind = self.schema[name]
             if is_without_text(kind) and not self._is_joinable(kind):
-                raise self._unfit(role, name, "a column of text or numbers")
+                raise self._build_type_error(role, name, "a column of text or numbers")
             if role in ID_ROLES and kind.is_float():
                 query = "items.query" if role.startswith("items.") else "ratings.query"
-                raise self._unfit(
+                raise self._build_type_error(
                     role, name, f"ids as text or whole numbers, or convert them in {query}"
                 )
         return names
@@ -132,14 +132,14 @@ class ParquetTable:
 
     def _cast(self, role: str, name: str, target_type: pl.DataType) -> pl.Expr:
         kind = self.schema[name]
-        # The others by way of their text, so that they mean the same as in a file of text.
+        # Other values are cast by way of their text, so that they mean the same as in a text file.
         if target_type.is_numeric() and (kind.is_integer() or kind == target_type):
             return pl.col(name).cast(target_type)
         if role == "timestamp" and target_type.is_numeric() and kind in (pl.Datetime, pl.Date):
             return pl.col(name).dt.epoch("s").cast(target_type)
         return format_parquet_text(self.schema, name, role).cast(target_type)
 
-    def _unfit(self, role: str, name: str, advice: str) -> PreparationError:
+    def _build_type_error(self, role: str, name: str, advice: str) -> PreparationError:
         return PreparationError(
             f"{self.opened.name}: {name!r} ({format_setting_name(role)}) is of type"
             f" {self.schema[name]}; write the file with {advice}"
@@ -152,5 +152,6 @@ def is_without_text(kind: pl.DataType | DataTypeClass) -> bool:
 
 
 def explain_damage(opened: OpenedFile, error: Exception) -> PreparationError:
+    """The error for a file that cannot be read as Parquet."""
     reason = str(error).partition("\n")[0]
     return PreparationError(f"{opened.name} is damaged or not Parquet ({reason}): copy it again")

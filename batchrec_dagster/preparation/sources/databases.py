@@ -25,6 +25,7 @@ from urllib.parse import unquote, unquote_plus
 
 import polars as pl
 
+from batchrec_dagster.preparation.sources.computed import ResultFile
 from batchrec_dagster.preparation.sources.errors import FileError
 from batchrec_dagster.preparation.sources.limits import (
     MAX_FILE_GB,
@@ -36,7 +37,6 @@ from batchrec_dagster.preparation.sources.query import FILENAME, read_database
 from batchrec_dagster.preparation.sources.source import (
     ListedFile,
     RatingsSource,
-    ResultFile,
     SourceContext,
     name_errors,
 )

@@ -1,4 +1,4 @@
-"""What a file is by its first bytes, whatever its name says."""
+"""The format of a file by its first bytes, whatever its name says."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ EXCEL, SQLITE, ARROW, PARQUET_FORMAT, JSON_ARRAY = (
     "a JSON array",
 )
 PACKED = (GZIP, ZSTD, BZIP2, XZ)
-# Of Excel and LibreOffice, which pack several files in a zip.
-_OF_WORKBOOKS = (b"[Content_Types].xml", b"xl/", b"docProps/", b"_rels/", b"opendocument.spread")
+# Names in the zip archives that Excel and LibreOffice write.
+_WORKBOOK_PARTS = (b"[Content_Types].xml", b"xl/", b"docProps/", b"_rels/", b"opendocument.spread")
 _SIGNS = (
     (b"\xd0\xcf\x11\xe0", EXCEL),
     (b"SQLite format 3\0", SQLITE),
@@ -41,8 +41,7 @@ _PAGES = ((b"<!doctype html", "a web page"), (b"<html", "a web page"), (b"<?xml"
 
 
 def is_text(start: bytes) -> bool:
-    """Whether a file that starts so is text as it stands, and not of a format that a library must
-    read or unpack.
+    """Whether a file with this start is text, which needs no library to be read or unpacked.
 
     start: START bytes, or all of a shorter file.
     """
@@ -50,14 +49,16 @@ def is_text(start: bytes) -> bool:
 
 
 def recognise_format(start: bytes) -> str | None:
-    """What a file is that starts so, in words; None for text and Parquet, and what is packed.
+    """The format of a file with this start, in words.
+
+    None for text, for Parquet, and for packed files, whose content may be anything.
 
     start: START bytes, or all of a shorter file.
     """
     if start.startswith((PARQUET, *PACKED, *UTF16)):
         return None
     if start.startswith(ZIP):
-        return EXCEL if any(name in start for name in _OF_WORKBOOKS) else "a zip archive"
+        return EXCEL if any(name in start for name in _WORKBOOK_PARTS) else "a zip archive"
     if start[257:262] == b"ustar":
         return "a tar archive"
     for sign, name in _SIGNS:

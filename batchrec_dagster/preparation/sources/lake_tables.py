@@ -19,12 +19,12 @@ from pathlib import Path, PurePosixPath
 from batchrec_dagster.preparation.confined.reader import ConfinedReader
 from batchrec_dagster.preparation.confined.table_names import find_name_below
 from batchrec_dagster.preparation.layout import TableFormat
+from batchrec_dagster.preparation.sources.computed import ResultFile
 from batchrec_dagster.preparation.sources.errors import FileError
 from batchrec_dagster.preparation.sources.limits import MAX_FILE_GB, LimitError, Limits
 from batchrec_dagster.preparation.sources.source import (
     ListedFile,
     RatingsSource,
-    ResultFile,
     SourceContext,
     follow_links,
     name_errors,

@@ -7,18 +7,12 @@ from collections.abc import Callable
 
 from batchrec_dagster.preparation.layout import TableFormat
 from batchrec_dagster.preparation.sources.archives import Member
+from batchrec_dagster.preparation.sources.computed import ASSET, AssetRows
 from batchrec_dagster.preparation.sources.errors import FileError, SourceError
 from batchrec_dagster.preparation.sources.files import Folder, LocalFile, S3File, WebFile
 from batchrec_dagster.preparation.sources.lake_tables import LakeTable
 from batchrec_dagster.preparation.sources.movielens import ARCHIVES, GeneratedFile, parse_movielens
-from batchrec_dagster.preparation.sources.source import (
-    ASSET,
-    AssetRows,
-    File,
-    RatingsSource,
-    hide_query,
-    name_errors,
-)
+from batchrec_dagster.preparation.sources.source import File, RatingsSource, hide_query, name_errors
 
 SCHEMES: dict[str, Callable[[str], File]] = {
     "asset": AssetRows.parse,

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from batchrec_dagster.preparation.confined.reader import ConfinedReader
 from batchrec_dagster.preparation.layout import PreparationError
 from batchrec_dagster.preparation.polars.decoding import RawFile, open_file
+from batchrec_dagster.preparation.sources.computed import ResultFile
 from batchrec_dagster.preparation.sources.errors import FileError
 from batchrec_dagster.preparation.sources.limits import (
     MAX_FILE_GB,
@@ -27,12 +28,7 @@ from batchrec_dagster.preparation.sources.limits import (
     QUERY_MINUTES,
     Limits,
 )
-from batchrec_dagster.preparation.sources.source import (
-    ListedFile,
-    RatingsSource,
-    ResultFile,
-    SourceContext,
-)
+from batchrec_dagster.preparation.sources.source import ListedFile, RatingsSource, SourceContext
 from batchrec_dagster.preparation.sources.tables import (
     TableFile,
     TextForm,
@@ -114,16 +110,20 @@ class FileQuery(RatingsSource):
     def _write(
         self, table_files: Mapping[str, Sequence[ListedFile]], path: Path, context: SourceContext
     ) -> None:
+        """Write the query's rows to the path. Raises FileError if a file changes meanwhile.
+
+        table_files: the files of each table.
+        """
         with temporary_folder() as folder, ExitStack() as stack:
             reader = stack.enter_context(ConfinedReader())
-            tables = {
-                table: [
-                    self._open(file, folder / table / str(number), context, stack, reader)
-                    for number, file in enumerate(files)
-                ]
-                for table, files in table_files.items()
-            }
-            _run(self, tables, path, folder)
+            tables: dict[str, list[TableFile]] = {}
+            for table, files in table_files.items():
+                tables[table] = []
+                for number, listed in enumerate(files):
+                    local_path = stack.enter_context(listed.file.open_locally(context))
+                    file_folder = folder / table / str(number)
+                    tables[table].append(self._open(listed, local_path, file_folder, reader))
+            _write_rows(self, tables, path, folder)
         for files in table_files.values():
             for listed in files:
                 if listed.file.has_changed(context):
@@ -133,14 +133,14 @@ class FileQuery(RatingsSource):
                     )
 
     def _open(
-        self,
-        listed: ListedFile,
-        folder: Path,
-        context: SourceContext,
-        stack: ExitStack,
-        reader: ConfinedReader,
+        self, listed: ListedFile, path: Path, folder: Path, reader: ConfinedReader
     ) -> TableFile:
-        path = stack.enter_context(listed.file.open_locally(context))
+        """The file unpacked, with a link by which DuckDB reads it.
+
+        path: where the file is on this machine.
+        folder: takes what is unpacked, and the link. The link's path has the partitions that the
+            file's path has, such as `day=2026-01-31/`.
+        """
         unpacked = folder / "unpacked"
         unpacked.mkdir(parents=True)
         try:
@@ -156,14 +156,15 @@ class FileQuery(RatingsSource):
         return TableFile(opened_file, link)
 
 
-def _run(
+def _write_rows(
     query: FileQuery, tables: Mapping[str, Sequence[TableFile]], result: Path, folder: Path
 ) -> None:
+    """Write the rows of the query on these tables to the path `result`."""
     files = [file for table in tables.values() for file in table]
     with _connect(":memory:", query.setting, files, result, folder) as connection:
         for name, table in tables.items():
-            _create(connection, name, table, query)
-        _write(connection, query.sql, query.setting, result)
+            _create_view(connection, name, table, query)
+        _copy_result(connection, query.sql, query.setting, result)
 
 
 def read_database(database: Path, sql: str, setting: str, result: Path) -> None:
@@ -183,7 +184,7 @@ def read_database(database: Path, sql: str, setting: str, result: Path) -> None:
         temporary_folder() as folder,
         _connect(str(database), setting, (), result, folder) as connection,
     ):
-        _write(connection, sql, setting, result)
+        _copy_result(connection, sql, setting, result)
 
 
 @contextmanager
@@ -212,9 +213,10 @@ def _connect(
         raise FileError(f"{setting}: {reason}") from error
 
 
-def _create(
+def _create_view(
     connection: DuckDBPyConnection, name: str, files: Sequence[TableFile], query: FileQuery
 ) -> None:
+    """Let the query call the files by the name of their table. Raises FileError."""
     import duckdb
 
     try:
@@ -228,7 +230,8 @@ def _create(
         raise FileError(f"{query.setting}: {_format_message(text, files)}") from error
 
 
-def _write(connection: DuckDBPyConnection, sql: str, setting: str, result: Path) -> None:
+def _copy_result(connection: DuckDBPyConnection, sql: str, setting: str, result: Path) -> None:
+    """Write the rows of the query as Parquet, in types that its readers support."""
     casts = []
     for name, kind, *_ in connection.execute(f"DESCRIBE {sql}").fetchall():
         if kind == "JSON":

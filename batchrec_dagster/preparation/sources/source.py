@@ -1,5 +1,4 @@
-"""What every source can do: list its files, and describe, open and copy each of them; sources whose
-rows a run computes."""
+"""What every source can do: list its files, and describe, open and copy each of them."""
 
 from __future__ import annotations
 
@@ -9,14 +8,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Protocol
 
-from batchrec_dagster.preparation.layout import Layout, TableFormat
+from batchrec_dagster.preparation.layout import Layout
 from batchrec_dagster.preparation.sources.download import DownloadError, safe_url
 from batchrec_dagster.preparation.sources.errors import FileError, SourceError
-from batchrec_dagster.storage.durable import read_pieces, temporary_folder
+from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.object_store import ObjectStore, StorageError
 
 LONGEST_FILENAME = 120
@@ -249,59 +248,3 @@ def name_errors(display_name: str) -> Iterator[None]:
         if display_name not in message:
             message = f"{display_name}: {message}"
         raise SourceError(message) from error
-
-
-CHUNK = 8 * 1024 * 1024
-ASSET = "asset://"
-ONLY_A_RUN = "an asset is read by a run, as the source of ratings or items: name a file here"
-
-
-@dataclass(frozen=True)
-class ResultFile(File):
-    """A file of rows that a run computes, such as those of a query."""
-
-    version: str
-    """What changes when the rows may have changed."""
-
-    filename: str
-
-    write: Callable[[Path, SourceContext], None] = field(repr=False, compare=False)
-    """Writes the rows to a path, as Parquet, or raises FileError."""
-
-    def files(self, context: SourceContext) -> list[ListedFile]:
-        return [ListedFile(self, self.filename, self.version)]
-
-    def describe(self, context: SourceContext) -> FileDescription:
-        return FileDescription(None, self.version)
-
-    def chunks(self, context: SourceContext) -> Iterator[bytes]:
-        with temporary_folder() as folder:
-            path = folder / "result.parquet"
-            self.write(path, context)
-            yield from read_pieces(path, CHUNK)
-
-
-@dataclass(frozen=True)
-class AssetRows(File):
-    """The rows of an asset, before a run has found out where they are."""
-
-    table_format: TableFormat | None = None
-    """The format of the table whose folder the asset's metadata name, if it is one."""
-
-    @classmethod
-    def parse(cls, text: str, table_format: TableFormat | None = None) -> Self:
-        """Raises FileError."""
-        if not re.fullmatch(r"[\w.-]+(/[\w.-]+)*", text.removeprefix(ASSET)):
-            raise FileError("write an asset's key, its parts separated by /: asset://shop/orders")
-        return cls(text, table_format)
-
-    @property
-    def key(self) -> list[str]:
-        """The parts of the asset's key."""
-        return self.text.removeprefix(ASSET).split("/")
-
-    def describe(self, context: SourceContext) -> FileDescription:
-        raise FileError(ONLY_A_RUN)
-
-    def chunks(self, context: SourceContext) -> Iterator[bytes]:
-        raise FileError(ONLY_A_RUN)

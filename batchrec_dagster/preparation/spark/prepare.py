@@ -66,31 +66,14 @@ def _prepare(
     layout, rules = task.layout, task.rules
     inputs = files.unpack_inputs(task.files)
     source = open_rows(spark, files, inputs, layout)
-    unit = _timestamp_unit(source, layout)
+    unit = _find_timestamp_unit(source, layout)
     log.info(f"reading {len(inputs):,} files, timestamps as {unit}")
     parse = partial(parse_batches, layout=layout, rules=rules, unit=unit)
     # Parsed once, and kept on the workers' disks, for all that follows.
     rows = source.map(parse, PARSED_ROWS).persist(StorageLevel.DISK_ONLY)
-    groups = (
-        rows.groupBy(REASON, PROBLEM)
-        .agg(F.count(F.lit(1)).alias("rows"), F.min(ROW).alias("first"))
-        .collect()
-    )
-    rows_read = sum(group["rows"] for group in groups)
-    left_out = {group[REASON]: group["rows"] for group in groups if group[REASON] is not None}
-    problems = [group for group in groups if group[PROBLEM] is not None]
-    _raise_if_unreadable(source, problems, rows_read, rules)
-    examples = _describe_bad_rows(source, rows) if problems else []
-    if problems:
-        rules.refuse_bad_rows(sum(group["rows"] for group in problems), rows_read, examples)
+    rows_read, left_out, examples = _check_rows(source, rows, rules)
     log.info(f"read {rows_read:,} rows, left out {sum(left_out.values()):,} of them so far")
-    output_columns = {
-        "user": schemas.USER_ID,
-        "item": schemas.ITEM_ID,
-        SECONDS: schemas.TIMESTAMP,
-        **({"event_type": schemas.EVENT_TYPE} if rules.event_type else {}),
-        **({"event_value": schemas.EVENT_VALUE} if layout.event_value is not None else {}),
-    }
+    output_columns = _list_output_columns(layout, rules)
     kept = rows.filter(F.col(REASON).isNull()).select(ROW, *output_columns)
     if layout.event_type is None and rules.event_type:
         kept = kept.withColumn("event_type", F.lit(EVENT_TYPE_VALUE))
@@ -111,8 +94,44 @@ def _prepare(
     )
 
 
+def _check_rows(
+    source: SourceRows, rows: DataFrame, rules: Rules
+) -> tuple[int, dict[str, int], list[str]]:
+    """How many rows there are, how many are left out for each reason, and the first bad rows.
+
+    Raises PreparationError if the files cannot be read, or have more bad rows than the rules allow.
+    """
+    groups = (
+        rows.groupBy(REASON, PROBLEM)
+        .agg(F.count(F.lit(1)).alias("rows"), F.min(ROW).alias("first"))
+        .collect()
+    )
+    rows_read = sum(group["rows"] for group in groups)
+    left_out = {group[REASON]: group["rows"] for group in groups if group[REASON] is not None}
+    problems = [group for group in groups if group[PROBLEM] is not None]
+    _raise_if_unreadable(source, problems, rows_read, rules)
+    if not problems:
+        return rows_read, left_out, []
+    examples = _describe_bad_rows(source, rows)
+    rules.refuse_bad_rows(sum(group["rows"] for group in problems), rows_read, examples)
+    return rows_read, left_out, examples
+
+
+def _list_output_columns(layout: Layout, rules: Rules) -> dict[str, str]:
+    """The columns of the CSV, by those of the rows."""
+    columns = {"user": schemas.USER_ID, "item": schemas.ITEM_ID, SECONDS: schemas.TIMESTAMP}
+    if rules.event_type:
+        columns["event_type"] = schemas.EVENT_TYPE
+    if layout.event_value is not None:
+        columns["event_value"] = schemas.EVENT_VALUE
+    return columns
+
+
 def _summarise_ids(kept: DataFrame) -> DataFrame:
-    """Each user and each item: its `kind` and `id` in `of`, its rows, its first and last time."""
+    """Each user and each item, with its number of rows, and its first and last time.
+
+    The column `of` has its `kind`, which is user or item, and its `id`.
+    """
     user_and_item = F.array(
         *(F.struct(F.lit(kind).alias("kind"), F.col(kind).alias("id")) for kind in ("user", "item"))
     )
@@ -164,7 +183,7 @@ def _write_users(files: SparkFiles, ids: DataFrame, task: SparkTask) -> None:
     files.copy_part(folder, task.users)
 
 
-def _timestamp_unit(source: SourceRows, layout: Layout) -> str:
+def _find_timestamp_unit(source: SourceRows, layout: Layout) -> str:
     """How times are written: declared, or the one form that all of them have.
 
     Raises PreparationError for the first time that has another form than those before it.
@@ -211,7 +230,7 @@ def _describe_bad_rows(source: SourceRows, rows: DataFrame) -> list[str]:
 def _write_interactions(
     files: SparkFiles, kept: DataFrame, count: int, output_columns: dict[str, str], task: SparkTask
 ) -> str:
-    """Write the CSV; its SHA-256, in hex.
+    """Write the CSV, and return its SHA-256 in hexadecimal.
 
     count: how many rows are kept.
     output_columns: the columns of the CSV by those of the rows.
