@@ -15,6 +15,7 @@ import pytest
 from alembic.util import pyfiles
 
 from batchrec_dagster.local_personalize.jobs.worker import Worker
+from batchrec_dagster_tests.first_run import FirstRun, make_once
 from batchrec_dagster_tests.repeats import repeats
 from batchrec_dagster_tests.s3_server import S3Server, s3_server
 from batchrec_dagster_tests.support import Project, module_project
@@ -159,6 +160,18 @@ def instance() -> Iterator[dg.DagsterInstance]:
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
     return module_project(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def first_run(tmp_path_factory: pytest.TempPathFactory) -> FirstRun:
+    """What the first run of the pipeline `shop` left: made once a session."""
+    return FirstRun(make_once(tmp_path_factory, "first-run", FirstRun.make))
+
+
+@pytest.fixture
+def first_run_of_shop(first_run: FirstRun, project: Project, instance: dg.DagsterInstance) -> None:
+    """The pipeline `shop` of `project` has run once, on ratings.csv; `instance` remembers it."""
+    first_run.copy_to(project, instance)
 
 
 BROWSER = Path("/usr/bin/chromium")

@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from batchrec_dagster_tests.first_run import FirstRun
 from batchrec_dagster_tests.hostile import CONTROLS
 from batchrec_dagster_tests.preparation.sources.hostile_tables import (
     COMMAND,
@@ -165,14 +166,13 @@ def one_line(message: str) -> bool:
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A project whose pipeline has published recommendations from a folder of ratings."""
+def shop(first_run: FirstRun, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project whose pipeline has published recommendations, and now reads a folder of ratings."""
     project = copied_project(tmp_path_factory.mktemp("shop"))
+    first_run.copy_to(project)
     project.environment["BATCHREC_MAX_FILE_MEMORY_GB"] = str(MEMORY_GB)
     write_ratings(project.root / "inbox" / "good.csv")
     project.declare(declaration("shop", "inbox/"))
-    done = project.run("batchrec", "run", "shop")
-    assert done.returncode == 0, done.stderr
     return project
 
 

@@ -17,6 +17,7 @@ from polars.testing import assert_frame_equal
 
 from batchrec_dagster.local_personalize.api.client import embedded_client
 from batchrec_dagster.storage.object_store import ObjectStore
+from batchrec_dagster_tests.first_run import FirstRun
 from batchrec_dagster_tests.nights.night import Night, made_once, night
 from batchrec_dagster_tests.nights.proxy import (
     RESET,
@@ -28,7 +29,6 @@ from batchrec_dagster_tests.nights.proxy import (
 from batchrec_dagster_tests.s3_server import READER, S3Server
 from batchrec_dagster_tests.support import (
     Project,
-    declaration,
     module_project,
     refresh,
     table,
@@ -160,16 +160,13 @@ def made(project: Project) -> dict[str, int]:
     }
 
 
+@pytest.mark.usefixtures("first_run_of_shop")
 def test_a_clock_that_is_set_back_misleads_nobody(
-    tmp_path: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+    project: Project, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    project = module_project(tmp_path)
-    source = write_ratings(tmp_path / "ratings.csv")
-    project.declare(declaration("shop", source))
-    assert refresh(project, "shop", instance).success
     first = table(project, "shop")
 
-    write_ratings(source, seed=1)
+    write_ratings(project.root / "ratings.csv", seed=1)
     right = time.time
     monkeypatch.setattr("time.time", lambda: right() - 86_400)
     result = refresh(project, "shop", instance)
@@ -204,15 +201,13 @@ def small_disk(folder: Path, megabytes: int) -> Iterator[None]:
 
 
 def test_a_full_disk_stops_the_run_and_room_lets_it_go_on(
-    tmp_path: Path, instance: dg.DagsterInstance
+    tmp_path: Path, first_run: FirstRun, instance: dg.DagsterInstance
 ) -> None:
     with small_disk(tmp_path / "disk", 60):
         project = module_project(tmp_path / "disk")
-        source = write_ratings(tmp_path / "ratings.csv")
-        project.declare(declaration("shop", source))
-        assert refresh(project, "shop", instance).success
+        first_run.copy_to(project, instance)
         good = table(project, "shop")
-        write_ratings(source, seed=1)
+        write_ratings(project.root / "ratings.csv", seed=1)
         filler = tmp_path / "disk/filler"
         with pytest.raises(OSError, match="No space left"):
             filler.write_bytes(bytes(60 << 20))

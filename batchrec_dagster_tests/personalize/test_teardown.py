@@ -260,11 +260,10 @@ class Killed(BaseException):
     """As a SIGKILL: nothing catches it."""
 
 
+@pytest.mark.usefixtures("first_run_of_shop")
 def test_a_teardown_that_was_killed_anywhere_goes_on(
-    project: Project, quick: dict[str, Any], instance: dg.DagsterInstance
+    project: Project,
 ) -> None:
-    project.declare(quick)
-    assert refresh(project, "shop", instance).success
     client, killed = client_for(project), []
 
     def kill(model: Any, **_: Any) -> None:
@@ -378,11 +377,10 @@ def test_what_serves_in_real_time_stops_it(project: Project, made: dict[str, str
     assert made["group"] in there(client)
 
 
+@pytest.mark.usefixtures("first_run_of_shop")
 def test_another_deployments_group_is_refused_by_name_and_left_alone(
-    project: Project, quick: dict[str, Any], instance: dg.DagsterInstance
+    project: Project, instance: dg.DagsterInstance
 ) -> None:
-    project.declare(quick)
-    assert refresh(project, "shop", instance).success
     client = client_for(project)
     (group,) = client.list_dataset_groups()["datasetGroups"]
     arn, tag = group["datasetGroupArn"], "batchrec:storage"

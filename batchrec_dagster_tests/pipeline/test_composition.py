@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 import dagster as dg
+import polars as pl
 import pytest
 import yaml
 from click.testing import CliRunner
@@ -17,12 +18,11 @@ from batchrec_dagster.cli import main
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.config.declaration_errors import DeclarationError
 from batchrec_dagster.pipeline.automation.runs import describe_runs_under_way
+from batchrec_dagster_tests.first_run import FirstRun
 from batchrec_dagster_tests.support import (
     Project,
     declaration,
     definitions,
-    metadata,
-    refresh,
     why,
     write_ratings,
 )
@@ -214,12 +214,10 @@ def test_a_deployment_that_cannot_be_is_refused_by_the_file(team: Project) -> No
 
 @pytest.mark.slow
 def test_lists_are_loaded_in_another_code_location(
-    team: Project, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+    first_run: FirstRun, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    result = refresh(team, "shop", instance, report=True)
-    assert result.success
-    count = metadata(result, "recommendations")["dagster/row_count"]
-    monkeypatch.setenv("BATCHREC_HOME", str(team.root / ".batchrec"))
+    count = pl.read_parquet(first_run.lists).height
+    monkeypatch.setenv("BATCHREC_HOME", str(first_run.folder / ".batchrec"))
     scope: dict[str, Any] = {}
     exec(OF_ANALYSTS, scope)
     theirs = dg.Definitions(

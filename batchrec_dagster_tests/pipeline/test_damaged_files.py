@@ -10,15 +10,8 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from batchrec_dagster_tests.support import (
-    Project,
-    declaration,
-    definitions,
-    module_project,
-    table,
-    why,
-    write_ratings,
-)
+from batchrec_dagster_tests.first_run import FirstRun
+from batchrec_dagster_tests.support import Project, definitions, module_project, table, why
 
 pytestmark = pytest.mark.slow
 
@@ -52,12 +45,10 @@ def run(project: Project) -> str:
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Project:
+def prepared(first_run: FirstRun, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A pipeline after its first run."""
-    root = tmp_path_factory.mktemp("prepared")
-    project = module_project(root)
-    project.declare(declaration("shop", write_ratings(root / "ratings.csv")))
-    assert run(project) == ""
+    project = module_project(tmp_path_factory.mktemp("prepared"))
+    first_run.copy_to(project)
     return project
 
 

@@ -115,13 +115,11 @@ def test_the_same_run_twice_imports_and_trains_nothing(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("first_run_of_shop")
 def test_new_data_are_imported_and_trained_on(
     project: Project, instance: dg.DagsterInstance
 ) -> None:
-    source = write_ratings(project.root / "ratings.csv")
-    project.declare(declaration("shop", source))
-    refresh(project, "shop", instance)
-    write_ratings(source, seed=1)
+    source = write_ratings(project.root / "ratings.csv", seed=1)
     assert outcomes(refresh(project, "shop", instance)) == [
         "copied",
         "imported",
@@ -134,12 +132,11 @@ def test_new_data_are_imported_and_trained_on(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("first_run_of_shop")
 def test_other_settings_change_what_they_concern_and_no_more(
     project: Project, instance: dg.DagsterInstance
 ) -> None:
-    declared = declaration("shop", write_ratings(project.root / "ratings.csv"))
-    project.declare(declared)
-    refresh(project, "shop", instance)
+    declared = declaration("shop", "ratings.csv")
     project.declare({**declared, "recommendations": {"num_results": 5}})
     assert outcomes(refresh(project, "shop", instance)) == [*UNCHANGED[:3], "inferred"]
     assert table(project, "shop").get_column("rank").max() == 5
@@ -161,11 +158,10 @@ def test_other_settings_change_what_they_concern_and_no_more(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("first_run_of_shop")
 def test_one_run_can_force_import_and_training(
     project: Project, instance: dg.DagsterInstance
 ) -> None:
-    project.declare(declaration("shop", write_ratings(project.root / "ratings.csv")))
-    refresh(project, "shop", instance)
     forced = refresh(
         project,
         "shop",
@@ -245,11 +241,10 @@ def test_an_analysts_own_asset_gets_the_table_by_its_name(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("first_run_of_shop")
 def test_a_bad_batch_result_is_not_published(
     project: Project, instance: dg.DagsterInstance
 ) -> None:
-    project.declare(declaration("shop", write_ratings(project.root / "ratings.csv")))
-    refresh(project, "shop", instance)
     before = table(project, "shop")
     failed = '{"input":{"userId":"1"},"output":{"recommendedItems":[]},"error":"User error"}\n'
     cases: list[tuple[Callable[[list[str]], list[str]], str]] = [
@@ -278,11 +273,10 @@ def test_a_bad_batch_result_is_not_published(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("first_run_of_shop")
 def test_a_batch_result_that_is_gone_is_made_again(
     project: Project, instance: dg.DagsterInstance
 ) -> None:
-    project.declare(declaration("shop", write_ratings(project.root / "ratings.csv")))
-    refresh(project, "shop", instance)
     shutil.rmtree(project.storage / "shop/curated/batch_inference")
     assert outcomes(refresh(project, "shop", instance)) == [*UNCHANGED[:3], "inferred"]
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import math
 import re
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -21,12 +19,12 @@ from batchrec_dagster.deployment.resources import PersonalizeResource
 from batchrec_dagster.local_personalize.api.client import embedded_client
 from batchrec_dagster.steps import training
 from batchrec_dagster.storage.object_store import ObjectStore
+from batchrec_dagster_tests.first_run import FirstRun
 from batchrec_dagster_tests.support import (
     Project,
     declaration,
     definitions,
     metadata,
-    module_project,
     refresh,
     table,
     why,
@@ -96,28 +94,18 @@ class Shop:
         return len(client.list_solution_versions()["solutionVersions"])
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The home of a shop after its first night."""
-    project = module_project(tmp_path_factory.mktemp("trained"))
-    with pytest.MonkeyPatch.context() as patch, dg.DagsterInstance.ephemeral() as instance:
-        made = Shop(project, instance, patch)
-        made.rate()
-        made.declare()
-        assert made.night(assets=None) == (TRAINED, INFERRED)
-    return project.root / ".batchrec"
-
-
 @pytest.fixture
 def shop(
-    trained: Path, project: Project, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+    first_run: FirstRun,
+    project: Project,
+    instance: dg.DagsterInstance,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Shop:
     """It has run once."""
-    made = Shop(project, instance, monkeypatch)
-    made.rate()
-    made.declare()
-    shutil.copytree(trained, project.root / ".batchrec")
-    return made
+    first_run.copy_to(project, instance)
+    shop = Shop(project, instance, monkeypatch)
+    shop.declare()
+    return shop
 
 
 def test_between_trainings_new_data_get_lists_by_the_last_model(shop: Shop) -> None:

@@ -24,6 +24,7 @@ from batchrec_dagster.personalize.prices import (
     summarize_costs,
 )
 from batchrec_dagster.storage.object_store import ObjectStore
+from batchrec_dagster_tests.first_run import DECLARATION
 from batchrec_dagster_tests.support import (
     Project,
     declaration,
@@ -224,39 +225,35 @@ def test_a_run_above_its_budget_starts_nothing_and_says_the_numbers(
     assert metadata(result, "solution_version")["cost_usd"] > 0
 
 
+@pytest.mark.usefixtures("first_run_of_shop")
 def test_a_forced_training_counts(
     project: Project,
-    declared: dict[str, object],
     instance: dg.DagsterInstance,
     on_aws: None,
 ) -> None:
     forced = {"ops": {"shop__solution_version": {"config": {"force_train": True}}}}
-    project.declare({**declared, "budget": {"max_usd_per_run": 1}})
-    assert refresh(project, "shop", instance).success
-    project.declare({**declared, "budget": {"max_usd_per_run": 0.01}})
+    project.declare({**DECLARATION, "budget": {"max_usd_per_run": 0.01}})
     assert refresh(project, "shop", instance).success  # Nothing is new.
     assert "training aws-user-personalization-v2 on" in why(
         refresh(project, "shop", instance, forced)
     )
 
 
+@pytest.mark.usefixtures("first_run_of_shop")
 def test_what_was_torn_down_is_made_and_paid_for_again(
     project: Project,
-    declared: dict[str, object],
     instance: dg.DagsterInstance,
     on_aws: None,
 ) -> None:
-    project.declare({**declared, "budget": {"max_usd_per_run": 1}})
-    assert refresh(project, "shop", instance).success
     with definitions(project) as defs:
         config = {"ops": {"shop__teardown": {"config": {"delete": True}}}}
         teardown = defs.resolve_job_def("shop_teardown")
         assert teardown.execute_in_process(instance=instance, run_config=config).success
-    project.declare({**declared, "budget": {"max_usd_per_run": 0.01}})
+    project.declare({**DECLARATION, "budget": {"max_usd_per_run": 0.01}})
     # The records of what there was are in the storage still; nor does a refused run change that.
     for _ in range(2):
         said = why(refresh(project, "shop", instance))
         assert " MB of interactions" in said
         assert "training aws-user-personalization-v2 on" in said
-    project.declare({**declared, "budget": {"max_usd_per_run": 1}})
+    project.declare({**DECLARATION, "budget": {"max_usd_per_run": 1}})
     assert refresh(project, "shop", instance).success

@@ -4,6 +4,7 @@ real one."""
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -17,6 +18,7 @@ import pytest
 from botocore.credentials import RefreshableCredentials
 
 from batchrec_dagster.storage.object_store import ObjectNotFoundError, ObjectStore, StorageError
+from batchrec_dagster_tests.first_run import FirstRun
 from batchrec_dagster_tests.nights.proxy import proxy
 from batchrec_dagster_tests.s3_server import (
     OWNER,
@@ -102,13 +104,11 @@ def test_a_bucket_gets_the_same_bytes_as_a_folder(
     bucket: str,
     log_in: Callable[[Keys], dict[str, str]],
     instance: dg.DagsterInstance,
+    first_run: FirstRun,
 ) -> None:
-    ratings = write_ratings(tmp_path / "ratings.csv")
-    folder = shop(tmp_path / "folder", ratings, {})
-    assert refresh(folder, "shop", instance).success
-
     environment = {**log_in(OWNER), "BATCHREC_STORAGE": f"s3://{bucket}/some/prefix"}
-    project = shop(tmp_path / "s3", ratings, environment)
+    project = shop(tmp_path / "s3", "ratings.csv", environment)
+    shutil.copy(first_run.folder / "ratings.csv", project.root)
     first, again = refresh(project, "shop", instance), refresh(project, "shop", instance)
 
     assert first.success
@@ -117,10 +117,10 @@ def test_a_bucket_gets_the_same_bytes_as_a_folder(
     assert not project.storage.exists()
     for name in SAME:
         stored = s3.client().get_object(Bucket=bucket, Key=f"some/prefix/shop/{name}")["Body"]
-        assert stored.read() == (folder.storage / "shop" / name).read_bytes(), name
+        assert stored.read() == (first_run.storage / "shop" / name).read_bytes(), name
     # The lists say of which run they are, too.
     table = s3.store().get(f"s3://{bucket}/some/prefix/shop/{RECOMMENDATIONS}")
-    assert pl.read_parquet(table).equals(pl.read_parquet(folder.storage / "shop" / RECOMMENDATIONS))
+    assert pl.read_parquet(table).equals(pl.read_parquet(first_run.lists))
 
 
 @pytest.mark.slow

@@ -1,0 +1,115 @@
+"""A pipeline that has run once: made once for all tests of a session, and copied by each."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+from sqlalchemy.engine import Connection
+
+from batchrec_dagster_tests.support import (
+    Project,
+    declaration,
+    module_project,
+    refresh,
+    write_ratings,
+)
+
+RATINGS = "ratings.csv"
+# The path is relative, so that the copied project reads a file of its own.
+DECLARATION = declaration("shop", RATINGS)
+
+
+@dataclass(frozen=True)
+class FirstRun:
+    """What the first run of a pipeline left, in a folder that no test writes to."""
+
+    folder: Path
+    """The project that ran: its ratings, and .batchrec with the storage and Personalize."""
+
+    @classmethod
+    def make(cls, folder: Path) -> FirstRun:
+        """Run the pipeline `shop` on the ratings of `write_ratings`, in a new project there."""
+        project = module_project(folder)
+        write_ratings(folder / RATINGS)
+        project.declare(DECLARATION)
+        with dg.DagsterInstance.ephemeral() as instance:
+            assert refresh(project, "shop", instance, report=True).success
+            for name, connect in _databases(instance).items():
+                with connect as connection, _opened(folder / name) as file:
+                    _sqlite(connection).backup(file)
+        return cls(folder)
+
+    @property
+    def storage(self) -> Path:
+        return Project(self.folder).storage
+
+    @property
+    def lists(self) -> Path:
+        """The file of the published lists."""
+        return self.storage / "shop/curated/recommendations/recommendations.parquet"
+
+    def copy_to(self, project: Project, instance: dg.DagsterInstance | None = None) -> None:
+        """Bring the project, in which nothing has run, to the state after the first run.
+
+        instance: a new one in memory, which then remembers the run.
+        """
+        # With its time, so that it counts as unchanged.
+        shutil.copy2(self.folder / RATINGS, project.root)
+        project.declare(DECLARATION)
+        shutil.copytree(self.folder / ".batchrec", project.root / ".batchrec")
+        if instance is not None:
+            for name, connect in _databases(instance).items():
+                with _opened(self.folder / name) as file, connect as connection:
+                    file.backup(_sqlite(connection))
+
+
+def _databases(
+    instance: dg.DagsterInstance,
+) -> dict[str, AbstractContextManager[Connection]]:
+    """Connections to all that an instance in memory remembers."""
+    runs: Any = instance.run_storage
+    events: Any = instance.event_log_storage
+    return {"runs.db": runs.connect(), "events.db": events.index_connection()}
+
+
+def _sqlite(connection: Connection) -> sqlite3.Connection:
+    database = connection.connection.dbapi_connection
+    assert isinstance(database, sqlite3.Connection)
+    return database
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[sqlite3.Connection]:
+    """A database on disk. SQLite's own context manager would leave it open."""
+    connection = sqlite3.connect(file)
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+def make_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """A folder that one of pytest-xdist's workers makes, and all of a session read."""
+    root = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+    folder, unfinished = root / name, root / f"{name}.part"
+    with (root / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            # What a worker left that failed.
+            shutil.rmtree(unfinished, ignore_errors=True)
+            unfinished.mkdir()
+            make(unfinished)
+            unfinished.rename(folder)
+    return folder
