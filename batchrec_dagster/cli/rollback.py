@@ -84,7 +84,7 @@ def rollback(pipeline: str, to: str | None, yes: bool) -> None:
         raise click.ClickException(f"edition {edition.number} is already published")
     key = dg.AssetKey([*current.about.get("key_prefix", [pipeline]), "recommendations"])
     use_dagster_home()
-    execute = make_job_command(f"{pipeline}_rollback")
+    job_command = make_job_command(f"{pipeline}_rollback")
     if not yes:
         click.confirm(f"Publish edition {edition.number} again?", abort=True)
     with temporary_folder() as folder:
@@ -92,10 +92,10 @@ def rollback(pipeline: str, to: str | None, yes: bool) -> None:
         config.write_text(
             json.dumps(build_rollback_config(key.to_python_identifier(), str(edition.number)))
         )
-        finished = subprocess.run([*execute, "-c", str(config)], check=False)
+        process = subprocess.run([*job_command, "-c", str(config)], check=False)
     after = table.current()
     click.echo(f"{pipeline}: edition {after.number if after else 'none'} is published")
-    if finished.returncode:
+    if process.returncode:
         raise click.ClickException(f"{pipeline}_rollback failed; see above")
 
 

@@ -29,7 +29,7 @@ from batchrec_dagster.pipeline.assets.training import (
     solution_version,
 )
 from batchrec_dagster.pipeline.automation.alerts import alert_sensors
-from batchrec_dagster.pipeline.automation.jobs import automation
+from batchrec_dagster.pipeline.automation.jobs import build_automation
 from batchrec_dagster.pipeline.loading import find_components
 from batchrec_dagster.pipeline.resources import resolve_deployment
 from batchrec_dagster.pipeline.scaffolding import PipelineScaffolder
@@ -86,7 +86,7 @@ class BatchRecommendations(Sandboxed, Pipeline, dg.Component):
         executor = deployment.executor() if deployment.embedded else None
         return dg.Definitions.merge(
             dg.Definitions(assets=assets, resources=deployment.resources(self.resource_suffix)),
-            automation(self, keys, executor),
+            build_automation(self, keys, executor),
             # One of the project's pipelines brings the alerts of all.
             dg.Definitions(
                 sensors=alert_sensors(pipelines) if pipelines[0].name == self.name else []

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from batchrec_dagster.config.declaration_errors import DeclarationError
 from batchrec_dagster.pipeline.automation import runs
-from batchrec_dagster.pipeline.automation.jobs import MAX_TICKS_WAITED, Cursor, decide_refresh
+from batchrec_dagster.pipeline.automation.new_files import MAX_TICKS_WAITED, Cursor, decide_refresh
 from batchrec_dagster_tests.s3_server import S3Server
 from batchrec_dagster_tests.support import (
     Project,

@@ -14,8 +14,10 @@ from batchrec_dagster.dagster_internals.run_health import (
 
 
 class WatchedRunLauncher(DefaultRunLauncher):
-    """Reports runs as failed if their restarted code location no longer knows them, so that Dagster
-    marks them and may retry them."""
+    """Reports runs as failed if their code location was restarted and no longer knows them.
+
+    Then Dagster marks them as failed, and may retry them.
+    """
 
     @property
     def supports_check_run_worker_health(self) -> bool:
@@ -24,16 +26,16 @@ class WatchedRunLauncher(DefaultRunLauncher):
     def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
         client = self._get_grpc_client_for_termination(run.run_id)  # type: ignore[no-untyped-call]
         if client is None:
-            # It has ended, or a command started it and watches it.
+            # The run has ended, or a command started it and watches it.
             return CheckRunHealthResult(WorkerStatus.RUNNING)
         try:
             answer = client.can_cancel_execution(CanCancelExecutionRequest(run_id=run.run_id))
         except DagsterUserCodeUnreachableError:
-            # Unreachable may still mean running. If not, the restarted location does not know it.
+            # The run may still be going on. If not, the location will not know it once it is back.
             return CheckRunHealthResult(WorkerStatus.RUNNING, "its code location is unreachable")
         if deserialize_value(answer, CanCancelExecutionResult).can_cancel:
             return CheckRunHealthResult(WorkerStatus.RUNNING)
-        now = self._instance.get_run_by_id(run.run_id)
-        if now is None or now.is_finished:
+        current_run = self._instance.get_run_by_id(run.run_id)
+        if current_run is None or current_run.is_finished:
             return CheckRunHealthResult(WorkerStatus.SUCCESS)
         return CheckRunHealthResult(WorkerStatus.FAILED, "its code location was restarted")

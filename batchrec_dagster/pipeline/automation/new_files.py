@@ -1,0 +1,119 @@
+"""The sensor that starts a refresh when files of the ratings are new or changed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
+
+import dagster as dg
+
+from batchrec_dagster.config import Pipeline
+from batchrec_dagster.pipeline.automation.runs import find_run_under_way
+from batchrec_dagster.preparation.sources.errors import SourceError
+from batchrec_dagster.steps.raw_files import RawRecord, digest_files, digest_source
+from batchrec_dagster.storage.object_store import StorageError
+from batchrec_dagster.storage.paths import read_record
+from batchrec_dagster.storage.resource import StorageResource
+
+# If the source changes between all ticks, the refresh starts after this many ticks anyway.
+MAX_TICKS_WAITED = 10
+
+
+@dataclass(frozen=True)
+class Cursor:
+    """What the sensor of new files remembers from tick to tick."""
+
+    seen: str = ""
+    """The digest of the files at the last tick."""
+    asked: str = ""
+    """The digest of the files for which a refresh was last requested."""
+    run_key: str = ""
+    """A digest of all requests until now, by which Dagster ignores repeated ones."""
+    waited: int = 0
+    """How many ticks have found other files than the tick before, since the last request."""
+
+    @classmethod
+    def read(cls, text: str | None) -> Cursor:
+        """The cursor in the text; an empty one for None, and for text that is not a cursor."""
+        try:
+            return cls(**json.loads(text or "{}"))
+        except (ValueError, TypeError):
+            return cls()
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+
+def new_files_sensor(
+    pipeline: Pipeline, job: dg.UnresolvedAssetJobDefinition
+) -> dg.SensorDefinition:
+    """`NAME_new_files`: requests a refresh when files of the ratings are new or changed."""
+    settings = pipeline.on_new_files
+    source = pipeline.ratings.rows
+
+    @dg.sensor(
+        name=f"{pipeline.name}_new_files",
+        job=job,
+        minimum_interval_seconds=settings.every_seconds,
+        required_resource_keys={pipeline.resource_key("storage")},
+        default_status=(
+            dg.DefaultSensorStatus.RUNNING if settings.enabled else dg.DefaultSensorStatus.STOPPED
+        ),
+        description=f"Refreshes {pipeline.name} when files of its ratings are new or changed.",
+    )
+    def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+        storage: StorageResource = getattr(context.resources, pipeline.resource_key("storage"))
+        before = Cursor.read(context.cursor)
+        # The run is sought before the record is read, because a refresh that ends now writes it.
+        running = find_run_under_way(context.instance, job.name)
+        try:
+            current = digest_source(source, storage, pipeline.project)
+            record = RawRecord.from_json(
+                read_record(storage, storage.uri(pipeline.storage_keys.record("raw_ratings")))
+            )
+        except (SourceError, StorageError) as error:
+            return _skip(str(error), before)
+        return decide_refresh(
+            before, current, digest_files(record.files), refreshing=running is not None
+        )
+
+    return sensor
+
+
+def decide_refresh(
+    before: Cursor, current: str, last_used: str, *, refreshing: bool
+) -> dg.SensorResult:
+    """A request for a refresh if there are new files and they are complete; else why there is none.
+
+    before: the cursor of the last tick.
+    current: the digest of the files as they are now.
+    last_used: the digest of the files that the last run used.
+    refreshing: whether a refresh is running, which may or may not use the files as they are now.
+    """
+    if current == before.asked:
+        return _skip("nothing is new since a refresh was requested", before)
+    if current == last_used:
+        key = _digest(before.run_key, current)
+        after = Cursor(seen=current, asked=current, run_key=key)
+        return _skip("a run has already used these files", after)
+    if refreshing:
+        return _skip("files are new: waiting for the running refresh to end", before)
+    if current != before.seen and before.waited < MAX_TICKS_WAITED:
+        after = replace(before, seen=current, waited=before.waited + 1)
+        return _skip("files are new: waiting until no more arrive", after)
+    # The same key if this request is lost with the process; another one for the same files if
+    # others were there in between.
+    key = _digest(before.run_key, current)
+    return dg.SensorResult(
+        run_requests=[dg.RunRequest(run_key=key)],
+        cursor=Cursor(seen=current, asked=current, run_key=key).to_json(),
+    )
+
+
+def _skip(reason: str, cursor: Cursor) -> dg.SensorResult:
+    return dg.SensorResult(skip_reason=reason, cursor=cursor.to_json())
+
+
+def _digest(*parts: str) -> str:
+    return sha256(" ".join(parts).encode()).hexdigest()[:32]
