@@ -11,6 +11,7 @@ from typing import Annotated, Any, Self
 import dagster as dg
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
+from batchrec_dagster.config.experiment import Experiment
 from batchrec_dagster.config.filter_problems import find_attributes_problem, find_filter_problem
 from batchrec_dagster.config.interactions import (
     BatchUsers,
@@ -27,14 +28,10 @@ from batchrec_dagster.config.project import (
     Schedule,
     check_cron,
 )
+from batchrec_dagster.config.publication import Gate, Publication
 from batchrec_dagster.config.ratings import RatingsSettings
-from batchrec_dagster.config.recommendations import (
-    Experiment,
-    Gate,
-    Publication,
-    RecommendationSettings,
-    Segments,
-)
+from batchrec_dagster.config.recommendations import RecommendationSettings
+from batchrec_dagster.config.segments import Segments
 from batchrec_dagster.config.solution import Solution
 from batchrec_dagster.config.validation import build_field_errors, validate_pattern
 from batchrec_dagster.personalize.recipes import POPULARITY_COUNT, USER_PERSONALIZATION

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 
 import polars as pl
 
-from batchrec_dagster.config.recommendations import Experiment
+from batchrec_dagster.config.experiment import Experiment
 from batchrec_dagster.outcomes.arms import CONTROL, MODEL
 from batchrec_dagster.outcomes.estimates import (
     RateEstimate,

@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from batchrec_dagster.config.recommendations import Experiment
+from batchrec_dagster.config.experiment import Experiment
 from batchrec_dagster.outcomes.arms import CONTROL
 from batchrec_dagster.outcomes.estimates import estimate_share
 from batchrec_dagster.outcomes.outcome import Outcome, Rate

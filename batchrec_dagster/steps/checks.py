@@ -12,7 +12,7 @@ from typing import Any, Literal, Self
 
 import polars as pl
 
-from batchrec_dagster.config.recommendations import Gate
+from batchrec_dagster.config.publication import Gate
 from batchrec_dagster.personalize.evidence import ALL, COVERAGE, NDCG
 from batchrec_dagster.personalize.schemas import (
     MAX_EVENT_TYPES,

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from batchrec_dagster.config.recommendations import Experiment
+from batchrec_dagster.config.experiment import Experiment
 from batchrec_dagster.outcomes.arms import MODEL, UserGroups, assign_arms
 from batchrec_dagster.outcomes.periods import Period
 from batchrec_dagster.outcomes.sums import SCHEMA, SUMS

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from batchrec_dagster.config.recommendations import Experiment
+from batchrec_dagster.config.experiment import Experiment
 from batchrec_dagster.outcomes.arms import UserGroups
 from batchrec_dagster.outcomes.experiment import ExperimentResult, summarize_experiment
 from batchrec_dagster.outcomes.outcome import SCHEMA, Outcome

@@ -9,7 +9,7 @@ from itertools import chain
 import numpy as np
 import polars as pl
 
-from batchrec_dagster.config.recommendations import Experiment
+from batchrec_dagster.config.experiment import Experiment
 from batchrec_dagster.outcomes.arms import MODEL, assign_arms
 from batchrec_dagster.personalize.batch_files import read_inference
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID, scan_interactions

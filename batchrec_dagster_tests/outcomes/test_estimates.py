@@ -12,7 +12,7 @@ import scipy  # scipy.stats, which takes a second, once it is used
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchrec_dagster.config.recommendations import Experiment
+from batchrec_dagster.config.experiment import Experiment
 from batchrec_dagster.outcomes.arms import (
     CONTROL,
     GROUPS,

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 
 from batchrec_dagster.cli import main
 from batchrec_dagster.config import Pipeline
-from batchrec_dagster.config.recommendations import Experiment
+from batchrec_dagster.config.experiment import Experiment
 from batchrec_dagster.outcomes.arms import CONTROL, MODEL, assign_arms
 from batchrec_dagster.outcomes.outcome import Outcome
 from batchrec_dagster.storage.object_store import ObjectStore

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from batchrec_dagster.config.recommendations import Experiment
+from batchrec_dagster.config.experiment import Experiment
 from batchrec_dagster.outcomes.arms import CONTROL, MODEL, UserGroups, assign_arms
 from batchrec_dagster.outcomes.estimates import count_users_needed, estimate_ratio
 from batchrec_dagster.outcomes.experiment import (

@@ -10,7 +10,7 @@ import dagster as dg
 import polars as pl
 import pytest
 
-from batchrec_dagster.config.recommendations import Gate
+from batchrec_dagster.config.publication import Gate
 from batchrec_dagster.local_personalize.api.client import embedded_client
 from batchrec_dagster.steps.checks import ModelToPublish, check_quality_gate
 from batchrec_dagster.steps.records import ModelRecord

@@ -1,206 +1,27 @@
-"""Dataset import jobs: CSV files from storage into a dataset, each cell checked against the schema.
+"""Dataset import jobs: CSV files from storage into a dataset.
 
-Cells are read as text first, so that an error can name the file and line.
 Source of the rules: developer guide, "Preparing training data" and "Bulk import".
 """
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
-
-import polars as pl
 
 from batchrec_dagster.personalize import schemas
-from batchrec_dagster.personalize.schemas import Field, Schema
+from batchrec_dagster.personalize.schemas import Schema
 
 from ..catalog.catalog import CatalogTransaction
 from ..catalog.kinds import CatalogKind, JobQueue, JobResult, NewResource
 from ..catalog.requests import ApiRequest
 from ..catalog.resource import Resource
-from ..data.datasets import FULL, INCREMENTAL, ROWS, STORED_TYPES, save_interactions
+from ..data.datasets import FULL, INCREMENTAL, ROWS, save_interactions
+from ..data.import_files import ImportFile, import_files, unique_event_types
 from ..errors import InvalidInputError, JobFailedError
 from ..jobs.job import Job
 from ..jobs.s3_locations import check_location, list_objects
 from .datasets import read_schema
-
-_HEADER_BYTES = 1 << 20
-
-
-class ImportFile(NamedTuple):
-    """A local CSV file, and its name in messages."""
-
-    path: Path
-    name: str
-
-
-def import_files(
-    sources: Sequence[ImportFile], schema: Schema, target: Path, event_types: Collection[str] = ()
-) -> int:
-    """Write the rows of all files to the Parquet file `target`; returns their number.
-
-    event_types: the event types that the dataset has already.
-
-    Raises JobFailedError, which names the file and the line, or what is missing.
-    """
-    frames = [_check_rows(source, schema) for source in sources]
-    rows = sum(count for _, count in frames)
-    if schema.dataset_type == schemas.INTERACTIONS and rows < schemas.MIN_INTERACTIONS:
-        raise JobFailedError(
-            f"Create failed. The data has {rows} interactions, fewer than the minimum of"
-            f" {schemas.MIN_INTERACTIONS} for an import."
-        )
-    pl.concat([frame for frame, _ in frames]).sink_parquet(target)
-    if schema.field(schemas.EVENT_TYPE):
-        _check_event_types(target, schema, event_types)
-    return rows
-
-
-def _check_event_types(target: Path, schema: Schema, existing: Collection[str]) -> None:
-    types = unique_event_types(pl.scan_parquet(target))
-    if not types:
-        raise JobFailedError(
-            "All values in the event_type column are either reserved keywords or null"
-        )
-    count = len(types | set(existing))
-    columns = schemas.optional_columns(schema)
-    if count + len(columns) > schemas.MAX_EVENT_TYPES:
-        raise JobFailedError(
-            f"Create failed. The data has {count} event types and the schema {len(columns)}"
-            f" optional columns ({', '.join(columns)}); {schemas.MAX_EVENT_TYPES} at most are"
-            " allowed together."
-        )
-
-
-def unique_event_types(rows: pl.LazyFrame) -> set[str]:
-    """The distinct event types of interactions, without null."""
-    return set(rows.select(pl.col(schemas.EVENT_TYPE).drop_nulls().unique()).collect().to_series())
-
-
-def _check_rows(source: ImportFile, schema: Schema) -> tuple[pl.LazyFrame, int]:
-    columns = _name_columns(source, schema)
-    text = pl.scan_csv(
-        source.path,
-        has_header=False,
-        skip_lines=1,
-        schema=dict.fromkeys(columns, pl.String()),
-        glob=False,
-        raise_if_empty=False,
-        missing_columns="insert",  # the first row may be short, as any other
-    )
-    wrong = [_is_invalid(field, schema).any().alias(field.name) for field in schema.fields]
-    try:
-        counts = text.select(pl.len().alias(" rows"), *wrong).collect(engine="streaming")
-    except pl.exceptions.PolarsError as error:
-        raise JobFailedError(_explain_unreadable(source, len(columns), str(error))) from None
-    rows, *invalid = counts.row(0)
-    if any(invalid):
-        raise JobFailedError(_describe_first_invalid_cell(source, schema, text))
-    return text.select(_parse(field) for field in schema.fields), rows
-
-
-def _name_columns(source: ImportFile, schema: Schema) -> list[str]:
-    """A name for each of the file's columns: those of the schema, and numbers for further ones.
-
-    AWS's own notebooks import files with other columns in another order.
-    """
-    with source.path.open("rb") as file:
-        start = file.readline(_HEADER_BYTES)
-    try:
-        header = next(csv.reader([start.decode("utf-8-sig")]), [])
-    except (UnicodeDecodeError, csv.Error):
-        raise JobFailedError(f"{source.name}, line 1: the header is not CSV in UTF-8.") from None
-    if not header:
-        raise JobFailedError(f"{source.name} is empty: it needs a header and rows.")
-    missing = [column for column in schema.columns if column not in header]
-    if missing:
-        raise JobFailedError(
-            f"Input CSV is missing the following columns:[{', '.join(missing)}] ({source.name})"
-        )
-    for column in schema.columns:
-        if header.count(column) > 1:
-            raise JobFailedError(f"{source.name}, line 1: there is more than one column {column}.")
-    return [name if name in schema.columns else f" {n}" for n, name in enumerate(header)]
-
-
-def _parse(field: Field) -> pl.Expr:
-    cell = pl.col(field.name)
-    if field.type == "boolean":
-        lower = cell.str.to_lowercase()
-        value = pl.when(lower == "true").then(True).when(lower == "false").then(False)
-        return value.otherwise(None).alias(field.name)
-    return cell.cast(STORED_TYPES[field.type], strict=False)
-
-
-def _list_cell_checks(field: Field, schema: Schema) -> Iterator[tuple[str, pl.Expr]]:
-    """Error messages for a cell of this field, and an expression for the rows of each."""
-    cell, name = pl.col(field.name), field.name
-    if not field.nullable:
-        # Polars reads a quoted "" as an empty string, not as null.
-        yield f"{name} is empty", cell.is_null() | (cell == "")
-    if field.type != "string":
-        parsed = _parse(field)
-        good = parsed.is_not_null()
-        if field.type in ("float", "double"):
-            good &= parsed.is_finite()
-        yield f"{name} must be of type {field.type}", cell.is_not_null() & ~good
-    elif name in (schemas.USER_ID, schemas.ITEM_ID):
-        too_long = f"{name} is longer than {schemas.MAX_ID_LENGTH} characters"
-        yield too_long, cell.str.len_chars() > schemas.MAX_ID_LENGTH
-    elif name == schemas.IMPRESSION or field.categorical:
-        most = schemas.MAX_CATEGORICAL_LENGTH
-        values = cell.str.split("|")
-        too_long = f"{name} has a value longer than {most} characters"
-        yield too_long, values.list.eval(pl.element().str.len_chars() > most).list.any()
-    elif schema.dataset_type == schemas.ITEMS and not field.textual:
-        most = schemas.MAX_CATEGORICAL_LENGTH
-        yield f"{name} is longer than {most} characters", cell.str.len_chars() > most
-
-
-def _is_invalid(field: Field, schema: Schema) -> pl.Expr:
-    checks = [check.fill_null(value=False) for _, check in _list_cell_checks(field, schema)]
-    return pl.any_horizontal(checks or [pl.lit(value=False)])
-
-
-def _describe_first_invalid_cell(source: ImportFile, schema: Schema, text: pl.LazyFrame) -> str:
-    wrong = pl.any_horizontal(_is_invalid(field, schema) for field in schema.fields)
-    row = text.with_row_index(" row").filter(wrong).head(1).collect()
-    index: int = row.item(0, " row")
-    breaks = pl.sum_horizontal(pl.all().str.count_matches("\n", literal=True).fill_null(0).sum())
-    line = 2 + index + int(text.head(index).select(breaks).collect().item())
-    for field in schema.fields:
-        for reason, check in _list_cell_checks(field, schema):
-            if row.select(check.fill_null(value=False)).item():
-                value = row.item(0, field.name)
-                actual = "" if not value else f", but it is {value[:80]!r}"
-                return f"{source.name}, line {line}: {reason}{actual}."
-    raise AssertionError("a row that failed its checks passes them")
-
-
-def _explain_unreadable(source: ImportFile, width: int, reason: str) -> str:
-    """Why Polars cannot read the file: a slow but exact search for the bad line."""
-    with source.path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                line.decode()
-            except UnicodeDecodeError:
-                return f"{source.name}, line {number}: the file is not encoded in UTF-8."
-    with source.path.open(newline="", encoding="utf-8-sig") as text:
-        rows = csv.reader(text, strict=True)
-        try:
-            for row in rows:
-                if len(row) > width:
-                    return (
-                        f"{source.name}, line {rows.line_num}: {len(row)} fields, but the header"
-                        f" has {width}."
-                    )
-        except csv.Error as error:
-            return f"{source.name}, line {rows.line_num}: {error}."
-    return f"{source.name} cannot be read as CSV: {reason.partition(chr(10))[0]}"
-
 
 _GIB = 1 << 30
 MAX_BYTES = {FULL: 100 * _GIB, INCREMENTAL: _GIB}
@@ -247,11 +68,13 @@ def _perform(job: Job) -> JobResult:
     file = {"path": path, "rows": rows, "mode": mode}
 
     def add_file(transaction: CatalogTransaction) -> list[Path]:
-        current = transaction.require(dataset_arn)
-        old = current.state["files"]
-        remaining, replaced = ([], old) if mode == FULL else (old, [])
-        transaction.save(replace(current, state={**current.state, "files": [*remaining, file]}))
-        return [home.root / entry["path"] for entry in replaced]
+        dataset = transaction.require(dataset_arn)
+        files_to_keep, files_to_remove = dataset.state["files"], []
+        if mode == FULL:
+            files_to_keep, files_to_remove = [], dataset.state["files"]
+        state = {**dataset.state, "files": [*files_to_keep, file]}
+        transaction.save(replace(dataset, state=state))
+        return [home.root / entry["path"] for entry in files_to_remove]
 
     return JobResult(apply_changes=add_file)
 

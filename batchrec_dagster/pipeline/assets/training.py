@@ -10,7 +10,7 @@ import dagster as dg
 from pydantic import Field
 
 from batchrec_dagster.config import Pipeline, fingerprint
-from batchrec_dagster.config.recommendations import Segments
+from batchrec_dagster.config.segments import Segments
 from batchrec_dagster.pipeline.declare_asset import (
     MODEL,
     asset_options,

@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-import codecs
-import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from batchrec_dagster.preparation.confined.reader import ConfinedReader
-from batchrec_dagster.preparation.layout import LEGACY, Encoding, Format, PreparationError
+from batchrec_dagster.preparation.layout import Encoding, Format, PreparationError
+from batchrec_dagster.preparation.polars.encodings import choose_encoding, recode
 from batchrec_dagster.preparation.sources import formats
 from batchrec_dagster.preparation.sources.errors import FileError
 from batchrec_dagster.preparation.sources.limits import LimitError, Limits
 from batchrec_dagster.storage.durable import read_pieces
 
 CHUNK = 1024 * 1024
-# Bytes of lines with letters beyond ASCII by which the encoding is judged.
-SAMPLED_BYTES = 64 * 1024
-# Minimum number of different words before the detector is trusted: of samples of ten film titles
-# in cp1252 it takes one in 300 for another encoding, of samples of three one in nine. Minimum
-# number of different letters of another script.
-ENOUGH_WORDS, LEAST_FOREIGN = 10, 4
-WORDS_SHOWN = 3
-# On the web these names stand for more than in Python.
-_SUPERSETS = {"shift_jis": "cp932", "gbk": "gb18030", "euc-kr": "cp949", "windows-874": "cp874"}
 
 
 @dataclass(frozen=True)
@@ -119,11 +109,11 @@ def _prepare(file: RawFile, encoding: Encoding, folder: Path, reader: ConfinedRe
         return opened
     if start.startswith(formats.UTF16):
         encoding = "utf-16"
-    recoding = _choose_encoding(path, file.name, encoding)
+    recoding = choose_encoding(path, file.name, encoding)
     if recoding is None:
         return opened
     name, doubt = recoding
-    plain = _write(_recode(path, name), folder)
+    plain = _write(recode(path, name), folder)
     return replace(opened, path=plain, encoding=name, doubt=doubt)
 
 
@@ -168,9 +158,12 @@ def _inspect_bytes(opened: OpenedFile, limits: Limits) -> OpenedFile:
 def _measure_unfinished_line(chunk: bytes, before: int, most: int) -> int:
     """The length so far of the line in which the chunk ends, or of an earlier one that is too long.
 
+    Not every line end is looked for, only the last one within `most` bytes, again and again.
+
     before: how many bytes of the first line came before the chunk.
     most: how many bytes a line may have.
     """
+    # Where the line starts, which is before the chunk at first.
     start = -before
     while (end := chunk.rfind(b"\n", max(start, 0), max(start + most + 1, 0))) >= 0:
         start = end + 1
@@ -194,93 +187,3 @@ def _write(chunks: Iterable[bytes], folder: Path) -> Path:
     with path.open("wb") as file:
         file.writelines(chunks)
     return path
-
-
-def _choose_encoding(path: Path, name: str, declared: Encoding) -> tuple[str, str | None] | None:
-    """The encoding to read the file in, and why it may be another; None if all of it is UTF-8.
-
-    declared: the encoding, or `auto`: UTF-8, or LEGACY if there is no letter in UTF-8.
-
-    Raises PreparationError if the words are in another encoding.
-    """
-    if declared not in ("auto", "utf-8"):
-        return declared, None
-    valid, letters = _is_utf8(path)
-    if valid:
-        return None
-    doubt = _describe_doubt(path, name) if declared == "auto" else None
-    return (LEGACY, doubt) if declared == "auto" and not letters else ("utf-8", None)
-
-
-def _recode(path: Path, encoding: str) -> Iterator[bytes]:
-    """The file in UTF-8; bytes that stand for nothing are U+FFFD."""
-    decode = codecs.getincrementaldecoder(encoding)("replace").decode
-    for chunk in read_pieces(path):
-        yield decode(chunk).encode()
-    yield decode(b"", final=True).encode()
-
-
-def _is_utf8(path: Path) -> tuple[bool, bool]:
-    """Whether all of it is UTF-8; whether there is any letter beyond ASCII that is."""
-    decode = codecs.getincrementaldecoder("utf-8")("replace").decode
-    valid, letters = True, False
-    for chunk in read_pieces(path):
-        text = decode(chunk)
-        if not text.isascii():
-            damaged = "\ufffd" in text
-            valid = valid and not damaged
-            valid_text = text.replace("\ufffd", "").removeprefix("\ufeff")
-            letters = letters or not valid_text.isascii()
-    return valid and not decode(b"", final=True), letters
-
-
-def _describe_doubt(path: Path, name: str) -> str | None:
-    """Why the words may be in another encoding than LEGACY, in which their letters are others.
-
-    Raises PreparationError if they are.
-    """
-    lines = _read_foreign_lines(path)
-    from chardetng_py import EncodingDetector
-
-    detector = EncodingDetector()
-    detector.feed(lines, last=True)
-    guess = detector.guess(tld=None, allow_utf8=False).lower()
-    guess = codecs.lookup(_SUPERSETS.get(guess, guess)).name
-    words, others = _list_words(lines, LEGACY), _list_words(lines, guess)
-    if words == others:
-        return None
-    examples = f"{', '.join(words[:WORDS_SHOWN])} and not {', '.join(others[:WORDS_SHOWN])}"
-    if len(words) >= ENOUGH_WORDS or _is_other_script(words):
-        raise PreparationError(
-            f"{name} is neither in UTF-8 nor, it seems, in {LEGACY} (that would be {examples})."
-            f" Save it as UTF-8, or set its encoding, such as encoding: {guess}"
-        )
-    return f"{name}: read as {LEGACY} ({examples}, as {guess} has it). If wrong, set its encoding"
-
-
-def _list_words(lines: bytes, encoding: str) -> list[str]:
-    """The different words that are not ASCII, in the order in which they occur."""
-    words = re.findall(r'[^\s,;:|"]+', lines.decode(encoding, "replace"))
-    return list(dict.fromkeys(word for word in words if not word.isascii()))
-
-
-def _is_other_script(words: list[str]) -> bool:
-    """Whether most letters of the words, read as LEGACY, are not ASCII, and differ."""
-    letters = [letter for letter in "".join(words) if letter.isalpha()]
-    foreign = [letter for letter in letters if not letter.isascii()]
-    return 2 * len(foreign) > len(letters) and len(set(foreign)) >= LEAST_FOREIGN
-
-
-def _read_foreign_lines(path: Path) -> bytes:
-    """The first lines with bytes that are neither ASCII nor UTF-8; none if most lines are UTF-8."""
-    lines, good = b"", 0
-    with path.open("rb") as opened:
-        for line in (line for line in opened if not line.isascii()):
-            try:
-                line.decode()
-                good += len(line)
-            except UnicodeDecodeError:
-                lines += line
-            if len(lines) + good > SAMPLED_BYTES:
-                break
-    return lines if len(lines) >= good else b""

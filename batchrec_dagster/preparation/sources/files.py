@@ -14,11 +14,6 @@ from urllib.parse import unquote, urlsplit
 
 from batchrec_dagster.preparation.sources.download import describe_remote_file, download
 from batchrec_dagster.preparation.sources.errors import FileError
-from batchrec_dagster.preparation.sources.lake_tables import (
-    refuse_table_above,
-    refuse_tables,
-    refuse_undeclared_table,
-)
 from batchrec_dagster.preparation.sources.source import (
     File,
     FileDescription,
@@ -28,6 +23,11 @@ from batchrec_dagster.preparation.sources.source import (
     follow_links,
     name_errors,
     safe_filename,
+)
+from batchrec_dagster.preparation.sources.undeclared_tables import (
+    refuse_table_above,
+    refuse_tables,
+    refuse_undeclared_table,
 )
 from batchrec_dagster.storage import durable
 from batchrec_dagster.storage.object_store import ObjectInfo, StorageError, split_uri

@@ -1,4 +1,4 @@
-"""Tables of Delta Lake and Iceberg, read as their current snapshot; those of Hudi are refused.
+"""Tables of Delta Lake and Iceberg, read as their current snapshot.
 
 A row that was deleted or changed stays in the old files until they are vacuumed, and the table's
 log says which files are current. If they were read as loose Parquet, a user who was erased would
@@ -9,7 +9,7 @@ a folder must not decide how they are read.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,19 +29,9 @@ from batchrec_dagster.preparation.sources.source import (
     follow_links,
     name_errors,
 )
+from batchrec_dagster.preparation.sources.undeclared_tables import FORMATS
 from batchrec_dagster.storage.durable import temporary_folder
 
-# For each kind of table: what messages call it, the folder of its log, and the names of its files.
-DELTA, ICEBERG, HUDI = "a Delta table", "an Iceberg table", "a Hudi table"
-_LOGS = (
-    (DELTA, "_delta_log", r".*\.(?:json|parquet)"),
-    (ICEBERG, "metadata", r".*\.metadata\.json(?:\.gz)?"),
-    (HUDI, ".hoodie", r".*"),
-)
-_FORMATS: dict[str, TableFormat] = {DELTA: "delta", ICEBERG: "iceberg"}
-# How many folders are searched for a table's log, from the declared one upwards. The declared one
-# may be a partition of the table, such as a day's.
-LEVELS = 4
 RESULT = "table.parquet"
 DOWNLOADS_AT_ONCE = 8
 
@@ -108,7 +98,7 @@ def _open_files(
     A FileError or LimitError within the block becomes a FileError that says what the folder is
     declared to be.
     """
-    kind = next(kind for kind, form in _FORMATS.items() if form == table.table_format)
+    kind = next(kind for kind, form in FORMATS.items() if form == table.table_format)
     with temporary_folder() as downloads:
         try:
             with ConfinedReader() as reader:
@@ -225,11 +215,16 @@ def _choose_delta_log(names: Sequence[str]) -> list[str]:
     commits: dict[int, str] = {}
     for name in names:
         filename = PurePosixPath(name).name
-        if commit := _COMMIT.fullmatch(filename):
+        commit, checkpoint = _COMMIT.fullmatch(filename), _CHECKPOINT.fullmatch(filename)
+        if commit:
             commits[int(commit[1])] = name
-        elif checkpoint := _CHECKPOINT.fullmatch(filename):
+        elif checkpoint:
             parts.setdefault((int(checkpoint[1]), int(checkpoint[2] or 1)), []).append(name)
-    complete = [key for key, files in parts.items() if len(files) == key[1]]
+    complete = [
+        (version, part_count)
+        for (version, part_count), files in parts.items()
+        if len(files) == part_count
+    ]
     newest = max(complete, default=None)
     first = newest[0] + 1 if newest else 0
     last = max(commits, default=-1)
@@ -280,66 +275,3 @@ def _choose_newest_metadata(names: Iterable[str]) -> str:
             " current, only its catalog does: write the current rows to a folder of their own"
         )
     return newest[0]
-
-
-def refuse_undeclared_table(paths: Iterable[str]) -> None:
-    """Raise FileError if a folder looks like a table's.
-
-    paths: the paths of all its files, from the folder.
-
-    Only the declaration makes a table of a folder, since anyone who can put a file into it could
-    otherwise choose how its files are read.
-    """
-    for path in map(PurePosixPath, paths):
-        for kind, log, names in _LOGS:
-            if str(path.parent) == log and re.fullmatch(names, path.name):
-                if kind == HUDI:
-                    raise _build_table_error("", kind)
-                table_format = _FORMATS[kind]
-                raise FileError(
-                    f"it looks like {kind} ({path}). If it is one, write format: {table_format}"
-                    f" next to its source (batchrec new: --format {table_format}). If it is not,"
-                    " take that file out of the folder"
-                )
-
-
-def refuse_tables(files: Iterable[str], all_files: Iterable[str]) -> None:
-    """Raise FileError if any of the files is in a table.
-
-    files: the paths of the files that are read.
-    all_files: the paths of all files in the same folder.
-    """
-    tables = {}
-    for path in map(PurePosixPath, all_files):
-        for kind, log, names in _LOGS:
-            if path.parent.name == log and re.fullmatch(names, path.name):
-                tables[path.parent.parent] = kind
-    for file in files if tables else ():
-        for folder in PurePosixPath(file).parents:
-            if folder in tables:
-                raise _build_table_error(str(folder).removeprefix("."), tables[folder])
-
-
-def refuse_table_above(folder: str, names_in: Callable[[str], Iterable[str]]) -> None:
-    """Raise FileError if this folder or one above it is a table.
-
-    names_in: gives the names of the files in a folder; none if there is no such folder.
-    """
-    for _ in range(LEVELS):
-        for kind, log, names in _LOGS:
-            if any(re.fullmatch(names, name) for name in names_in(f"{folder}/{log}")):
-                raise _build_table_error(folder, kind)
-        folder, slash, _ = folder.rpartition("/")
-        if not slash or folder.endswith(("/", ":")) or not folder:
-            return
-
-
-def _build_table_error(folder: str, kind: str) -> FileError:
-    where = f"the folder {folder}" if folder else "it"
-    fix = (
-        "write its current rows as Parquet to a folder of their own, and set that as the source"
-        if kind == HUDI
-        else "set the table's folder as the source, without a pattern, with format:"
-        f" {_FORMATS[kind]}, and choose its rows by interactions.filter or ratings.query"
-    )
-    return FileError(f"{where} is {kind}, whose files hold deleted and replaced rows too: {fix}")

@@ -1,0 +1,40 @@
+"""When lists are published, and how many older ones are kept."""
+
+from __future__ import annotations
+
+import dagster as dg
+from pydantic import Field
+
+from batchrec_dagster.config.validation import validate_range
+
+
+class Gate(dg.Model):
+    """How good a new solution version must be before its lists are published.
+
+    It must also be no worse than popularity, if solution.compare_with_popularity is on.
+    """
+
+    min_ndcg_at_25: float = Field(default=0.0, description="The least NDCG@25.", examples=[0.05])
+    max_drop: float = Field(
+        default=0.3,
+        description="By which share its NDCG@25 may be lower than that of the published lists; 1:"
+        " any. Personalize measures a tenth of the users, so with few users it varies by chance.",
+        examples=[0.1],
+    )
+    min_coverage: float = Field(
+        default=0.0,
+        description="The least coverage: the share of all items that is recommended to anyone.",
+        examples=[0.02],
+    )
+
+    _shares_in_range = validate_range("min_ndcg_at_25", "max_drop", "min_coverage", least=0, most=1)
+
+
+class Publication(dg.Model):
+    """How many older tables of recommendations are kept."""
+
+    history: int = Field(
+        default=7, description="The number of older tables to keep, to roll back to; at least 1."
+    )
+
+    _history_in_range = validate_range("history", least=1)

@@ -1,0 +1,108 @@
+"""Segments: the users most likely to want certain items."""
+
+from __future__ import annotations
+
+from typing import Self
+
+import dagster as dg
+from pydantic import Field, field_validator, model_validator
+
+from batchrec_dagster.config.filter_problems import find_filter_traits
+from batchrec_dagster.config.validation import validate_range
+from batchrec_dagster.personalize.batch_files import ITEM_ATTRIBUTES, ITEM_FIELD, MAX_SEGMENT_USERS
+from batchrec_dagster.personalize.filter_grammar import MAX_LENGTH
+from batchrec_dagster.personalize.item_attributes import ItemAttributesError, parse_conditions
+from batchrec_dagster.personalize.recipes import ITEM_AFFINITY, ITEM_ATTRIBUTE_AFFINITY
+
+# "Amazon Personalize endpoints and quotas".
+MAX_ITEMS = 500
+MAX_ATTRIBUTES = 10
+
+
+class Segments(dg.Model):
+    """The users most likely to want each item, or items that match each expression."""
+
+    items: list[str | int] = Field(
+        default_factory=list,
+        description=f"Item ids, {MAX_ITEMS} at most: a segment of users for each.",
+        examples=[["1", "260"]],
+    )
+    attributes: list[str] = Field(
+        default_factory=list,
+        description=f"Expressions on the items' metadata, {MAX_ATTRIBUTES} at most: a segment of"
+        " users for each.",
+        examples=[['ITEMS.GENRES = "Comedy" AND ITEMS.GENRES = "Crime"']],
+    )
+    users_per_segment: int = Field(
+        default=100, description=f"Users in each segment, 1 to {MAX_SEGMENT_USERS:,}."
+    )
+    filter: str | None = Field(
+        default=None,
+        description="A Personalize filter expression for the users, without placeholders.",
+        examples=['INCLUDE UserID WHERE Interactions.EVENT_TYPE IN ("*")'],
+    )
+
+    @field_validator("items")
+    @classmethod
+    def _items_are_few_and_distinct(cls, items: list[str | int]) -> list[str | int]:
+        _check_queries("item", [str(item) for item in items], MAX_ITEMS)
+        return items
+
+    @field_validator("attributes")
+    @classmethod
+    def _attributes_can_be_read(cls, attributes: list[str]) -> list[str]:
+        _check_queries("expression", attributes, MAX_ATTRIBUTES)
+        for expression in attributes:
+            if "{{" not in expression:
+                try:
+                    parse_conditions(expression)
+                except ItemAttributesError as error:
+                    raise ValueError(f"{expression!r}: {error}") from None
+        return attributes
+
+    _users_in_range = validate_range("users_per_segment", least=1, most=MAX_SEGMENT_USERS)
+
+    @field_validator("filter")
+    @classmethod
+    def _filter_is_possible(cls, expression: str | None) -> str | None:
+        if expression is not None and not 1 <= len(expression) <= MAX_LENGTH:
+            raise ValueError(f"Personalize takes 1 to {MAX_LENGTH} characters")
+        traits = find_filter_traits(expression)
+        if traits and traits.placeholders:
+            raise ValueError("write the values themselves instead of $PLACEHOLDERS")
+        if traits and not traits.filters_users:
+            raise ValueError("segments are users: write UserID instead of ItemID")
+        return expression
+
+    @model_validator(mode="after")
+    def _items_or_attributes(self) -> Self:
+        if bool(self.items) is bool(self.attributes):
+            raise ValueError("write either items (their ids) or attributes (expressions on them)")
+        traits = find_filter_traits(self.filter)
+        if self.attributes and traits and traits.uses_interactions:
+            raise ValueError("segments by attributes take no filter on interactions")
+        return self
+
+    @property
+    def queries(self) -> list[str]:
+        """The item ids or expressions, one for each segment."""
+        return [str(item) for item in self.items] or self.attributes
+
+    @property
+    def query_field(self) -> str:
+        """The field of a query in the recipe's input lines."""
+        return ITEM_FIELD if self.items else ITEM_ATTRIBUTES
+
+    @property
+    def recipe(self) -> str:
+        """The recipe for these queries."""
+        return ITEM_AFFINITY if self.items else ITEM_ATTRIBUTE_AFFINITY
+
+
+def _check_queries(kind: str, values: list[str], most: int) -> None:
+    if len(values) > most:
+        raise ValueError(f"Personalize takes at most {most}, not {len(values)}")
+    if not all(value.strip() for value in values):
+        raise ValueError(f"an {kind} is empty")
+    if len(set(values)) < len(values):
+        raise ValueError(f"an {kind} is repeated")
