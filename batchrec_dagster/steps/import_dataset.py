@@ -99,32 +99,18 @@ def import_dataset(
     """
     pipeline = work.pipeline
     files = list_dataset_files(pipeline)
-    versions = [
-        work.files.interactions_version()
-        if file.is_interactions
-        else work.storage.version(work.storage.uri(file.key))
-        for file in files
-    ]
+    versions = [_find_version(work, file) for file in files]
     version = versions[0] if len(versions) == 1 else fingerprint(*versions)
     work = work.for_data(version)
     ensure = work.ensure
-    heads = {file.asset: work.storage.store.head(work.storage.uri(file.key)) for file in files}
-    sizes = {asset: head.size if head else 0 for asset, head in heads.items()}
-    group_name = f"{pipeline.name}-{fingerprint_schemas(files)[:8]}"
-    recorded = work.files.record(ASSET)
-    exists = any(group["name"] == group_name for group in ensure.list(api.DATASET_GROUP))
-    if not exists and pipeline.budget.max_usd_per_run is not None:
-        # Check the budget before anything is created.
-        first_costs = estimate_run(work, imports=sizes, trainings=list_recipes(pipeline))
-        require_passed(check_budget(pipeline.budget, first_costs, on_aws=ensure.on_aws))
-    group = ensure.find_or_create(api.DATASET_GROUP, group_name, {})
-    if not group.created:
-        _check_owner(ensure, group, recorded.get("dataset_group_arn"))
+    sizes = {file.asset: _measure_size(work, file) for file in files}
+    last_record = work.files.record(ASSET)
+    group = _ensure_group(work, files, sizes, last_record.get("dataset_group_arn"))
     datasets = [_ensure_dataset(ensure, group, file) for file in files]
     # The record may describe imports that a teardown has deleted since.
     is_new = (
         force
-        or recorded.get("data_version") != version
+        or last_record.get("data_version") != version
         or not all(_has_import(ensure, dataset) for dataset in datasets)
     )
     trainings = find_recipes_to_train(work, group, version, run=run, forced=forced_trainings)
@@ -132,6 +118,7 @@ def import_dataset(
     ensure.log.info(f"{'' if ensure.on_aws else 'on AWS '}this run costs {summarize_costs(costs)}")
     checks = check_budget(pipeline.budget, costs, on_aws=ensure.on_aws)
     require_passed(checks)
+    group_name = group.description["name"]
     started = [
         _start_import(work, group_name, file, dataset, file_version, run if force else None)
         for file, dataset, file_version in zip(files, datasets, versions, strict=True)
@@ -147,28 +134,66 @@ def import_dataset(
         )
     record = DatasetRecord(group.arn, group_name, version, **_collect_arns(imports))
     work.files.write_record(ASSET, record.to_json())
-    paid = [
+    import_costs = [
         price_import(file_import.file.asset, sizes[file_import.file.asset])
         for file_import in imports
         if file_import.job.created
     ]
-    return DatasetImport(record, imports, costs, paid, checks)
+    return DatasetImport(record, imports, costs, import_costs, checks)
 
 
-def _check_owner(ensure: api.Ensure, group: api.ReadyResource, recorded: str | None) -> None:
+def _find_version(work: PersonalizeWork, file: DatasetFile) -> str:
+    """The version of the file's content."""
+    if file.is_interactions:
+        return work.files.interactions_version()
+    return work.storage.version(work.storage.uri(file.key))
+
+
+def _measure_size(work: PersonalizeWork, file: DatasetFile) -> int:
+    """The bytes of the file."""
+    head = work.storage.store.head(work.storage.uri(file.key))
+    return head.size if head else 0
+
+
+def _ensure_group(
+    work: PersonalizeWork,
+    files: Sequence[DatasetFile],
+    sizes: Mapping[str, int],
+    recorded_arn: str | None,
+) -> api.ReadyResource:
+    """The pipeline's dataset group, which is created if the budget allows a first run.
+
+    sizes: the bytes of each file, by its asset.
+    recorded_arn: the ARN of the group that this deployment recorded.
+    Raises FailedChecksError, PersonalizeError, StepError.
+    """
+    pipeline, ensure = work.pipeline, work.ensure
+    name = f"{pipeline.name}-{fingerprint_schemas(files)[:8]}"
+    exists = any(group["name"] == name for group in ensure.list(api.DATASET_GROUP))
+    if not exists and pipeline.budget.max_usd_per_run is not None:
+        # Check the budget before anything is created.
+        first_costs = estimate_run(work, imports=sizes, trainings=list_recipes(pipeline))
+        require_passed(check_budget(pipeline.budget, first_costs, on_aws=ensure.on_aws))
+    group = ensure.find_or_create(api.DATASET_GROUP, name, {})
+    if not group.created:
+        _check_owner(ensure, group, recorded_arn)
+    return group
+
+
+def _check_owner(ensure: api.Ensure, group: api.ReadyResource, recorded_arn: str | None) -> None:
     """Adopt the dataset group if it is of this deployment.
 
     It is, if it has the tag of this deployment's storage, or has none and this deployment recorded
     it.
 
-    recorded: the ARN of the group that this deployment recorded.
+    recorded_arn: the ARN of the group that this deployment recorded.
     Raises StepError for a group of somebody else.
     """
     arn, own_storage = group.arn, ensure.tags.get(api.STORAGE_TAG)
     tags = ensure.tags_of(arn)
     if own_storage is None or tags.get(api.STORAGE_TAG) == own_storage:
         return
-    if tags.get(api.STORAGE_TAG, FOLDER) == FOLDER and recorded == arn:
+    if tags.get(api.STORAGE_TAG, FOLDER) == FOLDER and recorded_arn == arn:
         # Created before groups had this tag, or before it named a folder's place.
         ensure.client.tag_resource(
             resourceArn=arn, tags=[{"tagKey": api.STORAGE_TAG, "tagValue": own_storage}]
@@ -216,6 +241,11 @@ def _start_import(
     version: str,
     force_run: str | None,
 ) -> api.StartedResource:
+    """The import job of the file into the dataset, which is created unless there is one.
+
+    version: the version of the file's content.
+    force_run: the id of the run, if it imports in any case.
+    """
     since = dataset.description["creationDateTime"]
 
     def create(name: str) -> Mapping[str, object]:
@@ -242,6 +272,7 @@ def _start_import(
 
 
 def _collect_arns(imports: Sequence[FileImport]) -> dict[str, str]:
+    """The ARNs of the datasets and import jobs, by the fields of `DatasetRecord`."""
     arns = {}
     for file_import in imports:
         file = file_import.file
