@@ -227,6 +227,11 @@ class Pipeline(dg.Model):
         return self
 
     @property
+    def has_titles(self) -> bool:
+        """Whether titles of items are declared."""
+        return self.items is not None and self.items.layout.title is not None
+
+    @property
     def rules(self) -> Rules:
         """Which rows of the ratings become interactions."""
         columns = self.ratings.columns

@@ -36,7 +36,7 @@ from batchrec_dagster.reporting.outcomes import build_outcomes_section
 from batchrec_dagster.reporting.page import render_page
 from batchrec_dagster.reporting.published import RunTables
 from batchrec_dagster.reporting.run_records import read_check_records, read_trainings
-from batchrec_dagster.steps.items import has_titles, list_categories, list_optional_tables
+from batchrec_dagster.steps.items import list_categories, list_optional_tables
 from batchrec_dagster.steps.outcomes import read_sums
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.object_store import ObjectNotFoundError
@@ -196,7 +196,7 @@ def _open_tables(work: Work, recommendations: pl.LazyFrame) -> Iterator[RunTable
             interactions=scan_interactions(Path(open_path(work.files.interactions))),
             recommendations=recommendations,
             users=pl.scan_ndjson(users).select(USER_FIELD),
-            titles=read_parquet(keys.item_titles) if has_titles(pipeline) else None,
+            titles=read_parquet(keys.item_titles) if pipeline.has_titles else None,
             items=(
                 pl.read_csv(open_path(storage.uri(keys.items)), infer_schema=False, glob=False)
                 if list_categories(pipeline)

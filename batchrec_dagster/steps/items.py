@@ -42,42 +42,35 @@ def list_categories(pipeline: Pipeline) -> list[str]:
     return [*pipeline.items.layout.categories] if pipeline.items else []
 
 
-def has_titles(pipeline: Pipeline) -> bool:
-    """Whether the pipeline declares titles of items."""
-    return pipeline.items is not None and pipeline.items.layout.title is not None
-
-
 def list_optional_tables(pipeline: Pipeline) -> list[str]:
     """The assets of this pipeline that not every pipeline has, and whose tables the report
     shows."""
     is_declared = {
-        "item_titles": has_titles(pipeline),
+        "item_titles": pipeline.has_titles,
         "items": bool(list_categories(pipeline)),
         "user_segments": pipeline.segments is not None,
     }
     return [name for name, declared in is_declared.items() if declared]
 
 
-def read_titles_versions(work: Work) -> list[str]:
-    """A list of the titles' version; empty if no titles are declared. Raises StorageError."""
-    if not has_titles(work.pipeline):
-        return []
-    return [work.storage.version(work.files.uri(work.pipeline.storage_keys.item_titles))]
+def read_titles_version(work: Work) -> str:
+    """The version of the titles, which the pipeline must declare. Raises StorageError."""
+    return work.storage.version(work.files.uri(work.pipeline.storage_keys.item_titles))
 
 
-def read_titles(work: Work) -> pl.DataFrame | None:
-    """The columns item_id and title; None if no titles are declared. Raises StorageError."""
-    if not has_titles(work.pipeline):
-        return None
+def read_titles(work: Work) -> pl.DataFrame:
+    """The columns item_id and title of the titles, which the pipeline must declare.
+
+    Raises StorageError.
+    """
     uri = work.files.uri(work.pipeline.storage_keys.item_titles)
     return pl.read_parquet(work.storage.store.get(uri))
 
 
 def read_item_ids(work: Work) -> pl.Series:
     """The column of ids in the items file, which the pipeline must declare. Raises StorageError."""
-    titles = read_titles(work)
-    if titles is not None:
-        return titles.get_column("item_id")
+    if work.pipeline.has_titles:
+        return read_titles(work).get_column("item_id")
     content = work.storage.store.get(work.storage.uri(work.pipeline.storage_keys.items))
     return pl.read_csv(content, columns=[ITEM_ID], infer_schema=False).to_series()
 

@@ -17,7 +17,7 @@ from batchrec_dagster.config import fingerprint
 from batchrec_dagster.personalize.evidence import NDCG
 from batchrec_dagster.steps.checks import CheckResult, ModelToPublish, check_quality_gate
 from batchrec_dagster.steps.errors import StepError
-from batchrec_dagster.steps.items import read_titles_versions
+from batchrec_dagster.steps.items import read_titles_version
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.runs import RunHistory
 from batchrec_dagster.steps.work import Work
@@ -195,7 +195,7 @@ class Publishing:
 
         It is read before the titles are: if they change in between, the next run publishes again.
         """
-        return read_titles_versions(self.work)
+        return [read_titles_version(self.work)] if self.work.pipeline.has_titles else []
 
     @cached_property
     def made_by(self) -> list[str]:

@@ -258,13 +258,14 @@ def build_table(
     seen: as of `ListBuilder`.
     Raises StorageError, StepError.
     """
-    settings = work.pipeline.recommendations
-    lists = ListBuilder(settings.num_results, seen, read_titles(work), work.pipeline.experiment)
+    pipeline, settings = work.pipeline, work.pipeline.recommendations
+    titles = read_titles(work) if pipeline.has_titles else None
+    lists = ListBuilder(settings.num_results, seen, titles, pipeline.experiment)
     progress = Progress("users' lists written", len(users), work.ensure.log.info)
     pieces = chain.from_iterable(output.pieces(read_inference) for output in outputs)
     lists.write(log_progress(pieces, progress), table)
     built = lists.finish(users, filtered=settings.filter is not None)
-    if work.pipeline.items is None:
+    if pipeline.items is None:
         return built
     items_known = check_items_known(lists.items, read_item_ids(work))
     return replace(built, checks=[*built.checks, items_known])

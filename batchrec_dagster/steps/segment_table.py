@@ -21,7 +21,7 @@ from batchrec_dagster.steps.checks import (
     check_no_failed_lines,
 )
 from batchrec_dagster.steps.cost import count_users
-from batchrec_dagster.steps.items import add_titles, read_titles, read_titles_versions
+from batchrec_dagster.steps.items import add_titles, read_titles, read_titles_version
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.durable import temporary_folder
@@ -110,8 +110,9 @@ def segment_users(work: PersonalizeWork, segments: Segments, model: ModelRecord)
     cost = []
     if job.created:
         cost.append(price_segments(len(segments.queries), count_users(work)))
-    table = SegmentTable(read_titles(work) if segments.items else None)
-    titles_version = read_titles_versions(work) if segments.items else []
+    has_titles = bool(segments.items) and work.pipeline.has_titles
+    table = SegmentTable(read_titles(work) if has_titles else None)
+    titles_version = [read_titles_version(work)] if has_titles else []
     uri, output = storage.uri(keys.user_segments), JobOutput(storage, job.description)
     with temporary_folder() as folder:
         with TableWriter(folder / "user_segments.parquet") as writer:

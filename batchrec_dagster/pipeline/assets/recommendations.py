@@ -29,7 +29,6 @@ from batchrec_dagster.pipeline.run_step import (
 from batchrec_dagster.reporting.markdown import escape, format_numbered_list
 from batchrec_dagster.reporting.markdown import format_table as markdown_table
 from batchrec_dagster.steps.batch_jobs import JobOutput, describe_outcome, measure_job_seconds
-from batchrec_dagster.steps.items import has_titles
 from batchrec_dagster.steps.publishing import read_checks, republish, summarize_edition
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.segment_table import UserSegments, segment_users
@@ -144,7 +143,7 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
 
 def _title_assets(pipeline: Pipeline) -> list[dg.AssetKey]:
     """The asset of the titles, for `deps`; empty if the pipeline declares none."""
-    return [pipeline.asset_key("item_titles")] if has_titles(pipeline) else []
+    return [pipeline.asset_key("item_titles")] if pipeline.has_titles else []
 
 
 def _checks(pipeline: Pipeline) -> dict[str, str]:
