@@ -45,7 +45,12 @@ def build_solution_name(dataset_group: str, recipe: str, hyperparameters: Mappin
 
     Other settings need another solution, because a solution cannot be changed.
     """
-    return f"{dataset_group}-{fingerprint(recipe, hyperparameters)[:8]}"
+    return f"{dataset_group}-{fingerprint_solution(recipe, hyperparameters)}"
+
+
+def fingerprint_solution(recipe: str, hyperparameters: Mapping[str, str]) -> str:
+    """What the name of the solution for these settings ends with."""
+    return fingerprint(recipe, hyperparameters)[:8]
 
 
 def build_solution_config(hyperparameters: Mapping[str, str]) -> dict[str, Any]:
@@ -259,12 +264,27 @@ def split_at_lines(chunks: Iterable[bytes], size: int = PIECE_BYTES) -> Iterator
         yield b"".join(pending)
 
 
-def ensure_filter(
-    ensure: api.Ensure, model: ModelRecord, name: str, expression: str, setting: str
-) -> str:
-    """The ARN of the filter, which is created in the model's dataset group if there is none.
+@dataclass(frozen=True)
+class FilterDeclaration:
+    """A filter, as a setting declares it."""
 
-    setting: the setting that declares the filter.
+    setting: str
+    """The setting, such as recommendations.filter."""
+    expression: str
+    ending: str
+    """What its name in a dataset group ends with."""
+
+
+def declare_filter(setting: str, expression: str) -> FilterDeclaration:
+    """The filter for the expression.
+
+    A filter cannot be changed: another expression needs another filter.
+    """
+    return FilterDeclaration(setting, expression, fingerprint(expression)[:8])
+
+
+def ensure_filter(ensure: api.Ensure, model: ModelRecord, declaration: FilterDeclaration) -> str:
+    """The ARN of the filter, which is created in the model's dataset group if there is none.
 
     Raises PersonalizeError, which names the setting, if Personalize rejects it.
     """
@@ -272,9 +292,9 @@ def ensure_filter(
     try:
         return ensure.find_or_create(
             api.FILTER,
-            f"{model.dataset_group_name}-{name}",
-            {"datasetGroupArn": group, "filterExpression": expression},
+            f"{model.dataset_group_name}-{declaration.ending}",
+            {"datasetGroupArn": group, "filterExpression": declaration.expression},
             datasetGroupArn=group,
         ).arn
     except PersonalizeError as error:
-        raise PersonalizeError(f"{setting}: {error}", error.details) from error
+        raise PersonalizeError(f"{declaration.setting}: {error}", error.details) from error

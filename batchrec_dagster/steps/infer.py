@@ -23,8 +23,8 @@ from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION
 from batchrec_dagster.personalize.teardown import prune
 from batchrec_dagster.steps.batch_jobs import (
     SAMPLE,
+    FilterDeclaration,
     JobOutput,
-    build_solution_name,
     describe_outcome,
     ensure_filter,
     fingerprint_outputs,
@@ -39,6 +39,7 @@ from batchrec_dagster.steps.batches import (
 )
 from batchrec_dagster.steps.checks import CheckResult, check_items_known, require_passed
 from batchrec_dagster.steps.items import read_item_ids
+from batchrec_dagster.steps.lists_declaration import ListsDeclaration
 from batchrec_dagster.steps.publishing import Publishing
 from batchrec_dagster.steps.recommendation_table import (
     KnownInteractions,
@@ -53,7 +54,6 @@ from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.object_store import StorageError
 from batchrec_dagster.storage.published_table import Edition, TableWriter
-from batchrec_dagster.storage.users_files import PublishedUsers
 
 # Part of the table's version: raise it when the same output would become another table.
 TABLE_VERSION = "1"
@@ -103,6 +103,7 @@ class InferenceResult:
 
 def infer_and_publish(
     work: PersonalizeWork,
+    declaration: ListsDeclaration,
     model: ModelRecord,
     batch_users: pl.LazyFrame,
     *,
@@ -116,33 +117,33 @@ def infer_and_publish(
     Raises FailedChecksError, StorageError, PersonalizeError, StepError.
     """
     published_users = work.files.batch_users.read_published()
-    publishing = Publishing(work, model, published_users.version)
+    publishing = Publishing(work, declaration, model, published_users.version)
     gate = publishing.gate(skip=skip_quality_gate)
     require_passed([gate])
     published = _read_unchanged(work, publishing, batch_users, gate)
     if published is None:
-        inferred = _infer(work.for_data(model.data_version), model, batch_users, published_users)
+        batches = find_batches(work, model, batch_users, published_users)
+        inferred = _infer(work.for_data(model.data_version), declaration.filter, model, batches)
         edition, table = _publish(work, publishing, batch_users, inferred, gate, run)
         job, num_results = inferred.jobs[0], inferred.num_results
         checks = [gate, *table.checks]
         published = PublishedLists(edition, table, job, num_results, inferred.cost, checks)
-    _prune(work, model.dataset_group_name)
+    _prune(work, declaration, model.dataset_group_name)
     return published
 
 
 def _infer(
     work: PersonalizeWork,
+    lists_filter: FilterDeclaration | None,
     model: ModelRecord,
-    batch_users: pl.LazyFrame,
-    published_users: PublishedUsers,
+    batches: list[Batch],
 ) -> InferenceResult:
-    batches = find_batches(work, model, batch_users, published_users)
     users = pl.concat([batch.users for batch in batches])
     interactions = read_interactions(work, users)
     num_results = work.pipeline.recommendations.num_results
     if interactions.seen is not None:
         num_results = _choose_num_results(work, interactions.seen, len(users))
-    started = [_start_job(work, model, batch, num_results) for batch in batches]
+    started = [_start_job(work, lists_filter, model, batch, num_results) for batch in batches]
     jobs = work.ensure.wait_until_all_ready(BATCH_INFERENCE_JOB, started)
     for job, batch in zip(jobs, batches, strict=True):
         work.ensure.log.info(_describe_job(job, len(batch.users)))
@@ -246,24 +247,14 @@ def _read_unchanged(
     )
 
 
-def _prune(work: PersonalizeWork, group: str) -> None:
+def _prune(work: PersonalizeWork, declaration: ListsDeclaration, group: str) -> None:
     """Delete what earlier settings left in Personalize.
 
     The dataset group that an older edition was last made from stays. An error is only logged,
     because the lists are already published.
     """
-    pipeline, log = work.pipeline, work.ensure.log
-    solutions = {
-        build_solution_name(group, recipe, hyperparameters)
-        for recipes in pipeline.recipes_by_asset.values()
-        for recipe, hyperparameters in recipes.items()
-    }
-    expressions = [
-        pipeline.recommendations.filter_expression,
-        pipeline.segments.filter if pipeline.segments else None,
-    ]
-    filters = {f"{group}-{fingerprint(expression)[:8]}" for expression in expressions if expression}
-    in_use = {*solutions, *filters, f"{group}-exclude-seen"}
+    log = work.ensure.log
+    in_use = {f"{group}-{ending}" for ending in declaration.endings_in_use}
     try:
         # An edition's solution is named after its dataset group.
         editions = work.files.table.history_editions()
@@ -272,7 +263,7 @@ def _prune(work: PersonalizeWork, group: str) -> None:
             version.split("/")[1].rpartition("-")[0] for version in versions if "/" in version
         ]
         other_groups = [name for name in groups if name != group][:1]
-        for resource in prune(work.ensure, pipeline.name, group, in_use, other_groups):
+        for resource in prune(work.ensure, work.pipeline.name, group, in_use, other_groups):
             log.info(f"deleted {resource}, which earlier settings left")
     except (StorageError, PersonalizeError, ClientError) as error:
         log.warning(f"what earlier settings left in Personalize is still there: {error}")
@@ -299,9 +290,12 @@ def _choose_num_results(work: PersonalizeWork, seen: SeenItems, users: int) -> i
 
 
 def _start_job(
-    work: PersonalizeWork, model: ModelRecord, batch: Batch, num_results: int
+    work: PersonalizeWork,
+    lists_filter: FilterDeclaration | None,
+    model: ModelRecord,
+    batch: Batch,
+    num_results: int,
 ) -> StartedResource:
-    settings = work.pipeline.recommendations
     request: dict[str, Any] = {
         "solutionVersionArn": batch.solution_version_arn,
         "numResults": num_results,
@@ -311,18 +305,10 @@ def _start_job(
     if batch.recipe == USER_PERSONALIZATION:
         # Left to itself it explores with 0.3, and no two runs give the same lists (developer guide,
         # "User-Personalization recipe"). Recipes of version 2 have no such setting.
-        weight = {"explorationWeight": f"{settings.exploration_weight:g}"}
+        weight = {"explorationWeight": f"{work.pipeline.recommendations.exploration_weight:g}"}
         request["batchInferenceJobConfig"] = {"itemExplorationConfig": weight}
-    if settings.filter_expression:
-        # A filter cannot be changed: another expression needs another filter.
-        own_name = fingerprint(settings.filter_expression)[:8] if settings.filter else None
-        request["filterArn"] = ensure_filter(
-            work.ensure,
-            model,
-            own_name or "exclude-seen",
-            settings.filter_expression,
-            f"recommendations.{'filter' if own_name else 'exclude_seen'}",
-        )
+    if lists_filter is not None:
+        request["filterArn"] = ensure_filter(work.ensure, model, lists_filter)
     folder, versions = (
         work.pipeline.storage_keys.batch_inference,
         (batch.version, model.data_version),

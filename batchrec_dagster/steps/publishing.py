@@ -18,6 +18,7 @@ from batchrec_dagster.personalize.evidence import NDCG
 from batchrec_dagster.steps.checks import CheckResult, ModelToPublish, check_quality_gate
 from batchrec_dagster.steps.errors import StepError
 from batchrec_dagster.steps.items import read_titles_version
+from batchrec_dagster.steps.lists_declaration import ListsDeclaration
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.runs import RunHistory
 from batchrec_dagster.steps.work import Work
@@ -180,6 +181,7 @@ class Publishing:
     """Decides whether the lists that a model makes may be published, and describes them."""
 
     work: Work
+    declaration: ListsDeclaration
     model: ModelRecord
     users_version: str | None = None
     """The version of the users' file; None before there is one. Then only `gate` can be called."""
@@ -214,29 +216,24 @@ class Publishing:
         inputs = (self.model.data_version, self.users_version, *self.titles_versions)
         return [model, fingerprint(model, *inputs)]
 
-    @cached_property
-    def measured_on(self) -> str:
-        """A fingerprint of the settings that select the interactions."""
-        return fingerprint(self.work.pipeline.interactions)
-
     def gate(self, *, skip: bool) -> CheckResult:
         """Whether the lists may be published. Raises StorageError."""
-        pipeline, rollbacks = self.work.pipeline, Rollbacks(self.work.files)
+        rollbacks = Rollbacks(self.work.files)
         current = self.published_edition
         if skip:
             rollbacks.allow(self.made_by)
         candidate = ModelToPublish(
             self.model,
-            self.measured_on,
+            self.declaration.measured_on,
             current.about if current else None,
             rolled_back=rollbacks.include(self.made_by),
             unfinished_rollback=rollbacks.is_published(current),
         )
-        op = pipeline.op_name("recommendations")
-        config = f"{{{op}: {{config: {{skip_quality_gate: true}}}}}}"
-        how_to_skip = f"run {pipeline.name}_refresh with ops: {config}"
         return check_quality_gate(
-            pipeline.gate, candidate, how_to_skip=how_to_skip, skip_quality_gate=skip
+            self.work.pipeline.gate,
+            candidate,
+            how_to_skip=self.declaration.how_to_skip_gate,
+            skip_quality_gate=skip,
         )
 
     def about(
@@ -249,7 +246,7 @@ class Publishing:
         facts: metadata of the lists themselves, such as their number of rows.
         Raises StorageError.
         """
-        pipeline, model = self.work.pipeline, self.model
+        pipeline, declaration, model = self.work.pipeline, self.declaration, self.model
         return {
             "pipeline": pipeline.name,
             "key_prefix": pipeline.key_prefix,
@@ -270,10 +267,10 @@ class Publishing:
             "popularity_metrics": dict(model.popularity_metrics),
             **({"engine": model.engine} if model.engine else {}),
             "evidence": dict(model.evidence),
-            "source": pipeline.ratings.shown_source,
-            "settings": pipeline.making_lists,
+            "source": declaration.source,
+            "settings": dict(declaration.settings),
             "checks": [check.to_json() for check in checks],
-            "measured_on": self.measured_on,
+            "measured_on": declaration.measured_on,
             "made_by": self.made_by,
         }
 

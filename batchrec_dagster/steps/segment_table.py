@@ -13,7 +13,13 @@ from batchrec_dagster.config.segments import Segments
 from batchrec_dagster.personalize.batch_files import read_segments
 from batchrec_dagster.personalize.ensure import BATCH_SEGMENT_JOB, ReadyResource
 from batchrec_dagster.personalize.prices import Cost, price_segments
-from batchrec_dagster.steps.batch_jobs import JobOutput, OutputTable, ensure_filter, start_batch_job
+from batchrec_dagster.steps.batch_jobs import (
+    JobOutput,
+    OutputTable,
+    declare_filter,
+    ensure_filter,
+    start_batch_job,
+)
 from batchrec_dagster.steps.checks import (
     CheckResult,
     check_every_segment_answered,
@@ -137,10 +143,8 @@ def _run_job(
         "roleArn": work.ensure.role_arn,
     }
     if segments.filter:
-        name = fingerprint(segments.filter)[:8]
-        request["filterArn"] = ensure_filter(
-            work.ensure, model, name, segments.filter, "segments.filter"
-        )
+        users_filter = declare_filter("segments.filter", segments.filter)
+        request["filterArn"] = ensure_filter(work.ensure, model, users_filter)
     # Segments depend on the training data only, but a filter also reads newer data.
     filter_versions = [model.data_version] if segments.filter else []
     job = start_batch_job(

@@ -29,6 +29,7 @@ from batchrec_dagster.steps.batch_jobs import (
     measure_job_seconds,
 )
 from batchrec_dagster.steps.cost import price_trainings
+from batchrec_dagster.steps.lists_declaration import describe_lists
 from batchrec_dagster.steps.publishing import Publishing
 from batchrec_dagster.steps.records import DatasetRecord, ModelRecord, read_model
 from batchrec_dagster.steps.work import PersonalizeWork, Work
@@ -147,9 +148,11 @@ class SolutionVersionTrainer:
             return True
         if model.trained_with != fingerprint(self.work.pipeline.interactions):
             return False
+        if self.asset != "solution_version":
+            return True
         # New data replace a model whose lists may not be published.
-        publishes = self.asset == "solution_version"
-        return not publishes or Publishing(self.work, model).gate(skip=False).passed
+        publishing = Publishing(self.work, describe_lists(self.work.pipeline), model)
+        return publishing.gate(skip=False).passed
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from batchrec_dagster.pipeline.run_step import (
 from batchrec_dagster.reporting.markdown import escape, format_numbered_list
 from batchrec_dagster.reporting.markdown import format_table as markdown_table
 from batchrec_dagster.steps.batch_jobs import JobOutput, describe_outcome, measure_job_seconds
+from batchrec_dagster.steps.lists_declaration import describe_lists
 from batchrec_dagster.steps.publishing import read_checks, republish, summarize_edition
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.segment_table import UserSegments, segment_users
@@ -90,6 +91,7 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
     """The asset of the published lists."""
     settings, titles = pipeline.recommendations, _title_assets(pipeline)
     experiment = [pipeline.experiment] if pipeline.experiment else []
+    declaration = describe_lists(pipeline)
 
     @dg.asset(
         **asset_options(
@@ -125,6 +127,7 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
                 return _roll_back(work, context, config.roll_back_to)
             lists = infer_and_publish(
                 work,
+                declaration,
                 solution_version,
                 batch_users,
                 run=context.run.run_id,

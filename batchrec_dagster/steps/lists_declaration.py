@@ -1,0 +1,75 @@
+"""What a declaration says of its published lists: worked out once, when it is loaded.
+
+Its runs store it with the lists, and name their resources in Personalize by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from batchrec_dagster.config import Pipeline, fingerprint
+from batchrec_dagster.steps.batch_jobs import (
+    FilterDeclaration,
+    declare_filter,
+    fingerprint_solution,
+)
+
+# What the name of the filter for exclude_seen alone ends with.
+EXCLUDE_SEEN_ENDING = "exclude-seen"
+
+
+@dataclass(frozen=True)
+class ListsDeclaration:
+    """What all runs of a pipeline say of its lists."""
+
+    source: str
+    """The sources of the ratings, without the secrets of URLs."""
+    settings: Mapping[str, Any]
+    """The settings that decide what is in the lists, by path such as interactions.min_rating."""
+    measured_on: str
+    """A fingerprint of the settings that select the interactions."""
+    how_to_skip_gate: str
+    """How to start a run that publishes even if the quality gate fails."""
+    filter: FilterDeclaration | None
+    """The filter of the lists; None if they contain what users have seen, and set no filter."""
+    endings_in_use: frozenset[str]
+    """What the names of the solutions and filters end with, after the dataset group's name."""
+
+
+def describe_lists(pipeline: Pipeline) -> ListsDeclaration:
+    """What the pipeline's declaration says of its lists."""
+    return ListsDeclaration(
+        source=pipeline.ratings.shown_source,
+        settings=pipeline.making_lists,
+        measured_on=fingerprint(pipeline.interactions),
+        how_to_skip_gate=f"run {pipeline.name}_refresh with ops:"
+        f" {{{pipeline.op_name('recommendations')}: {{config: {{skip_quality_gate: true}}}}}}",
+        filter=_declare_lists_filter(pipeline),
+        endings_in_use=frozenset(_list_endings(pipeline)),
+    )
+
+
+def _declare_lists_filter(pipeline: Pipeline) -> FilterDeclaration | None:
+    settings = pipeline.recommendations
+    if settings.filter_expression is None:
+        return None
+    if settings.filter:
+        return declare_filter("recommendations.filter", settings.filter_expression)
+    return FilterDeclaration(
+        "recommendations.exclude_seen", settings.filter_expression, EXCLUDE_SEEN_ENDING
+    )
+
+
+def _list_endings(pipeline: Pipeline) -> Iterator[str]:
+    for recipes in pipeline.recipes_by_asset.values():
+        for recipe, hyperparameters in recipes.items():
+            yield fingerprint_solution(recipe, hyperparameters)
+    # It stays while exclude_seen is off or another filter is tried: either may change back.
+    yield EXCLUDE_SEEN_ENDING
+    lists_filter = _declare_lists_filter(pipeline)
+    if lists_filter is not None:
+        yield lists_filter.ending
+    if pipeline.segments and pipeline.segments.filter:
+        yield declare_filter("segments.filter", pipeline.segments.filter).ending
