@@ -86,16 +86,18 @@ def ours(folder: Path, results: int) -> dict[str, Any]:
     """What the asset does."""
     import polars as pl
 
-    from batchrec_dagster.deployment.io_managers import InteractionsIOManager, UsersIOManager
-    from batchrec_dagster.personalize.batch_files import read_inference
+    from batchrec_dagster.deployment.io_managers import InteractionsIOManager
+    from batchrec_dagster.personalize.batch_files import MAX_INPUT_RECORDS, read_inference
     from batchrec_dagster.steps.batch_jobs import JobOutput
     from batchrec_dagster.steps.recommendation_table import ListBuilder, SeenItems
+    from batchrec_dagster.storage.io_managers import UsersIOManager
     from batchrec_dagster.storage.published_table import PublishedTable, TableWriter
     from batchrec_dagster.storage.resource import S3Connection, StorageResource
 
     started = time.perf_counter()
     storage = StorageResource(root=str(folder), s3=S3Connection())
-    asked = UsersIOManager(storage=storage).load(storage.uri("users.json"), pl.LazyFrame)
+    users_io = UsersIOManager(storage=storage, max_records=MAX_INPUT_RECORDS)
+    asked = users_io.load(storage.uri("users.json"), pl.LazyFrame)
     users = asked.select("userId").collect(engine="streaming").get_column("userId")
     csv = InteractionsIOManager(storage=storage)
     interactions = csv.load(storage.uri("interactions.csv"), pl.LazyFrame)

@@ -19,10 +19,10 @@ import dagster as dg
 from batchrec_dagster.deployment.io_managers import (
     InteractionsIOManager,
     ItemsCsvIOManager,
-    UsersIOManager,
 )
 from batchrec_dagster.deployment.resources import AWS, EMBEDDED, LOCAL_ROLE_ARN, PersonalizeResource
 from batchrec_dagster.local_personalize.api.client import QUOTAS_VARIABLE, Quotas
+from batchrec_dagster.personalize import batch_files
 from batchrec_dagster.preparation.sources import limits, movielens
 from batchrec_dagster.storage import durable, io_managers
 from batchrec_dagster.storage.object_store import StorageError, split_uri
@@ -327,7 +327,9 @@ def _build_resources(deployment: Deployment) -> dict[str, Any]:
         "published_io": io_managers.PublishedTableIOManager(storage=storage),
         "interactions_io": InteractionsIOManager(storage=storage),
         "items_io": ItemsCsvIOManager(storage=storage),
-        "batch_users_io": UsersIOManager(storage=storage),
+        "batch_users_io": io_managers.UsersIOManager(
+            storage=storage, max_records=batch_files.MAX_INPUT_RECORDS
+        ),
         "html_io": io_managers.HtmlIOManager(storage=storage),
         "record_io": io_managers.JsonRecordIOManager(storage=storage),
     }

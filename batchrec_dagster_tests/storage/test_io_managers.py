@@ -11,7 +11,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from batchrec_dagster.deployment.io_managers import InteractionsIOManager, UsersIOManager
+from batchrec_dagster.deployment.io_managers import InteractionsIOManager
 from batchrec_dagster.steps.records import DatasetRecord
 from batchrec_dagster.storage.io_managers import (
     STORAGE_KEY,
@@ -19,12 +19,19 @@ from batchrec_dagster.storage.io_managers import (
     ParquetIOManager,
     PublishedTableIOManager,
     StorageIOManager,
+    UsersIOManager,
 )
 from batchrec_dagster.storage.published_table import PublishedTable, TableWriter
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
 
 TABLE = pl.DataFrame({"USER_ID": ["007", "ü"], "ITEM_ID": ["1e5", "a,b"], "TIMESTAMP": [1, 2]})
 FRAMES: list[Any] = [pd.DataFrame, pl.DataFrame, pl.LazyFrame, pa.Table]
+
+
+class SmallUsersIOManager(UsersIOManager):
+    """Its files take one user each."""
+
+    max_records: int = 1
 
 
 def passed_on(
@@ -49,7 +56,7 @@ def passed_on(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("manager", [ParquetIOManager, InteractionsIOManager, UsersIOManager])
+@pytest.mark.parametrize("manager", [ParquetIOManager, InteractionsIOManager, SmallUsersIOManager])
 @pytest.mark.parametrize("wanted", FRAMES)
 def test_a_table_arrives_as_the_frame_that_is_asked_for(
     tmp_path: Path, manager: type[StorageIOManager], wanted: Any
