@@ -1,6 +1,6 @@
-"""Who gets lists, and from which model.
+"""Who gets lists and, in an experiment, from which model.
 
-All users get them from one model. In an experiment, the arms may get them from two.
+Without an experiment, all users get them from one model.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import polars as pl
 
+from batchrec_dagster.config.recommendations import Experiment
 from batchrec_dagster.outcomes.arms import CONTROL, MODEL, assign_arms
 from batchrec_dagster.personalize import batch_files
 from batchrec_dagster.personalize.batch_files import USER_FIELD
@@ -25,7 +26,7 @@ from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.object_store import StorageError
 from batchrec_dagster.storage.published_table import Edition
-from batchrec_dagster.storage.users_files import PublishedUsers, UsersFiles, measure_users
+from batchrec_dagster.storage.users_files import UsersFiles, measure_users
 
 
 def find_batch_users(work: Work) -> tuple[pl.DataFrame, str]:
@@ -90,24 +91,19 @@ class Batch:
     """The version of these files."""
 
 
-def find_batches(
-    work: Work, model: ModelRecord, batch_users: pl.LazyFrame, published_users: PublishedUsers
+def divide_into_batches(
+    work: Work, experiment: Experiment, model: ModelRecord, batch_users: pl.LazyFrame
 ) -> list[Batch]:
-    """The batches, the model's first.
+    """A batch for each arm of the experiment that gets lists, the model's first.
 
     batch_users: the lines of the users' file.
-    published_users: where that file is, and its version.
     Raises StepError.
     """
     pipeline, storage = work.pipeline, work.storage
-    if pipeline.experiment is None:
-        users = batch_users.select(USER_FIELD).collect(engine="streaming").get_column(USER_FIELD)
-        recipe, arn = pipeline.solution.recipe, model.solution_version_arn
-        return [Batch(recipe, arn, users, published_users.input, published_users.version)]
     lines = batch_users.collect(engine="streaming")
-    user_arms = assign_arms(lines.get_column(USER_FIELD), pipeline.experiment)
+    user_arms = assign_arms(lines.get_column(USER_FIELD), experiment)
     batches = []
-    for arm, recipe, arn in _list_models(work, model):
+    for arm, recipe, arn in _list_models(work, experiment, model):
         arm_lines = lines.filter(user_arms == arm)
         if not arm_lines.height:
             continue
@@ -124,11 +120,12 @@ def find_batches(
     return batches
 
 
-def _list_models(work: Work, model: ModelRecord) -> list[tuple[str, str, str]]:
+def _list_models(
+    work: Work, experiment: Experiment, model: ModelRecord
+) -> list[tuple[str, str, str]]:
     """The arm, recipe and solution version's ARN of each model."""
-    assert work.pipeline.experiment is not None
     models = [(MODEL, work.pipeline.solution.recipe, model.solution_version_arn)]
-    if work.pipeline.experiment.control == "popular":
+    if experiment.control == "popular":
         if model.popularity_version_arn is None:
             raise StepError(
                 "an older batchrec trained popularity and did not note it: materialize"
@@ -143,7 +140,7 @@ def keep_users_without_lists(
 ) -> None:
     """Store which of the requested users have no rows in the table of an experiment's edition.
 
-    The outcomes count them too.
+    The outcomes count them too. The published table deletes the file with the edition.
 
     version: the edition's.
     batch_users: the lines of the users' file.
@@ -165,16 +162,3 @@ def read_users_without_lists(work: Work, edition: Edition) -> pl.Series:
     if users is None:
         return pl.Series("user_id", [], pl.String)
     return users.get_column("user_id")
-
-
-def forget_users_without_lists(work: Work) -> None:
-    """Delete what was stored for editions that are no longer kept. Raises StorageError."""
-    files, key = work.files, work.pipeline.storage_keys.users_without_lists
-    store = work.storage.store
-    stored_files = store.list(files.uri(key("")).rpartition("/")[0] + "/")
-    if not stored_files:
-        return
-    uris_to_keep = {files.uri(key(version)) for version in files.table.versions()}
-    for file in stored_files:
-        if file.uri not in uris_to_keep:
-            store.delete(file.uri)

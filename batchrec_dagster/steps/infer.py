@@ -10,7 +10,7 @@ import polars as pl
 from botocore.exceptions import ClientError
 
 from batchrec_dagster.config import fingerprint
-from batchrec_dagster.personalize.batch_files import MAX_RESULTS
+from batchrec_dagster.personalize.batch_files import MAX_RESULTS, USER_FIELD
 from batchrec_dagster.personalize.ensure import (
     ACTIVE,
     BATCH_INFERENCE_JOB,
@@ -33,8 +33,7 @@ from batchrec_dagster.steps.batch_jobs import (
 )
 from batchrec_dagster.steps.batches import (
     Batch,
-    find_batches,
-    forget_users_without_lists,
+    divide_into_batches,
     keep_users_without_lists,
 )
 from batchrec_dagster.steps.checks import CheckResult, check_items_known, require_passed
@@ -54,6 +53,7 @@ from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.object_store import StorageError
 from batchrec_dagster.storage.published_table import Edition, TableWriter
+from batchrec_dagster.storage.users_files import PublishedUsers
 
 # Part of the table's version: raise it when the same output would become another table.
 TABLE_VERSION = "1"
@@ -122,7 +122,7 @@ def infer_and_publish(
     require_passed([gate])
     published = _read_unchanged(work, publishing, batch_users, gate)
     if published is None:
-        batches = find_batches(work, model, batch_users, published_users)
+        batches = _list_batches(work, model, batch_users, published_users)
         inferred = _infer(work.for_data(model.data_version), declaration.filter, model, batches)
         edition, table = _publish(work, publishing, batch_users, inferred, gate, run)
         job, num_results = inferred.jobs[0], inferred.num_results
@@ -130,6 +130,28 @@ def infer_and_publish(
         published = PublishedLists(edition, table, job, num_results, inferred.cost, checks)
     _prune(work, declaration, model.dataset_group_name)
     return published
+
+
+def _list_batches(
+    work: PersonalizeWork,
+    model: ModelRecord,
+    batch_users: pl.LazyFrame,
+    published_users: PublishedUsers,
+) -> list[Batch]:
+    """All users get lists from one model; in an experiment, its arms may get them from two."""
+    pipeline = work.pipeline
+    if pipeline.experiment is not None:
+        return divide_into_batches(work, pipeline.experiment, model, batch_users)
+    lines = batch_users.select(USER_FIELD).collect(engine="streaming")
+    return [
+        Batch(
+            pipeline.solution.recipe,
+            model.solution_version_arn,
+            lines.get_column(USER_FIELD),
+            published_users.input,
+            published_users.version,
+        )
+    ]
 
 
 def _infer(
@@ -181,7 +203,6 @@ def _publish(
         if pipeline.experiment:
             keep_users_without_lists(work, version, batch_users, writer.path)
         edition = work.files.table.publish(writer.path, pipeline.publication.history)
-        forget_users_without_lists(work)
     return edition, table
 
 

@@ -44,6 +44,8 @@ class StorageKeys:
         )
         # What the outcomes are computed from: sums over groups of users.
         self.outcome_sums = f"{pipeline}/curated/recommendation_outcomes/sums.parquet"
+        # The folder, with its final slash, of a file for each edition of an experiment.
+        self.all_users_without_lists = f"{pipeline}/curated/users_without_lists/"
         # The data of the last report, which the next one compares its own with.
         self.inputs = f"{pipeline}/records/inputs.parquet"
 
@@ -53,7 +55,7 @@ class StorageKeys:
 
     def users_without_lists(self, version: str) -> str:
         """The users of an experiment whom its edition of this version has no rows of."""
-        return f"{self.pipeline}/curated/users_without_lists/{version}.parquet"
+        return f"{self.all_users_without_lists}{version}.parquet"
 
     def export(self, filename: str) -> str:
         return f"{self.pipeline}/curated/exports/{filename}"
@@ -202,7 +204,11 @@ class PipelineFiles:
     @cached_property
     def table(self) -> PublishedTable:
         """The published recommendations."""
-        return PublishedTable(self.storage.store, self.uri(self.storage_keys.recommendations))
+        return PublishedTable(
+            self.storage.store,
+            self.uri(self.storage_keys.recommendations),
+            companions=self.uri(self.storage_keys.all_users_without_lists),
+        )
 
     def interactions_version(self) -> str:
         """The version of the interactions, which are read for it unless Spark recorded it."""

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any
 
 import polars as pl
@@ -68,6 +68,9 @@ class PublishedTable:
 
     store: ObjectStore
     uri: str
+    companions: str | None = None
+    """The URI of a folder, with its final slash, of files that belong to editions, if there may be
+    any. Each is named after the version of its edition, and deleted with it."""
 
     @property
     def history(self) -> str:
@@ -110,12 +113,6 @@ class PublishedTable:
             raise StorageError(f"{edition.uri}: new lists were published meanwhile. Run it again")
         return rows
 
-    def versions(self) -> set[str]:
-        """The versions of the published edition and of the older ones."""
-        current = self.current()
-        older = {self._name(uri).partition("-")[2] for uri in self._entries().values()}
-        return older | ({current.version} if current else set())
-
     def next_number(self) -> int:
         """The number of the next edition."""
         current = self.current()
@@ -151,8 +148,8 @@ class PublishedTable:
         self._prune(replaced, edition, keep)
 
     def _prune(self, replaced: Edition | None, edition: Edition, keep: int) -> None:
-        """Delete all but the newest `keep` older editions. The replaced one counts as the
-        newest."""
+        """Delete all but the newest `keep` older editions, and their companions. The replaced one
+        counts as the newest."""
         names_to_keep = {edition.name, *([replaced.name] if replaced else [])}
         files = self._files()
         names = map(self._name, _sort_by_number(files).values())
@@ -161,6 +158,11 @@ class PublishedTable:
         for _, uri in files:
             if self._name(uri) not in names_to_keep:
                 self.store.delete(uri)
+        if self.companions is not None:
+            versions_to_keep = {name.partition("-")[2] for name in names_to_keep}
+            for info in self.store.list(self.companions):
+                if PurePosixPath(info.uri).stem not in versions_to_keep:
+                    self.store.delete(info.uri)
 
     def _entries(self) -> dict[int, str]:
         """The URIs of the history's files by edition number, newest first."""

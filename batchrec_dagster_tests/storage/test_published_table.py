@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,17 @@ def test_before_the_first_there_is_nothing(table: PublishedTable) -> None:
     assert table.next_number() == 1
     with pytest.raises(ObjectNotFoundError, match=TABLE):
         table.read()
+
+
+def test_the_companions_of_an_edition_go_with_it(table: PublishedTable, tmp_path: Path) -> None:
+    folder = f"{table.uri.removesuffix(TABLE)}shop/companions/"
+    table = replace(table, companions=folder)
+    for version in ("killed", *"abcde"):
+        table.store.put(f"{folder}{version}.parquet", b"")
+        if version != "killed":
+            publish(table, tmp_path, version)
+    companions = {info.uri.removeprefix(folder) for info in table.store.list(folder)}
+    assert companions == {f"{version}.parquet" for version in "bcde"}
 
 
 def test_one_path_has_the_newest_and_says_what_it_is(table: PublishedTable, tmp_path: Path) -> None:
