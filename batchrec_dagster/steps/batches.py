@@ -12,7 +12,7 @@ from pathlib import Path
 
 import polars as pl
 
-from batchrec_dagster.config.recommendations import Experiment
+from batchrec_dagster.config.experiment import Experiment
 from batchrec_dagster.outcomes.arms import CONTROL, MODEL, assign_arms
 from batchrec_dagster.personalize import batch_files
 from batchrec_dagster.personalize.batch_files import USER_FIELD
