@@ -87,7 +87,7 @@ def ours(folder: Path, results: int) -> dict[str, Any]:
     import polars as pl
 
     from batchrec_dagster.deployment.io_managers import InteractionsIOManager
-    from batchrec_dagster.personalize.batch_files import MAX_INPUT_RECORDS, read_inference
+    from batchrec_dagster.personalize.file_formats import MAX_INPUT_RECORDS, read_inference
     from batchrec_dagster.steps.batch_jobs import JobOutput
     from batchrec_dagster.steps.recommendation_table import ListBuilder, SeenItems
     from batchrec_dagster.storage.io_managers import UsersIOManager
@@ -117,7 +117,7 @@ def at_once(folder: Path, results: int) -> dict[str, Any]:
     """Everything in memory, without a check."""
     import polars as pl
 
-    from batchrec_dagster.personalize.batch_files import read_inference
+    from batchrec_dagster.personalize.file_formats import read_inference
 
     started = time.perf_counter()
     text = {"USER_ID": pl.String, "ITEM_ID": pl.String}

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from batchrec_dagster.config.filter_problems import find_filter_traits
 from batchrec_dagster.config.validation import validate_range
-from batchrec_dagster.personalize.batch_files import (
+from batchrec_dagster.personalize.file_formats import (
     MAX_RESULTS,
 )
 from batchrec_dagster.personalize.filter_expressions import (

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from batchrec_dagster.config.filter_problems import find_filter_traits
 from batchrec_dagster.config.validation import validate_range
-from batchrec_dagster.personalize.batch_files import ITEM_ATTRIBUTES, ITEM_FIELD, MAX_SEGMENT_USERS
+from batchrec_dagster.personalize.file_formats import ITEM_ATTRIBUTES, ITEM_FIELD, MAX_SEGMENT_USERS
 from batchrec_dagster.personalize.filter_grammar import MAX_LENGTH
 from batchrec_dagster.personalize.item_attributes import ItemAttributesError, parse_conditions
 from batchrec_dagster.personalize.recipes import ITEM_AFFINITY, ITEM_ATTRIBUTE_AFFINITY

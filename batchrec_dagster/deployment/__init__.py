@@ -22,7 +22,7 @@ from batchrec_dagster.deployment.io_managers import (
 )
 from batchrec_dagster.deployment.resources import AWS, EMBEDDED, LOCAL_ROLE_ARN, PersonalizeResource
 from batchrec_dagster.local_personalize.api.client import QUOTAS_VARIABLE, Quotas
-from batchrec_dagster.personalize import batch_files
+from batchrec_dagster.personalize import file_formats
 from batchrec_dagster.preparation.sources import limits, movielens
 from batchrec_dagster.storage import durable, io_managers
 from batchrec_dagster.storage.object_store import StorageError, split_uri
@@ -328,7 +328,7 @@ def _build_resources(deployment: Deployment) -> dict[str, Any]:
         "interactions_io": InteractionsIOManager(storage=storage),
         "items_io": ItemsCsvIOManager(storage=storage),
         "batch_users_io": io_managers.UsersIOManager(
-            storage=storage, max_records=batch_files.MAX_INPUT_RECORDS
+            storage=storage, max_records=file_formats.MAX_INPUT_RECORDS
         ),
         "html_io": io_managers.HtmlIOManager(storage=storage),
         "record_io": io_managers.JsonRecordIOManager(storage=storage),

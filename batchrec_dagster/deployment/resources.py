@@ -15,8 +15,8 @@ from botocore.exceptions import ConnectionClosedError
 from pydantic import Field
 
 from batchrec_dagster.local_personalize.api.client import Quotas, embedded_client
-from batchrec_dagster.personalize.batch_files import MAX_RESULTS
 from batchrec_dagster.personalize.ensure import STORAGE_TAG, Ensure
+from batchrec_dagster.personalize.file_formats import MAX_RESULTS
 from batchrec_dagster.personalize.schemas import FILTER_HISTORY
 from batchrec_dagster.storage.resource import StorageResource
 

@@ -15,8 +15,8 @@ from batchrec_dagster.doctor.aws import SERVICE
 from batchrec_dagster.doctor.aws_trial import Line, Trial
 from batchrec_dagster.personalize import ensure as api
 from batchrec_dagster.personalize import prices
-from batchrec_dagster.personalize.batch_files import read_inference
 from batchrec_dagster.personalize.errors import PersonalizeError
+from batchrec_dagster.personalize.file_formats import read_inference
 from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION as V1
 from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION_V2 as V2
 from batchrec_dagster.steps.batch_jobs import measure_job_seconds

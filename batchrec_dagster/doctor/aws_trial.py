@@ -18,7 +18,7 @@ import polars as pl
 from batchrec_dagster.deployment.resources import PersonalizeResource
 from batchrec_dagster.personalize import ensure as api
 from batchrec_dagster.personalize import schemas
-from batchrec_dagster.personalize.batch_files import OUTPUT_SUFFIX, USER_FIELD
+from batchrec_dagster.personalize.file_formats import OUTPUT_SUFFIX, USER_FIELD
 from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION_V2 as V2
 from batchrec_dagster.personalize.recipes import build_recipe_arn
 from batchrec_dagster.samples import generator

@@ -12,7 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from batchrec_dagster.personalize import batch_files
+from batchrec_dagster.personalize import file_formats
 from batchrec_dagster.personalize import recipes as names
 from batchrec_dagster.personalize.recipes import Value, build_recipe_arn, parse_hyperparameters
 
@@ -85,7 +85,7 @@ _TABLE = (
         names.USER_PERSONALIZATION,
         USER_PERSONALIZATION,
         "Predicts the items that each user will interact with.",
-        (batch_files.USER_FIELD,),
+        (file_formats.USER_FIELD,),
         Output.SCORED_ITEMS,
         training.BLEND,
         updates=True,
@@ -94,7 +94,7 @@ _TABLE = (
         names.USER_PERSONALIZATION_V2,
         USER_PERSONALIZATION,
         "Predicts the items that each user will interact with; the second generation.",
-        (batch_files.USER_FIELD,),
+        (file_formats.USER_FIELD,),
         Output.SCORED_ITEMS,
         training.BLEND,
         events_config=True,
@@ -103,7 +103,7 @@ _TABLE = (
         names.POPULARITY_COUNT,
         POPULAR_ITEMS,
         "Recommends the items that most users have interacted with: a baseline.",
-        (batch_files.USER_FIELD,),
+        (file_formats.USER_FIELD,),
         Output.ITEMS,
         training.POPULARITY,
     ),
@@ -111,7 +111,7 @@ _TABLE = (
         names.PERSONALIZED_RANKING,
         PERSONALIZED_RANKING,
         "Orders a list of items by how likely a user is to want them.",
-        (batch_files.USER_FIELD, batch_files.ITEM_LIST),
+        (file_formats.USER_FIELD, file_formats.ITEM_LIST),
         Output.SCORED_ITEMS,
         training.BLEND,
     ),
@@ -119,7 +119,7 @@ _TABLE = (
         names.PERSONALIZED_RANKING_V2,
         PERSONALIZED_RANKING,
         "Orders a list of items by how likely a user is to want them; the second generation.",
-        (batch_files.USER_FIELD, batch_files.ITEM_LIST),
+        (file_formats.USER_FIELD, file_formats.ITEM_LIST),
         Output.SCORED_ITEMS,
         training.BLEND,
         events_config=True,
@@ -128,7 +128,7 @@ _TABLE = (
         names.SIMS,
         RELATED_ITEMS,
         "Finds the items that the same users have interacted with.",
-        (batch_files.ITEM_FIELD,),
+        (file_formats.ITEM_FIELD,),
         Output.ITEMS,
         training.SIMS,
     ),
@@ -136,7 +136,7 @@ _TABLE = (
         names.SIMILAR_ITEMS,
         RELATED_ITEMS,
         "Finds the items that are similar to a given one.",
-        (batch_files.ITEM_FIELD,),
+        (file_formats.ITEM_FIELD,),
         Output.ITEMS,
         training.SIMILAR_ITEMS,
     ),
@@ -144,7 +144,7 @@ _TABLE = (
         names.ITEM_AFFINITY,
         USER_SEGMENTATION,
         "Finds the users who are most likely to interact with an item.",
-        (batch_files.ITEM_FIELD,),
+        (file_formats.ITEM_FIELD,),
         Output.USERS,
         training.SEGMENTATION,
         SEGMENT_METRICS,
@@ -154,7 +154,7 @@ _TABLE = (
         names.ITEM_ATTRIBUTE_AFFINITY,
         USER_SEGMENTATION,
         "Finds the users who are most likely to interact with items of some attributes.",
-        (batch_files.ITEM_ATTRIBUTES,),
+        (file_formats.ITEM_ATTRIBUTES,),
         Output.USERS,
         training.SEGMENTATION,
         SEGMENT_METRICS,

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
 
-from batchrec_dagster.personalize.batch_files import MAX_RESULTS
 from batchrec_dagster.personalize.errors import PersonalizeError
+from batchrec_dagster.personalize.file_formats import MAX_RESULTS
 from batchrec_dagster.personalize.role import explain_role_error
 from batchrec_dagster.personalize.schemas import FILTER_HISTORY
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from batchrec_dagster.personalize.batch_files import MAX_INPUT_BYTES, USER_FIELD
+from batchrec_dagster.personalize.file_formats import MAX_INPUT_BYTES, USER_FIELD
 from batchrec_dagster.personalize.schemas import (
     MAX_ID_LENGTH,
     TIMESTAMP,

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from batchrec_dagster.personalize.batch_files import USER_FIELD
+from batchrec_dagster.personalize.file_formats import USER_FIELD
 from batchrec_dagster.personalize.schemas import (
     EVENT_TYPE,
     EVENT_VALUE,

@@ -10,8 +10,8 @@ import polars as pl
 
 from batchrec_dagster.config import fingerprint
 from batchrec_dagster.personalize import ensure as api
-from batchrec_dagster.personalize.batch_files import OUTPUT_SUFFIX
 from batchrec_dagster.personalize.errors import PersonalizeError
+from batchrec_dagster.personalize.file_formats import OUTPUT_SUFFIX
 from batchrec_dagster.personalize.recipes import EVENT_VALUE_THRESHOLD, EVENT_WEIGHTS, FEATURES
 from batchrec_dagster.steps.checks import CheckResult, require_passed
 from batchrec_dagster.steps.errors import StepError
@@ -212,7 +212,7 @@ class OutputTable(ABC):
     def write(self, pieces: Iterable[pl.DataFrame], table: TableWriter) -> None:
         """Write the table's rows.
 
-        pieces: at least one, as `batch_files` reads them.
+        pieces: at least one, as `file_formats` reads them.
         """
         for lines in pieces:
             table.write(self.add(lines).to_arrow(compat_level=pl.CompatLevel.oldest()))

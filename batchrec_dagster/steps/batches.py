@@ -14,8 +14,8 @@ import polars as pl
 
 from batchrec_dagster.config.experiment import Experiment
 from batchrec_dagster.outcomes.arms import CONTROL, MODEL, assign_arms
-from batchrec_dagster.personalize import batch_files
-from batchrec_dagster.personalize.batch_files import USER_FIELD
+from batchrec_dagster.personalize import file_formats
+from batchrec_dagster.personalize.file_formats import USER_FIELD
 from batchrec_dagster.personalize.recipes import POPULARITY_COUNT
 from batchrec_dagster.personalize.schemas import scan_interactions
 from batchrec_dagster.preparation.sources.parsing import parse_source
@@ -108,7 +108,7 @@ def divide_into_batches(
         if not arm_lines.height:
             continue
         files = UsersFiles(storage.store, storage.uri(pipeline.storage_keys.arm_users(arm)))
-        files.publish(arm_lines, batch_files.MAX_INPUT_RECORDS)
+        files.publish(arm_lines, file_formats.MAX_INPUT_RECORDS)
         version, _ = measure_users(arm_lines)
         users = arm_lines.get_column(USER_FIELD)
         batches.append(Batch(recipe, arn, users, files.input(), version))

@@ -10,7 +10,6 @@ import polars as pl
 from botocore.exceptions import ClientError
 
 from batchrec_dagster.config import fingerprint
-from batchrec_dagster.personalize.batch_files import MAX_RESULTS, USER_FIELD
 from batchrec_dagster.personalize.ensure import (
     ACTIVE,
     BATCH_INFERENCE_JOB,
@@ -18,6 +17,7 @@ from batchrec_dagster.personalize.ensure import (
     StartedResource,
 )
 from batchrec_dagster.personalize.errors import PersonalizeError
+from batchrec_dagster.personalize.file_formats import MAX_RESULTS, USER_FIELD
 from batchrec_dagster.personalize.prices import Cost, price_recommendations
 from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION
 from batchrec_dagster.personalize.teardown import prune

@@ -22,7 +22,7 @@ from batchrec_dagster.local_personalize.learning.models import AnyModel, Segment
 from batchrec_dagster.local_personalize.learning.related import RelatedItemsModel
 from batchrec_dagster.local_personalize.learning.serving import RecommendedLists, UserModel
 from batchrec_dagster.local_personalize.recipes import RECIPES, Recipe
-from batchrec_dagster.personalize import batch_files
+from batchrec_dagster.personalize import file_formats
 from batchrec_dagster.personalize.schemas import ITEMS, Field, Schema
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -148,12 +148,12 @@ def test_the_output_of_a_recipe_to_the_byte(recipe: Recipe, tmp_path: Path) -> N
     written = (tmp_path / "out").read_bytes()
     assert written == source.with_suffix(".json.out").read_bytes()
     assert sum(steps) == written.count(b"\n")
-    read = batch_files.read_segments if recipe.makes_segments else batch_files.read_inference
+    read = file_formats.read_segments if recipe.makes_segments else file_formats.read_inference
     assert len(read(written)) == sum(steps)
 
 
 def test_both_names_of_the_list_of_users_are_read() -> None:
-    read = batch_files.read_segments(
+    read = file_formats.read_segments(
         b'{"input": {"itemId": "1"}, "output": {"usersList": ["a", "b"]}, "error": null}\n'
         b'{"input": {"itemId": "2"}, "output": {"recommendedUsers": ["c"]}}\n'
         b'{"input": {"itemAttributes": "x"}, "output": {"usersList": []}, "error": "User error"}\n'
@@ -163,6 +163,6 @@ def test_both_names_of_the_list_of_users_are_read() -> None:
         {"item_id": "2", "item_attributes": None, "users": ["c"], "error": None},
         {"item_id": None, "item_attributes": "x", "users": [], "error": "User error"},
     ]
-    assert batch_files.read_segments(b"").is_empty()
+    assert file_formats.read_segments(b"").is_empty()
     with pytest.raises(ValueError, match="not a batch segment output file"):
-        batch_files.read_segments(b"{")
+        file_formats.read_segments(b"{")

@@ -93,7 +93,7 @@ def removals(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[str]]:
 def test_spark_here_gives_what_the_local_engine_gives(
     project: Project, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("batchrec_dagster.personalize.batch_files.MAX_INPUT_RECORDS", 25)
+    monkeypatch.setattr("batchrec_dagster.personalize.file_formats.MAX_INPUT_RECORDS", 25)
     monkeypatch.setenv("PYSPARK_SUBMIT_ARGS", QUICK_ARGUMENTS)
     ratings = write_ratings(project.root / "ratings.csv")
     ratings.write_text(ratings.read_text() + "1,2,x,4\n")

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchrec_dagster.personalize.batch_files import format_inference_line, read_inference
+from batchrec_dagster.personalize.file_formats import format_inference_line, read_inference
 from batchrec_dagster.steps.batch_jobs import JobOutput, split_at_lines
 from batchrec_dagster.steps.recommendation_table import ListBuilder, SeenItems
 from batchrec_dagster.storage.published_table import TableWriter

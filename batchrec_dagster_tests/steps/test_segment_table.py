@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchrec_dagster.personalize.batch_files import format_segment_line, read_segments
+from batchrec_dagster.personalize.file_formats import format_segment_line, read_segments
 from batchrec_dagster.steps.batch_jobs import split_at_lines
 from batchrec_dagster.steps.segment_table import SegmentTable
 from batchrec_dagster.storage.published_table import TableWriter

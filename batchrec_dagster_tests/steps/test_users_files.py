@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 
 from batchrec_dagster.local_personalize.operations import batch_jobs
-from batchrec_dagster.personalize import batch_files
+from batchrec_dagster.personalize import file_formats
 from batchrec_dagster.storage import users_files
 from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster.storage.users_files import UsersFiles, measure_users
@@ -63,7 +63,7 @@ def store(tmp_path: Path) -> Store:
 
 @pytest.fixture(autouse=True)
 def _few(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batch_files, "MAX_INPUT_RECORDS", MAX_RECORDS)
+    monkeypatch.setattr(file_formats, "MAX_INPUT_RECORDS", MAX_RECORDS)
     monkeypatch.setattr(users_files, "PIECE_ROWS", 4)
 
 

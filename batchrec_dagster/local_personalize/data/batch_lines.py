@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from batchrec_dagster.personalize.batch_files import ITEM_LIST
+from batchrec_dagster.personalize.file_formats import ITEM_LIST
 
 from ..filters.job import JobFilter
 from ..recipes import Recipe

@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from batchrec_dagster.personalize import batch_files
+from batchrec_dagster.personalize import file_formats
 
 from ..learning.interactions import Interactions, find_positions
 from ..learning.models import AnyModel, BlendModel
@@ -40,7 +40,7 @@ class Recommender(LineAnswerer):
         answers = self._find_items(valid_lines)
         for line, problem in zip(lines, problems, strict=True):
             if problem is not None:
-                yield batch_files.format_inference_line(
+                yield file_formats.format_inference_line(
                     line.content, [], error=f"User error: {problem}"
                 )
                 continue
@@ -48,7 +48,7 @@ class Recommender(LineAnswerer):
             if self.v2_lines:
                 yield self._format_v2_line(line, items, scores)
             else:
-                yield batch_files.format_inference_line(line.content, items, scores)
+                yield file_formats.format_inference_line(line.content, items, scores)
 
     def _format_v2_line(self, line: InputLine, items: list[str], scores: list[float] | None) -> str:
         """Return the output line with reasons.
@@ -62,7 +62,7 @@ class Recommender(LineAnswerer):
         scored = len(items) - placeholders
         reasons = [["Exploration"] if item in self._new_ids else [] for item in items[:scored]]
         reasons += [["Popular item"]] * placeholders
-        return batch_files.format_inference_line(
+        return file_formats.format_inference_line(
             line.content, items, (scores or [])[:scored], reasons=reasons
         )
 
@@ -91,14 +91,14 @@ class Recommender(LineAnswerer):
 
     def _read_users(self, lines: Sequence[InputLine]) -> tuple[list[str], Exclude | None]:
         """Return the user of each line, and what the filter excludes for them."""
-        users = [line.content[batch_files.USER_FIELD] for line in lines]
+        users = [line.content[file_formats.USER_FIELD] for line in lines]
         if self.filter is None:
             return users, None
         return users, self.filter.exclude_for_users(users, [line.values for line in lines])
 
     def _find_similar(self, lines: Sequence[InputLine]) -> Iterator[RankedItems]:
         assert isinstance(self.model, RelatedItemsModel)
-        items = [line.content[batch_files.ITEM_FIELD] for line in lines]
+        items = [line.content[file_formats.ITEM_FIELD] for line in lines]
         exclude = None
         if self.filter is not None:
             exclude = self.filter.exclude_for_items(items, [line.values for line in lines])
@@ -114,7 +114,7 @@ class Recommender(LineAnswerer):
         assert isinstance(self.model, UserModel)
         assert self.interactions is not None
         users, exclude = self._read_users(lines)
-        lists = [list(dict.fromkeys(line.content[batch_files.ITEM_LIST])) for line in lines]
+        lists = [list(dict.fromkeys(line.content[file_formats.ITEM_LIST])) for line in lines]
         all_items = [item for items in lists for item in items]
         all_positions = find_positions(self.model.item_ids, all_items)
         list_ends = np.cumsum([len(items) for items in lists])

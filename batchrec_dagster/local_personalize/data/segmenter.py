@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from batchrec_dagster.personalize import batch_files
+from batchrec_dagster.personalize import file_formats
 from batchrec_dagster.personalize.item_attributes import ItemAttributesError
 from batchrec_dagster.storage.progress import Progress
 
@@ -51,11 +51,11 @@ class Segmenter(LineAnswerer):
         segments = self._find_segments(valid_queries)
         for line, query in zip(lines, queries, strict=True):
             if isinstance(query, str):
-                yield batch_files.format_segment_line(
+                yield file_formats.format_segment_line(
                     line.content, [], error=f"User error: {query}"
                 )
             else:
-                yield batch_files.format_segment_line(line.content, next(segments))
+                yield file_formats.format_segment_line(line.content, next(segments))
 
     def _make_query(self, line: InputLine) -> SegmentQuery | str:
         """Return the query of a line, or why it cannot be answered."""
@@ -63,12 +63,12 @@ class Segmenter(LineAnswerer):
         if problem is not None:
             return problem
         if self.attributes is None:
-            item = line.content[batch_files.ITEM_FIELD]
+            item = line.content[file_formats.ITEM_FIELD]
             items = find_positions(self.model.item_ids, [item])
             if items[0] < 0:
                 return f"the solution version does not know item {item}"
             return SegmentQuery(line, items)
-        expression = line.content[batch_files.ITEM_ATTRIBUTES]
+        expression = line.content[file_formats.ITEM_ATTRIBUTES]
         try:
             items = self.attributes.find_items(expression)
         except ItemAttributesError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from batchrec_dagster.personalize.batch_files import (
+from batchrec_dagster.personalize.file_formats import (
     MAX_INPUT_BYTES,
     MAX_INPUT_RECORDS,
     OUTPUT_SUFFIX,

@@ -10,7 +10,7 @@ import dagster as dg
 from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.config.interactions import BatchUsers
 from batchrec_dagster.personalize import schemas
-from batchrec_dagster.personalize.batch_files import USER_FIELD
+from batchrec_dagster.personalize.file_formats import USER_FIELD
 from batchrec_dagster.pipeline.declare_asset import (
     PREPARED,
     asset_options,

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.config.segments import Segments
-from batchrec_dagster.personalize.batch_files import USER_FIELD
+from batchrec_dagster.personalize.file_formats import USER_FIELD
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.pipeline.declare_asset import (
     asset_options,
