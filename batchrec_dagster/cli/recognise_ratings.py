@@ -28,12 +28,8 @@ from batchrec_dagster.cli.recognised_source import (
     describe_bad_rows,
     leave_out_defaults,
 )
-from batchrec_dagster.personalize.schemas import (
-    EVENT_TYPE,
-    ITEM_ID,
-    choose_csv_types,
-    list_interactions_columns,
-)
+from batchrec_dagster.personalize.file_formats import choose_csv_types
+from batchrec_dagster.personalize.schemas import EVENT_TYPE, ITEM_ID, list_interactions_columns
 from batchrec_dagster.preparation.counting import count_rows
 from batchrec_dagster.preparation.file_sample import FileSample
 from batchrec_dagster.preparation.layout import (

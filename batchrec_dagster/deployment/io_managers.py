@@ -12,7 +12,8 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
-from batchrec_dagster.personalize.schemas import ITEM_ID, scan_interactions
+from batchrec_dagster.personalize.file_formats import scan_interactions
+from batchrec_dagster.personalize.schemas import ITEM_ID
 from batchrec_dagster.storage.io_managers import CsvIOManager, storage_errors
 from batchrec_dagster.storage.paths import PreparedFiles, UsersOfInteractions
 from batchrec_dagster.storage.resource import StorageResource

@@ -1,4 +1,6 @@
-"""The lines that batch jobs read and write: JSON Lines, one request a line, and their limits.
+"""The files that Personalize reads and writes, and their limits.
+
+Interactions are imported from CSV. Batch jobs read and write JSON Lines, one request a line.
 
 Sources: Amazon Personalize developer guide, "Batch inference job input and output", and the
 outputs printed in the aws-samples/amazon-personalize-samples notebooks. For segments, the guide's
@@ -8,10 +10,20 @@ have `usersList`: `usersList` is written here, and both are read.
 
 from __future__ import annotations
 
+import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 import polars as pl
+
+from batchrec_dagster.personalize.schemas import (
+    EVENT_TYPE,
+    EVENT_VALUE,
+    ITEM_ID,
+    TIMESTAMP,
+    USER_ID,
+)
 
 # The fields of an input line.
 USER_FIELD, ITEM_FIELD = "userId", "itemId"
@@ -27,6 +39,14 @@ MAX_SEGMENT_USERS = 5_000_000
 MAX_INPUT_BYTES = 1_000_000_000
 MAX_INPUT_RECORDS = 50_000_000
 
+# Ids are text, even if they look like numbers.
+_INTERACTIONS: dict[str, pl.DataType] = {
+    USER_ID: pl.String(),
+    ITEM_ID: pl.String(),
+    TIMESTAMP: pl.Int64(),
+    EVENT_TYPE: pl.String(),
+    EVENT_VALUE: pl.Float64(),
+}
 _INFERENCE: dict[str, pl.DataType] = {
     "input": pl.Struct({USER_FIELD: pl.String}),
     "output": pl.Struct({"recommendedItems": pl.List(pl.String), "scores": pl.List(pl.Float64)}),
@@ -37,6 +57,16 @@ _SEGMENTS: dict[str, pl.DataType] = {
     "output": pl.Struct({"usersList": pl.List(pl.String), "recommendedUsers": pl.List(pl.String)}),
     "error": pl.String(),
 }
+
+
+def choose_csv_types(columns: Iterable[str]) -> dict[str, pl.DataType]:
+    """The types of these columns of the interactions' CSV."""
+    return {column: _INTERACTIONS[column] for column in columns}
+
+
+def scan_interactions(source: Path | io.BytesIO) -> pl.LazyFrame:
+    """The rows of the interactions' CSV, whatever columns it has."""
+    return pl.scan_csv(source, schema_overrides=_INTERACTIONS, glob=False)
 
 
 def format_inference_line(

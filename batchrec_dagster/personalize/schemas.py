@@ -1,4 +1,4 @@
-"""The datasets: the Avro schemas that CreateSchema accepts, those of batchrec, and their CSV files.
+"""The datasets: the Avro schemas that CreateSchema accepts, and those of batchrec.
 
 Source: Amazon Personalize developer guide, "Datasets and schemas" and "Schema formatting
 requirements".
@@ -6,16 +6,11 @@ requirements".
 
 from __future__ import annotations
 
-import io
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    import polars as pl
+from typing import Any
 
 NAMESPACE = "com.amazonaws.personalize.schema"
 INTERACTIONS, ITEMS, USERS = "INTERACTIONS", "ITEMS", "USERS"
@@ -267,22 +262,6 @@ def list_interactions_columns(*, event_type: bool, event_value: bool = False) ->
         *([EVENT_TYPE] if event_type else []),
         *([EVENT_VALUE] if event_value else []),
     ]
-
-
-def choose_csv_types(columns: Iterable[str]) -> dict[str, pl.DataType]:
-    """The types of the CSV's columns: ids are text, whatever they look like."""
-    import polars as pl  # Spark on AWS imports this module, and has no Polars.
-
-    types: dict[str, pl.DataType] = {TIMESTAMP: pl.Int64(), EVENT_VALUE: pl.Float64()}
-    return {column: types.get(column, pl.String()) for column in columns}
-
-
-def scan_interactions(source: Path | io.BytesIO) -> pl.LazyFrame:
-    """The CSV's rows, whatever columns it has: ids are text, whatever they look like."""
-    import polars as pl
-
-    types = choose_csv_types(list_interactions_columns(event_type=True, event_value=True))
-    return pl.scan_csv(source, schema_overrides=types, glob=False)
 
 
 def build_interactions_schema(*, event_type: bool, event_value: bool = False) -> str:

@@ -18,8 +18,7 @@ from batchrec_dagster.config import fingerprint
 from batchrec_dagster.outcomes.experiment import summarize_experiment
 from batchrec_dagster.outcomes.outcome_estimates import estimate_outcomes
 from batchrec_dagster.personalize.evidence import Evidence
-from batchrec_dagster.personalize.file_formats import USER_FIELD
-from batchrec_dagster.personalize.schemas import scan_interactions
+from batchrec_dagster.personalize.file_formats import USER_FIELD, scan_interactions
 from batchrec_dagster.reporting.changes import build_changes_section
 from batchrec_dagster.reporting.drift import RunInputs
 from batchrec_dagster.reporting.experiment import describe_result

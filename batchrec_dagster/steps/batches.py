@@ -15,9 +15,8 @@ import polars as pl
 from batchrec_dagster.config.experiment import Experiment
 from batchrec_dagster.outcomes.arms import CONTROL, MODEL, assign_arms
 from batchrec_dagster.personalize import file_formats
-from batchrec_dagster.personalize.file_formats import USER_FIELD
+from batchrec_dagster.personalize.file_formats import USER_FIELD, scan_interactions
 from batchrec_dagster.personalize.recipes import POPULARITY_COUNT
-from batchrec_dagster.personalize.schemas import scan_interactions
 from batchrec_dagster.preparation.sources.parsing import parse_source
 from batchrec_dagster.preparation.users import check_limits, list_distinct_users, read_users
 from batchrec_dagster.steps.errors import StepError

@@ -11,6 +11,7 @@ import polars as pl
 
 from batchrec_dagster.config.project import Budget
 from batchrec_dagster.personalize.ensure import ReadyResource
+from batchrec_dagster.personalize.file_formats import scan_interactions
 from batchrec_dagster.personalize.prices import (
     Cost,
     estimate_training_hours,
@@ -20,7 +21,7 @@ from batchrec_dagster.personalize.prices import (
     price_training,
     summarize_costs,
 )
-from batchrec_dagster.personalize.schemas import USER_ID, scan_interactions
+from batchrec_dagster.personalize.schemas import USER_ID
 from batchrec_dagster.steps.checks import CheckResult
 from batchrec_dagster.steps.work import Work
 

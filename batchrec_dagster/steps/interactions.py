@@ -17,7 +17,8 @@ from typing import Any
 import polars as pl
 
 from batchrec_dagster.config import Pipeline
-from batchrec_dagster.personalize.schemas import choose_csv_types, list_interactions_columns
+from batchrec_dagster.personalize.file_formats import choose_csv_types
+from batchrec_dagster.personalize.schemas import list_interactions_columns
 from batchrec_dagster.preparation.counting import count_rows
 from batchrec_dagster.preparation.layout import Layout, PreparationError
 from batchrec_dagster.preparation.polars.decoding import RawFile

@@ -11,8 +11,8 @@ import polars as pl
 
 from batchrec_dagster.config.experiment import Experiment
 from batchrec_dagster.outcomes.arms import MODEL, assign_arms
-from batchrec_dagster.personalize.file_formats import read_inference
-from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID, scan_interactions
+from batchrec_dagster.personalize.file_formats import read_inference, scan_interactions
+from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.steps.batch_jobs import JobOutput, OutputTable, log_progress
 from batchrec_dagster.steps.checks import (
     CheckResult,

@@ -16,7 +16,7 @@ import polars as pl
 from py4j.java_gateway import JavaClass, JavaPackage, JVMView  # type: ignore[import-untyped]
 from pyspark.sql import SparkSession
 
-from batchrec_dagster.personalize.schemas import scan_interactions
+from batchrec_dagster.personalize.file_formats import scan_interactions
 from batchrec_dagster.preparation.counting import count_rows
 from batchrec_dagster.preparation.layout import Layout, PreparationError
 from batchrec_dagster.preparation.polars.decoding import RawFile
