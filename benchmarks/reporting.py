@@ -71,7 +71,8 @@ def make(folder: Path) -> dict[str, float]:
 
     from batchrec_dagster.reporting.facts import ReportedRun, combine_facts, count_tallies
     from batchrec_dagster.reporting.page import render_page
-    from batchrec_dagster.reporting.published import RunTables, scan_interactions
+    from batchrec_dagster.reporting.published import scan_interactions
+    from batchrec_dagster.reporting.run_tables import RunTables
 
     metrics = {"normalized_discounted_cumulative_gain_at_25": 0.2, "coverage": 0.5}
     run = ReportedRun(

@@ -44,7 +44,7 @@ class HistoryError(click.ClickException):
 
 
 def find_dagster_home() -> Path:
-    """DAGSTER_HOME; where it is not set, the folder `dagster` of BATCHREC_HOME."""
+    """DAGSTER_HOME or, if it is not set, the folder `dagster` of BATCHREC_HOME."""
     values = load_environment()
     home = Path(values.get("BATCHREC_HOME", "").strip() or ".batchrec").expanduser().absolute()
     return Path(values.get("DAGSTER_HOME") or home / "dagster")
@@ -103,12 +103,12 @@ def open_dagster_instance() -> Iterator[dg.DagsterInstance]:
     from batchrec_dagster.storage.durable import copy_permissions, exclusive_lock
 
     home = use_dagster_home()
-    with ExitStack() as making:
+    with ExitStack() as stack:
         if home.is_dir():
             # Of several processes that make its databases, Dagster lets all but one fail.
-            making.enter_context(exclusive_lock(home))
-            making.enter_context(copy_permissions(home))
-            making.callback(share_with_writers, home)
+            stack.enter_context(exclusive_lock(home))
+            stack.enter_context(copy_permissions(home))
+            stack.callback(share_with_writers, home)
         try:
             opened = dg.DagsterInstance.get()
         except OperationalError as error:
@@ -129,7 +129,7 @@ def open_dagster_instance() -> Iterator[dg.DagsterInstance]:
 
 @contextmanager
 def open_instance_if_any() -> Iterator[dg.DagsterInstance | None]:
-    """As `open_dagster_instance`; None where Dagster has no home yet."""
+    """As `open_dagster_instance`, but None if Dagster has no home yet."""
     if not os.environ.get("DAGSTER_HOME") and not find_dagster_home().is_dir():
         yield None
         return

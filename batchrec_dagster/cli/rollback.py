@@ -143,7 +143,7 @@ def teardown(pipeline: str, files: bool, yes: bool) -> None:
     ensure = personalize.ensure(log, {PIPELINE_TAG: pipeline})
     plan = plan_teardown(ensure, pipeline)
     files_to_delete = store.list(root) if files else []
-    click.echo("\n".join(plan.lines([file.size for file in files_to_delete], root)))
+    click.echo("\n".join(plan.describe([file.size for file in files_to_delete], root)))
     if not plan.pieces and not files_to_delete:
         raise UnknownNameError(f"there is nothing of {pipeline} to delete")
     if not yes:

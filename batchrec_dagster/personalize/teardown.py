@@ -57,7 +57,9 @@ class TeardownPlan:
     left_alone: list[str] = field(default_factory=list)
     """Sentences on what looks like the pipeline's and is not."""
 
-    def lines(self, file_sizes: Sequence[int], root: str, running: Sequence[str] = ()) -> list[str]:
+    def describe(
+        self, file_sizes: Sequence[int], root: str, running: Sequence[str] = ()
+    ) -> list[str]:
         """The plan in words, in the order of deletion.
 
         file_sizes: the bytes of each file under `root` that is to be deleted too.

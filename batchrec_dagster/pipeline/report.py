@@ -33,8 +33,8 @@ from batchrec_dagster.reporting.facts import (
 from batchrec_dagster.reporting.history import EditionHistory, describe_previous_edition
 from batchrec_dagster.reporting.outcomes import build_outcomes_section
 from batchrec_dagster.reporting.page import render_page
-from batchrec_dagster.reporting.published import RunTables
 from batchrec_dagster.reporting.run_records import read_check_records, read_trainings
+from batchrec_dagster.reporting.run_tables import RunTables
 from batchrec_dagster.steps.items import list_categories, list_optional_tables
 from batchrec_dagster.steps.outcomes import read_sums
 from batchrec_dagster.steps.work import Work

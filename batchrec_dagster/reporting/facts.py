@@ -15,8 +15,8 @@ from batchrec_dagster.reporting.drift import DataFacts, Drift
 from batchrec_dagster.reporting.editions import EditionDiff
 from batchrec_dagster.reporting.people import MOST_PEOPLE, People, collect_people
 from batchrec_dagster.reporting.provenance import Provenance
-from batchrec_dagster.reporting.published import RunTables
 from batchrec_dagster.reporting.run_records import CheckRecord, TrainingRecord
+from batchrec_dagster.reporting.run_tables import RunTables
 from batchrec_dagster.reporting.sections import ReportSection
 from batchrec_dagster.reporting.statistics import (
     Audience,

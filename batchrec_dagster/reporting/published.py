@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import Any
 
 import polars as pl
 
@@ -17,37 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batchrec_dagster.personalize.file_formats import scan_interactions
+from batchrec_dagster.reporting.remote_file import RemoteFile
 from batchrec_dagster.storage.object_store import ObjectInfo, StorageError
 from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
 from batchrec_dagster.storage.published_table import Edition
 from batchrec_dagster.storage.resource import StorageResource
-
-
-@dataclass(frozen=True)
-class RunTables:
-    """The tables of a run. Ids are text everywhere."""
-
-    interactions: pl.LazyFrame
-    """USER_ID, ITEM_ID and TIMESTAMP (epoch seconds)."""
-    recommendations: pl.LazyFrame
-    """user_id, rank and item_id."""
-    users: pl.LazyFrame
-    """userId, of the users who were to get lists."""
-    titles: pl.DataFrame | None = None
-    """item_id, title and, if they are declared, the addresses image and link. All may be null."""
-    items: pl.DataFrame | None = None
-    """ITEM_ID and the columns of `categories`, whose cells separate values by |."""
-    categories: Sequence[str] = ()
-    segments: pl.DataFrame | None = None
-    """segment, rank, user_id and, if there are titles, title."""
-
-    def look_up(self, items: pl.Series, column: str) -> list[str | None]:
-        """The values of the items in a column of `titles`; None for an item without one."""
-        if self.titles is None or column not in self.titles.columns:
-            return [None] * len(items)
-        ids = items.to_frame("item_id")
-        values = ids.join(self.titles, on="item_id", how="left", maintain_order="left")
-        return values.get_column(column).to_list()
 
 
 def list_published_pipelines(storage: StorageResource) -> list[str]:
@@ -142,7 +114,7 @@ class PublishedResults:
         path = self.storage.store.local_path(uri)
         with (
             _convert_read_errors(self.storage, uri),
-            pa.OSFile(str(path)) if path is not None else _RemoteFile(self.storage, uri) as file,
+            pa.OSFile(str(path)) if path is not None else RemoteFile(self.storage, uri) as file,
             pq.ParquetFile(file) as table,
         ):
             yield table
@@ -178,47 +150,3 @@ def _read_matching_rows(table: pq.ParquetFile, column: str, value: str) -> pl.Da
             rows = pl.DataFrame(table.read_row_group(group, use_threads=False))
             tables.append(rows.filter(pl.col(column) == value))
     return pl.concat(tables)
-
-
-class _RemoteFile(io.RawIOBase):
-    """An S3 object as a file, of which only the bytes that are read are fetched.
-
-    All are of one version of the object. obstore.open_reader cannot be used, because it does not
-    compare the ETag, and pyarrow rejects it for having no attribute `closed`.
-    """
-
-    def __init__(self, storage: StorageResource, uri: str) -> None:
-        super().__init__()
-        object_info = storage.store.head(uri)
-        if object_info is None:
-            raise StorageError(f"{uri} does not exist")
-        self._store = storage.store
-        self._object_info = object_info
-        self._position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        starts = {
-            io.SEEK_SET: 0,
-            io.SEEK_CUR: self._position,
-            io.SEEK_END: self._object_info.size,
-        }
-        self._position = starts[whence] + offset
-        return self._position
-
-    def tell(self) -> int:
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        uri, size, etag, _ = self._object_info
-        length = min(len(buffer), size - self._position)
-        if length <= 0:
-            return 0
-        buffer[:length] = self._store.read_range(uri, self._position, length, etag)
-        self._position += length
-        return length

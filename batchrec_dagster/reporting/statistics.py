@@ -22,7 +22,7 @@ from batchrec_dagster.personalize.schemas import (
 )
 from batchrec_dagster.preparation.layout import CONSTANT_TIME
 from batchrec_dagster.reporting.drift import DataFacts
-from batchrec_dagster.reporting.published import RunTables
+from batchrec_dagster.reporting.run_tables import RunTables
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ from batchrec_dagster.reporting.editions import compare_editions
 from batchrec_dagster.reporting.facts import Facts, ReportedRun, combine_facts, count_tallies
 from batchrec_dagster.reporting.outcomes import build_outcomes_section
 from batchrec_dagster.reporting.page import encode_json_for_html, render_page
-from batchrec_dagster.reporting.published import RunTables
 from batchrec_dagster.reporting.run_records import CheckRecord, TrainingRecord
+from batchrec_dagster.reporting.run_tables import RunTables
 from batchrec_dagster.storage.published_table import Edition
 from batchrec_dagster_tests.reporting.test_report import Reader
 from batchrec_dagster_tests.support import WCAG

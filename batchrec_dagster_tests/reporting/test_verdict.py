@@ -9,7 +9,7 @@ import pytest
 
 from batchrec_dagster.personalize.evidence import Evidence, MetricEstimate
 from batchrec_dagster.reporting.history import describe_previous_edition
-from batchrec_dagster.reporting.published import RunTables
+from batchrec_dagster.reporting.run_tables import RunTables
 from batchrec_dagster.reporting.statistics import count_audience, count_tables
 from batchrec_dagster.reporting.verdict import PreviousEdition, VerdictFacts, judge_edition
 from batchrec_dagster.storage.published_table import Edition

@@ -66,7 +66,7 @@ def teardown_job(pipeline: Pipeline, assets: Collection[dg.AssetKey]) -> dg.JobD
                 plan = plan_teardown(ensure, pipeline.name)
                 files = _list_files(storage, pipeline) if config.storage else []
                 sizes = [file.size for file in files]
-                lines = plan.lines(sizes, root, running) or ["there is nothing to delete"]
+                lines = plan.describe(sizes, root, running) or ["there is nothing to delete"]
                 lines += _describe_sinks(pipeline)
                 heading = "deleting:" if config.delete else "this would be deleted:"
                 context.log.info("\n".join([heading, *lines]))

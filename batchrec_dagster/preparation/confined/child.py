@@ -66,7 +66,7 @@ class ConfinedJob:
     def limit_output(self, packed: int) -> None:
         """Let no file grow larger from now on than what `packed` bytes may unfold to."""
         send(self.answers, {"packed": packed})
-        limit_file_size(self.limits.unfolded_bytes(packed))
+        limit_file_size(self.limits.compute_unfolded_bytes(packed))
 
 
 def main() -> None:
@@ -93,7 +93,9 @@ def _answer(request: dict[str, Any], job: ConfinedJob) -> dict[str, Any]:
         resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime + job.limits.file_seconds) + 1
     )
     packed = request["packed"]
-    most = job.limits.download_bytes if packed is None else job.limits.unfolded_bytes(packed)
+    most = (
+        job.limits.download_bytes if packed is None else job.limits.compute_unfolded_bytes(packed)
+    )
     limit_file_size(most)
     name = request["job"]
     module = importlib.import_module(f"batchrec_dagster.preparation.confined.{JOBS[name]}")

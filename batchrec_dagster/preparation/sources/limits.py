@@ -22,10 +22,13 @@ QUERY_MINUTES = "BATCHREC_QUERY_MINUTES"
 
 GB = 10**9
 KB = 1000
-# Ratings shrink to a fifth or a tenth; what unfolds to far more is not data.
+# How many times its size a file may unfold to. Ratings shrink to a fifth or a tenth of their size,
+# so a file that unfolds to far more does not hold data.
 TIMES_LARGER = 200
-# The outer layer of what is compressed twice: compressed data hardly shrinks again.
+# The same for the outer layer of a file that is compressed twice. Compressed data hardly shrinks
+# again, so the outer layer of real data unfolds to little more than its size.
 TIMES_LARGER_TWICE = 20
+# Files may unfold to this many bytes, however small they are.
 ALWAYS_ALLOWED = 100 * 1000 * 1000
 MOST_BY_DEFAULT = 50 * GB
 DEFAULT_LINE_KB = 1024
@@ -38,7 +41,7 @@ BYTES_OF_A_ROW = 24
 
 
 class LimitError(Exception):
-    """A file unfolds to more than a limit; the message names the setting, not the file."""
+    """A file unfolds to more than a limit. The message names the setting, not the file."""
 
 
 @dataclass(frozen=True)
@@ -69,16 +72,16 @@ class Limits:
         environment = os.environ if environment is None else environment
         file_gb = read_positive_number(environment, MAX_FILE_GB)
 
-        def setting(name: str, default: float) -> float:
+        def read_setting(name: str, default: float) -> float:
             return read_positive_number(environment, name) or default
 
         return cls(
             file_bytes=None if file_gb is None else int(file_gb * GB),
-            line_bytes=int(setting(MAX_LINE_KB, DEFAULT_LINE_KB) * KB),
-            file_memory=int(setting(MAX_FILE_MEMORY_GB, DEFAULT_FILE_MEMORY_GB) * GB),
-            file_seconds=setting(MAX_FILE_MINUTES, DEFAULT_FILE_MINUTES) * 60,
-            query_memory=int(setting(QUERY_MEMORY_GB, DEFAULT_QUERY_MEMORY_GB) * GB),
-            query_seconds=setting(QUERY_MINUTES, DEFAULT_QUERY_MINUTES) * 60,
+            line_bytes=int(read_setting(MAX_LINE_KB, DEFAULT_LINE_KB) * KB),
+            file_memory=int(read_setting(MAX_FILE_MEMORY_GB, DEFAULT_FILE_MEMORY_GB) * GB),
+            file_seconds=read_setting(MAX_FILE_MINUTES, DEFAULT_FILE_MINUTES) * 60,
+            query_memory=int(read_setting(QUERY_MEMORY_GB, DEFAULT_QUERY_MEMORY_GB) * GB),
+            query_seconds=read_setting(QUERY_MINUTES, DEFAULT_QUERY_MINUTES) * 60,
         )
 
     @property
@@ -89,20 +92,21 @@ class Limits:
     def download_bytes(self) -> int:
         return self.file_bytes if self.file_bytes is not None else MOST_BY_DEFAULT
 
-    def unfolded_bytes(self, packed: int) -> int:
+    def compute_unfolded_bytes(self, packed: int) -> int:
         """The most that a file of `packed` bytes may unfold to."""
         if self.file_bytes is not None:
             return self.file_bytes
         return min(MOST_BY_DEFAULT, max(ALWAYS_ALLOWED, TIMES_LARGER * packed))
 
     def check(self, unfolded: int, packed: int) -> None:
-        """Raise LimitError where this is too much."""
-        if unfolded > (most := self.unfolded_bytes(packed)):
+        """Raise LimitError if a file of `packed` bytes may not unfold to this many."""
+        most = self.compute_unfolded_bytes(packed)
+        if unfolded > most:
             raise self._build_limit_error(f"{unfolded} bytes from {packed}, more than the {most}")
 
-    def within(self, chunks: Iterable[bytes], packed: int) -> Iterator[bytes]:
+    def limit_chunks(self, chunks: Iterable[bytes], packed: int) -> Iterator[bytes]:
         """The chunks as they are. Raises LimitError as soon as they are too many bytes."""
-        size, most = 0, self.unfolded_bytes(packed)
+        size, most = 0, self.compute_unfolded_bytes(packed)
         for chunk in chunks:
             size += len(chunk)
             if size > most:
@@ -111,7 +115,7 @@ class Limits:
 
     def build_size_error(self, packed: int) -> LimitError:
         """The error of a file that is not yet whole when it is unpacked up to the limit."""
-        most = self.unfolded_bytes(packed)
+        most = self.compute_unfolded_bytes(packed)
         return self._build_limit_error(f"more than the {most} bytes from {packed}")
 
     def check_twice(self, start: bytes, unfolded: int, packed: int) -> None:
@@ -135,7 +139,7 @@ class Limits:
 
     def check_rows(self, rows: int, packed: int) -> None:
         """Raise LimitError if this many rows cannot be real data in a file of `packed` bytes."""
-        if rows * BYTES_OF_A_ROW > self.unfolded_bytes(packed):
+        if rows * BYTES_OF_A_ROW > self.compute_unfolded_bytes(packed):
             raise self._build_limit_error(
                 f"{rows} rows or more from {packed} bytes, more than what"
             )

@@ -161,7 +161,7 @@ class SparkFiles:
             source = java_class(stream, True) if "bzip2" in unpacker else java_class(stream)
             stream = target.create(place, True)
             # Hadoop's copyBytes would take a small limit for the size of its buffer.
-            most = self.limits.unfolded_bytes(packed)
+            most = self.limits.compute_unfolded_bytes(packed)
             self._jvm.org.apache.commons.io.IOUtils.copyLarge(source, stream, 0, most)
             is_longer = source.read() >= 0
             source.close()

@@ -158,10 +158,10 @@ def test_a_bomb_within_a_bomb_is_not_unpacked(place: Place) -> None:
 
 def test_a_setting_replaces_the_limit_that_depends_on_the_size() -> None:
     limits = Limits.from_environment({"BATCHREC_MAX_FILE_GB": "3"})
-    assert limits.unfolded_bytes(10) == limits.unfolded_bytes(10**10) == 3 * 10**9
+    assert limits.compute_unfolded_bytes(10) == limits.compute_unfolded_bytes(10**10) == 3 * 10**9
     limits.check(3 * 10**9, 1000)
     with pytest.raises(LimitError, match="BATCHREC_MAX_FILE_GB"):
         limits.check(3 * 10**9 + 1, 1000)
-    assert Limits().unfolded_bytes(1000) == 10**8
-    assert Limits().unfolded_bytes(10**7) == 2 * 10**9
-    assert Limits().unfolded_bytes(10**12) == 50 * 10**9
+    assert Limits().compute_unfolded_bytes(1000) == 10**8
+    assert Limits().compute_unfolded_bytes(10**7) == 2 * 10**9
+    assert Limits().compute_unfolded_bytes(10**12) == 50 * 10**9
