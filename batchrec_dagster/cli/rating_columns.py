@@ -14,8 +14,9 @@ from batchrec_dagster.cli.column_candidates import (
     has_times,
     list_columns,
 )
+from batchrec_dagster.preparation.column_names import recognise_columns
 from batchrec_dagster.preparation.file_sample import FileSample
-from batchrec_dagster.preparation.layout import NO_TIMES, Column, recognise_columns
+from batchrec_dagster.preparation.layout import NO_TIMES, Column
 
 # The options that give the columns that every source of ratings must have.
 REQUIRED_OPTIONS = {"user": "--user", "item": "--item", "timestamp": "--time"}

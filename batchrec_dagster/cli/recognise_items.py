@@ -18,6 +18,7 @@ from batchrec_dagster.cli.recognised_source import (
     leave_out_defaults,
 )
 from batchrec_dagster.personalize.schemas import VALUE_SEPARATOR, make_field_name
+from batchrec_dagster.preparation.column_names import find_columns, recognise_columns
 from batchrec_dagster.preparation.file_sample import FileSample
 from batchrec_dagster.preparation.items import (
     QUOTES_FIX,
@@ -25,7 +26,7 @@ from batchrec_dagster.preparation.items import (
     open_items_table,
     parse_items,
 )
-from batchrec_dagster.preparation.layout import Column, find_columns, recognise_columns
+from batchrec_dagster.preparation.layout import Column
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.recognition import ReadSettings
 from batchrec_dagster.preparation.sources.movielens import KNOWN_ITEMS

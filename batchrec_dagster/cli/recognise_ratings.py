@@ -41,7 +41,8 @@ from batchrec_dagster.preparation.layout import (
 )
 from batchrec_dagster.preparation.polars import times
 from batchrec_dagster.preparation.polars.decoding import RawFile
-from batchrec_dagster.preparation.polars.prepare import OpenedRatings, find_first_unit, open_ratings
+from batchrec_dagster.preparation.polars.prepare import OpenedRatings, open_ratings
+from batchrec_dagster.preparation.polars.time_units import find_first_unit
 from batchrec_dagster.preparation.recognition import ReadSettings
 from batchrec_dagster.preparation.rules import (
     BELOW_MIN_RATING,

@@ -29,12 +29,13 @@ from batchrec_dagster.storage.resource import StorageResource
 
 SCRIPT = Path(spark.__file__).with_name("job.py")
 ROOT = SCRIPT.parents[2]
-# Those that the Spark package imports of this project. None of them imports Dagster.
+# The modules of this project that the Spark package imports. None of them imports Dagster.
 MODULES = (
     "__init__.py",
     "personalize/__init__.py",
     "personalize/schemas.py",
     "preparation/__init__.py",
+    "preparation/column_names.py",
     "preparation/layout.py",
     "preparation/polars/__init__.py",
     "preparation/polars/cells.py",
@@ -42,6 +43,7 @@ MODULES = (
     "preparation/polars/row_conditions.py",
     "preparation/polars/rows.py",
     "preparation/polars/times.py",
+    "preparation/row_problems.py",
     "preparation/rules.py",
     "preparation/sources/__init__.py",
     "preparation/sources/formats.py",

@@ -14,7 +14,8 @@ from itertools import islice
 
 import polars as pl
 
-from batchrec_dagster.preparation.layout import Column, recognise_columns, split_line
+from batchrec_dagster.preparation.column_names import recognise_columns
+from batchrec_dagster.preparation.layout import Column, split_line
 from batchrec_dagster.preparation.polars import times
 from batchrec_dagster.preparation.polars.csv_table import DELIMITERS
 from batchrec_dagster.preparation.polars.decoding import OpenedFile

@@ -13,16 +13,15 @@ from dataclasses import dataclass, field, replace
 import polars as pl
 
 from batchrec_dagster.personalize import schemas
+from batchrec_dagster.preparation.column_names import locate_columns
 from batchrec_dagster.preparation.confined.reader import ConfinedReader
 from batchrec_dagster.preparation.layout import (
     ISO8601,
-    NULL_ID,
     NULL_VALUES,
     Column,
     Decimal,
     Encoding,
     PreparationError,
-    locate_columns,
 )
 from batchrec_dagster.preparation.polars import times
 from batchrec_dagster.preparation.polars.cells import (
@@ -45,6 +44,7 @@ from batchrec_dagster.preparation.polars.rows import (
 )
 from batchrec_dagster.preparation.polars.tables import ParquetTable
 from batchrec_dagster.preparation.recognition import ReadSettings, recognise_table
+from batchrec_dagster.preparation.row_problems import NULL_ID
 from batchrec_dagster.preparation.rules import BadRows
 from batchrec_dagster.storage.durable import temporary_folder
 

@@ -26,19 +26,17 @@ A row is read in four steps, so that engines agree to the byte.
    `,` numbers have a comma in place of the point, and one with a point is not a number. An event
    value may be missing.
 4. Problems. A row with a problem is bad. If it has several, it counts under the first: what is
-   wrong with its line, then `list_row_problems`, then `list_time_problems`.
+   wrong with its line, then those of `row_problems.list_row_problems`, then those of
+   `row_problems.list_time_problems`.
 """
 
 from __future__ import annotations
 
 import csv
 import json
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol, Self
-
-from batchrec_dagster.personalize.schemas import MAX_ID_LENGTH
+from typing import Literal, Self
 
 
 class PreparationError(Exception):
@@ -72,10 +70,6 @@ END_OF_TIME = (
     *(253_402_214_400, 253_402_300_799),
     *(253_402_214_400_000, 253_402_300_799_000, 253_402_300_799_999),
 )
-# 1 January 100. A year of two digits that is read with %Y is before it.
-YEAR_100 = -59_011_459_200
-_UNITS_IN_WORDS = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
-
 # The role of a column that the filter names is this and the column's name.
 FILTER = "filter "
 
@@ -84,14 +78,7 @@ NULL_VALUES = (
     *("NULL", "null", "Null", "(null)", "<null>", "[NULL]", "\\N", "nil", "undefined"),
     *("nan", "NaN", "NAN", "None", "none", "NONE", "<NA>", "N/A", "n/a", "#N/A"),
 )
-NULL_ID = "an id that means no value (ratings.null_values)"
-
 CUT_OFF = "a last line without a line end and with too few fields: the file is cut off"
-TWO_DIGITS = "the year of the timestamp has two digits (write %y in ratings.timestamp_format)"
-BEFORE_1970 = "the timestamp is before 1970"
-SENTINEL = (
-    "the timestamp is 0 or after 2099 (that is no time, or ratings.timestamp_unit is another)"
-)
 QUOTES_FIX = 'Write "" for each quote inside a quoted field, or set ratings.quotes: false'
 
 
@@ -202,76 +189,6 @@ class Layout:
         )
 
 
-# The names of columns in MovieLens, HetRec, Amazon reviews, Book-Crossing, Goodreads, Yelp,
-# RetailRocket, REES46, RecBole and Amazon Personalize itself, in lower case and without separators.
-# If a file has several of them, the first in this list counts.
-_WORDS = {
-    "user": "userid user uid visitorid customerid customer reviewerid memberid accountid profileid",
-    "item": "itemid item iid movieid productid asin isbn bookid animeid artistid trackid songid"
-    " gameid businessid recipeid articleid newsid beerid contentid sku product",
-    "rating": "rating bookrating userrating reviewscore overall stars score",
-    "timestamp": "timestamp unixreviewtime eventtime eventtimestamp ratingtimestamp createdat"
-    " orderedat orderdate purchasedat datetime time ts date",
-    "event_type": "eventtype event",
-}
-NAMES = {role: words.split() for role, words in _WORDS.items()}
-
-
-def recognise_columns(columns: Sequence[str]) -> dict[str, str]:
-    """The column of each role, as far as the names say."""
-    matches = {role: find_columns(columns, names) for role, names in NAMES.items()}
-    return {role: names[0] for role, names in matches.items() if names}
-
-
-def find_columns(columns: Sequence[str], names: Sequence[str]) -> list[str]:
-    """The columns with these names (lower case, no separators), in the order of the names."""
-    by_simple_name = {_simplify_name(column): column for column in reversed(columns)}
-    return [by_simple_name[name] for name in names if name in by_simple_name]
-
-
-def _simplify_name(column: str) -> str:
-    # RecBole writes the type behind the name: user_id:token.
-    return re.sub(r"[\s_.-]", "", column.partition(":")[0]).lower()
-
-
-def locate_columns(
-    columns_by_role: Mapping[str, Column], columns: Sequence[str], name: str, hint: str = ""
-) -> dict[str, int]:
-    """The position of each wanted column, from 0, by its role.
-
-    columns_by_role: the columns by role, by name or by position from 1.
-    columns: the names of all columns of the file.
-    name: what messages call the file.
-    hint: what messages end with.
-
-    Raises PreparationError for a column that is not there.
-    """
-    positions = {}
-    for role, column in columns_by_role.items():
-        if isinstance(column, int):
-            if column > len(columns):
-                raise PreparationError(
-                    f"{name}: {format_setting_name(role)} is column {column}, but line 1 has"
-                    f" {len(columns)}{hint}"
-                )
-            positions[role] = column - 1
-        elif column not in columns:
-            raise PreparationError(
-                f"{name} has no column {column!r} ({format_setting_name(role)}); it has:"
-                f" {', '.join(columns)}{hint}"
-            )
-        else:
-            positions[role] = list(columns).index(column)
-    return positions
-
-
-def format_setting_name(role: str) -> str:
-    """The setting that names the column of this role, as messages write it."""
-    if role.startswith(FILTER):
-        return "interactions.filter"
-    return role if role.startswith("items.") else f"ratings.columns.{role}"
-
-
 # How many bytes of a file's end are searched for its last line.
 TAIL = 64 * 1024
 
@@ -326,108 +243,3 @@ def format_json_cell(value: object) -> str | None:
         case float():
             return str(value)
     return None
-
-
-def describe_time_problem(unit: str, timezone: str | None) -> str:
-    """What is wrong with a time that is not in this form.
-
-    unit: a value of `Layout.timestamp_unit`.
-    timezone: as in `Layout`.
-    """
-    if unit in EPOCH_UNITS or unit == EXCEL_DAYS:
-        return "the timestamp is not a number"
-    place = f" in {timezone}" if timezone is not None else ""
-    return f"the timestamp cannot be read as {unit}{place}"
-
-
-class Conditions(Protocol):
-    """Conditions on the cells of a row, in an engine's own expressions.
-
-    They can be combined with ~, & and |, and are never null.
-    """
-
-    def is_missing(self, role: str) -> Any:
-        """Whether the cell has nothing but spaces and tabs."""
-
-    def means_nothing(self, role: str) -> Any:
-        """Whether the cell is one of `Layout.null_values`."""
-
-    def is_longer(self, role: str, most: int) -> Any: ...
-
-    def is_not_of_type(self, role: str, kind: str) -> Any:
-        """Whether the cell is missing, or not of this type of `Layout.types`."""
-
-    def has_line_break(self, role: str) -> Any:
-        """Whether there is a line break or a NUL in it."""
-
-    def is_not_utf8(self, role: str) -> Any: ...
-
-
-def list_row_problems(
-    layout: Layout, cells: Conditions, *, plain: bool = False
-) -> Iterator[tuple[Any, str]]:
-    """The problems that a row can have apart from its time: a condition, and the words for it.
-
-    A row counts under the first condition that holds.
-
-    plain: whether the file has no line break, NUL or other character that an id must not have.
-    """
-    yield cells.is_missing("user"), "no user"
-    yield cells.is_missing("item"), "no item"
-    yield cells.means_nothing("user") | cells.means_nothing("item"), NULL_ID
-    too_long = cells.is_longer("user", MAX_ID_LENGTH) | cells.is_longer("item", MAX_ID_LENGTH)
-    yield too_long, f"an id longer than {MAX_ID_LENGTH} characters"
-    if not plain:
-        broken = cells.has_line_break("user") | cells.has_line_break("item")
-        yield broken, "an id with a line break or a NUL in it"
-        yield cells.is_not_utf8("user") | cells.is_not_utf8("item"), "an id that is not UTF-8 text"
-    if layout.rating is not None:
-        yield cells.is_missing("rating"), "no rating"
-        yield cells.is_not_of_type("rating", "double"), "the rating is not a number"
-        yield cells.means_nothing("rating"), "no rating"
-    if layout.event_type is not None:
-        missing = cells.is_missing("event_type") | cells.means_nothing("event_type")
-        yield missing, "no event type"
-        yield cells.has_line_break("event_type"), "an event type with a line break or a NUL in it"
-    if layout.event_value is not None:
-        has_value = ~(cells.is_missing("event_value") | cells.means_nothing("event_value"))
-        is_wrong = has_value & cells.is_not_of_type("event_value", "double")
-        yield is_wrong, "the event value is not a number"
-    if layout.timestamp is not None:
-        yield cells.is_missing("timestamp") | cells.means_nothing("timestamp"), "no timestamp"
-    for name, kind in layout.types.items():
-        if kind != "string":
-            role = FILTER + name
-            has_other_type = ~cells.is_missing(role) & cells.is_not_of_type(role, kind)
-            yield has_other_type, f"{name} is not of type {kind}"
-
-
-def list_time_problems(
-    seconds: Any, unreadable: Any, unit: str, timezone: str | None
-) -> Iterator[tuple[Any, str]]:
-    """As `list_row_problems`, for the time of a row.
-
-    seconds: the time in epoch seconds.
-    unreadable: whether the cell is not written in the unit.
-    """
-    yield unreadable, describe_time_problem(unit, timezone)
-    if "%Y" in unit:
-        yield seconds < YEAR_100, TWO_DIGITS
-    yield seconds < 0, BEFORE_1970
-    yield (seconds == 0) | (seconds >= FIRST_SENTINEL), SENTINEL
-
-
-def build_mixed_times_error(place: str, timestamp: str, unit: str, before: str) -> PreparationError:
-    """The error of a timestamp that is written in another form than those before it.
-
-    place: the file and the line.
-    unit, before: the forms of this timestamp and of those before it.
-    """
-    return PreparationError(
-        f"{place}: the timestamp {timestamp!r} is {_describe_unit(unit)}, those before it are"
-        f" {_describe_unit(before)}. Fix the file, or set ratings.timestamp_unit to read all as one"
-    )
-
-
-def _describe_unit(unit: str) -> str:
-    return f"in {_UNITS_IN_WORDS[unit]}" if unit in _UNITS_IN_WORDS else f"as {unit}"

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from batchrec_dagster.preparation.column_names import locate_columns, recognise_columns
 from batchrec_dagster.preparation.csv_form import names_columns, recognise_delimiter
 from batchrec_dagster.preparation.file_sample import FileSample
 from batchrec_dagster.preparation.layout import (
@@ -24,8 +25,6 @@ from batchrec_dagster.preparation.layout import (
     Format,
     Layout,
     PreparationError,
-    locate_columns,
-    recognise_columns,
 )
 from batchrec_dagster.preparation.polars.csv_table import CsvTable
 from batchrec_dagster.preparation.polars.decoding import OpenedFile

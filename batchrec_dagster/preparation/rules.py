@@ -11,7 +11,7 @@ from typing import Literal
 
 from batchrec_dagster.preparation.layout import PreparationError
 
-# Why a row is left out, in the order in which the rules are applied. `layout` lists the other
+# Why a row is left out, in the order in which the rules are applied. `row_problems` lists the other
 # reasons, which are what can be wrong with a row.
 BELOW_MIN_RATING = "rating below min_rating"
 NOT_IN_FILTER = "not in the filter"

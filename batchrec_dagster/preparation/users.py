@@ -12,14 +12,10 @@ from batchrec_dagster.personalize.schemas import (
     TIMESTAMP,
     USER_ID,
 )
+from batchrec_dagster.preparation.column_names import recognise_columns
 from batchrec_dagster.preparation.confined.reader import ConfinedReader
 from batchrec_dagster.preparation.counting import PIECE_ROWS, ValueCounter
-from batchrec_dagster.preparation.layout import (
-    NULL_VALUES,
-    Column,
-    PreparationError,
-    recognise_columns,
-)
+from batchrec_dagster.preparation.layout import NULL_VALUES, Column, PreparationError
 from batchrec_dagster.preparation.polars.cells import FLAW, ROW
 from batchrec_dagster.preparation.polars.decoding import RawFile, open_file
 from batchrec_dagster.preparation.polars.rows import CellConditions

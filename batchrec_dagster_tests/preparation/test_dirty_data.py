@@ -8,16 +8,11 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from batchrec_dagster.preparation.layout import (
-    CUT_OFF,
-    NULL_ID,
-    NULL_VALUES,
-    Layout,
-    PreparationError,
-)
+from batchrec_dagster.preparation.layout import CUT_OFF, NULL_VALUES, Layout, PreparationError
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.polars.prepare import open_ratings
 from batchrec_dagster.preparation.recognition import ReadSettings
+from batchrec_dagster.preparation.row_problems import NULL_ID
 from batchrec_dagster.preparation.rules import PreparationResult, Rules
 
 LAYOUT = Layout(",", "user", "item", "rating", "time")

@@ -17,9 +17,11 @@ import xlsxwriter
 import yaml
 
 from batchrec_dagster.config import Pipeline
-from batchrec_dagster.preparation.layout import CONSTANT_TIME, NULL_ID, recognise_columns
+from batchrec_dagster.preparation.column_names import recognise_columns
+from batchrec_dagster.preparation.layout import CONSTANT_TIME
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.polars.prepare import open_ratings
+from batchrec_dagster.preparation.row_problems import NULL_ID
 from batchrec_dagster.preparation.sources.source import SourceContext
 from batchrec_dagster.samples import generator
 from batchrec_dagster.storage.object_store import ObjectStore

@@ -22,13 +22,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyspark.sql import SparkSession
 
-from batchrec_dagster.preparation.layout import (
-    CUT_OFF,
-    SENTINEL,
-    TWO_DIGITS,
-    Layout,
-    PreparationError,
-)
+from batchrec_dagster.preparation.layout import CUT_OFF, Layout, PreparationError
+from batchrec_dagster.preparation.row_problems import SENTINEL, TWO_DIGITS
 from batchrec_dagster.preparation.rules import Rules
 from batchrec_dagster_tests.preparation.spark_support import (
     Outcome,

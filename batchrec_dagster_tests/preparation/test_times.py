@@ -8,10 +8,11 @@ import polars as pl
 import pytest
 
 from batchrec_dagster.config import Pipeline
-from batchrec_dagster.preparation.layout import SENTINEL, TWO_DIGITS, Layout, PreparationError
+from batchrec_dagster.preparation.layout import Layout, PreparationError
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.polars.prepare import open_ratings
 from batchrec_dagster.preparation.recognition import ReadSettings
+from batchrec_dagster.preparation.row_problems import SENTINEL, TWO_DIGITS
 from batchrec_dagster.preparation.rules import Rules
 
 LAYOUT = Layout(",", "u", "i", None, "t")

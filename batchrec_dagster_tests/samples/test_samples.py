@@ -12,8 +12,8 @@ import pytest
 from batchrec_dagster.preparation.layout import Layout
 from batchrec_dagster.preparation.sources import download as downloads
 from batchrec_dagster.preparation.sources import movielens
-from batchrec_dagster.preparation.sources.download import DownloadError
 from batchrec_dagster.preparation.sources.parsing import parse_source
+from batchrec_dagster.preparation.sources.web_request import DownloadError
 from batchrec_dagster.samples import generator
 from batchrec_dagster_tests.web_server import Page, serving
 

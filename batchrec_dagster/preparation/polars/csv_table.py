@@ -11,13 +11,13 @@ from typing import Any, TextIO
 
 import polars as pl
 
+from batchrec_dagster.preparation.column_names import locate_columns
 from batchrec_dagster.preparation.layout import (
     QUOTES_FIX,
     TAIL,
     Column,
     PreparationError,
     is_cut_off,
-    locate_columns,
     split_line,
 )
 from batchrec_dagster.preparation.polars.cells import (

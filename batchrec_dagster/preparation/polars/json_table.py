@@ -9,12 +9,12 @@ from itertools import islice
 
 import polars as pl
 
+from batchrec_dagster.preparation.column_names import locate_columns
 from batchrec_dagster.preparation.layout import (
     JSON_LINES_SAMPLED,
     NOT_AN_OBJECT,
     Column,
     PreparationError,
-    locate_columns,
     parse_json,
 )
 from batchrec_dagster.preparation.polars.cells import ROW, TEXT

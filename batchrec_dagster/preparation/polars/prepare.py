@@ -12,33 +12,25 @@ import polars as pl
 
 from batchrec_dagster.personalize.schemas import TIMESTAMP
 from batchrec_dagster.preparation.confined.reader import ConfinedReader
-from batchrec_dagster.preparation.layout import (
-    AUTO,
-    BEFORE_1970,
-    EPOCH_UNITS,
-    SENTINEL,
-    Layout,
-    PreparationError,
-    build_mixed_times_error,
-    describe_time_problem,
-)
+from batchrec_dagster.preparation.layout import AUTO, EPOCH_UNITS, Layout, PreparationError
 from batchrec_dagster.preparation.polars import times
 from batchrec_dagster.preparation.polars.cells import ROW, SHOWN, TEXT
-from batchrec_dagster.preparation.polars.csv_table import CsvTable
 from batchrec_dagster.preparation.polars.decoding import OpenedFile, RawFile, open_file
 from batchrec_dagster.preparation.polars.row_filters import RowFilter, has_rules_across_rows
 from batchrec_dagster.preparation.polars.rows import (
     FILE,
-    FORM,
     PROBLEM,
     SECONDS,
     RowFindings,
-    find_time_forms,
     inspect_rows,
     parse_rows,
-    read_error,
 )
 from batchrec_dagster.preparation.polars.tables import RowTable
+from batchrec_dagster.preparation.polars.time_units import (
+    explain_read_error,
+    find_first_unit,
+    require_one_unit,
+)
 from batchrec_dagster.preparation.polars.typed_scan import (
     build_output_columns,
     list_output_columns,
@@ -50,13 +42,16 @@ from batchrec_dagster.preparation.recognition import (
     open_table,
     recognise_layout,
 )
+from batchrec_dagster.preparation.row_problems import (
+    BEFORE_1970,
+    SENTINEL,
+    describe_time_problem,
+)
 from batchrec_dagster.preparation.rules import PreparationResult, Rules
 from batchrec_dagster.storage.durable import temporary_folder
 
 # First lines of a file that a person is shown.
 SHOWN_LINES = 6
-# A file and a row in one number, so that the smallest is the first in the order of the source.
-_ROWS_OF_A_FILE = 1 << 40
 
 
 @dataclass(frozen=True)
@@ -251,60 +246,3 @@ def _refuse_mixed_formats(files: Sequence[OpenedFile], reading: ReadSettings) ->
         raise PreparationError(
             f"the files have several formats ({formats}). Name those of one, such as data/*.csv"
         )
-
-
-def find_first_unit(tables: Sequence[RowTable], layout: Layout, rules: Rules) -> str:
-    """How times are written: declared, or the form of the first one that has a form."""
-    if layout.timestamp_unit != AUTO:
-        return layout.timestamp_unit
-    for number, table in enumerate(tables):
-        first_form = _scan_time_forms(table, number, layout).select(FORM).head(1)
-        form = _collect(first_form, tables, rules)
-        if form.height:
-            return str(form.item())
-    return "s"
-
-
-def require_one_unit(tables: Sequence[RowTable], layout: Layout, rules: Rules) -> str:
-    """The one form that all times have.
-
-    Raises PreparationError, with the file and the line of the first time in another form.
-    """
-    forms = pl.concat(_scan_time_forms(table, n, layout) for n, table in enumerate(tables))
-    position = pl.col(FILE).cast(pl.Int64) * _ROWS_OF_A_FILE + pl.col(ROW)
-    first_positions = forms.group_by(FORM).agg(position.min().alias("first")).sort("first")
-    form_positions = _collect(first_positions, tables, rules).rows()
-    if len(form_positions) > 1:
-        (form, _), (other_form, other_position) = form_positions[:2]
-        file, row = divmod(other_position, _ROWS_OF_A_FILE)
-        table = tables[file]
-        other = _scan_time_forms(table, file, layout).filter(pl.col(ROW) == row)
-        text = _collect(other.select("timestamp"), tables, rules).item()
-        raise build_mixed_times_error(
-            f"{table.opened.name}, {table.place(row)}", text, other_form, form
-        )
-    return form_positions[0][0] if form_positions else "s"
-
-
-def _scan_time_forms(table: RowTable, number: int, layout: Layout) -> pl.LazyFrame:
-    """The time forms of one file, with the file's number in FILE."""
-    forms = find_time_forms(table.read_cells(layout.roles), layout, plain=table.opened.is_plain)
-    return forms.with_columns(pl.lit(number, pl.UInt32).alias(FILE))
-
-
-def _collect(frame: pl.LazyFrame, tables: Sequence[RowTable], rules: Rules) -> pl.DataFrame:
-    try:
-        return frame.collect(engine="streaming")
-    except pl.exceptions.PolarsError as error:
-        raise explain_read_error(error, tables, rules) from error
-
-
-def explain_read_error(
-    error: Exception, tables: Sequence[RowTable], rules: Rules
-) -> PreparationError:
-    """The error to raise for files that Polars cannot read."""
-    for table in tables:
-        problem = table.find_broken_quotes() if isinstance(table, CsvTable) else None
-        if problem is not None:
-            return PreparationError(problem)
-    return PreparationError(read_error(tables[0].opened.name, error, rules))

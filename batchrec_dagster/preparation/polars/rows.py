@@ -14,15 +14,11 @@ from typing import Any
 
 import polars as pl
 
-from batchrec_dagster.preparation.layout import (
-    FILTER,
-    Layout,
-    list_row_problems,
-    list_time_problems,
-)
+from batchrec_dagster.preparation.layout import FILTER, Layout
 from batchrec_dagster.preparation.polars import times
 from batchrec_dagster.preparation.polars.cells import FLAW, ROW, TEXT
 from batchrec_dagster.preparation.polars.row_conditions import TYPES, parse_filter
+from batchrec_dagster.preparation.row_problems import list_row_problems, list_time_problems
 from batchrec_dagster.preparation.rules import BELOW_MIN_RATING, NOT_IN_FILTER, Rules
 
 # Columns of a parsed row, next to those of the roles: the number of its file; its time in seconds

@@ -10,12 +10,8 @@ from typing import Protocol
 import polars as pl
 from polars.datatypes import DataTypeClass
 
-from batchrec_dagster.preparation.layout import (
-    Column,
-    PreparationError,
-    format_setting_name,
-    locate_columns,
-)
+from batchrec_dagster.preparation.column_names import format_setting_name, locate_columns
+from batchrec_dagster.preparation.layout import Column, PreparationError
 from batchrec_dagster.preparation.polars.cells import (
     FLAW,
     ID_ROLES,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -14,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 from batchrec_dagster.preparation.sources.download import describe_remote_file, download
 from batchrec_dagster.preparation.sources.errors import FileError
+from batchrec_dagster.preparation.sources.file_snapshot import FileSnapshot
 from batchrec_dagster.preparation.sources.source import (
     File,
     FileDescription,
@@ -33,54 +33,12 @@ from batchrec_dagster.storage import durable
 from batchrec_dagster.storage.object_store import ObjectInfo, StorageError, split_uri
 
 CHUNK = 1024 * 1024
-SAMPLED_END = 4096
 _WILD = re.compile(r"[*?]")
-# In a folder that is named as a whole: no data, whatever else is there.
+# Files for people, which are skipped in a folder that is named as a whole.
 _NOT_DATA = re.compile(
     r"(?:readme|licen[sc]e|copying|notice|changelog|citation)(?:\.\w+)?|.*\.(?:md|rst|pdf|html?)",
     re.IGNORECASE,
 )
-
-
-@dataclass(frozen=True)
-class FileSnapshot:
-    """A local file as of one point in time."""
-
-    inode: tuple[int, int]
-    """Which file it is: the device and the inode."""
-
-    size: int
-    """The size in bytes."""
-
-    version: str
-    """What changes when the file does."""
-
-    end: bytes
-    """The last bytes, which show whether the file only grew since."""
-
-    @classmethod
-    def take(cls, file: IO[bytes]) -> Self:
-        """The snapshot of an open file."""
-        status = os.fstat(file.fileno())
-        start = max(0, status.st_size - SAMPLED_END)
-        end = os.pread(file.fileno(), status.st_size - start, start)
-        version = f"{status.st_size} bytes, {status.st_mtime_ns} ns"
-        return cls((status.st_dev, status.st_ino), status.st_size, version, end)
-
-    @property
-    def complete_lines_size(self) -> int:
-        """The size of the complete lines; -1 if none ends in `end`, or the file is not text."""
-        last_line_end = self.end.rfind(b"\n") + 1
-        if not last_line_end or b"\0" in self.end:
-            return -1
-        return self.size - len(self.end) + last_line_end
-
-    def only_grew(self, file: IO[bytes]) -> bool:
-        """Whether text was added to the file since, and nothing else was done."""
-        now = FileSnapshot.take(file)
-        end = os.pread(file.fileno(), len(self.end), self.size - len(self.end))
-        is_larger = now.size > self.size and now.inode == self.inode
-        return is_larger and end == self.end and self.complete_lines_size >= 0
 
 
 @dataclass(frozen=True)

@@ -16,14 +16,10 @@ from typing import Self
 from batchrec_dagster.preparation.items import ItemsLayout
 from batchrec_dagster.preparation.layout import Layout
 from batchrec_dagster.preparation.sources.archives import Member
-from batchrec_dagster.preparation.sources.download import (
-    DownloadError,
-    MissingFileError,
-    download,
-    read_text,
-)
+from batchrec_dagster.preparation.sources.download import download, read_text
 from batchrec_dagster.preparation.sources.errors import FileError
 from batchrec_dagster.preparation.sources.source import File, FileDescription, SourceContext
+from batchrec_dagster.preparation.sources.web_request import DownloadError, MissingFileError
 
 log = logging.getLogger(__name__)
 

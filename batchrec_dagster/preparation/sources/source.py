@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Protocol
 
 from batchrec_dagster.preparation.layout import Layout
-from batchrec_dagster.preparation.sources.download import DownloadError, safe_url
 from batchrec_dagster.preparation.sources.errors import FileError, SourceError
+from batchrec_dagster.preparation.sources.web_request import DownloadError, safe_url
 from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.object_store import ObjectStore, StorageError
 

@@ -13,15 +13,10 @@ from pyspark.sql import Column, DataFrame, Row, SparkSession
 from pyspark.sql import functions as F  # noqa: N812
 
 from batchrec_dagster.personalize import schemas
-from batchrec_dagster.preparation.layout import (
-    AUTO,
-    QUOTES_FIX,
-    Layout,
-    PreparationError,
-    build_mixed_times_error,
-)
+from batchrec_dagster.preparation.layout import AUTO, QUOTES_FIX, Layout, PreparationError
 from batchrec_dagster.preparation.polars.cells import ROW, SHOWN, TEXT
 from batchrec_dagster.preparation.polars.rows import FORM, PROBLEM, REASON, SECONDS, read_error
+from batchrec_dagster.preparation.row_problems import build_mixed_times_error
 from batchrec_dagster.preparation.rules import EVENT_TYPE_VALUE, Rules
 from batchrec_dagster.preparation.spark.files import SparkFiles
 from batchrec_dagster.preparation.spark.row_filters import SparkRowFilter

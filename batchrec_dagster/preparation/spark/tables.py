@@ -13,6 +13,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812
 from pyspark.sql import types as T  # noqa: N812
 
+from batchrec_dagster.preparation.column_names import format_setting_name, locate_columns
 from batchrec_dagster.preparation.layout import (
     DATETIME,
     JSON_LINES_SAMPLED,
@@ -20,9 +21,7 @@ from batchrec_dagster.preparation.layout import (
     Column,
     Layout,
     PreparationError,
-    format_setting_name,
     is_cut_off,
-    locate_columns,
     parse_json,
     split_line,
 )

@@ -17,16 +17,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchrec_dagster.preparation.sources import download as module
+from batchrec_dagster.preparation.sources import web_request
 from batchrec_dagster.preparation.sources.download import (
     ATTEMPTS,
-    DownloadError,
-    MissingFileError,
     RemoteFile,
     describe_remote_file,
     download,
     read_text,
 )
 from batchrec_dagster.preparation.sources.peers import is_public
+from batchrec_dagster.preparation.sources.web_request import DownloadError, MissingFileError
 from batchrec_dagster_tests.repeats import repeats
 from batchrec_dagster_tests.web_server import Page, Web, serving
 
@@ -265,10 +265,10 @@ def test_a_server_that_falls_silent_is_asked_again(
     web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def pause(seconds: float) -> None:
-        monkeypatch.setattr(module, "TIMEOUT", 120.0)  # for an answer on a busy machine
+        monkeypatch.setattr(web_request, "TIMEOUT", 120.0)  # for an answer on a busy machine
 
     monkeypatch.setattr("urllib3.util.retry.time.sleep", pause)
-    monkeypatch.setattr(module, "TIMEOUT", 0.2)
+    monkeypatch.setattr(web_request, "TIMEOUT", 0.2)
     download(serve(web, Page(CONTENT, stalls=[0.6])), tmp_path / "a.zip")
     assert (tmp_path / "a.zip").read_bytes() == CONTENT
     assert len(web.asked) == 2
@@ -393,7 +393,7 @@ def test_a_redirect_to_a_public_address_is_followed(monkeypatch: pytest.MonkeyPa
     answer.status_code = 302
     answer.url = "https://93.184.215.14/a"
     answer.headers["Location"] = "https://1.1.1.1/a"
-    module._check_redirect(answer)
+    web_request._check_redirect(answer)
 
 
 @pytest.mark.parametrize("sends_length", [True, False])
@@ -424,9 +424,9 @@ def test_nothing_leads_from_https_back_to_http() -> None:
     answer.url = "https://example.com/b?secret=1"
     answer.headers["Location"] = "http://example.com/a?secret=2"
     with pytest.raises(DownloadError, match=r"redirects to http://example.com/a, .*over https"):
-        module._check_redirect(answer)
+        web_request._check_redirect(answer)
     answer.headers["Location"] = "/c"
-    module._check_redirect(answer)
+    web_request._check_redirect(answer)
 
 
 def test_what_comes_compressed_unasked_is_refused(web: Web, tmp_path: Path) -> None:

@@ -1,0 +1,77 @@
+"""The columns of a file by their names: which role a name shows, and where a column is."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from batchrec_dagster.preparation.layout import FILTER, Column, PreparationError
+
+# The names of columns in MovieLens, HetRec, Amazon reviews, Book-Crossing, Goodreads, Yelp,
+# RetailRocket, REES46, RecBole and Amazon Personalize itself, in lower case and without separators.
+# If a file has several of them, the first in this list counts.
+_WORDS = {
+    "user": "userid user uid visitorid customerid customer reviewerid memberid accountid profileid",
+    "item": "itemid item iid movieid productid asin isbn bookid animeid artistid trackid songid"
+    " gameid businessid recipeid articleid newsid beerid contentid sku product",
+    "rating": "rating bookrating userrating reviewscore overall stars score",
+    "timestamp": "timestamp unixreviewtime eventtime eventtimestamp ratingtimestamp createdat"
+    " orderedat orderdate purchasedat datetime time ts date",
+    "event_type": "eventtype event",
+}
+NAMES = {role: words.split() for role, words in _WORDS.items()}
+
+
+def recognise_columns(columns: Sequence[str]) -> dict[str, str]:
+    """The column of each role, as far as the names say."""
+    matches = {role: find_columns(columns, names) for role, names in NAMES.items()}
+    return {role: names[0] for role, names in matches.items() if names}
+
+
+def find_columns(columns: Sequence[str], names: Sequence[str]) -> list[str]:
+    """The columns with these names (lower case, no separators), in the order of the names."""
+    by_simple_name = {_simplify_name(column): column for column in reversed(columns)}
+    return [by_simple_name[name] for name in names if name in by_simple_name]
+
+
+def _simplify_name(column: str) -> str:
+    # RecBole writes the type behind the name: user_id:token.
+    return re.sub(r"[\s_.-]", "", column.partition(":")[0]).lower()
+
+
+def locate_columns(
+    columns_by_role: Mapping[str, Column], columns: Sequence[str], name: str, hint: str = ""
+) -> dict[str, int]:
+    """The position of each wanted column, from 0, by its role.
+
+    columns_by_role: the columns by role, by name or by position from 1.
+    columns: the names of all columns of the file.
+    name: what messages call the file.
+    hint: what messages end with.
+
+    Raises PreparationError for a column that is not there.
+    """
+    positions = {}
+    for role, column in columns_by_role.items():
+        if isinstance(column, int):
+            if column > len(columns):
+                raise PreparationError(
+                    f"{name}: {format_setting_name(role)} is column {column}, but line 1 has"
+                    f" {len(columns)}{hint}"
+                )
+            positions[role] = column - 1
+        elif column not in columns:
+            raise PreparationError(
+                f"{name} has no column {column!r} ({format_setting_name(role)}); it has:"
+                f" {', '.join(columns)}{hint}"
+            )
+        else:
+            positions[role] = list(columns).index(column)
+    return positions
+
+
+def format_setting_name(role: str) -> str:
+    """The setting that names the column of this role, as messages write it."""
+    if role.startswith(FILTER):
+        return "interactions.filter"
+    return role if role.startswith("items.") else f"ratings.columns.{role}"
