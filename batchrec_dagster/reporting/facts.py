@@ -11,20 +11,16 @@ import polars as pl
 from pydantic import PlainSerializer, PlainValidator
 
 from batchrec_dagster.personalize.evidence import ALL, NDCG, Evidence
+from batchrec_dagster.reporting.audience import Audience, count_audience
+from batchrec_dagster.reporting.catalogue import Catalogue, count_catalogue
 from batchrec_dagster.reporting.drift import DataFacts, Drift
 from batchrec_dagster.reporting.editions import EditionDiff
 from batchrec_dagster.reporting.people import MOST_PEOPLE, People, collect_people
 from batchrec_dagster.reporting.provenance import Provenance
+from batchrec_dagster.reporting.report_counts import count_tables
 from batchrec_dagster.reporting.run_records import CheckRecord, TrainingRecord
 from batchrec_dagster.reporting.run_tables import RunTables
 from batchrec_dagster.reporting.sections import ReportSection
-from batchrec_dagster.reporting.statistics import (
-    Audience,
-    Catalogue,
-    count_audience,
-    count_catalogue,
-    count_tables,
-)
 from batchrec_dagster.reporting.verdict import (
     PreviousEdition,
     Verdict,

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from batchrec_dagster.personalize.evidence import ALL, COVERAGE, NDCG, MetricEstimate
+from batchrec_dagster.reporting.catalogue import Shares
 from batchrec_dagster.reporting.charts import Chart
 from batchrec_dagster.reporting.facts import Facts
 from batchrec_dagster.reporting.sections import Figure, format_count, format_percent, format_score
-from batchrec_dagster.reporting.statistics import Shares
 
 # The series of the charts.
 MODEL, POPULAR = "This model", "Most popular items"

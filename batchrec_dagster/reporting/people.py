@@ -14,8 +14,8 @@ from batchrec_dagster.reporting.explanations import (
     build_user_item_matrix,
     find_best_explanations,
 )
+from batchrec_dagster.reporting.report_counts import ReportCounts
 from batchrec_dagster.reporting.run_tables import RunTables
-from batchrec_dagster.reporting.statistics import ReportCounts
 
 MOST_PEOPLE = 2_500
 HISTORY = 25

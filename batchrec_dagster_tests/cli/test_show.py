@@ -28,9 +28,9 @@ from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.reporting import lookup
 from batchrec_dagster.reporting.people import collect_people
 from batchrec_dagster.reporting.published import PublishedResults
+from batchrec_dagster.reporting.report_counts import count_tables
 from batchrec_dagster.reporting.run_tables import RunTables
 from batchrec_dagster.reporting.show import format_text as as_text
-from batchrec_dagster.reporting.statistics import count_tables
 from batchrec_dagster.reporting.terminal import escape_invisible
 from batchrec_dagster.storage.object_store import ObjectStore, StorageError
 from batchrec_dagster.storage.paths import StorageKeys

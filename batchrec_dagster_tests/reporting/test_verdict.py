@@ -8,9 +8,10 @@ import polars as pl
 import pytest
 
 from batchrec_dagster.personalize.evidence import Evidence, MetricEstimate
+from batchrec_dagster.reporting.audience import count_audience
 from batchrec_dagster.reporting.history import describe_previous_edition
+from batchrec_dagster.reporting.report_counts import count_tables
 from batchrec_dagster.reporting.run_tables import RunTables
-from batchrec_dagster.reporting.statistics import count_audience, count_tables
 from batchrec_dagster.reporting.verdict import PreviousEdition, VerdictFacts, judge_edition
 from batchrec_dagster.storage.published_table import Edition
 

@@ -62,7 +62,7 @@ def teardown_job(pipeline: Pipeline, assets: Collection[dg.AssetKey]) -> dg.JobD
         with expected_errors_as_failures():
             ensure = personalize.ensure(context.log, pipeline.tags)
             work = PersonalizeWork(pipeline, storage, ensure)
-            with _held_leases(work, context.run.run_id, config):
+            with _hold_leases(work, context.run.run_id, config):
                 plan = plan_teardown(ensure, pipeline.name)
                 files = _list_files(storage, pipeline) if config.storage else []
                 sizes = [file.size for file in files]
@@ -121,7 +121,7 @@ def _describe_sinks(pipeline: Pipeline) -> list[str]:
 
 
 @contextmanager
-def _held_leases(work: PersonalizeWork, run: str, config: TeardownConfig) -> Iterator[None]:
+def _hold_leases(work: PersonalizeWork, run: str, config: TeardownConfig) -> Iterator[None]:
     """The leases of all steps, if the run deletes.
 
     Other runs wait for them, so they make nothing that is being deleted.

@@ -98,8 +98,9 @@ class CsvTable:
     def read_typed(
         self, columns_by_role: Mapping[str, Column], types: Mapping[str, pl.DataType]
     ) -> pl.LazyFrame:
-        by_cells = self.delimiter == "::" or not columns_by_role.keys().isdisjoint(self.with_comma)
-        if by_cells or self._cut_row is not None:
+        # Polars' CSV reader cannot read these itself.
+        has_commas = not columns_by_role.keys().isdisjoint(self.with_comma)
+        if self.delimiter == "::" or has_commas or self._cut_row is not None:
             return cast_cells(self.read_cells(columns_by_role), columns_by_role, types)
         names = self._syntax.names
         places = self.locate_columns(columns_by_role)
@@ -113,8 +114,8 @@ class CsvTable:
         )
 
     def locate_columns(self, columns_by_role: Mapping[str, Column]) -> dict[str, int]:
-        read = f" (read with the delimiter {self.delimiter!r})"
-        return locate_columns(columns_by_role, self.columns, self.opened.name, read + self._hint())
+        hint = f" (read with the delimiter {self.delimiter!r}){self._hint()}"
+        return locate_columns(columns_by_role, self.columns, self.opened.name, hint)
 
     def place(self, row: int) -> str:
         line = row + (2 if self.has_header else 1)
@@ -131,28 +132,30 @@ class CsvTable:
         """
         if self._syntax.quote is None:
             return None
-        first, quotes = 1, 0
+        quotes = 0
 
-        def counted(file: TextIO) -> Iterator[str]:
+        def count_quotes(file: TextIO) -> Iterator[str]:
             nonlocal quotes
             for line in file:
                 quotes += line.count('"')
                 yield line
 
-        wrong = 'a field that starts with " does not end with one'
+        # The line in which the next record starts.
+        first_line = 1
+        problem = None
         with self.opened.path.open(encoding="utf-8-sig", newline="") as file:
-            rows = csv.reader(counted(file), delimiter=self.delimiter, strict=True)
+            records = csv.reader(count_quotes(file), delimiter=self.delimiter, strict=True)
             try:
-                for _ in rows:
+                for _ in records:
                     if quotes % 2:
-                        wrong = 'there is a single " within a field'
+                        problem = 'there is a single " within a field'
                         break
-                    first = rows.line_num + 1
-                else:
-                    return None
+                    first_line = records.line_num + 1
             except csv.Error:
-                pass
-        return f"{self.opened.name}, line {first}: {wrong}. {fix}"
+                problem = 'a field that starts with " does not end with one'
+        if problem is None:
+            return None
+        return f"{self.opened.name}, line {first_line}: {problem}. {fix}"
 
     def _find_short_rows(self) -> list[int]:
         """The rows with fewer fields than line 1, which Polars fills up with empty cells."""
@@ -200,7 +203,7 @@ class CsvTable:
         return split_lines(lines, self._syntax)
 
     def _hint(self) -> str:
-        """The likely fix, where another delimiter splits the line better."""
+        """The likely fix, if another delimiter splits the line better; else nothing."""
         line = self.delimiter.join(self.first_line)
         best = max(DELIMITERS, key=line.count)
         if best != self.delimiter and line.count(best) >= len(self.first_line):

@@ -1,0 +1,69 @@
+"""The users whom lists were made for, by how much is known about them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import polars as pl
+
+from batchrec_dagster.personalize.file_formats import USER_FIELD
+from batchrec_dagster.reporting.report_counts import ReportCounts
+from batchrec_dagster.reporting.run_tables import RunTables
+
+# The lower ends of the groups of users by number of interactions. The last group has no upper end.
+STEPS = (0, 1, 5, 10, 20, 50, 100, 200, 500)
+# With fewer interactions, a recommender knows little about a user.
+FEW = 5
+
+
+@dataclass(frozen=True)
+class Audience:
+    """The users whom lists were made for, by how much is known about them."""
+
+    requested: int
+    """Users who were to get a list."""
+    served: int
+    """Users who got one."""
+    cold: int
+    """Requested users without interactions."""
+    few: int
+    """Requested users with 1 to 4 interactions."""
+    median: float
+    """The interactions of the median requested user."""
+    lengths: list[tuple[str, int]]
+    """The label of each group of requested users by number of interactions, and its size."""
+    heaviest: float = 0.0
+    """The share of all interactions that belong to the user with the most."""
+
+
+def count_audience(tables: RunTables, counts: ReportCounts) -> Audience:
+    """The audience of the lists in these tables."""
+    lengths = (
+        tables.users.select(user_id=pl.col(USER_FIELD).unique())
+        .collect(engine="streaming")
+        .join(counts.users, on="user_id", how="left")
+        .get_column("interactions")
+        .fill_null(0)
+    )
+    return Audience(
+        requested=lengths.len(),
+        served=counts.served.len(),
+        cold=int((lengths == 0).sum()),
+        few=int(lengths.is_between(1, FEW - 1).sum()),
+        median=float(lengths.median() or 0),  # type: ignore[arg-type]
+        lengths=[
+            (_make_label(low, high), int(lengths.is_between(low, high - 1).sum()))
+            for low, high in pairwise((*STEPS, 2**62))
+        ],
+        heaviest=(
+            counts.users.select(pl.col("interactions").max().fill_null(0)).item()
+            / max(1, counts.data.interactions)
+        ),
+    )
+
+
+def _make_label(low: int, high: int) -> str:
+    if high > STEPS[-1]:
+        return f"{low}+"
+    return str(low) if high == low + 1 else f"{low}-{high - 1}"
