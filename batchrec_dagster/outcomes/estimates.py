@@ -52,16 +52,18 @@ def estimate_ratio(numerators: ArrayLike, denominators: ArrayLike) -> RateEstima
 
     numerators, denominators: sums over the users of each group, in the same order of groups.
     """
-    above, below = np.asarray(numerators, np.float64), np.asarray(denominators, np.float64)
-    above, below = above[below > 0], below[below > 0]
-    if not len(below):
+    tops, bottoms = np.asarray(numerators, np.float64), np.asarray(denominators, np.float64)
+    is_counted = bottoms > 0
+    tops, bottoms = tops[is_counted], bottoms[is_counted]
+    group_count = len(bottoms)
+    if not group_count:
         return None
-    value = float(above.sum() / below.sum())
-    degrees = len(below) - 1
+    value = float(tops.sum() / bottoms.sum())
+    degrees = group_count - 1
     if not degrees:
         return RateEstimate(value, -math.inf, math.inf)
-    ratios_without_group = (above.sum() - above) / (below.sum() - below)
-    variance = float(degrees / len(below) * ((ratios_without_group - value) ** 2).sum())
+    ratios_without_group = (tops.sum() - tops) / (bottoms.sum() - bottoms)
+    variance = float(degrees / group_count * ((ratios_without_group - value) ** 2).sum())
     return _estimate_with_interval(value, variance, degrees)
 
 

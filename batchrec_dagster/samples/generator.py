@@ -6,100 +6,37 @@ and ratings, and what recommenders learn from: shared tastes, popularity, sessio
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from batchrec_dagster.samples.titles import NOUNS, make_titles
-
-Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
-
-
-def _parse_day(day: str) -> int:
-    """The epoch second at which the day begins in UTC."""
-    return int(np.datetime64(day, "s").astype(np.int64))
-
+from batchrec_dagster.samples.population import (
+    GENRES,
+    LENGTH,
+    MOVIES,
+    RATINGS,
+    USERS,
+    Floats,
+    Ints,
+    Movies,
+    Users,
+    make_movies,
+    make_users,
+    parse_day,
+)
+from batchrec_dagster.samples.titles import make_titles
 
 SEED = 2011
 # Increase the version with every change to a byte of the files.
 FINGERPRINT = f"version 2, seed {SEED}"
 
-USERS, MOVIES, RATINGS = 2_113, 10_109, 855_598
-FEWEST_RATINGS, MOST_RATINGS = 20, 3_400
-FIRST_YEAR, LAST_YEAR = 1915, 2008
-DAY = 24 * 60 * 60
-FIRST_SECOND, LAST_SECOND = _parse_day("1997-09-17"), _parse_day("2009-01-05")
-# HetRec has only users who wrote tags, which MovieLens has had since the end of 2005.
-TAGS_SECOND = _parse_day("2006-01-01")
 # MovieLens has had half stars since that day: https://grouplens.org/datasets/movielens/ (ml-10m).
-HALF_STARS_SECOND = _parse_day("2003-02-18")
-
-GENRES = tuple(NOUNS)
-# The share of movies that have each of the genres as their first.
-GENRE_SHARES = np.array([23, 20, 11, 8, 6, 6, 5, 4, 4, 3, 2, 2, 1, 1, 1, 1, 1, 1]) / 100
-NICHES, TRAITS = 60, 24
-# Traits and tastes are rounded to whole numbers of this length, so that their products are exact:
-# float rounding differs between processors and would select other movies there.
-LENGTH = 64
+HALF_STARS_SECOND = parse_day("2003-02-18")
 # What a movie's traits and a user's two tastes multiply to when all three are equal.
 FULL_AFFINITY = 2 * LENGTH * LENGTH
 BLOCK = 128
-
-
-class Movies(NamedTuple):
-    """`n` movies in ascending order of id, and the niches of taste that they belong to.
-
-    An array has one value for each movie, of shape (n,), unless its field says otherwise.
-    """
-
-    ids: Ints
-    years: Ints
-    release_times: Ints
-    """In epoch seconds."""
-    genres: npt.NDArray[np.bool_]
-    """Whether the movie has the genre, of shape (n, genres)."""
-    first_genres: Ints
-    """Places in GENRES."""
-    traits: npt.NDArray[np.float32]
-    """Vectors of whole numbers, of shape (n, TRAITS) and of length LENGTH."""
-    weights: Floats
-    """How likely a movie is to be seen, whatever the user's taste. They sum to 1."""
-    qualities: Floats
-    """Stars above or below the mean."""
-    niches: Floats
-    """Unit vectors, of shape (NICHES, TRAITS)."""
-    niche_shares: Floats
-    """The share of movies in each niche, of shape (NICHES,). They sum to 1."""
-
-
-class Users(NamedTuple):
-    """`n` users in ascending order of id, and their sessions in order of user and time.
-
-    An array has one value for each user, of shape (n,), unless its field says otherwise.
-    """
-
-    ids: Ints
-    rating_counts: Ints
-    early_tastes: npt.NDArray[np.float32]
-    """The taste at first: vectors of whole numbers, of shape (n, TRAITS) and of length LENGTH."""
-    late_tastes: npt.NDArray[np.float32]
-    """The taste in the end, in the same form."""
-    leniency: Floats
-    """Stars that the user gives above or below what others give."""
-    whole_stars: npt.NDArray[np.bool_]
-    """Whether the user never gives half stars."""
-    first_session: Ints
-    """Where each user's sessions begin in the next two fields, of shape (n + 1,)."""
-    session_starts: Ints
-    """In epoch seconds, of shape (sessions,)."""
-    session_shares: Floats
-    """The share of the user's ratings given by the session's end, of shape (sessions,).
-
-    That of a user's last session is 1.
-    """
 
 
 def generate_ratings(seed: int = SEED) -> pl.DataFrame:
@@ -108,8 +45,8 @@ def generate_ratings(seed: int = SEED) -> pl.DataFrame:
     The columns are userID and movieID (i64), rating (a string from 0.5 to 5) and timestamp (i64,
     in milliseconds).
     """
-    movies = _make_movies(seed)
-    users = _make_users(seed, movies)
+    movies = make_movies(seed)
+    users = make_users(seed, movies)
     user, movie, affinity, drift = _choose_movies(seed, users, movies)
     rng = np.random.default_rng([seed, 3])
     # Movies that suit the later taste are rated late, famous ones early.
@@ -145,7 +82,7 @@ def generate_movies(seed: int = SEED) -> pl.DataFrame:
 
     The columns are movieID (i64), title (str), year (i64) and genres (str, joined by |).
     """
-    movies = _make_movies(seed)
+    movies = make_movies(seed)
     genres = np.array(GENRES)
     return pl.DataFrame(
         {
@@ -166,148 +103,6 @@ FILES: Mapping[str, Callable[[], bytes]] = {
     "user_ratedmovies-timestamps.dat": lambda: _write_tab_separated(generate_ratings()),
     "movies.dat": lambda: _write_tab_separated(generate_movies()),
 }
-
-
-def _normalize(vectors: Floats) -> Floats:
-    """The rows, each scaled to length 1."""
-    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
-
-
-def _round_to_length(vectors: Floats) -> npt.NDArray[np.float32]:
-    """The rows, each scaled to LENGTH and rounded to whole numbers."""
-    return np.rint(LENGTH * _normalize(vectors)).astype(np.float32)
-
-
-def _make_movies(seed: int) -> Movies:
-    rng = np.random.default_rng([seed, 0])
-    ids = np.sort(rng.choice(65_133, MOVIES, replace=False)) + 1
-
-    # A niche is a corner of a genre, with an era of its own: screwball comedies, space operas.
-    genre_traits = _normalize(rng.standard_normal((len(GENRES), TRAITS)))
-    niche_genre = rng.choice(len(GENRES), NICHES, p=GENRE_SHARES)
-    niche_second_genre = rng.choice(len(GENRES), NICHES, p=GENRE_SHARES)
-    niche_own_traits = 0.9 * _normalize(rng.standard_normal((NICHES, TRAITS)))
-    niches = _normalize(
-        genre_traits[niche_genre] + 0.5 * genre_traits[niche_second_genre] + niche_own_traits
-    )
-    niche_years = LAST_YEAR - np.minimum(rng.exponential(13, NICHES), 60)
-    niche_shares = rng.dirichlet(np.full(NICHES, 4.0))
-
-    niche = rng.choice(NICHES, MOVIES, p=niche_shares)
-    years = np.rint(niche_years[niche] + rng.laplace(0, 7, MOVIES))
-    years = np.clip(years, FIRST_YEAR, LAST_YEAR).astype(np.int64)
-    first_day = (years - 1970).astype("datetime64[Y]").astype("datetime64[s]").astype(np.int64)
-    # No later than May, so that every movie still has users left to see it.
-    release_times = first_day + rng.integers(0, 150, MOVIES) * DAY
-
-    genres = np.zeros((MOVIES, len(GENRES)), dtype=np.bool_)
-    genres[np.arange(MOVIES), niche_genre[niche]] = True
-    movies_with_second_genre = np.flatnonzero(rng.random(MOVIES) < 0.7)
-    genres[movies_with_second_genre, niche_second_genre[niche][movies_with_second_genre]] = True
-    movies_with_third_genre = np.flatnonzero(rng.random(MOVIES) < 0.45)
-    genres[
-        movies_with_third_genre,
-        rng.choice(len(GENRES), len(movies_with_third_genre), p=GENRE_SHARES),
-    ] = True
-
-    own_traits = _normalize(rng.standard_normal((MOVIES, TRAITS)))
-    traits = _round_to_length(niches[niche] + 0.5 * own_traits)
-
-    # Newer movies are a little better known.
-    fame = rng.standard_normal(MOVIES) + 0.02 * (years - years.mean())
-    rank = np.empty(MOVIES)
-    rank[np.argsort(-fame, kind="stable")] = np.arange(MOVIES)
-    # The weights follow the law of Zipf and Mandelbrot. The MovieLens sets fit an exponent near 1,
-    # but that is after taste, and the rule that nobody rates a movie twice, have flattened the top.
-    # Before that the exponent must be higher.
-    weights = (rank + 0.01 * MOVIES) ** -1.8
-    qualities = 0.4 * rng.standard_normal(MOVIES) + 0.25 * (1 - 2 * rank / MOVIES)
-    weights /= weights.sum()
-    first_genres = niche_genre[niche]
-    return Movies(
-        ids,
-        years,
-        release_times,
-        genres,
-        first_genres,
-        traits,
-        weights,
-        qualities,
-        niches,
-        niche_shares,
-    )
-
-
-def _make_users(seed: int, movies: Movies) -> Users:
-    rng = np.random.default_rng([seed, 1])
-    ids = np.sort(rng.choice(71_460, USERS, replace=False)) + 75
-    rating_counts = _draw_rating_counts(rng)
-
-    # Everyone likes a few niches: some from the start, some discovered later.
-    first_niches = rng.dirichlet(1.2 * movies.niche_shares, USERS)
-    later_niches = rng.dirichlet(1.2 * movies.niche_shares, USERS)
-    own_traits = 0.25 * _normalize(rng.standard_normal((USERS, TRAITS)))
-    early_tastes = _round_to_length(
-        _normalize((0.8 * first_niches + 0.2 * later_niches) @ movies.niches) + own_traits
-    )
-    late_tastes = _round_to_length(
-        _normalize((0.55 * first_niches + 0.45 * later_niches) @ movies.niches) + own_traits
-    )
-    leniency = 0.35 * rng.standard_normal(USERS)
-    whole_stars = rng.random(USERS) < 0.25
-    sessions = _make_sessions(rng, rating_counts)
-    return Users(ids, rating_counts, early_tastes, late_tastes, leniency, whole_stars, *sessions)
-
-
-def _draw_rating_counts(rng: np.random.Generator) -> Ints:
-    """How many ratings each user gives: lognormal between the limits, RATINGS in total."""
-    draws = np.exp(5.45 + 1.08 * rng.standard_normal(4 * USERS))
-    draws = draws[draws < MOST_RATINGS - FEWEST_RATINGS][:USERS]
-    excess = draws - draws.min()
-    scaled = excess * ((RATINGS - FEWEST_RATINGS * USERS) / excess.sum())
-    counts = FEWEST_RATINGS + np.minimum(scaled, MOST_RATINGS - FEWEST_RATINGS).astype(np.int64)
-    # The ratings lost to rounding and to the limit go to users who are far from both limits.
-    missing_ratings = RATINGS - int(counts.sum())
-    middle_users = np.flatnonzero((counts > 5 * FEWEST_RATINGS) & (counts < MOST_RATINGS // 2))
-    counts[middle_users] += missing_ratings // len(middle_users)
-    counts[middle_users[: missing_ratings % len(middle_users)]] += 1
-    return np.asarray(counts)
-
-
-def _make_sessions(rng: np.random.Generator, rating_counts: Ints) -> tuple[Ints, Ints, Floats]:
-    """The values of `Users.first_session`, `session_starts` and `session_shares`."""
-    active_seconds = (rng.beta(1.6, 1.0, USERS) * (LAST_SECOND - TAGS_SECOND)).astype(np.int64)
-    last_seconds = TAGS_SECOND + active_seconds
-    # The user with most ratings stays to the end, so that somebody can have seen each movie.
-    last_seconds[np.argmax(rating_counts)] = LAST_SECOND
-    joining_seconds = last_seconds - (rng.exponential(2.5 * 365 * DAY, USERS)).astype(np.int64)
-    joining_seconds = np.maximum(joining_seconds, FIRST_SECOND)
-
-    session_counts = 2 + rng.poisson(
-        np.minimum(rating_counts / 18 * rng.lognormal(-0.3, 0.8, USERS), 400)
-    )
-    first = np.concatenate([[0], np.cumsum(session_counts)]).astype(np.int64)
-    user = np.repeat(np.arange(USERS), session_counts)
-    positions = rng.random(first[-1])
-    positions[first[:-1]] = 0
-    positions[first[1:] - 1] = 1
-    # Sorting user + position sorts the sessions of every user, and keeps the users apart.
-    positions = np.sort(user + positions * (1 - 1e-9)) - user
-    session_starts = joining_seconds[user] + (
-        positions * (last_seconds - joining_seconds)[user]
-    ).astype(np.int64)
-
-    # The first session is the longest, because a new user has the movies of a lifetime to rate.
-    session_sizes = rng.gamma(0.8, 1.0, first[-1])
-    session_sizes[first[:-1]] += 0.25 * session_counts * rng.gamma(2.0, 0.5, USERS)
-    session_sizes = np.maximum(session_sizes, 1e-6)
-    cumulative_sizes = np.cumsum(session_sizes)
-    sizes_of_earlier_users = (cumulative_sizes - session_sizes)[first[:-1]]
-    session_shares = (cumulative_sizes - sizes_of_earlier_users[user]) / np.add.reduceat(
-        session_sizes, first[:-1]
-    )[user]
-    session_shares[first[1:] - 1] = 1
-    return first, session_starts, session_shares
 
 
 def _choose_movies(seed: int, users: Users, movies: Movies) -> tuple[Ints, Ints, Floats, Floats]:

@@ -122,12 +122,12 @@ class StringColumn:
         """
         present = self._present if rows is None else self._present[rows]
         if self._ignore_case and ANY_EVENT in values:
-            having = present
+            has_value = present
         else:
-            having = self._find_having(values, rows)
-        return having if operator_sign in ("IN", "=") else present & ~having
+            has_value = self._find_rows_with(values, rows)
+        return has_value if operator_sign in ("IN", "=") else present & ~has_value
 
-    def _find_having(self, values: tuple[Literal, ...], rows: RowIndexes | None) -> Mask:
+    def _find_rows_with(self, values: tuple[Literal, ...], rows: RowIndexes | None) -> Mask:
         """Return which of the rows have one of the values."""
         mask = np.zeros(self.size if rows is None else len(rows), dtype=bool)
         for value in values:
@@ -135,12 +135,12 @@ class StringColumn:
             code = self._code_of_value.get(text)
             if code is None:
                 continue
-            having = self._rows[self._starts[code] : self._starts[code + 1]]
+            value_rows = self._rows[self._starts[code] : self._starts[code + 1]]
             if rows is None:
-                mask[having] = True
-            elif len(having):
-                nearest = np.minimum(np.searchsorted(having, rows), len(having) - 1)
-                mask |= having[nearest] == rows
+                mask[value_rows] = True
+            elif len(value_rows):
+                nearest = np.minimum(np.searchsorted(value_rows, rows), len(value_rows) - 1)
+                mask |= value_rows[nearest] == rows
         return mask
 
 

@@ -22,7 +22,7 @@ from batchrec_dagster.preparation.rules import (
     Rules,
 )
 
-# So many rows of some users are sought through at a time: they take some hundred megabytes.
+# Duplicates are sought among about this many rows at a time, which take some hundred megabytes.
 PART_ROWS = 4_000_000
 # The row's number in the order of the source, which is to be kept.
 _ORDER = "order"
@@ -112,7 +112,10 @@ class RowFilter:
         return self._keep(rows, kept.drop("keep"), reason)
 
     def _keep(self, rows: Path, kept: pl.LazyFrame, reason: str) -> Path:
-        """Write the rows that are kept in place of the others; count those left out."""
+        """Write the rows that are kept to a new file, which replaces `rows`.
+
+        Those that are left out are counted under the reason.
+        """
         self._files_written += 1
         target = self.folder / f"kept {self._files_written}.parquet"
         kept.sink_parquet(target, compression="lz4")

@@ -1,4 +1,4 @@
-"""The `source` setting: its text, parsed once into a Source."""
+"""Parses the text of the setting `source` into the source that it names."""
 
 from __future__ import annotations
 
