@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 # The end of the component's type. `config` has the whole name, but importing it would make shell
 # completion slow.
 COMPONENT_SUFFIX = ".BatchRecommendations"
-# For gc.set_threshold(). With the default threshold, searching all that Dagster imports for garbage
-# takes up to half a second.
-COLLECTION_THRESHOLD = 200_000
 NO_PIPELINES = "No pipeline is declared. Declare one: batchrec new NAME --ratings FILE"
 
 
@@ -116,9 +113,7 @@ def make_job_command(job: str) -> list[str]:
     Its run configuration and tags can be appended as options.
     """
     project = find_project()
-    # Its successor, `dg launch`, is in a package of its own, which batchrec does not need.
-    no_notice = ["-W", "ignore:Function `job_execute_command` is superseded"]
-    dagster = [sys.executable, *no_notice, "-m", "dagster"]
+    dagster = [sys.executable, "-m", "batchrec_dagster.cli.dagster_command"]
     definitions = ["-m", f"{project.module}.definitions", "-d", str(project.root)]
     return [*dagster, "job", "execute", *definitions, "-j", job]
 
