@@ -1,13 +1,19 @@
-"""What each component and each rule of the blend is worth: NDCG at 25 without it.
+"""What each component and each rule of the blend is worth: a backward elimination by NDCG at 25.
 
-    python benchmarks/ablation.py [--folds 2] [--first 0] [--only SET ...] [--without NAME ...]
+    python benchmarks/ablation.py [--steps N] [--only SET ...] [--without NAME ...]
 
-This is one step of a backward elimination. On each fold of each data set of quality.py, the
-components are fitted once; then a blend is selected with all of them, and once without each
-component or rule. The output is, for each of them, the paired difference of the held-out users'
-NDCG to the blend with all, with its standard error, by data set and for the mean over the data
-sets. The next step leaves out, with `--without`, the one whose absence costs the mean least. The
-last column is then the loss of all that is left out together.
+On some folds of each data set of quality.py, the components are fitted once. Then blends are
+selected with all of them, and without each component or rule. The one whose absence costs the mean
+over the data sets least is left out, and the others are measured again, until the loss of all that
+is left out would exceed 1 % of the mean. If several cost the same but for 0.5 % of the mean, which
+is less than the standard error, the one with the most code is left out. What costs more than 2 % in
+a step is not measured again. At the end, the steps are measured on other folds, which took no part
+in the choice.
+
+The output of a step is, for each candidate, the loss of all that is then left out: the paired
+difference of the held-out users' NDCG to the blend with all, with its standard error, by data set
+and for the mean over the data sets, in which each counts the same. `--steps 1` is what each
+component and rule is worth where all others stay.
 
 Components and rules are left out by means of `SelectionRules` (learning/model_selection.py), which
 is made for this. Lists are measured without the items that a user already has, so what repeats are
@@ -18,7 +24,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +34,7 @@ import numpy.typing as npt
 from quality import data_sets, folds
 from report import RESULTS, ROOT, table, write
 
+from batchrec_dagster.local_personalize.learning import model_selection
 from batchrec_dagster.local_personalize.learning.components import (
     EASE,
     EASE_HIGH_REG,
@@ -50,6 +57,7 @@ from batchrec_dagster.local_personalize.learning.model_selection import (
     SelectionRules,
     select_blend,
 )
+from batchrec_dagster.local_personalize.learning.threads import ordered_map
 from batchrec_dagster.local_personalize.learning.train_blend import (
     MIN_VALIDATION_USERS,
     SECOND_HELD_OUT_SHARE,
@@ -57,15 +65,24 @@ from batchrec_dagster.local_personalize.learning.train_blend import (
     uses_recency,
 )
 from batchrec_dagster.local_personalize.learning.validation import (
+    Candidates,
+    Key,
+    ScoredUsers,
+    ValidationSet,
     make_validation_set,
     make_validation_sets,
 )
 
 Float64 = npt.NDArray[np.float64]
+Ndcg = Mapping[str, Float64]  # (users,) of all folds, by data set
 
 SEED = 0
-ALL = "nothing"
-EARLIER_STEPS = "what earlier steps left out"
+LARGEST_LOSS = 0.01  # of the mean
+SAME_LOSS = 0.005  # of the mean; candidates that differ by less cost the same
+HOPELESS_LOSS = 0.02  # of the mean; candidates that cost more are not measured again
+CHOICE_FOLDS = range(2, 6)
+CONFIRMATION_FOLDS = range(6, 10)
+USERS = 400  # of a data set's folds, only so many are measured as have so many held-out users
 
 
 @dataclass(frozen=True)
@@ -106,41 +123,91 @@ def _without_rule(**values: Any) -> Variant:
     return Variant(rules=values)
 
 
+# The one with the most code first.
 VARIANTS = {
     "EASE": _without_components(EASE, EASE_HIGH_REG),
-    "EASE with more regularization": _without_components(EASE_HIGH_REG),
-    "co-occurrence, what follows": _without_components(SEQUENCE),
-    "co-occurrence in either order": _without_components(SYMMETRIC_COOC),
     "factors": _without_components(FACTORS, FACTORS_HIGH_REG),
-    "factors with more regularization": _without_components(FACTORS_HIGH_REG),
+    "co-occurrence with what followed": _without_components(SEQUENCE),
     "user neighbors": _without_components(USER_NEIGHBORS),
-    "popularity": _without_components(POPULARITY),
-    "popularity in blends": _without_rule(popularity_weights=()),
-    "blends (single components are averaged)": _without_rule(blend_weights=()),
-    "the mean of options (the best one)": _without_rule(tolerances=(0.0,)),
-    "a narrower mean if the best is better": _without_rule(tolerances=(1.0,)),
-    "small weights leave the mean": _without_rule(least_weight=0.0),
-    "recency exponents to choose from": Variant(one_exponent=True),
-    "doubt about exponents (the best one)": _without_rule(exponent_tolerance=0.0),
-    "newer items for co-occurrence in blends": _without_rule(recent_in_blends=False),
     "counts of items that users had again": _without_rule(count_exponent=0.0),
     "earlier cutoffs of held-out users": Variant(earlier_cutoffs=False),
-    "a second split where users are few": Variant(second_split=False),
+    "co-occurrence in either order": _without_components(SYMMETRIC_COOC),
+    "the second split, where users are few": Variant(second_split=False),
+    "blends, so that single components are averaged": _without_rule(blend_weights=()),
+    "popularity": _without_components(POPULARITY),
+    "newer items for co-occurrence in blends": _without_rule(recent_in_blends=False),
+    "EASE with more regularization": _without_components(EASE_HIGH_REG),
+    "factors with more regularization": _without_components(FACTORS_HIGH_REG),
+    "popularity in blends": _without_rule(popularity_weights=()),
+    "recency exponents to choose from": Variant(one_exponent=True),
+    "the mean of options, so that the best one is taken": _without_rule(tolerances=(0.0,)),
+    "a narrower mean if the best is better": _without_rule(tolerances=(1.0,)),
+    "the least weight of a component": _without_rule(least_weight=0.0),
+    "the doubt about recency exponents": _without_rule(exponent_tolerance=0.0),
 }
+
+
+# What is nothing on its own when the other one was left out.
+BELONGS_TO = {
+    "EASE with more regularization": "EASE",
+    "popularity in blends": "popularity",
+    "a narrower mean if the best is better": "the mean of options, so that the best one is taken",
+}
+
+
+# What was measured, by the truth, the number of validation sets, and whether counts weigh.
+_memories: dict[tuple[int, int, bool], tuple[object, dict[Any, Any]]] = {}
+
+
+class _RememberedUsers(ScoredUsers):
+    """Users whose NDCG with a single component is measured once for all selections."""
+
+    def __init__(self, sets: Sequence[ValidationSet]) -> None:
+        super().__init__(sets)
+        # The truth is kept with the memory, so that its id is not given to another object.
+        truth = sets[0].truth
+        key = id(truth), len(sets), sets[0].inputs.weights is not None
+        _, self._memory = _memories.setdefault(key, (truth, {}))
+
+    def ndcg(self, name: str, exponents: Sequence[float]) -> list[Float64]:
+        keys = [("ndcg", name, exponent) for exponent in exponents]
+        missing = [
+            exponent for _, _, exponent in keys if ("ndcg", name, exponent) not in self._memory
+        ]
+        if missing:
+            values = super().ndcg(name, missing)
+            self._memory.update(zip([("ndcg", name, e) for e in missing], values, strict=True))
+        return [self._memory[key] for key in keys]
+
+    def candidates(self, keys: Sequence[Key]) -> list[Candidates]:
+        key = "candidates", *keys
+        if key not in self._memory:
+            self._memory[key] = super().candidates(keys)
+        return list(self._memory[key])
+
+    def spread(self, name: str, exponent: float) -> float:
+        key = "spread", name, exponent
+        if key not in self._memory:
+            self._memory[key] = super().spread(name, exponent)
+        return float(self._memory[key])
 
 
 @dataclass(frozen=True)
 class Training:
     """The components that a training of one fold has fitted, to select blends from."""
 
-    splits: Sequence[Split]
-    """The splits of the training data that blends are selected on: one, or two of few users."""
+    fold: Split
+    """What it is trained and measured on."""
 
     options: Options
     """The components that the training selects from, with their recency exponents."""
 
-    fits: Sequence[FittedComponents]
-    """For each of the splits, its components without the held-out users."""
+    sets: Sequence[Sequence[ValidationSet]]
+    """The validation sets of each split that blends are selected on: one split, or two of few
+    users."""
+
+    sets_without_cutoffs: Sequence[ValidationSet]
+    """For each of the splits, the validation set without earlier cutoffs."""
 
     final: FittedComponents
     """The components of all training data."""
@@ -148,28 +215,39 @@ class Training:
     recency: bool
     """Whether recent interactions may weigh more."""
 
-    def ndcg(self, variant: Variant, fold: Split) -> tuple[Float64, dict[str, float]]:
-        """(users,) NDCG at 25 of the fold's held-out users, and the weights of the components."""
+    ndcg_by_blend: dict[Any, Float64] = field(default_factory=dict)
+    """What was measured already."""
+
+    def ndcg(self, variant: Variant) -> Float64:
+        """(users,) NDCG at 25 of the fold's held-out users."""
         options = {
             name: exponents[:1] if variant.one_exponent else exponents
             for name, exponents in self.options.items()
             if name not in variant.components
         }
-        count = len(self.splits) if variant.second_split else 1
-        sets = []
-        for fitted, held_out in zip(self.fits[:count], self.splits[:count], strict=True):
-            scorers = fitted.select(options).scorers
-            if variant.earlier_cutoffs:
-                sets += make_validation_sets(scorers, held_out, fitted.item_ids)
-            else:
-                sets.append(make_validation_set(scorers, held_out, fitted.item_ids))
+        count = len(self.sets) if variant.second_split else 1
+        sets = [part for parts in self.sets[:count] for part in parts]
+        if not variant.earlier_cutoffs:
+            sets = list(self.sets_without_cutoffs[:count])
+        sets = [
+            replace(part, scorers={name: part.scorers[name] for name in options}) for part in sets
+        ]
         rules: SelectionRules = replace(ALL_RULES, **variant.rules)
         blend = select_blend(sets, recency=self.recency, options=options, rules=rules)
-        return evaluate(self.final.blend(blend, 1.0), fold).ndcg(), dict(blend.weights)
+        key = (
+            *blend.weights.items(),
+            *blend.recency_exponents.items(),
+            blend.count_exponent,
+        )
+        if key not in self.ndcg_by_blend:
+            model = self.final.blend(blend, 1.0)
+            self.ndcg_by_blend[key] = evaluate(model, self.fold).ndcg()
+        return self.ndcg_by_blend[key]
 
 
-def fit(train: Interactions) -> Training:
-    """What `train_blend.train_blend` fits for these interactions, of all components."""
+def fit(fold: Split) -> Training:
+    """What `train_blend.train_blend` fits for the fold, of all components."""
+    train = fold.train
     held_out = split(train, SEED)
     if held_out is None:
         raise SystemExit("too few users to hold some out")
@@ -181,116 +259,171 @@ def fit(train: Interactions) -> Training:
     names = list(options)
     fits = [ComponentFitter(part.train, {}, SEED, _ignore).fit(names, {}) for part in splits]
     final = ComponentFitter(train, {}, SEED, _ignore, start=fits[0]).fit(names, {})
-    return Training(splits, options, fits, final, uses_recency({}, held_out.train))
+    parts = list(zip(fits, splits, strict=True))
+    return Training(
+        fold,
+        options,
+        [make_validation_sets(fitted.scorers, part, fitted.item_ids) for fitted, part in parts],
+        [make_validation_set(fitted.scorers, part, fitted.item_ids) for fitted, part in parts],
+        final,
+        uses_recency({}, held_out.train),
+    )
 
 
 def _ignore(line: str) -> None:
     """A log that nobody reads."""
 
 
-def variants_of_step(without: Sequence[str], candidates: Sequence[str]) -> dict[str, Variant]:
-    """What to measure, by name: all, what earlier steps left out, and that with each candidate."""
+def fit_sets(folder: Path, only: Sequence[str] | None, numbers: range) -> dict[str, list[Training]]:
+    """The trainings of each data set, on as many of the folds as have USERS held-out users."""
+    trainings: dict[str, list[Training]] = {}
+    for name, frame in data_sets(folder):
+        if only and name not in only:
+            continue
+        began = time.monotonic()
+        trainings[name] = []
+        users = 0
+        for fold in folds(Interactions.from_frame(frame), numbers.stop)[numbers.start :]:
+            if users < USERS:
+                trainings[name].append(fit(fold))
+                users += len(fold.users)
+        seconds = time.monotonic() - began
+        print(f"{name}: {len(trainings[name])} folds, {users} users, {seconds:.0f} s", flush=True)
+    if not trainings:
+        raise SystemExit(f"no data set in {folder}")
+    return trainings
+
+
+def measure(trainings: Mapping[str, Sequence[Training]], variant: Variant) -> Ndcg:
+    """The users' NDCG at 25 of each data set."""
+    ndcg = {}
+    for name, of_set in trainings.items():
+        by_fold = ordered_map(lambda training: training.ndcg(variant), of_set)
+        ndcg[name] = np.concatenate(list(by_fold))
+    return ndcg
+
+
+def compare(ndcg: Ndcg, with_all: Ndcg) -> dict[str, dict[str, Any]]:
+    """For each data set: NDCG, its difference to that with all, and the standard error.
+
+    The entry "mean" is over the data sets, each counts the same.
+    """
+    by_set: dict[str, dict[str, Any]] = {}
+    for data_set, values in ndcg.items():
+        difference = values - with_all[data_set]
+        by_set[data_set] = {
+            "ndcg_at_25": float(values.mean()),
+            "difference": float(difference.mean()),
+            "standard_error": float(difference.std(ddof=1) / np.sqrt(len(difference))),
+            "users": len(difference),
+        }
+    errors = np.array([facts["standard_error"] for facts in by_set.values()])
+    mean = float(np.mean([facts["ndcg_at_25"] for facts in by_set.values()]))
+    difference_of_mean = float(np.mean([facts["difference"] for facts in by_set.values()]))
+    mean_with_all = mean - difference_of_mean
+    by_set["mean"] = {
+        "ndcg_at_25": mean,
+        "difference": difference_of_mean,
+        "standard_error": float(np.sqrt((errors**2).sum()) / len(errors)),
+        "relative": difference_of_mean / mean_with_all,
+        "relative_error": float(np.sqrt((errors**2).sum()) / len(errors)) / mean_with_all,
+    }
+    return by_set
+
+
+def choose_candidate(step: Mapping[str, Mapping[str, Any]]) -> str:
+    """The candidate with the least loss; of those that cost the same, that with the most code."""
+    best = max(facts["mean"]["relative"] for facts in step.values())
+    return next(
+        name
+        for name in VARIANTS
+        if name in step and step[name]["mean"]["relative"] >= best - SAME_LOSS
+    )
+
+
+def eliminate(
+    trainings: Mapping[str, Sequence[Training]], without: Sequence[str], steps: int
+) -> list[dict[str, Any]]:
+    """The steps of the elimination: the candidates with their losses, and which one was left out.
+
+    The last step's is None if each candidate costs too much.
+
+    without: what earlier steps left out.
+    steps: how many steps there are at most.
+    """
+    with_all = measure(trainings, Variant())
     base = Variant()
     for name in without:
         base = base.combine(VARIANTS[name])
-    steps = {name: base.combine(VARIANTS[name]) for name in candidates if name not in without}
-    return {ALL: Variant(), **({EARLIER_STEPS: base} if without else {}), **steps}
-
-
-def measure(
-    data: Interactions, numbers: range, variants: Mapping[str, Variant]
-) -> Iterator[tuple[str, Float64]]:
-    """For each of the folds and each variant: its name and the users' (users,) NDCG."""
-    for fold in folds(data, numbers.stop)[numbers.start :]:
-        training = fit(fold.train)
-        for name, variant in variants.items():
-            values, weights = training.ndcg(variant, fold)
-            print(f"  {name}: {values.mean():.4f} {_describe(weights)}", flush=True)
-            yield name, values
-
-
-def _describe(weights: Mapping[str, float]) -> str:
-    return " ".join(f"{name}={weight:.3g}" for name, weight in weights.items())
-
-
-def summarize(ndcg: Mapping[str, Mapping[str, Float64]]) -> dict[str, dict[str, Any]]:
-    """For each variant and data set: NDCG, its difference to ALL, and the standard error.
-
-    `ndcg` has, by data set and variant, the (users,) NDCG of all folds. The entry "mean" is over
-    the data sets, each counts the same.
-    """
-    summary: dict[str, dict[str, Any]] = {}
-    for name in next(iter(ndcg.values())):
-        by_set = {}
-        for data_set, values in ndcg.items():
-            difference = values[name] - values[ALL]
-            by_set[data_set] = {
-                "ndcg_at_25": float(values[name].mean()),
-                "difference": float(difference.mean()),
-                "standard_error": float(difference.std(ddof=1) / np.sqrt(len(difference))),
-                "users": len(difference),
-            }
-        errors = np.array([facts["standard_error"] for facts in by_set.values()])
-        mean = float(np.mean([facts["ndcg_at_25"] for facts in by_set.values()]))
-        difference_of_mean = float(np.mean([facts["difference"] for facts in by_set.values()]))
-        summary[name] = {
-            **by_set,
-            "mean": {
-                "ndcg_at_25": mean,
-                "difference": difference_of_mean,
-                "standard_error": float(np.sqrt((errors**2).sum()) / len(errors)),
-                "relative": difference_of_mean / (mean - difference_of_mean),
-            },
+    candidates = {name: variant for name, variant in VARIANTS.items() if name not in without}
+    taken: list[dict[str, Any]] = []
+    while candidates and len(taken) < steps:
+        step = {
+            name: compare(measure(trainings, base.combine(variant)), with_all)
+            for name, variant in candidates.items()
         }
-    return summary
+        name = choose_candidate(step)
+        is_affordable = step[name]["mean"]["relative"] >= -LARGEST_LOSS
+        taken.append({"left_out": name if is_affordable else None, "candidates": step})
+        print(table(f"\nstep {len(taken)}: {name}, {is_affordable}", lines(step)), flush=True)
+        if not is_affordable:
+            break
+        base = base.combine(candidates[name])
+        candidates = {
+            other: variant
+            for other, variant in candidates.items()
+            if name not in (other, BELONGS_TO.get(other))
+            and step[other]["mean"]["relative"] > -HOPELESS_LOSS
+        }
+    return taken
 
 
-def lines(summary: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
-    """The rows of the table, the least loss of the mean first."""
-    order = sorted(summary, key=lambda name: -summary[name]["mean"]["difference"])
+def confirm(
+    trainings: Mapping[str, Sequence[Training]], without: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """For each of these: what is lost without it and those before it, by data set."""
+    with_all = measure(trainings, Variant())
+    losses = {"nothing": compare(with_all, with_all)}
+    base = Variant()
+    for name in without:
+        base = base.combine(VARIANTS[name])
+        losses[name] = compare(measure(trainings, base), with_all)
+    return losses
+
+
+def lines(losses: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
+    """The rows of a table of losses."""
     rows = []
-    for name in order:
+    for name, by_set in losses.items():
         row = {"without": name}
-        for data_set, facts in summary[name].items():
+        for data_set, facts in by_set.items():
             row[data_set] = (
-                f"{facts['ndcg_at_25']:.4f}"
-                if name == ALL
-                else f"{facts['difference']:+.4f} ± {facts['standard_error']:.4f}"
+                f"{facts['ndcg_at_25']:.4f} {facts['difference'] * 1e4:+.0f} "
+                f"± {facts['standard_error'] * 1e4:.0f}"
             )
-        row["of the mean"] = f"{summary[name]['mean']['relative']:+.1%}"
+        mean = by_set["mean"]
+        row["of the mean"] = f"{mean['relative']:+.2%} ± {mean['relative_error']:.2%}"
         rows.append(row)
     return rows
 
 
 def main() -> None:
-    """Measure one step of the elimination on the data sets that are present."""
+    """Eliminate on the data sets that are present."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--folds", type=int, default=2, choices=range(1, 11), metavar="1-10")
-    parser.add_argument("--first", type=int, default=0, help="leave out the folds before this one")
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
     parser.add_argument("--only", nargs="*", help="data sets, by name")
     parser.add_argument("--without", nargs="*", default=[], choices=[*VARIANTS], metavar="NAME")
-    parser.add_argument("--try", nargs="*", dest="tried", choices=[*VARIANTS], metavar="NAME")
+    parser.add_argument("--steps", type=int, default=len(VARIANTS))
     parser.add_argument("--out", type=Path, default=RESULTS / "ablation.json")
     args = parser.parse_args()
-    variants = variants_of_step(args.without, args.tried or list(VARIANTS))
-    numbers = range(args.first, min(10, args.first + args.folds))
-    facts = {"first": args.first, "folds": args.folds, "without": args.without}
-    ndcg: dict[str, dict[str, Float64]] = {}
-    for data_set, frame in data_sets(args.data.resolve()):
-        if args.only and data_set not in args.only:
-            continue
-        began = time.monotonic()
-        by_variant: dict[str, list[Float64]] = {}
-        for name, values in measure(Interactions.from_frame(frame), numbers, variants):
-            by_variant.setdefault(name, []).append(values)
-        ndcg[data_set] = {name: np.concatenate(parts) for name, parts in by_variant.items()}
-        # After each data set, because all of them take long.
-        summary = summarize(ndcg)
-        print(table(f"\n{data_set}: {time.monotonic() - began:.0f} s", lines(summary)), flush=True)
-        write(args.out, {**facts, "variants": summary})
-    if not ndcg:
-        raise SystemExit(f"no data set in {args.data}")
+    model_selection.ScoredUsers = _RememberedUsers  # type: ignore[misc]
+    folder = args.data.resolve()
+    steps = eliminate(fit_sets(folder, args.only, CHOICE_FOLDS), args.without, args.steps)
+    write(args.out, {"without": args.without, "steps": steps})
+    left_out = [*args.without, *(step["left_out"] for step in steps if step["left_out"])]
+    losses = confirm(fit_sets(folder, args.only, CONFIRMATION_FOLDS), left_out)
+    print(table("\non other folds, without it and those above it", lines(losses)), flush=True)
+    write(args.out, {"without": args.without, "steps": steps, "confirmation": losses})
 
 
 if __name__ == "__main__":
