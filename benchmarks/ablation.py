@@ -36,14 +36,11 @@ from report import RESULTS, ROOT, table, write
 
 from batchrec_dagster.local_personalize.learning import model_selection
 from batchrec_dagster.local_personalize.learning.components import (
-    EASE,
-    EASE_HIGH_REG,
     FACTORS,
     FACTORS_HIGH_REG,
     POPULARITY,
     SEQUENCE,
     SYMMETRIC_COOC,
-    USER_NEIGHBORS,
 )
 from batchrec_dagster.local_personalize.learning.evaluation import Split, evaluate, split
 from batchrec_dagster.local_personalize.learning.fit_components import (
@@ -125,10 +122,8 @@ def _without_rule(**values: Any) -> Variant:
 
 # The one with the most code first.
 VARIANTS = {
-    "EASE": _without_components(EASE, EASE_HIGH_REG),
     "factors": _without_components(FACTORS, FACTORS_HIGH_REG),
     "co-occurrence with what followed": _without_components(SEQUENCE),
-    "user neighbors": _without_components(USER_NEIGHBORS),
     "counts of items that users had again": _without_rule(count_exponent=0.0),
     "earlier cutoffs of held-out users": Variant(earlier_cutoffs=False),
     "co-occurrence in either order": _without_components(SYMMETRIC_COOC),
@@ -136,7 +131,6 @@ VARIANTS = {
     "blends, so that single components are averaged": _without_rule(blend_weights=()),
     "popularity": _without_components(POPULARITY),
     "newer items for co-occurrence in blends": _without_rule(recent_in_blends=False),
-    "EASE with more regularization": _without_components(EASE_HIGH_REG),
     "factors with more regularization": _without_components(FACTORS_HIGH_REG),
     "popularity in blends": _without_rule(popularity_weights=()),
     "recency exponents to choose from": Variant(one_exponent=True),
@@ -149,7 +143,6 @@ VARIANTS = {
 
 # What is nothing on its own when the other one was left out.
 BELONGS_TO = {
-    "EASE with more regularization": "EASE",
     "popularity in blends": "popularity",
     "a narrower mean if the best is better": "the mean of options, so that the best one is taken",
 }

@@ -19,18 +19,13 @@ import polars as pl
 from generated import Size, blocks
 from report import RESULTS, table, write
 
-from batchrec_dagster.local_personalize.learning import components, cooccurrence, ease
-from batchrec_dagster.local_personalize.learning.fit_components import (
-    COOC_NEIGHBORS,
-    EASE_NEIGHBORS,
-    REGULARIZATION,
-)
+from batchrec_dagster.local_personalize.learning import components, cooccurrence
+from batchrec_dagster.local_personalize.learning.fit_components import COOC_NEIGHBORS
 from batchrec_dagster.local_personalize.learning.interactions import (
     Histories,
     Interactions,
     order_by_popularity,
 )
-from batchrec_dagster.local_personalize.learning.inverse import invert_gram
 
 
 def main() -> None:
@@ -45,14 +40,7 @@ def main() -> None:
     item_ids = data.item_ids[order_by_popularity(data)]
     history = Histories(data, item_ids).of_users(np.unique(data.users))
     matrix = history.recency_weights(0.0)
-    n_items = matrix.shape[1]
     fits: dict[str, Callable[[], object]] = {
-        f"EASE, all {n_items:,} items": lambda: ease.fit(
-            matrix,
-            invert_gram(matrix, REGULARIZATION),
-            regularization=REGULARIZATION,
-            neighbors=EASE_NEIGHBORS,
-        ),
         "co-occurrence": lambda: cooccurrence.fit(history, neighbors=COOC_NEIGHBORS),
         f"iALS, {components.ALS_FACTORS} factors": lambda: components.fit_factors(matrix, seed=0),
     }
@@ -76,7 +64,7 @@ def main() -> None:
         for name, facts in found.items()
     ]
     print(table(f"Fitting on {matrix.nnz:,} interactions", rows))
-    shape = {"interactions": int(matrix.nnz), "users": matrix.shape[0], "items": n_items}
+    shape = {"interactions": int(matrix.nnz), "users": matrix.shape[0], "items": matrix.shape[1]}
     write(args.out, {**shape, "components": found})
 
 

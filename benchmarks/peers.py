@@ -17,7 +17,6 @@ import numpy.typing as npt
 from implicit.als import AlternatingLeastSquares
 from scipy.sparse import csr_matrix, diags, vstack
 
-from batchrec_dagster.local_personalize.learning import ease
 from batchrec_dagster.local_personalize.learning.interactions import (
     Histories,
     History,
@@ -25,7 +24,6 @@ from batchrec_dagster.local_personalize.learning.interactions import (
     Interactions,
     order_by_popularity,
 )
-from batchrec_dagster.local_personalize.learning.inverse import invert_gram
 from batchrec_dagster.local_personalize.learning.serving import UserModel
 from batchrec_dagster.local_personalize.learning.threads import (
     count_cores,
@@ -108,8 +106,12 @@ def fit_irspack(matrix: csr_matrix, options: Options) -> Score:
 
 def fit_ease(matrix: csr_matrix, options: Options) -> Score:
     """EASE (Steck 2019) with all of its weights."""
-    strength, inverse = options["regularization"], invert_gram(matrix, options["regularization"])
-    return by_item(ease.fit(matrix, inverse, regularization=strength, neighbors=matrix.shape[1]))
+    gram = (matrix.T @ matrix).toarray().astype(np.float32)
+    gram[np.diag_indices_from(gram)] += options["regularization"]
+    inverse = np.linalg.inv(gram)
+    weights = inverse / -np.diagonal(inverse)
+    np.fill_diagonal(weights, 0)
+    return by_item(csr_matrix(weights))
 
 
 def fit_knn(matrix: csr_matrix, options: Options) -> Score:

@@ -15,21 +15,18 @@ from scipy.sparse import csr_matrix, diags
 from scipy.sparse._sparsetools import csc_matvec, csc_matvecs
 
 from .content import ContentScorer
+from .eigenvectors import find_leading_eigenvectors
 from .interactions import Float32, History
-from .low_rank import find_leading_eigenvectors
 from .ranking import reindex, top_k_per_row
 from .store import Arrays, pack_matrix, require_array, unpack_matrix
 from .threads import count_cores, single_threaded_blas
 
 # Names of components, as in saved models and logs.
-EASE = "ease"
-EASE_HIGH_REG = "ease-high-reg"  # EASE with more regularization
 SEQUENCE = "sequence"  # co-occurrence of an item with those that followed it
 SYMMETRIC_COOC = "cooccurrence-symmetric"  # co-occurrence of items in either order
 FACTORS = "factors"
 FACTORS_HIGH_REG = "factors-high-reg"  # factors with more regularization and confidence
 POPULARITY = "popularity"
-USER_NEIGHBORS = "user-neighbors"
 CONTENT = "content"  # the features of the Items dataset
 
 ALS_FACTORS = 64
@@ -73,7 +70,10 @@ class Scorer(Protocol):
 
 @dataclass(frozen=True)
 class ItemItemScorer:
-    """Adds up the weights from each item of a history to all items: EASE, co-occurrence."""
+    """Adds up the weights from each item of a history to all items, as co-occurrence does.
+
+    Models of earlier versions also have the weights of item-item regression (EASE).
+    """
 
     kind: ClassVar[str] = "item-weights"
 
@@ -257,8 +257,9 @@ class PopularityScorer:
 class UserNeighborScorer:
     """Adds up the items of the users with the most similar histories.
 
-    The similarity is a cosine in which frequent items count less. Source: Breese, Heckerman, Kadie,
-    "Empirical analysis of predictive algorithms for collaborative filtering" (UAI 1998).
+    Only models of earlier versions have it. The similarity is a cosine in which frequent items
+    count less. Source: Breese, Heckerman, Kadie, "Empirical analysis of predictive algorithms for
+    collaborative filtering" (UAI 1998).
     """
 
     kind: ClassVar[str] = "user-neighbors"

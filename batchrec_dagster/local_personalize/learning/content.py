@@ -14,7 +14,6 @@ import numpy.typing as npt
 from scipy.sparse import csr_matrix, diags
 
 from .interactions import Float32, Float64, History
-from .inverse import transpose
 from .store import Arrays, pack_matrix, require_array, unpack_matrix
 from .threads import single_threaded_blas
 
@@ -37,7 +36,7 @@ class ContentScorer:
 
     def score(self, history: History, exponent: float) -> Float32:
         profiles = (history.recency_weights(exponent) @ self.features).toarray() @ self.weights
-        return transpose(np.asarray(self.features @ profiles.T, dtype=np.float32))
+        return np.ascontiguousarray((self.features @ profiles.T).T, dtype=np.float32)
 
     @property
     def n_items(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -13,23 +13,19 @@ from scipy.sparse import csr_matrix
 
 from batchrec_dagster.personalize.recipes import Values
 
-from . import content, cooccurrence, ease
+from . import content, cooccurrence
 from .components import (
     ALS_FACTORS,
     CONTENT,
-    EASE,
-    EASE_HIGH_REG,
     FACTORS,
     FACTORS_HIGH_REG,
     POPULARITY,
     SEQUENCE,
     SYMMETRIC_COOC,
-    USER_NEIGHBORS,
     FactorScorer,
     ItemItemScorer,
     PopularityScorer,
     Scorer,
-    UserNeighborScorer,
     fit_factors,
 )
 from .hpo import Log
@@ -42,19 +38,10 @@ from .interactions import (
     log_popularity,
     order_by_popularity,
 )
-from .inverse import Inverse, invert_gram
 from .model_selection import Blend
 from .models import BlendModel
 from .new_items import find_new_items
-from .ranking import reindex
 
-# EASE takes n^2 memory and n^3 time, where n is the smaller of the numbers of items and users. With
-# DENSE_LIMIT users at most it takes items^2 time, and so up to WIDE_LIMIT items.
-DENSE_LIMIT = 12_000
-WIDE_LIMIT = 30_000
-REGULARIZATION = 300.0
-HIGH_REGULARIZATION = 1_000.0
-EASE_NEIGHBORS = 200  # weights kept for each item to score
 COOC_NEIGHBORS = 500  # weights kept for each item of a history
 MANY_ROWS = 2_500_000  # with as many interactions, COOC_NEIGHBORS_OF_MANY weights are as accurate
 COOC_NEIGHBORS_OF_MANY = 200
@@ -78,20 +65,9 @@ class FittedComponents:
     repeat_rates: npt.NDArray[np.float32] | None
     """(n_items,) see `ComponentFitter.repeat_rates`."""
 
-    users: Int32
-    """(users,) indices of the users whose histories they were fitted on, into
-    `Interactions.user_ids`."""
-
-    inverses: Mapping[str, Inverse] = field(default_factory=dict)
-    """The inverses that EASE was fitted with, by name of the component, if they were kept."""
-
     def select(self, names: Iterable[str]) -> FittedComponents:
         """The components of these names."""
-        return replace(
-            self,
-            scorers={name: self.scorers[name] for name in names},
-            inverses={name: self.inverses[name] for name in names if name in self.inverses},
-        )
+        return replace(self, scorers={name: self.scorers[name] for name in names})
 
     def blend(self, blend: Blend, temperature: float) -> BlendModel:
         """The model of a blend.
@@ -124,21 +100,17 @@ class ComponentFitter:
         log: Log,
         *,
         start: FittedComponents | None = None,
-        keeps_inverses: bool = False,
     ) -> None:
         """Prepare the interactions for all components.
 
         values: the hyperparameters that select users.
-        start: components fitted on most of these users. Factors go on from those in it, and the
-            users that are new are added to an inverse of EASE that was kept.
-        keeps_inverses: whether the inverses of EASE are kept for that.
+        start: components fitted on most of these users. Factors go on from those in it.
         """
         order = order_by_popularity(interactions)
         self.item_ids = interactions.item_ids[order]
         self.popularity = log_popularity(interactions, order)
         selected = drop_extreme_users(interactions, values)
-        self.users = np.unique(selected.users)
-        self.history = Histories(selected, self.item_ids).of_users(self.users)
+        self.history = Histories(selected, self.item_ids).of_users(np.unique(selected.users))
         self.matrix: csr_matrix = self.history.recency_weights(0.0)
         self._features = interactions.features
         self._newest = int(interactions.timestamps.max(initial=0))
@@ -147,21 +119,13 @@ class ComponentFitter:
         self._seed = seed
         self._log = log
         self._start = start
-        self._inverses: dict[str, Inverse] | None = {} if keeps_inverses else None
         # By name and size: the window of co-occurrence or the number of factors, 0 for others.
         self._scorers: dict[tuple[str, int], Scorer] = {}
 
     def fit(self, names: Sequence[str], values: Values) -> FittedComponents:
         """The components of these names, with these hyperparameters."""
         scorers = {name: self._scorer(name, values) for name in names}
-        return FittedComponents(
-            self.item_ids,
-            self.popularity,
-            scorers,
-            self.repeat_rates,
-            self.users,
-            self._inverses or {},
-        )
+        return FittedComponents(self.item_ids, self.popularity, scorers, self.repeat_rates)
 
     @cached_property
     def repeat_rates(self) -> npt.NDArray[np.float32] | None:
@@ -199,10 +163,6 @@ class ComponentFitter:
     def _fit(self, name: str, window: int, factors: int) -> Scorer:
         if name == POPULARITY:
             return PopularityScorer(self._counts)
-        if name == USER_NEIGHBORS:
-            return UserNeighborScorer(self.matrix.sorted_indices())
-        if name in (EASE, EASE_HIGH_REG):
-            return ItemItemScorer(self._fit_ease(name))
         if name in (SEQUENCE, SYMMETRIC_COOC):
             weights = cooccurrence.fit(
                 self.history,
@@ -230,29 +190,6 @@ class ComponentFitter:
         start = fit_factors(sample, name=name, factors=factors, seed=self._seed)
         return fit_factors(self.matrix, seed=self._seed, start=start, iterations=1)
 
-    def _fit_ease(self, name: str) -> csr_matrix:
-        """The weights, from the inverse that was kept and the users that are new, if possible."""
-        strength, matrix = regularization(name), self.matrix
-        if self._start is not None and name in self._start.inverses:
-            start, inverse = self._start, self._start.inverses[name]
-            is_new = ~np.isin(self.users, start.users)
-            new_users = int(is_new.sum())
-            has_all_users = len(self.users) == len(start.users) + new_users
-            if has_all_users and inverse.can_add(new_users):
-                # The inverse has the item order of the earlier fit.
-                old_order = find_positions(start.item_ids, self.item_ids)
-                entries = matrix.data, old_order[matrix.indices], matrix.indptr
-                matrix = csr_matrix(entries, shape=matrix.shape)
-                inverse.add(matrix[is_new, : inverse.n])
-                weights = ease.fit(
-                    matrix, inverse, regularization=strength, neighbors=EASE_NEIGHBORS
-                )
-                return reindex(weights, old_order)
-        inverse = invert_gram(matrix[:, : core_size(*matrix.shape)], strength, self._log)
-        if self._inverses is not None:
-            self._inverses[name] = inverse
-        return ease.fit(matrix, inverse, regularization=strength, neighbors=EASE_NEIGHBORS)
-
     def with_new_items(self, model: BlendModel) -> BlendModel:
         """The model, fitted here, with the items that have features and no interactions."""
         ids_and_items = find_new_items(self._features, self._newest, self.item_ids, self.matrix)
@@ -277,19 +214,6 @@ class ComponentFitter:
         old_index: (n_items,) see the method `old_index`.
         """
         return fit_factors(self.matrix, seed=self._seed, start=start.with_items(old_index))
-
-
-def regularization(name: str) -> float:
-    """The L2 regularization of the EASE component of this name."""
-    return HIGH_REGULARIZATION if name == EASE_HIGH_REG else REGULARIZATION
-
-
-def core_size(users: int, items: int) -> int:
-    """How many of the most popular items EASE regresses jointly.
-
-    More would be hardly better, but would take much more memory and time.
-    """
-    return WIDE_LIMIT if users <= DENSE_LIMIT and items <= WIDE_LIMIT else DENSE_LIMIT
 
 
 def drop_extreme_users(interactions: Interactions, values: Values) -> Interactions:

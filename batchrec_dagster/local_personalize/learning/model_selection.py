@@ -30,14 +30,11 @@ from scipy.sparse import csr_matrix
 
 from .components import (
     CONTENT,
-    EASE,
-    EASE_HIGH_REG,
     FACTORS,
     FACTORS_HIGH_REG,
     POPULARITY,
     SEQUENCE,
     SYMMETRIC_COOC,
-    USER_NEIGHBORS,
 )
 from .evaluation import MAX_DEPTH, ndcg_of_lists
 from .interactions import Float32, Float64, History
@@ -50,13 +47,10 @@ Options = Mapping[str, Sequence[float]]  # the recency exponents to try, by name
 
 # The options for each component, the default first.
 RECENCY_EXPONENTS: Options = {
-    EASE: (0.6, 0.3, 0.9, 1.2),
-    EASE_HIGH_REG: (0.6, 0.3, 0.9, 1.2),
     SEQUENCE: (0.9, 0.3, 0.6, 1.2),
     SYMMETRIC_COOC: (0.9, 0.3, 0.6, 1.2),
     FACTORS: (0.6, 0.0, 0.3, 0.9),
     FACTORS_HIGH_REG: (0.6, 0.0, 0.3, 0.9),
-    USER_NEIGHBORS: (0.9, 0.3, 0.6, 1.2),
     CONTENT: (0.9, 0.3),
 }
 
@@ -65,19 +59,8 @@ COOCCURRENCES = (SEQUENCE, SYMMETRIC_COOC)
 # The blends to try, as weights of scores of the same spread. Of each blend with SEQUENCE there is
 # another one with SYMMETRIC_COOC in its place.
 BLEND_WEIGHTS: Sequence[Weights] = (
-    {EASE: 0.35, SEQUENCE: 0.55, FACTORS: 0.1},
-    {EASE: 0.4, SEQUENCE: 0.6},
-    {EASE: 0.6, SEQUENCE: 0.4},
-    {EASE: 0.2, SEQUENCE: 0.8},
-    {EASE: 0.3, SEQUENCE: 0.4, FACTORS: 0.3},
-    {EASE: 0.5, SEQUENCE: 0.25, FACTORS: 0.25},
-    {EASE: 0.7, FACTORS: 0.3},
     {SEQUENCE: 0.6, FACTORS: 0.4},
     {SEQUENCE: 0.3, FACTORS: 0.7},
-    {EASE: 0.3, SEQUENCE: 0.3, FACTORS: 0.2, USER_NEIGHBORS: 0.2},
-    {EASE: 0.25, SEQUENCE: 0.25, FACTORS: 0.25, USER_NEIGHBORS: 0.25},
-    {EASE: 0.4, USER_NEIGHBORS: 0.6},
-    {FACTORS: 0.5, USER_NEIGHBORS: 0.5},
 )
 # The weights of the items' features to try in the selected blend.
 CONTENT_WEIGHTS = (0.15, 0.3, 0.6)
@@ -168,9 +151,6 @@ def select_blend(
     defaults = {name: options[name][0] if recency else 0.0 for name in names}
     users, count_exponent = _select_count_exponent(users, sets, defaults, rules)
     exponents, ndcg = _select_exponents(users, names, options if recency else None, rules)
-    if EASE in names and EASE_HIGH_REG in names:
-        low_is_better = _is_better(ndcg[EASE], ndcg[EASE_HIGH_REG], 0.5)
-        names.remove(EASE_HIGH_REG if low_is_better else EASE)
     if FACTORS in names and FACTORS_HIGH_REG in names:
         names.remove(min(FACTORS, FACTORS_HIGH_REG, key=lambda name: ndcg[name].mean()))
     if POPULARITY in sets[0].scorers:
@@ -241,11 +221,10 @@ def _select_count_exponent(
 
 def _list_blends(names: Sequence[str], rules: SelectionRules) -> list[Weights]:
     """The options for the weights of these components."""
-    ease = EASE_HIGH_REG if EASE_HIGH_REG in names else EASE
     factors = FACTORS_HIGH_REG if FACTORS_HIGH_REG in names else FACTORS
     blends: list[Weights] = []
     for cooccurrence in COOCCURRENCES:
-        substitutes = {EASE: ease, FACTORS: factors, SEQUENCE: cooccurrence}
+        substitutes = {FACTORS: factors, SEQUENCE: cooccurrence}
         for weights in rules.blend_weights:
             if cooccurrence == SEQUENCE or SEQUENCE in weights:
                 blends.append(

@@ -23,7 +23,6 @@ from scipy.sparse import csr_matrix
 from batchrec_dagster.personalize.recipes import HYPERPARAMETERS, Values
 
 from .components import (
-    EASE_HIGH_REG,
     SCORER_TYPES,
     SEQUENCE,
     SYMMETRIC_COOC,
@@ -347,7 +346,7 @@ def _translate_old_names(arrays: Arrays, facts: dict[str, Any]) -> tuple[Arrays,
 
     That version called components parts, the recency exponent power and the weight share.
     """
-    new_names = {"ease-shrunk": EASE_HIGH_REG, "either-way": SYMMETRIC_COOC}
+    new_names = {"either-way": SYMMETRIC_COOC}
     components = {
         new_names.get(name, name): {
             "kind": fact["kind"],

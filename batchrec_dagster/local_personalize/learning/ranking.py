@@ -229,22 +229,6 @@ def keep_columns(matrix: csr_matrix, is_kept: npt.NDArray[np.bool_]) -> csr_matr
     return copy
 
 
-def top_k_per_dense_row(rows: Float32, k: int) -> csr_matrix:
-    """The k entries of largest magnitude of each row, without zeros.
-
-    Of equal entries those in lower columns are kept.
-    """
-    n = rows.shape[1]
-    if k >= n:
-        return masked_entries(rows, rows != 0)
-    magnitudes = np.abs(rows)
-    groups = int(np.sqrt(k * n)) // LANES * LANES
-    # As in top_k: the k-th largest maximum is a lower bound of the k-th largest entry.
-    maxima = _group_maxima(magnitudes, groups) if 2 * k < groups else magnitudes
-    bound = np.partition(maxima, maxima.shape[1] - k, axis=1)[:, maxima.shape[1] - k, None]
-    return top_k_per_row(masked_entries(rows, magnitudes >= bound), k)
-
-
 def masked_entries(rows: Float32, mask: npt.NDArray[np.bool_]) -> csr_matrix:
     """The entries of a dense matrix where the mask is set, in half the time of SciPy's conversion.
 

@@ -2,25 +2,20 @@
 
 Half of a training was spent on components that the blend then did without. So above MAX_ROWS
 interactions or MAX_ITEMS items, components and recency exponents are selected on some of the users,
-with all of their history, and the most popular items. Fewer items make up for fewer users: with all
-items, EASE falls behind on a sample, as it does on small data. What is selected is fitted on all
-users but the held-out ones. Of these there are MAX_HELD_OUT at most, with whom NDCG has a standard
-error of about 0.002.
+with all of their history, and the most popular items. Fewer items make up for fewer users. What is
+selected is fitted on all users but the held-out ones. Of these there are MAX_HELD_OUT at most, with
+whom NDCG has a standard error of about 0.002.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
-from .components import EASE, EASE_HIGH_REG
 from .evaluation import HELD_OUT_SHARE, Split
 from .interactions import Interactions
-from .model_selection import Blend, select_blend
-from .validation import ValidationSet
 
 MAX_ROWS = 3_000_000  # interactions; up to these, no user is left out
 MAX_ITEMS = 100_000  # with interactions; each is scored for each user, and keeps weights
@@ -29,7 +24,6 @@ SAMPLE_ITEMS = 6_000
 MIN_SAMPLE_USERS = 5_000
 MAX_SAMPLE_SHARE = 0.5  # a sample of more users would save too little
 MAX_HELD_OUT = 10_000  # users
-LEAST_GAIN = 0.01  # of NDCG, relative; for less, EASE is not worth its time, the longest of all
 
 
 def is_large(interactions: Interactions) -> bool:
@@ -77,17 +71,3 @@ def _select_items(interactions: Interactions, items: npt.NDArray[np.intp]) -> In
     rewards = None if interactions.rewards is None else interactions.rewards[items]
     ids = interactions.item_ids[items]
     return replace(rows, item_ids=ids, items=new_index[rows.items], rewards=rewards)
-
-
-def select_on_sample(sets: Sequence[ValidationSet], *, recency: bool) -> Blend:
-    """The blend for the sample. EASE is left out if that costs less than LEAST_GAIN of its NDCG."""
-    best = select_blend(sets, recency=recency)
-    ease = {EASE, EASE_HIGH_REG}
-    if not ease & set(best.weights) or len(best.weights) == 1:
-        return best
-    sets_without_ease = []
-    for part in sets:
-        others = {name: scorer for name, scorer in part.scorers.items() if name not in ease}
-        sets_without_ease.append(replace(part, scorers=others))
-    without_ease = select_blend(sets_without_ease, recency=recency)
-    return without_ease if best.ndcg < (1 + LEAST_GAIN) * without_ease.ndcg else best

@@ -1,8 +1,8 @@
 """Trains, tunes and updates the blend model.
 
 A full training selects the blend and measures it on held-out users, then fits it on all data. An
-update (trainingMode UPDATE) keeps the blend and the weights of EASE, in which new items get
-approximate ones. It counts co-occurrences again, which is cheap, and goes on with the factors.
+update (trainingMode UPDATE) keeps the blend. It counts co-occurrences again, which is cheap, and
+goes on with the factors.
 """
 
 from __future__ import annotations
@@ -16,24 +16,20 @@ import numpy as np
 
 from batchrec_dagster.personalize.recipes import Values
 
-from . import ease
 from .components import (
     CONTENT,
-    EASE,
-    EASE_HIGH_REG,
     FACTORS,
     FACTORS_HIGH_REG,
     POPULARITY,
     SEQUENCE,
     SYMMETRIC_COOC,
-    USER_NEIGHBORS,
     FactorScorer,
     ItemItemScorer,
     Scorer,
 )
 from .evaluation import Split, split, split_histories, split_users
 from .evidence import measure
-from .fit_components import EASE_NEIGHBORS, ComponentFitter, FittedComponents, regularization
+from .fit_components import ComponentFitter, FittedComponents
 from .hpo import Log
 from .interactions import Interactions, TrainingError, find_positions
 from .model_selection import (
@@ -45,21 +41,21 @@ from .model_selection import (
     select_repeats,
 )
 from .models import BlendModel, HeldOut, load_model
-from .sampling import held_out_share, is_large, sample, select_on_sample
+from .sampling import held_out_share, is_large, sample
 from .validation import ValidationSet, make_validation_set, make_validation_sets
 
-COMPONENTS = (EASE, SEQUENCE, SYMMETRIC_COOC, FACTORS, POPULARITY)
-HIGH_REG_MAX_ITEMS = 6_000  # a second EASE takes time with the square or cube of the items
+COMPONENTS = (SEQUENCE, SYMMETRIC_COOC, FACTORS, POPULARITY)
+# All that a model may be blended from. Models of earlier versions have others, which only serve.
+FITTED_COMPONENTS = {*COMPONENTS, FACTORS_HIGH_REG, CONTENT}
 HIGH_REG_MAX_ROWS = 250_000  # more interactions are worth less regularization
-# User neighbors add nothing where each user shares an item with more users on average.
-MAX_COMPARED_USERS = 5_000
 # Where users have more interactions on average, and fewer of these have the time of the one before,
 # the order in which they came is known so well that co-occurrence in either order adds nothing.
 LONG_HISTORIES = 100
 FEW_TIES = 0.2
 # Co-occurrence and factors are as good without the held-out users where these are a smaller share.
 FEW_HELD_OUT = 0.02
-DEFAULT_WEIGHT = 10.0  # of EASE alone, so that the softmax is about as wide as after a selection
+# Of co-occurrence alone, so that the softmax is about as wide as after a selection.
+DEFAULT_WEIGHT = 10.0
 
 # With fewer users held out, a second split is fitted too, since few users select noise.
 MIN_VALIDATION_USERS = 200
@@ -83,9 +79,7 @@ def train_blend(
     if large:
         samples = [sample(part, seed) for part in splits]
         options = _select_options_on_sample(samples, options, values, seed, log)
-    selection, blend, temperature = _fit_and_select(
-        splits, options, values, seed, log, keeps_inverses=not large
-    )
+    selection, blend, temperature = _fit_and_select(splits, options, values, seed, log)
     # The model without the held-out users, on whom it is measured.
     test_model = selection.blend(blend, temperature)
     with_seen = make_validation_set({}, held_out, test_model.item_ids, include_seen=True)
@@ -98,7 +92,7 @@ def train_blend(
     users = interactions.user_ids[held_out.users]
     del splits, held_out  # frees these copies of the data before the largest fit
     if large:
-        # EASE, which was fitted on nearly all users, is not fitted again with the others.
+        # What was fitted on nearly all users is not fitted again for a few more.
         few = len(users) <= FEW_HELD_OUT * len(interactions.user_ids)
         model = _update_model(
             test_model, interactions, values, seed, log, serves=True, refits=not few
@@ -149,8 +143,9 @@ def update_blend(
     """A model updated with the interactions, its metrics, and its hyperparameters.
 
     The metrics are those of a model updated without the users who were held out before, on these
-    users. The result is None when the model was saved without held-out users, so that it cannot be
-    updated. Raises TrainingError for a model of another kind.
+    users. The result is None when the model cannot be updated: it was saved without held-out users,
+    or by an earlier version with components that are not fitted any more. Raises TrainingError for
+    a model of another kind.
 
     previous: the folder of the model to update.
     """
@@ -158,7 +153,7 @@ def update_blend(
     if not isinstance(old_model, BlendModel):
         raise TrainingError(f"the model in {previous} cannot be updated; train it in full")
     old_held_out = HeldOut.load(previous)
-    if old_held_out is None:
+    if old_held_out is None or not FITTED_COMPONENTS.issuperset(old_model.scorers):
         log("the earlier version cannot be updated, so this is a full training")
         return None
     values = old_held_out.hyperparameters
@@ -203,20 +198,10 @@ def _update_model(
             scorers[name] = scorer.with_items(old_index)
         elif (
             is_cooccurrence
-            or name in (POPULARITY, USER_NEIGHBORS)
+            or name == POPULARITY
             or (name == CONTENT and interactions.features is not None)
         ):
             scorers[name] = fitter.fit([name], values).scorers[name]
-        elif isinstance(scorer, ItemItemScorer):
-            scorers[name] = ItemItemScorer(
-                ease.extend(
-                    scorer.weights,
-                    old_index,
-                    fitter.matrix,
-                    regularization=regularization(name),
-                    neighbors=EASE_NEIGHBORS,
-                )
-            )
         elif isinstance(scorer, FactorScorer):
             scorers[name] = fitter.resume_factors(scorer, old_index)
     log(f"updated: {len(interactions):,} interactions in {time.monotonic() - start_time:.1f} s")
@@ -244,7 +229,7 @@ def _select_options_on_sample(
     names = list(options)
     fits = [ComponentFitter(part.train, values, seed, log).fit(names, values) for part in samples]
     sets = _make_all_validation_sets(fits, samples)
-    blend = select_on_sample(sets, recency=uses_recency(values, samples[0].train))
+    blend = select_blend(sets, recency=uses_recency(values, samples[0].train))
     log(f"selected on the sample: {', '.join(blend.weights)}; NDCG at 25 of {blend.ndcg:.4f}")
     return {
         name: [blend.recency_exponents[name]] for name in options if name in blend.recency_exponents
@@ -252,22 +237,11 @@ def _select_options_on_sample(
 
 
 def _fit_and_select(
-    splits: list[Split],
-    options: Options,
-    values: Values,
-    seed: int,
-    log: Log,
-    *,
-    keeps_inverses: bool = False,
+    splits: list[Split], options: Options, values: Values, seed: int, log: Log
 ) -> tuple[FittedComponents, Blend, float]:
     """The components of the first split, the blend selected on all splits, and its temperature."""
-    fits = []
-    for part in splits:
-        is_first = part is splits[0]
-        fitter = ComponentFitter(
-            part.train, values, seed, log, keeps_inverses=keeps_inverses and is_first
-        )
-        fits.append(fitter.fit(list(options), values))
+    names = list(options)
+    fits = [ComponentFitter(part.train, values, seed, log).fit(names, values) for part in splits]
     sets = _make_all_validation_sets(fits, splits)
     recency = uses_recency(values, splits[0].train)
     blend = select_blend(sets, recency=recency, options=options)
@@ -294,10 +268,7 @@ def _make_all_validation_sets(
 def choose_options(held_out: Split) -> Options:
     """The components to select from, with the recency exponents to try.
 
-    Co-occurrence in either order is among them where histories are short or many times are equal. A
-    second EASE is, if one split has users enough to tell them apart. User neighbors are, if users
-    are compared with few others, and not with themselves, as they would be where the held-out users
-    are trained on.
+    Co-occurrence in either order is among them where histories are short or many times are equal.
     """
     data = held_out.train
     names = list(COMPONENTS)
@@ -306,24 +277,20 @@ def choose_options(held_out: Split) -> Options:
     has_few_ties = np.count_nonzero(has_time_before) < FEW_TIES * len(data)
     if has_few_ties and len(data) > LONG_HISTORIES * np.count_nonzero(np.diff(data.starts)):
         names.remove(SYMMETRIC_COOC)
-    if len(held_out.users) >= MIN_VALIDATION_USERS and len(data.item_ids) <= HIGH_REG_MAX_ITEMS:
-        names.append(EASE_HIGH_REG)
     if len(data) <= HIGH_REG_MAX_ROWS:
         names.append(FACTORS_HIGH_REG)
-    compared = float((data.item_counts.astype(np.float64) ** 2).sum())
-    if compared <= MAX_COMPARED_USERS * len(data.user_ids) and data is not held_out.inputs:
-        names.append(USER_NEIGHBORS)
     if data.features is not None:
         names.append(CONTENT)
     return {name: RECENCY_EXPONENTS.get(name, (0.0,)) for name in names}
 
 
 def _default_blend(interactions: Interactions, values: Values, seed: int, log: Log) -> BlendModel:
-    """EASE alone, for data without users to select on."""
-    exponent = RECENCY_EXPONENTS[EASE][0] if uses_recency(values, interactions) else 0.0
+    """Co-occurrence in either order alone, for data without users to select on."""
+    recency = uses_recency(values, interactions)
+    exponent = RECENCY_EXPONENTS[SYMMETRIC_COOC][0] if recency else 0.0
     fitter = ComponentFitter(interactions, values, seed, log)
-    blend = Blend({EASE: exponent}, {EASE: DEFAULT_WEIGHT}, 0.0)
-    return fitter.with_new_items(fitter.fit([EASE], values).blend(blend, 1.0))
+    blend = Blend({SYMMETRIC_COOC: exponent}, {SYMMETRIC_COOC: DEFAULT_WEIGHT}, 0.0)
+    return fitter.with_new_items(fitter.fit([SYMMETRIC_COOC], values).blend(blend, 1.0))
 
 
 def uses_recency(values: Values, interactions: Interactions) -> bool:

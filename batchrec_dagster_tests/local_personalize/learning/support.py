@@ -7,11 +7,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-from scipy.sparse import csr_matrix
 
-from batchrec_dagster.local_personalize.learning import ease
 from batchrec_dagster.local_personalize.learning.interactions import Interactions
-from batchrec_dagster.local_personalize.learning.inverse import invert_gram
 from batchrec_dagster.local_personalize.learning.models import AnyModel
 from batchrec_dagster.local_personalize.learning.serving import UserModel
 
@@ -37,12 +34,6 @@ def tastes(users: int = 60, items: int = 40, each: int = 12, seed: int = 0) -> l
             stray = rng.random() < 0.1
             rows.append((f"u{user}", f"i{2 * item + (user + stray) % 2}", 1_000 * user + place))
     return rows
-
-
-def fit_ease(matrix: csr_matrix, *, core: int, regularization: float, neighbors: int) -> csr_matrix:
-    """The weights of EASE, of which the first `core` items are regressed jointly."""
-    inverse = invert_gram(matrix[:, :core], regularization)
-    return ease.fit(matrix, inverse, regularization=regularization, neighbors=neighbors)
 
 
 def for_users(model: AnyModel) -> UserModel:

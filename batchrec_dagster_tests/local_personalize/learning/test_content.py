@@ -13,7 +13,11 @@ import pytest
 from scipy.sparse import csr_matrix
 
 from batchrec_dagster.local_personalize.learning import content, new_items, train_blend
-from batchrec_dagster.local_personalize.learning.components import CONTENT, SCORER_TYPES
+from batchrec_dagster.local_personalize.learning.components import (
+    CONTENT,
+    SCORER_TYPES,
+    SEQUENCE,
+)
 from batchrec_dagster.local_personalize.learning.interactions import (
     Float32,
     Histories,
@@ -233,13 +237,13 @@ def test_without_features_the_model_is_as_before(tmp_path: Path) -> None:
 def test_a_saved_model_gives_the_same_lists(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    choice = Blend({CONTENT: 0.6, "ease": 0.6}, {CONTENT: 1.0, "ease": 1.0}, 0.0)
+    choice = Blend({CONTENT: 0.6, SEQUENCE: 0.6}, {CONTENT: 1.0, SEQUENCE: 1.0}, 0.0)
     monkeypatch.setattr(train_blend, "select_blend", lambda sets, recency, options: choice)
     model, data = trained(halves())
     model.save(tmp_path)
     loaded = load_model(tmp_path)
     assert isinstance(loaded, BlendModel)
-    assert set(loaded.scorers) == {CONTENT, "ease"}
+    assert set(loaded.scorers) == {CONTENT, SEQUENCE}
     assert loaded.new_items is not None
     # A version without new items looks up the kinds of all components, and refuses this one.
     manifest = json.loads((tmp_path / MANIFEST).read_text())
@@ -252,7 +256,7 @@ def test_a_saved_model_gives_the_same_lists(
 def test_an_update_takes_the_features_as_they_are_now(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, still: bool
 ) -> None:
-    choice = Blend({CONTENT: 0.6, "ease": 0.6}, {CONTENT: 1.0, "ease": 1.0}, 0.0)
+    choice = Blend({CONTENT: 0.6, SEQUENCE: 0.6}, {CONTENT: 1.0, SEQUENCE: 1.0}, 0.0)
     monkeypatch.setattr(train_blend, "select_blend", lambda sets, recency, options: choice)
     model, data = trained(halves())
     model.save(tmp_path)

@@ -17,7 +17,6 @@ from batchrec_dagster.local_personalize.learning.interactions import (
 from batchrec_dagster.local_personalize.recipes import train
 from batchrec_dagster_tests.local_personalize.learning.support import (
     Row,
-    fit_ease,
     for_users,
     tastes,
 )
@@ -61,19 +60,6 @@ def test_splits_keep_the_weights(shop: Interactions) -> None:
     assert all(part.weights is not None for part in parts)
     again = np.concatenate([part.weights for part in parts if part.weights is not None])
     assert sorted(again) == sorted(shop.weights)
-
-
-def test_ease_regresses_weighted_items(shop: Interactions) -> None:
-    matrix = histories(shop).recency_weights(0.0)
-    dense = matrix.toarray().astype(np.float64)
-    n = dense.shape[1]
-    for users in (len(dense), 10):  # by items, and by users
-        dense = dense[:users]
-        inverse = np.linalg.inv(dense.T @ dense + 5 * np.eye(n))
-        wanted = inverse / -np.diag(inverse)
-        np.fill_diagonal(wanted, 0)
-        found = fit_ease(matrix[:users], core=n, regularization=5.0, neighbors=n).toarray()
-        np.testing.assert_allclose(found, wanted, atol=1e-4)
 
 
 @pytest.mark.parametrize("symmetric", [False, True])

@@ -161,7 +161,7 @@ def test_tries_at_most_max_jobs_and_fits_shared_components_once(
     found = tune(measure_blend, data, {}, ranges, 5, 0, logged.append)
     assert len(tries) == 5
     assert all(ranges[name].contains(value) for name, value in found.items())
-    assert sum(line.startswith("ease") for line in logged) == 1
+    assert sum(line.startswith("popularity") for line in logged) == 1
 
 
 @pytest.mark.parametrize("recipe", [RECIPE, SIMS])

@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.sparse import csr_matrix
 
 from batchrec_dagster.local_personalize.learning import (
     components,
     cooccurrence,
-    ease,
-    inverse,
-    low_rank,
     serving,
 )
 from batchrec_dagster.local_personalize.learning.components import FactorScorer, PopularityScorer
-from batchrec_dagster.local_personalize.learning.fit_components import core_size
 from batchrec_dagster.local_personalize.learning.interactions import History
-from batchrec_dagster_tests.local_personalize.learning.support import fit_ease
 
 N_ITEMS = 2_500
 NUMBERS = np.random.default_rng(5)
@@ -29,13 +23,6 @@ def histories(users: int) -> History:
     items = np.concatenate([NUMBERS.choice(N_ITEMS, n, replace=False) for n in lengths])
     ranks = np.concatenate([np.arange(n, dtype=np.float32) for n in lengths])
     return History(starts, items.astype(np.int32), ranks, N_ITEMS)
-
-
-def popular_first(history: History) -> csr_matrix:
-    """(users, N_ITEMS) of ones, the most popular item first."""
-    matrix = history.recency_weights(0.0)
-    order = np.argsort(-np.bincount(history.items, minlength=N_ITEMS), kind="stable")
-    return matrix[:, order].tocsr()
 
 
 @pytest.mark.parametrize("users", [1, 40])
@@ -82,35 +69,3 @@ def test_co_occurrences_are_the_same_in_each_way(
     assert np.allclose(np.sort(again.data), np.sort(once.data))
     differences = abs(once - again)
     assert (differences > 1e-5).nnz <= 0.02 * once.nnz  # ties, where sums are rounded differently
-
-
-def test_ease_of_large_catalogues_regresses_fewer_items_jointly() -> None:
-    assert core_size(users=4_000, items=30_000) == 30_000
-    assert core_size(users=4_000, items=30_001) == 12_000
-    assert core_size(users=12_001, items=20_000) == 12_000
-
-
-def test_outside_the_core_ease_is_the_same_however_it_is_cut(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    matrix = popular_first(histories(300))
-    at_once = fit_ease(matrix, core=100, regularization=20.0, neighbors=50)
-    monkeypatch.setattr(ease, "PAIRS", 700)
-    monkeypatch.setattr(low_rank, "ROWS", 3)
-    again = fit_ease(matrix, core=100, regularization=20.0, neighbors=50)
-    assert again.nnz == at_once.nnz
-    differences = abs(at_once - again)
-    assert (differences > 1e-6).nnz <= 0.02 * at_once.nnz  # equal weights, rounded differently
-
-
-def test_outside_the_core_an_item_keeps_weights_by_its_users(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(ease, "WEIGHTS_PER_USER", 4)
-    monkeypatch.setattr(inverse, "BLOCK", 1)  # the items of a block keep as many as its first
-    matrix = popular_first(histories(300))
-    users = np.diff(matrix.tocsc().indptr)
-    kept = np.diff(fit_ease(matrix, core=10, regularization=20.0, neighbors=50).tocsc().indptr)
-    assert (kept[:10] == 50).all()
-    assert (kept[10:] <= 4 * users[10:]).all()
-    assert (kept[10:] == 4 * users[10:]).mean() > 0.5

@@ -21,14 +21,11 @@ from batchrec_dagster.local_personalize.learning import (
     validation,
 )
 from batchrec_dagster.local_personalize.learning.components import (
-    EASE,
-    EASE_HIGH_REG,
     FACTORS,
     FACTORS_HIGH_REG,
     POPULARITY,
     SEQUENCE,
     SYMMETRIC_COOC,
-    USER_NEIGHBORS,
     PopularityScorer,
     Scorer,
     UserNeighborScorer,
@@ -36,7 +33,6 @@ from batchrec_dagster.local_personalize.learning.components import (
 from batchrec_dagster.local_personalize.learning.evaluation import (
     EARLIER_CUTOFFS,
     split,
-    split_histories,
 )
 from batchrec_dagster.local_personalize.learning.interactions import (
     Histories,
@@ -127,17 +123,17 @@ def share_of(blend: Blend, one: ValidationSet) -> dict[str, float]:
 
 
 def test_components_with_different_errors_are_blended() -> None:
-    one = validation_set_of(ease=noise(1, 0.6), sequence=noise(2, 0.6), factors=noise(3, 0.6))
+    one = validation_set_of(sequence=noise(2, 0.6), factors=noise(3, 0.6))
     blend = select_blend([one], recency=True)
     assert len(blend.weights) > 1
     assert blend.ndcg > max(
-        single_ndcg(one, name, RECENCY_EXPONENTS[name][0]) for name in (EASE, SEQUENCE, FACTORS)
+        single_ndcg(one, name, RECENCY_EXPONENTS[name][0]) for name in (SEQUENCE, FACTORS)
     )
 
 
-@pytest.mark.parametrize("good", [EASE, SEQUENCE, FACTORS])
+@pytest.mark.parametrize("good", [SEQUENCE, SYMMETRIC_COOC, FACTORS])
 def test_a_good_component_among_bad_ones_serves_alone(good: str) -> None:
-    noises = {name: noise(i, 50.0) for i, name in enumerate((EASE, SEQUENCE, FACTORS))}
+    noises = {name: noise(i, 50.0) for i, name in enumerate((SEQUENCE, SYMMETRIC_COOC, FACTORS))}
     one = validation_set_of(**{**noises, good: noise(7, 0.3)})
     blend = select_blend([one], recency=True)
     assert list(blend.weights) == [good]
@@ -147,7 +143,6 @@ def test_a_good_component_among_bad_ones_serves_alone(good: str) -> None:
 @pytest.mark.parametrize(("sequence", "symmetric"), [(0.9, 0.3), (0.3, 0.9)])
 def test_the_better_cooccurrence_weighs_more(sequence: float, symmetric: float) -> None:
     noises = {
-        EASE: noise(1, 0.5),
         SEQUENCE: noise(2, sequence),
         SYMMETRIC_COOC: noise(4, symmetric),
     }
@@ -155,15 +150,6 @@ def test_the_better_cooccurrence_weighs_more(sequence: float, symmetric: float) 
     weights = share_of(select_blend([one], recency=True), one)
     more, less = (SYMMETRIC_COOC, SEQUENCE) if symmetric < sequence else (SEQUENCE, SYMMETRIC_COOC)
     assert weights[more] > 2 * weights.get(less, 0.0)
-
-
-@pytest.mark.parametrize(("low", "high"), [(0.9, 0.4), (0.4, 0.9), (0.6, 0.6)])
-def test_high_regularization_is_selected_unless_low_is_better(low: float, high: float) -> None:
-    noises = {EASE: noise(1, low), EASE_HIGH_REG: noise(1, high)}
-    blend = select_blend([validation_set_of(**noises, sequence=noise(2, 0.6))], recency=True)
-    used, left = (EASE, EASE_HIGH_REG) if low < high else (EASE_HIGH_REG, EASE)
-    assert used in blend.weights
-    assert left not in blend.weights
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.3, 0.5), (0.5, 0.3)])
@@ -179,27 +165,27 @@ def test_popularity_is_added_if_histories_say_little(
 ) -> None:
     counts = truth_table().sum(axis=0)  # each relevant item as often as the others
     popular = NoisyScorer(np.tile(counts, (USERS, 1)), noise(5, other))
-    one = validation_set_of(ease=noise(1, size), factors=noise(2, 60.0), popularity=popular)
+    one = validation_set_of(factors=noise(2, 60.0), popularity=popular)
     blend = select_blend([one], recency=True)
     assert (POPULARITY in blend.weights) == added
     if added:
-        assert blend.ndcg > single_ndcg(one, EASE, RECENCY_EXPONENTS[EASE][0])
+        assert blend.ndcg > single_ndcg(one, FACTORS, RECENCY_EXPONENTS[FACTORS][0])
 
 
 def test_popularity_alone_serves_if_nothing_is_better() -> None:
     popular = NoisyScorer(truth_table(), noise(9, 0.3))
-    one = validation_set_of(ease=noise(1, 50.0), factors=noise(2, 60.0), popularity=popular)
+    one = validation_set_of(factors=noise(2, 60.0), popularity=popular)
     assert list(select_blend([one], recency=True).weights) == [POPULARITY]
 
 
 def test_options_that_cannot_be_told_apart_are_averaged() -> None:
     same = noise(1, 0.5)
-    one = validation_set_of(ease=same, sequence=same, factors=same)
+    one = validation_set_of(sequence=same, factors=same)
     blend = select_blend([one], recency=True)
-    assert set(blend.weights) == {EASE, SEQUENCE, FACTORS}
+    assert set(blend.weights) == {SEQUENCE, FACTORS}
     assert sum(share_of(blend, one).values()) == pytest.approx(1)
-    assert blend.recency_exponents == {EASE: 0.6, SEQUENCE: 1.2, FACTORS: 0.6}
-    assert blend.ndcg == pytest.approx(single_ndcg(one, EASE, 0.6))
+    assert blend.recency_exponents == {SEQUENCE: 1.2, FACTORS: 0.6}
+    assert blend.ndcg == pytest.approx(single_ndcg(one, FACTORS, 0.6))
 
 
 def test_options_are_not_averaged_if_their_mean_is_clearly_worse() -> None:
@@ -207,10 +193,10 @@ def test_options_are_not_averaged_if_their_mean_is_clearly_worse() -> None:
     first, second = rng.random(50), rng.random(50)
 
     def evaluate(options: Sequence[Weights]) -> list[npt.NDArray[np.float64]]:
-        alone = {EASE: first, SEQUENCE: second}
+        alone = {FACTORS: first, SEQUENCE: second}
         return [alone[next(iter(o))] if len(o) == 1 else 0.8 * first for o in options]
 
-    weights, score = model_selection._average_best([{EASE: 1.0}, {SEQUENCE: 1.0}], evaluate)
+    weights, score = model_selection._average_best([{FACTORS: 1.0}, {SEQUENCE: 1.0}], evaluate)
     best = max(first, second, key=np.mean)
     assert len(weights) == 1
     assert (score == best).all()
@@ -218,14 +204,14 @@ def test_options_are_not_averaged_if_their_mean_is_clearly_worse() -> None:
 
 def test_cooccurrence_looks_at_newer_items_in_a_blend_unless_that_is_worse() -> None:
     worse = NoisyScorer(truth_table(), noise(2, 0.4), best_exponent=0.9)
-    one = validation_set_of(ease=noise(1, 0.6), sequence=worse, factors=noise(3, 0.6))
+    one = validation_set_of(sequence=worse, factors=noise(3, 0.6))
     assert select_blend([one], recency=True).recency_exponents[SEQUENCE] == 0.9
 
 
 def test_the_candidates_of_components_tell_what_all_items_tell() -> None:
-    one = validation_set_of(ease=noise(1, 0.6), sequence=noise(2, 0.6))
+    one = validation_set_of(factors=noise(1, 0.6), sequence=noise(2, 0.6))
     users = ScoredUsers([one])
-    keys = [(EASE, 0.6), (SEQUENCE, 0.9)]
+    keys = [(FACTORS, 0.6), (SEQUENCE, 0.9)]
     [candidates, *others] = users.candidates(keys)
     assert candidates.is_relevant.shape[1] <= 2 * CANDIDATES
     for blend in ({keys[0]: 1.0}, {keys[0]: 0.3, keys[1]: 0.7}):
@@ -233,13 +219,13 @@ def test_the_candidates_of_components_tell_what_all_items_tell() -> None:
         scores = np.zeros((USERS, 200), np.float32)
         for (name, exponent), weight in blend.items():
             scores += np.float32(weight) * one.scorers[name].score(one.inputs, exponent)
-        whole = ScoredUsers([replace(one, scorers={EASE: NoisyScorer(scores, 0 * scores)})])
-        assert found[0] == pytest.approx(whole.ndcg(EASE, [0.0])[0])
+        whole = ScoredUsers([replace(one, scorers={FACTORS: NoisyScorer(scores, 0 * scores)})])
+        assert found[0] == pytest.approx(whole.ndcg(FACTORS, [0.0])[0])
 
 
 def test_blends_are_measured_together_as_alone() -> None:
-    one = validation_set_of(ease=noise(1, 0.6), sequence=noise(2, 0.6))
-    keys = [(EASE, 0.6), (SEQUENCE, 0.9)]
+    one = validation_set_of(factors=noise(1, 0.6), sequence=noise(2, 0.6))
+    keys = [(FACTORS, 0.6), (SEQUENCE, 0.9)]
     blends = [{keys[0]: share, keys[1]: 1 - share} for share in (0.1, 0.5, 0.9)]
     for candidates in ScoredUsers([one]).candidates(keys):
         alone = np.concatenate([candidates.ndcg([blend]) for blend in blends])
@@ -249,36 +235,36 @@ def test_blends_are_measured_together_as_alone() -> None:
 
 def test_an_exponent_is_selected_if_clearly_better() -> None:
     scorer = NoisyScorer(truth_table(), noise(1, 0.3), best_exponent=0.3)
-    blend = select_blend([validation_set_of(ease=scorer)], recency=True)
-    assert blend.recency_exponents == {EASE: 0.3}
+    blend = select_blend([validation_set_of(factors=scorer)], recency=True)
+    assert blend.recency_exponents == {FACTORS: 0.3}
 
 
 def test_without_recency_exponents_are_0() -> None:
-    one = validation_set_of(ease=noise(1, 0.6), sequence=noise(2, 0.6), factors=noise(3, 0.6))
+    one = validation_set_of(sequence=noise(2, 0.6), factors=noise(3, 0.6))
     assert set(select_blend([one], recency=False).recency_exponents.values()) == {0.0}
 
 
 def test_without_users_the_first_component_serves_alone() -> None:
     nobody = History(np.zeros(1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32), 200)
     one = ValidationSet(
-        validation_set_of(ease=noise(1, 1.0)).scorers,
+        validation_set_of(factors=noise(1, 1.0)).scorers,
         nobody,
         csr_matrix((0, 200)),
         np.zeros(0, np.int32),
     )
-    assert select_blend([one], recency=True).weights == {EASE: 1.0}
+    assert select_blend([one], recency=True).weights == {FACTORS: 1.0}
     assert fit_temperature(lambda history: np.zeros((0, 200), np.float32), [one]) == 1.0
 
 
 def test_repeating_the_same_users_adds_no_confidence() -> None:
-    one = validation_set_of(ease=noise(1, 0.6), sequence=noise(2, 0.6), factors=noise(3, 0.6))
+    one = validation_set_of(sequence=noise(2, 0.6), factors=noise(3, 0.6))
     once, again = select_blend([one], recency=True), select_blend([one] * 5, recency=True)
     assert (again.recency_exponents, again.weights) == (once.recency_exponents, once.weights)
     assert again.ndcg == pytest.approx(once.ndcg)
 
 
 def test_a_component_scores_each_user_once_per_exponent() -> None:
-    one = validation_set_of(ease=noise(1, 0.6), sequence=noise(2, 0.6), factors=noise(3, 0.6))
+    one = validation_set_of(sequence=noise(2, 0.6), factors=noise(3, 0.6))
     select_blend([one], recency=True)
     for name, scorer in one.scorers.items():
         assert isinstance(scorer, NoisyScorer)
@@ -307,11 +293,7 @@ def test_selection_costs_at_most_two_extra_fits(
     logged: list[str] = []
     train("aws-user-personalization", interactions_of(tastes(users=users)), {}, log=logged.append)
     fitted = [line.partition(":")[0] for line in logged]
-    assert fitted.count(EASE) + fitted.count(EASE_HIGH_REG) == 3
-    assert (
-        max(fitted.count(name) for name in (EASE, EASE_HIGH_REG, SEQUENCE, SYMMETRIC_COOC, FACTORS))
-        == fits
-    )
+    assert max(fitted.count(name) for name in (SEQUENCE, SYMMETRIC_COOC, FACTORS)) == fits
 
 
 def test_blend_weights_sum_to_1_over_known_components() -> None:
@@ -323,7 +305,7 @@ def test_blend_weights_sum_to_1_over_known_components() -> None:
 def test_a_large_catalogue_is_validated_by_fewer_users_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    one = validation_set_of(ease=noise(1, 0.6), sequence=noise(2, 0.6))
+    one = validation_set_of(factors=noise(1, 0.6), sequence=noise(2, 0.6))
     blend = select_blend([one], recency=True)
     monkeypatch.setattr(validation, "CHUNK_SCORES", 3 * 200)
     assert {len(history.lengths) for history, _ in one.chunks(8)} == {3, 2}
@@ -331,14 +313,14 @@ def test_a_large_catalogue_is_validated_by_fewer_users_at_once(
 
 
 def test_the_temperature_maximizes_the_likelihood() -> None:
-    one = validation_set_of(ease=noise(1, 0.3))
+    one = validation_set_of(factors=noise(1, 0.3))
 
     def likelihood(temperature: float) -> float:
-        logits = one.scorers[EASE].score(one.inputs, 0.6).astype(np.float64) / temperature
+        logits = one.scorers[FACTORS].score(one.inputs, 0.6).astype(np.float64) / temperature
         softmax = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
         return float(np.log(softmax[one.truth.nonzero()]).sum())
 
-    temperature = fit_temperature(lambda history: one.scorers[EASE].score(history, 0.6), [one])
+    temperature = fit_temperature(lambda history: one.scorers[FACTORS].score(history, 0.6), [one])
     assert likelihood(temperature) > max(
         likelihood(temperature / 1.5), likelihood(temperature * 1.5)
     )
@@ -397,19 +379,6 @@ def test_neighbors_add_up_the_items_of_the_most_similar_users(
     assert (again.score(history, 0.6) == found).all()
 
 
-def test_neighbors_are_for_users_who_share_little() -> None:
-    held = split(interactions_of(tastes(each=3)), 0)
-    assert held is not None
-    assert USER_NEIGHBORS in train_blend.choose_options(held)
-    own = split_histories(interactions_of(tastes(each=20)))
-    assert own is not None
-    assert USER_NEIGHBORS not in train_blend.choose_options(own)  # users would find themselves
-    everyone = [(f"u{user}", f"i{item}", 0) for user in range(1_000) for item in range(8)]
-    alike = split(interactions_of(everyone), 0)
-    assert alike is not None
-    assert USER_NEIGHBORS not in train_blend.choose_options(alike)
-
-
 @pytest.mark.parametrize(
     ("length", "a_day", "is_tried"), [(120, 1, False), (80, 1, True), (120, 30, True)]
 )
@@ -424,11 +393,11 @@ def test_cooccurrence_in_either_order_is_for_short_histories_or_equal_times(
 
 def test_an_unknown_component_is_refused_by_name(tmp_path: Path) -> None:
     data = interactions_of(tastes())
-    fitted = fit_components.ComponentFitter(data, {}, 0, print).fit([USER_NEIGHBORS], {})
-    fitted.blend(Blend({USER_NEIGHBORS: 0.6}, {USER_NEIGHBORS: 1.0}, 0.1), 1.0).save(tmp_path)
+    fitted = fit_components.ComponentFitter(data, {}, 0, print).fit([POPULARITY], {})
+    fitted.blend(Blend({POPULARITY: 0.6}, {POPULARITY: 1.0}, 0.1), 1.0).save(tmp_path)
     assert isinstance(load_model(tmp_path), BlendModel)
     path = tmp_path / "manifest.json"
-    path.write_text(path.read_text().replace(f'"kind": "{USER_NEIGHBORS}"', '"kind": "of-later"'))
+    path.write_text(path.read_text().replace('"kind": "popular"', '"kind": "of-later"'))
     with pytest.raises(ModelFileError, match="of-later"):
         load_model(tmp_path)
 
@@ -462,11 +431,11 @@ def test_a_saved_blend_recommends_the_same(tmp_path: Path) -> None:
 def test_a_model_saved_with_old_names_loads(tmp_path: Path) -> None:
     data = interactions_of(tastes())
     fitter = fit_components.ComponentFitter(data, {}, 0, print)
-    names = (EASE_HIGH_REG, SYMMETRIC_COOC, FACTORS)
+    names = (SYMMETRIC_COOC, FACTORS)
     blend = Blend(dict.fromkeys(names, 0.6), dict.fromkeys(names, 0.5), 0.1)
     model = fitter.fit(names, {}).blend(blend, 1.0)
     model.save(tmp_path)
-    old = {EASE_HIGH_REG: "ease-shrunk", SYMMETRIC_COOC: "either-way"}
+    old = {SYMMETRIC_COOC: "either-way"}
     path = tmp_path / "manifest.json"
     text = path.read_text().replace("recency_exponent", "power").replace('"weight"', '"share"')
     text = text.replace('"components"', '"parts"')

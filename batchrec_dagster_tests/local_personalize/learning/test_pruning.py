@@ -10,12 +10,11 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
 from batchrec_dagster.local_personalize.learning import fit_components, ranking, related
-from batchrec_dagster.local_personalize.learning.components import EASE, ItemItemScorer
+from batchrec_dagster.local_personalize.learning.components import ItemItemScorer
 from batchrec_dagster.local_personalize.learning.models import BlendModel
 from batchrec_dagster.local_personalize.recipes import train
 from batchrec_dagster_tests.local_personalize.learning.support import (
     Row,
-    fit_ease,
     interactions_of,
     lists,
 )
@@ -53,16 +52,13 @@ def giant() -> list[Row]:
 def test_huge_histories_give_full_lists_and_a_small_model(
     rows: list[Row], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fit_components, "WIDE_LIMIT", 1_500)
-    monkeypatch.setattr(fit_components, "DENSE_LIMIT", 1_500)
     monkeypatch.setattr(ranking, "MAX_PAIRED", 1_000)
     data = interactions_of(rows)
     model = train(RECIPE, data, {}).model
     assert isinstance(model, BlendModel)
-    for name, part in model.scorers.items():
+    for part in model.scorers.values():
         if isinstance(part, ItemItemScorer):
-            kept = fit_components.EASE_NEIGHBORS if name == EASE else fit_components.COOC_NEIGHBORS
-            assert part.weights.nnz <= kept * len(data.item_ids)
+            assert part.weights.nnz <= fit_components.COOC_NEIGHBORS * len(data.item_ids)
     found = lists(model, [*data.user_ids[:3], "nobody"], data, 25)
     assert [len(set(own)) for own in found] == [25] * len(found)
 
@@ -92,32 +88,9 @@ def test_keeps_exactly_the_largest_and_the_first_of_ties(
         sparse.indices = (rows.shape[1] - 1 - sparse.indices).astype(np.int32)
         sparse.has_sorted_indices = False
     expected = [plainly(row, kept) for row in rows]
-    for cut in (
-        ranking.top_k_per_row(sparse, kept),
-        ranking.top_k_per_dense_row(rows.copy(), kept),
-    ):
-        out = cut.toarray()
-        assert [np.flatnonzero(row).tolist() for row in out] == expected
-        assert (out[out != 0] == rows[out != 0]).all()
-
-
-@pytest.mark.parametrize("core", [0, 700, 1_500])
-def test_equal_weights_keep_the_most_popular_items(core: int) -> None:
-    alike = csr_matrix(np.ones((3, 1_500), dtype=np.float32))
-    weights = fit_ease(alike, core=core, regularization=5.0, neighbors=50).tocsc()
-    assert (np.diff(weights.indptr) == 50).all()
-    if core != 700:  # weights inside of the core differ from those outside
-        assert weights[:, [1_499]].indices.tolist() == list(range(50))
-
-
-def test_outside_the_core_only_the_newest_of_a_long_history_are_paired(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(ranking, "MAX_PAIRED", 2)
-    newest_first = csr_matrix((np.ones(5, np.float32), [3, 1, 0, 2, 0], [0, 4, 5]), shape=(2, 4))
-    weights = fit_ease(newest_first, core=0, regularization=1.0, neighbors=4).toarray()
-    assert sorted(zip(*np.nonzero(weights), strict=True)) == [(1, 3), (3, 1)]
-    assert weights[1, 3] == pytest.approx(2 / 7, rel=1e-3)  # as if all were paired
+    out = ranking.top_k_per_row(sparse, kept).toarray()
+    assert [np.flatnonzero(row).tolist() for row in out] == expected
+    assert (out[out != 0] == rows[out != 0]).all()
 
 
 def test_similar_items_pair_only_the_newest_of_a_long_history(

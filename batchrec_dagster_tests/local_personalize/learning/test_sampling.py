@@ -12,13 +12,11 @@ from scipy.sparse import csr_matrix
 
 from batchrec_dagster.local_personalize.learning import (
     components,
-    ease,
     fit_components,
     sampling,
     train_blend,
 )
 from batchrec_dagster.local_personalize.learning.components import (
-    EASE,
     FACTORS,
     SEQUENCE,
     FactorScorer,
@@ -164,32 +162,12 @@ def test_a_large_catalogue_is_sampled_by_its_items_where_users_are_few(
 
 
 @pytest.mark.usefixtures("small_limits")
-def test_ease_is_not_fitted_in_full_for_less_than_its_least_gain(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(sampling, "LEAST_GAIN", 10.0)
-    monkeypatch.setattr(train_blend, "MIN_VALIDATION_USERS", 1)
-    done, logged = trained(many())
-    assert isinstance(done.model, BlendModel)
-    assert EASE not in done.model.scorers
-    assert sum(line.startswith(f"{EASE}:") for line in logged) == 1  # on the sample
-    assert any(line.startswith("selected on the sample") for line in logged)
-
-
-@pytest.mark.usefixtures("small_limits")
 def test_large_data_are_measured_without_the_held_out_users_and_served_with_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    choice = Blend({EASE: 0.6}, {EASE: 1.0}, 0.0)
-    monkeypatch.setattr(train_blend, "select_on_sample", lambda sets, recency: choice)
+    choice = Blend({SEQUENCE: 0.6}, {SEQUENCE: 1.0}, 0.0)
+    monkeypatch.setattr(train_blend, "select_blend", lambda sets, **_: choice)
     monkeypatch.setattr(train_blend, "MIN_VALIDATION_USERS", 1)
-    users_of_fits, fit = [], ease.fit
-
-    def counted(matrix: csr_matrix, *args: Any, **named: Any) -> csr_matrix:
-        users_of_fits.append(matrix.shape[0])
-        return fit(matrix, *args, **named)
-
-    monkeypatch.setattr(ease, "fit", counted)
     lonely = [(f"u{user}", f"own{user}", 10**7) for user in range(300)]
     data = interactions_of([*tastes(users=300), *lonely])
     done, _ = trained(data)
@@ -208,8 +186,7 @@ def test_large_data_are_measured_without_the_held_out_users_and_served_with_them
     assert done.evidence["all/users"] <= 15
     assert done.metrics[NDCG] > 0
     assert all(lists(done.model, list(data.user_ids[:20]), data, 5))
-    assert list(done.model.scorers) == [EASE]
-    assert [users for users in users_of_fits if users > 150] == [285]  # the others: on the sample
+    assert list(done.model.scorers) == [SEQUENCE]
 
 
 @pytest.mark.usefixtures("small_limits")
@@ -218,7 +195,6 @@ def test_few_held_out_users_are_not_worth_a_second_fit(
     few: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     choice = Blend({SEQUENCE: 0.6, FACTORS: 0.3}, {SEQUENCE: 1.0, FACTORS: 1.0}, 0.0)
-    monkeypatch.setattr(train_blend, "select_on_sample", lambda sets, recency: choice)
     monkeypatch.setattr(train_blend, "select_blend", lambda sets, **_: choice)
     monkeypatch.setattr(train_blend, "MIN_VALIDATION_USERS", 1)
     monkeypatch.setattr(train_blend, "FEW_HELD_OUT", few)  # 15 of 300 users

@@ -12,7 +12,6 @@ from scipy.sparse import csr_matrix
 
 from batchrec_dagster.local_personalize.learning import (
     evaluation,
-    fit_components,
     serving,
     threads,
 )
@@ -38,11 +37,6 @@ from batchrec_dagster.local_personalize.recipes import train
 from batchrec_dagster_tests.local_personalize.learning.support import Row, interactions_of, tastes
 
 RECIPES = ["aws-item-affinity", "aws-item-attribute-affinity"]
-
-
-@pytest.fixture(autouse=True)
-def _light_regularization(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fit_components, "REGULARIZATION", 5.0)
 
 
 def model_of(

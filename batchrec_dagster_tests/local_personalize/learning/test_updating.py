@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
-from batchrec_dagster.local_personalize.learning import ease, fit_components, threads, train_blend
+from batchrec_dagster.local_personalize.learning import threads, train_blend
 from batchrec_dagster.local_personalize.learning.components import (
-    EASE_HIGH_REG,
     POPULARITY,
+    SEQUENCE,
+    ItemItemScorer,
     PopularityScorer,
 )
 from batchrec_dagster.local_personalize.learning.evaluation import evaluate, split
 from batchrec_dagster.local_personalize.learning.hpo import Search
-from batchrec_dagster.local_personalize.learning.interactions import ModelFileError, TrainingError
-from batchrec_dagster.local_personalize.learning.low_rank import LowRank
+from batchrec_dagster.local_personalize.learning.interactions import (
+    Histories,
+    ModelFileError,
+    TrainingError,
+)
 from batchrec_dagster.local_personalize.learning.model_selection import Blend
-from batchrec_dagster.local_personalize.learning.models import HELD_OUT, BlendModel, HeldOut
+from batchrec_dagster.local_personalize.learning.models import (
+    HELD_OUT,
+    BlendModel,
+    HeldOut,
+    load_model,
+)
 from batchrec_dagster.local_personalize.learning.training import TrainedModel
 from batchrec_dagster.local_personalize.recipes import train
 from batchrec_dagster_tests.local_personalize.learning.support import (
@@ -30,17 +38,11 @@ from batchrec_dagster_tests.local_personalize.learning.support import (
     lists,
     tastes,
 )
-from batchrec_dagster_tests.repeats import repeats
 
 pytestmark = pytest.mark.slow
 
 RECIPE = "aws-user-personalization"
 NDCG = "normalized_discounted_cumulative_gain_at_25"
-
-
-@pytest.fixture(autouse=True)
-def _light_regularization(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fit_components, "REGULARIZATION", 5.0)
 
 
 def saved(done: TrainedModel, folder: Path) -> Path:
@@ -140,12 +142,7 @@ def test_repeated_updates_keep_blend_and_hyperparameters(
 
 
 def test_an_update_counts_popularity_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    choice = Blend(
-        {EASE_HIGH_REG: 0.6, POPULARITY: 0.0}, {EASE_HIGH_REG: 1.0, POPULARITY: 0.1}, 0.0
-    )
-    monkeypatch.setattr(
-        train_blend, "MIN_VALIDATION_USERS", 1
-    )  # so that EASE_HIGH_REG is among the scorers
+    choice = Blend({SEQUENCE: 0.6, POPULARITY: 0.0}, {SEQUENCE: 1.0, POPULARITY: 0.1}, 0.0)
     monkeypatch.setattr(train_blend, "select_blend", lambda sets, recency, options: choice)
     before = saved(train(RECIPE, interactions_of(tastes()), {}), tmp_path / "m")
     now = interactions_of([*tastes(), *grown()])
@@ -155,7 +152,7 @@ def test_an_update_counts_popularity_again(tmp_path: Path, monkeypatch: pytest.M
     assert isinstance(popular, PopularityScorer)
     assert popular.counts == pytest.approx(np.exp(model.popularity))
     assert popular.counts.sum() == len(now)
-    assert list(model.scorers) == [EASE_HIGH_REG, POPULARITY]
+    assert set(model.scorers) == {SEQUENCE, POPULARITY}
 
 
 def test_an_update_with_less_data(tmp_path: Path) -> None:
@@ -196,6 +193,44 @@ def test_without_held_out_users_the_training_is_full(tmp_path: Path) -> None:
     assert done.metrics == train(RECIPE, data, {}).metrics
 
 
+def test_a_model_with_item_item_regression_serves_and_is_then_trained_in_full(
+    tmp_path: Path,
+) -> None:
+    """Earlier versions fitted EASE, whose weights are stored as those of any item pairs."""
+    data = interactions_of(tastes())
+    now = train(RECIPE, data, {}).model
+    assert isinstance(now, BlendModel)
+    assert now.held_out is not None
+    items = len(now.item_ids)
+    weights = np.random.default_rng(0).normal(size=(items, items)).astype(np.float32)
+    ease = ItemItemScorer(csr_matrix(weights))
+
+    def with_ease(model: BlendModel) -> BlendModel:
+        return replace(
+            model,
+            scorers={"ease": ease, "ease-high-reg": ease},
+            recency_exponents={"ease": 0.6, "ease-high-reg": 0.0},
+            weights={"ease": 2.0, "ease-high-reg": 1.0},
+        )
+
+    held_out = replace(now.held_out, model=with_ease(now.held_out.model))
+    replace(with_ease(now), held_out=held_out).save(tmp_path)
+    stored = load_model(tmp_path)
+    assert isinstance(stored, BlendModel)
+    histories = Histories(data, stored.item_ids)
+    history = histories.of_users(np.arange(len(data.user_ids), dtype=np.int32))
+    expected = (
+        2.0 * history.recency_weights(0.6).toarray() + history.recency_weights(0.0).toarray()
+    ) @ weights
+    assert stored.score(history) == pytest.approx(expected, abs=1e-4)
+
+    logged: list[str] = []
+    done = train(RECIPE, data, {}, previous=tmp_path, log=logged.append)
+    assert any("full training" in line for line in logged)
+    assert isinstance(done.model, BlendModel)
+    assert lists(done.model, ["u0"], data, 40) == lists(now, ["u0"], data, 40)
+
+
 def test_saving_over_a_model_removes_its_held_out_users(tmp_path: Path) -> None:
     saved(train(RECIPE, interactions_of(tastes()), {}), tmp_path)
     saved(train(RECIPE, interactions_of([("u", "a", 1)]), {}), tmp_path)
@@ -216,33 +251,3 @@ def test_same_bytes_for_any_number_of_cores(
         files.append({p.relative_to(folder): p.read_bytes() for p in folder.rglob("*.*")
                       if p.is_file()})  # fmt: skip
     assert files[0] == files[1]
-
-
-@settings(max_examples=repeats(40, 10))
-@given(st.integers(0, 10**6), st.integers(2, 9), st.integers(0, 4), st.sampled_from([2, 99]))
-def test_new_items_get_approximate_weights_and_old_weights_stay(
-    seed: int, known: int, fresh: int, kept: int
-) -> None:
-    rng = np.random.default_rng(seed)
-    n = known + fresh
-    met = csr_matrix((rng.random((15, n)) < 0.5).astype(np.float32))
-    old = rng.normal(size=(known + 1, known + 1)).astype(np.float32)  # one that is gone
-    np.fill_diagonal(old, 0)
-    was = rng.permutation([*rng.permutation(known + 1)[:known], *[-1] * fresh])
-    found = ease.extend(
-        csr_matrix(old), was.astype(np.int32), met, regularization=3.0, neighbors=kept
-    ).toarray()
-    counts = met.toarray().T @ met.toarray()
-    low_rank = LowRank.fit(met, 3.0)
-    plain = (low_rank.slope * counts - low_rank.factors @ low_rank.factors.T) / low_rank.diagonal
-    plain[counts == 0] = 0
-    for a in range(n):
-        for b in range(n):
-            if was[a] >= 0 <= was[b]:
-                plain[a, b] = old[was[a], was[b]]
-    np.fill_diagonal(plain, 0)
-    if kept < n:
-        for target in range(n):
-            size = np.abs(plain[:, target])
-            plain[np.argsort(-size, kind="stable")[kept:], target] = 0
-    assert found == pytest.approx(plain, abs=1e-5)
