@@ -15,11 +15,11 @@ from batchrec_dagster.testing import StartedPersonalize
 from batchrec_dagster_tests.local_personalize.support import (
     RECIPE,
     SEEN,
-    csv_bytes,
+    encode_csv,
     describe,
-    looks,
-    taste_rows,
-    user_lines,
+    poll_until_deadline,
+    build_taste_rows,
+    encode_user_lines,
 )
 
 TAGS = [{"tagKey": "team", "tagValue": "films"}]
@@ -59,38 +59,38 @@ class Exchange(NamedTuple):
     operation: str
     params: dict[str, Any]
     raw: Any
-    parsed: dict[str, Any]
+    parsed_answer: dict[str, Any]
 
 
 class Walk:
     """Asks, one request after another, and keeps what was said."""
 
-    def __init__(self, started: StartedPersonalize, client: Any) -> None:
-        self.started, self.client = started, client
-        self.said: list[Exchange] = []
+    def __init__(self, personalize: StartedPersonalize, client: Any) -> None:
+        self.personalize, self.client = personalize, client
+        self.exchanges: list[Exchange] = []
         self._body = b""
-        client.meta.events.register("before-parse.personalize", self._heard)
+        client.meta.events.register("before-parse.personalize", self._keep_body)
 
-    def _heard(self, response_dict: dict[str, Any], **_: Any) -> None:
+    def _keep_body(self, response_dict: dict[str, Any], **_: Any) -> None:
         self._body = response_dict["body"]
 
     def ask(self, operation: str, **params: Any) -> dict[str, Any]:
-        parsed = getattr(self.client, xform_name(operation))(**params)
-        del parsed["ResponseMetadata"]
-        self.said.append(Exchange(operation, params, json.loads(self._body), parsed))
-        return self.said[-1].parsed
+        answer = getattr(self.client, xform_name(operation))(**params)
+        del answer["ResponseMetadata"]
+        self.exchanges.append(Exchange(operation, params, json.loads(self._body), answer))
+        return self.exchanges[-1].parsed_answer
 
     def create(self, kind: str, *, status: str = "ACTIVE", **params: Any) -> str:
         """Create, wait, Describe; the ARN."""
         (arn,) = self.ask(f"Create{kind}", **params).values()
-        self.lasts(arn)
-        (described,) = self.ask(f"Describe{kind}", **{_arn_member(kind): arn}).values()
-        assert described.get("status", "ACTIVE") == status, described
+        self.wait_until_settled(arn)
+        (description,) = self.ask(f"Describe{kind}", **{_build_arn_member(kind): arn}).values()
+        assert description.get("status", "ACTIVE") == status, description
         return str(arn)
 
-    def lasts(self, arn: str) -> None:
+    def wait_until_settled(self, arn: str) -> None:
         """Returns when nothing more happens to the resource."""
-        for _ in looks(120):
+        for _ in poll_until_deadline(120):
             description = describe(self.client, arn)
             updates = [v for name, v in description.items() if re.fullmatch("latest.*Update", name)]
             statuses = {
@@ -101,8 +101,8 @@ class Walk:
                 return
         raise AssertionError(description)
 
-    def gone(self, arn: str) -> None:
-        for _ in looks():
+    def wait_until_gone(self, arn: str) -> None:
+        for _ in poll_until_deadline():
             try:
                 describe(self.client, arn)
             except self.client.exceptions.ResourceNotFoundException:
@@ -110,34 +110,34 @@ class Walk:
         raise AssertionError(arn)
 
 
-def _arn_member(kind: str) -> str:
+def _build_arn_member(kind: str) -> str:
     return next(iter(find_input_shape(f"Describe{kind}").members))
 
 
-def walk_through(started: StartedPersonalize, client: Any) -> Walk:
+def walk_through(personalize: StartedPersonalize, client: Any) -> Walk:
     """The walk, done."""
-    walk = Walk(started, client)
+    walk = Walk(personalize, client)
     group = walk.create(
         "DatasetGroup",
         name="films",
-        roleArn=started.role_arn,
+        roleArn=personalize.role_arn,
         kmsKeyArn="arn:aws:kms:us-east-1:000000000000:key/k",
         tags=TAGS,
     )
     walk.create("DatasetGroup", name="empty")
     version = _train(walk, group)
-    _batch(walk, group, version)
-    _lists(walk, group, version)
-    _tags_and_updates(walk, group)
+    _run_batch_jobs(walk, group, version)
+    _ask_every_list(walk, group, version)
+    _change_tags_and_update(walk, group)
     _fail_and_stop(walk, group)
     _delete(walk)
     return walk
 
 
 def _train(walk: Walk, group: str) -> str:
-    head, *rows = csv_bytes(taste_rows()).decode().splitlines()
+    head, *rows = encode_csv(build_taste_rows()).decode().splitlines()
     data = "\n".join([head + ",EVENT_VALUE", *(f"{row},1.0" for row in rows)])
-    source = walk.started.put("interactions.csv", data.encode())
+    source = walk.personalize.put("interactions.csv", data.encode())
     schema = walk.create("Schema", name="films", schema=SCHEMA)
     dataset = walk.create(
         "Dataset",
@@ -153,7 +153,7 @@ def _train(walk: Walk, group: str) -> str:
             jobName=f"import-{mode}",
             datasetArn=dataset,
             dataSource={"dataLocation": source},
-            roleArn=walk.started.role_arn,
+            roleArn=walk.personalize.role_arn,
             importMode=mode,
             publishAttributionMetricsToS3=False,
             tags=TAGS,
@@ -179,30 +179,32 @@ def _train(walk: Walk, group: str) -> str:
     return version
 
 
-def _batch(walk: Walk, group: str, version: str) -> None:
-    used = walk.create(
+def _run_batch_jobs(walk: Walk, group: str, version: str) -> None:
+    filter_arn = walk.create(
         "Filter", name="seen", datasetGroupArn=group, filterExpression=SEEN, tags=TAGS
     )
-    source = walk.started.put("users.json", user_lines(["u1", "u2", "stranger"]) + b"{}\n")
+    source = walk.personalize.put(
+        "users.json", encode_user_lines(["u1", "u2", "stranger"]) + b"{}\n"
+    )
     walk.create(
         "BatchInferenceJob",
         jobName="batch",
         solutionVersionArn=version,
-        filterArn=used,
+        filterArn=filter_arn,
         numResults=3,
         jobInput={"s3DataSource": {"path": source}},
-        jobOutput={"s3DataDestination": {"path": walk.started.uri("out/")}},
-        roleArn=walk.started.role_arn,
+        jobOutput={"s3DataDestination": {"path": walk.personalize.uri("out/")}},
+        roleArn=walk.personalize.role_arn,
         batchInferenceJobConfig={
             "itemExplorationConfig": {"explorationWeight": "0", "explorationItemAgeCutOff": "30"}
         },
         batchInferenceJobMode="BATCH_INFERENCE",
         tags=TAGS,
     )
-    _segment(walk, group)
+    _run_segment_job(walk, group)
 
 
-def _segment(walk: Walk, group: str) -> None:
+def _run_segment_job(walk: Walk, group: str) -> None:
     solution = walk.create(
         "Solution",
         name="segments",
@@ -210,7 +212,7 @@ def _segment(walk: Walk, group: str) -> None:
         recipeArn=RECIPE + "aws-item-affinity",
         datasetGroupArn=group,
     )
-    used = walk.create(
+    filter_arn = walk.create(
         "Filter",
         name="buyers",
         datasetGroupArn=group,
@@ -220,16 +222,18 @@ def _segment(walk: Walk, group: str) -> None:
         "BatchSegmentJob",
         jobName="segment",
         solutionVersionArn=walk.create("SolutionVersion", solutionArn=solution),
-        filterArn=used,
+        filterArn=filter_arn,
         numResults=3,
-        jobInput={"s3DataSource": {"path": walk.started.put("items.json", b'{"itemId": "i1"}\n')}},
-        jobOutput={"s3DataDestination": {"path": walk.started.uri("segments/")}},
-        roleArn=walk.started.role_arn,
+        jobInput={
+            "s3DataSource": {"path": walk.personalize.put("items.json", b'{"itemId": "i1"}\n')}
+        },
+        jobOutput={"s3DataDestination": {"path": walk.personalize.uri("segments/")}},
+        roleArn=walk.personalize.role_arn,
         tags=TAGS,
     )
 
 
-def _lists(walk: Walk, group: str, version: str) -> None:
+def _ask_every_list(walk: Walk, group: str, version: str) -> None:
     """Every list whole, of its parent if it can have one, and cut into pages."""
     solution = version.rpartition("/")[0]
     dataset = group.replace("dataset-group", "dataset") + "/INTERACTIONS"
@@ -246,13 +250,15 @@ def _lists(walk: Walk, group: str, version: str) -> None:
         for member in parents.keys() & find_input_shape(operation).members.keys():
             walk.ask(operation, **{member: parents[member]})
         if "nextToken" in walk.ask(operation, maxResults=1):
-            walk.ask(operation, maxResults=1, nextToken=walk.said[-1].parsed["nextToken"])
+            walk.ask(
+                operation, maxResults=1, nextToken=walk.exchanges[-1].parsed_answer["nextToken"]
+            )
     recipes = walk.ask("ListRecipes")["recipes"]
     for recipe in recipes:
         walk.ask("DescribeRecipe", recipeArn=recipe["recipeArn"])
 
 
-def _tags_and_updates(walk: Walk, group: str) -> None:
+def _change_tags_and_update(walk: Walk, group: str) -> None:
     walk.ask("TagResource", resourceArn=group, tags=[{"tagKey": "more", "tagValue": ""}])
     walk.ask("ListTagsForResource", resourceArn=group)
     walk.ask("UntagResource", resourceArn=group, tagKeys=["more"])
@@ -263,7 +269,7 @@ def _tags_and_updates(walk: Walk, group: str) -> None:
         "Dataset", name="items", schemaArn=schema, datasetGroupArn=group, datasetType="ITEMS"
     )
     walk.ask("UpdateDataset", datasetArn=items, schemaArn=wider)
-    walk.lasts(items)
+    walk.wait_until_settled(items)
     walk.ask("DescribeDataset", datasetArn=items)
     solution = group.replace("dataset-group", "solution")
     walk.ask(
@@ -272,7 +278,7 @@ def _tags_and_updates(walk: Walk, group: str) -> None:
         performAutoTraining=True,
         solutionUpdateConfig={"autoTrainingConfig": {"schedulingExpression": "rate(3 days)"}},
     )
-    walk.lasts(solution)
+    walk.wait_until_settled(solution)
     walk.ask("DescribeSolution", solutionArn=solution)
 
 
@@ -283,8 +289,8 @@ def _fail_and_stop(walk: Walk, group: str) -> None:
         status="CREATE FAILED",
         jobName="failed",
         datasetArn=dataset,
-        dataSource={"dataLocation": walk.started.uri("nothing.csv")},
-        roleArn=walk.started.role_arn,
+        dataSource={"dataLocation": walk.personalize.uri("nothing.csv")},
+        roleArn=walk.personalize.role_arn,
     )
     walk.ask("ListDatasetImportJobs")
     solution = group.replace("dataset-group", "solution")
@@ -295,7 +301,7 @@ def _fail_and_stop(walk: Walk, group: str) -> None:
     # The last waits behind the others, so that it can be stopped.
     walk.ask("StopSolutionVersionCreation", solutionVersionArn=arns[-1])
     for arn in arns:
-        walk.lasts(arn)
+        walk.wait_until_settled(arn)
         walk.ask("DescribeSolutionVersion", solutionVersionArn=arn)
 
 
@@ -311,5 +317,5 @@ def _delete(walk: Walk) -> None:
         ("DatasetGroup", "dataset-group/films"),
         ("Schema", "schema/films"),
     ):
-        walk.ask(f"Delete{kind}", **{_arn_member(kind): account + resource})
-        walk.gone(account + resource)
+        walk.ask(f"Delete{kind}", **{_build_arn_member(kind): account + resource})
+        walk.wait_until_gone(account + resource)

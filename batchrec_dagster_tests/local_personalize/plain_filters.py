@@ -68,7 +68,7 @@ class Part:
 
     include: bool
     target: str
-    where: Any
+    condition: Any
     users: list[Compare] = field(default_factory=list)
 
 
@@ -77,15 +77,15 @@ class Part:
 
 @st.composite
 def compares(draw: st.DrawFn, dataset: str, *, as_dataset: str | None = None) -> Compare:
-    known = [*STRING_FIELDS[dataset], *NUMBER_FIELDS[dataset]]
-    name = draw(st.sampled_from(known))
-    shown = as_dataset or dataset
+    names = [*STRING_FIELDS[dataset], *NUMBER_FIELDS[dataset]]
+    name = draw(st.sampled_from(names))
+    dataset_name = as_dataset or dataset
     if name in NUMBER_FIELDS[dataset]:
         sign = draw(st.sampled_from(list(SIGNS)))
         values = [st.sampled_from(NUMBERS), st.sampled_from([Param("N1"), Param("N2")])]
-        if shown == "Items":
+        if dataset_name == "Items":
             values.append(st.sampled_from([Current(n) for n in NUMBER_FIELDS["Items"]]))
-        return Compare(shown, name, sign, [draw(st.one_of(values))])
+        return Compare(dataset_name, name, sign, [draw(st.one_of(values))])
     words = st.sampled_from(
         ["click", "Watch", "İ", "*"]
         if name == "EVENT_TYPE"
@@ -94,12 +94,12 @@ def compares(draw: st.DrawFn, dataset: str, *, as_dataset: str | None = None) ->
         else WORDS
     )
     sign = draw(st.sampled_from(["IN", "IN", "NOT IN", "=", "!="]))
-    if shown == "Items" and draw(st.integers(0, 4)) == 0:
-        return Compare(shown, name, sign, [draw(st.sampled_from([Current("GENRES")]))])
+    if dataset_name == "Items" and draw(st.integers(0, 4)) == 0:
+        return Compare(dataset_name, name, sign, [draw(st.sampled_from([Current("GENRES")]))])
     if sign in ("=", "!="):
-        return Compare(shown, name, sign, [draw(words | st.just(Param("S1")))])
-    many = words if sign == "NOT IN" else words | st.sampled_from([Param("S1"), Param("S2")])
-    return Compare(shown, name, sign, draw(st.lists(many, min_size=1, max_size=3)))
+        return Compare(dataset_name, name, sign, [draw(words | st.just(Param("S1")))])
+    operands = words if sign == "NOT IN" else words | st.sampled_from([Param("S1"), Param("S2")])
+    return Compare(dataset_name, name, sign, draw(st.lists(operands, min_size=1, max_size=3)))
 
 
 def conditions(dataset: str) -> st.SearchStrategy[Any]:
@@ -119,10 +119,10 @@ def parts(target: str) -> st.SearchStrategy[list[Part]]:
         if target == "ItemID"
         else st.just([])
     )
-    one = st.sampled_from(datasets).flatmap(
+    part = st.sampled_from(datasets).flatmap(
         lambda dataset: st.builds(Part, st.booleans(), st.just(target), conditions(dataset), ifs)
     )
-    return st.lists(one, min_size=1, max_size=4)
+    return st.lists(part, min_size=1, max_size=4)
 
 
 # --- as text ---
@@ -134,60 +134,73 @@ class Writer:
 
     dice: random.Random
 
-    def word(self, text: str) -> str:
+    def write_word(self, text: str) -> str:
         return "".join(self.dice.choice([c.upper(), c.lower()]) for c in text)
 
-    def gap(self, least: int = 1) -> str:
-        return "".join(self.dice.choice(" \n\t ") for _ in range(self.dice.randint(least, 2)))
+    def write_gap(self, min_length: int = 1) -> str:
+        return "".join(self.dice.choice(" \n\t ") for _ in range(self.dice.randint(min_length, 2)))
 
-    def name(self, dataset: str, column: str) -> str:
-        return f"{self.word(dataset)}{self.gap(0)}.{self.gap(0)}{self.word(column)}"
+    def write_name(self, dataset: str, column: str) -> str:
+        return f"{self.write_word(dataset)}{self.write_gap(0)}.{self.write_gap(0)}{self.write_word(column)}"
 
-    def value(self, value: Any) -> str:
+    def write_value(self, value: Any) -> str:
         if isinstance(value, Param):
             return f"${value.name}"
         if isinstance(value, Current):
-            return self.name("CurrentItem", value.name)
+            return self.write_name("CurrentItem", value.name)
         if not isinstance(value, str):
             return repr(value)
         mark = self.dice.choice("\"'")
         return mark + value.replace("\\", "\\\\").replace(mark, "\\" + mark) + mark
 
-    def compare(self, test: Compare) -> str:
-        sign = self.gap().join(self.word(word) for word in test.sign.split(" "))
-        listed = f",{self.gap(0)}".join(self.value(value) for value in test.operands)
+    def write_compare(self, test: Compare) -> str:
+        sign = self.write_gap().join(self.write_word(word) for word in test.sign.split(" "))
+        operands = f",{self.write_gap(0)}".join(self.write_value(value) for value in test.operands)
         bare = test.sign not in ("IN", "NOT IN") or isinstance(test.operands[0], Current)
         if not bare or self.dice.random() < 0.3:
-            listed = f"({self.gap(0)}{listed}{self.gap(0)})"
-        return f"{self.name(test.dataset, test.name)}{self.gap()}{sign}{self.gap()}{listed}"
+            operands = f"({self.write_gap(0)}{operands}{self.write_gap(0)})"
+        return f"{self.write_name(test.dataset, test.name)}{self.write_gap()}{sign}{self.write_gap()}{operands}"
 
-    def condition(self, condition: Any, above: str = "") -> str:
+    def write_condition(self, condition: Any, above: str = "") -> str:
         if isinstance(condition, Compare):
-            text = self.compare(condition)
-            needed = False
+            text = self.write_compare(condition)
+            needs_parentheses = False
         else:
-            joined = f"{self.gap()}{self.word(condition.word)}{self.gap()}"
-            text = joined.join(self.condition(part, condition.word) for part in condition.parts)
-            needed = condition.word == "OR" and above == "AND"
-        return f"({text}{self.gap(0)})" if needed or self.dice.random() < 0.2 else text
+            separator = f"{self.write_gap()}{self.write_word(condition.word)}{self.write_gap()}"
+            text = separator.join(
+                self.write_condition(part, condition.word) for part in condition.parts
+            )
+            needs_parentheses = condition.word == "OR" and above == "AND"
+        return (
+            f"({text}{self.write_gap(0)})"
+            if needs_parentheses or self.dice.random() < 0.2
+            else text
+        )
 
-    def part(self, part: Part) -> str:
+    def write_part(self, part: Part) -> str:
         words = [
-            self.word("INCLUDE" if part.include else "EXCLUDE"),
-            self.word(part.target),
-            self.word("WHERE"),
-            self.condition(part.where),
+            self.write_word("INCLUDE" if part.include else "EXCLUDE"),
+            self.write_word(part.target),
+            self.write_word("WHERE"),
+            self.write_condition(part.condition),
         ]
         if part.users:
-            joined = f"{self.gap()}{self.word('AND')}{self.gap()}"
-            words += [self.word("IF"), joined.join(self.compare(test) for test in part.users)]
-        return self.gap().join(words)
+            separator = f"{self.write_gap()}{self.write_word('AND')}{self.write_gap()}"
+            words += [
+                self.write_word("IF"),
+                separator.join(self.write_compare(test) for test in part.users),
+            ]
+        return self.write_gap().join(words)
 
-    def chain(self, chain: Sequence[Part]) -> str:
-        return f"{self.gap(0)}|{self.gap(0)}".join(self.part(part) for part in chain)
+    def write_chain(self, chain: Sequence[Part]) -> str:
+        return f"{self.write_gap(0)}|{self.write_gap(0)}".join(
+            self.write_part(part) for part in chain
+        )
 
-    def given(self, values: Sequence[Any]) -> str:
-        return f"{self.gap(0)},{self.gap(0)}".join(self.value(value) for value in values)
+    def write_values(self, values: Sequence[Any]) -> str:
+        return f"{self.write_gap(0)},{self.write_gap(0)}".join(
+            self.write_value(value) for value in values
+        )
 
 
 # --- random data ---
@@ -222,16 +235,16 @@ class World:
         schema = {"USER_ID": pl.String, "PLAN": pl.String, "AGE": pl.Int64}
         return pl.DataFrame(list(self.users.values()), schema=schema).select(columns)
 
-    def types(self) -> dict[tuple[str, str], set[str]]:
+    def find_event_types(self) -> dict[tuple[str, str], set[str]]:
         """By user and item the event types that count."""
-        seen: dict[tuple[str, str], int] = {}
+        events_by_kind: dict[tuple[str, str], int] = {}
         types_by_pair: dict[tuple[str, str], set[str]] = {}
         for user, item, _, event in sorted(self.interactions, key=lambda row: -row[2]):
             if event is None:
                 continue
             kind = (user, event.lower())
-            seen[kind] = seen.get(kind, 0) + 1
-            if seen[kind] <= HISTORY:
+            events_by_kind[kind] = events_by_kind.get(kind, 0) + 1
+            if events_by_kind[kind] <= HISTORY:
                 types_by_pair.setdefault((user, item), set()).add(event.lower())
         return types_by_pair
 
@@ -241,14 +254,14 @@ words = st.none() | st.lists(st.sampled_from(WORDS), min_size=1, max_size=3).map
 
 @st.composite
 def worlds(draw: st.DrawFn) -> World:
-    some = st.none() | st.sampled_from(NUMBERS)
+    numbers = st.none() | st.sampled_from(NUMBERS)
     whole = st.none() | st.sampled_from([-3, 0, 1, 7])
     items = {
         item: {
             "ITEM_ID": item,
             "GENRES": draw(words),
             "YEAR": draw(whole),
-            "PRICE": draw(some),
+            "PRICE": draw(numbers),
             "RATING": draw(st.none() | st.sampled_from([0.1, 2.5, 7])),
         }
         for item in [*ITEMS, "other"]
@@ -280,48 +293,48 @@ values_of_line = st.fixed_dictionaries({}, optional=PARAMS)
 # --- the plain evaluator ---
 
 
-def one_holds(test: Compare, row: Row, values: Mapping[str, Any], current: Row) -> bool:
+def holds_for_compare(test: Compare, row: Row, values: Mapping[str, Any], current: Row) -> bool:
     cell = row.get(test.name)
     if cell is None:
         return False
-    wanted: list[Any] = []
+    operand_values: list[Any] = []
     for operand in test.operands:
         if isinstance(operand, Param):
             if operand.name not in values:
                 return False
-            wanted += values[operand.name]
+            operand_values += values[operand.name]
         elif isinstance(operand, Current):
             value = current.get(operand.name)
             if value is None:
                 return False
-            wanted += value.split("|") if isinstance(value, str) else [value]
+            operand_values += value.split("|") if isinstance(value, str) else [value]
         else:
-            wanted.append(operand)
+            operand_values.append(operand)
     if isinstance(cell, set):  # event types
-        hit = "*" in wanted or any(value.lower() in cell for value in wanted)
+        hit = "*" in operand_values or any(value.lower() in cell for value in operand_values)
         return hit == (test.sign in ("IN", "="))
     if isinstance(cell, str):
-        hit = cell in wanted or any(value in wanted for value in cell.split("|"))
+        hit = cell in operand_values or any(value in operand_values for value in cell.split("|"))
         return hit == (test.sign in ("IN", "="))
-    (value,) = wanted
+    (value,) = operand_values
     if test.name == "RATING":
         with np.errstate(over="ignore"):
             cell, value = float(np.float32(cell)), float(np.float32(value))
     return SIGNS[test.sign](cell, value)
 
 
-def where_holds(condition: Any, row: Row, values: Mapping[str, Any], current: Row) -> bool:
+def holds_for_row(condition: Any, row: Row, values: Mapping[str, Any], current: Row) -> bool:
     if isinstance(condition, Compare):
-        return one_holds(condition, row, values, current)
-    results = [where_holds(part, row, values, current) for part in condition.parts]
+        return holds_for_compare(condition, row, values, current)
+    results = [holds_for_row(part, row, values, current) for part in condition.parts]
     return all(results) if condition.word == "AND" else any(results)
 
 
-def first_compare(condition: Any) -> Compare:
-    return condition if isinstance(condition, Compare) else first_compare(condition.parts[0])
+def find_first_compare(condition: Any) -> Compare:
+    return condition if isinstance(condition, Compare) else find_first_compare(condition.parts[0])
 
 
-def allowed(
+def is_allowed(
     chain: Sequence[Part],
     rows: Mapping[str, Row],
     user: Row,
@@ -329,28 +342,28 @@ def allowed(
     current: Row,
 ) -> bool:
     """Whether what has these rows (by dataset) may be recommended, or be in a segment."""
-    included: list[bool] = []
-    excluded: list[bool] = []
+    include_results: list[bool] = []
+    exclude_results: list[bool] = []
     for part in chain:
-        if not all(one_holds(test, user, values, {}) for test in part.users):
+        if not all(holds_for_compare(test, user, values, {}) for test in part.users):
             continue
-        row = rows[first_compare(part.where).dataset]
-        (included if part.include else excluded).append(
-            where_holds(part.where, row, values, current)
+        row = rows[find_first_compare(part.condition).dataset]
+        (include_results if part.include else exclude_results).append(
+            holds_for_row(part.condition, row, values, current)
         )
-    return (not included or any(included)) and not any(excluded)
+    return (not include_results or any(include_results)) and not any(exclude_results)
 
 
-def every_compare(condition: Any) -> list[Compare]:
+def list_compares(condition: Any) -> list[Compare]:
     if isinstance(condition, Compare):
         return [condition]
-    return [test for part in condition.parts for test in every_compare(part)]
+    return [test for part in condition.parts for test in list_compares(part)]
 
 
 def is_lacking(chain: Sequence[Part], values: Mapping[str, Any]) -> bool:
     """Whether a value is missing, or "*" given, that an expression needs otherwise."""
     for part in chain:
-        for test in (*every_compare(part.where), *part.users):
+        for test in (*list_compares(part.condition), *part.users):
             for operand in test.operands:
                 if isinstance(operand, Param) and part.include and operand.name not in values:
                     return True

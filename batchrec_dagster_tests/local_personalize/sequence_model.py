@@ -51,7 +51,7 @@ FITS = {
 
 
 @dataclass
-class Known:
+class ModelResource:
     """What the model knows of a resource; `form` is a schema's, or that of a job's data.
 
     `rows`: whether a data set has any; `full`: whether of a FULL import, or that an import is one.
@@ -77,183 +77,203 @@ class Model:
     """All resources by ARN, in order of creation."""
 
     def __init__(self) -> None:
-        self.known: dict[str, Known] = {}
+        self.resources: dict[str, ModelResource] = {}
 
-    def of(self, kind: str, parent: str | None = None) -> list[str]:
+    def list_arns(self, kind: str, parent: str | None = None) -> list[str]:
         """The ARNs of a kind, or of those under a parent, in order of creation."""
         return [
             arn
-            for arn, known in self.known.items()
-            if known.kind == kind and (parent is None or known.parent == parent)
+            for arn, resource in self.resources.items()
+            if resource.kind == kind and (parent is None or resource.parent == parent)
         ]
 
-    def dataset(self, group: str, dataset_type: str = "INTERACTIONS") -> str:
+    def build_dataset_arn(self, group: str, dataset_type: str = "INTERACTIONS") -> str:
         """The ARN that the group's data set has, or would have."""
         return f"{group.replace(':dataset-group/', ':dataset/')}/{dataset_type}"
 
-    def form_of(self, dataset: str) -> str:
+    def find_form(self, dataset: str) -> str:
         """The form of the schema that a data set has."""
-        return self.known[self.known[dataset].schema or ""].form
+        return self.resources[self.resources[dataset].schema or ""].form
 
     # What is refused, in the order in which it is looked at; None: nothing is.
 
-    def unready(self, arn: str) -> str | None:
-        if arn not in self.known:
+    def refuse_unready(self, arn: str) -> str | None:
+        if arn not in self.resources:
             return MISSING
-        known = self.known[arn]
-        if known.status not in (ACTIVE, None) or (known.kind == "Dataset" and known.updating):
+        resource = self.resources[arn]
+        if resource.status not in (ACTIVE, None) or (
+            resource.kind == "Dataset" and resource.updating
+        ):
             return IN_USE
-        parent = self.known.get(self.known[arn].parent or "")
+        parent = self.resources.get(self.resources[arn].parent or "")
         return IN_USE if parent and parent.status == DELETING else None
 
-    def create(self, arn: str, kind: str, most: int, parent: str | None = None) -> str | None:
-        if arn in self.known:
+    def create(self, arn: str, kind: str, limit: int, parent: str | None = None) -> str | None:
+        if arn in self.resources:
             return EXISTS
-        return LIMIT if len(self.of(kind, parent)) >= most else None
+        return LIMIT if len(self.list_arns(kind, parent)) >= limit else None
 
-    def start(self, arn: str, kind: str, most: int) -> str | None:
+    def start(self, arn: str, kind: str, limit: int) -> str | None:
         # The name of a batch job is free when its version is gone.
-        if arn in self.known and self.known[arn].parent in self.known:
+        if arn in self.resources and self.resources[arn].parent in self.resources:
             return EXISTS
-        running = [job for job in self.of(kind) if self.known[job].status == PENDING]
-        return LIMIT if len(running) >= most else None
+        running = [job for job in self.list_arns(kind) if self.resources[job].status == PENDING]
+        return LIMIT if len(running) >= limit else None
 
     def create_dataset(self, group: str, schema: str, dataset_type: str) -> str | None:
-        if (refused := self.unready(group)) or (refused := self.unready(schema)):
-            return refused
-        if TYPES[self.known[schema].form] != dataset_type:
+        if (refusal := self.refuse_unready(group)) or (refusal := self.refuse_unready(schema)):
+            return refusal
+        if TYPES[self.resources[schema].form] != dataset_type:
             return INVALID
-        return EXISTS if self.dataset(group, dataset_type) in self.known else None
+        return EXISTS if self.build_dataset_arn(group, dataset_type) in self.resources else None
 
     def create_import(self, dataset: str, arn: str, *, full: bool) -> str | None:
-        if refused := self.unready(dataset):
-            return refused
-        jobs = [self.known[job] for job in self.of("DatasetImportJob", dataset)]
+        if refusal := self.refuse_unready(dataset):
+            return refusal
+        jobs = [self.resources[job] for job in self.list_arns("DatasetImportJob", dataset)]
         comes = any(job.status == PENDING and job.full for job in jobs)
-        if not (full or comes or self.known[dataset].rows):
+        if not (full or comes or self.resources[dataset].rows):
             return INVALID
         return self.start(arn, "DatasetImportJob", QUOTAS.running_dataset_import_jobs)
 
     def update_dataset(self, dataset: str, schema: str) -> str | None:
-        if refused := self.unready(dataset):
-            return refused
-        if self.known[dataset].updating:
+        if refusal := self.refuse_unready(dataset):
+            return refusal
+        if self.resources[dataset].updating:
             return IN_USE
         if dataset.endswith("/INTERACTIONS"):
             return INVALID
-        if schema not in self.known:
+        if schema not in self.resources:
             return MISSING
-        fits = self.known[schema].form in FITS[self.form_of(dataset)]
+        fits = self.resources[schema].form in FITS[self.find_form(dataset)]
         return None if fits else INVALID
 
     def update_solution(self, solution: str) -> str | None:
-        if refused := self.unready(solution):
-            return refused
-        return IN_USE if self.known[solution].updating else None
+        if refusal := self.refuse_unready(solution):
+            return refusal
+        return IN_USE if self.resources[solution].updating else None
 
     def create_filter(self, arn: str, group: str) -> str | None:
-        if group not in self.known:
+        if group not in self.resources:
             return MISSING
-        dataset = self.dataset(group)
-        if dataset not in self.known or self.form_of(dataset) != "events":
+        dataset = self.build_dataset_arn(group)
+        if dataset not in self.resources or self.find_form(dataset) != "events":
             return INVALID
         return self.create(arn, "Filter", QUOTAS.filters_per_group, group)
 
     def create_version(self, solution: str, name: str) -> str | None:
-        if refused := self.unready(solution):
-            return refused
-        known = self.known[solution]
-        if any(self.known[arn].name == name for arn in self.of("SolutionVersion", solution)):
+        if refusal := self.refuse_unready(solution):
+            return refusal
+        resource = self.resources[solution]
+        if any(
+            self.resources[arn].name == name for arn in self.list_arns("SolutionVersion", solution)
+        ):
             return EXISTS
-        dataset = self.known.get(self.dataset(known.group or ""))
+        dataset = self.resources.get(self.build_dataset_arn(resource.group or ""))
         if dataset is None or dataset.status != ACTIVE:
             return INVALID
         return self.start("", "SolutionVersion", QUOTAS.running_solution_versions)
 
-    def create_batch(self, kind: str, arn: str, version: str, used: str | None) -> str | None:
-        if refused := self.unready(version):
-            return refused
+    def create_batch(self, kind: str, arn: str, version: str, filter_arn: str | None) -> str | None:
+        if refusal := self.refuse_unready(version):
+            return refusal
         segments = kind == "BatchSegmentJob"
-        if self.known[version].segments != segments:
+        if self.resources[version].segments != segments:
             return INVALID
-        if used:
-            if refused := self.unready(used):
-                return refused
-            if segments or self.known[used].group != self.known[version].group:
+        if filter_arn:
+            if refusal := self.refuse_unready(filter_arn):
+                return refusal
+            if segments or self.resources[filter_arn].group != self.resources[version].group:
                 return INVALID  # all filters of these sequences are on items
         return self.start(arn, kind, 2)
 
     def stop(self, version: str) -> str | None:
-        if version not in self.known:
+        if version not in self.resources:
             return MISSING
-        return None if self.known[version].status == PENDING else IN_USE
+        return None if self.resources[version].status == PENDING else IN_USE
 
     def delete(self, arn: str) -> str | None:
-        if arn not in self.known:
+        if arn not in self.resources:
             return MISSING
-        known = self.known[arn]
-        if known.status in (PENDING, DELETING) or known.updating:
+        resource = self.resources[arn]
+        if resource.status in (PENDING, DELETING) or resource.updating:
             return IN_USE
-        others = list(self.known.values())
-        match known.kind:
+        resources = list(self.resources.values())
+        match resource.kind:
             case "DatasetGroup":
-                held = bool(self.of("Solution", arn) or self.of("Dataset", arn))
+                is_used = bool(self.list_arns("Solution", arn) or self.list_arns("Dataset", arn))
             case "Schema":
-                held = any(other.schema == arn for other in others)
+                is_used = any(other.schema == arn for other in resources)
             case "Dataset":
                 jobs = ("SolutionVersion", "BatchInferenceJob", "BatchSegmentJob")
-                held = bool(self._pending(arn) or self.of("Filter", known.group)) or any(
-                    other.group == known.group and other.status == PENDING
-                    for other in others
+                is_used = bool(
+                    self._has_pending_work(arn) or self.list_arns("Filter", resource.group)
+                ) or any(
+                    other.group == resource.group and other.status == PENDING
+                    for other in resources
                     if other.kind in jobs
                 )
             case "Solution":
-                versions = self.of("SolutionVersion", arn)
-                held = self._pending(arn) or any(map(self._pending, versions))
+                versions = self.list_arns("SolutionVersion", arn)
+                is_used = self._has_pending_work(arn) or any(map(self._has_pending_work, versions))
             case _:
-                held = any(other.filter == arn and other.status == PENDING for other in others)
-        return IN_USE if held else None
+                is_used = any(
+                    other.filter == arn and other.status == PENDING for other in resources
+                )
+        return IN_USE if is_used else None
 
-    def _pending(self, parent: str) -> bool:
-        return any(k.parent == parent and k.status == PENDING for k in self.known.values())
+    def _has_pending_work(self, parent: str) -> bool:
+        return any(k.parent == parent and k.status == PENDING for k in self.resources.values())
 
     # What becomes of work.
 
-    def outcomes(self) -> dict[str, set[str]]:
+    def predict_outcomes(self) -> dict[str, set[str]]:
         """For everything there is: the statuses that are right when all work is done."""
-        return {arn: self._outcomes(arn, known) for arn, known in self.known.items()}
+        return {
+            arn: self._predict_outcomes(arn, resource) for arn, resource in self.resources.items()
+        }
 
-    def _outcomes(self, arn: str, known: Known) -> set[str]:
-        if known.status == DELETING or self._goes_along(known):
+    def _predict_outcomes(self, arn: str, resource: ModelResource) -> set[str]:
+        if resource.status == DELETING or self._is_deleted_with_parent(resource):
             return {"gone"}
-        if known.status != PENDING:
-            return {str(known.status)}
-        match known.kind:
+        if resource.status != PENDING:
+            return {str(resource.status)}
+        match resource.kind:
             case "DatasetImportJob":
-                return {ACTIVE if known.form in FITS[self.form_of(known.parent or "")] else FAILED}
+                return {
+                    ACTIVE
+                    if resource.form in FITS[self.find_form(resource.parent or "")]
+                    else FAILED
+                }
             case "SolutionVersion":
-                return self._with_data(known.group or "", full=known.segments)
+                return self._predict_work_on_data(resource.group or "", full=resource.segments)
             case "BatchInferenceJob":
-                return self._with_data(known.group or "", events=known.filter is not None)
+                return self._predict_work_on_data(
+                    resource.group or "", events=resource.filter is not None
+                )
             case "BatchSegmentJob":
-                return self._with_data(known.group or "", full=True)
+                return self._predict_work_on_data(resource.group or "", full=True)
             case _:
                 return {ACTIVE}
 
-    def _goes_along(self, known: Known) -> bool:
-        parent = self.known.get(known.parent or "")
-        goes = known.kind in ("DatasetImportJob", "Filter", "SolutionVersion")
+    def _is_deleted_with_parent(self, resource: ModelResource) -> bool:
+        parent = self.resources.get(resource.parent or "")
+        goes = resource.kind in ("DatasetImportJob", "Filter", "SolutionVersion")
         return bool(goes and parent and parent.status == DELETING)
 
-    def _with_data(self, group: str, *, events: bool = False, full: bool = False) -> set[str]:
+    def _predict_work_on_data(
+        self, group: str, *, events: bool = False, full: bool = False
+    ) -> set[str]:
         """What becomes of work that reads the group's interactions, or those of FULL imports."""
-        arn = self.dataset(group)
-        dataset = self.known.get(arn)
-        if dataset is None or (events and self.form_of(arn) != "events"):
+        arn = self.build_dataset_arn(group)
+        dataset = self.resources.get(arn)
+        if dataset is None or (events and self.find_form(arn) != "events"):
             return {FAILED}
-        jobs = [self.known[job] for job in self.of("DatasetImportJob", arn)]
+        jobs = [self.resources[job] for job in self.list_arns("DatasetImportJob", arn)]
         comes = any(
-            job.status == PENDING and job.form in FITS[self.form_of(arn)] and (job.full or not full)
+            job.status == PENDING
+            and job.form in FITS[self.find_form(arn)]
+            and (job.full or not full)
             for job in jobs
         )
         if not (dataset.full if full else dataset.rows):
@@ -263,13 +283,17 @@ class Model:
     def settle(self, statuses: dict[str, str]) -> None:
         """Takes over what has become of everything."""
         for arn, status in statuses.items():
-            known = self.known[arn]
+            resource = self.resources[arn]
             if status == "gone":
-                del self.known[arn]
+                del self.resources[arn]
                 continue
-            if known.kind == "DatasetImportJob" and known.status == PENDING and status == ACTIVE:
-                dataset = self.known[known.parent or ""]
+            if (
+                resource.kind == "DatasetImportJob"
+                and resource.status == PENDING
+                and status == ACTIVE
+            ):
+                dataset = self.resources[resource.parent or ""]
                 dataset.rows = True
-                dataset.full = dataset.full or known.full
-            known.status = None if known.kind == "Schema" else status
-            known.updating = False
+                dataset.full = dataset.full or resource.full
+            resource.status = None if resource.kind == "Schema" else status
+            resource.updating = False

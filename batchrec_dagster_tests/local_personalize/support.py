@@ -29,7 +29,7 @@ DEADLINE_SECONDS = 300.0
 Row = tuple[str, str, int]
 
 
-def looks(seconds: float = DEADLINE_SECONDS) -> Iterator[None]:
+def poll_until_deadline(seconds: float = DEADLINE_SECONDS) -> Iterator[None]:
     """Moments to look at what goes on, ever further apart, until so many seconds are over: a look
     takes as much CPU as five milliseconds of the work."""
     give_up, pause = time.monotonic() + seconds, 0.005
@@ -39,25 +39,27 @@ def looks(seconds: float = DEADLINE_SECONDS) -> Iterator[None]:
         pause = min(1.5 * pause, 0.05)
 
 
-def taste_rows(rows: int = 1500, users: int = 60, items: int = 40, seed: int = 0) -> list[Row]:
+def build_taste_rows(
+    rows: int = 1500, users: int = 60, items: int = 40, seed: int = 0
+) -> list[Row]:
     """Interactions with something to learn: even users like even items, odd users odd ones."""
     rng = random.Random(seed)
-    made = []
+    taste_rows = []
     for moment in range(rows):
         user = rng.randrange(users)
         item = rng.randrange(items // 2) * 2 + user % 2
-        made.append((f"u{user}", f"i{item}", 1_600_000_000 + moment))
-    return made
+        taste_rows.append((f"u{user}", f"i{item}", 1_600_000_000 + moment))
+    return taste_rows
 
 
-def csv_bytes(rows: Iterable[Row], *, event_type: str | None = "watch") -> bytes:
+def encode_csv(rows: Iterable[Row], *, event_type: str | None = "watch") -> bytes:
     """The interactions CSV of these rows."""
     header = "USER_ID,ITEM_ID,TIMESTAMP" + (",EVENT_TYPE" if event_type else "")
     tail = f",{event_type}" if event_type else ""
     return "\n".join([header, *(f"{u},{i},{t}{tail}" for u, i, t in rows), ""]).encode()
 
 
-def user_lines(user_ids: Iterable[str]) -> bytes:
+def encode_user_lines(user_ids: Iterable[str]) -> bytes:
     """The batch input that asks for these users."""
     return "".join(json.dumps({"userId": user}) + "\n" for user in user_ids).encode()
 
@@ -72,9 +74,9 @@ class Local:
     def __post_init__(self) -> None:
         (self.root / "storage").mkdir(parents=True, exist_ok=True)
         self.store = ObjectStore(folders={"data": self.root / "storage"})
-        self.client = self.another_client()
+        self.client = self.open_client()
 
-    def another_client(self, **options: Any) -> PersonalizeClient:
+    def open_client(self, **options: Any) -> PersonalizeClient:
         """A further client on the same home."""
         return embedded_client(self.root / "home", self.store, quotas=self.quotas, **options)
 
@@ -84,49 +86,51 @@ class Local:
 
     def wait(self, arn: str) -> dict[str, Any]:
         """The description, once nothing more happens to the resource."""
-        return self.settled(arn)[-1]
+        return self.watch_until_settled(arn)[-1]
 
-    def settled(self, arn: str) -> list[dict[str, Any]]:
+    def watch_until_settled(self, arn: str) -> list[dict[str, Any]]:
         """A description for each status that was seen, up to the one that lasts."""
-        seen: list[dict[str, Any]] = []
-        for _ in looks():
+        descriptions: list[dict[str, Any]] = []
+        for _ in poll_until_deadline():
             description = self.describe(arn)
-            if not seen or description["status"] != seen[-1]["status"]:
-                seen.append(description)
+            if not descriptions or description["status"] != descriptions[-1]["status"]:
+                descriptions.append(description)
             if description["status"] in ("ACTIVE", "CREATE FAILED", "CREATE STOPPED"):
-                return seen
+                return descriptions
         raise AssertionError(f"{arn} is still {description['status']}")
 
-    def active(self, arn: str) -> str:
+    def wait_until_active(self, arn: str) -> str:
         """The ARN, once the resource is ACTIVE."""
         description = self.wait(arn)
         assert description["status"] == "ACTIVE", description
         return arn
 
-    def gone(self, arn: str) -> None:
+    def wait_until_gone(self, arn: str) -> None:
         """Returns once the resource is not there any more."""
-        for _ in looks():
+        for _ in poll_until_deadline():
             try:
                 self.describe(arn)
             except self.client.exceptions.ResourceNotFoundException:
                 return
         raise AssertionError(f"{arn} is still there")
 
-    def group(self, name: str = "films") -> str:
+    def create_group(self, name: str = "films") -> str:
         """An ACTIVE dataset group."""
-        return self.active(self.client.create_dataset_group(name=name)["datasetGroupArn"])
+        return self.wait_until_active(
+            self.client.create_dataset_group(name=name)["datasetGroupArn"]
+        )
 
-    def dataset(self, group: str, *, event_type: bool = True, name: str = "films") -> str:
+    def create_dataset(self, group: str, *, event_type: bool = True, name: str = "films") -> str:
         """An ACTIVE interactions dataset, with its schema."""
         schema = self.client.create_schema(
             name=name, schema=build_interactions_schema(event_type=event_type)
         )["schemaArn"]
-        made = self.client.create_dataset(
+        answer = self.client.create_dataset(
             name=name, schemaArn=schema, datasetGroupArn=group, datasetType="Interactions"
         )
-        return self.active(made["datasetArn"])
+        return self.wait_until_active(answer["datasetArn"])
 
-    def import_job(self, dataset: str, uri: str, name: str = "first", **options: Any) -> str:
+    def start_import(self, dataset: str, uri: str, name: str = "first", **options: Any) -> str:
         """A new import job; it may still run."""
         return self.client.create_dataset_import_job(
             jobName=name,
@@ -136,40 +140,40 @@ class Local:
             **options,
         )["datasetImportJobArn"]
 
-    def imported(self, rows: Sequence[Row], *, event_type: bool = True) -> tuple[str, str]:
+    def import_rows(self, rows: Sequence[Row], *, event_type: bool = True) -> tuple[str, str]:
         """The ARNs of a group and of its interactions dataset, which has these rows."""
         self.store.put(
             "s3://data/interactions.csv",
-            csv_bytes(rows, event_type="watch" if event_type else None),
+            encode_csv(rows, event_type="watch" if event_type else None),
         )
-        group = self.group()
-        dataset = self.dataset(group, event_type=event_type)
-        self.active(self.import_job(dataset, "s3://data/interactions.csv"))
+        group = self.create_group()
+        dataset = self.create_dataset(group, event_type=event_type)
+        self.wait_until_active(self.start_import(dataset, "s3://data/interactions.csv"))
         return group, dataset
 
-    def solution(
+    def create_solution(
         self, group: str, recipe: str = "aws-user-personalization-v2", **options: Any
     ) -> str:
         """An ACTIVE solution."""
         options = {"name": "films", "performAutoTraining": False, **options}
-        made = self.client.create_solution(
+        answer = self.client.create_solution(
             datasetGroupArn=group, recipeArn=RECIPE + recipe, **options
         )
-        return self.active(made["solutionArn"])
+        return self.wait_until_active(answer["solutionArn"])
 
-    def version(self, solution: str, **options: Any) -> str:
+    def create_version(self, solution: str, **options: Any) -> str:
         """A new solution version; it may still be in training."""
-        made = self.client.create_solution_version(solutionArn=solution, **options)
-        return made["solutionVersionArn"]
+        answer = self.client.create_solution_version(solutionArn=solution, **options)
+        return answer["solutionVersionArn"]
 
-    def filter(self, group: str, expression: str = SEEN, name: str = "seen") -> str:
+    def create_filter(self, group: str, expression: str = SEEN, name: str = "seen") -> str:
         """An ACTIVE filter."""
-        made = self.client.create_filter(
+        answer = self.client.create_filter(
             name=name, datasetGroupArn=group, filterExpression=expression
         )
-        return self.active(made["filterArn"])
+        return self.wait_until_active(answer["filterArn"])
 
-    def batch_job(
+    def create_batch_job(
         self,
         version: str,
         source: str = "s3://data/users.json",
@@ -185,7 +189,7 @@ class Local:
             **options,
         )["batchInferenceJobArn"]
 
-    def segment_job(
+    def create_segment_job(
         self,
         version: str,
         source: str = "s3://data/queries.json",
@@ -201,23 +205,25 @@ class Local:
             **options,
         )["batchSegmentJobArn"]
 
-    def recommended(
+    def recommend(
         self, version: str, user_ids: Sequence[str], job: str = "batch", **options: Any
     ) -> dict[str, list[str]]:
         """The items recommended to these users, by a batch inference job that has run."""
-        self.store.put(f"s3://data/{job}/users.json", user_lines(user_ids))
-        arn = self.batch_job(
+        self.store.put(f"s3://data/{job}/users.json", encode_user_lines(user_ids))
+        arn = self.create_batch_job(
             version,
             f"s3://data/{job}/users.json",
             f"s3://data/{job}/out/",
             jobName=job,
             **options,
         )
-        self.active(arn)
-        answers = [json.loads(line) for line in self.lines(f"s3://data/{job}/out/users.json.out")]
+        self.wait_until_active(arn)
+        answers = [
+            json.loads(line) for line in self.read_lines(f"s3://data/{job}/out/users.json.out")
+        ]
         return {a["input"]["userId"]: a["output"]["recommendedItems"] for a in answers}
 
-    def lines(self, uri: str) -> list[str]:
+    def read_lines(self, uri: str) -> list[str]:
         """The lines of an object, which ends in a newline."""
         text = self.store.get(uri).decode()
         assert text.endswith("\n")
@@ -245,19 +251,19 @@ def local(tmp_path: Path) -> Local:
 
 @dataclass
 class Films(Local):
-    """One with `taste_rows`, which tests share: each names its jobs and filters differently."""
+    """One with `build_taste_rows`, which tests share: each names its jobs and filters differently."""
 
     versions: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.films, _ = self.imported(taste_rows())
+        self.films, _ = self.import_rows(build_taste_rows())
 
-    def trained(self, recipe: str) -> str:
+    def train(self, recipe: str) -> str:
         """A solution version of the recipe, trained once."""
         if recipe not in self.versions:
-            solution = self.solution(self.films, recipe, name=recipe)
-            self.versions[recipe] = self.active(self.version(solution))
+            solution = self.create_solution(self.films, recipe, name=recipe)
+            self.versions[recipe] = self.wait_until_active(self.create_version(solution))
         return self.versions[recipe]
 
 

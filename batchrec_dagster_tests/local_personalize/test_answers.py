@@ -14,14 +14,14 @@ from batchrec_dagster.storage import progress
 from batchrec_dagster_tests.local_personalize.support import (
     Films,
     Local,
-    csv_bytes,
-    taste_rows,
+    encode_csv,
+    build_taste_rows,
 )
 
 RANKING = "aws-personalized-ranking-v2"
 
 
-def _answers(
+def _answer_lines(
     local: Local, version: str, lines: list[Any], job: str | None = None, **options: Any
 ) -> list[dict[str, Any]]:
     """What a job answers these input lines with, each JSON or bytes as they are."""
@@ -29,11 +29,11 @@ def _answers(
     raw = [line if isinstance(line, bytes) else json.dumps(line).encode() for line in lines]
     local.store.put(f"s3://data/{job}/input.json", b"\n".join(raw))
     source, target = f"s3://data/{job}/input.json", f"s3://data/{job}/out/"
-    local.active(local.batch_job(version, source, target, jobName=job, **options))
-    return [json.loads(line) for line in local.lines(f"s3://data/{job}/out/input.json.out")]
+    local.wait_until_active(local.create_batch_job(version, source, target, jobName=job, **options))
+    return [json.loads(line) for line in local.read_lines(f"s3://data/{job}/out/input.json.out")]
 
 
-def _items(answer: dict[str, Any]) -> list[str]:
+def _read_items(answer: dict[str, Any]) -> list[str]:
     assert answer["error"] is None
     items: list[str] = answer["output"]["recommendedItems"]
     return items
@@ -41,17 +41,17 @@ def _items(answer: dict[str, Any]) -> list[str]:
 
 @pytest.mark.parametrize("recipe", ["aws-personalized-ranking", RANKING])
 def test_a_list_is_ranked_by_the_users_taste(films: Films, recipe: str) -> None:
-    version = films.trained(recipe)
+    version = films.train(recipe)
     odd = [f"i{n}" for n in (1, 3, 5)]
     even = [f"i{n}" for n in (0, 2, 4)]
-    mixed = ["new", *odd, *even, "i0", "newer"]
-    lines = [{"userId": user, "itemList": mixed} for user in ("u0", "u1", "stranger")]
-    of_even, of_odd, of_stranger = _answers(films, version, lines, numResults=1)
-    assert set(_items(of_even)[:3]) == set(even)
-    assert set(_items(of_odd)[:3]) == set(odd)
-    for answer in (of_even, of_odd, of_stranger):
-        items, scores = _items(answer), answer["output"]["scores"]
-        assert set(items) == set(mixed)  # the list whole, whatever numResults says
+    item_ids = ["new", *odd, *even, "i0", "newer"]
+    lines = [{"userId": user, "itemList": item_ids} for user in ("u0", "u1", "stranger")]
+    even_answer, odd_answer, stranger_answer = _answer_lines(films, version, lines, numResults=1)
+    assert set(_read_items(even_answer)[:3]) == set(even)
+    assert set(_read_items(odd_answer)[:3]) == set(odd)
+    for answer in (even_answer, odd_answer, stranger_answer):
+        items, scores = _read_items(answer), answer["output"]["scores"]
+        assert set(items) == set(item_ids)  # the list whole, whatever numResults says
         assert len(items) == len(scores) == 8
         assert items[6:] == ["new", "newer"]
         assert scores[6:] == [0, 0]
@@ -60,38 +60,44 @@ def test_a_list_is_ranked_by_the_users_taste(films: Films, recipe: str) -> None:
 
 
 def test_a_filter_takes_items_out_of_a_ranking(films: Films) -> None:
-    rows = taste_rows()
-    version = films.trained(RANKING)
+    rows = build_taste_rows()
+    version = films.train(RANKING)
     had = {item for user, item, _ in rows if user == "u1"}
-    every = [f"i{n}" for n in range(40)]
-    line = {"userId": "u1", "itemList": every}
-    answers = _answers(
-        films, version, [line] * 2, filterArn=films.filter(films.films, name="ranking")
+    item_ids = [f"i{n}" for n in range(40)]
+    line = {"userId": "u1", "itemList": item_ids}
+    answers = _answer_lines(
+        films, version, [line] * 2, filterArn=films.create_filter(films.films, name="ranking")
     )
     for answer in answers:
-        assert set(_items(answer)) == set(every) - had
+        assert set(_read_items(answer)) == set(item_ids) - had
         assert sum(answer["output"]["scores"]) == pytest.approx(1, abs=1e-5)
 
 
 @pytest.mark.parametrize("recipe", ["aws-sims", "aws-similar-items"])
 def test_similar_items_are_those_of_the_same_users(films: Films, recipe: str) -> None:
-    version = films.trained(recipe)
+    version = films.train(recipe)
     lines = [{"itemId": "i4"}, {"itemId": "i5"}, {"itemId": "new"}, {"userId": "u1"}]
-    even, odd, unknown, bad = _answers(films, version, lines, numResults=10)
-    assert all(int(item[1:]) % 2 == 0 for item in _items(even))
-    assert all(int(item[1:]) % 2 == 1 for item in _items(odd))
-    assert "i4" not in _items(even)
-    assert len(_items(even)) == len(set(_items(even))) == len(_items(unknown)) == 10
+    even, odd, unknown, bad = _answer_lines(films, version, lines, numResults=10)
+    assert all(int(item[1:]) % 2 == 0 for item in _read_items(even))
+    assert all(int(item[1:]) % 2 == 1 for item in _read_items(odd))
+    assert "i4" not in _read_items(even)
+    assert len(_read_items(even)) == len(set(_read_items(even))) == len(_read_items(unknown)) == 10
     assert list(even["output"]) == ["recommendedItems"]  # no scores
     assert bad["error"] == "User error: Required fields for the provided recipe are itemId"
-    every = _answers(
-        films, version, lines[:1], numResults=100, filterArn=films.filter(films.films, name=recipe)
+    all_but_itself = _answer_lines(
+        films,
+        version,
+        lines[:1],
+        numResults=100,
+        filterArn=films.create_filter(films.films, name=recipe),
     )
-    assert len(_items(every[0])) == 39  # all but itself; there is no user who had seen any
+    assert (
+        len(_read_items(all_but_itself[0])) == 39
+    )  # all but itself; there is no user who had seen any
 
 
 def test_only_similar_items_has_a_current_item(local: Local) -> None:
-    group, _ = local.imported(taste_rows())
+    group, _ = local.import_rows(build_taste_rows())
     schema = {
         "type": "record",
         "name": "Items",
@@ -100,42 +106,54 @@ def test_only_similar_items_has_a_current_item(local: Local) -> None:
         "version": "1.0",
     }
     arn = local.client.create_schema(name="items", schema=json.dumps(schema))["schemaArn"]
-    made = local.client.create_dataset(
+    items_dataset = local.client.create_dataset(
         name="items", schemaArn=arn, datasetGroupArn=group, datasetType="Items"
     )
-    dataset = local.active(made["datasetArn"])
+    dataset = local.wait_until_active(items_dataset["datasetArn"])
     rows = "".join(f"i{n},{'low' if n < 20 else 'high'}\n" for n in range(40))
     local.store.put("s3://data/items.csv", f"ITEM_ID,KIND\n{rows}".encode())
-    local.active(local.import_job(dataset, "s3://data/items.csv", "items"))
-    alike = local.filter(group, "INCLUDE ItemID WHERE Items.KIND IN (CurrentItem.KIND)", "alike")
-    version = local.active(local.version(local.solution(group, "aws-similar-items")))
+    local.wait_until_active(local.start_import(dataset, "s3://data/items.csv", "items"))
+    alike = local.create_filter(
+        group, "INCLUDE ItemID WHERE Items.KIND IN (CurrentItem.KIND)", "alike"
+    )
+    version = local.wait_until_active(
+        local.create_version(local.create_solution(group, "aws-similar-items"))
+    )
     lines = [{"itemId": "i4"}, {"itemId": "i25"}]
-    low, high = _answers(local, version, lines, filterArn=alike, numResults=100)
-    assert {int(item[1:]) < 20 for item in _items(low)} == {True}
-    assert {int(item[1:]) < 20 for item in _items(high)} == {False}
-    other = local.active(local.version(local.solution(group, "aws-sims", name="sims")))
+    low, high = _answer_lines(local, version, lines, filterArn=alike, numResults=100)
+    assert {int(item[1:]) < 20 for item in _read_items(low)} == {True}
+    assert {int(item[1:]) < 20 for item in _read_items(high)} == {False}
+    other = local.wait_until_active(
+        local.create_version(local.create_solution(group, "aws-sims", name="sims"))
+    )
     with pytest.raises(local.client.exceptions.InvalidInputException, match="CurrentItem"):
-        local.batch_job(other, filterArn=alike)
+        local.create_batch_job(other, filterArn=alike)
 
 
 def test_interactions_imported_later_count_for_users_and_items_of_the_training(
     local: Local,
 ) -> None:
-    group, dataset = local.imported(taste_rows())
-    version = local.active(local.version(local.solution(group)))
+    group, dataset = local.import_rows(build_taste_rows())
+    version = local.wait_until_active(local.create_version(local.create_solution(group)))
     ask = [{"userId": "u1"}]
-    (before,) = _answers(local, version, ask, "before", numResults=10)
-    assert sum(int(item[1:]) % 2 for item in _items(before)) == 10  # odd, as ever
-    turned = [("u1", f"i{n}", 1_700_000_000 + n) for n in range(0, 40, 2)]
+    (before,) = _answer_lines(local, version, ask, "before", numResults=10)
+    assert sum(int(item[1:]) % 2 for item in _read_items(before)) == 10  # odd, as ever
+    new_rows = [("u1", f"i{n}", 1_700_000_000 + n) for n in range(0, 40, 2)]
     unknown = [("u1", "new", 1_700_001_000 + n) for n in range(1000)]
-    local.store.put("s3://data/more.csv", csv_bytes([*turned, *unknown]))
-    local.active(local.import_job(dataset, "s3://data/more.csv", "add", importMode="INCREMENTAL"))
-    (after,) = _answers(local, version, ask, "after", numResults=100)
-    assert sum(int(item[1:]) % 2 == 0 for item in _items(after)[:10]) >= 5
-    assert len(_items(after)) == 40
-    assert "new" not in _items(after)  # the training did not know it
-    counted = local.active(local.version(local.solution(group, "aws-popularity-count", name="p")))
-    assert "new" in _items(_answers(local, counted, ask, "counted", numResults=100)[0])
+    local.store.put("s3://data/more.csv", encode_csv([*new_rows, *unknown]))
+    local.wait_until_active(
+        local.start_import(dataset, "s3://data/more.csv", "add", importMode="INCREMENTAL")
+    )
+    (after,) = _answer_lines(local, version, ask, "after", numResults=100)
+    assert sum(int(item[1:]) % 2 == 0 for item in _read_items(after)[:10]) >= 5
+    assert len(_read_items(after)) == 40
+    assert "new" not in _read_items(after)  # the training did not know it
+    popularity_version = local.wait_until_active(
+        local.create_version(local.create_solution(group, "aws-popularity-count", name="p"))
+    )
+    assert "new" in _read_items(
+        _answer_lines(local, popularity_version, ask, "counted", numResults=100)[0]
+    )
 
 
 @pytest.mark.parametrize("lines_at_once", [3, 200_000])
@@ -145,23 +163,23 @@ def test_lines_of_all_kinds_are_answered_in_order(
     """Byte order mark, CRLF, blank lines, latin-1, UTF-16, a line that is far too long."""
     monkeypatch.setattr(batch_lines, "LINES_AT_ONCE", lines_at_once)
     monkeypatch.setattr(batch_lines, "MAX_LINE_BYTES", 1000)
-    version = films.trained("aws-user-personalization-v2")
+    version = films.train("aws-user-personalization-v2")
     good = b'{"userId":"u1"}'
     bad = [b'{"userId":"caf\xe9"}', b'{"userId":"' + b"x" * 5000 + b'"}', b'\xff\xfe{\0}\0"']
     lines = [b"\xef\xbb\xbf" + good, b"", bad[0], good + b"\r", b" \r", bad[1], good, bad[2], good]
-    answers = _answers(films, version, lines, numResults=5)
-    required = "User error: Required fields for the provided recipe are userId"
+    answers = _answer_lines(films, version, lines, numResults=5)
+    reason = "User error: Required fields for the provided recipe are userId"
     assert [answer["error"] for answer in answers] == [
         None,
-        required,
+        reason,
         None,
         "User error: The line is longer than 1000 bytes",
         None,
-        required,
+        reason,
         None,
     ]
-    first, *others = (answer["output"] for answer in answers[::2])
-    for other in others:
+    first, *other_outputs = (answer["output"] for answer in answers[::2])
+    for other in other_outputs:
         assert other["recommendedItems"] == first["recommendedItems"]
         # Products of other sizes round differently.
         assert other["scores"] == pytest.approx(first["scores"], rel=1e-4)
@@ -169,8 +187,8 @@ def test_lines_of_all_kinds_are_answered_in_order(
 
 
 def test_a_line_without_filter_values_fails_alone(films: Films) -> None:
-    version = films.trained("aws-user-personalization-v2")
-    watched = films.filter(
+    version = films.train("aws-user-personalization-v2")
+    filter_arn = films.create_filter(
         films.films, "INCLUDE ItemID WHERE Interactions.EVENT_TYPE IN ($EVENT)", "one"
     )
     lines = [
@@ -178,12 +196,12 @@ def test_a_line_without_filter_values_fails_alone(films: Films) -> None:
         {"userId": "u1"},
         {"userId": "u1", "filterValues": {"EVENT": '"never"'}},
     ]
-    had, missing, none = _answers(films, version, lines, filterArn=watched, numResults=40)
-    assert set(_items(had)) == {item for user, item, _ in taste_rows() if user == "u1"}
+    had, missing, empty = _answer_lines(films, version, lines, filterArn=filter_arn, numResults=40)
+    assert set(_read_items(had)) == {item for user, item, _ in build_taste_rows() if user == "u1"}
     assert missing["error"].startswith("User error: ")
     assert "EVENT" in missing["error"]
     assert missing["output"] == {"recommendedItems": []}
-    assert none == {
+    assert empty == {
         "input": lines[2],
         "output": {"recommendedItems": [], "scores": []},
         "error": None,
@@ -191,7 +209,7 @@ def test_a_line_without_filter_values_fails_alone(films: Films) -> None:
 
 
 def test_invalid_exploration_options_are_refused(films: Films) -> None:
-    version = films.trained("aws-popularity-count")
+    version = films.train("aws-popularity-count")
     for name, value, reason in (
         ("explorationWeight", "1.5", "must be a number from 0 to 1"),
         ("explorationWeight", "some", "must be a number from 0 to 1"),
@@ -201,7 +219,7 @@ def test_invalid_exploration_options_are_refused(films: Films) -> None:
         ("weight", "0.5", "itemExplorationConfig has no weight"),
     ):
         with pytest.raises(films.client.exceptions.InvalidInputException, match=reason):
-            films.batch_job(
+            films.create_batch_job(
                 version, batchInferenceJobConfig={"itemExplorationConfig": {name: value}}
             )
 
@@ -209,32 +227,36 @@ def test_invalid_exploration_options_are_refused(films: Films) -> None:
 def test_options_without_effect_are_logged_once(
     films: Films, caplog: pytest.LogCaptureFixture
 ) -> None:
-    version = films.trained("aws-user-personalization-v2")
+    version = films.train("aws-user-personalization-v2")
     config = {
         "itemExplorationConfig": {"explorationWeight": "0.3", "explorationItemAgeCutOff": "30"},
         "rankingInfluence": {"POPULARITY": 0.5, "FRESHNESS": 1.0},
     }
     lines = [{"userId": "u1"}, {"userId": "u2"}]
     with caplog.at_level("INFO"):
-        with_it = _answers(films, version, lines, "with-it", batchInferenceJobConfig=config)
+        job_with_config = _answer_lines(
+            films, version, lines, "with-it", batchInferenceJobConfig=config
+        )
     messages = [record.message for record in caplog.records if "without effect" in record.message]
     assert len(messages) == 1
     assert "itemExplorationConfig and rankingInfluence" in messages[0]
-    assert with_it == _answers(films, version, lines)
+    assert job_with_config == _answer_lines(films, version, lines)
     jobs = films.client.list_batch_inference_jobs()["batchInferenceJobs"]
     (job,) = [job["batchInferenceJobArn"] for job in jobs if job["jobName"] == "with-it"]
-    described = films.describe(job)
-    assert described["batchInferenceJobConfig"] == config
-    assert described["batchInferenceJobMode"] == "BATCH_INFERENCE"
+    description = films.describe(job)
+    assert description["batchInferenceJobConfig"] == config
+    assert description["batchInferenceJobMode"] == "BATCH_INFERENCE"
 
 
 def test_a_long_job_logs_its_progress(
     films: Films, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(progress, "EVERY_SECONDS", 0.0)
-    version = films.trained("aws-popularity-count")
+    version = films.train("aws-popularity-count")
     with caplog.at_level("INFO"):
-        _answers(films, version, [{"userId": f"u{n}"} for n in range(2500)], "long", numResults=1)
+        _answer_lines(
+            films, version, [{"userId": f"u{n}"} for n in range(2500)], "long", numResults=1
+        )
     messages = [record.message for record in caplog.records if "lines of s3://" in record.message]
     counts = [
         line.partition("batch-inference-job/long: ")[2].split(" lines")[0] for line in messages
@@ -254,13 +276,15 @@ def test_a_long_job_logs_its_progress(
 def test_an_input_that_is_too_large_fails_the_job(
     films: Films, monkeypatch: pytest.MonkeyPatch, limit: str, reason: str
 ) -> None:
-    version = films.trained("aws-popularity-count")
-    many = 3 if limit == "MAX_INPUT_RECORDS" else 1
+    version = films.train("aws-popularity-count")
+    lines_per_file = 3 if limit == "MAX_INPUT_RECORDS" else 1
     for number in range(3):
-        films.store.put(f"s3://data/in/{number}.json", b'{"userId":"u1"}\n' * many)
+        films.store.put(f"s3://data/in/{number}.json", b'{"userId":"u1"}\n' * lines_per_file)
     monkeypatch.setattr(batch_jobs, limit, 2)
     target = f"s3://data/{limit}/"
-    failed = films.wait(films.batch_job(version, "s3://data/in/", target, jobName=limit))
-    assert failed["status"] == "CREATE FAILED"
-    assert reason in failed["failureReason"]
+    description = films.wait(
+        films.create_batch_job(version, "s3://data/in/", target, jobName=limit)
+    )
+    assert description["status"] == "CREATE FAILED"
+    assert reason in description["failureReason"]
     assert films.store.list(target) == []

@@ -69,20 +69,20 @@ def service() -> Iterator[LocalPersonalize]:
         service.close()
 
 
-def _like(shape: Shape) -> st.SearchStrategy[Any]:
+def _shaped_values(shape: Shape) -> st.SearchStrategy[Any]:
     """Values that have the shape, mostly."""
     if isinstance(shape, StructureShape):
-        members = {name: _like(member) for name, member in shape.members.items()}
-        required = {name: members.pop(name) for name in shape.required_members}
-        return st.fixed_dictionaries(required, optional=members) | ANYTHING
+        members = {name: _shaped_values(member) for name, member in shape.members.items()}
+        required_values = {name: members.pop(name) for name in shape.required_members}
+        return st.fixed_dictionaries(required_values, optional=members) | ANYTHING
     if isinstance(shape, ListShape):
-        return st.lists(_like(shape.member), max_size=3)
+        return st.lists(_shaped_values(shape.member), max_size=3)
     if isinstance(shape, MapShape):
-        return st.dictionaries(TEXTS, _like(shape.value), max_size=3)
+        return st.dictionaries(TEXTS, _shaped_values(shape.value), max_size=3)
     match shape.type_name:
         case "string":
-            allowed = getattr(shape, "enum", None)
-            return TEXTS | st.sampled_from(allowed) if allowed else TEXTS
+            enum_values = getattr(shape, "enum", None)
+            return TEXTS | st.sampled_from(enum_values) if enum_values else TEXTS
         case "boolean":
             return st.booleans()
         case _:
@@ -90,7 +90,7 @@ def _like(shape: Shape) -> st.SearchStrategy[Any]:
 
 
 REQUESTS = st.sampled_from(sorted(OPERATIONS)).flatmap(
-    lambda operation: st.tuples(st.just(operation), _like(find_input_shape(operation)))
+    lambda operation: st.tuples(st.just(operation), _shaped_values(find_input_shape(operation)))
 )
 
 
@@ -138,16 +138,16 @@ def test_any_schema(value: Any, fields: list[Any]) -> None:
         {**kinds, "name": "Users", "fields": fields},
         {**kinds, "name": "Users", "fields": [{"name": "USER_ID", "type": value}]},
     ):
-        with pytest.raises(SchemaError) as refused:
+        with pytest.raises(SchemaError) as raised:
             parse_schema(json.dumps(schema))
-        assert str(refused.value)
+        assert str(raised.value)
 
 
-def _big(shape: Shape) -> Iterator[Any]:
+def _build_big_values(shape: Shape) -> Iterator[Any]:
     """Values as big as a request can be, in each place that the shape has for one."""
     if isinstance(shape, StructureShape):
         for name, member in shape.members.items():
-            yield from ({name: value} for value in _big(member))
+            yield from ({name: value} for value in _build_big_values(member))
     elif isinstance(shape, ListShape):
         entries: tuple[Any, ...] = ({}, 1, "")
         for entry in entries:
@@ -165,7 +165,7 @@ def _big(shape: Shape) -> Iterator[Any]:
 @pytest.mark.parametrize("operation", sorted(OPERATIONS))
 def test_requests_as_big_as_can_be(service: LocalPersonalize, operation: str) -> None:
     unknown = {f"unknown {n}": n for n in range(MAX_BODY_BYTES // 30)}
-    for params in (unknown, *_big(find_input_shape(operation))):
+    for params in (unknown, *_build_big_values(find_input_shape(operation))):
         body = json.dumps(params).encode()
         assert len(body) <= MAX_BODY_BYTES
         _check(service, f"AmazonPersonalize.{operation}", body)

@@ -44,16 +44,16 @@ from batchrec_dagster_tests.local_personalize.sequence_model import (
     QUOTAS,
     STOPPED,
     TYPES,
-    Known,
+    ModelResource,
     Model,
 )
 from batchrec_dagster_tests.local_personalize.support import (
     RECIPE,
     ROLE,
     SEEN,
-    csv_bytes,
-    looks,
-    taste_rows,
+    encode_csv,
+    poll_until_deadline,
+    build_taste_rows,
 )
 from batchrec_dagster_tests.repeats import repeats
 
@@ -87,15 +87,15 @@ PATHS = {
 USERS = ["u1", "u2", "stranger"]
 
 
-def _arn(kind: str, name: str) -> str:
+def _build_arn(kind: str, name: str) -> str:
     return f"{ACCOUNT}{PATHS[kind]}/{name}"
 
 
-def _member(kind: str) -> str:
+def _name_arn_member(kind: str) -> str:
     return kind[0].lower() + kind[1:] + "Arn"
 
 
-def _schema(form: str) -> str:
+def _build_schema(form: str) -> str:
     if TYPES[form] == "INTERACTIONS":
         return build_interactions_schema(event_type=form == "events")
     fields = [{"name": "ITEM_ID", "type": "string"}, {"name": "GENRES", "type": "string"}]
@@ -106,36 +106,36 @@ def _schema(form: str) -> str:
 
 
 @cache
-def _data() -> tuple[Path, tempfile.TemporaryDirectory[str]]:
+def _write_input_once() -> tuple[Path, tempfile.TemporaryDirectory[str]]:
     """A folder that stands for the bucket with the input of all sequences."""
-    made = tempfile.TemporaryDirectory()
-    folder = Path(made.name)
+    directory = tempfile.TemporaryDirectory()
+    folder = Path(directory.name)
     for form, event_type in (("plain", None), ("events", "watch")):
-        (folder / form).write_bytes(csv_bytes(taste_rows(1000), event_type=event_type))
+        (folder / form).write_bytes(encode_csv(build_taste_rows(1000), event_type=event_type))
     (folder / "items").write_text("ITEM_ID,GENRES\ni1,Comedy\n")
     (folder / "wider items").write_text("ITEM_ID,GENRES,YEAR\ni1,Comedy,\n")
     (folder / "input").write_bytes(
         b"".join(b'{"userId":"%s","itemId":"i1"}\n' % user.encode() for user in USERS)
     )
-    return folder, made
+    return folder, directory
 
 
-def _service(home: Path, data: Path, pace: JobPace) -> LocalPersonalize:
+def _open_service(home: Path, data: Path, pace: JobPace) -> LocalPersonalize:
     store = ObjectStore(folders={"data": data, "out": home / "out"})
     return LocalPersonalize(home, store, quotas=QUOTAS, pace=pace)
 
 
-def _at_work(home: Path, data: Path) -> None:
+def _work_until_killed(home: Path, data: Path) -> None:
     """A process that does what there is to do."""
-    _service(home, data, AT_ONCE)
+    _open_service(home, data, AT_ONCE)
     time.sleep(DEADLINE_SECONDS)
 
 
 @pytest.fixture(autouse=True, scope="module")
 def no_automatic_training() -> Iterator[None]:
     """It would come when the clock says so, and not when the sequence does."""
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(automatic_training, "SOON_SECONDS", 1e9)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(automatic_training, "SOON_SECONDS", 1e9)
         yield
 
 
@@ -143,12 +143,12 @@ class Sequences(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.home = Path(tempfile.mkdtemp())
-        self.data, _ = _data()
+        self.data, _ = _write_input_once()
         self.model = Model()
         self.service = self._open(NEVER)
 
     def _open(self, pace: JobPace) -> LocalPersonalize:
-        return _service(self.home, self.data, pace)
+        return _open_service(self.home, self.data, pace)
 
     def teardown(self) -> None:
         self.service.close()
@@ -165,22 +165,24 @@ class Sequences(RuleBasedStateMachine):
         assert refusal == (expected or ""), (operation, params)
         return answer
 
-    def _create(self, params: dict[str, Any], made: Known, arn: str, expected: str | None) -> None:
-        answer = self._ask(f"Create{made.kind}", params, expected)
+    def _create(
+        self, params: dict[str, Any], resource: ModelResource, arn: str, expected: str | None
+    ) -> None:
+        answer = self._ask(f"Create{resource.kind}", params, expected)
         if expected is None:
-            assert answer == {_member(made.kind): arn}
-            self.model.known.pop(arn, None)  # the new one is the last of its list
-            self.model.known[arn] = made
+            assert answer == {_name_arn_member(resource.kind): arn}
+            self.model.resources.pop(arn, None)  # the new one is the last of its list
+            self.model.resources[arn] = resource
 
     def _pick(self, kind: str, pick: int) -> str:
         """One of the kind that there are, or one that there is not."""
-        there = self.model.of(kind)
-        return there[pick % len(there)] if there and pick != NONE else _arn(kind, "none")
+        arns = self.model.list_arns(kind)
+        return arns[pick % len(arns)] if arns and pick != NONE else _build_arn(kind, "none")
 
-    @initialize(furnished=st.sampled_from([0, *[1] * 2, *[2] * 5]))
-    def begin(self, furnished: int) -> None:
+    @initialize(stages=st.sampled_from([0, *[1] * 2, *[2] * 5]))
+    def begin(self, stages: int) -> None:
         """Most sequences begin with what takes many requests to make."""
-        if not furnished:
+        if not stages:
             return
         self.create_group("a")
         self.create_schema("a", "events")
@@ -192,7 +194,7 @@ class Sequences(RuleBasedStateMachine):
         self.create_solution("a", "a", False)
         self.create_solution("a", "b", True)
         self.work()
-        if furnished == 1:
+        if stages == 1:
             return
         self.create_filter("a", "a")
         self.create_import(0, "first", "events", "FULL")
@@ -203,30 +205,30 @@ class Sequences(RuleBasedStateMachine):
 
     @rule(name=NAMES)
     def create_group(self, name: str) -> None:
-        arn = _arn("DatasetGroup", name)
+        arn = _build_arn("DatasetGroup", name)
         expected = self.model.create(arn, "DatasetGroup", QUOTAS.dataset_groups)
-        self._create({"name": name}, Known("DatasetGroup", group=arn), arn, expected)
+        self._create({"name": name}, ModelResource("DatasetGroup", group=arn), arn, expected)
 
     @rule(name=NAMES, form=FORMS)
     def create_schema(self, name: str, form: str) -> None:
-        arn = _arn("Schema", name)
+        arn = _build_arn("Schema", name)
         expected = self.model.create(arn, "Schema", QUOTAS.schemas)
-        made = Known("Schema", None, form=form)
-        self._create({"name": name, "schema": _schema(form)}, made, arn, expected)
+        resource = ModelResource("Schema", None, form=form)
+        self._create({"name": name, "schema": _build_schema(form)}, resource, arn, expected)
 
     @rule(group=NAMES, schema=NAMES, dataset_type=st.sampled_from(["INTERACTIONS", "ITEMS"]))
     def create_dataset(self, group: str, schema: str, dataset_type: str) -> None:
-        group_arn, schema_arn = _arn("DatasetGroup", group), _arn("Schema", schema)
-        arn = self.model.dataset(group_arn, dataset_type)
+        group_arn, schema_arn = _build_arn("DatasetGroup", group), _build_arn("Schema", schema)
+        arn = self.model.build_dataset_arn(group_arn, dataset_type)
         params = {
             "name": "d",
             "datasetGroupArn": group_arn,
             "schemaArn": schema_arn,
             "datasetType": dataset_type.title(),
         }
-        made = Known("Dataset", parent=group_arn, group=group_arn, schema=schema_arn)
+        resource = ModelResource("Dataset", parent=group_arn, group=group_arn, schema=schema_arn)
         expected = self.model.create_dataset(group_arn, schema_arn, dataset_type)
-        self._create(params, made, arn, expected)
+        self._create(params, resource, arn, expected)
 
     @rule(
         dataset=PICKS,
@@ -235,7 +237,7 @@ class Sequences(RuleBasedStateMachine):
         mode=st.sampled_from(["FULL", "INCREMENTAL"]),
     )
     def create_import(self, dataset: int, job: str, form: str, mode: str) -> None:
-        dataset_arn, arn = self._pick("Dataset", dataset), _arn("DatasetImportJob", job)
+        dataset_arn, arn = self._pick("Dataset", dataset), _build_arn("DatasetImportJob", job)
         expected = self.model.create_import(dataset_arn, arn, full=mode == "FULL")
         params = {
             "jobName": job,
@@ -244,13 +246,15 @@ class Sequences(RuleBasedStateMachine):
             "importMode": mode,
             "roleArn": ROLE,
         }
-        made = Known("DatasetImportJob", parent=dataset_arn, form=form, full=mode == "FULL")
-        self._create(params, made, arn, expected)
+        resource = ModelResource(
+            "DatasetImportJob", parent=dataset_arn, form=form, full=mode == "FULL"
+        )
+        self._create(params, resource, arn, expected)
 
     @rule(group=NAMES, name=NAMES, segments=st.booleans())
     def create_solution(self, group: str, name: str, segments: bool) -> None:
-        group_arn, arn = _arn("DatasetGroup", group), _arn("Solution", name)
-        expected = self.model.unready(group_arn) or self.model.create(
+        group_arn, arn = _build_arn("DatasetGroup", group), _build_arn("Solution", name)
+        expected = self.model.refuse_unready(group_arn) or self.model.create(
             arn, "Solution", QUOTAS.solutions_per_group, group_arn
         )
         recipe = RECIPE + ("aws-item-affinity" if segments else "aws-popularity-count")
@@ -260,15 +264,15 @@ class Sequences(RuleBasedStateMachine):
             "recipeArn": recipe,
             "performAutoTraining": False,
         }
-        made = Known("Solution", parent=group_arn, group=group_arn, segments=segments)
-        self._create(params, made, arn, expected)
+        resource = ModelResource("Solution", parent=group_arn, group=group_arn, segments=segments)
+        self._create(params, resource, arn, expected)
 
     @rule(group=NAMES, name=NAMES)
     def create_filter(self, group: str, name: str) -> None:
-        group_arn, arn = _arn("DatasetGroup", group), _arn("Filter", name)
+        group_arn, arn = _build_arn("DatasetGroup", group), _build_arn("Filter", name)
         params = {"name": name, "datasetGroupArn": group_arn, "filterExpression": SEEN}
-        made = Known("Filter", parent=group_arn, group=group_arn)
-        self._create(params, made, arn, self.model.create_filter(arn, group_arn))
+        resource = ModelResource("Filter", parent=group_arn, group=group_arn)
+        self._create(params, resource, arn, self.model.create_filter(arn, group_arn))
 
     @rule(solution=PICKS, name=NAMES)
     def create_version(self, solution: int, name: str) -> None:
@@ -277,19 +281,23 @@ class Sequences(RuleBasedStateMachine):
         params = {"solutionArn": solution_arn, "name": name}
         answer = self._ask("CreateSolutionVersion", params, expected)
         if expected is None:
-            made = replace(self.model.known[solution_arn], kind="SolutionVersion", name=name)
-            made = replace(made, parent=solution_arn, status=PENDING, updating=False)
-            self.model.known[answer["solutionVersionArn"]] = made
+            version_resource = replace(
+                self.model.resources[solution_arn], kind="SolutionVersion", name=name
+            )
+            version_resource = replace(
+                version_resource, parent=solution_arn, status=PENDING, updating=False
+            )
+            self.model.resources[answer["solutionVersionArn"]] = version_resource
 
     @rule(
         kind=st.sampled_from(["BatchInferenceJob", "BatchSegmentJob"]),
         version=PICKS,
         job=NAMES,
-        used=st.none() | PICKS,
+        filter_pick=st.none() | PICKS,
     )
-    def create_batch(self, kind: str, version: int, job: str, used: int | None) -> None:
-        version_arn, arn = self._pick("SolutionVersion", version), _arn(kind, job)
-        filter_arn = None if used is None else self._pick("Filter", used)
+    def create_batch(self, kind: str, version: int, job: str, filter_pick: int | None) -> None:
+        version_arn, arn = self._pick("SolutionVersion", version), _build_arn(kind, job)
+        filter_arn = None if filter_pick is None else self._pick("Filter", filter_pick)
         params = {
             "jobName": job,
             "solutionVersionArn": version_arn,
@@ -299,10 +307,10 @@ class Sequences(RuleBasedStateMachine):
             **({"filterArn": filter_arn} if filter_arn else {}),
         }
         expected = self.model.create_batch(kind, arn, version_arn, filter_arn)
-        known = self.model.known.get(version_arn)
-        group = known.group if known else None
-        made = Known(kind, parent=version_arn, group=group, filter=filter_arn)
-        self._create(params, made, arn, expected)
+        version_resource = self.model.resources.get(version_arn)
+        group = version_resource.group if version_resource else None
+        resource = ModelResource(kind, parent=version_arn, group=group, filter=filter_arn)
+        self._create(params, resource, arn, expected)
         if expected is None:  # perhaps under the name of an earlier job
             shutil.rmtree(self.home / "out" / kind / job, ignore_errors=True)
 
@@ -312,16 +320,16 @@ class Sequences(RuleBasedStateMachine):
         expected = self.model.stop(arn)
         self._ask("StopSolutionVersionCreation", {"solutionVersionArn": arn}, expected)
         if expected is None:
-            self.model.known[arn].status = STOPPED
+            self.model.resources[arn].status = STOPPED
 
     @rule(dataset=PICKS, schema=NAMES)
     def update_dataset(self, dataset: int, schema: str) -> None:
-        arn, schema_arn = self._pick("Dataset", dataset), _arn("Schema", schema)
+        arn, schema_arn = self._pick("Dataset", dataset), _build_arn("Schema", schema)
         expected = self.model.update_dataset(arn, schema_arn)
         self._ask("UpdateDataset", {"datasetArn": arn, "schemaArn": schema_arn}, expected)
         if expected is None:
-            self.model.known[arn].schema = schema_arn
-            self.model.known[arn].updating = True
+            self.model.resources[arn].schema = schema_arn
+            self.model.resources[arn].updating = True
 
     @rule(solution=PICKS, automatic=st.booleans())
     def update_solution(self, solution: int, automatic: bool) -> None:
@@ -330,7 +338,7 @@ class Sequences(RuleBasedStateMachine):
         params = {"solutionArn": arn, "performAutoTraining": automatic}
         self._ask("UpdateSolution", params, expected)
         if expected is None:
-            self.model.known[arn].updating = True
+            self.model.resources[arn].updating = True
 
     @rule(kind=DELETED, pick=PICKS)
     def delete(self, kind: str, pick: int) -> None:
@@ -338,61 +346,63 @@ class Sequences(RuleBasedStateMachine):
 
     def _delete(self, kind: str, arn: str) -> None:
         expected = self.model.delete(arn)
-        self._ask(f"Delete{kind}", {_member(kind): arn}, expected)
+        self._ask(f"Delete{kind}", {_name_arn_member(kind): arn}, expected)
         if expected is None and kind == "Schema":
-            del self.model.known[arn]
+            del self.model.resources[arn]
         elif expected is None:
-            self.model.known[arn].status = DELETING
+            self.model.resources[arn].status = DELETING
 
     @rule(kind=KINDS, pick=PICKS)
     def describe(self, kind: str, pick: int) -> None:
         arn = self._pick(kind, pick)
-        known = self.model.known.get(arn)
-        answer = self._ask(f"Describe{kind}", {_member(kind): arn}, None if known else MISSING)
-        for described in answer.values():
-            assert known
-            assert described[_member(kind)] == arn
-            assert described.get("status") == known.status
-            assert ("failureReason" in described) == (known.status == FAILED)
+        resource = self.model.resources.get(arn)
+        answer = self._ask(
+            f"Describe{kind}", {_name_arn_member(kind): arn}, None if resource else MISSING
+        )
+        for description in answer.values():
+            assert resource
+            assert description[_name_arn_member(kind)] == arn
+            assert description.get("status") == resource.status
+            assert ("failureReason" in description) == (resource.status == FAILED)
             if kind != "Schema" and not kind.endswith("Job"):
-                assert described["datasetGroupArn"] == known.group
+                assert description["datasetGroupArn"] == resource.group
             if kind == "Dataset":
-                assert described["schemaArn"] == known.schema
-            updates = [described[name] for name in described if name.endswith("Update")]
-            if known.updating or updates:
-                expected = PENDING if known.updating else ACTIVE
+                assert description["schemaArn"] == resource.schema
+            updates = [description[name] for name in description if name.endswith("Update")]
+            if resource.updating or updates:
+                expected = PENDING if resource.updating else ACTIVE
                 assert [update["status"] for update in updates] == [expected]
 
     @rule(pick=PICKS)
-    def metrics(self, pick: int) -> None:
+    def get_metrics(self, pick: int) -> None:
         arn = self._pick("SolutionVersion", pick)
-        expected = self.model.unready(arn)
+        expected = self.model.refuse_unready(arn)
         answer = self._ask("GetSolutionMetrics", {"solutionVersionArn": arn}, expected)
         assert expected or 0 < answer["metrics"]["coverage"] <= 1
 
     @rule(kind=KINDS, size=st.integers(1, 3))
     def list_in_pages(self, kind: str, size: int) -> None:
-        listed: list[str] = []
+        listed_arns: list[str] = []
         params: dict[str, Any] = {"maxResults": size}
         while True:
             answer = self._ask(f"List{kind}s", params, None)
             (page,) = (value for value in answer.values() if isinstance(value, list))
             assert len(page) <= size
-            listed += [entry[_member(kind)] for entry in page]
+            listed_arns += [entry[_name_arn_member(kind)] for entry in page]
             if "nextToken" not in answer:
                 break
             assert len(page) == size
             params["nextToken"] = answer["nextToken"]
-        assert listed == self.model.of(kind)
+        assert listed_arns == self.model.list_arns(kind)
 
     @rule(name=NAMES, value=NAMES)
     def tag(self, name: str, value: str) -> None:
-        arn = _arn("DatasetGroup", name)
-        expected = None if arn in self.model.known else MISSING
+        arn = _build_arn("DatasetGroup", name)
+        expected = None if arn in self.model.resources else MISSING
         tags = [{"tagKey": "k", "tagValue": value}]
         self._ask("TagResource", {"resourceArn": arn, "tags": tags}, expected)
         if expected is None:
-            self.model.known[arn].tags = {"k": value}
+            self.model.resources[arn].tags = {"k": value}
 
     @rule()
     def reopen(self) -> None:
@@ -402,7 +412,7 @@ class Sequences(RuleBasedStateMachine):
     @rule(seconds=st.floats(0, 0.1))
     def crash_at_work(self, seconds: float) -> None:
         """A process that has taken up the work is killed; the next one finds what it left."""
-        process = FORKS.Process(target=_at_work, args=(self.home, self.data), daemon=True)
+        process = FORKS.Process(target=_work_until_killed, args=(self.home, self.data), daemon=True)
         process.start()
         time.sleep(seconds)
         process.kill()
@@ -413,49 +423,49 @@ class Sequences(RuleBasedStateMachine):
     def work(self) -> None:
         self.service.close()
         self.service = self._open(AT_ONCE)
-        outcomes = self.model.outcomes()
-        statuses = {arn: self._lasting(arn, right) for arn, right in outcomes.items()}
+        outcomes = self.model.predict_outcomes()
+        statuses = {arn: self._wait_until_settled(arn, right) for arn, right in outcomes.items()}
         for arn, status in statuses.items():
-            if self.model.known[arn].kind.startswith("Batch"):
+            if self.model.resources[arn].kind.startswith("Batch"):
                 self._check_output(arn, whole=status == ACTIVE)
         self.model.settle(statuses)
         self.service.close()
         self.service = self._open(NEVER)
 
-    def _lasting(self, arn: str, right: set[str]) -> str:
+    def _wait_until_settled(self, arn: str, right: set[str]) -> str:
         """The status that lasts; it must be one of the right ones."""
-        kind = self.model.known[arn].kind
-        for _ in looks():
-            described = self._described(kind, arn)
-            status = str(described.get("status"))
-            updates = [described[name] for name in described if name.endswith("Update")]
-            done = all(update["status"] == ACTIVE for update in updates)
-            if status in right and done:
+        kind = self.model.resources[arn].kind
+        for _ in poll_until_deadline():
+            description = self._describe(kind, arn)
+            status = str(description.get("status"))
+            updates = [description[name] for name in description if name.endswith("Update")]
+            updates_are_active = all(update["status"] == ACTIVE for update in updates)
+            if status in right and updates_are_active:
                 return status
-            assert status not in (FAILED, STOPPED, "gone"), (arn, described, right)
-        raise AssertionError(f"{arn} is {described} and not {right}")
+            assert status not in (FAILED, STOPPED, "gone"), (arn, description, right)
+        raise AssertionError(f"{arn} is {description} and not {right}")
 
-    def _described(self, kind: str, arn: str) -> dict[str, Any]:
+    def _describe(self, kind: str, arn: str) -> dict[str, Any]:
         try:
-            answer = self.service.call(f"Describe{kind}", {_member(kind): arn})
+            answer = self.service.call(f"Describe{kind}", {_name_arn_member(kind): arn})
         except ResourceNotFoundError:
             return {"status": "gone"}
         return dict(next(iter(answer.values())))
 
     def _check_output(self, arn: str, *, whole: bool) -> None:
-        folder = self.home / "out" / self.model.known[arn].kind / arn.rpartition("/")[2]
+        folder = self.home / "out" / self.model.resources[arn].kind / arn.rpartition("/")[2]
         assert (folder / "_CHECK").exists() == whole
         if whole:
             assert len((folder / "input.out").read_text().splitlines()) == len(USERS)
 
-    @precondition(lambda self: len(self.model.known) > 9)
+    @precondition(lambda self: len(self.model.resources) > 9)
     @rule(name=NAMES)
     def tear_down(self, name: str) -> None:
         """What random requests would seldom do: delete a whole group, in the right order."""
-        group = _arn("DatasetGroup", name)
+        group = _build_arn("DatasetGroup", name)
         self.work()
         for kind in ("Solution", "Dataset"):
-            for arn in self.model.of(kind, group):
+            for arn in self.model.list_arns(kind, group):
                 self._delete(kind, arn)
         self.work()
         self._delete("DatasetGroup", group)
@@ -463,9 +473,11 @@ class Sequences(RuleBasedStateMachine):
 
     @invariant()
     def tags_are_kept(self) -> None:
-        for arn in self.model.of("DatasetGroup"):
+        for arn in self.model.list_arns("DatasetGroup"):
             tags = self._ask("ListTagsForResource", {"resourceArn": arn}, None)["tags"]
-            assert {tag["tagKey"]: tag["tagValue"] for tag in tags} == self.model.known[arn].tags
+            assert {tag["tagKey"]: tag["tagValue"] for tag in tags} == self.model.resources[
+                arn
+            ].tags
 
 
 TestSequences = Sequences.TestCase

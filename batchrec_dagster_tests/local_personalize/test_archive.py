@@ -24,7 +24,12 @@ from batchrec_dagster.local_personalize.api.archive import ArchiveError, export_
 from batchrec_dagster.local_personalize.api.command import local_personalize
 from batchrec_dagster.local_personalize.jobs.worker import Worker
 from batchrec_dagster.testing import StartedPersonalize
-from batchrec_dagster_tests.local_personalize.support import Local, describe, taste_rows, user_lines
+from batchrec_dagster_tests.local_personalize.support import (
+    Local,
+    describe,
+    build_taste_rows,
+    encode_user_lines,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -33,47 +38,47 @@ Row = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Local, str]:
+def trained_home(tmp_path_factory: pytest.TempPathFactory) -> tuple[Local, str]:
     """A home with a version, whose ARN is the second."""
     local = Local(tmp_path_factory.mktemp("trained"))
-    local.client = local.another_client(region="eu-west-1", account="123456789012")
-    group, _ = local.imported(taste_rows())
+    local.client = local.open_client(region="eu-west-1", account="123456789012")
+    group, _ = local.import_rows(build_taste_rows())
     local.client.tag_resource(resourceArn=group, tags=[{"tagKey": "team", "tagValue": "a"}])
-    return local, local.active(local.version(local.solution(group)))
+    return local, local.wait_until_active(local.create_version(local.create_solution(group)))
 
 
-def test_an_imported_home_is_as_trained(trained: tuple[Local, str], tmp_path: Path) -> None:
-    local, version = trained
+def test_an_imported_home_is_as_trained(trained_home: tuple[Local, str], tmp_path: Path) -> None:
+    local, version = trained_home
     file, home = tmp_path / "trained.tar", str(local.root / "home")
-    done = CliRunner().invoke(local_personalize, ["--home", home, "--export", str(file)])
-    assert done.exit_code == 0, done.output
-    again = str(tmp_path / "again")
-    done = CliRunner().invoke(local_personalize, ["--home", again, "--import", str(file)])
-    assert done.output == "Start it with --region eu-west-1 --account 123456789012\n"
-    started = StartedPersonalize(tmp_path / "new", start_from=file)
+    result = CliRunner().invoke(local_personalize, ["--home", home, "--export", str(file)])
+    assert result.exit_code == 0, result.output
+    new_home = str(tmp_path / "again")
+    result = CliRunner().invoke(local_personalize, ["--home", new_home, "--import", str(file)])
+    assert result.output == "Start it with --region eu-west-1 --account 123456789012\n"
+    personalize = StartedPersonalize(tmp_path / "new", start_from=file)
     try:
-        client = started.client
+        client = personalize.client
         (group,) = client.list_dataset_groups()["datasetGroups"]
         for arn in (version, group["datasetGroupArn"]):
             assert describe(client, arn) == local.describe(arn)
         tags = client.list_tags_for_resource(resourceArn=group["datasetGroupArn"])["tags"]
         assert tags == [{"tagKey": "team", "tagValue": "a"}]
-        started.put("users.json", user_lines(["u1"]))
+        personalize.put("users.json", encode_user_lines(["u1"]))
         job = client.create_batch_inference_job(
             jobName="batch",
             solutionVersionArn=version,
-            roleArn=started.role_arn,
-            jobInput={"s3DataSource": {"path": started.uri("users.json")}},
-            jobOutput={"s3DataDestination": {"path": started.uri("out/")}},
+            roleArn=personalize.role_arn,
+            jobInput={"s3DataSource": {"path": personalize.uri("users.json")}},
+            jobOutput={"s3DataDestination": {"path": personalize.uri("out/")}},
         )["batchInferenceJobArn"]
         while (status := describe(client, job)["status"]) not in ("ACTIVE", "CREATE FAILED"):
             time.sleep(0.01)
         assert status == "ACTIVE"
-        (line,) = started.get("out/users.json.out").decode().splitlines()
-        expected = local.recommended(version, ["u1"])["u1"]
+        (line,) = personalize.get("out/users.json.out").decode().splitlines()
+        expected = local.recommend(version, ["u1"])["u1"]
         assert json.loads(line)["output"]["recommendedItems"] == expected
     finally:
-        started.close()
+        personalize.close()
 
 
 def test_an_unfinished_home_is_not_exported(
@@ -96,22 +101,24 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     local.client.list_dataset_groups()
     command = ["--home", str(tmp_path / "home"), "--export"]
     (tmp_path / "file").touch()
-    for target, said in (
+    for target, reason in (
         ("nowhere/file", f"there is no folder {tmp_path}/nowhere: create it."),
         ("file/in_it", f"[Errno 20] Not a directory: '{tmp_path}/file/in_it."),
     ):
-        done = CliRunner().invoke(local_personalize, [*command, str(tmp_path / target)])
-        assert done.exit_code == 1
-        assert done.output.startswith(f"Error: {said}")
+        result = CliRunner().invoke(local_personalize, [*command, str(tmp_path / target)])
+        assert result.exit_code == 1
+        assert result.output.startswith(f"Error: {reason}")
     # /proc takes no folder, not even from root.
     for option in ((), ("--import", str(tmp_path / "file"))):
-        done = CliRunner().invoke(local_personalize, ["--home", "/proc/nowhere/home", *option])
-        assert done.exit_code == 1
-        assert done.output.startswith("Error: [Errno 2] No such file or directory: '/proc/nowhere")
+        result = CliRunner().invoke(local_personalize, ["--home", "/proc/nowhere/home", *option])
+        assert result.exit_code == 1
+        assert result.output.startswith(
+            "Error: [Errno 2] No such file or directory: '/proc/nowhere"
+        )
 
 
 @dataclass
-class Exported:
+class HomeExport:
     """What an exported file has, to be changed and written again."""
 
     rows: list[Row]
@@ -120,7 +127,7 @@ class Exported:
     members: list[tuple[tarfile.TarInfo, bytes]] = field(default_factory=list)
     """Further members, after the files."""
 
-    def row(self, kind: str) -> Row:
+    def find_row(self, kind: str) -> Row:
         return next(row for row in self.rows if row["kind"] == kind)
 
     def add(self, name: str, data: bytes = b"x", **headers: str) -> None:
@@ -128,13 +135,13 @@ class Exported:
         member.pax_headers = headers
         self.members.append((member, data))
 
-    def model_file(self, name: str) -> str:
+    def build_model_path(self, name: str) -> str:
         """The path of a file of the model, as the archive has it."""
-        return f"{self.row('SolutionVersion')['state']['model']}/{name}"
+        return f"{self.find_row('SolutionVersion')['state']['model']}/{name}"
 
     @property
     def data_folder(self) -> str:
-        path: str = self.row("Dataset")["state"]["files"][0]["path"]
+        path: str = self.find_row("Dataset")["state"]["files"][0]["path"]
         return path
 
     def write(self, path: Path) -> Path:
@@ -144,42 +151,42 @@ class Exported:
 
 
 @pytest.fixture(scope="module")
-def exported_file(trained: tuple[Local, str]) -> Path:
-    local, _ = trained
+def exported_file(trained_home: tuple[Local, str]) -> Path:
+    local, _ = trained_home
     path = local.root / "exported.tar"
     export_home(local.root / "home", path)
     return path
 
 
 @pytest.fixture
-def exported(exported_file: Path) -> Exported:
-    with tarfile.open(exported_file) as opened:
-        members = [member for member in opened if member.isfile()]
-        files = {member.name: opened.extractfile(member) for member in members}
+def export(exported_file: Path) -> HomeExport:
+    with tarfile.open(exported_file) as archive:
+        members = [member for member in archive if member.isfile()]
+        files = {member.name: archive.extractfile(member) for member in members}
         contents = {name: file.read() for name, file in files.items() if file}
     catalog = json.loads(contents.pop("catalog.json"))
-    return Exported(catalog["resources"], catalog["tags"], contents)
+    return HomeExport(catalog["resources"], catalog["tags"], contents)
 
 
 def _archive(path: Path, *members: tuple[str | tarfile.TarInfo, bytes]) -> Path:
-    with tarfile.open(path, "w") as opened:
+    with tarfile.open(path, "w") as archive:
         for member, data in members:
             entry = tarfile.TarInfo(member) if isinstance(member, str) else member
             entry.size = len(data)
-            opened.addfile(entry, io.BytesIO(data))
+            archive.addfile(entry, io.BytesIO(data))
     return path
 
 
-def _refused(file: Path, reason: str) -> str:
+def _require_refusal(file: Path, reason: str) -> str:
     """The message with which an import of the file is refused, which leaves nothing behind."""
     below = file.parent / "below"
     below.mkdir()
     before = sorted(path.name for path in file.parent.iterdir())
-    with pytest.raises(ArchiveError, match=reason) as refused:
+    with pytest.raises(ArchiveError, match=reason) as raised:
         import_home(file, below / "home")
     assert list(below.iterdir()) == []
     assert sorted(path.name for path in file.parent.iterdir()) == before
-    return str(refused.value)
+    return str(raised.value)
 
 
 def _link(kind: bytes) -> tarfile.TarInfo:
@@ -212,7 +219,7 @@ def _link(kind: bytes) -> tarfile.TarInfo:
 def test_a_bad_file_leaves_nothing(
     tmp_path: Path, members: list[tuple[str | tarfile.TarInfo, bytes]], reason: str
 ) -> None:
-    _refused(_archive(tmp_path / "file.tar", *members), reason)
+    _require_refusal(_archive(tmp_path / "file.tar", *members), reason)
 
 
 # --- what would run by itself ---
@@ -234,18 +241,18 @@ def test_a_bad_file_leaves_nothing(
     ],
 )
 def test_an_unfinished_resource_is_refused_by_name(
-    exported: Exported, tmp_path: Path, kind: str, change: Row, status: str
+    export: HomeExport, tmp_path: Path, kind: str, change: Row, status: str
 ) -> None:
-    row = exported.row(kind)
+    row = export.find_row(kind)
     row.update(change)
-    message = _refused(exported.write(tmp_path / "file.tar"), f"{row['arn']} is {status}")
+    message = _require_refusal(export.write(tmp_path / "file.tar"), f"{row['arn']} is {status}")
     assert "only finished resources are imported, so that no job starts by itself" in message
     assert "Export the home again when its jobs have ended" in message
 
 
 @pytest.mark.attack
-def test_an_imported_batch_job_does_not_run(exported: Exported, tmp_path: Path) -> None:
-    version = exported.row("SolutionVersion")
+def test_an_imported_batch_job_does_not_run(export: HomeExport, tmp_path: Path) -> None:
+    version = export.find_row("SolutionVersion")
     body = {
         "jobName": "thief",
         "solutionVersionArn": version["arn"],
@@ -257,60 +264,60 @@ def test_an_imported_batch_job_does_not_run(exported: Exported, tmp_path: Path) 
     arn = version["arn"].rpartition(":")[0] + ":batch-inference-job/thief"
     job = {"kind": "BatchInferenceJob", "arn": arn, "parent": version["arn"], "body": body}
     pending = {"status": "CREATE PENDING", "unfinished": True, "state": {}}
-    exported.rows.append(version | job | pending)
-    file = exported.write(tmp_path / "file.tar")
+    export.rows.append(version | job | pending)
+    file = export.write(tmp_path / "file.tar")
     (tmp_path / "new").mkdir()
     with pytest.raises(ArchiveError, match="batch-inference-job/thief is CREATE PENDING"):
         StartedPersonalize(tmp_path / "new", start_from=file)
     assert list((tmp_path / "new").iterdir()) == []
-    exported.rows[-1] |= {"status": "ACTIVE", "unfinished": False}
-    started = StartedPersonalize(
-        tmp_path / "new", start_from=exported.write(tmp_path / "finished.tar")
+    export.rows[-1] |= {"status": "ACTIVE", "unfinished": False}
+    personalize = StartedPersonalize(
+        tmp_path / "new", start_from=export.write(tmp_path / "finished.tar")
     )
     try:
-        started.put("secret.json", user_lines(["u1"]))
-        assert describe(started.client, arn)["status"] == "ACTIVE"
-        assert started.keys("public/") == []
+        personalize.put("secret.json", encode_user_lines(["u1"]))
+        assert describe(personalize.client, arn)["status"] == "ACTIVE"
+        assert personalize.keys("public/") == []
     finally:
-        started.close()
+        personalize.close()
 
 
-def test_failed_and_stopped_resources_are_imported(exported: Exported, tmp_path: Path) -> None:
-    exported.row("SolutionVersion")["status"] = "CREATE STOPPED"
-    exported.row("DatasetImportJob")["status"] = "CREATE FAILED"
-    assert import_home(exported.write(tmp_path / "file.tar"), tmp_path / "home")
+def test_failed_and_stopped_resources_are_imported(export: HomeExport, tmp_path: Path) -> None:
+    export.find_row("SolutionVersion")["status"] = "CREATE STOPPED"
+    export.find_row("DatasetImportJob")["status"] = "CREATE FAILED"
+    assert import_home(export.write(tmp_path / "file.tar"), tmp_path / "home")
 
 
 @pytest.mark.attack
 def test_automatic_training_is_off_in_an_imported_home(
-    exported: Exported, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    export: HomeExport, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    solution, version = exported.row("Solution"), exported.row("SolutionVersion")
+    solution, version = export.find_row("Solution"), export.find_row("SolutionVersion")
     solution["body"]["performAutoTraining"] = True
     solution["state"] = {"next_training": 0.0, "first_training": time.time()}
     version["created"] = 0.0
     with caplog.at_level(logging.WARNING):
-        started = StartedPersonalize(
-            tmp_path / "new", start_from=exported.write(tmp_path / "file.tar")
+        personalize = StartedPersonalize(
+            tmp_path / "new", start_from=export.write(tmp_path / "file.tar")
         )
     assert f"for 1 solutions such as {solution['arn']}: turn it on" in caplog.text
     try:
-        assert not describe(started.client, solution["arn"])["performAutoTraining"]
-        versions = started.client.list_solution_versions(solutionArn=solution["arn"])
-        assert [each["solutionVersionArn"] for each in versions["solutionVersions"]] == [
+        assert not describe(personalize.client, solution["arn"])["performAutoTraining"]
+        versions = personalize.client.list_solution_versions(solutionArn=solution["arn"])
+        assert [entry["solutionVersionArn"] for entry in versions["solutionVersions"]] == [
             version["arn"]
         ]
-        started.client.update_solution(solutionArn=solution["arn"], performAutoTraining=True)
+        personalize.client.update_solution(solutionArn=solution["arn"], performAutoTraining=True)
     finally:
-        started.close()
+        personalize.close()
 
 
 # --- rows that this service does not write ---
 
 
-def _set(kind: str, *path: str | int, value: Any) -> Callable[[Exported], None]:
-    def change(exported: Exported) -> None:
-        place: Any = exported.row(kind)
+def _set(kind: str, *path: str | int, value: Any) -> Callable[[HomeExport], None]:
+    def change(export: HomeExport) -> None:
+        place: Any = export.find_row(kind)
         for key in path[:-1]:
             place = place[key]
         place[path[-1]] = value
@@ -356,16 +363,16 @@ def _set(kind: str, *path: str | int, value: Any) -> Callable[[Exported], None]:
             _set("DatasetImportJob", "body", "dataSource", "dataLocation", value="s3://b/../x"),
             "not allowed in a storage URI",
         ),
-        (lambda exported: exported.rows.append(exported.rows[0]), "is there twice"),
-        (lambda exported: exported.tags.update({"arn": []}), "its tags are not valid"),
-        (lambda exported: exported.tags.update({exported.rows[0]["arn"]: {"a": 1}}), "its tags"),
+        (lambda export: export.rows.append(export.rows[0]), "is there twice"),
+        (lambda export: export.tags.update({"arn": []}), "its tags are not valid"),
+        (lambda export: export.tags.update({export.rows[0]["arn"]: {"a": 1}}), "its tags"),
     ],
 )
 def test_a_row_that_no_home_has_is_refused(
-    exported: Exported, tmp_path: Path, change: Callable[[Exported], None], reason: str
+    export: HomeExport, tmp_path: Path, change: Callable[[HomeExport], None], reason: str
 ) -> None:
-    change(exported)
-    assert _refused(exported.write(tmp_path / "file.tar"), reason).isprintable()
+    change(export)
+    assert _require_refusal(export.write(tmp_path / "file.tar"), reason).isprintable()
 
 
 # --- files that nobody owns, and sizes ---
@@ -387,44 +394,44 @@ def test_a_row_that_no_home_has_is_refused(
     ],
 )
 def test_a_file_that_no_resource_owns_is_refused(
-    exported: Exported, tmp_path: Path, name: str
+    export: HomeExport, tmp_path: Path, name: str
 ) -> None:
-    model = exported.model_file("")[:-1]
-    exported.add(name.format(model=model, data=exported.data_folder))
-    _refused(exported.write(tmp_path / "file.tar"), "does not belong to any resource")
+    model = export.build_model_path("")[:-1]
+    export.add(name.format(model=model, data=export.data_folder))
+    _require_refusal(export.write(tmp_path / "file.tar"), "does not belong to any resource")
 
 
 @pytest.mark.parametrize(
-    "lost", ["{model}/manifest.json", "{data}/rows.parquet", "{model}/", "{data}/"]
+    "missing_path", ["{model}/manifest.json", "{data}/rows.parquet", "{model}/", "{data}/"]
 )
 def test_a_file_that_a_resource_needs_is_missed(
-    exported: Exported, tmp_path: Path, lost: str
+    export: HomeExport, tmp_path: Path, missing_path: str
 ) -> None:
-    model = exported.model_file("")[:-1]
-    lost = lost.format(model=model, data=exported.data_folder)
-    exported.files = {
-        name: data for name, data in exported.files.items() if not name.startswith(lost)
+    model = export.build_model_path("")[:-1]
+    missing_path = missing_path.format(model=model, data=export.data_folder)
+    export.files = {
+        name: data for name, data in export.files.items() if not name.startswith(missing_path)
     }
-    _refused(exported.write(tmp_path / "file.tar"), "it lacks .* which arn:aws:personalize:")
+    _require_refusal(export.write(tmp_path / "file.tar"), "it lacks .* which arn:aws:personalize:")
 
 
 @pytest.mark.attack
 def test_files_in_great_numbers_are_refused(
-    exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    export: HomeExport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(archive, "MAX_FILES", 50)
     for number in range(51):
-        exported.add(exported.model_file(f"{number}.npy"), b"")
-    _refused(exported.write(tmp_path / "file.tar"), "has more than 50 files")
+        export.add(export.build_model_path(f"{number}.npy"), b"")
+    _require_refusal(export.write(tmp_path / "file.tar"), "has more than 50 files")
 
 
 @pytest.mark.attack
-def test_a_file_that_comes_twice_is_refused(exported: Exported, tmp_path: Path) -> None:
-    exported.add(exported.model_file("manifest.json"))
-    _refused(exported.write(tmp_path / "file.tar"), "manifest.json' is there twice")
+def test_a_file_that_comes_twice_is_refused(export: HomeExport, tmp_path: Path) -> None:
+    export.add(export.build_model_path("manifest.json"))
+    _require_refusal(export.write(tmp_path / "file.tar"), "manifest.json' is there twice")
 
 
-def _sparse(name: str, size: int) -> bytes:
+def _build_sparse_member(name: str, size: int) -> bytes:
     """A member in GNU's old format: a file of this size without any data."""
     member = tarfile.TarInfo(name)
     member.type = tarfile.GNUTYPE_SPARSE
@@ -456,59 +463,61 @@ SPARSE = 50_000_000
     ids=["0.1", "0.0", "1.0", "old"],
 )
 def test_a_sparse_member_is_refused(
-    exported: Exported, tmp_path: Path, headers: dict[str, str] | None
+    export: HomeExport, tmp_path: Path, headers: dict[str, str] | None
 ) -> None:
-    name = exported.model_file("zeros.npy")
-    exported.files = dict(list(exported.files.items())[:1])
+    name = export.build_model_path("zeros.npy")
+    export.files = dict(list(export.files.items())[:1])
     if headers is None:
-        plain = exported.write(tmp_path / "plain.tar")
+        plain = export.write(tmp_path / "plain.tar")
         file = tmp_path / "file.tar"
-        with tarfile.open(plain) as opened:
-            opened.getmembers()
-            end = opened.offset
+        with tarfile.open(plain) as archive:
+            archive.getmembers()
+            end = archive.offset
         short = f"models/{name.split('/')[1]}"
-        exported.row("SolutionVersion")["state"]["model"] = short
-        file.write_bytes(plain.read_bytes()[:end] + _sparse("models/zeros", SPARSE) + bytes(1024))
+        export.find_row("SolutionVersion")["state"]["model"] = short
+        file.write_bytes(
+            plain.read_bytes()[:end] + _build_sparse_member("models/zeros", SPARSE) + bytes(1024)
+        )
         plain.unlink()
     else:
         data = b"1\n%d\n0\n" % SPARSE
-        exported.add(name, data.ljust(512, b"\0"), **headers)
-        file = exported.write(tmp_path / "file.tar")
-    _refused(file, "is not a plain file")
+        export.add(name, data.ljust(512, b"\0"), **headers)
+        file = export.write(tmp_path / "file.tar")
+    _require_refusal(file, "is not a plain file")
     assert file.stat().st_size < SPARSE / 100
 
 
 @pytest.mark.attack
-def test_a_large_header_is_not_read(exported: Exported, tmp_path: Path) -> None:
-    exported.add(exported.model_file("a.npy"), comment="1" * 1_000_000)
-    _refused(exported.write(tmp_path / "file.tar"), "header that is too large")
+def test_a_large_header_is_not_read(export: HomeExport, tmp_path: Path) -> None:
+    export.add(export.build_model_path("a.npy"), comment="1" * 1_000_000)
+    _require_refusal(export.write(tmp_path / "file.tar"), "header that is too large")
 
 
 @pytest.mark.attack
 def test_bytes_are_counted_whatever_the_headers_say(
-    exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    export: HomeExport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file = exported.write(tmp_path / "file.tar")
+    file = export.write(tmp_path / "file.tar")
     monkeypatch.setattr(tarfile.TarFile, "extractfile", lambda *_: io.BytesIO(bytes(10**7)))
-    monkeypatch.setattr(archive, "_read_catalog", lambda *_: _catalog_of(exported))
-    _refused(file, "its files are larger than itself")
+    monkeypatch.setattr(archive, "_read_catalog", lambda *_: _encode_catalog(export))
+    _require_refusal(file, "its files are larger than itself")
 
 
-def _catalog_of(exported: Exported) -> bytes:
-    content = {"format": 1, "resources": exported.rows, "tags": exported.tags}
+def _encode_catalog(export: HomeExport) -> bytes:
+    content = {"format": 1, "resources": export.rows, "tags": export.tags}
     return json.dumps(content).encode()
 
 
 @pytest.mark.attack
 def test_rows_that_unfold_are_refused(
-    exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    export: HomeExport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = io.BytesIO()
     pq.write_table(pa.table({"ITEM_ID": np.zeros(5_000_000, np.int8)}), rows)
-    exported.files[f"{exported.data_folder}/rows.parquet"] = rows.getvalue()
+    export.files[f"{export.data_folder}/rows.parquet"] = rows.getvalue()
     assert len(rows.getvalue()) < 100_000
-    file = exported.write(tmp_path / "file.tar")
-    message = _refused(file, "would unfold to 5000000 rows")
+    file = export.write(tmp_path / "file.tar")
+    message = _require_refusal(file, "would unfold to 5000000 rows")
     assert "BATCHREC_MAX_FILE_GB" in message
     monkeypatch.setenv("BATCHREC_MAX_FILE_GB", "many")
     with pytest.raises(ArchiveError, match="'many': set a number above 0"):
@@ -518,19 +527,22 @@ def test_rows_that_unfold_are_refused(
 
 
 @pytest.mark.attack
-def test_rows_that_are_no_parquet_are_refused(exported: Exported, tmp_path: Path) -> None:
-    exported.files[f"{exported.data_folder}/rows.parquet"] = b"PAR1" * 100
-    _refused(exported.write(tmp_path / "file.tar"), "rows.parquet' is not Parquet")
+def test_rows_that_are_no_parquet_are_refused(export: HomeExport, tmp_path: Path) -> None:
+    export.files[f"{export.data_folder}/rows.parquet"] = b"PAR1" * 100
+    _require_refusal(export.write(tmp_path / "file.tar"), "rows.parquet' is not Parquet")
 
 
 @pytest.mark.attack
 def test_a_large_catalogue_is_neither_imported_nor_exported(
-    trained: tuple[Local, str], exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained_home: tuple[Local, str],
+    export: HomeExport,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(archive, "MAX_CATALOG_BYTES", 1000)
-    _refused(exported.write(tmp_path / "file.tar"), "catalog.json has more than 1000 bytes")
+    _require_refusal(export.write(tmp_path / "file.tar"), "catalog.json has more than 1000 bytes")
     with pytest.raises(ArchiveError, match="1000 at most can be imported"):
-        export_home(trained[0].root / "home", tmp_path / "again.tar")
+        export_home(trained_home[0].root / "home", tmp_path / "again.tar")
 
 
 # --- what a model contains ---
@@ -538,28 +550,30 @@ def test_a_large_catalogue_is_neither_imported_nor_exported(
 
 @pytest.mark.attack
 def test_indices_out_of_range_fail_the_job_and_not_the_process(
-    exported: Exported, tmp_path: Path
+    export: HomeExport, tmp_path: Path
 ) -> None:
-    manifest = json.loads(exported.files[exported.model_file("manifest.json")])
+    manifest = json.loads(export.files[export.build_model_path("manifest.json")])
     name = next(name for name in manifest["files"] if name.endswith(".indices.npy"))
     wild = io.BytesIO()
-    indices = np.load(io.BytesIO(exported.files[exported.model_file(name)]))
+    indices = np.load(io.BytesIO(export.files[export.build_model_path(name)]))
     np.save(wild, np.full_like(indices, 2**31 - 1))
     data = wild.getvalue()
     manifest["files"][name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    exported.files[exported.model_file(name)] = data
-    exported.files[exported.model_file("manifest.json")] = json.dumps(manifest).encode()
-    started = StartedPersonalize(tmp_path / "new", start_from=exported.write(tmp_path / "file.tar"))
+    export.files[export.build_model_path(name)] = data
+    export.files[export.build_model_path("manifest.json")] = json.dumps(manifest).encode()
+    personalize = StartedPersonalize(
+        tmp_path / "new", start_from=export.write(tmp_path / "file.tar")
+    )
     try:
-        started.put("users.json", user_lines(["u1"]))
-        job = started.client.create_batch_inference_job(
+        personalize.put("users.json", encode_user_lines(["u1"]))
+        job = personalize.client.create_batch_inference_job(
             jobName="wild",
-            solutionVersionArn=exported.row("SolutionVersion")["arn"],
-            roleArn=started.role_arn,
-            jobInput={"s3DataSource": {"path": started.uri("users.json")}},
-            jobOutput={"s3DataDestination": {"path": started.uri("out/")}},
+            solutionVersionArn=export.find_row("SolutionVersion")["arn"],
+            roleArn=personalize.role_arn,
+            jobInput={"s3DataSource": {"path": personalize.uri("users.json")}},
+            jobOutput={"s3DataDestination": {"path": personalize.uri("out/")}},
         )["batchInferenceJobArn"]
-        while (description := describe(started.client, job))["status"] not in (
+        while (description := describe(personalize.client, job))["status"] not in (
             "ACTIVE",
             "CREATE FAILED",
         ):
@@ -567,15 +581,15 @@ def test_indices_out_of_range_fail_the_job_and_not_the_process(
         assert description["status"] == "CREATE FAILED"
         assert f"damaged: {name} has the index 2147483647" in description["failureReason"]
     finally:
-        started.close()
+        personalize.close()
 
 
 def test_what_is_no_archive_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"no archive" * 1000)
-    refused = CliRunner().invoke(
+    result = CliRunner().invoke(
         local_personalize,
         ["--home", str(tmp_path / "home"), "--import", str(tmp_path / "file")],
     )
-    assert refused.exit_code == 1
-    assert "cannot be imported" in refused.output
+    assert result.exit_code == 1
+    assert "cannot be imported" in result.output
     assert not (tmp_path / "home").exists()

@@ -35,15 +35,17 @@ VALUES = st.recursive(
 )
 
 
-def _requests(data: bytes) -> list[InputLine]:
+def _read_requests(data: bytes) -> list[InputLine]:
     return [request for block in read_blocks(io.BytesIO(data), USERS) for request in block]
 
 
 def test_blank_lines_marks_and_line_ends_are_ignored() -> None:
     data = b'\xef\xbb\xbf{"userId":"a"}\r\n\n \t\r\n{"userId":"b"}\n\n{"userId":"c"}'
-    assert [request.content["userId"] for request in _requests(data)] == ["a", "b", "c"]
-    assert _requests(b"") == _requests(b"\n\n") == _requests(b"\xef\xbb\xbf") == []
-    assert _requests(b"\n\xef\xbb\xbf{}")[0].problem == REQUIRED  # only a file starts with a mark
+    assert [request.content["userId"] for request in _read_requests(data)] == ["a", "b", "c"]
+    assert _read_requests(b"") == _read_requests(b"\n\n") == _read_requests(b"\xef\xbb\xbf") == []
+    assert (
+        _read_requests(b"\n\xef\xbb\xbf{}")[0].problem == REQUIRED
+    )  # only a file starts with a mark
 
 
 @pytest.mark.parametrize(
@@ -95,7 +97,7 @@ def test_a_line_that_is_too_long_keeps_its_place(monkeypatch: pytest.MonkeyPatch
     assert len(longest) == 20
     for end in (b"\n", b""):
         data = b"\n".join([longest, b"x" * 21, longest, b"y" * 1000]) + end
-        problems = [request.problem for request in _requests(data)]
+        problems = [request.problem for request in _read_requests(data)]
         too_long = "The line is longer than 20 bytes"
         assert problems == [None, too_long, None, too_long]
 
@@ -112,10 +114,10 @@ def test_blocks_are_bounded_by_lines_and_by_bytes(monkeypatch: pytest.MonkeyPatc
 @settings(deadline=None)
 @given(data=st.binary())
 def test_any_bytes_are_as_many_requests_as_lines(data: bytes) -> None:
-    marked = data.removeprefix(b"\xef\xbb\xbf")
-    lines = [line for line in marked.split(b"\n") if line.strip()]
+    text = data.removeprefix(b"\xef\xbb\xbf")
+    lines = [line for line in text.split(b"\n") if line.strip()]
     assert [line.rstrip(b"\n") for line in read_raw_lines(io.BytesIO(data)) if line] == lines
-    requests = _requests(data)
+    requests = _read_requests(data)
     assert len(requests) == len(lines)
     for request in requests:
         json.dumps(request.content, allow_nan=False, ensure_ascii=False).encode()
@@ -129,5 +131,5 @@ def test_any_json_is_a_request_or_has_a_problem(value: dict[str, Any]) -> None:
     if request.problem is None:
         assert all(isinstance(item, str) for item in request.content["itemList"])
         assert [request.content["userId"], *request.content["itemList"]] == [
-            str(given) for given in [value["userId"], *value["itemList"]]
+            str(id_value) for id_value in [value["userId"], *value["itemList"]]
         ]

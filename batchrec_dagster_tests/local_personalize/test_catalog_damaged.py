@@ -21,8 +21,8 @@ def test_a_damaged_catalogue_is_refused_by_name(tmp_path: Path, content: bytes) 
     LocalPersonalize(home, store).close()
     model = home / "models" / "us-east-1.solution.shop.1"
     model.mkdir()
-    for left in home.glob("catalog.sqlite-*"):
-        left.unlink()
+    for path in home.glob("catalog.sqlite-*"):
+        path.unlink()
     (home / "catalog.sqlite").write_bytes(content)
     with pytest.raises(CatalogError, match=r"catalog\.sqlite is damaged .*: restore it .* move"):
         LocalPersonalize(home, store)
@@ -31,12 +31,12 @@ def test_a_damaged_catalogue_is_refused_by_name(tmp_path: Path, content: bytes) 
 
 def test_the_server_says_that_the_catalogue_is_damaged(tmp_path: Path) -> None:
     service = LocalPersonalize(tmp_path, ObjectStore({}))
-    for left in tmp_path.glob("catalog.sqlite-*"):
-        left.unlink()
+    for path in tmp_path.glob("catalog.sqlite-*"):
+        path.unlink()
     (tmp_path / "catalog.sqlite").write_bytes(b"no database" * 1000)
     with served(make_application(service)) as address:
         connection = http.client.HTTPConnection(*address, timeout=120)
         connection.request("POST", "/", "{}", {"X-Amz-Target": "AmazonPersonalize.ListSchemas"})
-        answered = connection.getresponse()
-        assert answered.status == 500
-        assert "catalog.sqlite is damaged" in json.load(answered)["message"]
+        response = connection.getresponse()
+        assert response.status == 500
+        assert "catalog.sqlite is damaged" in json.load(response)["message"]

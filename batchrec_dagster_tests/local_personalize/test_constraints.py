@@ -72,10 +72,13 @@ class Case(NamedTuple):
     constraint: str = ""
 
 
-def _value(shape: Shape, depth: int = 0) -> Any:
+def _build_smallest_value(shape: Shape, depth: int = 0) -> Any:
     """The smallest value that keeps the constraints."""
     if isinstance(shape, StructureShape):
-        return {name: _value(shape.members[name], depth + 1) for name in shape.required_members}
+        return {
+            name: _build_smallest_value(shape.members[name], depth + 1)
+            for name in shape.required_members
+        }
     if isinstance(shape, ListShape):
         return []
     if isinstance(shape, MapShape):
@@ -84,100 +87,102 @@ def _value(shape: Shape, depth: int = 0) -> Any:
         return True
     if shape.type_name in ("integer", "double"):
         return shape.metadata.get("min", 1)
-    allowed = getattr(shape, "enum", None)
-    return allowed[0] if allowed else FITTING[_pattern(shape)][0]
+    enum_values = getattr(shape, "enum", None)
+    return enum_values[0] if enum_values else FITTING[_find_pattern(shape)][0]
 
 
-def _pattern(shape: Shape) -> str | None:
+def _find_pattern(shape: Shape) -> str | None:
     pattern: str | None = shape.metadata.get("pattern")
     return pattern
 
 
-def _values(shape: Shape) -> Iterator[tuple[Any, str, str]]:
+def _list_values(shape: Shape) -> Iterator[tuple[Any, str, str]]:
     """Values of a shape, the part of the path that breaks a constraint, and what is said of it.
 
     An empty constraint means that the value is just allowed.
     """
     for wrong in WRONG[shape.type_name]:
         yield wrong, "", "Member must be a"
-    least, most = shape.metadata.get("min"), shape.metadata.get("max")
+    minimum, maximum = shape.metadata.get("min"), shape.metadata.get("max")
     if isinstance(shape, StructureShape):
-        yield from _structures(shape)
+        yield from _list_structures(shape)
     elif isinstance(shape, ListShape):
-        yield from _lists(shape, most)
+        yield from _list_lists(shape, maximum)
     elif isinstance(shape, MapShape):
-        yield from _maps(shape, most)
+        yield from _list_maps(shape, maximum)
     elif shape.type_name in ("integer", "double"):
-        if least is not None:
-            yield least, "", ""
-            yield least - 1, "", f"value greater than or equal to {least}"
-        if most is not None:
-            yield most, "", ""
-            yield most + 1, "", f"value less than or equal to {most}"
+        if minimum is not None:
+            yield minimum, "", ""
+            yield minimum - 1, "", f"value greater than or equal to {minimum}"
+        if maximum is not None:
+            yield maximum, "", ""
+            yield maximum + 1, "", f"value less than or equal to {maximum}"
     elif shape.type_name == "string":
-        yield from _strings(shape, least, most)
+        yield from _list_strings(shape, minimum, maximum)
 
 
-def _strings(shape: Shape, least: int | None, most: int | None) -> Iterator[tuple[Any, str, str]]:
-    allowed = getattr(shape, "enum", None) or []
-    yield from ((name, "", "") for name in allowed)
-    if allowed:
+def _list_strings(
+    shape: Shape, minimum: int | None, maximum: int | None
+) -> Iterator[tuple[Any, str, str]]:
+    enum_values = getattr(shape, "enum", None) or []
+    yield from ((name, "", "") for name in enum_values)
+    if enum_values:
         yield "NONE_OF_THESE", "", "Member must satisfy enum value set: ["
-        yield allowed[0].lower(), "", "Member must satisfy enum value set: ["
+        yield enum_values[0].lower(), "", "Member must satisfy enum value set: ["
         return
-    start, filler = FITTING[_pattern(shape)]
+    start, filler = FITTING[_find_pattern(shape)]
     yield start, "", ""
-    if most is not None and filler:
-        yield start + filler * (most - len(start)), "", ""
-        too_long = start + filler * (most + 1 - len(start))
-        yield too_long, "", f"length less than or equal to {most}"
-    if least:
-        yield "", "", f"length greater than or equal to {least}"
-    for unfit in UNFITTING.get(_pattern(shape) or "", []):
-        if len(unfit) >= (least or 0):
-            yield unfit, "", f"regular expression pattern: {_pattern(shape)}"
+    if maximum is not None and filler:
+        yield start + filler * (maximum - len(start)), "", ""
+        too_long = start + filler * (maximum + 1 - len(start))
+        yield too_long, "", f"length less than or equal to {maximum}"
+    if minimum:
+        yield "", "", f"length greater than or equal to {minimum}"
+    for unfit in UNFITTING.get(_find_pattern(shape) or "", []):
+        if len(unfit) >= (minimum or 0):
+            yield unfit, "", f"regular expression pattern: {_find_pattern(shape)}"
 
 
-def _structures(shape: StructureShape) -> Iterator[tuple[Any, str, str]]:
-    base = _value(shape)
+def _list_structures(shape: StructureShape) -> Iterator[tuple[Any, str, str]]:
+    base = _build_smallest_value(shape)
     yield base, "", ""
     for name in shape.required_members:
-        without = {key: value for key, value in base.items() if key != name}
-        yield without, name, "Member must not be null"
-        yield without | {name: None}, name, "Member must not be null"
+        incomplete = {key: value for key, value in base.items() if key != name}
+        yield incomplete, name, "Member must not be null"
+        yield incomplete | {name: None}, name, "Member must not be null"
     for name, member in shape.members.items():
-        for value, path, constraint in _values(member):
+        for value, path, constraint in _list_values(member):
             yield base | {name: value}, f"{name}.{path}".rstrip("."), constraint
 
 
-def _lists(shape: ListShape, most: int | None) -> Iterator[tuple[Any, str, str]]:
-    entry = _value(shape.member)
-    if most is not None:
-        yield [entry] * most, "", ""
-        yield [entry] * (most + 1), "", f"length less than or equal to {most}"
-    for value, path, constraint in _values(shape.member):
+def _list_lists(shape: ListShape, maximum: int | None) -> Iterator[tuple[Any, str, str]]:
+    entry = _build_smallest_value(shape.member)
+    if maximum is not None:
+        yield [entry] * maximum, "", ""
+        yield [entry] * (maximum + 1), "", f"length less than or equal to {maximum}"
+    for value, path, constraint in _list_values(shape.member):
         yield [entry, value], f"2.member.{path}".rstrip("."), constraint
 
 
-def _maps(shape: MapShape, most: int | None) -> Iterator[tuple[Any, str, str]]:
-    entry = _value(shape.value)
+def _list_maps(shape: MapShape, maximum: int | None) -> Iterator[tuple[Any, str, str]]:
+    entry = _build_smallest_value(shape.value)
     keys = list(getattr(shape.key, "enum", None) or [])
-    start, filler = FITTING[_pattern(shape.key)]
-    if most is not None:
+    start, filler = FITTING[_find_pattern(shape.key)]
+    if maximum is not None:
         assert not keys
-        many = [start + str(filler) * n for n in range(most + 1)]
-        yield dict.fromkeys(many[:-1], entry), "", ""
-        yield dict.fromkeys(many, entry), "", f"length less than or equal to {most}"
+        keys_over_maximum = [start + str(filler) * n for n in range(maximum + 1)]
+        yield dict.fromkeys(keys_over_maximum[:-1], entry), "", ""
+        yield dict.fromkeys(keys_over_maximum, entry), "", f"length less than or equal to {maximum}"
     key = keys[0] if keys else start
-    for value, path, constraint in _values(shape.value):
+    for value, path, constraint in _list_values(shape.value):
         yield {key: value}, f"{key}.value.{path}".rstrip("."), constraint
-    for value, _, constraint in _values(shape.key):
+    for value, _, constraint in _list_values(shape.key):
         if isinstance(value, str):
             yield {value: entry}, "key", constraint
 
 
-def _cases(operation: str) -> Iterator[Case]:
-    for params, path, constraint in _structures(find_input_shape(operation)):
+def _list_cases(operation: str) -> Iterator[Case]:
+    for params, path, constraint in _list_structures(find_input_shape(operation)):
         yield Case(copy.deepcopy(params), path if constraint else None, constraint)
 
 
@@ -189,41 +194,43 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> LocalPersonalize:
 
 @pytest.mark.parametrize("operation", sorted(OPERATIONS))
 def test_each_constraint_of_the_model_is_kept(service: LocalPersonalize, operation: str) -> None:
-    broken = kept = 0
-    for case in _cases(operation):
+    refused_count = accepted_count = 0
+    for case in _list_cases(operation):
         body = json.dumps(case.params).encode()
-        status, answered, _ = answer(service.call, f"AmazonPersonalize.{operation}", body)
-        reply = json.loads(answered)
+        status, reply_body, _ = answer(service.call, f"AmazonPersonalize.{operation}", body)
+        reply = json.loads(reply_body)
         if case.member is None:
-            kept += 1
+            accepted_count += 1
             # It may be refused for a rule beyond the model; what is said then is something else.
             assert "validation error" not in reply.get("message", ""), (case, reply)
             assert status in (200, 400)
         else:
-            broken += 1
+            refused_count += 1
             assert status == 400, (case, reply)
             assert reply["__type"] == "InvalidInputException", (case, reply)
             assert f"at '{case.member}' failed to satisfy constraint: " in reply["message"], case
             assert case.constraint in reply["message"], (case, reply)
-    assert broken >= 3
-    assert kept >= 2
+    assert refused_count >= 3
+    assert accepted_count >= 2
 
 
 def test_every_pattern_of_the_model_is_walked() -> None:
-    def patterns(shape: Shape) -> Iterator[str]:
-        if pattern := _pattern(shape):
+    def collect_patterns(shape: Shape) -> Iterator[str]:
+        if pattern := _find_pattern(shape):
             yield pattern
         if isinstance(shape, StructureShape):
             for member in shape.members.values():
-                yield from patterns(member)
+                yield from collect_patterns(member)
         elif isinstance(shape, ListShape):
-            yield from patterns(shape.member)
+            yield from collect_patterns(shape.member)
         elif isinstance(shape, MapShape):
-            yield from patterns(shape.key)
-            yield from patterns(shape.value)
+            yield from collect_patterns(shape.key)
+            yield from collect_patterns(shape.value)
 
     model_patterns = {
-        pattern for operation in OPERATIONS for pattern in patterns(find_input_shape(operation))
+        pattern
+        for operation in OPERATIONS
+        for pattern in collect_patterns(find_input_shape(operation))
     }
     assert model_patterns == set(UNFITTING)
     assert model_patterns | {None} == set(FITTING)

@@ -96,18 +96,18 @@ ALWAYS: dict[str, set[str]] = {
 @pytest.fixture(scope="module")
 def walks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Walk]]:
     """The walk both ways, each on a Personalize of its own."""
-    walks, opened = {}, []
+    walks, services = {}, []
     for way in WAYS:
-        started = StartedPersonalize(tmp_path_factory.mktemp("walk"))
-        opened.append(started)
-        client = started.client
+        personalize = StartedPersonalize(tmp_path_factory.mktemp("walk"))
+        services.append(personalize)
+        client = personalize.client
         if way == "HTTP":
             session = boto3.Session("any", "any", region_name="us-east-1")
-            client = session.client("personalize", endpoint_url=started.endpoint_url)
-        walks[way] = walk_through(started, client)
+            client = session.client("personalize", endpoint_url=personalize.endpoint_url)
+        walks[way] = walk_through(personalize, client)
     yield walks
-    for started in opened:
-        started.close()
+    for personalize in services:
+        personalize.close()
 
 
 @pytest.fixture(params=WAYS)
@@ -115,9 +115,9 @@ def walk(request: pytest.FixtureRequest, walks: dict[str, Walk]) -> Walk:
     return walks[request.param]
 
 
-def _differences(value: Any, shape: Shape, path: str) -> Iterator[str]:
+def _find_differences(value: Any, shape: Shape, path: str) -> Iterator[str]:
     """Where a value is not as the model says."""
-    wanted: dict[str, Callable[[Any], bool]] = {
+    type_checks: dict[str, Callable[[Any], bool]] = {
         "structure": lambda v: isinstance(v, dict),
         "map": lambda v: isinstance(v, dict),
         "list": lambda v: isinstance(v, list),
@@ -127,36 +127,38 @@ def _differences(value: Any, shape: Shape, path: str) -> Iterator[str]:
         "double": lambda v: type(v) in (int, float),
         "timestamp": lambda v: type(v) in (int, float) and v > 1_500_000_000,
     }
-    if not wanted[shape.type_name](value):
+    if not type_checks[shape.type_name](value):
         yield f"{path}: {value!r} is no {shape.type_name}"
     elif isinstance(shape, StructureShape):
         for name, member in value.items():
             if name not in shape.members:
                 yield f"{path}.{name} is not in the model"
             else:
-                yield from _differences(member, shape.members[name], f"{path}.{name}")
+                yield from _find_differences(member, shape.members[name], f"{path}.{name}")
     elif isinstance(shape, ListShape):
         for number, entry in enumerate(value):
-            yield from _differences(entry, shape.member, f"{path}[{number}]")
+            yield from _find_differences(entry, shape.member, f"{path}[{number}]")
     elif isinstance(shape, MapShape):
         for key, entry in value.items():
-            yield from _differences(key, shape.key, f"{path} key")
-            yield from _differences(entry, shape.value, f"{path}.{key}")
-    elif (allowed := getattr(shape, "enum", None)) and value not in allowed:
-        yield f"{path}: {value!r} is not one of {allowed}"
+            yield from _find_differences(key, shape.key, f"{path} key")
+            yield from _find_differences(entry, shape.value, f"{path}.{key}")
+    elif (enum_values := getattr(shape, "enum", None)) and value not in enum_values:
+        yield f"{path}: {value!r} is not one of {enum_values}"
 
 
-def _same(parsed: Any, raw: Any) -> bool:
-    if isinstance(parsed, datetime):
-        return bool(abs(parsed.timestamp() - raw) < 0.001)
-    if isinstance(parsed, dict):
-        return parsed.keys() == set(raw) and all(_same(parsed[k], raw[k]) for k in raw)
-    if isinstance(parsed, list):
-        return len(parsed) == len(raw) and all(map(_same, parsed, raw))
-    return bool(parsed == raw)
+def _agrees_with_wire(parsed_value: Any, raw: Any) -> bool:
+    if isinstance(parsed_value, datetime):
+        return bool(abs(parsed_value.timestamp() - raw) < 0.001)
+    if isinstance(parsed_value, dict):
+        return parsed_value.keys() == set(raw) and all(
+            _agrees_with_wire(parsed_value[k], raw[k]) for k in raw
+        )
+    if isinstance(parsed_value, list):
+        return len(parsed_value) == len(raw) and all(map(_agrees_with_wire, parsed_value, raw))
+    return bool(parsed_value == raw)
 
 
-def _structures(exchange: Exchange) -> list[dict[str, Any]]:
+def _list_structures(exchange: Exchange) -> list[dict[str, Any]]:
     """The structures that ALWAYS speaks of: the described one, a list's entries, or the answer."""
     raw: dict[str, Any] = exchange.raw
     if exchange.operation.startswith("Describe"):
@@ -167,32 +169,32 @@ def _structures(exchange: Exchange) -> list[dict[str, Any]]:
 
 
 def test_the_walk_calls_every_batch_operation(walk: Walk) -> None:
-    assert {exchange.operation for exchange in walk.said} == set(
+    assert {exchange.operation for exchange in walk.exchanges} == set(
         OPERATIONS
     ) - NOT_FOUND_OPERATIONS.keys()
 
 
 def test_no_member_is_unknown_to_the_model_or_of_another_type(walk: Walk) -> None:
-    for exchange in walk.said:
+    for exchange in walk.exchanges:
         shape = load_service_model().operation_model(exchange.operation).output_shape
         if shape is None:
             assert exchange.raw == {}
         else:
-            assert list(_differences(exchange.raw, shape, exchange.operation)) == []
+            assert list(_find_differences(exchange.raw, shape, exchange.operation)) == []
 
 
 def test_boto3_gives_every_member_on_and_times_as_times(walk: Walk) -> None:
-    for exchange in walk.said:
-        assert _same(exchange.parsed, exchange.raw), exchange
-    described = next(e.parsed for e in walk.said if e.operation == "DescribeDatasetGroup")
-    assert isinstance(described["datasetGroup"]["creationDateTime"], datetime)
+    for exchange in walk.exchanges:
+        assert _agrees_with_wire(exchange.parsed_answer, exchange.raw), exchange
+    answer = next(e.parsed_answer for e in walk.exchanges if e.operation == "DescribeDatasetGroup")
+    assert isinstance(answer["datasetGroup"]["creationDateTime"], datetime)
 
 
 def test_no_member_is_missing_that_is_always_there(walk: Walk) -> None:
     looked_at = set()
-    for exchange in walk.said:
+    for exchange in walk.exchanges:
         always = ALWAYS[exchange.operation]
-        for structure in _structures(exchange):
+        for structure in _list_structures(exchange):
             looked_at.add(exchange.operation)
             missing = always - structure.keys()
             if structure.get("status") in ("CREATE STOPPED", "CREATE FAILED"):
@@ -203,21 +205,21 @@ def test_no_member_is_missing_that_is_always_there(walk: Walk) -> None:
 
 
 def test_describe_has_every_member_of_create(walk: Walk) -> None:
-    checked = set()
-    for before, after in zip(walk.said, walk.said[1:], strict=False):
+    kinds = set()
+    for before, after in zip(walk.exchanges, walk.exchanges[1:], strict=False):
         kind = before.operation.removeprefix("Create")
         if before.operation.startswith("Create") and after.operation == f"Describe{kind}":
-            (described,) = after.raw.values()
-            given = {name: value for name, value in before.params.items() if name != "tags"}
-            if "datasetType" in given:
-                given["datasetType"] = given["datasetType"].upper()
-            assert {name: described.get(name) for name in given} == given
-            checked.add(kind)
-    assert checked == {name.removeprefix("Create") for name in OPERATIONS if "Create" in name[:6]}
+            (description,) = after.raw.values()
+            params = {name: value for name, value in before.params.items() if name != "tags"}
+            if "datasetType" in params:
+                params["datasetType"] = params["datasetType"].upper()
+            assert {name: description.get(name) for name in params} == params
+            kinds.add(kind)
+    assert kinds == {name.removeprefix("Create") for name in OPERATIONS if "Create" in name[:6]}
 
 
 def test_describe_has_the_latest_version_and_updates(walk: Walk) -> None:
-    last = {exchange.operation: exchange.raw for exchange in walk.said}
+    last = {exchange.operation: exchange.raw for exchange in walk.exchanges}
     solution = last["DescribeSolution"]["solution"]
     assert {"solutionVersionArn", "status", *TIMES} <= solution["latestSolutionVersion"].keys()
     update = solution["latestSolutionUpdate"]
@@ -229,11 +231,12 @@ def test_describe_has_the_latest_version_and_updates(walk: Walk) -> None:
 def test_summaries_agree_with_describe(walk: Walk) -> None:
     """A list's entry is a part of the description, as far as nothing has changed between."""
     last: dict[str, dict[str, Any]] = {}
-    compared = 0
-    for exchange in walk.said:
-        for structure in _structures(exchange):
+    comparisons = 0
+    for exchange in walk.exchanges:
+        for structure in _list_structures(exchange):
             arn = next(
-                (v for n, v in structure.items() if n.endswith("Arn") and _names(exchange, n)), None
+                (v for n, v in structure.items() if n.endswith("Arn") and _is_own_arn(exchange, n)),
+                None,
             )
             if arn is None:
                 continue
@@ -241,28 +244,30 @@ def test_summaries_agree_with_describe(walk: Walk) -> None:
                 last[arn] = structure
             elif arn in last:
                 assert structure.items() <= last[arn].items()
-                compared += 1
-    assert compared > 10
+                comparisons += 1
+    assert comparisons > 10
 
 
-def _names(exchange: Exchange, member: str) -> bool:
+def _is_own_arn(exchange: Exchange, member: str) -> bool:
     """Whether this member of a description or summary is its own ARN."""
     kind = re.sub("^(Describe|List)", "", exchange.operation).removesuffix("s")
     return member.lower() == f"{kind}arn".lower()
 
 
 def test_both_ways_answer_the_same(walks: dict[str, Walk]) -> None:
-    embedded, over_http = ([_plain(exchange) for exchange in walks[way].said] for way in WAYS)
-    assert embedded == over_http
+    embedded_exchanges, over_http = (
+        [_describe_exchange(exchange) for exchange in walks[way].exchanges] for way in WAYS
+    )
+    assert embedded_exchanges == over_http
     outputs = [
-        {key: walks[way].started.get(key) for key in walks[way].started.keys("out/")}
+        {key: walks[way].personalize.get(key) for key in walks[way].personalize.keys("out/")}
         for way in WAYS
     ]
     assert outputs[0] == outputs[1]
     assert list(outputs[0]) == ["out/_CHECK", "out/users.json.out"]
 
 
-def _plain(exchange: Exchange) -> str:
+def _describe_exchange(exchange: Exchange) -> str:
     """An exchange without what no two walks share: times, and the names of versions."""
     text = json.dumps([exchange.operation, exchange.params, exchange.raw], sort_keys=True)
     text = re.sub(r'"(\w+DateTime|trainingHours)": [\d.e-]+', r'"\1": 0', text)
@@ -271,24 +276,24 @@ def _plain(exchange: Exchange) -> str:
 
 
 def test_the_other_operations_are_refused_at_once_and_clearly(walks: dict[str, Walk]) -> None:
-    others = set(load_service_model().operation_names) - set(OPERATIONS)
-    for operation in sorted(others):
+    unsupported = set(load_service_model().operation_names) - set(OPERATIONS)
+    for operation in sorted(unsupported):
         params = {
-            name: _some(shape)
+            name: _build_valid_value(shape)
             for name, shape in find_input_shape(operation).members.items()
             if name in find_input_shape(operation).required_members
         }
-        said = set()
+        messages = set()
         for walk in walks.values():
-            with pytest.raises(walk.client.exceptions.InvalidInputException) as refused:
+            with pytest.raises(walk.client.exceptions.InvalidInputException) as raised:
                 getattr(walk.client, xform_name(operation))(**params)
-            said.add(refused.value.response["Error"]["Message"])
-        (message,) = said
+            messages.add(raised.value.response["Error"]["Message"])
+        (message,) = messages
         assert message.startswith(f"{operation} is not supported locally")
 
 
-def _some(shape: Shape) -> Any:
+def _build_valid_value(shape: Shape) -> Any:
     """Anything that botocore's own checks let through."""
     if isinstance(shape, StructureShape):
-        return {name: _some(shape.members[name]) for name in shape.required_members}
+        return {name: _build_valid_value(shape.members[name]) for name in shape.required_members}
     return {"list": [], "map": {}, "integer": 1}.get(shape.type_name, "arn:aws:personalize:::x/y")

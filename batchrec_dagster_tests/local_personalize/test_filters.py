@@ -21,7 +21,7 @@ from batchrec_dagster.personalize.schemas import Field, Schema
 from batchrec_dagster_tests.repeats import repeats
 
 
-def schema(dataset_type: str, **types: str) -> Schema:
+def build_schema(dataset_type: str, **types: str) -> Schema:
     """A schema of fields by type; "textual" is a string that is textual."""
     fields = [
         Field(name, "string" if kind == "textual" else kind, textual=kind == "textual")
@@ -30,7 +30,7 @@ def schema(dataset_type: str, **types: str) -> Schema:
     return Schema(dataset_type, tuple(fields))
 
 
-INTERACTIONS = schema(
+INTERACTIONS = build_schema(
     "INTERACTIONS",
     USER_ID="string",
     ITEM_ID="string",
@@ -38,7 +38,7 @@ INTERACTIONS = schema(
     EVENT_TYPE="string",
     EVENT_VALUE="float",
 )
-ITEMS = schema(
+ITEMS = build_schema(
     "ITEMS",
     ITEM_ID="string",
     GENRE="string",
@@ -53,7 +53,9 @@ ITEMS = schema(
     CREATION_TIMESTAMP="long",
     ADULT="boolean",
 )
-USERS = schema("USERS", USER_ID="string", AGE="long", GENDER="string", MEMBERSHIP_STATUS="string")
+USERS = build_schema(
+    "USERS", USER_ID="string", AGE="long", GENDER="string", MEMBERSHIP_STATUS="string"
+)
 SCHEMAS = {"INTERACTIONS": INTERACTIONS, "ITEMS": ITEMS, "USERS": USERS}
 
 # The guide's examples; those on DESCRIPTION are of an edition before textual fields were refused.
@@ -102,8 +104,8 @@ SAMPLED = [
 @pytest.mark.parametrize("expression", [*DOCUMENTED, *SAMPLED])
 def test_expressions_of_the_guide_and_samples_are_accepted(expression: str) -> None:
     check_expression(expression, SCHEMAS)
-    spaced = expression.replace(" ", "\n\t ").replace(".", " . ")
-    check_expression(spaced, SCHEMAS)
+    spaced_expression = expression.replace(" ", "\n\t ").replace(".", " . ")
+    check_expression(spaced_expression, SCHEMAS)
 
 
 REFUSED = {
@@ -179,25 +181,27 @@ def test_a_missing_dataset_is_named() -> None:
 
 
 def test_a_filter_has_ten_fields_at_most_and_a_group_twenty() -> None:
-    items = schema("ITEMS", ITEM_ID="string", **{f"F{n}": "int" for n in range(30)})
+    items = build_schema("ITEMS", ITEM_ID="string", **{f"F{n}": "int" for n in range(30)})
     schemas = {"ITEMS": items, "USERS": USERS}
 
-    def expression(numbers: range) -> str:
+    def build_expression(numbers: range) -> str:
         return "EXCLUDE ItemID WHERE " + " AND ".join(f"Items.F{n} = 1" for n in numbers)
 
-    check_expression(expression(range(10)), schemas)
-    check_expression(" | ".join([expression(range(10)), expression(range(3))]), schemas)
-    for many in (
-        expression(range(11)),
-        expression(range(10)) + " IF CurrentUser.AGE = 1",
-        expression(range(10)) + " AND Items.F1 = CurrentItem.F10",
-        expression(range(5)) + " | " + expression(range(5, 11)),
+    check_expression(build_expression(range(10)), schemas)
+    check_expression(" | ".join([build_expression(range(10)), build_expression(range(3))]), schemas)
+    for expressions in (
+        build_expression(range(11)),
+        build_expression(range(10)) + " IF CurrentUser.AGE = 1",
+        build_expression(range(10)) + " AND Items.F1 = CurrentItem.F10",
+        build_expression(range(5)) + " | " + build_expression(range(5, 11)),
     ):
         with pytest.raises(FilterExpressionError, match="11 distinct dataset fields; 10 at most"):
-            check_expression(many, schemas)
-    check_group_fields([expression(range(10)), expression(range(5, 20)), expression(range(3))])
+            check_expression(expressions, schemas)
+    check_group_fields(
+        [build_expression(range(10)), build_expression(range(5, 20)), build_expression(range(3))]
+    )
     with pytest.raises(FilterExpressionError, match="21 distinct dataset fields; 20 at most"):
-        check_group_fields([expression(range(10)), expression(range(9, 21))])
+        check_group_fields([build_expression(range(10)), build_expression(range(9, 21))])
 
 
 def test_the_traits_of_a_filter() -> None:
@@ -240,13 +244,13 @@ def test_any_text_is_accepted_or_refused(text: str) -> None:
         check_expression(text, SCHEMAS)
 
 
-@pytest.mark.parametrize("opened", [" (", "(", "((Items.YEAR=1 OR "])
-def test_deep_parentheses_end_in_an_answer(opened: str) -> None:
+@pytest.mark.parametrize("opening", [" (", "(", "((Items.YEAR=1 OR "])
+def test_deep_parentheses_end_in_an_answer(opening: str) -> None:
     for depth in (10, 140, 1200, 2400):
-        for closed in (0, depth, depth + 1):
-            text = f"INCLUDE ItemID WHERE {opened * depth}Items.YEAR=1{')' * closed}"
+        for closing_count in (0, depth, depth + 1):
+            text = f"INCLUDE ItemID WHERE {opening * depth}Items.YEAR=1{')' * closing_count}"
             try:
                 check_expression(text, SCHEMAS)
             except FilterExpressionError:
                 continue
-            assert closed == depth
+            assert closing_count == depth

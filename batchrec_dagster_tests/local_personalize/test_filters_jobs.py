@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 
-from batchrec_dagster_tests.local_personalize.support import SEEN, Local, taste_rows
+from batchrec_dagster_tests.local_personalize.support import SEEN, Local, build_taste_rows
 
 Answers = list[dict[str, Any]]
 
 
-def metadata(local: Local, group: str, kind: str, fields: list[dict[str, Any]], rows: str) -> None:
+def import_metadata(
+    local: Local, group: str, kind: str, fields: list[dict[str, Any]], rows: str
+) -> None:
     """A dataset of Items or Users with these rows of CSV."""
     schema = {
         "type": "record",
@@ -22,20 +24,22 @@ def metadata(local: Local, group: str, kind: str, fields: list[dict[str, Any]], 
         "fields": fields,
         "version": "1.0",
     }
-    made = local.client.create_schema(name=kind, schema=json.dumps(schema))
+    schema_answer = local.client.create_schema(name=kind, schema=json.dumps(schema))
     dataset = local.client.create_dataset(
-        name=kind, schemaArn=made["schemaArn"], datasetGroupArn=group, datasetType=kind
+        name=kind, schemaArn=schema_answer["schemaArn"], datasetGroupArn=group, datasetType=kind
     )["datasetArn"]
     header = ",".join(field["name"] for field in fields)
     local.store.put(f"s3://data/{kind}.csv", f"{header}\n{rows}".encode())
-    local.active(local.import_job(local.active(dataset), f"s3://data/{kind}.csv", name=kind))
+    local.wait_until_active(
+        local.start_import(local.wait_until_active(dataset), f"s3://data/{kind}.csv", name=kind)
+    )
 
 
 @pytest.fixture
 def group(local: Local) -> str:
     """Interactions, items with genres (lower case in the schema) and prices, users with ages."""
-    group, _ = local.imported(taste_rows())
-    metadata(
+    group, _ = local.import_rows(build_taste_rows())
+    import_metadata(
         local,
         group,
         "Items",
@@ -48,7 +52,7 @@ def group(local: Local) -> str:
             f"i{n},{['horror', 'comedy', 'horror|comedy', ''][n % 4]},{n}.5\n" for n in range(40)
         ),
     )
-    metadata(
+    import_metadata(
         local,
         group,
         "Users",
@@ -62,20 +66,22 @@ def run(
     local: Local, group: str, expression: str, lines: list[dict[str, Any]], recipe: str
 ) -> Answers:
     """What a batch inference job with this filter answers."""
-    version = local.active(local.version(local.solution(group, recipe)))
+    version = local.wait_until_active(local.create_version(local.create_solution(group, recipe)))
     local.store.put("s3://data/in.json", "\n".join(map(json.dumps, lines)).encode())
-    arn = local.filter(group, expression)
-    local.active(local.batch_job(version, "s3://data/in.json", filterArn=arn, numResults=40))
-    return [json.loads(line) for line in local.lines("s3://data/out/in.json.out")]
+    arn = local.create_filter(group, expression)
+    local.wait_until_active(
+        local.create_batch_job(version, "s3://data/in.json", filterArn=arn, numResults=40)
+    )
+    return [json.loads(line) for line in local.read_lines("s3://data/out/in.json.out")]
 
 
-def numbers(answer: dict[str, Any]) -> set[int]:
+def read_numbers(answer: dict[str, Any]) -> set[int]:
     """Which items were recommended."""
     assert answer["error"] is None
     return {int(item.removeprefix("i")) for item in answer["output"]["recommendedItems"]}
 
 
-def of(holds: Callable[[int], bool]) -> set[int]:
+def list_numbers(holds: Callable[[int], bool]) -> set[int]:
     return {n for n in range(40) if holds(n)}
 
 
@@ -83,7 +89,7 @@ def test_items_are_chosen_by_their_metadata(local: Local, group: str) -> None:
     expression = 'include itemid where ITEMS.GENRES in ("comedy") and items.PRICE < 30'
     lines = [{"userId": "u1"}, {"userId": "stranger"}]
     for answer in run(local, group, expression, lines, "aws-user-personalization-v2"):
-        assert numbers(answer) == of(lambda n: n % 4 in (1, 2) and n < 30)
+        assert read_numbers(answer) == list_numbers(lambda n: n % 4 in (1, 2) and n < 30)
 
 
 def test_if_conditions_depend_on_the_user(local: Local, group: str) -> None:
@@ -93,29 +99,33 @@ def test_if_conditions_depend_on_the_user(local: Local, group: str) -> None:
     )
     lines = [{"userId": user} for user in ("u5", "u17", "u18", "stranger")]
     answers = run(local, group, expression, lines, "aws-popularity-count")
-    assert numbers(answers[0]) == numbers(answers[1]) == of(lambda n: n % 4 in (1, 3))
-    had = {int(item[1:]) for user, item, _ in taste_rows() if user == "u18"}
-    assert numbers(answers[2]) == of(lambda n: n not in had)
-    assert numbers(answers[3]) == of(lambda n: True)
+    assert (
+        read_numbers(answers[0])
+        == read_numbers(answers[1])
+        == list_numbers(lambda n: n % 4 in (1, 3))
+    )
+    had = {int(item[1:]) for user, item, _ in build_taste_rows() if user == "u18"}
+    assert read_numbers(answers[2]) == list_numbers(lambda n: n not in had)
+    assert read_numbers(answers[3]) == list_numbers(lambda n: True)
 
 
 def test_values_come_with_each_line(local: Local, group: str) -> None:
     expression = (
         "INCLUDE ItemID WHERE Items.genres IN ($GENRES) | EXCLUDE ItemID WHERE Items.PRICE > $P"
     )
-    given: list[dict[str, Any]] = [
+    values_by_line: list[dict[str, Any]] = [
         {"GENRES": '"horror"'},
         {"GENRES": '"horror","comedy"', "P": "10"},
         {"GENRES": '"western"'},
         {"P": "10"},
         {"GENRES": "horror"},
     ]
-    lines = [{"userId": "u1", "filterValues": values} for values in given]
+    lines = [{"userId": "u1", "filterValues": values} for values in values_by_line]
     answers = run(local, group, expression, lines, "aws-popularity-count")
     assert [answer["input"] for answer in answers] == lines
-    assert numbers(answers[0]) == of(lambda n: n % 4 in (0, 2))
-    assert numbers(answers[1]) == of(lambda n: n % 4 != 3 and n < 10)
-    assert numbers(answers[2]) == set()
+    assert read_numbers(answers[0]) == list_numbers(lambda n: n % 4 in (0, 2))
+    assert read_numbers(answers[1]) == list_numbers(lambda n: n % 4 != 3 and n < 10)
+    assert read_numbers(answers[2]) == set()
     for answer, text in zip(answers[3:], ("needs a value for the", "is not valid"), strict=True):
         assert answer["error"].startswith("User error: The ")
         assert text in answer["error"]
@@ -129,22 +139,24 @@ def test_similar_items_are_compared_with_the_item_that_is_asked_for(
     expression = f"INCLUDE ItemID WHERE {cheaper} AND Items.GENRES IN CurrentItem.GENRES"
     lines = [{"itemId": "i20"}, {"itemId": "i21"}, {"itemId": "i23"}]
     answers = run(local, group, expression, lines, "aws-similar-items")
-    assert numbers(answers[0]) == of(lambda n: n % 4 in (0, 2) and n < 20)
-    assert numbers(answers[1]) == of(lambda n: n % 4 in (1, 2) and n < 21)
-    assert numbers(answers[2]) == set()  # it has no genres, and a null matches nothing
+    assert read_numbers(answers[0]) == list_numbers(lambda n: n % 4 in (0, 2) and n < 20)
+    assert read_numbers(answers[1]) == list_numbers(lambda n: n % 4 in (1, 2) and n < 21)
+    assert read_numbers(answers[2]) == set()  # it has no genres, and a null matches nothing
 
 
 def test_segments_have_only_users_that_the_filter_includes(local: Local, group: str) -> None:
-    version = local.active(local.version(local.solution(group, "aws-item-affinity")))
+    version = local.wait_until_active(
+        local.create_version(local.create_solution(group, "aws-item-affinity"))
+    )
     lines = [{"itemId": "i1", "filterValues": {"AGE": age}} for age in ("30", "50", '"old"')]
     local.store.put("s3://data/queries.json", "\n".join(map(json.dumps, lines)).encode())
-    arn = local.filter(group, "INCLUDE UserID WHERE Users.AGE >= $AGE")
-    local.active(local.segment_job(version, filterArn=arn, numResults=60))
-    answers = [json.loads(line) for line in local.lines("s3://data/segments/queries.json.out")]
-    for answer, least in zip(answers, (30, 50), strict=False):
+    arn = local.create_filter(group, "INCLUDE UserID WHERE Users.AGE >= $AGE")
+    local.wait_until_active(local.create_segment_job(version, filterArn=arn, numResults=60))
+    answers = [json.loads(line) for line in local.read_lines("s3://data/segments/queries.json.out")]
+    for answer, minimum_age in zip(answers, (30, 50), strict=False):
         users = {int(user[1:]) for user in answer["output"]["usersList"]}
         assert users
-        assert min(users) >= least
+        assert min(users) >= minimum_age
     assert "must be a number without quotes" in answers[2]["error"]
 
 
@@ -156,14 +168,14 @@ def test_a_filter_that_does_not_fit_the_schemas_is_refused(local: Local, group: 
         'EXCLUDE ItemID WHERE Items.PRICE > "5"': "of type float, compare it with a number",
     }.items():
         with pytest.raises(invalid, match=message):
-            local.filter(group, expression)
+            local.create_filter(group, expression)
     assert local.client.list_filters()["Filters"] == []
 
 
 def test_the_filters_of_a_group_use_twenty_fields_at_most(local: Local) -> None:
-    group = local.group()
+    group = local.create_group()
     fields = [{"name": f"F{n}", "type": "int"} for n in range(25)]
-    metadata(
+    import_metadata(
         local,
         group,
         "Items",
@@ -171,11 +183,11 @@ def test_the_filters_of_a_group_use_twenty_fields_at_most(local: Local) -> None:
         "i," + ",".join("1" * 25) + "\n",
     )
 
-    def expression(numbers: range) -> str:
+    def build_expression(numbers: range) -> str:
         return "EXCLUDE ItemID WHERE " + " AND ".join(f"Items.F{n} = 1" for n in numbers)
 
-    local.filter(group, expression(range(10)), "one")
-    local.filter(group, expression(range(10, 20)), "two")
+    local.create_filter(group, build_expression(range(10)), "one")
+    local.create_filter(group, build_expression(range(10, 20)), "two")
     with pytest.raises(local.client.exceptions.LimitExceededException, match="21 distinct"):
-        local.filter(group, expression(range(15, 21)), "three")
-    local.filter(group, expression(range(5, 15)), "three")
+        local.create_filter(group, build_expression(range(15, 21)), "three")
+    local.create_filter(group, build_expression(range(5, 15)), "three")

@@ -19,7 +19,7 @@ from batchrec_dagster_tests.local_personalize.plain_filters import (
     Row,
     World,
     Writer,
-    allowed,
+    is_allowed,
     is_lacking,
     parts,
     values_of_line,
@@ -36,18 +36,18 @@ def test_items_are_excluded_as_by_the_plain_evaluator(
     chain: list[Part], world: World, lines: list[dict[str, Any]], dice: random.Random
 ) -> None:
     writer = Writer(dice)
-    found = JobFilter(writer.chain(chain), world.read, ITEMS, HISTORY)
-    texts = [{name: writer.given(value) for name, value in line.items()} for line in lines]
+    job_filter = JobFilter(writer.write_chain(chain), world.read, ITEMS, HISTORY)
+    texts = [{name: writer.write_values(value) for name, value in line.items()} for line in lines]
     for line, text in zip(lines, texts, strict=True):
-        assert (found.find_problem(text) is not None) == is_lacking(chain, line)
+        assert (job_filter.find_problem(text) is not None) == is_lacking(chain, line)
     good = [number for number, line in enumerate(lines) if not is_lacking(chain, line)]
     lines, texts = [lines[number] for number in good], [texts[number] for number in good]
     users = [dice.choice([*USERS, "stranger"]) for _ in lines]
     currents = [dice.choice([*ITEMS, "other", "none"]) for _ in lines]
-    types = world.types()
-    for of_items, exclude in (
-        (False, found.exclude_for_users(users, texts)),
-        (True, found.exclude_for_items(currents, texts)),
+    types = world.find_event_types()
+    for uses_current_item, exclude in (
+        (False, job_filter.exclude_for_users(users, texts)),
+        (True, job_filter.exclude_for_items(currents, texts)),
     ):
         scores = np.random.default_rng(0).random((len(lines), len(ITEMS)), dtype=np.float32)
         expected = scores.copy()
@@ -56,17 +56,19 @@ def test_items_are_excluded_as_by_the_plain_evaluator(
             for place, item in enumerate(ITEMS):
                 rows: dict[str, Row] = {
                     "Items": world.items.get(item, {}),
-                    "Interactions": {"EVENT_TYPE": None if of_items else types.get((user, item))},
+                    "Interactions": {
+                        "EVENT_TYPE": None if uses_current_item else types.get((user, item))
+                    },
                 }
-                profile = {} if of_items else world.users.get(user, {})
-                current = world.items.get(currents[number], {}) if of_items else {}
-                if not allowed(chain, rows, profile, line, current):
+                profile = {} if uses_current_item else world.users.get(user, {})
+                current = world.items.get(currents[number], {}) if uses_current_item else {}
+                if not is_allowed(chain, rows, profile, line, current):
                     expected[number, place] = -np.inf
-        at = 0
-        while at < len(lines):
+        position = 0
+        while position < len(lines):
             size = dice.randint(1, 3)
-            exclude(slice(at, at + size), scores[at : at + size])
-            at += size
+            exclude(slice(position, position + size), scores[position : position + size])
+            position += size
         np.testing.assert_array_equal(scores, expected)
 
 
@@ -76,25 +78,25 @@ def test_users_are_included_as_by_the_plain_evaluator(
     chain: list[Part], world: World, values: dict[str, Any], dice: random.Random
 ) -> None:
     writer = Writer(dice)
-    found = JobFilter(writer.chain(chain), world.read, ITEMS)
-    text = {name: writer.given(value) for name, value in values.items()}
+    job_filter = JobFilter(writer.write_chain(chain), world.read, ITEMS)
+    text = {name: writer.write_values(value) for name, value in values.items()}
     if is_lacking(chain, values):
-        assert found.find_problem(text) is not None
+        assert job_filter.find_problem(text) is not None
         return
-    assert found.find_problem(text) is None
-    asked = [*USERS, "stranger", USERS[0]]
+    assert job_filter.find_problem(text) is None
+    user_ids = [*USERS, "stranger", USERS[0]]
     types: dict[str, set[str]] = {}
     for user, _, _, event in world.interactions:
         if event is not None:
             types.setdefault(user, set()).add(event.lower())
     expected = [
-        allowed(
+        is_allowed(
             chain,
             {"Users": world.users.get(user, {}), "Interactions": {"EVENT_TYPE": types.get(user)}},
             {},
             values,
             {},
         )
-        for user in asked
+        for user in user_ids
     ]
-    assert found.mask_users(np.array(asked, dtype=object), text).tolist() == expected
+    assert job_filter.mask_users(np.array(user_ids, dtype=object), text).tolist() == expected

@@ -35,25 +35,25 @@ DATA = {
 MODEL = ["boot", "shoe", "hat", "old", "new"]  # nothing is known of "new"
 
 
-def reader(data: Mapping[str, pl.DataFrame]) -> Any:
+def build_reader(data: Mapping[str, pl.DataFrame]) -> Any:
     return lambda dataset_type, columns: data[dataset_type].select(columns)
 
 
-def left(
+def list_items_left(
     expression: str,
     data: Mapping[str, pl.DataFrame],
-    asked: Sequence[str],
+    line_ids: Sequence[str],
     values: Mapping[str, str] | None = None,
     *,
     items: Sequence[str] = MODEL,
     current: bool = False,
 ) -> list[list[str]]:
     """The items that lines with these users, or current items, may be answered with."""
-    job_filter = JobFilter(expression, reader(data), items)
-    of_lines = job_filter.exclude_for_items if current else job_filter.exclude_for_users
-    exclude = of_lines(asked, [values or {}] * len(asked))
-    scores = np.zeros((len(asked), len(items)), dtype=np.float32)
-    exclude(slice(0, len(asked)), scores)
+    job_filter = JobFilter(expression, build_reader(data), items)
+    build_exclude = job_filter.exclude_for_items if current else job_filter.exclude_for_users
+    exclude = build_exclude(line_ids, [values or {}] * len(line_ids))
+    scores = np.zeros((len(line_ids), len(items)), dtype=np.float32)
+    exclude(slice(0, len(line_ids)), scores)
     return [[item for item, score in zip(items, row, strict=True) if score == 0] for row in scores]
 
 
@@ -119,38 +119,40 @@ HAD = "WHERE Interactions.EVENT_TYPE IN"
     ],
 )
 def test_the_items_left_for_ann_and_bob(expression: str, expected: list[list[str]]) -> None:
-    assert left(expression, DATA, ["ann", "bob"]) == expected
+    assert list_items_left(expression, DATA, ["ann", "bob"]) == expected
 
 
 def test_an_unknown_user_has_no_items_and_no_metadata() -> None:
-    assert left(f'EXCLUDE ItemID {HAD} ("*")', DATA, ["who"]) == [MODEL]
-    assert left(f'INCLUDE ItemID {HAD} ("*")', DATA, ["who"]) == [[]]
+    assert list_items_left(f'EXCLUDE ItemID {HAD} ("*")', DATA, ["who"]) == [MODEL]
+    assert list_items_left(f'INCLUDE ItemID {HAD} ("*")', DATA, ["who"]) == [[]]
     expression = "EXCLUDE ItemID WHERE Items.PRICE > 0 IF CurrentUser.AGE >= 0"
-    assert left(expression, DATA, ["who"]) == [MODEL]
+    assert list_items_left(expression, DATA, ["who"]) == [MODEL]
 
 
 def test_the_current_item_is_what_others_are_compared_with() -> None:
     cheaper = (
         "INCLUDE ItemID WHERE Items.PRICE < CurrentItem.PRICE AND Items.KIND IN CurrentItem.KIND"
     )
-    asked = ["boot", "shoe", "hat", "new"]
-    assert left(cheaper, DATA, asked, current=True) == [["shoe"], [], [], []]
+    line_ids = ["boot", "shoe", "hat", "new"]
+    assert list_items_left(cheaper, DATA, line_ids, current=True) == [["shoe"], [], [], []]
     other = "EXCLUDE ItemID WHERE Items.KIND != CurrentItem.KIND"
-    without_old = ["boot", "shoe", "hat", "new"]
-    assert left(other, DATA, ["shoe", "hat"], current=True) == [without_old, MODEL]
+    items_but_old = ["boot", "shoe", "hat", "new"]
+    assert list_items_left(other, DATA, ["shoe", "hat"], current=True) == [items_but_old, MODEL]
 
 
 def test_values_come_with_the_line() -> None:
-    chosen = "INCLUDE ItemID WHERE Items.KIND IN ($KINDS) AND Items.PRICE < $MOST"
+    include_expression = "INCLUDE ItemID WHERE Items.KIND IN ($KINDS) AND Items.PRICE < $MOST"
     values = {"KINDS": '"winter", "Hat"', "MOST": "50", "OTHER": "?"}
-    assert left(chosen, DATA, ["ann"], values) == [["old"]]
-    excluded = "EXCLUDE ItemID WHERE Items.KIND IN ($KINDS) OR Items.PRICE < $MOST"
-    assert left(excluded, DATA, ["ann"], {"KINDS": '"Hat"'}) == [["boot", "shoe", "hat", "new"]]
-    assert left(excluded, DATA, ["ann"], {}) == [MODEL]
+    assert list_items_left(include_expression, DATA, ["ann"], values) == [["old"]]
+    exclude_expression = "EXCLUDE ItemID WHERE Items.KIND IN ($KINDS) OR Items.PRICE < $MOST"
+    assert list_items_left(exclude_expression, DATA, ["ann"], {"KINDS": '"Hat"'}) == [
+        ["boot", "shoe", "hat", "new"]
+    ]
+    assert list_items_left(exclude_expression, DATA, ["ann"], {}) == [MODEL]
     had = "EXCLUDE ItemID WHERE Interactions.EVENT_TYPE IN ($EVENT)"
-    assert left(had, DATA, ["ann"], {"EVENT": '"*"'}) == [["shoe", "old", "new"]]
+    assert list_items_left(had, DATA, ["ann"], {"EVENT": '"*"'}) == [["shoe", "old", "new"]]
     conditional = "EXCLUDE ItemID WHERE Items.PRICE > 0 IF CurrentUser.AGE = $AGE"
-    assert left(conditional, DATA, ["ann"], {"AGE": "30"}) == [["new"]]
+    assert list_items_left(conditional, DATA, ["ann"], {"AGE": "30"}) == [["new"]]
 
 
 @pytest.mark.parametrize(
@@ -178,13 +180,13 @@ def test_a_line_with_invalid_values_has_a_problem(
         "INCLUDE ItemID WHERE Items.KIND IN ($KINDS) AND Items.PRICE < $MOST"
         " | EXCLUDE ItemID WHERE Items.PRICE > $OPTIONAL"
     )
-    found_problem = JobFilter(expression, reader(DATA), MODEL).find_problem(values)
+    found_problem = JobFilter(expression, build_reader(DATA), MODEL).find_problem(values)
     assert (found_problem is None) == (problem is None)
     assert problem is None or re.search(problem, str(found_problem))
 
 
 def test_an_excluding_part_needs_no_values_but_good_ones() -> None:
-    excluding = JobFilter("EXCLUDE ItemID WHERE Items.PRICE > $P", reader(DATA), MODEL)
+    excluding = JobFilter("EXCLUDE ItemID WHERE Items.PRICE > $P", build_reader(DATA), MODEL)
     assert excluding.find_problem({}) is None
     assert "without quotes" in str(excluding.find_problem({"P": '"1"'}))
 
@@ -207,21 +209,21 @@ def test_an_excluding_part_needs_no_values_but_good_ones() -> None:
 def test_users_that_may_be_in_a_segment(
     expression: str, values: dict[str, str], expected: list[bool]
 ) -> None:
-    job_filter = JobFilter(expression, reader(DATA), MODEL)
+    job_filter = JobFilter(expression, build_reader(DATA), MODEL)
     assert job_filter.mask_users(["ann", "bob", "who"], values).tolist() == expected
 
 
 def test_changed_data_that_no_longer_fits_fails_the_job() -> None:
-    changed = {"ITEMS": pl.DataFrame({"ITEM_ID": ["a"], "YEAR": ["1970"]})}
+    data = {"ITEMS": pl.DataFrame({"ITEM_ID": ["a"], "YEAR": ["1970"]})}
     with pytest.raises(JobFailedError, match=r"does not fit.*YEAR is of type string"):
-        JobFilter("INCLUDE ItemID WHERE Items.YEAR > 1969", reader(changed), ["a"])
+        JobFilter("INCLUDE ItemID WHERE Items.YEAR > 1969", build_reader(data), ["a"])
 
 
 def test_the_deepest_condition_is_evaluated() -> None:
     depth = 130
-    opened = "".join("(Items.Y=1 OR " if n % 2 else "(Items.Y=1 AND " for n in range(depth))
-    text = f"INCLUDE ItemID WHERE {opened}Items.Y=1{')' * depth}"
+    condition = "".join("(Items.Y=1 OR " if n % 2 else "(Items.Y=1 AND " for n in range(depth))
+    text = f"INCLUDE ItemID WHERE {condition}Items.Y=1{')' * depth}"
     assert 1900 < len(text) <= 2500
     assert depth * 3 < sys.getrecursionlimit()
     data = {"ITEMS": pl.DataFrame({"ITEM_ID": ["a", "b"], "Y": [1, 2]})}
-    assert left(text, data, ["u"], items=["a", "b"]) == [["a"]]
+    assert list_items_left(text, data, ["u"], items=["a", "b"]) == [["a"]]

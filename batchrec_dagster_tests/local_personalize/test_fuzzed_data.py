@@ -20,17 +20,17 @@ from batchrec_dagster.local_personalize.recipes import RECIPES, Recipe
 from batchrec_dagster.personalize.schemas import build_interactions_schema
 from batchrec_dagster.testing import StartedPersonalize
 from batchrec_dagster_tests.local_personalize.support import (
-    csv_bytes,
+    encode_csv,
     describe,
-    looks,
-    taste_rows,
+    poll_until_deadline,
+    build_taste_rows,
 )
 from batchrec_dagster_tests.repeats import repeats
 
 pytestmark = pytest.mark.slow
 
 BOM = b"\xef\xbb\xbf"
-GOOD = csv_bytes(taste_rows(1000))
+GOOD = encode_csv(build_taste_rows(1000))
 SETTINGS = settings(
     max_examples=repeats(40, 10),
     deadline=None,
@@ -62,19 +62,21 @@ WHOLE_FILES = st.sampled_from(
 )
 
 
-class Fuzzed:
+class FuzzedPersonalize:
     """A Personalize with a group that has data, and a trained version of every recipe."""
 
     def __init__(self, folder: Path) -> None:
-        self.started = StartedPersonalize(folder)
+        self.personalize = StartedPersonalize(folder)
         self.datasets = folder / "home" / "datasets"
         self._numbers = itertools.count()
-        client = self.started.client
+        client = self.personalize.client
         self.group = client.create_dataset_group(name="films")["datasetGroupArn"]
-        self.ends(self.group)
-        self.dataset = self._dataset("Interactions", build_interactions_schema(event_type=True))
-        assert self.imported(GOOD)["status"] == "ACTIVE"
-        (self.current,) = self.files()
+        self.wait_until_settled(self.group)
+        self.dataset = self._create_dataset(
+            "Interactions", build_interactions_schema(event_type=True)
+        )
+        assert self.import_bytes(GOOD)["status"] == "ACTIVE"
+        (self.current,) = self.list_row_files()
         items = {
             "type": "record",
             "name": "Items",
@@ -83,39 +85,41 @@ class Fuzzed:
             "version": "1.0",
         }
         kinds = "".join(f"i{n},{'low' if n < 20 else 'high'}\n" for n in range(40))
-        dataset = self._dataset("Items", json.dumps(items))
-        assert self.imported(f"ITEM_ID,KIND\n{kinds}".encode(), dataset)["status"] == "ACTIVE"
-        self.versions = {recipe.name: self._version(recipe) for recipe in RECIPES.values()}
+        dataset = self._create_dataset("Items", json.dumps(items))
+        assert self.import_bytes(f"ITEM_ID,KIND\n{kinds}".encode(), dataset)["status"] == "ACTIVE"
+        self.versions = {recipe.name: self._create_version(recipe) for recipe in RECIPES.values()}
 
-    def files(self) -> set[Path]:
+    def list_row_files(self) -> set[Path]:
         """What is there of imported rows."""
         return set(self.datasets.iterdir())
 
-    def ends(self, arn: str) -> dict[str, Any]:
+    def wait_until_settled(self, arn: str) -> dict[str, Any]:
         """The description, once nothing more happens; a failure has a reason, and is no flaw."""
-        for _ in looks():
-            found = describe(self.started.client, arn)
-            if found.get("status") not in ("CREATE PENDING", "CREATE IN_PROGRESS"):
-                if found.get("status") == "CREATE FAILED":
-                    assert found["failureReason"]
-                    assert "internal error" not in found["failureReason"]
-                return found
+        for _ in poll_until_deadline():
+            description = describe(self.personalize.client, arn)
+            if description.get("status") not in ("CREATE PENDING", "CREATE IN_PROGRESS"):
+                if description.get("status") == "CREATE FAILED":
+                    assert description["failureReason"]
+                    assert "internal error" not in description["failureReason"]
+                return description
         raise AssertionError(f"{arn} never ends")
 
-    def imported(self, data: bytes, dataset: str | None = None) -> dict[str, Any]:
+    def import_bytes(self, data: bytes, dataset: str | None = None) -> dict[str, Any]:
         name = f"import-{next(self._numbers)}"
-        job = self.started.client.create_dataset_import_job(
+        job = self.personalize.client.create_dataset_import_job(
             jobName=name,
             datasetArn=dataset or self.dataset,
-            dataSource={"dataLocation": self.started.put(f"{name}.csv", data)},
-            roleArn=self.started.role_arn,
+            dataSource={"dataLocation": self.personalize.put(f"{name}.csv", data)},
+            roleArn=self.personalize.role_arn,
         )
-        return self.ends(job["datasetImportJobArn"])
+        return self.wait_until_settled(job["datasetImportJobArn"])
 
-    def answered(self, recipe: Recipe, data: bytes, **options: Any) -> tuple[dict[str, Any], str]:
+    def answer_lines(
+        self, recipe: Recipe, data: bytes, **options: Any
+    ) -> tuple[dict[str, Any], str]:
         """The ended job, and the folder of its output."""
         name = f"batch-{next(self._numbers)}"
-        client: Any = self.started.client
+        client: Any = self.personalize.client
         create = (
             client.create_batch_segment_job
             if recipe.makes_segments
@@ -124,45 +128,45 @@ class Fuzzed:
         job = create(
             jobName=name,
             solutionVersionArn=self.versions[recipe.name],
-            roleArn=self.started.role_arn,
-            jobInput={"s3DataSource": {"path": self.started.put(f"{name}.json", data)}},
-            jobOutput={"s3DataDestination": {"path": self.started.uri(f"{name}/")}},
+            roleArn=self.personalize.role_arn,
+            jobInput={"s3DataSource": {"path": self.personalize.put(f"{name}.json", data)}},
+            jobOutput={"s3DataDestination": {"path": self.personalize.uri(f"{name}/")}},
             **options,
         )
         (arn,) = (value for key, value in job.items() if key.endswith("Arn"))
-        return self.ends(arn), f"{name}/"
+        return self.wait_until_settled(arn), f"{name}/"
 
-    def _dataset(self, dataset_type: str, schema: str) -> str:
-        client = self.started.client
+    def _create_dataset(self, dataset_type: str, schema: str) -> str:
+        client = self.personalize.client
         arn = client.create_schema(name=dataset_type, schema=schema)["schemaArn"]
-        made = client.create_dataset(
+        dataset_answer = client.create_dataset(
             name=dataset_type, datasetGroupArn=self.group, schemaArn=arn, datasetType=dataset_type
         )
-        self.ends(made["datasetArn"])
-        return made["datasetArn"]
+        self.wait_until_settled(dataset_answer["datasetArn"])
+        return dataset_answer["datasetArn"]
 
-    def _version(self, recipe: Recipe) -> str:
-        client = self.started.client
+    def _create_version(self, recipe: Recipe) -> str:
+        client = self.personalize.client
         solution = client.create_solution(
             name=recipe.name,
             datasetGroupArn=self.group,
             recipeArn=recipe.arn,
             performAutoTraining=False,
         )["solutionArn"]
-        self.ends(solution)
+        self.wait_until_settled(solution)
         return self.train(solution)
 
     def train(self, solution: str) -> str:
-        made = self.started.client.create_solution_version(solutionArn=solution)
-        assert self.ends(made["solutionVersionArn"])["status"] == "ACTIVE"
-        return made["solutionVersionArn"]
+        version_answer = self.personalize.client.create_solution_version(solutionArn=solution)
+        assert self.wait_until_settled(version_answer["solutionVersionArn"])["status"] == "ACTIVE"
+        return version_answer["solutionVersionArn"]
 
 
 @pytest.fixture(scope="module")
-def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fuzzed]:
-    fuzzed = Fuzzed(tmp_path_factory.mktemp("fuzzed"))
+def fuzzed_personalize(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FuzzedPersonalize]:
+    fuzzed = FuzzedPersonalize(tmp_path_factory.mktemp("fuzzed"))
     yield fuzzed
-    fuzzed.started.close()
+    fuzzed.personalize.close()
 
 
 @st.composite
@@ -170,27 +174,31 @@ def changed(draw: st.DrawFn, good: bytes) -> bytes:
     """Good bytes with some places overwritten, or pushed apart."""
     data = good
     for place, length, nasty in draw(CHANGES):
-        at = int(place * (len(data) + 1))
-        data = data[:at] + nasty + data[at + length :]
+        position = int(place * (len(data) + 1))
+        data = data[:position] + nasty + data[position + length :]
     return data
 
 
 @SETTINGS
 @given(data=changed(GOOD) | WHOLE_FILES | st.binary(max_size=300))
-def test_any_file_is_imported_or_refused_with_a_reason(fuzzed: Fuzzed, data: bytes) -> None:
-    before = fuzzed.files()
-    ended = fuzzed.imported(data)
-    new = fuzzed.files() - before
-    if ended["status"] == "ACTIVE":
-        (fuzzed.current,) = new
-        assert pl.read_parquet(fuzzed.current / "rows.parquet").rows() == _plainly_read(data)
+def test_any_file_is_imported_or_refused_with_a_reason(
+    fuzzed_personalize: FuzzedPersonalize, data: bytes
+) -> None:
+    before = fuzzed_personalize.list_row_files()
+    description = fuzzed_personalize.import_bytes(data)
+    new = fuzzed_personalize.list_row_files() - before
+    if description["status"] == "ACTIVE":
+        (fuzzed_personalize.current,) = new
+        assert pl.read_parquet(fuzzed_personalize.current / "rows.parquet").rows() == _read_plainly(
+            data
+        )
     else:
-        assert ended["status"] == "CREATE FAILED"
+        assert description["status"] == "CREATE FAILED"
         assert not new
-        assert fuzzed.current.is_dir()  # an older import may be on its way out
+        assert fuzzed_personalize.current.is_dir()  # an older import may be on its way out
 
 
-def _plainly_read(data: bytes) -> list[tuple[str, str, int, str]]:
+def _read_plainly(data: bytes) -> list[tuple[str, str, int, str]]:
     rows = list(csv.reader(io.StringIO(data.decode("utf-8-sig"), newline="")))
     return [(user, item, int(time), event) for user, item, time, event in rows[1:]]
 
@@ -204,27 +212,32 @@ ROWS = st.lists(st.tuples(TEXT, TEXT, st.integers(-(2**63), 2**63 - 1), TEXT), m
 
 
 @SETTINGS
-@given(rows=ROWS, how=st.sampled_from(DIALECTS), at=PLACES)
+@given(rows=ROWS, csv_options=st.sampled_from(DIALECTS), position=PLACES)
 def test_csv_files_round_trip(
-    fuzzed: Fuzzed, rows: list[tuple[str, str, int, str]], how: dict[str, Any], at: float
+    fuzzed_personalize: FuzzedPersonalize,
+    rows: list[tuple[str, str, int, str]],
+    csv_options: dict[str, Any],
+    position: float,
 ) -> None:
-    every: list[tuple[str, str, int, str]] = [(*row, "watch") for row in taste_rows(1000)]
-    place = int(at * 1000)
-    every[place:place] = rows
+    rows_with_event: list[tuple[str, str, int, str]] = [
+        (*row, "watch") for row in build_taste_rows(1000)
+    ]
+    place = int(position * 1000)
+    rows_with_event[place:place] = rows
     text = io.StringIO(newline="")
-    writer = csv.writer(text, **how)
+    writer = csv.writer(text, **csv_options)
     writer.writerow(["USER_ID", "ITEM_ID", "TIMESTAMP", "EVENT_TYPE"])
-    writer.writerows(every)
-    before = fuzzed.files()
-    ended = fuzzed.imported(text.getvalue().encode())
-    assert ended["status"] == "ACTIVE", ended
-    (fuzzed.current,) = fuzzed.files() - before
-    assert pl.read_parquet(fuzzed.current / "rows.parquet").rows() == every
+    writer.writerows(rows_with_event)
+    before = fuzzed_personalize.list_row_files()
+    description = fuzzed_personalize.import_bytes(text.getvalue().encode())
+    assert description["status"] == "ACTIVE", description
+    (fuzzed_personalize.current,) = fuzzed_personalize.list_row_files() - before
+    assert pl.read_parquet(fuzzed_personalize.current / "rows.parquet").rows() == rows_with_event
 
 
-def test_good_data_can_be_trained_on_after_all_that(fuzzed: Fuzzed) -> None:
-    assert fuzzed.imported(GOOD)["status"] == "ACTIVE"
-    fuzzed.train(fuzzed.versions["aws-popularity-count"].rpartition("/")[0])
+def test_good_data_can_be_trained_on_after_all_that(fuzzed_personalize: FuzzedPersonalize) -> None:
+    assert fuzzed_personalize.import_bytes(GOOD)["status"] == "ACTIVE"
+    fuzzed_personalize.train(fuzzed_personalize.versions["aws-popularity-count"].rpartition("/")[0])
 
 
 VALUES = {
@@ -250,36 +263,38 @@ def lines(draw: st.DrawFn, recipe: Recipe) -> bytes:
     ).map(lambda value: json.dumps(value).encode())
     line = st.just(good) | changed(good) | odd | st.binary(max_size=30)
     huge = st.sampled_from([good, b"", b'{"userId":"' + b"x" * (MAX_LINE_BYTES + 1) + b'"}'])
-    drawn = [*draw(st.lists(line, max_size=6)), draw(huge), good]
+    lines_drawn = [*draw(st.lists(line, max_size=6)), draw(huge), good]
     start = draw(st.sampled_from([b"", b"", BOM]))
-    data = start + draw(st.sampled_from([b"\n", b"\r\n"])).join(drawn)
+    data = start + draw(st.sampled_from([b"\n", b"\r\n"])).join(lines_drawn)
     return data + draw(st.sampled_from([b"", b"\n"]))
 
 
-def _asked(data: bytes) -> list[bytes]:
+def _list_requests(data: bytes) -> list[bytes]:
     return [line for line in data.removeprefix(BOM).split(b"\n") if line.strip()]
 
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=lambda recipe: recipe.name)
-def test_any_line_is_answered_in_its_place(fuzzed: Fuzzed, recipe: Recipe) -> None:
+def test_any_line_is_answered_in_its_place(
+    fuzzed_personalize: FuzzedPersonalize, recipe: Recipe
+) -> None:
     @settings(SETTINGS, max_examples=repeats(8, 2))
     @given(data=lines(recipe))
     def check(data: bytes) -> None:
-        asked = _asked(data)
-        ended, folder = fuzzed.answered(recipe, data, numResults=3)
-        if ended["status"] == "CREATE FAILED":
+        requests = _list_requests(data)
+        description, folder = fuzzed_personalize.answer_lines(recipe, data, numResults=3)
+        if description["status"] == "CREATE FAILED":
             # A file may have too many queries; nothing is written then.
             assert recipe.max_lines
-            assert len(asked) > recipe.max_lines
-            assert fuzzed.started.keys(folder) == []
+            assert len(requests) > recipe.max_lines
+            assert fuzzed_personalize.personalize.keys(folder) == []
             return
-        assert ended["status"] == "ACTIVE"
-        output, marker = sorted(fuzzed.started.keys(folder), reverse=True)
+        assert description["status"] == "ACTIVE"
+        output, marker = sorted(fuzzed_personalize.personalize.keys(folder), reverse=True)
         assert marker == f"{folder}_CHECK"
-        text = fuzzed.started.get(output).decode()
+        text = fuzzed_personalize.personalize.get(output).decode()
         answers = [json.loads(line) for line in text.removesuffix("\n").split("\n")]
-        assert len(answers) == len(asked)
-        for line, answer in zip(asked, answers, strict=True):
+        assert len(answers) == len(requests)
+        for line, answer in zip(requests, answers, strict=True):
             _check_answer(line, answer)
         assert answers[-1]["error"] is None  # the last line is a good one
 

@@ -37,14 +37,14 @@ INTERACTIONS = Interactions.from_frame(
 )
 
 
-def _ids(*ids: str) -> npt.NDArray[np.object_]:
+def _build_ids(*ids: str) -> npt.NDArray[np.object_]:
     return np.array(ids, dtype=object)
 
 
 class FixedUsers(UserModel):
     """Lists and scores for users, one a chunk; of a ranking, the share of what is in the list."""
 
-    item_ids = _ids("63992", "115149", "110102", "148626")
+    item_ids = _build_ids("63992", "115149", "110102", "148626")
     lists: dict[str, tuple[list[int], list[float]]] = {  # noqa: RUF012
         "4638": ([0, 1, 2, 3], [0.0152238, 0.00690811, 0.00682219, 0.006394]),
         "663": ([1, 0, 3, 2], [0.9, 0.05, 0.00000011, 0.00000004]),
@@ -64,7 +64,7 @@ class FixedUsers(UserModel):
 class FixedRanking(FixedUsers):
     """Likes 27 more than 101, and 101 more than 886."""
 
-    item_ids = _ids("886", "27", "101")
+    item_ids = _build_ids("886", "27", "101")
     shares = np.array([0.2, 0.5, 0.3])
 
     def rank(
@@ -77,8 +77,8 @@ class FixedRanking(FixedUsers):
         width = max(map(len, lists))
         items = np.full((len(lists), width), -1, np.int32)
         scores = np.zeros((len(lists), width))
-        for row, wanted in enumerate(lists):
-            best = sorted(wanted, key=lambda item: -self.shares[item])
+        for row, item_indices in enumerate(lists):
+            best = sorted(item_indices, key=lambda item: -self.shares[item])
             items[row, : len(best)] = best
             scores[row, : len(best)] = self.shares[best] / max(self.shares[best].sum(), 0.1)
         yield RecommendedLists(items, scores)
@@ -87,7 +87,7 @@ class FixedRanking(FixedUsers):
 class FixedItems(RelatedItemsModel):
     """The two items that follow; the popular for an item that is not known."""
 
-    item_ids = _ids("105", "106", "107", "49")
+    item_ids = _build_ids("105", "106", "107", "49")
 
     def __init__(self) -> None: ...
 
@@ -102,7 +102,7 @@ class FixedItems(RelatedItemsModel):
 class FixedSegments(SegmentationModel):
     """For 105 alone, ann and zoë; for anything else, bob and ann."""
 
-    item_ids = _ids("105", "106", "107")
+    item_ids = _build_ids("105", "106", "107")
 
     def __init__(self) -> None: ...
 
@@ -117,7 +117,7 @@ class FixedSegments(SegmentationModel):
         ]
 
 
-def _attributes() -> ItemAttributes:
+def _build_attributes() -> ItemAttributes:
     schema = Schema(ITEMS, (Field("ITEM_ID", "string"), Field("GENRES", "string")))
     rows = pl.DataFrame(
         {"ITEM_ID": ["105", "106", "9"], "GENRES": ["Action|Comedy", "Comedy", "Western"]}
@@ -127,9 +127,9 @@ def _attributes() -> ItemAttributes:
     )
 
 
-def _answerer(recipe: Recipe) -> Recommender | Segmenter:
+def _build_answerer(recipe: Recipe) -> Recommender | Segmenter:
     if recipe.makes_segments:
-        attributes = _attributes() if "attribute" in recipe.name else None
+        attributes = _build_attributes() if "attribute" in recipe.name else None
         return Segmenter(
             recipe, None, FixedSegments(), INTERACTIONS, 2, attributes, print, lambda: None
         )
@@ -144,12 +144,12 @@ def _answerer(recipe: Recipe) -> Recommender | Segmenter:
 def test_the_output_of_a_recipe_to_the_byte(recipe: Recipe, tmp_path: Path) -> None:
     source = GOLDEN / f"{recipe.name}.json"
     steps: list[int] = []
-    _answerer(recipe).answer(source, tmp_path / "out", steps.append)
-    written = (tmp_path / "out").read_bytes()
-    assert written == source.with_suffix(".json.out").read_bytes()
-    assert sum(steps) == written.count(b"\n")
+    _build_answerer(recipe).answer(source, tmp_path / "out", steps.append)
+    output = (tmp_path / "out").read_bytes()
+    assert output == source.with_suffix(".json.out").read_bytes()
+    assert sum(steps) == output.count(b"\n")
     read = file_formats.read_segments if recipe.makes_segments else file_formats.read_inference
-    assert len(read(written)) == sum(steps)
+    assert len(read(output)) == sum(steps)
 
 
 def test_both_names_of_the_list_of_users_are_read() -> None:

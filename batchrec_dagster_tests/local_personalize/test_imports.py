@@ -10,26 +10,31 @@ import polars as pl
 import pytest
 
 from batchrec_dagster.storage.object_store import ObjectInfo, ObjectStore, StorageError
-from batchrec_dagster_tests.local_personalize.support import Local, Row, csv_bytes, taste_rows
+from batchrec_dagster_tests.local_personalize.support import (
+    Local,
+    Row,
+    encode_csv,
+    build_taste_rows,
+)
 
 FILE = "s3://data/interactions.csv"
 HEADER = b"USER_ID,ITEM_ID,TIMESTAMP,EVENT_TYPE\n"
-GOOD = csv_bytes(taste_rows())
+GOOD = encode_csv(build_taste_rows())
 
 
-def _with_line(number: int, line: bytes) -> bytes:
+def _replace_line(number: int, line: bytes) -> bytes:
     lines = GOOD.splitlines(keepends=True)
     lines[number - 1] = line + b"\n"
     return b"".join(lines)
 
 
-def _failure(local: Local, data: bytes, **options: str) -> str:
+def _import_and_fail(local: Local, data: bytes, **options: str) -> str:
     local.store.put(FILE, data)
-    dataset = local.dataset(local.group())
-    failed = local.wait(local.import_job(dataset, FILE, **options))
-    assert failed["status"] == "CREATE FAILED"
+    dataset = local.create_dataset(local.create_group())
+    failed_job = local.wait(local.start_import(dataset, FILE, **options))
+    assert failed_job["status"] == "CREATE FAILED"
     assert not list((local.root / "home" / "datasets").iterdir())
-    reason: str = failed["failureReason"]
+    reason: str = failed_job["failureReason"]
     return reason
 
 
@@ -49,32 +54,32 @@ def _failure(local: Local, data: bytes, **options: str) -> str:
             id="a column twice",
         ),
         pytest.param(
-            _with_line(7, b"u1,i1,yesterday,watch"),
+            _replace_line(7, b"u1,i1,yesterday,watch"),
             f"{FILE}, line 7: TIMESTAMP must be of type long, but it is 'yesterday'.",
             id="text in a number",
         ),
         pytest.param(
-            _with_line(8, b"u1,i1,,watch"),
+            _replace_line(8, b"u1,i1,,watch"),
             f"{FILE}, line 8: TIMESTAMP is empty.",
             id="empty number",
         ),
         pytest.param(
-            _with_line(9, b",i1,1600000000,watch"),
+            _replace_line(9, b",i1,1600000000,watch"),
             f"{FILE}, line 9: USER_ID is empty.",
             id="empty user",
         ),
         pytest.param(
-            _with_line(10, b'u1,"",1600000000,watch'),
+            _replace_line(10, b'u1,"",1600000000,watch'),
             f"{FILE}, line 10: ITEM_ID is empty.",
             id="empty item in quotes",
         ),
         pytest.param(
-            _with_line(11, b'"u\n1",i1,1600000000,watch\nu2,i2,x,watch'),
+            _replace_line(11, b'"u\n1",i1,1600000000,watch\nu2,i2,x,watch'),
             f"{FILE}, line 13: TIMESTAMP must be of type long, but it is 'x'.",
             id="a line break within a cell counts",
         ),
         pytest.param(
-            _with_line(1001, b"u1,caf\xe9,1600000000,watch"),
+            _replace_line(1001, b"u1,caf\xe9,1600000000,watch"),
             f"{FILE}, line 1001: the file is not encoded in UTF-8.",
             id="latin-1",
         ),
@@ -84,17 +89,17 @@ def _failure(local: Local, data: bytes, **options: str) -> str:
             id="latin-1 header",
         ),
         pytest.param(
-            _with_line(12, b"u1,i1,1600000000,watch,more"),
+            _replace_line(12, b"u1,i1,1600000000,watch,more"),
             f"{FILE}, line 12: 5 fields, but the header has 4.",
             id="too many fields",
         ),
         pytest.param(
-            _with_line(13, b"u" * 257 + b",i1,1600000000,watch"),
+            _replace_line(13, b"u" * 257 + b",i1,1600000000,watch"),
             f"{FILE}, line 13: USER_ID is longer than 256 characters, but it is '{'u' * 80}'.",
             id="too long an id",
         ),
         pytest.param(
-            csv_bytes(taste_rows(999)),
+            encode_csv(build_taste_rows(999)),
             "Create failed. The data has 999 interactions, fewer than the minimum of 1000 for an"
             " import.",
             id="too few rows",
@@ -108,7 +113,7 @@ def _failure(local: Local, data: bytes, **options: str) -> str:
     ],
 )
 def test_a_bad_file_is_refused_with_file_and_line(local: Local, data: bytes, reason: str) -> None:
-    assert reason in _failure(local, data)
+    assert reason in _import_and_fail(local, data)
 
 
 def test_event_types_that_are_all_null(local: Local) -> None:
@@ -126,32 +131,35 @@ def test_event_types_that_are_all_null(local: Local) -> None:
     }
     arn = local.client.create_schema(name="nullable", schema=json.dumps(schema))["schemaArn"]
     dataset = local.client.create_dataset(
-        name="films", schemaArn=arn, datasetGroupArn=local.group(), datasetType="interactions"
+        name="films",
+        schemaArn=arn,
+        datasetGroupArn=local.create_group(),
+        datasetType="interactions",
     )["datasetArn"]
-    local.active(dataset)
+    local.wait_until_active(dataset)
     local.store.put(FILE, GOOD.replace(b",watch", b","))
-    failed = local.wait(local.import_job(dataset, FILE))
-    assert failed["failureReason"] == (
+    failed_job = local.wait(local.start_import(dataset, FILE))
+    assert failed_job["failureReason"] == (
         "All values in the event_type column are either reserved keywords or null"
     )
 
 
 def test_the_second_of_two_files_is_named(local: Local) -> None:
     local.store.put("s3://data/parts/1.csv", GOOD)
-    local.store.put("s3://data/parts/2.csv", _with_line(3, b"u1,i1,1.5,watch"))
-    dataset = local.dataset(local.group())
-    failed = local.wait(local.import_job(dataset, "s3://data/parts/"))
-    assert failed["failureReason"] == (
+    local.store.put("s3://data/parts/2.csv", _replace_line(3, b"u1,i1,1.5,watch"))
+    dataset = local.create_dataset(local.create_group())
+    failed_job = local.wait(local.start_import(dataset, "s3://data/parts/"))
+    assert failed_job["failureReason"] == (
         "s3://data/parts/2.csv, line 3: TIMESTAMP must be of type long, but it is '1.5'."
     )
 
 
-@pytest.mark.parametrize("where", ["s3://data/nothing.csv", "s3://data/nothing/"])
-def test_a_location_without_data(local: Local, where: str) -> None:
-    dataset = local.dataset(local.group())
-    failed = local.wait(local.import_job(dataset, where))
-    assert failed["status"] == "CREATE FAILED"
-    assert failed["failureReason"] == f"Invalid Data location. There is no object at {where}"
+@pytest.mark.parametrize("location", ["s3://data/nothing.csv", "s3://data/nothing/"])
+def test_a_location_without_data(local: Local, location: str) -> None:
+    dataset = local.create_dataset(local.create_group())
+    failed_job = local.wait(local.start_import(dataset, location))
+    assert failed_job["status"] == "CREATE FAILED"
+    assert failed_job["failureReason"] == f"Invalid Data location. There is no object at {location}"
 
 
 class _Forbidden(ObjectStore):
@@ -162,26 +170,26 @@ class _Forbidden(ObjectStore):
 def test_data_without_read_permission(tmp_path: Path) -> None:
     local = Local(tmp_path)
     local.store = _Forbidden()
-    local.client = local.another_client()
-    failed = local.wait(local.import_job(local.dataset(local.group()), FILE))
-    assert failed["failureReason"].startswith(
+    local.client = local.open_client()
+    failed_job = local.wait(local.start_import(local.create_dataset(local.create_group()), FILE))
+    assert failed_job["failureReason"].startswith(
         "Insufficient privileges for accessing data in Amazon S3."
     )
-    assert FILE in failed["failureReason"]
+    assert FILE in failed_job["failureReason"]
 
 
 def test_columns_are_matched_by_name(local: Local) -> None:
     """In any order; further columns are ignored, even two of one name."""
-    mixed = [b"RATING,TIMESTAMP,ITEM_ID,RATING,EVENT_TYPE,USER_ID,\n"]
+    csv_lines = [b"RATING,TIMESTAMP,ITEM_ID,RATING,EVENT_TYPE,USER_ID,\n"]
     for line in GOOD.splitlines()[1:]:
         user, item, time, event = line.split(b",")
-        mixed.append(b",".join([b"5", time, item, b"x", event, user, b"\n"]))
-    local.store.put("s3://data/mixed.csv", b"".join(mixed))
+        csv_lines.append(b",".join([b"5", time, item, b"x", event, user, b"\n"]))
+    local.store.put("s3://data/mixed.csv", b"".join(csv_lines))
     local.store.put(FILE, GOOD)
-    dataset = local.dataset(local.group())
+    dataset = local.create_dataset(local.create_group())
     frames = []
     for uri, name in (("s3://data/mixed.csv", "mixed"), (FILE, "sorted")):
-        local.active(local.import_job(dataset, uri, name))
+        local.wait_until_active(local.start_import(dataset, uri, name))
         (rows,) = (local.root / "home" / "datasets").glob(f"*.{name}.*/rows.parquet")
         frames.append(pl.read_parquet(rows))
     assert frames[0].equals(frames[1])
@@ -192,72 +200,78 @@ def test_a_bad_cell_is_found_after_an_ignored_column_with_a_line_break(local: Lo
     rows[2] = b"u1,i1,x,watch,c"
     data = HEADER.strip() + b",NOTE\n" + b"\n".join(rows)
     reason = f"{FILE}, line 6: TIMESTAMP must be of type long, but it is 'x'."
-    assert _failure(local, data) == reason
+    assert _import_and_fail(local, data) == reason
 
 
 def test_an_empty_marker_of_success_is_passed_over(local: Local) -> None:
     """Spark writes it next to its files."""
     local.store.put("s3://data/parts/_SUCCESS", b"")
-    dataset = local.dataset(local.group())
-    failed = local.wait(local.import_job(dataset, "s3://data/parts/"))
-    assert failed["failureReason"] == (
+    dataset = local.create_dataset(local.create_group())
+    failed_job = local.wait(local.start_import(dataset, "s3://data/parts/"))
+    assert failed_job["failureReason"] == (
         "Invalid Data location. There is no data at s3://data/parts/"
     )
     local.store.put("s3://data/parts/part-0.csv", GOOD)
-    local.active(local.import_job(dataset, "s3://data/parts/", "second"))
+    local.wait_until_active(local.start_import(dataset, "s3://data/parts/", "second"))
 
 
 def test_the_names_of_jobs_are_free_when_their_dataset_is_gone(local: Local) -> None:
     local.store.put(FILE, GOOD)
-    group = local.group()
-    first = local.dataset(group)
-    job = local.active(local.import_job(first, FILE, "nightly"))
+    group = local.create_group()
+    first = local.create_dataset(group)
+    job = local.wait_until_active(local.start_import(first, FILE, "nightly"))
     local.client.delete_dataset(datasetArn=first)
-    local.gone(first)
-    local.gone(job)
+    local.wait_until_gone(first)
+    local.wait_until_gone(job)
     schema = local.client.list_schemas()["schemas"][0]["schemaArn"]
-    made = local.client.create_dataset(
+    dataset_answer = local.client.create_dataset(
         name="films", schemaArn=schema, datasetGroupArn=group, datasetType="Interactions"
     )
-    local.active(local.import_job(local.active(made["datasetArn"]), FILE, "nightly"))
+    local.wait_until_active(
+        local.start_import(local.wait_until_active(dataset_answer["datasetArn"]), FILE, "nightly")
+    )
 
 
 def test_the_first_import_must_be_full(local: Local) -> None:
     local.store.put(FILE, GOOD)
-    dataset = local.dataset(local.group())
+    dataset = local.create_dataset(local.create_group())
     invalid = local.client.exceptions.InvalidInputException
     with pytest.raises(invalid, match="the first import must have importMode FULL"):
-        local.import_job(dataset, FILE, importMode="INCREMENTAL")
-    local.import_job(dataset, FILE)
-    local.active(local.import_job(dataset, FILE, "more", importMode="INCREMENTAL"))
+        local.start_import(dataset, FILE, importMode="INCREMENTAL")
+    local.start_import(dataset, FILE)
+    local.wait_until_active(local.start_import(dataset, FILE, "more", importMode="INCREMENTAL"))
 
 
 def test_event_types_and_optional_columns_are_ten_at_most(local: Local) -> None:
-    rows = csv_bytes(taste_rows(), event_type=None).splitlines()[1:]
+    rows = encode_csv(build_taste_rows(), event_type=None).splitlines()[1:]
     data = [b"%s,type%d" % (row, number % 10) for number, row in enumerate(rows)]
-    assert _failure(local, HEADER + b"\n".join(data)) == (
+    assert _import_and_fail(local, HEADER + b"\n".join(data)) == (
         "Create failed. The data has 10 event types and the schema 1 optional columns"
         " (EVENT_TYPE); 10 at most are allowed together."
     )
     local.store.put(FILE, (HEADER + b"\n".join(data)).replace(b"type9", b"type8"))
     (dataset,) = local.client.list_datasets()["datasets"]
-    local.active(local.import_job(dataset["datasetArn"], FILE, "nine"))
-    others = (HEADER + b"\n".join(data)).replace(b"type9", b"other").replace(b"type8", b"other")
-    local.store.put(FILE, others)
-    more = local.wait(
-        local.import_job(dataset["datasetArn"], FILE, "more", importMode="INCREMENTAL")
+    local.wait_until_active(local.start_import(dataset["datasetArn"], FILE, "nine"))
+    replaced_types = (
+        (HEADER + b"\n".join(data)).replace(b"type9", b"other").replace(b"type8", b"other")
     )
-    assert "The data has 10 event types" in more["failureReason"]
+    local.store.put(FILE, replaced_types)
+    incremental_job = local.wait(
+        local.start_import(dataset["datasetArn"], FILE, "more", importMode="INCREMENTAL")
+    )
+    assert "The data has 10 event types" in incremental_job["failureReason"]
 
 
 def test_csv_from_spreadsheets_is_read(local: Local) -> None:
     """A byte order mark, CRLF, quoted cells, no newline at the end."""
     text = GOOD.replace(b"\n", b"\r\n").replace(b"u1,", b'"u1",').rstrip()
     local.store.put(FILE, b"\xef\xbb\xbf" + text)
-    group = local.group()
-    local.active(local.import_job(local.dataset(group), FILE))
-    version = local.active(local.version(local.solution(group, "aws-popularity-count")))
-    assert len(local.recommended(version, ["u1"], numResults=100)["u1"]) == 40
+    group = local.create_group()
+    local.wait_until_active(local.start_import(local.create_dataset(group), FILE))
+    version = local.wait_until_active(
+        local.create_version(local.create_solution(group, "aws-popularity-count"))
+    )
+    assert len(local.recommend(version, ["u1"], numResults=100)["u1"]) == 40
 
 
 @pytest.mark.parametrize(
@@ -276,30 +290,33 @@ def test_csv_from_spreadsheets_is_read(local: Local) -> None:
     ],
 )
 def test_too_little_data_to_train_on(local: Local, rows: list[Row], reason: str) -> None:
-    group, _ = local.imported(rows)
-    failed = local.wait(local.version(local.solution(group)))
-    assert failed["status"] == "CREATE FAILED"
-    assert failed["failureReason"] == reason
+    group, _ = local.import_rows(rows)
+    failed_version = local.wait(local.create_version(local.create_solution(group)))
+    assert failed_version["status"] == "CREATE FAILED"
+    assert failed_version["failureReason"] == reason
 
 
 def test_too_few_selected_events_to_train_on(local: Local) -> None:
-    group, _ = local.imported(taste_rows())
-    solution = local.solution(group, eventType="buy")
-    failed = local.wait(local.version(solution))
-    assert failed["failureReason"] == (
+    group, _ = local.import_rows(build_taste_rows())
+    solution = local.create_solution(group, eventType="buy")
+    failed_version = local.wait(local.create_version(solution))
+    assert failed_version["failureReason"] == (
         "Create failed. Dataset has 0 interactions to train on, fewer than 1000."
     )
 
 
 def test_a_dataset_without_data_cannot_be_trained_on(local: Local) -> None:
-    group = local.group()
-    dataset = local.dataset(group)
-    failed = local.wait(local.version(local.solution(group)))
-    assert failed["failureReason"] == f"Create failed. {dataset} has no data: import some first."
+    group = local.create_group()
+    dataset = local.create_dataset(group)
+    failed_version = local.wait(local.create_version(local.create_solution(group)))
+    assert (
+        failed_version["failureReason"]
+        == f"Create failed. {dataset} has no data: import some first."
+    )
 
 
 def test_a_schema_that_cannot_be_used_says_why(local: Local) -> None:
-    def schema(*fields: dict[str, object], name: str = "Interactions") -> str:
+    def build_schema(*fields: dict[str, object], name: str = "Interactions") -> str:
         return json.dumps(
             {
                 "type": "record",
@@ -314,12 +331,12 @@ def test_a_schema_that_cannot_be_used_says_why(local: Local) -> None:
     for text, reason in (
         ("{", "not valid JSON"),
         ("[]", "JSON object"),
-        (schema(user, item), "lacks the required field TIMESTAMP"),
-        (schema(user, item, {"name": "TIMESTAMP", "type": "string"}), "must be of type long"),
-        (schema(user, user), "the same but for underscores"),
-        (schema(user, name="Users"), "at least one metadata field"),
-        (schema(user, {"name": "AGE", "type": "date"}, name="Users"), "type 'date'"),
-        (schema(user, {"name": "A B", "type": "int"}, name="Users"), "letters, digits"),
+        (build_schema(user, item), "lacks the required field TIMESTAMP"),
+        (build_schema(user, item, {"name": "TIMESTAMP", "type": "string"}), "must be of type long"),
+        (build_schema(user, user), "the same but for underscores"),
+        (build_schema(user, name="Users"), "at least one metadata field"),
+        (build_schema(user, {"name": "AGE", "type": "date"}, name="Users"), "type 'date'"),
+        (build_schema(user, {"name": "A B", "type": "int"}, name="Users"), "letters, digits"),
     ):
         with pytest.raises(local.client.exceptions.InvalidInputException, match=reason):
             local.client.create_schema(name="films", schema=text)
@@ -337,7 +354,7 @@ ITEM_FIELDS: list[dict[str, Any]] = [
 ]
 
 
-def _items(local: Local, text: str, fields: Any = ITEM_FIELDS) -> dict[str, Any]:
+def _import_items(local: Local, text: str, fields: Any = ITEM_FIELDS) -> dict[str, Any]:
     """The import job of this CSV text of items, once it has ended."""
     schema = {
         "type": "record",
@@ -347,13 +364,13 @@ def _items(local: Local, text: str, fields: Any = ITEM_FIELDS) -> dict[str, Any]
         "version": "1.0",
     }
     arn = local.client.create_schema(name="items", schema=json.dumps(schema))["schemaArn"]
-    made = local.client.create_dataset(
-        name="items", schemaArn=arn, datasetGroupArn=local.group(), datasetType="Items"
+    dataset_answer = local.client.create_dataset(
+        name="items", schemaArn=arn, datasetGroupArn=local.create_group(), datasetType="Items"
     )
-    dataset = local.active(made["datasetArn"])
+    dataset = local.wait_until_active(dataset_answer["datasetArn"])
     header = ",".join(field["name"] for field in fields)
     local.store.put("s3://data/items.csv", f"{header}\n{text}".encode())
-    return local.wait(local.import_job(dataset, "s3://data/items.csv"))
+    return local.wait(local.start_import(dataset, "s3://data/items.csv"))
 
 
 def test_items_as_pandas_writes_them(local: Local) -> None:
@@ -361,7 +378,7 @@ def test_items_as_pandas_writes_them(local: Local) -> None:
 
     One row is enough: only interactions have a least number.
     """
-    job = _items(
+    job = _import_items(
         local,
         'i1,Drama|War,"A ""long"" film,\nin two lines",9.5,1990,True,1600000000\n'
         "i2,,,,1991,false,1600000001\n",
@@ -395,7 +412,7 @@ def test_items_as_pandas_writes_them(local: Local) -> None:
     ],
 )
 def test_a_bad_item_is_refused_with_its_line(local: Local, row: str, reason: str) -> None:
-    job = _items(local, f"i0,War,x,1,1990,True,1\n{row}\n")
+    job = _import_items(local, f"i0,War,x,1,1990,True,1\n{row}\n")
     assert job["status"] == "CREATE FAILED"
     assert job["failureReason"].startswith(f"s3://data/items.csv, line 3: {reason}")
 
@@ -407,14 +424,14 @@ def test_strings_of_items_have_a_greatest_length_unless_textual(local: Local) ->
         {"name": "PLOT", "type": "string", "textual": True},
     ]
     long = "x" * 1001
-    job = _items(local, f"i0,,{long}\ni1,{long},x\n", fields)
+    job = _import_items(local, f"i0,,{long}\ni1,{long},x\n", fields)
     reason = "s3://data/items.csv, line 3: NOTE is longer than 1000 characters"
     assert job["failureReason"].startswith(reason)
 
 
 def test_short_rows_lack_their_last_cells(local: Local) -> None:
     fields = [{"name": "ITEM_ID", "type": "string"}, {"name": "NOTE", "type": ["null", "string"]}]
-    assert _items(local, "i0\ni1,x\ni2\n", fields)["status"] == "ACTIVE"
+    assert _import_items(local, "i0\ni1,x\ni2\n", fields)["status"] == "ACTIVE"
     (folder,) = (local.root / "home" / "datasets").iterdir()
     rows = pl.read_parquet(folder / "rows.parquet").rows()
     assert rows == [("i0", None), ("i1", "x"), ("i2", None)]

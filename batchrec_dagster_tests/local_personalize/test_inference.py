@@ -10,8 +10,8 @@ import pytest
 from batchrec_dagster_tests.local_personalize.support import (
     Films,
     Local,
-    csv_bytes,
-    taste_rows,
+    encode_csv,
+    build_taste_rows,
 )
 
 pytestmark = pytest.mark.slow
@@ -35,11 +35,13 @@ BAD_LINES = [
 
 
 def test_a_bad_line_is_answered_in_its_place(films: Films) -> None:
-    version = films.trained("aws-user-personalization-v2")
+    version = films.train("aws-user-personalization-v2")
     lines = [line for bad in BAD_LINES for line in (bad, b'{"userId":"u1"}')]
     films.store.put("s3://data/bad.json", b"\n".join(lines))
-    films.active(films.batch_job(version, "s3://data/bad.json", jobName="bad", numResults=1))
-    answers = [json.loads(line) for line in films.lines("s3://data/out/bad.json.out")]
+    films.wait_until_active(
+        films.create_batch_job(version, "s3://data/bad.json", jobName="bad", numResults=1)
+    )
+    answers = [json.loads(line) for line in films.read_lines("s3://data/out/bad.json.out")]
     assert len(answers) == len(lines)
     for bad, good in zip(answers[::2], answers[1::2], strict=True):
         assert bad["error"] == ERROR
@@ -50,92 +52,102 @@ def test_a_bad_line_is_answered_in_its_place(films: Films) -> None:
 
 
 def test_blank_lines_and_empty_files_are_no_requests(films: Films) -> None:
-    version = films.trained("aws-user-personalization-v2")
+    version = films.train("aws-user-personalization-v2")
     films.store.put("s3://data/in/blank.json", b'\n{"userId":"u1"}\r\n\n')
     films.store.put("s3://data/in/empty.json", b"")
-    films.active(films.batch_job(version, "s3://data/in/", jobName="blank"))
-    assert len(films.lines("s3://data/out/blank.json.out")) == 1
+    films.wait_until_active(films.create_batch_job(version, "s3://data/in/", jobName="blank"))
+    assert len(films.read_lines("s3://data/out/blank.json.out")) == 1
     assert films.store.get("s3://data/out/empty.json.out") == b""
 
 
 def test_a_list_has_num_results_items_or_the_whole_catalog(
     films: Films,
 ) -> None:
-    version = films.trained("aws-user-personalization-v2")
+    version = films.train("aws-user-personalization-v2")
     lengths = {
-        asked: len(films.recommended(version, ["u1"], f"job-{asked}", numResults=asked)["u1"])
-        for asked in (1, 40, 2**31 - 1)
+        num_results: len(
+            films.recommend(version, ["u1"], f"job-{num_results}", numResults=num_results)["u1"]
+        )
+        for num_results in (1, 40, 2**31 - 1)
     }
     assert lengths == {1: 1, 40: 40, 2**31 - 1: 40}
-    default = films.recommended(version, ["u1"], "job-default")["u1"]
+    default = films.recommend(version, ["u1"], "job-default")["u1"]
     assert len(default) == len(set(default)) == 25
 
 
 def test_scores_fall_and_sum_to_one_over_the_catalogue(films: Films) -> None:
-    version = films.trained("aws-user-personalization-v2")
-    films.recommended(version, ["u1", "stranger"], "scores", numResults=40)
-    for line in films.lines("s3://data/scores/out/users.json.out"):
+    version = films.train("aws-user-personalization-v2")
+    films.recommend(version, ["u1", "stranger"], "scores", numResults=40)
+    for line in films.read_lines("s3://data/scores/out/users.json.out"):
         scores = json.loads(line)["output"]["scores"]
         assert scores == sorted(scores, reverse=True)
         assert sum(scores) == pytest.approx(1, abs=1e-5)
 
 
 def test_the_filter_uses_a_users_latest_100_interactions(local: Local) -> None:
-    mine = [("reader", f"b{n:03}", 1_700_000_000 + n) for n in range(150)]
-    group, _ = local.imported([*taste_rows(), *mine])
-    version = local.active(local.version(local.solution(group)))
-    seen = local.filter(group)
-    answers = local.recommended(version, ["reader", "u1"], filterArn=seen, numResults=500)
+    reader_rows = [("reader", f"b{n:03}", 1_700_000_000 + n) for n in range(150)]
+    group, _ = local.import_rows([*build_taste_rows(), *reader_rows])
+    version = local.wait_until_active(local.create_version(local.create_solution(group)))
+    filter_arn = local.create_filter(group)
+    answers = local.recommend(version, ["reader", "u1"], filterArn=filter_arn, numResults=500)
     assert len(answers["reader"]) == 40 + 50
-    again = {item for item in answers["reader"] if item.startswith("b")}
-    assert again == {f"b{n:03}" for n in range(50)}  # the oldest 50
-    without = local.recommended(version, ["reader"], "without", numResults=500)["reader"]
-    assert len(without) == 190
+    reader_items = {item for item in answers["reader"] if item.startswith("b")}
+    assert reader_items == {f"b{n:03}" for n in range(50)}  # the oldest 50
+    unfiltered_items = local.recommend(version, ["reader"], "without", numResults=500)["reader"]
+    assert len(unfiltered_items) == 190
 
 
 def test_the_filter_counts_each_event_type_by_itself(local: Local) -> None:
-    mine = [("reader", f"b{n:03}", 1_700_000_000 + n) for n in range(150)]
-    other = csv_bytes(mine[:60], event_type="click").partition(b"\n")[2]
-    local.store.put("s3://data/interactions.csv", csv_bytes([*taste_rows(), *mine[60:]]) + other)
-    group = local.group()
-    local.active(local.import_job(local.dataset(group), "s3://data/interactions.csv"))
-    version = local.active(local.version(local.solution(group)))
-    answers = local.recommended(version, ["reader"], filterArn=local.filter(group), numResults=500)
+    reader_rows = [("reader", f"b{n:03}", 1_700_000_000 + n) for n in range(150)]
+    other = encode_csv(reader_rows[:60], event_type="click").partition(b"\n")[2]
+    local.store.put(
+        "s3://data/interactions.csv", encode_csv([*build_taste_rows(), *reader_rows[60:]]) + other
+    )
+    group = local.create_group()
+    local.wait_until_active(
+        local.start_import(local.create_dataset(group), "s3://data/interactions.csv")
+    )
+    version = local.wait_until_active(local.create_version(local.create_solution(group)))
+    answers = local.recommend(
+        version, ["reader"], filterArn=local.create_filter(group), numResults=500
+    )
     assert len(answers["reader"]) == 40  # 90 of one type and 60 of the other: all are seen
 
 
 def test_a_group_without_event_types_has_no_filter(local: Local) -> None:
-    group, _ = local.imported(taste_rows(), event_type=False)
+    group, _ = local.import_rows(build_taste_rows(), event_type=False)
     with pytest.raises(local.client.exceptions.InvalidInputException, match="EVENT_TYPE"):
-        local.filter(group)
+        local.create_filter(group)
 
 
 def test_a_user_without_history_gets_popular_items(local: Local) -> None:
-    rows = taste_rows()
-    group, _ = local.imported([*rows, *((f"u{n % 60}", "hit", n) for n in range(300))])
-    version = local.active(local.version(local.solution(group)))
+    rows = build_taste_rows()
+    group, _ = local.import_rows([*rows, *((f"u{n % 60}", "hit", n) for n in range(300))])
+    version = local.wait_until_active(local.create_version(local.create_solution(group)))
     counts = Counter(item for _, item, _ in rows)
-    stranger = local.recommended(version, ["stranger"], numResults=2)["stranger"]
+    stranger = local.recommend(version, ["stranger"], numResults=2)["stranger"]
     assert stranger[0] == "hit"
     assert counts[stranger[1]] == max(counts.values())
 
 
 def test_input_and_output_must_be_different_locations(films: Films) -> None:
-    version = films.trained("aws-user-personalization-v2")
+    version = films.train("aws-user-personalization-v2")
     with pytest.raises(films.client.exceptions.InvalidInputException, match="must differ"):
-        films.batch_job(version, "s3://data/both/", "s3://data/both")
+        films.create_batch_job(version, "s3://data/both/", "s3://data/both")
     films.store.put("s3://data/both/users.json", b'{"userId":"u1"}\n')
-    job = films.batch_job(version, "s3://data/both/users.json", "s3://data/both/", jobName="both")
-    films.active(job)
-    assert films.lines("s3://data/both/users.json.out")  # the input's folder is allowed
+    job = films.create_batch_job(
+        version, "s3://data/both/users.json", "s3://data/both/", jobName="both"
+    )
+    films.wait_until_active(job)
+    assert films.read_lines("s3://data/both/users.json.out")  # the input's folder is allowed
 
 
 def test_a_missing_input_fails_the_job(films: Films) -> None:
-    version = films.trained("aws-user-personalization-v2")
-    job = films.batch_job(version, "s3://data/none.json", "s3://data/none/", jobName="none")
-    failed = films.wait(job)
-    assert failed["status"] == "CREATE FAILED"
-    assert failed["failureReason"] == (
+    version = films.train("aws-user-personalization-v2")
+    job = films.create_batch_job(version, "s3://data/none.json", "s3://data/none/", jobName="none")
+    failed_job = films.wait(job)
+    assert failed_job["status"] == "CREATE FAILED"
+    assert failed_job["failureReason"] == (
         "Invalid Data location. There is no object at s3://data/none.json"
     )
     assert films.store.list("s3://data/none/") == []

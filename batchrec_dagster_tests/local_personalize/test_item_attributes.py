@@ -44,7 +44,7 @@ ROWS = pl.DataFrame(
 )
 
 
-def _found(expression: str) -> list[str]:
+def _select_items(expression: str) -> list[str]:
     """The items, of a model that knows a, b and c, in its order: c, a, b."""
     ids = np.array(["c", "a", "b"], dtype=object)
 
@@ -72,7 +72,7 @@ def _found(expression: str) -> list[str]:
     ],
 )
 def test_the_items_that_match_an_expression(expression: str, items: list[str]) -> None:
-    assert _found(expression) == items
+    assert _select_items(expression) == items
 
 
 @pytest.mark.parametrize(
@@ -98,9 +98,9 @@ def test_the_items_that_match_an_expression(expression: str, items: list[str]) -
     ],
 )
 def test_invalid_expressions(expression: str, reason: str) -> None:
-    with pytest.raises(ItemAttributesError) as refused:
-        _found(expression)
-    assert reason in str(refused.value)
+    with pytest.raises(ItemAttributesError) as raised:
+        _select_items(expression)
+    assert reason in str(raised.value)
 
 
 CONDITIONS = st.lists(
@@ -113,10 +113,10 @@ CONDITIONS = st.lists(
 @settings(deadline=None)
 @given(conditions=CONDITIONS, quote=st.sampled_from("\"'"))
 def test_any_value_can_be_written(conditions: list[tuple[str, str]], quote: str) -> None:
-    def written(value: str) -> str:
+    def quote_value(value: str) -> str:
         return value.replace("\\", "\\\\").replace(quote, "\\" + quote)
 
-    expression = " AND ".join(f"ITEMS.{f} = {quote}{written(v)}{quote}" for f, v in conditions)
+    expression = " AND ".join(f"ITEMS.{f} = {quote}{quote_value(v)}{quote}" for f, v in conditions)
     assert parse_conditions(expression) == [Condition(*condition) for condition in conditions]
 
 

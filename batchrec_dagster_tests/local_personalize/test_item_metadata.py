@@ -13,9 +13,9 @@ from batchrec_dagster.personalize.schemas import build_items_schema
 from batchrec_dagster_tests.local_personalize.support import (
     SEEN,
     Local,
-    csv_bytes,
-    taste_rows,
-    user_lines,
+    encode_csv,
+    build_taste_rows,
+    encode_user_lines,
 )
 
 pytestmark = pytest.mark.slow
@@ -28,38 +28,38 @@ KINDS = {f"i{n}": ("even", "odd")[n % 2] for n in range(40)} | {
 USERS = [f"u{n}" for n in range(60)]
 
 
-def _with_empty_items(local: Local) -> tuple[str, str]:
+def _create_group_with_empty_items(local: Local) -> tuple[str, str]:
     """A group with interactions, and its Items dataset without rows."""
-    group, _ = local.imported(taste_rows())
+    group, _ = local.import_rows(build_taste_rows())
     schema = local.client.create_schema(
         name="items", schema=build_items_schema(created=False, categories=["KIND"], numbers=[])
     )["schemaArn"]
-    made = local.client.create_dataset(
+    dataset_answer = local.client.create_dataset(
         name="items", schemaArn=schema, datasetGroupArn=group, datasetType="Items"
     )
-    return group, local.active(made["datasetArn"])
+    return group, local.wait_until_active(dataset_answer["datasetArn"])
 
 
-def _with_items(local: Local, rows: Iterable[tuple[str, str]]) -> str:
+def _create_group_with_items(local: Local, rows: Iterable[tuple[str, str]]) -> str:
     """A group with interactions, and an Items dataset of these ids and categories."""
-    group, dataset = _with_empty_items(local)
+    group, dataset = _create_group_with_empty_items(local)
     lines = ["ITEM_ID,KIND", *(f"{item},{kind}" for item, kind in rows), ""]
     local.store.put("s3://data/items.csv", "\n".join(lines).encode())
-    local.active(local.import_job(dataset, "s3://data/items.csv", "items"))
+    local.wait_until_active(local.start_import(dataset, "s3://data/items.csv", "items"))
     return group
 
 
-def _exploring(weight: str) -> Mapping[str, Any]:
+def _build_exploration_options(weight: str) -> Mapping[str, Any]:
     config = {"itemExplorationConfig": {"explorationWeight": weight}}
     return {"batchInferenceJobConfig": config}
 
 
 @pytest.mark.parametrize("recipe", ["aws-user-personalization", "aws-user-personalization-v2"])
 def test_new_items_are_recommended_to_who_likes_their_kind(local: Local, recipe: str) -> None:
-    group = _with_items(local, KINDS.items())
-    version = local.active(local.version(local.solution(group, recipe)))
-    seen = local.filter(group, SEEN)
-    lists = local.recommended(version, USERS, numResults=10, filterArn=seen)
+    group = _create_group_with_items(local, KINDS.items())
+    version = local.wait_until_active(local.create_version(local.create_solution(group, recipe)))
+    filter_arn = local.create_filter(group, SEEN)
+    lists = local.recommend(version, USERS, numResults=10, filterArn=filter_arn)
     for user, items in lists.items():
         even = int(user[1:]) % 2 == 0
         assert not (ODD if even else EVEN) & set(items)
@@ -67,51 +67,62 @@ def test_new_items_are_recommended_to_who_likes_their_kind(local: Local, recipe:
 
 
 def test_exploration_weight_bounds_the_share_and_0_turns_it_off(local: Local) -> None:
-    group = _with_items(local, KINDS.items())
-    version = local.active(local.version(local.solution(group, "aws-user-personalization")))
-    seen = local.filter(group, SEEN)
-    most = []
+    group = _create_group_with_items(local, KINDS.items())
+    version = local.wait_until_active(
+        local.create_version(local.create_solution(group, "aws-user-personalization"))
+    )
+    filter_arn = local.create_filter(group, SEEN)
+    largest_shares = []
     for weight in ("0", "0.1", "0.5"):
-        lists = local.recommended(
-            version, USERS, f"job{weight[-1]}", numResults=10, filterArn=seen, **_exploring(weight)
+        lists = local.recommend(
+            version,
+            USERS,
+            f"job{weight[-1]}",
+            numResults=10,
+            filterArn=filter_arn,
+            **_build_exploration_options(weight),
         )
-        most.append(max(len((EVEN | ODD) & set(items)) for items in lists.values()))
-        assert most[-1] <= float(weight) * 10
-    assert most[0] == 0
-    assert most[1] == 1
-    assert most[2] > 1
+        largest_shares.append(max(len((EVEN | ODD) & set(items)) for items in lists.values()))
+        assert largest_shares[-1] <= float(weight) * 10
+    assert largest_shares[0] == 0
+    assert largest_shares[1] == 1
+    assert largest_shares[2] > 1
 
 
 def test_filters_work_on_new_items(local: Local) -> None:
-    group = _with_items(local, KINDS.items())
-    version = local.active(local.version(local.solution(group)))
-    only = local.filter(group, 'INCLUDE ItemID WHERE Items.KIND IN ("odd")', "odd")
-    for items in local.recommended(version, ["u1", "u3"], numResults=20, filterArn=only).values():
+    group = _create_group_with_items(local, KINDS.items())
+    version = local.wait_until_active(local.create_version(local.create_solution(group)))
+    odd_filter_arn = local.create_filter(group, 'INCLUDE ItemID WHERE Items.KIND IN ("odd")', "odd")
+    for items in local.recommend(
+        version, ["u1", "u3"], numResults=20, filterArn=odd_filter_arn
+    ).values():
         assert ODD & set(items)
         assert {KINDS[item] for item in items} == {"odd"}
     # What a user has interacted with meanwhile is seen, though it was new to the training.
-    later = [*taste_rows(), ("u1", "new1", 1_700_000_000), ("u1", "new3", 1_700_000_001)]
-    local.store.put("s3://data/more.csv", csv_bytes(later))
+    later_rows = [*build_taste_rows(), ("u1", "new1", 1_700_000_000), ("u1", "new3", 1_700_000_001)]
+    local.store.put("s3://data/more.csv", encode_csv(later_rows))
     dataset = next(
         d["datasetArn"]
         for d in local.client.list_datasets(datasetGroupArn=group)["datasets"]
         if d["datasetType"] == "INTERACTIONS"
     )
-    local.active(local.import_job(dataset, "s3://data/more.csv", "more"))
-    seen = local.filter(group, SEEN)
-    items = local.recommended(version, ["u1"], "later", numResults=20, filterArn=seen)["u1"]
+    local.wait_until_active(local.start_import(dataset, "s3://data/more.csv", "more"))
+    seen_filter_arn = local.create_filter(group, SEEN)
+    items = local.recommend(version, ["u1"], "later", numResults=20, filterArn=seen_filter_arn)[
+        "u1"
+    ]
     assert not {"new1", "new3"} & set(items)
     assert ODD & set(items)
 
 
 def test_a_ranking_orders_new_items_by_their_kind(local: Local) -> None:
-    group = _with_items(local, KINDS.items())
-    solution = local.solution(group, "aws-personalized-ranking")
-    version = local.active(local.version(solution))
+    group = _create_group_with_items(local, KINDS.items())
+    solution = local.create_solution(group, "aws-personalized-ranking")
+    version = local.wait_until_active(local.create_version(solution))
     line = b'{"userId": "u%d", "itemList": ["new0", "nobody", "new1"]}\n'
     local.store.put("s3://data/users.json", line % 0 + line % 1)
-    local.active(local.batch_job(version))
-    first, second = local.lines("s3://data/out/users.json.out")
+    local.wait_until_active(local.create_batch_job(version))
+    first, second = local.read_lines("s3://data/out/users.json.out")
     assert '"new0","new1","nobody"' in first.replace('", "', '","')
     assert '"new1","new0","nobody"' in second.replace('", "', '","')
 
@@ -128,46 +139,52 @@ def test_a_ranking_orders_new_items_by_their_kind(local: Local) -> None:
 def test_items_that_say_nothing_change_nothing(
     local: Local, tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str]]
 ) -> None:
-    group = _with_items(local, rows)
-    version = local.active(local.version(local.solution(group)))
+    group = _create_group_with_items(local, rows)
+    version = local.wait_until_active(local.create_version(local.create_solution(group)))
     plain = Local(tmp_path_factory.mktemp("plain"))
-    without, _ = plain.imported(taste_rows())
-    expected = plain.active(plain.version(plain.solution(without)))
-    assert local.recommended(version, USERS) == plain.recommended(expected, USERS)
+    group_without_items, _ = plain.import_rows(build_taste_rows())
+    expected = plain.wait_until_active(
+        plain.create_version(plain.create_solution(group_without_items))
+    )
+    assert local.recommend(version, USERS) == plain.recommend(expected, USERS)
 
 
 def test_an_empty_items_dataset_changes_nothing(local: Local) -> None:
-    group, _ = _with_empty_items(local)
-    version = local.active(local.version(local.solution(group)))
-    assert len(local.recommended(version, ["u1"], numResults=30)["u1"]) == 30
+    group, _ = _create_group_with_empty_items(local)
+    version = local.wait_until_active(local.create_version(local.create_solution(group)))
+    assert len(local.recommend(version, ["u1"], numResults=30)["u1"]) == 30
 
 
 def test_an_update_and_an_imported_home_keep_new_items(local: Local) -> None:
-    group = _with_items(local, KINDS.items())
-    solution = local.solution(group, "aws-user-personalization")
-    local.active(local.version(solution))
-    version = local.active(local.version(solution, trainingMode="UPDATE"))
-    lists = local.recommended(version, USERS)
+    group = _create_group_with_items(local, KINDS.items())
+    solution = local.create_solution(group, "aws-user-personalization")
+    local.wait_until_active(local.create_version(solution))
+    version = local.wait_until_active(local.create_version(solution, trainingMode="UPDATE"))
+    lists = local.recommend(version, USERS)
     assert any(EVEN & set(items) for items in lists.values())
     archive = local.root / "home.tar"
     export_home(local.root / "home", archive)
     import_home(archive, local.root / "other" / "home")
     other = Local(local.root / "other")
-    other.store.put("s3://data/users.json", user_lines(USERS))
-    assert other.recommended(version, USERS, "again") == lists
+    other.store.put("s3://data/users.json", encode_user_lines(USERS))
+    assert other.recommend(version, USERS, "again") == lists
 
 
 def test_version_2_lines_say_that_new_items_are_explored(local: Local) -> None:
-    group = _with_items(local, KINDS.items())
-    version = local.active(local.version(local.solution(group)))
-    local.store.put("s3://data/users.json", user_lines(["u1"]))
-    arn = local.batch_job(version, numResults=40)
-    local.active(arn)
-    assert '"Exploration"' not in local.lines("s3://data/out/users.json.out")[0]
-    local.client = local.another_client(v2_lines=True)
-    local.active(local.batch_job(version, target="s3://data/v2/", jobName="v2", numResults=40))
-    output = json.loads(local.lines("s3://data/v2/users.json.out")[0])["output"]
+    group = _create_group_with_items(local, KINDS.items())
+    version = local.wait_until_active(local.create_version(local.create_solution(group)))
+    local.store.put("s3://data/users.json", encode_user_lines(["u1"]))
+    arn = local.create_batch_job(version, numResults=40)
+    local.wait_until_active(arn)
+    assert '"Exploration"' not in local.read_lines("s3://data/out/users.json.out")[0]
+    local.client = local.open_client(v2_lines=True)
+    local.wait_until_active(
+        local.create_batch_job(version, target="s3://data/v2/", jobName="v2", numResults=40)
+    )
+    output = json.loads(local.read_lines("s3://data/v2/users.json.out")[0])["output"]
     reasons = dict(zip(output["recommendedItems"], output["reasons"], strict=True))
-    explored = {item for item, why in reasons.items() if why == ["Exploration"]}
-    assert explored == {item for item in reasons if item.startswith("new")}
-    assert ODD & explored
+    explored_items = {
+        item for item, item_reasons in reasons.items() if item_reasons == ["Exploration"]
+    }
+    assert explored_items == {item for item in reasons if item.startswith("new")}
+    assert ODD & explored_items

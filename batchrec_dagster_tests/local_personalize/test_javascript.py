@@ -11,7 +11,11 @@ from pathlib import Path
 import pytest
 
 from batchrec_dagster.testing import StartedPersonalize
-from batchrec_dagster_tests.local_personalize.support import csv_bytes, taste_rows, user_lines
+from batchrec_dagster_tests.local_personalize.support import (
+    encode_csv,
+    build_taste_rows,
+    encode_user_lines,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -28,17 +32,17 @@ def node() -> str:
 
 
 def test_the_walkthrough_with_commands_and_paginators(node: str, tmp_path: Path) -> None:
-    started = StartedPersonalize(tmp_path, bucket="films")
-    started.put("interactions.csv", csv_bytes(taste_rows()))
-    started.put("users.json", user_lines(USERS))
+    personalize = StartedPersonalize(tmp_path, bucket="films")
+    personalize.put("interactions.csv", encode_csv(build_taste_rows()))
+    personalize.put("users.json", encode_user_lines(USERS))
     nobody = {name: value for name, value in os.environ.items() if "AWS" not in name}
     try:
-        done = subprocess.run(
-            [node, "walkthrough.mjs", started.bucket, started.role_arn],
+        result = subprocess.run(
+            [node, "walkthrough.mjs", personalize.bucket, personalize.role_arn],
             cwd=FOLDER,
             env={
                 **nobody,
-                **started.environment,
+                **personalize.environment,
                 "AWS_REGION": "us-east-1",
                 "HOME": str(tmp_path),  # no configuration, no credentials
             },
@@ -46,11 +50,11 @@ def test_the_walkthrough_with_commands_and_paginators(node: str, tmp_path: Path)
             text=True,
             timeout=300,
         )
-        assert done.returncode == 0, done.stdout + done.stderr
-        lines = started.get("recommendations/users.json.out").decode().splitlines()
+        assert result.returncode == 0, result.stdout + result.stderr
+        lines = personalize.get("recommendations/users.json.out").decode().splitlines()
     finally:
-        started.close()
-    output = json.loads(done.stdout)
+        personalize.close()
+    output = json.loads(result.stdout)
     lists = output["lists"]
     assert lists.pop("campaigns") == lists.pop("recommenders") == [[]]
     assert {name: [entry for page in pages for entry in page] for name, pages in lists.items()} == {

@@ -28,9 +28,9 @@ from batchrec_dagster.local_personalize.operations import (
 from batchrec_dagster_tests.local_personalize.support import (
     ROLE,
     Local,
-    looks,
-    taste_rows,
-    user_lines,
+    poll_until_deadline,
+    build_taste_rows,
+    encode_user_lines,
 )
 
 pytestmark = pytest.mark.slow
@@ -64,7 +64,7 @@ HANGING = """
 class Start(Protocol):
     """Starts a process that hangs in the function `where`, after some calls that go through."""
 
-    def __call__(self, where: str, request: str, after: int = 0) -> subprocess.Popen[bytes]: ...
+    def __call__(self, module: str, request: str, after: int = 0) -> subprocess.Popen[bytes]: ...
 
 
 @pytest.fixture
@@ -73,19 +73,19 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
     gate = Gate()
     monkeypatch.setattr(solution_versions, "train", gate.train)
     yield gate
-    gate.opened.set()
+    gate.gate_event.set()
 
 
 class Gate:
     def __init__(self) -> None:
-        self.opened = threading.Event()
-        self.begun = threading.Semaphore(0)
+        self.gate_event = threading.Event()
+        self.training_starts = threading.Semaphore(0)
         self.count = 0
 
     def train(self, *args: Any, log: Callable[[str], None], **options: Any) -> TrainedModel:
         self.count += 1
-        self.begun.release()
-        while not self.opened.wait(0.01):
+        self.training_starts.release()
+        while not self.gate_event.wait(0.01):
             log("waiting")
         return recipes.train(*args, log=log, **options)
 
@@ -93,48 +93,48 @@ class Gate:
 @pytest.fixture
 def hanging(tmp_path: Path) -> Iterator[Start]:
     """Starts a process that has work in hand and never ends it."""
-    started = []
+    processes = []
 
-    def start(where: str, request: str, after: int = 0) -> subprocess.Popen[bytes]:
-        where, _, function = where.rpartition(".")
+    def start(function_path: str, request: str, after: int = 0) -> subprocess.Popen[bytes]:
+        function_path, _, function = function_path.rpartition(".")
         code = textwrap.dedent(
-            HANGING.format(where=where, function=function, request=request, after=after)
+            HANGING.format(where=function_path, function=function, request=request, after=after)
         )
-        begun = tmp_path / "begun"
-        begun.unlink(missing_ok=True)
+        marker = tmp_path / "begun"
+        marker.unlink(missing_ok=True)
         process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)])
-        started.append(process)
-        for _ in looks():
-            if begun.exists():
+        processes.append(process)
+        for _ in poll_until_deadline():
+            if marker.exists():
                 return process
             assert process.poll() is None
         raise AssertionError("the process does not begin its work")
 
     yield start
-    for process in started:
+    for process in processes:
         process.kill()
         process.wait()
 
 
 def test_a_training_is_pending_then_in_progress_then_active(local: Local, gate: Gate) -> None:
-    group, dataset = local.imported(taste_rows())
-    solution = local.solution(group)
-    first, second = local.version(solution), local.version(solution)
-    assert gate.begun.acquire(timeout=300)
+    group, dataset = local.import_rows(build_taste_rows())
+    solution = local.create_solution(group)
+    first, second = local.create_version(solution), local.create_version(solution)
+    assert gate.training_starts.acquire(timeout=300)
     assert local.describe(first)["status"] == "CREATE IN_PROGRESS"
     assert local.describe(second)["status"] == "CREATE PENDING"
     assert local.describe(solution)["latestSolutionVersion"]["status"] == "CREATE PENDING"
     # Others do not wait for the training: neither answers nor work of other kinds.
-    local.group("another")
+    local.create_group("another")
     with pytest.raises(local.client.exceptions.ResourceInUseException, match="IN_PROGRESS"):
         local.client.get_solution_metrics(solutionVersionArn=first)
     with pytest.raises(local.client.exceptions.ResourceInUseException, match=r"PROGRESS|PENDING"):
         local.client.delete_solution(solutionArn=solution)
     with pytest.raises(local.client.exceptions.ResourceInUseException, match="being trained"):
         local.client.delete_dataset(datasetArn=dataset)
-    gate.opened.set()
-    local.active(first)
-    local.active(second)
+    gate.gate_event.set()
+    local.wait_until_active(first)
+    local.wait_until_active(second)
     assert gate.count == 2
 
 
@@ -142,25 +142,25 @@ def test_a_training_is_pending_then_in_progress_then_active(local: Local, gate: 
 def test_imports_and_batch_jobs_wait_in_line(
     local: Local, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    group, dataset = local.imported(taste_rows())
+    group, dataset = local.import_rows(build_taste_rows())
     recipe = "aws-item-affinity" if kind == "segment" else "aws-popularity-count"
-    version = local.active(local.version(local.solution(group, recipe)))
-    local.store.put("s3://data/users.json", user_lines(["u1"]))
+    version = local.wait_until_active(local.create_version(local.create_solution(group, recipe)))
+    local.store.put("s3://data/users.json", encode_user_lines(["u1"]))
     local.store.put("s3://data/queries.json", b'{"itemId": "i1"}\n')
-    opened = threading.Event()
+    list_gate = threading.Event()
     module = dataset_import_jobs if kind == "import" else batch_jobs
     list_objects = module.list_objects
 
-    def held(*args: Any) -> Any:
-        assert opened.wait(300)
+    def list_objects_behind_gate(*args: Any) -> Any:
+        assert list_gate.wait(300)
         return list_objects(*args)
 
-    monkeypatch.setattr(module, "list_objects", held)
+    monkeypatch.setattr(module, "list_objects", list_objects_behind_gate)
     if kind == "import":
-        jobs = [local.import_job(dataset, "s3://data/interactions.csv", n) for n in ("a", "b")]
+        jobs = [local.start_import(dataset, "s3://data/interactions.csv", n) for n in ("a", "b")]
         delete = partial(local.client.delete_dataset, datasetArn=dataset)
     else:
-        create = local.segment_job if kind == "segment" else local.batch_job
+        create = local.create_segment_job if kind == "segment" else local.create_batch_job
         jobs = [create(version, jobName=n, target=f"s3://data/{n}/") for n in ("a", "b")]
         delete = partial(local.client.delete_solution, solutionArn=version.rpartition("/")[0])
     try:
@@ -170,17 +170,17 @@ def test_imports_and_batch_jobs_wait_in_line(
         with pytest.raises(local.client.exceptions.ResourceInUseException, match="not finished"):
             delete()
     finally:
-        opened.set()
+        list_gate.set()
     assert statuses == ["CREATE IN_PROGRESS", "CREATE PENDING"]
     for job in jobs:
-        local.active(job)
+        local.wait_until_active(job)
 
 
 def test_stopping_a_pending_and_a_running_version(local: Local, gate: Gate) -> None:
-    group, _ = local.imported(taste_rows())
-    solution = local.solution(group)
-    running, pending = local.version(solution), local.version(solution)
-    assert gate.begun.acquire(timeout=300)
+    group, _ = local.import_rows(build_taste_rows())
+    solution = local.create_solution(group)
+    running, pending = local.create_version(solution), local.create_version(solution)
+    assert gate.training_starts.acquire(timeout=300)
     local.client.stop_solution_version_creation(solutionVersionArn=pending)
     assert local.describe(pending)["status"] == "CREATE STOPPED"
     local.client.stop_solution_version_creation(solutionVersionArn=running)
@@ -189,7 +189,7 @@ def test_stopping_a_pending_and_a_running_version(local: Local, gate: Gate) -> N
     with pytest.raises(local.client.exceptions.ResourceInUseException, match="STOPPED"):
         local.client.stop_solution_version_creation(solutionVersionArn=running)
     with pytest.raises(local.client.exceptions.ResourceInUseException, match="STOPPED"):
-        local.batch_job(running)
+        local.create_batch_job(running)
     assert not list((local.root / "home" / "models").iterdir())
 
 
@@ -198,8 +198,8 @@ def test_a_killed_training_is_run_again_by_the_next_process(
     hanging: Start,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    group, _ = local.imported(taste_rows())
-    solution = local.solution(group)
+    group, _ = local.import_rows(build_taste_rows())
+    solution = local.create_solution(group)
     process = hanging(
         f"{OPERATIONS}.solution_versions.train",
         f"client.create_solution_version(solutionArn={solution!r})",
@@ -208,28 +208,28 @@ def test_a_killed_training_is_run_again_by_the_next_process(
     arn = version["solutionVersionArn"]
     assert version["status"] == "CREATE IN_PROGRESS"
 
-    trained = []
+    trainings = []
 
-    def counted(*args: Any, **options: Any) -> TrainedModel:
-        trained.append(1)
+    def train_and_count(*args: Any, **options: Any) -> TrainedModel:
+        trainings.append(1)
         return recipes.train(*args, **options)
 
-    monkeypatch.setattr(solution_versions, "train", counted)
+    monkeypatch.setattr(solution_versions, "train", train_and_count)
     # While its owner lives, nobody takes the work away.
     for _ in range(20):
         assert local.describe(arn)["status"] == "CREATE IN_PROGRESS"
-    assert not trained
+    assert not trainings
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert local.wait(arn)["status"] == "ACTIVE"
-    assert trained == [1]
+    assert trainings == [1]
     assert len(local.client.list_solution_versions(solutionArn=solution)["solutionVersions"]) == 1
     assert len(list((local.root / "home" / "models").iterdir())) == 1
-    assert local.recommended(arn, ["u1"])["u1"]
+    assert local.recommend(arn, ["u1"])["u1"]
 
 
 def test_a_killed_import_leaves_nothing_half_done(local: Local, hanging: Start) -> None:
-    group, dataset = local.imported(taste_rows())
+    group, dataset = local.import_rows(build_taste_rows())
     request = (
         f"client.create_dataset_import_job(jobName='killed', datasetArn={dataset!r},"
         " dataSource={'dataLocation': 's3://data/interactions.csv'}, importMode='INCREMENTAL')"
@@ -239,29 +239,33 @@ def test_a_killed_import_leaves_nothing_half_done(local: Local, hanging: Start) 
     process.wait()
     jobs = local.client.list_dataset_import_jobs(datasetArn=dataset)["datasetImportJobs"]
     assert [job["jobName"] for job in jobs] == ["first", "killed"]
-    local.active(jobs[1]["datasetImportJobArn"])
+    local.wait_until_active(jobs[1]["datasetImportJobArn"])
     assert len(list((local.root / "home" / "datasets").iterdir())) == 2
-    local.active(local.version(local.solution(group, "aws-popularity-count")))
+    local.wait_until_active(
+        local.create_version(local.create_solution(group, "aws-popularity-count"))
+    )
 
 
 def test_a_killed_batch_inference_leaves_no_half_of_an_output(local: Local, hanging: Start) -> None:
-    group, _ = local.imported(taste_rows())
-    version = local.active(local.version(local.solution(group, "aws-popularity-count")))
-    local.store.put("s3://data/users/1.json", user_lines(["u1", "u2"]))
-    local.store.put("s3://data/users/2.json", user_lines(["u3"]))
+    group, _ = local.import_rows(build_taste_rows())
+    version = local.wait_until_active(
+        local.create_version(local.create_solution(group, "aws-popularity-count"))
+    )
+    local.store.put("s3://data/users/1.json", encode_user_lines(["u1", "u2"]))
+    local.store.put("s3://data/users/2.json", encode_user_lines(["u3"]))
     request = (
         f"client.create_batch_inference_job(jobName='killed', solutionVersionArn={version!r},"
         f" roleArn={ROLE!r}, jobInput={{'s3DataSource': {{'path': 's3://data/users/'}}}},"
         " jobOutput={'s3DataDestination': {'path': 's3://data/users/out/'}})"
     )
     process = hanging("batchrec_dagster.storage.object_store.ObjectStore.put", request, after=1)
-    written = [info.uri for info in local.store.list("s3://data/users/out/")]
-    assert written == ["s3://data/users/out/1.json.out"]  # whole, and without the marker
-    assert len(local.lines(written[0])) == 2
+    output_uris = [info.uri for info in local.store.list("s3://data/users/out/")]
+    assert output_uris == ["s3://data/users/out/1.json.out"]  # whole, and without the marker
+    assert len(local.read_lines(output_uris[0])) == 2
     process.kill()
     process.wait()
     (job,) = local.client.list_batch_inference_jobs()["batchInferenceJobs"]
-    local.active(job["batchInferenceJobArn"])
+    local.wait_until_active(job["batchInferenceJobArn"])
     assert [info.uri for info in local.store.list("s3://data/users/out/")] == [
         "s3://data/users/out/1.json.out",
         "s3://data/users/out/2.json.out",
@@ -271,8 +275,8 @@ def test_a_killed_batch_inference_leaves_no_half_of_an_output(local: Local, hang
 
 
 def test_unfinished_jobs_resume_when_the_next_process_starts(local: Local, hanging: Start) -> None:
-    group, _ = local.imported(taste_rows())
-    solution = local.solution(group)
+    group, _ = local.import_rows(build_taste_rows())
+    solution = local.create_solution(group)
     request = f"client.create_solution_version(solutionArn={solution!r})"
     process = hanging(f"{OPERATIONS}.solution_versions.train", request)
     os.kill(process.pid, signal.SIGKILL)
@@ -290,8 +294,8 @@ def test_unfinished_jobs_resume_when_the_next_process_starts(local: Local, hangi
 
 
 def test_the_interpreter_ends_during_a_running_job(local: Local) -> None:
-    group, _ = local.imported(taste_rows())
-    solution = local.solution(group)
+    group, _ = local.import_rows(build_taste_rows())
+    solution = local.create_solution(group)
     code = textwrap.dedent("""
         import pathlib, sys, threading
         from batchrec_dagster.local_personalize.api.client import embedded_client
@@ -307,16 +311,16 @@ def test_the_interpreter_ends_during_a_running_job(local: Local) -> None:
         client.create_solution_version(solutionArn=sys.argv[2])
         assert begun.wait(300)
     """)
-    done = subprocess.run([sys.executable, "-c", code, str(local.root), solution], timeout=300)
-    assert done.returncode == 0
+    result = subprocess.run([sys.executable, "-c", code, str(local.root), solution], timeout=300)
+    assert result.returncode == 0
     (version,) = local.client.list_solution_versions(solutionArn=solution)["solutionVersions"]
-    local.active(version["solutionVersionArn"])
+    local.wait_until_active(version["solutionVersionArn"])
 
 
 def test_a_training_on_all_cores_is_left_to_the_next_process(local: Local) -> None:
     """Python closes thread pools before it signals its end: that is no failure."""
-    group, _ = local.imported(taste_rows())
-    solution = local.solution(group)
+    group, _ = local.import_rows(build_taste_rows())
+    solution = local.create_solution(group)
     code = textwrap.dedent("""
         import pathlib, sys, threading, time
         from batchrec_dagster.local_personalize.api.client import embedded_client
@@ -335,10 +339,10 @@ def test_a_training_on_all_cores_is_left_to_the_next_process(local: Local) -> No
         client.create_solution_version(solutionArn=sys.argv[2])
         assert begun.wait(300)
     """)
-    done = subprocess.run([sys.executable, "-c", code, str(local.root), solution], timeout=300)
-    assert done.returncode == 0
+    result = subprocess.run([sys.executable, "-c", code, str(local.root), solution], timeout=300)
+    assert result.returncode == 0
     (version,) = local.client.list_solution_versions(solutionArn=solution)["solutionVersions"]
-    local.active(version["solutionVersionArn"])
+    local.wait_until_active(version["solutionVersionArn"])
 
 
 def test_an_owner_is_alive_until_it_is_closed(tmp_path: Path) -> None:
@@ -389,20 +393,22 @@ def test_a_fork_of_an_owner_does_not_keep_its_lock(tmp_path: Path) -> None:
 def test_an_error_fails_the_job_without_a_traceback_and_says_what_the_machine_lacks(
     local: Local, monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str
 ) -> None:
-    group, _ = local.imported(taste_rows())
+    group, _ = local.import_rows(build_taste_rows())
 
-    def broken(*args: Any, **options: Any) -> None:
+    def raise_error(*args: Any, **options: Any) -> None:
         raise error
 
-    monkeypatch.setattr(solution_versions, "train", broken)
-    failed = local.wait(local.version(local.solution(group)))
-    assert failed["status"] == "CREATE FAILED"
-    assert failed["failureReason"] == reason
+    monkeypatch.setattr(solution_versions, "train", raise_error)
+    failed_version = local.wait(local.create_version(local.create_solution(group)))
+    assert failed_version["status"] == "CREATE FAILED"
+    assert failed_version["failureReason"] == reason
 
 
 def test_everything_in_the_home_is_private(local: Local) -> None:
-    group, _ = local.imported(taste_rows())
-    local.active(local.version(local.solution(group, "aws-popularity-count")))
+    group, _ = local.import_rows(build_taste_rows())
+    local.wait_until_active(
+        local.create_version(local.create_solution(group, "aws-popularity-count"))
+    )
     home = local.root / "home"
     assert home.stat().st_mode & 0o077 == 0
     for path in home.iterdir():

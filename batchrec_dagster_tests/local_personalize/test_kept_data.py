@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from batchrec_dagster_tests.local_personalize.support import Local, csv_bytes, taste_rows
+from batchrec_dagster_tests.local_personalize.support import Local, encode_csv, build_taste_rows
 
 pytestmark = pytest.mark.slow
 
@@ -21,63 +21,69 @@ def imports(local: Local) -> Path:
 
 
 def test_interactions_are_stored_as_arrays(local: Local, imports: Path) -> None:
-    local.imported(taste_rows())
+    local.import_rows(build_taste_rows())
     [folder] = imports.iterdir()
     assert {path.name for path in folder.iterdir()} == {"rows.parquet", "interactions"}
     assert {path.stem for path in (folder / "interactions").glob("*.npy")} == {
         "users",
         "items",
         "timestamps",
-        *(f"{whose}_id_{what}" for whose in ("user", "item") for what in ("bytes", "ends")),
+        *(f"{side}_id_{part}" for side in ("user", "item") for part in ("bytes", "ends")),
     }
 
 
 @pytest.mark.parametrize("name", ["users.npy", "item_id_bytes.npy", "manifest.json"])
-@pytest.mark.parametrize("lost", [True, False], ids=["lost", "damaged"])
+@pytest.mark.parametrize("is_lost", [True, False], ids=["lost", "damaged"])
 def test_lost_or_damaged_arrays_fail_the_job(
-    local: Local, imports: Path, name: str, lost: bool
+    local: Local, imports: Path, name: str, is_lost: bool
 ) -> None:
-    group, dataset = local.imported(taste_rows())
+    group, dataset = local.import_rows(build_taste_rows())
     [folder] = imports.iterdir()
     path = folder / "interactions" / name
-    if lost:
+    if is_lost:
         path.unlink()
     else:
         path.write_bytes(path.read_bytes()[:-3])
-    failed = local.wait(local.version(local.solution(group, POPULARITY)))
-    assert failed["status"] == "CREATE FAILED"
-    reason = failed["failureReason"]
+    failed_version = local.wait(local.create_version(local.create_solution(group, POPULARITY)))
+    assert failed_version["status"] == "CREATE FAILED"
+    reason = failed_version["failureReason"]
     assert reason.startswith(f"Create failed. The data of {dataset} cannot be read: ")
     assert name in reason
     assert reason.endswith("Import it again (force_import).")
-    local.active(local.import_job(dataset, "s3://data/interactions.csv", "again"))
-    version = local.version(local.solution(group, POPULARITY, name="again"))
-    assert local.recommended(local.active(version), ["u1"])["u1"]
+    local.wait_until_active(local.start_import(dataset, "s3://data/interactions.csv", "again"))
+    version = local.create_version(local.create_solution(group, POPULARITY, name="again"))
+    assert local.recommend(local.wait_until_active(version), ["u1"])["u1"]
     assert folder not in imports.iterdir()
 
 
 def test_lost_data_fail_a_batch_job(local: Local, imports: Path) -> None:
-    group, dataset = local.imported(taste_rows())
-    version = local.active(local.version(local.solution(group, POPULARITY)))
+    group, dataset = local.import_rows(build_taste_rows())
+    version = local.wait_until_active(
+        local.create_version(local.create_solution(group, POPULARITY))
+    )
     [folder] = imports.iterdir()
     shutil.rmtree(folder)
     local.store.put("s3://data/users.json", b'{"userId":"u1"}\n')
-    failed = local.wait(local.batch_job(version))
-    assert failed["failureReason"].startswith(
+    failed_job = local.wait(local.create_batch_job(version))
+    assert failed_job["failureReason"].startswith(
         f"Create failed. The data of {dataset} cannot be read: "
     )
 
 
 def test_increments_and_imports_of_an_earlier_version_are_read(local: Local, imports: Path) -> None:
-    group, dataset = local.imported(taste_rows())
+    group, dataset = local.import_rows(build_taste_rows())
     [folder] = imports.iterdir()
     rows = (folder / "rows.parquet").read_bytes()
     shutil.rmtree(folder)
     folder.write_bytes(rows)  # which kept the rows alone
     new = [(f"u{n % 60}", "a-new-one", 1_700_000_000 + n) for n in range(1000)]
-    local.store.put("s3://data/new.csv", csv_bytes(new))
-    local.active(local.import_job(dataset, "s3://data/new.csv", "add", importMode="INCREMENTAL"))
-    version = local.active(local.version(local.solution(group, POPULARITY)))
-    items = local.recommended(version, ["u1"], numResults=500)["u1"]
+    local.store.put("s3://data/new.csv", encode_csv(new))
+    local.wait_until_active(
+        local.start_import(dataset, "s3://data/new.csv", "add", importMode="INCREMENTAL")
+    )
+    version = local.wait_until_active(
+        local.create_version(local.create_solution(group, POPULARITY))
+    )
+    items = local.recommend(version, ["u1"], numResults=500)["u1"]
     assert items[0] == "a-new-one"
-    assert set(items[1:]) == {item for _, item, _ in taste_rows()}
+    assert set(items[1:]) == {item for _, item, _ in build_taste_rows()}

@@ -30,11 +30,11 @@ from batchrec_dagster_tests.local_personalize.support import (
     ROLE,
     SEEN,
     Local,
-    csv_bytes,
+    encode_csv,
     describe,
-    looks,
-    taste_rows,
-    user_lines,
+    poll_until_deadline,
+    build_taste_rows,
+    encode_user_lines,
 )
 from batchrec_dagster_tests.repeats import repeats
 
@@ -86,7 +86,7 @@ class Chain:
                 roleArn=ROLE,
                 dataSource={"dataLocation": f"s3://data/{job}.csv"},
             )
-        seen = self._ensure(
+        filter_arn = self._ensure(
             client.create_filter,
             "filter/seen",
             name="seen",
@@ -102,25 +102,27 @@ class Chain:
                 recipeArn=RECIPE + recipe,
                 performAutoTraining=False,
             )
-            version = self._version(solution)
+            version = self._train_version(solution)
             for batch in batches:
-                self._batch(recipe, version, seen, f"{batch}-{recipe}")
+                self._run_batch(recipe, version, filter_arn, f"{batch}-{recipe}")
 
-    def _batch(self, recipe: str, version: str, seen: str, name: str) -> None:
-        asked: dict[str, Any] = {
+    def _run_batch(self, recipe: str, version: str, filter_arn: str, name: str) -> None:
+        params: dict[str, Any] = {
             "jobName": name,
             "solutionVersionArn": version,
             "roleArn": ROLE,
             "jobOutput": {"s3DataDestination": {"path": f"s3://data/out/{name}/"}},
         }
         if recipe == SEGMENTS:
-            asked["jobInput"] = {"s3DataSource": {"path": "s3://data/items/"}}
+            params["jobInput"] = {"s3DataSource": {"path": "s3://data/items/"}}
             job = f"batch-segment-job/{name}"
-            self._ensure(self._client.create_batch_segment_job, job, **asked)
+            self._ensure(self._client.create_batch_segment_job, job, **params)
         else:
-            asked["jobInput"] = {"s3DataSource": {"path": "s3://data/users/"}}
+            params["jobInput"] = {"s3DataSource": {"path": "s3://data/users/"}}
             job = f"batch-inference-job/{name}"
-            self._ensure(self._client.create_batch_inference_job, job, filterArn=seen, **asked)
+            self._ensure(
+                self._client.create_batch_inference_job, job, filterArn=filter_arn, **params
+            )
 
     def close(self) -> None:
         self._service.close()
@@ -130,14 +132,14 @@ class Chain:
         arn = ACCOUNT + resource
         self._notify(resource)
         self._create(create, **params)
-        return self._active(arn)
+        return self._wait_until_active(arn)
 
-    def _version(self, solution: str) -> str:
+    def _train_version(self, solution: str) -> str:
         """The solution's one version; its ARN cannot be foretold."""
         self._notify(f"training of {solution}")
         self._create(self._client.create_solution_version, solutionArn=solution, name="one")
-        found = self._client.list_solution_versions(solutionArn=solution)["solutionVersions"]
-        return self._active(found[0]["solutionVersionArn"])
+        answer = self._client.list_solution_versions(solutionArn=solution)["solutionVersions"]
+        return self._wait_until_active(answer[0]["solutionVersionArn"])
 
     def _create(self, create: Callable[..., Any], **params: Any) -> None:
         exceptions = self._client.exceptions
@@ -151,31 +153,31 @@ class Chain:
             else:
                 return
 
-    def _active(self, arn: str) -> str:
-        for _ in looks():
-            found = describe(self._client, arn)
-            if found.get("status", "ACTIVE") == "ACTIVE":
+    def _wait_until_active(self, arn: str) -> str:
+        for _ in poll_until_deadline():
+            description = describe(self._client, arn)
+            if description.get("status", "ACTIVE") == "ACTIVE":
                 return arn
-            assert found["status"] in ("CREATE PENDING", "CREATE IN_PROGRESS"), found
+            assert description["status"] in ("CREATE PENDING", "CREATE IN_PROGRESS"), description
         raise AssertionError(f"{arn} never ends")
 
 
-def _child(root: Path, batches: list[str], writer: Connection) -> None:
+def _run_chain_and_report(root: Path, batches: list[str], writer: Connection) -> None:
     chain = Chain(root, writer.send)
     chain.run(batches)
     chain.close()
 
 
-def _started(root: Path, batches: list[str]) -> tuple[ForkServerProcess, Connection]:
+def _start_chain(root: Path, batches: list[str]) -> tuple[ForkServerProcess, Connection]:
     """A process that works on the chain, and a connection with the names of its steps."""
     reader, writer = FORKS.Pipe(duplex=False)
-    process = FORKS.Process(target=_child, args=(root, batches, writer), daemon=True)
+    process = FORKS.Process(target=_run_chain_and_report, args=(root, batches, writer), daemon=True)
     process.start()
     writer.close()
     return process, reader
 
 
-def _finished(root: Path, batches: list[str]) -> None:
+def _finish_chain(root: Path, batches: list[str]) -> None:
     """Opens the home and sees the work through, as the next run of a pipeline does."""
     chain = Chain(root)
     try:
@@ -184,33 +186,33 @@ def _finished(root: Path, batches: list[str]) -> None:
         chain.close()
 
 
-def _new_root(folder: Path) -> Path:
+def _create_root(folder: Path) -> Path:
     store = ObjectStore(folders={"data": folder / "storage"})
-    store.put("s3://data/first.csv", csv_bytes(taste_rows(seed=1)))
-    store.put("s3://data/second.csv", csv_bytes(taste_rows(seed=2)))
+    store.put("s3://data/first.csv", encode_csv(build_taste_rows(seed=1)))
+    store.put("s3://data/second.csv", encode_csv(build_taste_rows(seed=2)))
     for number in range(2):
         users = [f"u{n}" for n in range(number, 60, 2)]
-        store.put(f"s3://data/users/{number}.json", user_lines(users))
+        store.put(f"s3://data/users/{number}.json", encode_user_lines(users))
         store.put(f"s3://data/items/{number}.json", f'{{"itemId":"i{number}"}}\n'.encode())
     return folder
 
 
 @dataclass
-class Left:
+class ChainResult:
     """What a chain leaves behind: files by name, and what the service describes."""
 
     outputs: dict[str, bytes]
     models: list[dict[str, bytes]]
     datasets: list[dict[str, bytes]]
-    described: list[Any]
+    descriptions: list[Any]
 
 
-def _left(root: Path) -> Left:
+def _read_result(root: Path) -> ChainResult:
     """Looks at everything, the disk itself too: no file may be there that nobody knows of."""
     home, store = root / "home", ObjectStore(folders={"data": root / "storage"})
     service = LocalPersonalize(home, store)
     try:
-        described = _described(make_client(service))
+        descriptions = _describe_all(make_client(service))
     finally:
         service.close()
     assert not list((home / "batches").iterdir())
@@ -220,45 +222,45 @@ def _left(root: Path) -> Left:
         "catalog.sqlite",
     }
     outputs = {info.uri: store.get(info.uri) for info in store.list("s3://data/out/")}
-    models = [_files(folder) for folder in sorted((home / "models").iterdir())]
-    datasets = [_files(folder) for folder in (home / "datasets").iterdir()]
-    return Left(outputs, models, datasets, described)
+    models = [_read_files(folder) for folder in sorted((home / "models").iterdir())]
+    datasets = [_read_files(folder) for folder in (home / "datasets").iterdir()]
+    return ChainResult(outputs, models, datasets, descriptions)
 
 
-def _files(folder: Path) -> dict[str, bytes]:
+def _read_files(folder: Path) -> dict[str, bytes]:
     paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
-def _described(client: PersonalizeClient) -> list[Any]:
+def _describe_all(client: PersonalizeClient) -> list[Any]:
     """All resources, by kind and order of name, as far as two chains agree; and the metrics."""
-    described: list[Any] = []
+    descriptions: list[Any] = []
     for kind in ("dataset_groups", "schemas", "datasets", "dataset_import_jobs", "filters"):
-        described.append(_names(getattr(client, f"list_{kind}")()))
-    described.append(_names(client.list_batch_inference_jobs()))
-    described.append(_names(client.list_batch_segment_jobs()))
+        descriptions.append(_list_names(getattr(client, f"list_{kind}")()))
+    descriptions.append(_list_names(client.list_batch_inference_jobs()))
+    descriptions.append(_list_names(client.list_batch_segment_jobs()))
     for solution in client.list_solutions()["solutions"]:
         versions = client.list_solution_versions(solutionArn=solution["solutionArn"])
         (version,) = versions["solutionVersions"]
         metrics = client.get_solution_metrics(solutionVersionArn=version["solutionVersionArn"])
-        described.append((solution["name"], version["status"], metrics["metrics"]))
-    return described
+        descriptions.append((solution["name"], version["status"], metrics["metrics"]))
+    return descriptions
 
 
-def _names(answer: Any) -> list[tuple[str, str]]:
+def _list_names(answer: Any) -> list[tuple[str, str]]:
     (entries,) = (value for value in answer.values() if isinstance(value, list))
     return sorted((e.get("name") or e["jobName"], e.get("status", "ACTIVE")) for e in entries)
 
 
-Undisturbed = tuple[Left, dict[str, float]]
+UndisturbedRun = tuple[ChainResult, dict[str, float]]
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
+def undisturbed_run(tmp_path_factory: pytest.TempPathFactory) -> UndisturbedRun:
     """What a chain leaves that nobody disturbs, and how many seconds each of its steps takes."""
-    roots = [_new_root(tmp_path_factory.mktemp("undisturbed")) for _ in range(2)]
+    roots = [_create_root(tmp_path_factory.mktemp("undisturbed")) for _ in range(2)]
     for root in roots:  # the first warms the machine up
-        process, reader = _started(root, ["batch"])
+        process, reader = _start_chain(root, ["batch"])
         began: dict[str, float] = {}
         with contextlib.suppress(EOFError):
             while True:
@@ -266,22 +268,22 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
         ends = [*began.values(), time.monotonic()][1:]
         process.join(600)
         assert process.exitcode == 0
-    left = _left(roots[1])
-    assert left == _left(roots[0])
+    result = _read_result(roots[1])
+    assert result == _read_result(roots[0])
     pairs = zip(began.items(), ends, strict=True)
-    return left, {step: end - begin for (step, begin), end in pairs}
+    return result, {step: end - begin for (step, begin), end in pairs}
 
 
-def test_an_undisturbed_chain_leaves_the_expected_files(undisturbed: Undisturbed) -> None:
-    left, _ = undisturbed
+def test_an_undisturbed_chain_leaves_the_expected_files(undisturbed_run: UndisturbedRun) -> None:
+    result, _ = undisturbed_run
     folders = [f"s3://data/out/batch-{recipe}/" for recipe in sorted(RECIPES)]
     files = ("0.json.out", "1.json.out", "_CHECK")
-    assert list(left.outputs) == sorted(folder + file for folder in folders for file in files)
-    assert len(left.models) == len(RECIPES)
-    assert len(left.datasets) == 1
+    assert list(result.outputs) == sorted(folder + file for folder in folders for file in files)
+    assert len(result.models) == len(RECIPES)
+    assert len(result.datasets) == 1
 
 
-def _moments(seconds: dict[str, float]) -> Iterator[tuple[str, float]]:
+def _draw_moments(seconds: dict[str, float]) -> Iterator[tuple[str, float]]:
     """Steps, and how many seconds after one has begun: imports, trainings and batches in turn."""
     rng = random.Random(SEED)
     kinds = [[step for step in seconds if kind in step] for kind in ("import", "training", "batch")]
@@ -291,31 +293,31 @@ def _moments(seconds: dict[str, float]) -> Iterator[tuple[str, float]]:
 
 
 def test_killed_at_any_moment_every_job_ends_right(
-    tmp_path: Path, undisturbed: Undisturbed
+    tmp_path: Path, undisturbed_run: UndisturbedRun
 ) -> None:
-    expected, seconds = undisturbed
-    for number, (step, moment) in enumerate(_moments(seconds)):
-        root = _new_root(tmp_path / str(number))
-        process, reader = _started(root, ["batch"])
+    expected, seconds = undisturbed_run
+    for number, (step, moment) in enumerate(_draw_moments(seconds)):
+        root = _create_root(tmp_path / str(number))
+        process, reader = _start_chain(root, ["batch"])
         while reader.recv() != step:
             pass
         time.sleep(moment)
         process.kill()
         process.join()
-        _finished(root, ["batch"])
-        assert _left(root) == expected, f"killed {moment:.3f} s after {step}"
+        _finish_chain(root, ["batch"])
+        assert _read_result(root) == expected, f"killed {moment:.3f} s after {step}"
         shutil.rmtree(root)
 
 
 def test_processes_do_the_same_and_other_work_on_one_home(
-    tmp_path: Path, undisturbed: Undisturbed
+    tmp_path: Path, undisturbed_run: UndisturbedRun
 ) -> None:
     """All do the one chain and each a batch of its own; two of them are killed."""
-    expected, seconds = undisturbed
-    root = _new_root(tmp_path)
+    expected, seconds = undisturbed_run
+    root = _create_root(tmp_path)
     rng = random.Random(SEED)
-    started = [_started(root, ["batch", f"own{n}"]) for n in range(PROCESSES)]
-    processes = [process for process, _ in started]
+    chains = [_start_chain(root, ["batch", f"own{n}"]) for n in range(PROCESSES)]
+    processes = [process for process, _ in chains]
     for process in processes[:2]:
         time.sleep(rng.random() * sum(seconds.values()))
         process.kill()
@@ -323,46 +325,48 @@ def test_processes_do_the_same_and_other_work_on_one_home(
         process.join(600)
     assert [process.exitcode for process in processes[2:]] == [0] * (PROCESSES - 2)
     for number in range(2):
-        _finished(root, ["batch", f"own{number}"])
+        _finish_chain(root, ["batch", f"own{number}"])
 
-    left = _left(root)
-    assert left.datasets == expected.datasets
-    assert left.models == expected.models
+    result = _read_result(root)
+    assert result.datasets == expected.datasets
+    assert result.models == expected.models
     own = {
         name.replace("/out/batch-", f"/out/own{n}-"): data
         for n in range(PROCESSES)
         for name, data in expected.outputs.items()
     }
-    assert left.outputs == expected.outputs | own
-    who = ["batch", *(f"own{n}" for n in range(PROCESSES))]
-    assert left.described == [_of_each(who, described) for described in expected.described]
+    assert result.outputs == expected.outputs | own
+    batches = ["batch", *(f"own{n}" for n in range(PROCESSES))]
+    assert result.descriptions == [
+        _repeat_for_batches(batches, entry) for entry in expected.descriptions
+    ]
 
 
-def _of_each(who: list[str], described: Any) -> Any:
+def _repeat_for_batches(batches: list[str], description: Any) -> Any:
     """The description of batches, if it is, with those of everybody; else as it is."""
-    if "('batch-" not in str(described):
-        return described
-    names = [(name.removeprefix("batch"), status) for name, status in described]
-    return sorted((one + name, status) for one in who for name, status in names)
+    if "('batch-" not in str(description):
+        return description
+    names = [(name.removeprefix("batch"), status) for name, status in description]
+    return sorted((batch + name, status) for batch in batches for name, status in names)
 
 
 def test_leftovers_of_killed_processes_are_removed(local: Local) -> None:
     """The moments are short in which a kill leaves files that no later attempt would remove."""
-    _, dataset = local.imported(taste_rows())
+    _, dataset = local.import_rows(build_taste_rows())
     home = local.root / "home"
-    kept = list((home / "datasets").iterdir())
-    slow = local.another_client(pace=JobPace(1000.0))
+    dataset_folders = list((home / "datasets").iterdir())
+    slow = local.open_client(pace=JobPace(1000.0))
     waiting = slow.create_dataset_import_job(
         jobName="waiting", datasetArn=dataset, dataSource={"dataLocation": "s3://data/x.csv"}
     )["datasetImportJobArn"]
     attempt = Home(home).make_path(home / "datasets", waiting)
     attempt.touch()  # of work that somebody may have in hand
-    replaced = Home(home).make_path(home / "datasets", waiting.replace("waiting", "first"))
-    replaced.touch()
+    replaced_path = Home(home).make_path(home / "datasets", waiting.replace("waiting", "first"))
+    replaced_path.touch()
     model = Home(home).make_path(home / "models", f"{ACCOUNT}solution/films/0123abcd")
     (model / "part").mkdir(parents=True)
     (home / "owners" / "1-dead.owner").touch()
-    local.another_client(pace=JobPace(1000.0))
-    assert sorted((home / "datasets").iterdir()) == sorted([*kept, attempt])
+    local.open_client(pace=JobPace(1000.0))
+    assert sorted((home / "datasets").iterdir()) == sorted([*dataset_folders, attempt])
     assert not list((home / "models").iterdir())
     assert not list((home / "owners").glob("1-dead*"))

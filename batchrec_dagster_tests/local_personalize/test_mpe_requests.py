@@ -19,10 +19,10 @@ from batchrec_dagster_tests.local_personalize.support import (
     RECIPE,
     SEEN,
     Local,
-    csv_bytes,
+    encode_csv,
     describe,
-    taste_rows,
-    user_lines,
+    build_taste_rows,
+    encode_user_lines,
 )
 
 pytestmark = pytest.mark.slow
@@ -37,42 +37,42 @@ class Machine:
     """A state machine's steps on one client."""
 
     def __init__(self, local: Local) -> None:
-        self.client: Any = local.another_client(account=ACCOUNT, region=REGION)
-        self.created: list[str] = []
+        self.client: Any = local.open_client(account=ACCOUNT, region=REGION)
+        self.created_resources: list[str] = []
 
-    def arn(self, resource: str) -> str:
+    def build_arn(self, resource: str) -> str:
         return f"arn:aws:personalize:{REGION}:{ACCOUNT}:{resource}"
 
     def ensure(self, resource: str, operation: str, **config: Any) -> str:
         """Describe; if it is not there, create it, and describe until it is ACTIVE."""
-        arn = self.arn(resource)
+        arn = self.build_arn(resource)
         try:
             description = describe(self.client, arn)
         except self.client.exceptions.ResourceNotFoundException:
             answer = getattr(self.client, operation)(**config)
             assert arn in answer.values()
-            self.created.append(resource)
-            description = self.active(arn)
-        given = {name: value for name, value in config.items() if name not in ("tags", "schema")}
-        if "datasetType" in given:
-            given["datasetType"] = given["datasetType"].upper()
-        assert {name: description[name] for name in given} == given
+            self.created_resources.append(resource)
+            description = self.wait_until_active(arn)
+        params = {name: value for name, value in config.items() if name not in ("tags", "schema")}
+        if "datasetType" in params:
+            params["datasetType"] = params["datasetType"].upper()
+        assert {name: description[name] for name in params} == params
         return arn
 
-    def active(self, arn: str) -> dict[str, Any]:
+    def wait_until_active(self, arn: str) -> dict[str, Any]:
         while (description := describe(self.client, arn)).get("status", "ACTIVE") != "ACTIVE":
             assert "FAILED" not in description["status"], description
             time.sleep(0.01)
         return description
 
-    def newest(self, operation: str, member: str, **parent: str) -> Mapping[str, Any]:
+    def find_newest(self, operation: str, member: str, **parent: str) -> Mapping[str, Any]:
         """The newest ACTIVE one of all pages."""
         pages = self.client.get_paginator(operation).paginate(**parent)
-        listed = [entry for page in pages for entry in page[member]]
-        active = [entry for entry in listed if entry["status"] == "ACTIVE"]
+        entries = [entry for page in pages for entry in page[member]]
+        active = [entry for entry in entries if entry["status"] == "ACTIVE"]
         return max(active, key=lambda entry: entry["creationDateTime"])
 
-    def night(self, date: str, mode: str) -> str:
+    def run_night(self, date: str, mode: str) -> str:
         """One scheduled run: import, train, recommend; returns the output's folder."""
         group = self.ensure("dataset-group/films", "create_dataset_group", name="films", tags=TAGS)
         text = build_interactions_schema(event_type=True)
@@ -108,10 +108,12 @@ class Machine:
             tags=TAGS,
         )
         answer = self.client.create_solution_version(solutionArn=solution, trainingMode=mode)
-        self.active(answer["solutionVersionArn"])
-        version = self.newest("list_solution_versions", "solutionVersions", solutionArn=solution)
+        self.wait_until_active(answer["solutionVersionArn"])
+        version = self.find_newest(
+            "list_solution_versions", "solutionVersions", solutionArn=solution
+        )
         assert version["solutionVersionArn"] == answer["solutionVersionArn"]
-        used = self.ensure(
+        filter_arn = self.ensure(
             "filter/seen",
             "create_filter",
             name="seen",
@@ -124,7 +126,7 @@ class Machine:
             "create_batch_inference_job",
             jobName=f"batch_{date}",
             solutionVersionArn=version["solutionVersionArn"],
-            filterArn=used,
+            filterArn=filter_arn,
             numResults=10,
             roleArn=ROLE,
             jobInput={"s3DataSource": {"path": "s3://data/batch/films/users.json"}},
@@ -137,32 +139,32 @@ class Machine:
 
 def test_two_nights_and_a_clean_up(tmp_path: Path) -> None:
     local = Local(tmp_path)
-    local.store.put("s3://data/train/films/interactions.csv", csv_bytes(taste_rows()))
+    local.store.put("s3://data/train/films/interactions.csv", encode_csv(build_taste_rows()))
     local.store.put("s3://data/train/films/_SUCCESS", b"")
-    local.store.put("s3://data/batch/films/users.json", user_lines(["u1", "u2"]))
+    local.store.put("s3://data/batch/films/users.json", encode_user_lines(["u1", "u2"]))
     machine = Machine(local)
-    for date, mode, created in (("20261125", "FULL", 7), ("20261126", "UPDATE", 2)):
-        machine.created.clear()
-        folder = machine.night(date, mode)
-        assert len(machine.created) == created
-        assert len(local.lines(f"{folder}/users.json.out")) == 2
+    for date, mode, creations in (("20261125", "FULL", 7), ("20261126", "UPDATE", 2)):
+        machine.created_resources.clear()
+        folder = machine.run_night(date, mode)
+        assert len(machine.created_resources) == creations
+        assert len(local.read_lines(f"{folder}/users.json.out")) == 2
         assert local.store.head(f"{folder}/_CHECK")
     for arn in (
-        machine.arn("solution/unfiltered"),
-        machine.arn(f"batch-inference-job/batch_{date}"),
+        machine.build_arn("solution/unfiltered"),
+        machine.build_arn(f"batch-inference-job/batch_{date}"),
     ):
         assert machine.client.list_tags_for_resource(resourceArn=arn)["tags"] == TAGS
-    _real_time_is_refused(machine)
+    _require_real_time_refused(machine)
     _clean_up(machine)
 
 
-def _real_time_is_refused(machine: Machine) -> None:
-    client, group = machine.client, machine.arn("dataset-group/films")
-    refused = client.exceptions.InvalidInputException
-    with pytest.raises(refused, match="CreateEventTracker is not supported locally"):
+def _require_real_time_refused(machine: Machine) -> None:
+    client, group = machine.client, machine.build_arn("dataset-group/films")
+    invalid_input = client.exceptions.InvalidInputException
+    with pytest.raises(invalid_input, match="CreateEventTracker is not supported locally"):
         client.create_event_tracker(name="films", datasetGroupArn=group)
-    with pytest.raises(refused, match="CreateCampaign is not supported locally"):
-        client.create_campaign(name="films", solutionVersionArn=machine.arn("solution/x/y"))
+    with pytest.raises(invalid_input, match="CreateCampaign is not supported locally"):
+        client.create_campaign(name="films", solutionVersionArn=machine.build_arn("solution/x/y"))
     with pytest.raises(client.exceptions.ResourceAlreadyExistsException):
         client.create_dataset_group(name="films")
 

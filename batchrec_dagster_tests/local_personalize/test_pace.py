@@ -16,8 +16,8 @@ from batchrec_dagster_tests.local_personalize.support import (
     RECIPE,
     Local,
     describe,
-    looks,
-    taste_rows,
+    poll_until_deadline,
+    build_taste_rows,
 )
 
 
@@ -64,9 +64,9 @@ def test_a_delayed_group_or_update_is_pending_then_in_progress(
     pace = JobPace(1.0)
     local.client = client = embedded_client(tmp_path / "paced", local.store, pace=pace)
 
-    def seen(arn: str, update: str | None = None) -> dict[str, float]:
+    def time_statuses(arn: str, update: str | None = None) -> dict[str, float]:
         times: dict[str, float] = {}
-        for _ in looks():
+        for _ in poll_until_deadline():
             description = describe(client, arn)
             times.setdefault(
                 (description[update] if update else description)["status"], clock.tell()
@@ -78,28 +78,28 @@ def test_a_delayed_group_or_update_is_pending_then_in_progress(
         return times
 
     arn = client.create_dataset_group(name="films")["datasetGroupArn"]
-    times = seen(arn)
-    created = describe(client, arn)["creationDateTime"].timestamp()
-    assert times["CREATE IN_PROGRESS"] - created >= pace.pending_seconds(JobQueue.QUICK)
-    assert times["ACTIVE"] - created >= 60
+    times = time_statuses(arn)
+    creation_time = describe(client, arn)["creationDateTime"].timestamp()
+    assert times["CREATE IN_PROGRESS"] - creation_time >= pace.pending_seconds(JobQueue.QUICK)
+    assert times["ACTIVE"] - creation_time >= 60
     solution = client.create_solution(
         name="films", datasetGroupArn=arn, recipeArn=f"{RECIPE}aws-popularity-count"
     )["solutionArn"]
-    seen(solution)
+    time_statuses(solution)
     client.update_solution(solutionArn=solution, performAutoTraining=True)
-    seen(solution, "latestSolutionUpdate")
+    time_statuses(solution, "latestSolutionUpdate")
 
 
 def test_a_delayed_training_can_be_stopped(tmp_path: Path, clock: Clock) -> None:
     local = Local(tmp_path)
-    group, _ = local.imported(taste_rows())
-    solution = local.solution(group)
-    local.client = local.another_client(pace=JobPace(1.0))
-    version = local.version(solution)
+    group, _ = local.import_rows(build_taste_rows())
+    solution = local.create_solution(group)
+    local.client = local.open_client(pace=JobPace(1.0))
+    version = local.create_version(solution)
     assert local.describe(version)["status"] == "CREATE PENDING"
     local.client.stop_solution_version_creation(solutionVersionArn=version)
     assert local.describe(version)["status"] == "CREATE STOPPED"
-    version = local.version(solution)
+    version = local.create_version(solution)
     while local.describe(version)["status"] == "CREATE PENDING":
         clock.ahead += 60
     local.client.stop_solution_version_creation(solutionVersionArn=version)

@@ -7,12 +7,12 @@ from batchrec_dagster.storage.progress import EVERY_SECONDS, Progress
 
 def test_the_rate_and_the_time_left_are_logged_at_intervals() -> None:
     messages: list[str] = []
-    now = [0.0]
-    progress = Progress("lines", 3_000_000, messages.append, clock=lambda: now[0])
+    clock = [0.0]
+    progress = Progress("lines", 3_000_000, messages.append, clock=lambda: clock[0])
     for seconds in (1.0, EVERY_SECONDS, EVERY_SECONDS + 1, 2 * EVERY_SECONDS):
-        now[0] = seconds
+        clock[0] = seconds
         progress.add(250_000)
-    now[0] = 25.0
+    clock[0] = 25.0
     progress.add(2_000_000)
     progress.end()
     assert messages == [

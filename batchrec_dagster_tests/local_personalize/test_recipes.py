@@ -22,14 +22,14 @@ BATCH_CAPABLE = {
 
 
 def test_all_recipes_with_batch_jobs_are_listed_and_described(local: Local) -> None:
-    listed = local.client.list_recipes()["recipes"]
-    assert {recipe["name"] for recipe in listed} == set(BATCH_CAPABLE)
-    for summary in listed:
-        described = local.client.describe_recipe(recipeArn=summary["recipeArn"])["recipe"]
-        assert described["recipeType"] == BATCH_CAPABLE[summary["name"]]
-        assert described["recipeArn"] == RECIPE + summary["name"]
-        assert described["description"]
-        assert described.items() >= summary.items()
+    recipes = local.client.list_recipes()["recipes"]
+    assert {recipe["name"] for recipe in recipes} == set(BATCH_CAPABLE)
+    for summary in recipes:
+        recipe_description = local.client.describe_recipe(recipeArn=summary["recipeArn"])["recipe"]
+        assert recipe_description["recipeType"] == BATCH_CAPABLE[summary["name"]]
+        assert recipe_description["recipeArn"] == RECIPE + summary["name"]
+        assert recipe_description["description"]
+        assert recipe_description.items() >= summary.items()
         assert set(summary) == {
             "name",
             "recipeArn",
@@ -43,25 +43,25 @@ def test_all_recipes_with_batch_jobs_are_listed_and_described(local: Local) -> N
 
 @pytest.mark.parametrize("recipe", ["aws-trending-now", "aws-next-best-action"])
 def test_real_time_recipes_are_refused(local: Local, recipe: str) -> None:
-    group = local.group()
+    group = local.create_group()
     invalid = local.client.exceptions.InvalidInputException
-    for refused in (
-        lambda: local.solution(group, recipe),
+    for recipe_name in (
+        lambda: local.create_solution(group, recipe),
         lambda: local.client.describe_recipe(recipeArn=RECIPE + recipe),
     ):
         with pytest.raises(invalid, match=f"{recipe} cannot be used in batch"):
-            refused()
+            recipe_name()
 
 
 @pytest.mark.parametrize("recipe", ["aws-hrnn", "aws-ecomm-popular-items-by-views", "aws-magic"])
 def test_unknown_recipes_are_refused(local: Local, recipe: str) -> None:
     with pytest.raises(local.client.exceptions.ResourceNotFoundException, match="does not exist"):
-        local.solution(local.group(), recipe)
+        local.create_solution(local.create_group(), recipe)
 
 
 @pytest.mark.parametrize("recipe", BATCH_CAPABLE)
 def test_a_solution_can_be_created_with_each_recipe(local: Local, recipe: str) -> None:
-    solution = local.solution(local.group(), recipe)
+    solution = local.create_solution(local.create_group(), recipe)
     assert local.describe(solution)["recipeArn"] == RECIPE + recipe
     assert local.describe(solution)["performAutoML"] is False
 
@@ -70,7 +70,7 @@ def test_automatic_training_is_accepted_with_a_warning(
     local: Local, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level("WARNING"):
-        solution = local.solution(local.group(), performAutoTraining=True)
+        solution = local.create_solution(local.create_group(), performAutoTraining=True)
     assert local.describe(solution)["performAutoTraining"] is True
     messages = [record for record in caplog.records if "performAutoTraining" in record.message]
     assert len(messages) == 1
@@ -79,9 +79,9 @@ def test_automatic_training_is_accepted_with_a_warning(
 
 def test_automl_is_refused(local: Local) -> None:
     invalid = local.client.exceptions.InvalidInputException
-    group = local.group()
+    group = local.create_group()
     with pytest.raises(invalid, match="AutoML is not supported locally"):
-        local.solution(group, performAutoML=True)
+        local.create_solution(group, performAutoML=True)
     with pytest.raises(invalid, match="recipeArn is required"):
         local.client.create_solution(name="films", datasetGroupArn=group)
 

@@ -23,7 +23,9 @@ from batchrec_dagster_tests.local_personalize.support import (
 GROUP = "arn:aws:personalize:us-east-1:000000000000:dataset-group/films"
 
 
-def _raw(service: LocalPersonalize, operation: str, body: Any) -> tuple[int, dict[str, Any]]:
+def _send_request(
+    service: LocalPersonalize, operation: str, body: Any
+) -> tuple[int, dict[str, Any]]:
     """What a client without botocore's own checks gets."""
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     status, text, _ = answer(service.call, f"AmazonPersonalize.{operation}", data)
@@ -118,7 +120,7 @@ def service(tmp_path: Path) -> LocalPersonalize:
 def test_a_request_that_breaks_the_model(
     service: LocalPersonalize, operation: str, params: dict[str, Any], message: str
 ) -> None:
-    status, refusal = _raw(service, operation, params)
+    status, refusal = _send_request(service, operation, params)
     assert status == 400
     assert refusal["__type"] == "InvalidInputException"
     assert message in refusal["message"]
@@ -126,13 +128,15 @@ def test_a_request_that_breaks_the_model(
 
 @pytest.mark.parametrize("body", [b"{", b"\xff\xfe", b'{"name": NaN}', b"[]", b"[" * 5000])
 def test_a_body_that_is_no_json_object(service: LocalPersonalize, body: bytes) -> None:
-    status, refusal = _raw(service, "CreateDatasetGroup", body)
+    status, refusal = _send_request(service, "CreateDatasetGroup", body)
     assert (status, refusal["__type"]) == (400, "SerializationException")
 
 
 def test_unknown_members_are_ignored(service: LocalPersonalize) -> None:
-    status, made = _raw(service, "CreateDatasetGroup", {"name": "films", "colour": "red"})
-    assert (status, made) == (200, {"datasetGroupArn": GROUP})
+    status, group_answer = _send_request(
+        service, "CreateDatasetGroup", {"name": "films", "colour": "red"}
+    )
+    assert (status, group_answer) == (200, {"datasetGroupArn": GROUP})
 
 
 @pytest.mark.parametrize(
@@ -154,7 +158,7 @@ def test_every_operation_of_the_model_is_answered_or_refused_by_name(
     service: LocalPersonalize,
 ) -> None:
     for operation in load_service_model().operation_names:
-        status, body = _raw(service, operation, {})
+        status, body = _send_request(service, operation, {})
         if operation not in registry.OPERATIONS:
             assert status == 400
             assert body["__type"] == "InvalidInputException"
@@ -173,7 +177,7 @@ def test_an_unsupported_operation_is_a_clear_refusal_to_boto3(local: Local) -> N
 def test_the_lists_of_unsupported_kinds_are_empty(local: Local) -> None:
     """An inventory or a clean-up of an account asks for all of them."""
     client: Any = local.client
-    group = local.group()
+    group = local.create_group()
     for name, member in (
         ("list_campaigns", "campaigns"),
         ("list_data_deletion_jobs", "dataDeletionJobs"),
@@ -193,23 +197,23 @@ def test_the_lists_of_unsupported_kinds_are_empty(local: Local) -> None:
 
 def test_a_resource_of_an_unsupported_kind_is_not_found(local: Local) -> None:
     """As on AWS, for clean-ups by stored ARNs and for programs that look before they create."""
-    asked = set()
+    operations = set()
     for operation, member in registry.NOT_FOUND_OPERATIONS.items():
         if set(find_input_shape(operation).required_members) <= {member}:
             ask = getattr(local.client, xform_name(operation))
             with pytest.raises(local.client.exceptions.ResourceNotFoundException, match=GROUP):
                 ask(**{member: GROUP})
-            asked.add(operation)
-    assert asked >= {"DescribeCampaign", "DeleteEventTracker", "StopRecommender"}
+            operations.add(operation)
+    assert operations >= {"DescribeCampaign", "DeleteEventTracker", "StopRecommender"}
 
 
 def test_an_internal_error_is_not_exposed(
     local: Local, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def broken(call: object) -> dict[str, Any]:
+    def raise_secret(call: object) -> dict[str, Any]:
         raise ZeroDivisionError("secret detail")
 
-    monkeypatch.setitem(registry.OPERATIONS, "ListSchemas", broken)
+    monkeypatch.setitem(registry.OPERATIONS, "ListSchemas", raise_secret)
     with pytest.raises(ClientError) as raised:
         local.client.list_schemas()
     response = raised.value.response
@@ -222,7 +226,7 @@ def test_an_internal_error_is_not_exposed(
 
 
 def test_hyperparameters_are_checked_on_create_solution(local: Local) -> None:
-    group = local.group()
+    group = local.create_group()
     invalid = local.client.exceptions.InvalidInputException
     for parameters, reason in (
         ({"depth": "3"}, "has no hyperparameter depth"),
@@ -230,52 +234,54 @@ def test_hyperparameters_are_checked_on_create_solution(local: Local) -> None:
         ({"recency_mask": "perhaps"}, "true or false"),
     ):
         with pytest.raises(invalid, match=reason):
-            local.solution(
+            local.create_solution(
                 group,
                 "aws-user-personalization",
                 solutionConfig={"algorithmHyperParameters": parameters},
             )
     for threshold in ("many", "nan", "inf"):
         with pytest.raises(invalid, match="eventValueThreshold must be a number"):
-            local.solution(group, solutionConfig={"eventValueThreshold": threshold})
+            local.create_solution(group, solutionConfig={"eventValueThreshold": threshold})
 
 
 @pytest.mark.parametrize("days", ["rate(0 days)", "rate(31 days)", "rate(400 days)"])
 def test_automatic_training_is_every_1_to_30_days(local: Local, days: str) -> None:
     config: Any = {"autoTrainingConfig": {"schedulingExpression": days}}
-    group = local.group()
+    group = local.create_group()
     invalid = local.client.exceptions.InvalidInputException
     with pytest.raises(invalid, match="N from 1 to 30"):
-        local.solution(group, solutionConfig=config)
-    solution = local.solution(group)
+        local.create_solution(group, solutionConfig=config)
+    solution = local.create_solution(group)
     with pytest.raises(invalid, match="N from 1 to 30"):
         local.client.update_solution(solutionArn=solution, solutionUpdateConfig=config)
 
 
 def test_an_objective_needs_a_number_of_the_items(local: Local) -> None:
-    group, invalid = local.group(), local.client.exceptions.InvalidInputException
+    group, invalid = local.create_group(), local.client.exceptions.InvalidInputException
 
-    def solution(column: str, recipe: str = "aws-user-personalization", name: str = "s") -> str:
+    def create_solution(
+        column: str, recipe: str = "aws-user-personalization", name: str = "s"
+    ) -> str:
         objective: Any = {"itemAttribute": column, "objectiveSensitivity": "LOW"}
         config: Any = {"optimizationObjective": objective}
-        return local.solution(group, recipe, name=name, solutionConfig=config)
+        return local.create_solution(group, recipe, name=name, solutionConfig=config)
 
     with pytest.raises(invalid, match="no Items dataset with a column PRICE"):
-        solution("PRICE")
+        create_solution("PRICE")
     record = json.loads(build_items_schema(created=True, categories=["GENRE"], numbers=["YEAR"]))
     record["fields"].append({"name": "PRICE", "type": "float"})
     schema = local.client.create_schema(name="i", schema=json.dumps(record))["schemaArn"]
-    made = local.client.create_dataset(
+    dataset_answer = local.client.create_dataset(
         name="i", schemaArn=schema, datasetGroupArn=group, datasetType="Items"
     )
-    local.active(made["datasetArn"])
+    local.wait_until_active(dataset_answer["datasetArn"])
     for column, reason in (
         ("LENGTH", "no Items dataset with a column LENGTH"),
         ("GENRE", "GENRE must be a number that is never null"),
         ("YEAR", "YEAR must be a number that is never null"),
     ):
         with pytest.raises(invalid, match=reason):
-            solution(column)
+            create_solution(column)
     with pytest.raises(invalid, match="aws-sims has no optimizationObjective"):
-        solution("PRICE", "aws-sims")
-    solution("PRICE")
+        create_solution("PRICE", "aws-sims")
+    create_solution("PRICE")

@@ -13,47 +13,47 @@ from batchrec_dagster.personalize.schemas import build_interactions_schema
 from batchrec_dagster_tests.local_personalize.support import (
     RECIPE,
     Local,
-    taste_rows,
-    user_lines,
+    build_taste_rows,
+    encode_user_lines,
 )
 
 GROUP = "arn:aws:personalize:us-east-1:000000000000:dataset-group/films"
 
 
 def test_names_are_unique(local: Local) -> None:
-    local.imported(taste_rows())
+    local.import_rows(build_taste_rows())
     dataset = f"{GROUP.replace('dataset-group', 'dataset')}/INTERACTIONS"
-    solution = local.solution(GROUP, "aws-popularity-count")
-    local.filter(GROUP)
-    version = local.active(local.version(solution, name="one"))
-    local.store.put("s3://data/users.json", user_lines(["u1"]))
-    local.active(local.batch_job(version))
+    solution = local.create_solution(GROUP, "aws-popularity-count")
+    local.create_filter(GROUP)
+    version = local.wait_until_active(local.create_version(solution, name="one"))
+    local.store.put("s3://data/users.json", encode_user_lines(["u1"]))
+    local.wait_until_active(local.create_batch_job(version))
     exists = local.client.exceptions.ResourceAlreadyExistsException
-    again = (
-        lambda: local.group(),
-        lambda: local.dataset(GROUP),
+    requests = (
+        lambda: local.create_group(),
+        lambda: local.create_dataset(GROUP),
         lambda: local.client.create_dataset(
             name="other",
             schemaArn=GROUP.replace("dataset-group", "schema"),
             datasetGroupArn=GROUP,
             datasetType="interactions",
         ),
-        lambda: local.import_job(dataset, "s3://data/interactions.csv"),
-        lambda: local.solution(GROUP),
-        lambda: local.version(solution, name="one"),
-        lambda: local.filter(GROUP),
-        lambda: local.batch_job(version),
+        lambda: local.start_import(dataset, "s3://data/interactions.csv"),
+        lambda: local.create_solution(GROUP),
+        lambda: local.create_version(solution, name="one"),
+        lambda: local.create_filter(GROUP),
+        lambda: local.create_batch_job(version),
     )
-    for request in again:
+    for request in requests:
         with pytest.raises(exists, match="already exists"):
             request()
 
 
 def test_what_does_not_exist(local: Local) -> None:
-    nothing = local.client.exceptions.ResourceNotFoundException
+    not_found = local.client.exceptions.ResourceNotFoundException
     arn = GROUP.replace("films", "none")
     client = local.client
-    group = local.group()
+    group = local.create_group()
     requests = (
         lambda: client.describe_dataset_group(datasetGroupArn=arn),
         lambda: client.describe_schema(schemaArn=group),  # it exists, as something else
@@ -62,14 +62,14 @@ def test_what_does_not_exist(local: Local) -> None:
         lambda: client.get_solution_metrics(solutionVersionArn=arn),
         lambda: client.stop_solution_version_creation(solutionVersionArn=arn),
         lambda: client.describe_recipe(recipeArn=RECIPE + "aws-magic"),
-        lambda: local.solution(group, "aws-magic"),
-        lambda: local.version(arn),
-        lambda: local.import_job(arn, "s3://data/interactions.csv"),
-        lambda: local.batch_job(arn),
-        lambda: local.filter(arn),
+        lambda: local.create_solution(group, "aws-magic"),
+        lambda: local.create_version(arn),
+        lambda: local.start_import(arn, "s3://data/interactions.csv"),
+        lambda: local.create_batch_job(arn),
+        lambda: local.create_filter(arn),
     )
     for request in requests:
-        with pytest.raises(nothing, match="does not exist"):
+        with pytest.raises(not_found, match="does not exist"):
             request()
 
 
@@ -84,27 +84,27 @@ def test_quotas(tmp_path: Path) -> None:
     )
     local = Local(tmp_path, quotas)
     limit = local.client.exceptions.LimitExceededException
-    group, other = local.group("films"), local.group("books")
-    dataset = local.dataset(group)
-    solution = local.solution(group)
-    local.filter(group)
-    with pytest.raises(limit, match="already 2 datasetGroups in this region") as refused:
-        local.group("songs")
-    message = refused.value.response["Error"]["Message"]
+    group, other = local.create_group("films"), local.create_group("books")
+    dataset = local.create_dataset(group)
+    solution = local.create_solution(group)
+    local.create_filter(group)
+    with pytest.raises(limit, match="already 2 datasetGroups in this region") as raised:
+        local.create_group("songs")
+    message = raised.value.response["Error"]["Message"]
     assert "Delete one that you no longer need" in message
     assert message.endswith("BATCHREC_LOCAL_PERSONALIZE_QUOTAS=dataset_groups=4")
     with pytest.raises(limit, match="already 1 schemas"):
         local.client.create_schema(name="more", schema=build_interactions_schema(event_type=False))
     with pytest.raises(limit, match=f"already 1 solutions in {group}"):
-        local.solution(group, name="second")
+        local.create_solution(group, name="second")
     with pytest.raises(limit, match="already 1 Filters"):
-        local.filter(group, name="second")
+        local.create_filter(group, name="second")
     running = "More than 0 resources with PENDING or IN_PROGRESS status. Wait until one ends"
     with pytest.raises(limit, match=running):
-        local.import_job(dataset, "s3://data/interactions.csv")
+        local.start_import(dataset, "s3://data/interactions.csv")
     with pytest.raises(limit, match=running):
-        local.version(solution)
-    local.solution(other, name="second")  # the quota is the group's
+        local.create_version(solution)
+    local.create_solution(other, name="second")  # the quota is the group's
 
 
 def test_lists_come_in_pages(local: Local) -> None:
@@ -138,21 +138,21 @@ def test_an_invalid_token(local: Local, token: str) -> None:
 
 def test_a_token_is_valid_only_for_its_list(local: Local) -> None:
     for name in ("one", "two"):
-        local.group(name)
+        local.create_group(name)
     token = local.client.list_dataset_groups(maxResults=1)["nextToken"]
     with pytest.raises(local.client.exceptions.InvalidNextTokenException):
         local.client.list_schemas(nextToken=token)
 
 
 def test_lists_of_a_parent(local: Local) -> None:
-    one, two = local.group("one"), local.group("two")
-    local.solution(one, name="first")
-    local.solution(two, name="second")
-    listed = local.client.list_solutions(datasetGroupArn=two)["solutions"]
-    assert [solution["name"] for solution in listed] == ["second"]
+    first_group, two = local.create_group("one"), local.create_group("two")
+    local.create_solution(first_group, name="first")
+    local.create_solution(two, name="second")
+    solutions = local.client.list_solutions(datasetGroupArn=two)["solutions"]
+    assert [solution["name"] for solution in solutions] == ["second"]
     assert len(local.client.list_solutions()["solutions"]) == 2
-    local.dataset(one)
-    local.filter(one)
+    local.create_dataset(first_group)
+    local.create_filter(first_group)
     assert [entry["name"] for entry in local.client.list_filters()["Filters"]] == ["seen"]
     assert local.client.list_filters(datasetGroupArn=two)["Filters"] == []
 
@@ -183,96 +183,96 @@ def test_tags(local: Local) -> None:
         client.tag_resource(resourceArn=arn, tags=[{"tagKey": "a", "tagValue": "1"}] * 2)
     with pytest.raises(client.exceptions.InvalidInputException, match="aws:"):
         client.tag_resource(resourceArn=arn, tags=[{"tagKey": "aws:x", "tagValue": "1"}])
-    local.active(arn)
+    local.wait_until_active(arn)
     client.delete_dataset_group(datasetGroupArn=arn)
-    local.gone(arn)
-    local.group()
+    local.wait_until_gone(arn)
+    local.create_group()
     assert client.list_tags_for_resource(resourceArn=arn)["tags"] == []  # they went with it
 
 
 def test_a_resource_in_use_cannot_be_deleted(local: Local, monkeypatch: pytest.MonkeyPatch) -> None:
     client = local.client
-    in_use = client.exceptions.ResourceInUseException
-    group, dataset = local.imported(taste_rows())
-    solution = local.solution(group, "aws-popularity-count")
-    version = local.active(local.version(solution))
-    kept = local.filter(group)
+    in_use_error = client.exceptions.ResourceInUseException
+    group, dataset = local.import_rows(build_taste_rows())
+    solution = local.create_solution(group, "aws-popularity-count")
+    version = local.wait_until_active(local.create_version(solution))
+    filter_arn = local.create_filter(group)
     schema = client.describe_dataset(datasetArn=dataset)["dataset"]["schemaArn"]
-    with pytest.raises(in_use, match="still has solutions"):
+    with pytest.raises(in_use_error, match="still has solutions"):
         client.delete_dataset_group(datasetGroupArn=group)
-    with pytest.raises(in_use, match="is the schema of"):
+    with pytest.raises(in_use_error, match="is the schema of"):
         client.delete_schema(schemaArn=schema)
     client.delete_solution(solutionArn=solution)
-    local.gone(solution)
-    local.gone(version)
+    local.wait_until_gone(solution)
+    local.wait_until_gone(version)
     assert not list((local.root / "home" / "models").iterdir())
-    other = local.solution(group, name="other")
-    with monkeypatch.context() as held:
-        held.setattr(Worker, "wake", lambda worker: None)
+    other = local.create_solution(group, name="other")
+    with monkeypatch.context() as paused_work:
+        paused_work.setattr(Worker, "wake", lambda worker: None)
         client.update_solution(solutionArn=other, performAutoTraining=True)
-        with pytest.raises(in_use, match="it is being updated"):
+        with pytest.raises(in_use_error, match="it is being updated"):
             client.delete_solution(solutionArn=other)
         assert local.describe(other)["performAutoTraining"] is False
     while local.describe(other)["latestSolutionUpdate"]["status"] != "ACTIVE":
         pass
     assert local.describe(other)["performAutoTraining"] is True
     client.delete_solution(solutionArn=other)
-    local.gone(other)
-    with pytest.raises(in_use, match="still has datasets"):
+    local.wait_until_gone(other)
+    with pytest.raises(in_use_error, match="still has datasets"):
         client.delete_dataset_group(datasetGroupArn=group)
-    with pytest.raises(in_use, match=f"still has filters.*{kept}"):
+    with pytest.raises(in_use_error, match=f"still has filters.*{filter_arn}"):
         client.delete_dataset(datasetArn=dataset)
-    client.delete_filter(filterArn=kept)
-    local.gone(kept)
+    client.delete_filter(filterArn=filter_arn)
+    local.wait_until_gone(filter_arn)
     client.delete_dataset(datasetArn=dataset)
-    local.gone(dataset)
+    local.wait_until_gone(dataset)
     assert not list((local.root / "home" / "datasets").iterdir())
     client.delete_dataset_group(datasetGroupArn=group)
-    local.gone(group)
+    local.wait_until_gone(group)
     client.delete_schema(schemaArn=schema)
-    local.gone(schema)
+    local.wait_until_gone(schema)
 
 
 def test_a_resource_that_is_not_active_cannot_be_used(
     local: Local, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    in_use = local.client.exceptions.ResourceInUseException
+    in_use_error = local.client.exceptions.ResourceInUseException
     schema = local.client.create_schema(
         name="films", schema=build_interactions_schema(event_type=False)
     )["schemaArn"]
-    with monkeypatch.context() as held:
-        held.setattr(Worker, "wake", lambda worker: None)  # nobody does the work
+    with monkeypatch.context() as paused_work:
+        paused_work.setattr(Worker, "wake", lambda worker: None)  # nobody does the work
         group = local.client.create_dataset_group(name="films")["datasetGroupArn"]
         assert local.describe(group)["status"] == "CREATE PENDING"
-        with pytest.raises(in_use, match="CREATE PENDING"):
+        with pytest.raises(in_use_error, match="CREATE PENDING"):
             local.client.create_dataset(
                 name="films", schemaArn=schema, datasetGroupArn=group, datasetType="Interactions"
             )
-        with pytest.raises(in_use, match="CREATE PENDING"):
-            local.solution(group)
-        with pytest.raises(in_use, match="CREATE PENDING"):
+        with pytest.raises(in_use_error, match="CREATE PENDING"):
+            local.create_solution(group)
+        with pytest.raises(in_use_error, match="CREATE PENDING"):
             local.client.delete_dataset_group(datasetGroupArn=group)
-    local.active(group)
-    local.solution(group)
+    local.wait_until_active(group)
+    local.create_solution(group)
 
 
 def test_the_region_and_its_resources_are_the_clients(local: Local) -> None:
-    local.group()
-    elsewhere = local.another_client(region="eu-west-1")
-    assert elsewhere.list_dataset_groups()["datasetGroups"] == []
-    made = elsewhere.create_dataset_group(name="films")["datasetGroupArn"]
-    assert made == "arn:aws:personalize:eu-west-1:000000000000:dataset-group/films"
+    local.create_group()
+    other_client = local.open_client(region="eu-west-1")
+    assert other_client.list_dataset_groups()["datasetGroups"] == []
+    other_group = other_client.create_dataset_group(name="films")["datasetGroupArn"]
+    assert other_group == "arn:aws:personalize:eu-west-1:000000000000:dataset-group/films"
 
 
 def test_an_account_has_its_own_resources_and_quotas(tmp_path: Path) -> None:
     local = Local(tmp_path, Quotas(dataset_groups=1))
-    local.group()
-    other = local.another_client(account="123456789012")
+    local.create_group()
+    other = local.open_client(account="123456789012")
     assert other.list_dataset_groups()["datasetGroups"] == []
-    made = other.create_dataset_group(name="films")["datasetGroupArn"]
-    assert made == "arn:aws:personalize:us-east-1:123456789012:dataset-group/films"
-    (listed,) = other.list_dataset_groups()["datasetGroups"]
-    assert listed["datasetGroupArn"] == made
+    other_group = other.create_dataset_group(name="films")["datasetGroupArn"]
+    assert other_group == "arn:aws:personalize:us-east-1:123456789012:dataset-group/films"
+    (summary,) = other.list_dataset_groups()["datasetGroups"]
+    assert summary["datasetGroupArn"] == other_group
     with pytest.raises(other.exceptions.LimitExceededException):
         other.create_dataset_group(name="books")
 
@@ -286,6 +286,8 @@ def test_quotas_from_texts() -> None:
 
 
 def test_times_are_times(local: Local) -> None:
-    described = local.client.describe_dataset_group(datasetGroupArn=local.group())["datasetGroup"]
-    assert described["creationDateTime"] <= described["lastUpdatedDateTime"]
-    assert described["creationDateTime"].tzinfo is not None
+    description = local.client.describe_dataset_group(datasetGroupArn=local.create_group())[
+        "datasetGroup"
+    ]
+    assert description["creationDateTime"] <= description["lastUpdatedDateTime"]
+    assert description["creationDateTime"].tzinfo is not None

@@ -35,11 +35,11 @@ from batchrec_dagster.web.server import MAX_BODY_BYTES
 from batchrec_dagster_tests.local_personalize.support import (
     RECIPE,
     ROLE,
-    csv_bytes,
+    encode_csv,
     describe,
-    looks,
-    taste_rows,
-    user_lines,
+    poll_until_deadline,
+    build_taste_rows,
+    encode_user_lines,
 )
 from batchrec_dagster_tests.processes import free_ports
 
@@ -57,8 +57,8 @@ class Server:
     def __init__(self, root: Path, process: subprocess.Popen[str], port: int) -> None:
         self.root, self.process, self.port = root, process, port
 
-    def client(self, key_id: str = "any", secret: str = "any") -> PersonalizeClient:
-        return boto3.Session(key_id, secret).client(
+    def open_client(self, key_id: str = "any", secret: str = "any") -> PersonalizeClient:
+        return boto3.Session(key_id, secret).open_client(
             "personalize",
             region_name="us-east-1",
             endpoint_url=f"http://127.0.0.1:{self.port}",
@@ -68,14 +68,14 @@ class Server:
     def request(
         self, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None
     ) -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=300)
+        connection = http.open_client.HTTPConnection("127.0.0.1", self.port, timeout=300)
         connection.request(method, path, body, headers or {})
         response = connection.getresponse()
         return response.status, response.read()
 
 
 @contextmanager
-def _started(root: Path, **environment: str) -> Iterator[Server]:
+def _running_server(root: Path, **environment: str) -> Iterator[Server]:
     (port,) = free_ports(1)
     command = [sys.executable, "-m", "batchrec_dagster.local_personalize", "--port", str(port)]
     command += ["--home", str(root / "home"), "--bucket", f"data={root / 'storage'}"]
@@ -85,7 +85,7 @@ def _started(root: Path, **environment: str) -> Iterator[Server]:
         )
     server = Server(root, process, port)
     try:
-        for _ in looks():
+        for _ in poll_until_deadline():
             try:
                 server.request("GET", "/health")
                 break
@@ -100,11 +100,11 @@ def _started(root: Path, **environment: str) -> Iterator[Server]:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One server for the tests that change nothing of each other."""
-    with _started(tmp_path_factory.mktemp("server")) as started:
-        yield started
+    with _running_server(tmp_path_factory.mktemp("server")) as running_server:
+        yield running_server
 
 
-def _until_active(client: PersonalizeClient, arn: str) -> str:
+def _wait_until_active(client: PersonalizeClient, arn: str) -> str:
     while (description := describe(client, arn))["status"] != "ACTIVE":
         assert "FAILED" not in description["status"], description
         time.sleep(0.01)
@@ -112,11 +112,11 @@ def _until_active(client: PersonalizeClient, arn: str) -> str:
 
 
 def test_the_walk_over_http(server: Server) -> None:
-    client = server.client()
+    client = server.open_client()
     store = ObjectStore(folders={"data": server.root / "storage"})
-    store.put("s3://data/interactions.csv", csv_bytes(taste_rows()))
-    store.put("s3://data/users.json", user_lines(["u1", "u2"]))
-    group = _until_active(client, client.create_dataset_group(name="g")["datasetGroupArn"])
+    store.put("s3://data/interactions.csv", encode_csv(build_taste_rows()))
+    store.put("s3://data/users.json", encode_user_lines(["u1", "u2"]))
+    group = _wait_until_active(client, client.create_dataset_group(name="g")["datasetGroupArn"])
     schema = client.create_schema(name="s", schema=build_interactions_schema(event_type=True))
     dataset = client.create_dataset(
         name="d",
@@ -124,20 +124,20 @@ def test_the_walk_over_http(server: Server) -> None:
         datasetType="Interactions",
         schemaArn=schema["schemaArn"],
     )["datasetArn"]
-    _until_active(client, dataset)
+    _wait_until_active(client, dataset)
     job = client.create_dataset_import_job(
         jobName="j",
         datasetArn=dataset,
         roleArn=ROLE,
         dataSource={"dataLocation": "s3://data/interactions.csv"},
     )
-    _until_active(client, job["datasetImportJobArn"])
+    _wait_until_active(client, job["datasetImportJobArn"])
     solution = client.create_solution(
         name="s", datasetGroupArn=group, recipeArn=RECIPE + "aws-user-personalization-v2"
     )
-    _until_active(client, solution["solutionArn"])
+    _wait_until_active(client, solution["solutionArn"])
     version = client.create_solution_version(solutionArn=solution["solutionArn"])
-    _until_active(client, version["solutionVersionArn"])
+    _wait_until_active(client, version["solutionVersionArn"])
     answer = client.get_solution_metrics(solutionVersionArn=version["solutionVersionArn"])
     assert read_evidence(answer)["all/users"] > 0
     batch = client.create_batch_inference_job(
@@ -147,14 +147,14 @@ def test_the_walk_over_http(server: Server) -> None:
         jobInput={"s3DataSource": {"path": "s3://data/users.json"}},
         jobOutput={"s3DataDestination": {"path": "s3://data/out/"}},
     )
-    _until_active(client, batch["batchInferenceJobArn"])
+    _wait_until_active(client, batch["batchInferenceJobArn"])
     lines = store.get("s3://data/out/users.json.out").decode().splitlines()
     assert [json.loads(line)["input"]["userId"] for line in lines] == ["u1", "u2"]
     assert "POST / HTTP/1.1" in (server.root / "log").read_text()  # each request is logged
 
 
 def test_refusals_are_personalizes_exceptions(server: Server) -> None:
-    client = server.client()
+    client = server.open_client()
     with pytest.raises(client.exceptions.ResourceNotFoundException):
         client.describe_dataset_group(
             datasetGroupArn="arn:aws:personalize:us-east-1:000000000000:dataset-group/none"
@@ -179,22 +179,22 @@ def test_health_and_invalid_requests(server: Server) -> None:
 
 def test_too_large_a_request_is_refused(server: Server) -> None:
     target = {"X-Amz-Target": "AmazonPersonalize.ListSchemas"}
-    inside = b"{" + b" " * (MAX_BODY_BYTES - 2) + b"}"
-    assert server.request("POST", "/", inside, target)[0] == 200
-    status, body = server.request("POST", "/", inside + b" ", target)
+    largest_body = b"{" + b" " * (MAX_BODY_BYTES - 2) + b"}"
+    assert server.request("POST", "/", largest_body, target)[0] == 200
+    status, body = server.request("POST", "/", largest_body + b" ", target)
     assert (status, json.loads(body)["__type"]) == (413, "RequestEntityTooLargeException")
 
 
 def test_it_stops_gracefully_and_keeps_its_resources(tmp_path: Path) -> None:
-    with _started(tmp_path) as first:
-        first.client().create_schema(
+    with _running_server(tmp_path) as first:
+        first.open_client().create_schema(
             name="kept", schema=build_interactions_schema(event_type=False)
         )
         first.process.send_signal(signal.SIGTERM)
         assert first.process.wait(30) in (0, -signal.SIGTERM)
         assert "Application shutdown complete" in (tmp_path / "log").read_text()
-    with _started(tmp_path) as second:
-        assert [s["name"] for s in second.client().list_schemas()["schemas"]] == ["kept"]
+    with _running_server(tmp_path) as second:
+        assert [s["name"] for s in second.open_client().list_schemas()["schemas"]] == ["kept"]
 
 
 def test_account_region_and_quotas_come_from_the_environment(tmp_path: Path) -> None:
@@ -203,10 +203,10 @@ def test_account_region_and_quotas_come_from_the_environment(tmp_path: Path) -> 
         "BATCHREC_LOCAL_PERSONALIZE_REGION": "eu-west-1",
         "BATCHREC_LOCAL_PERSONALIZE_QUOTAS": "dataset_groups=1 schemas=2",
     }
-    with _started(tmp_path, **environment) as server:
-        client = server.client()
-        made = client.create_dataset_group(name="films")["datasetGroupArn"]
-        assert made == "arn:aws:personalize:eu-west-1:123456789012:dataset-group/films"
+    with _running_server(tmp_path, **environment) as server:
+        client = server.open_client()
+        group = client.create_dataset_group(name="films")["datasetGroupArn"]
+        assert group == "arn:aws:personalize:eu-west-1:123456789012:dataset-group/films"
         with pytest.raises(client.exceptions.LimitExceededException, match="dataset_groups=2"):
             client.create_dataset_group(name="books")
 
@@ -220,9 +220,9 @@ def test_account_region_and_quotas_come_from_the_environment(tmp_path: Path) -> 
     ],
 )
 def test_wrong_options_are_named(option: str, value: str, message: str) -> None:
-    refused = CliRunner().invoke(local_personalize, [option, value])
-    assert refused.exit_code == 2
-    assert message in refused.output
+    result = CliRunner().invoke(local_personalize, [option, value])
+    assert result.exit_code == 2
+    assert message in result.output
 
 
 def test_with_a_key_only_its_signatures_are_accepted(tmp_path: Path) -> None:
@@ -230,15 +230,15 @@ def test_with_a_key_only_its_signatures_are_accepted(tmp_path: Path) -> None:
         "BATCHREC_LOCAL_PERSONALIZE_ACCESS_KEY_ID": KEY_ID,
         "BATCHREC_LOCAL_PERSONALIZE_SECRET_ACCESS_KEY": SECRET,
     }
-    with _started(tmp_path, **environment) as server:
-        assert server.client(KEY_ID, SECRET).list_schemas()["schemas"] == []
+    with _running_server(tmp_path, **environment) as server:
+        assert server.open_client(KEY_ID, SECRET).list_schemas()["schemas"] == []
         for key_id, secret, code in (
             (KEY_ID, "another secret", "InvalidSignatureException"),
             ("ANOTHER", SECRET, "UnrecognizedClientException"),
         ):
-            with pytest.raises(ClientError) as refused:
-                server.client(key_id, secret).list_schemas()
-            assert refused.value.response["Error"]["Code"] == code
+            with pytest.raises(ClientError) as raised:
+                server.open_client(key_id, secret).list_schemas()
+            assert raised.value.response["Error"]["Code"] == code
         status, body = server.request(
             "POST", "/", b"{}", {"X-Amz-Target": "AmazonPersonalize.ListSchemas"}
         )
@@ -252,14 +252,14 @@ def test_a_slow_request_times_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(web_server, "BODY_SECONDS", 0.05)
     service = LocalPersonalize(tmp_path, ObjectStore())
     app = make_application(service)
-    sent: list[dict[str, Any]] = []
+    messages: list[dict[str, Any]] = []
 
-    async def never() -> dict[str, Any]:
+    async def receive_nothing() -> dict[str, Any]:
         await asyncio.sleep(60)
         raise AssertionError("waited for")
 
     async def send(message: Any) -> None:
-        sent.append(message)
+        messages.append(message)
 
     scope = {
         "type": "http",
@@ -272,9 +272,9 @@ def test_a_slow_request_times_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         ],
     }
     with ThreadPoolExecutor(1) as thread:  # an open browser keeps a loop running in the main one
-        thread.submit(lambda: asyncio.run(app(scope, never, send))).result()
-    assert sent[0]["status"] == 408
-    assert json.loads(sent[1]["body"])["__type"] == "RequestTimeoutException"
+        thread.submit(lambda: asyncio.run(app(scope, receive_nothing, send))).result()
+    assert messages[0]["status"] == 408
+    assert json.loads(messages[1]["body"])["__type"] == "RequestTimeoutException"
 
 
 @pytest.mark.parametrize(
@@ -303,12 +303,12 @@ def test_a_public_address_is_logged_as_a_warning(tmp_path: Path) -> None:
     )
     assert process.stderr is not None
     try:
-        said = ""
-        while "Uvicorn running" not in said:
+        log_text = ""
+        while "Uvicorn running" not in log_text:
             line = process.stderr.readline()
-            assert line, said
-            said += line
+            assert line, log_text
+            log_text += line
     finally:
         process.kill()
         process.wait()
-    assert re.search(r"WARNING listening on 0\.0\.0\.0: .* no access key is set", said)
+    assert re.search(r"WARNING listening on 0\.0\.0\.0: .* no access key is set", log_text)

@@ -10,14 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from batchrec_dagster.personalize.schemas import build_interactions_schema
-from batchrec_dagster_tests.local_personalize.support import Local, taste_rows
+from batchrec_dagster_tests.local_personalize.support import Local, build_taste_rows
 
 pytestmark = pytest.mark.slow
 
 
 def test_processes_and_clients_share_a_home(local: Local) -> None:
-    group, dataset = local.imported(taste_rows())
-    local.solution(group)
+    group, dataset = local.import_rows(build_taste_rows())
+    local.create_solution(group)
     code = textwrap.dedent("""
         import pathlib, sys, time
         from batchrec_dagster.local_personalize.api.client import embedded_client
@@ -55,7 +55,7 @@ def test_processes_and_clients_share_a_home(local: Local) -> None:
 
 def test_clients_and_threads_of_one_process_share_a_home(local: Local) -> None:
     def make(number: int) -> list[str]:
-        client = local.another_client()
+        client = local.open_client()
         return [
             client.create_schema(
                 name=f"schema-{number}-{n}", schema=build_interactions_schema(event_type=False)
@@ -64,9 +64,9 @@ def test_clients_and_threads_of_one_process_share_a_home(local: Local) -> None:
         ]
 
     with ThreadPoolExecutor(8) as pool:
-        made = [arn for arns in pool.map(make, range(8)) for arn in arns]
-    listed = local.client.list_schemas(maxResults=100)["schemas"]
-    assert sorted(schema["schemaArn"] for schema in listed) == sorted(made)
+        created_arns = [arn for arns in pool.map(make, range(8)) for arn in arns]
+    schemas = local.client.list_schemas(maxResults=100)["schemas"]
+    assert sorted(schema["schemaArn"] for schema in schemas) == sorted(created_arns)
 
 
 def test_nothing_fails_when_many_processes_ask_at_once(local: Local) -> None:
@@ -129,25 +129,29 @@ def test_an_ending_process_does_not_disturb_the_others(local: Local) -> None:
         client.create_dataset_group(name=sys.argv[2])
     """)
     for number in range(2):
-        local.group(f"mine-{number}")
+        local.create_group(f"mine-{number}")
         name = f"theirs-{number}"
         subprocess.run([sys.executable, "-c", code, str(local.root), name], check=True)
         names = [group["name"] for group in local.client.list_dataset_groups()["datasetGroups"]]
         assert names == [f"mine-{number}", name]
         for group in names:
             arn = f"arn:aws:personalize:us-east-1:000000000000:dataset-group/{group}"
-            local.active(arn)
+            local.wait_until_active(arn)
             local.client.delete_dataset_group(datasetGroupArn=arn)
-            local.gone(arn)
+            local.wait_until_gone(arn)
 
 
 def test_jobs_of_the_same_name_in_two_regions_are_independent(local: Local) -> None:
-    here = Local(local.root)
-    there = Local(local.root)
-    there.client = local.another_client(region="eu-west-1")
-    for place in (here, there):
-        group, _ = place.imported(taste_rows())
-        place.active(place.version(place.solution(group, "aws-popularity-count")))
-    for place in (here, there):
+    home_region = Local(local.root)
+    other_region = Local(local.root)
+    other_region.client = local.open_client(region="eu-west-1")
+    for place in (home_region, other_region):
+        group, _ = place.import_rows(build_taste_rows())
+        place.wait_until_active(
+            place.create_version(place.create_solution(group, "aws-popularity-count"))
+        )
+    for place in (home_region, other_region):
         (solution,) = place.client.list_solutions()["solutions"]
-        place.active(place.version(solution["solutionArn"]))  # what was imported is there still
+        place.wait_until_active(
+            place.create_version(solution["solutionArn"])
+        )  # what was imported is there still

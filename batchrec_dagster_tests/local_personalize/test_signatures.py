@@ -23,7 +23,7 @@ from batchrec_dagster.local_personalize.api.signatures import (
 KEY = AccessKey("AKIDEXAMPLE", "secret/+of the key")
 
 
-def _signed(body: bytes, *, secret: str = KEY.secret, token: str | None = None) -> dict[str, str]:
+def _sign(body: bytes, *, secret: str = KEY.secret, token: str | None = None) -> dict[str, str]:
     request = AWSRequest(
         "POST",
         "http://127.0.0.1:9500/",
@@ -36,50 +36,52 @@ def _signed(body: bytes, *, secret: str = KEY.secret, token: str | None = None) 
 
 @given(st.binary(max_size=2000), st.sampled_from([None, "a token"]))
 def test_botocores_signatures_are_accepted(body: bytes, token: str | None) -> None:
-    check_signature(KEY, _signed(body, token=token), body)
+    check_signature(KEY, _sign(body, token=token), body)
 
 
-def _code(headers: Mapping[str, str], body: bytes = b"{}", now: datetime | None = None) -> str:
-    with pytest.raises(SignatureError) as refused:
-        check_signature(KEY, headers, body, now)
-    assert KEY.secret not in str(refused.value)
-    return refused.value.code
+def _refuse(headers: Mapping[str, str], body: bytes = b"{}", moment: datetime | None = None) -> str:
+    with pytest.raises(SignatureError) as raised:
+        check_signature(KEY, headers, body, moment)
+    assert KEY.secret not in str(raised.value)
+    return raised.value.code
 
 
 def test_anything_changed_is_refused() -> None:
-    headers = _signed(b"{}")
-    assert _code(headers, b"{ }") == "InvalidSignatureException"
-    changed = headers | {"x-amz-target": "AmazonPersonalize.DeleteSchema"}
-    assert _code(changed) == "InvalidSignatureException"
-    assert _code(_signed(b"{}", secret="other")) == "InvalidSignatureException"
+    headers = _sign(b"{}")
+    assert _refuse(headers, b"{ }") == "InvalidSignatureException"
+    changed_headers = headers | {"x-amz-target": "AmazonPersonalize.DeleteSchema"}
+    assert _refuse(changed_headers) == "InvalidSignatureException"
+    assert _refuse(_sign(b"{}", secret="other")) == "InvalidSignatureException"
 
 
 def test_an_old_signature_is_refused() -> None:
-    headers = _signed(b"{}")
-    now = datetime.now(UTC)
-    check_signature(KEY, headers, b"{}", now + timedelta(minutes=14))
+    headers = _sign(b"{}")
+    signing_time = datetime.now(UTC)
+    check_signature(KEY, headers, b"{}", signing_time + timedelta(minutes=14))
     for minutes in (16, -16):
-        later = now + timedelta(minutes=minutes)
-        assert _code(headers, now=later) == "InvalidSignatureException"
+        late_time = signing_time + timedelta(minutes=minutes)
+        assert _refuse(headers, moment=late_time) == "InvalidSignatureException"
 
 
 def test_the_operation_and_the_host_must_be_signed() -> None:
-    headers = _signed(b"{}")
+    headers = _sign(b"{}")
     for left_out in ("host;", ";x-amz-target", ";x-amz-date"):
-        less = headers | {"authorization": headers["authorization"].replace(left_out, "")}
-        assert _code(less) == "InvalidSignatureException"
+        incomplete_headers = headers | {
+            "authorization": headers["authorization"].replace(left_out, "")
+        }
+        assert _refuse(incomplete_headers) == "InvalidSignatureException"
 
 
 @given(st.text(max_size=300))
 def test_any_other_header_is_refused(text: str) -> None:
     expected = "IncompleteSignatureException" if text else "MissingAuthenticationTokenException"
-    assert _code({"authorization": text}) == expected
+    assert _refuse({"authorization": text}) == expected
 
 
 @given(st.text(max_size=30))
 def test_any_other_date_is_refused(text: str) -> None:
-    headers = _signed(b"{}") | {"x-amz-date": text}
-    assert _code(headers) in ("IncompleteSignatureException", "InvalidSignatureException")
+    headers = _sign(b"{}") | {"x-amz-date": text}
+    assert _refuse(headers) in ("IncompleteSignatureException", "InvalidSignatureException")
 
 
 class _SignsEverything(SigV4Auth):
@@ -90,7 +92,7 @@ class _SignsEverything(SigV4Auth):
         return headers
 
 
-def _signed_with(name: str, value: str, body: bytes) -> dict[str, str]:
+def _sign_with_header(name: str, value: str, body: bytes) -> dict[str, str]:
     headers = {"X-Amz-Target": "A.B", "Host": "h", name: value}
     request = AWSRequest("POST", "http://h/", headers=headers, data=body)
     credentials = Credentials(KEY.key_id, KEY.secret)
@@ -99,14 +101,16 @@ def _signed_with(name: str, value: str, body: bytes) -> dict[str, str]:
 
 
 def test_headers_that_only_other_sdks_sign_are_checked() -> None:
-    headers = _signed_with("User-Agent", "aws-sdk-java/1.12", b"{}")
+    headers = _sign_with_header("User-Agent", "aws-sdk-java/1.12", b"{}")
     assert "user-agent" in headers["authorization"]
     check_signature(KEY, headers, b"{}")
-    assert _code(headers | {"user-agent": "another"}) == "InvalidSignatureException"
+    assert _refuse(headers | {"user-agent": "another"}) == "InvalidSignatureException"
 
 
 def test_a_signed_hash_of_another_body_is_refused() -> None:
-    named = "X-Amz-Content-SHA256"
-    check_signature(KEY, _signed_with(named, hashlib.sha256(b"{}").hexdigest(), b"{}"), b"{}")
+    header = "X-Amz-Content-SHA256"
+    check_signature(KEY, _sign_with_header(header, hashlib.sha256(b"{}").hexdigest(), b"{}"), b"{}")
     for value in (hashlib.sha256(b"{}").hexdigest(), "UNSIGNED-PAYLOAD"):
-        assert _code(_signed_with(named, value, b"{}"), b"{ }") == "InvalidSignatureException"
+        assert (
+            _refuse(_sign_with_header(header, value, b"{}"), b"{ }") == "InvalidSignatureException"
+        )

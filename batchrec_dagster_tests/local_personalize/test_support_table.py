@@ -19,7 +19,7 @@ from batchrec_dagster.local_personalize.operations import support_table
 from batchrec_dagster.local_personalize.operations.registry import OPERATIONS
 from batchrec_dagster.local_personalize.recipes import RECIPES
 from batchrec_dagster.personalize.schemas import build_interactions_schema
-from batchrec_dagster_tests.local_personalize.support import RECIPE, ROLE, Local, taste_rows
+from batchrec_dagster_tests.local_personalize.support import RECIPE, ROLE, Local, build_taste_rows
 
 pytestmark = pytest.mark.slow
 
@@ -40,9 +40,11 @@ EXISTS, MISSING, IN_USE, LIMIT, INVALID, TAGS = (
 
 def test_the_documentation_has_the_tables_that_the_code_makes() -> None:
     command = [sys.executable, "-m", "batchrec_dagster.local_personalize", "--support"]
-    printed = subprocess.check_output(command, text=True, encoding="utf-8")
-    (shown,) = re.findall(BETWEEN, PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    assert shown == printed, "put what `batchrec local-personalize --support` prints into the page"
+    printed_tables = subprocess.check_output(command, text=True, encoding="utf-8")
+    (documented_tables,) = re.findall(BETWEEN, PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    assert documented_tables == printed_tables, (
+        "put what `batchrec local-personalize --support` prints into the page"
+    )
 
 
 def test_every_operation_and_recipe_is_listed_once() -> None:
@@ -61,18 +63,18 @@ def test_every_operation_and_recipe_is_listed_once() -> None:
 )
 def test_the_service_accepts_exactly_the_supported_recipes(local: Local, name: str) -> None:
     (row,) = (row for row in support_table.describe_recipes() if row.name == name)
-    group = local.group()
-    refused = _refusal(
+    group = local.create_group()
+    refusal = _find_refusal(
         local,
         "create_solution",
         name="films",
         datasetGroupArn=group,
         recipeArn=RECIPE + name,
     )
-    assert refused in ((None,) if row.supported else (MISSING, INVALID))
+    assert refusal in ((None,) if row.supported else (MISSING, INVALID))
 
 
-def _refusal(local: Local, operation: str, **params: Any) -> str | None:
+def _find_refusal(local: Local, operation: str, **params: Any) -> str | None:
     """The exception's name, or None when the request is answered."""
     try:
         getattr(local.client, operation)(**params)
@@ -82,17 +84,17 @@ def _refusal(local: Local, operation: str, **params: Any) -> str | None:
 
 
 def _group(local: Local, **params: Any) -> str | None:
-    return _refusal(local, "create_dataset_group", **{"name": "another", **params})
+    return _find_refusal(local, "create_dataset_group", **{"name": "another", **params})
 
 
-def _constraints(local: Local) -> str | None:
+def _break_a_constraint(local: Local) -> str | None:
     return _group(local, name="no spaces")
 
 
-def _one_dataset_of_a_type(local: Local) -> str | None:
-    group, _ = local.imported(taste_rows())
+def _create_two_datasets_of_a_type(local: Local) -> str | None:
+    group, _ = local.import_rows(build_taste_rows())
     schema = local.client.list_schemas()["schemas"][0]["schemaArn"]
-    return _refusal(
+    return _find_refusal(
         local,
         "create_dataset",
         name="second",
@@ -102,95 +104,104 @@ def _one_dataset_of_a_type(local: Local) -> str | None:
     )
 
 
-def _schema(local: Local, **params: Any) -> str | None:
+def _create_schema(local: Local, **params: Any) -> str | None:
     schema = {"schema": build_interactions_schema(event_type=False), **params}
-    return _refusal(local, "create_schema", name="s", **schema)
+    return _find_refusal(local, "create_schema", name="s", **schema)
 
 
-def _wrong_schema(local: Local) -> str | None:
+def _create_wrong_schema(local: Local) -> str | None:
     schema = json.loads(build_interactions_schema(event_type=False))
     del schema["fields"][0]
-    return _schema(local, schema=json.dumps(schema))
+    return _create_schema(local, schema=json.dumps(schema))
 
 
-def _schema_in_use(local: Local) -> str | None:
-    local.dataset(local.group())
+def _delete_schema_in_use(local: Local) -> str | None:
+    local.create_dataset(local.create_group())
     schema = local.client.list_schemas()["schemas"][0]["schemaArn"]
-    return _refusal(local, "delete_schema", schemaArn=schema)
+    return _find_refusal(local, "delete_schema", schemaArn=schema)
 
 
-def _one_group_too_many(local: Local) -> str | None:
+def _create_one_group_too_many(local: Local) -> str | None:
     assert Quotas().dataset_groups == 50
     local.quotas = Quotas(dataset_groups=1)
-    local.client = local.another_client()
+    local.client = local.open_client()
     assert _group(local) is None
     return _group(local, name="one-more")
 
 
-def _domain(local: Local) -> str | None:
+def _create_domain_group(local: Local) -> str | None:
     assert _group(local, domain="ECOMMERCE") is None
-    return _schema(local, domain="ECOMMERCE")  # lacks EVENT_TYPE
+    return _create_schema(local, domain="ECOMMERCE")  # lacks EVENT_TYPE
 
 
-def _too_many_tags(local: Local) -> str | None:
-    arn, tags = local.group(), [{"tagKey": f"k{n}", "tagValue": ""} for n in range(51)]
-    for some in (tags[:50], tags[50:]):
-        refused = _refusal(local, "tag_resource", resourceArn=arn, tags=some)
-    return refused
+def _tag_too_often(local: Local) -> str | None:
+    arn, tags = local.create_group(), [{"tagKey": f"k{n}", "tagValue": ""} for n in range(51)]
+    for tag_list in (tags[:50], tags[50:]):
+        refusal = _find_refusal(local, "tag_resource", resourceArn=arn, tags=tag_list)
+    return refusal
 
 
 def _name_again(local: Local) -> str | None:
-    group, _ = local.imported(taste_rows())
+    group, _ = local.import_rows(build_taste_rows())
     local.store.put("s3://data/users.json", b'{"userId": "u1"}\n')
     for _ in range(2):
-        solution = local.solution(group, "aws-popularity-count")
-        job = local.active(local.batch_job(local.active(local.version(solution))))
+        solution = local.create_solution(group, "aws-popularity-count")
+        job = local.wait_until_active(
+            local.create_batch_job(local.wait_until_active(local.create_version(solution)))
+        )
         local.client.delete_solution(solutionArn=solution)
-        local.gone(solution)
+        local.wait_until_gone(solution)
         assert local.describe(job)["status"] == "ACTIVE"
     return None
 
 
-def _v2_lines(local: Local) -> str | None:
-    local.client = local.another_client(v2_lines=True)
-    group, _ = local.imported(taste_rows())
-    version = local.active(local.version(local.solution(group)))
-    options: dict[str, dict[str, Any]] = {"all": {}, "new": {"filterArn": local.filter(group)}}
-    for job, more in options.items():
-        local.recommended(version, ["u1"], job, numResults=10, **more)
-        (line,) = local.lines(f"s3://data/{job}/out/users.json.out")
+def _ask_for_v2_lines(local: Local) -> str | None:
+    local.client = local.open_client(v2_lines=True)
+    group, _ = local.import_rows(build_taste_rows())
+    version = local.wait_until_active(local.create_version(local.create_solution(group)))
+    options: dict[str, dict[str, Any]] = {
+        "all": {},
+        "new": {"filterArn": local.create_filter(group)},
+    }
+    for job, job_options in options.items():
+        local.recommend(version, ["u1"], job, numResults=10, **job_options)
+        (line,) = local.read_lines(f"s3://data/{job}/out/users.json.out")
         output = json.loads(line)["output"]
-        placeholders = 2 if more else 0
+        placeholders = 2 if job_options else 0
         assert len(output["recommendedItems"]) == len(output["reasons"]) == 10
         assert len(output["scores"]) == 10 - placeholders
         assert output["reasons"].count(["Popular item"]) == placeholders
     return None
 
 
-def _rounded_metrics(local: Local) -> str | None:
-    group, _ = local.imported(taste_rows())
-    version = local.active(local.version(local.solution(group, "aws-popularity-count")))
+def _read_rounded_metrics(local: Local) -> str | None:
+    group, _ = local.import_rows(build_taste_rows())
+    version = local.wait_until_active(
+        local.create_version(local.create_solution(group, "aws-popularity-count"))
+    )
     metrics = local.client.get_solution_metrics(solutionVersionArn=version)["metrics"]
     assert metrics == {name: round(value, 4) for name, value in metrics.items()}
     return None
 
 
-def _version(local: Local, **params: Any) -> str | None:
-    group, _ = local.imported(taste_rows())
-    solution = local.solution(group, "aws-popularity-count")
-    return _refusal(local, "create_solution_version", solutionArn=solution, **params)
+def _create_version(local: Local, **params: Any) -> str | None:
+    group, _ = local.import_rows(build_taste_rows())
+    solution = local.create_solution(group, "aws-popularity-count")
+    return _find_refusal(local, "create_solution_version", solutionArn=solution, **params)
 
 
-def _solution(local: Local, **params: Any) -> str | None:
+def _create_solution(local: Local, **params: Any) -> str | None:
     recipe = RECIPE + "aws-popularity-count"
-    params = {"datasetGroupArn": local.group(), "recipeArn": recipe, **params}
-    return _refusal(local, "create_solution", name="films", **params)
+    params = {"datasetGroupArn": local.create_group(), "recipeArn": recipe, **params}
+    return _find_refusal(local, "create_solution", name="films", **params)
 
 
-def _themes(local: Local) -> str | None:
-    group, _ = local.imported(taste_rows())
-    version = local.active(local.version(local.solution(group, "aws-popularity-count")))
-    return _refusal(
+def _ask_for_themes(local: Local) -> str | None:
+    group, _ = local.import_rows(build_taste_rows())
+    version = local.wait_until_active(
+        local.create_version(local.create_solution(group, "aws-popularity-count"))
+    )
+    return _find_refusal(
         local,
         "create_batch_inference_job",
         jobName="themes",
@@ -202,41 +213,41 @@ def _themes(local: Local) -> str | None:
     )
 
 
-def _interactions_schema_replaced(local: Local) -> str | None:
-    dataset = local.dataset(local.group())
+def _replace_interactions_schema(local: Local) -> str | None:
+    dataset = local.create_dataset(local.create_group())
     schema = local.client.list_schemas()["schemas"][0]["schemaArn"]
-    return _refusal(local, "update_dataset", datasetArn=dataset, schemaArn=schema)
+    return _find_refusal(local, "update_dataset", datasetArn=dataset, schemaArn=schema)
 
 
-def _wrong_filter(local: Local) -> str | None:
-    group = local.group()
-    local.dataset(group)
+def _create_wrong_filter(local: Local) -> str | None:
+    group = local.create_group()
+    local.create_dataset(group)
     expression = "EXCLUDE ItemID WHERE Items.GENRE IN ($GENRE)"
     params = {"name": "f", "datasetGroupArn": group, "filterExpression": expression}
-    return _refusal(local, "create_filter", **params)
+    return _find_refusal(local, "create_filter", **params)
 
 
-def _configured(local: Local, **config: Any) -> str | None:
-    return _solution(local, solutionConfig=config)
+def _configure_solution(local: Local, **config: Any) -> str | None:
+    return _create_solution(local, solutionConfig=config)
 
 
 KEY = "arn:aws:kms:us-east-1:000000000000:key/k"
 # A rule -> a request that it is about, and what becomes of it.
 ASKED: dict[str, tuple[Callable[[Local], str | None], str | None]] = {
-    "constraints of the service model": (_constraints, INVALID),
-    "unique names, one dataset of a type in a group": (_one_dataset_of_a_type, EXISTS),
-    "schemas (Avro)": (_wrong_schema, INVALID),
-    "resources in use, order of deletion": (_schema_in_use, IN_USE),
-    "quotas": (_one_group_too_many, LIMIT),
-    "tags": (_too_many_tags, TAGS),
-    "UpdateDataset": (_interactions_schema_replaced, INVALID),
-    "filters": (_wrong_filter, INVALID),
+    "constraints of the service model": (_break_a_constraint, INVALID),
+    "unique names, one dataset of a type in a group": (_create_two_datasets_of_a_type, EXISTS),
+    "schemas (Avro)": (_create_wrong_schema, INVALID),
+    "resources in use, order of deletion": (_delete_schema_in_use, IN_USE),
+    "quotas": (_create_one_group_too_many, LIMIT),
+    "tags": (_tag_too_often, TAGS),
+    "UpdateDataset": (_replace_interactions_schema, INVALID),
+    "filters": (_create_wrong_filter, INVALID),
     "unknown hyperparameters": (
-        lambda local: _configured(local, algorithmHyperParameters={"depth": "3"}),
+        lambda local: _configure_solution(local, algorithmHyperParameters={"depth": "3"}),
         INVALID,
     ),
     "optimizationObjective, trainingDataConfig": (
-        lambda local: _configured(
+        lambda local: _configure_solution(
             local,
             optimizationObjective={"objectiveSensitivity": "LOW"},
             trainingDataConfig={"excludedDatasetColumns": {}},
@@ -244,19 +255,22 @@ ASKED: dict[str, tuple[Callable[[Local], str | None], str | None]] = {
         None,
     ),
     "performIncrementalUpdate": (
-        lambda local: _solution(local, performIncrementalUpdate=True),
+        lambda local: _create_solution(local, performIncrementalUpdate=True),
         INVALID,
     ),
-    "trainingMode AUTOTRAIN": (lambda local: _version(local, trainingMode="AUTOTRAIN"), INVALID),
-    "performAutoTraining": (lambda local: _solution(local, performAutoTraining=True), None),
-    "performAutoML": (lambda local: _solution(local, performAutoML=True), INVALID),
+    "trainingMode AUTOTRAIN": (
+        lambda local: _create_version(local, trainingMode="AUTOTRAIN"),
+        INVALID,
+    ),
+    "performAutoTraining": (lambda local: _create_solution(local, performAutoTraining=True), None),
+    "performAutoML": (lambda local: _create_solution(local, performAutoML=True), INVALID),
     "names of jobs": (_name_again, None),
-    "reasons and placeholders of aws-user-personalization-v2": (_v2_lines, None),
-    "GetSolutionMetrics": (_rounded_metrics, None),
+    "reasons and placeholders of aws-user-personalization-v2": (_ask_for_v2_lines, None),
+    "GetSolutionMetrics": (_read_rounded_metrics, None),
     "roleArn": (lambda local: _group(local, roleArn=ROLE, kmsKeyArn=KEY), None),
     "kmsKeyArn": (lambda local: _group(local, kmsKeyArn=KEY), None),
-    "domain dataset groups and schemas": (_domain, INVALID),
-    "batchInferenceJobMode THEME_GENERATION": (_themes, INVALID),
+    "domain dataset groups and schemas": (_create_domain_group, INVALID),
+    "batchInferenceJobMode THEME_GENERATION": (_ask_for_themes, INVALID),
 }
 
 

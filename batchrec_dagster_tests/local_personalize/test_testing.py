@@ -99,7 +99,7 @@ def test_a_project_that_uses_the_fixture(tmp_path: Path) -> None:
     (tmp_path / "test_pipeline.py").write_text(schema + textwrap.dedent(TESTS))
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--strict-markers"]
     nobody = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
-    done = subprocess.run(
+    result = subprocess.run(
         [*command, "-W", "error::pytest.PytestUnhandledThreadExceptionWarning", str(tmp_path)],
         cwd=tmp_path,
         env=nobody,
@@ -107,8 +107,8 @@ def test_a_project_that_uses_the_fixture(tmp_path: Path) -> None:
         text=True,
         timeout=300,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "5 passed" in done.stdout
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "5 passed" in result.stdout
 
 
 def test_the_package_itself_needs_no_pytest() -> None:
@@ -117,5 +117,5 @@ def test_the_package_itself_needs_no_pytest() -> None:
         "import batchrec_dagster.definitions, batchrec_dagster.cli;"
         "from batchrec_dagster.local_personalize.api import client, server"
     )
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], timeout=300)
-    assert done.returncode == 0
+    result = subprocess.run([sys.executable, "-W", "ignore", "-c", code], timeout=300)
+    assert result.returncode == 0
