@@ -15,11 +15,11 @@ from batchrec_dagster.testing import StartedPersonalize
 from batchrec_dagster_tests.local_personalize.support import (
     RECIPE,
     SEEN,
-    encode_csv,
-    describe,
-    poll_until_deadline,
     build_taste_rows,
+    describe,
+    encode_csv,
     encode_user_lines,
+    poll_until_deadline,
 )
 
 TAGS = [{"tagKey": "team", "tagValue": "films"}]
@@ -54,7 +54,7 @@ YEAR = {"name": "YEAR", "type": ["int", "null"]}
 
 
 class Exchange(NamedTuple):
-    """A request, and its answer as it was on the wire and as boto3 gives it."""
+    """A request, and its answer both as sent on the wire and as boto3 parses it."""
 
     operation: str
     params: dict[str, Any]
@@ -63,7 +63,7 @@ class Exchange(NamedTuple):
 
 
 class Walk:
-    """Asks, one request after another, and keeps what was said."""
+    """Sends one request after another and keeps every exchange."""
 
     def __init__(self, personalize: StartedPersonalize, client: Any) -> None:
         self.personalize, self.client = personalize, client
@@ -81,7 +81,7 @@ class Walk:
         return self.exchanges[-1].parsed_answer
 
     def create(self, kind: str, *, status: str = "ACTIVE", **params: Any) -> str:
-        """Create, wait, Describe; the ARN."""
+        """Creates a resource, waits for it, describes it and returns its ARN."""
         (arn,) = self.ask(f"Create{kind}", **params).values()
         self.wait_until_settled(arn)
         (description,) = self.ask(f"Describe{kind}", **{_build_arn_member(kind): arn}).values()
@@ -115,7 +115,7 @@ def _build_arn_member(kind: str) -> str:
 
 
 def walk_through(personalize: StartedPersonalize, client: Any) -> Walk:
-    """The walk, done."""
+    """Sends every request of the walk and returns it with its exchanges."""
     walk = Walk(personalize, client)
     group = walk.create(
         "DatasetGroup",
@@ -234,7 +234,7 @@ def _run_segment_job(walk: Walk, group: str) -> None:
 
 
 def _ask_every_list(walk: Walk, group: str, version: str) -> None:
-    """Every list whole, of its parent if it can have one, and cut into pages."""
+    """Asks for every list: in full, for one parent where it takes one, and in pages."""
     solution = version.rpartition("/")[0]
     dataset = group.replace("dataset-group", "dataset") + "/INTERACTIONS"
     parents = {

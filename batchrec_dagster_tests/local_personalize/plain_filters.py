@@ -141,7 +141,8 @@ class Writer:
         return "".join(self.dice.choice(" \n\t ") for _ in range(self.dice.randint(min_length, 2)))
 
     def write_name(self, dataset: str, column: str) -> str:
-        return f"{self.write_word(dataset)}{self.write_gap(0)}.{self.write_gap(0)}{self.write_word(column)}"
+        dot = f"{self.write_gap(0)}.{self.write_gap(0)}"
+        return f"{self.write_word(dataset)}{dot}{self.write_word(column)}"
 
     def write_value(self, value: Any) -> str:
         if isinstance(value, Param):
@@ -159,7 +160,8 @@ class Writer:
         bare = test.sign not in ("IN", "NOT IN") or isinstance(test.operands[0], Current)
         if not bare or self.dice.random() < 0.3:
             operands = f"({self.write_gap(0)}{operands}{self.write_gap(0)})"
-        return f"{self.write_name(test.dataset, test.name)}{self.write_gap()}{sign}{self.write_gap()}{operands}"
+        name = self.write_name(test.dataset, test.name)
+        return f"{name}{self.write_gap()}{sign}{self.write_gap()}{operands}"
 
     def write_condition(self, condition: Any, above: str = "") -> str:
         if isinstance(condition, Compare):

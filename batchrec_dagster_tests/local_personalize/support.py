@@ -1,4 +1,4 @@
-"""What the tests of the local Personalize share: a started one, data to learn from, waiting."""
+"""What the tests of the local Personalize share: a service, data to learn from, and waiting."""
 
 from __future__ import annotations
 
@@ -23,15 +23,17 @@ if TYPE_CHECKING:
 ROLE = "arn:aws:iam::000000000000:role/personalize"
 RECIPE = "arn:aws:personalize:::recipe/"
 SEEN = 'EXCLUDE ItemID WHERE Interactions.EVENT_TYPE IN ("*")'
-# Of a job on a machine that has much else to do.
+# How long a job may take on a machine that is busy with other work.
 DEADLINE_SECONDS = 300.0
 
 Row = tuple[str, str, int]
 
 
 def poll_until_deadline(seconds: float = DEADLINE_SECONDS) -> Iterator[None]:
-    """Moments to look at what goes on, ever further apart, until so many seconds are over: a look
-    takes as much CPU as five milliseconds of the work."""
+    """Yields whenever the caller is to look at the state again, for at most this many seconds.
+
+    The pauses grow, because one look takes as much CPU as five milliseconds of the work.
+    """
     give_up, pause = time.monotonic() + seconds, 0.005
     while time.monotonic() < give_up:
         yield
@@ -77,7 +79,7 @@ class Local:
         self.client = self.open_client()
 
     def open_client(self, **options: Any) -> PersonalizeClient:
-        """A further client on the same home."""
+        """Opens a further client on the same home."""
         return embedded_client(self.root / "home", self.store, quotas=self.quotas, **options)
 
     def describe(self, arn: str) -> dict[str, Any]:
@@ -100,7 +102,7 @@ class Local:
         raise AssertionError(f"{arn} is still {description['status']}")
 
     def wait_until_active(self, arn: str) -> str:
-        """The ARN, once the resource is ACTIVE."""
+        """Returns the ARN once the resource is ACTIVE."""
         description = self.wait(arn)
         assert description["status"] == "ACTIVE", description
         return arn
@@ -115,13 +117,13 @@ class Local:
         raise AssertionError(f"{arn} is still there")
 
     def create_group(self, name: str = "films") -> str:
-        """An ACTIVE dataset group."""
+        """Creates a dataset group and returns its ARN once it is ACTIVE."""
         return self.wait_until_active(
             self.client.create_dataset_group(name=name)["datasetGroupArn"]
         )
 
     def create_dataset(self, group: str, *, event_type: bool = True, name: str = "films") -> str:
-        """An ACTIVE interactions dataset, with its schema."""
+        """Creates an interactions dataset and its schema; returns the dataset's ARN once ACTIVE."""
         schema = self.client.create_schema(
             name=name, schema=build_interactions_schema(event_type=event_type)
         )["schemaArn"]
@@ -131,7 +133,7 @@ class Local:
         return self.wait_until_active(answer["datasetArn"])
 
     def start_import(self, dataset: str, uri: str, name: str = "first", **options: Any) -> str:
-        """A new import job; it may still run."""
+        """Creates an import job, which may still run, and returns its ARN."""
         return self.client.create_dataset_import_job(
             jobName=name,
             datasetArn=dataset,
@@ -141,7 +143,7 @@ class Local:
         )["datasetImportJobArn"]
 
     def import_rows(self, rows: Sequence[Row], *, event_type: bool = True) -> tuple[str, str]:
-        """The ARNs of a group and of its interactions dataset, which has these rows."""
+        """Imports the rows into a new group; returns the ARNs of the group and its dataset."""
         self.store.put(
             "s3://data/interactions.csv",
             encode_csv(rows, event_type="watch" if event_type else None),
@@ -154,7 +156,7 @@ class Local:
     def create_solution(
         self, group: str, recipe: str = "aws-user-personalization-v2", **options: Any
     ) -> str:
-        """An ACTIVE solution."""
+        """Creates a solution and returns its ARN once it is ACTIVE."""
         options = {"name": "films", "performAutoTraining": False, **options}
         answer = self.client.create_solution(
             datasetGroupArn=group, recipeArn=RECIPE + recipe, **options
@@ -162,12 +164,12 @@ class Local:
         return self.wait_until_active(answer["solutionArn"])
 
     def create_version(self, solution: str, **options: Any) -> str:
-        """A new solution version; it may still be in training."""
+        """Creates a solution version, which may still be in training, and returns its ARN."""
         answer = self.client.create_solution_version(solutionArn=solution, **options)
         return answer["solutionVersionArn"]
 
     def create_filter(self, group: str, expression: str = SEEN, name: str = "seen") -> str:
-        """An ACTIVE filter."""
+        """Creates a filter and returns its ARN once it is ACTIVE."""
         answer = self.client.create_filter(
             name=name, datasetGroupArn=group, filterExpression=expression
         )
@@ -180,7 +182,7 @@ class Local:
         target: str = "s3://data/out/",
         **options: Any,
     ) -> str:
-        """A new batch inference job; it may still run."""
+        """Creates a batch inference job, which may still run, and returns its ARN."""
         options = {"jobName": "batch", "roleArn": ROLE, **options}
         return self.client.create_batch_inference_job(
             solutionVersionArn=version,
@@ -196,7 +198,7 @@ class Local:
         target: str = "s3://data/segments/",
         **options: Any,
     ) -> str:
-        """A new batch segment job; it may still run."""
+        """Creates a batch segment job, which may still run, and returns its ARN."""
         options = {"jobName": "segment", "roleArn": ROLE, **options}
         return self.client.create_batch_segment_job(
             solutionVersionArn=version,
@@ -251,7 +253,10 @@ def local(tmp_path: Path) -> Local:
 
 @dataclass
 class Films(Local):
-    """One with `build_taste_rows`, which tests share: each names its jobs and filters differently."""
+    """A local Personalize with `build_taste_rows`, for tests that share it.
+
+    Each test gives its jobs and filters names of their own.
+    """
 
     versions: dict[str, str] = field(default_factory=dict)
 
@@ -260,7 +265,7 @@ class Films(Local):
         self.films, _ = self.import_rows(build_taste_rows())
 
     def train(self, recipe: str) -> str:
-        """A solution version of the recipe, trained once."""
+        """The ARN of a solution version of the recipe, which is trained at the first call."""
         if recipe not in self.versions:
             solution = self.create_solution(self.films, recipe, name=recipe)
             self.versions[recipe] = self.wait_until_active(self.create_version(solution))

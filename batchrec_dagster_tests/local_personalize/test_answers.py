@@ -14,8 +14,8 @@ from batchrec_dagster.storage import progress
 from batchrec_dagster_tests.local_personalize.support import (
     Films,
     Local,
-    encode_csv,
     build_taste_rows,
+    encode_csv,
 )
 
 RANKING = "aws-personalized-ranking-v2"

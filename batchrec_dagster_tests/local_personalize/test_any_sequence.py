@@ -44,16 +44,16 @@ from batchrec_dagster_tests.local_personalize.sequence_model import (
     QUOTAS,
     STOPPED,
     TYPES,
-    ModelResource,
     Model,
+    ModelResource,
 )
 from batchrec_dagster_tests.local_personalize.support import (
     RECIPE,
     ROLE,
     SEEN,
+    build_taste_rows,
     encode_csv,
     poll_until_deadline,
-    build_taste_rows,
 )
 from batchrec_dagster_tests.repeats import repeats
 

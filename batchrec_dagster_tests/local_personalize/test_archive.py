@@ -26,8 +26,8 @@ from batchrec_dagster.local_personalize.jobs.worker import Worker
 from batchrec_dagster.testing import StartedPersonalize
 from batchrec_dagster_tests.local_personalize.support import (
     Local,
-    describe,
     build_taste_rows,
+    describe,
     encode_user_lines,
 )
 

@@ -12,7 +12,7 @@ from batchrec_dagster.personalize.schemas import (
     build_interactions_schema,
     parse_schema,
 )
-from batchrec_dagster_tests.local_personalize.support import Local, encode_csv, build_taste_rows
+from batchrec_dagster_tests.local_personalize.support import Local, build_taste_rows, encode_csv
 
 ECOMMERCE: Final = "ECOMMERCE"
 VIDEO: Final = "VIDEO_ON_DEMAND"

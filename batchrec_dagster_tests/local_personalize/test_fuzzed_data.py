@@ -20,10 +20,10 @@ from batchrec_dagster.local_personalize.recipes import RECIPES, Recipe
 from batchrec_dagster.personalize.schemas import build_interactions_schema
 from batchrec_dagster.testing import StartedPersonalize
 from batchrec_dagster_tests.local_personalize.support import (
-    encode_csv,
-    describe,
-    poll_until_deadline,
     build_taste_rows,
+    describe,
+    encode_csv,
+    poll_until_deadline,
 )
 from batchrec_dagster_tests.repeats import repeats
 
@@ -90,7 +90,7 @@ class FuzzedPersonalize:
         self.versions = {recipe.name: self._create_version(recipe) for recipe in RECIPES.values()}
 
     def list_row_files(self) -> set[Path]:
-        """What is there of imported rows."""
+        """The files with imported rows that exist now."""
         return set(self.datasets.iterdir())
 
     def wait_until_settled(self, arn: str) -> dict[str, Any]:
@@ -117,7 +117,7 @@ class FuzzedPersonalize:
     def answer_lines(
         self, recipe: Recipe, data: bytes, **options: Any
     ) -> tuple[dict[str, Any], str]:
-        """The ended job, and the folder of its output."""
+        """The description of the job after it has ended, and the folder of its output."""
         name = f"batch-{next(self._numbers)}"
         client: Any = self.personalize.client
         create = (

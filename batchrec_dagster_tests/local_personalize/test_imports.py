@@ -13,8 +13,8 @@ from batchrec_dagster.storage.object_store import ObjectInfo, ObjectStore, Stora
 from batchrec_dagster_tests.local_personalize.support import (
     Local,
     Row,
-    encode_csv,
     build_taste_rows,
+    encode_csv,
 )
 
 FILE = "s3://data/interactions.csv"

@@ -10,8 +10,8 @@ import pytest
 from batchrec_dagster_tests.local_personalize.support import (
     Films,
     Local,
-    encode_csv,
     build_taste_rows,
+    encode_csv,
 )
 
 pytestmark = pytest.mark.slow

@@ -13,8 +13,8 @@ from batchrec_dagster.personalize.schemas import build_items_schema
 from batchrec_dagster_tests.local_personalize.support import (
     SEEN,
     Local,
-    encode_csv,
     build_taste_rows,
+    encode_csv,
     encode_user_lines,
 )
 

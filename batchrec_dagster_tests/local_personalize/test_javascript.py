@@ -12,8 +12,8 @@ import pytest
 
 from batchrec_dagster.testing import StartedPersonalize
 from batchrec_dagster_tests.local_personalize.support import (
-    encode_csv,
     build_taste_rows,
+    encode_csv,
     encode_user_lines,
 )
 

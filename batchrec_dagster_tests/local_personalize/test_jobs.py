@@ -28,9 +28,9 @@ from batchrec_dagster.local_personalize.operations import (
 from batchrec_dagster_tests.local_personalize.support import (
     ROLE,
     Local,
-    poll_until_deadline,
     build_taste_rows,
     encode_user_lines,
+    poll_until_deadline,
 )
 
 pytestmark = pytest.mark.slow

@@ -30,11 +30,11 @@ from batchrec_dagster_tests.local_personalize.support import (
     ROLE,
     SEEN,
     Local,
-    encode_csv,
-    describe,
-    poll_until_deadline,
     build_taste_rows,
+    describe,
+    encode_csv,
     encode_user_lines,
+    poll_until_deadline,
 )
 from batchrec_dagster_tests.repeats import repeats
 
@@ -208,7 +208,7 @@ class ChainResult:
 
 
 def _read_result(root: Path) -> ChainResult:
-    """Looks at everything, the disk itself too: no file may be there that nobody knows of."""
+    """Reads what a chain left, and checks that the home holds no file that no resource owns."""
     home, store = root / "home", ObjectStore(folders={"data": root / "storage"})
     service = LocalPersonalize(home, store)
     try:
@@ -233,7 +233,7 @@ def _read_files(folder: Path) -> dict[str, bytes]:
 
 
 def _describe_all(client: PersonalizeClient) -> list[Any]:
-    """All resources, by kind and order of name, as far as two chains agree; and the metrics."""
+    """Names, statuses and metrics of all resources: what two chains have in common."""
     descriptions: list[Any] = []
     for kind in ("dataset_groups", "schemas", "datasets", "dataset_import_jobs", "filters"):
         descriptions.append(_list_names(getattr(client, f"list_{kind}")()))
@@ -257,7 +257,7 @@ UndisturbedRun = tuple[ChainResult, dict[str, float]]
 
 @pytest.fixture(scope="module")
 def undisturbed_run(tmp_path_factory: pytest.TempPathFactory) -> UndisturbedRun:
-    """What a chain leaves that nobody disturbs, and how many seconds each of its steps takes."""
+    """The result of a chain that runs undisturbed, and the seconds that each of its steps took."""
     roots = [_create_root(tmp_path_factory.mktemp("undisturbed")) for _ in range(2)]
     for root in roots:  # the first warms the machine up
         process, reader = _start_chain(root, ["batch"])
@@ -343,7 +343,7 @@ def test_processes_do_the_same_and_other_work_on_one_home(
 
 
 def _repeat_for_batches(batches: list[str], description: Any) -> Any:
-    """The description of batches, if it is, with those of everybody; else as it is."""
+    """The description with an entry for every batch name, if it describes batches."""
     if "('batch-" not in str(description):
         return description
     names = [(name.removeprefix("batch"), status) for name, status in description]

@@ -19,9 +19,9 @@ from batchrec_dagster_tests.local_personalize.support import (
     RECIPE,
     SEEN,
     Local,
-    encode_csv,
-    describe,
     build_taste_rows,
+    describe,
+    encode_csv,
     encode_user_lines,
 )
 

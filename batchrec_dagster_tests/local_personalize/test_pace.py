@@ -15,9 +15,9 @@ from batchrec_dagster.local_personalize.jobs.pace import JobPace
 from batchrec_dagster_tests.local_personalize.support import (
     RECIPE,
     Local,
+    build_taste_rows,
     describe,
     poll_until_deadline,
-    build_taste_rows,
 )
 
 

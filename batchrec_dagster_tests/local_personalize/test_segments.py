@@ -15,8 +15,8 @@ from batchrec_dagster_tests.local_personalize.support import (
     RECIPE,
     ROLE,
     Local,
-    encode_csv,
     build_taste_rows,
+    encode_csv,
 )
 
 pytestmark = pytest.mark.slow
@@ -298,8 +298,8 @@ def test_how_many_lines_a_file_may_have(
     failed_job = local.wait(_create_job(local, version, "more"))
     assert failed_job["status"] == "CREATE FAILED"
     assert failed_job["failureReason"] == (
-        f"s3://data/more/queries.json has {max_lines + 1} lines; with {recipe}, a file may have {max_lines}"
-        " at most."
+        f"s3://data/more/queries.json has {max_lines + 1} lines; "
+        f"with {recipe}, a file may have {max_lines} at most."
     )
     assert local.store.list("s3://data/more/out/") == []
 

@@ -35,11 +35,11 @@ from batchrec_dagster.web.server import MAX_BODY_BYTES
 from batchrec_dagster_tests.local_personalize.support import (
     RECIPE,
     ROLE,
-    encode_csv,
-    describe,
-    poll_until_deadline,
     build_taste_rows,
+    describe,
+    encode_csv,
     encode_user_lines,
+    poll_until_deadline,
 )
 from batchrec_dagster_tests.processes import free_ports
 

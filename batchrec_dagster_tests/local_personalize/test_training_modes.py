@@ -24,7 +24,7 @@ from batchrec_dagster.local_personalize.learning.training import TrainedModel
 from batchrec_dagster.local_personalize.operations import automatic_training, solution_versions
 from batchrec_dagster.personalize.schemas import build_interactions_schema, build_items_schema
 from batchrec_dagster.steps.batch_jobs import build_solution_config
-from batchrec_dagster_tests.local_personalize.support import Local, encode_csv, build_taste_rows
+from batchrec_dagster_tests.local_personalize.support import Local, build_taste_rows, encode_csv
 
 pytestmark = pytest.mark.slow
 

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from batchrec_dagster.personalize.evidence import EMBEDDED, Evidence, name_engine, read_evidence
-from batchrec_dagster_tests.local_personalize.support import Local, encode_csv, build_taste_rows
+from batchrec_dagster_tests.local_personalize.support import Local, build_taste_rows, encode_csv
 
 pytestmark = pytest.mark.slow
 
