@@ -68,6 +68,6 @@ ADDRESSES = f"![i](http://{OUTSIDE}/19.png) http://{OUTSIDE}/20 www.{OUTSIDE} ma
 CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
-def quoted(*cells: object) -> str:
+def quote_cells(*cells: object) -> str:
     """A line of CSV."""
     return ",".join('"{}"'.format(str(cell).replace('"', '""')) for cell in cells)

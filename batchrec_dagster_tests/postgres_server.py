@@ -46,7 +46,7 @@ class PostgresServer:
                 cursor.execute(statement, parameters or None)
                 return cursor.fetchall() if cursor.description else []
 
-    def new_database(self, name: str) -> str:
+    def create_database(self, name: str) -> str:
         """The URL of a new, empty database."""
         self.query(f'CREATE DATABASE "{name}"')
         return self.url(name)
@@ -76,12 +76,12 @@ def postgres_folder() -> Iterator[Path]:
         password = folder / "password"
         password.write_text(PASSWORD)
         if os.geteuid() == 0:
-            user = _unprivileged()
+            user = _find_unprivileged_user()
             for path in (folder, password):
                 os.chown(path, user.pw_uid, user.pw_gid)
-        made = subprocess.run(
+        result = subprocess.run(
             [
-                *(*_as_user(), str(_program("initdb")), f"--pgdata={folder / 'data'}"),
+                *(*_run_as_user(), str(_find_program("initdb")), f"--pgdata={folder / 'data'}"),
                 *(f"--username={OWNER}", f"--pwfile={password}", "--auth=scram-sha-256"),
                 *("--encoding=UTF8", "--no-locale", "--no-sync"),
             ],
@@ -90,7 +90,7 @@ def postgres_folder() -> Iterator[Path]:
             text=True,
             check=False,
         )
-        assert made.returncode == 0, made.stderr
+        assert result.returncode == 0, result.stderr
         yield folder
 
 
@@ -98,14 +98,14 @@ def postgres_folder() -> Iterator[Path]:
 def serving(server: PostgresServer, folder: Path) -> Iterator[None]:
     """The server, running on what lies in the folder."""
     command = [
-        *(*_as_user(), str(_program("postgres")), "-D", str(folder / "data")),
+        *(*_run_as_user(), str(_find_program("postgres")), "-D", str(folder / "data")),
         *("-p", str(server.port), "-c", "listen_addresses=127.0.0.1"),
         *("-c", f"unix_socket_directories={folder}"),
         *("-c", f"fsync={'on' if server.fsync else 'off'}"),
     ]
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PG")}
 
-    def ready() -> bool | None:
+    def is_ready() -> bool | None:
         try:
             server.query("SELECT 1")
         except psycopg2.OperationalError:
@@ -115,7 +115,7 @@ def serving(server: PostgresServer, folder: Path) -> Iterator[None]:
     with started(command, folder, environment, folder / "log") as process:
         server.running.append(process)
         try:
-            process.wait_for(ready, "answer of PostgreSQL", timeout=300)
+            process.wait_for(is_ready, "answer of PostgreSQL", timeout=300)
             yield
         finally:
             # Asked otherwise, it would wait for its connections to close, or for a checkpoint; what
@@ -123,28 +123,28 @@ def serving(server: PostgresServer, folder: Path) -> Iterator[None]:
             process.process.send_signal(signal.SIGQUIT)
 
 
-def _program(name: str) -> Path:
+def _find_program(name: str) -> Path:
     """A program of PostgreSQL's: Debian's newest, or the one on the path."""
-    installed = sorted(DEBIAN.glob("*/bin"), key=lambda folder: float(folder.parent.name))
-    path = os.pathsep.join([*map(str, reversed(installed)), os.environ.get("PATH", "")])
-    found = shutil.which(name, path=path)
-    if found is None:
+    installed_folders = sorted(DEBIAN.glob("*/bin"), key=lambda folder: float(folder.parent.name))
+    path = os.pathsep.join([*map(str, reversed(installed_folders)), os.environ.get("PATH", "")])
+    program_path = shutil.which(name, path=path)
+    if program_path is None:
         pytest.skip("there is no PostgreSQL: apt-get install postgresql")
-    return Path(found)
+    return Path(program_path)
 
 
-def _as_user() -> list[str]:
+def _run_as_user() -> list[str]:
     """What runs a command as somebody else than root, in the same process."""
     if os.geteuid() != 0:
         return []
     if sys.platform != "linux" or shutil.which("setpriv") is None:
         pytest.skip("PostgreSQL refuses root: run the tests as another user")
-    user = _unprivileged()
+    user = _find_unprivileged_user()
     ids = (f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}")
     return ["setpriv", *ids, "--clear-groups", "--"]
 
 
-def _unprivileged() -> pwd.struct_passwd:
+def _find_unprivileged_user() -> pwd.struct_passwd:
     try:
         return pwd.getpwnam("postgres")
     except KeyError:

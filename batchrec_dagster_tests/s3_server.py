@@ -65,19 +65,19 @@ class S3Server:
 
     def client(self, keys: Keys = OWNER) -> S3Client:
         """A boto3 client, beside which this project's own way to S3 is held."""
-        return _client(self, keys)
+        return _make_client(self, keys)
 
     def store(self, keys: Keys = OWNER) -> ObjectStore:
         return ObjectStore({}, lambda: self.session(keys), self.endpoint)
 
-    def new_bucket(self) -> str:
+    def create_bucket(self) -> str:
         bucket = f"test-{uuid.uuid4().hex}"
         self.client().create_bucket(Bucket=bucket)
         return bucket
 
 
 @cache
-def _client(server: S3Server, keys: Keys) -> S3Client:
+def _make_client(server: S3Server, keys: Keys) -> S3Client:
     """To make one takes as much CPU as a hundred requests."""
     client: S3Client = server.session(keys).client(
         "s3",
@@ -101,13 +101,13 @@ def s3_server(folder: Path, ports: Sequence[int] = ()) -> Iterator[S3Server]:
         json.dumps(
             {
                 "identities": [
-                    _identity("owner", OWNER, "Admin", "Read", "Write", "List", "Tagging"),
-                    _identity("reader", READER, "Read", "List"),
+                    _build_identity("owner", OWNER, "Admin", "Read", "Write", "List", "Tagging"),
+                    _build_identity("reader", READER, "Read", "List"),
                 ]
             }
         )
     )
-    s3, master, filer, volume, admin = ports or s3_ports()
+    s3, master, filer, volume, admin = ports or find_ports()
     command = [
         *(weed, "mini", f"-dir={folder / 'data'}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"),
         *(f"-s3.port={s3}", f"-master.port={master}", f"-filer.port={filer}"),
@@ -121,24 +121,24 @@ def s3_server(folder: Path, ports: Sequence[int] = ()) -> Iterator[S3Server]:
     with started(command, folder, environment, folder / "log", grace=0) as process:
         server = S3Server(f"http://127.0.0.1:{s3}", process)
 
-        def ready() -> bool | None:
+        def is_ready() -> bool | None:
             try:
                 server.client().list_buckets()
-                server.new_bucket()
+                server.create_bucket()
             except (BotoCoreError, ClientError):
                 return None
             return True
 
-        process.wait_for(ready, "answer of the S3 server", timeout=300)
+        process.wait_for(is_ready, "answer of the S3 server", timeout=300)
         yield server
 
 
-def s3_ports() -> list[int]:
+def find_ports() -> list[int]:
     """Ports for a server."""
     return free_ports(5, beside=GRPC_OFFSET)
 
 
-def _identity(name: str, keys: Keys, *actions: str) -> dict[str, object]:
+def _build_identity(name: str, keys: Keys, *actions: str) -> dict[str, object]:
     return {
         "name": name,
         "credentials": [{"accessKey": keys.access, "secretKey": keys.secret}],

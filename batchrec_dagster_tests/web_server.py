@@ -38,14 +38,14 @@ class Web:
 
     address: str
     pages: dict[str, Page] = field(default_factory=dict)
-    asked: list[tuple[str, str | None]] = field(default_factory=list)
+    requests: list[tuple[str, str | None]] = field(default_factory=list)
 
     def url(self, path: str) -> str:
         return self.address + path
 
     @property
     def ranges(self) -> list[str]:
-        return [asked for _, asked in self.asked if asked]
+        return [range_header for _, range_header in self.requests if range_header]
 
 
 @contextmanager
@@ -65,19 +65,19 @@ def serving() -> Iterator[Web]:
 class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         web: Web = self.server.web  # type: ignore[attr-defined]
-        path, asked = self.path.partition("?")[0], self.headers["Range"]
-        web.asked.append((path, asked))
+        path, range_header = self.path.partition("?")[0], self.headers["Range"]
+        web.requests.append((path, range_header))
         page = web.pages.get(path)
         if page is None:
             self.send_error(404)
             return
-        if asked and page.next is not None:
+        if range_header and page.next is not None:
             page = web.pages[path] = page.next
         if page.stalls:
             time.sleep(page.stalls.pop(0))
         status = page.statuses.pop(0) if page.statuses else 200
         body = page.content if status == 200 else b""
-        start = self._start(page, asked)
+        start = self._start(page, range_header)
         if start is not None and status == 200:
             status, body = 206, page.content[start:]
             whole = len(page.content)
@@ -100,12 +100,12 @@ class _Handler(BaseHTTPRequestHandler):
         except OSError:
             self.close_connection = True  # It was only looked at.
 
-    def _start(self, page: Page, asked: str | None) -> int | None:
-        found = re.fullmatch(r"bytes=(\d+)-", asked or "")
-        same = self.headers["If-Range"] in {page.etag, page.last_modified}
-        if not found or not page.ranges or (page.heeds_if_range and not same):
+    def _start(self, page: Page, range_header: str | None) -> int | None:
+        match = re.fullmatch(r"bytes=(\d+)-", range_header or "")
+        is_unchanged = self.headers["If-Range"] in {page.etag, page.last_modified}
+        if not match or not page.ranges or (page.heeds_if_range and not is_unchanged):
             return None
-        return int(found[1])
+        return int(match[1])
 
     def log_message(self, format: str, *args: object) -> None:
         """Say nothing: tests look at what was asked."""

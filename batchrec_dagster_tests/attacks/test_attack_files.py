@@ -26,7 +26,7 @@ from batchrec_dagster_tests.first_run import FirstRun
 from batchrec_dagster_tests.hostile import CONTROLS
 from batchrec_dagster_tests.preparation.sources.hostile_tables import (
     COMMAND,
-    change_delta,
+    change_commit,
     point_elsewhere,
     write_delta,
     write_iceberg,
@@ -88,12 +88,12 @@ def write_lying_workbook(folder: Path) -> None:
     write_workbook(folder / "bomb.xlsx", SHEET.format(" " * (size - len(SHEET))))
     content = (folder / "bomb.xlsx").read_bytes()
     with zipfile.ZipFile(io.BytesIO(content)) as book:
-        said = max(part.file_size for part in book.infolist()).to_bytes(4, "little")
-    assert content.count(said) == 2
-    (folder / "bomb.xlsx").write_bytes(content.replace(said, (1000).to_bytes(4, "little")))
+        real_size = max(part.file_size for part in book.infolist()).to_bytes(4, "little")
+    assert content.count(real_size) == 2
+    (folder / "bomb.xlsx").write_bytes(content.replace(real_size, (1000).to_bytes(4, "little")))
 
 
-def repeated(rows: int, length: int) -> pa.Table:
+def build_repeated_rows(rows: int, length: int) -> pa.Table:
     """Rows whose user is one long text, which a dictionary holds once."""
     user = pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int32)), ["x" * length])
     numbers = pa.array(np.arange(rows) % 23)
@@ -103,14 +103,16 @@ def repeated(rows: int, length: int) -> pa.Table:
 
 def write_parquet(folder: Path) -> None:
     """400 MB in a file whose footer speaks of a few hundred KB."""
-    pq.write_table(repeated(100_000, 4000), folder / "bomb.parquet", store_schema=False)
+    pq.write_table(build_repeated_rows(100_000, 4000), folder / "bomb.parquet", store_schema=False)
 
 
 def write_delta_table(folder: Path) -> None:
     """A table whose data file unfolds to 6 GB."""
     write_delta(str(folder))
     (data,) = folder.glob("*.parquet")
-    pq.write_table(repeated(100_000, 60_000), data, compression="zstd", store_schema=False)
+    pq.write_table(
+        build_repeated_rows(100_000, 60_000), data, compression="zstd", store_schema=False
+    )
     log = folder / "_delta_log" / "00000000000000000000.json"
     actions = [json.loads(line) for line in log.read_text().splitlines()]
     fields = [
@@ -127,7 +129,7 @@ def write_delta_table(folder: Path) -> None:
             schema = {"type": "struct", "fields": fields}
             action["metaData"]["schemaString"] = json.dumps(schema)
     log.write_text("\n".join(map(json.dumps, actions)))
-    log.write_bytes(change_delta(log.read_bytes(), {"size": data.stat().st_size}))
+    log.write_bytes(change_commit(log.read_bytes(), {"size": data.stat().st_size}))
 
 
 @dataclass(frozen=True)
@@ -148,19 +150,19 @@ BOMBS = {
 }
 
 
-def refusal(project: Project, *command: str) -> str:
+def read_refusal(project: Project, *command: str) -> str:
     """The message of a command that refuses its input: a line, with exit status 1."""
-    done = project.run("batchrec", *command)
-    assert done.returncode == 1, (done.stdout, done.stderr)
-    assert "Traceback" not in done.stderr + done.stdout
-    assert not CONTROLS.search(done.stderr.replace("\n", ""))
+    result = project.run("batchrec", *command)
+    assert result.returncode == 1, (result.stdout, result.stderr)
+    assert "Traceback" not in result.stderr + result.stdout
+    assert not CONTROLS.search(result.stderr.replace("\n", ""))
     # The peak of the largest process that any test of this process has started.
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
     assert peak < MEMORY_GB * 1e9, peak
-    return done.stderr
+    return result.stderr
 
 
-def one_line(message: str) -> bool:
+def is_one_line(message: str) -> bool:
     """Whether an error is one line, next to what a run says of its stages."""
     return len([line for line in message.splitlines() if line.startswith("Error: ")]) == 1
 
@@ -179,25 +181,25 @@ def shop(first_run: FirstRun, tmp_path_factory: pytest.TempPathFactory) -> Proje
 @pytest.mark.parametrize("name", BOMBS)
 def test_a_bomb_is_one_line_and_harms_nothing(shop: Project, name: str) -> None:
     bomb = BOMBS[name]
-    published = table(shop, "shop")
+    lists_before = table(shop, "shop")
     inbox = shop.root / "inbox"
     good = inbox / "good.csv"
     content = good.read_bytes()
     good.unlink()
     bomb.write(inbox)
-    declared = declaration("shop", "inbox/")
+    attributes = declaration("shop", "inbox/")
     if bomb.table_format:
-        declared["ratings"]["format"] = bomb.table_format
-    shop.declare(declared)
+        attributes["ratings"]["format"] = bomb.table_format
+    shop.declare(attributes)
     form = ["--format", bomb.table_format] if bomb.table_format else []
     try:
-        message = refusal(shop, "new", "other", "--ratings", "inbox/", *form)
-        assert one_line(message), message
+        message = read_refusal(shop, "new", "other", "--ratings", "inbox/", *form)
+        assert is_one_line(message), message
         assert bomb.words in message, message
         assert not (shop.package / "defs" / "other").exists()
-        message = refusal(shop, "run", "shop")
+        message = read_refusal(shop, "run", "shop")
         assert bomb.words in message, message
-        assert table(shop, "shop").equals(published)
+        assert table(shop, "shop").equals(lists_before)
     finally:
         shutil.rmtree(inbox)
         inbox.mkdir()
@@ -208,8 +210,8 @@ def test_a_bomb_is_one_line_and_harms_nothing(shop: Project, name: str) -> None:
 def test_the_next_good_file_works(shop: Project) -> None:
     write_ratings(shop.root / "inbox" / "good.csv", seed=1)
     before = table(shop, "shop")
-    done = shop.run("batchrec", "run", "shop")
-    assert done.returncode == 0, done.stderr
+    result = shop.run("batchrec", "run", "shop")
+    assert result.returncode == 0, result.stderr
     assert not table(shop, "shop").equals(before)
 
 
@@ -227,7 +229,7 @@ def test_a_hostile_table_is_refused_by_every_command(
     options: dict[str, str] = {}
     if place == "S3":
         s3: S3Server = request.getfixturevalue("s3")
-        location = f"s3://{s3.new_bucket()}/lake"
+        location = f"s3://{s3.create_bucket()}/lake"
         source = f"{location}/"
         shop.environment |= s3.environment(READER)
         options = {"s3.endpoint": s3.endpoint, "s3.region": "us-east-1"}
@@ -239,7 +241,7 @@ def test_a_hostile_table_is_refused_by_every_command(
         elif shape == "delta":
             write_delta(f"file://{folder}")
             (log,) = (folder / "_delta_log").glob("*.json")
-            log.write_bytes(change_delta(log.read_bytes(), {"path": f"file://{secret}"}))
+            log.write_bytes(change_commit(log.read_bytes(), {"path": f"file://{secret}"}))
         else:
             (folder / "metadata").mkdir(parents=True)
             shutil.copy(shop.root / "inbox" / "good.csv", folder / "1.csv")
@@ -250,15 +252,15 @@ def test_a_hostile_table_is_refused_by_every_command(
                 s3.store().put(f"{location}/{path.relative_to(folder)}", path)
         form = None if shape == "command" else shape
         expected = "looks like an Iceberg table" if form is None else "not in its folder"
-        asked = ["--format", form] if form else []
-        message = refusal(shop, "new", "other", "--ratings", source, *asked)
-        assert one_line(message), message
+        format_options = ["--format", form] if form else []
+        message = read_refusal(shop, "new", "other", "--ratings", source, *format_options)
+        assert is_one_line(message), message
         assert expected in message, message
         columns = {"user": "user", "item": "item", "timestamp": "ts"}
         ratings = {"source": source, "columns": columns} | ({"format": form} if form else {})
         shop.declare({"name": "lake", "ratings": ratings})
         assert shop.run("batchrec", "check").returncode == 0
-        assert expected in refusal(shop, "run", "lake")
+        assert expected in read_refusal(shop, "run", "lake")
     finally:
         shutil.rmtree(shop.package / "defs" / "lake", ignore_errors=True)
         shop.environment = environment

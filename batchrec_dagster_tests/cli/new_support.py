@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from batchrec_dagster.cli import main
 from batchrec_dagster.config.new_declaration import SCHEMA_FILE
-from batchrec_dagster_tests.config.test_schema import errors
+from batchrec_dagster_tests.config.test_schema import list_schema_errors
 from batchrec_dagster_tests.support import (
     Project,
     definitions,
@@ -23,7 +23,7 @@ ROWS = [(user, item) for user in range(1, 61) for item in range(user % 7, 80, 3)
 
 
 @pytest.fixture
-def here(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
+def working_project(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
     """The project, and the working folder in it."""
     monkeypatch.setenv("BATCHREC_HOME", str(project.root / ".batchrec"))
     monkeypatch.delenv("DAGSTER_HOME", raising=False)
@@ -34,16 +34,16 @@ def here(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
     return project
 
 
-def new(*arguments: str) -> tuple[int, str]:
+def run_new(*arguments: str) -> tuple[int, str]:
     result = CliRunner().invoke(main, ["new", *arguments])
     return result.exit_code, result.output
 
 
-def declared(project: Project, name: str = "shop") -> dict[str, Any]:
+def read_declaration(project: Project, name: str = "shop") -> dict[str, Any]:
     """What was written for the pipeline: the loader takes it, and the editor's schema too."""
     text = (project.package / "defs" / name / "defs.yaml").read_text()
     attributes: dict[str, Any] = yaml.safe_load(text)["attributes"]
-    assert errors(attributes) == []
+    assert list_schema_errors(attributes) == []
     # Where the package is installed is this machine's own affair.
     assert "$schema" not in text
     assert str(SCHEMA_FILE.parent) not in text
@@ -52,7 +52,7 @@ def declared(project: Project, name: str = "shop") -> dict[str, Any]:
     return attributes
 
 
-def left(project: Project) -> list[str]:
+def list_leftovers(project: Project) -> list[str]:
     """The pipelines that are declared, and anything that was left behind beside them."""
     return sorted(
         path.name
@@ -60,11 +60,13 @@ def left(project: Project) -> list[str]:
     )
 
 
-def written(path: Path, header: str, rows: Mapping[str, Any] | None = None, by: str = ",") -> None:
+def write_ratings_file(
+    path: Path, header: str, rows: Mapping[str, Any] | None = None, delimiter: str = ","
+) -> None:
     """A file of ROWS with a user, an item, a rating and a time in each line, and more."""
     lines = [header] if header else []
     for number, (user, item) in enumerate(ROWS):
         cells = {"user": user, "item": item, "rating": 1 + item % 5, "time": START + 3600 * number}
-        cells |= {name: made(number) for name, made in (rows or {}).items()}
-        lines.append(by.join(str(cell) for cell in cells.values()))
+        cells |= {name: make_cell(number) for name, make_cell in (rows or {}).items()}
+        lines.append(delimiter.join(str(cell) for cell in cells.values()))
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")

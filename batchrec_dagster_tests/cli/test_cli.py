@@ -30,14 +30,18 @@ def test_several_first_commands_make_the_databases_of_a_new_home_once(
     (tmp_path / "dagster.yaml").touch()
     start = threading.Barrier(3)
 
-    def runs() -> int:
+    def count_runs() -> int:
         start.wait()
         with open_dagster_instance() as instance:
             assert instance is not None
             return instance.get_runs_count()
 
     with ThreadPoolExecutor(3) as pool:
-        assert [each.result() for each in [pool.submit(runs) for _ in range(3)]] == [0, 0, 0]
+        assert [future.result() for future in [pool.submit(count_runs) for _ in range(3)]] == [
+            0,
+            0,
+            0,
+        ]
 
 
 @pytest.mark.slow
@@ -53,22 +57,22 @@ def test_show_tells_what_came_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     project.declare(declaration("shop", write_ratings(tmp_path / "ratings.csv")))
     with dg.DagsterInstance.get() as instance:
         assert refresh(project, "shop", instance, report=True).success
-    code, said = show()
+    code, output = show()
     assert code == 0
     table = project.storage / "shop/curated/recommendations/recommendations.parquet"
-    assert said.startswith("shop\n  ratings       1,800 rows from ")
-    assert "lists         1,500 recommendations for 60 users" in said
-    assert "for the most popular items" in said
-    assert f"table         {table}\n" in said
-    assert f"report        {project.storage}/shop/curated/report/index.html\n" in said
-    assert show("--pipeline", "shop") == (code, said)
+    assert output.startswith("shop\n  ratings       1,800 rows from ")
+    assert "lists         1,500 recommendations for 60 users" in output
+    assert "for the most popular items" in output
+    assert f"table         {table}\n" in output
+    assert f"report        {project.storage}/shop/curated/report/index.html\n" in output
+    assert show("--pipeline", "shop") == (code, output)
     assert show("--pipeline", "club") == (
         3,
         "Error: no recommendations of 'club' yet. Published pipelines: shop\n",
     )
-    code, said = show("7")
+    code, output = show("7")
     assert code == 0
-    assert said.startswith("User 7 in shop\n")
+    assert output.startswith("User 7 in shop\n")
 
 
 @pytest.mark.parametrize("name", sorted(main.commands))
@@ -85,12 +89,12 @@ def test_help_waits_for_no_heavy_import() -> None:
         "    main([*name.split(), '--help'], standalone_mode=False)\n"
         "print('imported:', *sys.modules)"
     )
-    said = subprocess.run(
+    output = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=300
     ).stdout
-    imported = said.partition("imported: ")[2].split()
-    assert "click" in imported
-    assert not {"dagster", "polars", "pyarrow", "pandas", "boto3", "rich"} & {*imported}
+    modules = output.partition("imported: ")[2].split()
+    assert "click" in modules
+    assert not {"dagster", "polars", "pyarrow", "pandas", "boto3", "rich"} & {*modules}
 
 
 def test_shells_complete_commands_and_the_pipelines_that_are_declared(
@@ -103,7 +107,7 @@ def test_shells_complete_commands_and_the_pipelines_that_are_declared(
     (project.package / "defs" / "broken" / "defs.yaml").write_text("type: [")
     monkeypatch.chdir(project.root)
 
-    def completed(words: str) -> list[str]:
+    def complete(words: str) -> list[str]:
         environment = {
             "_BATCHREC_COMPLETE": "bash_complete",
             "COMP_WORDS": words,
@@ -112,10 +116,10 @@ def test_shells_complete_commands_and_the_pipelines_that_are_declared(
         lines = CliRunner(env=environment).invoke(main, prog_name="batchrec").output.split()
         return [line.removeprefix("plain,") for line in lines]
 
-    assert completed("batchrec new --ratings da") == ["file,da"]
-    assert "show" in completed("batchrec sh")
-    assert completed("batchrec show --pipeline ") == ["club", "shop"]
-    assert completed("batchrec show --pipeline s") == ["shop"]
+    assert complete("batchrec new --ratings da") == ["file,da"]
+    assert "show" in complete("batchrec sh")
+    assert complete("batchrec show --pipeline ") == ["club", "shop"]
+    assert complete("batchrec show --pipeline s") == ["shop"]
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

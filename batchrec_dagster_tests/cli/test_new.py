@@ -19,7 +19,13 @@ from batchrec_dagster.cli import main
 from batchrec_dagster.config import new_declaration
 from batchrec_dagster.config.declaration_errors import DeclarationError
 from batchrec_dagster.config.templates import fill_in
-from batchrec_dagster_tests.cli.new_support import declared, here, left, new, written
+from batchrec_dagster_tests.cli.new_support import (
+    list_leftovers,
+    read_declaration,
+    run_new,
+    working_project,
+    write_ratings_file,
+)
 from batchrec_dagster_tests.support import (
     Project,
     declaration,
@@ -30,15 +36,15 @@ from batchrec_dagster_tests.support import (
     write_ratings,
 )
 
-__all__ = ["here"]
+__all__ = ["working_project"]
 # Without it, root may write everywhere.
 UNPRIVILEGED = ["setpriv", "--bounding-set=-dac_override", "--inh-caps=-dac_override"]
 pytestmark = pytest.mark.slow
 
 
-def test_a_project_that_this_user_cannot_write_is_named(here: Project) -> None:
-    write_ratings(here.root / "ratings.csv")
-    here.root.chmod(0o555)
+def test_a_project_that_this_user_cannot_write_is_named(working_project: Project) -> None:
+    write_ratings(working_project.root / "ratings.csv")
+    working_project.root.chmod(0o555)
     command = [
         str(Path(sys.executable).parent / "batchrec"),
         "new",
@@ -47,139 +53,145 @@ def test_a_project_that_this_user_cannot_write_is_named(here: Project) -> None:
         "ratings.csv",
     ]
     prefix = UNPRIVILEGED if os.geteuid() == 0 else []
-    done = subprocess.run([*prefix, *command], cwd=here.root, capture_output=True, text=True)
-    here.root.chmod(0o755)
-    assert done.returncode == 1
-    assert done.stderr == f"Error: cannot write {here.root}: Permission denied\n"
+    result = subprocess.run(
+        [*prefix, *command], cwd=working_project.root, capture_output=True, text=True
+    )
+    working_project.root.chmod(0o755)
+    assert result.returncode == 1
+    assert result.stderr == f"Error: cannot write {working_project.root}: Permission denied\n"
 
 
 def test_from_a_file_to_lists_in_the_commands_that_it_names(
-    here: Project, instance: dg.DagsterInstance
+    working_project: Project, instance: dg.DagsterInstance
 ) -> None:
-    write_ratings(here.root / "data" / "ratings.csv")
-    code, said = new("shop", "--ratings", "data/ratings.csv")
-    assert code == 0, said
-    assert "1,598 count, of 60 users and " in said
-    assert "user: userId" in said
-    assert "min_rating: 3.5" in said
-    assert "Warning" not in said
-    assert "batchrec run shop\n" in said
-    assert said.endswith("batchrec show --pipeline shop\n")
-    written_file = (here.package / "defs" / "shop" / "defs.yaml").read_text()
+    write_ratings(working_project.root / "data" / "ratings.csv")
+    code, output = run_new("shop", "--ratings", "data/ratings.csv")
+    assert code == 0, output
+    assert "1,598 count, of 60 users and " in output
+    assert "user: userId" in output
+    assert "min_rating: 3.5" in output
+    assert "Warning" not in output
+    assert "batchrec run shop\n" in output
+    assert output.endswith("batchrec show --pipeline shop\n")
+    written_file = (working_project.package / "defs" / "shop" / "defs.yaml").read_text()
     assert "rows, csv, of which\n# 1,598 count, of 60 users and " in written_file
-    attributes = declared(here)
+    attributes = read_declaration(working_project)
     assert attributes["ratings"]["source"] == "data/ratings.csv"
     assert attributes["interactions"]["min_rating"] == 3.5
-    assert refresh(here, "shop", instance).success
-    assert table(here, "shop").get_column("user_id").n_unique() == 60
-    shown = CliRunner().invoke(main, ["show", "--pipeline", "shop"])
-    assert "recommendations for 60 users" in shown.output
+    assert refresh(working_project, "shop", instance).success
+    assert table(working_project, "shop").get_column("user_id").n_unique() == 60
+    result = CliRunner().invoke(main, ["show", "--pipeline", "shop"])
+    assert "recommendations for 60 users" in result.output
 
 
-def test_a_folder_of_many_files_is_said_to_be_seen_in_part(here: Project) -> None:
-    lines = write_ratings(here.root / "ratings.csv").read_text().splitlines()
-    (here.root / "days").mkdir()
+def test_a_folder_of_many_files_is_said_to_be_seen_in_part(working_project: Project) -> None:
+    lines = write_ratings(working_project.root / "ratings.csv").read_text().splitlines()
+    (working_project.root / "days").mkdir()
     for day in range(23):
         rows = "\n".join([lines[0], *lines[1 + day :: 23]])
-        (here.root / f"days/{day:02}.csv").write_text(f"{rows}\n")
-    code, said = new("shop", "--ratings", "days")
-    assert code == 0, said
-    assert "Warning: 3 more files were not looked at" in said
-    written_file = (here.package / "defs" / "shop" / "defs.yaml").read_text()
+        (working_project.root / f"days/{day:02}.csv").write_text(f"{rows}\n")
+    code, output = run_new("shop", "--ratings", "days")
+    assert code == 0, output
+    assert "Warning: 3 more files were not looked at" in output
+    written_file = (working_project.package / "defs" / "shop" / "defs.yaml").read_text()
     assert "# in the first 20 of 23 files\n" in written_file
 
 
-def test_what_is_there_is_not_overwritten(here: Project) -> None:
-    write_ratings(here.root / "ratings.csv")
-    assert new("shop", "--ratings", "ratings.csv")[0] == 0
-    file = here.package / "defs" / "shop" / "defs.yaml"
+def test_what_is_there_is_not_overwritten(working_project: Project) -> None:
+    write_ratings(working_project.root / "ratings.csv")
+    assert run_new("shop", "--ratings", "ratings.csv")[0] == 0
+    file = working_project.package / "defs" / "shop" / "defs.yaml"
     file.write_text(file.read_text() + "# mine\n")
-    code, said = new("shop", "--ratings", "ratings.csv")
+    code, output = run_new("shop", "--ratings", "ratings.csv")
     assert code == 1
-    assert "defs/shop/defs.yaml already exists" in said
+    assert "defs/shop/defs.yaml already exists" in output
     assert file.read_text().endswith("# mine\n")
     file.parent.rename(file.parent.parent / "elsewhere")
-    code, said = new("shop", "--ratings", "ratings.csv")
+    code, output = run_new("shop", "--ratings", "ratings.csv")
     assert code == 1
-    assert "defs/elsewhere/defs.yaml already exists" in said
-    (here.package / "defs" / "club").mkdir()
-    (here.package / "defs" / "club" / "notes.txt").touch()
-    assert new("club", "--ratings", "ratings.csv")[0] == 1
-    assert left(here) == ["club", "elsewhere"]
+    assert "defs/elsewhere/defs.yaml already exists" in output
+    (working_project.package / "defs" / "club").mkdir()
+    (working_project.package / "defs" / "club" / "notes.txt").touch()
+    assert run_new("club", "--ratings", "ratings.csv")[0] == 1
+    assert list_leftovers(working_project) == ["club", "elsewhere"]
 
 
 @pytest.mark.parametrize("name", ["my shop", "../shop", "1shop", "", "\x1b[2J", "s" * 33])
-def test_what_can_be_no_name_is_refused(here: Project, name: str) -> None:
-    write_ratings(here.root / "ratings.csv")
-    code, said = new("--ratings", "ratings.csv", "--", name)
+def test_what_can_be_no_name_is_refused(working_project: Project, name: str) -> None:
+    write_ratings(working_project.root / "ratings.csv")
+    code, output = run_new("--ratings", "ratings.csv", "--", name)
     assert code == 2
-    assert "write a letter, then letters, digits and _" in said
-    assert "\x1b" not in said
-    assert left(here) == []
+    assert "write a letter, then letters, digits and _" in output
+    assert "\x1b" not in output
+    assert list_leftovers(working_project) == []
 
 
 @pytest.mark.parametrize("name", ["null", "yes"])
-def test_a_name_that_yaml_takes_for_another_type_is_quoted(here: Project, name: str) -> None:
-    write_ratings(here.root / "ratings.csv")
-    code, said = new("--ratings", "ratings.csv", name)
-    assert code == 0, said
-    assert left(here) == [name]
+def test_a_name_that_yaml_takes_for_another_type_is_quoted(
+    working_project: Project, name: str
+) -> None:
+    write_ratings(working_project.root / "ratings.csv")
+    code, output = run_new("--ratings", "ratings.csv", name)
+    assert code == 0, output
+    assert list_leftovers(working_project) == [name]
 
 
 def test_what_does_not_load_is_not_left_behind(
-    here: Project, monkeypatch: pytest.MonkeyPatch
+    working_project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_ratings(here.root / "ratings.csv")
+    write_ratings(working_project.root / "ratings.csv")
     text = new_declaration._DECLARATION
     monkeypatch.setattr(new_declaration, "_DECLARATION", text.replace("results: 25", "results: 0"))
-    code, said = new("shop", "--ratings", "ratings.csv")
+    code, output = run_new("shop", "--ratings", "ratings.csv")
     assert code == 1
-    assert f"{here.package}/defs/shop/defs.yaml, line" in said
-    assert "recommendations.num_results: write a number from 1 to 500" in said
-    assert left(here) == []
+    assert f"{working_project.package}/defs/shop/defs.yaml, line" in output
+    assert "recommendations.num_results: write a number from 1 to 500" in output
+    assert list_leftovers(working_project) == []
 
 
-def test_columns_of_any_name_are_named_so(here: Project) -> None:
+def test_columns_of_any_name_are_named_so(working_project: Project) -> None:
     names = ["us: er # \x1b[31m", "'it\"em", "yes", "🎬 ب\u202e"]
     header = ",".join('"{}"'.format(name.replace('"', '""')) for name in names)
-    written(here.root / "odd.csv", header)
-    told = ("--user", names[0], "--item", names[1], "--rating", names[2], "--time", names[3])
-    code, said = new("shop", "--ratings", "odd.csv", *told)
-    assert code == 0, said
-    assert list(declared(here)["ratings"]["columns"].values()) == names
-    assert "\x1b" not in said
-    assert "\x1b" not in (here.package / "defs" / "shop" / "defs.yaml").read_text()
+    write_ratings_file(working_project.root / "odd.csv", header)
+    options = ("--user", names[0], "--item", names[1], "--rating", names[2], "--time", names[3])
+    code, output = run_new("shop", "--ratings", "odd.csv", *options)
+    assert code == 0, output
+    assert list(read_declaration(working_project)["ratings"]["columns"].values()) == names
+    assert "\x1b" not in output
+    assert "\x1b" not in (working_project.package / "defs" / "shop" / "defs.yaml").read_text()
 
 
-def test_names_in_a_file_run_no_template(here: Project, instance: dg.DagsterInstance) -> None:
-    ran = here.root / "ran"
+def test_names_in_a_file_run_no_template(
+    working_project: Project, instance: dg.DagsterInstance
+) -> None:
+    ran = working_project.root / "ran"
     attacks = [
         f"{{{{ {start}.__globals__.os.mkdir('{ran}{number}') }}}}"
         for number, start in enumerate(("cycler.__init__", "lipsum", "env.__init__"))
     ]
     names = [*attacks, "{{ env.HOME }} {% if 1 %}{# x #}{{{{"]
-    folder = here.root / "{{ 7 * 7 }}{% x %}"
+    folder = working_project.root / "{{ 7 * 7 }}{% x %}"
     folder.mkdir()
     header = ",".join(f'"{name}"' for name in names)
-    written(folder / "{# orders #}.csv", header, {"rating": lambda _: 5})
+    write_ratings_file(folder / "{# orders #}.csv", header, {"rating": lambda _: 5})
     items = "\n".join(f"{item},Product {item}" for item in range(85))
     (folder / "{{ items }}.csv").write_text(f'"{attacks[0]}","{attacks[1]}"\n{items}\n')
-    code, said = new(
+    code, output = run_new(
         *("shop", "--ratings", "{{ 7 * 7 }}{% x %}/{# orders #}.csv"),
         *("--items", str(folder / "{{ items }}.csv")),
         *("--user", names[0], "--item", names[1], "--rating", names[2], "--time", names[3]),
         *("--items-id", attacks[0], "--items-title", attacks[1]),
     )
-    assert code == 0, said
-    result = refresh(here, "shop", instance)
+    assert code == 0, output
+    result = refresh(working_project, "shop", instance)
     assert result.success
     assert metadata(result, "raw_ratings")["source"] == "{{ 7 * 7 }}{% x %}/{# orders #}.csv"
-    assert table(here, "shop").get_column("title")[0].startswith("Product ")
-    assert not list(here.root.glob("ran*"))
+    assert table(working_project, "shop").get_column("title")[0].startswith("Product ")
+    assert not list(working_project.root.glob("ran*"))
 
 
 @pytest.mark.parametrize(
-    ("template", "why"),
+    ("template", "reason"),
     [
         ("{{ cycler.__init__.__globals__.os.mkdir('RAN') }}", "is unsafe"),
         ("{{ env.__class__.__init__.__globals__.os.mkdir('RAN') }}", "is unsafe"),
@@ -189,12 +201,19 @@ def test_names_in_a_file_run_no_template(here: Project, instance: dg.DagsterInst
         ("{{ env.", "expected name"),
     ],
 )
-def test_a_template_knows_the_environment_alone(here: Project, template: str, why: str) -> None:
-    file = here.declare(declaration("shop", template.replace("RAN", str(here.root / "ran"))))
-    with pytest.raises(DeclarationError, match=re.escape(why)) as error, definitions(here):
+def test_a_template_knows_the_environment_alone(
+    working_project: Project, template: str, reason: str
+) -> None:
+    file = working_project.declare(
+        declaration("shop", template.replace("RAN", str(working_project.root / "ran")))
+    )
+    with (
+        pytest.raises(DeclarationError, match=re.escape(reason)) as error,
+        definitions(working_project),
+    ):
         pass
     assert str(error.value).startswith(f"{file}, line 5: ratings.source: cannot fill in ")
-    assert not (here.root / "ran").exists()
+    assert not (working_project.root / "ran").exists()
 
 
 @given(st.text() | st.text("{}%#'\"\\ \r\nx7[]"))
@@ -217,14 +236,14 @@ def test_without_a_project_it_says_what_to_do(
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(module, "__file__", str(tmp_path / "project.py"))
-    code, said = new("shop", "--ratings", "ratings.csv")
+    code, output = run_new("shop", "--ratings", "ratings.csv")
     assert code == 1
-    assert "Work in a clone of batchrec" in said
+    assert "Work in a clone of batchrec" in output
 
 
-def test_a_pipeline_of_another_project_is_no_matter(here: Project) -> None:
-    here.declare(declaration("club", "ratings.csv"))
-    write_ratings(here.root / "ratings.csv")
-    assert new("shop", "--ratings", str(here.root / "ratings.csv"))[0] == 0
-    assert declared(here)["ratings"]["source"] == "ratings.csv"
-    assert left(here) == ["club", "shop"]
+def test_a_pipeline_of_another_project_is_no_matter(working_project: Project) -> None:
+    working_project.declare(declaration("club", "ratings.csv"))
+    write_ratings(working_project.root / "ratings.csv")
+    assert run_new("shop", "--ratings", str(working_project.root / "ratings.csv"))[0] == 0
+    assert read_declaration(working_project)["ratings"]["source"] == "ratings.csv"
+    assert list_leftovers(working_project) == ["club", "shop"]

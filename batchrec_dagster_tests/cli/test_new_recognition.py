@@ -8,33 +8,43 @@ from datetime import UTC, datetime
 import polars as pl
 import pytest
 
-from batchrec_dagster_tests.cli.new_support import ROWS, START, declared, here, left, new, written
+from batchrec_dagster_tests.cli.new_support import (
+    ROWS,
+    START,
+    list_leftovers,
+    read_declaration,
+    run_new,
+    working_project,
+    write_ratings_file,
+)
 from batchrec_dagster_tests.support import Project
 
-__all__ = ["here"]
+__all__ = ["working_project"]
 pytestmark = pytest.mark.slow
 
 
-def test_columns_that_are_not_known_are_asked_for_by_name(here: Project) -> None:
-    written(here.root / "orders.csv", "who,what,stars,when")
-    (here.root / "workspace.yaml").write_text("load_from: []\n")
-    code, said = new("shop", "--ratings", "orders.csv")
+def test_columns_that_are_not_known_are_asked_for_by_name(working_project: Project) -> None:
+    write_ratings_file(working_project.root / "orders.csv", "who,what,stars,when")
+    (working_project.root / "workspace.yaml").write_text("load_from: []\n")
+    code, output = run_new("shop", "--ratings", "orders.csv")
     assert code == 2
-    assert "orders.csv: couldn't recognise the user and item columns" in said
-    assert "Found: who, what, stars, when. Try: --user who --item what" in said
+    assert "orders.csv: couldn't recognise the user and item columns" in output
+    assert "Found: who, what, stars, when. Try: --user who --item what" in output
     # An order is neither a user nor an item.
-    written(here.root / "german.csv", "Bestellnr,Kunde,stars,when")
-    assert "Try: --user Kunde --item COL" in new("shop", "--ratings", "german.csv")[1]
-    written(here.root / "ended.csv", "who,what,stars,when,", {"": lambda _: ""})
-    assert "Found: who, what, stars, when. Try:" in new("shop", "--ratings", "ended.csv")[1]
-    code, said = new("shop", "--ratings", "orders.csv", "--user", "who", "--item", "whatt")
+    write_ratings_file(working_project.root / "german.csv", "Bestellnr,Kunde,stars,when")
+    assert "Try: --user Kunde --item COL" in run_new("shop", "--ratings", "german.csv")[1]
+    write_ratings_file(
+        working_project.root / "ended.csv", "who,what,stars,when,", {"": lambda _: ""}
+    )
+    assert "Found: who, what, stars, when. Try:" in run_new("shop", "--ratings", "ended.csv")[1]
+    code, output = run_new("shop", "--ratings", "orders.csv", "--user", "who", "--item", "whatt")
     assert code == 2
-    assert "has no column 'whatt' (item). Found: who, what, stars, when" in said
-    assert left(here) == []
-    code, said = new("shop", "--ratings", "orders.csv", "--user", "who", "--item", "what")
-    assert code == 0, said
-    assert "batchrec run shop\n" in said
-    assert declared(here)["ratings"]["columns"] == {
+    assert "has no column 'whatt' (item). Found: who, what, stars, when" in output
+    assert list_leftovers(working_project) == []
+    code, output = run_new("shop", "--ratings", "orders.csv", "--user", "who", "--item", "what")
+    assert code == 0, output
+    assert "batchrec run shop\n" in output
+    assert read_declaration(working_project)["ratings"]["columns"] == {
         "user": "who", "item": "what", "rating": "stars", "timestamp": "when",
     }  # fmt: skip
 
@@ -46,20 +56,25 @@ def test_columns_that_are_not_known_are_asked_for_by_name(here: Project) -> None
         ("88", "the rating in column stars is 88 in every row"),
     ],
 )
-@pytest.mark.parametrize("asked", [(), ("--rating", "stars")], ids=["recognised", "given"])
+@pytest.mark.parametrize("options", [(), ("--rating", "stars")], ids=["recognised", "given"])
 def test_a_rating_that_cannot_count_is_warned_of(
-    here: Project, cell: str, said_of_it: str, asked: tuple[str, ...]
+    working_project: Project, cell: str, said_of_it: str, options: tuple[str, ...]
 ) -> None:
-    written(here.root / "orders.csv", "who;what;stars;when", {"rating": lambda _: cell}, by=";")
-    columns = ("--user", "who", "--item", "what", *asked)
-    code, said = new("shop", "--ratings", "orders.csv", *columns)
-    assert code == 0, said
-    assert f"Warning: {said_of_it}. All rows count" in said
-    assert "rating" not in declared(here)["ratings"]["columns"]
+    write_ratings_file(
+        working_project.root / "orders.csv",
+        "who;what;stars;when",
+        {"rating": lambda _: cell},
+        delimiter=";",
+    )
+    columns = ("--user", "who", "--item", "what", *options)
+    code, output = run_new("shop", "--ratings", "orders.csv", *columns)
+    assert code == 0, output
+    assert f"Warning: {said_of_it}. All rows count" in output
+    assert "rating" not in read_declaration(working_project)["ratings"]["columns"]
 
 
 @pytest.mark.parametrize(
-    ("cells", "seen", "low"),
+    ("cells", "sentence", "low"),
     [
         (["0"] * 3 + ["1"] * 7, "Ratings: 0 (30), 1 (70)", 1),
         (["-1", "1"], "Ratings: -1 (50), 1 (50)", 1),
@@ -77,104 +92,123 @@ def test_a_rating_that_cannot_count_is_warned_of(
     ids=["0/1", "-1/1", "0-100", "-10-10"],
 )
 def test_ratings_on_another_scale_count_by_what_is_seen_of_it(
-    here: Project, cells: list[str], seen: str, low: float
+    working_project: Project, cells: list[str], sentence: str, low: float
 ) -> None:
     rows = [f"{n % 20},{n},{cells[n % len(cells)]},{START + n}" for n in range(100)]
-    (here.root / "jokes.csv").write_text("\n".join(["userId,itemId,rating,timestamp", *rows]))
-    code, said = new("shop", "--ratings", "jokes.csv")
-    assert code == 0, said
-    assert seen in said
-    assert "Warning: the rating in column rating is on no usual scale. Ratings" in said
-    assert declared(here)["interactions"]["min_rating"] == low
-    assert declared(here)["ratings"]["columns"]["rating"] == "rating"
-    liked = sum(float(row.split(",")[2]) >= low for row in rows)
-    assert f"# {liked} of 100 rows are {low} or more." in said
+    (working_project.root / "jokes.csv").write_text(
+        "\n".join(["userId,itemId,rating,timestamp", *rows])
+    )
+    code, output = run_new("shop", "--ratings", "jokes.csv")
+    assert code == 0, output
+    assert sentence in output
+    assert "Warning: the rating in column rating is on no usual scale. Ratings" in output
+    assert read_declaration(working_project)["interactions"]["min_rating"] == low
+    assert read_declaration(working_project)["ratings"]["columns"]["rating"] == "rating"
+    rows_liked = sum(float(row.split(",")[2]) >= low for row in rows)
+    assert f"# {rows_liked} of 100 rows are {low} or more." in output
 
 
-def test_ids_that_became_decimals_are_warned_of(here: Project) -> None:
+def test_ids_that_became_decimals_are_warned_of(working_project: Project) -> None:
     rows = [f"{n % 20},{n}.0,5,{START + n}" for n in range(100)]
-    (here.root / "pandas.csv").write_text("\n".join(["userId,itemId,rating,timestamp", *rows]))
-    code, said = new("shop", "--ratings", "pandas.csv")
-    assert code == 0, said
-    assert "Warning: pandas.csv: the item ids (column itemId) are decimals such as 0.0" in said
+    (working_project.root / "pandas.csv").write_text(
+        "\n".join(["userId,itemId,rating,timestamp", *rows])
+    )
+    code, output = run_new("shop", "--ratings", "pandas.csv")
+    assert code == 0, output
+    assert "Warning: pandas.csv: the item ids (column itemId) are decimals such as 0.0" in output
 
 
-def test_what_is_more_likely_a_count_is_asked_about(here: Project) -> None:
+def test_what_is_more_likely_a_count_is_asked_about(working_project: Project) -> None:
     rows = [f"{n % 20},{n},{1 if n else 5000},{START + n}" for n in range(100)]
-    (here.root / "plays.csv").write_text("\n".join(["userId,itemId,rating,timestamp", *rows]))
-    code, said = new("shop", "--ratings", "plays.csv")
+    (working_project.root / "plays.csv").write_text(
+        "\n".join(["userId,itemId,rating,timestamp", *rows])
+    )
+    code, output = run_new("shop", "--ratings", "plays.csv")
     assert code == 2
-    assert "Ratings: 1 (99), 5000 (1). Which ones say that someone liked the item?" in said
-    assert "--min-rating NUMBER, or --min-rating none" in said
-    code, said = new("shop", "--ratings", "plays.csv", "--min-rating", "1")
-    assert code == 0, said
-    assert declared(here)["interactions"]["min_rating"] == 1
-    code, said = new("all", "--ratings", "plays.csv", "--min-rating", "none")
-    assert code == 0, said
-    assert "# Ratings: 1 (99), 5000 (1)." in said
-    assert "rating" not in declared(here, "all")["ratings"]["columns"]
+    assert "Ratings: 1 (99), 5000 (1). Which ones say that someone liked the item?" in output
+    assert "--min-rating NUMBER, or --min-rating none" in output
+    code, output = run_new("shop", "--ratings", "plays.csv", "--min-rating", "1")
+    assert code == 0, output
+    assert read_declaration(working_project)["interactions"]["min_rating"] == 1
+    code, output = run_new("all", "--ratings", "plays.csv", "--min-rating", "none")
+    assert code == 0, output
+    assert "# Ratings: 1 (99), 5000 (1)." in output
+    assert "rating" not in read_declaration(working_project, "all")["ratings"]["columns"]
     assert (
-        "write a number such as 3.5, or none" in new("x", "--ratings", "p", "--min-rating", "a")[1]
+        "write a number such as 3.5, or none"
+        in run_new("x", "--ratings", "p", "--min-rating", "a")[1]
     )
 
 
-def test_a_comma_for_a_point_is_seen(here: Project) -> None:
+def test_a_comma_for_a_point_is_seen(working_project: Project) -> None:
     header = "user_id;item_id;rating;timestamp"
-    written(
-        here.root / "a.csv", header, {"rating": lambda row: ("5", "4,5", "1,5")[row % 3]}, by=";"
+    write_ratings_file(
+        working_project.root / "a.csv",
+        header,
+        {"rating": lambda row: ("5", "4,5", "1,5")[row % 3]},
+        delimiter=";",
     )
-    code, said = new("shop", "--ratings", "a.csv")
-    assert code == 0, said
-    assert f"{len(ROWS) - len(ROWS[2::3]):,} count, of 60 users" in said
-    assert "cannot read" not in said
-    assert declared(here)["ratings"]["decimal"] == ","
+    code, output = run_new("shop", "--ratings", "a.csv")
+    assert code == 0, output
+    assert f"{len(ROWS) - len(ROWS[2::3]):,} count, of 60 users" in output
+    assert "cannot read" not in output
+    assert read_declaration(working_project)["ratings"]["decimal"] == ","
 
 
-def test_a_file_without_a_header_goes_by_position(here: Project) -> None:
-    written(here.root / "ratings.dat", "", by="::")
-    code, said = new("seen", "--ratings", "ratings.dat")
-    assert code == 0, said
+def test_a_file_without_a_header_goes_by_position(working_project: Project) -> None:
+    write_ratings_file(working_project.root / "ratings.dat", "", delimiter="::")
+    code, output = run_new("seen", "--ratings", "ratings.dat")
+    assert code == 0, output
     kinds = "1 numbers, such as 1, 2 numbers, such as 1, 3 numbers, such as 2, 4 times, such as 15"
-    assert f"ratings.dat has no header. Its columns: {kinds}" in said
+    assert f"ratings.dat has no header. Its columns: {kinds}" in output
     columns = {"user": 1, "item": 2, "rating": 3, "timestamp": 4}
-    assert declared(here, "seen")["ratings"]["columns"] == columns
-    written(here.root / "two.dat", "", {"again": lambda _: START}, by="::")
-    code, said = new("two", "--ratings", "two.dat")
+    assert read_declaration(working_project, "seen")["ratings"]["columns"] == columns
+    write_ratings_file(
+        working_project.root / "two.dat", "", {"again": lambda _: START}, delimiter="::"
+    )
+    code, output = run_new("two", "--ratings", "two.dat")
     assert code == 2
-    assert "two.dat has no header. Its columns: 1 numbers" in said
-    assert "5 times, such as 1500000000. Give them by position, from 1: --user COL" in said
+    assert "two.dat has no header. Its columns: 1 numbers" in output
+    assert "5 times, such as 1500000000. Give them by position, from 1: --user COL" in output
     positions = ("--user", "1", "--item", "2", "--rating", "3", "--time", "4")
-    assert new("shop", "--ratings", "ratings.dat", *positions[:-1], "when")[0] == 2
-    code, said = new("shop", "--ratings", "ratings.dat", *positions)
-    assert code == 0, said
-    ratings = declared(here)["ratings"]
+    assert run_new("shop", "--ratings", "ratings.dat", *positions[:-1], "when")[0] == 2
+    code, output = run_new("shop", "--ratings", "ratings.dat", *positions)
+    assert code == 0, output
+    ratings = read_declaration(working_project)["ratings"]
     assert ratings["delimiter"] == "::"
     assert ratings["columns"] == {"user": 1, "item": 2, "rating": 3, "timestamp": 4}
-    assert new("club", "--ratings", "ratings.dat", *positions[:-1], "5")[0] == 2
+    assert run_new("club", "--ratings", "ratings.dat", *positions[:-1], "5")[0] == 2
 
 
-def test_another_delimiter_and_times_as_people_write_them(here: Project) -> None:
+def test_another_delimiter_and_times_as_people_write_them(working_project: Project) -> None:
     def time(number: int) -> str:
         return f"{datetime.fromtimestamp(START + 86_400 * number, UTC):%d.%m.%Y %H:%M}"
 
-    written(here.root / "a.csv", "user_id;item_id;n;epoch;date", {"date": time}, by=";")
-    code, said = new("shop", "--ratings", "a.csv")
-    assert code == 0, said
-    ratings = declared(here)["ratings"]
+    write_ratings_file(
+        working_project.root / "a.csv",
+        "user_id;item_id;n;epoch;date",
+        {"date": time},
+        delimiter=";",
+    )
+    code, output = run_new("shop", "--ratings", "a.csv")
+    assert code == 0, output
+    ratings = read_declaration(working_project)["ratings"]
     assert (ratings["delimiter"], ratings["timestamp_format"]) == (";", "%d.%m.%Y %H:%M")
     assert ratings["columns"]["timestamp"] == "date"
     # The first rows do not tell which is the day.
-    written(here.root / "b.csv", "user_id,item_id,n,m,date", {"date": lambda _: "01/02/2024"})
-    code, said = new("club", "--ratings", "b.csv")
+    write_ratings_file(
+        working_project.root / "b.csv", "user_id,item_id,n,m,date", {"date": lambda _: "01/02/2024"}
+    )
+    code, output = run_new("club", "--ratings", "b.csv")
     assert code == 1
-    assert "such as '01/02/2024' (%d/%m/%Y or %m/%d/%Y?)" in said
-    code, said = new("club", "--ratings", "b.csv", "--time-format", "%d/%m/%Y")
-    assert code == 0, said
-    assert "2024-02-01 to 2024-02-01" in said
+    assert "such as '01/02/2024' (%d/%m/%Y or %m/%d/%Y?)" in output
+    code, output = run_new("club", "--ratings", "b.csv", "--time-format", "%d/%m/%Y")
+    assert code == 0, output
+    assert "2024-02-01 to 2024-02-01" in output
 
 
-def test_orders_in_parquet_files_have_one_column_of_times(here: Project) -> None:
-    (here.root / "orders").mkdir()
+def test_orders_in_parquet_files_have_one_column_of_times(working_project: Project) -> None:
+    (working_project.root / "orders").mkdir()
     for part in range(2):
         pl.DataFrame(
             {
@@ -185,21 +219,21 @@ def test_orders_in_parquet_files_have_one_column_of_times(here: Project) -> None
                 ],
                 "lines": [[1, 2]] * len(ROWS),
             }
-        ).write_parquet(here.root / "orders" / f"{part}.parquet")
-    code, said = new("shop", "--ratings", "orders/*.parquet")
-    assert code == 0, said
-    ratings = declared(here)["ratings"]
+        ).write_parquet(working_project.root / "orders" / f"{part}.parquet")
+    code, output = run_new("shop", "--ratings", "orders/*.parquet")
+    assert code == 0, output
+    ratings = read_declaration(working_project)["ratings"]
     assert ratings["source"] == "orders/*.parquet"
     assert ratings["format"] == "parquet"
     assert ratings["columns"] == {
         "user": "customer_id", "item": "sku", "timestamp": "ordered_at",
     }  # fmt: skip
-    assert "min_rating" not in declared(here)["interactions"]
-    assert f"orders/*.parquet: {2 * len(ROWS):,} rows, parquet" in said
+    assert "min_rating" not in read_declaration(working_project)["interactions"]
+    assert f"orders/*.parquet: {2 * len(ROWS):,} rows, parquet" in output
 
 
-def test_events_get_their_kinds(here: Project) -> None:
-    with (here.root / "events.jsonl").open("w") as file:
+def test_events_get_their_kinds(working_project: Project) -> None:
+    with (working_project.root / "events.jsonl").open("w") as file:
         for number, (user, item) in enumerate(ROWS):
             event = {
                 "visitorId": f"v{user}",
@@ -208,24 +242,26 @@ def test_events_get_their_kinds(here: Project) -> None:
                 "event": "buy" if number % 4 == 0 else "view",
             }
             file.write(json.dumps(event) + "\n")
-    code, said = new("shop", "--ratings", "events.jsonl")
-    assert code == 0, said
-    columns = declared(here)["ratings"]["columns"]
+    code, output = run_new("shop", "--ratings", "events.jsonl")
+    assert code == 0, output
+    columns = read_declaration(working_project)["ratings"]["columns"]
     assert columns["event_type"] == "event"
     assert columns["timestamp"] == "at"
     buys = len(ROWS[::4])
-    assert f"# Events: view ({len(ROWS) - buys:,}), buy ({buys:,})" in said
-    text = (here.package / "defs" / "shop" / "defs.yaml").read_text()
+    assert f"# Events: view ({len(ROWS) - buys:,}), buy ({buys:,})" in output
+    text = (working_project.package / "defs" / "shop" / "defs.yaml").read_text()
     assert "# filter: event <> 'view'" in text
 
 
-def test_items_are_looked_at_too(here: Project) -> None:
-    written(here.root / "ratings.csv", "userId,productId,rating,timestamp")
+def test_items_are_looked_at_too(working_project: Project) -> None:
+    write_ratings_file(working_project.root / "ratings.csv", "userId,productId,rating,timestamp")
     lines = [f"{item};Product, no. {item};{item}.5;A|B" for item in range(85)]
-    (here.root / "products.csv").write_text("\n".join(["id;name;price;category", *lines]))
-    code, said = new("shop", "--ratings", "ratings.csv", "--items", "products.csv")
-    assert code == 0, said
-    assert declared(here)["items"] == {
+    (working_project.root / "products.csv").write_text(
+        "\n".join(["id;name;price;category", *lines])
+    )
+    code, output = run_new("shop", "--ratings", "ratings.csv", "--items", "products.csv")
+    assert code == 0, output
+    assert read_declaration(working_project)["items"] == {
         "source": "products.csv",
         "delimiter": ";",
         "columns": {
@@ -235,33 +271,39 @@ def test_items_are_looked_at_too(here: Project) -> None:
             "numbers": {"PRICE": "price"},
         },
     }
-    assert "products.csv: 85 rows" in said
-    (here.root / "other.csv").write_text("id,name\nx,y\n")
-    code, said = new("club", "--ratings", "ratings.csv", "--items", "other.csv")
+    assert "products.csv: 85 rows" in output
+    (working_project.root / "other.csv").write_text("id,name\nx,y\n")
+    code, output = run_new("club", "--ratings", "ratings.csv", "--items", "other.csv")
     assert code == 0
-    assert "Warning: other.csv has only 0 of the 32 rated items" in said
-    (here.root / "odd.csv").write_text("a,b\nx,y\n")
-    code, said = new("pub", "--ratings", "ratings.csv", "--items", "odd.csv")
+    assert "Warning: other.csv has only 0 of the 32 rated items" in output
+    (working_project.root / "odd.csv").write_text("a,b\nx,y\n")
+    code, output = run_new("pub", "--ratings", "ratings.csv", "--items", "odd.csv")
     assert code == 2
-    assert "couldn't recognise the column with the item's id. Found: a, b" in said
+    assert "couldn't recognise the column with the item's id. Found: a, b" in output
 
 
-def test_columns_of_the_items_can_be_given_as_those_of_the_ratings(here: Project) -> None:
-    written(here.root / "ratings.csv", "userId,productId,rating,timestamp")
+def test_columns_of_the_items_can_be_given_as_those_of_the_ratings(
+    working_project: Project,
+) -> None:
+    write_ratings_file(working_project.root / "ratings.csv", "userId,productId,rating,timestamp")
     lines = [f"A|B#{item}#Product {item}#{item},5#7" for item in range(85)]
-    (here.root / "products.csv").write_text("\n".join(["what#key#called#cost#year", *lines]))
+    (working_project.root / "products.csv").write_text(
+        "\n".join(["what#key#called#cost#year", *lines])
+    )
     ask = ("--ratings", "ratings.csv", "--items", "products.csv")
-    code, said = new("shop", *ask, "--items-delimiter", "#")
+    code, output = run_new("shop", *ask, "--items-delimiter", "#")
     assert code == 2
     assert (
         "couldn't recognise the column with the item's id. Found: what, key, called, cost, year"
-        in said
+        in output
     )
-    assert "by name, or by position, from 1, if there is no header: --items-id" in said
-    told = ("--items-id", "key", "--items-title", "called", "--items-number", "cost")
-    code, said = new("shop", *ask, "--items-delimiter", "#", *told, "--items-category", "KIND=what")
-    assert code == 0, said
-    assert declared(here)["items"] == {
+    assert "by name, or by position, from 1, if there is no header: --items-id" in output
+    item_options = ("--items-id", "key", "--items-title", "called", "--items-number", "cost")
+    code, output = run_new(
+        "shop", *ask, "--items-delimiter", "#", *item_options, "--items-category", "KIND=what"
+    )
+    assert code == 0, output
+    assert read_declaration(working_project)["items"] == {
         "source": "products.csv",
         "delimiter": "#",
         "decimal": ",",
@@ -272,17 +314,19 @@ def test_columns_of_the_items_can_be_given_as_those_of_the_ratings(here: Project
             "numbers": {"YEAR": "year", "COST": "cost"},
         },
     }
-    assert "cannot read" not in said
+    assert "cannot read" not in output
     # Without a header.
-    (here.root / "products.csv").write_text("\n".join(line.replace("#", ";") for line in lines))
+    (working_project.root / "products.csv").write_text(
+        "\n".join(line.replace("#", ";") for line in lines)
+    )
     places = ("--items-id", "2", "--items-title", "3", "--items-category")
-    assert "needs a name: --items-category NAME=1" in new("club", *ask, *places, "1")[1]
-    code, said = new("club", *ask, *places, "KIND=1")
-    assert code == 0, said
-    items = declared(here, "club")["items"]
+    assert "needs a name: --items-category NAME=1" in run_new("club", *ask, *places, "1")[1]
+    code, output = run_new("club", *ask, *places, "KIND=1")
+    assert code == 0, output
+    items = read_declaration(working_project, "club")["items"]
     assert items["delimiter"] == ";"
     assert items["columns"] == {"item": 2, "title": 3, "categories": {"KIND": 1}}
-    for wrong, why in (
+    for wrong, reason in (
         (("--items-id", "keys"), "has no column 'keys' (item)"),
         (("--items-id", "9", "--items-title", "3"), "has 5 columns, so no column 9 (item)"),
         (("--items-id", "2", "--items-title", "called"), "all by name, or all by position"),
@@ -291,56 +335,62 @@ def test_columns_of_the_items_can_be_given_as_those_of_the_ratings(here: Project
             "by name, or by position, from 1, if there is no header: --items-title",
         ),
     ):
-        code, said = new("pub", *ask, *wrong)
-        assert (code, why in said) == (2, True), said
-    code, said = new("pub", "--ratings", "ratings.csv", "--items-id", "2")
+        code, output = run_new("pub", *ask, *wrong)
+        assert (code, reason in output) == (2, True), output
+    code, output = run_new("pub", "--ratings", "ratings.csv", "--items-id", "2")
     assert code == 2
-    assert "but not their file: --items FILE" in said
-    assert left(here) == ["club", "shop"]
+    assert "but not their file: --items FILE" in output
+    assert list_leftovers(working_project) == ["club", "shop"]
 
 
-def test_what_is_too_little_or_bad_is_reported(here: Project) -> None:
-    (here.root / "few.csv").write_text("user_id,item_id,timestamp\na,b,1500000000\n,c,1500000001\n")
-    code, said = new("shop", "--ratings", "few.csv")
+def test_what_is_too_little_or_bad_is_reported(working_project: Project) -> None:
+    (working_project.root / "few.csv").write_text(
+        "user_id,item_id,timestamp\na,b,1500000000\n,c,1500000001\n"
+    )
+    code, output = run_new("shop", "--ratings", "few.csv")
     assert code == 1
-    assert "cannot read 1 of 2 rows; the first is few.csv, line 3: no user" in said
-    assert "Fix the file, or drop such rows with --on-bad-rows skip" in said
-    code, said = new("shop", "--ratings", "few.csv", "--on-bad-rows", "skip")
+    assert "cannot read 1 of 2 rows; the first is few.csv, line 3: no user" in output
+    assert "Fix the file, or drop such rows with --on-bad-rows skip" in output
+    code, output = run_new("shop", "--ratings", "few.csv", "--on-bad-rows", "skip")
     assert code == 1
-    assert "it could not run: 1 interactions of 1 users" in said
-    assert "Personalize needs 20 interactions" in said
-    for source, code_wanted, wanted in (
+    assert "it could not run: 1 interactions of 1 users" in output
+    assert "Personalize needs 20 interactions" in output
+    for source, code_wanted, expected_output in (
         ("none.csv", 1, "there is no such file"),
         ("ftp://x/y.csv", 1, "ftp:// is not supported"),
         (".", 1, ""),
     ):
-        code, said = new("club", "--ratings", source)
-        assert (code, wanted in said) == (code_wanted, True)
-    (here.root / "wide.csv").write_text("user_id,item_id,timestamp" + ",x" * 300_000 + "\n1,2,3\n")
-    assert "wide.csv, line 1 has 300,003 columns" in new("club", "--ratings", "wide.csv")[1]
-    (here.root / "empty.csv").touch()
-    assert "empty.csv: it is empty" in new("club", "--ratings", "empty.csv")[1]
-    assert left(here) == []
+        code, output = run_new("club", "--ratings", source)
+        assert (code, expected_output in output) == (code_wanted, True)
+    (working_project.root / "wide.csv").write_text(
+        "user_id,item_id,timestamp" + ",x" * 300_000 + "\n1,2,3\n"
+    )
+    assert "wide.csv, line 1 has 300,003 columns" in run_new("club", "--ratings", "wide.csv")[1]
+    (working_project.root / "empty.csv").touch()
+    assert "empty.csv: it is empty" in run_new("club", "--ratings", "empty.csv")[1]
+    assert list_leftovers(working_project) == []
 
 
-def test_the_first_rows_are_shown_as_they_were_read(here: Project) -> None:
-    def local(number: int) -> str:
+def test_the_first_rows_are_shown_as_they_were_read(working_project: Project) -> None:
+    def write_local_time(number: int) -> str:
         return f"{datetime.fromtimestamp(START + 86_400 * number, UTC):%d.%m.%Y %H:%M}"
 
-    path = here.root / "orders.csv"
-    names = {"tag": lambda _: "Łódź", "name": lambda _: '5" plate', "at": local}
-    written(path, "customer_id;sku;n;epoch;tag;name;at", names, by=";")
+    path = working_project.root / "orders.csv"
+    names = {"tag": lambda _: "Łódź", "name": lambda _: '5" plate', "at": write_local_time}
+    write_ratings_file(path, "customer_id;sku;n;epoch;tag;name;at", names, delimiter=";")
     text = path.read_text() + "anonymous;1;1;2;x;y;01.01.2024 10:00\n;1;1;2;x;y;01.01.2024 10:00\n"
     path.write_bytes(text.encode("cp1250"))
-    asked = ("--no-quotes", "--encoding", "cp1250", "--timezone", "Asia/Tokyo", "--time", "at")
-    more = ("--null-value", "anonymous", "--on-bad-rows", "skip", "--event-type", "tag")
-    code, said = new("shop", "--ratings", "orders.csv", *asked, *more)
-    assert code == 0, said
-    assert "user  item  time (UTC)           event_type\n" in said
-    assert "1     1     2017-07-13 17:40:00  Łódź\n1     4     2017-07-14 17:40:00  Łódź\n" in said
+    options = ("--no-quotes", "--encoding", "cp1250", "--timezone", "Asia/Tokyo", "--time", "at")
+    more_options = ("--null-value", "anonymous", "--on-bad-rows", "skip", "--event-type", "tag")
+    code, output = run_new("shop", "--ratings", "orders.csv", *options, *more_options)
+    assert code == 0, output
+    assert "user  item  time (UTC)           event_type\n" in output
+    assert (
+        "1     1     2017-07-13 17:40:00  Łódź\n1     4     2017-07-14 17:40:00  Łódź\n" in output
+    )
     bad, line = f"2 of {len(ROWS) + 2:,} rows", f"line {len(ROWS) + 2}"
-    assert f"Warning: cannot read {bad}; the first is orders.csv, {line}" in said
-    attributes = declared(here)["ratings"]
+    assert f"Warning: cannot read {bad}; the first is orders.csv, {line}" in output
+    attributes = read_declaration(working_project)["ratings"]
     assert attributes["quotes"] is False
     assert attributes["encoding"] == "cp1250"
     assert attributes["timezone"] == "Asia/Tokyo"
@@ -348,18 +398,26 @@ def test_the_first_rows_are_shown_as_they_were_read(here: Project) -> None:
     assert attributes["on_bad_rows"] == "skip"
 
 
-def test_files_without_times_or_with_years_of_two_digits(here: Project) -> None:
-    (here.root / "plays.tsv").write_text("".join(f"u{user}\ti{item}\n" for user, item in ROWS))
-    code, said = new("fm", "--ratings", "plays.tsv", "--user", "1", "--item", "2")
+def test_files_without_times_or_with_years_of_two_digits(working_project: Project) -> None:
+    (working_project.root / "plays.tsv").write_text(
+        "".join(f"u{user}\ti{item}\n" for user, item in ROWS)
+    )
+    code, output = run_new("fm", "--ratings", "plays.tsv", "--user", "1", "--item", "2")
     assert code == 2
-    assert "(or --time none)" in said
-    asked = ("--user", "1", "--item", "2", "--time", "none")
-    code, said = new("fm", "--ratings", "plays.tsv", *asked)
-    assert code == 0, said
-    assert declared(here, "fm")["ratings"]["columns"] == {"user": 1, "item": 2, "timestamp": "none"}
-    written(here.root / "b.csv", "user_id,item_id,n,m,date", {"date": lambda _: "31.12.24"})
-    code, said = new("club", "--ratings", "b.csv")
+    assert "(or --time none)" in output
+    options = ("--user", "1", "--item", "2", "--time", "none")
+    code, output = run_new("fm", "--ratings", "plays.tsv", *options)
+    assert code == 0, output
+    assert read_declaration(working_project, "fm")["ratings"]["columns"] == {
+        "user": 1,
+        "item": 2,
+        "timestamp": "none",
+    }
+    write_ratings_file(
+        working_project.root / "b.csv", "user_id,item_id,n,m,date", {"date": lambda _: "31.12.24"}
+    )
+    code, output = run_new("club", "--ratings", "b.csv")
     assert code == 1
-    assert "such as '31.12.24' with a year of two digits (%y). Give it" in said
-    code, said = new("club", "--ratings", "b.csv", "--time-format", "%d.%m.%y")
-    assert code == 0, said
+    assert "such as '31.12.24' with a year of two digits (%y). Give it" in output
+    code, output = run_new("club", "--ratings", "b.csv", "--time-format", "%d.%m.%y")
+    assert code == 0, output

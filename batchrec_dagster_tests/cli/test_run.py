@@ -56,18 +56,20 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Project:
     return project
 
 
-def environment() -> dict[str, str]:
+def build_environment() -> dict[str, str]:
     """Nothing says where Dagster keeps its history; the project's code is that of its folder."""
-    ours = ("BATCHREC_", "DAGSTER_", "AWS_")
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-    return {**inherited, "PYTHONPATH": "."}
+    prefixes = ("BATCHREC_", "DAGSTER_", "AWS_")
+    other_variables = {
+        name: value for name, value in os.environ.items() if not name.startswith(prefixes)
+    }
+    return {**other_variables, "PYTHONPATH": "."}
 
 
-def in_a_pipe(project: Project, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run_in_pipe(project: Project, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [BATCHREC, "run", *arguments],
         cwd=project.root,
-        env=environment(),
+        env=build_environment(),
         capture_output=True,
         text=True,
         timeout=300,
@@ -75,47 +77,47 @@ def in_a_pipe(project: Project, *arguments: str) -> subprocess.CompletedProcess[
     )
 
 
-def on_a_terminal(project: Project, *arguments: str) -> tuple[int, list[str]]:
+def run_on_terminal(project: Project, *arguments: str) -> tuple[int, list[str]]:
     """The exit code, and what a terminal of 80 columns and 25 lines shows in the end."""
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 25, 80, 0, 0))
+    controller, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 25, 80, 0, 0))
     process = subprocess.Popen(
         [BATCHREC, "run", *arguments],
         cwd=project.root,
-        env={**environment(), "TERM": "xterm"},
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
+        env={**build_environment(), "TERM": "xterm"},
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
         start_new_session=True,
     )
-    os.close(theirs)
-    said = b""
+    os.close(terminal)
+    output = b""
     try:
-        while piece := os.read(ours, 65_536):
-            said += piece
+        while piece := os.read(controller, 65_536):
+            output += piece
     except OSError:  # so a terminal ends on Linux
         pass
-    os.close(ours)
-    return process.wait(300), screen(said.decode())
+    os.close(controller)
+    return process.wait(300), render_screen(output.decode())
 
 
-def screen(said: str) -> list[str]:
+def render_screen(output: str) -> list[str]:
     """The lines that remain: rich goes up and erases a line before it writes it again."""
-    lines, at = [""], 0
-    for part in re.findall(r"\x1b\[[?\d;]*[a-zA-Z]|\r|\n|[^\x1b\r\n]+", said):
+    lines, row = [""], 0
+    for part in re.findall(r"\x1b\[[?\d;]*[a-zA-Z]|\r|\n|[^\x1b\r\n]+", output):
         if part == "\n":
-            at += 1
-            lines += [""] * (at + 1 - len(lines))
+            row += 1
+            lines += [""] * (row + 1 - len(lines))
         elif part == "\x1b[2K":
-            lines[at] = ""
-        elif up := re.fullmatch(r"\x1b\[(\d+)A", part):
-            at -= int(up[1])
+            lines[row] = ""
+        elif cursor_up := re.fullmatch(r"\x1b\[(\d+)A", part):
+            row -= int(cursor_up[1])
         elif part[0] not in "\x1b\r":
-            lines[at] += part
+            lines[row] += part
     return [line.rstrip() for line in lines]
 
 
-def runs(project: Project) -> list[dg.DagsterRun]:
+def list_runs(project: Project) -> list[dg.DagsterRun]:
     """The runs that Dagster's web page shows, newest first."""
     with history(project) as instance:
         return [*instance.get_runs()]
@@ -129,56 +131,56 @@ def history(project: Project) -> Iterator[dg.DagsterInstance]:
             yield instance
 
 
-def stage_lines(said: str) -> list[list[str]]:
+def parse_stage_lines(output: str) -> list[list[str]]:
     """The name, status and details of each stage's line."""
-    found = []
-    for line in said.splitlines():
+    stages = []
+    for line in output.splitlines():
         if match := re.match(r"(\w+) +(done|failed|stopped) +[\d. a-z]*? s\b *(.*)", line):
-            found.append([*match.groups()])
-    return found
+            stages.append([*match.groups()])
+    return stages
 
 
 @pytest.mark.slow
 def test_a_run_in_a_pipe_says_a_line_a_stage_and_the_next_says_that_nothing_changed(
     shop: Project,
 ) -> None:
-    done = in_a_pipe(shop)
-    assert done.returncode == 0, done.stderr
-    lines = stage_lines(done.stdout)
+    result = run_in_pipe(shop)
+    assert result.returncode == 0, result.stderr
+    lines = parse_stage_lines(result.stdout)
     assert [name for name, _, _ in lines] == ASSETS
     assert {status for _, status, _ in lines} == {"done"}
     assert lines[1][2] == "1,598 of 1,800 rows kept"
     assert lines[5][2] == "1,500 rows for 60 users"
-    assert "shop: published edition 1 in " in done.stdout
-    said = " ".join(done.stdout.split())
-    assert re.search(r"Look before you send: .* NDCG@25 0\.\d{4} compared with 0\.\d{4} on", said)
-    assert "batchrec show 1 " in done.stdout
+    assert "shop: published edition 1 in " in result.stdout
+    output = " ".join(result.stdout.split())
+    assert re.search(r"Look before you send: .* NDCG@25 0\.\d{4} compared with 0\.\d{4} on", output)
+    assert "batchrec show 1 " in result.stdout
     # Where `make ui` looks, with the settings of the project.
-    (run,) = runs(shop)
+    (run,) = list_runs(shop)
     assert (run.job_name, run.status) == ("shop_refresh", dg.DagsterRunStatus.SUCCESS)
     settings = (shop.root / HOME / "dagster.yaml").read_text()
     assert settings.startswith((shop.root / "dagster.yaml").read_text())
 
-    code, shown = on_a_terminal(shop, "shop")
-    text = "\n".join(shown)
+    code, screen_lines = run_on_terminal(shop, "shop")
+    text = "\n".join(screen_lines)
     assert code == 0, text
-    assert len(shown) <= 25
-    assert max(len(line) for line in shown if BATCHREC not in line) <= 80
-    assert "last run" in shown[0]
-    table = shown[1 : 1 + len(ASSETS)]
+    assert len(screen_lines) <= 25
+    assert max(len(line) for line in screen_lines if BATCHREC not in line) <= 80
+    assert "last run" in screen_lines[0]
+    table = screen_lines[1 : 1 + len(ASSETS)]
     assert [line.split()[0] for line in table] == ASSETS
     assert all(line.split()[1] == "done" for line in table)
-    for what in ("copied", "imported", "trained", "inferred"):
-        assert f"unchanged: not {what} again" in text
+    for participle in ("copied", "imported", "trained", "inferred"):
+        assert f"unchanged: not {participle} again" in text
     assert "shop: the lists are unchanged (" in text
     assert ": edition 1 of 20" in text
     with history(shop) as instance:
-        logged = [entry.user_message for entry in instance.all_logs(runs(shop)[0].run_id)]
-    assert "60 users: unchanged: not inferred again" in logged
-    assert not [message for message in logged if "inferred in" in message]
+        messages = [entry.user_message for entry in instance.all_logs(list_runs(shop)[0].run_id)]
+    assert "60 users: unchanged: not inferred again" in messages
+    assert not [message for message in messages if "inferred in" in message]
 
 
-def another_run_imports(shop: Project) -> AbstractContextManager[None]:
+def hold_import_lease(shop: Project) -> AbstractContextManager[None]:
     """The lease on the import, so that a run that is started meanwhile waits there."""
     store = ObjectStore(folders={"storage": shop.storage})
     folder = "s3://storage/shop/leases/personalize_dataset/"
@@ -191,8 +193,8 @@ def test_ctrl_c_cancels_the_run_and_the_exit_code_of_a_failed_run_is_one(
 ) -> None:
     log = tmp_path / "log"
     with (
-        another_run_imports(shop),
-        started([BATCHREC, "run", "shop"], shop.root, environment(), log) as process,
+        hold_import_lease(shop),
+        started([BATCHREC, "run", "shop"], shop.root, build_environment(), log) as process,
     ):
         process.wait_for(
             lambda: "raw_ratings" in log.read_text() or None, "first stage", timeout=300
@@ -200,11 +202,11 @@ def test_ctrl_c_cancels_the_run_and_the_exit_code_of_a_failed_run_is_one(
         process.process.send_signal(signal.SIGINT)
         assert process.process.wait(300) == 130
     assert "shop: stopped after " in log.read_text()
-    assert runs(shop)[0].status == dg.DagsterRunStatus.CANCELED
+    assert list_runs(shop)[0].status == dg.DagsterRunStatus.CANCELED
 
     with (
-        another_run_imports(shop),
-        started([BATCHREC, "run", "shop"], shop.root, environment(), log) as process,
+        hold_import_lease(shop),
+        started([BATCHREC, "run", "shop"], shop.root, build_environment(), log) as process,
     ):
         process.wait_for(
             lambda: "raw_ratings" in log.read_text() or None, "first stage", timeout=300
@@ -213,60 +215,60 @@ def test_ctrl_c_cancels_the_run_and_the_exit_code_of_a_failed_run_is_one(
         # So a step ends that Polars cannot give the memory.
         os.kill(int(children.read_text()), signal.SIGABRT)
         assert process.process.wait(300) == 1
-    said = log.read_text()
+    log_text = log.read_text()
     assert re.search(
         r"^  the process of [\w, ]+ was killed by SIGABRT: memory most likely ran out\. Give the"
         r" machine .* more, .*, or prepare them on Spark",
-        said,
+        log_text,
         re.MULTILINE,
-    ), said
-    assert "Traceback" not in said
-    assert runs(shop)[0].status == dg.DagsterRunStatus.FAILURE
+    ), log_text
+    assert "Traceback" not in log_text
+    assert list_runs(shop)[0].status == dg.DagsterRunStatus.FAILURE
 
     write_ratings(shop.root / "few.csv", users=3)
     shop.declare(declaration("few", "few.csv"))
     try:
-        done = in_a_pipe(shop, "few")
+        result = run_in_pipe(shop, "few")
     finally:
         (shop.package / "defs/few/defs.yaml").unlink()
-    assert done.returncode == 1
-    lines = stage_lines(done.stdout)
+    assert result.returncode == 1
+    lines = parse_stage_lines(result.stdout)
     assert lines[-1][:2] == ["interactions", "failed"]
-    assert "few: failed after " in done.stderr
-    assert "interactions: " in done.stderr
-    assert "1,000" in done.stderr
-    assert f"/runs/{runs(shop)[0].run_id}" in done.stderr
-    assert "Traceback" not in done.stdout + done.stderr
+    assert "few: failed after " in result.stderr
+    assert "interactions: " in result.stderr
+    assert "1,000" in result.stderr
+    assert f"/runs/{list_runs(shop)[0].run_id}" in result.stderr
+    assert "Traceback" not in result.stdout + result.stderr
 
 
 @pytest.mark.slow
 def test_a_run_that_cannot_start_says_which_line_is_wrong(shop: Project) -> None:
     file = shop.declare(declaration("odd", "ratings.csv", no_such_setting=1))
     try:
-        done = in_a_pipe(shop, "odd")
+        result = run_in_pipe(shop, "odd")
     finally:
         file.unlink()
-    assert done.returncode == 1
-    assert re.search(r"odd: the run did not start. .*odd/defs.yaml, line \d+", done.stderr)
-    assert "no_such_setting" in done.stderr
+    assert result.returncode == 1
+    assert re.search(r"odd: the run did not start. .*odd/defs.yaml, line \d+", result.stderr)
+    assert "no_such_setting" in result.stderr
 
 
 @pytest.mark.slow
 def test_a_run_configuration_with_an_unknown_setting_is_named(shop: Project) -> None:
     file = shop.root / "force.yaml"
     file.write_text("ops:\n  shop__solution_version: {config: {force_tran: true}}\n")
-    done = in_a_pipe(shop, "shop", "-c", str(file))
-    assert done.returncode == 1
-    assert f'{file}: Received unexpected config entry "force_tran"' in done.stderr
-    assert "Traceback" not in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+    result = run_in_pipe(shop, "shop", "-c", str(file))
+    assert result.returncode == 1
+    assert f'{file}: Received unexpected config entry "force_tran"' in result.stderr
+    assert "Traceback" not in result.stderr
+    assert len(result.stderr.splitlines()) == 1
 
 
 # In this process
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         (b"ops:\n\tx: 1\n", "run.yaml, line 2: this is not YAML: found character"),
         (b"ops: caf\xe9\n", "run.yaml cannot be read: 'utf-8' codec"),
@@ -274,16 +276,18 @@ def test_a_run_configuration_with_an_unknown_setting_is_named(shop: Project) -> 
         (b"# later\n", "run.yaml: a run's settings start with ops:"),
     ],
 )
-def test_a_run_configuration_that_is_none_is_refused(here: Project, text: bytes, said: str) -> None:
-    here.declare(declaration("shop", "ratings.csv"))
-    (here.root / "run.yaml").write_bytes(text)
-    code, output = batchrec("run", "shop", "-c", "run.yaml")
+def test_a_run_configuration_that_is_none_is_refused(
+    working_project: Project, text: bytes, message: str
+) -> None:
+    working_project.declare(declaration("shop", "ratings.csv"))
+    (working_project.root / "run.yaml").write_bytes(text)
+    code, output = run_batchrec("run", "shop", "-c", "run.yaml")
     assert code == 1
-    assert output.startswith(f"Error: {said}")
+    assert output.startswith(f"Error: {message}")
 
 
 @pytest.fixture
-def here(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
+def working_project(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
     """A project in whose folder the commands run, without DAGSTER_HOME."""
     monkeypatch.delenv("DAGSTER_HOME", raising=False)
     monkeypatch.setenv("BATCHREC_HOME", str(project.root / ".batchrec"))
@@ -291,35 +295,35 @@ def here(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
     return project
 
 
-def job(project: Project, name: str) -> dg.JobDefinition:
+def find_job(project: Project, name: str) -> dg.JobDefinition:
     with definitions(project) as defs:
         return defs.resolve_job_def(f"{name}_refresh")
 
 
-def batchrec(*arguments: str) -> tuple[int, str]:
+def run_batchrec(*arguments: str) -> tuple[int, str]:
     result = CliRunner().invoke(main, arguments)
     return result.exit_code, result.output
 
 
-def test_a_pipeline_that_is_not_declared_is_not_found(here: Project) -> None:
-    assert batchrec("run")[0] == 2
-    assert "batchrec new NAME" in batchrec("run")[1]
-    here.declare(declaration("shop", "ratings.csv"))
-    here.declare(declaration("club", "ratings.csv"))
-    code, said = batchrec("run")
+def test_a_pipeline_that_is_not_declared_is_not_found(working_project: Project) -> None:
+    assert run_batchrec("run")[0] == 2
+    assert "batchrec new NAME" in run_batchrec("run")[1]
+    working_project.declare(declaration("shop", "ratings.csv"))
+    working_project.declare(declaration("club", "ratings.csv"))
+    code, output = run_batchrec("run")
     assert code == 2
-    assert "name one of the pipelines: club, shop" in said
-    code, said = batchrec("run", "shopp")
+    assert "name one of the pipelines: club, shop" in output
+    code, output = run_batchrec("run", "shopp")
     assert code == 3
-    assert "no pipeline 'shopp'. Declared: club, shop" in said
+    assert "no pipeline 'shopp'. Declared: club, shop" in output
 
 
 def test_dagster_s_home_is_in_batchrec_s_where_nothing_sets_it(
-    here: Project, monkeypatch: pytest.MonkeyPatch
+    working_project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (here.root / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
+    (working_project.root / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
     use_dagster_home()
-    home = here.root / HOME
+    home = working_project.root / HOME
     assert os.environ["DAGSTER_HOME"] == str(home)
     assert home.stat().st_mode & 0o077 == 0
     settings = yaml.safe_load((home / "dagster.yaml").read_text())
@@ -331,37 +335,40 @@ def test_dagster_s_home_is_in_batchrec_s_where_nothing_sets_it(
 
 
 def test_a_run_starts_before_this_process_opens_a_history_that_is_there(
-    here: Project, monkeypatch: pytest.MonkeyPatch
+    working_project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    here.declare(declaration("shop", "ratings.csv"))
-    done: list[str] = []
+    working_project.declare(declaration("shop", "ratings.csv"))
+    events: list[str] = []
 
     @contextmanager
-    def opened() -> Iterator[None]:
-        done.append("opened")
+    def open_instance() -> Iterator[None]:
+        events.append("opened")
         yield
 
-    def started(command: list[str], **options: object) -> None:
-        done.append("started")
+    def start_process(command: list[str], **options: object) -> None:
+        events.append("started")
         raise OSError
 
     # By name, the package's attribute `run` is the command.
-    monkeypatch.setattr(sys.modules["batchrec_dagster.cli.run"], "dagster_instance", opened)
-    monkeypatch.setattr(subprocess, "Popen", started)
-    (here.root / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
+    monkeypatch.setattr(sys.modules["batchrec_dagster.cli.run"], "dagster_instance", open_instance)
+    monkeypatch.setattr(subprocess, "Popen", start_process)
+    (working_project.root / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
     CliRunner().invoke(main, ["run", "shop"])
-    assert done == ["opened", "started"]  # Of two processes that make databases, Dagster fails one.
-    (here.root / HOME / "schedules").mkdir()
-    (here.root / HOME / "schedules/schedules.db").touch()
-    done.clear()
+    assert events == [
+        "opened",
+        "started",
+    ]  # Of two processes that make databases, Dagster fails one.
+    (working_project.root / HOME / "schedules").mkdir()
+    (working_project.root / HOME / "schedules/schedules.db").touch()
+    events.clear()
     CliRunner().invoke(main, ["run", "shop"])
-    assert done == ["started"]
+    assert events == ["started"]
 
 
-def test_a_storage_that_the_project_declares_stays(here: Project) -> None:
-    declared = "storage: {sqlite: {base_dir: /var/lib/shop}}\n"
-    (here.root / "dagster.yaml").write_text(declared)
-    assert (use_dagster_home() / "dagster.yaml").read_text() == declared
+def test_a_storage_that_the_project_declares_stays(working_project: Project) -> None:
+    storage_yaml = "storage: {sqlite: {base_dir: /var/lib/shop}}\n"
+    (working_project.root / "dagster.yaml").write_text(storage_yaml)
+    assert (use_dagster_home() / "dagster.yaml").read_text() == storage_yaml
 
 
 @pytest.mark.slow
@@ -372,8 +379,8 @@ def test_a_stage_that_waits_for_another_try_says_when_and_why() -> None:
     def sink() -> None:
         if not tries:
             tries.append(1)
-            refused = SinkUnavailableError("cannot write the table lists: connection refused")
-            raise dg.RetryRequested(seconds_to_wait=0.1) from refused
+            error = SinkUnavailableError("cannot write the table lists: connection refused")
+            raise dg.RetryRequested(seconds_to_wait=0.1) from error
 
     @dg.job(executor_def=dg.in_process_executor)
     def shop_refresh() -> None:
@@ -382,38 +389,40 @@ def test_a_stage_that_waits_for_another_try_says_when_and_why() -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         run = shop_refresh.execute_in_process(instance=instance).dagster_run
         view = RunStages(instance, run)
-        said = [" ".join(view.format_line(stage).split()) for stage in view.update()]
-    again = "tries again in 0.1 s: cannot write the table lists: connection refused"
-    assert re.fullmatch(rf"sink retrying [\d.]+ s {again}", said[0])
-    assert re.match(r"sink done [\d.]+ s", said[1])
-    assert len(said) == 2
+        lines = [" ".join(view.format_line(stage).split()) for stage in view.update()]
+    retry_comment = "tries again in 0.1 s: cannot write the table lists: connection refused"
+    assert re.fullmatch(rf"sink retrying [\d.]+ s {retry_comment}", lines[0])
+    assert re.match(r"sink done [\d.]+ s", lines[1])
+    assert len(lines) == 2
 
 
 def test_a_long_id_moves_no_other_comment() -> None:
     commands = {"batchrec open": "the report", f"batchrec show {'x' * 200}": "a list"}
-    said = align_comments({**commands, "batchrec ui": "this run"})
-    assert said[0] == "batchrec open  # the report"
-    assert said[1].endswith("xx  # a list")
-    assert said[2] == "batchrec ui    # this run"
+    aligned_commands = align_comments({**commands, "batchrec ui": "this run"})
+    assert aligned_commands[0] == "batchrec open  # the report"
+    assert aligned_commands[1].endswith("xx  # a list")
+    assert aligned_commands[2] == "batchrec ui    # this run"
 
 
 def test_pipelines_are_listed_with_their_last_run_and_edition_and_the_report_opens(
-    here: Project, monkeypatch: pytest.MonkeyPatch
+    working_project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    browser = here.root / "browser"
-    browser.write_text(f'#!/bin/sh\necho "$1" > {here.root / "opened"}\n')
+    browser = working_project.root / "browser"
+    browser.write_text(f'#!/bin/sh\necho "$1" > {working_project.root / "opened"}\n')
     browser.chmod(0o755)
     monkeypatch.setenv("BROWSER", str(browser))
-    here.declare(declaration("club", "ratings.csv"))
-    here.declare(declaration("shop", write_ratings(here.root / "ratings.csv")))
-    code, said = batchrec("open")
+    working_project.declare(declaration("club", "ratings.csv"))
+    working_project.declare(
+        declaration("shop", write_ratings(working_project.root / "ratings.csv"))
+    )
+    code, output = run_batchrec("open")
     assert code == 3
-    assert "no report yet" in said
+    assert "no report yet" in output
     use_dagster_home()
     with dg.DagsterInstance.get() as instance:
-        done = refresh(here, "shop", instance, report=True)
-        assert done.success
-        view = RunStages(instance, done.dagster_run)
+        result = refresh(working_project, "shop", instance, report=True)
+        assert result.success
+        view = RunStages(instance, result.dagster_run)
         assert [stage.name for stage in view.update()] == ASSETS
         # The run before is this one: so long it took.
         assert all(stage.last_duration is not None for stage in view.stages.values())
@@ -422,88 +431,92 @@ def test_pipelines_are_listed_with_their_last_run_and_edition_and_the_report_ope
         )
 
         # As `batchrec run` ends a run whose process was killed.
-        killed = instance.create_run_for_job(job(here, "shop"))
-        view = RunStages(instance, killed)
-        instance.report_run_failed(killed, "The run's process was killed")
+        stopped_run = instance.create_run_for_job(find_job(working_project, "shop"))
+        view = RunStages(instance, stopped_run)
+        instance.report_run_failed(stopped_run, "The run's process was killed")
         assert [*view.update()] == []
         assert view.errors == ["The run's process was killed"]
         view.finish()
         assert {stage.status for stage in view.stages.values()} == {"not run"}
 
-    code, said = batchrec("list")
+    code, output = run_batchrec("list")
     assert code == 0
-    rows = [line.split() for line in said.splitlines()[2:]]
+    rows = [line.split() for line in output.splitlines()[2:]]
     assert rows[0] == ["club", "never", "none"]
     assert rows[1][:2] == ["shop", "failed"]
     assert rows[1][-4] == "1"
     assert rows[1][-1] == "60"
-    others = "Published in this storage too, but not declared here: old\n"
-    assert others not in said
-    shutil.copytree(here.storage / "shop", here.storage / "old")
-    assert batchrec("list")[1] == f"{said}{others}"
-    shutil.rmtree(here.storage / "old")
-    (club, shop) = json.loads(batchrec("list", "--json")[1])
+    notice = "Published in this storage too, but not declared here: old\n"
+    assert notice not in output
+    shutil.copytree(working_project.storage / "shop", working_project.storage / "old")
+    assert run_batchrec("list")[1] == f"{output}{notice}"
+    shutil.rmtree(working_project.storage / "old")
+    (club, shop) = json.loads(run_batchrec("list", "--json")[1])
     assert club == {"pipeline": "club", "last_run": None, "edition": None}
-    assert shop["last_run"]["run_id"] == killed.run_id
+    assert shop["last_run"]["run_id"] == stopped_run.run_id
     assert shop["last_run"]["status"] == "FAILURE"
     assert shop["edition"]["number"] == 1
 
-    report = here.storage / "shop/curated/report/index.html"
-    assert batchrec("open") == (0, ".batchrec/storage/shop/curated/report/index.html\n")
-    assert (here.root / "opened").read_text() == f"{report.as_uri()}\n"
-    code, said = batchrec("open", "--pipeline", "club")
+    report = working_project.storage / "shop/curated/report/index.html"
+    assert run_batchrec("open") == (0, ".batchrec/storage/shop/curated/report/index.html\n")
+    assert (working_project.root / "opened").read_text() == f"{report.as_uri()}\n"
+    code, output = run_batchrec("open", "--pipeline", "club")
     assert code == 3
-    assert "no report yet. Make one: " in said
-    code, said = batchrec("open", "--pipeline", "clubb")
+    assert "no report yet. Make one: " in output
+    code, output = run_batchrec("open", "--pipeline", "clubb")
     assert code == 3
-    assert "no pipeline 'clubb'. Declared: club, shop" in said
+    assert "no pipeline 'clubb'. Declared: club, shop" in output
 
 
-def test_the_web_page_opens_only_if_it_runs(here: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_web_page_opens_only_if_it_runs(
+    working_project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("BROWSER", "true")
     server = HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
     port = str(server.server_port)
-    assert batchrec("open", "ui", "--port", port) == (0, f"http://127.0.0.1:{port}\n")
+    assert run_batchrec("open", "ui", "--port", port) == (0, f"http://127.0.0.1:{port}\n")
     server.server_close()
     with socket.socket() as mute:  # nobody else listens there meanwhile
         mute.bind(("127.0.0.1", 0))
-        code, said = batchrec("open", "ui", "--port", str(mute.getsockname()[1]))
+        code, output = run_batchrec("open", "ui", "--port", str(mute.getsockname()[1]))
     assert code == 1
-    assert "batchrec ui" in said
+    assert "batchrec ui" in output
 
 
-def test_check_is_strict_and_names_each_line(here: Project) -> None:
-    here.declare(declaration("shop", "ratings.csv"))
-    code, said = batchrec("check")
-    assert (code, said.rpartition(": ")[2]) == (0, "shop\n")
-    here.declare(declaration("club", "ratings.csv", recommendations={"num_result": 5}))
-    code, said = batchrec("check")
+def test_check_is_strict_and_names_each_line(working_project: Project) -> None:
+    working_project.declare(declaration("shop", "ratings.csv"))
+    code, output = run_batchrec("check")
+    assert (code, output.rpartition(": ")[2]) == (0, "shop\n")
+    working_project.declare(declaration("club", "ratings.csv", recommendations={"num_result": 5}))
+    code, output = run_batchrec("check")
     assert code == 1
-    assert re.search(r"club/defs\.yaml, line \d+: recommendations\.num_result: ", said)
-    assert "did you mean num_results?" in said
-    assert "Warning" not in said
+    assert re.search(r"club/defs\.yaml, line \d+: recommendations\.num_result: ", output)
+    assert "did you mean num_results?" in output
+    assert "Warning" not in output
 
 
 @pytest.mark.slow
-def test_an_asset_of_ones_own_in_defs_brings_no_notices_of_dagster(here: Project) -> None:
-    here.declare(declaration("shop", "ratings.csv"))
+def test_an_asset_of_ones_own_in_defs_brings_no_notices_of_dagster(
+    working_project: Project,
+) -> None:
+    working_project.declare(declaration("shop", "ratings.csv"))
     own = "import dagster as dg\n\n\n@dg.asset\ndef top10() -> None: ...\n"
-    (here.package / "defs" / "top10.py").write_text(own)
-    done = here.run("batchrec", "check")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.endswith("load: shop\n")
+    (working_project.package / "defs" / "top10.py").write_text(own)
+    result = working_project.run("batchrec", "check")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.endswith("load: shop\n")
 
 
 @pytest.mark.parametrize(
-    ("seconds", "said"),
+    ("seconds", "text"),
     [(None, ""), (0.04, "0.0 s"), (9.96, "10 s"), (59.6, "1 min 00 s"), (7_790, "2 h 09 min")],
 )
-def test_durations_are_short(seconds: float | None, said: str) -> None:
-    assert format_duration(seconds) == said
+def test_durations_are_short(seconds: float | None, text: str) -> None:
+    assert format_duration(seconds) == text
 
 
 @pytest.mark.parametrize(
-    ("metadata", "said"),
+    ("metadata", "text"),
     [
         ({"outcome": "unchanged: not copied again", "dagster/row_count": 3}, "unchanged: not"),
         ({"dagster/row_count": 1_000, "rows_read": 2_000, "users": 5}, "1,000 of 2,000 rows kept"),
@@ -517,6 +530,6 @@ def test_durations_are_short(seconds: float | None, said: str) -> None:
         ({}, ""),
     ],
 )
-def test_counts_of_a_stage(metadata: dict[str, object], said: str) -> None:
-    assert summarize_metadata(metadata).startswith(said)
-    assert bool(summarize_metadata(metadata)) == bool(said)
+def test_counts_of_a_stage(metadata: dict[str, object], text: str) -> None:
+    assert summarize_metadata(metadata).startswith(text)
+    assert bool(summarize_metadata(metadata)) == bool(text)

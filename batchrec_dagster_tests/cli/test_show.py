@@ -83,7 +83,9 @@ def publish(
     lists = [
         (user, rank, item, chance.random())
         for i, user in enumerate(users)
-        for rank, item in enumerate([it for j, it in enumerate(items) if not (i + j) % 3], 1)
+        for rank, item in enumerate(
+            [candidate for j, candidate in enumerate(items) if not (i + j) % 3], 1
+        )
     ]
     frame = pl.DataFrame(
         lists,
@@ -99,10 +101,10 @@ def publish(
         pl.DataFrame({"item_id": list(items), "title": titles}).write_parquet(
             folder / "transformed/item_titles/item_titles.parquet"
         )
-    return storage_of(root)
+    return open_storage(root)
 
 
-def storage_of(root: Path) -> StorageResource:
+def open_storage(root: Path) -> StorageResource:
     deployment = Deployment.from_environment({"BATCHREC_HOME": str(root)})
     storage: StorageResource = deployment.storage_resource
     return storage
@@ -122,69 +124,72 @@ def show(*arguments: str) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
-def pipelines(*arguments: str) -> list[dict[str, Any]]:
-    code, said = show(*arguments, "--json")
-    assert code == 0, said
-    found: list[dict[str, Any]] = json.loads(said)["pipelines"]
-    return found
+def show_pipelines(*arguments: str) -> list[dict[str, Any]]:
+    code, output = show(*arguments, "--json")
+    assert code == 0, output
+    pipelines: list[dict[str, Any]] = json.loads(output)["pipelines"]
+    return pipelines
 
 
 def test_a_users_history_and_list_are_shown(home: Path) -> None:
     publish(home, titles=[f"Item, no. {number}" for number in range(20)])
-    code, said = show("u3")
+    code, output = show("u3")
     assert code == 0
-    lines = said.splitlines()
+    lines = output.splitlines()
     assert lines[0] == "User u3 in shop"
     assert "History: latest 13 of 13 interactions" in lines
     assert "2017-07-14 03:02  i19   Item, no. 19" in lines
     assert "Recommended: 7 items" in lines
     assert "2  i03   Item, no. 3   Item, no. 19    13" in lines
-    assert "\x1b" not in said
-    assert not re.search("[│┃━─]", said)
+    assert "\x1b" not in output
+    assert not re.search("[│┃━─]", output)
 
 
 def test_explanations_are_those_of_the_report(home: Path) -> None:
-    published = PublishedResults(publish(home), "shop")
+    published_results = PublishedResults(publish(home), "shop")
     for user in ("u0", "u7"):
-        found = lookup.find_user(published, user)
-        assert found is not None
-        with published.open_interactions() as (interactions, _):
+        found_user = lookup.find_user(published_results, user)
+        assert found_user is not None
+        with published_results.open_interactions() as (interactions, _):
             table = home / "storage/shop/curated/recommendations/recommendations.parquet"
             tables = RunTables(interactions, pl.scan_parquet(table), pl.LazyFrame())
             report = collect_people(tables, count_tables(tables))
-        (theirs,) = [person for person in report.people if person[0] == user]
+        (reported_person,) = [person for person in report.people if person[0] == user]
         ids = [item[0] for item in report.items]
-        flat = iter(theirs[3])
-        assert [(got.item, got.because, got.users_with_both) for got in found.recommendations] == [
-            (ids[item], ids[because], both)
-            for item, because, both in zip(flat, flat, flat, strict=True)
+        flat = iter(reported_person[3])
+        assert [
+            (recommendation.item, recommendation.because, recommendation.users_with_both)
+            for recommendation in found_user.recommendations
+        ] == [
+            (ids[item], ids[because], shared_users)
+            for item, because, shared_users in zip(flat, flat, flat, strict=True)
         ]
 
 
 def test_programs_get_one_json_document(home: Path) -> None:
     publish(home)
-    (found,) = pipelines("u3")
-    assert found["pipeline"] == "shop"
-    assert found["interactions"] == 13
-    assert found["history"][0] == {
+    (pipeline,) = show_pipelines("u3")
+    assert pipeline["pipeline"] == "shop"
+    assert pipeline["interactions"] == 13
+    assert pipeline["history"][0] == {
         "time": "2017-07-14T03:02:00Z", "item": "i19", "title": None, "event": None,
     }  # fmt: skip
-    assert [got["item"] for got in found["recommendations"]] == [
+    assert [recommendation["item"] for recommendation in pipeline["recommendations"]] == [
         f"i{n:02}" for n in range(0, 20, 3)
     ]
-    assert {got["because"] for got in found["recommendations"]} == {"i19"}
-    assert all(0 < got["score"] < 1 for got in found["recommendations"])
+    assert {recommendation["because"] for recommendation in pipeline["recommendations"]} == {"i19"}
+    assert all(0 < recommendation["score"] < 1 for recommendation in pipeline["recommendations"])
 
 
 def test_an_item_shows_its_lists_and_similar_items(home: Path) -> None:
     publish(home)
-    code, said = show("--item", "i04")
+    code, output = show("--item", "i04")
     assert code == 0
-    assert "in 13 of 40 lists (32.5%), mean rank 2.0" in said
-    assert "27 interactions from 27 users, latest 2017-07-14 03:23" in said
-    (found,) = pipelines("--item", "i04")
-    assert found["first_users"][0] == {"user_id": "u11", "rank": 2}
-    similar = [(other["item"], other["users_with_both"]) for other in found["neighbours"]]
+    assert "in 13 of 40 lists (32.5%), mean rank 2.0" in output
+    assert "27 interactions from 27 users, latest 2017-07-14 03:23" in output
+    (pipeline,) = show_pipelines("--item", "i04")
+    assert pipeline["first_users"][0] == {"user_id": "u11", "rank": 2}
+    similar = [(other["item"], other["users_with_both"]) for other in pipeline["neighbours"]]
     assert similar[:6] == [(f"i{number:02}", 27) for number in (1, 7, 10, 13, 16, 19)]
     assert len(similar) == 10
 
@@ -209,9 +214,9 @@ def test_items_without_a_score_are_marked_where_personalize_added_them(home: Pat
             writer.write(lists.to_arrow(compat_level=pl.CompatLevel.oldest()))
             writer.finish({**about, "made_at": "2026-05-01T03:00:00+00:00"})
         PublishedTable(storage.store, place).publish(writer.path, keep=0)
-        [found] = pipelines("u0")
-        marked = [item["rank"] for item in found["recommendations"] if item["padding"]]
-        assert marked == ([6, 7] if padding else [])
+        [pipeline] = show_pipelines("u0")
+        padding_ranks = [item["rank"] for item in pipeline["recommendations"] if item["padding"]]
+        assert padding_ranks == ([6, 7] if padding else [])
         note = "Popular items that Personalize added, without a score: #6, #7."
         assert (note in show("u0")[1]) is bool(padding)
 
@@ -222,7 +227,7 @@ def test_kinds_of_events_are_shown_where_there_are_several(home: Path) -> None:
     frame = pl.read_csv(file).with_row_index()
     kinds = pl.when(pl.col("index") % 3 == 0).then(pl.lit("buy")).otherwise(pl.lit("view"))
     frame.drop("index").with_columns(EVENT_TYPE=frame.select(kinds).to_series()).write_csv(file)
-    assert {had["event"] for had in pipelines("u3")[0]["history"]} == {"buy", "view"}
+    assert {had["event"] for had in show_pipelines("u3")[0]["history"]} == {"buy", "view"}
     assert "when (UTC)        event  item" in show("u3")[1]
 
 
@@ -234,9 +239,9 @@ def test_what_does_not_exist_is_an_error_with_its_exit_code(home: Path) -> None:
     )
     assert not (home / "storage").exists()
     publish(home)
-    code, said = show("U3")
+    code, output = show("U3")
     assert code == 3
-    assert "no user U3 in shop (ids are case-sensitive). Nearest: u3" in said
+    assert "no user U3 in shop (ids are case-sensitive). Nearest: u3" in output
     assert "Nearest" not in show("nobody")[1]
     assert f"It is an item: batchrec show --item {ITEMS[0]}" in show(ITEMS[0])[1]
     assert show("--item", "\x1b[2J")[0] == 3
@@ -245,9 +250,9 @@ def test_what_does_not_exist_is_an_error_with_its_exit_code(home: Path) -> None:
     assert show("u3", "--item", "i01")[0] == 2
     assert show("u3", "u4")[0] == 2
     (home / "storage/shop/curated/recommendations/recommendations.parquet").write_bytes(b"PAR1")
-    code, said = show("u3")
+    code, output = show("u3")
     assert code == 1
-    assert "recommendations.parquet" in said
+    assert "recommendations.parquet" in output
 
 
 def test_lists_are_shown_where_dagsters_history_cannot_be_opened(home: Path) -> None:
@@ -256,20 +261,22 @@ def test_lists_are_shown_where_dagsters_history_cannot_be_opened(home: Path) -> 
     result = CliRunner().invoke(main, ["show"])
     assert result.exit_code == 0, result.output
     assert "table" in result.stdout
-    why = f"cannot open Dagster's history of {home}/dagster: unable to open database file"
-    assert f"Shown without the runs: {why}" in result.stderr
+    message = f"cannot open Dagster's history of {home}/dagster: unable to open database file"
+    assert f"Shown without the runs: {message}" in result.stderr
     result = CliRunner().invoke(main, ["list"])
     assert result.exit_code == 1
-    assert f"Error: {why}" in result.stderr
+    assert f"Error: {message}" in result.stderr
 
 
 def test_all_pipelines_are_searched(home: Path) -> None:
     publish(home)
     publish(home, "club", users=["u3", "only"], items=["a", "b", "c"])
-    assert [found["pipeline"] for found in pipelines("u3")] == ["club", "shop"]
-    assert [found["pipeline"] for found in pipelines("only")] == ["club"]
-    assert [found["pipeline"] for found in pipelines("u3", "--pipeline", "shop")] == ["shop"]
-    assert [found["users"] for found in pipelines()] == [2, 40]
+    assert [pipeline["pipeline"] for pipeline in show_pipelines("u3")] == ["club", "shop"]
+    assert [pipeline["pipeline"] for pipeline in show_pipelines("only")] == ["club"]
+    assert [pipeline["pipeline"] for pipeline in show_pipelines("u3", "--pipeline", "shop")] == [
+        "shop"
+    ]
+    assert [pipeline["users"] for pipeline in show_pipelines()] == [2, 40]
 
 
 def test_the_summary_needs_no_dagster_instance(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -279,15 +286,15 @@ def test_the_summary_needs_no_dagster_instance(home: Path, monkeypatch: pytest.M
     name = "normalized_discounted_cumulative_gain_at_25"
     record = {"metrics": {name: 0.2}, "popularity_metrics": {name: 0.1}}
     (records / "solution_version.json").write_text(json.dumps(record))
-    code, said = show()
+    code, output = show()
     assert code == 0
-    assert "NDCG@25       0.2000, compared with 0.1000 for the most popular items" in said
-    assert "lists         267 recommendations for 40 users" in said
-    assert "try           batchrec show u0\n" in said
+    assert "NDCG@25       0.2000, compared with 0.1000 for the most popular items" in output
+    assert "lists         267 recommendations for 40 users" in output
+    assert "try           batchrec show u0\n" in output
     monkeypatch.setenv("DAGSTER_HOME", str(home / "nowhere"))
-    code, said = show()
+    code, output = show()
     assert code == 1
-    assert "nowhere" in said
+    assert "nowhere" in output
 
 
 def test_a_published_table_says_what_it_is(home: Path) -> None:
@@ -299,17 +306,19 @@ def test_a_published_table_says_what_it_is(home: Path) -> None:
         for rows in (frame.head(100), frame.tail(-100)):
             writer.write(rows.to_arrow(compat_level=pl.CompatLevel.oldest()))
         writer.finish({**about, "metrics": {name: 0.3}, "popularity_metrics": {}})
-    published = PublishedTable(storage.store, storage.uri(StorageKeys("shop").recommendations))
-    published.publish(writer.path, keep=0)
-    (summary,) = pipelines()
+    published_table = PublishedTable(
+        storage.store, storage.uri(StorageKeys("shop").recommendations)
+    )
+    published_table.publish(writer.path, keep=0)
+    (summary,) = show_pipelines()
     assert (summary["rows"], summary["users"], summary["edition"]) == (267, 40, 7)
     assert (summary["made"], summary["ndcg_at_25"]) == ("2026-05-01T03:00:00Z", 0.3)
     assert "(edition 7)" in show()[1]
     for user in frame.get_column("user_id").unique():
-        (found,) = pipelines(user)
-        items = [got["item"] for got in found["recommendations"]]
+        (pipeline,) = show_pipelines(user)
+        items = [recommendation["item"] for recommendation in pipeline["recommendations"]]
         assert items == frame.filter(pl.col("user_id") == user).get_column("item_id").to_list()
-    assert pipelines("--item", "i04")[0]["in_lists"] == 13
+    assert show_pipelines("--item", "i04")[0]["in_lists"] == 13
 
 
 def test_the_deployment_is_found_in_the_env_file(
@@ -329,15 +338,17 @@ def test_hostile_data_is_shown_as_text(home: Path, width: int | None) -> None:
     # Ids have no line breaks and no NUL, and 256 characters at most.
     ids = [re.sub("[\n\r\x00]", "", text)[:256] for text in HOSTILE]
     storage = publish(home, users=ids, items=ids, titles=HOSTILE)
-    shown = ""
+    output = ""
     for user in ids:
-        found = lookup.find_user(PublishedResults(storage, "shop"), user)
-        assert found is not None
-        seen = as_text(found, width, with_runs=True)
-        assert_harmless(seen)
-        widths = [cell_len(re.sub("\x1b\\[[0-9;]*m", "", line)) for line in seen.splitlines()]
+        found_user = lookup.find_user(PublishedResults(storage, "shop"), user)
+        assert found_user is not None
+        terminal_text = as_text(found_user, width, with_runs=True)
+        assert_harmless(terminal_text)
+        widths = [
+            cell_len(re.sub("\x1b\\[[0-9;]*m", "", line)) for line in terminal_text.splitlines()
+        ]
         assert width is None or max(widths) <= width
-        shown += as_text(found, 1_000, with_runs=True)
+        output += as_text(found_user, 1_000, with_runs=True)
     for text in (
         "\\x1b[31mred",
         "[red]markup[/red]",
@@ -346,7 +357,7 @@ def test_hostile_data_is_shown_as_text(home: Path, width: int | None) -> None:
         "مرحبا",
         "👩‍👩‍👧‍👦",
     ):
-        assert text in shown
+        assert text in output
     item = lookup.find_item(PublishedResults(storage, "shop"), ids[0])
     assert item is not None
     assert_harmless(as_text(item, width, with_runs=True))
@@ -354,20 +365,20 @@ def test_hostile_data_is_shown_as_text(home: Path, width: int | None) -> None:
     assert_harmless(show()[1])
 
 
-def assert_harmless(seen: str) -> None:
+def assert_harmless(text: str) -> None:
     """Nothing but colours and lines ends reaches the terminal."""
-    seen = re.sub("\x1b\\[[0-9;]*m", "", seen)
-    bad = [c for c in seen if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp")]
+    text = re.sub("\x1b\\[[0-9;]*m", "", text)
+    bad = [c for c in text if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp")]
     assert set(bad) <= {"\n", "\u200d"}
 
 
 @given(st.text(st.characters()))
 @settings(deadline=None)
 def test_no_text_reaches_the_terminal_raw(text: str) -> None:
-    seen = escape_invisible(text)
-    assert not [c for c in seen if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp")]
-    assert not re.search("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]", seen)
-    assert escape_invisible(seen) == seen
+    escaped_text = escape_invisible(text)
+    assert not [c for c in escaped_text if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp")]
+    assert not re.search("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]", escaped_text)
+    assert escape_invisible(escaped_text) == escaped_text
 
 
 def test_an_ascii_pipe_is_no_error(home: Path) -> None:
@@ -384,7 +395,7 @@ def test_of_a_large_table_in_s3_only_a_part_is_read_for_one_user(
     items = [f"item-{number:02}" for number in range(75)]
     publish(tmp_path, users=users, items=items, rows_of_a_group=5_000)
     environment = {
-        "BATCHREC_STORAGE": f"s3://{s3.new_bucket()}/lists",
+        "BATCHREC_STORAGE": f"s3://{s3.create_bucket()}/lists",
         "AWS_ENDPOINT_URL_S3": s3.endpoint,
         "AWS_ACCESS_KEY_ID": OWNER.access,
         "AWS_SECRET_ACCESS_KEY": OWNER.secret,
@@ -397,19 +408,19 @@ def test_of_a_large_table_in_s3_only_a_part_is_read_for_one_user(
     folder = tmp_path / "storage"
     for path in folder.rglob("*.*"):
         storage.store.put(storage.uri(str(path.relative_to(folder))), path)
-    fetched = 0
+    bytes_read = 0
     fetch = ObjectStore.read_range
 
-    def counted(store: ObjectStore, uri: str, start: int, length: int, etag: str) -> bytes:
-        nonlocal fetched
-        fetched += length
+    def read_and_count(store: ObjectStore, uri: str, start: int, length: int, etag: str) -> bytes:
+        nonlocal bytes_read
+        bytes_read += length
         return fetch(store, uri, start, length, etag)
 
-    monkeypatch.setattr(ObjectStore, "read_range", counted)
-    (found,) = pipelines("user-02345")
-    assert len(found["recommendations"]) == 25
+    monkeypatch.setattr(ObjectStore, "read_range", read_and_count)
+    (pipeline,) = show_pipelines("user-02345")
+    assert len(pipeline["recommendations"]) == 25
     size = (folder / "shop/curated/recommendations/recommendations.parquet").stat().st_size
-    assert 0 < fetched < size / 5
+    assert 0 < bytes_read < size / 5
     uri = storage.uri("shop/curated/recommendations/recommendations.parquet")
     found_there = storage.store.head(uri)
     assert found_there is not None
@@ -426,14 +437,14 @@ def test_a_terminal_gets_colours_and_lines_as_wide_as_it_is(home: Path) -> None:
     environment.pop("NO_COLOR", None)
     with subprocess.Popen(command, stdout=terminal, env=environment) as process:
         os.close(terminal)
-        seen = b""
+        output = b""
         # The end of a terminal is an error on Linux.
         with contextlib.suppress(OSError):
             while piece := os.read(controller, 65_536):
-                seen += piece
+                output += piece
     os.close(controller)
     assert process.returncode == 0
-    lines = seen.decode().replace("\r\n", "\n").splitlines()
+    lines = output.decode().replace("\r\n", "\n").splitlines()
     assert lines[0] == "\x1b[1mUser u3 in shop\x1b[0m"
     plain_lines = [re.sub("\x1b\\[[0-9;]*m", "", line) for line in lines]
     assert max(map(cell_len, plain_lines)) <= 60
@@ -453,7 +464,7 @@ def test_the_end_of_a_run_imports_nothing_that_could_be_imported_while_it_ran(
         "print(*lines, sep='\\n')\n"
         "print('imported:', *sorted({*sys.modules} - before))"
     )
-    said = subprocess.run(
+    output = subprocess.run(
         [sys.executable, "-c", script],
         env=os.environ | {"BATCHREC_HOME": str(tmp_path)},
         capture_output=True,
@@ -461,6 +472,8 @@ def test_the_end_of_a_run_imports_nothing_that_could_be_imported_while_it_ran(
         check=True,
         timeout=300,
     ).stdout
-    assert "267 recommendations for 40 users" in said
-    imported = said.partition("imported: ")[2].split()
-    assert not {"batchrec_dagster", "pandas", "jinja2"} & {one.split(".")[0] for one in imported}
+    assert "267 recommendations for 40 users" in output
+    modules = output.partition("imported: ")[2].split()
+    assert not {"batchrec_dagster", "pandas", "jinja2"} & {
+        module.split(".")[0] for module in modules
+    }

@@ -27,7 +27,7 @@ ITEMS = {"source": "items.csv", "columns": {"item": "id", "categories": {"GENRES
 
 
 @pytest.mark.parametrize(
-    ("attributes", "line", "key", "said"),
+    ("attributes", "line", "key", "reason"),
     [
         ({"name": "my shop"}, 3, "name", "letters, digits and _"),
         ({"owners": ["me"]}, 13, "owners", "team:NAME"),
@@ -390,7 +390,7 @@ ITEMS = {"source": "items.csv", "columns": {"item": "id", "categories": {"GENRES
     ],
 )
 def test_invalid_settings_fail_with_file_line_key_and_fix(
-    tmp_path: Path, attributes: dict[str, Any], line: int, key: str, said: str
+    tmp_path: Path, attributes: dict[str, Any], line: int, key: str, reason: str
 ) -> None:
     project = module_project(tmp_path)
     file = project.declare({**declaration("shop", "ratings.csv"), **attributes})
@@ -398,7 +398,7 @@ def test_invalid_settings_fail_with_file_line_key_and_fix(
         pass
     (message,) = str(error.value).splitlines()
     assert message.startswith(f"{file}, line {line}: {key}: ")
-    assert said in message
+    assert reason in message
 
 
 def test_all_invalid_settings_are_reported_at_once(tmp_path: Path) -> None:
@@ -438,7 +438,7 @@ def test_invalid_yaml_is_reported_with_its_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("# later\n", "line 1: the file is empty: declare a pipeline, or delete it"),
         (
@@ -457,14 +457,14 @@ def test_invalid_yaml_is_reported_with_its_line(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_file_that_declares_nothing_is_named(tmp_path: Path, text: str, said: str) -> None:
+def test_a_file_that_declares_nothing_is_named(tmp_path: Path, text: str, message: str) -> None:
     project = module_project(tmp_path)
     file = project.declare(declaration("shop", "ratings.csv")).parent.parent / "x" / "defs.yaml"
     file.parent.mkdir()
     file.write_text(text)
     with pytest.raises(DeclarationError) as error, definitions(project):
         pass
-    assert str(error.value) == f"{file}, {said}"
+    assert str(error.value) == f"{file}, {message}"
 
 
 def test_event_weights_are_personalizes_events_config() -> None:
@@ -480,9 +480,9 @@ def test_event_weights_are_personalizes_events_config() -> None:
 
 
 def test_a_threshold_of_event_values_is_personalizes_and_another_solution() -> None:
-    alone = Solution.model_validate({"event_value_threshold": 0.5}).recipes
-    assert len(alone) == 2
-    for recipe, settings in alone.items():
+    recipes_by_threshold = Solution.model_validate({"event_value_threshold": 0.5}).recipes
+    assert len(recipes_by_threshold) == 2
+    for recipe, settings in recipes_by_threshold.items():
         assert build_solution_config(settings)["eventValueThreshold"] == "0.5"
         assert build_solution_name("shop", recipe, settings) != build_solution_name(
             "shop", recipe, {}

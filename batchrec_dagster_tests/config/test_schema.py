@@ -20,7 +20,7 @@ DECLARED = sorted((REPOSITORY / "batchrec_dagster" / "defs").rglob("defs.yaml"))
 SCHEMA = build_declaration_schema()
 
 
-def errors(attributes: dict[str, Any]) -> list[str]:
+def list_schema_errors(attributes: dict[str, Any]) -> list[str]:
     """What is wrong with a declaration, by the schema."""
     document = {"type": "batchrec_dagster.BatchRecommendations", "attributes": attributes}
     # YAML has dates, which an editor takes for text.
@@ -31,7 +31,7 @@ def errors(attributes: dict[str, Any]) -> list[str]:
 @pytest.mark.parametrize("file", DECLARED, ids=lambda file: file.parent.name)
 def test_declared_pipelines_keep_to_it_and_say_where_it_is(file: Path) -> None:
     text = file.read_text()
-    assert errors(yaml.safe_load(text)["attributes"]) == []
+    assert list_schema_errors(yaml.safe_load(text)["attributes"]) == []
     (path,) = re.findall("^# yaml-language-server: [$]schema=(.+)$", text, re.MULTILINE)
     assert (file.parent / path).resolve() == SCHEMA_FILE
 
@@ -40,7 +40,7 @@ def test_what_the_readme_shows_keeps_to_it() -> None:
     (block,) = re.findall(
         "^```yaml\n(type: .+?)^```$", (REPOSITORY / "README.md").read_text(), re.S | re.M
     )
-    assert errors(yaml.safe_load(block)["attributes"]) == []
+    assert list_schema_errors(yaml.safe_load(block)["attributes"]) == []
 
 
 @pytest.mark.parametrize(
@@ -58,8 +58,8 @@ def test_what_the_readme_shows_keeps_to_it() -> None:
 )
 def test_what_is_impossible_is_marked_in_the_editor(attributes: dict[str, Any]) -> None:
     good = declaration("shop", "ratings.csv")
-    assert errors(good) == []
-    assert errors({**good, **attributes}) != []
+    assert list_schema_errors(good) == []
+    assert list_schema_errors({**good, **attributes}) != []
 
 
 TYPE = "batchrec_dagster.BatchRecommendations"
@@ -69,14 +69,16 @@ def test_what_dagsters_dg_scaffolds_loads(project: Project) -> None:
     folder, schema = project.package / "defs" / "shop", project.root / "defs.schema.json"
     schema.write_text(SCHEMA_FILE.read_text())
     scaffold_object(folder, TYPE, None, "yaml", project.root)
-    told = json.dumps({"ratings": "club.csv"})
-    scaffold_object(project.package / "defs" / "2 clubs", TYPE, told, "yaml", project.root)
-    scaffold_object(folder, TYPE, told, "yaml", project.root, append=True)
+    declaration_json = json.dumps({"ratings": "club.csv"})
+    scaffold_object(
+        project.package / "defs" / "2 clubs", TYPE, declaration_json, "yaml", project.root
+    )
+    scaffold_object(folder, TYPE, declaration_json, "yaml", project.root, append=True)
     file = folder / "defs.yaml"
-    sample, appended = yaml.safe_load_all(file.read_text())
-    assert errors(sample["attributes"]) == []
+    sample, attributes_added = yaml.safe_load_all(file.read_text())
+    assert list_schema_errors(sample["attributes"]) == []
     assert sample["attributes"]["ratings"] == {"source": "sample://hetrec"}
-    assert appended["attributes"]["ratings"] == {"source": "club.csv"}
+    assert attributes_added["attributes"]["ratings"] == {"source": "club.csv"}
     (path, _) = re.findall("^# yaml-language-server: [$]schema=(.+)$", file.read_text(), re.M)
     assert (folder / path).resolve() == schema
     file.write_text(file.read_text().partition("---")[0])

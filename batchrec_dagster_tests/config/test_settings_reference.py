@@ -22,11 +22,11 @@ def test_the_file_that_editors_read_is_the_models() -> None:
 
 
 def test_every_setting_is_described() -> None:
-    def properties(of: str, schema: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-        for name, found in schema["properties"].items():
-            yield f"{of}.{name}", found
+    def list_properties(part: str, schema: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+        for name, property_schema in schema["properties"].items():
+            yield f"{part}.{name}", property_schema
 
     parts = {"": SCHEMA, "attributes": SCHEMA["properties"]["attributes"], **SCHEMA["$defs"]}
-    settings = [pair for of, schema in parts.items() for pair in properties(of, schema)]
+    settings = [pair for part, schema in parts.items() for pair in list_properties(part, schema)]
     assert len(settings) > 50
     assert [name for name, schema in settings if not schema.get("description")] == []

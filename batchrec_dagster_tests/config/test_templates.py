@@ -63,7 +63,7 @@ def test_templates_stand_in_for_items_filters_and_segments(
 
 
 @pytest.mark.parametrize(
-    ("block", "setting", "value", "wrong", "said"),
+    ("block", "setting", "value", "wrong", "message"),
     [
         ("schedule", "cron", "30 4 * * *", "at four", "not a cron schedule"),
         ("schedule", "timezone", "Europe/Vienna", "Vienna", "unknown time zone"),
@@ -77,20 +77,23 @@ def test_a_checked_text_may_be_a_template(
     setting: str,
     value: str,
     wrong: str,
-    said: str,
+    message: str,
 ) -> None:
     project = module_project(tmp_path)
-    declared = declaration("shop", "ratings.csv", schedule={"cron": "0 3 * * *"})
-    declared[block] = {**declared[block], setting: "{{ env.TEXT }}"}
-    project.declare(declared)
+    attributes = declaration("shop", "ratings.csv", schedule={"cron": "0 3 * * *"})
+    attributes[block] = {**attributes[block], setting: "{{ env.TEXT }}"}
+    project.declare(attributes)
     monkeypatch.setenv("TEXT", value)
     with definitions(project) as defs:
         schedule = defs.resolve_schedule_def("shop_schedule")
         if block == "schedule":
-            found = {"cron": schedule.cron_schedule, "timezone": schedule.execution_timezone}
-            assert found[setting] == value
+            schedule_values = {
+                "cron": schedule.cron_schedule,
+                "timezone": schedule.execution_timezone,
+            }
+            assert schedule_values[setting] == value
     monkeypatch.setenv("TEXT", wrong)
-    with pytest.raises(DeclarationError, match=rf"{block}: .*{said}"), definitions(project):
+    with pytest.raises(DeclarationError, match=rf"{block}: .*{message}"), definitions(project):
         pass
 
 

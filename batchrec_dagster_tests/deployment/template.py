@@ -22,7 +22,7 @@ class _Loader(yaml.SafeLoader):
     """Reads `!Name value` as `{"!Name": value}`."""
 
 
-def _function(loader: yaml.SafeLoader, name: str, node: yaml.Node) -> dict[str, Any]:
+def _construct_function(loader: yaml.SafeLoader, name: str, node: yaml.Node) -> dict[str, Any]:
     match node:
         case yaml.SequenceNode():
             value: Any = loader.construct_sequence(node, deep=True)
@@ -33,13 +33,15 @@ def _function(loader: yaml.SafeLoader, name: str, node: yaml.Node) -> dict[str, 
     return {f"!{name}": value}
 
 
-_Loader.add_multi_constructor("!", _function)
+_Loader.add_multi_constructor("!", _construct_function)
 
 
-def stack(partition: str = "aws", **parameters: str) -> dict[str, Any]:
+def resolve_stack(partition: str = "aws", **parameters: str) -> dict[str, Any]:
     """The resources, by their names, for these parameters beside the defaults."""
     template = yaml.load(FILE.read_text(), _Loader)
-    values = {name: each["Default"] for name, each in template["Parameters"].items()} | parameters
+    values = {
+        name: parameter["Default"] for name, parameter in template["Parameters"].items()
+    } | parameters
     conditions = {
         name: _decide(condition, values) for name, condition in template["Conditions"].items()
     }
@@ -59,21 +61,21 @@ def stack(partition: str = "aws", **parameters: str) -> dict[str, Any]:
     }
 
 
-def runner_statements(**parameters: str) -> list[Statement]:
+def list_runner_statements(**parameters: str) -> list[Statement]:
     """What the runner may do."""
     return [
         statement
-        for name, resource in stack(**parameters).items()
+        for name, resource in resolve_stack(**parameters).items()
         if name == "RunnerPolicy" or "<RunnerRole>" in resource.get("Roles", [])
         if "PolicyDocument" in resource
         for statement in resource["PolicyDocument"]["Statement"]
     ]
 
 
-def actions(statement: Statement) -> list[str]:
+def read_actions(statement: Statement) -> list[str]:
     """The statement's actions, one or many."""
-    found = statement["Action"]
-    return [found] if isinstance(found, str) else list(found)
+    action = statement["Action"]
+    return [action] if isinstance(action, str) else list(action)
 
 
 def _decide(condition: Mapping[str, Any], values: Mapping[str, str]) -> bool:
@@ -81,29 +83,34 @@ def _decide(condition: Mapping[str, Any], values: Mapping[str, str]) -> bool:
     if function == "!Not":
         return not _decide(arguments[0], values)
     assert function == "!Equals"
-    one, other = (values[each["!Ref"]] if isinstance(each, dict) else each for each in arguments)
-    return bool(one == other)
+    left, other = (
+        values[argument["!Ref"]] if isinstance(argument, dict) else argument
+        for argument in arguments
+    )
+    return bool(left == other)
 
 
 def _fill(value: Any, names: Mapping[str, Any], conditions: Mapping[str, bool]) -> Any:
     """References become values, or the resource's name where only AWS knows it."""
 
-    def known(name: str) -> Any:
+    def find_value(name: str) -> Any:
         return names.get(name, f"<{name}>")
 
     match value:
         case {"!Ref": name}:
-            return known(name)
+            return find_value(name)
         case {"!GetAtt": name}:
-            return known(name)
+            return find_value(name)
         case {"!Sub": text}:
-            return re.sub(r"\$\{([\w:.]+)\}", lambda found: str(known(found[1])), text)
+            return re.sub(r"\$\{([\w:.]+)\}", lambda match: str(find_value(match[1])), text)
         case {"!If": [condition, then, other]}:
             return _fill(then if conditions[condition] else other, names, conditions)
         case dict():
-            filled = {key: _fill(each, names, conditions) for key, each in value.items()}
-            return {key: each for key, each in filled.items() if each != "<AWS::NoValue>"}
+            filled_dict = {key: _fill(element, names, conditions) for key, element in value.items()}
+            return {
+                key: element for key, element in filled_dict.items() if element != "<AWS::NoValue>"
+            }
         case list():
-            filled_list = [_fill(each, names, conditions) for each in value]
-            return [each for each in filled_list if each != "<AWS::NoValue>"]
+            filled_list = [_fill(element, names, conditions) for element in value]
+            return [element for element in filled_list if element != "<AWS::NoValue>"]
     return value

@@ -32,7 +32,7 @@ def home_of_0_2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return home
 
 
-def idle_run(instance: dg.DagsterInstance) -> dg.DagsterRun:
+def create_idle_run(instance: dg.DagsterInstance) -> dg.DagsterRun:
     run = instance.create_run_for_job(dg.GraphDefinition(name="idle").to_job())
     instance.report_engine_event("ana bought a test", run)
     return run
@@ -44,7 +44,7 @@ def test_a_home_of_an_earlier_version_opens_without_and_with_batchrecs_commands(
 ) -> None:
     # As `dagster dev` opens it, which knows nothing of batchrec's commands.
     with dg.DagsterInstance.get() as instance:
-        run = idle_run(instance)
+        run = create_idle_run(instance)
     with open_dagster_instance() as instance:
         assert [run.run_id] == [run.run_id for run in instance.get_runs()]
         assert "ana bought a test" in str(instance.all_logs(run.run_id)[-1].dagster_event)
@@ -92,7 +92,7 @@ def test_only_who_may_write_to_the_home_can_read_the_runs(
         with open_dagster_instance() as instance:
             for name in ("history", "history/runs", "schedules"):
                 assert (home / name).stat().st_mode & 0o777 == folder_mode
-            run = idle_run(instance)
+            run = create_idle_run(instance)
     finally:
         os.umask(umask_before)
     databases = [*home.rglob("*.db*")]
@@ -108,7 +108,7 @@ def test_a_database_held_open_keeps_its_log_between_events(
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
     (tmp_path / "dagster.yaml").touch()
     with open_dagster_instance() as instance, ExitStack() as databases:
-        run = idle_run(instance)
+        run = create_idle_run(instance)
         events = tmp_path / locate_events_of_run(run.run_id)
         log = events.with_name(f"{events.name}-wal")
         assert not log.exists()

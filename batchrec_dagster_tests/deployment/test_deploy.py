@@ -32,9 +32,9 @@ from batchrec_dagster_tests.deployment.template import (
     BUCKET,
     FILE,
     REGION,
-    actions,
-    runner_statements,
-    stack,
+    list_runner_statements,
+    read_actions,
+    resolve_stack,
 )
 from batchrec_dagster_tests.support import REPOSITORY
 
@@ -84,13 +84,13 @@ def deploy(parameters: dict[str, str]) -> dict[str, str]:
 
 
 def test_cloudformation_s_linter_finds_nothing() -> None:
-    linted = subprocess.run(
+    result = subprocess.run(
         [str(Path(sys.executable).with_name("cfn-lint")), str(FILE)],
         capture_output=True,
         text=True,
         check=False,
     )
-    assert linted.stdout + linted.stderr == ""
+    assert result.stdout + result.stderr == ""
 
 
 @pytest.mark.usefixtures("account")
@@ -115,7 +115,7 @@ def test_the_stack_s_outputs_are_the_settings() -> None:
 
 
 def test_the_bucket_is_private_encrypted_and_versioned_and_keeps_what_is_current() -> None:
-    bucket = stack()["Bucket"]
+    bucket = resolve_stack()["Bucket"]
     assert set(bucket["PublicAccessBlockConfiguration"].values()) == {True}
     assert bucket["VersioningConfiguration"] == {"Status": "Enabled"}
     (rule,) = bucket["BucketEncryption"]["ServerSideEncryptionConfiguration"]
@@ -128,21 +128,25 @@ def test_the_bucket_is_private_encrypted_and_versioned_and_keeps_what_is_current
 
 
 def test_the_bucket_s_policy_is_the_documented_one_by_default() -> None:
-    _, *allowed = stack()["BucketPolicy"]["PolicyDocument"]["Statement"]
-    assert len(allowed) == 2
-    assert not any("Condition" in each for each in allowed)
+    _, *allow_statements = resolve_stack()["BucketPolicy"]["PolicyDocument"]["Statement"]
+    assert len(allow_statements) == 2
+    assert not any("Condition" in statement for statement in allow_statements)
 
 
 def test_the_bucket_can_be_for_this_account_s_personalize_alone() -> None:
-    deny, *allowed = stack(SourceConditions="yes")["BucketPolicy"]["PolicyDocument"]["Statement"]
+    deny, *allow_statements = resolve_stack(SourceConditions="yes")["BucketPolicy"][
+        "PolicyDocument"
+    ]["Statement"]
     assert deny["Effect"] == "Deny"
     assert deny["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
-    assert [(each["Principal"], each["Condition"]) for each in allowed] == [
+    assert [(statement["Principal"], statement["Condition"]) for statement in allow_statements] == [
         ({"Service": "personalize.amazonaws.com"}, OF_THIS_ACCOUNT)
-    ] * len(allowed)
-    _, key = stack(SourceConditions="yes", Encryption="kms")["Key"]["KeyPolicy"]["Statement"]
+    ] * len(allow_statements)
+    _, key = resolve_stack(SourceConditions="yes", Encryption="kms")["Key"]["KeyPolicy"][
+        "Statement"
+    ]
     assert key["Condition"] == {"StringEquals": OF_THIS_ACCOUNT["StringEquals"]}
-    (trust,) = stack()["PersonalizeRole"]["AssumeRolePolicyDocument"]["Statement"]
+    (trust,) = resolve_stack()["PersonalizeRole"]["AssumeRolePolicyDocument"]["Statement"]
     assert trust["Condition"] == OF_THIS_ACCOUNT
 
 
@@ -161,7 +165,7 @@ def test_with_everything_there_is_a_key_a_glue_job_and_a_topic() -> None:
 
 
 def test_a_key_lets_personalize_in_and_a_glue_job_has_a_role_of_its_own() -> None:
-    resources = stack(**EVERYTHING)
+    resources = resolve_stack(**EVERYTHING)
     _, personalize = resources["Key"]["KeyPolicy"]["Statement"]
     assert personalize["Principal"] == {"Service": "personalize.amazonaws.com"}
     assert "Condition" not in personalize
@@ -170,36 +174,38 @@ def test_a_key_lets_personalize_in_and_a_glue_job_has_a_role_of_its_own() -> Non
     (trust,) = resources["GlueRole"]["AssumeRolePolicyDocument"]["Statement"]
     assert trust["Principal"] == {"Service": "glue.amazonaws.com"}
     assert trust["Condition"] == {"StringEquals": {"aws:SourceAccount": ACCOUNT}}
-    assert not {"Key", "GlueJob", "GlueRole", "AlertTopic"} & stack().keys()
+    assert not {"Key", "GlueJob", "GlueRole", "AlertTopic"} & resolve_stack().keys()
 
 
 def test_the_use_of_the_key_is_a_policy_for_the_runner_the_jobs_and_a_person() -> None:
     """As an output, it can be attached to a user, who else could not upload."""
-    policy = stack(**EVERYTHING)["RunnerKeyPolicy"]
+    policy = resolve_stack(**EVERYTHING)["RunnerKeyPolicy"]
     assert policy["Roles"] == ["<RunnerRole>", "<GlueRole>"]
     (key,) = policy["PolicyDocument"]["Statement"]
     assert key["Resource"] == "<Key.Arn>"
-    assert set(actions(key)) == {"kms:Decrypt", "kms:GenerateDataKey"}
-    assert stack(Encryption="kms")["RunnerKeyPolicy"]["Roles"] == ["<RunnerRole>"]
-    assert "RunnerKeyPolicy" not in stack()
+    assert set(read_actions(key)) == {"kms:Decrypt", "kms:GenerateDataKey"}
+    assert resolve_stack(Encryption="kms")["RunnerKeyPolicy"]["Roles"] == ["<RunnerRole>"]
+    assert "RunnerKeyPolicy" not in resolve_stack()
 
 
 def test_the_runner_s_policy_is_within_iam_s_limit() -> None:
-    document = stack(**EVERYTHING)["RunnerPolicy"]["PolicyDocument"]
+    document = resolve_stack(**EVERYTHING)["RunnerPolicy"]["PolicyDocument"]
     assert len(json.dumps(document, separators=(",", ":"))) <= 6144
 
 
 def test_nobody_may_do_everything_or_reach_beyond_the_storage() -> None:
-    resources = stack(**EVERYTHING)
+    resources = resolve_stack(**EVERYTHING)
     policies = [
         policy["PolicyDocument"]
         for name in ("PersonalizeRole", "GlueRole")
         for policy in resources[name]["Policies"]
     ]
-    statements = [each for policy in policies for each in policy["Statement"]]
-    for statement in statements + runner_statements(**EVERYTHING):
-        assert not [action for action in actions(statement) if "*" in action]
-        if any(action.startswith("s3:") for action in actions(statement)):
+    statements = [
+        policy_statement for policy in policies for policy_statement in policy["Statement"]
+    ]
+    for statement in statements + list_runner_statements(**EVERYTHING):
+        assert not [action for action in read_actions(statement) if "*" in action]
+        if any(action.startswith("s3:") for action in read_actions(statement)):
             assert statement["Resource"].startswith(f"arn:aws:s3:::{BUCKET}")
 
 
@@ -217,12 +223,14 @@ def test_what_may_be_added_allows_the_calls_of_the_code(
     """The stack makes the Glue job, so that the runner creates none. Tags need a permission."""
     text = "".join(inspect.getsource(source) for source in sources)
     call = r"(?:client|glue|sns)\.(?:get_paginator\(\")?([a-z]+_[a-z_]+|publish)[(\"]"
-    called = set(re.findall(call, text)) - {"create_job"}
-    statement, *_ = stack(**{parameter: EVERYTHING[parameter]})[policy]["PolicyDocument"][
+    operations_called = set(re.findall(call, text)) - {"create_job"}
+    statement, *_ = resolve_stack(**{parameter: EVERYTHING[parameter]})[policy]["PolicyDocument"][
         "Statement"
     ]
-    allowed = {xform_name(action.partition(":")[2]) for action in actions(statement)}
-    assert allowed - {"tag_resource"} == called - {"tag_resource"}
+    operations_allowed = {
+        xform_name(action.partition(":")[2]) for action in read_actions(statement)
+    }
+    assert operations_allowed - {"tag_resource"} == operations_called - {"tag_resource"}
 
 
 def test_each_service_is_pinned_unprivileged_watched_and_only_heard_here() -> None:
@@ -241,10 +249,12 @@ def test_each_service_is_pinned_unprivileged_watched_and_only_heard_here() -> No
 def test_only_the_code_location_reaches_beyond_the_machine() -> None:
     networks = COMPOSE["networks"]
     assert networks["inside"] == {"internal": True}
-    untranslated = "com.docker.network.bridge.enable_ip_masquerade"
-    assert networks["page"]["driver_opts"] == {untranslated: "false"}
-    of_service = {name: service["networks"] for name, service in COMPOSE["services"].items()}
-    assert of_service == {
+    bridge_option = "com.docker.network.bridge.enable_ip_masquerade"
+    assert networks["page"]["driver_opts"] == {bridge_option: "false"}
+    networks_by_service = {
+        name: service["networks"] for name, service in COMPOSE["services"].items()
+    }
+    assert networks_by_service == {
         "postgres": ["inside"],
         "daemon": ["inside"],
         "webserver": ["inside", "page"],
@@ -254,11 +264,11 @@ def test_only_the_code_location_reaches_beyond_the_machine() -> None:
 
 def test_no_secret_stands_in_the_files() -> None:
     for path in DEPLOY.iterdir():
-        for found in re.finditer(
+        for match in re.finditer(
             r"(?im)^[^:=\n]*(password|secret|token)\w*\s*[:=][ \t]*(\S.*)$", path.read_text()
         ):
-            named = ("${", "{env:", "#", "[{name: ")
-            assert found[2].startswith(named), f"{path.name}: {found[0]}"
+            reference_starts = ("${", "{env:", "#", "[{name: ")
+            assert match[2].startswith(reference_starts), f"{path.name}: {match[0]}"
 
 
 def test_the_image_is_pinned_locked_and_not_root() -> None:
@@ -271,11 +281,11 @@ def test_the_image_is_pinned_locked_and_not_root() -> None:
     assert "--require-hashes -r /opt/batchrec/requirements.lock" in dockerfile
     assert re.search(r"(?m)^USER 10001:10001$", dockerfile)
     assert "HEALTHCHECK" in dockerfile
-    allowed = (DEPLOY / "Dockerfile.dockerignore").read_text()
+    ignored_files = (DEPLOY / "Dockerfile.dockerignore").read_text()
     for line in re.findall(r"(?m)^COPY (?!--)(.+) \S+$", dockerfile):
         for source in line.split():
             assert (REPOSITORY / source).exists()
-            assert f"\n!{source}\n" in allowed, f"{source} is kept out of the build"
+            assert f"\n!{source}\n" in ignored_files, f"{source} is kept out of the build"
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -304,21 +314,23 @@ def test_the_webserver_stands_behind_the_guard() -> None:
     main([*command[1:3], "--help"], standalone_mode=False)
 
 
-def aws_commands() -> list[tuple[str, str, set[str]]]:
+def list_aws_commands() -> list[tuple[str, str, set[str]]]:
     """Service, operation and options of each `aws` command of docs/aws.md."""
     page = (REPOSITORY / "docs" / "aws.md").read_text()
-    found = []
+    commands = []
     for block in re.findall(r"(?ms)^ *```\w*\n(.*?)^ *```$", page):
         for command in re.findall(r"(?ms)^aws (\S+ \S+.*?)(?=^\w|\Z)", block.replace("\\\n", " ")):
             service, operation = command.split()[:2]
-            outside = re.sub(r"(?s)\"\$\(.*?\)\"|'.*?'|\".*?\"", "VALUE", command)
-            found.append((service, operation, set(re.findall(r" --([\w-]+)", outside))))
-    return found
+            command_without_values = re.sub(r"(?s)\"\$\(.*?\)\"|'.*?'|\".*?\"", "VALUE", command)
+            commands.append(
+                (service, operation, set(re.findall(r" --([\w-]+)", command_without_values)))
+            )
+    return commands
 
 
 def test_the_commands_of_the_page_are_aws_s() -> None:
     """Each operation exists and has these options; `deploy` is the aws command's own."""
-    commands = aws_commands()
+    commands = list_aws_commands()
     assert len(commands) > 10
     session = boto3.Session(region_name=REGION)
     for service, operation, options in commands:
@@ -336,11 +348,11 @@ def test_the_commands_of_the_page_are_aws_s() -> None:
 def test_the_parameters_of_the_page_are_the_template_s() -> None:
     page = (REPOSITORY / "docs" / "aws.md").read_text()
     template = FILE.read_text()
-    declared = re.findall(
+    documented_parameters = re.findall(
         r"(?m)^  (\w+):\n    Type: (?:String|Number)\n    Default: \"?([^\"\n]*)", template
     )
     rows = re.findall(r"(?m)^\| `(\w+)` \| `?([\w.-]*)`? ?\|", page)
-    assert rows == declared
+    assert rows == documented_parameters
 
 
 def test_the_values_for_dagsters_chart_are_as_the_chart_and_the_deployment_read_them() -> None:
@@ -348,18 +360,18 @@ def test_the_values_for_dagsters_chart_are_as_the_chart_and_the_deployment_read_
     assert values.keys() == {"dagster-user-deployments", "runLauncher"}
     assert values["runLauncher"] == {"type": "K8sRunLauncher"}
     assert values["dagster-user-deployments"].keys() == {"enabled", "deployments"}
-    (ours,) = values["dagster-user-deployments"]["deployments"]
+    (code_location,) = values["dagster-user-deployments"]["deployments"]
     # The chart passes over what it does not know, so a misspelt key would be without effect.
-    typed = {"name": str, "port": int, "env": dict, "envSecrets": list, "resources": dict}
+    value_types = {"name": str, "port": int, "env": dict, "envSecrets": list, "resources": dict}
     blocks = {"image": dict, "dagsterApiGrpcArgs": list, "includeConfigInLaunchedRuns": dict}
-    assert {key: type(value) for key, value in ours.items()} == typed | blocks
-    assert ours["image"].keys() == {"repository", "tag", "pullPolicy"}
-    assert ours["image"]["tag"] == version("batchrec-dagster")
-    option, module = ours["dagsterApiGrpcArgs"]
+    assert {key: type(value) for key, value in code_location.items()} == value_types | blocks
+    assert code_location["image"].keys() == {"repository", "tag", "pullPolicy"}
+    assert code_location["image"]["tag"] == version("batchrec-dagster")
+    option, module = code_location["dagsterApiGrpcArgs"]
     assert option == "--python-module"
     assert find_spec(module)
-    assert ours["includeConfigInLaunchedRuns"] == {"enabled": True}
-    env = {name: value.replace("ACCOUNT", ACCOUNT) for name, value in ours["env"].items()}
+    assert code_location["includeConfigInLaunchedRuns"] == {"enabled": True}
+    env = {name: value.replace("ACCOUNT", ACCOUNT) for name, value in code_location["env"].items()}
     assert env.keys() <= {setting.name for setting in SETTINGS} | {"AWS_REGION"}
     deployment = Deployment.from_environment(env | {"BATCHREC_STORAGE": "s3://bucket/batchrec"})
     assert deployment.personalize == "aws"

@@ -49,7 +49,7 @@ def test_on_aws_it_is_a_bucket_a_role_and_a_process_a_step() -> None:
 
 
 @pytest.mark.parametrize(
-    ("environment", "said"),
+    ("environment", "message"),
     [
         ({"BATCHREC_STORAGE": "gs://b"}, "BATCHREC_STORAGE is 'gs://b': set a folder or s3://"),
         ({"BATCHREC_STORAGE": "s3://"}, "BATCHREC_STORAGE: 's3://' is not a storage URI"),
@@ -74,8 +74,8 @@ def test_on_aws_it_is_a_bucket_a_role_and_a_process_a_step() -> None:
         ({"BATCHREC_DEADLINE_HOURS": "0"}, "BATCHREC_DEADLINE_HOURS is '0': set a number above 0"),
     ],
 )
-def test_invalid_variables_fail_at_load_time(environment: dict[str, str], said: str) -> None:
-    with pytest.raises(DeploymentError, match=said):
+def test_invalid_variables_fail_at_load_time(environment: dict[str, str], message: str) -> None:
+    with pytest.raises(DeploymentError, match=message):
         Deployment.from_environment(environment)
 
 
@@ -111,10 +111,10 @@ def test_both_homes_are_made_for_their_user_alone(
     monkeypatch.chdir(project.root)
     for name in ("BATCHREC_HOME", "DAGSTER_HOME"):
         monkeypatch.delenv(name, raising=False)
-    made = use_dagster_home()
-    assert made == project.root / ".batchrec/dagster"
+    dagster_home = use_dagster_home()
+    assert dagster_home == project.root / ".batchrec/dagster"
     deployment = Deployment.from_environment({"BATCHREC_HOME": str(project.root / "home")})
     deployment.make_home()
-    for folder in (made, made.parent, deployment.home):
+    for folder in (dagster_home, dagster_home.parent, deployment.home):
         assert folder.stat().st_mode & 0o777 == 0o700
-    assert (made / "dagster.yaml").stat().st_mode & 0o777 == 0o600
+    assert (dagster_home / "dagster.yaml").stat().st_mode & 0o777 == 0o600

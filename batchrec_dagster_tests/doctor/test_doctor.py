@@ -30,9 +30,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("bare_environment")]
 
 @pytest.fixture
 def personalize(tmp_path: Path) -> Iterator[StartedPersonalize]:
-    started = StartedPersonalize(tmp_path / "personalize")
-    yield started
-    started.close()
+    personalize_service = StartedPersonalize(tmp_path / "personalize")
+    yield personalize_service
+    personalize_service.close()
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def home(tmp_path: Path) -> dict[str, str]:
     return {"BATCHREC_HOME": str(tmp_path / "home"), "DAGSTER_HOME": str(dagster)}
 
 
-def by_check(findings: Iterator[Finding]) -> dict[str, Finding]:
+def index_by_check(findings: Iterator[Finding]) -> dict[str, Finding]:
     return {finding.check: finding for finding in findings}
 
 
@@ -53,14 +53,14 @@ def test_a_healthy_machine_passes(home: dict[str, str], tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "FAILED" not in result.output
     assert "settings" in result.output
-    as_json = CliRunner().invoke(main, ["doctor", "--json"], env=home)
-    found = {each["check"]: each for each in json.loads(as_json.output)}
-    assert found.keys() >= {
+    json_result = CliRunner().invoke(main, ["doctor", "--json"], env=home)
+    entries = {entry["check"]: entry for entry in json.loads(json_result.output)}
+    assert entries.keys() >= {
         *("settings", "dagster home", "dagster storage", "home", "embedded personalize", "disk"),
         *("storage write", "storage lease", "storage list", "storage read", "storage delete"),
         "pipelines",
     }
-    assert found["dagster storage"]["message"] == "0 runs in SqliteRunStorage"
+    assert entries["dagster storage"]["message"] == "0 runs in SqliteRunStorage"
     assert list((tmp_path / "home/storage").iterdir()) == []
 
 
@@ -81,13 +81,13 @@ def test_the_quotas_of_the_embedded_personalize_are_counted(
 ) -> None:
     client = embedded_client(tmp_path / "home/personalize", ObjectStore())
     client.create_dataset_group(name="films")
-    found = by_check(check_deployment(home))
-    assert found["quota of dataset groups"].message == "1 of 50 used"
-    assert found["quota of schemas"] == Finding("quota of schemas", "ok", "0 of 500 used")
-    assert found["quota of solutions in a dataset group"].message == "0 of 10 used"
-    found = by_check(check_deployment({**home, QUOTAS_VARIABLE: "dataset_groups=1"}))
-    assert found["quota of dataset groups"].status == "warning"
-    assert f"{QUOTAS_VARIABLE}=dataset_groups=2" in found["quota of dataset groups"].fix
+    findings = index_by_check(check_deployment(home))
+    assert findings["quota of dataset groups"].message == "1 of 50 used"
+    assert findings["quota of schemas"] == Finding("quota of schemas", "ok", "0 of 500 used")
+    assert findings["quota of solutions in a dataset group"].message == "0 of 10 used"
+    findings = index_by_check(check_deployment({**home, QUOTAS_VARIABLE: "dataset_groups=1"}))
+    assert findings["quota of dataset groups"].status == "warning"
+    assert f"{QUOTAS_VARIABLE}=dataset_groups=2" in findings["quota of dataset groups"].fix
 
 
 def test_settings_are_read_from_dot_env(home: dict[str, str], tmp_path: Path) -> None:
@@ -109,26 +109,26 @@ def test_invalid_declarations_fail(home: dict[str, str], tmp_path: Path) -> None
 
 
 def test_a_misspelt_setting_fails(home: dict[str, str]) -> None:
-    found = by_check(check_deployment({**home, "BATCHREC_STORGE": "s3://bucket/x"}))
-    assert "BATCHREC_STORGE" in found["settings"].message
-    assert "BATCHREC_STORAGE" in found["settings"].fix
+    findings = index_by_check(check_deployment({**home, "BATCHREC_STORGE": "s3://bucket/x"}))
+    assert "BATCHREC_STORGE" in findings["settings"].message
+    assert "BATCHREC_STORAGE" in findings["settings"].fix
 
 
 def test_a_missing_dagster_home_fails(home: dict[str, str], tmp_path: Path) -> None:
-    found = by_check(check_deployment({**home, "DAGSTER_HOME": ""}))
-    assert found["dagster home"].status == "warning"
-    assert f"{tmp_path / 'home' / 'dagster'}" in found["dagster home"].fix
-    found = by_check(check_deployment({**home, "DAGSTER_HOME": str(tmp_path / "no")}))
-    assert "is not writable: No such file" in found["dagster home"].message
+    findings = index_by_check(check_deployment({**home, "DAGSTER_HOME": ""}))
+    assert findings["dagster home"].status == "warning"
+    assert f"{tmp_path / 'home' / 'dagster'}" in findings["dagster home"].fix
+    findings = index_by_check(check_deployment({**home, "DAGSTER_HOME": str(tmp_path / "no")}))
+    assert "is not writable: No such file" in findings["dagster home"].message
 
 
 def test_a_home_that_everybody_can_read_is_a_warning(home: dict[str, str]) -> None:
     dagster = Path(home["DAGSTER_HOME"])
     for mode, status in ((0o755, "warning"), (0o770, "ok"), (0o700, "ok")):
         dagster.chmod(mode)
-        found = by_check(check_deployment(home))
-        assert (found["dagster home"].status, found["home"].status) == (status, "ok")
-        assert found["dagster home"].fix.startswith(f"chmod 700 {dagster}" if mode & 7 else "")
+        findings = index_by_check(check_deployment(home))
+        assert (findings["dagster home"].status, findings["home"].status) == (status, "ok")
+        assert findings["dagster home"].fix.startswith(f"chmod 700 {dagster}" if mode & 7 else "")
     assert Path(home["BATCHREC_HOME"]).stat().st_mode & 0o777 == 0o700
 
 
@@ -138,21 +138,21 @@ def test_a_storage_that_everybody_can_read_is_a_warning(
 ) -> None:
     folder = tmp_path / "srv"
     settings = {**home, "BATCHREC_STORAGE": str(folder)}
-    assert by_check(check_deployment(settings))["storage folder"].status == "ok"
+    assert index_by_check(check_deployment(settings))["storage folder"].status == "ok"
     assert folder.stat().st_mode & 0o777 == 0o700
     for mode, status in ((0o755, "warning"), (0o771, "warning"), (0o770, "ok"), (0o750, "ok")):
         folder.chmod(mode)
-        found = by_check(check_deployment(settings))["storage folder"]
-        assert found.status == status
-        assert found.fix.startswith(f"chmod 700 {folder}" if status == "warning" else "")
+        finding = index_by_check(check_deployment(settings))["storage folder"]
+        assert finding.status == status
+        assert finding.fix.startswith(f"chmod 700 {folder}" if status == "warning" else "")
         assert folder.stat().st_mode & 0o777 == mode
     # Inside a home that is closed, nobody reaches an older folder that is open.
-    inside = Path(home["BATCHREC_HOME"]) / "storage"
-    inside.mkdir(mode=0o755, exist_ok=True)
-    inside.chmod(0o755)
-    assert by_check(check_deployment(home))["storage folder"].status == "ok"
-    inside.parent.chmod(0o755)
-    assert by_check(check_deployment(home))["storage folder"].status == "warning"
+    storage_folder = Path(home["BATCHREC_HOME"]) / "storage"
+    storage_folder.mkdir(mode=0o755, exist_ok=True)
+    storage_folder.chmod(0o755)
+    assert index_by_check(check_deployment(home))["storage folder"].status == "ok"
+    storage_folder.parent.chmod(0o755)
+    assert index_by_check(check_deployment(home))["storage folder"].status == "warning"
 
 
 @pytest.mark.attack
@@ -166,21 +166,21 @@ def test_the_url_of_dagster_s_database_is_not_repeated(
     settings = "storage: {postgres: {postgres_url: {env: DAGSTER_POSTGRES}}}\n"
     (Path(home["DAGSTER_HOME"]) / "dagster.yaml").write_text(settings)
     monkeypatch.setenv("DAGSTER_POSTGRES", url)
-    found = by_check(check_deployment(home))["dagster storage"]
-    assert found.status == "failed"
-    assert "secret" not in found.message
-    assert "cannot be read" in found.message
-    refused = CliRunner().invoke(main, ["list"], env=home)
-    assert refused.exit_code == 1
-    assert "secret" not in refused.output
-    assert "cannot open Dagster's history" in refused.output
+    finding = index_by_check(check_deployment(home))["dagster storage"]
+    assert finding.status == "failed"
+    assert "secret" not in finding.message
+    assert "cannot be read" in finding.message
+    result = CliRunner().invoke(main, ["list"], env=home)
+    assert result.exit_code == 1
+    assert "secret" not in result.output
+    assert "cannot open Dagster's history" in result.output
 
 
 def test_a_dagster_storage_that_does_not_open_fails(home: dict[str, str]) -> None:
     (Path(home["DAGSTER_HOME"]) / "dagster.yaml").write_text("storage: {tape: {}}\n")
-    found = by_check(check_deployment(home))
-    assert found["dagster storage"].status == "failed"
-    assert "dagster.yaml" in found["dagster storage"].fix
+    findings = index_by_check(check_deployment(home))
+    assert findings["dagster storage"].status == "failed"
+    assert "dagster.yaml" in findings["dagster storage"].fix
 
 
 def test_missing_locks_a_full_disk_and_a_damaged_catalogue_fail(
@@ -191,30 +191,30 @@ def test_missing_locks_a_full_disk_and_a_damaged_catalogue_fail(
     monkeypatch.setattr(
         machine, "shutil", SimpleNamespace(disk_usage=lambda path: SimpleNamespace(free=10**8))
     )
-    found = by_check(check_deployment(home))
-    assert "is damaged" in found["embedded personalize"].message
-    assert found["disk"].status == "failed"
-    assert "0.1 GB free" in found["disk"].message
+    findings = index_by_check(check_deployment(home))
+    assert "is damaged" in findings["embedded personalize"].message
+    assert findings["disk"].status == "failed"
+    assert "0.1 GB free" in findings["disk"].message
 
-    def no_locks(*_: object) -> None:
+    def refuse_locks(*_: object) -> None:
         raise OSError(95, "Operation not supported")
 
-    monkeypatch.setattr("fcntl.flock", no_locks)
-    found = by_check(check_deployment(home))
-    assert "file locks: Operation not supported" in found["embedded personalize"].message
+    monkeypatch.setattr("fcntl.flock", refuse_locks)
+    findings = index_by_check(check_deployment(home))
+    assert "file locks: Operation not supported" in findings["embedded personalize"].message
 
 
 def test_a_usable_bucket_passes(
     home: dict[str, str], s3: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = on_s3(home, s3, OWNER, s3.new_bucket(), monkeypatch)
-    assert {finding.status for finding in found.values()} <= {"ok", "warning"}
-    assert found["clock"].status == "ok"
-    assert found.keys() >= {"bucket", "storage write", "storage delete"}
+    findings = check_on_s3(home, s3, OWNER, s3.create_bucket(), monkeypatch)
+    assert {finding.status for finding in findings.values()} <= {"ok", "warning"}
+    assert findings["clock"].status == "ok"
+    assert findings.keys() >= {"bucket", "storage write", "storage delete"}
 
 
 @pytest.mark.parametrize(
-    ("keys", "check", "said"),
+    ("keys", "check", "sentence"),
     [
         (READER, "storage write", "allow these credentials s3:PutObject on arn:aws:s3:::"),
         (STRANGER, "storage write", "AWS does not know the credentials"),
@@ -226,44 +226,46 @@ def test_a_bucket_that_refuses_is_named_with_its_fix(
     monkeypatch: pytest.MonkeyPatch,
     keys: Any,
     check: str,
-    said: str,
+    sentence: str,
 ) -> None:
-    found = on_s3(home, s3, keys, s3.new_bucket(), monkeypatch)
-    assert found[check].status == "failed"
-    assert said in found[check].fix
-    assert "storage delete" not in found
+    findings = check_on_s3(home, s3, keys, s3.create_bucket(), monkeypatch)
+    assert findings[check].status == "failed"
+    assert sentence in findings[check].fix
+    assert "storage delete" not in findings
 
 
 def test_a_missing_or_unreachable_bucket_fails(
     home: dict[str, str], s3: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = on_s3(home, s3, OWNER, "no-such-bucket", monkeypatch)
-    assert "no-such-bucket" in found["bucket"].message
-    assert "storage write" not in found
+    findings = check_on_s3(home, s3, OWNER, "no-such-bucket", monkeypatch)
+    assert "no-such-bucket" in findings["bucket"].message
+    assert "storage write" not in findings
     nobody = replace(s3, endpoint=f"http://127.0.0.1:{free_ports(1)[0]}")
-    found = on_s3(home, nobody, OWNER, "bucket", monkeypatch)
-    assert "cannot reach s3://bucket" in found["bucket"].message
+    findings = check_on_s3(home, nobody, OWNER, "bucket", monkeypatch)
+    assert "cannot reach s3://bucket" in findings["bucket"].message
 
 
-def on_s3(
+def check_on_s3(
     home: dict[str, str], s3: S3Server, keys: Any, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> dict[str, Finding]:
     environment = {**home, **s3.environment(keys), "BATCHREC_STORAGE": f"s3://{bucket}/x"}
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    return by_check(check_deployment(environment))
+    return index_by_check(check_deployment(environment))
 
 
 @pytest.mark.parametrize(
-    ("off", "status", "said"),
+    ("offset_seconds", "status", "sentence"),
     [(0, "ok", "agrees"), (-40, "warning", "40 s behind"), (900, "failed", "900 s ahead")],
 )
-def test_a_wrong_clock_is_reported(off: int, status: str, said: str) -> None:
-    now = datetime(2026, 1, 1, tzinfo=UTC)
-    found = check_clock(format_datetime(now), now + timedelta(seconds=off))
-    assert found.status == status
-    assert said in found.message
-    assert check_clock(None, now).status == "unknown"
+def test_a_wrong_clock_is_reported(offset_seconds: int, status: str, sentence: str) -> None:
+    server_time = datetime(2026, 1, 1, tzinfo=UTC)
+    finding = check_clock(
+        format_datetime(server_time), server_time + timedelta(seconds=offset_seconds)
+    )
+    assert finding.status == status
+    assert sentence in finding.message
+    assert check_clock(None, server_time).status == "unknown"
 
 
 def test_a_personalize_at_a_url_is_checked(
@@ -273,10 +275,14 @@ def test_a_personalize_at_a_url_is_checked(
         monkeypatch.setenv(name, value)
     url = personalize.endpoint_url
     assert (
-        by_check(check_deployment({**home, "BATCHREC_PERSONALIZE": url}))["personalize"].status
+        index_by_check(check_deployment({**home, "BATCHREC_PERSONALIZE": url}))[
+            "personalize"
+        ].status
         == "ok"
     )
     nobody = f"http://127.0.0.1:{free_ports(1)[0]}"
-    found = by_check(check_deployment({**home, "BATCHREC_PERSONALIZE": nobody}))["personalize"]
-    assert found.status == "failed"
-    assert "batchrec local-personalize" in found.fix
+    finding = index_by_check(check_deployment({**home, "BATCHREC_PERSONALIZE": nobody}))[
+        "personalize"
+    ]
+    assert finding.status == "failed"
+    assert "batchrec local-personalize" in finding.fix

@@ -18,8 +18,8 @@ from batchrec_dagster.doctor import Finding, aws, clients
 from batchrec_dagster.doctor.aws_quotas import check_quotas
 from batchrec_dagster.doctor.policies import find_conditional_denies, find_missing_permissions
 from batchrec_dagster.testing import StartedPersonalize
-from batchrec_dagster_tests.deployment.template import ACCOUNT, BUCKET, REGION, stack
-from batchrec_dagster_tests.doctor.test_doctor import by_check
+from batchrec_dagster_tests.deployment.template import ACCOUNT, BUCKET, REGION, resolve_stack
+from batchrec_dagster_tests.doctor.test_doctor import index_by_check
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("bare_environment")]
 
@@ -30,9 +30,9 @@ ROLE = f"arn:aws:iam::{ACCOUNT}:role/Personalize"
 
 @pytest.fixture
 def personalize(tmp_path: Path) -> Iterator[StartedPersonalize]:
-    started = StartedPersonalize(tmp_path / "personalize")
-    yield started
-    started.close()
+    personalize_service = StartedPersonalize(tmp_path / "personalize")
+    yield personalize_service
+    personalize_service.close()
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def account(
     operations that are denied."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
-    resources = stack()
+    resources = resolve_stack()
     with mock_aws():
         s3: Any = boto3.client("s3", REGION)
         iam = boto3.client("iam", REGION)
@@ -55,19 +55,21 @@ def account(
         iam.create_role(RoleName="Personalize", AssumeRolePolicyDocument=json.dumps(trust))
         real = clients.make_client
 
-        def examined(*, refuse: tuple[str, ...] = (), **settings: str) -> dict[str, Finding]:
-            def client(deployment: Deployment, service: str) -> Any:
+        def examine(*, refuse: tuple[str, ...] = (), **settings: str) -> dict[str, Finding]:
+            def open_client(deployment: Deployment, service: str) -> Any:
                 if service == "personalize":
-                    made: Any = personalize.client
+                    personalize_client: Any = personalize.client
                 else:
-                    made = real(deployment, service)
+                    personalize_client = real(deployment, service)
                 # moto has no policy simulator.
-                made.meta.events.register("before-call.iam.SimulatePrincipalPolicy", simulated)
+                personalize_client.meta.events.register(
+                    "before-call.iam.SimulatePrincipalPolicy", simulate_policy
+                )
                 for operation in ("ListServiceQuotas", *refuse):  # moto has no quotas
-                    made.meta.events.register(f"before-call.*.{operation}", denied)
-                return made
+                    personalize_client.meta.events.register(f"before-call.*.{operation}", deny)
+                return personalize_client
 
-            monkeypatch.setattr(aws, "make_client", client)
+            monkeypatch.setattr(aws, "make_client", open_client)
             environment = {
                 "BATCHREC_PERSONALIZE": "aws",
                 "BATCHREC_STORAGE": f"s3://{BUCKET}/batchrec",
@@ -75,22 +77,22 @@ def account(
                 "AWS_REGION": REGION,
                 **settings,
             }
-            return by_check(aws.check_aws(Deployment.from_environment(environment)))
+            return index_by_check(aws.check_aws(Deployment.from_environment(environment)))
 
-        yield examined
+        yield examine
 
 
-def simulated(params: Any, **_: Any) -> Any:
+def simulate_policy(params: Any, **_: Any) -> Any:
     """IAM's policy simulator: the role may do everything except what is in LACKS."""
-    asked = [value for key, value in params["body"].items() if key.startswith("ActionNames")]
+    actions = [value for key, value in params["body"].items() if key.startswith("ActionNames")]
     results = [
-        {"EvalActionName": each, "EvalDecision": "implicitDeny" if each in LACKS else "allowed"}
-        for each in asked
+        {"EvalActionName": action, "EvalDecision": "implicitDeny" if action in LACKS else "allowed"}
+        for action in actions
     ]
     return SimpleNamespace(status_code=200), {"EvaluationResults": results}
 
 
-def denied(model: Any, **_: Any) -> None:
+def deny(model: Any, **_: Any) -> None:
     error = {"Code": "AccessDenied", "Message": "no"}
     raise ClientError({"Error": error}, model.name)  # type: ignore[typeddict-item]
 
@@ -98,10 +100,12 @@ def denied(model: Any, **_: Any) -> None:
 def test_an_account_made_by_the_template_passes(
     account: Callable[..., dict[str, Finding]],
 ) -> None:
-    found = account()
-    assert {check: each.message for check, each in found.items() if each.status != "ok"} == {}
-    assert found.keys() >= {"region", "identity", "personalize", "role", "bucket policy"}
-    assert found["quota of dataset groups"].message == "0 of 5 used"
+    findings = account()
+    assert {
+        check: finding.message for check, finding in findings.items() if finding.status != "ok"
+    } == {}
+    assert findings.keys() >= {"region", "identity", "personalize", "role", "bucket policy"}
+    assert findings["quota of dataset groups"].message == "0 of 5 used"
 
 
 def test_a_check_without_permission_is_unknown_and_names_it(
@@ -110,31 +114,31 @@ def test_a_check_without_permission_is_unknown_and_names_it(
     role = account(refuse=("SimulatePrincipalPolicy",))["role in storage"]
     assert role.status == "unknown"
     assert f"iam:SimulatePrincipalPolicy on {ROLE}" in role.fix
-    found = account(refuse=("GetRole", "GetBucketPolicy", "ListSchemas"))
-    for check, said in (
+    findings = account(refuse=("GetRole", "GetBucketPolicy", "ListSchemas"))
+    for check, sentence in (
         ("role", f"iam:GetRole on {ROLE}"),
         ("bucket policy", f"s3:GetBucketPolicy on arn:aws:s3:::{BUCKET}"),
         ("quota of schemas", "personalize:ListSchemas on *"),
     ):
-        assert found[check].status == "unknown"
-        assert said in found[check].fix
+        assert findings[check].status == "unknown"
+        assert sentence in findings[check].fix
 
 
 def test_a_personalize_that_refuses_fails_with_the_permission(
     account: Callable[..., dict[str, Finding]],
 ) -> None:
-    found = account(refuse=("ListDatasetGroups",))["personalize"]
-    assert found.status == "failed"
-    assert "personalize:ListDatasetGroups" in found.fix
+    finding = account(refuse=("ListDatasetGroups",))["personalize"]
+    assert finding.status == "failed"
+    assert "personalize:ListDatasetGroups" in finding.fix
 
 
 def test_a_missing_role_or_one_of_another_account_fails(
     account: Callable[..., dict[str, Finding]],
 ) -> None:
-    found = account(BATCHREC_ROLE_ARN=f"arn:aws:iam::{ACCOUNT}:role/Nobody")
-    assert "Nobody" in found["role"].message
-    found = account(BATCHREC_ROLE_ARN="arn:aws:iam::999999999999:role/Personalize")
-    assert "999999999999" in found["identity"].message
+    findings = account(BATCHREC_ROLE_ARN=f"arn:aws:iam::{ACCOUNT}:role/Nobody")
+    assert "Nobody" in findings["role"].message
+    findings = account(BATCHREC_ROLE_ARN="arn:aws:iam::999999999999:role/Personalize")
+    assert "999999999999" in findings["identity"].message
 
 
 def test_a_role_or_a_bucket_that_does_not_trust_personalize_fails(
@@ -151,33 +155,33 @@ def test_a_role_or_a_bucket_that_does_not_trust_personalize_fails(
         ),
     )
     boto3.client("s3", REGION).delete_bucket_policy(Bucket=BUCKET)
-    found = account()
-    assert found["role"].status == "failed"
-    assert ROLE in found["role"].message
-    assert "sts:AssumeRole" in found["role"].fix
-    assert "s3:ListBucket, s3:GetObject, s3:PutObject" in found["bucket policy"].message
+    findings = account()
+    assert findings["role"].status == "failed"
+    assert ROLE in findings["role"].message
+    assert "sts:AssumeRole" in findings["role"].fix
+    assert "s3:ListBucket, s3:GetObject, s3:PutObject" in findings["bucket policy"].message
 
 
 def test_a_role_that_may_not_write_fails(
     account: Callable[..., dict[str, Finding]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("batchrec_dagster_tests.doctor.test_doctor_aws.LACKS", {"s3:PutObject"})
-    found = account()["role in storage"]
-    assert ROLE in found.message
-    assert "s3:PutObject" in found.message
-    assert f"on arn:aws:s3:::{BUCKET}" in found.fix
+    finding = account()["role in storage"]
+    assert ROLE in finding.message
+    assert "s3:PutObject" in finding.message
+    assert f"on arn:aws:s3:::{BUCKET}" in finding.fix
 
 
 @pytest.mark.parametrize("region", ["", "mars-north-1"])
 def test_a_region_without_personalize_fails(
     account: Callable[..., dict[str, Finding]], region: str
 ) -> None:
-    found = account(AWS_REGION=region)["region"] if region else None
-    if found is None:
-        here = Deployment.from_environment({})
-        found = aws._check_region(here)
-    assert found.status == "failed"
-    assert "eu-west-1" in found.fix
+    finding = account(AWS_REGION=region)["region"] if region else None
+    if finding is None:
+        deployment_here = Deployment.from_environment({})
+        finding = aws._check_region(deployment_here)
+    assert finding.status == "failed"
+    assert "eu-west-1" in finding.fix
 
 
 def test_a_quota_that_is_used_up_warns() -> None:
@@ -199,14 +203,14 @@ def test_a_quota_that_is_used_up_warns() -> None:
         return SimpleNamespace(status_code=200), page if second else {**page, "nextToken": "2"}
 
     personalize.meta.events.register("before-call.personalize", answer)
-    applied = [{"Quotas": [{"QuotaName": "Batch inference jobs", "Value": 7.0}]}]
+    quota_pages = [{"Quotas": [{"QuotaName": "Batch inference jobs", "Value": 7.0}]}]
     quotas = SimpleNamespace(
-        get_paginator=lambda name: SimpleNamespace(paginate=lambda **_: applied)
+        get_paginator=lambda name: SimpleNamespace(paginate=lambda **_: quota_pages)
     )
-    found = by_check(check_quotas(personalize, quotas))
+    findings = index_by_check(check_quotas(personalize, quotas))
     assert {
-        check.removeprefix("quota of "): (one.status, one.message.partition(":")[0])
-        for check, one in found.items()
+        check.removeprefix("quota of "): (finding.status, finding.message.partition(":")[0])
+        for check, finding in findings.items()
     } == {
         "dataset groups": ("warning", "5 of 5 used"),
         "schemas": ("ok", "5 of 500 used"),
@@ -219,16 +223,16 @@ def test_a_deny_under_a_condition_that_may_hold_is_named() -> None:
     deny = {"Effect": "Deny", "Principal": "*", "Action": "s3:*", "Resource": "*"}
     vpce = {"StringNotEquals": {"aws:SourceVpce": "vpce-1"}}
     tls = {"Bool": {"aws:SecureTransport": "false"}}
-    spared = {**vpce, "BoolIfExists": {"aws:PrincipalIsAWSService": "false"}}
-    wanted = [("s3:GetObject", "arn:aws:s3:::b/x")]
+    statement_with_exception = {**vpce, "BoolIfExists": {"aws:PrincipalIsAWSService": "false"}}
+    needs = [("s3:GetObject", "arn:aws:s3:::b/x")]
 
-    def found(**statement: Any) -> list[str]:
+    def find_denials(**statement: Any) -> list[str]:
         policy = {"Statement": [{**deny, **statement}]}
-        return find_conditional_denies(policy, SERVICE, wanted)
+        return find_conditional_denies(policy, SERVICE, needs)
 
-    assert found(Sid="OnlyOurVpc", Condition=vpce) == ["OnlyOurVpc (aws:SourceVpce)"]
-    assert found(Condition=tls) == found(Condition=spared) == []
-    assert found(Condition=vpce, Action="s3:DeleteObject") == []
+    assert find_denials(Sid="OnlyOurVpc", Condition=vpce) == ["OnlyOurVpc (aws:SourceVpce)"]
+    assert find_denials(Condition=tls) == find_denials(Condition=statement_with_exception) == []
+    assert find_denials(Condition=vpce, Action="s3:DeleteObject") == []
 
 
 ALLOW = {"Effect": "Allow", "Principal": {"Service": SERVICE}, "Action": "s3:*", "Resource": "*"}

@@ -23,29 +23,31 @@ from batchrec_dagster_tests.support import Project, killed_at
 COMMAND = ("batchrec", "verify-aws", "--yes")
 
 
-def opened(folder: Path, **environment: str) -> Verification:
+def open_verification(folder: Path, **environment: str) -> Verification:
     """That of the folder's file, on the deployment in the folder."""
     settings = {"BATCHREC_HOME": str(folder / ".batchrec"), **environment}
     personalize = Deployment.from_environment(settings).personalize_resource
     return Verification.open(folder / "verify-aws.json", personalize, logging.getLogger("test"))
 
 
-def what_is_left(folder: Path) -> list[str]:
+def list_leftovers(folder: Path) -> list[str]:
     """Names in Personalize, and files in the storage."""
-    on = opened(folder)
+    verification = open_verification(folder)
     kinds = (DATASET_GROUP, SCHEMA, DATASET, SOLUTION, FILTER)
-    named = [str(each["name"]) for kind in kinds for each in on.ensure.list(kind)]
-    return named + [file.uri for file in on.personalize.storage.store.list(on.trial.uri(""))]
+    names = [str(resource["name"]) for kind in kinds for resource in verification.ensure.list(kind)]
+    return names + [
+        file.uri for file in verification.personalize.storage.store.list(verification.trial.uri(""))
+    ]
 
 
-def billed(on: Verification, ended_days_ago: int) -> dict[str, Any]:
+def add_bill(verification: Verification, ended_days_ago: int) -> dict[str, Any]:
     """What a later call finds out about the bill, on AWS."""
     days = {"started": ended_days_ago + 1, "ended": ended_days_ago}
     times = {key: f"{now() - timedelta(days=n):%FT%TZ}" for key, n in days.items()}
-    on.state.update(times, stage="deleted")
-    replace(on, ensure=replace(on.ensure, on_aws=True)).run()
-    found: dict[str, Any] = json.loads(on.file.read_text())["answers"]["bill"]
-    return found
+    verification.state.update(times, stage="deleted")
+    replace(verification, ensure=replace(verification.ensure, on_aws=True)).run()
+    bill: dict[str, Any] = json.loads(verification.file.read_text())["answers"]["bill"]
+    return bill
 
 
 @pytest.mark.slow
@@ -66,19 +68,19 @@ def test_a_killed_call_is_continued_and_leaves_nothing(tmp_path: Path) -> None:
     (output,) = project.storage.glob("verify-aws-*/**/many/*.out")
     output.write_text("recommendations: 600\n")
 
-    done = project.run(*COMMAND)
-    assert done.returncode == 0, done.stderr
+    result = project.run(*COMMAND)
+    assert result.returncode == 0, result.stderr
     # What was trained is adopted.
-    trained = [line for line in done.stderr.splitlines() if line.startswith("training")]
-    assert trained == [f"{training} (UPDATE)"]
+    training_lines = [line for line in result.stderr.splitlines() if line.startswith("training")]
+    assert training_lines == [f"{training} (UPDATE)"]
     text = file.read_text()
     answers = json.loads(text)["answers"]
     assert answers.items() >= first.items()
     assert set(answers) == {question.name for question in QUESTIONS}
     assert answers["over_500"]["status"] == "unexpected"
-    skipped = {name for name, found in answers.items() if found["status"] == "skipped"}
-    assert skipped == {"kms", "glue", "bill"}
-    assert {answers[name]["reason"] for name in skipped} == {"local"}
+    skipped_names = {name for name, entry in answers.items() if entry["status"] == "skipped"}
+    assert skipped_names == {"kms", "glue", "bill"}
+    assert {answers[name]["reason"] for name in skipped_names} == {"local"}
     update, full = answers["update"]["answer"], answers["versions"]["answer"]
     assert update["name"].endswith("-update")
     assert set(update["metrics"]) == set(full["aws-user-personalization"]["metrics"])
@@ -91,21 +93,21 @@ def test_a_killed_call_is_continued_and_leaves_nothing(tmp_path: Path) -> None:
     assert all(question.text in summary for question in QUESTIONS)
     assert ":ACCOUNT:" in summary
     assert "000000000000" not in text + summary
-    assert what_is_left(tmp_path) == []
+    assert list_leftovers(tmp_path) == []
 
 
 def test_what_is_in_lines_is_reported_whatever_it_is() -> None:
-    scored = {"recommendedItems": ["1", "2"], "scores": [0.5, 0.25]}
-    padded = {**scored, "scores": [0.5], "reasons": [[], ["popular"]]}
+    output = {"recommendedItems": ["1", "2"], "scores": [0.5, 0.25]}
+    padded_output = {**output, "scores": [0.5], "reasons": [[], ["popular"]]}
     lines: list[dict[str, Any]] = [
-        {"input": {"userId": "a"}, "output": scored, "error": None},
-        {"input": {"userId": "b"}, "output": padded, "error": None, "more": 1},
-        {"input": {"userId": "c"}, "output": {**scored, "scores": [0.5, float("nan")]}},
+        {"input": {"userId": "a"}, "output": output, "error": None},
+        {"input": {"userId": "b"}, "output": padded_output, "error": None, "more": 1},
+        {"input": {"userId": "c"}, "output": {**output, "scores": [0.5, float("nan")]}},
         {"input": {"userId": "d"}, "output": None, "error": "unknown"},
     ]
-    found = describe_lines(lines)
-    assert json.loads(found.pop("example")) == lines[1]
-    assert found == {
+    description = describe_lines(lines)
+    assert json.loads(description.pop("example")) == lines[1]
+    assert description == {
         "line": ["error", "input", "more", "output"],
         "output": ["reasons", "recommendedItems", "scores"],
         "users": 4,
@@ -114,8 +116,10 @@ def test_what_is_in_lines_is_reported_whatever_it_is() -> None:
         "errors": ["unknown"],
         "read_by_batchrec": "4 lines",
     }
-    of_another_form = describe_lines([{"input": "a", "output": {"recommendedItems": [{"id": 1}]}}])
-    assert "not a batch inference output file" in of_another_form["read_by_batchrec"]
+    other_description = describe_lines(
+        [{"input": "a", "output": {"recommendedItems": [{"id": 1}]}}]
+    )
+    assert "not a batch inference output file" in other_description["read_by_batchrec"]
 
 
 @pytest.mark.slow
@@ -124,45 +128,45 @@ def test_what_an_interrupted_call_made_is_deleted_on_request(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     run = CliRunner()
-    nothing = run.invoke(main, ["verify-aws", "--delete"])
-    assert nothing.exit_code == 1
-    assert "there is no verify-aws.json" in nothing.output
-    on = opened(tmp_path)
-    on._save()
-    on.trial.start_import()
-    assert len(what_is_left(tmp_path)) == 5
-    deleted = run.invoke(main, ["verify-aws", "--delete"])
-    assert deleted.exit_code == 0, deleted.output
-    assert what_is_left(tmp_path) == []
+    result = run.invoke(main, ["verify-aws", "--delete"])
+    assert result.exit_code == 1
+    assert "there is no verify-aws.json" in result.output
+    verification = open_verification(tmp_path)
+    verification._save()
+    verification.trial.start_import()
+    assert len(list_leftovers(tmp_path)) == 5
+    deletion = run.invoke(main, ["verify-aws", "--delete"])
+    assert deletion.exit_code == 0, deletion.output
+    assert list_leftovers(tmp_path) == []
     # A later call asks only for the bill.
-    later = run.invoke(main, ["verify-aws"])
-    assert later.exit_code == 0, later.output
-    assert list(json.loads(on.file.read_text())["answers"]) == ["bill"]
+    later_result = run.invoke(main, ["verify-aws"])
+    assert later_result.exit_code == 0, later_result.output
+    assert list(json.loads(verification.file.read_text())["answers"]) == ["bill"]
 
 
 def test_more_than_the_budget_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     run = CliRunner()
-    refused = run.invoke(main, ["verify-aws", "--budget", "0.5", "--yes"])
-    assert refused.exit_code == 1
-    assert "more than --budget 0.5: nothing was made" in refused.output
-    assert "training aws-user-personalization (UPDATE)" in refused.output
+    result = run.invoke(main, ["verify-aws", "--budget", "0.5", "--yes"])
+    assert result.exit_code == 1
+    assert "more than --budget 0.5: nothing was made" in result.output
+    assert "training aws-user-personalization (UPDATE)" in result.output
     assert run.invoke(main, ["verify-aws", "--budget", "11"]).exit_code == 2
-    asked = run.invoke(main, ["verify-aws"], input="n\n")
-    assert asked.exit_code == 1
-    assert "this costs 1.0" in asked.output
+    result_without_consent = run.invoke(main, ["verify-aws"], input="n\n")
+    assert result_without_consent.exit_code == 1
+    assert "this costs 1.0" in result_without_consent.output
     assert list(tmp_path.glob("verify-aws*")) == []
-    assert what_is_left(tmp_path) == []
+    assert list_leftovers(tmp_path) == []
 
 
 def test_answers_of_another_deployment_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    opened(tmp_path, BATCHREC_ROLE_ARN="arn:aws:iam::123456789012:role/other")._save()
-    refused = CliRunner().invoke(main, ["verify-aws", "--yes"])
-    assert refused.exit_code == 1
-    assert "another deployment's answers" in refused.output
+    open_verification(tmp_path, BATCHREC_ROLE_ARN="arn:aws:iam::123456789012:role/other")._save()
+    result = CliRunner().invoke(main, ["verify-aws", "--yes"])
+    assert result.exit_code == 1
+    assert "another deployment's answers" in result.output
 
 
 @pytest.mark.slow
@@ -184,14 +188,14 @@ def test_the_bill_is_added_on_a_later_day(tmp_path: Path, monkeypatch: pytest.Mo
             json={"results": [{"ResultsByTime": [day]}, {"ResultsByTime": []}]},
             timeout=10,
         )
-        on = opened(tmp_path, AWS_REGION="eu-west-1")
-        today = billed(on, 0)
+        verification = open_verification(tmp_path, AWS_REGION="eu-west-1")
+        today = add_bill(verification, 0)
         assert today["status"] == "pending"
         assert "run the command again after" in today["reason"]
-        yesterday = billed(on, 1)
+        yesterday = add_bill(verification, 1)
         assert yesterday["status"] == "answered"
         assert yesterday["answer"]["billed"] == [
             {"day": "2026-11-26", "usage_type": "EU-TrainingHours", **metrics}
         ]
-        del on.state["answers"]["bill"]
-        assert "has nothing of Personalize yet" in billed(on, 2)["reason"]
+        del verification.state["answers"]["bill"]
+        assert "has nothing of Personalize yet" in add_bill(verification, 2)["reason"]

@@ -12,7 +12,7 @@ from batchrec_dagster.local_personalize.api.client import CatalogError
 from batchrec_dagster.local_personalize.api.server import make_application
 from batchrec_dagster.local_personalize.api.service import LocalPersonalize
 from batchrec_dagster.storage.object_store import ObjectStore
-from batchrec_dagster_tests.web.test_guard import served
+from batchrec_dagster_tests.web.test_guard import serve
 
 
 @pytest.mark.parametrize("content", [b"", b"no database" * 1000])
@@ -34,7 +34,7 @@ def test_the_server_says_that_the_catalogue_is_damaged(tmp_path: Path) -> None:
     for path in tmp_path.glob("catalog.sqlite-*"):
         path.unlink()
     (tmp_path / "catalog.sqlite").write_bytes(b"no database" * 1000)
-    with served(make_application(service)) as address:
+    with serve(make_application(service)) as address:
         connection = http.client.HTTPConnection(*address, timeout=120)
         connection.request("POST", "/", "{}", {"X-Amz-Target": "AmazonPersonalize.ListSchemas"})
         response = connection.getresponse()

@@ -62,9 +62,11 @@ HANGING = """
 
 
 class Start(Protocol):
-    """Starts a process that hangs in the function `where`, after some calls that go through."""
+    """Starts a process that hangs in this function, after `after` calls of it went through."""
 
-    def __call__(self, module: str, request: str, after: int = 0) -> subprocess.Popen[bytes]: ...
+    def __call__(
+        self, function_path: str, request: str, after: int = 0
+    ) -> subprocess.Popen[bytes]: ...
 
 
 @pytest.fixture

@@ -58,7 +58,7 @@ class Server:
         self.root, self.process, self.port = root, process, port
 
     def open_client(self, key_id: str = "any", secret: str = "any") -> PersonalizeClient:
-        return boto3.Session(key_id, secret).open_client(
+        return boto3.Session(key_id, secret).client(
             "personalize",
             region_name="us-east-1",
             endpoint_url=f"http://127.0.0.1:{self.port}",
@@ -68,7 +68,7 @@ class Server:
     def request(
         self, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None
     ) -> tuple[int, bytes]:
-        connection = http.open_client.HTTPConnection("127.0.0.1", self.port, timeout=300)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=300)
         connection.request(method, path, body, headers or {})
         response = connection.getresponse()
         return response.status, response.read()

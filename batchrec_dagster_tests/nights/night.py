@@ -187,7 +187,7 @@ def night(
     """A night on that S3 server; the endpoint may be a proxy's before it. Personalize has to be
     started."""
     (port,) = free_ports(1)
-    bucket = s3.new_bucket()
+    bucket = s3.create_bucket()
     project = module_project(root)
     project.declare(declaration("shop", "ratings.csv", **(settings or {})))
     environment = s3.environment() | {

@@ -13,7 +13,7 @@ from polars.testing import assert_frame_equal
 
 from batchrec_dagster_tests.nights.night import Night, made_once, night
 from batchrec_dagster_tests.repeats import repeats
-from batchrec_dagster_tests.s3_server import S3Server, s3_ports, s3_server
+from batchrec_dagster_tests.s3_server import S3Server, find_ports, s3_server
 
 pytestmark = pytest.mark.slow
 
@@ -64,7 +64,7 @@ def test_personalize_that_is_killed_goes_on(tmp_path: Path, s3: S3Server) -> Non
 
 def test_s3_that_is_killed_comes_back_and_the_night_goes_on(tmp_path: Path) -> None:
     chance = random.Random(SEED)
-    ports = s3_ports()
+    ports = find_ports()
     (tmp_path / "s3").mkdir()
     with ExitStack() as servers:
         server = servers.enter_context(s3_server(tmp_path / "s3", ports))

@@ -195,8 +195,8 @@ def test_two_nights_in_a_row_and_teardown_leaves_nothing(tmp_path: Path) -> None
         s3 = running.enter_context(s3_server(tmp_path / "s3"))
         database = running.enter_context(postgres_server())
         url, personalize = running.enter_context(local_personalize(tmp_path, s3))
-        bucket = s3.new_bucket()
-        shop = database.new_database("shop")
+        bucket = s3.create_bucket()
+        shop = database.create_database("shop")
         project.declare(
             declaration(
                 "shop",

@@ -39,12 +39,14 @@ def test_an_arm_depends_on_the_user_the_name_and_the_salt_alone() -> None:
     ]
     # A kept answer: an update that moves users between arms would void every running experiment.
     half = Experiment(name="holdout", control_share=0.5)
-    kept = [CONTROL, CONTROL, CONTROL, MODEL, CONTROL]
-    assert [assign_arm(user, half) for user in ("1", "2", "3", "Zoë", "")] == kept
-    others = (Experiment(name="other"), Experiment(name="holdout", salt="2"))
-    for other in others:
-        both = (assign_arms(USERS, TEST) == CONTROL) & (assign_arms(USERS, other) == CONTROL)
-        assert both.mean() == pytest.approx(0.01, abs=0.003)
+    expected_arms = [CONTROL, CONTROL, CONTROL, MODEL, CONTROL]
+    assert [assign_arm(user, half) for user in ("1", "2", "3", "Zoë", "")] == expected_arms
+    other_experiments = (Experiment(name="other"), Experiment(name="holdout", salt="2"))
+    for other in other_experiments:
+        both_controls = (assign_arms(USERS, TEST) == CONTROL) & (
+            assign_arms(USERS, other) == CONTROL
+        )
+        assert both_controls.mean() == pytest.approx(0.01, abs=0.003)
 
 
 @pytest.mark.slow
@@ -54,19 +56,19 @@ def test_arms_are_balanced_and_a_larger_share_moves_users_one_way() -> None:
         assign_arms(USERS, Experiment(name="holdout", control_share=share)) == CONTROL
         for share in shares
     ]
-    for wanted, control in zip(shares, controls, strict=True):
-        assert scipy.stats.binomtest(int(control.sum()), len(USERS), wanted).pvalue > 0.001
+    for control_share, control in zip(shares, controls, strict=True):
+        assert scipy.stats.binomtest(int(control.sum()), len(USERS), control_share).pvalue > 0.001
     for smaller, larger in pairwise(controls):
         assert not (smaller & ~larger).any()
 
 
 def test_groups_are_even_and_independent_of_the_arms() -> None:
-    found = assign_groups(USERS)
-    assert found.unique().sort().to_list() == [*range(GROUPS)]
-    counts = [*pl.Series(found.value_counts()["count"])]
+    groups = assign_groups(USERS)
+    assert groups.unique().sort().to_list() == [*range(GROUPS)]
+    counts = [*pl.Series(groups.value_counts()["count"])]
     assert scipy.stats.chisquare(counts).pvalue > 0.001
-    in_control = pl.DataFrame({"group": found, "control": assign_arms(USERS, TEST) == CONTROL})
-    per_group = in_control.group_by("group").agg(pl.col("control").sum())["control"]
+    group_control = pl.DataFrame({"group": groups, "control": assign_arms(USERS, TEST) == CONTROL})
+    per_group = group_control.group_by("group").agg(pl.col("control").sum())["control"]
     assert scipy.stats.chisquare(per_group.to_list()).pvalue > 0.001
 
 
@@ -79,23 +81,23 @@ def test_every_text_is_in_an_arm_and_a_group(user: str, salt: str) -> None:
 
 def test_of_groups_of_one_user_each_a_mean_has_the_interval_of_students_t() -> None:
     values = np.random.default_rng(1).exponential(size=50)
-    found = estimate_ratio(values, np.ones(50))
-    assert found is not None
+    estimate = estimate_ratio(values, np.ones(50))
+    assert estimate is not None
     low, high = scipy.stats.t.interval(0.95, 49, values.mean(), scipy.stats.sem(values))
-    assert (found.low, found.high) == pytest.approx((low, high))
+    assert (estimate.low, estimate.high) == pytest.approx((low, high))
 
 
 def test_a_share_of_single_users_has_the_exact_interval() -> None:
     hits = np.repeat([1.0, 0.0], [30, 970])
-    found = estimate_share(hits, np.ones(1000), users=1000)
-    assert found is not None
+    estimate = estimate_share(hits, np.ones(1000), users=1000)
+    assert estimate is not None
     exact = scipy.stats.binomtest(30, 1000).proportion_ci(method="exact")
-    assert (found.low, found.high) == pytest.approx((exact.low, exact.high), abs=2e-3)
+    assert (estimate.low, estimate.high) == pytest.approx((exact.low, exact.high), abs=2e-3)
     for value in (0.0, 1.0):
-        found = estimate_share(np.full(20, value), np.ones(20), users=50)
+        estimate = estimate_share(np.full(20, value), np.ones(20), users=50)
         exact = scipy.stats.binomtest(int(50 * value), 50).proportion_ci(method="exact")
-        assert found is not None
-        assert (found.low, found.high) == pytest.approx((exact.low, exact.high))
+        assert estimate is not None
+        assert (estimate.low, estimate.high) == pytest.approx((exact.low, exact.high))
 
 
 def test_a_difference_is_welchs() -> None:
@@ -104,36 +106,36 @@ def test_a_difference_is_welchs() -> None:
     means = [estimate_ratio(values, np.ones(len(values))) for values in (first, second)]
     assert means[0] is not None
     assert means[1] is not None
-    found = estimate_difference(means[0], means[1])
+    estimate = estimate_difference(means[0], means[1])
     welch = scipy.stats.ttest_ind(first, second, equal_var=False).confidence_interval()
-    assert (found.low, found.high) == pytest.approx((welch.low, welch.high))
+    assert (estimate.low, estimate.high) == pytest.approx((welch.low, welch.high))
 
 
 def test_nothing_is_said_without_users_and_nothing_certain_with_one_group() -> None:
     assert estimate_ratio([0, 0], [0, 0]) is None
     assert estimate_share([], [], users=0) is None
-    one = estimate_ratio([3, 0], [2, 0])
-    assert one is not None
-    assert (one.value, one.low, one.high) == (1.5, -math.inf, math.inf)
+    estimate = estimate_ratio([3, 0], [2, 0])
+    assert estimate is not None
+    assert (estimate.value, estimate.low, estimate.high) == (1.5, -math.inf, math.inf)
     two = estimate_ratio([1, 2], [1, 1])
     assert two is not None
-    assert estimate_difference(one, two).high == math.inf
-    none = estimate_ratio([0, 0], [1, 1])
-    assert none is not None
-    assert estimate_lift(two, none) is None
+    assert estimate_difference(estimate, two).high == math.inf
+    no_estimate = estimate_ratio([0, 0], [1, 1])
+    assert no_estimate is not None
+    assert estimate_lift(two, no_estimate) is None
 
 
 def test_the_users_needed_find_the_lift_four_times_of_five() -> None:
     chance = np.random.default_rng(3)
     pilot = chance.poisson(2.0, 5000)
-    measured = estimate_ratio(pilot, np.ones(5000))
-    assert measured is not None
-    users = count_users_needed(measured, 5000, effect=0.1, control_share=0.2)
+    pilot_estimate = estimate_ratio(pilot, np.ones(5000))
+    assert pilot_estimate is not None
+    users = count_users_needed(pilot_estimate, 5000, effect=0.1, control_share=0.2)
     # (1.96 + 0.84)**2 * 2 * (1 / 0.2 + 1 / 0.8) / 0.2**2
     assert users == pytest.approx(2453, rel=0.1)
-    found = 0
+    differences_found = 0
     for _ in range(400):
         control = chance.poisson(2.0, users // 5)
         model = chance.poisson(2.2, users - users // 5)
-        found += scipy.stats.ttest_ind(model, control, equal_var=False).pvalue < 0.05
-    assert found / 400 == pytest.approx(0.8, abs=0.06)
+        differences_found += scipy.stats.ttest_ind(model, control, equal_var=False).pvalue < 0.05
+    assert differences_found / 400 == pytest.approx(0.8, abs=0.06)

@@ -37,13 +37,13 @@ OUTCOMES = "curated/recommendation_outcomes/recommendation_outcomes.parquet"
 
 
 def test_a_control_with_popular_items_needs_their_model() -> None:
-    def declared(**attributes: Any) -> Pipeline:
+    def build_pipeline(**attributes: Any) -> Pipeline:
         return Pipeline.model_validate(declaration("shop", "ratings.csv", **attributes))
 
     for solution in ({"compare_with_popularity": False}, {"recipe": "aws-popularity-count"}):
         with pytest.raises(ValueError, match="compare_with_popularity: true"):
-            declared(solution=solution, experiment={"name": "a"})
-        declared(solution=solution, experiment={"name": "a", "control": "none"})
+            build_pipeline(solution=solution, experiment={"name": "a"})
+        build_pipeline(solution=solution, experiment={"name": "a", "control": "none"})
 
 
 class Shop:
@@ -55,7 +55,7 @@ class Shop:
         self.store = ObjectStore({"local": self.project.storage})
         self.root = "s3://local/shop"
         if s3 is not None:
-            bucket = s3.new_bucket()
+            bucket = s3.create_bucket()
             self.store, self.root = s3.store(), f"s3://{bucket}/shop"
             self.project.environment = {**s3.environment(), "BATCHREC_STORAGE": f"s3://{bucket}"}
         experiment = {"name": "holdout", "control_share": 0.4, "control": control}
@@ -63,24 +63,24 @@ class Shop:
         self.project.declare(declaration("shop", "ratings.csv", experiment=experiment, sinks=sinks))
 
     def run(self, instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
-        done = refresh(self.project, "shop", instance, report=True)
-        assert done.success
-        return done
+        result = refresh(self.project, "shop", instance, report=True)
+        assert result.success
+        return result
 
-    def table(self, key: str) -> pl.DataFrame:
+    def read_table(self, key: str) -> pl.DataFrame:
         return pl.read_parquet(io.BytesIO(self.store.get(f"{self.root}/{key}")))
 
-    def outcomes(self) -> list[Outcome]:
-        return outcomes_of(self.table(OUTCOMES))
+    def read_outcomes(self) -> list[Outcome]:
+        return outcomes_of(self.read_table(OUTCOMES))
 
 
 def write_night(project: Project, night: int) -> None:
     """Ratings until that night: what each user chose on the second comes after all of the first."""
-    everything = pl.read_csv(write_ratings(project.root / "ratings.csv"))
+    ratings = pl.read_csv(write_ratings(project.root / "ratings.csv"))
     order = pl.col("timestamp").rank("ordinal").over("userId")
-    kept = everything.filter(order <= 22 + 4 * night)
-    later = pl.when(order > 26).then(20_000_000).otherwise(0)
-    kept.with_columns(pl.col("timestamp") + later).write_csv(project.root / "ratings.csv")
+    ratings_so_far = ratings.filter(order <= 22 + 4 * night)
+    shift = pl.when(order > 26).then(20_000_000).otherwise(0)
+    ratings_so_far.with_columns(pl.col("timestamp") + shift).write_csv(project.root / "ratings.csv")
 
 
 def test_two_nights_of_an_experiment_in_a_folder_and_in_a_bucket(
@@ -90,9 +90,9 @@ def test_two_nights_of_an_experiment_in_a_folder_and_in_a_bucket(
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
     shops = [Shop(tmp_path / "folder", "popular", None), Shop(tmp_path / "s3", "popular", s3)]
-    found = [two_nights(shop, instance, "popular") for shop in shops]
-    assert found[0] == found[1]
-    a_night_after_publication(shops[0], instance)
+    outcomes_by_shop = [run_two_nights(shop, instance, "popular") for shop in shops]
+    assert outcomes_by_shop[0] == outcomes_by_shop[1]
+    check_night_after_publication(shops[0], instance)
 
 
 @pytest.mark.slow
@@ -100,33 +100,37 @@ def test_two_nights_of_an_experiment_whose_control_gets_no_lists(
     tmp_path: Path, instance: dg.DagsterInstance
 ) -> None:
     shop = Shop(tmp_path / "shop", "none", None)
-    assert two_nights(shop, instance, "none")
+    assert run_two_nights(shop, instance, "none")
 
 
-def a_night_after_publication(shop: Shop, instance: dg.DagsterInstance) -> None:
+def check_night_after_publication(shop: Shop, instance: dg.DagsterInstance) -> None:
     """What comes after lists were published, counts from then on."""
     file = shop.project.root / "ratings.csv"
     ratings, time_ = pl.read_csv(file), pl.col("timestamp")
     is_last = time_ == time_.max().over("userId")
-    now = pl.when(is_last).then(int(time.time()) + 60).otherwise(time_)
-    ratings.with_columns(timestamp=now).write_csv(file)
+    shifted_times = pl.when(is_last).then(int(time.time()) + 60).otherwise(time_)
+    ratings.with_columns(timestamp=shifted_times).write_csv(file)
     shop.run(instance)
-    assert {(one.edition, one.since) for one in shop.outcomes()} == {
+    assert {(outcome.edition, outcome.since) for outcome in shop.read_outcomes()} == {
         (1, "publication"),
         (2, "publication"),
     }
-    counted = {one.edition: one.interactions for one in shop.outcomes() if one.arm == MODEL}
-    assert counted[1] == 0
-    kept = ratings.filter(is_last, pl.col("rating") >= 3.5)["userId"].cast(pl.String)
-    assert counted[2] == int((assign_arms(kept, HOLDOUT) == MODEL).sum())
+    interactions_by_edition = {
+        outcome.edition: outcome.interactions
+        for outcome in shop.read_outcomes()
+        if outcome.arm == MODEL
+    }
+    assert interactions_by_edition[1] == 0
+    last_users = ratings.filter(is_last, pl.col("rating") >= 3.5)["userId"].cast(pl.String)
+    assert interactions_by_edition[2] == int((assign_arms(last_users, HOLDOUT) == MODEL).sum())
 
 
-def two_nights(shop: Shop, instance: dg.DagsterInstance, control: str) -> list[Outcome]:
+def run_two_nights(shop: Shop, instance: dg.DagsterInstance, control: str) -> list[Outcome]:
     write_night(shop.project, 1)
     first = metadata(shop.run(instance), "recommendation_outcomes")
     assert first["dagster/row_count"] == 0
     assert "no later interactions yet" in first["preview"]
-    lists = shop.table(LISTS)
+    lists = shop.read_table(LISTS)
     assert_arms(lists, control)
     export = shop.store.get(f"{shop.root}/curated/exports/recommendations.csv").decode()
     assert export.splitlines()[0].startswith('"user_id","arm","item_1"')
@@ -134,43 +138,46 @@ def two_nights(shop: Shop, instance: dg.DagsterInstance, control: str) -> list[O
     write_night(shop.project, 2)
     second = metadata(shop.run(instance), "recommendation_outcomes")
     # Who was in the control on the first night still is.
-    again = shop.table(LISTS)
-    both = lists.unique("user_id").join(again.unique("user_id"), on="user_id")
-    assert (both["arm"] == both["arm_right"]).all()
+    second_lists = shop.read_table(LISTS)
+    users_of_both = lists.unique("user_id").join(second_lists.unique("user_id"), on="user_id")
+    assert (users_of_both["arm"] == users_of_both["arm_right"]).all()
 
-    outcomes = shop.outcomes()
-    assert [(one.edition, one.arm, one.since) for one in outcomes] == [
+    outcomes = shop.read_outcomes()
+    assert [(outcome.edition, outcome.arm, outcome.since) for outcome in outcomes] == [
         (1, CONTROL, "data"),
         (1, MODEL, "data"),
     ]
-    by_arm = {one.arm: one for one in outcomes}
+    outcome_by_arm = {outcome.arm: outcome for outcome in outcomes}
     everyone = pl.Series([str(user) for user in range(1, 61)])
-    for arm, one in by_arm.items():
-        assert one.users == int((assign_arms(everyone, HOLDOUT) == arm).sum())
-        assert one.interactions > 0
-    assert (by_arm[CONTROL].hit_rate is None) == (control == "none")
+    for arm, outcome in outcome_by_arm.items():
+        assert outcome.users == int((assign_arms(everyone, HOLDOUT) == arm).sum())
+        assert outcome.interactions > 0
+    assert (outcome_by_arm[CONTROL].hit_rate is None) == (control == "none")
     if control == "popular":
         # What popularity's lists reach is what the outcomes say that popular items would reach.
-        reached = by_arm[CONTROL]
-        assert reached.gain is not None
-        assert reached.gain.value == 0
-        assert reached.recall is not None
-        assert reached.recall.value == reached.popular_recall
-    assert second["hit_rate"] == by_arm[MODEL].hit_rate.value  # type: ignore[union-attr]
+        control_outcome = outcome_by_arm[CONTROL]
+        assert control_outcome.gain is not None
+        assert control_outcome.gain.value == 0
+        assert control_outcome.recall is not None
+        assert control_outcome.recall.value == control_outcome.popular_recall
+    assert second["hit_rate"] == outcome_by_arm[MODEL].hit_rate.value  # type: ignore[union-attr]
 
     report = shop.store.get(f"{shop.root}/curated/report/index.html").decode()
     assert "In the experiment holdout, " in report
     # Whom the control gives no list is not missed.
     assert "requested users got no list" not in report
-    assert f"{by_arm[MODEL].active_users} of {by_arm[MODEL].users} users chose items" in report
+    assert (
+        f"{outcome_by_arm[MODEL].active_users} of {outcome_by_arm[MODEL].users} users chose items"
+        in report
+    )
     assert_shown(shop)
 
     # A run on the same data makes and changes nothing.
     sums = shop.store.head(f"{shop.root}/curated/recommendation_outcomes/sums.parquet")
     shop.run(instance)
     assert shop.store.head(f"{shop.root}/curated/recommendation_outcomes/sums.parquet") == sums
-    assert shop.outcomes() == outcomes
-    assert shop.table(LISTS).equals(again)
+    assert shop.read_outcomes() == outcomes
+    assert shop.read_table(LISTS).equals(second_lists)
     return outcomes
 
 
@@ -180,32 +187,30 @@ def assert_shown(shop: Shop) -> None:
         "BATCHREC_HOME": str(shop.project.root / ".batchrec"),
         **shop.project.environment,
     }
-    done = CliRunner().invoke(main, ["show", "--experiment", "--json"], env=environment)
-    assert done.exit_code == 0, done.output
-    (found,) = json.loads(done.output)["pipelines"]
-    assert (found["pipeline"], found["result"]["name"]) == ("shop", "holdout")
-    assert found["published"] == "holdout"
-    assert found["plan"]["users"] == 60
-    with pytest.MonkeyPatch.context() as before_it_is_measured:
-        before_it_is_measured.setattr(
-            "batchrec_dagster.outcomes.experiment.summarize_experiment", lambda _: None
-        )
-        done = CliRunner().invoke(main, ["show", "--experiment", "--json"], env=environment)
-    (found,) = json.loads(done.output)["pipelines"]
-    assert (found["result"], found["plan"]["control_share"]) == (None, 0.4)
+    result = CliRunner().invoke(main, ["show", "--experiment", "--json"], env=environment)
+    assert result.exit_code == 0, result.output
+    (pipeline,) = json.loads(result.output)["pipelines"]
+    assert (pipeline["pipeline"], pipeline["result"]["name"]) == ("shop", "holdout")
+    assert pipeline["published"] == "holdout"
+    assert pipeline["plan"]["users"] == 60
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("batchrec_dagster.outcomes.experiment.summarize_experiment", lambda _: None)
+        result = CliRunner().invoke(main, ["show", "--experiment", "--json"], env=environment)
+    (pipeline,) = json.loads(result.output)["pipelines"]
+    assert (pipeline["result"], pipeline["plan"]["control_share"]) == (None, 0.4)
     text = CliRunner().invoke(main, ["show", "--experiment"], env=environment).output
     assert "Users needed, in both arms together" in text
-    both = CliRunner().invoke(main, ["show", "--experiment", "1"], env=environment)
-    assert both.exit_code == 2
+    result = CliRunner().invoke(main, ["show", "--experiment", "1"], env=environment)
+    assert result.exit_code == 2
 
 
 def assert_arms(lists: pl.DataFrame, control: str) -> None:
     users = lists.unique("user_id")
     assert users["arm"].to_list() == assign_arms(users["user_id"], HOLDOUT).to_list()
-    of_control = lists.filter(arm=CONTROL)
+    control_lists = lists.filter(arm=CONTROL)
     if control == "none":
-        assert of_control.is_empty()
+        assert control_lists.is_empty()
         return
-    assert of_control["score"].null_count() == of_control.height
-    of_model = lists.filter(arm=MODEL)
-    assert of_model["score"].null_count() == 0
+    assert control_lists["score"].null_count() == control_lists.height
+    model_lists = lists.filter(arm=MODEL)
+    assert model_lists["score"].null_count() == 0

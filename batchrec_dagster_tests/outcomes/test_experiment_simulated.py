@@ -26,7 +26,7 @@ DAY = 86_400
 NIGHTS, ITEMS, LENGTH, SEEDS = 14, 200, 5, 50
 
 
-def world(seed: int, lift: float, users: int = 600) -> pl.DataFrame:
+def simulate_world(seed: int, lift: float, users: int = 600) -> pl.DataFrame:
     """The sums of 14 nights. Some people do much and some little, the same every night; the model's
     lists make each do `lift` more, on average. Half of what they do is from their list."""
     chance = np.random.default_rng(seed)
@@ -35,18 +35,20 @@ def world(seed: int, lift: float, users: int = 600) -> pl.DataFrame:
     factor = np.where(assign_arms(ids, experiment) == MODEL, 1 + lift, 1.0)
     activity = chance.gamma(1.5, 0.3, users) * factor
     lists = np.array([chance.permutation(ITEMS)[:LENGTH] for _ in range(users)])
-    who = np.repeat(np.arange(users), NIGHTS)
+    user_rows = np.repeat(np.arange(users), NIGHTS)
     night = np.tile(np.arange(NIGHTS), users)
-    clicks = chance.poisson(activity[who])
-    who, night = np.repeat(who, clicks), np.repeat(night, clicks)
-    own = lists[who, chance.integers(0, LENGTH, len(who))]
-    item = np.where(chance.random(len(who)) < 0.5, own, chance.integers(0, ITEMS, len(who)))
-    later = LaterInteractions(
+    clicks = chance.poisson(activity[user_rows])
+    user_rows, night = np.repeat(user_rows, clicks), np.repeat(night, clicks)
+    own = lists[user_rows, chance.integers(0, LENGTH, len(user_rows))]
+    item = np.where(
+        chance.random(len(user_rows)) < 0.5, own, chance.integers(0, ITEMS, len(user_rows))
+    )
+    later_interactions = LaterInteractions(
         pl.LazyFrame(
             {
-                "USER_ID": ids.gather(who),
+                "USER_ID": ids.gather(user_rows),
                 "ITEM_ID": pl.Series(item).cast(pl.String),
-                "TIMESTAMP": night * DAY + chance.integers(1, DAY, len(who)),
+                "TIMESTAMP": night * DAY + chance.integers(1, DAY, len(user_rows)),
             }
         ),
         0,
@@ -60,84 +62,84 @@ def world(seed: int, lift: float, users: int = 600) -> pl.DataFrame:
         }
     )
     nobody = pl.Series("user_id", [], pl.String)
-    published = PeriodLists(rows, nobody, experiment, exclude_seen=False)
-    hashed = UserGroups()
+    period_lists = PeriodLists(rows, nobody, experiment, exclude_seen=False)
+    user_groups = UserGroups()
     return pl.concat(
         sum_period(
             Period(
-                Edition({"edition": one + 1, "version": "v"}, ""),
+                Edition({"edition": night_number + 1, "version": "v"}, ""),
                 0,
-                one * DAY,
-                (one + 1) * DAY,
+                night_number * DAY,
+                (night_number + 1) * DAY,
                 PUBLICATION,
             ),
-            published,
-            later,
-            hashed,
+            period_lists,
+            later_interactions,
+            user_groups,
         )
-        for one in range(NIGHTS)
+        for night_number in range(NIGHTS)
     )
 
 
-def results(lift: float) -> list[ExperimentResult]:
-    found = [summarize_experiment(world(seed, lift)) for seed in range(SEEDS)]
-    return [one for one in found if one is not None]
+def simulate_results(lift: float) -> list[ExperimentResult]:
+    summaries = [summarize_experiment(simulate_world(seed, lift)) for seed in range(SEEDS)]
+    return [summary for summary in summaries if summary is not None]
 
 
-def covers(result: ExperimentResult, lift: float, measure: int = 0) -> bool:
-    found = result.effects[measure].lift
-    assert found is not None
-    return found.low <= lift <= found.high
+def covers_lift(result: ExperimentResult, lift: float, measure: int = 0) -> bool:
+    interval = result.effects[measure].lift
+    assert interval is not None
+    return interval.low <= lift <= interval.high
 
 
 @pytest.mark.slow
 def test_the_interval_holds_the_true_lift() -> None:
-    found = results(0.2)
-    assert len(found) == SEEDS
+    results = simulate_results(0.2)
+    assert len(results) == SEEDS
     for measure in (0, 1):
-        assert sum(covers(one, 0.2, measure) for one in found) >= 0.9 * SEEDS
-    lifts = [one.effects[0].lift.value for one in found if one.effects[0].lift]
+        assert sum(covers_lift(result, 0.2, measure) for result in results) >= 0.9 * SEEDS
+    lifts = [result.effects[0].lift.value for result in results if result.effects[0].lift]
     assert np.mean(lifts) == pytest.approx(0.2, abs=0.04)
-    assert not any(one.uneven for one in found)
+    assert not any(result.uneven for result in results)
 
 
 @pytest.mark.slow
 def test_equal_arms_are_not_said_to_differ_more_often_than_by_chance() -> None:
-    found = results(0.0)
+    results = simulate_results(0.0)
     for measure in (0, 1):
         # More than 6 of 50 would come by chance once in 80 times.
-        assert sum(not covers(one, 0.0, measure) for one in found) <= 6
+        assert sum(not covers_lift(result, 0.0, measure) for result in results) <= 6
 
 
 def test_a_result_is_that_of_a_plain_count_and_the_plan_follows_from_it() -> None:
-    table = world(1, 0.2)
-    found = summarize_experiment(table)
-    assert found is not None
-    assert (found.editions, found.name) == (NIGHTS, "seed1")
-    assert found.model_users + found.control_users == 600
+    table = simulate_world(1, 0.2)
+    summary = summarize_experiment(table)
+    assert summary is not None
+    assert (summary.editions, summary.name) == (NIGHTS, "seed1")
+    assert summary.model_users + summary.control_users == 600
     totals = table.group_by("arm").agg(pl.col("interactions").sum(), pl.col("hits").sum())
     for arm, interactions, hits in totals.iter_rows():
-        users = {MODEL: found.model_users, CONTROL: found.control_users}[arm]
-        for effect, count in zip(found.effects, (interactions, hits), strict=True):
+        users = {MODEL: summary.model_users, CONTROL: summary.control_users}[arm]
+        for effect, count in zip(summary.effects, (interactions, hits), strict=True):
             assert getattr(effect, arm).value == pytest.approx(count / users / NIGHTS)
 
-    made = plan_experiment(table, 0.3)
-    assert made is not None
-    assert (made.users, made.days) == (600, NIGHTS)
+    plan = plan_experiment(table, 0.3)
+    assert plan is not None
+    assert (plan.users, plan.days) == (600, NIGHTS)
     groups = table.group_by("group").agg(pl.col("interactions", "users").sum())
     mean = estimate_ratio(groups["interactions"], groups["users"])
     assert mean is not None
-    assert dict(made.needed)[0.1] == count_users_needed(mean, 600, 0.1, 0.3)
-    assert count_users_needed(mean, 600, made.smallest, 0.3) == pytest.approx(600, rel=0.01)
+    assert dict(plan.needed)[0.1] == count_users_needed(mean, 600, 0.1, 0.3)
+    assert count_users_needed(mean, 600, plan.smallest, 0.3) == pytest.approx(600, rel=0.01)
 
 
 def test_a_result_is_said_with_its_interval_and_its_doubts() -> None:
-    table = world(1, 0.8)
-    result, made = summarize_experiment(table), plan_experiment(table, 0.3)
-    same = summarize_experiment(world(2, 0.0))
+    table = simulate_world(1, 0.8)
+    result, plan = summarize_experiment(table), plan_experiment(table, 0.3)
+    summary_without_lift = summarize_experiment(simulate_world(2, 0.0))
     assert result is not None
-    assert made is not None
-    assert same is not None
+    assert plan is not None
+    assert summary_without_lift is not None
     (sizes, effect, hits) = describe_result(result)
     lift = result.effects[0].lift
     assert lift is not None
@@ -152,24 +154,26 @@ def test_a_result_is_said_with_its_interval_and_its_doubts() -> None:
         "The data end before the lists were published",
         "One of the arms has too few users to compare.",
     ]
-    assert "no certain difference: " in [*describe_result(same)][1]
+    assert "no certain difference: " in [*describe_result(summary_without_lift)][1]
 
-    said = format_experiment(ExperimentView("shop", result.name, result, made), None)
-    assert "nothing is measured" not in said
-    for share, users in made.needed:
-        assert re.search(rf"^ *{share:.0%} +{users:,}$", said, re.MULTILINE)
-    nothing = format_experiment(ExperimentView("shop", None, None, None), None)
-    assert "There is no experiment" in nothing
-    assert "no later interactions yet" in nothing
-    started = format_experiment(ExperimentView("shop", "first", None, None), None)
-    assert "There is no experiment" not in started
-    assert "lists are of the experiment first, of which nothing is measured yet" in started
-    newer = format_experiment(ExperimentView("shop", "second", result, made), None)
+    text = format_experiment(ExperimentView("shop", result.name, result, plan), None)
+    assert "nothing is measured" not in text
+    for share, users in plan.needed:
+        assert re.search(rf"^ *{share:.0%} +{users:,}$", text, re.MULTILINE)
+    text_without_experiment = format_experiment(ExperimentView("shop", None, None, None), None)
+    assert "There is no experiment" in text_without_experiment
+    assert "no later interactions yet" in text_without_experiment
+    text_without_result = format_experiment(ExperimentView("shop", "first", None, None), None)
+    assert "There is no experiment" not in text_without_result
+    assert (
+        "lists are of the experiment first, of which nothing is measured yet" in text_without_result
+    )
+    newer = format_experiment(ExperimentView("shop", "second", result, plan), None)
     assert "lists are of the experiment second, of which nothing is measured yet" in newer
 
 
 def test_a_newer_experiment_and_other_kinds_of_periods_are_apart() -> None:
-    table = world(1, 0.2)
+    table = simulate_world(1, 0.2)
     assert summarize_experiment(table.clear()) is None
     assert summarize_experiment(table.with_columns(experiment=pl.lit(""))) is None
     assert plan_experiment(table.clear(), 0.1) is None
@@ -182,10 +186,10 @@ def test_a_newer_experiment_and_other_kinds_of_periods_are_apart() -> None:
 
 
 def test_without_enough_users_in_the_control_there_is_no_effect() -> None:
-    table = world(1, 0.2)
+    table = simulate_world(1, 0.2)
     few = (pl.col("arm") == MODEL) | (pl.col("group") < 9)
     for part in (pl.col("arm") == MODEL, few):
-        found = summarize_experiment(table.filter(part))
-        assert found is not None
-        assert found.effects == []
-        assert found.uneven
+        summary = summarize_experiment(table.filter(part))
+        assert summary is not None
+        assert summary.effects == []
+        assert summary.uneven

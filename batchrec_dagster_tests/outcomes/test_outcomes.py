@@ -60,7 +60,7 @@ def publish(storage: StorageResource, folder: Path, lists: Lists, **about: Any) 
     table.publish(writer.path, keep=9)
 
 
-def at(seconds: int) -> str:
+def format_time(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat()
 
 
@@ -69,45 +69,55 @@ def write_events(storage: StorageResource, events: Sequence[Event]) -> None:
     storage.store.put(storage.uri(SHOP.storage_keys.interactions), frame.write_csv().encode())
 
 
-def measured(storage: StorageResource) -> MeasuredOutcomes:
+def measure(storage: StorageResource) -> MeasuredOutcomes:
     return measure_outcomes(Work(SHOP, storage))
 
 
-def counted(
-    events: Sequence[Event], lists: Lists, known_until: int, start: int, end: int, *, seen: bool
+def sum_plainly(
+    events: Sequence[Event],
+    lists: Lists,
+    known_until: int,
+    start: int,
+    end: int,
+    *,
+    excludes_seen: bool,
 ) -> dict[str, float]:
     """The sums of a period, the slow and plain way."""
     popular = Counter(item for _, item, time in events if time <= known_until)
-    ranked = sorted(popular, key=lambda item: (-popular[item], item))
+    items_by_popularity = sorted(popular, key=lambda item: (-popular[item], item))
     had: dict[str, set[str]] = defaultdict(set)
     new: dict[str, set[str]] = defaultdict(set)
-    found: dict[str, float] = defaultdict(float)
+    sums: dict[str, float] = defaultdict(float)
     for user, item, time in events:
         if time <= start:
             had[user].add(item)
         elif time <= end and user in lists:
             new[user].add(item)
-            found["interactions"] += 1
+            sums["interactions"] += 1
     for user in lists:
-        chosen = new[user] - (had[user] if seen else set())
-        if not chosen:
+        new_items = new[user] - (had[user] if excludes_seen else set())
+        if not new_items:
             continue
-        known = {item for who, item, time in events if who == user and time <= known_until}
-        best = [item for item in ranked if not seen or item not in known][: len(lists[user])]
-        for name, offered in (("", lists[user]), ("popular_", best)):
-            hits = len(chosen & {*offered})
-            found[f"{name}hits"] += hits
-            found[f"{name}hit_users"] += hits > 0
-            found[f"{name}recall"] += hits / len(chosen)
-        found["active"] += 1
-        found["new"] += len(chosen)
-    return {**found, "users": len(lists)}
+        known_items = {
+            item for event_user, item, time in events if event_user == user and time <= known_until
+        }
+        best = [
+            item for item in items_by_popularity if not excludes_seen or item not in known_items
+        ][: len(lists[user])]
+        for name, listed_items in (("", lists[user]), ("popular_", best)):
+            hits = len(new_items & {*listed_items})
+            sums[f"{name}hits"] += hits
+            sums[f"{name}hit_users"] += hits > 0
+            sums[f"{name}recall"] += hits / len(new_items)
+        sums["active"] += 1
+        sums["new"] += len(new_items)
+    return {**sums, "users": len(lists)}
 
 
 @pytest.mark.parametrize("seed", range(repeats(6, 2)))
-@pytest.mark.parametrize("seen", [True, False])
+@pytest.mark.parametrize("excludes_seen", [True, False])
 def test_the_sums_are_those_of_a_plain_count(
-    storage: StorageResource, tmp_path: Path, seed: int, *, seen: bool
+    storage: StorageResource, tmp_path: Path, seed: int, *, excludes_seen: bool
 ) -> None:
     chance = random.Random(seed)
     people, items = [f"u{n}" for n in range(30)], [f"i{n}" for n in range(12)]
@@ -124,18 +134,20 @@ def test_the_sums_are_those_of_a_plain_count(
         for _ in range(3)
     ]
     for day, lists in enumerate(editions, 1):
-        about = {"made_at": at(T0 + day * DAY + 3600), "data_until": T0 + day * DAY}
-        publish(storage, tmp_path, lists, exclude_seen=seen, **about)
+        about = {"made_at": format_time(T0 + day * DAY + 3600), "data_until": T0 + day * DAY}
+        publish(storage, tmp_path, lists, exclude_seen=excludes_seen, **about)
     write_events(storage, events)
-    found = measured(storage).sums
+    sums = measure(storage).sums
     newest = max(time for _, _, time in events)
     for day, lists in enumerate(editions, 1):
         start = T0 + day * DAY + 3600
         end = start + DAY if day < 3 else newest
-        expected = counted(events, lists, T0 + day * DAY, start, end, seen=seen)
-        of_edition = found.filter(edition=day)
+        expected = sum_plainly(
+            events, lists, T0 + day * DAY, start, end, excludes_seen=excludes_seen
+        )
+        edition_sums = sums.filter(edition=day)
         for name, value in expected.items():
-            assert of_edition[name].sum() == pytest.approx(value), (day, name)
+            assert edition_sums[name].sum() == pytest.approx(value), (day, name)
 
 
 LISTS = {"ann": ["a", "b"], "bob": ["b", "c"], "eve": ["c", "d"]}
@@ -145,10 +157,10 @@ BEFORE = [("ann", "x", T0), ("bob", "x", T0), ("bob", "a", T0 - 5), ("eve", "b",
 def test_only_what_came_after_counts_and_nothing_else_changes_the_rates(
     storage: StorageResource, tmp_path: Path
 ) -> None:
-    publish(storage, tmp_path, LISTS, made_at=at(T0 + 60), data_until=T0)
-    later = [("ann", "a", T0 + 61), ("ann", "z", T0 + 70), ("bob", "z", T0 + 80)]
-    write_events(storage, [*BEFORE, *later])
-    (first,) = measured(storage).outcomes
+    publish(storage, tmp_path, LISTS, made_at=format_time(T0 + 60), data_until=T0)
+    later_events = [("ann", "a", T0 + 61), ("ann", "z", T0 + 70), ("bob", "z", T0 + 80)]
+    write_events(storage, [*BEFORE, *later_events])
+    (first,) = measure(storage).outcomes
     assert (first.users, first.active_users, first.new_interactions, first.on_list) == (3, 2, 3, 1)
     assert first.hit_rate is not None
     assert first.recall is not None
@@ -158,26 +170,26 @@ def test_only_what_came_after_counts_and_nothing_else_changes_the_rates(
     assert first.gain.low < 0 < first.gain.high
     # Chosen before the lists were out, had before, or by somebody without a list.
     leaks = [("eve", "c", T0 + 60), ("ann", "x", T0 + 65), ("zoe", "a", T0 + 75)]
-    write_events(storage, [*BEFORE, *later, *leaks])
-    (again,) = measured(storage).outcomes
-    assert again.hit_rate == first.hit_rate
-    assert again.recall == first.recall
+    write_events(storage, [*BEFORE, *later_events, *leaks])
+    (second_outcome,) = measure(storage).outcomes
+    assert second_outcome.hit_rate == first.hit_rate
+    assert second_outcome.recall == first.recall
 
 
 def test_without_later_interactions_there_is_no_number(
     storage: StorageResource, tmp_path: Path
 ) -> None:
-    publish(storage, tmp_path, LISTS, made_at=at(T0 + 60), data_until=T0)
+    publish(storage, tmp_path, LISTS, made_at=format_time(T0 + 60), data_until=T0)
     write_events(storage, BEFORE)
-    found = measured(storage)
-    assert found.outcomes == []
-    assert found.table.is_empty()
+    measurement = measure(storage)
+    assert measurement.outcomes == []
+    assert measurement.table.is_empty()
     # Nobody who has a list did anything.
     write_events(storage, [*BEFORE, ("zoe", "a", T0 + 90)])
-    (outcome,) = measured(storage).outcomes
+    (outcome,) = measure(storage).outcomes
     assert (outcome.active_users, outcome.hit_rate, outcome.gain) == (0, None, None)
-    (said,) = describe_outcome(outcome)
-    assert said.endswith("0 of 3 users chose items that they did not have.")
+    (sentence,) = describe_outcome(outcome)
+    assert sentence.endswith("0 of 3 users chose items that they did not have.")
 
 
 def test_a_rerun_changes_nothing_and_what_history_dropped_stays(
@@ -189,78 +201,88 @@ def test_a_rerun_changes_nothing_and_what_history_dropped_stays(
             storage,
             tmp_path,
             LISTS,
-            made_at=at(T0 + night * DAY),
+            made_at=format_time(T0 + night * DAY),
             data_until=T0 + (night - 1) * DAY,
         )
         events.append(("ann", f"{night}", T0 + night * DAY + 5))
         write_events(storage, events)
-    first = measured(storage)
-    assert [one.edition for one in first.outcomes] == [1, 2, 3]
+    first = measure(storage)
+    assert [outcome.edition for outcome in first.outcomes] == [1, 2, 3]
     assert outcomes_of(first.table) == first.outcomes
-    assert measured(storage).sums.equals(first.sums)
+    assert measure(storage).sums.equals(first.sums)
     for old in storage.store.list(Work(SHOP, storage).files.table.history):
         storage.store.delete(old.uri)
-    assert measured(storage).sums.equals(first.sums)
+    assert measure(storage).sums.equals(first.sums)
 
 
 def test_sums_that_something_cut_are_refused_by_name(
     storage: StorageResource, tmp_path: Path
 ) -> None:
-    publish(storage, tmp_path, LISTS, made_at=at(T0 + 60), data_until=T0)
+    publish(storage, tmp_path, LISTS, made_at=format_time(T0 + 60), data_until=T0)
     write_events(storage, [*BEFORE, ("ann", "a", T0 + 90)])
-    first = measured(storage)
+    first = measure(storage)
     storage.store.put(storage.uri(SHOP.storage_keys.outcome_sums), b"PAR1")
     with pytest.raises(StorageError, match=r"sums.parquet.*delete it"):
-        measured(storage)
+        measure(storage)
     storage.store.delete(storage.uri(SHOP.storage_keys.outcome_sums))
-    assert measured(storage).sums.equals(first.sums)
+    assert measure(storage).sums.equals(first.sums)
 
 
-def editions(*made: int, data_until: Sequence[int] = ()) -> list[Edition]:
-    until = data_until or [one - 60 for one in made]
+def build_editions(*made_times: int, data_until: Sequence[int] = ()) -> list[Edition]:
+    until = data_until or [made_time - 60 for made_time in made_times]
     return [
-        Edition({"edition": n, "version": "v", "made_at": at(one), "data_until": known}, "")
-        for n, (one, known) in enumerate(zip(made, until, strict=True), 1)
+        Edition(
+            {
+                "edition": n,
+                "version": "v",
+                "made_at": format_time(made_time),
+                "data_until": known_until,
+            },
+            "",
+        )
+        for n, (made_time, known_until) in enumerate(zip(made_times, until, strict=True), 1)
     ]
 
 
-def spans(found: Sequence[Any]) -> list[tuple[int, int, int]]:
-    return [(one.edition.number, one.start, one.end) for one in found]
+def list_spans(periods: Sequence[Any]) -> list[tuple[int, int, int]]:
+    return [(period.edition.number, period.start, period.end) for period in periods]
 
 
 def test_periods_run_from_publication_to_publication() -> None:
-    found = find_periods(editions(100, 200, 300), newest=250)
-    assert spans(found) == [(1, 100, 200), (2, 200, 250)]
-    assert {one.since for one in found} == {PUBLICATION}
+    periods = find_periods(build_editions(100, 200, 300), newest=250)
+    assert list_spans(periods) == [(1, 100, 200), (2, 200, 250)]
+    assert {period.since for period in periods} == {PUBLICATION}
 
 
 def test_what_an_edition_was_made_from_is_not_after_it() -> None:
-    ahead = editions(100, 200, data_until=[90, 250])
-    assert spans(find_periods(ahead, newest=250)) == [(1, 100, 250)]
-    assert spans(find_periods(ahead, newest=300)) == [(1, 100, 250), (2, 250, 300)]
+    ahead = build_editions(100, 200, data_until=[90, 250])
+    assert list_spans(find_periods(ahead, newest=250)) == [(1, 100, 250)]
+    assert list_spans(find_periods(ahead, newest=300)) == [(1, 100, 250), (2, 250, 300)]
 
 
 def test_after_a_rollback_people_get_the_older_lists_again() -> None:
     rollback = [(1, datetime.fromtimestamp(250, UTC))]
-    found = find_periods(editions(100, 200), newest=400, published_again=rollback)
-    assert spans(found) == [(1, 100, 200), (2, 200, 250), (1, 250, 400)]
+    periods = find_periods(build_editions(100, 200), newest=400, published_again=rollback)
+    assert list_spans(periods) == [(1, 100, 200), (2, 200, 250), (1, 250, 400)]
     # Published again while published: as when a killed rollback is run again.
-    twice = [*rollback, (1, datetime.fromtimestamp(260, UTC))]
-    assert spans(find_periods(editions(100, 200), 400, twice)) == spans(found)
+    two_rollbacks = [*rollback, (1, datetime.fromtimestamp(260, UTC))]
+    assert list_spans(find_periods(build_editions(100, 200), 400, two_rollbacks)) == list_spans(
+        periods
+    )
 
 
 def test_data_that_end_before_any_publication_count_from_their_own_end() -> None:
-    made = editions(9_000, 9_100, 9_200, data_until=[100, 200, 200])
-    found = find_periods(made, newest=300)
-    assert spans(found) == [(1, 100, 200), (3, 200, 300)]
-    assert {one.since for one in found} == {DATA}
+    old_editions = build_editions(9_000, 9_100, 9_200, data_until=[100, 200, 200])
+    periods = find_periods(old_editions, newest=300)
+    assert list_spans(periods) == [(1, 100, 200), (3, 200, 300)]
+    assert {period.since for period in periods} == {DATA}
 
 
 def test_an_edition_of_an_older_batchrec_counts_from_its_publication() -> None:
-    old = Edition({"edition": 1, "version": "v", "made_at": at(100)}, "")
+    old = Edition({"edition": 1, "version": "v", "made_at": format_time(100)}, "")
     nameless = Edition({}, "")
-    (found,) = find_periods([old, nameless], newest=150)
-    assert (found.start, found.known_until) == (100, 100)
+    (period,) = find_periods([old, nameless], newest=150)
+    assert (period.start, period.known_until) == (100, 100)
     assert find_periods([old], newest=90) == []
 
 
@@ -274,13 +296,15 @@ def test_the_report_has_the_numbers_of_a_plain_count(
     ]
     lists = {f"u{n}": chance.sample([f"i{n}" for n in range(9)], 3) for n in range(40)}
     for day in (1, 2):
-        known = T0 + day * DAY
-        publish(storage, tmp_path, lists, made_at=at(known + 60), data_until=known)
+        known_until = T0 + day * DAY
+        publish(
+            storage, tmp_path, lists, made_at=format_time(known_until + 60), data_until=known_until
+        )
     write_events(storage, events)
     newest = max(time for _, _, time in events)
-    known = T0 + 2 * DAY
-    plain = counted(events, lists, known, known + 60, newest, seen=True)
-    section = build_outcomes_section(measured(storage).outcomes)
+    known_until = T0 + 2 * DAY
+    plain = sum_plainly(events, lists, known_until, known_until + 60, newest, excludes_seen=True)
+    section = build_outcomes_section(measure(storage).outcomes)
     values = {
         tile.fact: float(re.findall('value="(.+?)"', tile.value)[0]) for tile in section.tiles
     }

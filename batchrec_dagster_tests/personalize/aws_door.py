@@ -37,49 +37,54 @@ class Answer(NamedTuple):
 
 @dataclass
 class Door:
-    """`permitted` decides; `asked` has each permission that was needed, in order, with repeats."""
+    """A server that lets a request through if `is_permitted` says so.
+
+    `permissions_needed` has each permission that was needed, in order, with repeats.
+    """
 
     port: int = 0
-    permitted: Callable[[Permission], bool] = lambda permission: True
-    asked: list[Permission] = field(default_factory=list)
+    is_permitted: Callable[[Permission], bool] = lambda permission: True
+    permissions_needed: list[Permission] = field(default_factory=list)
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def lacking(self, permissions: list[Permission]) -> Permission | None:
+    def find_denied(self, permissions: list[Permission]) -> Permission | None:
         """The first of what a call needs that is not permitted."""
-        self.asked += permissions
-        return next((each for each in permissions if not self.permitted(each)), None)
+        self.permissions_needed += permissions
+        return next(
+            (permission for permission in permissions if not self.is_permitted(permission)), None
+        )
 
 
 @contextmanager
 def s3_door(endpoint: str) -> Iterator[Door]:
     """Before the S3 server at this endpoint."""
-    door, at = Door(), urlsplit(endpoint)
+    door, address = Door(), urlsplit(endpoint)
 
     def forward(request: Request) -> Answer:
-        connection = http.client.HTTPConnection(str(at.hostname), at.port, timeout=60)
+        connection = http.client.HTTPConnection(str(address.hostname), address.port, timeout=60)
         connection.request(
             request.method, request.path, request.body, dict(request.headers), encode_chunked=False
         )
-        said = connection.getresponse()
-        body = said.read()
-        headers = {k: v for k, v in said.getheaders() if k.lower() not in _OF_A_HOP}
+        response = connection.getresponse()
+        body = response.read()
+        headers = {k: v for k, v in response.getheaders() if k.lower() not in _OF_A_HOP}
         connection.close()
-        return Answer(said.status, headers, body)
+        return Answer(response.status, headers, body)
 
     def respond(request: Request) -> Answer:
-        lacking = door.lacking(_s3_permissions(request))
-        said = forward(request) if lacking is None else None
+        lacking = door.find_denied(_list_s3_permissions(request))
+        response = forward(request) if lacking is None else None
         bucket = urlsplit(request.path).path.split("/")[1]
         # Who may not list is not told that something is not there.
-        if said and said.status == 404 and request.method in ("GET", "HEAD"):
-            lacking = door.lacking([Permission("s3:ListBucket", f"arn:aws:s3:::{bucket}")])
-        if said is not None and lacking is None:
-            return said
-        denied = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
-        body = b"" if request.method == "HEAD" else denied
+        if response and response.status == 404 and request.method in ("GET", "HEAD"):
+            lacking = door.find_denied([Permission("s3:ListBucket", f"arn:aws:s3:::{bucket}")])
+        if response is not None and lacking is None:
+            return response
+        denial = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
+        body = b"" if request.method == "HEAD" else denial
         return Answer(403, {"Content-Type": "application/xml"}, body)
 
     with _serving(door, respond):
@@ -94,16 +99,18 @@ def personalize_door(service: LocalPersonalize) -> Iterator[Door]:
     def respond(request: Request) -> Answer:
         target = request.headers.get("X-Amz-Target", "")
         operation = target.rpartition(".")[2]
-        lacking = door.lacking(_personalize_permissions(operation, json.loads(request.body)))
+        lacking = door.find_denied(
+            _list_personalize_permissions(operation, json.loads(request.body))
+        )
         if lacking is None:
             status, body, _ = answer(service.call, target, request.body)
         else:
-            told = "User: someone is not authorized to perform this"
+            message = "User: someone is not authorized to perform this"
             # AWS names what the caller cannot know of.
             if lacking.action != f"personalize:{operation}":
-                told = f"User: someone is not authorized to perform: {lacking.action}"
-                told += f" on resource: {lacking.resource}"
-            refusal = {"__type": "AccessDeniedException", "Message": told}
+                message = f"User: someone is not authorized to perform: {lacking.action}"
+                message += f" on resource: {lacking.resource}"
+            refusal = {"__type": "AccessDeniedException", "Message": message}
             status, body = 400, json.dumps(refusal).encode()
         return Answer(status, {"Content-Type": "application/x-amz-json-1.1"}, body)
 
@@ -115,7 +122,7 @@ _OF_A_HOP = ("connection", "transfer-encoding", "keep-alive", "content-length")
 _PREFIX = "arn:aws:personalize:us-east-1:000000000000:"
 
 
-def _s3_permissions(request: Request) -> list[Permission]:
+def _list_s3_permissions(request: Request) -> list[Permission]:
     """Source: Amazon S3 user guide, "Required permissions for Amazon S3 API operations"."""
     parts = urlsplit(request.path)
     query = parse_qs(parts.query, keep_blank_values=True)
@@ -132,14 +139,14 @@ def _s3_permissions(request: Request) -> list[Permission]:
             return [Permission("s3:DeleteObject", place)]
         case "POST" if "delete" in query:
             keys = re.findall(rb"<Key>(.*?)</Key>", request.body)
-            arns = [f"arn:aws:s3:::{bucket}/{each.decode()}" for each in keys]
+            arns = [f"arn:aws:s3:::{bucket}/{object_key.decode()}" for object_key in keys]
             return [Permission("s3:DeleteObject", arn) for arn in arns]
-    copied = unquote(request.headers.get("x-amz-copy-source", "")).lstrip("/")
-    read = [Permission("s3:GetObject", f"arn:aws:s3:::{copied}")] if copied else []
+    copy_source = unquote(request.headers.get("x-amz-copy-source", "")).lstrip("/")
+    read = [Permission("s3:GetObject", f"arn:aws:s3:::{copy_source}")] if copy_source else []
     return [*read, Permission("s3:PutObject", place)]
 
 
-def _personalize_permissions(operation: str, params: dict[str, Any]) -> list[Permission]:
+def _list_personalize_permissions(operation: str, params: dict[str, Any]) -> list[Permission]:
     """Source: service authorization reference, "Actions, resources, and condition keys for Amazon
     Personalize"."""
     verb, *words = re.findall("[A-Z][a-z]*", operation)
@@ -153,12 +160,12 @@ def _personalize_permissions(operation: str, params: dict[str, Any]) -> list[Per
             resource = f"{_PREFIX}dataset/{group}/{params['datasetType']}"
     elif verb != "List" or operation == "ListTagsForResource":
         resource = next(value for name, value in params.items() if name.lower().endswith("arn"))
-    needed = [Permission(f"personalize:{operation}", resource)]
+    permissions = [Permission(f"personalize:{operation}", resource)]
     if params.get("tags"):
-        needed.append(Permission("personalize:TagResource", resource))
+        permissions.append(Permission("personalize:TagResource", resource))
     if "roleArn" in params:
-        needed.append(Permission("iam:PassRole", params["roleArn"]))
-    return needed
+        permissions.append(Permission("iam:PassRole", params["roleArn"]))
+    return permissions
 
 
 @contextmanager
@@ -170,18 +177,18 @@ def _serving(door: Door, respond: Callable[[Request], Answer]) -> Iterator[None]
 
         def handle_any(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            said = respond(Request(self.command, self.path, dict(self.headers), body))
-            self.send_response_only(said.status)
-            for name, value in said.headers.items():
+            response = respond(Request(self.command, self.path, dict(self.headers), body))
+            self.send_response_only(response.status)
+            for name, value in response.headers.items():
                 self.send_header(name, value)
-            self.send_header("Content-Length", self._length(said))
+            self.send_header("Content-Length", self._send_head(response))
             self.end_headers()
-            self.wfile.write(said.body)
+            self.wfile.write(response.body)
 
         do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = handle_any  # noqa: N815
 
-        def _length(self, said: Answer) -> str:
-            return str(len(said.body))
+        def _send_head(self, response: Answer) -> str:
+            return str(len(response.body))
 
         def log_message(self, format: str, *args: object) -> None:
             """Say nothing: tests look at what was asked."""

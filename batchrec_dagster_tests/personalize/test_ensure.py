@@ -26,38 +26,40 @@ from batchrec_dagster.personalize.errors import PersonalizeError
 ARN = "arn:aws:personalize:us-east-1:123456789012:dataset-import-job/shop-1"
 
 
-class Scripted:
+class ScriptedPersonalize:
     """Answers like a Personalize in which each status lasts for one look."""
 
     def __init__(
-        self, *, statuses: Sequence[str], refuse: Sequence[str] = (), there: Sequence[Any] = ()
+        self, *, statuses: Sequence[str], refuse: Sequence[str] = (), jobs: Sequence[Any] = ()
     ) -> None:
         self.statuses, self.refuse = list(statuses), list(refuse)
-        self.jobs = list(there)
-        self.created: list[dict[str, Any]] = []
-        self.stopped: list[str] = []
+        self.jobs = list(jobs)
+        self.created_jobs: list[dict[str, Any]] = []
+        self.stopped_arns: list[str] = []
 
     def _create(self, **arguments: Any) -> dict[str, Any]:
         if self.refuse:
             code = self.refuse.pop(0)
             raise ClientError({"Error": {"Code": code, "Message": "not now"}}, "Create")
-        self.created.append(arguments)
+        self.created_jobs.append(arguments)
         return {"datasetImportJobArn": ARN, "datasetGroupArn": ARN}
 
     create_dataset_import_job = create_dataset_group = _create
 
-    def _status(self) -> str:
+    def _next_status(self) -> str:
         return self.statuses.pop(0) if len(self.statuses) > 1 else self.statuses[0]
 
     def get_paginator(self, operation: str) -> Any:
-        listed = {"list_dataset_import_jobs": "datasetImportJobs"}.get(operation, "datasetGroups")
-        return SimpleNamespace(paginate=lambda **_: [{listed: self.jobs}])
+        list_member = {"list_dataset_import_jobs": "datasetImportJobs"}.get(
+            operation, "datasetGroups"
+        )
+        return SimpleNamespace(paginate=lambda **_: [{list_member: self.jobs}])
 
     def describe_dataset_import_job(self, datasetImportJobArn: str) -> dict[str, Any]:  # noqa: N803
         for job in self.jobs:
             if job["datasetImportJobArn"] == datasetImportJobArn:
                 return {"datasetImportJob": job}
-        status = self._status()
+        status = self._next_status()
         if status == "interrupt":
             raise dg.DagsterExecutionInterruptedError
         return {"datasetImportJob": {"status": status, "failureReason": "Invalid Data location."}}
@@ -70,10 +72,10 @@ class Scripted:
             raise ClientError(
                 {"Error": {"Code": "ResourceInUseException", "Message": "it is ACTIVE"}}, "Stop"
             )
-        self.stopped.append(solutionVersionArn)
+        self.stopped_arns.append(solutionVersionArn)
 
 
-def job(name: str, status: str, age: int) -> dict[str, Any]:
+def build_job(name: str, status: str, age: int) -> dict[str, Any]:
     return {
         "jobName": name,
         "datasetImportJobArn": f"arn/{name}",
@@ -94,7 +96,7 @@ def _no_time_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("random.uniform", lambda low, high: 1.0)
 
 
-def ensure(client: Scripted, *, deadline: float = 10_000) -> Ensure:
+def ensure(client: ScriptedPersonalize, *, deadline: float = 10_000) -> Ensure:
     return Ensure(
         client=client,  # type: ignore[arg-type]
         log=logging.getLogger("test"),
@@ -106,67 +108,73 @@ def ensure(client: Scripted, *, deadline: float = 10_000) -> Ensure:
     )
 
 
-def start(client: Scripted, stem: str = "shop-abc", **options: Any) -> StartedResource:
+def start(client: ScriptedPersonalize, stem: str = "shop-abc", **options: Any) -> StartedResource:
     return ensure(client).start_numbered(IMPORT_JOB, stem, lambda name: {"x": name}, **options)
 
 
 def test_a_job_is_created_with_a_number_and_tags() -> None:
-    client = Scripted(statuses=["ACTIVE"])
+    client = ScriptedPersonalize(statuses=["ACTIVE"])
     assert start(client) == StartedResource(ARN, created=True)
-    (created,) = client.created
-    assert created["jobName"] == "shop-abc-1"
-    assert created["tags"] == [{"tagKey": "batchrec:pipeline", "tagValue": "shop"}]
+    (job_created,) = client.created_jobs
+    assert job_created["jobName"] == "shop-abc-1"
+    assert job_created["tags"] == [{"tagKey": "batchrec:pipeline", "tagValue": "shop"}]
 
 
 @pytest.mark.parametrize("status", ["ACTIVE", "CREATE IN_PROGRESS", "CREATE PENDING"])
 def test_the_newest_job_for_the_same_data_is_adopted(status: str) -> None:
-    there = [job("shop-abc-2", status, age=0), job("shop-xyz-1", "ACTIVE", age=1)]
-    assert start(Scripted(statuses=["ACTIVE"], there=there)).created is False
+    jobs = [build_job("shop-abc-2", status, age=0), build_job("shop-xyz-1", "ACTIVE", age=1)]
+    assert start(ScriptedPersonalize(statuses=["ACTIVE"], jobs=jobs)).created is False
 
 
 def test_an_older_job_for_the_same_data_is_not_adopted_when_others_came_since() -> None:
-    there = [job("shop-abc-1", "ACTIVE", age=2), job("shop-xyz-2", "ACTIVE", age=1)]
-    client = Scripted(statuses=["ACTIVE"], there=there)
+    jobs = [build_job("shop-abc-1", "ACTIVE", age=2), build_job("shop-xyz-2", "ACTIVE", age=1)]
+    client = ScriptedPersonalize(statuses=["ACTIVE"], jobs=jobs)
     assert start(client).created is True
-    assert client.created[0]["jobName"] == "shop-abc-3"
+    assert client.created_jobs[0]["jobName"] == "shop-abc-3"
 
 
 def test_a_failed_job_is_passed_over_and_its_number_not_used_again() -> None:
-    there = [job("shop-abc-1", "CREATE FAILED", age=0)]
-    client = Scripted(statuses=["ACTIVE"], there=there)
+    jobs = [build_job("shop-abc-1", "CREATE FAILED", age=0)]
+    client = ScriptedPersonalize(statuses=["ACTIVE"], jobs=jobs)
     start(client)
-    assert client.created[0]["jobName"] == "shop-abc-2"
+    assert client.created_jobs[0]["jobName"] == "shop-abc-2"
 
 
 def test_a_job_whose_results_are_gone_is_not_adopted() -> None:
-    there = [job("shop-abc-1", "ACTIVE", age=0)]
-    assert start(Scripted(statuses=["ACTIVE"], there=there), usable=lambda job: False).created
+    jobs = [build_job("shop-abc-1", "ACTIVE", age=0)]
+    assert start(
+        ScriptedPersonalize(statuses=["ACTIVE"], jobs=jobs), usable=lambda job: False
+    ).created
 
 
 def test_each_change_of_status_and_a_heartbeat_are_logged(caplog: pytest.LogCaptureFixture) -> None:
-    client = Scripted(statuses=["CREATE PENDING", *["CREATE IN_PROGRESS"] * 14, "ACTIVE"])
+    client = ScriptedPersonalize(
+        statuses=["CREATE PENDING", *["CREATE IN_PROGRESS"] * 14, "ACTIVE"]
+    )
     with caplog.at_level(logging.INFO):
-        done = ensure(client).wait_until_ready(IMPORT_JOB, StartedResource(ARN, created=True))
-    said = [record.message.removeprefix(f"dataset import job {ARN}: ") for record in caplog.records]
-    assert said == [
+        outcome = ensure(client).wait_until_ready(IMPORT_JOB, StartedResource(ARN, created=True))
+    messages = [
+        record.message.removeprefix(f"dataset import job {ARN}: ") for record in caplog.records
+    ]
+    assert messages == [
         "CREATE PENDING",
         "CREATE IN_PROGRESS",
         "still CREATE IN_PROGRESS, 70 s",
         "still CREATE IN_PROGRESS, 130 s",
         "ACTIVE",
     ]
-    assert done.seconds == 150
+    assert outcome.seconds == 150
 
 
 def test_the_time_left_is_given_by_what_the_last_job_took(caplog: pytest.LogCaptureFixture) -> None:
-    last = job("shop-xyz-1", "ACTIVE", age=1)
+    last = build_job("shop-xyz-1", "ACTIVE", age=1)
     last["lastUpdatedDateTime"] = last["creationDateTime"] + timedelta(seconds=100)
-    client = Scripted(statuses=[*["CREATE IN_PROGRESS"] * 14, "ACTIVE"], there=[last])
-    started = start(client)
+    client = ScriptedPersonalize(statuses=[*["CREATE IN_PROGRESS"] * 14, "ACTIVE"], jobs=[last])
+    resource = start(client)
     with caplog.at_level(logging.INFO):
-        ensure(client).wait_until_ready(IMPORT_JOB, started)
-    said = [record.message for record in caplog.records if "still" in record.message]
-    assert [text.partition("; ")[2] for text in said] == [
+        ensure(client).wait_until_ready(IMPORT_JOB, resource)
+    messages = [record.message for record in caplog.records if "still" in record.message]
+    assert [text.partition("; ")[2] for text in messages] == [
         "the last one took 100 s, about 40 s left",
         "the last one took 100 s",
     ]
@@ -175,39 +183,39 @@ def test_the_time_left_is_given_by_what_the_last_job_took(caplog: pytest.LogCapt
 def test_the_longer_it_takes_the_less_often_it_is_looked_at(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    looks: list[float] = []
-    client = Scripted(statuses=["CREATE IN_PROGRESS"])
+    seconds_slept: list[float] = []
+    client = ScriptedPersonalize(statuses=["CREATE IN_PROGRESS"])
     waiting = replace(ensure(client), deadline_seconds=24 * 3600)
     with monkeypatch.context() as patch:
         real = time.sleep
 
         def sleep(seconds: float) -> None:
-            looks.append(seconds)
+            seconds_slept.append(seconds)
             real(seconds)
 
         patch.setattr("time.sleep", sleep)
         with pytest.raises(PersonalizeError, match="after 24 hours"):
             waiting.wait_until_ready(IMPORT_JOB, StartedResource(ARN, created=True))
-    assert looks[:20] == [10] * 20
-    assert looks == sorted(looks)
-    assert looks[-1] == 200
-    assert len(looks) < 600
+    assert seconds_slept[:20] == [10] * 20
+    assert seconds_slept == sorted(seconds_slept)
+    assert seconds_slept[-1] == 200
+    assert len(seconds_slept) < 600
 
 
 def test_those_that_started_together_do_not_ask_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[float, float]] = []
+    ranges: list[tuple[float, float]] = []
 
-    def uniform(low: float, high: float) -> float:
-        asked.append((low, high))
+    def take_upper_bound(low: float, high: float) -> float:
+        ranges.append((low, high))
         return high
 
-    monkeypatch.setattr("random.uniform", uniform)
-    client = Scripted(statuses=["CREATE IN_PROGRESS", "ACTIVE"])
+    monkeypatch.setattr("random.uniform", take_upper_bound)
+    client = ScriptedPersonalize(statuses=["CREATE IN_PROGRESS", "ACTIVE"])
     assert (
         ensure(client).wait_until_ready(IMPORT_JOB, StartedResource(ARN, created=True)).seconds
         == 12
     )
-    assert asked == [(0.8, 1.2)]
+    assert ranges == [(0.8, 1.2)]
 
 
 def test_a_role_that_may_not_read_is_reported_with_what_to_allow() -> None:
@@ -217,7 +225,7 @@ def test_a_role_that_may_not_read_is_reported_with_what_to_allow() -> None:
         "roleArn": "arn:aws:iam::123456789012:role/reader",
         "dataSource": {"dataLocation": "s3://shop/in.csv"},
     }
-    client = Scripted(statuses=["ACTIVE"], there=[{**job, "datasetImportJobArn": ARN}])
+    client = ScriptedPersonalize(statuses=["ACTIVE"], jobs=[{**job, "datasetImportJobArn": ARN}])
     with pytest.raises(
         PersonalizeError,
         match=r"allow s3:GetObject and s3:ListBucket on s3://shop/in\.csv to arn:.*role/reader",
@@ -226,7 +234,7 @@ def test_a_role_that_may_not_read_is_reported_with_what_to_allow() -> None:
 
 
 def test_an_unknown_status_counts_as_in_progress() -> None:
-    client = Scripted(statuses=["CREATE SOMETHING_NEW", "ACTIVE"])
+    client = ScriptedPersonalize(statuses=["CREATE SOMETHING_NEW", "ACTIVE"])
     assert (
         ensure(client)
         .wait_until_ready(IMPORT_JOB, StartedResource(ARN, created=True))
@@ -237,7 +245,7 @@ def test_an_unknown_status_counts_as_in_progress() -> None:
 @pytest.mark.parametrize("status", ["CREATE FAILED", "CREATE STOPPED"])
 def test_a_failure_has_personalizes_reason_the_arn_and_the_fix(status: str) -> None:
     with pytest.raises(PersonalizeError) as error:
-        ensure(Scripted(statuses=[status])).wait_until_ready(
+        ensure(ScriptedPersonalize(statuses=[status])).wait_until_ready(
             IMPORT_JOB, StartedResource(ARN, created=True)
         )
     message = str(error.value)
@@ -248,7 +256,7 @@ def test_a_failure_has_personalizes_reason_the_arn_and_the_fix(status: str) -> N
 
 
 def test_a_job_that_never_ends_meets_the_deadline() -> None:
-    client = Scripted(statuses=["CREATE IN_PROGRESS"])
+    client = ScriptedPersonalize(statuses=["CREATE IN_PROGRESS"])
     with pytest.raises(
         PersonalizeError, match=r"is CREATE IN_PROGRESS, after 1 hours.*re-run to resume waiting"
     ):
@@ -259,20 +267,20 @@ def test_a_job_that_never_ends_meets_the_deadline() -> None:
 
 @pytest.mark.parametrize("code", ["ResourceInUseException", "LimitExceededException"])
 def test_a_busy_personalize_is_waited_out(code: str, caplog: pytest.LogCaptureFixture) -> None:
-    client = Scripted(statuses=["ACTIVE"], refuse=[code, code])
+    client = ScriptedPersonalize(statuses=["ACTIVE"], refuse=[code, code])
     with caplog.at_level(logging.INFO):
         assert start(client).created
     assert caplog.text.count("retrying the dataset import job shop-abc-1 in 300 s") == 2
 
 
 def test_a_personalize_that_stays_busy_meets_the_deadline() -> None:
-    client = Scripted(statuses=["ACTIVE"], refuse=["LimitExceededException"] * 100)
+    client = ScriptedPersonalize(statuses=["ACTIVE"], refuse=["LimitExceededException"] * 100)
     with pytest.raises(PersonalizeError, match="still busy: not now"):
         start(client)
 
 
 def test_a_limit_that_no_waiting_changes_fails_at_once() -> None:
-    client = Scripted(statuses=["ACTIVE"], refuse=["LimitExceededException"] * 100)
+    client = ScriptedPersonalize(statuses=["ACTIVE"], refuse=["LimitExceededException"] * 100)
     with pytest.raises(PersonalizeError, match=r"rejected .* not now \(LimitExceededException\)"):
         ensure(client).start_named(DATASET_GROUP, "shop", {})
     with pytest.raises(PersonalizeError, match=r"delete one that nobody needs .* Service Quotas"):
@@ -281,48 +289,52 @@ def test_a_limit_that_no_waiting_changes_fails_at_once() -> None:
 
 def test_what_is_refused_for_good_fails_at_once() -> None:
     with pytest.raises(PersonalizeError, match=r"rejected .* not now \(InvalidInputException\)"):
-        start(Scripted(statuses=["ACTIVE"], refuse=["InvalidInputException"]))
+        start(ScriptedPersonalize(statuses=["ACTIVE"], refuse=["InvalidInputException"]))
 
 
 def test_what_another_run_created_meanwhile_is_adopted() -> None:
-    client = Scripted(statuses=["ACTIVE"], refuse=["ResourceAlreadyExistsException"])
-    lists = iter([[], [job("shop-abc-1", "CREATE PENDING", age=0)]])
+    client = ScriptedPersonalize(statuses=["ACTIVE"], refuse=["ResourceAlreadyExistsException"])
+    lists = iter([[], [build_job("shop-abc-1", "CREATE PENDING", age=0)]])
     real = client.get_paginator
 
-    def look(operation: str) -> Any:
+    def get_exceptions(operation: str) -> Any:
         client.jobs = next(lists)
         return real(operation)
 
-    client.get_paginator = look  # type: ignore[method-assign]
+    client.get_paginator = get_exceptions  # type: ignore[method-assign]
     assert start(client).created is False
 
 
 def test_a_name_taken_by_a_job_that_list_does_not_show_leaves_the_next_number() -> None:
-    client = Scripted(statuses=["ACTIVE"], refuse=["ResourceAlreadyExistsException"] * 5)
+    client = ScriptedPersonalize(statuses=["ACTIVE"], refuse=["ResourceAlreadyExistsException"] * 5)
     assert start(client).created
-    assert client.created[0]["jobName"] == "shop-abc-6"
-    client = Scripted(statuses=["ACTIVE"], refuse=["ResourceAlreadyExistsException"] * 1000)
+    assert client.created_jobs[0]["jobName"] == "shop-abc-6"
+    client = ScriptedPersonalize(
+        statuses=["ACTIVE"], refuse=["ResourceAlreadyExistsException"] * 1000
+    )
     with pytest.raises(PersonalizeError, match="but does not list it here"):
         start(client)
 
 
 def test_a_name_that_is_taken_elsewhere_is_reported() -> None:
-    client = Scripted(statuses=["ACTIVE"], refuse=["ResourceAlreadyExistsException"] * 10)
+    client = ScriptedPersonalize(
+        statuses=["ACTIVE"], refuse=["ResourceAlreadyExistsException"] * 10
+    )
     with pytest.raises(PersonalizeError, match="another dataset group of this account may have it"):
         ensure(client).start_named(DATASET_GROUP, "shop", {})
 
 
 def test_an_interrupted_run_stops_its_training_and_nothing_else() -> None:
-    client = Scripted(statuses=["interrupt"])
+    client = ScriptedPersonalize(statuses=["interrupt"])
     with pytest.raises(dg.DagsterExecutionInterruptedError):
         ensure(client).wait_until_ready(
             SOLUTION_VERSION, StartedResource("arn/version", created=True)
         )
-    assert client.stopped == ["arn/version"]
+    assert client.stopped_arns == ["arn/version"]
     versions = [StartedResource("arn/a", created=True), StartedResource("arn/ended", created=True)]
     with pytest.raises(dg.DagsterExecutionInterruptedError):
         ensure(client).wait_until_all_ready(SOLUTION_VERSION, versions)
-    assert client.stopped == ["arn/version", "arn/a"]
+    assert client.stopped_arns == ["arn/version", "arn/a"]
     with pytest.raises(dg.DagsterExecutionInterruptedError):
         ensure(client).wait_until_ready(IMPORT_JOB, StartedResource(ARN, created=True))
-    assert client.stopped == ["arn/version", "arn/a"]
+    assert client.stopped_arns == ["arn/version", "arn/a"]

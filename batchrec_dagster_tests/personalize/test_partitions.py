@@ -21,7 +21,7 @@ from batchrec_dagster.local_personalize.recipes import Recipe, get_recipe
 from batchrec_dagster.personalize.recipes import POPULARITY_COUNT, build_recipe_arn
 from batchrec_dagster.storage.object_store import ObjectStore, StorageError
 from batchrec_dagster.storage.permissions import find_partition
-from batchrec_dagster_tests.deployment.template import FILE, stack
+from batchrec_dagster_tests.deployment.template import FILE, resolve_stack
 from batchrec_dagster_tests.s3_server import READER, S3Server
 from batchrec_dagster_tests.support import (
     REPOSITORY,
@@ -41,7 +41,7 @@ EVERYTHING = {
     "SourceConditions": "yes",
     "RunnerService": "ec2.amazonaws.com",
 }
-in_each = pytest.mark.parametrize(("name", "region"), OTHERS.items())
+in_other_partitions = pytest.mark.parametrize(("name", "region"), OTHERS.items())
 
 
 @pytest.mark.parametrize("name", ["aws", *OTHERS])
@@ -55,16 +55,16 @@ def test_the_partition_of_a_region_is_what_aws_says(name: str) -> None:
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_each_arn_of_the_template_is_of_the_stack_s_partition(name: str) -> None:
-    text = json.dumps(stack(name, **EVERYTHING))
-    found = re.findall(r"arn:([\w-]+):", text)
-    assert len(found) > 20
-    assert set(found) == {name}
+    text = json.dumps(resolve_stack(name, **EVERYTHING))
+    partitions = re.findall(r"arn:([\w-]+):", text)
+    assert len(partitions) > 20
+    assert set(partitions) == {name}
     assert "arn:aws:" not in FILE.read_text()
 
 
 def test_ec2_in_china_has_a_name_of_its_own() -> None:
     names = {
-        name: stack(name, RunnerService="ec2.amazonaws.com")["RunnerRole"][
+        name: resolve_stack(name, RunnerService="ec2.amazonaws.com")["RunnerRole"][
             "AssumeRolePolicyDocument"
         ]["Statement"][0]["Principal"]["Service"]
         for name in OTHERS
@@ -72,7 +72,7 @@ def test_ec2_in_china_has_a_name_of_its_own() -> None:
     assert names == {"aws-cn": "ec2.amazonaws.com.cn", "aws-us-gov": "ec2.amazonaws.com"}
 
 
-def made_arns(path: Path) -> Iterator[str]:
+def list_arn_templates(path: Path) -> Iterator[str]:
     """The f-strings of a module that fill something into an ARN of the partition `aws`."""
     code = path.read_text()
     for node in ast.walk(ast.parse(code if "arn:aws:" in code else "")):
@@ -86,17 +86,17 @@ def made_arns(path: Path) -> Iterator[str]:
 def test_no_code_makes_an_arn_of_the_partition_aws_alone(tmp_path: Path) -> None:
     example = tmp_path / "example.py"
     example.write_text('place = f"on arn:aws:s3:::{bucket}"\n')
-    assert list(made_arns(example))
+    assert list(list_arn_templates(example))
     modules = sorted((REPOSITORY / "batchrec_dagster").rglob("*.py"))
-    assert [arn for path in modules for arn in made_arns(path)] == []
+    assert [arn for path in modules for arn in list_arn_templates(path)] == []
 
 
 @pytest.mark.slow
-@in_each
+@in_other_partitions
 def test_a_refusal_of_s3_names_the_bucket_by_its_partition(
     name: str, region: str, s3: S3Server
 ) -> None:
-    bucket = s3.new_bucket()
+    bucket = s3.create_bucket()
     session = partial(boto3.Session, READER.access, READER.secret, region_name=region)
     store = ObjectStore(session=session, endpoint_url=s3.endpoint)
     with pytest.raises(StorageError) as error:
@@ -104,7 +104,7 @@ def test_a_refusal_of_s3_names_the_bucket_by_its_partition(
     assert f"s3:PutObject on arn:{name}:s3:::{bucket}/ratings.csv" in str(error.value)
 
 
-@in_each
+@in_other_partitions
 def test_the_doctor_asks_about_region_and_bucket_by_their_partition(name: str, region: str) -> None:
     deployment = Deployment.from_environment(
         {
@@ -116,13 +116,13 @@ def test_the_doctor_asks_about_region_and_bucket_by_their_partition(name: str, r
     )
     assert {arn.split(":")[1] for arn in _get_storage_arns(deployment)} == {name}
     # As of now, boto3 knows Personalize in China, and none in GovCloud.
-    known = boto3.Session().get_available_regions("personalize", partition_name=name)
-    assert _check_region(deployment).status == ("ok" if region in known else "failed")
-    assert "cn-north-1" in known or name != "aws-cn"
+    regions = boto3.Session().get_available_regions("personalize", partition_name=name)
+    assert _check_region(deployment).status == ("ok" if region in regions else "failed")
+    assert "cn-north-1" in regions or name != "aws-cn"
 
 
 @pytest.mark.slow
-@in_each
+@in_other_partitions
 def test_a_pipeline_asks_for_the_recipes_of_its_partition(
     name: str,
     region: str,
@@ -130,21 +130,21 @@ def test_a_pipeline_asks_for_the_recipes_of_its_partition(
     instance: dg.DagsterInstance,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    asked = []
+    requests = []
 
     def note(arn: str) -> Recipe:
-        asked.append(arn)
+        requests.append(arn)
         return get_recipe(arn)
 
     monkeypatch.setattr(solutions, "get_recipe", note)
-    there = partial(embedded_client, region=region)
-    monkeypatch.setattr(resources, "embedded_client", there)
+    open_client = partial(embedded_client, region=region)
+    monkeypatch.setattr(resources, "embedded_client", open_client)
     solution = {"recipe": POPULARITY_COUNT, "compare_with_popularity": False}
     ratings = write_ratings(project.root / "ratings.csv")
     project.declare(declaration("shop", ratings, solution=solution))
     result = refresh(project, "shop", instance)
     assert result.success
-    assert set(asked) == {build_recipe_arn(POPULARITY_COUNT, name)}
-    assert all(arn.startswith(f"arn:{name}:") for arn in asked)
+    assert set(requests) == {build_recipe_arn(POPULARITY_COUNT, name)}
+    assert all(arn.startswith(f"arn:{name}:") for arn in requests)
     group = metadata(result, "personalize_dataset")["dataset_group_arn"]
     assert group.startswith(f"arn:{name}:personalize:{region}:")

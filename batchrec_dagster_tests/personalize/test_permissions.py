@@ -23,9 +23,9 @@ from batchrec_dagster_tests.deployment.template import (
     BUCKET,
     REGION,
     Statement,
-    actions,
-    runner_statements,
-    stack,
+    list_runner_statements,
+    read_actions,
+    resolve_stack,
 )
 from batchrec_dagster_tests.personalize.aws_door import Door, Permission, personalize_door, s3_door
 from batchrec_dagster_tests.s3_server import S3Server
@@ -67,20 +67,20 @@ class Account:
     personalize: Door
     role: Door
 
-    def permit(self, runner: list[Statement], role: list[Statement]) -> None:
-        self.s3.permitted = self.personalize.permitted = lambda permission: _allow(
+    def permit_statements(self, runner: list[Statement], role: list[Statement]) -> None:
+        self.s3.is_permitted = self.personalize.is_permitted = lambda permission: _allow(
             runner, permission
         )
-        self.role.permitted = lambda permission: _allow(role, permission)
+        self.role.is_permitted = lambda permission: _allow(role, permission)
 
     def take_away(self, action: str | None) -> None:
         for door in (self.s3, self.personalize):
-            door.permitted = lambda permission: permission.action != action
+            door.is_permitted = lambda permission: permission.action != action
 
-    def asked(self) -> list[Permission]:
+    def take_requests(self) -> list[Permission]:
         """What was asked since this was last called."""
-        found = self.s3.asked + self.personalize.asked
-        self.s3.asked, self.personalize.asked = [], []
+        found = self.s3.permissions_needed + self.personalize.permissions_needed
+        self.s3.permissions_needed, self.personalize.permissions_needed = [], []
         return found
 
     def run(self, step: str) -> str:
@@ -96,41 +96,41 @@ class Account:
                 asset_selection=[dg.AssetKey(["shop", step])],
                 raise_on_error=False,
             )
-        said = []
+        messages = []
         for event in result.all_events:
             error = event.step_failure_data.error if event.is_step_failure else None
             while error is not None:
-                said.append(error.message)
+                messages.append(error.message)
                 error = error.cause
-        assert bool(said) != result.success
-        return "\n".join(said)
+        assert bool(messages) != result.success
+        return "\n".join(messages)
 
 
 def _allow(statements: list[Statement], permission: Permission) -> bool:
     return any(
-        permission.action in actions(statement)
+        permission.action in read_actions(statement)
         and fnmatchcase(permission.resource, statement["Resource"])
         for statement in statements
     )
 
 
-def for_this(bucket: str, statements: list[Statement]) -> list[Statement]:
+def fill_in_account(bucket: str, statements: list[Statement]) -> list[Statement]:
     """The template's statements, for this bucket and the local Personalize's account."""
     text = json.dumps(statements)
-    for there, here in (
+    for placeholder, value in (
         (BUCKET, bucket),
         (ACCOUNT, "000000000000"),
         (REGION, "us-east-1"),
         ("<PersonalizeRole.Arn>", LOCAL_ROLE_ARN),
     ):
-        text = text.replace(there, here)
-    filled: list[Statement] = json.loads(text)
-    return filled
+        text = text.replace(placeholder, value)
+    statements_filled: list[Statement] = json.loads(text)
+    return statements_filled
 
 
-def role_statements() -> list[Statement]:
+def read_role_statements() -> list[Statement]:
     """What Personalize may do by its role."""
-    (policy,) = stack()["PersonalizeRole"]["Policies"]
+    (policy,) = resolve_stack()["PersonalizeRole"]["Policies"]
     statements: list[Statement] = policy["PolicyDocument"]["Statement"]
     return statements
 
@@ -150,14 +150,14 @@ def account(root: Path, s3: S3Server, bucket: str) -> Iterator[Account]:
             solution={"retrain": {"every_days": 7}},
         )
     )
-    with ExitStack() as opened, pytest.MonkeyPatch.context() as patch:
-        role = opened.enter_context(s3_door(s3.endpoint))
+    with ExitStack() as exit_stack, pytest.MonkeyPatch.context() as patch:
+        role = exit_stack.enter_context(s3_door(s3.endpoint))
         store = ObjectStore({}, s3.session, role.url)
         service = LocalPersonalize(root / "personalize", store, region="us-east-1")
-        opened.callback(service.close)
-        personalize = opened.enter_context(personalize_door(service))
-        front = opened.enter_context(s3_door(s3.endpoint))
-        instance = opened.enter_context(dg.DagsterInstance.ephemeral())
+        exit_stack.callback(service.close)
+        personalize = exit_stack.enter_context(personalize_door(service))
+        front = exit_stack.enter_context(s3_door(s3.endpoint))
+        instance = exit_stack.enter_context(dg.DagsterInstance.ephemeral())
         for name in os.environ:
             if name.startswith("AWS_"):
                 patch.delenv(name)
@@ -168,12 +168,12 @@ def account(root: Path, s3: S3Server, bucket: str) -> Iterator[Account]:
         }
         for name, value in project.environment.items():
             patch.setenv(name, value)
-        defs = opened.enter_context(definitions(project))
+        defs = exit_stack.enter_context(definitions(project))
         yield Account(defs, instance, front, personalize, role)
 
 
 @dataclass(frozen=True)
-class Needed:
+class NeededActions:
     """The actions that each step asks for and none before it did, in order; and Personalize's."""
 
     steps: dict[str, list[str]]
@@ -181,57 +181,66 @@ class Needed:
 
 
 @pytest.fixture(scope="module")
-def needed(tmp_path_factory: pytest.TempPathFactory, s3: S3Server) -> Needed:
+def needed_actions(tmp_path_factory: pytest.TempPathFactory, s3: S3Server) -> NeededActions:
     """Found by a run that may do what the template's policies allow."""
-    bucket, steps, known = s3.new_bucket(), dict[str, list[str]](), set[str]()
+    bucket, steps, actions_so_far = s3.create_bucket(), dict[str, list[str]](), set[str]()
     with account(tmp_path_factory.mktemp("needed"), s3, bucket) as own:
-        own.permit(for_this(bucket, runner_statements()), for_this(bucket, role_statements()))
+        own.permit_statements(
+            fill_in_account(bucket, list_runner_statements()),
+            fill_in_account(bucket, read_role_statements()),
+        )
         for step in STEPS:
             assert own.run(step) == ""
-            asked = dict.fromkeys(permission.action for permission in own.asked())
-            steps[step] = [action for action in asked if action not in known]
-            known |= asked.keys()
-        return Needed(steps, {permission.action for permission in own.role.asked})
+            step_actions = dict.fromkeys(permission.action for permission in own.take_requests())
+            steps[step] = [action for action in step_actions if action not in actions_so_far]
+            actions_so_far |= step_actions.keys()
+        return NeededActions(
+            steps, {permission.action for permission in own.role.permissions_needed}
+        )
 
 
-def permitted(statements: list[Statement]) -> set[str]:
-    return {action for statement in statements for action in actions(statement)}
+def list_actions(statements: list[Statement]) -> set[str]:
+    return {action for statement in statements for action in read_actions(statement)}
 
 
-def test_the_runners_policy_is_what_the_pipelines_do(needed: Needed) -> None:
-    done = {action for step in needed.steps.values() for action in step}
-    assert done <= permitted(runner_statements())
-    assert permitted(runner_statements()) - done == BESIDE.keys()
+def test_the_runners_policy_is_what_the_pipelines_do(needed_actions: NeededActions) -> None:
+    actions_done = {action for step in needed_actions.steps.values() for action in step}
+    assert actions_done <= list_actions(list_runner_statements())
+    assert list_actions(list_runner_statements()) - actions_done == BESIDE.keys()
 
 
-def test_the_roles_policy_is_what_personalize_does(needed: Needed) -> None:
+def test_the_roles_policy_is_what_personalize_does(needed_actions: NeededActions) -> None:
     # The developer guide asks for the listing, which the local one does not do for single objects.
-    assert permitted(role_statements()) - needed.role == {"s3:ListBucket"}
-    assert needed.role <= permitted(role_statements())
+    assert list_actions(read_role_statements()) - needed_actions.role == {"s3:ListBucket"}
+    assert needed_actions.role <= list_actions(read_role_statements())
 
 
 @pytest.mark.slow
 def test_each_permission_that_is_taken_away_is_named_with_the_resource_and_the_fix(
-    needed: Needed, tmp_path: Path, s3: S3Server
+    needed_actions: NeededActions, tmp_path: Path, s3: S3Server
 ) -> None:
-    with account(tmp_path, s3, s3.new_bucket()) as own:
+    with account(tmp_path, s3, s3.create_bucket()) as own:
         for step in STEPS:
-            for action in needed.steps[step]:
+            for action in needed_actions.steps[step]:
                 own.take_away(action)
-                own.asked()
-                said = own.run(step)
-                (resource, *_) = [one.resource for one in own.asked() if one.action == action]
+                own.take_requests()
+                message = own.run(step)
+                (resource, *_) = [
+                    permission.resource
+                    for permission in own.take_requests()
+                    if permission.action == action
+                ]
                 allow = rf"permission denied; allow these credentials .*?{action} on (\S+)"
-                named = re.search(allow, said)
-                assert named, f"{action} in {step}: {said}"
-                assert _same(named[1], resource), f"{action} in {step}: {said}"
+                match = re.search(allow, message)
+                assert match, f"{action} in {step}: {message}"
+                assert _names_resource(match[1], resource), f"{action} in {step}: {message}"
             own.take_away(None)
             assert own.run(step) == "", step
 
 
-def _same(named: str, resource: str) -> bool:
+def _names_resource(resource_pattern: str, resource: str) -> bool:
     """The account is not known to who is refused: then it is a star."""
-    return fnmatchcase(resource, named.rstrip(".,;"))
+    return fnmatchcase(resource, resource_pattern.rstrip(".,;"))
 
 
 @pytest.mark.slow
@@ -243,16 +252,16 @@ def _same(named: str, resource: str) -> bool:
     ],
 )
 def test_what_the_role_of_personalize_lacks_is_named(
-    needed: Needed, tmp_path: Path, s3: S3Server, action: str, step: str, place: str
+    needed_actions: NeededActions, tmp_path: Path, s3: S3Server, action: str, step: str, place: str
 ) -> None:
-    assert action in needed.role
-    bucket = s3.new_bucket()
+    assert action in needed_actions.role
+    bucket = s3.create_bucket()
     with account(tmp_path, s3, bucket) as own:
-        own.role.permitted = lambda permission: permission.action != action
-        said = [own.run(each) for each in STEPS[: STEPS.index(step) + 1]]
-    assert not any(said[:-1])
-    assert f"{action} and s3:ListBucket on s3://{bucket}" in said[-1] or (
-        f"{action} on s3://{bucket}/batchrec/shop/{place}" in said[-1]
+        own.role.is_permitted = lambda permission: permission.action != action
+        messages = [own.run(earlier_step) for earlier_step in STEPS[: STEPS.index(step) + 1]]
+    assert not any(messages[:-1])
+    assert f"{action} and s3:ListBucket on s3://{bucket}" in messages[-1] or (
+        f"{action} on s3://{bucket}/batchrec/shop/{place}" in messages[-1]
     )
-    assert f"batchrec/shop/{place}" in said[-1]
-    assert f"to {LOCAL_ROLE_ARN}, and to personalize.amazonaws.com in the bucket's" in said[-1]
+    assert f"batchrec/shop/{place}" in messages[-1]
+    assert f"to {LOCAL_ROLE_ARN}, and to personalize.amazonaws.com in the bucket's" in messages[-1]

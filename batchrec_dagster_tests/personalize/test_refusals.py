@@ -20,11 +20,11 @@ TOLD = "User: arn:aws:iam::1:user/me is not authorized to perform: "
 
 
 class Body(BytesIO):
-    def stream(self, **_: Any) -> Any:
+    def read_stream(self, **_: Any) -> Any:
         yield self.read()
 
 
-def refused(code: str, message: str, operation: str, **arguments: Any) -> str:
+def describe_refusal(code: str, message: str, operation: str, **arguments: Any) -> str:
     """What the error of a client says that gets this answer."""
     client: Any = boto3.client(
         "personalize", "eu-west-1", aws_access_key_id="me", aws_secret_access_key="secret"
@@ -42,7 +42,7 @@ def refused(code: str, message: str, operation: str, **arguments: Any) -> str:
 
 
 @pytest.mark.parametrize(
-    ("operation", "arguments", "said"),
+    ("operation", "arguments", "sentence"),
     [
         ("list_schemas", {}, "personalize:ListSchemas on *"),
         (
@@ -74,22 +74,22 @@ def refused(code: str, message: str, operation: str, **arguments: Any) -> str:
     ],
 )
 def test_a_refusal_names_the_action_and_the_resource(
-    operation: str, arguments: dict[str, Any], said: str
+    operation: str, arguments: dict[str, Any], sentence: str
 ) -> None:
-    message = refused("AccessDeniedException", "no", operation, **arguments)
-    assert message == f"permission denied; allow these credentials {said} (AWS says: no)"
+    message = describe_refusal("AccessDeniedException", "no", operation, **arguments)
+    assert message == f"permission denied; allow these credentials {sentence} (AWS says: no)"
 
 
 def test_what_aws_names_itself_goes_before_what_is_guessed() -> None:
-    told = f"{TOLD}iam:PassRole on resource: arn:aws:iam::1:role/r because no policy allows it"
-    message = refused("AccessDeniedException", told, "list_schemas")
+    denial = f"{TOLD}iam:PassRole on resource: arn:aws:iam::1:role/r because no policy allows it"
+    message = describe_refusal("AccessDeniedException", denial, "list_schemas")
     assert message.startswith(
         "permission denied; allow these credentials iam:PassRole on arn:aws:iam::1:role/r (AWS"
     )
 
 
 @pytest.mark.parametrize(
-    ("code", "told", "said"),
+    ("code", "denial", "sentence"),
     [
         ("ExpiredTokenException", "expired", "the credentials have expired: log in again"),
         ("UnrecognizedClientException", "invalid", "AWS does not know the credentials"),
@@ -98,8 +98,8 @@ def test_what_aws_names_itself_goes_before_what_is_guessed() -> None:
         ("InvalidInputException", "a name", "a name"),
     ],
 )
-def test_other_refusals_are_told_apart(code: str, told: str, said: str) -> None:
-    assert refused(code, told, "list_schemas").startswith(said)
+def test_other_refusals_are_told_apart(code: str, denial: str, sentence: str) -> None:
+    assert describe_refusal(code, denial, "list_schemas").startswith(sentence)
 
 
 def test_a_failure_of_a_job_that_is_not_for_want_of_rights_gets_no_fix() -> None:

@@ -62,13 +62,13 @@ def teardown(
         )
 
 
-def told(result: dg.ExecuteInProcessResult) -> dict[str, Any]:
+def read_teardown_metadata(result: dg.ExecuteInProcessResult) -> dict[str, Any]:
     (output,) = [e for e in result.all_events if e.is_successful_output]
-    found: Mapping[str, Any] = output.step_output_data.metadata
-    return {key: value.value for key, value in found.items()}
+    step_metadata: Mapping[str, Any] = output.step_output_data.metadata
+    return {key: value.value for key, value in step_metadata.items()}
 
 
-def client_for(project: Project, **options: Any) -> PersonalizeClient:
+def open_client(project: Project, **options: Any) -> PersonalizeClient:
     return embedded_client(
         project.root / ".batchrec" / "personalize",
         ObjectStore({LOCAL_BUCKET: project.storage}),
@@ -88,12 +88,12 @@ def ensure(client: PersonalizeClient, pipeline: str = "shop", *, deadline: float
     )
 
 
-def there(client: PersonalizeClient) -> set[str]:
+def list_arns(client: PersonalizeClient) -> set[str]:
     """The ARNs of all that can be deleted."""
     return {summary[kind.arn] for kind in KINDS for summary in ensure(client).list(kind)}
 
 
-def files(project: Project, name: str) -> list[Path]:
+def list_files(project: Project, name: str) -> list[Path]:
     return sorted(path for path in (project.storage / name).rglob("*") if path.is_file())
 
 
@@ -114,8 +114,8 @@ def test_everything_of_the_pipeline_goes_and_nothing_of_another(
     for name in ("shop", "shop_2"):
         project.declare({**quick, "name": name})
         assert refresh(project, name, instance).success
-    client = client_for(project)
-    others = {arn for arn in there(client) if "shop_2-" in arn}
+    client = open_client(project)
+    other_arns = {arn for arn in list_arns(client) if "shop_2-" in arn}
     # Another schema: another dataset group. Other settings: another solution and filter.
     project.declare({**quick, "recommendations": {"exclude_seen": False}})
     assert refresh(project, "shop", instance).success
@@ -123,14 +123,14 @@ def test_everything_of_the_pipeline_goes_and_nothing_of_another(
     better = {"recipe": "aws-user-personalization", "compare_with_popularity": False}
     project.declare({**quick, "solution": better, "recommendations": {"filter": own}})
     assert refresh(project, "shop", instance).success
-    before = there(client)
+    before = list_arns(client)
     assert len(ensure(client).list(DATASET_GROUP)) == 3
-    kept = files(project, "shop")
+    files_before = list_files(project, "shop")
 
-    planned = teardown(project, "shop", instance)
-    assert there(client) == before
-    plan = told(planned)["plan"]
-    assert told(planned)["resources"] == len(before - others)
+    teardown_plan = teardown(project, "shop", instance)
+    assert list_arns(client) == before
+    plan = read_teardown_metadata(teardown_plan)["plan"]
+    assert read_teardown_metadata(teardown_plan)["resources"] == len(before - other_arns)
     kinds = [line.removeprefix("- delete ").rpartition(" ")[0] for line in plan.splitlines()]
     assert list(dict.fromkeys(kinds)) == [
         *("filter", "solution", "dataset", "schema", "dataset group")
@@ -138,27 +138,27 @@ def test_everything_of_the_pipeline_goes_and_nothing_of_another(
     assert "shop_2" not in plan
 
     assert teardown(project, "shop", instance, delete=True).success
-    assert there(client) == others
-    assert files(project, "shop") == kept
-    again = teardown(project, "shop", instance, delete=True)
-    assert told(again)["plan"] == "- there is nothing to delete"
+    assert list_arns(client) == other_arns
+    assert list_files(project, "shop") == files_before
+    second_plan = teardown(project, "shop", instance, delete=True)
+    assert read_teardown_metadata(second_plan)["plan"] == "- there is nothing to delete"
 
     # What was there can be made again, and the records of what was there do not mislead.
     anew = refresh(project, "shop", instance)
     assert anew.success, why(anew)
     assert metadata(anew, "personalize_dataset")["outcome"] == "imported"
-    others_files = files(project, "shop_2")
-    done = teardown(project, "shop", instance, delete=True, storage=True)
-    assert told(done)["files"] > len(kept)
+    others_files = list_files(project, "shop_2")
+    teardown_result = teardown(project, "shop", instance, delete=True, storage=True)
+    assert read_teardown_metadata(teardown_result)["files"] > len(files_before)
     assert not (project.storage / "shop").exists()
-    assert files(project, "shop_2") == others_files
-    assert there(client) == others
+    assert list_files(project, "shop_2") == others_files
+    assert list_arns(client) == other_arns
 
 
 def test_what_earlier_settings_left_is_pruned_after_publishing(
     project: Project, quick: dict[str, Any], instance: dg.DagsterInstance
 ) -> None:
-    client = client_for(project)
+    client = open_client(project)
     project.declare(quick)
     assert refresh(project, "shop", instance).success
     shop = ensure(client)
@@ -166,47 +166,51 @@ def test_what_earlier_settings_left_is_pruned_after_publishing(
     first, group = current["name"], current["datasetGroupArn"]
     expression = 'EXCLUDE ItemID WHERE Interactions.EVENT_TYPE IN ("{}")'
     for number in range(4):
-        of_group = {"datasetGroupArn": group, "filterExpression": expression.format(number)}
-        shop.find_or_create(FILTER, f"{first}-{number}", of_group)
+        filter_params = {"datasetGroupArn": group, "filterExpression": expression.format(number)}
+        shop.find_or_create(FILTER, f"{first}-{number}", filter_params)
     # Of a run that never published.
     schema = {"schema": build_interactions_schema(event_type=True)}
     old = shop.find_or_create(DATASET_GROUP, "shop-00000001", {}).arn
     arn = shop.find_or_create(SCHEMA, "shop-00000001-interactions", schema).arn
-    of_old = {"datasetGroupArn": old, "datasetType": "Interactions", "schemaArn": arn}
-    shop.find_or_create(DATASET, "shop-00000001-interactions", of_old)
+    dataset_params = {"datasetGroupArn": old, "datasetType": "Interactions", "schemaArn": arn}
+    shop.find_or_create(DATASET, "shop-00000001-interactions", dataset_params)
 
     # One run deletes it, whatever has to go before it.
     assert refresh(project, "shop", instance).success
-    assert [each["name"] for each in client.list_dataset_groups()["datasetGroups"]] == [first]
-    assert [each["name"] for each in client.list_schemas()["schemas"]] == [f"{first}-interactions"]
-    filters = {each["name"] for each in client.list_filters()["Filters"]}
-    assert filters == {f"{first}-{which}" for which in ("exclude-seen", "2", "3")}
+    assert [
+        group_summary["name"] for group_summary in client.list_dataset_groups()["datasetGroups"]
+    ] == [first]
+    assert [group_summary["name"] for group_summary in client.list_schemas()["schemas"]] == [
+        f"{first}-interactions"
+    ]
+    filters = {group_summary["name"] for group_summary in client.list_filters()["Filters"]}
+    assert filters == {f"{first}-{suffix}" for suffix in ("exclude-seen", "2", "3")}
     assert len(client.list_solutions()["solutions"]) == 1
 
 
 def test_a_pipeline_whose_declaration_is_gone_is_torn_down_by_its_name(
     project: Project,
-    made: dict[str, str],
+    group_made: dict[str, str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(project.root)
     monkeypatch.setenv("BATCHREC_HOME", str(project.root / ".batchrec"))
-    client, run = client_for(project), CliRunner()
+    client, run = open_client(project), CliRunner()
     file = project.storage / "shop" / "records" / "x.json"
     file.parent.mkdir(parents=True)
     file.write_text("{}")
     project.declare({"name": "shop"})
-    still = run.invoke(main, ["teardown", "shop"])
-    assert still.exit_code == 1
-    assert "run its job shop_teardown" in still.output
+    running_result = run.invoke(main, ["teardown", "shop"])
+    assert running_result.exit_code == 1
+    assert "run its job shop_teardown" in running_result.output
     (project.package / "defs" / "shop" / "defs.yaml").unlink()
 
-    planned = run.invoke(main, ["teardown", "shop", "--storage"], input="n\n")
-    assert "delete dataset group shop-0123abcd" in planned.output
-    assert there(client) == set(made.values())
-    done = run.invoke(main, ["teardown", "shop", "--storage", "--yes"])
-    assert done.exit_code == 0, done.output
-    assert there(client) == set()
+    plan_result = run.invoke(main, ["teardown", "shop", "--storage"], input="n\n")
+    assert "delete dataset group shop-0123abcd" in plan_result.output
+    assert list_arns(client) == set(group_made.values())
+    teardown_result = run.invoke(main, ["teardown", "shop", "--storage", "--yes"])
+    assert teardown_result.exit_code == 0, teardown_result.output
+    assert list_arns(client) == set()
     assert not (project.storage / "shop").exists()
     assert run.invoke(main, ["teardown", "shop", "--yes"]).exit_code == 3
 
@@ -222,7 +226,7 @@ def test_it_waits_for_nobody_and_names_who_is_at_work_and_what_it_leaves(
     project.declare({**quick, "sinks": sinks})
     project.declare({**quick, "name": "shop_2"})
 
-    def started(job: str) -> dg.DagsterRun:
+    def start_run(job: str) -> dg.DagsterRun:
         with definitions(project) as defs:
             run = instance.create_run_for_job(defs.resolve_job_def(job))
         # As the log of a run does that begins.
@@ -230,9 +234,9 @@ def test_it_waits_for_nobody_and_names_who_is_at_work_and_what_it_leaves(
         instance.report_dagster_event(event, run.run_id)
         return run
 
-    others = started("shop_2_refresh")
-    theirs = started("shop_teardown")
-    plan = told(teardown(project, "shop", instance))["plan"]
+    other_run = start_run("shop_2_refresh")
+    teardown_run = start_run("shop_teardown")
+    plan = read_teardown_metadata(teardown(project, "shop", instance))["plan"]
     assert plan.splitlines() == [
         "- there is nothing to delete",
         "- left alone, for those who use it: the PostgreSQL table app.lists at SHOP_DATABASE_URL:"
@@ -243,20 +247,21 @@ def test_it_waits_for_nobody_and_names_who_is_at_work_and_what_it_leaves(
     ]
     assert teardown(project, "shop", instance, delete=True).success
 
-    ours = started("shop_rollback")
-    plan = told(teardown(project, "shop", instance))["plan"]
-    assert f"- in the way: run {ours.run_id} of shop_rollback is under way" in plan
-    assert others.run_id not in plan
-    assert theirs.run_id not in plan
-    refused = teardown(project, "shop", instance, delete=True, storage=True)
-    assert why(refused).startswith(
-        f"nothing was deleted: run {ours.run_id} of shop_rollback is under way, and would write"
+    rollback_run = start_run("shop_rollback")
+    plan = read_teardown_metadata(teardown(project, "shop", instance))["plan"]
+    assert f"- in the way: run {rollback_run.run_id} of shop_rollback is under way" in plan
+    assert other_run.run_id not in plan
+    assert teardown_run.run_id not in plan
+    refused_result = teardown(project, "shop", instance, delete=True, storage=True)
+    assert why(refused_result).startswith(
+        f"nothing was deleted: run {rollback_run.run_id} of shop_rollback is under way, "
+        "and would write"
     )
-    instance.report_run_canceled(ours)
+    instance.report_run_canceled(rollback_run)
     assert teardown(project, "shop", instance, delete=True, storage=True).success
 
 
-class Killed(BaseException):
+class KillSignal(BaseException):
     """As a SIGKILL: nothing catches it."""
 
 
@@ -264,32 +269,32 @@ class Killed(BaseException):
 def test_a_teardown_that_was_killed_anywhere_goes_on(
     project: Project,
 ) -> None:
-    client, killed = client_for(project), []
+    client, kills = open_client(project), []
 
     def kill(model: Any, **_: Any) -> None:
         # After each deletion was asked for once.
-        if model.name.startswith("Delete") and model.name not in killed:
-            killed.append(model.name)
-            raise Killed
+        if model.name.startswith("Delete") and model.name not in kills:
+            kills.append(model.name)
+            raise KillSignal
 
     (group,) = client.list_dataset_groups()["datasetGroups"]
     shop = ensure(client)
     shop = replace(shop, tags=shop.tags_of(group["datasetGroupArn"]))
     client.meta.events.register("after-call.personalize", kill)
     for _ in range(5):
-        with pytest.raises(Killed):
+        with pytest.raises(KillSignal):
             delete(shop, plan_teardown(shop, "shop"))
     delete(shop, plan_teardown(shop, "shop"))
-    assert killed == [
+    assert kills == [
         *("DeleteFilter", "DeleteSolution", "DeleteDataset", "DeleteSchema", "DeleteDatasetGroup")
     ]
-    assert there(client) == set()
+    assert list_arns(client) == set()
 
 
 @pytest.fixture
-def made(project: Project) -> dict[str, str]:
+def group_made(project: Project) -> dict[str, str]:
     """A dataset group with data, as the pipeline shop makes it; work takes long."""
-    client = client_for(project)
+    client = open_client(project)
     shop = ensure(client)
     group = shop.find_or_create(DATASET_GROUP, "shop-0123abcd", {}).arn
     schema = shop.find_or_create(
@@ -303,7 +308,7 @@ def made(project: Project) -> dict[str, str]:
     return {"group": group, "schema": schema, "dataset": dataset}
 
 
-def solution(client: PersonalizeClient, group: str, tags: dict[str, str]) -> str:
+def create_solution(client: PersonalizeClient, group: str, tags: dict[str, str]) -> str:
     return client.create_solution(
         name="by-popularity",
         datasetGroupArn=group,
@@ -315,32 +320,32 @@ def solution(client: PersonalizeClient, group: str, tags: dict[str, str]) -> str
 
 @pytest.mark.parametrize("tags", [{}, {"batchrec:pipeline": "shop_2"}])
 def test_what_somebody_else_made_in_the_group_stops_it(
-    project: Project, made: dict[str, str], tags: dict[str, str]
+    project: Project, group_made: dict[str, str], tags: dict[str, str]
 ) -> None:
-    client = client_for(project)
-    solution(client, made["group"], tags)
-    before = there(client)
+    client = open_client(project)
+    create_solution(client, group_made["group"], tags)
+    before = list_arns(client)
     with pytest.raises(
         PersonalizeError, match="nothing was deleted: solution by-popularity in shop-0123"
     ):
         delete(ensure(client), plan_teardown(ensure(client), "shop"))
-    assert there(client) == before
+    assert list_arns(client) == before
 
 
 def test_what_is_being_deleted_already_is_waited_for(
-    project: Project, made: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    project: Project, group_made: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client = client_for(project)
-    arn = solution(client, made["group"], {})
+    client = open_client(project)
+    arn = create_solution(client, group_made["group"], {})
     while client.describe_solution(solutionArn=arn)["solution"]["status"] != "ACTIVE":
         time.sleep(0.01)
-    with monkeypatch.context() as held:
-        held.setattr(Worker, "wake", lambda worker: None)  # nobody deletes it yet
+    with monkeypatch.context() as paused_work:
+        paused_work.setattr(Worker, "wake", lambda worker: None)  # nobody deletes it yet
         client.delete_solution(solutionArn=arn)
         plan = plan_teardown(ensure(client), "shop")
     assert (plan.pieces[0].arn, plan.in_the_way) == (arn, [])
     delete(ensure(client), plan)
-    assert there(client) == set()
+    assert list_arns(client) == set()
 
 
 class WithRealTime:
@@ -354,61 +359,61 @@ class WithRealTime:
 
     def get_paginator(self, operation: Any) -> Any:
         campaign = {"name": "live", "campaignArn": "arn/live", "status": "ACTIVE"}
-        listed = {
+        list_members = {
             "list_campaigns": {"campaigns": [campaign]},
             "list_event_trackers": {
                 "eventTrackers": [{"name": "clicks", "eventTrackerArn": "arn/clicks"}]
             },
         }
-        if operation in listed:
-            return SimpleNamespace(paginate=lambda **_: [listed[operation]])
+        if operation in list_members:
+            return SimpleNamespace(paginate=lambda **_: [list_members[operation]])
         return self._client.get_paginator(operation)
 
 
-def test_what_serves_in_real_time_stops_it(project: Project, made: dict[str, str]) -> None:
-    client = client_for(project)
-    solution(client, made["group"], {"batchrec:pipeline": "shop"})
-    with_real_time = cast("PersonalizeClient", WithRealTime(client))
+def test_what_serves_in_real_time_stops_it(project: Project, group_made: dict[str, str]) -> None:
+    client = open_client(project)
+    create_solution(client, group_made["group"], {"batchrec:pipeline": "shop"})
+    real_time_client = cast("PersonalizeClient", WithRealTime(client))
     with pytest.raises(
         PersonalizeError,
         match="campaign live belongs to solution by-popularity; event tracker clicks belongs to",
     ):
-        delete(ensure(with_real_time), plan_teardown(ensure(with_real_time), "shop"))
-    assert made["group"] in there(client)
+        delete(ensure(real_time_client), plan_teardown(ensure(real_time_client), "shop"))
+    assert group_made["group"] in list_arns(client)
 
 
 @pytest.mark.usefixtures("first_run_of_shop")
 def test_another_deployments_group_is_refused_by_name_and_left_alone(
     project: Project, instance: dg.DagsterInstance
 ) -> None:
-    client = client_for(project)
+    client = open_client(project)
     (group,) = client.list_dataset_groups()["datasetGroups"]
     arn, tag = group["datasetGroupArn"], "batchrec:storage"
-    mine = ensure(client).tags_of(arn)[tag]
+    own_tag = ensure(client).tags_of(arn)[tag]
 
     # One that was created before groups had the tag is adopted, because it was recorded.
     client.untag_resource(resourceArn=arn, tagKeys=[tag])
     assert refresh(project, "shop", instance).success
-    assert ensure(client).tags_of(arn)[tag] == mine
+    assert ensure(client).tags_of(arn)[tag] == own_tag
 
     other = "s3://other/batchrec/"
     client.tag_resource(resourceArn=arn, tags=[{"tagKey": tag, "tagValue": other}])
-    refused = why(refresh(project, "shop", instance))
-    assert refused.startswith(
+    message = why(refresh(project, "shop", instance))
+    assert message.startswith(
         f"the dataset group {group['name']} belongs to the deployment with the storage"
         " s3://other/batchrec/. Rename this pipeline, or set a BATCHREC_HOME of its own."
     )
-    assert f"tag-resource --resource-arn {arn} --tags tagKey={tag},tagValue={mine}" in refused
-    before = there(client)
+    assert f"tag-resource --resource-arn {arn} --tags tagKey={tag},tagValue={own_tag}" in message
+    before = list_arns(client)
     assert teardown(project, "shop", instance, delete=True).success
-    assert there(client) == before
+    assert list_arns(client) == before
 
     # Another folder has the bucket's name too.
-    client.tag_resource(resourceArn=arn, tags=[{"tagKey": tag, "tagValue": mine}])
+    client.tag_resource(resourceArn=arn, tags=[{"tagKey": tag, "tagValue": own_tag}])
     project.environment["BATCHREC_STORAGE"] = str(project.root / "other")
-    refused = why(refresh(project, "shop", instance))
-    assert f"belongs to the deployment with the storage {mine}." in refused
-    assert f"tagValue={mine}../../other" in refused
+    message = why(refresh(project, "shop", instance))
+    assert f"belongs to the deployment with the storage {own_tag}." in message
+    assert f"tagValue={own_tag}../../other" in message
     del project.environment["BATCHREC_STORAGE"]
 
     # Without a record of it, a group without the tag may be anybody's.
@@ -418,19 +423,19 @@ def test_another_deployments_group_is_refused_by_name_and_left_alone(
 
 
 def test_a_group_of_the_name_without_the_tag_is_left_alone(
-    project: Project, made: dict[str, str]
+    project: Project, group_made: dict[str, str]
 ) -> None:
-    client = client_for(project)
-    client.untag_resource(resourceArn=made["group"], tagKeys=["batchrec:pipeline"])
+    client = open_client(project)
+    client.untag_resource(resourceArn=group_made["group"], tagKeys=["batchrec:pipeline"])
     plan = plan_teardown(ensure(client), "shop")
     assert plan.pieces == []
     assert plan.left_alone == [
         "dataset group shop-0123abcd belongs to somebody else: batchrec:pipeline=,"
         " batchrec:storage=",
-        f"schema shop-0123abcd-interactions is used by {made['dataset']}",
+        f"schema shop-0123abcd-interactions is used by {group_made['dataset']}",
     ]
     delete(ensure(client), plan)
-    assert there(client) == set(made.values())
+    assert list_arns(client) == set(group_made.values())
 
 
 class TrainingsWait(JobPace):
@@ -442,7 +447,7 @@ class TrainingsWait(JobPace):
 
 def test_imports_are_waited_for_and_trainings_stopped(
     project: Project,
-    made: dict[str, str],
+    group_made: dict[str, str],
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -450,13 +455,13 @@ def test_imports_are_waited_for_and_trainings_stopped(
     text = "\n".join(["USER_ID,ITEM_ID,TIMESTAMP,EVENT_TYPE", *rows, ""])
     project.storage.mkdir(parents=True, exist_ok=True)
     (project.storage / "interactions.csv").write_text(text)
-    slow = client_for(project, pace=TrainingsWait())
-    arn = solution(slow, made["group"], {"batchrec:pipeline": "shop"})
+    slow = open_client(project, pace=TrainingsWait())
+    arn = create_solution(slow, group_made["group"], {"batchrec:pipeline": "shop"})
 
     def start_import(name: str) -> str:
         return slow.create_dataset_import_job(
             jobName=name,
-            datasetArn=made["dataset"],
+            datasetArn=group_made["dataset"],
             dataSource={"dataLocation": f"s3://{LOCAL_BUCKET}/interactions.csv"},
             roleArn="arn:aws:iam::000000000000:role/personalize",
         )["datasetImportJobArn"]
@@ -469,8 +474,8 @@ def test_imports_are_waited_for_and_trainings_stopped(
         != "ACTIVE"
     ):
         time.sleep(0.01)
-    with monkeypatch.context() as held:
-        held.setattr(Worker, "wake", lambda worker: None)  # nobody imports yet
+    with monkeypatch.context() as paused_work:
+        paused_work.setattr(Worker, "wake", lambda worker: None)  # nobody imports yet
         version = slow.create_solution_version(name="by-popularity-1", solutionArn=arn)
         start_import("second")
         plan = plan_teardown(ensure(slow), "shop")
@@ -480,14 +485,14 @@ def test_imports_are_waited_for_and_trainings_stopped(
     assert f"stopping solution version {version['solutionVersionArn'].partition('/')[2]}" in (
         caplog.text
     )
-    assert there(slow) == set()
+    assert list_arns(slow) == set()
 
 
 def test_a_deletion_that_never_ends_meets_the_deadline(
-    project: Project, made: dict[str, str]
+    project: Project, group_made: dict[str, str]
 ) -> None:
-    slow = client_for(project, pace=JobPace(1))
-    arn = solution(slow, made["group"], {"batchrec:pipeline": "shop"})
+    slow = open_client(project, pace=JobPace(1))
+    arn = create_solution(slow, group_made["group"], {"batchrec:pipeline": "shop"})
     assert arn
     with pytest.raises(PersonalizeError, match=r"solution by-popularity .*re-run to resume"):
         delete(ensure(slow, deadline=0.2), plan_teardown(ensure(slow), "shop"))

@@ -25,7 +25,7 @@ WHOLE = b'{"schemas": [{"name": "s"}]}'
 def server(*answers: bytes) -> Iterator[PersonalizeClient]:
     """A client of a server that sends these, the last one for ever, and calls each as long as
     WHOLE."""
-    left = [*answers]
+    answers_left = [*answers]
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -33,7 +33,7 @@ def server(*answers: bytes) -> Iterator[PersonalizeClient]:
             self.send_response(200)
             self.send_header("Content-Length", str(len(WHOLE)))
             self.end_headers()
-            self.wfile.write(left.pop(0) if left[1:] else left[0])
+            self.wfile.write(answers_left.pop(0) if answers_left[1:] else answers_left[0])
 
         def log_message(self, *_: object) -> None:
             pass

@@ -12,7 +12,7 @@ import dagster as dg
 import pytest
 
 from batchrec_dagster.pipeline.automation.runs import build_console_logger
-from batchrec_dagster_tests.hostile import CONTROLS, HOSTILE, quoted
+from batchrec_dagster_tests.hostile import CONTROLS, HOSTILE, quote_cells
 from batchrec_dagster_tests.support import (
     COLUMNS,
     Project,
@@ -165,7 +165,9 @@ def test_skip_keeps_the_good_rows_and_reports_the_others(
 def test_no_name_in_a_file_controls_the_terminal(
     project: Project, instance: dg.DagsterInstance, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    (project.root / "ratings.csv").write_text(quoted(*HOSTILE) + "\n" + quoted(*HOSTILE) + "\n")
+    (project.root / "ratings.csv").write_text(
+        quote_cells(*HOSTILE) + "\n" + quote_cells(*HOSTILE) + "\n"
+    )
     project.declare(declaration("shop", "ratings.csv"))
     with definitions(project) as defs:
         logged = dg.Definitions.merge(

@@ -107,7 +107,7 @@ def place(
     for name, value in server.environment().items():
         monkeypatch.setenv(name, value)
     project.environment = server.environment()
-    bucket, store = server.new_bucket(), server.store()
+    bucket, store = server.create_bucket(), server.store()
 
     def put(name: str, text: str) -> None:
         store.put(f"s3://{bucket}/orders/{name}", text.encode())

@@ -44,7 +44,7 @@ def test_no_planted_secret_is_in_logs_metadata_run_config_or_storage(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    bucket = s3.new_bucket()
+    bucket = s3.create_bucket()
     for name, value in s3.environment().items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("SHOP_DATABASE_URL", "postgresql://shop:planted-password@@127.0.0.1/shop")

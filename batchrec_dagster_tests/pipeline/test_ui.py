@@ -15,7 +15,7 @@ import pytest
 from batchrec_dagster.pipeline import declare_asset as links
 from batchrec_dagster.reporting.markdown import WORD_JOINER
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
-from batchrec_dagster_tests.hostile import ADDRESSES, HOSTILE, OUTSIDE, quoted
+from batchrec_dagster_tests.hostile import ADDRESSES, HOSTILE, OUTSIDE, quote_cells
 from batchrec_dagster_tests.pipeline.web_ui import go, web_ui
 from batchrec_dagster_tests.reporting.test_markdown import ADDRESS, PARSER
 from batchrec_dagster_tests.support import (
@@ -67,16 +67,21 @@ def _id(number: int) -> str:
 def _declared(project: Project) -> dict[str, Any]:
     rows = pl.read_csv(write_ratings(project.root / FILE), glob=False)
     lines = [
-        quoted("", ADDRESSES, 5, 1_500_000_000),
-        quoted(_id(1), _id(1), ADDRESSES, ADDRESSES),
-        *(quoted(_id(user), _id(item), *more) for user, item, *more in rows.iter_rows()),
+        quote_cells("", ADDRESSES, 5, 1_500_000_000),
+        quote_cells(_id(1), _id(1), ADDRESSES, ADDRESSES),
+        *(quote_cells(_id(user), _id(item), *more) for user, item, *more in rows.iter_rows()),
     ]
-    (project.root / FILE).write_text("\n".join([quoted(USER, ITEM, RATING, TIME), *lines]))
+    (project.root / FILE).write_text("\n".join([quote_cells(USER, ITEM, RATING, TIME), *lines]))
     lines = [
-        quoted("", ADDRESSES, "Drama"),
-        *(quoted(_id(item), HOSTILE[item % 50], f"Drama|{HOSTILE[item % 50]}") for item in ITEMS),
+        quote_cells("", ADDRESSES, "Drama"),
+        *(
+            quote_cells(_id(item), HOSTILE[item % 50], f"Drama|{HOSTILE[item % 50]}")
+            for item in ITEMS
+        ),
     ]
-    (project.root / f"items {FILE}").write_text("\n".join([quoted(ITEM, TITLE, GENRES), *lines]))
+    (project.root / f"items {FILE}").write_text(
+        "\n".join([quote_cells(ITEM, TITLE, GENRES), *lines])
+    )
     declared = declaration(
         "shop",
         FILE,

@@ -48,10 +48,10 @@ DONE = SparkTaskResult(
 )
 
 
-def storage(s3: S3Server) -> StorageResource:
+def create_storage(s3: S3Server) -> StorageResource:
     """A storage in S3."""
     return StorageResource(
-        root=f"s3://{s3.new_bucket()}/shop",
+        root=f"s3://{s3.create_bucket()}/shop",
         s3=S3Connection(
             endpoint_url=s3.endpoint,
             region_name=REGION,
@@ -61,19 +61,19 @@ def storage(s3: S3Server) -> StorageResource:
     )
 
 
-def say(s3: Any, params: Mapping[str, str], what: Callable[[PipesContext], None]) -> None:
+def say(s3: Any, params: Mapping[str, str], send_messages: Callable[[PipesContext], None]) -> None:
     """Say something by Pipes, as the job's script would. `params`: the arguments of a Glue job."""
     arguments = {"--dagster-pipes-context": "CONTEXT", "--dagster-pipes-messages": "MESSAGES"}
-    named = {f"DAGSTER_PIPES_{n}": params[a] for a, n in arguments.items() if a in params}
+    environment = {f"DAGSTER_PIPES_{n}": params[a] for a, n in arguments.items() if a in params}
     with PipesContext(
-        PipesMappingParamsLoader({**params, **named}),
+        PipesMappingParamsLoader({**params, **environment}),
         PipesS3ContextLoader(s3),
         PipesS3MessageWriter(s3, interval=0.2),
     ) as pipes:
-        what(pipes)
+        send_messages(pipes)
 
 
-def succeed(pipes: PipesContext) -> None:
+def report_success(pipes: PipesContext) -> None:
     assert SparkTask.from_json(pipes.get_extra("task")) == TASK
     pipes.log.info("reading 1 files")
     pipes.report_custom_message({"done": asdict(DONE)})
@@ -91,22 +91,22 @@ def run(
 
     @dg.asset
     def interactions(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
-        done, metadata = engine.run(context, storage, task)
-        came_out.append(done)
+        result, metadata = engine.run(context, storage, task)
+        came_out.append(result)
         return dg.MaterializeResult(metadata=metadata)
 
     with dg.DagsterInstance.ephemeral() as instance:
         result = dg.materialize([interactions], instance=instance, raise_on_error=False)
-        logged = [log.message for log in instance.all_logs(result.run_id)]
+        messages = [log.message for log in instance.all_logs(result.run_id)]
     reasons = [
         event.step_failure_data.user_failure_data.description or ""
         for event in result.all_events
         if event.is_step_failure and event.step_failure_data.user_failure_data
     ]
-    return result, came_out, "".join(reasons) + ("\n".join(logged) if not reasons else "")
+    return result, came_out, "".join(reasons) + ("\n".join(messages) if not reasons else "")
 
 
-def without_waiting(
+def replace_sleep(
     monkeypatch: pytest.MonkeyPatch, module: str, sleep: Callable[[float], None]
 ) -> None:
     """Have a client of Dagster's do this where it would wait, and wait little for messages."""
@@ -118,9 +118,9 @@ def without_waiting(
 @contextmanager
 def glue(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A Glue whose runs change their status when the test says so."""
-    without_waiting(monkeypatch, "dagster_aws.pipes.clients.glue.time", time.sleep)
-    still = {"progression": "manual", "times": 1_000_000}
-    state_manager.set_transition(model_name="glue::job_run", transition=still)
+    replace_sleep(monkeypatch, "dagster_aws.pipes.clients.glue.time", time.sleep)
+    transition = {"progression": "manual", "times": 1_000_000}
+    state_manager.set_transition(model_name="glue::job_run", transition=transition)
     try:
         with mock_aws(config={"core": {"mock_credentials": False}}):
             yield

@@ -66,7 +66,7 @@ def quick_session() -> Iterator[SparkSession]:
 class Outcome:
     """What an engine wrote, or the error that it raised in its place."""
 
-    written: str | None = None
+    csv_text: str | None = None
     users: list[tuple[str, int]] | None = None
     rows_read: int = 0
     left_out: dict[str, int] | None = None
@@ -76,46 +76,50 @@ class Outcome:
     event_types: int = 0
 
 
-def on_this_machine(files: Sequence[Path], layout: Layout, rules: Rules) -> Outcome:
+def prepare_on_polars(files: Sequence[Path], layout: Layout, rules: Rules) -> Outcome:
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "interactions.csv"
         try:
             with open_ratings(
                 [RawFile(file, file.name) for file in files], layout, rules
             ) as ratings:
-                done = ratings.write_interactions(target)
+                result = ratings.write_interactions(target)
         except PreparationError as error:
             return Outcome(error=str(error))
         return Outcome(
             target.read_bytes().decode(),
             last_times(target).rows(),
-            done.rows_read,
-            dict(done.left_out),
-            done.timestamp_unit,
-            tuple(done.bad_row_examples),
+            result.rows_read,
+            dict(result.left_out),
+            result.timestamp_unit,
+            tuple(result.bad_row_examples),
             event_types=count_rows(scan_interactions(target)).event_types,
         )
 
 
-def on_spark(spark: SparkSession, files: Sequence[Path], layout: Layout, rules: Rules) -> Outcome:
+def prepare_on_spark(
+    spark: SparkSession, files: Sequence[Path], layout: Layout, rules: Rules
+) -> Outcome:
     with tempfile.TemporaryDirectory() as folder:
-        task = spark_task(files, layout, rules, Path(folder))
+        task = build_spark_task(files, layout, rules, Path(folder))
         try:
-            done = run_task(spark, task, LOG)
+            result = run_task(spark, task, LOG)
         except PreparationError as error:
             return Outcome(error=str(error))
         return Outcome(
             Path(task.destination.removeprefix("file://")).read_bytes().decode(),
             pl.read_parquet(task.users.removeprefix("file://"), glob=False).rows(),
-            done.rows_read,
-            dict(done.left_out),
-            done.timestamp_unit,
-            tuple(done.bad_row_examples),
-            event_types=done.event_types,
+            result.rows_read,
+            dict(result.left_out),
+            result.timestamp_unit,
+            tuple(result.bad_row_examples),
+            event_types=result.event_types,
         )
 
 
-def spark_task(files: Sequence[Path], layout: Layout, rules: Rules, folder: Path) -> SparkTask:
+def build_spark_task(
+    files: Sequence[Path], layout: Layout, rules: Rules, folder: Path
+) -> SparkTask:
     """To prepare the files, into that folder."""
     return SparkTask(
         [SourceFile(f"file://{file}", file.name) for file in files],

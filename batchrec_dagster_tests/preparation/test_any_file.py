@@ -37,50 +37,50 @@ BERLIN = "Europe/Berlin"
 Times = Callable[[pd.Series], pd.Series]
 
 
-def _epochs(unit: int) -> Times:
+def read_epochs(unit: int) -> Times:
     return lambda text: (pd.to_numeric(text, errors="coerce") / unit).map(np.floor)
 
 
-def _moments(zone: str | None, form: str = "ISO8601") -> Times:
+def read_dates(zone: str | None, form: str = "ISO8601") -> Times:
     def read(text: pd.Series) -> pd.Series:
         # With these pandas raises an error, whatever it is asked to do.
         text = text.mask(text.str.startswith("9999"), "")
         if zone is None:
-            found = pd.to_datetime(text, format=form, utc=True, errors="coerce")
+            moments = pd.to_datetime(text, format=form, utc=True, errors="coerce")
         else:
             naive = pd.to_datetime(text, format=form, errors="coerce")
             first = np.ones(len(naive), dtype=bool)
-            found = naive.dt.tz_localize(zone, ambiguous=first, nonexistent="NaT")
-        return (found - pd.Timestamp(0, tz="UTC")) // pd.Timedelta(seconds=1)
+            moments = naive.dt.tz_localize(zone, ambiguous=first, nonexistent="NaT")
+        return (moments - pd.Timestamp(0, tz="UTC")) // pd.Timedelta(seconds=1)
 
     return read
 
 
-def _shown(form: str) -> Callable[[int], str]:
+def write_dates(form: str) -> Callable[[int], str]:
     return lambda second: datetime.fromtimestamp(second, UTC).strftime(form)
 
 
-def _excel(text: pd.Series) -> pd.Series:
+def read_excel_days(text: pd.Series) -> pd.Series:
     return ((pd.to_numeric(text, errors="coerce") - 25_569) * 86_400).round()
 
 
 # How times are written, how they are declared, and how pandas reads them.
 FORMS: dict[str, tuple[Callable[[int], str], dict[str, Any], Times]] = {
-    "s": (str, {}, _epochs(1)),
-    "fractions": (lambda s: f"{s}.{s % 1000}", {}, _epochs(1)),
-    "ms": (lambda s: f"{s}{s % 1000:03}", {"timestamp_unit": "ms"}, _epochs(1000)),
-    "excel": (lambda s: str(s / 86_400 + 25_569), {"timestamp_unit": "excel"}, _excel),
-    "iso": (_shown("%Y-%m-%dT%H:%M:%SZ"), {}, _moments(None)),
-    "local": (_shown("%Y-%m-%d %H:%M:%S"), {"timezone": BERLIN}, _moments(BERLIN)),
+    "s": (str, {}, read_epochs(1)),
+    "fractions": (lambda s: f"{s}.{s % 1000}", {}, read_epochs(1)),
+    "ms": (lambda s: f"{s}{s % 1000:03}", {"timestamp_unit": "ms"}, read_epochs(1000)),
+    "excel": (lambda s: str(s / 86_400 + 25_569), {"timestamp_unit": "excel"}, read_excel_days),
+    "iso": (write_dates("%Y-%m-%dT%H:%M:%SZ"), {}, read_dates(None)),
+    "local": (write_dates("%Y-%m-%d %H:%M:%S"), {"timezone": BERLIN}, read_dates(BERLIN)),
     "format": (
-        _shown("%d.%m.%Y %H:%M"),
+        write_dates("%d.%m.%Y %H:%M"),
         {"timestamp_unit": "%d.%m.%Y %H:%M"},
-        _moments(None, "%d.%m.%Y %H:%M"),
+        read_dates(None, "%d.%m.%Y %H:%M"),
     ),
     "weekday": (
-        _shown("%a %b %d %Y %H:%M:%S"),
+        write_dates("%a %b %d %Y %H:%M:%S"),
         {"timestamp_unit": "%a %b %d %Y %H:%M:%S", "timezone": BERLIN},
-        _moments(BERLIN, "%a %b %d %Y %H:%M:%S"),
+        read_dates(BERLIN, "%a %b %d %Y %H:%M:%S"),
     ),
 }
 ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "cp1252", "cp1250", "cp1251"]
@@ -98,31 +98,35 @@ def files(draw: st.DrawFn) -> tuple[bytes, Layout, str]:
         st.text(st.sampled_from("ab\",;|\t\n\r \\'"), max_size=5),
     )
     form = draw(st.sampled_from(list(FORMS)))
-    write, declared, _ = FORMS[form]
+    write, layout_options, _ = FORMS[form]
     # Later than what Excel's days and milliseconds could be taken for.
     second = st.integers(1_000_000_000, 4_000_000_000).map(write)
     rows = draw(st.lists(st.tuples(ids, ids, st.one_of(second, st.sampled_from(NOTHING)))))
     file = io.StringIO(newline="")
-    by = draw(st.sampled_from([",", ";", "\t", "|"]))
-    all_quoted = draw(st.booleans())
+    delimiter = draw(st.sampled_from([",", ";", "\t", "|"]))
+    quotes_all = draw(st.booleans())
     end = draw(st.sampled_from(["\n", "\r\n"]))
-    if not all_quoted and end == "\n":
+    if not quotes_all and end == "\n":
         # Python would not quote a carriage return there, which to pandas is the end of a line.
         rows = [(user.replace("\r", ""), item.replace("\r", ""), time) for user, item, time in rows]
     writer = csv.writer(
         file,
-        delimiter=by,
-        quoting=csv.QUOTE_ALL if all_quoted else csv.QUOTE_MINIMAL,
+        delimiter=delimiter,
+        quoting=csv.QUOTE_ALL if quotes_all else csv.QUOTE_MINIMAL,
         lineterminator=end,
     )
     writer.writerows([("u", "i", "t", "more"), *((*row, "") for row in rows)])
     writer.writerow(("last", "one", write(1_500_000_000), "é" if codec == "cp1252" else "x"))
     content = file.getvalue().encode(encoding)
     readable = "auto" if encoding.startswith("utf") else encoding
-    return content, Layout(by, "u", "i", None, "t", encoding=readable, **declared), form
+    return (
+        content,
+        Layout(delimiter, "u", "i", None, "t", encoding=readable, **layout_options),
+        form,
+    )
 
 
-def by_pandas(content: bytes, layout: Layout, form: str) -> list[tuple[str, str, int]]:
+def prepare_by_pandas(content: bytes, layout: Layout, form: str) -> list[tuple[str, str, int]]:
     """The rows that are to be kept."""
     encoding = layout.encoding
     if encoding == "auto":
@@ -140,20 +144,20 @@ def by_pandas(content: bytes, layout: Layout, form: str) -> list[tuple[str, str,
         ids = read[column]
         good &= (ids.str.strip(" \t") != "") & ~ids.str.strip(" ").isin(NULL_VALUES)
         good &= (ids.str.len() <= 256) & ~ids.str.contains("[\n\r]")
-    kept = read[good]
-    return list(zip(kept["u"], kept["i"], seconds[good].astype(int), strict=True))
+    good_rows = read[good]
+    return list(zip(good_rows["u"], good_rows["i"], seconds[good].astype(int), strict=True))
 
 
 @settings(deadline=None, max_examples=repeats(50, 12))
 @given(files())
 def test_what_is_kept_of_any_file_is_what_pandas_reads(
-    tmp_path_factory: pytest.TempPathFactory, made: tuple[bytes, Layout, str]
+    tmp_path_factory: pytest.TempPathFactory, generated_file: tuple[bytes, Layout, str]
 ) -> None:
-    content, layout, form = made
+    content, layout, form = generated_file
     folder = tmp_path_factory.mktemp("any")
     (folder / "data.csv").write_bytes(content)
     with open_ratings([RawFile(folder / "data.csv", "data.csv")], layout, Rules("skip")) as ratings:
         ratings.write_interactions(folder / "interactions.csv")
     with (folder / "interactions.csv").open(newline="", encoding="utf-8") as file:
-        written = [(user, item, int(time)) for user, item, time in list(csv.reader(file))[1:]]
-    assert written == by_pandas(content, layout, form)
+        rows_written = [(user, item, int(time)) for user, item, time in list(csv.reader(file))[1:]]
+    assert rows_written == prepare_by_pandas(content, layout, form)

@@ -33,7 +33,7 @@ def write_gzip(path: Path, content: bytes = b"user,item\na,b\n") -> Path:
     return path
 
 
-def pid_of(reader: ConfinedReader) -> int:
+def find_pid(reader: ConfinedReader) -> int:
     """The process id of the child."""
     assert reader._child is not None
     return reader._child._process.pid
@@ -54,7 +54,7 @@ def test_one_child_reads_many_files(tmp_path: Path) -> None:
         answers, pids = [], set()
         for number in range(3):
             answers.append(open_file(reader, write_gzip(tmp_path / f"{number}.gz")))
-            pids.add(pid_of(reader))
+            pids.add(find_pid(reader))
     assert len(pids) == 1
     assert {Path(answer["path"]).read_bytes() for answer in answers} == {b"user,item\na,b\n"}
 
@@ -91,7 +91,7 @@ def test_a_crash_of_a_library_is_one_line(tmp_path: Path) -> None:
     path = write_gzip(tmp_path / "a.gz")
     with ConfinedReader() as reader:
         open_file(reader, path)
-        os.kill(pid_of(reader), signal.SIGSEGV)
+        os.kill(find_pid(reader), signal.SIGSEGV)
         with pytest.raises(FileError, match=r"crashed \(SIGSEGV\)"):
             open_file(reader, path)
         assert open_file(reader, path)["unit"] == "line"
@@ -103,7 +103,7 @@ def test_the_child_gets_no_credentials(tmp_path: Path, monkeypatch: pytest.Monke
         monkeypatch.setenv(name, "a-secret")
     with ConfinedReader() as reader:
         open_file(reader, write_gzip(tmp_path / "a.gz"))
-        environment = Path(f"/proc/{pid_of(reader)}/environ").read_bytes()
+        environment = Path(f"/proc/{find_pid(reader)}/environ").read_bytes()
     assert b"PATH=" in environment
     assert b"a-secret" not in environment
 
@@ -111,7 +111,7 @@ def test_the_child_gets_no_credentials(tmp_path: Path, monkeypatch: pytest.Monke
 def test_the_child_ends_with_the_block(tmp_path: Path) -> None:
     with ConfinedReader() as reader:
         open_file(reader, write_gzip(tmp_path / "a.gz"))
-        pid = pid_of(reader)
+        pid = find_pid(reader)
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
 
@@ -128,8 +128,10 @@ open_file(reader, Path({str(path)!r}))
 print(pid_of(reader), flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    pid = int(done.stdout)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    pid = int(result.stdout)
     for _ in range(600):
         try:
             os.kill(pid, 0)

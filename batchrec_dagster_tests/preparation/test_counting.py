@@ -33,11 +33,11 @@ def test_counts(rows: list[tuple[str, str, int, str]], piece: int) -> None:
     frame = pl.LazyFrame(rows, schema=schema, orient="row")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "PIECE_ROWS", piece)
-        found = count_rows(frame)
+        counts = count_rows(frame)
     users, times = Counter(row[0] for row in rows), [row[2] for row in rows]
-    assert found == InteractionCounts(
+    assert counts == InteractionCounts(
         users=len(users),
-        users_with_two=sum(each > 1 for each in users.values()),
+        users_with_two=sum(count > 1 for count in users.values()),
         items=len({row[1] for row in rows}),
         earliest=min(times, default=None),
         latest=max(times, default=None),

@@ -31,8 +31,8 @@ def prepare(
         files.append(RawFile(path, path.name))
     target = folder / "interactions.csv"
     with open_ratings(files, reading, rules) as ratings:
-        done = ratings.write_interactions(target)
-    return target.read_bytes().decode().split("\n")[1:-1], done
+        result = ratings.write_interactions(target)
+    return target.read_bytes().decode().split("\n")[1:-1], result
 
 
 BAD = [
@@ -71,11 +71,11 @@ def test_a_bad_row_is_an_error_with_file_and_line_or_counted(
         prepare(tmp_path, contents, Rules())
     assert str(error.value).startswith(f"2.csv, line 5: {reason}")
     assert not (tmp_path / "interactions.csv").exists()
-    lines, done = prepare(tmp_path, contents, Rules("skip"))
+    lines, result = prepare(tmp_path, contents, Rules("skip"))
     assert lines == ["1,10,1500000000"] * 4
-    assert done.rows_kept == 4
-    assert done.rows_read - 4 == sum(done.left_out.values()) == row.count(b"\n1") + 1
-    assert done.bad_row_examples[0].startswith("2.csv, line 5: ")
+    assert result.rows_kept == 4
+    assert result.rows_read - 4 == sum(result.left_out.values()) == row.count(b"\n1") + 1
+    assert result.bad_row_examples[0].startswith("2.csv, line 5: ")
 
 
 HARMLESS = [
@@ -100,19 +100,19 @@ HARMLESS = [
 
 
 @pytest.mark.parametrize(
-    ("row", "written"), [row[1:] for row in HARMLESS], ids=[row[0] for row in HARMLESS]
+    ("row", "expected_line"), [row[1:] for row in HARMLESS], ids=[row[0] for row in HARMLESS]
 )
 @pytest.mark.parametrize("start", [b"", "\ufeff".encode()], ids=["", "BOM"])
 def test_what_looks_odd_and_is_right_is_kept(
-    tmp_path: Path, row: bytes, written: str, start: bytes
+    tmp_path: Path, row: bytes, expected_line: str, start: bytes
 ) -> None:
-    lines, done = prepare(tmp_path, [start + HEADER.encode() + row], Rules(min_rating=5))
-    assert lines == [written]
-    assert (done.rows_read, done.rows_kept) == (1, 1)
+    lines, result = prepare(tmp_path, [start + HEADER.encode() + row], Rules(min_rating=5))
+    assert lines == [expected_line]
+    assert (result.rows_read, result.rows_kept) == (1, 1)
 
 
 @pytest.mark.parametrize(
-    ("row", "said"),
+    ("row", "message"),
     [
         (b'1,"10,5,1500000000,A\n', 'a field that starts with " does not end with one'),
         (b'1,"10" x,5,1500000000,A\n', 'a field that starts with " does not end with one'),
@@ -122,12 +122,12 @@ def test_what_looks_odd_and_is_right_is_kept(
 )
 @pytest.mark.parametrize("on_bad_rows", ["fail", "skip"])
 def test_a_quote_that_does_not_end_is_an_error_either_way(
-    tmp_path: Path, row: bytes, said: str, on_bad_rows: str
+    tmp_path: Path, row: bytes, message: str, on_bad_rows: str
 ) -> None:
     content = (HEADER + GOOD).encode() + row + GOOD.encode() * 9
     with pytest.raises(PreparationError) as error:
         prepare(tmp_path, [content], Rules(on_bad_rows))  # type: ignore[arg-type]
-    assert str(error.value).startswith(f"1.csv, line 3: {said}")
+    assert str(error.value).startswith(f"1.csv, line 3: {message}")
     assert "ratings.quotes: false" in str(error.value)
 
 
@@ -156,9 +156,9 @@ def test_a_column_that_changes_its_type_far_into_the_file(tmp_path: Path) -> Non
     contents = [(HEADER + "".join(rows)).encode()]
     with pytest.raises(PreparationError, match=r"^1.csv, line 160002: the rating is not a number"):
         prepare(tmp_path, contents, Rules())
-    lines, done = prepare(tmp_path, contents, Rules("skip"))
+    lines, result = prepare(tmp_path, contents, Rules("skip"))
     assert lines[150_000] == "u-150000,10,1500000000"
-    assert done.left_out == {"the rating is not a number": 1}
+    assert result.left_out == {"the rating is not a number": 1}
 
 
 def test_an_empty_file_among_full_ones_is_passed_over(tmp_path: Path) -> None:
@@ -200,11 +200,11 @@ def test_a_bad_line_of_json_is_an_error_with_its_line_or_counted(
             ReadSettings.of(Layout(**{**vars(LAYOUT), "format": "json"})),
         )
     assert str(error.value).startswith(f"1.csv, line 3: {reason}")
-    lines, done = prepare(
+    lines, result = prepare(
         tmp_path, [good + row], Rules("skip"), Layout(**{**vars(LAYOUT), "format": "json"})
     )
     assert lines == ["1,10,1500000000"]
-    assert done.rows_read == 2
+    assert result.rows_read == 2
 
 
 def test_nulls_and_nans_of_parquet_are_reported_by_their_row(tmp_path: Path) -> None:
@@ -221,16 +221,16 @@ def test_nulls_and_nans_of_parquet_are_reported_by_their_row(tmp_path: Path) -> 
     layout = Layout(**{**vars(LAYOUT), "format": "parquet"})
     with pytest.raises(PreparationError, match=r"^1.csv, row 2: no user: "):
         prepare(tmp_path, content, Rules(), layout)
-    lines, done = prepare(tmp_path, content, Rules("skip"), layout)
+    lines, result = prepare(tmp_path, content, Rules("skip"), layout)
     assert lines == ["a,1,1500000000"]
-    assert done.left_out == {NULL_ID: 1, "no user": 1, "the rating is not a number": 2}
+    assert result.left_out == {NULL_ID: 1, "no user": 1, "the rating is not a number": 2}
 
 
 NULLS = "NULL,10,5,1500000000\n1,10,-1,1500000000\n-1,10,5,1500000000\n1,10,5,7\n"
 
 
 @pytest.mark.parametrize(
-    ("null_values", "kept"),
+    ("null_values", "expected_ids"),
     [
         (NULL_VALUES, ["1,10,1500000000", "-1,10,1500000000", "1,10,7"]),
         ((), ["NULL,10,1500000000", "1,10,1500000000", "-1,10,1500000000", "1,10,7"]),
@@ -239,13 +239,13 @@ NULLS = "NULL,10,5,1500000000\n1,10,-1,1500000000\n-1,10,5,1500000000\n1,10,5,7\
 )
 @pytest.mark.parametrize("title", ["None", 'a "None"'], ids=["typed", "careful"])
 def test_what_means_no_value_is_declared(
-    tmp_path: Path, null_values: Sequence[str], kept: list[str], title: str
+    tmp_path: Path, null_values: Sequence[str], expected_ids: list[str], title: str
 ) -> None:
     content = "user,item,rating,time,title\n" + NULLS.replace("\n", f",{title}\n")
     layout = Layout(",", "user", "item", "rating", "time", null_values=null_values)
-    lines, done = prepare(tmp_path, [content.encode()], Rules("skip"), layout)
-    assert lines == kept
-    assert sum(done.left_out.values()) == 4 - len(kept)
+    lines, result = prepare(tmp_path, [content.encode()], Rules("skip"), layout)
+    assert lines == expected_ids
+    assert sum(result.left_out.values()) == 4 - len(expected_ids)
 
 
 def test_an_event_value_may_be_null_and_an_event_type_may_not(tmp_path: Path) -> None:
@@ -259,9 +259,9 @@ def test_an_event_value_may_be_null_and_an_event_type_may_not(tmp_path: Path) ->
     rows = "1,2,9,buy,NULL,None\n1,2,9,NULL,3,None\n1,2,9,buy,-1,None\n"
     rules = Rules("skip", filter="title = 'None'", event_type=True)
     content = f"user,item,time,kind,price,title\n{rows}".encode()
-    lines, done = prepare(tmp_path, [content], rules, layout)
+    lines, result = prepare(tmp_path, [content], rules, layout)
     assert lines == ["1,2,9,buy,", "1,2,9,buy,"]
-    assert done.left_out == {"no event type": 1}
+    assert result.left_out == {"no event type": 1}
 
 
 @pytest.mark.parametrize(
@@ -274,15 +274,15 @@ def test_an_event_value_may_be_null_and_an_event_type_may_not(tmp_path: Path) ->
 def test_a_file_that_is_cut_off_without_a_header(
     tmp_path: Path, content: bytes, layout: Layout
 ) -> None:
-    lines, done = prepare(tmp_path, [content, content + b"\n"], Rules("skip"), layout)
-    assert done.left_out == {CUT_OFF: 1}
+    lines, result = prepare(tmp_path, [content, content + b"\n"], Rules("skip"), layout)
+    assert result.left_out == {CUT_OFF: 1}
     assert [line.partition(",")[0] for line in lines] == ["1", "2", "1", "2", "3"]
     number = content.count(b"\n") + 1
-    assert done.bad_row_examples[0].startswith(f"1.csv, line {number}: {CUT_OFF}")
+    assert result.bad_row_examples[0].startswith(f"1.csv, line {number}: {CUT_OFF}")
 
 
 @pytest.mark.parametrize(
-    ("ids", "warned"),
+    ("ids", "expected_warning"),
     [
         (["913.0", "", "7.0"], "decimals such as 913.0"),
         (["7", "913.0"], "decimals such as 913.0"),
@@ -292,14 +292,14 @@ def test_a_file_that_is_cut_off_without_a_header(
     ],
 )
 def test_ids_that_became_decimals_are_warned_of(
-    tmp_path: Path, ids: Sequence[str], warned: str
+    tmp_path: Path, ids: Sequence[str], expected_warning: str
 ) -> None:
     path = tmp_path / "pandas.csv"
     path.write_text("user,item,time\n" + "".join(f"u{n},{id},9\n" for n, id in enumerate(ids)))
     with open_ratings([RawFile(path, path.name)], ReadSettings(), Rules("skip")) as read:
-        said = "".join(read.recognised_layout.warnings)
-    assert warned in said
-    assert bool(said) == bool(warned)
-    if said:
-        assert said.startswith("pandas.csv: the item ids (column item)")
-        assert "913.0 is not the id of 913. Write them as whole numbers" in said
+        warnings = "".join(read.recognised_layout.warnings)
+    assert expected_warning in warnings
+    assert bool(warnings) == bool(expected_warning)
+    if warnings:
+        assert warnings.startswith("pandas.csv: the item ids (column item)")
+        assert "913.0 is not the id of 913. Write them as whole numbers" in warnings

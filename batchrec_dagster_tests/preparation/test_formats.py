@@ -25,7 +25,7 @@ SECONDS = int(NOON.timestamp())
 BY_NAME = {"user": "u", "item": "i", "timestamp": "t"}
 
 
-def prepared(
+def prepare(
     folder: Path,
     *contents: bytes | str,
     reading: ReadSettings | Layout | None = None,
@@ -40,24 +40,24 @@ def prepared(
         files.append(RawFile(path, path.name))
     target = folder / "interactions.csv"
     with open_ratings(files, reading or ReadSettings(), rules or Rules()) as ratings:
-        done = ratings.write_interactions(target)
-    return target.read_bytes().decode().split("\n")[1:-1], done, ratings
+        result = ratings.write_interactions(target)
+    return target.read_bytes().decode().split("\n")[1:-1], result, ratings
 
 
-def refused(folder: Path, *contents: bytes | str, reading: ReadSettings | None = None) -> str:
+def read_refusal(folder: Path, *contents: bytes | str, reading: ReadSettings | None = None) -> str:
     with pytest.raises(PreparationError) as error:
-        prepared(folder, *contents, reading=reading)
+        prepare(folder, *contents, reading=reading)
     assert "\n" not in str(error.value)
     assert not (folder / "interactions.csv").exists()
     return str(error.value)
 
 
-def parquet(folder: Path, frame: pl.DataFrame) -> bytes:
+def encode_parquet(folder: Path, frame: pl.DataFrame) -> bytes:
     frame.write_parquet(folder / "made.parquet")
     return (folder / "made.parquet").read_bytes()
 
 
-def zstd(content: bytes) -> bytes:
+def compress_zstd(content: bytes) -> bytes:
     sink = pa.BufferOutputStream()
     with pa.CompressedOutputStream(sink, "zstd") as stream:
         stream.write(content)
@@ -71,7 +71,9 @@ CSV = f"u,i,t\n01,x,{SECONDS}\n"
 LINES = f'{{"u": "01", "i": "x", "t": {SECONDS}}}\n'
 
 
-@pytest.mark.parametrize("pack", [bytes, gzip.compress, zstd], ids=["plain", "gzip", "zstd"])
+@pytest.mark.parametrize(
+    "pack", [bytes, gzip.compress, compress_zstd], ids=["plain", "gzip", "zstd"]
+)
 @pytest.mark.parametrize("form", ["csv", "json", "parquet"])
 def test_the_format_is_seen_by_the_file_itself(
     tmp_path: Path, form: str, pack: Callable[[bytes], bytes]
@@ -79,52 +81,56 @@ def test_the_format_is_seen_by_the_file_itself(
     content = {
         "csv": CSV.encode(),
         "json": LINES.encode(),
-        "parquet": parquet(tmp_path, pl.DataFrame({"u": ["01"], "i": ["x"], "t": [SECONDS]})),
+        "parquet": encode_parquet(
+            tmp_path, pl.DataFrame({"u": ["01"], "i": ["x"], "t": [SECONDS]})
+        ),
     }[form]
-    lines, done, ratings = prepared(tmp_path, pack(content), reading=ReadSettings(columns=BY_NAME))
+    lines, result, ratings = prepare(tmp_path, pack(content), reading=ReadSettings(columns=BY_NAME))
     assert lines == [f"01,x,{SECONDS}"]
     assert ratings.layout.format == form
     assert ratings.recognised_layout.types["t"] == {"parquet": "int64"}.get(form, "long")
     assert ratings.recognised_layout.types["u"] == "string"
-    assert done.rows_read == 1
+    assert result.rows_read == 1
 
 
-@pytest.mark.parametrize("pack", [gzip.compress, zstd], ids=["gzip", "zstd"])
+@pytest.mark.parametrize("pack", [gzip.compress, compress_zstd], ids=["gzip", "zstd"])
 def test_what_is_packed_and_cut_is_refused(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
-    packed = pack((CSV * 1000).encode())
-    message = refused(tmp_path, packed[:-5], reading=ReadSettings(columns=BY_NAME))
+    packed_content = pack((CSV * 1000).encode())
+    message = read_refusal(tmp_path, packed_content[:-5], reading=ReadSettings(columns=BY_NAME))
     assert message.startswith("0-data.file: it is damaged (")
     assert message.endswith("copy it again")
 
 
 def test_a_bomb_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BATCHREC_MAX_FILE_GB", "0.005")
-    assert "BATCHREC_MAX_FILE_GB allows" in refused(tmp_path, gzip.compress(bytes(10**7)))
+    assert "BATCHREC_MAX_FILE_GB allows" in read_refusal(tmp_path, gzip.compress(bytes(10**7)))
 
 
 def test_many_files_are_read_in_their_order(tmp_path: Path) -> None:
     second = f"t,i,u\n{SECONDS + 1},y,b\n{SECONDS + 2},z,c\n"
-    lines, done, ratings = prepared(
+    lines, result, ratings = prepare(
         tmp_path, CSV, second, "", reading=ReadSettings(columns=BY_NAME)
     )
     assert [line.split(",")[0] for line in lines] == ["01", "b", "c"]
-    assert done.rows_read == 3
+    assert result.rows_read == 3
     assert ratings.empty == ["2-data.file"]
 
 
 def test_a_bad_row_is_found_in_its_file(tmp_path: Path) -> None:
-    message = refused(tmp_path, CSV, CSV + "a,b,never\n", reading=ReadSettings(columns=BY_NAME))
+    message = read_refusal(
+        tmp_path, CSV, CSV + "a,b,never\n", reading=ReadSettings(columns=BY_NAME)
+    )
     assert message.startswith("1-data.file, line 3: the timestamp is not a number: 'a,b,never")
 
 
 def test_a_file_without_a_column_that_others_have_is_refused(tmp_path: Path) -> None:
-    message = refused(tmp_path, CSV, "u,i\n1,2\n", reading=ReadSettings(columns=BY_NAME))
+    message = read_refusal(tmp_path, CSV, "u,i\n1,2\n", reading=ReadSettings(columns=BY_NAME))
     assert message.startswith("1-data.file has no column 't' (ratings.columns.timestamp)")
 
 
 def test_double_colons_part_fields_that_have_single_ones(tmp_path: Path) -> None:
     layout = Layout("::", 1, 2, None, 4)
-    lines, _, _ = prepared(tmp_path, f"1::2::Alien: 3::{SECONDS}\r\n\r\n", reading=layout)
+    lines, _, _ = prepare(tmp_path, f"1::2::Alien: 3::{SECONDS}\r\n\r\n", reading=layout)
     assert lines == [f"1,2,{SECONDS}"]
 
 
@@ -138,7 +144,7 @@ JSON_VALUES = st.one_of(
 @given(st.lists(st.tuples(JSON_VALUES, JSON_VALUES), min_size=1, max_size=8))
 def test_json_values_are_ids_or_problems(tmp_path_factory: pytest.TempPathFactory, rows) -> None:  # type: ignore[no-untyped-def]
     content = "".join(json.dumps({"u": u, "i": i, "t": SECONDS}) + "\n" for u, i in rows)
-    written, done, _ = prepared(
+    lines_written, result, _ = prepare(
         tmp_path_factory.mktemp("json"),
         LINES + content,
         reading=ReadSettings(format="json", columns=BY_NAME),
@@ -158,35 +164,35 @@ def test_json_values_are_ids_or_problems(tmp_path_factory: pytest.TempPathFactor
             for value in (u, i)
         )
     ]
-    assert done.rows_kept == len(good) + 1
-    assert len(written) == len(good) + 1
-    assert done.rows_read == len(rows) + 1
+    assert result.rows_kept == len(good) + 1
+    assert len(lines_written) == len(good) + 1
+    assert result.rows_read == len(rows) + 1
 
 
 @pytest.mark.parametrize(
-    ("frame", "said"),
+    ("frame", "message"),
     [
         ({"u": [1.0], "i": [1], "t": [1]}, "'u' (ratings.columns.user) is of type Float64"),
         ({"u": [[1]], "i": [1], "t": [1]}, "'u' (ratings.columns.user) is of type List(Int64)"),
     ],
 )
 def test_parquet_columns_that_cannot_be_ids_are_refused(
-    tmp_path: Path, frame: dict[str, list[object]], said: str
+    tmp_path: Path, frame: dict[str, list[object]], message: str
 ) -> None:
-    content = parquet(tmp_path, pl.DataFrame(frame))
-    assert said in refused(tmp_path, content, reading=ReadSettings(columns=BY_NAME))
+    content = encode_parquet(tmp_path, pl.DataFrame(frame))
+    assert message in read_refusal(tmp_path, content, reading=ReadSettings(columns=BY_NAME))
 
 
 def test_damaged_parquet_is_refused(tmp_path: Path) -> None:
-    content = parquet(tmp_path, pl.DataFrame({"u": ["a"]}))
-    assert "is damaged or not Parquet" in refused(tmp_path, content[:-20])
+    content = encode_parquet(tmp_path, pl.DataFrame({"u": ["a"]}))
+    assert "is damaged or not Parquet" in read_refusal(tmp_path, content[:-20])
 
 
 # Encodings
 
 
 @pytest.mark.parametrize(
-    ("content", "declared", "user", "encoding"),
+    ("content", "declared_encoding", "user", "encoding"),
     [
         ("é", "auto", "é", "utf-8"),
         ("\ufeff", "auto", "01", "utf-8"),
@@ -200,12 +206,12 @@ def test_damaged_parquet_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_the_encoding_is_declared_or_found_out(
-    tmp_path: Path, content: bytes | str, declared: str, user: str, encoding: str
+    tmp_path: Path, content: bytes | str, declared_encoding: str, user: str, encoding: str
 ) -> None:
     raw = content if isinstance(content, bytes) else content.encode()
     data = raw + CSV.encode() if content == "\ufeff" else CSV.encode().replace(b"01", raw)
-    reading = ReadSettings(columns=BY_NAME, encoding=declared)
-    lines, _, ratings = prepared(tmp_path, data, reading=reading)
+    reading = ReadSettings(columns=BY_NAME, encoding=declared_encoding)
+    lines, _, ratings = prepare(tmp_path, data, reading=reading)
     assert lines == [f"{user},x,{SECONDS}"]
     assert ratings.encodings == [encoding]
 
@@ -228,9 +234,9 @@ def test_other_scripts_are_refused_with_their_encoding(
     data = CSV.encode() + b"".join(
         f"{word},x,{SECONDS}\n".encode(encoding) for word in words.split(", ")
     )
-    said = refused(tmp_path, data)
-    assert "is neither in UTF-8 nor, it seems, in cp1252" in said
-    assert f"encoding: {encoding}" in said
+    message = read_refusal(tmp_path, data)
+    assert "is neither in UTF-8 nor, it seems, in cp1252" in message
+    assert f"encoding: {encoding}" in message
 
 
 @pytest.mark.parametrize(
@@ -245,7 +251,7 @@ def test_other_scripts_are_refused_with_their_encoding(
 )
 def test_western_words_are_read_as_cp1252_without_a_doubt(tmp_path: Path, words: str) -> None:
     data = f"u,i,t\n{''.join(f'{word},x,{SECONDS}{chr(10)}' for word in words.split(', '))}"
-    lines, _, ratings = prepared(
+    lines, _, ratings = prepare(
         tmp_path, data.encode("cp1252"), reading=ReadSettings(columns=BY_NAME)
     )
     assert [line.split(",")[0] for line in lines] == words.split(", ")
@@ -254,7 +260,7 @@ def test_western_words_are_read_as_cp1252_without_a_doubt(tmp_path: Path, words:
 
 def test_few_words_of_another_encoding_are_a_warning_that_shows_them(tmp_path: Path) -> None:
     data = f"u,i,t\nMichał,x,{SECONDS}\nżółw,y,{SECONDS}\n".encode("cp1250")
-    _, _, ratings = prepared(tmp_path, data, reading=ReadSettings(columns=BY_NAME))
+    _, _, ratings = prepare(tmp_path, data, reading=ReadSettings(columns=BY_NAME))
     (warning,) = ratings.recognised_layout.warnings
     assert "read as cp1252 (Micha³, ¿ó³w and not Michał, żółw, as cp1250 has it)" in warning
 
@@ -263,7 +269,7 @@ def test_few_words_of_another_encoding_are_a_warning_that_shows_them(tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("written", "declared", "found"),
+    ("time_text", "declared_unit", "found_unit"),
     [
         (f"{SECONDS}", "auto", "s"),
         (f"{SECONDS}999", "auto", "ms"),
@@ -281,15 +287,15 @@ def test_few_words_of_another_encoding_are_a_warning_that_shows_them(tmp_path: P
     ],
 )
 def test_timestamps_of_every_form_become_seconds(
-    tmp_path: Path, written: str, declared: str, found: str
+    tmp_path: Path, time_text: str, declared_unit: str, found_unit: str
 ) -> None:
-    content = f"u,i,t\na,b,{written}\na,c,{written}\n"
-    reading = ReadSettings(columns=BY_NAME, timestamp_unit=declared)
-    lines, done, _ = prepared(tmp_path, content, reading=reading)
+    content = f"u,i,t\na,b,{time_text}\na,c,{time_text}\n"
+    reading = ReadSettings(columns=BY_NAME, timestamp_unit=declared_unit)
+    lines, result, _ = prepare(tmp_path, content, reading=reading)
     with open_ratings([RawFile(tmp_path / "0-data.file", "f")], reading, Rules()) as ratings:
         unit = ratings.inspect_rows().timestamp_unit
     assert lines == [f"a,b,{SECONDS}", f"a,c,{SECONDS}"]
-    assert done.timestamp_unit == unit == found
+    assert result.timestamp_unit == unit == found_unit
 
 
 @pytest.mark.parametrize(
@@ -301,14 +307,14 @@ def test_timestamps_of_every_form_become_seconds(
     ],
 )
 def test_parquet_has_times_of_its_own(tmp_path: Path, value: object, seconds: int) -> None:
-    content = parquet(tmp_path, pl.DataFrame({"u": [7], "i": ["x"], "t": [value]}))
-    lines, done, _ = prepared(tmp_path, content, reading=ReadSettings(columns=BY_NAME))
+    content = encode_parquet(tmp_path, pl.DataFrame({"u": [7], "i": ["x"], "t": [value]}))
+    lines, result, _ = prepare(tmp_path, content, reading=ReadSettings(columns=BY_NAME))
     assert lines == [f"7,x,{seconds}"]
-    assert done.timestamp_unit == "datetime"
+    assert result.timestamp_unit == "datetime"
 
 
 @pytest.mark.parametrize(
-    ("times", "said"),
+    ("times", "reason"),
     [
         (["1500000000", "1500000000000"], "the timestamp '1500000000000' is in milliseconds"),
         (["2020-01-02", "1500000000"], "the timestamp '1500000000' is in seconds, those before it"),
@@ -316,24 +322,24 @@ def test_parquet_has_times_of_its_own(tmp_path: Path, value: object, seconds: in
     ],
 )
 def test_timestamps_of_two_forms_are_an_error_with_file_and_line(
-    tmp_path: Path, times: list[str], said: str
+    tmp_path: Path, times: list[str], reason: str
 ) -> None:
     first, second = times
-    message = refused(
+    message = read_refusal(
         tmp_path,
         f"u,i,t\na,b,{first}\n",
         f"u,i,t\na,b,{first}\na,c,{second}\n",
         reading=ReadSettings(columns=BY_NAME),
     )
     assert message.startswith("1-data.file, line 3: ")
-    assert said in message
+    assert reason in message
 
 
 # Columns known by name
 
 
 @pytest.mark.parametrize(
-    ("header", "found"),
+    ("header", "expected_columns"),
     [
         ("userId,movieId,rating,timestamp", ["userId", "movieId", "timestamp"]),
         ("user_id,item_id,rating,timestamp", ["user_id", "item_id", "timestamp"]),
@@ -346,15 +352,15 @@ def test_timestamps_of_two_forms_are_an_error_with_file_and_line(
     ],
 )
 def test_columns_of_public_sets_need_no_configuration(
-    tmp_path: Path, header: str, found: list[str] | None
+    tmp_path: Path, header: str, expected_columns: list[str] | None
 ) -> None:
     delimiter = next(sign for sign in "\t;," if sign in header)
     names = header.split(delimiter)
     row = [str(SECONDS) if "time" in name.lower() else name for name in names]
-    lines, _, ratings = prepared(tmp_path, f"{header}\n{delimiter.join(row)}\n")
+    lines, _, ratings = prepare(tmp_path, f"{header}\n{delimiter.join(row)}\n")
     roles = ratings.recognised_layout.recognised
     user, item, timestamp = (roles[role] for role in ("user", "item", "timestamp"))
-    assert [user, item, timestamp] == (found or names)
+    assert [user, item, timestamp] == (expected_columns or names)
     assert lines == [f"{user},{item},{SECONDS}"]
     assert ratings.layout.delimiter == delimiter
 
@@ -366,36 +372,34 @@ def test_the_delimiter_is_the_one_that_makes_the_declared_columns(
     content = "".join(
         delimiter.join(row) + "\n" for row in (["u", "i", "n", "t"], ["a", "b", "", str(SECONDS)])
     )
-    lines, _, ratings = prepared(tmp_path, content, reading=ReadSettings(columns=BY_NAME))
+    lines, _, ratings = prepare(tmp_path, content, reading=ReadSettings(columns=BY_NAME))
     assert lines == [f"a,b,{SECONDS}"]
     assert ratings.layout.delimiter == delimiter
 
 
 def test_a_rating_is_looked_for_where_it_is_needed(tmp_path: Path) -> None:
     content = f"user_id,item_id,stars,time\n1,2,4,{SECONDS}\n1,3,2,{SECONDS}\n"
-    lines, _, ratings = prepared(tmp_path, content, rules=Rules(min_rating=3))
+    lines, _, ratings = prepare(tmp_path, content, rules=Rules(min_rating=3))
     assert lines == [f"1,2,{SECONDS}"]
     assert ratings.recognised_layout.recognised["rating"] == "stars"
 
 
 def test_what_is_declared_goes_before_what_is_known(tmp_path: Path) -> None:
     content = f"user_id,parent,item_id,time\n1,2,3,{SECONDS}\n"
-    lines, _, ratings = prepared(
-        tmp_path, content, reading=ReadSettings(columns={"item": "parent"})
-    )
+    lines, _, ratings = prepare(tmp_path, content, reading=ReadSettings(columns={"item": "parent"}))
     assert lines == [f"1,2,{SECONDS}"]
     assert ratings.recognised_layout.recognised == {"user": "user_id", "timestamp": "time"}
 
 
 def test_what_is_not_known_is_an_error_with_the_columns(tmp_path: Path) -> None:
-    message = refused(tmp_path, "who,what,when\n1,2,3\n")
+    message = read_refusal(tmp_path, "who,what,when\n1,2,3\n")
     assert "could not recognise the user and item and timestamp column" in message
     assert "Found: who, what, when" in message
     assert "ratings.columns" in message
 
 
 def test_a_file_without_a_header_is_an_error_that_asks_for_positions(tmp_path: Path) -> None:
-    message = refused(tmp_path, "1,2,3.5,1500000000\n")
+    message = read_refusal(tmp_path, "1,2,3.5,1500000000\n")
     assert "has no names in line 1" in message
     assert "{user: 1, item: 2" in message
 
@@ -409,13 +413,13 @@ def test_event_types_and_values_are_carried_over(tmp_path: Path) -> None:
         f'{{"user_id": 2, "item_id": "b", "time": {SECONDS}, "event": "view"}}\n'
     )
     reading = ReadSettings(columns={"event_type": "event", "event_value": "price"})
-    lines, _, _ = prepared(tmp_path, content, reading=reading, rules=Rules(event_type=True))
+    lines, _, _ = prepare(tmp_path, content, reading=reading, rules=Rules(event_type=True))
     assert lines == [f"1,a,{SECONDS},buy,1.50", f"2,b,{SECONDS},view,"]
 
 
 def test_an_event_column_is_known_where_event_types_are_written(tmp_path: Path) -> None:
     content = f"timestamp,visitorid,event,itemid\n{SECONDS},1,view,2\n"
-    lines, _, _ = prepared(tmp_path, content, rules=Rules(event_type=True))
+    lines, _, _ = prepare(tmp_path, content, rules=Rules(event_type=True))
     assert lines == [f"1,2,{SECONDS},view"]
-    lines, _, _ = prepared(tmp_path, content)
+    lines, _, _ = prepare(tmp_path, content)
     assert lines == [f"1,2,{SECONDS}"]

@@ -24,13 +24,13 @@ from batchrec_dagster_tests.preparation.aws_jobs import (
     DONE,
     ROLE,
     TASK,
+    create_storage,
     fail,
     glue,
+    replace_sleep,
+    report_success,
     run,
     say,
-    storage,
-    succeed,
-    without_waiting,
 )
 from batchrec_dagster_tests.preparation.spark_support import QUICK_ARGUMENTS
 from batchrec_dagster_tests.s3_server import S3Server
@@ -51,134 +51,137 @@ Job = Callable[[FakeJobRun], None]
 
 @pytest.fixture(autouse=True)
 def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    def told(run: FakeJobRun) -> dict[str, Any]:
+    def describe_with_error(run: FakeJobRun) -> dict[str, Any]:
         error = vars(run).get("error")
-        return {**as_dict(run), **({"ErrorMessage": error} if error else {})}
+        return {**describe_run(run), **({"ErrorMessage": error} if error else {})}
 
-    as_dict = FakeJobRun.as_dict
-    monkeypatch.setattr(FakeJobRun, "as_dict", told)
+    describe_run = FakeJobRun.as_dict
+    monkeypatch.setattr(FakeJobRun, "as_dict", describe_with_error)
     with glue(monkeypatch):
         yield
 
 
-def glue_does(monkeypatch: pytest.MonkeyPatch, job: Job) -> None:
+def make_glue_do(monkeypatch: pytest.MonkeyPatch, job: Job) -> None:
     """What a run does when it is first asked for; it has to set its status."""
     monkeypatch.setattr(FakeJobRun, "advance", lambda self: job(self))
 
 
-def arguments(run: FakeJobRun) -> dict[str, str]:
+def read_arguments(run: FakeJobRun) -> dict[str, str]:
     assert run.arguments is not None
     return run.arguments
 
 
-def ends(status: str, error: str = "") -> Job:
-    def job(run: FakeJobRun) -> None:
+def end_run(status: str, error: str = "") -> Job:
+    def set_status(run: FakeJobRun) -> None:
         run.status = status
         vars(run)["error"] = error
 
-    return job
+    return set_status
 
 
-def job_runs() -> list[FakeJobRun]:
+def list_job_runs() -> list[FakeJobRun]:
     (backend,) = (regions["us-east-1"] for regions in glue_backends.values())
-    found: list[FakeJobRun] = backend.jobs["prepare"].job_runs
-    return found
+    job_runs: list[FakeJobRun] = backend.jobs["prepare"].job_runs
+    return job_runs
 
 
 def test_a_job_is_created_run_with_this_code_and_heard(
     monkeypatch: pytest.MonkeyPatch, s3: S3Server
 ) -> None:
-    shop = storage(s3)
+    shop = create_storage(s3)
 
-    def job(run: FakeJobRun) -> None:
+    def succeed_once(run: FakeJobRun) -> None:
         if run.status != "SUCCEEDED":
-            say(shop.client("s3"), arguments(run), succeed)
+            say(shop.client("s3"), read_arguments(run), report_success)
         run.status = "SUCCEEDED"
 
-    glue_does(monkeypatch, job)
+    make_glue_do(monkeypatch, succeed_once)
     for _ in range(2):
-        result, came_out, logged = run(ENGINE, shop)
+        result, came_out, messages = run(ENGINE, shop)
         assert result.success
         assert came_out == [DONE]
-        assert "reading 1 files" in logged
-    created = shop.client("glue").get_job(JobName="prepare")["Job"]
-    assert created["Role"] == ROLE
-    assert created["GlueVersion"] == "5.0"
-    first, second = job_runs()
+        assert "reading 1 files" in messages
+    job_description = shop.client("glue").get_job(JobName="prepare")["Job"]
+    assert job_description["Role"] == ROLE
+    assert job_description["GlueVersion"] == "5.0"
+    first, second = list_job_runs()
     assert (first.worker_type, first.number_of_workers, first.timeout) == ("G.2X", 4, 30)
-    script = arguments(first)["--scriptLocation"]
-    assert script == arguments(second)["--scriptLocation"]
+    script = read_arguments(first)["--scriptLocation"]
+    assert script == read_arguments(second)["--scriptLocation"]
     assert b"open_dagster_pipes" in shop.store.get(script)
-    assert shop.store.head(arguments(first)["--extra-py-files"]) is not None
-    assert arguments(first)["--additional-python-modules"] == f"polars=={pl.__version__}"
+    assert shop.store.head(read_arguments(first)["--extra-py-files"]) is not None
+    assert read_arguments(first)["--additional-python-modules"] == f"polars=={pl.__version__}"
     # Context and messages are gone, the code is there once.
     assert len(shop.store.list(f"{shop.root}/")) == 2
 
 
 @pytest.mark.parametrize(
-    ("job", "said"),
+    ("job", "message"),
     [
-        (ends("FAILED", "OutOfMemoryError"), "glue says: FAILED, OutOfMemoryError"),
-        (ends("TIMEOUT", "Execution time exceeds 30 minutes"), "TIMEOUT, Execution time exceeds"),
-        (ends("STOPPED"), "glue says: STOPPED, and no reason"),
-        (ends("SUCCEEDED"), "ended without reporting a result"),
+        (end_run("FAILED", "OutOfMemoryError"), "glue says: FAILED, OutOfMemoryError"),
+        (
+            end_run("TIMEOUT", "Execution time exceeds 30 minutes"),
+            "TIMEOUT, Execution time exceeds",
+        ),
+        (end_run("STOPPED"), "glue says: STOPPED, and no reason"),
+        (end_run("SUCCEEDED"), "ended without reporting a result"),
     ],
     ids=["failed", "timeout", "stopped by somebody", "silent"],
 )
 def test_a_job_that_fails_says_why(
-    monkeypatch: pytest.MonkeyPatch, s3: S3Server, job: Job, said: str
+    monkeypatch: pytest.MonkeyPatch, s3: S3Server, job: Job, message: str
 ) -> None:
-    glue_does(monkeypatch, job)
-    result, came_out, reason = run(ENGINE, storage(s3))
+    make_glue_do(monkeypatch, job)
+    result, came_out, reason = run(ENGINE, create_storage(s3))
     assert not result.success
     assert not came_out
-    assert said in reason
+    assert message in reason
 
 
 def test_the_jobs_own_reason_comes_first(monkeypatch: pytest.MonkeyPatch, s3: S3Server) -> None:
-    shop = storage(s3)
+    shop = create_storage(s3)
 
-    def job(run: FakeJobRun) -> None:
+    def fail_with_reason(run: FakeJobRun) -> None:
         if run.status != "FAILED":
-            say(shop.client("s3"), arguments(run), fail)
-        ends("FAILED", "SystemExit: 1")(run)
+            say(shop.client("s3"), read_arguments(run), fail)
+        end_run("FAILED", "SystemExit: 1")(run)
 
-    glue_does(monkeypatch, job)
+    make_glue_do(monkeypatch, fail_with_reason)
     _, _, reason = run(ENGINE, shop)
     assert reason == "ratings.csv, line 2: no user"
 
 
 def test_without_a_job_and_a_role_it_says_what_to_do(s3: S3Server) -> None:
-    _, _, reason = run(GlueSpark(DECLARED.model_copy(update={"role": None})), storage(s3))
+    _, _, reason = run(GlueSpark(DECLARED.model_copy(update={"role": None})), create_storage(s3))
     assert "there is no Glue job prepare" in reason
 
 
 def test_cancelling_the_run_stops_the_job(monkeypatch: pytest.MonkeyPatch, s3: S3Server) -> None:
-    stopped = []
+    stopped_ids = []
 
     def interrupt(_: float) -> None:
         raise DagsterExecutionInterruptedError
 
     def batch_stop_job_run(self: GlueResponse) -> str:
-        stopped.extend(self.parameters["JobRunIds"])
+        stopped_ids.extend(self.parameters["JobRunIds"])
         return '{"SuccessfulSubmissions": [{"JobName": "prepare"}]}'
 
-    without_waiting(monkeypatch, "dagster_aws.pipes.clients.glue.time", interrupt)
+    replace_sleep(monkeypatch, "dagster_aws.pipes.clients.glue.time", interrupt)
     monkeypatch.setattr(GlueResponse, "batch_stop_job_run", batch_stop_job_run, raising=False)
-    glue_does(monkeypatch, ends("RUNNING"))
-    result, _, _ = run(ENGINE, storage(s3))
+    make_glue_do(monkeypatch, end_run("RUNNING"))
+    result, _, _ = run(ENGINE, create_storage(s3))
     assert not result.success
-    assert stopped == [one.job_run_id for one in job_runs()]
+    assert stopped_ids == [job_run.job_run_id for job_run in list_job_runs()]
 
 
 def test_the_uploaded_modules_need_no_dagster(tmp_path: Path) -> None:
     (tmp_path / "modules.zip").write_bytes(zip_modules())
-    without_dagster = "import sys; sys.modules['dagster'] = None"
+    block_dagster = "import sys; sys.modules['dagster'] = None"
     subprocess.run(
         [
             sys.executable,
             "-c",
-            f"{without_dagster}; import batchrec_dagster.preparation.spark.job",
+            f"{block_dagster}; import batchrec_dagster.preparation.spark.job",
         ],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(tmp_path / "modules.zip")},
@@ -191,7 +194,7 @@ def test_the_script_runs_as_glue_calls_it(
 ) -> None:
     """With nothing of this project but the zip that is uploaded. Pipes goes through S3; the data
     lie in local files, for this Spark has no file system for S3."""
-    shop = storage(s3)
+    shop = create_storage(s3)
     ratings = tmp_path / "ratings.csv"
     ratings.write_text("userId,movieId,rating,timestamp\n1,10,5,1000\n2,10,1,1000\n1,11,4,2000\n")
     task = replace(
@@ -205,9 +208,11 @@ def test_the_script_runs_as_glue_calls_it(
 
     def start(run: FakeJobRun) -> subprocess.Popen[bytes]:
         for name in ("--scriptLocation", "--extra-py-files"):
-            shop.store.download(arguments(run)[name], tmp_path / name.strip("-"))
-        words = {"--JOB_NAME": run.job_name, "--JOB_RUN_ID": run.job_run_id, **arguments(run)}
-        outside = {key: value for key, value in os.environ.items() if not key.startswith("AWS_")}
+            shop.store.download(read_arguments(run)[name], tmp_path / name.strip("-"))
+        words = {"--JOB_NAME": run.job_name, "--JOB_RUN_ID": run.job_run_id, **read_arguments(run)}
+        environment = {
+            key: value for key, value in os.environ.items() if not key.startswith("AWS_")
+        }
         return subprocess.Popen(
             [
                 sys.executable,
@@ -216,7 +221,7 @@ def test_the_script_runs_as_glue_calls_it(
             ],
             cwd=tmp_path,
             env={
-                **outside,
+                **environment,
                 **s3.environment(),
                 "PYTHONPATH": str(tmp_path / "extra-py-files"),
                 "PYSPARK_PYTHON": sys.executable,
@@ -226,22 +231,22 @@ def test_the_script_runs_as_glue_calls_it(
             },
         )
 
-    def job(run: FakeJobRun) -> None:
+    def run_script(run: FakeJobRun) -> None:
         if not processes:
             processes.append(start(run))
         code = processes[0].poll()
         run.status = "RUNNING" if code is None else "FAILED" if code else "SUCCEEDED"
 
-    glue_does(monkeypatch, job)
-    without_waiting(monkeypatch, "dagster_aws.pipes.clients.glue.time", lambda _: time.sleep(0.3))
+    make_glue_do(monkeypatch, run_script)
+    replace_sleep(monkeypatch, "dagster_aws.pipes.clients.glue.time", lambda _: time.sleep(0.3))
     try:
-        result, came_out, logged = run(ENGINE, shop, task)
+        result, came_out, messages = run(ENGINE, shop, task)
     finally:
         for process in processes:
             process.kill()
-    assert result.success, logged
+    assert result.success, messages
     assert (tmp_path / "out/interactions.csv").read_text() == (
         "USER_ID,ITEM_ID,TIMESTAMP\n1,10,1000\n1,11,2000\n"
     )
     assert came_out[0].left_out == {"rating below min_rating": 1}
-    assert "wrote 2 interactions" in logged
+    assert "wrote 2 interactions" in messages

@@ -22,7 +22,7 @@ from batchrec_dagster.preparation.sources.movielens import KNOWN_ITEMS
 from batchrec_dagster.samples import generator
 from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster_tests.pipeline.test_pipeline import stale
-from batchrec_dagster_tests.storage.test_io_managers import passed_on
+from batchrec_dagster_tests.storage.test_io_managers import pass_downstream
 from batchrec_dagster_tests.support import (
     Project,
     declaration,
@@ -57,7 +57,7 @@ def write_items(path: Path, *rows: str, items: int = 80) -> Path:
     return path
 
 
-def declared(project: Project, **attributes: Any) -> dict[str, Any]:
+def declare_with_items(project: Project, **attributes: Any) -> dict[str, Any]:
     return declaration(
         "shop",
         write_ratings(project.root / "ratings.csv"),
@@ -71,89 +71,103 @@ def declared(project: Project, **attributes: Any) -> dict[str, Any]:
     )
 
 
-def items_of(project: Project) -> pl.DataFrame:
+def read_items(project: Project) -> pl.DataFrame:
     return pl.read_csv(project.storage / "shop/transformed/items/items.csv")
 
 
-def items_known(result: dg.ExecuteInProcessResult) -> dg.AssetCheckEvaluation:
-    (found,) = (
-        each for each in result.get_asset_check_evaluations() if each.check_name == "items_known"
+def find_items_check(result: dg.ExecuteInProcessResult) -> dg.AssetCheckEvaluation:
+    (evaluation,) = (
+        evaluation
+        for evaluation in result.get_asset_check_evaluations()
+        if evaluation.check_name == "items_known"
     )
-    return found
+    return evaluation
 
 
 @pytest.mark.slow
 def test_items_are_imported_and_titles_stand_in_the_table(
     project: Project, instance: dg.DagsterInstance
 ) -> None:
-    project.declare(declared(project))
+    project.declare(declare_with_items(project))
     result = refresh(project, "shop", instance, report=True)
     assert result.success
-    items = items_of(project)
+    items = read_items(project)
     assert items.columns == ["ITEM_ID", "CREATION_TIMESTAMP", "GENRES", "YEAR"]
     assert items.row(0) == (1, 981_072_000, "Comedy|Romance", 1951.0)
     lists = table(project, "shop")
     assert lists.columns == ["user_id", "rank", "item_id", "title", "score"]
     titles = lists.select(pl.format("Film, no. {}", "item_id") == pl.col("title"))
     assert titles.to_series().all()
-    told = metadata(result, "personalize_dataset")
-    assert told["items_outcome"] == "imported"
+    dataset_metadata = metadata(result, "personalize_dataset")
+    assert dataset_metadata["items_outcome"] == "imported"
     client = embedded_client(project.root / ".batchrec" / "personalize", ObjectStore())
-    dataset = client.describe_dataset(datasetArn=told["items_dataset_arn"])["dataset"]
+    dataset = client.describe_dataset(datasetArn=dataset_metadata["items_dataset_arn"])["dataset"]
     assert dataset["datasetType"] == "ITEMS"
     job = client.describe_dataset_import_job(
-        datasetImportJobArn=told["items_dataset_import_job_arn"]
+        datasetImportJobArn=dataset_metadata["items_dataset_import_job_arn"]
     )["datasetImportJob"]
     assert job["status"] == "ACTIVE"
     schema = metadata(result, "recommendations")["dagster/column_schema"]
     assert [column.name for column in schema.columns] == lists.columns
 
     assert stale(project, instance) == {}
-    again = refresh(project, "shop", instance, report=True)
+    second_result = refresh(project, "shop", instance, report=True)
     assert stale(project, instance) == {}
-    assert outcomes(again) == [
-        f"unchanged: not {done} again" for done in ("copied", "imported", "trained", "inferred")
+    assert outcomes(second_result) == [
+        f"unchanged: not {step} again" for step in ("copied", "imported", "trained", "inferred")
     ]
-    assert metadata(again, "raw_items")["outcome"] == "unchanged: not copied again"
+    assert metadata(second_result, "raw_items")["outcome"] == "unchanged: not copied again"
     assert (
-        metadata(again, "personalize_dataset")["items_outcome"] == "unchanged: not imported again"
+        metadata(second_result, "personalize_dataset")["items_outcome"]
+        == "unchanged: not imported again"
     )
 
     # Titles change the table alone, other metadata the model too.
     source = project.root / "items.csv"
     source.write_text(source.read_text().replace("Film,", "Movie,"))
-    renamed = refresh(project, "shop", instance)
-    assert outcomes(renamed)[1:] == [
-        f"unchanged: not {done} again" for done in ("imported", "trained", "inferred")
+    renamed_result = refresh(project, "shop", instance)
+    assert outcomes(renamed_result)[1:] == [
+        f"unchanged: not {step} again" for step in ("imported", "trained", "inferred")
     ]
     assert table(project, "shop").get_column("title").str.starts_with("Movie").all()
     source.write_text(source.read_text().replace("Drama", "Crime"))
-    changed = refresh(project, "shop", instance)
-    assert outcomes(changed)[1:] == ["unchanged: not imported again", "trained", "inferred"]
-    assert metadata(changed, "personalize_dataset")["items_outcome"] == "imported"
+    changed_result = refresh(project, "shop", instance)
+    assert outcomes(changed_result)[1:] == ["unchanged: not imported again", "trained", "inferred"]
+    assert metadata(changed_result, "personalize_dataset")["items_outcome"] == "imported"
 
 
 @pytest.mark.slow
 def test_items_can_be_added_changed_and_removed_once_a_pipeline_has_run(
     project: Project, instance: dg.DagsterInstance
 ) -> None:
-    with_items = declared(project)
-    without = {key: value for key, value in with_items.items() if key != "items"}
+    attributes_with_items = declare_with_items(project)
+    attributes_without_items = {
+        key: value for key, value in attributes_with_items.items() if key != "items"
+    }
     columns = {"item": "movieId", "categories": {"GENRES": "genres"}}
-    changed = {**with_items, "items": {**with_items["items"], "columns": columns}}
+    changed_attributes = {
+        **attributes_with_items,
+        "items": {**attributes_with_items["items"], "columns": columns},
+    }
     results = []
-    for settings in (without, with_items, without, changed, without):
+    for settings in (
+        attributes_without_items,
+        attributes_with_items,
+        attributes_without_items,
+        changed_attributes,
+        attributes_without_items,
+    ):
         project.declare(settings)
         results.append(refresh(project, "shop", instance))
         assert results[-1].success, why(results[-1])
-    assert items_known(results[3]).passed  # It has no titles.
-    groups = [metadata(each, "personalize_dataset")["dataset_group_name"] for each in results]
+    assert find_items_check(results[3]).passed  # It has no titles.
+    groups = [metadata(result, "personalize_dataset")["dataset_group_name"] for result in results]
     assert len({*groups}) == 3
     assert groups[0] == groups[2] == groups[4]
     # Changed back, nothing is done again: what the edition before was made from is not pruned.
     for changed_back in (results[2], results[4]):
         assert outcomes(changed_back)[1:] == [
-            f"unchanged: not {done} again" for done in ("imported", "trained", "inferred")
+            f"unchanged: not {step} again" for step in ("imported", "trained", "inferred")
         ]
 
 
@@ -161,16 +175,16 @@ def test_an_asset_of_ones_own_gets_the_items_with_numbers_and_ids_as_text(tmp_pa
     table = pl.DataFrame(
         {"ITEM_ID": ["007", "ü"], "GENRES": ["War|Crime", None], "YEAR": [1999.0, None]}
     )
-    got = passed_on(tmp_path, ItemsCsvIOManager, table, pl.DataFrame)
-    assert isinstance(got, pl.DataFrame)
-    assert got.equals(table)
+    items_received = pass_downstream(tmp_path, ItemsCsvIOManager, table, pl.DataFrame)
+    assert isinstance(items_received, pl.DataFrame)
+    assert items_received.equals(table)
 
 
 @pytest.mark.slow
 def test_titles_alone_are_no_data_set_of_personalizes(
     project: Project, instance: dg.DagsterInstance
 ) -> None:
-    settings = declared(project)
+    settings = declare_with_items(project)
     settings["items"]["columns"] = {"item": "movieId", "title": "title"}
     write_items(project.root / "items.csv", "41", items=40)
     project.declare(settings)
@@ -189,12 +203,12 @@ def test_titles_alone_are_no_data_set_of_personalizes(
     assert set(lists.filter(pl.col("title").is_null()).get_column("item_id").cast(int)) == (
         set(range(41, 81)) & set(lists.get_column("item_id").cast(int))
     )
-    listed = lists.get_column("item_id").cast(int).unique()
-    known = items_known(result)
-    numbers = known.metadata["items"].value, known.metadata["known"].value
-    there = int((listed <= 40).sum())
-    assert numbers == (len(listed), there)
-    assert known.passed == (2 * there >= len(listed))
+    listed_ids = lists.get_column("item_id").cast(int).unique()
+    check = find_items_check(result)
+    numbers = check.metadata["items"].value, check.metadata["known"].value
+    listed_known = int((listed_ids <= 40).sum())
+    assert numbers == (len(listed_ids), listed_known)
+    assert check.passed == (2 * listed_known >= len(listed_ids))
 
     # Written otherwise, no id is known: that warns, and fails nothing.
     lines = (project.root / "items.csv").read_text().splitlines()
@@ -202,12 +216,12 @@ def test_titles_alone_are_no_data_set_of_personalizes(
     (project.root / "items.csv").write_text("\n".join(zeros) + "\n")
     result = refresh(project, "shop", instance)
     assert result.success
-    assert not items_known(result).passed
-    assert f"{items_known(result).description}".startswith(f"0 of the {len(listed)} items")
+    assert not find_items_check(result).passed
+    assert f"{find_items_check(result).description}".startswith(f"0 of the {len(listed_ids)} items")
 
 
 @pytest.mark.parametrize(
-    ("row", "said"),
+    ("row", "message"),
     [
         ("90,A,B,1999", "line 82: fewer than the 5 fields of line 1: '90,A,B,1999'"),
         (" ,A,B,1999,0", "line 82: no item"),
@@ -221,12 +235,12 @@ def test_titles_alone_are_no_data_set_of_personalizes(
         ("90,ü\ufffd,B,1999,0", "line 82: the title is not UTF-8 text"),
     ],
 )
-def test_an_unreadable_row_is_reported_or_dropped(tmp_path: Path, row: str, said: str) -> None:
+def test_an_unreadable_row_is_reported_or_dropped(tmp_path: Path, row: str, message: str) -> None:
     path = write_items(tmp_path / "items.csv", row)
     read = parse_items(RawFile(path, "items.csv"), LAYOUT)
     assert read.rows == 81
     assert read.bad.total == 1
-    assert said in read.bad.examples[0]
+    assert message in read.bad.examples[0]
     assert read.bad.examples[0].startswith("items.csv, line 82: ")
     assert read.metadata.height == read.titles.height == 80
 
@@ -279,13 +293,13 @@ def test_pictures_and_pages_are_addresses_next_to_the_title(tmp_path: Path) -> N
         ItemColumns(item="id", link="page")
 
 
-@pytest.mark.parametrize("by", ["\t", ",", ";", "|", "::"])
-def test_the_delimiter_is_found_by_the_declared_columns(tmp_path: Path, by: str) -> None:
+@pytest.mark.parametrize("delimiter", ["\t", ",", ";", "|", "::"])
+def test_the_delimiter_is_found_by_the_declared_columns(tmp_path: Path, delimiter: str) -> None:
     layout = ItemsLayout(None, item="id", title="full title", numbers={"PRICE": "price"})
     path = tmp_path / "items.csv"
-    for wanted in (layout, replace(layout, delimiter=by)):
-        path.write_text(f"price{by}id{by}full title\n2.5{by}a{by}A\n")
-        read = parse_items(RawFile(path, "items.csv"), wanted)
+    for items_layout in (layout, replace(layout, delimiter=delimiter)):
+        path.write_text(f"price{delimiter}id{delimiter}full title\n2.5{delimiter}a{delimiter}A\n")
+        read = parse_items(RawFile(path, "items.csv"), items_layout)
         assert read.metadata.rows() == [("a", 2.5)]
         assert read.titles.rows() == [("a", "A")]
 
@@ -352,11 +366,15 @@ def test_lists_are_several_values_of_a_category(tmp_path: Path) -> None:
         {"id": 2, "genres": [], "on": "2001-02-03"},
         {"id": 3, "genres": None, "on": "2001-02-03"},
     ]
-    wanted = [("1", 981_158_400, "War|Crime"), ("2", 981_158_400, None), ("3", 981_158_400, None)]
+    expected_rows = [
+        ("1", 981_158_400, "War|Crime"),
+        ("2", 981_158_400, None),
+        ("3", 981_158_400, None),
+    ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert parse_items(RawFile(path, "items"), layout).metadata.rows() == wanted
+    assert parse_items(RawFile(path, "items"), layout).metadata.rows() == expected_rows
     pl.DataFrame(rows).with_columns(pl.col("on").str.to_date()).write_parquet(path)
-    assert parse_items(RawFile(path, "items"), layout).metadata.rows() == wanted
+    assert parse_items(RawFile(path, "items"), layout).metadata.rows() == expected_rows
     path.write_text('{"id": 1, "genres": {"name": "War"}, "on": "2001-02-03"}\n[1]\n')
     read = parse_items(RawFile(path, "items"), layout)
     assert read.bad.counts == {
@@ -370,7 +388,7 @@ def test_lists_are_several_values_of_a_category(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("", "items.csv is empty"),
         ("movieId,title,genres,year,added\n", "items.csv has no rows"),
@@ -383,12 +401,12 @@ def test_lists_are_several_values_of_a_category(tmp_path: Path) -> None:
         ('movieId,title,genres,year,added\n1,"' + "A" * 200_000, "items.csv, line "),
     ],
 )
-def test_an_unreadable_file_is_reported(tmp_path: Path, text: str, said: str) -> None:
+def test_an_unreadable_file_is_reported(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "items.csv"
     path.write_text(text)
     with pytest.raises(PreparationError) as error:
         parse_items(RawFile(path, "items.csv"), LAYOUT)
-    assert said in str(error.value)
+    assert message in str(error.value)
 
 
 def test_the_known_files_are_read_as_known(tmp_path: Path) -> None:

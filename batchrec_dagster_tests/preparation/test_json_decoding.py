@@ -72,15 +72,15 @@ values = st.sampled_from([*NUMBERS, *TEXTS, *OTHERS])
 members = st.tuples(st.sampled_from(KEYS), st.sampled_from(SPACES), values)
 
 
-def written(members: list[tuple[str, str, str]], between: str) -> str:
-    told = (f'"{key}"{space}:{space}{value}' for key, space, value in members)
-    return "{" + between.join(told) + "}"
+def write_object(members: list[tuple[str, str, str]], separator: str) -> str:
+    members_text = (f'"{key}"{space}:{space}{value}' for key, space, value in members)
+    return "{" + separator.join(members_text) + "}"
 
 
-objects = st.builds(written, st.lists(members, max_size=6), st.sampled_from([",", " , "]))
+objects = st.builds(write_object, st.lists(members, max_size=6), st.sampled_from([",", " , "]))
 # One of these makes Polars refuse all lines that it gets together.
-broken = st.one_of(
-    st.builds(written, st.lists(members, min_size=2), st.sampled_from([" ", ",,"])),
+broken_lines = st.one_of(
+    st.builds(write_object, st.lists(members, min_size=2), st.sampled_from([" ", ",,"])),
     objects.map(lambda text: text + " x"),
     objects.map(lambda text: f"[{text}]"),
     st.sampled_from(NO_NUMBERS).map(lambda text: f'{{"userId": {text}}}'),
@@ -88,11 +88,14 @@ broken = st.one_of(
 )
 
 
-def by_json(line: str) -> dict[str, str | None]:
-    found = parse_json(line)
-    if found is None:
+def decode_by_json(line: str) -> dict[str, str | None]:
+    parsed_object = parse_json(line)
+    if parsed_object is None:
         return {FLAW: "not a JSON object", **dict.fromkeys(NAMES)}
-    return {FLAW: None, **{role: format_json_cell(found.get(name)) for role, name in NAMES.items()}}
+    return {
+        FLAW: None,
+        **{role: format_json_cell(parsed_object.get(name)) for role, name in NAMES.items()},
+    }
 
 
 @pytest.mark.parametrize("value", [*NUMBERS, *TEXTS, *OTHERS])
@@ -113,7 +116,7 @@ def test_decoded_is_what_pythons_json_has(texts: list[str]) -> None:
 
 
 @pytest.mark.slow
-@given(st.lists(st.one_of(objects, broken), min_size=2, max_size=6))
+@given(st.lists(st.one_of(objects, broken_lines), min_size=2, max_size=6))
 def test_what_is_broken_is_that_for_both(texts: list[str]) -> None:
     check(texts)
 
@@ -121,18 +124,20 @@ def test_what_is_broken_is_that_for_both(texts: list[str]) -> None:
 def check(texts: list[str]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(json_decoding, "FEW_LINES", 1)
-        found = JsonDecoder(NAMES).decode(pl.Series("text", texts)).to_list()
-    wanted = [by_json(text) for text in texts]
-    assert [without_rating(row) for row in found] == [without_rating(row) for row in wanted]
+        rows = JsonDecoder(NAMES).decode(pl.Series("text", texts)).to_list()
+    expected_rows = [decode_by_json(text) for text in texts]
+    assert [drop_rating(row) for row in rows] == [drop_rating(row) for row in expected_rows]
     # Of which only the value counts.
-    assert [number(row["rating"]) for row in found] == [number(row["rating"]) for row in wanted]
+    assert [parse_number(row["rating"]) for row in rows] == [
+        parse_number(row["rating"]) for row in expected_rows
+    ]
 
 
-def without_rating(row: dict[str, str | None]) -> dict[str, str | None]:
+def drop_rating(row: dict[str, str | None]) -> dict[str, str | None]:
     return {role: text for role, text in row.items() if role != "rating"}
 
 
-def number(text: str | None) -> float | str | None:
+def parse_number(text: str | None) -> float | str | None:
     try:
         return float(text or "")
     except ValueError:
@@ -142,14 +147,14 @@ def number(text: str | None) -> float | str | None:
 @pytest.mark.parametrize("name", ['say "hi"', "a/b", "back\\slash"])
 def test_a_name_that_is_written_in_several_ways(name: str) -> None:
     texts = [json.dumps({name: "x"}), json.dumps({name: "y"}).replace("/", "\\/")] * 100
-    found = JsonDecoder({"user": name}).decode(pl.Series(texts))
-    assert found.to_list() == [{FLAW: None, "user": "x"}, {FLAW: None, "user": "y"}] * 100
+    decoded_rows = JsonDecoder({"user": name}).decode(pl.Series(texts))
+    assert decoded_rows.to_list() == [{FLAW: None, "user": "x"}, {FLAW: None, "user": "y"}] * 100
 
 
 def test_a_column_of_two_roles_is_exact_for_both() -> None:
     names = {"rating": "stars", "event_value": "stars"}
-    found = JsonDecoder(names).decode(pl.Series(['{"stars": 4.0}'] * 100))
-    assert found.to_list() == [{FLAW: None, "rating": "4.0", "event_value": "4.0"}] * 100
+    decoded_rows = JsonDecoder(names).decode(pl.Series(['{"stars": 4.0}'] * 100))
+    assert decoded_rows.to_list() == [{FLAW: None, "rating": "4.0", "event_value": "4.0"}] * 100
 
 
 def test_a_bad_line_among_many_costs_little() -> None:
@@ -157,12 +162,12 @@ def test_a_bad_line_among_many_costs_little() -> None:
     texts = pl.Series([good] * 10_000 + ["{"] + [good] * 10_000)
     calls = []
 
-    def counted(line: str) -> dict[str, object] | None:
+    def parse_and_count(line: str) -> dict[str, object] | None:
         calls.append(line)
         return parse_json(line)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(json_decoding, "parse_json", counted)
-        found = JsonDecoder(NAMES).decode(texts)
+        patch.setattr(json_decoding, "parse_json", parse_and_count)
+        decoded_rows = JsonDecoder(NAMES).decode(texts)
     assert len(calls) <= 2 * json_decoding.FEW_LINES
-    assert found.struct.field(FLAW).is_not_null().arg_true().to_list() == [10_000]
+    assert decoded_rows.struct.field(FLAW).is_not_null().arg_true().to_list() == [10_000]

@@ -34,14 +34,14 @@ DATED = [f"u1,i1,{SECONDS},rating", f"u2,i2,{SECONDS},rating"]
 UNDATED = [f"u1,i1,{CONSTANT_TIME},rating", f"u2,i2,{CONSTANT_TIME},rating"]
 
 
-def documented() -> dict[str, str]:
+def read_documented_shapes() -> dict[str, str]:
     """The YAML of each shape."""
     text = (REPOSITORY / "docs/own-data.md").read_text().partition("## Known shapes")[2]
     rows = re.findall(r"^\| (.+?) \| (.+) \| (`.+`) \|$", text.partition("\n## ")[0], re.MULTILINE)
     return {shape: "\n".join(re.findall("`([^`]+)`", cell)) for shape, _, cell in rows}
 
 
-def amazon(root: Path) -> list[str]:
+def write_amazon(root: Path) -> list[str]:
     reviews = [("u1", "i1", 5.0), ("u2", "i2", 4.0), ("u2", "i1", 2.0)]
     lines = [
         {"overall": stars, "reviewerID": user, "asin": item, "unixReviewTime": SECONDS}
@@ -52,40 +52,42 @@ def amazon(root: Path) -> list[str]:
     return DATED
 
 
-def book_crossing(root: Path) -> list[str]:
+def write_book_crossing(root: Path) -> list[str]:
     rows = ['"User-ID";"ISBN";"Book-Rating"', '"u1";"i1";"8"', '"u1";"Größe";"0"', '"u2";"i2";"10"']
     (root / "BX-Book-Ratings.csv").write_bytes("\r\n".join(rows).encode("cp1252"))
     return UNDATED
 
 
-def excel(root: Path) -> list[str]:
+def write_excel(root: Path) -> list[str]:
     book = xlsxwriter.Workbook(root / "shop.xlsx")
     book.add_worksheet("About").write(0, 0, "Exported on Monday")
     sheet = book.add_worksheet("Orders")
     form = book.add_format({"num_format": "dd.mm.yyyy hh:mm"})
-    shown = NOON.astimezone(ZoneInfo("Europe/Berlin")).replace(tzinfo=None)
+    local_noon = NOON.astimezone(ZoneInfo("Europe/Berlin")).replace(tzinfo=None)
     sheet.write_row(0, 0, ["Customer", "SKU", "Ordered"])
     for row in (1, 2):
         sheet.write_row(row, 0, [f"u{row}", f"i{row}"])
-        sheet.write_datetime(row, 2, shown, form)
+        sheet.write_datetime(row, 2, local_noon, form)
     book.close()
     return DATED
 
 
-def google_sheets(root: Path) -> list[str]:
-    shown = NOON.astimezone(ZoneInfo("America/New_York"))
-    time = f"{shown.month}/{shown.day}/{shown:%Y} {shown.hour}:{shown:%M:%S}"
+def write_google_sheet(root: Path) -> list[str]:
+    local_noon = NOON.astimezone(ZoneInfo("America/New_York"))
+    time = (
+        f"{local_noon.month}/{local_noon.day}/{local_noon:%Y} {local_noon.hour}:{local_noon:%M:%S}"
+    )
     (root / "sheet").write_text(f"Timestamp,Who,What\r\n{time},u1,i1\r\n{time},u2,i2")
     return DATED
 
 
-def last_fm(root: Path) -> list[str]:
+def write_last_fm(root: Path) -> list[str]:
     lines = ["u1\tmbid\ti1\t13\n", "u2\t\ti2\t1\n", 'u2\t\t"Weird Al\t1\n']
     (root / "usersha1-artmbid-artname-plays.tsv").write_text("".join(lines))
     return [*UNDATED, f'u2,"""Weird Al",{CONSTANT_TIME},rating']
 
 
-def retail_rocket(root: Path) -> list[str]:
+def write_retail_rocket(root: Path) -> list[str]:
     events = [
         ("u1", "transaction", "i1", 7),
         ("u1", "view", "i2", ""),
@@ -98,10 +100,10 @@ def retail_rocket(root: Path) -> list[str]:
     return [f"u1,i1,{SECONDS},transaction", f"u2,i2,{SECONDS},addtocart"]
 
 
-def snowflake(root: Path) -> list[str]:
+def write_snowflake(root: Path) -> list[str]:
     (root / "unload").mkdir()
-    shown = NOON - timedelta(hours=8)
-    time = f"{shown:%Y-%m-%d %H:%M:%S}.678 -0800"
+    local_noon = NOON - timedelta(hours=8)
+    time = f"{local_noon:%Y-%m-%d %H:%M:%S}.678 -0800"
     for number in (1, 2):
         lines = f'u{number},"i{number}",{time}\n' + rf"\N,i1,{time}" + "\n"
         path = root / "unload" / f"data_0_{number}_0.csv.gz"
@@ -109,23 +111,23 @@ def snowflake(root: Path) -> list[str]:
     return DATED
 
 
-def sqlite(root: Path) -> list[str]:
-    with closing(sqlite3.connect(root / "shop.db")) as made:
-        made.execute("CREATE TABLE users (id TEXT)")
-        made.execute("CREATE TABLE orders (customer_id TEXT, sku TEXT, ordered_at TEXT)")
+def write_sqlite(root: Path) -> list[str]:
+    with closing(sqlite3.connect(root / "shop.db")) as connection:
+        connection.execute("CREATE TABLE users (id TEXT)")
+        connection.execute("CREATE TABLE orders (customer_id TEXT, sku TEXT, ordered_at TEXT)")
         rows = [(f"u{n}", f"i{n}", f"{NOON:%Y-%m-%d %H:%M:%S}") for n in (1, 2)]
-        made.executemany("INSERT INTO orders VALUES (?, ?, ?)", rows)
-        made.commit()
+        connection.executemany("INSERT INTO orders VALUES (?, ?, ?)", rows)
+        connection.commit()
     return DATED
 
 
-def steam(root: Path) -> list[str]:
+def write_steam(root: Path) -> list[str]:
     lines = ["u1,i1,purchase,1.0,0", "u1,i1,play,273,0", "u2,i2,play,1.5,0"]
     (root / "steam-200k.csv").write_text("\n".join(lines))
     return [f"u1,i1,{CONSTANT_TIME},play,273", f"u2,i2,{CONSTANT_TIME},play,1.5"]
 
 
-def yelp(root: Path) -> list[str]:
+def write_yelp(root: Path) -> list[str]:
     reviews = [("u1", "i1", 5.0), ("u2", "i2", 4.0), ("u2", "i1", 2.0)]
     lines = [
         {"review_id": "r", "user_id": user, "business_id": item, "stars": stars, "text": "a\nb",
@@ -138,43 +140,45 @@ def yelp(root: Path) -> list[str]:
 
 
 SHAPES: dict[str, Callable[[Path], list[str]]] = {
-    "Amazon reviews": amazon,
-    "Book-Crossing": book_crossing,
-    "Excel": excel,
-    "Google Sheets": google_sheets,
-    "Last.fm 360K": last_fm,
-    "RetailRocket": retail_rocket,
-    "Snowflake unload": snowflake,
-    "SQLite": sqlite,
-    "Steam 200K": steam,
-    "Yelp": yelp,
+    "Amazon reviews": write_amazon,
+    "Book-Crossing": write_book_crossing,
+    "Excel": write_excel,
+    "Google Sheets": write_google_sheet,
+    "Last.fm 360K": write_last_fm,
+    "RetailRocket": write_retail_rocket,
+    "Snowflake unload": write_snowflake,
+    "SQLite": write_sqlite,
+    "Steam 200K": write_steam,
+    "Yelp": write_yelp,
 }
 
 
 def test_the_table_has_these_shapes() -> None:
-    assert list(documented()) == list(SHAPES)
+    assert list(read_documented_shapes()) == list(SHAPES)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_shape_of_the_table(tmp_path: Path, shape: str) -> None:
-    wanted = SHAPES[shape](tmp_path)
-    declared = yaml.safe_load(documented()[shape])
+    expected_lines = SHAPES[shape](tmp_path)
+    attributes = yaml.safe_load(read_documented_shapes()[shape])
     if shape == "Google Sheets":
-        declared["ratings"]["source"] = "sheet"
-    pipeline = Pipeline.model_validate({"name": "shop", **declared})
-    written = tmp_path / "interactions.csv"
+        attributes["ratings"]["source"] = "sheet"
+    pipeline = Pipeline.model_validate({"name": "shop", **attributes})
+    interactions_file = tmp_path / "interactions.csv"
     context = SourceContext(ObjectStore({"lake": tmp_path}), tmp_path, tmp_path / "in", generator)
     with ExitStack() as stack:
         files = [
-            RawFile(stack.enter_context(found.file.open_locally(context)), found.filename)
-            for found in pipeline.ratings.rows.files(context)
+            RawFile(
+                stack.enter_context(listed_file.file.open_locally(context)), listed_file.filename
+            )
+            for listed_file in pipeline.ratings.rows.files(context)
         ]
         read = stack.enter_context(open_ratings(files, pipeline.ratings.reading, pipeline.rules))
-        done = read.write_interactions(written)
-    assert written.read_text().splitlines()[1:] == wanted
-    assert done.left_out.get(NULL_ID, 0) == (2 if shape == "Snowflake unload" else 0)
+        result = read.write_interactions(interactions_file)
+    assert interactions_file.read_text().splitlines()[1:] == expected_lines
+    assert result.left_out.get(NULL_ID, 0) == (2 if shape == "Snowflake unload" else 0)
 
 
 def test_orders_of_customers_are_recognised_by_their_names() -> None:
-    found = recognise_columns(["order_id", "Customer", "sku", "quantity", "ordered_at"])
-    assert found == {"user": "Customer", "item": "sku", "timestamp": "ordered_at"}
+    columns = recognise_columns(["order_id", "Customer", "sku", "quantity", "ordered_at"])
+    assert columns == {"user": "Customer", "item": "sku", "timestamp": "ordered_at"}

@@ -23,14 +23,14 @@ from batchrec_dagster_tests.support import Project, declaration, metadata, refre
 PLAYS = "user\tartist\tplays\nu1\ta\t3\nu1\tb\t1\nu2\ta\t7\n"
 
 
-def pipeline(ratings: dict[str, Any], **attributes: Any) -> Pipeline:
+def build_pipeline(ratings: dict[str, Any], **attributes: Any) -> Pipeline:
     return Pipeline.model_validate({"name": "fm", "ratings": ratings, **attributes})
 
 
 @pytest.mark.parametrize("bad", ["", "NULL\ta\t2\n"], ids=["typed", "careful"])
 def test_every_row_gets_the_same_time(tmp_path: Path, bad: str) -> None:
     (tmp_path / "plays.tsv").write_text(PLAYS + bad)
-    declared = pipeline(
+    pipeline_without_times = build_pipeline(
         {
             "source": "plays.tsv",
             "columns": {"user": "user", "item": "artist", "timestamp": "none"},
@@ -39,10 +39,12 @@ def test_every_row_gets_the_same_time(tmp_path: Path, bad: str) -> None:
         interactions={"filter": "plays > 1"},
     )
     file = RawFile(tmp_path / "plays.tsv", "plays.tsv")
-    with open_ratings([file], declared.ratings.reading, declared.rules) as read:
-        done = read.write_interactions(tmp_path / "interactions.csv")
+    with open_ratings(
+        [file], pipeline_without_times.ratings.reading, pipeline_without_times.rules
+    ) as read:
+        result = read.write_interactions(tmp_path / "interactions.csv")
         assert read.inspect_rows().timestamp_unit == "none"
-    assert done.timestamp_unit == "none"
+    assert result.timestamp_unit == "none"
     rows = (tmp_path / "interactions.csv").read_text().splitlines()[1:]
     assert rows == [f"u1,a,{CONSTANT_TIME},rating", f"u2,a,{CONSTANT_TIME},rating"]
 
@@ -50,7 +52,7 @@ def test_every_row_gets_the_same_time(tmp_path: Path, bad: str) -> None:
 def test_the_others_may_be_given_by_position(tmp_path: Path) -> None:
     (tmp_path / "plays.tsv").write_text("u1\ta\t3\n")
     columns = {"user": 1, "item": 2, "timestamp": "none"}
-    reading = pipeline({"source": "p", "delimiter": "\t", "columns": columns}).ratings.reading
+    reading = build_pipeline({"source": "p", "delimiter": "\t", "columns": columns}).ratings.reading
     with open_ratings([RawFile(tmp_path / "plays.tsv", "p")], reading, Rules()) as read:
         read.write_interactions(tmp_path / "interactions.csv")
     assert (tmp_path / "interactions.csv").read_text().endswith(f"u1,a,{CONSTANT_TIME}\n")
@@ -67,7 +69,7 @@ def test_without_it_a_time_is_looked_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("ratings", "attributes", "said"),
+    ("ratings", "attributes", "message"),
     [
         ({}, {"interactions": {"window": {"days": 3}}}, "interactions.window needs: omit it"),
         ({}, {"interactions": {"latest_per_pair": True}}, "interactions.latest_per_pair needs"),
@@ -76,10 +78,12 @@ def test_without_it_a_time_is_looked_for(tmp_path: Path) -> None:
     ],
 )
 def test_what_needs_times_is_refused_by_its_name(
-    ratings: dict[str, Any], attributes: dict[str, Any], said: str
+    ratings: dict[str, Any], attributes: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(ValueError, match=said):
-        pipeline({"source": "a.csv", "columns": {"timestamp": "none"}, **ratings}, **attributes)
+    with pytest.raises(ValueError, match=message):
+        build_pipeline(
+            {"source": "a.csv", "columns": {"timestamp": "none"}, **ratings}, **attributes
+        )
 
 
 @pytest.mark.parametrize("times", [True, False])

@@ -36,31 +36,31 @@ EVENTS = [(user, item) for user in range(1, 61) for item in range(user % 7, 80, 
 
 
 def prepare(
-    project: Project, instance: dg.DagsterInstance, declared: str
+    project: Project, instance: dg.DagsterInstance, declaration_yaml: str
 ) -> dg.ExecuteInProcessResult:
     """Run the pipeline `shop`, declared in YAML, as far as batch_users."""
-    project.declare({"name": "shop", **yaml.safe_load(declared)})
-    wanted = [
+    project.declare({"name": "shop", **yaml.safe_load(declaration_yaml)})
+    asset_keys = [
         dg.AssetKey(["shop", name]) for name in ("raw_ratings", "interactions", "batch_users")
     ]
     with definitions(project) as defs:
         return defs.resolve_implicit_global_asset_job_def().execute_in_process(
-            instance=instance, asset_selection=wanted, raise_on_error=False
+            instance=instance, asset_selection=asset_keys, raise_on_error=False
         )
 
 
-def documented(section: str) -> str:
+def read_documented_yaml(section: str) -> str:
     """The declaration in that section of docs/own-data.md."""
     text = (REPOSITORY / "docs/own-data.md").read_text().partition(f"## {section}\n")[2]
     return text.partition("```yaml\n")[2].partition("```")[0]
 
 
-def users(project: Project) -> list[str]:
+def read_users(project: Project) -> list[str]:
     file = project.storage / "shop/transformed/batch_users_input/users.json"
     return [json.loads(line)["userId"] for line in file.read_text().splitlines()]
 
 
-def told(result: dg.ExecuteInProcessResult, asset: str) -> Mapping[str, Any]:
+def read_metadata(result: dg.ExecuteInProcessResult, asset: str) -> Mapping[str, Any]:
     assert result.success, why(result)
     return metadata(result, asset)
 
@@ -80,32 +80,32 @@ def test_orders_of_a_shop_in_parquet(project: Project, instance: dg.DagsterInsta
                 "quantity": [row % 4 for row in range(len(EVENTS))],
             }
         ).write_parquet(folder / f"2024-0{month}.parquet")
-    result = prepare(project, instance, documented("Orders of a shop, in Parquet"))
-    read = told(result, "raw_ratings")
+    result = prepare(project, instance, read_documented_yaml("Orders of a shop, in Parquet"))
+    read = read_metadata(result, "raw_ratings")
     assert (read["format"], read["files"], read["timestamp_unit"]) == ("parquet", 2, "datetime")
     columns = {column.name: column.type for column in read["dagster/column_schema"].columns}
     assert columns["quantity"] == "int64"
-    kept = interactions(project, "shop")
-    assert kept.height == sum(row % 4 > 0 for row in range(len(EVENTS))) * 2
-    assert kept.get_column("ITEM_ID").str.len_bytes().unique().to_list() == [5]
-    assert told(result, "interactions")["left_out_by_reason"] == {
+    interactions_kept = interactions(project, "shop")
+    assert interactions_kept.height == sum(row % 4 > 0 for row in range(len(EVENTS))) * 2
+    assert interactions_kept.get_column("ITEM_ID").str.len_bytes().unique().to_list() == [5]
+    assert read_metadata(result, "interactions")["left_out_by_reason"] == {
         "not in the filter": sum(row % 4 == 0 for row in range(len(EVENTS))) * 2
     }
-    assert len(users(project)) == 60
+    assert len(read_users(project)) == 60
 
 
 def test_a_file_with_double_colons(project: Project, instance: dg.DagsterInstance) -> None:
     lines = [f"{user}::{item}::{1 + item % 5}::{START + user}" for user, item in EVENTS]
     (project.root / "ratings.dat").write_text("\n".join(lines * 2) + "\n")
-    result = prepare(project, instance, documented("A file with double colons"))
-    assert told(result, "raw_ratings")["timestamp_unit"] == "s"
+    result = prepare(project, instance, read_documented_yaml("A file with double colons"))
+    assert read_metadata(result, "raw_ratings")["timestamp_unit"] == "s"
     good = [(user, item) for user, item in EVENTS if 1 + item % 5 >= 2]
     assert interactions(project, "shop").height == len(good)
-    assert told(result, "interactions")["left_out_by_reason"] == {
+    assert read_metadata(result, "interactions")["left_out_by_reason"] == {
         "rating below min_rating": 2 * (len(EVENTS) - len(good)),
         "not the latest of its user and item": len(good),
     }
-    assert users(project) == sorted(map(str, range(1, 61)))
+    assert read_users(project) == sorted(map(str, range(1, 61)))
 
 
 def test_events_in_json_lines(project: Project, instance: dg.DagsterInstance) -> None:
@@ -123,19 +123,33 @@ def test_events_in_json_lines(project: Project, instance: dg.DagsterInstance) ->
             file.write(json.dumps(event) + "\n")
         file.write('{"userId": "u-1", "itemId"')
     (project.root / "subscribers.csv").write_text("user_id\nu-2\nu-1\n")
-    result = prepare(project, instance, documented("Events in JSON Lines, with event types"))
-    read = told(result, "raw_ratings")
+    result = prepare(
+        project, instance, read_documented_yaml("Events in JSON Lines, with event types")
+    )
+    read = read_metadata(result, "raw_ratings")
     assert read["timestamp_unit"] == "iso8601"
     assert read["recognised_columns"] == {"user": "userId", "item": "itemId"}
-    kept = interactions(project, "shop")
-    assert kept.columns == ["USER_ID", "ITEM_ID", "TIMESTAMP", "EVENT_TYPE", "EVENT_VALUE"]
-    assert set(kept.get_column("EVENT_TYPE")) == {"cart", "purchase"}
-    priced = kept.filter(pl.col("EVENT_TYPE") == "purchase").get_column("EVENT_VALUE")
-    assert priced.null_count() == 0
-    counted = told(result, "interactions")
-    assert counted["left_out_by_reason"]["not a JSON object"] == 1
-    assert counted["rows_read"] - sum(counted["left_out_by_reason"].values()) == kept.height
-    assert users(project) == ["u-1", "u-2"]
+    interactions_kept = interactions(project, "shop")
+    assert interactions_kept.columns == [
+        "USER_ID",
+        "ITEM_ID",
+        "TIMESTAMP",
+        "EVENT_TYPE",
+        "EVENT_VALUE",
+    ]
+    assert set(interactions_kept.get_column("EVENT_TYPE")) == {"cart", "purchase"}
+    purchase_values = interactions_kept.filter(pl.col("EVENT_TYPE") == "purchase").get_column(
+        "EVENT_VALUE"
+    )
+    assert purchase_values.null_count() == 0
+    interactions_metadata = read_metadata(result, "interactions")
+    assert interactions_metadata["left_out_by_reason"]["not a JSON object"] == 1
+    assert (
+        interactions_metadata["rows_read"]
+        - sum(interactions_metadata["left_out_by_reason"].values())
+        == interactions_kept.height
+    )
+    assert read_users(project) == ["u-1", "u-2"]
 
 
 def test_orders_and_their_products_by_sql(project: Project, instance: dg.DagsterInstance) -> None:
@@ -151,25 +165,26 @@ def test_orders_and_their_products_by_sql(project: Project, instance: dg.Dagster
             "order_id,product_id,add_to_cart_order,reordered\n"
             + "".join(f"{2 * u + i % 2},{i:04},{i},0\n" for u, i in EVENTS if u % 2 == half)
         )
-    declared = documented("SQL over the files")
-    assert len(declared.splitlines()) <= 10
-    first = prepare(project, instance, declared)
-    assert told(first, "raw_ratings")["format"] == "parquet"
+    declaration_yaml = read_documented_yaml("SQL over the files")
+    assert len(declaration_yaml.splitlines()) <= 10
+    first = prepare(project, instance, declaration_yaml)
+    assert read_metadata(first, "raw_ratings")["format"] == "parquet"
     day = int(datetime(2017, 1, 1, tzinfo=UTC).timestamp())
-    bought = sorted(EVENTS, key=lambda event: (event[0], event[1] % 2, event[1]))
+    purchases = sorted(EVENTS, key=lambda event: (event[0], event[1] % 2, event[1]))
     assert interactions(project, "shop").select("USER_ID", "ITEM_ID", "TIMESTAMP").rows() == [
-        (f"u{user:03}", f"{item:04}", day + item % 2 * user * 86_400) for user, item in bought
+        (f"u{user:03}", f"{item:04}", day + item % 2 * user * 86_400) for user, item in purchases
     ]
-    again = prepare(project, instance, declared)
-    assert told(again, "raw_ratings")["outcome"] == "unchanged: not copied again"
+    second_result = prepare(project, instance, declaration_yaml)
+    assert read_metadata(second_result, "raw_ratings")["outcome"] == "unchanged: not copied again"
     (folder / "orders.csv").write_text("order_id,user\n1,2\n")
-    failed = prepare(project, instance, declared)
+    failed_result = prepare(project, instance, declaration_yaml)
     assert re.search(
-        'ratings.query in .*/defs/shop/defs.yaml: line 1: .* "user_id" not found', why(failed)
+        'ratings.query in .*/defs/shop/defs.yaml: line 1: .* "user_id" not found',
+        why(failed_result),
     )
 
 
-def ga4(root: Path) -> None:
+def write_ga4(root: Path) -> None:
     (root / "ga4").mkdir()
     pl.DataFrame(
         {
@@ -181,7 +196,7 @@ def ga4(root: Path) -> None:
     ).write_parquet(root / "ga4" / "events_20231114.parquet")
 
 
-def segment(root: Path) -> None:
+def write_segment(root: Path) -> None:
     (root / "segment-logs").mkdir()
     lines = []
     for user in range(1, 61):
@@ -200,7 +215,7 @@ def segment(root: Path) -> None:
     (root / "segment-logs" / "1.gz").write_bytes(gzip.compress(text.encode()))
 
 
-def baskets(root: Path) -> None:
+def write_baskets(root: Path) -> None:
     lines = ["order_id,customer,day,products"]
     for user in range(1, 61):
         items = "|".join(f"p{item}" for owner, item in EVENTS if owner == user)
@@ -208,7 +223,7 @@ def baskets(root: Path) -> None:
     (root / "baskets.csv").write_text("\n".join(lines))
 
 
-def delta(root: Path) -> None:
+def write_delta(root: Path) -> None:
     rows = {
         "customer_id": [user for user, _ in EVENTS] + [999],
         "sku": [f"s{item}" for _, item in EVENTS] + ["x"],
@@ -218,7 +233,7 @@ def delta(root: Path) -> None:
     DeltaTable(str(root / "lake/orders")).delete("customer_id = 999")
 
 
-def iceberg(root: Path) -> None:
+def write_iceberg(root: Path) -> None:
     # Half a second in each worker, of which one runs this.
     from pyiceberg.catalog.sql import SqlCatalog
 
@@ -235,11 +250,11 @@ def iceberg(root: Path) -> None:
 @pytest.mark.parametrize(
     ("section", "make"),
     [
-        ("GA4 export", ga4),
-        ("Segment", segment),
-        ("Baskets", baskets),
-        ("Delta and Iceberg", delta),
-        ("Delta and Iceberg", iceberg),
+        ("GA4 export", write_ga4),
+        ("Segment", write_segment),
+        ("Baskets", write_baskets),
+        ("Delta and Iceberg", write_delta),
+        ("Delta and Iceberg", write_iceberg),
     ],
 )
 def test_a_shape_of_the_page(
@@ -249,20 +264,20 @@ def test_a_shape_of_the_page(
     make: Callable[[Path], None],
 ) -> None:
     make(project.root)
-    declared = documented(section).replace("s3://shop/", "")
-    if make is iceberg:
-        declared = declared.replace("format: delta", "format: iceberg")
-    assert len(declared.splitlines()) <= 10
-    told(prepare(project, instance, declared), "raw_ratings")
-    kept = interactions(project, "shop")
-    assert kept.height == len(EVENTS)
-    assert kept.get_column("USER_ID").n_unique() == 60
+    declaration_yaml = read_documented_yaml(section).replace("s3://shop/", "")
+    if make is write_iceberg:
+        declaration_yaml = declaration_yaml.replace("format: delta", "format: iceberg")
+    assert len(declaration_yaml.splitlines()) <= 10
+    read_metadata(prepare(project, instance, declaration_yaml), "raw_ratings")
+    interactions_kept = interactions(project, "shop")
+    assert interactions_kept.height == len(EVENTS)
+    assert interactions_kept.get_column("USER_ID").n_unique() == 60
 
 
 def test_a_postgresql(
     project: Project, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    declared = documented("A database")
+    declaration_yaml = read_documented_yaml("A database")
     with postgres_server() as server:
         monkeypatch.setenv("SHOP_DATABASE_URL", server.url())
         server.query(
@@ -271,17 +286,19 @@ def test_a_postgresql(
         )
         values = ", ".join(f"({user}, 's{item}', {item % 4})" for user, item in EVENTS)
         server.query(f"INSERT INTO orders (customer_id, sku, quantity) VALUES {values}")
-        told(prepare(project, instance, declared), "raw_ratings")
-        kept = interactions(project, "shop")
-        assert kept.select("USER_ID", "ITEM_ID").rows() == [
+        read_metadata(prepare(project, instance, declaration_yaml), "raw_ratings")
+        interactions_kept = interactions(project, "shop")
+        assert interactions_kept.select("USER_ID", "ITEM_ID").rows() == [
             (str(user), f"s{item}") for user, item in EVENTS if item % 4
         ]
-        assert kept.get_column("TIMESTAMP").unique().to_list() == [1_704_161_045]
-        again = prepare(project, instance, declared)
-        assert told(again, "raw_ratings")["outcome"] == "unchanged: not copied again"
+        assert interactions_kept.get_column("TIMESTAMP").unique().to_list() == [1_704_161_045]
+        second_result = prepare(project, instance, declaration_yaml)
+        assert (
+            read_metadata(second_result, "raw_ratings")["outcome"] == "unchanged: not copied again"
+        )
         server.query("UPDATE orders SET quantity = 0, updated_at = 2 WHERE customer_id = 1")
-        changed = prepare(project, instance, declared)
-        assert told(changed, "raw_ratings")["outcome"] == "copied"
+        changed_result = prepare(project, instance, declaration_yaml)
+        assert read_metadata(changed_result, "raw_ratings")["outcome"] == "copied"
         assert "1" not in interactions(project, "shop").get_column("USER_ID")
 
 
@@ -312,7 +329,7 @@ def test_ids_that_became_decimals_are_warned_of(
 ) -> None:
     rows = [f"{user},{item}.0,{START + item}" for user, item in EVENTS]
     (project.root / "a.csv").write_text("\n".join(["userId,itemId,timestamp", *rows]))
-    read = told(prepare(project, instance, "ratings: {source: a.csv}"), "raw_ratings")
+    read = read_metadata(prepare(project, instance, "ratings: {source: a.csv}"), "raw_ratings")
     assert "the item ids (column itemId) are decimals such as 1.0" in str(read["preview"])
 
 
@@ -321,16 +338,16 @@ def test_of_a_folder_only_what_has_changed_is_copied_again(
 ) -> None:
     write_parts(project, "a.csv", "b.csv")
     (project.root / "parts" / "empty.csv").touch()
-    declared = FOLDER.format(copy="")
-    first = told(prepare(project, instance, declared), "raw_ratings")
+    declaration_yaml = FOLDER.format(copy="")
+    first = read_metadata(prepare(project, instance, declaration_yaml), "raw_ratings")
     assert (first["outcome"], first["files"]) == ("copied", 3)
     assert len(first["empty_files"]) == 1
-    again = told(prepare(project, instance, declared), "raw_ratings")
-    assert again["outcome"] == "unchanged: not copied again"
+    second_metadata = read_metadata(prepare(project, instance, declaration_yaml), "raw_ratings")
+    assert second_metadata["outcome"] == "unchanged: not copied again"
     (project.root / "parts" / "a.csv").unlink()
     write_parts(project, "c.csv")
-    changed = told(prepare(project, instance, declared), "raw_ratings")
-    assert changed["outcome"] == "copied 1 of 3"
+    changed_metadata = read_metadata(prepare(project, instance, declaration_yaml), "raw_ratings")
+    assert changed_metadata["outcome"] == "copied 1 of 3"
     raw = project.storage / "shop" / "raw"
     assert sorted(path.name for path in raw.iterdir()) == ["b.csv", "c.csv", "empty.csv"]
     assert interactions(project, "shop").height == 2 * len(EVENTS)
@@ -341,13 +358,13 @@ def test_what_is_read_in_place_is_not_copied(
 ) -> None:
     write_parts(project, "a.csv")
     result = prepare(project, instance, FOLDER.format(copy="copy: false"))
-    assert told(result, "raw_ratings")["outcome"] == "read in place"
+    assert read_metadata(result, "raw_ratings")["outcome"] == "read in place"
     assert not (project.storage / "shop" / "raw").exists()
     assert interactions(project, "shop").height == len(EVENTS)
 
 
 @pytest.mark.parametrize(
-    ("declared", "said"),
+    ("declaration_yaml", "message"),
     [
         ("ratings: {source: parts/*.tsv}", "no file matches"),
         (
@@ -359,10 +376,10 @@ def test_what_is_read_in_place_is_not_copied(
     ],
 )
 def test_what_cannot_be_is_reported_in_one_line(
-    project: Project, instance: dg.DagsterInstance, declared: str, said: str
+    project: Project, instance: dg.DagsterInstance, declaration_yaml: str, message: str
 ) -> None:
     write_parts(project, "a.csv")
-    result = prepare(project, instance, declared)
+    result = prepare(project, instance, declaration_yaml)
     assert not result.success
-    assert said in why(result)
+    assert message in why(result)
     assert "\n" not in why(result)

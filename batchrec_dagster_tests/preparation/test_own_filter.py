@@ -27,7 +27,7 @@ pytestmark = pytest.mark.slow
 FILTER = "EXCLUDE ItemID WHERE Items.GENRES IN ($GENRES)"
 
 
-def declared(project: Project, **recommendations: Any) -> dict[str, Any]:
+def declare_with_items(project: Project, **recommendations: Any) -> dict[str, Any]:
     return declaration(
         "shop",
         write_ratings(project.root / "ratings.csv"),
@@ -41,14 +41,14 @@ def declared(project: Project, **recommendations: Any) -> dict[str, Any]:
     )
 
 
-def allowed(*_: object, **__: object) -> None:
+def accept_filter(*_: object, **__: object) -> None:
     """In place of the check of a filter when the declaration is loaded: nothing is wrong."""
 
 
-def first_line(project: Project) -> dict[str, Any]:
+def read_first_line(project: Project) -> dict[str, Any]:
     lines = project.storage / "shop/transformed/batch_users_input/users.json"
-    found: dict[str, Any] = json.loads(lines.read_text().splitlines()[0])
-    return found
+    line: dict[str, Any] = json.loads(lines.read_text().splitlines()[0])
+    return line
 
 
 def is_odd(project: Project) -> pl.Series:
@@ -58,18 +58,20 @@ def is_odd(project: Project) -> pl.Series:
 def test_a_filter_is_applied_with_exclude_seen(
     project: Project, instance: dg.DagsterInstance
 ) -> None:
-    project.declare(declared(project, filter=FILTER, filter_values={"GENRES": ["War", "Drama"]}))
+    project.declare(
+        declare_with_items(project, filter=FILTER, filter_values={"GENRES": ["War", "Drama"]})
+    )
     result = refresh(project, "shop", instance, report=True)
     assert result.success
-    assert first_line(project) == {"userId": "1", "filterValues": {"GENRES": '"War","Drama"'}}
+    assert read_first_line(project) == {"userId": "1", "filterValues": {"GENRES": '"War","Drama"'}}
     assert is_odd(project).all()
-    seen = interactions(project, "shop").select(user_id="USER_ID", item_id="ITEM_ID")
+    seen_pairs = interactions(project, "shop").select(user_id="USER_ID", item_id="ITEM_ID")
     lists = table(project, "shop")
-    assert lists.join(seen, on=["user_id", "item_id"], how="semi").is_empty()
-    again = refresh(project, "shop", instance)
-    assert metadata(again, "recommendations")["outcome"] == "unchanged: not inferred again"
+    assert lists.join(seen_pairs, on=["user_id", "item_id"], how="semi").is_empty()
+    second_result = refresh(project, "shop", instance)
+    assert metadata(second_result, "recommendations")["outcome"] == "unchanged: not inferred again"
 
-    project.declare(declared(project, filter=FILTER, filter_values={"GENRES": "Comedy"}))
+    project.declare(declare_with_items(project, filter=FILTER, filter_values={"GENRES": "Comedy"}))
     assert stale(project, instance) == {"batch_users": "STALE", "recommendations": "STALE"}
     other = refresh(project, "shop", instance)
     assert metadata(other, "solution_version")["outcome"] == "unchanged: not trained again"
@@ -81,11 +83,13 @@ def test_a_filter_that_leaves_too_little_is_a_warning(
     project: Project, instance: dg.DagsterInstance
 ) -> None:
     include = "INCLUDE ItemID WHERE Items.YEAR < $YEAR"
-    settings = declared(project, filter=include, filter_values={"YEAR": 1954}, exclude_seen=False)
+    settings = declare_with_items(
+        project, filter=include, filter_values={"YEAR": 1954}, exclude_seen=False
+    )
     project.declare(settings)
     result = refresh(project, "shop", instance)
     assert result.success
-    assert first_line(project) == {"userId": "1", "filterValues": {"YEAR": "1954"}}
+    assert read_first_line(project) == {"userId": "1", "filterValues": {"YEAR": "1954"}}
     assert set(table(project, "shop").get_column("item_id")) == {"1", "2", "3"}
     (full,) = [e for e in result.get_asset_check_evaluations() if e.check_name == "lists_full"]
     assert not full.passed
@@ -96,11 +100,14 @@ def test_a_filter_that_leaves_too_little_is_a_warning(
 def test_lists_that_a_filter_leaves_all_empty_replace_none(
     project: Project, instance: dg.DagsterInstance
 ) -> None:
-    project.declare(declared(project))
+    project.declare(declare_with_items(project))
     assert refresh(project, "shop", instance).success
     before = table(project, "shop")
-    nothing = {"filter": "INCLUDE ItemID WHERE Items.YEAR < $YEAR", "filter_values": {"YEAR": 3}}
-    project.declare(declared(project, **nothing))
+    empty_filter = {
+        "filter": "INCLUDE ItemID WHERE Items.YEAR < $YEAR",
+        "filter_values": {"YEAR": 3},
+    }
+    project.declare(declare_with_items(project, **empty_filter))
     result = refresh(project, "shop", instance)
     assert not result.success
     assert "all lists are empty: recommendations.filter" in why(result)
@@ -110,8 +117,8 @@ def test_lists_that_a_filter_leaves_all_empty_replace_none(
 def test_a_filter_that_only_personalize_refuses_is_reported_in_a_line(
     project: Project, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("batchrec_dagster.config.pipeline.find_filter_problem", allowed)
-    project.declare(declared(project, filter="EXCLUDE ItemID WHERE Items.GENRES < 3"))
+    monkeypatch.setattr("batchrec_dagster.config.pipeline.find_filter_problem", accept_filter)
+    project.declare(declare_with_items(project, filter="EXCLUDE ItemID WHERE Items.GENRES < 3"))
     result = refresh(project, "shop", instance)
     assert not result.success
     assert why(result).startswith("recommendations.filter: Personalize rejected the filter shop-")

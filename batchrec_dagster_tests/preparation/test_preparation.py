@@ -36,25 +36,25 @@ def prepare(
     event_type: bool = False,
 ) -> tuple[list[str], PreparationResult]:
     """The lines of the interactions file, and what was counted."""
-    path, written = folder / "ratings.csv", folder / "interactions.csv"
+    path, target = folder / "ratings.csv", folder / "interactions.csv"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     rules = Rules(on_bad_rows=on_bad_rows, min_rating=min_rating, event_type=event_type)
     with open_ratings([RawFile(path, "ratings.csv")], layout, rules) as ratings:
-        counted = ratings.write_interactions(written)
-    return written.read_text().splitlines(), counted
+        result = ratings.write_interactions(target)
+    return target.read_text().splitlines(), result
 
 
 def test_low_ratings_are_left_out_and_counted(tmp_path: Path) -> None:
-    lines, counted = prepare(tmp_path, HEADER + "1,10,3.5,1000\n1,11,3,1001\n2,10,5,1002\n")
+    lines, result = prepare(tmp_path, HEADER + "1,10,3.5,1000\n1,11,3,1001\n2,10,5,1002\n")
     assert lines == ["USER_ID,ITEM_ID,TIMESTAMP", "1,10,1000", "2,10,1002"]
-    assert (counted.rows_read, counted.rows_kept) == (3, 2)
-    assert counted.left_out == {BELOW_MIN_RATING: 1}
+    assert (result.rows_read, result.rows_kept) == (3, 2)
+    assert result.left_out == {BELOW_MIN_RATING: 1}
 
 
 def test_without_a_minimum_every_row_is_kept(tmp_path: Path) -> None:
-    lines, counted = prepare(tmp_path, HEADER + "1,10,0.5,1000\n2,11,3,1001\n", min_rating=None)
+    lines, result = prepare(tmp_path, HEADER + "1,10,0.5,1000\n2,11,3,1001\n", min_rating=None)
     assert lines[1:] == ["1,10,1000", "2,11,1001"]
-    assert counted.left_out == {}
+    assert result.left_out == {}
 
 
 def test_an_event_type_is_added_where_a_filter_needs_it(tmp_path: Path) -> None:
@@ -76,13 +76,13 @@ def test_an_event_type_is_added_where_a_filter_needs_it(tmp_path: Path) -> None:
 )
 def test_layouts(tmp_path: Path, content: str, layout: Layout) -> None:
     minimum = None if layout.rating is None else 3.5
-    lines, counted = prepare(tmp_path, content, layout, min_rating=minimum)
+    lines, result = prepare(tmp_path, content, layout, min_rating=minimum)
     assert lines[1:] == ["1,10,1000"]
-    assert counted.rows_read == 1
+    assert result.rows_read == 1
 
 
 @pytest.mark.parametrize(
-    ("declared", "times", "unit", "seconds"),
+    ("declared_unit", "times", "unit", "seconds"),
     [
         ("auto", (978300760, 978302109), "s", [978300760, 978302109]),
         ("auto", (1162160236000, 1162160237999), "ms", [1162160236, 1162160237]),
@@ -90,13 +90,11 @@ def test_layouts(tmp_path: Path, content: str, layout: Layout) -> None:
     ],
 )
 def test_timestamps_become_seconds(
-    tmp_path: Path, declared: str, times: tuple[int, int], unit: str, seconds: list[int]
+    tmp_path: Path, declared_unit: str, times: tuple[int, int], unit: str, seconds: list[int]
 ) -> None:
-    layout = COMMA.with_declared(None, declared)
-    lines, counted = prepare(
-        tmp_path, HEADER + "".join(f"1,2,5,{time}\n" for time in times), layout
-    )
-    assert counted.timestamp_unit == unit
+    layout = COMMA.with_declared(None, declared_unit)
+    lines, result = prepare(tmp_path, HEADER + "".join(f"1,2,5,{time}\n" for time in times), layout)
+    assert result.timestamp_unit == unit
     assert [int(line.split(",")[2]) for line in lines[1:]] == seconds
 
 
@@ -125,14 +123,14 @@ def test_a_bad_row_fails_with_file_line_and_reason(tmp_path: Path, row: str, rea
     assert not (tmp_path / "interactions.csv").exists()
 
 
-@pytest.mark.parametrize("by", [";", "::", ","])
-def test_a_comma_may_stand_for_the_point_in_numbers(tmp_path: Path, by: str) -> None:
+@pytest.mark.parametrize("delimiter", [";", "::", ","])
+def test_a_comma_may_stand_for_the_point_in_numbers(tmp_path: Path, delimiter: str) -> None:
     numbers = [("3,5", "7,25"), ("3,4", "1"), ("4", ""), (",5e1", "-2,5")]
 
-    def content(point: str) -> str:
+    def build_content(point: str) -> str:
         rows = [
-            by.join(
-                f'"{cell}"' if by in cell else cell
+            delimiter.join(
+                f'"{cell}"' if delimiter in cell else cell
                 for cell in (
                     "a,b",
                     "10",
@@ -143,19 +141,21 @@ def test_a_comma_may_stand_for_the_point_in_numbers(tmp_path: Path, by: str) -> 
             )
             for rating, value in numbers
         ]
-        return "\n".join([by.join(["user", "item", "rating", "time", "price"]), *rows, ""])
+        return "\n".join([delimiter.join(["user", "item", "rating", "time", "price"]), *rows, ""])
 
-    points = Layout(by, "user", "item", "rating", "time", event_value="price")
-    lines, counted = prepare(tmp_path, content("."), points)
+    points = Layout(delimiter, "user", "item", "rating", "time", event_value="price")
+    lines, result = prepare(tmp_path, build_content("."), points)
     commas = replace(points, decimal=",")
-    assert prepare(tmp_path, content(","), commas) == (lines, counted)
+    assert prepare(tmp_path, build_content(","), commas) == (lines, result)
     assert lines[-1].endswith("1000,-2.5")
     with open_ratings(
         [RawFile(tmp_path / "ratings.csv", "")], commas, Rules(filter="price > 1")
     ) as read:
         assert read.layout.types == {"price": "double"}
     with pytest.raises(PreparationError, match="line 6: the rating is not a number"):
-        prepare(tmp_path, content(",") + by.join(["c", "10", "3.5", "1000", "1"]), commas)
+        prepare(
+            tmp_path, build_content(",") + delimiter.join(["c", "10", "3.5", "1000", "1"]), commas
+        )
 
 
 def test_what_has_no_commas_cannot_be_recognised_in_one(tmp_path: Path) -> None:
@@ -165,13 +165,13 @@ def test_what_has_no_commas_cannot_be_recognised_in_one(tmp_path: Path) -> None:
 
 def test_bad_rows_are_skipped_counted_and_shown(tmp_path: Path) -> None:
     rows = "".join(f"{row}\n" for row, _ in BAD_ROWS)
-    lines, counted = prepare(
+    lines, result = prepare(
         tmp_path, f"{HEADER}1,10,5,1000\n{rows}2,10,5,1000\n", on_bad_rows="skip"
     )
     assert lines[1:] == ["1,10,1000", "2,10,1000"]
-    assert sum(counted.left_out.values()) == len(BAD_ROWS)
-    assert counted.left_out["the rating is not a number"] == 3
-    assert counted.bad_row_examples[0] == (
+    assert sum(result.left_out.values()) == len(BAD_ROWS)
+    assert result.left_out["the rating is not a number"] == 3
+    assert result.bad_row_examples[0] == (
         "ratings.csv, line 3: the rating is not a number: '1,10,good,1000'"
     )
 
@@ -183,7 +183,7 @@ def test_bytes_that_are_not_utf8_are_found_in_their_row(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "layout", "said"),
+    ("content", "layout", "message"),
     [
         ("", COMMA, "is empty"),
         (HEADER, COMMA, "has a header and no rows"),
@@ -196,12 +196,12 @@ def test_bytes_that_are_not_utf8_are_found_in_their_row(tmp_path: Path) -> None:
     ids=["empty", "no rows", "no column", "tab", "colons", "too few", "mixed units"],
 )
 def test_a_file_that_cannot_be_used_says_why(
-    tmp_path: Path, content: str, layout: Layout, said: str
+    tmp_path: Path, content: str, layout: Layout, message: str
 ) -> None:
     with pytest.raises(PreparationError) as error:
         prepare(tmp_path, content, layout)
     assert str(error.value).startswith("ratings.csv")
-    assert said in str(error.value)
+    assert message in str(error.value)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "interactions.csv").exists()
 
@@ -231,8 +231,8 @@ def test_any_ids_come_through_as_they_are(rows: list[tuple[str, str, float, int]
             writer.writerows([COMMA_HEADER, *rows])
         prepare(Path(folder), path.read_bytes(), ANY_IDS)
         with (Path(folder) / "interactions.csv").open(newline="", encoding="utf-8") as file:
-            written = [tuple(row) for row in csv.reader(file)][1:]
-    assert written == [
+            rows_written = [tuple(row) for row in csv.reader(file)][1:]
+    assert rows_written == [
         (user, item, str(time)) for user, item, rating, time in rows if rating >= 3.5
     ]
 
@@ -247,12 +247,12 @@ def test_any_text_is_read_or_refused_in_one_line(text: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         content = (HEADER + "1,2,5,1000\n" + text).encode("utf-8", "surrogatepass")
         try:
-            _, counted = prepare(Path(folder), content, on_bad_rows="skip")
+            _, result = prepare(Path(folder), content, on_bad_rows="skip")
         except PreparationError as error:
             assert "\n" not in str(error)  # noqa: PT017 (either outcome is fine, so is each text)
         else:
-            assert counted.rows_kept >= 1
-            assert counted.rows_read == counted.rows_kept + sum(counted.left_out.values())
+            assert result.rows_kept >= 1
+            assert result.rows_read == result.rows_kept + sum(result.left_out.values())
 
 
 def test_users_are_distinct_and_in_order() -> None:

@@ -59,18 +59,18 @@ def prepare(
         )
 
 
-def data_version(instance: dg.DagsterInstance, name: str) -> str | None:
+def find_data_version(instance: dg.DagsterInstance, name: str) -> str | None:
     event = instance.get_latest_materialization_event(dg.AssetKey([name, "interactions"]))
     assert event is not None
     assert event.asset_materialization is not None
     return (event.asset_materialization.tags or {}).get("dagster/data_version")
 
 
-def same_but_for(metadata: dict[str, Any], *names: str) -> dict[str, Any]:
+def drop_keys(metadata: dict[str, Any], *names: str) -> dict[str, Any]:
     return {key: value for key, value in metadata.items() if key not in names}
 
 
-def users_files(project: Project) -> dict[str, str]:
+def read_users_files(project: Project) -> dict[str, str]:
     folder = project.storage / "shop/transformed/batch_users_input"
     return {path.name: path.read_text() for path in sorted(folder.rglob("users*.json"))}
 
@@ -81,12 +81,12 @@ def removals(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[str]]:
     names: set[str] = set()
     remove = shutil.rmtree
 
-    def removing(folder: Path | str, *how: Any, **named: Any) -> None:
+    def remove_and_note(folder: Path | str, *positional: Any, **options: Any) -> None:
         names.update(path.name for path in Path(folder).iterdir())
-        remove(folder, *how, **named)
+        remove(folder, *positional, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr("batchrec_dagster.storage.durable.shutil.rmtree", removing)
+        patch.setattr("batchrec_dagster.storage.durable.shutil.rmtree", remove_and_note)
         yield names
 
 
@@ -99,36 +99,36 @@ def test_spark_here_gives_what_the_local_engine_gives(
     ratings.write_text(ratings.read_text() + "1,2,x,4\n")
     attributes: dict[str, Any] = {"ratings": {"source": str(ratings), "on_bad_rows": "skip"}}
     local = prepare(project, "shop", instance, **attributes)
-    version, users = data_version(instance, "shop"), users_files(project)
+    version, users = find_data_version(instance, "shop"), read_users_files(project)
     assert list(users) == ["users_0001.json", "users_0002.json", "users_0003.json"]
     assert prepare(
         project, "shop", instance, ["batch_users"], **attributes, batch_users=SINCE
     ).success
-    active = users_files(project)
+    active = read_users_files(project)
     assert 0 < len("".join(active.values()).split()) < 60
     shutil.rmtree(project.storage / "shop/transformed")
     attributes["preparation"] = {"engine": "spark", "memory": "1g"}
-    with removals(monkeypatch) as removed:
+    with removals(monkeypatch) as removed_names:
         spark = prepare(project, "shop", instance, **attributes)
-    assert {"interactions.csv", "spark"} <= removed
+    assert {"interactions.csv", "spark"} <= removed_names
     assert local.success
     assert spark.success
-    assert data_version(instance, "shop") == version
-    assert users_files(project) == users
+    assert find_data_version(instance, "shop") == version
+    assert read_users_files(project) == users
     # The users are known without a look into the interactions.
-    written = project.storage / "shop/transformed/interactions/interactions.csv"
-    known = written.stat()
-    written.write_bytes(b"?" * known.st_size)
-    os.utime(written, ns=(known.st_atime_ns, known.st_mtime_ns))
+    interactions_file = project.storage / "shop/transformed/interactions/interactions.csv"
+    file_stat = interactions_file.stat()
+    interactions_file.write_bytes(b"?" * file_stat.st_size)
+    os.utime(interactions_file, ns=(file_stat.st_atime_ns, file_stat.st_mtime_ns))
     assert prepare(
         project, "shop", instance, ["batch_users"], **attributes, batch_users=SINCE
     ).success
-    assert users_files(project) == active
-    here, there = (metadata(result, "interactions") for result in (local, spark))
-    assert there["engine"] == "spark"
-    assert there["left_out_by_reason"]["the rating is not a number"] == 1
-    left = ("engine", "seconds")
-    assert same_but_for(there, *left) == same_but_for(here, *left)
+    assert read_users_files(project) == active
+    local_metadata, spark_metadata = (metadata(result, "interactions") for result in (local, spark))
+    assert spark_metadata["engine"] == "spark"
+    assert spark_metadata["left_out_by_reason"]["the rating is not a number"] == 1
+    engine_keys = ("engine", "seconds")
+    assert drop_keys(spark_metadata, *engine_keys) == drop_keys(local_metadata, *engine_keys)
 
 
 def test_glue_leaves_the_data_in_s3(
@@ -141,69 +141,73 @@ def test_glue_leaves_the_data_in_s3(
     """The job is played by the local engine, which does as told: from S3 to S3."""
     write_ratings(project.root / "ratings.csv")
     prepare(project, "shop", instance)
-    version, users = data_version(instance, "shop"), users_files(project)
+    version, users = find_data_version(instance, "shop"), read_users_files(project)
     for name, value in s3.environment().items():
         monkeypatch.setenv(name, value)
     project.environment.update(
-        BATCHREC_STORAGE=f"s3://{s3.new_bucket()}/data", AWS_ENDPOINT_URL_S3=s3.endpoint
+        BATCHREC_STORAGE=f"s3://{s3.create_bucket()}/data", AWS_ENDPOINT_URL_S3=s3.endpoint
     )
     store = s3.store()
     counts = {"users": 60, "users_with_two": 60, "items": 80}
 
-    def job(run: FakeJobRun) -> None:
+    def succeed_once(run: FakeJobRun) -> None:
         if run.status != "SUCCEEDED":
             say(
-                s3.client(), run.arguments or {}, lambda pipes: play(pipes, store, tmp_path, counts)
+                s3.client(),
+                run.arguments or {},
+                lambda pipes: play_job(pipes, store, tmp_path, counts),
             )
         run.status = "SUCCEEDED"
 
-    monkeypatch.setattr(FakeJobRun, "advance", lambda self: job(self))
-    downloaded: list[str] = []
+    monkeypatch.setattr(FakeJobRun, "advance", lambda self: succeed_once(self))
+    downloaded_uris: list[str] = []
     download = ObjectStore.download
 
-    def noted(self: ObjectStore, uri: str, path: Path) -> None:
-        downloaded.append(uri)
+    def download_and_note(self: ObjectStore, uri: str, path: Path) -> None:
+        downloaded_uris.append(uri)
         download(self, uri, path)
 
-    monkeypatch.setattr(ObjectStore, "download", noted)
+    monkeypatch.setattr(ObjectStore, "download", download_and_note)
     with glue(monkeypatch):
         engine = {"engine": "glue", "job_name": "prepare", "role": ROLE}
         result = prepare(project, "shop", instance, preparation=engine)
         counts["users_with_two"] = 0
         write_ratings(project.root / "ratings.csv", seed=1)  # Others: they are prepared again.
-        refused = prepare(project, "shop", instance, preparation=engine)
+        refused_result = prepare(project, "shop", instance, preparation=engine)
     assert result.success
-    assert data_version(instance, "shop") == version
-    told = metadata(result, "interactions")
-    assert told["engine"] == "glue"
-    assert told["users"] == 60
-    assert told["AWS Glue Job Name"] == "prepare"
+    assert find_data_version(instance, "shop") == version
+    spark_metadata = metadata(result, "interactions")
+    assert spark_metadata["engine"] == "glue"
+    assert spark_metadata["users"] == 60
+    assert spark_metadata["AWS Glue Job Name"] == "prepare"
     root = project.environment["BATCHREC_STORAGE"]
-    written = store.get(f"{root}/shop/transformed/interactions/interactions.csv")
-    assert written.startswith(b"USER_ID,ITEM_ID,TIMESTAMP,EVENT_TYPE\n")
+    interactions_csv = store.get(f"{root}/shop/transformed/interactions/interactions.csv")
+    assert interactions_csv.startswith(b"USER_ID,ITEM_ID,TIMESTAMP,EVENT_TYPE\n")
     # Nor does anything stay of what its checks block.
-    assert "0 of them with two or more" in why(refused)
+    assert "0 of them with two or more" in why(refused_result)
     assert not store.list(f"{root}/shop/work/")
     assert store.get(f"{root}/shop/transformed/batch_users_input/users.json").decode() == "".join(
         users.values()
     )
-    assert not [uri for uri in downloaded if uri.endswith("/interactions.csv")]
+    assert not [uri for uri in downloaded_uris if uri.endswith("/interactions.csv")]
 
 
-def play(pipes: PipesContext, store: ObjectStore, folder: Path, counts: Mapping[str, int]) -> None:
+def play_job(
+    pipes: PipesContext, store: ObjectStore, folder: Path, counts: Mapping[str, int]
+) -> None:
     """Do the task, as the job would."""
     task = SparkTask.from_json(pipes.get_extra("task"))
     (file,) = task.files
     store.download(file.uri, folder / "raw.csv")
     with open_ratings([RawFile(folder / "raw.csv", file.name)], task.layout, task.rules) as read:
-        done = read.write_interactions(folder / "interactions.csv")
+        result = read.write_interactions(folder / "interactions.csv")
     store.put(task.destination, folder / "interactions.csv")
     last_times(folder / "interactions.csv").write_parquet(folder / "users.parquet")
     store.put(task.users, folder / "users.parquet")
     sha256 = hashlib.sha256((folder / "interactions.csv").read_bytes()).hexdigest()
-    of_times = {"earliest": 1_500_000_000, "latest": 1_510_000_000}
-    told = SparkTaskResult(**{**vars(done), **counts, **of_times, "sha256": sha256})
-    pipes.report_custom_message({"done": asdict(told)})
+    time_bounds = {"earliest": 1_500_000_000, "latest": 1_510_000_000}
+    task_result = SparkTaskResult(**{**vars(result), **counts, **time_bounds, "sha256": sha256})
+    pipes.report_custom_message({"done": asdict(task_result)})
 
 
 def test_glue_needs_the_storage_in_s3(project: Project, instance: dg.DagsterInstance) -> None:
@@ -215,7 +219,7 @@ def test_glue_needs_the_storage_in_s3(project: Project, instance: dg.DagsterInst
 
 
 @pytest.mark.parametrize(
-    ("preparation", "said"),
+    ("preparation", "message"),
     [
         ({"engine": "glue"}, "engine glue needs job_name"),
         (
@@ -229,10 +233,10 @@ def test_glue_needs_the_storage_in_s3(project: Project, instance: dg.DagsterInst
     ],
 )
 def test_invalid_engine_settings_fail_at_load_time(
-    project: Project, preparation: dict[str, Any], said: str
+    project: Project, preparation: dict[str, Any], message: str
 ) -> None:
     project.declare(declaration("shop", "sample://hetrec", preparation=preparation))
     with pytest.raises(DeclarationError) as error, definitions(project):
         pass
-    assert said in str(error.value)
+    assert message in str(error.value)
     assert "preparation" in str(error.value)

@@ -70,15 +70,15 @@ def test_nothing_half_written_is_ever_taken_as_whole(tmp_path: Path) -> None:
         work(tmp_path, f"{number}.csv", rules)
         for uri, contents in whole.items():
             contents.add(store.get(uri))
-    started = time.monotonic()
+    start_seconds = time.monotonic()
     work(tmp_path, "0.csv", RULES[0])
-    took = time.monotonic() - started
+    took = time.monotonic() - start_seconds
     chance = random.Random(SEED)
     for _ in range(MOMENTS):
-        here, there = FORKS.Pipe(duplex=False)
-        process = FORKS.Process(target=keep_working, args=(tmp_path, there))
+        reader, writer = FORKS.Pipe(duplex=False)
+        process = FORKS.Process(target=keep_working, args=(tmp_path, writer))
         process.start()
-        assert here.poll(600)
+        assert reader.poll(600)
         time.sleep(chance.random() * 3 * took)
         process.kill()
         process.join()

@@ -28,13 +28,13 @@ DELIMITERS = [",", ";", "\t", "|", "::"]
 START = 1_500_000_000
 
 
-def delimiter_of(folder: Path, text: str, columns: Mapping[str, Column]) -> str:
+def find_delimiter(folder: Path, text: str, columns: Mapping[str, Column]) -> str:
     path = folder / "data.csv"
     path.write_text(text)
     return recognise_delimiter(OpenedFile(path, "data.csv", len(text)), columns)
 
 
-def written_rows(path: Path, declaration: Mapping[str, object]) -> list[str]:
+def write_interactions(path: Path, declaration: Mapping[str, object]) -> list[str]:
     """The interactions that a run writes for this block `ratings`."""
     ratings = RatingsSettings.model_validate({**declaration, "source": path.name})
     target = path.with_name("interactions.csv")
@@ -70,11 +70,11 @@ THREE = {"user": 1, "item": 2, "timestamp": 3}
 def test_the_delimiter_is_seen_in_the_first_lines(
     tmp_path: Path, text: str, columns: Mapping[str, Column], delimiter: str
 ) -> None:
-    assert delimiter_of(tmp_path, text, columns) == delimiter
+    assert find_delimiter(tmp_path, text, columns) == delimiter
 
 
 @pytest.mark.parametrize(
-    ("fields", "named"),
+    ("fields", "are_names"),
     [
         (["user_id", "2024"], True),
         (["who", "what"], True),
@@ -84,8 +84,8 @@ def test_the_delimiter_is_seen_in_the_first_lines(
         (["anna", "2024-01-31"], False),
     ],
 )
-def test_a_line_with_values_names_no_columns(fields: list[str], *, named: bool) -> None:
-    assert names_columns(fields) is named
+def test_a_line_with_values_names_no_columns(fields: list[str], *, are_names: bool) -> None:
+    assert names_columns(fields) is are_names
 
 
 def test_a_list_of_users_is_read_with_its_own_delimiter(tmp_path: Path) -> None:
@@ -158,22 +158,26 @@ def test_what_new_declares_is_what_a_run_sees(
     path = tmp_path_factory.mktemp("shape") / "ratings.csv"
     path.write_text(shape.text)
     options = ReadingOptions(skip=True, whole=False, min_rating="none")
-    asked = shape.columns if names_are_given else {}
+    declared_columns = shape.columns if names_are_given else {}
     try:
-        recognised = recognise_ratings(path.name, [RawFile(path, path.name)], asked, options)
+        recognised_shape = recognise_ratings(
+            path.name, [RawFile(path, path.name)], declared_columns, options
+        )
     except (PreparationError, UsageError):
         return
-    declaration = {key: recognised.settings[key] for key in recognised.settings if key != "source"}
-    as_declared = written_rows(path, declaration)
+    declaration = {
+        key: recognised_shape.settings[key] for key in recognised_shape.settings if key != "source"
+    }
+    declared_lines = write_interactions(path, declaration)
     columns = declaration["columns"]
     is_by_name = isinstance(shape.columns["user"], str)
     if is_by_name:
         # The columns' names are enough for a run.
-        assert written_rows(path, {"columns": columns}) == as_declared
+        assert write_interactions(path, {"columns": columns}) == declared_lines
     if shape.is_known and not names_are_given:
         # Nor has it to be told names that are known.
-        assert written_rows(path, {}) == as_declared
+        assert write_interactions(path, {}) == declared_lines
     if names_are_given:
         # By position a run sees the same delimiter, whether or not it is declared.
-        asked_alone = written_rows(path, {"columns": shape.columns})
-        assert asked_alone == as_declared
+        asked_alone = write_interactions(path, {"columns": shape.columns})
+        assert asked_alone == declared_lines

@@ -49,11 +49,11 @@ class Row(NamedTuple):
     price: int
 
     @property
-    def written(self) -> tuple[str, ...]:
+    def cells(self) -> tuple[str, ...]:
         return self.user, self.item, str(self.time), self.type, self.value
 
 
-def kept_by(rows: list[Row], rules: Rules) -> tuple[list[Row], dict[str, int]]:
+def keep_by_rules(rows: list[Row], rules: Rules) -> tuple[list[Row], dict[str, int]]:
     """What the docstring of Rules says, in plain Python."""
     left_out: Counter[str] = Counter()
 
@@ -63,16 +63,16 @@ def kept_by(rows: list[Row], rules: Rules) -> tuple[list[Row], dict[str, int]]:
         left_out[reason] += len(rows) - len(stay)
         rows = stay
 
-    if (least := rules.min_rating) is not None:
-        keep(lambda _, row: row.rating >= least, BELOW_MIN_RATING)
+    if (min_rating := rules.min_rating) is not None:
+        keep(lambda _, row: row.rating >= min_rating, BELOW_MIN_RATING)
     if rules.filter is not None:
         keep(lambda _, row: row.price > 2, NOT_IN_FILTER)
     if (days := rules.window_days) is not None:
         newest = max((row.time for row in rows), default=0)
         keep(lambda _, row: row.time >= newest - DAY * days, BEFORE_WINDOW)
     if rules.duplicates == "drop":
-        written = [row.written for row in rows]
-        keep(lambda place, row: written.index(row.written) == place, DUPLICATE)
+        rows_so_far = [row.cells for row in rows]
+        keep(lambda place, row: rows_so_far.index(row.cells) == place, DUPLICATE)
     if rules.latest_per_pair:
         latest = {(row.user, row.item): (row.time, place) for place, row in enumerate(rows)}
         for place, row in enumerate(rows):
@@ -81,15 +81,15 @@ def kept_by(rows: list[Row], rules: Rules) -> tuple[list[Row], dict[str, int]]:
         keep(lambda place, row: latest[row.user, row.item][1] == place, NOT_LATEST)
     before = -1
     while before != (before := len(rows)):
-        few = fewer([row.user for row in rows], rules.min_interactions_per_user)
+        few = find_ids_with_fewer([row.user for row in rows], rules.min_interactions_per_user)
         keep(lambda _, row, few=few: row.user not in few, FEW_OF_USER)  # type: ignore[misc]
-        few = fewer([row.item for row in rows], rules.min_interactions_per_item)
+        few = find_ids_with_fewer([row.item for row in rows], rules.min_interactions_per_item)
         keep(lambda _, row, few=few: row.item not in few, FEW_OF_ITEM)  # type: ignore[misc]
     return rows, {reason: count for reason, count in left_out.items() if count}
 
 
-def fewer(ids: list[str], least: int | None) -> set[str]:
-    return {name for name, count in Counter(ids).items() if count < (least or 0)}
+def find_ids_with_fewer(ids: list[str], minimum: int | None) -> set[str]:
+    return {name for name, count in Counter(ids).items() if count < (minimum or 0)}
 
 
 def prepare(
@@ -101,11 +101,11 @@ def prepare(
         writer.writerow(Row._fields)
         writer.writerows(rows)
     with open_ratings([RawFile(source, "ratings.csv")], reading, rules) as ratings:
-        done = ratings.write_interactions(target)
+        result = ratings.write_interactions(target)
     with target.open(newline="") as file:
-        header, *written = (tuple(line) for line in csv.reader(file))
+        header, *lines = (tuple(line) for line in csv.reader(file))
     assert header == ("USER_ID", "ITEM_ID", "TIMESTAMP", "EVENT_TYPE", "EVENT_VALUE")
-    return written, done
+    return lines, result
 
 
 ROWS = st.builds(
@@ -144,12 +144,14 @@ def test_every_row_is_kept_or_left_out_for_a_reason(
         if way == "in parts":
             patch.setattr(row_filters, "PART_ROWS", 4)
         reading = replace(ReadSettings.of(LAYOUT), types={"price": "long"})
-        written, done = prepare(Path(folder), rows, rules, reading)
-    kept, left_out = kept_by(rows, rules)
-    assert written == [row.written for row in kept]
-    assert done.left_out == left_out
-    assert done.rows_read == len(rows)
-    assert done.rows_kept == len(kept) == done.rows_read - sum(done.left_out.values())
+        lines, result = prepare(Path(folder), rows, rules, reading)
+    expected_rows, left_out = keep_by_rules(rows, rules)
+    assert lines == [row.cells for row in expected_rows]
+    assert result.left_out == left_out
+    assert result.rows_read == len(rows)
+    assert (
+        result.rows_kept == len(expected_rows) == result.rows_read - sum(result.left_out.values())
+    )
 
 
 @settings(deadline=None)
@@ -187,7 +189,7 @@ def test_a_filter_is_sql_over_the_columns_of_the_file(
 
 
 @pytest.mark.parametrize(
-    ("condition", "said"),
+    ("condition", "message"),
     [
         ("cost > 2", "has no column 'cost' (interactions.filter); it has: user, item, rating"),
         ("rating", "interactions.filter: it is not a condition"),
@@ -195,7 +197,7 @@ def test_a_filter_is_sql_over_the_columns_of_the_file(
     ],
 )
 def test_a_filter_that_does_not_fit_the_file_says_why(
-    tmp_path: Path, condition: str, said: str
+    tmp_path: Path, condition: str, message: str
 ) -> None:
     source = tmp_path / "r.csv"
     source.write_text("user,item,rating,time,type,value\na,1,4.5,1500000000,view,\n")
@@ -204,7 +206,7 @@ def test_a_filter_that_does_not_fit_the_file_says_why(
         open_ratings([RawFile(source, "r.csv")], ReadSettings.of(LAYOUT), Rules(filter=condition)),
     ):
         pass
-    assert said in str(error.value)
+    assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
@@ -220,5 +222,5 @@ def test_a_cell_that_is_not_of_the_type_of_the_others_is_found_in_its_row(tmp_pa
             ratings.write_interactions(tmp_path / "i.csv")
     skipping = Rules("skip", filter="price > 2")
     with open_ratings([RawFile(source, "r.csv")], reading, skipping) as ratings:
-        done = ratings.write_interactions(tmp_path / "i.csv")
-    assert done.left_out["price is not of type long"] == 1
+        result = ratings.write_interactions(tmp_path / "i.csv")
+    assert result.left_out["price is not of type long"] == 1

@@ -27,10 +27,10 @@ from batchrec_dagster.preparation.row_problems import SENTINEL, TWO_DIGITS
 from batchrec_dagster.preparation.rules import Rules
 from batchrec_dagster_tests.preparation.spark_support import (
     Outcome,
-    on_spark,
-    on_this_machine,
+    build_spark_task,
+    prepare_on_polars,
+    prepare_on_spark,
     quick_session,
-    spark_task,
 )
 from batchrec_dagster_tests.support import real_data
 
@@ -47,7 +47,7 @@ def spark() -> Iterator[SparkSession]:
         yield session
 
 
-def both(
+def prepare_by_both(
     spark: SparkSession,
     folder: Path,
     contents: str | bytes | Mapping[str, str | bytes],
@@ -61,15 +61,20 @@ def both(
     for name, content in contents.items():
         files.append(folder / name)
         files[-1].write_bytes(content.encode() if isinstance(content, str) else content)
-    return same(spark, files, layout, rules)
+    return compare_engines(spark, files, layout, rules)
 
 
-def same(spark: SparkSession, files: Sequence[Path], layout: Layout, rules: Rules) -> Outcome:
-    here, there = on_this_machine(files, layout, rules), on_spark(spark, files, layout, rules)
+def compare_engines(
+    spark: SparkSession, files: Sequence[Path], layout: Layout, rules: Rules
+) -> Outcome:
+    polars_outcome, spark_outcome = (
+        prepare_on_polars(files, layout, rules),
+        prepare_on_spark(spark, files, layout, rules),
+    )
     # Each says in its own words what cannot be used.
-    assert replace(there, error="") == replace(here, error="")
-    assert bool(there.error) == bool(here.error)
-    return there
+    assert replace(spark_outcome, error="") == replace(polars_outcome, error="")
+    assert bool(spark_outcome.error) == bool(polars_outcome.error)
+    return spark_outcome
 
 
 DIRTY = [
@@ -92,10 +97,10 @@ OVER_LINES = ['"over\nlines",2,3,4', 'a,"b\nc",5,1000', '"a\r\n\n""b",1,2,3', '"
 
 def test_dirty_rows_are_left_out_for_the_same_reasons(spark: SparkSession, tmp_path: Path) -> None:
     lines = [HEADER.strip(), "1,10,5,1000", *DIRTY, "2,10,5,1000"]
-    done = both(spark, tmp_path, "\ufeff" + "\r\n".join(lines) + "\r\n3,10,5,10")
-    assert done.left_out is not None
-    assert len(done.left_out) >= 9
-    assert "ratings.csv, line 3: the rating is not a number: '1,10,good,1000'" in done.examples
+    outcome = prepare_by_both(spark, tmp_path, "\ufeff" + "\r\n".join(lines) + "\r\n3,10,5,10")
+    assert outcome.left_out is not None
+    assert len(outcome.left_out) >= 9
+    assert "ratings.csv, line 3: the rating is not a number: '1,10,good,1000'" in outcome.examples
 
 
 def test_a_line_that_is_too_long_is_named_by_both(
@@ -108,11 +113,11 @@ def test_a_line_that_is_too_long_is_named_by_both(
     for lines in ([row, long, row, long], [row, long[1:], long]):
         files[1].write_text(HEADER + "\n".join(lines))
         number = 2 + lines.index(long)
-        refused = {
-            on_this_machine(files, COMMA, SKIP).error,
-            on_spark(spark, files, COMMA, SKIP).error,
+        errors = {
+            prepare_on_polars(files, COMMA, SKIP).error,
+            prepare_on_spark(spark, files, COMMA, SKIP).error,
         }
-        assert refused == {
+        assert errors == {
             f"b.csv: line {number} is longer than 0.1 KB: fix the file, or set"
             " BATCHREC_MAX_LINE_KB if that is real data"
         }
@@ -120,8 +125,8 @@ def test_a_line_that_is_too_long_is_named_by_both(
 
 def test_quotes(spark: SparkSession, tmp_path: Path) -> None:
     lines = "\n".join([HEADER.strip(), *QUOTED, "2,10,bad,1000", ""])
-    done = both(spark, tmp_path, {"a.csv": lines, "b.csv": lines})
-    assert done.rows_read == 2 * (len(QUOTED) + 1)
+    outcome = prepare_by_both(spark, tmp_path, {"a.csv": lines, "b.csv": lines})
+    assert outcome.rows_read == 2 * (len(QUOTED) + 1)
 
 
 def test_files_in_many_blocks(spark: SparkSession, tmp_path: Path) -> None:
@@ -132,8 +137,8 @@ def test_files_in_many_blocks(spark: SparkSession, tmp_path: Path) -> None:
     }
     spark.conf.set("spark.sql.files.openCostInBytes", "1")
     try:
-        whole = both(spark, tmp_path, files)
-        assert both(spark, tmp_path, {"c.csv": HEADER + "\n".join(DIRTY)}).rows_read > 20
+        whole = prepare_by_both(spark, tmp_path, files)
+        assert prepare_by_both(spark, tmp_path, {"c.csv": HEADER + "\n".join(DIRTY)}).rows_read > 20
     finally:
         spark.conf.unset("spark.sql.files.openCostInBytes")
     assert whole.rows_read > 200
@@ -145,8 +150,8 @@ def test_files_in_many_blocks(spark: SparkSession, tmp_path: Path) -> None:
 def test_a_quote_that_does_not_end_is_an_error(
     spark: SparkSession, tmp_path: Path, row: str
 ) -> None:
-    done = both(spark, tmp_path, f"{HEADER}1,10,5,1000\n{row}\n2,10,5,1000\n")
-    assert done.error.startswith("ratings.csv, line 3: a field")
+    outcome = prepare_by_both(spark, tmp_path, f"{HEADER}1,10,5,1000\n{row}\n2,10,5,1000\n")
+    assert outcome.error.startswith("ratings.csv, line 3: a field")
 
 
 def test_files_in_order_each_with_its_header_some_empty(
@@ -166,12 +171,12 @@ def test_files_in_order_each_with_its_header_some_empty(
         "h.csv.bz2": bz2.compress(HEADER.encode()) + bz2.compress(b"7,1,5,90\n"),
         "i.csv.xz": lzma.compress(f"{HEADER}8,1,5,91\n".encode()),
     }
-    done = both(spark, tmp_path, files)
-    assert done.written == (
+    outcome = prepare_by_both(spark, tmp_path, files)
+    assert outcome.csv_text == (
         "USER_ID,ITEM_ID,TIMESTAMP\nb,1,10\na,1,20\nc,2,30\ncafé,1,40\ncafé,1,50\n"
         "1,1,60\n€15\u2019s,1,70\n7,1,90\n8,1,91\n"
     )
-    assert done.left_out == {
+    assert outcome.left_out == {
         CUT_OFF: 1,
         "more than the 5 fields": 1,
         "an id that is not UTF-8 text": 2,
@@ -210,30 +215,36 @@ def test_files_in_order_each_with_its_header_some_empty(
 def test_layouts_without_a_header(
     spark: SparkSession, tmp_path: Path, content: str, layout: Layout
 ) -> None:
-    done = both(spark, tmp_path, content, layout, replace(SKIP, event_type=True))
-    assert done.written is not None
-    assert len(done.written.splitlines()) > 1
+    outcome = prepare_by_both(spark, tmp_path, content, layout, replace(SKIP, event_type=True))
+    assert outcome.csv_text is not None
+    assert len(outcome.csv_text.splitlines()) > 1
 
 
 def test_times_that_stand_for_none(spark: SparkSession, tmp_path: Path) -> None:
     rows = "1,1,5,1500000000000\n2,1,5,0\n3,1,5,253402300799000\n4,1,5,253402300799\n"
-    done = both(spark, tmp_path, f"{HEADER}{rows}5,1,5,9999-12-31\n6,1,5,1970-01-01\n")
-    assert done.left_out == {SENTINEL: 3, "the timestamp is not a number": 2}
-    assert done.examples[0].startswith("ratings.csv, line 3: the timestamp is 0 or after 2099")
+    outcome = prepare_by_both(
+        spark, tmp_path, f"{HEADER}{rows}5,1,5,9999-12-31\n6,1,5,1970-01-01\n"
+    )
+    assert outcome.left_out == {SENTINEL: 3, "the timestamp is not a number": 2}
+    assert outcome.examples[0].startswith("ratings.csv, line 3: the timestamp is 0 or after 2099")
     layout = replace(COMMA, timestamp_unit="%d.%m.%Y")
-    done = both(spark, tmp_path, f"{HEADER}1,1,5,31.01.24\n2,1,5,31.01.2024\n", layout)
-    assert done.left_out == {TWO_DIGITS: 1}
+    outcome = prepare_by_both(
+        spark, tmp_path, f"{HEADER}1,1,5,31.01.24\n2,1,5,31.01.2024\n", layout
+    )
+    assert outcome.left_out == {TWO_DIGITS: 1}
 
 
 def test_rows_without_times(spark: SparkSession, tmp_path: Path) -> None:
     layout = replace(COMMA, timestamp=None, timestamp_unit="none")
-    done = both(spark, tmp_path, "userId,movieId,rating\n1,2,3\n,2,3\n", layout)
-    assert done.written == "USER_ID,ITEM_ID,TIMESTAMP\n1,2,946684800\n"
+    outcome = prepare_by_both(spark, tmp_path, "userId,movieId,rating\n1,2,3\n,2,3\n", layout)
+    assert outcome.csv_text == "USER_ID,ITEM_ID,TIMESTAMP\n1,2,946684800\n"
 
 
 def test_mixed_units_are_an_error(spark: SparkSession, tmp_path: Path) -> None:
-    done = both(spark, tmp_path, f"{HEADER}1,2,5,1000000000\n\n1,2,5,1000000000000\n")
-    assert done.error.startswith("ratings.csv, line 4: the timestamp '1000000000000' is in milli")
+    outcome = prepare_by_both(spark, tmp_path, f"{HEADER}1,2,5,1000000000\n\n1,2,5,1000000000000\n")
+    assert outcome.error.startswith(
+        "ratings.csv, line 4: the timestamp '1000000000000' is in milli"
+    )
 
 
 def test_json_lines(spark: SparkSession, tmp_path: Path) -> None:
@@ -247,10 +258,12 @@ def test_json_lines(spark: SparkSession, tmp_path: Path) -> None:
         ' "event": 3}',
     ]
     layout = replace(COMMA, format="json", event_type="event", event_value="rating")
-    done = both(spark, tmp_path, "\r\n".join(lines), layout, replace(SKIP, event_type=True))
-    assert done.written is not None
-    assert "1,010,1000,buy,4.50" in done.written.splitlines()
-    assert done.rows_read == 10
+    outcome = prepare_by_both(
+        spark, tmp_path, "\r\n".join(lines), layout, replace(SKIP, event_type=True)
+    )
+    assert outcome.csv_text is not None
+    assert "1,010,1000,buy,4.50" in outcome.csv_text.splitlines()
+    assert outcome.rows_read == 10
 
 
 def test_numbers_in_json_are_as_they_are_written(spark: SparkSession, tmp_path: Path) -> None:
@@ -274,10 +287,12 @@ def test_numbers_in_json_are_as_they_are_written(spark: SparkSession, tmp_path: 
             row[name] = number
             lines.append("{" + ", ".join(f'"{key}": {cell}' for key, cell in row.items()) + "}")
     layout = replace(COMMA, format="json", event_value="price", timestamp_unit="s")
-    done = both(spark, tmp_path, "\n".join(lines), layout, replace(SKIP, min_rating=4))
-    assert done.written is not None
-    assert {"6.0,8,9,1", "7,1e3,9,1", "7,8,9,1.50", "7,8,6,1"} <= set(done.written.splitlines())
-    assert done.left_out == {SENTINEL: 7}
+    outcome = prepare_by_both(
+        spark, tmp_path, "\n".join(lines), layout, replace(SKIP, min_rating=4)
+    )
+    assert outcome.csv_text is not None
+    assert {"6.0,8,9,1", "7,1e3,9,1", "7,8,9,1.50", "7,8,6,1"} <= set(outcome.csv_text.splitlines())
+    assert outcome.left_out == {SENTINEL: 7}
 
 
 def test_parquet(spark: SparkSession, tmp_path: Path) -> None:
@@ -296,9 +311,9 @@ def test_parquet(spark: SparkSession, tmp_path: Path) -> None:
     first.write_parquet(files[0], row_group_size=2)
     second.write_parquet(files[1])
     layout = replace(COMMA, format="parquet", event_value="rating")
-    done = same(spark, files, layout, SKIP)
-    assert done.rows_read == 8
-    assert "b.parquet, row 2: no user: '2,2.0,2000,2.0'" in done.examples
+    outcome = compare_engines(spark, files, layout, SKIP)
+    assert outcome.rows_read == 8
+    assert "b.parquet, row 2: no user: '2,2.0,2000,2.0'" in outcome.examples
 
 
 def test_times_in_parquet(spark: SparkSession, tmp_path: Path) -> None:
@@ -312,14 +327,16 @@ def test_times_in_parquet(spark: SparkSession, tmp_path: Path) -> None:
     layout = replace(COMMA, rating=None, format="parquet", timestamp_unit="datetime")
     midnight = 1_500_000_000 - 1_500_000_000 % 86_400
     seconds = [1_500_000_000, 1_500_000_000, midnight, 1_500_000_000]
-    done = same(spark, files, layout, SKIP)
-    assert done.written is not None
-    assert [int(line.split(",")[2]) for line in done.written.splitlines()[1:]] == seconds
-    done = same(spark, files[:3], replace(layout, timezone="Asia/Tokyo"), SKIP)
-    assert done.written is not None
+    outcome = compare_engines(spark, files, layout, SKIP)
+    assert outcome.csv_text is not None
+    assert [int(line.split(",")[2]) for line in outcome.csv_text.splitlines()[1:]] == seconds
+    outcome = compare_engines(spark, files[:3], replace(layout, timezone="Asia/Tokyo"), SKIP)
+    assert outcome.csv_text is not None
     tokyo = 9 * 3600
-    moved = [seconds[0] - tokyo, seconds[1], midnight - tokyo]
-    assert [int(line.split(",")[2]) for line in done.written.splitlines()[1:]] == moved
+    shifted_seconds = [seconds[0] - tokyo, seconds[1], midnight - tokyo]
+    assert [
+        int(line.split(",")[2]) for line in outcome.csv_text.splitlines()[1:]
+    ] == shifted_seconds
 
 
 def test_numbers_with_a_comma_for_the_point(spark: SparkSession, tmp_path: Path) -> None:
@@ -333,10 +350,10 @@ def test_numbers_with_a_comma_for_the_point(spark: SparkSession, tmp_path: Path)
     content = "\n".join(["userId,movieId,rating,timestamp,value,price", *rows, ""])
     layout = replace(COMMA, event_value="value", types={"price": "double"}, decimal=",")
     rules = replace(SKIP, min_rating=3.5, filter="price > 4.2 OR price IS NULL")
-    done = both(spark, tmp_path, content, layout, rules)
-    assert done.written is not None
-    assert "0,1,1000,4.5" in done.written.splitlines()
-    assert set(done.left_out or {}) >= {
+    outcome = prepare_by_both(spark, tmp_path, content, layout, rules)
+    assert outcome.csv_text is not None
+    assert "0,1,1000,4.5" in outcome.csv_text.splitlines()
+    assert set(outcome.left_out or {}) >= {
         *("the rating is not a number", "the event value is not a number"),
         *("price is not of type double", "rating below min_rating", "not in the filter"),
     }
@@ -367,13 +384,15 @@ def test_filters(spark: SparkSession, tmp_path: Path) -> None:
         content += "".join(f"\n{item},{row}" for row in rows)
     types = dict.fromkeys(("movieId", "kind", "the kind"), "string")
     types |= {"rating": "double", "count": "long", "new": "boolean"}
-    condition = " OR ".join(f"(movieId = '{n}' AND ({each}))" for n, each in enumerate(FILTERS))
+    condition = " OR ".join(
+        f"(movieId = '{n}' AND ({filter_text}))" for n, filter_text in enumerate(FILTERS)
+    )
     layout = replace(COMMA, rating=None, types=types)
-    done = both(spark, tmp_path, content, layout, replace(SKIP, filter=condition))
-    assert done.written is not None
-    kept = Counter(line.split(",")[1] for line in done.written.splitlines()[1:])
-    assert kept.keys() == {str(item) for item in range(len(FILTERS))}
-    assert max(kept.values()) < 60
+    outcome = prepare_by_both(spark, tmp_path, content, layout, replace(SKIP, filter=condition))
+    assert outcome.csv_text is not None
+    items_kept = Counter(line.split(",")[1] for line in outcome.csv_text.splitlines()[1:])
+    assert items_kept.keys() == {str(item) for item in range(len(FILTERS))}
+    assert max(items_kept.values()) < 60
 
 
 RULES = st.builds(
@@ -422,7 +441,7 @@ def test_any_rules(
         COMMA, timestamp_unit=unit, event_type=event_type, event_value=event_value, types=types
     )
     with tempfile.TemporaryDirectory() as folder:
-        both(spark, Path(folder), content, layout, rules)
+        prepare_by_both(spark, Path(folder), content, layout, rules)
 
 
 def test_real_ratings_by_every_rule(spark: SparkSession, tmp_path: Path) -> None:
@@ -440,10 +459,10 @@ def test_real_ratings_by_every_rule(spark: SparkSession, tmp_path: Path) -> None
         min_interactions_per_item=2,
         event_type=True,
     )
-    done = same(spark, [ratings], replace(COMMA, types={"rating": "double"}), rules)
-    assert done.rows_read == 5_000
-    assert done.left_out is not None
-    assert len(done.left_out) == 5
+    outcome = compare_engines(spark, [ratings], replace(COMMA, types={"rating": "double"}), rules)
+    assert outcome.rows_read == 5_000
+    assert outcome.left_out is not None
+    assert len(outcome.left_out) == 5
 
 
 def test_what_cannot_be_used_says_why(
@@ -471,10 +490,10 @@ def test_what_cannot_be_used_says_why(
         ("\ufeffx".encode("utf-16"), COMMA, SKIP, "ratings.csv is in UTF-16"),
         ("PK\x03\x04", COMMA, SKIP, "ratings.csv is a zip archive"),
     ]
-    for content, layout, rules, said in cases:
-        done = both(spark, tmp_path, content, layout, rules)
-        assert said in done.error
-        assert "\n" not in done.error
+    for content, layout, rules, message in cases:
+        outcome = prepare_by_both(spark, tmp_path, content, layout, rules)
+        assert message in outcome.error
+        assert "\n" not in outcome.error
     assert not list(tmp_path.glob("interactions*"))
 
 
@@ -484,8 +503,10 @@ def test_what_only_the_local_engine_reads_is_refused_by_name(
     path = tmp_path / "ratings.json"
     path.write_text('[{"userId": 1, "movieId": 2, "rating": 5, "timestamp": 1000}]')
     layout = replace(COMMA, format="json")
-    assert on_this_machine([path], layout, SKIP).written == "USER_ID,ITEM_ID,TIMESTAMP\n1,2,1000\n"
-    error = on_spark(spark, [path], layout, SKIP).error
+    assert (
+        prepare_on_polars([path], layout, SKIP).csv_text == "USER_ID,ITEM_ID,TIMESTAMP\n1,2,1000\n"
+    )
+    error = prepare_on_spark(spark, [path], layout, SKIP).error
     assert error.startswith("ratings.json is a JSON array, which Spark does not read here")
 
 
@@ -496,7 +517,7 @@ def test_the_script_reports_why_it_fails(
     from batchrec_dagster.preparation.spark import job
 
     (tmp_path / "ratings.csv").write_text(f"{HEADER}1,ten,5,1000\n")
-    task = spark_task(
+    task = build_spark_task(
         [tmp_path / "ratings.csv"],
         replace(COMMA, types={"movieId": "string"}),
         Rules(filter="CAST(movieId AS INT) > 1"),
@@ -509,12 +530,14 @@ def test_the_script_reports_why_it_fails(
     monkeypatch.setenv("DAGSTER_PIPES_MESSAGES", encode_param({"path": str(messages)}))
     with pytest.raises(PreparationError):
         job.main()
-    (said,) = [
+    (error_report,) = [
         message["params"]["payload"]["error"]
         for message in map(json.loads, messages.read_text().splitlines())
         if message["method"] == "report_custom_message"
     ]
-    assert said.startswith("ratings.csv: interactions.filter fails: conversion from `str` to `i32`")
+    assert error_report.startswith(
+        "ratings.csv: interactions.filter fails: conversion from `str` to `i32`"
+    )
 
 
 def test_a_task_goes_through_json() -> None:

@@ -18,21 +18,21 @@ from batchrec_dagster.preparation.rules import Rules
 LAYOUT = Layout(",", "u", "i", None, "t")
 
 
-def kept(
-    folder: Path, times: list[str], rules: Rules, **declared: object
+def prepare_times(
+    folder: Path, times: list[str], rules: Rules, **layout_options: object
 ) -> tuple[list[int], dict[str, int]]:
     """The times that were kept, and what was left out, of rows with these times."""
     path = folder / "data.csv"
     path.write_text("u,i,t\n" + "".join(f'1,{n},"{time}"\n' for n, time in enumerate(times)))
-    layout = Layout(**{**vars(LAYOUT), **declared})
+    layout = Layout(**{**vars(LAYOUT), **layout_options})
     with open_ratings([RawFile(path, path.name)], layout, rules) as read:
-        done = read.write_interactions(folder / "interactions.csv")
+        result = read.write_interactions(folder / "interactions.csv")
     lines = (folder / "interactions.csv").read_text().splitlines()[1:]
-    return [int(line.split(",")[2]) for line in lines], dict(done.left_out)
+    return [int(line.split(",")[2]) for line in lines], dict(result.left_out)
 
 
 @pytest.mark.parametrize(
-    ("written", "declared", "seconds"),
+    ("time_text", "layout_options", "seconds"),
     [
         ("1577966405.75", {}, 1_577_966_405),
         ("1577966405.0", {"timestamp_unit": "s"}, 1_577_966_405),
@@ -60,9 +60,12 @@ def kept(
     ],
 )
 def test_times_of_every_form(
-    tmp_path: Path, written: str, declared: dict[str, object], seconds: int
+    tmp_path: Path, time_text: str, layout_options: dict[str, object], seconds: int
 ) -> None:
-    assert kept(tmp_path, [written, written], Rules(), **declared) == ([seconds] * 2, {})
+    assert prepare_times(tmp_path, [time_text, time_text], Rules(), **layout_options) == (
+        [seconds] * 2,
+        {},
+    )
 
 
 # What two engines that were written apart made of these times, when Spark had its own reader.
@@ -289,10 +292,10 @@ READ_ALIKE: list[tuple[str, str | None, dict[str, int | None]]] = [
 def test_each_time_is_read_or_refused(
     tmp_path: Path, unit: str, timezone: str | None, seconds: dict[str, int | None]
 ) -> None:
-    found, left_out = kept(
+    times_read, left_out = prepare_times(
         tmp_path, list(seconds), Rules("skip"), timestamp_unit=unit, timezone=timezone
     )
-    assert found == [second for second in seconds.values() if second is not None]
+    assert times_read == [second for second in seconds.values() if second is not None]
     assert sum(left_out.values()) == list(seconds.values()).count(None)
 
 
@@ -302,27 +305,27 @@ SENTINELS = ["0", "0.0", "253402300799", "253402214400000"]
 @pytest.mark.parametrize("good", ["1577966405", "1577966405123"])
 @pytest.mark.parametrize("unit", ["auto", "declared"])
 def test_numbers_that_stand_for_no_time_are_bad_rows(tmp_path: Path, good: str, unit: str) -> None:
-    declared = {} if unit == "auto" else {"timestamp_unit": "s" if len(good) == 10 else "ms"}
+    layout_options = {} if unit == "auto" else {"timestamp_unit": "s" if len(good) == 10 else "ms"}
     for place in (0, 2):
         times = [good, good, good]
         times[place:place] = SENTINELS
-        found = kept(tmp_path, times, Rules("skip"), **declared)
-        assert found == ([1_577_966_405] * 3, {SENTINEL: 4})
+        result = prepare_times(tmp_path, times, Rules("skip"), **layout_options)
+        assert result == ([1_577_966_405] * 3, {SENTINEL: 4})
     with pytest.raises(PreparationError, match=r"^data\.csv, line 3: the timestamp is 0 or after"):
-        kept(tmp_path, [good, *SENTINELS], Rules(), **declared)
+        prepare_times(tmp_path, [good, *SENTINELS], Rules(), **layout_options)
 
 
 @pytest.mark.parametrize("zone", [None, "America/New_York", "Asia/Tokyo"])
 def test_dates_that_stand_for_no_time_are_bad_rows(tmp_path: Path, zone: str | None) -> None:
     times = ["2020-01-02", "1970-01-01", "9999-12-31T23:59:59"]
-    found, left_out = kept(tmp_path, times, Rules("skip"), timezone=zone)
-    assert len(found) == 1
+    seconds, left_out = prepare_times(tmp_path, times, Rules("skip"), timezone=zone)
+    assert len(seconds) == 1
     assert left_out == {SENTINEL: 2}
 
 
 def test_years_of_two_digits_are_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(PreparationError, match=r"line 3: the year of .* has two digits .*%y"):
-        kept(tmp_path, ["31.01.2024", "31.01.24"], Rules(), timestamp_unit="%d.%m.%Y")
+        prepare_times(tmp_path, ["31.01.2024", "31.01.24"], Rules(), timestamp_unit="%d.%m.%Y")
     assert "two digits" in TWO_DIGITS
 
 
@@ -330,8 +333,8 @@ def test_a_time_that_the_clocks_skip_is_a_bad_row_and_one_twice_is_the_first(
     tmp_path: Path,
 ) -> None:
     times = ["2024-03-31T02:30", "2024-10-27T02:30"]
-    found, left_out = kept(tmp_path, times, Rules("skip"), timezone="Europe/Berlin")
-    assert found == [1_729_989_000]
+    seconds, left_out = prepare_times(tmp_path, times, Rules("skip"), timezone="Europe/Berlin")
+    assert seconds == [1_729_989_000]
     assert left_out == {"the timestamp cannot be read as iso8601 in Europe/Berlin": 1}
 
 
@@ -358,7 +361,7 @@ def test_the_zone_is_of_columns_of_parquet_that_have_none(
 
 
 @pytest.mark.parametrize(
-    ("ratings", "said"),
+    ("ratings", "message"),
     [
         ({"timezone": "Berlin"}, "write a time zone such as Europe/Berlin"),
         ({"timezone": "UTC", "timestamp_unit": "ms"}, "timestamps as ms have a zone"),
@@ -367,6 +370,6 @@ def test_the_zone_is_of_columns_of_parquet_that_have_none(
         ({"timestamp_format": "%a %H:%M"}, "a format needs day"),
     ],
 )
-def test_what_cannot_be_declared(ratings: dict[str, str], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_what_cannot_be_declared(ratings: dict[str, str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         Pipeline.model_validate({"name": "a", "ratings": {"source": "a.csv", **ratings}})

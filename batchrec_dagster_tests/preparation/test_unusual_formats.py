@@ -43,14 +43,14 @@ def read(path: Path, reading: ReadSettings | None = None) -> list[str]:
     return target.read_text().splitlines()[1:]
 
 
-def refused(path: Path, reading: ReadSettings | None = None) -> str:
+def read_refusal(path: Path, reading: ReadSettings | None = None) -> str:
     with pytest.raises(PreparationError) as error:
         read(path, reading)
     assert "\n" not in str(error.value)
     return str(error.value)
 
 
-def workbook(path: Path, *sheets: str, first: int = 0) -> Path:
+def write_workbook(path: Path, *sheets: str, first: int = 0) -> Path:
     book = xlsxwriter.Workbook(path)
     day = book.add_format({"num_format": "yyyy-mm-dd hh:mm:ss"})
     for name in sheets:
@@ -66,38 +66,38 @@ def workbook(path: Path, *sheets: str, first: int = 0) -> Path:
     return path
 
 
-def database(path: Path, *tables: str) -> Path:
-    with closing(sqlite3.connect(path)) as made:
+def write_database(path: Path, *tables: str) -> Path:
+    with closing(sqlite3.connect(path)) as connection:
         for table in tables:
-            made.execute(f'CREATE TABLE "{table}" (user TEXT, item TEXT, time INTEGER)')
-            made.executemany(f'INSERT INTO "{table}" VALUES (?, ?, ?)', FRAME.rows())
-        made.commit()
+            connection.execute(f'CREATE TABLE "{table}" (user TEXT, item TEXT, time INTEGER)')
+            connection.executemany(f'INSERT INTO "{table}" VALUES (?, ?, ?)', FRAME.rows())
+        connection.commit()
     return path
 
 
-def csv(path: Path, pack: Callable[[bytes], bytes]) -> Path:
+def write_csv(path: Path, pack: Callable[[bytes], bytes]) -> Path:
     path.write_bytes(pack(FRAME.write_csv().encode()))
     return path
 
 
-def feather(path: Path) -> Path:
+def write_feather(path: Path) -> Path:
     FRAME.write_ipc(path, compression="zstd")
     return path
 
 
-def array(path: Path) -> Path:
+def write_array(path: Path) -> Path:
     path.write_text("\ufeff" + json.dumps(FRAME.to_dicts(), indent=2))
     return path
 
 
 MADE: dict[str, Callable[[Path], Path]] = {
-    "bzip2": lambda path: csv(path, bz2.compress),
-    "xz": lambda path: csv(path, lzma.compress),
-    "Excel": lambda path: workbook(path, "Orders", "Empty"),
-    "SQLite": lambda path: database(path, "orders"),
-    "Feather": feather,
-    "JSON array": array,
-    "UTF-16": lambda path: csv(path, lambda text: text.decode().encode("utf-16")),
+    "bzip2": lambda path: write_csv(path, bz2.compress),
+    "xz": lambda path: write_csv(path, lzma.compress),
+    "Excel": lambda path: write_workbook(path, "Orders", "Empty"),
+    "SQLite": lambda path: write_database(path, "orders"),
+    "Feather": write_feather,
+    "JSON array": write_array,
+    "UTF-16": lambda path: write_csv(path, lambda text: text.decode().encode("utf-16")),
 }
 
 
@@ -136,14 +136,16 @@ def test_an_unusual_format_is_read_as_any_other(tmp_path: Path, kind: str) -> No
 
 
 def test_a_row_of_a_workbook_is_named_by_its_number_there(tmp_path: Path) -> None:
-    path = workbook(tmp_path / "book.xlsx", "Orders", first=3)
-    said = refused(path, ReadSettings(null_values=["z"]))
-    assert said.startswith("book.xlsx, row 6: an id that means no value")
+    path = write_workbook(tmp_path / "book.xlsx", "Orders", first=3)
+    message = read_refusal(path, ReadSettings(null_values=["z"]))
+    assert message.startswith("book.xlsx, row 6: an id that means no value")
 
 
 def test_a_row_of_a_database_is_named_by_its_number_there(tmp_path: Path) -> None:
-    said = refused(database(tmp_path / "shop.db", "orders"), ReadSettings(null_values=["z"]))
-    assert said.startswith("shop.db, row 2: an id that means no value")
+    message = read_refusal(
+        write_database(tmp_path / "shop.db", "orders"), ReadSettings(null_values=["z"])
+    )
+    assert message.startswith("shop.db, row 2: an id that means no value")
 
 
 JSON = '{"user": 1, "item": "[,]", "time": 1500000000}'
@@ -165,9 +167,9 @@ def test_an_array_that_does_not_end_has_a_bad_row(tmp_path: Path, text: str, bad
     with open_ratings(
         [RawFile(tmp_path / "data.json", "a")], ReadSettings(), Rules("skip")
     ) as ratings:
-        looked = ratings.inspect_rows()
-    assert looked.rows_read - looked.bad.total == 2
-    assert looked.bad.total == bad
+        inspection = ratings.inspect_rows()
+    assert inspection.rows_read - inspection.bad.total == 2
+    assert inspection.bad.total == bad
 
 
 @pytest.mark.parametrize("elements", [1, pytest.param(40_000, marks=pytest.mark.slow)])
@@ -192,28 +194,28 @@ def test_the_elements_of_a_long_array_stay_as_they_are(tmp_path: Path, elements:
 )
 def test_another_format_is_called_by_its_name(tmp_path: Path, content: bytes, name: str) -> None:
     (tmp_path / "data.csv").write_bytes(content)
-    assert refused(tmp_path / "data.csv").startswith(f"data.csv: it is {name}")
+    assert read_refusal(tmp_path / "data.csv").startswith(f"data.csv: it is {name}")
 
 
 def test_an_orc_file_is_called_by_its_name(tmp_path: Path) -> None:
     orc = pytest.importorskip("pyarrow.orc")
     orc.write_table(FRAME.to_arrow(), tmp_path / "orders.orc")
-    assert refused(tmp_path / "orders.orc").startswith("orders.orc: it is an ORC file")
+    assert read_refusal(tmp_path / "orders.orc").startswith("orders.orc: it is an ORC file")
 
 
 def test_several_sheets_or_tables_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    workbook(tmp_path / "book.xlsx", "Orders", "Old orders")
-    database(tmp_path / "shop.db", "orders", "users")
-    assert "several sheets (Orders, Old orders): name one" in refused(tmp_path / "book.xlsx")
-    assert "several tables (orders, users): name one" in refused(tmp_path / "shop.db")
+    write_workbook(tmp_path / "book.xlsx", "Orders", "Old orders")
+    write_database(tmp_path / "shop.db", "orders", "users")
+    assert "several sheets (Orders, Old orders): name one" in read_refusal(tmp_path / "book.xlsx")
+    assert "several tables (orders, users): name one" in read_refusal(tmp_path / "shop.db")
     context = SourceContext(
         ObjectStore({"lake": tmp_path}), tmp_path, tmp_path / "cache", generator
     )
     for source in ("book.xlsx!/Old orders", "shop.db!/users"):
-        (found,) = parse_source(source).files(context)
-        with found.file.open_locally(context) as path:
+        (listed_file,) = parse_source(source).files(context)
+        with listed_file.file.open_locally(context) as path:
             assert read(path) == WRITTEN
     with (
         pytest.raises(SourceError, match="it has no sheet 'x'; it has: Orders, Old orders"),
@@ -223,7 +225,7 @@ def test_several_sheets_or_tables_are_named(
 
 
 def test_files_of_several_formats_are_an_error(tmp_path: Path) -> None:
-    csv(tmp_path / "a.csv", bytes)
+    write_csv(tmp_path / "a.csv", bytes)
     FRAME.write_parquet(tmp_path / "b.parquet")
     files = [RawFile(tmp_path / name, name) for name in ("a.csv", "b.parquet")]
     for reading in (ReadSettings(), ReadSettings(format="csv")):
@@ -238,5 +240,9 @@ def test_a_workbook_that_unfolds_to_too_much_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BATCHREC_MAX_FILE_GB", "0.00000001")
-    assert "BATCHREC_MAX_FILE_GB allows" in refused(workbook(tmp_path / "b.xlsx", "Orders"))
-    assert "BATCHREC_MAX_FILE_GB allows" in refused(database(tmp_path / "s.db", "orders"))
+    assert "BATCHREC_MAX_FILE_GB allows" in read_refusal(
+        write_workbook(tmp_path / "b.xlsx", "Orders")
+    )
+    assert "BATCHREC_MAX_FILE_GB allows" in read_refusal(
+        write_database(tmp_path / "s.db", "orders")
+    )

@@ -17,7 +17,7 @@ from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.users import check_limits, list_distinct_users, read_users
 
 
-def listed(folder: Path, *contents: bytes, column: str | int | None = None) -> list[str]:
+def list_users(folder: Path, *contents: bytes, column: str | int | None = None) -> list[str]:
     files = []
     for number, content in enumerate(contents, start=1):
         path = folder / f"{number}.list"
@@ -38,10 +38,12 @@ def test_users_are_distinct_and_in_the_order_of_their_bytes(
         patch.setattr(module, "MAX_ROWS_AT_ONCE", few)
         patch.setattr(module, "PIECE_ROWS", 3)
         for since in (None, 5):
-            wanted = {user for user, time in rows if time >= (since or 0)}
+            expected_ids = {user for user, time in rows if time >= (since or 0)}
             for file_bytes in (None, 1):
-                found = list_distinct_users(frame, since, file_bytes).get_column("userId").to_list()
-                assert found == sorted(wanted, key=str.encode)
+                user_ids = (
+                    list_distinct_users(frame, since, file_bytes).get_column("userId").to_list()
+                )
+                assert user_ids == sorted(expected_ids, key=str.encode)
 
 
 @pytest.mark.parametrize(
@@ -59,17 +61,17 @@ def test_users_are_distinct_and_in_the_order_of_their_bytes(
 def test_a_list_of_users_is_read_from_any_file(
     tmp_path: Path, content: bytes, column: str | int | None
 ) -> None:
-    assert listed(tmp_path, content, column=column) == ["007", "b"]
+    assert list_users(tmp_path, content, column=column) == ["007", "b"]
 
 
 def test_a_list_may_be_parquet_and_have_many_files(tmp_path: Path) -> None:
     pl.DataFrame({"customer_id": [12, 7]}).write_parquet(tmp_path / "made")
     content = (tmp_path / "made").read_bytes()
-    assert listed(tmp_path, content, b"", b"user\nb\n") == ["12", "7", "b"]
+    assert list_users(tmp_path, content, b"", b"user\nb\n") == ["12", "7", "b"]
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b"", "1.list is empty"),
         (b"a,b\n1,2\n", "user column. Found: a, b. Set batch_users.column"),
@@ -80,10 +82,10 @@ def test_a_list_may_be_parquet_and_have_many_files(tmp_path: Path) -> None:
         (b'user\n"x\n', "1.list cannot be read: "),
     ],
 )
-def test_a_list_that_cannot_be_used_says_why(tmp_path: Path, content: bytes, said: str) -> None:
+def test_a_list_that_cannot_be_used_says_why(tmp_path: Path, content: bytes, message: str) -> None:
     with pytest.raises(PreparationError) as error:
-        listed(tmp_path, content)
-    assert said in str(error.value)
+        list_users(tmp_path, content)
+    assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 

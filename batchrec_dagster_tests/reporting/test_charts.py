@@ -23,8 +23,8 @@ def test_a_chart_accepts_any_labels(values: dict[str, float], kind: ChartKind) -
     labels = make_labels(values)
     assert len({*labels.values()}) == len(values)
     svg = Chart(kind, "x", "y", ["A"], [*values.items()]).draw_svg()
-    drawn = ElementTree.fromstring(f"<div>{svg}</div>")
-    texts = {text.text or "" for text in drawn.iter("text")}
+    root = ElementTree.fromstring(f"<div>{svg}</div>")
+    texts = {text.text or "" for text in root.iter("text")}
     # Only white space around the text may differ.
     assert {label.strip() for label in labels.values() if label} <= {
         " ".join(t.split()) for t in texts
@@ -42,22 +42,25 @@ def test_bars_are_as_long_as_their_values_on_the_axis(
     rows = [(f"l{n}", *pair) for n, pair in enumerate(pairs)]
     values = [value for pair in pairs for value in pair]
     svg = Chart(kind, "label", "value", ["A", "B"], rows).draw_svg()
-    drawn = ElementTree.fromstring(svg)
+    root = ElementTree.fromstring(svg)
     flat = kind == "horizontal bars"
-    along = "width" if flat else "height"
-    lengths = [float(bar.attrib[along]) for bar in drawn.iter("rect")]
+    length_attribute = "width" if flat else "height"
+    lengths = [float(bar.attrib[length_attribute]) for bar in root.iter("rect")]
     spots = [
-        re.findall(r"[\d.]+", path.attrib["d"])[0 if flat else 1] for path in drawn.iter("path")
+        re.findall(r"[\d.]+", path.attrib["d"])[0 if flat else 1] for path in root.iter("path")
     ]
-    texts = [text.text or "" for text in drawn.iter("text")]
+    texts = [text.text or "" for text in root.iter("text")]
     ticks = [float(text.replace(",", "")) for text in texts if text[0].isdigit()]
     assert len(ticks) == len(spots) <= 6
     assert ticks[0] == 0
     assert ticks[-1] >= max(values) * (1 - 1e-6) - 1e-6
     scale = abs(float(spots[-1]) - float(spots[0])) / ticks[-1]
     assert lengths == pytest.approx([scale * value for value in values], abs=0.2)
-    for bar in drawn.iter("rect"):
-        ends = [float(bar.attrib["x" if flat else "y"]) + (0 if flat else float(bar.attrib[along]))]
+    for bar in root.iter("rect"):
+        ends = [
+            float(bar.attrib["x" if flat else "y"])
+            + (0 if flat else float(bar.attrib[length_attribute]))
+        ]
         assert ends == pytest.approx([float(spots[0])], abs=0.2)
 
 

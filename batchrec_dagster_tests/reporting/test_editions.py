@@ -25,98 +25,138 @@ from batchrec_dagster.storage.published_table import Edition
 Lists = dict[str, list[str]]
 
 
-def edition(number: int, **about: Any) -> Edition:
+def build_edition(number: int, **about: Any) -> Edition:
     return Edition({"edition": number, "version": str(number), **about}, f"s3://b/{number}")
 
 
-def table(lists: Lists) -> pl.LazyFrame:
-    rows = [(u, rank, i, f"T{i}") for u, of in lists.items() for rank, i in enumerate(of, 1)]
+def build_table(lists: Lists) -> pl.LazyFrame:
+    rows = [
+        (u, rank, i, f"T{i}")
+        for u, user_items in lists.items()
+        for rank, i in enumerate(user_items, 1)
+    ]
     names = {"user_id": pl.String, "rank": pl.Int32, "item_id": pl.String, "title": pl.String}
     return pl.LazyFrame(rows, names, orient="row")
 
 
-def some_lists(seed: int, users: range) -> Lists:
+def draw_lists(seed: int, users: range) -> Lists:
     chance = random.Random(seed)
     items = [f"i{n}" for n in range(40)]
     return {f"u{user}": chance.sample(items, chance.randint(1, 8)) for user in users}
 
 
 def test_lists_are_compared_user_by_user_and_item_by_item() -> None:
-    old, new = some_lists(1, range(60)), some_lists(2, range(5, 70))
+    old, new = draw_lists(1, range(60)), draw_lists(2, range(5, 70))
     new["u5"] = list(reversed(old["u5"]))
-    found = compare_editions((edition(1), table(old), None), (edition(2), table(new), None))
-    both = {*old} & {*new}
-    kept = [len({*old[u]} & {*new[u]}) / max(len(old[u]), len(new[u])) for u in both]
-    assert found.overlap == pytest.approx(sum(kept) / len(both))
-    assert (found.compared, found.gained, found.lost) == (len(both), 10, 5)
-    assert found.same_lists == sum({*old[u]} == {*new[u]} for u in both) >= 1
-    before, after = (Counter(i for u in both for i in lists[u]) for lists in (old, new))
+    diff = compare_editions(
+        (build_edition(1), build_table(old), None), (build_edition(2), build_table(new), None)
+    )
+    common_users = {*old} & {*new}
+    overlaps = [len({*old[u]} & {*new[u]}) / max(len(old[u]), len(new[u])) for u in common_users]
+    assert diff.overlap == pytest.approx(sum(overlaps) / len(common_users))
+    assert (diff.compared, diff.gained, diff.lost) == (len(common_users), 10, 5)
+    assert diff.same_lists == sum({*old[u]} == {*new[u]} for u in common_users) >= 1
+    before, after = (Counter(i for u in common_users for i in lists[u]) for lists in (old, new))
     order = sorted({*before, *after}, key=lambda item: (before[item] - after[item], item))
     rose = [item for item in order if after[item] > before[item]][:10]
     fell = [item for item in reversed(order) if after[item] < before[item]][:10]
-    for shifts, items in ((found.risers, rose), (found.fallers, fell)):
+    for shifts, items in ((diff.risers, rose), (diff.fallers, fell)):
         assert [(s.item, s.title, s.before, s.after) for s in shifts] == [
             (item, f"T{item}", before[item], after[item]) for item in items
         ]
 
 
 def test_many_users_are_sampled_and_none_in_common_is_said() -> None:
-    lists = some_lists(1, range(60))
-    found = compare_editions(
-        (edition(1), table(lists), None), (edition(2), table(lists), None), most_users=20
+    lists = draw_lists(1, range(60))
+    diff = compare_editions(
+        (build_edition(1), build_table(lists), None),
+        (build_edition(2), build_table(lists), None),
+        most_users=20,
     )
-    assert (found.compared, found.overlap, found.same_lists) == (20, 1.0, 20)
-    assert (found.risers, found.fallers) == ([], [])
-    others = table({"other": ["i1"]})
-    apart = compare_editions((edition(1), table(lists), None), (edition(2), others, None))
-    assert (apart.overlap, apart.compared, apart.gained, apart.lost) == (None, 0, 1, 60)
+    assert (diff.compared, diff.overlap, diff.same_lists) == (20, 1.0, 20)
+    assert (diff.risers, diff.fallers) == ([], [])
+    other_table = build_table({"other": ["i1"]})
+    disjoint_diff = compare_editions(
+        (build_edition(1), build_table(lists), None), (build_edition(2), other_table, None)
+    )
+    assert (
+        disjoint_diff.overlap,
+        disjoint_diff.compared,
+        disjoint_diff.gained,
+        disjoint_diff.lost,
+    ) == (None, 0, 1, 60)
 
 
 def test_metrics_are_compared_only_on_the_same_interactions() -> None:
     strict = {"interactions.min_rating": 4.0, "solution.recipe": "x"}
-    old = edition(1, settings={"interactions.min_rating": 3.5}, metrics={NDCG: 0.2})
-    new = edition(2, settings=strict, metrics={NDCG: 0.1})
+    old = build_edition(1, settings={"interactions.min_rating": 3.5}, metrics={NDCG: 0.2})
+    new = build_edition(2, settings=strict, metrics={NDCG: 0.1})
     assert explain_incomparability(old, new) == ["interactions.min_rating changed from 3.5 to 4"]
-    other_model = edition(2, settings={**strict, "interactions.min_rating": 3.5})
+    other_model = build_edition(2, settings={**strict, "interactions.min_rating": 3.5})
     assert explain_incomparability(old, other_model) == []
-    found = compare_editions((old, table({}), None), (new, table({}), None))
-    assert found.settings is not None
-    assert [change.text for change in found.settings] == [
+    diff = compare_editions((old, build_table({}), None), (new, build_table({}), None))
+    assert diff.settings is not None
+    assert [change.text for change in diff.settings] == [
         "interactions.min_rating changed from 3.5 to 4",
         "solution.recipe changed from its default to x",
     ]
-    assert not found.comparable
-    section = build_changes_section(found, None)
+    assert not diff.comparable
+    section = build_changes_section(diff, None)
     assert any("cannot be compared" in text for text in section.text)
     assert "changed-metrics" not in [figure.name for figure in section.figures]
     # Columns that are recognised anyway may be left out: the interactions are the same.
-    named = edition(1, settings={"ratings.columns.user": "userId"}, data_version="a")
-    assert explain_incomparability(named, edition(2, settings={}, data_version="a")) == []
-    for other in ({"data_version": "b"}, {"data_version": "a", "trained_on": "b"}):
-        assert len(explain_incomparability(named, edition(2, settings={}, **other))) == 1
-    # An edition that knows no settings still knows their fingerprint.
-    assert explain_incomparability(edition(1, measured_on="a"), edition(2, measured_on="a")) == []
+    edition_with_column = build_edition(
+        1, settings={"ratings.columns.user": "userId"}, data_version="a"
+    )
     assert (
-        len(explain_incomparability(edition(1, measured_on="a"), edition(2, measured_on="b"))) == 1
+        explain_incomparability(
+            edition_with_column, build_edition(2, settings={}, data_version="a")
+        )
+        == []
+    )
+    for other in ({"data_version": "b"}, {"data_version": "a", "trained_on": "b"}):
+        assert (
+            len(
+                explain_incomparability(edition_with_column, build_edition(2, settings={}, **other))
+            )
+            == 1
+        )
+    # An edition that knows no settings still knows their fingerprint.
+    assert (
+        explain_incomparability(
+            build_edition(1, measured_on="a"), build_edition(2, measured_on="a")
+        )
+        == []
+    )
+    assert (
+        len(
+            explain_incomparability(
+                build_edition(1, measured_on="a"), build_edition(2, measured_on="b")
+            )
+        )
+        == 1
     )
 
 
 def test_the_ndcg_comes_with_its_interval_where_there_is_one() -> None:
     numbers = {f"all/{name}": 0.1 for name in ("ndcg", "popular", "difference")}
     numbers |= {"all/users": 50, "all/ndcg_low": 0.05}
-    sure = edition(1, metrics={NDCG: 0.1}, evidence=numbers)
+    sure = build_edition(1, metrics={NDCG: 0.1}, evidence=numbers)
     assert read_ndcg(sure) is not None
     assert read_ndcg(sure).low == 0.05  # type: ignore[union-attr]
-    assert read_ndcg(edition(1, metrics={NDCG: 0.1})).low is None  # type: ignore[union-attr]
-    assert read_ndcg(edition(1, metrics={NDCG: 0.1}, evidence={**numbers, "all/users": 0})) is None
-    assert read_ndcg(edition(1)) is None
+    assert read_ndcg(build_edition(1, metrics={NDCG: 0.1})).low is None  # type: ignore[union-attr]
+    assert (
+        read_ndcg(build_edition(1, metrics={NDCG: 0.1}, evidence={**numbers, "all/users": 0}))
+        is None
+    )
+    assert read_ndcg(build_edition(1)) is None
 
 
 DATA = DataFacts(1000, 100, 50, "2026-01-01", "2026-01-31", {"buy": 0.5, "view": 0.5}, 2.0)
 
 
 @pytest.mark.parametrize(
-    ("now", "said"),
+    ("current_data", "expected_changes"),
     [
         ({}, []),
         ({"interactions": 1200, "users": 90}, []),
@@ -129,21 +169,23 @@ DATA = DataFacts(1000, 100, 50, "2026-01-01", "2026-01-31", {"buy": 0.5, "view":
         ({"mean_value": None}, []),
     ],
 )
-def test_only_much_drift_is_named(now: dict[str, Any], said: list[str] | int) -> None:
+def test_only_much_drift_is_named(
+    current_data: dict[str, Any], expected_changes: list[str] | int
+) -> None:
     items = pl.Series([f"i{n}" for n in range(50)])
     before = RunInputs(DATA, items)
     drift = (
-        RunInputs(replace(DATA, **now), pl.concat([items, pl.Series(["new"])]))
+        RunInputs(replace(DATA, **current_data), pl.concat([items, pl.Series(["new"])]))
         .add_drift(before)
         .drift
     )
     assert drift is not None
     assert (drift.new_items, drift.vanished_items) == (1, 0)
-    if isinstance(said, int):
-        assert len(drift.large_changes) == said
+    if isinstance(expected_changes, int):
+        assert len(drift.large_changes) == expected_changes
     else:
-        assert {*said} <= {*drift.large_changes}
-        assert bool(said) == bool(drift.large_changes)
+        assert {*expected_changes} <= {*drift.large_changes}
+        assert bool(expected_changes) == bool(drift.large_changes)
 
 
 def test_the_same_data_keep_the_drift_they_had() -> None:
@@ -153,9 +195,9 @@ def test_the_same_data_keep_the_drift_they_had() -> None:
     assert second.drift is not None
     assert (second.drift.new_items, second.drift.vanished_items) == (2, 1)
     # As read from the file that the second run left.
-    again = RunInputs.read(second.about, second.items)
-    assert again.about == second.about
-    assert RunInputs(second.data, second.items).add_drift(again).drift == second.drift
+    stored_inputs = RunInputs.read(second.about, second.items)
+    assert stored_inputs.about == second.about
+    assert RunInputs(second.data, second.items).add_drift(stored_inputs).drift == second.drift
 
 
 def test_changed_data_are_shares_and_numbers_for_a_terminal() -> None:
@@ -164,12 +206,12 @@ def test_changed_data_are_shares_and_numbers_for_a_terminal() -> None:
         SettingChange("events", {"buy": 1 / 3, "view": 2 / 3}, {"view": 1.0}),
         SettingChange("mean_value", None, 2.5),
     ]
-    nothing = dict.fromkeys(("compared", "same_lists", "gained", "lost"), 0)
-    lists: Any = {**nothing, "risers": [], "fallers": [], "overlap": None, "comparable": True}
-    found = EditionDiff(1, 2, settings=[], data=changes, metrics=[], **lists)
-    rows = [line.split("  ") for line in format_diff("shop", found, None).splitlines()]
-    shown = [[cell.strip() for cell in row if cell] for row in rows]
-    assert ["users", "1,599", "1,606"] in shown
-    assert ["events of type buy", "33.3%", "0.0%"] in shown
-    assert ["events of type view", "66.7%", "100.0%"] in shown
-    assert ["mean_value", "none", "2.5"] in shown
+    no_users = dict.fromkeys(("compared", "same_lists", "gained", "lost"), 0)
+    lists: Any = {**no_users, "risers": [], "fallers": [], "overlap": None, "comparable": True}
+    diff = EditionDiff(1, 2, settings=[], data=changes, metrics=[], **lists)
+    rows = [line.split("  ") for line in format_diff("shop", diff, None).splitlines()]
+    cells = [[cell.strip() for cell in row if cell] for row in rows]
+    assert ["users", "1,599", "1,606"] in cells
+    assert ["events of type buy", "33.3%", "0.0%"] in cells
+    assert ["events of type view", "66.7%", "100.0%"] in cells
+    assert ["mean_value", "none", "2.5"] in cells

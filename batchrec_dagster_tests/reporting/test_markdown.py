@@ -27,7 +27,7 @@ ADDRESS = re.compile(r"(https?://|www(?=\.))([-.\w]+)|[-.\w+]+@[-\w]+\.[-\w]", r
 WILD = st.text() | st.text("\\`*_[]<>|&~#!()-+=. 1:/@w\"'h")
 
 
-def shown(markdown: str) -> str:
+def render_paragraph(markdown: str) -> str:
     """The text of one paragraph; fails if it is more than text."""
     begin, inline, end = PARSER.parse(markdown)
     assert (begin.type, end.type) == ("paragraph_open", "paragraph_close")
@@ -38,27 +38,27 @@ def shown(markdown: str) -> str:
     return text.replace(WORD_JOINER, "")
 
 
-def with_examples(test: Callable[[str], None]) -> Callable[[str], None]:
+def add_examples(test: Callable[[str], None]) -> Callable[[str], None]:
     for text in HOSTILE:
         test = example(text)(test)
     return test
 
 
-@with_examples
+@add_examples
 @given(WILD)
 def test_data_are_shown_as_text(text: str) -> None:
     line = " ".join(text.split()).replace(WORD_JOINER, "")
     # The parser itself replaces these.
     readable = line.replace("\0", "\ufffd")
-    assert shown(f"x {escape(text)}") == f"x {readable}".rstrip()
+    assert render_paragraph(f"x {escape(text)}") == f"x {readable}".rstrip()
     if readable:
-        assert shown(escape(text)) == readable
+        assert render_paragraph(escape(text)) == readable
     assert unescape(escape(text)) == line
 
 
 @given(WILD, WILD)
-def test_no_cell_leaves_its_table(one: str, other: str) -> None:
-    tokens = PARSER.parse(format_table([one, other], [[other, one], [1, None]]))
+def test_no_cell_leaves_its_table(cell: str, other: str) -> None:
+    tokens = PARSER.parse(format_table([cell, other], [[other, cell], [1, None]]))
     types = [token.type for token in tokens]
     assert types[0] == "table_open"
     assert types[-1] == "table_close"

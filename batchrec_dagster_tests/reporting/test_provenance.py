@@ -21,9 +21,9 @@ def answer(**headers: str) -> dict[str, Any]:
 
 
 def test_the_engine_is_the_one_that_answered() -> None:
-    ours = answer(**{HEADER: '{"all/users":3}'})
-    assert name_engine(ours, "https://example.com", on_aws=False) == EMBEDDED
-    assert read_evidence(ours) == {"all/users": 3}
+    local_answer = answer(**{HEADER: '{"all/users":3}'})
+    assert name_engine(local_answer, "https://example.com", on_aws=False) == EMBEDDED
+    assert read_evidence(local_answer) == {"all/users": 3}
     assert name_engine(answer(), "https://example.com", on_aws=True) == AMAZON
     other = name_engine(answer(), "https://example.com", on_aws=False)
     assert other == "the Personalize at https://example.com"
@@ -31,7 +31,7 @@ def test_the_engine_is_the_one_that_answered() -> None:
 
 
 @pytest.mark.parametrize(
-    ("provenance", "model", "data", "measured"),
+    ("provenance", "model", "data", "measurement"),
     [
         (
             Provenance(EMBEDDED, "sample://hetrec", "1997-09-17", "2009-01-05", 211),
@@ -53,5 +53,7 @@ def test_the_engine_is_the_one_that_answered() -> None:
         ),
     ],
 )
-def test_it_is_said_in_words(provenance: Provenance, model: str, data: str, measured: str) -> None:
-    assert provenance.lines == {"Model": model, "Data": data, "Measured on": measured}
+def test_it_is_said_in_words(
+    provenance: Provenance, model: str, data: str, measurement: str
+) -> None:
+    assert provenance.lines == {"Model": model, "Data": data, "Measured on": measurement}

@@ -30,7 +30,7 @@ from batchrec_dagster.storage.paths import StorageKeys
 from batchrec_dagster.storage.published_table import PublishedTable
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
 from batchrec_dagster_tests.preparation.test_items import COLUMNS, write_items
-from batchrec_dagster_tests.storage.test_io_managers import passed_on
+from batchrec_dagster_tests.storage.test_io_managers import pass_downstream
 from batchrec_dagster_tests.support import (
     Project,
     declaration,
@@ -65,23 +65,23 @@ class Reader(HTMLParser):
         self.feed(html)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        given = dict(attrs)
+        attributes = dict(attrs)
         if tag == "span":
-            self._fact = given.get("data-fact") or ""
+            self._fact = attributes.get("data-fact") or ""
         elif tag == "data":
-            self._value = float(given["value"] or "")
+            self._value = float(attributes["value"] or "")
             if self._fact:
-                seen = self.facts.setdefault(self._fact, self._value)
-                assert seen == self._value
+                first_value = self.facts.setdefault(self._fact, self._value)
+                assert first_value == self._value
             if self._table:
                 self.tables[self._table][-1].append(self._value)
         elif tag == "table":
-            self._table = given["id"] or ""
+            self._table = attributes["id"] or ""
             self.tables[self._table] = []
         elif tag == "tr":
             self.tables[self._table].append([])
         elif tag == "script":
-            self._script = given.get("id") or "code"
+            self._script = attributes.get("id") or "code"
 
     def handle_endtag(self, tag: str) -> None:
         if tag == "table":
@@ -106,7 +106,7 @@ def report_file(project: Project) -> Path:
     return project.storage / "shop/curated/report/index.html"
 
 
-def declared(project: Project, **attributes: Any) -> dict[str, Any]:
+def declare_with_items(project: Project, **attributes: Any) -> dict[str, Any]:
     source = write_ratings(project.root / "ratings.csv")
     items = write_items(project.root / "items.csv")
     return declaration(
@@ -120,13 +120,13 @@ def declared(project: Project, **attributes: Any) -> dict[str, Any]:
 @pytest.mark.slow
 def test_each_number_agrees_with_the_tables(project: Project, instance: dg.DagsterInstance) -> None:
     # Three of these users have no history.
-    requested = project.root / "requested.csv"
-    requested.write_text("user_id\n" + "\n".join(str(user) for user in range(21, 64)))
-    settings = declared(
+    users_file = project.root / "requested.csv"
+    users_file.write_text("user_id\n" + "\n".join(str(user) for user in range(21, 64)))
+    settings = declare_with_items(
         project,
         recommendations={"num_results": 5},
         segments={"items": ["1", "2"], "users_per_segment": 12},
-        batch_users={"source": str(requested)},
+        batch_users={"source": str(users_file)},
     )
     project.declare(settings)
     result = refresh(project, "shop", instance, report=True)
@@ -136,19 +136,21 @@ def test_each_number_agrees_with_the_tables(project: Project, instance: dg.Dagst
     rows = list(interactions(project, "shop").iter_rows(named=True))
     lists = list(table(project, "shop").iter_rows(named=True))
     had = Counter(row["ITEM_ID"] for row in rows)
-    shown = Counter(row["item_id"] for row in lists)
-    known = Counter(row["USER_ID"] for row in rows)
-    histories = sorted(known[str(user)] for user in range(21, 64))
+    list_counts = Counter(row["item_id"] for row in lists)
+    history_lengths = Counter(row["USER_ID"] for row in rows)
+    histories = sorted(history_lengths[str(user)] for user in range(21, 64))
     order = sorted({str(item) for item in range(1, 81)}, key=lambda item: (-had[item], item))
 
-    def shares(items: list[str]) -> tuple[float, float]:
-        return sum(shown[i] for i in items) / len(lists), sum(had[i] for i in items) / len(rows)
+    def compute_shares(items: list[str]) -> tuple[float, float]:
+        return sum(list_counts[i] for i in items) / len(lists), sum(had[i] for i in items) / len(
+            rows
+        )
 
-    trained = metadata(result, "solution_version")
+    training = metadata(result, "solution_version")
     assert report.facts == pytest.approx(
         {
             "interactions": len(rows),
-            "users": len(known),
+            "users": len(history_lengths),
             "items": len(had),
             "requested": 43,
             "served": len({row["user_id"] for row in lists}),
@@ -157,17 +159,17 @@ def test_each_number_agrees_with_the_tables(project: Project, instance: dg.Dagst
             "median": histories[21],
             "cold": histories.count(0),
             "few": sum(0 < length < 5 for length in histories),
-            "recommended": len(shown),
+            "recommended": len(list_counts),
             "catalogue": 80,
             "places": len(lists),
-            "top_lists": max(shown.values()) / len(lists),
+            "top_lists": max(list_counts.values()) / len(lists),
             "top_histories": max(had.values()) / len(rows),
-            "tail_recommendations": shares(order[16:])[0],
-            "tail_interactions": shares(order[16:])[1],
+            "tail_recommendations": compute_shares(order[16:])[0],
+            "tail_interactions": compute_shares(order[16:])[1],
             "people": len({row["user_id"] for row in lists}),
-            "counted": len(known),
+            "counted": len(history_lengths),
             **{
-                prefix + key: trained[prefix + short]
+                prefix + key: training[prefix + short]
                 for prefix in ("", "popularity_")
                 for key, short in SHORT.items()
             },
@@ -179,23 +181,28 @@ def test_each_number_agrees_with_the_tables(project: Project, instance: dg.Dagst
     assert days in report_file(project).read_text()
 
     assert report.tables["quality-table"][1:] == [
-        [name, trained[short], trained[f"popularity_{short}"]]
+        [name, training[short], training[f"popularity_{short}"]]
         for name, short in zip(NAMES, SHORT.values(), strict=True)
     ]
     ends = [0, *(math.ceil(80 * share) for share in (0.01, 0.05, 0.2, 0.5, 1))]
     for row, start, end in zip(report.tables["bands-table"][1:], ends, ends[1:], strict=False):
-        assert row[1:] == pytest.approx(shares(order[start:end]))
+        assert row[1:] == pytest.approx(compute_shares(order[start:end]))
     curve = report.tables["exposure-table"][1:]
-    often = [sorted((of[item] for item in order), reverse=True) for of in (shown, had)]
+    often = [
+        sorted((counts[item] for item in order), reverse=True) for counts in (list_counts, had)
+    ]
     for row, share in zip(curve, (0.001, 0.01, 0.05, 0.1, 0.2, 0.5, 1), strict=False):
         top = math.ceil(80 * share)
-        assert row[1:] == pytest.approx([sum(of[:top]) / sum(of) for of in often])
+        assert row[1:] == pytest.approx([sum(counts[:top]) / sum(counts) for counts in often])
     # The mean absolute difference of any two items, over twice the mean.
     ginis = [
-        sum(abs(one - other) for one in of for other in of) / (2 * 80 * sum(of)) for of in often
+        sum(abs(count - other) for count in counts for other in counts) / (2 * 80 * sum(counts))
+        for counts in often
     ]
     assert curve[-1] == ["Gini", *(pytest.approx(gini) for gini in ginis)]
-    odd, even = (shares([item for item in order if int(item) % 2 == rest]) for rest in (1, 0))
+    odd, even = (
+        compute_shares([item for item in order if int(item) % 2 == parity]) for parity in (1, 0)
+    )
     kinds = {str(row[0]): row[1:] for row in report.tables["category1-table"][1:]}
     assert {kind: pytest.approx(share) for kind, share in kinds.items()} == {
         "Comedy": odd,
@@ -207,15 +214,15 @@ def test_each_number_agrees_with_the_tables(project: Project, instance: dg.Dagst
     assert lengths["20-49"] == sum(20 <= length < 50 for length in histories)
     assert sum(float(number) for number in lengths.values()) == 43
 
-    most = sorted(shown, key=lambda item: (-shown[item], item))[:15]
+    most_shown = sorted(list_counts, key=lambda item: (-list_counts[item], item))[:15]
     assert report.tables["most-table"][1:] == [
         [
             f"Film, no. {item}",
-            shown[item],
-            pytest.approx(shown[item] / len({row["user_id"] for row in lists})),
+            list_counts[item],
+            pytest.approx(list_counts[item] / len({row["user_id"] for row in lists})),
             order.index(item) + 1,
         ]
-        for item in most
+        for item in most_shown
     ]
     segments = pl.read_parquet(project.storage / "shop/curated/user_segments/user_segments.parquet")
     for item, row in zip(["1", "2"], report.tables["segments-table"][1:], strict=True):
@@ -242,26 +249,31 @@ def _check_people(data: str, rows: list[dict[str, Any]], lists: list[dict[str, A
         users_of[row["ITEM_ID"]].add(row["USER_ID"])
     ids = [item for item, *_ in payload["items"]]
 
-    def overlap(one: str, other: str) -> float:
-        both = len(users_of[one] & users_of[other])
-        return both / math.sqrt(len(users_of[one]) * len(users_of[other])) * both / (both + 10)
-
-    for item, title, users, shown, near, image, link in payload["items"]:
-        assert (title, users) == (f"Film, no. {item}", len(users_of[item]))
-        assert shown == sum(row["item_id"] == item for row in lists)
-        assert (image, link) == (None, None)
-        overlaps = sorted(overlap(item, other) for other in users_of if other != item)[::-1]
-        assert [overlap(item, ids[other]) for other in near[::2]] == pytest.approx(
-            [value for value in overlaps[:5] if value and shown]
+    def compute_overlap(item: str, other: str) -> float:
+        common_users = len(users_of[item] & users_of[other])
+        return (
+            common_users
+            / math.sqrt(len(users_of[item]) * len(users_of[other]))
+            * common_users
+            / (common_users + 10)
         )
-        for other, both in zip(near[::2], near[1::2], strict=True):
-            assert both == len(users_of[item] & users_of[ids[other]])
 
-    seen = set()
-    for user, known, history, recommended in payload["people"]:
-        seen.add(user)
+    for item, title, users, in_lists, near, image, link in payload["items"]:
+        assert (title, users) == (f"Film, no. {item}", len(users_of[item]))
+        assert in_lists == sum(row["item_id"] == item for row in lists)
+        assert (image, link) == (None, None)
+        overlaps = sorted(compute_overlap(item, other) for other in users_of if other != item)[::-1]
+        assert [compute_overlap(item, ids[other]) for other in near[::2]] == pytest.approx(
+            [value for value in overlaps[:5] if value and in_lists]
+        )
+        for other, common_users in zip(near[::2], near[1::2], strict=True):
+            assert common_users == len(users_of[item] & users_of[ids[other]])
+
+    users_seen = set()
+    for user, history_length, history, recommendations in payload["people"]:
+        users_seen.add(user)
         own = [row for row in rows if row["USER_ID"] == user]
-        assert known == len(own)
+        assert history_length == len(own)
         latest = sorted(own, key=lambda row: (-row["TIMESTAMP"], row["ITEM_ID"]))[:25]
         assert history == [
             part
@@ -269,16 +281,18 @@ def _check_people(data: str, rows: list[dict[str, Any]], lists: list[dict[str, A
             for part in (ids.index(row["ITEM_ID"]), row["TIMESTAMP"] // 86400)
         ]
         places = sorted((row for row in lists if row["user_id"] == user), key=lambda r: r["rank"])
-        assert [ids[item] for item in recommended[::3]] == [row["item_id"] for row in places]
-        for item, because, both in zip(*(recommended[part::3] for part in range(3)), strict=True):
-            others = [row["ITEM_ID"] for row in own if row["ITEM_ID"] != ids[item]]
+        assert [ids[item] for item in recommendations[::3]] == [row["item_id"] for row in places]
+        for item, because, common_users in zip(
+            *(recommendations[part::3] for part in range(3)), strict=True
+        ):
+            other_items = [row["ITEM_ID"] for row in own if row["ITEM_ID"] != ids[item]]
             if not own:
-                assert (because, both) == (-1, 0)
+                assert (because, common_users) == (-1, 0)
                 continue
-            assert both == len(users_of[ids[item]] & users_of[ids[because]])
-            best = max(overlap(ids[item], other) for other in others)
-            assert overlap(ids[item], ids[because]) == pytest.approx(best)
-    assert seen == {row["user_id"] for row in lists}
+            assert common_users == len(users_of[ids[item]] & users_of[ids[because]])
+            best = max(compute_overlap(ids[item], other) for other in other_items)
+            assert compute_overlap(ids[item], ids[because]) == pytest.approx(best)
+    assert users_seen == {row["user_id"] for row in lists}
 
 
 def test_equal_explanations_and_neighbours_do_not_depend_on_the_order_of_users() -> None:
@@ -289,14 +303,16 @@ def test_equal_explanations_and_neighbours_do_not_depend_on_the_order_of_users()
         matrix = build_user_item_matrix(
             pairs.sample(fraction=1, shuffle=True, seed=seed).lazy(), items
         )
-        found, near = find_best_explanations(
+        explanations, near = find_best_explanations(
             matrix,
             [np.array([4, 7, 2]), np.array([9])],
             [np.array([7, 4]), np.array([9])],
             near=3,
             most_items=20,
         )
-        assert [(because.tolist(), both.tolist()) for because, both in found] == [
+        assert [
+            (because.tolist(), shared_users.tolist()) for because, shared_users in explanations
+        ] == [
             ([4, 7], [8, 8]),
             ([-1], [0]),
         ]
@@ -310,15 +326,15 @@ def test_neighbours_are_those_with_the_highest_scores_of_all_columns(columns: in
     counts = chance.integers(0, 50, columns)
     # Few different scores, so that there are many ties.
     for scores in (chance.integers(0, 4, columns) / 4, chance.random(columns) * (counts > 40)):
-        for most in (0, 1, 5, 11):
+        for list_length in (0, 1, 5, 11):
             order = np.argsort(-scores, kind="stable")
-            best = [column for column in order.tolist() if scores[column] > 0][:most]
-            found = find_nearest(counts, scores, most)
-            assert found == [(column, counts[column]) for column in best]
+            best = [column for column in order.tolist() if scores[column] > 0][:list_length]
+            nearest = find_nearest(counts, scores, list_length)
+            assert nearest == [(column, counts[column]) for column in best]
 
 
 def test_a_page_is_passed_on_as_text(tmp_path: Path) -> None:
-    assert passed_on(tmp_path, HtmlIOManager, "<p>é</p>", str) == "<p>é</p>"
+    assert pass_downstream(tmp_path, HtmlIOManager, "<p>é</p>", str) == "<p>é</p>"
     assert (tmp_path / "upstream.html").read_text(encoding="utf-8") == "<p>é</p>"
 
 
@@ -330,36 +346,41 @@ def test_each_night_says_what_is_true_of_it(
 
     storage = StorageResource(root=str(project.storage), s3=S3Connection())
 
-    def night(**attributes: Any) -> tuple[str, Reader]:
+    def run_night(**attributes: Any) -> tuple[str, Reader]:
         project.declare({**declaration("shop", ratings), **attributes})
         result = refresh(project, "shop", instance, report=True)
         assert result.success
-        said = str(metadata(result, "recommendation_report")["verdict"])
-        assert summarize(PublishedResults(storage, "shop"), None)["verdict"] == said
-        return said, Reader(report_file(project).read_text())
+        verdict = str(metadata(result, "recommendation_report")["verdict"])
+        assert summarize(PublishedResults(storage, "shop"), None)["verdict"] == verdict
+        return verdict, Reader(report_file(project).read_text())
 
     strict = {"interactions": {"min_rating": 4.5}}
-    first, report = night()
+    first, report = run_night()
     assert "edition" not in first
     assert report.tables.keys().isdisjoint({"changed-data-table", "changed-settings-table"})
     had, lists = interactions(project, "shop"), table(project, "shop")
-    changed_setting, report = night(**strict)
-    said = "Not comparable with edition 1: interactions.min_rating changed from 3.5 to 4.5."
-    assert changed_setting.endswith(said)
-    now = interactions(project, "shop")
+    changed_setting, report = run_night(**strict)
+    incomparability = (
+        "Not comparable with edition 1: interactions.min_rating changed from 3.5 to 4.5."
+    )
+    assert changed_setting.endswith(incomparability)
+    interactions_now = interactions(project, "shop")
     assert report.tables["changed-settings-table"][1:] == [
         ["interactions.min_rating", "3.5", "4.5"]
     ]
     assert "changed-metrics-table" not in report.tables
     data = {row[0]: row[1:] for row in report.tables["changed-data-table"][1:]}
-    assert data["interactions"] == [had.height, now.height]
-    new, gone = ({*one["ITEM_ID"]} - {*other["ITEM_ID"]} for one, other in ((now, had), (had, now)))
-    assert (data["new items"], data["vanished items"]) == ([len(new)], [len(gone)])
-    kept = table(project, "shop").join(lists, on=["user_id", "item_id"], how="semi").height
-    assert report.facts["overlap"] == pytest.approx(kept / lists.height)  # all lists are full
+    assert data["interactions"] == [had.height, interactions_now.height]
+    new, vanished_items = (
+        {*frame["ITEM_ID"]} - {*other["ITEM_ID"]}
+        for frame, other in ((interactions_now, had), (had, interactions_now))
+    )
+    assert (data["new items"], data["vanished items"]) == ([len(new)], [len(vanished_items)])
+    rows_kept = table(project, "shop").join(lists, on=["user_id", "item_id"], how="semi").height
+    assert report.facts["overlap"] == pytest.approx(rows_kept / lists.height)  # all lists are full
 
     write_ratings(ratings, users=120)
-    changed_data, report = night(**strict)
+    changed_data, report = run_night(**strict)
     assert "edition 2" in changed_data
     assert "Not comparable" not in changed_data
     assert report.facts["gained"] == 10
@@ -373,19 +394,19 @@ def test_each_night_says_what_is_true_of_it(
         *(pytest.approx(evidence[f"all/{name}"]) for name in ("users", "ndcg", "popular")),
     ]
 
-    unchanged, _ = night(**strict)
-    assert "Unchanged: these are the lists of edition 3 of 20" in unchanged
+    second_verdict, _ = run_night(**strict)
+    assert "Unchanged: these are the lists of edition 3 of 20" in second_verdict
 
-    def changes(*arguments: str) -> str:
+    def run_diff(*arguments: str) -> str:
         monkeypatch.setenv("BATCHREC_STORAGE", str(project.storage))
-        done = CliRunner().invoke(main, ["diff", *arguments])
-        assert done.exit_code == 0, done.output
-        return done.output
+        result = CliRunner().invoke(main, ["diff", *arguments])
+        assert result.exit_code == 0, result.output
+        return result.output
 
-    shown = changes("1", "2")
-    assert shown.startswith("shop: edition 2 compared with edition 1")
-    assert f"{kept / lists.height:.1%} of a list is kept" in shown
-    assert re.search(r"interactions.min_rating +3.5 +4.5\n", shown)
-    assert re.search(rf"interactions +{had.height:,} +{now.height:,}\n", shown)
-    assert json.loads(changes("--json"))["gained"] == 10
+    diff_text = run_diff("1", "2")
+    assert diff_text.startswith("shop: edition 2 compared with edition 1")
+    assert f"{rows_kept / lists.height:.1%} of a list is kept" in diff_text
+    assert re.search(r"interactions.min_rating +3.5 +4.5\n", diff_text)
+    assert re.search(rf"interactions +{had.height:,} +{interactions_now.height:,}\n", diff_text)
+    assert json.loads(run_diff("--json"))["gained"] == 10
     assert CliRunner().invoke(main, ["diff", "7"]).exit_code == 3

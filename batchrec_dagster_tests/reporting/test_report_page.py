@@ -46,7 +46,7 @@ HOSTILE = [
 WIDTHS = (360, 1280)
 
 
-def tables() -> RunTables:
+def build_tables() -> RunTables:
     """Twelve users and ten items, with hostile ids and titles."""
     items = [f"item {number}" for number in range(len(HOSTILE))]
     users = [SHOT, 'a"b', "user-1", "user-10", *(f"u{number}" for number in range(8))]
@@ -59,7 +59,9 @@ def tables() -> RunTables:
     lists = [
         (user, rank, item)
         for i, user in enumerate(users)
-        for rank, item in enumerate([it for j, it in enumerate(items) if not (i + j) % 3], 1)
+        for rank, item in enumerate(
+            [candidate for j, candidate in enumerate(items) if not (i + j) % 3], 1
+        )
     ]
     kinds = [f"{title[:900]}|Drama" if "|" not in title else "Drama" for title in HOSTILE]
     return RunTables(
@@ -83,17 +85,17 @@ def run() -> ReportedRun:
         "coverage": 0.5,
     }
     short = {"ndcg_at_25": 0.2, "precision_at_10": 0.1, "mrr_at_25": 0.3, "coverage": 0.5}
-    made = datetime(2026, 1, 2, tzinfo=UTC)
+    creation_time = datetime(2026, 1, 2, tzinfo=UTC)
     return ReportedRun(
         pipeline="shop",
         description=SHOT,
         source=SHOT,
         recipe="aws-user-personalization-v2",
-        report_time=made,
+        report_time=creation_time,
         solution_version="arn:aws:personalize:us-east-1:000000000000:solution/shop/1",
         metrics=metrics,
         popularity={name: value / 2 for name, value in metrics.items()},
-        trainings=[TrainingRecord(str(n), made, SHOT, short) for n in range(6)],
+        trainings=[TrainingRecord(str(n), creation_time, SHOT, short) for n in range(6)],
         checks=[CheckRecord("recommendations", "lists_full", False, SHOT)],
         evidence=[
             Evidence(
@@ -109,16 +111,23 @@ def run() -> ReportedRun:
     )
 
 
-def shown() -> Facts:
+def build_facts() -> Facts:
     """The facts, with changes since an edition that had none but the items with odd titles."""
-    found = tables()
-    titled = found.recommendations.join(found.titles.lazy(), on="item_id")  # type: ignore[union-attr]
+    run_tables = build_tables()
+    frame_with_titles = run_tables.recommendations.join(run_tables.titles.lazy(), on="item_id")  # type: ignore[union-attr]
     old, new = (
-        Edition({"edition": number, "settings": {"interactions.filter": SHOT * number, **more}}, "")
-        for number, more in ((1, {}), (2, {"interactions.min_rating": 4.0}))
+        Edition(
+            {
+                "edition": number,
+                "settings": {"interactions.filter": SHOT * number, **more_settings},
+            },
+            "",
+        )
+        for number, more_settings in ((1, {}), (2, {"interactions.min_rating": 4.0}))
     )
     changes = compare_editions(
-        (old, titled.filter(pl.col("rank") % 2 == 1), None), (new, titled, None)
+        (old, frame_with_titles.filter(pl.col("rank") % 2 == 1), None),
+        (new, frame_with_titles, None),
     )
     inputs = [
         RunInputs(
@@ -127,11 +136,11 @@ def shown() -> Facts:
         for share, items in ((0.1, pl.Series(["a"])), (0.9, pl.Series(["b"])))
     ]
     drift = inputs[1].add_drift(inputs[0]).drift
-    sections = [build_changes_section(changes, drift), build_outcomes_section(outcomes())]
-    return replace(combine_facts(run(), count_tallies(found)), drift=drift, sections=sections)
+    sections = [build_changes_section(changes, drift), build_outcomes_section(build_outcomes())]
+    return replace(combine_facts(run(), count_tallies(run_tables)), drift=drift, sections=sections)
 
 
-def outcomes() -> list[Outcome]:
+def build_outcomes() -> list[Outcome]:
     """What people did after two editions."""
     days = [datetime(2026, 1, day, tzinfo=UTC) for day in (1, 2, 3)]
     return [
@@ -163,12 +172,12 @@ def outcomes() -> list[Outcome]:
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("report") / "index.html"
-    file.write_text(render_page(shown()), encoding="utf-8")
+    file.write_text(render_page(build_facts()), encoding="utf-8")
     return file
 
 
 @pytest.fixture
-def opened(browser: Any, report: Path, request: pytest.FixtureRequest) -> Iterator[Any]:
+def opened_report(browser: Any, report: Path, request: pytest.FixtureRequest) -> Iterator[Any]:
     """The page, opened from disk without a network; a request, message or dialog fails the test."""
     options: dict[str, Any] = getattr(request, "param", {})
     context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
@@ -195,29 +204,33 @@ def opened(browser: Any, report: Path, request: pytest.FixtureRequest) -> Iterat
     ],
     indirect=True,
 )
-def test_the_page_is_accessible_and_nothing_overflows(opened: Any) -> None:
+def test_the_page_is_accessible_and_nothing_overflows(opened_report: Any) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
-    opened.evaluate("document.querySelectorAll('details').forEach((d) => (d.open = true))")
-    found = axe.run(opened, options={"runOnly": WCAG})
-    assert found.violations_count == 0, found.generate_report()
-    assert len(found.response["passes"]) > 15
-    assert _sticking_out(opened) == []
+    opened_report.evaluate("document.querySelectorAll('details').forEach((d) => (d.open = true))")
+    violations = axe.run(opened_report, options={"runOnly": WCAG})
+    assert violations.violations_count == 0, violations.generate_report()
+    assert len(violations.response["passes"]) > 15
+    assert _find_overflowing(opened_report) == []
 
 
 @pytest.mark.parametrize("opened", [{"viewport": {"width": 768, "height": 900}}], indirect=True)
-def test_tiles_form_even_rows(opened: Any) -> None:
-    in_rows: list[dict[str, int]] = opened.evaluate(
+def test_tiles_form_even_rows(opened_report: Any) -> None:
+    widths_by_row: list[dict[str, int]] = opened_report.evaluate(
         """() => [...document.querySelectorAll('.tiles')].map((tiles) => {
           const rows = {};
           for (const tile of tiles.children) rows[tile.offsetTop] = (rows[tile.offsetTop] || 0) + 1;
           return rows; })"""
     )
-    assert [[*rows.values()] for rows in in_rows] == [[2, 2]] * 5
+    assert [[*rows.values()] for rows in widths_by_row] == [[2, 2]] * 5
 
 
 @pytest.mark.parametrize("opened", [{"viewport": {"width": 390, "height": 800}}], indirect=True)
-def test_a_default_does_not_break_on_a_phone(opened: Any) -> None:
-    cell = opened.locator("#changed-settings-table tr", has_text="min_rating").locator("td").first
+def test_a_default_does_not_break_on_a_phone(opened_report: Any) -> None:
+    cell = (
+        opened_report.locator("#changed-settings-table tr", has_text="min_rating")
+        .locator("td")
+        .first
+    )
     assert cell.text_content() == "default"
     rows = """(cell) => { const text = document.createRange(); text.selectNodeContents(cell);
       return new Set([...text.getClientRects()].map((row) => row.top)).size; }"""
@@ -225,103 +238,113 @@ def test_a_default_does_not_break_on_a_phone(opened: Any) -> None:
 
 
 @pytest.mark.attack
-def test_hostile_data_are_text(opened: Any) -> None:
-    assert opened.evaluate("window.shot") is None
-    assert opened.evaluate("document.scripts.length") == 2
-    assert opened.evaluate("document.images.length") == 0
-    most = opened.locator("#most-table tbody th").all_text_contents()
+def test_hostile_data_are_text(opened_report: Any) -> None:
+    assert opened_report.evaluate("window.shot") is None
+    assert opened_report.evaluate("document.scripts.length") == 2
+    assert opened_report.evaluate("document.images.length") == 0
+    most_shown = opened_report.locator("#most-table tbody th").all_text_contents()
     cut = {title if len(title) <= 160 else title[:159] + "…" for title in HOSTILE if title}
     # HTML leaves NUL out.
-    assert {*most} - {"item 9"} == {title.replace("\0", "") for title in cut}
-    assert opened.locator("header .soft").text_content() == SHOT
-    assert SHOT in opened.locator(".verdict li").text_content()
-    assert SHOT in opened.locator("#changed-settings-table").text_content()
-    assert f"events of type {SHOT}" in opened.locator("#changed-data-table").text_content()
+    assert {*most_shown} - {"item 9"} == {title.replace("\0", "") for title in cut}
+    assert opened_report.locator("header .soft").text_content() == SHOT
+    assert SHOT in opened_report.locator(".verdict li").text_content()
+    assert SHOT in opened_report.locator("#changed-settings-table").text_content()
+    assert f"events of type {SHOT}" in opened_report.locator("#changed-data-table").text_content()
 
-    opened.get_by_label("Find a user").fill("<script>")
-    assert opened.locator("#person-name").text_content() == f"User {SHOT}"
-    texts = opened.locator("#person-known ~ .sides bdi").all_text_contents()
+    opened_report.get_by_label("Find a user").fill("<script>")
+    assert opened_report.locator("#person-name").text_content() == f"User {SHOT}"
+    texts = opened_report.locator("#person-known ~ .sides bdi").all_text_contents()
     assert {text for text in texts if "shot" in text} <= cut
-    assert opened.evaluate("document.querySelectorAll('.person script, .person img').length") == 0
-    assert opened.evaluate("window.shot") is None
+    assert (
+        opened_report.evaluate("document.querySelectorAll('.person script, .person img').length")
+        == 0
+    )
+    assert opened_report.evaluate("window.shot") is None
 
 
-def test_a_user_is_found_with_the_keyboard_alone(opened: Any) -> None:
-    opened.keyboard.press("Tab")
-    assert opened.evaluate("document.activeElement.textContent") == "Skip to the report"
-    opened.get_by_label("Find a user").focus()
-    opened.keyboard.type("USER-1")
-    status = opened.locator("#user-found")
+def test_a_user_is_found_with_the_keyboard_alone(opened_report: Any) -> None:
+    opened_report.keyboard.press("Tab")
+    assert opened_report.evaluate("document.activeElement.textContent") == "Skip to the report"
+    opened_report.get_by_label("Find a user").focus()
+    opened_report.keyboard.type("USER-1")
+    status = opened_report.locator("#user-found")
     assert status.text_content() == "2 users found; user user-1, shown below"
-    assert opened.locator("#person-name").text_content() == "User user-1"
+    assert opened_report.locator("#person-name").text_content() == "User user-1"
     for _ in ("Previous", "Next", "Random user", "Download as CSV", "user-1", "user-10"):
-        opened.keyboard.press("Tab")
-    opened.keyboard.press("Enter")
+        opened_report.keyboard.press("Tab")
+    opened_report.keyboard.press("Enter")
     assert status.text_content() == "2 users found; user user-10, shown below"
-    assert opened.locator("#person-name").text_content() == "User user-10"
-    payload = json.loads(opened.locator("#people-data").text_content())
-    _, known, history, listed = next(who for who in payload["people"] if who[0] == "user-10")
-    assert opened.locator("#person-known").text_content() == f"{known} interactions"
-    assert opened.locator("#history li").count() == len(history) // 2
-    assert opened.locator("#recommended li").count() == len(listed) // 3
-    why = opened.locator("#recommended .why").first.text_content()
-    assert f"{listed[2]} of {payload['items'][listed[1]][2]} people who liked" in why
+    assert opened_report.locator("#person-name").text_content() == "User user-10"
+    payload = json.loads(opened_report.locator("#people-data").text_content())
+    _, history_length, history, items_listed = next(
+        person for person in payload["people"] if person[0] == "user-10"
+    )
+    assert opened_report.locator("#person-known").text_content() == f"{history_length} interactions"
+    assert opened_report.locator("#history li").count() == len(history) // 2
+    assert opened_report.locator("#recommended li").count() == len(items_listed) // 3
+    explanation = opened_report.locator("#recommended .why").first.text_content()
+    assert (
+        f"{items_listed[2]} of {payload['items'][items_listed[1]][2]} people who liked"
+        in explanation
+    )
 
-    opened.get_by_label("Find a user").fill("nobody")
+    opened_report.get_by_label("Find a user").fill("nobody")
     assert status.text_content() == "No user id contains nobody"
-    assert not opened.locator("#person").is_visible()
-    opened.get_by_role("button", name="Random user").click()
-    assert opened.locator("#person").is_visible()
+    assert not opened_report.locator("#person").is_visible()
+    opened_report.get_by_role("button", name="Random user").click()
+    assert opened_report.locator("#person").is_visible()
     assert (status.text_content() or "").startswith("12 users found; user ")
 
 
-def test_dark_mode_and_printing(opened: Any) -> None:
-    def colour() -> str:
-        return str(opened.evaluate("getComputedStyle(document.body).backgroundColor"))
+def test_dark_mode_and_printing(opened_report: Any) -> None:
+    def read_colour() -> str:
+        return str(opened_report.evaluate("getComputedStyle(document.body).backgroundColor"))
 
-    light = colour()
-    dark = opened.locator("#theme")
+    light = read_colour()
+    dark = opened_report.locator("#theme")
     dark.click()
-    assert colour() != light
+    assert read_colour() != light
     assert (dark.get_attribute("aria-pressed"), dark.text_content()) == ("true", "Dark: on")
-    opened.evaluate(
+    opened_report.evaluate(
         "addEventListener('beforeprint', () => {"
         " window.unfolded = document.querySelectorAll('details[open]').length })"
     )
-    assert opened.pdf().startswith(b"%PDF")
-    assert opened.evaluate("window.unfolded") == opened.locator("details").count() == 8
-    assert opened.locator("details[open]").count() == 0
-    opened.emulate_media(media="print")
-    assert colour() == "rgb(255, 255, 255)"
-    assert not opened.locator("nav").is_visible()
+    assert opened_report.pdf().startswith(b"%PDF")
+    assert (
+        opened_report.evaluate("window.unfolded") == opened_report.locator("details").count() == 8
+    )
+    assert opened_report.locator("details[open]").count() == 0
+    opened_report.emulate_media(media="print")
+    assert read_colour() == "rgb(255, 255, 255)"
+    assert not opened_report.locator("nav").is_visible()
     assert not dark.is_visible()
     # Names that are buttons on the screen are text on paper, charts stand next to their numbers.
-    assert opened.locator("#recommended button").first.is_visible()
-    for figure in opened.locator("figure:has(.chart)").all():
+    assert opened_report.locator("#recommended button").first.is_visible()
+    for figure in opened_report.locator("figure:has(.chart)").all():
         parts = figure.locator(".chart, details").all()
         tops = [part.bounding_box()["y"] for part in parts]
         assert tops[0] == tops[1]
 
 
 @pytest.mark.parametrize("opened", [{"java_script_enabled": False}], indirect=True)
-def test_without_javascript_only_the_people_are_missing(opened: Any) -> None:
-    assert "needs JavaScript" in opened.locator("noscript").first.inner_text()
-    assert not opened.locator("#browser").is_visible()
-    assert opened.locator("#quality-table").count() == 1
+def test_without_javascript_only_the_people_are_missing(opened_report: Any) -> None:
+    assert "needs JavaScript" in opened_report.locator("noscript").first.inner_text()
+    assert not opened_report.locator("#browser").is_visible()
+    assert opened_report.locator("#quality-table").count() == 1
 
 
 def test_many_users_are_sampled_evenly_and_the_page_says_so(
     monkeypatch: pytest.MonkeyPatch, browser: Any
 ) -> None:
     monkeypatch.setattr(people, "MOST_COUNTED", 6)
-    found = combine_facts(run(), count_tallies(tables(), most_people=5))
-    everyone = sorted(tables().users.collect().get_column("userId"))
-    assert [user for user, *_ in found.people.people] == everyone[::3]
-    prose = re.sub("<[^>]*>", "", render_page(found))
+    facts = combine_facts(run(), count_tallies(build_tables(), most_people=5))
+    everyone = sorted(build_tables().users.collect().get_column("userId"))
+    assert [user for user, *_ in facts.people.people] == everyone[::3]
+    prose = re.sub("<[^>]*>", "", render_page(facts))
     assert "4 of 12 users with a list: a sample" in prose
     assert "a sample of 6 users" in prose
     tab = browser.new_page()
-    tab.set_content(render_page(found))
+    tab.set_content(render_page(facts))
     tab.get_by_label("Find a user").fill("nobody")
     assert "batchrec show" in tab.locator("#user-found").text_content()
     tab.close()
@@ -334,13 +357,15 @@ def test_the_page_opens_with_the_verdict_in_a_word_and_a_shape(
     lead = {"good": 0.1, "watch": 0.0, "bad": -0.1}[judgement]
     estimate = MetricEstimate(lead, lead - 0.05, lead + 0.05)
     evidence = [Evidence("all", 200, MetricEstimate(0.2), MetricEstimate(0.2 - lead), estimate)]
-    found = combine_facts(replace(run(), checks=[], evidence=evidence), count_tallies(tables()))
-    assert found.verdict.judgement == judgement
+    facts = combine_facts(
+        replace(run(), checks=[], evidence=evidence), count_tallies(build_tables())
+    )
+    assert facts.verdict.judgement == judgement
     tab = browser.new_page()
-    tab.set_content(render_page(found))
-    assert tab.locator("h2").first.text_content() == found.verdict.text.partition(":")[0]
-    said = tab.locator(".verdict .lead").text_content().lower()
-    assert said == found.verdict.text.partition(": ")[2].lower()
+    tab.set_content(render_page(facts))
+    assert tab.locator("h2").first.text_content() == facts.verdict.text.partition(":")[0]
+    lead_text = tab.locator(".verdict .lead").text_content().lower()
+    assert lead_text == facts.verdict.text.partition(": ")[2].lower()
     shape = "e => getComputedStyle(e.querySelector('h2'), '::before').content"
     assert (
         tab.locator(".verdict").evaluate(shape)[1]
@@ -358,10 +383,10 @@ def test_models_of_other_settings_are_not_compared() -> None:
         replace(new, interactions={"min_rating": 4.0}),
     ]
     assert "these cannot be compared" in render_page(
-        combine_facts(replace(run(), trainings=trainings), count_tallies(tables()))
+        combine_facts(replace(run(), trainings=trainings), count_tallies(build_tables()))
     )
     assert "these cannot be compared" not in render_page(
-        combine_facts(run(), count_tallies(tables()))
+        combine_facts(run(), count_tallies(build_tables()))
     )
 
 
@@ -375,10 +400,12 @@ def test_the_latest_models_are_listed_newest_first() -> None:
         )
         for n in (1, 2, 3)
     ]
-    shown = Reader(
-        render_page(combine_facts(replace(run(), trainings=trainings), count_tallies(tables())))
+    text = Reader(
+        render_page(
+            combine_facts(replace(run(), trainings=trainings), count_tallies(build_tables()))
+        )
     )
-    assert shown.tables["runs-table"][1:] == [
+    assert text.tables["runs-table"][1:] == [
         [f"2026-01-0{n} 00:00 UTC, aws-similar-items", n / 10, n / 20, n / 30, 0.5]
         for n in (3, 2, 1)
     ]
@@ -386,14 +413,14 @@ def test_the_latest_models_are_listed_newest_first() -> None:
 
 @pytest.mark.parametrize("text", [*HOSTILE, "<!--<script>", "\u2029"])
 def test_json_cannot_leave_its_element(text: str) -> None:
-    written = str(encode_json_for_html([text]))
-    assert json.loads(written) == [text]
-    assert not {*"<>&\u2028\u2029\0"} & {*written}
+    json_text = str(encode_json_for_html([text]))
+    assert json.loads(json_text) == [text]
+    assert not {*"<>&\u2028\u2029\0"} & {*json_text}
 
 
-def _sticking_out(tab: Any) -> list[str]:
+def _find_overflowing(tab: Any) -> list[str]:
     """The elements that reach beyond the window's left or right edge, except hidden ones."""
-    found: list[str] = tab.evaluate(
+    elements: list[str] = tab.evaluate(
         """() => [...document.querySelectorAll('body *:not(.skip, .unseen)')]
           .filter((e) => !e.closest('svg, script, noscript'))
           .filter((e) => { const r = e.getBoundingClientRect();
@@ -401,18 +428,18 @@ def _sticking_out(tab: Any) -> list[str]:
               || e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).display !== 'inline'); })
           .map((e) => `${e.tagName} ${e.id} ${e.textContent.slice(0, 40)}`)"""
     )
-    return found
+    return elements
 
 
-def pictured() -> RunTables:
+def build_tables_with_pictures() -> RunTables:
     """With pictures and pages, one of each that must not be used."""
-    found = tables()
-    assert found.titles is not None
-    places = range(found.titles.height)
+    run_tables = build_tables()
+    assert run_tables.titles is not None
+    places = range(run_tables.titles.height)
     addresses = [f"https://shop.example/{place}" for place in places]
     return replace(
-        found,
-        titles=found.titles.with_columns(
+        run_tables,
+        titles=run_tables.titles.with_columns(
             image=pl.Series(["javascript:window.shot = 1", *addresses[1:]]),
             link=pl.Series([None, "javascript:window.shot = 1", *addresses[2:]]),
         ),
@@ -423,17 +450,20 @@ def pictured() -> RunTables:
 def shop(browser: Any, tmp_path: Path) -> Iterator[tuple[Any, list[str]]]:
     """The page of a shop with pictures, and the addresses that it has asked for."""
     file = tmp_path / "index.html"
-    file.write_text(render_page(combine_facts(run(), count_tallies(pictured()))), encoding="utf-8")
+    file.write_text(
+        render_page(combine_facts(run(), count_tallies(build_tables_with_pictures()))),
+        encoding="utf-8",
+    )
     tab = browser.new_page()
-    asked: list[str] = []
+    requests: list[str] = []
 
     def answer(route: Any) -> None:
-        asked.append(route.request.url)
+        requests.append(route.request.url)
         route.fulfill(status=404)
 
     tab.route("**/*", lambda r: r.continue_() if r.request.url.startswith("file:") else answer(r))
     tab.goto(f"{file.as_uri()}#user=user-10")
-    yield tab, asked
+    yield tab, requests
     tab.close()
 
 
@@ -441,17 +471,17 @@ def shop(browser: Any, tmp_path: Path) -> Iterator[tuple[Any, list[str]]]:
 def test_pictures_are_asked_for_only_when_the_reader_allows_it(
     shop: tuple[Any, list[str]],
 ) -> None:
-    tab, asked = shop
+    tab, requests = shop
     assert tab.locator("#person-name").text_content() == "User user-10"
     assert tab.evaluate("document.images.length") == 0
-    assert asked == []
+    assert requests == []
     tab.get_by_label("Show pictures").check()
-    shown = tab.locator("#person img")
-    shown.last.scroll_into_view_if_needed()
+    images = tab.locator("#person img")
+    images.last.scroll_into_view_if_needed()
     tab.wait_for_timeout(200)
-    assert asked
-    assert all(address.startswith("https://shop.example/") for address in asked)
-    assert shown.count() < tab.locator("#person li").count()  # one is no address
+    assert requests
+    assert all(address.startswith("https://shop.example/") for address in requests)
+    assert images.count() < tab.locator("#person li").count()  # one is no address
     links = tab.locator("#person a, #item a")
     for place in range(links.count()):
         assert links.nth(place).get_attribute("href").startswith("https://shop.example/")
@@ -459,59 +489,63 @@ def test_pictures_are_asked_for_only_when_the_reader_allows_it(
     assert tab.evaluate("window.shot") is None
 
 
-def test_addresses_lead_to_a_user_or_an_item(opened: Any) -> None:
-    opened.evaluate("location.hash = '#user=user-10'")
-    assert opened.locator("#person-name").text_content() == "User user-10"
-    opened.get_by_role("button", name="Next").first.click()
-    following = opened.locator("#person-name").text_content()
+def test_addresses_lead_to_a_user_or_an_item(opened_report: Any) -> None:
+    opened_report.evaluate("location.hash = '#user=user-10'")
+    assert opened_report.locator("#person-name").text_content() == "User user-10"
+    opened_report.get_by_role("button", name="Next").first.click()
+    following = opened_report.locator("#person-name").text_content()
     assert following != "User user-10"
-    opened.get_by_role("button", name="Previous").first.click()
-    assert opened.locator("#person-name").text_content() == "User user-10"
-    assert opened.evaluate("location.hash") == "#user=user-10"
-    opened.evaluate("location.hash = '#item=item 3'")
-    opened.locator("#item-known", has_text="item 3").wait_for()
+    opened_report.get_by_role("button", name="Previous").first.click()
+    assert opened_report.locator("#person-name").text_content() == "User user-10"
+    assert opened_report.evaluate("location.hash") == "#user=user-10"
+    opened_report.evaluate("location.hash = '#item=item 3'")
+    opened_report.locator("#item-known", has_text="item 3").wait_for()
     for wrong in ("#user=nobody", "#item=%", "#user="):
-        opened.evaluate(f"location.hash = '{wrong}'")
-    assert opened.locator("#item-known").is_visible()
+        opened_report.evaluate(f"location.hash = '{wrong}'")
+    assert opened_report.locator("#item-known").is_visible()
 
 
-def test_an_item_shows_who_gets_it_and_what_goes_with_it(opened: Any) -> None:
-    payload = json.loads(opened.locator("#people-data").text_content())
-    opened.get_by_label("Find an item").fill("🎬")
+def test_an_item_shows_who_gets_it_and_what_goes_with_it(opened_report: Any) -> None:
+    payload = json.loads(opened_report.locator("#people-data").text_content())
+    opened_report.get_by_label("Find an item").fill("🎬")
     _, _, users, lists, near, *_ = next(item for item in payload["items"] if item[0] == "item 3")
     place = [item[0] for item in payload["items"]].index("item 3")
-    had = tables().interactions.collect().rows()
+    had = build_tables().interactions.collect().rows()
     audience = {user for user, item, _ in had if item == "item 3"}
-    getting = tables().recommendations.filter(pl.col("item_id") == "item 3").collect()
+    getting = build_tables().recommendations.filter(pl.col("item_id") == "item 3").collect()
     assert (users, lists) == (len(audience), getting.height)
-    assert f"in {lists} lists" in opened.locator("#item-known").text_content()
-    ranked = sorted(
+    assert f"in {lists} lists" in opened_report.locator("#item-known").text_content()
+    items_by_interest = sorted(
         (index // 3 + 1, user)
-        for user, _, _, listed in payload["people"]
-        for index in range(0, len(listed), 3)
-        if listed[index] == place
+        for user, _, _, flat_list in payload["people"]
+        for index in range(0, len(flat_list), 3)
+        if flat_list[index] == place
     )
-    texts = opened.locator("#gets li").all_text_contents()
-    assert sorted(texts) == sorted(f"{rank}{user}" for rank, user in ranked)
-    for other, both in zip(near[::2], near[1::2], strict=True):
-        theirs = {user for user, item, _ in had if item == payload["items"][other][0]}
-        assert both == len(audience & theirs)
-    assert opened.locator("#goes li").count() == len(near) // 2 == 5
-    assert f"{near[1]} of {users} people" in opened.locator("#goes .why").first.text_content()
-    opened.locator("#gets button").first.click()
-    assert opened.locator("#person-name").text_content() == f"User {texts[0][1:]}"
+    texts = opened_report.locator("#gets li").all_text_contents()
+    assert sorted(texts) == sorted(f"{rank}{user}" for rank, user in items_by_interest)
+    for other, shared_users in zip(near[::2], near[1::2], strict=True):
+        item_users = {user for user, item, _ in had if item == payload["items"][other][0]}
+        assert shared_users == len(audience & item_users)
+    assert opened_report.locator("#goes li").count() == len(near) // 2 == 5
+    assert (
+        f"{near[1]} of {users} people" in opened_report.locator("#goes .why").first.text_content()
+    )
+    opened_report.locator("#gets button").first.click()
+    assert opened_report.locator("#person-name").text_content() == f"User {texts[0][1:]}"
 
 
-def test_what_is_shown_can_be_downloaded(opened: Any) -> None:
-    opened.evaluate("location.hash = '#user=user-10'")
-    with opened.expect_download() as download:
-        opened.locator("#user-csv").click()
+def test_what_is_shown_can_be_downloaded(opened_report: Any) -> None:
+    opened_report.evaluate("location.hash = '#user=user-10'")
+    with opened_report.expect_download() as download:
+        opened_report.locator("#user-csv").click()
     assert download.value.suggested_filename == "user-user-10.csv"
     text = Path(download.value.path()).read_text(encoding="utf-8-sig")
     rows = list(csv.DictReader(io.StringIO(text, newline="")))
-    listed = tables().recommendations.filter(pl.col("user_id") == "user-10").sort("rank").collect()
+    list_rows = (
+        build_tables().recommendations.filter(pl.col("user_id") == "user-10").sort("rank").collect()
+    )
     assert [(row["item_id"], row["rank"]) for row in rows] == [
-        (item, str(rank)) for _, rank, item in listed.rows()
+        (item, str(rank)) for _, rank, item in list_rows.rows()
     ]
     # A spreadsheet would run it.
     assert all(not value.startswith(("=", "+", "@")) for row in rows for value in row.values())

@@ -16,34 +16,38 @@ from batchrec_dagster.reporting.verdict import PreviousEdition, VerdictFacts, ju
 from batchrec_dagster.storage.published_table import Edition
 
 
-def measured(users: int, ndcg: float = 0.19, lead: float = 0.13, half: float = 0.02) -> Evidence:
+def build_evidence(
+    users: int, ndcg: float = 0.19, lead: float = 0.13, half: float = 0.02
+) -> Evidence:
     """Measured on so many users, with intervals of this half width."""
-    some = half > 0
+    is_uncertain = half > 0
     estimates = (
-        MetricEstimate(value, value - half if some else None, value + half if some else None)
+        MetricEstimate(
+            value, value - half if is_uncertain else None, value + half if is_uncertain else None
+        )
         for value in (ndcg, ndcg - lead, lead)
     )
     return Evidence("all", users, *estimates)
 
 
-def facts(**changed: Any) -> VerdictFacts:
+def build_facts(**changes: Any) -> VerdictFacts:
     return VerdictFacts(
         **{
             "ndcg": 0.19,
             "popular": 0.06,
-            "tested": measured(211),
+            "tested": build_evidence(211),
             "requested": 2113,
             "served": 2113,
             "full": 2113,
             "top_lists": 0.4,
             "top_histories": 0.13,
-            **changed,
+            **changes,
         }
     )
 
 
 @pytest.mark.parametrize(
-    ("changed", "judgement", "said"),
+    ("changes", "judgement", "sentence"),
     [
         (
             {},
@@ -53,32 +57,32 @@ def facts(**changed: Any) -> VerdictFacts:
         ),
         # How sure it is.
         (
-            {"tested": measured(211, half=0.2)},
+            {"tested": build_evidence(211, half=0.2)},
             "watch",
             "is not clearly better than the most popular",
         ),
-        ({"tested": measured(211, lead=-0.1)}, "bad", "is worse than the most popular items"),
-        ({"tested": measured(30)}, "watch", "but in a small sample: NDCG@25 0.1900"),
+        ({"tested": build_evidence(211, lead=-0.1)}, "bad", "is worse than the most popular items"),
+        ({"tested": build_evidence(30)}, "watch", "but in a small sample: NDCG@25 0.1900"),
         (
-            {"tested": measured(5, half=0)},
+            {"tested": build_evidence(5, half=0)},
             "watch",
             "on only 5 tested users, too few for an interval",
         ),
         (
-            {"tested": measured(5, lead=0, half=0), "ndcg": 0.06},
+            {"tested": build_evidence(5, lead=0, half=0), "ndcg": 0.06},
             "watch",
             "the model is no better than the most popular items: NDCG@25 0.0600 compared with"
             " 0.0600 on only 5 tested users, too few for an interval",
         ),
         (
-            {"tested": measured(0, 0, 0, 0), "ndcg": 0.0, "popular": 0.0},
+            {"tested": build_evidence(0, 0, 0, 0), "ndcg": 0.0, "popular": 0.0},
             "watch",
             "the model could not be measured: no held-out user went on to an item that was new to"
             " them, but not to everyone.",
         ),
         (
             {
-                "tested": measured(0, 0, 0, 0),
+                "tested": build_evidence(0, 0, 0, 0),
                 "ndcg": 0.0,
                 "before": PreviousEdition(3, MetricEstimate(0.2, 0.18, 0.22)),
             },
@@ -172,15 +176,15 @@ def facts(**changed: Any) -> VerdictFacts:
     ],
 )
 def test_the_verdict_follows_from_the_facts(
-    changed: dict[str, Any], judgement: str, said: str
+    changes: dict[str, Any], judgement: str, sentence: str
 ) -> None:
-    found = judge_edition(facts(**changed))
-    assert found.judgement == judgement, found.text
-    assert said in found.text
-    assert "times" not in found.text
+    verdict = judge_edition(build_facts(**changes))
+    assert verdict.judgement == judgement, verdict.text
+    assert sentence in verdict.text
+    assert "times" not in verdict.text
     openings = {"good": "Good to send:", "watch": "Look before you send:", "bad": "Do not send:"}
-    assert found.text.startswith(openings[judgement])
-    assert found.text.endswith(".")
+    assert verdict.text.startswith(openings[judgement])
+    assert verdict.text.endswith(".")
 
 
 def test_the_share_of_the_heaviest_user_is_counted() -> None:
@@ -193,9 +197,9 @@ def test_the_share_of_the_heaviest_user_is_counted() -> None:
 
 
 def test_an_edition_of_the_same_model_is_not_compared_with_the_one_before() -> None:
-    before, same, other = (
+    before, same_model, other = (
         Edition({"edition": number, "version": "v", "solution_version_arn": arn}, "s3://b/e")
         for number, arn in ((1, "arn:a"), (2, "arn:a"), (2, "arn:b"))
     )
-    known = [describe_previous_edition(before, after) for after in (same, other)]
-    assert [one and one.same_model for one in known] == [True, False]
+    descriptions = [describe_previous_edition(before, after) for after in (same_model, other)]
+    assert [description and description.same_model for description in descriptions] == [True, False]

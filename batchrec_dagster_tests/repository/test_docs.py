@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from batchrec_dagster.config import Pipeline
-from batchrec_dagster_tests.repository.typed_pages import TYPED, blocks
+from batchrec_dagster_tests.repository.typed_pages import TYPED, list_code_blocks
 from batchrec_dagster_tests.support import REPOSITORY, WCAG
 
 PAGES = [
@@ -34,15 +34,15 @@ OF_DEVELOPERS = {"CONTRIBUTING.md"}
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_what_is_typed_is_marked_so_that_it_is_run(page: Path) -> None:
-    for language, text in blocks(page):
+    for language, text in list_code_blocks(page):
         assert language in LANGUAGES, f"of which language is this?\n{text}"
-        typed = [line for line in text.splitlines() if PROGRAMS.match(line)]
+        typed_lines = [line for line in text.splitlines() if PROGRAMS.match(line)]
         if language == "bash":
             assert page.name in LOOKED_AFTER, f"which test runs this?\n{text}"
         elif language == "sh":
             assert page.name in {name.rpartition("/")[2] for name in TYPED}, text
         elif page.name not in OF_DEVELOPERS:
-            assert not typed, f"mark as sh what is typed: {typed}"
+            assert not typed_lines, f"mark as sh what is typed: {typed_lines}"
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     mkdocs = Path(sys.executable).parent / "mkdocs"
     if not mkdocs.exists():
         pytest.skip("there is no mkdocs: pip install mkdocs-material")
-    built = subprocess.run(
+    result = subprocess.run(
         [str(mkdocs), "build", "--quiet", "--site-dir", str(folder)],
         cwd=REPOSITORY,
         env={**os.environ, "NO_MKDOCS_2_WARNING": "1", "PYTHONPATH": str(REPOSITORY)},
@@ -62,7 +62,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
         check=False,
     )
     # It is strict: a link or an anchor that leads nowhere ends it with an error.
-    assert built.returncode == 0, built.stdout + built.stderr
+    assert result.returncode == 0, result.stdout + result.stderr
     return folder
 
 
@@ -70,9 +70,9 @@ def test_the_site_asks_nothing_of_others(site: Path) -> None:
     pages = [*site.glob("*.html")]
     assert len(pages) > 10
     for page in pages:
-        fetched = re.findall(r"<(?:script|img|iframe)[^>]+src=\"(.+?)\"", page.read_text())
-        fetched += re.findall(r"<link[^>]+href=\"(.+?)\"", page.read_text())
-        assert not [url for url in fetched if "//" in url], page.name
+        resource_urls = re.findall(r"<(?:script|img|iframe)[^>]+src=\"(.+?)\"", page.read_text())
+        resource_urls += re.findall(r"<link[^>]+href=\"(.+?)\"", page.read_text())
+        assert not [url for url in resource_urls if "//" in url], page.name
     reference = (site / "reference.html").read_text()
     assert "BATCHREC_STORAGE" in reference
     for setting in Pipeline.model_fields:
@@ -85,8 +85,8 @@ def test_nothing_bars_anyone_from_the_site_on_a_phone(site: Path, browser: Any) 
     for name, scheme in (("tutorial", "light"), ("reference", "dark"), ("aws", "light")):
         page = browser.new_page(viewport={"width": 360, "height": 800}, color_scheme=scheme)
         page.goto((site / f"{name}.html").as_uri())
-        found = axe.run(page, options={"runOnly": WCAG})
-        assert found.violations_count == 0, found.generate_report()
+        violations = axe.run(page, options={"runOnly": WCAG})
+        assert violations.violations_count == 0, violations.generate_report()
         assert page.evaluate("document.documentElement.scrollWidth") == 360
         page.close()
 

@@ -23,5 +23,5 @@ def test_every_check_is_on_the_page_and_no_other(project: Project) -> None:
         checks = {key.name for key in defs.resolve_asset_graph().asset_check_keys}
     section = PAGE.read_text().partition("## Failed checks")[2].partition("\n## ")[0]
     rows = [line for line in section.splitlines() if line.startswith("| `")]
-    named = {name for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[1])}
-    assert named == checks
+    documented_checks = {name for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[1])}
+    assert documented_checks == checks

@@ -18,12 +18,12 @@ CHANGELOG = (REPOSITORY / "CHANGELOG.md").read_text()
 HEADING = re.compile(r"^## \[(.+?)\](?: - (\d{4}-\d\d-\d\d|Unreleased))?$", re.MULTILINE)
 
 
-def parsed(path: Path) -> Any:
+def parse_yaml(path: Path) -> Any:
     return yaml.safe_load(path.read_text())
 
 
 def test_ci_runs_the_script_of_the_repository_with_read_access_only() -> None:
-    workflow = parsed(GITHUB / "workflows" / "ci.yml")
+    workflow = parse_yaml(GITHUB / "workflows" / "ci.yml")
     # YAML 1.1 reads the key `on` as true.
     assert {"push", "pull_request", "schedule"} == workflow[True].keys()
     assert workflow["permissions"] == {"contents": "read"}
@@ -35,13 +35,13 @@ def test_ci_runs_the_script_of_the_repository_with_read_access_only() -> None:
 
 
 def test_ci_runs_the_oldest_and_the_newest_python_that_is_supported() -> None:
-    job = parsed(GITHUB / "workflows" / "ci.yml")["jobs"]["check"]
-    tested = [
+    job = parse_yaml(GITHUB / "workflows" / "ci.yml")["jobs"]["check"]
+    versions_tested = [
         tuple(map(int, version.split("."))) for version in job["strategy"]["matrix"]["python"]
     ]
     oldest, after = re.findall(r"(\d+)\.(\d+)", PYPROJECT["project"]["requires-python"])
-    assert min(tested) == tuple(map(int, oldest))
-    assert max(tested) == (int(after[0]), int(after[1]) - 1)
+    assert min(versions_tested) == tuple(map(int, oldest))
+    assert max(versions_tested) == (int(after[0]), int(after[1]) - 1)
 
 
 @pytest.mark.parametrize("name", ["run", "versions"])
@@ -51,18 +51,18 @@ def test_a_ci_script_is_executable(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["bug", "feature"])
 def test_an_issue_form_has_what_github_requires(name: str) -> None:
-    form = parsed(GITHUB / "ISSUE_TEMPLATE" / f"{name}.yml")
+    form = parse_yaml(GITHUB / "ISSUE_TEMPLATE" / f"{name}.yml")
     assert form["name"]
     assert form["description"]
-    asked = [field for field in form["body"] if field["type"] != "markdown"]
-    ids = [field["id"] for field in asked]
+    fields_asked = [field for field in form["body"] if field["type"] != "markdown"]
+    ids = [field["id"] for field in fields_asked]
     assert len(set(ids)) == len(ids)
-    assert all(field["attributes"]["label"] for field in asked)
-    assert any(field.get("validations", {}).get("required") for field in asked)
+    assert all(field["attributes"]["label"] for field in fields_asked)
+    assert any(field.get("validations", {}).get("required") for field in fields_asked)
 
 
 def test_pre_commit_uses_the_locked_tools() -> None:
-    config = parsed(REPOSITORY / ".pre-commit-config.yaml")
+    config = parse_yaml(REPOSITORY / ".pre-commit-config.yaml")
     assert [repository["repo"] for repository in config["repos"]] == ["local"]
     hooks = config["repos"][0]["hooks"]
     assert {hook["entry"].split()[0] for hook in hooks} == {".venv/bin/ruff", ".venv/bin/mypy"}

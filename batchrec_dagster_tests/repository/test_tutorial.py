@@ -16,7 +16,12 @@ import polars as pl
 import pytest
 
 from batchrec_dagster_tests.pipeline.web_ui import LOCATION, UPRIGHT, ui_of
-from batchrec_dagster_tests.repository.typed_pages import TYPED, cloned, commands, typed
+from batchrec_dagster_tests.repository.typed_pages import (
+    TYPED,
+    clone_project,
+    list_commands,
+    type_commands,
+)
 from batchrec_dagster_tests.support import REPOSITORY, Project
 
 pytestmark = pytest.mark.slow
@@ -62,7 +67,7 @@ FONT = "DejaVu Sans"
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The project in a fresh clone, with a file of the reader's own."""
-    root = cloned(tmp_path_factory.mktemp("clone") / "batchrec")
+    root = clone_project(tmp_path_factory.mktemp("clone") / "batchrec")
     write_orders(root / "data/orders.csv")
     return root
 
@@ -75,8 +80,10 @@ def write_orders(path: Path) -> None:
     for number in range(4_000):
         customer = chance.randrange(1, 120)
         sku = 2 * chance.randrange(1, 60) + customer % 2
-        at = start + timedelta(minutes=20 * number)
-        lines.append(f"{number},C-{customer:04},SKU-{sku:04},{chance.randint(1, 3)},{at:%FT%TZ}")
+        moment = start + timedelta(minutes=20 * number)
+        lines.append(
+            f"{number},C-{customer:04},SKU-{sku:04},{chance.randint(1, 3)},{moment:%FT%TZ}"
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(lines) + "\n")
 
@@ -84,11 +91,13 @@ def write_orders(path: Path) -> None:
 @pytest.fixture(scope="module")
 def demo(clone: Path) -> str:
     """What the demo says, which the tutorial starts with."""
-    return typed(commands(TYPED[0])[:1], clone)
+    return type_commands(list_commands(TYPED[0])[:1], clone)
 
 
 @pytest.fixture(scope="module")
-def taken(demo: str, clone: Path, browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def new_pictures(
+    demo: str, clone: Path, browser: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """The folder of the new pictures; `make pictures` sets it to docs/images."""
     project = Project(clone)
     folder = Path(os.environ.get("BATCHREC_PICTURES") or tmp_path_factory.mktemp("pictures"))
@@ -111,11 +120,11 @@ def _take_lineage(browser: Any, project: Project, assets: list[str], file: Path)
         expect(page.get_by_text("Loading")).to_have_count(0)
         # Each asset's name stands at the upper left of its box.
         boxes = [page.get_by_text(asset, exact=True).first.bounding_box() for asset in assets]
-        left, top = (min(box[side] for box in boxes) - 50 for side in ("x", "y"))
+        left_edge, top = (min(box[side] for box in boxes) - 50 for side in ("x", "y"))
         right, bottom = (
             max(box[side] for box in boxes) + size for side, size in (("x", 250), ("y", 160))
         )
-        clip = {"x": left, "y": top, "width": right - left, "height": bottom - top}
+        clip = {"x": left_edge, "y": top, "width": right - left_edge, "height": bottom - top}
         page.screenshot(path=file, clip=clip)
         page.close()
 
@@ -128,56 +137,62 @@ def _take_report(browser: Any, address: str, scheme: str, file: Path) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_committed_picture_shows_what_there_is(browser: Any, taken: Path, name: str) -> None:
-    new, old = taken / name, COMMITTED / name
+def test_the_committed_picture_shows_what_there_is(
+    browser: Any, new_pictures: Path, name: str
+) -> None:
+    new, old = new_pictures / name, COMMITTED / name
     assert new.stat().st_size <= MOST_BYTES
     page = browser.new_page()
-    assert _alike(page, new, new)
+    assert _are_alike(page, new, new)
     if not page.evaluate(WRITTEN_IN, FONT):
         pytest.skip(
             f"the pictures were taken in {FONT}: install fonts-dejavu, and no other default"
         )
-    assert _alike(page, new, old), f"docs/images/{name} is out of date: make pictures renews it"
+    assert _are_alike(page, new, old), f"docs/images/{name} is out of date: make pictures renews it"
     page.close()
 
 
 def test_another_picture_is_not_taken_for_the_same(
-    browser: Any, taken: Path, tmp_path: Path
+    browser: Any, new_pictures: Path, tmp_path: Path
 ) -> None:
-    report, people, moved = taken / "report.png", taken / "report-people.png", tmp_path / "m.png"
+    report, people, shifted_picture = (
+        new_pictures / "report.png",
+        new_pictures / "report-people.png",
+        tmp_path / "m.png",
+    )
     page = browser.new_page(viewport={"width": 1000, "height": 1000})
-    page.set_content(f"<body style='margin: 40px 0 0'><img src='{_url(report)}'>")
+    page.set_content(f"<body style='margin: 40px 0 0'><img src='{_encode_url(report)}'>")
     page.locator("img").evaluate("image => image.decode()")
-    page.screenshot(path=moved)
-    assert not _alike(page, report, people)
-    assert not _alike(page, report, moved)
+    page.screenshot(path=shifted_picture)
+    assert not _are_alike(page, report, people)
+    assert not _are_alike(page, report, shifted_picture)
     page.close()
 
 
-def _alike(page: Any, one: Path, other: Path) -> bool:
+def _are_alike(page: Any, picture: Path, other: Path) -> bool:
     (width, height, greys), (old_width, old_height, old_greys) = (
-        page.evaluate(GREYS, [_url(file), CELLS]) for file in (one, other)
+        page.evaluate(GREYS, [_encode_url(file), CELLS]) for file in (picture, other)
     )
     pairs = zip(greys, old_greys, strict=True)
     different = sum(abs(new - old) > DIFFERENT for new, old in pairs) / CELLS**2
     return (width, height) == (old_width, old_height) and different <= MOST_DIFFERENT
 
 
-def _url(file: Path) -> str:
+def _encode_url(file: Path) -> str:
     return f"data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()}"
 
 
 def test_the_tutorial_leads_to_lists_and_the_other_pages_go_on(clone: Path, demo: str) -> None:
-    tutorial, operations, readme = map(commands, TYPED)
+    tutorial, operations, readme = map(list_commands, TYPED)
     assert "2,113 users" in demo
     lines = demo.replace(f"{Path(sys.executable).parent}/", ".venv/bin/").splitlines()
     assert len(lines) <= 25
     assert max(map(len, lines)) <= 80, demo
-    shop = typed(tutorial[1:], clone)
+    shop = type_commands(tutorial[1:], clone)
     table = clone / ".batchrec/storage/shop/curated/recommendations/recommendations.parquet"
     assert pl.read_parquet(table).get_column("user_id").n_unique() == 119
     assert "C-0017" in shop.rpartition("published edition 1")[2]
-    said = typed(operations, clone)
-    assert "not imported again" in said
-    assert "nothing was deleted" in said
-    typed(readme, clone)
+    output = type_commands(operations, clone)
+    assert "not imported again" in output
+    assert "nothing was deleted" in output
+    type_commands(readme, clone)

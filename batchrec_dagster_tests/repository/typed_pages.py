@@ -22,35 +22,35 @@ BLOCK = re.compile(r"^( *)```(\S*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 TYPED = ("docs/tutorial.md", "docs/operations.md", "README.md")
 
 
-def blocks(page: Path) -> Iterator[tuple[str, str]]:
+def list_code_blocks(page: Path) -> Iterator[tuple[str, str]]:
     """The language and the text of each block of code."""
     for indent, language, text in BLOCK.findall(page.read_text()):
         yield language, re.sub(f"^{indent}", "", text, flags=re.MULTILINE)
 
 
-def commands(page: str) -> list[str]:
+def list_commands(page: str) -> list[str]:
     """What a reader of the page types, block by block."""
-    script = [text for language, text in blocks(REPOSITORY / page) if language == "sh"]
+    script = [text for language, text in list_code_blocks(REPOSITORY / page) if language == "sh"]
     # README shows first what the tutorial starts with, and has typed.
     script = [text for text in script if page != "README.md" or not text.startswith("make demo ")]
     assert script
     return script
 
 
-def cloned(root: Path) -> Path:
+def clone_project(root: Path) -> Path:
     """The project as it is cloned, with the environment that these tests run in."""
     if shutil.which("git") is None:
         pytest.skip("there is no git: apt-get install git")
-    listed = subprocess.run(
+    result = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard"],
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
         check=False,
     )
-    if listed.returncode:
+    if result.returncode:
         pytest.skip("this is no clone: git ls-files does not work here")
-    for name in listed.stdout.splitlines():
+    for name in result.stdout.splitlines():
         if (REPOSITORY / name).is_file():
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(REPOSITORY / name, root / name)
@@ -64,9 +64,9 @@ def cloned(root: Path) -> Path:
     return root
 
 
-def typed(script: Sequence[str], root: Path) -> str:
+def type_commands(script: Sequence[str], root: Path) -> str:
     """What commands say that are typed one after the other in the project's folder."""
-    inherited = {
+    environment_variables = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith(("BATCHREC_", "DAGSTER_", "AWS_", "MAKE", "MFLAGS"))
@@ -78,7 +78,7 @@ def typed(script: Sequence[str], root: Path) -> str:
             ["bash", "-c", "set -euo pipefail\n" + "\n".join(script)],
             cwd=root,
             # Nobody looks at what `batchrec open` opens.
-            env={**inherited, "PYTHONPATH": str(root), "BROWSER": "true"},
+            env={**environment_variables, "PYTHONPATH": str(root), "BROWSER": "true"},
             stdout=file,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -88,6 +88,6 @@ def typed(script: Sequence[str], root: Path) -> str:
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-    said = log.read_text()
-    assert process.returncode == 0, said
-    return said
+    output = log.read_text()
+    assert process.returncode == 0, output
+    return output

@@ -68,8 +68,8 @@ def test_nobody_rates_a_movie_twice_or_fewer_than_twenty(ratings: pl.DataFrame) 
 
 def test_stars_are_halves_from_one_half_to_five(ratings: pl.DataFrame) -> None:
     assert sorted(ratings["rating"].unique()) == list(np.arange(0.5, 5.5, 0.5))
-    given = ratings.group_by("rating").len().sort("len", descending=True)
-    assert given["rating"][0] == 4
+    rating_counts = ratings.group_by("rating").len().sort("len", descending=True)
+    assert rating_counts["rating"][0] == 4
     assert ratings["rating"].mean() == pytest.approx(3.44, abs=0.1)
 
 
@@ -98,10 +98,10 @@ def test_users_rate_many_movies_a_session_and_return(ratings: pl.DataFrame) -> N
 
 
 def test_no_movie_is_rated_before_its_year(ratings: pl.DataFrame, movies: pl.DataFrame) -> None:
-    rated = ratings.join(movies, on="movieID")
-    assert rated.height == ratings.height
+    rated_movies = ratings.join(movies, on="movieID")
+    assert rated_movies.height == ratings.height
     year = pl.from_epoch("timestamp", time_unit="ms").dt.year()
-    assert rated.filter(year < pl.col("year")).is_empty()
+    assert rated_movies.filter(year < pl.col("year")).is_empty()
 
 
 def test_a_few_movies_have_most_ratings(ratings: pl.DataFrame) -> None:
@@ -115,34 +115,40 @@ def test_a_collaborative_model_beats_popularity(
     ratings: pl.DataFrame,
 ) -> None:
     """NDCG@25 on the newest tenth of what every tenth user liked: EASE against popularity."""
-    liked = ratings.filter(pl.col("rating") >= 3.5).sort("userID", "timestamp")
+    liked_ratings = ratings.filter(pl.col("rating") >= 3.5).sort("userID", "timestamp")
     place = pl.int_range(pl.len()).over("userID") / pl.len().over("userID")
-    user, movie = (liked[name].rank("dense").to_numpy() - 1 for name in ("userID", "movieID"))
-    held_out = (user % 10 == 0) & (liked.select(place).to_series().to_numpy() >= 0.9)
-    seen = np.zeros((user.max() + 1, movie.max() + 1), dtype=np.float32)
-    seen[user[~held_out], movie[~held_out]] = 1
-    popularity = seen.sum(axis=0)
+    user, movie = (
+        liked_ratings[name].rank("dense").to_numpy() - 1 for name in ("userID", "movieID")
+    )
+    held_out = (user % 10 == 0) & (liked_ratings.select(place).to_series().to_numpy() >= 0.9)
+    seen_matrix = np.zeros((user.max() + 1, movie.max() + 1), dtype=np.float32)
+    seen_matrix[user[~held_out], movie[~held_out]] = 1
+    popularity = seen_matrix.sum(axis=0)
 
-    known = np.argsort(-popularity)[:1500]
-    gram = seen[:, known].T @ seen[:, known] + 200 * np.eye(len(known), dtype=np.float32)
+    popular_movies = np.argsort(-popularity)[:1500]
+    gram = seen_matrix[:, popular_movies].T @ seen_matrix[:, popular_movies] + 200 * np.eye(
+        len(popular_movies), dtype=np.float32
+    )
     inverse = np.linalg.inv(gram)
     weights = -inverse / np.diag(inverse)
     np.fill_diagonal(weights, 0)
 
     gains = 1 / np.log2(np.arange(2, 27))
 
-    def ndcg(score: npt.NDArray[np.float32]) -> float:
-        reached = []
-        for row in range(0, len(seen), 10):
-            wanted = movie[held_out & (user == row)]
-            top = np.argsort(-np.where(seen[row] > 0, -np.inf, score[row]))[:25]
-            reached.append(gains[np.isin(top, wanted)].sum() / gains[: len(wanted)].sum())
-        return float(np.mean(reached))
+    def measure_ndcg(score: npt.NDArray[np.float32]) -> float:
+        values = []
+        for row in range(0, len(seen_matrix), 10):
+            relevant_movies = movie[held_out & (user == row)]
+            top = np.argsort(-np.where(seen_matrix[row] > 0, -np.inf, score[row]))[:25]
+            values.append(
+                gains[np.isin(top, relevant_movies)].sum() / gains[: len(relevant_movies)].sum()
+            )
+        return float(np.mean(values))
 
-    score = np.full(seen.shape, -1e9, dtype=np.float32)
-    score[:, known] = seen[:, known] @ weights
-    collaborative = ndcg(score)
-    popular = ndcg(np.broadcast_to(popularity, seen.shape))
+    score = np.full(seen_matrix.shape, -1e9, dtype=np.float32)
+    score[:, popular_movies] = seen_matrix[:, popular_movies] @ weights
+    collaborative = measure_ndcg(score)
+    popular = measure_ndcg(np.broadcast_to(popularity, seen_matrix.shape))
     assert 0.1 < collaborative < 0.3
     assert collaborative > 1.6 * popular
 
@@ -153,8 +159,8 @@ def test_people_like_what_they_choose(ratings: pl.DataFrame) -> None:
 
 @pytest.mark.slow
 def test_the_same_seed_gives_the_same_bytes(file: bytes) -> None:
-    again = generator.FILES["user_ratedmovies-timestamps.dat"]()
-    assert hashlib.sha256(again).digest() == hashlib.sha256(file).digest()
+    second_content = generator.FILES["user_ratedmovies-timestamps.dat"]()
+    assert hashlib.sha256(second_content).digest() == hashlib.sha256(file).digest()
     assert generator.FILES["movies.dat"]() == generator.FILES["movies.dat"]()
 
 
@@ -211,14 +217,14 @@ def test_layouts_name_the_columns_of_the_headers() -> None:
     )
 
 
-def zipped(name: str, content: bytes) -> bytes:
+def zip_member(name: str, content: bytes) -> bytes:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr(name, content)
     return file.getvalue()
 
 
-def md5(content: bytes) -> str:
+def hash_md5(content: bytes) -> str:
     return hashlib.md5(content).hexdigest()
 
 
@@ -227,19 +233,19 @@ def md5(content: bytes) -> str:
 def test_an_archive_is_downloaded_once_and_verified(
     name: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    published = movielens.ARCHIVES[name]
-    content = zipped(published.ratings, b"1\n")
-    checksum = text.format(md5=md5(content).upper(), file="a.zip").encode()
+    published_set = movielens.ARCHIVES[name]
+    content = zip_member(published_set.ratings, b"1\n")
+    checksum = text.format(md5=hash_md5(content).upper(), file="a.zip").encode()
     monkeypatch.setenv("no_proxy", "*")
     with serving() as web:
         monkeypatch.setenv(movielens.BASE_URL_VARIABLE, web.address + "/")
-        web.pages[f"/{published.address}"] = Page(content)
-        web.pages[f"/{published.address}.md5"] = Page(checksum)
+        web.pages[f"/{published_set.address}"] = Page(content)
+        web.pages[f"/{published_set.address}.md5"] = Page(checksum)
         archive = movielens.ARCHIVES[name].fetch(tmp_path)
-        asked = len(web.asked)
+        requests_before = len(web.requests)
         assert archive.read_bytes() == content
         assert movielens.ARCHIVES[name].fetch(tmp_path) == archive
-        assert len(web.asked) == asked == 2
+        assert len(web.requests) == requests_before == 2
 
 
 def test_an_archive_with_a_wrong_checksum_is_deleted(
@@ -270,7 +276,7 @@ def test_an_archive_without_a_checksum_is_accepted(
         assert "no published checksum" in caplog.text
         web.pages["/hetrec2011/hetrec2011-movielens-2k-v2.zip"] = Page(b"hetrec")
         assert movielens.ARCHIVES["hetrec2011"].fetch(tmp_path).read_bytes() == b"hetrec"
-        assert web.asked[-1][0].endswith(".zip")
+        assert web.requests[-1][0].endswith(".zip")
 
 
 def test_a_missing_archive_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,4 +17,4 @@ def postgres() -> Iterator[PostgresServer]:
 @pytest.fixture
 def url(postgres: PostgresServer) -> str:
     """Of a new database."""
-    return postgres.new_database(f"test_{uuid.uuid4().hex}")
+    return postgres.create_database(f"test_{uuid.uuid4().hex}")

@@ -17,7 +17,7 @@ SCHEMA = {
 }
 
 
-def recommendations(
+def build_lists_table(
     lists: dict[str, list[Any]], *, titles: bool = True, score: float | None = 0.5
 ) -> pl.DataFrame:
     """The table: an item is an id, or an id and a title."""
@@ -30,10 +30,10 @@ def recommendations(
     return frame if titles else frame.drop("title")
 
 
-def hostile() -> pl.DataFrame:
+def build_hostile_table() -> pl.DataFrame:
     """A table whose ids and titles are a stranger's; ids have no line breaks."""
     ids = [" ".join(text.split("\n")).replace("\r", " ") for text in HOSTILE]
-    return recommendations(
+    return build_lists_table(
         {
             user: [*zip(ids[n : n + 3], HOSTILE[n : n + 3], strict=True)]
             for n, user in enumerate(ids)
@@ -41,8 +41,11 @@ def hostile() -> pl.DataFrame:
     )
 
 
-def many(users: int, results: int = 5) -> pl.DataFrame:
+def build_large_table(users: int, results: int = 5) -> pl.DataFrame:
     """A table of so many users."""
-    return recommendations(
-        {str(user): [f"i{(user + each) % 97}" for each in range(results)] for user in range(users)}
+    return build_lists_table(
+        {
+            str(user): [f"i{(user + offset) % 97}" for offset in range(results)]
+            for user in range(users)
+        }
     )

@@ -12,39 +12,41 @@ from batchrec_dagster.doctor import Finding, check_pipelines
 from batchrec_dagster.sinks import postgres_table as postgres_sink
 from batchrec_dagster_tests.postgres_server import PostgresServer
 from batchrec_dagster_tests.processes import free_ports
-from batchrec_dagster_tests.sinks.support import many
+from batchrec_dagster_tests.sinks.support import build_large_table
 from batchrec_dagster_tests.support import Project, declaration
 
 URL_ENV = "SHOP_DB"
 
 
-def found(project: Project, monkeypatch: pytest.MonkeyPatch, sink: str, **declared: Any) -> Finding:
+def find_pipeline_finding(
+    project: Project, monkeypatch: pytest.MonkeyPatch, sink: str, **settings: Any
+) -> Finding:
     """The finding about the pipeline's only sink."""
-    project.declare(declaration("shop", "ratings.csv", sinks={sink: declared}))
+    project.declare(declaration("shop", "ratings.csv", sinks={sink: settings}))
     monkeypatch.setenv("BATCHREC_HOME", str(project.root / ".batchrec"))
     monkeypatch.syspath_prepend(project.root)
-    loaded, finding = check_pipelines(project.package)
-    assert loaded.status == "ok"
+    definitions_loaded, finding = check_pipelines(project.package)
+    assert definitions_loaded.status == "ok"
     assert finding.check == f"shop {sink}"
     return finding
 
 
-def in_postgres(project: Project, monkeypatch: pytest.MonkeyPatch, url: str) -> Finding:
+def check_postgres(project: Project, monkeypatch: pytest.MonkeyPatch, url: str) -> Finding:
     monkeypatch.setenv(URL_ENV, url)
-    return found(project, monkeypatch, "postgres", url_env=URL_ENV)
+    return find_pipeline_finding(project, monkeypatch, "postgres", url_env=URL_ENV)
 
 
 def test_a_writable_postgres_passes_and_stays_unchanged(
     project: Project, monkeypatch: pytest.MonkeyPatch, postgres: PostgresServer, url: str
 ) -> None:
-    finding = in_postgres(project, monkeypatch, url)
+    finding = check_postgres(project, monkeypatch, url)
     assert finding.status == "ok"
     assert finding.message.startswith("public.recommendations in test_")
     tables = "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'"
     assert postgres.query(tables, url=url) == [(0,)]
     target = postgres_sink.PostgresTarget(url, "recommendations", pipeline="shop")
-    postgres_sink.replace_lists(many(2).lazy(), target)
-    assert in_postgres(project, monkeypatch, url).status == "ok"
+    postgres_sink.replace_lists(build_large_table(2).lazy(), target)
+    assert check_postgres(project, monkeypatch, url).status == "ok"
     assert postgres.query("SELECT count(*) FROM recommendations", url=url) == [(10,)]
     # The check's table is gone.
     assert postgres.query(tables, url=url) == [(2,)]
@@ -55,28 +57,28 @@ def test_a_postgres_that_refuses_fails_without_showing_the_password(
 ) -> None:
     reader = f"reader_{url.rpartition('_')[2]}"
     postgres.query(f"CREATE ROLE {reader} LOGIN PASSWORD 'planted'", url=url)
-    theirs = url.replace("owner:owner-secret", f"{reader}:planted")
+    reader_url = url.replace("owner:owner-secret", f"{reader}:planted")
     fix = "the user needs CREATE on the schema, and to own the table where there is one"
-    finding = in_postgres(project, monkeypatch, theirs)
+    finding = check_postgres(project, monkeypatch, reader_url)
     assert "permission denied for schema public" in finding.message
     assert finding.fix == fix
 
     postgres_sink.replace_lists(
-        many(2).lazy(), postgres_sink.PostgresTarget(url, "recommendations")
+        build_large_table(2).lazy(), postgres_sink.PostgresTarget(url, "recommendations")
     )
     postgres.query(f"GRANT ALL ON SCHEMA public TO {reader}", url=url)
-    finding = in_postgres(project, monkeypatch, theirs)
+    finding = check_postgres(project, monkeypatch, reader_url)
     assert (finding.status, finding.fix) == ("failed", fix)
 
-    finding = in_postgres(project, monkeypatch, url.replace("owner-secret", "planted-wrong"))
+    finding = check_postgres(project, monkeypatch, url.replace("owner-secret", "planted-wrong"))
     assert "password authentication failed" in finding.message
     assert "planted" not in str(finding)
     nobody = f"postgresql://owner:planted@127.0.0.1:{free_ports(1)[0]}/shop"
-    finding = in_postgres(project, monkeypatch, nobody)
+    finding = check_postgres(project, monkeypatch, nobody)
     assert "refused" in finding.message
     assert "runs" in finding.fix
     assert "planted" not in str(finding)
-    finding = in_postgres(project, monkeypatch, "")
+    finding = check_postgres(project, monkeypatch, "")
     assert "the environment variable SHOP_DB is not set" in finding.message
 
 
@@ -88,7 +90,7 @@ def test_a_dynamodb_table_is_described(project: Project, monkeypatch: pytest.Mon
         monkeypatch.setenv(name, "testing")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
     with mock_aws():
-        finding = found(project, monkeypatch, "dynamodb", table="lists")
+        finding = find_pipeline_finding(project, monkeypatch, "dynamodb", table="lists")
         assert finding.status == "failed"
         assert "there is no DynamoDB table lists: create it with aws" in finding.message
         client: Any = boto3.Session().client("dynamodb")
@@ -98,16 +100,16 @@ def test_a_dynamodb_table_is_described(project: Project, monkeypatch: pytest.Mon
             AttributeDefinitions=[{"AttributeName": "user_id", "AttributeType": "S"}],
             KeySchema=[{"AttributeName": "user_id", "KeyType": "HASH"}],
         )["TableDescription"]["TableArn"]
-        finding = found(project, monkeypatch, "dynamodb", table="lists")
+        finding = find_pipeline_finding(project, monkeypatch, "dynamodb", table="lists")
         assert finding.status == "warning"
         assert finding.fix.startswith("aws dynamodb update-time-to-live --table-name lists")
-        on = {"Enabled": True, "AttributeName": "expires_at"}
-        client.update_time_to_live(TableName="lists", TimeToLiveSpecification=on)
-        assert found(project, monkeypatch, "dynamodb", table="lists").status == "ok"
+        time_to_live = {"Enabled": True, "AttributeName": "expires_at"}
+        client.update_time_to_live(TableName="lists", TimeToLiveSpecification=time_to_live)
+        assert find_pipeline_finding(project, monkeypatch, "dynamodb", table="lists").status == "ok"
         assert client.list_tags_of_resource(ResourceArn=arn)["Tags"] == []
         tags = [{"Key": "batchrec:lists-of", "Value": "other in s3://there/"}]
         client.tag_resource(ResourceArn=arn, Tags=tags)
-        finding = found(project, monkeypatch, "dynamodb", table="lists")
+        finding = find_pipeline_finding(project, monkeypatch, "dynamodb", table="lists")
         assert finding.message.startswith("the DynamoDB table lists has the lists of other in s3")
         assert finding.fix.startswith("or, if these are to take their place")
 
@@ -115,12 +117,17 @@ def test_a_dynamodb_table_is_described(project: Project, monkeypatch: pytest.Mon
 def test_an_export_folder_is_checked_by_writing(
     project: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    there = tmp_path / "exports"
-    there.mkdir()
-    finding = found(project, monkeypatch, "export", path="exports/new/lists.csv")
-    assert (finding.status, finding.message) == ("ok", f"{there / 'new/lists.csv'} can be written")
-    assert list(there.iterdir()) == []
-    (there / "new").write_text("a file where a folder should be")
-    finding = found(project, monkeypatch, "export", path="exports/new/lists.csv")
+    export_folder = tmp_path / "exports"
+    export_folder.mkdir()
+    finding = find_pipeline_finding(project, monkeypatch, "export", path="exports/new/lists.csv")
+    assert (finding.status, finding.message) == (
+        "ok",
+        f"{export_folder / 'new/lists.csv'} can be written",
+    )
+    assert list(export_folder.iterdir()) == []
+    (export_folder / "new").write_text("a file where a folder should be")
+    finding = find_pipeline_finding(project, monkeypatch, "export", path="exports/new/lists.csv")
     assert finding.status == "failed"
-    assert finding.message.startswith(f"cannot make the folder {there / 'new'}: Not a directory")
+    assert finding.message.startswith(
+        f"cannot make the folder {export_folder / 'new'}: Not a directory"
+    )

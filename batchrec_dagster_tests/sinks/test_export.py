@@ -22,7 +22,7 @@ from batchrec_dagster.storage.object_store import ObjectStore, StorageError
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
 from batchrec_dagster_tests.hostile import HOSTILE
 from batchrec_dagster_tests.repeats import repeats
-from batchrec_dagster_tests.sinks.support import many, recommendations
+from batchrec_dagster_tests.sinks.support import build_large_table, build_lists_table
 
 URI = "s3://bucket/exports/lists"
 FORMULAS = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "\uff1d1", "\uff0b1"]
@@ -34,52 +34,55 @@ HOSTILE_LISTS: dict[str, list[tuple[str, str | None]]] = {text: [(text, text)] f
 LISTS = st.dictionaries(TEXT, st.lists(st.tuples(TEXT, st.none() | TEXT), max_size=3), max_size=4)
 
 
-def write(folder: Path, frame: pl.DataFrame, **how: Any) -> SinkResult:
+def write(folder: Path, frame: pl.DataFrame, **options: Any) -> SinkResult:
     return export.write_export(
-        frame.lazy(), ExportSink(**how), ObjectStore({"bucket": folder}), URI
+        frame.lazy(), ExportSink(**options), ObjectStore({"bucket": folder}), URI
     )
 
 
-def content(folder: Path) -> bytes:
+def read_content(folder: Path) -> bytes:
     return (folder / "exports/lists").read_bytes()
 
 
-def rows(folder: Path) -> list[list[str]]:
-    return list(csv.reader(io.StringIO(content(folder).decode(), newline="")))
+def read_rows(folder: Path) -> list[list[str]]:
+    return list(csv.reader(io.StringIO(read_content(folder).decode(), newline="")))
 
 
 def test_a_row_for_each_user_has_items_in_columns(tmp_path: Path) -> None:
-    frame = recommendations({"1": [("a", "A, or B"), ("b", 'The "C"')], "2": [("c", "Ü")]})
-    written = write(tmp_path, frame)
-    assert rows(tmp_path) == [
+    frame = build_lists_table({"1": [("a", "A, or B"), ("b", 'The "C"')], "2": [("c", "Ü")]})
+    result = write(tmp_path, frame)
+    assert read_rows(tmp_path) == [
         ["user_id", "item_1", "title_1", "item_2", "title_2"],
         ["1", "a", "A, or B", "b", 'The "C"'],
         ["2", "c", "Ü", "", ""],
     ]
-    assert written.counts == SinkCounts(3, 2, 2)
-    size = len(content(tmp_path))
+    assert result.counts == SinkCounts(3, 2, 2)
+    size = len(read_content(tmp_path))
     file = str(tmp_path / "exports/lists")
-    assert written.facts == {"file": file, "lines": 2, "bytes": size, "formulas_escaped": 0}
+    assert result.facts == {"file": file, "lines": 2, "bytes": size, "formulas_escaped": 0}
     write(tmp_path, frame.drop("title").tail(1), bom=True)
-    assert content(tmp_path) == b'\xef\xbb\xbf"user_id","item_1"\n"2","c"\n'
+    assert read_content(tmp_path) == b'\xef\xbb\xbf"user_id","item_1"\n"2","c"\n'
 
 
 def test_in_an_experiment_a_row_has_its_users_arm(tmp_path: Path) -> None:
-    frame = recommendations({"1": ["a", "b"]}, titles=False).with_columns(arm=pl.lit("control"))
+    frame = build_lists_table({"1": ["a", "b"]}, titles=False).with_columns(arm=pl.lit("control"))
     write(tmp_path, frame)
-    assert rows(tmp_path) == [["user_id", "arm", "item_1", "item_2"], ["1", "control", "a", "b"]]
+    assert read_rows(tmp_path) == [
+        ["user_id", "arm", "item_1", "item_2"],
+        ["1", "control", "a", "b"],
+    ]
     write(tmp_path, frame, rows="per_item")
-    assert rows(tmp_path)[1] == ["1", "1", "a", "0.5", "control"]
+    assert read_rows(tmp_path)[1] == ["1", "1", "a", "0.5", "control"]
     write(tmp_path, frame, format="jsonl")
-    (line,) = map(json.loads, content(tmp_path).splitlines())
+    (line,) = map(json.loads, read_content(tmp_path).splitlines())
     assert line["arm"] == "control"
     assert "arm" not in line["items"][0]
 
 
 def test_a_row_for_each_item_is_as_in_the_table(tmp_path: Path) -> None:
-    frame = recommendations({"1": [("a", "A"), "b"], "2": ["c"]})
+    frame = build_lists_table({"1": [("a", "A"), "b"], "2": ["c"]})
     assert write(tmp_path, frame, rows="per_item").facts["lines"] == 3
-    assert rows(tmp_path) == [
+    assert read_rows(tmp_path) == [
         ["user_id", "rank", "item_id", "title", "score"],
         ["1", "1", "a", "A", "0.5"],
         ["1", "2", "b", "", "0.25"],
@@ -88,9 +91,9 @@ def test_a_row_for_each_item_is_as_in_the_table(tmp_path: Path) -> None:
 
 
 def test_json_lines_hold_lists_or_rows(tmp_path: Path) -> None:
-    frame = recommendations({"1": [("a", "=A"), "b"], "2": ["c"]})
+    frame = build_lists_table({"1": [("a", "=A"), "b"], "2": ["c"]})
     assert write(tmp_path, frame, format="jsonl").facts["lines"] == 2
-    assert [json.loads(line) for line in content(tmp_path).splitlines()] == [
+    assert [json.loads(line) for line in read_content(tmp_path).splitlines()] == [
         {
             "user_id": "1",
             "items": [
@@ -104,60 +107,62 @@ def test_json_lines_hold_lists_or_rows(tmp_path: Path) -> None:
         },
     ]
     assert write(tmp_path, frame, format="jsonl", rows="per_item").facts["lines"] == 3
-    assert pl.read_ndjson(content(tmp_path)).equals(frame)
+    assert pl.read_ndjson(read_content(tmp_path)).equals(frame)
 
 
-@pytest.mark.parametrize("how", ["per_user", "per_item"])
+@pytest.mark.parametrize("row_form", ["per_user", "per_item"])
 @pytest.mark.parametrize("form", ["csv", "jsonl"])
-def test_nobody_to_recommend_to_leaves_an_empty_file(tmp_path: Path, form: str, how: str) -> None:
-    assert write(tmp_path, many(0), format=form, rows=how).facts["lines"] == 0
-    assert content(tmp_path).count(b"\n") == (1 if form == "csv" else 0)
+def test_nobody_to_recommend_to_leaves_an_empty_file(
+    tmp_path: Path, form: str, row_form: str
+) -> None:
+    assert write(tmp_path, build_large_table(0), format=form, rows=row_form).facts["lines"] == 0
+    assert read_content(tmp_path).count(b"\n") == (1 if form == "csv" else 0)
 
 
 def test_users_are_whole_over_the_ends_of_batches(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lists, "BATCH_ROWS", 7)
-    assert write(tmp_path, many(50).drop("title")).counts == (250, 50, 5)
-    assert [row[0] for row in rows(tmp_path)[1:]] == [str(user) for user in range(50)]
-    assert all(all(row) for row in rows(tmp_path))
+    assert write(tmp_path, build_large_table(50).drop("title")).counts == (250, 50, 5)
+    assert [row[0] for row in read_rows(tmp_path)[1:]] == [str(user) for user in range(50)]
+    assert all(all(row) for row in read_rows(tmp_path))
 
 
 def test_cells_that_begin_like_formulas_are_text(tmp_path: Path) -> None:
-    frame = recommendations({"-7": [("+a", title) for title in FORMULAS] + [("x", "a = 1")]})
-    written = write(tmp_path, frame, rows="per_item")
-    users, _, items, titles, _ = zip(*rows(tmp_path)[1:], strict=True)
+    frame = build_lists_table({"-7": [("+a", title) for title in FORMULAS] + [("x", "a = 1")]})
+    result = write(tmp_path, frame, rows="per_item")
+    users, _, items, titles, _ = zip(*read_rows(tmp_path)[1:], strict=True)
     after = {"\t=1": "'\t'=1", "\r=1": "'\r'=1", "\n=1": "'\n'=1"}
     assert list(titles) == [*(after.get(title, f"'{title}") for title in FORMULAS), "a = 1"]
     assert set(users) == {"'-7"}
     assert items == ("'+a",) * len(FORMULAS) + ("x",)
-    assert written.facts["formulas_escaped"] == 3 * len(FORMULAS) + 1
+    assert result.facts["formulas_escaped"] == 3 * len(FORMULAS) + 1
 
 
 def test_a_cell_that_ends_at_a_semicolon_elsewhere_is_text(tmp_path: Path) -> None:
-    frame = recommendations({"1": [("a", "a;=1+1;b"), ("b", 'x;"@SUM(A1)'), ("c", "1; 2 - 3")]})
+    frame = build_lists_table({"1": [("a", "a;=1+1;b"), ("b", 'x;"@SUM(A1)'), ("c", "1; 2 - 3")]})
     assert write(tmp_path, frame).facts["formulas_escaped"] == 2
-    assert rows(tmp_path)[1][2::2] == ["a;'=1+1;b", "x;\"'@SUM(A1)", "1; 2 - 3"]
+    assert read_rows(tmp_path)[1][2::2] == ["a;'=1+1;b", "x;\"'@SUM(A1)", "1; 2 - 3"]
 
 
 @pytest.mark.slow
 @pytest.mark.attack
 @settings(max_examples=repeats(60, 15), deadline=None)
-@example(wild=HOSTILE_LISTS, how="per_user", bom=False)
-@example(wild=HOSTILE_LISTS, how="per_item", bom=True)
-@given(wild=LISTS, how=st.sampled_from(["per_user", "per_item"]), bom=st.booleans())
+@example(wild=HOSTILE_LISTS, row_form="per_user", bom=False)
+@example(wild=HOSTILE_LISTS, row_form="per_item", bom=True)
+@given(wild=LISTS, row_form=st.sampled_from(["per_user", "per_item"]), bom=st.booleans())
 def test_whatever_the_text_is_it_comes_back_and_no_cell_begins_a_formula(
     tmp_path_factory: pytest.TempPathFactory,
     wild: dict[str, list[tuple[str, str | None]]],
-    how: Literal["per_user", "per_item"],
+    row_form: Literal["per_user", "per_item"],
     bom: bool,
 ) -> None:
     folder = tmp_path_factory.mktemp("csv")
-    frame = recommendations(wild)
-    written = write(folder, frame, rows=how, bom=bom)
-    text = content(folder).decode("utf-8-sig" if bom else "utf-8")
+    frame = build_lists_table(wild)
+    result = write(folder, frame, rows=row_form, bom=bom)
+    text = read_content(folder).decode("utf-8-sig" if bom else "utf-8")
     _, *read = csv.reader(io.StringIO(text, newline=""))
-    assert written.facts["lines"] == len(read)
+    assert result.facts["lines"] == len(read)
     assert not [
         cell for row in read for cell in row if cell.startswith((*STARTS, "\t", "\r", "\n"))
     ]
@@ -165,32 +170,35 @@ def test_whatever_the_text_is_it_comes_back_and_no_cell_begins_a_formula(
     for delimiter in ";|\t":
         for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter):
             assert not [cell for cell in row if cell.startswith(STARTS)]
-    known = set(frame.get_column("title").drop_nulls())
-    known |= {*frame.get_column("user_id"), *frame.get_column("item_id"), ""}
-    known = {text.replace("'", "") for text in known}
+    titles = set(frame.get_column("title").drop_nulls())
+    titles |= {*frame.get_column("user_id"), *frame.get_column("item_id"), ""}
+    titles = {text.replace("'", "") for text in titles}
     texts = [
-        cell for row in read for n, cell in enumerate(row) if how == "per_user" or n in (0, 2, 3)
+        cell
+        for row in read
+        for n, cell in enumerate(row)
+        if row_form == "per_user" or n in (0, 2, 3)
     ]
-    assert {cell.replace("'", "") for cell in texts} <= known
+    assert {cell.replace("'", "") for cell in texts} <= titles
 
 
 def test_lists_that_change_while_they_are_written_are_not_put(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write(tmp_path, many(2))
-    before = content(tmp_path)
+    write(tmp_path, build_large_table(2))
+    before = read_content(tmp_path)
     monkeypatch.setattr(lists, "count_lists", lambda _: SinkCounts(16, 3, 5))
     with pytest.raises(SinkUnavailableError, match=r"4 users were written .* there are 3 users"):
-        write(tmp_path, many(4))
+        write(tmp_path, build_large_table(4))
     with pytest.raises(SinkUnavailableError, match="3 users and 20 rows were written"):
-        write(tmp_path, many(4), rows="per_item")
-    assert content(tmp_path) == before
+        write(tmp_path, build_large_table(4), rows="per_item")
+    assert read_content(tmp_path) == before
 
 
 def test_a_place_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     (tmp_path / "exports").write_text("a file where a folder should be")
     with pytest.raises(SinkError, match="cannot write s3://bucket/exports/lists") as error:
-        write(tmp_path, many(1))
+        write(tmp_path, build_large_table(1))
     assert isinstance(error.value.__cause__, StorageError)
 
 
@@ -200,14 +208,14 @@ def test_a_new_folder_can_be_read_as_the_umask_says(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
     before = os.umask(0o022)
     try:
-        ExportSink(path="for-mailing/lists.csv").write(many(1).lazy(), context)
+        ExportSink(path="for-mailing/lists.csv").write(build_large_table(1).lazy(), context)
     finally:
         os.umask(before)
-    written = tmp_path / "for-mailing/lists.csv"
-    assert [path.stat().st_mode & 0o777 for path in (written.parent, written)] == [0o755, 0o644]
+    target = tmp_path / "for-mailing/lists.csv"
+    assert [path.stat().st_mode & 0o777 for path in (target.parent, target)] == [0o755, 0o644]
 
 
 def test_what_arrives_in_part_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ObjectStore, "head", lambda *_: None)
     with pytest.raises(SinkUnavailableError, match="but nothing is there"):
-        write(tmp_path, many(1))
+        write(tmp_path, build_large_table(1))

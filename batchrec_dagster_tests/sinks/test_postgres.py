@@ -24,7 +24,11 @@ from batchrec_dagster.sinks import sink as lists
 from batchrec_dagster_tests.postgres_server import PostgresServer, postgres_folder, serving
 from batchrec_dagster_tests.processes import free_ports
 from batchrec_dagster_tests.repeats import repeats
-from batchrec_dagster_tests.sinks.support import hostile, many, recommendations
+from batchrec_dagster_tests.sinks.support import (
+    build_hostile_table,
+    build_large_table,
+    build_lists_table,
+)
 
 TABLE = "recommendations"
 # What PostgreSQL and UTF-8 can hold.
@@ -37,44 +41,46 @@ def replace(frame: pl.DataFrame, url: str, **target: Any) -> lists.SinkResult:
     return sink.replace_lists(frame.lazy(), sink.PostgresTarget(url, **{"table": TABLE, **target}))
 
 
-def stored(postgres: PostgresServer, url: str, table: str = TABLE) -> list[tuple[Any, ...]]:
+def read_stored_rows(
+    postgres: PostgresServer, url: str, table: str = TABLE
+) -> list[tuple[Any, ...]]:
     return postgres.query(f"SELECT * FROM {table} ORDER BY user_id, rank", url=url)
 
 
-def relations(postgres: PostgresServer, url: str) -> list[str]:
+def list_relations(postgres: PostgresServer, url: str) -> list[str]:
     """Tables and partitions."""
-    found = postgres.query(
+    names = postgres.query(
         "SELECT relname FROM pg_class WHERE relkind IN ('r', 'p')"
         " AND relnamespace = 'public'::regnamespace ORDER BY 1",
         url=url,
     )
-    return [name for (name,) in found]
+    return [name for (name,) in names]
 
 
 def test_the_table_holds_the_lists_and_nothing_else(postgres: PostgresServer, url: str) -> None:
-    first = recommendations({"1": [("a", "A"), "b"], "2": ["c"]})
-    written = replace(first, url)
-    assert stored(postgres, url) == first.rows()
-    assert written.counts[:2] == (3, 2)
-    assert written.facts["table"] == f"public.{TABLE}"
-    assert str(written.facts["database"]).endswith(" at 127.0.0.1")
+    first = build_lists_table({"1": [("a", "A"), "b"], "2": ["c"]})
+    result = replace(first, url)
+    assert read_stored_rows(postgres, url) == first.rows()
+    assert result.counts[:2] == (3, 2)
+    assert result.facts["table"] == f"public.{TABLE}"
+    assert str(result.facts["database"]).endswith(" at 127.0.0.1")
     # One is gone, one is new, one is as it was.
-    second = recommendations({"2": ["c"], "3": ["d", "e"]}, titles=False, score=None)
+    second = build_lists_table({"2": ["c"], "3": ["d", "e"]}, titles=False, score=None)
     assert replace(second, url).counts[:2] == (3, 2)
-    assert stored(postgres, url) == [
+    assert read_stored_rows(postgres, url) == [
         ("2", 1, "c", None, None),
         ("3", 1, "d", None, None),
         ("3", 2, "e", None, None),
     ]
-    assert len(relations(postgres, url)) == 2
+    assert len(list_relations(postgres, url)) == 2
     assert replace(second.clear(), url).counts == (0, 0, 0)
-    assert stored(postgres, url) == []
+    assert read_stored_rows(postgres, url) == []
     # With an experiment each row has its user's arm, and keeps the column when it is over.
     third = second.with_columns(arm=pl.lit("model"))
     replace(third, url)
-    assert [row[-1] for row in stored(postgres, url)] == ["model"] * 3
+    assert [row[-1] for row in read_stored_rows(postgres, url)] == ["model"] * 3
     replace(second, url)
-    assert [row[-1] for row in stored(postgres, url)] == [None] * 3
+    assert [row[-1] for row in read_stored_rows(postgres, url)] == [None] * 3
     key = postgres.query(
         "SELECT pg_get_constraintdef(oid) FROM pg_constraint"
         f" WHERE conrelid = '{TABLE}'::regclass AND contype = 'p'",
@@ -96,19 +102,19 @@ def test_the_table_holds_the_lists_and_nothing_else(postgres: PostgresServer, ur
 def test_any_text_comes_back(
     postgres: PostgresServer, url: str, wild: dict[str, list[tuple[str, str | None]]]
 ) -> None:
-    frame = recommendations(wild)
+    frame = build_lists_table(wild)
     replace(frame, url)
-    assert sorted(stored(postgres, url)) == sorted(frame.rows())
+    assert sorted(read_stored_rows(postgres, url)) == sorted(frame.rows())
 
 
 @pytest.mark.attack
 def test_hostile_text_is_text(postgres: PostgresServer, url: str) -> None:
-    replace(hostile(), url)
-    assert sorted(stored(postgres, url)) == sorted(hostile().rows())
+    replace(build_hostile_table(), url)
+    assert sorted(read_stored_rows(postgres, url)) == sorted(build_hostile_table().rows())
 
 
 def test_what_a_team_added_to_the_table_stays(postgres: PostgresServer, url: str) -> None:
-    replace(recommendations({"1": ["a"]}), url)
+    replace(build_lists_table({"1": ["a"]}), url)
     reader = f"reader_{url[-12:]}"
     for statement in (
         f"CREATE ROLE {reader} LOGIN PASSWORD 'reads'",
@@ -118,10 +124,10 @@ def test_what_a_team_added_to_the_table_stays(postgres: PostgresServer, url: str
         f"COMMENT ON TABLE {TABLE} IS 'ask the shop team'",
     ):
         postgres.query(statement, url=url)
-    replace(recommendations({"1": ["b", "c"]}), url)
+    replace(build_lists_table({"1": ["b", "c"]}), url)
     database = url.rpartition("/")[2]
-    theirs = postgres.url(database, reader, "reads")
-    assert postgres.query(f"SELECT item_id FROM {TABLE} ORDER BY rank", url=theirs) == [
+    reader_url = postgres.url(database, reader, "reads")
+    assert postgres.query(f"SELECT item_id FROM {TABLE} ORDER BY rank", url=reader_url) == [
         ("b",),
         ("c",),
     ]
@@ -138,58 +144,61 @@ def test_what_a_team_added_to_the_table_stays(postgres: PostgresServer, url: str
 
 def test_a_schema_is_used_and_must_be_there(postgres: PostgresServer, url: str) -> None:
     with pytest.raises(SinkError, match='schema "shop" does not exist'):
-        replace(many(1), url, schema="shop")
+        replace(build_large_table(1), url, schema="shop")
     postgres.query("CREATE SCHEMA shop", url=url)
-    assert replace(many(2), url, schema="shop", table="Lists").facts["table"] == "shop.Lists"
-    assert len(stored(postgres, url, 'shop."Lists"')) == 10
-    assert relations(postgres, url) == []
+    assert (
+        replace(build_large_table(2), url, schema="shop", table="Lists").facts["table"]
+        == "shop.Lists"
+    )
+    assert len(read_stored_rows(postgres, url, 'shop."Lists"')) == 10
+    assert list_relations(postgres, url) == []
 
 
 def test_a_table_of_somebody_elses_is_left_alone(postgres: PostgresServer, url: str) -> None:
     postgres.query(f"CREATE TABLE {TABLE} (user_id text, rank int)", url=url)
     with pytest.raises(SinkError, match=r"there is a public\.recommendations already, which was"):
-        replace(many(1), url)
+        replace(build_large_table(1), url)
     postgres.query("CREATE TABLE parts (user_id text, rank int) PARTITION BY RANGE (rank)", url=url)
     postgres.query("CREATE TABLE mine PARTITION OF parts DEFAULT", url=url)
     with pytest.raises(SinkError, match=r"already, which has other partitions \(mine\)"):
-        replace(many(1), url, table="parts")
-    assert relations(postgres, url) == ["mine", "parts", TABLE]
+        replace(build_large_table(1), url, table="parts")
+    assert list_relations(postgres, url) == ["mine", "parts", TABLE]
 
 
 def test_a_table_of_another_pipeline_is_left_alone(postgres: PostgresServer, url: str) -> None:
-    replace(many(2), url, pipeline="shop")
-    before = stored(postgres, url)
+    replace(build_large_table(2), url, pipeline="shop")
+    before = read_stored_rows(postgres, url)
     with pytest.raises(
         SinkError, match=r"public\.recommendations has the lists of the pipeline shop"
-    ) as refused:
-        replace(many(1), url, pipeline="shop_2")
-    assert stored(postgres, url) == before
+    ) as raised:
+        replace(build_large_table(1), url, pipeline="shop_2")
+    assert read_stored_rows(postgres, url) == before
     # What it says lets a pipeline that was renamed write the table, and keeps the other out.
-    postgres.query(str(refused.value).partition("renamed: ")[2], url=url)
-    replace(many(2), url, pipeline="shop_2")
+    postgres.query(str(raised.value).partition("renamed: ")[2], url=url)
+    replace(build_large_table(2), url, pipeline="shop_2")
     with pytest.raises(SinkError, match="has the lists of the pipeline shop_2"):
-        replace(many(1), url, pipeline="shop")
+        replace(build_large_table(1), url, pipeline="shop")
     postgres.query(
         f"COMMENT ON TABLE {TABLE} IS 'Written by batchrec for the pipeline shop'", url=url
     )
-    replace(many(1), url, pipeline="shop")
+    replace(build_large_table(1), url, pipeline="shop")
     # Whoever writes a comment of their own there knows what they do.
     postgres.query(f"COMMENT ON TABLE {TABLE} IS 'what people get'", url=url)
-    replace(many(2), url, pipeline="shop_2")
-    assert stored(postgres, url) == before
+    replace(build_large_table(2), url, pipeline="shop_2")
+    assert read_stored_rows(postgres, url) == before
 
 
 def test_readers_see_all_the_old_or_all_the_new(postgres: PostgresServer, url: str) -> None:
-    replace(recommendations({str(user): ["0"] * 3 for user in range(50)}), url)
-    over = threading.Event()
-    seen: set[Any] = set()
+    replace(build_lists_table({str(user): ["0"] * 3 for user in range(50)}), url)
+    stop_event = threading.Event()
+    lists_seen: set[Any] = set()
 
     def read() -> None:
         with closing(psycopg2.connect(url)) as connection, connection.cursor() as cursor:
             connection.autocommit = True
-            while not over.is_set():
+            while not stop_event.is_set():
                 cursor.execute(f"SELECT count(*), min(item_id), max(item_id) FROM {TABLE}")
-                seen.add(cursor.fetchone())
+                lists_seen.add(cursor.fetchone())
 
     readers = [threading.Thread(target=read) for _ in range(2)]
     for reader in readers:
@@ -201,15 +210,15 @@ def test_readers_see_all_the_old_or_all_the_new(postgres: PostgresServer, url: s
             cursor.execute("SELECT 1")
             for night in range(1, 11):
                 item = str(night % 10)
-                replace(recommendations({str(user): [item] * 3 for user in range(50)}), url)
+                replace(build_lists_table({str(user): [item] * 3 for user in range(50)}), url)
             cursor.execute(f"SELECT count(*) FROM {TABLE}")
             assert cursor.fetchone() == (150,)
     finally:
-        over.set()
+        stop_event.set()
         for reader in readers:
             reader.join()
-    assert len(seen) > 1
-    assert all(count == 150 and first == last for count, first, last in seen)
+    assert len(lists_seen) > 1
+    assert all(count == 150 and first == last for count, first, last in lists_seen)
 
 
 def test_a_reader_who_does_not_let_go_is_reported_and_keeps_nobody_out(
@@ -217,14 +226,14 @@ def test_a_reader_who_does_not_let_go_is_reported_and_keeps_nobody_out(
 ) -> None:
     monkeypatch.setattr(sink, "LOCK_ATTEMPTS", 2)
     monkeypatch.setattr(sink, "LOCK_SECONDS", 0.1)
-    replace(many(1), url)
+    replace(build_large_table(1), url)
     with closing(psycopg2.connect(url)) as report, report.cursor() as cursor:
         cursor.execute(f"SELECT * FROM {TABLE}")
         with pytest.raises(SinkUnavailableError, match=r"has held public\.recommendations"):
-            replace(many(2), url)
-        assert len(stored(postgres, url)) == 5
-    replace(many(2), url)
-    assert len(stored(postgres, url)) == 10
+            replace(build_large_table(2), url)
+        assert len(read_stored_rows(postgres, url)) == 5
+    replace(build_large_table(2), url)
+    assert len(read_stored_rows(postgres, url)) == 10
 
 
 def test_two_at_once_do_not_get_in_each_others_way(postgres: PostgresServer, url: str) -> None:
@@ -232,25 +241,25 @@ def test_two_at_once_do_not_get_in_each_others_way(postgres: PostgresServer, url
     with closing(psycopg2.connect(url)) as other, other.cursor() as cursor:
         cursor.execute(key)
         with pytest.raises(SinkUnavailableError, match="another run is writing"):
-            replace(many(1), url)
+            replace(build_large_table(1), url)
 
 
 def test_lists_that_change_while_they_are_written_are_not_published(
     postgres: PostgresServer, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    replace(many(1), url)
+    replace(build_large_table(1), url)
     monkeypatch.setattr(lists, "count_lists", lambda _: lists.SinkCounts(11, 3, 5))
-    said = (
+    reason = (
         "2 users and 10 rows were written to public.recommendations, but there are 3 users and 11"
     )
-    with pytest.raises(SinkUnavailableError, match=said):
-        replace(many(2), url)
-    assert len(stored(postgres, url)) == 5
-    assert len(relations(postgres, url)) == 2
+    with pytest.raises(SinkUnavailableError, match=reason):
+        replace(build_large_table(2), url)
+    assert len(read_stored_rows(postgres, url)) == 5
+    assert len(list_relations(postgres, url)) == 2
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said", "passing"),
+    ("wrong", "reason", "passing"),
     [
         ("postgresql://owner:owner-secret@127.0.0.1:{port}/nowhere", "does not exist", False),
         ("postgresql://owner:not-the-secret@127.0.0.1:{port}/postgres", "authentication", False),
@@ -262,25 +271,25 @@ def test_lists_that_change_while_they_are_written_are_not_published(
     ],
 )
 def test_what_is_wrong_with_the_connection_is_reported_without_the_password(
-    postgres: PostgresServer, wrong: str, said: str, passing: bool
+    postgres: PostgresServer, wrong: str, reason: str, passing: bool
 ) -> None:
-    with pytest.raises(SinkError, match=said) as error:
-        replace(many(1), wrong.format(port=postgres.port))
+    with pytest.raises(SinkError, match=reason) as error:
+        replace(build_large_table(1), wrong.format(port=postgres.port))
     assert isinstance(error.value, SinkUnavailableError) is passing
-    told = "".join(traceback.format_exception(error.value))
-    assert "secret" not in told
-    assert "cret@" not in told
+    traceback_text = "".join(traceback.format_exception(error.value))
+    assert "secret" not in traceback_text
+    assert "cret@" not in traceback_text
 
 
 def test_off_this_machine_it_is_tls_unless_the_url_says_otherwise(
     postgres: PostgresServer, url: str
 ) -> None:
     # Another spelling of 127.0.0.1, on which this server has no TLS.
-    elsewhere = url.replace("127.0.0.1", "127.1")
-    for attempt in (sink.check_writable, lambda target: replace(many(1), target.url)):
+    other_url = url.replace("127.0.0.1", "127.1")
+    for attempt in (sink.check_writable, lambda target: replace(build_large_table(1), target.url)):
         with pytest.raises(SinkError, match="does not support SSL"):
-            attempt(sink.PostgresTarget(elsewhere, "recommendations"))
-    sink.check_writable(sink.PostgresTarget(f"{elsewhere}?sslmode=disable", "recommendations"))
+            attempt(sink.PostgresTarget(other_url, "recommendations"))
+    sink.check_writable(sink.PostgresTarget(f"{other_url}?sslmode=disable", "recommendations"))
 
 
 def test_a_password_is_not_sent_as_it_is(postgres: PostgresServer, url: str) -> None:
@@ -292,14 +301,14 @@ def test_a_password_is_not_sent_as_it_is(postgres: PostgresServer, url: str) -> 
         hba.write_text(f"host {database} all 127.0.0.1/32 password\n{before}")
         postgres.query("SELECT pg_reload_conf()")
         with pytest.raises(SinkError, match=r"requirement.*cleartext password"):
-            _until_reloaded(url)
+            _wait_until_reloaded(url)
         sink.check_writable(sink.PostgresTarget(f"{url}?require_auth=password", "recommendations"))
     finally:
         hba.write_text(before)
         postgres.query("SELECT pg_reload_conf()")
 
 
-def _until_reloaded(url: str) -> None:
+def _wait_until_reloaded(url: str) -> None:
     """The server reads its configuration a moment after it was asked to."""
     for _ in range(2000):
         sink.check_writable(sink.PostgresTarget(url, "recommendations"))
@@ -308,14 +317,14 @@ def _until_reloaded(url: str) -> None:
 
 def test_what_the_table_refuses_is_reported(postgres: PostgresServer, url: str) -> None:
     with pytest.raises(SinkError, match="invalid byte sequence") as error:
-        replace(recommendations({"a\0b": ["1"]}), url)
+        replace(build_lists_table({"a\0b": ["1"]}), url)
     assert not isinstance(error.value, SinkUnavailableError)
     writer = f"writer_{url[-12:]}"
     postgres.query(f"CREATE ROLE {writer} LOGIN PASSWORD 'x'", url=url)
     postgres.query("REVOKE CREATE ON SCHEMA public FROM public", url=url)
-    theirs = postgres.url(url.rpartition("/")[2], writer, "x")
+    writer_url = postgres.url(url.rpartition("/")[2], writer, "x")
     with pytest.raises(SinkError, match=r"permission denied .*needs CREATE on the schema"):
-        replace(many(1), theirs)
+        replace(build_large_table(1), writer_url)
 
 
 WRITER = """
@@ -337,7 +346,7 @@ postgres.replace_lists(many(500).lazy(), postgres.PostgresTarget(url, "recommend
 """
 
 
-def half_way(url: str, step: str = "copy_rows") -> subprocess.Popen[str]:
+def start_half_way(url: str, step: str = "copy_rows") -> subprocess.Popen[str]:
     """A process that has taken that step, and does not end its transaction."""
     writer = subprocess.Popen(
         [sys.executable, "-c", WRITER, url, step],
@@ -354,19 +363,19 @@ def half_way(url: str, step: str = "copy_rows") -> subprocess.Popen[str]:
 def test_killed_half_way_the_old_table_still_serves(
     postgres: PostgresServer, url: str, step: str
 ) -> None:
-    replace(many(3), url)
-    before = relations(postgres, url)
-    with half_way(url, step) as writer:
+    replace(build_large_table(3), url)
+    before = list_relations(postgres, url)
+    with start_half_way(url, step) as writer:
         try:
             # In the last step, for milliseconds, readers wait.
             if step != "_swap_partitions":
-                assert len(stored(postgres, url)) == 15
+                assert len(read_stored_rows(postgres, url)) == 15
         finally:
             writer.send_signal(signal.SIGKILL)
-    assert len(stored(postgres, url)) == 15
-    assert relations(postgres, url) == before
-    replace(many(4), url)
-    assert len(stored(postgres, url)) == 20
+    assert len(read_stored_rows(postgres, url)) == 15
+    assert list_relations(postgres, url) == before
+    replace(build_large_table(4), url)
+    assert len(read_stored_rows(postgres, url)) == 20
 
 
 @pytest.mark.slow
@@ -374,13 +383,13 @@ def test_a_server_that_dies_half_way_comes_back_with_the_old_table() -> None:
     with postgres_folder() as folder:
         server = PostgresServer(free_ports(1)[0])
         with serving(server, folder):
-            replace(many(3), server.url())
-            with half_way(server.url()) as writer:
+            replace(build_large_table(3), server.url())
+            with start_half_way(server.url()) as writer:
                 server.kill()
                 writer.kill()
             with pytest.raises(SinkUnavailableError):
-                replace(many(4), server.url())
+                replace(build_large_table(4), server.url())
         with serving(server, folder):
-            assert len(stored(server, server.url())) == 15
-            replace(many(4), server.url())
-            assert len(stored(server, server.url())) == 20
+            assert len(read_stored_rows(server, server.url())) == 15
+            replace(build_large_table(4), server.url())
+            assert len(read_stored_rows(server, server.url())) == 20

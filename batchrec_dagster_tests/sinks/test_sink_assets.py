@@ -25,7 +25,7 @@ from batchrec_dagster.sinks.sink import SinkCounts, SinkResult
 from batchrec_dagster.storage.io_managers import ParquetIOManager
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
 from batchrec_dagster_tests.postgres_server import PostgresServer
-from batchrec_dagster_tests.sinks.support import many
+from batchrec_dagster_tests.sinks.support import build_large_table
 from batchrec_dagster_tests.support import (
     Project,
     declaration,
@@ -43,9 +43,9 @@ URL_ENV = "SHOP_DATABASE_URL"
 QUICK = {"recipe": "aws-popularity-count", "compare_with_popularity": False}
 
 
-def declare(project: Project, declared: dict[str, Any]) -> None:
+def declare(project: Project, sinks: dict[str, Any]) -> None:
     source = write_ratings(project.root / "ratings.csv")
-    project.declare(declaration("shop", source, solution=QUICK, sinks=declared))
+    project.declare(declaration("shop", source, solution=QUICK, sinks=sinks))
 
 
 def write_sinks(
@@ -59,7 +59,7 @@ def write_sinks(
         )
 
 
-def said_by(instance: dg.DagsterInstance, run_id: str) -> str:
+def read_run_text(instance: dg.DagsterInstance, run_id: str) -> str:
     """Everything that Dagster keeps of a run."""
     run = instance.get_run_by_id(run_id)
     return repr(run) + "".join(repr(entry) for entry in instance.all_logs(run_id))
@@ -82,32 +82,38 @@ def test_a_refresh_writes_them_and_one_that_fails_stops_no_other(
     )
     lists = table(project, "shop")
     assert lists.height > 1000
-    told = metadata(result, "recommendations_export")
-    assert (told["dagster/row_count"], told["users"], told["lines"]) == (lists.height, 60, 60)
-    assert told["file"] == str(project.storage / "shop/curated/exports/recommendations.csv")
-    with Path(told["file"]).open(newline="") as file:
+    export_metadata = metadata(result, "recommendations_export")
+    assert (
+        export_metadata["dagster/row_count"],
+        export_metadata["users"],
+        export_metadata["lines"],
+    ) == (lists.height, 60, 60)
+    assert export_metadata["file"] == str(
+        project.storage / "shop/curated/exports/recommendations.csv"
+    )
+    with Path(export_metadata["file"]).open(newline="") as file:
         first = next(csv.DictReader(file))
     (user, items), *_ = lists.group_by("user_id", maintain_order=True).agg("item_id").rows()
     assert (first["user_id"], first["item_1"], first["item_25"]) == (user, items[0], items[24])
 
     monkeypatch.setenv(URL_ENV, url)
-    again = write_sinks(project, instance, "recommendations_in_postgres")
-    assert again.success
-    told = metadata(again, "recommendations_in_postgres")
-    assert (told["dagster/row_count"], told["users"]) == (lists.height, 60)
-    assert told["table"] == "public.lists"
-    assert told["database"].endswith(" at 127.0.0.1")
-    stored = postgres.query("SELECT user_id, rank, item_id FROM lists", url=url)
-    assert sorted(stored) == sorted(lists.select("user_id", "rank", "item_id").rows())
-    for run in (result, again):
-        assert "owner-secret" not in said_by(instance, run.run_id)
+    second_result = write_sinks(project, instance, "recommendations_in_postgres")
+    assert second_result.success
+    export_metadata = metadata(second_result, "recommendations_in_postgres")
+    assert (export_metadata["dagster/row_count"], export_metadata["users"]) == (lists.height, 60)
+    assert export_metadata["table"] == "public.lists"
+    assert export_metadata["database"].endswith(" at 127.0.0.1")
+    rows = postgres.query("SELECT user_id, rank, item_id FROM lists", url=url)
+    assert sorted(rows) == sorted(lists.select("user_id", "rank", "item_id").rows())
+    for run in (result, second_result):
+        assert "owner-secret" not in read_run_text(instance, run.run_id)
 
 
-def written(
-    folder: Path, instance: dg.DagsterInstance, declared: dict[str, Any], lists: pl.DataFrame
+def write_lists(
+    folder: Path, instance: dg.DagsterInstance, sink_settings: dict[str, Any], lists: pl.DataFrame
 ) -> dg.ExecuteInProcessResult:
     """Run a pipeline's sinks on these lists."""
-    pipeline = Pipeline.model_validate(declaration("shop", "ratings.csv", sinks=declared))
+    pipeline = Pipeline.model_validate(declaration("shop", "ratings.csv", sinks=sink_settings))
     pipeline._project = folder
 
     @dg.asset(key_prefix="shop", group_name="shop")
@@ -123,22 +129,22 @@ def written(
     )
 
 
-def attempts(
+def patch_attempts(
     monkeypatch: pytest.MonkeyPatch, *outcomes: BaseException | None
 ) -> Callable[[], list[BaseException | None]]:
     """Have PostgreSQL answer so, one time after the other; gives what no attempt was made for."""
     monkeypatch.setenv(URL_ENV, "postgresql://127.0.0.1/shop")
     monkeypatch.setattr(sinks, "RETRIES", dg.RetryPolicy(max_retries=2, delay=0))
-    left = list(outcomes)
+    outcomes_left = list(outcomes)
 
     def replace(frame: pl.LazyFrame, target: postgres_sink.PostgresTarget) -> SinkResult:
-        outcome = left.pop(0)
+        outcome = outcomes_left.pop(0)
         if outcome is not None:
             raise outcome
         return SinkResult(SinkCounts(1, 1, 1))
 
     monkeypatch.setattr(postgres_sink, "replace_lists", replace)
-    return lambda: left
+    return lambda: outcomes_left
 
 
 POSTGRES = {"postgres": {"url_env": URL_ENV}}
@@ -148,18 +154,18 @@ BUSY = SinkUnavailableError("the server is starting up")
 def test_what_may_pass_is_tried_again(
     tmp_path: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    left = attempts(monkeypatch, BUSY, BUSY, None)
-    assert written(tmp_path, instance, POSTGRES, many(1)).success
-    assert left() == []
+    outcomes_left = patch_attempts(monkeypatch, BUSY, BUSY, None)
+    assert write_lists(tmp_path, instance, POSTGRES, build_large_table(1)).success
+    assert outcomes_left() == []
 
 
 def test_what_does_not_pass_is_a_failure_in_the_end(
     tmp_path: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    left = attempts(monkeypatch, BUSY, BUSY, BUSY, None)
-    result = written(tmp_path, instance, POSTGRES, many(1))
+    outcomes_left = patch_attempts(monkeypatch, BUSY, BUSY, BUSY, None)
+    result = write_lists(tmp_path, instance, POSTGRES, build_large_table(1))
     assert why(result) == "sinks.postgres: the server is starting up"
-    assert left() == [None]
+    assert outcomes_left() == [None]
 
 
 @pytest.mark.parametrize(
@@ -171,12 +177,12 @@ def test_what_lasts_and_what_somebody_cancels_is_not_tried_again(
     monkeypatch: pytest.MonkeyPatch,
     lasting: BaseException,
 ) -> None:
-    left = attempts(monkeypatch, lasting, None)
+    outcomes_left = patch_attempts(monkeypatch, lasting, None)
     try:
-        assert not written(tmp_path, instance, POSTGRES, many(1)).success
+        assert not write_lists(tmp_path, instance, POSTGRES, build_large_table(1)).success
     except DagsterExecutionInterruptedError:
         assert isinstance(lasting, DagsterExecutionInterruptedError)
-    assert left() == [None]
+    assert outcomes_left() == [None]
 
 
 def test_dynamodb_gets_the_lists_and_keeps_whose_they_are(
@@ -188,9 +194,9 @@ def test_dynamodb_gets_the_lists_and_keeps_whose_they_are(
         ("AWS_DEFAULT_REGION", "eu-central-1"),
     ):
         monkeypatch.setenv(name, value)
-    declared = {"dynamodb": {"table": "shop-lists", "ttl_days": 7}}
+    sinks = {"dynamodb": {"table": "shop-lists", "ttl_days": 7}}
     with mock_aws():
-        missing = written(tmp_path, instance, declared, many(3))
+        missing = write_lists(tmp_path, instance, sinks, build_large_table(3))
         assert why(missing).startswith("sinks.dynamodb: there is no DynamoDB table shop-lists")
         client: Any = boto3.Session().client("dynamodb")
         client.create_table(
@@ -199,26 +205,30 @@ def test_dynamodb_gets_the_lists_and_keeps_whose_they_are(
             AttributeDefinitions=[{"AttributeName": "user_id", "AttributeType": "S"}],
             KeySchema=[{"AttributeName": "user_id", "KeyType": "HASH"}],
         )
-        assert written(tmp_path, instance, declared, many(3)).success
-        result = written(tmp_path, instance, declared, many(2))
-        told = metadata(result, "recommendations_in_dynamodb")
-        assert (told["dagster/row_count"], told["users"], told["users_removed"]) == (10, 2, 1)
+        assert write_lists(tmp_path, instance, sinks, build_large_table(3)).success
+        result = write_lists(tmp_path, instance, sinks, build_large_table(2))
+        dynamodb_metadata = metadata(result, "recommendations_in_dynamodb")
+        assert (
+            dynamodb_metadata["dagster/row_count"],
+            dynamodb_metadata["users"],
+            dynamodb_metadata["users_removed"],
+        ) == (10, 2, 1)
         assert client.scan(TableName="shop-lists")["Count"] == 2
     assert (tmp_path / "storage/shop/records/users_in_dynamodb/shop-lists.parquet").exists()
-    assert "the time to live of shop-lists is off" in said_by(instance, result.run_id)
+    assert "the time to live of shop-lists is off" in read_run_text(instance, result.run_id)
 
 
 def test_an_export_goes_where_it_is_wanted(tmp_path: Path, instance: dg.DagsterInstance) -> None:
-    declared = {"export": {"format": "jsonl", "rows": "per_item", "path": "out/lists.jsonl"}}
-    result = written(tmp_path, instance, declared, many(2))
-    told = metadata(result, "recommendations_export")
-    assert told["file"] == str(tmp_path / "out/lists.jsonl")
+    sinks = {"export": {"format": "jsonl", "rows": "per_item", "path": "out/lists.jsonl"}}
+    result = write_lists(tmp_path, instance, sinks, build_large_table(2))
+    export_metadata = metadata(result, "recommendations_export")
+    assert export_metadata["file"] == str(tmp_path / "out/lists.jsonl")
     lines = (tmp_path / "out/lists.jsonl").read_text().splitlines()
     assert [json.loads(line)["rank"] for line in lines] == [1, 2, 3, 4, 5] * 2
 
 
 @pytest.mark.parametrize(
-    ("declared", "said"),
+    ("sinks", "reason"),
     [
         ({"url_env": "postgresql://shop:sesame@db/shop"}, "postgres.url_env: write the name of an"),
         ({"url_env": "{{ env.SESAME }}"}, "the name of an environment variable"),
@@ -228,18 +238,18 @@ def test_an_export_goes_where_it_is_wanted(tmp_path: Path, instance: dg.DagsterI
     ],
 )
 def test_a_secret_in_the_yaml_is_refused_and_not_repeated(
-    project: Project, declared: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch
+    project: Project, sinks: dict[str, Any], reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SESAME", "postgresql://shop:sesame@db/shop")
-    project.declare(declaration("shop", "ratings.csv", sinks={"postgres": declared}))
+    project.declare(declaration("shop", "ratings.csv", sinks={"postgres": sinks}))
     with pytest.raises(DeclarationError) as error, definitions(project):
         pass
-    assert said in str(error.value)
+    assert reason in str(error.value)
     assert "sesame" not in "".join(traceback.format_exception(error.value))
 
 
 @pytest.mark.parametrize(
-    ("declared", "said"),
+    ("sinks", "reason"),
     [
         ({"export": {"path": "ftp://x/y"}}, "sinks.export.path: ftp://x/y: write a path or s3"),
         ({"export": {"path": "s3://mailing"}}, "s3://mailing is a folder: add the file's name"),
@@ -251,16 +261,16 @@ def test_a_secret_in_the_yaml_is_refused_and_not_repeated(
     ],
 )
 def test_sinks_that_cannot_be_are_reported_when_loaded(
-    project: Project, declared: dict[str, Any], said: str
+    project: Project, sinks: dict[str, Any], reason: str
 ) -> None:
-    project.declare(declaration("shop", "ratings.csv", sinks=declared))
+    project.declare(declaration("shop", "ratings.csv", sinks=sinks))
     with pytest.raises(DeclarationError) as error, definitions(project):
         pass
-    assert said in str(error.value)
+    assert reason in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("first", "second", "said"),
+    ("first", "second", "reason"),
     [
         ({"dynamodb": {"table": "lists"}}, {}, "sinks.dynamodb.table: lists"),
         (
@@ -276,7 +286,7 @@ def test_sinks_that_cannot_be_are_reported_when_loaded(
     ],
 )
 def test_two_pipelines_that_write_to_one_place_are_refused_when_loaded(
-    project: Project, first: dict[str, Any], second: dict[str, Any], said: str
+    project: Project, first: dict[str, Any], second: dict[str, Any], reason: str
 ) -> None:
     project.declare(declaration("shop", "ratings.csv", sinks=first))
     project.declare(declaration("shop_2", "ratings.csv", sinks={**first, **second}))
@@ -286,7 +296,7 @@ def test_two_pipelines_that_write_to_one_place_are_refused_when_loaded(
     for line, name in zip(lines, ("shop", "shop_2"), strict=True):
         assert f"/{name}/defs.yaml, line " in line
         assert ": shop and shop_2 write to the same place, sinks." in line
-        assert said in line
+        assert reason in line
 
 
 def test_two_pipelines_with_sinks_of_their_own_load(project: Project) -> None:
@@ -308,6 +318,6 @@ def test_a_password_that_is_refused_is_not_kept(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv(URL_ENV, postgres.url(password="sesame"))
-    result = written(tmp_path, instance, POSTGRES, many(1))
+    result = write_lists(tmp_path, instance, POSTGRES, build_large_table(1))
     assert "password authentication failed" in why(result)
-    assert "sesame" not in said_by(instance, result.run_id)
+    assert "sesame" not in read_run_text(instance, result.run_id)

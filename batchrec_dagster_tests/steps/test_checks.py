@@ -16,27 +16,29 @@ from batchrec_dagster.storage.published_table import Edition
 NOW = datetime(2026, 11, 25, tzinfo=UTC)
 
 
-def interactions(users: int, each: int, *, time: int = 1_500_000_000) -> pl.LazyFrame:
-    rows = [(str(user), str(item), time) for user in range(users) for item in range(each)]
+def build_interactions(
+    users: int, rows_per_user: int, *, time: int = 1_500_000_000
+) -> pl.LazyFrame:
+    rows = [(str(user), str(item), time) for user in range(users) for item in range(rows_per_user)]
     return pl.LazyFrame(rows, schema=["USER_ID", "ITEM_ID", "TIMESTAMP"], orient="row")
 
 
-def enough(interactions: pl.LazyFrame) -> checks.CheckResult:
+def check_enough(interactions: pl.LazyFrame) -> checks.CheckResult:
     counts, rows = count_rows(interactions), interactions.select(pl.len()).collect().item()
     return checks.check_enough_interactions(rows, counts.users, counts.users_with_two)
 
 
-def plausible(interactions: pl.LazyFrame, unit: str) -> checks.CheckResult:
+def check_plausible(interactions: pl.LazyFrame, unit: str) -> checks.CheckResult:
     counts = count_rows(interactions)
     return checks.check_timestamps_plausible(counts.earliest, counts.latest, unit, NOW)
 
 
 def test_enough_interactions() -> None:
-    assert enough(interactions(25, 40)).passed
+    assert check_enough(build_interactions(25, 40)).passed
 
 
 @pytest.mark.parametrize(
-    ("users", "each", "lonely", "found"),
+    ("users", "rows_per_user", "lonely", "finding"),
     [
         (25, 39, 0, "975 interactions of 25 users, 25 of them"),
         (24, 50, 0, "1,200 interactions of 24 users, 24 of them"),
@@ -44,8 +46,8 @@ def test_enough_interactions() -> None:
     ],
     ids=["too few interactions", "too few users", "less than 1 % of the users"],
 )
-def test_too_few_interactions(users: int, each: int, lonely: int, found: str) -> None:
-    alone = pl.LazyFrame(
+def test_too_few_interactions(users: int, rows_per_user: int, lonely: int, finding: str) -> None:
+    lonely_users = pl.LazyFrame(
         {
             "USER_ID": [f"lonely {user}" for user in range(lonely)],
             "ITEM_ID": ["1"] * lonely,
@@ -53,25 +55,25 @@ def test_too_few_interactions(users: int, each: int, lonely: int, found: str) ->
         },
         schema={"USER_ID": pl.String, "ITEM_ID": pl.String, "TIMESTAMP": pl.Int64},
     )
-    check = enough(pl.concat([interactions(users, each), alone]))
+    check = check_enough(pl.concat([build_interactions(users, rows_per_user), lonely_users]))
     assert not check.passed
-    assert check.finding.startswith(found)
+    assert check.finding.startswith(finding)
     assert check.finding.endswith("with two or more. Provide more data")
 
 
 def test_ratings_below_the_minimum_could_be_enough() -> None:
-    said = checks.check_enough_interactions(975, 25, 25, low_ratings=1_200).finding
-    assert said.endswith(" or lower interactions.min_rating: 1,200 ratings are below it")
+    finding = checks.check_enough_interactions(975, 25, 25, low_ratings=1_200).finding
+    assert finding.endswith(" or lower interactions.min_rating: 1,200 ratings are below it")
 
 
 def test_no_interactions_at_all_fail_both_checks() -> None:
-    nothing = interactions(1, 1).filter(pl.lit(value=False))
-    assert not enough(nothing).passed
-    assert not plausible(nothing, "s").passed
+    no_interactions = build_interactions(1, 1).filter(pl.lit(value=False))
+    assert not check_enough(no_interactions).passed
+    assert not check_plausible(no_interactions, "s").passed
 
 
 @pytest.mark.parametrize(
-    ("time", "unit", "passed", "found"),
+    ("time", "unit", "is_passed", "finding"),
     [
         (1_500_000_000, "s", True, "from 2017-07-14 to 2017-07-14, read as s"),
         (1_500_000_000_000, "s", False, "ratings.timestamp_unit: ms"),
@@ -81,10 +83,10 @@ def test_no_interactions_at_all_fail_both_checks() -> None:
     ],
     ids=["seconds", "milliseconds", "seconds as milliseconds", "next week", "nonsense"],
 )
-def test_timestamps_plausible(time: int, unit: str, passed: bool, found: str) -> None:
-    check = plausible(interactions(2, 2, time=time), unit)
-    assert check.passed is passed
-    assert found in check.finding
+def test_timestamps_plausible(time: int, unit: str, is_passed: bool, finding: str) -> None:
+    check = check_plausible(build_interactions(2, 2, time=time), unit)
+    assert check.passed is is_passed
+    assert finding in check.finding
 
 
 USERS = pl.Series(["a", "b", "c"])
@@ -104,27 +106,27 @@ def test_every_user_answered() -> None:
 def test_few_event_types() -> None:
     assert checks.check_few_event_types(0).passed
     assert checks.check_few_event_types(9).passed
-    many = checks.check_few_event_types(10)
-    assert many.blocks
-    assert many.finding.startswith("10 event types; Personalize takes at most 9")
+    check = checks.check_few_event_types(10)
+    assert check.blocks
+    assert check.finding.startswith("10 event types; Personalize takes at most 9")
     assert checks.check_few_event_types(8, event_value=True).passed
     assert checks.check_few_event_types(9, event_value=True).blocks
 
 
 def test_no_failed_lines() -> None:
     assert checks.check_no_failed_lines(0, 2, None).passed
-    failed = checks.check_no_failed_lines(1, 2, ("b", "User error"))
-    assert not failed.passed
-    assert failed.finding == "1 of 2 users failed; the first, user 'b': User error"
+    check = checks.check_no_failed_lines(1, 2, ("b", "User error"))
+    assert not check.passed
+    assert check.finding == "1 of 2 users failed; the first, user 'b': User error"
 
 
 def test_every_segment_answered() -> None:
-    def answered(*segments: str) -> checks.CheckResult:
+    def check_segments(*segments: str) -> checks.CheckResult:
         return checks.check_every_segment_answered(["1", "2"], pl.Series(segments))
 
-    assert answered("2", "1").passed
-    assert not answered("2", "1", "1").passed
-    missing = answered("2")
+    assert check_segments("2", "1").passed
+    assert not check_segments("2", "1", "1").passed
+    missing = check_segments("2")
     assert not missing.passed
     assert "1 of 2 segments have a result; missing: '1'" in missing.finding
     assert "Run the batch segment job again" in missing.finding
@@ -132,9 +134,9 @@ def test_every_segment_answered() -> None:
 
 def test_no_duplicates() -> None:
     assert checks.check_no_duplicates(0).passed
-    twice = checks.check_no_duplicates(1, "user")
-    assert not twice.passed
-    assert twice.finding.startswith("1 users")
+    check = checks.check_no_duplicates(1, "user")
+    assert not check.passed
+    assert check.finding.startswith("1 users")
 
 
 def test_no_seen_items() -> None:
@@ -153,28 +155,28 @@ def test_lists_full_is_a_warning() -> None:
 
 
 def test_items_that_the_items_file_does_not_have_are_a_warning() -> None:
-    listed, known = pl.Series(["1.0", "2.0", "3"]), pl.Series(["1", "2", "3"])
-    assert checks.check_items_known(listed.head(0), known).passed
-    assert checks.check_items_known(pl.Series(["1", "2", "4"]), known).passed
-    other = checks.check_items_known(listed, known)
+    listed_ids, known_ids = pl.Series(["1.0", "2.0", "3"]), pl.Series(["1", "2", "3"])
+    assert checks.check_items_known(listed_ids.head(0), known_ids).passed
+    assert checks.check_items_known(pl.Series(["1", "2", "4"]), known_ids).passed
+    other = checks.check_items_known(listed_ids, known_ids)
     assert not other.passed
     assert not other.blocks
     assert other.finding.startswith("1 of the 3 items in the lists are in the items file")
     assert "The lists have '1.0', the file '1'" in other.finding
-    assert "ratings.columns.item" in checks.check_items_known(listed, known.head(0)).finding
+    assert "ratings.columns.item" in checks.check_items_known(listed_ids, known_ids.head(0)).finding
 
 
 def test_a_step_whose_checks_fail_reports_them_and_stops() -> None:
     @asset_step
-    def step() -> dg.MaterializeResult[None]:
+    def materialize_step() -> dg.MaterializeResult[None]:
         checks.require_passed([checks.check_no_seen_items(0), checks.check_no_duplicates(1)])
         return dg.MaterializeResult()
 
-    results = step()
-    reported = [next(results), next(results)]
-    assert isinstance(reported[0], dg.AssetCheckResult)
-    assert isinstance(reported[1], dg.AssetCheckResult)
-    assert [reported[0].passed, reported[1].passed] == [True, False]
+    results = materialize_step()
+    results_reported = [next(results), next(results)]
+    assert isinstance(results_reported[0], dg.AssetCheckResult)
+    assert isinstance(results_reported[1], dg.AssetCheckResult)
+    assert [results_reported[0].passed, results_reported[1].passed] == [True, False]
     with pytest.raises(dg.Failure, match="no_duplicates: 1 items"):
         next(results)
 
@@ -186,8 +188,8 @@ def test_a_warning_does_not_stop_a_step() -> None:
 def test_editions_of_earlier_versions_keep_their_verdicts() -> None:
     old = {"name": "none_seen", "passed": True, "found": "0 items", "numbers": {}}
     edition = Edition({"checks": [old]}, "s3://shop/lists.parquet")
-    seen, unknown = read_checks(edition, ["no_seen_items", "no_duplicates"])
-    assert seen.finding == "0 items"
+    seen_check, unknown = read_checks(edition, ["no_seen_items", "no_duplicates"])
+    assert seen_check.finding == "0 items"
     assert "not checked" in unknown.finding
 
 
@@ -197,9 +199,9 @@ def test_a_check_that_warned_in_an_edition_still_only_warns() -> None:
     # Earlier versions kept no severity.
     old = {key: value for key, value in short.to_json().items() if key != "severity"}
     assert not checks.CheckResult.from_json(old).blocks
-    failed = checks.check_no_duplicates(1)
-    assert failed.to_json().keys() == {"name", "passed", "found", "numbers"}
-    assert checks.CheckResult.from_json(failed.to_json()).blocks
+    check = checks.check_no_duplicates(1)
+    assert check.to_json().keys() == {"name", "passed", "found", "numbers"}
+    assert checks.CheckResult.from_json(check.to_json()).blocks
 
 
 def test_records_keep_their_keys_and_ignore_unknown_ones() -> None:

@@ -41,7 +41,7 @@ pytestmark = pytest.mark.slow
 ASSETS = ("personalize_dataset", "solution_version", "recommendations")
 
 
-def near(usd: float) -> Any:
+def approximate(usd: float) -> Any:
     """Metadata are rounded."""
     return pytest.approx(usd, rel=1e-3, abs=5e-4)
 
@@ -53,17 +53,17 @@ def on_aws(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def declared(project: Project) -> dict[str, object]:
+def attributes(project: Project) -> dict[str, object]:
     return declaration("shop", write_ratings(project.root / "ratings.csv"))
 
 
 def test_each_kind_of_work_costs_by_its_own_measure() -> None:
     price = read_prices()
     assert price_import("items", 2_000_000_000).usd == pytest.approx(2 * price.import_per_gb.most)
-    by_hour = price_training("aws-user-personalization", 1.5, 10**6)
-    assert by_hour.usd == pytest.approx(1.5 * price.training_per_hour.most)
-    by_rows = price_training("aws-user-personalization-v2", 1.5, 10**6)
-    assert by_rows.usd == pytest.approx(1000 * price.training_v2_per_1000_interactions.most)
+    price_by_hour = price_training("aws-user-personalization", 1.5, 10**6)
+    assert price_by_hour.usd == pytest.approx(1.5 * price.training_per_hour.most)
+    price_by_rows = price_training("aws-user-personalization-v2", 1.5, 10**6)
+    assert price_by_rows.usd == pytest.approx(1000 * price.training_v2_per_1000_interactions.most)
     v1, v2 = (
         price_recommendations(recipe, 3000).usd
         for recipe in ("aws-popularity-count", "aws-user-personalization-v2")
@@ -78,9 +78,9 @@ def test_each_kind_of_work_costs_by_its_own_measure() -> None:
 
 def test_the_hours_that_aws_published_are_within_the_estimate() -> None:
     """53.9 hours are said of 25 million interactions, and of 50."""
-    for rows, published in ((100_000, 2.135), (25_000_000, 53.9), (50_000_000, 53.9)):
-        least, most = estimate_training_hours("aws-user-personalization", rows)
-        assert least <= published <= most
+    for rows, published_hours in ((100_000, 2.135), (25_000_000, 53.9), (50_000_000, 53.9)):
+        least_hours, most_hours = estimate_training_hours("aws-user-personalization", rows)
+        assert least_hours <= published_hours <= most_hours
     assert estimate_training_hours("aws-user-personalization", 25_000_000)[1] < 53.9 * 1.1
     # AWS published none for other recipes.
     assert estimate_training_hours("aws-item-affinity", 100_000)[0] == 0
@@ -94,13 +94,13 @@ def test_the_most_is_said_only_where_it_is_one() -> None:
     sure.append(price_recommendations(v2, 1000))
     assert summarize_costs(sure).startswith("at most 2.15 USD, at the prices of ")
     hours = price_training("aws-user-personalization", (2.0, 4.0), 10**6)
-    said = summarize_costs([*sure, hours])
-    assert said.startswith("2.63 to 3.11 USD")
-    assert "for 2.00 to 4.00 hours 0.48 to 0.96" in said
-    assert said.endswith("an estimate, as hours are extrapolated")
-    said = summarize_costs([*sure, price_segments(2, 100_000)])
-    assert said.startswith("3.75 to 5.35 USD")
-    assert said.endswith("an estimate, as segments_per_1000_users is not verified")
+    summary = summarize_costs([*sure, hours])
+    assert summary.startswith("2.63 to 3.11 USD")
+    assert "for 2.00 to 4.00 hours 0.48 to 0.96" in summary
+    assert summary.endswith("an estimate, as hours are extrapolated")
+    summary = summarize_costs([*sure, price_segments(2, 100_000)])
+    assert summary.startswith("3.75 to 5.35 USD")
+    assert summary.endswith("an estimate, as segments_per_1000_users is not verified")
     # What was paid by the hour is known.
     assert not price_training("aws-user-personalization", 2.0, 10**6).doubts
 
@@ -108,8 +108,10 @@ def test_the_most_is_said_only_where_it_is_one() -> None:
 def test_each_price_has_a_source_and_a_date_or_is_called_not_verified() -> None:
     for name, price in read_prices():
         if isinstance(price, Price):
-            verified = name not in read_prices().not_verified
-            assert verified == bool(re.match(r"AWS's .*\(read 20\d\d-\d\d-\d\d\)$", price.source))
+            is_verified = name not in read_prices().not_verified
+            assert is_verified == bool(
+                re.match(r"AWS's .*\(read 20\d\d-\d\d-\d\d\)$", price.source)
+            )
             assert price.least <= price.most
     assert read_prices().not_verified == {
         "recommendations_per_1000_users",
@@ -127,99 +129,99 @@ def test_what_is_no_price_is_refused(wrong: object) -> None:
 
 
 def test_the_embedded_personalize_costs_nothing_and_tells_what_it_would_on_aws(
-    project: Project, declared: dict[str, object], instance: dg.DagsterInstance
+    project: Project, attributes: dict[str, object], instance: dg.DagsterInstance
 ) -> None:
     # Nothing is paid, so that no budget is too small.
-    project.declare({**declared, "budget": {"max_usd_per_run": 0.0001}})
+    project.declare({**attributes, "budget": {"max_usd_per_run": 0.0001}})
     first = refresh(project, "shop", instance)
     (check,) = [e for e in first.get_asset_check_evaluations() if e.check_name == "within_budget"]
     assert check.passed
     assert check.description is not None
     assert check.description.startswith("nothing locally; on AWS 0.01 to 0.49 USD")
-    told = {asset: metadata(first, asset) for asset in ASSETS}
-    assert [told[asset]["cost_usd"] for asset in ASSETS] == [0.0] * 3
-    on_aws = {asset: told[asset]["cost_usd_on_aws"] for asset in ASSETS}
+    metadata_by_asset = {asset: metadata(first, asset) for asset in ASSETS}
+    assert [metadata_by_asset[asset]["cost_usd"] for asset in ASSETS] == [0.0] * 3
+    on_aws = {asset: metadata_by_asset[asset]["cost_usd_on_aws"] for asset in ASSETS}
     rows, price = interactions(project, "shop").height, read_prices()
     size = (project.storage / "shop/transformed/interactions/interactions.csv").stat().st_size
     assert on_aws == {
-        "personalize_dataset": near(price.import_per_gb.most * size / 1e9),
-        "solution_version": near(
+        "personalize_dataset": approximate(price.import_per_gb.most * size / 1e9),
+        "solution_version": approximate(
             price.training_v2_per_1000_interactions.most * rows / 1000
             # Popularity, to compare with.
             + price.training_per_hour.most
             * estimate_training_hours("aws-popularity-count", rows)[1]
         ),
-        "recommendations": near(price.recommendations_v2_per_1000_users.most * 60 / 1000),
+        "recommendations": approximate(price.recommendations_v2_per_1000_users.most * 60 / 1000),
     }
-    estimated = told["personalize_dataset"]
-    assert estimated["estimated_usd"] == 0.0
-    assert estimated["estimated_usd_on_aws"] == near(sum(on_aws.values()))
+    dataset_metadata = metadata_by_asset["personalize_dataset"]
+    assert dataset_metadata["estimated_usd"] == 0.0
+    assert dataset_metadata["estimated_usd_on_aws"] == approximate(sum(on_aws.values()))
     # The comparison's training is by the hour, of which AWS published nothing.
-    assert estimated["estimated_usd_on_aws_from"] == near(
+    assert dataset_metadata["estimated_usd_on_aws_from"] == approximate(
         sum(on_aws.values())
         - price.training_per_hour.most * estimate_training_hours("aws-popularity-count", rows)[1]
     )
 
-    again = refresh(project, "shop", instance)
-    assert [metadata(again, asset)["cost_usd_on_aws"] for asset in ASSETS] == [0.0] * 3
+    second_result = refresh(project, "shop", instance)
+    assert [metadata(second_result, asset)["cost_usd_on_aws"] for asset in ASSETS] == [0.0] * 3
     # At the most: whether the lists are there already, only their own step looks.
-    assert metadata(again, "personalize_dataset")["estimated_usd_on_aws"] == near(
+    assert metadata(second_result, "personalize_dataset")["estimated_usd_on_aws"] == approximate(
         on_aws["recommendations"]
     )
 
 
 def test_the_estimate_of_a_training_is_an_upper_bound(
     project: Project,
-    declared: dict[str, object],
+    attributes: dict[str, object],
     instance: dg.DagsterInstance,
     on_aws: None,
 ) -> None:
     solution = {"recipe": "aws-user-personalization", "compare_with_popularity": False}
-    project.declare({**declared, "solution": solution})
+    project.declare({**attributes, "solution": solution})
     first = refresh(project, "shop", instance)
     hours = metadata(first, "solution_version")["training_hours"]
     assert 0 < hours < read_prices().training_hours
-    paid = metadata(first, "solution_version")["cost_usd"]
-    assert paid == near(hours * read_prices().training_per_hour.most)
+    cost = metadata(first, "solution_version")["cost_usd"]
+    assert cost == approximate(hours * read_prices().training_per_hour.most)
     write_ratings(project.root / "ratings.csv", seed=1)
     second = metadata(refresh(project, "shop", instance), "personalize_dataset")
     lists = price_recommendations("aws-user-personalization", 60).usd
     # At the most: the last training may have been a short one.
     rows = interactions(project, "shop").height
-    _, most = estimate_training_hours("aws-user-personalization", rows)
-    training = most * read_prices().training_per_hour.most
-    assert second["estimated_usd"] == near(training + lists + second["cost_usd"])
+    _, most_hours = estimate_training_hours("aws-user-personalization", rows)
+    training = most_hours * read_prices().training_per_hour.most
+    assert second["estimated_usd"] == approximate(training + lists + second["cost_usd"])
     # A training that took longer may do so again.
     record = project.storage / "shop/records/solution_version.json"
     record.write_text(json.dumps({**json.loads(record.read_text()), "training_hours": 9.0}))
     write_ratings(project.root / "ratings.csv", seed=2)
     third = metadata(refresh(project, "shop", instance), "personalize_dataset")
     training = 9 * read_prices().training_per_hour.most
-    assert third["estimated_usd"] == near(training + lists + third["cost_usd"])
+    assert third["estimated_usd"] == approximate(training + lists + third["cost_usd"])
 
 
 def test_a_run_above_its_budget_starts_nothing_and_says_the_numbers(
     project: Project,
-    declared: dict[str, object],
+    attributes: dict[str, object],
     instance: dg.DagsterInstance,
     on_aws: None,
 ) -> None:
-    project.declare({**declared, "budget": {"max_usd_per_run": 0.1}})
+    project.declare({**attributes, "budget": {"max_usd_per_run": 0.1}})
     result = refresh(project, "shop", instance)
     assert not result.success
     (check,) = [e for e in result.get_asset_check_evaluations() if e.check_name == "within_budget"]
     assert not check.passed
     assert check.metadata["estimated_usd"].value == pytest.approx(0.49, abs=0.01)
-    said = why(result)
-    assert "within_budget: 0.01 to 0.49 USD" in said
-    assert "budget.max_usd_per_run allows 0.10. Nothing was imported or trained" in said
-    assert "training aws-popularity-count for 0.00 to 2.00 hours 0.00 to 0.48" in said
-    assert "raise budget.max_usd_per_run" in said
+    message = why(result)
+    assert "within_budget: 0.01 to 0.49 USD" in message
+    assert "budget.max_usd_per_run allows 0.10. Nothing was imported or trained" in message
+    assert "training aws-popularity-count for 0.00 to 2.00 hours 0.00 to 0.48" in message
+    assert "raise budget.max_usd_per_run" in message
     client = embedded_client(project.root / ".batchrec" / "personalize", ObjectStore())
     assert client.list_dataset_groups()["datasetGroups"] == []
     assert client.list_schemas()["schemas"] == []
 
-    project.declare({**declared, "budget": {"max_usd_per_run": 1}})
+    project.declare({**attributes, "budget": {"max_usd_per_run": 1}})
     result = refresh(project, "shop", instance)
     assert result.success
     assert metadata(result, "solution_version")["cost_usd"] > 0
@@ -231,11 +233,11 @@ def test_a_forced_training_counts(
     instance: dg.DagsterInstance,
     on_aws: None,
 ) -> None:
-    forced = {"ops": {"shop__solution_version": {"config": {"force_train": True}}}}
+    forced_config = {"ops": {"shop__solution_version": {"config": {"force_train": True}}}}
     project.declare({**DECLARATION, "budget": {"max_usd_per_run": 0.01}})
     assert refresh(project, "shop", instance).success  # Nothing is new.
     assert "training aws-user-personalization-v2 on" in why(
-        refresh(project, "shop", instance, forced)
+        refresh(project, "shop", instance, forced_config)
     )
 
 
@@ -252,8 +254,8 @@ def test_what_was_torn_down_is_made_and_paid_for_again(
     project.declare({**DECLARATION, "budget": {"max_usd_per_run": 0.01}})
     # The records of what there was are in the storage still; nor does a refused run change that.
     for _ in range(2):
-        said = why(refresh(project, "shop", instance))
-        assert " MB of interactions" in said
-        assert "training aws-user-personalization-v2 on" in said
+        message = why(refresh(project, "shop", instance))
+        assert " MB of interactions" in message
+        assert "training aws-user-personalization-v2 on" in message
     project.declare({**DECLARATION, "budget": {"max_usd_per_run": 1}})
     assert refresh(project, "shop", instance).success

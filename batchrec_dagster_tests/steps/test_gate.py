@@ -30,7 +30,7 @@ NDCG = "normalized_discounted_cumulative_gain_at_25"
 ANYWAY = {"ops": {"shop__recommendations": {"config": {"skip_quality_gate": True}}}}
 
 
-def trained(ndcg: float, popular: float | None, coverage: float = 0.2) -> ModelRecord:
+def build_model(ndcg: float, popular: float | None, coverage: float = 0.2) -> ModelRecord:
     return ModelRecord(
         "arn:new",
         "arn:group",
@@ -41,46 +41,46 @@ def trained(ndcg: float, popular: float | None, coverage: float = 0.2) -> ModelR
     )
 
 
-def published(ndcg: float, arn: str = "arn:old", measured_on: str = "all") -> dict[str, Any]:
+def build_edition(ndcg: float, arn: str = "arn:old", measured_on: str = "all") -> dict[str, Any]:
     return {"solution_version_arn": arn, "measured_on": measured_on, "metrics": {NDCG: ndcg}}
 
 
 @pytest.mark.parametrize(
-    ("gate", "model", "before", "said"),
+    ("gate", "model", "before", "reason"),
     [
         # The first, and better than popularity.
-        ({}, trained(0.1, 0.05), None, None),
-        ({}, trained(0.1, None), None, None),
-        ({}, trained(0.05, 0.05), None, None),
-        ({}, trained(0.04, 0.05), None, "it is worse than recommending the most popular"),
+        ({}, build_model(0.1, 0.05), None, None),
+        ({}, build_model(0.1, None), None, None),
+        ({}, build_model(0.05, 0.05), None, None),
+        ({}, build_model(0.04, 0.05), None, "it is worse than recommending the most popular"),
         # Against what is published.
-        ({}, trained(0.071, None), published(0.1), None),
+        ({}, build_model(0.071, None), build_edition(0.1), None),
         (
             {},
-            trained(0.069, None),
-            published(0.1),
+            build_model(0.069, None),
+            build_edition(0.1),
             "its NDCG@25 is 31% below the published lists'; gate.max_drop allows 30%",
         ),
-        ({"max_drop": 0.5}, trained(0.069, None), published(0.1), None),
-        ({"max_drop": 0}, trained(0.099, None), published(0.1), "its NDCG@25 is 1% below"),
-        ({"max_drop": 1}, trained(0.0, None), published(0.1), None),
+        ({"max_drop": 0.5}, build_model(0.069, None), build_edition(0.1), None),
+        ({"max_drop": 0}, build_model(0.099, None), build_edition(0.1), "its NDCG@25 is 1% below"),
+        ({"max_drop": 1}, build_model(0.0, None), build_edition(0.1), None),
         # What cannot be compared.
-        ({}, trained(0.01, None), published(0.1, measured_on="good ratings"), None),
-        ({}, trained(0.01, None), {"version": "unknown"}, None),
+        ({}, build_model(0.01, None), build_edition(0.1, measured_on="good ratings"), None),
+        ({}, build_model(0.01, None), {"version": "unknown"}, None),
         # The one that serves was let through already.
-        ({"min_ndcg_at_25": 0.5}, trained(0.1, 0.2), published(0.1, arn="arn:new"), None),
-        ({"min_ndcg_at_25": 0.2}, trained(0.1, None), None, "gate.min_ndcg_at_25 is 0.2"),
-        ({"min_coverage": 0.3}, trained(0.1, None), None, "gate.min_coverage is 0.3"),
+        ({"min_ndcg_at_25": 0.5}, build_model(0.1, 0.2), build_edition(0.1, arn="arn:new"), None),
+        ({"min_ndcg_at_25": 0.2}, build_model(0.1, None), None, "gate.min_ndcg_at_25 is 0.2"),
+        ({"min_coverage": 0.3}, build_model(0.1, None), None, "gate.min_coverage is 0.3"),
     ],
 )
 def test_what_is_worse_is_not_let_through(
-    gate: dict[str, float], model: ModelRecord, before: dict[str, Any] | None, said: str | None
+    gate: dict[str, float], model: ModelRecord, before: dict[str, Any] | None, reason: str | None
 ) -> None:
     verdict = check_quality_gate(
         Gate(**gate), ModelToPublish(model, "all", before), how_to_skip="so"
     )
-    assert verdict.passed is (said is None)
-    assert said is None or said in verdict.finding
+    assert verdict.passed is (reason is None)
+    assert reason is None or reason in verdict.finding
     anyway = check_quality_gate(
         Gate(**gate),
         ModelToPublish(model, "all", before),
@@ -89,32 +89,33 @@ def test_what_is_worse_is_not_let_through(
     )
     assert anyway.passed
     assert (
-        said is None or f"published anyway (skip_quality_gate), although {said}" in anyway.finding
+        reason is None
+        or f"published anyway (skip_quality_gate), although {reason}" in anyway.finding
     )
 
 
-UNTESTED = replace(trained(0.0, 0.0, 0.0), evidence={"all/users": 0})
+UNTESTED = replace(build_model(0.0, 0.0, 0.0), evidence={"all/users": 0})
 
 
 def test_a_model_that_nobody_was_tested_with_fails_only_what_the_gate_demands() -> None:
     verdict = check_quality_gate(
-        Gate(), ModelToPublish(UNTESTED, "all", published(0.1)), how_to_skip="so"
+        Gate(), ModelToPublish(UNTESTED, "all", build_edition(0.1)), how_to_skip="so"
     )
     assert verdict.passed
     assert verdict.finding == "no user was tested, so NDCG@25 and coverage are not known"
     assert not verdict.numbers
     gate = Gate(min_ndcg_at_25=0.05, min_coverage=0.1)
     verdict = check_quality_gate(
-        gate, ModelToPublish(UNTESTED, "all", published(0.1)), how_to_skip="so"
+        gate, ModelToPublish(UNTESTED, "all", build_edition(0.1)), how_to_skip="so"
     )
     assert not verdict.passed
     assert "are not known: gate.min_ndcg_at_25 is 0.05, and gate.min_coverage" in verdict.finding
 
 
 def test_nothing_is_compared_with_lists_of_a_model_that_nobody_was_tested_with() -> None:
-    before = {**published(0.0), "evidence": dict(UNTESTED.evidence)}
+    before = {**build_edition(0.0), "evidence": dict(UNTESTED.evidence)}
     verdict = check_quality_gate(
-        Gate(), ModelToPublish(trained(0.1, None), "all", before), how_to_skip="so"
+        Gate(), ModelToPublish(build_model(0.1, None), "all", before), how_to_skip="so"
     )
     assert verdict.finding == "NDCG@25 0.1000; coverage 0.2000"
 
@@ -122,7 +123,7 @@ def test_nothing_is_compared_with_lists_of_a_model_that_nobody_was_tested_with()
 def test_the_message_has_the_numbers_all_reasons_and_what_to_do() -> None:
     verdict = check_quality_gate(
         Gate(min_coverage=0.1),
-        ModelToPublish(trained(0.02, 0.03, 0.05), "all", published(0.1)),
+        ModelToPublish(build_model(0.02, 0.03, 0.05), "all", build_edition(0.1)),
         how_to_skip="do so",
     )
     for part in (
@@ -144,34 +145,34 @@ def test_the_message_has_the_numbers_all_reasons_and_what_to_do() -> None:
 
 
 def test_lists_that_were_rolled_back_and_are_still_there_are_not_compared() -> None:
-    for old, passed in (("arn:old", True), ("arn:new", False)):
+    for old, is_passed in (("arn:old", True), ("arn:new", False)):
         verdict = check_quality_gate(
             Gate(),
             ModelToPublish(
-                trained(0.02, 0.01),
+                build_model(0.02, 0.01),
                 "all",
-                published(0.1, arn=old),
-                rolled_back=not passed,
+                build_edition(0.1, arn=old),
+                rolled_back=not is_passed,
                 unfinished_rollback=True,
             ),
             how_to_skip="do so",
         )
-        assert verdict.passed is passed
+        assert verdict.passed is is_passed
         assert "which were rolled back: `batchrec rollback` finishes that" in verdict.finding
-        assert ("publish anyway: do so" in verdict.finding) is not passed
+        assert ("publish anyway: do so" in verdict.finding) is not is_passed
         assert "\n" not in verdict.finding
 
 
 def test_lists_that_do_not_say_what_they_are_stay_too() -> None:
     """As those of the versions that wrote no metadata."""
-    for published, said in ((None, "nothing was published"), ({}, "the published lists stay")):
+    for edition, reason in ((None, "nothing was published"), ({}, "the published lists stay")):
         verdict = check_quality_gate(
-            Gate(), ModelToPublish(trained(0.02, 0.03), "all", published), how_to_skip="do so"
+            Gate(), ModelToPublish(build_model(0.02, 0.03), "all", edition), how_to_skip="do so"
         )
-        assert said in verdict.finding
+        assert reason in verdict.finding
 
 
-def curated(project: Project) -> dict[str, bytes]:
+def read_curated(project: Project) -> dict[str, bytes]:
     folder = project.storage / "shop/curated"
     return {
         str(path.relative_to(folder)): path.read_bytes()
@@ -180,7 +181,7 @@ def curated(project: Project) -> dict[str, bytes]:
     }
 
 
-def inferences(project: Project) -> int:
+def count_inferences(project: Project) -> int:
     client = embedded_client(project.root / ".batchrec" / "personalize", ObjectStore())
     return len(client.list_batch_inference_jobs()["batchInferenceJobs"])
 
@@ -197,24 +198,26 @@ def test_a_broken_data_set_is_published_only_if_a_person_says_so(
     ratings = write_ratings(project.root / "ratings.csv", users=300, items=200)
     project.declare(declaration("shop", ratings))
     assert refresh(project, "shop", instance).success
-    good, made = curated(project), inferences(project)
+    good, inferences_before = read_curated(project), count_inferences(project)
 
     shuffle_users(ratings, seed=1)
-    broken = refresh(project, "shop", instance)
-    assert not broken.success
-    message = why(broken)
+    broken_result = refresh(project, "shop", instance)
+    assert not broken_result.success
+    message = why(broken_result)
     assert message.startswith("quality_gate: NDCG@25 0.0")
     assert "below the published lists'; gate.max_drop allows 30%" in message
     assert message.endswith(
         "or publish anyway: run shop_refresh with ops: {shop__recommendations: {config:"
         " {skip_quality_gate: true}}}"
     )
-    (verdict,) = [e for e in broken.get_asset_check_evaluations() if e.check_name == "quality_gate"]
+    (verdict,) = [
+        e for e in broken_result.get_asset_check_evaluations() if e.check_name == "quality_gate"
+    ]
     assert not verdict.passed
     assert verdict.blocking
     # Only the training was paid for, and nothing that people read has changed.
-    assert inferences(project) == made
-    assert curated(project) == good
+    assert count_inferences(project) == inferences_before
+    assert read_curated(project) == good
 
     # The data are fixed: these are compared with the last good lists, not with the broken ones.
     write_ratings(ratings, users=301, items=200)

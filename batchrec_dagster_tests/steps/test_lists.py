@@ -35,52 +35,54 @@ def test_lines_are_cut_where_they_end(chunks: list[bytes], size: int) -> None:
     assert all(piece.endswith(b"\n") for piece in pieces[:-1])
 
 
-def plainly(
-    answers: list[tuple[str, list[str]]], seen: set[tuple[str, str]] | None, num_results: int
+def build_plainly(
+    answers: list[tuple[str, list[str]]], seen_pairs: set[tuple[str, str]] | None, num_results: int
 ) -> list[Row]:
     rows: list[Row] = []
     for user, items in answers:
-        left = [
+        unseen_items = [
             (place, item)
             for place, item in enumerate(items)
-            if seen is None or (user, item) not in seen
+            if seen_pairs is None or (user, item) not in seen_pairs
         ]
-        for rank, (place, item) in enumerate(left[:num_results], 1):
+        for rank, (place, item) in enumerate(unseen_items[:num_results], 1):
             rows.append((user, rank, item, place / 8))
     return rows
 
 
 @st.composite
 def batches(draw: st.DrawFn) -> Any:
-    asked = draw(users)
-    answers = [(user, draw(lists_of_items)) for user in draw(st.permutations(asked))]
-    pairs = st.tuples(st.sampled_from([*asked, "no one"]), st.sampled_from([*ITEMS, "6"]))
-    seen = draw(st.none() | st.lists(pairs))
-    return asked, answers, seen, draw(st.integers(1, 4)), draw(st.integers(1, 5))
+    user_ids = draw(users)
+    answers = [(user, draw(lists_of_items)) for user in draw(st.permutations(user_ids))]
+    pairs = st.tuples(st.sampled_from([*user_ids, "no one"]), st.sampled_from([*ITEMS, "6"]))
+    seen_pairs = draw(st.none() | st.lists(pairs))
+    return user_ids, answers, seen_pairs, draw(st.integers(1, 4)), draw(st.integers(1, 5))
 
 
 @pytest.mark.slow
 @settings(deadline=None)
 @given(batch=batches())
 def test_a_piece_at_a_time_is_as_good_as_all_at_once(batch: Any) -> None:
-    asked, answers, seen, num_results, at_once = batch
+    user_ids, answers, seen_pairs, num_results, rows_at_once = batch
     lines = [
         format_inference_line({"userId": user}, items, [place / 8 for place in range(len(items))])
         for user, items in answers
     ]
     pieces = [
-        read_inference("\n".join(lines[start : start + at_once]).encode())
-        for start in range(0, max(1, len(lines)), at_once)
+        read_inference("\n".join(lines[start : start + rows_at_once]).encode())
+        for start in range(0, max(1, len(lines)), rows_at_once)
     ]
-    everyone = pl.Series(asked, dtype=pl.String)
+    everyone = pl.Series(user_ids, dtype=pl.String)
     schema = {"USER_ID": pl.String, "ITEM_ID": pl.String}
-    interactions = pl.LazyFrame(seen or [], schema=schema, orient="row")
-    made = ListBuilder(num_results, None if seen is None else SeenItems(interactions, everyone))
+    interactions = pl.LazyFrame(seen_pairs or [], schema=schema, orient="row")
+    builder = ListBuilder(
+        num_results, None if seen_pairs is None else SeenItems(interactions, everyone)
+    )
     with tempfile.TemporaryDirectory() as folder:
         with TableWriter(Path(folder) / "lists.parquet") as writer:
-            made.write(pieces, writer)
+            builder.write(pieces, writer)
         table = pl.read_parquet(writer.path)
-    expected = plainly(answers, None if seen is None else set(seen), num_results)
+    expected = build_plainly(answers, None if seen_pairs is None else set(seen_pairs), num_results)
     assert table.rows() == expected
     assert table.schema == {
         "user_id": pl.String,
@@ -88,45 +90,47 @@ def test_a_piece_at_a_time_is_as_good_as_all_at_once(batch: Any) -> None:
         "item_id": pl.String,
         "score": pl.Float64,
     }
-    everything = plainly(answers, None, 99)
-    offered = {(user, item) for user, _, item, _ in everything}
-    assert made.dropped == sum((row[0], row[2]) in set(seen or []) for row in everything)
-    assert made.rows == len(expected)
-    assert made.users == len({row[0] for row in expected})
-    assert sorted(made.items) == sorted({row[2] for row in expected})
-    assert made.sample.equals(table.head(5))
-    found = {check.name: check for check in made.checks(everyone, filtered=False)}
-    assert found["every_user_answered"].passed is bool(expected)
-    assert found["no_failed_users"].passed
-    twice = len(expected) - len({(row[0], row[2]) for row in expected})
-    assert found["no_duplicates"].finding.startswith(f"{twice:,} items")
-    assert ("no_seen_items" in found) is (seen is not None)
-    assert seen is None or found["no_seen_items"].passed
+    rows_unfiltered = build_plainly(answers, None, 99)
+    pairs_offered = {(user, item) for user, _, item, _ in rows_unfiltered}
+    assert builder.dropped == sum(
+        (row[0], row[2]) in set(seen_pairs or []) for row in rows_unfiltered
+    )
+    assert builder.rows == len(expected)
+    assert builder.users == len({row[0] for row in expected})
+    assert sorted(builder.items) == sorted({row[2] for row in expected})
+    assert builder.sample.equals(table.head(5))
+    checks = {check.name: check for check in builder.checks(everyone, filtered=False)}
+    assert checks["every_user_answered"].passed is bool(expected)
+    assert checks["no_failed_users"].passed
+    duplicates = len(expected) - len({(row[0], row[2]) for row in expected})
+    assert checks["no_duplicates"].finding.startswith(f"{duplicates:,} items")
+    assert ("no_seen_items" in checks) is (seen_pairs is not None)
+    assert seen_pairs is None or checks["no_seen_items"].passed
     full = sum(rank == num_results for _, rank, _, _ in expected)
-    assert found["lists_full"].finding.startswith(f"{full:,} of {len(asked):,}")
-    assert offered or not expected
+    assert checks["lists_full"].finding.startswith(f"{full:,} of {len(user_ids):,}")
+    assert pairs_offered or not expected
 
 
 @given(pairs=st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(ITEMS))))
 def test_what_is_seen_is_known_of_those_who_are_asked_about(pairs: list[tuple[str, str]]) -> None:
     schema = {"USER_ID": pl.String, "ITEM_ID": pl.String}
     interactions = pl.LazyFrame(pairs, schema=schema, orient="row")
-    seen = SeenItems(interactions, pl.Series(["b", "a", "z"]))
-    every = [(user, item) for user in "abz" for item in [*ITEMS, "unknown"]]
-    table = pl.DataFrame(every, schema=["user_id", "item_id"], orient="row")
-    assert seen.contain(table).to_list() == [pair in pairs for pair in every]
-    assert seen.longest == max(len({i for u, i in pairs if u == user}) for user in "ab")
+    seen_items = SeenItems(interactions, pl.Series(["b", "a", "z"]))
+    candidates = [(user, item) for user in "abz" for item in [*ITEMS, "unknown"]]
+    table = pl.DataFrame(candidates, schema=["user_id", "item_id"], orient="row")
+    assert seen_items.contain(table).to_list() == [pair in pairs for pair in candidates]
+    assert seen_items.longest == max(len({i for u, i in pairs if u == user}) for user in "ab")
 
 
 def test_a_line_that_failed_is_reported_from_whichever_piece_it_is_in() -> None:
-    made = ListBuilder(2)
+    builder = ListBuilder(2)
     for user, error in [("a", None), ("b", "User error"), ("c", "other"), ("a", None)]:
         line = format_inference_line({"userId": user}, [] if error else ["1"], error=error)
-        made.add(read_inference(line.encode()))
-    everyone, failed, *_ = made.checks(pl.Series(["a", "b", "c", "d"]), filtered=False)
+        builder.add(read_inference(line.encode()))
+    everyone, failed_lines, *_ = builder.checks(pl.Series(["a", "b", "c", "d"]), filtered=False)
     assert everyone.finding.startswith("3 of 4 users have a result; missing: 'd'")
     assert everyone.finding.endswith("1 results are repeated")
-    assert failed.finding == "2 of 4 users failed; the first, user 'b': User error"
+    assert failed_lines.finding == "2 of 4 users failed; the first, user 'b': User error"
 
 
 def test_items_without_a_score_are_kept_counted_and_null_in_the_table() -> None:
@@ -137,8 +141,8 @@ def test_items_without_a_score_are_kept_counted_and_null_in_the_table() -> None:
         '{"input":{"userId":"d"},"output":{"recommendedItems":["4"],"scores":null}}',
         '{"input":{"userId":"e"},"output":{"recommendedItems":["4"],"reasons":["popular"]}}',
     ]
-    made = ListBuilder(3)
-    table = made.add(read_inference("\n".join(lines).encode()))
+    builder = ListBuilder(3)
+    table = builder.add(read_inference("\n".join(lines).encode()))
     assert table.select("user_id", "item_id", "score").rows() == [
         ("a", "1", 0.5),
         ("a", "2", None),
@@ -149,8 +153,8 @@ def test_items_without_a_score_are_kept_counted_and_null_in_the_table() -> None:
         ("d", "4", None),
         ("e", "4", None),
     ]
-    assert made.items_without_score == 5
-    *_, full = made.checks(pl.Series([*"abcde"]), filtered=True)
+    assert builder.items_without_score == 5
+    *_, full = builder.checks(pl.Series([*"abcde"]), filtered=True)
     assert full.numbers["padding"] == 5
     assert "5 items without a score are popular ones" in full.finding
     with pytest.raises(ValueError, match="not a batch inference output file"):
@@ -192,7 +196,7 @@ def test_long_histories_make_no_answer_longer_unless_filters_forget_them(
     ]
     source = project.root / "ratings.csv"
     source.write_text("\n".join(["userId,movieId,rating,timestamp", *rows]) + "\n")
-    seen = {tuple(row.split(",")[:2]) for row in rows}
+    seen_pairs = {tuple(row.split(",")[:2]) for row in rows}
     project.declare(declaration("shop", source, recommendations={"num_results": 25}))
 
     whole = refresh(project, "shop", instance)
@@ -201,7 +205,7 @@ def test_long_histories_make_no_answer_longer_unless_filters_forget_them(
     assert metadata(whole, "recommendations")["seen_items_dropped"] == 0
     lists = table(project, "shop")
     assert lists.height == 30 * 25
-    assert not seen & set(lists.select("user_id", "item_id").rows())
+    assert not seen_pairs & set(lists.select("user_id", "item_id").rows())
 
     # As on AWS: the longest history has 149, and what is left of it is dropped afterwards.
     project.environment["BATCHREC_LOCAL_PERSONALIZE_QUOTAS"] = "filter_interactions=100"
@@ -210,5 +214,5 @@ def test_long_histories_make_no_answer_longer_unless_filters_forget_them(
     assert part.success
     assert metadata(part, "recommendations")["results_asked_for"] == 24 + 49
     assert metadata(part, "recommendations")["seen_items_dropped"] > 0
-    wanted = lists.filter(pl.col("rank") <= 24)
-    assert table(project, "shop").drop("score").equals(wanted.drop("score"))
+    rows_expected = lists.filter(pl.col("rank") <= 24)
+    assert table(project, "shop").drop("score").equals(rows_expected.drop("score"))

@@ -50,15 +50,20 @@ def test_without_a_record_there_are_no_files() -> None:
 
 
 def test_the_version_changes_with_any_file() -> None:
-    one = FileRecord("a.csv", None, "1")
+    first_record = FileRecord("a.csv", None, "1")
     records = [
-        RawRecord("a", files) for files in [(one,), (FileRecord("a.csv", None, "2"),), (one, one)]
+        RawRecord("a", files)
+        for files in [
+            (first_record,),
+            (FileRecord("a.csv", None, "2"),),
+            (first_record, first_record),
+        ]
     ]
     assert len({record.version for record in records}) == 3
 
 
 @contextmanager
-def brought(folder: Path, *, copy: bool) -> Iterator[tuple[RawFiles, StorageResource]]:
+def raw_files(folder: Path, *, copy: bool) -> Iterator[tuple[RawFiles, StorageResource]]:
     storage = StorageResource(root=str(folder / "storage"), s3=S3Connection())
     place = "shop/raw/{}".format if copy else None
     source = parse_source("orders/")
@@ -80,16 +85,16 @@ def test_a_source_that_grows_during_the_copy_is_said_to(
 ) -> None:
     put = ObjectStore.put
 
-    def grows_first(store: ObjectStore, uri: str, data: object) -> str:
+    def grow_and_put(store: ObjectStore, uri: str, data: object) -> str:
         for name in "ab":
             with (orders / f"{name}.csv").open("a") as file:
                 file.write("3,4\n")
         return put(store, uri, data)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(ObjectStore, "put", grows_first)
-    with brought(tmp_path, copy=True) as (raw, _):
-        said = "copied, as they were at the start: orders/a.csv and 1 more changed since"
-        assert raw.outcome.replace(f"{tmp_path}/", "") == said
+    monkeypatch.setattr(ObjectStore, "put", grow_and_put)
+    with raw_files(tmp_path, copy=True) as (raw, _):
+        message = "copied, as they were at the start: orders/a.csv and 1 more changed since"
+        assert raw.outcome.replace(f"{tmp_path}/", "") == message
         assert [file.size for file in raw.record.files] == [4, 4, 4]
         assert all(file.fingerprint.startswith("4 bytes") for file in raw.record.files)
 
@@ -99,7 +104,7 @@ def test_what_is_read_in_place_is_the_recorded_files_or_refused(
     orders: Path, tmp_path: Path, change: str
 ) -> None:
     source, file = parse_source("orders/"), orders / "b.csv"
-    with brought(tmp_path, copy=False) as (raw, storage):
+    with raw_files(tmp_path, copy=False) as (raw, storage):
         pass
     with open_raw_files(raw.record, source, storage, tmp_path) as files:
         assert [file.path.read_text() for file in files] == ["1,2\n"] * 3
@@ -110,14 +115,14 @@ def test_what_is_read_in_place_is_the_recorded_files_or_refused(
     elif change == "more":
         file = orders / "d.csv"
         file.write_text("1,2\n")
-    refused = f"{file} is read in place, and changed after .* materialize raw_ratings again"
-    opened = []
+    message = f"{file} is read in place, and changed after .* materialize raw_ratings again"
+    opened_files = []
 
     def read() -> None:
         with open_raw_files(raw.record, source, storage, tmp_path) as files:
-            opened.extend(files)
+            opened_files.extend(files)
             file.write_text("1,2\n3,4\n")
 
-    with pytest.raises(SourceError, match=refused):
+    with pytest.raises(SourceError, match=message):
         read()
-    assert bool(opened) is (change == "while")
+    assert bool(opened_files) is (change == "while")

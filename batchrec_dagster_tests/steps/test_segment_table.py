@@ -23,7 +23,7 @@ segments = st.lists(
 )
 
 
-def made(
+def build_table(
     lines: list[str], size: int, titles: pl.DataFrame | None
 ) -> tuple[SegmentTable, pl.DataFrame]:
     content = [f"{line}\n".encode() for line in lines]
@@ -36,32 +36,37 @@ def made(
 
 @pytest.mark.slow
 @settings(deadline=None)
-@given(asked=segments, size=st.sampled_from([1, 100, 10_000]), with_titles=st.booleans())
+@given(answers=segments, size=st.sampled_from([1, 100, 10_000]), has_titles=st.booleans())
 def test_by_pieces_of_any_size(
-    asked: list[tuple[str, list[str]]], size: int, with_titles: bool
+    answers: list[tuple[str, list[str]]], size: int, has_titles: bool
 ) -> None:
-    titles = (
-        pl.DataFrame({"item_id": ["10", "11"], "title": ["Ten", None]}) if with_titles else None
+    titles = pl.DataFrame({"item_id": ["10", "11"], "title": ["Ten", None]}) if has_titles else None
+    table, rows_written = build_table(
+        [format_segment_line({"itemId": s}, users) for s, users in answers], size, titles
     )
-    table, written = made(
-        [format_segment_line({"itemId": s}, users) for s, users in asked], size, titles
-    )
-    named = {"10": "Ten"}
-    wanted = [
-        (segment, *([named.get(segment)] if with_titles else []), rank, user)
-        for segment, users in asked
+    title_by_id = {"10": "Ten"}
+    rows_expected = [
+        (segment, *([title_by_id.get(segment)] if has_titles else []), rank, user)
+        for segment, users in answers
         for rank, user in enumerate(users, start=1)
     ]
-    assert written.rows() == wanted
-    assert written.columns == ["segment", *(["title"] if with_titles else []), "rank", "user_id"]
-    assert table.rows == len(wanted)
-    assert table.sample.rows() == wanted[:5]
-    assert sorted(table.users) == sorted({user for _, users in asked for user in users})
-    assert table.sizes.rows() == [(segment, len(users)) for segment, users in asked if users]
-    whole, failed, twice = table.checks([segment for segment, _ in asked], "segments.items")
+    assert rows_written.rows() == rows_expected
+    assert rows_written.columns == [
+        "segment",
+        *(["title"] if has_titles else []),
+        "rank",
+        "user_id",
+    ]
+    assert table.rows == len(rows_expected)
+    assert table.sample.rows() == rows_expected[:5]
+    assert sorted(table.users) == sorted({user for _, users in answers for user in users})
+    assert table.sizes.rows() == [(segment, len(users)) for segment, users in answers if users]
+    whole, failed_segments, duplicates = table.checks(
+        [segment for segment, _ in answers], "segments.items"
+    )
     assert whole.passed
-    assert failed.passed
-    assert twice.passed == all(len(users) == len(set(users)) for _, users in asked)
+    assert failed_segments.passed
+    assert duplicates.passed == all(len(users) == len(set(users)) for _, users in answers)
 
 
 def test_failed_segments_are_reported() -> None:
@@ -70,10 +75,10 @@ def test_failed_segments_are_reported() -> None:
         format_segment_line({"itemId": "11"}, [], "User error: no such item"),
         format_segment_line({"itemId": "11"}, []),
     ]
-    table, _ = made(lines, 1, None)
-    whole, failed, twice = table.checks(["10", "11", "12"], "segments.items")
+    table, _ = build_table(lines, 1, None)
+    whole, failed_segments, duplicates = table.checks(["10", "11", "12"], "segments.items")
     assert not whole.passed
     assert "missing: '12'" in whole.finding
-    assert "1 of 3 segments failed" in failed.finding
-    assert "'11': User error: no such item; fix segments.items" in failed.finding
-    assert twice.passed
+    assert "1 of 3 segments failed" in failed_segments.finding
+    assert "'11': User error: no such item; fix segments.items" in failed_segments.finding
+    assert duplicates.passed

@@ -11,7 +11,7 @@ import pytest
 from batchrec_dagster.personalize.prices import price_recommendations, price_segments
 from batchrec_dagster_tests.pipeline.test_pipeline import stale
 from batchrec_dagster_tests.preparation.test_items import COLUMNS, QUICK, write_items
-from batchrec_dagster_tests.preparation.test_own_filter import allowed
+from batchrec_dagster_tests.preparation.test_own_filter import accept_filter
 from batchrec_dagster_tests.support import (
     Project,
     declaration,
@@ -26,41 +26,52 @@ pytestmark = pytest.mark.slow
 ITEMS = ["1", "2", "3"]
 
 
-def declared(project: Project, segments: dict[str, Any], **attributes: Any) -> dict[str, Any]:
+def declare_segments(
+    project: Project, segments: dict[str, Any], **attributes: Any
+) -> dict[str, Any]:
     source = write_ratings(project.root / "ratings.csv")
     return declaration("shop", source, segments=segments, solution=QUICK, **attributes)
 
 
-def items_of(project: Project) -> dict[str, Any]:
+def read_items(project: Project) -> dict[str, Any]:
     source = write_items(project.root / "items.csv")
     return {"source": str(source), "columns": COLUMNS, "separator": ";"}
 
 
-def segments_of(project: Project) -> pl.DataFrame:
+def read_segments(project: Project) -> pl.DataFrame:
     return pl.read_parquet(project.storage / "shop/curated/user_segments/user_segments.parquet")
 
 
 def test_each_item_gets_the_users_who_belong_to_it(
     project: Project, instance: dg.DagsterInstance
 ) -> None:
-    settings = declared(project, {"items": ITEMS, "users_per_segment": 10})
+    settings = declare_segments(project, {"items": ITEMS, "users_per_segment": 10})
     project.declare(settings)
     result = refresh(project, "shop", instance, report=True)
     assert result.success
-    table = segments_of(project)
+    table = read_segments(project)
     assert table.schema == {"segment": pl.String, "rank": pl.Int32, "user_id": pl.String}
     assert table.get_column("segment").to_list() == [item for item in ITEMS for _ in range(10)]
     assert table.get_column("rank").to_list() == [*range(1, 11)] * 3
     # Users and items have two tastes, odd and even.
-    same = (table.get_column("segment").cast(int) - table.get_column("user_id").cast(int)) % 2 == 0
-    assert same.sum() > 0.9 * same.len()
+    is_same_parity = (
+        table.get_column("segment").cast(int) - table.get_column("user_id").cast(int)
+    ) % 2 == 0
+    assert is_same_parity.sum() > 0.9 * is_same_parity.len()
     version = metadata(result, "segment_solution_version")
     assert version["recipe"] == "aws-item-affinity"
     assert {"coverage", "hits_at_1_percent", "recall_at_1_percent"} <= set(version)
-    told = metadata(result, "user_segments")
-    assert (told["outcome"], told["segments"], told["empty_segments"]) == ("segmented", 3, 0)
+    segments_metadata = metadata(result, "user_segments")
+    assert (
+        segments_metadata["outcome"],
+        segments_metadata["segments"],
+        segments_metadata["empty_segments"],
+    ) == ("segmented", 3, 0)
     cost = price_segments(3, users=60).usd
-    assert (told["cost_usd"], told["cost_usd_on_aws"]) == (0, pytest.approx(cost))
+    assert (segments_metadata["cost_usd"], segments_metadata["cost_usd_on_aws"]) == (
+        0,
+        pytest.approx(cost),
+    )
     lists = price_recommendations(str(QUICK["recipe"]), 60).usd
     checks = [
         e for e in result.get_asset_check_evaluations() if "user_segments" in e.asset_key.path
@@ -68,13 +79,16 @@ def test_each_item_gets_the_users_who_belong_to_it(
     assert len(checks) == 3
     assert all(check.passed for check in checks)
 
-    again = refresh(project, "shop", instance, report=True)
-    assert metadata(again, "segment_solution_version")["outcome"] == "unchanged: not trained again"
-    assert metadata(again, "user_segments")["outcome"] == "unchanged: not segmented again"
-    assert metadata(again, "user_segments")["cost_usd_on_aws"] == 0
-    estimated = metadata(again, "personalize_dataset")["estimated_usd_on_aws"]
-    assert estimated == pytest.approx(lists + cost)
-    assert segments_of(project).equals(table)
+    second_result = refresh(project, "shop", instance, report=True)
+    assert (
+        metadata(second_result, "segment_solution_version")["outcome"]
+        == "unchanged: not trained again"
+    )
+    assert metadata(second_result, "user_segments")["outcome"] == "unchanged: not segmented again"
+    assert metadata(second_result, "user_segments")["cost_usd_on_aws"] == 0
+    estimate = metadata(second_result, "personalize_dataset")["estimated_usd_on_aws"]
+    assert estimate == pytest.approx(lists + cost)
+    assert read_segments(project).equals(table)
 
     settings["segments"]["items"] = ["4"]
     project.declare(settings)
@@ -82,22 +96,22 @@ def test_each_item_gets_the_users_who_belong_to_it(
     other = refresh(project, "shop", instance)
     assert metadata(other, "segment_solution_version")["outcome"] == "unchanged: not trained again"
     assert metadata(other, "user_segments")["outcome"] == "segmented"
-    assert set(segments_of(project).get_column("segment")) == {"4"}
+    assert set(read_segments(project).get_column("segment")) == {"4"}
 
 
 def test_attributes_of_items_get_users_and_items_titles(
     project: Project, instance: dg.DagsterInstance
 ) -> None:
     comedy = 'ITEMS.genres = "Comedy" AND Items.GENRES = "Romance"'
-    settings = declared(
+    settings = declare_segments(
         project,
         {"attributes": [comedy, 'ITEMS.GENRES = "Drama"'], "users_per_segment": 10},
-        items=items_of(project),
+        items=read_items(project),
     )
     project.declare(settings)
     result = refresh(project, "shop", instance)
     assert result.success
-    table = segments_of(project)
+    table = read_segments(project)
     assert table.columns == ["segment", "rank", "user_id"]
     assert table.height == 20
     odd = table.select(pl.col("user_id").cast(int) % 2 == (pl.col("segment") == comedy))
@@ -106,7 +120,7 @@ def test_attributes_of_items_get_users_and_items_titles(
 
     project.declare({**settings, "segments": {"items": ITEMS, "users_per_segment": 2}})
     assert refresh(project, "shop", instance).success
-    table = segments_of(project)
+    table = read_segments(project)
     assert table.columns == ["segment", "title", "rank", "user_id"]
     assert table.get_column("title").to_list() == [
         f"Film, no. {item}" for item in ITEMS for _ in range(2)
@@ -117,12 +131,12 @@ def test_what_cannot_be_answered_is_reported_and_not_published(
     project: Project, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nobody = 'EXCLUDE UserID WHERE Interactions.EVENT_TYPE IN ("*")'
-    settings = declared(project, {"items": ITEMS, "filter": nobody})
+    settings = declare_segments(project, {"items": ITEMS, "filter": nobody})
     project.declare(settings)
     result = refresh(project, "shop", instance)
     assert result.success
     assert metadata(result, "user_segments")["empty_segments"] == 3
-    before = segments_of(project)
+    before = read_segments(project)
     assert before.is_empty()
 
     settings["segments"] = {"items": [*ITEMS, "no item"]}
@@ -131,9 +145,9 @@ def test_what_cannot_be_answered_is_reported_and_not_published(
     assert unknown.startswith("no_failed_segments: 1 of 4 segments failed")
     assert unknown.endswith("; fix segments.items")
 
-    monkeypatch.setattr("batchrec_dagster.config.pipeline.find_filter_problem", allowed)
+    monkeypatch.setattr("batchrec_dagster.config.pipeline.find_filter_problem", accept_filter)
     settings["segments"] = {"items": ITEMS, "filter": "EXCLUDE UserID WHERE Users.AGE < 18"}
     project.declare(settings)
-    refused = why(refresh(project, "shop", instance))
-    assert refused.startswith("segments.filter: Personalize rejected the filter shop-")
-    assert segments_of(project).equals(before)
+    message = why(refresh(project, "shop", instance))
+    assert message.startswith("segments.filter: Personalize rejected the filter shop-")
+    assert read_segments(project).equals(before)

@@ -40,7 +40,7 @@ class KilledError(Exception):
 class Store(ObjectStore):
     """Does so many writes and deletes, each whole as `put` is, and no more."""
 
-    left: list[int] = field(default_factory=lambda: [1_000_000])
+    writes_left: list[int] = field(default_factory=lambda: [1_000_000])
 
     def put(self, uri: str, data: bytes | Path | Iterable[bytes]) -> str:
         self._count()
@@ -51,9 +51,9 @@ class Store(ObjectStore):
         super().delete(uri)
 
     def _count(self) -> None:
-        if not self.left[0]:
+        if not self.writes_left[0]:
             raise KilledError
-        self.left[0] -= 1
+        self.writes_left[0] -= 1
 
 
 @pytest.fixture
@@ -67,11 +67,11 @@ def _few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(users_files, "PIECE_ROWS", 4)
 
 
-def users(count: int, first: int = 0) -> pl.DataFrame:
+def build_users(count: int, first: int = 0) -> pl.DataFrame:
     return pl.DataFrame({"userId": [f"u{number:03}" for number in range(first, first + count)]})
 
 
-def content(store: ObjectStore) -> bytes:
+def read_job_input(store: ObjectStore) -> bytes:
     """What a job reads, as Personalize lists it."""
     path = UsersFiles(store, URI).input()
     return b"".join(store.get(info.uri) for info in store.list(path))
@@ -79,23 +79,23 @@ def content(store: ObjectStore) -> bytes:
 
 def test_a_list_that_fits_is_one_file(store: Store) -> None:
     files = UsersFiles(store, URI)
-    files.publish(users(10), MAX_RECORDS)
+    files.publish(build_users(10), MAX_RECORDS)
     assert [info.uri for info in store.list(FOLDER)] == [files.input()] == files.files() == [URI]
-    assert content(store) == users(10).write_ndjson().encode()
-    assert (files.version(), len(content(store))) == measure_users(users(10))
+    assert read_job_input(store) == build_users(10).write_ndjson().encode()
+    assert (files.version(), len(read_job_input(store))) == measure_users(build_users(10))
 
 
 def test_a_longer_one_is_several_in_a_folder(store: Store) -> None:
     files = UsersFiles(store, URI)
-    files.publish(users(25), MAX_RECORDS)
+    files.publish(build_users(25), MAX_RECORDS)
     folder = f"{FOLDER}{files.version()}/"
     assert files.input() == folder
     assert files.files() == [f"{folder}users_000{number}.json" for number in (1, 2, 3)]
     assert [store.get(uri).count(b"\n") for uri in files.files()] == [10, 10, 5]
-    assert content(store) == users(25).write_ndjson().encode()
-    assert (files.version(), len(content(store))) == measure_users(users(25))
+    assert read_job_input(store) == build_users(25).write_ndjson().encode()
+    assert (files.version(), len(read_job_input(store))) == measure_users(build_users(25))
     before = store.list(FOLDER)
-    files.publish(users(25), MAX_RECORDS)
+    files.publish(build_users(25), MAX_RECORDS)
     assert [(info.uri, info.size) for info in store.list(FOLDER)] == [
         (info.uri, info.size) for info in before
     ]
@@ -108,28 +108,28 @@ SIZES = [(5, 8), (25, 5), (5, 25), (45, 25), (25, 26)]
 def test_killed_at_any_moment_it_is_the_one_list_or_the_other(
     tmp_path: Path, before: int, after: int
 ) -> None:
-    old, new = users(before, first=3), users(after)
+    old, new = build_users(before, first=3), build_users(after)
     for moment in itertools.count():
         store = Store({"lake": tmp_path / str(moment)})
         files = UsersFiles(store, URI)
         files.publish(old, MAX_RECORDS)
-        store.left[0] = moment
+        store.writes_left[0] = moment
         try:
             files.publish(new, MAX_RECORDS)
         except KilledError:
             whole = {frame.write_ndjson().encode() for frame in (old, new)}
-            assert content(store) in whole
+            assert read_job_input(store) in whole
             assert b"".join(map(store.get, files.files())) in whole
-            store.left[0] = 1_000_000
+            store.writes_left[0] = 1_000_000
             files.publish(new, MAX_RECORDS)
-            ended = False
+            is_finished = False
         else:
-            ended = True
-        assert content(store) == new.write_ndjson().encode()
+            is_finished = True
+        assert read_job_input(store) == new.write_ndjson().encode()
         # Nothing of what was there before, or half done, is left.
         manifest = [files.manifest] if after > 10 else []
         assert {info.uri for info in store.list(FOLDER)} == {*files.files(), *manifest}
-        if ended:
+        if is_finished:
             break
     assert moment >= 2
 
@@ -155,10 +155,10 @@ def test_the_whole_job_goes_by_the_folder(
     )
 
     # A list of its own that fits into one file takes their place.
-    asked = project.root / "asked.csv"
-    asked.write_text("userId\n1\n2\n")
+    users_file = project.root / "asked.csv"
+    users_file.write_text("userId\n1\n2\n")
     project.declare(
-        declaration("shop", ratings, solution=QUICK, batch_users={"source": str(asked)})
+        declaration("shop", ratings, solution=QUICK, batch_users={"source": str(users_file)})
     )
     fewer = refresh(project, "shop", instance)
     assert fewer.success

@@ -29,7 +29,7 @@ def storage(tmp_path: Path) -> StorageResource:
     return StorageResource(root=str(tmp_path / "storage"), s3=S3Connection())
 
 
-def prepared(folder: Path, *users: str) -> PreparedFiles:
+def write_prepared_files(folder: Path, *users: str) -> PreparedFiles:
     """What Spark would have written of these users, who did something at 7."""
     folder.mkdir(exist_ok=True)
     rows = "".join(f"{user},a,7\n" for user in users)
@@ -51,7 +51,7 @@ def publish(storage: StorageResource, value: Any) -> bool:
     return result.success
 
 
-def known(storage: StorageResource) -> list[str] | None:
+def read_users(storage: StorageResource) -> list[str] | None:
     users = UsersOfInteractions(storage.store, storage.uri(KEY))
     table = users.table()
     if table is None:
@@ -64,12 +64,12 @@ def known(storage: StorageResource) -> list[str] | None:
 def test_they_come_with_the_interactions_and_go_with_them(
     storage: StorageResource, tmp_path: Path
 ) -> None:
-    assert known(storage) is None
-    assert publish(storage, prepared(tmp_path / "new", "b", "a"))
-    assert known(storage) == ["b", "a"]
+    assert read_users(storage) is None
+    assert publish(storage, write_prepared_files(tmp_path / "new", "b", "a"))
+    assert read_users(storage) == ["b", "a"]
     # As from Spark on AWS, which leaves both in the storage.
-    first = prepared(tmp_path / "new", "a", "b", "c")
-    moved = replace(
+    first = write_prepared_files(tmp_path / "new", "a", "b", "c")
+    moved_table = replace(
         first,
         interactions=storage.uri("work/i.csv"),
         users=storage.uri("work/u.parquet"),
@@ -78,53 +78,53 @@ def test_they_come_with_the_interactions_and_go_with_them(
     assert isinstance(first.users, Path)
     storage.store.put(storage.uri("work/i.csv"), first.interactions)
     storage.store.put(storage.uri("work/u.parquet"), first.users)
-    assert publish(storage, moved)
-    assert known(storage) == ["a", "b", "c"]
+    assert publish(storage, moved_table)
+    assert read_users(storage) == ["a", "b", "c"]
     assert len(storage.store.list(storage.uri(""))) == 2
     # Interactions that come without, as the local engine's do.
     assert publish(storage, first.interactions)
-    assert known(storage) is None
+    assert read_users(storage) is None
 
 
 def test_they_are_counted_without_a_look_into_the_interactions(
     storage: StorageResource, tmp_path: Path
 ) -> None:
     pipeline = Pipeline.model_validate({"name": "shop", "ratings": {"source": "sample://hetrec"}})
-    file = prepared(tmp_path / "new", "a", "b", "c")
+    file = write_prepared_files(tmp_path / "new", "a", "b", "c")
 
-    def counted() -> tuple[int, int]:
+    def read_counts() -> tuple[int, int]:
         work = Work(pipeline, storage)
         return count_interactions(work), count_users(work)
 
     assert publish(storage, file.interactions)
-    assert counted() == (3, 3)
+    assert read_counts() == (3, 3)
     assert publish(storage, file)
     path = storage.store.local_path(storage.uri(KEY))
     assert path is not None
-    known = path.stat()
-    path.write_bytes(b"?" * known.st_size)
-    os.utime(path, ns=(known.st_atime_ns, known.st_mtime_ns))
-    assert counted() == (3, 3)
+    file_stat = path.stat()
+    path.write_bytes(b"?" * file_stat.st_size)
+    os.utime(path, ns=(file_stat.st_atime_ns, file_stat.st_mtime_ns))
+    assert read_counts() == (3, 3)
 
 
 def test_they_are_never_another_editions(
     storage: StorageResource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert publish(storage, prepared(tmp_path / "new", "a"))
+    assert publish(storage, write_prepared_files(tmp_path / "new", "a"))
     put = ObjectStore.put
 
-    def broken(self: ObjectStore, uri: str, data: Any) -> str:
+    def fail_to_put(self: ObjectStore, uri: str, data: Any) -> str:
         if uri.endswith(".parquet"):
             raise StorageError("the machine went down")
         return put(self, uri, data)
 
-    def overtaken(self: ObjectStore, uri: str, data: Any) -> str:
+    def put_after_another(self: ObjectStore, uri: str, data: Any) -> str:
         etag = put(self, uri, data)
         if uri.endswith(".csv"):
             put(self, uri, b"USER_ID,ITEM_ID,TIMESTAMP\nx,a,7\n")
         return etag
 
-    for happens, published in ((broken, False), (overtaken, True)):
+    for happens, is_published in ((fail_to_put, False), (put_after_another, True)):
         monkeypatch.setattr(ObjectStore, "put", happens)
-        assert publish(storage, prepared(tmp_path / "new", "a", "b")) is published
-        assert known(storage) is None
+        assert publish(storage, write_prepared_files(tmp_path / "new", "a", "b")) is is_published
+        assert read_users(storage) is None

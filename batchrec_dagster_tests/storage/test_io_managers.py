@@ -34,36 +34,40 @@ class SmallUsersIOManager(UsersIOManager):
     max_records: int = 1
 
 
-def passed_on(
-    folder: Path, manager: type[StorageIOManager], value: object, wanted: Any, at: str | None = None
+def pass_downstream(
+    folder: Path,
+    manager: type[StorageIOManager],
+    value: object,
+    input_type: Any,
+    key: str | None = None,
 ) -> object:
-    """What a downstream asset that asks for `wanted` gets of `value`, which lies `at` this key."""
-    got: list[object] = []
+    """What a downstream asset gets that asks for `input_type`; the value is stored under `key`."""
+    inputs: list[object] = []
 
-    @dg.asset(metadata={STORAGE_KEY: at} if at else {})
+    @dg.asset(metadata={STORAGE_KEY: key} if key else {})
     def upstream() -> Any:
         return value
 
     def downstream(upstream: Any) -> None:
-        got.append(upstream)
+        inputs.append(upstream)
 
-    downstream.__annotations__["upstream"] = wanted
+    downstream.__annotations__["upstream"] = input_type
     storage = StorageResource(root=str(folder), s3=S3Connection())
     dg.materialize(
         [upstream, dg.asset(downstream)], resources={"io_manager": manager(storage=storage)}
     )
-    return got[0]
+    return inputs[0]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("manager", [ParquetIOManager, InteractionsIOManager, SmallUsersIOManager])
-@pytest.mark.parametrize("wanted", FRAMES)
+@pytest.mark.parametrize("input_type", FRAMES)
 def test_a_table_arrives_as_the_frame_that_is_asked_for(
-    tmp_path: Path, manager: type[StorageIOManager], wanted: Any
+    tmp_path: Path, manager: type[StorageIOManager], input_type: Any
 ) -> None:
-    got = passed_on(tmp_path, manager, TABLE, wanted)
-    assert isinstance(got, wanted)
-    assert pl.DataFrame(got.collect() if isinstance(got, pl.LazyFrame) else got).equals(TABLE)
+    table = pass_downstream(tmp_path, manager, TABLE, input_type)
+    assert isinstance(table, input_type)
+    assert pl.DataFrame(table.collect() if isinstance(table, pl.LazyFrame) else table).equals(TABLE)
 
 
 @pytest.mark.parametrize(
@@ -72,69 +76,71 @@ def test_a_table_arrives_as_the_frame_that_is_asked_for(
     ids=lambda v: type(v).__name__,
 )
 def test_any_frame_can_be_stored(tmp_path: Path, value: object) -> None:
-    got = passed_on(tmp_path, ParquetIOManager, value, pl.DataFrame)
-    assert isinstance(got, pl.DataFrame)
-    assert got.equals(TABLE)
+    frame = pass_downstream(tmp_path, ParquetIOManager, value, pl.DataFrame)
+    assert isinstance(frame, pl.DataFrame)
+    assert frame.equals(TABLE)
 
 
 @pytest.mark.parametrize("manager", [ParquetIOManager, InteractionsIOManager])
 def test_a_file_is_stored_as_it_is_and_read_lazily(
     tmp_path: Path, manager: type[StorageIOManager]
 ) -> None:
-    passed_on(tmp_path / "first", manager, TABLE, pl.DataFrame)
+    pass_downstream(tmp_path / "first", manager, TABLE, pl.DataFrame)
     (file,) = (tmp_path / "first").iterdir()
     folder = tmp_path / "a[b]c*"
-    got = passed_on(folder, manager, file, pl.LazyFrame)
-    assert isinstance(got, pl.LazyFrame)
-    assert got.collect().equals(TABLE)
+    frame = pass_downstream(folder, manager, file, pl.LazyFrame)
+    assert isinstance(frame, pl.LazyFrame)
+    assert frame.collect().equals(TABLE)
     assert (folder / file.name).read_bytes() == file.read_bytes()
 
 
-@pytest.mark.parametrize("wanted", FRAMES)
+@pytest.mark.parametrize("input_type", FRAMES)
 def test_a_published_table_arrives_as_the_frame_that_is_asked_for(
-    tmp_path: Path, wanted: Any
+    tmp_path: Path, input_type: Any
 ) -> None:
     with TableWriter(tmp_path / "lists.parquet") as writer:
         for row in range(TABLE.height):
             writer.write(TABLE[row].to_arrow())
         writer.finish({"edition": 1, "version": "a"})
-    at, folder = "shop/lists/lists.parquet", tmp_path / "storage"
+    key, folder = "shop/lists/lists.parquet", tmp_path / "storage"
     storage = StorageResource(root=str(folder), s3=S3Connection())
-    PublishedTable(storage.store, storage.uri(at)).publish(writer.path, keep=1)
+    PublishedTable(storage.store, storage.uri(key)).publish(writer.path, keep=1)
     # The asset has published the lists itself, and hands over no value.
-    got = passed_on(folder, PublishedTableIOManager, dg.MaterializeResult(), wanted, at=at)
-    assert isinstance(got, wanted)
-    assert pl.DataFrame(got.collect() if isinstance(got, pl.LazyFrame) else got).equals(TABLE)
+    table = pass_downstream(
+        folder, PublishedTableIOManager, dg.MaterializeResult(), input_type, key=key
+    )
+    assert isinstance(table, input_type)
+    assert pl.DataFrame(table.collect() if isinstance(table, pl.LazyFrame) else table).equals(TABLE)
 
 
 def test_without_a_type_it_is_pandas(tmp_path: Path) -> None:
-    assert isinstance(passed_on(tmp_path, ParquetIOManager, TABLE, Any), pd.DataFrame)
+    assert isinstance(pass_downstream(tmp_path, ParquetIOManager, TABLE, Any), pd.DataFrame)
 
 
 def test_published_lists_are_not_written_by_an_io_manager(tmp_path: Path) -> None:
     with pytest.raises(dg.DagsterInvariantViolationError, match="only reads lists"):
-        passed_on(tmp_path, PublishedTableIOManager, TABLE, pl.DataFrame)
+        pass_downstream(tmp_path, PublishedTableIOManager, TABLE, pl.DataFrame)
     assert list(tmp_path.rglob("*.*")) == []
 
 
 def test_a_record_arrives_as_the_record_that_is_asked_for_or_as_a_dict(tmp_path: Path) -> None:
     values = {"dataset_group_arn": "arn:…", "dataset_group_name": "shop", "data_version": "1"}
     record = DatasetRecord.from_json(values)
-    assert passed_on(tmp_path, JsonRecordIOManager, record, dict[str, Any]) == values
-    assert passed_on(tmp_path, JsonRecordIOManager, values, DatasetRecord) == record
+    assert pass_downstream(tmp_path, JsonRecordIOManager, record, dict[str, Any]) == values
+    assert pass_downstream(tmp_path, JsonRecordIOManager, values, DatasetRecord) == record
 
 
 def test_another_records_file_is_reported_as_damaged(tmp_path: Path) -> None:
     with pytest.raises(dg.Failure, match=r"upstream\.json .*not a DatasetRecord: .*delete it"):
-        passed_on(tmp_path, JsonRecordIOManager, {"rows": 3}, DatasetRecord)
+        pass_downstream(tmp_path, JsonRecordIOManager, {"rows": 3}, DatasetRecord)
 
 
 def test_what_is_no_table_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(dg.DagsterInvariantViolationError, match="return a pandas DataFrame"):
-        passed_on(tmp_path, ParquetIOManager, object(), pl.DataFrame)
+        pass_downstream(tmp_path, ParquetIOManager, object(), pl.DataFrame)
     assert list(tmp_path.rglob("*.*")) == []
 
 
 def test_a_type_that_cannot_be_had_is_refused(tmp_path: Path) -> None:
     with pytest.raises(dg.DagsterInvariantViolationError, match="ask for a pandas DataFrame"):
-        passed_on(tmp_path, ParquetIOManager, TABLE, list)
+        pass_downstream(tmp_path, ParquetIOManager, TABLE, list)

@@ -39,7 +39,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[ObjectStore, 
     if request.param == "folder":
         return ObjectStore({"b": tmp_path}), "s3://b/shop/leases/step/"
     server: S3Server = request.getfixturevalue("s3")
-    return server.store(), f"s3://{server.new_bucket()}/shop/leases/step/"
+    return server.store(), f"s3://{server.create_bucket()}/shop/leases/step/"
 
 
 @pytest.fixture
@@ -53,16 +53,16 @@ def lease(place: tuple[ObjectStore, str], owner: str = "us", **options: Any) -> 
     return Lease(place[0], place[1], owner, log, **options)
 
 
-def elsewhere(place: tuple[ObjectStore, str], number: int = 1) -> None:
+def write_foreign_lease(place: tuple[ObjectStore, str], number: int = 1) -> None:
     """A lease of a process on another machine, of which nothing more is heard."""
-    held = {"owner": "them", "renewals": 3, "pid": 1, "machine": "other pid:[1]"}
-    place[0].put(f"{place[1]}{number:06}.json", json.dumps(held).encode())
+    lease_content = {"owner": "them", "renewals": 3, "pid": 1, "machine": "other pid:[1]"}
+    place[0].put(f"{place[1]}{number:06}.json", json.dumps(lease_content).encode())
 
 
-def said(caplog: pytest.LogCaptureFixture, what: str) -> None:
+def wait_for_message(caplog: pytest.LogCaptureFixture, text: str) -> None:
     """Returns once it was said."""
     give_up = time.monotonic() + 300
-    while what not in caplog.text:
+    while text not in caplog.text:
         assert time.monotonic() < give_up, caplog.text
         time.sleep(0.01)
 
@@ -70,37 +70,37 @@ def said(caplog: pytest.LogCaptureFixture, what: str) -> None:
 def test_an_object_is_created_once(place: tuple[ObjectStore, str]) -> None:
     store, uri = place[0], f"{place[1]}x"
     with ThreadPoolExecutor(8) as pool:
-        made = list(pool.map(lambda n: store.create(uri, b"%d" % n), range(8)))
-    assert sum(made) == 1
-    assert store.get(uri) == b"%d" % made.index(True)
+        creations = list(pool.map(lambda n: store.create(uri, b"%d" % n), range(8)))
+    assert sum(creations) == 1
+    assert store.get(uri) == b"%d" % creations.index(True)
 
 
 @pytest.mark.parametrize("times", [1, 3])
 def test_an_object_whose_creation_nobody_confirmed_is_known_again(s3: S3Server, times: int) -> None:
-    with proxy(s3.endpoint) as to_s3:
-        store = ObjectStore({}, s3.session, to_s3.address)
-        uri = f"s3://{s3.new_bucket()}/lease"
-        to_s3.unheard = iter([True] * times)
+    with proxy(s3.endpoint) as s3_proxy:
+        store = ObjectStore({}, s3.session, s3_proxy.address)
+        uri = f"s3://{s3.create_bucket()}/lease"
+        s3_proxy.unheard = iter([True] * times)
         assert store.create(uri, b"ours")
-        assert to_s3.lost == times
+        assert s3_proxy.lost == times
         assert not store.create(uri, b"another's")
         assert store.get(uri) == b"ours"
 
 
 def test_one_at_a_time_has_it(place: tuple[ObjectStore, str]) -> None:
-    inside, most = [], []
+    owners_inside, counts_inside = [], []
 
     def work(owner: int) -> None:
         for _ in range(3):
             with lease(place, str(owner)).hold():
-                inside.append(owner)
-                most.append(len(inside))
+                owners_inside.append(owner)
+                counts_inside.append(len(owners_inside))
                 time.sleep(0.002)
-                inside.remove(owner)
+                owners_inside.remove(owner)
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(work, range(4)))
-    assert most == [1] * 12
+    assert counts_inside == [1] * 12
     assert place[0].list(place[1]) == []
 
 
@@ -111,37 +111,37 @@ def test_a_lease_that_is_released_while_it_is_looked_at_goes_to_one_run(tmp_path
         """Between its look at the first run's lease and its next step, a third run gets it."""
 
         def list(self, prefix: str) -> list[ObjectInfo]:
-            found = super().list(prefix)
+            objects = super().list(prefix)
             first.close()
-            return found
+            return objects
 
         def get(self, uri: str) -> bytes:
             try:
                 return super().get(uri)
             finally:
-                if not entered and not super().list(place[1]):
-                    entered.append(third.enter_context(lease(place, "third").hold()))
+                if not holds and not super().list(place[1]):
+                    holds.append(third.enter_context(lease(place, "third").hold()))
 
-    entered: list[None] = []
+    holds: list[None] = []
     place = ObjectStore({"b": tmp_path}), "s3://b/shop/leases/step/"
     first.enter_context(lease(place, "first").hold())
     slow = lease((Slow({"b": tmp_path}), place[1]), "second", deadline_seconds=2)
     with third, pytest.raises(StorageError, match=r"run third .*is still working"), slow.hold():
         pass
-    assert entered
+    assert holds
 
 
 def test_a_stale_takeover_leaves_a_living_run_its_lease(
     folder: tuple[ObjectStore, str],
 ) -> None:
-    elsewhere(folder)
+    write_foreign_lease(folder)
     stale = lease(folder, "stale")
     dead = folder[0].get(f"{folder[1]}000001.json")
     with lease(folder, "other", expires_seconds=0).hold():
         pass
     with lease(folder, "living").hold():
         assert not stale._try_to_create(2, dead)
-        assert [one.uri for one in folder[0].list(folder[1])] == [f"{folder[1]}000001.json"]
+        assert [info.uri for info in folder[0].list(folder[1])] == [f"{folder[1]}000001.json"]
 
 
 def test_another_waits_says_for_whom_and_has_it_next(
@@ -156,7 +156,7 @@ def test_another_waits_says_for_whom_and_has_it_next(
     second = threading.Thread(target=work)
     with caplog.at_level(logging.INFO), lease(folder, "first").hold():
         second.start()
-        said(caplog, "run first (process")
+        wait_for_message(caplog, "run first (process")
         order.append("first")
     second.join()
     assert order == ["first", "second"]
@@ -204,7 +204,7 @@ def test_the_lease_of_a_process_that_was_killed_is_taken_at_once(
 def test_a_lease_of_another_machine_expires_when_nothing_is_heard(
     place: tuple[ObjectStore, str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    elsewhere(place)
+    write_foreign_lease(place)
     with caplog.at_level(logging.INFO), lease(place, expires_seconds=0.1).hold():
         pass
     assert "run them (process 1 on other) is dead: taking over" in caplog.text
@@ -213,23 +213,23 @@ def test_a_lease_of_another_machine_expires_when_nothing_is_heard(
 def test_a_lease_that_is_renewed_does_not_expire(
     folder: tuple[ObjectStore, str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    done = threading.Event()
+    stop_event = threading.Event()
 
     def renew() -> None:
         # As another machine would, whatever its clock says.
         renewals = 0
-        while not done.wait(0.01):
+        while not stop_event.wait(0.01):
             renewals += 1
-            held = {"owner": "them", "renewals": renewals, "pid": 1, "machine": "other"}
-            folder[0].put(f"{folder[1]}000001.json", json.dumps(held).encode())
+            lease_content = {"owner": "them", "renewals": renewals, "pid": 1, "machine": "other"}
+            folder[0].put(f"{folder[1]}000001.json", json.dumps(lease_content).encode())
 
-    elsewhere(folder)
+    write_foreign_lease(folder)
     other = threading.Thread(target=renew)
     other.start()
     waiting = lease(folder, expires_seconds=5, deadline_seconds=0.3)
     with pytest.raises(StorageError, match=r"run them .* is still working on this"):
         waiting.hold().__enter__()
-    done.set()
+    stop_event.set()
     other.join()
     assert "dead" not in caplog.text
 
@@ -238,19 +238,19 @@ def test_a_holder_that_was_superseded_is_warned_and_deletes_nothing(
     folder: tuple[ObjectStore, str], caplog: pytest.LogCaptureFixture
 ) -> None:
     with lease(folder, renew_seconds=0.01).hold():
-        elsewhere(folder, number=2)
-        said(caplog, "another run has taken over")
-    assert [found.uri for found in folder[0].list(folder[1])] == [f"{folder[1]}000002.json"]
+        write_foreign_lease(folder, number=2)
+        wait_for_message(caplog, "another run has taken over")
+    assert [info.uri for info in folder[0].list(folder[1])] == [f"{folder[1]}000002.json"]
 
 
 def test_a_number_that_was_superseded_is_no_lease(
     folder: tuple[ObjectStore, str], caplog: pytest.LogCaptureFixture
 ) -> None:
     # Number 1 is free to be created: the owner of number 2 has cleared it away.
-    elsewhere(folder, number=2)
+    write_foreign_lease(folder, number=2)
     with pytest.raises(StorageError, match=r"run them .* is still working"):
         lease(folder, deadline_seconds=0.05).hold().__enter__()
-    assert [found.uri for found in folder[0].list(folder[1])] == [f"{folder[1]}000002.json"]
+    assert [info.uri for info in folder[0].list(folder[1])] == [f"{folder[1]}000002.json"]
 
 
 def test_a_storage_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
@@ -271,7 +271,7 @@ def test_a_run_waits_for_the_one_that_trains_and_finds_it_done(
     def run() -> None:
         results.append(job.execute_in_process(instance=instance, raise_on_error=False))
 
-    def waits() -> bool:
+    def is_waiting() -> bool:
         return any(
             "is working on this: waiting" in entry.user_message
             for record in instance.get_run_records()
@@ -284,7 +284,7 @@ def test_a_run_waits_for_the_one_that_trains_and_finds_it_done(
     with first.hold():
         second.start()
         give_up = time.monotonic() + 300
-        while not waits():
+        while not is_waiting():
             assert time.monotonic() < give_up
             assert second.is_alive(), [why(result) for result in results]
             time.sleep(0.1)

@@ -77,13 +77,13 @@ def test_what_is_written_is_known_by_its_etag(store: ObjectStore, tmp_path: Path
 
 
 def test_a_put_that_breaks_off_leaves_the_old_object(store: ObjectStore) -> None:
-    def broken() -> object:
+    def break_off() -> object:
         yield b"new" * 10_000_000
         raise OSError("the source is gone")
 
     store.put("s3://local/a", b"old")
     with pytest.raises(StorageError, match="the source is gone"):
-        store.put("s3://local/a", broken())  # type: ignore[arg-type]
+        store.put("s3://local/a", break_off())  # type: ignore[arg-type]
     assert store.get("s3://local/a") == b"old"
     assert [info.uri for info in store.list("s3://local/")] == ["s3://local/a"]
 
@@ -98,15 +98,15 @@ def test_what_a_killed_put_left_is_removed_at_once_and_a_running_put_is_let_be(
     for name in names:
         (folder / name).touch()
 
-    def pieces() -> Iterator[bytes]:
+    def make_pieces() -> Iterator[bytes]:
         yield b"one"
         assert len([*folder.glob("running#*")]) == 1
         store.tidy("s3://local/x/")
         yield b"two"
 
-    store.put("s3://local/x/running", pieces())
-    left = [name for name in names if (folder / name).exists()]
-    assert left == ["a.parquet", "b/no#1 of ours"]
+    store.put("s3://local/x/running", make_pieces())
+    leftovers = [name for name in names if (folder / name).exists()]
+    assert leftovers == ["a.parquet", "b/no#1 of ours"]
     assert store.get("s3://local/x/running") == b"onetwo"
     store.tidy("s3://local/nowhere/")
 
@@ -151,13 +151,13 @@ def test_an_empty_part_leads_out_of_no_bucket(store: ObjectStore, tmp_path: Path
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=30))
 def test_no_key_leaves_its_folder(key: str) -> None:
     try:
-        bucket, inside = split_uri(f"s3://local/{key}")
+        bucket, key_inside = split_uri(f"s3://local/{key}")
     except StorageError:
         return
     assert bucket == "local"
     folder = Path("/data/folder")
-    assert (folder / inside).resolve().is_relative_to(folder)
-    assert not {".", ".."} & set(inside.split("/"))
+    assert (folder / key_inside).resolve().is_relative_to(folder)
+    assert not {".", ".."} & set(key_inside.split("/"))
 
 
 def test_a_bucket_on_aws_needs_no_endpoint() -> None:
@@ -183,12 +183,12 @@ def test_without_credentials_a_bucket_says_what_to_set(monkeypatch: pytest.Monke
 def test_a_part_of_an_object_and_the_folders_in_a_folder(store: ObjectStore) -> None:
     store.put("s3://local/a/one", b"0123456789")
     store.put("s3://local/a/b/two", b"")
-    found = store.head("s3://local/a/one")
-    assert found is not None
-    assert store.read_range("s3://local/a/one", 2, 3, found.etag) == b"234"
+    info = store.head("s3://local/a/one")
+    assert info is not None
+    assert store.read_range("s3://local/a/one", 2, 3, info.etag) == b"234"
     store.put("s3://local/a/one", b"another")
     with pytest.raises(StorageError, match="s3://local/a/one"):
-        store.read_range("s3://local/a/one", 2, 3, found.etag)
+        store.read_range("s3://local/a/one", 2, 3, info.etag)
     assert store.subfolders("s3://local/") == ("a",)
     assert store.subfolders("s3://local/a/") == ("b",)
     assert store.subfolders("s3://local/a/b/") == ()
@@ -202,7 +202,7 @@ def umask() -> Iterator[Callable[[int], int]]:
     os.umask(before)
 
 
-def mode(path: Path) -> int:
+def read_mode(path: Path) -> int:
     return path.stat().st_mode & 0o777
 
 
@@ -218,8 +218,8 @@ def test_a_storage_that_is_new_can_be_read_by_its_user_alone(
         store.create("s3://lake/lease", b"x")
         store.copy("s3://lake/raw/ratings.csv", "s3://lake/curated/ratings.csv")
         folders = (root.parent, root, root / "raw", root / "curated")
-        assert {mode(path) for path in folders} == {0o700}
-        assert {mode(path) for path in root.rglob("*") if path.is_file()} == {0o600}
+        assert {read_mode(path) for path in folders} == {0o700}
+        assert {read_mode(path) for path in root.rglob("*") if path.is_file()} == {0o600}
         shutil.rmtree(root.parent)  # Somebody starts over while this process lives.
         store.put("s3://lake/first", b"x")
 
@@ -233,7 +233,11 @@ def test_a_storage_that_a_team_shares_stays_shared(
     root.chmod(0o770)
     store = ObjectStore({"lake": root})
     store.put("s3://lake/raw/ratings.csv", b"ana bought a test")
-    assert [mode(root), mode(root / "raw"), mode(root / "raw/ratings.csv")] == [0o770, 0o770, 0o660]
+    assert [read_mode(root), read_mode(root / "raw"), read_mode(root / "raw/ratings.csv")] == [
+        0o770,
+        0o770,
+        0o660,
+    ]
 
 
 @pytest.mark.parametrize(("folder", "file"), [(0o700, 0o600), (0o750, 0o640), (0o755, 0o644)])

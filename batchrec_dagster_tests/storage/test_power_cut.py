@@ -47,9 +47,9 @@ LISTS = ["user_id", "rank", "item_id"]
 NIGHT = """
 import sys
 from pathlib import Path
-from batchrec_dagster_tests.storage.test_power_cut import night
+from batchrec_dagster_tests.storage.test_power_cut import run_night
 from batchrec_dagster_tests.support import Project
-night(Project(Path(sys.argv[1])))
+run_night(Project(Path(sys.argv[1])))
 """
 
 
@@ -69,32 +69,36 @@ class Disk:
     top: Path
     log: Path
     tree: Node
-    written: dict[Path, int] = field(default_factory=dict)
+    last_written: dict[Path, int] = field(default_factory=dict)
 
     @classmethod
-    def at(cls, cut: int, chance: random.Random, before: Path, top: Path, log: Path) -> Disk:
+    def replay(cls, cut: int, chance: random.Random, before: Path, top: Path, log: Path) -> Disk:
         disk = cls(top, log, _read(before))
         events = [line.split("\t") for line in (log / "log").read_text().splitlines()[:cut]]
-        synced = {Path(event[1]): at for at, event in enumerate(events) if event[0] == "D"}
+        last_sync = {
+            Path(event[1]): number for number, event in enumerate(events) if event[0] == "D"
+        }
         for event in events:
             for name in filter(None, event[1:3]):
                 folder = Path(name).parent
-                if folder not in disk.written:
-                    disk.written[folder] = chance.randint(synced.get(folder, -1), len(events))
-        for at, event in enumerate(events):
-            disk.apply(at, *event)
+                if folder not in disk.last_written:
+                    disk.last_written[folder] = chance.randint(
+                        last_sync.get(folder, -1), len(events)
+                    )
+        for number, event in enumerate(events):
+            disk.apply(number, *event)
         return disk
 
-    def apply(self, at: int, kind: str, *values: str) -> None:
+    def apply(self, number: int, kind: str, *values: str) -> None:
         path = Path(values[0])
         if kind == "S":
             if node := self.find(path):
                 node.content = (self.log / values[1]).read_bytes()
             return
-        changed = Path(values[1]) if kind in "RL" else path
-        if kind == "D" or at > self.written[changed.parent]:
+        changed_path = Path(values[1]) if kind in "RL" else path
+        if kind == "D" or number > self.last_written[changed_path.parent]:
             return
-        folder, source = self.find(changed.parent), self.find(path)
+        folder, source = self.find(changed_path.parent), self.find(path)
         if folder is None or folder.names is None:
             return
         if kind == "U":
@@ -104,7 +108,7 @@ class Disk:
         elif kind == "T":
             folder.names[path.name] = Node()
         else:
-            folder.names[changed.name] = source or Node()
+            folder.names[changed_path.name] = source or Node()
             parent = self.find(path.parent)
             if kind == "R" and parent is not None and parent.names is not None:
                 parent.names.pop(path.name, None)
@@ -122,7 +126,7 @@ class Disk:
 
 def _read(path: Path) -> Node:
     if path.is_dir():
-        return Node(names={one.name: _read(one) for one in path.iterdir()})
+        return Node(names={child.name: _read(child) for child in path.iterdir()})
     return Node(path.read_bytes())
 
 
@@ -131,31 +135,31 @@ def _write(node: Node, path: Path) -> None:
         path.write_bytes(node.content)
         return
     path.mkdir(mode=0o700)
-    for name, one in node.names.items():
-        _write(one, path / name)
+    for name, child in node.names.items():
+        _write(child, path / name)
 
 
-def night(project: Project) -> str:
+def run_night(project: Project) -> str:
     """A refresh; why it failed, or nothing."""
     with dg.DagsterInstance.ephemeral() as instance:
         result = refresh(project, "shop", instance)
     return "" if result.success else why(result)
 
 
-def next_night(project: Project, said: Path) -> str:
+def run_next_night(project: Project, result_file: Path) -> str:
     """The same in a process of its own, as after a power cut no thread of the last one is left."""
-    process = FORKS.Process(target=_next_night, args=(project, said))
+    process = FORKS.Process(target=_write_night_result, args=(project, result_file))
     process.start()
     process.join(600)
     assert not process.is_alive(), "the run does not end"
-    return said.read_text() if said.exists() else "the process died"
+    return result_file.read_text() if result_file.exists() else "the process died"
 
 
-def _next_night(project: Project, said: Path) -> None:
-    said.write_text(night(project))
+def _write_night_result(project: Project, result_file: Path) -> None:
+    result_file.write_text(run_night(project))
 
 
-def recorded_night(project: Project, folder: Path) -> Path:
+def record_night(project: Project, folder: Path) -> Path:
     """Run a night in a process of its own that records what it changes and syncs."""
     library, log = folder / "power_cut.so", folder / "log"
     source = Path(__file__).with_name("power_cut.c")
@@ -185,7 +189,7 @@ def test_a_power_cut_damages_no_table_and_the_next_run_is_right(
     before = tmp_path / "before"
     shutil.copytree(project.root, before)
     write_ratings(ratings, seed=1)
-    log = recorded_night(project, tmp_path)
+    log = record_night(project, tmp_path)
     second = table(project, "shop").select(LISTS)
     assert not second.equals(first)
 
@@ -193,13 +197,13 @@ def test_a_power_cut_damages_no_table_and_the_next_run_is_right(
     length = len((log / "log").read_text().splitlines())
     for number in range(CUTS):
         cut = (number * length + chance.randrange(length)) // CUTS
-        Disk.at(cut, chance, before, project.root, log).write()
-        left = table(project, "shop").select(LISTS)
-        assert left.equals(first) or left.equals(second), f"cut {cut} of {length}"
+        Disk.replay(cut, chance, before, project.root, log).write()
+        lists_left = table(project, "shop").select(LISTS)
+        assert lists_left.equals(first) or lists_left.equals(second), f"cut {cut} of {length}"
         for file in project.storage.rglob("history/**/*.parquet"):
             assert pl.read_parquet(file).select(LISTS).equals(first)
         if number % CUTS_PER_NIGHT:
             continue
-        said = next_night(project, tmp_path / f"said-{number}")
-        assert said == "", f"cut {cut} of {length}"
+        reason = run_next_night(project, tmp_path / f"said-{number}")
+        assert reason == "", f"cut {cut} of {length}"
         assert table(project, "shop").select(LISTS).equals(second), f"cut {cut} of {length}"

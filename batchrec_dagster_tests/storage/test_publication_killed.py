@@ -77,10 +77,10 @@ def publish(place: Place, say: Connection | None = None) -> None:
         writer.finish({"edition": number, "version": f"v{number}"})
         if say:
             say.send(None)
-        started = time.monotonic()
+        start_seconds = time.monotonic()
         table.publish(writer.path, KEEP)
         if say:
-            say.send(time.monotonic() - started)
+            say.send(time.monotonic() - start_seconds)
 
 
 def keep_publishing(place: Place, say: Connection) -> None:
@@ -91,24 +91,24 @@ def keep_publishing(place: Place, say: Connection) -> None:
 
 def kill_while_publishing(place: Place, editions: int, chance: random.Random) -> None:
     """Publish so many editions, and be killed at a random moment of publishing the next."""
-    here, there = FORKS.Pipe(duplex=False)
-    publisher = FORKS.Process(target=keep_publishing, args=(place, there))
+    reader, writer = FORKS.Pipe(duplex=False)
+    publisher = FORKS.Process(target=keep_publishing, args=(place, writer))
     publisher.start()
     took = 0.0
     for edition in range(editions + 1):
-        assert here.poll(600)
-        here.recv()
+        assert reader.poll(600)
+        reader.recv()
         if edition < editions:
-            assert here.poll(600)
-            took = here.recv()
+            assert reader.poll(600)
+            took = reader.recv()
     time.sleep(chance.random() * took)
     publisher.kill()
     publisher.join()
 
 
-def one_whole(found: pl.DataFrame | pl.LazyFrame) -> int:
+def find_edition(frame: pl.DataFrame | pl.LazyFrame) -> int:
     """The edition whose rows these are, all of them."""
-    facts = found.lazy().select(
+    facts = frame.lazy().select(
         first=pl.col("edition").min(),
         last=pl.col("edition").max(),
         rows=pl.len(),
@@ -129,14 +129,16 @@ def keep_reading(place: Place, say: Connection) -> None:
     try:
         while not say.poll(0.01):
             edition, frame = table.read()
-            found = one_whole(frame)
-            if found != edition.number or found < last:
-                raise AssertionError(f"{found} is called {edition.number} and came after {last}")
-            last, reads = found, reads + 1
+            edition_found = find_edition(frame)
+            if edition_found != edition.number or edition_found < last:
+                raise AssertionError(
+                    f"{edition_found} is called {edition.number} and came after {last}"
+                )
+            last, reads = edition_found, reads + 1
             # By its path, pandas opens a file twice.
             file = path.open("rb") if path else io.BytesIO(table.store.get(table.uri))
             with file:
-                one_whole(pl.from_pandas(pd.read_parquet(file)))
+                find_edition(pl.from_pandas(pd.read_parquet(file)))
         say.send(reads)
     except BaseException as error:
         say.send(f"after {reads} reads: {error!r}")
@@ -147,7 +149,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     if request.param == "folder":
         return Place(tmp_path, "", "lake")
     s3: S3Server = request.getfixturevalue("s3")
-    return Place(None, s3.endpoint, s3.new_bucket())
+    return Place(None, s3.endpoint, s3.create_bucket())
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
@@ -155,20 +157,20 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
 def test_readers_get_one_whole_edition(place: Place) -> None:
     chance = random.Random(SEED)
     publish(place)
-    ours, theirs = FORKS.Pipe()
-    reader = FORKS.Process(target=keep_reading, args=(place, theirs))
+    connection, child_connection = FORKS.Pipe()
+    reader = FORKS.Process(target=keep_reading, args=(place, child_connection))
     reader.start()
     try:
         for _ in range(KILLS):
             kill_while_publishing(place, REFRESHES // KILLS + chance.randint(0, 1), chance)
-        ours.send("stop")
-        assert ours.poll(600)
-        told = ours.recv()
+        connection.send("stop")
+        assert connection.poll(600)
+        report = connection.recv()
     finally:
         reader.kill()
         reader.join()
-    assert isinstance(told, int), told
-    assert told > KILLS
+    assert isinstance(report, int), report
+    assert report > KILLS
     # What was left behind is in nobody's way, and goes with the next editions.
     for _ in range(KEEP + 1):
         publish(place)

@@ -26,12 +26,12 @@ KEEP = 3
 @pytest.fixture(params=["folder", "bucket"])
 def table(request: pytest.FixtureRequest, tmp_path: Path) -> PublishedTable:
     if request.param == "folder":
-        return in_folder(tmp_path)
+        return open_table(tmp_path)
     s3: S3Server = request.getfixturevalue("s3")
-    return PublishedTable(s3.store(), f"s3://{s3.new_bucket()}/{TABLE}")
+    return PublishedTable(s3.store(), f"s3://{s3.create_bucket()}/{TABLE}")
 
 
-def in_folder(folder: Path) -> PublishedTable:
+def open_table(folder: Path) -> PublishedTable:
     return PublishedTable(ObjectStore({"lake": folder / "lake"}), f"s3://lake/{TABLE}")
 
 
@@ -45,7 +45,7 @@ def publish(table: PublishedTable, folder: Path, version: str) -> Edition:
     return table.publish(writer.path, KEEP)
 
 
-def whole(table: PublishedTable) -> str:
+def find_version(table: PublishedTable) -> str:
     """The version of what is published, all of which is there."""
     edition, frame = table.read()
     assert edition == table.current()
@@ -55,11 +55,11 @@ def whole(table: PublishedTable) -> str:
     return str(version)
 
 
-def older(table: PublishedTable) -> list[str]:
+def list_older_versions(table: PublishedTable) -> list[str]:
     return [edition.name for edition in table.older()]
 
 
-def keys(table: PublishedTable) -> set[str]:
+def list_keys(table: PublishedTable) -> set[str]:
     root = table.uri.removesuffix(TABLE)
     return {info.uri.removeprefix(root) for info in table.store.list(root)}
 
@@ -86,18 +86,18 @@ def test_the_companions_of_an_edition_go_with_it(table: PublishedTable, tmp_path
 def test_one_path_has_the_newest_and_says_what_it_is(table: PublishedTable, tmp_path: Path) -> None:
     for version in "abcde":
         publish(table, tmp_path, version)
-    assert whole(table) == "e"
+    assert find_version(table) == "e"
     metadata = pq.read_metadata(io.BytesIO(table.store.get(table.uri))).metadata
     assert metadata[b"batchrec"] == b'{"edition": 5, "version": "e"}'
-    kept = ["000004-d", "000003-c", "000002-b"]
-    assert older(table) == kept
-    assert keys(table) == {TABLE, *(f"{HISTORY}{name}.parquet" for name in kept)}
+    versions_kept = ["000004-d", "000003-c", "000002-b"]
+    assert list_older_versions(table) == versions_kept
+    assert list_keys(table) == {TABLE, *(f"{HISTORY}{name}.parquet" for name in versions_kept)}
 
 
 def test_what_is_published_already_replaces_nothing(table: PublishedTable, tmp_path: Path) -> None:
     first = publish(table, tmp_path, "a")
     assert publish(table, tmp_path, "a") == first
-    assert older(table) == []
+    assert list_older_versions(table) == []
     assert table.next_number() == 2
 
 
@@ -108,18 +108,18 @@ def test_an_older_one_is_put_back_and_what_it_replaces_kept(
         publish(table, tmp_path, version)
     before = table.store.get(f"{table.history}000001-a.parquet")
     table.put_back(table.older()[-1], KEEP)
-    assert whole(table) == "a"
+    assert find_version(table) == "a"
     assert table.store.get(table.uri) == before
-    assert older(table) == ["000003-c", "000002-b"]
+    assert list_older_versions(table) == ["000003-c", "000002-b"]
     # The next has a number of its own, and what it replaces stays although others are newer.
     assert publish(table, tmp_path, "d").name == "000004-d"
-    assert older(table) == ["000003-c", "000002-b", "000001-a"]
+    assert list_older_versions(table) == ["000003-c", "000002-b", "000001-a"]
     for version in "efg":
         publish(table, tmp_path, version)
     table.put_back(table.older()[-1], KEEP)
     publish(table, tmp_path, "h")
     publish(table, tmp_path, "i")
-    assert older(table) == ["000008-h", "000007-g", "000006-f"]
+    assert list_older_versions(table) == ["000008-h", "000007-g", "000006-f"]
 
 
 def test_what_is_being_read_stays_as_it_is(table: PublishedTable, tmp_path: Path) -> None:
@@ -138,11 +138,11 @@ def test_a_table_that_does_not_say_what_it_is_is_kept_too(
     buffer = io.BytesIO()
     pl.DataFrame({"version": ["unknown"] * 30, "row": range(30)}).write_parquet(buffer)
     table.store.put(table.uri, buffer.getvalue())
-    assert whole(table) == "unknown"
+    assert find_version(table) == "unknown"
     assert publish(table, tmp_path, "a").name == "000001-a"
-    assert older(table) == ["000000-unknown"]
+    assert list_older_versions(table) == ["000000-unknown"]
     table.put_back(table.older()[0], KEEP)
-    assert whole(table) == "unknown"
+    assert find_version(table) == "unknown"
     assert table.next_number() == 2
 
 
@@ -165,33 +165,33 @@ class KilledError(Exception):
 class Mortal(ObjectStore):
     """A store whose user is killed before the next change once `left` have been made."""
 
-    left: list[int] = field(default_factory=lambda: [0])
+    changes_left: list[int] = field(default_factory=lambda: [0])
 
-    def _change(self) -> None:
-        if not self.left[0]:
+    def _count_change(self) -> None:
+        if not self.changes_left[0]:
             raise KilledError
-        self.left[0] -= 1
+        self.changes_left[0] -= 1
 
     def put(self, uri: str, data: Any) -> str:
-        self._change()
+        self._count_change()
         return super().put(uri, data)
 
     def copy(self, source: str, target: str) -> str:
-        self._change()
+        self._count_change()
         return ObjectStore.put(self, target, self.get(source))
 
     def delete(self, uri: str) -> None:
-        self._change()
+        self._count_change()
         super().delete(uri)
 
 
 CHANGES: dict[str, Callable[[PublishedTable, Path], object]] = {
     "a new one": lambda table, folder: publish(table, folder, "new"),
-    "back to an older one": lambda table, _: table.put_back(named(table, "one"), KEEP),
+    "back to an older one": lambda table, _: table.put_back(build_edition(table, "one"), KEEP),
 }
 
 
-def named(table: PublishedTable, version: str) -> Edition:
+def build_edition(table: PublishedTable, version: str) -> Edition:
     editions = [*table.older(), table.current()]
     return next(e for e in editions if e is not None and e.version == version)
 
@@ -204,23 +204,23 @@ def test_killed_before_any_change_it_is_the_old_or_the_new_and_goes_on(
     for moment in itertools.count():
         folder = tmp_path / str(moment)
         folder.mkdir()
-        table = in_folder(folder)
+        table = open_table(folder)
         for version in ("a", "one", "two", "old"):
             publish(table, folder, version)
-        mortal = Mortal(table.store.folders, left=[moment])
+        mortal = Mortal(table.store.folders, changes_left=[moment])
         try:
             change(PublishedTable(mortal, table.uri), folder)
         except KilledError:
-            outcomes.append(whole(table))
-            assert all(named(table, version) for version in ("one", "two", "old"))
+            outcomes.append(find_version(table))
+            assert all(build_edition(table, version) for version in ("one", "two", "old"))
         change(table, folder)
-        new = whole(table)
+        new = find_version(table)
         assert new != "old"
         # What was left behind is gone with what is no longer kept.
         for version in "xyz":
             publish(table, folder, version)
-        assert len(keys(table)) == 1 + KEEP
-        if mortal.left[0]:
+        assert len(list_keys(table)) == 1 + KEEP
+        if mortal.changes_left[0]:
             break
     assert len(outcomes) > 1
     assert outcomes == sorted(outcomes, key=["old", new].index)

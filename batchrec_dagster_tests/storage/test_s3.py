@@ -52,7 +52,7 @@ REFUSED = [
 
 @pytest.fixture
 def bucket(s3: S3Server) -> str:
-    return s3.new_bucket()
+    return s3.create_bucket()
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def log_in(monkeypatch: pytest.MonkeyPatch, s3: S3Server) -> Callable[[Keys], di
     return log_in
 
 
-def shop(root: Path, source: Path | str, environment: dict[str, str]) -> Project:
+def make_shop_project(root: Path, source: Path | str, environment: dict[str, str]) -> Project:
     root.mkdir(exist_ok=True)
     project = module_project(root)
     project.environment = environment
@@ -81,20 +81,20 @@ def shop(root: Path, source: Path | str, environment: dict[str, str]) -> Project
     return project
 
 
-def keys_in(s3: S3Server, bucket: str) -> list[str]:
+def list_keys(s3: S3Server, bucket: str) -> list[str]:
     return [
-        found["Key"] for found in s3.client().list_objects_v2(Bucket=bucket).get("Contents", [])
+        entry["Key"] for entry in s3.client().list_objects_v2(Bucket=bucket).get("Contents", [])
     ]
 
 
-def words(result: dg.ExecuteInProcessResult) -> str:
+def read_error_chain(result: dg.ExecuteInProcessResult) -> str:
     """What the failed step says, from the outermost error to its cause."""
     (event,) = [event for event in result.all_events if event.is_step_failure]
-    error, said = event.step_failure_data.error, []
+    error, messages = event.step_failure_data.error, []
     while error is not None:
-        said.append(error.message)
+        messages.append(error.message)
         error = error.cause
-    return "\n".join(said)
+    return "\n".join(messages)
 
 
 @pytest.mark.slow
@@ -107,17 +107,17 @@ def test_a_bucket_gets_the_same_bytes_as_a_folder(
     first_run: FirstRun,
 ) -> None:
     environment = {**log_in(OWNER), "BATCHREC_STORAGE": f"s3://{bucket}/some/prefix"}
-    project = shop(tmp_path / "s3", "ratings.csv", environment)
+    project = make_shop_project(tmp_path / "s3", "ratings.csv", environment)
     shutil.copy(first_run.folder / "ratings.csv", project.root)
-    first, again = refresh(project, "shop", instance), refresh(project, "shop", instance)
+    first, second_result = refresh(project, "shop", instance), refresh(project, "shop", instance)
 
     assert first.success
-    assert again.success
-    assert all(key.startswith("some/prefix/shop/") for key in keys_in(s3, bucket))
+    assert second_result.success
+    assert all(key.startswith("some/prefix/shop/") for key in list_keys(s3, bucket))
     assert not project.storage.exists()
     for name in SAME:
-        stored = s3.client().get_object(Bucket=bucket, Key=f"some/prefix/shop/{name}")["Body"]
-        assert stored.read() == (first_run.storage / "shop" / name).read_bytes(), name
+        body = s3.client().get_object(Bucket=bucket, Key=f"some/prefix/shop/{name}")["Body"]
+        assert body.read() == (first_run.storage / "shop" / name).read_bytes(), name
     # The lists say of which run they are, too.
     table = s3.store().get(f"s3://{bucket}/some/prefix/shop/{RECOMMENDATIONS}")
     assert pl.read_parquet(table).equals(pl.read_parquet(first_run.lists))
@@ -134,15 +134,15 @@ def test_a_source_in_a_bucket_is_read_and_copied_once(
     ratings = write_ratings(tmp_path / "ratings.csv").read_bytes()
     s3.client().put_object(Bucket=bucket, Key="exports/ratings.csv", Body=ratings)
     environment = {**log_in(OWNER), "BATCHREC_STORAGE": f"s3://{bucket}/out"}
-    project = shop(tmp_path, f"s3://{bucket}/exports/ratings.csv", environment)
+    project = make_shop_project(tmp_path, f"s3://{bucket}/exports/ratings.csv", environment)
 
     assert refresh(project, "shop", instance, assets=PREPARED).success
-    copied = s3.client().head_object(Bucket=bucket, Key="out/shop/raw/ratings.csv")
+    head = s3.client().head_object(Bucket=bucket, Key="out/shop/raw/ratings.csv")
     assert refresh(project, "shop", instance, assets=PREPARED).success
-    again = s3.client().head_object(Bucket=bucket, Key="out/shop/raw/ratings.csv")
+    later_head = s3.client().head_object(Bucket=bucket, Key="out/shop/raw/ratings.csv")
 
-    assert copied["ContentLength"] == len(ratings)
-    assert again["LastModified"] == copied["LastModified"]
+    assert head["ContentLength"] == len(ratings)
+    assert later_head["LastModified"] == head["LastModified"]
 
 
 @pytest.mark.slow
@@ -155,11 +155,11 @@ def test_a_source_in_a_bucket_can_feed_a_folder(
 ) -> None:
     ratings = write_ratings(tmp_path / "ratings.csv").read_bytes()
     s3.client().put_object(Bucket=bucket, Key="exports/ratings.csv", Body=ratings)
-    project = shop(tmp_path, f"s3://{bucket}/exports/ratings.csv", log_in(READER))
+    project = make_shop_project(tmp_path, f"s3://{bucket}/exports/ratings.csv", log_in(READER))
 
     assert refresh(project, "shop", instance, assets=PREPARED).success
     assert (project.storage / "shop/raw/ratings.csv").read_bytes() == ratings
-    assert keys_in(s3, bucket) == ["exports/ratings.csv"]
+    assert list_keys(s3, bucket) == ["exports/ratings.csv"]
 
 
 @pytest.mark.parametrize(
@@ -176,15 +176,17 @@ def test_refused_by_s3_the_run_says_what_it_may_not_do_and_leaves_nothing(
     mend: str,
 ) -> None:
     environment = {**log_in(keys), "BATCHREC_STORAGE": f"s3://{bucket}/out"}
-    project = shop(tmp_path, write_ratings(tmp_path / "ratings.csv"), environment)
+    project = make_shop_project(tmp_path, write_ratings(tmp_path / "ratings.csv"), environment)
 
     result = refresh(project, "shop", instance)
 
     assert not result.success
-    said = [line for line in words(result).splitlines() if "permission denied" in line]
-    assert f"s3://{bucket}/out/shop/" in said[0]
-    assert mend in said[0]
-    assert keys_in(s3, bucket) == []
+    denials = [
+        line for line in read_error_chain(result).splitlines() if "permission denied" in line
+    ]
+    assert f"s3://{bucket}/out/shop/" in denials[0]
+    assert mend in denials[0]
+    assert list_keys(s3, bucket) == []
 
 
 def test_a_bucket_that_is_not_there_is_named(
@@ -193,12 +195,12 @@ def test_a_bucket_that_is_not_there_is_named(
     instance: dg.DagsterInstance,
 ) -> None:
     environment = {**log_in(OWNER), "BATCHREC_STORAGE": "s3://no-such-bucket/out"}
-    project = shop(tmp_path, write_ratings(tmp_path / "ratings.csv"), environment)
+    project = make_shop_project(tmp_path, write_ratings(tmp_path / "ratings.csv"), environment)
 
     result = refresh(project, "shop", instance)
 
     assert not result.success
-    assert "there is no bucket no-such-bucket: create it" in words(result)
+    assert "there is no bucket no-such-bucket: create it" in read_error_chain(result)
 
 
 def test_what_is_put_is_got_and_known(s3: S3Server, bucket: str, tmp_path: Path) -> None:
@@ -215,7 +217,7 @@ def test_what_is_put_is_got_and_known(s3: S3Server, bucket: str, tmp_path: Path)
     assert after is not None
     assert (after.uri, before.size, after.size) == (uri, 3, 10)
     assert before.etag != after.etag
-    assert keys_in(s3, bucket) == ["a folder/näme+&=.txt"]
+    assert list_keys(s3, bucket) == ["a folder/näme+&=.txt"]
     store.download(uri, tmp_path / "file")
     assert (tmp_path / "file").read_bytes() == b"two pieces"
 
@@ -224,12 +226,12 @@ def test_what_is_put_is_got_and_known(s3: S3Server, bucket: str, tmp_path: Path)
 def test_a_page_is_called_one_so_that_browsers_show_it(
     s3: S3Server, bucket: str, size: int
 ) -> None:
-    def kind(name: str) -> str:
+    def find_content_type(name: str) -> str:
         s3.store().put(f"s3://{bucket}/{name}", b"x" * size)
         return s3.client().head_object(Bucket=bucket, Key=name)["ContentType"]
 
-    assert kind("index.html") == "text/html; charset=utf-8"
-    assert "html" not in kind("html")
+    assert find_content_type("index.html") == "text/html; charset=utf-8"
+    assert "html" not in find_content_type("html")
 
 
 def test_a_large_object_goes_in_parts(s3: S3Server, bucket: str, tmp_path: Path) -> None:
@@ -267,12 +269,12 @@ def test_pieces_that_break_off_leave_the_old_object(s3: S3Server, bucket: str) -
     store, uri = s3.store(), f"s3://{bucket}/key"
     store.put(uri, b"old")
 
-    def pieces() -> Iterator[bytes]:
+    def break_off() -> Iterator[bytes]:
         yield b"x" * (9 * 1024 * 1024)
         raise RuntimeError("no more")
 
     with pytest.raises(RuntimeError, match="no more"):
-        store.put(uri, pieces())
+        store.put(uri, break_off())
     assert store.get(uri) == b"old"
 
 
@@ -282,13 +284,15 @@ def test_a_listing_goes_by_prefix_to_the_letter(s3: S3Server, bucket: str, tmp_p
         s3.store().put(f"s3://{bucket}/{name}", name.encode())
         local.put(f"s3://local/{name}", name.encode())
 
-    def found(store: ObjectStore, base: str, prefix: str) -> list[tuple[str, int]]:
-        listed = store.list(f"s3://{base}/{prefix}")
-        return [(info.uri.removeprefix(f"s3://{base}/"), info.size) for info in listed]
+    def list_keys_and_sizes(store: ObjectStore, base: str, prefix: str) -> list[tuple[str, int]]:
+        infos = store.list(f"s3://{base}/{prefix}")
+        return [(info.uri.removeprefix(f"s3://{base}/"), info.size) for info in infos]
 
-    assert [name for name, _ in found(s3.store(), bucket, "a/")] == ["a/1", "a/2/3"]
+    assert [name for name, _ in list_keys_and_sizes(s3.store(), bucket, "a/")] == ["a/1", "a/2/3"]
     for prefix in ("", "a", "a/", "a/2", "a/2/", "a_", "ab", "c", "c/", "a/1"):
-        assert found(s3.store(), bucket, prefix) == found(local, "local", prefix), prefix
+        assert list_keys_and_sizes(s3.store(), bucket, prefix) == list_keys_and_sizes(
+            local, "local", prefix
+        ), prefix
 
 
 def test_more_objects_than_one_page_are_all_listed(s3: S3Server, bucket: str) -> None:
@@ -305,16 +309,16 @@ def test_deleting_twice_is_no_error(s3: S3Server, bucket: str) -> None:
     store.delete(uri)
     assert store.head(uri) is None
     store.delete(uri)
-    assert keys_in(s3, bucket) == []
+    assert list_keys(s3, bucket) == []
 
 
 def test_a_deletion_that_nobody_confirmed_is_done(s3: S3Server, bucket: str) -> None:
     uri = f"s3://{bucket}/object"
     s3.store().put(uri, b"x")
-    with proxy(s3.endpoint) as to_s3:
-        to_s3.unheard = iter([True] * 2)
-        ObjectStore({}, s3.session, to_s3.address).delete(uri)
-        assert to_s3.lost == 2
+    with proxy(s3.endpoint) as s3_proxy:
+        s3_proxy.unheard = iter([True] * 2)
+        ObjectStore({}, s3.session, s3_proxy.address).delete(uri)
+        assert s3_proxy.lost == 2
     assert s3.store().head(uri) is None
 
 
@@ -377,18 +381,18 @@ def test_the_endpoint_that_is_given_counts_whatever_the_environment_says(
     for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     s3.store().put(f"s3://{bucket}/key", b"x")
-    assert keys_in(s3, bucket) == ["key"]
+    assert list_keys(s3, bucket) == ["key"]
 
 
 class Temporary:
     """Credentials of a role, of which AWS hands out new ones before the old ones expire."""
 
     def __init__(self, *keys: Keys, seconds: float) -> None:
-        self.keys, self.seconds, self.given = list(keys), seconds, 0
+        self.keys, self.seconds, self.sessions_given = list(keys), seconds, 0
 
     def __call__(self) -> dict[str, str]:
-        keys = self.keys[min(self.given, len(self.keys) - 1)]
-        self.given += 1
+        keys = self.keys[min(self.sessions_given, len(self.keys) - 1)]
+        self.sessions_given += 1
         expires = datetime.now(UTC) + timedelta(seconds=self.seconds)
         return {
             "access_key": keys.access,
@@ -397,7 +401,7 @@ class Temporary:
             "expiry_time": expires.isoformat(),
         }
 
-    def session(self) -> boto3.Session:
+    def make_session(self) -> boto3.Session:
         botocore_session = botocore.session.get_session()
         botocore_session._credentials = RefreshableCredentials.create_from_metadata(  # type: ignore[attr-defined]
             self(), refresh_using=self, method="test", mandatory_timeout=0, advisory_timeout=0
@@ -411,12 +415,12 @@ def test_credentials_that_expire_in_the_middle_of_a_night_are_renewed(
 ) -> None:
     """The first are withdrawn when they have expired: a store that kept them would be refused."""
     role = Temporary(READER, OWNER, seconds=10)
-    store, uri = ObjectStore({}, role.session, s3.endpoint), f"s3://{bucket}/key"
+    store, uri = ObjectStore({}, role.make_session, s3.endpoint), f"s3://{bucket}/key"
     assert store.list(uri) == []
     with pytest.raises(StorageError, match="permission denied"):
         store.put(uri, b"x")
-    assert role.given == 1
+    assert role.sessions_given == 1
     time.sleep(10)
     store.put(uri, b"x")
     assert store.get(uri) == b"x"
-    assert role.given >= 2
+    assert role.sessions_given >= 2

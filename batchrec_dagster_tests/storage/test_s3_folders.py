@@ -17,11 +17,13 @@ PARTS = 5
 @pytest.fixture
 def bucket(s3: S3Server, tmp_path: Path) -> str:
     """The ratings in parts, one packed, one empty, and a neighbour that is not asked for."""
-    bucket, client = s3.new_bucket(), s3.client()
+    bucket, client = s3.create_bucket(), s3.client()
     header, *rows = write_ratings(tmp_path / "ratings.csv").read_text().splitlines(keepends=True)
-    each = len(rows) // PARTS
+    rows_per_part = len(rows) // PARTS
     for number in range(PARTS):
-        part = (header + "".join(rows[number * each : (number + 1) * each])).encode()
+        part = (
+            header + "".join(rows[number * rows_per_part : (number + 1) * rows_per_part])
+        ).encode()
         name, body = f"exports/{number}.csv", part
         if number == 2:
             name, body = f"{name}.gz", gzip.compress(part)
@@ -51,7 +53,7 @@ def prepare(
         )
 
 
-def interactions(project: Project) -> bytes:
+def read_interactions(project: Project) -> bytes:
     return (project.storage / "shop/transformed/interactions/interactions.csv").read_bytes()
 
 
@@ -69,7 +71,7 @@ def test_a_folder_of_a_bucket_is_what_its_files_are(
     copy: bool,
 ) -> None:
     prepare(project, instance, project.root / "ratings.csv", copy=True)
-    whole = interactions(project)
+    whole = read_interactions(project)
     # Who may only read the source.
     for name, value in s3.environment(READER).items():
         monkeypatch.setenv(name, value)
@@ -77,30 +79,30 @@ def test_a_folder_of_a_bucket_is_what_its_files_are(
     uri = f"s3://{bucket}/{source}"
 
     result = prepare(project, instance, uri, copy=copy)
-    assert interactions(project) == whole
-    told = metadata(result, "raw_ratings")
-    assert (told["files"], told["dagster/row_count"]) == (PARTS + 1, 1800)
-    assert told["outcome"] == ("copied" if copy else "read in place")
+    assert read_interactions(project) == whole
+    raw_metadata = metadata(result, "raw_ratings")
+    assert (raw_metadata["files"], raw_metadata["dagster/row_count"]) == (PARTS + 1, 1800)
+    assert raw_metadata["outcome"] == ("copied" if copy else "read in place")
     raw = [path.name for path in (project.storage / "shop/raw").rglob("*") if path.is_file()]
     assert len(raw) == (PARTS + 1 if copy else 0)
 
-    again = prepare(project, instance, uri, copy=copy)
-    assert version(again) == version(result)
+    second_result = prepare(project, instance, uri, copy=copy)
+    assert find_version(second_result) == find_version(result)
     s3.client().put_object(
         Bucket=bucket,
         Key="exports/5.csv",
         Body=b"userId,movieId,rating,timestamp\n1,2,5,1500000000\n",
     )
     s3.client().delete_object(Bucket=bucket, Key="exports/9.csv")
-    more = prepare(project, instance, uri, copy=copy)
-    assert version(more) != version(result)
-    assert interactions(project).startswith(whole)
-    assert metadata(more, "raw_ratings")["outcome"] == (
+    grown_result = prepare(project, instance, uri, copy=copy)
+    assert find_version(grown_result) != find_version(result)
+    assert read_interactions(project).startswith(whole)
+    assert metadata(grown_result, "raw_ratings")["outcome"] == (
         f"copied 1 of {PARTS + 1}" if copy else "read in place"
     )
 
 
-def version(result: dg.ExecuteInProcessResult) -> str:
+def find_version(result: dg.ExecuteInProcessResult) -> str:
     (event,) = [
         event
         for event in result.get_asset_materialization_events()

@@ -30,11 +30,11 @@ with temporary_folder() as folder:
 
 
 @contextmanager
-def holding(where: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
+def holding(folder: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
     """A process with a temporary folder, until its input ends."""
     with subprocess.Popen(
         [sys.executable, "-c", HOLD],
-        env={**os.environ, "TMPDIR": str(where)},
+        env={**os.environ, "TMPDIR": str(folder)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -46,22 +46,22 @@ def holding(where: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
 def test_temporary_folders_of_killed_processes_go_when_the_next_one_makes_its_own(
     tmp_path: Path,
 ) -> None:
-    named = tmp_path / "batchrec-temporary-notes"
-    named.mkdir()
-    (tmp_path / "batchrec-temporary-abcdefgh").symlink_to(named, target_is_directory=True)
-    with holding(tmp_path) as (live, kept):
-        with holding(tmp_path) as (killed, left):
-            killed.send_signal(signal.SIGKILL)
-            killed.wait()
-            assert (left / "part" / "file").exists()
+    notes_folder = tmp_path / "batchrec-temporary-notes"
+    notes_folder.mkdir()
+    (tmp_path / "batchrec-temporary-abcdefgh").symlink_to(notes_folder, target_is_directory=True)
+    with holding(tmp_path) as (live, live_folder):
+        with holding(tmp_path) as (dead_process, dead_folder):
+            dead_process.send_signal(signal.SIGKILL)
+            dead_process.wait()
+            assert (dead_folder / "part" / "file").exists()
         with holding(tmp_path) as (_, new):
-            assert not left.exists()
-            assert (kept / "part" / "file").exists()
+            assert not dead_folder.exists()
+            assert (live_folder / "part" / "file").exists()
             assert new.is_dir()
-            assert named.is_dir()
+            assert notes_folder.is_dir()
         assert not new.exists()
         live.communicate("")
-    assert not kept.exists()
+    assert not live_folder.exists()
 
 
 def test_what_spark_was_writing_for_dead_runs_goes(
@@ -71,16 +71,16 @@ def test_what_spark_was_writing_for_dead_runs_goes(
     storage: StorageResource = deployment.resources()["batchrec_storage"]
 
     @dg.job
-    def job() -> None:
+    def run_job() -> None:
         pass
 
-    ended = job.execute_in_process(instance=instance).run_id
-    alive = instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED).run_id
-    for run in (ended, alive, "mine", "another", "forgotten"):
+    ended_run_id = run_job.execute_in_process(instance=instance).run_id
+    alive = instance.create_run_for_job(run_job, status=dg.DagsterRunStatus.STARTED).run_id
+    for run in (ended_run_id, alive, "mine", "another", "forgotten"):
         storage.store.put(storage.uri(f"shop/work/{run}/parts/part-0"), b"x")
-    long_ago = time.time() - 3 * 86_400
+    old_time = time.time() - 3 * 86_400
     for run in ("mine", "forgotten"):
-        os.utime(tmp_path / "storage/shop/work" / run / "parts/part-0", (long_ago, long_ago))
+        os.utime(tmp_path / "storage/shop/work" / run / "parts/part-0", (old_time, old_time))
     remove_dead_work(storage, "shop", "mine", DagsterRuns(instance))
-    left = {one.uri.split("/")[5] for one in storage.store.list(storage.uri("shop/work/"))}
-    assert left == {alive, "mine", "another"}
+    runs_left = {info.uri.split("/")[5] for info in storage.store.list(storage.uri("shop/work/"))}
+    assert runs_left == {alive, "mine", "another"}

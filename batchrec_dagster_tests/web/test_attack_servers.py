@@ -70,19 +70,19 @@ def ask(
         connection.close()
 
 
-def graphql(address: str, query: str) -> Any:
+def query_graphql(address: str, query: str) -> Any:
     status, body = ask(address, "POST", "/graphql", json.dumps({"query": query}).encode(), JSON)
     assert status == 200, body
     return json.loads(body)["data"]
 
 
-def paused(address: str) -> bool:
-    found: bool = graphql(address, STATE)["instance"]["autoMaterializePaused"]
-    return found
+def is_paused(address: str) -> bool:
+    paused_flag: bool = query_graphql(address, STATE)["instance"]["autoMaterializePaused"]
+    return paused_flag
 
 
-def runs(address: str) -> int:
-    return len(graphql(address, RUNS)["runsOrError"]["results"])
+def count_runs(address: str) -> int:
+    return len(query_graphql(address, RUNS)["runsOrError"]["results"])
 
 
 @pytest.fixture(scope="module")
@@ -110,9 +110,9 @@ def local_personalize(folder: Path) -> Iterator[str]:
 
 
 def test_no_hostile_request_changes_dagster(ui: str) -> None:
-    assert paused(ui)
+    assert is_paused(ui)
     chance = random.Random(18)
-    answered = 0
+    answer_count = 0
     for _ in range(REQUESTS):
         kind, mutation = chance.randrange(4), chance.choice([MUTATION, LAUNCH])
         body, url = json.dumps({"query": mutation}).encode(), f"?query={quote(mutation)}"
@@ -131,15 +131,15 @@ def test_no_hostile_request_changes_dagster(ui: str) -> None:
             noise = chance.randbytes(chance.randrange(200))
             status, _ = ask(ui, "POST", "/" + quote(noise[:20]), noise, {"Content-Type": "x"})
         assert status not in range(200, 400), (kind, status)
-        answered += status > 0
-    assert answered > 0.9 * REQUESTS
-    assert paused(ui)
-    assert runs(ui) == 0
+        answer_count += status > 0
+    assert answer_count > 0.9 * REQUESTS
+    assert is_paused(ui)
+    assert count_runs(ui) == 0
     assert answers(f"{ui}/server_info")
 
 
 def test_no_hostile_request_changes_the_local_personalize(personalize: str) -> None:
-    chance, answered = random.Random(18), 0
+    chance, answer_count = random.Random(18), 0
     for _ in range(REQUESTS):
         kind = chance.randrange(3)
         if kind == 0:
@@ -153,28 +153,28 @@ def test_no_hostile_request_changes_the_local_personalize(personalize: str) -> N
             noise = GROUP[:cut] + chance.randbytes(chance.randrange(1, 40))
             status, _ = ask(personalize, "POST", "/", noise, CREATE)
         assert status not in range(200, 400), (kind, status)
-        answered += status > 0
-    assert answered > 0.9 * REQUESTS
+        answer_count += status > 0
+    assert answer_count > 0.9 * REQUESTS
     assert json.loads(ask(personalize, "POST", "/", b"{}", LIST)[1])["datasetGroups"] == []
     assert answers(f"{personalize}/health")
 
 
 def test_half_open_connections_shut_nobody_out(ui: str, personalize: str) -> None:
     for address, path in ((personalize, "/health"), (ui, "/server_info")):
-        where = urlsplit(address)
-        with ExitStack() as held:
+        parts = urlsplit(address)
+        with ExitStack() as exit_stack:
             for _ in range(HALF_OPEN):
-                half = socket.create_connection((where.hostname, where.port), timeout=300)
-                held.enter_context(half).send(b"GET / HTTP/1.1\r\nHost: loc")
+                half = socket.create_connection((parts.hostname, parts.port), timeout=300)
+                exit_stack.enter_context(half).send(b"GET / HTTP/1.1\r\nHost: loc")
             assert ask(address, "GET", path)[0] == 200
 
 
-def headers(address: str, sent: bytes) -> tuple[int, list[tuple[str, str]]]:
+def read_headers(address: str, request: bytes) -> tuple[int, list[tuple[str, str]]]:
     """The status and the headers of what is answered to these bytes."""
-    where = urlsplit(address)
-    with socket.create_connection((where.hostname, where.port), timeout=300) as opened:
-        opened.sendall(sent)
-        response = http.client.HTTPResponse(opened)
+    parts = urlsplit(address)
+    with socket.create_connection((parts.hostname, parts.port), timeout=300) as connection:
+        connection.sendall(request)
+        response = http.client.HTTPResponse(connection)
         response.begin()
         return response.status, [(name.lower(), value) for name, value in response.getheaders()]
 
@@ -194,14 +194,14 @@ def test_no_answer_can_be_shown_in_a_frame(ui: str, personalize: str) -> None:
         (personalize, b"GET / HTTP/1.1\r\nHost: evil.example\r\n\r\n"): 403,
         (personalize, b"GET /\x00 nonsense\r\n\r\n"): 400,
     }
-    for (address, sent), expected in requests.items():
-        status, found = headers(address, sent)
-        assert status == expected, sent
-        assert ("x-frame-options", "DENY") in found, sent
-        assert ("content-security-policy", "frame-ancestors 'none'") in found, sent
+    for (address, request), expected in requests.items():
+        status, header_values = read_headers(address, request)
+        assert status == expected, request
+        assert ("x-frame-options", "DENY") in header_values, request
+        assert ("content-security-policy", "frame-ancestors 'none'") in header_values, request
     # Dagster's own policy is there as well, and a browser obeys both.
-    _, found = headers(ui, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
-    policies = [value for name, value in found if name == "content-security-policy"]
+    _, header_values = read_headers(ui, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    policies = [value for name, value in header_values if name == "content-security-policy"]
     assert len(policies) == 2
     assert any("script-src 'nonce-" in policy for policy in policies)
 
@@ -227,7 +227,7 @@ def test_no_malformed_request_is_an_error_of_the_server(ui: str) -> None:
             assert ask(ui, method, path)[0] == 403, path
 
 
-def hostile_page(ui: str, mutation: str) -> Page:
+def build_hostile_page(ui: str, mutation: str) -> Page:
     """Sends the mutation in every way that a browser lets a page send to another site."""
     url = f"{ui}/graphql?query={quote(mutation)}"
     query = json.dumps({"query": mutation})
@@ -256,7 +256,7 @@ def hostile_page(ui: str, mutation: str) -> Page:
     )
 
 
-def from_its_own_page(ui: str, browser: Any, mutation: str) -> None:
+def send_from_own_page(ui: str, browser: Any, mutation: str) -> None:
     tab = browser.new_page()
     tab.goto(ui)
     tab.evaluate(
@@ -270,17 +270,17 @@ def from_its_own_page(ui: str, browser: Any, mutation: str) -> None:
 def test_a_hostile_page_in_a_browser_changes_nothing(ui: str, browser: Any) -> None:
     with serving() as web:
         for mutation in (MUTATION, LAUNCH):
-            web.pages["/"] = hostile_page(ui, mutation)
+            web.pages["/"] = build_hostile_page(ui, mutation)
             for host in ("127.0.0.1", "localhost"):
                 tab = browser.new_page()
                 tab.goto(f"http://{host}:{urlsplit(web.address).port}/")
                 tab.wait_for_function("window.done")
                 assert tab.evaluate("window.opened") is None
                 tab.close()
-    assert paused(ui)
-    assert runs(ui) == 0
+    assert is_paused(ui)
+    assert count_runs(ui) == 0
     # The same from the UI's own page does change it, and starts the teardown.
-    from_its_own_page(ui, browser, MUTATION)
-    assert not paused(ui)
-    from_its_own_page(ui, browser, LAUNCH)
-    assert runs(ui) == 1
+    send_from_own_page(ui, browser, MUTATION)
+    assert not is_paused(ui)
+    send_from_own_page(ui, browser, LAUNCH)
+    assert count_runs(ui) == 1

@@ -26,14 +26,14 @@ MALFORMED = (
     *(b"", b"\xff", b"{", b"[" * 100_000, b"null", b"1", b'"x"'),
     *(b"[]", b"[1]", b"[[]]", b'[{"query": "{version}"}]'),
     *(b'{"query": 1}', b'{"query": ["{version}"]}', b'{"query": "{version}", "operationName": {}}'),
-    *(b'{"query": "{version}", "variables": ' + one + b"}" for one in (b"1", b"[1]", b'"[1]"')),
+    *(b'{"query": "{version}", "variables": ' + value + b"}" for value in (b"1", b"[1]", b'"[1]"')),
     b'{"query": "{version}", "variables": {"a": ' + b"[" * 50_000 + b"]" * 50_000 + b"}}",
 )
 PAGE = {"sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
 JSON = {"content-type": "application/json"}
 
 
-def scope(
+def build_scope(
     headers: dict[str, str] | list[tuple[str, str]],
     *,
     method: str = "GET",
@@ -51,24 +51,24 @@ def scope(
     }
 
 
-async def _unreachable(scope: Any, receive: Any, send: Any) -> None:
+async def _answer_ok(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.start", "status": 200, "headers": []})
 
 
-def status(app: Any, asked: dict[str, Any], request: bytes = b"{}") -> int:
+def read_status(app: Any, request_scope: dict[str, Any], request: bytes = b"{}") -> int:
     """What the application answers, which itself lies behind everything with 200."""
-    sent: list[dict[str, Any]] = []
+    messages: list[dict[str, Any]] = []
 
     async def send(message: dict[str, Any]) -> None:
-        sent.append(message)
+        messages.append(message)
 
     async def receive() -> dict[str, Any]:
         return {"type": "http.request", "body": request}
 
     with ThreadPoolExecutor(1) as thread:  # an open browser keeps a loop running in the main one
-        thread.submit(lambda: asyncio.run(app(asked, receive, send))).result()
-    answered: int = sent[0]["status"]
-    return answered
+        thread.submit(lambda: asyncio.run(app(request_scope, receive, send))).result()
+    answer_status: int = messages[0]["status"]
+    return answer_status
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def status(app: Any, asked: dict[str, Any], request: bytes = b"{}") -> int:
     ],
 )
 def test_let_through(headers: dict[str, str]) -> None:
-    assert Guard(_unreachable, ["Dagster.example"]).find_refusal_reason(scope(headers)) is None
+    assert Guard(_answer_ok, ["Dagster.example"]).find_refusal_reason(build_scope(headers)) is None
 
 
 @pytest.mark.parametrize(
@@ -123,57 +123,57 @@ def test_let_through(headers: dict[str, str]) -> None:
     ],
 )
 def test_refused(headers: Any) -> None:
-    app = Guard(_unreachable, ["dagster.example"])
-    assert app.find_refusal_reason(scope(headers)) is not None
-    assert status(app, scope(headers)) == 403
-    assert app.find_refusal_reason(scope(headers, kind="websocket")) is not None
+    app = Guard(_answer_ok, ["dagster.example"])
+    assert app.find_refusal_reason(build_scope(headers)) is not None
+    assert read_status(app, build_scope(headers)) == 403
+    assert app.find_refusal_reason(build_scope(headers, kind="websocket")) is not None
 
 
 def test_only_a_get_opens_a_page_from_another_site() -> None:
-    guard = Guard(_unreachable)
+    guard = Guard(_answer_ok)
     headers = {"host": HERE, "sec-fetch-site": "cross-site", **PAGE}
-    assert guard.find_refusal_reason(scope(headers, method="POST")) is not None
-    assert guard.find_refusal_reason(scope(headers, kind="websocket")) is not None
+    assert guard.find_refusal_reason(build_scope(headers, method="POST")) is not None
+    assert guard.find_refusal_reason(build_scope(headers, kind="websocket")) is not None
 
 
 def test_a_refused_name_says_how_to_allow_it() -> None:
-    said = Guard(_unreachable).find_refusal_reason(scope({"host": "dagster.example:3000"}))
-    assert said is not None
-    assert "BATCHREC_ALLOWED_HOSTS=dagster.example" in said
+    reason = Guard(_answer_ok).find_refusal_reason(build_scope({"host": "dagster.example:3000"}))
+    assert reason is not None
+    assert "BATCHREC_ALLOWED_HOSTS=dagster.example" in reason
 
 
 @pytest.mark.parametrize(
-    ("asked", "answered"),
+    ("request_changes", "expected_status"),
     [
-        (scope(JSON, method="POST", path="/graphql"), 200),
-        (scope({"content-type": "application/json; charset=utf-8"}, method="POST"), 200),
+        (build_scope(JSON, method="POST", path="/graphql"), 200),
+        (build_scope({"content-type": "application/json; charset=utf-8"}, method="POST"), 200),
         # Dagster would look for its query in the URL.
-        (scope({"content-type": "Application/JSON"}, method="POST", path="/graphql"), 415),
-        (scope({"content-type": "text/plain; application/json"}, method="POST"), 415),
-        (scope({"content-type": "text/plain;x=application/json"}, method="POST"), 415),
-        (scope({"content-type": "application/graphql"}, method="POST", path="/graphql"), 415),
-        (scope({}, method="POST", path="/graphql", query="query={version}"), 415),
-        (scope({}, method="POST", path="/report_asset_materialization/shop"), 415),
-        (scope([*JSON.items(), ("content-type", "text/plain")], method="POST"), 415),
-        (scope({"accept": "text/html"}, path="/graphql"), 200),
-        (scope({"accept": "text/html"}, path="/graphql", query="query={version}"), 405),
-        (scope({}, path="/graphql"), 405),
-        (scope({}, path="/graphql", query="query=mutation{x}"), 405),
-        (scope({}, path="/graphql\n", query="query=mutation{x}"), 405),
-        (scope({}, path="/graphql/", query="query=mutation{x}"), 405),
-        (scope({}, method="HEAD", path="/graphql", query="query=mutation{x}"), 405),
-        (scope({}, path="/assets/shop/graphql", query="view=checks"), 200),
+        (build_scope({"content-type": "Application/JSON"}, method="POST", path="/graphql"), 415),
+        (build_scope({"content-type": "text/plain; application/json"}, method="POST"), 415),
+        (build_scope({"content-type": "text/plain;x=application/json"}, method="POST"), 415),
+        (build_scope({"content-type": "application/graphql"}, method="POST", path="/graphql"), 415),
+        (build_scope({}, method="POST", path="/graphql", query="query={version}"), 415),
+        (build_scope({}, method="POST", path="/report_asset_materialization/shop"), 415),
+        (build_scope([*JSON.items(), ("content-type", "text/plain")], method="POST"), 415),
+        (build_scope({"accept": "text/html"}, path="/graphql"), 200),
+        (build_scope({"accept": "text/html"}, path="/graphql", query="query={version}"), 405),
+        (build_scope({}, path="/graphql"), 405),
+        (build_scope({}, path="/graphql", query="query=mutation{x}"), 405),
+        (build_scope({}, path="/graphql\n", query="query=mutation{x}"), 405),
+        (build_scope({}, path="/graphql/", query="query=mutation{x}"), 405),
+        (build_scope({}, method="HEAD", path="/graphql", query="query=mutation{x}"), 405),
+        (build_scope({}, path="/assets/shop/graphql", query="view=checks"), 200),
     ],
 )
-def test_graphql_by_json_post_only(asked: dict[str, Any], answered: int) -> None:
+def test_graphql_by_json_post_only(request_changes: dict[str, Any], expected_status: int) -> None:
     from batchrec_dagster.web.dagster_ui import JsonPosts
 
-    assert status(JsonPosts(_unreachable), asked) == answered
+    assert read_status(JsonPosts(_answer_ok), request_changes) == expected_status
 
 
 @pytest.mark.attack
 @pytest.mark.parametrize(
-    ("request_body", "answered"),
+    ("request_body", "expected_status"),
     [
         (b'{"query": "{version}", "variables": null, "operationName": null}', 200),
         (b'{"query": "{version}", "variables": {"a": [1]}, "operationName": "a"}', 200),
@@ -181,16 +181,18 @@ def test_graphql_by_json_post_only(asked: dict[str, Any], answered: int) -> None
         *((body, 400) for body in MALFORMED),
     ],
 )
-def test_a_malformed_request_is_the_client_s_mistake(request_body: bytes, answered: int) -> None:
+def test_a_malformed_request_is_the_client_s_mistake(
+    request_body: bytes, expected_status: int
+) -> None:
     from batchrec_dagster.web.dagster_ui import JsonPosts
 
-    asked = scope(JSON, method="POST", path="/graphql")
-    assert status(JsonPosts(_unreachable), asked, request_body) == answered
+    request_scope = build_scope(JSON, method="POST", path="/graphql")
+    assert read_status(JsonPosts(_answer_ok), request_scope, request_body) == expected_status
 
 
 @pytest.mark.attack
 @pytest.mark.parametrize(
-    ("path", "answered"),
+    ("path", "expected_status"),
     [
         ("/notebook", 403),
         ("/notebook\n", 403),
@@ -207,23 +209,23 @@ def test_a_malformed_request_is_the_client_s_mistake(request_body: bytes, answer
         ("/assets/notebook", 200),
     ],
 )
-def test_files_that_dagster_would_run_or_fail_over(path: str, answered: int) -> None:
+def test_files_that_dagster_would_run_or_fail_over(path: str, expected_status: int) -> None:
     from batchrec_dagster.web.dagster_ui import PathFilter
 
-    app = PathFilter(_unreachable, {"a-run"}.__contains__)
+    app = PathFilter(_answer_ok, {"a-run"}.__contains__)
     for method in ("GET", "HEAD"):
-        assert status(app, scope({}, method=method, path=path)) == answered
+        assert read_status(app, build_scope({}, method=method, path=path)) == expected_status
 
 
 @pytest.mark.parametrize("name", ["http://dagster.example", "dagster.example:3000", "*", "a b"])
 def test_what_is_no_host_name_is_no_allowed_host(name: str) -> None:
     for command in ("ui", "local-personalize"):
-        refused = CliRunner().invoke(main, [command, "--allowed-hosts", name])
-        assert refused.exit_code == 2
-        assert "is not a host name" in refused.output
+        result = CliRunner().invoke(main, [command, "--allowed-hosts", name])
+        assert result.exit_code == 2
+        assert "is not a host name" in result.output
 
 
-async def _echo(scope: Any, receive: Any, send: Any) -> None:
+async def _echo_length(scope: Any, receive: Any, send: Any) -> None:
     """Answer with the length of the body. /busy answers when the client has gone."""
     if scope["type"] == "http":
         body = (await receive())["body"]
@@ -242,7 +244,7 @@ class _Impatient(_Small):
 
 
 @contextmanager
-def served(app: Any, protocol: type[LimitedProtocol] = _Small) -> Iterator[tuple[str, int]]:
+def serve(app: Any, protocol: type[LimitedProtocol] = _Small) -> Iterator[tuple[str, int]]:
     """The address of a server with small limits, in a thread."""
     listening = socket.create_server(("127.0.0.1", 0))
     server = LimitedServer(app, "127.0.0.1", 0, protocol, log_level="error", lifespan="off")
@@ -256,57 +258,57 @@ def served(app: Any, protocol: type[LimitedProtocol] = _Small) -> Iterator[tuple
         listening.close()
 
 
-def connect(address: tuple[str, int], sent: bytes) -> socket.socket:
-    opened = socket.create_connection(address, timeout=120)
-    opened.sendall(sent)
-    return opened
+def connect(address: tuple[str, int], first_bytes: bytes) -> socket.socket:
+    connection = socket.create_connection(address, timeout=120)
+    connection.sendall(first_bytes)
+    return connection
 
 
-def closed(opened: socket.socket) -> bool:
+def is_closed(connection: socket.socket) -> bool:
     """Whether the server closes the connection without an answer."""
     try:
-        return opened.recv(1) == b""
+        return connection.recv(1) == b""
     except ConnectionResetError:
         return True
 
 
 @pytest.mark.slow
 def test_headers_that_do_not_come_close_the_connection() -> None:
-    with served(_echo, _Impatient) as address:
-        for sent in (b"", b"GET / HTTP/1.1\r\nHost: loc"):
-            with connect(address, sent) as half:
-                assert closed(half)
+    with serve(_echo_length, _Impatient) as address:
+        for first_bytes in (b"", b"GET / HTTP/1.1\r\nHost: loc"):
+            with connect(address, first_bytes) as half:
+                assert is_closed(half)
         # One that trickles in gets no more time.
         with connect(address, b"GET / HTTP/1.1\r\n") as slow, pytest.raises(ConnectionError):
-            trickle(slow)
+            send_slowly(slow)
 
 
-def trickle(opened: socket.socket) -> None:
+def send_slowly(connection: socket.socket) -> None:
     for _ in range(100):
-        opened.sendall(b"X: y\r\n")
+        connection.sendall(b"X: y\r\n")
         time.sleep(0.1)
 
 
 @pytest.mark.slow
 def test_a_new_connection_closes_the_one_that_has_waited_longest_but_none_that_is_busy() -> None:
     busy = b"GET /busy HTTP/1.1\r\nHost: localhost\r\n\r\n"
-    arrived = threading.Semaphore(0)
+    arrivals = threading.Semaphore(0)
 
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        arrived.release()
-        await _echo(scope, receive, send)
+    async def count_and_echo(scope: Any, receive: Any, send: Any) -> None:
+        arrivals.release()
+        await _echo_length(scope, receive, send)
 
-    with served(app) as address:
-        held = [connect(address, busy), connect(address, busy)]
-        for _ in held:
-            assert arrived.acquire(timeout=120)
-        held += [connect(address, b""), connect(address, busy)]
-        assert closed(held.pop(2))  # long before its time
-        assert arrived.acquire(timeout=120)
+    with serve(count_and_echo) as address:
+        connections = [connect(address, busy), connect(address, busy)]
+        for _ in connections:
+            assert arrivals.acquire(timeout=120)
+        connections += [connect(address, b""), connect(address, busy)]
+        assert is_closed(connections.pop(2))  # long before its time
+        assert arrivals.acquire(timeout=120)
         with connect(address, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n") as new:
-            assert closed(new)  # all are busy
-        for each in held:
-            each.close()
+            assert is_closed(new)  # all are busy
+        for connection in connections:
+            connection.close()
 
 
 def ask(address: tuple[str, int], body: bytes) -> tuple[int, bytes]:
@@ -323,13 +325,13 @@ def ask(address: tuple[str, int], body: bytes) -> tuple[int, bytes]:
 def test_a_body_has_a_largest_size_and_a_longest_time(monkeypatch: pytest.MonkeyPatch) -> None:
     from batchrec_dagster.web.dagster_ui import JsonPosts
 
-    with served(JsonPosts(_echo)) as address:
+    with serve(JsonPosts(_echo_length)) as address:
         largest = b"{}".ljust(MAX_BODY_BYTES)
         assert ask(address, largest) == (200, str(MAX_BODY_BYTES).encode())
-        status, said = ask(address, largest + b" ")
-        assert (status, said) == (413, b"A request may have at most 1048576 bytes.\n")
+        status, message = ask(address, largest + b" ")
+        assert (status, message) == (413, b"A request may have at most 1048576 bytes.\n")
     monkeypatch.setattr(web_server, "BODY_SECONDS", 0.5)
-    with served(JsonPosts(_echo)) as address:
+    with serve(JsonPosts(_echo_length)) as address:
         head = "POST /graphql HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         with connect(address, f"{head}Content-Length: 9\r\n\r\n1234".encode()) as slow:
             assert slow.recv(99).startswith(b"HTTP/1.1 408 ")

@@ -31,7 +31,7 @@ def write_delta(location: str, options: Mapping[str, str] | None = None) -> None
     write_deltalake(location, ROWS, storage_options=dict(options) if options else None)
 
 
-def change_delta(commit: bytes, change: Mapping[str, Any]) -> bytes:
+def change_commit(commit: bytes, change: Mapping[str, Any]) -> bytes:
     """The commit with other values in its action `add`."""
     actions = [json.loads(line) for line in commit.splitlines()]
     for action in actions:
@@ -68,18 +68,18 @@ def point_elsewhere(table: Table, level: str, target: str) -> None:
     """Let the table's metadata name `target` where they name a file of one of LEVELS."""
     metadata = read_metadata(table)
     (snapshot,) = [
-        each
-        for each in metadata["snapshots"]
-        if each["snapshot-id"] == metadata["current-snapshot-id"]
+        entry
+        for entry in metadata["snapshots"]
+        if entry["snapshot-id"] == metadata["current-snapshot-id"]
     ]
     if level == "manifest-list":
         snapshot["manifest-list"] = target
     else:
-        snapshot["manifest-list"] = _forged_manifest_list(table, level, target)
+        snapshot["manifest-list"] = _forge_manifest_list(table, level, target)
     write_metadata(table, metadata)
 
 
-def _forged_manifest_list(table: Table, level: str, target: str) -> str:
+def _forge_manifest_list(table: Table, level: str, target: str) -> str:
     from pyiceberg.manifest import (
         DataFile,
         DataFileContent,
@@ -98,12 +98,12 @@ def _forged_manifest_list(table: Table, level: str, target: str) -> str:
     if level == "manifest":
         manifest[0] = target
     else:
-        deleted = level == "delete"
+        is_delete = level == "delete"
         entry = ManifestEntry.from_args(
             status=ManifestEntryStatus.ADDED,
             snapshot_id=snapshot.snapshot_id,
             data_file=DataFile.from_args(
-                content=DataFileContent.POSITION_DELETES if deleted else DataFileContent.DATA,
+                content=DataFileContent.POSITION_DELETES if is_delete else DataFileContent.DATA,
                 file_path=target,
                 file_format=FileFormat.PARQUET,
                 partition=Record(),
@@ -111,8 +111,8 @@ def _forged_manifest_list(table: Table, level: str, target: str) -> str:
                 file_size_in_bytes=1,
             ),
         )
-        content = ManifestContent.DELETES if deleted else ManifestContent.DATA
-        manifests = [*([manifest] if deleted else []), _manifest(table, entry, content)]
+        content = ManifestContent.DELETES if is_delete else ManifestContent.DATA
+        manifests = [*([manifest] if is_delete else []), _write_manifest(table, entry, content)]
     location = f"{table.location()}/metadata/forged-list.avro"
     with write_manifest_list(
         format_version=2,
@@ -126,7 +126,7 @@ def _forged_manifest_list(table: Table, level: str, target: str) -> str:
     return location
 
 
-def _manifest(table: Table, entry: Any, content: Any) -> Any:
+def _write_manifest(table: Table, entry: Any, content: Any) -> Any:
     from pyiceberg.manifest import ManifestWriterV2
 
     class Writer(ManifestWriterV2):

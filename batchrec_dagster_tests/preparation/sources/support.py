@@ -30,33 +30,33 @@ class Place:
     def context(self) -> SourceContext:
         return SourceContext(self.store, self.base, self.cache, generator)
 
-    def fingerprint(self, source: str) -> str:
+    def compute_fingerprint(self, source: str) -> str:
         return parse_file(source).fingerprint(self.context)
 
-    def filename(self, source: str) -> str:
-        (found,) = parse_file(source).files(self.context)
-        return found.filename
+    def find_filename(self, source: str) -> str:
+        (listed_file,) = parse_file(source).files(self.context)
+        return listed_file.filename
 
     def copy(self, source: str) -> CopyResult:
         return parse_file(source).copy(self.context, DESTINATION)
 
-    def copied(self, source: str) -> bytes:
-        copied = self.copy(source)
+    def copy_content(self, source: str) -> bytes:
+        copy_result = self.copy(source)
         content = self.store.get(DESTINATION)
-        assert copied.size == len(content)
+        assert copy_result.size == len(content)
         return content
 
-    def refused(self, source: str) -> str:
+    def read_refusal(self, source: str) -> str:
         """Why the source is refused, by a look and by a copy alike; nothing is published."""
-        for attempt in (self.fingerprint, self.copy):
-            with pytest.raises(SourceError) as caught:
+        for attempt in (self.compute_fingerprint, self.copy):
+            with pytest.raises(SourceError) as raised:
                 attempt(source)
-            assert "\n" not in str(caught.value)
+            assert "\n" not in str(raised.value)
         assert self.store.head(DESTINATION) is None
-        return str(caught.value)
+        return str(raised.value)
 
 
-def zipped(members: dict[str, bytes]) -> bytes:
+def zip_members(members: dict[str, bytes]) -> bytes:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in members.items():
@@ -64,4 +64,4 @@ def zipped(members: dict[str, bytes]) -> bytes:
     return file.getvalue()
 
 
-ARCHIVE = zipped({"ml/ratings.csv": CONTENT, "ml/README.txt": b"read me"})
+ARCHIVE = zip_members({"ml/ratings.csv": CONTENT, "ml/README.txt": b"read me"})

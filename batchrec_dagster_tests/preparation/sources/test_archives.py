@@ -10,7 +10,7 @@ from batchrec_dagster_tests.preparation.sources.support import (
     CONTENT,
     DESTINATION,
     Place,
-    zipped,
+    zip_members,
 )
 from batchrec_dagster_tests.web_server import Page, Web
 
@@ -23,43 +23,43 @@ def test_a_file_in_an_archive_is_copied_from_wherever_it_is(
     place.store.put("s3://lake/ml.zip", ARCHIVE)
     web.pages["/ml.zip"] = Page(ARCHIVE)
     archive = {"path": "ml.zip", "object": "s3://lake/ml.zip", "web": web.url("/ml.zip")}[kind]
-    assert place.copied(f"{archive}!/ml/ratings.csv") == CONTENT
-    assert place.filename(f"{archive}!/ml/ratings.csv") == "ratings.csv"
-    assert place.copied(f"{archive}!/ml/README.txt") == b"read me"
+    assert place.copy_content(f"{archive}!/ml/ratings.csv") == CONTENT
+    assert place.find_filename(f"{archive}!/ml/ratings.csv") == "ratings.csv"
+    assert place.copy_content(f"{archive}!/ml/README.txt") == b"read me"
 
 
 def test_a_members_fingerprint_changes_with_the_archive_and_the_member(place: Place) -> None:
     file = place.base / "ml.zip"
     file.write_bytes(ARCHIVE)
-    first = place.fingerprint("ml.zip!/ml/ratings.csv")
-    assert place.fingerprint("ml.zip!/ml/ratings.csv") == first
-    assert place.fingerprint("ml.zip!/ml/README.txt") != first
-    file.write_bytes(zipped({"ml/ratings.csv": CONTENT + CONTENT}))
-    assert place.fingerprint("ml.zip!/ml/ratings.csv") != first
+    first = place.compute_fingerprint("ml.zip!/ml/ratings.csv")
+    assert place.compute_fingerprint("ml.zip!/ml/ratings.csv") == first
+    assert place.compute_fingerprint("ml.zip!/ml/README.txt") != first
+    file.write_bytes(zip_members({"ml/ratings.csv": CONTENT + CONTENT}))
+    assert place.compute_fingerprint("ml.zip!/ml/ratings.csv") != first
 
 
 def test_a_missing_member_is_answered_with_what_there_is(place: Place) -> None:
     names = [f"{number}.csv" for number in range(12)]
-    (place.base / "ml.zip").write_bytes(zipped(dict.fromkeys([*names, "logo.png"], CONTENT)))
-    message = place.refused("ml.zip!/ratings.csv")
+    (place.base / "ml.zip").write_bytes(zip_members(dict.fromkeys([*names, "logo.png"], CONTENT)))
+    message = place.read_refusal("ml.zip!/ratings.csv")
     assert message.startswith("ml.zip!/ratings.csv: there is no such file in it; it has 0.csv, ")
     assert message.endswith("9.csv and 2 more")
     assert "logo" not in message
 
 
 def test_names_in_an_archive_cannot_break_the_line(place: Place) -> None:
-    (place.base / "ml.zip").write_bytes(zipped({"a\nb\x1b[2J.csv": CONTENT}))
-    assert "a?b?[2J.csv" in place.refused("ml.zip!/ratings.csv")
+    (place.base / "ml.zip").write_bytes(zip_members({"a\nb\x1b[2J.csv": CONTENT}))
+    assert "a?b?[2J.csv" in place.read_refusal("ml.zip!/ratings.csv")
 
 
 def test_a_folder_of_an_archive_is_no_file(place: Place) -> None:
-    (place.base / "ml.zip").write_bytes(zipped({"ml/": b"", "ml/ratings.csv": CONTENT}))
-    assert "after !/ comes the path of a file" in place.refused("ml.zip!/ml/")
+    (place.base / "ml.zip").write_bytes(zip_members({"ml/": b"", "ml/ratings.csv": CONTENT}))
+    assert "after !/ comes the path of a file" in place.read_refusal("ml.zip!/ml/")
 
 
 def test_an_archive_that_is_none_is_refused(place: Place) -> None:
     (place.base / "ml.zip").write_bytes(b"<html>Not Found</html>")
-    message = place.refused("ml.zip!/ratings.csv")
+    message = place.read_refusal("ml.zip!/ratings.csv")
     assert message.startswith("ml.zip!/ratings.csv: the archive is not a zip file, or is damaged")
     assert (place.base / "ml.zip").exists()
 
@@ -83,33 +83,33 @@ def test_a_damaged_download_is_not_kept(place: Place, web: Web) -> None:
 
 
 def test_an_empty_member_is_refused(place: Place) -> None:
-    (place.base / "ml.zip").write_bytes(zipped({"ratings.csv": b""}))
+    (place.base / "ml.zip").write_bytes(zip_members({"ratings.csv": b""}))
     with pytest.raises(SourceError, match=r"ml.zip!/ratings.csv: it is empty"):
         place.copy("ml.zip!/ratings.csv")
     assert place.store.head(DESTINATION) is None
 
 
 def test_an_encrypted_member_is_refused(place: Place) -> None:
-    content = bytearray(zipped({"ratings.csv": CONTENT}))
+    content = bytearray(zip_members({"ratings.csv": CONTENT}))
     # General purpose flags, in the local header and in the directory.
     content[6] |= 1
     content[content.index(b"PK\x01\x02") + 8] |= 1
     (place.base / "ml.zip").write_bytes(content)
-    assert place.refused("ml.zip!/ratings.csv") == (
+    assert place.read_refusal("ml.zip!/ratings.csv") == (
         "ml.zip!/ratings.csv: it is encrypted: pack it without a password"
     )
 
 
 def test_a_bomb_is_not_unpacked(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BATCHREC_MAX_FILE_GB", "0.000001")
-    (place.base / "ml.zip").write_bytes(zipped({"ratings.csv": bytes(1_000_000)}))
-    message = place.refused("ml.zip!/ratings.csv")
+    (place.base / "ml.zip").write_bytes(zip_members({"ratings.csv": bytes(1_000_000)}))
+    message = place.read_refusal("ml.zip!/ratings.csv")
     assert "it would unfold to 1000000 bytes from " in message
     assert "BATCHREC_MAX_FILE_GB" in message
 
 
 def test_a_bomb_that_lies_about_its_size_unpacks_to_no_more(place: Place) -> None:
-    content = zipped({"ratings.csv": bytes(1_000_000)})
+    content = zip_members({"ratings.csv": bytes(1_000_000)})
     lie = content.replace((1_000_000).to_bytes(4, "little"), (1000).to_bytes(4, "little"))
     (place.base / "ml.zip").write_bytes(lie)
     with pytest.raises(SourceError, match="it is damaged"):

@@ -19,7 +19,7 @@ from batchrec_dagster_tests.preparation.sources.hostile_tables import (
     COMMAND,
     LEVELS,
     ROWS,
-    change_delta,
+    change_commit,
     point_elsewhere,
     read_metadata,
     write_delta,
@@ -55,7 +55,7 @@ class TablePlace:
 
 
 @pytest.fixture(params=["folder", "S3"])
-def there(
+def table_place(
     request: pytest.FixtureRequest, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[TablePlace]:
     """A folder on this machine, or a prefix of a bucket on a real S3 server."""
@@ -80,7 +80,7 @@ def there(
         )
         return
     s3: S3Server = request.getfixturevalue("s3")
-    bucket = s3.new_bucket()
+    bucket = s3.create_bucket()
     for name, value in s3.environment(READER).items():
         monkeypatch.setenv(name, value)
     location, store = f"s3://{bucket}/orders", s3.store()
@@ -107,103 +107,109 @@ def there(
     )
 
 
-def rows_of(there: TablePlace, table_format: str | None) -> pl.DataFrame:
+def read_rows(table_place: TablePlace, table_format: str | None) -> pl.DataFrame:
     """The rows as raw/ gets them."""
-    ratings = RatingsSettings.model_validate({"source": there.source, "format": table_format})
-    (listed,) = ratings.rows.files(there.place.context)
-    listed.file.copy(there.place.context, "s3://copies/raw")
-    return pl.read_parquet(there.place.store.get("s3://copies/raw"))
+    ratings = RatingsSettings.model_validate({"source": table_place.source, "format": table_format})
+    (listed_file,) = ratings.rows.files(table_place.place.context)
+    listed_file.file.copy(table_place.place.context, "s3://copies/raw")
+    return pl.read_parquet(table_place.place.store.get("s3://copies/raw"))
 
 
-def refusal(there: TablePlace, table_format: str | None) -> str:
+def read_refusal(table_place: TablePlace, table_format: str | None) -> str:
     """Why the table is refused, in one line; nothing is published."""
-    with pytest.raises(SourceError) as caught:
-        rows_of(there, table_format)
-    message = str(caught.value)
+    with pytest.raises(SourceError) as raised:
+        read_rows(table_place, table_format)
+    message = str(raised.value)
     assert "\n" not in message
-    assert there.place.store.head("s3://copies/raw") is None
+    assert table_place.place.store.head("s3://copies/raw") is None
     return message
 
 
-def outside(there: TablePlace, web: Web, tmp_path: Path) -> dict[str, str]:
+def name_outside_files(table_place: TablePlace, web: Web, tmp_path: Path) -> dict[str, str]:
     """Names of files that are not the table's, by the way in which they lead out of it."""
     secret = tmp_path / "secret.parquet"
     pl.DataFrame({"user": ["secret"], "item": [1], "ts": [1]}).write_parquet(secret)
     names = {
         "another folder": f"file://{secret}",
-        "percent signs": f"{there.location}/%2e%2e/secret.parquet",
+        "percent signs": f"{table_place.location}/%2e%2e/secret.parquet",
         "a web server": web.url("/secret.parquet"),
         "a path": str(secret),
         "another bucket": "s3://another/secret.parquet",
-        "the folder above": f"{there.location}/../secret.parquet",
-        "percent signs twice": f"{there.location}/data/%252e%252e/%252e%252e/secret.parquet",
-        "a folder with a longer name": f"{there.location}-2/secret.parquet",
+        "the folder above": f"{table_place.location}/../secret.parquet",
+        "percent signs twice": f"{table_place.location}/data/%252e%252e/%252e%252e/secret.parquet",
+        "a folder with a longer name": f"{table_place.location}-2/secret.parquet",
     }
     return dict(list(names.items())[: repeats(len(names), 3)])
 
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_an_iceberg_table_names_no_file_out_of_its_folder(
-    there: TablePlace, level: str, web: Web, tmp_path: Path
+    table_place: TablePlace, level: str, web: Web, tmp_path: Path
 ) -> None:
-    table = write_iceberg(there.location, there.iceberg_options)
-    assert len(rows_of(there, "iceberg")) == len(ROWS)
-    there.place.store.delete("s3://copies/raw")
+    table = write_iceberg(table_place.location, table_place.iceberg_options)
+    assert len(read_rows(table_place, "iceberg")) == len(ROWS)
+    table_place.place.store.delete("s3://copies/raw")
     original = read_metadata(table)
-    for how, name in outside(there, web, tmp_path).items():
+    for escape, name in name_outside_files(table_place, web, tmp_path).items():
         write_metadata(table, original)
         point_elsewhere(table, level, name)
-        message = refusal(there, "iceberg")
-        assert "names a file that is not in its folder" in message, how
-        assert name in message, how
-    assert web.asked == []
+        message = read_refusal(table_place, "iceberg")
+        assert "names a file that is not in its folder" in message, escape
+        assert name in message, escape
+    assert web.requests == []
 
 
 def test_a_delta_table_names_no_file_out_of_its_folder(
-    there: TablePlace, web: Web, tmp_path: Path
+    table_place: TablePlace, web: Web, tmp_path: Path
 ) -> None:
-    write_delta(there.location, there.options)
-    (commit,) = [name for name in there.names() if name.endswith(".json")]
-    original = there.read(commit)
-    names = outside(there, web, tmp_path) | {
+    write_delta(table_place.location, table_place.options)
+    (commit,) = [name for name in table_place.names() if name.endswith(".json")]
+    original = table_place.read(commit)
+    names = name_outside_files(table_place, web, tmp_path) | {
         "a path from the folder": "../secret.parquet",
         "such a path with percent signs": "%2e%2e/secret.parquet",
         "within": "day=1/../../secret.parquet",
     }
-    for how, name in names.items():
-        there.write(commit, change_delta(original, {"path": name}))
-        assert "names a file that is not in its folder" in refusal(there, "delta"), how
+    for escape, name in names.items():
+        table_place.write(commit, change_commit(original, {"path": name}))
+        assert "names a file that is not in its folder" in read_refusal(table_place, "delta"), (
+            escape
+        )
     for kind, vector in (("p", f"file://{tmp_path}/secret.bin"), ("u", "../../" + "0" * 20)):
-        deleted = {"storageType": kind, "pathOrInlineDv": vector, "sizeInBytes": 1}
-        there.write(commit, change_delta(original, {"deletionVector": deleted}))
-        assert "names a file that is not in its folder" in refusal(there, "delta")
-    assert web.asked == []
-    there.write(commit, original)
-    assert len(rows_of(there, "delta")) == len(ROWS)
+        vector_descriptor = {"storageType": kind, "pathOrInlineDv": vector, "sizeInBytes": 1}
+        table_place.write(commit, change_commit(original, {"deletionVector": vector_descriptor}))
+        assert "names a file that is not in its folder" in read_refusal(table_place, "delta")
+    assert web.requests == []
+    table_place.write(commit, original)
+    assert len(read_rows(table_place, "delta")) == len(ROWS)
 
 
 def test_a_checkpoint_of_delta_names_no_file_out_of_its_folder(
-    there: TablePlace, tmp_path: Path
+    table_place: TablePlace, tmp_path: Path
 ) -> None:
     from deltalake import DeltaTable
 
-    write_delta(there.location, there.options)
-    DeltaTable(there.location, storage_options=there.options or None).create_checkpoint()
-    assert len(rows_of(there, "delta")) == len(ROWS)
-    there.place.store.delete("s3://copies/raw")
-    (name,) = [name for name in there.names() if name.endswith(".checkpoint.parquet")]
+    write_delta(table_place.location, table_place.options)
+    DeltaTable(
+        table_place.location, storage_options=table_place.options or None
+    ).create_checkpoint()
+    assert len(read_rows(table_place, "delta")) == len(ROWS)
+    table_place.place.store.delete("s3://copies/raw")
+    (name,) = [name for name in table_place.names() if name.endswith(".checkpoint.parquet")]
     copy = tmp_path / "checkpoint.parquet"
-    copy.write_bytes(there.read(name))
+    copy.write_bytes(table_place.read(name))
     add = pl.col("add")
-    elsewhere = add.struct.with_fields(
+    outside_add = add.struct.with_fields(
         pl.when(add.struct.field("path").is_not_null())
         .then(pl.lit(f"file://{tmp_path}/secret.parquet"))
         .alias("path")
     )
-    changed = pl.read_parquet(copy).with_columns(add=pl.when(add.is_not_null()).then(elsewhere))
-    changed.write_parquet(copy)
-    there.write(name, copy.read_bytes())
-    assert "names a file that is not in its folder" in refusal(there, "delta")
+    changed_checkpoint = pl.read_parquet(copy).with_columns(
+        add=pl.when(add.is_not_null()).then(outside_add)
+    )
+    changed_checkpoint.write_parquet(copy)
+    table_place.write(name, copy.read_bytes())
+    assert "names a file that is not in its folder" in read_refusal(table_place, "delta")
 
 
 @pytest.mark.parametrize("table_format", ["delta", "iceberg"])
@@ -222,29 +228,29 @@ def test_a_link_does_not_lead_out_of_a_table(
         {},
         {},
     )
-    assert len(rows_of(there, table_format)) == len(ROWS)
+    assert len(read_rows(there, table_format)) == len(ROWS)
     there.place.store.delete("s3://copies/raw")
     log = root / ("_delta_log" if table_format == "delta" else "metadata")
     data = next(root.rglob("*.parquet"))
-    for linked in (data, log, max(log.glob("*.json"))):
+    for linked_path in (data, log, max(log.glob("*.json"))):
         # Everything is as it was, but lies elsewhere.
-        elsewhere = tmp_path / "elsewhere"
-        shutil.move(linked, elsewhere)
-        linked.symlink_to(elsewhere)
-        assert "it is a link out of the folder" in refusal(there, table_format), linked
-        linked.unlink()
-        shutil.move(elsewhere, linked)
+        outside_folder = tmp_path / "elsewhere"
+        shutil.move(linked_path, outside_folder)
+        linked_path.symlink_to(outside_folder)
+        assert "it is a link out of the folder" in read_refusal(there, table_format), linked_path
+        linked_path.unlink()
+        shutil.move(outside_folder, linked_path)
     # A link to another file of the table harms nobody.
     data.rename(data.with_name("other.parquet"))
     data.symlink_to(data.with_name("other.parquet"))
-    assert len(rows_of(there, table_format)) == len(ROWS)
+    assert len(read_rows(there, table_format)) == len(ROWS)
 
 
 def test_properties_of_a_table_choose_no_code_and_no_server(
-    there: TablePlace, web: Web, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    table_place: TablePlace, web: Web, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    table = write_iceberg(there.location, there.iceberg_options)
+    table = write_iceberg(table_place.location, table_place.iceberg_options)
     metadata = read_metadata(table)
     metadata["properties"] = {
         **COMMAND,
@@ -254,31 +260,31 @@ def test_properties_of_a_table_choose_no_code_and_no_server(
         "write.data.path": "file:///",
     }
     write_metadata(table, metadata)
-    assert len(rows_of(there, "iceberg")) == len(ROWS)
-    assert web.asked == []
+    assert len(read_rows(table_place, "iceberg")) == len(ROWS)
+    assert web.requests == []
     assert not [path for path in tmp_path.rglob("*") if path.name == "PWNED"]
 
 
 def test_a_command_in_a_folder_of_csv_is_not_executed(
-    there: TablePlace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    table_place: TablePlace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    there.write("1.csv", b"user,item,ts\na,b,1\n")
+    table_place.write("1.csv", b"user,item,ts\na,b,1\n")
     metadata = {"format-version": 2, "table-uuid": "0" * 32, "properties": COMMAND}
-    there.write("metadata/v1.metadata.json", json.dumps(metadata).encode())
-    message = refusal(there, None)
+    table_place.write("metadata/v1.metadata.json", json.dumps(metadata).encode())
+    message = read_refusal(table_place, None)
     assert "looks like an Iceberg table (metadata/v1.metadata.json)" in message
     assert "format: iceberg" in message
     # Not even if somebody follows that advice.
-    assert "cannot be read" in refusal(there, "iceberg")
+    assert "cannot be read" in read_refusal(table_place, "iceberg")
     assert not [path for path in tmp_path.rglob("*") if path.name == "PWNED"]
 
 
 @pytest.mark.parametrize("there", ["S3"], indirect=True)
 def test_a_table_that_is_too_large_is_refused_before_it_is_downloaded(
-    there: TablePlace, monkeypatch: pytest.MonkeyPatch
+    table_place: TablePlace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_delta(there.location, there.options)
+    write_delta(table_place.location, table_place.options)
     monkeypatch.setenv("BATCHREC_MAX_FILE_GB", "0.000001")
     downloads: list[str] = []
     download = ObjectStore.download
@@ -288,35 +294,38 @@ def test_a_table_that_is_too_large_is_refused_before_it_is_downloaded(
         download(store, uri, path)
 
     monkeypatch.setattr(ObjectStore, "download", download_and_note)
-    assert "its files have more than the 1000 bytes of BATCHREC_MAX_FILE_GB" in refusal(
-        there, "delta"
+    assert "its files have more than the 1000 bytes of BATCHREC_MAX_FILE_GB" in read_refusal(
+        table_place, "delta"
     )
     assert not [uri for uri in downloads if uri.endswith(".parquet")]
 
 
 @pytest.mark.parametrize("table_format", ["delta", "iceberg"])
 def test_a_folder_is_a_table_only_where_that_is_declared(
-    there: TablePlace, table_format: str
+    table_place: TablePlace, table_format: str
 ) -> None:
     if table_format == "delta":
-        write_delta(there.location, there.options)
+        write_delta(table_place.location, table_place.options)
     else:
-        write_iceberg(there.location, there.iceberg_options)
-    assert f"write format: {table_format} next to its source" in refusal(there, None)
+        write_iceberg(table_place.location, table_place.iceberg_options)
+    assert f"write format: {table_format} next to its source" in read_refusal(table_place, None)
     other = {"delta": "iceberg", "iceberg": "delta"}[table_format]
-    assert "but" in refusal(there, other)
-    assert len(rows_of(there, table_format)) == len(ROWS)
+    assert "but" in read_refusal(table_place, other)
+    assert len(read_rows(table_place, table_format)) == len(ROWS)
 
 
-def test_a_table_may_have_file_names_with_percent_signs(there: TablePlace) -> None:
+def test_a_table_may_have_file_names_with_percent_signs(table_place: TablePlace) -> None:
     import pyarrow as pa
     from deltalake import write_deltalake
 
     days = pa.table({"user": ["a", "b"], "day": ["a b/c", "100%"]})
     write_deltalake(
-        there.location, days, partition_by=["day"], storage_options=there.options or None
+        table_place.location,
+        days,
+        partition_by=["day"],
+        storage_options=table_place.options or None,
     )
-    assert sorted(rows_of(there, "delta").get_column("day")) == ["100%", "a b/c"]
+    assert sorted(read_rows(table_place, "delta").get_column("day")) == ["100%", "a b/c"]
 
 
 @pytest.mark.parametrize(
@@ -331,15 +340,17 @@ def test_a_table_may_have_file_names_with_percent_signs(there: TablePlace) -> No
         b'{"format-version": 2, "properties": 7}',
     ],
 )
-def test_damaged_metadata_of_iceberg_are_one_line(there: TablePlace, damage: bytes) -> None:
-    there.write("metadata/v1.metadata.json", damage)
-    assert re.search("is not JSON|is not the metadata|cannot be read", refusal(there, "iceberg"))
+def test_damaged_metadata_of_iceberg_are_one_line(table_place: TablePlace, damage: bytes) -> None:
+    table_place.write("metadata/v1.metadata.json", damage)
+    assert re.search(
+        "is not JSON|is not the metadata|cannot be read", read_refusal(table_place, "iceberg")
+    )
 
 
 @pytest.mark.parametrize(
     "damage",
     [b"{", b"[" * 100_000, b'{"add": {}}', b'{"add": {"path": 7}}', b"7\n", b'{"add": 7}'],
 )
-def test_a_damaged_log_of_delta_is_one_line(there: TablePlace, damage: bytes) -> None:
-    there.write("_delta_log/00000000000000000000.json", damage)
-    assert "cannot be read" in refusal(there, "delta")
+def test_a_damaged_log_of_delta_is_one_line(table_place: TablePlace, damage: bytes) -> None:
+    table_place.write("_delta_log/00000000000000000000.json", damage)
+    assert "cannot be read" in read_refusal(table_place, "delta")

@@ -28,21 +28,21 @@ SOURCE = "sql+env://SHOP_DATABASE_URL"
 def read(place: Place, query: str, version_query: str | None = None) -> tuple[pl.DataFrame, str]:
     """The rows as raw/ gets them, and their version."""
     ratings = RatingsSettings(source=SOURCE, query=query, version_query=version_query)
-    (found,) = ratings.rows.files(place.context)
-    found.file.copy(place.context, "s3://lake/raw/query.parquet")
-    return pl.read_parquet(place.store.get("s3://lake/raw/query.parquet")), found.fingerprint
+    (listed_file,) = ratings.rows.files(place.context)
+    listed_file.file.copy(place.context, "s3://lake/raw/query.parquet")
+    return pl.read_parquet(place.store.get("s3://lake/raw/query.parquet")), listed_file.fingerprint
 
 
-def refused(place: Place, query: str) -> str:
-    with pytest.raises(SourceError) as caught:
+def read_refusal(place: Place, query: str) -> str:
+    with pytest.raises(SourceError) as raised:
         read(place, query)
-    assert caught.tb is not None
-    shown = serializable_error_info_from_exc_info(
-        (caught.type, caught.value, caught.tb)
+    assert raised.tb is not None
+    error_info = serializable_error_info_from_exc_info(
+        (raised.type, raised.value, raised.tb)
     ).to_string()
-    assert PASSWORD not in shown
-    assert "127.0.0.1" not in shown
-    return str(caught.value)
+    assert PASSWORD not in error_info
+    assert "127.0.0.1" not in error_info
+    return str(raised.value)
 
 
 class TestPostgres:
@@ -56,7 +56,7 @@ class TestPostgres:
 
     @pytest.fixture
     def url(self, server: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> str:
-        url = server.new_database(f"test_{uuid.uuid4().hex}")
+        url = server.create_database(f"test_{uuid.uuid4().hex}")
         monkeypatch.setenv("SHOP_DATABASE_URL", url)
         return url
 
@@ -72,9 +72,9 @@ class TestPostgres:
             FROM generate_series(1, 10) AS n""",
             url=url,
         )
-        found, _ = read(place, "SELECT * FROM orders WHERE customer LIKE '0%' ORDER BY item")
-        assert found.height == 10
-        assert found.row(9, named=True) | {"id": None} == {
+        rows, _ = read(place, "SELECT * FROM orders WHERE customer LIKE '0%' ORDER BY item")
+        assert rows.height == 10
+        assert rows.row(9, named=True) | {"id": None} == {
             "customer": "010",
             "item": 10,
             "price": 15.0,
@@ -85,8 +85,8 @@ class TestPostgres:
             "list": "[10, 10]",
             "nothing": None,
         }
-        assert found.get_column("price").null_count() == 5
-        assert found.get_column("big").dtype == pl.Int64
+        assert rows.get_column("price").null_count() == 5
+        assert rows.get_column("big").dtype == pl.Int64
 
     def test_the_session_is_read_only(self, server: PostgresServer, url: str, place: Place) -> None:
         server.query("CREATE TABLE t AS SELECT 1 AS a", url=url)
@@ -95,33 +95,33 @@ class TestPostgres:
             url=url,
         )
         for query in ("SELECT wipe()", "DELETE FROM t RETURNING a", "DROP TABLE t"):
-            assert "ratings.query" in refused(place, query)
+            assert "ratings.query" in read_refusal(place, query)
         assert server.query("SELECT a FROM t", url=url) == [(1,)]
 
     @pytest.mark.usefixtures("url")
     def test_time_has_a_limit(self, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("BATCHREC_QUERY_MINUTES", "0.005")
-        assert "statement timeout" in refused(place, "SELECT pg_sleep(60)::text AS a")
+        assert "statement timeout" in read_refusal(place, "SELECT pg_sleep(60)::text AS a")
 
     def test_a_version_saves_the_query(
         self, server: PostgresServer, url: str, place: Place
     ) -> None:
         server.query("CREATE TABLE t AS SELECT 1 AS a", url=url)
 
-        def version() -> str:
+        def find_version() -> str:
             return read(place, "SELECT a FROM t", "SELECT max(a), count(*) FROM t")[1]
 
-        first = version()
-        assert version() == first
+        first = find_version()
+        assert find_version() == first
         server.query("INSERT INTO t VALUES (1)", url=url)
-        assert version() != first
+        assert find_version() != first
         # Without one, every run reads.
         assert read(place, "SELECT a FROM t")[1] != read(place, "SELECT a FROM t")[1]
 
     def test_no_message_shows_the_url(
         self, server: PostgresServer, url: str, place: Place, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        assert "line" in (message := refused(place, "SELECT *\n FROM missing").lower())
+        assert "line" in (message := read_refusal(place, "SELECT *\n FROM missing").lower())
         assert '"missing" does not exist' in message
         for wrong in (
             server.url(user="nobody_there"),
@@ -132,7 +132,7 @@ class TestPostgres:
             f"oracle://owner:{PASSWORD}@127.0.0.1/shop",
         ):
             monkeypatch.setenv("SHOP_DATABASE_URL", wrong)
-            message = refused(place, "SELECT 1 AS a")
+            message = read_refusal(place, "SELECT 1 AS a")
             assert message.startswith(SOURCE)
             assert not {"nobody_there", "not_there"} & set(message.split('"'))
 
@@ -142,38 +142,38 @@ def test_sqlite_with_columns_of_several_types(
 ) -> None:
     monkeypatch.setattr(databases, "BATCH", 1)
     monkeypatch.setenv("SHOP_DATABASE_URL", f"sqlite:///{tmp_path}/shop.db")
-    assert "no such file" in refused(place, "SELECT 1 AS a")
+    assert "no such file" in read_refusal(place, "SELECT 1 AS a")
     with sqlite3.connect(tmp_path / "shop.db") as connection:
         connection.execute("CREATE TABLE t (a, b, c)")
         connection.execute("INSERT INTO t VALUES (1, 1, NULL), ('007', 2.5, NULL), (NULL, 3, 'x')")
-    found, _ = read(place, "SELECT * FROM t ORDER BY b")
-    assert found.rows() == [("1", 1.0, None), ("007", 2.5, None), (None, 3.0, "x")]
+    rows, _ = read(place, "SELECT * FROM t ORDER BY b")
+    assert rows.rows() == [("1", 1.0, None), ("007", 2.5, None), (None, 3.0, "x")]
     assert read(place, "SELECT * FROM t WHERE b > 9")[0].columns == ["a", "b", "c"]
-    assert "ratings.query: " in refused(place, "DELETE FROM t")
-    assert "columns have names" in refused(place, "SELECT a, a FROM t")
+    assert "ratings.query: " in read_refusal(place, "DELETE FROM t")
+    assert "columns have names" in read_refusal(place, "SELECT a, a FROM t")
     assert read(place, "SELECT count(*) AS n FROM t")[0].item() == 3
 
 
 def test_duckdb(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "shop.duckdb"
     monkeypatch.setenv("SHOP_DATABASE_URL", f"duckdb:///{file}")
-    assert "no such file" in refused(place, "SELECT 1 AS a")
+    assert "no such file" in read_refusal(place, "SELECT 1 AS a")
     with duckdb.connect(str(file)) as connection:
         connection.execute("CREATE TABLE t AS SELECT 'x' AS a, 5::HUGEINT AS b")
     assert read(place, "SELECT * FROM t", "SELECT count(*) FROM t")[0].rows() == [("x", Decimal(5))]
     (tmp_path / "other.csv").write_text("hidden")
     for query in ("DELETE FROM t", f"SELECT * FROM read_text('{tmp_path}/other.csv')"):
-        assert str(file) not in refused(place, query)
+        assert str(file) not in read_refusal(place, query)
 
 
 def test_a_password_leaves_the_machine_by_tls_only() -> None:
-    for url, asked in [
+    for url, connect_options in [
         ("postgresql://u@127.0.0.1/d", {"require_auth": "!password"}),
         ("postgresql://u@db/d", {"require_auth": "!password", "sslmode": "require"}),
         ("postgresql://u@db/d?sslmode=verify-full&require_auth=password", {}),
         ("mysql+pymysql://u@db/d", {}),
     ]:
-        assert databases._choose_connect_args(sa.make_url(url)) == asked
+        assert databases._choose_connect_args(sa.make_url(url)) == connect_options
 
 
 @pytest.mark.attack
@@ -211,7 +211,7 @@ def test_what_a_driver_does_not_accept_is_not_repeated(
     if "?owner" in url and url.startswith("sqlite"):
         read(place, "SELECT 1 AS a")  # SQLAlchemy ignores such an option, and warns.
     else:
-        message = refused(place, "SELECT 1 AS a")
+        message = read_refusal(place, "SELECT 1 AS a")
         assert "secret" not in message
         assert str(tmp_path) not in message
         assert message.startswith(f"{SOURCE}: ")
@@ -223,12 +223,12 @@ def test_an_error_of_a_driver_says_where_it_was_raised(
 ) -> None:
     (tmp_path / "shop.db").touch()
     monkeypatch.setenv("SHOP_DATABASE_URL", f"sqlite:///{tmp_path}/shop.db?timeout=owner-secret")
-    message = refused(place, "SELECT 1 AS a")
+    message = read_refusal(place, "SELECT 1 AS a")
     assert re.search(r"\(ValueError in \w+\.py, line \d+\)\. Check the URL's port", message)
 
 
 @pytest.mark.parametrize(
-    ("url", "said"),
+    ("url", "message"),
     [
         (None, "SHOP_DATABASE_URL is not set"),
         ("nonsense", "not a URL"),
@@ -239,11 +239,11 @@ def test_an_error_of_a_driver_says_where_it_was_raised(
     ],
 )
 def test_what_is_missing_is_named(
-    place: Place, monkeypatch: pytest.MonkeyPatch, url: str | None, said: str
+    place: Place, monkeypatch: pytest.MonkeyPatch, url: str | None, message: str
 ) -> None:
     if url is not None:
         monkeypatch.setenv("SHOP_DATABASE_URL", url)
-    assert said in refused(place, "SELECT 1 AS a")
+    assert message in read_refusal(place, "SELECT 1 AS a")
 
 
 @pytest.mark.parametrize(

@@ -45,19 +45,19 @@ def server() -> Iterator[Web]:
 @pytest.fixture
 def web(server: Web, waits: list[float]) -> Web:
     server.pages.clear()
-    server.asked.clear()
+    server.requests.clear()
     return server
 
 
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The pauses between attempts, which are noted and not made."""
-    made: list[float] = []
+    seconds_slept: list[float] = []
     # The server's stalls are real: only urllib3 does not sleep.
-    fake = SimpleNamespace(sleep=made.append, time=time.time)
+    fake = SimpleNamespace(sleep=seconds_slept.append, time=time.time)
     monkeypatch.setattr("urllib3.util.retry.time", fake)
     monkeypatch.setenv("no_proxy", "*")
-    return made
+    return seconds_slept
 
 
 def serve(web: Web, page: Page) -> str:
@@ -65,7 +65,7 @@ def serve(web: Web, page: Page) -> str:
     return web.url("/ratings.zip")
 
 
-def left(folder: Path) -> list[str]:
+def list_leftovers(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.suffix != ".lock")
 
 
@@ -73,14 +73,14 @@ def test_the_file_is_there_whole_and_nothing_else(web: Web, tmp_path: Path) -> N
     target = tmp_path / "cache" / "a.zip"
     download(serve(web, Page(CONTENT)), target)
     assert target.read_bytes() == CONTENT
-    assert left(target.parent) == ["a.zip"]
+    assert list_leftovers(target.parent) == ["a.zip"]
 
 
 def test_what_is_there_is_not_fetched_again(web: Web, tmp_path: Path) -> None:
     (tmp_path / "a.zip").write_bytes(b"already")
     download(serve(web, Page(CONTENT)), tmp_path / "a.zip")
     assert (tmp_path / "a.zip").read_bytes() == b"already"
-    assert web.asked == []
+    assert web.requests == []
 
 
 def test_a_cut_download_goes_on_where_it_was_cut(web: Web, tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_a_part_that_was_whole_already_is_only_put_in_place(web: Web, tmp_path: 
     (tmp_path / PART).write_bytes(CONTENT)
     download(url, tmp_path / "a.zip")
     assert (tmp_path / "a.zip").read_bytes() == CONTENT
-    assert len(web.asked) == 1
+    assert len(web.requests) == 1
 
 
 def test_a_part_longer_than_the_file_is_not_believed(web: Web, tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_a_file_that_changed_between_the_pieces_is_never_mixed(
     new = Page(CONTENT[::-1], etag='"2"', heeds_if_range=heeds)
     download(serve(web, Page(CONTENT, cuts=[1000], next=new)), tmp_path / "a.zip")
     assert (tmp_path / "a.zip").read_bytes() == CONTENT[::-1]
-    assert left(tmp_path) == ["a.zip"]
+    assert list_leftovers(tmp_path) == ["a.zip"]
 
 
 def test_a_file_that_changed_since_the_last_process_is_begun_anew(
@@ -151,7 +151,7 @@ def test_a_file_that_changed_since_the_last_process_is_begun_anew(
     download(serve(web, Page(CONTENT[::-1], etag='"2"')), tmp_path / "a.zip")
     assert (tmp_path / "a.zip").read_bytes() == CONTENT[::-1]
     assert web.ranges == []
-    assert left(tmp_path) == ["a.zip"]
+    assert list_leftovers(tmp_path) == ["a.zip"]
 
 
 @pytest.mark.parametrize("etag", [None, 'W/"1"'])
@@ -185,7 +185,7 @@ def test_wherever_it_is_cut_the_bytes_are_the_same(
         patch.setenv("no_proxy", "*")
         download(serve(server, page), Path(folder, "a.zip"))
         assert Path(folder, "a.zip").read_bytes() == CONTENT
-        assert left(Path(folder)) == ["a.zip"]
+        assert list_leftovers(Path(folder)) == ["a.zip"]
 
 
 def test_the_published_checksum_is_looked_at(web: Web, tmp_path: Path) -> None:
@@ -199,7 +199,7 @@ def test_what_has_another_checksum_is_deleted(web: Web, tmp_path: Path) -> None:
         DownloadError, match=rf"ratings.zip arrived damaged.*published is {'0' * 32}"
     ):
         download(serve(web, Page(CONTENT)), tmp_path / "a.zip", md5="0" * 32)
-    assert left(tmp_path) == []
+    assert list_leftovers(tmp_path) == []
 
 
 def test_a_file_that_is_not_there_is_asked_for_once(
@@ -207,17 +207,17 @@ def test_a_file_that_is_not_there_is_asked_for_once(
 ) -> None:
     with pytest.raises(MissingFileError, match=r"there is no http://127.*/nowhere.zip \(404"):
         download(web.url("/nowhere.zip"), tmp_path / "a.zip")
-    assert len(web.asked) == 1
+    assert len(web.requests) == 1
     assert waits == []
-    assert left(tmp_path) == []
+    assert list_leftovers(tmp_path) == []
 
 
 def test_the_signature_of_an_address_is_not_shown(web: Web, tmp_path: Path) -> None:
     page = Page(CONTENT, statuses=[403])
-    with pytest.raises(DownloadError, match="sign the address again") as caught:
+    with pytest.raises(DownloadError, match="sign the address again") as raised:
         download(serve(web, page) + "?X-Amz-Signature=secret", tmp_path / "a.zip")
-    assert "secret" not in str(caught.value)
-    assert "/ratings.zip" in str(caught.value)
+    assert "secret" not in str(raised.value)
+    assert "/ratings.zip" in str(raised.value)
 
 
 def test_a_busy_server_is_asked_again_when_it_says(
@@ -245,9 +245,9 @@ def test_a_query_is_never_logged(
         mute.bind(("127.0.0.1", 0))
         nobody = f"http://127.0.0.1:{mute.getsockname()[1]}/ratings.zip"
         for url in (nobody, serve(web, Page(CONTENT, statuses=[500] * 9)), "data:,x", "ftp://x/a"):
-            with pytest.raises(DownloadError) as caught:
+            with pytest.raises(DownloadError) as raised:
                 download(url + "?X-Amz-Signature=secret", tmp_path / "a.zip")
-            assert "secret" not in str(caught.value)
+            assert "secret" not in str(raised.value)
     assert "trying again" in caplog.text
     assert "secret" not in caplog.text
 
@@ -258,7 +258,7 @@ def test_a_server_that_stays_broken_is_given_up(
     with pytest.raises(DownloadError, match=r"500 Internal Server Error \(4 attempts\)"):
         download(serve(web, Page(CONTENT, statuses=[500] * 9)), tmp_path / "a.zip")
     assert waits == [2, 4]
-    assert len(web.asked) == ATTEMPTS
+    assert len(web.requests) == ATTEMPTS
 
 
 def test_a_server_that_falls_silent_is_asked_again(
@@ -271,7 +271,7 @@ def test_a_server_that_falls_silent_is_asked_again(
     monkeypatch.setattr(web_request, "TIMEOUT", 0.2)
     download(serve(web, Page(CONTENT, stalls=[0.6])), tmp_path / "a.zip")
     assert (tmp_path / "a.zip").read_bytes() == CONTENT
-    assert len(web.asked) == 2
+    assert len(web.requests) == 2
 
 
 def test_no_server_at_all_is_said_so(tmp_path: Path, waits: list[float]) -> None:
@@ -296,15 +296,15 @@ def test_redirects_lead_nowhere_but_to_the_web(web: Web, tmp_path: Path, locatio
     page = Page(CONTENT, statuses=[302], headers={"Location": location})
     with pytest.raises(DownloadError):
         download(serve(web, page), tmp_path / "a.zip")
-    assert left(tmp_path) == []
-    assert len(web.asked) == 1
+    assert list_leftovers(tmp_path) == []
+    assert len(web.requests) == 1
 
 
 @pytest.mark.parametrize("url", ["file:///etc/hostname", "data:,x"])
 def test_only_the_web_is_opened(tmp_path: Path, url: str, waits: list[float]) -> None:
     with pytest.raises(DownloadError):
         download(url, tmp_path / "a.zip")
-    assert left(tmp_path) == []
+    assert list_leftovers(tmp_path) == []
 
 
 @pytest.mark.parametrize(
@@ -328,11 +328,11 @@ def test_redirects_lead_to_no_address_within_the_network(
 ) -> None:
     location = f"http://me:secret@{host}/latest/meta-data?secret=1"
     page = Page(CONTENT, statuses=[302], headers={"Location": location})
-    with pytest.raises(DownloadError, match="an address within this network") as caught:
+    with pytest.raises(DownloadError, match="an address within this network") as raised:
         download(serve(web, page), tmp_path / "a.zip")
-    assert "secret" not in str(caught.value)
-    assert left(tmp_path) == []
-    assert len(web.asked) == 1
+    assert "secret" not in str(raised.value)
+    assert list_leftovers(tmp_path) == []
+    assert len(web.requests) == 1
 
 
 @pytest.mark.attack
@@ -373,19 +373,19 @@ def test_a_name_that_changes_between_look_up_and_connection_leads_nowhere(
     """DNS rebinding: the second look-up of the name gives this machine."""
     real, answers = socket.getaddrinfo, iter(["93.184.215.14"])
 
-    def rebound(host: Any, *rest: Any, **named: Any) -> Any:
-        found = next(answers, "127.0.0.1") if host == "rebound.example" else host
-        return real(found, *rest, **named)
+    def resolve_rebound_name(host: Any, *positional: Any, **options: Any) -> Any:
+        address = next(answers, "127.0.0.1") if host == "rebound.example" else host
+        return real(address, *positional, **options)
 
-    monkeypatch.setattr(socket, "getaddrinfo", rebound)
+    monkeypatch.setattr(socket, "getaddrinfo", resolve_rebound_name)
     port = web.address.rpartition(":")[2]
     location = f"http://rebound.example:{port}/secret.zip"
     web.pages["/secret.zip"] = Page(b"secret")
     page = Page(CONTENT, statuses=[302], headers={"Location": location})
     with pytest.raises(DownloadError, match=r"redirects to 127\.0\.0\.1, an address within"):
         download(serve(web, page), tmp_path / "a.zip")
-    assert left(tmp_path) == []
-    assert len(web.asked) == 1
+    assert list_leftovers(tmp_path) == []
+    assert len(web.requests) == 1
 
 
 def test_a_redirect_to_a_public_address_is_followed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -444,16 +444,16 @@ def test_a_folder_that_cannot_be_written_is_named(web: Web, tmp_path: Path) -> N
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no file locks of this kind")
 def test_two_at_once_fetch_it_once(web: Web, tmp_path: Path) -> None:
     url = serve(web, Page(CONTENT, stalls=[0.2]))
-    both = [
+    threads = [
         threading.Thread(target=download, args=(url, tmp_path / "a.zip"), daemon=True)
         for _ in range(2)
     ]
-    for thread in both:
+    for thread in threads:
         thread.start()
-    for thread in both:
+    for thread in threads:
         thread.join()
     assert (tmp_path / "a.zip").read_bytes() == CONTENT
-    assert len(web.asked) == 1
+    assert len(web.requests) == 1
 
 
 def test_progress_is_logged_where_there_is_no_terminal(
@@ -474,10 +474,10 @@ def test_progress_is_a_bar_on_a_terminal(
     monkeypatch.setenv("TTY_COMPATIBLE", "1")
     monkeypatch.setenv("FORCE_COLOR", "1")
     download(serve(web, Page(bytes(2_500_000))), tmp_path / "a.zip")
-    shown = capsys.readouterr()
-    assert "ratings.zip" in shown.err
-    assert "MB" in shown.err
-    assert shown.out == ""
+    output = capsys.readouterr()
+    assert "ratings.zip" in output.err
+    assert "MB" in output.err
+    assert output.out == ""
 
 
 def test_a_look_tells_version_and_size(web: Web) -> None:

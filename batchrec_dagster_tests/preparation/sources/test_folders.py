@@ -26,7 +26,7 @@ FILES = (
 )
 
 
-def filled(place: Place, kind: str) -> str:
+def fill_folder(place: Place, kind: str) -> str:
     """The address of a folder with the files, up to its last slash."""
     for name in FILES:
         if kind == "path":
@@ -40,7 +40,7 @@ def filled(place: Place, kind: str) -> str:
     return "data/" if kind == "path" else "s3://lake/data/"
 
 
-def listed(place: Place, source: str) -> list[ListedFile]:
+def list_files(place: Place, source: str) -> list[ListedFile]:
     return parse_source(source).files(place.context)
 
 
@@ -60,8 +60,8 @@ def listed(place: Place, source: str) -> list[ListedFile]:
 def test_a_folder_or_pattern_stands_for_its_files_in_order(
     place: Place, kind: str, pattern: str, names: list[str]
 ) -> None:
-    source = filled(place, kind) + pattern
-    assert [file.filename for file in listed(place, source)] == names
+    source = fill_folder(place, kind) + pattern
+    assert [file.filename for file in list_files(place, source)] == names
 
 
 def test_what_is_written_for_people_is_no_data_unless_it_is_named(place: Place) -> None:
@@ -76,34 +76,37 @@ def test_what_is_written_for_people_is_no_data_unless_it_is_named(place: Place) 
         path = place.base / "all" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(CONTENT)
-    assert [file.filename for file in listed(place, "all/")] == ["a.csv", "readme_2026.csv"]
-    assert [file.filename for file in listed(place, "all/R*")] == ["README", "Readme.txt"]
+    assert [file.filename for file in list_files(place, "all/")] == [
+        "a.csv",
+        "readme_2026.csv",
+    ]
+    assert [file.filename for file in list_files(place, "all/R*")] == ["README", "Readme.txt"]
 
 
 def test_a_folder_needs_no_slash_on_a_disk(place: Place) -> None:
-    filled(place, "path")
-    assert listed(place, "data") == listed(place, "data/")
-    assert listed(place, str(place.base / "data")) == listed(place, "data/")
+    fill_folder(place, "path")
+    assert list_files(place, "data") == list_files(place, "data/")
+    assert list_files(place, str(place.base / "data")) == list_files(place, "data/")
 
 
 def test_a_single_file_is_a_list_of_one(place: Place) -> None:
-    filled(place, "path")
-    (file,) = listed(place, "data/2026/a.csv")
+    fill_folder(place, "path")
+    (file,) = list_files(place, "data/2026/a.csv")
     assert file.file.text == "data/2026/a.csv"
-    assert file.fingerprint == place.fingerprint("data/2026/a.csv")
+    assert file.fingerprint == place.compute_fingerprint("data/2026/a.csv")
 
 
 @pytest.mark.parametrize("kind", ["path", "bucket"])
 def test_each_file_is_a_source_of_its_own(place: Place, kind: str) -> None:
-    for file in listed(place, filled(place, kind)):
-        assert place.copied(file.file.text) == CONTENT
-        assert place.fingerprint(file.file.text) == file.fingerprint
+    for file in list_files(place, fill_folder(place, kind)):
+        assert place.copy_content(file.file.text) == CONTENT
+        assert place.compute_fingerprint(file.file.text) == file.fingerprint
 
 
 def test_names_that_become_the_same_are_kept_apart(place: Place) -> None:
     for name in ("a b.csv", "a_b.csv"):
         (place.base / name).write_bytes(CONTENT)
-    names = [file.filename for file in listed(place, "*.csv")]
+    names = [file.filename for file in list_files(place, "*.csv")]
     assert names[0] == "a_b.csv"
     assert len(set(names)) == 2
 
@@ -111,7 +114,7 @@ def test_names_that_become_the_same_are_kept_apart(place: Place) -> None:
 def test_an_empty_file_still_counts(place: Place) -> None:
     (place.base / "a.csv").touch()
     (place.base / "b.csv").write_bytes(CONTENT)
-    assert [file.filename for file in listed(place, "*.csv")] == ["a.csv", "b.csv"]
+    assert [file.filename for file in list_files(place, "*.csv")] == ["a.csv", "b.csv"]
 
 
 @pytest.mark.parametrize("source", ["drop", "drop/", "drop/*.csv", "drop/**/a.csv"])
@@ -122,19 +125,19 @@ def test_a_link_out_of_the_folder_is_refused_by_name(place: Place, source: str) 
         path.write_bytes(CONTENT)
     for folder in (drop, drop / "new"):
         (folder / "a.csv").symlink_to(folder / "b.csv")  # stays within
-    files = listed(place, source)
+    files = list_files(place, source)
     for folder in (drop, drop / "new"):
         (folder / "a.csv").unlink()
         (folder / "a.csv").symlink_to(secret)
     with pytest.raises(SourceError, match=r"drop/a\.csv: it is a link out of the folder"):
-        listed(place, source)
+        list_files(place, source)
     # It may also become one after it was listed.
-    changed = next(file.file for file in files if file.filename.endswith("a.csv"))
+    changed_file = next(file.file for file in files if file.filename.endswith("a.csv"))
     with pytest.raises(SourceError, match="it is a link out of the folder"):
-        changed.copy(place.context, "s3://lake/copy")
+        changed_file.copy(place.context, "s3://lake/copy")
     assert place.store.head("s3://lake/copy") is None
     # One who names the link itself means it.
-    assert place.copied(str(drop / "a.csv")) == CONTENT
+    assert place.copy_content(str(drop / "a.csv")) == CONTENT
 
 
 @pytest.mark.parametrize("source", ["s3://lake/drop/a.csv", "s3://lake/drop/"])
@@ -146,7 +149,7 @@ def test_a_link_out_of_a_bucket_that_is_a_folder_is_refused(place: Place, source
     link.symlink_to(secret)
 
     def copy_all() -> None:
-        for file in listed(place, source):
+        for file in list_files(place, source):
             file.file.copy(place.context, "s3://lake/copy")
 
     with pytest.raises(SourceError, match=r"drop/a\.csv: it is a link out of the folder"):
@@ -158,7 +161,7 @@ def test_a_link_out_of_a_bucket_that_is_a_folder_is_refused(place: Place, source
 
 
 @pytest.mark.parametrize(
-    ("source", "said"),
+    ("source", "message"),
     [
         ("nowhere/*.csv", "nowhere/*.csv: there is no such folder: looked at "),
         ("*.tsv", "*.tsv: no file matches"),
@@ -166,11 +169,11 @@ def test_a_link_out_of_a_bucket_that_is_a_folder_is_refused(place: Place, source
         ("s3://*/a.csv", "write the bucket without a wildcard"),
     ],
 )
-def test_a_folder_without_files_is_said_so(place: Place, source: str, said: str) -> None:
+def test_a_folder_without_files_is_said_so(place: Place, source: str, message: str) -> None:
     place.store.put("s3://lake/a.csv", CONTENT)
     with pytest.raises(SourceError) as error:
-        listed(place, source)
-    assert said in str(error.value)
+        list_files(place, source)
+    assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
@@ -236,7 +239,7 @@ def test_a_table_is_no_folder_of_loose_files(
     data = "shop/orders/day=1/part-0.parquet"
     root = write(place, kind, data, f"shop/orders/{TABLES[table]}")
     with pytest.raises(SourceError) as error:
-        listed(place, root + source)
+        list_files(place, root + source)
     assert str(error.value).startswith(f"{root}{source}: ")
     assert re.search(f"(is|looks like) {table}", str(error.value))
 
@@ -245,6 +248,6 @@ def test_a_table_is_no_folder_of_loose_files(
 def test_files_next_to_a_table_are_read(place: Place, kind: str) -> None:
     names = ["metadata/notes.json", "a.csv", "exports/b.parquet"]
     root = write(place, kind, *names, *(f"orders/{log}" for log in TABLES.values()))
-    for source, found in [("exports/", "b.parquet"), ("*.csv", "a.csv"), ("a.csv", "a.csv")]:
-        assert [file.filename for file in listed(place, root + source)] == [found]
-    assert [file.filename for file in listed(place, f"{root}metadata/")] == ["notes.json"]
+    for source, filename in [("exports/", "b.parquet"), ("*.csv", "a.csv"), ("a.csv", "a.csv")]:
+        assert [file.filename for file in list_files(place, root + source)] == [filename]
+    assert [file.filename for file in list_files(place, f"{root}metadata/")] == ["notes.json"]

@@ -36,21 +36,21 @@ def read(
     if form is None:
         form = "delta" if (place.base / source / "_delta_log").is_dir() else "iceberg"
     ratings = RatingsSettings.model_validate({"source": source, "query": query, "format": form})
-    (found,) = ratings.rows.files(place.context)
-    found.file.copy(place.context, "s3://copies/raw")
-    return pl.read_parquet(place.store.get("s3://copies/raw")), found.fingerprint
+    (listed_file,) = ratings.rows.files(place.context)
+    listed_file.file.copy(place.context, "s3://copies/raw")
+    return pl.read_parquet(place.store.get("s3://copies/raw")), listed_file.fingerprint
 
 
-def refused(place: Place, source: str) -> str:
-    with pytest.raises(SourceError) as caught:
+def read_refusal(place: Place, source: str) -> str:
+    with pytest.raises(SourceError) as raised:
         read(place, source)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+    assert "\n" not in str(raised.value)
+    return str(raised.value)
 
 
 # Here and below imported where it is used: it takes longest of all that tests import, and each
 # worker collects all tests.
-def sql_catalog(warehouse: str, **options: str) -> SqlCatalog:
+def open_catalog(warehouse: str, **options: str) -> SqlCatalog:
     from pyiceberg.catalog.sql import SqlCatalog
 
     catalog = SqlCatalog("shop", uri="sqlite://", warehouse=warehouse, **options)
@@ -58,7 +58,7 @@ def sql_catalog(warehouse: str, **options: str) -> SqlCatalog:
     return catalog
 
 
-def delta(place: Place) -> DeltaTable:
+def create_delta_table(place: Place) -> DeltaTable:
     """Of three rows, of which one was deleted."""
     from deltalake import DeltaTable, write_deltalake
 
@@ -68,9 +68,9 @@ def delta(place: Place) -> DeltaTable:
     return table
 
 
-def iceberg(place: Place) -> Table:
+def create_iceberg_table(place: Place) -> Table:
     """Of three rows, of which one was deleted."""
-    catalog = sql_catalog(f"file://{place.base}")
+    catalog = open_catalog(f"file://{place.base}")
     table = catalog.create_table("shop.orders", ROWS.schema, location=f"file://{place.base}/orders")
     table.append(ROWS)
     table.delete("user = 'b'")
@@ -83,43 +83,43 @@ def place(place: Place, tmp_path: Path) -> Place:
     return place
 
 
-@pytest.mark.parametrize("make", [delta, iceberg])
+@pytest.mark.parametrize("make", [create_delta_table, create_iceberg_table])
 @pytest.mark.parametrize("source", ["orders", "orders/"])
 def test_a_deleted_row_is_gone(place: Place, make: Callable[[Place], object], source: str) -> None:
     make(place)
     loose = pl.read_parquet(f"{place.base}/orders/**/*.parquet", hive_partitioning=False)
     assert "b" in loose.get_column("user")
-    found, _ = read(place, source)
-    assert sorted(found.rows()) == LEFT
-    assert found.columns == ["user", "item", "day"]
+    rows, _ = read(place, source)
+    assert sorted(rows.rows()) == LEFT
+    assert rows.columns == ["user", "item", "day"]
 
 
 def test_a_new_version_of_delta_is_read(place: Place) -> None:
-    table = delta(place)
+    table = create_delta_table(place)
     first = read(place, "orders/")[1]
     assert read(place, "orders/")[1] == first
     table.update({"item": "9"}, predicate="user = 'c'")
-    found, second = read(place, "orders/")
+    rows, second = read(place, "orders/")
     assert second != first
-    assert sorted(found.rows()) == [("a", 1, "x"), ("c", 9, "y")]
+    assert sorted(rows.rows()) == [("a", 1, "x"), ("c", 9, "y")]
 
 
 def test_a_new_snapshot_of_iceberg_is_read(place: Place) -> None:
-    table = iceberg(place)
+    table = create_iceberg_table(place)
     first = read(place, "orders/")[1]
     assert read(place, "orders/")[1] == first
     table.append(ROWS.slice(1, 1))
-    found, second = read(place, "orders/")
+    rows, second = read(place, "orders/")
     assert second != first
-    assert found.height == 3
+    assert rows.height == 3
 
 
 def test_two_newest_metadata_files_are_refused(place: Place) -> None:
-    table = iceberg(place)
+    table = create_iceberg_table(place)
     newest = Path(table.metadata_location.removeprefix("file://"))
     other = newest.with_name("00002-ffffffff.metadata.json")
     other.write_bytes(newest.read_bytes())
-    assert f"which of {newest.name}, {other.name} is current" in refused(place, "orders/")
+    assert f"which of {newest.name}, {other.name} is current" in read_refusal(place, "orders/")
     # A table without a catalog says it itself.
     first = newest.with_name("v1.metadata.json")
     first.write_bytes(newest.read_bytes())
@@ -128,9 +128,9 @@ def test_two_newest_metadata_files_are_refused(place: Place) -> None:
 
 
 def test_rows_of_a_table_can_be_queried(place: Place) -> None:
-    delta(place)
-    found, _ = read(place, "orders/", "SELECT upper(user) AS u FROM source ORDER BY 1")
-    assert found.rows() == [("A",), ("C",)]
+    create_delta_table(place)
+    rows, _ = read(place, "orders/", "SELECT upper(user) AS u FROM source ORDER BY 1")
+    assert rows.rows() == [("A",), ("C",)]
 
 
 # https://github.com/delta-io/delta/blob/master/PROTOCOL.md#deletion-vector-format
@@ -142,9 +142,9 @@ PYTHON85 = (
 )
 
 
-def z85(data: bytes) -> str:
-    padded = data + bytes(-len(data) % 4)
-    return base64.b85encode(padded).decode().translate(str.maketrans(PYTHON85, Z85))
+def encode_z85(data: bytes) -> str:
+    padded_data = data + bytes(-len(data) % 4)
+    return base64.b85encode(padded_data).decode().translate(str.maketrans(PYTHON85, Z85))
 
 
 def test_deletion_vectors_are_obeyed(place: Place) -> None:
@@ -155,12 +155,12 @@ def test_deletion_vectors_are_obeyed(place: Place) -> None:
     log = place.base / "orders" / "_delta_log"
     (first,) = log.glob("*.json")
     actions = [json.loads(line) for line in first.read_text().splitlines()]
-    (added,) = [action["add"] for action in actions if "add" in action]
+    (add_action,) = [action["add"] for action in actions if "add" in action]
     # The second row is deleted.
     bitmap = struct.pack("<I", DELTA_MAGIC) + BitMap64([1]).serialize()
     vector = {
         "storageType": "i",
-        "pathOrInlineDv": z85(bitmap),
+        "pathOrInlineDv": encode_z85(bitmap),
         "sizeInBytes": len(bitmap),
         "cardinality": 1,
     }
@@ -170,17 +170,17 @@ def test_deletion_vectors_are_obeyed(place: Place) -> None:
         "readerFeatures": ["deletionVectors"],
         "writerFeatures": ["deletionVectors"],
     }
-    removed = {"path": added["path"], "deletionTimestamp": 1, "dataChange": True}
+    remove_action = {"path": add_action["path"], "deletionTimestamp": 1, "dataChange": True}
     second = [
         {"protocol": protocol},
-        {"remove": removed},
-        {"add": {**added, "deletionVector": vector, "dataChange": True}},
+        {"remove": remove_action},
+        {"add": {**add_action, "deletionVector": vector, "dataChange": True}},
     ]
     (log / "00000000000000000001.json").write_text("\n".join(map(json.dumps, second)))
     assert read(place, "orders/")[0].rows() == [("a", 1), ("c", 3)]
 
 
-@pytest.mark.parametrize("make", [delta, iceberg])
+@pytest.mark.parametrize("make", [create_delta_table, create_iceberg_table])
 def test_without_the_library_it_is_refused_by_name(
     place: Place,
     tmp_path: Path,
@@ -191,33 +191,33 @@ def test_without_the_library_it_is_refused_by_name(
     for module in ("deltalake", "pyiceberg"):
         (tmp_path / f"{module}.py").write_text("raise ImportError")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    assert "pip install 'batchrec-dagster[lake]'" in refused(place, "orders/")
+    assert "pip install 'batchrec-dagster[lake]'" in read_refusal(place, "orders/")
 
 
-@pytest.mark.parametrize("make", [delta, iceberg])
+@pytest.mark.parametrize("make", [create_delta_table, create_iceberg_table])
 def test_a_table_without_its_files_is_refused_by_name(
     place: Place, make: Callable[[Place], object]
 ) -> None:
     make(place)
     for path in (place.base / "orders").rglob("*.parquet"):
         path.unlink()
-    assert "but a file of it is missing: " in refused(place, "orders/")
+    assert "but a file of it is missing: " in read_refusal(place, "orders/")
 
 
-@pytest.mark.parametrize("make", [delta, iceberg])
+@pytest.mark.parametrize("make", [create_delta_table, create_iceberg_table])
 def test_a_table_with_a_damaged_file_is_refused_by_name(
     place: Place, make: Callable[[Place], object]
 ) -> None:
     make(place)
     for path in (place.base / "orders").rglob("*.parquet"):
         path.write_bytes(path.read_bytes()[:-20])
-    assert "but it cannot be read (" in refused(place, "orders/")
+    assert "but it cannot be read (" in read_refusal(place, "orders/")
 
 
 def test_tables_in_s3(place: Place, s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     from deltalake import DeltaTable, write_deltalake
 
-    bucket = s3.new_bucket()
+    bucket = s3.create_bucket()
     for name, value in s3.environment(READER).items():
         monkeypatch.setenv(name, value)
     keys = {"aws_access_key_id": OWNER.access, "aws_secret_access_key": OWNER.secret}
@@ -225,7 +225,7 @@ def test_tables_in_s3(place: Place, s3: S3Server, monkeypatch: pytest.MonkeyPatc
     options = {**keys, **url, "aws_region": REGION}
     write_deltalake(f"s3://{bucket}/delta", ROWS, storage_options=options)
     DeltaTable(f"s3://{bucket}/delta", storage_options=options).delete("user = 'b'")
-    catalog = sql_catalog(
+    catalog = open_catalog(
         f"s3://{bucket}",
         **{"s3.endpoint": s3.endpoint, "s3.region": REGION},
         **{"s3.access-key-id": OWNER.access, "s3.secret-access-key": OWNER.secret},
@@ -235,12 +235,14 @@ def test_tables_in_s3(place: Place, s3: S3Server, monkeypatch: pytest.MonkeyPatc
     table.append(ROWS)
     table.delete("user = 'b'")
     folders = {"copies": place.base.parent / "copies"}
-    there = replace(place, store=replace(s3.store(READER), folders=folders))
+    reader_place = replace(place, store=replace(s3.store(READER), folders=folders))
     for name in ("delta", "iceberg"):
-        found, _ = read(there, f"s3://{bucket}/{name}/", form=name)
-        assert sorted(found.rows()) == LEFT
+        rows, _ = read(reader_place, f"s3://{bucket}/{name}/", form=name)
+        assert sorted(rows.rows()) == LEFT
     s3.store().put(f"s3://{bucket}/csv/day=x/1.csv", b"user\na\n")
     query = "SELECT user, day FROM source"
-    (listed,) = RatingsSettings(source=f"s3://{bucket}/csv/", query=query).rows.files(there.context)
-    listed.file.copy(there.context, "s3://copies/raw")
-    assert pl.read_parquet(there.store.get("s3://copies/raw")).rows() == [("a", "x")]
+    (listed_file,) = RatingsSettings(source=f"s3://{bucket}/csv/", query=query).rows.files(
+        reader_place.context
+    )
+    listed_file.file.copy(reader_place.context, "s3://copies/raw")
+    assert pl.read_parquet(reader_place.store.get("s3://copies/raw")).rows() == [("a", "x")]

@@ -21,7 +21,7 @@ from batchrec_dagster.preparation.recognition import ReadSettings
 from batchrec_dagster.preparation.rules import Rules
 from batchrec_dagster.preparation.sources.errors import SourceError
 from batchrec_dagster.preparation.sources.limits import LimitError, Limits
-from batchrec_dagster_tests.preparation.sources.support import CONTENT, Place, zipped
+from batchrec_dagster_tests.preparation.sources.support import CONTENT, Place, zip_members
 
 TIME = 1_162_160_236
 READING = ReadSettings(columns={"user": "u", "item": "i", "timestamp": "t"})
@@ -35,37 +35,37 @@ def read(path: Path) -> int:
         return ratings.write_interactions(target).rows_read
 
 
-def refused(path: Path) -> str:
-    with pytest.raises(PreparationError) as caught:
+def read_refusal(path: Path) -> str:
+    with pytest.raises(PreparationError) as raised:
         read(path)
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(raised.value)
     assert [other for other in path.parent.iterdir() if "interactions" in other.name] == []
-    return str(caught.value)
+    return str(raised.value)
 
 
-def billion_rows(path: Path) -> None:
+def write_billion_rows(path: Path) -> None:
     """A valid file: a thousand row groups, all of which are the same million of equal rows."""
     rows = 1_000_000
-    one = pl.select(pl.repeat(1, rows, dtype=pl.Int64)).to_series()
-    frame = pl.DataFrame({"u": one, "i": one, "t": one})
+    column = pl.select(pl.repeat(1, rows, dtype=pl.Int64)).to_series()
+    frame = pl.DataFrame({"u": column, "i": column, "t": column})
     frame.write_parquet(path, statistics=False, row_group_size=rows, data_page_size=1 << 30)
-    written, footer = path.read_bytes(), pq.read_metadata(path)
-    again = pq.read_metadata(path)
+    original_bytes, footer = path.read_bytes(), pq.read_metadata(path)
+    row_groups = pq.read_metadata(path)
     for _ in range(999):
-        footer.append_row_groups(again)
+        footer.append_row_groups(row_groups)
     footer.write_metadata_file(path)
     whole = path.read_bytes()
     length = int.from_bytes(whole[-8:-4], "little")
-    old = int.from_bytes(written[-8:-4], "little")
-    path.write_bytes(written[: -8 - old] + whole[-8 - length :])
+    old = int.from_bytes(original_bytes[-8:-4], "little")
+    path.write_bytes(original_bytes[: -8 - old] + whole[-8 - length :])
 
 
 def test_a_billion_rows_in_a_few_kilobytes_are_refused_while_they_are_read(tmp_path: Path) -> None:
     path = tmp_path / "bomb.parquet"
-    billion_rows(path)
+    write_billion_rows(path)
     assert pl.scan_parquet(path).select(pl.len()).collect().item() == 1_000_000_000
     assert path.stat().st_size < 400_000
-    message = refused(path)
+    message = read_refusal(path)
     assert re.match(r"bomb.parquet: it would unfold to \d{7} rows or more from", message)
     assert "BATCHREC_MAX_FILE_GB" in message
 
@@ -82,7 +82,7 @@ def test_a_bomb_of_parquet_within_gzip_has_no_second_budget(
     size = path.stat().st_size
     assert 200 * size < 24 * 50_000 < 200 * (tmp_path / "plain").stat().st_size
     monkeypatch.setenv("BATCHREC_MAX_FILE_GB", str(200 * size / 1e9))
-    assert "BATCHREC_MAX_FILE_GB" in refused(path)
+    assert "BATCHREC_MAX_FILE_GB" in read_refusal(path)
 
 
 def test_a_huge_cell_that_a_dictionary_repeats_is_not_repeated(tmp_path: Path) -> None:
@@ -95,14 +95,14 @@ def test_a_huge_cell_that_a_dictionary_repeats_is_not_repeated(tmp_path: Path) -
     )
     assert path.stat().st_size < 10_000  # For 100 GB.
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    assert "BATCHREC_MAX_FILE_MEMORY_GB" in refused(path)
+    assert "BATCHREC_MAX_FILE_MEMORY_GB" in read_refusal(path)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1_000_000
 
 
 def test_ids_that_are_too_long_are_never_written(tmp_path: Path) -> None:
     path = tmp_path / "long.parquet"
     pl.DataFrame({"u": ["x" * 10_000] * 3, "i": ["b"] * 3, "t": [TIME] * 3}).write_parquet(path)
-    assert "an id longer than 256 characters" in refused(path)
+    assert "an id longer than 256 characters" in read_refusal(path)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_a_line_that_is_too_long_is_named(
     monkeypatch.setenv("BATCHREC_MAX_LINE_KB", "2")
     path = tmp_path / "long.csv"
     path.write_text("u,i,t\n" + lines(2000))
-    assert refused(path) == (
+    assert read_refusal(path) == (
         "long.csv: line 3 is longer than 2 KB: fix the file, or set BATCHREC_MAX_LINE_KB if that is"
         " real data"
     )
@@ -136,24 +136,24 @@ def test_lines_of_exactly_the_limit_are_read_wherever_chunks_end(
     path.write_text("u,i,t\n" + f"{user},b,{TIME}\n{LINE}" * 20)
     assert read(path) == 40
     path.write_text("u,i,t\n" + LINE * 7 + f"x{user},b,{TIME}\n{LINE}" * 20)
-    assert "line 9 is longer" in refused_line(path)
+    assert "line 9 is longer" in read_line_refusal(path)
 
 
-def refused_line(path: Path) -> str:
+def read_line_refusal(path: Path) -> str:
     path.with_name("interactions.csv").unlink()
-    return refused(path)
+    return read_refusal(path)
 
 
 def test_a_bomb_within_a_bomb_is_not_unpacked(place: Place) -> None:
     # A member of gzip may be followed by others: 20 KB each of 20 MB, and all of them the same.
-    stored = gzip.compress(bytes(20_000_000)) * 1000
-    (place.base / "bomb.zip").write_bytes(zipped({"r.csv.gz": stored}))
+    packed_csv = gzip.compress(bytes(20_000_000)) * 1000
+    (place.base / "bomb.zip").write_bytes(zip_members({"r.csv.gz": packed_csv}))
     assert (place.base / "bomb.zip").stat().st_size < 200_000
     with pytest.raises(SourceError, match=r"a compressed file, .*BATCHREC_MAX_FILE_GB"):
         place.copy("bomb.zip!/r.csv.gz")
     ordinary = gzip.compress(CONTENT)
-    (place.base / "good.zip").write_bytes(zipped({"r.csv.gz": ordinary}))
-    assert place.copied("good.zip!/r.csv.gz") == ordinary
+    (place.base / "good.zip").write_bytes(zip_members({"r.csv.gz": ordinary}))
+    assert place.copy_content("good.zip!/r.csv.gz") == ordinary
 
 
 def test_a_setting_replaces_the_limit_that_depends_on_the_size() -> None:

@@ -15,7 +15,7 @@ from batchrec_dagster.samples import generator
 from batchrec_dagster_tests.preparation.sources.support import (
     CONTENT,
     Place,
-    zipped,
+    zip_members,
 )
 from batchrec_dagster_tests.support import real_data
 from batchrec_dagster_tests.web_server import Page, Web
@@ -23,37 +23,41 @@ from batchrec_dagster_tests.web_server import Page, Web
 
 def test_a_real_set_is_copied_whole_and_laid_out_as_known(place: Place) -> None:
     file = real_data("ml-latest-small/ratings.csv")
-    copied = place.copied(str(file))
-    assert hashlib.sha256(copied).digest() == hashlib.sha256(file.read_bytes()).digest()
+    content = place.copy_content(str(file))
+    assert hashlib.sha256(content).digest() == hashlib.sha256(file.read_bytes()).digest()
     layout = parse_source("movielens://ml-latest-small").layout
     assert layout is not None
     columns = [layout.user, layout.item, layout.rating, layout.timestamp]
-    assert copied.splitlines()[0].decode().split(layout.delimiter) == columns
+    assert content.splitlines()[0].decode().split(layout.delimiter) == columns
 
 
 def test_the_sample_is_a_source(place: Place) -> None:
-    assert place.copied("sample://hetrec/movies.dat") == generator.FILES["movies.dat"]()
-    assert place.filename("sample://hetrec") == "user_ratedmovies-timestamps.dat"
-    assert place.fingerprint("sample://hetrec") == generator.FINGERPRINT
+    assert place.copy_content("sample://hetrec/movies.dat") == generator.FILES["movies.dat"]()
+    assert place.find_filename("sample://hetrec") == "user_ratedmovies-timestamps.dat"
+    assert place.compute_fingerprint("sample://hetrec") == generator.FINGERPRINT
     assert parse_source("sample://hetrec").layout == movielens.HETREC
     assert parse_source("sample://hetrec/movies.dat").layout is None
 
 
 def test_a_movielens_set_and_its_other_files_are_sources(place: Place, web: Web) -> None:
-    content = zipped({"ml-latest-small/ratings.csv": CONTENT, "ml-latest-small/movies.csv": b"m"})
+    content = zip_members(
+        {"ml-latest-small/ratings.csv": CONTENT, "ml-latest-small/movies.csv": b"m"}
+    )
     web.pages["/movielens/ml-latest-small.zip"] = Page(content)
-    assert place.copied("movielens://ml-latest-small") == CONTENT
-    assert place.copied("movielens://ml-latest-small/movies.csv") == b"m"
-    assert [path for path, _ in web.asked if path.endswith(".zip")] == [
+    assert place.copy_content("movielens://ml-latest-small") == CONTENT
+    assert place.copy_content("movielens://ml-latest-small/movies.csv") == b"m"
+    assert [path for path, _ in web.requests if path.endswith(".zip")] == [
         "/movielens/ml-latest-small.zip"
     ]
     assert parse_source("movielens://ml-latest-small/movies.csv").layout is None
 
 
 def test_a_look_at_a_movielens_set_fetches_nothing(place: Place, web: Web) -> None:
-    assert place.filename("movielens://ml-100k") == "u.data"
-    assert place.fingerprint("movielens://ml-100k") != place.fingerprint("movielens://ml-1m")
-    assert web.asked == []
+    assert place.find_filename("movielens://ml-100k") == "u.data"
+    assert place.compute_fingerprint("movielens://ml-100k") != place.compute_fingerprint(
+        "movielens://ml-1m"
+    )
+    assert web.requests == []
 
 
 @pytest.mark.parametrize(
@@ -85,19 +89,19 @@ def test_a_look_at_a_movielens_set_fetches_nothing(place: Place, web: Web) -> No
     ],
 )
 def test_what_is_no_source_is_refused_before_a_look(source: str, reason: str) -> None:
-    with pytest.raises(SourceError, match=re.escape(reason)) as caught:
+    with pytest.raises(SourceError, match=re.escape(reason)) as raised:
         parse_file(source)
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(raised.value)
 
 
 def test_a_query_is_not_shown_where_it_may_be_a_signature() -> None:
-    with pytest.raises(SourceError) as caught:
+    with pytest.raises(SourceError) as raised:
         parse_file("https://host/ml.zip?signature=secret")
-    assert str(caught.value).startswith("https://host/ml.zip: ")
-    assert "secret" not in str(caught.value)
+    assert str(raised.value).startswith("https://host/ml.zip: ")
+    assert "secret" not in str(raised.value)
 
 
-def refusal(source: str) -> str | None:
+def find_refusal(source: str) -> str | None:
     try:
         parse_file(source)
     except SourceError as error:
@@ -107,15 +111,15 @@ def refusal(source: str) -> str | None:
 
 @given(st.text())
 def test_every_text_is_a_source_or_refused_in_one_line(source: str) -> None:
-    assert len((refusal(source) or "").splitlines()) <= 1
+    assert len((find_refusal(source) or "").splitlines()) <= 1
 
 
 SCHEMES = st.sampled_from(["s3", "http", "https", "sample", "movielens", "ftp", "S3", ""])
 
 
 @given(SCHEMES, st.text("ab/:@[]!?#%. \\\0é", max_size=20))
-def test_every_address_is_a_source_or_refused_in_one_line(scheme: str, rest: str) -> None:
-    assert len((refusal(f"{scheme}://{rest}") or "").splitlines()) <= 1
+def test_every_address_is_a_source_or_refused_in_one_line(scheme: str, path: str) -> None:
+    assert len((find_refusal(f"{scheme}://{path}") or "").splitlines()) <= 1
 
 
 @given(st.text())
@@ -141,6 +145,6 @@ def test_names_stay_recognisable(name: str, plain: str) -> None:
 
 @pytest.mark.parametrize("member", ["", "!/b.csv"])
 def test_a_password_in_an_address_is_not_repeated(member: str) -> None:
-    with pytest.raises(SourceError, match="it has a password in it") as caught:
+    with pytest.raises(SourceError, match="it has a password in it") as raised:
         parse_source(f"https://me:secret@example.com/a.zip{member or '?b'}")
-    assert "secret" not in str(caught.value)
+    assert "secret" not in str(raised.value)

@@ -28,20 +28,24 @@ from batchrec_dagster_tests.repeats import repeats
 from batchrec_dagster_tests.support import real_data
 
 
-def rows(place: Place, query: str, source: str | dict[str, str], **settings: Any) -> pl.DataFrame:
+def query_rows(
+    place: Place, query: str, source: str | dict[str, str], **settings: Any
+) -> pl.DataFrame:
     """The rows of the query, as raw/ gets them."""
-    (found,) = RatingsSettings(source=source, query=query, **settings).rows.files(place.context)
+    (listed_file,) = RatingsSettings(source=source, query=query, **settings).rows.files(
+        place.context
+    )
     destination = "s3://lake/raw/query.parquet"
-    found.file.copy(place.context, destination)
+    listed_file.file.copy(place.context, destination)
     return pl.read_parquet(place.store.get(destination))
 
 
-def refused(place: Place, query: str, source: str | dict[str, str], **settings: Any) -> str:
-    with pytest.raises(SourceError) as caught:
-        rows(place, query, source, **settings)
-    assert "\n" not in str(caught.value)
+def read_refusal(place: Place, query: str, source: str | dict[str, str], **settings: Any) -> str:
+    with pytest.raises(SourceError) as raised:
+        query_rows(place, query, source, **settings)
+    assert "\n" not in str(raised.value)
     assert place.store.head("s3://lake/raw/query.parquet") is None
-    return str(caught.value)
+    return str(raised.value)
 
 
 def put(place: Place, path: str, content: str | bytes) -> None:
@@ -53,12 +57,12 @@ def put(place: Place, path: str, content: str | bytes) -> None:
 def test_a_join_of_two_files(place: Place) -> None:
     put(place, "orders.csv", "order_id,user_id,day\n7,007,2024-01-02\n8,b,2024-01-03\n")
     put(place, "lines.csv.gz", gzip.compress(b"order_id;product\n7;x\n7;y\n9;z\n"))
-    found = rows(
+    rows = query_rows(
         place,
         "SELECT user_id, product, day FROM lines JOIN orders USING (order_id) ORDER BY product;",
         {"orders": "orders.csv", "lines": "lines.csv.gz"},
     )
-    assert found.rows() == [("007", "x", "2024-01-02"), ("007", "y", "2024-01-02")]
+    assert rows.rows() == [("007", "x", "2024-01-02"), ("007", "y", "2024-01-02")]
 
 
 def test_lists_of_json_are_exploded_and_texts_stay_as_written(place: Place) -> None:
@@ -71,7 +75,7 @@ def test_lists_of_json_are_exploded_and_texts_stay_as_written(place: Place) -> N
     put(place, "events.jsonl", "".join(json.dumps(event) + "\n" for event in events))
     query = """SELECT user, "at", item.id, item.late.UUID AS late
         FROM source, unnest(items) AS _(item)"""
-    assert rows(place, query, "events.jsonl").rows() == [
+    assert query_rows(place, query, "events.jsonl").rows() == [
         ("007", "2024-01-02T03:04:05+02:00", item, None),
         ("007", "2024-01-02T03:04:05+02:00", "5", None),
         ("9", None, "2024-01-02", "x"),
@@ -79,24 +83,26 @@ def test_lists_of_json_are_exploded_and_texts_stay_as_written(place: Place) -> N
 
 
 def test_an_object_of_many_fields_is_a_map(place: Place) -> None:
-    bought = {f"p{number}": "2024-01-02" for number in range(1_500)}
-    put(place, "a.jsonl", json.dumps({"user": "u", "bought": bought}))
-    found = rows(place, "SELECT user, bought['p7'] AS day FROM source", "a.jsonl")
-    assert found.rows() == [("u", "2024-01-02")]
+    purchases = {f"p{number}": "2024-01-02" for number in range(1_500)}
+    put(place, "a.jsonl", json.dumps({"user": "u", "bought": purchases}))
+    rows = query_rows(place, "SELECT user, bought['p7'] AS day FROM source", "a.jsonl")
+    assert rows.rows() == [("u", "2024-01-02")]
 
 
 def test_partitions_of_paths_are_columns(place: Place) -> None:
     for month in ("01", "02"):
         put(place, f"sales/year=2024/month={month}/part.csv", f"user,item\n{month},x\n")
-    found = rows(place, "SELECT user, year || '-' || month AS day FROM source ORDER BY 1", "sales/")
-    assert found.rows() == [("01", "2024-01"), ("02", "2024-02")]
+    rows = query_rows(
+        place, "SELECT user, year || '-' || month AS day FROM source ORDER BY 1", "sales/"
+    )
+    assert rows.rows() == [("01", "2024-01"), ("02", "2024-02")]
 
 
 def test_files_with_other_columns_are_matched_by_name(place: Place) -> None:
     put(place, "a/1.csv", "user,item\na,b\n")
     put(place, "a/2.csv", "item;user;price\nd;c;1,5\n")
-    found = rows(place, "SELECT * FROM source", "a/")
-    assert found.rows(named=True) == [
+    rows = query_rows(place, "SELECT * FROM source", "a/")
+    assert rows.rows(named=True) == [
         {"user": "a", "item": "b", "price": None},
         {"user": "c", "item": "d", "price": "1,5"},
     ]
@@ -104,40 +110,42 @@ def test_files_with_other_columns_are_matched_by_name(place: Place) -> None:
 
 def test_the_delimiter_is_not_one_in_quotes(place: Place) -> None:
     put(place, "a.csv", 'user;"item, name"\na;"1,5"\n')
-    assert rows(place, "SELECT * FROM source", "a.csv").rows() == [("a", "1,5")]
+    assert query_rows(place, "SELECT * FROM source", "a.csv").rows() == [("a", "1,5")]
 
 
 def test_a_line_of_numbers_is_no_header(place: Place) -> None:
     put(place, "ratings.dat", "1::2::5::978300760\n")
-    found = rows(place, "SELECT column_1 AS u, column_4::BIGINT AS t FROM source", "ratings.dat")
-    assert found.rows() == [("1", 978300760)]
+    rows = query_rows(
+        place, "SELECT column_1 AS u, column_4::BIGINT AS t FROM source", "ratings.dat"
+    )
+    assert rows.rows() == [("1", 978300760)]
 
 
 def test_types_that_parquet_lacks_become_text(place: Place) -> None:
     put(place, "a.csv", "n\n9\n")
     sql = """SELECT sum(n::INT) AS s, uuid() AS u, max(n)::DECIMAL(4,2) AS d, TIME '10:00' AS t
         FROM source"""
-    found = rows(place, sql, "a.csv")
-    assert found.dtypes == [pl.Decimal(38, 0), pl.String, pl.Decimal(4, 2), pl.String]
-    assert found.get_column("s").cast(pl.String).item() == "9"
+    rows = query_rows(place, sql, "a.csv")
+    assert rows.dtypes == [pl.Decimal(38, 0), pl.String, pl.Decimal(4, 2), pl.String]
+    assert rows.get_column("s").cast(pl.String).item() == "9"
 
 
 def test_unchanged_files_are_not_queried_again(place: Place) -> None:
     put(place, "a.csv", "user\na\n")
 
-    def version(query: str) -> str:
-        (found,) = RatingsSettings(source="a.csv", query=query).rows.files(place.context)
-        return found.fingerprint
+    def find_version(query: str) -> str:
+        (listed_file,) = RatingsSettings(source="a.csv", query=query).rows.files(place.context)
+        return listed_file.fingerprint
 
-    first = version("SELECT user FROM source")
-    assert version("SELECT user FROM source") == first
-    assert version("SELECT user AS u FROM source") != first
+    first = find_version("SELECT user FROM source")
+    assert find_version("SELECT user FROM source") == first
+    assert find_version("SELECT user AS u FROM source") != first
     put(place, "a.csv", "user\nb\nc\n")
-    assert version("SELECT user FROM source") != first
+    assert find_version("SELECT user FROM source") != first
 
 
 @pytest.mark.parametrize(
-    ("query", "said"),
+    ("query", "reason"),
     [
         ("SELECT\n  user,\n  itm\nFROM source", 'ratings.query: line 3: Binder Error: .*"itm"'),
         ("SELECT user\n FROM sauce", "line 2: .*sauce"),
@@ -146,15 +154,15 @@ def test_unchanged_files_are_not_queried_again(place: Place) -> None:
         ("SELECT json_object('a', user) AS j FROM source", "j is JSON: take its text"),
     ],
 )
-def test_errors_name_the_line(place: Place, query: str, said: str) -> None:
+def test_errors_name_the_line(place: Place, query: str, reason: str) -> None:
     put(place, "a.csv", "user,item\na,b\n")
-    message = refused(place, query, "a.csv")
+    message = read_refusal(place, query, "a.csv")
     assert message.startswith("a.csv: ratings.query: ")
-    assert re.search(said, message)
+    assert re.search(reason, message)
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b"user,item\na,b\nc\n", "a.csv.*Line: 3.*Expected Number of Columns: 2"),
         (b'user,item\na,"b\nc,d\n', "unterminated quote"),
@@ -166,15 +174,15 @@ def test_errors_name_the_line(place: Place, query: str, said: str) -> None:
         (b"", "empty"),
     ],
 )
-def test_a_damaged_file_is_refused_by_name(place: Place, content: bytes, said: str) -> None:
+def test_a_damaged_file_is_refused_by_name(place: Place, content: bytes, message: str) -> None:
     put(place, "a.csv", content)
-    assert re.search(said, refused(place, "SELECT * FROM source", "a.csv"))
+    assert re.search(message, read_refusal(place, "SELECT * FROM source", "a.csv"))
 
 
 def test_a_folder_of_several_formats_is_refused(place: Place) -> None:
     put(place, "b/1.csv", "user\na\n")
     put(place, "b/2.json", '{"user": 1}')
-    message = refused(place, "SELECT * FROM source", "b/")
+    message = read_refusal(place, "SELECT * FROM source", "b/")
     assert "b/1.csv is csv" in message
     assert "b/2.json is json" in message
 
@@ -208,7 +216,9 @@ def test_a_query_reaches_nothing_but_its_sources(place: Place, query: str) -> No
     put(place, "a.csv", "user\na\n")
     folder = place.base.parent
     (folder / "secret.csv").write_text("secret\nhidden\n")
-    message = refused(place, query.format(folder=folder, secret=folder / "secret.csv"), "a.csv")
+    message = read_refusal(
+        place, query.format(folder=folder, secret=folder / "secret.csv"), "a.csv"
+    )
     assert "hidden" not in message
 
 
@@ -259,7 +269,7 @@ def test_time_memory_and_the_result_have_limits(
 ) -> None:
     put(place, "a.csv", "user\na\n")
     monkeypatch.setenv(f"BATCHREC_{name}", value)
-    assert f"BATCHREC_{name}" in refused(place, query, "a.csv")
+    assert f"BATCHREC_{name}" in read_refusal(place, query, "a.csv")
 
 
 UPPER_CASE = str(UUID(int=10)).upper()
@@ -285,7 +295,7 @@ def test_what_is_read_is_what_python_reads(
     writer = csv.writer(text, delimiter=delimiter, lineterminator=ends, quoting=csv.QUOTE_ALL)
     writer.writerows([("user", "item", "note"), *table])
     put(place, "a.csv", text.getvalue())
-    read = rows(place, "SELECT * FROM source", "a.csv", delimiter=delimiter)
+    read = query_rows(place, "SELECT * FROM source", "a.csv", delimiter=delimiter)
     # An empty cell is a missing one.
     assert read.rows() == [tuple(cell or None for cell in row) for row in table]
 
@@ -313,12 +323,12 @@ def test_what_is_read_is_what_python_reads(
 )
 def test_json_is_read_as_it_is_written(place: Place, table: list[dict[str, Any]]) -> None:
     put(place, "a.jsonl", "".join(json.dumps({"n": 1, **row}) + "\n" for row in table))
-    read = rows(place, "SELECT * FROM source", "a.jsonl").to_dicts()
-    mixed = {type(row["mixed"]) for row in table if "mixed" in row}
-    for row, wanted in zip(read, table, strict=True):
+    read = query_rows(place, "SELECT * FROM source", "a.jsonl").to_dicts()
+    value_types = {type(row["mixed"]) for row in table if "mixed" in row}
+    for row, expected_row in zip(read, table, strict=True):
         for name in read[0].keys() - {"n"}:
-            value = wanted.get(name)
-            if name == "mixed" and len(mixed) > 1 and value is not None:
+            value = expected_row.get(name)
+            if name == "mixed" and len(value_types) > 1 and value is not None:
                 value = value if isinstance(value, str) else json.dumps(value)
             assert row[name] == value
 
@@ -330,15 +340,15 @@ def test_a_real_join_is_what_pandas_makes(place: Place) -> None:
         WHERE list_contains(string_split(genres, '|'), 'War')
         ORDER BY userId::INT, movieId::INT"""
     source = {"ratings": f"{folder}/ratings.csv", "movies": f"{folder}/movies.csv"}
-    found = rows(place, query, source)
+    rows = query_rows(place, query, source)
     ratings = pd.read_csv(folder / "ratings.csv", dtype={"userId": str, "movieId": str})
     movies = pd.read_csv(folder / "movies.csv", dtype=str)
     war = movies[movies.genres.str.split("|").map(lambda genres: "War" in genres)]
-    joined = ratings[ratings.movieId.isin(war.movieId)]
-    wanted = pl.from_pandas(joined.rename(columns={"timestamp": "at"}))
+    joined_rows = ratings[ratings.movieId.isin(war.movieId)]
+    expected_rows = pl.from_pandas(joined_rows.rename(columns={"timestamp": "at"}))
     order = [pl.col("userId").cast(pl.Int64), pl.col("movieId").cast(pl.Int64)]
-    assert found.rows() == wanted.sort(order).rows()
-    assert found.height > 4_000
+    assert rows.rows() == expected_rows.sort(order).rows()
+    assert rows.height > 4_000
 
 
 def test_items_of_a_query(place: Place, tmp_path: Path) -> None:
@@ -353,8 +363,8 @@ def test_items_of_a_query(place: Place, tmp_path: Path) -> None:
             "columns": {**columns, "created": "released"},
         }
     )
-    (found,) = items.rows.files(place.context)
-    with found.file.open_locally(place.context) as path:
+    (listed_file,) = items.rows.files(place.context)
+    with listed_file.file.open_locally(place.context) as path:
         read = parse_items(RawFile(path, "query"), items.layout)
     assert read.titles.rows() == [("007", "Dr. No")]
     assert read.metadata.rows() == [("007", -228528000, "Action|Spy")]
