@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-from generated import Size, blocks
+from generated import Size, generate_blocks
 from report import RESULTS, table, write
 
 from batchrec_dagster.local_personalize.learning import components, cooccurrence
@@ -36,7 +36,9 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=10_000)
     parser.add_argument("--out", type=Path, default=RESULTS / "components.json")
     args = parser.parse_args()
-    data = Interactions.from_frame(pl.concat(blocks(Size(args.rows, args.users, args.items))))
+    data = Interactions.from_frame(
+        pl.concat(generate_blocks(Size(args.rows, args.users, args.items)))
+    )
     item_ids = data.item_ids[order_by_popularity(data)]
     history = Histories(data, item_ids).of_users(np.unique(data.users))
     matrix = history.recency_weights(0.0)
@@ -44,14 +46,14 @@ def main() -> None:
         "co-occurrence": lambda: cooccurrence.fit(history, neighbors=COOC_NEIGHBORS),
         f"iALS, {components.ALS_FACTORS} factors": lambda: components.fit_factors(matrix, seed=0),
     }
-    found = {}
+    results = {}
     for name, fit in fits.items():
-        began, used = time.perf_counter(), time.process_time()
+        began, cpu_began = time.perf_counter(), time.process_time()
         fit()
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        found[name] = {
+        results[name] = {
             "seconds": time.perf_counter() - began,
-            "core_seconds": time.process_time() - used,
+            "core_seconds": time.process_time() - cpu_began,
             "peak_gb": peak * (1 if sys.platform == "darwin" else 1024) / 1e9,
         }
     rows = [
@@ -61,11 +63,11 @@ def main() -> None:
             "core seconds": f"{facts['core_seconds']:.1f}",
             "peak GB": f"{facts['peak_gb']:.2f}",
         }
-        for name, facts in found.items()
+        for name, facts in results.items()
     ]
     print(table(f"Fitting on {matrix.nnz:,} interactions", rows))
     shape = {"interactions": int(matrix.nnz), "users": matrix.shape[0], "items": matrix.shape[1]}
-    write(args.out, {**shape, "components": found})
+    write(args.out, {**shape, "components": results})
 
 
 if __name__ == "__main__":

@@ -64,17 +64,17 @@ FORMATS: dict[str, Callable[[pl.DataFrame, Path], object]] = {
 }
 
 
-def opening_seconds(path: Path, rounds: int = 5) -> tuple[float, float]:
+def time_openings(path: Path, rounds: int = 5) -> tuple[float, float]:
     """The least time in which the file is opened, the child's start included; and that of opening
     it once more in the same child."""
-    first, again = [], []
+    first, second_times = [], []
     for _ in range(rounds):
         with temporary_folder() as folder, ConfinedReader() as reader:
-            for times in (first, again):
-                started = time.perf_counter()
+            for times in (first, second_times):
+                start_seconds = time.perf_counter()
                 open_file(RawFile(path, path.name), "auto", folder, reader)
-                times.append(time.perf_counter() - started)
-    return min(first), min(again)
+                times.append(time.perf_counter() - start_seconds)
+    return min(first), min(second_times)
 
 
 def main() -> None:
@@ -88,20 +88,24 @@ def main() -> None:
         small: list[dict[str, Any]] = []
         for form, write_file in FORMATS.items():
             write_file(rows, folder / f"small.{form}")
-            seconds, again = opening_seconds(folder / f"small.{form}")
-            small.append({"format": form, "seconds": seconds, "again": again})
-        shown = [
+            seconds, second_seconds = time_openings(folder / f"small.{form}")
+            small.append({"format": form, "seconds": seconds, "again": second_seconds})
+        formatted_rows = [
             {"format": str(row["format"])} | {k: f"{row[k]:.3f}" for k in ("seconds", "again")}
             for row in small
         ]
-        print(table("1,000 rows: seconds to open the file, and again in the same child", shown))
+        print(
+            table(
+                "1,000 rows: seconds to open the file, and again in the same child", formatted_rows
+            )
+        )
         large = folder / "large.parquet"
         generate_rows(arguments.rows).write_parquet(large)
-        copying, _ = opening_seconds(large, rounds=1)
-        started = time.perf_counter()
+        copying, _ = time_openings(large, rounds=1)
+        start_seconds = time.perf_counter()
         with open_ratings([RawFile(large, large.name)], ReadSettings(), Rules()) as ratings:
             ratings.write_interactions(folder / "interactions.csv")
-        preparing = time.perf_counter() - started
+        preparing = time.perf_counter() - start_seconds
     print(
         f"{arguments.rows:,} rows of Parquet: {copying:.2f} s of {preparing:.2f} s to prepare them"
     )

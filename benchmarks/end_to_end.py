@@ -50,9 +50,9 @@ class Run:
 
 def run() -> Run:
     """Run the command in the home that BATCHREC_HOME names."""
-    began, cpu = time.time(), cpu_of_children()
+    began, cpu = time.time(), measure_cpu_of_children()
     subprocess.run(COMMAND, check=True, stdout=subprocess.DEVNULL)
-    took, cpu = time.time() - began, cpu_of_children() - cpu
+    took, cpu = time.time() - began, measure_cpu_of_children() - cpu
     with open_dagster_instance() as instance:
         (newest,) = instance.get_runs(limit=1)
         ends = instance.all_logs(newest.run_id, of_type=dg.DagsterEventType.STEP_SUCCESS)
@@ -62,52 +62,58 @@ def run() -> Run:
         asset = (event.step_key or "").rpartition("__")[2]
         stages[asset] = event.step_success_data.duration_ms / 1000
     client = Deployment.from_environment(os.environ).personalize_resource.client
-    found = {
-        name: covered([span for span in spans if span[0] > began]) for name, spans in jobs(client)
+    job_seconds = {
+        name: measure_covered([span for span in spans if span[0] > began])
+        for name, spans in list_jobs(client)
     }
-    return Run(took, cpu, stages, {name: seconds for name, seconds in found.items() if seconds})
+    return Run(
+        took, cpu, stages, {name: seconds for name, seconds in job_seconds.items() if seconds}
+    )
 
 
-def cpu_of_children() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+def measure_cpu_of_children() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
-def jobs(client: Any) -> Iterator[tuple[str, list[Span]]]:
+def list_jobs(client: Any) -> Iterator[tuple[str, list[Span]]]:
     """Personalize's jobs with their start and end."""
-    found = {
+    resources_by_kind = {
         "import": client.list_dataset_import_jobs()["datasetImportJobs"],
         "training": client.list_solution_versions()["solutionVersions"],
         "inference": client.list_batch_inference_jobs()["batchInferenceJobs"],
         "segments": client.list_batch_segment_jobs()["batchSegmentJobs"],
     }
-    for name, resources in found.items():
-        moments = [(one["creationDateTime"], one["lastUpdatedDateTime"]) for one in resources]
-        yield name, [(begun.timestamp(), done.timestamp()) for begun, done in moments]
+    for name, resources in resources_by_kind.items():
+        moments = [
+            (resource_summary["creationDateTime"], resource_summary["lastUpdatedDateTime"])
+            for resource_summary in resources
+        ]
+        yield name, [(start.timestamp(), end.timestamp()) for start, end in moments]
 
 
-def covered(spans: list[Span]) -> float:
+def measure_covered(spans: list[Span]) -> float:
     """Seconds in which at least one of them was at work."""
-    seconds, reached = 0.0, -math.inf
-    for begun, done in sorted(spans):
-        seconds += max(0.0, done - max(begun, reached))
-        reached = max(reached, done)
+    seconds, covered_until = 0.0, -math.inf
+    for start, end in sorted(spans):
+        seconds += max(0.0, end - max(start, covered_until))
+        covered_until = max(covered_until, end)
     return seconds
 
 
-def rows(first: Run, again: Run) -> Iterator[dict[str, str]]:
+def build_rows(first: Run, second: Run) -> Iterator[dict[str, str]]:
     """The stages of both runs, and what is not in a stage."""
     for name, seconds in first.stages.items():
-        yield row(name, seconds, again.stages[name])
+        yield build_row(name, seconds, second.stages[name])
     for name, seconds in first.jobs.items():
-        yield row(f"within: Personalize's {name}", seconds, again.jobs.get(name, 0.0))
-    yield row("start and end", first.around, again.around)
-    yield row("all", first.all, again.all)
-    yield row("CPU", first.cpu, again.cpu)
+        yield build_row(f"within: Personalize's {name}", seconds, second.jobs.get(name, 0.0))
+    yield build_row("start and end", first.around, second.around)
+    yield build_row("all", first.all, second.all)
+    yield build_row("CPU", first.cpu, second.cpu)
 
 
-def row(name: str, first: float, again: float) -> dict[str, str]:
-    return {"": name, "first run, s": f"{first:.2f}", "second run, s": f"{again:.2f}"}
+def build_row(name: str, first: float, second: float) -> dict[str, str]:
+    return {"": name, "first run, s": f"{first:.2f}", "second run, s": f"{second:.2f}"}
 
 
 def main() -> None:
@@ -115,9 +121,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=RESULTS / "end_to_end.json")
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     rounds = []
-    for _ in range(asked.rounds):
+    for _ in range(arguments.rounds):
         with tempfile.TemporaryDirectory() as folder:
             os.environ["BATCHREC_HOME"] = folder
             os.environ.pop("BATCHREC_STORAGE", None)
@@ -125,10 +131,13 @@ def main() -> None:
             # With it, both processes would compile the package in each run, as no user's do.
             os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
             rounds.append((run(), run()))
-    first, again = sorted(rounds, key=lambda both: both[0].all)[len(rounds) // 2]
-    print(table("batchrec run movielens", [*rows(first, again)]))
-    print(f"The second run takes {again.all / first.all:.2f} of the first.")
-    write(asked.out, {"rounds": [[asdict(one) for one in both] for both in rounds]})
+    first, second = sorted(rounds, key=lambda pair: pair[0].all)[len(rounds) // 2]
+    print(table("batchrec run movielens", [*build_rows(first, second)]))
+    print(f"The second run takes {second.all / first.all:.2f} of the first.")
+    write(
+        arguments.out,
+        {"rounds": [[asdict(measured_run) for measured_run in pair] for pair in rounds]},
+    )
 
 
 if __name__ == "__main__":

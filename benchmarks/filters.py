@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from generated import Size, blocks
+from generated import Size, generate_blocks
 from report import RESULTS, table, write
 
 from batchrec_dagster.local_personalize.data.recommender import Recommender
@@ -76,10 +76,10 @@ CASES = [
 ]
 
 
-def data_sets(size: Size) -> dict[str, pl.DataFrame]:
+def generate_data_sets(size: Size) -> dict[str, pl.DataFrame]:
     """Interactions with event types, items with genres and prices, users with ages and plans."""
     rng = np.random.default_rng(0)
-    interactions = pl.concat(list(blocks(size)))
+    interactions = pl.concat(list(generate_blocks(size)))
     events = np.array(["click", "buy", "watch"])[rng.integers(0, 3, len(interactions))]
     interactions = interactions.with_columns(EVENT_TYPE=pl.Series(events))
     items = interactions["ITEM_ID"].unique().sort()
@@ -113,13 +113,13 @@ def measure(recipe: str, data: dict[str, pl.DataFrame], rounds: int) -> list[dic
     def read(dataset_type: str, columns: Sequence[str]) -> pl.DataFrame:
         return data[dataset_type].select(columns)
 
-    def seconds(case: Case, source: Path) -> tuple[float, float]:
-        begun, cpu_begun = time.perf_counter(), time.process_time()
+    def time_case(case: Case, source: Path) -> tuple[float, float]:
+        start_seconds, cpu_begun = time.perf_counter(), time.process_time()
         interactions = Interactions.from_frame(data["INTERACTIONS"])
-        found = JobFilter(case.expression, read, item_ids) if case.expression else None
-        job = Recommender(RECIPES[build_recipe_arn(recipe)], found, model, interactions, 25)
+        job_filter = JobFilter(case.expression, read, item_ids) if case.expression else None
+        job = Recommender(RECIPES[build_recipe_arn(recipe)], job_filter, model, interactions, 25)
         job.answer(source, source.with_suffix(".out"), lambda lines: None)
-        return time.perf_counter() - begun, time.process_time() - cpu_begun
+        return time.perf_counter() - start_seconds, time.process_time() - cpu_begun
 
     best = {case.name: (float("inf"), float("inf")) for case in CASES}
     with tempfile.TemporaryDirectory() as folder:
@@ -132,9 +132,9 @@ def measure(recipe: str, data: dict[str, pl.DataFrame], rounds: int) -> list[dic
             sources[case.name].write_text("\n".join(lines))
         for _ in range(rounds):
             for case in CASES:
-                wall, cpu = seconds(case, sources[case.name])
+                wall, cpu = time_case(case, sources[case.name])
                 best[case.name] = (min(best[case.name][0], wall), min(best[case.name][1], cpu))
-    without = best[CASES[0].name]
+    unfiltered_seconds = best[CASES[0].name]
     return [
         {
             "filter": case.name,
@@ -142,8 +142,8 @@ def measure(recipe: str, data: dict[str, pl.DataFrame], rounds: int) -> list[dic
             "seconds": best[case.name][0],
             "cpu_seconds": best[case.name][1],
             "users_a_second": len(users) / best[case.name][0],
-            "ratio": best[case.name][0] / without[0],
-            "cpu_ratio": best[case.name][1] / without[1],
+            "ratio": best[case.name][0] / unfiltered_seconds[0],
+            "cpu_ratio": best[case.name][1] / unfiltered_seconds[1],
         }
         for case in CASES
     ]
@@ -157,7 +157,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=RESULTS / "filters.json")
     args = parser.parse_args()
-    data = data_sets(Size(args.users * 100, args.users, args.items))
+    data = generate_data_sets(Size(args.users * 100, args.users, args.items))
     results = {}
     for recipe in (USER_PERSONALIZATION, POPULARITY_COUNT):
         results[recipe] = measure(recipe, data, args.rounds)

@@ -46,53 +46,58 @@ SIZES = {
 }
 
 
-def blocks(size: Size, seed: int = 0) -> Iterator[pl.DataFrame]:
+def generate_blocks(size: Size, seed: int = 0) -> Iterator[pl.DataFrame]:
     """USER_ID, ITEM_ID (str) and TIMESTAMP (i64, epoch seconds): a block of users at a time."""
     rng = np.random.default_rng(seed)
     weight = (np.arange(size.items) + 1 + SHIFT * size.items) ** -ZIPF
     cluster = rng.integers(0, CLUSTERS, size.items)
-    by_cluster = np.argsort(cluster, kind="stable")
+    items_by_cluster = np.argsort(cluster, kind="stable")
     # A draw from a cluster is one from its stretch of this line; one from all is from all of it.
-    line = np.concatenate([[0], np.cumsum(weight[by_cluster])])
-    edges = line[np.searchsorted(cluster[by_cluster], np.arange(CLUSTERS + 1))]
+    line = np.concatenate([[0], np.cumsum(weight[items_by_cluster])])
+    edges = line[np.searchsorted(cluster[items_by_cluster], np.arange(CLUSTERS + 1))]
     activity = np.exp(ACTIVITY_SPREAD * rng.standard_normal(size.users))
     counts = np.maximum(3, activity * (size.rows / activity.sum())).astype(np.int64)
     counts = np.minimum(counts, size.items // 4)
     for first in range(0, size.users, USERS_AT_ONCE):
-        wanted = counts[first : first + USERS_AT_ONCE]
-        drawn = (wanted * SPARE).astype(np.int64) + 1
-        user = np.repeat(np.arange(len(wanted)), drawn)
+        counts_of_block = counts[first : first + USERS_AT_ONCE]
+        draws = (counts_of_block * SPARE).astype(np.int64) + 1
+        user = np.repeat(np.arange(len(counts_of_block)), draws)
         session = np.cumsum(rng.random(len(user)) < 1 / SESSION)
-        session = np.unique(session * len(wanted) + user, return_inverse=True)[1]
+        session = np.unique(session * len(counts_of_block) + user, return_inverse=True)[1]
         sessions = session.max() + 1
         owner = np.empty(sessions, dtype=np.int64)
         owner[session] = user
-        tastes = rng.integers(0, CLUSTERS, (2, len(wanted)))[:, owner]
+        tastes = rng.integers(0, CLUSTERS, (2, len(counts_of_block)))[:, owner]
         chance = rng.random(sessions)
         taste = np.where(chance < FIRST_TASTE, tastes[0], tastes[1])
-        anything = chance >= FIRST_TASTE + SECOND_TASTE
-        low = np.where(anything, 0, edges[taste])[session]
-        high = np.where(anything, line[-1], edges[taste + 1])[session]
+        is_any_item = chance >= FIRST_TASTE + SECOND_TASTE
+        low = np.where(is_any_item, 0, edges[taste])[session]
+        high = np.where(is_any_item, line[-1], edges[taste + 1])[session]
         place = np.searchsorted(line, low + rng.random(len(user)) * (high - low), side="right") - 1
-        item = by_cluster[np.minimum(place, size.items - 1)]
-        begun = BEGIN + (rng.random(sessions) * YEARS * 365 * 86_400).astype(np.int64)
-        moment = begun[session] + rng.integers(0, 3_600, len(user))
-        once = np.sort(np.unique(user * size.items + item, return_index=True)[1])
-        user, item, moment = user[once], item[once], moment[once]
-        met = np.bincount(user, minlength=len(wanted))
-        kept = np.arange(len(user)) - (np.cumsum(met) - met)[user] < wanted[user]
+        item = items_by_cluster[np.minimum(place, size.items - 1)]
+        session_start = BEGIN + (rng.random(sessions) * YEARS * 365 * 86_400).astype(np.int64)
+        moment = session_start[session] + rng.integers(0, 3_600, len(user))
+        first_of_pair = np.sort(np.unique(user * size.items + item, return_index=True)[1])
+        user, item, moment = user[first_of_pair], item[first_of_pair], moment[first_of_pair]
+        items_per_user = np.bincount(user, minlength=len(counts_of_block))
+        is_within_count = (
+            np.arange(len(user)) - (np.cumsum(items_per_user) - items_per_user)[user]
+            < counts_of_block[user]
+        )
         yield pl.DataFrame(
             {
-                "USER_ID": pl.Series(user[kept] + first + 1).cast(pl.String),
-                "ITEM_ID": pl.Series(item[kept] + 1).cast(pl.String),
-                "TIMESTAMP": moment[kept],
+                "USER_ID": pl.Series(user[is_within_count] + first + 1).cast(pl.String),
+                "ITEM_ID": pl.Series(item[is_within_count] + 1).cast(pl.String),
+                "TIMESTAMP": moment[is_within_count],
             }
         )
 
 
 def write_items_csv(path: Path, size: Size, seed: int = 0) -> None:
     """The Items dataset: the cluster of taste of each item, and one of SHELVES at random."""
-    cluster = np.random.default_rng(seed).integers(0, CLUSTERS, size.items)  # as in `blocks`
+    cluster = np.random.default_rng(seed).integers(
+        0, CLUSTERS, size.items
+    )  # as in `generate_blocks`
     shelf = np.random.default_rng([seed, 1]).integers(0, SHELVES, size.items)
     ids = pl.int_range(1, size.items + 1, eager=True)
     pl.DataFrame({"ITEM_ID": ids, "CLUSTER": cluster, "SHELF": shelf}).write_csv(path)
@@ -102,7 +107,7 @@ def write_csv(path: Path, size: Size, seed: int = 0) -> int:
     """The interactions as the CSV file of an import job; returns how many they are."""
     rows = 0
     with path.open("wb") as file:
-        for block in blocks(size, seed):
+        for block in generate_blocks(size, seed):
             block.write_csv(file, include_header=rows == 0)
             rows += len(block)
     return rows

@@ -35,13 +35,13 @@ PROGRAM = Path(__file__).with_name("isolated_models.py")
 
 
 @dataclass(frozen=True)
-class Isolated:
+class IsolatedModel:
     """A model of isolated_models.py with its grid of options."""
 
     model: str
     grid: Mapping[str, Sequence[Any]]
 
-    def choices(self) -> list[dict[str, Any]]:
+    def list_choices(self) -> list[dict[str, Any]]:
         """All combinations of the grid."""
         return [
             dict(zip(self.grid, values, strict=True))
@@ -49,13 +49,13 @@ class Isolated:
         ]
 
 
-ISOLATED: Mapping[str, Isolated] = {
-    "SASRec (RecTools)": Isolated(
+ISOLATED: Mapping[str, IsolatedModel] = {
+    "SASRec (RecTools)": IsolatedModel(
         "sasrec",
         {"n_factors": (64,), "n_blocks": (1,), "epochs": (10, 20), "dropout_rate": (0.3, 0.5)},
     ),
-    "PureSVD (RecTools)": Isolated("pure-svd", {"factors": (8, 16, 32, 64, 128)}),
-    "iALS (LensKit)": Isolated(
+    "PureSVD (RecTools)": IsolatedModel("pure-svd", {"factors": (8, 16, 32, 64, 128)}),
+    "iALS (LensKit)": IsolatedModel(
         "lenskit-ials",
         {
             "embedding_size": (32, 64),
@@ -63,10 +63,10 @@ ISOLATED: Mapping[str, Isolated] = {
             "regularization": (3.0, 10.0, 30.0),
         },
     ),
-    "item-kNN (LensKit)": Isolated(
+    "item-kNN (LensKit)": IsolatedModel(
         "lenskit-item-knn", {"feedback": ("implicit",), "max_nbrs": (20, 50, 100, 200)}
     ),
-    "user-kNN (LensKit)": Isolated(
+    "user-kNN (LensKit)": IsolatedModel(
         "lenskit-user-knn", {"feedback": ("implicit",), "max_nbrs": (20, 50, 100, 200)}
     ),
 }
@@ -87,21 +87,19 @@ class ListModel(UserModel):
         yield RecommendedLists(items, np.zeros(items.shape))
 
 
-def python() -> Path:
+def find_python() -> Path:
     """The interpreter of the environment, which is built if it is missing."""
     program = ENVIRONMENT / "bin" / "python"
-    built = ENVIRONMENT / PACKAGES.name  # copied last
-    if not built.exists() or built.read_text() != PACKAGES.read_text():
+    packages_marker = ENVIRONMENT / PACKAGES.name  # copied last
+    if not packages_marker.exists() or packages_marker.read_text() != PACKAGES.read_text():
         print("building the environment of RecTools and LensKit", flush=True)
         subprocess.run([sys.executable, "-m", "venv", "--clear", ENVIRONMENT], check=True)
         subprocess.run([program, "-m", "pip", "install", "--quiet", "-r", PACKAGES], check=True)
-        built.write_text(PACKAGES.read_text())
+        packages_marker.write_text(PACKAGES.read_text())
     return program
 
 
-def fitted_lists(
-    held_out: Split, models: Sequence[tuple[str, Mapping[str, Any]]]
-) -> list[UserModel]:
+def fit_lists(held_out: Split, models: Sequence[tuple[str, Mapping[str, Any]]]) -> list[UserModel]:
     """For each model and its options, its lists for the held-out users."""
     train, inputs = held_out.train, held_out.inputs
     order = order_by_popularity(train)
@@ -127,7 +125,10 @@ def fitted_lists(
         )
         np.save(folder / "users.npy", held_out.users.astype(np.int64))
         (folder / "models.json").write_text(json.dumps(models))
-        subprocess.run([python(), PROGRAM, folder], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([find_python(), PROGRAM, folder], check=True, stdout=subprocess.DEVNULL)
         lists = [np.load(folder / f"lists-{number}.npy") for number in range(len(models))]
     users = held_out.inputs.user_ids[held_out.users]
-    return [ListModel(train.item_ids[order], dict(zip(users, each, strict=True))) for each in lists]
+    return [
+        ListModel(train.item_ids[order], dict(zip(users, user_list, strict=True)))
+        for user_list in lists
+    ]

@@ -41,25 +41,31 @@ def sasrec(rows: pd.DataFrame, users: npt.NDArray[np.int64], options: dict[str, 
         recommend_torch_device="cpu",
         **options,
     )
-    return _by_rectools(model, rows, users)
+    return _recommend_by_rectools(model, rows, users)
 
 
 def pure_svd(rows: pd.DataFrame, users: npt.NDArray[np.int64], options: dict[str, Any]) -> Lists:
     """PureSVD (Cremonesi, Koren, Turrin 2010), by RecTools."""
     from rectools.models import PureSVDModel
 
-    return _by_rectools(PureSVDModel(**options), rows, users)
+    return _recommend_by_rectools(PureSVDModel(**options), rows, users)
 
 
-def _by_rectools(model: Any, rows: pd.DataFrame, users: npt.NDArray[np.int64]) -> Lists:
+def _recommend_by_rectools(model: Any, rows: pd.DataFrame, users: npt.NDArray[np.int64]) -> Lists:
     from rectools.dataset import Dataset
 
-    named = rows.rename(columns={"user": "user_id", "item": "item_id", "timestamp": "datetime"})
-    named["datetime"] = pd.to_datetime(named["datetime"], unit="s")
-    data = Dataset.construct(named.assign(weight=1.0))
-    found = model.fit(data).recommend(users=users, dataset=data, k=DEPTH, filter_viewed=True)
+    interactions = rows.rename(
+        columns={"user": "user_id", "item": "item_id", "timestamp": "datetime"}
+    )
+    interactions["datetime"] = pd.to_datetime(interactions["datetime"], unit="s")
+    data = Dataset.construct(interactions.assign(weight=1.0))
+    recommendations = model.fit(data).recommend(
+        users=users, dataset=data, k=DEPTH, filter_viewed=True
+    )
     out = np.full((len(users), DEPTH), -1, np.int32)
-    out[np.searchsorted(users, found["user_id"]), found["rank"] - 1] = found["item_id"]
+    out[np.searchsorted(users, recommendations["user_id"]), recommendations["rank"] - 1] = (
+        recommendations["item_id"]
+    )
     return out
 
 
@@ -73,9 +79,11 @@ def lenskit(kind: str) -> Callable[..., Lists]:
         from lenskit.knn import ItemKNNScorer, UserKNNScorer
         from lenskit.pipeline import topn_pipeline
 
-        classes = {each.__name__: each for each in (ImplicitMFScorer, ItemKNNScorer, UserKNNScorer)}
-        named = rows.rename(columns={"user": "user_id", "item": "item_id"})
-        data = from_interactions_df(named[["user_id", "item_id"]].drop_duplicates())
+        classes = {
+            scorer.__name__: scorer for scorer in (ImplicitMFScorer, ItemKNNScorer, UserKNNScorer)
+        }
+        interactions = rows.rename(columns={"user": "user_id", "item": "item_id"})
+        data = from_interactions_df(interactions[["user_id", "item_id"]].drop_duplicates())
         pipeline = topn_pipeline(classes[kind](**options), n=DEPTH)
         pipeline.train(data)
         out = np.full((len(users), DEPTH), -1, np.int32)

@@ -52,7 +52,7 @@ import batchrec_dagster.local_personalize.api.service, batchrec_dagster.steps.in
 """
 
 
-def project(root: Path, pipelines: int) -> Path:
+def create_project(root: Path, pipelines: int) -> Path:
     """A package with so many pipelines; its folder."""
     package = root / "shops"
     for number in range(pipelines):
@@ -63,33 +63,33 @@ def project(root: Path, pipelines: int) -> Path:
             "ratings": {"source": f"/data/{folder.name}.csv"},
             "schedule": {"cron": "0 3 * * *"},
         }
-        declared = {"type": "batchrec_dagster.BatchRecommendations", "attributes": attributes}
-        (folder / "defs.yaml").write_text(yaml.safe_dump(declared))
+        component = {"type": "batchrec_dagster.BatchRecommendations", "attributes": attributes}
+        (folder / "defs.yaml").write_text(yaml.safe_dump(component))
     (package / "__init__.py").touch()
     settings = '[tool.dg]\ndirectory_type = "project"\n[tool.dg.project]\nroot_module = "shops"\n'
     (root / "pyproject.toml").write_text(settings)
     return package
 
 
-def cpu_seconds(code: str, folder: Path) -> float:
+def measure_cpu_seconds(code: str, folder: Path) -> float:
     """User and system time of a Python process that runs the code; the lesser of two."""
-    taken = []
+    cpu_times = []
     for _ in range(2):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=folder, check=True)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        taken.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    return min(taken)
+        cpu_times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    return min(cpu_times)
 
 
 def measure(pipelines: int) -> dict[str, float]:
     """CPU seconds of each way."""
     with tempfile.TemporaryDirectory() as root:
-        folder = str(project(Path(root), pipelines))
+        folder = str(create_project(Path(root), pipelines))
         return {
-            "batchrec": cpu_seconds(OURS.format(folder=folder), Path(root)),
-            "a step's process": cpu_seconds(STEP.format(folder=folder), Path(root)),
-            "bare Dagster": cpu_seconds(BARE.format(pipelines=pipelines), Path(root)),
+            "batchrec": measure_cpu_seconds(OURS.format(folder=folder), Path(root)),
+            "a step's process": measure_cpu_seconds(STEP.format(folder=folder), Path(root)),
+            "bare Dagster": measure_cpu_seconds(BARE.format(pipelines=pipelines), Path(root)),
         }
 
 
@@ -98,18 +98,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--pipelines", type=int, action="append")
     parser.add_argument("--out", type=Path, default=RESULTS / "loading.json")
-    asked = parser.parse_args()
-    found = {pipelines: measure(pipelines) for pipelines in asked.pipelines or [1, 50, 200]}
+    arguments = parser.parse_args()
+    seconds_by_count = {
+        pipelines: measure(pipelines) for pipelines in arguments.pipelines or [1, 50, 200]
+    }
     rows = [
         {
             "pipelines": str(pipelines),
-            **{f"{name}, CPU s": f"{seconds:.1f}" for name, seconds in taken.items()},
-            "over bare Dagster": f"{taken['batchrec'] / taken['bare Dagster']:.2f}",
+            **{f"{name}, CPU s": f"{seconds:.1f}" for name, seconds in cpu_seconds.items()},
+            "over bare Dagster": f"{cpu_seconds['batchrec'] / cpu_seconds['bare Dagster']:.2f}",
         }
-        for pipelines, taken in found.items()
+        for pipelines, cpu_seconds in seconds_by_count.items()
     ]
     print(table("Loading", rows))
-    write(asked.out, {"cpu_seconds": found})
+    write(arguments.out, {"cpu_seconds": seconds_by_count})
 
 
 if __name__ == "__main__":

@@ -53,13 +53,13 @@ class Server:
         began = time.monotonic()
         with (root / "log").open("a") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
-        while not self._answers():
+        while not self._is_answering():
             if self.process.poll() is not None:
                 raise SystemExit((root / "log").read_text())
             time.sleep(0.01)
         self.start_seconds = time.monotonic() - began
 
-    def _answers(self) -> bool:
+    def _is_answering(self) -> bool:
         try:
             connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
             connection.request("GET", "/health")
@@ -75,7 +75,7 @@ class Server:
 
 
 @contextmanager
-def started(root: Path) -> Iterator[Server]:
+def start_server(root: Path) -> Iterator[Server]:
     """A server on a free port; it is stopped at the end."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -88,32 +88,32 @@ def started(root: Path) -> Iterator[Server]:
         server.process.wait()
 
 
-def starts() -> dict[str, list[float]]:
+def time_starts() -> dict[str, list[float]]:
     """From the command to the first answer, several times, on a home of its own each.
 
     `seconds` by the clock; `core_seconds` of a core's time, the stop included: on a machine that
     does other things too, the clock tells of those as well.
     """
-    found: dict[str, list[float]] = {"seconds": [], "core_seconds": []}
+    times: dict[str, list[float]] = {"seconds": [], "core_seconds": []}
     for _ in range(STARTS):
-        before = _children_seconds()
-        with tempfile.TemporaryDirectory() as folder, started(Path(folder)) as server:
-            found["seconds"].append(server.start_seconds)
-        found["core_seconds"].append(_children_seconds() - before)
-    return found
+        before = _measure_children()
+        with tempfile.TemporaryDirectory() as folder, start_server(Path(folder)) as server:
+            times["seconds"].append(server.start_seconds)
+        times["core_seconds"].append(_measure_children() - before)
+    return times
 
 
-def _children_seconds() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+def _measure_children() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
-def prepared(client: Any, root: Path, millions: int) -> str:
+def prepare_solution(client: Any, root: Path, millions: int) -> str:
     """A solution whose group has so many millions of interactions."""
     rows = write_csv(root / "interactions.csv", SIZES[millions])
     print(f"{rows:,} interactions", flush=True)
     group = client.create_dataset_group(name="g")["datasetGroupArn"]
-    until_active(lambda: client.describe_dataset_group(datasetGroupArn=group)["datasetGroup"])
+    wait_until_active(lambda: client.describe_dataset_group(datasetGroupArn=group)["datasetGroup"])
     schema = build_interactions_schema(event_type=False)
     dataset = client.create_dataset(
         name="d",
@@ -121,7 +121,7 @@ def prepared(client: Any, root: Path, millions: int) -> str:
         datasetType="Interactions",
         schemaArn=client.create_schema(name="s", schema=schema)["schemaArn"],
     )["datasetArn"]
-    until_active(lambda: client.describe_dataset(datasetArn=dataset)["dataset"])
+    wait_until_active(lambda: client.describe_dataset(datasetArn=dataset)["dataset"])
     job = client.create_dataset_import_job(
         jobName="j",
         datasetArn=dataset,
@@ -129,28 +129,28 @@ def prepared(client: Any, root: Path, millions: int) -> str:
         dataSource={"dataLocation": "s3://data/interactions.csv"},
     )["datasetImportJobArn"]
     describe = client.describe_dataset_import_job
-    until_active(lambda: describe(datasetImportJobArn=job)["datasetImportJob"])
+    wait_until_active(lambda: describe(datasetImportJobArn=job)["datasetImportJob"])
     solution: str = client.create_solution(
         name="s", datasetGroupArn=group, recipeArn=RECIPE, performAutoTraining=False
     )["solutionArn"]
-    until_active(lambda: client.describe_solution(solutionArn=solution)["solution"])
+    wait_until_active(lambda: client.describe_solution(solutionArn=solution)["solution"])
     return solution
 
 
-def until_active(look: Callable[[], Any]) -> Any:
+def wait_until_active(describe: Callable[[], Any]) -> Any:
     """Waits for an ACTIVE resource."""
     give_up = time.monotonic() + WAITED_FOR
     while time.monotonic() < give_up:
-        found = look()
-        if found["status"] == "ACTIVE":
-            return found
-        if "FAILED" in found["status"]:
-            raise SystemExit(found)
+        description = describe()
+        if description["status"] == "ACTIVE":
+            return description
+        if "FAILED" in description["status"]:
+            raise SystemExit(description)
         time.sleep(0.02)
-    raise SystemExit(f"still {found['status']}")
+    raise SystemExit(f"still {description['status']}")
 
 
-def bare(server: Server, version: str) -> Ask:
+def ask_by_bytes(server: Server, version: str) -> Ask:
     """Asks by nothing but a connection and the bytes of a request."""
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
     body = json.dumps({"solutionVersionArn": version}).encode()
@@ -169,20 +169,20 @@ def bare(server: Server, version: str) -> Ask:
     return ask
 
 
-def by_boto3(client: Any, version: str) -> Ask:
+def ask_by_boto3(client: Any, version: str) -> Ask:
     return lambda: client.describe_solution_version(solutionVersionArn=version)
 
 
-def answered(asks: list[Ask], until: Callable[[], bool]) -> dict[str, float]:
+def measure_answers(asks: list[Ask], until: Callable[[], bool]) -> dict[str, float]:
     """Asks from a thread each until it is time: answers a second, milliseconds that they took."""
-    taken: list[float] = []
-    done = threading.Event()
+    answer_seconds: list[float] = []
+    stop_event = threading.Event()
 
     def go(ask: Ask) -> None:
-        while not done.is_set():
+        while not stop_event.is_set():
             began = time.perf_counter()
             ask()
-            taken.append(time.perf_counter() - began)
+            answer_seconds.append(time.perf_counter() - began)
 
     threads = [threading.Thread(target=go, args=(ask,)) for ask in asks]
     began = time.monotonic()
@@ -191,60 +191,68 @@ def answered(asks: list[Ask], until: Callable[[], bool]) -> dict[str, float]:
     while not until():
         time.sleep(0.05)
     seconds = time.monotonic() - began
-    done.set()
+    stop_event.set()
     for thread in threads:
         thread.join()
-    half, most = np.percentile(taken, [50, 99]) * 1000
-    return {"answers_a_second": len(taken) / seconds, "median_ms": half, "percentile_99_ms": most}
+    half, slowest = np.percentile(answer_seconds, [50, 99]) * 1000
+    return {
+        "answers_a_second": len(answer_seconds) / seconds,
+        "median_ms": half,
+        "percentile_99_ms": slowest,
+    }
 
 
-def idle(seconds: float) -> Callable[[], bool]:
+def wait_idle(seconds: float) -> Callable[[], bool]:
     end = time.monotonic() + seconds
     return lambda: time.monotonic() > end
 
 
-def trainings(client: Any, solution: str, seconds: float) -> tuple[Callable[[], bool], list[float]]:
+def train_repeatedly(
+    client: Any, solution: str, seconds: float
+) -> tuple[Callable[[], bool], list[float]]:
     """Trains at least so long, one version after another; and how long each training took."""
     took: list[float] = []
     version = ""
     began = end = 0.0
 
-    def until() -> bool:
+    def trains_on() -> bool:
         nonlocal version, began, end
         if not version:
             version = client.create_solution_version(solutionArn=solution)["solutionVersionArn"]
             began = time.monotonic()
             end = end or began + seconds
-        found = client.describe_solution_version(solutionVersionArn=version)["solutionVersion"]
-        if found["status"] != "ACTIVE":
+        description = client.describe_solution_version(solutionVersionArn=version)[
+            "solutionVersion"
+        ]
+        if description["status"] != "ACTIVE":
             return False
         took.append(time.monotonic() - began)
         version = ""
         return time.monotonic() > end
 
-    return until, took
+    return trains_on, took
 
 
-def measured(root: Path, millions: int, seconds: float) -> dict[str, Any]:
+def measure(root: Path, millions: int, seconds: float) -> dict[str, Any]:
     """Answers a second, by way of asking and by what the server does meanwhile."""
-    found: dict[str, Any] = {}
-    with started(root) as server:
+    results: dict[str, Any] = {}
+    with start_server(root) as server:
         client = server.client()
-        solution = prepared(client, root, millions)
+        solution = prepare_solution(client, root, millions)
         first = client.create_solution_version(solutionArn=solution)["solutionVersionArn"]
         describe = client.describe_solution_version
         began = time.monotonic()
-        until_active(lambda: describe(solutionVersionArn=first)["solutionVersion"])
-        found["training_alone_seconds"] = time.monotonic() - began
+        wait_until_active(lambda: describe(solutionVersionArn=first)["solutionVersion"])
+        results["training_alone_seconds"] = time.monotonic() - began
         for way, asks in (
-            ("bare requests", [bare(server, first) for _ in range(CLIENTS)]),
-            ("boto3", [by_boto3(client, first)] * CLIENTS),
+            ("bare requests", [ask_by_bytes(server, first) for _ in range(CLIENTS)]),
+            ("boto3", [ask_by_boto3(client, first)] * CLIENTS),
         ):
-            found[f"{way}, idle"] = answered(asks, idle(seconds))
-            until, took = trainings(client, solution, seconds)
-            found[f"{way}, training"] = answered(asks, until)
-            found[f"{way}, training"]["training_seconds"] = float(np.mean(took))
-    return found
+            results[f"{way}, idle"] = measure_answers(asks, wait_idle(seconds))
+            until, took = train_repeatedly(client, solution, seconds)
+            results[f"{way}, training"] = measure_answers(asks, until)
+            results[f"{way}, training"]["training_seconds"] = float(np.mean(took))
+    return results
 
 
 def main() -> None:
@@ -253,35 +261,35 @@ def main() -> None:
     parser.add_argument("--millions", type=int, default=1, choices=SIZES, help="of interactions")
     parser.add_argument("--seconds", type=float, default=10.0, help="that each measurement takes")
     parser.add_argument("--out", type=Path, default=RESULTS / "local_personalize.json")
-    asked = parser.parse_args()
-    began = starts()
+    arguments = parser.parse_args()
+    began = time_starts()
     with tempfile.TemporaryDirectory() as folder:
-        found = measured(Path(folder), asked.millions, asked.seconds)
-    alone = found.pop("training_alone_seconds")
+        results = measure(Path(folder), arguments.millions, arguments.seconds)
+    idle_training_seconds = results.pop("training_alone_seconds")
     rows = [
         {
-            "DescribeSolutionVersion by": what,
+            "DescribeSolutionVersion by": way,
             "answers/s": f"{row['answers_a_second']:.0f}",
             "median ms": f"{row['median_ms']:.1f}",
             "99 % ms": f"{row['percentile_99_ms']:.1f}",
             "training s": f"{row['training_seconds']:.1f}" if "training_seconds" in row else "",
         }
-        for what, row in found.items()
+        for way, row in results.items()
     ]
-    print(table(f"\n{CLIENTS} clients; a training alone takes {alone:.1f} s", rows))
+    print(table(f"\n{CLIENTS} clients; a training alone takes {idle_training_seconds:.1f} s", rows))
     print(
         f"\nfrom the command to the first answer: {min(began['seconds']):.2f} to"
         f" {max(began['seconds']):.2f} s; {min(began['core_seconds']):.2f} s of a core"
     )
     write(
-        asked.out,
+        arguments.out,
         {
             "start": began,
             "clients": CLIENTS,
-            "millions": asked.millions,
+            "millions": arguments.millions,
             "load_average": os.getloadavg()[0],
-            "training_alone_seconds": alone,
-            "describe": found,
+            "training_alone_seconds": idle_training_seconds,
+            "describe": results,
         },
     )
 

@@ -47,7 +47,7 @@ NONE = 1e-9  # explorationWeight with which new items count, and are in no list
 OTHERS, ALL = "other items", "all items"
 
 
-def items_of(name: str, shared: Path) -> pl.DataFrame | None:
+def read_items(name: str, data_folder: Path) -> pl.DataFrame | None:
     """GENRES and YEAR of the films of a data set; None if it has no films."""
     year = pl.col("YEAR").cast(pl.Int64, strict=False)
     if name == "ml-100k":
@@ -57,41 +57,45 @@ def items_of(name: str, shared: Path) -> pl.DataFrame | None:
         columns = films.select(ITEM_ID="item_id:token", GENRES=genres, YEAR="release_year:token")
         return columns.with_columns(year)
     if name == "ml-latest-small":
-        films = pl.read_csv(shared / "ml-latest-small" / "movies.csv", infer_schema=False)
-        titled = pl.col("title").str.extract(r"\((\d{4})\)\s*$")
-        return films.select(ITEM_ID="movieId", GENRES="genres", YEAR=titled).with_columns(year)
+        films = pl.read_csv(data_folder / "ml-latest-small" / "movies.csv", infer_schema=False)
+        year_in_title = pl.col("title").str.extract(r"\((\d{4})\)\s*$")
+        return films.select(ITEM_ID="movieId", GENRES="genres", YEAR=year_in_title).with_columns(
+            year
+        )
     return None
 
 
-def trained(data: Interactions) -> BlendModel:
+def train_model(data: Interactions) -> BlendModel:
     """Our model of the interactions."""
     model = train("aws-user-personalization", data, {}).model
     assert isinstance(model, BlendModel)
     return model
 
 
-def last(held: Split, count: int) -> Split:
+def keep_last(split: Split, count: int) -> Split:
     """The split with the last interactions of each history only."""
-    data = held.inputs
-    behind = data.starts[data.users + 1] - np.arange(len(data))
-    return replace(held, inputs=data.filter(behind <= count))
+    data = split.inputs
+    places_from_end = data.starts[data.users + 1] - np.arange(len(data))
+    return replace(split, inputs=data.filter(places_from_end <= count))
 
 
-def thinned(data: Interactions) -> Interactions:
+def thin_out(data: Interactions) -> Interactions:
     """A random tenth of the interactions."""
     return data.filter(np.random.default_rng(0).random(len(data)) < THIN)
 
 
-def without(data: Interactions, dropped: npt.NDArray[np.bool_]) -> Interactions:
+def drop_items(data: Interactions, is_dropped: npt.NDArray[np.bool_]) -> Interactions:
     """The interactions, and the ids, without these items."""
-    kept = data.filter(~dropped[data.items])
-    number = np.cumsum(~dropped) - 1
+    rows_kept = data.filter(~is_dropped[data.items])
+    number = np.cumsum(~is_dropped) - 1
     return replace(
-        kept, item_ids=data.item_ids[~dropped], items=number[kept.items].astype(np.int32)
+        rows_kept,
+        item_ids=data.item_ids[~is_dropped],
+        items=number[rows_kept.items].astype(np.int32),
     )
 
 
-def summary(values: Float64, base: Float64) -> dict[str, float]:
+def summarize(values: Float64, base: Float64) -> dict[str, float]:
     """The mean, and the mean difference to the base with its standard error."""
     difference = values - base
     return {
@@ -107,24 +111,28 @@ def summary(values: Float64, base: Float64) -> dict[str, float]:
 
 def warm(splits: list[Split], features: ItemFeatures) -> dict[str, dict[str, float]]:
     """NDCG at 25 with features against that without, by length of the history."""
-    found: dict[tuple[str, bool], list[Float64]] = {}
-    for held in splits:
+    ndcg_by_length: dict[tuple[str, bool], list[Float64]] = {}
+    for split in splits:
         for with_items in (False, True):
-            model = trained(replace(held.train, features=features if with_items else None))
+            model = train_model(replace(split.train, features=features if with_items else None))
             model = model.with_exploration(0, 0)
-            for name, one in _by_length(held):
-                found.setdefault((name, with_items), []).append(evaluate(model, one).ndcg())
-    names = [name for name, _ in _by_length(splits[0])]
+            for name, short_split in _cut_by_length(split):
+                ndcg_by_length.setdefault((name, with_items), []).append(
+                    evaluate(model, short_split).ndcg()
+                )
+    names = [name for name, _ in _cut_by_length(splits[0])]
     return {
-        name: summary(np.concatenate(found[name, True]), np.concatenate(found[name, False]))
+        name: summarize(
+            np.concatenate(ndcg_by_length[name, True]), np.concatenate(ndcg_by_length[name, False])
+        )
         for name in names
     }
 
 
-def _by_length(held: Split) -> Iterator[tuple[str, Split]]:
-    yield "whole histories", held
+def _cut_by_length(split: Split) -> Iterator[tuple[str, Split]]:
+    yield "whole histories", split
     for count in SHORT:
-        yield f"last {count}", last(held, count)
+        yield f"last {count}", keep_last(split, count)
 
 
 # --- new items ---
@@ -136,66 +144,68 @@ def choose_new(data: Interactions, fold: int, newest: bool) -> npt.NDArray[np.bo
     if newest:
         first = np.full(len(data.item_ids), np.iinfo(np.int64).max)
         np.minimum.at(first, data.items, data.timestamps)
-        chosen = np.argsort(first, kind="stable")[-count:]
+        newest_items = np.argsort(first, kind="stable")[-count:]
     else:
-        chosen = np.random.default_rng(fold).choice(len(data.item_ids), count, replace=False)
+        newest_items = np.random.default_rng(fold).choice(len(data.item_ids), count, replace=False)
     out = np.zeros(len(data.item_ids), dtype=bool)
-    out[chosen] = True
+    out[newest_items] = True
     return out
 
 
-def new_items(
+def measure_new_items(
     data: Interactions, numbers: list[int], features: ItemFeatures, newest: bool
 ) -> dict[str, dict[str, float]]:
     """How new items are ordered, and what they cost the other items in the lists."""
     orders: dict[str, list[Float64]] = {}
     lists: dict[tuple[str, float], list[Float64]] = {}
-    shown: dict[float, list[float]] = {}
-    every = folds(data, 10)
+    new_items_shown: dict[float, list[float]] = {}
+    splits = folds(data, 10)
     for number in numbers:
-        held, is_new = every[number], choose_new(data, number, newest)
-        model = trained(replace(without(held.train, is_new), features=features))
+        split, is_new = splits[number], choose_new(data, number, newest)
+        model = train_model(replace(drop_items(split.train, is_new), features=features))
         model = model.with_exploration(1.0, np.inf)
-        for name, values in _orders(model, held, is_new, features, number).items():
+        for name, values in _measure_orders(model, split, is_new, features, number).items():
             orders.setdefault(name, []).append(values)
-        hidden = replace(held, inputs=without(held.inputs, is_new))
-        others = replace(hidden, truth=without(held.truth, is_new))
+        split_without_new = replace(split, inputs=drop_items(split.inputs, is_new))
+        split_of_others = replace(split_without_new, truth=drop_items(split.truth, is_new))
         for weight in (NONE, *WEIGHTS):
             exploring = model.with_exploration(weight, np.inf)
-            for truth, one in ((OTHERS, others), (ALL, hidden)):
-                found = evaluate(exploring, one)
-                lists.setdefault((truth, weight), []).append(found.ndcg())
-            is_shown = found.recommended >= len(model.popularity)
-            shown.setdefault(weight, []).append(float(is_shown.sum(axis=1).mean()))
+            for truth, relevant_split in ((OTHERS, split_of_others), (ALL, split_without_new)):
+                evaluation = evaluate(exploring, relevant_split)
+                lists.setdefault((truth, weight), []).append(evaluation.ndcg())
+            is_shown = evaluation.recommended >= len(model.popularity)
+            new_items_shown.setdefault(weight, []).append(float(is_shown.sum(axis=1).mean()))
     content = np.concatenate(orders["cosine of features"])
-    out = {f"order: {name}": summary(np.concatenate(v), content) for name, v in orders.items()}
+    out = {f"order: {name}": summarize(np.concatenate(v), content) for name, v in orders.items()}
     for truth in (OTHERS, ALL):
         for weight in (NONE, *WEIGHTS):
-            base, ours = (np.concatenate(lists[truth, each]) for each in (NONE, weight))
-            row = summary(ours, base) | {"new_in_a_list": float(np.mean(shown[weight]))}
+            base, ndcg = (
+                np.concatenate(lists[truth, other_weight]) for other_weight in (NONE, weight)
+            )
+            row = summarize(ndcg, base) | {"new_in_a_list": float(np.mean(new_items_shown[weight]))}
             out[f"lists, {truth} relevant, explorationWeight {weight:g}"] = row
     return out
 
 
-def _orders(
+def _measure_orders(
     model: BlendModel,
-    held: Split,
+    split: Split,
     is_new: npt.NDArray[np.bool_],
     features: ItemFeatures,
     number: int,
 ) -> dict[str, Float64]:
     """NDCG at DEPTH of each order of the new items, for users who had one."""
-    n, data = len(model.popularity), held.inputs
+    n, data = len(model.popularity), split.inputs
     ids = model.item_ids[n:]
-    chosen = np.isin(ids, data.item_ids[is_new].astype(object))
-    new = np.flatnonzero(chosen)
-    truth = np.zeros((len(held.users), len(new)), dtype=bool)
+    is_new_candidate = np.isin(ids, data.item_ids[is_new].astype(object))
+    new = np.flatnonzero(is_new_candidate)
+    truth = np.zeros((len(split.users), len(new)), dtype=bool)
     column = find_positions(ids[new], data.item_ids)
-    for part in (held.inputs, held.truth):
+    for part in (split.inputs, split.truth):
         rows = part.filter(is_new[part.items] & (column[part.items] >= 0))
-        truth[np.searchsorted(held.users, rows.users), column[rows.items]] = True
-    history = Histories(without(data, is_new), model.item_ids).of_users(held.users)
-    some = truth.any(axis=1) & (history.lengths > 0)
+        truth[np.searchsorted(split.users, rows.users), column[rows.items]] = True
+    history = Histories(drop_items(data, is_new), model.item_ids).of_users(split.users)
+    has_both = truth.any(axis=1) & (history.lengths > 0)
     matrix = features.select_rows(find_positions(features.item_ids, model.item_ids))
     cosine = np.asarray((history.recency_weights(0.3) @ matrix @ matrix[n:].T).todense())
     scores = {
@@ -204,14 +214,14 @@ def _orders(
         "random": np.random.default_rng(number).random(truth.shape, dtype=np.float32),
     }
     out = {}
-    for name, of_items in scores.items():
-        best = top_k(np.ascontiguousarray(of_items[some]), DEPTH)
-        hits = np.take_along_axis(truth[some], np.maximum(best, 0), axis=1) & (best >= 0)
-        out[name] = ndcg(hits, truth[some].sum(axis=1))
+    for name, item_scores in scores.items():
+        best = top_k(np.ascontiguousarray(item_scores[has_both]), DEPTH)
+        hits = np.take_along_axis(truth[has_both], np.maximum(best, 0), axis=1) & (best >= 0)
+        out[name] = ndcg(hits, truth[has_both].sum(axis=1))
     return out
 
 
-def lines(rows: dict[str, dict[str, float]]) -> list[dict[str, str]]:
+def format_rows(rows: dict[str, dict[str, float]]) -> list[dict[str, str]]:
     """Rows of a table."""
     return [
         {
@@ -235,26 +245,28 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
     parser.add_argument("--out", type=Path, default=RESULTS / "metadata.json")
     args = parser.parse_args()
-    shared, results = args.data.resolve(), {}
+    data_folder, results = args.data.resolve(), {}
     numbers = list(range(10))[args.first : args.first + args.folds]
-    for name, frame in data_sets(shared):
-        if args.only not in (None, name) or (items := items_of(name, shared)) is None:
+    for name, frame in data_sets(data_folder):
+        if args.only not in (None, name) or (items := read_items(name, data_folder)) is None:
             continue
-        features = read_features(FIELDS, lambda column, of=items: of.select(ITEM_ID, column))
+        features = read_features(
+            FIELDS, lambda column, item_frame=items: item_frame.select(ITEM_ID, column)
+        )
         assert features is not None
         data = Interactions.from_frame(frame)
         splits = [folds(data, 10)[number] for number in numbers]
-        thin = thinned(data)
+        thin = thin_out(data)
         thin_splits = [folds(thin, 10)[number] for number in numbers]
-        found = {
+        results_by_name = {
             "warm": warm(splits, features),
             "warm, a random tenth of each history": warm(thin_splits, features),
-            "new, at random": new_items(data, numbers, features, newest=False),
-            "new, the last to appear": new_items(data, numbers, features, newest=True),
+            "new, at random": measure_new_items(data, numbers, features, newest=False),
+            "new, the last to appear": measure_new_items(data, numbers, features, newest=True),
         }
-        results[name] = found
-        for title, rows in found.items():
-            print(table(f"\n{name}, {title}", lines(rows)), flush=True)
+        results[name] = results_by_name
+        for title, rows in results_by_name.items():
+            print(table(f"\n{name}, {title}", format_rows(rows)), flush=True)
     write(args.out, {"folds": numbers, "data_sets": results})
 
 

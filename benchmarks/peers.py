@@ -64,7 +64,7 @@ class Peer(UserModel):
         return self.scorer(history, self.recency)
 
 
-def fitted(family: Family, data: Interactions, options: Options) -> Callable[[float], Peer]:
+def fit_family(family: Family, data: Interactions, options: Options) -> Callable[[float], Peer]:
     """The fitted model of a family, as a function of the recency exponent."""
     item_ids = data.item_ids[order_by_popularity(data)]
     matrix = Histories(data, item_ids).of_users(np.unique(data.users)).recency_weights(0.0)
@@ -111,26 +111,26 @@ def fit_ease(matrix: csr_matrix, options: Options) -> Score:
     inverse = np.linalg.inv(gram)
     weights = inverse / -np.diagonal(inverse)
     np.fill_diagonal(weights, 0)
-    return by_item(csr_matrix(weights))
+    return score_by_item(csr_matrix(weights))
 
 
 def fit_knn(matrix: csr_matrix, options: Options) -> Score:
     """Item-kNN with cosine similarity (Sarwar 2001; Deshpande and Karypis 2004)."""
-    return by_item(_nearest(matrix, options["neighbours"]).T.tocsr())
+    return score_by_item(_find_nearest(matrix, options["neighbours"]).T.tocsr())
 
 
 def fit_slim(matrix: csr_matrix, options: Options) -> Score:
     """SLIM (Ning and Karypis 2011), by scikit-learn's ElasticNet, on the nearest items (fsSLIM)."""
     from sklearn.linear_model import ElasticNet
 
-    near, columns = _nearest(matrix, NEAREST), matrix.tocsc()
+    near, columns = _find_nearest(matrix, NEAREST), matrix.tocsc()
     users = matrix.shape[0]
     whole = options["l1"] + options["l2"]
 
-    def weights(item: int) -> csr_matrix:
-        others = near.indices[near.indptr[item] : near.indptr[item + 1]]
-        found = np.zeros(0)
-        if len(others):
+    def fit_weights(item: int) -> csr_matrix:
+        neighbours = near.indices[near.indptr[item] : near.indptr[item + 1]]
+        coefficients = np.zeros(0)
+        if len(neighbours):
             model = ElasticNet(
                 alpha=whole / users,
                 l1_ratio=options["l1"] / whole,
@@ -139,14 +139,14 @@ def fit_slim(matrix: csr_matrix, options: Options) -> Score:
                 max_iter=300,
                 tol=1e-3,
             )
-            wanted = columns[:, [item]].toarray().ravel()
-            found = model.fit(columns[:, others].toarray(order="F"), wanted).coef_
-        place = (np.zeros(len(others), np.int32), others)
-        return csr_matrix((found.astype(np.float32), place), shape=(1, matrix.shape[1]))
+            target = columns[:, [item]].toarray().ravel()
+            coefficients = model.fit(columns[:, neighbours].toarray(order="F"), target).coef_
+        place = (np.zeros(len(neighbours), np.int32), neighbours)
+        return csr_matrix((coefficients.astype(np.float32), place), shape=(1, matrix.shape[1]))
 
-    by_target = vstack(list(ordered_map(weights, range(matrix.shape[1]))), format="csr")
+    by_target = vstack(list(ordered_map(fit_weights, range(matrix.shape[1]))), format="csr")
     by_target.eliminate_zeros()
-    return by_item(by_target.T.tocsr())
+    return score_by_item(by_target.T.tocsr())
 
 
 def fit_slist(matrix: csr_matrix, options: Options) -> Score:
@@ -162,23 +162,27 @@ def fit_slist(matrix: csr_matrix, options: Options) -> Score:
         ahead = np.flatnonzero(owner[k + 1 :] == owner[: len(owner) - k - 1])  # k + 1 later
         weight = np.float32(np.exp(-k / options["decay"]))
         past.append((np.full(len(ahead), weight), ahead + k + 1, items[ahead]))  # value, cut, item
-        opened = np.flatnonzero(owner[1:] == owner[:-1]) + 1  # cuts with a past
-        opened = opened[opened + k < len(owner)]
-        opened = opened[owner[opened + k] == owner[opened]]
-        future.append((np.full(len(opened), weight), opened, items[opened + k]))
+        cuts_with_past = np.flatnonzero(owner[1:] == owner[:-1]) + 1  # cuts with a past
+        cuts_with_past = cuts_with_past[cuts_with_past + k < len(owner)]
+        cuts_with_past = cuts_with_past[owner[cuts_with_past + k] == owner[cuts_with_past]]
+        future.append(
+            (np.full(len(cuts_with_past), weight), cuts_with_past, items[cuts_with_past + k])
+        )
 
-    def stacked(parts: list[tuple[Any, ...]]) -> csr_matrix:
+    def stack(parts: list[tuple[Any, ...]]) -> csr_matrix:
         value, cut, item = (np.concatenate(column) for column in zip(*parts, strict=True))
         return csr_matrix((value, (cut, item)), shape=(len(owner), n))
 
-    before, after = stacked(past), stacked(future)
-    both = (before.T @ before).toarray() * (1 - share)
+    before, after = stack(past), stack(future)
+    joint_counts = (before.T @ before).toarray() * (1 - share)
     inverse = np.linalg.inv(
-        share * (matrix.T @ matrix).toarray() + both + regularization * np.eye(n, dtype=np.float32)
+        share * (matrix.T @ matrix).toarray()
+        + joint_counts
+        + regularization * np.eye(n, dtype=np.float32)
     )
-    rest = both - (before.T @ after).toarray() * (1 - share)
-    rest[np.arange(n), np.arange(n)] += regularization
-    weights = np.eye(n, dtype=np.float32) - (inverse @ rest).astype(np.float32)
+    difference = joint_counts - (before.T @ after).toarray() * (1 - share)
+    difference[np.arange(n), np.arange(n)] += regularization
+    weights = np.eye(n, dtype=np.float32) - (inverse @ difference).astype(np.float32)
     return lambda history, recency: np.asarray(history.recency_weights(recency) @ weights)
 
 
@@ -196,7 +200,7 @@ def fit_own_items(matrix: csr_matrix, options: Options) -> Score:
     return score
 
 
-def _nearest(matrix: csr_matrix, neighbours: int) -> csr_matrix:
+def _find_nearest(matrix: csr_matrix, neighbours: int) -> csr_matrix:
     """(n_items, n_items): cosines of the nearest neighbours of each item, with ties; else 0."""
     lengths = np.sqrt(np.maximum(np.diff(matrix.tocsc().indptr), 1))
     unit = (matrix @ diags(1 / lengths)).astype(np.float32).tocsr()
@@ -211,7 +215,7 @@ def _nearest(matrix: csr_matrix, neighbours: int) -> csr_matrix:
     return near
 
 
-def by_item(weights: csr_matrix) -> Score:
+def score_by_item(weights: csr_matrix) -> Score:
     """Scores of item-item weights over histories weighted by (1 + rank)^-recency."""
     return lambda history, recency: (history.recency_weights(recency) @ weights).toarray()
 
@@ -251,12 +255,12 @@ FAMILIES: dict[str, Family] = {
 }
 
 
-def available() -> dict[str, Family]:
+def list_available() -> dict[str, Family]:
     """The families whose libraries are installed; prints what is missing."""
-    there = {}
+    families = {}
     for name, family in FAMILIES.items():
         if family.needs and find_spec(family.needs) is None:
             print(f"skipped: {name}. To include it: pip install -r benchmarks/requirements.lock")
         else:
-            there[name] = family
-    return there
+            families[name] = family
+    return families

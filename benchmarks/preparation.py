@@ -62,7 +62,7 @@ def generate(path: Path, rows: int) -> None:
 # --- the contenders: from the file to interactions.csv and users.json in the folder ---
 
 
-def ours(source: Path, folder: Path) -> tuple[int, int]:
+def prepare_by_product(source: Path, folder: Path) -> tuple[int, int]:
     """What the assets interactions and batch_users do."""
     import polars as pl
 
@@ -74,53 +74,52 @@ def ours(source: Path, folder: Path) -> tuple[int, int]:
     from batchrec_dagster.preparation.rules import Rules
     from batchrec_dagster.preparation.users import list_distinct_users
 
-    written = folder / "interactions.csv"
+    target = folder / "interactions.csv"
     with open_ratings(
         [RawFile(source, source.name)], ReadSettings(), Rules(min_rating=MIN_RATING)
     ) as ratings:
-        done = ratings.write_interactions(written)
+        result = ratings.write_interactions(target)
     types = choose_csv_types(list_interactions_columns(event_type=False))
-    users = list_distinct_users(
-        pl.scan_csv(written, schema=types), file_bytes=written.stat().st_size
-    )
+    users = list_distinct_users(pl.scan_csv(target, schema=types), file_bytes=target.stat().st_size)
     users.write_ndjson(folder / "users.json")
-    return done.rows_read, done.rows_kept
+    return result.rows_read, result.rows_kept
 
 
-def by_hand(source: Path, folder: Path) -> tuple[int, int]:
+def prepare_by_hand(source: Path, folder: Path) -> tuple[int, int]:
     """Polars, lazily and streaming, as its documentation has it."""
     import polars as pl
 
     text = {"userId": pl.String, "movieId": pl.String}
-    written = folder / "interactions.csv"
+    target = folder / "interactions.csv"
     ratings = pl.scan_csv(source, schema_overrides=text)
     ratings.filter(pl.col("rating") >= MIN_RATING).select(
         USER_ID="userId", ITEM_ID="movieId", TIMESTAMP="timestamp"
-    ).sink_csv(written)
-    kept = pl.scan_csv(written, schema_overrides={"USER_ID": pl.String})
-    kept.select(userId="USER_ID").unique().sort("userId").sink_ndjson(folder / "users.json")
+    ).sink_csv(target)
+    interactions = pl.scan_csv(target, schema_overrides={"USER_ID": pl.String})
+    interactions.select(userId="USER_ID").unique().sort("userId").sink_ndjson(folder / "users.json")
     return tuple(  # type: ignore[return-value]
-        frame.select(pl.len()).collect(engine="streaming").item() for frame in (ratings, kept)
+        frame.select(pl.len()).collect(engine="streaming").item()
+        for frame in (ratings, interactions)
     )
 
 
-def with_pandas(source: Path, folder: Path) -> tuple[int, int]:
+def prepare_with_pandas(source: Path, folder: Path) -> tuple[int, int]:
     """pandas, with its faster reader."""
     import pandas as pd
 
     text = {"userId": "string[pyarrow]", "movieId": "string[pyarrow]"}
     ratings = pd.read_csv(source, dtype=text, engine="pyarrow")
-    kept = ratings[ratings["rating"] >= MIN_RATING]
-    kept = kept[["userId", "movieId", "timestamp"]]
-    kept.columns = pd.Index(["USER_ID", "ITEM_ID", "TIMESTAMP"])
-    kept.to_csv(folder / "interactions.csv", index=False)
-    users = kept[["USER_ID"]].drop_duplicates().sort_values("USER_ID")
+    ratings_kept = ratings[ratings["rating"] >= MIN_RATING]
+    ratings_kept = ratings_kept[["userId", "movieId", "timestamp"]]
+    ratings_kept.columns = pd.Index(["USER_ID", "ITEM_ID", "TIMESTAMP"])
+    ratings_kept.to_csv(folder / "interactions.csv", index=False)
+    users = ratings_kept[["USER_ID"]].drop_duplicates().sort_values("USER_ID")
     users.columns = pd.Index(["userId"])
     users.to_json(folder / "users.json", orient="records", lines=True)
-    return len(ratings), len(kept)
+    return len(ratings), len(ratings_kept)
 
 
-def with_spark(source: Path, folder: Path) -> tuple[int, int]:
+def prepare_with_spark(source: Path, folder: Path) -> tuple[int, int]:
     """Spark on all cores of this machine; it writes folders of parts."""
     from pyspark.sql import SparkSession
     from pyspark.sql import functions as f
@@ -135,29 +134,29 @@ def with_spark(source: Path, folder: Path) -> tuple[int, int]:
     start.append(time.perf_counter())
     schema = "userId string, movieId string, rating double, timestamp long"
     ratings = spark.read.csv(str(source), schema=schema, header=True)
-    kept = ratings.where(f.col("rating") >= MIN_RATING).select(
+    ratings_kept = ratings.where(f.col("rating") >= MIN_RATING).select(
         f.col("userId").alias("USER_ID"),
         f.col("movieId").alias("ITEM_ID"),
         f.col("timestamp").alias("TIMESTAMP"),
     )
-    kept.write.csv(str(folder / "interactions.csv"), header=True)
-    written = spark.read.csv(str(folder / "interactions.csv"), header=True)
-    users = written.select(f.col("USER_ID").alias("userId")).distinct().sort("userId")
+    ratings_kept.write.csv(str(folder / "interactions.csv"), header=True)
+    interactions = spark.read.csv(str(folder / "interactions.csv"), header=True)
+    users = interactions.select(f.col("USER_ID").alias("userId")).distinct().sort("userId")
     users.write.json(str(folder / "users.json"))
-    return ratings.count(), written.count()
+    return ratings.count(), interactions.count()
 
 
 CONTENDERS: dict[str, Work] = {
-    OURS: ours,
-    POLARS: by_hand,
-    PANDAS: with_pandas,
-    SPARK: with_spark,
+    OURS: prepare_by_product,
+    POLARS: prepare_by_hand,
+    PANDAS: prepare_with_pandas,
+    SPARK: prepare_with_spark,
 }
 # When the work began; what a session takes to start is no part of it.
 start: list[float] = []
 
 
-def child(name: str, source: Path) -> None:
+def run_child(name: str, source: Path) -> None:
     """Do the work once and print what it took."""
     with tempfile.TemporaryDirectory(dir=source.parent) as folder:
         for module in ("polars", "pandas") if name != SPARK else ():
@@ -165,72 +164,72 @@ def child(name: str, source: Path) -> None:
         if name == OURS:
             importlib.import_module("batchrec_dagster.preparation.polars.prepare")
         start.append(time.perf_counter())
-        imports = cpu_seconds()
-        read, kept = CONTENDERS[name](source, Path(folder))
-        seconds, used = time.perf_counter() - start[-1], cpu_seconds() - imports
-        written = Path(folder) / "interactions.csv"
-        size = sum(path.stat().st_size for path in [written, *written.rglob("*.csv")])
+        imports = measure_cpu_seconds()
+        read, rows_kept = CONTENDERS[name](source, Path(folder))
+        seconds, cpu_used = time.perf_counter() - start[-1], measure_cpu_seconds() - imports
+        target = Path(folder) / "interactions.csv"
+        size = sum(path.stat().st_size for path in [target, *target.rglob("*.csv")])
     print(
         json.dumps(
             {
                 "seconds": seconds,
-                "cpu_seconds": used,
+                "cpu_seconds": cpu_used,
                 "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000,
                 "rows_read": read,
-                "rows_kept": kept,
+                "rows_kept": rows_kept,
                 "bytes_written": size,
             }
         )
     )
 
 
-def cpu_seconds() -> float:
+def measure_cpu_seconds() -> float:
     """Of this process up to now; Spark works in another."""
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
 
 
 def measure(name: str, source: Path) -> dict[str, Any]:
     """One round in a process of its own."""
     command = [sys.executable, __file__, "--child", name, "--source", str(source)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{name} failed:\n{done.stderr}")
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    process = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if process.returncode:
+        raise SystemExit(f"{name} failed:\n{process.stderr}")
+    measurement: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])
+    return measurement
 
 
-def compare(source: Path, rounds: int, only: Sequence[str]) -> dict[str, dict[str, Any]]:
+def compare(source: Path, rounds: int, names_chosen: Sequence[str]) -> dict[str, dict[str, Any]]:
     """The median round of each, in turn so that what else the machine does hits all alike."""
-    names = [name for name in CONTENDERS if name in only]
+    names = [name for name in CONTENDERS if name in names_chosen]
     if importlib.util.find_spec("pyspark") is None or shutil.which("java") is None:
         names = [name for name in names if name != SPARK]
-    found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    measurements: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     for _ in range(rounds):
         for name in names:
-            found[name].append(measure(name, source))
-    kept = {took["rows_kept"] for rows in found.values() for took in rows}
-    if len(kept) > 1:
-        raise SystemExit(f"they do not keep the same rows: {found}")
+            measurements[name].append(measure(name, source))
+    rows_kept = {took["rows_kept"] for rows in measurements.values() for took in rows}
+    if len(rows_kept) > 1:
+        raise SystemExit(f"they do not keep the same rows: {measurements}")
     middle = {
         name: {
             **rows[0],
             **{key: median(took[key] for took in rows) for key in ("seconds", "cpu_seconds")},
             "peak_mb": max(took["peak_mb"] for took in rows),
         }
-        for name, rows in found.items()
+        for name, rows in measurements.items()
     }
     for name, row in middle.items():
         if OURS in middle:
             row["ours_times_as_fast"] = row["seconds"] / middle[OURS]["seconds"]
             if name != SPARK:  # Which works in another process.
-                by_cpu = row["cpu_seconds"] / middle[OURS]["cpu_seconds"]
-                row["ours_times_as_fast_by_cpu"] = by_cpu
+                cpu_factor = row["cpu_seconds"] / middle[OURS]["cpu_seconds"]
+                row["ours_times_as_fast_by_cpu"] = cpu_factor
     return middle
 
 
-def table(rows: int, middle: dict[str, dict[str, Any]]) -> str:
+def format_results(rows: int, middle: dict[str, dict[str, Any]]) -> str:
     """The numbers for reading."""
     lines = [
         f"\n{rows:,} rows, {next(iter(middle.values()))['rows_kept']:,} kept",
@@ -238,7 +237,7 @@ def table(rows: int, middle: dict[str, dict[str, Any]]) -> str:
         f"{'by CPU':>10}",
     ]
     for name, row in middle.items():
-        factors = [row.get(f"ours_times_as_fast{by}") for by in ("", "_by_cpu")]
+        factors = [row.get(f"ours_times_as_fast{suffix}") for suffix in ("", "_by_cpu")]
         times = "".join(f"{factor:8.2f} x" for factor in factors if factor is not None)
         lines.append(
             f"{name:18}{row['seconds']:9.2f}{row['cpu_seconds']:8.2f}{row['peak_mb']:9.0f}"
@@ -256,27 +255,27 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / ".batchrec/benchmarks/preparation.json")
     parser.add_argument("--child", choices=list(CONTENDERS), help=argparse.SUPPRESS)
     parser.add_argument("--source", type=Path, help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.child:
-        child(asked.child, asked.source)
+    arguments = parser.parse_args()
+    if arguments.child:
+        run_child(arguments.child, arguments.source)
         return
-    source = ROOT / f".batchrec/benchmarks/ratings-{asked.rows}.csv"
+    source = ROOT / f".batchrec/benchmarks/ratings-{arguments.rows}.csv"
     source.parent.mkdir(parents=True, exist_ok=True)
     if not source.exists():
-        generate(source, asked.rows)
-    middle = compare(source, asked.rounds, asked.only)
-    print(table(asked.rows, middle))
+        generate(source, arguments.rows)
+    middle = compare(source, arguments.rounds, arguments.only)
+    print(format_results(arguments.rows, middle))
     machine = {
         "cores": os.cpu_count(),
         "processor": platform.machine(),
         "python": platform.python_version(),
     }
-    asked.out.parent.mkdir(parents=True, exist_ok=True)
-    asked.out.write_text(
-        json.dumps({"machine": machine, "rows": asked.rows, "contenders": middle}, indent=1)
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(
+        json.dumps({"machine": machine, "rows": arguments.rows, "contenders": middle}, indent=1)
         + os.linesep
     )
-    print(f"\nwritten: {asked.out}")
+    print(f"\nwritten: {arguments.out}")
 
 
 if __name__ == "__main__":

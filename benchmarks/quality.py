@@ -25,10 +25,10 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from isolated import ISOLATED, Isolated, fitted_lists
-from peers import OWN_ITEMS, Family, Peer, available, fitted
+from isolated import ISOLATED, IsolatedModel, fit_lists
+from peers import OWN_ITEMS, Family, Peer, fit_family, list_available
 from report import RESULTS, ROOT, table, write
-from shapes import shapes
+from shapes import generate_shapes
 
 from batchrec_dagster.local_personalize.learning.evaluation import (
     Split,
@@ -62,7 +62,7 @@ def tune(
 
     def try_on(one: Split, numbers: list[int]) -> None:
         for number in numbers:
-            fit = fitted(family, one.train, choices[number])
+            fit = fit_family(family, one.train, choices[number])
             for recency in family.recency:
                 users = evaluate(fit(recency), one, include_seen=include_seen).ndcg()
                 found.setdefault((number, recency), []).extend(users)
@@ -120,7 +120,7 @@ def data_sets(shared: Path) -> Iterator[tuple[str, pl.DataFrame]]:
             "personalize-interactions",
             frame.select("USER_ID", "ITEM_ID", pl.col("TIMESTAMP").cast(pl.Int64)),
         )
-    yield from shapes()
+    yield from generate_shapes()
 
 
 def random_tenth(frame: pl.DataFrame) -> pl.DataFrame:
@@ -177,7 +177,7 @@ class Comparison:
     ) -> dict[str, dict[str, Any]]:
         """For each model: NDCG of all held-out users, options, mean training seconds."""
         found = {name: measured(models, held, {}, include_seen) for name, models in own.items()}
-        for name, family in available().items():
+        for name, family in list_available().items():
             if name == OWN_ITEMS and not include_seen:
                 continue
             grid = {
@@ -193,7 +193,7 @@ class Comparison:
                 options: dict[str, Any] = options,
                 recency: float = recency,
             ) -> Peer:
-                return fitted(family, on, options)(recency)
+                return fit_family(family, on, options)(recency)
 
             models = [timed(make, one) for one in held]
             chosen = {**options, **({"recency": recency} if recency else {})}
@@ -204,14 +204,14 @@ class Comparison:
             print(f"{name}: {found[name]['users'].mean():.4f} {found[name]['options']}", flush=True)
         return found
 
-    def compare_isolated(self, other: Isolated, held: list[Split]) -> dict[str, Any]:
+    def compare_isolated(self, other: IsolatedModel, held: list[Split]) -> dict[str, Any]:
         """NDCG of all held-out users, of a model in the other environment."""
-        choices = other.choices()[:: self.every]
+        choices = other.list_choices()[:: self.every]
         [one] = folds(held[0].train, 1, seed=1)
-        tried = fitted_lists(one, [(other.model, options) for options in choices])
+        tried = fit_lists(one, [(other.model, options) for options in choices])
         best = max(range(len(choices)), key=lambda n: evaluate(tried[n], one).ndcg().mean())
         models = [
-            timed(lambda _, each=each: fitted_lists(each, [(other.model, choices[best])])[0], each)
+            timed(lambda _, each=each: fit_lists(each, [(other.model, choices[best])])[0], each)
             for each in held
         ]
         return measured(models, held, choices[best], include_seen=False)

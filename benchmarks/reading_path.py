@@ -95,7 +95,7 @@ def create_project(root: Path) -> Path:
     return package
 
 
-def record_calls(root: Path, *, again: bool) -> CallRecorder:
+def record_calls(root: Path, *, is_second_run: bool) -> CallRecorder:
     """The calls of materializing `recommendations` once all that it needs is there."""
     from batchrec_dagster.pipeline.loading import load_pipelines
 
@@ -115,7 +115,7 @@ def record_calls(root: Path, *, again: bool) -> CallRecorder:
     recorder = CallRecorder()
     with dg.DagsterInstance.ephemeral() as instance:
         first = [dg.AssetKey(["shop", name]) for name in upstream]
-        if again:
+        if is_second_run:
             first.append(recommendations)
         job.execute_in_process(instance=instance, asset_selection=first)
         # Of this thread alone: the order of calls in several threads is chance.
@@ -135,7 +135,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS / "reading_path.json")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        recorder = record_calls(Path(folder), again=arguments.again)
+        recorder = record_calls(Path(folder), is_second_run=arguments.again)
     changes = recorder.changes
     if arguments.trace:
         for before, after in changes:

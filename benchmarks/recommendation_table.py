@@ -42,29 +42,32 @@ def generate(folder: Path, users: int, results: int, interactions: int) -> None:
     popular = np.arange(1, ITEMS + 1) ** -0.8
     popular /= popular.sum()
     edges = np.linspace(0, users, FILES + 1).astype(int)
-    each = max(1, interactions // users)
-    with (folder / "users.json").open("wb") as asked, (folder / "interactions.csv").open("wb") as i:
+    items_per_user = max(1, interactions // users)
+    with (
+        (folder / "users.json").open("wb") as users_file,
+        (folder / "interactions.csv").open("wb") as i,
+    ):
         for number, (first, end) in enumerate(itertools.pairwise(edges)):
             with (folder / "out" / f"users_{number}.json.out").open("wb") as out:
                 for start in range(first, end, USERS_AT_ONCE):
                     count = min(USERS_AT_ONCE, end - start)
                     ids = pl.Series("userId", np.arange(start, start + count) + 10**9)
                     ids = ids.cast(pl.String)
-                    ids.to_frame().write_ndjson(asked)
-                    _lines(ids, count, results, chance).write_ndjson(out)
-                    seen = pl.DataFrame(
+                    ids.to_frame().write_ndjson(users_file)
+                    _generate_lines(ids, count, results, chance).write_ndjson(out)
+                    seen_pairs = pl.DataFrame(
                         {
-                            "USER_ID": np.repeat(ids.to_numpy(), each),
-                            "ITEM_ID": chance.choice(ITEMS, count * each, p=popular),
+                            "USER_ID": np.repeat(ids.to_numpy(), items_per_user),
+                            "ITEM_ID": chance.choice(ITEMS, count * items_per_user, p=popular),
                             "TIMESTAMP": chance.integers(
-                                1_500_000_000, 1_700_000_000, count * each
+                                1_500_000_000, 1_700_000_000, count * items_per_user
                             ),
                         }
                     )
-                    seen.write_csv(i, include_header=start == 0)
+                    seen_pairs.write_csv(i, include_header=start == 0)
 
 
-def _lines(ids: Any, count: int, results: int, chance: np.random.Generator) -> Any:
+def _generate_lines(ids: Any, count: int, results: int, chance: np.random.Generator) -> Any:
     """Lines of different items each, best first, some of which the user has seen."""
     import polars as pl
 
@@ -82,7 +85,7 @@ def _lines(ids: Any, count: int, results: int, chance: np.random.Generator) -> A
 # --- the contenders: from the folder to a table under storage/ ---
 
 
-def ours(folder: Path, results: int) -> dict[str, Any]:
+def run_product(folder: Path, results: int) -> dict[str, Any]:
     """What the asset does."""
     import polars as pl
 
@@ -94,75 +97,81 @@ def ours(folder: Path, results: int) -> dict[str, Any]:
     from batchrec_dagster.storage.published_table import PublishedTable, TableWriter
     from batchrec_dagster.storage.resource import S3Connection, StorageResource
 
-    started = time.perf_counter()
+    start_seconds = time.perf_counter()
     storage = StorageResource(root=str(folder), s3=S3Connection())
     users_io = UsersIOManager(storage=storage, max_records=MAX_INPUT_RECORDS)
-    asked = users_io.load(storage.uri("users.json"), pl.LazyFrame)
-    users = asked.select("userId").collect(engine="streaming").get_column("userId")
+    requested_users = users_io.load(storage.uri("users.json"), pl.LazyFrame)
+    users = requested_users.select("userId").collect(engine="streaming").get_column("userId")
     csv = InteractionsIOManager(storage=storage)
     interactions = csv.load(storage.uri("interactions.csv"), pl.LazyFrame)
     lists = ListBuilder(results, SeenItems(interactions, users))
     job = {"jobOutput": {"s3DataDestination": {"path": storage.uri("out/")}}}
     table = PublishedTable(storage.store, storage.uri(f"storage/lists/{TABLE}"))
-    with tempfile.TemporaryDirectory() as passing, TableWriter(Path(passing) / TABLE) as made:
-        lists.write(JobOutput(storage, job).pieces(read_inference), made)
+    with tempfile.TemporaryDirectory() as passing, TableWriter(Path(passing) / TABLE) as writer:
+        lists.write(JobOutput(storage, job).pieces(read_inference), writer)
         checks = lists.checks(users, filtered=False)
-        made.finish({"edition": table.next_number(), "version": str(time.time_ns())})
-        table.publish(made.path, keep=1)
-    failed = [check.name for check in checks if not check.passed and check.name != "lists_full"]
-    return {"seconds": time.perf_counter() - started, "rows": lists.rows, "failed": failed}
+        writer.finish({"edition": table.next_number(), "version": str(time.time_ns())})
+        table.publish(writer.path, keep=1)
+    failed_checks = [
+        check.name for check in checks if not check.passed and check.name != "lists_full"
+    ]
+    return {
+        "seconds": time.perf_counter() - start_seconds,
+        "rows": lists.rows,
+        "failed": failed_checks,
+    }
 
 
-def at_once(folder: Path, results: int) -> dict[str, Any]:
+def build_at_once(folder: Path, results: int) -> dict[str, Any]:
     """Everything in memory, without a check."""
     import polars as pl
 
     from batchrec_dagster.personalize.file_formats import read_inference
 
-    started = time.perf_counter()
+    start_seconds = time.perf_counter()
     text = {"USER_ID": pl.String, "ITEM_ID": pl.String}
-    seen = pl.read_csv(folder / "interactions.csv", schema_overrides=text).select(
+    seen_pairs = pl.read_csv(folder / "interactions.csv", schema_overrides=text).select(
         user_id="USER_ID", item_id="ITEM_ID"
     )
     files = sorted((folder / "out").iterdir())
-    made = (
+    lists = (
         pl.concat(read_inference(file.read_bytes()) for file in files)
         .select("user_id", item_id="items", score="scores")
         .explode("item_id", "score")
-        .join(seen.unique(), on=["user_id", "item_id"], how="anti", maintain_order="left")
+        .join(seen_pairs.unique(), on=["user_id", "item_id"], how="anti", maintain_order="left")
         .with_columns(rank=pl.int_range(1, pl.len() + 1, dtype=pl.Int32).over("user_id"))
         .filter(pl.col("rank") <= results)
     )
     (folder / "storage").mkdir(exist_ok=True)
-    made.write_parquet(folder / "storage" / TABLE)
-    return {"seconds": time.perf_counter() - started, "rows": made.height, "failed": []}
+    lists.write_parquet(folder / "storage" / TABLE)
+    return {"seconds": time.perf_counter() - start_seconds, "rows": lists.height, "failed": []}
 
 
-WORKS: dict[str, Callable[[Path, int], dict[str, Any]]] = {OURS: ours, WHOLE: at_once}
+WORKS: dict[str, Callable[[Path, int], dict[str, Any]]] = {OURS: run_product, WHOLE: build_at_once}
 
 
-def alone(name: str, folder: Path, results: int) -> dict[str, Any]:
+def run_alone(name: str, folder: Path, results: int) -> dict[str, Any]:
     """What a process of its own reports, and its peak in memory."""
     command = [sys.executable, __file__, "--work", name, "--folder", str(folder)]
-    done = subprocess.run(
+    process = subprocess.run(
         [*command, "--results", str(results)], check=False, capture_output=True, text=True
     )
-    if done.returncode:
-        return {"seconds": float("nan"), "peak_mb": float("nan"), "why": done.stderr[-500:]}
-    facts: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    if process.returncode:
+        return {"seconds": float("nan"), "peak_mb": float("nan"), "why": process.stderr[-500:]}
+    facts: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])
     return facts
 
 
-def measure(asked: argparse.Namespace) -> None:
+def measure(arguments: argparse.Namespace) -> None:
     """Generate, run each in turn, tell."""
-    names = [OURS] if asked.only_ours else list(WORKS)
-    with tempfile.TemporaryDirectory(dir=asked.scratch) as scratch:
+    names = [OURS] if arguments.only_ours else list(WORKS)
+    with tempfile.TemporaryDirectory(dir=arguments.scratch) as scratch:
         folder = Path(scratch)
-        generate(folder, asked.users, asked.results, asked.interactions)
+        generate(folder, arguments.users, arguments.results, arguments.interactions)
         size = sum(file.stat().st_size for file in (folder / "out").iterdir()) / 1e6
-        found = {
+        results = {
             name: min(
-                (alone(name, folder, asked.results) for _ in range(asked.rounds)),
+                (run_alone(name, folder, arguments.results) for _ in range(arguments.rounds)),
                 key=lambda facts: facts["seconds"],
             )
             for name in names
@@ -175,15 +184,19 @@ def measure(asked: argparse.Namespace) -> None:
             "peak MB": f"{facts['peak_mb']:.0f}",
             "rows": f"{facts.get('rows', 0):,}",
         }
-        for name, facts in found.items()
+        for name, facts in results.items()
     ]
     title = (
-        f"\n{asked.users:,} users x {asked.results}, {size:,.0f} MB in {FILES} files;"
-        f" {asked.interactions:,} interactions"
+        f"\n{arguments.users:,} users x {arguments.results}, {size:,.0f} MB in {FILES} files;"
+        f" {arguments.interactions:,} interactions"
     )
     print(table(title, rows), flush=True)
-    facts = {"users": asked.users, "results": asked.results, "interactions": asked.interactions}
-    write(asked.out, {**facts, "out_megabytes": size, "ways": found})
+    facts = {
+        "users": arguments.users,
+        "results": arguments.results,
+        "interactions": arguments.interactions,
+    }
+    write(arguments.out, {**facts, "out_megabytes": size, "ways": results})
 
 
 def main() -> None:
@@ -198,15 +211,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS / "recommendation_table.json")
     parser.add_argument("--work", choices=WORKS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.work:
+    arguments = parser.parse_args()
+    if arguments.work:
         before = time.process_time()
-        facts = WORKS[asked.work](asked.folder, asked.results)
+        facts = WORKS[arguments.work](arguments.folder, arguments.results)
         facts["cpu_seconds"] = time.process_time() - before
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         print(json.dumps({**facts, "peak_mb": peak}))
     else:
-        measure(asked)
+        measure(arguments)
 
 
 if __name__ == "__main__":

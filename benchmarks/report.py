@@ -20,13 +20,13 @@ def machine() -> dict[str, Any]:
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
     return {
         "cores": count_cores(),
-        "processor": _processor(),
+        "processor": _read_processor(),
         "memory_gib": round(memory, 1),
         "python": platform.python_version(),
     }
 
 
-def _processor() -> str:
+def _read_processor() -> str:
     facts = Path("/proc/cpuinfo")
     if facts.exists():
         for line in facts.read_text().splitlines():
@@ -48,7 +48,10 @@ def table(title: str, rows: Sequence[Mapping[str, str]]) -> str:
     widths = [max(len(name), *(len(row[name]) for row in rows)) for name in columns]
     lines = [title]
     for row in [dict(zip(columns, columns, strict=True)), *rows]:
-        first, *rest = zip(columns, widths, strict=True)
-        cells = [row[first[0]].ljust(first[1]), *(row[name].rjust(width) for name, width in rest)]
+        first, *other_columns = zip(columns, widths, strict=True)
+        cells = [
+            row[first[0]].ljust(first[1]),
+            *(row[name].rjust(width) for name, width in other_columns),
+        ]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)

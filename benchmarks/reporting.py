@@ -44,7 +44,7 @@ def generate(folder: Path, size: Size) -> None:
     titles = pl.DataFrame({"item_id": items, "title": "The film of number " + items})
     titles.write_parquet(folder / "titles.parquet")
     genres = chance.integers(0, GENRES, (size.items, 2))
-    kinds = [f"Genre {one}|Genre {other}" for one, other in genres.tolist()]
+    kinds = [f"Genre {genre}|Genre {other}" for genre, other in genres.tolist()]
     pl.DataFrame({"ITEM_ID": items, "GENRES": kinds}).write_parquet(folder / "items.parquet")
     writer = None
     for start in range(0, size.users, USERS_AT_ONCE):
@@ -103,17 +103,17 @@ def make(folder: Path) -> dict[str, float]:
     }
 
 
-def measured(size: Size) -> dict[str, Any]:
+def measure_size(size: Size) -> dict[str, Any]:
     """Of files of this size."""
     with tempfile.TemporaryDirectory() as folder:
         generate(Path(folder), size)
-        done = subprocess.run(
+        process = subprocess.run(
             [sys.executable, __file__, "--make", folder],
             capture_output=True,
             text=True,
             check=True,
         )
-    facts: dict[str, Any] = json.loads(done.stdout)
+    facts: dict[str, Any] = json.loads(process.stdout)
     return facts
 
 
@@ -122,11 +122,11 @@ def main() -> None:
     parser.add_argument("--size", action="append", choices=[*SIZES])
     parser.add_argument("--out", default="reporting.json")
     parser.add_argument("--make", help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.make:
-        print(json.dumps(make(Path(asked.make))))
+    arguments = parser.parse_args()
+    if arguments.make:
+        print(json.dumps(make(Path(arguments.make))))
         return
-    found = {name: measured(SIZES[name]) for name in asked.size or SIZES}
+    results = {name: measure_size(SIZES[name]) for name in arguments.size or SIZES}
     rows = [
         {
             "report": name,
@@ -137,10 +137,10 @@ def main() -> None:
             "MB": f"{facts['bytes'] / 1e6:.2f}",
             "GB of memory": f"{facts['gigabytes']:.2f}",
         }
-        for name, facts in found.items()
+        for name, facts in results.items()
     ]
     print(table("The report, from the files of a run to its page", rows))
-    write(RESULTS / asked.out, found)
+    write(RESULTS / arguments.out, results)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ RESULTS_EACH = 25
 
 
 @dataclass(frozen=True)
-class Measured:
+class StepMeasurement:
     """One step at one size."""
 
     step: str
@@ -70,16 +70,18 @@ class Local:
             json.loads(self._facts.read_text()) if self._facts.exists() else {}
         )
 
-    def ready(self, kind: str, operation: str, **params: Any) -> str:
+    def create_ready(self, kind: str, operation: str, **params: Any) -> str:
         """Create a resource, wait until it is ACTIVE and remember its ARN."""
-        made = getattr(self._client, f"create_{operation}")(**params)
-        arn = next(value for key, value in made.items() if key.endswith("Arn"))
+        answer = getattr(self._client, f"create_{operation}")(**params)
+        arn = next(value for key, value in answer.items() if key.endswith("Arn"))
         while True:
-            found = getattr(self._client, f"describe_{operation}")(**{f"{kind}Arn": arn})[kind]
-            if found["status"] == "ACTIVE":
+            description = getattr(self._client, f"describe_{operation}")(**{f"{kind}Arn": arn})[
+                kind
+            ]
+            if description["status"] == "ACTIVE":
                 break
-            if found["status"] == "CREATE FAILED":
-                raise SystemExit(f"{arn}: {found['failureReason']}")
+            if description["status"] == "CREATE FAILED":
+                raise SystemExit(f"{arn}: {description['failureReason']}")
             time.sleep(0.1)
         self.facts[kind] = arn
         self._facts.write_text(json.dumps(self.facts))
@@ -87,16 +89,16 @@ class Local:
 
     def import_(self, kind: str, schema: str, file: str) -> None:
         """Import a file into a new dataset of this kind."""
-        made = self._client.create_schema(name=kind, schema=schema)
-        dataset = self.ready(
+        schema_answer = self._client.create_schema(name=kind, schema=schema)
+        dataset = self.create_ready(
             "dataset",
             "dataset",
             name=kind,
-            schemaArn=made["schemaArn"],
+            schemaArn=schema_answer["schemaArn"],
             datasetGroupArn=self.facts["datasetGroup"],
             datasetType=kind,
         )
-        self.ready(
+        self.create_ready(
             "datasetImportJob",
             "dataset_import_job",
             jobName=kind,
@@ -107,7 +109,7 @@ class Local:
 
     def train(self, recipe: str) -> float:
         """Train a solution version; NDCG at 25 of its held-out users."""
-        solution = self.ready(
+        solution = self.create_ready(
             "solution",
             "solution",
             name=recipe,
@@ -115,14 +117,14 @@ class Local:
             recipeArn=f"arn:aws:personalize:::recipe/{recipe}",
             performAutoTraining=False,
         )
-        version = self.ready("solutionVersion", "solution_version", solutionArn=solution)
-        found = self._client.get_solution_metrics(solutionVersionArn=version)
-        return float(found["metrics"]["normalized_discounted_cumulative_gain_at_25"])
+        version = self.create_ready("solutionVersion", "solution_version", solutionArn=solution)
+        answer = self._client.get_solution_metrics(solutionVersionArn=version)
+        return float(answer["metrics"]["normalized_discounted_cumulative_gain_at_25"])
 
 
 def import_(local: Local) -> None:
     """The import jobs."""
-    local.ready("datasetGroup", "dataset_group", name="scale")
+    local.create_ready("datasetGroup", "dataset_group", name="scale")
     if (local.root / "storage" / ITEMS_FILE).exists():
         columns = build_items_schema(created=False, categories=["CLUSTER", "SHELF"], numbers=[])
         local.import_("Items", columns, ITEMS_FILE)
@@ -134,14 +136,14 @@ def train(local: Local) -> None:
     print(f"NDCG at 25: {local.train('aws-user-personalization-v2'):.4f}", flush=True)
 
 
-def popularity(local: Local) -> None:
+def train_popularity(local: Local) -> None:
     """A solution version of the popular items, to compare with."""
     print(f"NDCG at 25 of popularity: {local.train('aws-popularity-count'):.4f}", flush=True)
 
 
 def infer(local: Local) -> None:
     """The batch inference job, for everybody."""
-    local.ready(
+    local.create_ready(
         "batchInferenceJob",
         "batch_inference_job",
         jobName="scale",
@@ -154,16 +156,16 @@ def infer(local: Local) -> None:
 
 
 MEASURED: dict[str, Callable[[Local], None]] = {"import": import_, "train": train, "infer": infer}
-STEPS = {**MEASURED, "popularity": popularity}
+STEPS = {**MEASURED, "popularity": train_popularity}
 
 
-def measure(size: Size, work: Path, *, with_items: bool) -> list[Measured]:
+def measure(size: Size, work: Path, *, has_items: bool) -> list[StepMeasurement]:
     """All steps at one size, each in its own process."""
     shutil.rmtree(work, ignore_errors=True)
     storage = work / "storage"
     storage.mkdir(parents=True)
     rows = write_csv(storage / "interactions.csv", size)
-    if with_items:
+    if has_items:
         write_items_csv(storage / ITEMS_FILE, size)
     users = pl.int_range(1, size.users + 1, eager=True).cast(pl.String)
     pl.DataFrame({"userId": users}).write_ndjson(storage / "users.json")
@@ -177,22 +179,22 @@ def measure(size: Size, work: Path, *, with_items: bool) -> list[Measured]:
             raise SystemExit(f"{step} at {rows:,} interactions has failed")
         cpu = usage.ru_utime + usage.ru_stime
         peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
-        measured = Measured(step, rows, size.users, seconds, cpu, usage.ru_stime, peak)
-        print(f"{rows:,}, {step}: {seconds:.1f} s, {peak:.2f} GB", measured, flush=True)
+        measurement = StepMeasurement(step, rows, size.users, seconds, cpu, usage.ru_stime, peak)
+        print(f"{rows:,}, {step}: {seconds:.1f} s, {peak:.2f} GB", measurement, flush=True)
         if step in MEASURED:
-            out.append(measured)
+            out.append(measurement)
     lists = sum(1 for _ in (storage / "out" / "users.json.out").open("rb"))
     if lists != size.users:
         raise SystemExit(f"{lists} lists for {size.users} users")
     return out
 
 
-def rows_of(found: dict[int, list[Measured]]) -> list[dict[str, str]]:
+def build_rows(measurements: dict[int, list[StepMeasurement]]) -> list[dict[str, str]]:
     """A line for each size and step, with how it grew since the size before."""
     lines: list[dict[str, str]] = []
-    before: dict[str, Measured] = {}
-    for millions, steps in found.items():
-        whole = Measured(
+    before: dict[str, StepMeasurement] = {}
+    for millions, steps in measurements.items():
+        whole = StepMeasurement(
             "all",
             steps[0].rows,
             steps[0].users,
@@ -220,25 +222,27 @@ def rows_of(found: dict[int, list[Measured]]) -> list[dict[str, str]]:
     return lines
 
 
-def plot(folder: Path, found: dict[int, list[Measured]]) -> None:
+def plot(folder: Path, measurements: dict[int, list[StepMeasurement]]) -> None:
     """Add what was found to the folder's scale.csv, and draw scale.svg again."""
     new = [
         {
-            "interactions": str(one.rows),
-            "users": str(one.users),
-            "step": one.step,
-            "seconds": f"{one.seconds:.1f}",
-            "cpu_seconds": f"{one.cpu_seconds:.1f}",
-            "peak_gb": f"{one.peak_gb:.2f}",
+            "interactions": str(measurement.rows),
+            "users": str(measurement.users),
+            "step": measurement.step,
+            "seconds": f"{measurement.seconds:.1f}",
+            "cpu_seconds": f"{measurement.cpu_seconds:.1f}",
+            "peak_gb": f"{measurement.peak_gb:.2f}",
         }
-        for steps in found.values()
-        for one in steps
+        for steps in measurements.values()
+        for measurement in steps
     ]
-    again = {row["interactions"] for row in new}
+    sizes_measured = {row["interactions"] for row in new}
     path = folder / "scale.csv"
-    kept = [row for row in scale_plot.read(path) if row["interactions"] not in again]
-    scale_plot.write(path, [*kept, *new])
-    path.with_suffix(".svg").write_text(scale_plot.svg(scale_plot.read(path)))
+    rows_of_other_sizes = [
+        row for row in scale_plot.read(path) if row["interactions"] not in sizes_measured
+    ]
+    scale_plot.write(path, [*rows_of_other_sizes, *new])
+    path.with_suffix(".svg").write_text(scale_plot.draw_svg(scale_plot.read(path)))
 
 
 def main() -> None:
@@ -252,27 +256,29 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS / "scale.json")
     parser.add_argument("--plot", type=Path, help="folder of scale.csv and scale.svg")
     parser.add_argument("--step", choices=STEPS, help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.step:
+    arguments = parser.parse_args()
+    if arguments.step:
         logging.basicConfig(format="%(relativeCreated)9d ms  %(message)s", level=logging.WARNING)
         logging.getLogger("batchrec_dagster").setLevel(logging.INFO)
-        STEPS[asked.step](Local(asked.work))
+        STEPS[arguments.step](Local(arguments.work))
         return
-    sizes = asked.millions or [1, 5, 20]
+    sizes = arguments.millions or [1, 5, 20]
     if unknown := set(sizes) - set(SIZES):
         parser.error(f"no size of {unknown}: there are {', '.join(map(str, SIZES))}")
-    found = {}
+    measurements = {}
     for millions in sizes:
         size = SIZES[millions]
-        size = Size(size.rows, asked.users or size.users, asked.items or size.items)
+        size = Size(size.rows, arguments.users or size.users, arguments.items or size.items)
         with tempfile.TemporaryDirectory() as folder:
-            work = asked.work or Path(folder)
-            found[millions] = measure(size, work, with_items=asked.with_items)
-    print(table("\nFrom interactions to everybody's list", rows_of(found)))
-    if asked.plot:
-        plot(asked.plot, found)
-    results = {str(millions): [asdict(step) for step in steps] for millions, steps in found.items()}
-    write(asked.out, {"results_each": RESULTS_EACH, "millions": results})
+            work = arguments.work or Path(folder)
+            measurements[millions] = measure(size, work, has_items=arguments.with_items)
+    print(table("\nFrom interactions to everybody's list", build_rows(measurements)))
+    if arguments.plot:
+        plot(arguments.plot, measurements)
+    results = {
+        str(millions): [asdict(step) for step in steps] for millions, steps in measurements.items()
+    }
+    write(arguments.out, {"results_each": RESULTS_EACH, "millions": results})
 
 
 if __name__ == "__main__":

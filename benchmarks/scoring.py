@@ -40,35 +40,37 @@ def generate(count: int, n_items: int, factors: int) -> tuple[Float32, Float32, 
     rng = np.random.default_rng(0)
     users = rng.normal(0, 0.1, (count, factors)).astype(np.float32)
     items = rng.normal(0, 1, (n_items, factors)).astype(np.float32)
-    each = min(SEEN, n_items // 2)
-    seen = np.sort(rng.integers(0, n_items, (count, each)), axis=1).astype(np.int32)
-    ones = np.ones(seen.size, dtype=np.float32)
-    ends = np.arange(0, seen.size + 1, each)
-    return users, items, csr_matrix((ones, seen.ravel(), ends), shape=(count, n_items))
+    seen_per_user = min(SEEN, n_items // 2)
+    seen_items = np.sort(rng.integers(0, n_items, (count, seen_per_user)), axis=1).astype(np.int32)
+    weights = np.ones(seen_items.size, dtype=np.float32)
+    ends = np.arange(0, seen_items.size + 1, seen_per_user)
+    return users, items, csr_matrix((weights, seen_items.ravel(), ends), shape=(count, n_items))
 
 
-def ours(users: Float32, items: Float32, seen: csr_matrix) -> Int32:
+def score_by_product(users: Float32, items: Float32, seen_matrix: csr_matrix) -> Int32:
     """Score a chunk that stays in the cache, mask seen items, take the top k."""
-    exclude = exclude_entries(seen)
+    exclude = exclude_entries(seen_matrix)
     columns, size = np.ascontiguousarray(items.T), chunk_size(len(items))  # as in FactorScorer
 
-    def chunk(start: int) -> Int32:
+    def score_chunk(start: int) -> Int32:
         part = slice(start, start + size)
         scores = users[part] @ columns
         exclude(part, scores)
         return top_k(scores, K)
 
-    return np.concatenate(list(ordered_map(chunk, range(0, len(users), size))))
+    return np.concatenate(list(ordered_map(score_chunk, range(0, len(users), size))))
 
 
-def run_implicit(users: Float32, items: Float32, seen: csr_matrix) -> Int32:
+def run_implicit(users: Float32, items: Float32, seen_matrix: csr_matrix) -> Int32:
     """As in implicit's `recommend`."""
     with single_threaded_blas():  # implicit has threads of its own and asks for it
-        found, _ = topk(items, users, K, filter_query_items=seen, num_threads=count_cores())
-    return np.asarray(found)
+        best_items, _ = topk(
+            items, users, K, filter_query_items=seen_matrix, num_threads=count_cores()
+        )
+    return np.asarray(best_items)
 
 
-def product(users: Float32, items: Float32, seen: csr_matrix) -> None:
+def multiply(users: Float32, items: Float32, seen_matrix: csr_matrix) -> None:
     """The lower bound for scoring all items."""
     columns, size = np.ascontiguousarray(items.T), chunk_size(len(items))
     for _ in ordered_map(
@@ -88,20 +90,20 @@ def main() -> None:
     args = parser.parse_args()
     data = generate(args.users, args.items, args.factors)
     methods: dict[str, Callable[[Float32, Float32, csr_matrix], Int32 | None]] = {
-        OURS: ours,
+        OURS: score_by_product,
         IMPLICIT: run_implicit,
-        PRODUCT: product,
+        PRODUCT: multiply,
     }
     seconds, cpu = dict.fromkeys(methods, np.inf), dict.fromkeys(methods, np.inf)
-    found = {}
+    best_by_way = {}
     for _ in range(args.rounds):
         for name, method in methods.items():
-            began, used = time.perf_counter(), time.process_time()
-            found[name] = method(*data)
+            began, cpu_began = time.perf_counter(), time.process_time()
+            best_by_way[name] = method(*data)
             seconds[name] = min(seconds[name], time.perf_counter() - began)
-            cpu[name] = min(cpu[name], time.process_time() - used)
-    rates = {name: args.users / taken for name, taken in seconds.items()}
-    same = float(np.mean(np.sort(found[OURS]) == np.sort(found[IMPLICIT])))
+            cpu[name] = min(cpu[name], time.process_time() - cpu_began)
+    rates = {name: args.users / seconds_taken for name, seconds_taken in seconds.items()}
+    share_equal = float(np.mean(np.sort(best_by_way[OURS]) == np.sort(best_by_way[IMPLICIT])))
     rows = [
         {
             "": name,
@@ -114,7 +116,9 @@ def main() -> None:
     ]
     shape = f"{args.users:,} users, {args.items:,} items, {args.factors} factors"
     print(table(f"Top {K} of all unseen items: {shape}, {count_cores()} cores", rows))
-    print(f"the same item in {same:.4%} of the positions (the rest are ties in the last bit)")
+    print(
+        f"the same item in {share_equal:.4%} of the positions (the rest are ties in the last bit)"
+    )
     write(
         args.out,
         {
@@ -125,7 +129,7 @@ def main() -> None:
             "users_a_second": rates,
             "core_seconds": cpu,
             "ours_over_implicit": rates[OURS] / rates[IMPLICIT],
-            "same_items": same,
+            "same_items": share_equal,
         },
     )
 

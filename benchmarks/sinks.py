@@ -62,17 +62,17 @@ def generate(path: Path, users: int, results: int) -> None:
         writer.close()
 
 
-def postgres(lists: Path, url: str) -> dict[str, Any]:
+def write_postgres(lists: Path, url: str) -> dict[str, Any]:
     """As the asset does."""
     import polars as pl
 
     from batchrec_dagster.sinks.postgres_table import PostgresTarget, replace_lists
 
-    replaced = replace_lists(pl.scan_parquet(lists), PostgresTarget(url, "batchrec_benchmark"))
-    return {"rows": replaced.counts.rows}
+    counts = replace_lists(pl.scan_parquet(lists), PostgresTarget(url, "batchrec_benchmark"))
+    return {"rows": counts.counts.rows}
 
 
-def exported(lists: Path, **how: Any) -> dict[str, Any]:
+def write_file(lists: Path, **options: Any) -> dict[str, Any]:
     """As the asset does, into the folder of the lists."""
     import polars as pl
 
@@ -80,40 +80,40 @@ def exported(lists: Path, **how: Any) -> dict[str, Any]:
     from batchrec_dagster.storage.object_store import ObjectStore
 
     store = ObjectStore({"here": lists.parent})
-    done = write_export(pl.scan_parquet(lists), ExportSink(**how), store, "s3://here/export")
-    return {"rows": done.counts.rows}
+    result = write_export(pl.scan_parquet(lists), ExportSink(**options), store, "s3://here/export")
+    return {"rows": result.counts.rows}
 
 
 WORKS: dict[str, Callable[[Path, str], dict[str, Any]]] = {
-    "PostgreSQL, new": postgres,
-    "PostgreSQL, replaced": postgres,
-    "CSV, a row for each user": lambda lists, _: exported(lists),
-    "CSV, a row for each item": lambda lists, _: exported(lists, rows="per_item"),
-    "JSON Lines, a line for each user": lambda lists, _: exported(lists, format="jsonl"),
+    "PostgreSQL, new": write_postgres,
+    "PostgreSQL, replaced": write_postgres,
+    "CSV, a row for each user": lambda lists, _: write_file(lists),
+    "CSV, a row for each item": lambda lists, _: write_file(lists, rows="per_item"),
+    "JSON Lines, a line for each user": lambda lists, _: write_file(lists, format="jsonl"),
 }
 
 
-def alone(name: str, lists: Path, url: str) -> dict[str, Any]:
+def run_alone(name: str, lists: Path, url: str) -> dict[str, Any]:
     """What a process of its own reports."""
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, __file__, "--work", name, "--lists", str(lists), "--url", url],
         check=True,
         capture_output=True,
         text=True,
     )
-    facts: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    facts: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])
     return facts
 
 
-def measure(asked: argparse.Namespace) -> None:
+def measure(arguments: argparse.Namespace) -> None:
     """Generate, write each in turn, tell."""
     with ExitStack() as stack:
-        url = asked.url or stack.enter_context(_started()).url()
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=asked.scratch)))
+        url = arguments.url or stack.enter_context(_start_postgres()).url()
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=arguments.scratch)))
         lists = folder / "recommendations.parquet"
-        generate(lists, asked.users, asked.results)
+        generate(lists, arguments.users, arguments.results)
         size = lists.stat().st_size / 1e6
-        found = {name: alone(name, lists, url) for name in WORKS}
+        results = {name: run_alone(name, lists, url) for name in WORKS}
     rows = [
         {
             "sink": name,
@@ -122,13 +122,15 @@ def measure(asked: argparse.Namespace) -> None:
             "peak MB": f"{facts['peak_mb']:.0f}",
             "rows": f"{facts['rows']:,}",
         }
-        for name, facts in found.items()
+        for name, facts in results.items()
     ]
-    print(table(f"\n{asked.users:,} users x {asked.results}, {size:,.0f} MB of Parquet", rows))
-    write(asked.out, {"users": asked.users, "results": asked.results, "sinks": found})
+    print(
+        table(f"\n{arguments.users:,} users x {arguments.results}, {size:,.0f} MB of Parquet", rows)
+    )
+    write(arguments.out, {"users": arguments.users, "results": arguments.results, "sinks": results})
 
 
-def _started() -> Any:
+def _start_postgres() -> Any:
     """The PostgreSQL that the tests start, but one that loses nothing."""
     sys.path.append(str(ROOT))
     from batchrec_dagster_tests.postgres_server import postgres_server
@@ -146,18 +148,18 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS / "sinks.json")
     parser.add_argument("--work", choices=WORKS, help=argparse.SUPPRESS)
     parser.add_argument("--lists", type=Path, help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.work:
-        started, before = time.perf_counter(), time.process_time()
-        facts = WORKS[asked.work](asked.lists, asked.url)
+    arguments = parser.parse_args()
+    if arguments.work:
+        start_seconds, before = time.perf_counter(), time.process_time()
+        facts = WORKS[arguments.work](arguments.lists, arguments.url)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         took = {
-            "seconds": time.perf_counter() - started,
+            "seconds": time.perf_counter() - start_seconds,
             "cpu_seconds": time.process_time() - before,
         }
         print(json.dumps({**facts, **took, "peak_mb": peak}))
     else:
-        measure(asked)
+        measure(arguments)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from generated import Size, blocks
+from generated import Size, generate_blocks
 from quality import data_sets, folds
 from report import RESULTS, ROOT, table, write
 
@@ -34,13 +34,17 @@ GENERATED = Size(855_000, 2_113, 10_000)
 
 def select(data: Interactions, rows: np.ndarray) -> Interactions:
     """The interactions of a mask, without ids that have no interactions left."""
-    kept = data.filter(rows)
+    frame_kept = data.filter(rows)
     return Interactions.from_frame(
         pl.DataFrame(
             {
-                "USER_ID": pl.Series(kept.user_ids[kept.users].tolist(), dtype=pl.String),
-                "ITEM_ID": pl.Series(kept.item_ids[kept.items].tolist(), dtype=pl.String),
-                "TIMESTAMP": kept.timestamps,
+                "USER_ID": pl.Series(
+                    frame_kept.user_ids[frame_kept.users].tolist(), dtype=pl.String
+                ),
+                "ITEM_ID": pl.Series(
+                    frame_kept.item_ids[frame_kept.items].tolist(), dtype=pl.String
+                ),
+                "TIMESTAMP": frame_kept.timestamps,
             }
         )
     )
@@ -48,14 +52,16 @@ def select(data: Interactions, rows: np.ndarray) -> Interactions:
 
 def compare(held_out: Split, growth: float) -> Iterator[tuple[str, float, np.ndarray]]:
     """Each model's name, training seconds and (users,) NDCG at 25."""
-    now = held_out.train
-    old = select(now, now.timestamps < np.quantile(now.timestamps, 1 - growth))
-    everything = select(now, np.ones(len(now), bool))
+    current_data = held_out.train
+    old = select(
+        current_data, current_data.timestamps < np.quantile(current_data.timestamps, 1 - growth)
+    )
+    all_data = select(current_data, np.ones(len(current_data), bool))
     with tempfile.TemporaryDirectory() as folder:
         for name, data, previous in (
             ("before", old, None),
-            (UPDATED, everything, Path(folder)),
-            (FULL, everything, None),
+            (UPDATED, all_data, Path(folder)),
+            (FULL, all_data, None),
         ):
             began = time.perf_counter()
             model = train(RECIPE, data, {}, previous=previous).model
@@ -66,17 +72,17 @@ def compare(held_out: Split, growth: float) -> Iterator[tuple[str, float, np.nda
             yield name, seconds, evaluate(model, held_out).ndcg()
 
 
-def over_folds(data: Interactions, count: int, growth: float) -> dict[str, Any]:
+def measure_over_folds(data: Interactions, count: int, growth: float) -> dict[str, Any]:
     """Mean seconds and NDCG of each model; the update relative to the full training."""
     seconds: dict[str, list[float]] = {}
     users: dict[str, list[np.ndarray]] = {}
     for held_out in folds(data, count):
-        for name, spent, ndcg in compare(held_out, growth):
-            seconds.setdefault(name, []).append(spent)
+        for name, seconds_spent, ndcg in compare(held_out, growth):
+            seconds.setdefault(name, []).append(seconds_spent)
             users.setdefault(name, []).append(ndcg)
     difference = np.concatenate(users[UPDATED]) - np.concatenate(users[FULL])
     return {
-        "seconds": {name: float(np.mean(spent)) for name, spent in seconds.items()},
+        "seconds": {name: float(np.mean(seconds_spent)) for name, seconds_spent in seconds.items()},
         "ndcg": {name: float(np.concatenate(scorers).mean()) for name, scorers in users.items()},
         "update_over_full": float(np.sum(seconds[UPDATED]) / np.sum(seconds[FULL])),
         "update_less_full": float(difference.mean()),
@@ -84,17 +90,17 @@ def over_folds(data: Interactions, count: int, growth: float) -> dict[str, Any]:
     }
 
 
-def lines(found: dict[str, Any]) -> list[dict[str, str]]:
+def build_rows(results: dict[str, Any]) -> list[dict[str, str]]:
     """The table rows of one data set."""
     return [
         {
             "model": name,
             "seconds": f"{seconds:.2f}",
-            "NDCG@25": f"{found['ndcg'][name]:.4f}",
-            "less full": f"{found['update_less_full']:+.4f}" if name == UPDATED else "",
-            "± SE": f"{found['standard_error']:.4f}" if name == UPDATED else "",
+            "NDCG@25": f"{results['ndcg'][name]:.4f}",
+            "less full": f"{results['update_less_full']:+.4f}" if name == UPDATED else "",
+            "± SE": f"{results['standard_error']:.4f}" if name == UPDATED else "",
         }
-        for name, seconds in found["seconds"].items()
+        for name, seconds in results["seconds"].items()
     ]
 
 
@@ -110,10 +116,14 @@ def main() -> None:
     results = {}
     for name, frame in [*data_sets(args.data.resolve()), ("generated", None)]:
         if args.only in (None, name):
-            rows = pl.concat(blocks(GENERATED)) if frame is None else frame
-            found = over_folds(Interactions.from_frame(rows), args.folds, args.growth)
-            print(table(f"\n{name}: update and full training", lines(found)), flush=True)
-            results[name] = found
+            rows = pl.concat(generate_blocks(GENERATED)) if frame is None else frame
+            fold_results = measure_over_folds(
+                Interactions.from_frame(rows), args.folds, args.growth
+            )
+            print(
+                table(f"\n{name}: update and full training", build_rows(fold_results)), flush=True
+            )
+            results[name] = fold_results
     write(args.out, {"folds": args.folds, "growth": args.growth, "data_sets": results})
 
 

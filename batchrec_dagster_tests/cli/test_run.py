@@ -350,7 +350,9 @@ def test_a_run_starts_before_this_process_opens_a_history_that_is_there(
         raise OSError
 
     # By name, the package's attribute `run` is the command.
-    monkeypatch.setattr(sys.modules["batchrec_dagster.cli.run"], "dagster_instance", open_instance)
+    monkeypatch.setattr(
+        sys.modules["batchrec_dagster.cli.run"], "open_dagster_instance", open_instance
+    )
     monkeypatch.setattr(subprocess, "Popen", start_process)
     (working_project.root / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
     CliRunner().invoke(main, ["run", "shop"])

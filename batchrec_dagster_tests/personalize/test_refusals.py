@@ -20,7 +20,7 @@ TOLD = "User: arn:aws:iam::1:user/me is not authorized to perform: "
 
 
 class Body(BytesIO):
-    def read_stream(self, **_: Any) -> Any:
+    def stream(self, **_: Any) -> Any:
         yield self.read()
 
 

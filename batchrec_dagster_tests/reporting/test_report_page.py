@@ -197,7 +197,7 @@ def opened_report(browser: Any, report: Path, request: pytest.FixtureRequest) ->
 
 
 @pytest.mark.parametrize(
-    "opened",
+    "opened_report",
     [
         {"viewport": {"width": width, "height": 800}, "color_scheme": scheme}
         for width, scheme in zip(WIDTHS, ("light", "dark"), strict=True)
@@ -213,7 +213,9 @@ def test_the_page_is_accessible_and_nothing_overflows(opened_report: Any) -> Non
     assert _find_overflowing(opened_report) == []
 
 
-@pytest.mark.parametrize("opened", [{"viewport": {"width": 768, "height": 900}}], indirect=True)
+@pytest.mark.parametrize(
+    "opened_report", [{"viewport": {"width": 768, "height": 900}}], indirect=True
+)
 def test_tiles_form_even_rows(opened_report: Any) -> None:
     widths_by_row: list[dict[str, int]] = opened_report.evaluate(
         """() => [...document.querySelectorAll('.tiles')].map((tiles) => {
@@ -224,7 +226,9 @@ def test_tiles_form_even_rows(opened_report: Any) -> None:
     assert [[*rows.values()] for rows in widths_by_row] == [[2, 2]] * 5
 
 
-@pytest.mark.parametrize("opened", [{"viewport": {"width": 390, "height": 800}}], indirect=True)
+@pytest.mark.parametrize(
+    "opened_report", [{"viewport": {"width": 390, "height": 800}}], indirect=True
+)
 def test_a_default_does_not_break_on_a_phone(opened_report: Any) -> None:
     cell = (
         opened_report.locator("#changed-settings-table tr", has_text="min_rating")
@@ -326,7 +330,7 @@ def test_dark_mode_and_printing(opened_report: Any) -> None:
         assert tops[0] == tops[1]
 
 
-@pytest.mark.parametrize("opened", [{"java_script_enabled": False}], indirect=True)
+@pytest.mark.parametrize("opened_report", [{"java_script_enabled": False}], indirect=True)
 def test_without_javascript_only_the_people_are_missing(opened_report: Any) -> None:
     assert "needs JavaScript" in opened_report.locator("noscript").first.inner_text()
     assert not opened_report.locator("#browser").is_visible()

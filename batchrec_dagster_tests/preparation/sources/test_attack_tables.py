@@ -218,7 +218,7 @@ def test_a_link_does_not_lead_out_of_a_table(
 ) -> None:
     root = place.base / "orders"
     (write_delta if table_format == "delta" else write_iceberg)(f"file://{root}")
-    there = TablePlace(
+    table_place = TablePlace(
         replace(place, store=replace(place.store, folders={"copies": tmp_path / "copies"})),
         f"file://{root}",
         "orders/",
@@ -228,8 +228,8 @@ def test_a_link_does_not_lead_out_of_a_table(
         {},
         {},
     )
-    assert len(read_rows(there, table_format)) == len(ROWS)
-    there.place.store.delete("s3://copies/raw")
+    assert len(read_rows(table_place, table_format)) == len(ROWS)
+    table_place.place.store.delete("s3://copies/raw")
     log = root / ("_delta_log" if table_format == "delta" else "metadata")
     data = next(root.rglob("*.parquet"))
     for linked_path in (data, log, max(log.glob("*.json"))):
@@ -237,13 +237,15 @@ def test_a_link_does_not_lead_out_of_a_table(
         outside_folder = tmp_path / "elsewhere"
         shutil.move(linked_path, outside_folder)
         linked_path.symlink_to(outside_folder)
-        assert "it is a link out of the folder" in read_refusal(there, table_format), linked_path
+        assert "it is a link out of the folder" in read_refusal(table_place, table_format), (
+            linked_path
+        )
         linked_path.unlink()
         shutil.move(outside_folder, linked_path)
     # A link to another file of the table harms nobody.
     data.rename(data.with_name("other.parquet"))
     data.symlink_to(data.with_name("other.parquet"))
-    assert len(read_rows(there, table_format)) == len(ROWS)
+    assert len(read_rows(table_place, table_format)) == len(ROWS)
 
 
 def test_properties_of_a_table_choose_no_code_and_no_server(
@@ -280,7 +282,7 @@ def test_a_command_in_a_folder_of_csv_is_not_executed(
     assert not [path for path in tmp_path.rglob("*") if path.name == "PWNED"]
 
 
-@pytest.mark.parametrize("there", ["S3"], indirect=True)
+@pytest.mark.parametrize("table_place", ["S3"], indirect=True)
 def test_a_table_that_is_too_large_is_refused_before_it_is_downloaded(
     table_place: TablePlace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
