@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from batchrec_dagster.config.validation import validate_pattern, validate_range, validate_with
 from batchrec_dagster.preparation.layout import TableFormat
-from batchrec_dagster.preparation.polars.row_conditions import filter_columns
+from batchrec_dagster.preparation.polars.row_conditions import list_filter_columns
 from batchrec_dagster.preparation.rules import Rules
 from batchrec_dagster.preparation.sources.parsing import parse_source
 
@@ -63,7 +63,7 @@ class InteractionSettings(dg.Model):
         "min_interactions_per_user", "min_interactions_per_item", least=1
     )
 
-    _filter_is_a_condition = validate_with(filter_columns, "filter")
+    _filter_is_a_condition = validate_with(list_filter_columns, "filter")
 
     def rules(self, on_bad_rows: Literal["fail", "skip"], *, event_type: bool) -> Rules:
         """The rules as preparation takes them.

@@ -82,7 +82,7 @@ class BatchRecommendations(Sandboxed, Pipeline, dg.Component):
             assets.append(recommendation_report(self, checks))
         assets += sink_assets(self)
         keys = [key for asset in assets for key in asset.keys]
-        deployment = self._deployment(context)
+        deployment = self._resolve_deployment(context)
         executor = deployment.executor() if deployment.embedded else None
         return dg.Definitions.merge(
             dg.Definitions(assets=assets, resources=deployment.resources(self.resource_suffix)),
@@ -105,7 +105,7 @@ class BatchRecommendations(Sandboxed, Pipeline, dg.Component):
                     " change one"
                 )
 
-    def _deployment(self, context: dg.ComponentLoadContext) -> Deployment:
+    def _resolve_deployment(self, context: dg.ComponentLoadContext) -> Deployment:
         try:
             deployment = resolve_deployment(self.deployment, context)
         except DeploymentError as error:

@@ -71,22 +71,23 @@ def build_report(
     history = EditionHistory(work.files)
     edition, lists = work.files.table.read()
     previous = history.find_previous(edition)
-    trained = {"recipe": pipeline.solution.recipe, **solution_version, **edition.about}
+    # What the record knows of the model, and what the published table knows of its own.
+    model = {"recipe": pipeline.solution.recipe, **solution_version, **edition.about}
     run = ReportedRun(
         pipeline=pipeline.name,
         description=pipeline.description,
         source=pipeline.ratings.shown_source,
-        recipe=trained["recipe"],
+        recipe=model["recipe"],
         report_time=datetime.now(UTC),
-        solution_version=trained["solution_version_arn"],
-        metrics=trained["metrics"],
-        popularity=trained["popularity_metrics"],
+        solution_version=model["solution_version_arn"],
+        metrics=model["metrics"],
+        popularity=model["popularity_metrics"],
         trainings=read_trainings(instance, pipeline.asset_key("solution_version")),
         checks=read_check_records(instance, checks),
-        earlier_data=trained["data_version"] != solution_version["data_version"],
-        training_time=_find_training_time(trained),
-        engine=trained.get("engine", ReportedRun.engine),
-        evidence=Evidence.read(trained.get("evidence", {})),
+        earlier_data=model["data_version"] != solution_version["data_version"],
+        training_time=_find_training_time(model),
+        engine=model.get("engine", ReportedRun.engine),
+        evidence=Evidence.read(model.get("evidence", {})),
         edition=edition.number,
         before=describe_previous_edition(previous, edition),
         unchanged=_name_remaining_edition(edition, run_id) if history.is_newest(edition) else None,

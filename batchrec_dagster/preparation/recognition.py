@@ -32,7 +32,7 @@ from batchrec_dagster.preparation.polars.json_table import JsonTable
 from batchrec_dagster.preparation.polars.row_conditions import (
     RowConditionError,
     check_types,
-    filter_columns,
+    list_filter_columns,
 )
 from batchrec_dagster.preparation.polars.tables import ParquetTable, RowTable
 from batchrec_dagster.preparation.rules import Rules
@@ -186,7 +186,7 @@ def _choose_time_unit(table: RowTable, column: Column | None, declared: str) -> 
 def _with_types(layout: Layout, rules: Rules, types: Mapping[str, str], table: RowTable) -> Layout:
     if rules.filter is None:
         return layout
-    names = filter_columns(rules.filter)
+    names = list_filter_columns(rules.filter)
     name = table.opened.name
     locate_columns(
         {f"filter {column}": layout.find_column(column) for column in names}, table.columns, name

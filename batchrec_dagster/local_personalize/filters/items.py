@@ -37,10 +37,10 @@ class CurrentItemFields:
 
     def __init__(self, expressions: Iterable[Expression], items: pl.DataFrame) -> None:
         """`items` are the ids of Items and the columns that the filter uses."""
-        compared = list_operands(*(expression.where for expression in expressions))
+        operands = list_operands(*(expression.where for expression in expressions))
         fields = {
             operand
-            for operand in compared
+            for operand in operands
             if isinstance(operand, FieldRef) and operand.dataset == CURRENT_ITEM
         }
         self.fields = sorted(fields, key=str)

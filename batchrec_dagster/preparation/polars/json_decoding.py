@@ -10,8 +10,8 @@ import polars as pl
 from batchrec_dagster.preparation.layout import NOT_AN_OBJECT, format_json_cell, parse_json
 from batchrec_dagster.preparation.polars.cells import FLAW, ROW, TEXT
 
-# So few lines are read by Python at once, instead of being halved to find the one that Polars
-# refuses.
+# If Polars refuses lines, they are halved again and again to find which of them. This many or fewer
+# are not halved, but read by Python.
 FEW_LINES = 50
 # Roles of which only the value of a number counts, not how it is written.
 _NUMERIC_ROLES = ("rating",)
@@ -49,8 +49,8 @@ class JsonDecoder:
     """Decodes lines of JSON into structs of the type `dtype`.
 
     names: the name of the column of each role.
-    separator: what stands between the values of a list in its text. None: a list is a missing cell,
-    as an object is; else a row has a flaw if a cell is an object or holds one.
+    separator: what stands between the values of a list in its text. With it, a row has a flaw if a
+        cell is an object or holds one. With None, lists and objects are missing cells.
 
     A struct has FLAW, and under each role the text of its column.
     """
@@ -60,19 +60,20 @@ class JsonDecoder:
         self._separator = separator
         self.dtype = pl.Struct({FLAW: pl.String(), **dict.fromkeys(names, pl.String())})
         self._columns = pl.Struct(dict.fromkeys(names.values(), pl.String()))
-        self._left_to_python = _pattern_of_lines_for_python(names, with_lists=separator is not None)
+        self._left_to_python = _build_pattern_for_python(names, with_lists=separator is not None)
 
     def decode(self, lines: pl.Series) -> pl.Series:
         """The structs of the lines, none of which is blank."""
         if self._left_to_python is None:
             return self._decode_by_python(lines)
-        for_python = lines.str.contains(self._left_to_python) | ~lines.str.starts_with("{")
-        if not for_python.any():
+        is_for_python = lines.str.contains(self._left_to_python) | ~lines.str.starts_with("{")
+        if not is_for_python.any():
             return self._decode_by_polars(lines)
-        # First those for Polars, then those for Python; afterwards all go back to their places.
-        order = for_python.arg_sort()
+        # The lines for Polars come first, then those for Python. In the end all of them go back to
+        # their places.
+        order = is_for_python.arg_sort()
         sorted_lines = lines.gather(order)
-        polars_count = len(lines) - int(for_python.sum())
+        polars_count = len(lines) - int(is_for_python.sum())
         decoded = pl.concat(
             [
                 self._decode_by_polars(sorted_lines.head(polars_count)),
@@ -100,9 +101,9 @@ class JsonDecoder:
         ).to_struct(lines.name)
 
     def _decode_by_python(self, lines: pl.Series) -> pl.Series:
-        return pl.Series(lines.name, [self._cells(line) for line in lines], dtype=self.dtype)
+        return pl.Series(lines.name, [self._read_cells(line) for line in lines], dtype=self.dtype)
 
-    def _cells(self, line: str) -> dict[str, str | None]:
+    def _read_cells(self, line: str) -> dict[str, str | None]:
         fields = parse_json(line)
         if fields is None:
             return {FLAW: NOT_AN_OBJECT}
@@ -119,7 +120,7 @@ class JsonDecoder:
         return cells
 
 
-def _pattern_of_lines_for_python(names: Mapping[str, str], *, with_lists: bool) -> str | None:
+def _build_pattern_for_python(names: Mapping[str, str], *, with_lists: bool) -> str | None:
     """What is in a line that Polars may read otherwise than `layout.parse_json`.
 
     None if every line is for Python, because JSON can spell one of the names in several ways.
@@ -128,10 +129,14 @@ def _pattern_of_lines_for_python(names: Mapping[str, str], *, with_lists: bool) 
     """
     if any(re.search(r'["\\/\x00-\x1f]', name) for name in names.values()):
         return None
-    numeric = {name for role, name in names.items() if role in _NUMERIC_ROLES}
-    numeric -= {name for role, name in names.items() if role not in _NUMERIC_ROLES}
-    keys = {name: f'"{re.escape(name)}"\\s*:' for name in names.values()}
-    as_written = "|".join(key for name, key in keys.items() if name not in numeric)
-    twice = [f"{key}.*{key}" for key in keys.values()]
-    lists = [f"(?:{'|'.join(keys.values())})\\s*[\\[{{]"] if with_lists else []
-    return "|".join([_ESCAPES, f"(?:{as_written})\\s*(?:{_CHANGED_NUMBERS})", *twice, *lists])
+    text_columns = {name for role, name in names.items() if role not in _NUMERIC_ROLES}
+    key_of_column = {name: f'"{re.escape(name)}"\\s*:' for name in names.values()}
+    keys = list(key_of_column.values())
+    text_keys = [key for name, key in key_of_column.items() if name in text_columns]
+    # A number in a column whose text counts, which Polars would write in another way.
+    patterns = [_ESCAPES, f"(?:{'|'.join(text_keys)})\\s*(?:{_CHANGED_NUMBERS})"]
+    # A column that is in the line twice, of which Python takes the last.
+    patterns += [f"{key}.*{key}" for key in keys]
+    if with_lists:
+        patterns.append(f"(?:{'|'.join(keys)})\\s*[\\[{{]")
+    return "|".join(patterns)

@@ -26,7 +26,7 @@ _NODES_BEYOND_THE_ROW = {
 
 
 class RowConditionError(ValueError):
-    """The text is not a condition on a row; one line that says why."""
+    """The text is not a condition on a row. The message says why, in one line."""
 
 
 def parse_filter(text: str) -> pl.Expr:
@@ -40,13 +40,13 @@ def parse_filter(text: str) -> pl.Expr:
             f"{reason}; write a condition on the columns of one row, such as rating >= 3.5 AND"
             " category <> 'gift'"
         ) from None
-    beyond = _find_node_beyond_the_row(plan)
-    if beyond is not None:
-        raise RowConditionError(f"it has {beyond}: only the columns of the row itself may be in it")
+    node = _find_node_beyond_the_row(plan)
+    if node is not None:
+        raise RowConditionError(f"it has {node}: only the columns of the row itself may be in it")
     return condition
 
 
-def filter_columns(text: str) -> list[str]:
+def list_filter_columns(text: str) -> list[str]:
     """The columns that the condition names, each once. Raises RowConditionError."""
     names = list(dict.fromkeys(parse_filter(text).meta.root_names()))
     if not names:
