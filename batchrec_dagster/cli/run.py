@@ -3,32 +3,52 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import signal
 import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 import yaml
 
-from batchrec_dagster.cli.dagster_home import has_history, open_dagster_instance
+from batchrec_dagster.cli.dagster_home import (
+    EVENTS_OF_ALL_RUNS,
+    RUNS,
+    has_history,
+    hold_databases_open,
+    locate_events_of_run,
+    open_dagster_instance,
+    use_dagster_home,
+)
 from batchrec_dagster.cli.project import (
     NO_PIPELINES,
     TextDates,
     complete_pipelines,
     find_declared_pipelines,
     find_project,
+    format_program,
+    load_storage,
     make_job_command,
     make_undeclared_error,
 )
-from batchrec_dagster.cli.run_process import TAG, RunProcess
 
+if TYPE_CHECKING:
+    import dagster as dg
+
+    from batchrec_dagster.reporting.run_stages import RunStages, Stage
+
+SECONDS_BETWEEN_UPDATES = 0.25
+# Dagster names a run only when it has started: this tag finds it.
+TAG = "batchrec/run"
 # Ctrl-C, kill, and a terminal that is closed.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -73,7 +93,7 @@ def run(context: click.Context, pipeline: str | None, config: Path | None) -> No
     command = [*make_job_command(f"{name}_refresh"), "--tags", json.dumps({TAG: tag})]
     if config:
         command += ["-c", str(config)]
-    with ExitStack() as stack, TemporaryFile() as output, _catch_signals() as signals:
+    with ExitStack() as stack, TemporaryFile() as output, _caught_signals() as signals:
         if not has_history():
             with open_dagster_instance():
                 pass  # Makes the databases: of two processes that do, Dagster lets one fail.
@@ -89,7 +109,7 @@ def run(context: click.Context, pipeline: str | None, config: Path | None) -> No
             # Only now, because both processes take their time to import Dagster.
             instance = stack.enter_context(open_dagster_instance())
             _import_for_conclusion()
-            run_process = RunProcess(name, tag, instance, process, output, signals, config)
+            run_process = _RunProcess(name, tag, instance, process, output, signals, config)
             run_process.watch()
             run_process.conclude(time.time() - started_at)
         finally:
@@ -103,7 +123,7 @@ def run(context: click.Context, pipeline: str | None, config: Path | None) -> No
 
 
 def _import_for_conclusion() -> None:
-    """Import what `describe_result` needs while the run goes on, so that nobody waits for it."""
+    """Import what `_describe_result` needs while the run goes on, so that nobody waits for it."""
     from batchrec_dagster import deployment  # noqa: F401
     from batchrec_dagster.config import project, templates  # noqa: F401
     from batchrec_dagster.reporting import published, summary  # noqa: F401
@@ -143,8 +163,8 @@ def _require_settings(file: Path) -> None:
 
 
 @contextmanager
-def _catch_signals() -> Iterator[list[int]]:
-    """Yield a list to which the numbers of signals to stop are added as they arrive."""
+def _caught_signals() -> Iterator[list[int]]:
+    """Yields a list to which the numbers of signals to stop are added as they arrive."""
     caught: list[int] = []
     handlers_before = {
         number: signal.signal(number, lambda number, _: caught.append(number)) for number in SIGNALS
@@ -154,3 +174,195 @@ def _catch_signals() -> Iterator[list[int]]:
     finally:
         for number, handler in handlers_before.items():
             signal.signal(number, handler)
+
+
+@dataclass
+class _RunProcess:
+    """A run of a pipeline's refresh job, and the process of its own in which it runs."""
+
+    pipeline: str
+    tag: str
+    """The value of the run's tag TAG, by which it is found."""
+    instance: dg.DagsterInstance
+    process: subprocess.Popen[bytes]
+    output: IO[bytes]
+    """What the process prints."""
+    signals: list[int]
+    """The signals to stop that have arrived until now."""
+    config: Path | None
+    """The file with the run configuration."""
+    stages: RunStages | None = None
+    """None until Dagster has started the run."""
+
+    def watch(self) -> None:
+        """Show the run's stages until its process has ended."""
+        import dagster as dg
+
+        from batchrec_dagster.reporting.run_stages import RunStages
+
+        with_tag = dg.RunsFilter(tags={TAG: self.tag})
+        signals_handled = 0
+        home = use_dagster_home()
+        with _stages_view(self.pipeline) as show, ExitStack() as databases:
+            databases.enter_context(hold_databases_open(home / RUNS, home / EVENTS_OF_ALL_RUNS))
+            while True:
+                ended = self.process.poll() is not None
+                if self.stages is None and (runs := self.instance.get_runs(with_tag, limit=1)):
+                    self.stages = RunStages(self.instance, runs[0])
+                    events = home / locate_events_of_run(runs[0].run_id)
+                    databases.enter_context(hold_databases_open(events))
+                if len(self.signals) > signals_handled:
+                    signals_handled = len(self.signals)
+                    self._stop(force=signals_handled > 1)
+                ended_stages = list(self.stages.update()) if self.stages else []
+                if ended and self.stages is not None:
+                    self._report_end(self.stages)
+                    ended_stages += self.stages.update()
+                show(self.stages, ended_stages, ended)
+                if ended:
+                    return
+                with suppress(subprocess.TimeoutExpired):
+                    self.process.wait(SECONDS_BETWEEN_UPDATES)
+
+    def _stop(self, *, force: bool) -> None:
+        """Interrupt the run, after telling Dagster, which then calls it canceled, not failed."""
+        if force:
+            self.process.kill()
+            return
+        if self.stages is not None:
+            self.instance.report_run_canceling(self.stages.run)
+        self.process.send_signal(signal.SIGINT)
+
+    def _report_end(self, stages: RunStages) -> None:
+        """Report the run's end to Dagster if its process was killed before it could.
+
+        In Dagster, the run would be under way forever.
+        """
+        from batchrec_dagster.reporting.failure_reasons import explain_signal
+
+        run = self.instance.get_run_by_id(stages.run.run_id)
+        code = self.process.returncode
+        if run is None or run.is_finished:
+            return
+        if self.signals:
+            self.instance.report_run_canceled(run)
+        else:
+            what = ", ".join(stages.running) or "the run"
+            early = f"the process of {what} ended early"
+            self.instance.report_run_failed(run, explain_signal(what, -code) if code < 0 else early)
+
+    def conclude(self, seconds: float) -> None:
+        """Print the run's result, and what to do next."""
+        from batchrec_dagster.reporting.run_stages import format_duration
+
+        name = self.pipeline
+        stages = self.stages
+        duration = format_duration(seconds)
+        batchrec = format_program()
+        run_again = f"{batchrec} run {shlex.quote(name)}"
+        run = None if stages is None else self.instance.get_run_by_id(stages.run.run_id)
+        if stages is None or run is None:
+            if self.signals:
+                click.echo(f"{name}: stopped before the run started")
+            else:
+                click.echo(
+                    f"{name}: the run did not start. {self._explain_failed_start()}", err=True
+                )
+        elif run.is_success:
+            click.echo("\n".join(_describe_result(name, run, stages, duration)))
+        elif self.signals:
+            click.echo(f"\n{name}: stopped after {duration}. Continue with: {run_again}")
+        else:
+            lines = [
+                f"\n{name}: failed after {duration}",
+                *(f"  {error}" for error in stages.errors),
+            ]
+            lines.append(f"Fix it, then continue with: {run_again}")
+            page = f"http://127.0.0.1:3000/runs/{run.run_id}"
+            lines.append(f"Its log: {batchrec} ui, then {page}")
+            click.echo("\n".join(lines), err=True)
+
+    def _explain_failed_start(self) -> str:
+        """Why the definitions do not load, or else the last lines of the process's output."""
+        from batchrec_dagster.cli.pipelines import find_pipeline_errors
+
+        load_storage()  # Raises click.ClickException for wrong settings of the deployment.
+        if lines := find_pipeline_errors(find_project()):
+            return "\n".join(lines)
+        self.output.seek(0)
+        text = self.output.read().decode(errors="replace")
+        if self.config and (errors := re.findall(r"^ +Error \d+: (.+)", text, re.MULTILINE)):
+            return "\n".join(f"{self.config}: {error}" for error in errors)
+        return "\n".join(text.splitlines()[-20:])
+
+
+Show = Callable[["RunStages | None", "list[Stage]", bool], None]
+
+
+@contextmanager
+def _stages_view(name: str) -> Iterator[Show]:
+    """Yields what shows the stages: in a table that changes, or in a pipe by a line when one ends.
+
+    It takes the stages (None before the run has started), those that have ended since the last
+    call, and whether the run has ended.
+    """
+    from rich.console import Console
+    from rich.live import Live
+
+    console = Console(highlight=False)
+    if not sys.stdout.isatty() or console.is_dumb_terminal:
+
+        def print_lines(stages: RunStages | None, ended_stages: list[Stage], ended: bool) -> None:
+            for stage in ended_stages:
+                assert stages is not None
+                click.echo(stages.format_line(stage))
+
+        yield print_lines
+        return
+    with Live(f"{name}: loading", console=console, auto_refresh=False) as live:
+
+        def update_table(stages: RunStages | None, ended_stages: list[Stage], ended: bool) -> None:
+            if stages is None:
+                live.update("" if ended else f"{name}: loading", refresh=True)
+                return
+            if ended:
+                stages.finish()
+                live.vertical_overflow = "visible"
+            live.update(stages.build_table(time.time()), refresh=True)
+
+        yield update_table
+
+
+# A command that is longer than the shortest by more letters does not move the comments of all.
+MOST_INDENTATION = 40
+
+
+def _describe_result(name: str, run: dg.DagsterRun, stages: RunStages, duration: str) -> list[str]:
+    """Lines about what the run has published, and the commands that show more of it."""
+    from batchrec_dagster.reporting.published import PublishedResults
+    from batchrec_dagster.reporting.summary import describe_run_result, format_show_arguments
+
+    published = PublishedResults(load_storage(name), name)
+    lines = ["", *describe_run_result(published, run.run_id, duration)]
+    lines += [f"  {'warning':<9} {warning}" for warning in stages.warnings]
+    user = published.find_example_user()
+    commands = {
+        "open": "the report, in a browser",
+        f"show --pipeline {name}": "the data, the metrics, the table",
+    }
+    if user is not None:
+        commands[format_show_arguments(user)] = "a user's history and list"
+    commands["ui"] = "this run in Dagster"
+    batchrec = format_program()
+    full_commands = {f"{batchrec} {command}": comment for command, comment in commands.items()}
+    return [*lines, "", *align_comments(full_commands)]
+
+
+def align_comments(commands: Mapping[str, str]) -> list[str]:
+    """A line for each command, with its comment; the comments are below each other.
+
+    A command that is very long, as with a long user id, moves its own comment only.
+    """
+    longest = min(map(len, commands)) + MOST_INDENTATION
+    width = max(len(command) for command in commands if len(command) <= longest)
+    return [f"{command:<{width}}  # {comment}" for command, comment in commands.items()]

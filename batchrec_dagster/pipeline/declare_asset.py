@@ -11,6 +11,7 @@ import polars as pl
 
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.personalize.prices import Cost
+from batchrec_dagster.pipeline.run_step import check_specs
 from batchrec_dagster.reporting.markdown import escape
 from batchrec_dagster.steps.raw_files import RawFiles
 from batchrec_dagster.storage.io_managers import STORAGE_KEY
@@ -96,25 +97,6 @@ def asset_options(
         "check_specs": check_specs(key, checks or {}, warnings or {}),
         "required_resource_keys": {pipeline.resource_key(resource) for resource in resources},
     }
-
-
-def check_specs(
-    asset: dg.AssetKey, checks: Mapping[str, str], warnings: Mapping[str, str]
-) -> list[dg.AssetCheckSpec]:
-    """The specs of an asset's checks.
-
-    checks: what each check that blocks checks, by its name.
-    warnings: the same of each check that only warns.
-    """
-    blocking = [
-        dg.AssetCheckSpec(name, asset=asset, description=description, blocking=True)
-        for name, description in checks.items()
-    ]
-    warning = [
-        dg.AssetCheckSpec(name, asset=asset, description=description)
-        for name, description in warnings.items()
-    ]
-    return blocking + warning
 
 
 def _automation(declared: str) -> dg.AutomationCondition[Any] | None:

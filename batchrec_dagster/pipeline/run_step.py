@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import wraps
 from typing import Any, ParamSpec
@@ -137,6 +137,25 @@ def _refuse_partitions(pipeline: Pipeline, context: dg.AssetExecutionContext) ->
             " interactions.window",
             allow_retries=False,
         )
+
+
+def check_specs(
+    asset: dg.AssetKey, checks: Mapping[str, str], warnings: Mapping[str, str]
+) -> list[dg.AssetCheckSpec]:
+    """The specs of an asset's checks.
+
+    checks: what each check that blocks checks, by its name.
+    warnings: the same of each check that only warns.
+    """
+    blocking = [
+        dg.AssetCheckSpec(name, asset=asset, description=description, blocking=True)
+        for name, description in checks.items()
+    ]
+    warning = [
+        dg.AssetCheckSpec(name, asset=asset, description=description)
+        for name, description in warnings.items()
+    ]
+    return blocking + warning
 
 
 def materialization_with_checks(

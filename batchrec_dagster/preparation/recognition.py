@@ -37,6 +37,9 @@ from batchrec_dagster.preparation.polars.row_conditions import (
 from batchrec_dagster.preparation.polars.tables import ParquetTable, RowTable
 from batchrec_dagster.preparation.rules import Rules
 
+REQUIRED = ("user", "item", "timestamp")
+NEEDLESS = ("timestamp", NO_TIMES)
+
 
 @dataclass(frozen=True)
 class ReadSettings:
@@ -77,16 +80,18 @@ class ReadSettings:
 
 @dataclass(frozen=True)
 class RecognisedLayout:
-    """How the files are read."""
+    """How the files are read.
+
+    layout: which column of a row holds what, and how it is written.
+    types: the type of every column of the file by its name.
+    recognised: the columns that are not declared, by role.
+    warnings: what can be read but is probably not meant.
+    """
 
     layout: Layout
-    """Which column of a row holds what, and how it is written."""
     types: Mapping[str, str]
-    """The type of every column of the file by its name."""
     recognised: Mapping[str, str]
-    """The columns that are not declared, by role."""
     warnings: Sequence[str] = ()
-    """What can be read but is probably not meant."""
 
 
 def recognise_table(
@@ -111,10 +116,35 @@ def recognise_table(
 
 def recognise_layout(opened: OpenedFile, reading: ReadSettings, rules: Rules) -> RecognisedLayout:
     """How to read files such as this one. Raises PreparationError."""
+    columns: dict[str, Any] = dict(reading.columns)
     table = recognise_table(opened, reading)
     sample = FileSample(table)
-    _refuse_settings_of_csv(sample, reading)
-    columns, recognised = _choose_columns(table, sample, reading, rules)
+    if sample.format != "csv" and any(isinstance(column, int) for column in columns.values()):
+        raise PreparationError(
+            f"{opened.name} is {sample.format}, whose columns have names: give these in"
+            f" ratings.columns, of {', '.join(table.columns)}"
+        )
+    if sample.format != "csv" and reading.decimal != ".":
+        raise PreparationError(
+            f"{opened.name} is {sample.format}, whose numbers have a point: ratings.decimal is of"
+            " csv"
+        )
+    required = [role for role in REQUIRED if (role, reading.timestamp_unit) != NEEDLESS]
+    needed = [*required, *(["rating"] if rules.min_rating is not None else [])]
+    if not columns and rules.event_type:
+        needed.append("event_type")
+    recognised: dict[str, str] = {}
+    if set(needed) - columns.keys() and sample.has_header:
+        names = recognise_columns(table.columns)
+        recognised = {r: names[r] for r in needed if r in names and r not in columns}
+        columns.update(recognised)
+    if missing := [role for role in needed if role not in columns and role != "event_type"]:
+        if not reading.columns and isinstance(table, CsvTable) and not names_columns(table.columns):
+            raise PreparationError(
+                f"{opened.name} has no names in line 1 ({', '.join(table.columns)}): set"
+                " ratings.columns by position, such as {user: 1, item: 2, rating: 3, timestamp: 4}"
+            )
+        raise _build_not_recognised_error(table, missing)
     layout = Layout(
         delimiter=sample.delimiter or ",",
         timestamp_unit=_choose_time_unit(table, columns.get("timestamp"), reading.timestamp_unit),
@@ -127,73 +157,14 @@ def recognise_layout(opened: OpenedFile, reading: ReadSettings, rules: Rules) ->
         **{"rating": None, "timestamp": None, **columns},
     )
     types = {**sample.infer_types(layout.decimal), **reading.types}
-    warnings = _warn_of_decimal_ids(sample, layout, types)
-    return RecognisedLayout(_add_types(layout, rules, types, table), types, recognised, warnings)
-
-
-def _refuse_settings_of_csv(sample: FileSample, reading: ReadSettings) -> None:
-    """Raise PreparationError if another format has settings that only CSV can have."""
-    if sample.format == "csv":
-        return
-    if any(isinstance(column, int) for column in reading.columns.values()):
-        raise PreparationError(
-            f"{sample.name} is {sample.format}, whose columns have names: give these in"
-            f" ratings.columns, of {', '.join(sample.table.columns)}"
-        )
-    if reading.decimal != ".":
-        raise PreparationError(
-            f"{sample.name} is {sample.format}, whose numbers have a point: ratings.decimal is of"
-            " csv"
-        )
-
-
-def _choose_columns(
-    table: RowTable, sample: FileSample, reading: ReadSettings, rules: Rules
-) -> tuple[dict[str, Any], dict[str, str]]:
-    """The columns by role, and those of them that are not declared but recognised by their names.
-
-    Raises PreparationError if one that the rules need is neither.
-    """
-    columns: dict[str, Any] = dict(reading.columns)
-    needed = ["user", "item"]
-    if reading.timestamp_unit != NO_TIMES:
-        needed.append("timestamp")
-    if rules.min_rating is not None:
-        needed.append("rating")
-    optional = ["event_type"] if not columns and rules.event_type else []
-    recognised: dict[str, str] = {}
-    if {*needed, *optional} - columns.keys() and sample.has_header:
-        names = recognise_columns(table.columns)
-        recognised = {
-            role: names[role]
-            for role in (*needed, *optional)
-            if role in names and role not in columns
-        }
-        columns.update(recognised)
-    missing = [role for role in needed if role not in columns]
-    if missing:
-        if not reading.columns and isinstance(table, CsvTable) and not names_columns(table.columns):
-            raise PreparationError(
-                f"{table.opened.name} has no names in line 1 ({', '.join(table.columns)}): set"
-                " ratings.columns by position, such as {user: 1, item: 2, rating: 3, timestamp: 4}"
-            )
-        raise _build_not_recognised_error(table, missing)
-    return columns, recognised
-
-
-def _warn_of_decimal_ids(sample: FileSample, layout: Layout, types: Mapping[str, str]) -> list[str]:
-    """A warning for each column of ids that looks as if pandas had made numbers of them."""
-    warnings = []
-    for role, column in (("user", layout.user), ("item", layout.item)):
-        example = sample.find_decimal_id(column, types)
-        if example is not None:
-            warnings.append(
-                f"{sample.name}: the {role} ids (column {column}) are decimals such as {example},"
-                f" as pandas writes a column with missing values: {example} is not the id of"
-                f" {example.split('.')[0]}. Write them as whole numbers, or convert them in"
-                " ratings.query"
-            )
-    return warnings
+    warnings = [
+        f"{opened.name}: the {role} ids (column {column}) are decimals such as {example}, as pandas"
+        f" writes a column with missing values: {example} is not the id of {example.split('.')[0]}."
+        " Write them as whole numbers, or convert them in ratings.query"
+        for role, column in (("user", layout.user), ("item", layout.item))
+        if (example := sample.find_decimal_id(column, types))
+    ]
+    return RecognisedLayout(_with_types(layout, rules, types, table), types, recognised, warnings)
 
 
 def open_table(opened: OpenedFile, layout: Layout) -> RowTable:
@@ -212,8 +183,7 @@ def _choose_time_unit(table: RowTable, column: Column | None, declared: str) -> 
     return declared
 
 
-def _add_types(layout: Layout, rules: Rules, types: Mapping[str, str], table: RowTable) -> Layout:
-    """The layout with the types of the columns that the filter names. Raises PreparationError."""
+def _with_types(layout: Layout, rules: Rules, types: Mapping[str, str], table: RowTable) -> Layout:
     if rules.filter is None:
         return layout
     names = list_filter_columns(rules.filter)
@@ -221,12 +191,12 @@ def _add_types(layout: Layout, rules: Rules, types: Mapping[str, str], table: Ro
     locate_columns(
         {f"filter {column}": layout.find_column(column) for column in names}, table.columns, name
     )
-    filter_types = {column: _simplify_type(types[column]) for column in names}
+    of_filter = {column: _simplify_type(types[column]) for column in names}
     try:
-        check_types(rules.filter, filter_types)
+        check_types(rules.filter, of_filter)
     except RowConditionError as error:
         raise PreparationError(f"{name}: interactions.filter: {error}") from error
-    return replace(layout, types=filter_types)
+    return replace(layout, types=of_filter)
 
 
 def _simplify_type(kind: str) -> str:

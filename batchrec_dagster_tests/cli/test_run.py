@@ -27,7 +27,7 @@ from click.testing import CliRunner
 
 from batchrec_dagster.cli import main
 from batchrec_dagster.cli.dagster_home import use_dagster_home
-from batchrec_dagster.cli.run_process import align_comments
+from batchrec_dagster.cli.run import align_comments
 from batchrec_dagster.reporting.run_stages import RunStages, format_duration, summarize_metadata
 from batchrec_dagster.sinks.sink import SinkUnavailableError
 from batchrec_dagster.storage.lease import Lease

@@ -459,9 +459,8 @@ def test_the_end_of_a_run_imports_nothing_that_could_be_imported_while_it_ran(
     script = (
         "import sys; from types import SimpleNamespace as fake\n"
         "from batchrec_dagster.cli import main; run = sys.modules['batchrec_dagster.cli.run']\n"
-        "from batchrec_dagster.cli import run_process\n"
         "run._import_for_conclusion(); before = {*sys.modules}\n"
-        "lines = run_process.describe_result('shop', fake(run_id='r'), fake(warnings=[]), '1 s')\n"
+        "lines = run._describe_result('shop', fake(run_id='r'), fake(warnings=[]), '1 s')\n"
         "print(*lines, sep='\\n')\n"
         "print('imported:', *sorted({*sys.modules} - before))"
     )

@@ -7,12 +7,14 @@ Webserver, daemon, code location with PostgreSQL; storage in S3; Personalize ove
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import shutil
 import socket
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -25,6 +27,7 @@ import yaml
 from botocore.exceptions import BotoCoreError
 
 from batchrec_dagster_tests.nights.night import TABLE, made_once, personalize_made
+from batchrec_dagster_tests.pipeline.web_ui import LOCATION
 from batchrec_dagster_tests.postgres_server import PostgresServer, postgres_server
 from batchrec_dagster_tests.processes import Started, free_ports, started
 from batchrec_dagster_tests.s3_server import S3Server, s3_server
@@ -58,6 +61,7 @@ class Server:
     def __init__(self, project: Project, database: PostgresServer, ours: Mapping[str, str]) -> None:
         self.project = project
         self.ours = ours  # what deploy/.env holds
+        self.checked: set[str] = set()  # the services whose check of health has succeeded
         (grpc,) = free_ports(1)
         (web,) = free_ports(1)
         self.ports = {"code_location": grpc, "webserver": web}
@@ -81,13 +85,13 @@ class Server:
     def environment(self, service: str) -> dict[str, str]:
         """What the service is given, with this machine's addresses."""
         declared = COMPOSE["services"][service]
-        wanted = {
+        variables = {
             name: self.instead.get(name, UNSET.sub(r"\1", value))
             for name, value in declared["environment"].items()
         }
         return {
             **{name: value for name, value in os.environ.items() if not _ours(name)},
-            **wanted,
+            **variables,
             **(self.ours if "env_file" in declared else {}),
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "DAGSTER_HOME": str(self.project.root / "dagster"),
@@ -119,34 +123,72 @@ class Server:
                 return looking.connect_ex(("127.0.0.1", self.ports[name])) == 0 or None
 
         def healthy() -> bool | None:
-            done = subprocess.run(
+            process = subprocess.run(
                 check, cwd=root, env=environment, capture_output=True, check=False
             )
-            return True if done.returncode == 0 else None
+            return True if process.returncode == 0 else None
 
         log = root / f"{name}.log"
         with started(command, root, environment, log) as process:
             process.wait_for(ready, f"start of {name}", timeout=300, every=1)
-            process.wait_for(healthy, f"health of {name}", timeout=300, every=5)
+            # Of a service that was killed and started again, it would say the same.
+            if name not in self.checked:
+                process.wait_for(healthy, f"health of {name}", timeout=300, every=5)
+                self.checked.add(name)
             yield process
+
+    # As the switches and the Launchpad of the web page do it.
 
     def launch(self, job: str, config: Mapping[str, Any]) -> None:
         """Start a run of the job."""
-        file = self.project.root / f"{job}.yaml"
-        file.write_text(yaml.safe_dump(config))
-        self.dagster("job", "launch", "-j", job, "-c", str(file))
-
-    def dagster(self, *words: str) -> None:
-        """A command as an operator types it in a terminal."""
-        done = subprocess.run(
-            ["dagster", *words, "-w", "workspace.yaml"],
-            cwd=self.project.root,
-            env=self.environment("webserver"),
-            capture_output=True,
-            text=True,
-            check=False,
+        parameters = {"selector": _selector("job", job), "runConfigData": config}
+        mutation = "launchRun(executionParams: $parameters)"
+        self._change(
+            f"mutation($parameters: ExecutionParams!) {{ {mutation}", parameters=parameters
         )
-        assert done.returncode == 0, done.stdout + done.stderr
+
+    def start_schedule(self, name: str) -> None:
+        self._change(
+            "mutation($selector: ScheduleSelector!) { startSchedule(scheduleSelector: $selector)",
+            selector=_selector("schedule", name),
+        )
+
+    def stop_schedule(self, name: str) -> None:
+        answer = self._ask(
+            "query($selector: ScheduleSelector!) { scheduleOrError(scheduleSelector: $selector)"
+            " { ... on Schedule { scheduleState { id } } } }",
+            selector=_selector("schedule", name),
+        )
+        state = answer["scheduleOrError"]["scheduleState"]["id"]
+        self._change("mutation($state: String!) { stopRunningSchedule(id: $state)", state=state)
+
+    def stop_sensor(self, name: str) -> None:
+        answer = self._ask(
+            "query($selector: SensorSelector!) { sensorOrError(sensorSelector: $selector)"
+            " { ... on Sensor { sensorState { id } } } }",
+            selector=_selector("sensor", name),
+        )
+        state = answer["sensorOrError"]["sensorState"]["id"]
+        self._change("mutation($state: String!) { stopSensor(id: $state)", state=state)
+
+    def _change(self, mutation: str, **variables: object) -> None:
+        """Send a mutation, which ends before the fields of its answer, and require success."""
+        data = self._ask(f"{mutation} {{ __typename }} }}", **variables)
+        (result,) = data.values()
+        assert not re.search("Error|Invalid", result["__typename"]), result
+
+    def _ask(self, query: str, **variables: object) -> dict[str, Any]:
+        """The data of the webserver's answer to a query of GraphQL."""
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.ports['webserver']}/graphql",
+            json.dumps({"query": query, "variables": variables}).encode(),
+            {"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=300) as response:
+            content: dict[str, Any] = json.load(response)
+        assert "errors" not in content, content
+        data: dict[str, Any] = content["data"]
+        return data
 
     @contextmanager
     def instance(self) -> Iterator[dg.DagsterInstance]:
@@ -157,6 +199,15 @@ class Server:
                     patch.setenv(name, value)
             with dg.DagsterInstance.from_config(str(self.project.root / "dagster")) as instance:
                 yield instance
+
+
+def _selector(kind: str, name: str) -> dict[str, str]:
+    """Names a job, schedule or sensor in GraphQL."""
+    return {
+        "repositoryLocationName": LOCATION,
+        "repositoryName": "__repository__",
+        f"{kind}Name": name,
+    }
 
 
 def _ours(name: str) -> bool:
@@ -222,16 +273,16 @@ def test_two_nights_in_a_row_and_teardown_leaves_nothing(tmp_path: Path) -> None
 
         def wait_for(job: str, *, ended: bool = True, **tags: str) -> None:
             """Until there is such a run, or all such runs there are have ended, and well."""
-            wanted = dg.RunsFilter(
+            of_job = dg.RunsFilter(
                 job_name=job, tags={f"dagster/{name}": value for name, value in tags.items()}
             )
             with server.instance() as instance:
 
                 def runs() -> bool | None:
-                    found = instance.get_runs(wanted)
-                    over = [run for run in found if run.is_finished]
-                    assert all(run.is_success for run in over), log_of(instance, over)
-                    return True if found and (over == found or not ended) else None
+                    started = instance.get_runs(of_job)
+                    finished = [run for run in started if run.is_finished]
+                    assert all(run.is_success for run in finished), log_of(instance, finished)
+                    return True if started and (finished == started or not ended) else None
 
                 daemon.wait_for(runs, f"{job} of {tags}", timeout=A_NIGHT, every=1)
 
@@ -246,12 +297,12 @@ def test_two_nights_in_a_row_and_teardown_leaves_nothing(tmp_path: Path) -> None
                 # A tick that is under way writes the whole state of its sensor, and may so undo the
                 # stop: Dagster reads the state and writes it in two steps.
                 daemon.kill()
-                server.dagster("sensor", "stop", "shop_new_files")
+                server.stop_sensor("shop_new_files")
                 upload(s3, bucket, tmp_path, night)
-                server.dagster("schedule", "start", "shop_schedule")
+                server.start_schedule("shop_schedule")
                 daemon = running.enter_context(server.service("daemon"))
                 wait_for("shop_refresh", ended=False, schedule_name="shop_schedule")
-                server.dagster("schedule", "stop", "shop_schedule")
+                server.stop_schedule("shop_schedule")
                 wait_for("shop_refresh", schedule_name="shop_schedule")
             published = s3.store().get(f"s3://{bucket}/lists/{TABLE}")
             lists.append(pl.read_parquet(io.BytesIO(published)))
@@ -308,18 +359,18 @@ def log_of(instance: dg.DagsterInstance, runs: list[dg.DagsterRun]) -> str:
 def no_secret_is_shown(project: Project, server: Server) -> None:
     """Neither in what the services said, nor in what Dagster remembers."""
     secrets = {SECRET, server.ours["AWS_SECRET_ACCESS_KEY"], server.ours["SHOP_DATABASE_URL"]}
-    told = [file.read_text(errors="replace") for file in project.root.glob("*.log")]
-    told += [
+    texts = [file.read_text(errors="replace") for file in project.root.glob("*.log")]
+    texts += [
         file.read_text(errors="replace")
         for file in (project.root / "dagster").rglob("*")
         if file.is_file()
     ]
     with server.instance() as instance:
         for run in instance.get_runs():
-            told.append(str(run.run_config))
-            told += [
+            texts.append(str(run.run_config))
+            texts += [
                 str(record.event_log_entry)
                 for record in instance.get_records_for_run(run.run_id).records
             ]
     for secret in secrets:
-        assert not [text for text in told if re.search(re.escape(secret), text)]
+        assert not [text for text in texts if re.search(re.escape(secret), text)]

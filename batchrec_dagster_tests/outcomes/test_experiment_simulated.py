@@ -21,9 +21,11 @@ from batchrec_dagster.outcomes.periods import PUBLICATION, Period
 from batchrec_dagster.reporting.experiment import ExperimentView, describe_result, format_experiment
 from batchrec_dagster.steps.outcome_sums import LaterInteractions, PeriodLists, sum_period
 from batchrec_dagster.storage.published_table import Edition
+from batchrec_dagster_tests.repeats import repeats
 
 DAY = 86_400
-NIGHTS, ITEMS, LENGTH, SEEDS = 14, 200, 5, 50
+NIGHTS, ITEMS, LENGTH = 14, 200, 5
+SEEDS = repeats(50, 20)
 
 
 def simulate_world(seed: int, lift: float, users: int = 600) -> pl.DataFrame:
@@ -107,8 +109,9 @@ def test_the_interval_holds_the_true_lift() -> None:
 def test_equal_arms_are_not_said_to_differ_more_often_than_by_chance() -> None:
     results = simulate_results(0.0)
     for measure in (0, 1):
-        # More than 6 of 50 would come by chance once in 80 times.
-        assert sum(not covers_lift(result, 0.0, measure) for result in results) <= 6
+        # More than 6 of 50 would come by chance once in 80 times, more than 3 of 20 once in 60.
+        uncovered = sum(not covers_lift(result, 0.0, measure) for result in results)
+        assert uncovered <= repeats(6, 3)
 
 
 def test_a_result_is_that_of_a_plain_count_and_the_plan_follows_from_it() -> None:

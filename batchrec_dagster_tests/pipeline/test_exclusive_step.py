@@ -9,9 +9,9 @@ import pytest
 
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.deployment import Deployment
-from batchrec_dagster.pipeline.declare_asset import check_specs
 from batchrec_dagster.pipeline.run_step import (
     asset_step,
+    check_specs,
     get_personalize_work,
     materialization_with_checks,
 )

@@ -29,6 +29,7 @@ NO_REGISTRY = re.compile(
     "dns error|client error|server error|sending request|timed out|failed to (fetch|download)",
     re.IGNORECASE,
 )
+UV = (sys.executable, "-m", "uv")
 LISTS = ".batchrec/storage/shop/curated/recommendations/recommendations.parquet"
 # Of the team: an asset upstream, and one downstream in the pipeline's group; IO managers, S3 and
 # loggers of its own, under the usual keys.
@@ -63,21 +64,20 @@ class Environment:
     pins: Path
 
     def install(self, *packages: str) -> None:
-        """Skips where no package registry can be reached."""
-        python = str(self.bin / "python")
-        command = [python, "-m", "uv", "pip", "install", "-q", "--python", python]
-        done = subprocess.run(
+        """Install them by the uv of these tests. Skips where no package registry can be reached."""
+        command = [*UV, "pip", "install", "-q", "--python", str(self.bin / "python")]
+        installation = subprocess.run(
             [*command, "--constraints", str(self.pins), *packages],
             capture_output=True,
             text=True,
             check=False,
         )
-        if done.returncode and NO_REGISTRY.search(done.stderr):
-            pytest.skip(f"no package registry can be reached: {done.stderr}")
-        assert done.returncode == 0, done.stderr
+        if installation.returncode and NO_REGISTRY.search(installation.stderr):
+            pytest.skip(f"no package registry can be reached: {installation.stderr}")
+        assert installation.returncode == 0, installation.stderr
 
     def run(self, folder: Path, *command: str, fails: bool = False) -> str:
-        """What a command says that is typed in the folder."""
+        """The output of a command that is typed in the folder."""
         inherited = {
             name: value
             for name, value in os.environ.items()
@@ -86,7 +86,7 @@ class Environment:
         # Dagster's own commands remember what was materialized only where this is set.
         history = self.bin.parent / "history" / folder.name
         history.mkdir(parents=True, exist_ok=True)
-        done = subprocess.run(
+        process = subprocess.run(
             [str(self.bin / command[0]), *command[1:]],
             cwd=folder,
             env={
@@ -103,38 +103,38 @@ class Environment:
             timeout=900,
             check=False,
         )
-        assert (done.returncode != 0) == fails, done.stdout + done.stderr
-        return done.stdout + done.stderr
+        output = process.stdout + process.stderr
+        assert (process.returncode != 0) == fails, output
+        return output
 
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
     """Skips where no package registry can be reached."""
     root = tmp_path_factory.mktemp("fresh")
-    source, venv, python = root / "source", root / "venv", root / "venv" / "bin" / "python"
+    source, venv = root / "source", root / "venv"
     ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
     shutil.copytree(REPOSITORY / "batchrec_dagster", source / "batchrec_dagster", ignore=ignored)
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(REPOSITORY / name, source)
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(venv)], check=True)
-    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "-q", "uv"]
-    uv = subprocess.run(pip, check=False)
-    if uv.returncode:
-        pytest.skip("no package registry can be reached")
-    build = [str(python), "-m", "uv", "build", "-q", "--wheel", "--out-dir", str(root), str(source)]
-    subprocess.run(build, check=True)
+    build = [*UV, "build", "-q", "--wheel", "--out-dir", str(root), str(source)]
+    built = subprocess.run(build, capture_output=True, text=True, check=False)
+    if built.returncode and NO_REGISTRY.search(built.stderr):
+        pytest.skip(f"no package registry can be reached: {built.stderr}")
+    assert built.returncode == 0, built.stderr
     (wheel,) = root.glob("*.whl")
     pins = root / "pins.txt"
     pins.write_text(
         "".join(
-            f"{each.name}=={each.version}\n"
-            for each in distributions()
-            if not each.name.startswith(UNPINNED)
+            f"{package.name}=={package.version}\n"
+            for package in distributions()
+            if not package.name.startswith(UNPINNED)
         )
     )
-    made = Environment(venv / "bin", pins)
-    made.install(f"{wheel}[local,report]", *PACKAGES)
-    return made
+    environment = Environment(venv / "bin", pins)
+    environment.install(f"{wheel}[local,report]", *PACKAGES)
+    return environment
 
 
 @pytest.fixture(scope="module")
@@ -142,8 +142,7 @@ def team(environment: Environment, tmp_path_factory: pytest.TempPathFactory) -> 
     """A project of create-dagster with assets of its own, and the pipeline by `dg scaffold`."""
     folder = tmp_path_factory.mktemp("team") / "acme"
     environment.run(folder.parent, "create-dagster", "project", "acme", "--no-uv-sync")
-    install = ("python", "-m", "uv", "pip", "install", "-q", "--no-deps", "--python")
-    environment.run(folder, *install, str(environment.bin / "python"), "-e", ".")
+    environment.install("--no-deps", "--editable", str(folder))
     (folder / "src" / "acme" / "defs" / "team.py").write_text(TEAM)
     ratings = write_ratings(folder / "ratings.csv")
     text = ratings.read_text().replace("userId,movieId,rating", "user_id,item_id,rating")
@@ -177,8 +176,8 @@ def test_the_pipeline_is_between_their_assets(environment: Environment, team: Pa
         f"{declared.read_text()}\npost_processing:\n  assets:\n"
         "    - {target: '*', attributes: {group_name: marketing}}\n"
     )
-    said = environment.run(team, "dg", "launch", "--assets", "+key:shop/mailing")
-    assert "asset://orders: copied" in said
+    log = environment.run(team, "dg", "launch", "--assets", "+key:shop/mailing")
+    assert "asset://orders: copied" in log
     assert (team / "theirs" / "shop" / "mailing").exists()
 
 
@@ -187,12 +186,12 @@ def test_a_mistake_in_the_yaml_is_one_line_there_too(environment: Environment, t
     before = declared.read_text()
     declared.write_text(before.replace("num_results: 25", "num_results: 0"))
     try:
-        said = environment.run(team, "batchrec", "check", fails=True)
+        output = environment.run(team, "batchrec", "check", fails=True)
     finally:
         declared.write_text(before)
-    assert f"{declared.relative_to(team)}, line " in said
-    assert "recommendations.num_results" in said
-    assert "Traceback" not in said
+    assert f"{declared.relative_to(team)}, line " in output
+    assert "recommendations.num_results" in output
+    assert "Traceback" not in output
 
 
 def test_an_empty_folder_becomes_a_report_in_five_commands(
@@ -210,11 +209,11 @@ def test_an_empty_folder_becomes_a_report_in_five_commands(
 
 def remember_the_version(dbt: Path) -> None:
     """dagster-dbt asks for it before each of dbt's commands; dbt takes seconds of CPU to say it."""
-    said = subprocess.run([dbt, "--version"], capture_output=True, check=True).stdout
-    Path(f"{dbt}.version").write_bytes(said)
+    version = subprocess.run([dbt, "--version"], capture_output=True, check=True).stdout
+    Path(f"{dbt}.version").write_bytes(version)
     dbt.rename(f"{dbt}.real")
-    version = f'[ "$*" = --version ] && exec cat "{dbt}.version"'
-    dbt.write_text(f'#!/bin/sh\n{version}\nexec "{dbt}.real" "$@"\n')
+    remembered = f'[ "$*" = --version ] && exec cat "{dbt}.version"'
+    dbt.write_text(f'#!/bin/sh\n{remembered}\nexec "{dbt}.real" "$@"\n')
     dbt.chmod(0o755)
 
 

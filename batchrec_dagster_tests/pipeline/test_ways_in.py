@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -18,6 +19,7 @@ import polars as pl
 import pytest
 import yaml
 
+from batchrec_dagster_tests.first_run import FirstRun
 from batchrec_dagster_tests.pipeline.web_ui import UPRIGHT, answers, go
 from batchrec_dagster_tests.processes import Started, free_ports, started
 from batchrec_dagster_tests.support import (
@@ -69,30 +71,22 @@ def instance_of(project: Project) -> Iterator[dg.DagsterInstance]:
         yield instance
 
 
-def test_assets_and_jobs_run_by_command_and_train_again_when_forced(project: Project) -> None:
-    done = project.run("dagster", "asset", "materialize", *MODULE, "--select", "group:shop")
-    assert done.returncode == 0, done.stderr
-    assert trained(done.stderr)
-    assert table(project).get_column("user_id").n_unique() == 60
-
+def test_assets_run_by_command_and_train_again_when_forced(
+    project: Project, first_run: FirstRun
+) -> None:
+    first_run.copy_to(project)
+    record = project.storage / "shop/records/solution_version.json"
+    first = json.loads(record.read_text())["solution_version_arn"]
     config = project.root / "config.yaml"
     config.write_text(
         yaml.safe_dump({"ops": {"shop__solution_version": {"config": {"force_train": True}}}})
     )
-    job = ("dagster", "job", "execute", *MODULE, "-j", "shop_refresh")
-    done = project.run(*job, "-c", str(config))
-    assert done.returncode == 0, done.stderr
-    assert trained(done.stderr)
-    with instance_of(project) as instance:
-        key = dg.AssetKey(["shop", "solution_version"])
-        records = instance.fetch_materializations(key, limit=10).records
-    versions = [
-        record.asset_materialization.metadata["solution_version_arn"].value
-        for record in records
-        if record.asset_materialization
-    ]
-    forced, first = versions
-    assert forced != first
+    command = ("dagster", "asset", "materialize", *MODULE, "--select", "group:shop")
+    process = project.run(*command, "--config", str(config))
+    assert process.returncode == 0, process.stderr
+    assert trained(process.stderr)
+    assert json.loads(record.read_text())["solution_version_arn"] != first
+    assert table(project).get_column("user_id").n_unique() == 60
 
 
 def test_what_fails_ends_the_command_with_an_error(project: Project) -> None:

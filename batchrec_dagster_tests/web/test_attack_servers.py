@@ -26,7 +26,7 @@ from batchrec_dagster_tests.web_server import Page, serving
 
 pytestmark = [pytest.mark.attack, pytest.mark.slow]
 
-REQUESTS = repeats(10_000, 2_000)  # to each server
+REQUESTS = repeats(10_000, 500)  # to each server
 HALF_OPEN = 1_100
 JSON = {"Content-Type": "application/json"}
 MUTATION = "mutation{setAutoMaterializePaused(paused:false)}"

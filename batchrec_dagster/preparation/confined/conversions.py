@@ -1,6 +1,6 @@
 """What the child process makes of a file that is not text: CSV, JSON Lines, or Parquet of its own.
 
-The kernel limits what conversions take. They check themselves only what the kernel cannot see.
+The kernel limits what they take; what they check themselves is only what it cannot see.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def choose_part(names: Sequence[str], part: str | None, kind: str) -> str:
 
 
 def _convert_excel(path: Path, target: Path, part: str | None, limits: Limits, packed: int) -> int:
-    """Write a sheet as CSV, without blank rows at its start, and with every cell as its text."""
+    """A sheet as CSV, without blank rows at its start; every cell as its text."""
     try:
         import fastexcel
     except ImportError as error:
@@ -98,13 +98,13 @@ def _convert_excel(path: Path, target: Path, part: str | None, limits: Limits, p
 
 
 def _convert_sqlite(path: Path, target: Path, part: str | None, limits: Limits, packed: int) -> int:
-    """Write a table as CSV."""
+    """A table as CSV."""
     try:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
             # Functions that have effects are not called by what the file's own schema computes.
             database.execute("PRAGMA trusted_schema = OFF")
-            query = "SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name"
-            names = [name for (name,) in database.execute(query)]
+            named = "SELECT name FROM sqlite_master WHERE type = 'table'"
+            names = [name for (name,) in database.execute(f"{named} ORDER BY name")]
             names = [name for name in names if not name.startswith("sqlite_")]
             quoted = choose_part(names, part, "table").replace('"', '""')
             database.text_factory = lambda text: text.decode(errors="replace")
@@ -121,7 +121,7 @@ def _convert_sqlite(path: Path, target: Path, part: str | None, limits: Limits, 
 
 
 def _convert_arrow(path: Path, target: Path, part: str | None, limits: Limits, packed: int) -> int:
-    """Write a file of Arrow's own format (Feather) as Parquet."""
+    """A file of Arrow's own format (Feather) as Parquet."""
     import pyarrow as pa
 
     from batchrec_dagster.preparation.confined.parquet import write_parquet
@@ -143,7 +143,7 @@ def _convert_arrow(path: Path, target: Path, part: str | None, limits: Limits, p
 def _convert_parquet(
     path: Path, target: Path, part: str | None, limits: Limits, packed: int
 ) -> int:
-    """Write a Parquet file whose footer and pages say the truth about their sizes."""
+    """A Parquet file whose footer and pages say the truth about their sizes."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -166,7 +166,7 @@ def _convert_parquet(
 def _convert_json_array(
     path: Path, target: Path, part: str | None, limits: Limits, packed: int
 ) -> int:
-    """Write each element of an array in a line of its own, as it is written."""
+    """Each element in a line of its own, as it is written."""
     _refuse_part(part)
     # Latin-1 has a character for each byte, so that the text stays as it is.
     with (
@@ -199,11 +199,9 @@ def _read_elements(file: TextIO, most: int) -> Iterator[str]:
         if not chunk:
             break
         text, position = text[start:] + chunk, 0
-    remainder = text[start:].strip(_BLANKS)
-    if remainder != "]":
+    if (remainder := text[start:].strip(_BLANKS)) != "]":
         yield remainder
         if end >= 0 or not remainder:
-            # The array does not end. A line that is not JSON shows it.
             yield "(cut off)"
 
 
