@@ -7,8 +7,8 @@ selected with all of them, and without each component or rule. The one whose abs
 over the data sets least is left out, and the others are measured again, until the loss of all that
 is left out would exceed 1 % of the mean. If several cost the same but for 0.5 % of the mean, which
 is less than the standard error, the one with the most code is left out. What costs more than 2 % in
-a step is not measured again. At the end, the steps are measured on other folds, which took no part
-in the choice.
+a step is not measured again. Each step is confirmed on other folds, which take no part in the
+choice: it is not taken if the loss exceeds 1 % there.
 
 The output of a step is, for each candidate, the loss of all that is then left out: the paired
 difference of the held-out users' NDCG to the blend with all, with its standard error, by data set
@@ -79,7 +79,7 @@ SAME_LOSS = 0.005  # of the mean; candidates that differ by less cost the same
 HOPELESS_LOSS = 0.02  # of the mean; candidates that cost more are not measured again
 CHOICE_FOLDS = range(2, 6)
 CONFIRMATION_FOLDS = range(6, 10)
-USERS = 400  # of a data set's folds, only so many are measured as have so many held-out users
+USERS = 350  # of a data set's folds, only so many are measured as have so many held-out users
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,6 @@ def _without_rule(**values: Any) -> Variant:
 VARIANTS = {
     "factors": _without_components(FACTORS, FACTORS_HIGH_REG),
     "co-occurrence with what followed": _without_components(SEQUENCE),
-    "counts of items that users had again": _without_rule(count_exponent=0.0),
     "earlier cutoffs of held-out users": Variant(earlier_cutoffs=False),
     "co-occurrence in either order": _without_components(SYMMETRIC_COOC),
     "the second split, where users are few": Variant(second_split=False),
@@ -134,22 +133,18 @@ VARIANTS = {
     "factors with more regularization": _without_components(FACTORS_HIGH_REG),
     "popularity in blends": _without_rule(popularity_weights=()),
     "recency exponents to choose from": Variant(one_exponent=True),
-    "the mean of options, so that the best one is taken": _without_rule(tolerances=(0.0,)),
-    "a narrower mean if the best is better": _without_rule(tolerances=(1.0,)),
-    "the least weight of a component": _without_rule(least_weight=0.0),
-    "the doubt about recency exponents": _without_rule(exponent_tolerance=0.0),
+    "the mean of options, so that the best one is taken": _without_rule(tolerance=0.0),
 }
 
 
 # What is nothing on its own when the other one was left out.
 BELONGS_TO = {
     "popularity in blends": "popularity",
-    "a narrower mean if the best is better": "the mean of options, so that the best one is taken",
 }
 
 
-# What was measured, by the truth, the number of validation sets, and whether counts weigh.
-_memories: dict[tuple[int, int, bool], tuple[object, dict[Any, Any]]] = {}
+# What was measured, by the truth and the number of validation sets.
+_memories: dict[tuple[int, int], tuple[object, dict[Any, Any]]] = {}
 
 
 class _RememberedUsers(ScoredUsers):
@@ -159,7 +154,7 @@ class _RememberedUsers(ScoredUsers):
         super().__init__(sets)
         # The truth is kept with the memory, so that its id is not given to another object.
         truth = sets[0].truth
-        key = id(truth), len(sets), sets[0].inputs.weights is not None
+        key = id(truth), len(sets)
         _, self._memory = _memories.setdefault(key, (truth, {}))
 
     def ndcg(self, name: str, exponents: Sequence[float]) -> list[Float64]:
@@ -230,7 +225,6 @@ class Training:
         key = (
             *blend.weights.items(),
             *blend.recency_exponents.items(),
-            blend.count_exponent,
         )
         if key not in self.ndcg_by_blend:
             model = self.final.blend(blend, 1.0)
@@ -335,16 +329,23 @@ def choose_candidate(step: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def eliminate(
-    trainings: Mapping[str, Sequence[Training]], without: Sequence[str], steps: int
+    choice: Mapping[str, Sequence[Training]],
+    confirmation: Mapping[str, Sequence[Training]],
+    without: Sequence[str],
+    steps: int,
 ) -> list[dict[str, Any]]:
-    """The steps of the elimination: the candidates with their losses, and which one was left out.
+    """The steps of the elimination.
 
-    The last step's is None if each candidate costs too much.
+    Each has the candidates with their losses, the one that was chosen, its loss on the other folds,
+    and whether it was left out.
 
+    choice: the trainings that steps are chosen on.
+    confirmation: the trainings that a step must not cost too much on either.
     without: what earlier steps left out.
     steps: how many steps there are at most.
     """
-    with_all = measure(trainings, Variant())
+    with_all = measure(choice, Variant())
+    confirmation_with_all = measure(confirmation, Variant())
     base = Variant()
     for name in without:
         base = base.combine(VARIANTS[name])
@@ -352,36 +353,37 @@ def eliminate(
     taken: list[dict[str, Any]] = []
     while candidates and len(taken) < steps:
         step = {
-            name: compare(measure(trainings, base.combine(variant)), with_all)
+            name: compare(measure(choice, base.combine(variant)), with_all)
             for name, variant in candidates.items()
         }
         name = choose_candidate(step)
-        is_affordable = step[name]["mean"]["relative"] >= -LARGEST_LOSS
-        taken.append({"left_out": name if is_affordable else None, "candidates": step})
-        print(table(f"\nstep {len(taken)}: {name}, {is_affordable}", lines(step)), flush=True)
-        if not is_affordable:
+        if step[name]["mean"]["relative"] < -LARGEST_LOSS:
+            print(table("\nnothing costs less than 1 %", lines(step)), flush=True)
             break
-        base = base.combine(candidates[name])
+        shorter = base.combine(candidates[name])
+        confirmed = compare(measure(confirmation, shorter), confirmation_with_all)
+        is_left_out = confirmed["mean"]["relative"] >= -LARGEST_LOSS
+        taken.append(
+            {
+                "candidates": step,
+                "chosen": name,
+                "confirmation": confirmed,
+                "left_out": is_left_out,
+            }
+        )
+        print(table(f"\nstep {len(taken)}", lines(step)), flush=True)
+        title = f"{name}, on other folds: {'' if is_left_out else 'not '}left out"
+        print(table(title, lines({name: confirmed})), flush=True)
+        if is_left_out:
+            base = shorter
         candidates = {
             other: variant
             for other, variant in candidates.items()
-            if name not in (other, BELONGS_TO.get(other))
+            if other != name
+            and not (is_left_out and name == BELONGS_TO.get(other))
             and step[other]["mean"]["relative"] > -HOPELESS_LOSS
         }
     return taken
-
-
-def confirm(
-    trainings: Mapping[str, Sequence[Training]], without: Sequence[str]
-) -> dict[str, dict[str, Any]]:
-    """For each of these: what is lost without it and those before it, by data set."""
-    with_all = measure(trainings, Variant())
-    losses = {"nothing": compare(with_all, with_all)}
-    base = Variant()
-    for name in without:
-        base = base.combine(VARIANTS[name])
-        losses[name] = compare(measure(trainings, base), with_all)
-    return losses
 
 
 def lines(losses: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
@@ -411,12 +413,10 @@ def main() -> None:
     args = parser.parse_args()
     model_selection.ScoredUsers = _RememberedUsers  # type: ignore[misc]
     folder = args.data.resolve()
-    steps = eliminate(fit_sets(folder, args.only, CHOICE_FOLDS), args.without, args.steps)
+    choice = fit_sets(folder, args.only, CHOICE_FOLDS)
+    confirmation = fit_sets(folder, args.only, CONFIRMATION_FOLDS)
+    steps = eliminate(choice, confirmation, args.without, args.steps)
     write(args.out, {"without": args.without, "steps": steps})
-    left_out = [*args.without, *(step["left_out"] for step in steps if step["left_out"])]
-    losses = confirm(fit_sets(folder, args.only, CONFIRMATION_FOLDS), left_out)
-    print(table("\non other folds, without it and those above it", lines(losses)), flush=True)
-    write(args.out, {"without": args.without, "steps": steps, "confirmation": losses})
 
 
 if __name__ == "__main__":

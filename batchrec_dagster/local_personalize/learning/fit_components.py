@@ -81,7 +81,6 @@ class FittedComponents:
             blend.recency_exponents,
             {name: weight / temperature for name, weight in blend.weights.items()},
             repeat_rates=self.repeat_rates,
-            count_exponent=blend.count_exponent,
         )
 
 

@@ -1,19 +1,14 @@
 """Selects which components a model blends, from their NDCG on held-out users.
 
 A held-out tenth of a small data set is a few dozen users, where the best of many options wins by
-luck. So the options are few, and a default is given up only if the paired differences of the users'
-NDCG speak against it by half a standard error. The defaults are these:
-
-- Each component has a recency exponent.
-- In a blend, where other components see the whole history, co-occurrence looks at newer items than
-  it does alone.
-
-Items that a user had several times weigh more only if that is better by a whole standard error.
+luck. So the options are few. Each component has the recency exponent with which it is best alone.
+In a blend, where other components see the whole history, co-occurrence looks at newer items than
+it does alone, unless the paired differences of the users' NDCG speak against it by half a standard
+error.
 
 Then the weights are selected. The options are single components, blends, each of these with some
 popularity, which helps where histories say little, and popularity alone. The weights are the mean
-of all options that the best one does not beat by a standard error. If the best one beats this mean
-by half a standard error, options must come closer to the best one to be in it.
+of all options that the best one does not beat by a standard error.
 
 Where held-out users are few, each is also evaluated at earlier cutoffs of the history. That tells
 models apart about as well as more users would. Standard errors remain those of the users' means.
@@ -22,7 +17,7 @@ models apart about as well as more users would. Standard errors remain those of 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
 
 import numpy as np
@@ -84,28 +79,11 @@ class SelectionRules:
     popularity_weights: Sequence[float] = (0.3, 0.6)
     """The weights of popularity to add to each option; with more, popularity alone is an option."""
 
-    tolerances: Sequence[float] = (1.0, 0.5, 0.25, 0.1, 0.0)
-    """The options in the mean are beaten by the best one by at most this many standard errors.
-
-    The first tolerance whose mean the best option does not clearly beat is taken.
-    """
-
-    least_weight: float = 0.05
-    """Components with less weight leave the mean: they cost as much to fit and to serve as others,
-    and change little.
-    """
-
-    exponent_tolerance: float = 0.5
-    """A recency exponent replaces the default if it is better by this many standard errors."""
+    tolerance: float = 1.0
+    """The options in the mean are beaten by the best one by at most this many standard errors."""
 
     recent_in_blends: bool = True
     """Whether co-occurrence may look at newer items in blends than it does alone."""
-
-    count_exponent: float = 0.5
-    """The exponent of the counts of items to try, see `History.weight_by_counts`; 0 tries none.
-
-    In a shop, 0.3 and 0.6 did about the same.
-    """
 
 
 ALL_RULES = SelectionRules()
@@ -123,9 +101,6 @@ class Blend:
 
     ndcg: float
     """NDCG at 25, mean over the users that it was selected on."""
-
-    count_exponent: float = 0.0
-    """See `History.weight_by_counts`."""
 
 
 def select_blend(
@@ -148,9 +123,7 @@ def select_blend(
         exponent = options[names[0]][0] if recency else 0.0
         return Blend({names[0]: exponent}, {names[0]: 1.0}, 0.0)
     users = ScoredUsers(sets)
-    defaults = {name: options[name][0] if recency else 0.0 for name in names}
-    users, count_exponent = _select_count_exponent(users, sets, defaults, rules)
-    exponents, ndcg = _select_exponents(users, names, options if recency else None, rules)
+    exponents, ndcg = _select_exponents(users, names, options if recency else None)
     if FACTORS in names and FACTORS_HIGH_REG in names:
         names.remove(min(FACTORS, FACTORS_HIGH_REG, key=lambda name: ndcg[name].mean()))
     if POPULARITY in sets[0].scorers:
@@ -188,35 +161,7 @@ def select_blend(
         {name: exponents[name] for name in weights},
         {name: weight * scales[name, exponents[name]] for name, weight in weights.items()},
         float(score.mean()),
-        count_exponent,
     )
-
-
-def _select_count_exponent(
-    users: ScoredUsers,
-    sets: Sequence[ValidationSet],
-    exponents: Weights,
-    rules: SelectionRules,
-) -> tuple[ScoredUsers, float]:
-    """The users to select on, and the exponent of their items' counts.
-
-    It is 0 unless that of the rules is better by a standard error, in the mean over the components
-    with these recency exponents.
-    """
-    if not rules.count_exponent or all(part.inputs.counts is None for part in sets):
-        return users, 0.0
-    weighted = ScoredUsers(
-        [replace(part, inputs=part.inputs.weight_by_counts(rules.count_exponent)) for part in sets]
-    )
-
-    def mean_ndcg(users: ScoredUsers) -> Float64:
-        ndcg = [users.ndcg(name, [exponent])[0] for name, exponent in exponents.items()]
-        return np.asarray(np.mean(ndcg, axis=0))
-
-    without_counts, with_counts = mean_ndcg(users), mean_ndcg(weighted)
-    if _is_better(with_counts, without_counts):
-        return weighted, rules.count_exponent
-    return users, 0.0
 
 
 def _list_blends(names: Sequence[str], rules: SelectionRules) -> list[Weights]:
@@ -249,20 +194,15 @@ def _average_best(
 ) -> tuple[Weights, Float64]:
     """The mean of the options that may be the best, and the users' NDCG with it.
 
-    Which of them is the best is chance, and their mean depends less on chance. It is the mean of as
-    many options as possible without being worse than the best one by half a standard error.
+    Which of them is the best is chance, and their mean depends less on chance.
     """
     scores = evaluate(options)
     best = max(scores, key=lambda score: score.mean())
-    for errors in rules.tolerances:
-        beaten = [_is_better(best, score, errors) for score in scores]
-        weights = _average(
-            [option for option, is_beaten in zip(options, beaten, strict=True) if not is_beaten],
-            rules.least_weight,
-        )
-        [score] = evaluate([weights])
-        if not _is_better(best, score, 0.5):
-            break
+    beaten = [_is_better(best, score, rules.tolerance) for score in scores]
+    weights = _average(
+        [option for option, is_beaten in zip(options, beaten, strict=True) if not is_beaten]
+    )
+    [score] = evaluate([weights])
     return weights, score
 
 
@@ -284,13 +224,11 @@ def _add_content(
     return weights, score
 
 
-def _average(options: Sequence[Weights], least_weight: float) -> Weights:
-    """The mean of the options, without weights below the least one."""
+def _average(options: Sequence[Weights]) -> Weights:
+    """The mean of the options."""
     # Sorted as a saved model has them, since the sums of floats depend on the order.
     names = sorted(set(chain(*options)))
-    mean = {name: sum(option.get(name, 0.0) for option in options) / len(options) for name in names}
-    large = {name: weight for name, weight in mean.items() if weight >= least_weight}
-    return {name: weight / sum(large.values()) for name, weight in large.items()}
+    return {name: sum(option.get(name, 0.0) for option in options) / len(options) for name in names}
 
 
 def select_repeats(
@@ -327,7 +265,8 @@ def select_repeats(
 
     ndcg = np.concatenate(list(ordered_map(evaluate, held_out.chunks())), axis=1)
     without, *scores = ndcg
-    best = _select_index(scores)
+    best = max(range(len(scores)), key=lambda index: scores[index].mean())
+    best = best if _is_better(scores[best], scores[0], 0.5) else 0
     return options[best] if _is_better(scores[best], without) else None
 
 
@@ -362,7 +301,7 @@ def fit_temperature(score: Callable[[History], Float32], sets: Sequence[Validati
 
 
 def _select_exponents(
-    users: ScoredUsers, names: Sequence[str], options: Options | None, rules: SelectionRules
+    users: ScoredUsers, names: Sequence[str], options: Options | None
 ) -> tuple[dict[str, float], dict[str, Float64]]:
     """The recency exponent of each component, and the users' (users,) NDCG with it.
 
@@ -372,7 +311,7 @@ def _select_exponents(
     for name in names:
         exponents = options[name] if options else (0.0,)
         scores = users.ndcg(name, exponents)
-        best = _select_index(scores, rules.exponent_tolerance)
+        best = max(range(len(scores)), key=lambda index: scores[index].mean())
         selected[name] = exponents[best]
         ndcg[name] = scores[best]
         needed = {selected[name]}
@@ -386,15 +325,6 @@ def _next_exponent(exponent: float) -> float:
     """The next larger exponent of co-occurrence, with which recent items weigh more."""
     larger = [other for other in RECENCY_EXPONENTS[SEQUENCE] if other > exponent]
     return min(larger, default=exponent)
-
-
-def _select_index(scores: Sequence[Float64], errors: float = 0.5) -> int:
-    """The index of the scores with the best mean, if better than the first scores; else 0.
-
-    errors: by how many standard errors they must be better.
-    """
-    best = max(range(len(scores)), key=lambda index: scores[index].mean())
-    return best if _is_better(scores[best], scores[0], errors) else 0
 
 
 def _is_better(ours: Float64, theirs: Float64, errors: float = 1.0) -> bool:

@@ -161,7 +161,7 @@ class BlendModel(UserModel):
     """(n_items without new ones,) see `ComponentFitter.repeat_rates`."""
 
     count_exponent: float = 0.0
-    """See `History.weight_by_counts`."""
+    """See `History.weight_by_counts`; above 0 only in models of earlier versions."""
 
     new_items: NewItems | None = None
     """The last of `item_ids`, which nobody had in the training."""

@@ -250,8 +250,6 @@ def _fit_and_select(
         f"{name} (recency {blend.recency_exponents[name]})" for name in blend.weights
     )
     log(f"selected: {components}; NDCG at 25 of {blend.ndcg:.4f}")
-    if blend.count_exponent:
-        log(f"an item had n times weighs n^{blend.count_exponent} times as much in a history")
     return fits[0].select(blend.weights), blend, temperature
 
 

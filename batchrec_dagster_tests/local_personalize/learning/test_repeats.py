@@ -149,60 +149,42 @@ def test_looking_at_what_was_seen_leaves_the_history_in_order(data: Interactions
     assert np.array_equal(history.items, items)
 
 
-def favorites(often_says_what: bool) -> Interactions:
-    """Users of four tastes who had some items four times: those of their taste, or any."""
-    rng = np.random.default_rng(0)
-    rows: list[Row] = []
-    for user in range(200):
-        own = rng.permutation(15) + 15 * (user % 4)
-        others = rng.choice(60, 12, replace=False)
-        known = np.concatenate([own[:5], others])
-        often = known[:5] if often_says_what else rng.choice(known, 5, replace=False)
-        past = rng.permutation(np.concatenate([known, np.repeat(often, 3)]))
-        items = [*past, *own[5:8]]  # a tenth of the rows, which is what comes next
-        rows += [(f"u{user}", f"i{item}", time) for time, item in enumerate(items)]
-    return interactions_of(rows)
-
-
 @pytest.fixture(scope="module")
-def favored() -> BlendModel:
-    trained = train("aws-user-personalization", favorites(often_says_what=True), {}).model
+def counting(data: Interactions) -> BlendModel:
+    """A model as earlier versions trained it where users had what they like several times."""
+    trained = train("aws-user-personalization", data, {}).model
     assert isinstance(trained, BlendModel)
-    return trained
+    assert trained.held_out is not None
+    test_model = replace(trained.held_out.model, count_exponent=0.5)
+    held_out = replace(trained.held_out, model=test_model)
+    return replace(trained, count_exponent=0.5, held_out=held_out)
 
 
-@pytest.mark.slow
-def test_what_users_had_often_weighs_more_where_it_says_what_comes(favored: BlendModel) -> None:
-    chance = train("aws-user-personalization", favorites(often_says_what=False), {}).model
-    assert isinstance(chance, BlendModel)
-    assert (favored.count_exponent, chance.count_exponent) == (0.5, 0.0)
-    # Four times an item of the first taste, once one of the second, all at the same time.
-    rows = [("new", "i0", 1)] * 4 + [("new", "i15", 1)]
-    history = Histories(interactions_of(rows), favored.item_ids).of_users(np.array([0], np.int32))
-    taste = np.array([int(item.removeprefix("i")) // 15 for item in favored.item_ids])
-
-    def lead(model: BlendModel) -> float:
-        [logits] = model.score(history)
-        return float(logits[taste == 0].mean() - logits[taste == 1].mean())
-
-    assert lead(favored) > max(0.0, lead(replace(favored, count_exponent=0.0)))
+def test_what_a_user_had_often_weighs_more_in_a_model_that_counts(counting: BlendModel) -> None:
+    [often, once] = counting.item_ids[:2]
+    rows = [("new", often, 1)] * 4 + [("new", once, 1)]
+    history = Histories(interactions_of(rows), counting.item_ids).of_users(np.array([0], np.int32))
+    counted = counting.score(history)
+    assert counted == pytest.approx(
+        replace(counting, count_exponent=0.0).score(history.weight_by_counts(0.5))
+    )
+    assert counted != pytest.approx(replace(counting, count_exponent=0.0).score(history))
 
 
 def test_the_weight_of_counts_is_saved_and_kept_by_an_update(
-    favored: BlendModel, tmp_path: Path
+    counting: BlendModel, data: Interactions, tmp_path: Path
 ) -> None:
-    data = favorites(often_says_what=True)
     users = [str(user) for user in data.user_ids[:5]]
-    favored.save(tmp_path)
+    counting.save(tmp_path)
     loaded = load_model(tmp_path)
     assert isinstance(loaded, BlendModel)
-    assert loaded.count_exponent == favored.count_exponent
-    assert lists(loaded, users, data, 5) == lists(favored, users, data, 5)
+    assert loaded.count_exponent == 0.5
+    assert lists(loaded, users, data, 5) == lists(counting, users, data, 5)
     updated = update_blend(tmp_path, data, 0, lambda message: None)
     assert updated is not None
-    assert updated[0].count_exponent == favored.count_exponent
+    assert updated[0].count_exponent == 0.5
     assert updated[0].held_out is not None
-    assert updated[0].held_out.model.count_exponent == favored.count_exponent
+    assert updated[0].held_out.model.count_exponent == 0.5
 
 
 def test_counts_weigh_with_the_weights_of_events() -> None:
