@@ -54,7 +54,7 @@ def load_pipelines(package: Path) -> dg.Definitions:
 
     Raises DeclarationError if a defs.yaml is broken.
     """
-    with _raising_declaration_errors(package / "defs"):
+    with _raise_declaration_errors(package / "defs"):
         tree = dg.ComponentTree.for_project(package)
         # Only the folder is built. The whole tree would also import every installed package with
         # components, and describe each of their classes for a page of Dagster's UI.
@@ -95,8 +95,8 @@ def _load_parts(package: Path, broken: Collection[Path]) -> dg.Definitions:
     """
     defs = package / "defs"
     project = dg.ComponentTree.for_project(package)
-    with _raising_declaration_errors(defs, without=broken):
-        parts = [*_parts_without(defs, broken)]
+    with _raise_declaration_errors(defs, without=broken):
+        parts = [*_list_parts_without(defs, broken)]
         trees = [_make_tree_of_folder(project, part) for part in parts if part.is_dir()]
         token = _trees_of_project.set(trees)
         try:
@@ -112,7 +112,7 @@ def _load_parts(package: Path, broken: Collection[Path]) -> dg.Definitions:
     return definitions
 
 
-def _parts_without(folder: Path, broken: Collection[Path]) -> Iterator[Path]:
+def _list_parts_without(folder: Path, broken: Collection[Path]) -> Iterator[Path]:
     """The folders and Python files below the folder that hold none of the broken files.
 
     The folders are as large as possible, because files in a folder may refer to each other.
@@ -126,7 +126,7 @@ def _parts_without(folder: Path, broken: Collection[Path]) -> Iterator[Path]:
             if path.suffix == ".py":
                 yield path
         elif any(file.is_relative_to(path) for file in broken):
-            yield from _parts_without(path, broken)
+            yield from _list_parts_without(path, broken)
         elif any(path.rglob("defs.y*ml")) or any(path.rglob("*.py")):
             yield path
 
@@ -155,8 +155,8 @@ def _load_module(name: str) -> dg.Definitions:
 
 
 @contextmanager
-def _raising_declaration_errors(defs: Path, without: Collection[Path] = ()) -> Iterator[None]:
-    """Turns Dagster's errors about files below the folder into a DeclarationError.
+def _raise_declaration_errors(defs: Path, without: Collection[Path] = ()) -> Iterator[None]:
+    """A block in which Dagster's errors about files below the folder become DeclarationErrors.
 
     without: files that are known to be broken, and not loaded.
     """

@@ -127,11 +127,11 @@ def _read_list_number(edition: Edition, number: str) -> int | None:
     return None
 
 
-def _find_training_time(trained: Mapping[str, Any]) -> datetime | None:
+def _find_training_time(model: Mapping[str, Any]) -> datetime | None:
     """When the model was trained, if its data were older than those of the lists."""
-    if "trained_on" not in trained or trained["data_version"].startswith(trained["trained_on"]):
+    if "trained_on" not in model or model["data_version"].startswith(model["trained_on"]):
         return None
-    return datetime.fromisoformat(trained["trained_at"])
+    return datetime.fromisoformat(model["trained_at"])
 
 
 @dataclass(frozen=True)

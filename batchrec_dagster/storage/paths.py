@@ -1,5 +1,8 @@
-"""A pipeline's storage keys, in the folders of the AWS walkthrough (raw/, transformed/, curated/),
-the records that steps write for later runs, and the file of users that Spark writes."""
+"""Where a pipeline's files are in the storage: their keys, and how each of them is read.
+
+The folders are those of the AWS walkthrough: raw/, transformed/ and curated/. Besides there are the
+records that steps write for later runs.
+"""
 
 from __future__ import annotations
 

@@ -21,17 +21,24 @@ from batchrec_dagster.preparation.polars.row_conditions import TYPES, parse_filt
 from batchrec_dagster.preparation.row_problems import list_row_problems, list_time_problems
 from batchrec_dagster.preparation.rules import BELOW_MIN_RATING, NOT_IN_FILTER, Rules
 
-# Columns of a parsed row, next to those of the roles: the number of its file; its time in seconds
-# since 1970; what is wrong with it (null where it is good); why it is not kept (null where it is);
-# and what its time looks like.
-FILE, SECONDS, PROBLEM, REASON, FORM = "file", "seconds", "problem", "reason", "form"
+# Columns of a parsed row, besides those of the roles.
+# The number of the row's file.
+FILE = "file"
+# The row's time, in seconds since 1970.
+SECONDS = "seconds"
+# What is wrong with the row; null if it is good.
+PROBLEM = "problem"
+# Why the row is left out; null if it is kept.
+REASON = "reason"
+# In which form the row's time is written.
+FORM = "form"
 
 Reason = tuple[pl.Expr, str]
 """A condition on a row, and what it means if it holds."""
 
-# Whether the filter holds, of rows with one.
+# The column that says whether the filter holds, if there is a filter.
 IN_FILTER = "in filter"
-# No name in a header begins with a space.
+# The column with all others packed into it. No name in a header begins with a space.
 _PACKED = " row"
 _BLANKS = " \t"
 
@@ -109,11 +116,12 @@ def evaluate_filter(
     """
     if rules.filter is None:
         return cells
-    named = [column.alias(name) for name, column in columns.items()]
-    holds = parse_filter(rules.filter).fill_null(value=False)
-    return cells.select(pl.struct(pl.all()).alias(_PACKED), *named).select(
-        pl.col(_PACKED).struct.unnest(), holds.alias(IN_FILTER)
-    )
+    # The cells are packed into one column meanwhile, so that the filter's columns can have their
+    # own names, whatever the roles are called.
+    filter_columns = [column.alias(name) for name, column in columns.items()]
+    is_in_filter = parse_filter(rules.filter).fill_null(value=False)
+    packed = cells.select(pl.struct(pl.all()).alias(_PACKED), *filter_columns)
+    return packed.select(pl.col(_PACKED).struct.unnest(), is_in_filter.alias(IN_FILTER))
 
 
 def parse_as(text: pl.Expr, kind: str) -> pl.Expr:
