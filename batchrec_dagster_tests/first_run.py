@@ -103,13 +103,13 @@ def make_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
     root = factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         root = root.parent
-    folder, unfinished = root / name, root / f"{name}.part"
+    folder, part_folder = root / name, root / f"{name}.part"
     with (root / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not folder.exists():
             # What a worker left that failed.
-            shutil.rmtree(unfinished, ignore_errors=True)
-            unfinished.mkdir()
-            make(unfinished)
-            unfinished.rename(folder)
+            shutil.rmtree(part_folder, ignore_errors=True)
+            part_folder.mkdir()
+            make(part_folder)
+            part_folder.rename(folder)
     return folder

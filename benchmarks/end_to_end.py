@@ -44,7 +44,7 @@ class Run:
     jobs: dict[str, float]
 
     @property
-    def around(self) -> float:
+    def seconds_around_stages(self) -> float:
         return self.all - sum(self.stages.values())
 
 
@@ -107,7 +107,7 @@ def build_rows(first: Run, second: Run) -> Iterator[dict[str, str]]:
         yield build_row(name, seconds, second.stages[name])
     for name, seconds in first.jobs.items():
         yield build_row(f"within: Personalize's {name}", seconds, second.jobs.get(name, 0.0))
-    yield build_row("start and end", first.around, second.around)
+    yield build_row("start and end", first.seconds_around_stages, second.seconds_around_stages)
     yield build_row("all", first.all, second.all)
     yield build_row("CPU", first.cpu, second.cpu)
 

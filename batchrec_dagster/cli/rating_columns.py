@@ -31,27 +31,27 @@ def choose_rating_columns(
 ) -> dict[str, Column]:
     """The columns by role: as given, else by their names, else by their contents."""
     without_times = given_columns.get("timestamp") == NO_TIMES
-    given = {role: column for role, column in given_columns.items() if column != NO_TIMES}
-    check_columns(sample, given)
+    columns_given = {role: column for role, column in given_columns.items() if column != NO_TIMES}
+    check_columns(sample, columns_given)
     names = recognise_columns(sample.columns) if sample.has_header else {}
-    if not sample.has_header and not given:
+    if not sample.has_header and not columns_given:
         return _choose_by_position(sample, without_times=without_times)
     if without_times:
         names.pop("timestamp", None)
     columns: dict[str, Column] = {
-        **{role: name for role, name in names.items() if name not in given.values()},
-        **given,
+        **{role: name for role, name in names.items() if name not in columns_given.values()},
+        **columns_given,
     }
     free = [name for name in sample.columns if name not in columns.values()]
     if sample.has_header and "timestamp" not in columns and not without_times:
         candidates = [name for name in sample.columns if has_times(sample, name)]
         if len(candidates) == 1 and candidates[0] in free:
             columns["timestamp"] = candidates[0]
-    wanted = [role for role in REQUIRED_OPTIONS if role != "timestamp" or not without_times]
-    missing = [role for role in wanted if role not in columns]
+    required_roles = [role for role in REQUIRED_OPTIONS if role != "timestamp" or not without_times]
+    missing = [role for role in required_roles if role not in columns]
     if missing:
         raise _build_unknown_columns_error(sample, missing, free)
-    if "event_type" in columns and "event_type" not in given:
+    if "event_type" in columns and "event_type" not in columns_given:
         event_types = sample.read_cells(columns["event_type"])
         if not len(event_types) or event_types.n_unique() > MOST_EVENT_TYPES:
             del columns["event_type"]

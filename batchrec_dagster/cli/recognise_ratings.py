@@ -128,14 +128,14 @@ def _recognise_reading(
     files: Sequence[RawFile], given_columns: Mapping[str, Column], options: ReadingOptions
 ) -> tuple[ReadSettings, list[str]]:
     """How the files are read, and what people should check about that."""
-    given = ReadSettings(
+    settings_given = ReadSettings(
         delimiter=options.delimiter,
         encoding=options.encoding,
         quoted=options.quoted,
         columns={role: column for role, column in given_columns.items() if column != NO_TIMES},
     )
     notes = []
-    with open_sample(files, given) as sample:
+    with open_sample(files, settings_given) as sample:
         columns = choose_rating_columns(sample, given_columns)
         if not sample.has_header and not given_columns:
             notes.append(

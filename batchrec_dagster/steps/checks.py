@@ -304,21 +304,21 @@ def check_lists_full(
     return CheckResult("lists_full", full == users, finding, numbers, severity="warn")
 
 
-def check_items_known(listed: pl.Series, known: pl.Series) -> CheckResult:
+def check_items_known(listed_ids: pl.Series, known_ids: pl.Series) -> CheckResult:
     """Whether the items file has most of the items in the lists; a failure only warns.
 
-    listed: the distinct ids of the items in the lists.
-    known: the distinct ids in the items file.
+    listed_ids: the distinct ids of the items in the lists.
+    known_ids: the distinct ids in the items file.
     """
-    unknown = listed.filter(~listed.is_in(known.implode()))
-    known_count = len(listed) - len(unknown)
-    finding = f"{known_count:,} of the {len(listed):,} items in the lists are in the items file"
-    passed = 2 * known_count >= len(listed)
+    unknown = listed_ids.filter(~listed_ids.is_in(known_ids.implode()))
+    known_count = len(listed_ids) - len(unknown)
+    finding = f"{known_count:,} of the {len(listed_ids):,} items in the lists are in the items file"
+    passed = 2 * known_count >= len(listed_ids)
     if not passed:
         finding += f". The lists have {unknown.min()!r}"
-        finding += f", the file {known.min()!r}" if len(known) else ""
+        finding += f", the file {known_ids.min()!r}" if len(known_ids) else ""
         finding += ". Check that items.columns.item and ratings.columns.item are the same id"
-    numbers: dict[str, int | float] = {"items": len(listed), "known": known_count}
+    numbers: dict[str, int | float] = {"items": len(listed_ids), "known": known_count}
     return CheckResult("items_known", passed, finding, numbers, severity="warn")
 
 

@@ -83,11 +83,11 @@ def _decide(condition: Mapping[str, Any], values: Mapping[str, str]) -> bool:
     if function == "!Not":
         return not _decide(arguments[0], values)
     assert function == "!Equals"
-    left, other = (
+    other_value, other = (
         values[argument["!Ref"]] if isinstance(argument, dict) else argument
         for argument in arguments
     )
-    return bool(left == other)
+    return bool(other_value == other)
 
 
 def _fill(value: Any, names: Mapping[str, Any], conditions: Mapping[str, bool]) -> Any:

@@ -84,7 +84,7 @@ def test_similar_items_are_those_of_the_same_users(films: Films, recipe: str) ->
     assert len(_read_items(even)) == len(set(_read_items(even))) == len(_read_items(unknown)) == 10
     assert list(even["output"]) == ["recommendedItems"]  # no scores
     assert bad["error"] == "User error: Required fields for the provided recipe are itemId"
-    all_but_itself = _answer_lines(
+    other_item_answers = _answer_lines(
         films,
         version,
         lines[:1],
@@ -92,7 +92,7 @@ def test_similar_items_are_those_of_the_same_users(films: Films, recipe: str) ->
         filterArn=films.create_filter(films.films, name=recipe),
     )
     assert (
-        len(_read_items(all_but_itself[0])) == 39
+        len(_read_items(other_item_answers[0])) == 39
     )  # all but itself; there is no user who had seen any
 
 

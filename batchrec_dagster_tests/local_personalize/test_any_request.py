@@ -69,16 +69,16 @@ def service() -> Iterator[LocalPersonalize]:
         service.close()
 
 
-def _shaped_values(shape: Shape) -> st.SearchStrategy[Any]:
+def draw_shaped_values(shape: Shape) -> st.SearchStrategy[Any]:
     """Values that have the shape, mostly."""
     if isinstance(shape, StructureShape):
-        members = {name: _shaped_values(member) for name, member in shape.members.items()}
+        members = {name: draw_shaped_values(member) for name, member in shape.members.items()}
         required_values = {name: members.pop(name) for name in shape.required_members}
         return st.fixed_dictionaries(required_values, optional=members) | ANYTHING
     if isinstance(shape, ListShape):
-        return st.lists(_shaped_values(shape.member), max_size=3)
+        return st.lists(draw_shaped_values(shape.member), max_size=3)
     if isinstance(shape, MapShape):
-        return st.dictionaries(TEXTS, _shaped_values(shape.value), max_size=3)
+        return st.dictionaries(TEXTS, draw_shaped_values(shape.value), max_size=3)
     match shape.type_name:
         case "string":
             enum_values = getattr(shape, "enum", None)
@@ -90,7 +90,7 @@ def _shaped_values(shape: Shape) -> st.SearchStrategy[Any]:
 
 
 REQUESTS = st.sampled_from(sorted(OPERATIONS)).flatmap(
-    lambda operation: st.tuples(st.just(operation), _shaped_values(find_input_shape(operation)))
+    lambda operation: st.tuples(st.just(operation), draw_shaped_values(find_input_shape(operation)))
 )
 
 
@@ -138,9 +138,9 @@ def test_any_schema(value: Any, fields: list[Any]) -> None:
         {**kinds, "name": "Users", "fields": fields},
         {**kinds, "name": "Users", "fields": [{"name": "USER_ID", "type": value}]},
     ):
-        with pytest.raises(SchemaError) as raised:
+        with pytest.raises(SchemaError) as error:
             parse_schema(json.dumps(schema))
-        assert str(raised.value)
+        assert str(error.value)
 
 
 def _build_big_values(shape: Shape) -> Iterator[Any]:

@@ -182,11 +182,11 @@ def _require_refusal(file: Path, reason: str) -> str:
     below = file.parent / "below"
     below.mkdir()
     before = sorted(path.name for path in file.parent.iterdir())
-    with pytest.raises(ArchiveError, match=reason) as raised:
+    with pytest.raises(ArchiveError, match=reason) as error:
         import_home(file, below / "home")
     assert list(below.iterdir()) == []
     assert sorted(path.name for path in file.parent.iterdir()) == before
-    return str(raised.value)
+    return str(error.value)
 
 
 def _link(kind: bytes) -> tarfile.TarInfo:

@@ -146,15 +146,15 @@ def _find_differences(value: Any, shape: Shape, path: str) -> Iterator[str]:
         yield f"{path}: {value!r} is not one of {enum_values}"
 
 
-def _agrees_with_wire(parsed_value: Any, raw: Any) -> bool:
+def is_equal_on_wire(parsed_value: Any, raw: Any) -> bool:
     if isinstance(parsed_value, datetime):
         return bool(abs(parsed_value.timestamp() - raw) < 0.001)
     if isinstance(parsed_value, dict):
         return parsed_value.keys() == set(raw) and all(
-            _agrees_with_wire(parsed_value[k], raw[k]) for k in raw
+            is_equal_on_wire(parsed_value[k], raw[k]) for k in raw
         )
     if isinstance(parsed_value, list):
-        return len(parsed_value) == len(raw) and all(map(_agrees_with_wire, parsed_value, raw))
+        return len(parsed_value) == len(raw) and all(map(is_equal_on_wire, parsed_value, raw))
     return bool(parsed_value == raw)
 
 
@@ -185,7 +185,7 @@ def test_no_member_is_unknown_to_the_model_or_of_another_type(walk: Walk) -> Non
 
 def test_boto3_gives_every_member_on_and_times_as_times(walk: Walk) -> None:
     for exchange in walk.exchanges:
-        assert _agrees_with_wire(exchange.parsed_answer, exchange.raw), exchange
+        assert is_equal_on_wire(exchange.parsed_answer, exchange.raw), exchange
     answer = next(e.parsed_answer for e in walk.exchanges if e.operation == "DescribeDatasetGroup")
     assert isinstance(answer["datasetGroup"]["creationDateTime"], datetime)
 
@@ -276,8 +276,8 @@ def _describe_exchange(exchange: Exchange) -> str:
 
 
 def test_the_other_operations_are_refused_at_once_and_clearly(walks: dict[str, Walk]) -> None:
-    unsupported = set(load_service_model().operation_names) - set(OPERATIONS)
-    for operation in sorted(unsupported):
+    unsupported_operations = set(load_service_model().operation_names) - set(OPERATIONS)
+    for operation in sorted(unsupported_operations):
         params = {
             name: _build_valid_value(shape)
             for name, shape in find_input_shape(operation).members.items()
@@ -285,9 +285,9 @@ def test_the_other_operations_are_refused_at_once_and_clearly(walks: dict[str, W
         }
         messages = set()
         for walk in walks.values():
-            with pytest.raises(walk.client.exceptions.InvalidInputException) as raised:
+            with pytest.raises(walk.client.exceptions.InvalidInputException) as error:
                 getattr(walk.client, xform_name(operation))(**params)
-            messages.add(raised.value.response["Error"]["Message"])
+            messages.add(error.value.response["Error"]["Message"])
         (message,) = messages
         assert message.startswith(f"{operation} is not supported locally")
 

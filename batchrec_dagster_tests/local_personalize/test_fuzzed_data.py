@@ -164,9 +164,9 @@ class FuzzedPersonalize:
 
 @pytest.fixture(scope="module")
 def fuzzed_personalize(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FuzzedPersonalize]:
-    fuzzed = FuzzedPersonalize(tmp_path_factory.mktemp("fuzzed"))
-    yield fuzzed
-    fuzzed.personalize.close()
+    service = FuzzedPersonalize(tmp_path_factory.mktemp("fuzzed"))
+    yield service
+    service.personalize.close()
 
 
 @st.composite

@@ -98,9 +98,9 @@ def test_the_items_that_match_an_expression(expression: str, items: list[str]) -
     ],
 )
 def test_invalid_expressions(expression: str, reason: str) -> None:
-    with pytest.raises(ItemAttributesError) as raised:
+    with pytest.raises(ItemAttributesError) as error:
         _select_items(expression)
-    assert reason in str(raised.value)
+    assert reason in str(error.value)
 
 
 CONDITIONS = st.lists(

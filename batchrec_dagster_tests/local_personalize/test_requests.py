@@ -214,9 +214,9 @@ def test_an_internal_error_is_not_exposed(
         raise ZeroDivisionError("secret detail")
 
     monkeypatch.setitem(registry.OPERATIONS, "ListSchemas", raise_secret)
-    with pytest.raises(ClientError) as raised:
+    with pytest.raises(ClientError) as error:
         local.client.list_schemas()
-    response = raised.value.response
+    response = error.value.response
     assert response["ResponseMetadata"]["HTTPStatusCode"] == 500
     assert response["Error"]["Code"] == "InternalFailure"
     assert "Traceback" not in str(response)

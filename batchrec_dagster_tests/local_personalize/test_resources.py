@@ -88,9 +88,9 @@ def test_quotas(tmp_path: Path) -> None:
     dataset = local.create_dataset(group)
     solution = local.create_solution(group)
     local.create_filter(group)
-    with pytest.raises(limit, match="already 2 datasetGroups in this region") as raised:
+    with pytest.raises(limit, match="already 2 datasetGroups in this region") as error:
         local.create_group("songs")
-    message = raised.value.response["Error"]["Message"]
+    message = error.value.response["Error"]["Message"]
     assert "Delete one that you no longer need" in message
     assert message.endswith("BATCHREC_LOCAL_PERSONALIZE_QUOTAS=dataset_groups=4")
     with pytest.raises(limit, match="already 1 schemas"):

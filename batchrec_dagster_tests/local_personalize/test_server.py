@@ -236,9 +236,9 @@ def test_with_a_key_only_its_signatures_are_accepted(tmp_path: Path) -> None:
             (KEY_ID, "another secret", "InvalidSignatureException"),
             ("ANOTHER", SECRET, "UnrecognizedClientException"),
         ):
-            with pytest.raises(ClientError) as raised:
+            with pytest.raises(ClientError) as error:
                 server.open_client(key_id, secret).list_schemas()
-            assert raised.value.response["Error"]["Code"] == code
+            assert error.value.response["Error"]["Code"] == code
         status, body = server.request(
             "POST", "/", b"{}", {"X-Amz-Target": "AmazonPersonalize.ListSchemas"}
         )

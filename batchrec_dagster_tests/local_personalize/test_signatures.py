@@ -40,10 +40,10 @@ def test_botocores_signatures_are_accepted(body: bytes, token: str | None) -> No
 
 
 def _refuse(headers: Mapping[str, str], body: bytes = b"{}", moment: datetime | None = None) -> str:
-    with pytest.raises(SignatureError) as raised:
+    with pytest.raises(SignatureError) as error:
         check_signature(KEY, headers, body, moment)
-    assert KEY.secret not in str(raised.value)
-    return raised.value.code
+    assert KEY.secret not in str(error.value)
+    return error.value.code
 
 
 def test_anything_changed_is_refused() -> None:

@@ -79,9 +79,9 @@ class Account:
 
     def take_requests(self) -> list[Permission]:
         """What was asked since this was last called."""
-        found = self.s3.permissions_needed + self.personalize.permissions_needed
+        permissions = self.s3.permissions_needed + self.personalize.permissions_needed
         self.s3.permissions_needed, self.personalize.permissions_needed = [], []
-        return found
+        return permissions
 
     def run(self, step: str) -> str:
         """Run one step: what it says where it fails, nothing where it does not."""

@@ -206,8 +206,8 @@ def test_changed_data_are_shares_and_numbers_for_a_terminal() -> None:
         SettingChange("events", {"buy": 1 / 3, "view": 2 / 3}, {"view": 1.0}),
         SettingChange("mean_value", None, 2.5),
     ]
-    no_users = dict.fromkeys(("compared", "same_lists", "gained", "lost"), 0)
-    lists: Any = {**no_users, "risers": [], "fallers": [], "overlap": None, "comparable": True}
+    zero_counts = dict.fromkeys(("compared", "same_lists", "gained", "lost"), 0)
+    lists: Any = {**zero_counts, "risers": [], "fallers": [], "overlap": None, "comparable": True}
     diff = EditionDiff(1, 2, settings=[], data=changes, metrics=[], **lists)
     rows = [line.split("  ") for line in format_diff("shop", diff, None).splitlines()]
     cells = [[cell.strip() for cell in row if cell] for row in rows]

@@ -237,14 +237,14 @@ def test_another_run_that_writes_is_noticed(
 def test_a_table_of_somebody_elses_lists_is_left_alone(client: Any, table: UserListTable) -> None:
     write(table, build_large_table(3))
     before = read_stored_items(client)
-    with pytest.raises(SinkError) as raised:
+    with pytest.raises(SinkError) as error:
         write(replace(table, owner="shop in s3://other/it's"), build_large_table(2))
-    assert str(raised.value).startswith(
+    assert str(error.value).startswith(
         f"the DynamoDB table {TABLE} has the lists of shop: give sinks.dynamodb.table another name"
     )
     assert read_stored_items(client) == before
     # As the message says, they can be put in the others' place.
-    words = str(raised.value).split()
+    words = str(error.value).split()
     arn, key = words[words.index("--resource-arn") + 1], words[words.index("--tag-keys") + 1]
     client.untag_resource(ResourceArn=arn, TagKeys=[key])
     write(replace(table, owner="shop in s3://other/it's"), build_large_table(2))

@@ -170,11 +170,11 @@ def test_a_table_of_another_pipeline_is_left_alone(postgres: PostgresServer, url
     before = read_stored_rows(postgres, url)
     with pytest.raises(
         SinkError, match=r"public\.recommendations has the lists of the pipeline shop"
-    ) as raised:
+    ) as error:
         replace(build_large_table(1), url, pipeline="shop_2")
     assert read_stored_rows(postgres, url) == before
     # What it says lets a pipeline that was renamed write the table, and keeps the other out.
-    postgres.query(str(raised.value).partition("renamed: ")[2], url=url)
+    postgres.query(str(error.value).partition("renamed: ")[2], url=url)
     replace(build_large_table(2), url, pipeline="shop_2")
     with pytest.raises(SinkError, match="has the lists of the pipeline shop_2"):
         replace(build_large_table(1), url, pipeline="shop")

@@ -92,8 +92,10 @@ class RowFilter:
         )
         if not few.height:
             return rows
-        kept = pl.scan_parquet(rows).join(few.lazy(), on=column, how="anti", maintain_order="left")
-        return self._keep(rows, kept, reason)
+        rows_kept = pl.scan_parquet(rows).join(
+            few.lazy(), on=column, how="anti", maintain_order="left"
+        )
+        return self._keep(rows, rows_kept, reason)
 
     def _keep_one_of_each(self, rows: Path, reason: str) -> Path:
         """Keep the rows that are no duplicates, or the latest of their user and item.
@@ -108,17 +110,17 @@ class RowFilter:
             users = numbered.filter(pl.col(USER_ID).hash(seed=0) % parts == part)
             is_kept[_find_kept(users, reason).get_column(_ORDER).to_numpy()] = True
         mask = pl.LazyFrame({"keep": is_kept})
-        kept = pl.concat([pl.scan_parquet(rows), mask], how="horizontal").filter("keep")
-        return self._keep(rows, kept.drop("keep"), reason)
+        rows_kept = pl.concat([pl.scan_parquet(rows), mask], how="horizontal").filter("keep")
+        return self._keep(rows, rows_kept.drop("keep"), reason)
 
-    def _keep(self, rows: Path, kept: pl.LazyFrame, reason: str) -> Path:
+    def _keep(self, rows: Path, rows_kept: pl.LazyFrame, reason: str) -> Path:
         """Write the rows that are kept to a new file, which replaces `rows`.
 
         Those that are left out are counted under the reason.
         """
         self._files_written += 1
         target = self.folder / f"kept {self._files_written}.parquet"
-        kept.sink_parquet(target, compression="lz4")
+        rows_kept.sink_parquet(target, compression="lz4")
         left_out = _count_rows(rows) - _count_rows(target)
         if left_out:
             self.left_out[reason] = self.left_out.get(reason, 0) + left_out

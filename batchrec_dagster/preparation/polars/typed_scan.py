@@ -72,9 +72,11 @@ def write_clean(
         # With an odd row the file is of no use, but one id of 200 KB in a million rows would fill
         # the disk.
         is_good = ~pl.col(_ODD).fill_null(value=False)
-        kept = rows.filter(~is_below & is_in_filter & is_good)
+        rows_kept = rows.filter(~is_below & is_in_filter & is_good)
         plans.append(
-            kept.select(build_output_columns(layout, rules, seconds)).sink_csv(target, lazy=True)
+            rows_kept.select(build_output_columns(layout, rules, seconds)).sink_csv(
+                target, lazy=True
+            )
         )
     try:
         # Together, so that the files are read once.

@@ -69,14 +69,14 @@ def _prepare(
     rows_read, left_out, examples = _check_rows(source, rows, rules)
     log.info(f"read {rows_read:,} rows, left out {sum(left_out.values()):,} of them so far")
     output_columns = _list_output_columns(layout, rules)
-    kept = rows.filter(F.col(REASON).isNull()).select(ROW, *output_columns)
+    rows_kept = rows.filter(F.col(REASON).isNull()).select(ROW, *output_columns)
     if layout.event_type is None and rules.event_type:
-        kept = kept.withColumn("event_type", F.lit(EVENT_TYPE_VALUE))
+        rows_kept = rows_kept.withColumn("event_type", F.lit(EVENT_TYPE_VALUE))
     row_filter = SparkRowFilter(rules, list(output_columns))
-    kept, count = row_filter.apply(kept, rows_read - sum(left_out.values()))
-    sha256 = _write_interactions(files, kept, count, output_columns, task)
+    rows_kept, count = row_filter.apply(rows_kept, rows_read - sum(left_out.values()))
+    sha256 = _write_interactions(files, rows_kept, count, output_columns, task)
     log.info(f"wrote {count:,} interactions")
-    ids = _summarise_ids(kept).persist(StorageLevel.DISK_ONLY)
+    ids = _summarise_ids(rows_kept).persist(StorageLevel.DISK_ONLY)
     _write_users(files, ids, task)
     return SparkTaskResult(
         rows_read=rows_read,
@@ -84,7 +84,7 @@ def _prepare(
         bad_row_examples=examples,
         timestamp_unit=unit,
         sha256=sha256,
-        event_types=kept.select("event_type").distinct().count() if rules.event_type else 0,
+        event_types=rows_kept.select("event_type").distinct().count() if rules.event_type else 0,
         **_count_ids(ids),
     )
 
@@ -122,7 +122,7 @@ def _list_output_columns(layout: Layout, rules: Rules) -> dict[str, str]:
     return columns
 
 
-def _summarise_ids(kept: DataFrame) -> DataFrame:
+def _summarise_ids(rows_kept: DataFrame) -> DataFrame:
     """Each user and each item, with its number of rows, and its first and last time.
 
     The column `of` has its `kind`, which is user or item, and its `id`.
@@ -131,7 +131,7 @@ def _summarise_ids(kept: DataFrame) -> DataFrame:
         *(F.struct(F.lit(kind).alias("kind"), F.col(kind).alias("id")) for kind in ("user", "item"))
     )
     return (
-        kept.select(F.explode(user_and_item).alias("of"), SECONDS)
+        rows_kept.select(F.explode(user_and_item).alias("of"), SECONDS)
         .groupBy("of")
         .agg(
             F.count(F.lit(1)).alias("rows"),
@@ -223,7 +223,11 @@ def _describe_bad_rows(source: SourceRows, rows: DataFrame) -> list[str]:
 
 
 def _write_interactions(
-    files: SparkFiles, kept: DataFrame, count: int, output_columns: dict[str, str], task: SparkTask
+    files: SparkFiles,
+    rows_kept: DataFrame,
+    count: int,
+    output_columns: dict[str, str],
+    task: SparkTask,
 ) -> str:
     """Write the CSV, and return its SHA-256 in hexadecimal.
 
@@ -234,7 +238,7 @@ def _write_interactions(
         F.col(name) if name == SECONDS else _format_field(F.col(name)) for name in output_columns
     ]
     parts = max(1, -(-count // PART_ROWS))
-    ordered = kept.repartitionByRange(parts, ROW) if parts > 1 else kept.repartition(1)
+    ordered = rows_kept.repartitionByRange(parts, ROW) if parts > 1 else rows_kept.repartition(1)
     lines = ordered.sortWithinPartitions(ROW).select(F.concat_ws(",", *fields))
     folder = f"{task.work}/interactions"
     lines.write.text(folder, lineSep="\n")

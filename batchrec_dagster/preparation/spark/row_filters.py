@@ -70,15 +70,15 @@ class SparkRowFilter:
         return rows, count
 
     def _keep(
-        self, rows: DataFrame, count: int, kept: DataFrame, reason: str
+        self, rows: DataFrame, count: int, rows_kept: DataFrame, reason: str
     ) -> tuple[DataFrame, int]:
         """The rows that are kept, and how many there are; the others are counted as left out."""
-        kept = kept.persist(StorageLevel.DISK_ONLY)
-        kept_count = kept.count()
+        rows_kept = rows_kept.persist(StorageLevel.DISK_ONLY)
+        kept_count = rows_kept.count()
         rows.unpersist()
         if count > kept_count:
             self.left_out[reason] = self.left_out.get(reason, 0) + count - kept_count
-        return kept, kept_count
+        return rows_kept, kept_count
 
 
 def _select_first_of_each(

@@ -228,15 +228,15 @@ def _read_parquet_part(
 
 def _check_type(field: T.StructField, role: str, file: InputFile) -> None:
     """Raise PreparationError for a column of a type that this role cannot have."""
-    wanted = None
+    remedy = None
     if isinstance(field.dataType, (T.ArrayType, T.MapType, T.StructType, T.BinaryType)):
-        wanted = "a column of text or numbers"
+        remedy = "a column of text or numbers"
     elif role in ("user", "item") and isinstance(field.dataType, (T.FloatType, T.DoubleType)):
-        wanted = "ids as text or whole numbers, or convert them in ratings.query"
-    if wanted is not None:
+        remedy = "ids as text or whole numbers, or convert them in ratings.query"
+    if remedy is not None:
         raise PreparationError(
             f"{file.name}: {field.name!r} ({format_setting_name(role)}) is of type"
-            f" {field.dataType.simpleString()}; write the file with {wanted}"
+            f" {field.dataType.simpleString()}; write the file with {remedy}"
         )
 
 

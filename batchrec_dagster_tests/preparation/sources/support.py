@@ -49,11 +49,11 @@ class Place:
     def read_refusal(self, source: str) -> str:
         """Why the source is refused, by a look and by a copy alike; nothing is published."""
         for attempt in (self.compute_fingerprint, self.copy):
-            with pytest.raises(SourceError) as raised:
+            with pytest.raises(SourceError) as error:
                 attempt(source)
-            assert "\n" not in str(raised.value)
+            assert "\n" not in str(error.value)
         assert self.store.head(DESTINATION) is None
-        return str(raised.value)
+        return str(error.value)
 
 
 def zip_members(members: dict[str, bytes]) -> bytes:

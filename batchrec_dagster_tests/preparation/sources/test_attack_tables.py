@@ -121,9 +121,9 @@ def read_rows(table_place: TablePlace, table_format: str | None) -> pl.DataFrame
 
 def read_refusal(table_place: TablePlace, table_format: str | None) -> str:
     """Why the table is refused, in one line; nothing is published."""
-    with pytest.raises(SourceError) as raised:
+    with pytest.raises(SourceError) as error:
         read_rows(table_place, table_format)
-    message = str(raised.value)
+    message = str(error.value)
     assert "\n" not in message
     assert table_place.place.store.head("s3://copies/raw") is None
     return message

@@ -34,15 +34,15 @@ def read(place: Place, query: str, version_query: str | None = None) -> tuple[pl
 
 
 def read_refusal(place: Place, query: str) -> str:
-    with pytest.raises(SourceError) as raised:
+    with pytest.raises(SourceError) as error:
         read(place, query)
-    assert raised.tb is not None
+    assert error.tb is not None
     error_info = serializable_error_info_from_exc_info(
-        (raised.type, raised.value, raised.tb)
+        (error.type, error.value, error.tb)
     ).to_string()
     assert PASSWORD not in error_info
     assert "127.0.0.1" not in error_info
-    return str(raised.value)
+    return str(error.value)
 
 
 class TestPostgres:

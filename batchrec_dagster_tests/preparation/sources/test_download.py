@@ -214,10 +214,10 @@ def test_a_file_that_is_not_there_is_asked_for_once(
 
 def test_the_signature_of_an_address_is_not_shown(web: Web, tmp_path: Path) -> None:
     page = Page(CONTENT, statuses=[403])
-    with pytest.raises(DownloadError, match="sign the address again") as raised:
+    with pytest.raises(DownloadError, match="sign the address again") as error:
         download(serve(web, page) + "?X-Amz-Signature=secret", tmp_path / "a.zip")
-    assert "secret" not in str(raised.value)
-    assert "/ratings.zip" in str(raised.value)
+    assert "secret" not in str(error.value)
+    assert "/ratings.zip" in str(error.value)
 
 
 def test_a_busy_server_is_asked_again_when_it_says(
@@ -245,9 +245,9 @@ def test_a_query_is_never_logged(
         mute.bind(("127.0.0.1", 0))
         nobody = f"http://127.0.0.1:{mute.getsockname()[1]}/ratings.zip"
         for url in (nobody, serve(web, Page(CONTENT, statuses=[500] * 9)), "data:,x", "ftp://x/a"):
-            with pytest.raises(DownloadError) as raised:
+            with pytest.raises(DownloadError) as error:
                 download(url + "?X-Amz-Signature=secret", tmp_path / "a.zip")
-            assert "secret" not in str(raised.value)
+            assert "secret" not in str(error.value)
     assert "trying again" in caplog.text
     assert "secret" not in caplog.text
 
@@ -328,9 +328,9 @@ def test_redirects_lead_to_no_address_within_the_network(
 ) -> None:
     location = f"http://me:secret@{host}/latest/meta-data?secret=1"
     page = Page(CONTENT, statuses=[302], headers={"Location": location})
-    with pytest.raises(DownloadError, match="an address within this network") as raised:
+    with pytest.raises(DownloadError, match="an address within this network") as error:
         download(serve(web, page), tmp_path / "a.zip")
-    assert "secret" not in str(raised.value)
+    assert "secret" not in str(error.value)
     assert list_leftovers(tmp_path) == []
     assert len(web.requests) == 1
 

@@ -42,10 +42,10 @@ def read(
 
 
 def read_refusal(place: Place, source: str) -> str:
-    with pytest.raises(SourceError) as raised:
+    with pytest.raises(SourceError) as error:
         read(place, source)
-    assert "\n" not in str(raised.value)
-    return str(raised.value)
+    assert "\n" not in str(error.value)
+    return str(error.value)
 
 
 # Here and below imported where it is used: it takes longest of all that tests import, and each

@@ -36,11 +36,11 @@ def read(path: Path) -> int:
 
 
 def read_refusal(path: Path) -> str:
-    with pytest.raises(PreparationError) as raised:
+    with pytest.raises(PreparationError) as error:
         read(path)
-    assert "\n" not in str(raised.value)
+    assert "\n" not in str(error.value)
     assert [other for other in path.parent.iterdir() if "interactions" in other.name] == []
-    return str(raised.value)
+    return str(error.value)
 
 
 def write_billion_rows(path: Path) -> None:

@@ -89,16 +89,16 @@ def test_a_look_at_a_movielens_set_fetches_nothing(place: Place, web: Web) -> No
     ],
 )
 def test_what_is_no_source_is_refused_before_a_look(source: str, reason: str) -> None:
-    with pytest.raises(SourceError, match=re.escape(reason)) as raised:
+    with pytest.raises(SourceError, match=re.escape(reason)) as error:
         parse_file(source)
-    assert "\n" not in str(raised.value)
+    assert "\n" not in str(error.value)
 
 
 def test_a_query_is_not_shown_where_it_may_be_a_signature() -> None:
-    with pytest.raises(SourceError) as raised:
+    with pytest.raises(SourceError) as error:
         parse_file("https://host/ml.zip?signature=secret")
-    assert str(raised.value).startswith("https://host/ml.zip: ")
-    assert "secret" not in str(raised.value)
+    assert str(error.value).startswith("https://host/ml.zip: ")
+    assert "secret" not in str(error.value)
 
 
 def find_refusal(source: str) -> str | None:
@@ -145,6 +145,6 @@ def test_names_stay_recognisable(name: str, plain: str) -> None:
 
 @pytest.mark.parametrize("member", ["", "!/b.csv"])
 def test_a_password_in_an_address_is_not_repeated(member: str) -> None:
-    with pytest.raises(SourceError, match="it has a password in it") as raised:
+    with pytest.raises(SourceError, match="it has a password in it") as error:
         parse_source(f"https://me:secret@example.com/a.zip{member or '?b'}")
-    assert "secret" not in str(raised.value)
+    assert "secret" not in str(error.value)

@@ -41,11 +41,11 @@ def query_rows(
 
 
 def read_refusal(place: Place, query: str, source: str | dict[str, str], **settings: Any) -> str:
-    with pytest.raises(SourceError) as raised:
+    with pytest.raises(SourceError) as error:
         query_rows(place, query, source, **settings)
-    assert "\n" not in str(raised.value)
+    assert "\n" not in str(error.value)
     assert place.store.head("s3://lake/raw/query.parquet") is None
-    return str(raised.value)
+    return str(error.value)
 
 
 def put(place: Place, path: str, content: str | bytes) -> None:
