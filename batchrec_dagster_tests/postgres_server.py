@@ -27,7 +27,10 @@ DEBIAN = Path("/usr/lib/postgresql")
 
 @dataclass
 class PostgresServer:
-    """A server with the superuser OWNER, on 127.0.0.1; fsync: whether it outlives a power cut."""
+    """A server with the superuser OWNER, on 127.0.0.1.
+
+    fsync: whether its data survive a power cut.
+    """
 
     port: int
     fsync: bool = False
@@ -39,7 +42,7 @@ class PostgresServer:
     def query(
         self, statement: str, parameters: Sequence[object] = (), *, url: str | None = None
     ) -> list[tuple[Any, ...]]:
-        """The rows of a statement in a transaction of its own; none where it gives none."""
+        """Runs a statement in a transaction of its own and returns its rows, if it has any."""
         with closing(psycopg2.connect(url or self.url())) as connection:
             connection.autocommit = True
             with connection.cursor() as cursor:

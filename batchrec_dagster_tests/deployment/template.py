@@ -1,4 +1,4 @@
-"""The CloudFormation template as a stack has it: conditions decided, references filled in."""
+"""The resources of the CloudFormation template, with conditions and references resolved."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def _decide(condition: Mapping[str, Any], values: Mapping[str, str]) -> bool:
 
 
 def _fill(value: Any, names: Mapping[str, Any], conditions: Mapping[str, bool]) -> Any:
-    """References become values, or the resource's name where only AWS knows it."""
+    """The value with references replaced by values, or by names where only AWS knows the value."""
 
     def find_value(name: str) -> Any:
         return names.get(name, f"<{name}>")

@@ -1,7 +1,7 @@
-"""A simple model of the service: what there is, what is refused, and what becomes of work.
+"""A simple model of the service: which resources exist, what is refused, and how work ends.
 
-It knows no time. What was asked for is pending until `outcomes` and `settle` say that all work has
-been done. Where the order of work decides what becomes of it, more than one outcome is right.
+The model has no clock. A request stays pending until `predict_outcomes` and `settle` say that all
+work has been done. Where the order of work decides how it ends, more than one outcome is right.
 """
 
 from __future__ import annotations
@@ -52,10 +52,12 @@ FITS = {
 
 @dataclass
 class ModelResource:
-    """What the model knows of a resource; `form` is a schema's, or that of a job's data.
+    """What the model knows of a resource.
 
-    `rows`: whether a data set has any; `full`: whether of a FULL import, or that an import is one.
-    `segments`: whether a solution, and its versions, are for segments of users.
+    form: the form of a schema, or of the data of an import job.
+    rows: whether a data set has any rows.
+    full: whether the rows of a data set come from a FULL import, or an import is a FULL one.
+    segments: whether a solution and its versions are for segments of users.
     """
 
     kind: str
@@ -95,7 +97,7 @@ class Model:
         """The form of the schema that a data set has."""
         return self.resources[self.resources[dataset].schema or ""].form
 
-    # What is refused, in the order in which it is looked at; None: nothing is.
+    # Each method returns the error of the first check that fails, or None if nothing is refused.
 
     def refuse_unready(self, arn: str) -> str | None:
         if arn not in self.resources:
@@ -228,7 +230,7 @@ class Model:
     # What becomes of work.
 
     def predict_outcomes(self) -> dict[str, set[str]]:
-        """For everything there is: the statuses that are right when all work is done."""
+        """For every resource the statuses that are right when all work is done."""
         return {
             arn: self._predict_outcomes(arn, resource) for arn, resource in self.resources.items()
         }
@@ -264,7 +266,10 @@ class Model:
     def _predict_work_on_data(
         self, group: str, *, events: bool = False, full: bool = False
     ) -> set[str]:
-        """What becomes of work that reads the group's interactions, or those of FULL imports."""
+        """The statuses in which work may end that reads the group's interactions.
+
+        full: whether it reads those of FULL imports only.
+        """
         arn = self.build_dataset_arn(group)
         dataset = self.resources.get(arn)
         if dataset is None or (events and self.find_form(arn) != "events"):
@@ -281,7 +286,7 @@ class Model:
         return {ACTIVE, FAILED} if dataset.status == DELETING else {ACTIVE}
 
     def settle(self, statuses: dict[str, str]) -> None:
-        """Takes over what has become of everything."""
+        """Takes over the statuses in which the service's resources have ended."""
         for arn, status in statuses.items():
             resource = self.resources[arn]
             if status == "gone":

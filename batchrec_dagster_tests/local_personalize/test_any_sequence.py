@@ -107,7 +107,7 @@ def _build_schema(form: str) -> str:
 
 @cache
 def _write_input_once() -> tuple[Path, tempfile.TemporaryDirectory[str]]:
-    """A folder that stands for the bucket with the input of all sequences."""
+    """Writes the input of all sequences to a folder that stands for the bucket."""
     directory = tempfile.TemporaryDirectory()
     folder = Path(directory.name)
     for form, event_type in (("plain", None), ("events", "watch")):
@@ -126,14 +126,14 @@ def _open_service(home: Path, data: Path, pace: JobPace) -> LocalPersonalize:
 
 
 def _work_until_killed(home: Path, data: Path) -> None:
-    """A process that does what there is to do."""
+    """Works in a process of its own until somebody kills it."""
     _open_service(home, data, AT_ONCE)
     time.sleep(DEADLINE_SECONDS)
 
 
 @pytest.fixture(autouse=True, scope="module")
 def no_automatic_training() -> Iterator[None]:
-    """It would come when the clock says so, and not when the sequence does."""
+    """Automatic training would start by the clock, and not by the sequence."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(automatic_training, "SOON_SECONDS", 1e9)
         yield
@@ -155,7 +155,7 @@ class Sequences(RuleBasedStateMachine):
         shutil.rmtree(self.home, ignore_errors=True)
 
     def _ask(self, operation: str, params: dict[str, Any], expected: str | None) -> dict[str, Any]:
-        """The answer; it must be a refusal of the expected code, or none."""
+        """Sends a request and checks that it is refused with the expected code, or answered."""
         try:
             answer = self.service.call(operation, params)
         except ServiceError as error:
@@ -175,7 +175,7 @@ class Sequences(RuleBasedStateMachine):
             self.model.resources[arn] = resource
 
     def _pick(self, kind: str, pick: int) -> str:
-        """One of the kind that there are, or one that there is not."""
+        """The ARN of an existing resource of the kind, or of one that does not exist."""
         arns = self.model.list_arns(kind)
         return arns[pick % len(arns)] if arns and pick != NONE else _build_arn(kind, "none")
 
@@ -433,7 +433,7 @@ class Sequences(RuleBasedStateMachine):
         self.service = self._open(NEVER)
 
     def _wait_until_settled(self, arn: str, right: set[str]) -> str:
-        """The status that lasts; it must be one of the right ones."""
+        """Waits until a status lasts, and checks that it is one of the right ones."""
         kind = self.model.resources[arn].kind
         for _ in poll_until_deadline():
             description = self._describe(kind, arn)

@@ -22,7 +22,7 @@ from batchrec_dagster_tests.repeats import repeats
 
 
 def build_schema(dataset_type: str, **types: str) -> Schema:
-    """A schema of fields by type; "textual" is a string that is textual."""
+    """A schema with a field for each type; the type "textual" stands for a textual string."""
     fields = [
         Field(name, "string" if kind == "textual" else kind, textual=kind == "textual")
         for name, kind in types.items()

@@ -94,7 +94,10 @@ class FuzzedPersonalize:
         return set(self.datasets.iterdir())
 
     def wait_until_settled(self, arn: str) -> dict[str, Any]:
-        """The description, once nothing more happens; a failure has a reason, and is no flaw."""
+        """Waits until the resource is settled and returns its description.
+
+        A failure is allowed if its reason tells the user what to fix.
+        """
         for _ in poll_until_deadline():
             description = describe(self.personalize.client, arn)
             if description.get("status") not in ("CREATE PENDING", "CREATE IN_PROGRESS"):

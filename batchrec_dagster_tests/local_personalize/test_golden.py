@@ -42,7 +42,10 @@ def _build_ids(*ids: str) -> npt.NDArray[np.object_]:
 
 
 class FixedUsers(UserModel):
-    """Lists and scores for users, one a chunk; of a ranking, the share of what is in the list."""
+    """Lists and scores for users, in chunks of one user each.
+
+    For a ranking, the scores are shares of the items that the list has.
+    """
 
     item_ids = _build_ids("63992", "115149", "110102", "148626")
     lists: dict[str, tuple[list[int], list[float]]] = {  # noqa: RUF012
@@ -85,7 +88,7 @@ class FixedRanking(FixedUsers):
 
 
 class FixedItems(RelatedItemsModel):
-    """The two items that follow; the popular for an item that is not known."""
+    """Answers with the two items that follow, and with popular ones for an unknown item."""
 
     item_ids = _build_ids("105", "106", "107", "49")
 
@@ -100,7 +103,7 @@ class FixedItems(RelatedItemsModel):
 
 
 class FixedSegments(SegmentationModel):
-    """For 105 alone, ann and zoë; for anything else, bob and ann."""
+    """Answers 105 alone with ann and zoë, and anything else with bob and ann."""
 
     item_ids = _build_ids("105", "106", "107")
 

@@ -55,7 +55,10 @@ RECIPES = ("aws-user-personalization-v2", "aws-popularity-count", SEGMENTS)
 
 
 class Chain:
-    """The work on a home and storage in a folder; `notify` gets each step's name."""
+    """The work of a pipeline on a home and a storage in a folder.
+
+    notify: gets the name of each step when it starts.
+    """
 
     def __init__(self, root: Path, notify: Callable[[str], None] = lambda step: None) -> None:
         self._notify = notify
@@ -135,7 +138,7 @@ class Chain:
         return self._wait_until_active(arn)
 
     def _train_version(self, solution: str) -> str:
-        """The solution's one version; its ARN cannot be foretold."""
+        """The ARN of the solution's only version, which is random and so has to be looked up."""
         self._notify(f"training of {solution}")
         self._create(self._client.create_solution_version, solutionArn=solution, name="one")
         answer = self._client.list_solution_versions(solutionArn=solution)["solutionVersions"]

@@ -44,7 +44,7 @@ class Machine:
         return f"arn:aws:personalize:{REGION}:{ACCOUNT}:{resource}"
 
     def ensure(self, resource: str, operation: str, **config: Any) -> str:
-        """Describe; if it is not there, create it, and describe until it is ACTIVE."""
+        """Describes a resource, or creates it and waits until it is ACTIVE; returns its ARN."""
         arn = self.build_arn(resource)
         try:
             description = describe(self.client, arn)
@@ -66,14 +66,14 @@ class Machine:
         return description
 
     def find_newest(self, operation: str, member: str, **parent: str) -> Mapping[str, Any]:
-        """The newest ACTIVE one of all pages."""
+        """The newest ACTIVE entry of all pages."""
         pages = self.client.get_paginator(operation).paginate(**parent)
         entries = [entry for page in pages for entry in page[member]]
         active = [entry for entry in entries if entry["status"] == "ACTIVE"]
         return max(active, key=lambda entry: entry["creationDateTime"])
 
     def run_night(self, date: str, mode: str) -> str:
-        """One scheduled run: import, train, recommend; returns the output's folder."""
+        """Imports, trains and recommends like a scheduled run; returns the folder of the output."""
         group = self.ensure("dataset-group/films", "create_dataset_group", name="films", tags=TAGS)
         text = build_interactions_schema(event_type=True)
         schema = self.ensure("schema/films_s", "create_schema", name="films_s", schema=text)

@@ -54,7 +54,7 @@ def _import_metadata(
 
 
 def _import_items(local: Local, group: str) -> str:
-    """Of every item its parity, and the quarter of the catalogue it is in; i1 has no quarter."""
+    """Imports the parity and the quarter of the catalogue of every item; i1 has no quarter."""
     rows = [
         f"i{n},{'even' if n % 2 == 0 else 'odd'}|all,{n // 10 if n != 1 else ''}\n"
         for n in range(40)

@@ -29,8 +29,11 @@ SEEDS = repeats(50, 20)
 
 
 def simulate_world(seed: int, lift: float, users: int = 600) -> pl.DataFrame:
-    """The sums of 14 nights. Some people do much and some little, the same every night; the model's
-    lists make each do `lift` more, on average. Half of what they do is from their list."""
+    """The sums of 14 nights, of people of whom some do much and others little, every night alike.
+
+    Half of what they do is from their list. The lists of the model make each person do more, by the
+    share `lift` on average.
+    """
     chance = np.random.default_rng(seed)
     experiment = Experiment(name=f"seed{seed}", control_share=0.3)
     ids = pl.Series([f"u{number}" for number in range(users)])

@@ -1,5 +1,8 @@
-"""A door before S3 and Personalize that lets in what is permitted, notes what it was asked, and
-refuses the rest as AWS does: by the permission that a call takes, not by the call's name."""
+"""A server in front of S3 and Personalize that lets through what is permitted.
+
+It notes which permissions each call needs. It refuses the others as AWS does: by the permission
+that a call needs, and not by the call's name.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +54,7 @@ class Door:
         return f"http://127.0.0.1:{self.port}"
 
     def find_denied(self, permissions: list[Permission]) -> Permission | None:
-        """The first of what a call needs that is not permitted."""
+        """The first permission of these that is not granted, or None."""
         self.permissions_needed += permissions
         return next(
             (permission for permission in permissions if not self.is_permitted(permission)), None

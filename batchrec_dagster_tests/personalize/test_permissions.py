@@ -59,7 +59,10 @@ ITEMS = {
 
 @dataclass
 class Account:
-    """A pipeline whose S3 and Personalize lie behind doors; `role` is Personalize's own to S3."""
+    """A pipeline whose S3 and Personalize lie behind doors.
+
+    role: the door to S3 that Personalize itself goes through.
+    """
 
     definitions: dg.Definitions
     instance: dg.DagsterInstance
@@ -78,7 +81,7 @@ class Account:
             door.is_permitted = lambda permission: permission.action != action
 
     def take_requests(self) -> list[Permission]:
-        """What was asked since this was last called."""
+        """The permissions that were needed since this was last called."""
         permissions = self.s3.permissions_needed + self.personalize.permissions_needed
         self.s3.permissions_needed, self.personalize.permissions_needed = [], []
         return permissions
@@ -129,7 +132,7 @@ def fill_in_account(bucket: str, statements: list[Statement]) -> list[Statement]
 
 
 def read_role_statements() -> list[Statement]:
-    """What Personalize may do by its role."""
+    """The statements of what Personalize may do by its role."""
     (policy,) = resolve_stack()["PersonalizeRole"]["Policies"]
     statements: list[Statement] = policy["PolicyDocument"]["Statement"]
     return statements
@@ -174,7 +177,11 @@ def account(root: Path, s3: S3Server, bucket: str) -> Iterator[Account]:
 
 @dataclass(frozen=True)
 class NeededActions:
-    """The actions that each step asks for and none before it did, in order; and Personalize's."""
+    """The actions that a run needs.
+
+    steps: for each step, in order, the actions that no step before it needed.
+    role: the actions that Personalize needs by its role.
+    """
 
     steps: dict[str, list[str]]
     role: set[str]
@@ -182,7 +189,7 @@ class NeededActions:
 
 @pytest.fixture(scope="module")
 def needed_actions(tmp_path_factory: pytest.TempPathFactory, s3: S3Server) -> NeededActions:
-    """Found by a run that may do what the template's policies allow."""
+    """The actions that a run needs which may do all that the template's policies allow."""
     bucket, steps, actions_so_far = s3.create_bucket(), dict[str, list[str]](), set[str]()
     with account(tmp_path_factory.mktemp("needed"), s3, bucket) as own:
         own.permit_statements(
@@ -239,7 +246,7 @@ def test_each_permission_that_is_taken_away_is_named_with_the_resource_and_the_f
 
 
 def _names_resource(resource_pattern: str, resource: str) -> bool:
-    """The account is not known to who is refused: then it is a star."""
+    """Whether a message names this resource; the account may be a star, as AWS does not tell it."""
     return fnmatchcase(resource, resource_pattern.rstrip(".,;"))
 
 

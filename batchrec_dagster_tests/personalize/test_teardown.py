@@ -293,7 +293,7 @@ def test_a_teardown_that_was_killed_anywhere_goes_on(
 
 @pytest.fixture
 def group_made(project: Project) -> dict[str, str]:
-    """A dataset group with data, as the pipeline shop makes it; work takes long."""
+    """A dataset group with data, as the pipeline shop makes it; Personalize works slowly."""
     client = open_client(project)
     shop = ensure(client)
     group = shop.find_or_create(DATASET_GROUP, "shop-0123abcd", {}).arn
@@ -439,7 +439,7 @@ def test_a_group_of_the_name_without_the_tag_is_left_alone(
 
 
 class TrainingsWait(JobPace):
-    """Trainings begin when the test is over; the rest is done at once."""
+    """A pace at which trainings do not begin during the test, and other work is done at once."""
 
     def pending_seconds(self, queue: JobQueue) -> float:
         return 1e6 if queue is JobQueue.TRAINING else 0.0

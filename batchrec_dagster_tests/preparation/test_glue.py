@@ -62,7 +62,7 @@ def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def make_glue_do(monkeypatch: pytest.MonkeyPatch, job: Job) -> None:
-    """What a run does when it is first asked for; it has to set its status."""
+    """Makes runs of the Glue job call `job`, which has to set the run's status."""
     monkeypatch.setattr(FakeJobRun, "advance", lambda self: job(self))
 
 

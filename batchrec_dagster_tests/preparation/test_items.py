@@ -48,7 +48,7 @@ QUICK = {"recipe": "aws-popularity-count"}
 
 
 def write_items(path: Path, *rows: str, items: int = 80) -> Path:
-    """A CSV of items: odd ones are comedies, even ones dramas; then the rows."""
+    """Writes a CSV of items, odd ones comedies and even ones dramas, followed by the rows."""
     lines = ["movieId,title,genres,year,added"]
     for item in range(1, items + 1):
         genre = "Comedy;Romance" if item % 2 else "Drama"

@@ -28,7 +28,7 @@ WILD = st.text() | st.text("\\`*_[]<>|&~#!()-+=. 1:/@w\"'h")
 
 
 def render_paragraph(markdown: str) -> str:
-    """The text of one paragraph; fails if it is more than text."""
+    """The text of one paragraph, after a check that it is nothing but text."""
     begin, inline, end = PARSER.parse(markdown)
     assert (begin.type, end.type) == ("paragraph_open", "paragraph_close")
     assert inline.children is not None

@@ -52,8 +52,12 @@ SHORT = {
 
 
 class Reader(HTMLParser):
-    """Reads the page: `facts`, the numbers in the prose, by name; `tables`, the rows of each table,
-    by id; `data`, the JSON of the users. Numbers are the values meant for programs."""
+    """Reads the numbers of the page, as the values that are meant for programs.
+
+    facts: the numbers in the prose, by name.
+    tables: the rows of each table, by its id.
+    data: the JSON of the users.
+    """
 
     def __init__(self, html: str) -> None:
         super().__init__()

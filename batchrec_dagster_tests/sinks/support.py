@@ -31,7 +31,7 @@ def build_lists_table(
 
 
 def build_hostile_table() -> pl.DataFrame:
-    """A table whose ids and titles are a stranger's; ids have no line breaks."""
+    """A table with ids and titles that a stranger chose; the ids have no line breaks."""
     ids = [" ".join(text.split("\n")).replace("\r", " ") for text in HOSTILE]
     return build_lists_table(
         {

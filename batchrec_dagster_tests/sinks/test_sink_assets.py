@@ -132,7 +132,10 @@ def write_lists(
 def patch_attempts(
     monkeypatch: pytest.MonkeyPatch, *outcomes: BaseException | None
 ) -> Callable[[], list[BaseException | None]]:
-    """Have PostgreSQL answer so, one time after the other; gives what no attempt was made for."""
+    """Makes PostgreSQL answer with one outcome after another.
+
+    The function that it returns gives the outcomes for which no attempt was made.
+    """
     monkeypatch.setenv(URL_ENV, "postgresql://127.0.0.1/shop")
     monkeypatch.setattr(sinks, "RETRIES", dg.RetryPolicy(max_retries=2, delay=0))
     outcomes_left = list(outcomes)

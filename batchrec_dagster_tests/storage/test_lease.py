@@ -54,13 +54,13 @@ def lease(place: tuple[ObjectStore, str], owner: str = "us", **options: Any) -> 
 
 
 def write_foreign_lease(place: tuple[ObjectStore, str], number: int = 1) -> None:
-    """A lease of a process on another machine, of which nothing more is heard."""
+    """Writes a lease of a process on another machine, which is never renewed."""
     lease_content = {"owner": "them", "renewals": 3, "pid": 1, "machine": "other pid:[1]"}
     place[0].put(f"{place[1]}{number:06}.json", json.dumps(lease_content).encode())
 
 
 def wait_for_message(caplog: pytest.LogCaptureFixture, text: str) -> None:
-    """Returns once it was said."""
+    """Returns as soon as the log has this text."""
     give_up = time.monotonic() + 300
     while text not in caplog.text:
         assert time.monotonic() < give_up, caplog.text

@@ -63,8 +63,10 @@ class Node:
 
 @dataclass
 class Disk:
-    """What is on the disk at `cut`, if of each folder's changes after its last sync only the first
-    few were written."""
+    """What is on the disk after a power cut.
+
+    Of each folder's changes after its last sync, only the first few were written.
+    """
 
     top: Path
     log: Path
@@ -140,14 +142,14 @@ def _write(node: Node, path: Path) -> None:
 
 
 def run_night(project: Project) -> str:
-    """A refresh; why it failed, or nothing."""
+    """Runs a refresh and returns why it failed, or an empty text."""
     with dg.DagsterInstance.ephemeral() as instance:
         result = refresh(project, "shop", instance)
     return "" if result.success else why(result)
 
 
 def run_next_night(project: Project, result_file: Path) -> str:
-    """The same in a process of its own, as after a power cut no thread of the last one is left."""
+    """Runs a refresh in a process of its own, as no thread survives a power cut."""
     process = FORKS.Process(target=_write_night_result, args=(project, result_file))
     process.start()
     process.join(600)

@@ -57,7 +57,10 @@ class Place:
 
 
 def publish(place: Place, say: Connection | None = None) -> None:
-    """The next edition, each row of which says its number; say when it is made and published."""
+    """Publishes the next edition, each row of which has the edition's number.
+
+    say: gets a message when the edition is made, and when it is published.
+    """
     table = place.table
     number = table.next_number()
     width = LONG if number % 5 == 0 else SHORT
@@ -122,8 +125,10 @@ def find_edition(frame: pl.DataFrame | pl.LazyFrame) -> int:
 
 
 def keep_reading(place: Place, say: Connection) -> None:
-    """Read as this project does, and as others do, until told to stop; then report how often, or
-    what was wrong."""
+    """Reads as this project does, and as others do, until it gets the message to stop.
+
+    Then it sends how often it has read, or what was wrong.
+    """
     table, reads, last = place.table, 0, 0
     path = table.store.local_path(table.uri)
     try:

@@ -47,7 +47,7 @@ class Place:
         return content
 
     def read_refusal(self, source: str) -> str:
-        """Why the source is refused, by a look and by a copy alike; nothing is published."""
+        """The message with which both a look and a copy refuse the source; nothing is published."""
         for attempt in (self.compute_fingerprint, self.copy):
             with pytest.raises(SourceError) as error:
                 attempt(source)

@@ -120,7 +120,7 @@ def read_rows(table_place: TablePlace, table_format: str | None) -> pl.DataFrame
 
 
 def read_refusal(table_place: TablePlace, table_format: str | None) -> str:
-    """Why the table is refused, in one line; nothing is published."""
+    """The message with which the table is refused, which is one line; nothing is published."""
     with pytest.raises(SourceError) as error:
         read_rows(table_place, table_format)
     message = str(error.value)
