@@ -78,7 +78,7 @@ class S3Server:
 
 @cache
 def _make_client(server: S3Server, keys: Keys) -> S3Client:
-    """To make one takes as much CPU as a hundred requests."""
+    """Makes a client once for each server and key, as that costs as much CPU as 100 requests."""
     client: S3Client = server.session(keys).client(
         "s3",
         endpoint_url=server.endpoint,

@@ -366,7 +366,7 @@ def test_hostile_data_is_shown_as_text(home: Path, width: int | None) -> None:
 
 
 def assert_harmless(text: str) -> None:
-    """Nothing but colours and lines ends reaches the terminal."""
+    """Checks that nothing but colours and line ends reaches the terminal."""
     text = re.sub("\x1b\\[[0-9;]*m", "", text)
     bad = [c for c in text if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp")]
     assert set(bad) <= {"\n", "\u200d"}

@@ -39,8 +39,10 @@ def personalize(tmp_path: Path) -> Iterator[StartedPersonalize]:
 def account(
     monkeypatch: pytest.MonkeyPatch, personalize: StartedPersonalize
 ) -> Iterator[Callable[..., dict[str, Finding]]]:
-    """An AWS account with the template's bucket and role, and a Personalize; `refuse` names
-    operations that are denied."""
+    """Examines an AWS account with the template's bucket and role, and a Personalize.
+
+    The argument `refuse` of the fixture's function names operations that are denied.
+    """
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
     resources = resolve_stack()

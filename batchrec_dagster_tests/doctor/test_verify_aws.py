@@ -24,7 +24,7 @@ COMMAND = ("batchrec", "verify-aws", "--yes")
 
 
 def open_verification(folder: Path, **environment: str) -> Verification:
-    """That of the folder's file, on the deployment in the folder."""
+    """Opens the verification in the folder's file, on the deployment in the folder."""
     settings = {"BATCHREC_HOME": str(folder / ".batchrec"), **environment}
     personalize = Deployment.from_environment(settings).personalize_resource
     return Verification.open(folder / "verify-aws.json", personalize, logging.getLogger("test"))

@@ -238,7 +238,7 @@ class World:
         return pl.DataFrame(list(self.users.values()), schema=schema).select(columns)
 
     def find_event_types(self) -> dict[tuple[str, str], set[str]]:
-        """By user and item the event types that count."""
+        """The event types that count, by user and item."""
         events_by_kind: dict[tuple[str, str], int] = {}
         types_by_pair: dict[tuple[str, str], set[str]] = {}
         for user, item, _, event in sorted(self.interactions, key=lambda row: -row[2]):

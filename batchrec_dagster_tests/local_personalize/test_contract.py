@@ -116,7 +116,7 @@ def walk(request: pytest.FixtureRequest, walks: dict[str, Walk]) -> Walk:
 
 
 def _find_differences(value: Any, shape: Shape, path: str) -> Iterator[str]:
-    """Where a value is not as the model says."""
+    """Yields the places where a value differs from what the model says."""
     type_checks: dict[str, Callable[[Any], bool]] = {
         "structure": lambda v: isinstance(v, dict),
         "map": lambda v: isinstance(v, dict),

@@ -179,7 +179,7 @@ def test_data_without_read_permission(tmp_path: Path) -> None:
 
 
 def test_columns_are_matched_by_name(local: Local) -> None:
-    """In any order; further columns are ignored, even two of one name."""
+    """The columns may have any order. Others are ignored, even two of one name."""
     csv_lines = [b"RATING,TIMESTAMP,ITEM_ID,RATING,EVENT_TYPE,USER_ID,\n"]
     for line in GOOD.splitlines()[1:]:
         user, item, time, event = line.split(b",")

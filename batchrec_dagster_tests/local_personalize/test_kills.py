@@ -315,7 +315,7 @@ def test_killed_at_any_moment_every_job_ends_right(
 def test_processes_do_the_same_and_other_work_on_one_home(
     tmp_path: Path, undisturbed_run: UndisturbedRun
 ) -> None:
-    """All do the one chain and each a batch of its own; two of them are killed."""
+    """All processes do one chain, and each a batch of its own. Two of them are killed."""
     expected, seconds = undisturbed_run
     root = _create_root(tmp_path)
     rng = random.Random(SEED)
@@ -354,7 +354,7 @@ def _repeat_for_batches(batches: list[str], description: Any) -> Any:
 
 
 def test_leftovers_of_killed_processes_are_removed(local: Local) -> None:
-    """The moments are short in which a kill leaves files that no later attempt would remove."""
+    """A kill at some moments leaves files that no later attempt would remove."""
     _, dataset = local.import_rows(build_taste_rows())
     home = local.root / "home"
     dataset_folders = list((home / "datasets").iterdir())

@@ -196,7 +196,7 @@ def test_the_lists_of_unsupported_kinds_are_empty(local: Local) -> None:
 
 
 def test_a_resource_of_an_unsupported_kind_is_not_found(local: Local) -> None:
-    """As on AWS, for clean-ups by stored ARNs and for programs that look before they create."""
+    """AWS answers so, and clean-ups by stored ARNs and programs that look first rely on it."""
     operations = set()
     for operation, member in registry.NOT_FOUND_OPERATIONS.items():
         if set(find_input_shape(operation).required_members) <= {member}:

@@ -126,7 +126,10 @@ _PREFIX = "arn:aws:personalize:us-east-1:000000000000:"
 
 
 def _list_s3_permissions(request: Request) -> list[Permission]:
-    """Source: Amazon S3 user guide, "Required permissions for Amazon S3 API operations"."""
+    """The permissions that a request needs.
+
+    They are from the Amazon S3 user guide, "Required permissions for Amazon S3 API operations".
+    """
     parts = urlsplit(request.path)
     query = parse_qs(parts.query, keep_blank_values=True)
     bucket, _, key = unquote(parts.path).lstrip("/").partition("/")
@@ -150,8 +153,11 @@ def _list_s3_permissions(request: Request) -> list[Permission]:
 
 
 def _list_personalize_permissions(operation: str, params: dict[str, Any]) -> list[Permission]:
-    """Source: service authorization reference, "Actions, resources, and condition keys for Amazon
-    Personalize"."""
+    """The permissions that an operation needs.
+
+    They are from the service authorization reference, "Actions, resources, and condition keys for
+    Amazon Personalize".
+    """
     verb, *words = re.findall("[A-Z][a-z]*", operation)
     kind = "-".join(words).lower()
     resource = "*"

@@ -1,5 +1,7 @@
-"""What the pipelines do on AWS is what the runner's policy lets them, no less and no more; and each
-permission that lacks is named, with the resource and what to do."""
+"""The runner's policy lets the pipelines do what they do on AWS, no less and no more.
+
+Each permission that is missing is named, with the resource and what to do.
+"""
 
 from __future__ import annotations
 

@@ -262,7 +262,7 @@ def test_it_waits_for_nobody_and_names_who_is_at_work_and_what_it_leaves(
 
 
 class KillSignal(BaseException):
-    """As a SIGKILL: nothing catches it."""
+    """Stands for a SIGKILL: no handler of errors catches it."""
 
 
 @pytest.mark.usefixtures("first_run_of_shop")

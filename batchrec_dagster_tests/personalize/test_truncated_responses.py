@@ -23,8 +23,10 @@ WHOLE = b'{"schemas": [{"name": "s"}]}'
 
 @contextmanager
 def server(*answers: bytes) -> Iterator[PersonalizeClient]:
-    """A client of a server that sends these, the last one for ever, and calls each as long as
-    WHOLE."""
+    """A client of a server that sends these answers, and the last one forever.
+
+    The server declares each answer to be as long as WHOLE.
+    """
     answers_left = [*answers]
 
     class Handler(BaseHTTPRequestHandler):

@@ -120,7 +120,7 @@ def prepare_on_spark(
 def build_spark_task(
     files: Sequence[Path], layout: Layout, rules: Rules, folder: Path
 ) -> SparkTask:
-    """To prepare the files, into that folder."""
+    """The task of preparing the files into the folder."""
     return SparkTask(
         [SourceFile(f"file://{file}", file.name) for file in files],
         layout,

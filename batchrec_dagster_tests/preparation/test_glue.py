@@ -192,8 +192,11 @@ def test_the_uploaded_modules_need_no_dagster(tmp_path: Path) -> None:
 def test_the_script_runs_as_glue_calls_it(
     monkeypatch: pytest.MonkeyPatch, s3: S3Server, tmp_path: Path
 ) -> None:
-    """With nothing of this project but the zip that is uploaded. Pipes goes through S3; the data
-    lie in local files, for this Spark has no file system for S3."""
+    """The script runs with nothing of this project but the zip that is uploaded.
+
+    Pipes goes through S3. The data are in local files, because this Spark has no file system for
+    S3.
+    """
     shop = create_storage(s3)
     ratings = tmp_path / "ratings.csv"
     ratings.write_text("userId,movieId,rating,timestamp\n1,10,5,1000\n2,10,1,1000\n1,11,4,2000\n")

@@ -42,7 +42,7 @@ def declare_with_items(project: Project, **recommendations: Any) -> dict[str, An
 
 
 def accept_filter(*_: object, **__: object) -> None:
-    """In place of the check of a filter when the declaration is loaded: nothing is wrong."""
+    """Takes the place of the check of a filter at load time, and finds nothing wrong."""
 
 
 def read_first_line(project: Project) -> dict[str, Any]:

@@ -33,7 +33,7 @@ RULES = (Rules(min_rating=3.5), Rules("skip", duplicates="drop", latest_per_pair
 
 
 def work(root: Path, name: str, rules: Rules) -> None:
-    """As raw_ratings and interactions do: copy, prepare, put."""
+    """Copies, prepares and stores ratings as raw_ratings and interactions do."""
     store = ObjectStore({"lake": root / "lake"})
     parse_file(name).copy(SourceContext(store, root, root / "cache", generator), RAW)
     path = store.local_path(RAW)

@@ -317,7 +317,7 @@ def test_parquet(spark: SparkSession, tmp_path: Path) -> None:
 
 
 def test_times_in_parquet(spark: SparkSession, tmp_path: Path) -> None:
-    """Of each type in a file of its own; a zone is for those that have none."""
+    """Each type is in a file of its own. A time zone applies to the times that have none."""
     time = pl.Series([1_500_000_000_123_456_789]).cast(pl.Datetime("ns"))
     kinds = (pl.Datetime("us"), pl.Datetime("us", "Europe/Berlin"), pl.Date(), pl.Datetime("ns"))
     files = [tmp_path / f"{number}.parquet" for number in range(len(kinds))]
@@ -370,7 +370,7 @@ FILTERS = [
 
 
 def test_filters(spark: SparkSession, tmp_path: Path) -> None:
-    """All in one, each for the same rows of an item of its own."""
+    """One filter joins all conditions, each of which sees the same rows of its own item."""
     chance = random.Random(0)
     kinds = ["gift", "it's", "Gift", "a\\b", ""]
     numbers = ["1", "2", " 3 ", "", "x", "1.5", "-0", "4"]
@@ -513,7 +513,7 @@ def test_what_only_the_local_engine_reads_is_refused_by_name(
 def test_the_script_reports_why_it_fails(
     spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As a process of Dagster Pipes, but for the session, which is there."""
+    """The script runs as in a process of Dagster Pipes, with the session that exists."""
     from batchrec_dagster.preparation.spark import job
 
     (tmp_path / "ratings.csv").write_text(f"{HEADER}1,ten,5,1000\n")

@@ -436,7 +436,7 @@ def _find_overflowing(tab: Any) -> list[str]:
 
 
 def build_tables_with_pictures() -> RunTables:
-    """With pictures and pages, one of each that must not be used."""
+    """The tables with pictures and pages, of which one each must not be used."""
     run_tables = build_tables()
     assert run_tables.titles is not None
     places = range(run_tables.titles.height)

@@ -1,5 +1,7 @@
-"""What a reader types and sees who follows the tutorial and the pages that go on from there: the
-commands run in a fresh clone, and the committed pictures still show what there is."""
+"""The tutorial, and the pages that go on from there, show what a reader gets.
+
+Their commands run in a fresh clone, and the committed pictures are up to date.
+"""
 
 from __future__ import annotations
 

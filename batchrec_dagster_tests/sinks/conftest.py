@@ -16,5 +16,5 @@ def postgres() -> Iterator[PostgresServer]:
 
 @pytest.fixture
 def url(postgres: PostgresServer) -> str:
-    """Of a new database."""
+    """The URL of a new database."""
     return postgres.create_database(f"test_{uuid.uuid4().hex}")

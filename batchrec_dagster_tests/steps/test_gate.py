@@ -164,7 +164,7 @@ def test_lists_that_were_rolled_back_and_are_still_there_are_not_compared() -> N
 
 
 def test_lists_that_do_not_say_what_they_are_stay_too() -> None:
-    """As those of the versions that wrote no metadata."""
+    """Lists of versions that wrote no metadata are such lists."""
     for edition, reason in ((None, "nothing was published"), ({}, "the published lists stay")):
         verdict = check_quality_gate(
             Gate(), ModelToPublish(build_model(0.02, 0.03), "all", edition), how_to_skip="do so"
@@ -187,7 +187,7 @@ def count_inferences(project: Project) -> int:
 
 
 def shuffle_users(ratings: Path, seed: int) -> None:
-    """As a join on the wrong column would."""
+    """Gives lists to the wrong users, as a join on the wrong column would."""
     frame = pl.read_csv(ratings)
     frame.with_columns(pl.col("userId").shuffle(seed=seed)).write_csv(ratings)
 

@@ -91,7 +91,7 @@ def test_a_put_that_breaks_off_leaves_the_old_object(store: ObjectStore) -> None
 def test_what_a_killed_put_left_is_removed_at_once_and_a_running_put_is_let_be(
     store: ObjectStore, tmp_path: Path
 ) -> None:
-    """As its process is killed, a put leaves a file that no listing shows."""
+    """A put whose process is killed leaves a file that no listing shows."""
     names = ["a.parquet", "a.parquet#1", "b/c.parquet#13", "b/no#1 of ours"]
     folder = tmp_path / "folder/x"
     (folder / "b").mkdir(parents=True)

@@ -1,5 +1,7 @@
-"""A table is replaced 50 times and its publisher killed 20 times while somebody else reads it: what
-they read is always one whole edition, in a folder and in a bucket."""
+"""Readers always get one whole edition, in a folder and in a bucket.
+
+A table is replaced again and again, and its publisher killed, while other processes read it.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,7 @@ TABLE = "shop/curated/lists/lists.parquet"
 
 @dataclass(frozen=True)
 class Place:
-    """Where the table is: what another process needs to find it."""
+    """The place of a table, with what another process needs to open it."""
 
     root: Path | None
     endpoint: str

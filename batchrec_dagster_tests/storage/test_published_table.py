@@ -134,7 +134,7 @@ def test_what_is_being_read_stays_as_it_is(table: PublishedTable, tmp_path: Path
 def test_a_table_that_does_not_say_what_it_is_is_kept_too(
     table: PublishedTable, tmp_path: Path
 ) -> None:
-    """As one is that an earlier version of this program wrote, or somebody by hand."""
+    """An earlier version of this program, or a person, may have written such a table."""
     buffer = io.BytesIO()
     pl.DataFrame({"version": ["unknown"] * 30, "row": range(30)}).write_parquet(buffer)
     table.store.put(table.uri, buffer.getvalue())

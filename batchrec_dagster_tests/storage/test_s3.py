@@ -1,5 +1,7 @@
-"""Storage in S3: the same graph, the same bytes, and clear words when S3 says no. The server is a
-real one."""
+"""Storage in S3 gets the same bytes as a folder, and a refusal of S3 is explained.
+
+The server is a real one.
+"""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ pytestmark = pytest.mark.attack
 
 @dataclass(frozen=True)
 class TablePlace:
-    """Where a hostile table lies, and how it is written there."""
+    """The place of a hostile table, and functions that read and write its files there."""
 
     place: Place
     location: str

@@ -59,7 +59,7 @@ def open_catalog(warehouse: str, **options: str) -> SqlCatalog:
 
 
 def create_delta_table(place: Place) -> DeltaTable:
-    """Of three rows, of which one was deleted."""
+    """Creates a table of three rows, of which one was deleted."""
     from deltalake import DeltaTable, write_deltalake
 
     write_deltalake(str(place.base / "orders"), ROWS, partition_by=["day"])
@@ -69,7 +69,7 @@ def create_delta_table(place: Place) -> DeltaTable:
 
 
 def create_iceberg_table(place: Place) -> Table:
-    """Of three rows, of which one was deleted."""
+    """Creates a table of three rows, of which one was deleted."""
     catalog = open_catalog(f"file://{place.base}")
     table = catalog.create_table("shop.orders", ROWS.schema, location=f"file://{place.base}/orders")
     table.append(ROWS)
