@@ -73,7 +73,8 @@ def postgres_server(*, fsync: bool = False) -> Iterator[PostgresServer]:
 @contextmanager
 def postgres_folder() -> Iterator[Path]:
     """The folder of a new database cluster, which goes in the end."""
-    # Not under pytest's folder: PostgreSQL refuses root, and nobody else may look into that one.
+    # PostgreSQL refuses to run as root, and other users may not read the folder of pytest, so the
+    # data are in a folder of their own.
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as outer:
         folder = Path(outer)
         password = folder / "password"
@@ -121,8 +122,8 @@ def serving(server: PostgresServer, folder: Path) -> Iterator[None]:
             process.wait_for(is_ready, "answer of PostgreSQL", timeout=300)
             yield
         finally:
-            # Asked otherwise, it would wait for its connections to close, or for a checkpoint; what
-            # was committed outlives any end.
+            # With another signal it would wait for its connections to close, or for a checkpoint.
+            # What was committed survives this one too.
             process.process.send_signal(signal.SIGQUIT)
 
 

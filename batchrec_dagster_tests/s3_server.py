@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
 
 REGION = "us-east-1"
-# SeaweedFS listens for gRPC at each of its ports and so much.
+# For each of its ports, SeaweedFS also listens on the one higher by this number, for gRPC.
 GRPC_OFFSET = 10_000
 
 
@@ -119,7 +119,7 @@ def s3_server(folder: Path, ports: Sequence[int] = ()) -> Iterator[S3Server]:
     ]
     (folder / "data").mkdir(exist_ok=True)
     environment = {key: value for key, value in os.environ.items() if not key.startswith("AWS_")}
-    # It would wait for its connections to close; what it has stored outlives any end.
+    # With other signals it would wait for its connections to close. What it has stored survives.
     with started(command, folder, environment, folder / "log", grace=0) as process:
         server = S3Server(f"http://127.0.0.1:{s3}", process)
 

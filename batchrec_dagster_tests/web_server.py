@@ -93,7 +93,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_response(status)
         if page.etag:
             self.send_header("ETag", page.etag)
-        # RFC 9110, 15.3.7: what If-Range has made sure of need not be said again.
+        # RFC 9110, 15.3.7: headers that If-Range has confirmed need not be sent again.
         if page.last_modified and status == 200:
             self.send_header("Last-Modified", page.last_modified)
         if page.sends_length:

@@ -244,7 +244,7 @@ def test_a_hostile_table_is_refused_by_every_command(
         options |= {"s3.access-key-id": "owner", "s3.secret-access-key": "owner-secret"}
     try:
         if shape == "iceberg":
-            # A table in S3 names whole addresses, so it is made there.
+            # A table in S3 is created there, because its metadata contain whole addresses.
             point_elsewhere(write_iceberg(location, options), "data", f"file://{secret}")
         elif shape == "delta":
             write_delta(f"file://{folder}")

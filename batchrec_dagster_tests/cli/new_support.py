@@ -47,7 +47,7 @@ def read_declaration(project: Project, name: str = "shop") -> dict[str, Any]:
     text = (project.package / "defs" / name / "defs.yaml").read_text()
     attributes: dict[str, Any] = yaml.safe_load(text)["attributes"]
     assert list_schema_errors(attributes) == []
-    # Where the package is installed is this machine's own affair.
+    # The folder where the package is installed must not be in the file.
     assert "$schema" not in text
     assert str(SCHEMA_FILE.parent) not in text
     with definitions(project) as defs:

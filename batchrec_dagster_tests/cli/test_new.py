@@ -37,7 +37,7 @@ from batchrec_dagster_tests.support import (
 )
 
 __all__ = ["working_project"]
-# Without it, root may write everywhere.
+# Without this, root may write to every folder.
 UNPRIVILEGED = ["setpriv", "--bounding-set=-dac_override", "--inh-caps=-dac_override"]
 pytestmark = pytest.mark.slow
 

@@ -315,7 +315,7 @@ def test_columns_of_the_items_can_be_given_as_those_of_the_ratings(
         },
     }
     assert "cannot read" not in output
-    # Without a header.
+    # This file has no header.
     (working_project.root / "products.csv").write_text(
         "\n".join(line.replace("#", ";") for line in lines)
     )

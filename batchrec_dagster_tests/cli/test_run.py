@@ -215,7 +215,7 @@ def test_ctrl_c_cancels_the_run_and_the_exit_code_of_a_failed_run_is_one(
             lambda: "raw_ratings" in log.read_text() or None, "first stage", timeout=300
         )
         children = Path(f"/proc/{process.process.pid}/task/{process.process.pid}/children")
-        # So a step ends that Polars cannot give the memory.
+        # A step in which Polars runs out of memory ends like this.
         os.kill(int(children.read_text()), signal.SIGABRT)
         assert process.process.wait(300) == 1
     log_text = log.read_text()
@@ -352,7 +352,7 @@ def test_a_run_starts_before_this_process_opens_a_history_that_is_there(
         events.append("started")
         raise OSError
 
-    # By name, the package's attribute `run` is the command.
+    # The module is looked up by name, because the attribute `run` of the package is the command.
     monkeypatch.setattr(
         sys.modules["batchrec_dagster.cli.run"], "open_dagster_instance", open_instance
     )
@@ -429,13 +429,13 @@ def test_pipelines_are_listed_with_their_last_run_and_edition_and_the_report_ope
         assert result.success
         view = RunStages(instance, result.dagster_run)
         assert [stage.name for stage in view.update()] == ASSETS
-        # The run before is this one: so long it took.
+        # The run before was this one, which took that long.
         assert all(stage.last_duration is not None for stage in view.stages.values())
         assert "recommendation_report" in view.format_line(
             view.stages["shop__recommendation_report"]
         )
 
-        # As `batchrec run` ends a run whose process was killed.
+        # `batchrec run` ends a run like this if its process was killed.
         stopped_run = instance.create_run_for_job(find_job(working_project, "shop"))
         view = RunStages(instance, stopped_run)
         instance.report_run_failed(stopped_run, "The run's process was killed")

@@ -68,7 +68,7 @@ def test_settings_that_a_user_has_added_to_an_earlier_home_stay(home_of_0_2: Pat
     ("home_mode", "umask", "folder_mode", "file_mode"),
     [
         (0o700, 0o022, 0o700, 0o600),
-        # As `mkdir` makes it: others could read the runs, and nobody shares it on purpose.
+        # `mkdir` creates it like this. Others could read the runs, which nobody wants on purpose.
         (0o755, 0o022, 0o700, 0o600),
         (0o775, 0o002, 0o770, 0o660),
         (0o770, 0o007, 0o770, 0o660),

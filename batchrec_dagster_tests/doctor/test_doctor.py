@@ -146,7 +146,7 @@ def test_a_storage_that_everybody_can_read_is_a_warning(
         assert finding.status == status
         assert finding.fix.startswith(f"chmod 700 {folder}" if status == "warning" else "")
         assert folder.stat().st_mode & 0o777 == mode
-    # Inside a home that is closed, nobody reaches an older folder that is open.
+    # Nobody can reach an open folder inside a home that is closed.
     storage_folder = Path(home["BATCHREC_HOME"]) / "storage"
     storage_folder.mkdir(mode=0o755, exist_ok=True)
     storage_folder.chmod(0o755)

@@ -61,7 +61,7 @@ def test_a_killed_call_is_continued_and_leaves_nothing(tmp_path: Path) -> None:
     assert first["v2_lines"]["answer"]["read_by_batchrec"] == "50 lines"
     assert first["over_500"]["answer"] == {"asked": 600, "least": 600, "most": 600}
     assert set(first) == {"v2_lines", "policy", "kms", "over_500"}
-    # A job wrote what nobody expects: that is an answer, and the other questions are asked.
+    # An unexpected output of a job is an answer too, and the other questions are still asked.
     state = json.loads(file.read_text())
     del state["answers"]["over_500"], first["over_500"]
     file.write_text(json.dumps(state))
@@ -70,7 +70,7 @@ def test_a_killed_call_is_continued_and_leaves_nothing(tmp_path: Path) -> None:
 
     result = project.run(*COMMAND)
     assert result.returncode == 0, result.stderr
-    # What was trained is adopted.
+    # The second call adopts what the first has trained.
     training_lines = [line for line in result.stderr.splitlines() if line.startswith("training")]
     assert training_lines == [f"{training} (UPDATE)"]
     text = file.read_text()
@@ -88,7 +88,7 @@ def test_a_killed_call_is_continued_and_leaves_nothing(tmp_path: Path) -> None:
     assert exploration["same_lists_twice_with_weight_0"] == exploration["users"] == 50
     assert "10 at most" in answers["event_types"]["answer"]["11"]
     assert answers["names"]["answer"] == {"free_again": True}
-    # It is made to be sent.
+    # The file is meant to be sent to others.
     summary = file.with_suffix(".md").read_text()
     assert all(question.text in summary for question in QUESTIONS)
     assert ":ACCOUNT:" in summary

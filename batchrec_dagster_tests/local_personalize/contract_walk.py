@@ -298,7 +298,7 @@ def _fail_and_stop(walk: Walk, group: str) -> None:
         walk.ask("CreateSolutionVersion", solutionArn=solution)["solutionVersionArn"]
         for _ in range(3)
     ]
-    # The last waits behind the others, so that it can be stopped.
+    # The last version waits for the others, so that it can be stopped.
     walk.ask("StopSolutionVersionCreation", solutionVersionArn=arns[-1])
     for arn in arns:
         walk.wait_until_settled(arn)

@@ -2,7 +2,7 @@
 
 import multiprocessing
 
-# The process that the others are forked from has used nothing yet: neither threads nor SQLite.
+# The process that others are forked from must not have used threads or SQLite before.
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
     [

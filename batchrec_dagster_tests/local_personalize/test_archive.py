@@ -108,7 +108,7 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         result = CliRunner().invoke(local_personalize, [*command, str(tmp_path / target)])
         assert result.exit_code == 1
         assert result.output.startswith(f"Error: {reason}")
-    # /proc takes no folder, not even from root.
+    # No folder can be created in /proc, not even by root.
     for option in ((), ("--import", str(tmp_path / "file"))):
         result = CliRunner().invoke(local_personalize, ["--home", "/proc/nowhere/home", *option])
         assert result.exit_code == 1

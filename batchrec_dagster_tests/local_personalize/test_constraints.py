@@ -201,7 +201,7 @@ def test_each_constraint_of_the_model_is_kept(service: LocalPersonalize, operati
         reply = json.loads(reply_body)
         if case.member is None:
             accepted_count += 1
-            # It may be refused for a rule beyond the model; what is said then is something else.
+            # It may be refused for a rule beyond the model, but with another message.
             assert "validation error" not in reply.get("message", ""), (case, reply)
             assert status in (200, 400)
         else:

@@ -37,8 +37,8 @@ TIMES = {"creationDateTime", "lastUpdatedDateTime"}
 NAMED = {"name", "status", *TIMES}
 JOB = {"jobName", "status", *TIMES}
 
-# What AWS documents as there in every answer: the members of what is described, of each entry of a
-# list, of the answer itself. Source: the API reference's descriptions and its guide's examples.
+# The members that AWS documents for every answer: those of a description, of each entry of a list,
+# or of the answer itself. They are from the API reference and from the examples of the guide.
 ALWAYS: dict[str, set[str]] = {
     "DescribeDatasetGroup": NAMED | {"datasetGroupArn"},
     "DescribeSchema": NAMED - {"status"} | {"schemaArn", "schema"},

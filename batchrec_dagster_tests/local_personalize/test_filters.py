@@ -58,7 +58,7 @@ USERS = build_schema(
 )
 SCHEMAS = {"INTERACTIONS": INTERACTIONS, "ITEMS": ITEMS, "USERS": USERS}
 
-# The guide's examples; those on DESCRIPTION are of an edition before textual fields were refused.
+# The examples of the guide. Those on DESCRIPTION are from before textual fields were refused.
 DOCUMENTED = [
     "EXCLUDE ItemID WHERE Interactions.EVENT_TYPE IN ($EVENT_TYPE)",
     'EXCLUDE ItemID WHERE Interactions.EVENT_TYPE IN ("click", "stream")',
@@ -84,7 +84,7 @@ DOCUMENTED = [
     "INCLUDE ItemID WHERE Items.GENRE IN ($GENRE) |"
     ' EXCLUDE ItemID WHERE Interactions.EVENT_TYPE IN ("click", "stream")',
 ]
-# As AWS's samples, workshops and API reference write them.
+# These are written as in the samples, workshops and the API reference of AWS.
 SAMPLED = [
     'EXCLUDE itemId WHERE INTERACTIONS.event_type in ("*")',
     'EXCLUDE ItemID WHERE INTERACTIONS.event_type IN ("Purchase")',

@@ -86,7 +86,7 @@ HAD = "WHERE Interactions.EVENT_TYPE IN"
             'INCLUDE ItemID WHERE (Items.KIND = "Hat" OR Items.KIND = "shoe") AND Items.PRICE > 60',
             [["boot"]] * 2,
         ),
-        # Those of one kind unite; then include minus exclude, in any order.
+        # INCLUDEs unite, EXCLUDEs unite, and then the latter are subtracted, in any order.
         (
             'INCLUDE ItemID WHERE Items.KIND = "Hat" | INCLUDE ItemID WHERE Items.KIND = "winter"',
             [["boot", "old"]] * 2,
@@ -104,7 +104,7 @@ HAD = "WHERE Interactions.EVENT_TYPE IN"
             ' | EXCLUDE ItemID WHERE Items.KIND = "winter"',
             [["hat", "old"], ["shoe", "old"]],
         ),
-        # An expression whose IF does not hold is not there.
+        # An expression whose IF does not hold has no effect.
         ("INCLUDE ItemID WHERE Items.PRICE < 25 IF CurrentUser.AGE > 18", [["hat"], MODEL]),
         (
             'EXCLUDE ItemID WHERE Items.PRICE < 60 IF CurrentUser.PLAN = "gold"',

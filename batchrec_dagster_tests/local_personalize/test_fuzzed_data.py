@@ -39,7 +39,7 @@ SETTINGS = settings(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 
-# What breaks readers: quotes, NUL, line ends, marks, bad UTF-8, numbers that are none, sheer size.
+# Text that breaks readers: quotes, NUL, line ends, marks, bad UTF-8, malformed numbers, and size.
 NASTY = st.sampled_from(
     [
         *(b'"', b'""', b'"\n"', b'","', b"\0", b"\r", b"\r\n", b"\n\n", b",", b",,,,", b"|"),
@@ -286,7 +286,7 @@ def test_any_line_is_answered_in_its_place(
         requests = _list_requests(data)
         description, folder = fuzzed_personalize.answer_lines(recipe, data, numResults=3)
         if description["status"] == "CREATE FAILED":
-            # A file may have too many queries; nothing is written then.
+            # If a file has too many queries, nothing is written.
             assert recipe.max_lines
             assert len(requests) > recipe.max_lines
             assert fuzzed_personalize.personalize.keys(folder) == []

@@ -98,7 +98,7 @@ def test_filters_work_on_new_items(local: Local) -> None:
     ).values():
         assert ODD & set(items)
         assert {KINDS[item] for item in items} == {"odd"}
-    # What a user has interacted with meanwhile is seen, though it was new to the training.
+    # Items that a user has interacted with since then are seen, though new to the training.
     later_rows = [*build_taste_rows(), ("u1", "new1", 1_700_000_000), ("u1", "new3", 1_700_000_001)]
     local.store.put("s3://data/more.csv", encode_csv(later_rows))
     dataset = next(

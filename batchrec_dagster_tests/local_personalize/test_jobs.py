@@ -37,7 +37,7 @@ pytestmark = pytest.mark.slow
 
 OPERATIONS = "batchrec_dagster.local_personalize.operations"
 
-# A process whose work comes to a function, says so with a file, and then hangs there for good.
+# A process that hangs forever in a function, and creates a file when it gets there.
 HANGING = """
     import pathlib, pkgutil, sys, time
     from batchrec_dagster.local_personalize.api.client import embedded_client
@@ -126,7 +126,7 @@ def test_a_training_is_pending_then_in_progress_then_active(local: Local, gate: 
     assert local.describe(first)["status"] == "CREATE IN_PROGRESS"
     assert local.describe(second)["status"] == "CREATE PENDING"
     assert local.describe(solution)["latestSolutionVersion"]["status"] == "CREATE PENDING"
-    # Others do not wait for the training: neither answers nor work of other kinds.
+    # Requests and other kinds of jobs do not wait for the training.
     local.create_group("another")
     with pytest.raises(local.client.exceptions.ResourceInUseException, match="IN_PROGRESS"):
         local.client.get_solution_metrics(solutionVersionArn=first)
@@ -217,7 +217,7 @@ def test_a_killed_training_is_run_again_by_the_next_process(
         return recipes.train(*args, **options)
 
     monkeypatch.setattr(solution_versions, "train", train_and_count)
-    # While its owner lives, nobody takes the work away.
+    # Nobody takes over the work while its owner lives.
     for _ in range(20):
         assert local.describe(arn)["status"] == "CREATE IN_PROGRESS"
     assert not trainings

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
     from types_boto3_personalize import PersonalizeClient
 
-# Of an import, a training and a batch job.
+# The number of kills during an import, a training or a batch job.
 MOMENTS = repeats(6, 3)
 PROCESSES = repeats(5, 3)
 SEED = 11

@@ -113,7 +113,7 @@ def test_nothing_fails_when_many_processes_ask_at_once(local: Local) -> None:
         for schema in page["schemas"]
     ]
     assert len(schemas) == len(set(schemas)) == 4 * 2 * 10
-    # By another process: one that opens the file beside its client drops the client's locks.
+    # Another process does it: one that opens the file itself drops the locks of its client.
     check = "import sqlite3, sys; print(*sqlite3.connect(sys.argv[1]).execute(sys.argv[2]))"
     catalog = str(local.root / "home" / "catalog.sqlite")
     command = [sys.executable, "-c", check, catalog, "PRAGMA integrity_check"]

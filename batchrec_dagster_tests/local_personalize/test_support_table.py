@@ -232,7 +232,7 @@ def _configure_solution(local: Local, **config: Any) -> str | None:
 
 
 KEY = "arn:aws:kms:us-east-1:000000000000:key/k"
-# A rule -> a request that it is about, and what becomes of it.
+# By rule, a function that sends a request of that kind, and how the request ends.
 ASKED: dict[str, tuple[Callable[[Local], str | None], str | None]] = {
     "constraints of the service model": (_break_a_constraint, INVALID),
     "unique names, one dataset of a type in a group": (_create_two_datasets_of_a_type, EXISTS),
@@ -274,7 +274,7 @@ ASKED: dict[str, tuple[Callable[[Local], str | None], str | None]] = {
 }
 
 
-# A rule -> the test that checks it, where that takes an import or a training.
+# By rule, the test that checks it, if that takes an import or a training.
 ELSEWHERE = {
     "fewer than 1000 interactions": "imports.a_bad_file_is_refused_with_file_and_line",
     "event types": "imports.event_types_and_optional_columns_are_ten_at_most",

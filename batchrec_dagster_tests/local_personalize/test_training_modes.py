@@ -222,7 +222,7 @@ def test_events_below_the_threshold_are_seen_and_not_trained_on(
         for kind, value in values.items()
         for user, item, time in rows
     ]
-    # Who had an item below the threshold only has seen it, and gets the list of an unknown user.
+    # A user whose items are all below the threshold has seen them, and gets a stranger's list.
     lines += [f"new,whole-{rows[0][1]},{time},watch,0.1" for time in (1, 2)]
     group = _import_lines(local, lines)
     settings = Solution(event_value_threshold=0.5, event_weights=weights)

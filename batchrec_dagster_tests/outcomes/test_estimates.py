@@ -37,7 +37,7 @@ def test_an_arm_depends_on_the_user_the_name_and_the_salt_alone() -> None:
     assert assign_arms(USERS.head(200), TEST).to_list() == [
         assign_arm(user, TEST) for user in USERS.head(200)
     ]
-    # A kept answer: an update that moves users between arms would void every running experiment.
+    # This answer must never change: moving users between arms would void running experiments.
     half = Experiment(name="holdout", control_share=0.5)
     expected_arms = [CONTROL, CONTROL, CONTROL, MODEL, CONTROL]
     assert [assign_arm(user, half) for user in ("1", "2", "3", "Zoë", "")] == expected_arms

@@ -137,7 +137,7 @@ def run_two_nights(shop: Shop, instance: dg.DagsterInstance, control: str) -> li
 
     write_night(shop.project, 2)
     second = metadata(shop.run(instance), "recommendation_outcomes")
-    # Who was in the control on the first night still is.
+    # Users who were in the control on the first night are still in it.
     second_lists = shop.read_table(LISTS)
     users_of_both = lists.unique("user_id").join(second_lists.unique("user_id"), on="user_id")
     assert (users_of_both["arm"] == users_of_both["arm_right"]).all()
@@ -154,7 +154,7 @@ def run_two_nights(shop: Shop, instance: dg.DagsterInstance, control: str) -> li
         assert outcome.interactions > 0
     assert (outcome_by_arm[CONTROL].hit_rate is None) == (control == "none")
     if control == "popular":
-        # What popularity's lists reach is what the outcomes say that popular items would reach.
+        # The lists of popular items reach what the outcomes say that popular items would reach.
         control_outcome = outcome_by_arm[CONTROL]
         assert control_outcome.gain is not None
         assert control_outcome.gain.value == 0
@@ -164,7 +164,7 @@ def run_two_nights(shop: Shop, instance: dg.DagsterInstance, control: str) -> li
 
     report = shop.store.get(f"{shop.root}/curated/report/index.html").decode()
     assert "In the experiment holdout, " in report
-    # Whom the control gives no list is not missed.
+    # A user to whom the control gives no list does not count as missing.
     assert "requested users got no list" not in report
     assert (
         f"{outcome_by_arm[MODEL].active_users} of {outcome_by_arm[MODEL].users} users chose items"

@@ -168,7 +168,7 @@ def test_only_what_came_after_counts_and_nothing_else_changes_the_rates(
     # Two users prove nothing, even where they agree.
     assert first.gain is not None
     assert first.gain.low < 0 < first.gain.high
-    # Chosen before the lists were out, had before, or by somebody without a list.
+    # These were chosen before the lists were published, had before, or by somebody without a list.
     leaks = [("eve", "c", T0 + 60), ("ann", "x", T0 + 65), ("zoe", "a", T0 + 75)]
     write_events(storage, [*BEFORE, *later_events, *leaks])
     (second_outcome,) = measure(storage).outcomes
@@ -184,7 +184,7 @@ def test_without_later_interactions_there_is_no_number(
     measurement = measure(storage)
     assert measurement.outcomes == []
     assert measurement.table.is_empty()
-    # Nobody who has a list did anything.
+    # Nobody with a list did anything.
     write_events(storage, [*BEFORE, ("zoe", "a", T0 + 90)])
     (outcome,) = measure(storage).outcomes
     assert (outcome.active_users, outcome.hit_rate, outcome.gain) == (0, None, None)
@@ -264,7 +264,7 @@ def test_after_a_rollback_people_get_the_older_lists_again() -> None:
     rollback = [(1, datetime.fromtimestamp(250, UTC))]
     periods = find_periods(build_editions(100, 200), newest=400, published_again=rollback)
     assert list_spans(periods) == [(1, 100, 200), (2, 200, 250), (1, 250, 400)]
-    # Published again while published: as when a killed rollback is run again.
+    # An edition is published again while it is published if a killed rollback is run again.
     two_rollbacks = [*rollback, (1, datetime.fromtimestamp(260, UTC))]
     assert list_spans(find_periods(build_editions(100, 200), 400, two_rollbacks)) == list_spans(
         periods

@@ -81,7 +81,7 @@ def s3_door(endpoint: str) -> Iterator[Door]:
         lacking = door.find_denied(_list_s3_permissions(request))
         response = forward(request) if lacking is None else None
         bucket = urlsplit(request.path).path.split("/")[1]
-        # Who may not list is not told that something is not there.
+        # A caller who may not list the bucket is not told that an object does not exist.
         if response and response.status == 404 and request.method in ("GET", "HEAD"):
             lacking = door.find_denied([Permission("s3:ListBucket", f"arn:aws:s3:::{bucket}")])
         if response is not None and lacking is None:
@@ -109,7 +109,7 @@ def personalize_door(service: LocalPersonalize) -> Iterator[Door]:
             status, body, _ = answer(service.call, target, request.body)
         else:
             message = "User: someone is not authorized to perform this"
-            # AWS names what the caller cannot know of.
+            # AWS names a permission if the caller could not know that the call needs it.
             if lacking.action != f"personalize:{operation}":
                 message = f"User: someone is not authorized to perform: {lacking.action}"
                 message += f" on resource: {lacking.resource}"
@@ -181,7 +181,7 @@ def _list_personalize_permissions(operation: str, params: dict[str, Any]) -> lis
 def _serving(door: Door, respond: Callable[[Request], Answer]) -> Iterator[None]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
-        # Else each answer waits 40 ms: its body for the receipt of its head.
+        # Otherwise each answer takes 40 ms, as its body waits until its head is acknowledged.
         disable_nagle_algorithm = True
 
         def handle_any(self) -> None:

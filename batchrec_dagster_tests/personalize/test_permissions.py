@@ -38,7 +38,7 @@ from batchrec_dagster_tests.support import (
     write_ratings,
 )
 
-# What the runner may do though no run of these tests does it.
+# The runner may do this too, though no run of these tests does it.
 BESIDE = {
     "personalize:StopSolutionVersionCreation": "a run that is cancelled stops its training",
     "s3:AbortMultipartUpload": "an upload that breaks off is cleared away",

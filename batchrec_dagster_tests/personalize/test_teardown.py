@@ -143,7 +143,7 @@ def test_everything_of_the_pipeline_goes_and_nothing_of_another(
     second_plan = teardown(project, "shop", instance, delete=True)
     assert read_teardown_metadata(second_plan)["plan"] == "- there is nothing to delete"
 
-    # What was there can be made again, and the records of what was there do not mislead.
+    # Everything can be created again, and the records of what was deleted do not mislead.
     anew = refresh(project, "shop", instance)
     assert anew.success, why(anew)
     assert metadata(anew, "personalize_dataset")["outcome"] == "imported"
@@ -168,14 +168,14 @@ def test_what_earlier_settings_left_is_pruned_after_publishing(
     for number in range(4):
         filter_params = {"datasetGroupArn": group, "filterExpression": expression.format(number)}
         shop.find_or_create(FILTER, f"{first}-{number}", filter_params)
-    # Of a run that never published.
+    # These belong to a run that never published.
     schema = {"schema": build_interactions_schema(event_type=True)}
     old = shop.find_or_create(DATASET_GROUP, "shop-00000001", {}).arn
     arn = shop.find_or_create(SCHEMA, "shop-00000001-interactions", schema).arn
     dataset_params = {"datasetGroupArn": old, "datasetType": "Interactions", "schemaArn": arn}
     shop.find_or_create(DATASET, "shop-00000001-interactions", dataset_params)
 
-    # One run deletes it, whatever has to go before it.
+    # One run deletes the group, with everything that has to be deleted before it.
     assert refresh(project, "shop", instance).success
     assert [
         group_summary["name"] for group_summary in client.list_dataset_groups()["datasetGroups"]
@@ -229,7 +229,7 @@ def test_it_waits_for_nobody_and_names_who_is_at_work_and_what_it_leaves(
     def start_run(job: str) -> dg.DagsterRun:
         with definitions(project) as defs:
             run = instance.create_run_for_job(defs.resolve_job_def(job))
-        # As the log of a run does that begins.
+        # A run that begins logs the same.
         event = dg.DagsterEvent("PIPELINE_START", job)
         instance.report_dagster_event(event, run.run_id)
         return run
@@ -272,7 +272,7 @@ def test_a_teardown_that_was_killed_anywhere_goes_on(
     client, kills = open_client(project), []
 
     def kill(model: Any, **_: Any) -> None:
-        # After each deletion was asked for once.
+        # The kill comes after the first request for each deletion.
         if model.name.startswith("Delete") and model.name not in kills:
             kills.append(model.name)
             raise KillSignal
@@ -391,7 +391,7 @@ def test_another_deployments_group_is_refused_by_name_and_left_alone(
     arn, tag = group["datasetGroupArn"], "batchrec:storage"
     own_tag = ensure(client).tags_of(arn)[tag]
 
-    # One that was created before groups had the tag is adopted, because it was recorded.
+    # A group from before groups had the tag is adopted, because it is in the records.
     client.untag_resource(resourceArn=arn, tagKeys=[tag])
     assert refresh(project, "shop", instance).success
     assert ensure(client).tags_of(arn)[tag] == own_tag

@@ -35,14 +35,14 @@ for kind in (JVMView, JavaPackage, JavaClass):
     kind.__getattr__ = cache(kind.__getattr__)
 
 
-# To compile what runs over a few rows takes a hundred times as long as to run it.
+# Compiling a plan takes a hundred times as long as running it over a few rows.
 QUICK = {
     "spark.sql.codegen.wholeStage": "false",
     "spark.sql.codegen.factoryMode": "NO_CODEGEN",
     "spark.sql.adaptive.enabled": "false",
     "spark.sql.shuffle.partitions": "1",
 }
-# PYSPARK_SUBMIT_ARGS of a process with its own Spark.
+# The value of PYSPARK_SUBMIT_ARGS for a process that starts a Spark of its own.
 QUICK_ARGUMENTS = "".join(f"--conf {name}={value} " for name, value in QUICK.items())
 QUICK_ARGUMENTS += "pyspark-shell"
 

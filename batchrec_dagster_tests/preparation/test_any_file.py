@@ -43,7 +43,7 @@ def read_epochs(unit: int) -> Times:
 
 def read_dates(zone: str | None, form: str = "ISO8601") -> Times:
     def read(text: pd.Series) -> pd.Series:
-        # With these pandas raises an error, whatever it is asked to do.
+        # pandas raises an error for these times, whatever its options are.
         text = text.mask(text.str.startswith("9999"), "")
         if zone is None:
             moments = pd.to_datetime(text, format=form, utc=True, errors="coerce")
@@ -99,7 +99,7 @@ def files(draw: st.DrawFn) -> tuple[bytes, Layout, str]:
     )
     form = draw(st.sampled_from(list(FORMS)))
     write, layout_options, _ = FORMS[form]
-    # Later than what Excel's days and milliseconds could be taken for.
+    # These times are too late to be taken for the days of Excel or for milliseconds.
     second = st.integers(1_000_000_000, 4_000_000_000).map(write)
     rows = draw(st.lists(st.tuples(ids, ids, st.one_of(second, st.sampled_from(NOTHING)))))
     file = io.StringIO(newline="")

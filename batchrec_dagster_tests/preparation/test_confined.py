@@ -44,7 +44,7 @@ def write_database(path: Path, column: str) -> Path:
     with closing(sqlite3.connect(path)) as database, database:
         database.execute("CREATE TABLE t (a)")
         database.executemany("INSERT INTO t (a) VALUES (?)", [[1]] * 10_000)
-        # Afterwards, since an INSERT computes it too.
+        # It is added afterwards, because an INSERT would compute it too.
         database.execute(f"ALTER TABLE t ADD COLUMN b GENERATED ALWAYS AS ({column}) VIRTUAL")
     return path
 
@@ -63,7 +63,7 @@ def test_a_file_that_takes_too_long_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BATCHREC_MAX_FILE_MINUTES", "0.01")
-    # Each row takes long and makes a few bytes.
+    # Each row takes a long time and produces a few bytes.
     path = write_database(tmp_path / "slow.db", "length(hex(zeroblob(a * 20000000)))")
     with ConfinedReader() as reader:
         with pytest.raises(LimitError, match=r"the 0\.01 minutes of BATCHREC_MAX_FILE_MINUTES"):

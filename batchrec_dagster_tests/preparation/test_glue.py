@@ -111,7 +111,7 @@ def test_a_job_is_created_run_with_this_code_and_heard(
     assert b"open_dagster_pipes" in shop.store.get(script)
     assert shop.store.head(read_arguments(first)["--extra-py-files"]) is not None
     assert read_arguments(first)["--additional-python-modules"] == f"polars=={pl.__version__}"
-    # Context and messages are gone, the code is there once.
+    # The context and the messages were deleted, and the code is stored once.
     assert len(shop.store.list(f"{shop.root}/")) == 2
 
 

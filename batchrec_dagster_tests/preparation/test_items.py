@@ -122,7 +122,7 @@ def test_items_are_imported_and_titles_stand_in_the_table(
         == "unchanged: not imported again"
     )
 
-    # Titles change the table alone, other metadata the model too.
+    # Titles change only the table, while other metadata change the model too.
     source = project.root / "items.csv"
     source.write_text(source.read_text().replace("Film,", "Movie,"))
     renamed_result = refresh(project, "shop", instance)
@@ -164,7 +164,7 @@ def test_items_can_be_added_changed_and_removed_once_a_pipeline_has_run(
     groups = [metadata(result, "personalize_dataset")["dataset_group_name"] for result in results]
     assert len({*groups}) == 3
     assert groups[0] == groups[2] == groups[4]
-    # Changed back, nothing is done again: what the edition before was made from is not pruned.
+    # If it is changed back, nothing is done again, since the inputs of the edition before are kept.
     for changed_back in (results[2], results[4]):
         assert outcomes(changed_back)[1:] == [
             f"unchanged: not {step} again" for step in ("imported", "trained", "inferred")
@@ -210,7 +210,7 @@ def test_titles_alone_are_no_data_set_of_personalizes(
     assert numbers == (len(listed_ids), listed_known)
     assert check.passed == (2 * listed_known >= len(listed_ids))
 
-    # Written otherwise, no id is known: that warns, and fails nothing.
+    # If ids are written differently, none is known. That is a warning, and nothing fails.
     lines = (project.root / "items.csv").read_text().splitlines()
     zeros = [lines[0], *(f"0{line}" for line in lines[1:])]
     (project.root / "items.csv").write_text("\n".join(zeros) + "\n")

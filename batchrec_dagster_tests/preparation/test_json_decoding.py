@@ -127,7 +127,7 @@ def check(texts: list[str]) -> None:
         rows = JsonDecoder(NAMES).decode(pl.Series("text", texts)).to_list()
     expected_rows = [decode_by_json(text) for text in texts]
     assert [drop_rating(row) for row in rows] == [drop_rating(row) for row in expected_rows]
-    # Of which only the value counts.
+    # Only the value of these counts, and not how they are written.
     assert [parse_number(row["rating"]) for row in rows] == [
         parse_number(row["rating"]) for row in expected_rows
     ]

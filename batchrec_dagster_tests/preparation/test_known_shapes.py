@@ -27,7 +27,7 @@ from batchrec_dagster.samples import generator
 from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster_tests.support import REPOSITORY
 
-# In the afternoon, so that zones change the hour but not the day.
+# It is in the afternoon, so that time zones change the hour but not the day.
 NOON = datetime(2024, 1, 31, 12, 0, 5, tzinfo=UTC)
 SECONDS = int(NOON.timestamp())
 DATED = [f"u1,i1,{SECONDS},rating", f"u2,i2,{SECONDS},rating"]

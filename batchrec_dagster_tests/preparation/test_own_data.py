@@ -155,7 +155,7 @@ def test_events_in_json_lines(project: Project, instance: dg.DagsterInstance) ->
 def test_orders_and_their_products_by_sql(project: Project, instance: dg.DagsterInstance) -> None:
     folder = project.root / "instacart"
     folder.mkdir()
-    # Each of the users has two orders, of the even and of the odd products.
+    # Each user has two orders: one of the even products and one of the odd ones.
     (folder / "orders.csv").write_text(
         "order_id,user_id,order_number,days_since_prior_order\n"
         + "".join(f"{2 * u},u{u:03},1,\n{2 * u + 1},u{u:03},2,{u}.0\n" for u in range(1, 61))
@@ -234,7 +234,7 @@ def write_delta(root: Path) -> None:
 
 
 def write_iceberg(root: Path) -> None:
-    # Half a second in each worker, of which one runs this.
+    # Importing it takes half a second in each worker, and only one worker runs this.
     from pyiceberg.catalog.sql import SqlCatalog
 
     users = pa.array([user for user, _ in EVENTS] + [999])

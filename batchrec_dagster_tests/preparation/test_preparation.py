@@ -21,7 +21,7 @@ from batchrec_dagster.preparation.rules import BELOW_MIN_RATING, PreparationResu
 from batchrec_dagster.preparation.users import list_distinct_users
 
 COMMA = Layout(",", "userId", "movieId", "rating", "timestamp")
-# Every id counts, even NULL.
+# Every text counts as an id, even NULL.
 ANY_IDS = Layout(",", "userId", "movieId", "rating", "timestamp", null_values=())
 HEADER = "userId,movieId,rating,timestamp\n"
 

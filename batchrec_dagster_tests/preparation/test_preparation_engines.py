@@ -38,7 +38,7 @@ pytestmark = pytest.mark.slow
 
 
 ALL = ("raw_ratings", "interactions", "batch_users")
-# Shortly before the end of write_ratings: not all users were active since.
+# It is shortly before the last time of write_ratings, so not all users were active since then.
 SINCE = {"active_since": "2017-11-03"}
 
 
@@ -115,7 +115,7 @@ def test_spark_here_gives_what_the_local_engine_gives(
     assert spark.success
     assert find_data_version(instance, "shop") == version
     assert read_users_files(project) == users
-    # The users are known without a look into the interactions.
+    # The step does not read the interactions to know their users.
     interactions_file = project.storage / "shop/transformed/interactions/interactions.csv"
     file_stat = interactions_file.stat()
     interactions_file.write_bytes(b"?" * file_stat.st_size)
@@ -183,7 +183,7 @@ def test_glue_leaves_the_data_in_s3(
     root = project.environment["BATCHREC_STORAGE"]
     interactions_csv = store.get(f"{root}/shop/transformed/interactions/interactions.csv")
     assert interactions_csv.startswith(b"USER_ID,ITEM_ID,TIMESTAMP,EVENT_TYPE\n")
-    # Nor does anything stay of what its checks block.
+    # Nothing is left of a result that the checks block.
     assert "0 of them with two or more" in why(refused_result)
     assert not store.list(f"{root}/shop/work/")
     assert store.get(f"{root}/shop/transformed/batch_users_input/users.json").decode() == "".join(

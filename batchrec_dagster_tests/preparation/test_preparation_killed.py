@@ -28,7 +28,7 @@ MOMENTS = repeats(6, 2)
 ROWS = 20_000
 SEED = 5
 RAW, PUBLISHED = "s3://lake/raw/ratings.csv", "s3://lake/interactions/interactions.csv"
-# One goes the straight way and one the other, by way of all the rules.
+# The first takes the direct way. The second has all rules and so takes the long way.
 RULES = (Rules(min_rating=3.5), Rules("skip", duplicates="drop", latest_per_pair=True))
 
 
@@ -86,7 +86,7 @@ def test_nothing_half_written_is_ever_taken_as_whole(tmp_path: Path) -> None:
         for uri, contents in whole.items():
             assert store.get(uri) in contents
         assert (tmp_path / "interactions.csv").read_bytes() in whole[PUBLISHED]
-    # And what was left behind is in nobody's way.
+    # What killed processes left does not disturb later ones.
     for number, rules in enumerate(RULES):
         work(tmp_path, f"{number}.csv", rules)
         assert store.get(PUBLISHED) == (tmp_path / "interactions.csv").read_bytes()

@@ -175,7 +175,7 @@ def test_what_new_declares_is_what_a_run_sees(
         # The columns' names are enough for a run.
         assert write_interactions(path, {"columns": columns}) == declared_lines
     if shape.is_known and not names_are_given:
-        # Nor has it to be told names that are known.
+        # A run does not need to be told names that it recognises.
         assert write_interactions(path, {}) == declared_lines
     if names_are_given:
         # By position a run sees the same delimiter, whether or not it is declared.

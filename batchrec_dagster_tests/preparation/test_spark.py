@@ -71,7 +71,7 @@ def compare_engines(
         prepare_on_polars(files, layout, rules),
         prepare_on_spark(spark, files, layout, rules),
     )
-    # Each says in its own words what cannot be used.
+    # The engines word their errors differently.
     assert replace(spark_outcome, error="") == replace(polars_outcome, error="")
     assert bool(spark_outcome.error) == bool(polars_outcome.error)
     return spark_outcome

@@ -68,7 +68,7 @@ def test_times_of_every_form(
     )
 
 
-# What two engines that were written apart made of these times, when Spark had its own reader.
+# These are the results of two independent readers, from when Spark had a reader of its own.
 READ_ALIKE: list[tuple[str, str | None, dict[str, int | None]]] = [
     (
         "auto",

@@ -194,7 +194,7 @@ def test_the_same_data_keep_the_drift_they_had() -> None:
     second = RunInputs(replace(DATA, users=99), pl.Series(["b", "c", "d"])).add_drift(first)
     assert second.drift is not None
     assert (second.drift.new_items, second.drift.vanished_items) == (2, 1)
-    # As read from the file that the second run left.
+    # The third run reads what the second wrote to its file.
     stored_inputs = RunInputs.read(second.about, second.items)
     assert stored_inputs.about == second.about
     assert RunInputs(second.data, second.items).add_drift(stored_inputs).drift == second.drift

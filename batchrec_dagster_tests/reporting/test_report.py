@@ -328,7 +328,7 @@ def test_equal_explanations_and_neighbours_do_not_depend_on_the_order_of_users()
 def test_neighbours_are_those_with_the_highest_scores_of_all_columns(columns: int) -> None:
     chance = np.random.default_rng(columns)
     counts = chance.integers(0, 50, columns)
-    # Few different scores, so that there are many ties.
+    # There are few different scores, so that many of them are tied.
     for scores in (chance.integers(0, 4, columns) / 4, chance.random(columns) * (counts > 40)):
         for list_length in (0, 1, 5, 11):
             order = np.argsort(-scores, kind="stable")

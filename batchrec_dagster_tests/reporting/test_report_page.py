@@ -322,7 +322,7 @@ def test_dark_mode_and_printing(opened_report: Any) -> None:
     assert read_colour() == "rgb(255, 255, 255)"
     assert not opened_report.locator("nav").is_visible()
     assert not dark.is_visible()
-    # Names that are buttons on the screen are text on paper, charts stand next to their numbers.
+    # On paper, the names that are buttons on the screen are text, and charts are next to numbers.
     assert opened_report.locator("#recommended button").first.is_visible()
     for figure in opened_report.locator("figure:has(.chart)").all():
         parts = figure.locator(".chart, details").all()

@@ -18,8 +18,8 @@ import pytest
 from batchrec_dagster_tests.support import REPOSITORY
 
 BLOCK = re.compile(r"^( *)```(\S*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
-# The pages whose `sh` test_tutorial.py types, in this order: the first makes what the others go on
-# from.
+# The pages whose `sh` blocks test_tutorial.py types, in this order: the others go on from what the
+# first one makes.
 TYPED = ("docs/tutorial.md", "docs/operations.md", "README.md")
 
 
@@ -32,7 +32,7 @@ def list_code_blocks(page: Path) -> Iterator[tuple[str, str]]:
 def list_commands(page: str) -> list[str]:
     """What a reader of the page types, block by block."""
     script = [text for language, text in list_code_blocks(REPOSITORY / page) if language == "sh"]
-    # README shows first what the tutorial starts with, and has typed.
+    # README first shows the commands that the tutorial starts with, which have been typed already.
     script = [text for text in script if page != "README.md" or not text.startswith("make demo ")]
     assert script
     return script
@@ -60,7 +60,7 @@ def clone_project(root: Path) -> Path:
     environment.mkdir()
     for name in ("bin", "lib", "pyvenv.cfg"):
         (environment / name).symlink_to(Path(sys.prefix) / name)
-    # So that make takes it for what it has set up itself.
+    # With these files, make takes the environment for one that it has set up itself.
     (environment / "run").touch()
     (environment / "dev").touch()
     return root
@@ -82,13 +82,13 @@ def type_commands(script: Sequence[str], root: Path) -> str:
         for name, value in os.environ.items()
         if not name.startswith(("BATCHREC_", "DAGSTER_", "AWS_", "MAKE", "MFLAGS"))
     }
-    # Not a pipe: what goes on in the background would hold it open.
+    # The output goes to a file, because a process in the background would hold a pipe open.
     log = root / ".batchrec.log"
     with log.open("w") as file:
         process = subprocess.Popen(
             ["bash", "-c", "set -euo pipefail\n" + "\n".join(script)],
             cwd=root,
-            # Nobody looks at what `batchrec open` opens.
+            # `batchrec open` runs this command instead of a browser.
             env={**environment_variables, "PYTHONPATH": str(root), "BROWSER": "true"},
             stdout=file,
             stderr=subprocess.STDOUT,

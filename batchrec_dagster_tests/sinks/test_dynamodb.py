@@ -243,7 +243,7 @@ def test_a_table_of_somebody_elses_lists_is_left_alone(client: Any, table: UserL
         f"the DynamoDB table {TABLE} has the lists of shop: give sinks.dynamodb.table another name"
     )
     assert read_stored_items(client) == before
-    # As the message says, they can be put in the others' place.
+    # The command in the message puts these lists in the place of the others.
     words = str(error.value).split()
     arn, key = words[words.index("--resource-arn") + 1], words[words.index("--tag-keys") + 1]
     client.untag_resource(ResourceArn=arn, TagKeys=[key])

@@ -64,7 +64,7 @@ def test_the_table_holds_the_lists_and_nothing_else(postgres: PostgresServer, ur
     assert result.counts[:2] == (3, 2)
     assert result.facts["table"] == f"public.{TABLE}"
     assert str(result.facts["database"]).endswith(" at 127.0.0.1")
-    # One is gone, one is new, one is as it was.
+    # One user is gone, one is new, and one is unchanged.
     second = build_lists_table({"2": ["c"], "3": ["d", "e"]}, titles=False, score=None)
     assert replace(second, url).counts[:2] == (3, 2)
     assert read_stored_rows(postgres, url) == [
@@ -75,7 +75,7 @@ def test_the_table_holds_the_lists_and_nothing_else(postgres: PostgresServer, ur
     assert len(list_relations(postgres, url)) == 2
     assert replace(second.clear(), url).counts == (0, 0, 0)
     assert read_stored_rows(postgres, url) == []
-    # With an experiment each row has its user's arm, and keeps the column when it is over.
+    # With an experiment each row has its user's arm. The column stays when the experiment is over.
     third = second.with_columns(arm=pl.lit("model"))
     replace(third, url)
     assert [row[-1] for row in read_stored_rows(postgres, url)] == ["model"] * 3
@@ -173,7 +173,7 @@ def test_a_table_of_another_pipeline_is_left_alone(postgres: PostgresServer, url
     ) as error:
         replace(build_large_table(1), url, pipeline="shop_2")
     assert read_stored_rows(postgres, url) == before
-    # What it says lets a pipeline that was renamed write the table, and keeps the other out.
+    # The command in the message lets a renamed pipeline write the table, and keeps the other out.
     postgres.query(str(error.value).partition("renamed: ")[2], url=url)
     replace(build_large_table(2), url, pipeline="shop_2")
     with pytest.raises(SinkError, match="has the lists of the pipeline shop_2"):
@@ -182,7 +182,7 @@ def test_a_table_of_another_pipeline_is_left_alone(postgres: PostgresServer, url
         f"COMMENT ON TABLE {TABLE} IS 'Written by batchrec for the pipeline shop'", url=url
     )
     replace(build_large_table(1), url, pipeline="shop")
-    # Whoever writes a comment of their own there knows what they do.
+    # A person who writes a comment of their own there decides who owns the table.
     postgres.query(f"COMMENT ON TABLE {TABLE} IS 'what people get'", url=url)
     replace(build_large_table(2), url, pipeline="shop_2")
     assert read_stored_rows(postgres, url) == before
@@ -204,7 +204,7 @@ def test_readers_see_all_the_old_or_all_the_new(postgres: PostgresServer, url: s
     for reader in readers:
         reader.start()
     try:
-        # A transaction that began before, and has not looked yet.
+        # This transaction has begun before the change, and has not read yet.
         with closing(psycopg2.connect(url)) as early, early.cursor() as cursor:
             early.set_session(isolation_level="REPEATABLE READ")
             cursor.execute("SELECT 1")
@@ -367,7 +367,7 @@ def test_killed_half_way_the_old_table_still_serves(
     before = list_relations(postgres, url)
     with start_half_way(url, step) as writer:
         try:
-            # In the last step, for milliseconds, readers wait.
+            # Readers wait during the last step, which takes milliseconds.
             if step != "_swap_partitions":
                 assert len(read_stored_rows(postgres, url)) == 15
         finally:

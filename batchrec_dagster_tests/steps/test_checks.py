@@ -196,7 +196,7 @@ def test_editions_of_earlier_versions_keep_their_verdicts() -> None:
 def test_a_check_that_warned_in_an_edition_still_only_warns() -> None:
     short = checks.check_lists_full(1, 2, 2)
     assert checks.CheckResult.from_json(short.to_json()) == short
-    # Earlier versions kept no severity.
+    # Earlier versions stored no severity.
     old = {key: value for key, value in short.to_json().items() if key != "severity"}
     assert not checks.CheckResult.from_json(old).blocks
     check = checks.check_no_duplicates(1)

@@ -70,7 +70,7 @@ def test_each_kind_of_work_costs_by_its_own_measure() -> None:
     )
     assert v1 == pytest.approx(3 * price.recommendations_per_1000_users.most)
     assert v2 == pytest.approx(3 * price.recommendations_v2_per_1000_users.most)
-    # Of all users, once or for each segment.
+    # The price is for all users, once or for each segment.
     segments = price_segments(2, 3000)
     assert segments.usd == pytest.approx(6 * price.segments_per_1000_users.most)
     assert segments.least == pytest.approx(3 * price.segments_per_1000_users.least)
@@ -101,7 +101,7 @@ def test_the_most_is_said_only_where_it_is_one() -> None:
     summary = summarize_costs([*sure, price_segments(2, 100_000)])
     assert summary.startswith("3.75 to 5.35 USD")
     assert summary.endswith("an estimate, as segments_per_1000_users is not verified")
-    # What was paid by the hour is known.
+    # The price by the hour is known after the training.
     assert not price_training("aws-user-personalization", 2.0, 10**6).doubts
 
 
@@ -131,7 +131,7 @@ def test_what_is_no_price_is_refused(wrong: object) -> None:
 def test_the_embedded_personalize_costs_nothing_and_tells_what_it_would_on_aws(
     project: Project, attributes: dict[str, object], instance: dg.DagsterInstance
 ) -> None:
-    # Nothing is paid, so that no budget is too small.
+    # Nothing has to be paid, so no budget is too small.
     project.declare({**attributes, "budget": {"max_usd_per_run": 0.0001}})
     first = refresh(project, "shop", instance)
     (check,) = [e for e in first.get_asset_check_evaluations() if e.check_name == "within_budget"]
@@ -147,7 +147,7 @@ def test_the_embedded_personalize_costs_nothing_and_tells_what_it_would_on_aws(
         "personalize_dataset": approximate(price.import_per_gb.most * size / 1e9),
         "solution_version": approximate(
             price.training_v2_per_1000_interactions.most * rows / 1000
-            # Popularity, to compare with.
+            # This is the training of popularity, to compare with.
             + price.training_per_hour.most
             * estimate_training_hours("aws-popularity-count", rows)[1]
         ),
@@ -164,7 +164,7 @@ def test_the_embedded_personalize_costs_nothing_and_tells_what_it_would_on_aws(
 
     second_result = refresh(project, "shop", instance)
     assert [metadata(second_result, asset)["cost_usd_on_aws"] for asset in ASSETS] == [0.0] * 3
-    # At the most: whether the lists are there already, only their own step looks.
+    # This is an upper bound, because only their own step checks whether the lists exist already.
     assert metadata(second_result, "personalize_dataset")["estimated_usd_on_aws"] == approximate(
         on_aws["recommendations"]
     )
@@ -186,7 +186,7 @@ def test_the_estimate_of_a_training_is_an_upper_bound(
     write_ratings(project.root / "ratings.csv", seed=1)
     second = metadata(refresh(project, "shop", instance), "personalize_dataset")
     lists = price_recommendations("aws-user-personalization", 60).usd
-    # At the most: the last training may have been a short one.
+    # This is an upper bound, because the last training may have been a short one.
     rows = interactions(project, "shop").height
     _, most_hours = estimate_training_hours("aws-user-personalization", rows)
     training = most_hours * read_prices().training_per_hour.most
@@ -252,7 +252,7 @@ def test_what_was_torn_down_is_made_and_paid_for_again(
         teardown = defs.resolve_job_def("shop_teardown")
         assert teardown.execute_in_process(instance=instance, run_config=config).success
     project.declare({**DECLARATION, "budget": {"max_usd_per_run": 0.01}})
-    # The records of what there was are in the storage still; nor does a refused run change that.
+    # The records of deleted resources are still in the storage, and a refused run keeps them.
     for _ in range(2):
         message = why(refresh(project, "shop", instance))
         assert " MB of interactions" in message

@@ -48,12 +48,12 @@ def build_edition(ndcg: float, arn: str = "arn:old", measured_on: str = "all") -
 @pytest.mark.parametrize(
     ("gate", "model", "before", "reason"),
     [
-        # The first, and better than popularity.
+        # The first model, which is better than popularity.
         ({}, build_model(0.1, 0.05), None, None),
         ({}, build_model(0.1, None), None, None),
         ({}, build_model(0.05, 0.05), None, None),
         ({}, build_model(0.04, 0.05), None, "it is worse than recommending the most popular"),
-        # Against what is published.
+        # Models that are compared with the published one.
         ({}, build_model(0.071, None), build_edition(0.1), None),
         (
             {},
@@ -64,10 +64,10 @@ def build_edition(ndcg: float, arn: str = "arn:old", measured_on: str = "all") -
         ({"max_drop": 0.5}, build_model(0.069, None), build_edition(0.1), None),
         ({"max_drop": 0}, build_model(0.099, None), build_edition(0.1), "its NDCG@25 is 1% below"),
         ({"max_drop": 1}, build_model(0.0, None), build_edition(0.1), None),
-        # What cannot be compared.
+        # Models that cannot be compared.
         ({}, build_model(0.01, None), build_edition(0.1, measured_on="good ratings"), None),
         ({}, build_model(0.01, None), {"version": "unknown"}, None),
-        # The one that serves was let through already.
+        # The model that serves now has passed the gate before.
         ({"min_ndcg_at_25": 0.5}, build_model(0.1, 0.2), build_edition(0.1, arn="arn:new"), None),
         ({"min_ndcg_at_25": 0.2}, build_model(0.1, None), None, "gate.min_ndcg_at_25 is 0.2"),
         ({"min_coverage": 0.3}, build_model(0.1, None), None, "gate.min_coverage is 0.3"),
@@ -215,7 +215,7 @@ def test_a_broken_data_set_is_published_only_if_a_person_says_so(
     ]
     assert not verdict.passed
     assert verdict.blocking
-    # Only the training was paid for, and nothing that people read has changed.
+    # The training was paid for, but nothing that people read has changed.
     assert count_inferences(project) == inferences_before
     assert read_curated(project) == good
 
@@ -226,7 +226,7 @@ def test_a_broken_data_set_is_published_only_if_a_person_says_so(
 
     shuffle_users(ratings, seed=1)
     assert refresh(project, "shop", instance, ANYWAY).success
-    # It serves now, and goes on to.
+    # The model serves now, and continues to do so.
     after = refresh(project, "shop", instance)
     assert after.success
     (verdict,) = [e for e in after.get_asset_check_evaluations() if e.check_name == "quality_gate"]

@@ -207,7 +207,7 @@ def test_long_histories_make_no_answer_longer_unless_filters_forget_them(
     assert lists.height == 30 * 25
     assert not seen_pairs & set(lists.select("user_id", "item_id").rows())
 
-    # As on AWS: the longest history has 149, and what is left of it is dropped afterwards.
+    # As on AWS, the longest history has 149 items. The lists drop what the filter leaves of it.
     project.environment["BATCHREC_LOCAL_PERSONALIZE_QUOTAS"] = "filter_interactions=100"
     project.declare(declaration("shop", source, recommendations={"num_results": 24}))
     part = refresh(project, "shop", instance)

@@ -126,7 +126,7 @@ def test_killed_at_any_moment_it_is_the_one_list_or_the_other(
         else:
             is_finished = True
         assert read_job_input(store) == new.write_ndjson().encode()
-        # Nothing of what was there before, or half done, is left.
+        # No older or unfinished files are left.
         manifest = [files.manifest] if after > 10 else []
         assert {info.uri for info in store.list(FOLDER)} == {*files.files(), *manifest}
         if is_finished:
@@ -154,7 +154,7 @@ def test_the_whole_job_goes_by_the_folder(
         "unchanged"
     )
 
-    # A list of its own that fits into one file takes their place.
+    # A list in a file of the project, which fits into one file, takes their place.
     users_file = project.root / "asked.csv"
     users_file.write_text("userId\n1\n2\n")
     project.declare(

@@ -67,7 +67,7 @@ def test_they_come_with_the_interactions_and_go_with_them(
     assert read_users(storage) is None
     assert publish(storage, write_prepared_files(tmp_path / "new", "b", "a"))
     assert read_users(storage) == ["b", "a"]
-    # As from Spark on AWS, which leaves both in the storage.
+    # Spark on AWS leaves both in the storage like this.
     first = write_prepared_files(tmp_path / "new", "a", "b", "c")
     moved_table = replace(
         first,
@@ -81,7 +81,7 @@ def test_they_come_with_the_interactions_and_go_with_them(
     assert publish(storage, moved_table)
     assert read_users(storage) == ["a", "b", "c"]
     assert len(storage.store.list(storage.uri(""))) == 2
-    # Interactions that come without, as the local engine's do.
+    # The local engine's interactions come without a list of users.
     assert publish(storage, first.interactions)
     assert read_users(storage) is None
 

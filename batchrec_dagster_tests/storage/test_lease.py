@@ -196,7 +196,7 @@ def test_the_lease_of_a_process_that_was_killed_is_taken_at_once(
     with caplog.at_level(logging.INFO), lease(folder, expires_seconds=LONG).hold():
         assert "run killed (process" in caplog.text
         assert "is dead: taking over" in caplog.text
-        # Of what is superseded nothing is left.
+        # Nothing is left of leases that were superseded.
         assert len(folder[0].list(folder[1])) == 1
     assert folder[0].list(folder[1]) == []
 
@@ -216,7 +216,7 @@ def test_a_lease_that_is_renewed_does_not_expire(
     stop_event = threading.Event()
 
     def renew() -> None:
-        # As another machine would, whatever its clock says.
+        # Another machine would renew so, whatever its clock says.
         renewals = 0
         while not stop_event.wait(0.01):
             renewals += 1

@@ -41,7 +41,7 @@ pytestmark = [
 
 SEED = 11
 CUTS = repeats(18, 6)
-# Reading what a cut left is cheap, a night after it is not.
+# Reading the disk after a cut is cheap, while running a night after it is not.
 CUTS_PER_NIGHT = 3
 LISTS = ["user_id", "rank", "item_id"]
 NIGHT = """
@@ -184,7 +184,7 @@ def test_a_power_cut_damages_no_table_and_the_next_run_is_right(
     (tmp_path / "project").mkdir()
     project = module_project(tmp_path / "project")
     first_run.copy_to(project)
-    # Not in the project, which a power cut changes.
+    # The log is not in the project, because a power cut changes that.
     ratings = write_ratings(tmp_path / "ratings.csv")
     project.declare(declaration("shop", ratings))
     first = table(project, "shop").select(LISTS)

@@ -34,7 +34,7 @@ REFRESHES = 3 * KILLS
 KEEP = 2
 SEED = 6
 ROWS, PIECES = 20_000, 4
-# One edition in five is so long that it is put in several pieces.
+# One edition in five is so long that it is uploaded in several parts.
 SHORT, LONG = 8, 500
 """Bytes of noise in each row."""
 TABLE = "shop/curated/lists/lists.parquet"
@@ -142,7 +142,7 @@ def keep_reading(place: Place, say: Connection) -> None:
                     f"{edition_found} is called {edition.number} and came after {last}"
                 )
             last, reads = edition_found, reads + 1
-            # By its path, pandas opens a file twice.
+            # pandas would open a file twice if it were given the path.
             file = path.open("rb") if path else io.BytesIO(table.store.get(table.uri))
             with file:
                 find_edition(pl.from_pandas(pd.read_parquet(file)))
@@ -178,7 +178,7 @@ def test_readers_get_one_whole_edition(place: Place) -> None:
         reader.join()
     assert isinstance(report, int), report
     assert report > KILLS
-    # What was left behind is in nobody's way, and goes with the next editions.
+    # What killed publishers left does not disturb others, and the next editions remove it.
     for _ in range(KEEP + 1):
         publish(place)
     table = place.table

@@ -72,7 +72,7 @@ def test_a_folder_of_a_bucket_is_what_its_files_are(
 ) -> None:
     prepare(project, instance, project.root / "ratings.csv", copy=True)
     whole = read_interactions(project)
-    # Who may only read the source.
+    # These keys may only read the source.
     for name, value in s3.environment(READER).items():
         monkeypatch.setenv(name, value)
     project.environment["AWS_ENDPOINT_URL_S3"] = s3.endpoint

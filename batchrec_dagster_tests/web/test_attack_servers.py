@@ -279,7 +279,7 @@ def test_a_hostile_page_in_a_browser_changes_nothing(ui: str, browser: Any) -> N
                 tab.close()
     assert is_paused(ui)
     assert count_runs(ui) == 0
-    # The same from the UI's own page does change it, and starts the teardown.
+    # The same mutation from the UI's own page works, and starts the teardown.
     send_from_own_page(ui, browser, MUTATION)
     assert not is_paused(ui)
     send_from_own_page(ui, browser, LAUNCH)

@@ -21,7 +21,7 @@ from batchrec_dagster.web.guard import Guard
 from batchrec_dagster.web.server import MAX_BODY_BYTES, LimitedProtocol, LimitedServer
 
 HERE = "127.0.0.1:3000"
-# What is no GraphQL request; Dagster answers with 500.
+# These bodies are no GraphQL requests. Dagster alone would answer them with 500.
 MALFORMED = (
     *(b"", b"\xff", b"{", b"[" * 100_000, b"null", b"1", b'"x"'),
     *(b"[]", b"[1]", b"[[]]", b'[{"query": "{version}"}]'),
@@ -278,7 +278,7 @@ def test_headers_that_do_not_come_close_the_connection() -> None:
         for first_bytes in (b"", b"GET / HTTP/1.1\r\nHost: loc"):
             with connect(address, first_bytes) as half:
                 assert is_closed(half)
-        # One that trickles in gets no more time.
+        # A request that arrives slowly gets no more time.
         with connect(address, b"GET / HTTP/1.1\r\n") as slow, pytest.raises(ConnectionError):
             send_slowly(slow)
 

@@ -18,8 +18,8 @@ ROWS = pa.table(
         "ts": [1_500_000_000 + 3600 * number for number in range(400)],
     }
 )
-# What takes commands out of a table's properties: pyiceberg imports and calls `py-io-impl` with
-# these properties.
+# A class that takes commands out of the properties of a table: pyiceberg imports the class that
+# `py-io-impl` names, and calls it with these properties.
 COMMAND = {"/bin/sh": "", "-c": "", "id > PWNED": "", "py-io-impl": "subprocess.Popen"}
 LEVELS = ("manifest-list", "manifest", "data", "delete")
 

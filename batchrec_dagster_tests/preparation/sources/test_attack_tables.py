@@ -244,7 +244,7 @@ def test_a_link_does_not_lead_out_of_a_table(
     log = root / ("_delta_log" if table_format == "delta" else "metadata")
     data = next(root.rglob("*.parquet"))
     for linked_path in (data, log, max(log.glob("*.json"))):
-        # Everything is as it was, but lies elsewhere.
+        # The content is the same, but it lies outside the folder.
         outside_folder = tmp_path / "elsewhere"
         shutil.move(linked_path, outside_folder)
         linked_path.symlink_to(outside_folder)
@@ -288,7 +288,7 @@ def test_a_command_in_a_folder_of_csv_is_not_executed(
     message = read_refusal(table_place, None)
     assert "looks like an Iceberg table (metadata/v1.metadata.json)" in message
     assert "format: iceberg" in message
-    # Not even if somebody follows that advice.
+    # The table stays refused even if somebody follows that advice.
     assert "cannot be read" in read_refusal(table_place, "iceberg")
     assert not [path for path in tmp_path.rglob("*") if path.name == "PWNED"]
 

@@ -115,7 +115,7 @@ class TestPostgres:
         assert find_version() == first
         server.query("INSERT INTO t VALUES (1)", url=url)
         assert find_version() != first
-        # Without one, every run reads.
+        # Without a version, every run reads the rows again.
         assert read(place, "SELECT a FROM t")[1] != read(place, "SELECT a FROM t")[1]
 
     def test_no_message_shows_the_url(

@@ -53,7 +53,7 @@ def web(server: Web, waits: list[float]) -> Web:
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The pauses between attempts, which are noted and not made."""
     seconds_slept: list[float] = []
-    # The server's stalls are real: only urllib3 does not sleep.
+    # The server really stalls; only the pauses of urllib3 are left out.
     fake = SimpleNamespace(sleep=seconds_slept.append, time=time.time)
     monkeypatch.setattr("urllib3.util.retry.time", fake)
     monkeypatch.setenv("no_proxy", "*")
@@ -119,7 +119,8 @@ def test_a_part_longer_than_the_file_is_not_believed(web: Web, tmp_path: Path) -
 
 
 def test_pieces_that_come_keep_it_going_however_often_it_is_cut(web: Web, tmp_path: Path) -> None:
-    # Each attempt after the first looks before it asks for the rest: every second cut is felt.
+    # Each attempt after the first looks at the file before it asks for the rest, so only every
+    # second cut interrupts a download.
     cuts = [900] * (4 * ATTEMPTS)
     download(serve(web, Page(CONTENT, cuts=cuts)), tmp_path / "a.zip")
     assert (tmp_path / "a.zip").read_bytes() == CONTENT
@@ -275,7 +276,7 @@ def test_a_server_that_falls_silent_is_asked_again(
 
 
 def test_no_server_at_all_is_said_so(tmp_path: Path, waits: list[float]) -> None:
-    # Nobody listens on this port, nor does another test as long as it is taken.
+    # Nobody listens on this port, and no other test can take it while it is bound.
     with socket.socket() as mute:
         mute.bind(("127.0.0.1", 0))
         port = mute.getsockname()[1]
@@ -355,7 +356,7 @@ def test_redirects_lead_to_no_address_within_the_network(
         ("2002:7f00:1::", False),
         ("2001:0:a00:1::1", False),
         ("2001:0:5db8:d70e:0:0:f5ff:fffe", False),
-        # Those behind a gateway of this network, whatever they are.
+        # These are addresses behind a gateway of this network.
         ("64:ff9b::5db8:d70e", False),
         ("fd00:ec2::254", False),
         ("fe80::1%eth0", False),

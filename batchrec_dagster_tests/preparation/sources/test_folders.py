@@ -131,12 +131,12 @@ def test_a_link_out_of_the_folder_is_refused_by_name(place: Place, source: str) 
         (folder / "a.csv").symlink_to(secret)
     with pytest.raises(SourceError, match=r"drop/a\.csv: it is a link out of the folder"):
         list_files(place, source)
-    # It may also become one after it was listed.
+    # A file may also become a link after it was listed.
     changed_file = next(file.file for file in files if file.filename.endswith("a.csv"))
     with pytest.raises(SourceError, match="it is a link out of the folder"):
         changed_file.copy(place.context, "s3://lake/copy")
     assert place.store.head("s3://lake/copy") is None
-    # One who names the link itself means it.
+    # A person who names the link itself means it.
     assert place.copy_content(str(drop / "a.csv")) == CONTENT
 
 

@@ -120,7 +120,7 @@ def test_two_newest_metadata_files_are_refused(place: Place) -> None:
     other = newest.with_name("00002-ffffffff.metadata.json")
     other.write_bytes(newest.read_bytes())
     assert f"which of {newest.name}, {other.name} is current" in read_refusal(place, "orders/")
-    # A table without a catalog says it itself.
+    # In a table without a catalog, a hint can say which metadata are current.
     first = newest.with_name("v1.metadata.json")
     first.write_bytes(newest.read_bytes())
     newest.with_name("version-hint.text").write_text("1")

@@ -145,7 +145,7 @@ def read_line_refusal(path: Path) -> str:
 
 
 def test_a_bomb_within_a_bomb_is_not_unpacked(place: Place) -> None:
-    # A member of gzip may be followed by others: 20 KB each of 20 MB, and all of them the same.
+    # A gzip file may have many members. These are all the same: 20 KB that unpack to 20 MB.
     packed_csv = gzip.compress(bytes(20_000_000)) * 1000
     (place.base / "bomb.zip").write_bytes(zip_members({"r.csv.gz": packed_csv}))
     assert (place.base / "bomb.zip").stat().st_size < 200_000

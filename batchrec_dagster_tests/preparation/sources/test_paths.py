@@ -141,7 +141,7 @@ def replace_file(file: Path) -> None:
         (CONTENT, lambda file: file.write_bytes(CONTENT.replace(b"3.5", b"4.5") + MORE)),
         (CONTENT, replace_file),
         (b"1,2", lambda file: append(file, b"34\n")),
-        # Not lines of text.
+        # This file has no lines of text.
         (b"PAR1\n\0\0", lambda file: append(file, b"PAR1")),
     ],
     ids=["shorter", "longer", "other rows", "another file", "no line yet", "no text"],

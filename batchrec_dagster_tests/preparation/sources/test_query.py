@@ -205,7 +205,7 @@ OUTSIDE = (
     "SELECT * FROM sqlite_scan('{secret}', 't')",
     "SELECT * FROM duckdb_secrets()",
     "SELECT getenv('HOME')",
-    # A variable of the program that runs the query.
+    # It is the name of a variable of the program that runs the query.
     "SELECT * FROM files",
 )
 

@@ -59,7 +59,7 @@ def test_an_empty_web_file_is_refused(place: Place, web: Web) -> None:
 
 def test_what_is_cut_for_good_changes_nothing_that_is_published(place: Place, web: Web) -> None:
     place.store.put(DESTINATION, b"yesterday's")
-    # The look, a download that is cut, and then nothing but trouble.
+    # The answers are for the first look, for a download that is cut, and then for errors only.
     web.pages["/a.csv"] = Page(CONTENT, cuts=[0, 9], statuses=[200, 200, *[500] * 20])
     with pytest.raises(SourceError, match=r"^cannot fetch .*/a.csv: the server says 500"):
         place.copy(web.url("/a.csv"))
