@@ -24,6 +24,7 @@ import polars as pl
 from quality import data_sets, folds
 from report import RESULTS, ROOT, table, write
 
+from batchrec_dagster.local_personalize.learning.blend import BlendModel
 from batchrec_dagster.local_personalize.learning.evaluation import Split, evaluate, ndcg
 from batchrec_dagster.local_personalize.learning.interactions import (
     Histories,
@@ -31,7 +32,6 @@ from batchrec_dagster.local_personalize.learning.interactions import (
     find_positions,
 )
 from batchrec_dagster.local_personalize.learning.item_features import ItemFeatures, read_features
-from batchrec_dagster.local_personalize.learning.models import BlendModel
 from batchrec_dagster.local_personalize.learning.ranking import top_k
 from batchrec_dagster.local_personalize.recipes import train
 from batchrec_dagster.personalize.schemas import ITEM_ID, Field

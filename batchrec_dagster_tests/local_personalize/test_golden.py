@@ -18,8 +18,9 @@ from batchrec_dagster.local_personalize.data.item_attributes import ItemAttribut
 from batchrec_dagster.local_personalize.data.recommender import Recommender
 from batchrec_dagster.local_personalize.data.segmenter import Segmenter
 from batchrec_dagster.local_personalize.learning.interactions import Interactions
-from batchrec_dagster.local_personalize.learning.models import AnyModel, SegmentationModel
+from batchrec_dagster.local_personalize.learning.models import AnyModel
 from batchrec_dagster.local_personalize.learning.related import RelatedItemsModel
+from batchrec_dagster.local_personalize.learning.segmentation import SegmentationModel
 from batchrec_dagster.local_personalize.learning.serving import RecommendedLists, UserModel
 from batchrec_dagster.local_personalize.recipes import RECIPES, Recipe
 from batchrec_dagster.personalize import file_formats

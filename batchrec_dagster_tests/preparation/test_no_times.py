@@ -9,8 +9,8 @@ import dagster as dg
 import pytest
 
 from batchrec_dagster.config import Pipeline
+from batchrec_dagster.local_personalize.learning.blend import BlendModel
 from batchrec_dagster.local_personalize.learning.hpo import DEFAULTS
-from batchrec_dagster.local_personalize.learning.models import BlendModel
 from batchrec_dagster.local_personalize.learning.train_blend import train_blend
 from batchrec_dagster.preparation.layout import CONSTANT_TIME, PreparationError
 from batchrec_dagster.preparation.polars.decoding import RawFile

@@ -25,7 +25,7 @@ from ..catalog.home import Home
 from ..catalog.resource import Resource
 from ..data.datasets import INTERACTIONS, ROWS
 from ..jobs.job import logger
-from ..learning.models import HELD_OUT
+from ..learning.blend import HELD_OUT
 from ..learning.store import MANIFEST
 from .archived_resources import ArchivedCatalog, ArchivedCatalogError
 from .archived_rows import ArchivedRowsError, check_parquet

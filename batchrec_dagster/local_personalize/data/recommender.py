@@ -10,8 +10,9 @@ import numpy as np
 
 from batchrec_dagster.personalize import file_formats
 
+from ..learning.blend import BlendModel
 from ..learning.interactions import Interactions, find_positions
-from ..learning.models import AnyModel, BlendModel
+from ..learning.models import AnyModel
 from ..learning.related import RelatedItemsModel
 from ..learning.serving import Exclude, RecommendedLists, UserModel
 from ..recipes import PERSONALIZED_RANKING, RELATED_ITEMS, Output

@@ -14,7 +14,7 @@ from batchrec_dagster.storage.progress import Progress
 
 from ..filters.columns import Mask
 from ..learning.interactions import Int32, Interactions, find_positions
-from ..learning.models import SegmentationModel
+from ..learning.segmentation import SegmentationModel
 from .batch_lines import InputLine, LineAnswerer
 from .item_attributes import ItemAttributes, ItemPositions
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from scipy.sparse import csr_matrix
 
 from .interactions import Float64, Histories, Ids, Int32, Int64, Interactions, find_positions
-from .models import SegmentationModel
+from .segmentation import SegmentationModel
 from .serving import UserModel, exclude_entries
 
 HELD_OUT_SHARE = 0.1  # of the users

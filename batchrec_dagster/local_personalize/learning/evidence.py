@@ -8,7 +8,7 @@ from batchrec_dagster.personalize.evidence import ALL
 
 from .evaluation import Split, evaluate
 from .interactions import Float64, Interactions, log_popularity, order_by_popularity
-from .models import PopularityModel
+from .popularity import PopularityModel
 from .serving import UserModel
 
 # Groups of users by the interactions that the model saw of them: the least number, and the label.

@@ -14,6 +14,7 @@ from scipy.sparse import csr_matrix
 from batchrec_dagster.personalize.recipes import Values
 
 from . import content, cooccurrence
+from .blend import BlendModel
 from .components import (
     ALS_FACTORS,
     CONTENT,
@@ -39,7 +40,6 @@ from .interactions import (
     order_by_popularity,
 )
 from .model_selection import Blend
-from .models import BlendModel
 from .new_items import find_new_items
 
 COOC_NEIGHBORS = 500  # weights kept for each item of a history

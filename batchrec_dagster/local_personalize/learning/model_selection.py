@@ -33,8 +33,8 @@ from .components import (
 )
 from .evaluation import MAX_DEPTH, ndcg_of_lists
 from .interactions import Float32, Float64, History
-from .models import Repeats
 from .ranking import top_k
+from .repeated_items import Repeats
 from .threads import ordered_map
 from .validation import ScoredUsers, ValidationSet, Weights
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import threading
 import tokenize
@@ -39,6 +40,9 @@ _ARRAY_FILE = re.compile(r"[\w-][\w.-]*\.npy", re.ASCII)  # in the folder itself
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 Arrays = Mapping[str, npt.NDArray[Any]]
+
+# What loading may raise if a value in a manifest has another type than expected.
+LOAD_ERRORS = ValueError, TypeError, AttributeError, OverflowError
 
 
 def save_arrays(folder: Path, kind: str, arrays: Arrays, facts: Mapping[str, Any]) -> None:
@@ -325,3 +329,13 @@ def _unite_ids(ids: Sequence[Ids], numbers: Sequence[Int32]) -> tuple[Ids, Int32
         for part_ids, part_numbers in zip(ids, numbers, strict=True)
     ]
     return union, np.concatenate(new_numbers)
+
+
+def require_number(value: Any, name: str) -> float:
+    """The value if it is a finite number. Raises ValueError.
+
+    name: what the manifest calls it.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{name} has {value!r} in the manifest, expected a number")
+    return value

@@ -16,6 +16,7 @@ import numpy as np
 
 from batchrec_dagster.personalize.recipes import Values
 
+from .blend import BlendModel
 from .components import (
     CONTENT,
     FACTORS,
@@ -30,6 +31,7 @@ from .components import (
 from .evaluation import Split, split, split_histories, split_users
 from .evidence import measure
 from .fit_components import ComponentFitter, FittedComponents
+from .held_out import HeldOut
 from .hpo import Log
 from .interactions import Interactions, TrainingError, find_positions
 from .model_selection import (
@@ -40,7 +42,7 @@ from .model_selection import (
     select_blend,
     select_repeats,
 )
-from .models import BlendModel, HeldOut, load_model
+from .models import load_model
 from .sampling import held_out_share, is_large, sample
 from .validation import ValidationSet, make_validation_set, make_validation_sets
 

@@ -11,14 +11,17 @@ import numpy as np
 from batchrec_dagster.personalize.recipes import Values
 
 from . import related
+from .blend import BlendModel
 from .evaluation import Split, add_earlier_cutoffs, evaluate, evaluate_segments, split
 from .evidence import fit_popularity, measure
 from .fit_components import drop_extreme_users, mark_within_percentiles
 from .hpo import Log, Measure
 from .interactions import Histories, Interactions, order_by_popularity
-from .models import AnyModel, BlendModel, PopularityModel, SegmentationModel, probabilities
+from .models import AnyModel
+from .popularity import PopularityModel
 from .ranking import keep_columns
 from .related import LastItemRecommender, RelatedItemsModel
+from .segmentation import SegmentationModel, probabilities
 from .train_blend import measure_blend, train_blend, train_blend_on_histories, update_blend
 from .validation import ValidationSet, make_validation_set
 

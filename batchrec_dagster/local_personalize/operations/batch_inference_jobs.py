@@ -14,7 +14,8 @@ from ..catalog.requests import ApiRequest
 from ..data.recommender import Recommender
 from ..errors import InvalidInputError
 from ..jobs.job import Job
-from ..learning.models import AnyModel, BlendModel
+from ..learning.blend import BlendModel
+from ..learning.models import AnyModel
 from ..learning.new_items import EXPLORATION_WEIGHT, MAX_AGE
 from ..recipes import RECIPES, RELATED_ITEMS, USER_PERSONALIZATION, Recipe
 from .batch_jobs import (

@@ -15,7 +15,7 @@ from ..data.segmenter import Segmenter
 from ..errors import InvalidInputError, JobFailedError
 from ..filters.group_data import ReadColumns
 from ..jobs.job import Job
-from ..learning.models import SegmentationModel
+from ..learning.segmentation import SegmentationModel
 from ..recipes import RECIPES
 from .batch_jobs import (
     DEFAULT_RESULTS,

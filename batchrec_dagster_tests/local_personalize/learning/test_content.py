@@ -13,6 +13,7 @@ import pytest
 from scipy.sparse import csr_matrix
 
 from batchrec_dagster.local_personalize.learning import content, new_items, train_blend
+from batchrec_dagster.local_personalize.learning.blend import NEW_ITEMS, BlendModel
 from batchrec_dagster.local_personalize.learning.components import (
     CONTENT,
     SCORER_TYPES,
@@ -31,7 +32,7 @@ from batchrec_dagster.local_personalize.learning.item_features import (
     read_features,
 )
 from batchrec_dagster.local_personalize.learning.model_selection import Blend
-from batchrec_dagster.local_personalize.learning.models import NEW_ITEMS, BlendModel, load_model
+from batchrec_dagster.local_personalize.learning.models import load_model
 from batchrec_dagster.local_personalize.learning.store import MANIFEST
 from batchrec_dagster.local_personalize.recipes import train
 from batchrec_dagster.personalize.schemas import Field

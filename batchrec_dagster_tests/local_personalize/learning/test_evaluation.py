@@ -7,7 +7,7 @@ import pytest
 
 from batchrec_dagster.local_personalize.learning import evaluation
 from batchrec_dagster.local_personalize.learning.evaluation import Evaluation, evaluate, split_users
-from batchrec_dagster.local_personalize.learning.models import PopularityModel
+from batchrec_dagster.local_personalize.learning.popularity import PopularityModel
 from batchrec_dagster_tests.local_personalize.learning.support import interactions_of
 
 HITS_AT_2_AND_5 = np.array([[False, True, False, False, True]])

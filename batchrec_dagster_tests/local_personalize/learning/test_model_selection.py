@@ -18,6 +18,7 @@ from batchrec_dagster.local_personalize.learning import (
     train_blend,
     validation,
 )
+from batchrec_dagster.local_personalize.learning.blend import BlendModel
 from batchrec_dagster.local_personalize.learning.components import (
     FACTORS,
     FACTORS_HIGH_REG,
@@ -46,7 +47,7 @@ from batchrec_dagster.local_personalize.learning.model_selection import (
     fit_temperature,
     select_blend,
 )
-from batchrec_dagster.local_personalize.learning.models import BlendModel, load_model
+from batchrec_dagster.local_personalize.learning.models import load_model
 from batchrec_dagster.local_personalize.learning.ranking import top_k
 from batchrec_dagster.local_personalize.learning.validation import (
     CANDIDATES,

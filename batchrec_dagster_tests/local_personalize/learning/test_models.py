@@ -11,18 +11,15 @@ import pytest
 from scipy.sparse import csr_matrix
 
 from batchrec_dagster.local_personalize.learning import fit_components, serving, threads
+from batchrec_dagster.local_personalize.learning.held_out import HeldOut
 from batchrec_dagster.local_personalize.learning.interactions import (
     Histories,
     ModelFileError,
     TrainingError,
 )
 from batchrec_dagster.local_personalize.learning.model_selection import Blend
-from batchrec_dagster.local_personalize.learning.models import (
-    AnyModel,
-    HeldOut,
-    PopularityModel,
-    load_model,
-)
+from batchrec_dagster.local_personalize.learning.models import AnyModel, load_model
+from batchrec_dagster.local_personalize.learning.popularity import PopularityModel
 from batchrec_dagster.local_personalize.learning.serving import UserModel, exclude_entries
 from batchrec_dagster.local_personalize.recipes import train
 from batchrec_dagster_tests.local_personalize.learning.support import (

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
 from batchrec_dagster.local_personalize.learning import fit_components, ranking, related
+from batchrec_dagster.local_personalize.learning.blend import BlendModel
 from batchrec_dagster.local_personalize.learning.components import ItemItemScorer
-from batchrec_dagster.local_personalize.learning.models import BlendModel
 from batchrec_dagster.local_personalize.recipes import train
 from batchrec_dagster_tests.local_personalize.learning.support import (
     Row,

@@ -8,13 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from batchrec_dagster.local_personalize.learning.blend import BlendModel
 from batchrec_dagster.local_personalize.learning.evaluation import evaluate, split
 from batchrec_dagster.local_personalize.learning.interactions import (
     Histories,
     History,
     Interactions,
 )
-from batchrec_dagster.local_personalize.learning.models import BlendModel, Repeats, load_model
+from batchrec_dagster.local_personalize.learning.models import load_model
+from batchrec_dagster.local_personalize.learning.repeated_items import Repeats
 from batchrec_dagster.local_personalize.learning.train_blend import update_blend
 from batchrec_dagster.local_personalize.recipes import train
 from batchrec_dagster_tests.local_personalize.learning.support import (

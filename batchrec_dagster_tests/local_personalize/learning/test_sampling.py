@@ -16,6 +16,7 @@ from batchrec_dagster.local_personalize.learning import (
     sampling,
     train_blend,
 )
+from batchrec_dagster.local_personalize.learning.blend import BlendModel
 from batchrec_dagster.local_personalize.learning.components import (
     FACTORS,
     SEQUENCE,
@@ -23,13 +24,14 @@ from batchrec_dagster.local_personalize.learning.components import (
 )
 from batchrec_dagster.local_personalize.learning.evaluation import Split, split
 from batchrec_dagster.local_personalize.learning.evidence import measure
+from batchrec_dagster.local_personalize.learning.held_out import HeldOut
 from batchrec_dagster.local_personalize.learning.interactions import (
     Histories,
     Interactions,
     find_positions,
 )
 from batchrec_dagster.local_personalize.learning.model_selection import Blend
-from batchrec_dagster.local_personalize.learning.models import BlendModel, HeldOut, PopularityModel
+from batchrec_dagster.local_personalize.learning.popularity import PopularityModel
 from batchrec_dagster.local_personalize.learning.training import TrainedModel
 from batchrec_dagster.local_personalize.recipes import train
 from batchrec_dagster_tests.local_personalize.learning.support import interactions_of, lists, tastes

@@ -15,6 +15,7 @@ from batchrec_dagster.local_personalize.learning import (
     serving,
     threads,
 )
+from batchrec_dagster.local_personalize.learning.blend import BlendModel
 from batchrec_dagster.local_personalize.learning.components import ItemItemScorer
 from batchrec_dagster.local_personalize.learning.evaluation import split_histories
 from batchrec_dagster.local_personalize.learning.interactions import (
@@ -23,11 +24,8 @@ from batchrec_dagster.local_personalize.learning.interactions import (
     Interactions,
     ModelFileError,
 )
-from batchrec_dagster.local_personalize.learning.models import (
-    BlendModel,
-    SegmentationModel,
-    load_model,
-)
+from batchrec_dagster.local_personalize.learning.models import load_model
+from batchrec_dagster.local_personalize.learning.segmentation import SegmentationModel
 from batchrec_dagster.local_personalize.learning.training import measure_repeat_factor
 from batchrec_dagster.local_personalize.learning.validation import (
     ValidationSet,

@@ -18,17 +18,15 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
 from batchrec_dagster.local_personalize.learning import components, store
+from batchrec_dagster.local_personalize.learning.blend import BlendModel
 from batchrec_dagster.local_personalize.learning.content import ContentScorer
+from batchrec_dagster.local_personalize.learning.held_out import HeldOut
 from batchrec_dagster.local_personalize.learning.interactions import Interactions, ModelFileError
-from batchrec_dagster.local_personalize.learning.models import (
-    BlendModel,
-    HeldOut,
-    Repeats,
-    SegmentationModel,
-    load_model,
-)
+from batchrec_dagster.local_personalize.learning.models import load_model
 from batchrec_dagster.local_personalize.learning.new_items import NewItems
 from batchrec_dagster.local_personalize.learning.related import RelatedItemsModel
+from batchrec_dagster.local_personalize.learning.repeated_items import Repeats
+from batchrec_dagster.local_personalize.learning.segmentation import SegmentationModel
 from batchrec_dagster.local_personalize.recipes import train
 from batchrec_dagster_tests.local_personalize.learning.support import Row, interactions_of, tastes
 

@@ -10,6 +10,7 @@ import pytest
 from scipy.sparse import csr_matrix
 
 from batchrec_dagster.local_personalize.learning import threads, train_blend
+from batchrec_dagster.local_personalize.learning.blend import HELD_OUT, BlendModel
 from batchrec_dagster.local_personalize.learning.components import (
     POPULARITY,
     SEQUENCE,
@@ -17,6 +18,7 @@ from batchrec_dagster.local_personalize.learning.components import (
     PopularityScorer,
 )
 from batchrec_dagster.local_personalize.learning.evaluation import evaluate, split
+from batchrec_dagster.local_personalize.learning.held_out import HeldOut
 from batchrec_dagster.local_personalize.learning.hpo import Search
 from batchrec_dagster.local_personalize.learning.interactions import (
     Histories,
@@ -24,12 +26,7 @@ from batchrec_dagster.local_personalize.learning.interactions import (
     TrainingError,
 )
 from batchrec_dagster.local_personalize.learning.model_selection import Blend
-from batchrec_dagster.local_personalize.learning.models import (
-    HELD_OUT,
-    BlendModel,
-    HeldOut,
-    load_model,
-)
+from batchrec_dagster.local_personalize.learning.models import load_model
 from batchrec_dagster.local_personalize.learning.training import TrainedModel
 from batchrec_dagster.local_personalize.recipes import train
 from batchrec_dagster_tests.local_personalize.learning.support import (

@@ -1,0 +1,76 @@
+"""What is saved beside a blend so that it can be updated: a model to measure, and its users."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from scipy.sparse import csr_matrix
+
+from batchrec_dagster.personalize.recipes import HYPERPARAMETERS, Values
+
+from .blend import HELD_OUT, BlendModel
+from .components import SEQUENCE, SYMMETRIC_COOC, ItemItemScorer
+from .interactions import Ids, ModelFileError
+from .store import LOAD_ERRORS, load_arrays, pack_ids, save_arrays, unpack_distinct_ids
+
+# Hyperparameters by name. Those of the same name are the same in all recipes.
+_HYPERPARAMETERS = {
+    name: kind for of_recipe in HYPERPARAMETERS.values() for name, kind in of_recipe.items()
+}
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What an update needs to be measured on the same held-out users as the training before it."""
+
+    model: BlendModel
+    """The model trained without the held-out users."""
+
+    users: Ids
+    """(held out,) distinct str."""
+
+    hyperparameters: Values
+
+    def save(self, folder: Path) -> None:
+        """Write it into the folder, without the weights of co-occurrence.
+
+        An update counts co-occurrence again.
+        """
+        n = len(self.model.popularity)
+        no_weights = ItemItemScorer(csr_matrix((n, n), dtype=np.float32))
+        scorers = {
+            name: no_weights if name in (SEQUENCE, SYMMETRIC_COOC) else scorer
+            for name, scorer in self.model.scorers.items()
+        }
+        arrays, facts = replace(self.model, scorers=scorers).contents()
+        arrays |= pack_ids(self.users, "user_")
+        facts["hyperparameters"] = dict(self.hyperparameters)
+        save_arrays(folder, HELD_OUT, arrays, facts)
+
+    @classmethod
+    def load(cls, model: Path) -> HeldOut | None:
+        """What was saved with a model, None if nothing was.
+
+        Raises ModelFileError when a file is missing or damaged.
+
+        model: the model's folder.
+        """
+        folder = model / HELD_OUT
+        if not folder.exists():
+            return None
+        kind, arrays, facts = load_arrays(folder)
+        if kind != HELD_OUT:
+            raise ModelFileError(f"{folder} contains {kind!r}, expected {HELD_OUT!r}")
+        try:
+            test_model = BlendModel.load(arrays, facts)
+            values = {
+                name: _HYPERPARAMETERS[name].parse(str(value))
+                for name, value in facts["hyperparameters"].items()
+            }
+            return cls(test_model, unpack_distinct_ids(arrays, "user_"), values)
+        except KeyError as error:
+            raise ModelFileError(f"{folder} is incomplete: {error}") from error
+        except LOAD_ERRORS as error:
+            raise ModelFileError(f"{folder} is damaged: {error}") from error
