@@ -48,7 +48,8 @@ def main() -> None:
     }
     results = {}
     for name, fit in fits.items():
-        began, cpu_began = time.perf_counter(), time.process_time()
+        began = time.perf_counter()
+        cpu_began = time.process_time()
         fit()
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         results[name] = {

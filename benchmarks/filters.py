@@ -114,7 +114,8 @@ def measure(recipe: str, data: dict[str, pl.DataFrame], rounds: int) -> list[dic
         return data[dataset_type].select(columns)
 
     def time_case(case: Case, source: Path) -> tuple[float, float]:
-        start_seconds, cpu_begun = time.perf_counter(), time.process_time()
+        start_seconds = time.perf_counter()
+        cpu_begun = time.process_time()
         interactions = Interactions.from_frame(data["INTERACTIONS"])
         job_filter = JobFilter(case.expression, read, item_ids) if case.expression else None
         job = Recommender(RECIPES[build_recipe_arn(recipe)], job_filter, model, interactions, 25)

@@ -107,7 +107,8 @@ def main(folder: Path) -> None:
     """Answer each model of the folder."""
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
-    rows, users = pd.read_csv(folder / "interactions.csv"), np.load(folder / "users.npy")
+    rows = pd.read_csv(folder / "interactions.csv")
+    users = np.load(folder / "users.npy")
     for number, (name, options) in enumerate(json.loads((folder / "models.json").read_text())):
         began = time.perf_counter()
         np.save(folder / f"lists-{number}.npy", MODELS[name](rows, users, options))

@@ -161,7 +161,8 @@ def measure_new_items(
     new_items_shown: dict[float, list[float]] = {}
     splits = folds(data, 10)
     for number in numbers:
-        split, is_new = splits[number], choose_new(data, number, newest)
+        split = splits[number]
+        is_new = choose_new(data, number, newest)
         model = train_model(replace(drop_items(split.train, is_new), features=features))
         model = model.with_exploration(1.0, np.inf)
         for name, values in _measure_orders(model, split, is_new, features, number).items():

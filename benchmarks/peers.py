@@ -123,7 +123,8 @@ def fit_slim(matrix: csr_matrix, options: Options) -> Score:
     """SLIM (Ning and Karypis 2011), by scikit-learn's ElasticNet, on the nearest items (fsSLIM)."""
     from sklearn.linear_model import ElasticNet
 
-    near, columns = _find_nearest(matrix, NEAREST), matrix.tocsc()
+    near = _find_nearest(matrix, NEAREST)
+    columns = matrix.tocsc()
     users = matrix.shape[0]
     whole = options["l1"] + options["l2"]
 
@@ -154,7 +155,9 @@ def fit_slist(matrix: csr_matrix, options: Options) -> Score:
 
     `share` of the loss is of the second kind. Distances in a history decay by exp(-1 / `decay`).
     """
-    n, share, regularization = matrix.shape[1], options["share"], options["regularization"]
+    n = matrix.shape[1]
+    share = options["share"]
+    regularization = options["regularization"]
     owner = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))[::-1]
     items = matrix.indices[::-1]  # from old to new; a cut before each
     past, future = [], []

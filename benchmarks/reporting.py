@@ -85,7 +85,8 @@ def make(folder: Path) -> dict[str, float]:
         metrics=metrics,
         popularity=metrics,
     )
-    begin, begin_cpu = time.perf_counter(), time.process_time()
+    begin = time.perf_counter()
+    begin_cpu = time.process_time()
     tables = RunTables(
         interactions=scan_interactions(folder / "interactions.csv"),
         recommendations=pl.scan_parquet(folder / "recommendations.parquet"),

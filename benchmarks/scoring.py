@@ -50,7 +50,8 @@ def generate(count: int, n_items: int, factors: int) -> tuple[Float32, Float32, 
 def score_by_product(users: Float32, items: Float32, seen_matrix: csr_matrix) -> Int32:
     """Score a chunk that stays in the cache, mask seen items, take the top k."""
     exclude = exclude_entries(seen_matrix)
-    columns, size = np.ascontiguousarray(items.T), chunk_size(len(items))  # as in FactorScorer
+    columns = np.ascontiguousarray(items.T)
+    size = chunk_size(len(items))  # as in FactorScorer
 
     def score_chunk(start: int) -> Int32:
         part = slice(start, start + size)
@@ -72,7 +73,8 @@ def run_implicit(users: Float32, items: Float32, seen_matrix: csr_matrix) -> Int
 
 def multiply(users: Float32, items: Float32, seen_matrix: csr_matrix) -> None:
     """The lower bound for scoring all items."""
-    columns, size = np.ascontiguousarray(items.T), chunk_size(len(items))
+    columns = np.ascontiguousarray(items.T)
+    size = chunk_size(len(items))
     for _ in ordered_map(
         lambda start: (users[start : start + size] @ columns).shape, range(0, len(users), size)
     ):
@@ -98,7 +100,8 @@ def main() -> None:
     best_by_way = {}
     for _ in range(args.rounds):
         for name, method in methods.items():
-            began, cpu_began = time.perf_counter(), time.process_time()
+            began = time.perf_counter()
+            cpu_began = time.process_time()
             best_by_way[name] = method(*data)
             seconds[name] = min(seconds[name], time.perf_counter() - began)
             cpu[name] = min(cpu[name], time.process_time() - cpu_began)

@@ -150,7 +150,8 @@ def main() -> None:
     parser.add_argument("--lists", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.work:
-        start_seconds, before = time.perf_counter(), time.process_time()
+        start_seconds = time.perf_counter()
+        before = time.process_time()
         facts = WORKS[arguments.work](arguments.lists, arguments.url)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         took = {

@@ -50,7 +50,8 @@ def test_a_list_is_ranked_by_the_users_taste(films: Films, recipe: str) -> None:
     assert set(_read_items(even_answer)[:3]) == set(even)
     assert set(_read_items(odd_answer)[:3]) == set(odd)
     for answer in (even_answer, odd_answer, stranger_answer):
-        items, scores = _read_items(answer), answer["output"]["scores"]
+        items = _read_items(answer)
+        scores = answer["output"]["scores"]
         assert set(items) == set(item_ids)  # the list whole, whatever numResults says
         assert len(items) == len(scores) == 8
         assert items[6:] == ["new", "newer"]

@@ -218,7 +218,8 @@ class Sequences(RuleBasedStateMachine):
 
     @rule(group=NAMES, schema=NAMES, dataset_type=st.sampled_from(["INTERACTIONS", "ITEMS"]))
     def create_dataset(self, group: str, schema: str, dataset_type: str) -> None:
-        group_arn, schema_arn = _build_arn("DatasetGroup", group), _build_arn("Schema", schema)
+        group_arn = _build_arn("DatasetGroup", group)
+        schema_arn = _build_arn("Schema", schema)
         arn = self.model.build_dataset_arn(group_arn, dataset_type)
         params = {
             "name": "d",
@@ -237,7 +238,8 @@ class Sequences(RuleBasedStateMachine):
         mode=st.sampled_from(["FULL", "INCREMENTAL"]),
     )
     def create_import(self, dataset: int, job: str, form: str, mode: str) -> None:
-        dataset_arn, arn = self._pick("Dataset", dataset), _build_arn("DatasetImportJob", job)
+        dataset_arn = self._pick("Dataset", dataset)
+        arn = _build_arn("DatasetImportJob", job)
         expected = self.model.create_import(dataset_arn, arn, full=mode == "FULL")
         params = {
             "jobName": job,
@@ -296,7 +298,8 @@ class Sequences(RuleBasedStateMachine):
         filter_pick=st.none() | PICKS,
     )
     def create_batch(self, kind: str, version: int, job: str, filter_pick: int | None) -> None:
-        version_arn, arn = self._pick("SolutionVersion", version), _build_arn(kind, job)
+        version_arn = self._pick("SolutionVersion", version)
+        arn = _build_arn(kind, job)
         filter_arn = None if filter_pick is None else self._pick("Filter", filter_pick)
         params = {
             "jobName": job,
@@ -324,7 +327,8 @@ class Sequences(RuleBasedStateMachine):
 
     @rule(dataset=PICKS, schema=NAMES)
     def update_dataset(self, dataset: int, schema: str) -> None:
-        arn, schema_arn = self._pick("Dataset", dataset), _build_arn("Schema", schema)
+        arn = self._pick("Dataset", dataset)
+        schema_arn = _build_arn("Schema", schema)
         expected = self.model.update_dataset(arn, schema_arn)
         self._ask("UpdateDataset", {"datasetArn": arn, "schemaArn": schema_arn}, expected)
         if expected is None:

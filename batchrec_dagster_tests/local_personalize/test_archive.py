@@ -49,7 +49,8 @@ def trained_home(tmp_path_factory: pytest.TempPathFactory) -> tuple[Local, str]:
 
 def test_an_imported_home_is_as_trained(trained_home: tuple[Local, str], tmp_path: Path) -> None:
     local, version = trained_home
-    file, home = tmp_path / "trained.tar", str(local.root / "home")
+    file = tmp_path / "trained.tar"
+    home = str(local.root / "home")
     result = CliRunner().invoke(local_personalize, ["--home", home, "--export", str(file)])
     assert result.exit_code == 0, result.output
     new_home = str(tmp_path / "again")

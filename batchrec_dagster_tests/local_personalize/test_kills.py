@@ -212,7 +212,8 @@ class ChainResult:
 
 def _read_result(root: Path) -> ChainResult:
     """Reads what a chain left, and checks that the home holds no file that no resource owns."""
-    home, store = root / "home", ObjectStore(folders={"data": root / "storage"})
+    home = root / "home"
+    store = ObjectStore(folders={"data": root / "storage"})
     service = LocalPersonalize(home, store)
     try:
         descriptions = _describe_all(make_client(service))

@@ -159,7 +159,8 @@ def test_two_nights_and_a_clean_up(tmp_path: Path) -> None:
 
 
 def _require_real_time_refused(machine: Machine) -> None:
-    client, group = machine.client, machine.build_arn("dataset-group/films")
+    client = machine.client
+    group = machine.build_arn("dataset-group/films")
     invalid_input = client.exceptions.InvalidInputException
     with pytest.raises(invalid_input, match="CreateEventTracker is not supported locally"):
         client.create_event_tracker(name="films", datasetGroupArn=group)

@@ -257,7 +257,8 @@ def test_automatic_training_is_every_1_to_30_days(local: Local, days: str) -> No
 
 
 def test_an_objective_needs_a_number_of_the_items(local: Local) -> None:
-    group, invalid = local.create_group(), local.client.exceptions.InvalidInputException
+    group = local.create_group()
+    invalid = local.client.exceptions.InvalidInputException
 
     def create_solution(
         column: str, recipe: str = "aws-user-personalization", name: str = "s"

@@ -135,7 +135,8 @@ def _create_domain_group(local: Local) -> str | None:
 
 
 def _tag_too_often(local: Local) -> str | None:
-    arn, tags = local.create_group(), [{"tagKey": f"k{n}", "tagValue": ""} for n in range(51)]
+    arn = local.create_group()
+    tags = [{"tagKey": f"k{n}", "tagValue": ""} for n in range(51)]
     for tag_list in (tags[:50], tags[50:]):
         refusal = _find_refusal(local, "tag_resource", resourceArn=arn, tags=tag_list)
     return refusal

@@ -141,7 +141,8 @@ def test_a_result_is_that_of_a_plain_count_and_the_plan_follows_from_it() -> Non
 
 def test_a_result_is_said_with_its_interval_and_its_doubts() -> None:
     table = simulate_world(1, 0.8)
-    result, plan = summarize_experiment(table), plan_experiment(table, 0.3)
+    result = summarize_experiment(table)
+    plan = plan_experiment(table, 0.3)
     summary_without_lift = summarize_experiment(simulate_world(2, 0.0))
     assert result is not None
     assert plan is not None

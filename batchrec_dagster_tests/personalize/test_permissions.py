@@ -192,7 +192,9 @@ class NeededActions:
 @pytest.fixture(scope="module")
 def needed_actions(tmp_path_factory: pytest.TempPathFactory, s3: S3Server) -> NeededActions:
     """The actions that a run needs which may do all that the template's policies allow."""
-    bucket, steps, actions_so_far = s3.create_bucket(), dict[str, list[str]](), set[str]()
+    bucket = s3.create_bucket()
+    steps = dict[str, list[str]]()
+    actions_so_far = set[str]()
     with account(tmp_path_factory.mktemp("needed"), s3, bucket) as own:
         own.permit_statements(
             fill_in_account(bucket, list_runner_statements()),

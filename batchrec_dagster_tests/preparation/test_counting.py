@@ -34,7 +34,8 @@ def test_counts(rows: list[tuple[str, str, int, str]], piece: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "PIECE_ROWS", piece)
         counts = count_rows(frame)
-    users, times = Counter(row[0] for row in rows), [row[2] for row in rows]
+    users = Counter(row[0] for row in rows)
+    times = [row[2] for row in rows]
     assert counts == InteractionCounts(
         users=len(users),
         users_with_two=sum(count > 1 for count in users.values()),

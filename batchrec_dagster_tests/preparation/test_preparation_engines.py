@@ -99,7 +99,8 @@ def test_spark_here_gives_what_the_local_engine_gives(
     ratings.write_text(ratings.read_text() + "1,2,x,4\n")
     attributes: dict[str, Any] = {"ratings": {"source": str(ratings), "on_bad_rows": "skip"}}
     local = prepare(project, "shop", instance, **attributes)
-    version, users = find_data_version(instance, "shop"), read_users_files(project)
+    version = find_data_version(instance, "shop")
+    users = read_users_files(project)
     assert list(users) == ["users_0001.json", "users_0002.json", "users_0003.json"]
     assert prepare(
         project, "shop", instance, ["batch_users"], **attributes, batch_users=SINCE
@@ -141,7 +142,8 @@ def test_glue_leaves_the_data_in_s3(
     """The job is played by the local engine, which does as told: from S3 to S3."""
     write_ratings(project.root / "ratings.csv")
     prepare(project, "shop", instance)
-    version, users = find_data_version(instance, "shop"), read_users_files(project)
+    version = find_data_version(instance, "shop")
+    users = read_users_files(project)
     for name, value in s3.environment().items():
         monkeypatch.setenv(name, value)
     project.environment.update(

@@ -67,10 +67,8 @@ def prepare_by_both(
 def compare_engines(
     spark: SparkSession, files: Sequence[Path], layout: Layout, rules: Rules
 ) -> Outcome:
-    polars_outcome, spark_outcome = (
-        prepare_on_polars(files, layout, rules),
-        prepare_on_spark(spark, files, layout, rules),
-    )
+    polars_outcome = prepare_on_polars(files, layout, rules)
+    spark_outcome = prepare_on_spark(spark, files, layout, rules)
     # The engines word their errors differently.
     assert replace(spark_outcome, error="") == replace(polars_outcome, error="")
     assert bool(spark_outcome.error) == bool(polars_outcome.error)

@@ -362,7 +362,8 @@ def test_each_night_says_what_is_true_of_it(
     first, report = run_night()
     assert "edition" not in first
     assert report.tables.keys().isdisjoint({"changed-data-table", "changed-settings-table"})
-    had, lists = interactions(project, "shop"), table(project, "shop")
+    had = interactions(project, "shop")
+    lists = table(project, "shop")
     changed_setting, report = run_night(**strict)
     incomparability = (
         "Not comparable with edition 1: interactions.min_rating changed from 3.5 to 4.5."

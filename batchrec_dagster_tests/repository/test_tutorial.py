@@ -157,11 +157,9 @@ def test_the_committed_picture_shows_what_there_is(
 def test_another_picture_is_not_taken_for_the_same(
     browser: Any, new_pictures: Path, tmp_path: Path
 ) -> None:
-    report, people, shifted_picture = (
-        new_pictures / "report.png",
-        new_pictures / "report-people.png",
-        tmp_path / "m.png",
-    )
+    report = new_pictures / "report.png"
+    people = new_pictures / "report-people.png"
+    shifted_picture = tmp_path / "m.png"
     page = browser.new_page(viewport={"width": 1000, "height": 1000})
     page.set_content(f"<body style='margin: 40px 0 0'><img src='{_encode_url(report)}'>")
     page.locator("img").evaluate("image => image.decode()")

@@ -245,7 +245,8 @@ def test_a_table_of_somebody_elses_lists_is_left_alone(client: Any, table: UserL
     assert read_stored_items(client) == before
     # The command in the message puts these lists in the place of the others.
     words = str(error.value).split()
-    arn, key = words[words.index("--resource-arn") + 1], words[words.index("--tag-keys") + 1]
+    arn = words[words.index("--resource-arn") + 1]
+    key = words[words.index("--tag-keys") + 1]
     client.untag_resource(ResourceArn=arn, TagKeys=[key])
     write(replace(table, owner="shop in s3://other/it's"), build_large_table(2))
     assert client.list_tags_of_resource(ResourceArn=arn)["Tags"] == [

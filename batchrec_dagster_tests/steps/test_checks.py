@@ -24,7 +24,8 @@ def build_interactions(
 
 
 def check_enough(interactions: pl.LazyFrame) -> checks.CheckResult:
-    counts, rows = count_rows(interactions), interactions.select(pl.len()).collect().item()
+    counts = count_rows(interactions)
+    rows = interactions.select(pl.len()).collect().item()
     return checks.check_enough_interactions(rows, counts.users, counts.users_with_two)
 
 

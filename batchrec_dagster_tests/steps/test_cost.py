@@ -141,7 +141,8 @@ def test_the_embedded_personalize_costs_nothing_and_tells_what_it_would_on_aws(
     metadata_by_asset = {asset: metadata(first, asset) for asset in ASSETS}
     assert [metadata_by_asset[asset]["cost_usd"] for asset in ASSETS] == [0.0] * 3
     on_aws = {asset: metadata_by_asset[asset]["cost_usd_on_aws"] for asset in ASSETS}
-    rows, price = interactions(project, "shop").height, read_prices()
+    rows = interactions(project, "shop").height
+    price = read_prices()
     size = (project.storage / "shop/transformed/interactions/interactions.csv").stat().st_size
     assert on_aws == {
         "personalize_dataset": approximate(price.import_per_gb.most * size / 1e9),

@@ -198,7 +198,8 @@ def test_a_broken_data_set_is_published_only_if_a_person_says_so(
     ratings = write_ratings(project.root / "ratings.csv", users=300, items=200)
     project.declare(declaration("shop", ratings))
     assert refresh(project, "shop", instance).success
-    good, inferences_before = read_curated(project), count_inferences(project)
+    good = read_curated(project)
+    inferences_before = count_inferences(project)
 
     shuffle_users(ratings, seed=1)
     broken_result = refresh(project, "shop", instance)

@@ -102,7 +102,8 @@ def test_a_published_table_arrives_as_the_frame_that_is_asked_for(
         for row in range(TABLE.height):
             writer.write(TABLE[row].to_arrow())
         writer.finish({"edition": 1, "version": "a"})
-    key, folder = "shop/lists/lists.parquet", tmp_path / "storage"
+    key = "shop/lists/lists.parquet"
+    folder = tmp_path / "storage"
     storage = StorageResource(root=str(folder), s3=S3Connection())
     PublishedTable(storage.store, storage.uri(key)).publish(writer.path, keep=1)
     # The asset has published the lists itself, and hands over no value.

@@ -111,7 +111,8 @@ def test_a_bucket_gets_the_same_bytes_as_a_folder(
     environment = {**log_in(OWNER), "BATCHREC_STORAGE": f"s3://{bucket}/some/prefix"}
     project = make_shop_project(tmp_path / "s3", "ratings.csv", environment)
     shutil.copy(first_run.folder / "ratings.csv", project.root)
-    first, second_result = refresh(project, "shop", instance), refresh(project, "shop", instance)
+    first = refresh(project, "shop", instance)
+    second_result = refresh(project, "shop", instance)
 
     assert first.success
     assert second_result.success
@@ -206,7 +207,8 @@ def test_a_bucket_that_is_not_there_is_named(
 
 
 def test_what_is_put_is_got_and_known(s3: S3Server, bucket: str, tmp_path: Path) -> None:
-    store, uri = s3.store(), f"s3://{bucket}/a folder/näme+&=.txt"
+    store = s3.store()
+    uri = f"s3://{bucket}/a folder/näme+&=.txt"
     assert store.head(uri) is None
 
     store.put(uri, b"one")
@@ -390,7 +392,9 @@ class Temporary:
     """Credentials of a role, of which AWS hands out new ones before the old ones expire."""
 
     def __init__(self, *keys: Keys, seconds: float) -> None:
-        self.keys, self.seconds, self.sessions_given = list(keys), seconds, 0
+        self.keys = list(keys)
+        self.seconds = seconds
+        self.sessions_given = 0
 
     def __call__(self) -> dict[str, str]:
         keys = self.keys[min(self.sessions_given, len(self.keys) - 1)]
@@ -417,7 +421,8 @@ def test_credentials_that_expire_in_the_middle_of_a_night_are_renewed(
 ) -> None:
     """The first are withdrawn when they have expired: a store that kept them would be refused."""
     role = Temporary(READER, OWNER, seconds=10)
-    store, uri = ObjectStore({}, role.make_session, s3.endpoint), f"s3://{bucket}/key"
+    store = ObjectStore({}, role.make_session, s3.endpoint)
+    uri = f"s3://{bucket}/key"
     assert store.list(uri) == []
     with pytest.raises(StorageError, match="permission denied"):
         store.put(uri, b"x")

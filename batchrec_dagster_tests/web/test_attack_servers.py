@@ -114,8 +114,10 @@ def test_no_hostile_request_changes_dagster(ui: str) -> None:
     chance = random.Random(18)
     answer_count = 0
     for _ in range(REQUESTS):
-        kind, mutation = chance.randrange(4), chance.choice([MUTATION, LAUNCH])
-        body, url = json.dumps({"query": mutation}).encode(), f"?query={quote(mutation)}"
+        kind = chance.randrange(4)
+        mutation = chance.choice([MUTATION, LAUNCH])
+        body = json.dumps({"query": mutation}).encode()
+        url = f"?query={quote(mutation)}"
         if kind == 0:  # a stranger's, otherwise right
             status, _ = ask(ui, "POST", "/graphql", body, {**JSON, **chance.choice(STRANGERS)})
         elif kind == 1:  # in the URL

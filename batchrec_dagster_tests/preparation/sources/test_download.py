@@ -372,7 +372,8 @@ def test_a_name_that_changes_between_look_up_and_connection_leads_nowhere(
     web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """DNS rebinding: the second look-up of the name gives this machine."""
-    real, answers = socket.getaddrinfo, iter(["93.184.215.14"])
+    real = socket.getaddrinfo
+    answers = iter(["93.184.215.14"])
 
     def resolve_rebound_name(host: Any, *positional: Any, **options: Any) -> Any:
         address = next(answers, "127.0.0.1") if host == "rebound.example" else host

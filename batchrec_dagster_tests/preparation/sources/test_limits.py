@@ -49,7 +49,8 @@ def write_billion_rows(path: Path) -> None:
     column = pl.select(pl.repeat(1, rows, dtype=pl.Int64)).to_series()
     frame = pl.DataFrame({"u": column, "i": column, "t": column})
     frame.write_parquet(path, statistics=False, row_group_size=rows, data_page_size=1 << 30)
-    original_bytes, footer = path.read_bytes(), pq.read_metadata(path)
+    original_bytes = path.read_bytes()
+    footer = pq.read_metadata(path)
     row_groups = pq.read_metadata(path)
     for _ in range(999):
         footer.append_row_groups(row_groups)
