@@ -122,10 +122,10 @@ def test_the_child_of_a_killed_process_ends(tmp_path: Path) -> None:
     code = f"""
 import os, signal
 from pathlib import Path
-from batchrec_dagster_tests.preparation.test_confined import ConfinedReader, open_file, pid_of
+from batchrec_dagster_tests.preparation.test_confined import ConfinedReader, open_file, find_pid
 reader = ConfinedReader()
 open_file(reader, Path({str(path)!r}))
-print(pid_of(reader), flush=True)
+print(find_pid(reader), flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
     result = subprocess.run(

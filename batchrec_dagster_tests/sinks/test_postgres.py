@@ -330,19 +330,20 @@ def test_what_the_table_refuses_is_reported(postgres: PostgresServer, url: str) 
 WRITER = """
 import sys, time
 from batchrec_dagster.sinks import postgres_table as postgres
-from batchrec_dagster_tests.sinks.support import many
+from batchrec_dagster_tests.sinks.support import build_large_table
 
 url, step = sys.argv[1:]
 owner = postgres if step == "copy_rows" else postgres._ListTable
-whole = getattr(owner, step)
+step_function = getattr(owner, step)
 
-def and_then_nothing(*arguments, **named):
-    whole(*arguments, **named)
+def run_and_hang(*arguments, **options):
+    step_function(*arguments, **options)
     print("half", flush=True)
     time.sleep(600)
 
-setattr(owner, step, and_then_nothing)
-postgres.replace_lists(many(500).lazy(), postgres.PostgresTarget(url, "recommendations"))
+setattr(owner, step, run_and_hang)
+lists = build_large_table(500).lazy()
+postgres.replace_lists(lists, postgres.PostgresTarget(url, "recommendations"))
 """
 
 
