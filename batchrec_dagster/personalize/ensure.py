@@ -220,17 +220,10 @@ class Ensure:
         deadline = time.monotonic() + self.deadline_seconds
         for taken_names in range(MAX_TAKEN_NAMES):
             # Failed ones count too, so that a number is never used twice.
-            existing = sorted(
-                self.list(kind, **within), key=lambda summary: summary["creationDateTime"]
-            )
-            newest = next(
-                (summary for summary in reversed(existing) if summary["status"] not in FAILED), None
-            )
-            if newest is not None:
-                description = self.describe(kind, newest[kind.arn])
-                has_stem = description[kind.name].startswith(f"{stem}-")
-                if has_stem and usable(description):
-                    return StartedResource(newest[kind.arn], created=False)
+            existing = self._list_oldest_first(kind, **within)
+            adopted = self._find_adoptable(kind, stem, usable, existing)
+            if adopted is not None:
+                return StartedResource(adopted, created=False)
             # A name stays taken where List does not show it: by a job of another dataset group, or
             # of a dataset that was deleted, because jobs cannot be deleted.
             name = f"{stem}-{len(existing) + 1 + taken_names}"
@@ -240,6 +233,40 @@ class Ensure:
                     arn, created=True, usual_seconds=_find_usual_seconds(existing)
                 )
         raise _make_taken_name_error(kind, name)
+
+    def find_numbered(
+        self,
+        kind: ResourceKind,
+        stem: str,
+        usable: Callable[[Description], bool] = lambda description: True,
+        **within: str,
+    ) -> str | None:
+        """The ARN of what `start_numbered` would adopt now; None if it would create a new one."""
+        return self._find_adoptable(kind, stem, usable, self._list_oldest_first(kind, **within))
+
+    def _list_oldest_first(self, kind: ResourceKind, **within: str) -> list[Description]:
+        return sorted(self.list(kind, **within), key=lambda summary: summary["creationDateTime"])
+
+    def _find_adoptable(
+        self,
+        kind: ResourceKind,
+        stem: str,
+        usable: Callable[[Description], bool],
+        existing: Sequence[Description],
+    ) -> str | None:
+        """The ARN of the newest that has not failed, if it can serve; else None.
+
+        existing: the summaries, oldest first.
+        """
+        newest = next(
+            (summary for summary in reversed(existing) if summary["status"] not in FAILED), None
+        )
+        if newest is None:
+            return None
+        arn: str = newest[kind.arn]
+        description = self.describe(kind, arn)
+        can_serve = description[kind.name].startswith(f"{stem}-") and usable(description)
+        return arn if can_serve else None
 
     def wait_until_ready(self, kind: ResourceKind, started: StartedResource) -> ReadyResource:
         """Wait until it is ACTIVE.

@@ -88,13 +88,39 @@ PIECE_BYTES = 16 * 1024 * 1024
 SAMPLE = 5
 
 
-def start_batch_job(
+@dataclass(frozen=True)
+class JobRequest:
+    """A job that serves this request: that of an earlier run, or a new one."""
+
+    ensure: api.Ensure
+    kind: api.ResourceKind
+    stem: str
+    """What the job's name starts with. It says what the job is made from."""
+    create: Callable[[str], Mapping[str, Any]]
+    """Returns Create's arguments for a name, besides the name and tags."""
+    usable: Callable[[api.Description], bool]
+    """Returns False for a job to reject, for example if its results are gone."""
+    within: Mapping[str, str]
+    """List's filter, for example a dataset."""
+
+    def find(self) -> str | None:
+        """The ARN of the job that `start` would adopt; None if it would create a new one."""
+        return self.ensure.find_numbered(self.kind, self.stem, self.usable, **self.within)
+
+    def start(self) -> api.StartedResource:
+        """The job, which is created unless there is one."""
+        return self.ensure.start_numbered(
+            self.kind, self.stem, self.create, self.usable, **self.within
+        )
+
+
+def prepare_batch_job(
     work: PersonalizeWork,
     kind: api.ResourceKind,
     request: Mapping[str, Any],
     folder: Callable[[str], str],
     *versions: str,
-) -> api.StartedResource:
+) -> JobRequest:
     """The batch job for the request: a new one, or that of an earlier run.
 
     folder: returns the storage key of the output of a job with a name.
@@ -105,12 +131,13 @@ def start_batch_job(
         output = {"s3DataDestination": {"path": work.files.uri(folder(name))}}
         return {**request, "jobOutput": output}
 
-    return work.ensure.start_numbered(
+    return JobRequest(
+        work.ensure,
         kind,
         f"{work.pipeline.name}-{fingerprint(request, *versions)[:12]}",
         create,
         usable=lambda job: JobOutput(work.storage, job).is_usable(),
-        solutionVersionArn=request["solutionVersionArn"],
+        within={"solutionVersionArn": request["solutionVersionArn"]},
     )
 
 

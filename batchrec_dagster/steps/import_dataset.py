@@ -9,7 +9,7 @@ from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.personalize import ensure as api
 from batchrec_dagster.personalize.prices import Cost, price_import, summarize_costs
 from batchrec_dagster.personalize.schemas import INTERACTIONS, ITEMS
-from batchrec_dagster.steps.batch_jobs import describe_outcome, measure_job_seconds
+from batchrec_dagster.steps.batch_jobs import JobRequest, describe_outcome, measure_job_seconds
 from batchrec_dagster.steps.checks import CheckResult, require_passed
 from batchrec_dagster.steps.cost import check_budget, estimate_run
 from batchrec_dagster.steps.errors import StepError
@@ -119,10 +119,11 @@ def import_dataset(
     checks = check_budget(pipeline.budget, costs, on_aws=ensure.on_aws)
     require_passed(checks)
     group_name = group.description["name"]
-    started = [
-        _start_import(work, group_name, file, dataset, file_version, run if force else None)
+    requests = [
+        _prepare_import(work, group_name, file, dataset, file_version, run if force else None)
         for file, dataset, file_version in zip(files, datasets, versions, strict=True)
     ]
+    started = [request.start() for request in requests]
     jobs = ensure.wait_until_all_ready(api.IMPORT_JOB, started)
     imports = [
         FileImport(file, dataset, job)
@@ -233,14 +234,14 @@ def _ensure_dataset(
     )
 
 
-def _start_import(
+def _prepare_import(
     work: PersonalizeWork,
     group_name: str,
     file: DatasetFile,
     dataset: api.ReadyResource,
     version: str,
     force_run: str | None,
-) -> api.StartedResource:
+) -> JobRequest:
     """The import job of the file into the dataset, which is created unless there is one.
 
     version: the version of the file's content.
@@ -266,8 +267,13 @@ def _start_import(
     name = f"{group_name}-{version[:8]}"
     if force_run:
         name = f"{name}-{force_run[:6]}"
-    return work.ensure.start_numbered(
-        api.IMPORT_JOB, name, create, usable=is_of_this_dataset, datasetArn=dataset.arn
+    return JobRequest(
+        work.ensure,
+        api.IMPORT_JOB,
+        name,
+        create,
+        usable=is_of_this_dataset,
+        within={"datasetArn": dataset.arn},
     )
 
 

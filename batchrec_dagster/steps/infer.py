@@ -14,7 +14,6 @@ from batchrec_dagster.personalize.ensure import (
     ACTIVE,
     BATCH_INFERENCE_JOB,
     ReadyResource,
-    StartedResource,
 )
 from batchrec_dagster.personalize.errors import PersonalizeError
 from batchrec_dagster.personalize.file_formats import MAX_RESULTS, USER_FIELD
@@ -25,11 +24,12 @@ from batchrec_dagster.steps.batch_jobs import (
     SAMPLE,
     FilterDeclaration,
     JobOutput,
+    JobRequest,
     describe_outcome,
     ensure_filter,
     fingerprint_outputs,
     measure_job_seconds,
-    start_batch_job,
+    prepare_batch_job,
 )
 from batchrec_dagster.steps.batches import (
     Batch,
@@ -165,7 +165,8 @@ def _infer(
     num_results = work.pipeline.recommendations.num_results
     if interactions.seen is not None:
         num_results = _choose_num_results(work, interactions.seen, len(users))
-    started = [_start_job(work, lists_filter, model, batch, num_results) for batch in batches]
+    requests = [_prepare_job(work, lists_filter, model, batch, num_results) for batch in batches]
+    started = [request.start() for request in requests]
     jobs = work.ensure.wait_until_all_ready(BATCH_INFERENCE_JOB, started)
     for job, batch in zip(jobs, batches, strict=True):
         work.ensure.log.info(_describe_job(job, len(batch.users)))
@@ -310,13 +311,13 @@ def _choose_num_results(work: PersonalizeWork, seen: SeenItems, users: int) -> i
     )
 
 
-def _start_job(
+def _prepare_job(
     work: PersonalizeWork,
     lists_filter: FilterDeclaration | None,
     model: ModelRecord,
     batch: Batch,
     num_results: int,
-) -> StartedResource:
+) -> JobRequest:
     request: dict[str, Any] = {
         "solutionVersionArn": batch.solution_version_arn,
         "numResults": num_results,
@@ -334,4 +335,4 @@ def _start_job(
         work.pipeline.storage_keys.batch_inference,
         (batch.version, model.data_version),
     )
-    return start_batch_job(work, BATCH_INFERENCE_JOB, request, folder, *versions)
+    return prepare_batch_job(work, BATCH_INFERENCE_JOB, request, folder, *versions)

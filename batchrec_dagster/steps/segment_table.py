@@ -18,7 +18,7 @@ from batchrec_dagster.steps.batch_jobs import (
     OutputTable,
     declare_filter,
     ensure_filter,
-    start_batch_job,
+    prepare_batch_job,
 )
 from batchrec_dagster.steps.checks import (
     CheckResult,
@@ -147,7 +147,7 @@ def _run_job(
         request["filterArn"] = ensure_filter(work.ensure, model, users_filter)
     # Segments depend on the training data only, but a filter also reads newer data.
     filter_versions = [model.data_version] if segments.filter else []
-    job = start_batch_job(
+    job = prepare_batch_job(
         work, BATCH_SEGMENT_JOB, request, keys.batch_segments, queries, *filter_versions
     )
-    return work.ensure.wait_until_ready(BATCH_SEGMENT_JOB, job)
+    return work.ensure.wait_until_ready(BATCH_SEGMENT_JOB, job.start())
