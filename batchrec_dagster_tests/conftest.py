@@ -101,11 +101,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def environment_as_it_was() -> Iterator[None]:
     """A command takes what .env says into its environment, which here is that of all tests."""
-    before = dict(os.environ)
+    variables = dict(os.environ)
     yield
-    if os.environ != before:
+    if os.environ != variables:
         os.environ.clear()
-        os.environ.update(before)
+        os.environ.update(variables)
 
 
 # Of the embedded Personalizes of this process.
@@ -124,9 +124,9 @@ Worker.__init__ = _make_and_list_worker  # type: ignore[assignment, method-assig
 def workers_closed() -> Iterator[None]:
     """Jobs of an embedded Personalize end with the test, or the module, that started it: later
     tests patch what they call, watch threads and count CPU."""
-    earlier = set(WORKERS)
+    workers_before = set(WORKERS)
     yield
-    for worker in set(WORKERS) - earlier:
+    for worker in set(WORKERS) - workers_before:
         worker.close(STOP_SECONDS)
         # A request under way may have started another, which ends at once.
         for thread in [*worker._threads.values()]:
@@ -204,15 +204,15 @@ def browser() -> Iterator[Any]:
         pytest.skip(f"there is no {BROWSER}: install chromium")
     sync_api = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
     with sync_api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=str(BROWSER), args=[*QUIET_BROWSER])
-        open_page = started.new_page
+        chromium = playwright.chromium.launch(executable_path=str(BROWSER), args=[*QUIET_BROWSER])
+        open_page = chromium.new_page
 
         def patient_page(**options: Any) -> Any:
             page = open_page(**options)
             page.set_default_timeout(PATIENCE)
             return page
 
-        started.new_page = patient_page
+        chromium.new_page = patient_page
         sync_api.expect.set_options(timeout=PATIENCE)
-        yield started
-        started.close()
+        yield chromium
+        chromium.close()

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 # Not of a test's seed: two that start servers at once would choose alike.
 _CHANCE = random.SystemRandom()
-_given: set[int] = set()
-# Workers of pytest-xdist draw from ports of their own: between the look and the start of a server
+_taken_ports: set[int] = set()
+# Workers of pytest-xdist draw from ports of their own: between the choice and the start of a server
 # another could take the same.
 _WORKERS = 8
 _WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % _WORKERS
@@ -33,17 +33,22 @@ class Started:
     log: Path
 
     def wait_for(
-        self, look: Callable[[], Found | None], what: str, *, timeout: float, every: float = 0.2
-    ) -> Found:
-        """What `look` finds, as soon as it finds something; an AssertionError with the log if it
-        does not in time, or if the process ends before. every: seconds between two looks."""
+        self, find: Callable[[], Result | None], what: str, *, timeout: float, every: float = 0.2
+    ) -> Result:
+        """The first result of `find` that is not None.
+
+        what: names the result in the message of a failure.
+        timeout: the number of seconds after which it fails.
+        every: the number of seconds between two calls of `find`.
+        Raises AssertionError with the log after that time, or if the process ends before.
+        """
         deadline = time.monotonic() + timeout
-        while (found := look()) is None:
-            said = f"\n{self.log.read_text(errors='replace')[-5000:]}"
-            assert self.process.poll() is None, f"ended before {what}:{said}"
-            assert time.monotonic() < deadline, f"no {what} in {timeout:g} s:{said}"
+        while (result := find()) is None:
+            log = f"\n{self.log.read_text(errors='replace')[-5000:]}"
+            assert self.process.poll() is None, f"ended before {what}:{log}"
+            assert time.monotonic() < deadline, f"no {what} in {timeout:g} s:{log}"
             time.sleep(every)
-        return found
+        return result
 
     def kill(self) -> None:
         """SIGKILL, to all its descendants too; returns when it is gone, and its ports are free."""
@@ -60,8 +65,10 @@ def started(
     *,
     grace: float = 10,
 ) -> Iterator[Started]:
-    """Runs the command in the background, and stops it at the end with all its descendants, by
-    force what has not ended of itself in so many seconds."""
+    """Runs the command in the background, and stops it at the end with all its descendants.
+
+    grace: the number of seconds after which what has not ended is killed.
+    """
     with log.open("wb") as file:
         process = subprocess.Popen(
             command,
@@ -84,18 +91,18 @@ def free_ports(count: int, *, beside: int = 0) -> list[int]:
     None is given twice, nor is one that a connection going out may get, on Linux from 32768 on:
     a server that is started again would find its port taken.
     """
-    found: list[int] = []
-    with contextlib.ExitStack() as held:
-        while len(found) < count:
+    ports: list[int] = []
+    with contextlib.ExitStack() as sockets:
+        while len(ports) < count:
             port = _CHANCE.randrange(11_000 + _WORKER, 22_000, _WORKERS)
-            wanted = {port, port + beside}
-            if not wanted & _given:
+            pair = {port, port + beside}
+            if not pair & _taken_ports:
                 with contextlib.suppress(OSError):
-                    for one in wanted:
-                        held.enter_context(socket.socket()).bind(("127.0.0.1", one))
-                    _given.update(wanted)
-                    found.append(port)
-    return found
+                    for number in pair:
+                        sockets.enter_context(socket.socket()).bind(("127.0.0.1", number))
+                    _taken_ports.update(pair)
+                    ports.append(port)
+    return ports
 
 
 def _stop(process: subprocess.Popen[bytes], grace: float) -> None:

@@ -136,7 +136,7 @@ class Project:
 
 
 def killed_at(project: Project, command: Sequence[str], moment: str) -> None:
-    """Start the command, and SIGKILL it with all its processes once its log says `moment`."""
+    """Start the command, and SIGKILL it with all its processes once its log has `moment`."""
     log = project.root / "killed.log"
     with log.open("w", buffering=1) as output:
         process = subprocess.Popen(
@@ -211,15 +211,15 @@ def refresh(
     a third of a small run, is made where it is asked for."""
     with definitions(project) as defs:
         job = defs.resolve_job_def(f"{name}_refresh")
-        wanted = {dg.AssetKey([name, asset]) for asset in assets or ()}
+        selection = {dg.AssetKey([name, asset]) for asset in assets or ()}
         if not assets:
-            wanted = {*job.asset_layer.selected_asset_keys}
+            selection = {*job.asset_layer.selected_asset_keys}
             if not report:
-                wanted.discard(dg.AssetKey([name, "recommendation_report"]))
+                selection.discard(dg.AssetKey([name, "recommendation_report"]))
         return job.execute_in_process(
             instance=instance,
             run_config=run_config,
-            asset_selection=[*wanted],
+            asset_selection=[*selection],
             raise_on_error=False,
         )
 
@@ -291,11 +291,11 @@ def why(result: dg.ExecuteInProcessResult) -> str:
 
 def outcomes_of(table: pl.DataFrame) -> list[Outcome]:
     """The rows of the published outcomes, oldest period first."""
-    found = []
+    periods = []
     for row in table.iter_rows(named=True):
         values: dict[str, Any] = dict(row)
         for name in RATES:
             parts = [values.pop(column) for column in (name, f"{name}_low", f"{name}_high")]
             values[name] = None if parts[0] is None else Rate(*parts)
-        found.append(Outcome(**values))
-    return found
+        periods.append(Outcome(**values))
+    return periods

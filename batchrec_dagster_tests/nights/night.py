@@ -45,7 +45,8 @@ class Run:
     """A run of the refresh job, in a process of its own."""
 
     process: BaseProcess
-    said: Path
+    failure: Path
+    """The file in which the run writes why it failed."""
 
     def kill(self) -> bool:
         """SIGKILL; whether it was still at work."""
@@ -58,7 +59,7 @@ class Run:
         """Waits for it: why it failed, or nothing."""
         self.process.join(timeout)
         assert not self.process.is_alive(), "the run does not end"
-        return self.said.read_text() if self.said.exists() else "killed"
+        return self.failure.read_text() if self.failure.exists() else "killed"
 
 
 @dataclass
@@ -122,12 +123,12 @@ class Night:
     def start_run(self, **environment: str) -> Run:
         """Start the refresh job."""
         self.runs += 1
-        said = self.project.root / f"run-{self.runs}.txt"
+        failure = self.project.root / f"run-{self.runs}.txt"
         process = FORKS.Process(
-            target=_refresh, args=(self.project.root, {**self.environment, **environment}, said)
+            target=_refresh, args=(self.project.root, {**self.environment, **environment}, failure)
         )
         process.start()
-        return Run(process, said)
+        return Run(process, failure)
 
     # What came of it
 
@@ -160,13 +161,13 @@ class Night:
 def personalize_made(client: PersonalizeClient) -> Counter[str]:
     """How many import jobs, solution versions and batch inference jobs Personalize has, and how
     many of them failed."""
-    found = [
+    jobs = [
         *(("import", job) for job in client.list_dataset_import_jobs()["datasetImportJobs"]),
         *(("training", job) for job in client.list_solution_versions()["solutionVersions"]),
         *(("lists", job) for job in client.list_batch_inference_jobs()["batchInferenceJobs"]),
     ]
     return Counter(
-        f"failed {kind}" if job["status"] == "CREATE FAILED" else kind for kind, job in found
+        f"failed {kind}" if job["status"] == "CREATE FAILED" else kind for kind, job in jobs
     )
 
 
@@ -196,10 +197,10 @@ def night(
         "BATCHREC_PERSONALIZE": f"http://127.0.0.1:{port}",
         "BATCHREC_BUSY_SECONDS": "0.2",
     }
-    made = Night(project, s3, bucket, environment, port)
-    made.new_data(0)
-    with made._server:
-        yield made
+    shop = Night(project, s3, bucket, environment, port)
+    shop.new_data(0)
+    with shop._server:
+        yield shop
 
 
 def killed_at_random(run: Run, seconds: float) -> bool:
@@ -208,7 +209,7 @@ def killed_at_random(run: Run, seconds: float) -> bool:
     return run.kill()
 
 
-def _refresh(root: Path, environment: Mapping[str, str], said: Path) -> None:
+def _refresh(root: Path, environment: Mapping[str, str], failure: Path) -> None:
     """In a process of its own: run the job, and write down why it failed, if it did. What Dagster
     remembers dies with the process: the next run has only the storage and Personalize."""
     for name in [*os.environ]:
@@ -220,16 +221,17 @@ def _refresh(root: Path, environment: Mapping[str, str], said: Path) -> None:
     try:
         with dg.DagsterInstance.ephemeral() as instance:
             result = refresh(project, "shop", instance)
-        why = [
+        reasons = [
             f"{event.step_failure_data.error}"
             for event in result.all_events
             if event.is_step_failure
         ]
     except Exception:
-        why = [traceback.format_exc()]
-    whole = said.with_suffix(".part")
-    whole.write_text("\n".join(why))
-    whole.rename(said)
+        reasons = [traceback.format_exc()]
+    # Renamed, so that nobody reads a part of it.
+    part = failure.with_suffix(".part")
+    part.write_text("\n".join(reasons))
+    part.rename(failure)
 
 
 def _without_aws() -> dict[str, str]:

@@ -126,9 +126,9 @@ def test_a_job_that_fails_is_reported_and_made_again(tmp_path: Path, s3: S3Serve
         shop.new_data(1)
         shop.kill_personalize()
         shop.start_personalize(keys=READER)  # it cannot write the lists
-        said = shop.start_run().end()
-        assert "batch inference job failed: " in said
-        assert "then run again: it creates a new one" in said
+        failure = shop.start_run().end()
+        assert "batch inference job failed: " in failure
+        assert "then run again: it creates a new one" in failure
         assert_frame_equal(shop.lists(), good)
         shop.kill_personalize()
         shop.start_personalize()
@@ -140,9 +140,9 @@ def test_a_job_that_fails_is_reported_and_made_again(tmp_path: Path, s3: S3Serve
 def test_a_job_that_does_not_end_is_given_up_and_found_again(tmp_path: Path, s3: S3Server) -> None:
     with night(tmp_path, s3) as shop:
         shop.start_personalize("--pace=1")
-        said = shop.start_run(BATCHREC_DEADLINE_HOURS="0.0005").end()
-        assert "is CREATE" in said
-        assert "hours. Personalize keeps working" in said
+        failure = shop.start_run(BATCHREC_DEADLINE_HOURS="0.0005").end()
+        assert "is CREATE" in failure
+        assert "hours. Personalize keeps working" in failure
         shop.kill_personalize()
         shop.start_personalize()
         assert not shop.start_run().end()
@@ -167,8 +167,8 @@ def test_a_clock_that_is_set_back_misleads_nobody(
     first = table(project, "shop")
 
     write_ratings(project.root / "ratings.csv", seed=1)
-    right = time.time
-    monkeypatch.setattr("time.time", lambda: right() - 86_400)
+    real_time = time.time
+    monkeypatch.setattr("time.time", lambda: real_time() - 86_400)
     result = refresh(project, "shop", instance)
     assert result.success, why(result)
     second = table(project, "shop")

@@ -34,15 +34,15 @@ def test_a_run_that_is_killed_goes_on(tmp_path: Path, s3: S3Server) -> None:
         length = seconds_of_a_night(shop)
         before = shop.lists()
         shop.new_data(1)
-        wanted = shop.expected(tmp_path / "expected")
+        expected = shop.expected(tmp_path / "expected")
         for _ in range(RUNS_KILLED):
             run = shop.start_run()
             time.sleep(chance.random() * length)
             run.kill()
-            there = shop.lists()
-            assert there.equals(before) or there.equals(wanted)
+            lists = shop.lists()
+            assert lists.equals(before) or lists.equals(expected)
         assert not shop.start_run().end()
-        assert_frame_equal(shop.lists(), wanted)
+        assert_frame_equal(shop.lists(), expected)
         assert shop.made() == made_once(2)
 
 
