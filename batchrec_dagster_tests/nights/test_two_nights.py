@@ -52,8 +52,8 @@ KEYS = {
 }
 # What deploy/.env may set, and here does not.
 UNSET = re.compile(r"\$\{\w+:-(.*?)\}")
-# A process a step, as ever, but forked from one that has imported batchrec: 17 steps that each
-# import it themselves are a third of this test's CPU time.
+# A process a step, as on a server, but forked from one that has imported batchrec: so each of the
+# 17 steps takes a third less CPU time.
 FORKED_STEPS = """
 dg.multiprocess_executor = dg.multiprocess_executor.configured({"start_method": {"forkserver": {}}})
 """

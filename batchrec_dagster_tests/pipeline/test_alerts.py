@@ -131,10 +131,10 @@ def test_data_in_an_alert_are_text(instance: dg.DagsterInstance, slack: Hook, to
     # The hook asserts that Slack reads no link, mention or formatting in it.
     (text,) = slack.posted
     assert published(topic) == [("batchrec: shop_refresh failed", text)]
-    _, first, *rest, link = text.split("\n")
+    _, first, *lines, link = text.split("\n")
     assert first == f"Step shop__interactions: {HOSTILE[0]}"
-    assert [line for line in rest if not line.startswith("  ")] == []
-    assert {f"  {text}" for text in HOSTILE[1:4]} <= set(rest)
+    assert [line for line in lines if not line.startswith("  ")] == []
+    assert {f"  {text}" for text in HOSTILE[1:4]} <= set(lines)
     assert link.startswith("Run: https://dagster.example.com/runs/")
     assert not CONTROLS.search(text)
 
@@ -155,8 +155,8 @@ def test_a_message_that_nobody_took_is_tried_again_until_one_does(
     cursor = result.cursor
     for _ in range(2):
         cursor = tick(defs, name, instance, cursor).cursor
-    told = [text.splitlines()[1].partition(": ")[2] for text in slack.posted]
-    assert told == ["first", "second", "third"]
+    titles = [text.splitlines()[1].partition(": ")[2] for text in slack.posted]
+    assert titles == ["first", "second", "third"]
 
 
 def test_a_message_that_nobody_took_for_a_day_is_given_up(

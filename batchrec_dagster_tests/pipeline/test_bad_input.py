@@ -42,7 +42,7 @@ MILLISECONDS = edited(
 
 
 @pytest.mark.parametrize(
-    ("break_file", "settings", "said"),
+    ("break_file", "settings", "parts"),
     [
         (lambda path: path.unlink(), {}, ["ratings.csv"]),
         (
@@ -99,7 +99,7 @@ def test_bad_input_is_reported_in_one_line_and_loses_nothing(
     instance: dg.DagsterInstance,
     break_file: Callable[[Path], Any],
     settings: dict[str, Any],
-    said: list[str],
+    parts: list[str],
 ) -> None:
     source = write_ratings(project.root / "ratings.csv")
     break_file(source)
@@ -110,7 +110,7 @@ def test_bad_input_is_reported_in_one_line_and_loses_nothing(
     assert not result.success
     message = why(result)
     assert "\n" not in message
-    for part in said:
+    for part in parts:
         assert part in message
     written = {path.name for path in project.storage.rglob("*") if path.is_file()}
     assert written <= {"ratings.csv", "raw_ratings.json"}
@@ -121,7 +121,7 @@ def test_the_last_good_table_outlives_bad_input(
     project: Project, instance: dg.DagsterInstance
 ) -> None:
     source = project.root / "ratings.csv"
-    lists, kept = table(project, "shop"), interactions(project, "shop")
+    lists, prepared = table(project, "shop"), interactions(project, "shop")
     MILLISECONDS(source)
     project.declare(
         declaration(
@@ -132,7 +132,7 @@ def test_the_last_good_table_outlives_bad_input(
     )
     assert not refresh(project, "shop", instance).success
     assert table(project, "shop").equals(lists)
-    assert interactions(project, "shop").equals(kept)
+    assert interactions(project, "shop").equals(prepared)
 
 
 def test_skip_keeps_the_good_rows_and_reports_the_others(
@@ -150,13 +150,13 @@ def test_skip_keeps_the_good_rows_and_reports_the_others(
     )
     result = refresh(project, "shop", instance)
     assert result.success
-    told = metadata(result, "interactions")
-    reasons = told["left_out_by_reason"]
+    counts = metadata(result, "interactions")
+    reasons = counts["left_out_by_reason"]
     del reasons["rating below min_rating"]
     assert sum(reasons.values()) == 3
     assert reasons["the rating is not a number"] == 1
-    assert told["rows_read"] == 1803
-    assert told["bad_row_examples"][0].endswith(
+    assert counts["rows_read"] == 1803
+    assert counts["bad_row_examples"][0].endswith(
         "line 1802: the rating is not a number: '1,2,great,1500000000'"
     )
 

@@ -75,14 +75,14 @@ def test_an_asset_stands_in_for_each_broken_pipeline(
     with definitions(project) as defs:
         jobs = {job.name for job in defs.resolve_all_job_defs() if not job.name.startswith("__")}
         assert jobs == {"shop_refresh", "shop_rollback", "shop_teardown"}
-        for name, (_, said) in BROKEN_FILES.items():
+        for name, (_, reason) in BROKEN_FILES.items():
             key = dg.AssetKey([*name.split("/"), "broken"])
             asset = defs.resolve_assets_def(key)
             (spec,) = asset.specs
             assert f"{files[name]}, line " in (spec.description or "")
-            assert said in (spec.description or "")
+            assert reason in (spec.description or "")
         run = dg.materialize([asset], instance=instance, raise_on_error=False)
-        assert said in why(run)
+        assert reason in why(run)
         sensor = defs.resolve_sensor_def("broken_pipelines")
         assert sensor.default_status is dg.DefaultSensorStatus.RUNNING
         with pytest.raises(dg.Failure, match=r"not-yaml/defs.yaml, line 3: this is not YAML"):
@@ -159,7 +159,7 @@ def test_a_broken_pipeline_fails_validation_and_stops_no_other(tmp_path: Path) -
     assert ran.returncode == 0, ran.stderr[-3000:]
     assert f"{file}, line 5: ratings.source: ftp://x/y" in ran.stderr
     for shown in ("show", "list"):
-        said = project.run(*batchrec, shown)
-        assert said.returncode == 0
-        assert "shop" in said.stdout
-        assert f"not refreshed until fixed:\n  {file}, line 5: ratings.source: " in said.stderr
+        process = project.run(*batchrec, shown)
+        assert process.returncode == 0
+        assert "shop" in process.stdout
+        assert f"not refreshed until fixed:\n  {file}, line 5: ratings.source: " in process.stderr

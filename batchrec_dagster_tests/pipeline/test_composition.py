@@ -258,17 +258,17 @@ def test_check_and_doctor_judge_by_the_projects_own_definitions(
         "    ours = dg.load_from_defs_folder(path_within_project=Path(__file__).parent)\n"
         "    return dg.Definitions.merge(ours, dg.Definitions(resources={KEY: 7}))\n"
     )
-    said, examined = {}, {}
+    outputs, examined = {}, {}
     for key in ("theirs", "batchrec_storage"):
         own.write_text(own.read_text().replace("KEY", repr(key)).replace("'theirs'", repr(key)))
         sys.modules.pop(f"{team.package.name}.definitions", None)
         importlib.invalidate_caches()
-        said[key] = CliRunner().invoke(main, ["check"])
+        outputs[key] = CliRunner().invoke(main, ["check"])
         sys.modules.pop(f"{team.package.name}.definitions", None)
         examined[key] = CliRunner().invoke(main, ["doctor"]).output
-    assert said["theirs"].exit_code == 0, said["theirs"].output
-    assert said["batchrec_storage"].exit_code == 1
+    assert outputs["theirs"].exit_code == 0, outputs["theirs"].output
+    assert outputs["batchrec_storage"].exit_code == 1
     taken = "different resources with same key 'batchrec_storage'"
-    assert taken in said["batchrec_storage"].output
+    assert taken in outputs["batchrec_storage"].output
     assert taken in examined["batchrec_storage"]
     assert taken not in examined["theirs"]

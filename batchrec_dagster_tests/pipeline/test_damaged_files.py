@@ -83,11 +83,11 @@ def test_a_damaged_file_is_made_again_or_refused_by_name(
     good = table(project, "shop")
     (file,) = (project.storage / "shop").glob(name)
     damage(file)
-    said = run(project)
-    assert re.search(message, said) if message else not said
-    if said:
-        assert str(file.parent) in said
-        assert "\n" not in said
+    failure = run(project)
+    assert re.search(message, failure) if message else not failure
+    if failure:
+        assert str(file.parent) in failure
+        assert "\n" not in failure
         if DELETE in message:
             file.unlink()
         assert run(project) == ""

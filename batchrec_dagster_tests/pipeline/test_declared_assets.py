@@ -88,11 +88,11 @@ def test_assets_are_there_for_what_is_declared(tmp_path: Path) -> None:
     segments = assets(segments={"items": [1]})
     assert set(segments) - set(plain) == {"segment_solution_version", "user_segments"}
     assert segments["user_segments"] == {"segment_solution_version"}
-    told = assets(items={"source": "sample://hetrec/movies.dat"}, segments={"items": [1]})
-    assert set(told) - set(segments) == {"raw_items", "items", "item_titles"}
-    assert told["personalize_dataset"] == {"interactions", "items"}
-    assert told["recommendations"] - plain["recommendations"] == {"item_titles"}
-    assert told["user_segments"] == {"segment_solution_version", "item_titles"}
+    names = assets(items={"source": "sample://hetrec/movies.dat"}, segments={"items": [1]})
+    assert set(names) - set(segments) == {"raw_items", "items", "item_titles"}
+    assert names["personalize_dataset"] == {"interactions", "items"}
+    assert names["recommendations"] - plain["recommendations"] == {"item_titles"}
+    assert names["user_segments"] == {"segment_solution_version", "item_titles"}
     titles = assets(items={"source": "movielens://ml-100k/u.item"})
     assert set(titles) - set(plain) == {"raw_items", "item_titles"}
     metadata_only = assets(items=ITEMS)

@@ -53,7 +53,7 @@ def files(folder: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize(
-    ("ends", "said"),
+    ("ends", "reason"),
     [
         ("well", ""),
         ("raises", "the asset fails"),
@@ -62,7 +62,7 @@ def files(folder: Path) -> list[Path]:
     ],
 )
 def test_the_lease_is_given_up_however_the_step_ends(
-    tmp_path: Path, instance: dg.DagsterInstance, ends: str, said: str
+    tmp_path: Path, instance: dg.DagsterInstance, ends: str, reason: str
 ) -> None:
     deployment = Deployment.from_environment({"BATCHREC_HOME": str(tmp_path)})
     leases, during = tmp_path / "storage/shop/leases", []
@@ -91,7 +91,7 @@ def test_the_lease_is_given_up_however_the_step_ends(
     assert files(leases) == []
     assert result.success == (ends == "well")
     failures = [event.step_failure_data for event in result.all_events if event.is_step_failure]
-    assert said in "".join(str(failure) for failure in failures)
+    assert reason in "".join(str(failure) for failure in failures)
     if ends in ("well", "too large"):
         assert shelf.found == []
     # A check that fails is told of, though the step raises.

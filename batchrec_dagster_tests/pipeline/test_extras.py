@@ -45,14 +45,14 @@ def test_without_extras_a_pipeline_runs_and_is_shown(tmp_path: Path, s3: S3Serve
         project.environment |= shop.environment | {
             "PYTHONPATH": f"{tmp_path / 'python'}:{project.root}"
         }
-        made = project.run("batchrec", "run", "shop")
-        assert made.returncode == 0, made.stdout + made.stderr
-        assert "published edition 1" in made.stdout
-        assert "recommendation_report" not in made.stdout
+        refreshed = project.run("batchrec", "run", "shop")
+        assert refreshed.returncode == 0, refreshed.stdout + refreshed.stderr
+        assert "published edition 1" in refreshed.stdout
+        assert "recommendation_report" not in refreshed.stdout
         user, _, item = shop.lists().row(0)
-        shown = project.run("batchrec", "show", user)
-        assert shown.returncode == 0, shown.stderr
-        assert item in shown.stdout
+        lists = project.run("batchrec", "show", user)
+        assert lists.returncode == 0, lists.stderr
+        assert item in lists.stdout
         planned = project.run("batchrec", "show", "--experiment")
         assert planned.returncode == 1
         assert "pip install 'batchrec-dagster[report]'" in planned.stderr

@@ -54,7 +54,7 @@ def test_a_run_of_the_web_page_that_was_killed_says_so_in_the_alert(
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "reason"),
     [
         (MemoryError("Unable to allocate 7 TiB"), "Unable to allocate 7 TiB: memory most likely"),
         (
@@ -65,7 +65,7 @@ def test_a_run_of_the_web_page_that_was_killed_says_so_in_the_alert(
     ],
 )
 def test_a_step_without_memory_or_disk_says_what_to_do(
-    instance: dg.DagsterInstance, error: Exception, said: str
+    instance: dg.DagsterInstance, error: Exception, reason: str
 ) -> None:
     @dg.job(name="shop_refresh")
     def job() -> None:
@@ -79,4 +79,4 @@ def test_a_step_without_memory_or_disk_says_what_to_do(
     stages = RunStages(instance, run)
     assert len(list(stages.update())) == 1
     (line,) = stages.errors
-    assert line.startswith(f"interactions: {type(error).__name__}: {said}")
+    assert line.startswith(f"interactions: {type(error).__name__}: {reason}")

@@ -25,14 +25,14 @@ def test_loading_pipelines_imports_nothing_that_only_steps_use() -> None:
         "definitions.defs(); assert gc.isenabled() and gc.get_freeze_count() > 0;"
         "print(*{name.partition('.')[0] for name in sys.modules})"
     )
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code],
         capture_output=True,
         text=True,
         timeout=300,
         check=True,
     )
-    assert set(done.stdout.split()) & HEAVY == set()
+    assert set(process.stdout.split()) & HEAVY == set()
 
 
 @pytest.mark.slow
@@ -42,10 +42,12 @@ def test_the_spark_job_needs_only_the_modules_that_are_uploaded_with_it() -> Non
         "import batchrec_dagster.preparation.spark.job;"
         "print(*(name for name in sys.modules if name.startswith('batchrec_dagster.')))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    process = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
     uploaded = {name.removesuffix("/__init__.py").removesuffix(".py") for name in MODULES}
-    found = {name.partition(".")[2].replace(".", "/") for name in done.stdout.split()}
-    assert {name for name in found if "spark" not in name} <= uploaded
+    modules = {name.partition(".")[2].replace(".", "/") for name in process.stdout.split()}
+    assert {name for name in modules if "spark" not in name} <= uploaded
 
 
 def test_pipelines_share_the_schemas_and_types_that_dagster_would_make_for_each(
@@ -55,7 +57,7 @@ def test_pipelines_share_the_schemas_and_types_that_dagster_would_make_for_each(
         project.declare(declaration(name, "ratings.csv"))
     with definitions(project) as defs:
         assets = defs.get_repository_def().assets_defs_by_key
-    one, two = (assets[dg.AssetKey([name, "recommendations"])].op for name in ("one", "two"))
-    assert one.config_schema.as_field().config_type is two.config_schema.as_field().config_type
+    first, second = (assets[dg.AssetKey([name, "recommendations"])].op for name in ("one", "two"))
+    assert first.config_schema.as_field().config_type is second.config_schema.as_field().config_type
     for name in ("solution_version", "batch_users"):
-        assert one.input_dict[name].dagster_type is two.input_dict[name].dagster_type
+        assert first.input_dict[name].dagster_type is second.input_dict[name].dagster_type

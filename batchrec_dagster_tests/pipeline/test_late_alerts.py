@@ -36,17 +36,17 @@ DUE = datetime(2026, 1, 10, 2, tzinfo=UTC)
 def test_a_schedule_that_brings_nothing_is_late_once_a_time() -> None:
     pipeline = declared(schedule=DAILY)
     cursor: dict[str, str] = {}
-    told = []
+    texts = []
     # Every hour of three days, with new lists after the first time and the third only.
     for hour in range(-5, 72):
-        now = DUE + hours(hour)
-        made = max(
-            (t for t in (DUE + hours(1), DUE + hours(49)) if t <= now), default=DUE - hours(20)
+        time = DUE + hours(hour)
+        creation = max(
+            (t for t in (DUE + hours(1), DUE + hours(49)) if t <= time), default=DUE - hours(20)
         )
-        cursor, message, _ = check_lateness(pipeline, cursor, now, made, scheduled=True)
+        cursor, message, _ = check_lateness(pipeline, cursor, time, creation, scheduled=True)
         if message:
-            told.append((hour, message))
-    ((hour, message),) = told
+            texts.append((hour, message))
+    ((hour, message),) = texts
     assert hour == 24 + 6
     assert message.title == "batchrec: shop is late"
     assert "due at 2026-01-11 03:00 CET" in message.text
@@ -56,13 +56,13 @@ def test_a_schedule_that_brings_nothing_is_late_once_a_time() -> None:
 @pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin"])
 def test_a_schedule_switched_on_today_is_not_late_for_this_morning(zone: str) -> None:
     pipeline = declared(schedule={**DAILY, "timezone": zone})
-    now = datetime(2026, 1, 10, 14, tzinfo=UTC)
-    cursor, message, _ = check_lateness(pipeline, {}, now, None, scheduled=True)
+    time = datetime(2026, 1, 10, 14, tzinfo=UTC)
+    cursor, message, _ = check_lateness(pipeline, {}, time, None, scheduled=True)
     assert message is None
-    cursor, message, _ = check_lateness(pipeline, cursor, now + hours(24), None, scheduled=True)
+    cursor, message, _ = check_lateness(pipeline, cursor, time + hours(24), None, scheduled=True)
     assert message is not None
     assert "were made: never" in message.text
-    assert check_lateness(pipeline, cursor, now + hours(25), None, scheduled=False) == (
+    assert check_lateness(pipeline, cursor, time + hours(25), None, scheduled=False) == (
         {},
         None,
         "the schedule is off",

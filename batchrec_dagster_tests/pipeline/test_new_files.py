@@ -54,8 +54,8 @@ class Evenings:
         self.said = result.skip_message or ""
         if not dies:
             self.cursor = result.cursor
-        asked = {request.run_key or "" for request in result.run_requests or []}
-        new = asked - self.launched
+        run_keys = {request.run_key or "" for request in result.run_requests or []}
+        new = run_keys - self.launched
         self.launched |= new
         return [self.refresh() for _ in new]
 
@@ -148,13 +148,13 @@ def test_hundreds_of_files_are_one_refresh_and_a_small_cursor(
     evenings: Evenings, place: tuple[str, Put]
 ) -> None:
     _, put = place
-    found = []
+    refreshes = []
     for number in range(400):
         put(f"{number:04}.csv", ratings(number))
         if number in (100, 200, 300):
-            found += evenings.tick()
-    found += evenings.looks()
-    assert [len(files) for files in found] == [400]
+            refreshes += evenings.tick()
+    refreshes += evenings.looks()
+    assert [len(files) for files in refreshes] == [400]
     assert len(evenings.cursor or "") < 250
 
 
@@ -240,10 +240,10 @@ def test_a_daemon_that_dies_before_it_has_kept_its_cursor_does_not_ask_twice(
 
 
 def test_a_refresh_that_fails_is_not_asked_for_again() -> None:
-    asked = decide_refresh(Cursor(seen="new"), "new", "old", refreshing=False)
-    assert len(asked.run_requests or []) == 1
+    result = decide_refresh(Cursor(seen="new"), "new", "old", refreshing=False)
+    assert len(result.run_requests or []) == 1
     assert not decide_refresh(
-        Cursor.read(asked.cursor), "new", "old", refreshing=False
+        Cursor.read(result.cursor), "new", "old", refreshing=False
     ).run_requests
 
 
@@ -251,7 +251,7 @@ def test_a_refresh_that_fails_is_not_asked_for_again() -> None:
 def test_the_last_state_is_taken_in_and_never_twice_in_a_row(
     states: list[str], busy: set[int]
 ) -> None:
-    cursor, taken, keys, asked = Cursor(), "", [], []
+    cursor, taken, keys, requested = Cursor(), "", [], []
     for number, state in enumerate([*states, *states[-1:] * 3]):
         result = decide_refresh(
             cursor, state, taken, refreshing=number in busy and number < len(states)
@@ -260,20 +260,20 @@ def test_the_last_state_is_taken_in_and_never_twice_in_a_row(
         cursor = Cursor.read(result.cursor)
         for request in result.run_requests or []:
             keys.append(request.run_key)
-            asked.append(state)
+            requested.append(state)
             taken = state
     assert len(keys) == len({*keys})
-    assert all(one != other for one, other in itertools.pairwise(asked))
-    assert asked[-1:] == states[-1:]
+    assert all(one != other for one, other in itertools.pairwise(requested))
+    assert requested[-1:] == states[-1:]
 
 
 def test_what_never_rests_is_taken_in_now_and_then() -> None:
-    cursor, asked = Cursor(), 0
+    cursor, requests = Cursor(), 0
     for number in range(3 * (MAX_TICKS_WAITED + 1)):
         result = decide_refresh(cursor, str(number), "", refreshing=False)
         cursor = Cursor.read(result.cursor)
-        asked += len(result.run_requests or [])
-    assert asked == 3
+        requests += len(result.run_requests or [])
+    assert requests == 3
 
 
 @pytest.mark.parametrize("text", [None, "", "{", "[]", '{"other": 1}', "5"])

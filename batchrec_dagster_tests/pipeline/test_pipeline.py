@@ -49,23 +49,25 @@ def test_a_ratings_file_becomes_recommendations_for_every_user(
         "item_id": pl.String,
         "score": pl.Float64,
     }
-    kept = interactions(project, "shop")
-    assert set(lists.get_column("user_id")) == set(kept.get_column("USER_ID"))
+    prepared = interactions(project, "shop")
+    assert set(lists.get_column("user_id")) == set(prepared.get_column("USER_ID"))
     assert (
         lists.group_by("user_id").agg(pl.col("rank").sort()).get_column("rank").to_list()
         == [list(range(1, 26))] * lists.get_column("user_id").n_unique()
     )
-    seen = kept.select(user_id="USER_ID", item_id="ITEM_ID")
+    seen = prepared.select(user_id="USER_ID", item_id="ITEM_ID")
     assert lists.join(seen, on=["user_id", "item_id"], how="semi").is_empty()
     # Users and items have two tastes, odd and even: who has learned something keeps them apart.
     first = lists.filter(pl.col("rank") <= 5)
-    same = (first.get_column("user_id").cast(int) - first.get_column("item_id").cast(int)) % 2 == 0
-    assert same.sum() > 0.9 * same.len()
+    is_own_taste = (
+        first.get_column("user_id").cast(int) - first.get_column("item_id").cast(int)
+    ) % 2 == 0
+    assert is_own_taste.sum() > 0.9 * is_own_taste.len()
 
-    told = metadata(result, "interactions")
-    assert told["rows_read"] == 60 * 30
-    assert told["dagster/row_count"] == kept.height
-    assert told["left_out_by_reason"] == {"rating below min_rating": 1800 - kept.height}
+    counts = metadata(result, "interactions")
+    assert counts["rows_read"] == 60 * 30
+    assert counts["dagster/row_count"] == prepared.height
+    assert counts["left_out_by_reason"] == {"rating below min_rating": 1800 - prepared.height}
     schema = metadata(result, "raw_ratings")["dagster/column_schema"]
     assert [column.name for column in schema.columns] == list(COLUMNS.values())
     version = metadata(result, "solution_version")
@@ -94,22 +96,22 @@ def test_the_same_run_twice_imports_and_trains_nothing(
     assert outcomes(again) == UNCHANGED
     assert table(project, "shop").equals(before)
     checks = [
-        {one.check_name: one for one in result.get_asset_check_evaluations()}
+        {check.check_name: check for check in result.get_asset_check_evaluations()}
         for result in (first, again)
     ]
     assert checks[0].keys() == checks[1].keys()
     for name in ("every_user_answered", "no_seen_items", "lists_full"):
-        old, new = (found[name] for found in checks)
+        old, new = (evaluations[name] for evaluations in checks)
         assert (new.passed, new.metadata) == (old.passed, old.metadata)
         checked = (
             rf"{re.escape(str(old.description))}; as checked 20\d\d-\d\d-\d\d, when edition 1 "
         )
         assert re.match(checked, f"{new.description}")
-    kept, made = (metadata(result, "recommendations") for result in (again, first))
-    differing = {key for key in made if made[key] != kept.get(key)}
+    reused, inferred = (metadata(result, "recommendations") for result in (again, first))
+    differing = {key for key in inferred if inferred[key] != reused.get(key)}
     assert differing == {"outcome", "seconds", "cost_usd_on_aws", "cost_usd_on_aws_from"}
-    shown = (project.storage / "shop/curated/report/index.html").read_text()
-    assert re.findall("<script.*?</script>", shown, re.S) == re.findall(
+    second_page = (project.storage / "shop/curated/report/index.html").read_text()
+    assert re.findall("<script.*?</script>", second_page, re.S) == re.findall(
         "<script.*?</script>", page, re.S
     )
 

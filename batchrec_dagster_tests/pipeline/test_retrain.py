@@ -62,8 +62,8 @@ class Shop:
         write_ratings(self.project.root / "ratings.csv", **settings)
 
     def later(self, **time: float) -> None:
-        now = datetime.now(UTC) + timedelta(**time)
-        self.patch.setattr(training, "now", lambda: now)
+        clock = datetime.now(UTC) + timedelta(**time)
+        self.patch.setattr(training, "now", lambda: clock)
 
     def run(
         self, config: dict[str, Any] | None = None, assets: Sequence[str] | None = ASSETS
@@ -82,8 +82,8 @@ class Shop:
 
     @property
     def record(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.record_file.read_text())
-        return found
+        record: dict[str, Any] = json.loads(self.record_file.read_text())
+        return record
 
     @property
     def record_file(self) -> Any:
@@ -172,9 +172,9 @@ def test_exploration_is_requested_for_the_recipe_that_has_it_and_is_off_by_defau
     popular = {"recipe": "aws-popularity-count"}
     shop.declare(solution=popular, gate={"max_drop": 1})
     assert not config()
-    for weight, said in ((0.25, "is for aws-user-personalization only"), (2, "from 0 to 1")):
+    for weight, reason in ((0.25, "is for aws-user-personalization only"), (2, "from 0 to 1")):
         shop.declare(solution=popular, recommendations={"exploration_weight": weight})
-        with pytest.raises(DeclarationError, match=said), definitions(project):
+        with pytest.raises(DeclarationError, match=reason), definitions(project):
             pass
 
 
@@ -331,11 +331,11 @@ def test_no_training_is_estimated_where_none_will_run(
 
 def test_the_report_says_when_the_model_is_older_than_the_data(shop: Shop) -> None:
     report = shop.project.storage / "shop/curated/report/index.html"
-    said = re.compile(r"The model was trained on 20\d\d-\d\d-\d\d, on earlier data")
-    assert not said.search(report.read_text())
+    sentence = re.compile(r"The model was trained on 20\d\d-\d\d-\d\d, on earlier data")
+    assert not sentence.search(report.read_text())
     shop.rate(users=61)
     shop.night(assets=None)
-    assert said.search(report.read_text())
+    assert sentence.search(report.read_text())
 
 
 def test_segments_follow_it_too(

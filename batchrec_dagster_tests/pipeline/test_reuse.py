@@ -74,11 +74,11 @@ def prepare(project: Project, instance: dg.DagsterInstance) -> dg.ExecuteInProce
 
 
 def reused(result: dg.ExecuteInProcessResult) -> set[str]:
-    return {one for one in PREPARED if metadata(result, one).get("outcome") == AGAIN}
+    return {asset for asset in PREPARED if metadata(result, asset).get("outcome") == AGAIN}
 
 
 def content(project: Project) -> dict[str, bytes]:
-    return {one: stored(project, one).read_bytes() for one in FILES}
+    return {asset: stored(project, asset).read_bytes() for asset in FILES}
 
 
 def stored(project: Project, asset: str) -> Path:
@@ -181,7 +181,7 @@ def test_changed_items_are_prepared_again_and_unchanged_ratings_are_not(
 
 
 @pytest.mark.parametrize(
-    ("changed", "made", "different"),
+    ("changed", "remade", "different"),
     [
         (
             {"interactions": {"min_rating": 2}},
@@ -198,7 +198,7 @@ def test_what_other_settings_would_make_is_made_again(
     instance: dg.DagsterInstance,
     first: dg.ExecuteInProcessResult,
     changed: dict[str, Any],
-    made: set[str],
+    remade: set[str],
     different: set[str],
 ) -> None:
     before = content(project)
@@ -207,9 +207,9 @@ def test_what_other_settings_would_make_is_made_again(
         attributes | {key: {**attributes.get(key, {}), **new} for key, new in changed.items()}
     )
     again = prepare(project, instance)
-    assert reused(again) == {*PREPARED} - made
-    now = content(project)
-    assert {one for one in FILES if now[one] != before[one]} == different
+    assert reused(again) == {*PREPARED} - remade
+    after = content(project)
+    assert {asset for asset in FILES if after[asset] != before[asset]} == different
 
 
 def test_a_column_that_a_new_filter_names_is_looked_for(

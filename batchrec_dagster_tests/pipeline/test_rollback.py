@@ -112,9 +112,9 @@ def test_a_run_that_is_killed_and_started_again_goes_no_further_back(
     assert [Rollbacks(files).include([model]) for model in "ABC"] == [False, False, True]
     assert goes_back(files, PREVIOUS, "run 2") == 1
     # Each rollback is noted once, so that outcomes know who got which lists when.
-    (first, one), (second, two) = Rollbacks(files).read_times()
+    (first, first_time), (second, second_time) = Rollbacks(files).read_times()
     assert (first, second) == (2, 1)
-    assert one <= two
+    assert first_time <= second_time
 
 
 def test_a_new_run_finishes_a_rollback_whose_run_was_killed(
@@ -212,13 +212,13 @@ def test_the_job_publishes_the_lists_before_and_refreshes_go_on_from_there(
     project.declare(declaration("shop", ratings, gate={"max_drop": 1}))
     for users in (60, 61):
         write_ratings(ratings, users=users)
-        made = refresh(project, "shop", instance, report=True)
-        assert made.success
+        result = refresh(project, "shop", instance, report=True)
+        assert result.success
     about, rows = published(project)
     assert about["edition"] == 2
     assert (about["rows"], about["users"]) == (rows.height, 61)
-    assert about["metrics"]["coverage"] == metadata(made, "solution_version")["coverage"]
-    assert about["run_id"] == made.run_id
+    assert about["metrics"]["coverage"] == metadata(result, "solution_version")["coverage"]
+    assert about["run_id"] == result.run_id
     newest = about["solution_version_arn"]
 
     with definitions(project) as defs:
@@ -275,17 +275,17 @@ def test_the_job_publishes_the_lists_before_and_refreshes_go_on_from_there(
     assert newest not in page.read_text()
     # The same command goes on, and no further back.
     capfd.readouterr()
-    done = CliRunner().invoke(main, ["rollback", "shop", "--yes"])
+    rollback = CliRunner().invoke(main, ["rollback", "shop", "--yes"])
     log = capfd.readouterr().err
     assert "published again: edition 2" in log
     assert "superseded" not in log
-    assert (done.exit_code, published(project)[0]["edition"]) == (0, 2)
-    assert "The rollback to edition 2 was not finished" in done.output
-    assert done.output.endswith("shop: edition 2 is published\n")
+    assert (rollback.exit_code, published(project)[0]["edition"]) == (0, 2)
+    assert "The rollback to edition 2 was not finished" in rollback.output
+    assert rollback.output.endswith("shop: edition 2 is published\n")
     assert newest in page.read_text()
     again = CliRunner().invoke(main, ["rollback", "shop"], input="n\n")
     assert "Publish edition 1 again?" in again.output
-    (shown,) = json.loads(CliRunner().invoke(main, ["show", "--json"]).output)["pipelines"]
-    assert shown["earlier_data"]
+    (summary,) = json.loads(CliRunner().invoke(main, ["show", "--json"]).output)["pipelines"]
+    assert summary["earlier_data"]
     assert CliRunner().invoke(main, ["rollback", "shop", "--to", "9"]).exit_code == 3
     assert CliRunner().invoke(main, ["rollback", "club"]).exit_code == 3

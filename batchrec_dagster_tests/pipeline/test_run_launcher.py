@@ -93,8 +93,8 @@ def test_a_run_is_lost_when_its_code_location_was_killed_and_is_back(home: Path)
         # Nobody can tell yet.
         assert launcher.check_run_worker_health(run).status == WorkerStatus.RUNNING
         with serving("second"):
-            found = launcher.check_run_worker_health(run)
-        assert found.status == WorkerStatus.FAILED
-        assert found.msg == "its code location was restarted"
+            health = launcher.check_run_worker_health(run)
+        assert health.status == WorkerStatus.FAILED
+        assert health.msg == "its code location was restarted"
         instance.report_run_failed(run)
         assert launcher.check_run_worker_health(run).status == WorkerStatus.RUNNING

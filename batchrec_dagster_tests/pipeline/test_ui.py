@@ -118,11 +118,11 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
 @pytest.fixture
 def tab(browser: Any) -> Iterator[Any]:
     page = browser.new_page(viewport={"width": 1400, "height": 2000})
-    asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
+    urls: list[str] = []
+    page.on("request", lambda request: urls.append(request.url))
     yield page
     assert page.evaluate("window.shot") is None
-    assert [url for url in asked if not url.startswith(HERE)] == []
+    assert [url for url in urls if not url.startswith(HERE)] == []
     page.close()
 
 
@@ -143,7 +143,7 @@ def test_each_asset_says_what_it_is_and_its_numbers_are_plotted(shop: Shop, tab:
     for spec in shop.assets:
         asset = spec.key.path[-1]
         metadata = shop.metadata(asset)
-        told = metadata["preview"].value
+        preview = metadata["preview"].value
         assert len(spec.description or "") > 60, asset
         assert spec.owners == ["team:recommendations"], asset
         assert spec.tags["stage"] in STAGES, asset
@@ -151,7 +151,7 @@ def test_each_asset_says_what_it_is_and_its_numbers_are_plotted(shop: Shop, tab:
         assert "seconds" in metadata, asset
         go(tab, f"{shop.address}/assets/shop/{asset}")
         expect(body).to_contain_text(plain(spec.description or ""))
-        expect(body).to_contain_text(plain(told))
+        expect(body).to_contain_text(plain(preview))
         tab.get_by_text("Plots", exact=True).first.click()
         for key in numbers(metadata):
             expect(tab.get_by_text(key, exact=True).first).to_be_visible()
@@ -189,9 +189,10 @@ def test_numbers_are_rounded_and_what_says_nothing_is_left_out(shop: Shop) -> No
                 assert value.value not in ("", {}, []), (spec.key, key)
             if isinstance(value, dg.TableSchemaMetadataValue):
                 for column in value.schema.columns:
-                    said = column.description or ""
-                    assert " " in said, column
-                    assert not re.search(r"[a-z]\.[a-z]", said), said  # a path in the YAML
+                    description = column.description or ""
+                    assert " " in description, column
+                    # No path in the YAML.
+                    assert not re.search(r"[a-z]\.[a-z]", description), description
     report = shop.metadata("recommendation_report")
     assert str(report["verdict"].value).startswith(("Good to send", "Look before", "Do not send"))
 
@@ -246,12 +247,12 @@ def test_columns_lead_back_to_the_ratings(shop: Shop) -> None:
             return {(asset, column)}
         lineage = metadata["dagster/column_lineage"].value.deps_by_column
         assert {*lineage} == columns(asset)
-        found = set()
+        origins = set()
         for dep in lineage[column]:
             upstream = dep.asset_key.path[-1]
             assert dep.column_name in columns(upstream)
-            found |= sources(upstream, dep.column_name)
-        return found
+            origins |= sources(upstream, dep.column_name)
+        return origins
 
     user, item, when = (("raw_ratings", name) for name in (USER, ITEM, TIME))
     assert {
@@ -269,8 +270,8 @@ def test_columns_lead_back_to_the_ratings(shop: Shop) -> None:
 
 def test_links_lead_to_the_console_on_aws_alone(tmp_path: Path) -> None:
     arn = "arn:aws:personalize:eu-west-1:123456789012:dataset-group/shop-1a"
-    here = StorageResource(root=str(tmp_path), s3=S3Connection())
-    there = StorageResource(root="s3://bucket/a b", s3=S3Connection())
+    local = StorageResource(root=str(tmp_path), s3=S3Connection())
+    on_aws = StorageResource(root="s3://bucket/a b", s3=S3Connection())
     other = StorageResource(root="s3://bucket", s3=S3Connection(endpoint_url="http://127.0.0.1:1"))
     assert links.dataset_group_link(arn, on_aws=False) == {}
     assert links.dataset_group_link(arn, on_aws=True)["console"].value == (
@@ -278,10 +279,12 @@ def test_links_lead_to_the_console_on_aws_alone(tmp_path: Path) -> None:
         "#arn:aws:personalize:eu-west-1:123456789012:dataset-group$shop-1a/setup"
     )
     assert {
-        key: value.value for key, value in links.storage_links("table", here, here.uri("x")).items()
+        key: value.value
+        for key, value in links.storage_links("table", local, local.uri("x")).items()
     } == {"table": str(tmp_path / "x")}
     assert {
-        key: value.value for key, value in links.storage_links("t", there, there.uri("x/é")).items()
+        key: value.value
+        for key, value in links.storage_links("t", on_aws, on_aws.uri("x/é")).items()
     } == {
         "t": "s3://bucket/a b/x/é",
         "t_in_console": "https://console.aws.amazon.com/s3/object/bucket?prefix=a%20b/x/%C3%A9",

@@ -46,10 +46,13 @@ def upstream(project: Project, returns: str, body: str, **metadata: str) -> None
 
 def run(project: Project, instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
     """The upstream asset and what is prepared of it."""
-    wanted = [ORDERS, *(dg.AssetKey(["shop", one]) for one in ("raw_ratings", "interactions"))]
+    selection = [
+        ORDERS,
+        *(dg.AssetKey(["shop", asset]) for asset in ("raw_ratings", "interactions")),
+    ]
     with definitions(project) as defs, in_location(defs):
         return defs.resolve_implicit_global_asset_job_def().execute_in_process(
-            instance=instance, asset_selection=wanted, raise_on_error=False
+            instance=instance, asset_selection=selection, raise_on_error=False
         )
 
 
@@ -143,12 +146,14 @@ def test_what_is_no_table_is_refused(project: Project, instance: dg.DagsterInsta
 
 
 @pytest.mark.parametrize(
-    ("ratings", "said"),
+    ("ratings", "reason"),
     [
         ({"source": "asset://"}, "write an asset's key"),
         ({"source": "asset://sales/orders", "copy": False}, "omit copy: false"),
     ],
 )
-def test_what_cannot_be_is_refused_when_it_is_loaded(ratings: dict[str, object], said: str) -> None:
-    with pytest.raises(ValidationError, match=said):
+def test_what_cannot_be_is_refused_when_it_is_loaded(
+    ratings: dict[str, object], reason: str
+) -> None:
+    with pytest.raises(ValidationError, match=reason):
         Pipeline.model_validate({"name": "shop", "ratings": {**ratings, "columns": COLUMNS}})

@@ -49,9 +49,9 @@ def table(project: Project, name: str = "shop") -> pl.DataFrame:
     )
 
 
-def trained(said: str) -> bool:
+def trained(log: str) -> bool:
     """Whether a run says that it trained, rather than found what was trained before."""
-    (line,) = [line for line in said.splitlines() if "aws-user-personalization-v2 on data" in line]
+    (line,) = [line for line in log.splitlines() if "aws-user-personalization-v2 on data" in line]
     return line.endswith(": trained")
 
 
@@ -91,13 +91,13 @@ def test_assets_run_by_command_and_train_again_when_forced(
 
 def test_what_fails_ends_the_command_with_an_error(project: Project) -> None:
     (project.root / "ratings.csv").unlink()
-    done = project.run("dagster", "job", "execute", *MODULE, "-j", "shop_refresh")
-    assert done.returncode == 1
+    process = project.run("dagster", "job", "execute", *MODULE, "-j", "shop_refresh")
+    assert process.returncode == 1
     # The reason stands in the last line but Dagster's own, without the stack traces.
-    reason = done.stderr.splitlines()[-2]
+    reason = process.stderr.splitlines()[-2]
     assert "RUN_FAILURE" in reason
     assert "Failure: ratings.csv: there is no such file" in reason
-    assert "Stack Trace" not in done.stderr
+    assert "Stack Trace" not in process.stderr
     with instance_of(project) as instance:
         (failed,) = instance.all_logs(
             instance.get_runs()[0].run_id, of_type=dg.DagsterEventType.STEP_FAILURE
@@ -116,12 +116,12 @@ def test_the_ui_shows_the_lineage_materializes_it_and_ends_by_ctrl_c(
     home.mkdir(mode=0o700, parents=True)
     (port,) = free_ports(1)
     address = f"http://127.0.0.1:{port}"
-    asked: list[str] = []
+    urls: list[str] = []
     with background(project, tmp_path / "log", "batchrec", "ui", "--port", str(port)) as dev:
         dev.wait_for(lambda: answers(f"{address}/server_info"), "answer of the UI", timeout=300)
         page = browser.new_page(viewport={"width": 1400, "height": 1760})
-        page.on("request", lambda request: asked.append(request.url))
-        page.on("websocket", lambda socket: asked.append(socket.url))
+        page.on("request", lambda request: urls.append(request.url))
+        page.on("websocket", lambda socket: urls.append(socket.url))
 
         page.add_init_script(UPRIGHT)
         page.goto(f"{address}/locations/batchrec_dagster/asset-groups/movielens/lineage")
@@ -142,11 +142,11 @@ def test_the_ui_shows_the_lineage_materializes_it_and_ends_by_ctrl_c(
         page.close()
         ends_with_all_its_processes(dev)
 
-    hosts = {urlsplit(url).hostname for url in asked if urlsplit(url).scheme not in LOCAL_SCHEMES}
+    hosts = {urlsplit(url).hostname for url in urls if urlsplit(url).scheme not in LOCAL_SCHEMES}
     assert hosts == {"127.0.0.1"}
     assert table(project, "movielens").get_column("user_id").n_unique() == 60
     databases = ("history/runs.db", "history/runs/index.db", "schedules/schedules.db")
-    assert {(home / each).stat().st_mode & 0o077 for each in ("history", *databases)} == {0}
+    assert {(home / name).stat().st_mode & 0o077 for name in ("history", *databases)} == {0}
 
 
 def ends_with_all_its_processes(ui: Started) -> None:
@@ -163,13 +163,13 @@ def ends_with_all_its_processes(ui: Started) -> None:
 
 def of_session(session: int) -> list[str]:
     """The commands of the session's processes that run."""
-    found = []
+    commands = []
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # it has just ended
             state, _, _, its_session, *_ = (folder / "stat").read_text().rpartition(")")[2].split()
             if its_session == str(session) and state != "Z":
-                found.append((folder / "cmdline").read_text())
-    return found
+                commands.append((folder / "cmdline").read_text())
+    return commands
 
 
 # What such URLs stand for is in the page or in the browser.
