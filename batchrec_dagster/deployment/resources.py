@@ -15,7 +15,7 @@ from botocore.exceptions import ConnectionClosedError
 from pydantic import Field
 
 from batchrec_dagster.local_personalize.api.client import Quotas, embedded_client
-from batchrec_dagster.personalize.ensure import STORAGE_TAG, Ensure
+from batchrec_dagster.personalize.ensure import LIMIT, REQUEST_RATE, STORAGE_TAG, Ensure
 from batchrec_dagster.personalize.file_formats import MAX_RESULTS
 from batchrec_dagster.personalize.schemas import FILTER_HISTORY
 from batchrec_dagster.storage.resource import StorageResource
@@ -64,7 +64,7 @@ class PersonalizeResource(dg.ConfigurableResource[Any]):
 
     @cached_property
     def client(self) -> PersonalizeClient:
-        """The boto3 client. Truncated responses are retried."""
+        """The boto3 client. Truncated responses are retried, reached limits are not."""
         if self.endpoint == EMBEDDED:
             return embedded_client(
                 Path(self.home).absolute(), self.storage.store, quotas=Quotas.parse(self.quotas)
@@ -72,6 +72,7 @@ class PersonalizeResource(dg.ConfigurableResource[Any]):
         endpoint = None if self.on_aws else self.endpoint
         client: PersonalizeClient = self.storage.client("personalize", endpoint)
         retry_truncated_responses(client)
+        raise_limits_at_once(client)
         return client
 
     @property
@@ -136,3 +137,19 @@ def _pause_if_truncated(response: Any, attempts: int, **_: Any) -> float | None:
     if attempts >= MAX_ATTEMPTS:
         raise ConnectionClosedError(endpoint_url=response[0].url)
     return random.uniform(0, min(MAX_PAUSE_SECONDS, 0.1 * 2**attempts))  # noqa: S311
+
+
+def raise_limits_at_once(client: Any) -> None:
+    """Make the boto3 client raise a LimitExceededException without repeating the request.
+
+    botocore repeats it, because other services throttle requests with this code. Personalize also
+    answers with it when a quota is used up, and `Ensure` waits where that helps.
+    """
+
+    def raise_limit(response: Any, operation: Any, **_: Any) -> None:
+        error = (response and response[1].get("Error")) or {}
+        if error.get("Code") == LIMIT and not REQUEST_RATE.search(error.get("Message", "")):
+            raise client.exceptions.LimitExceededException(response[1], operation.name)
+
+    # First, so that botocore does not count it as throttling and slow down all requests.
+    client.meta.events.register_first("needs-retry.personalize", raise_limit)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import random
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -101,10 +102,18 @@ POLLS_PER_WAIT = 20
 INVALID = "InvalidInputException"
 LIMIT = "LimitExceededException"
 
+# What the message of a LimitExceededException says if it is about requests that come too fast, and
+# if it is about jobs that run at the same time. Other limits are quotas, against which no waiting
+# helps.
+REQUEST_RATE = re.compile("per second", re.IGNORECASE)
+RUNNING_JOBS = re.compile("pending|in[ _]progress|concurrent|running", re.IGNORECASE)
+
 LIMIT_FIX = (
     "delete one that nobody needs (`batchrec teardown NAME` for a pipeline that is gone), or ask"
     " Service Quotas for more"
 )
+# Jobs and versions cannot be deleted.
+JOB_LIMIT_FIX = "reduce what the limit is about, or ask Service Quotas for more"
 
 
 @dataclass(frozen=True)
@@ -365,10 +374,10 @@ class Ensure:
                 code, message = error.response["Error"]["Code"], error.response["Error"]["Message"]
                 if code == "ResourceAlreadyExistsException":
                     return None
-                if not _is_temporary(kind, code, message):
+                if not _is_temporary(code, message):
                     fix = explain_role_error(message, create) if code == INVALID else None
                     if code == LIMIT and self.on_aws:  # The local one says what to do itself.
-                        fix = LIMIT_FIX
+                        fix = JOB_LIMIT_FIX if kind.is_numbered else LIMIT_FIX
                     raise PersonalizeError(
                         f"Personalize rejected the {kind.label} {name}: {message} ({code})"
                         + (f"; {fix}" if fix else ""),
@@ -395,13 +404,10 @@ class Ensure:
         time.sleep(seconds)
 
 
-def _is_temporary(kind: ResourceKind, code: str, message: str) -> bool:
-    """Whether waiting helps: a parent that is not ready, too many jobs at once.
-
-    It does not help against the limit of filters or solutions in a dataset group.
-    """
+def _is_temporary(code: str, message: str) -> bool:
+    """Whether waiting helps: a parent that is not ready, too many jobs or requests at once."""
     if code == LIMIT:
-        return kind.is_numbered or "IN_PROGRESS" in message
+        return bool(RUNNING_JOBS.search(message) or REQUEST_RATE.search(message))
     return code == "ResourceInUseException"
 
 

@@ -34,13 +34,14 @@ class ScriptedPersonalize:
     ) -> None:
         self.statuses, self.refuse = list(statuses), list(refuse)
         self.jobs = list(jobs)
+        self.message = "not now"
         self.created_jobs: list[dict[str, Any]] = []
         self.stopped_arns: list[str] = []
 
     def _create(self, **arguments: Any) -> dict[str, Any]:
         if self.refuse:
             code = self.refuse.pop(0)
-            raise ClientError({"Error": {"Code": code, "Message": "not now"}}, "Create")
+            raise ClientError({"Error": {"Code": code, "Message": self.message}}, "Create")
         self.created_jobs.append(arguments)
         return {"datasetImportJobArn": ARN, "datasetGroupArn": ARN}
 
@@ -265,9 +266,22 @@ def test_a_job_that_never_ends_meets_the_deadline() -> None:
         )
 
 
-@pytest.mark.parametrize("code", ["ResourceInUseException", "LimitExceededException"])
-def test_a_busy_personalize_is_waited_out(code: str, caplog: pytest.LogCaptureFixture) -> None:
+MANY_JOBS = "More than 5 resources with PENDING or IN_PROGRESS status."
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("ResourceInUseException", "not now"),
+        ("LimitExceededException", MANY_JOBS),
+        ("LimitExceededException", "The limit on the number of requests per second was exceeded."),
+    ],
+)
+def test_a_busy_personalize_is_waited_out(
+    code: str, message: str, caplog: pytest.LogCaptureFixture
+) -> None:
     client = ScriptedPersonalize(statuses=["ACTIVE"], refuse=[code, code])
+    client.message = message
     with caplog.at_level(logging.INFO):
         assert start(client).created
     assert caplog.text.count("retrying the dataset import job shop-abc-1 in 300 s") == 2
@@ -275,7 +289,8 @@ def test_a_busy_personalize_is_waited_out(code: str, caplog: pytest.LogCaptureFi
 
 def test_a_personalize_that_stays_busy_meets_the_deadline() -> None:
     client = ScriptedPersonalize(statuses=["ACTIVE"], refuse=["LimitExceededException"] * 100)
-    with pytest.raises(PersonalizeError, match="still busy: not now"):
+    client.message = MANY_JOBS
+    with pytest.raises(PersonalizeError, match=f"still busy: {MANY_JOBS}"):
         start(client)
 
 
@@ -283,8 +298,13 @@ def test_a_limit_that_no_waiting_changes_fails_at_once() -> None:
     client = ScriptedPersonalize(statuses=["ACTIVE"], refuse=["LimitExceededException"] * 100)
     with pytest.raises(PersonalizeError, match=r"rejected .* not now \(LimitExceededException\)"):
         ensure(client).start_named(DATASET_GROUP, "shop", {})
+    on_aws = replace(ensure(client), on_aws=True)
     with pytest.raises(PersonalizeError, match=r"delete one that nobody needs .* Service Quotas"):
-        replace(ensure(client), on_aws=True).start_named(DATASET_GROUP, "shop", {})
+        on_aws.start_named(DATASET_GROUP, "shop", {})
+    client.message = "Maximum number of distinct event types exceeded."
+    with pytest.raises(PersonalizeError, match=r"reduce what the limit is about, or ask Service"):
+        on_aws.start_numbered(IMPORT_JOB, "shop-abc", lambda name: {})
+    assert len(client.refuse) == 97
 
 
 def test_what_is_refused_for_good_fails_at_once() -> None:
