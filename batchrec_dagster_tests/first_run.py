@@ -45,7 +45,7 @@ class FirstRun:
         with dg.DagsterInstance.ephemeral() as instance:
             assert refresh(project, "shop", instance, report=True).success
             for name, connect in _databases(instance).items():
-                with connect as connection, _opened(folder / name) as file:
+                with connect as connection, _database_file(folder / name) as file:
                     _sqlite(connection).backup(file)
         return cls(folder)
 
@@ -69,7 +69,7 @@ class FirstRun:
         shutil.copytree(self.folder / ".batchrec", project.root / ".batchrec")
         if instance is not None:
             for name, connect in _databases(instance).items():
-                with _opened(self.folder / name) as file, connect as connection:
+                with _database_file(self.folder / name) as file, connect as connection:
                     file.backup(_sqlite(connection))
 
 
@@ -89,7 +89,7 @@ def _sqlite(connection: Connection) -> sqlite3.Connection:
 
 
 @contextmanager
-def _opened(file: Path) -> Iterator[sqlite3.Connection]:
+def _database_file(file: Path) -> Iterator[sqlite3.Connection]:
     """A database on disk. SQLite's own context manager would leave it open."""
     connection = sqlite3.connect(file)
     try:

@@ -113,11 +113,11 @@ def warm(splits: list[Split], features: ItemFeatures) -> dict[str, dict[str, flo
     """NDCG at 25 with features against that without, by length of the history."""
     ndcg_by_length: dict[tuple[str, bool], list[Float64]] = {}
     for split in splits:
-        for with_items in (False, True):
-            model = train_model(replace(split.train, features=features if with_items else None))
+        for has_features in (False, True):
+            model = train_model(replace(split.train, features=features if has_features else None))
             model = model.with_exploration(0, 0)
             for name, short_split in _cut_by_length(split):
-                ndcg_by_length.setdefault((name, with_items), []).append(
+                ndcg_by_length.setdefault((name, has_features), []).append(
                     evaluate(model, short_split).ndcg()
                 )
     names = [name for name, _ in _cut_by_length(splits[0])]

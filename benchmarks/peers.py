@@ -145,9 +145,9 @@ def fit_slim(matrix: csr_matrix, options: Options) -> Score:
         place = (np.zeros(len(neighbours), np.int32), neighbours)
         return csr_matrix((coefficients.astype(np.float32), place), shape=(1, matrix.shape[1]))
 
-    by_target = vstack(list(ordered_map(fit_weights, range(matrix.shape[1]))), format="csr")
-    by_target.eliminate_zeros()
-    return score_by_item(by_target.T.tocsr())
+    weights_by_target = vstack(list(ordered_map(fit_weights, range(matrix.shape[1]))), format="csr")
+    weights_by_target.eliminate_zeros()
+    return score_by_item(weights_by_target.T.tocsr())
 
 
 def fit_slist(matrix: csr_matrix, options: Options) -> Score:

@@ -76,10 +76,10 @@ class Part:
 
 
 @st.composite
-def compares(draw: st.DrawFn, dataset: str, *, as_dataset: str | None = None) -> Compare:
+def compares(draw: st.DrawFn, dataset: str, *, written_dataset: str | None = None) -> Compare:
     names = [*STRING_FIELDS[dataset], *NUMBER_FIELDS[dataset]]
     name = draw(st.sampled_from(names))
-    dataset_name = as_dataset or dataset
+    dataset_name = written_dataset or dataset
     if name in NUMBER_FIELDS[dataset]:
         sign = draw(st.sampled_from(list(SIGNS)))
         values = [st.sampled_from(NUMBERS), st.sampled_from([Param("N1"), Param("N2")])]
@@ -115,7 +115,7 @@ def conditions(dataset: str) -> st.SearchStrategy[Any]:
 def parts(target: str) -> st.SearchStrategy[list[Part]]:
     datasets = ["Items", "Interactions"] if target == "ItemID" else ["Users", "Interactions"]
     ifs = (
-        st.lists(compares("Users", as_dataset="CurrentUser"), max_size=2)
+        st.lists(compares("Users", written_dataset="CurrentUser"), max_size=2)
         if target == "ItemID"
         else st.just([])
     )

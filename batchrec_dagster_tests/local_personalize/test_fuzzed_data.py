@@ -173,7 +173,7 @@ def fuzzed_personalize(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fuz
 
 
 @st.composite
-def changed(draw: st.DrawFn, good: bytes) -> bytes:
+def damaged_bytes(draw: st.DrawFn, good: bytes) -> bytes:
     """Good bytes with some places overwritten, or pushed apart."""
     data = good
     for place, length, nasty in draw(CHANGES):
@@ -183,7 +183,7 @@ def changed(draw: st.DrawFn, good: bytes) -> bytes:
 
 
 @SETTINGS
-@given(data=changed(GOOD) | WHOLE_FILES | st.binary(max_size=300))
+@given(data=damaged_bytes(GOOD) | WHOLE_FILES | st.binary(max_size=300))
 def test_any_file_is_imported_or_refused_with_a_reason(
     fuzzed_personalize: FuzzedPersonalize, data: bytes
 ) -> None:
@@ -264,7 +264,7 @@ def lines(draw: st.DrawFn, recipe: Recipe) -> bytes:
         {field: JSON | st.just(VALUES[field]) for field in recipe.input_fields},
         optional={"filterValues": JSON, "other": JSON},
     ).map(lambda value: json.dumps(value).encode())
-    line = st.just(good) | changed(good) | odd | st.binary(max_size=30)
+    line = st.just(good) | damaged_bytes(good) | odd | st.binary(max_size=30)
     huge = st.sampled_from([good, b"", b'{"userId":"' + b"x" * (MAX_LINE_BYTES + 1) + b'"}'])
     lines_drawn = [*draw(st.lists(line, max_size=6)), draw(huge), good]
     start = draw(st.sampled_from([b"", b"", BOM]))

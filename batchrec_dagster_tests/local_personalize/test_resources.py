@@ -50,7 +50,7 @@ def test_names_are_unique(local: Local) -> None:
 
 
 def test_what_does_not_exist(local: Local) -> None:
-    not_found = local.client.exceptions.ResourceNotFoundException
+    missing_error = local.client.exceptions.ResourceNotFoundException
     arn = GROUP.replace("films", "none")
     client = local.client
     group = local.create_group()
@@ -69,7 +69,7 @@ def test_what_does_not_exist(local: Local) -> None:
         lambda: local.create_filter(arn),
     )
     for request in requests:
-        with pytest.raises(not_found, match="does not exist"):
+        with pytest.raises(missing_error, match="does not exist"):
             request()
 
 

@@ -335,8 +335,8 @@ def test_input_and_output_are_checked_as_for_batch_inference(local: Local) -> No
     assert failed_job["failureReason"] == (
         "Invalid Data location. There is no object at s3://data/segment/queries.json"
     )
-    not_found = local.client.exceptions.ResourceNotFoundException
-    with pytest.raises(not_found):
+    missing_error = local.client.exceptions.ResourceNotFoundException
+    with pytest.raises(missing_error):
         _create_job(local, version + "0", "other")
     assert local.describe(version)["recipeArn"] == RECIPE + ITEM_AFFINITY
 

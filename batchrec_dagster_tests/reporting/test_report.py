@@ -262,13 +262,13 @@ def _check_people(data: str, rows: list[dict[str, Any]], lists: list[dict[str, A
             / (common_users + 10)
         )
 
-    for item, title, users, in_lists, near, image, link in payload["items"]:
+    for item, title, users, list_count, near, image, link in payload["items"]:
         assert (title, users) == (f"Film, no. {item}", len(users_of[item]))
-        assert in_lists == sum(row["item_id"] == item for row in lists)
+        assert list_count == sum(row["item_id"] == item for row in lists)
         assert (image, link) == (None, None)
         overlaps = sorted(compute_overlap(item, other) for other in users_of if other != item)[::-1]
         assert [compute_overlap(item, ids[other]) for other in near[::2]] == pytest.approx(
-            [value for value in overlaps[:5] if value and in_lists]
+            [value for value in overlaps[:5] if value and list_count]
         )
         for other, common_users in zip(near[::2], near[1::2], strict=True):
             assert common_users == len(users_of[item] & users_of[ids[other]])

@@ -69,10 +69,10 @@ def clone_project(root: Path) -> Path:
 def _copy_compiled(name: str, root: Path) -> None:
     """Copy what Python compiled of the file: to compile all again takes seconds."""
     if name.startswith("batchrec_dagster/") and name.endswith(".py"):
-        compiled = Path(cache_from_source(name))
-        if (REPOSITORY / compiled).is_file():
-            (root / compiled.parent).mkdir(exist_ok=True)
-            shutil.copy2(REPOSITORY / compiled, root / compiled)
+        bytecode_file = Path(cache_from_source(name))
+        if (REPOSITORY / bytecode_file).is_file():
+            (root / bytecode_file.parent).mkdir(exist_ok=True)
+            shutil.copy2(REPOSITORY / bytecode_file, root / bytecode_file)
 
 
 def type_commands(script: Sequence[str], root: Path) -> str:

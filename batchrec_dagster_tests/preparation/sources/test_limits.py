@@ -109,9 +109,9 @@ def test_ids_that_are_too_long_are_never_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "lines",
     [
-        lambda most: LINE + "x" * (most + 1),
-        lambda most: LINE + "x" * (most + 1) + "\n" + LINE,
-        lambda most: LINE + "x" * 3_000_000 + "\n" + LINE,
+        lambda max_length: LINE + "x" * (max_length + 1),
+        lambda max_length: LINE + "x" * (max_length + 1) + "\n" + LINE,
+        lambda max_length: LINE + "x" * 3_000_000 + "\n" + LINE,
     ],
     ids=["last", "within", "longer than a chunk"],
 )
