@@ -10,8 +10,11 @@ import logging
 import random
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +60,11 @@ class ResourceKind:
         return f"{self.member}Arn"
 
     @cached_property
+    def resource_type(self) -> str:
+        """As in ARNs, such as dataset-group."""
+        return self.label.replace(" ", "-")
+
+    @cached_property
     def name(self) -> str:
         """The member that holds the name: jobName or name."""
         return "jobName" if self.label.endswith("job") else "name"
@@ -88,8 +96,18 @@ ACTIVE = "ACTIVE"
 FAILED = ("CREATE FAILED", "CREATE STOPPED")
 Description = Mapping[str, Any]
 
-# Two runs may create the same name at the same time. After more collisions, there is another cause.
-MAX_COLLISIONS = 3
+# What has a name may be deleted while this run looks for it. After more collisions, the cause is
+# another one.
+MAX_COLLISIONS = 2
+
+# Personalize may show a resource only some time after it was created. These are the pauses between
+# the attempts to see one, as multiples of `Ensure.poll_seconds`: four minutes in all on AWS.
+PAUSES_UNTIL_SHOWN = (0.2, 0.5, 1, 2, 4)
+
+# The time in a response is in whole seconds. A response without one leaves the clock of this
+# machine, which AWS allows to be wrong by five minutes.
+TIME_TOLERANCE = timedelta(seconds=2)
+CLOCK_TOLERANCE = timedelta(minutes=5)
 
 # How many numbers of one name may be taken by jobs that List does not show.
 MAX_TAKEN_NAMES = 100
@@ -101,6 +119,7 @@ POLLS_PER_WAIT = 20
 # Error codes of Personalize.
 INVALID = "InvalidInputException"
 LIMIT = "LimitExceededException"
+NOT_FOUND = "ResourceNotFoundException"
 
 # What the message of a LimitExceededException says if it is about requests that come too fast, and
 # if it is about jobs that run at the same time. Other limits are quotas, against which no waiting
@@ -117,12 +136,22 @@ JOB_LIMIT_FIX = "reduce what the limit is about, or ask Service Quotas for more"
 
 
 @dataclass(frozen=True)
+class TakenName:
+    """The answer that a name is taken: by another run, or by this request if it was repeated."""
+
+    not_before: datetime
+    """The time before which Personalize created nothing for this request."""
+    message: str
+    """Personalize's message."""
+
+
+@dataclass(frozen=True)
 class StartedResource:
     """A resource of any status."""
 
     arn: str
     created: bool
-    """Whether this call created it."""
+    """Whether this call created it, even if the answer was lost."""
     usual_seconds: float | None = None
     """How long the last one of its kind took, if that is known."""
 
@@ -191,22 +220,29 @@ class Ensure:
     ) -> StartedResource:
         """As `find_or_create`, without waiting."""
         deadline = time.monotonic() + self.deadline_seconds
-        collisions = 0
+        collisions, message = 0, ""
         while collisions < MAX_COLLISIONS:
             summaries = self.list(kind, **within)
             existing = next((item for item in summaries if item[kind.name] == name), None)
+            created = False
             if existing is None:
-                arn = self._create(kind, name, create, deadline)
-                if arn:
-                    return StartedResource(arn, created=True)
-                collisions += 1
-            elif not str(existing.get("status")).startswith("DELETE"):
-                return StartedResource(existing[kind.arn], created=False)
-            else:
-                waiting_for = f"{kind.label} {name} is being deleted"
-                self.log.info(f"{waiting_for}; waiting until it is gone")
-                self.sleep(self.poll_seconds, deadline, waiting_for)
-        raise _make_taken_name_error(kind, name)
+                answer = self._create(kind, name, create, deadline)
+                if isinstance(answer, str):
+                    return StartedResource(answer, created=True)
+                message = answer.message
+                existing = self._find_taken(kind, name, create, within, deadline)
+                if existing is None:
+                    collisions += 1
+                    continue
+                if not _is_in(kind, existing, name, within):
+                    break
+                created = self._is_from_this_call(kind, existing, answer)
+            if not str(existing.get("status")).startswith("DELETE"):
+                return StartedResource(existing[kind.arn], created=created)
+            waiting_for = f"{kind.label} {name} is being deleted"
+            self.log.info(f"{waiting_for}; waiting until it is gone")
+            self.sleep(self.poll_seconds, deadline, waiting_for)
+        raise _make_taken_name_error(kind, name, message)
 
     def start_numbered(
         self,
@@ -227,6 +263,7 @@ class Ensure:
         usable: returns False for a description to reject, for example if its results are gone.
         """
         deadline = time.monotonic() + self.deadline_seconds
+        name, message = "", ""
         for taken_names in range(MAX_TAKEN_NAMES):
             # Failed ones count too, so that a number is never used twice.
             existing = self._list_oldest_first(kind, **within)
@@ -236,12 +273,21 @@ class Ensure:
             # A name stays taken where List does not show it: by a job of another dataset group, or
             # of a dataset that was deleted, because jobs cannot be deleted.
             name = f"{stem}-{len(existing) + 1 + taken_names}"
-            arn = self._create(kind, name, create(name), deadline)
-            if arn:
-                return StartedResource(
-                    arn, created=True, usual_seconds=_find_usual_seconds(existing)
-                )
-        raise _make_taken_name_error(kind, name)
+            arguments = create(name)
+            usual_seconds = _find_usual_seconds(existing)
+            answer = self._create(kind, name, arguments, deadline)
+            if isinstance(answer, str):
+                return StartedResource(answer, created=True, usual_seconds=usual_seconds)
+            message = answer.message
+            known_arns = {summary[kind.arn] for summary in existing}
+            taken = self._find_taken(kind, name, arguments, within, deadline, known_arns)
+            if taken is None or taken[kind.arn] in known_arns:
+                continue
+            if _is_in(kind, taken, name, within):
+                created = self._is_from_this_call(kind, taken, answer)
+                if created or (taken["status"] not in FAILED and usable(taken)):
+                    return StartedResource(taken[kind.arn], created, usual_seconds)
+        raise _make_taken_name_error(kind, name, message)
 
     def find_numbered(
         self,
@@ -316,7 +362,7 @@ class Ensure:
         deadline = start + self.deadline_seconds
         status, last_logged = None, start
         while True:
-            description = self.describe(kind, started.arn)
+            description = self._describe_started(kind, started, deadline)
             now = time.monotonic()
             if description.get("status", ACTIVE) != status:
                 status, last_logged = description.get("status", ACTIVE), now
@@ -335,6 +381,29 @@ class Ensure:
             longest_pause = POLLS_PER_WAIT * self.poll_seconds
             pause = min(max(self.poll_seconds, (now - start) / POLLS_PER_WAIT), longest_pause)
             self.sleep(pause, deadline, f"{kind.label} {started.arn} is {status}")
+
+    def _describe_started(
+        self, kind: ResourceKind, started: StartedResource, deadline: float
+    ) -> Description:
+        """Describe's answer.
+
+        What this run created may be shown only after some time. Raises PersonalizeError if it is
+        not.
+        """
+        for pause in PAUSES_UNTIL_SHOWN if started.created else ():
+            description = self._describe_if_shown(kind, started.arn)
+            if description is not None:
+                return description
+            waiting_for = f"Personalize does not show the {kind.label} {started.arn} yet"
+            self.log.info(waiting_for)
+            self.sleep(pause * self.poll_seconds, deadline, waiting_for)
+        description = self._describe_if_shown(kind, started.arn)
+        if description is None:
+            raise PersonalizeError(
+                f"Personalize does not know the {kind.label} {started.arn}, though it was there:"
+                " somebody may have deleted it. Run again: it creates what is missing"
+            )
+        return description
 
     def list(self, kind: ResourceKind, **within: str) -> list[Description]:
         """All summaries of this kind."""
@@ -355,8 +424,8 @@ class Ensure:
 
     def _create(
         self, kind: ResourceKind, name: str, create: Mapping[str, Any], deadline: float
-    ) -> str | None:
-        """The ARN of the new resource, or None if another run has just created that name.
+    ) -> str | TakenName:
+        """The ARN of the new resource, or that its name is taken.
 
         While Personalize is busy, the request is repeated until the deadline. Raises
         PersonalizeError.
@@ -368,12 +437,14 @@ class Ensure:
                 tags[VERSION_NAME_TAG] = name
             arguments["tags"] = [{"tagKey": key, "tagValue": value} for key, value in tags.items()]
         while True:
+            start = time.monotonic()
             try:
                 answer = getattr(self.client, f"create_{kind.snake}")(**arguments)
             except ClientError as error:
                 code, message = error.response["Error"]["Code"], error.response["Error"]["Message"]
                 if code == "ResourceAlreadyExistsException":
-                    return None
+                    elapsed = timedelta(seconds=time.monotonic() - start)
+                    return TakenName(_read_time(error) - elapsed, message)
                 if not _is_temporary(code, message):
                     fix = explain_role_error(message, create) if code == INVALID else None
                     if code == LIMIT and self.on_aws:  # The local one says what to do itself.
@@ -391,6 +462,89 @@ class Ensure:
                 arn: str = answer[kind.arn]
                 self.log.info(f"created {kind.label} {arn}")
                 return arn
+
+    def _find_taken(
+        self,
+        kind: ResourceKind,
+        name: str,
+        create: Mapping[str, Any],
+        within: Mapping[str, str],
+        deadline: float,
+        known_arns: Collection[str] = (),
+    ) -> Description | None:
+        """Describe's answer for the resource that has the name, or None if Personalize shows none.
+
+        List may not show yet what was created a moment ago. So this asks several times, and also
+        describes the ARN that the resource must have, unless that does not follow from the name.
+
+        create: Create's arguments besides the name and tags.
+        known_arns: the ARNs that List had shown before the request.
+        """
+        expected_arn = self._build_arn(kind, name, create)
+        for pause in (0, *PAUSES_UNTIL_SHOWN):
+            if pause:
+                waiting_for = f"the {kind.label} {name} exists, but Personalize does not show it"
+                self.log.info(f"{waiting_for}; looking again")
+                self.sleep(pause * self.poll_seconds, deadline, waiting_for)
+            description = self._describe_if_shown(kind, expected_arn) if expected_arn else None
+            if description is not None:
+                return description
+            for summary in self.list(kind, **within):
+                arn = summary[kind.arn]
+                # The summary of a solution version has no name.
+                if arn not in known_arns and summary.get(kind.name, name) == name:
+                    description = self._describe_if_shown(kind, arn)
+                    if description is not None and description[kind.name] == name:
+                        return description
+        return None
+
+    def _build_arn(self, kind: ResourceKind, name: str, create: Mapping[str, Any]) -> str | None:
+        """The ARN of the resource of this name, or None if it is not known.
+
+        create: Create's arguments, of which one may be the ARN of another resource.
+        """
+        if kind is SOLUTION_VERSION:
+            return None
+        if kind is DATASET:
+            datasets = str(create["datasetGroupArn"]).replace(":dataset-group/", ":dataset/")
+            return f"{datasets}/{create['datasetType']}"
+        for argument in create.values():
+            # A recipe's ARN has no account.
+            account = re.match(r"arn:[\w-]+:personalize:[\w-]+:\d{12}:", str(argument))
+            if account:
+                return f"{account[0]}{kind.resource_type}/{name}"
+        if not self.role_arn:
+            return None
+        # Only a role of the same account can be passed to Personalize.
+        account_id = self.role_arn.split(":")[4]
+        meta = self.client.meta
+        prefix = f"arn:{meta.partition}:personalize:{meta.region_name}:{account_id}"
+        return f"{prefix}:{kind.resource_type}/{name}"
+
+    def _describe_if_shown(self, kind: ResourceKind, arn: str) -> Description | None:
+        try:
+            return self.describe(kind, arn)
+        except ClientError as error:
+            if error.response["Error"]["Code"] != NOT_FOUND:
+                raise
+            return None
+
+    def _is_from_this_call(
+        self, kind: ResourceKind, description: Description, taken: TakenName
+    ) -> bool:
+        """Whether the call that got this answer created the resource itself.
+
+        Then the answer to the call's first request was lost, and botocore repeated the request.
+        """
+        if description["creationDateTime"] < taken.not_before:
+            return False
+        arn = description[kind.arn]
+        if kind is not SCHEMA:  # A schema has no tags.
+            tags = self.tags_of(arn)
+            if any(tags.get(key) != self.tags.get(key) for key in (PIPELINE_TAG, STORAGE_TAG)):
+                return False
+        self.log.info(f"created {kind.label} {arn}; the first answer was lost")
+        return True
 
     def sleep(self, seconds: float, deadline: float, waiting_for: str) -> None:
         """Wait for about this long. Raises PersonalizeError if the deadline would pass."""
@@ -427,11 +581,27 @@ def _describe_time_left(seconds: float, usual: float | None) -> str:
     return f"; the last one took {usual:.0f} s{time_left}"
 
 
-def _make_taken_name_error(kind: ResourceKind, name: str) -> PersonalizeError:
+def _read_time(error: ClientError) -> datetime:
+    """The earliest time that it can be by Personalize's clock, from its response."""
+    headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    with suppress(ValueError):
+        return parsedate_to_datetime(headers.get("date", "")) - TIME_TOLERANCE
+    return datetime.now(UTC) - CLOCK_TOLERANCE
+
+
+def _is_in(
+    kind: ResourceKind, description: Description, name: str, within: Mapping[str, str]
+) -> bool:
+    """Whether the resource has this name, and is in the given parent."""
+    parents_match = all(description.get(member, arn) == arn for member, arn in within.items())
+    return parents_match and bool(description[kind.name] == name)
+
+
+def _make_taken_name_error(kind: ResourceKind, name: str, message: str) -> PersonalizeError:
     return PersonalizeError(
         f"Personalize already has a {kind.label} named {name}, but does not list it here: another"
         " dataset group of this account may have it. Rename the pipeline, or delete that"
-        f" {kind.label}"
+        f" {kind.label} (Personalize says: {message})"
     )
 
 
