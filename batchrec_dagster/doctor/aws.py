@@ -10,39 +10,42 @@ from botocore.exceptions import BotoCoreError, ClientError
 from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.deployment.resources import AWS
 from batchrec_dagster.doctor.aws_quotas import check_quotas
+from batchrec_dagster.doctor.caller import check_caller
 from batchrec_dagster.doctor.clients import CHECK_NETWORK, make_client, make_session, try_call
 from batchrec_dagster.doctor.findings import Finding, failed, ok, warning
 from batchrec_dagster.doctor.policies import (
+    SERVICE,
     find_conditional_denies,
     find_missing_permissions,
     parse_policy,
 )
+from batchrec_dagster.doctor.simulator import find_denied_actions
 from batchrec_dagster.storage import permissions
 from batchrec_dagster.storage.object_store import split_uri
-
-SERVICE = "personalize.amazonaws.com"
 
 
 def check_aws(deployment: Deployment) -> Iterator[Finding]:
     """Findings about AWS and its Personalize; none if Personalize is the embedded one."""
     if deployment.embedded:
         return
-    on_aws = deployment.personalize == AWS
-    if on_aws:
-        yield _check_region(deployment)
-        identity = _check_identity(deployment)
-        yield identity
-        if identity.status == "failed":
-            return
+    if deployment.personalize != AWS:
+        yield _check_personalize(deployment)
+        return
+    yield _check_region(deployment)
+    caller = _identify_caller(deployment)
+    if isinstance(caller, Finding):
+        yield caller
+        return
+    yield ok("identity", caller)
     personalize = _check_personalize(deployment)
     yield personalize
-    if on_aws:
-        yield from _check_role(deployment)
-        yield _check_bucket_policy(deployment)
-        if personalize.status == "ok":
-            yield from check_quotas(
-                make_client(deployment, "personalize"), make_client(deployment, "service-quotas")
-            )
+    yield check_caller(deployment, caller)
+    yield from _check_role(deployment)
+    yield _check_bucket_policy(deployment)
+    if personalize.status == "ok":
+        yield from check_quotas(
+            make_client(deployment, "personalize"), make_client(deployment, "service-quotas")
+        )
 
 
 def _check_region(deployment: Deployment) -> Finding:
@@ -59,7 +62,8 @@ def _check_region(deployment: Deployment) -> Finding:
     return ok("region", region)
 
 
-def _check_identity(deployment: Deployment) -> Finding:
+def _identify_caller(deployment: Deployment) -> str | Finding:
+    """The ARN that the credentials stand for, or the finding that they are of no use."""
     check = "identity"
     try:
         caller = make_client(deployment, "sts").get_caller_identity()
@@ -76,7 +80,7 @@ def _check_identity(deployment: Deployment) -> Finding:
             f"these credentials are {caller['Arn']}, but BATCHREC_ROLE_ARN is in account {account}",
             "use a role in the same account: iam:PassRole does not cross accounts",
         )
-    return ok(check, caller["Arn"])
+    return str(caller["Arn"])
 
 
 def _check_personalize(deployment: Deployment) -> Finding:
@@ -129,20 +133,13 @@ def _check_role_in_storage(deployment: Deployment) -> Finding:
     check, role = "role in storage", deployment.role_arn
     arn, objects = _get_storage_arns(deployment)
 
-    def find_denied_actions(actions: list[str], resource: str) -> list[str]:
-        answer = make_client(deployment, "iam").simulate_principal_policy(
-            PolicySourceArn=role, ActionNames=actions, ResourceArns=[resource]
-        )
-        results = answer["EvaluationResults"]
-        return [
-            result["EvalActionName"] for result in results if result["EvalDecision"] != "allowed"
-        ]
-
     # IAM's simulator is asked about each resource with the actions that go with it.
     def find_missing_actions() -> list[str]:
-        return find_denied_actions(["s3:GetObject", "s3:PutObject"], objects) + find_denied_actions(
-            ["s3:ListBucket"], arn
-        )
+        iam = make_client(deployment, "iam")
+        return [
+            *find_denied_actions(iam, role, ["s3:GetObject", "s3:PutObject"], objects),
+            *find_denied_actions(iam, role, ["s3:ListBucket"], arn),
+        ]
 
     missing_actions = try_call(check, find_missing_actions, "iam:SimulatePrincipalPolicy", role)
     if isinstance(missing_actions, Finding):

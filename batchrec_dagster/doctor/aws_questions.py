@@ -11,8 +11,8 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from batchrec_dagster.doctor import aws_trial
-from batchrec_dagster.doctor.aws import SERVICE
 from batchrec_dagster.doctor.aws_trial import Line, Trial
+from batchrec_dagster.doctor.policies import SERVICE
 from batchrec_dagster.personalize import ensure as api
 from batchrec_dagster.personalize import prices
 from batchrec_dagster.personalize.errors import PersonalizeError

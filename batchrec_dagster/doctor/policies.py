@@ -13,6 +13,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import unquote
 
+SERVICE = "personalize.amazonaws.com"
+
 PolicyDocument = Mapping[str, Any]
 Permission = tuple[str, str]
 """An action, such as s3:GetObject, and the ARN of the resource."""

@@ -99,7 +99,9 @@ def _find_resource(operation: str, params: Mapping[str, Any], prefix: str) -> st
         return f"{group}/{params['datasetType']}"
     name = params.get("jobName") or params.get("name")
     if verb == "Create" and name and kind != "solution-version":
-        return f"{prefix}:*:{kind}/{name}"
+        created = f"{prefix}:*:{kind}/{name}"
+        # A policy must allow CreateSolution on the recipe too.
+        return f"{created} and {params['recipeArn']}" if "recipeArn" in params else created
     member = words[0].lower() + "".join(words[1:])
     for about in (f"{member}Arn", "resourceArn", "solutionVersionArn", "solutionArn"):
         if about in params:

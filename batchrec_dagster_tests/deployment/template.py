@@ -78,6 +78,12 @@ def read_actions(statement: Statement) -> list[str]:
     return [action] if isinstance(action, str) else list(action)
 
 
+def read_resources(statement: Statement) -> list[str]:
+    """The statement's resources, one or many."""
+    resource = statement["Resource"]
+    return [resource] if isinstance(resource, str) else list(resource)
+
+
 def _decide(condition: Mapping[str, Any], values: Mapping[str, str]) -> bool:
     ((function, arguments),) = condition.items()
     if function == "!Not":
@@ -102,7 +108,9 @@ def _fill(value: Any, names: Mapping[str, Any], conditions: Mapping[str, bool]) 
         case {"!GetAtt": name}:
             return find_value(name)
         case {"!Sub": text}:
-            return re.sub(r"\$\{([\w:.]+)\}", lambda match: str(find_value(match[1])), text)
+            filled_text = re.sub(r"\$\{([\w:.]+)\}", lambda match: str(find_value(match[1])), text)
+            # `${!aws:username}` is left to IAM, which fills in the caller's name.
+            return filled_text.replace("${!", "${")
         case {"!If": [condition, then, other]}:
             return _fill(then if conditions[condition] else other, names, conditions)
         case dict():

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
+from fnmatch import fnmatchcase
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,17 +17,33 @@ from moto import mock_aws
 
 from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.doctor import Finding, aws, clients
+from batchrec_dagster.doctor import caller as caller_check
 from batchrec_dagster.doctor.aws_quotas import check_quotas
 from batchrec_dagster.doctor.policies import find_conditional_denies, find_missing_permissions
 from batchrec_dagster.testing import StartedPersonalize
-from batchrec_dagster_tests.deployment.template import ACCOUNT, BUCKET, REGION, resolve_stack
+from batchrec_dagster_tests.deployment.template import (
+    ACCOUNT,
+    BUCKET,
+    REGION,
+    Statement,
+    list_runner_statements,
+    read_actions,
+    read_resources,
+    resolve_stack,
+)
 from batchrec_dagster_tests.doctor.test_doctor import index_by_check
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("bare_environment")]
 
 SERVICE = "personalize.amazonaws.com"
 LACKS: set[str] = set()
+# What the organization forbids, whatever the policies of the account allow.
+BLOCKED_ACTIONS: set[str] = set()
+BLOCKED = {"AllowedByOrganizations": False}
 ROLE = f"arn:aws:iam::{ACCOUNT}:role/Personalize"
+RUNNER = f"arn:aws:iam::{ACCOUNT}:role/team/Runner"
+USER = f"arn:aws:iam::{ACCOUNT}:user/me"
+SESSION = f"arn:aws:sts::{ACCOUNT}:assumed-role/Runner/i-0123"
 
 
 @pytest.fixture
@@ -41,7 +59,8 @@ def account(
 ) -> Iterator[Callable[..., dict[str, Finding]]]:
     """Examines an AWS account with the template's bucket and role, and a Personalize.
 
-    The argument `refuse` of the fixture's function names operations that are denied.
+    The arguments of the fixture's function: `refuse` names operations that are denied, `caller` is
+    the ARN that the credentials stand for, and `statements` are what the runner may do.
     """
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
@@ -54,10 +73,25 @@ def account(
             Bucket=BUCKET, Policy=json.dumps(resources["BucketPolicy"]["PolicyDocument"])
         )
         trust = resources["PersonalizeRole"]["AssumeRolePolicyDocument"]
-        iam.create_role(RoleName="Personalize", AssumeRolePolicyDocument=json.dumps(trust))
+        for name, path in (("Personalize", "/"), ("Runner", "/team/")):
+            iam.create_role(RoleName=name, Path=path, AssumeRolePolicyDocument=json.dumps(trust))
         real = clients.make_client
 
-        def examine(*, refuse: tuple[str, ...] = (), **settings: str) -> dict[str, Finding]:
+        def examine(
+            *,
+            refuse: tuple[str, ...] = (),
+            caller: str = SESSION,
+            statements: list[Statement] | None = None,
+            **settings: str,
+        ) -> dict[str, Finding]:
+            runner = statements if statements is not None else list_statements_for_role()
+
+            def identify(**_: Any) -> Any:
+                return SimpleNamespace(status_code=200), {"Arn": caller, "Account": ACCOUNT}
+
+            def simulate(params: Any, **_: Any) -> Any:
+                return simulate_policy(params["body"], runner)
+
             def open_client(deployment: Deployment, service: str) -> Any:
                 if service == "personalize":
                     personalize_client: Any = personalize.client
@@ -65,13 +99,15 @@ def account(
                     personalize_client = real(deployment, service)
                 # moto has no policy simulator.
                 personalize_client.meta.events.register(
-                    "before-call.iam.SimulatePrincipalPolicy", simulate_policy
+                    "before-call.iam.SimulatePrincipalPolicy", simulate
                 )
+                personalize_client.meta.events.register("before-call.sts", identify)
                 for operation in ("ListServiceQuotas", *refuse):  # moto has no quotas
                     personalize_client.meta.events.register(f"before-call.*.{operation}", deny)
                 return personalize_client
 
-            monkeypatch.setattr(aws, "make_client", open_client)
+            for module in (aws, caller_check):
+                monkeypatch.setattr(module, "make_client", open_client)
             environment = {
                 "BATCHREC_PERSONALIZE": "aws",
                 "BATCHREC_STORAGE": f"s3://{BUCKET}/batchrec",
@@ -84,11 +120,40 @@ def account(
         yield examine
 
 
-def simulate_policy(params: Any, **_: Any) -> Any:
-    """IAM's policy simulator: the role may do everything except what is in LACKS."""
-    actions = [value for key, value in params["body"].items() if key.startswith("ActionNames")]
+def list_statements_for_role() -> list[Statement]:
+    """What the template's runner may do, with the role of these tests as Personalize's."""
+    text = json.dumps(list_runner_statements()).replace("<PersonalizeRole.Arn>", ROLE)
+    statements: list[Statement] = json.loads(text)
+    return statements
+
+
+def simulate_policy(body: dict[str, str], runner: list[Statement]) -> Any:
+    """IAM's policy simulator: the runner may do what the statements allow.
+
+    Personalize's role may do everything except what is in LACKS.
+    """
+    actions = [value for key, value in body.items() if key.startswith("ActionNames")]
+    resource = body["ResourceArns.member.1"]
+    assert body["PolicySourceArn"] in (ROLE, RUNNER, USER)
+
+    def is_allowed(action: str) -> bool:
+        if body["PolicySourceArn"] == ROLE:
+            return action not in LACKS
+        is_passed_on = body["ContextEntries.member.1.ContextKeyValues.member.1"] == SERVICE
+        return any(
+            action in read_actions(statement)
+            and fnmatchcase(resource, pattern)
+            and ("Condition" not in statement or is_passed_on)
+            for statement in runner
+            for pattern in read_resources(statement)
+        )
+
     results = [
-        {"EvalActionName": action, "EvalDecision": "implicitDeny" if action in LACKS else "allowed"}
+        {
+            "EvalActionName": action,
+            "EvalDecision": "allowed" if is_allowed(action) else "implicitDeny",
+            **({"OrganizationsDecisionDetail": BLOCKED} if action in BLOCKED_ACTIONS else {}),
+        }
         for action in actions
     ]
     return SimpleNamespace(status_code=200), {"EvaluationResults": results}
@@ -124,6 +189,66 @@ def test_a_check_without_permission_is_unknown_and_names_it(
     ):
         assert findings[check].status == "unknown"
         assert sentence in findings[check].fix
+
+
+def test_a_runner_of_an_earlier_stack_lacks_the_recipes(
+    account: Callable[..., dict[str, Finding]],
+) -> None:
+    statements = list_statements_for_role()
+    earlier = [statement for statement in statements if statement["Sid"] != "PersonalizeRecipes"]
+    assert len(earlier) == len(statements) - 1
+    finding = account(statements=earlier)["permissions"]
+    assert finding.status == "failed"
+    recipe = "arn:aws:personalize:::recipe/aws-user-personalization-v2"
+    assert f"{RUNNER} may not" in finding.message
+    assert f"personalize:CreateSolution on {recipe}" in finding.message
+    assert "solution/" not in finding.message
+    assert "deploy/batchrec.yaml" in finding.fix
+
+
+def test_a_runner_that_may_nothing_is_named_with_the_first_permissions(
+    account: Callable[..., dict[str, Finding]],
+) -> None:
+    finding = account(statements=[], caller=USER)["permissions"]
+    assert finding.status == "failed"
+    assert f"{USER} may not" in finding.message
+    assert re.search(r"personalize:ListDatasetGroups on \*, .* \d+ more$", finding.message)
+
+
+def test_what_the_organization_forbids_is_lacking(
+    account: Callable[..., dict[str, Finding]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"{__name__}.BLOCKED_ACTIONS"
+    monkeypatch.setattr(name, {"personalize:CreateDatasetImportJob"})
+    finding = account()["permissions"]
+    assert finding.status == "failed"
+    assert "personalize:CreateDatasetImportJob on arn:aws:personalize:eu-west-1:" in finding.message
+
+
+@pytest.mark.parametrize(
+    ("refuse", "fix"),
+    [
+        (
+            "SimulatePrincipalPolicy",
+            f"allow these credentials iam:SimulatePrincipalPolicy on {RUNNER}",
+        ),
+        ("GetRole", f"allow these credentials iam:GetRole on arn:aws:iam::{ACCOUNT}:role/Runner"),
+    ],
+)
+def test_a_runner_that_may_not_ask_about_itself_is_unknown(
+    account: Callable[..., dict[str, Finding]], refuse: str, fix: str
+) -> None:
+    finding = account(refuse=(refuse,))["permissions"]
+    assert (finding.status, finding.fix) == ("unknown", fix)
+
+
+def test_root_needs_no_policy_and_a_federated_user_has_none_that_can_be_asked_about(
+    account: Callable[..., dict[str, Finding]],
+) -> None:
+    root = account(caller=f"arn:aws:iam::{ACCOUNT}:root", statements=[])["permissions"]
+    assert root.status == "ok"
+    federated = account(caller=f"arn:aws:sts::{ACCOUNT}:federated-user/me")["permissions"]
+    assert federated.status == "unknown"
 
 
 def test_a_personalize_that_refuses_fails_with_the_permission(

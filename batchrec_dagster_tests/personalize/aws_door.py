@@ -156,7 +156,8 @@ def _list_personalize_permissions(operation: str, params: dict[str, Any]) -> lis
     """The permissions that an operation needs.
 
     They are from the service authorization reference, "Actions, resources, and condition keys for
-    Amazon Personalize".
+    Amazon Personalize", and on every other resource that the request names: AWS asks for
+    CreateSolution on the recipe too, which the reference does not say.
     """
     verb, *words = re.findall("[A-Z][a-z]*", operation)
     kind = "-".join(words).lower()
@@ -169,7 +170,11 @@ def _list_personalize_permissions(operation: str, params: dict[str, Any]) -> lis
             resource = f"{_PREFIX}dataset/{group}/{params['datasetType']}"
     elif verb != "List" or operation == "ListTagsForResource":
         resource = next(value for name, value in params.items() if name.lower().endswith("arn"))
-    permissions = [Permission(f"personalize:{operation}", resource)]
+    named_resources = [
+        value for name, value in params.items() if name.endswith("Arn") and name != "roleArn"
+    ]
+    resources = dict.fromkeys([resource] if resource == "*" else [resource, *named_resources])
+    permissions = [Permission(f"personalize:{operation}", name) for name in resources]
     if params.get("tags"):
         permissions.append(Permission("personalize:TagResource", resource))
     if "roleArn" in params:
