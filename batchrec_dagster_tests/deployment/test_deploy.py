@@ -42,10 +42,7 @@ pytestmark = pytest.mark.slow
 
 DEPLOY = REPOSITORY / "deploy"
 COMPOSE = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
-OF_THIS_ACCOUNT = {
-    "StringEquals": {"aws:SourceAccount": ACCOUNT},
-    "ArnLike": {"aws:SourceArn": f"arn:aws:personalize:{REGION}:{ACCOUNT}:*"},
-}
+OF_THIS_ACCOUNT = {"StringEquals": {"aws:SourceAccount": ACCOUNT}}
 OURS = ("code_location", "webserver", "daemon")
 EVERYTHING = {
     "Encryption": "kms",
@@ -127,27 +124,29 @@ def test_the_bucket_is_private_encrypted_and_versioned_and_keeps_what_is_current
     }
 
 
-def test_the_bucket_s_policy_is_the_documented_one_by_default() -> None:
-    _, *allow_statements = resolve_stack()["BucketPolicy"]["PolicyDocument"]["Statement"]
-    assert len(allow_statements) == 2
-    assert not any("Condition" in statement for statement in allow_statements)
-
-
-def test_the_bucket_can_be_for_this_account_s_personalize_alone() -> None:
-    deny, *allow_statements = resolve_stack(SourceConditions="yes")["BucketPolicy"][
-        "PolicyDocument"
-    ]["Statement"]
+def test_bucket_and_key_are_for_this_account_s_personalize_alone() -> None:
+    resources = resolve_stack(Encryption="kms")
+    deny, *allow_statements = resources["BucketPolicy"]["PolicyDocument"]["Statement"]
     assert deny["Effect"] == "Deny"
     assert deny["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
     assert [(statement["Principal"], statement["Condition"]) for statement in allow_statements] == [
         ({"Service": "personalize.amazonaws.com"}, OF_THIS_ACCOUNT)
-    ] * len(allow_statements)
-    _, key = resolve_stack(SourceConditions="yes", Encryption="kms")["Key"]["KeyPolicy"][
-        "Statement"
-    ]
-    assert key["Condition"] == {"StringEquals": OF_THIS_ACCOUNT["StringEquals"]}
-    (trust,) = resolve_stack()["PersonalizeRole"]["AssumeRolePolicyDocument"]["Statement"]
-    assert trust["Condition"] == OF_THIS_ACCOUNT
+    ] * 2
+    _, key = resources["Key"]["KeyPolicy"]["Statement"]
+    assert key["Condition"] == OF_THIS_ACCOUNT
+    (trust,) = resources["PersonalizeRole"]["AssumeRolePolicyDocument"]["Statement"]
+    assert trust["Condition"] == {
+        **OF_THIS_ACCOUNT,
+        "ArnLike": {"aws:SourceArn": f"arn:aws:personalize:{REGION}:{ACCOUNT}:*"},
+    }
+
+
+def test_without_conditions_the_policies_are_the_documented_ones() -> None:
+    resources = resolve_stack(SourceConditions="no", Encryption="kms")
+    _, *statements = resources["BucketPolicy"]["PolicyDocument"]["Statement"]
+    _, key = resources["Key"]["KeyPolicy"]["Statement"]
+    assert len(statements) == 2
+    assert not any("Condition" in statement for statement in [*statements, key])
 
 
 @pytest.mark.usefixtures("account")
@@ -168,12 +167,12 @@ def test_a_key_lets_personalize_in_and_a_glue_job_has_a_role_of_its_own() -> Non
     resources = resolve_stack(**EVERYTHING)
     _, personalize = resources["Key"]["KeyPolicy"]["Statement"]
     assert personalize["Principal"] == {"Service": "personalize.amazonaws.com"}
-    assert "Condition" not in personalize
+    assert personalize["Resource"] == "*"
     assert resources["GlueJob"]["Role"] == "<GlueRole.Arn>"
     assert resources["GlueJob"]["GlueVersion"] == GLUE_VERSION
     (trust,) = resources["GlueRole"]["AssumeRolePolicyDocument"]["Statement"]
     assert trust["Principal"] == {"Service": "glue.amazonaws.com"}
-    assert trust["Condition"] == {"StringEquals": {"aws:SourceAccount": ACCOUNT}}
+    assert trust["Condition"] == OF_THIS_ACCOUNT
     assert not {"Key", "GlueJob", "GlueRole", "AlertTopic"} & resolve_stack().keys()
 
 

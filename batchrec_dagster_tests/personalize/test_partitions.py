@@ -38,7 +38,6 @@ EVERYTHING = {
     "Glue": "yes",
     "AlertEmail": "team@example.com",
     "DynamoTable": "lists",
-    "SourceConditions": "yes",
     "RunnerService": "ec2.amazonaws.com",
 }
 in_other_partitions = pytest.mark.parametrize(("name", "region"), OTHERS.items())
