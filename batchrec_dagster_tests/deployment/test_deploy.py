@@ -111,6 +111,30 @@ def test_the_stack_s_outputs_are_the_settings() -> None:
     )
 
 
+@pytest.mark.usefixtures("account")
+def test_tags_for_the_pipelines_are_among_the_settings() -> None:
+    tags = "team=data,cost-center=42"
+    *_, last_line = deploy({"Tags": tags})["Environment"].splitlines()
+    assert last_line == f"BATCHREC_TAGS={tags}"
+
+
+@pytest.mark.parametrize(
+    ("tags", "is_allowed"),
+    [
+        ("", True),
+        ("team=data,cost-center=42", True),
+        ("Cost Center=r 2,url=https://x?a=b,empty=", True),
+        ("team", False),
+        ("=data", False),
+        ("team=data,", False),
+        ("team=data\nBATCHREC_PERSONALIZE=embedded", False),
+    ],
+)
+def test_the_template_takes_pairs_as_tags(tags: str, is_allowed: bool) -> None:
+    (pattern,) = re.findall(r"(?ms)^  Tags:.*?^    AllowedPattern: (\S+)$", FILE.read_text())
+    assert bool(re.fullmatch(pattern, tags)) == is_allowed
+
+
 def test_the_bucket_is_private_encrypted_and_versioned_and_keeps_what_is_current() -> None:
     bucket = resolve_stack()["Bucket"]
     assert set(bucket["PublicAccessBlockConfiguration"].values()) == {True}
@@ -335,7 +359,8 @@ def test_the_commands_of_the_page_are_aws_s() -> None:
     for service, operation, options in commands:
         own = {"output", "query", "region"}
         if (service, operation) == ("cloudformation", "deploy"):
-            own |= {"stack-name", "template-file", "capabilities", "parameter-overrides"}
+            own |= {"stack-name", "template-file", "capabilities"}
+            own |= {"parameter-overrides", "tags"}
         else:
             client: Any = session._session.get_service_model(service.removesuffix("api"))
             names = {xform_name(name, "-"): name for name in client.operation_names}
