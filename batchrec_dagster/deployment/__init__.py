@@ -21,6 +21,7 @@ from batchrec_dagster.deployment.io_managers import (
     ItemsCsvIOManager,
 )
 from batchrec_dagster.deployment.resources import AWS, EMBEDDED, LOCAL_ROLE_ARN, PersonalizeResource
+from batchrec_dagster.deployment.tags import parse_tags
 from batchrec_dagster.local_personalize.api.client import QUOTAS_VARIABLE, Quotas
 from batchrec_dagster.personalize import file_formats
 from batchrec_dagster.preparation.sources import limits, movielens
@@ -49,6 +50,11 @@ SETTINGS = (
     Setting("BATCHREC_PERSONALIZE", "embedded", "embedded, aws, or the URL of a Personalize"),
     Setting(
         "BATCHREC_ROLE_ARN", "", "the role with which Personalize reads and writes the bucket (aws)"
+    ),
+    Setting(
+        "BATCHREC_TAGS",
+        "",
+        "tags on everything that batchrec creates on AWS: team=data,cost-center=42",
     ),
     Setting(
         "BATCHREC_POLL_SECONDS",
@@ -149,6 +155,7 @@ class Deployment:
     storage: str
     personalize: str
     role_arn: str
+    tags: str
     poll_seconds: float
     busy_seconds: float
     deadline_hours: float
@@ -195,6 +202,7 @@ class Deployment:
             busy_seconds=get_number("BATCHREC_BUSY_SECONDS", 300 if on_aws else 5),
             deadline_hours=get_number("BATCHREC_DEADLINE_HOURS", 24),
             role_arn=get("BATCHREC_ROLE_ARN", LOCAL_ROLE_ARN),
+            tags=get("BATCHREC_TAGS"),
             log_format=get("BATCHREC_LOG_FORMAT", "text"),
             dagster_home=Path(dagster_home) if dagster_home else None,
             movielens_url=get(movielens.BASE_URL_VARIABLE, movielens.BASE_URL),
@@ -230,6 +238,10 @@ class Deployment:
             Quotas.parse(self.quotas)
         except ValueError as error:
             yield f"{QUOTAS_VARIABLE}: {error}"
+        try:
+            parse_tags(self.tags)
+        except ValueError as error:
+            yield f"BATCHREC_TAGS: {error}"
         if self.log_format not in ("text", "json"):
             yield f"BATCHREC_LOG_FORMAT is {self.log_format!r}: set text or json"
         if self.home.is_file():
@@ -307,7 +319,12 @@ def _build_resources(deployment: Deployment) -> dict[str, Any]:
         endpoint_url=deployment.s3_endpoint,
     )
     home = deployment.home
-    storage = StorageResource(root=deployment.storage, cache=str(home / "cache"), s3=s3)
+    storage = StorageResource(
+        root=deployment.storage,
+        cache=str(home / "cache"),
+        tags=parse_tags(deployment.tags),
+        s3=s3,
+    )
     personalize = PersonalizeResource(
         endpoint=deployment.personalize,
         home=str(home / "personalize"),

@@ -95,12 +95,12 @@ class PersonalizeResource(dg.ConfigurableResource[Any]):
     def ensure(self, log: logging.Logger, tags: dict[str, str]) -> Ensure:
         """An Ensure, which finds, adopts or creates resources and waits for them.
 
-        tags: tags for the resources that it creates.
+        tags: tags for the resources that it creates, besides those of the deployment.
         """
         return Ensure(
             client=self.client,
             log=log,
-            tags={**tags, STORAGE_TAG: self.storage_tag},
+            tags={**self.storage.tags, **tags, STORAGE_TAG: self.storage_tag},
             poll_seconds=self.poll_seconds,
             busy_seconds=self.busy_seconds,
             heartbeat_seconds=HEARTBEAT_SECONDS,

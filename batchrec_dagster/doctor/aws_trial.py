@@ -116,7 +116,10 @@ class Trial:
         # The types of boto3's client lack the name of a solution version.
         client = cast(Any, ensure.client)
         response = client.create_solution_version(
-            solutionArn=solution, trainingMode=mode, name=self.make_name(mode.lower())
+            solutionArn=solution,
+            trainingMode=mode,
+            name=self.make_name(mode.lower()),
+            tags=[{"tagKey": key, "tagValue": value} for key, value in ensure.tags.items()],
         )
         ensure.log.info(f"training {recipe} ({mode})")
         return ensure.wait_until_ready(kind, api.StartedResource(response[kind.arn], created=True))

@@ -89,8 +89,10 @@ RECOMMENDER = ResourceKind("recommender")
 
 # The tags of what a pipeline creates: its name, and the storage of its deployment.
 PIPELINE_TAG, STORAGE_TAG = "batchrec:pipeline", "batchrec:storage"
+DATA_VERSION_TAG = "batchrec:data-version"
 # A solution version's own name is a tag too, because DescribeSolutionVersion may leave it out.
 VERSION_NAME_TAG = "batchrec:name"
+OWN_TAGS = (PIPELINE_TAG, STORAGE_TAG, DATA_VERSION_TAG, VERSION_NAME_TAG)
 
 ACTIVE = "ACTIVE"
 FAILED = ("CREATE FAILED", "CREATE STOPPED")
@@ -196,7 +198,7 @@ class Ensure:
 
     def for_data(self, version: str) -> Ensure:
         """An `Ensure` that also tags what it creates with the version of the data."""
-        return replace(self, tags={**self.tags, "batchrec:data-version": version})
+        return replace(self, tags={**self.tags, DATA_VERSION_TAG: version})
 
     def tags_of(self, arn: str) -> dict[str, str]:
         """The tags of the resource."""

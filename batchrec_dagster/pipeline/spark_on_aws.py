@@ -148,7 +148,7 @@ class GlueSpark:
         glue.meta.events.register("after-call.glue.GetJobRun", note_job_run)
         with explain_failures(reader, describe_last_job_run):
             code = upload_code(storage)
-            self._ensure_job(glue, code)
+            self._ensure_job(glue, code, storage.tags)
             completed = PipesGlueClient(injector, reader, glue).run(
                 context=context,
                 start_job_run_params={
@@ -165,7 +165,7 @@ class GlueSpark:
             )
         return reader.result(), completed.metadata
 
-    def _ensure_job(self, glue: Any, code: SparkCode) -> None:
+    def _ensure_job(self, glue: Any, code: SparkCode, tags: Mapping[str, str]) -> None:
         try:
             glue.get_job(JobName=self.declared.job_name)
         except glue.exceptions.EntityNotFoundException:
@@ -183,6 +183,8 @@ class GlueSpark:
                 Command={"Name": "glueetl", "ScriptLocation": code.script, "PythonVersion": "3"},
                 GlueVersion=GLUE_VERSION,
                 ExecutionProperty={"MaxConcurrentRuns": 10},
+                # Tags need another permission, glue:TagResource.
+                **({"Tags": dict(tags)} if tags else {}),
                 **self._size(),
             )
 

@@ -40,6 +40,9 @@ class StorageResource(dg.ConfigurableResource[Any]):
 
     root: str = Field(description="The folder or s3://bucket/prefix of every pipeline's data.")
     cache: str = Field(default=".batchrec/cache", description="The folder that caches downloads.")
+    tags: dict[str, str] = Field(
+        default={}, description="Tags of one's own for what the clients of AWS create."
+    )
     s3: S3Connection
 
     @property

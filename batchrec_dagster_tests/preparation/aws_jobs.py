@@ -48,10 +48,11 @@ DONE = SparkTaskResult(
 )
 
 
-def create_storage(s3: S3Server) -> StorageResource:
-    """A storage in S3."""
+def create_storage(s3: S3Server, **tags: str) -> StorageResource:
+    """A storage in S3, whose clients create what has these tags."""
     return StorageResource(
         root=f"s3://{s3.create_bucket()}/shop",
+        tags=tags,
         s3=S3Connection(
             endpoint_url=s3.endpoint,
             region_name=REGION,

@@ -20,6 +20,7 @@ from moto.glue.responses import GlueResponse
 from batchrec_dagster.config.interactions import PreparationSettings
 from batchrec_dagster.pipeline.spark_on_aws import GlueSpark, zip_modules
 from batchrec_dagster.preparation.spark.task import SourceFile
+from batchrec_dagster.storage.resource import StorageResource
 from batchrec_dagster_tests.preparation.aws_jobs import (
     DONE,
     ROLE,
@@ -104,6 +105,7 @@ def test_a_job_is_created_run_with_this_code_and_heard(
     job_description = shop.client("glue").get_job(JobName="prepare")["Job"]
     assert job_description["Role"] == ROLE
     assert job_description["GlueVersion"] == "5.0"
+    assert read_tags(shop) == {}
     first, second = list_job_runs()
     assert (first.worker_type, first.number_of_workers, first.timeout) == ("G.2X", 4, 30)
     script = read_arguments(first)["--scriptLocation"]
@@ -113,6 +115,21 @@ def test_a_job_is_created_run_with_this_code_and_heard(
     assert read_arguments(first)["--additional-python-modules"] == f"polars=={pl.__version__}"
     # The context and the messages were deleted, and the code is stored once.
     assert len(shop.store.list(f"{shop.root}/")) == 2
+
+
+def read_tags(storage: StorageResource) -> dict[str, str]:
+    arn = "arn:aws:glue:us-east-1:123456789012:job/prepare"
+    tags: dict[str, str] = storage.client("glue").get_tags(ResourceArn=arn)["Tags"]
+    return tags
+
+
+def test_a_job_is_created_with_the_tags_of_the_deployment(
+    monkeypatch: pytest.MonkeyPatch, s3: S3Server
+) -> None:
+    make_glue_do(monkeypatch, end_run("FAILED"))
+    shop = create_storage(s3, team="data")
+    run(ENGINE, shop)
+    assert read_tags(shop) == {"team": "data"}
 
 
 @pytest.mark.parametrize(
