@@ -1,0 +1,486 @@
+"""A proxy that plays Amazon Personalize at its worst, in front of a local Personalize.
+
+Each misbehaviour is a class of its own, which can be switched on alone and counts what it did:
+
+    throttling = Throttling(random.Random(0))
+    with worst_aws("http://127.0.0.1:8080", throttling) as proxy:
+        ...  # Requests to proxy.address.
+    assert throttling.count
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import socket
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from http.client import HTTPConnection
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import urlsplit
+
+from batchrec_dagster.personalize import ensure as api
+from batchrec_dagster.personalize.file_formats import OUTPUT_SUFFIX
+from batchrec_dagster.storage.object_store import ObjectStore
+
+KINDS = (
+    api.DATASET_GROUP,
+    api.SCHEMA,
+    api.DATASET,
+    api.IMPORT_JOB,
+    api.SOLUTION,
+    api.SOLUTION_VERSION,
+    api.FILTER,
+    api.BATCH_INFERENCE_JOB,
+    api.BATCH_SEGMENT_JOB,
+)
+# The marker that the local Personalize writes when an output is complete.
+CHECK_MARKER = "_CHECK"
+SOFT_QUOTA = "More than 5 resources with PENDING or IN_PROGRESS status."
+HARD_QUOTA = "The account has reached the maximum number of these resources."
+NO_ACCESS = "Insufficient privileges for accessing data in Amazon S3."
+LINE_ERROR = "Internal server error: the request could not be answered."
+
+
+@dataclass(frozen=True)
+class Request:
+    """A request to Personalize."""
+
+    operation: str
+    """Its name, such as CreateSolution."""
+    params: dict[str, Any]
+
+    @property
+    def verb(self) -> str:
+        """Create, Describe or List; empty for other operations."""
+        return next((verb for verb in ("Create", "Describe", "List") if self._kind(verb)), "")
+
+    @cached_property
+    def kind(self) -> api.ResourceKind | None:
+        """The kind of resource; None for operations of another verb."""
+        return self._kind(self.verb) if self.verb else None
+
+    def _kind(self, verb: str) -> api.ResourceKind | None:
+        noun = self.operation.removeprefix(verb).removesuffix("s" if verb == "List" else "")
+        member = noun[:1].lower() + noun[1:]
+        return next((kind for kind in KINDS if kind.member == member), None)
+
+    @property
+    def name(self) -> str:
+        """The name of the resource that it creates; empty if it has none."""
+        return str(self.params.get("jobName") or self.params.get("name") or "")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Personalize's answer to a request."""
+
+    status: int
+    content: dict[str, Any]
+
+    @property
+    def succeeded(self) -> bool:
+        return self.status == 200
+
+    def created_arn(self, request: Request) -> str | None:
+        """The ARN of what the request created; None if it created nothing."""
+        if request.verb != "Create" or not self.succeeded or request.kind is None:
+            return None
+        return str(self.content[request.kind.arn])
+
+    def summaries(self, request: Request) -> list[dict[str, Any]]:
+        """The resources that it shows: those of a list, the one described, or none.
+
+        They can be changed.
+        """
+        if not self.succeeded or request.kind is None:
+            return []
+        if request.verb == "List":
+            return list(self.content[request.kind.members])
+        if request.verb == "Describe":
+            return [self.content[request.kind.member]]
+        return []
+
+
+def make_error(code: str, message: str) -> Answer:
+    """An error as Personalize sends it."""
+    return Answer(400, {"__type": code, "message": message})
+
+
+@dataclass
+class Misbehaviour:
+    """One way in which AWS differs from a calm local Personalize.
+
+    Its methods are called for one request at a time.
+    """
+
+    count: int = field(default=0, init=False)
+    """How often it did so."""
+
+    def refuse(self, request: Request) -> Answer | None:
+        """The error in place of carrying the request out; None to carry it out."""
+        return None
+
+    def change(self, request: Request, answer: Answer) -> Answer | None:
+        """What the client gets in place of the answer; None cuts the connection."""
+        return answer
+
+
+@dataclass
+class ExpiringCredentials(Misbehaviour):
+    """Credentials that expire after a number of requests, and stay so until they are renewed."""
+
+    requests_left: int | None = None
+    """None for credentials that do not expire."""
+
+    def expire_after(self, requests: int) -> None:
+        self.requests_left = requests
+
+    def renew(self) -> None:
+        self.requests_left = None
+
+    def refuse(self, request: Request) -> Answer | None:
+        if self.requests_left is None:
+            return None
+        if self.requests_left:
+            self.requests_left -= 1
+            return None
+        self.count += 1
+        return make_error(
+            "ExpiredTokenException", "The security token included in the request is expired"
+        )
+
+
+@dataclass
+class Throttling(Misbehaviour):
+    """Throttles a share of the requests at random."""
+
+    chance: random.Random
+    share: float = 0.2
+
+    def refuse(self, request: Request) -> Answer | None:
+        if self.chance.random() >= self.share:
+            return None
+        self.count += 1
+        return make_error("ThrottlingException", "Rate exceeded")
+
+
+@dataclass
+class ReachedQuotas(Misbehaviour):
+    """Refuses the next Create of an operation, once, as a quota is reached.
+
+    A quota of jobs in progress passes by itself. Of another, resources have to be deleted.
+    """
+
+    messages: dict[str, str] = field(default_factory=dict)
+    """The message for each operation to refuse."""
+
+    def refuse(self, request: Request) -> Answer | None:
+        message = self.messages.pop(request.operation, None)
+        if message is None:
+            return None
+        self.count += 1
+        return make_error("LimitExceededException", message)
+
+
+@dataclass
+class FailingResources(Misbehaviour):
+    """Lets the next resource that an operation creates fail, in place of becoming ACTIVE."""
+
+    reasons: dict[str, str] = field(default_factory=dict)
+    """The failure's reason for each operation whose next resource fails."""
+    failed: dict[str, str] = field(default_factory=dict, init=False)
+    """The reason of each resource that fails, by its ARN."""
+
+    def change(self, request: Request, answer: Answer) -> Answer | None:
+        arn = answer.created_arn(request)
+        if arn is not None and request.operation in self.reasons:
+            self.failed[arn] = self.reasons.pop(request.operation)
+            self.count += 1
+        for summary in answer.summaries(request):
+            assert request.kind is not None
+            reason = self.failed.get(summary[request.kind.arn])
+            if reason is not None and summary.get("status") == api.ACTIVE:
+                summary.update(status="CREATE FAILED", failureReason=reason)
+        return answer
+
+
+@dataclass
+class ChangedOutputs(Misbehaviour):
+    """Changes the files that batch jobs wrote, before they are shown as ACTIVE."""
+
+    store: ObjectStore
+    seen: set[str] = field(default_factory=set, init=False)
+    """The ARNs of jobs whose outputs are as they shall be."""
+
+    def change(self, request: Request, answer: Answer) -> Answer | None:
+        if request.kind in (api.BATCH_INFERENCE_JOB, api.BATCH_SEGMENT_JOB):
+            for summary in answer.summaries(request):
+                arn = summary[request.kind.arn]
+                # Only Describe says where the output is.
+                if summary.get("status") == api.ACTIVE and arn not in self.seen:
+                    if request.verb == "Describe":
+                        self.seen.add(arn)
+                        self.rewrite(summary["jobOutput"]["s3DataDestination"]["path"])
+                    else:
+                        summary["status"] = "CREATE IN_PROGRESS"
+        return answer
+
+    def rewrite(self, folder: str) -> None:
+        """Change the files of the folder, whose URI ends with a slash."""
+        raise NotImplementedError
+
+    def outputs(self, folder: str) -> list[str]:
+        """The URIs of the files with lines, in order."""
+        files = [file.uri for file in self.store.list(folder)]
+        return sorted(uri for uri in files if uri.endswith(OUTPUT_SUFFIX))
+
+
+@dataclass
+class SplitOutputs(ChangedOutputs):
+    """Writes an output's lines in another order, into several parts, and without its marker."""
+
+    chance: random.Random
+    parts: int = 3
+
+    def rewrite(self, folder: str) -> None:
+        self.count += 1
+        lines = []
+        for uri in self.outputs(folder):
+            lines += self.store.get(uri).splitlines(keepends=True)
+        for file in self.store.list(folder):
+            self.store.delete(file.uri)
+        self.chance.shuffle(lines)
+        for part in range(self.parts):
+            uri = f"{folder}part-{part}.json{OUTPUT_SUFFIX}"
+            self.store.put(uri, b"".join(lines[part :: self.parts]))
+
+
+@dataclass
+class ErrorLines(ChangedOutputs):
+    """Writes an error in place of the output into a share of the lines of the next outputs."""
+
+    chance: random.Random
+    share: float = 0.02
+    outputs_left: int = 0
+    """How many outputs it still damages."""
+    users: list[list[str]] = field(default_factory=list, init=False)
+    """The users without a list, for each output that it damaged."""
+
+    def rewrite(self, folder: str) -> None:
+        if not self.outputs_left:
+            return
+        self.outputs_left -= 1
+        self.count += 1
+        contents = {uri: self.store.get(uri).splitlines() for uri in self.outputs(folder)}
+        places = [(uri, index) for uri, lines in contents.items() for index in range(len(lines))]
+        chosen = self.chance.sample(places, max(1, round(self.share * len(places))))
+        self.users.append([])
+        for uri, index in chosen:
+            line = json.loads(contents[uri][index])
+            self.users[-1].append(line["input"].get("userId", ""))
+            failed = {"input": line["input"], "error": LINE_ERROR}
+            contents[uri][index] = json.dumps(failed, separators=(",", ":")).encode()
+        for uri in {uri for uri, _ in chosen}:
+            self.store.put(uri, b"".join(line + b"\n" for line in contents[uri]))
+
+
+@dataclass
+class PendingStatuses(Misbehaviour):
+    """Shows what was created as pending, then as in progress, however quickly it is ready.
+
+    Each Describe takes it one status further.
+    """
+
+    statuses: tuple[str, ...] = ("CREATE PENDING", "CREATE IN_PROGRESS")
+    described: Counter[str] = field(default_factory=Counter, init=False)
+    """How often each resource that was created has been described, by its ARN."""
+
+    def change(self, request: Request, answer: Answer) -> Answer | None:
+        arn = answer.created_arn(request)
+        if arn is not None:
+            self.described[arn] = 0
+        for summary in answer.summaries(request):
+            assert request.kind is not None
+            arn = summary[request.kind.arn]
+            step = self.described.get(arn, len(self.statuses))
+            if step < len(self.statuses) and "status" in summary:
+                self.count += 1
+                summary["status"] = self.statuses[step]
+                summary.pop("failureReason", None)
+                if request.verb == "Describe":
+                    self.described[arn] += 1
+        return answer
+
+
+@dataclass
+class LaggingLists(Misbehaviour):
+    """Leaves what was just created out of its kind's next lists: of at most `calls` of them."""
+
+    chance: random.Random
+    calls: int = 3
+    lists_without: dict[str, int] = field(default_factory=dict, init=False)
+    """How many lists each resource is still missing from, by its ARN."""
+
+    def change(self, request: Request, answer: Answer) -> Answer | None:
+        arn = answer.created_arn(request)
+        if arn is not None:
+            self.lists_without[arn] = self.chance.randint(1, self.calls)
+        if request.verb == "List" and request.kind is not None and answer.succeeded:
+            shown = [
+                summary
+                for summary in answer.summaries(request)
+                if not self._is_missing(summary[request.kind.arn])
+            ]
+            return Answer(answer.status, {**answer.content, request.kind.members: shown})
+        return answer
+
+    def _is_missing(self, arn: str) -> bool:
+        if not self.lists_without.get(arn):
+            return False
+        self.lists_without[arn] -= 1
+        self.count += 1
+        return True
+
+
+@dataclass
+class LateDescribes(Misbehaviour):
+    """Does not find what was just created when it is first described."""
+
+    calls: int = 1
+    describes_without: dict[str, int] = field(default_factory=dict, init=False)
+    """How many times each resource is still not found, by its ARN."""
+
+    def change(self, request: Request, answer: Answer) -> Answer | None:
+        arn = answer.created_arn(request)
+        if arn is not None:
+            self.describes_without[arn] = self.calls
+        if request.verb == "Describe":
+            for summary in answer.summaries(request):
+                assert request.kind is not None
+                arn = summary[request.kind.arn]
+                if self.describes_without.get(arn):
+                    self.describes_without[arn] -= 1
+                    self.count += 1
+                    return make_error(
+                        "ResourceNotFoundException", f"The given resource does not exist: {arn}"
+                    )
+        return answer
+
+
+@dataclass
+class LostAnswers(Misbehaviour):
+    """Cuts the connection before the answer of a request that was carried out."""
+
+    operation: str | None = None
+    """The operation whose next success is lost; None for none."""
+
+    def change(self, request: Request, answer: Answer) -> Answer | None:
+        if request.operation != self.operation or not answer.succeeded:
+            return answer
+        self.operation = None
+        self.count += 1
+        return None
+
+
+@dataclass
+class WorstAws:
+    """The proxy: what it did, and what it let through."""
+
+    upstream: str
+    """The URL of the local Personalize."""
+    misbehaviours: Sequence[Misbehaviour]
+    """In the order in which each request, and then its answer, passes them."""
+    address: str = ""
+    creates: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """How often each Create was carried out, by its operation and the resource's name."""
+    requests: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def creates_by_operation(self) -> Counter[str]:
+        """How many Creates were carried out, by their operation."""
+        counts: Counter[str] = Counter()
+        for (operation, _), count in self.creates.items():
+            counts[operation] += count
+        return counts
+
+    def answer(self, request: Request, headers: dict[str, str], body: bytes) -> Answer | None:
+        """What the client gets; None if its connection is to be cut."""
+        with self._lock:
+            self.requests += 1
+            for misbehaviour in self.misbehaviours:
+                refusal = misbehaviour.refuse(request)
+                if refusal is not None:
+                    return refusal
+            answer: Answer | None = self._carry_out(headers, body)
+            assert answer is not None
+            if answer.created_arn(request) is not None:
+                self.creates[request.operation, request.name] += 1
+            for misbehaviour in self.misbehaviours:
+                answer = misbehaviour.change(request, answer)
+                if answer is None:
+                    return None
+            return answer
+
+    def _carry_out(self, headers: dict[str, str], body: bytes) -> Answer:
+        address = urlsplit(self.upstream)
+        assert address.hostname
+        connection = HTTPConnection(address.hostname, address.port, timeout=300)
+        try:
+            connection.request("POST", "/", body, headers)
+            response = connection.getresponse()
+            return Answer(response.status, json.loads(response.read()))
+        finally:
+            connection.close()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    proxy: WorstAws
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: _Server
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        operation = self.headers["X-Amz-Target"].partition(".")[2]
+        headers = {name: value for name, value in self.headers.items() if name != "Connection"}
+        request = Request(operation, json.loads(body or b"{}"))
+        answer = self.server.proxy.answer(request, headers, body)
+        if answer is None:
+            self.close_connection = True
+            self.connection.shutdown(socket.SHUT_RDWR)
+            return
+        content = json.dumps(answer.content).encode()
+        self.send_response(answer.status)
+        self.send_header("Content-Type", "application/x-amz-json-1.1")
+        self.send_header("Content-Length", str(len(content)))
+        if not answer.succeeded:
+            self.send_header("x-amzn-ErrorType", answer.content.get("__type", ""))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, format: str, *arguments: Any) -> None:
+        """Nothing: the proxy counts instead."""
+
+
+@contextmanager
+def worst_aws(upstream: str, *misbehaviours: Misbehaviour) -> Iterator[WorstAws]:
+    """The proxy, open, before the local Personalize at that URL."""
+    server = _Server(("127.0.0.1", 0), _Handler)
+    server.proxy = WorstAws(upstream, misbehaviours, f"http://127.0.0.1:{server.server_port}")
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+    thread.start()
+    try:
+        yield server.proxy
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
