@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Self
+from typing import Any, Self
 
 import dagster as dg
-from pydantic import Field, field_validator, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from batchrec_dagster.config.filter_problems import find_filter_traits
 from batchrec_dagster.config.validation import validate_range
@@ -21,6 +27,9 @@ from batchrec_dagster.personalize.filter_expressions import (
 from batchrec_dagster.personalize.filter_grammar import MAX_LENGTH
 
 FilterValue = str | int | float
+
+# One user in a thousand: a few errors do not keep all others from their lists.
+MAX_FAILED_SHARE = 0.001
 
 
 class RecommendationSettings(dg.Model):
@@ -53,7 +62,15 @@ class RecommendationSettings(dg.Model):
         json_schema_extra={"minimum": 0, "maximum": 1},
     )
 
-    _weight_in_range = validate_range("exploration_weight", least=0, most=1)
+    max_failed_share: float = Field(
+        default=MAX_FAILED_SHARE,
+        description="The largest share of users, 0 to 1, for whom Personalize may return an error."
+        " Up to it the lists are published without these users, who are counted and named; above"
+        " it nothing is published.",
+        json_schema_extra={"minimum": 0, "maximum": 1},
+    )
+
+    _shares_in_range = validate_range("exploration_weight", "max_failed_share", least=0, most=1)
 
     _length_in_range = validate_range("num_results", least=1, most=MAX_RESULTS)
 
@@ -108,6 +125,15 @@ class RecommendationSettings(dg.Model):
                 f" {_format_placeholders(unknown)}"
             )
         return self
+
+    @model_serializer(mode="wrap")
+    def _leave_out_default_share(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Fingerprints are made of what is serialized. A default that is left out keeps those of
+        # earlier versions, which did not have the setting, so nothing is published again.
+        settings: dict[str, Any] = serialize(self)
+        if settings.get("max_failed_share") == MAX_FAILED_SHARE:
+            del settings["max_failed_share"]
+        return settings
 
     @cached_property
     def filter_expression(self) -> str | None:

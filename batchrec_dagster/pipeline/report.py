@@ -92,6 +92,7 @@ def build_report(
         before=describe_previous_edition(previous, edition),
         unchanged=_name_remaining_edition(edition, run_id) if history.is_newest(edition) else None,
         requested=_read_list_number(edition, "users"),
+        failed=edition.about.get("failed_users", 0),
         full=_read_list_number(edition, "full"),
     )
     facts = combine_facts(run, _count_or_recall(work, edition, lists))

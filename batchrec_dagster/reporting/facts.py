@@ -71,6 +71,8 @@ class ReportedRun:
     """Users whose list has all its items; None if unknown."""
     requested: int | None = None
     """Users whom lists were made for; None if unknown."""
+    failed: int = 0
+    """Users without a list because Personalize returned an error for them."""
 
     @property
     def tested(self) -> Evidence | None:
@@ -173,6 +175,7 @@ class Facts(Tallies):
             before=run.before,
             requested=self.requested,
             served=self.audience.served,
+            failed=run.failed,
             full=run.full,
             top_lists=top.recommendations,
             top_histories=top.interactions,

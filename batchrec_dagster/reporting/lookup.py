@@ -75,6 +75,8 @@ class UserDetails:
     """The user's list, best first."""
     titles: bool
     """Whether any of the items has a title."""
+    failure: str | None = None
+    """The error that Personalize returned instead of the list; None if it did not."""
 
 
 @dataclass(frozen=True)
@@ -114,11 +116,12 @@ class ItemDetails:
 
 
 def find_user(published: PublishedResults, user: str) -> UserDetails | None:
-    """The user, or None if neither the table nor the interactions have one of this id.
+    """The user; None if nothing is known of this id: no interaction, no list, no failed one.
 
     Raises StorageError.
     """
     table = published.read_rows("user_id", user).sort("rank")
+    failure = None if table.height else published.read_failure(user)
     listed_items = table.get_column("item_id").to_list()
     with published.open_interactions() as (interactions, size):
         interactions_of_user = (
@@ -126,7 +129,7 @@ def find_user(published: PublishedResults, user: str) -> UserDetails | None:
             .collect(engine="streaming")
             .sort(TIMESTAMP, descending=True, maintain_order=True)
         )
-        if not (interactions_of_user.height or listed_items):
+        if not (interactions_of_user.height or listed_items or failure):
             return None
         latest = (
             interactions_of_user.get_column(ITEM_ID)
@@ -162,6 +165,7 @@ def find_user(published: PublishedResults, user: str) -> UserDetails | None:
             )
         ],
         titles=bool(titles),
+        failure=failure,
     )
 
 

@@ -85,6 +85,19 @@ class PublishedResults:
         with self._open_table() as table:
             return _read_matching_rows(table, column, value)
 
+    def read_failure(self, user: str) -> str | None:
+        """The error that Personalize returned instead of the user's list; None if it did not."""
+        assert self.edition is not None
+        # Files of editions without errors, which older versions wrote, do not have the column.
+        if not self.edition.about.get("failed_users"):
+            return None
+        key = self.files.storage_keys.users_without_lists(self.edition.version)
+        users = self.files.parquet(key, "delete it: it only says why some users have no list")
+        if users is None:
+            return None
+        errors = users.filter(user_id=user).get_column("error")
+        return errors.item() if len(errors) else None
+
     def read_titles(self, items: Sequence[str]) -> dict[str, str | None]:
         """The titles of these items; an item that is not in the file of titles is left out."""
         uri = self.storage.uri(self.files.storage_keys.item_titles)

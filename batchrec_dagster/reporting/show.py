@@ -83,6 +83,8 @@ def _make_list_table(user: UserDetails) -> TerminalTable:
 
 def _explain_list(user: UserDetails) -> str:
     """What the columns of the list mean, or why there is no list."""
+    if user.failure is not None:
+        return f"none: Personalize returned an error for this user: {user.failure}"
     if not user.recommendations:
         return (
             "none: this user was not requested, is in an experiment's control, or has already seen"

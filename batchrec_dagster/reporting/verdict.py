@@ -56,6 +56,8 @@ class VerdictFacts:
     """Users who should get a list."""
     served: int = 0
     """Users who got a list."""
+    failed: int = 0
+    """Users without a list because Personalize returned an error for them."""
     full: int | None = None
     """Users whose list has all its items; None if unknown."""
     top_lists: float = 0.0
@@ -159,7 +161,10 @@ def _judge_lists(facts: VerdictFacts) -> Iterator[Reason]:
     missing = facts.requested - facts.served
     if missing > 0:
         judgement: Judgement = "bad" if missing > FEW_SHARE * facts.requested else "watch"
-        yield Reason(judgement, f"{missing:,} of {facts.requested:,} requested users got no list")
+        text = f"{missing:,} of {facts.requested:,} requested users got no list"
+        if facts.failed:
+            text += f", {facts.failed:,} of them because Personalize returned an error"
+        yield Reason(judgement, text)
     short = 0 if facts.full is None else facts.served - facts.full
     if short > FEW_SHARE * facts.served:
         yield Reason("watch", f"{short:,} of {facts.served:,} lists are short")

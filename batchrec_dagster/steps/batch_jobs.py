@@ -2,8 +2,8 @@
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import polars as pl
@@ -13,9 +13,9 @@ from batchrec_dagster.personalize import ensure as api
 from batchrec_dagster.personalize.errors import PersonalizeError
 from batchrec_dagster.personalize.file_formats import OUTPUT_SUFFIX
 from batchrec_dagster.personalize.recipes import EVENT_VALUE_THRESHOLD, EVENT_WEIGHTS, FEATURES
-from batchrec_dagster.steps.checks import CheckResult, require_passed
 from batchrec_dagster.steps.errors import StepError
 from batchrec_dagster.steps.records import ModelRecord
+from batchrec_dagster.steps.rejected_outputs import RejectedOutputsError
 from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.object_store import ObjectInfo
 from batchrec_dagster.storage.progress import Progress
@@ -86,6 +86,8 @@ DAMAGED = "damaged.txt"
 PIECE_BYTES = 16 * 1024 * 1024
 # How many rows of a table the UI shows.
 SAMPLE = 5
+# Of the error of a line, so many characters are kept.
+MAX_ERROR_LENGTH = 300
 
 
 @dataclass(frozen=True)
@@ -177,13 +179,12 @@ class JobOutput:
         """All lines, in order, in pieces. There is at least one piece, which may be empty.
 
         read: parses the bytes of a piece.
-        Raises StorageError, and StepError if there is no file, or a damaged one.
+        Raises StorageError, and RejectedOutputsError if there is no file, or a damaged one.
         """
         files = self.files()
         if not files:
-            raise StepError(
-                f"the batch job left no {OUTPUT_SUFFIX} file in {self.folder}. Run it again"
-            )
+            reason = f"the batch job left no {OUTPUT_SUFFIX} file in {self.folder}"
+            raise RejectedOutputsError([self], StepError(reason))
         for file in files:
             try:
                 for piece in split_at_lines(self.storage.store.chunks(file.uri)):
@@ -191,26 +192,11 @@ class JobOutput:
             except ValueError as error:
                 where = self.storage.where(file.uri)
                 reason = f"{where} is damaged: {str(error).partition(chr(10))[0]}"
-                self._mark_damaged(reason)
-                raise StepError(f"{reason}. Run again: another batch job makes it again") from error
+                self.mark_damaged(reason)
+                raise RejectedOutputsError([self], StepError(reason)) from error
 
-    def require_passed(self, checks: Sequence[CheckResult]) -> None:
-        """Raise FailedChecksError if one of the checks of the output blocks.
-
-        If lines are missing, the next run starts another job.
-        """
-        located_checks = []
-        for check in checks:
-            if check.blocks and check.makes_output_unusable:
-                self._mark_damaged(check.finding)
-                check = replace(
-                    check, finding=f"{self.storage.where(self.folder)}: {check.finding}"
-                )
-            located_checks.append(check)
-        require_passed(located_checks)
-
-    def _mark_damaged(self, reason: str) -> None:
-        """Note that this output is of no use, so that the next run starts another job."""
+    def mark_damaged(self, reason: str) -> None:
+        """Note that this output is of no use, so that no run adopts its job."""
         self.storage.store.put(self.folder + DAMAGED, f"{reason}\n".encode())
 
 
@@ -220,8 +206,42 @@ def fingerprint_outputs(outputs: Iterable[JobOutput]) -> str:
     return fingerprint(*((file.uri, file.size, file.etag) for file in files))
 
 
+@dataclass
+class AnswerCounts:
+    """What is counted of the lines of one output."""
+
+    answered: list[pl.Series] = field(default_factory=list)
+    """The names of the users or segments that the lines answer, in pieces."""
+    failed: list[pl.DataFrame] = field(default_factory=list)
+    """The same names, and the errors, of the lines that have one. The columns are name, error."""
+    repeated: int = 0
+    """How many members are repeated within a list or a segment."""
+
+    @property
+    def failed_lines(self) -> int:
+        """How many lines have an error."""
+        return sum(part.height for part in self.failed)
+
+    @property
+    def first_failure(self) -> tuple[str, str] | None:
+        """The name and the error of the first line that has one."""
+        return next((part.row(0) for part in self.failed if part.height), None)
+
+    @classmethod
+    def add_up(cls, outputs: Iterable["AnswerCounts"]) -> "AnswerCounts":
+        """The counts of several outputs together, in their order."""
+        total = cls()
+        for counts in outputs:
+            total.answered += counts.answered
+            total.failed += counts.failed
+            total.repeated += counts.repeated
+        return total
+
+
 class OutputTable(ABC):
-    """Builds a table from the lines of a job's output, and counts what its checks need.
+    """Builds a table from the lines of jobs' outputs, and counts what its checks need.
+
+    A line with an error gives no rows.
 
     key: the name of the user or the segment that a line answers, from the line's columns.
     titles: the columns item_id and title; None for a table without titles.
@@ -232,22 +252,23 @@ class OutputTable(ABC):
         self.rows = 0
         self.sample = pl.DataFrame()
         self._key = key
-        self._answered: list[pl.Series] = []
-        self._failed = self._repeated = 0
-        self._first_failure: tuple[str, str] | None = None
+        # The last are those of the output that is being read.
+        self._outputs = [AnswerCounts()]
 
     def write(self, pieces: Iterable[pl.DataFrame], table: TableWriter) -> None:
-        """Write the table's rows.
+        """Write the table's rows of one output, whose lines are counted apart.
 
         pieces: at least one, as `file_formats` reads them.
         """
+        if self._outputs[-1].answered:
+            self._outputs.append(AnswerCounts())
         for lines in pieces:
             table.write(self.add(lines).to_arrow(compat_level=pl.CompatLevel.oldest()))
 
     def add(self, lines: pl.DataFrame) -> pl.DataFrame:
         """The table's rows of these lines, once both are counted."""
         self._count_lines(lines)
-        table = self._build_rows(lines)
+        table = self._build_rows(lines.filter(pl.col("error").is_null()))
         first = table.head(SAMPLE)
         self.sample = pl.concat([self.sample, first]).head(SAMPLE) if self.rows else first
         self.rows += table.height
@@ -258,12 +279,9 @@ class OutputTable(ABC):
         """The table's rows of these lines; counts what only this kind of table has."""
 
     def _count_lines(self, lines: pl.DataFrame) -> None:
-        answers = lines.select(self._key, "error")
-        self._answered.append(answers.to_series(0))
-        failed = answers.filter(pl.col("error").is_not_null())
-        if failed.height and self._first_failure is None:
-            self._first_failure = failed.row(0)
-        self._failed += failed.height
+        answers = lines.select(name=self._key, error=pl.col("error").str.slice(0, MAX_ERROR_LENGTH))
+        self._outputs[-1].answered.append(answers.get_column("name"))
+        self._outputs[-1].failed.append(answers.filter(pl.col("error").is_not_null()))
 
 
 def log_progress(pieces: Iterable[pl.DataFrame], progress: Progress) -> Iterator[pl.DataFrame]:
@@ -271,7 +289,6 @@ def log_progress(pieces: Iterable[pl.DataFrame], progress: Progress) -> Iterator
     for piece in pieces:
         yield piece
         progress.add(piece.height)
-    progress.end()
 
 
 def split_at_lines(chunks: Iterable[bytes], size: int = PIECE_BYTES) -> Iterator[bytes]:

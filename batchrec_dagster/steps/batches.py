@@ -135,20 +135,26 @@ def _list_models(
 
 
 def keep_users_without_lists(
-    work: Work, version: str, batch_users: pl.LazyFrame, table: Path
+    work: Work, version: str, batch_users: pl.LazyFrame, table: Path, failed: pl.DataFrame
 ) -> None:
-    """Store which of the requested users have no rows in the table of an experiment's edition.
+    """Store which of the requested users have no rows in an edition's table, and why if known.
 
-    The outcomes count them too. The published table deletes the file with the edition.
+    The outcomes of an experiment count them too, and `batchrec show` says why. The published table
+    deletes the file with the edition.
 
     version: the edition's.
     batch_users: the lines of the users' file.
     table: the file of the edition's table.
+    failed: the columns user_id and error, of the users whom Personalize returned an error for.
     Raises StorageError.
     """
     listed = pl.scan_parquet(table, glob=False).filter(rank=1).select("user_id")
     requested = batch_users.select(user_id=USER_FIELD)
-    without = requested.join(listed, on="user_id", how="anti").sort("user_id")
+    without = (
+        requested.join(listed, on="user_id", how="anti")
+        .join(failed.lazy(), on="user_id", how="left")
+        .sort("user_id")
+    )
     key = work.pipeline.storage_keys.users_without_lists(version)
     work.files.write_parquet(key, without.collect(engine="streaming"))
 

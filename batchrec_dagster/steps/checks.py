@@ -57,7 +57,7 @@ class CheckResult:
     severity: Severity = "error"
     """What a failure does."""
     makes_output_unusable: bool = False
-    """Whether a failure means that a batch job's output lacks lines, so that no run should read
+    """Whether a failure means that a batch job's output is of no use, so that no run should read
     it again."""
 
     @property
@@ -204,18 +204,19 @@ def check_rows_readable(
     return CheckResult(name, passed, finding, {"rows": rows, "bad_rows": bad.total})
 
 
-def check_every_user_answered(
-    users: pl.Series, answered: pl.Series, *, empty: bool = False
-) -> CheckResult:
-    """Whether every requested user has exactly one result, and not all lists are empty.
+def check_every_user_answered(users: pl.Series, answered: pl.Series) -> CheckResult:
+    """Whether every requested user has exactly one result.
+
+    An error is a result too: `check_no_failed_users` counts these.
 
     users: the ids of the requested users.
     answered: the id of the user of each result.
-    empty: whether no result has an item.
     """
-    check = _check_every_answered("user", users, answered, "batch inference")
-    if not empty:
-        return check
+    return _check_every_answered("user", users, answered)
+
+
+def explain_empty_lists(check: CheckResult) -> CheckResult:
+    """The failed check `every_user_answered` of a table without rows."""
     finding = (
         f"{check.finding}; all lists are empty: recommendations.filter excludes every item that"
         " users have not seen, or there is none"
@@ -225,57 +226,87 @@ def check_every_user_answered(
 
 def check_every_segment_answered(queries: Sequence[str], answered: pl.Series) -> CheckResult:
     """Whether every requested segment has exactly one result."""
-    return _check_every_answered("segment", pl.Series(queries), answered, "batch segment job")
+    return _check_every_answered("segment", pl.Series(queries), answered)
 
 
-def _check_every_answered(
-    subject: str, requested: pl.Series, answered: pl.Series, job: str
-) -> CheckResult:
-    """Whether every requested id has exactly one result.
+def _check_every_answered(subject: str, requested: pl.Series, answered: pl.Series) -> CheckResult:
+    """Whether every requested id has exactly one result, and no other id has any.
 
     subject: what an id is of, user or segment.
     answered: the id of each result.
-    job: what messages call the job.
     """
     missing = requested.filter(~requested.is_in(answered.implode()))
-    repeated = answered.len() - answered.n_unique()
-    finding = f"{answered.n_unique():,} of {len(requested):,} {subject}s have a result"
+    distinct = answered.unique()
+    known = len(requested) - len(missing)
+    repeated = len(answered) - len(distinct)
+    unknown = len(distinct) - known
+    finding = f"{known:,} of {len(requested):,} {subject}s have a result"
     if len(missing):
-        ids = _list_ids(missing.head(MAX_IDS_NAMED), len(missing))
-        finding += f"; missing: {ids}. Run the {job} again"
+        finding += f"; missing: {_list_ids(missing.head(MAX_IDS_NAMED), len(missing))}"
     if repeated:
         finding += f"; {repeated:,} results are repeated"
+    if unknown:
+        finding += f"; {unknown:,} results are of {subject}s that were not requested"
     return CheckResult(
         f"every_{subject}_answered",
-        not len(missing) and not repeated,
+        not (len(missing) or repeated or unknown),
         finding,
         {f"{subject}s": len(requested), "missing": len(missing), "repeated_lines": repeated},
         makes_output_unusable=True,
     )
 
 
-def check_no_failed_lines(
-    failed: int, lines: int, first: tuple[str, str] | None, subject: str = "user", fix: str = ""
+def check_no_failed_users(
+    failed: int, lines: int, first: tuple[str, str] | None, max_share: float = 0.0
+) -> CheckResult:
+    """Whether few enough lines of a job's output have an error, and not all of them.
+
+    lines: how many lines there are, one for each user.
+    first: the id and the error of the first failed user.
+    max_share: the largest share of users that may fail.
+    """
+    # A product with the share is not exact: 0.29 * 100 is less than 29.
+    passed = not failed or (failed < lines and failed / lines <= max_share)
+    finding = f"{failed:,} of {lines:,} users failed"
+    if first is not None:
+        most = f"at most {100 * max_share:g} % may: recommendations.max_failed_share"
+        fate = "; they have no list in this edition" if passed else ""
+        finding += f" ({most}){fate}; the first, user {first[0]!r}: {first[1]}"
+    return CheckResult(
+        "no_failed_users",
+        passed,
+        finding,
+        {"lines": lines, "failed": failed},
+        makes_output_unusable=True,
+    )
+
+
+def check_no_failed_segments(
+    failed: int, lines: int, first: tuple[str, str] | None, setting: str
 ) -> CheckResult:
     """Whether no line of a job's output has an error.
 
-    first: the id and the error of the first failed line.
-    subject: what a line is about, user or segment.
-    fix: what the user can do, as the end of the message.
+    A failure does not make the output unusable: it is mostly what the user wrote that cannot be
+    answered, so another job would cost money and fail too. Another setting starts another job.
+
+    lines: how many lines there are, one for each segment.
+    first: the name and the error of the first failed segment.
+    setting: the setting that declares the segments.
     """
-    finding = f"{failed:,} of {lines:,} {subject}s failed"
+    finding = f"{failed:,} of {lines:,} segments failed"
     if first is not None:
-        first_id, error = first
-        finding += f"; the first, {subject} {first_id!r}: {error}{fix}"
+        finding += f"; the first, segment {first[0]!r}: {first[1]}; fix {setting}"
     return CheckResult(
-        f"no_failed_{subject}s", not failed, finding, {"lines": lines, "failed": failed}
+        "no_failed_segments", not failed, finding, {"lines": lines, "failed": failed}
     )
 
 
 def check_no_duplicates(count: int, member: str = "item") -> CheckResult:
     """Whether no list holds an item twice, or no segment a user."""
     finding = f"{count:,} {member}s are repeated within a list"
-    return CheckResult("no_duplicates", not count, finding, {"repeated": count})
+    return CheckResult(
+        "no_duplicates", not count, finding, {"repeated": count}, makes_output_unusable=True
+    )
 
 
 def check_no_seen_items(seen: int) -> CheckResult:
@@ -285,23 +316,32 @@ def check_no_seen_items(seen: int) -> CheckResult:
 
 
 def check_lists_full(
-    full: int, users: int, num_results: int, *, filtered: bool = False, padding: int = 0
+    full: int,
+    users: int,
+    num_results: int,
+    *,
+    failed: int = 0,
+    filtered: bool = False,
+    padding: int = 0,
 ) -> CheckResult:
-    """Whether every user has as many items as requested; a failure only warns.
+    """Whether every user who did not fail has as many items as requested; a failure only warns.
 
     full: how many users have `num_results` items.
+    users: how many were requested.
+    failed: how many of them have an error instead of items.
     filtered: whether recommendations.filter is set.
     padding: how many popular items Personalize added without a score.
     """
-    finding = f"{full:,} of {users:,} users have all {num_results} items"
-    if full < users:
+    answered = users - failed
+    finding = f"{full:,} of {answered:,} users have all {num_results} items"
+    if full < answered:
         finding += "; the others have seen nearly everything that Personalize returned for them"
         if filtered:
             finding += ", or recommendations.filter excludes most of it"
     if padding:
         finding += f"; {padding:,} items without a score are popular ones that Personalize added"
     numbers: dict[str, int | float] = {"users": users, "full": full, "padding": padding}
-    return CheckResult("lists_full", full == users, finding, numbers, severity="warn")
+    return CheckResult("lists_full", full == answered, finding, numbers, severity="warn")
 
 
 def check_items_known(listed_ids: pl.Series, known_ids: pl.Series) -> CheckResult:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
@@ -49,6 +49,7 @@ from batchrec_dagster.steps.recommendation_table import (
     read_interactions,
 )
 from batchrec_dagster.steps.records import ModelRecord
+from batchrec_dagster.steps.rejected_outputs import make_table, require_usable
 from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.object_store import StorageError
@@ -86,19 +87,27 @@ class InferenceResult:
     """The model's comes first."""
     jobs: list[ReadyResource]
     """The job of each batch."""
-    users: pl.Series
-    """The ids of all batches' users."""
     interactions: KnownInteractions
     num_results: int
+    replaced_cost: Sequence[Cost] = ()
+    """What this run pays for jobs whose output was rejected."""
 
     @property
     def cost(self) -> list[Cost]:
         """What this run pays for."""
+        return [*self.replaced_cost, *self.cost_of(range(len(self.jobs)))]
+
+    def cost_of(self, places: Iterable[int]) -> list[Cost]:
+        """What this run pays for the jobs at these places."""
         return [
-            price_recommendations(batch.recipe, len(batch.users))
-            for job, batch in zip(self.jobs, self.batches, strict=True)
-            if job.created
+            price_recommendations(self.batches[place].recipe, len(self.batches[place].users))
+            for place in places
+            if self.jobs[place].created
         ]
+
+    def list_outputs(self, work: PersonalizeWork) -> list[JobOutput]:
+        """The output of each job."""
+        return [JobOutput(work.storage, job.description) for job in self.jobs]
 
 
 def infer_and_publish(
@@ -123,8 +132,13 @@ def infer_and_publish(
     published = _read_unchanged(work, publishing, batch_users, gate)
     if published is None:
         batches = _list_batches(work, model, batch_users, published_users)
-        inferred = _infer(work.for_data(model.data_version), declaration.filter, model, batches)
-        edition, table = _publish(work, publishing, batch_users, inferred, gate, run)
+        inference = Inference(work.for_data(model.data_version), declaration.filter, model)
+        inferred, (edition, table) = make_table(
+            inference.run(batches),
+            lambda inferred: _publish(work, publishing, batch_users, inferred, gate, run),
+            inference.run_again,
+            work.ensure.log,
+        )
         job, num_results = inferred.jobs[0], inferred.num_results
         checks = [gate, *table.checks]
         published = PublishedLists(edition, table, job, num_results, inferred.cost, checks)
@@ -154,23 +168,54 @@ def _list_batches(
     ]
 
 
-def _infer(
-    work: PersonalizeWork,
-    lists_filter: FilterDeclaration | None,
-    model: ModelRecord,
-    batches: list[Batch],
-) -> InferenceResult:
-    users = pl.concat([batch.users for batch in batches])
-    interactions = read_interactions(work, users)
-    num_results = work.pipeline.recommendations.num_results
-    if interactions.seen is not None:
-        num_results = _choose_num_results(work, interactions.seen, len(users))
-    requests = [_prepare_job(work, lists_filter, model, batch, num_results) for batch in batches]
-    started = [request.start() for request in requests]
-    jobs = work.ensure.wait_until_all_ready(BATCH_INFERENCE_JOB, started)
-    for job, batch in zip(jobs, batches, strict=True):
-        work.ensure.log.info(_describe_job(job, len(batch.users)))
-    return InferenceResult(batches, jobs, users, interactions, num_results)
+@dataclass(frozen=True)
+class Inference:
+    """Runs a batch inference job for each batch."""
+
+    work: PersonalizeWork
+    filter: FilterDeclaration | None
+    model: ModelRecord
+
+    def run(self, batches: list[Batch]) -> InferenceResult:
+        """The finished jobs: new ones, or those of earlier runs."""
+        work = self.work
+        users = pl.concat([batch.users for batch in batches])
+        interactions = read_interactions(work, users)
+        num_results = work.pipeline.recommendations.num_results
+        if interactions.seen is not None:
+            num_results = _choose_num_results(work, interactions.seen, len(users))
+        jobs = self._run_jobs(batches, num_results)
+        return InferenceResult(batches, jobs, interactions, num_results)
+
+    def run_again(
+        self, inferred: InferenceResult, rejected: Sequence[JobOutput]
+    ) -> InferenceResult:
+        """The same with a new job in the place of each whose output is rejected, and thus marked.
+
+        The other jobs stay as they are.
+        """
+        folders = {output.folder for output in rejected}
+        places = [
+            place
+            for place, output in enumerate(inferred.list_outputs(self.work))
+            if output.folder in folders
+        ]
+        batches = [inferred.batches[place] for place in places]
+        jobs = [*inferred.jobs]
+        for place, job in zip(places, self._run_jobs(batches, inferred.num_results), strict=True):
+            jobs[place] = job
+        return replace(inferred, jobs=jobs, replaced_cost=inferred.cost_of(places))
+
+    def _run_jobs(self, batches: list[Batch], num_results: int) -> list[ReadyResource]:
+        work = self.work
+        requests = [
+            _prepare_job(work, self.filter, self.model, batch, num_results) for batch in batches
+        ]
+        started = [request.start() for request in requests]
+        jobs = work.ensure.wait_until_all_ready(BATCH_INFERENCE_JOB, started)
+        for job, batch in zip(jobs, batches, strict=True):
+            work.ensure.log.info(_describe_job(job, len(batch.users)))
+        return jobs
 
 
 def _publish(
@@ -181,11 +226,12 @@ def _publish(
     gate: CheckResult,
     run: str,
 ) -> tuple[Edition, RecommendationTable]:
-    pipeline, jobs, users = work.pipeline, inferred.jobs, inferred.users
-    interactions = inferred.interactions
-    outputs = [JobOutput(work.storage, job.description) for job in jobs]
+    """Publish the lists. Raises RejectedOutputsError if another job has to make them again."""
+    pipeline, jobs, interactions = work.pipeline, inferred.jobs, inferred.interactions
+    outputs = inferred.list_outputs(work)
+    requested = [batch.users for batch in inferred.batches]
     with temporary_folder() as folder, TableWriter(folder / "recommendations.parquet") as writer:
-        table = build_table(work, outputs, users, interactions.seen, writer)
+        table = build_table(work, outputs, requested, interactions.seen, writer)
         checks = [gate, *table.checks]
         version = _fingerprint_lists(publishing, [job.arn for job in jobs])
         facts = {
@@ -198,11 +244,10 @@ def _publish(
             **({"experiment": pipeline.experiment.model_dump()} if pipeline.experiment else {}),
         }
         about = publishing.about(version, run, checks, facts)
-        for output in outputs:
-            output.require_passed(checks)
+        require_usable(outputs, checks, table.rejected)
         writer.finish(about)
-        if pipeline.experiment:
-            keep_users_without_lists(work, version, batch_users, writer.path)
+        if pipeline.experiment or table.counts.failed_users:
+            keep_users_without_lists(work, version, batch_users, writer.path, table.failed)
         edition = work.files.table.publish(writer.path, pipeline.publication.history)
     return edition, table
 
@@ -262,7 +307,9 @@ def _read_unchanged(
         for check in map(CheckResult.from_json, about["checks"])
         if check.name != gate.name
     ] + new_checks
-    counts = ListCounts(**{field.name: about[field.name] for field in fields(ListCounts)})
+    # An edition of an earlier version does not have the number of failed users: there were none.
+    names = [field.name for field in fields(ListCounts) if field.name in about]
+    counts = ListCounts(**{name: about[name] for name in names})
     recommendations = RecommendationTable(counts, sample, checks)
     return PublishedLists(
         edition, recommendations, job, about["results_asked_for"], [], [gate, *checks]

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from itertools import chain
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import polars as pl
@@ -13,15 +12,21 @@ from batchrec_dagster.config.experiment import Experiment
 from batchrec_dagster.outcomes.arms import MODEL, assign_arms
 from batchrec_dagster.personalize.file_formats import read_inference, scan_interactions
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
-from batchrec_dagster.steps.batch_jobs import JobOutput, OutputTable, log_progress
+from batchrec_dagster.steps.batch_jobs import (
+    AnswerCounts,
+    JobOutput,
+    OutputTable,
+    log_progress,
+)
 from batchrec_dagster.steps.checks import (
     CheckResult,
     check_every_user_answered,
     check_items_known,
     check_lists_full,
     check_no_duplicates,
-    check_no_failed_lines,
+    check_no_failed_users,
     check_no_seen_items,
+    explain_empty_lists,
 )
 from batchrec_dagster.steps.items import add_titles, read_item_ids, read_titles
 from batchrec_dagster.steps.work import PersonalizeWork, Work
@@ -125,6 +130,7 @@ class ListBuilder(OutputTable):
     seen: the items that are left out of each user's list; None leaves out none.
     titles: the columns item_id and title; None for a table without titles.
     experiment: if there is one, a row has its user's arm.
+    max_failed_share: the largest share of users whose line may have an error.
     """
 
     def __init__(
@@ -133,9 +139,11 @@ class ListBuilder(OutputTable):
         seen: SeenItems | None = None,
         titles: pl.DataFrame | None = None,
         experiment: Experiment | None = None,
+        max_failed_share: float = 0.0,
     ) -> None:
         super().__init__(pl.col("user_id"), titles)
         self.num_results, self.seen, self.experiment = num_results, seen, experiment
+        self.max_failed_share = max_failed_share
         self.users = self.dropped = self._unscored = self._of_model = self._seen = self._full = 0
         self.items = pl.Series(dtype=pl.String)
 
@@ -154,28 +162,77 @@ class ListBuilder(OutputTable):
         self._count(table)
         return table
 
-    def finish(self, users: pl.Series, *, filtered: bool) -> RecommendationTable:
+    def finish(self, requested: Sequence[pl.Series], *, filtered: bool) -> RecommendationTable:
         """The numbers and checks of the table that was written.
+
+        requested: for each output, the users whom lists were requested for.
+        filtered: whether recommendations.filter is set.
+        """
+        total = AnswerCounts.add_up(self._outputs)
+        counts = ListCounts(
+            self.rows,
+            self.users,
+            len(self.items),
+            self.dropped,
+            self.items_without_score,
+            total.failed_lines,
+        )
+        checks = self.checks(pl.concat(requested), filtered=filtered)
+        return RecommendationTable(
+            counts,
+            self.sample,
+            checks,
+            failed=pl.concat(total.failed).rename({"name": "user_id"}),
+            rejected=self._find_rejected(requested) if any(c.blocks for c in checks) else [],
+        )
+
+    def checks(self, users: pl.Series, *, filtered: bool) -> list[CheckResult]:
+        """The verdicts on all outputs together.
 
         users: those whom lists were requested for.
         filtered: whether recommendations.filter is set.
         """
-        counts = ListCounts(
-            self.rows, self.users, len(self.items), self.dropped, self.items_without_score
-        )
-        return RecommendationTable(counts, self.sample, self.checks(users, filtered=filtered))
-
-    def checks(self, users: pl.Series, *, filtered: bool) -> list[CheckResult]:
-        """The verdicts. The arguments are those of `finish`."""
-        answered, padding = pl.concat(self._answered), self.items_without_score
+        total = AnswerCounts.add_up(self._outputs)
+        every_user, *others = self._check_answers(users, total)
+        failed, padding = total.failed_lines, self.items_without_score
+        # Where all users failed, that is what is wrong.
+        all_failed = 0 < failed == sum(map(len, total.answered))
+        if not (self.rows or all_failed):
+            every_user = explain_empty_lists(every_user)
         return [
-            check_every_user_answered(users, answered, empty=not self.rows),
-            check_no_failed_lines(self._failed, len(answered), self._first_failure),
-            check_no_duplicates(self._repeated),
+            every_user,
+            *others,
             *([] if self.seen is None else [check_no_seen_items(self._seen)]),
             check_lists_full(
-                self._full, len(users), self.num_results, filtered=filtered, padding=padding
+                self._full,
+                len(users),
+                self.num_results,
+                failed=failed,
+                filtered=filtered,
+                padding=padding,
             ),
+        ]
+
+    def _check_answers(self, users: pl.Series, counts: AnswerCounts) -> list[CheckResult]:
+        """What another job may make better: every_user_answered and two more."""
+        answered = pl.concat(counts.answered)
+        return [
+            check_every_user_answered(users, answered),
+            check_no_failed_users(
+                counts.failed_lines, len(answered), counts.first_failure, self.max_failed_share
+            ),
+            check_no_duplicates(counts.repeated),
+        ]
+
+    def _find_rejected(self, requested: Sequence[pl.Series]) -> list[int]:
+        """The places of the outputs that do not pass on their own.
+
+        One of two outputs may have a larger share of failed users than both together.
+        """
+        return [
+            place
+            for place, (users, counts) in enumerate(zip(requested, self._outputs, strict=True))
+            if any(check.blocks for check in self._check_answers(users, counts))
         ]
 
     @property
@@ -217,7 +274,7 @@ class ListBuilder(OutputTable):
         self._unscored += of_model.get_column("score").null_count()
         self.items = pl.concat([self.items, table.get_column("item_id").unique()]).unique()
         self._full += lengths.filter(pl.col("len") >= self.num_results).height
-        self._repeated += table.height - int(lengths.get_column("items").sum())
+        self._outputs[-1].repeated += table.height - int(lengths.get_column("items").sum())
         if self.seen is not None:
             self._seen += int(self.seen.contain(table).sum())
 
@@ -234,6 +291,8 @@ class ListCounts:
     """How many results were left out because their user had already seen the item."""
     items_without_score: int
     """How many rows are popular items that Personalize added without a score."""
+    failed_users: int = 0
+    """How many requested users have no list because Personalize returned an error for them."""
 
 
 @dataclass(frozen=True)
@@ -243,28 +302,35 @@ class RecommendationTable:
     counts: ListCounts
     sample: pl.DataFrame
     checks: list[CheckResult]
+    failed: pl.DataFrame = field(default_factory=pl.DataFrame)
+    """The columns user_id and error, of the users whose line has an error."""
+    rejected: Sequence[int] = ()
+    """The places of the outputs that another job should make again, if a check blocks."""
 
 
 def build_table(
     work: PersonalizeWork,
     outputs: Sequence[JobOutput],
-    users: pl.Series,
+    requested: Sequence[pl.Series],
     seen: SeenItems | None,
     table: TableWriter,
 ) -> RecommendationTable:
     """Write the table from the jobs' outputs.
 
-    users: those whom lists were requested for.
+    requested: for each output, the users whom lists were requested for.
     seen: as of `ListBuilder`.
-    Raises StorageError, StepError.
+    Raises StorageError, and RejectedOutputsError if an output cannot be read.
     """
     pipeline, settings = work.pipeline, work.pipeline.recommendations
     titles = read_titles(work) if pipeline.has_titles else None
-    lists = ListBuilder(settings.num_results, seen, titles, pipeline.experiment)
-    progress = Progress("users' lists written", len(users), work.ensure.log.info)
-    pieces = chain.from_iterable(output.pieces(read_inference) for output in outputs)
-    lists.write(log_progress(pieces, progress), table)
-    built = lists.finish(users, filtered=settings.filter is not None)
+    lists = ListBuilder(
+        settings.num_results, seen, titles, pipeline.experiment, settings.max_failed_share
+    )
+    progress = Progress("users' lists written", sum(map(len, requested)), work.ensure.log.info)
+    for output in outputs:
+        lists.write(log_progress(output.pieces(read_inference), progress), table)
+    progress.end()
+    built = lists.finish(requested, filtered=settings.filter is not None)
     if pipeline.items is None:
         return built
     items_known = check_items_known(lists.items, read_item_ids(work))

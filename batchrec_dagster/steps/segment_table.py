@@ -24,11 +24,12 @@ from batchrec_dagster.steps.checks import (
     CheckResult,
     check_every_segment_answered,
     check_no_duplicates,
-    check_no_failed_lines,
+    check_no_failed_segments,
 )
 from batchrec_dagster.steps.cost import count_users
 from batchrec_dagster.steps.items import add_titles, read_titles, read_titles_version
 from batchrec_dagster.steps.records import ModelRecord
+from batchrec_dagster.steps.rejected_outputs import make_table, require_usable
 from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.published_table import TableWriter
@@ -72,20 +73,21 @@ class SegmentTable(OutputTable):
         queries: the requested segments.
         setting: the setting that declares them.
         """
-        answered = pl.concat(self._answered)
+        (counts,) = self._outputs
+        answered = pl.concat(counts.answered)
         return [
             check_every_segment_answered(queries, answered),
-            check_no_failed_lines(
-                self._failed, len(answered), self._first_failure, "segment", f"; fix {setting}"
+            check_no_failed_segments(
+                counts.failed_lines, len(answered), counts.first_failure, setting
             ),
-            check_no_duplicates(self._repeated, "user"),
+            check_no_duplicates(counts.repeated, "user"),
         ]
 
     def _count(self, table: pl.DataFrame) -> None:
         sizes = table.group_by("segment", maintain_order=True).agg(
             pl.len(), pl.col("user_id").n_unique().alias("users")
         )
-        self._repeated += table.height - int(sizes.get_column("users").sum())
+        self._outputs[-1].repeated += table.height - int(sizes.get_column("users").sum())
         sizes = sizes.select("segment", "len")
         self.sizes = pl.concat([self.sizes, sizes]) if self.rows else sizes
         self.users = pl.concat([self.users, table.get_column("user_id")]).unique()
@@ -112,23 +114,30 @@ def segment_users(work: PersonalizeWork, segments: Segments, model: ModelRecord)
     storage, keys = work.storage, work.pipeline.storage_keys
     queries = pl.DataFrame({segments.query_field: segments.queries}).write_ndjson()
     storage.store.put(storage.uri(keys.segment_queries), queries.encode())
-    job = _run_job(work, segments, model, queries)
-    cost = []
-    if job.created:
-        cost.append(price_segments(len(segments.queries), count_users(work)))
+    uri, setting = storage.uri(keys.user_segments), "items" if segments.items else "attributes"
     has_titles = bool(segments.items) and work.pipeline.has_titles
-    table = SegmentTable(read_titles(work) if has_titles else None)
+    titles = read_titles(work) if has_titles else None
     titles_version = [read_titles_version(work)] if has_titles else []
-    uri, output = storage.uri(keys.user_segments), JobOutput(storage, job.description)
-    with temporary_folder() as folder:
-        with TableWriter(folder / "user_segments.parquet") as writer:
-            table.write(output.pieces(read_segments), writer)
-        setting = "items" if segments.items else "attributes"
-        checks = table.checks(segments.queries, f"segments.{setting}")
-        output.require_passed(checks)
-        storage.store.put(uri, writer.path)
-    version = fingerprint(job.arn, queries, segments, TABLE_VERSION, *titles_version)
-    return UserSegments(uri, version, table, job, cost, checks)
+
+    def store_table(jobs: list[ReadyResource]) -> tuple[SegmentTable, list[CheckResult]]:
+        output, table = JobOutput(storage, jobs[-1].description), SegmentTable(titles)
+        with temporary_folder() as folder:
+            with TableWriter(folder / "user_segments.parquet") as writer:
+                table.write(output.pieces(read_segments), writer)
+            checks = table.checks(segments.queries, f"segments.{setting}")
+            require_usable([output], checks, rejected=[0])
+            storage.store.put(uri, writer.path)
+        return table, checks
+
+    jobs, (table, checks) = make_table(
+        [_run_job(work, segments, model, queries)],
+        store_table,
+        lambda jobs, _: [*jobs, _run_job(work, segments, model, queries)],
+        work.ensure.log,
+    )
+    cost = [price_segments(len(segments.queries), count_users(work)) for job in jobs if job.created]
+    version = fingerprint(jobs[-1].arn, queries, segments, TABLE_VERSION, *titles_version)
+    return UserSegments(uri, version, table, jobs[-1], cost, checks)
 
 
 def _run_job(

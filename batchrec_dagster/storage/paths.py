@@ -47,7 +47,8 @@ class StorageKeys:
         )
         # What the outcomes are computed from: sums over groups of users.
         self.outcome_sums = f"{pipeline}/curated/recommendation_outcomes/sums.parquet"
-        # The folder, with its final slash, of a file for each edition of an experiment.
+        # The folder, with its final slash, of a file for each edition that needs one: those of an
+        # experiment, and those without some users whom Personalize returned an error for.
         self.all_users_without_lists = f"{pipeline}/curated/users_without_lists/"
         # The data of the last report, which the next one compares its own with.
         self.inputs = f"{pipeline}/records/inputs.parquet"
@@ -57,7 +58,7 @@ class StorageKeys:
         return f"{self.pipeline}/transformed/batch_users_of_arms/{arm}/users.json"
 
     def users_without_lists(self, version: str) -> str:
-        """The users of an experiment whom its edition of this version has no rows of."""
+        """The requested users whom the edition of this version has no rows of."""
         return f"{self.all_users_without_lists}{version}.parquet"
 
     def export(self, filename: str) -> str:

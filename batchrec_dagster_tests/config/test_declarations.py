@@ -84,6 +84,7 @@ REFUSED: list[tuple[dict[str, Any], int, str]] = [
     ({"interactions": {"filter": "1 = 1"}}, 12, "interactions.filter"),
     ({"interactions": {"window": {"days": 0}}}, 13, "interactions.window.days"),
     ({"gate": {"max_drop": 30}}, 14, "gate.max_drop"),
+    ({"recommendations": {"max_failed_share": 5}}, 14, "recommendations.max_failed_share"),
     ({"publication": {"history": 0}}, 14, "publication.history"),
     ({"publication": {"max_file_gb": 6}}, 14, "publication.max_file_gb"),
     (

@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from batchrec_dagster import BatchRecommendations
-from batchrec_dagster.config import Pipeline
+from batchrec_dagster.config import Pipeline, fingerprint
+from batchrec_dagster.config.recommendations import RecommendationSettings
 from batchrec_dagster_tests.support import (
     ASSETS,
     REPOSITORY,
@@ -130,6 +131,12 @@ def test_unchanged_settings_have_the_code_versions_of_earlier_versions(tmp_path:
     with definitions(project) as defs:
         specs = {spec.key.path[-1]: spec for spec in defs.resolve_all_asset_specs()}
     assert {name: specs[name].code_version for name in CODE_VERSIONS} == CODE_VERSIONS
+
+
+def test_only_another_share_of_failed_users_is_part_of_a_fingerprint() -> None:
+    default = RecommendationSettings()
+    assert fingerprint(RecommendationSettings(max_failed_share=0.001)) == fingerprint(default)
+    assert fingerprint(RecommendationSettings(max_failed_share=0)) != fingerprint(default)
 
 
 def test_the_code_version_changes_with_the_settings_an_asset_reads() -> None:

@@ -84,6 +84,7 @@ CASES: list[tuple[dict[str, Any], str]] = [
     ({"popular": None}, "watch"),
     # The lists.
     ({"served": 2100}, "watch"),
+    ({"served": 2100, "failed": 3}, "watch"),
     ({"served": 1000, "full": 1000}, "bad"),
     ({"full": 2100}, "good"),
     ({"full": 1900}, "watch"),

@@ -99,7 +99,10 @@ def test_every_user_answered() -> None:
     assert not missing.passed
     assert "1 of 3 users have a result; missing: 'b', 'c'" in missing.finding
     assert not checks.check_every_user_answered(USERS, pl.Series(["a", "b", "c", "a"])).passed
-    empty = checks.check_every_user_answered(USERS, USERS, empty=True)
+    unknown = checks.check_every_user_answered(USERS, pl.Series(["a", "b", "c", "d"]))
+    assert not unknown.passed
+    assert "3 of 3 users have a result; 1 results are of users that were not" in unknown.finding
+    empty = checks.explain_empty_lists(checks.check_every_user_answered(USERS, USERS))
     assert empty.blocks
     assert empty.finding.startswith("3 of 3 users have a result; all lists are empty")
 
@@ -114,11 +117,48 @@ def test_few_event_types() -> None:
     assert checks.check_few_event_types(9, event_value=True).blocks
 
 
-def test_no_failed_lines() -> None:
-    assert checks.check_no_failed_lines(0, 2, None).passed
-    check = checks.check_no_failed_lines(1, 2, ("b", "User error"))
-    assert not check.passed
-    assert check.finding == "1 of 2 users failed; the first, user 'b': User error"
+@pytest.mark.parametrize(
+    ("failed", "lines", "max_share", "is_passed"),
+    [
+        (0, 2, 0.0, True),
+        (1, 1_000, 0.001, True),
+        (2, 1_000, 0.001, False),
+        # 0.29 * 100 is less than 29.
+        (29, 100, 0.29, True),
+        (1, 2, 1.0, True),
+        (2, 2, 1.0, False),
+    ],
+)
+def test_a_share_of_the_users_may_fail_but_not_all(
+    failed: int, lines: int, max_share: float, is_passed: bool
+) -> None:
+    check = checks.check_no_failed_users(failed, lines, ("b", "no"), max_share)
+    assert check.blocks is not is_passed
+    assert check.numbers == {"lines": lines, "failed": failed}
+
+
+def test_failed_users_are_named_with_the_setting() -> None:
+    few = checks.check_no_failed_users(3, 12_000, ("b", "User error"), 0.001)
+    most = "(at most 0.1 % may: recommendations.max_failed_share)"
+    first = "the first, user 'b': User error"
+    assert (
+        few.finding
+        == f"3 of 12,000 users failed {most}; they have no list in this edition; {first}"
+    )
+    many = checks.check_no_failed_users(6, 300, ("b", "User error"), 0.001)
+    assert many.finding == f"6 of 300 users failed {most}; {first}"
+    assert checks.check_no_failed_users(0, 300, None, 0.001).finding == "0 of 300 users failed"
+
+
+def test_no_failed_segments() -> None:
+    assert checks.check_no_failed_segments(0, 2, None, "segments.items").passed
+    check = checks.check_no_failed_segments(1, 2, ("b", "User error"), "segments.items")
+    assert check.blocks
+    assert check.finding == (
+        "1 of 2 segments failed; the first, segment 'b': User error; fix segments.items"
+    )
+    # Another job would return the same.
+    assert not check.makes_output_unusable
 
 
 def test_every_segment_answered() -> None:
@@ -130,7 +170,6 @@ def test_every_segment_answered() -> None:
     missing = check_segments("2")
     assert not missing.passed
     assert "1 of 2 segments have a result; missing: '1'" in missing.finding
-    assert "Run the batch segment job again" in missing.finding
 
 
 def test_no_duplicates() -> None:
@@ -153,6 +192,10 @@ def test_lists_full_is_a_warning() -> None:
     assert not short.passed
     assert short.finding.startswith("1 of 2 users have all 2 items")
     assert not short.blocks
+    without_failed = checks.check_lists_full(2, 3, 1, failed=1)
+    assert without_failed.passed
+    assert without_failed.finding.startswith("2 of 2 users have all 1 items")
+    assert without_failed.numbers["users"] == 3
 
 
 def test_items_that_the_items_file_does_not_have_are_a_warning() -> None:

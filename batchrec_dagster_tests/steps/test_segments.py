@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import polars as pl
 import pytest
 
+from batchrec_dagster.local_personalize.api.client import embedded_client
 from batchrec_dagster.personalize.prices import price_recommendations, price_segments
+from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster_tests.pipeline.test_pipeline import stale
 from batchrec_dagster_tests.preparation.test_items import COLUMNS, QUICK, write_items
 from batchrec_dagster_tests.preparation.test_own_filter import accept_filter
@@ -36,6 +40,16 @@ def declare_segments(
 def read_items(project: Project) -> dict[str, Any]:
     source = write_items(project.root / "items.csv")
     return {"source": str(source), "columns": COLUMNS, "separator": ";"}
+
+
+def find_newest_output(project: Project) -> Path:
+    outputs = (project.storage / "shop/curated/batch_segments").glob("*/*.out")
+    return max(outputs, key=lambda file: file.stat().st_mtime_ns)
+
+
+def count_jobs(project: Project) -> int:
+    client = embedded_client(project.root / ".batchrec/personalize", ObjectStore())
+    return len(client.list_batch_segment_jobs()["batchSegmentJobs"])
 
 
 def read_segments(project: Project) -> pl.DataFrame:
@@ -96,7 +110,20 @@ def test_each_item_gets_the_users_who_belong_to_it(
     other = refresh(project, "shop", instance)
     assert metadata(other, "segment_solution_version")["outcome"] == "unchanged: not trained again"
     assert metadata(other, "user_segments")["outcome"] == "segmented"
-    assert set(read_segments(project).get_column("segment")) == {"4"}
+    table = read_segments(project)
+    assert set(table.get_column("segment")) == {"4"}
+
+    # An output that is not right is made again in the same run.
+    output = find_newest_output(project)
+    line = json.loads(output.read_text())
+    line["output"]["usersList"][1] = line["output"]["usersList"][0]
+    for jobs, content in enumerate([json.dumps(line), "[", f"{output.read_text()}" * 2], start=3):
+        find_newest_output(project).write_text(content)
+        result = refresh(project, "shop", instance, assets=["user_segments"])
+        assert result.success, why(result)
+        assert metadata(result, "user_segments")["cost_usd_on_aws"] > 0
+        assert read_segments(project).equals(table)
+        assert count_jobs(project) == jobs
 
 
 def test_attributes_of_items_get_users_and_items_titles(
@@ -144,6 +171,13 @@ def test_what_cannot_be_answered_is_reported_and_not_published(
     unknown = why(refresh(project, "shop", instance))
     assert unknown.startswith("no_failed_segments: 1 of 4 segments failed")
     assert unknown.endswith("; fix segments.items")
+    # Another job would return the same error, and cost money. Another setting starts one.
+    assert why(refresh(project, "shop", instance, assets=["user_segments"])) == unknown
+    assert count_jobs(project) == 2
+    settings["segments"] = {"items": [*ITEMS, "4"], "filter": nobody}
+    project.declare(settings)
+    assert refresh(project, "shop", instance, assets=["user_segments"]).success
+    assert count_jobs(project) == 3
 
     monkeypatch.setattr("batchrec_dagster.config.pipeline.find_filter_problem", accept_filter)
     settings["segments"] = {"items": ITEMS, "filter": "EXCLUDE UserID WHERE Users.AGE < 18"}

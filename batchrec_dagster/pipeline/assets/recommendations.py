@@ -156,7 +156,8 @@ def _checks(pipeline: Pipeline) -> dict[str, str]:
     return {
         "quality_gate": "The model is good enough to publish its lists.",
         "every_user_answered": "Every requested user has exactly one result, and somebody a list.",
-        "no_failed_users": "No user has an error instead of items.",
+        "no_failed_users": "Few enough users have an error instead of items:"
+        " recommendations.max_failed_share.",
         "no_duplicates": "No list contains an item twice.",
         **(seen_check if pipeline.recommendations.exclude_seen else {}),
     }

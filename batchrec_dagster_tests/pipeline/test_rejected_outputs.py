@@ -1,0 +1,247 @@
+"""Outputs of batch inference jobs that are not right: made again once, or published in part.
+
+Personalize here is the real one of this machine, whose finished jobs' files a test changes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import polars as pl
+import pytest
+from click.testing import CliRunner
+
+from batchrec_dagster.cli import main
+from batchrec_dagster.config import Pipeline
+from batchrec_dagster.config.experiment import Experiment
+from batchrec_dagster.local_personalize.api.client import embedded_client
+from batchrec_dagster.outcomes.arms import CONTROL, MODEL, assign_arms
+from batchrec_dagster.personalize.ensure import (
+    BATCH_INFERENCE_JOB,
+    Ensure,
+    ReadyResource,
+    ResourceKind,
+)
+from batchrec_dagster.personalize.prices import price_recommendations
+from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION_V2
+from batchrec_dagster.steps.batches import read_users_without_lists
+from batchrec_dagster.steps.outcomes import measure_outcomes
+from batchrec_dagster.steps.work import Work
+from batchrec_dagster.storage.object_store import ObjectStore
+from batchrec_dagster.storage.resource import S3Connection, StorageResource
+from batchrec_dagster_tests.first_run import DECLARATION
+from batchrec_dagster_tests.support import Project, metadata, refresh, table, why
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("first_run_of_shop")]
+
+Lines = list[dict[str, Any]]
+PRICE = price_recommendations(USER_PERSONALIZATION_V2, 60).usd
+OUTPUTS = "shop/curated/batch_inference"
+
+
+def fail_users(lines: Lines, count: int) -> Lines:
+    """The same lines with an error in place of the first lists."""
+    failed = [
+        {**line, "output": None, "error": "Service error: try again"} for line in lines[:count]
+    ]
+    return [*failed, *lines[count:]]
+
+
+def repeat_item(lines: Lines) -> Lines:
+    """The same lines with an item twice in the first list."""
+    items = lines[0]["output"]["recommendedItems"]
+    lines[0]["output"]["recommendedItems"] = [items[0], *items[:-1]]
+    return lines
+
+
+def change_output(output: Path, change: Callable[[Lines], Lines]) -> None:
+    lines = [json.loads(line) for line in output.read_text().splitlines()]
+    output.write_text("".join(f"{json.dumps(line)}\n" for line in change(lines)))
+
+
+def find_newest_output(project: Project) -> Path:
+    outputs = (project.storage / OUTPUTS).glob("*/*.out")
+    return max(outputs, key=lambda file: file.stat().st_mtime_ns)
+
+
+def count_jobs(project: Project) -> int:
+    client = embedded_client(project.root / ".batchrec/personalize", ObjectStore())
+    return len(client.list_batch_inference_jobs()["batchInferenceJobs"])
+
+
+def make_lists(project: Project, instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
+    return refresh(project, "shop", instance, assets=["recommendations"])
+
+
+def break_next_outputs(
+    monkeypatch: pytest.MonkeyPatch, project: Project, changes: Iterable[Callable[[Lines], Lines]]
+) -> None:
+    """Change the outputs of the jobs that runs start, as soon as the jobs have ended.
+
+    changes: one for each time that a run waits for new jobs. Later outputs stay as they are.
+    """
+    wait, remaining = Ensure.wait_until_all_ready, iter(changes)
+
+    def wait_and_change(ensure: Ensure, kind: ResourceKind, started: Any) -> list[ReadyResource]:
+        jobs = wait(ensure, kind, started)
+        new_jobs = [job for job in jobs if kind is BATCH_INFERENCE_JOB and job.created]
+        change = next(remaining, None) if new_jobs else None
+        if change is not None:
+            for job in new_jobs:
+                name = job.description["jobName"]
+                (output,) = (project.storage / OUTPUTS / name).glob("*.out")
+                change_output(output, change)
+        return jobs
+
+    monkeypatch.setattr(Ensure, "wait_until_all_ready", wait_and_change)
+
+
+def test_a_rejected_output_is_made_again_in_the_same_run(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    good = table(project, "shop")
+    changes: list[Callable[[Lines], Lines]] = [
+        lambda lines: fail_users(lines, 6),
+        lambda lines: lines[1:],
+        lambda lines: [*lines, lines[0]],
+        repeat_item,
+    ]
+    for jobs, change in enumerate(changes, start=2):
+        change_output(find_newest_output(project), change)
+        result = make_lists(project, instance)
+        assert result.success, why(result)
+        assert count_jobs(project) == jobs
+        assert table(project, "shop").equals(good)
+        lists = metadata(result, "recommendations")
+        assert (lists["outcome"], lists["failed_users"]) == ("inferred", 0)
+        assert lists["cost_usd_on_aws"] == pytest.approx(PRICE)
+        assert all(check.passed for check in result.get_asset_check_evaluations())
+    # The right one is used from then on.
+    assert metadata(make_lists(project, instance), "recommendations")["outcome"].startswith("unch")
+    assert count_jobs(project) == len(changes) + 1
+
+
+def test_two_rejected_outputs_fail_the_run_and_the_next_one_starts_a_third_job(
+    project: Project, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = table(project, "shop")
+    find_newest_output(project).unlink()
+
+    def fail_six(lines: Lines) -> Lines:
+        return fail_users(lines, 6)
+
+    break_next_outputs(monkeypatch, project, [fail_six, fail_six, fail_six])
+    failed = make_lists(project, instance)
+    reason = why(failed)
+    assert reason.startswith("no_failed_users: ")
+    assert "6 of 60 users failed (at most 0.1 % may: recommendations.max_failed_share)" in reason
+    assert "Service error: try again" in reason
+    assert reason.endswith("run again: the next run starts a new one")
+    assert str(find_newest_output(project).parent) in reason
+    assert count_jobs(project) == 3
+    assert table(project, "shop").equals(good)
+
+    # Both jobs of this run are new, and paid for.
+    whole = make_lists(project, instance)
+    assert whole.success, why(whole)
+    assert count_jobs(project) == 5
+    assert metadata(whole, "recommendations")["cost_usd_on_aws"] == pytest.approx(2 * PRICE)
+    assert table(project, "shop").equals(good)
+
+
+def test_few_failed_users_are_published_without_lists_and_named(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    good = table(project, "shop")
+    change_output(find_newest_output(project), lambda lines: fail_users(lines, 3))
+    project.declare({**DECLARATION, "recommendations": {"max_failed_share": 0.05}})
+    result = refresh(
+        project, "shop", instance, assets=["recommendations", "recommendation_report"], report=True
+    )
+    assert result.success, why(result)
+    assert count_jobs(project) == 1
+    lists = table(project, "shop")
+    failed_users = set(good["user_id"]) - set(lists["user_id"])
+    assert len(failed_users) == 3
+    assert lists.equals(good.filter(~pl.col("user_id").is_in(failed_users)))
+    assert metadata(result, "recommendations")["failed_users"] == 3
+    checks = {check.check_name: check for check in result.get_asset_check_evaluations()}
+    assert all(check.passed for check in checks.values())
+    finding = checks["no_failed_users"].description or ""
+    assert "at most 5 % may" in finding
+    assert "they have no list in this edition" in finding
+    report = (project.storage / "shop/curated/report/index.html").read_text()
+    assert "3 of 60 requested users got no list, 3 of them because Personalize" in report
+
+    user = min(failed_users)
+    environment = {"BATCHREC_HOME": str(project.root / ".batchrec")}
+    shown = CliRunner().invoke(main, ["show", user], env=environment)
+    assert "Personalize returned an error for this user: Service error: try again" in " ".join(
+        shown.output.split()
+    )
+    record = CliRunner().invoke(main, ["show", user, "--json"], env=environment)
+    assert json.loads(record.output)["pipelines"][0]["failure"] == "Service error: try again"
+
+    again = make_lists(project, instance)
+    assert metadata(again, "recommendations")["outcome"] == "unchanged: not inferred again"
+    assert metadata(again, "recommendations")["failed_users"] == 3
+    assert all(check.passed for check in again.get_asset_check_evaluations())
+
+    # With the stricter setting, the same output is not good enough.
+    project.declare(DECLARATION)
+    stricter = make_lists(project, instance)
+    assert stricter.success, why(stricter)
+    assert count_jobs(project) == 2
+    assert table(project, "shop").equals(good)
+
+
+def test_in_an_experiment_only_the_rejected_output_is_made_again(
+    project: Project, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = Experiment(name="holdout", control_share=0.4)
+    good = table(project, "shop")
+
+    def fail_by_arm(lines: Lines) -> Lines:
+        users = pl.Series([lines[0]["input"]["userId"]])
+        (arm,) = assign_arms(users, experiment)
+        return fail_users(lines, 6 if arm == CONTROL else 1)
+
+    break_next_outputs(monkeypatch, project, [fail_by_arm])
+    settings = {
+        **DECLARATION,
+        "recommendations": {"max_failed_share": 0.05},
+        "experiment": experiment.model_dump(),
+    }
+    project.declare(settings)
+    result = make_lists(project, instance)
+    assert result.success, why(result)
+    assert count_jobs(project) == 1 + 2 + 1
+    lists = table(project, "shop")
+    (failed_user,) = set(good["user_id"]) - set(lists["user_id"])
+
+    # The failed user counts in the outcomes, but not as one with a list.
+    work = Work(
+        Pipeline.model_validate(settings),
+        StorageResource(root=str(project.storage), s3=S3Connection()),
+    )
+    edition = work.files.table.current()
+    assert edition is not None
+    assert read_users_without_lists(work, edition).to_list() == [failed_user]
+    # Later, each user chooses what the list before had first.
+    interactions = project.storage / work.pipeline.storage_keys.interactions
+    with interactions.open("a") as file:
+        for user, item in good.filter(rank=1).select("user_id", "item_id").iter_rows():
+            cells = {"USER_ID": user, "ITEM_ID": item, "TIMESTAMP": "1600000000"}
+            header = interactions.read_text().splitlines()[0].split(",")
+            file.write(",".join(cells.get(column, "") for column in header) + "\n")
+    outcomes = {outcome.arm: outcome for outcome in measure_outcomes(work).outcomes}
+    model = outcomes[MODEL]
+    everyone = pl.Series(good["user_id"].unique())
+    assert (
+        model.users == model.active_users == int((assign_arms(everyone, experiment) == MODEL).sum())
+    )
+    assert model.on_list == model.users - 1
