@@ -21,10 +21,12 @@ PAGES = [
 ]
 # What a block of code may hold. `sh` is what a reader types, and test_tutorial.py runs.
 LANGUAGES = {"sh", "bash", "yaml", "json", "csv", "python", "sql", "text", "mermaid"}
+LANGUAGES |= {"javascript", "terraform"}
 PROGRAMS = re.compile(r"^\s*\$? ?(make|batchrec|dagster|aws|pip|docker|export|cp|dg|python) ")
 # `bash` is what a reader types, and another test looks after.
 LOOKED_AFTER = {
     "aws.md": "test_deploy.py holds the commands beside AWS's own",
+    "aws-cdk-terraform.md": "test_cdk_and_terraform.py runs what can be run without an account",
     "plug-in.md": "test_team_project.py types them in a fresh environment",
     "local-personalize.md": "local_personalize/test_aws_command.py runs them",
 }
