@@ -87,7 +87,13 @@ class Recommender(LineAnswerer):
         assert self.interactions is not None
         users, exclude = self._read_users(lines)
         length = min(self.num_results, len(self.model.item_ids))
-        chunks = self.model.recommend(users, self.interactions, length, exclude=exclude)
+        chunks = self.model.recommend(
+            users,
+            self.interactions,
+            length,
+            exclude=exclude,
+            excludes_history=self.filter is not None and self.filter.excludes_history,
+        )
         return self._unpack(chunks)
 
     def _read_users(self, lines: Sequence[InputLine]) -> tuple[list[str], Exclude | None]:

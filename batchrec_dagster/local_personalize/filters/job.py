@@ -76,6 +76,14 @@ class JobFilter:
             self._user_items,
         )
 
+    @property
+    def excludes_history(self) -> bool:
+        """Whether the filter excludes what users interacted with.
+
+        It knows only their latest interactions. Whoever filters so drops the other ones too.
+        """
+        return any(not e.include and e.on_interactions for e in self._expressions)
+
     def find_problem(self, values: Mapping[str, str]) -> str | None:
         """Return why a line with these `filterValues` cannot be answered, or None if it can."""
         for use in self._uses:

@@ -22,7 +22,7 @@ from .components import (
     PopularityScorer,
     Scorer,
 )
-from .interactions import Float32, History, Ids
+from .interactions import Float32, History, Ids, Int32
 from .new_items import NewItems
 from .repeated_items import Repeats
 from .serving import UserModel
@@ -128,7 +128,7 @@ class BlendModel(UserModel):
     def with_exploration(self, weight: float, max_age: float) -> BlendModel:
         """The model with only some of its new items.
 
-        weight: the share of a list that new items may have.
+        weight: the largest share of new items, see `NewItems.weight`.
         max_age: the largest age of an item in days; items of unknown age stay.
         """
         if self.new_items is None:
@@ -141,9 +141,10 @@ class BlendModel(UserModel):
         ids = self.item_ids[np.concatenate([is_own, is_young])]
         return replace(self, item_ids=ids, new_items=self.new_items.select(is_young, weight))
 
-    def limit(self, scores: Float32, num_results: int) -> None:
-        if self.new_items is not None:
-            self.new_items.limit(scores, num_results)
+    def choose_items(self, scores: Float32, num_results: int, had: History | None) -> Int32:
+        if self.new_items is None:
+            return super().choose_items(scores, num_results, had)
+        return self.new_items.choose_items(scores, num_results, had)
 
     def save(self, folder: Path) -> None:
         # What an earlier save left must not be loaded with this model.

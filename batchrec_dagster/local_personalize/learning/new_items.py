@@ -17,8 +17,9 @@ from scipy.sparse import csr_matrix
 
 from . import content
 from .content import ContentScorer
-from .interactions import Float32, Float64, History, Ids, find_positions
+from .interactions import Float32, Float64, History, Ids, Int32, find_positions
 from .item_features import ItemFeatures
+from .ranking import top_k
 from .store import Arrays
 
 MAX_NEW_ITEMS = 10_000  # the newest: each takes as long to score as another item
@@ -50,7 +51,7 @@ class NewItems:
     """(new,) days from the creation to the newest interaction; NaN if unknown."""
 
     weight: float = EXPLORATION_WEIGHT
-    """The share of a list that new items may have, 0 to 1."""
+    """The largest share of new items in a list, and in its beginnings: above 0, at most 1."""
 
     def score(self, history: History, own_logits: Float32) -> Float32:
         """(users, new): the logits of the new items.
@@ -94,20 +95,57 @@ class NewItems:
         logits = logit_mean + slope[:, None] * above_mean + bonus * (above_mean > 0)
         return np.asarray(logits.astype(np.float32))
 
-    def limit(self, scores: Float32, num_results: int) -> None:
-        """Leave only as many new items to each list as its share allows, in place.
+    def choose_items(self, scores: Float32, num_results: int, had: History | None) -> Int32:
+        """(users, num_results): the items of each list, best first; -1 pads.
+
+        Of the first n items of a list, for every n, new ones are at most the share `weight`. A new
+        item that its score would put earlier comes as soon as its share allows. When the other
+        items run out, the new ones that are left follow.
 
         scores: (users, n_items) of the model's own items, then of the new ones.
+        had: the items that will be dropped from each user's list; None if none will. They do not
+            count. So a list without them is the one from which a filter excludes them all, though
+            a filter may know only the last 100 interactions.
         """
-        max_new = int(self.weight * num_results)
-        new_scores = scores[:, len(scores.T) - len(self.ages) :]
-        if max_new >= new_scores.shape[1]:
-            return
-        if max_new == 0:
-            new_scores[:] = -np.inf
-            return
-        worse = np.argpartition(-new_scores, max_new - 1, axis=1)[:, max_new:]
-        np.put_along_axis(new_scores, worse, -np.inf, axis=1)
+        n_own = scores.shape[1] - len(self.ages)
+        new_scores, other_scores = scores[:, n_own:], scores[:, :n_own]
+        is_had = np.zeros(scores.shape, dtype=bool)
+        if had is not None:
+            is_had[np.repeat(np.arange(len(scores)), had.lengths), had.items] = True
+        is_had_new = is_had[:, n_own:]
+        if is_had_new.any():
+            # Since the training, somebody had some of the new items: they are like others for them.
+            had_scores = np.where(is_had_new, new_scores, np.float32(-np.inf))
+            other_scores = np.concatenate([other_scores, had_scores], axis=1)
+            new_scores = np.where(is_had_new, np.float32(-np.inf), new_scores)
+        others = top_k(other_scores, num_results)
+        new = top_k(new_scores, min(num_results, new_scores.shape[1]))
+        is_counted = (others >= 0) & ~np.take_along_axis(is_had, np.maximum(others, 0), axis=1)
+        others_before = np.maximum(
+            _count_better(_take_scores(other_scores, others), _take_scores(new_scores, new)),
+            self._count_required(is_counted, (others >= 0).sum(axis=1), new.shape[1]),
+        )
+        return _merge(others, np.where(new < 0, -1, new + n_own), others_before)
+
+    def _count_required(
+        self, is_counted: npt.NDArray[np.bool_], lengths: npt.NDArray[np.intp], n_new: int
+    ) -> npt.NDArray[np.intp]:
+        """(users, n_new): how many of the other items come before each new one at least.
+
+        is_counted: (users, others) which of them count for the share.
+        lengths: (users,) how many others there are.
+        """
+        n_others = is_counted.shape[1]
+        # Of n + j items, j may be new: j <= weight * (n + j). Rounding errors must not add one.
+        number = np.arange(1, n_new + 1)
+        counted = np.ceil(number * ((1 - self.weight) / self.weight) - 1e-9)
+        counted = np.minimum(counted, n_others + 1).astype(np.intp)
+        # (users, n_others + 2): the place after the c-th counted item, or after the last item.
+        ends = np.repeat(lengths[:, None], n_others + 2, axis=1)
+        ends[:, 0] = 0
+        row, place = np.nonzero(is_counted)
+        ends[row, np.cumsum(is_counted, axis=1)[row, place]] = place + 1
+        return np.asarray(ends[:, counted])
 
     def select(self, is_selected: npt.NDArray[np.bool_], weight: float) -> NewItems:
         """Some of the new items, with another weight.
@@ -134,6 +172,43 @@ class NewItems:
         if ages.dtype != np.float64 or ages.ndim != 1:
             raise ValueError(f"ages.npy has the type {ages.dtype} and the shape {ages.shape}")
         return cls(ContentScorer.from_arrays(arrays), ages)
+
+
+def _take_scores(scores: Float32, columns: Int32) -> Float32:
+    """(rows, k): the scores in these columns; -inf for column -1."""
+    if not scores.shape[1]:
+        return np.full(columns.shape, -np.inf, dtype=np.float32)
+    taken = np.take_along_axis(scores, np.maximum(columns, 0), axis=1)
+    return np.where(columns < 0, np.float32(-np.inf), taken)
+
+
+def _count_better(others: Float32, new: Float32) -> npt.NDArray[np.intp]:
+    """(rows, n_new): how many scores of others are at least as high as each score of a new item.
+
+    others, new: (rows, k) falling.
+    """
+    order = np.argsort(-np.concatenate([others, new], axis=1), axis=1, kind="stable")
+    place = np.empty_like(order)
+    np.put_along_axis(place, order, np.arange(order.shape[1])[None], axis=1)
+    return np.asarray(place[:, others.shape[1] :] - np.arange(new.shape[1]))
+
+
+def _merge(others: Int32, new: Int32, others_before: npt.NDArray[np.intp]) -> Int32:
+    """(rows, k): both lists in one, cut to the length of the others.
+
+    others: (rows, k) item indices; -1 pads.
+    new: (rows, n_new) item indices; -1 pads.
+    others_before: (rows, n_new) how many others come before each new item, not falling.
+    """
+    rows, k = others.shape
+    place = np.where(new < 0, k, np.minimum(others_before + np.arange(new.shape[1]), k))
+    is_new = np.zeros((rows, k + 1), dtype=bool)
+    np.put_along_axis(is_new, place, True, axis=1)
+    is_new = is_new[:, :k]
+    merged = np.take_along_axis(others, np.maximum(np.cumsum(~is_new, axis=1) - 1, 0), axis=1)
+    row, new_place = np.nonzero(is_new)
+    merged[row, new_place] = new[row, (np.cumsum(is_new, axis=1) - 1)[row, new_place]]
+    return merged
 
 
 def find_new_items(

@@ -57,11 +57,15 @@ class UserModel:
         """(users, n_items) logits."""
         raise NotImplementedError
 
-    def limit(self, scores: Float32, num_results: int) -> None:
-        """Set the scores of items to -inf of whose kind a list may have no more.
+    def choose_items(self, scores: Float32, num_results: int, had: History | None) -> Int32:
+        """(users, num_results): the items of each list, best first; -1 pads.
 
-        scores: (users, n_items).
+        The lists are the beginnings of those with more results.
+
+        scores: (users, n_items), with -inf for items that must not be recommended.
+        had: the items that will be dropped from each user's list; None if none will.
         """
+        return top_k(scores, num_results)
 
     def save(self, folder: Path) -> None:
         """Write the model into the folder: plain arrays and a manifest."""
@@ -74,6 +78,7 @@ class UserModel:
         num_results: int,
         *,
         exclude: Exclude | None = None,
+        excludes_history: bool = False,
     ) -> Iterator[RecommendedLists]:
         """Yield the best items of every user.
 
@@ -82,17 +87,21 @@ class UserModel:
 
         interactions: the current data, which the histories come from. Users of it whom the model
             was not trained on have lists, too.
-        num_results: the length of each list.
+        num_results: the length of each list. A list is the beginning of one with more results.
         exclude: removes items from the lists.
+        excludes_history: whether `exclude` removes what the users had. It may know only a part of
+            that; whoever asks for the lists then drops the others.
         """
 
-        def best(block: slice, scores: Float32) -> RecommendedLists:
+        def best(block: slice, history: History, scores: Float32) -> RecommendedLists:
             normalizer = logsumexp(scores)
             if exclude is not None:
                 exclude(block, scores)
-            self.limit(scores, num_results)
-            items = top_k(scores, num_results)
+            items = self.choose_items(scores, num_results, history if excludes_history else None)
             logits = np.take_along_axis(scores, np.maximum(items, 0), axis=1).astype(np.float64)
+            # An item that comes later than its score, as a list has too many of its kind, gets the
+            # score of the item before it. So whoever sorts a list by score does not reorder it.
+            logits = np.minimum.accumulate(logits, axis=1)
             return RecommendedLists(items, np.where(items < 0, 0.0, np.exp(logits - normalizer)))
 
         return self._map_scores(best, user_ids, interactions)
@@ -115,7 +124,7 @@ class UserModel:
         exclude: removes items from the lists.
         """
 
-        def sort(block: slice, scores: Float32) -> RecommendedLists:
+        def sort(block: slice, history: History, scores: Float32) -> RecommendedLists:
             if exclude is not None:
                 exclude(block, scores)
             return _sort_lists(scores, lists[block])
@@ -124,7 +133,7 @@ class UserModel:
 
     def _map_scores(
         self,
-        answer: Callable[[slice, Float32], RecommendedLists],
+        answer: Callable[[slice, History, Float32], RecommendedLists],
         user_ids: Sequence[str],
         interactions: Interactions,
     ) -> Iterator[RecommendedLists]:
@@ -134,7 +143,8 @@ class UserModel:
 
         def chunk(start: int) -> RecommendedLists:
             block = slice(start, start + size)
-            return answer(block, self.score(histories.of_users(users[block])))
+            history = histories.of_users(users[block])
+            return answer(block, history, self.score(history))
 
         return ordered_map(chunk, range(0, len(users), size))
 

@@ -1,0 +1,89 @@
+"""The pipeline gives the same table over HTTP as embedded, also for people with long histories.
+
+The embedded engine's filter knows all interactions. A real endpoint's filter knows the last 100, so
+the pipeline asks it for more results and drops what people had.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
+
+from batchrec_dagster_tests.nights.night import TABLE, night
+from batchrec_dagster_tests.s3_server import S3Server
+from batchrec_dagster_tests.support import (
+    COLUMNS,
+    Project,
+    declaration,
+    module_project,
+    real_data,
+    refresh,
+)
+
+pytestmark = pytest.mark.slow
+
+FILTER_HISTORY = 100
+ITEMS = {"source": "movies.csv", "columns": {"item": "movieId", "categories": {"GENRES": "genres"}}}
+
+
+def _write_long_histories(folder: Path) -> None:
+    """Ratings of 40 people of two tastes, most of them with 165, and films that nobody rated."""
+    chance = random.Random(0)
+    lines = ["userId,movieId,rating,timestamp"]
+    for user in range(40):
+        own = [film for film in range(400) if film % 2 == user % 2]
+        other = [film for film in range(400) if film % 2 != user % 2]
+        count = 150 if user % 4 else 40
+        for film in [*chance.sample(own, count), *chance.sample(other, count // 10)]:
+            lines.append(f"{user},{film},5,{1_500_000_000 + chance.randrange(10**7)}")
+    (folder / "ratings.csv").write_text("\n".join(lines) + "\n")
+    films = [f"{film},{('even', 'odd')[film % 2]}" for film in range(440)]
+    (folder / "movies.csv").write_text("\n".join(["movieId,genres", *films]) + "\n")
+
+
+def _copy_real_films(folder: Path) -> None:
+    for name in ("ratings.csv", "movies.csv"):
+        shutil.copy(real_data("ml-latest-small") / name, folder)
+
+
+def _make_embedded(root: Path, files: Path, settings: dict[str, Any]) -> pl.DataFrame:
+    root.mkdir()
+    project: Project = module_project(root)
+    for name in ("ratings.csv", "movies.csv"):
+        shutil.copy(files / name, root)
+    project.declare(declaration("shop", "ratings.csv", **settings))
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert refresh(project, "shop", instance).success
+    return pl.read_parquet(project.storage / TABLE)
+
+
+@pytest.mark.parametrize(
+    ("write_files", "num_results"),
+    [(_write_long_histories, 10), (_write_long_histories, 25), (_copy_real_films, 10)],
+)
+def test_long_histories_get_the_same_lists_over_http_as_embedded(
+    tmp_path: Path, s3: S3Server, write_files: Any, num_results: int
+) -> None:
+    settings = {"items": ITEMS, "recommendations": {"num_results": num_results}}
+    root = tmp_path / "http"
+    root.mkdir()
+    with night(root, s3, settings=settings) as shop:
+        write_files(root)
+        shop.start_personalize()
+        assert not shop.start_run().end()
+        over_http = pl.read_parquet(s3.store().get(f"s3://{shop.bucket}/{TABLE}"))
+    ratings = pl.read_csv(root / "ratings.csv")
+    liked = ratings.filter(pl.col(COLUMNS["rating"]) >= 3.5)
+    lengths = liked.group_by("userId").len()
+    assert lengths.filter(pl.col("len") > FILTER_HISTORY).height >= 30
+    rated = set(liked["movieId"].cast(pl.String))
+    assert not set(over_http["item_id"]) <= rated  # there are new items in the lists
+    embedded = _make_embedded(tmp_path / "embedded", root, settings)
+    assert_frame_equal(over_http, embedded, check_row_order=False)
