@@ -124,8 +124,10 @@ class Budget(dg.Model):
 
     max_usd_per_run: float | None = Field(
         default=None,
-        description="A run whose estimate is higher imports and trains nothing, and reports the"
-        " estimate. Prices come from personalize/prices.yaml.",
+        description="Each step that costs money checks it before it starts anything: what the run"
+        " has paid and the estimate of the step, at the middle of its range, must not be higher."
+        " personalize_dataset counts the whole run's estimate. Retries and re-executions count with"
+        " their first run. Prices come from personalize/prices.yaml.",
         examples=[20],
     )
 

@@ -78,6 +78,11 @@ class Cost:
     doubts: frozenset[str] = frozenset()
     """Why it may cost more than `usd`."""
 
+    @property
+    def middle(self) -> float:
+        """The middle of the range."""
+        return (self.least + self.usd) / 2
+
 
 def _make_cost(name: str, least: float, most: float, what: str, *doubts: str) -> Cost:
     """The cost of `least` to `most` units at the price of that name."""
@@ -150,15 +155,18 @@ def price_segments(segments: int, users: int) -> Cost:
 def summarize_costs(costs: Sequence[Cost]) -> str:
     """The sum and its parts in words, with "at most" only if it cannot be more."""
     doubts = sorted(set[str]().union(*(cost.doubts for cost in costs)))
-    least, usd = sum(cost.least for cost in costs), sum(cost.usd for cost in costs)
     return (
-        f"{'' if doubts else 'at most '}{_format_range(least, usd)} USD, at the prices of"
+        f"{'' if doubts else 'at most '}{format_usd(costs)} USD, at the prices of"
         f" {read_prices().as_of} in us-east-1: "
-        + ", ".join(f"{cost.what} {_format_range(cost.least, cost.usd)}" for cost in costs)
+        + ", ".join(f"{cost.what} {format_usd([cost])}" for cost in costs)
         + (f"; an estimate, as {' and '.join(doubts)}" if doubts else "")
     )
 
 
-def _format_range(least: float, most: float) -> str:
-    low, high = f"{least:,.2f}", f"{most:,.2f}"
+def format_usd(costs: Sequence[Cost]) -> str:
+    """The sum, or its range, such as `0.01 to 0.49`."""
+    low, high = (
+        f"{usd:,.2f}"
+        for usd in (sum(cost.least for cost in costs), sum(cost.usd for cost in costs))
+    )
     return high if low == high else f"{low} to {high}"

@@ -13,6 +13,7 @@ from batchrec_dagster.config import Pipeline
 from batchrec_dagster.personalize.prices import Cost
 from batchrec_dagster.pipeline.run_step import check_specs
 from batchrec_dagster.reporting.markdown import escape
+from batchrec_dagster.steps.cost import WITHIN_BUDGET
 from batchrec_dagster.steps.raw_files import RawFiles
 from batchrec_dagster.storage.io_managers import STORAGE_KEY
 from batchrec_dagster.storage.resource import StorageResource
@@ -97,6 +98,13 @@ def asset_options(
         "check_specs": check_specs(key, checks or {}, warnings or {}),
         "required_resource_keys": {pipeline.resource_key(resource) for resource in resources},
     }
+
+
+def budget_check(pipeline: Pipeline) -> dict[str, str]:
+    """The check of the budget, for an asset that costs money; empty if no budget is declared."""
+    if pipeline.budget.max_usd_per_run is None:
+        return {}
+    return {WITHIN_BUDGET: "The run's estimated cost is within budget.max_usd_per_run."}
 
 
 def _automation(declared: str) -> dg.AutomationCondition[Any] | None:

@@ -128,6 +128,11 @@ def get_personalize_work(pipeline: Pipeline, context: dg.AssetExecutionContext) 
     return PersonalizeWork(pipeline, personalize.storage, ensure)
 
 
+def find_root_run(context: dg.AssetExecutionContext) -> str:
+    """The id of the first of a run and its retries."""
+    return context.run.root_run_id or context.run.run_id
+
+
 def _refuse_partitions(pipeline: Pipeline, context: dg.AssetExecutionContext) -> None:
     # Every partition would be the same lists of all ratings.
     if context.assets_def.partitions_def is not None:

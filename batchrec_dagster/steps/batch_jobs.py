@@ -12,6 +12,7 @@ from batchrec_dagster.config import fingerprint
 from batchrec_dagster.personalize import ensure as api
 from batchrec_dagster.personalize.errors import PersonalizeError
 from batchrec_dagster.personalize.file_formats import OUTPUT_SUFFIX
+from batchrec_dagster.personalize.prices import Cost
 from batchrec_dagster.personalize.recipes import EVENT_VALUE_THRESHOLD, EVENT_WEIGHTS, FEATURES
 from batchrec_dagster.steps.errors import StepError
 from batchrec_dagster.steps.records import ModelRecord
@@ -104,6 +105,8 @@ class JobRequest:
     """Returns False for a job to reject, for example if its results are gone."""
     within: Mapping[str, str]
     """List's filter, for example a dataset."""
+    cost: Cost
+    """What a new job costs."""
 
     def find(self) -> str | None:
         """The ARN of the job that `start` would adopt; None if it would create a new one."""
@@ -121,11 +124,13 @@ def prepare_batch_job(
     kind: api.ResourceKind,
     request: Mapping[str, Any],
     folder: Callable[[str], str],
+    cost: Cost,
     *versions: str,
 ) -> JobRequest:
     """The batch job for the request: a new one, or that of an earlier run.
 
     folder: returns the storage key of the output of a job with a name.
+    cost: what a new job costs.
     versions: the versions of what the request reads.
     """
 
@@ -140,6 +145,7 @@ def prepare_batch_job(
         create,
         usable=lambda job: JobOutput(work.storage, job).is_usable(),
         within={"solutionVersionArn": request["solutionVersionArn"]},
+        cost=cost,
     )
 
 

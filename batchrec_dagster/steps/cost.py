@@ -5,7 +5,7 @@ The local Personalize costs nothing. Then the metadata say what AWS would charge
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import polars as pl
 
@@ -15,7 +15,7 @@ from batchrec_dagster.personalize.file_formats import scan_interactions
 from batchrec_dagster.personalize.prices import (
     Cost,
     estimate_training_hours,
-    price_import,
+    format_usd,
     price_recommendations,
     price_segments,
     price_training,
@@ -24,6 +24,12 @@ from batchrec_dagster.personalize.prices import (
 from batchrec_dagster.personalize.schemas import USER_ID
 from batchrec_dagster.steps.checks import CheckResult
 from batchrec_dagster.steps.work import Work
+
+# The name of the check of `check_budget`, and its finding where nothing costs anything.
+WITHIN_BUDGET = "within_budget"
+NOTHING_TO_PAY = "nothing to pay: all that is needed exists already"
+# Sums of floating point numbers are off by less than this.
+ROUNDING_ERROR = 1e-9
 
 
 def price_trainings(
@@ -48,48 +54,76 @@ def price_trainings(
     ]
 
 
-def estimate_run(work: Work, *, imports: Mapping[str, int], trainings: Sequence[str]) -> list[Cost]:
-    """What a run costs, with recommendations and segments, which may exist already.
+def estimate_trainings(work: Work, recipes: Sequence[str]) -> list[Cost]:
+    """What it costs to train each of these recipes."""
+    if not recipes:
+        return []
+    interactions = count_interactions(work)
+    # 0 if none was trained on AWS.
+    last_hours = float(work.files.record("solution_version").get("training_hours", 0.0))
+    return [
+        price_training(
+            recipe, estimate_training_hours(recipe, interactions, last_hours), interactions
+        )
+        for recipe in recipes
+    ]
 
-    imports: how many bytes are imported into each dataset.
-    trainings: the recipes that are trained.
+
+def estimate_results(work: Work, paid_assets: Collection[str] = ()) -> list[Cost]:
+    """What recommendations and segments cost, which may exist already.
+
+    paid_assets: the assets that this run has already paid for.
     """
-    costs = [price_import(dataset, size) for dataset, size in imports.items()]
-    if trainings:
-        interactions = count_interactions(work)
-        # 0 if none was trained on AWS.
-        last_hours = float(work.files.record("solution_version").get("training_hours", 0.0))
-        costs += [
-            price_training(
-                recipe, estimate_training_hours(recipe, interactions, last_hours), interactions
-            )
-            for recipe in trainings
-        ]
-    users = _count_batch_users(work)
-    costs.append(price_recommendations(work.pipeline.solution.recipe, users))
-    segments = work.pipeline.segments
-    if segments:
+    costs, segments = [], work.pipeline.segments
+    if "recommendations" not in paid_assets:
+        users = _count_batch_users(work)
+        costs.append(price_recommendations(work.pipeline.solution.recipe, users))
+    if segments and "user_segments" not in paid_assets:
         costs.append(price_segments(len(segments.queries), count_users(work)))
     return costs
 
 
-def check_budget(budget: Budget, costs: Sequence[Cost], *, on_aws: bool) -> list[CheckResult]:
-    """Whether the estimate is within the budget; no check where none is declared."""
-    most = budget.max_usd_per_run
-    if most is None:
+def check_budget(
+    budget: Budget, costs: Sequence[Cost], *, paid: Sequence[Cost] = (), on_aws: bool
+) -> list[CheckResult]:
+    """Whether the budget allows these costs; no check where none is declared.
+
+    The middle of their range is compared with the budget. Without costs the check passes.
+
+    paid: what this run has already paid, which counts too.
+    """
+    max_usd = budget.max_usd_per_run
+    if max_usd is None:
         return []
-    usd = sum(cost.usd for cost in costs)
-    passed = usd <= most or not on_aws
-    message = f"{summarize_costs(costs)}; budget.max_usd_per_run allows {most:,.2f}"
+    if not costs:
+        return [CheckResult(WITHIN_BUDGET, passed=True, finding=NOTHING_TO_PAY)]
+    middle = sum(cost.middle for cost in (*paid, *costs))
+    passed = middle <= max_usd + ROUNDING_ERROR or not on_aws
+    parts = [summarize_costs(costs)]
+    if paid:
+        parts.append(f"this run has already paid {format_usd(paid)} USD")
+    if paid or format_usd(costs) != f"{middle:,.2f}":
+        parts.append(f"the middle{' of the sum' if paid else ''} is {middle:,.2f} USD")
+    parts.append(f"budget.max_usd_per_run allows {max_usd:,.2f}")
+    message = "; ".join(parts)
     if not on_aws:
         message = f"nothing locally; on AWS {message}"
     if not passed:
         message += (
-            ". Nothing was imported or trained: raise budget.max_usd_per_run, or reduce the work"
+            ". Nothing was started: raise budget.max_usd_per_run, or reduce the work"
             " (interactions.window, batch_users, solution.compare_with_popularity)"
         )
-    numbers = {"estimated_usd": usd if on_aws else 0.0}
-    return [CheckResult("within_budget", passed, message, numbers)]
+    numbers = {
+        "estimated_usd": sum(cost.usd for cost in costs),
+        "estimated_usd_from": sum(cost.least for cost in costs),
+        "paid_usd": sum(cost.middle for cost in paid),
+        "compared_usd": middle,
+    }
+    return [
+        CheckResult(
+            WITHIN_BUDGET, passed, message, numbers if on_aws else dict.fromkeys(numbers, 0.0)
+        )
+    ]
 
 
 def count_interactions(work: Work) -> int:

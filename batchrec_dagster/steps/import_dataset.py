@@ -10,10 +10,11 @@ from batchrec_dagster.personalize import ensure as api
 from batchrec_dagster.personalize.prices import Cost, price_import, summarize_costs
 from batchrec_dagster.personalize.schemas import INTERACTIONS, ITEMS
 from batchrec_dagster.steps.batch_jobs import JobRequest, describe_outcome, measure_job_seconds
-from batchrec_dagster.steps.checks import CheckResult, require_passed
-from batchrec_dagster.steps.cost import check_budget, estimate_run
+from batchrec_dagster.steps.checks import CheckResult
+from batchrec_dagster.steps.cost import estimate_results, estimate_trainings
 from batchrec_dagster.steps.errors import StepError
 from batchrec_dagster.steps.records import DatasetRecord
+from batchrec_dagster.steps.spending import Spending, find_new_costs
 from batchrec_dagster.steps.training import find_recipes_to_train, list_recipes
 from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.resource import LOCAL_BUCKET
@@ -103,27 +104,26 @@ def import_dataset(
     version = versions[0] if len(versions) == 1 else fingerprint(*versions)
     work = work.for_data(version)
     ensure = work.ensure
-    sizes = {file.asset: _measure_size(work, file) for file in files}
+    spending = Spending(work, ASSET, run)
     last_record = work.files.record(ASSET)
-    group = _ensure_group(work, files, sizes, last_record.get("dataset_group_arn"))
+    group = _ensure_group(spending, files, last_record.get("dataset_group_arn"))
     datasets = [_ensure_dataset(ensure, group, file) for file in files]
-    # The record may describe imports that a teardown has deleted since.
-    is_new = (
-        force
-        or last_record.get("data_version") != version
-        or not all(_has_import(ensure, dataset) for dataset in datasets)
-    )
-    trainings = find_recipes_to_train(work, group, version, run=run, forced=forced_trainings)
-    costs = estimate_run(work, imports=sizes if is_new else {}, trainings=trainings)
-    ensure.log.info(f"{'' if ensure.on_aws else 'on AWS '}this run costs {summarize_costs(costs)}")
-    checks = check_budget(pipeline.budget, costs, on_aws=ensure.on_aws)
-    require_passed(checks)
     group_name = group.description["name"]
     requests = [
         _prepare_import(work, group_name, file, dataset, file_version, run if force else None)
         for file, dataset, file_version in zip(files, datasets, versions, strict=True)
     ]
-    started = [request.start() for request in requests]
+    trainings = find_recipes_to_train(work, group, version, run=run, forced=forced_trainings)
+    new_costs = find_new_costs(requests)
+    later_costs = [
+        *estimate_trainings(work, trainings),
+        *estimate_results(work, spending.find_paying_assets()),
+    ]
+    estimate = [*new_costs.values(), *later_costs]
+    place = "" if ensure.on_aws else "on AWS "
+    ensure.log.info(f"{place}this run costs {summarize_costs(estimate)}")
+    checks = spending.reserve(new_costs, later_costs)
+    started = spending.start(requests)
     jobs = ensure.wait_until_all_ready(api.IMPORT_JOB, started)
     imports = [
         FileImport(file, dataset, job)
@@ -135,12 +135,8 @@ def import_dataset(
         )
     record = DatasetRecord(group.arn, group_name, version, **_collect_arns(imports))
     work.files.write_record(ASSET, record.to_json())
-    import_costs = [
-        price_import(file_import.file.asset, sizes[file_import.file.asset])
-        for file_import in imports
-        if file_import.job.created
-    ]
-    return DatasetImport(record, imports, costs, import_costs, checks)
+    paid = [request.cost for request, job in zip(requests, jobs, strict=True) if job.created]
+    return DatasetImport(record, imports, estimate, paid, checks)
 
 
 def _find_version(work: PersonalizeWork, file: DatasetFile) -> str:
@@ -150,31 +146,33 @@ def _find_version(work: PersonalizeWork, file: DatasetFile) -> str:
     return work.storage.version(work.storage.uri(file.key))
 
 
-def _measure_size(work: PersonalizeWork, file: DatasetFile) -> int:
-    """The bytes of the file."""
+def _price_import(work: PersonalizeWork, file: DatasetFile) -> Cost:
+    """What it costs to import the file."""
     head = work.storage.store.head(work.storage.uri(file.key))
-    return head.size if head else 0
+    return price_import(file.asset, head.size if head else 0)
 
 
 def _ensure_group(
-    work: PersonalizeWork,
-    files: Sequence[DatasetFile],
-    sizes: Mapping[str, int],
-    recorded_arn: str | None,
+    spending: Spending, files: Sequence[DatasetFile], recorded_arn: str | None
 ) -> api.ReadyResource:
     """The pipeline's dataset group, which is created if the budget allows a first run.
 
-    sizes: the bytes of each file, by its asset.
     recorded_arn: the ARN of the group that this deployment recorded.
     Raises FailedChecksError, PersonalizeError, StepError.
     """
+    work = spending.work
     pipeline, ensure = work.pipeline, work.ensure
     name = f"{pipeline.name}-{fingerprint_schemas(files)[:8]}"
     exists = any(group["name"] == name for group in ensure.list(api.DATASET_GROUP))
     if not exists and pipeline.budget.max_usd_per_run is not None:
         # Check the budget before anything is created.
-        first_costs = estimate_run(work, imports=sizes, trainings=list_recipes(pipeline))
-        require_passed(check_budget(pipeline.budget, first_costs, on_aws=ensure.on_aws))
+        spending.check(
+            [
+                *(_price_import(work, file) for file in files),
+                *estimate_trainings(work, list_recipes(pipeline)),
+                *estimate_results(work),
+            ]
+        )
     group = ensure.find_or_create(api.DATASET_GROUP, name, {})
     if not group.created:
         _check_owner(ensure, group, recorded_arn)
@@ -209,15 +207,6 @@ def _check_owner(ensure: api.Ensure, group: api.ReadyResource, recorded_arn: str
         " the group is this pipeline's, say so: aws personalize"
         f" tag-resource --resource-arn {arn} --tags"
         f" tagKey={api.STORAGE_TAG},tagValue={own_storage}"
-    )
-
-
-def _has_import(ensure: api.Ensure, dataset: api.ReadyResource) -> bool:
-    """Whether an import job into the dataset, as it is now, has not failed."""
-    since = dataset.description["creationDateTime"]
-    return any(
-        job["status"] not in api.FAILED and job["creationDateTime"] >= since
-        for job in ensure.list(api.IMPORT_JOB, datasetArn=dataset.arn)
     )
 
 
@@ -274,6 +263,7 @@ def _prepare_import(
         create,
         usable=is_of_this_dataset,
         within={"datasetArn": dataset.arn},
+        cost=_price_import(work, file),
     )
 
 

@@ -50,6 +50,7 @@ from batchrec_dagster.steps.recommendation_table import (
 )
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.rejected_outputs import make_table, require_usable
+from batchrec_dagster.steps.spending import Spending, find_new_costs
 from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.object_store import StorageError
@@ -89,6 +90,9 @@ class InferenceResult:
     """The job of each batch."""
     interactions: KnownInteractions
     num_results: int
+    costs: list[Cost]
+    """What each job costs if this run created it."""
+    budget_checks: list[CheckResult]
     replaced_cost: Sequence[Cost] = ()
     """What this run pays for jobs whose output was rejected."""
 
@@ -99,11 +103,7 @@ class InferenceResult:
 
     def cost_of(self, places: Iterable[int]) -> list[Cost]:
         """What this run pays for the jobs at these places."""
-        return [
-            price_recommendations(self.batches[place].recipe, len(self.batches[place].users))
-            for place in places
-            if self.jobs[place].created
-        ]
+        return [self.costs[place] for place in places if self.jobs[place].created]
 
     def list_outputs(self, work: PersonalizeWork) -> list[JobOutput]:
         """The output of each job."""
@@ -117,22 +117,25 @@ def infer_and_publish(
     batch_users: pl.LazyFrame,
     *,
     run: str,
+    root_run: str,
     skip_quality_gate: bool,
 ) -> PublishedLists:
     """Infer lists for the users with the model and publish them, if all checks pass.
 
     batch_users: the lines of the users' file.
     run: the run's id, for the metadata.
+    root_run: the id of the first of a run and its retries, which share a budget.
     Raises FailedChecksError, StorageError, PersonalizeError, StepError.
     """
     published_users = work.files.batch_users.read_published()
     publishing = Publishing(work, declaration, model, published_users.version)
     gate = publishing.gate(skip=skip_quality_gate)
     require_passed([gate])
+    spending = Spending(work.for_data(model.data_version), "recommendations", root_run)
     published = _read_unchanged(work, publishing, batch_users, gate)
     if published is None:
         batches = _list_batches(work, model, batch_users, published_users)
-        inference = Inference(work.for_data(model.data_version), declaration.filter, model)
+        inference = Inference(spending, declaration.filter, model)
         inferred, (edition, table) = make_table(
             inference.run(batches),
             lambda inferred: _publish(work, publishing, batch_users, inferred, gate, run),
@@ -140,8 +143,10 @@ def infer_and_publish(
             work.ensure.log,
         )
         job, num_results = inferred.jobs[0], inferred.num_results
-        checks = [gate, *table.checks]
+        checks = [gate, *table.checks, *inferred.budget_checks]
         published = PublishedLists(edition, table, job, num_results, inferred.cost, checks)
+    else:
+        published = replace(published, checks=[*published.checks, *spending.reserve({})])
     _prune(work, declaration, model.dataset_group_name)
     return published
 
@@ -172,9 +177,13 @@ def _list_batches(
 class Inference:
     """Runs a batch inference job for each batch."""
 
-    work: PersonalizeWork
+    spending: Spending
     filter: FilterDeclaration | None
     model: ModelRecord
+
+    @property
+    def work(self) -> PersonalizeWork:
+        return self.spending.work
 
     def run(self, batches: list[Batch]) -> InferenceResult:
         """The finished jobs: new ones, or those of earlier runs."""
@@ -184,8 +193,8 @@ class Inference:
         num_results = work.pipeline.recommendations.num_results
         if interactions.seen is not None:
             num_results = _choose_num_results(work, interactions.seen, len(users))
-        jobs = self._run_jobs(batches, num_results)
-        return InferenceResult(batches, jobs, interactions, num_results)
+        jobs, costs, checks = self._run_jobs(batches, num_results)
+        return InferenceResult(batches, jobs, interactions, num_results, costs, checks)
 
     def run_again(
         self, inferred: InferenceResult, rejected: Sequence[JobOutput]
@@ -202,20 +211,30 @@ class Inference:
         ]
         batches = [inferred.batches[place] for place in places]
         jobs = [*inferred.jobs]
-        for place, job in zip(places, self._run_jobs(batches, inferred.num_results), strict=True):
+        new_jobs, _, checks = self._run_jobs(batches, inferred.num_results)
+        for place, job in zip(places, new_jobs, strict=True):
             jobs[place] = job
-        return replace(inferred, jobs=jobs, replaced_cost=inferred.cost_of(places))
+        return replace(
+            inferred,
+            jobs=jobs,
+            budget_checks=checks,
+            replaced_cost=inferred.cost_of(places),
+        )
 
-    def _run_jobs(self, batches: list[Batch], num_results: int) -> list[ReadyResource]:
+    def _run_jobs(
+        self, batches: list[Batch], num_results: int
+    ) -> tuple[list[ReadyResource], list[Cost], list[CheckResult]]:
+        """The finished job of each batch, what it costs if it is new, and the budget's check."""
         work = self.work
         requests = [
             _prepare_job(work, self.filter, self.model, batch, num_results) for batch in batches
         ]
-        started = [request.start() for request in requests]
+        checks = self.spending.reserve(find_new_costs(requests))
+        started = self.spending.start(requests)
         jobs = work.ensure.wait_until_all_ready(BATCH_INFERENCE_JOB, started)
         for job, batch in zip(jobs, batches, strict=True):
             work.ensure.log.info(_describe_job(job, len(batch.users)))
-        return jobs
+        return jobs, [request.cost for request in requests], checks
 
 
 def _publish(
@@ -382,4 +401,5 @@ def _prepare_job(
         work.pipeline.storage_keys.batch_inference,
         (batch.version, model.data_version),
     )
-    return prepare_batch_job(work, BATCH_INFERENCE_JOB, request, folder, *versions)
+    cost = price_recommendations(batch.recipe, len(batch.users))
+    return prepare_batch_job(work, BATCH_INFERENCE_JOB, request, folder, cost, *versions)

@@ -15,6 +15,7 @@ from batchrec_dagster.personalize.file_formats import read_segments
 from batchrec_dagster.personalize.prices import Cost, price_segments
 from batchrec_dagster.steps.batch_jobs import (
     JobOutput,
+    JobRequest,
     OutputTable,
     declare_filter,
     ensure_filter,
@@ -30,6 +31,7 @@ from batchrec_dagster.steps.cost import count_users
 from batchrec_dagster.steps.items import add_titles, read_titles, read_titles_version
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.rejected_outputs import make_table, require_usable
+from batchrec_dagster.steps.spending import Spending, find_new_costs
 from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.published_table import TableWriter
@@ -105,9 +107,12 @@ class UserSegments:
     checks: list[CheckResult]
 
 
-def segment_users(work: PersonalizeWork, segments: Segments, model: ModelRecord) -> UserSegments:
+def segment_users(
+    work: PersonalizeWork, segments: Segments, model: ModelRecord, *, run: str
+) -> UserSegments:
     """Infer the users of each segment with the model, and store them if all checks pass.
 
+    run: the id of the first of a run and its retries, which share a budget.
     Raises FailedChecksError, StorageError, PersonalizeError, StepError.
     """
     work = work.for_data(model.data_version)
@@ -118,6 +123,15 @@ def segment_users(work: PersonalizeWork, segments: Segments, model: ModelRecord)
     has_titles = bool(segments.items) and work.pipeline.has_titles
     titles = read_titles(work) if has_titles else None
     titles_version = [read_titles_version(work)] if has_titles else []
+
+    spending = Spending(work, "user_segments", run)
+    request = _prepare_job(work, segments, model, queries)
+    budget_checks: list[CheckResult] = []
+
+    def run_job() -> ReadyResource:
+        """The finished job: a new one, or that of an earlier run."""
+        budget_checks[:] = spending.reserve(find_new_costs([request]))
+        return work.ensure.wait_until_ready(BATCH_SEGMENT_JOB, *spending.start([request]))
 
     def store_table(jobs: list[ReadyResource]) -> tuple[SegmentTable, list[CheckResult]]:
         output, table = JobOutput(storage, jobs[-1].description), SegmentTable(titles)
@@ -130,20 +144,20 @@ def segment_users(work: PersonalizeWork, segments: Segments, model: ModelRecord)
         return table, checks
 
     jobs, (table, checks) = make_table(
-        [_run_job(work, segments, model, queries)],
+        [run_job()],
         store_table,
-        lambda jobs, _: [*jobs, _run_job(work, segments, model, queries)],
+        lambda jobs, _: [*jobs, run_job()],
         work.ensure.log,
     )
-    cost = [price_segments(len(segments.queries), count_users(work)) for job in jobs if job.created]
+    cost = [request.cost for job in jobs if job.created]
     version = fingerprint(jobs[-1].arn, queries, segments, TABLE_VERSION, *titles_version)
-    return UserSegments(uri, version, table, jobs[-1], cost, checks)
+    return UserSegments(uri, version, table, jobs[-1], cost, [*checks, *budget_checks])
 
 
-def _run_job(
+def _prepare_job(
     work: PersonalizeWork, segments: Segments, model: ModelRecord, queries: str
-) -> ReadyResource:
-    """The finished job for these queries: a new one, or that of an earlier run."""
+) -> JobRequest:
+    """The job for these queries: a new one, or that of an earlier run."""
     keys = work.pipeline.storage_keys
     request: dict[str, Any] = {
         "solutionVersionArn": model.solution_version_arn,
@@ -156,7 +170,7 @@ def _run_job(
         request["filterArn"] = ensure_filter(work.ensure, model, users_filter)
     # Segments depend on the training data only, but a filter also reads newer data.
     filter_versions = [model.data_version] if segments.filter else []
-    job = prepare_batch_job(
-        work, BATCH_SEGMENT_JOB, request, keys.batch_segments, queries, *filter_versions
+    cost = price_segments(len(segments.queries), count_users(work))
+    return prepare_batch_job(
+        work, BATCH_SEGMENT_JOB, request, keys.batch_segments, cost, queries, *filter_versions
     )
-    return work.ensure.wait_until_ready(BATCH_SEGMENT_JOB, job.start())

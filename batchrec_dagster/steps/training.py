@@ -28,10 +28,12 @@ from batchrec_dagster.steps.batch_jobs import (
     describe_outcome,
     measure_job_seconds,
 )
-from batchrec_dagster.steps.cost import price_trainings
+from batchrec_dagster.steps.checks import CheckResult
+from batchrec_dagster.steps.cost import estimate_trainings, price_trainings
 from batchrec_dagster.steps.lists_declaration import describe_lists
 from batchrec_dagster.steps.publishing import Publishing
 from batchrec_dagster.steps.records import DatasetRecord, ModelRecord, read_model
+from batchrec_dagster.steps.spending import Spending
 from batchrec_dagster.steps.work import PersonalizeWork, Work
 
 REUSABLE = (ACTIVE, "CREATE PENDING", "CREATE IN_PROGRESS")
@@ -60,7 +62,58 @@ class SolutionVersionTrainer:
         """What the names of versions trained on the current data start with."""
         return build_name_stem(self.work.pipeline.name, self.data_version, self.force_run)
 
-    def find_reusable(self, solutions: Sequence[str | None]) -> list[Description | None]:
+    def find_reusable_versions(self, group: str, group_name: str) -> list[Description | None]:
+        """For each recipe the version to reuse; None for one to train.
+
+        group, group_name: the ARN and the name of the dataset group.
+        """
+        existing = {
+            solution["name"]: str(solution[SOLUTION.arn])
+            for solution in self.work.ensure.list(SOLUTION, datasetGroupArn=group)
+        }
+        names = [
+            build_solution_name(group_name, recipe, hyperparameters)
+            for recipe, hyperparameters in self.recipes.items()
+        ]
+        return self._find_reusable([existing.get(name) for name in names])
+
+    def start(
+        self, dataset: DatasetRecord, reusable: Sequence[Description | None]
+    ) -> list[StartedResource]:
+        """For each recipe the solution version to reuse, or one whose training starts now.
+
+        reusable: the answer of `find_reusable_versions`.
+        """
+        return [
+            StartedResource(version[SOLUTION_VERSION.arn], created=False)
+            if version is not None
+            else self._start_training(dataset, recipe)
+            for recipe, version in zip(self.recipes, reusable, strict=True)
+        ]
+
+    def _start_training(self, dataset: DatasetRecord, recipe: str) -> StartedResource:
+        """The new version of the recipe's solution, which is created if there is none."""
+        ensure, hyperparameters = self.work.ensure, self.recipes[recipe]
+        solution = ensure.find_or_create(
+            SOLUTION,
+            build_solution_name(dataset.dataset_group_name, recipe, hyperparameters),
+            {
+                "datasetGroupArn": dataset.dataset_group_arn,
+                "recipeArn": build_recipe_arn(recipe, ensure.client.meta.partition),
+                # Left to itself Personalize trains, and bills, every seven days.
+                "performAutoTraining": False,
+                "solutionConfig": build_solution_config(hyperparameters),
+            },
+            datasetGroupArn=dataset.dataset_group_arn,
+        ).arn
+        return ensure.start_numbered(
+            SOLUTION_VERSION,
+            self.stem,
+            lambda name: {"solutionArn": solution},
+            solutionArn=solution,
+        )
+
+    def _find_reusable(self, solutions: Sequence[str | None]) -> list[Description | None]:
         """For each recipe the version to reuse; None for one to train.
 
         solutions: the ARN of each recipe's solution; None where there is none yet.
@@ -75,40 +128,6 @@ class SolutionVersionTrainer:
         return [
             version if version and self._is_comparable(version, model) else None
             for version in newest
-        ]
-
-    def start(self, dataset: DatasetRecord) -> list[StartedResource]:
-        """For each recipe the solution version to reuse, or one whose training starts now."""
-        group, ensure = dataset.dataset_group_arn, self.work.ensure
-        solutions = [
-            ensure.find_or_create(
-                SOLUTION,
-                build_solution_name(dataset.dataset_group_name, recipe, hyperparameters),
-                {
-                    "datasetGroupArn": group,
-                    "recipeArn": build_recipe_arn(recipe, ensure.client.meta.partition),
-                    # Left to itself Personalize trains, and bills, every seven days.
-                    "performAutoTraining": False,
-                    "solutionConfig": build_solution_config(hyperparameters),
-                },
-                datasetGroupArn=group,
-            ).arn
-            for recipe, hyperparameters in self.recipes.items()
-        ]
-
-        def start_or_reuse(solution: str, reusable: Description | None) -> StartedResource:
-            if reusable is not None:
-                return StartedResource(reusable[SOLUTION_VERSION.arn], created=False)
-            return ensure.start_numbered(
-                SOLUTION_VERSION,
-                self.stem,
-                lambda name: {"solutionArn": solution},
-                solutionArn=solution,
-            )
-
-        return [
-            start_or_reuse(solution, reusable)
-            for solution, reusable in zip(solutions, self.find_reusable(solutions), strict=True)
         ]
 
     def _is_comparable(self, version: Description, model: Description) -> bool:
@@ -166,6 +185,7 @@ class TrainingResult:
     outcome: str
     seconds: float
     cost: list[Cost]
+    checks: list[CheckResult]
 
     @property
     def tested(self) -> int | None:
@@ -181,14 +201,29 @@ def train(
 
     run: the id of the first of a run and its retries.
     force: whether to train in any case.
-    Raises StorageError, PersonalizeError.
+    Raises FailedChecksError, StorageError, PersonalizeError.
     """
     work = work.for_data(dataset.data_version)
     ensure = work.ensure
     trainer = SolutionVersionTrainer(work, asset, dataset.data_version, run if force else None)
     recipes = trainer.recipes
     recipe, hyperparameters = next(iter(recipes.items()))
-    versions = ensure.wait_until_all_ready(SOLUTION_VERSION, trainer.start(dataset))
+    reusable = trainer.find_reusable_versions(dataset.dataset_group_arn, dataset.dataset_group_name)
+    recipes_to_train = [
+        name for name, version in zip(recipes, reusable, strict=True) if version is None
+    ]
+    estimates = dict(zip(recipes_to_train, estimate_trainings(work, recipes_to_train), strict=True))
+    spending = Spending(work, asset, run)
+    checks = spending.reserve(estimates)
+    started = trainer.start(dataset, reusable)
+    spending.settle(
+        {
+            resource.arn: estimates[name]
+            for name, resource in zip(recipes, started, strict=True)
+            if resource.created
+        }
+    )
+    versions = ensure.wait_until_all_ready(SOLUTION_VERSION, started)
     version, *popularity = versions
     record = _make_record(work, dataset, version, popularity)
     outcome = describe_outcome(version, "trained")
@@ -203,10 +238,16 @@ def train(
         for name, trained_version in zip(recipes, versions, strict=True)
         if trained_version.created
     }
-    cost = price_trainings(work, trained, on_aws=ensure.on_aws)
-    return TrainingResult(
-        record, version, recipe, hyperparameters, outcome, measure_job_seconds(version), cost
+    costs = price_trainings(work, trained, on_aws=ensure.on_aws)
+    # Now the hours are known.
+    spending.settle(
+        {
+            trained_version.arn: cost
+            for trained_version, cost in zip(trained.values(), costs, strict=True)
+        }
     )
+    seconds = measure_job_seconds(version)
+    return TrainingResult(record, version, recipe, hyperparameters, outcome, seconds, costs, checks)
 
 
 def _make_record(
@@ -284,20 +325,12 @@ def find_recipes_to_train(
 
     forced: the assets that train in any case.
     """
-    existing = {
-        solution["name"]: str(solution[SOLUTION.arn])
-        for solution in work.ensure.list(SOLUTION, datasetGroupArn=group.arn)
-    }
     recipes_to_train = []
     for asset, recipes in work.pipeline.recipes_by_asset.items():
         trainer = SolutionVersionTrainer(
             work, asset, data_version, run if asset in forced else None
         )
-        names = [
-            build_solution_name(group.description["name"], recipe, hyperparameters)
-            for recipe, hyperparameters in recipes.items()
-        ]
-        reusable = trainer.find_reusable([existing.get(name) for name in names])
+        reusable = trainer.find_reusable_versions(group.arn, group.description["name"])
         recipes_to_train += [
             recipe for recipe, version in zip(recipes, reusable, strict=True) if version is None
         ]

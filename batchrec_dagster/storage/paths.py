@@ -52,6 +52,8 @@ class StorageKeys:
         self.all_users_without_lists = f"{pipeline}/curated/users_without_lists/"
         # The data of the last report, which the next one compares its own with.
         self.inputs = f"{pipeline}/records/inputs.parquet"
+        # The folder, with its final slash, of a record for each asset that costs money.
+        self.all_spending = f"{pipeline}/records/spending/"
 
     def arm_users(self, arm: str) -> str:
         """The users of an experiment's arm, as the input of a batch inference job."""
@@ -88,6 +90,10 @@ class StorageKeys:
 
     def record(self, asset: str) -> str:
         return f"{self.pipeline}/records/{asset}.json"
+
+    def spending(self, asset: str) -> str:
+        """What the last runs paid for in the asset's step."""
+        return f"{self.all_spending}{asset}.json"
 
 
 def read_record(storage: StorageResource, uri: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from batchrec_dagster.personalize.file_formats import USER_FIELD
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.pipeline.declare_asset import (
     asset_options,
+    budget_check,
     build_cost_metadata,
     dataset_group_link,
     preview_metadata,
@@ -23,12 +24,14 @@ from batchrec_dagster.pipeline.declare_asset import (
 from batchrec_dagster.pipeline.run_history import DagsterRuns
 from batchrec_dagster.pipeline.run_step import (
     asset_step,
+    find_root_run,
     get_personalize_work,
     materialization_with_checks,
 )
 from batchrec_dagster.reporting.markdown import escape, format_numbered_list
 from batchrec_dagster.reporting.markdown import format_table as markdown_table
 from batchrec_dagster.steps.batch_jobs import JobOutput, describe_outcome, measure_job_seconds
+from batchrec_dagster.steps.cost import WITHIN_BUDGET, check_budget
 from batchrec_dagster.steps.lists_declaration import describe_lists
 from batchrec_dagster.steps.publishing import read_checks, republish, summarize_edition
 from batchrec_dagster.steps.records import ModelRecord
@@ -131,6 +134,7 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
                 solution_version,
                 batch_users,
                 run=context.run.run_id,
+                root_run=find_root_run(context),
                 skip_quality_gate=config.skip_quality_gate,
             )
         return materialization_with_checks(
@@ -160,6 +164,7 @@ def _checks(pipeline: Pipeline) -> dict[str, str]:
         " recommendations.max_failed_share.",
         "no_duplicates": "No list contains an item twice.",
         **(seen_check if pipeline.recommendations.exclude_seen else {}),
+        **budget_check(pipeline),
     }
 
 
@@ -215,12 +220,13 @@ def _roll_back(
     work: PersonalizeWork, context: dg.AssetExecutionContext, to: str
 ) -> dg.MaterializeResult[Any]:
     """Publish the lists of an older edition again, with its checks. Raises StepError."""
-    run = context.run.root_run_id or context.run.run_id
-    edition = republish(work, to, run, DagsterRuns(context.instance), context.log)
+    runs = DagsterRuns(context.instance)
+    edition = republish(work, to, find_root_run(context), runs, context.log)
     about = edition.about
-    checks = [spec.name for spec in context.assets_def.check_specs]
+    budget_checks = check_budget(work.pipeline.budget, [], on_aws=work.ensure.on_aws)
+    names = [spec.name for spec in context.assets_def.check_specs if spec.name != WITHIN_BUDGET]
     return materialization_with_checks(
-        read_checks(edition, checks),
+        [*read_checks(edition, names), *budget_checks],
         dg.MaterializeResult(
             data_version=dg.DataVersion(edition.version),
             metadata={
@@ -277,6 +283,7 @@ def user_segments(pipeline: Pipeline, segments: Segments) -> dg.AssetsDefinition
                 "every_segment_answered": "Every requested segment has exactly one result.",
                 "no_failed_segments": "No segment has an error instead of users.",
                 "no_duplicates": "No segment contains a user twice.",
+                **budget_check(pipeline),
             },
         )
     )
@@ -286,7 +293,9 @@ def user_segments(pipeline: Pipeline, segments: Segments) -> dg.AssetsDefinition
     ) -> dg.MaterializeResult[Any]:
         work = get_personalize_work(pipeline, context)
         with work.step_lease("user_segments", context.run.run_id):
-            segmentation = segment_users(work, segments, segment_solution_version)
+            segmentation = segment_users(
+                work, segments, segment_solution_version, run=find_root_run(context)
+            )
         return materialization_with_checks(
             segmentation.checks,
             dg.MaterializeResult(

@@ -14,12 +14,14 @@ from batchrec_dagster.config.segments import Segments
 from batchrec_dagster.pipeline.declare_asset import (
     MODEL,
     asset_options,
+    budget_check,
     build_cost_metadata,
     dataset_group_link,
     preview_metadata,
 )
 from batchrec_dagster.pipeline.run_step import (
     asset_step,
+    find_root_run,
     get_personalize_work,
     materialization_with_checks,
 )
@@ -49,11 +51,6 @@ class ImportConfig(dg.Config):
 def personalize_dataset(pipeline: Pipeline) -> dg.AssetsDefinition:
     """The asset of the data that Personalize has imported."""
     files = list_dataset_files(pipeline)
-    budget_check = (
-        {"within_budget": "The run's estimated cost is within budget.max_usd_per_run."}
-        if pipeline.budget.max_usd_per_run is not None
-        else {}
-    )
 
     @dg.asset(
         **asset_options(
@@ -69,7 +66,7 @@ def personalize_dataset(pipeline: Pipeline) -> dg.AssetsDefinition:
             storage_key=pipeline.storage_keys.record("personalize_dataset"),
             code_version=f"{CODE_VERSION}-{fingerprint_schemas(files)}",
             io_manager="record_io",
-            checks=budget_check,
+            checks=budget_check(pipeline),
         )
     )
     @asset_step
@@ -80,7 +77,7 @@ def personalize_dataset(pipeline: Pipeline) -> dg.AssetsDefinition:
         with work.step_lease("personalize_dataset", context.run.run_id):
             dataset_import = import_dataset(
                 work,
-                run=context.run.root_run_id or context.run.run_id,
+                run=find_root_run(context),
                 force=config.force_import,
                 forced_trainings=_find_forced_trainings(pipeline, context),
             )
@@ -178,6 +175,7 @@ def _model_asset(
             storage_key=pipeline.storage_keys.record(name),
             code_version=f"{CODE_VERSION}-{settings}",
             io_manager="record_io",
+            checks=budget_check(pipeline),
         )
     )
     @asset_step
@@ -192,15 +190,19 @@ def _model_asset(
                 work,
                 name,
                 personalize_dataset,
-                run=context.run.root_run_id or context.run.run_id,
+                run=find_root_run(context),
                 force=config.force_train,
             )
         version = training.record.solution_version_arn.rpartition("/")[2]
-        return dg.MaterializeResult(
-            value=training.record,
-            # Batch inference uses the imported data, so the lists must change with the data too.
-            data_version=dg.DataVersion(f"{version}-{training.record.data_version}"),
-            metadata=_training_metadata(work, training),
+        return materialization_with_checks(
+            training.checks,
+            dg.MaterializeResult(
+                value=training.record,
+                # Batch inference uses the imported data, so the lists must change with the data
+                # too.
+                data_version=dg.DataVersion(f"{version}-{training.record.data_version}"),
+                metadata=_training_metadata(work, training),
+            ),
         )
 
     return model

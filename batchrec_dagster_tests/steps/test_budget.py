@@ -1,0 +1,237 @@
+"""The budget of a run: each step that costs money checks it before it starts anything."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import dagster as dg
+import pytest
+from botocore.client import BaseClient
+
+from batchrec_dagster.deployment.resources import PersonalizeResource
+from batchrec_dagster.personalize.ensure import (
+    SOLUTION_VERSION,
+    Ensure,
+    ResourceKind,
+    StartedResource,
+)
+from batchrec_dagster.pipeline.assets import recommendations, training
+from batchrec_dagster.steps import spending
+from batchrec_dagster_tests.first_run import DECLARATION
+from batchrec_dagster_tests.support import Project, metadata, refresh, why
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("first_run_of_shop")]
+
+# Without a second training to compare with, which would be charged by the hour.
+V2 = {"recipe": "aws-user-personalization-v2", "compare_with_popularity": False}
+SEGMENTS = {"items": ["1", "2", "3"], "users_per_segment": 10}
+FORCED_TRAINING = {"force_train": True}
+
+TOO_LITTLE, ENOUGH = 1e-7, 1.0
+FIRST_RUN, SECOND_RUN = "11111111", "22222222"
+
+
+@dataclass
+class Shop:
+    """A pipeline whose Personalize costs what AWS's does, and what its runs create."""
+
+    project: Project
+    instance: dg.DagsterInstance
+    created: list[str] = field(default_factory=list)
+    """The Create operations since the last look."""
+
+    def declare(self, max_usd: float | None = None, **attributes: Any) -> None:
+        budget = {"max_usd_per_run": max_usd} if max_usd else {}
+        self.project.declare({**DECLARATION, "budget": budget, **attributes})
+
+    def run(self, asset: str | None = None, **config: object) -> dg.ExecuteInProcessResult:
+        """A run of this asset alone, or of all.
+
+        config: that of the asset.
+        """
+        run_config = {"ops": {f"shop__{asset}": {"config": config}}} if config else None
+        return refresh(self.project, "shop", self.instance, run_config, [asset] if asset else None)
+
+    def take_created(self) -> list[str]:
+        """What was created since the last call."""
+        created, self.created = self.created, []
+        return created
+
+    def read_spending(self, asset: str) -> dict[str, Any]:
+        file = self.project.storage / f"shop/records/spending/{asset}.json"
+        record: dict[str, Any] = json.loads(file.read_text())
+        return record
+
+
+@pytest.fixture
+def shop(project: Project, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> Shop:
+    shop = Shop(project, instance)
+    call = BaseClient._make_api_call  # type: ignore[attr-defined]
+
+    def count(client: BaseClient, operation: str, arguments: Mapping[str, Any]) -> Any:
+        answer = call(client, operation, arguments)
+        if operation.startswith("Create"):
+            shop.created.append(operation.removeprefix("Create"))
+        return answer
+
+    monkeypatch.setattr(BaseClient, "_make_api_call", count)
+    monkeypatch.setattr(PersonalizeResource, "on_aws", property(lambda self: True))
+    return shop
+
+
+def as_one_run(monkeypatch: pytest.MonkeyPatch, run: str) -> None:
+    """From now on each run is a retry of the run of this id."""
+    for module in (training, recommendations):
+        monkeypatch.setattr(module, "find_root_run", lambda context: run)
+
+
+def budget_checks(result: dg.ExecuteInProcessResult) -> dict[str, bool]:
+    """Whether the budget's check passed, by asset."""
+    return {
+        check.asset_key.path[-1]: check.passed
+        for check in result.get_asset_check_evaluations()
+        if check.check_name == "within_budget"
+    }
+
+
+@pytest.mark.parametrize(
+    ("asset", "config", "attributes", "created"),
+    [
+        ("personalize_dataset", {"force_import": True}, {}, "DatasetImportJob"),
+        ("solution_version", FORCED_TRAINING, {}, "SolutionVersion"),
+        ("segment_solution_version", FORCED_TRAINING, {}, "SolutionVersion"),
+        ("recommendations", {}, {"recommendations": {"num_results": 3}}, "BatchInferenceJob"),
+        ("user_segments", {}, {"segments": {"items": ["4"]}}, "BatchSegmentJob"),
+    ],
+)
+def test_each_paying_step_alone_is_refused_above_the_budget_and_starts_nothing(
+    shop: Shop,
+    asset: str,
+    config: dict[str, object],
+    attributes: dict[str, object],
+    created: str,
+) -> None:
+    declared: dict[str, Any] = {"solution": V2, "segments": SEGMENTS}
+    shop.declare(**declared)
+    assert shop.run().success
+    shop.take_created()
+
+    shop.declare(TOO_LITTLE, **{**declared, **attributes})
+    refused = shop.run(asset, **config)
+    assert not refused.success
+    assert budget_checks(refused) == {asset: False}
+    assert shop.take_created() == []
+    message = why(refused)
+    assert message.startswith("within_budget: ")
+    assert "Nothing was started: raise budget.max_usd_per_run" in message
+
+    shop.declare(ENOUGH, **{**declared, **attributes})
+    allowed = shop.run(asset, **config)
+    assert budget_checks(allowed) == {asset: True}
+    assert created in shop.take_created()
+    assert metadata(allowed, asset)["cost_usd"] > 0
+
+
+def test_what_exists_already_needs_no_budget(shop: Shop) -> None:
+    declared: dict[str, Any] = {"solution": V2, "segments": SEGMENTS}
+    shop.declare(**declared)
+    assert shop.run().success
+    shop.take_created()
+    shop.declare(TOO_LITTLE, **declared)
+    for asset in (
+        "solution_version",
+        "segment_solution_version",
+        "recommendations",
+        "user_segments",
+    ):
+        result = shop.run(asset)
+        (check,) = (
+            check
+            for check in result.get_asset_check_evaluations()
+            if check.check_name == "within_budget"
+        )
+        assert check.passed
+        assert check.description == "nothing to pay: all that is needed exists already"
+    assert shop.take_created() == []
+    # Without a budget no asset has the check.
+    shop.declare(**declared)
+    assert budget_checks(shop.run()) == {}
+
+
+def test_a_retry_counts_what_the_run_paid_before_it_was_killed(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The comparison's training is estimated at 0.24 USD, the middle of 0 to 2 hours."""
+    wait = Ensure.wait_until_all_ready
+
+    def killed(ensure: Ensure, kind: ResourceKind, started: Sequence[StartedResource]) -> Any:
+        if kind is SOLUTION_VERSION:
+            raise RuntimeError("killed")
+        return wait(ensure, kind, started)
+
+    as_one_run(monkeypatch, FIRST_RUN)
+    shop.declare(0.3)
+    monkeypatch.setattr(Ensure, "wait_until_all_ready", killed)
+    assert not shop.run("solution_version", **FORCED_TRAINING).success
+    monkeypatch.setattr(Ensure, "wait_until_all_ready", wait)
+    assert shop.take_created() == ["SolutionVersion"] * 2
+
+    more = {"recommendations": {"num_results": 3}}
+    shop.declare(0.245, **more)
+    message = why(shop.run("recommendations"))
+    assert "; this run has already paid 0.00 to 0.48 USD; the middle of the sum is 0.25" in message
+    assert shop.take_created() == []
+    # What the retry finds is not paid again, and what it took is known then.
+    assert shop.run("solution_version", **FORCED_TRAINING).success
+    assert shop.take_created() == []
+    # Another run pays for itself alone.
+    as_one_run(monkeypatch, SECOND_RUN)
+    assert shop.run("recommendations").success
+    assert shop.take_created() == ["BatchInferenceJob"]
+
+
+def test_a_creation_that_personalize_refused_is_not_counted_twice(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = Ensure.start_numbered
+
+    def refuse(*arguments: object, **options: object) -> None:
+        raise RuntimeError("too many")
+
+    as_one_run(monkeypatch, FIRST_RUN)
+    shop.declare(0.3)
+    monkeypatch.setattr(Ensure, "start_numbered", refuse)
+    assert not shop.run("solution_version", **FORCED_TRAINING).success
+    reserved = shop.read_spending("solution_version")[FIRST_RUN]["reserved"]
+    assert set(reserved) == {"aws-user-personalization-v2", "aws-popularity-count"}
+    # Another step of the run has to take it for paid.
+    shop.declare(0.245, recommendations={"num_results": 3})
+    assert "this run has already paid" in why(shop.run("recommendations"))
+    monkeypatch.setattr(Ensure, "start_numbered", start)
+    shop.declare(0.3)
+    assert shop.run("solution_version", **FORCED_TRAINING).success
+    entry = shop.read_spending("solution_version")[FIRST_RUN]
+    assert entry["reserved"] == {}
+    assert len(entry["started"]) == 2
+
+
+def test_the_last_runs_are_remembered(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spending, "RUNS_REMEMBERED", 2)
+    for run, results in (("first", 3), ("second", 4), ("third", 5)):
+        as_one_run(monkeypatch, run)
+        shop.declare(ENOUGH, recommendations={"num_results": results})
+        assert shop.run("recommendations").success
+    assert list(shop.read_spending("recommendations")) == ["second", "third"]
+
+
+def test_a_local_run_records_nothing(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PersonalizeResource, "on_aws", property(lambda self: False))
+    shop.declare(TOO_LITTLE, recommendations={"num_results": 3})
+    result = shop.run()
+    assert budget_checks(result) == dict.fromkeys(
+        ("personalize_dataset", "solution_version", "recommendations"), True
+    )
+    assert not (shop.project.storage / "shop/records/spending").exists()
