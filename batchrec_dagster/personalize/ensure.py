@@ -321,7 +321,7 @@ class Ensure:
         if newest is None:
             return None
         arn: str = newest[kind.arn]
-        description = self.describe(kind, arn)
+        description = self.describe_when_shown(kind, arn)
         can_serve = description[kind.name].startswith(f"{stem}-") and usable(description)
         return arn if can_serve else None
 
@@ -364,7 +364,7 @@ class Ensure:
         deadline = start + self.deadline_seconds
         status, last_logged = None, start
         while True:
-            description = self._describe_started(kind, started, deadline)
+            description = self.describe_when_shown(kind, started.arn)
             now = time.monotonic()
             if description.get("status", ACTIVE) != status:
                 status, last_logged = description.get("status", ACTIVE), now
@@ -384,29 +384,6 @@ class Ensure:
             pause = min(max(self.poll_seconds, (now - start) / POLLS_PER_WAIT), longest_pause)
             self.sleep(pause, deadline, f"{kind.label} {started.arn} is {status}")
 
-    def _describe_started(
-        self, kind: ResourceKind, started: StartedResource, deadline: float
-    ) -> Description:
-        """Describe's answer.
-
-        What this run created may be shown only after some time. Raises PersonalizeError if it is
-        not.
-        """
-        for pause in PAUSES_UNTIL_SHOWN if started.created else ():
-            description = self._describe_if_shown(kind, started.arn)
-            if description is not None:
-                return description
-            waiting_for = f"Personalize does not show the {kind.label} {started.arn} yet"
-            self.log.info(waiting_for)
-            self.sleep(pause * self.poll_seconds, deadline, waiting_for)
-        description = self._describe_if_shown(kind, started.arn)
-        if description is None:
-            raise PersonalizeError(
-                f"Personalize does not know the {kind.label} {started.arn}, though it was there:"
-                " somebody may have deleted it. Run again: it creates what is missing"
-            )
-        return description
-
     def list(self, kind: ResourceKind, **within: str) -> list[Description]:
         """All summaries of this kind."""
         client: Any = self.client  # The type stubs only know literal names.
@@ -423,6 +400,25 @@ class Ensure:
         if kind is SOLUTION_VERSION and not description.get("name"):
             return {**description, "name": self.tags_of(arn).get(VERSION_NAME_TAG, "")}
         return description
+
+    def describe_when_shown(self, kind: ResourceKind, arn: str) -> Description:
+        """As `describe`, once Personalize shows what was created or listed a moment ago.
+
+        Raises PersonalizeError if it does not.
+        """
+        deadline = time.monotonic() + self.deadline_seconds
+        waiting_for = f"Personalize does not show the {kind.label} {arn} yet"
+        for pause in (*PAUSES_UNTIL_SHOWN, None):
+            description = self._describe_if_shown(kind, arn)
+            if description is not None:
+                return description
+            if pause is not None:
+                self.log.info(waiting_for)
+                self.sleep(pause * self.poll_seconds, deadline, waiting_for)
+        raise PersonalizeError(
+            f"Personalize does not know the {kind.label} {arn}, though it was there: somebody may"
+            " have deleted it. Run again: it creates what is missing"
+        )
 
     def _create(
         self, kind: ResourceKind, name: str, create: Mapping[str, Any], deadline: float

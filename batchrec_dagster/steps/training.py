@@ -148,7 +148,7 @@ class SolutionVersionTrainer:
         for version in reversed(versions):
             if version["status"] not in FAILED:
                 arn = version[SOLUTION_VERSION.arn]
-                description = self.work.ensure.describe(SOLUTION_VERSION, arn)
+                description = self.work.ensure.describe_when_shown(SOLUTION_VERSION, arn)
                 # A training in the console, an automatic one or an UPDATE has no name of ours.
                 if description["name"].startswith(f"{self.work.pipeline.name}-"):
                     return description

@@ -414,6 +414,15 @@ def test_what_this_run_created_is_waited_for_until_it_is_shown(
     assert ensure.wait_until_ready(kind, resource).arn == resource.arn
 
 
+@numbered_kinds
+def test_what_is_listed_before_it_is_shown_is_adopted(
+    kind: api.ResourceKind, client: LaggingPersonalize, ensure: api.Ensure
+) -> None:
+    arn = start(ensure, kind).arn
+    client.missing_descriptions = 3
+    assert start(ensure, kind) == api.StartedResource(arn, created=False)
+
+
 def test_what_is_never_shown_is_reported(
     clock: Clock, client: LaggingPersonalize, ensure: api.Ensure
 ) -> None:
