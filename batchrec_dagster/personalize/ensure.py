@@ -285,9 +285,9 @@ class Ensure:
             taken = self._find_taken(kind, name, arguments, within, deadline, known_arns)
             if taken is None or taken[kind.arn] in known_arns:
                 continue
-            if _is_in(kind, taken, name, within):
+            if _is_in(kind, taken, name, within) and usable(taken):
                 created = self._is_from_this_call(kind, taken, answer)
-                if created or (taken["status"] not in FAILED and usable(taken)):
+                if created or taken["status"] not in FAILED:
                     return StartedResource(taken[kind.arn], created, usual_seconds)
         raise _make_taken_name_error(kind, name, message)
 

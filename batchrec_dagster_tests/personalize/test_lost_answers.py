@@ -345,6 +345,16 @@ def test_a_job_that_cannot_serve_leaves_the_next_number(
     assert list(client.resources) == [arn, resource.arn]
 
 
+def test_a_rejected_job_of_a_moment_ago_is_not_adopted(
+    client: LaggingPersonalize, ensure: api.Ensure
+) -> None:
+    """No time has passed since, so its age does not tell it from what this call creates."""
+    rejected = start(ensure, api.BATCH_INFERENCE_JOB)
+    client.lists_that_lag = 3
+    assert start(ensure, api.BATCH_INFERENCE_JOB, usable=False).arn != rejected.arn
+    assert len(client.resources) == 2
+
+
 def test_a_job_that_failed_before_its_answer_arrived_is_reported(
     client: LaggingPersonalize, ensure: api.Ensure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
