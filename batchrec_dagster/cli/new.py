@@ -202,11 +202,13 @@ def _check_name(name: str, project: Project) -> None:
     from pydantic import ValidationError
 
     from batchrec_dagster.config import Pipeline
+    from batchrec_dagster.config.validation_messages import describe_error
 
     try:
         Pipeline.model_validate({"name": name, "ratings": {"source": "sample://hetrec"}})
     except ValidationError as error:
-        reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+        problem = error.errors()[0]
+        reason = describe_error(problem["type"], problem["msg"])
         raise click.UsageError(f"{name!r} is not a valid name: {reason}") from error
     folder = project.defs / name
     existing = find_declared_pipelines(project).get(name) or folder

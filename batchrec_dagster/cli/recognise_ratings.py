@@ -106,8 +106,9 @@ def recognise_ratings(
     return RecognisedSource(
         settings,
         summary=[
-            f"{hide_query(source)}: {result.rows_read:,} rows, {form}, of which",
-            f"{result.rows_kept:,} count, of {counts.users:,} users and {counts.items:,} items,",
+            f"{hide_query(source)}: {result.rows_read:,} rows ({form})",
+            f"{result.rows_kept:,} of them count: {counts.users:,} users and"
+            f" {counts.items:,} items",
             _check_times(counts, result).finding.partition(";")[0],
         ],
         warnings=[

@@ -61,7 +61,7 @@ def show(
     """
     subjects = [user is not None, item is not None, experiment]
     if sum(subjects) > 1:
-        raise click.UsageError("give a user, --item or --experiment: one of them")
+        raise click.UsageError("give only one of these: a user, --item or --experiment")
     from batchrec_dagster.cli.pipelines import warn_of_errors
     from batchrec_dagster.reporting import lookup
     from batchrec_dagster.reporting.summary import summarize
@@ -111,8 +111,8 @@ def find_published(pipeline: str | None) -> list[PublishedResults]:
     if not names:
         place = storage.where(storage.uri(""))
         raise UnknownNameError(
-            f"no recommendations in {place} yet. Run a refresh job first, or set BATCHREC_STORAGE"
-            " to where they are"
+            f"no recommendations in {place} yet. Make them with `batchrec run`, or set"
+            " BATCHREC_STORAGE to where they are"
         )
     if pipeline is not None and pipeline not in names:
         raise UnknownNameError(

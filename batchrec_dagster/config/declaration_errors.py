@@ -12,11 +12,23 @@ import yaml
 from pydantic import ValidationError
 
 from batchrec_dagster.config import COMPONENT_TYPE, OLD_COMPONENT_TYPE, Pipeline
+from batchrec_dagster.config.validation_messages import (
+    UNKNOWN_SETTING,
+    describe_error,
+    join_alternatives,
+)
 
 # How Dagster gives an error's place: in a validation error, and in a failed template.
 PLACE_OF_VALIDATION_ERROR = re.compile(r"(?P<path>.*) at (?P<file>.+):\d+$")
 PLACE_OF_TEMPLATE_ERROR = re.compile(r"(?P<file>.+):\d+ - (?P<path>attributes\S*)$")
-MESSAGE_OF_TEMPLATE_ERROR = re.compile(r"\s+(?:Value error, )?(.+) \[type=\w+, input_value=")
+# pydantic's text has the keys in a line, and the message in the indented line below it.
+MESSAGE_OF_TEMPLATE_ERROR = re.compile(
+    r"^(?P<path>\S+)\n\s+(?P<message>.+)"
+    r" \[type=(?P<type>\w+), input_value=(?P<value>.+), input_type",
+    re.MULTILINE,
+)
+# How Python writes an error that is not pydantic's: with the name of its class.
+CLASS_OF_ERROR = re.compile(r"^\w+Error: ")
 
 # pydantic's names for the alternatives of a setting of several types. Those of blocks are class
 # names, which start with a capital letter.
@@ -32,6 +44,16 @@ class Problem(NamedTuple):
     message: str
 
 
+class Place(NamedTuple):
+    """Where a setting is in a defs.yaml."""
+
+    line: int
+    setting: Sequence[str]
+    """The keys that lead to it, from those of a pipeline on."""
+    value: str | None = None
+    """What the file has there; None for a block."""
+
+
 class DeclarationError(dg.DagsterInvalidDefinitionError):
     """Invalid settings in a defs.yaml; one line each, with file, line, key and fix."""
 
@@ -39,7 +61,11 @@ class DeclarationError(dg.DagsterInvalidDefinitionError):
 def build_validation_error(file: Path, error: ValidationError) -> DeclarationError:
     """The error of a declaration's own validators, with the line of each key."""
     problems = [
-        Problem(file, ["attributes", *map(str, detail["loc"])], detail["msg"])
+        Problem(
+            file,
+            ["attributes", *map(str, detail["loc"])],
+            describe_error(detail["type"], detail["msg"]),
+        )
         for detail in error.errors()
     ]
     return DeclarationError("\n".join(format_problems(problems)))
@@ -119,7 +145,8 @@ def _find_places(error: ValidationError) -> Iterator[Problem]:
             continue
         place = PLACE_OF_VALIDATION_ERROR.match(str(detail["loc"][0]))
         if place:
-            yield Problem(Path(place["file"]), place["path"].split("."), detail["msg"])
+            message = describe_error(detail["type"], detail["msg"])
+            yield Problem(Path(place["file"]), place["path"].split("."), message)
 
 
 def _parse_template_error(text: str) -> Problem | None:
@@ -128,9 +155,17 @@ def _parse_template_error(text: str) -> Problem | None:
     place = PLACE_OF_TEMPLATE_ERROR.match(first_line)
     if not place or not other_lines:
         return None
-    matches = [MESSAGE_OF_TEMPLATE_ERROR.match(line) for line in other_lines]
-    messages = [match[1] for match in matches if match] or other_lines[-1:]
-    return Problem(Path(place["file"]), place["path"].split("."), messages[0])
+    keys = place["path"].split(".")
+    error = MESSAGE_OF_TEMPLATE_ERROR.search("\n".join(other_lines))
+    if error is None:
+        message = CLASS_OF_ERROR.sub("", other_lines[-1])
+    elif error["value"] == "None" and error["type"] != "value_error":
+        message = "its template has no value: set the environment variable that it names"
+    else:
+        message = describe_error(error["type"], error["message"])
+    if error is not None:
+        keys += error["path"].split(".")
+    return Problem(Path(place["file"]), keys, message)
 
 
 def find_unreadable_files(folder: Path, without: Collection[Path] = ()) -> list[str]:
@@ -185,20 +220,21 @@ def format_problems(problems: Iterable[Problem]) -> list[str]:
         in_file = any(place.startswith(f"{file}, ") for place in messages_of_place)
         if keys[-1] == "str" and in_file:
             continue
-        line, setting = _locate(file, keys)
-        message = message.removeprefix("Value error, ")
-        if message == "Extra inputs are not permitted":
+        line, setting, value = _locate(file, keys)
+        # The line in the file shows the value.
+        message = message.removeprefix(f"{value}: ")
+        if message == UNKNOWN_SETTING:
             message = _describe_unknown_setting(keys)
         place = f"{file}, line {line}: {'.'.join(setting) or 'attributes'}: "
         messages_of_place.setdefault(place, []).append(message)
-    return [place + ", or: ".join(messages) for place, messages in messages_of_place.items()]
+    return [place + join_alternatives(messages) for place, messages in messages_of_place.items()]
 
 
 def _describe_unknown_setting(keys: Sequence[str]) -> str:
     """The message for an unknown setting, with the nearest name."""
     *blocks, setting = keys
     if not blocks:
-        return "there is no such setting; those of a pipeline go under attributes, indented"
+        return f"{UNKNOWN_SETTING}; those of a pipeline go under attributes, indented"
     schema = Pipeline.model_json_schema()
     names = {
         name
@@ -206,11 +242,11 @@ def _describe_unknown_setting(keys: Sequence[str]) -> str:
         for name in block.get("properties", ())
     }
     nearest = difflib.get_close_matches(setting, sorted(names - {setting}), n=1, cutoff=0.8)
-    return "there is no such setting" + (f"; did you mean {nearest[0]}?" if nearest else "")
+    return UNKNOWN_SETTING + (f"; did you mean {nearest[0]}?" if nearest else "")
 
 
-def _locate(file: Path, keys: Sequence[str]) -> tuple[int, list[str]]:
-    """The line of the key in the file, and its path under `attributes`.
+def _locate(file: Path, keys: Sequence[str]) -> Place:
+    """Where the setting is in the file.
 
     A validator may add names of its own to the path, such as the types of a setting. These are left
     out. The line of a missing key is that of its block.
@@ -228,8 +264,10 @@ def _locate(file: Path, keys: Sequence[str]) -> tuple[int, list[str]]:
             is_missing = last not in path and not is_type
             if path[0] == "attributes":
                 del path[0]
-            return line, [*path, last] if is_missing else path
-    return 1, list(keys)
+            if is_missing:
+                return Place(line, [*path, last])
+            return Place(line, path, node.value if isinstance(node, yaml.ScalarNode) else None)
+    return Place(1, keys)
 
 
 def group_by_file(folder: Path, error: DeclarationError) -> Mapping[Path, list[str]]:

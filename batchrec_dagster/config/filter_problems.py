@@ -26,7 +26,9 @@ def find_filter_traits(expression: str | None) -> filter_check.FilterTraits | No
         return None
     traits = filter_check.find_traits(expression)
     if traits.uses_current_item:
-        raise ValueError("CurrentItem only works for similar items: here there is none")
+        raise ValueError(
+            "CurrentItem works only in filters of similar items: a user's list has no current item"
+        )
     return traits
 
 
@@ -47,7 +49,7 @@ def find_filter_problem(
         filter_check.check_values(expression, schemas, values)
         if not events and filter_check.find_event_types(expression) - {"*", EVENT_TYPE_VALUE}:
             return (
-                f"Interactions.{EVENT_TYPE} is {EVENT_TYPE_VALUE!r} for all: declare"
+                f"Interactions.{EVENT_TYPE} is {EVENT_TYPE_VALUE!r} in every interaction: set"
                 " ratings.columns.event_type"
             )
     except FilterExpressionError as error:

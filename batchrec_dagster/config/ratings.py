@@ -42,7 +42,10 @@ def check_encoding(encoding: Encoding) -> None:
             return
     except (LookupError, UnicodeError):
         pass
-    raise ValueError("write auto, utf-8, cp1252, latin-1 or what else Python calls an encoding")
+    raise ValueError(
+        "write auto, utf-8, cp1252, latin-1 or another encoding that Python knows, but not"
+        " utf-16 or utf-32"
+    )
 
 
 def _check_time_format(text: str) -> None:
@@ -105,7 +108,9 @@ class Columns(dg.Model):
             raise ValueError(f"{', '.join(self.declared)} must be different columns")
         missing = [role for role in ("user", "item", "timestamp") if getattr(self, role) is None]
         if columns and isinstance(columns[0], int) and missing:
-            raise ValueError(f"a file without a header needs the position of {', '.join(missing)}")
+            raise ValueError(
+                f"set the position of {' and '.join(missing)} too: a file without a header needs it"
+            )
         return self
 
     @property
@@ -219,7 +224,7 @@ class RatingsSettings(SourceSettings):
     @model_validator(mode="after")
     def _timestamps_have_one_form(self) -> Self:
         if self.timestamp_format is not None and self.timestamp_unit != "auto":
-            raise ValueError("timestamps have a timestamp_unit or a timestamp_format: omit one")
+            raise ValueError("set timestamp_unit or timestamp_format, not both")
         if (self.timestamp_form != "auto" or self.timezone) and not self.has_times:
             raise ValueError(
                 "with columns.timestamp: none there are no times: omit timestamp_unit,"

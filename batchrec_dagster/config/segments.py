@@ -101,8 +101,9 @@ class Segments(dg.Model):
 
 def _check_queries(kind: str, values: list[str], most: int) -> None:
     if len(values) > most:
-        raise ValueError(f"Personalize takes at most {most}, not {len(values)}")
+        raise ValueError(f"Personalize takes at most {most:,} {kind}s, not {len(values):,}")
     if not all(value.strip() for value in values):
         raise ValueError(f"an {kind} is empty")
-    if len(set(values)) < len(values):
-        raise ValueError(f"an {kind} is repeated")
+    repeated = [value for number, value in enumerate(values) if value in values[:number]]
+    if repeated:
+        raise ValueError(f"the {kind} {repeated[0]!r} is there twice: write it once")

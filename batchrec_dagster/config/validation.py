@@ -52,6 +52,8 @@ def validate_range(
         if not fits:
             bounds = {"from": least, "above": above, "to": most}
             limits = [f" {word} {bound}" for word, bound in bounds.items() if bound is not None]
+            if limits == [f" from {least}"]:
+                raise ValueError(f"write a number of {least} or more")
             raise ValueError("write a number" + "".join(limits))
         return number
 

@@ -227,13 +227,13 @@ class Deployment:
             else:
                 if not BUCKET.fullmatch(bucket):
                     yield (
-                        f"BATCHREC_STORAGE is {self.storage!r}: a bucket's name has 3 to 63 small"
-                        " letters, digits, dots and hyphens"
+                        f"BATCHREC_STORAGE is {self.storage!r}: a bucket's name has 3 to 63"
+                        " lower-case letters, digits, dots and hyphens"
                     )
         elif "://" in self.storage:
             yield f"BATCHREC_STORAGE is {self.storage!r}: set a folder or s3://bucket/prefix"
         elif Path(self.storage).is_file():
-            yield f"BATCHREC_STORAGE is {self.storage}: a file; set a folder"
+            yield f"BATCHREC_STORAGE is {self.storage}, which is a file: set a folder"
         try:
             Quotas.parse(self.quotas)
         except ValueError as error:
@@ -245,7 +245,7 @@ class Deployment:
         if self.log_format not in ("text", "json"):
             yield f"BATCHREC_LOG_FORMAT is {self.log_format!r}: set text or json"
         if self.home.is_file():
-            yield f"BATCHREC_HOME is {self.home}: a file; set a folder"
+            yield f"BATCHREC_HOME is {self.home}, which is a file: set a folder"
         if self.dagster_home and not self.dagster_home.is_absolute():
             yield (
                 f"DAGSTER_HOME is '{self.dagster_home}': Dagster needs an absolute path, such as"

@@ -24,8 +24,8 @@ def check_dagster_home(home: Path | None, default: Path) -> Iterator[Finding]:
     if home is None:
         yield warning(
             check,
-            f"DAGSTER_HOME is not set: batchrec's commands use {default}, but Dagster's own forget"
-            " their runs",
+            f"DAGSTER_HOME is not set: batchrec's commands use {default}, but Dagster's own"
+            " commands keep no record of their runs",
             f"set DAGSTER_HOME={default}, or another folder that contains a dagster.yaml",
         )
         home = default

@@ -43,7 +43,7 @@ def _check_storage_folder(folder: Path, home: Path) -> Finding:
     check = "storage folder"
     in_closed_home = folder.is_relative_to(home) and not home.stat().st_mode & 0o007
     if folder.is_dir() and in_closed_home:
-        return ok(check, f"BATCHREC_STORAGE {folder} is in BATCHREC_HOME, which is closed")
+        return ok(check, f"BATCHREC_STORAGE {folder} is in BATCHREC_HOME, which others cannot read")
     return check_writable(check, folder, "BATCHREC_STORAGE")
 
 

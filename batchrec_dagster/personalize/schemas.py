@@ -193,7 +193,9 @@ def _check_names(schema: Schema) -> None:
     for name in schema.columns:
         plain = name.replace("_", "").upper()
         if plain in names:
-            raise SchemaError(f"Fields {names[plain]} and {name} are the same but for underscores.")
+            raise SchemaError(
+                f"Fields {names[plain]} and {name} differ only in case or underscores."
+            )
         names[plain] = name
 
 

@@ -13,7 +13,9 @@ GENERATED = "sample://"
 # With fewer tested users, the metrics depend on who was drawn.
 SMALL_SAMPLE = 100
 # Why nobody may be tested, although users are held out.
-NOBODY_TESTED = "no held-out user went on to an item that was new to them, but not to everyone"
+NOBODY_TESTED = (
+    "no held-out user later chose an item that was new to them and known from other users"
+)
 
 
 @dataclass(frozen=True)

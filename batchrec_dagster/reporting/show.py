@@ -87,12 +87,13 @@ def _explain_list(user: UserDetails) -> str:
         return f"none: Personalize returned an error for this user: {user.failure}"
     if not user.recommendations:
         return (
-            "none: this user was not requested, is in an experiment's control, or has already seen"
-            " every item"
+            "none: this user is not among those who get lists, is in an experiment's control group,"
+            " or has already seen every item"
         )
     note = (
-        "because of: the item in the history whose audience overlaps most; both: people who liked"
-        " both. It shows association, not the model's reasoning."
+        "because of: the item in the history whose audience overlaps most with this one's; both:"
+        " how many people liked both. This shows which items go together, not how the model"
+        " decided."
     )
     padding = ", ".join(f"#{entry.rank}" for entry in user.recommendations if entry.padding)
     if padding:
@@ -121,7 +122,7 @@ def _format_item(item: ItemDetails, width: int | None) -> str:
             [*_make_item_cells(neighbour, item.titles), neighbour.users_with_both]
             for neighbour in item.neighbours
         ],
-        note="both: people who liked both"
+        note="both: how many people liked both"
         if item.neighbours
         else "none: its users have no other item",
     )

@@ -131,7 +131,8 @@ def judge_quality(facts: VerdictFacts) -> Reason:
     if tested is None or interval is None:
         return _judge_without_interval(facts, measurement)
     low, high = interval
-    measurement += f" on {tested.users:,} tested users, a lead of {tested.difference.value:.4f}"
+    lead = "lead" if tested.difference.value > 0 else "difference"
+    measurement += f" on {tested.users:,} tested users, a {lead} of {tested.difference.value:.4f}"
     measurement += f" (95% interval {low:.4f} to {high:.4f})"
     if high < 0:
         return Reason("bad", f"the model is worse than the most popular items: {measurement}")
@@ -167,23 +168,25 @@ def _judge_lists(facts: VerdictFacts) -> Iterator[Reason]:
         yield Reason(judgement, text)
     short = 0 if facts.full is None else facts.served - facts.full
     if short > FEW_SHARE * facts.served:
-        yield Reason("watch", f"{short:,} of {facts.served:,} lists are short")
+        yield Reason(
+            "watch", f"{short:,} of {facts.served:,} lists have fewer items than requested"
+        )
     if is_concentrated(facts):
         yield Reason(
             "watch",
-            f"1% of the items take {facts.top_lists:.0%} of the lists, compared with"
-            f" {facts.top_histories:.0%} of the histories",
+            f"{facts.top_lists:.0%} of all recommendations are for just 1% of the items, while the"
+            f" most popular 1% have {facts.top_histories:.0%} of the interactions",
         )
     if facts.heaviest > max(HEAVY_SHARE, TIMES_EVEN / max(1, facts.requested)):
         yield Reason(
             "watch",
-            f"one user has {facts.heaviest:.1%} of all interactions, as a bot or a shared id has:"
-            " interactions.filter can leave it out",
+            f"one user has {facts.heaviest:.1%} of all interactions, and may be a bot or a"
+            " shared id: interactions.filter can leave it out",
         )
     if _is_worse(facts):
         yield Reason("watch", "the model is worse than the one before")
     if facts.drift:
-        yield Reason("watch", f"the data changed much: {', '.join(facts.drift)}")
+        yield Reason("watch", f"the data changed a lot: {', '.join(facts.drift)}")
     for check in facts.checks:
         yield Reason("watch", f"the check {check} warns")
 

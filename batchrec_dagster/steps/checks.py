@@ -170,7 +170,7 @@ def check_timestamps_plausible(
             "timestamps_plausible", passed=True, finding=finding, numbers={"days": 0}
         )
     passed = EARLIEST.timestamp() <= first and last <= (now + CLOCK_SLACK).timestamp()
-    finding = f"from {_format_day(first)} to {_format_day(last)}, read as {unit}"
+    finding = f"from {_format_day(first)} to {_format_day(last)}, with times in {unit}"
     if not passed:
         likely_unit = "s" if unit == "ms" else "ms"
         if unit == "s" and last < MAX_EXCEL_DAYS:
@@ -459,7 +459,7 @@ def check_quality_gate(
         nothing_published = candidate.published is None
         remains = "nothing was published" if nothing_published else "the published lists stay"
         finding += (
-            f": {', and '.join(reasons)}. Nothing was inferred and {remains}."
+            f". Refused: {', and '.join(reasons)}. Nothing was inferred and {remains}."
             f" Check the data and run again, or publish anyway: {how_to_skip}"
         )
     return CheckResult(QUALITY_GATE, not reasons or skip_quality_gate, finding, numbers)

@@ -67,14 +67,14 @@ def test_from_a_file_to_lists_in_the_commands_that_it_names(
     write_ratings(working_project.root / "data" / "ratings.csv")
     code, output = run_new("shop", "--ratings", "data/ratings.csv")
     assert code == 0, output
-    assert "1,598 count, of 60 users and " in output
+    assert "1,598 of them count: 60 users and " in output
     assert "user: userId" in output
     assert "min_rating: 3.5" in output
     assert "Warning" not in output
     assert "batchrec run shop\n" in output
     assert output.endswith("batchrec show --pipeline shop\n")
     written_file = (working_project.package / "defs" / "shop" / "defs.yaml").read_text()
-    assert "rows, csv, of which\n# 1,598 count, of 60 users and " in written_file
+    assert "rows (csv)\n# 1,598 of them count: 60 users and " in written_file
     attributes = read_declaration(working_project)
     assert attributes["ratings"]["source"] == "data/ratings.csv"
     assert attributes["interactions"]["min_rating"] == 3.5

@@ -150,7 +150,7 @@ def test_a_comma_for_a_point_is_seen(working_project: Project) -> None:
     )
     code, output = run_new("shop", "--ratings", "a.csv")
     assert code == 0, output
-    assert f"{len(ROWS) - len(ROWS[2::3]):,} count, of 60 users" in output
+    assert f"{len(ROWS) - len(ROWS[2::3]):,} of them count: 60 users" in output
     assert "cannot read" not in output
     assert read_declaration(working_project)["ratings"]["decimal"] == ","
 

@@ -241,7 +241,7 @@ def test_kinds_of_events_are_shown_where_there_are_several(home: Path) -> None:
 def test_what_does_not_exist_is_an_error_with_its_exit_code(home: Path) -> None:
     assert show("u3") == (
         3,
-        f"Error: no recommendations in {home}/storage yet. Run a refresh job first, or set"
+        f"Error: no recommendations in {home}/storage yet. Make them with `batchrec run`, or set"
         " BATCHREC_STORAGE to where they are\n",
     )
     assert not (home / "storage").exists()

@@ -25,7 +25,7 @@ def test_a_template_is_filled_in_and_checked(
     project.declare(declaration("shop", "{{ env.RATINGS }}"))
     monkeypatch.setenv("RATINGS", "gopher://x")
     with (
-        pytest.raises(DeclarationError, match=r"line 4: ratings: gopher://x: "),
+        pytest.raises(DeclarationError, match=r"line 5: ratings.source: gopher://"),
         definitions(project),
     ):
         pass
@@ -55,7 +55,8 @@ def test_templates_stand_in_for_items_filters_and_segments(
     monkeypatch.setenv("ATTRIBUTES", "war films")
     with (
         pytest.raises(
-            DeclarationError, match=r"line 19: segments: 'war films': .*error at character 1"
+            DeclarationError,
+            match=r"line 20: segments.attributes: 'war films': .*error at character 1",
         ),
         definitions(project),
     ):
@@ -93,7 +94,10 @@ def test_a_checked_text_may_be_a_template(
             }
             assert schedule_values[setting] == value
     monkeypatch.setenv("TEXT", wrong)
-    with pytest.raises(DeclarationError, match=rf"{block}: .*{message}"), definitions(project):
+    with (
+        pytest.raises(DeclarationError, match=rf"{block}\.{setting}: .*{message}"),
+        definitions(project),
+    ):
         pass
 
 
@@ -106,7 +110,10 @@ def test_hyperparameters_may_be_templates(tmp_path: Path, monkeypatch: pytest.Mo
         assert defs.resolve_job_def("shop_refresh")
     monkeypatch.setenv("BPTT", "64")
     with (
-        pytest.raises(DeclarationError, match="solution: hyperparameter bptt is '64'; allowed: a"),
+        pytest.raises(
+            DeclarationError,
+            match=r"solution\.hyperparameters.bptt: hyperparameter bptt is '64'; allowed: a",
+        ),
         definitions(project),
     ):
         pass

@@ -293,7 +293,7 @@ def test_a_schema_that_cannot_be_used_says_why(local: Local) -> None:
         ("[]", "JSON object"),
         (build_schema(user, item), "lacks the required field TIMESTAMP"),
         (build_schema(user, item, {"name": "TIMESTAMP", "type": "string"}), "must be of type long"),
-        (build_schema(user, user), "the same but for underscores"),
+        (build_schema(user, user), "differ only in case or underscores"),
         (build_schema(user, name="Users"), "at least one metadata field"),
         (build_schema(user, {"name": "AGE", "type": "date"}, name="Users"), "type 'date'"),
         (build_schema(user, {"name": "A B", "type": "int"}, name="Users"), "letters, digits"),

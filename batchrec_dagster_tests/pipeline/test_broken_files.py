@@ -24,7 +24,7 @@ BROKEN_FILES = {
     "not-yaml": ("attributes: {name: x, ratings: [", "line 3: this is not YAML"),
     "no_env": (
         "attributes: {name: x, ratings: {source: '{{ env.NOT_SET }}'}}",
-        "line 2: ratings: ",
+        "line 2: ratings.source: its template has no value",
     ),
     "group/wrong_type": ("type: Pipeline", "line 1: type: Pipeline does not exist"),
     "group/empty": (None, "the file is empty"),
@@ -40,8 +40,8 @@ BROKEN_FILES = {
     "control": ("attributes: {name: '\x01'}", "line 2: this is not YAML, because of the control"),
     "deep": (f"attributes: {'[' * 3000}", "line 1: this is nested too deeply"),
     "flat": ("name: x", "line 2: name: there is no such setting; those of a pipeline go under"),
-    "no_type": ("attributes: {name: x}  # type: none", "line 1: type: Field required"),
-    "list": ("- type: x", "line 1: attributes: Input should be an object"),
+    "no_type": ("attributes: {name: x}  # type: none", "line 1: type: this must be set"),
+    "list": ("- type: x", "line 1: attributes: write its settings"),
     "twice_1": ("attributes: {name: twice, ratings: {source: r.csv}}", "twice is also the name"),
     "twice_2": ("attributes: {name: twice, ratings: {source: r.csv}}", "twice is also the name"),
     "sink_1": (
@@ -154,10 +154,10 @@ def test_a_broken_pipeline_fails_validation_and_stops_no_other(tmp_path: Path) -
     for command in (("dagster", "definitions", "validate", *module), (*batchrec, "doctor")):
         checked = project.run(*command)
         assert checked.returncode == 1
-        assert f"{file}, line 5: ratings.source: ftp://x/y" in checked.stdout + checked.stderr
+        assert f"{file}, line 5: ratings.source: ftp://" in checked.stdout + checked.stderr
     ran = project.run("dagster", "job", "execute", *module, "-j", "shop_refresh")
     assert ran.returncode == 0, ran.stderr[-3000:]
-    assert f"{file}, line 5: ratings.source: ftp://x/y" in ran.stderr
+    assert f"{file}, line 5: ratings.source: ftp://" in ran.stderr
     for shown in ("show", "list"):
         process = project.run(*batchrec, shown)
         assert process.returncode == 0

@@ -254,7 +254,7 @@ def test_a_secret_in_the_yaml_is_refused_and_not_repeated(
 @pytest.mark.parametrize(
     ("sinks", "reason"),
     [
-        ({"export": {"path": "ftp://x/y"}}, "sinks.export.path: ftp://x/y: write a path or s3"),
+        ({"export": {"path": "ftp://x/y"}}, "sinks.export.path: write a path or s3"),
         ({"export": {"path": "s3://mailing"}}, "s3://mailing is a folder: add the file's name"),
         ({"export": {"path": "out/"}}, "out/ is a folder"),
         ({"export": {"format": "jsonl", "bom": True}}, "sinks.export: bom goes with csv"),

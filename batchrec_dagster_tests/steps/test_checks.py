@@ -76,7 +76,7 @@ def test_no_interactions_at_all_fail_both_checks() -> None:
 @pytest.mark.parametrize(
     ("time", "unit", "is_passed", "finding"),
     [
-        (1_500_000_000, "s", True, "from 2017-07-14 to 2017-07-14, read as s"),
+        (1_500_000_000, "s", True, "from 2017-07-14 to 2017-07-14, with times in s"),
         (1_500_000_000_000, "s", False, "ratings.timestamp_unit: ms"),
         (1_500_000, "ms", False, "ratings.timestamp_unit: s"),
         (int(NOW.timestamp()) + 7 * 86400, "s", False, "between 1980 and now"),

@@ -109,7 +109,10 @@ def test_a_model_that_nobody_was_tested_with_fails_only_what_the_gate_demands() 
         gate, ModelToPublish(UNTESTED, "all", build_edition(0.1)), how_to_skip="so"
     )
     assert not verdict.passed
-    assert "are not known: gate.min_ndcg_at_25 is 0.05, and gate.min_coverage" in verdict.finding
+    assert (
+        "are not known. Refused: gate.min_ndcg_at_25 is 0.05, and gate.min_coverage"
+        in verdict.finding
+    )
 
 
 def test_nothing_is_compared_with_lists_of_a_model_that_nobody_was_tested_with() -> None:

@@ -20,6 +20,8 @@ from ..errors import JobFailedError
 from .datasets import STORED_TYPES
 
 _HEADER_BYTES = 1 << 20
+# A longer cell is cut in messages.
+_MAX_SHOWN_LENGTH = 80
 
 
 class ImportFile(NamedTuple):
@@ -167,9 +169,12 @@ def _describe_first_invalid_cell(source: ImportFile, schema: Schema, text: pl.La
     for field in schema.fields:
         for reason, check in _list_cell_checks(field, schema):
             if row.select(check.fill_null(value=False)).item():
-                value = row.item(0, field.name)
-                actual = "" if not value else f", but it is {value[:80]!r}"
-                return f"{source.name}, line {line}: {reason}{actual}."
+                value = row.item(0, field.name) or ""
+                if len(value) > _MAX_SHOWN_LENGTH:
+                    actual = f": {value[:_MAX_SHOWN_LENGTH]}…"
+                else:
+                    actual = f", but it is {value!r}." if value else "."
+                return f"{source.name}, line {line}: {reason}{actual}"
     raise AssertionError("a row that failed its checks passes them")
 
 

@@ -21,7 +21,7 @@ _NODES_BEYOND_THE_ROW = {
     "Explode": "a list taken apart",
     "Len": "a count of all rows",
     "Over": "a window over other rows",
-    "SubPlan": "a query within it",
+    "SubPlan": "a query in it",
 }
 
 
@@ -34,15 +34,14 @@ def parse_filter(text: str) -> pl.Expr:
     try:
         condition = pl.sql_expr(text)
         plan = json.loads(condition.meta.serialize(format="json"))
-    except (pl.exceptions.PolarsError, ValueError) as error:
-        reason = str(error).partition("\n")[0]
+    except (pl.exceptions.PolarsError, ValueError):
         raise RowConditionError(
-            f"{reason}; write a condition on the columns of one row, such as rating >= 3.5 AND"
-            " category <> 'gift'"
+            f"{text!r} cannot be read: write a condition on the columns of one row, such as"
+            " rating >= 3.5 AND category <> 'gift'"
         ) from None
     node = _find_node_beyond_the_row(plan)
     if node is not None:
-        raise RowConditionError(f"it has {node}: only the columns of the row itself may be in it")
+        raise RowConditionError(f"it has {node}: use only columns of the row itself")
     return condition
 
 
@@ -50,7 +49,7 @@ def list_filter_columns(text: str) -> list[str]:
     """The columns that the condition names, each once. Raises RowConditionError."""
     names = list(dict.fromkeys(parse_filter(text).meta.root_names()))
     if not names:
-        raise RowConditionError("it names no column, so that it is the same for every row")
+        raise RowConditionError("it names no column, so it keeps either all rows or none")
     return names
 
 

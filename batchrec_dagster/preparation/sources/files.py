@@ -100,7 +100,7 @@ class LocalFile(File):
             raise FileError("it is a folder: name a file in it")
         if not path.is_file():
             reason = "it is not a regular file" if path.exists() else "there is no such file"
-            raise FileError(f"{reason}: looked at {path}")
+            raise FileError(reason if str(path) == self.text else f"{reason}: looked at {path}")
         if self.within:
             follow_links(path, self.within)
         return path

@@ -11,7 +11,7 @@ from batchrec_dagster.preparation.sources.computed import ASSET, AssetRows
 from batchrec_dagster.preparation.sources.errors import FileError, SourceError
 from batchrec_dagster.preparation.sources.files import Folder, LocalFile, S3File, WebFile
 from batchrec_dagster.preparation.sources.lake_tables import LakeTable
-from batchrec_dagster.preparation.sources.movielens import ARCHIVES, GeneratedFile, parse_movielens
+from batchrec_dagster.preparation.sources.movielens import GeneratedFile, parse_movielens
 from batchrec_dagster.preparation.sources.source import File, RatingsSource, hide_query, name_errors
 
 SCHEMES: dict[str, Callable[[str], File]] = {
@@ -23,11 +23,8 @@ SCHEMES: dict[str, Callable[[str], File]] = {
     "sample": GeneratedFile.parse,
 }
 ALLOWED = (
-    "a path, s3://bucket/key, https://…, a file in a zip archive of any of these"
-    " (ARCHIVE.zip!/path/in/it.csv), a folder or a pattern such as data/*.csv,"
-    " asset://KEY, sample://hetrec, movielens:// with one of "
-    + ", ".join(ARCHIVES)
-    + ", or, with a query, sql+env://VARIABLE for a database"
+    "a path, s3://BUCKET/KEY, https://…, asset://KEY, movielens://NAME, sample://hetrec, or"
+    " sql+env://VARIABLE for a database"
 )
 
 
