@@ -36,11 +36,15 @@ class RejectedOutputsError(Exception):
         self.error = error
 
     @property
+    def checks(self) -> Sequence[CheckResult]:
+        """The verdicts on the outputs; none if they could not be read."""
+        return self.error.checks if isinstance(self.error, FailedChecksError) else []
+
+    @property
     def reason(self) -> str:
         """What is wrong, in words."""
-        if isinstance(self.error, StepError):
-            return str(self.error)
-        return "; ".join(check.finding for check in self.error.checks if _rejects(check))
+        findings = [check.finding for check in self.checks if _rejects(check)]
+        return "; ".join(findings) or str(self.error)
 
     def make_final_error(self) -> StepError | FailedChecksError:
         """The error that stops a run which has made the outputs again already."""
@@ -49,7 +53,7 @@ class RejectedOutputsError(Exception):
         return FailedChecksError(
             [
                 replace(check, finding=f"{check.finding}. {NEXT_RUN}") if _rejects(check) else check
-                for check in self.error.checks
+                for check in self.checks
             ]
         )
 
@@ -98,13 +102,18 @@ def make_table(
 
     read: raises RejectedOutputsError if outputs cannot be used.
     start_again: returns the finished jobs with new ones in the place of those of these outputs.
+        Raises FailedChecksError if the budget does not allow them.
     Raises FailedChecksError or StepError if the new outputs cannot be used either.
     """
     try:
         return jobs, read(jobs)
     except RejectedOutputsError as rejection:
         log.warning(f"{rejection.reason}. Another job makes this output again")
-        jobs = start_again(jobs, rejection.outputs)
+        try:
+            jobs = start_again(jobs, rejection.outputs)
+        except FailedChecksError as refusal:
+            # The budget does not allow another job: say what it was for too.
+            raise FailedChecksError([*rejection.checks, *refusal.checks]) from refusal
     try:
         return jobs, read(jobs)
     except RejectedOutputsError as rejection:
