@@ -12,14 +12,14 @@ from batchrec_dagster.deployment.resources import AWS
 from batchrec_dagster.doctor.aws_quotas import check_quotas
 from batchrec_dagster.doctor.caller import check_caller
 from batchrec_dagster.doctor.clients import CHECK_NETWORK, make_client, make_session, try_call
-from batchrec_dagster.doctor.findings import Finding, failed, ok, warning
+from batchrec_dagster.doctor.findings import Finding, failed, ok, unknown, warning
 from batchrec_dagster.doctor.policies import (
     SERVICE,
     find_conditional_denies,
     find_missing_permissions,
     parse_policy,
 )
-from batchrec_dagster.doctor.simulator import find_denied_actions
+from batchrec_dagster.doctor.simulator import Denial, find_denials
 from batchrec_dagster.storage import permissions
 from batchrec_dagster.storage.object_store import split_uri
 
@@ -134,22 +134,24 @@ def _check_role_in_storage(deployment: Deployment) -> Finding:
     arn, objects = _get_storage_arns(deployment)
 
     # IAM's simulator is asked about each resource with the actions that go with it.
-    def find_missing_actions() -> list[str]:
+    def find_all_denials() -> list[Denial]:
         iam = make_client(deployment, "iam")
         return [
-            *find_denied_actions(iam, role, ["s3:GetObject", "s3:PutObject"], objects),
-            *find_denied_actions(iam, role, ["s3:ListBucket"], arn),
+            *find_denials(iam, role, ["s3:GetObject", "s3:PutObject"], objects),
+            *find_denials(iam, role, ["s3:ListBucket"], arn),
         ]
 
-    missing_actions = try_call(check, find_missing_actions, "iam:SimulatePrincipalPolicy", role)
-    if isinstance(missing_actions, Finding):
-        return missing_actions
-    if missing_actions:
-        return failed(
-            check,
-            f"{role} lacks {', '.join(missing_actions)}",
-            f"allow it {' and '.join(missing_actions)} on {arn} and"
-            f" {deployment.storage.rstrip('/')}/*",
+    denials = try_call(check, find_all_denials, "iam:SimulatePrincipalPolicy", role)
+    if isinstance(denials, Finding):
+        return denials
+    if denials:
+        actions = [denial.action for denial in denials]
+        doubts = {denial.doubt for denial in denials}
+        fix = f"allow it {' and '.join(actions)} on {arn} and {deployment.storage.rstrip('/')}/*"
+        if "" in doubts:
+            return failed(check, f"{role} lacks {', '.join(actions)}", fix)
+        return unknown(
+            check, f"{role} may lack {', '.join(actions)}: {'; '.join(sorted(doubts))}", fix
         )
     return ok(check, f"{role} can list, read and write {deployment.storage}")
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 from batchrec_dagster.deployment import Deployment
+from batchrec_dagster.deployment.tags import parse_tags
 from batchrec_dagster.doctor.clients import make_client, make_session, try_call
 from batchrec_dagster.doctor.findings import Finding, failed, ok, unknown
 from batchrec_dagster.doctor.policies import SERVICE, Permission
-from batchrec_dagster.doctor.simulator import find_denied_actions
+from batchrec_dagster.doctor.simulator import Denial, find_denials
 from batchrec_dagster.personalize import ensure as api
 from batchrec_dagster.personalize.recipes import USER_RECIPES, build_recipe_arn
 from batchrec_dagster.personalize.teardown import ORDER
@@ -70,34 +71,55 @@ def check_caller(deployment: Deployment, caller: str) -> Finding:
     principal = _find_principal(deployment, caller)
     if isinstance(principal, Finding):
         return principal
-    region = make_session(deployment).region_name
+    region = str(make_session(deployment).region_name)
 
-    def find_missing_permissions() -> list[Permission]:
+    def find_all_denials() -> list[Denial]:
         actions_by_resource: dict[str, list[str]] = defaultdict(list)
-        for action, resource in list_needed_permissions(str(region), deployment.role_arn):
+        for action, resource in list_needed_permissions(region, deployment.role_arn):
             if action not in actions_by_resource[resource]:
                 actions_by_resource[resource].append(action)
-        iam, context = make_client(deployment, "iam"), {"iam:PassedToService": SERVICE}
+        iam, context = make_client(deployment, "iam"), _describe_requests(deployment, region)
         return [
-            (action, resource)
+            denial
             for resource, actions in actions_by_resource.items()
-            for action in find_denied_actions(iam, principal, actions, resource, context)
+            for denial in find_denials(iam, principal, actions, resource, context)
         ]
 
-    missing = try_call(CHECK, find_missing_permissions, "iam:SimulatePrincipalPolicy", principal)
-    if isinstance(missing, Finding):
+    denials = try_call(CHECK, find_all_denials, "iam:SimulatePrincipalPolicy", principal)
+    if isinstance(denials, Finding):
         # The simulator failed, for example because it was asked too often, and not the caller.
-        return replace(missing, status="unknown")
-    if missing:
-        names = [f"{action} on {resource}" for action, resource in missing[:_MOST_NAMED]]
-        if len(missing) > _MOST_NAMED:
-            names.append(f"{len(missing) - _MOST_NAMED} more")
+        return replace(denials, status="unknown")
+    if certain_denials := [denial for denial in denials if not denial.doubt]:
         return failed(
             CHECK,
-            f"{principal} may not do what the pipelines do: {', '.join(names)}",
+            f"{principal} may not do what the pipelines do: {_list_first(certain_denials)}",
             "deploy the stack of deploy/batchrec.yaml again, or attach its RunnerPolicyArn",
         )
+    if denials:
+        return unknown(
+            CHECK,
+            f"IAM's policy simulator denies {principal} {_list_first(denials)}: {denials[0].doubt}",
+            "check that this policy allows it; if not, a run fails with AWS's reason",
+        )
     return ok(CHECK, f"{principal} may do what the pipelines do, by IAM's policy simulator")
+
+
+def _describe_requests(deployment: Deployment, region: str) -> dict[str, list[str]]:
+    """The condition keys of the pipelines' requests that policies may ask for."""
+    tags = {**dict.fromkeys(api.OWN_TAGS, "doctor"), **parse_tags(deployment.tags)}
+    return {
+        "iam:PassedToService": [SERVICE],
+        "aws:RequestedRegion": [region],
+        "aws:TagKeys": list(tags),
+        **{f"aws:RequestTag/{key}": [value] for key, value in tags.items()},
+    }
+
+
+def _list_first(denials: Sequence[Denial]) -> str:
+    names = [str(denial) for denial in denials[:_MOST_NAMED]]
+    if len(denials) > _MOST_NAMED:
+        names.append(f"{len(denials) - _MOST_NAMED} more")
+    return ", ".join(names)
 
 
 def _find_principal(deployment: Deployment, caller: str) -> str | Finding:

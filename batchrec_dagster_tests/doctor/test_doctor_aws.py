@@ -20,6 +20,7 @@ from batchrec_dagster.doctor import Finding, aws, clients
 from batchrec_dagster.doctor import caller as caller_check
 from batchrec_dagster.doctor.aws_quotas import check_quotas
 from batchrec_dagster.doctor.policies import find_conditional_denies, find_missing_permissions
+from batchrec_dagster.personalize.ensure import OWN_TAGS
 from batchrec_dagster.testing import StartedPersonalize
 from batchrec_dagster_tests.deployment.template import (
     ACCOUNT,
@@ -37,9 +38,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("bare_environment")]
 
 SERVICE = "personalize.amazonaws.com"
 LACKS: set[str] = set()
-# What the organization forbids, whatever the policies of the account allow.
-BLOCKED_ACTIONS: set[str] = set()
-BLOCKED = {"AllowedByOrganizations": False}
+# What else the simulator says of an action.
+DETAILS: dict[str, dict[str, Any]] = {}
 ROLE = f"arn:aws:iam::{ACCOUNT}:role/Personalize"
 RUNNER = f"arn:aws:iam::{ACCOUNT}:role/team/Runner"
 USER = f"arn:aws:iam::{ACCOUNT}:user/me"
@@ -127,6 +127,19 @@ def list_statements_for_role() -> list[Statement]:
     return statements
 
 
+def read_context(body: dict[str, str]) -> dict[str, list[str]]:
+    """The condition keys that the simulator is told, with their values."""
+    names = {
+        key.removesuffix("ContextKeyName"): value
+        for key, value in body.items()
+        if key.endswith("ContextKeyName")
+    }
+    return {
+        name: [value for key, value in body.items() if key.startswith(f"{entry}ContextKeyValues")]
+        for entry, name in names.items()
+    }
+
+
 def simulate_policy(body: dict[str, str], runner: list[Statement]) -> Any:
     """IAM's policy simulator: the runner may do what the statements allow.
 
@@ -139,7 +152,8 @@ def simulate_policy(body: dict[str, str], runner: list[Statement]) -> Any:
     def is_allowed(action: str) -> bool:
         if body["PolicySourceArn"] == ROLE:
             return action not in LACKS
-        is_passed_on = body["ContextEntries.member.1.ContextKeyValues.member.1"] == SERVICE
+        context = read_context(body)
+        is_passed_on = context["iam:PassedToService"] == [SERVICE]
         return any(
             action in read_actions(statement)
             and fnmatchcase(resource, pattern)
@@ -152,7 +166,7 @@ def simulate_policy(body: dict[str, str], runner: list[Statement]) -> Any:
         {
             "EvalActionName": action,
             "EvalDecision": "allowed" if is_allowed(action) else "implicitDeny",
-            **({"OrganizationsDecisionDetail": BLOCKED} if action in BLOCKED_ACTIONS else {}),
+            **DETAILS.get(action, {}),
         }
         for action in actions
     ]
@@ -215,14 +229,66 @@ def test_a_runner_that_may_nothing_is_named_with_the_first_permissions(
     assert re.search(r"personalize:ListDatasetGroups on \*, .* \d+ more$", finding.message)
 
 
-def test_what_the_organization_forbids_is_lacking(
+@pytest.mark.parametrize(
+    ("details", "status", "sentence"),
+    [
+        (
+            {"PermissionsBoundaryDecisionDetail": {"AllowedByPermissionsBoundary": False}},
+            "failed",
+            "",
+        ),
+        (
+            {"OrganizationsDecisionDetail": {"AllowedByOrganizations": False}},
+            "unknown",
+            ": a policy of the organization denies it, perhaps under a condition",
+        ),
+        (
+            {
+                "EvalDecision": "implicitDeny",
+                "ResourceSpecificResults": [
+                    {"MissingContextValues": ["aws:SourceVpce", "aws:username"]}
+                ],
+            },
+            "unknown",
+            ": it depends on aws:SourceVpce",
+        ),
+        ({"EvalDecision": "explicitDeny", "MissingContextValues": ["aws:username"]}, "failed", ""),
+    ],
+)
+def test_a_denial_that_may_not_hold_is_unknown(
+    account: Callable[..., dict[str, Finding]],
+    monkeypatch: pytest.MonkeyPatch,
+    details: dict[str, Any],
+    status: str,
+    sentence: str,
+) -> None:
+    """The simulator does not know the conditions of the organization's policies."""
+    monkeypatch.setitem(DETAILS, "personalize:CreateDatasetImportJob", details)
+    monkeypatch.setitem(DETAILS, "s3:PutObject", details)
+    findings = account()
+    finding, storage = findings["permissions"], findings["role in storage"]
+    assert (finding.status, storage.status) == (status, status)
+    assert "personalize:CreateDatasetImportJob on arn:aws:personalize:eu-west-1:" in finding.message
+    assert finding.message.endswith(f"batchrec-doctor{sentence}")
+    assert "s3:PutObject" in storage.message
+
+
+def test_the_simulator_is_told_the_region_and_the_tags_of_requests(
     account: Callable[..., dict[str, Finding]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    name = f"{__name__}.BLOCKED_ACTIONS"
-    monkeypatch.setattr(name, {"personalize:CreateDatasetImportJob"})
-    finding = account()["permissions"]
-    assert finding.status == "failed"
-    assert "personalize:CreateDatasetImportJob on arn:aws:personalize:eu-west-1:" in finding.message
+    contexts = []
+
+    def note(body: dict[str, str], runner: list[Statement]) -> Any:
+        contexts.append(read_context(body))
+        return simulate_runner(body, runner)
+
+    simulate_runner = simulate_policy
+    monkeypatch.setattr(f"{__name__}.simulate_policy", note)
+    assert account(BATCHREC_TAGS="team=data")["permissions"].status == "ok"
+    context = contexts[0]
+    assert context["aws:RequestedRegion"] == [REGION]
+    assert context["aws:RequestTag/team"] == ["data"]
+    assert context["aws:TagKeys"] == [*OWN_TAGS, "team"]
 
 
 @pytest.mark.parametrize(
