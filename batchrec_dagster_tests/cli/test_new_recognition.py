@@ -229,7 +229,7 @@ def test_orders_in_parquet_files_have_one_column_of_times(working_project: Proje
         "user": "customer_id", "item": "sku", "timestamp": "ordered_at",
     }  # fmt: skip
     assert "min_rating" not in read_declaration(working_project)["interactions"]
-    assert f"orders/*.parquet: {2 * len(ROWS):,} rows, parquet" in output
+    assert f"orders/*.parquet: {2 * len(ROWS):,} rows (parquet)" in output
 
 
 def test_events_get_their_kinds(working_project: Project) -> None:
