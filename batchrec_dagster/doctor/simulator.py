@@ -78,10 +78,9 @@ def _is_allowed_by_organization(result: Mapping[str, Any]) -> bool:
 def _find_doubt(result: Mapping[str, Any]) -> str:
     """Why the denial may be wrong; empty if there is no reason."""
     if not _is_allowed_by_organization(result):
+        # The simulator does not understand their conditions, as users report in
         # https://github.com/aws/aws-sdk/issues/102
-        return (
-            "a policy of the organization denies it, perhaps under a condition that does not hold"
-        )
+        return "a policy of the organization denies it, perhaps under a condition"
     results = [result, *result.get("ResourceSpecificResults", [])]
     missing_keys = {key for entry in results for key in entry.get("MissingContextValues", [])}
     missing_keys.discard(_USER_NAME)
