@@ -140,6 +140,24 @@ def test_a_segment_for_attributes(local: Local) -> None:
     assert bad["output"] == empty["output"] == {"usersList": []}
 
 
+def test_segments_of_attributes_are_measured_for_attributes(local: Local) -> None:
+    group, _ = local.import_rows(build_taste_rows())
+    _import_items(local, group)
+    by_item, by_attribute = (
+        local.client.get_solution_metrics(
+            solutionVersionArn=local.wait_until_active(
+                local.create_version(local.create_solution(group, recipe, name=recipe))
+            )
+        )
+        for recipe in (ITEM_AFFINITY, ATTRIBUTE_AFFINITY)
+    )
+    # A segment has one of 60 users, nearly all of whom have items of an attribute in the truth.
+    assert by_attribute["metrics"]["coverage"] == 1.0
+    assert by_attribute["metrics"]["hits_at_1_percent"] > 0.9
+    assert by_item["metrics"]["hits_at_1_percent"] < 0.5
+    assert by_attribute["metrics"]["recall_at_1_percent"] < 0.1
+
+
 def test_a_solution_for_attributes_needs_items(local: Local) -> None:
     group, _ = local.import_rows(build_taste_rows())
     solution = local.create_solution(group, ATTRIBUTE_AFFINITY)

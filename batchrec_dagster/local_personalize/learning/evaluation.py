@@ -302,42 +302,77 @@ def mean(values: Float64) -> float:
 
 
 def evaluate_segments(model: SegmentationModel, held_out: Split) -> dict[str, float]:
-    """The metrics of GetSolutionMetrics: each item's segment of the likeliest 1 % of users.
+    """The metrics of GetSolutionMetrics: segments of the likeliest 1 % of users.
 
-    Every user with a held-out interaction with the item counts, also one who had it before: a
-    segment job would have answered the same. Of very many items, an even sample is measured.
+    There is a segment for each item, or for each attribute of items if the interactions have
+    attributes, as a segment job has one for each line. Every user with a held-out interaction with
+    the item, or with an item of the attribute, counts, also one who had it before: a segment job
+    would have answered the same. Of very many segments, an even sample is measured.
     """
     data = held_out.truth
-    size = -(-len(data.user_ids) // 100)
-    columns = find_positions(model.item_ids, data.item_ids)
-    pairs = np.unique(columns[data.items].astype(np.int64) * len(data.user_ids) + data.users)
-    truth_items = pairs // len(data.user_ids)
-    items = np.unique(truth_items[truth_items >= 0])
-    max_items = max(1, MAX_SEGMENT_USERS // size)
-    if len(items) > max_items:
-        items = items[np.linspace(0, len(items) - 1, max_items).astype(np.int64)]
-    queries = list(items.astype(np.int32)[:, None])
-    segments = np.stack(model.segment(queries, held_out.inputs, size))
-    predicted = items[:, None] * len(data.user_ids) + segments
-    place = np.minimum(np.searchsorted(pairs, predicted), len(pairs) - 1)
-    hits = (pairs[place] == predicted).sum(axis=1)
-    actual = np.bincount(truth_items[truth_items >= 0], minlength=len(model.item_ids))[items]
-    trained_items = int(np.count_nonzero(held_out.train.item_counts))
-    all_items = int(np.count_nonzero(held_out.train.item_counts + data.item_counts))
-    return segment_metrics(hits, actual, trained_items, all_items)
+    n_users = len(data.user_ids)
+    size = -(-n_users // 100)
+    positions = find_positions(model.item_ids, data.item_ids)
+    is_trained = held_out.train.item_counts > 0
+    queries = _list_queries(data, positions, is_trained | (data.item_counts > 0))
+    ones = np.ones(len(data), np.float32)
+    shape = len(data.item_ids), n_users
+    actual = (queries @ csr_matrix((ones, (data.items, data.users)), shape=shape)).tocsr()
+    has_known_items = queries @ (positions >= 0) > 0
+    measured = np.flatnonzero(has_known_items & (np.diff(actual.indptr) > 0))
+    max_queries = max(1, MAX_SEGMENT_USERS // size)
+    if len(measured) > max_queries:
+        measured = measured[np.linspace(0, len(measured) - 1, max_queries).astype(np.int64)]
+    answered = queries[measured]
+    item_lists = np.split(positions[answered.indices], answered.indptr[1:-1])
+    known_items = [items[items >= 0] for items in item_lists[: len(measured)]]
+    segments = model.segment(known_items, held_out.inputs, size)
+    actual = actual[measured]
+    actual_rows = np.repeat(np.arange(len(measured)), np.diff(actual.indptr))
+    predicted_rows = np.repeat(np.arange(len(measured)), [len(segment) for segment in segments])
+    predicted = predicted_rows * n_users + np.concatenate([*segments, np.zeros(0, np.int32)])
+    is_hit = np.isin(predicted, actual_rows * n_users + actual.indices)
+    return segment_metrics(
+        np.bincount(predicted_rows[is_hit], minlength=len(measured)),
+        np.diff(actual.indptr).astype(np.int64),
+        int(np.count_nonzero(queries @ is_trained)),
+        queries.shape[0],
+    )
+
+
+def _list_queries(data: Interactions, positions: Int32, is_item: Bool) -> csr_matrix:
+    """(queries, n_items) float32: 1 for the items that each segment is for.
+
+    positions: (n_items,) the items' positions in the model, -1 for those that it does not know.
+    is_item: (n_items,) which of them have a segment, if there are no attributes.
+    """
+    n = len(data.item_ids)
+    if data.attributes is None:
+        order = np.argsort(positions, kind="stable")
+        chosen = order[is_item[order]]
+        ones = np.ones(len(chosen), np.float32)
+        return csr_matrix((ones, (np.arange(len(chosen)), chosen)), shape=(len(chosen), n))
+    columns = find_positions(data.item_ids, data.attributes.item_ids)
+    entries = data.attributes.matrix.tocoo()
+    is_known = columns[entries.col] >= 0
+    places = entries.row[is_known], columns[entries.col[is_known]]
+    return csr_matrix((entries.data[is_known], places), shape=(entries.shape[0], n))
 
 
 def segment_metrics(
-    hits: Int64, actual: Int64, trained_items: int, n_items: int
+    hits: Int64, actual: Int64, answerable: int, n_queries: int
 ) -> dict[str, float]:
-    """The metrics of GetSolutionMetrics. All but the coverage are means over the measured items.
+    """The metrics of GetSolutionMetrics. All but the coverage are means over the segments.
 
-    hits: (items,) how many users of each item's segment have it in the truth.
-    actual: (items,) how many users have it in the truth in all, at least 1.
-    trained_items: how many of the `n_items` items the model knows.
+    Source: developer guide, "Evaluating a solution version with metrics", which defines hits and
+    recall as averages, and says nothing about the coverage of segments.
+
+    hits: (segments,) how many of each segment's users have one of its items in the truth.
+    actual: (segments,) how many users have one of its items in the truth in all, at least 1.
+    answerable: for how many of the `n_queries` items, or attributes, the training had interactions.
     """
     return {
-        "coverage": trained_items / n_items if n_items else 0.0,
+        "coverage": answerable / n_queries if n_queries else 0.0,
         "hits_at_1_percent": mean(hits.astype(np.float64)),
         "recall_at_1_percent": mean(hits / actual),
     }

@@ -17,6 +17,7 @@ from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
 from .threads import ordered_map, split_rows
 
 if TYPE_CHECKING:
+    from .item_attributes import ItemAttributes
     from .item_features import ItemFeatures
 
 
@@ -79,6 +80,9 @@ class Interactions:
 
     features: ItemFeatures | None = None
     """The Items dataset, if the recipe reads it."""
+
+    attributes: ItemAttributes | None = None
+    """What segments are measured for. None means that they are measured for each item."""
 
     @classmethod
     def from_frame(cls, frame: pl.DataFrame | pl.LazyFrame) -> Interactions:

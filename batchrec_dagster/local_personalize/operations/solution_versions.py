@@ -20,7 +20,7 @@ from ..jobs.job import Job
 from ..learning.interactions import ModelFileError, TrainingError
 from ..recipes import RECIPES, Recipe, hpo_search, train, training_parameters
 from .datasets import find_dataset
-from .training_data import add_features, add_rewards, read_training_data
+from .training_data import add_attributes, add_features, add_rewards, read_training_data
 
 # Values of trainingMode.
 FULL, UPDATE, AUTOTRAIN = "FULL", "UPDATE", "AUTOTRAIN"
@@ -114,6 +114,7 @@ def _perform(job: Job) -> JobResult:
     start_time = time.monotonic()
     version, home = job.resource, job.home
     interactions = add_features(job, add_rewards(job, read_training_data(job)))
+    interactions = add_attributes(job, interactions)
     recipe = RECIPES[version.body["recipeArn"]]
     config = version.body.get("solutionConfig", {})
     previous_model = version.state.get("previous")

@@ -10,12 +10,14 @@ import numpy as np
 import polars as pl
 
 from batchrec_dagster.personalize import schemas
+from batchrec_dagster.personalize.recipes import ITEM_ATTRIBUTE_AFFINITY
 
 from ..catalog.resource import Resource
-from ..data.datasets import DatasetReader
+from ..data.datasets import FULL, DatasetReader
 from ..errors import JobFailedError
 from ..jobs.job import Job
 from ..learning.interactions import WEIGHT, Interactions, find_positions
+from ..learning.item_attributes import choose_attribute_fields, index_attributes
 from ..learning.item_features import read_features
 from ..recipes import PERSONALIZED_RANKING, RECIPES, USER_PERSONALIZATION
 from .datasets import find_dataset, read_schema
@@ -105,6 +107,28 @@ def add_features(job: Job, interactions: Interactions) -> Interactions:
         item_count, feature_count = features.matrix.shape
         job.report_progress(f"{item_count:,} items with {feature_count:,} features")
     return replace(interactions, features=features)
+
+
+def add_attributes(job: Job, interactions: Interactions) -> Interactions:
+    """Return the interactions with the attributes of the Items dataset, if segments are for those.
+
+    The metrics of aws-item-attribute-affinity are measured for them. Without data in the dataset
+    nothing is added, and they are measured for items.
+    """
+    version = job.resource.body
+    if RECIPES[version["recipeArn"]].name != ITEM_ATTRIBUTE_AFFINITY:
+        return interactions
+    group_arn = version["datasetGroupArn"]
+    with job.catalog.open_for_reading() as transaction:
+        dataset = find_dataset(transaction, group_arn, schemas.ITEMS)
+        if dataset is None or not any(entry["mode"] == FULL for entry in dataset.state["files"]):
+            return interactions
+        columns = choose_attribute_fields(read_schema(transaction, dataset).fields)
+    read = job.make_reader(full_imports_only=True).make_group_reader(group_arn)
+    rows = read(schemas.ITEMS, [schemas.ITEM_ID, *columns])
+    attributes = index_attributes(rows)
+    job.report_progress(f"{attributes.matrix.shape[0]:,} attributes of items")
+    return replace(interactions, attributes=attributes)
 
 
 def _read_event_rules(version: Mapping[str, Any]) -> list[EventRule]:

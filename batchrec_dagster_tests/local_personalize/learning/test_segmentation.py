@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 import pytest
 from scipy.sparse import csr_matrix
 
@@ -17,12 +20,20 @@ from batchrec_dagster.local_personalize.learning import (
 )
 from batchrec_dagster.local_personalize.learning.blend import BlendModel
 from batchrec_dagster.local_personalize.learning.components import ItemItemScorer
-from batchrec_dagster.local_personalize.learning.evaluation import split_histories
+from batchrec_dagster.local_personalize.learning.evaluation import Split, split_histories
 from batchrec_dagster.local_personalize.learning.interactions import (
     Histories,
     History,
+    Ids,
+    Int32,
     Interactions,
     ModelFileError,
+    find_positions,
+)
+from batchrec_dagster.local_personalize.learning.item_attributes import (
+    ItemAttributes,
+    choose_attribute_fields,
+    index_attributes,
 )
 from batchrec_dagster.local_personalize.learning.models import load_model
 from batchrec_dagster.local_personalize.learning.segmentation import SegmentationModel
@@ -32,6 +43,7 @@ from batchrec_dagster.local_personalize.learning.validation import (
     make_validation_set,
 )
 from batchrec_dagster.local_personalize.recipes import train
+from batchrec_dagster.personalize.schemas import Field
 from batchrec_dagster_tests.local_personalize.learning.support import Row, interactions_of, tastes
 
 RECIPES = ["aws-item-affinity", "aws-item-attribute-affinity"]
@@ -181,6 +193,92 @@ def test_segment_metrics_by_hand() -> None:
         "hits_at_1_percent": 1.0,
         "recall_at_1_percent": pytest.approx(0.5),
     }
+
+
+@dataclass(frozen=True)
+class KnownSegments(SegmentationModel):
+    """A model whose segments the test gives, by the items that are asked for."""
+
+    segments: Mapping[tuple[str, ...], list[str]] = field(default_factory=dict)
+    item_names: Sequence[str] = ()
+
+    @property
+    def item_ids(self) -> Ids:
+        return np.array(list(self.item_names), dtype=object)
+
+    def segment(  # type: ignore[override]
+        self, queries: Sequence[Int32], interactions: Interactions, size: int
+    ) -> list[Int32]:
+        asked = [tuple(sorted(self.item_ids[query])) for query in queries]
+        users = [self.segments[items][:size] for items in asked]
+        return [find_positions(interactions.user_ids, names) for names in users]
+
+
+# 200 users, so a segment has 2. Of the five items, the training does not know "e".
+QUIET = [(f"quiet{n:03}", "a", 0) for n in range(196)]
+TRAINING = [*QUIET, ("u1", "a", 0), ("u2", "b", 0), ("u3", "c", 0), ("u4", "d", 0)]
+TRUTH = [
+    *(("u1", "a", 9), ("u1", "a", 10), ("u2", "a", 9), ("u3", "a", 9)),
+    *(("u1", "b", 9), ("u4", "b", 9), ("u2", "c", 9), ("u4", "e", 9)),
+]
+
+
+def _split_by_hand(attributes: ItemAttributes | None = None) -> Split:
+    data = replace(interactions_of([*TRAINING, *TRUTH]), attributes=attributes)
+    is_truth = data.timestamps > 0
+    train_part, truth = data.filter(~is_truth), data.filter(is_truth)
+    return Split(train_part, train_part, truth, np.unique(truth.users).astype(np.int32))
+
+
+def test_segments_of_items_are_measured_by_hand() -> None:
+    segments: dict[tuple[str, ...], list[str]] = {
+        ("a",): ["u1", "u2"],  # both of its three users: 2 hits, 2/3 of them
+        ("b",): ["u2", "u1"],  # one of two: 1 hit, 1/2
+        ("c",): ["u4", "u3"],  # none of one: 0 hits
+    }
+    model = KnownSegments(Mock(), segments=segments, item_names="abcd")
+    assert evaluation.evaluate_segments(model, _split_by_hand()) == {
+        "coverage": 0.8,  # four of five items have interactions in the training
+        "hits_at_1_percent": pytest.approx((2 + 1 + 0) / 3),
+        "recall_at_1_percent": pytest.approx((2 / 3 + 1 / 2 + 0) / 3),
+    }
+
+
+def test_segments_of_attributes_are_measured_by_hand() -> None:
+    items = pl.DataFrame(
+        {
+            "ITEM_ID": ["a", "b", "c", "d", "e", "never", "a"],
+            "GENRE": ["old row", "x", "y|z", "y", "x|w", "v", "x"],
+        }
+    )
+    segments: dict[tuple[str, ...], list[str]] = {
+        # a, b and e: u1, u2, u3 and u4 had one of them. 2 hits, 2/4 of them.
+        ("a", "b"): ["u3", "u4"],
+        ("c", "d"): ["u2", "u1"],  # y: c's u2 alone. 1 hit, 1/1.
+        ("c",): ["u3", "u1"],  # z: c's u2 alone. No hit.
+    }
+    model = KnownSegments(Mock(), segments=segments, item_names="abcd")
+    assert evaluation.evaluate_segments(model, _split_by_hand(index_attributes(items))) == {
+        # Of v, w, x, y and z: nobody had v, and the training does not know w.
+        "coverage": 0.6,
+        "hits_at_1_percent": pytest.approx((2 + 1 + 0) / 3),
+        "recall_at_1_percent": pytest.approx((2 / 4 + 1 + 0) / 3),
+    }
+
+
+def test_without_attributes_the_metrics_are_0() -> None:
+    attributes = index_attributes(pl.DataFrame({"ITEM_ID": ["a", "b"], "GENRE": [None, ""]}))
+    model = KnownSegments(Mock(), item_names="abcd")
+    assert set(evaluation.evaluate_segments(model, _split_by_hand(attributes)).values()) == {0.0}
+
+
+def test_attributes_are_categories_and_booleans_or_else_numbers() -> None:
+    number, created = Field("PRICE", "float"), Field("CREATION_TIMESTAMP", "long")
+    text = Field("PLOT", "string", textual=True)
+    fields = [Field("ITEM_ID", "string"), number, created, text, Field("NOTE", "string")]
+    assert choose_attribute_fields(fields) == ["PRICE"]
+    kinds = [Field("GENRE", "string", categorical=True), Field("ADULT", "boolean")]
+    assert choose_attribute_fields([*fields, *kinds]) == ["GENRE", "ADULT"]
 
 
 def test_segment_metrics_are_better_than_chance() -> None:
