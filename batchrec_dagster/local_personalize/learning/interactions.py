@@ -17,8 +17,8 @@ from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
 from .threads import ordered_map, split_rows
 
 if TYPE_CHECKING:
-    from .item_attributes import ItemAttributes
     from .item_features import ItemFeatures
+    from .segment_attributes import SegmentAttributes
 
 
 class TrainingError(ValueError):
@@ -81,7 +81,7 @@ class Interactions:
     features: ItemFeatures | None = None
     """The Items dataset, if the recipe reads it."""
 
-    attributes: ItemAttributes | None = None
+    attributes: SegmentAttributes | None = None
     """What segments are measured for. None means that they are measured for each item."""
 
     @classmethod

@@ -17,8 +17,8 @@ from ..data.datasets import FULL, DatasetReader
 from ..errors import JobFailedError
 from ..jobs.job import Job
 from ..learning.interactions import WEIGHT, Interactions, find_positions
-from ..learning.item_attributes import choose_attribute_fields, index_attributes
 from ..learning.item_features import read_features
+from ..learning.segment_attributes import choose_attribute_fields, index_attributes
 from ..recipes import PERSONALIZED_RANKING, RECIPES, USER_PERSONALIZATION
 from .datasets import find_dataset, read_schema
 

@@ -30,12 +30,12 @@ from batchrec_dagster.local_personalize.learning.interactions import (
     ModelFileError,
     find_positions,
 )
-from batchrec_dagster.local_personalize.learning.item_attributes import (
-    ItemAttributes,
+from batchrec_dagster.local_personalize.learning.models import load_model
+from batchrec_dagster.local_personalize.learning.segment_attributes import (
+    SegmentAttributes,
     choose_attribute_fields,
     index_attributes,
 )
-from batchrec_dagster.local_personalize.learning.models import load_model
 from batchrec_dagster.local_personalize.learning.segmentation import SegmentationModel
 from batchrec_dagster.local_personalize.learning.training import measure_repeat_factor
 from batchrec_dagster.local_personalize.learning.validation import (
@@ -223,7 +223,7 @@ TRUTH = [
 ]
 
 
-def _split_by_hand(attributes: ItemAttributes | None = None) -> Split:
+def _split_by_hand(attributes: SegmentAttributes | None = None) -> Split:
     data = replace(interactions_of([*TRAINING, *TRUTH]), attributes=attributes)
     is_truth = data.timestamps > 0
     train_part, truth = data.filter(~is_truth), data.filter(is_truth)

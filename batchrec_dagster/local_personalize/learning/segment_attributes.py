@@ -15,7 +15,7 @@ from .interactions import Ids, object_ids
 
 
 @dataclass(frozen=True)
-class ItemAttributes:
+class SegmentAttributes:
     """Attributes, such as a genre, and the items that have each."""
 
     item_ids: Ids
@@ -38,7 +38,7 @@ def choose_attribute_fields(fields: Sequence[Field]) -> list[str]:
     return kinds or [field.name for field in candidates if field.type != "string"]
 
 
-def index_attributes(items: pl.DataFrame) -> ItemAttributes:
+def index_attributes(items: pl.DataFrame) -> SegmentAttributes:
     """The attributes of the items: each distinct value of each column but ITEM_ID.
 
     A text with `|` has the values that `|` separates. Nulls and empty texts are no attributes.
@@ -59,4 +59,4 @@ def index_attributes(items: pl.DataFrame) -> ItemAttributes:
     positions = coded["attribute"].to_numpy(), coded["item"].to_numpy()
     ones = np.ones(coded.height, np.float32)
     matrix = csr_matrix((ones, positions), shape=(attributes.height, rows.height))
-    return ItemAttributes(object_ids(rows[ITEM_ID]), matrix)
+    return SegmentAttributes(object_ids(rows[ITEM_ID]), matrix)
