@@ -135,9 +135,9 @@ def test_what_is_not_processed_is_sent_again(client: Any, table: UserListTable) 
         requests_held_back.append(requests[1:] if len(requests) > 1 else [])
         params["RequestItems"] = {TABLE: requests[:1]}
 
-    def give_back(parsed_response: dict[str, Any], **_: Any) -> None:
+    def give_back(parsed: dict[str, Any], **_: Any) -> None:
         if requests_held := requests_held_back.pop():
-            parsed_response["UnprocessedItems"] = {TABLE: requests_held}
+            parsed["UnprocessedItems"] = {TABLE: requests_held}
 
     events = client.meta.events
     events.register("provide-client-params.dynamodb.BatchWriteItem", hold_back)
@@ -157,9 +157,9 @@ def test_what_is_not_read_again_at_once_is_asked_for_again(
         requests_held_back.append({**request_items, "Keys": request_items["Keys"][3:]})
         params["RequestItems"] = {TABLE: {**request_items, "Keys": request_items["Keys"][:3]}}
 
-    def give_back(parsed_response: dict[str, Any], **_: Any) -> None:
+    def give_back(parsed: dict[str, Any], **_: Any) -> None:
         if (requests_held := requests_held_back.pop())["Keys"]:
-            parsed_response["UnprocessedKeys"] = {TABLE: requests_held}
+            parsed["UnprocessedKeys"] = {TABLE: requests_held}
 
     events = client.meta.events
     events.register("provide-client-params.dynamodb.BatchGetItem", hold_back)
@@ -170,10 +170,8 @@ def test_what_is_not_read_again_at_once_is_asked_for_again(
 def test_a_table_that_takes_nothing_is_reported(client: Any, table: UserListTable) -> None:
     users = [{"user_id": {"S": user}} for user in "012"]
 
-    def refuse(parsed_response: dict[str, Any], **_: Any) -> None:
-        parsed_response["UnprocessedItems"] = {
-            TABLE: [{"PutRequest": {"Item": user}} for user in users]
-        }
+    def refuse(parsed: dict[str, Any], **_: Any) -> None:
+        parsed["UnprocessedItems"] = {TABLE: [{"PutRequest": {"Item": user}} for user in users]}
 
     client.meta.events.register("after-call.dynamodb.BatchWriteItem", refuse)
     with pytest.raises(SinkUnavailableError, match="3 of 4 items were refused 12 times"):
@@ -268,9 +266,9 @@ def test_a_table_of_somebody_elses_lists_is_left_alone(client: Any, table: UserL
 def test_what_may_pass_is_told_from_what_lasts(
     client: Any, table: UserListTable, code: str, passing: bool
 ) -> None:
-    def answer(http_response: Any, parsed_response: dict[str, Any], **_: Any) -> None:
+    def answer(http_response: Any, parsed: dict[str, Any], **_: Any) -> None:
         http_response.status_code = 400
-        parsed_response["Error"] = {"Code": code, "Message": "the reason"}
+        parsed["Error"] = {"Code": code, "Message": "the reason"}
 
     client.meta.events.register("after-call.dynamodb.BatchWriteItem", answer)
     with pytest.raises(SinkError, match=f"cannot write the DynamoDB table {TABLE}: the") as error:
