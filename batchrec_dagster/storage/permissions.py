@@ -10,7 +10,14 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from botocore.exceptions import ClientError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    NoCredentialsError,
+    NoRegionError,
+    PartialCredentialsError,
+    ProfileNotFound,
+)
 
 _NAMED = re.compile(r"not authorized to perform: ([\w-]+:\w+)(?: on resource: \"?([^\s\"]+))?")
 _DENIED = {"AccessDenied", "AccessDeniedException", "AuthorizationErrorException", "Forbidden"}
@@ -58,6 +65,23 @@ def explain_credentials_error(code: str, message: str) -> str | None:
         if _CLOCK.search(code) or _CLOCK.search(message):
             return "this machine's clock is wrong: set it with NTP"
         return "the secret does not match the access key: check AWS_SECRET_ACCESS_KEY"
+    return None
+
+
+def explain_missing_settings(error: BotoCoreError) -> str | None:
+    """Which of AWS's variables to set, if botocore lacks one to make a request; else None."""
+    if isinstance(error, NoRegionError):
+        return (
+            "no AWS region is set: set AWS_REGION, such as eu-west-1 (for a local Personalize, that"
+            " of its --region), or the region of the profile"
+        )
+    if isinstance(error, ProfileNotFound):
+        return f"{error}: set AWS_PROFILE to one that `aws configure list-profiles` lists"
+    if isinstance(error, NoCredentialsError | PartialCredentialsError):
+        return (
+            f"{error}: set AWS_PROFILE, or both AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or"
+            " give this machine a role"
+        )
     return None
 
 

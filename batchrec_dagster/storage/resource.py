@@ -10,11 +10,12 @@ from typing import Any
 
 import boto3
 import dagster as dg
+from botocore.exceptions import BotoCoreError, NoCredentialsError
 from pydantic import Field
 
 from batchrec_dagster.storage.durable import compute_version, temporary_folder
-from batchrec_dagster.storage.object_store import CLIENT_CONFIG, ObjectStore
-from batchrec_dagster.storage.permissions import explain_refusals
+from batchrec_dagster.storage.object_store import CLIENT_CONFIG, ObjectStore, StorageError
+from batchrec_dagster.storage.permissions import explain_missing_settings, explain_refusals
 
 # The bucket name of a folder, so that a pipeline names its data the same way everywhere.
 LOCAL_BUCKET = "batchrec-local"
@@ -81,11 +82,22 @@ class StorageResource(dg.ConfigurableResource[Any]):
         return compute_version(self.store.chunks(uri))
 
     def client(self, service: str, endpoint: str | None = None) -> Any:
-        """A boto3 client of any service, with the same credentials and region."""
+        """A boto3 client of any service, with the same credentials and region.
+
+        Raises StorageError if there is no region, or if there are no credentials.
+        """
         if service == "s3":
             endpoint = self.s3.endpoint_url
-        session: Any = self._session  # The type stubs only know literal names.
-        client = session.client(service, endpoint_url=endpoint, config=CLIENT_CONFIG)
+        try:
+            session: Any = self._session  # The type stubs only know literal names.
+            client = session.client(service, endpoint_url=endpoint, config=CLIENT_CONFIG)
+            if session.get_credentials() is None:
+                raise NoCredentialsError
+        except BotoCoreError as error:
+            fix = explain_missing_settings(error)
+            if fix is None:
+                raise
+            raise StorageError(f"cannot use {service}: {fix}") from error
         if service != "s3":
             explain_refusals(client)
         return client
