@@ -22,6 +22,7 @@ from moto import mock_aws
 
 from batchrec_dagster.cli import main
 from batchrec_dagster.deployment import SETTINGS, Deployment
+from batchrec_dagster.deployment.tags import EXAMPLE, parse_tags
 from batchrec_dagster.pipeline import spark_on_aws as spark
 from batchrec_dagster.pipeline.automation import alert_channels
 from batchrec_dagster.pipeline.spark_on_aws import GLUE_VERSION
@@ -113,9 +114,9 @@ def test_the_stack_s_outputs_are_the_settings() -> None:
 
 @pytest.mark.usefixtures("account")
 def test_tags_for_the_pipelines_are_among_the_settings() -> None:
-    tags = "team=data,cost-center=42"
-    *_, last_line = deploy({"Tags": tags})["Environment"].splitlines()
-    assert last_line == f"BATCHREC_TAGS={tags}"
+    lines = deploy({"Tags": EXAMPLE})["Environment"].splitlines()
+    deployment = Deployment.from_environment(dict(line.split("=", 1) for line in lines))
+    assert parse_tags(deployment.tags) == {"team": "data", "cost-center": "42"}
 
 
 @pytest.mark.parametrize(
