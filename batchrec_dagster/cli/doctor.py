@@ -114,7 +114,6 @@ def verify_aws(
     from batchrec_dagster.doctor.aws_questions import DELETED, estimate_costs
     from batchrec_dagster.doctor.verify_aws import Verification, VerifyError
     from batchrec_dagster.personalize.errors import PersonalizeError
-    from batchrec_dagster.personalize.prices import summarize_costs
     from batchrec_dagster.storage.object_store import StorageError
 
     logging.basicConfig(format="%(message)s")
@@ -129,8 +128,9 @@ def verify_aws(
             verification.delete()
         else:
             if verification.state["stage"] != DELETED:
-                costs = estimate_costs()
-                click.echo(f"On AWS this costs {summarize_costs(costs)}.")
+                prices = personalize.read_prices()
+                costs = estimate_costs(prices)
+                click.echo(f"On AWS this costs {prices.summarize(costs)}.")
                 if sum(cost.usd for cost in costs) > budget:
                     raise VerifyError(f"that is more than --budget {budget:g}: nothing was made")
                 if not yes:

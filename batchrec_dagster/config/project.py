@@ -127,7 +127,7 @@ class Budget(dg.Model):
         description="Each step that costs money checks it before it starts anything: what the run"
         " has paid and the estimate of the step, at the middle of its range, must not be higher."
         " personalize_dataset counts the whole run's estimate. Retries and re-executions count with"
-        " their first run. Prices come from personalize/prices.yaml.",
+        " their first run. Prices are those of the region in the file BATCHREC_PRICES.",
         examples=[20],
     )
 

@@ -24,6 +24,12 @@ from batchrec_dagster.deployment.resources import AWS, EMBEDDED, LOCAL_ROLE_ARN,
 from batchrec_dagster.deployment.tags import parse_tags
 from batchrec_dagster.local_personalize.api.client import QUOTAS_VARIABLE, Quotas
 from batchrec_dagster.personalize import file_formats
+from batchrec_dagster.personalize.price_file import (
+    PRICES_VARIABLE,
+    SHIPPED_PRICES,
+    PricesError,
+    read_price_file,
+)
 from batchrec_dagster.preparation.sources import limits, movielens
 from batchrec_dagster.storage import durable, io_managers
 from batchrec_dagster.storage.object_store import StorageError, split_uri
@@ -74,6 +80,12 @@ SETTINGS = (
     Setting("BATCHREC_HOME", ".batchrec", "where the embedded Personalize and downloads are kept"),
     Setting(
         "BATCHREC_MOVIELENS_URL", movielens.BASE_URL, "where movielens:// sources are downloaded"
+    ),
+    Setting(
+        PRICES_VARIABLE,
+        "",
+        "a file of what Personalize charges in each region, in place of the one that batchrec"
+        " ships",
     ),
     Setting(
         QUOTAS_VARIABLE,
@@ -163,6 +175,7 @@ class Deployment:
     dagster_home: Path | None
     movielens_url: str
     quotas: tuple[str, ...]
+    prices: Path
     region: str | None
     profile: str | None
     s3_endpoint: str | None
@@ -207,6 +220,7 @@ class Deployment:
             dagster_home=Path(dagster_home) if dagster_home else None,
             movielens_url=get(movielens.BASE_URL_VARIABLE, movielens.BASE_URL),
             quotas=tuple(get(QUOTAS_VARIABLE).split()),
+            prices=Path(get(PRICES_VARIABLE, str(SHIPPED_PRICES))).expanduser().absolute(),
             region=get("AWS_REGION") or get("AWS_DEFAULT_REGION") or None,
             profile=get("AWS_PROFILE") or None,
             s3_endpoint=get("AWS_ENDPOINT_URL_S3") or get("AWS_ENDPOINT_URL") or None,
@@ -242,6 +256,11 @@ class Deployment:
             parse_tags(self.tags)
         except ValueError as error:
             yield f"BATCHREC_TAGS: {error}"
+        if self.prices != SHIPPED_PRICES:
+            try:
+                read_price_file(self.prices)
+            except PricesError as error:
+                yield f"{PRICES_VARIABLE}: {error}"
         if self.log_format not in ("text", "json"):
             yield f"BATCHREC_LOG_FORMAT is {self.log_format!r}: set text or json"
         if self.home.is_file():
@@ -332,6 +351,7 @@ def _build_resources(deployment: Deployment) -> dict[str, Any]:
         # longer by the longest history, so that enough items are left without the seen ones.
         quotas=[f"filter_interactions={2**62}", *deployment.quotas],
         role_arn=deployment.role_arn,
+        prices=str(deployment.prices),
         poll_seconds=deployment.poll_seconds,
         busy_seconds=deployment.busy_seconds,
         deadline_hours=deployment.deadline_hours,

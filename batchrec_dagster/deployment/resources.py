@@ -17,6 +17,8 @@ from pydantic import Field
 from batchrec_dagster.local_personalize.api.client import Quotas, embedded_client
 from batchrec_dagster.personalize.ensure import LIMIT, REQUEST_RATE, STORAGE_TAG, Ensure
 from batchrec_dagster.personalize.file_formats import MAX_RESULTS
+from batchrec_dagster.personalize.price_file import SHIPPED_PRICES
+from batchrec_dagster.personalize.prices import PriceList
 from batchrec_dagster.personalize.schemas import FILTER_HISTORY
 from batchrec_dagster.storage.resource import StorageResource
 
@@ -52,6 +54,8 @@ class PersonalizeResource(dg.ConfigurableResource[Any]):
     """The folder of the embedded Personalize's catalog, data and models."""
     quotas: list[str] = Field(default=[])
     role_arn: str = LOCAL_ROLE_ARN
+    prices: str = str(SHIPPED_PRICES)
+    """The path of the file of prices."""
     poll_seconds: float = Field(default=0.2, gt=0)
     busy_seconds: float = Field(default=300, gt=0)
     deadline_hours: float = Field(default=24, gt=0)
@@ -91,6 +95,11 @@ class PersonalizeResource(dg.ConfigurableResource[Any]):
             return root
         # Only the characters that a tag may have, and not more than it may hold.
         return root + re.sub(r"[^\w .:/=+@-]", "_", path)[-200:]
+
+    def read_prices(self) -> PriceList:
+        """The prices in the deployment's region. Raises PricesError."""
+        region = self.storage.s3.region_name or self.client.meta.region_name
+        return PriceList.read(region, Path(self.prices))
 
     def ensure(self, log: logging.Logger, tags: dict[str, str]) -> Ensure:
         """An Ensure, which finds, adopts or creates resources and waits for them.

@@ -14,9 +14,9 @@ from batchrec_dagster.doctor import aws_trial
 from batchrec_dagster.doctor.aws_trial import Line, Trial
 from batchrec_dagster.doctor.policies import SERVICE
 from batchrec_dagster.personalize import ensure as api
-from batchrec_dagster.personalize import prices
 from batchrec_dagster.personalize.errors import PersonalizeError
 from batchrec_dagster.personalize.file_formats import read_inference
+from batchrec_dagster.personalize.prices import Cost, PriceList
 from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION as V1
 from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION_V2 as V2
 from batchrec_dagster.steps.batch_jobs import measure_job_seconds
@@ -64,7 +64,7 @@ class Question:
     """The function that finds the answer."""
 
 
-def estimate_costs() -> list[prices.Cost]:
+def estimate_costs(prices: PriceList) -> list[Cost]:
     """The most that all questions cost on AWS."""
     _, hours = prices.estimate_training_hours(V1, aws_trial.ROWS)
     return [
@@ -74,7 +74,7 @@ def estimate_costs() -> list[prices.Cost]:
         prices.price_training(f"{V1} ({aws_trial.UPDATE})", hours, aws_trial.ROWS),
         prices.price_recommendations(V2, 2 * aws_trial.USERS),
         prices.price_recommendations(V1, 3 * aws_trial.USERS),
-        prices.Cost(BILL_USD, "reading the bill", BILL_USD),
+        Cost(BILL_USD, "reading the bill", BILL_USD),
     ]
 
 
@@ -173,11 +173,12 @@ def _ask_over_500(trial: Trial) -> dict[str, Any]:
 
 def _describe_version(trial: Trial, recipe: str, mode: str = aws_trial.FULL) -> dict[str, Any]:
     version = trial.train_version(recipe, mode)
+    _, most_hours = trial.personalize.read_prices().estimate_training_hours(V1, aws_trial.ROWS)
     metrics = trial.ensure.client.get_solution_metrics(solutionVersionArn=version.arn)["metrics"]
     return {
         "name": version.description.get("name"),
         "training_hours": version.description.get("trainingHours"),
-        "most_hours_estimated": round(prices.estimate_training_hours(V1, aws_trial.ROWS)[1], 2),
+        "most_hours_estimated": round(most_hours, 2),
         "hours_passed": round(measure_job_seconds(version) / 3600, 3),
         "metrics": metrics,
     }

@@ -23,7 +23,6 @@ from batchrec_dagster.deployment.resources import PersonalizeResource
 from batchrec_dagster.doctor import aws_questions as questions
 from batchrec_dagster.doctor.aws_trial import Trial
 from batchrec_dagster.personalize import ensure as api
-from batchrec_dagster.personalize import prices
 from batchrec_dagster.personalize.errors import PersonalizeError
 from batchrec_dagster.personalize.teardown import delete, plan_teardown
 from batchrec_dagster.reporting.markdown import escape, format_code_block
@@ -57,7 +56,7 @@ class Verification:
 
         Raises VerifyError if the file is damaged or of another deployment.
         """
-        storage = personalize.storage.uri("")
+        storage, prices = personalize.storage.uri(""), personalize.read_prices()
         state: dict[str, Any] = {
             "deployment": fingerprint(personalize.endpoint, storage, personalize.role_arn),
             "pipeline": f"verify-aws-{secrets.token_hex(4)}",
@@ -65,7 +64,7 @@ class Verification:
             "personalize": "Amazon" if personalize.on_aws else "local",
             "region": personalize.client.meta.region_name,
             "started": f"{now():%FT%TZ}",
-            "estimate": prices.summarize_costs(questions.estimate_costs()),
+            "estimate": prices.summarize(questions.estimate_costs(prices)),
             "stage": questions.ASKING,
             "answers": {},
         }

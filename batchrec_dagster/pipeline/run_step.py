@@ -125,7 +125,7 @@ def get_personalize_work(pipeline: Pipeline, context: dg.AssetExecutionContext) 
     key = pipeline.resource_key("personalize")
     personalize: PersonalizeResource = getattr(context.resources, key)
     ensure = personalize.ensure(context.log, pipeline.tags)
-    return PersonalizeWork(pipeline, personalize.storage, ensure)
+    return PersonalizeWork(pipeline, personalize.storage, ensure, personalize.read_prices())
 
 
 def find_root_run(context: dg.AssetExecutionContext) -> str:

@@ -9,21 +9,12 @@ from collections.abc import Collection, Mapping, Sequence
 
 import polars as pl
 
-from batchrec_dagster.config.project import Budget
 from batchrec_dagster.personalize.ensure import ReadyResource
 from batchrec_dagster.personalize.file_formats import scan_interactions
-from batchrec_dagster.personalize.prices import (
-    Cost,
-    estimate_training_hours,
-    format_usd,
-    price_recommendations,
-    price_segments,
-    price_training,
-    summarize_costs,
-)
+from batchrec_dagster.personalize.prices import Cost, format_usd
 from batchrec_dagster.personalize.schemas import USER_ID
 from batchrec_dagster.steps.checks import CheckResult
-from batchrec_dagster.steps.work import Work
+from batchrec_dagster.steps.work import PersonalizeWork, Work
 
 # The name of the check of `check_budget`, and its finding where nothing costs anything.
 WITHIN_BUDGET = "within_budget"
@@ -33,7 +24,7 @@ ROUNDING_ERROR = 1e-9
 
 
 def price_trainings(
-    work: Work, trained: Mapping[str, ReadyResource], *, on_aws: bool
+    work: PersonalizeWork, trained: Mapping[str, ReadyResource], *, on_aws: bool
 ) -> list[Cost]:
     """The costs of the solution versions that a run trained.
 
@@ -43,18 +34,18 @@ def price_trainings(
         return []
     interactions = count_interactions(work)
     return [
-        price_training(
+        work.prices.price_training(
             recipe,
             version.description.get("trainingHours", 0.0)
             if on_aws
-            else estimate_training_hours(recipe, interactions),
+            else work.prices.estimate_training_hours(recipe, interactions),
             interactions,
         )
         for recipe, version in trained.items()
     ]
 
 
-def estimate_trainings(work: Work, recipes: Sequence[str]) -> list[Cost]:
+def estimate_trainings(work: PersonalizeWork, recipes: Sequence[str]) -> list[Cost]:
     """What it costs to train each of these recipes."""
     if not recipes:
         return []
@@ -62,14 +53,16 @@ def estimate_trainings(work: Work, recipes: Sequence[str]) -> list[Cost]:
     # 0 if none was trained on AWS.
     last_hours = float(work.files.record("solution_version").get("training_hours", 0.0))
     return [
-        price_training(
-            recipe, estimate_training_hours(recipe, interactions, last_hours), interactions
+        work.prices.price_training(
+            recipe,
+            work.prices.estimate_training_hours(recipe, interactions, last_hours),
+            interactions,
         )
         for recipe in recipes
     ]
 
 
-def estimate_results(work: Work, paid_assets: Collection[str] = ()) -> list[Cost]:
+def estimate_results(work: PersonalizeWork, paid_assets: Collection[str] = ()) -> list[Cost]:
     """What recommendations and segments cost, which may exist already.
 
     paid_assets: the assets that this run has already paid for.
@@ -77,14 +70,14 @@ def estimate_results(work: Work, paid_assets: Collection[str] = ()) -> list[Cost
     costs, segments = [], work.pipeline.segments
     if "recommendations" not in paid_assets:
         users = _count_batch_users(work)
-        costs.append(price_recommendations(work.pipeline.solution.recipe, users))
+        costs.append(work.prices.price_recommendations(work.pipeline.solution.recipe, users))
     if segments and "user_segments" not in paid_assets:
-        costs.append(price_segments(len(segments.queries), count_users(work)))
+        costs.append(work.prices.price_segments(len(segments.queries), count_users(work)))
     return costs
 
 
 def check_budget(
-    budget: Budget, costs: Sequence[Cost], *, paid: Sequence[Cost] = (), on_aws: bool
+    work: PersonalizeWork, costs: Sequence[Cost], paid: Sequence[Cost] = ()
 ) -> list[CheckResult]:
     """Whether the budget allows these costs; no check where none is declared.
 
@@ -92,14 +85,14 @@ def check_budget(
 
     paid: what this run has already paid, which counts too.
     """
-    max_usd = budget.max_usd_per_run
+    max_usd, on_aws = work.pipeline.budget.max_usd_per_run, work.ensure.on_aws
     if max_usd is None:
         return []
     if not costs:
         return [CheckResult(WITHIN_BUDGET, passed=True, finding=NOTHING_TO_PAY)]
     middle = sum(cost.middle for cost in (*paid, *costs))
     passed = middle <= max_usd + ROUNDING_ERROR or not on_aws
-    parts = [summarize_costs(costs)]
+    parts = [work.prices.summarize(costs)]
     if paid:
         parts.append(f"this run has already paid {format_usd(paid)} USD")
     if paid or format_usd(costs) != f"{middle:,.2f}":

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.personalize import ensure as api
-from batchrec_dagster.personalize.prices import Cost, price_import, summarize_costs
+from batchrec_dagster.personalize.prices import Cost
 from batchrec_dagster.personalize.schemas import INTERACTIONS, ITEMS
 from batchrec_dagster.steps.batch_jobs import JobRequest, describe_outcome, measure_job_seconds
 from batchrec_dagster.steps.checks import CheckResult
@@ -121,7 +121,7 @@ def import_dataset(
     ]
     estimate = [*new_costs.values(), *later_costs]
     place = "" if ensure.on_aws else "on AWS "
-    ensure.log.info(f"{place}this run costs {summarize_costs(estimate)}")
+    ensure.log.info(f"{place}this run costs {work.prices.summarize(estimate)}")
     checks = spending.reserve(new_costs, later_costs)
     started = spending.start(requests)
     jobs = ensure.wait_until_all_ready(api.IMPORT_JOB, started)
@@ -149,7 +149,7 @@ def _find_version(work: PersonalizeWork, file: DatasetFile) -> str:
 def _price_import(work: PersonalizeWork, file: DatasetFile) -> Cost:
     """What it costs to import the file."""
     head = work.storage.store.head(work.storage.uri(file.key))
-    return price_import(file.asset, head.size if head else 0)
+    return work.prices.price_import(file.asset, head.size if head else 0)
 
 
 def _ensure_group(

@@ -17,7 +17,7 @@ from batchrec_dagster.personalize.ensure import (
 )
 from batchrec_dagster.personalize.errors import PersonalizeError
 from batchrec_dagster.personalize.file_formats import MAX_RESULTS, USER_FIELD
-from batchrec_dagster.personalize.prices import Cost, price_recommendations
+from batchrec_dagster.personalize.prices import Cost
 from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION
 from batchrec_dagster.personalize.teardown import prune
 from batchrec_dagster.steps.batch_jobs import (
@@ -401,5 +401,5 @@ def _prepare_job(
         work.pipeline.storage_keys.batch_inference,
         (batch.version, model.data_version),
     )
-    cost = price_recommendations(batch.recipe, len(batch.users))
+    cost = work.prices.price_recommendations(batch.recipe, len(batch.users))
     return prepare_batch_job(work, BATCH_INFERENCE_JOB, request, folder, cost, *versions)

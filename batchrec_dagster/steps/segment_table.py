@@ -12,7 +12,7 @@ from batchrec_dagster.config import fingerprint
 from batchrec_dagster.config.segments import Segments
 from batchrec_dagster.personalize.ensure import BATCH_SEGMENT_JOB, ReadyResource
 from batchrec_dagster.personalize.file_formats import read_segments
-from batchrec_dagster.personalize.prices import Cost, price_segments
+from batchrec_dagster.personalize.prices import Cost
 from batchrec_dagster.steps.batch_jobs import (
     JobOutput,
     JobRequest,
@@ -170,7 +170,7 @@ def _prepare_job(
         request["filterArn"] = ensure_filter(work.ensure, model, users_filter)
     # Segments depend on the training data only, but a filter also reads newer data.
     filter_versions = [model.data_version] if segments.filter else []
-    cost = price_segments(len(segments.queries), count_users(work))
+    cost = work.prices.price_segments(len(segments.queries), count_users(work))
     return prepare_batch_job(
         work, BATCH_SEGMENT_JOB, request, keys.batch_segments, cost, queries, *filter_versions
     )

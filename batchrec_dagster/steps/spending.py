@@ -68,9 +68,8 @@ class Spending:
         reserved: the names of those that are reserved already.
         Raises FailedChecksError if the budget does not allow the costs, and StorageError.
         """
-        on_aws = self.work.ensure.on_aws
-        paid = self._read_paid(reserved) if on_aws else []
-        checks = check_budget(self.work.pipeline.budget, costs, paid=paid, on_aws=on_aws)
+        paid = self._read_paid(reserved) if self.work.ensure.on_aws else []
+        checks = check_budget(self.work, costs, paid)
         require_passed(checks)
         return checks
 

@@ -9,6 +9,7 @@ from typing import Self
 
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.personalize.ensure import Ensure
+from batchrec_dagster.personalize.prices import PriceList
 from batchrec_dagster.storage.lease import Lease
 from batchrec_dagster.storage.paths import PipelineFiles
 from batchrec_dagster.storage.resource import StorageResource
@@ -33,6 +34,8 @@ class PersonalizeWork(Work):
 
     ensure: Ensure
     """Finds, adopts or creates resources."""
+    prices: PriceList
+    """What they cost."""
 
     def for_data(self, version: str) -> Self:
         """The same, for resources made of data of this version."""

@@ -70,6 +70,7 @@ REFUSED: list[tuple[dict[str, str], str]] = [
     ({"BATCHREC_MOVIELENS_URL": "mirror"}, "BATCHREC_MOVIELENS_URL"),
     ({QUOTAS_VARIABLE: "groups=9"}, QUOTAS_VARIABLE),
     ({"BATCHREC_DEADLINE_HOURS": "0"}, "BATCHREC_DEADLINE_HOURS"),
+    ({"BATCHREC_PRICES": "prices.yaml"}, "BATCHREC_PRICES"),
     ({"BATCHREC_TAGS": "team"}, "BATCHREC_TAGS"),
     ({"BATCHREC_TAGS": "team=r&d"}, "BATCHREC_TAGS"),
     ({"BATCHREC_TAGS": "aws:team=data"}, "BATCHREC_TAGS"),

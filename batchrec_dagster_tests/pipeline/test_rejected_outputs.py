@@ -27,7 +27,7 @@ from batchrec_dagster.personalize.ensure import (
     ReadyResource,
     ResourceKind,
 )
-from batchrec_dagster.personalize.prices import price_recommendations
+from batchrec_dagster.personalize.prices import PriceList
 from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION_V2
 from batchrec_dagster.steps.batches import read_users_without_lists
 from batchrec_dagster.steps.outcomes import measure_outcomes
@@ -40,7 +40,7 @@ from batchrec_dagster_tests.support import Project, metadata, refresh, table, wh
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("first_run_of_shop")]
 
 Lines = list[dict[str, Any]]
-PRICE = price_recommendations(USER_PERSONALIZATION_V2, 60).usd
+PRICE = PriceList.read().price_recommendations(USER_PERSONALIZATION_V2, 60).usd
 OUTPUTS = "shop/curated/batch_inference"
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import dagster as dg
 import pytest
+import yaml
 from botocore.client import BaseClient
 
 from batchrec_dagster.deployment.resources import PersonalizeResource
@@ -18,6 +20,7 @@ from batchrec_dagster.personalize.ensure import (
     ResourceKind,
     StartedResource,
 )
+from batchrec_dagster.personalize.price_file import SHIPPED_PRICES
 from batchrec_dagster.pipeline.assets import recommendations, training
 from batchrec_dagster.steps import spending
 from batchrec_dagster_tests.first_run import DECLARATION
@@ -191,6 +194,37 @@ def test_a_retry_counts_what_the_run_paid_before_it_was_killed(
     as_one_run(monkeypatch, SECOND_RUN)
     assert shop.run("recommendations").success
     assert shop.take_created() == ["BatchInferenceJob"]
+
+
+def test_a_run_whose_import_used_the_budget_stops_before_it_trains(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A gigabyte costs so much that the import of 0.04 MB takes most of the budget."""
+    prices = yaml.safe_load(SHIPPED_PRICES.read_text())
+    default = prices["regions"]["us-east-1"]
+    default["import_per_gb"]["usd"] = 10_000
+    default["training_v2_per_1000_interactions"]["usd"] = 0.125
+    prices["as_of"] = "2026-12-24"
+    file = shop.project.root / "prices.yaml"
+    file.write_text(yaml.safe_dump(prices, default_flow_style=False))
+    shop.project.environment["BATCHREC_PRICES"] = str(file)
+    as_one_run(monkeypatch, FIRST_RUN)
+    shop.declare(0.5, solution=V2)
+    assert shop.run("personalize_dataset", force_import=True).success
+    assert shop.take_created() == ["DatasetImportJob"]
+    # The training alone, 0.20 USD, is within the budget.
+    refused = shop.run("solution_version", **FORCED_TRAINING)
+    assert budget_checks(refused) == {"solution_version": False}
+    assert re.match(
+        r"within_budget: at most 0\.20 USD, at the prices of 2026-12-24 in us-east-1: training"
+        r" aws-user-personalization-v2 on 1,598 interactions 0\.20; this run has already paid"
+        r" 0\.\d\d USD; the middle of the sum is 0\.\d\d USD; budget\.max_usd_per_run allows 0\.50",
+        why(refused),
+    )
+    assert shop.take_created() == []
+    as_one_run(monkeypatch, SECOND_RUN)
+    assert shop.run("solution_version", **FORCED_TRAINING).success
+    assert shop.take_created() == ["SolutionVersion"]
 
 
 def test_a_creation_that_personalize_refused_is_not_counted_twice(

@@ -3,26 +3,14 @@
 from __future__ import annotations
 
 import json
-import re
 from typing import Any
 
 import dagster as dg
 import pytest
-from pydantic import ValidationError
 
 from batchrec_dagster.deployment.resources import PersonalizeResource
 from batchrec_dagster.local_personalize.api.client import embedded_client
-from batchrec_dagster.personalize.prices import (
-    Price,
-    Prices,
-    estimate_training_hours,
-    price_import,
-    price_recommendations,
-    price_segments,
-    price_training,
-    read_prices,
-    summarize_costs,
-)
+from batchrec_dagster.personalize.prices import PriceList
 from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster_tests.first_run import DECLARATION
 from batchrec_dagster_tests.support import (
@@ -38,6 +26,7 @@ from batchrec_dagster_tests.support import (
 
 pytestmark = pytest.mark.slow
 
+PRICES = PriceList.read()
 ASSETS = ("personalize_dataset", "solution_version", "recommendations")
 
 
@@ -58,74 +47,59 @@ def attributes(project: Project) -> dict[str, object]:
 
 
 def test_each_kind_of_work_costs_by_its_own_measure() -> None:
-    price = read_prices()
-    assert price_import("items", 2_000_000_000).usd == pytest.approx(2 * price.import_per_gb.most)
-    price_by_hour = price_training("aws-user-personalization", 1.5, 10**6)
-    assert price_by_hour.usd == pytest.approx(1.5 * price.training_per_hour.most)
-    price_by_rows = price_training("aws-user-personalization-v2", 1.5, 10**6)
-    assert price_by_rows.usd == pytest.approx(1000 * price.training_v2_per_1000_interactions.most)
+    assert PRICES.price_import("items", 2_000_000_000).usd == pytest.approx(
+        2 * PRICES.prices["import_per_gb"].most
+    )
+    price_by_hour = PRICES.price_training("aws-user-personalization", 1.5, 10**6)
+    assert price_by_hour.usd == pytest.approx(1.5 * PRICES.prices["training_per_hour"].most)
+    price_by_rows = PRICES.price_training("aws-user-personalization-v2", 1.5, 10**6)
+    assert price_by_rows.usd == pytest.approx(
+        1000 * PRICES.prices["training_v2_per_1000_interactions"].most
+    )
     v1, v2 = (
-        price_recommendations(recipe, 3000).usd
+        PRICES.price_recommendations(recipe, 3000).usd
         for recipe in ("aws-popularity-count", "aws-user-personalization-v2")
     )
-    assert v1 == pytest.approx(3 * price.recommendations_per_1000_users.most)
-    assert v2 == pytest.approx(3 * price.recommendations_v2_per_1000_users.most)
+    assert v1 == pytest.approx(3 * PRICES.prices["recommendations_per_1000_users"].most)
+    assert v2 == pytest.approx(3 * PRICES.prices["recommendations_v2_per_1000_users"].most)
     # The price is for all users, once or for each segment.
-    segments = price_segments(2, 3000)
-    assert segments.usd == pytest.approx(6 * price.segments_per_1000_users.most)
-    assert segments.least == pytest.approx(3 * price.segments_per_1000_users.least)
+    segments = PRICES.price_segments(2, 3000)
+    assert segments.usd == pytest.approx(6 * PRICES.prices["segments_per_1000_users"].most)
+    assert segments.least == pytest.approx(3 * PRICES.prices["segments_per_1000_users"].least)
 
 
 def test_the_hours_that_aws_published_are_within_the_estimate() -> None:
     """53.9 hours are said of 25 million interactions, and of 50."""
     for rows, published_hours in ((100_000, 2.135), (25_000_000, 53.9), (50_000_000, 53.9)):
-        least_hours, most_hours = estimate_training_hours("aws-user-personalization", rows)
+        least_hours, most_hours = PRICES.estimate_training_hours("aws-user-personalization", rows)
         assert least_hours <= published_hours <= most_hours
-    assert estimate_training_hours("aws-user-personalization", 25_000_000)[1] < 53.9 * 1.1
+    assert PRICES.estimate_training_hours("aws-user-personalization", 25_000_000)[1] < 53.9 * 1.1
     # AWS published none for other recipes.
-    assert estimate_training_hours("aws-item-affinity", 100_000)[0] == 0
-    assert estimate_training_hours("aws-user-personalization", 100_000, last_hours=9.0)[1] == 9
-    assert estimate_training_hours("aws-user-personalization", 100_000, last_hours=0.5)[0] == 0.5
+    assert PRICES.estimate_training_hours("aws-item-affinity", 100_000)[0] == 0
+    assert (
+        PRICES.estimate_training_hours("aws-user-personalization", 100_000, last_hours=9.0)[1] == 9
+    )
+    assert (
+        PRICES.estimate_training_hours("aws-user-personalization", 100_000, last_hours=0.5)[0]
+        == 0.5
+    )
 
 
 def test_the_most_is_said_only_where_it_is_one() -> None:
     v2 = "aws-user-personalization-v2"
-    sure = [price_import("interactions", 10**7), price_training(v2, 0, 10**6)]
-    sure.append(price_recommendations(v2, 1000))
-    assert summarize_costs(sure).startswith("at most 2.15 USD, at the prices of ")
-    hours = price_training("aws-user-personalization", (2.0, 4.0), 10**6)
-    summary = summarize_costs([*sure, hours])
+    sure = [PRICES.price_import("interactions", 10**7), PRICES.price_training(v2, 0, 10**6)]
+    sure.append(PRICES.price_recommendations(v2, 1000))
+    assert PRICES.summarize(sure).startswith("at most 2.15 USD, at the prices of ")
+    hours = PRICES.price_training("aws-user-personalization", (2.0, 4.0), 10**6)
+    summary = PRICES.summarize([*sure, hours])
     assert summary.startswith("2.63 to 3.11 USD")
     assert "for 2.00 to 4.00 hours 0.48 to 0.96" in summary
     assert summary.endswith("an estimate, as hours are extrapolated")
-    summary = summarize_costs([*sure, price_segments(2, 100_000)])
+    summary = PRICES.summarize([*sure, PRICES.price_segments(2, 100_000)])
     assert summary.startswith("3.75 to 5.35 USD")
     assert summary.endswith("an estimate, as segments_per_1000_users is not verified")
     # The price by the hour is known after the training.
-    assert not price_training("aws-user-personalization", 2.0, 10**6).doubts
-
-
-def test_each_price_has_a_source_and_a_date_or_is_called_not_verified() -> None:
-    for name, price in read_prices():
-        if isinstance(price, Price):
-            is_verified = name not in read_prices().not_verified
-            assert is_verified == bool(
-                re.match(r"AWS's .*\(read 20\d\d-\d\d-\d\d\)$", price.source)
-            )
-            assert price.least <= price.most
-    assert read_prices().not_verified == {
-        "recommendations_per_1000_users",
-        "segments_per_1000_users",
-    }
-
-
-@pytest.mark.parametrize("wrong", ["-1", "cheap", ["1", "-1"], ["1"]])
-def test_what_is_no_price_is_refused(wrong: object) -> None:
-    price = {"usd": wrong, "source": "a guess"}
-    with pytest.raises(ValidationError, match="training_per_hour"):
-        Prices.model_validate({**read_prices().model_dump(), "training_per_hour": price})
-    with pytest.raises(ValidationError, match="storage_per_gb"):
-        Prices.model_validate({**read_prices().model_dump(), "storage_per_gb": 1})
+    assert not PRICES.price_training("aws-user-personalization", 2.0, 10**6).doubts
 
 
 def test_the_embedded_personalize_costs_nothing_and_tells_what_it_would_on_aws(
@@ -145,17 +119,18 @@ def test_the_embedded_personalize_costs_nothing_and_tells_what_it_would_on_aws(
     assert [metadata_by_asset[asset]["cost_usd"] for asset in ASSETS] == [0.0] * 3
     on_aws = {asset: metadata_by_asset[asset]["cost_usd_on_aws"] for asset in ASSETS}
     rows = interactions(project, "shop").height
-    price = read_prices()
     size = (project.storage / "shop/transformed/interactions/interactions.csv").stat().st_size
     assert on_aws == {
-        "personalize_dataset": approximate(price.import_per_gb.most * size / 1e9),
+        "personalize_dataset": approximate(PRICES.prices["import_per_gb"].most * size / 1e9),
         "solution_version": approximate(
-            price.training_v2_per_1000_interactions.most * rows / 1000
+            PRICES.prices["training_v2_per_1000_interactions"].most * rows / 1000
             # This is the training of popularity, to compare with.
-            + price.training_per_hour.most
-            * estimate_training_hours("aws-popularity-count", rows)[1]
+            + PRICES.prices["training_per_hour"].most
+            * PRICES.estimate_training_hours("aws-popularity-count", rows)[1]
         ),
-        "recommendations": approximate(price.recommendations_v2_per_1000_users.most * 60 / 1000),
+        "recommendations": approximate(
+            PRICES.prices["recommendations_v2_per_1000_users"].most * 60 / 1000
+        ),
     }
     dataset_metadata = metadata_by_asset["personalize_dataset"]
     assert dataset_metadata["estimated_usd"] == 0.0
@@ -163,7 +138,8 @@ def test_the_embedded_personalize_costs_nothing_and_tells_what_it_would_on_aws(
     # The comparison's training is by the hour, of which AWS published nothing.
     assert dataset_metadata["estimated_usd_on_aws_from"] == approximate(
         sum(on_aws.values())
-        - price.training_per_hour.most * estimate_training_hours("aws-popularity-count", rows)[1]
+        - PRICES.prices["training_per_hour"].most
+        * PRICES.estimate_training_hours("aws-popularity-count", rows)[1]
     )
 
     second_result = refresh(project, "shop", instance)
@@ -184,23 +160,23 @@ def test_the_estimate_of_a_training_is_an_upper_bound(
     project.declare({**attributes, "solution": solution})
     first = refresh(project, "shop", instance)
     hours = metadata(first, "solution_version")["training_hours"]
-    assert 0 < hours < read_prices().training_hours
+    assert 0 < hours < PRICES.hours
     cost = metadata(first, "solution_version")["cost_usd"]
-    assert cost == approximate(hours * read_prices().training_per_hour.most)
+    assert cost == approximate(hours * PRICES.prices["training_per_hour"].most)
     write_ratings(project.root / "ratings.csv", seed=1)
     second = metadata(refresh(project, "shop", instance), "personalize_dataset")
-    lists = price_recommendations("aws-user-personalization", 60).usd
+    lists = PRICES.price_recommendations("aws-user-personalization", 60).usd
     # This is an upper bound, because the last training may have been a short one.
     rows = interactions(project, "shop").height
-    _, most_hours = estimate_training_hours("aws-user-personalization", rows)
-    training = most_hours * read_prices().training_per_hour.most
+    _, most_hours = PRICES.estimate_training_hours("aws-user-personalization", rows)
+    training = most_hours * PRICES.prices["training_per_hour"].most
     assert second["estimated_usd"] == approximate(training + lists + second["cost_usd"])
     # A training that took longer may do so again.
     record = project.storage / "shop/records/solution_version.json"
     record.write_text(json.dumps({**json.loads(record.read_text()), "training_hours": 9.0}))
     write_ratings(project.root / "ratings.csv", seed=2)
     third = metadata(refresh(project, "shop", instance), "personalize_dataset")
-    training = 9 * read_prices().training_per_hour.most
+    training = 9 * PRICES.prices["training_per_hour"].most
     assert third["estimated_usd"] == approximate(training + lists + third["cost_usd"])
 
 

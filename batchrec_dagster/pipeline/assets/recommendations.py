@@ -223,7 +223,7 @@ def _roll_back(
     runs = DagsterRuns(context.instance)
     edition = republish(work, to, find_root_run(context), runs, context.log)
     about = edition.about
-    budget_checks = check_budget(work.pipeline.budget, [], on_aws=work.ensure.on_aws)
+    budget_checks = check_budget(work, [])
     names = [spec.name for spec in context.assets_def.check_specs if spec.name != WITHIN_BUDGET]
     return materialization_with_checks(
         [*read_checks(edition, names), *budget_checks],

@@ -61,7 +61,7 @@ def teardown_job(pipeline: Pipeline, assets: Collection[dg.AssetKey]) -> dg.JobD
             raise _build_busy_failure(running)
         with expected_errors_as_failures():
             ensure = personalize.ensure(context.log, pipeline.tags)
-            work = PersonalizeWork(pipeline, storage, ensure)
+            work = PersonalizeWork(pipeline, storage, ensure, personalize.read_prices())
             with _hold_leases(work, context.run.run_id, config):
                 plan = plan_teardown(ensure, pipeline.name)
                 files = _list_files(storage, pipeline) if config.storage else []
