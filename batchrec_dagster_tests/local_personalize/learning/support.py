@@ -22,14 +22,19 @@ def interactions_of(rows: Iterable[Row]) -> Interactions:
     return Interactions.from_frame(pl.DataFrame(list(rows), schema=SCHEMA, orient="row"))
 
 
-def tastes(users: int = 60, items: int = 40, each: int = 12, seed: int = 0) -> list[Row]:
+def tastes(users: int = 60, items: int = 40, items_per_user: int = 12, seed: int = 0) -> list[Row]:
     """Rows of users who each prefer one half of the items, the lower-numbered ones more often."""
     rng = np.random.default_rng(seed)
     half = items // 2
-    likely = 1 / np.arange(1, half + 1) ** 0.7
+    probabilities = 1 / np.arange(1, half + 1) ** 0.7
     rows = []
     for user in range(users):
-        own = rng.choice(half, size=min(each, half), replace=False, p=likely / likely.sum())
+        own = rng.choice(
+            half,
+            size=min(items_per_user, half),
+            replace=False,
+            p=probabilities / probabilities.sum(),
+        )
         for place, item in enumerate(own):
             stray = rng.random() < 0.1
             rows.append((f"u{user}", f"i{2 * item + (user + stray) % 2}", 1_000 * user + place))
@@ -57,5 +62,7 @@ def scores(
     model: AnyModel, users: Sequence[str], interactions: Interactions, num_results: int
 ) -> npt.NDArray[np.float64]:
     """(users, num_results): the scores of the lists."""
-    found = [chunk.scores for chunk in for_users(model).recommend(users, interactions, num_results)]
-    return np.concatenate(found)
+    score_chunks = [
+        chunk.scores for chunk in for_users(model).recommend(users, interactions, num_results)
+    ]
+    return np.concatenate(score_chunks)

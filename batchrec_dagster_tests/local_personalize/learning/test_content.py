@@ -50,16 +50,16 @@ def features_of(**columns: Sequence[object]) -> ItemFeatures | None:
     return read_features(fields, lambda name: frame.select("ITEM_ID", name))
 
 
-def halves(new: int = 2, **more: Sequence[object]) -> ItemFeatures:
+def halves(new: int = 2, **columns: Sequence[object]) -> ItemFeatures:
     """Each item of `tastes` and its half, and new items of each half."""
     ids = [f"i{n}" for n in range(40)] + [f"{kind}{n}" for n in range(new) for kind in ("a", "b")]
     kinds = ["even" if n % 2 == 0 else "odd" for n in range(len(ids))]
-    features = features_of(ITEM_ID=ids, GENRES=kinds, **more)
+    features = features_of(ITEM_ID=ids, GENRES=kinds, **columns)
     assert features is not None
     return features
 
 
-def trained(features: ItemFeatures | None) -> tuple[BlendModel, Interactions]:
+def train_model(features: ItemFeatures | None) -> tuple[BlendModel, Interactions]:
     """The model of `tastes`, with its interactions."""
     data = interactions_of(tastes())
     model = train(RECIPE, replace(data, features=features), {}).model
@@ -136,12 +136,12 @@ def test_the_weights_are_the_two_regressions() -> None:
     of_items = np.linalg.inv(dense.T @ dense + np.eye(size))
     expected = of_users @ profiles.T @ profiles @ of_items
     assert scorer.weights == pytest.approx(expected, rel=1e-4)
-    restored = content.ContentScorer.from_arrays(scorer.arrays())
-    assert (restored.features != scorer.features).nnz == 0
+    restored_scorer = content.ContentScorer.from_arrays(scorer.arrays())
+    assert (restored_scorer.features != scorer.features).nnz == 0
 
 
 def test_scores_are_laid_out_user_by_user_as_rankings_read_them() -> None:
-    model, data = trained(halves())
+    model, data = train_model(halves())
     history = Histories(data, model.item_ids).of_users(
         np.arange(len(data.user_ids), dtype=np.int32)
     )
@@ -154,7 +154,7 @@ def test_scores_are_laid_out_user_by_user_as_rankings_read_them() -> None:
 
 
 def test_new_items_go_to_those_who_like_their_kind() -> None:
-    model, data = trained(halves())
+    model, data = train_model(halves())
     assert sorted(model.item_ids[40:]) == ["a0", "a1", "b0", "b1"]
     even, odd = lists(model, ["u0", "u1"], data, 20)
     assert {"a0", "a1"} <= set(even)
@@ -164,19 +164,21 @@ def test_new_items_go_to_those_who_like_their_kind() -> None:
 
 
 def test_the_weight_bounds_the_share_of_new_items() -> None:
-    model, data = trained(halves(20))
+    model, data = train_model(halves(20))
     users = data.user_ids.tolist()
-    before = 0
+    most_at_lower_weight = 0
     for weight in (0.05, 0.1, 0.3, 1.0):
-        found = lists(model.with_exploration(weight, np.inf), users, data, 20)
-        most = max(sum(not item.startswith("i") for item in items) for items in found)
-        assert before < most <= weight * 20
-        assert all(len(set(items)) == 20 for items in found)
-        before = most
+        lists_of_users = lists(model.with_exploration(weight, np.inf), users, data, 20)
+        most_new_items = max(
+            sum(not item.startswith("i") for item in items) for items in lists_of_users
+        )
+        assert most_at_lower_weight < most_new_items <= weight * 20
+        assert all(len(set(items)) == 20 for items in lists_of_users)
+        most_at_lower_weight = most_new_items
 
 
 def test_weight_0_gives_the_lists_without_new_items() -> None:
-    model, data = trained(halves())
+    model, data = train_model(halves())
     off = model.with_exploration(0, np.inf)
     assert off.item_ids.tolist() == model.item_ids[:40].tolist()
     assert off.new_items is None
@@ -186,40 +188,44 @@ def test_weight_0_gives_the_lists_without_new_items() -> None:
 
 def test_the_age_of_new_items_is_bounded_where_it_is_known() -> None:
     day = 86_400
-    created = [0] * 40 + [NEWEST - 2 * day, NEWEST, None, NEWEST + day]
-    model, _ = trained(halves(CREATION_TIMESTAMP=created))
+    creation_times = [0] * 40 + [NEWEST - 2 * day, NEWEST, None, NEWEST + day]
+    model, _ = train_model(halves(CREATION_TIMESTAMP=creation_times))
     assert model.item_ids[40:].tolist() == ["b1", "b0", "a0", "a1"]  # the newest first
     assert model.with_exploration(0.3, 1).item_ids[40:].tolist() == ["b1", "b0", "a1"]
 
 
 def test_the_newest_of_very_many_new_items_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(new_items, "MAX_NEW_ITEMS", 3)
-    model, _ = trained(halves(5))
+    model, _ = train_model(halves(5))
     assert model.item_ids[40:].tolist() == ["b4", "a4", "b3"]
 
 
 def test_new_items_of_large_catalogues_are_scored_for_a_few_users_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    model, data = trained(halves())
+    model, data = train_model(halves())
     histories = Histories(data, model.item_ids)
     history = histories.of_users(histories.users(data.user_ids))
     at_once, rows, score = model.score(history), set(), content.ContentScorer.score
 
-    def scored(self: content.ContentScorer, some: History, exponent: float) -> Float32:
+    def count_rows_and_score(
+        self: content.ContentScorer, some: History, exponent: float
+    ) -> Float32:
         rows.add(len(some.lengths))
         return score(self, some, exponent)
 
-    monkeypatch.setattr(content.ContentScorer, "score", scored)
+    monkeypatch.setattr(content.ContentScorer, "score", count_rows_and_score)
     monkeypatch.setattr(new_items, "SCORES", 7 * 40)
     np.testing.assert_allclose(model.score(history), at_once, rtol=1e-5)
     assert rows >= {7, 4}
 
 
 def test_interactions_with_new_items_count_for_their_kind() -> None:
-    model, _ = trained(halves(3))
-    later = interactions_of([*tastes(), ("fresh", "b0", 10**6), ("other", "a0", 10**6)])
-    fresh, other = lists(model, ["fresh", "other"], later, 46)
+    model, _ = train_model(halves(3))
+    later_interactions = interactions_of(
+        [*tastes(), ("fresh", "b0", 10**6), ("other", "a0", 10**6)]
+    )
+    fresh, other = lists(model, ["fresh", "other"], later_interactions, 46)
     place = fresh.index("b1"), fresh.index("a1")
     assert place[0] < place[1]
     assert other.index("a1") < other.index("b1")
@@ -227,7 +233,7 @@ def test_interactions_with_new_items_count_for_their_kind() -> None:
 
 
 def test_without_features_the_model_is_as_before(tmp_path: Path) -> None:
-    plain, _ = trained(None)
+    plain, _ = train_model(None)
     assert plain.new_items is None
     assert CONTENT not in plain.scorers
     plain.save(tmp_path)
@@ -240,17 +246,17 @@ def test_a_saved_model_gives_the_same_lists(
 ) -> None:
     choice = Blend({CONTENT: 0.6, SEQUENCE: 0.6}, {CONTENT: 1.0, SEQUENCE: 1.0}, 0.0)
     monkeypatch.setattr(train_blend, "select_blend", lambda sets, recency, options: choice)
-    model, data = trained(halves())
+    model, data = train_model(halves())
     model.save(tmp_path)
-    loaded = load_model(tmp_path)
-    assert isinstance(loaded, BlendModel)
-    assert set(loaded.scorers) == {CONTENT, SEQUENCE}
-    assert loaded.new_items is not None
+    loaded_model = load_model(tmp_path)
+    assert isinstance(loaded_model, BlendModel)
+    assert set(loaded_model.scorers) == {CONTENT, SEQUENCE}
+    assert loaded_model.new_items is not None
     # A version without new items looks up the kinds of all components, and refuses this one.
     manifest = json.loads((tmp_path / MANIFEST).read_text())
     assert manifest["facts"]["components"][NEW_ITEMS]["kind"] not in SCORER_TYPES
     users = data.user_ids.tolist()
-    assert lists(loaded, users, data, 25) == lists(model, users, data, 25)
+    assert lists(loaded_model, users, data, 25) == lists(model, users, data, 25)
 
 
 @pytest.mark.parametrize("still", [True, False])
@@ -259,13 +265,13 @@ def test_an_update_takes_the_features_as_they_are_now(
 ) -> None:
     choice = Blend({CONTENT: 0.6, SEQUENCE: 0.6}, {CONTENT: 1.0, SEQUENCE: 1.0}, 0.0)
     monkeypatch.setattr(train_blend, "select_blend", lambda sets, recency, options: choice)
-    model, data = trained(halves())
+    model, data = train_model(halves())
     model.save(tmp_path)
     grown = interactions_of([*tastes(), *((f"u{2 * n}", "a0", 10**6) for n in range(20))])
-    now = replace(grown, features=halves(3) if still else None)
-    done = train(RECIPE, now, {}, previous=tmp_path).model
-    assert isinstance(done, BlendModel)
-    assert "a0" in done.item_ids[:41]
-    assert sorted(done.item_ids[41:]) == (["a1", "a2", "b0", "b1", "b2"] if still else [])
-    assert (CONTENT in done.scorers) == still
-    assert lists(done, ["u0"], data, 41)
+    current_interactions = replace(grown, features=halves(3) if still else None)
+    updated_model = train(RECIPE, current_interactions, {}, previous=tmp_path).model
+    assert isinstance(updated_model, BlendModel)
+    assert "a0" in updated_model.item_ids[:41]
+    assert sorted(updated_model.item_ids[41:]) == (["a1", "a2", "b0", "b1", "b2"] if still else [])
+    assert (CONTENT in updated_model.scorers) == still
+    assert lists(updated_model, ["u0"], data, 41)

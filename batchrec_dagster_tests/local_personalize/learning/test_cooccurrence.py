@@ -25,15 +25,15 @@ def history_of(orders: list[list[int]], n_items: int) -> History:
     return Histories(data, items).of_users(np.arange(len(data.user_ids), dtype=np.int32))
 
 
-def plainly(orders: list[list[int]], n_items: int, window: int) -> npt.NDArray[np.float64]:
+def count_pairs(orders: list[list[int]], n_items: int, window: int) -> npt.NDArray[np.float64]:
     """By definition: distance^-0.5 for each pair in the window, both counts discounted."""
     out = np.zeros((n_items, n_items))
     counts = np.zeros(n_items)
     for order in orders:
         for place, item in enumerate(order):
             counts[item] += 1
-            for later in range(place + 1, min(place + window, len(order) - 1) + 1):
-                out[item, order[later]] += (later - place) ** -0.5
+            for later_place in range(place + 1, min(place + window, len(order) - 1) + 1):
+                out[item, order[later_place]] += (later_place - place) ** -0.5
     discount = (counts + 5) ** -0.5
     return out * discount[:, None] * discount
 
@@ -50,17 +50,17 @@ ways = pytest.mark.parametrize("cells", [0, 10_000], ids=["sparse", "dense"])
 @given(orders, st.integers(1, 9), st.sampled_from([1, 20, 10_000]))
 @settings(deadline=None)
 def test_matches_a_pair_count(
-    cells: int, symmetric: bool, found: list[list[int]], window: int, pairs: int
+    cells: int, symmetric: bool, orders_of_users: list[list[int]], window: int, pairs: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cooccurrence, "CELLS", cells)
         patch.setattr(cooccurrence, "PAIRS", pairs)
         patch.setattr(cooccurrence, "SUMS", pairs)
-        history = history_of(found, 8)
+        history = history_of(orders_of_users, 8)
         weights = cooccurrence.fit(history, window=window, neighbors=8, symmetric=symmetric)
-    there = plainly(found, 8, window)
-    wanted = there + there.T if symmetric else there
-    assert weights.toarray() == pytest.approx(wanted, abs=1e-6)
+    pair_weights = count_pairs(orders_of_users, 8, window)
+    expected = pair_weights + pair_weights.T if symmetric else pair_weights
+    assert weights.toarray() == pytest.approx(expected, abs=1e-6)
 
 
 def test_weights_are_directional() -> None:

@@ -61,8 +61,8 @@ def test_the_summary_without_users_is_0() -> None:
 def test_items_of_the_input_are_not_relevant() -> None:
     """Of ten interactions of a held-out user, nine are the input and the tenth is relevant."""
     held = [("a", f"i{n}", n) for n in range(10)]
-    repeating = [("b", f"i{min(n, 8)}", n) for n in range(10)]  # the tenth is the ninth again
-    data = interactions_of([*held, *repeating, ("c", "other", 0)])
+    repeating_rows = [("b", f"i{min(n, 8)}", n) for n in range(10)]  # the tenth is the ninth again
+    data = interactions_of([*held, *repeating_rows, ("c", "other", 0)])
     model = PopularityModel(data.item_ids, np.zeros(len(data.item_ids), np.float32))
     found = evaluate(model, split_users(data, np.array([0, 1], np.int32)))
     # Left for user a: i9 and `other`, equally popular here; the ids' order puts i9 first.

@@ -22,7 +22,7 @@ from batchrec_dagster_tests.local_personalize.learning.support import (
 )
 
 
-def weighted(rows: list[tuple[str, str, int, float]]) -> Interactions:
+def weighted_interactions(rows: list[tuple[str, str, int, float]]) -> Interactions:
     frame = pl.DataFrame(rows, schema=["USER_ID", "ITEM_ID", "TIMESTAMP", "WEIGHT"], orient="row")
     return Interactions.from_frame(frame.cast({"WEIGHT": pl.Float32}))
 
@@ -36,11 +36,11 @@ def shop() -> Interactions:
     """Views (0.25) and purchases (1) of 40 users."""
     rng = np.random.default_rng(0)
     rows: list[Row] = tastes(40, 16, 8)
-    return weighted([(*row, float(rng.choice([0.25, 1.0]))) for row in rows])
+    return weighted_interactions([(*row, float(rng.choice([0.25, 1.0]))) for row in rows])
 
 
 def test_an_item_weighs_as_much_as_its_weightiest_event() -> None:
-    data = weighted(
+    data = weighted_interactions(
         [("u", "b", 2, 0.3), ("u", "a", 1, 1.0), ("u", "a", 3, 0.3), ("v", "b", 1, 0.5)]
     )
     history = histories(data)
@@ -58,8 +58,8 @@ def test_splits_keep_the_weights(shop: Interactions) -> None:
     parts = [held_out.train, held_out.inputs, held_out.truth]
     assert shop.weights is not None
     assert all(part.weights is not None for part in parts)
-    again = np.concatenate([part.weights for part in parts if part.weights is not None])
-    assert sorted(again) == sorted(shop.weights)
+    joined_weights = np.concatenate([part.weights for part in parts if part.weights is not None])
+    assert sorted(joined_weights) == sorted(shop.weights)
 
 
 @pytest.mark.parametrize("symmetric", [False, True])
@@ -71,19 +71,19 @@ def test_a_pair_counts_the_product_of_its_weights(
     history = histories(shop)
     n, window = history.n_items, 3
     assert history.weights is not None
-    wanted = np.zeros((n, n))
+    expected_weights = np.zeros((n, n))
     for first, last in zip(history.starts, history.starts[1:], strict=False):
-        for later in range(first, last):  # from new to old
-            for earlier in range(later + 1, min(later + 1 + window, last)):
-                pair = history.items[earlier], history.items[later]
-                count = history.weights[earlier] * history.weights[later]
-                count *= (earlier - later) ** -cooccurrence.DISTANCE_EXPONENT
-                wanted[pair] += count
-                wanted[pair[::-1]] += count * symmetric
+        for place in range(first, last):  # from new to old
+            for earlier_place in range(place + 1, min(place + 1 + window, last)):
+                pair = history.items[earlier_place], history.items[place]
+                count = history.weights[earlier_place] * history.weights[place]
+                count *= (earlier_place - place) ** -cooccurrence.DISTANCE_EXPONENT
+                expected_weights[pair] += count
+                expected_weights[pair[::-1]] += count * symmetric
     counts = np.bincount(history.items, minlength=n) + cooccurrence.POPULARITY_SHIFT
-    wanted *= np.outer(counts, counts) ** -cooccurrence.POPULARITY_EXPONENT
+    expected_weights *= np.outer(counts, counts) ** -cooccurrence.POPULARITY_EXPONENT
     found = cooccurrence.fit(history, window=window, neighbors=n, symmetric=symmetric)
-    np.testing.assert_allclose(found.toarray(), wanted, atol=1e-6)
+    np.testing.assert_allclose(found.toarray(), expected_weights, atol=1e-6)
 
 
 def test_factors_fit_weighty_events_more_closely(shop: Interactions) -> None:
@@ -106,10 +106,10 @@ def test_what_is_bought_comes_before_what_is_viewed() -> None:
                 rows.append((f"u{user}", f"{pair}-{place}", 10 * time + int(place), weight))
     bought = []
     for weights in (True, False):
-        data = weighted([(*row[:3], row[3] if weights else 1.0) for row in rows])
+        data = weighted_interactions([(*row[:3], row[3] if weights else 1.0) for row in rows])
         model = for_users(train("aws-user-personalization-v2", data, {}).model)
         [chunk] = model.recommend(["u1", "u2", "u3"], data, 24)
-        at = {str(item): n for n, item in enumerate(model.item_ids)}
-        firsts = [at[f"{pair}-0"] for pair in range(12)]
+        position_of_item = {str(item): n for n, item in enumerate(model.item_ids)}
+        firsts = [position_of_item[f"{pair}-0"] for pair in range(12)]
         bought.append(np.isin(chunk.items[:, :8], firsts).mean())
     assert bought[0] > bought[1]

@@ -50,11 +50,14 @@ def test_the_evidence_agrees_with_the_metrics_of_both_models(data: Interactions)
         assert estimate.high is not None
         assert estimate.low < estimate.value < estimate.high
 
-    seen = [int((held_out.inputs.users == user).sum()) for user in held_out.users]
-    known = {"1-4": range(1, 5), "5-19": range(5, 20), "20+": range(20, 99)}
-    expected = {label: sum(length in of for length in seen) for label, of in known.items()}
+    history_lengths = [int((held_out.inputs.users == user).sum()) for user in held_out.users]
+    lengths_by_label = {"1-4": range(1, 5), "5-19": range(5, 20), "20+": range(20, 99)}
+    expected = {
+        label: sum(length in of for length in history_lengths)
+        for label, of in lengths_by_label.items()
+    }
     assert {group.group: group.users for group in groups} == expected
-    assert [label for _, label in LENGTHS] == [*known]
+    assert [label for _, label in LENGTHS] == [*lengths_by_label]
     assert sum(group.users * group.ndcg.value for group in groups) / everyone.users == (
         pytest.approx(everyone.ndcg.value)
     )
@@ -98,8 +101,8 @@ def test_the_interval_covers_the_truth() -> None:
     rng = np.random.default_rng(0)
     hits = rng.random((20_000, 25)) < 0.01
     truth = ndcg(hits, np.ones(len(hits), np.int64))
-    covered = 0
+    intervals_with_difference = 0
     for _ in range(200):
         low, high = bootstrap_interval(truth[rng.integers(len(truth), size=200)][:, None])
-        covered += low[0] <= truth.mean() <= high[0]
-    assert covered >= 0.9 * 200
+        intervals_with_difference += low[0] <= truth.mean() <= high[0]
+    assert intervals_with_difference >= 0.9 * 200

@@ -37,8 +37,10 @@ def test_scores_are_those_of_implicits_solver() -> None:
 def tastes(users: int, items: int, kinds: int) -> csr_matrix:
     """Ones where a user has an item: half of those of the user's kind, a tenth of the others."""
     rng = np.random.default_rng(1)
-    same = np.arange(users)[:, None] % kinds == np.arange(items) % kinds
-    return csr_matrix(rng.random((users, items)) < np.where(same, 0.5, 0.1), dtype=np.float32)
+    is_same_kind = np.arange(users)[:, None] % kinds == np.arange(items) % kinds
+    return csr_matrix(
+        rng.random((users, items)) < np.where(is_same_kind, 0.5, 0.1), dtype=np.float32
+    )
 
 
 def test_a_fit_is_as_good_as_one_that_goes_on() -> None:

@@ -29,7 +29,7 @@ RECIPE, SIMS = "aws-user-personalization", "aws-sims"
 
 
 @pytest.mark.parametrize(
-    ("recipe", "given", "search", "message"),
+    ("recipe", "fixed_values", "search", "message"),
     [
         ("aws-popularity-count", {}, Search(), "no hyperparameter that performHPO can tune"),
         ("aws-similar-items", {}, Search(), "no hyperparameter that performHPO can tune"),
@@ -57,12 +57,12 @@ RECIPE, SIMS = "aws-user-personalization", "aws-sims"
     ],
 )  # fmt: skip
 def test_impossible_searches_raise(
-    recipe: str, given: dict[str, str], search: Search, message: str
+    recipe: str, fixed_values: dict[str, str], search: Search, message: str
 ) -> None:
     with pytest.raises(HyperparameterError, match=message):
-        search_ranges(recipe, given, search)
+        search_ranges(recipe, fixed_values, search)
     with pytest.raises(HyperparameterError, match=message):
-        train(recipe, interactions_of(tastes()), given, search=search)
+        train(recipe, interactions_of(tastes()), fixed_values, search=search)
 
 
 def test_without_ranges_the_recipes_bounds_are_searched() -> None:
@@ -89,27 +89,29 @@ def test_candidates_are_in_range_distinct_and_reproducible(
 ) -> None:
     search = Search(jobs, integers={"bptt": ends}, categories={"recency_mask": truths})
     ranges = search_ranges(RECIPE, {}, search)
-    tried = list(candidates(ranges, {"bptt": 7}, jobs, seed))
-    assert tried == list(candidates(ranges, {"bptt": 7}, jobs, seed))
-    assert 1 <= len(tried) <= jobs
-    assert len({tuple(one.items()) for one in tried}) == len(tried)
-    assert all(ends[0] <= one["bptt"] <= ends[1] for one in tried)
-    assert {format_value(one["recency_mask"]) for one in tried} <= {text.lower() for text in truths}
+    tried_values = list(candidates(ranges, {"bptt": 7}, jobs, seed))
+    assert tried_values == list(candidates(ranges, {"bptt": 7}, jobs, seed))
+    assert 1 <= len(tried_values) <= jobs
+    assert len({tuple(values.items()) for values in tried_values}) == len(tried_values)
+    assert all(ends[0] <= values["bptt"] <= ends[1] for values in tried_values)
+    assert {format_value(values["recency_mask"]) for values in tried_values} <= {
+        text.lower() for text in truths
+    }
     if ends[0] <= 7 <= ends[1]:
-        assert tried[0]["bptt"] == 7
+        assert tried_values[0]["bptt"] == 7
 
 
 def test_a_small_space_is_searched_completely() -> None:
     ranges = search_ranges(
         RECIPE, {}, Search(categories={"bptt": ["4", "8"], "recency_mask": ["true", "false"]})
     )
-    tried = list(candidates(ranges, {}, 40, 0))
-    assert sorted((one["bptt"], one["recency_mask"]) for one in tried) == sorted(
+    tried_values = list(candidates(ranges, {}, 40, 0))
+    assert sorted((values["bptt"], values["recency_mask"]) for values in tried_values) == sorted(
         itertools.product((4, 8), (True, False))
     )
 
 
-def turning() -> list[Row]:
+def make_turning_rows() -> list[Row]:
     """Rows of users whose last few items predict the next and whose first do not."""
     rows = []
     for user in range(150):
@@ -120,29 +122,33 @@ def turning() -> list[Row]:
 
 
 def test_a_search_finds_the_better_value() -> None:
-    data = interactions_of(turning())
+    data = interactions_of(make_turning_rows())
     search = Search(4, categories={"recency_mask": ["true", "false"]})
-    logged: list[str] = []
-    done = train(RECIPE, data, {"recency_mask": "false"}, search=search, log=logged.append)
-    tried = {
+    log_lines: list[str] = []
+    trained_model = train(
+        RECIPE, data, {"recency_mask": "false"}, search=search, log=log_lines.append
+    )
+    tried_values = {
         found[1]: float(found[2])
-        for line in logged
+        for line in log_lines
         if (found := re.match(r"tried {'recency_mask': (\w+)}: NDCG at 25 of ([\d.]+)", line))
     }
-    assert set(tried) == {"True", "False"}
-    assert done.tuned == {"recency_mask": max(tried, key=lambda key: tried[key]).lower()}
-    plain = train(RECIPE, data, done.tuned)
-    assert plain.metrics == done.metrics
+    assert set(tried_values) == {"True", "False"}
+    assert trained_model.tuned == {
+        "recency_mask": max(tried_values, key=lambda key: tried_values[key]).lower()
+    }
+    plain = train(RECIPE, data, trained_model.tuned)
+    assert plain.metrics == trained_model.metrics
 
 
 def test_similar_items_are_tuned_too() -> None:
     rows = tastes(users=120)
     search = Search(6, continuous={"popularity_discount_factor": (0.2, 0.9)})
-    done = train(SIMS, interactions_of(rows), {}, search=search)
-    assert set(done.tuned) == {"popularity_discount_factor"}
-    assert 0.2 <= float(done.tuned["popularity_discount_factor"]) <= 0.9
-    plain = train(SIMS, interactions_of(rows), done.tuned)
-    assert plain.metrics == done.metrics
+    trained_model = train(SIMS, interactions_of(rows), {}, search=search)
+    assert set(trained_model.tuned) == {"popularity_discount_factor"}
+    assert 0.2 <= float(trained_model.tuned["popularity_discount_factor"]) <= 0.9
+    plain = train(SIMS, interactions_of(rows), trained_model.tuned)
+    assert plain.metrics == trained_model.metrics
 
 
 def test_tries_at_most_max_jobs_and_fits_shared_components_once(
@@ -150,18 +156,18 @@ def test_tries_at_most_max_jobs_and_fits_shared_components_once(
 ) -> None:
     tries: list[Mapping[str, Value]] = []
 
-    def counted(*args: object, **options: object) -> object:
+    def count_and_train(*args: object, **options: object) -> object:
         tries.append(options)  # type: ignore[arg-type]
         return model_selection.select_blend(*args, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(train_blend, "select_blend", counted)
+    monkeypatch.setattr(train_blend, "select_blend", count_and_train)
     data = interactions_of(tastes())
     ranges = search_ranges(RECIPE, {}, Search())
-    logged: list[str] = []
-    found = tune(measure_blend, data, {}, ranges, 5, 0, logged.append)
+    log_lines: list[str] = []
+    found = tune(measure_blend, data, {}, ranges, 5, 0, log_lines.append)
     assert len(tries) == 5
     assert all(ranges[name].contains(value) for name, value in found.items())
-    assert sum(line.startswith("popularity") for line in logged) == 1
+    assert sum(line.startswith("popularity") for line in log_lines) == 1
 
 
 @pytest.mark.parametrize("recipe", [RECIPE, SIMS])

@@ -17,11 +17,11 @@ ids = st.sampled_from(["a", "b", "ü", "10", "9", "long " * 50])
 rows = st.lists(st.tuples(ids, ids, st.integers(-3, 3)), max_size=30)
 
 
-def read(found: Interactions) -> list[Row]:
+def read(data: Interactions) -> list[Row]:
     """The rows, with their ids."""
     return [
-        (str(found.user_ids[user]), str(found.item_ids[item]), int(moment))
-        for user, item, moment in zip(found.users, found.items, found.timestamps, strict=True)
+        (str(data.user_ids[user]), str(data.item_ids[item]), int(moment))
+        for user, item, moment in zip(data.users, data.items, data.timestamps, strict=True)
     ]
 
 
@@ -31,10 +31,10 @@ def test_rows_are_sorted_by_user_time_and_item(given_rows: list[Row], at_once: i
     frame = pl.DataFrame(given_rows, schema=SCHEMA, orient="row")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(interactions, "SORTED_AT_ONCE", at_once)
-        found = Interactions.from_frame(frame)
-    assert read(found) == sorted(given_rows, key=lambda row: (row[0], row[2], row[1]))
-    assert found.user_ids.tolist() == sorted({user for user, _, _ in given_rows})
-    assert found.item_ids.tolist() == sorted({item for _, item, _ in given_rows})
+        data = Interactions.from_frame(frame)
+    assert read(data) == sorted(given_rows, key=lambda row: (row[0], row[2], row[1]))
+    assert data.user_ids.tolist() == sorted({user for user, _, _ in given_rows})
+    assert data.item_ids.tolist() == sorted({item for _, item, _ in given_rows})
 
 
 def test_a_lazy_frame_gives_the_same_interactions(tmp_path: Path) -> None:

@@ -64,8 +64,8 @@ def test_co_occurrences_are_the_same_in_each_way(
     monkeypatch.setattr(cooccurrence, "MANY_ITEMS", N_ITEMS - 1)
     monkeypatch.setattr(cooccurrence, "CELLS_OF_MANY", N_ITEMS * cells // 100)
     monkeypatch.setattr(cooccurrence, "PAIRS", 40)  # several batches of pairs for an item
-    again = cooccurrence.fit(popular, window=5, neighbors=20, symmetric=symmetric)
-    assert again.indptr.tolist() == once.indptr.tolist()
-    assert np.allclose(np.sort(again.data), np.sort(once.data))
-    differences = abs(once - again)
+    popular_weights = cooccurrence.fit(popular, window=5, neighbors=20, symmetric=symmetric)
+    assert popular_weights.indptr.tolist() == once.indptr.tolist()
+    assert np.allclose(np.sort(popular_weights.data), np.sort(once.data))
+    differences = abs(once - popular_weights)
     assert (differences > 1e-5).nnz <= 0.02 * once.nnz  # ties, where sums are rounded differently

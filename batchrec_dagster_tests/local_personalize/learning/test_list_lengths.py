@@ -62,9 +62,9 @@ def _choose_plainly(
 ) -> list[int]:
     """One list, item by item: the best item that its share allows."""
     candidates = [item for item in range(len(scores)) if scores[item] > -np.inf]
-    ranked = sorted(candidates, key=lambda item: (-scores[item], item))
-    new = [item for item in ranked if item >= n_own and not had[item]]
-    others = [item for item in ranked if item not in new]
+    ranked_items = sorted(candidates, key=lambda item: (-scores[item], item))
+    new = [item for item in ranked_items if item >= n_own and not had[item]]
+    others = [item for item in ranked_items if item not in new]
     chosen: list[int] = []
     counted = new_count = 0
     while len(chosen) < length and (others or new):
@@ -117,13 +117,13 @@ def test_dropping_what_users_had_gives_the_lists_that_a_filter_gives(
     scores, had, n_own = items
     new_items = _make_new_items(scores.shape[1] - n_own, weight)
     history = _make_history(had)
-    filtered = np.where(had, np.float32(-np.inf), scores)
-    expected = new_items.choose_items(filtered, length, history)
+    filtered_scores = np.where(had, np.float32(-np.inf), scores)
+    expected = new_items.choose_items(filtered_scores, length, history)
     for row, row_had, row_expected in zip(
         new_items.choose_items(scores, scores.shape[1], history), had, expected, strict=True
     ):
-        left = [item for item in row.tolist() if item >= 0 and not row_had[item]]
-        assert left[:length] == row_expected[row_expected >= 0].tolist()
+        items_left = [item for item in row.tolist() if item >= 0 and not row_had[item]]
+        assert items_left[:length] == row_expected[row_expected >= 0].tolist()
 
 
 @given(scored_items(), st.sampled_from(WEIGHTS), st.integers(1, 90))
@@ -134,19 +134,21 @@ def test_a_list_of_every_length_has_the_items_of_the_cut_share(
     scores, _, n_own = items
     scores += np.linspace(0, 0.5, scores.shape[1], dtype=np.float32)  # no ties among new items
     most_new = int(weight * length + 1e-9)
-    capped = scores.copy()
-    for row in capped:
+    capped_scores = scores.copy()
+    for row in capped_scores:
         row[n_own + np.argsort(-row[n_own:])[most_new:]] = -np.inf
-    had_enough = (capped > -np.inf).sum(axis=1) >= length
+    had_enough = (capped_scores > -np.inf).sum(axis=1) >= length
     new_items = _make_new_items(scores.shape[1] - n_own, weight)
     chosen = new_items.choose_items(scores, length, None)
-    for row, before in zip(chosen[had_enough], top_k(capped, length)[had_enough], strict=True):
+    for row, before in zip(
+        chosen[had_enough], top_k(capped_scores, length)[had_enough], strict=True
+    ):
         assert sorted(row) == sorted(before)
 
 
 @pytest.fixture(scope="module")
 def data() -> Interactions:
-    rows = [*tastes(users=50, items=N_ITEMS, each=14), ("single", "i1", 5)]
+    rows = [*tastes(users=50, items=N_ITEMS, items_per_user=14), ("single", "i1", 5)]
     ids = [f"i{n}" for n in range(N_ITEMS)] + [f"new{n}" for n in range(N_NEW)]
     kinds = [("even", "odd")[n % 2] for n in range(N_ITEMS)] + ["even", "odd"] * (N_NEW // 2)
     features = features_of(ITEM_ID=ids, GENRES=kinds)
@@ -176,13 +178,13 @@ def _make_lists(
     return recommend
 
 
-@pytest.mark.parametrize("filtered", [False, True])
+@pytest.mark.parametrize("filtered_scores", [False, True])
 @pytest.mark.parametrize(
     "recipe",
     [r.name for r in RECIPES.values() if not r.makes_segments and r.type != RANKING],
 )
 def test_lists_are_the_beginnings_of_longer_ones(
-    data: Interactions, recipe: str, filtered: bool
+    data: Interactions, recipe: str, filtered_scores: bool
 ) -> None:
     model = train(recipe, data, {}).model
     assert not isinstance(model, SegmentationModel)
@@ -191,7 +193,7 @@ def test_lists_are_the_beginnings_of_longer_ones(
         if isinstance(model, BlendModel):
             model = model.with_exploration(weight, np.inf)
         exclude = None
-        if filtered:
+        if filtered_scores:
             users = [*data.user_ids.tolist(), "nobody", "nobody else"]
             histories = Histories(data, model.item_ids)
             seen = histories.of_users(histories.users(users)).seen.astype(np.float32)

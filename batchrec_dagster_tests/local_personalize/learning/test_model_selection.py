@@ -103,10 +103,10 @@ def noise(seed: int, size: float) -> Float32:
     return (np.random.default_rng(seed).normal(size=(USERS, 200)) * size).astype(np.float32)
 
 
-def single_ndcg(one: ValidationSet, name: str, exponent: float) -> float:
-    scores = one.scorers[name].score(one.inputs, exponent)
-    scores[one.inputs.recency_weights(0.0).nonzero()] = -np.inf
-    hits = np.take_along_axis(one.truth.toarray() > 0, top_k(scores, 25), axis=1)
+def single_ndcg(validation_set: ValidationSet, name: str, exponent: float) -> float:
+    scores = validation_set.scorers[name].score(validation_set.inputs, exponent)
+    scores[validation_set.inputs.recency_weights(0.0).nonzero()] = -np.inf
+    hits = np.take_along_axis(validation_set.truth.toarray() > 0, top_k(scores, 25), axis=1)
     return float(evaluation.ndcg(hits, np.ones(USERS, np.int64)).mean())
 
 
@@ -242,18 +242,23 @@ def test_without_users_the_first_component_serves_alone() -> None:
 
 def test_repeating_the_same_users_adds_no_confidence() -> None:
     one = validation_set_of(sequence=noise(2, 0.6), factors=noise(3, 0.6))
-    once, again = select_blend([one], recency=True), select_blend([one] * 5, recency=True)
-    assert (again.recency_exponents, again.weights) == (once.recency_exponents, once.weights)
-    assert again.ndcg == pytest.approx(once.ndcg)
+    once, loaded_scorer = select_blend([one], recency=True), select_blend([one] * 5, recency=True)
+    assert (loaded_scorer.recency_exponents, loaded_scorer.weights) == (
+        once.recency_exponents,
+        once.weights,
+    )
+    assert loaded_scorer.ndcg == pytest.approx(once.ndcg)
 
 
 def test_a_component_scores_each_user_once_per_exponent() -> None:
-    one = validation_set_of(sequence=noise(2, 0.6), factors=noise(3, 0.6))
-    select_blend([one], recency=True)
-    for name, scorer in one.scorers.items():
+    validation_set = validation_set_of(sequence=noise(2, 0.6), factors=noise(3, 0.6))
+    select_blend([validation_set], recency=True)
+    for name, scorer in validation_set.scorers.items():
         assert isinstance(scorer, NoisyScorer)
-        wanted = [(user, each) for user in range(USERS) for each in RECENCY_EXPONENTS[name]]
-        assert sorted(scorer.scored) == sorted(wanted)
+        expected_scorings = [
+            (user, exponent) for user in range(USERS) for exponent in RECENCY_EXPONENTS[name]
+        ]
+        assert sorted(scorer.scored) == sorted(expected_scorings)
 
 
 def test_few_users_get_earlier_cutoffs_and_many_do_not() -> None:
@@ -274,10 +279,14 @@ def test_selection_costs_at_most_two_extra_fits(
     users: int, fits: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(train_blend, "MIN_VALIDATION_USERS", 20)
-    logged: list[str] = []
-    train("aws-user-personalization", interactions_of(tastes(users=users)), {}, log=logged.append)
-    fitted = [line.partition(":")[0] for line in logged]
-    assert max(fitted.count(name) for name in (SEQUENCE, SYMMETRIC_COOC, FACTORS)) == fits
+    log_lines: list[str] = []
+    train(
+        "aws-user-personalization", interactions_of(tastes(users=users)), {}, log=log_lines.append
+    )
+    fitted_components = [line.partition(":")[0] for line in log_lines]
+    assert (
+        max(fitted_components.count(name) for name in (SEQUENCE, SYMMETRIC_COOC, FACTORS)) == fits
+    )
 
 
 def test_blend_weights_sum_to_1_over_known_components() -> None:
@@ -322,9 +331,9 @@ def test_factors_solve_the_equations_of_the_paper() -> None:
         for user in (0, 7, 59):
             met = confidence[user] > 0
             size = 4.0 ** np.rint(np.log2(8 + met.sum()) / 2)
-            left = items.T @ items + 1.5 * np.sqrt(size) * np.eye(8)
-            left += (items[met].T * (confidence[user, met] - 1)) @ items[met]
-            expected = items @ np.linalg.solve(left, items[met].T @ confidence[user, met])
+            system_matrix = items.T @ items + 1.5 * np.sqrt(size) * np.eye(8)
+            system_matrix += (items[met].T * (confidence[user, met] - 1)) @ items[met]
+            expected = items @ np.linalg.solve(system_matrix, items[met].T @ confidence[user, met])
             assert found[user] == pytest.approx(expected, abs=1e-3)
         assert (found[-1] == 0).all()
 
@@ -337,8 +346,8 @@ def test_factors_of_an_earlier_version_have_one_regularization() -> None:
     arrays = {"item_factors": factors, "regularization": np.array(5.0)}
     found = components.SCORER_TYPES["factors"].from_arrays(arrays).score(history, 0.0)
     chosen = history.seen.toarray() > 0
-    left = factors.T @ factors + 5.0 * np.eye(4)
-    expected = factors @ np.linalg.solve(left, (chosen @ factors).T)
+    system_matrix = factors.T @ factors + 5.0 * np.eye(4)
+    expected = factors @ np.linalg.solve(system_matrix, (chosen @ factors).T)
     assert found == pytest.approx(expected.T, abs=1e-4)
 
 
@@ -359,8 +368,8 @@ def test_neighbors_add_up_the_items_of_the_most_similar_users(
         expected = similarity[nearest] @ had[nearest]
         expected[row > 0] = 0  # the nearest user is this one
         assert found[user] == pytest.approx(expected, abs=1e-5)
-    again = UserNeighborScorer.from_arrays(scorer.arrays())
-    assert (again.score(history, 0.6) == found).all()
+    loaded_scorer = UserNeighborScorer.from_arrays(scorer.arrays())
+    assert (loaded_scorer.score(history, 0.6) == found).all()
 
 
 @pytest.mark.parametrize(
@@ -377,8 +386,8 @@ def test_cooccurrence_in_either_order_is_for_short_histories_or_equal_times(
 
 def test_an_unknown_component_is_refused_by_name(tmp_path: Path) -> None:
     data = interactions_of(tastes())
-    fitted = fit_components.ComponentFitter(data, {}, 0, print).fit([POPULARITY], {})
-    fitted.blend(Blend({POPULARITY: 0.6}, {POPULARITY: 1.0}, 0.1), 1.0).save(tmp_path)
+    fitted_components = fit_components.ComponentFitter(data, {}, 0, print).fit([POPULARITY], {})
+    fitted_components.blend(Blend({POPULARITY: 0.6}, {POPULARITY: 1.0}, 0.1), 1.0).save(tmp_path)
     assert isinstance(load_model(tmp_path), BlendModel)
     path = tmp_path / "manifest.json"
     path.write_text(path.read_text().replace('"kind": "popular"', '"kind": "of-later"'))
@@ -407,9 +416,9 @@ def test_a_saved_blend_recommends_the_same(tmp_path: Path) -> None:
         {**model.weights, FACTORS: 2.0, POPULARITY: 0.1},
     )
     blend.save(tmp_path)
-    again = load_model(tmp_path)
+    loaded_scorer = load_model(tmp_path)
     users = [*data.user_ids, "nobody"]
-    assert lists(again, users, data, 40) == lists(blend, users, data, 40)
+    assert lists(loaded_scorer, users, data, 40) == lists(blend, users, data, 40)
 
 
 def test_a_model_saved_with_old_names_loads(tmp_path: Path) -> None:
@@ -428,8 +437,8 @@ def test_a_model_saved_with_old_names_loads(tmp_path: Path) -> None:
         for file in tmp_path.glob(f"{new}.*"):
             file.rename(file.with_name(file.name.replace(new, name)))
     path.write_text(text)
-    again = load_model(tmp_path)
-    assert isinstance(again, BlendModel)
-    assert set(again.scorers) == set(names)
+    loaded_scorer = load_model(tmp_path)
+    assert isinstance(loaded_scorer, BlendModel)
+    assert set(loaded_scorer.scorers) == set(names)
     users = list(data.user_ids)
-    assert lists(again, users, data, 40) == lists(model, users, data, 40)
+    assert lists(loaded_scorer, users, data, 40) == lists(model, users, data, 40)

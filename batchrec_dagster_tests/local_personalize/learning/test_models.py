@@ -36,12 +36,14 @@ POPULARITY = "aws-popularity-count"
 RECIPES = [PERSONALIZATION, "aws-user-personalization-v2", POPULARITY]
 
 
-def trained(rows: list[Row], recipe: str = PERSONALIZATION, **hyperparameters: str) -> UserModel:
-    return _trained(tuple(rows), recipe, tuple(hyperparameters.items()))
+def train_cached_model(
+    rows: list[Row], recipe: str = PERSONALIZATION, **hyperparameters: str
+) -> UserModel:
+    return _train_model(tuple(rows), recipe, tuple(hyperparameters.items()))
 
 
 @cache
-def _trained(
+def _train_model(
     rows: tuple[Row, ...], recipe: str, parameters: tuple[tuple[str, str], ...]
 ) -> UserModel:
     """Trained once: half of these tests look at the same model."""
@@ -52,9 +54,9 @@ def _trained(
 
 
 def test_users_get_items_of_similar_users() -> None:
-    rows = tastes(users=100, each=8)
+    rows = tastes(users=100, items_per_user=8)
     data = interactions_of(rows)
-    model = trained(rows)
+    model = train_cached_model(rows)
     users = [f"u{user}" for user in range(100)]
     seen = Histories(data, model.item_ids)
     excluded = seen.of_users(seen.users(users)).recency_weights(0.0)
@@ -86,7 +88,7 @@ def test_metrics_have_personalizes_keys_and_beat_popularity() -> None:
 def test_unknown_users_get_popular_items_with_their_shares(recipe: str) -> None:
     rows = [(f"u{n}", item, n) for item, count in zip("dacb", (4, 3, 3, 1), strict=True)
             for n in range(count)]  # fmt: skip
-    model, data = trained(rows, recipe), interactions_of(rows)
+    model, data = train_cached_model(rows, recipe), interactions_of(rows)
     assert lists(model, ["nobody"], data, 4) == [["d", "a", "c", "b"]]
     assert scores(model, ["nobody"], data, 4)[0] == pytest.approx(np.array([4, 3, 3, 1]) / 11)
 
@@ -107,9 +109,9 @@ def test_scores_are_the_weighted_sum_of_the_components() -> None:
 
 def test_users_not_trained_on_get_personal_lists() -> None:
     rows = tastes()
-    model = trained(rows)
-    now = interactions_of([*rows, ("new-even", "i0", 9), ("new-odd", "i1", 9)])
-    popular, even, odd = lists(model, ["nobody", "new-even", "new-odd"], now, 5)
+    model = train_cached_model(rows)
+    later_interactions = interactions_of([*rows, ("new-even", "i0", 9), ("new-odd", "i1", 9)])
+    popular, even, odd = lists(model, ["nobody", "new-even", "new-odd"], later_interactions, 5)
     assert popular != even != odd
     assert all(int(item[1:]) % 2 == 0 for item in even)
     assert all(int(item[1:]) % 2 == 1 for item in odd)
@@ -117,7 +119,7 @@ def test_users_not_trained_on_get_personal_lists() -> None:
 
 def test_newer_interactions_count_and_new_items_are_ignored() -> None:
     rows = tastes()
-    model = trained(rows)
+    model = train_cached_model(rows)
     before = lists(model, ["u0"], interactions_of(rows), 10)
     newer = [("u0", f"i{2 * n + 1}", 10**9 + n) for n in range(8)]
     assert lists(model, ["u0"], interactions_of([*rows, *newer]), 10) != before
@@ -129,14 +131,15 @@ def test_newer_interactions_count_and_new_items_are_ignored() -> None:
 
 def test_recent_interactions_weigh_more_unless_turned_off() -> None:
     rows = tastes()
-    turned = [("turned", f"i{2 * n}", n) for n in range(6)] + [
+    turned_rows = [("turned", f"i{2 * n}", n) for n in range(6)] + [
         ("turned", f"i{2 * n + 1}", 100 + n) for n in range(6)
     ]
-    back = [(user, item, -time) for user, item, time in turned]
+    back = [(user, item, -time) for user, item, time in turned_rows]
     for off in ({"recency_mask": "false"}, {}):
-        model = trained(rows, **off)
+        model = train_cached_model(rows, **off)
         first, second = (
-            lists(model, ["turned"], interactions_of([*rows, *own]), 10) for own in (turned, back)
+            lists(model, ["turned"], interactions_of([*rows, *own]), 10)
+            for own in (turned_rows, back)
         )
         assert (first == second) == bool(off)
 
@@ -147,7 +150,7 @@ def test_recent_interactions_weigh_more_unless_turned_off() -> None:
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_scores_are_a_softmax_over_the_catalogue(recipe: str) -> None:
     rows = tastes()
-    model, data = trained(rows, recipe), interactions_of(rows)
+    model, data = train_cached_model(rows, recipe), interactions_of(rows)
     whole = scores(model, ["u0", "u1", "nobody"], data, len(data.item_ids))
     assert whole.sum(axis=1) == pytest.approx(1, abs=1e-5)
     assert (np.diff(whole, axis=1) <= 0).all()
@@ -157,26 +160,26 @@ def test_scores_are_a_softmax_over_the_catalogue(recipe: str) -> None:
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_exclude_removes_items_and_keeps_scores_and_order(recipe: str) -> None:
     rows = tastes()
-    model, data = trained(rows, recipe), interactions_of(rows)
+    model, data = train_cached_model(rows, recipe), interactions_of(rows)
     n = len(model.item_ids)
-    everything = np.concatenate([c.items for c in model.recommend(["u0", "u1"], data, n)])
+    all_items = np.concatenate([c.items for c in model.recommend(["u0", "u1"], data, n)])
     all_scores = scores(model, ["u0", "u1"], data, n)
     forbidden = np.zeros((2, n), np.float32)
-    forbidden[0, everything[0, :3]] = 1
-    forbidden[1, everything[1, 0]] = 1
+    forbidden[0, all_items[0, :3]] = 1
+    forbidden[1, all_items[1, 0]] = 1
     for user in range(2):
-        keep = [k for k, i in enumerate(everything[user]) if not forbidden[user, i]][:10]
+        keep = [k for k, i in enumerate(all_items[user]) if not forbidden[user, i]][:10]
         [chunk] = model.recommend(
             ["u0", "u1"], data, 10, exclude=exclude_entries(csr_matrix(forbidden))
         )
-        assert chunk.items[user].tolist() == everything[user, keep].tolist()
+        assert chunk.items[user].tolist() == all_items[user, keep].tolist()
         assert chunk.scores[user].tolist() == all_scores[user, keep].tolist()
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_lists_longer_than_the_catalogue_are_padded(recipe: str) -> None:
     rows = [("u", "a", 1), ("u", "b", 2), ("v", "a", 1)]
-    [chunk] = trained(rows, recipe).recommend(["u", "nobody"], interactions_of(rows), 5)
+    [chunk] = train_cached_model(rows, recipe).recommend(["u", "nobody"], interactions_of(rows), 5)
     assert (np.sort(chunk.items[:, :2]) == [0, 1]).all()
     assert (chunk.items[:, 2:] == -1).all()
     assert (chunk.scores[:, 2:] == 0).all()
@@ -185,7 +188,7 @@ def test_lists_longer_than_the_catalogue_are_padded(recipe: str) -> None:
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_user_who_has_seen_everything_gets_an_empty_list(recipe: str) -> None:
     rows = [("u", "a", 1), ("u", "b", 2), ("v", "a", 1)]
-    [chunk] = trained(rows, recipe).recommend(
+    [chunk] = train_cached_model(rows, recipe).recommend(
         ["u"], interactions_of(rows), 2, exclude=exclude_entries(csr_matrix(np.ones((1, 2))))
     )
     assert chunk.items.tolist() == [[-1, -1]]
@@ -195,27 +198,27 @@ def test_a_user_who_has_seen_everything_gets_an_empty_list(recipe: str) -> None:
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_no_users_give_no_lists(recipe: str) -> None:
     rows = tastes()
-    assert list(trained(rows, recipe).recommend([], interactions_of(rows), 5)) == []
+    assert list(train_cached_model(rows, recipe).recommend([], interactions_of(rows), 5)) == []
 
 
 def test_chunks_do_not_change_the_lists(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = tastes()
-    model, data = trained(rows), interactions_of(rows)
+    model, data = train_cached_model(rows), interactions_of(rows)
     users = [*data.user_ids, "nobody", *data.user_ids]
     excluded = csr_matrix(np.random.default_rng(0).random((len(users), 40)) < 0.2)
 
-    def found() -> tuple[list[list[int]], int]:
+    def recommend_in_chunks() -> tuple[list[list[int]], int]:
         chunks = list(model.recommend(users, data, 7, exclude=exclude_entries(excluded)))
         return [row for chunk in chunks for row in chunk.items.tolist()], len(chunks)
 
     monkeypatch.setattr(serving, "LEAST_CHUNK", 3)
-    divided, count = found()
+    divided_lists, count = recommend_in_chunks()
     assert count > 4  # so that all cores have some
     monkeypatch.setattr(serving, "MIN_CHUNKS", 1)
-    assert found() == (divided, 1)
+    assert recommend_in_chunks() == (divided_lists, 1)
     monkeypatch.setattr(serving, "EFFICIENT_CHUNK", 1)
     monkeypatch.setattr(serving, "CHUNK_SCORES", 7 * 10)
-    assert found()[0] == divided
+    assert recommend_in_chunks()[0] == divided_lists
 
 
 # --- edges ---
@@ -248,10 +251,10 @@ def test_chunks_do_not_change_the_lists(monkeypatch: pytest.MonkeyPatch) -> None
 )
 def test_unusual_data_gives_full_lists_and_finite_scores(recipe: str, rows: list[Row]) -> None:
     data = interactions_of(rows)
-    done = train(recipe, data, {})
-    assert all(np.isfinite(value) for value in done.metrics.values())
+    trained_model = train(recipe, data, {})
+    assert all(np.isfinite(value) for value in trained_model.metrics.values())
     n = len(data.item_ids)
-    for chunk in for_users(done.model).recommend([*data.user_ids, "nobody"], data, n):
+    for chunk in for_users(trained_model.model).recommend([*data.user_ids, "nobody"], data, n):
         assert (np.sort(chunk.items, axis=1) == np.arange(n)).all()
         assert np.isfinite(chunk.scores).all()
         assert chunk.scores.sum(axis=1) == pytest.approx(1, abs=1e-4)
@@ -264,7 +267,7 @@ def test_no_interactions_raise() -> None:
 
 def test_without_interactions_everyone_gets_popular_items() -> None:
     rows = tastes()
-    model = trained(rows)
+    model = train_cached_model(rows)
     nobody = lists(model, ["nobody"], interactions_of(rows), 5)
     assert lists(model, ["u0"], interactions_of([]), 5) == nobody
 
@@ -273,7 +276,7 @@ def test_unusual_ids_are_kept(tmp_path: Path) -> None:
     ids = ["7", "07", "7.0", "1e3", " 7", "ñandú", "n\u0303andu\u0301", "映画", "🎬", "x" * 256,
            "é" * 256, 'a"b', "a,b", "a\nb", "null", "NaN", "a\x00"]  # fmt: skip
     rows = [(user, item, n) for n, user in enumerate(ids) for item in ids[: n + 1]]
-    model = trained(rows)
+    model = train_cached_model(rows)
     model.save(tmp_path)
     again = load_model(tmp_path)
     assert sorted(again.item_ids) == sorted(ids)
@@ -286,7 +289,7 @@ def test_unusual_ids_are_kept(tmp_path: Path) -> None:
 def test_repeats_count_once_in_a_history_and_every_time_in_popularity() -> None:
     rows = [("u", "a", n) for n in range(9)] + [("u", "b", 3), ("v", "b", 1), ("w", "b", 1)]
     data = interactions_of(rows)
-    model = trained(rows, POPULARITY)
+    model = train_cached_model(rows, POPULARITY)
     assert lists(model, ["u"], data, 2) == [["a", "b"]]
     histories = Histories(data, model.item_ids)
     history = histories.of_users(histories.users(["nobody", "u"]))
@@ -304,19 +307,22 @@ def test_items_of_one_second_share_their_rank() -> None:
 def test_users_outside_the_percentiles_are_not_trained_on() -> None:
     quiet = [(f"q{n}", item, 0) for n in range(20) for item in ("a", "b")]
     loud = [("loud", f"i{n}", 0) for n in range(500)]
-    asked = interactions_of([*quiet, *loud, ("x", "i0", 0)])
-    with_loud = trained([*quiet, *loud])
-    without = trained([*quiet, *loud], max_user_history_length_percentile="0.9")
+    queried_interactions = interactions_of([*quiet, *loud, ("x", "i0", 0)])
+    with_loud = train_cached_model([*quiet, *loud])
+    without = train_cached_model([*quiet, *loud], max_user_history_length_percentile="0.9")
     # Of what only the loud user had.
-    assert scores(with_loud, ["x"], asked, 3)[0, 2] > scores(without, ["x"], asked, 3)[0, 2]
+    assert (
+        scores(with_loud, ["x"], queried_interactions, 3)[0, 2]
+        > scores(without, ["x"], queried_interactions, 3)[0, 2]
+    )
     # i0 was not trained on, so popular items come first.
-    assert lists(without, ["x"], asked, 2) == [["a", "b"]]
+    assert lists(without, ["x"], queried_interactions, 2) == [["a", "b"]]
 
 
 # --- the same every time ---
 
 
-def saved(model: AnyModel, folder: Path) -> dict[str, bytes]:
+def save_and_read(model: AnyModel, folder: Path) -> dict[str, bytes]:
     model.save(folder)
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
@@ -327,17 +333,17 @@ def saved(model: AnyModel, folder: Path) -> dict[str, bytes]:
 def test_same_data_same_bytes_for_any_row_order_and_number_of_cores(
     recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows = tastes(users=150, items=120, each=30)
-    files, found, metrics = [], [], []
+    rows = tastes(users=150, items=120, items_per_user=30)
+    files, lists_of_runs, metrics = [], [], []
     for run, cores in enumerate((1, 2, 3)):
         monkeypatch.setattr(threads, "count_cores", lambda cores=cores: cores)
         data = interactions_of(rows if run else rows[::-1])
-        done = train(recipe, data, {}, seed=4)
-        files.append(saved(done.model, tmp_path / str(run)))
-        found.append(lists(done.model, list(data.user_ids), data, 10))
-        metrics.append(done.metrics)
+        trained_model = train(recipe, data, {}, seed=4)
+        files.append(save_and_read(trained_model.model, tmp_path / str(run)))
+        lists_of_runs.append(lists(trained_model.model, list(data.user_ids), data, 10))
+        metrics.append(trained_model.metrics)
     assert files[0] == files[1] == files[2]
-    assert found[0] == found[1] == found[2]
+    assert lists_of_runs[0] == lists_of_runs[1] == lists_of_runs[2]
     assert metrics[0] == metrics[1] == metrics[2]
 
 
@@ -348,7 +354,7 @@ def test_same_data_same_bytes_for_any_row_order_and_number_of_cores(
 def test_a_saved_model_recommends_the_same(recipe: str, tmp_path: Path) -> None:
     rows = tastes()
     data = interactions_of(rows)
-    model = trained(rows, recipe)
+    model = train_cached_model(rows, recipe)
     model.save(tmp_path / "model")
     again = load_model(tmp_path / "model")
     users = [*data.user_ids, "nobody"]
@@ -358,7 +364,7 @@ def test_a_saved_model_recommends_the_same(recipe: str, tmp_path: Path) -> None:
 
 
 def test_nothing_is_pickled(tmp_path: Path) -> None:
-    files = saved(trained(tastes()), tmp_path)
+    files = save_and_read(train_cached_model(tastes()), tmp_path)
     assert {name.rsplit(".", 1)[1] for name in files} == {"npy", "json"}
     for path in tmp_path.glob("*.npy"):
         assert np.load(path, allow_pickle=False).dtype != object
@@ -377,7 +383,7 @@ def load_whole(folder: Path) -> AnyModel:
 
 @pytest.mark.parametrize("recipe", [PERSONALIZATION, POPULARITY])
 def test_damage_names_the_file(recipe: str, tmp_path: Path) -> None:
-    whole = saved(trained(tastes(), recipe), tmp_path)
+    whole = save_and_read(train_cached_model(tastes(), recipe), tmp_path)
     for relative, good in whole.items():
         path = tmp_path / relative
         name = path.name
@@ -408,7 +414,7 @@ def test_damage_names_the_file(recipe: str, tmp_path: Path) -> None:
     ],
 )
 def test_a_foreign_manifest_raises(change: dict[str, object], message: str, tmp_path: Path) -> None:
-    trained(tastes()).save(tmp_path)
+    train_cached_model(tastes()).save(tmp_path)
     path = tmp_path / "manifest.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     with pytest.raises(ModelFileError, match=message):
@@ -420,8 +426,8 @@ def test_a_foreign_manifest_raises(change: dict[str, object], message: str, tmp_
 
 
 def test_saving_over_a_model_replaces_it(tmp_path: Path) -> None:
-    trained(tastes()).save(tmp_path)
-    trained([("u", "a", 1), ("u", "b", 2)], POPULARITY).save(tmp_path)
+    train_cached_model(tastes()).save(tmp_path)
+    train_cached_model([("u", "a", 1), ("u", "b", 2)], POPULARITY).save(tmp_path)
     again = load_model(tmp_path)
     assert isinstance(again, PopularityModel)
     assert list(again.item_ids) == ["a", "b"]

@@ -59,13 +59,13 @@ def test_huge_histories_give_full_lists_and_a_small_model(
     for part in model.scorers.values():
         if isinstance(part, ItemItemScorer):
             assert part.weights.nnz <= fit_components.COOC_NEIGHBORS * len(data.item_ids)
-    found = lists(model, [*data.user_ids[:3], "nobody"], data, 25)
-    assert [len(set(own)) for own in found] == [25] * len(found)
+    lists_of_users = lists(model, [*data.user_ids[:3], "nobody"], data, 25)
+    assert [len(set(own)) for own in lists_of_users] == [25] * len(lists_of_users)
 
 
-def plainly(row: npt.NDArray[np.float32], kept: int) -> list[int]:
+def choose_kept_columns(row: npt.NDArray[np.float32], kept_count: int) -> list[int]:
     order = sorted(np.flatnonzero(row).tolist(), key=lambda column: (-abs(row[column]), column))
-    return sorted(order[:kept])
+    return sorted(order[:kept_count])
 
 
 @given(
@@ -74,12 +74,12 @@ def plainly(row: npt.NDArray[np.float32], kept: int) -> list[int]:
         min_size=1,
         max_size=5,
     ),
-    kept=st.integers(1, 10),
+    kept_count=st.integers(1, 10),
     backwards=st.booleans(),
 )
 @settings(deadline=None)
 def test_keeps_exactly_the_largest_and_the_first_of_ties(
-    values: list[list[float]], kept: int, backwards: bool
+    values: list[list[float]], kept_count: int, backwards: bool
 ) -> None:
     rows = np.array(values, dtype=np.float32)
     sparse = csr_matrix(rows)
@@ -87,8 +87,8 @@ def test_keeps_exactly_the_largest_and_the_first_of_ties(
         sparse = csr_matrix(rows[:, ::-1])
         sparse.indices = (rows.shape[1] - 1 - sparse.indices).astype(np.int32)
         sparse.has_sorted_indices = False
-    expected = [plainly(row, kept) for row in rows]
-    out = ranking.top_k_per_row(sparse, kept).toarray()
+    expected = [choose_kept_columns(row, kept_count) for row in rows]
+    out = ranking.top_k_per_row(sparse, kept_count).toarray()
     assert [np.flatnonzero(row).tolist() for row in out] == expected
     assert (out[out != 0] == rows[out != 0]).all()
 

@@ -15,7 +15,7 @@ from batchrec_dagster_tests.repeats import repeats
 Float32 = npt.NDArray[np.float32]
 
 
-def plainly(scores: Float32, k: int) -> list[list[int]]:
+def rank_items(scores: Float32, k: int) -> list[list[int]]:
     """By falling score, then rising column; -1 pads."""
     out = []
     for row in scores:
@@ -26,16 +26,16 @@ def plainly(scores: Float32, k: int) -> list[list[int]]:
 
 
 # Few distinct values, so that ties are everywhere.
-tied = arrays(
+tied_scores = arrays(
     np.float32,
     array_shapes(min_dims=2, max_dims=2, min_side=0, max_side=12),
     elements=st.sampled_from([-np.inf, -1.0, 0.0, 0.5, 2.0]),
 )
 
 
-@given(tied, st.integers(0, 15))
+@given(tied_scores, st.integers(0, 15))
 def test_top_k_matches_a_sort(scores: Float32, k: int) -> None:
-    assert top_k(scores, k).tolist() == plainly(scores, k)
+    assert top_k(scores, k).tolist() == rank_items(scores, k)
 
 
 def drawn(kind: str, rows: int, n: int, seed: int) -> Float32:
@@ -68,7 +68,7 @@ def drawn(kind: str, rows: int, n: int, seed: int) -> Float32:
 @settings(deadline=None, max_examples=repeats(40, 10))
 def test_top_k_of_long_rows_matches_a_sort(kind: str, rows: int, n: int, k: int, seed: int) -> None:
     scores = drawn(kind, rows, n, seed)
-    assert top_k(scores, k).tolist() == plainly(scores, k)
+    assert top_k(scores, k).tolist() == rank_items(scores, k)
 
 
 def test_minus_zero_ties_with_zero() -> None:
@@ -87,4 +87,4 @@ def test_a_large_row_of_distinct_scores(k: int) -> None:
 
 def test_rows_may_be_a_view() -> None:
     wide = np.random.default_rng(0).normal(size=(6, 4_000)).astype(np.float32)
-    assert top_k(wide[::2, 100:3_000], 9).tolist() == plainly(wide[::2, 100:3_000], 9)
+    assert top_k(wide[::2, 100:3_000], 9).tolist() == rank_items(wide[::2, 100:3_000], 9)

@@ -161,13 +161,13 @@ def test_the_most_similar_items_are_kept(monkeypatch: pytest.MonkeyPatch) -> Non
 )
 def test_unusual_data_gives_full_lists(recipe: str, rows: list[Row]) -> None:
     data = interactions_of(rows)
-    done = train(recipe, data, {})
-    assert isinstance(done.model, RelatedItemsModel)
-    assert all(np.isfinite(value) for value in done.metrics.values())
-    items = done.model.item_ids.tolist()
-    for item, row in zip(items, similar(done.model, items, len(items) + 5), strict=True):
+    trained_model = train(recipe, data, {})
+    assert isinstance(trained_model.model, RelatedItemsModel)
+    assert all(np.isfinite(value) for value in trained_model.metrics.values())
+    items = trained_model.model.item_ids.tolist()
+    for item, row in zip(items, similar(trained_model.model, items, len(items) + 5), strict=True):
         assert sorted(row) == sorted(set(items) - {item})
-    assert similar(done.model, [], 5) == []
+    assert similar(trained_model.model, [], 5) == []
 
 
 def test_the_metrics_are_of_the_item_after_the_last() -> None:
@@ -187,7 +187,7 @@ def test_hyperparameters_of_embeddings_raise() -> None:
 def test_same_bytes_for_any_number_of_cores_and_row_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows = tastes(users=150, items=120, each=30)
+    rows = tastes(users=150, items=120, items_per_user=30)
     files = []
     for run, cores in enumerate((1, 2)):
         monkeypatch.setattr(threads, "count_cores", lambda cores=cores: cores)
@@ -202,13 +202,13 @@ def test_a_saved_model_answers_the_same_and_damage_names_the_file(
 ) -> None:
     model = model_of(tastes())
     model.save(tmp_path)
-    again = load_model(tmp_path)
-    assert isinstance(again, RelatedItemsModel)
+    loaded_model = load_model(tmp_path)
+    assert isinstance(loaded_model, RelatedItemsModel)
     items = [*model.item_ids, "new"]
     before = similar(model, items, 12)
     monkeypatch.setattr(serving, "EFFICIENT_CHUNK", 1)
     monkeypatch.setattr(serving, "CHUNK_SCORES", 3 * 10)
-    assert similar(again, items, 12) == before
+    assert similar(loaded_model, items, 12) == before
     for path in sorted(tmp_path.iterdir()):
         good = path.read_bytes()
         path.write_bytes(good[: len(good) // 2])

@@ -140,8 +140,8 @@ def test_a_repeat_is_as_likely_as_its_share(data: Interactions, model: BlendMode
     assert history.counts is not None
     chance[owner, history.items] = history.counts * (1 + history.ranks) ** -0.3
     chance *= rates
-    wanted = 0.25 * chance / chance.sum(axis=1, keepdims=True) + 0.75 * before
-    np.testing.assert_allclose(after, wanted, rtol=1e-4)
+    expected = 0.25 * chance / chance.sum(axis=1, keepdims=True) + 0.75 * before
+    np.testing.assert_allclose(after, expected, rtol=1e-4)
 
 
 def test_looking_at_what_was_seen_leaves_the_history_in_order(data: Interactions) -> None:
@@ -152,7 +152,7 @@ def test_looking_at_what_was_seen_leaves_the_history_in_order(data: Interactions
 
 
 @pytest.fixture(scope="module")
-def counting(data: Interactions) -> BlendModel:
+def counting_model(data: Interactions) -> BlendModel:
     """A model as earlier versions trained it where users had what they like several times."""
     trained = train("aws-user-personalization", data, {}).model
     assert isinstance(trained, BlendModel)
@@ -162,31 +162,37 @@ def counting(data: Interactions) -> BlendModel:
     return replace(trained, count_exponent=0.5, held_out=held_out)
 
 
-def test_what_a_user_had_often_weighs_more_in_a_model_that_counts(counting: BlendModel) -> None:
-    [often, once] = counting.item_ids[:2]
+def test_what_a_user_had_often_weighs_more_in_a_model_that_counts(
+    counting_model: BlendModel,
+) -> None:
+    [often, once] = counting_model.item_ids[:2]
     rows = [("new", often, 1)] * 4 + [("new", once, 1)]
-    history = Histories(interactions_of(rows), counting.item_ids).of_users(np.array([0], np.int32))
-    counted = counting.score(history)
-    assert counted == pytest.approx(
-        replace(counting, count_exponent=0.0).score(history.weight_by_counts(0.5))
+    history = Histories(interactions_of(rows), counting_model.item_ids).of_users(
+        np.array([0], np.int32)
     )
-    assert counted != pytest.approx(replace(counting, count_exponent=0.0).score(history))
+    counted_scores = counting_model.score(history)
+    assert counted_scores == pytest.approx(
+        replace(counting_model, count_exponent=0.0).score(history.weight_by_counts(0.5))
+    )
+    assert counted_scores != pytest.approx(
+        replace(counting_model, count_exponent=0.0).score(history)
+    )
 
 
 def test_the_weight_of_counts_is_saved_and_kept_by_an_update(
-    counting: BlendModel, data: Interactions, tmp_path: Path
+    counting_model: BlendModel, data: Interactions, tmp_path: Path
 ) -> None:
     users = [str(user) for user in data.user_ids[:5]]
-    counting.save(tmp_path)
+    counting_model.save(tmp_path)
     loaded = load_model(tmp_path)
     assert isinstance(loaded, BlendModel)
     assert loaded.count_exponent == 0.5
-    assert lists(loaded, users, data, 5) == lists(counting, users, data, 5)
-    updated = update_blend(tmp_path, data, 0, lambda message: None)
-    assert updated is not None
-    assert updated[0].count_exponent == 0.5
-    assert updated[0].held_out is not None
-    assert updated[0].held_out.model.count_exponent == 0.5
+    assert lists(loaded, users, data, 5) == lists(counting_model, users, data, 5)
+    updated_model = update_blend(tmp_path, data, 0, lambda message: None)
+    assert updated_model is not None
+    assert updated_model[0].count_exponent == 0.5
+    assert updated_model[0].held_out is not None
+    assert updated_model[0].held_out.model.count_exponent == 0.5
 
 
 def test_counts_weigh_with_the_weights_of_events() -> None:
@@ -194,7 +200,7 @@ def test_counts_weigh_with_the_weights_of_events() -> None:
     counts, weights = np.array([4.0, 1.0], np.float32), np.array([0.5, 0.2], np.float32)
     history = History(starts, items, np.zeros(2, np.float32), 2, counts)
     assert history.weight_by_counts(0.5).recency_weights(0.0).toarray().tolist() == [[2.0, 1.0]]
-    weighted = replace(history, weights=weights).weight_by_counts(0.5).recency_weights(0.0)
-    np.testing.assert_allclose(weighted.toarray(), [[1.0, 0.2]])
+    recency_weights = replace(history, weights=weights).weight_by_counts(0.5).recency_weights(0.0)
+    np.testing.assert_allclose(recency_weights.toarray(), [[1.0, 0.2]])
     assert history.weight_by_counts(0.0).weights is None
     assert replace(history, counts=None).weight_by_counts(0.5).weights is None

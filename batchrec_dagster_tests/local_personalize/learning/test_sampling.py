@@ -50,7 +50,7 @@ def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sampling, "MAX_HELD_OUT", 15)
 
 
-def many() -> Interactions:
+def make_many_interactions() -> Interactions:
     return interactions_of(tastes(users=300))
 
 
@@ -60,22 +60,22 @@ def held_out_of(data: Interactions) -> Split:
     return held_out
 
 
-def trained(data: Interactions) -> tuple[TrainedModel, list[str]]:
-    logged: list[str] = []
-    return train(RECIPE, data, {}, log=logged.append), logged
+def train_and_log(data: Interactions) -> tuple[TrainedModel, list[str]]:
+    log_lines: list[str] = []
+    return train(RECIPE, data, {}, log=log_lines.append), log_lines
 
 
 def test_small_data_are_never_sampled() -> None:
-    data = many()
+    data = make_many_interactions()
     assert not sampling.is_large(data)
     assert sampling.held_out_share(data) == 0.1
-    _, logged = trained(data)
-    assert not any("sample" in line for line in logged)
+    _, log_lines = train_and_log(data)
+    assert not any("sample" in line for line in log_lines)
 
 
 @pytest.mark.usefixtures("small_limits")
 def test_a_sample_has_whole_users_and_the_most_popular_items() -> None:
-    held_out = held_out_of(many())
+    held_out = held_out_of(make_many_interactions())
     assert len(held_out.users) == 15
     part = sampling.sample(held_out, seed=0)
     assert 600 < len(part.train) < 1_200
@@ -98,26 +98,28 @@ def test_of_many_interactions_co_occurrence_keeps_fewer_neighbors(
 ) -> None:
     monkeypatch.setattr(fit_components, "COOC_NEIGHBORS_OF_MANY", 3)
     data = interactions_of(tastes())
-    kept = []
+    most_neighbors = []
     for rows in (len(data) + 1, len(data)):
         monkeypatch.setattr(fit_components, "MANY_ROWS", rows)
         fitter = fit_components.ComponentFitter(data, {}, 0, lambda _: None)
         weights = fitter.fit([SEQUENCE], {}).scorers[SEQUENCE].arrays()
-        kept.append(np.diff(weights["indptr"]).max())
-    assert kept[0] > kept[1] == 3
+        most_neighbors.append(np.diff(weights["indptr"]).max())
+    assert most_neighbors[0] > most_neighbors[1] == 3
 
 
 @pytest.mark.usefixtures("small_limits")
 def test_the_seed_decides_the_sample() -> None:
-    held_out = held_out_of(many())
-    one, same, other = (sampling.sample(held_out, seed).train for seed in (1, 1, 2))
-    assert one.users.tolist() == same.users.tolist()
-    assert set(one.users) != set(other.users)
+    held_out = held_out_of(make_many_interactions())
+    sample, repeated_sample, other_sample = (
+        sampling.sample(held_out, seed).train for seed in (1, 1, 2)
+    )
+    assert sample.users.tolist() == repeated_sample.users.tolist()
+    assert set(sample.users) != set(other_sample.users)
 
 
 @pytest.mark.usefixtures("small_limits")
 def test_the_rewards_of_an_objective_follow_their_items() -> None:
-    data = many()
+    data = make_many_interactions()
     rewards = np.arange(len(data.item_ids), dtype=np.float64)
     part = sampling.sample(held_out_of(replace(data, rewards=rewards)), seed=0).train
     of_item = dict(zip(data.item_ids, rewards, strict=True))
@@ -130,7 +132,7 @@ def test_a_few_users_with_very_many_interactions_are_not_sampled(
 ) -> None:
     monkeypatch.setattr(sampling, "MAX_ROWS", 1_000)
     monkeypatch.setattr(sampling, "SAMPLE_ROWS", 100)
-    data = many()
+    data = make_many_interactions()
     assert not sampling.is_large(data)  # MIN_SAMPLE_USERS are more than there are
     monkeypatch.setattr(sampling, "MIN_SAMPLE_USERS", 150)
     assert sampling.is_large(data)
@@ -141,7 +143,7 @@ def test_a_few_users_with_very_many_interactions_are_not_sampled(
 def test_a_large_catalogue_is_sampled_by_its_items_where_users_are_few(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    data = many()
+    data = make_many_interactions()
     monkeypatch.setattr(sampling, "SAMPLE_ITEMS", 30)
     # Items that nobody has had do not count.
     more = replace(data, item_ids=np.array([*data.item_ids, "none"], dtype=object))
@@ -154,13 +156,17 @@ def test_a_large_catalogue_is_sampled_by_its_items_where_users_are_few(
     part = sampling.sample(held_out, seed=0)
     assert len(part.train.item_ids) == 30
     assert set(part.train.users) == set(held_out.train.users)
-    done, logged = trained(data)
-    selected = next(at for at, line in enumerate(logged) if "selected on the sample" in line)
+    trained_model, log_lines = train_and_log(data)
+    selection_line = next(
+        line_number
+        for line_number, line in enumerate(log_lines)
+        if "selected on the sample" in line
+    )
     # With few users held out, both splits are sampled.
-    assert sum(line.startswith(f"{SEQUENCE}:") for line in logged[:selected]) == 2
-    assert done.metrics[NDCG] > 0
-    assert isinstance(done.model, BlendModel)
-    assert all(lists(done.model, list(data.user_ids[:20]), data, 5))
+    assert sum(line.startswith(f"{SEQUENCE}:") for line in log_lines[:selection_line]) == 2
+    assert trained_model.metrics[NDCG] > 0
+    assert isinstance(trained_model.model, BlendModel)
+    assert all(lists(trained_model.model, list(data.user_ids[:20]), data, 5))
 
 
 @pytest.mark.usefixtures("small_limits")
@@ -170,25 +176,27 @@ def test_large_data_are_measured_without_the_held_out_users_and_served_with_them
     choice = Blend({SEQUENCE: 0.6}, {SEQUENCE: 1.0}, 0.0)
     monkeypatch.setattr(train_blend, "select_blend", lambda sets, **_: choice)
     monkeypatch.setattr(train_blend, "MIN_VALIDATION_USERS", 1)
-    lonely = [(f"u{user}", f"own{user}", 10**7) for user in range(300)]
-    data = interactions_of([*tastes(users=300), *lonely])
-    done, _ = trained(data)
-    assert isinstance(done.model, BlendModel)
-    done.model.save(tmp_path)
-    remembered = HeldOut.load(tmp_path)
-    assert remembered is not None
-    assert len(remembered.users) == 15
+    lonely_rows = [(f"u{user}", f"own{user}", 10**7) for user in range(300)]
+    data = interactions_of([*tastes(users=300), *lonely_rows])
+    trained_model, _ = train_and_log(data)
+    assert isinstance(trained_model.model, BlendModel)
+    trained_model.model.save(tmp_path)
+    stored_held_out = HeldOut.load(tmp_path)
+    assert stored_held_out is not None
+    assert len(stored_held_out.users) == 15
     unknown = {
         item
-        for item, count in zip(remembered.model.item_ids, remembered.model.popularity, strict=True)
+        for item, count in zip(
+            stored_held_out.model.item_ids, stored_held_out.model.popularity, strict=True
+        )
         if count < 0
     }
-    assert unknown == {f"own{user.removeprefix('u')}" for user in remembered.users}
-    assert (done.model.popularity >= 0).all()
-    assert done.evidence["all/users"] <= 15
-    assert done.metrics[NDCG] > 0
-    assert all(lists(done.model, list(data.user_ids[:20]), data, 5))
-    assert list(done.model.scorers) == [SEQUENCE]
+    assert unknown == {f"own{user.removeprefix('u')}" for user in stored_held_out.users}
+    assert (trained_model.model.popularity >= 0).all()
+    assert trained_model.evidence["all/users"] <= 15
+    assert trained_model.metrics[NDCG] > 0
+    assert all(lists(trained_model.model, list(data.user_ids[:20]), data, 5))
+    assert list(trained_model.model.scorers) == [SEQUENCE]
 
 
 @pytest.mark.usefixtures("small_limits")
@@ -200,49 +208,51 @@ def test_few_held_out_users_are_not_worth_a_second_fit(
     monkeypatch.setattr(train_blend, "select_blend", lambda sets, **_: choice)
     monkeypatch.setattr(train_blend, "MIN_VALIDATION_USERS", 1)
     monkeypatch.setattr(train_blend, "FEW_HELD_OUT", few)  # 15 of 300 users
-    lonely = [(f"u{user}", f"own{user}", 10**7) for user in range(300)]
-    data = interactions_of([*tastes(users=300), *lonely])
-    done, logged = trained(data)
-    in_full = [line for line in logged if line.startswith(f"{SEQUENCE}: 3,")]
+    lonely_rows = [(f"u{user}", f"own{user}", 10**7) for user in range(300)]
+    data = interactions_of([*tastes(users=300), *lonely_rows])
+    trained_model, log_lines = train_and_log(data)
+    in_full = [line for line in log_lines if line.startswith(f"{SEQUENCE}: 3,")]
     assert len(in_full) == (1 if few == 0.05 else 2)
-    assert isinstance(done.model, BlendModel)
-    assert done.model.held_out is not None
-    assert (done.model.popularity >= 0).all()
-    before, after = done.model.held_out.model, done.model
-    history = Histories(data, after.item_ids).of_users(np.arange(20, dtype=np.int32))
-    same = Histories(data, before.item_ids).of_users(np.arange(20, dtype=np.int32))
-    known = find_positions(before.item_ids, after.item_ids)
-    assert sorted(known) == list(range(len(known)))
+    assert isinstance(trained_model.model, BlendModel)
+    assert trained_model.model.held_out is not None
+    assert (trained_model.model.popularity >= 0).all()
+    held_out_model, model = trained_model.model.held_out.model, trained_model.model
+    history = Histories(data, model.item_ids).of_users(np.arange(20, dtype=np.int32))
+    held_out_history = Histories(data, held_out_model.item_ids).of_users(
+        np.arange(20, dtype=np.int32)
+    )
+    positions = find_positions(held_out_model.item_ids, model.item_ids)
+    assert sorted(positions) == list(range(len(positions)))
     for name in (SEQUENCE, FACTORS):
-        scores = after.scorers[name].score(history, 0.0)
-        earlier = before.scorers[name].score(same, 0.0)[:, known]
-        assert np.allclose(scores, earlier, rtol=1e-4, atol=1e-6) == (few == 0.05)
+        scores = model.scorers[name].score(history, 0.0)
+        held_out_scores = held_out_model.scorers[name].score(held_out_history, 0.0)[:, positions]
+        assert np.allclose(scores, held_out_scores, rtol=1e-4, atol=1e-6) == (few == 0.05)
 
 
 def test_factors_of_very_many_interactions_are_fitted_on_a_sample_and_then_once_on_all(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    data = many()
+    data = make_many_interactions()
     monkeypatch.setattr(fit_components, "FACTOR_ROWS", len(data) // 2)
     fits, fit = [], components.fit_factors
 
-    def counted(matrix: csr_matrix, **named: Any) -> FactorScorer:
-        fits.append((matrix.shape[0], named.get("iterations")))
-        return fit(matrix, **named)
+    def count_and_fit(matrix: csr_matrix, **options: Any) -> FactorScorer:
+        fits.append((matrix.shape[0], options.get("iterations")))
+        return fit(matrix, **options)
 
-    monkeypatch.setattr(fit_components, "fit_factors", counted)
+    monkeypatch.setattr(fit_components, "fit_factors", count_and_fit)
     fitter = fit_components.ComponentFitter(data, {}, 0, lambda _: None)
     fitted = fitter.fit([FACTORS], {})
-    (users, iterations), (of_all, last) = fits
+    (users, iterations), (of_all, last_iterations) = fits
     assert 100 < users < 200
-    assert (iterations, of_all, last) == (None, 300, 1)
+    assert (iterations, of_all, last_iterations) == (None, 300, 1)
     model = fitted.blend(Blend({FACTORS: 0.0}, {FACTORS: 1.0}, 0.0), 1.0)
     popular = PopularityModel(model.item_ids, model.popularity)
     assert measure(model, held_out_of(data))[NDCG] > measure(popular, held_out_of(data))[NDCG]
 
 
 def test_large_arrays_are_not_copied_where_nothing_is_left_out() -> None:
-    data = many()
+    data = make_many_interactions()
     assert fit_components.drop_extreme_users(data, {}) is data
     without_some = data.filter(data.users != 7)
     assert fit_components.drop_extreme_users(without_some, {}) is without_some

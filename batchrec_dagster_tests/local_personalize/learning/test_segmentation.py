@@ -131,9 +131,13 @@ def test_a_checkpoint_can_stop_it() -> None:
 def test_users_new_since_the_training_are_ranked_too() -> None:
     rows = tastes()
     model = model_of(interactions_of(rows))
-    now = interactions_of([*rows, *(("fan", f"i{2 * n}", 9 + n) for n in range(3, 20))])
-    [segment] = model.segment(queries_of([model.item_ids.tolist().index("i0")]), now, 3)
-    assert "fan" in now.user_ids[segment]
+    later_interactions = interactions_of(
+        [*rows, *(("fan", f"i{2 * n}", 9 + n) for n in range(3, 20))]
+    )
+    [segment] = model.segment(
+        queries_of([model.item_ids.tolist().index("i0")]), later_interactions, 3
+    )
+    assert "fan" in later_interactions.user_ids[segment]
 
 
 def test_the_repeat_factor_is_measured() -> None:
@@ -181,8 +185,8 @@ def test_split_histories_splits_each_user() -> None:
     assert data.user_ids[held.users].tolist() == ["u", "v"]
     assert held.train.users.tolist().count(2) == 0  # w's only interaction is in the newest 20 %
     assert split_histories(interactions_of([("u", "a", 1), ("v", "a", 1)])) is None
-    again = make_validation_set({}, held, data.item_ids, include_seen=True)
-    assert again.truth.sum() == 3
+    repeated_set = make_validation_set({}, held, data.item_ids, include_seen=True)
+    assert repeated_set.truth.sum() == 3
 
 
 def test_segment_metrics_by_hand() -> None:
@@ -209,8 +213,8 @@ class KnownSegments(SegmentationModel):
     def segment(  # type: ignore[override]
         self, queries: Sequence[Int32], interactions: Interactions, size: int
     ) -> list[Int32]:
-        asked = [tuple(sorted(self.item_ids[query])) for query in queries]
-        users = [self.segments[items][:size] for items in asked]
+        queried_items = [tuple(sorted(self.item_ids[query])) for query in queries]
+        users = [self.segments[items][:size] for items in queried_items]
         return [find_positions(interactions.user_ids, names) for names in users]
 
 
@@ -273,9 +277,9 @@ def test_without_attributes_the_metrics_are_0() -> None:
 
 
 def test_attributes_are_categories_and_booleans_or_else_numbers() -> None:
-    number, created = Field("PRICE", "float"), Field("CREATION_TIMESTAMP", "long")
+    number, creation_time = Field("PRICE", "float"), Field("CREATION_TIMESTAMP", "long")
     text = Field("PLOT", "string", textual=True)
-    fields = [Field("ITEM_ID", "string"), number, created, text, Field("NOTE", "string")]
+    fields = [Field("ITEM_ID", "string"), number, creation_time, text, Field("NOTE", "string")]
     assert choose_attribute_fields(fields) == ["PRICE"]
     kinds = [Field("GENRE", "string", categorical=True), Field("ADULT", "boolean")]
     assert choose_attribute_fields([*fields, *kinds]) == ["GENRE", "ADULT"]
@@ -284,14 +288,14 @@ def test_attributes_are_categories_and_booleans_or_else_numbers() -> None:
 def test_segment_metrics_are_better_than_chance() -> None:
     rows = tastes(users=150)
     data = interactions_of(rows)
-    done = train(RECIPES[0], data, {})
+    trained_model = train(RECIPES[0], data, {})
     held = split_histories(data)
     assert held is not None
-    assert isinstance(done.model, SegmentationModel)
-    assert set(done.metrics) == {"coverage", "hits_at_1_percent", "recall_at_1_percent"}
+    assert isinstance(trained_model.model, SegmentationModel)
+    assert set(trained_model.metrics) == {"coverage", "hits_at_1_percent", "recall_at_1_percent"}
     # Segments have 2 of 150 users, so chance recalls 1.3 %.
-    assert done.metrics["recall_at_1_percent"] > 0.03
-    assert done.metrics["coverage"] == len(set(held.train.items)) / 40
+    assert trained_model.metrics["recall_at_1_percent"] > 0.03
+    assert trained_model.metrics["coverage"] == len(set(held.train.items)) / 40
 
 
 @pytest.mark.slow
@@ -310,11 +314,11 @@ def test_segment_metrics_are_better_than_chance() -> None:
 )
 def test_unusual_data_gives_full_segments(recipe: str, rows: list[Row]) -> None:
     data = interactions_of(rows)
-    done = train(recipe, data, {})
-    assert isinstance(done.model, SegmentationModel)
-    assert all(np.isfinite(value) for value in done.metrics.values())
+    trained_model = train(recipe, data, {})
+    assert isinstance(trained_model.model, SegmentationModel)
+    assert all(np.isfinite(value) for value in trained_model.metrics.values())
     count = len(data.item_ids)
-    for segment in done.model.segment(queries_of(*([n] for n in range(count))), data, 99):
+    for segment in trained_model.model.segment(queries_of(*([n] for n in range(count))), data, 99):
         assert sorted(segment.tolist()) == list(range(len(data.user_ids)))
 
 
@@ -322,7 +326,7 @@ def test_unusual_data_gives_full_segments(recipe: str, rows: list[Row]) -> None:
 def test_same_bytes_and_segments_for_any_number_of_cores(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows = tastes(users=120, items=90, each=25)
+    rows = tastes(users=120, items=90, items_per_user=25)
     files, found = [], []
     for run, cores in enumerate((1, 2)):
         monkeypatch.setattr(threads, "count_cores", lambda cores=cores: cores)
@@ -339,11 +343,11 @@ def test_a_saved_model_answers_the_same_and_damage_names_the_file(tmp_path: Path
     data = interactions_of(tastes())
     model = model_of(data, hidden_dimension="32")
     model.save(tmp_path)
-    again = load_model(tmp_path)
-    assert isinstance(again, SegmentationModel)
+    repeated_set = load_model(tmp_path)
+    assert isinstance(repeated_set, SegmentationModel)
     queries = queries_of([0], [5, 6])
     expected = [segment.tolist() for segment in model.segment(queries, data, 30)]
-    assert [segment.tolist() for segment in again.segment(queries, data, 30)] == expected
+    assert [segment.tolist() for segment in repeated_set.segment(queries, data, 30)] == expected
     for path in sorted(tmp_path.iterdir()):
         good = path.read_bytes()
         path.write_bytes(good[: len(good) // 2])

@@ -30,10 +30,10 @@ def test_matches_the_dense_product(users: int, items: int, density: float, seed:
     weights = drawn(users, items, density, rng)
     rows = drawn(items, items + 3, density, rng)
     rows.data.flags.writeable = False  # as in a memory map
-    both = components.sparse_matmul([weights, weights * np.float32(2)], rows)
+    products = components.sparse_matmul([weights, weights * np.float32(2)], rows)
     [alone] = components.sparse_matmul([weights], rows)
-    assert {each.dtype for each in (*both, alone)} == {np.dtype(np.float32)}
-    once, twice = both
+    assert {product.dtype for product in (*products, alone)} == {np.dtype(np.float32)}
+    once, twice = products
     assert alone == pytest.approx(once, abs=1e-5)
     assert once == pytest.approx(weights.toarray() @ rows.toarray(), abs=1e-5)
     assert np.array_equal(twice, 2 * once)

@@ -39,14 +39,17 @@ def test_the_newest_of_two_interactions_is_truth() -> None:
 
 def test_the_seed_decides_the_held_out_users_and_row_order_does_not() -> None:
     rows = [(f"u{u}", f"i{i}", 0) for u in range(100) for i in range(4)]
-    one, same = split(interactions_of(rows), 3), split(interactions_of(rows[::-1]), 3)
-    other = split(interactions_of(rows), 4)
-    assert one is not None
-    assert same is not None
-    assert other is not None
-    assert one.users.tolist() == same.users.tolist()
-    assert one.truth.items.tolist() == same.truth.items.tolist()
-    assert one.users.tolist() != other.users.tolist()
+    first_split, reversed_split = (
+        split(interactions_of(rows), 3),
+        split(interactions_of(rows[::-1]), 3),
+    )
+    other_split = split(interactions_of(rows), 4)
+    assert first_split is not None
+    assert reversed_split is not None
+    assert other_split is not None
+    assert first_split.users.tolist() == reversed_split.users.tolist()
+    assert first_split.truth.items.tolist() == reversed_split.truth.items.tolist()
+    assert first_split.users.tolist() != other_split.users.tolist()
 
 
 def test_items_of_one_second_are_held_out_regardless_of_their_ids() -> None:
@@ -57,8 +60,8 @@ def test_items_of_one_second_are_held_out_regardless_of_their_ids() -> None:
     assert not np.isin(
         held.truth.users * 20 + held.truth.items, held.inputs.users * 20 + held.inputs.items
     ).any()
-    again = split_users(data, np.arange(0, 50, dtype=np.int32))
-    assert again.truth.items.tolist() == held.truth.items.tolist()
+    repeated_split = split_users(data, np.arange(0, 50, dtype=np.int32))
+    assert repeated_split.truth.items.tolist() == held.truth.items.tolist()
 
 
 def test_users_with_one_interaction_are_never_held_out() -> None:
@@ -87,13 +90,16 @@ def test_an_earlier_cutoff_has_the_next_tenth_as_truth() -> None:
     data = interactions_of([*rows, ("w", "i0", 1)])
     held = split_users(data, np.array([0, 1], np.int32))
     for share in (0.8, 0.7, 0.6, 0.5):
-        earlier = cut_off_earlier(held, share)
-        mine = earlier.inputs.users == 0
-        assert earlier.inputs.timestamps[mine].tolist() == list(range(round(20 * share)))
+        earlier_set = cut_off_earlier(held, share)
+        mine = earlier_set.inputs.users == 0
+        assert earlier_set.inputs.timestamps[mine].tolist() == list(range(round(20 * share)))
         begin = round(20 * share)
-        mine = earlier.truth.users == 0
-        assert earlier.truth.timestamps[mine].tolist() == [begin, begin + 1]
+        mine = earlier_set.truth.users == 0
+        assert earlier_set.truth.timestamps[mine].tolist() == [begin, begin + 1]
         # Of three interactions, an earlier cutoff has one as input and the second as truth.
-        assert earlier.inputs.timestamps[earlier.inputs.users == 1].tolist() in ([0, 1], [0])
-        assert earlier.truth.timestamps[earlier.truth.users == 1].tolist() in ([], [1])
-        assert earlier.train is held.train
+        assert earlier_set.inputs.timestamps[earlier_set.inputs.users == 1].tolist() in (
+            [0, 1],
+            [0],
+        )
+        assert earlier_set.truth.timestamps[earlier_set.truth.users == 1].tolist() in ([], [1])
+        assert earlier_set.train is held.train

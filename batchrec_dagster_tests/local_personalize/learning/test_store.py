@@ -34,11 +34,11 @@ ids = st.sampled_from(["a", "b", "ü", "10", "9", "a\x00", "🎬", "long " * 50]
 rows = st.lists(st.tuples(ids, ids, st.integers(-3, 3)), max_size=20)
 
 
-def assert_same(found: Interactions, wanted: Interactions) -> None:
+def assert_same(actual: Interactions, expected: Interactions) -> None:
     for name in ("user_ids", "item_ids", "users", "items", "timestamps"):
-        one, other = getattr(found, name), getattr(wanted, name)
-        assert one.dtype == other.dtype
-        assert one.tolist() == other.tolist()
+        actual_array, expected_array = getattr(actual, name), getattr(expected, name)
+        assert actual_array.dtype == expected_array.dtype
+        assert actual_array.tolist() == expected_array.tolist()
 
 
 @pytest.mark.slow
@@ -80,8 +80,8 @@ def test_no_interactions_round_trip(tmp_path: Path) -> None:
 @given(st.lists(rows, min_size=1, max_size=4))
 @settings(deadline=None)
 def test_concat_equals_all_rows_together(parts: list[list[Row]]) -> None:
-    joined = store.concat([interactions_of(part) for part in parts])
-    assert_same(joined, interactions_of([row for part in parts for row in part]))
+    joined_interactions = store.concat([interactions_of(part) for part in parts])
+    assert_same(joined_interactions, interactions_of([row for part in parts for row in part]))
 
 
 def test_damage_names_the_file(tmp_path: Path) -> None:
@@ -176,8 +176,8 @@ def _npy(array: Any) -> bytes:
 
 def _zip(array: Any) -> bytes:
     file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as packed:
-        packed.writestr("a.npy", _npy(array))
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("a.npy", _npy(array))
     return file.getvalue()
 
 
@@ -302,10 +302,14 @@ def test_interactions_that_lead_out_of_their_ids_are_refused(
 
 @pytest.mark.attack
 def test_the_other_models_are_checked_too(tmp_path: Path) -> None:
-    related = RelatedItemsModel(_names(ITEMS), _square(ITEMS, ITEMS))
+    related_model = RelatedItemsModel(_names(ITEMS), _square(ITEMS, ITEMS))
     segments = SegmentationModel(_blend())
     held_out = HeldOut(_blend(), _names(2), {"bptt": 3})
-    for model, file in ((related, "indices"), (segments, "ease.indices"), (held_out, "ease.data")):
+    for model, file in (
+        (related_model, "indices"),
+        (segments, "ease.indices"),
+        (held_out, "ease.data"),
+    ):
         folder = tmp_path / type(model).__name__ / "held-out"
         model.save(folder)
         path = folder / f"{file}.npy"
@@ -373,10 +377,10 @@ def test_a_manifest_names_files_of_its_own_folder(name: str, entry: Any, tmp_pat
     _blend().save(tmp_path / "model")
     outside = _npy(np.ones(3, np.float32))
     (tmp_path / "outside.npy").write_bytes(outside)
-    known = {"bytes": len(outside), "sha256": hashlib.sha256(outside).hexdigest()}
+    known_file = {"bytes": len(outside), "sha256": hashlib.sha256(outside).hexdigest()}
     path = tmp_path / "model" / "manifest.json"
     manifest = json.loads(path.read_text())
-    manifest["files"][name] = known if entry is None else entry
+    manifest["files"][name] = known_file if entry is None else entry
     path.write_text(json.dumps(manifest))
     with pytest.raises(ModelFileError, match=r"its entry of the file .* is not valid"):
         load_model(tmp_path / "model")

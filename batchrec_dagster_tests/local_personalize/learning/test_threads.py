@@ -17,29 +17,31 @@ from batchrec_dagster_tests.local_personalize.learning.support import interactio
 
 def blas_threads() -> set[int]:
     """The thread limits of the BLAS libraries in this process."""
-    return {one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"}
+    return {
+        library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"
+    }
 
 
 def test_pieces_use_one_blas_thread_each_and_no_more_threads_than_cores() -> None:
     before = blas_threads()
-    seen: set[int] = set()
-    running: list[int] = []
+    thread_counts: set[int] = set()
+    running_counts: list[int] = []
     most = 0
     lock = threading.Lock()
 
     def work(piece: int) -> int:
         nonlocal most
         with lock:
-            running.append(piece)
-            most = max(most, len(running))
-            seen.update(blas_threads())
+            running_counts.append(piece)
+            most = max(most, len(running_counts))
+            thread_counts.update(blas_threads())
         time.sleep(0.001)
         with lock:
-            running.remove(piece)
+            running_counts.remove(piece)
         return piece
 
     assert list(threads.ordered_map(work, range(20))) == list(range(20))
-    assert seen == {1}
+    assert thread_counts == {1}
     assert most <= threads.count_cores()
     assert blas_threads() == before
 
@@ -49,13 +51,13 @@ def test_libraries_are_looked_for_where_modules_were_imported(
 ) -> None:
     looks: list[object] = []
 
-    def look() -> ThreadpoolController:
+    def make_controller() -> ThreadpoolController:
         looks.append(None)
         return ThreadpoolController()
 
-    monkeypatch.setattr(threads, "ThreadpoolController", look)
-    for imported in (1, 1, 2, 2):
-        monkeypatch.setitem(sys.modules, f"batchrec_dagster.imported_{imported}", threads)
+    monkeypatch.setattr(threads, "ThreadpoolController", make_controller)
+    for module_number in (1, 1, 2, 2):
+        monkeypatch.setitem(sys.modules, f"batchrec_dagster.imported_{module_number}", threads)
         before = blas_threads()
         with threads.single_threaded_blas():
             assert blas_threads() == {1}
@@ -72,15 +74,15 @@ def test_training_and_serving_use_no_more_threads_than_cores(
     monkeypatch.setattr(serving, "CHUNK_SCORES", 50)
     data = interactions_of(tastes())
     counts: list[int] = []
-    done = threading.Event()
-    others = set(threading.enumerate())  # of clients that an earlier test left open
+    stop_event = threading.Event()
+    earlier_threads = set(threading.enumerate())  # of clients that an earlier test left open
 
     def watch() -> None:
-        while not done.wait(0.001):
+        while not stop_event.wait(0.001):
             counts.append(
                 sum(
                     thread.name.startswith("ThreadPoolExecutor")
-                    for thread in set(threading.enumerate()) - others
+                    for thread in set(threading.enumerate()) - earlier_threads
                 )
             )
 
@@ -90,7 +92,7 @@ def test_training_and_serving_use_no_more_threads_than_cores(
         model = train("aws-user-personalization-v2", data, {}).model
         assert lists(model, list(data.user_ids), data, 5)
     finally:
-        done.set()
+        stop_event.set()
         watcher.join()
     assert 0 < max(counts) <= 3
 
