@@ -52,11 +52,6 @@ KEYS = {
 }
 # What deploy/.env may set, and here does not.
 UNSET = re.compile(r"\$\{\w+:-(.*?)\}")
-# A process a step, as on a server, but forked from one that has imported batchrec: so each of the
-# 17 steps takes a third less CPU time.
-FORKED_STEPS = """
-dg.multiprocess_executor = dg.multiprocess_executor.configured({"start_method": {"forkserver": {}}})
-"""
 A_NIGHT = 900  # seconds; on a busy machine
 
 
@@ -247,8 +242,6 @@ def local_personalize(root: Path, s3: S3Server) -> Iterator[tuple[str, Personali
 def test_two_nights_in_a_row_and_teardown_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "s3").mkdir()
     project = copied_project(tmp_path / "project")
-    with (project.package / "definitions.py").open("a") as definitions:
-        definitions.write(FORKED_STEPS)
     with ExitStack() as running:
         s3 = running.enter_context(s3_server(tmp_path / "s3"))
         database = running.enter_context(postgres_server())
