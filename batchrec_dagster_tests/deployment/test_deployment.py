@@ -15,6 +15,7 @@ from batchrec_dagster.deployment import (
     find_misspelt_settings,
 )
 from batchrec_dagster.local_personalize.api.client import QUOTAS_VARIABLE
+from batchrec_dagster.personalize.price_file import SHIPPED_PRICES
 from batchrec_dagster_tests.support import REPOSITORY, Project
 from batchrec_dagster_tests.texts import assert_texts
 
@@ -48,6 +49,17 @@ def test_on_aws_it_is_a_bucket_a_role_and_a_process_a_step() -> None:
     impatient = {**AWS, "BATCHREC_BUSY_SECONDS": "60", "BATCHREC_DEADLINE_HOURS": "2.5"}
     personalize = Deployment.from_environment(impatient).personalize_resource
     assert (personalize.busy_seconds, personalize.deadline_hours) == (60, 2.5)
+
+
+def test_prices_are_those_of_the_region_and_the_file(tmp_path: Path) -> None:
+    on_aws = Deployment.from_environment({**AWS, "AWS_REGION": "eu-west-1"})
+    assert on_aws.personalize_resource.read_prices().region == "eu-west-1"
+    assert Deployment.from_environment({}).personalize_resource.read_prices().region == "us-east-1"
+    file = tmp_path / "prices.yaml"
+    shipped = SHIPPED_PRICES.read_text(encoding="utf-8")
+    file.write_text(shipped.replace("as_of: 2026-11-26", "as_of: 2026-12-24"))
+    own = Deployment.from_environment({"BATCHREC_PRICES": str(file)}).personalize_resource
+    assert own.read_prices().place == "2026-12-24 in us-east-1"
 
 
 # Environments, and the variable that the message names.

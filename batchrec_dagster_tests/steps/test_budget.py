@@ -15,6 +15,7 @@ from botocore.client import BaseClient
 
 from batchrec_dagster.deployment.resources import PersonalizeResource
 from batchrec_dagster.personalize.ensure import (
+    BATCH_INFERENCE_JOB,
     SOLUTION_VERSION,
     Ensure,
     ResourceKind,
@@ -24,7 +25,8 @@ from batchrec_dagster.personalize.price_file import SHIPPED_PRICES
 from batchrec_dagster.pipeline.assets import recommendations, training
 from batchrec_dagster.steps import spending
 from batchrec_dagster_tests.first_run import DECLARATION
-from batchrec_dagster_tests.support import Project, metadata, refresh, why
+from batchrec_dagster_tests.pipeline.test_rejected_outputs import break_next_outputs, repeat_item
+from batchrec_dagster_tests.support import Project, definitions, metadata, refresh, why
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("first_run_of_shop")]
 
@@ -227,6 +229,54 @@ def test_a_run_whose_import_used_the_budget_stops_before_it_trains(
     assert shop.take_created() == ["SolutionVersion"]
 
 
+# The project of `build_refresh_job`: Dagster rebuilds a job with a function without parameters.
+projects: list[Project] = []
+
+
+def build_refresh_job() -> dg.JobDefinition:
+    with definitions(projects[0]) as defs:
+        return defs.resolve_job_def("shop_refresh")
+
+
+def test_a_re_execution_from_dagster_counts_what_the_root_run_paid(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(f"{__name__}.projects", [shop.project])
+    job = dg.reconstructable(build_refresh_job)
+    config = {"ops": {"shop__solution_version": {"config": FORCED_TRAINING}}}
+    selection = [dg.AssetKey(["shop", name]) for name in ("solution_version", "recommendations")]
+    start = Ensure.start_numbered
+
+    def fail(ensure: Ensure, kind: ResourceKind, *arguments: Any, **options: Any) -> Any:
+        if kind is BATCH_INFERENCE_JOB:
+            raise RuntimeError("the network is down")
+        return start(ensure, kind, *arguments, **options)
+
+    monkeypatch.setattr(Ensure, "start_numbered", fail)
+    shop.declare(ENOUGH, solution=V2)
+    with dg.execute_job(
+        job, shop.instance, run_config=config, asset_selection=selection, raise_on_error=False
+    ) as first:
+        assert not first.success
+    assert shop.take_created() == ["SolutionVersion"]
+    monkeypatch.setattr(Ensure, "start_numbered", start)
+    # The lists alone cost 0.009 USD, and the training before 0.003.
+    options = dg.ReexecutionOptions.from_failure(first.run_id, shop.instance)
+    shop.declare(0.0115, solution=V2)
+    with dg.execute_job(
+        job, shop.instance, reexecution_options=options, raise_on_error=False
+    ) as second:
+        assert not second.success
+    assert shop.take_created() == []
+    shop.declare(0.0125, solution=V2)
+    with dg.execute_job(
+        job, shop.instance, reexecution_options=options, raise_on_error=False
+    ) as third:
+        assert third.success
+    assert shop.take_created() == ["BatchInferenceJob"]
+    assert list(shop.read_spending("recommendations")) == [first.run_id]
+
+
 def test_a_creation_that_personalize_refused_is_not_counted_twice(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -250,6 +300,20 @@ def test_a_creation_that_personalize_refused_is_not_counted_twice(
     entry = shop.read_spending("solution_version")[FIRST_RUN]
     assert entry["reserved"] == {}
     assert len(entry["started"]) == 2
+
+
+def test_a_job_in_place_of_a_rejected_output_is_within_the_budget_too(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job costs 0.009 USD."""
+    break_next_outputs(monkeypatch, shop.project, [repeat_item, repeat_item])
+    shop.declare(0.017, recommendations={"num_results": 3})
+    refused = shop.run("recommendations")
+    assert "this run has already paid 0.01 USD; the middle of the sum is 0.02" in why(refused)
+    assert shop.take_created() == ["BatchInferenceJob"]
+    shop.declare(0.019, recommendations={"num_results": 4})
+    assert shop.run("recommendations").success
+    assert shop.take_created() == ["BatchInferenceJob"] * 2
 
 
 def test_the_last_runs_are_remembered(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
