@@ -51,6 +51,7 @@ LONGEST = (
     "test_ways_in.py",
     "test_retrain.py",
     "test_faults.py",
+    "test_worst_nights.py",
     "test_pipeline.py",
     "test_run.py",
     "test_glue.py",

@@ -15,11 +15,14 @@ from functools import cached_property
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import boto3
 import dagster as dg
 import polars as pl
 from botocore.exceptions import BotoCoreError
+from botocore.retries.adaptive import ClientRateLimiter
+from botocore.retries.standard import ExponentialBackoff
 
 from batchrec_dagster_tests.local_personalize.forks import FORKS
 from batchrec_dagster_tests.processes import Started, free_ports, started
@@ -71,6 +74,8 @@ class Night:
     bucket: str
     environment: dict[str, str]
     port: int
+    without_pauses: bool = False
+    """Whether botocore repeats requests at once: after throttling it would pause for minutes."""
     runs: int = 0
     server: Started | None = None
     _server: ExitStack = field(default_factory=ExitStack)
@@ -124,8 +129,9 @@ class Night:
         """Start the refresh job."""
         self.runs += 1
         failure = self.project.root / f"run-{self.runs}.txt"
+        arguments = (self.project.root, {**self.environment, **environment}, failure)
         process = FORKS.Process(
-            target=_refresh, args=(self.project.root, {**self.environment, **environment}, failure)
+            target=_refresh_without_pauses if self.without_pauses else _refresh, args=arguments
         )
         process.start()
         return Run(process, failure)
@@ -232,6 +238,15 @@ def _refresh(root: Path, environment: Mapping[str, str], failure: Path) -> None:
     part = failure.with_suffix(".part")
     part.write_text("\n".join(reasons))
     part.rename(failure)
+
+
+def _refresh_without_pauses(root: Path, environment: Mapping[str, str], failure: Path) -> None:
+    """As `_refresh`, but botocore neither backs off nor lowers its rate of requests."""
+    with (
+        patch.object(ClientRateLimiter, "on_sending_request", lambda *_, **__: None),
+        patch.object(ExponentialBackoff, "delay_amount", lambda *_: 0.01),
+    ):
+        _refresh(root, environment, failure)
 
 
 def _without_aws() -> dict[str, str]:

@@ -1,0 +1,199 @@
+"""Three nights on AWS at its worst: each publishes the right lists, and nothing is paid twice."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from polars.testing import assert_frame_equal
+
+from batchrec_dagster_tests.nights.night import Night, night
+from batchrec_dagster_tests.nights.worst_aws import (
+    HARD_QUOTA,
+    NO_ACCESS,
+    SOFT_QUOTA,
+    ErrorLines,
+    ExpiringCredentials,
+    FailingResources,
+    LaggingLists,
+    LateDescribes,
+    LostAnswers,
+    PendingStatuses,
+    ReachedQuotas,
+    SplitOutputs,
+    Throttling,
+    WorstAws,
+    worst_aws,
+)
+from batchrec_dagster_tests.repeats import repeats
+from batchrec_dagster_tests.s3_server import S3Server
+
+pytestmark = pytest.mark.slow
+
+# The Creates that cost money, and how often a night needs each: the model and popularity's are
+# trained.
+PAID = {
+    "CreateDatasetImportJob": 1,
+    "CreateSolutionVersion": 2,
+    "CreateBatchInferenceJob": 1,
+}
+# The Creates of the first night that cost nothing.
+FREE = {
+    "CreateDatasetGroup": 1,
+    "CreateSchema": 1,
+    "CreateDataset": 1,
+    "CreateSolution": 2,
+    "CreateFilter": 1,
+}
+OUT_OF_MEMORY = "Internal server error: out of memory."
+
+
+@dataclass(frozen=True)
+class Start:
+    """One start of a night's run, and how AWS behaves in it besides its usual."""
+
+    fix: Sequence[str] = ()
+    """Words of the message with which it fails; none for a run that publishes."""
+    lost: str | None = None
+    """The operation whose first answer is lost."""
+    expires_after: int | None = None
+    """After how many requests the credentials expire."""
+    quotas: dict[str, str] = field(default_factory=dict)
+    """The message of the quota that each operation reaches once."""
+    failing: dict[str, str] = field(default_factory=dict)
+    """The reason for which the next resource of each operation fails."""
+    damaged_outputs: int = 0
+    """How many outputs have lines with errors."""
+
+
+NIGHTS = (
+    (
+        Start(
+            lost="CreateDataset",
+            quotas={"CreateSolution": HARD_QUOTA},
+            fix=("batchrec teardown", "Service Quotas"),
+        ),
+        Start(lost="CreateSolution", expires_after=40, fix=("log in again",)),
+        Start(
+            lost="CreateSolutionVersion",
+            quotas={"CreateBatchInferenceJob": SOFT_QUOTA},
+        ),
+    ),
+    (
+        Start(
+            lost="CreateDatasetImportJob",
+            failing={"CreateDatasetImportJob": NO_ACCESS},
+            fix=("s3:GetObject", "in the bucket's policy", "batchrec doctor", "run again"),
+        ),
+        Start(
+            lost="CreateBatchInferenceJob",
+            quotas={"CreateDatasetImportJob": SOFT_QUOTA},
+            damaged_outputs=1,
+        ),
+    ),
+    (
+        Start(
+            lost="CreateDatasetImportJob",
+            failing={"CreateSolutionVersion": OUT_OF_MEMORY},
+            fix=(OUT_OF_MEMORY, "run again"),
+        ),
+        Start(lost="CreateSolutionVersion", quotas={"CreateSolutionVersion": SOFT_QUOTA}),
+    ),
+)
+
+
+@dataclass
+class Misbehaviours:
+    """All of AWS's misbehaviours."""
+
+    credentials: ExpiringCredentials
+    throttling: Throttling
+    quotas: ReachedQuotas
+    failures: FailingResources
+    errors: ErrorLines
+    parts: SplitOutputs
+    late: LateDescribes
+    statuses: PendingStatuses
+    lists: LaggingLists
+    lost: LostAnswers
+
+    def prepare(self, start: Start) -> None:
+        """Be as this start of a run is to find AWS."""
+        self.credentials.renew()
+        if start.expires_after is not None:
+            self.credentials.expire_after(start.expires_after)
+        self.quotas.messages = {**start.quotas}
+        self.failures.reasons = {**start.failing}
+        self.errors.outputs_left = start.damaged_outputs
+        self.lost.operation = start.lost
+
+    def require_used(self) -> None:
+        """Fail if something that was prepared did not happen."""
+        assert not self.quotas.messages
+        assert not self.failures.reasons
+        assert not self.errors.outputs_left
+        assert self.lost.operation is None
+
+
+@contextmanager
+def on_worst_aws(
+    folder: Path, s3: S3Server, seed: int
+) -> Iterator[tuple[Night, WorstAws, Misbehaviours]]:
+    """The project, on what it takes for AWS."""
+    chance = random.Random(seed)
+    ways = Misbehaviours(
+        ExpiringCredentials(),
+        Throttling(chance),
+        ReachedQuotas(),
+        FailingResources(),
+        ErrorLines(s3.store(), chance),
+        SplitOutputs(s3.store(), chance),
+        LateDescribes(),
+        PendingStatuses(),
+        LaggingLists(chance),
+        LostAnswers(),
+    )
+    with (
+        night(folder, s3) as shop,
+        worst_aws(f"http://127.0.0.1:{shop.port}", *vars(ways).values()) as aws,
+    ):
+        shop.start_personalize()
+        shop.without_pauses = True
+        shop.environment |= {
+            "BATCHREC_PERSONALIZE": "aws",
+            "AWS_ENDPOINT_URL_PERSONALIZE": aws.address,
+            "BATCHREC_ROLE_ARN": "arn:aws:iam::000000000000:role/personalize",
+            "BATCHREC_POLL_SECONDS": "0.05",
+        }
+        yield shop, aws, ways
+
+
+@pytest.mark.parametrize("seed", range(repeats(5)))
+def test_three_nights_publish_the_right_lists_and_pay_for_nothing_twice(
+    seed: int, tmp_path: Path, s3: S3Server
+) -> None:
+    (tmp_path / "shop").mkdir()
+    with on_worst_aws(tmp_path / "shop", s3, seed) as (shop, aws, ways):
+        for number, starts in enumerate(NIGHTS):
+            shop.new_data(seed + number)
+            before = aws.creates_by_operation()
+            for start in starts:
+                ways.prepare(start)
+                failure = shop.start_run().end()
+                assert bool(failure) == bool(start.fix), failure
+                for words in start.fix:
+                    assert words in failure
+                ways.require_used()
+            # Rows are in the order of the job's output, which AWS does not promise.
+            lists, calm_lists = shop.lists(), shop.expected(tmp_path / f"calm-{number}")
+            assert_frame_equal(lists.sort("user_id", "rank"), calm_lists.sort("user_id", "rank"))
+            failed = Counter(name for start in starts for name in start.failing)
+            failed["CreateBatchInferenceJob"] += sum(start.damaged_outputs for start in starts)
+            free = FREE if number == 0 else {}
+            assert aws.creates_by_operation() - before == Counter(PAID) + Counter(free) + failed
+        assert all(way.count for way in vars(ways).values())
