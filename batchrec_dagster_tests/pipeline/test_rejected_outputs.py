@@ -18,7 +18,6 @@ from click.testing import CliRunner
 from batchrec_dagster.cli import main
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.config.experiment import Experiment
-from batchrec_dagster.deployment.resources import PersonalizeResource
 from batchrec_dagster.local_personalize.api.client import embedded_client
 from batchrec_dagster.outcomes.arms import CONTROL, MODEL, assign_arms
 from batchrec_dagster.personalize.ensure import (
@@ -151,26 +150,6 @@ def test_two_rejected_outputs_fail_the_run_and_the_next_one_starts_a_third_job(
     assert whole.success, why(whole)
     assert count_jobs(project) == 5
     assert metadata(whole, "recommendations")["cost_usd_on_aws"] == pytest.approx(2 * PRICE)
-    assert table(project, "shop").equals(good)
-
-
-def test_a_budget_for_one_job_is_not_spent_on_two(
-    project: Project, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    good = table(project, "shop")
-    find_newest_output(project).unlink()
-    monkeypatch.setattr(PersonalizeResource, "on_aws", property(lambda self: True))
-    break_next_outputs(monkeypatch, project, [lambda lines: fail_users(lines, 6)])
-    project.declare({**DECLARATION, "budget": {"max_usd_per_run": 1.5 * PRICE}})
-    refused = why(make_lists(project, instance))
-    assert refused.startswith("no_failed_users: ")
-    assert "6 of 60 users failed" in refused
-    assert "; within_budget: " in refused
-    assert "this run has already paid" in refused
-    assert count_jobs(project) == 2
-    # The next run has a budget of its own, and starts a new job.
-    assert make_lists(project, instance).success
-    assert count_jobs(project) == 3
     assert table(project, "shop").equals(good)
 
 
