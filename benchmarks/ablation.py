@@ -159,12 +159,14 @@ class _RememberedUsers(ScoredUsers):
 
     def ndcg(self, name: str, exponents: Sequence[float]) -> list[Float64]:
         keys = [("ndcg", name, exponent) for exponent in exponents]
-        missing = [
+        exponents_to_measure = [
             exponent for _, _, exponent in keys if ("ndcg", name, exponent) not in self._memory
         ]
-        if missing:
-            values = super().ndcg(name, missing)
-            self._memory.update(zip([("ndcg", name, e) for e in missing], values, strict=True))
+        if exponents_to_measure:
+            values = super().ndcg(name, exponents_to_measure)
+            self._memory.update(
+                zip([("ndcg", name, e) for e in exponents_to_measure], values, strict=True)
+            )
         return [self._memory[key] for key in keys]
 
     def candidates(self, keys: Sequence[Key]) -> list[Candidates]:
@@ -250,8 +252,14 @@ def fit(fold: Split) -> Training:
     return Training(
         fold,
         options,
-        [make_validation_sets(fitted.scorers, part, fitted.item_ids) for fitted, part in parts],
-        [make_validation_set(fitted.scorers, part, fitted.item_ids) for fitted, part in parts],
+        [
+            make_validation_sets(components.scorers, part, components.item_ids)
+            for components, part in parts
+        ],
+        [
+            make_validation_set(components.scorers, part, components.item_ids)
+            for components, part in parts
+        ],
         final,
         uses_recency({}, held_out.train),
     )
@@ -261,11 +269,13 @@ def _ignore(line: str) -> None:
     """A log that nobody reads."""
 
 
-def fit_sets(folder: Path, only: Sequence[str] | None, numbers: range) -> dict[str, list[Training]]:
+def fit_sets(
+    folder: Path, names: Sequence[str] | None, numbers: range
+) -> dict[str, list[Training]]:
     """The trainings of each data set, on as many of the folds as have USERS held-out users."""
     trainings: dict[str, list[Training]] = {}
     for name, frame in data_sets(folder):
-        if only and name not in only:
+        if names and name not in names:
             continue
         began = time.monotonic()
         trainings[name] = []
@@ -284,8 +294,8 @@ def fit_sets(folder: Path, only: Sequence[str] | None, numbers: range) -> dict[s
 def measure(trainings: Mapping[str, Sequence[Training]], variant: Variant) -> Ndcg:
     """The users' NDCG at 25 of each data set."""
     ndcg = {}
-    for name, of_set in trainings.items():
-        by_fold = ordered_map(lambda training: training.ndcg(variant), of_set)
+    for name, trainings_of_set in trainings.items():
+        by_fold = ordered_map(lambda training: training.ndcg(variant), trainings_of_set)
         ndcg[name] = np.concatenate(list(by_fold))
     return ndcg
 
@@ -350,8 +360,8 @@ def eliminate(
     for name in without:
         base = base.combine(VARIANTS[name])
     candidates = {name: variant for name, variant in VARIANTS.items() if name not in without}
-    taken: list[dict[str, Any]] = []
-    while candidates and len(taken) < steps:
+    steps_taken: list[dict[str, Any]] = []
+    while candidates and len(steps_taken) < steps:
         step = {
             name: compare(measure(choice, base.combine(variant)), with_all)
             for name, variant in candidates.items()
@@ -360,22 +370,22 @@ def eliminate(
         if step[name]["mean"]["relative"] < -LARGEST_LOSS:
             print(table("\nnothing costs less than 1 %", lines(step)), flush=True)
             break
-        shorter = base.combine(candidates[name])
-        confirmed = compare(measure(confirmation, shorter), confirmation_with_all)
-        is_left_out = confirmed["mean"]["relative"] >= -LARGEST_LOSS
-        taken.append(
+        variant_of_step = base.combine(candidates[name])
+        confirmation_losses = compare(measure(confirmation, variant_of_step), confirmation_with_all)
+        is_left_out = confirmation_losses["mean"]["relative"] >= -LARGEST_LOSS
+        steps_taken.append(
             {
                 "candidates": step,
                 "chosen": name,
-                "confirmation": confirmed,
+                "confirmation": confirmation_losses,
                 "left_out": is_left_out,
             }
         )
-        print(table(f"\nstep {len(taken)}", lines(step)), flush=True)
+        print(table(f"\nstep {len(steps_taken)}", lines(step)), flush=True)
         title = f"{name}, on other folds: {'' if is_left_out else 'not '}left out"
-        print(table(title, lines({name: confirmed})), flush=True)
+        print(table(title, lines({name: confirmation_losses})), flush=True)
         if is_left_out:
-            base = shorter
+            base = variant_of_step
         candidates = {
             other: variant
             for other, variant in candidates.items()
@@ -383,7 +393,7 @@ def eliminate(
             and not (is_left_out and name == BELONGS_TO.get(other))
             and step[other]["mean"]["relative"] > -HOPELESS_LOSS
         }
-    return taken
+    return steps_taken
 
 
 def lines(losses: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:

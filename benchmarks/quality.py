@@ -58,26 +58,26 @@ def tune(
     splits = folds(data, count, seed=1)
     grid = family.grid
     choices = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
-    found: dict[tuple[int, float], list[float]] = {}
+    ndcg_by_choice: dict[tuple[int, float], list[float]] = {}
 
-    def try_on(one: Split, numbers: list[int]) -> None:
+    def try_on(fold: Split, numbers: list[int]) -> None:
         for number in numbers:
-            fit = fit_family(family, one.train, choices[number])
+            fit = fit_family(family, fold.train, choices[number])
             for recency in family.recency:
-                users = evaluate(fit(recency), one, include_seen=include_seen).ndcg()
-                found.setdefault((number, recency), []).extend(users)
+                users = evaluate(fit(recency), fold, include_seen=include_seen).ndcg()
+                ndcg_by_choice.setdefault((number, recency), []).extend(users)
 
-    for one in splits[:FIRST_SPLITS]:
-        try_on(one, list(range(len(choices))))
+    for fold in splits[:FIRST_SPLITS]:
+        try_on(fold, list(range(len(choices))))
     best = {
-        number: max(np.mean(found[number, recency]) for recency in family.recency)
+        number: max(np.mean(ndcg_by_choice[number, recency]) for recency in family.recency)
         for number in range(len(choices))
     }
     finalists = sorted(best, key=lambda number: -best[number])[:FINALISTS]
-    for one in splits[FIRST_SPLITS:]:
-        try_on(one, finalists)
+    for fold in splits[FIRST_SPLITS:]:
+        try_on(fold, finalists)
     number, recency = max(
-        itertools.product(finalists, family.recency), key=lambda key: np.mean(found[key])
+        itertools.product(finalists, family.recency), key=lambda key: np.mean(ndcg_by_choice[key])
     )
     return choices[number], recency
 
@@ -98,10 +98,10 @@ def film_ratings(
     )
 
 
-def data_sets(shared: Path) -> Iterator[tuple[str, pl.DataFrame]]:
+def data_sets(shared_folder: Path) -> Iterator[tuple[str, pl.DataFrame]]:
     """Name and interactions of each data set that is present."""
     films = ROOT / ".batchrec" / "benchmarks" / "ml-100k"
-    fetch = shared / "fetch-ml-100k"
+    fetch = shared_folder / "fetch-ml-100k"
     if not films.exists() and fetch.exists():
         subprocess.run([fetch, films], check=True, stdout=subprocess.DEVNULL)
     if films.exists():
@@ -109,11 +109,11 @@ def data_sets(shared: Path) -> Iterator[tuple[str, pl.DataFrame]]:
         ratings = film_ratings(films / "ml-100k.inter", "\t", columns, 4)
         yield FILMS, ratings
         yield from zip(THIN, (random_tenth(ratings), in_pieces(ratings)), strict=True)
-    path = shared / "ml-latest-small" / "ratings.csv"
+    path = shared_folder / "ml-latest-small" / "ratings.csv"
     if path.exists():
         columns = ("userId", "movieId", "rating", "timestamp")
         yield "ml-latest-small", film_ratings(path, ",", columns, 3.5)
-    path = shared / "personalize-interactions" / "interactions.csv"
+    path = shared_folder / "personalize-interactions" / "interactions.csv"
     if path.exists():
         frame = pl.read_csv(path, infer_schema=False)
         yield (
@@ -128,8 +128,8 @@ def random_tenth(frame: pl.DataFrame) -> pl.DataFrame:
     rows = frame.sort("USER_ID", "TIMESTAMP", "ITEM_ID")
     drawn = pl.Series(np.random.default_rng(0).random(len(rows)))
     place = pl.col("drawn").rank("ordinal").over("USER_ID")
-    wanted = (pl.len().over("USER_ID") * 0.1).ceil().clip(2)
-    return rows.with_columns(drawn=drawn).filter(place <= wanted).drop("drawn")
+    rows_to_keep = (pl.len().over("USER_ID") * 0.1).ceil().clip(2)
+    return rows.with_columns(drawn=drawn).filter(place <= rows_to_keep).drop("drawn")
 
 
 def in_pieces(frame: pl.DataFrame) -> pl.DataFrame:
@@ -144,8 +144,8 @@ def in_pieces(frame: pl.DataFrame) -> pl.DataFrame:
 def folds(data: Interactions, count: int, seed: int = 0) -> list[Split]:
     """Up to ten splits; each holds out another tenth of the users with a history."""
     candidates = np.flatnonzero(np.diff(data.starts) >= 2)
-    shuffled = np.random.default_rng(seed).permutation(candidates).astype(np.int32)
-    return [split_users(data, np.sort(part)) for part in np.array_split(shuffled, 10)[:count]]
+    user_order = np.random.default_rng(seed).permutation(candidates).astype(np.int32)
+    return [split_users(data, np.sort(part)) for part in np.array_split(user_order, 10)[:count]]
 
 
 # --- the comparison ---
@@ -163,20 +163,25 @@ class Comparison:
 
     def models(self) -> tuple[list[Split], dict[str, list[tuple[UserModel, float]]]]:
         """The folds; our model and the popular items of each, with the seconds of the training."""
-        held = folds(self.data, self.folds.stop)[self.folds.start :]
+        splits = folds(self.data, self.folds.stop)[self.folds.start :]
         recipes = {OURS: "aws-user-personalization", "popularity": "aws-popularity-count"}
-        return held, {
+        return splits, {
             name: [
-                timed(lambda on, recipe=recipe: train(recipe, on, {}).model, one) for one in held
+                train_and_time(
+                    lambda interactions, recipe=recipe: train(recipe, interactions, {}).model, fold
+                )
+                for fold in splits
             ]
             for name, recipe in recipes.items()
         }
 
     def compare(
-        self, held: list[Split], own: dict[str, list[tuple[UserModel, float]]], include_seen: bool
+        self, splits: list[Split], own: dict[str, list[tuple[UserModel, float]]], include_seen: bool
     ) -> dict[str, dict[str, Any]]:
         """For each model: NDCG of all held-out users, options, mean training seconds."""
-        found = {name: measured(models, held, {}, include_seen) for name, models in own.items()}
+        results = {
+            name: measure_models(models, splits, {}, include_seen) for name, models in own.items()
+        }
         for name, family in list_available().items():
             if name == OWN_ITEMS and not include_seen:
                 continue
@@ -185,64 +190,76 @@ class Comparison:
                 for key, values in family.grid.items()
             }
             thin = replace(family, grid=grid)
-            options, recency = tune(thin, held[0].train, self.tuning_splits, include_seen)
+            options, recency = tune(thin, splits[0].train, self.tuning_splits, include_seen)
 
             def make(
-                on: Interactions,
+                interactions: Interactions,
                 family: Family = family,
                 options: dict[str, Any] = options,
                 recency: float = recency,
             ) -> Peer:
-                return fit_family(family, on, options)(recency)
+                return fit_family(family, interactions, options)(recency)
 
-            models = [timed(make, one) for one in held]
+            models = [train_and_time(make, fold) for fold in splits]
             chosen = {**options, **({"recency": recency} if recency else {})}
-            found[name] = measured(models, held, chosen, include_seen)
-            print(f"{name}: {found[name]['users'].mean():.4f} {chosen}", flush=True)
-        for name, other in ISOLATED.items() if self.isolated and not include_seen else ():
-            found[name] = self.compare_isolated(other, held)
-            print(f"{name}: {found[name]['users'].mean():.4f} {found[name]['options']}", flush=True)
-        return found
+            results[name] = measure_models(models, splits, chosen, include_seen)
+            print(f"{name}: {results[name]['users'].mean():.4f} {chosen}", flush=True)
+        for name, isolated_model in ISOLATED.items() if self.isolated and not include_seen else ():
+            results[name] = self.compare_isolated(isolated_model, splits)
+            print(
+                f"{name}: {results[name]['users'].mean():.4f} {results[name]['options']}",
+                flush=True,
+            )
+        return results
 
-    def compare_isolated(self, other: IsolatedModel, held: list[Split]) -> dict[str, Any]:
+    def compare_isolated(
+        self, isolated_model: IsolatedModel, splits: list[Split]
+    ) -> dict[str, Any]:
         """NDCG of all held-out users, of a model in the other environment."""
-        choices = other.list_choices()[:: self.every]
-        [one] = folds(held[0].train, 1, seed=1)
-        tried = fit_lists(one, [(other.model, options) for options in choices])
-        best = max(range(len(choices)), key=lambda n: evaluate(tried[n], one).ndcg().mean())
+        choices = isolated_model.list_choices()[:: self.every]
+        [tuning_split] = folds(splits[0].train, 1, seed=1)
+        tried_models = fit_lists(
+            tuning_split, [(isolated_model.model, options) for options in choices]
+        )
+        best = max(
+            range(len(choices)), key=lambda n: evaluate(tried_models[n], tuning_split).ndcg().mean()
+        )
         models = [
-            timed(lambda _, each=each: fit_lists(each, [(other.model, choices[best])])[0], each)
-            for each in held
+            train_and_time(
+                lambda _, fold=fold: fit_lists(fold, [(isolated_model.model, choices[best])])[0],
+                fold,
+            )
+            for fold in splits
         ]
-        return measured(models, held, choices[best], include_seen=False)
+        return measure_models(models, splits, choices[best], include_seen=False)
 
 
-def timed(make: Callable[[Interactions], Any], fold: Split) -> tuple[UserModel, float]:
+def train_and_time(make: Callable[[Interactions], Any], fold: Split) -> tuple[UserModel, float]:
     """The model of a fold, and the seconds that it took."""
     start = time.perf_counter()
     return make(fold.train), time.perf_counter() - start
 
 
-def measured(
+def measure_models(
     models: list[tuple[UserModel, float]],
-    held: list[Split],
+    splits: list[Split],
     options: dict[str, Any],
     include_seen: bool,
 ) -> dict[str, Any]:
     """NDCG at 25 of all held-out users, options, mean training seconds."""
     users = [
-        evaluate(model, one, include_seen=include_seen).ndcg()
-        for (model, _), one in zip(models, held, strict=True)
+        evaluate(model, fold, include_seen=include_seen).ndcg()
+        for (model, _), fold in zip(models, splits, strict=True)
     ]
     seconds = float(np.mean([seconds for _, seconds in models]))
     return {"options": options, "train_seconds": seconds, "users": np.concatenate(users)}
 
 
-def summarize(found: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def summarize(results: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Means, ratios to ours, and paired differences with their standard errors."""
-    ours = found[OURS]["users"]
+    ours = results[OURS]["users"]
     out = {}
-    for name, facts in found.items():
+    for name, facts in results.items():
         users = facts.pop("users")
         difference = ours - users
         out[name] = {
