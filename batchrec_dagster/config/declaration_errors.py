@@ -214,20 +214,27 @@ def format_problems(problems: Iterable[Problem]) -> list[str]:
 
     The messages about all alternatives of a setting's type become one line.
     """
-    messages_of_place: dict[str, list[str]] = {}
+    messages_of_place: dict[tuple[Path, int, str], list[str]] = {}
     for file, keys, message in problems:
-        # Dagster allows a string (a template) for every block.
-        in_file = any(place.startswith(f"{file}, ") for place in messages_of_place)
-        if keys[-1] == "str" and in_file:
-            continue
         line, setting, value = _locate(file, keys)
         # The line in the file shows the value.
         message = message.removeprefix(f"{value}: ")
         if message == UNKNOWN_SETTING:
             message = _describe_unknown_setting(keys)
-        place = f"{file}, line {line}: {'.'.join(setting) or 'attributes'}: "
-        messages_of_place.setdefault(place, []).append(message)
-    return [place + join_alternatives(messages) for place, messages in messages_of_place.items()]
+        name = ".".join(setting) or "attributes"
+        # Dagster allows a string (a template) for every block. That is of no use where the block
+        # itself has a problem.
+        in_block = any(
+            other_file == file and f"{other_name}.".startswith(f"{name}.")
+            for other_file, _, other_name in messages_of_place
+        )
+        if keys[-1] == "str" and in_block:
+            continue
+        messages_of_place.setdefault((file, line, name), []).append(message)
+    return [
+        f"{file}, line {line}: {name}: {join_alternatives(messages)}"
+        for (file, line, name), messages in messages_of_place.items()
+    ]
 
 
 def _describe_unknown_setting(keys: Sequence[str]) -> str:

@@ -16,8 +16,8 @@ from batchrec_dagster.reporting.sections import (
 )
 
 NOTHING_YET = (
-    "There are no later interactions yet: outcomes are measured when the next data come with what"
-    " users did after an edition was published."
+    "There are no later interactions yet: outcomes are measured once the data contain what users"
+    " did after an edition was published."
 )
 
 

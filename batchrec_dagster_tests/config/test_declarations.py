@@ -158,6 +158,8 @@ REFUSED: list[tuple[dict[str, Any], int, str]] = [
     ({"recommendations": {"num_results": 0}}, 14, "recommendations.num_results"),
     ({"recommendations": {"num_results": "x"}}, 14, "recommendations.num_results"),
     ({"items": {"source": "items.csv"}}, 13, "items"),
+    ({"items": {**ITEMS, "source": ["items.csv"]}}, 14, "items.source"),
+    ({"recommendations": {"exclude_seen": "perhaps"}}, 14, "recommendations.exclude_seen"),
     ({"items": {"source": "sample://x"}}, 14, "items.source"),
     ({"items": {**ITEMS, "encoding": "x"}}, 19, "items.encoding"),
     ({"items": {**ITEMS, "encoding": "utf-16"}}, 19, "items.encoding"),
