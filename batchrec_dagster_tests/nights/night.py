@@ -143,28 +143,30 @@ class Night:
         table = self.s3.store().get(f"s3://{self.bucket}/{TABLE}")
         return pl.read_parquet(io.BytesIO(table)).select("user_id", "rank", "item_id")
 
-    def made(self) -> Counter[str]:
-        """As personalize_made."""
-        return personalize_made(self.personalize)
+    def count_jobs(self) -> Counter[str]:
+        """As count_personalize_jobs."""
+        return count_personalize_jobs(self.personalize)
 
-    def expected(self, root: Path) -> pl.DataFrame:
+    def make_expected_lists(self, root: Path) -> pl.DataFrame:
         """The lists that an undisturbed run makes of the same ratings, on an embedded one."""
         ratings = self.project.root / "ratings.csv"
         content = ratings.read_bytes()
         if content not in EXPECTED:
-            EXPECTED[content] = self._undisturbed(root, ratings)
+            EXPECTED[content] = self._make_undisturbed_lists(root, ratings)
         return EXPECTED[content]
 
-    def _undisturbed(self, root: Path, ratings: Path) -> pl.DataFrame:
+    def _make_undisturbed_lists(self, root: Path, ratings: Path) -> pl.DataFrame:
         root.mkdir()
-        undisturbed = module_project(root)
-        undisturbed.declare(declaration("shop", ratings))
+        undisturbed_project = module_project(root)
+        undisturbed_project.declare(declaration("shop", ratings))
         with dg.DagsterInstance.ephemeral() as instance:
-            assert refresh(undisturbed, "shop", instance).success
-        return pl.read_parquet(undisturbed.storage / TABLE).select("user_id", "rank", "item_id")
+            assert refresh(undisturbed_project, "shop", instance).success
+        return pl.read_parquet(undisturbed_project.storage / TABLE).select(
+            "user_id", "rank", "item_id"
+        )
 
 
-def personalize_made(client: PersonalizeClient) -> Counter[str]:
+def count_personalize_jobs(client: PersonalizeClient) -> Counter[str]:
     """How many import jobs, solution versions and batch inference jobs Personalize has, and how
     many of them failed."""
     jobs = [

@@ -114,19 +114,19 @@ async def _refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, fa
 @contextmanager
 def proxy(upstream: str) -> Iterator[Proxy]:
     """A proxy before the server at that address."""
-    at = urlsplit(upstream)
-    assert at.hostname
-    assert at.port
-    made = Proxy(0, (at.hostname, at.port))
-    loop = made._loop
+    address = urlsplit(upstream)
+    assert address.hostname
+    assert address.port
+    new_proxy = Proxy(0, (address.hostname, address.port))
+    loop = new_proxy._loop
     # All in the thread: an open browser keeps a loop running in the main one.
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
-    starting = asyncio.start_server(made._serve, "127.0.0.1", 0)
-    server = asyncio.run_coroutine_threadsafe(starting, loop).result()
-    made.port = server.sockets[0].getsockname()[1]
+    server_start = asyncio.start_server(new_proxy._serve, "127.0.0.1", 0)
+    server = asyncio.run_coroutine_threadsafe(server_start, loop).result()
+    new_proxy.port = server.sockets[0].getsockname()[1]
     try:
-        yield made
+        yield new_proxy
     finally:
         asyncio.run_coroutine_threadsafe(_end(server), loop).result()
         loop.call_soon_threadsafe(loop.stop)
@@ -136,7 +136,7 @@ def proxy(upstream: str) -> Iterator[Proxy]:
 
 async def _end(server: asyncio.Server) -> None:
     server.close()
-    serving = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in serving:
+    serving_tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in serving_tasks:
         task.cancel()
-    await asyncio.gather(*serving, return_exceptions=True)
+    await asyncio.gather(*serving_tasks, return_exceptions=True)

@@ -74,8 +74,8 @@ def test_a_minute_of_throttling_errors_and_cut_connections_is_sat_out(
                 burst(before, fault)
         assert not run.end()
         assert to_personalize.refused + to_s3.refused
-        assert_frame_equal(shop.lists(), shop.expected(tmp_path / "expected"))
-        assert shop.made() == made_once(1)
+        assert_frame_equal(shop.lists(), shop.make_expected_lists(tmp_path / "expected"))
+        assert shop.count_jobs() == made_once(1)
 
 
 def test_answers_that_are_lost_lead_to_nothing_twice(tmp_path: Path, s3: S3Server) -> None:
@@ -85,8 +85,8 @@ def test_answers_that_are_lost_lead_to_nothing_twice(tmp_path: Path, s3: S3Serve
         assert not shop.start_run().end()
         assert to_s3.lost
         assert to_personalize.lost
-        assert_frame_equal(shop.lists(), shop.expected(tmp_path / "expected"))
-        assert shop.made() == made_once(1)
+        assert_frame_equal(shop.lists(), shop.make_expected_lists(tmp_path / "expected"))
+        assert shop.count_jobs() == made_once(1)
 
 
 def burst(before: Proxy, fault: bytes) -> None:
@@ -114,8 +114,8 @@ def test_credentials_that_expire_stop_the_run_and_new_ones_go_on(
         assert_frame_equal(shop.lists(), good)
         to_personalize.misbehave(None)
         assert not shop.start_run().end()
-        assert_frame_equal(shop.lists(), shop.expected(tmp_path / "expected"))
-        assert shop.made() == made_once(2)
+        assert_frame_equal(shop.lists(), shop.make_expected_lists(tmp_path / "expected"))
+        assert shop.count_jobs() == made_once(2)
 
 
 def test_a_job_that_fails_is_reported_and_made_again(tmp_path: Path, s3: S3Server) -> None:
@@ -133,8 +133,8 @@ def test_a_job_that_fails_is_reported_and_made_again(tmp_path: Path, s3: S3Serve
         shop.kill_personalize()
         shop.start_personalize()
         assert not shop.start_run().end()
-        assert_frame_equal(shop.lists(), shop.expected(tmp_path / "expected"))
-        assert shop.made() == {**made_once(2), "failed lists": 1}
+        assert_frame_equal(shop.lists(), shop.make_expected_lists(tmp_path / "expected"))
+        assert shop.count_jobs() == {**made_once(2), "failed lists": 1}
 
 
 def test_a_job_that_does_not_end_is_given_up_and_found_again(tmp_path: Path, s3: S3Server) -> None:
@@ -146,12 +146,12 @@ def test_a_job_that_does_not_end_is_given_up_and_found_again(tmp_path: Path, s3:
         shop.kill_personalize()
         shop.start_personalize()
         assert not shop.start_run().end()
-        assert_frame_equal(shop.lists(), shop.expected(tmp_path / "expected"))
-        assert shop.made() == made_once(1)
+        assert_frame_equal(shop.lists(), shop.make_expected_lists(tmp_path / "expected"))
+        assert shop.count_jobs() == made_once(1)
 
 
-def made(project: Project) -> dict[str, int]:
-    """As Night.made, of an embedded Personalize."""
+def count_jobs(project: Project) -> dict[str, int]:
+    """As Night.count_jobs, of an embedded Personalize."""
     client = embedded_client(project.root / ".batchrec/personalize", ObjectStore())
     return {
         "import": len(client.list_dataset_import_jobs()["datasetImportJobs"]),
@@ -164,7 +164,7 @@ def made(project: Project) -> dict[str, int]:
 def test_a_clock_that_is_set_back_misleads_nobody(
     project: Project, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = table(project, "shop")
+    first_lists = table(project, "shop")
 
     write_ratings(project.root / "ratings.csv", seed=1)
     real_time = time.time
@@ -172,13 +172,13 @@ def test_a_clock_that_is_set_back_misleads_nobody(
     result = refresh(project, "shop", instance)
     assert result.success, why(result)
     second = table(project, "shop")
-    assert not second.equals(first)
-    assert made(project) == made_once(2)
+    assert not second.equals(first_lists)
+    assert count_jobs(project) == made_once(2)
 
     monkeypatch.undo()
     assert refresh(project, "shop", instance).success
     assert table(project, "shop").equals(second)
-    assert made(project) == made_once(2)
+    assert count_jobs(project) == made_once(2)
 
 
 @contextmanager
@@ -211,11 +211,11 @@ def test_a_full_disk_stops_the_run_and_room_lets_it_go_on(
         filler = tmp_path / "disk/filler"
         with pytest.raises(OSError, match="No space left"):
             filler.write_bytes(bytes(60 << 20))
-        failed = refresh(project, "shop", instance)
-        assert not failed.success
-        assert "No space left on device" in why(failed)
+        failed_result = refresh(project, "shop", instance)
+        assert not failed_result.success
+        assert "No space left on device" in why(failed_result)
         assert table(project, "shop").equals(good)
         filler.unlink()
         assert refresh(project, "shop", instance).success
         assert not table(project, "shop").equals(good)
-        assert made(project) == made_once(2)
+        assert count_jobs(project) == made_once(2)

@@ -32,18 +32,18 @@ def test_a_run_that_is_killed_goes_on(tmp_path: Path, s3: S3Server) -> None:
     with night(tmp_path, s3) as shop:
         shop.start_personalize()
         length = seconds_of_a_night(shop)
-        before = shop.lists()
+        lists_before = shop.lists()
         shop.new_data(1)
-        expected = shop.expected(tmp_path / "expected")
+        expected = shop.make_expected_lists(tmp_path / "expected")
         for _ in range(RUNS_KILLED):
             run = shop.start_run()
             time.sleep(chance.random() * length)
             run.kill()
             lists = shop.lists()
-            assert lists.equals(before) or lists.equals(expected)
+            assert lists.equals(lists_before) or lists.equals(expected)
         assert not shop.start_run().end()
         assert_frame_equal(shop.lists(), expected)
-        assert shop.made() == made_once(2)
+        assert shop.count_jobs() == made_once(2)
 
 
 def test_personalize_that_is_killed_goes_on(tmp_path: Path, s3: S3Server) -> None:
@@ -58,8 +58,8 @@ def test_personalize_that_is_killed_goes_on(tmp_path: Path, s3: S3Server) -> Non
             shop.kill_personalize()
             shop.start_personalize()
         assert not run.end()
-        assert_frame_equal(shop.lists(), shop.expected(tmp_path / "expected"))
-        assert shop.made() == made_once(2)
+        assert_frame_equal(shop.lists(), shop.make_expected_lists(tmp_path / "expected"))
+        assert shop.count_jobs() == made_once(2)
 
 
 def test_s3_that_is_killed_comes_back_and_the_night_goes_on(tmp_path: Path) -> None:
@@ -78,5 +78,5 @@ def test_s3_that_is_killed_comes_back_and_the_night_goes_on(tmp_path: Path) -> N
         server.process.kill()
         servers.enter_context(s3_server(tmp_path / "s3", ports))
         assert not run.end()
-        assert_frame_equal(shop.lists(), shop.expected(tmp_path / "expected"))
-        assert shop.made() == made_once(2)
+        assert_frame_equal(shop.lists(), shop.make_expected_lists(tmp_path / "expected"))
+        assert shop.count_jobs() == made_once(2)

@@ -39,9 +39,9 @@ def _write_long_histories(folder: Path) -> None:
     lines = ["userId,movieId,rating,timestamp"]
     for user in range(40):
         own = [film for film in range(400) if film % 2 == user % 2]
-        other = [film for film in range(400) if film % 2 != user % 2]
+        other_half = [film for film in range(400) if film % 2 != user % 2]
         count = 150 if user % 4 else 40
-        for film in [*chance.sample(own, count), *chance.sample(other, count // 10)]:
+        for film in [*chance.sample(own, count), *chance.sample(other_half, count // 10)]:
             lines.append(f"{user},{film},5,{1_500_000_000 + chance.randrange(10**7)}")
     (folder / "ratings.csv").write_text("\n".join(lines) + "\n")
     films = [f"{film},{('even', 'odd')[film % 2]}" for film in range(440)]
@@ -80,10 +80,10 @@ def test_long_histories_get_the_same_lists_over_http_as_embedded(
         assert not shop.start_run().end()
         over_http = pl.read_parquet(s3.store().get(f"s3://{shop.bucket}/{TABLE}"))
     ratings = pl.read_csv(root / "ratings.csv")
-    liked = ratings.filter(pl.col(COLUMNS["rating"]) >= 3.5)
-    lengths = liked.group_by("userId").len()
+    liked_ratings = ratings.filter(pl.col(COLUMNS["rating"]) >= 3.5)
+    lengths = liked_ratings.group_by("userId").len()
     assert lengths.filter(pl.col("len") > FILTER_HISTORY).height >= 30
-    rated = set(liked["movieId"].cast(pl.String))
-    assert not set(over_http["item_id"]) <= rated  # there are new items in the lists
-    embedded = _make_embedded(tmp_path / "embedded", root, settings)
-    assert_frame_equal(over_http, embedded, check_row_order=False)
+    rated_items = set(liked_ratings["movieId"].cast(pl.String))
+    assert not set(over_http["item_id"]) <= rated_items  # there are new items in the lists
+    embedded_lists = _make_embedded(tmp_path / "embedded", root, settings)
+    assert_frame_equal(over_http, embedded_lists, check_row_order=False)

@@ -26,7 +26,7 @@ import pytest
 import yaml
 from botocore.exceptions import BotoCoreError
 
-from batchrec_dagster_tests.nights.night import TABLE, made_once, personalize_made
+from batchrec_dagster_tests.nights.night import TABLE, count_personalize_jobs, made_once
 from batchrec_dagster_tests.pipeline.web_ui import LOCATION
 from batchrec_dagster_tests.postgres_server import PostgresServer, postgres_server
 from batchrec_dagster_tests.processes import Started, free_ports, started
@@ -61,7 +61,7 @@ class Server:
     def __init__(self, project: Project, database: PostgresServer, ours: Mapping[str, str]) -> None:
         self.project = project
         self.ours = ours  # what deploy/.env holds
-        self.checked: set[str] = set()  # the services whose check of health has succeeded
+        self.healthy_services: set[str] = set()  # the services whose check of health has succeeded
         (grpc,) = free_ports(1)
         (web,) = free_ports(1)
         self.ports = {"code_location": grpc, "webserver": web}
@@ -84,21 +84,21 @@ class Server:
 
     def environment(self, service: str) -> dict[str, str]:
         """What the service is given, with this machine's addresses."""
-        declared = COMPOSE["services"][service]
+        declared_service = COMPOSE["services"][service]
         variables = {
             name: self.instead.get(name, UNSET.sub(r"\1", value))
-            for name, value in declared["environment"].items()
+            for name, value in declared_service["environment"].items()
         }
         return {
             **{name: value for name, value in os.environ.items() if not _ours(name)},
             **variables,
-            **(self.ours if "env_file" in declared else {}),
+            **(self.ours if "env_file" in declared_service else {}),
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "DAGSTER_HOME": str(self.project.root / "dagster"),
             "PYTHONPATH": str(self.project.root),
         }
 
-    def here(self, word: str) -> str:
+    def localize(self, word: str) -> str:
         """Part of a command, with this machine's address and the webserver's port."""
         port = str(self.ports["webserver"])
         return word.replace("0.0.0.0", "127.0.0.1").replace("127.0.0.1:3000", f"127.0.0.1:{port}")
@@ -106,10 +106,10 @@ class Server:
     @contextmanager
     def service(self, name: str) -> Iterator[Started]:
         """It runs, and its check of health says so."""
-        declared = COMPOSE["services"][name]
+        declared_service = COMPOSE["services"][name]
         root, environment = self.project.root, self.environment(name)
-        kind, *check = [self.here(word) for word in declared["healthcheck"]["test"]]
-        command = [self.here(word) for word in declared["command"]]
+        kind, *check = [self.localize(word) for word in declared_service["healthcheck"]["test"]]
+        command = [self.localize(word) for word in declared_service["command"]]
         if name == "webserver":
             command += ["--port", str(self.ports[name])]
         if kind == "CMD-SHELL":
@@ -132,9 +132,9 @@ class Server:
         with started(command, root, environment, log) as process:
             process.wait_for(ready, f"start of {name}", timeout=300, every=1)
             # Of a service that was killed and started again, it would say the same.
-            if name not in self.checked:
+            if name not in self.healthy_services:
                 process.wait_for(healthy, f"health of {name}", timeout=300, every=5)
-                self.checked.add(name)
+                self.healthy_services.add(name)
             yield process
 
     # As the switches and the Launchpad of the web page do it.
@@ -242,10 +242,10 @@ def local_personalize(root: Path, s3: S3Server) -> Iterator[tuple[str, Personali
 def test_two_nights_in_a_row_and_teardown_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "s3").mkdir()
     project = copied_project(tmp_path / "project")
-    with ExitStack() as running:
-        s3 = running.enter_context(s3_server(tmp_path / "s3"))
-        database = running.enter_context(postgres_server())
-        url, personalize = running.enter_context(local_personalize(tmp_path, s3))
+    with ExitStack() as services:
+        s3 = services.enter_context(s3_server(tmp_path / "s3"))
+        database = services.enter_context(postgres_server())
+        url, personalize = services.enter_context(local_personalize(tmp_path, s3))
         bucket = s3.create_bucket()
         shop = database.create_database("shop")
         project.declare(
@@ -267,9 +267,9 @@ def test_two_nights_in_a_row_and_teardown_leaves_nothing(tmp_path: Path) -> None
         }
         server = Server(project, database, ours)
         for name in ("code_location", "webserver"):
-            running.enter_context(server.service(name))
+            services.enter_context(server.service(name))
         upload(s3, bucket, tmp_path, night=1)
-        daemon = running.enter_context(server.service("daemon"))
+        daemon = services.enter_context(server.service("daemon"))
 
         def wait_for(job: str, *, ended: bool = True, **tags: str) -> None:
             """Until there is such a run, or all such runs there are have ended, and well."""
@@ -279,10 +279,16 @@ def test_two_nights_in_a_row_and_teardown_leaves_nothing(tmp_path: Path) -> None
             with server.instance() as instance:
 
                 def runs() -> bool | None:
-                    started = instance.get_runs(of_job)
-                    finished = [run for run in started if run.is_finished]
-                    assert all(run.is_success for run in finished), log_of(instance, finished)
-                    return True if started and (finished == started or not ended) else None
+                    runs_of_job = instance.get_runs(of_job)
+                    finished_runs = [run for run in runs_of_job if run.is_finished]
+                    assert all(run.is_success for run in finished_runs), log_of(
+                        instance, finished_runs
+                    )
+                    return (
+                        True
+                        if runs_of_job and (finished_runs == runs_of_job or not ended)
+                        else None
+                    )
 
                 daemon.wait_for(runs, f"{job} of {tags}", timeout=A_NIGHT, every=1)
 
@@ -291,7 +297,7 @@ def test_two_nights_in_a_row_and_teardown_leaves_nothing(tmp_path: Path) -> None
             if night == 1:
                 wait_for("shop_refresh", sensor_name="shop_new_files")
                 daemon.kill()
-                daemon = running.enter_context(server.service("daemon"))
+                daemon = services.enter_context(server.service("daemon"))
                 wait_until_said(daemon, "nothing is new since a refresh was requested")
             else:
                 # A tick that is under way writes the whole state of its sensor, and may so undo the
@@ -300,12 +306,12 @@ def test_two_nights_in_a_row_and_teardown_leaves_nothing(tmp_path: Path) -> None
                 server.stop_sensor("shop_new_files")
                 upload(s3, bucket, tmp_path, night)
                 server.start_schedule("shop_schedule")
-                daemon = running.enter_context(server.service("daemon"))
+                daemon = services.enter_context(server.service("daemon"))
                 wait_for("shop_refresh", ended=False, schedule_name="shop_schedule")
                 server.stop_schedule("shop_schedule")
                 wait_for("shop_refresh", schedule_name="shop_schedule")
-            published = s3.store().get(f"s3://{bucket}/lists/{TABLE}")
-            lists.append(pl.read_parquet(io.BytesIO(published)))
+            published_bytes = s3.store().get(f"s3://{bucket}/lists/{TABLE}")
+            lists.append(pl.read_parquet(io.BytesIO(published_bytes)))
             rows = database.query(
                 "SELECT user_id, rank, item_id FROM recommendations ORDER BY user_id, rank",
                 url=shop,
@@ -314,7 +320,7 @@ def test_two_nights_in_a_row_and_teardown_leaves_nothing(tmp_path: Path) -> None
             assert rows == table.select("user_id", "rank", "item_id").rows()
         first, second = (table.get_column("user_id").n_unique() for table in lists)
         assert (first, second) == (60, 90)
-        assert personalize_made(personalize) == made_once(2)
+        assert count_personalize_jobs(personalize) == made_once(2)
         with server.instance() as instance:
             tags = {"dagster/sensor_name": "shop_new_files"}
             assert instance.get_runs_count(dg.RunsFilter(tags=tags)) == 1
@@ -324,12 +330,12 @@ def test_two_nights_in_a_row_and_teardown_leaves_nothing(tmp_path: Path) -> None
             {"ops": {"shop__teardown": {"config": {"delete": True, "storage": True}}}},
         )
         wait_for("shop_teardown")
-        left = [
+        resources_left = [
             *personalize.list_dataset_groups()["datasetGroups"],
             *personalize.list_schemas()["schemas"],
             *personalize.list_solutions()["solutions"],
         ]
-        assert not left
+        assert not resources_left
         assert not [*s3.store().list(f"s3://{bucket}/lists/shop/")]
         assert len([*s3.store().list(f"s3://{bucket}/orders/")]) == 2
         no_secret_is_shown(project, server)

@@ -69,9 +69,9 @@ def test_lists_lag(tmp_path: Path) -> None:
     lists = LaggingLists(random.Random(0))
     with client_before(tmp_path, lists) as (client, aws):
         client.create_dataset_group(name="shop")
-        seen = [list_names(client) for _ in range(lists.calls + 1)]
-    assert lists.count == seen.count([]) > 0
-    assert seen[lists.count :] == [["shop"]] * seen.count(["shop"])
+        listings = [list_names(client) for _ in range(lists.calls + 1)]
+    assert lists.count == listings.count([]) > 0
+    assert listings[lists.count :] == [["shop"]] * listings.count(["shop"])
     assert aws.creates == {("CreateDatasetGroup", "shop"): 1}
 
 
@@ -93,11 +93,11 @@ def test_statuses_are_pending_before_they_are_active(tmp_path: Path) -> None:
         arn = client.create_dataset_group(name="shop")["datasetGroupArn"]
         (group,) = client.list_dataset_groups()["datasetGroups"]
         assert group["status"] == "CREATE PENDING"
-        seen = [
+        listings = [
             client.describe_dataset_group(datasetGroupArn=arn)["datasetGroup"]["status"]
             for _ in range(3)
         ]
-    assert seen == ["CREATE PENDING", "CREATE IN_PROGRESS", "ACTIVE"]
+    assert listings == ["CREATE PENDING", "CREATE IN_PROGRESS", "ACTIVE"]
     assert statuses.count == 3
 
 
@@ -114,10 +114,10 @@ def test_what_was_just_created_is_not_found(tmp_path: Path) -> None:
 def test_one_resource_fails(tmp_path: Path) -> None:
     failures = FailingResources({"CreateDatasetGroup": "out of memory"})
     with client_before(tmp_path, failures) as (client, _):
-        failed, ready = (
+        failed_users, ready = (
             client.create_dataset_group(name=name)["datasetGroupArn"] for name in ("one", "two")
         )
-        group = client.describe_dataset_group(datasetGroupArn=failed)["datasetGroup"]
+        group = client.describe_dataset_group(datasetGroupArn=failed_users)["datasetGroup"]
         assert (group["status"], group["failureReason"]) == ("CREATE FAILED", "out of memory")
         statuses = {
             summary["name"]: summary["status"]
@@ -174,9 +174,9 @@ def test_an_output_is_split_shuffled_and_unmarked(tmp_path: Path) -> None:
     split.rewrite(FOLDER)
     names = [file.uri.removeprefix(FOLDER) for file in store.list(FOLDER)]
     assert sorted(names) == [f"part-{part}.json.out" for part in range(3)]
-    written = [line for uri in split.outputs(FOLDER) for line in store.get(uri).splitlines()]
-    assert written != lines
-    assert sorted(written) == sorted(lines)
+    output_lines = [line for uri in split.outputs(FOLDER) for line in store.get(uri).splitlines()]
+    assert output_lines != lines
+    assert sorted(output_lines) == sorted(lines)
 
 
 def test_lines_of_an_output_have_errors(tmp_path: Path) -> None:
@@ -184,10 +184,10 @@ def test_lines_of_an_output_have_errors(tmp_path: Path) -> None:
     errors = ErrorLines(store, random.Random(0), outputs_left=1)
     errors.rewrite(FOLDER)
     errors.rewrite(FOLDER)
-    written = [json.loads(line) for line in store.get(f"{FOLDER}users.json.out").splitlines()]
-    failed = [line["input"]["userId"] for line in written if line["error"]]
-    assert len(written) == len(lines)
-    assert sorted(failed) == sorted(errors.users[0])
-    assert len(failed) == 2
-    assert not any("output" in line for line in written if line["error"])
+    output_lines = [json.loads(line) for line in store.get(f"{FOLDER}users.json.out").splitlines()]
+    failed_users = [line["input"]["userId"] for line in output_lines if line["error"]]
+    assert len(output_lines) == len(lines)
+    assert sorted(failed_users) == sorted(errors.users[0])
+    assert len(failed_users) == 2
+    assert not any("output" in line for line in output_lines if line["error"])
     assert errors.count == 1

@@ -82,11 +82,11 @@ def topic(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         yield boto3.client("sns", region_name=REGION).create_topic(Name="lists")["TopicArn"]
 
 
-def published(topic: str) -> list[tuple[str | None, str]]:
+def read_published_messages(topic: str) -> list[tuple[str | None, str]]:
     """Subject and message of what the topic got."""
     *_, region, account, _ = topic.split(":")
-    sent = sns_backends[account][region].topics[topic].sent_notifications
-    return [(subject, message) for _, message, subject, *_ in sent]
+    sent_messages = sns_backends[account][region].topics[topic].sent_notifications
+    return [(subject, message) for _, message, subject, *_ in sent_messages]
 
 
 def tick(
@@ -100,7 +100,7 @@ def tick(
     return repository.get_sensor_def(sensor).evaluate_tick(context)
 
 
-def declared(**attributes: Any) -> Pipeline:
+def make_pipeline(**attributes: Any) -> Pipeline:
     return Pipeline.model_validate(
         declaration("shop", "ratings.csv", **{"alerts": ALERTS, **attributes})
     )

@@ -18,8 +18,8 @@ from batchrec_dagster_tests.pipeline.alerts_support import (
     ON_FAILURE,
     WHEN_LATE,
     Hook,
-    declared,
-    published,
+    make_pipeline,
+    read_published_messages,
     slack,
     tick,
     topic,
@@ -55,7 +55,7 @@ def test_a_failed_run_is_alerted_once_with_step_reason_and_link(
     assert reason.startswith("Step shop__interactions: enough_interactions: ")
     assert "Personalize needs 1,000 interactions" in reason
     assert link == f"Run: https://dagster.example.com/runs/{result.run_id}"
-    assert published(topic) == [(title, text)]
+    assert read_published_messages(topic) == [(title, text)]
 
 
 def test_a_failed_run_of_some_assets_is_alerted_too(
@@ -81,7 +81,7 @@ def test_a_failed_run_of_some_assets_is_alerted_too(
 def test_a_check_of_its_own_that_closes_is_named_with_what_it_found(
     instance: dg.DagsterInstance, slack: Hook
 ) -> None:
-    pipeline = declared()
+    pipeline = make_pipeline()
 
     @dg.asset(key_prefix="shop")
     def solution_version() -> None: ...
@@ -106,14 +106,14 @@ def test_a_check_of_its_own_that_closes_is_named_with_what_it_found(
 
 def fails(*reasons: str, **alerts: str) -> dg.Definitions:
     """A job whose runs fail for these reasons, and the sensors that tell of it."""
-    left = iter(reasons)
+    reasons_left = iter(reasons)
 
     @dg.asset(key_prefix="shop")
     def interactions() -> None:
-        raise dg.Failure(next(left))
+        raise dg.Failure(next(reasons_left))
 
     jobs = [dg.define_asset_job("shop_refresh", selection="*")]
-    sensors = alert_sensors([declared(alerts={**ALERTS, **alerts})])
+    sensors = alert_sensors([make_pipeline(alerts={**ALERTS, **alerts})])
     return dg.Definitions(assets=[interactions], jobs=jobs, sensors=sensors)
 
 
@@ -130,7 +130,7 @@ def test_data_in_an_alert_are_text(instance: dg.DagsterInstance, slack: Hook, to
     tick(defs, name, instance, cursor)
     # The hook asserts that Slack reads no link, mention or formatting in it.
     (text,) = slack.posted
-    assert published(topic) == [("batchrec: shop_refresh failed", text)]
+    assert read_published_messages(topic) == [("batchrec: shop_refresh failed", text)]
     _, first, *lines, link = text.split("\n")
     assert first == f"Step shop__interactions: {HOSTILE[0]}"
     assert [line for line in lines if not line.startswith("  ")] == []
@@ -187,7 +187,7 @@ def test_a_message_that_one_way_took_is_not_sent_again(
     for _ in range(3):
         cursor = tick(defs, name, instance, cursor).cursor
     assert slack.posted == []
-    assert len(published(topic)) == 1
+    assert len(read_published_messages(topic)) == 1
 
 
 def test_an_unexpected_error_is_alerted_with_whether_it_is_retried(
@@ -200,7 +200,7 @@ def test_an_unexpected_error_is_alerted_with_whether_it_is_retried(
     defs = dg.Definitions(
         assets=[interactions],
         jobs=[dg.define_asset_job("shop_refresh", selection="*")],
-        sensors=alert_sensors([declared()]),
+        sensors=alert_sensors([make_pipeline()]),
     )
     cursor = tick(defs, ON_FAILURE, instance, None).cursor
     result = defs.resolve_job_def("shop_refresh").execute_in_process(
@@ -234,12 +234,12 @@ def test_two_sensors_alert_for_all_pipelines_and_one_channel_holds_up_no_other(
             assert not run.execute_in_process(instance=instance, raise_on_error=False).success
         slack.answers = [404]
         result = tick(defs, ON_FAILURE, instance, cursor)
-        titles = [subject for subject, _ in published(topic)]
+        titles = [subject for subject, _ in read_published_messages(topic)]
         assert titles == ["batchrec: nightly failed", "batchrec: shop_refresh failed"]
         assert slack.posted == []
         tick(defs, ON_FAILURE, instance, result.cursor)
     assert [text.splitlines()[0] for text in slack.posted] == ["batchrec: nightly failed"]
-    assert len(published(topic)) == 2
+    assert len(read_published_messages(topic)) == 2
 
 
 def test_without_declared_channels_there_are_no_alerts(project: Project) -> None:
@@ -255,14 +255,16 @@ def test_a_way_that_stumbles_is_tried_again_and_one_that_fails_keeps_back_no_oth
     slack.answers = [500]
     assert send(Alerts(slack_webhook_env="SHOP_HOOK"), Message("a", ["b"])) == []
     assert slack.posted == ["a\nb"]
-    both = Alerts(slack_webhook_env="SHOP_HOOK", sns_topic=topic)
+    alerts_with_both = Alerts(slack_webhook_env="SHOP_HOOK", sns_topic=topic)
     slack.answers = [404]
-    assert send(both, Message("é", [])) == ["Slack (SHOP_HOOK): the webhook answers 404 Not Found"]
-    assert published(topic) == [("?", "é")]
+    assert send(alerts_with_both, Message("é", [])) == [
+        "Slack (SHOP_HOOK): the webhook answers 404 Not Found"
+    ]
+    assert read_published_messages(topic) == [("?", "é")]
 
 
 @pytest.mark.parametrize(
-    ("url", "told"),
+    ("url", "shown_text"),
     [
         ("", "set the environment variable SHOP_HOOK to the webhook's URL"),
         ("planted-secret", "set the environment variable SHOP_HOOK to the webhook's URL"),
@@ -273,10 +275,10 @@ def test_a_way_that_stumbles_is_tried_again_and_one_that_fails_keeps_back_no_oth
     ],
 )
 def test_a_message_that_nobody_gets_is_an_error_without_the_url(
-    monkeypatch: pytest.MonkeyPatch, slack: Hook, url: str, told: str
+    monkeypatch: pytest.MonkeyPatch, slack: Hook, url: str, shown_text: str
 ) -> None:
     monkeypatch.setenv("SHOP_HOOK", url)
-    with pytest.raises(AlertError, match=told) as error:
+    with pytest.raises(AlertError, match=shown_text) as error:
         send(Alerts(slack_webhook_env="SHOP_HOOK"), Message("a", []))
     assert "planted" not in str(error.value)
 

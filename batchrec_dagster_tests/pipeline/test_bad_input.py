@@ -29,14 +29,14 @@ from batchrec_dagster_tests.support import (
 pytestmark = pytest.mark.slow
 
 
-def edited(change: Callable[[list[str]], list[str]]) -> Callable[[Path], None]:
+def edit_lines(change: Callable[[list[str]], list[str]]) -> Callable[[Path], None]:
     def edit(path: Path) -> None:
         path.write_text("".join(change(path.read_text().splitlines(keepends=True))))
 
     return edit
 
 
-MILLISECONDS = edited(
+MILLISECONDS = edit_lines(
     lambda lines: [lines[0], *(line.rstrip("\n") + "000\n" for line in lines[1:])]
 )
 
@@ -46,7 +46,7 @@ MILLISECONDS = edited(
     [
         (lambda path: path.unlink(), {}, ["ratings.csv"]),
         (
-            edited(lambda lines: [line.replace(",", ";") for line in lines]),
+            edit_lines(lambda lines: [line.replace(",", ";") for line in lines]),
             {"delimiter": ","},
             ["ratings.csv", "ratings.columns.user", "is ratings.delimiter ';'?"],
         ),
@@ -56,18 +56,20 @@ MILLISECONDS = edited(
             ["ratings.csv has no column 'stars' (ratings.columns.rating)", "userId, movieId"],
         ),
         (
-            edited(lambda lines: [*lines[:7], "1,2,great,1500000000\n", *lines[8:]]),
+            edit_lines(lambda lines: [*lines[:7], "1,2,great,1500000000\n", *lines[8:]]),
             {},
             ["ratings.csv, line 8: the rating is not a number", "ratings.on_bad_rows: skip"],
         ),
         (
-            edited(lambda lines: [line.replace(",", ";").replace(".", ",") for line in lines]),
+            edit_lines(lambda lines: [line.replace(",", ";").replace(".", ",") for line in lines]),
             {},
             ["the rating is not a number: ", "ratings.decimal: ','"],
         ),
         (lambda path: path.write_text(""), {}, ["ratings.csv", "empty"]),
         (
-            edited(lambda lines: [line.rstrip("\n") + ",x" * 300_000 + "\n" for line in lines[:9]]),
+            edit_lines(
+                lambda lines: [line.rstrip("\n") + ",x" * 300_000 + "\n" for line in lines[:9]]
+            ),
             {},
             ["ratings.csv, line 1 has 300,004 columns, and at most 2,000 are read"],
         ),
@@ -77,7 +79,7 @@ MILLISECONDS = edited(
             ["the timestamp is 0 or after 2099", "ratings.timestamp_unit is another"],
         ),
         (
-            edited(lambda lines: lines[:900]),
+            edit_lines(lambda lines: lines[:900]),
             {},
             ["enough_interactions: ", "Personalize needs 1,000 interactions", "min_rating"],
         ),
@@ -112,8 +114,8 @@ def test_bad_input_is_reported_in_one_line_and_loses_nothing(
     assert "\n" not in message
     for part in parts:
         assert part in message
-    written = {path.name for path in project.storage.rglob("*") if path.is_file()}
-    assert written <= {"ratings.csv", "raw_ratings.json"}
+    file_names = {path.name for path in project.storage.rglob("*") if path.is_file()}
+    assert file_names <= {"ratings.csv", "raw_ratings.json"}
 
 
 @pytest.mark.usefixtures("first_run_of_shop")
@@ -121,7 +123,7 @@ def test_the_last_good_table_outlives_bad_input(
     project: Project, instance: dg.DagsterInstance
 ) -> None:
     source = project.root / "ratings.csv"
-    lists, prepared = table(project, "shop"), interactions(project, "shop")
+    lists, prepared_rows = table(project, "shop"), interactions(project, "shop")
     MILLISECONDS(source)
     project.declare(
         declaration(
@@ -132,7 +134,7 @@ def test_the_last_good_table_outlives_bad_input(
     )
     assert not refresh(project, "shop", instance).success
     assert table(project, "shop").equals(lists)
-    assert interactions(project, "shop").equals(prepared)
+    assert interactions(project, "shop").equals(prepared_rows)
 
 
 def test_skip_keeps_the_good_rows_and_reports_the_others(
@@ -170,15 +172,15 @@ def test_no_name_in_a_file_controls_the_terminal(
     )
     project.declare(declaration("shop", "ratings.csv"))
     with definitions(project) as defs:
-        logged = dg.Definitions.merge(
+        definitions_with_log = dg.Definitions.merge(
             defs, dg.Definitions(loggers={"console": build_console_logger("text")})
         )
-        result = logged.resolve_job_def("shop_refresh").execute_in_process(
+        result = definitions_with_log.resolve_job_def("shop_refresh").execute_in_process(
             instance=instance,
             run_config={"loggers": {"console": {}}},
             raise_on_error=False,
         )
     assert "\x1b[2J" in why(result)
-    seen = re.sub("\x1b\\[[0-9;]*m", "", capfd.readouterr().err)
-    assert "\\x1b[2J" in seen
-    assert not CONTROLS.search(seen)
+    printed_text = re.sub("\x1b\\[[0-9;]*m", "", capfd.readouterr().err)
+    assert "\\x1b[2J" in printed_text
+    assert not CONTROLS.search(printed_text)

@@ -119,25 +119,29 @@ def test_what_is_next_to_a_broken_file_stays_as_it_was(
         f"attributes: {{storage: {project.root}/elsewhere}}\n"
     )
     monkeypatch.setattr(support, "load_pipelines", load_valid_pipelines)
-    with definitions(project) as before:
+    with definitions(project) as defs_before:
         pass
     (defs / "group/late").mkdir()
     (defs / "group/late/defs.yaml").write_text("type: [")
-    with definitions(project) as after:
+    with definitions(project) as defs_after:
         pass
     keys = {
-        key for key in after.resolve_asset_graph().get_all_asset_keys() if key.path[-1] != "broken"
+        key
+        for key in defs_after.resolve_asset_graph().get_all_asset_keys()
+        if key.path[-1] != "broken"
     }
-    assert keys == {*before.resolve_asset_graph().get_all_asset_keys()}
+    assert keys == {*defs_before.resolve_asset_graph().get_all_asset_keys()}
     assert {dg.AssetKey("prices"), dg.AssetKey("stock")} <= keys
-    assert "batchrec_alert_on_failure" in names_of_sensors(before)
-    assert names_of_sensors(after) == sorted([*names_of_sensors(before), "broken_pipelines"])
-    assert {*(after.resources or {})} == {*(before.resources or {})}
-    for resources in (before.resources, after.resources):
+    assert "batchrec_alert_on_failure" in names_of_sensors(defs_before)
+    assert names_of_sensors(defs_after) == sorted(
+        [*names_of_sensors(defs_before), "broken_pipelines"]
+    )
+    assert {*(defs_after.resources or {})} == {*(defs_before.resources or {})}
+    for resources in (defs_before.resources, defs_after.resources):
         assert resources is not None
         assert resources["currency"] == "EUR"
         assert resources["batchrec_storage"].root == f"{project.root}/elsewhere"
-    checks = [key.name for key in after.resolve_asset_graph().asset_check_keys]
+    checks = [key.name for key in defs_after.resolve_asset_graph().asset_check_keys]
     assert "cheap" in checks
 
 
@@ -152,14 +156,16 @@ def test_a_broken_pipeline_fails_validation_and_stops_no_other(tmp_path: Path) -
     # Not the script: it would import the package that this copies.
     batchrec = ("python", "-c", "from batchrec_dagster.cli import main; main()")
     for command in (("dagster", "definitions", "validate", *module), (*batchrec, "doctor")):
-        checked = project.run(*command)
-        assert checked.returncode == 1
-        assert f"{file}, line 5: ratings.source: ftp://" in checked.stdout + checked.stderr
-    ran = project.run("dagster", "job", "execute", *module, "-j", "shop_refresh")
-    assert ran.returncode == 0, ran.stderr[-3000:]
-    assert f"{file}, line 5: ratings.source: ftp://" in ran.stderr
-    for shown in ("show", "list"):
-        process = project.run(*batchrec, shown)
+        check_process = project.run(*command)
+        assert check_process.returncode == 1
+        assert (
+            f"{file}, line 5: ratings.source: ftp://" in check_process.stdout + check_process.stderr
+        )
+    run_process = project.run("dagster", "job", "execute", *module, "-j", "shop_refresh")
+    assert run_process.returncode == 0, run_process.stderr[-3000:]
+    assert f"{file}, line 5: ratings.source: ftp://" in run_process.stderr
+    for subcommand in ("show", "list"):
+        process = project.run(*batchrec, subcommand)
         assert process.returncode == 0
         assert "shop" in process.stdout
         assert f"not refreshed until fixed:\n  {file}, line 5: ratings.source: " in process.stderr

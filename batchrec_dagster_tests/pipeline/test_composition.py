@@ -78,7 +78,7 @@ def none(lists: Optional[pl.DataFrame]) -> bool:
 """
 
 
-def selected(defs: dg.Definitions, job: str) -> set[str]:
+def select_assets(defs: dg.Definitions, job: str) -> set[str]:
     keys = defs.resolve_job_def(job).asset_layer.executable_asset_keys
     return {key.to_user_string() for key in keys}
 
@@ -88,11 +88,11 @@ def test_jobs_select_what_the_pipeline_made(team: Project, group: str | None) ->
     if group:
         post_process(team, group_name=group)
     with definitions(team) as defs:
-        refreshed = selected(defs, "shop_refresh")
-        rolled_back = selected(defs, "shop_rollback")
-    assert {"shop/recommendations", "shop/recommendation_report"} <= rolled_back
-    assert {"shop/raw_ratings", *rolled_back} <= refreshed
-    assert "shop/mailing" not in refreshed
+        refreshed_assets = select_assets(defs, "shop_refresh")
+        rolled_back_assets = select_assets(defs, "shop_rollback")
+    assert {"shop/recommendations", "shop/recommendation_report"} <= rolled_back_assets
+    assert {"shop/raw_ratings", *rolled_back_assets} <= refreshed_assets
+    assert "shop/mailing" not in refreshed_assets
 
 
 def test_a_run_of_the_teams_own_assets_is_none_of_the_pipelines(
@@ -104,14 +104,14 @@ def test_a_run_of_the_teams_own_assets_is_none_of_the_pipelines(
         ours = set(job.asset_layer.executable_asset_keys)
         all_assets = defs.resolve_implicit_global_asset_job_def()
 
-    def started(key: dg.AssetKey) -> dg.DagsterRun:
+    def start_run(key: dg.AssetKey) -> dg.DagsterRun:
         return instance.create_run_for_job(
             all_assets, asset_selection={key}, status=dg.DagsterRunStatus.STARTED
         )
 
-    started(MAILING)
+    start_run(MAILING)
     assert describe_runs_under_way(pipeline, ours, instance) == []
-    lists = started(pipeline.asset_key("recommendations"))
+    lists = start_run(pipeline.asset_key("recommendations"))
     assert describe_runs_under_way(pipeline, ours, instance) == [
         f"run {lists.run_id} of __ASSET_JOB is under way"
     ]
@@ -125,16 +125,16 @@ def test_a_run_of_the_teams_own_job_with_our_assets_is_one_of_the_pipelines(
         ours = set(defs.resolve_job_def("shop_refresh").asset_layer.executable_asset_keys)
         jobs = [dg.define_asset_job("nightly", "*"), dg.define_asset_job("mails", [MAILING])]
         theirs = dg.Definitions.merge(defs, dg.Definitions(jobs=jobs))
-        started = {
+        runs_by_job = {
             name: instance.create_run_for_job(
                 theirs.resolve_job_def(name), status=dg.DagsterRunStatus.STARTED
             )
             for name in ("nightly", "mails")
         }
-    nightly = started["nightly"]
-    assert nightly.asset_selection is None
+    nightly_run = runs_by_job["nightly"]
+    assert nightly_run.asset_selection is None
     assert describe_runs_under_way(pipeline, ours, instance) == [
-        f"run {nightly.run_id} of nightly is under way"
+        f"run {nightly_run.run_id} of nightly is under way"
     ]
 
 
@@ -156,7 +156,7 @@ def test_the_yaml_says_how_the_assets_fit_into_the_project(team: Project) -> Non
             if asset.key == dg.AssetKey(["marketing", "shop-eu", "recommendations"])
         )
         sensor = defs.resolve_sensor_def("shop_automation")
-        assert selected(defs, "shop_rollback") >= {"marketing/shop-eu/recommendation_report"}
+        assert select_assets(defs, "shop_rollback") >= {"marketing/shop-eu/recommendation_report"}
     (spec,) = lists.specs
     assert spec.group_name == "marketing"
     assert spec.tags["domain"] == "marketing"
@@ -179,9 +179,9 @@ def test_two_pipelines_cannot_share_a_key_prefix(team: Project) -> None:
 def test_pipelines_of_one_location_have_their_own_buckets_or_those_of_the_project(
     team: Project,
 ) -> None:
-    resources = team.package / "defs" / "batchrec" / "defs.yaml"
-    resources.parent.mkdir()
-    resources.write_text(
+    file = team.package / "defs" / "batchrec" / "defs.yaml"
+    file.parent.mkdir()
+    file.write_text(
         "type: batchrec_dagster.BatchrecResources\n"
         "attributes: {storage: 's3://{{ env.STAGE }}-lists/all', region: eu-west-1}\n"
     )
@@ -190,17 +190,17 @@ def test_pipelines_of_one_location_have_their_own_buckets_or_those_of_the_projec
         definitions(team),
     ):
         pass
-    assert str(error.value).startswith(f"{resources}, line 2: ")
+    assert str(error.value).startswith(f"{file}, line 2: ")
     team.environment["STAGE"] = "dev"
     team.declare(declaration("us", "ratings.csv", deployment={"storage": "s3://lists-us/batchrec"}))
     with definitions(team) as defs:
-        found = defs.resources or {}
+        resources = defs.resources or {}
         job = defs.resolve_job_def("us_teardown")
-    assert found["batchrec_storage"].root == "s3://dev-lists/all"
-    assert found["batchrec_personalize"].storage.s3.region_name == "eu-west-1"
-    assert found["batchrec_storage_us"].root == "s3://lists-us/batchrec"
+    assert resources["batchrec_storage"].root == "s3://dev-lists/all"
+    assert resources["batchrec_personalize"].storage.s3.region_name == "eu-west-1"
+    assert resources["batchrec_storage_us"].root == "s3://lists-us/batchrec"
     assert {"batchrec_storage_us", "batchrec_personalize_us"} <= set(job.resource_defs)
-    assert not {"io_manager", "s3", "storage"} & set(found)
+    assert not {"io_manager", "s3", "storage"} & set(resources)
 
 
 def test_a_deployment_that_cannot_be_is_refused_by_the_file(team: Project) -> None:
@@ -258,17 +258,17 @@ def test_check_and_doctor_judge_by_the_projects_own_definitions(
         "    ours = dg.load_from_defs_folder(path_within_project=Path(__file__).parent)\n"
         "    return dg.Definitions.merge(ours, dg.Definitions(resources={KEY: 7}))\n"
     )
-    outputs, examined = {}, {}
+    outputs, doctor_outputs = {}, {}
     for key in ("theirs", "batchrec_storage"):
         own.write_text(own.read_text().replace("KEY", repr(key)).replace("'theirs'", repr(key)))
         sys.modules.pop(f"{team.package.name}.definitions", None)
         importlib.invalidate_caches()
         outputs[key] = CliRunner().invoke(main, ["check"])
         sys.modules.pop(f"{team.package.name}.definitions", None)
-        examined[key] = CliRunner().invoke(main, ["doctor"]).output
+        doctor_outputs[key] = CliRunner().invoke(main, ["doctor"]).output
     assert outputs["theirs"].exit_code == 0, outputs["theirs"].output
     assert outputs["batchrec_storage"].exit_code == 1
-    taken = "different resources with same key 'batchrec_storage'"
-    assert taken in outputs["batchrec_storage"].output
-    assert taken in examined["batchrec_storage"]
-    assert taken not in examined["theirs"]
+    conflict = "different resources with same key 'batchrec_storage'"
+    assert conflict in outputs["batchrec_storage"].output
+    assert conflict in doctor_outputs["batchrec_storage"]
+    assert conflict not in doctor_outputs["theirs"]

@@ -28,26 +28,26 @@ def test_every_setting_has_a_description_for_the_editor() -> None:
     assert model is not None
     schema = model.model_json_schema()
     parts = [schema, *schema["$defs"].values()]
-    undescribed = [
+    assets_without_description = [
         f"{part['title']}.{name}"
         for part in parts
         for name, member in part["properties"].items()
         if not member.get("description")
     ]
     assert len(parts) >= 17
-    assert undescribed == []
+    assert assets_without_description == []
 
 
 def test_the_schedule_runs_the_refresh_job_as_declared(tmp_path: Path) -> None:
     project = module_project(tmp_path)
-    schedule = {"cron": "30 4 * * 1", "timezone": "Europe/Berlin", "enabled": True}
-    project.declare(declaration("shop", "ratings.csv", schedule=schedule))
+    settings = {"cron": "30 4 * * 1", "timezone": "Europe/Berlin", "enabled": True}
+    project.declare(declaration("shop", "ratings.csv", schedule=settings))
     with definitions(project) as defs:
-        declared = defs.resolve_schedule_def("shop_schedule")
-    assert declared.job_name == "shop_refresh"
-    assert declared.cron_schedule == "30 4 * * 1"
-    assert declared.execution_timezone == "Europe/Berlin"
-    assert declared.default_status is dg.DefaultScheduleStatus.RUNNING
+        schedule = defs.resolve_schedule_def("shop_schedule")
+    assert schedule.job_name == "shop_refresh"
+    assert schedule.cron_schedule == "30 4 * * 1"
+    assert schedule.execution_timezone == "Europe/Berlin"
+    assert schedule.default_status is dg.DefaultScheduleStatus.RUNNING
 
 
 def test_assets_say_what_they_are(tmp_path: Path) -> None:
@@ -150,19 +150,19 @@ def test_the_code_version_changes_with_the_settings_an_asset_reads() -> None:
             asset.key.path[-1]: next(iter(asset.code_versions_by_key.values())) for asset in assets
         }
 
-    before = versions()
+    original_versions = versions()
     stricter = versions(interactions={"min_rating": 4})
-    assert stricter["interactions"] != before["interactions"]
-    assert stricter["solution_version"] == before["solution_version"]
+    assert stricter["interactions"] != original_versions["interactions"]
+    assert stricter["solution_version"] == original_versions["solution_version"]
     items = versions(items=ITEMS)
     genre = {"filter": "EXCLUDE ItemID WHERE Items.GENRES = $G", "filter_values": {"G": "War"}}
-    filtered = versions(items=ITEMS, recommendations=genre)
-    assert filtered["batch_users"] != items["batch_users"]
-    assert filtered["interactions"] == items["interactions"]
-    other = versions(solution={"recipe": "aws-popularity-count"})
-    assert other["interactions"] == before["interactions"]
-    assert other["solution_version"] != before["solution_version"]
-    assert versions(schedule={"cron": "@daily"}) == before
+    filtered_versions = versions(items=ITEMS, recommendations=genre)
+    assert filtered_versions["batch_users"] != items["batch_users"]
+    assert filtered_versions["interactions"] == items["interactions"]
+    popularity_versions = versions(solution={"recipe": "aws-popularity-count"})
+    assert popularity_versions["interactions"] == original_versions["interactions"]
+    assert popularity_versions["solution_version"] != original_versions["solution_version"]
+    assert versions(schedule={"cron": "@daily"}) == original_versions
 
 
 def test_a_file_is_the_same_by_its_relative_and_its_absolute_path(

@@ -52,9 +52,9 @@ def test_a_run_killed_in_training_goes_on_and_trains_once(tmp_path: Path) -> Non
     assert "CREATE IN_PROGRESS" in (project.root / "killed.log").read_text().splitlines()[-1]
     assert not list(project.storage.glob("shop/curated/**/*"))
 
-    again = project.run(*REFRESH)
-    assert again.returncode == 0, again.stdout + again.stderr
-    log = again.stdout + again.stderr
+    second_run = project.run(*REFRESH)
+    assert second_run.returncode == 0, second_run.stdout + second_run.stderr
+    log = second_run.stdout + second_run.stderr
     assert "unchanged: not imported again" in log
     assert "created solution version" not in log
     assert table(project, "shop").get_column("user_id").n_unique() == 1500

@@ -37,10 +37,10 @@ class Shelf(dg.IOManager):
     """Keeps values, but not what is too large; sees whose lease there is when it does."""
 
     def __init__(self, leases: Path) -> None:
-        self.leases, self.found = leases, [Path("not asked")]
+        self.leases, self.lease_files = leases, [Path("not asked")]
 
     def handle_output(self, context: dg.OutputContext, obj: object) -> None:
-        self.found = files(self.leases)
+        self.lease_files = files(self.leases)
         if obj == "too large":
             raise OSError("there is no room")
 
@@ -65,7 +65,7 @@ def test_the_lease_is_given_up_however_the_step_ends(
     tmp_path: Path, instance: dg.DagsterInstance, ends: str, reason: str
 ) -> None:
     deployment = Deployment.from_environment({"BATCHREC_HOME": str(tmp_path)})
-    leases, during = tmp_path / "storage/shop/leases", []
+    leases, files_during_step = tmp_path / "storage/shop/leases", []
     key = dg.AssetKey(["shop", "step"])
 
     @dg.asset(
@@ -77,7 +77,7 @@ def test_the_lease_is_given_up_however_the_step_ends(
     def step(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
         work = get_personalize_work(SHOP, context)
         with work.step_lease("step", context.run.run_id):
-            during.extend(files(leases))
+            files_during_step.extend(files(leases))
             if ends == "raises":
                 raise dg.Failure("the asset fails")
         small = CheckResult("small", ends != "fails a check", "too large")
@@ -87,13 +87,13 @@ def test_the_lease_is_given_up_however_the_step_ends(
     personalize = deployment.personalize_resource
     resources = {SHOP.resource_key("personalize"): personalize, "io_manager": shelf}
     result = dg.materialize([step], instance=instance, resources=resources, raise_on_error=False)
-    assert [path.name for path in during] == ["000001.json"]
+    assert [path.name for path in files_during_step] == ["000001.json"]
     assert files(leases) == []
     assert result.success == (ends == "well")
     failures = [event.step_failure_data for event in result.all_events if event.is_step_failure]
     assert reason in "".join(str(failure) for failure in failures)
     if ends in ("well", "too large"):
-        assert shelf.found == []
+        assert shelf.lease_files == []
     # A check that fails is told of, though the step raises.
     assert len(result.get_asset_check_evaluations()) == (ends in ("well", "fails a check"))
 
@@ -102,22 +102,22 @@ def test_the_run_after_a_publication_that_failed_does_not_wait_for_it(
     project: Project, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project.declare(declaration("shop", write_ratings(project.root / "ratings.csv")))
-    leases, during = project.storage / "shop" / "leases", []
+    leases, files_during_step = project.storage / "shop" / "leases", []
     publish = PublishedTable.publish
 
     def full(*_: Any) -> None:
-        during.extend(files(leases))
+        files_during_step.extend(files(leases))
         raise StorageError("cannot write the lists: there is no room")
 
     monkeypatch.setattr(PublishedTable, "publish", full)
-    failed = refresh(project, "shop", instance)
-    assert why(failed) == "cannot write the lists: there is no room"
+    failed_run = refresh(project, "shop", instance)
+    assert why(failed_run) == "cannot write the lists: there is no room"
     # Lists are published while nobody else can be at work on them.
-    assert [path.parent.name for path in during] == ["recommendations"]
+    assert [path.parent.name for path in files_during_step] == ["recommendations"]
     assert files(leases) == []
 
     monkeypatch.setattr(PublishedTable, "publish", publish)
-    again = refresh(project, "shop", instance)
-    assert metadata(again, "recommendations")["edition"] == 1
+    next_run = refresh(project, "shop", instance)
+    assert metadata(next_run, "recommendations")["edition"] == 1
     assert table(project, "shop").height
-    assert not failed.success
+    assert not failed_run.success

@@ -45,14 +45,14 @@ def test_without_extras_a_pipeline_runs_and_is_shown(tmp_path: Path, s3: S3Serve
         project.environment |= shop.environment | {
             "PYTHONPATH": f"{tmp_path / 'python'}:{project.root}"
         }
-        refreshed = project.run("batchrec", "run", "shop")
-        assert refreshed.returncode == 0, refreshed.stdout + refreshed.stderr
-        assert "published edition 1" in refreshed.stdout
-        assert "recommendation_report" not in refreshed.stdout
+        run_process = project.run("batchrec", "run", "shop")
+        assert run_process.returncode == 0, run_process.stdout + run_process.stderr
+        assert "published edition 1" in run_process.stdout
+        assert "recommendation_report" not in run_process.stdout
         user, _, item = shop.lists().row(0)
         lists = project.run("batchrec", "show", user)
         assert lists.returncode == 0, lists.stderr
         assert item in lists.stdout
-        planned = project.run("batchrec", "show", "--experiment")
-        assert planned.returncode == 1
-        assert "pip install 'batchrec-dagster[report]'" in planned.stderr
+        show_process = project.run("batchrec", "show", "--experiment")
+        assert show_process.returncode == 1
+        assert "pip install 'batchrec-dagster[report]'" in show_process.stderr

@@ -12,7 +12,7 @@ import pytest
 from batchrec_dagster.pipeline.automation.failure_alerts import describe_failure
 from batchrec_dagster.reporting.failure_reasons import explain_signal
 from batchrec_dagster.reporting.run_stages import RunStages
-from batchrec_dagster_tests.pipeline.alerts_support import declared
+from batchrec_dagster_tests.pipeline.alerts_support import make_pipeline
 
 
 @dg.job
@@ -34,7 +34,7 @@ def test_a_step_whose_process_was_killed_is_named_with_what_to_do(tmp_path: Path
         assert len(list(stages.update())) == 1
         assert stages.errors == [explain_signal("interactions", signal.SIGKILL)]
         assert "memory most likely ran out. Give the machine" in stages.errors[0]
-        assert describe_failure(declared(), instance, run).lines[0] == stages.errors[0]
+        assert describe_failure(make_pipeline(), instance, run).lines[0] == stages.errors[0]
 
 
 def test_a_run_of_the_web_page_that_was_killed_says_so_in_the_alert(
@@ -47,7 +47,7 @@ def test_a_run_of_the_web_page_that_was_killed_says_so_in_the_alert(
     )
     instance.report_run_failed(run)
     line = explain_signal("the run", signal.SIGABRT)
-    assert describe_failure(declared(), instance, run).lines[0] == line
+    assert describe_failure(make_pipeline(), instance, run).lines[0] == line
     stages = RunStages(instance, run)
     assert [*stages.update()] == []
     assert stages.errors == [line]

@@ -14,7 +14,7 @@ from batchrec_dagster_tests.pipeline.alerts_support import (
     ALERTS,
     WHEN_LATE,
     Hook,
-    declared,
+    make_pipeline,
     slack,
     tick,
 )
@@ -34,7 +34,7 @@ DUE = datetime(2026, 1, 10, 2, tzinfo=UTC)
 
 
 def test_a_schedule_that_brings_nothing_is_late_once_a_time() -> None:
-    pipeline = declared(schedule=DAILY)
+    pipeline = make_pipeline(schedule=DAILY)
     cursor: dict[str, str] = {}
     texts = []
     # Every hour of three days, with new lists after the first time and the third only.
@@ -55,7 +55,7 @@ def test_a_schedule_that_brings_nothing_is_late_once_a_time() -> None:
 
 @pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin"])
 def test_a_schedule_switched_on_today_is_not_late_for_this_morning(zone: str) -> None:
-    pipeline = declared(schedule={**DAILY, "timezone": zone})
+    pipeline = make_pipeline(schedule={**DAILY, "timezone": zone})
     time = datetime(2026, 1, 10, 14, tzinfo=UTC)
     cursor, message, _ = check_lateness(pipeline, {}, time, None, scheduled=True)
     assert message is None

@@ -34,39 +34,45 @@ HEADER = "userId,movieId,rating,timestamp\n"
 
 @dataclass
 class Evenings:
-    """A sensor as the daemon runs it: the cursor is kept, a request that is known is not launched.
-    Of each refresh only raw_ratings is run; the files that it took in are told."""
+    """The sensor shop_new_files, as Dagster's daemon runs it.
+
+    The cursor is kept, and a request with a known run key is not launched. Of each refresh only
+    raw_ratings is run.
+    """
 
     defs: dg.Definitions
     instance: dg.DagsterInstance
     cursor: str | None = None
-    launched: set[str] = field(default_factory=set)
-    said: str = ""
+    known_run_keys: set[str] = field(default_factory=set)
+    skip_message: str = ""
 
     def tick(self, *, dies: bool = False) -> list[list[str]]:
-        """The refreshes that this look led to; `dies`: before it has kept its cursor."""
+        """The refreshes that this tick starts, each as the names of the files that it takes in.
+
+        dies: whether the daemon dies before it has kept the cursor.
+        """
         with dg.build_sensor_context(
             instance=self.instance,
             cursor=self.cursor,
             resources={"batchrec_storage": (self.defs.resources or {})["batchrec_storage"]},
         ) as context:
             result = self.defs.resolve_sensor_def("shop_new_files").evaluate_tick(context)
-        self.said = result.skip_message or ""
+        self.skip_message = result.skip_message or ""
         if not dies:
             self.cursor = result.cursor
         run_keys = {request.run_key or "" for request in result.run_requests or []}
-        new = run_keys - self.launched
-        self.launched |= new
+        new = run_keys - self.known_run_keys
+        self.known_run_keys |= new
         return [self.refresh() for _ in new]
 
     def looks(self, times: int = 4) -> list[list[str]]:
         return [refresh for _ in range(times) for refresh in self.tick()]
 
     def refresh(self) -> list[str]:
-        done = self.job.execute_in_process(
+        result = self.job.execute_in_process(
             instance=self.instance, asset_selection=[dg.AssetKey(["shop", "raw_ratings"])]
         )
-        record = done.output_for_node("shop__raw_ratings")
+        record = result.output_for_node("shop__raw_ratings")
         return [file.source.rpartition("/")[2] for file in record.files]
 
     @property
@@ -129,10 +135,10 @@ def test_a_new_file_and_a_changed_one_are_refreshed_on_once(
 ) -> None:
     _, put = place
     assert evenings.looks() == []
-    assert "no file matches" in evenings.said
+    assert "no file matches" in evenings.skip_message
     put("1.csv", ratings(1))
     assert evenings.looks() == [["1.csv"]]
-    assert evenings.said.startswith("nothing is new")
+    assert evenings.skip_message.startswith("nothing is new")
     put("2.csv", ratings(2))
     assert evenings.looks() == [["1.csv", "2.csv"]]
     put("1.csv", ratings(17))
@@ -167,7 +173,7 @@ def test_a_file_that_arrives_during_a_run_is_refreshed_on_after_it(
         evenings.refresh()
         put("2.csv", ratings(2))
         assert evenings.looks() == []
-        assert "waiting for the running refresh" in evenings.said
+        assert "waiting for the running refresh" in evenings.skip_message
     assert evenings.looks() == [["1.csv", "2.csv"]]
 
 
@@ -189,8 +195,8 @@ def test_a_schedule_skips_its_tick_while_a_refresh_is_going(
     # A schedule's context does not take one in memory.
     with definitions(project) as defs, dg.instance_for_test() as instance:
         # The run of another pipeline is no reason to skip.
-        other = defs.resolve_job_def("club_refresh")
-        instance.create_run_for_job(other, status=dg.DagsterRunStatus.STARTED)
+        club_job = defs.resolve_job_def("club_refresh")
+        instance.create_run_for_job(club_job, status=dg.DagsterRunStatus.STARTED)
         schedule = defs.resolve_schedule_def("shop_schedule")
 
         def tick() -> dg.SkipReason | int:
@@ -206,8 +212,8 @@ def test_a_schedule_skips_its_tick_while_a_refresh_is_going(
         run = instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTING)
         why = f"run {run.run_id} of shop_refresh is still going: not started again"
         assert tick() == dg.SkipReason(why)
-        with monkeypatch.context() as later:
-            later.setattr(runs, "DEAD_AFTER", timedelta(seconds=-60))
+        with monkeypatch.context() as patch:
+            patch.setattr(runs, "DEAD_AFTER", timedelta(seconds=-60))
             assert tick() == 1
         instance.report_run_canceled(run)
         assert tick() == 1
@@ -223,7 +229,7 @@ def test_a_file_that_a_run_has_taken_in_already_asks_for_no_other(
         put("2.csv", ratings(2))
         evenings.refresh()
     assert evenings.looks() == []
-    assert evenings.said.startswith("nothing is new")
+    assert evenings.skip_message.startswith("nothing is new")
 
 
 def test_a_daemon_that_dies_before_it_has_kept_its_cursor_does_not_ask_twice(
@@ -251,20 +257,20 @@ def test_a_refresh_that_fails_is_not_asked_for_again() -> None:
 def test_the_last_state_is_taken_in_and_never_twice_in_a_row(
     states: list[str], busy: set[int]
 ) -> None:
-    cursor, taken, keys, requested = Cursor(), "", [], []
+    cursor, state_taken_in, keys, requested_states = Cursor(), "", [], []
     for number, state in enumerate([*states, *states[-1:] * 3]):
         result = decide_refresh(
-            cursor, state, taken, refreshing=number in busy and number < len(states)
+            cursor, state, state_taken_in, refreshing=number in busy and number < len(states)
         )
         assert result.cursor is not None
         cursor = Cursor.read(result.cursor)
         for request in result.run_requests or []:
             keys.append(request.run_key)
-            requested.append(state)
-            taken = state
+            requested_states.append(state)
+            state_taken_in = state
     assert len(keys) == len({*keys})
-    assert all(one != other for one, other in itertools.pairwise(requested))
-    assert requested[-1:] == states[-1:]
+    assert all(state != other for state, other in itertools.pairwise(requested_states))
+    assert requested_states[-1:] == states[-1:]
 
 
 def test_what_never_rests_is_taken_in_now_and_then() -> None:

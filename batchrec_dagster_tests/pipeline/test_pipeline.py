@@ -29,7 +29,7 @@ from batchrec_dagster_tests.support import (
 )
 
 UNCHANGED = [
-    f"unchanged: not {done} again" for done in ("copied", "imported", "trained", "inferred")
+    f"unchanged: not {step} again" for step in ("copied", "imported", "trained", "inferred")
 ]
 
 
@@ -88,23 +88,23 @@ def test_the_same_run_twice_imports_and_trains_nothing(
     # Nothing is built or counted again.
     monkeypatch.delattr("batchrec_dagster.steps.infer.build_table")
     monkeypatch.delattr("batchrec_dagster.pipeline.report.count_tallies")
-    again = refresh(project, "shop", instance, report=True)
-    assert again.success
-    assert outcomes(again) == UNCHANGED
+    second_result = refresh(project, "shop", instance, report=True)
+    assert second_result.success
+    assert outcomes(second_result) == UNCHANGED
     assert table(project, "shop").equals(before)
     checks = [
         {check.check_name: check for check in result.get_asset_check_evaluations()}
-        for result in (first, again)
+        for result in (first, second_result)
     ]
     assert checks[0].keys() == checks[1].keys()
     for name in ("every_user_answered", "no_seen_items", "lists_full"):
         old, new = (evaluations[name] for evaluations in checks)
         assert (new.passed, new.metadata) == (old.passed, old.metadata)
-        checked = (
+        check_results = (
             rf"{re.escape(str(old.description))}; as checked 20\d\d-\d\d-\d\d, when edition 1 "
         )
-        assert re.match(checked, f"{new.description}")
-    reused, inferred = (metadata(result, "recommendations") for result in (again, first))
+        assert re.match(check_results, f"{new.description}")
+    reused, inferred = (metadata(result, "recommendations") for result in (second_result, first))
     differing = {key for key in inferred if inferred[key] != reused.get(key)}
     assert differing == {"outcome", "seconds", "cost_usd_on_aws", "cost_usd_on_aws_from"}
     second_page = (project.storage / "shop/curated/report/index.html").read_text()
@@ -161,7 +161,7 @@ def test_other_settings_change_what_they_concern_and_no_more(
 def test_one_run_can_force_import_and_training(
     project: Project, instance: dg.DagsterInstance
 ) -> None:
-    forced = refresh(
+    forced_result = refresh(
         project,
         "shop",
         instance,
@@ -172,7 +172,7 @@ def test_one_run_can_force_import_and_training(
             }
         },
     )
-    assert outcomes(forced)[1:3] == ["imported", "trained"]
+    assert outcomes(forced_result)[1:3] == ["imported", "trained"]
     assert outcomes(refresh(project, "shop", instance)) == UNCHANGED
 
 

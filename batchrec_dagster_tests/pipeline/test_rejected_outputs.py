@@ -86,8 +86,8 @@ def break_next_outputs(
     """
     wait, remaining = Ensure.wait_until_all_ready, iter(changes)
 
-    def wait_and_change(ensure: Ensure, kind: ResourceKind, started: Any) -> list[ReadyResource]:
-        jobs = wait(ensure, kind, started)
+    def wait_and_change(ensure: Ensure, kind: ResourceKind, ready: Any) -> list[ReadyResource]:
+        jobs = wait(ensure, kind, ready)
         new_jobs = [job for job in jobs if kind is BATCH_INFERENCE_JOB and job.created]
         change = next(remaining, None) if new_jobs else None
         if change is not None:
@@ -179,17 +179,17 @@ def test_few_failed_users_are_published_without_lists_and_named(
 
     user = min(failed_users)
     environment = {"BATCHREC_HOME": str(project.root / ".batchrec")}
-    shown = CliRunner().invoke(main, ["show", user], env=environment)
+    show_result = CliRunner().invoke(main, ["show", user], env=environment)
     assert "Personalize returned an error for this user: Service error: try again" in " ".join(
-        shown.output.split()
+        show_result.output.split()
     )
     record = CliRunner().invoke(main, ["show", user, "--json"], env=environment)
     assert json.loads(record.output)["pipelines"][0]["failure"] == "Service error: try again"
 
-    again = make_lists(project, instance)
-    assert metadata(again, "recommendations")["outcome"] == "unchanged: not inferred again"
-    assert metadata(again, "recommendations")["failed_users"] == 3
-    assert all(check.passed for check in again.get_asset_check_evaluations())
+    next_result = make_lists(project, instance)
+    assert metadata(next_result, "recommendations")["outcome"] == "unchanged: not inferred again"
+    assert metadata(next_result, "recommendations")["failed_users"] == 3
+    assert all(check.passed for check in next_result.get_asset_check_evaluations())
 
     # With the stricter setting, the same output is not good enough.
     project.declare(DECLARATION)

@@ -61,7 +61,7 @@ class Shop:
     def rate(self, **settings: int) -> None:
         write_ratings(self.project.root / "ratings.csv", **settings)
 
-    def later(self, **time: float) -> None:
+    def set_clock(self, **time: float) -> None:
         clock = datetime.now(UTC) + timedelta(**time)
         self.patch.setattr(training, "now", lambda: clock)
 
@@ -111,7 +111,7 @@ def shop(
 def test_between_trainings_new_data_get_lists_by_the_last_model(shop: Shop) -> None:
     first, lists = shop.record, table(shop.project, "shop")
     shop.rate(users=61)
-    shop.later(days=6)
+    shop.set_clock(days=6)
     assert shop.night() == (KEPT, INFERRED)
     assert shop.record["solution_version_arn"] == first["solution_version_arn"]
     # It says what it was trained on, and which data there are.
@@ -120,12 +120,12 @@ def test_between_trainings_new_data_get_lists_by_the_last_model(shop: Shop) -> N
     assert {*table(shop.project, "shop")["user_id"]} - {*lists["user_id"]} == {"61"}
     assert shop.night() == (KEPT, LISTED)
     assert shop.versions() == 2  # The model's, and popularity's.
-    shop.later(days=7)
+    shop.set_clock(days=7)
     assert shop.night() == (TRAINED, INFERRED)
     assert shop.record["trained_on"] == shop.record["data_version"][:12]
     assert shop.versions() == 4
     # Without new data there is nothing to learn, however old the model is.
-    shop.later(days=30)
+    shop.set_clock(days=30)
     assert shop.night() == (UNCHANGED, LISTED)
 
 
@@ -133,7 +133,7 @@ def test_a_training_may_run_hours_early_so_that_a_weekly_schedule_trains_each_we
     shop: Shop,
 ) -> None:
     shop.rate(seed=1)
-    shop.later(days=7, hours=-5)
+    shop.set_clock(days=7, hours=-5)
     assert shop.night() == (TRAINED, INFERRED)
 
 
@@ -205,8 +205,8 @@ def test_versions_without_names_are_known_by_tags_and_those_of_somebody_else_do_
     ours = shop.record["solution_version_arn"]
     client = embedded_client(shop.project.root / ".batchrec" / "personalize", ObjectStore())
     theirs = client.create_solution_version(solutionArn=ours.rpartition("/")[0])
-    described = client.describe_solution_version(solutionVersionArn=theirs["solutionVersionArn"])
-    assert "name" not in described["solutionVersion"]
+    description = client.describe_solution_version(solutionVersionArn=theirs["solutionVersionArn"])
+    assert "name" not in description["solutionVersion"]
     assert shop.night() == (UNCHANGED, LISTED)
     shop.rate(users=61)
     assert shop.night() == (KEPT, INFERRED)
@@ -229,9 +229,9 @@ def test_other_settings_need_a_training(shop: Shop, settings: dict[str, Any]) ->
 def test_a_run_that_was_killed_after_the_training_trains_nothing_twice(shop: Shop) -> None:
     before = shop.record_file.read_text()
     shop.rate(users=61)
-    shop.later(days=8)
+    shop.set_clock(days=8)
     assert shop.night() == (TRAINED, INFERRED)
-    shop.later(days=0)
+    shop.set_clock(days=0)
     # As if it had been killed before it wrote its record: started again, on the same data ...
     shop.record_file.write_text(before)
     assert shop.night() == (UNCHANGED, LISTED)
@@ -249,10 +249,10 @@ def test_popularity_that_a_killed_run_did_not_reach_is_trained_on_the_models_dat
 ) -> None:
     shop.declare(solution={"compare_with_popularity": False})
     shop.rate(users=61)
-    shop.later(days=8)
+    shop.set_clock(days=8)
     assert shop.night() == (TRAINED, INFERRED)
     shop.declare()
-    shop.later(days=0)
+    shop.set_clock(days=0)
     assert shop.night() == (UNCHANGED, LISTED)
     assert shop.versions() == 4
 
@@ -300,10 +300,10 @@ def test_lists_of_a_kept_model_that_were_rolled_back_do_not_stop_those_of_newer_
     assert shop.night() == (KEPT, INFERRED)
     # Of another model than the one before: that model is not kept.
     shop.rate(users=63)
-    shop.later(days=8)
+    shop.set_clock(days=8)
     assert shop.night() == (TRAINED, INFERRED)
     roll_back()
-    shop.later(days=0)
+    shop.set_clock(days=0)
     shop.rate(users=64)
     assert shop.night() == (TRAINED, INFERRED)
 
@@ -323,10 +323,10 @@ def test_no_training_is_estimated_where_none_will_run(
     ]
     assert estimated == pytest.approx(sum(paid), rel=1e-3)  # each is rounded
     shop.rate(users=62)
-    shop.later(days=8)
-    refused = why(shop.run())
-    assert "training aws-user-personalization-v2 on" in refused
-    assert "training aws-popularity-count" in refused
+    shop.set_clock(days=8)
+    refusal = why(shop.run())
+    assert "training aws-user-personalization-v2 on" in refusal
+    assert "training aws-popularity-count" in refusal
 
 
 def test_the_report_says_when_the_model_is_older_than_the_data(shop: Shop) -> None:

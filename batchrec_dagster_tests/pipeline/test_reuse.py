@@ -37,7 +37,7 @@ def write_items(path: Path, title: str = "Film") -> Path:
     return path
 
 
-def declared(project: Project, **attributes: Any) -> dict[str, Any]:
+def declare_shop(project: Project, **attributes: Any) -> dict[str, Any]:
     return declaration(
         "shop",
         project.root / "ratings.csv",
@@ -57,13 +57,13 @@ def declared(project: Project, **attributes: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-def first(project: Project, instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
+def first_result(project: Project, instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
     """The first run, in which everything is prepared."""
     write_ratings(project.root / "ratings.csv")
     write_items(project.root / "items.csv")
-    project.declare(declared(project))
+    project.declare(declare_shop(project))
     result = prepare(project, instance)
-    assert reused(result) == set()
+    assert list_reused(result) == set()
     return result
 
 
@@ -73,15 +73,15 @@ def prepare(project: Project, instance: dg.DagsterInstance) -> dg.ExecuteInProce
     return result
 
 
-def reused(result: dg.ExecuteInProcessResult) -> set[str]:
+def list_reused(result: dg.ExecuteInProcessResult) -> set[str]:
     return {asset for asset in PREPARED if metadata(result, asset).get("outcome") == AGAIN}
 
 
 def content(project: Project) -> dict[str, bytes]:
-    return {asset: stored(project, asset).read_bytes() for asset in FILES}
+    return {asset: stored_file(project, asset).read_bytes() for asset in FILES}
 
 
-def stored(project: Project, asset: str) -> Path:
+def stored_file(project: Project, asset: str) -> Path:
     return project.storage / "shop" / FILES[asset]
 
 
@@ -98,18 +98,18 @@ def verdicts(result: dg.ExecuteInProcessResult) -> dict[tuple[str, str], tuple[A
 
 
 def test_a_run_on_unchanged_data_says_the_same_of_what_it_reuses(
-    project: Project, instance: dg.DagsterInstance, first: dg.ExecuteInProcessResult
+    project: Project, instance: dg.DagsterInstance, first_result: dg.ExecuteInProcessResult
 ) -> None:
-    before = content(project)
-    moments = {one: stored(project, one).stat().st_mtime_ns for one in FILES}
+    content_before = content(project)
+    moments = {asset: stored_file(project, asset).stat().st_mtime_ns for asset in FILES}
     for _ in range(2):
-        again = prepare(project, instance)
-        assert reused(again) == {*PREPARED}
-        assert content(project) == before
-        assert {one: stored(project, one).stat().st_mtime_ns for one in FILES} == moments
-        assert verdicts(again) == verdicts(first)
+        second_result = prepare(project, instance)
+        assert list_reused(second_result) == {*PREPARED}
+        assert content(project) == content_before
+        assert {asset: stored_file(project, asset).stat().st_mtime_ns for asset in FILES} == moments
+        assert verdicts(second_result) == verdicts(first_result)
         for asset in (*RAW, *PREPARED):
-            old, new = metadata(first, asset), metadata(again, asset)
+            old, new = metadata(first_result, asset), metadata(second_result, asset)
             assert old.keys() == new.keys() - ({"outcome"} - old.keys())
             differ = {key for key in old if old[key] != new[key]}
             assert differ <= {"seconds", "outcome"}, asset
@@ -118,15 +118,15 @@ def test_a_run_on_unchanged_data_says_the_same_of_what_it_reuses(
 def test_files_are_not_inspected_again_while_their_copies_are_the_same(
     project: Project,
     instance: dg.DagsterInstance,
-    first: dg.ExecuteInProcessResult,
+    first_result: dg.ExecuteInProcessResult,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def refuse(*args: object) -> None:
         raise AssertionError("inspected")
 
-    with monkeypatch.context() as patched:
-        patched.setattr("batchrec_dagster.pipeline.assets.raw.inspect_ratings", refuse)
-        patched.setattr("batchrec_dagster.pipeline.assets.raw.check_items", refuse)
+    with monkeypatch.context() as patch:
+        patch.setattr("batchrec_dagster.pipeline.assets.raw.inspect_ratings", refuse)
+        patch.setattr("batchrec_dagster.pipeline.assets.raw.check_items", refuse)
         prepare(project, instance)
     # As long as before, and written at the same moment.
     copy = project.storage / "shop/raw/ratings.csv"
@@ -142,41 +142,41 @@ def test_files_are_not_inspected_again_while_their_copies_are_the_same(
 def test_a_stored_file_that_is_not_what_was_stored_is_made_again(
     project: Project,
     instance: dg.DagsterInstance,
-    first: dg.ExecuteInProcessResult,
+    first_result: dg.ExecuteInProcessResult,
     asset: str,
     how: str,
 ) -> None:
-    before, file = content(project), stored(project, asset)
+    content_before, file = content(project), stored_file(project, asset)
     moment = file.stat().st_mtime_ns
     if how == "missing":
         file.unlink()
     else:
         whole = file.read_bytes()
         middle = len(whole) // 2
-        damaged = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
-        file.write_bytes(damaged if how == "damaged" else b"")
+        damaged_content = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
+        file.write_bytes(damaged_content if how == "damaged" else b"")
         os.utime(file, ns=(moment, moment))
-    again = prepare(project, instance)
-    assert reused(again) == {*PREPARED} - {asset}
-    assert content(project) == before
+    second_result = prepare(project, instance)
+    assert list_reused(second_result) == {*PREPARED} - {asset}
+    assert content(project) == content_before
 
 
 def test_changed_ratings_are_prepared_again_and_unchanged_items_are_not(
-    project: Project, instance: dg.DagsterInstance, first: dg.ExecuteInProcessResult
+    project: Project, instance: dg.DagsterInstance, first_result: dg.ExecuteInProcessResult
 ) -> None:
     write_ratings(project.root / "ratings.csv", users=61)
-    again = prepare(project, instance)
-    assert reused(again) == {"items", "item_titles"}
-    assert metadata(again, "interactions")["users"] == 61
-    assert metadata(again, "batch_users")["users"] == 61
+    second_result = prepare(project, instance)
+    assert list_reused(second_result) == {"items", "item_titles"}
+    assert metadata(second_result, "interactions")["users"] == 61
+    assert metadata(second_result, "batch_users")["users"] == 61
 
 
 def test_changed_items_are_prepared_again_and_unchanged_ratings_are_not(
-    project: Project, instance: dg.DagsterInstance, first: dg.ExecuteInProcessResult
+    project: Project, instance: dg.DagsterInstance, first_result: dg.ExecuteInProcessResult
 ) -> None:
     write_items(project.root / "items.csv", title="Movie")
-    again = prepare(project, instance)
-    assert reused(again) == {"interactions", "batch_users"}
+    second_result = prepare(project, instance)
+    assert list_reused(second_result) == {"interactions", "batch_users"}
     assert b"Movie 1" in content(project)["item_titles"]
 
 
@@ -196,32 +196,32 @@ def test_changed_items_are_prepared_again_and_unchanged_ratings_are_not(
 def test_what_other_settings_would_make_is_made_again(
     project: Project,
     instance: dg.DagsterInstance,
-    first: dg.ExecuteInProcessResult,
+    first_result: dg.ExecuteInProcessResult,
     changed: dict[str, Any],
     remade: set[str],
     different: set[str],
 ) -> None:
-    before = content(project)
-    attributes = declared(project)
+    content_before = content(project)
+    attributes = declare_shop(project)
     project.declare(
         attributes | {key: {**attributes.get(key, {}), **new} for key, new in changed.items()}
     )
-    again = prepare(project, instance)
-    assert reused(again) == {*PREPARED} - remade
-    after = content(project)
-    assert {asset for asset in FILES if after[asset] != before[asset]} == different
+    second_result = prepare(project, instance)
+    assert list_reused(second_result) == {*PREPARED} - remade
+    content_after = content(project)
+    assert {asset for asset in FILES if content_after[asset] != content_before[asset]} == different
 
 
 def test_a_column_that_a_new_filter_names_is_looked_for(
-    project: Project, instance: dg.DagsterInstance, first: dg.ExecuteInProcessResult
+    project: Project, instance: dg.DagsterInstance, first_result: dg.ExecuteInProcessResult
 ) -> None:
-    project.declare(declared(project, interactions={"filter": "quantity > 0"}))
+    project.declare(declare_shop(project, interactions={"filter": "quantity > 0"}))
     result = refresh(project, "shop", instance, assets=["raw_ratings"])
     assert "quantity" in why(result)
 
 
 def test_without_dagsters_history_all_is_prepared_again(
-    project: Project, first: dg.ExecuteInProcessResult
+    project: Project, first_result: dg.ExecuteInProcessResult
 ) -> None:
-    with dg.DagsterInstance.ephemeral() as other:
-        assert reused(prepare(project, other)) == set()
+    with dg.DagsterInstance.ephemeral() as other_instance:
+        assert list_reused(prepare(project, other_instance)) == set()

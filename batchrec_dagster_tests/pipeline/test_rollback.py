@@ -132,15 +132,15 @@ def test_a_new_run_finishes_a_rollback_whose_run_was_killed(
         files.table.put_back(edition, keep=9)
         return edition.number
 
-    killed = run(dg.DagsterRunStatus.STARTED)
-    assert Rollbacks(files).roll_back(PREVIOUS, killed, DagsterRuns(instance)).number == 2
+    killed_run = run(dg.DagsterRunStatus.STARTED)
+    assert Rollbacks(files).roll_back(PREVIOUS, killed_run, DagsterRuns(instance)).number == 2
     # Killed before the lists were replaced: what is still there was rolled back.
     assert Rollbacks(files).is_published(files.table.current())
-    failed = run(dg.DagsterRunStatus.FAILURE)
-    assert goes_back(failed) == 2  # And a sink fails.
+    failed_run = run(dg.DagsterRunStatus.FAILURE)
+    assert goes_back(failed_run) == 2  # And a sink fails.
     assert not Rollbacks(files).is_published(files.table.current())
-    finished = run(dg.DagsterRunStatus.SUCCESS)
-    assert goes_back(finished) == 2
+    finished_run = run(dg.DagsterRunStatus.SUCCESS)
+    assert goes_back(finished_run) == 2
     assert goes_back(run(dg.DagsterRunStatus.FAILURE)) == 1
 
 
@@ -149,15 +149,17 @@ def test_a_retry_of_the_run_finishes_its_rollback_too(
 ) -> None:
     for model in "ABC":
         publish(files, tmp_path, model)
-    failed = instance.add_run(dg.DagsterRun("shop_rollback", status=dg.DagsterRunStatus.FAILURE))
-    edition = Rollbacks(files).roll_back(PREVIOUS, failed.run_id, DagsterRuns(instance))
+    failed_run = instance.add_run(
+        dg.DagsterRun("shop_rollback", status=dg.DagsterRunStatus.FAILURE)
+    )
+    edition = Rollbacks(files).roll_back(PREVIOUS, failed_run.run_id, DagsterRuns(instance))
     files.table.put_back(edition, keep=9)
     assert Rollbacks(files).read_unfinished_edition(DagsterRuns(instance)) == 2
     retry = dg.DagsterRun(
         "shop_rollback",
-        root_run_id=failed.run_id,
-        parent_run_id=failed.run_id,
-        tags={ROOT_RUN_ID_TAG: failed.run_id},
+        root_run_id=failed_run.run_id,
+        parent_run_id=failed_run.run_id,
+        tags={ROOT_RUN_ID_TAG: failed_run.run_id},
         status=dg.DagsterRunStatus.SUCCESS,
     )
     instance.add_run(retry)
@@ -196,7 +198,7 @@ def test_before_anything_is_published_there_is_nothing(files: PipelineFiles) -> 
         chosen(files, PREVIOUS, "run 1")
 
 
-def published(project: Project) -> tuple[dict[str, Any], pl.DataFrame]:
+def read_published(project: Project) -> tuple[dict[str, Any], pl.DataFrame]:
     """What the one path says of itself, and its rows."""
     path = project.storage / "shop/curated/recommendations/recommendations.parquet"
     return json.loads(pl.read_parquet_metadata(path)["batchrec"]), pl.read_parquet(path)
@@ -214,7 +216,7 @@ def test_the_job_publishes_the_lists_before_and_refreshes_go_on_from_there(
         write_ratings(ratings, users=users)
         result = refresh(project, "shop", instance, report=True)
         assert result.success
-    about, rows = published(project)
+    about, rows = read_published(project)
     assert about["edition"] == 2
     assert (about["rows"], about["users"]) == (rows.height, 61)
     assert about["metrics"]["coverage"] == metadata(result, "solution_version")["coverage"]
@@ -224,7 +226,7 @@ def test_the_job_publishes_the_lists_before_and_refreshes_go_on_from_there(
     with definitions(project) as defs:
         back = defs.resolve_job_def("shop_rollback").execute_in_process(instance=instance)
     assert metadata(back, "recommendations")["outcome"].startswith("rolled back to edition 1, made")
-    about, rows = published(project)
+    about, rows = read_published(project)
     assert (about["edition"], rows.get_column("user_id").n_unique()) == (1, 60)
     event = instance.get_latest_materialization_event(dg.AssetKey(["shop", "recommendations"]))
     assert event is not None
@@ -242,28 +244,28 @@ def test_the_job_publishes_the_lists_before_and_refreshes_go_on_from_there(
     assert '<span data-fact="requested"><data value="60">' in report
 
     # Nothing is new: the same lists are not published again by themselves.
-    unchanged = refresh(project, "shop", instance, report=True)
-    assert not unchanged.success
-    assert "its lists were rolled back" in why(unchanged)
-    assert published(project)[0]["edition"] == 1
+    unchanged_result = refresh(project, "shop", instance, report=True)
+    assert not unchanged_result.success
+    assert "its lists were rolled back" in why(unchanged_result)
+    assert read_published(project)[0]["edition"] == 1
     # What is new is, and is compared with what people have.
     write_ratings(ratings, users=62)
     new = refresh(project, "shop", instance, report=True)
     assert new.success
-    assert published(project)[0]["edition"] == 3
+    assert read_published(project)[0]["edition"] == 3
     (gate,) = [e for e in new.get_asset_check_evaluations() if e.check_name == "quality_gate"]
-    before = about["metrics"]["normalized_discounted_cumulative_gain_at_25"]
-    assert gate.metadata["published_ndcg_at_25"].value == before
+    ndcg_before = about["metrics"]["normalized_discounted_cumulative_gain_at_25"]
+    assert gate.metadata["published_ndcg_at_25"].value == ndcg_before
     # Somebody finds that the second was good after all.
     shutil.copy(REPOSITORY / "batchrec_dagster/definitions.py", project.package)
     for name, value in project.process_environment().items():
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(project.root)
-    refused = CliRunner().invoke(main, ["rollback", "shop", "--to", "2"], input="n\n")
-    assert (refused.exit_code, published(project)[0]["edition"]) == (1, 3)
-    assert "published: edition 3, made 2" in refused.output
-    assert "kept:      edition 2, made 2" in refused.output
-    assert " 61 users (rolled back) <-\n" in refused.output
+    refused_command = CliRunner().invoke(main, ["rollback", "shop", "--to", "2"], input="n\n")
+    assert (refused_command.exit_code, read_published(project)[0]["edition"]) == (1, 3)
+    assert "published: edition 3, made 2" in refused_command.output
+    assert "kept:      edition 2, made 2" in refused_command.output
+    assert " 61 users (rolled back) <-\n" in refused_command.output
     # The process dies when they are published, and the report is still of the third.
     config = project.root / "rollback.json"
     config.write_text(json.dumps(build_rollback_config("shop__recommendations", "2")))
@@ -271,7 +273,7 @@ def test_the_job_publishes_the_lists_before_and_refreshes_go_on_from_there(
     command = (*job, "-j", "shop_rollback", "-c", str(config))
     killed_at(project, command, "published again: edition 2")
     page = project.storage / "shop/curated/report/index.html"
-    assert published(project)[0]["edition"] == 2
+    assert read_published(project)[0]["edition"] == 2
     assert newest not in page.read_text()
     # The same command goes on, and no further back.
     capfd.readouterr()
@@ -279,12 +281,12 @@ def test_the_job_publishes_the_lists_before_and_refreshes_go_on_from_there(
     log = capfd.readouterr().err
     assert "published again: edition 2" in log
     assert "superseded" not in log
-    assert (rollback.exit_code, published(project)[0]["edition"]) == (0, 2)
+    assert (rollback.exit_code, read_published(project)[0]["edition"]) == (0, 2)
     assert "The rollback to edition 2 was not finished" in rollback.output
     assert rollback.output.endswith("shop: edition 2 is published\n")
     assert newest in page.read_text()
-    again = CliRunner().invoke(main, ["rollback", "shop"], input="n\n")
-    assert "Publish edition 1 again?" in again.output
+    repeated_command = CliRunner().invoke(main, ["rollback", "shop"], input="n\n")
+    assert "Publish edition 1 again?" in repeated_command.output
     (summary,) = json.loads(CliRunner().invoke(main, ["show", "--json"]).output)["pipelines"]
     assert summary["earlier_data"]
     assert CliRunner().invoke(main, ["rollback", "shop", "--to", "9"]).exit_code == 3

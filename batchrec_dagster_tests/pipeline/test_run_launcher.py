@@ -37,9 +37,9 @@ def sleeper():
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
     """An instance by the run launcher of deploy/dagster.yaml, and a code location to serve."""
-    deployed = yaml.safe_load((REPOSITORY / "deploy" / "dagster.yaml").read_text())
+    deployed_settings = yaml.safe_load((REPOSITORY / "deploy" / "dagster.yaml").read_text())
     instance = {
-        "run_launcher": deployed["run_launcher"],
+        "run_launcher": deployed_settings["run_launcher"],
         "run_coordinator": {
             "module": "dagster._core.run_coordinator",
             "class": "DefaultRunCoordinator",
@@ -69,7 +69,7 @@ def test_a_run_is_lost_when_its_code_location_was_killed_and_is_back(home: Path)
     )
 
     @contextmanager
-    def serving(name: str) -> Iterator[Started]:
+    def start_server(name: str) -> Iterator[Started]:
         command = [
             *(str(Path(sys.executable).with_name("dagster")), "api", "grpc", "-f", "sleeper.py"),
             *("--host", "127.0.0.1", "--port", str(port), "--location-name", "here"),
@@ -84,15 +84,15 @@ def test_a_run_is_lost_when_its_code_location_was_killed_and_is_back(home: Path)
     with dg.DagsterInstance.from_config(str(home)) as instance:
         launcher = instance.run_launcher
         assert isinstance(launcher, WatchedRunLauncher)
-        with serving("first") as server:
-            launched = dagster(home, "job", "launch", "-w", "workspace.yaml", "-j", "sleeper")
-            assert launched.returncode == 0, launched.stderr.decode()[-2000:]
+        with start_server("first") as server:
+            launch_process = dagster(home, "job", "launch", "-w", "workspace.yaml", "-j", "sleeper")
+            assert launch_process.returncode == 0, launch_process.stderr.decode()[-2000:]
             (run,) = instance.get_runs()
             assert launcher.check_run_worker_health(run).status == WorkerStatus.RUNNING
             server.kill()
         # Nobody can tell yet.
         assert launcher.check_run_worker_health(run).status == WorkerStatus.RUNNING
-        with serving("second"):
+        with start_server("second"):
             health = launcher.check_run_worker_health(run)
         assert health.status == WorkerStatus.FAILED
         assert health.msg == "its code location was restarted"

@@ -74,20 +74,23 @@ def test_no_planted_secret_is_in_logs_metadata_run_config_or_storage(
             "shop__recommendations_in_postgres"
         ]
         tick(defs, ON_FAILURE, instance, cursor)
-        stored = b"".join(path.read_bytes() for path in home.rglob("*") if path.is_file())
+        stored_bytes = b"".join(path.read_bytes() for path in home.rglob("*") if path.is_file())
     store = s3.store()
     objects = store.list(f"s3://{bucket}/")
     assert objects
-    planted = [OWNER.secret, "planted-password", "planted-webhook-path"]
+    secrets = [OWNER.secret, "planted-password", "planted-webhook-path"]
     places = {
-        "Dagster's storage": stored,
+        "Dagster's storage": stored_bytes,
         "the log": "".join(capfd.readouterr()).encode(),
         "the message": "".join(slack.posted).encode(),
-        **{found.uri: store.get(found.uri) for found in objects},
+        **{file.uri: store.get(file.uri) for file in objects},
     }
     assert places["the message"]
-    assert b"shop__recommendations_in_postgres" in stored
-    found = [
-        (place, one) for one in planted for place, text in places.items() if one.encode() in text
+    assert b"shop__recommendations_in_postgres" in stored_bytes
+    leaks = [
+        (place, secret)
+        for secret in secrets
+        for place, text in places.items()
+        if secret.encode() in text
     ]
-    assert found == []
+    assert leaks == []

@@ -78,7 +78,7 @@ class Environment:
 
     def run(self, folder: Path, *command: str, fails: bool = False) -> str:
         """The output of a command that is typed in the folder."""
-        inherited = {
+        inherited_variables = {
             name: value
             for name, value in os.environ.items()
             if not name.startswith(("BATCHREC_", "DAGSTER_", "VIRTUAL_ENV", "PYTHONPATH"))
@@ -90,8 +90,8 @@ class Environment:
             [str(self.bin / command[0]), *command[1:]],
             cwd=folder,
             env={
-                **inherited,
-                "PATH": f"{self.bin}:{inherited['PATH']}",
+                **inherited_variables,
+                "PATH": f"{self.bin}:{inherited_variables['PATH']}",
                 "PWD": str(folder),
                 "SHOP_ROOT": str(folder),
                 "DAGSTER_HOME": str(history),
@@ -113,8 +113,10 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
     """Skips where no package registry can be reached."""
     root = tmp_path_factory.mktemp("fresh")
     source, venv = root / "source", root / "venv"
-    ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
-    shutil.copytree(REPOSITORY / "batchrec_dagster", source / "batchrec_dagster", ignore=ignored)
+    ignored_files = shutil.ignore_patterns("__pycache__", "*.egg-info")
+    shutil.copytree(
+        REPOSITORY / "batchrec_dagster", source / "batchrec_dagster", ignore=ignored_files
+    )
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(REPOSITORY / name, source)
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(venv)], check=True)
@@ -158,9 +160,9 @@ def test_five_lines_of_shell_make_lists_in_a_teams_project(
     )
     scaffold = ("dg", "scaffold", "defs", "batchrec_dagster.BatchRecommendations", "shop")
     environment.run(team, *scaffold, "--ratings", "orders.csv")
-    declared = team / "src" / "acme" / "defs" / "shop" / "defs.yaml"
-    assert str(environment.bin.parent) not in declared.read_text()
-    assert "site-packages" not in declared.read_text()
+    declaration_file = team / "src" / "acme" / "defs" / "shop" / "defs.yaml"
+    assert str(environment.bin.parent) not in declaration_file.read_text()
+    assert "site-packages" not in declaration_file.read_text()
     assert "All definitions loaded" in environment.run(team, "dg", "check", "defs")
     environment.run(team, "dg", "launch", "--job", "shop_refresh")
     assert pl.read_parquet(team / LISTS)["user_id"].n_unique() == 60
@@ -169,11 +171,13 @@ def test_five_lines_of_shell_make_lists_in_a_teams_project(
 
 
 def test_the_pipeline_is_between_their_assets(environment: Environment, team: Path) -> None:
-    declared = team / "src" / "acme" / "defs" / "shop" / "defs.yaml"
-    declared.write_text(declared.read_text().replace("orders.csv", "asset://orders"))
+    declaration_file = team / "src" / "acme" / "defs" / "shop" / "defs.yaml"
+    declaration_file.write_text(
+        declaration_file.read_text().replace("orders.csv", "asset://orders")
+    )
     # Their group has another name than the pipeline.
-    declared.write_text(
-        f"{declared.read_text()}\npost_processing:\n  assets:\n"
+    declaration_file.write_text(
+        f"{declaration_file.read_text()}\npost_processing:\n  assets:\n"
         "    - {target: '*', attributes: {group_name: marketing}}\n"
     )
     log = environment.run(team, "dg", "launch", "--assets", "+key:shop/mailing")
@@ -182,14 +186,14 @@ def test_the_pipeline_is_between_their_assets(environment: Environment, team: Pa
 
 
 def test_a_mistake_in_the_yaml_is_one_line_there_too(environment: Environment, team: Path) -> None:
-    declared = team / "src" / "acme" / "defs" / "shop" / "defs.yaml"
-    before = declared.read_text()
-    declared.write_text(before.replace("num_results: 25", "num_results: 0"))
+    declaration_file = team / "src" / "acme" / "defs" / "shop" / "defs.yaml"
+    declaration_before = declaration_file.read_text()
+    declaration_file.write_text(declaration_before.replace("num_results: 25", "num_results: 0"))
     try:
         output = environment.run(team, "batchrec", "check", fails=True)
     finally:
-        declared.write_text(before)
-    assert f"{declared.relative_to(team)}, line " in output
+        declaration_file.write_text(declaration_before)
+    assert f"{declaration_file.relative_to(team)}, line " in output
     assert "recommendations.num_results" in output
     assert "Traceback" not in output
 

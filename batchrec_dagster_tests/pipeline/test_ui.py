@@ -66,7 +66,7 @@ def _id(number: int) -> str:
     return f"{HOSTILE[number % len(HOSTILE)]} {number}"
 
 
-def _declared(project: Project) -> dict[str, Any]:
+def _make_declaration(project: Project) -> dict[str, Any]:
     rows = pl.read_csv(write_ratings(project.root / FILE), glob=False)
     lines = [
         quote_cells("", ADDRESSES, 5, 1_500_000_000),
@@ -84,7 +84,7 @@ def _declared(project: Project) -> dict[str, Any]:
     (project.root / f"items {FILE}").write_text(
         "\n".join([quote_cells(ITEM, TITLE, GENRES), *lines])
     )
-    declared = declaration(
+    attributes = declaration(
         "shop",
         FILE,
         description=HOSTILE[10],
@@ -98,13 +98,13 @@ def _declared(project: Project) -> dict[str, Any]:
         sinks={"export": {"format": "csv"}},
     )
     columns = {"user": USER, "item": ITEM, "rating": RATING, "timestamp": TIME}
-    return {**declared, "ratings": {"source": FILE, "columns": columns, "on_bad_rows": "skip"}}
+    return {**attributes, "ratings": {"source": FILE, "columns": columns, "on_bad_rows": "skip"}}
 
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     project = module_project(tmp_path_factory.mktemp("shop"))
-    project.declare(_declared(project))
+    project.declare(_make_declaration(project))
     home = project.process_environment()["DAGSTER_HOME"]
     with dg.DagsterInstance.from_config(home) as instance:
         for _ in range(2):
@@ -275,7 +275,9 @@ def test_links_lead_to_the_console_on_aws_alone(tmp_path: Path) -> None:
     arn = "arn:aws:personalize:eu-west-1:123456789012:dataset-group/shop-1a"
     local = StorageResource(root=str(tmp_path), s3=S3Connection())
     on_aws = StorageResource(root="s3://bucket/a b", s3=S3Connection())
-    other = StorageResource(root="s3://bucket", s3=S3Connection(endpoint_url="http://127.0.0.1:1"))
+    unreachable_storage = StorageResource(
+        root="s3://bucket", s3=S3Connection(endpoint_url="http://127.0.0.1:1")
+    )
     assert links.dataset_group_link(arn, on_aws=False) == {}
     assert links.dataset_group_link(arn, on_aws=True)["console"].value == (
         "https://console.aws.amazon.com/personalize/home?region=eu-west-1"
@@ -292,4 +294,4 @@ def test_links_lead_to_the_console_on_aws_alone(tmp_path: Path) -> None:
         "t": "s3://bucket/a b/x/é",
         "t_in_console": "https://console.aws.amazon.com/s3/object/bucket?prefix=a%20b/x/%C3%A9",
     }
-    assert [*links.storage_links("t", other, other.uri("x"))] == ["t"]
+    assert [*links.storage_links("t", unreachable_storage, unreachable_storage.uri("x"))] == ["t"]

@@ -129,9 +129,9 @@ def test_a_query_joins_it_with_a_file(project: Project, instance: dg.DagsterInst
     item, time = COLUMNS["item"], COLUMNS["timestamp"]
     source = {"ratings": "asset://sales/orders", "films": "films.csv"}
     query = f'SELECT * FROM ratings WHERE {item} IN (SELECT film::INT FROM films) ORDER BY "{time}"'
-    declared = declaration("shop", "unused")
-    declared["ratings"] |= {"source": source, "query": query}
-    project.declare(declared)
+    attributes = declaration("shop", "unused")
+    attributes["ratings"] |= {"source": source, "query": query}
+    project.declare(attributes)
     result = run(project, instance)
     assert result.success, why(result)
     expected = ratings.filter(pl.col("rating") >= 3.5, pl.col(item) < 70)

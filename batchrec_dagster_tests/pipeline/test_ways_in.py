@@ -49,7 +49,7 @@ def table(project: Project, name: str = "shop") -> pl.DataFrame:
     )
 
 
-def trained(log: str) -> bool:
+def has_trained(log: str) -> bool:
     """Whether a run says that it trained, rather than found what was trained before."""
     (line,) = [line for line in log.splitlines() if "aws-user-personalization-v2 on data" in line]
     return line.endswith(": trained")
@@ -84,7 +84,7 @@ def test_assets_run_by_command_and_train_again_when_forced(
     command = ("dagster", "asset", "materialize", *MODULE, "--select", "group:shop")
     process = project.run(*command, "--config", str(config))
     assert process.returncode == 0, process.stderr
-    assert trained(process.stderr)
+    assert has_trained(process.stderr)
     assert json.loads(record.read_text())["solution_version_arn"] != first
     assert table(project).get_column("user_id").n_unique() == 60
 
@@ -99,11 +99,11 @@ def test_what_fails_ends_the_command_with_an_error(project: Project) -> None:
     assert "Failure: ratings.csv: there is no such file" in reason
     assert "Stack Trace" not in process.stderr
     with instance_of(project) as instance:
-        (failed,) = instance.all_logs(
+        (failure_log,) = instance.all_logs(
             instance.get_runs()[0].run_id, of_type=dg.DagsterEventType.STEP_FAILURE
         )
-    assert failed.dagster_event is not None
-    assert "in raw_ratings" in str(failed.dagster_event.step_failure_data.error)
+    assert failure_log.dagster_event is not None
+    assert "in raw_ratings" in str(failure_log.dagster_event.step_failure_data.error)
     assert not project.storage.exists() or not [*project.storage.rglob("*.*")]
 
 
