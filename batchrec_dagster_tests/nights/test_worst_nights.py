@@ -190,7 +190,7 @@ def test_three_nights_publish_the_right_lists_and_pay_for_nothing_twice(
                     assert words in failure
                 ways.require_used()
             # Rows are in the order of the job's output, which AWS does not promise.
-            lists, calm_lists = shop.lists(), shop.expected(tmp_path / f"calm-{number}")
+            lists, calm_lists = shop.lists(), shop.make_expected_lists(tmp_path / f"calm-{number}")
             assert_frame_equal(lists.sort("user_id", "rank"), calm_lists.sort("user_id", "rank"))
             failed = Counter(name for start in starts for name in start.failing)
             failed["CreateBatchInferenceJob"] += sum(start.damaged_outputs for start in starts)
