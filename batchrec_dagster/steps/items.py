@@ -8,9 +8,8 @@ from batchrec_dagster.config import Pipeline
 from batchrec_dagster.personalize.schemas import ITEM_ID
 from batchrec_dagster.preparation.items import ItemsLayout, ItemsResult, parse_items
 from batchrec_dagster.preparation.layout import PreparationError
-from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.steps.checks import CheckResult, check_rows_readable
-from batchrec_dagster.steps.raw_files import RawRecord
+from batchrec_dagster.steps.raw_files import RawRecord, open_copy
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.resource import StorageResource
 
@@ -21,9 +20,8 @@ def read_items(raw: RawRecord, storage: StorageResource, layout: ItemsLayout) ->
     Raises StorageError, and PreparationError unless `check_items` has passed.
     """
     (file,) = raw.files
-    uri = file.uri or file.source
-    with storage.local_file(uri) as path:
-        return parse_items(RawFile(path, storage.where(uri)), layout)
+    with open_copy(file, storage) as raw_file:
+        return parse_items(raw_file, layout)
 
 
 def check_items(

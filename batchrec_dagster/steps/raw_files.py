@@ -1,6 +1,7 @@
 """The files of a source, as runs keep them: copied to raw/, or read in place.
 
-A record of them goes from one run to the next, so that unchanged files are not copied again.
+A record of them goes from one run to the next, so that unchanged files are not copied again. It has
+the SHA-256 of each copy, and a copy with any other content is not read.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from batchrec_dagster.preparation.sources.source import (
     RatingsSource,
     SourceContext,
 )
-from batchrec_dagster.storage.object_store import DamagedObjectError
+from batchrec_dagster.storage.durable import compute_sha256, read_pieces
+from batchrec_dagster.storage.object_store import DamagedObjectError, ObjectInfo
 from batchrec_dagster.storage.paths import read_record
 from batchrec_dagster.storage.resource import StorageResource
 
@@ -38,6 +40,8 @@ class FileRecord:
     """The bytes of the copy."""
     sha256: str | None = None
     """The SHA-256 of the copy, in hexadecimal."""
+    etag: str | None = field(default=None, compare=False)
+    """The ETag in S3 of the copy with this SHA-256. Earlier versions recorded none."""
 
     def to_json(self) -> dict[str, Any]:
         values = vars(self).items()
@@ -94,6 +98,8 @@ class RawFiles:
     """How many files this run copied."""
     changed: tuple[str, ...] = ()
     """Which of the copied files changed in their source afterwards."""
+    damaged: tuple[str, ...] = ()
+    """The paths of copies that had another content than recorded. This run copied them again."""
 
     @property
     def outcome(self) -> str:
@@ -105,9 +111,25 @@ class RawFiles:
             return "unchanged: not copied again"
         outcome = "copied" if self.copied == len(files) else f"copied {self.copied} of {len(files)}"
         if self.changed:
-            more = f" and {len(self.changed) - 1} more" if len(self.changed) > 1 else ""
-            outcome += f", as they were at the start: {self.changed[0]}{more} changed since"
+            outcome += f", as they were at the start: {_name_first(self.changed)} changed since"
+        if self.damaged:
+            outcome += f"; {_name_first(self.damaged)} had another content than recorded"
         return outcome
+
+    @property
+    def unchanged_version(self) -> str | None:
+        """The record's version, if the copies of an earlier run still have the recorded content.
+
+        None if this run copied any file, or if any file has no copy with a checksum.
+        """
+        if self.copied or not all(file.sha256 for file in self.record.files):
+            return None
+        return self.record.version
+
+
+def _name_first(names: Sequence[str]) -> str:
+    """The first name, and how many more there are."""
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
 
 
 @contextmanager
@@ -119,7 +141,7 @@ def bring_raw_files(
     record: str,
     place: Callable[[str], str] | None,
 ) -> Iterator[RawFiles]:
-    """Copy the files that are new or changed since the last run.
+    """Copy the files that are new or changed since the last run, or whose copies have changed.
 
     When the block ends, copies of files that are no longer in the source are deleted. If it raises,
     they stay, because the last run's record stays in force.
@@ -149,50 +171,66 @@ def _copy_changed(
     context = make_source_context(storage, project)
     listed_files = source.files(context)
     last_files = {file.source: file for file in last_record.files}
-    files, changed, copied = [], [], 0
+    files: list[FileRecord] = []
+    changed, damaged, copied = [], [], 0
     for file in listed_files:
         uri = storage.uri(place(file.filename)) if place else None
         file_record = FileRecord(file.file.display_name, uri, file.fingerprint)
+        if uri is None:
+            files.append(file_record)
+            continue
         last_file = last_files.get(file_record.source)
-        if uri is not None:
-            if last_file is not None and _is_copied(last_file, file_record, storage):
-                file_record = last_file
-            else:
-                copy = file.file.copy(context, uri, may_be_empty=len(listed_files) > 1)
-                file_record = replace(file_record, size=copy.size, sha256=copy.sha256)
-                copied += 1
-                if file.file.has_changed(context):
-                    changed.append(file.file.display_name)
-        files.append(file_record)
+        if last_file is not None and _is_same_version(last_file, file_record):
+            info = storage.store.head(uri)
+            verified_file = _verify_copy(last_file, info, storage) if info else None
+            if verified_file is not None:
+                files.append(verified_file)
+                continue
+            if info is not None:
+                damaged.append(storage.where(uri))
+        copy = file.file.copy(context, uri, may_be_empty=len(listed_files) > 1)
+        etag = copy.etag if _has_etag(uri, storage) else None
+        files.append(replace(file_record, size=copy.size, sha256=copy.sha256, etag=etag))
+        copied += 1
+        if file.file.has_changed(context):
+            changed.append(file.file.display_name)
     record = RawRecord(source.display_name, tuple(files))
     if record.files == last_record.files:
         record = replace(
             record, columns=last_record.columns, inspected_with=last_record.inspected_with
         )
-    return RawFiles(record, copied, tuple(changed))
+    return RawFiles(record, copied, tuple(changed), tuple(damaged))
 
 
-def _is_copied(last_file: FileRecord, file: FileRecord, storage: StorageResource) -> bool:
-    """Whether the last run copied the file as it is now, and the copy is still there."""
-    if (last_file.fingerprint, last_file.uri) != (file.fingerprint, file.uri):
-        return False
-    info = storage.store.head(last_file.uri) if last_file.uri is not None else None
-    return info is not None and info.size == last_file.size
+def _is_same_version(last_file: FileRecord, file: FileRecord) -> bool:
+    """Whether the last run copied this version of the file, to the same place."""
+    return (last_file.fingerprint, last_file.uri) == (file.fingerprint, file.uri)
 
 
-def find_unchanged_version(raw: RawFiles, storage: StorageResource) -> str | None:
-    """The record's version, if the copies of an earlier run still have the recorded content.
+def _verify_copy(file: FileRecord, info: ObjectInfo, storage: StorageResource) -> FileRecord | None:
+    """The record of the file, whose copy has the recorded content; None if it has another.
 
-    None if not, if this run copied any file, or if files are read in place. It reads the copies.
-    Raises StorageError.
+    S3 gives every content another ETag. A copy with the recorded one is not read. On this machine
+    every copy is read, because a disk may change bytes of a file without changing its time.
+    info: of the copy in the storage.
     """
-    is_unchanged = not raw.copied and all(
-        file.uri is not None
-        and file.sha256 is not None
-        and file.sha256.startswith(storage.version(file.uri))
-        for file in raw.record.files
-    )
-    return raw.record.version if is_unchanged else None
+    if info.size != file.size:
+        return None
+    if file.sha256 is None:
+        return file
+    has_etag = bool(info.etag) and _has_etag(info.uri, storage)
+    if has_etag and info.etag == file.etag:
+        return file
+    chunks = storage.store.chunks(info.uri, info.etag if has_etag else None)
+    if compute_sha256(chunks) != file.sha256:
+        return None
+    return replace(file, etag=info.etag) if has_etag else file
+
+
+def _has_etag(uri: str, storage: StorageResource) -> bool:
+    """Whether the object's ETag changes whenever its content does. That of a local file need
+    not."""
+    return storage.store.local_path(uri) is None
 
 
 @contextmanager
@@ -206,17 +244,29 @@ def open_raw_files(
     with ExitStack() as stack:
         files = []
         for file in record.files:
-            assert file.uri is not None
-            path = stack.enter_context(storage.local_file(file.uri))
-            size = path.stat().st_size
-            if size != file.size:
-                raise DamagedObjectError(
-                    storage.where(file.uri),
-                    f"{size} bytes instead of {file.size}",
-                    "run the refresh, which copies it again",
-                )
-            files.append(RawFile(path, storage.where(file.uri)))
+            files.append(stack.enter_context(open_copy(file, storage)))
         yield files
+
+
+@contextmanager
+def open_copy(file: FileRecord, storage: StorageResource) -> Iterator[RawFile]:
+    """The file's copy on this machine.
+
+    Raises StorageError, and DamagedObjectError if the copy has another content than recorded.
+    """
+    assert file.uri is not None
+    with storage.local_file(file.uri) as path:
+        size = path.stat().st_size
+        damage = None
+        if size != file.size:
+            damage = f"{size} bytes instead of {file.size}"
+        elif file.sha256 is not None and compute_sha256(read_pieces(path)) != file.sha256:
+            damage = "its content differs from the one that was copied"
+        if damage is not None:
+            raise DamagedObjectError(
+                storage.where(file.uri), damage, "run the refresh, which copies it again"
+            )
+        yield RawFile(path, storage.where(file.uri))
 
 
 def _open_in_place(

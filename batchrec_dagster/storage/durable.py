@@ -45,12 +45,17 @@ def read_pieces(path: Path, size: int = 1024 * 1024) -> Iterator[bytes]:
         yield from iter(partial(file.read, size), b"")
 
 
-def compute_version(chunks: Iterable[bytes]) -> str:
-    """16 hex digits of the SHA-256 of the content."""
+def compute_sha256(chunks: Iterable[bytes]) -> str:
+    """The SHA-256 of the content, in hexadecimal."""
     digest = hashlib.sha256()
     for chunk in chunks:
         digest.update(chunk)
-    return digest.hexdigest()[:16]
+    return digest.hexdigest()
+
+
+def compute_version(chunks: Iterable[bytes]) -> str:
+    """16 hex digits of the SHA-256 of the content."""
+    return compute_sha256(chunks)[:16]
 
 
 def write(target: Path, data: bytes | Path | Iterable[bytes], *, replace: bool = True) -> bool:

@@ -1,7 +1,8 @@
-"""Files of the storage that something emptied or cut: made again, or refused by name."""
+"""Files of the storage that something emptied, cut or changed: made again, or refused by name."""
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -30,6 +31,13 @@ def half(file: Path) -> None:
 def half_of_the_lines(file: Path) -> None:
     lines = file.read_bytes().splitlines(keepends=True)
     file.write_bytes(b"".join(lines[: len(lines) // 2]))
+
+
+def other_digits(file: Path) -> None:
+    """Other data of the same length and the same time."""
+    times = file.stat()
+    file.write_bytes(file.read_bytes().replace(b"3", b"8"))
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
 def run(project: Project) -> str:
@@ -69,6 +77,7 @@ DELETE = "delete it, and run the refresh"
     ("name", "damage", "message"),
     [
         ("raw/ratings.csv", half, ""),
+        ("raw/ratings.csv", other_digits, ""),
         (OUTPUT, empty, ""),
         (OUTPUT, half, ""),
         (OUTPUT, half_of_the_lines, ""),

@@ -130,11 +130,16 @@ def test_files_are_not_inspected_again_while_their_copies_are_the_same(
         prepare(project, instance)
     # As long as before, and written at the same moment.
     copy = project.storage / "shop/raw/ratings.csv"
-    moment = copy.stat().st_mtime_ns
-    copy.write_text(copy.read_text().replace("userId", "nobody"))
+    moment, text = copy.stat().st_mtime_ns, copy.read_text()
+    copy.write_text(text.replace("userId", "nobody"))
     os.utime(copy, ns=(moment, moment))
     result = refresh(project, "shop", instance, assets=["raw_ratings"])
-    assert "userId" in why(result)
+    outcome = metadata(result, "raw_ratings")["outcome"]
+    assert outcome == f"copied; {copy} had another content than recorded"
+    assert copy.read_text() == text
+    # The data are those of before.
+    again = prepare(project, instance)
+    assert list_reused(again) == {*PREPARED}
 
 
 @pytest.mark.parametrize("asset", FILES)

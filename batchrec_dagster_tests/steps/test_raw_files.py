@@ -1,5 +1,7 @@
-"""The record of raw files reads what earlier runs wrote."""
+"""The record of raw files reads what earlier runs wrote, and copies are what it says."""
 
+import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,8 +17,9 @@ from batchrec_dagster.steps.raw_files import (
     bring_raw_files,
     open_raw_files,
 )
-from batchrec_dagster.storage.object_store import ObjectStore
+from batchrec_dagster.storage.object_store import DamagedObjectError, ObjectStore
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
+from batchrec_dagster_tests.s3_server import OWNER, REGION, S3Server
 
 COPIED = {
     "source": "orders/*.csv",
@@ -126,3 +129,117 @@ def test_what_is_read_in_place_is_the_recorded_files_or_refused(
     with pytest.raises(SourceError, match=message):
         read()
     assert bool(opened_files) is (change == "while")
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def copied(
+    request: pytest.FixtureRequest, orders: Path, tmp_path: Path
+) -> tuple[StorageResource, RawRecord]:
+    """The storage with copies of the orders, and their record."""
+    storage = StorageResource(root=str(tmp_path / "storage"), s3=S3Connection())
+    if request.param == "bucket":
+        s3: S3Server = request.getfixturevalue("s3")
+        storage = StorageResource(
+            root=f"s3://{s3.create_bucket()}",
+            s3=S3Connection(
+                endpoint_url=s3.endpoint,
+                region_name=REGION,
+                aws_access_key_id=OWNER.access,
+                aws_secret_access_key=OWNER.secret,
+            ),
+        )
+    raw = bring_again(storage, tmp_path)
+    assert raw.copied == 3
+    return storage, raw.record
+
+
+def bring_again(storage: StorageResource, folder: Path) -> RawFiles:
+    """What a run brings, and records for the next."""
+    record, source = "shop/r.json", parse_source("orders/")
+    with bring_raw_files(source, storage, folder, record=record, place="shop/raw/{}".format) as raw:
+        content = json.dumps(raw.record.to_json()).encode()
+        storage.store.put(storage.uri(record), content)
+    return raw
+
+
+def damage_copy(storage: StorageResource, record: RawRecord) -> str:
+    """Replace the second copy by other data of its length and its time. Returns where it is."""
+    uri = record.files[1].uri
+    assert uri is not None
+    path = storage.store.local_path(uri)
+    if path is None:
+        storage.store.put(uri, b"1,3\n")
+    else:
+        times = path.stat()
+        path.write_text("1,3\n")
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    return storage.where(uri)
+
+
+def test_a_copy_of_other_content_is_named_and_made_again(
+    copied: tuple[StorageResource, RawRecord], tmp_path: Path
+) -> None:
+    storage, record = copied
+    place = damage_copy(storage, record)
+    raw = bring_again(storage, tmp_path)
+    assert raw.outcome == f"copied 1 of 3; {place} had another content than recorded"
+    assert raw.unchanged_version is None
+    assert raw.record.version == record.version
+    with open_raw_files(raw.record, parse_source("orders/"), storage, tmp_path) as files:
+        assert [file.path.read_text() for file in files] == ["1,2\n"] * 3
+    raw = bring_again(storage, tmp_path)
+    assert raw.outcome == "unchanged: not copied again"
+    assert raw.unchanged_version == record.version
+
+
+def test_a_copy_of_other_content_is_not_read(
+    copied: tuple[StorageResource, RawRecord], tmp_path: Path
+) -> None:
+    storage, record = copied
+    place = damage_copy(storage, record)
+    with (
+        pytest.raises(DamagedObjectError) as refusal,
+        open_raw_files(record, parse_source("orders/"), storage, tmp_path),
+    ):
+        pass
+    assert str(refusal.value) == (
+        f"{place} is damaged (its content differs from the one that was copied): run the refresh,"
+        " which copies it again"
+    )
+
+
+@pytest.mark.parametrize("without", [("etag",), ("etag", "sha256")])
+def test_a_record_of_an_earlier_version_copies_nothing_again(
+    copied: tuple[StorageResource, RawRecord], tmp_path: Path, without: tuple[str, ...]
+) -> None:
+    storage, record = copied
+    earlier = record.to_json()
+    earlier["files"] = [
+        {key: value for key, value in file.items() if key not in without}
+        for file in earlier["files"]
+    ]
+    storage.store.put(storage.uri("shop/r.json"), json.dumps(earlier).encode())
+    raw = bring_again(storage, tmp_path)
+    assert raw.outcome == "unchanged: not copied again"
+    assert raw.record.version == RawRecord.from_json(earlier).version
+    # What is missing is recorded where the content was verified.
+    etags = [file.etag for file in record.files]
+    assert [file.etag for file in raw.record.files] == (
+        [None] * 3 if "sha256" in without else etags
+    )
+
+
+def test_a_copy_in_s3_with_the_recorded_etag_is_not_read(
+    copied: tuple[StorageResource, RawRecord], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage, record = copied
+    uris_read = []
+    chunks = ObjectStore.chunks
+
+    def note_and_read(store: ObjectStore, uri: str, etag: str | None = None) -> Iterator[bytes]:
+        uris_read.append(uri)
+        return chunks(store, uri, etag)
+
+    monkeypatch.setattr(ObjectStore, "chunks", note_and_read)
+    assert bring_again(storage, tmp_path).unchanged_version == record.version
+    assert uris_read == ([] if storage.in_s3 else [file.uri for file in record.files])

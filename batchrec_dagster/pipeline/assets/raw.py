@@ -30,12 +30,7 @@ from batchrec_dagster.preparation.layout import Column
 from batchrec_dagster.reporting.markdown import escape, format_code_block
 from batchrec_dagster.steps.interactions import RatingsFormat, RatingsInspection, inspect_ratings
 from batchrec_dagster.steps.items import check_items
-from batchrec_dagster.steps.raw_files import (
-    RawFiles,
-    RawRecord,
-    bring_raw_files,
-    find_unchanged_version,
-)
+from batchrec_dagster.steps.raw_files import RawFiles, RawRecord, bring_raw_files
 from batchrec_dagster.steps.work import Work
 
 RATINGS_VERSION = "2"
@@ -116,9 +111,7 @@ def _reuse_inspection(
     context: dg.AssetExecutionContext, work: Work, files: RawFiles
 ) -> dg.MaterializeResult[Any] | None:
     """The result of an earlier run that inspected the same files; None if there is none."""
-    earlier_result = reusable_result(
-        context, lambda: find_unchanged_version(files, work.storage), files.outcome
-    )
+    earlier_result = reusable_result(context, lambda: files.unchanged_version, files.outcome)
     if earlier_result is None:
         return None
     metadata = {**(earlier_result.metadata or {}), **raw_files_metadata(files, work.storage)}

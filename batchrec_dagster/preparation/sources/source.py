@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -75,6 +75,9 @@ class CopyResult:
 
     sha256: str
     """The checksum in hexadecimal."""
+
+    etag: str = field(default="", compare=False)
+    """The ETag of the copy."""
 
 
 @dataclass(frozen=True)
@@ -205,8 +208,8 @@ class File(RatingsSource):
                     raise FileError(EMPTY)
 
         with closing(read_and_count()) as chunks:
-            context.store.put(destination, _produce_in_thread(chunks))
-        return CopyResult(size, digest.hexdigest())
+            etag = context.store.put(destination, _produce_in_thread(chunks))
+        return CopyResult(size, digest.hexdigest(), etag)
 
 
 def _produce_in_thread(chunks: Iterator[bytes]) -> Iterator[bytes]:
