@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import eq
@@ -11,7 +12,7 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from batchrec_dagster.doctor import aws_trial
-from batchrec_dagster.doctor.aws_trial import Line, Trial
+from batchrec_dagster.doctor.aws_trial import Creation, Line, Trial
 from batchrec_dagster.doctor.policies import SERVICE
 from batchrec_dagster.personalize import ensure as api
 from batchrec_dagster.personalize.errors import PersonalizeError
@@ -22,9 +23,14 @@ from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION_V2 as V2
 from batchrec_dagster.steps.batch_jobs import measure_job_seconds
 from batchrec_dagster.steps.training import now
 from batchrec_dagster.storage.object_store import split_uri
+from batchrec_dagster.storage.permissions import is_denied
 
 # Cost Explorer's price of a call.
 BILL_USD = 0.01
+
+# How long a new resource may be missing, and how often it is asked for.
+LONGEST_LAG_SECONDS = 120
+LAG_POLL_SECONDS = 0.2
 
 # The stages: first the trial's resources exist, then they have been deleted, so that their names
 # should be free again, and in the end only the bill is still to come.
@@ -68,11 +74,12 @@ def estimate_costs(prices: PriceList) -> list[Cost]:
     """The most that all questions cost on AWS."""
     _, hours = prices.estimate_training_hours(V1, aws_trial.ROWS)
     return [
-        prices.price_import("interactions in 5 imports", 5 * aws_trial.BYTES),
-        prices.price_training(V2, hours, aws_trial.ROWS),
+        prices.price_import("interactions in 10 imports", 10 * aws_trial.BYTES),
+        # One in each dataset group, and three if AWS trains again what has a name that is taken.
+        prices.price_training(V2, 5 * hours, 5 * aws_trial.ROWS),
         prices.price_training(V1, hours, aws_trial.ROWS),
         prices.price_training(f"{V1} ({aws_trial.UPDATE})", hours, aws_trial.ROWS),
-        prices.price_recommendations(V2, 2 * aws_trial.USERS),
+        prices.price_recommendations(V2, 3 * aws_trial.USERS + len(aws_trial.BAD_REQUESTS)),
         prices.price_recommendations(V1, 3 * aws_trial.USERS),
         Cost(BILL_USD, "reading the bill", BILL_USD),
     ]
@@ -107,6 +114,17 @@ def explain_refusal(error: PersonalizeError | ClientError) -> str:
     if not is_refusal:
         raise error
     return str(error)
+
+
+def _ask_create_solution(trial: Trial) -> dict[str, Any]:
+    try:
+        solution = trial.ensure_solution(V2)
+    except PersonalizeError as error:
+        cause = error.__cause__
+        if isinstance(cause, ClientError) and is_denied(cause):
+            raise UnansweredError("refused", str(error)) from error
+        raise
+    return {"allowed": True, "recipe": solution.description["recipeArn"]}
 
 
 def _ask_v2_lines(trial: Trial) -> dict[str, Any]:
@@ -220,6 +238,111 @@ def _ask_event_types(trial: Trial) -> dict[str, Any]:
     return outcomes
 
 
+def _ask_error_lines(trial: Trial) -> dict[str, Any]:
+    lines = trial.read_lines_of_bad_requests()
+    try:
+        rows = read_inference("\n".join(lines).encode())
+        reading = f"{rows.height} lines, {rows['error'].count()} of them with an error"
+    except ValueError as error:
+        reading = str(error)
+    return {
+        "requests": [json.dumps(request) for request in aws_trial.BAD_REQUESTS],
+        "lines": [line[:2000] for line in lines],
+        "read_by_batchrec": reading,
+    }
+
+
+def _ask_any_event(trial: Trial) -> dict[str, Any]:
+    (lines,) = trial.read_lines(trial.start_filtered_lists(event_type=False))
+    users_with_seen_items = aws_trial.count_users_with_seen_items(lines)
+    return {"users": len(lines), "users_with_seen_items": users_with_seen_items}
+
+
+def _ask_repeats(trial: Trial) -> dict[str, Any]:
+    def repeat(creation: Creation) -> str:
+        try:
+            arn = trial.create(creation)
+        except ClientError as error:
+            return explain_refusal(error)
+        # Nothing can be deleted while it is being trained or imported.
+        trial.ensure.wait_until_ready(creation.kind, api.StartedResource(arn, created=True))
+        return f"created {arn}"
+
+    answers = {}
+    for creation in trial.plan_creations(with_training=True):
+        started = api.StartedResource(trial.create(creation), created=True)
+        at_once = repeat(creation)
+        trial.ensure.wait_until_ready(creation.kind, started)
+        answers[creation.kind.label] = {"at_once": at_once, "when_active": repeat(creation)}
+    return answers
+
+
+def _ask_lag(trial: Trial) -> dict[str, Any]:
+    return {
+        creation.kind.label: _measure_lag(trial, creation) for creation in trial.plan_creations()
+    }
+
+
+def _measure_lag(trial: Trial, creation: Creation) -> dict[str, Any]:
+    """The seconds after which Describe and List show the new resource, and how many did not.
+
+    The seconds are None for what does not show it within LONGEST_LAG_SECONDS.
+    """
+    kind, ensure = creation.kind, trial.ensure
+    arn = trial.create(creation)
+    start = time.monotonic()
+
+    def is_described() -> bool:
+        try:
+            ensure.describe(kind, arn)
+        except ClientError as error:
+            if error.response["Error"]["Code"] != api.NOT_FOUND:
+                raise
+            return False
+        return True
+
+    def is_listed() -> bool:
+        return any(summary[kind.arn] == arn for summary in ensure.list(kind, **creation.parent))
+
+    answer: dict[str, Any] = {}
+    for name, is_shown in (("describe", is_described), ("list", is_listed)):
+        missed = 0
+        while not (shown := is_shown()) and time.monotonic() - start < LONGEST_LAG_SECONDS:
+            missed += 1
+            time.sleep(LAG_POLL_SECONDS)
+        answer[f"{name}_seconds"] = round(time.monotonic() - start, 1) if shown else None
+        answer[f"{name}s_without_it"] = missed
+    ensure.wait_until_ready(kind, api.StartedResource(arn, created=True))
+    return answer
+
+
+def _ask_tags(trial: Trial) -> dict[str, Any]:
+    group, dataset = trial.ensure_dataset()
+    solution = trial.ensure_solution(V2).arn
+    version = trial.train_version(V2).arn
+    lists = trial.start_filtered_lists()
+    (filter_summary, *_) = trial.ensure.list(api.FILTER, datasetGroupArn=group)
+    arns = {
+        api.DATASET_GROUP: group,
+        api.DATASET: dataset,
+        api.IMPORT_JOB: trial.start_import().arn,
+        api.SOLUTION: solution,
+        api.SOLUTION_VERSION: version,
+        api.FILTER: filter_summary[api.FILTER.arn],
+        api.BATCH_INFERENCE_JOB: lists.arn,
+    }
+    answers = {}
+    for kind, arn in arns.items():
+        try:
+            tags = trial.ensure.tags_of(arn)
+        except ClientError as error:
+            answers[kind.label] = explain_refusal(error)
+        else:
+            missing = sorted(set(trial.ensure.tags.items()) - set(tags.items()))
+            answers[kind.label] = f"without {missing}" if missing else "all came back"
+    return answers
+
+
 def _ask_glue(trial: Trial) -> dict[str, Any]:
     if trial.ensure.on_aws and not trial.glue_job:
         raise UnansweredError("skipped", "no --glue-job")
@@ -273,6 +396,12 @@ def _select_keys(dicts: Iterable[Mapping[str, Any]], *keys: str) -> list[dict[st
 
 
 QUESTIONS = (
+    Question(
+        "create_solution",
+        "May the runner create a solution with the recipe's ARN?",
+        ASKING,
+        _ask_create_solution,
+    ),
     Question("v2_lines", "What is in the lines of lists of version 2?", ASKING, _ask_v2_lines),
     Question("policy", "With which policy can it read and write the bucket?", ASKING, _ask_policy),
     Question("kms", "Can it read and write a bucket encrypted with a KMS key?", ASKING, _ask_kms),
@@ -285,6 +414,18 @@ QUESTIONS = (
     Question(
         "event_types", "Are nine event types imported, ten, and eleven?", ASKING, _ask_event_types
     ),
+    Question(
+        "error_lines", "What is in the line of a request that fails?", ASKING, _ask_error_lines
+    ),
+    Question(
+        "any_event",
+        "Does a filter on any event type work on interactions without types?",
+        ASKING,
+        _ask_any_event,
+    ),
+    Question("repeats", "What is the answer to a creation that is repeated?", ASKING, _ask_repeats),
+    Question("lag", "After how long is a new resource described and listed?", ASKING, _ask_lag),
+    Question("tags", "Do the tags of each kind come back?", ASKING, _ask_tags),
     Question("glue", "How did the Glue job's last runs end?", ASKING, _ask_glue),
     Question("names", "Are names free again after a teardown?", NAMES, _ask_names),
     Question("bill", "What was billed, by usage type?", DELETED, _ask_bill),

@@ -7,7 +7,8 @@ are read as bare JSON.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
 from functools import cache
@@ -27,6 +28,18 @@ from batchrec_dagster.storage.paths import StorageKeys
 
 Line = dict[str, Any]
 
+
+@dataclass(frozen=True)
+class Creation:
+    """A resource that can be created."""
+
+    kind: api.ResourceKind
+    request: dict[str, Any]
+    """Create's arguments."""
+    parent: Mapping[str, str]
+    """List's filter."""
+
+
 # The size of the data is fixed, so that the cost is known before they are generated. There are more
 # items than in any list of the trial, and more than the 1,000 interactions of 25 users that an
 # import must have.
@@ -34,6 +47,12 @@ ROWS, ROWS_OF_A_USER, ITEMS, USERS = 10_000, 100, 1_500, 50
 BYTES = 40 * ROWS
 FULL, UPDATE = "FULL", "UPDATE"
 MANY_RESULTS, FEW_RESULTS = 600, 25
+
+# What the names of the resources end with, or go on with, in the group without event types.
+GROUP_WITHOUT_EVENT_TYPE = "00000000"
+WITHOUT_SEEN_ITEMS = 'EXCLUDE ItemID WHERE Interactions.EVENT_TYPE IN ("*")'
+# Lines of a batch input: nobody whom the model knows, no user at all, and a field too many.
+BAD_REQUESTS = ({"userId": "nobody"}, {"itemId": "1"}, {"userId": "nobody-2", "more": "1"})
 
 
 @dataclass(frozen=True)
@@ -60,22 +79,30 @@ class Trial:
     def uri(self) -> Callable[[str], str]:
         return self.personalize.storage.uri
 
-    def make_name(self, what: str = "") -> str:
-        """The name of a resource, by which teardown finds it as it finds a pipeline's."""
-        return f"{self.pipeline}-{self.pipeline[-8:]}{what and '-'}{what}"
+    def make_name(self, what: str = "", *, event_type: bool = True) -> str:
+        """The name of a resource, by which teardown finds it as it finds a pipeline's.
 
-    def ensure_dataset(self) -> tuple[str, str]:
+        event_type: whether it is in the dataset group whose interactions have event types.
+        """
+        group = self.pipeline[-8:] if event_type else GROUP_WITHOUT_EVENT_TYPE
+        return f"{self.pipeline}-{group}{what and '-'}{what}"
+
+    def ensure_dataset(self, *, event_type: bool = True) -> tuple[str, str]:
         """The ARNs of the dataset group and of its dataset of interactions."""
-        name = self.make_name("interactions")
-        text = schemas.build_interactions_schema(event_type=True)
-        group = self.ensure.find_or_create(api.DATASET_GROUP, self.make_name(), {}).arn
+        name = self.make_name("interactions", event_type=event_type)
+        text = schemas.build_interactions_schema(event_type=event_type)
+        group_name = self.make_name(event_type=event_type)
+        group = self.ensure.find_or_create(api.DATASET_GROUP, group_name, {}).arn
         schema = self.ensure.find_or_create(api.SCHEMA, name, {"schema": text}).arn
         parent = {"datasetGroupArn": group}
         request = {"datasetType": schemas.INTERACTIONS, "schemaArn": schema, **parent}
         return group, self.ensure.find_or_create(api.DATASET, name, request, **parent).arn
 
     def start_import(self, event_types: int = 1) -> api.StartedResource:
-        """The import of the data with this many event types."""
+        """The import of the data with this many event types.
+
+        Without event types they are in a dataset group of their own.
+        """
         name = f"{event_types}-types"
         store = self.personalize.storage.store
         uri = self.uri(self.storage_keys.interactions.replace("interactions.csv", f"{name}.csv"))
@@ -83,7 +110,7 @@ class Trial:
             data, users = make_interactions(event_types)
             store.put(self.uri(self.storage_keys.batch_users), users)
             store.put(uri, data)
-        _, dataset = self.ensure_dataset()
+        _, dataset = self.ensure_dataset(event_type=event_types > 0)
         request = {
             "datasetArn": dataset,
             "dataSource": {"dataLocation": uri},
@@ -94,19 +121,26 @@ class Trial:
             api.IMPORT_JOB, self.make_name(name), request, datasetArn=dataset
         )
 
-    def train_version(self, recipe: str, mode: str = FULL) -> api.ReadyResource:
+    def ensure_solution(self, recipe: str, *, event_type: bool = True) -> api.ReadyResource:
+        """The solution of the recipe, in a dataset group whose data have been imported."""
+        ensure = self.ensure
+        ensure.wait_until_ready(api.IMPORT_JOB, self.start_import(1 if event_type else 0))
+        parent = {"datasetGroupArn": self.ensure_dataset(event_type=event_type)[0]}
+        arn = build_recipe_arn(recipe, ensure.client.meta.partition)
+        request = {"recipeArn": arn, "performAutoTraining": False, **parent}
+        name = self.make_name(recipe.removeprefix("aws-"), event_type=event_type)
+        return ensure.find_or_create(api.SOLUTION, name, request, **parent)
+
+    def train_version(
+        self, recipe: str, mode: str = FULL, *, event_type: bool = True
+    ) -> api.ReadyResource:
         """The solution version of the recipe and training mode.
 
         It is trained once. If that failed, it is not trained and paid for again.
         """
         kind = api.SOLUTION_VERSION
         ensure = self.ensure
-        ensure.wait_until_ready(api.IMPORT_JOB, self.start_import())
-        parent = {"datasetGroupArn": self.ensure_dataset()[0]}
-        arn = build_recipe_arn(recipe, ensure.client.meta.partition)
-        request = {"recipeArn": arn, "performAutoTraining": False, **parent}
-        name = self.make_name(recipe.removeprefix("aws-"))
-        solution = ensure.find_or_create(api.SOLUTION, name, request, **parent).arn
+        solution = self.ensure_solution(recipe, event_type=event_type).arn
         # It is found by its mode, because whether an UPDATE has a name is one of the questions.
         for existing_version in ensure.list(kind, solutionArn=solution):
             if existing_version.get("trainingMode", FULL) == mode:
@@ -125,13 +159,13 @@ class Trial:
         return ensure.wait_until_ready(kind, api.StartedResource(response[kind.arn], created=True))
 
     def start_lists(
-        self, name: str, recipe: str, results: int, **request: object
+        self, name: str, recipe: str, results: int, *, event_type: bool = True, **request: object
     ) -> api.StartedResource:
         """The batch job of this name that writes the users' lists.
 
         `results` is the length of a list. `request` has further arguments of the operation.
         """
-        version = self.train_version(recipe).arn
+        version = self.train_version(recipe, event_type=event_type).arn
         creation = {
             "solutionVersionArn": version,
             "roleArn": self.ensure.role_arn,
@@ -155,6 +189,9 @@ class Trial:
         return [sorted(self._output(job), key=lambda line: str(line["input"])) for job in jobs]
 
     def _output(self, job: api.ReadyResource) -> Iterator[Line]:
+        yield from map(json.loads, self._output_lines(job))
+
+    def _output_lines(self, job: api.ReadyResource) -> Iterator[bytes]:
         store = self.personalize.storage.store
         folder = JobOutput(self.personalize.storage, job.description).folder
         files = [file.uri for file in store.list(folder)]
@@ -162,24 +199,87 @@ class Trial:
         if not outputs:
             raise LookupError(f"no {OUTPUT_SUFFIX} file, but {files}")
         for uri in outputs:
-            yield from map(json.loads, store.get(uri).splitlines())
+            yield from store.get(uri).splitlines()
+
+    def read_lines_of_bad_requests(self) -> list[str]:
+        """What a batch job of version 2 writes for BAD_REQUESTS, each line as it is."""
+        uri = self.uri(f"{self.pipeline}/bad-requests/users.json")
+        lines = [json.dumps(request) + "\n" for request in BAD_REQUESTS]
+        self.personalize.storage.store.put(uri, "".join(lines).encode())
+        started = self.start_lists(
+            "bad-requests", V2, FEW_RESULTS, jobInput={"s3DataSource": {"path": uri}}
+        )
+        job = self.ensure.wait_until_ready(api.BATCH_INFERENCE_JOB, started)
+        return [line.decode(errors="replace") for line in self._output_lines(job)]
 
     def read_lists(self, *started: api.StartedResource) -> list[list[list[str]]]:
         """The lists that each job wrote, in order of user. Waits and raises as `read_lines`."""
         jobs = self.read_lines(*started)
         return [[line["output"]["recommendedItems"] for line in lines] for lines in jobs]
 
-    def start_filtered_lists(self) -> api.StartedResource:
+    def start_filtered_lists(self, *, event_type: bool = True) -> api.StartedResource:
         """The job that writes lists of version 2 without seen items.
 
         By Personalize's documentation such lists are padded with popular items.
         """
-        self.train_version(V2)
-        parent = {"datasetGroupArn": self.ensure_dataset()[0]}
-        filter_expression = 'EXCLUDE ItemID WHERE Interactions.EVENT_TYPE IN ("*")'
-        request = {"filterExpression": filter_expression, **parent}
-        arn = self.ensure.find_or_create(api.FILTER, self.make_name("seen"), request, **parent).arn
-        return self.start_lists("lines", V2, FEW_RESULTS, filterArn=arn)
+        # Nothing is trained for a filter that Personalize rejects.
+        self.ensure_solution(V2, event_type=event_type)
+        parent = {"datasetGroupArn": self.ensure_dataset(event_type=event_type)[0]}
+        request = {"filterExpression": WITHOUT_SEEN_ITEMS, **parent}
+        name = self.make_name("seen", event_type=event_type)
+        arn = self.ensure.find_or_create(api.FILTER, name, request, **parent).arn
+        lists = "lines" if event_type else "lines-without-types"
+        return self.start_lists(lists, V2, FEW_RESULTS, event_type=event_type, filterArn=arn)
+
+    def plan_creations(self, *, with_training: bool = False) -> list[Creation]:
+        """Creations of new resources that cost little or nothing, with names never used before.
+
+        with_training: whether one of them is a solution version.
+        """
+        solution = self.ensure_solution(V2)
+        group, dataset = self.ensure_dataset()
+        name = self.make_name(secrets.token_hex(2))
+        data = self.uri(self.storage_keys.interactions.replace("interactions.csv", "1-types.csv"))
+        in_group = {"datasetGroupArn": group}
+        creations = [
+            Creation(
+                api.SCHEMA, {"schema": schemas.build_interactions_schema(event_type=True)}, {}
+            ),
+            Creation(api.FILTER, {"filterExpression": WITHOUT_SEEN_ITEMS, **in_group}, in_group),
+            Creation(
+                api.SOLUTION,
+                {
+                    "recipeArn": solution.description["recipeArn"],
+                    "performAutoTraining": False,
+                    **in_group,
+                },
+                in_group,
+            ),
+            Creation(
+                api.IMPORT_JOB,
+                {
+                    "datasetArn": dataset,
+                    "dataSource": {"dataLocation": data},
+                    "roleArn": self.ensure.role_arn,
+                    "importMode": "FULL",
+                },
+                {"datasetArn": dataset},
+            ),
+        ]
+        if with_training:
+            parent = {"solutionArn": solution.arn}
+            creations.append(Creation(api.SOLUTION_VERSION, parent, parent))
+        tags = [{"tagKey": key, "tagValue": value} for key, value in self.ensure.tags.items()]
+        for creation in creations:
+            creation.request[creation.kind.name] = name
+            if creation.kind is not api.SCHEMA:
+                creation.request["tags"] = tags
+        return creations
+
+    def create(self, creation: Creation) -> str:
+        """The ARN of the new resource, created by one request. Raises ClientError."""
+        create = getattr(self.ensure.client, f"create_{creation.kind.snake}")
+        return str(create(**creation.request)[creation.kind.arn])
 
 
 @cache
@@ -194,14 +294,28 @@ def generate_ratings() -> pl.DataFrame:
     ).head(ROWS)
 
 
+def count_users_with_seen_items(lines: Iterable[Line]) -> int:
+    """How many lists have an item that their user has interactions with."""
+    items = generate_ratings().group_by(pl.col("userID").cast(pl.String)).agg("movieID")
+    seen_items = {user: set(map(str, seen)) for user, seen in items.iter_rows()}
+    return sum(
+        not seen_items[line["input"][USER_FIELD]].isdisjoint(line["output"]["recommendedItems"])
+        for line in lines
+    )
+
+
 def make_interactions(event_types: int) -> tuple[bytes, bytes]:
-    """The CSV of the interactions, and the batch input of USERS users."""
+    """The CSV of the interactions, and the batch input of USERS users.
+
+    event_types: how many there are; without any, the CSV has no column for them.
+    """
     table = generate_ratings().select(
         pl.col("userID").cast(pl.String),
         "movieID",
         pl.col("timestamp") // 1000,
-        pl.format("type_{}", pl.int_range(pl.len()) % event_types),
+        pl.format("type_{}", pl.int_range(pl.len()) % max(1, event_types)),
     )
     table.columns = schemas.list_interactions_columns(event_type=True)
     users = table.select(pl.first().unique(maintain_order=True).alias(USER_FIELD)).head(USERS)
-    return table.write_csv().encode(), users.write_ndjson().encode()
+    columns = schemas.list_interactions_columns(event_type=event_types > 0)
+    return table.select(columns).write_csv().encode(), users.write_ndjson().encode()

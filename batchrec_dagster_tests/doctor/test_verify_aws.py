@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from batchrec_dagster.cli import main
 from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.doctor.aws_questions import QUESTIONS, describe_lines
+from batchrec_dagster.doctor.aws_trial import count_users_with_seen_items, generate_ratings
 from batchrec_dagster.doctor.verify_aws import Verification
 from batchrec_dagster.personalize.ensure import DATASET, DATASET_GROUP, FILTER, SCHEMA, SOLUTION
 from batchrec_dagster.steps.training import now
@@ -60,7 +61,7 @@ def test_a_killed_call_is_continued_and_leaves_nothing(tmp_path: Path) -> None:
     assert first["v2_lines"]["answer"]["line"] == ["error", "input", "output"]
     assert first["v2_lines"]["answer"]["read_by_batchrec"] == "50 lines"
     assert first["over_500"]["answer"] == {"asked": 600, "least": 600, "most": 600}
-    assert set(first) == {"v2_lines", "policy", "kms", "over_500"}
+    assert set(first) == {"create_solution", "v2_lines", "policy", "kms", "over_500"}
     # An unexpected output of a job is an answer too, and the other questions are still asked.
     state = json.loads(file.read_text())
     del state["answers"]["over_500"], first["over_500"]
@@ -87,6 +88,34 @@ def test_a_killed_call_is_continued_and_leaves_nothing(tmp_path: Path) -> None:
     exploration = answers["exploration"]["answer"]
     assert exploration["same_lists_twice_with_weight_0"] == exploration["users"] == 50
     assert "10 at most" in answers["event_types"]["answer"]["11"]
+    assert answers["create_solution"]["answer"] == {
+        "allowed": True,
+        "recipe": "arn:aws:personalize:::recipe/aws-user-personalization-v2",
+    }
+    # A user whom the model does not know gets popular items; a request without a user, an error.
+    error_lines = answers["error_lines"]["answer"]
+    errors = [json.loads(line)["error"] for line in error_lines["lines"]]
+    assert errors == [None, "User error: Required fields for the provided recipe are userId", None]
+    assert error_lines["read_by_batchrec"] == "3 lines, 1 of them with an error"
+    assert answers["any_event"]["status"] == "refused"
+    assert "it needs the field EVENT_TYPE" in answers["any_event"]["reason"]
+    repeats = answers["repeats"]["answer"]
+    assert set(repeats) == {
+        "schema",
+        "filter",
+        "solution",
+        "dataset import job",
+        "solution version",
+    }
+    for answer in repeats.values():
+        assert "ResourceAlreadyExistsException" in answer["at_once"]
+        assert "ResourceAlreadyExistsException" in answer["when_active"]
+    lag = answers["lag"]["answer"]
+    assert set(lag) == set(repeats) - {"solution version"}
+    for answer in lag.values():
+        assert (answer["describes_without_it"], answer["lists_without_it"]) == (0, 0)
+    assert set(answers["tags"]["answer"].values()) == {"all came back"}
+    assert len(answers["tags"]["answer"]) == 7
     assert answers["names"]["answer"] == {"free_again": True}
     # The file is meant to be sent to others.
     summary = file.with_suffix(".md").read_text()
@@ -94,6 +123,16 @@ def test_a_killed_call_is_continued_and_leaves_nothing(tmp_path: Path) -> None:
     assert ":ACCOUNT:" in summary
     assert "000000000000" not in text + summary
     assert list_leftovers(tmp_path) == []
+
+
+def test_lists_with_seen_items_are_counted() -> None:
+    ratings = generate_ratings()
+    user, seen_item = (str(value) for value in ratings.select("userID", "movieID").row(0))
+    lists = [[seen_item, "none"], ["none"], []]
+    lines: list[dict[str, Any]] = [
+        {"input": {"userId": user}, "output": {"recommendedItems": items}} for items in lists
+    ]
+    assert count_users_with_seen_items(lines) == 1
 
 
 def test_what_is_in_lines_is_reported_whatever_it_is() -> None:
@@ -154,7 +193,7 @@ def test_more_than_the_budget_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
     assert run.invoke(main, ["verify-aws", "--budget", "11"]).exit_code == 2
     result_without_consent = run.invoke(main, ["verify-aws"], input="n\n")
     assert result_without_consent.exit_code == 1
-    assert "this costs 1.0" in result_without_consent.output
+    assert "this costs 1.1" in result_without_consent.output
     assert list(tmp_path.glob("verify-aws*")) == []
     assert list_leftovers(tmp_path) == []
 
