@@ -23,6 +23,7 @@ from batchrec_dagster.cli.project import (
 from batchrec_dagster.storage.durable import temporary_folder
 
 if TYPE_CHECKING:
+    from batchrec_dagster.storage.publications import PublicationRecord
     from batchrec_dagster.storage.published_table import Edition, PublishedTable
 
 
@@ -62,7 +63,7 @@ def rollback(pipeline: str, to: str | None, yes: bool) -> None:
     files = PipelineFiles(load_storage(pipeline), StorageKeys(pipeline))
     table, rollbacks = files.table, Rollbacks(files)
     try:
-        current, rolled_back = table.current(), rollbacks.read_keys()
+        current, record = table.current(), rollbacks.publications.read()
         if current is None:
             raise UnknownNameError(
                 f"{pipeline} has published nothing: {files.storage.where(table.uri)} does not exist"
@@ -71,10 +72,10 @@ def rollback(pipeline: str, to: str | None, yes: bool) -> None:
             pending = 0
             if instance is not None:
                 pending = rollbacks.read_unfinished_edition(DagsterRuns(instance))
-        edition = choose_edition(table, to or PREVIOUS, rolled_back, pending)
+        edition = choose_edition(table, to or PREVIOUS, record, pending)
     except StepError as error:
         raise UnknownNameError(str(error)) from error
-    click.echo(_list_editions(table, current, edition, rolled_back))
+    click.echo(_list_editions(table, current, edition, record))
     if edition == current and edition.number == pending:
         click.echo(
             f"The rollback to edition {pending} was not finished: this updates the report and the"
@@ -100,14 +101,16 @@ def rollback(pipeline: str, to: str | None, yes: bool) -> None:
 
 
 def _list_editions(
-    table: PublishedTable, current: Edition, edition: Edition, rolled_back: list[str]
+    table: PublishedTable, current: Edition, edition: Edition, record: PublicationRecord
 ) -> str:
     from batchrec_dagster.steps.publishing import summarize_edition
 
     lines = [f"published: {summarize_edition(current)}"]
+    if record.live is not None and not record.live.is_first:
+        lines.append(f"           {record.live.description}")
     for older in table.older():
         line = f"kept:      {summarize_edition(older)}"
-        if not {*rolled_back}.isdisjoint(older.about.get("made_by", [])):
+        if record.is_withdrawn(older):
             line += " (rolled back)"
         lines.append(f"{line} <-" if older == edition else line)
     return "\n".join(lines)

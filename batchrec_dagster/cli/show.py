@@ -202,12 +202,13 @@ def diff(editions: tuple[int, ...], pipeline: str | None, as_json: bool) -> None
     """Show what changed from one edition of the recommendations to another.
 
     Settings, data, metrics, how much of the users' lists is new, and the items that rose and fell
-    most. By default the published edition is compared with the one before; one EDITION is compared
-    with the published one. `batchrec rollback` lists the editions that are kept.
+    most. By default the published edition is compared with what readers had before it, which is
+    never an edition that was rolled back; one EDITION is compared with the published one.
+    `batchrec rollback` lists the editions that are kept.
 
     \b
     Examples:
-      batchrec diff                        # since the edition before
+      batchrec diff                        # since what readers had before
       batchrec diff 12                     # since edition 12
       batchrec diff 12 14 --pipeline shop
     """
@@ -246,7 +247,15 @@ def _choose_editions(history: EditionHistory, numbers: tuple[int, ...]) -> tuple
             raise UnknownNameError(f"edition {number} is not kept. Kept: {numbers_kept}")
     if len(numbers) == 2:
         return editions[numbers[0]], editions[numbers[1]]
-    before = editions[numbers[0]] if numbers else history.find_previous(current)
+    before = editions[numbers[0]] if numbers else history.find_baseline(current)
+    if before is None and len(editions) > 1:
+        numbers_kept = ", ".join(
+            str(number) for number in sorted(editions) if number != current.number
+        )
+        raise UnknownNameError(
+            f"what readers had before edition {current.number} is not kept. Name the edition to"
+            f" compare it with: {numbers_kept}"
+        )
     if before is None:
         raise UnknownNameError(
             f"edition {current.number} is the only one, so there is nothing to compare it with"

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from itertools import pairwise
 
+from batchrec_dagster.storage.publications import Publication
 from batchrec_dagster.storage.published_table import Edition
 
 # What a period starts with: the publication of its edition, or the end of the edition's data.
@@ -31,9 +30,9 @@ class Period:
 
 
 def find_periods(
-    editions: Sequence[Edition], newest: int, published_again: Sequence[tuple[int, datetime]] = ()
+    editions: Sequence[Edition], newest: int, publications: Sequence[Publication]
 ) -> list[Period]:
-    """The periods of the editions, oldest first.
+    """The periods of the editions that are kept, oldest first.
 
     If there are interactions after the first publication, a period starts with the publication of
     its edition, because only from then on can a list change what people do. Otherwise the data,
@@ -41,48 +40,64 @@ def find_periods(
     where the data that its edition was made from end.
 
     newest: the time of the newest interaction, in epoch seconds.
-    published_again: the number of each edition that a rollback published again, and when, as from
-    `steps.publishing.Rollbacks.read_times`.
+    publications: all publications, also those of editions that are not kept, because they end the
+    periods of others.
     """
-    by_number = {edition.number: edition for edition in editions if "made_at" in edition.about}
-    if not by_number:
+    publication_times = [
+        (publication, int(publication.since.timestamp()))
+        for publication in publications
+        if publication.since is not None
+    ]
+    if not publication_times:
         return []
-    publication_times = {
-        number: int(datetime.fromisoformat(edition.about["made_at"]).timestamp())
-        for number, edition in by_number.items()
-    }
-    if newest > min(publication_times.values()):
-        rollbacks = [
-            (int(time.timestamp()), number)
-            for number, time in published_again
-            if number in by_number
-        ]
+    if newest > min(time for _, time in publication_times):
         since = PUBLICATION
-        # The interactions that an edition was made from do not follow it, even if the clock of the
-        # interactions is ahead.
-        publications = [
-            (max(time, int(by_number[number].about.get("data_until", time))), number)
-            for number, time in publication_times.items()
+        starts = [
+            (_start_after_data(publication, time), publication)
+            for publication, time in publication_times
         ]
-        starts = sorted([*publications, *rollbacks])
     else:
         since = DATA
         starts = [
-            (int(by_number[number].about["data_until"]), number)
-            for number in sorted(by_number)
-            if "data_until" in by_number[number].about
+            (publication.data_until, publication)
+            for publication, _ in publication_times
+            if publication.is_first and publication.data_until is not None
         ]
-    # A rollback to the edition that is published already does not start a new period.
-    changes = [
-        (start, number)
-        for (_, previous_number), (start, number) in pairwise([(0, -1), *starts])
-        if number != previous_number
-    ]
+    starts = _keep_effective(starts)
     periods = []
-    for (start, number), (next_start, _) in pairwise([*changes, (newest, -1)]):
-        end = min(next_start, newest)
-        if end > start:
-            edition = by_number[number]
+    for place, (start, publication) in enumerate(starts):
+        edition = next((edition for edition in editions if publication.is_of(edition)), None)
+        is_last = place == len(starts) - 1
+        end = newest if is_last else min(newest, starts[place + 1][0])
+        # What was measured of an edition that is not kept stays as it is.
+        if edition is not None and end > start:
             known_until = int(edition.about.get("data_until", start))
             periods.append(Period(edition, known_until, start, end, since))
     return periods
+
+
+def _start_after_data(publication: Publication, time: int) -> int:
+    """When the period starts of an edition that was published at this time.
+
+    The interactions that an edition was made from do not follow it, even if the clock of the
+    interactions is ahead.
+    """
+    if not publication.is_first or publication.data_until is None:
+        return time
+    return max(time, publication.data_until)
+
+
+def _keep_effective(starts: Sequence[tuple[int, Publication]]) -> list[tuple[int, Publication]]:
+    """The publications that were in effect, each with its start, which is later than the last one.
+
+    Left out are those that another one replaced before they started, and those of the edition that
+    was live already.
+    """
+    in_effect: list[tuple[int, Publication]] = []
+    for start, publication in starts:
+        while in_effect and in_effect[-1][0] >= start:
+            in_effect.pop()
+        if in_effect and in_effect[-1][1].edition == publication.edition:
+            continue
+        in_effect.append((start, publication))
+    return in_effect

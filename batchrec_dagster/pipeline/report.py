@@ -30,7 +30,11 @@ from batchrec_dagster.reporting.facts import (
     combine_facts,
     count_tallies,
 )
-from batchrec_dagster.reporting.history import EditionHistory, describe_previous_edition
+from batchrec_dagster.reporting.history import (
+    EditionHistory,
+    describe_previous_edition,
+    describe_restoration,
+)
 from batchrec_dagster.reporting.outcomes import build_outcomes_section
 from batchrec_dagster.reporting.page import render_page
 from batchrec_dagster.reporting.run_records import read_check_records, read_trainings
@@ -70,7 +74,8 @@ def build_report(
     pipeline = work.pipeline
     history = EditionHistory(work.files)
     edition, lists = work.files.table.read()
-    previous = history.find_previous(edition)
+    baseline = history.find_baseline(edition)
+    restoration = history.find_restoration(edition)
     # What the record knows of the model, and what the published table knows of its own.
     model = {"recipe": pipeline.solution.recipe, **solution_version, **edition.about}
     run = ReportedRun(
@@ -89,15 +94,20 @@ def build_report(
         engine=model.get("engine", ReportedRun.engine),
         evidence=Evidence.read(model.get("evidence", {})),
         edition=edition.number,
-        before=describe_previous_edition(previous, edition),
-        unchanged=_name_remaining_edition(edition, run_id) if history.is_newest(edition) else None,
+        before=describe_previous_edition(baseline, edition),
+        unchanged=None if restoration else _name_remaining_edition(edition, run_id),
+        restored=describe_restoration(restoration) if restoration else None,
         requested=_read_list_number(edition, "users"),
         failed=edition.about.get("failed_users", 0),
         full=_read_list_number(edition, "full"),
     )
     facts = combine_facts(run, _count_or_recall(work, edition, lists))
-    inputs = RunInputs(facts.data, facts.item_ids).add_drift(history.read_inputs())
-    changes = history.compare(previous, edition) if previous else None
+    inputs = RunInputs(facts.data, facts.item_ids)
+    # Data that the lists were not made from, such as those that the quality gate refused, are
+    # compared with nothing, and nothing is compared with them later.
+    if baseline is not None and not run.earlier_data:
+        inputs = inputs.add_drift(history.read_inputs(baseline))
+    changes = history.compare(baseline, edition) if baseline else None
     sums = read_sums(work.files)
     result = summarize_experiment(sums)
     outcomes_section = build_outcomes_section(
@@ -105,7 +115,8 @@ def build_report(
     )
     sections = [build_changes_section(changes, inputs.drift), outcomes_section]
     facts = replace(facts, drift=inputs.drift, changes=changes, sections=sections)
-    history.write_inputs(inputs)
+    if not run.earlier_data:
+        history.write_inputs(edition, inputs)
     history.write_record(edition, facts)
     return Report(render_page(facts), facts)
 

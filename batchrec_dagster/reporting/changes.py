@@ -31,8 +31,8 @@ TITLE = "What changed"
 def build_changes_section(changes: EditionDiff | None, drift: Drift | None) -> ReportSection:
     """The section of the report.
 
-    `changes` is None if no earlier edition is kept, and `drift` if no earlier run had different
-    data. What cannot be compared is left out.
+    `changes` is None if what readers had before is not kept, and `drift` if no edition before had
+    different data. What cannot be compared is left out.
     """
     data_figures = [_make_data_figure(drift)] if drift else []
     if changes is None:
@@ -114,7 +114,7 @@ def _make_data_figure(drift: Drift) -> Figure:
         rows.append(
             ["mean event value", format_score(before.mean_value), format_score(now.mean_value)]
         )
-    caption = "What changed in the interactions since the last run with different data."
+    caption = "What changed in the interactions since the last edition with different data."
     return _make_figure("data", "Data", caption, rows)
 
 

@@ -1,4 +1,4 @@
-"""The interactions of a run in numbers, and how much they changed since the run before."""
+"""The interactions of an edition in numbers, and how much they changed since the one before."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Drift:
 
 @dataclass(frozen=True)
 class RunInputs:
-    """The data of the newest run, which the next run compares its own with."""
+    """The data of an edition, which the next one compares its own with."""
 
     data: DataFacts
     items: pl.Series

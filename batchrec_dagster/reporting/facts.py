@@ -67,6 +67,8 @@ class ReportedRun:
     """The edition before; None if none is kept."""
     unchanged: str | None = None
     """Which edition is still published, if this run published none."""
+    restored: str | None = None
+    """Since when readers have these lists again, as after a rollback; None if they are new."""
     full: int | None = None
     """Users whose list has all its items; None if unknown."""
     requested: int | None = None
@@ -123,7 +125,7 @@ class Facts(Tallies):
 
     run: ReportedRun
     drift: Drift | None = None
-    """What changed in the data since the last run with different data."""
+    """What changed in the data since the last edition with different data."""
     changes: EditionDiff | None = None
     """What changed since the edition before."""
     sections: Sequence[ReportSection] = ()
@@ -168,6 +170,7 @@ class Facts(Tallies):
         """What the verdict is made from."""
         run = self.run
         top = self.catalogue.exposure.top
+        is_known = run.unchanged or run.restored
         return VerdictFacts(
             ndcg=run.metrics.get(NDCG, 0.0),
             popular=run.popularity.get(NDCG),
@@ -180,7 +183,7 @@ class Facts(Tallies):
             top_lists=top.recommendations,
             top_histories=top.interactions,
             heaviest=self.audience.heaviest,
-            drift=self.drift.large_changes if self.drift and not run.unchanged else (),
+            drift=self.drift.large_changes if self.drift and not is_known else (),
             # The verdict says with numbers that lists are short.
             checks=[
                 record.check
@@ -188,6 +191,7 @@ class Facts(Tallies):
                 if not record.passed and record.check != LISTS_FULL
             ],
             unchanged=run.unchanged,
+            restored=run.restored,
         )
 
 

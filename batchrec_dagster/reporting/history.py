@@ -1,4 +1,4 @@
-"""What the report remembers between runs: the data of the last one, and of each edition."""
+"""What the report remembers between runs: the data of each edition, and the verdict on it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import json
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from datetime import UTC
+from functools import cached_property
+from pathlib import PurePosixPath
 from typing import Any
 
 import polars as pl
@@ -23,6 +26,7 @@ from batchrec_dagster.reporting.facts import Facts
 from batchrec_dagster.reporting.verdict import PreviousEdition, Verdict
 from batchrec_dagster.storage.object_store import DamagedObjectError, ObjectNotFoundError
 from batchrec_dagster.storage.paths import PipelineFiles
+from batchrec_dagster.storage.publications import Publication, PublicationRecord, Publications
 from batchrec_dagster.storage.published_table import ABOUT, Edition, read_about
 
 # The name of the report's record in the storage.
@@ -40,16 +44,26 @@ class EditionHistory:
 
     files: PipelineFiles
 
-    def find_previous(self, edition: Edition) -> Edition | None:
-        """The newest kept edition with other lists and a lower number; None if there is none."""
-        for candidate in self.files.table.older():
-            if candidate.number < edition.number and candidate.version != edition.version:
-                return candidate
-        return None
+    @cached_property
+    def publications(self) -> PublicationRecord:
+        """Which edition was live when, as it was when this was first read."""
+        return Publications(self.files).read()
 
-    def is_newest(self, edition: Edition) -> bool:
-        """Whether no edition has a higher number. After a rollback, one has."""
-        return all(candidate.number <= edition.number for candidate in self.files.table.older())
+    def find_baseline(self, edition: Edition) -> Edition | None:
+        """What readers had before this edition was first published; None if it is not kept.
+
+        See `PublicationRecord.find_baseline`.
+        """
+        baseline = self.publications.find_baseline(edition)
+        if baseline is None:
+            return None
+        older = self.files.table.older()
+        return next((candidate for candidate in older if baseline.is_of(candidate)), None)
+
+    def find_restoration(self, edition: Edition) -> Publication | None:
+        """How this edition, which is live, became so again; None if it was not live before."""
+        live = self.publications.live
+        return None if live is None or live.is_first or not live.is_of(edition) else live
 
     def read(self) -> Mapping[str, Any]:
         """What the report knew of all editions, by their number as text."""
@@ -65,9 +79,13 @@ class EditionHistory:
 
     def write_record(self, edition: Edition, facts: Facts) -> None:
         """Remember what the report knows of this edition."""
+        data: Any = asdict(facts.data)
+        if facts.run.earlier_data:
+            # The facts are of newer data than those that the edition was made from.
+            data = self.read_record(edition).get("data")
         record_of_edition = {
             "version": edition.version,
-            "data": asdict(facts.data),
+            "data": data,
             "verdict": asdict(facts.verdict),
         }
         editions = {**self.read(), str(edition.number): record_of_edition}
@@ -93,26 +111,40 @@ class EditionHistory:
         data = self.read_record(edition).get("data")
         return DataFacts(**data) if data else None
 
-    def read_inputs(self) -> RunInputs | None:
-        """The data of the last run; None if there was none, or if its file is damaged."""
-        try:
-            file = io.BytesIO(self.files.storage.store.get(self._inputs_uri))
-            about = read_about(file)
-            file.seek(0)
-            return RunInputs.read(about, pl.read_parquet(file).to_series())
-        except (ObjectNotFoundError, pl.exceptions.PolarsError, OSError, ValueError, KeyError):
-            return None
+    def read_inputs(self, edition: Edition) -> RunInputs | None:
+        """The data that this edition was made from.
 
-    def write_inputs(self, inputs: RunInputs) -> None:
-        """Remember the data of this run, for the next run to compare with."""
+        None if the report does not know them, or if their file is damaged.
+        """
+        keys = self.files.storage_keys
+        # An older batchrec remembered the data of the last report only.
+        for key in (keys.edition_inputs(edition.version), keys.inputs):
+            try:
+                file = io.BytesIO(self.files.storage.store.get(self.files.uri(key)))
+                about = read_about(file)
+                file.seek(0)
+                return RunInputs.read(about, pl.read_parquet(file).to_series())
+            except ObjectNotFoundError:
+                continue
+            except (pl.exceptions.PolarsError, OSError, ValueError, KeyError):
+                return None
+        return None
+
+    def write_inputs(self, edition: Edition, inputs: RunInputs) -> None:
+        """Remember the data of this edition, for the next one to compare with.
+
+        Those of editions that are not kept are deleted.
+        """
+        store, keys = self.files.storage.store, self.files.storage_keys
         table = inputs.items.alias("item").to_frame().to_arrow()
         file = io.BytesIO()
         pq.write_table(table.replace_schema_metadata({ABOUT: json.dumps(inputs.about)}), file)
-        self.files.storage.store.put(self._inputs_uri, file.getvalue())
-
-    @property
-    def _inputs_uri(self) -> str:
-        return self.files.storage.uri(self.files.storage_keys.inputs)
+        store.put(self.files.uri(keys.edition_inputs(edition.version)), file.getvalue())
+        versions = {kept.version for kept in [edition, *self.files.table.older()]}
+        for info in store.list(self.files.uri(keys.all_edition_inputs)):
+            if PurePosixPath(info.uri).stem not in versions:
+                store.delete(info.uri)
+        store.delete(self.files.uri(keys.inputs))
 
 
 def describe_previous_edition(before: Edition | None, edition: Edition) -> PreviousEdition | None:
@@ -126,3 +158,15 @@ def describe_previous_edition(before: Edition | None, edition: Edition) -> Previ
         changed=explain_incomparability(before, edition),
         same_model=model is not None and model == edition.about.get("solution_version_arn"),
     )
+
+
+def describe_restoration(publication: Publication) -> str:
+    """Since when readers have an edition again, and why, as the verdict says it."""
+    text = f"readers have edition {publication.edition} again"
+    if publication.since is not None:
+        text += f" since {publication.since.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+    if publication.replaced is not None:
+        text += f", in place of edition {publication.replaced}"
+        if publication.why == "rolled back":
+            text += ", which was rolled back"
+    return text

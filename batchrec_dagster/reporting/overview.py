@@ -29,10 +29,14 @@ def summarize_pipeline(published: PublishedResults, instance: dg.DagsterInstance
             "seconds": round(record.end_time - began, 1) if record.end_time else None,
         }
     if published.edition is not None:
+        publication = published.read_publication()
+        since = publication.since if publication else None
         overview["edition"] = {
             "number": published.edition.number,
             "made": published.publication_time.astimezone(UTC).isoformat(timespec="seconds"),
             "users": published.edition.about.get("users"),
+            "live_since": since.astimezone(UTC).isoformat(timespec="seconds") if since else None,
+            "live_because": publication.why if publication else None,
         }
     return overview
 
@@ -63,7 +67,10 @@ def _make_overview_row(overview: Mapping[str, Any]) -> list[object]:
     edition = overview["edition"]
     if edition is not None:
         users = None if edition["users"] is None else f"{edition['users']:,}"
-        edition_cells = [edition["number"], _format_local_time(edition["made"]), users]
+        made = _format_local_time(edition["made"])
+        if edition["live_because"] not in (None, "published"):
+            made += f", {edition['live_because']} {_format_local_time(edition['live_since'])}"
+        edition_cells = [edition["number"], made, users]
     return [overview["pipeline"], *run_cells, *edition_cells]
 
 

@@ -18,6 +18,7 @@ from batchrec_dagster.personalize.file_formats import scan_interactions
 from batchrec_dagster.reporting.remote_file import RemoteFile
 from batchrec_dagster.storage.object_store import ObjectInfo, StorageError
 from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
+from batchrec_dagster.storage.publications import Publication, Publications
 from batchrec_dagster.storage.published_table import Edition
 from batchrec_dagster.storage.resource import StorageResource
 
@@ -59,6 +60,10 @@ class PublishedResults:
             return datetime.fromisoformat(self.edition.about["made_at"])
         object_info = self.storage.store.head(self.edition.uri)
         return datetime.fromtimestamp(0, UTC) if object_info is None else object_info.last_modified
+
+    def read_publication(self) -> Publication | None:
+        """Since when the table's edition is live, and why; None if that is not known."""
+        return Publications(self.files).read().live
 
     @property
     def report(self) -> ObjectInfo | None:

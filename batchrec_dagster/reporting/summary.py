@@ -76,6 +76,10 @@ def summarize(published: PublishedResults, instance: dg.DagsterInstance | None) 
         **({"edition": edition.number} if edition.number else {}),
         "table": storage.where(edition.uri),
     }
+    publication = published.read_publication()
+    if publication is not None and publication.since is not None:
+        facts |= {"live_since": publication.since, "live_because": publication.why}
+        facts["live"] = publication.description
     report = published.report
     if report is not None:
         facts["report"] = storage.where(report.uri)
@@ -146,6 +150,9 @@ def _describe_summary(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     lists = f"{facts['rows']:,} recommendations for {facts['users']:,} users"
     edition = f" (edition {facts['edition']})" if "edition" in facts else ""
     yield "lists", f"{lists}, made {format_time(facts['made'].astimezone())}{edition}"
+    # Lists that are published for the first time are live since they were made.
+    if facts.get("live_because", "published") != "published":
+        yield "live", facts["live"]
     yield "table", facts["table"]
     if "report" in facts:
         yield "report", facts["report"]

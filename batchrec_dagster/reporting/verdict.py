@@ -72,6 +72,9 @@ class VerdictFacts:
     """The names of the checks that warn."""
     unchanged: str | None = None
     """Which edition is still published, if a run changed nothing."""
+    restored: str | None = None
+    """Since when readers have these lists again, if they were published before; else None. Readers
+    know them, so nothing is compared."""
 
     @property
     def is_untested(self) -> bool:
@@ -201,7 +204,7 @@ def _is_worse(facts: VerdictFacts) -> bool:
     before = facts.before
     if before is None or before.ndcg is None or before.changed:
         return False
-    if facts.unchanged or facts.is_untested:
+    if facts.unchanged or facts.restored or facts.is_untested:
         return False
     margin = _compute_margin(facts)
     if margin is None:
@@ -224,6 +227,8 @@ def _compute_margin(facts: VerdictFacts) -> float | None:
 
 def _compare_with_previous(facts: VerdictFacts) -> str | None:
     """A sentence that compares the model with the one before; None if there is none."""
+    if facts.restored:
+        return f"Restored: {facts.restored}."
     if facts.unchanged:
         return f"Unchanged: these are the lists of {facts.unchanged}."
     before = facts.before

@@ -385,8 +385,8 @@ class ModelToPublish:
     on the same interactions are compared."""
     published: Mapping[str, Any] | None
     """The metadata of the published lists; None if nothing is published."""
-    rolled_back: bool = False
-    """Whether lists that this model made with these settings were rolled back."""
+    rolled_back: str | None = None
+    """Why its lists count as rolled back, in words; None if they do not."""
     unfinished_rollback: bool = False
     """Whether the published lists were rolled back, but no others are published yet. Nothing is
     compared with them."""
@@ -444,7 +444,7 @@ def check_quality_gate(
     skip_quality_gate: whether this run publishes anyway.
     """
     measurements = candidate.measure()
-    reasons = ["its lists were rolled back"] if candidate.rolled_back else []
+    reasons = [candidate.rolled_back] if candidate.rolled_back else []
     if not candidate.is_published:
         reasons += _list_failures(gate, measurements)
     numbers: dict[str, int | float] = {}
@@ -463,6 +463,23 @@ def check_quality_gate(
             f" Check the data and run again, or publish anyway: {how_to_skip}"
         )
     return CheckResult(QUALITY_GATE, not reasons or skip_quality_gate, finding, numbers)
+
+
+def refuse_rolled_back_rows(
+    gate: CheckResult, edition: int | None, how_to_skip: str
+) -> CheckResult:
+    """The gate's result for lists whose rows are those of lists that were rolled back.
+
+    gate: its result before the lists were made.
+    edition: the number of the edition that was rolled back.
+    how_to_skip: how to start a run that publishes anyway.
+    """
+    finding = (
+        f"{gate.finding}. Refused: all lists are as in edition {edition}, which was rolled back."
+        " The published lists stay. Change the data or the settings, or publish anyway:"
+        f" {how_to_skip}"
+    )
+    return replace(gate, passed=False, finding=finding)
 
 
 def _describe_circumstances(candidate: ModelToPublish) -> str:

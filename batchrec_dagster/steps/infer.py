@@ -138,7 +138,9 @@ def infer_and_publish(
         inference = Inference(spending, declaration.filter, model)
         inferred, (edition, table) = make_table(
             inference.run(batches),
-            lambda inferred: _publish(work, publishing, batch_users, inferred, gate, run),
+            lambda inferred: _publish(
+                work, publishing, batch_users, inferred, gate, run, skip=skip_quality_gate
+            ),
             inference.run_again,
             work.ensure.log,
         )
@@ -244,8 +246,13 @@ def _publish(
     inferred: InferenceResult,
     gate: CheckResult,
     run: str,
+    *,
+    skip: bool,
 ) -> tuple[Edition, RecommendationTable]:
-    """Publish the lists. Raises RejectedOutputsError if another job has to make them again."""
+    """Publish the lists. Raises RejectedOutputsError if another job has to make them again.
+
+    skip: whether to publish lists that were rolled back.
+    """
     pipeline, jobs, interactions = work.pipeline, inferred.jobs, inferred.interactions
     outputs = inferred.list_outputs(work)
     requested = [batch.users for batch in inferred.batches]
@@ -267,7 +274,7 @@ def _publish(
         writer.finish(about)
         if pipeline.experiment or table.counts.failed_users:
             keep_users_without_lists(work, version, batch_users, writer.path, table.failed)
-        edition = work.files.table.publish(writer.path, pipeline.publication.history)
+        edition = publishing.publish(writer.path, gate, skip=skip)
     return edition, table
 
 

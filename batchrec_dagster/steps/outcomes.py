@@ -17,9 +17,9 @@ from batchrec_dagster.personalize.file_formats import scan_interactions
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.steps.batches import read_users_without_lists
 from batchrec_dagster.steps.outcome_sums import LaterInteractions, PeriodLists, sum_period
-from batchrec_dagster.steps.publishing import Rollbacks
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.paths import PipelineFiles
+from batchrec_dagster.storage.publications import Publications
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def measure_outcomes(work: Work) -> MeasuredOutcomes:
         editions = [edition for edition in [files.table.current(), *files.table.older()] if edition]
         interactions = scan_interactions(path).select(USER_ID, ITEM_ID, TIMESTAMP)
         newest = interactions.select(pl.col(TIMESTAMP).max()).collect(engine="streaming").item()
-        periods = find_periods(editions, newest, Rollbacks(files).read_times())
+        periods = find_periods(editions, newest, Publications(files).read().publications)
         last_sums = read_sums(files)
         parts = [last_sums.filter(~pl.col("name").is_in([edition.name for edition in editions]))]
         if periods:

@@ -1,7 +1,8 @@
 """Publishing lists: the quality gate before it, the metadata that is stored in the table, rollback.
 
-A rollback records the keys of the lists that it replaced. With them the next refresh, which has the
-same data and settings, does not publish these lists again.
+A rollback records what the lists that it replaced were made from, and what is in them. So the next
+refresh, which has the same data and settings, does not publish these lists again, not even if
+another model makes them.
 """
 
 from __future__ import annotations
@@ -11,23 +12,37 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from batchrec_dagster.config import fingerprint
 from batchrec_dagster.personalize.evidence import NDCG
-from batchrec_dagster.steps.checks import CheckResult, ModelToPublish, check_quality_gate
+from batchrec_dagster.steps.checks import (
+    CheckResult,
+    ModelToPublish,
+    check_quality_gate,
+    refuse_rolled_back_rows,
+    require_passed,
+)
 from batchrec_dagster.steps.errors import StepError
 from batchrec_dagster.steps.items import read_titles_version
 from batchrec_dagster.steps.lists_declaration import ListsDeclaration
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.runs import RunHistory
 from batchrec_dagster.steps.work import Work
+from batchrec_dagster.storage.object_store import StorageError
 from batchrec_dagster.storage.paths import PipelineFiles
+from batchrec_dagster.storage.publications import (
+    PublicationRecord,
+    Publications,
+    Rollback,
+    WithdrawnLists,
+    fingerprint_source,
+)
 from batchrec_dagster.storage.published_table import Edition, PublishedTable
+from batchrec_dagster.storage.rows_checksum import compute_rows_checksum
 
 PREVIOUS = "previous"
-# The name of the record of rollbacks.
-RECORD = "rollback"
 
 
 def build_rollback_config(op: str, to: str) -> dict[str, Any]:
@@ -54,7 +69,7 @@ def summarize_edition(edition: Edition) -> str:
 
 @dataclass(frozen=True)
 class Rollbacks:
-    """The rollbacks of a pipeline's lists, as stored in a record.
+    """The rollbacks of a pipeline's lists, in the record of its publications.
 
     Its methods raise StorageError.
     """
@@ -62,44 +77,17 @@ class Rollbacks:
     files: PipelineFiles
 
     @property
-    def _record(self) -> dict[str, Any]:
-        return self.files.record(RECORD)
-
-    def read_keys(self) -> list[str]:
-        """The keys of the lists that were rolled back; see `Publishing.made_by`."""
-        return list(self._record.get("rolled_back", []))
-
-    def include(self, made_by: Sequence[str]) -> bool:
-        """Whether lists with one of these keys were rolled back."""
-        return not {*self.read_keys()}.isdisjoint(made_by)
-
-    def allow(self, made_by: Sequence[str]) -> None:
-        """Allow lists with one of these keys to be published again."""
-        keys = self.read_keys()
-        other_keys = [key for key in keys if key not in made_by]
-        if other_keys != keys:
-            self.files.write_record(RECORD, {**self._record, "rolled_back": other_keys})
-
-    def is_published(self, current: Edition | None) -> bool:
-        """Whether the published lists were rolled back.
-
-        If so, the rollback was killed before it published other lists.
-        """
-        return current is not None and self.include(current.about.get("made_by", []))
+    def publications(self) -> Publications:
+        return Publications(self.files)
 
     def read_unfinished_edition(self, runs: RunHistory) -> int:
         """The number of the edition that the last rollback chose, if it is not finished; else 0.
 
         It is not finished if its run is known, and neither that nor a retry of it succeeded.
         """
-        record = self._record
-        is_unfinished = runs.is_unfinished(record.get("run", ""))
-        return int(record["edition"]) if is_unfinished else 0
-
-    def read_times(self) -> list[tuple[int, datetime]]:
-        """The number of each edition that a rollback published again, and when, oldest first."""
-        publications = self._record.get("published_again", [])
-        return [(number, datetime.fromisoformat(time)) for number, time in publications]
+        rollback = self.publications.read().rollback
+        is_unfinished = rollback is not None and runs.is_unfinished(rollback.run)
+        return rollback.edition if rollback is not None and is_unfinished else 0
 
     def roll_back(self, to: str, run: str, runs: RunHistory) -> Edition:
         """Choose the edition to publish again, and record the one that it replaces as rolled back.
@@ -108,43 +96,66 @@ class Rollbacks:
         run: the id of the first of a run and its retries, which all choose the same edition.
         Raises StepError.
         """
-        table, record = self.files.table, self._record
-        current, rolled_back = table.current(), self.read_keys()
-        publications = [*record.get("published_again", [])]
-        is_retry = (record.get("run"), record.get("to")) == (run, to)
-        if is_retry:
-            edition = choose_edition(table, str(record["edition"]))
+        table, record = self.files.table, self.publications.read()
+        current, rollback = table.current(), record.rollback
+        if rollback is not None and (rollback.run, rollback.to) == (run, to):
+            edition = choose_edition(table, str(rollback.edition))
         else:
-            edition = choose_edition(table, to, rolled_back, self.read_unfinished_edition(runs))
-            publications.append([edition.number, datetime.now(UTC).isoformat(timespec="seconds")])
-        made_by = edition.about.get("made_by", [])
-        rolled_back = [key for key in rolled_back if key not in made_by]
+            unfinished = self.read_unfinished_edition(runs)
+            edition = choose_edition(table, to, record, unfinished)
+        source = fingerprint_source(edition.about)
+        withdrawn = [
+            # What the edition itself is made from may be published again.
+            replace(lists, source=None) if lists.source == source else lists
+            for lists in record.withdrawn
+            if not lists.is_of(edition)
+        ]
         if current is not None and current != edition:
-            # Only the first key that differs: that of the model and the settings if they differ, or
-            # else that of the data, users and titles.
-            new_keys = [key for key in current.about.get("made_by", []) if key not in made_by]
-            rolled_back += [key for key in new_keys[:1] if key not in rolled_back]
-        self.files.write_record(
-            RECORD,
-            {
-                "rolled_back": rolled_back,
-                "run": run,
-                "to": to,
-                "edition": edition.number,
-                "published_again": publications,
-            },
+            new = self._describe_withdrawn(current, edition)
+            if new not in withdrawn:
+                withdrawn.append(new)
+        self.publications.write(
+            replace(
+                record,
+                withdrawn=tuple(withdrawn),
+                rollback=Rollback(run, to, edition.number, datetime.now(UTC)),
+            )
         )
         return edition
 
+    def _describe_withdrawn(self, current: Edition, edition: Edition) -> WithdrawnLists:
+        """The published lists, by what tells them from those of the edition that replaces them."""
+        made_by = edition.about.get("made_by", [])
+        # Only the first key that differs: that of the model and the settings if they differ, or
+        # else that of the data, users and titles.
+        new_keys = [key for key in current.about.get("made_by", []) if key not in made_by]
+        source, rows = fingerprint_source(current.about), self._read_checksum(current)
+        return WithdrawnLists(
+            current.number,
+            current.version,
+            new_keys[0] if new_keys else None,
+            None if source == fingerprint_source(edition.about) else source,
+            None if rows == self._read_checksum(edition) else rows,
+        )
+
+    def _read_checksum(self, edition: Edition) -> str | None:
+        """The checksum of the edition's rows; None if they cannot be read."""
+        try:
+            with self.files.storage.store.open(edition.uri) as file:
+                return compute_rows_checksum(file)
+        except (StorageError, OSError, ValueError):
+            # Bad lists must not stay live because their file is damaged too.
+            return None
+
 
 def choose_edition(
-    table: PublishedTable, to: str, rolled_back: Sequence[str] = (), unfinished: int = 0
+    table: PublishedTable, to: str, record: PublicationRecord | None = None, unfinished: int = 0
 ) -> Edition:
     """The edition to publish again.
 
     to: an edition's number, or PREVIOUS. PREVIOUS is the newest edition before the published one
         that was not rolled back itself.
-    rolled_back: the keys of the lists that were rolled back.
+    record: says which lists were rolled back; None if that does not matter.
     unfinished: the number of the edition that a killed rollback chose, or 0. If it is published,
         PREVIOUS is that edition.
 
@@ -162,7 +173,7 @@ def choose_edition(
                 current is None
                 or (edition.number < current.number and edition.version != current.version)
             )
-            and {*rolled_back}.isdisjoint(edition.about.get("made_by", []))
+            and not (record is not None and record.is_withdrawn(edition))
         ]
         if candidates:
             return candidates[0]
@@ -217,17 +228,22 @@ class Publishing:
         return [model, fingerprint(model, *inputs)]
 
     def gate(self, *, skip: bool) -> CheckResult:
-        """Whether the lists may be published. Raises StorageError."""
-        rollbacks = Rollbacks(self.work.files)
-        current = self.published_edition
-        if skip:
-            rollbacks.allow(self.made_by)
+        """Whether the lists may be published. Raises StorageError.
+
+        skip: whether this run publishes anyway. Then lists that were rolled back may be published
+            by later runs too.
+        """
+        publications = Publications(self.work.files)
+        record, current = publications.read(), self.published_edition
+        withdrawn = record.find_withdrawn(keys=self.made_by, source=self._source)
+        if skip and withdrawn:
+            publications.write(record.allow(withdrawn))
         candidate = ModelToPublish(
             self.model,
             self.declaration.measured_on,
             current.about if current else None,
-            rolled_back=rollbacks.include(self.made_by),
-            unfinished_rollback=rollbacks.is_published(current),
+            rolled_back=_explain_withdrawal(withdrawn, self.made_by),
+            unfinished_rollback=current is not None and record.is_withdrawn(current),
         )
         return check_quality_gate(
             self.work.pipeline.gate,
@@ -235,6 +251,37 @@ class Publishing:
             how_to_skip=self.declaration.how_to_skip_gate,
             skip_quality_gate=skip,
         )
+
+    @property
+    def _source(self) -> str | None:
+        """A fingerprint of the data and the settings that the lists are made from."""
+        trained_on = {"trained_on": self.model.trained_on} if self.model.trained_on else {}
+        settings = dict(self.declaration.settings)
+        return fingerprint_source(
+            {"data_version": self.model.data_version, "settings": settings, **trained_on}
+        )
+
+    def publish(self, file: Path, gate: CheckResult, *, skip: bool) -> Edition:
+        """Publish the lists, unless lists with the same rows were rolled back.
+
+        file: as `TableWriter` wrote it.
+        gate: the result of `gate`.
+        skip: whether this run publishes anyway.
+        Raises FailedChecksError, StorageError.
+        """
+        publications, table = Publications(self.work.files), self.work.files.table
+        record = publications.read()
+        withdrawn = []
+        if any(lists.rows for lists in record.withdrawn):
+            with file.open("rb") as lists:
+                withdrawn = record.find_withdrawn(rows=compute_rows_checksum(lists))
+        if withdrawn and not skip:
+            how_to_skip = self.declaration.how_to_skip_gate
+            require_passed([refuse_rolled_back_rows(gate, withdrawn[0].edition, how_to_skip)])
+        publications.write(record.allow(withdrawn))
+        edition = table.publish(file, self.work.pipeline.publication.history)
+        publications.settle()
+        return edition
 
     def about(
         self, version: str, run: str, checks: Sequence[CheckResult], facts: Mapping[str, Any]
@@ -275,6 +322,15 @@ class Publishing:
         }
 
 
+def _explain_withdrawal(withdrawn: Sequence[WithdrawnLists], made_by: Sequence[str]) -> str | None:
+    """Why lists with these keys count as rolled back; None if no such lists were."""
+    if not withdrawn:
+        return None
+    if any(lists.key in made_by for lists in withdrawn):
+        return "its lists were rolled back"
+    return f"edition {withdrawn[0].edition}, of the same data and settings, was rolled back"
+
+
 def republish(work: Work, to: str, run: str, runs: RunHistory, log: logging.Logger) -> Edition:
     """Publish the lists of an older edition again; see `Rollbacks.roll_back`.
 
@@ -282,6 +338,7 @@ def republish(work: Work, to: str, run: str, runs: RunHistory, log: logging.Logg
     """
     edition = Rollbacks(work.files).roll_back(to, run, runs)
     work.files.table.put_back(edition, work.pipeline.publication.history)
+    Publications(work.files).settle()
     log.info(f"published again: {summarize_edition(edition)}")
     return edition
 

@@ -50,8 +50,11 @@ class StorageKeys:
         # The folder, with its final slash, of a file for each edition that needs one: those of an
         # experiment, and those without some users whom Personalize returned an error for.
         self.all_users_without_lists = f"{pipeline}/curated/users_without_lists/"
-        # The data of the last report, which the next one compares its own with.
+        # The data of the last report, as batchrec wrote them until 0.2.
         self.inputs = f"{pipeline}/records/inputs.parquet"
+        # The folder, with its final slash, of the data of each edition, which the report of the
+        # next edition compares its own with.
+        self.all_edition_inputs = f"{pipeline}/records/inputs/"
         # The folder, with its final slash, of a record for each asset that costs money.
         self.all_spending = f"{pipeline}/records/spending/"
 
@@ -62,6 +65,10 @@ class StorageKeys:
     def users_without_lists(self, version: str) -> str:
         """The requested users whom the edition of this version has no rows of."""
         return f"{self.all_users_without_lists}{version}.parquet"
+
+    def edition_inputs(self, version: str) -> str:
+        """The data that the edition of this version was made from, as its report needs them."""
+        return f"{self.all_edition_inputs}{version}.parquet"
 
     def export(self, filename: str) -> str:
         return f"{self.pipeline}/curated/exports/{filename}"

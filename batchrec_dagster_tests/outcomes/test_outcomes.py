@@ -6,6 +6,7 @@ import random
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ import polars as pl
 import pytest
 
 from batchrec_dagster.config import Pipeline
-from batchrec_dagster.outcomes.periods import DATA, PUBLICATION, find_periods
+from batchrec_dagster.outcomes.periods import DATA, PUBLICATION, Period
+from batchrec_dagster.outcomes.periods import find_periods as periods_of
 from batchrec_dagster.reporting.outcomes import (
     NOTHING_YET,
     build_outcomes_section,
@@ -23,6 +25,7 @@ from batchrec_dagster.reporting.outcomes import (
 from batchrec_dagster.steps.outcomes import MeasuredOutcomes, measure_outcomes
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.object_store import StorageError
+from batchrec_dagster.storage.publications import PublicationRecord, Rollback
 from batchrec_dagster.storage.published_table import Edition, TableWriter
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
 from batchrec_dagster_tests.repeats import repeats
@@ -244,6 +247,23 @@ def build_editions(*made_times: int, data_until: Sequence[int] = ()) -> list[Edi
     ]
 
 
+def find_periods(
+    editions: Sequence[Edition], newest: int, rolled_back_to: Sequence[tuple[int, int]] = ()
+) -> list[Period]:
+    """The periods of editions that were published one after the other, and then rolled back.
+
+    rolled_back_to: the number of an edition, and the time.
+    """
+    record = PublicationRecord()
+    for edition in editions:
+        record = record.add_live(edition, None)
+    for number, time in rolled_back_to:
+        moment = datetime.fromtimestamp(time, UTC)
+        record = replace(record, rollback=Rollback("run", "previous", number, moment))
+        record = record.add_live(editions[number - 1], None)
+    return periods_of(editions, newest, record.publications)
+
+
 def list_spans(periods: Sequence[Any]) -> list[tuple[int, int, int]]:
     return [(period.edition.number, period.start, period.end) for period in periods]
 
@@ -258,17 +278,31 @@ def test_what_an_edition_was_made_from_is_not_after_it() -> None:
     ahead = build_editions(100, 200, data_until=[90, 250])
     assert list_spans(find_periods(ahead, newest=250)) == [(1, 100, 250)]
     assert list_spans(find_periods(ahead, newest=300)) == [(1, 100, 250), (2, 250, 300)]
+    # The second was rolled back before the first interaction that could follow it.
+    assert list_spans(find_periods(ahead, 300, [(1, 220)])) == [(1, 100, 300)]
 
 
 def test_after_a_rollback_people_get_the_older_lists_again() -> None:
-    rollback = [(1, datetime.fromtimestamp(250, UTC))]
-    periods = find_periods(build_editions(100, 200), newest=400, published_again=rollback)
+    rollback = [(1, 250)]
+    periods = find_periods(build_editions(100, 200), 400, rollback)
     assert list_spans(periods) == [(1, 100, 200), (2, 200, 250), (1, 250, 400)]
     # An edition is published again while it is published if a killed rollback is run again.
-    two_rollbacks = [*rollback, (1, datetime.fromtimestamp(260, UTC))]
+    two_rollbacks = [*rollback, (1, 260)]
     assert list_spans(find_periods(build_editions(100, 200), 400, two_rollbacks)) == list_spans(
         periods
     )
+
+
+def test_an_edition_that_is_not_kept_still_ends_the_periods_of_others() -> None:
+    editions = build_editions(100, 200, 300, data_until=[10, 20, 30])
+    record = PublicationRecord()
+    for edition in editions:
+        record = record.add_live(edition, None)
+    kept = [editions[0], editions[2]]
+    periods = periods_of(kept, 400, record.publications)
+    assert list_spans(periods) == [(1, 100, 200), (3, 300, 400)]
+    periods_of_data = periods_of(kept, 90, record.publications)
+    assert list_spans(periods_of_data) == [(1, 10, 20), (3, 30, 90)]
 
 
 def test_data_that_end_before_any_publication_count_from_their_own_end() -> None:

@@ -25,6 +25,7 @@ from batchrec_dagster.steps.publishing import (
     build_rollback_config,
 )
 from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
+from batchrec_dagster.storage.publications import Publications
 from batchrec_dagster.storage.published_table import Edition, TableWriter
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
 from batchrec_dagster_tests.support import (
@@ -61,6 +62,23 @@ def publish(
     table.publish(writer.path, keep=9)
 
 
+def is_rolled_back(files: PipelineFiles, *keys: str) -> bool:
+    """Whether lists with one of these keys were rolled back."""
+    return bool(Publications(files).read().find_withdrawn(keys=keys))
+
+
+def allow(files: PipelineFiles, *keys: str) -> None:
+    """As a run that publishes such lists anyway."""
+    record = Publications(files).read()
+    Publications(files).write(record.allow(record.find_withdrawn(keys=keys)))
+
+
+def is_withdrawn_live(files: PipelineFiles) -> bool:
+    """Whether the published lists were rolled back."""
+    current = files.table.current()
+    return current is not None and Publications(files).read().is_withdrawn(current)
+
+
 def chosen(files: PipelineFiles, to: str, run: str) -> Edition:
     """What a run chooses that is killed afterwards, or is no longer known."""
     with dg.DagsterInstance.ephemeral() as instance:
@@ -83,7 +101,7 @@ def test_each_time_it_goes_one_further_back_and_to_any_by_its_number(
         publish(files, tmp_path, model)
     assert goes_back(files, PREVIOUS, "run 1") == 3
     assert goes_back(files, PREVIOUS, "run 2") == 2
-    assert [Rollbacks(files).include([model]) for model in "ABCD"] == [
+    assert [is_rolled_back(files, model) for model in "ABCD"] == [
         False,
         False,
         True,
@@ -91,9 +109,9 @@ def test_each_time_it_goes_one_further_back_and_to_any_by_its_number(
     ]
     # What somebody goes forward to is good.
     assert goes_back(files, "4", "run 3") == 4
-    assert not Rollbacks(files).include(["D"])
+    assert not is_rolled_back(files, "D")
     # And what was found to be bad is passed over.
-    assert [Rollbacks(files).include([model]) for model in "BC"] == [True, True]
+    assert [is_rolled_back(files, model) for model in "BC"] == [True, True]
     assert goes_back(files, PREVIOUS, "run 4") == 1
     with pytest.raises(StepError, match=r"no earlier edition to roll back to. Kept: edition 4;"):
         chosen(files, PREVIOUS, "run 5")
@@ -109,12 +127,16 @@ def test_a_run_that_is_killed_and_started_again_goes_no_further_back(
     assert chosen(files, PREVIOUS, "run 1").number == 2  # And is killed.
     assert goes_back(files, PREVIOUS, "run 1") == 2  # And is killed once more.
     assert goes_back(files, PREVIOUS, "run 1") == 2
-    assert [Rollbacks(files).include([model]) for model in "ABC"] == [False, False, True]
+    assert [is_rolled_back(files, model) for model in "ABC"] == [False, False, True]
     assert goes_back(files, PREVIOUS, "run 2") == 1
     # Each rollback is noted once, so that outcomes know who got which lists when.
-    (first, first_time), (second, second_time) = Rollbacks(files).read_times()
-    assert (first, second) == (2, 1)
-    assert first_time <= second_time
+    publications = Publications(files).read().publications
+    first, second = [past for past in publications if past.why == "rolled back"]
+    assert (first.edition, first.replaced, first.run) == (2, 3, "run 1")
+    assert (second.edition, second.replaced, second.run) == (1, 2, "run 2")
+    assert first.since is not None
+    assert second.since is not None
+    assert first.since <= second.since
 
 
 def test_a_new_run_finishes_a_rollback_whose_run_was_killed(
@@ -135,10 +157,10 @@ def test_a_new_run_finishes_a_rollback_whose_run_was_killed(
     killed_run = run(dg.DagsterRunStatus.STARTED)
     assert Rollbacks(files).roll_back(PREVIOUS, killed_run, DagsterRuns(instance)).number == 2
     # Killed before the lists were replaced: what is still there was rolled back.
-    assert Rollbacks(files).is_published(files.table.current())
+    assert is_withdrawn_live(files)
     failed_run = run(dg.DagsterRunStatus.FAILURE)
     assert goes_back(failed_run) == 2  # And a sink fails.
-    assert not Rollbacks(files).is_published(files.table.current())
+    assert not is_withdrawn_live(files)
     finished_run = run(dg.DagsterRunStatus.SUCCESS)
     assert goes_back(finished_run) == 2
     assert goes_back(run(dg.DagsterRunStatus.FAILURE)) == 1
@@ -173,10 +195,10 @@ def test_where_the_model_stays_the_users_and_titles_are_what_was_rolled_back(
     publish(files, tmp_path, "A", "all")
     publish(files, tmp_path, "A", "nobody")
     assert goes_back(files, PREVIOUS, "run 1") == 1
-    assert Rollbacks(files).include(["A", "A for nobody"])
-    assert not Rollbacks(files).include(["A", "A for some"])
-    Rollbacks(files).allow(["A", "A for nobody"])
-    assert not Rollbacks(files).include(["A", "A for nobody"])
+    assert is_rolled_back(files, "A", "A for nobody")
+    assert not is_rolled_back(files, "A", "A for some")
+    allow(files, "A", "A for nobody")
+    assert not is_rolled_back(files, "A", "A for nobody")
 
 
 def test_the_same_lists_published_twice_are_gone_back_from_at_once(
@@ -186,14 +208,14 @@ def test_the_same_lists_published_twice_are_gone_back_from_at_once(
     publish(files, tmp_path, "A")
     publish(files, tmp_path, "B", version="same")
     assert goes_back(files, PREVIOUS, "run 1") == 1
-    Rollbacks(files).allow(["B", "B for all"])
+    allow(files, "B", "B for all")
     publish(files, tmp_path, "B", version="same")
     assert goes_back(files, PREVIOUS, "run 2") == 1
-    assert Rollbacks(files).include(["B"])
+    assert is_rolled_back(files, "B")
 
 
 def test_before_anything_is_published_there_is_nothing(files: PipelineFiles) -> None:
-    assert not Rollbacks(files).include(["A"])
+    assert not is_rolled_back(files, "A")
     with pytest.raises(StepError, match="Kept: nothing"):
         chosen(files, PREVIOUS, "run 1")
 
@@ -239,6 +261,10 @@ def test_the_job_publishes_the_lists_before_and_refreshes_go_on_from_there(
     assert about["solution_version_arn"] in report
     assert newest not in report
     assert "The lists were made from earlier data" in report
+    # Readers know these lists. They are not compared with those that were rolled back.
+    assert "Restored: readers have edition 1 again since" in report
+    assert "in place of edition 2, which was rolled back" in report
+    assert "compared with edition 2" not in report
     # The 61st user was not there when they were made.
     assert "requested users got no list" not in report
     assert '<span data-fact="requested"><data value="60">' in report
@@ -256,11 +282,15 @@ def test_the_job_publishes_the_lists_before_and_refreshes_go_on_from_there(
     (gate,) = [e for e in new.get_asset_check_evaluations() if e.check_name == "quality_gate"]
     ndcg_before = about["metrics"]["normalized_discounted_cumulative_gain_at_25"]
     assert gate.metadata["published_ndcg_at_25"].value == ndcg_before
+    report = (project.storage / "shop/curated/report/index.html").read_text()
+    assert "Edition 3 compared with edition 1." in report
     # Somebody finds that the second was good after all.
     shutil.copy(REPOSITORY / "batchrec_dagster/definitions.py", project.package)
     for name, value in project.process_environment().items():
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(project.root)
+    difference = CliRunner().invoke(main, ["diff"])
+    assert difference.output.startswith("shop: edition 3 compared with edition 1\n")
     refused_command = CliRunner().invoke(main, ["rollback", "shop", "--to", "2"], input="n\n")
     assert (refused_command.exit_code, read_published(project)[0]["edition"]) == (1, 3)
     assert "published: edition 3, made 2" in refused_command.output
@@ -289,5 +319,12 @@ def test_the_job_publishes_the_lists_before_and_refreshes_go_on_from_there(
     assert "Publish edition 1 again?" in repeated_command.output
     (summary,) = json.loads(CliRunner().invoke(main, ["show", "--json"]).output)["pipelines"]
     assert summary["earlier_data"]
+    assert summary["live_because"] == "rolled back"
+    assert summary["live"].endswith("rolled back to from edition 3")
+    assert "rolled back to from edition 3" in " ".join(
+        CliRunner().invoke(main, ["show"]).output.split()
+    )
+    (overview,) = json.loads(CliRunner().invoke(main, ["list", "--json"]).output)
+    assert overview["edition"]["live_because"] == "rolled back"
     assert CliRunner().invoke(main, ["rollback", "shop", "--to", "9"]).exit_code == 3
     assert CliRunner().invoke(main, ["rollback", "club"]).exit_code == 3

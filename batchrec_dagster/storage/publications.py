@@ -1,0 +1,304 @@
+"""The record of a pipeline's publications: which edition was live when, and why.
+
+The published table itself says which edition is live. The record says since when and why, what was
+live before, and which lists were rolled back. It keeps all publications, also of editions that the
+history no longer has.
+
+A publication changes the table first and the record next. If a process is killed in between, the
+next reader finds an edition in the table that the record does not end with, and adds it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from batchrec_dagster.storage.object_store import DamagedObjectError
+from batchrec_dagster.storage.paths import PipelineFiles
+from batchrec_dagster.storage.published_table import Edition
+
+# The name of the record, and of the one that batchrec wrote until 0.2.
+RECORD, OLD_RECORD = "publications", "rollback"
+FIX = (
+    "delete it: it is made again from the editions that are kept, but which lists were rolled back"
+    " is forgotten"
+)
+Why = Literal["published", "rolled back", "restored by hand"]
+
+
+@dataclass(frozen=True)
+class Publication:
+    """An edition that became live."""
+
+    edition: int
+    version: str | None
+    """The edition's version; None if an older batchrec did not record it."""
+    since: datetime | None
+    """When it became live; None if that is not known."""
+    why: Why
+    """`rolled back` is a publication of older lists by a rollback."""
+    run: str | None = None
+    """The id of the run that published it; None if it is not known."""
+    replaced: int | None = None
+    """The number of the edition that was live before; None if there was none."""
+    data_until: int | None = None
+    """The time of the newest interaction that the edition was made from, in epoch seconds."""
+
+    @property
+    def is_first(self) -> bool:
+        """Whether the lists were new then."""
+        return self.why == "published"
+
+    def is_of(self, edition: Edition) -> bool:
+        """Whether it made this edition live."""
+        return self.edition == edition.number and self.version in (None, edition.version)
+
+    @property
+    def description(self) -> str:
+        """Since when the edition is live, and why, such as `since 2026-11-24 03:10 UTC`."""
+        text = f"since {self.since.astimezone(UTC):%Y-%m-%d %H:%M} UTC" if self.since else "live"
+        if self.why == "rolled back":
+            text += f", rolled back to from edition {self.replaced}"
+        elif self.why == "restored by hand":
+            text += f", restored by hand in place of edition {self.replaced}"
+        return text
+
+
+@dataclass(frozen=True)
+class WithdrawnLists:
+    """Lists that were rolled back, and by what they are recognised if they are made again."""
+
+    edition: int | None
+    version: str | None
+    key: str | None
+    """A fingerprint of what made them; see `steps.publishing.Publishing.made_by`."""
+    source: str | None = None
+    """A fingerprint of their data and settings, see `fingerprint_source`."""
+    rows: str | None = None
+    """A checksum of their users, ranks and items."""
+
+    def is_of(self, edition: Edition) -> bool:
+        """Whether these are the lists of this edition, or were made by the same."""
+        return (self.edition, self.version) == (edition.number, edition.version) or (
+            self.key is not None and self.key in edition.about.get("made_by", [])
+        )
+
+
+@dataclass(frozen=True)
+class Rollback:
+    """The newest rollback. It is recorded before it changes the table."""
+
+    run: str
+    """The id of the first of a run and its retries."""
+    to: str
+    """What the run was asked to roll back to."""
+    edition: int
+    """The number of the edition that it chose."""
+    time: datetime | None = None
+
+
+@dataclass(frozen=True)
+class PublicationRecord:
+    """What the record says. It is changed by making another one."""
+
+    publications: tuple[Publication, ...] = ()
+    """The oldest comes first."""
+    withdrawn: tuple[WithdrawnLists, ...] = ()
+    rollback: Rollback | None = None
+
+    @property
+    def live(self) -> Publication | None:
+        """What made the live edition live; None if nothing was published."""
+        return self.publications[-1] if self.publications else None
+
+    def find_baseline(self, edition: Edition) -> Publication | None:
+        """What readers had before this edition was first published; None if nothing.
+
+        Lists that were rolled back, and equal ones, are passed over.
+        """
+        first_place = next(
+            (place for place, past in enumerate(self.publications) if past.is_of(edition)),
+            len(self.publications),
+        )
+        withdrawn = {(lists.edition, lists.version) for lists in self.withdrawn}
+        for past in reversed(self.publications[:first_place]):
+            if past.version != edition.version and (past.edition, past.version) not in withdrawn:
+                return past
+        return None
+
+    def is_withdrawn(self, edition: Edition) -> bool:
+        """Whether the lists of this edition were rolled back."""
+        return any(lists.is_of(edition) for lists in self.withdrawn)
+
+    def find_withdrawn(
+        self, *, keys: Collection[str] = (), source: str | None = None, rows: str | None = None
+    ) -> list[WithdrawnLists]:
+        """The lists that were rolled back and have one of these keys, or this source or rows."""
+        return [
+            lists
+            for lists in self.withdrawn
+            if lists.key in keys
+            or (source is not None and lists.source == source)
+            or (rows is not None and lists.rows == rows)
+        ]
+
+    def allow(self, allowed: Collection[WithdrawnLists]) -> PublicationRecord:
+        """The record without these withdrawn lists."""
+        return replace(
+            self, withdrawn=tuple(lists for lists in self.withdrawn if lists not in allowed)
+        )
+
+    def add_live(self, edition: Edition, written: datetime | None) -> PublicationRecord:
+        """The record that ends with this edition, which is live.
+
+        written: when its file was written.
+        """
+        if self.live is not None and self.live.is_of(edition):
+            return self
+        was_live = any(past.is_of(edition) for past in self.publications)
+        publication = _describe_publication(edition)
+        if was_live and self.rollback is not None and self.rollback.edition == edition.number:
+            publication = replace(
+                publication, since=self.rollback.time, why="rolled back", run=self.rollback.run
+            )
+        elif was_live:
+            publication = replace(publication, since=written, why="restored by hand", run=None)
+        elif publication.since is None:
+            publication = replace(publication, since=written)
+        publication = replace(publication, replaced=self.live.edition if self.live else None)
+        return replace(self, publications=(*self.publications, publication))
+
+
+_RECORD = TypeAdapter(PublicationRecord)
+
+
+@dataclass(frozen=True)
+class Publications:
+    """Reads and writes the record. Its methods raise StorageError."""
+
+    files: PipelineFiles
+
+    def read(self) -> PublicationRecord:
+        """The record, which ends with the edition that is live now."""
+        stored = self._read_stored()
+        record = self._derive() if stored is None else stored
+        edition = self.files.table.current()
+        if edition is None or (record.live is not None and record.live.is_of(edition)):
+            return record
+        info = self.files.storage.store.head(edition.uri)
+        return record.add_live(edition, None if info is None else info.last_modified)
+
+    def write(self, record: PublicationRecord) -> None:
+        """Replace the record, if it differs. Only a run that holds the step's lease may do so."""
+        if record != self._read_stored():
+            self.files.write_record(RECORD, _RECORD.dump_python(record, mode="json"))
+
+    def settle(self) -> None:
+        """Write down what is live now, before or after the table changes."""
+        self.write(self.read())
+
+    def _read_stored(self) -> PublicationRecord | None:
+        values = self.files.record(RECORD)
+        if not values:
+            return None
+        try:
+            return _RECORD.validate_python(values)
+        except ValidationError as error:
+            place = self.files.uri(self.files.storage_keys.record(RECORD))
+            raise DamagedObjectError(self.files.storage.where(place), error, FIX) from error
+
+    def _derive(self) -> PublicationRecord:
+        """The record of a pipeline that published with batchrec until 0.2.
+
+        It is made from the editions that are kept, and from the record of rollbacks.
+        """
+        table, old_record = self.files.table, self.files.record(OLD_RECORD)
+        current = table.current()
+        editions = {edition.number: edition for edition in table.older()}
+        if current is not None:
+            editions[current.number] = current
+        publications = [
+            _describe_publication(edition) for _, edition in sorted(editions.items())
+        ] + [
+            _describe_old_rollback(number, datetime.fromisoformat(time), editions.get(number))
+            for number, time in old_record.get("published_again", [])
+        ]
+        publications = _order(publications)
+        # A rollback that was killed before it changed the table.
+        while publications and not publications[-1].is_first:
+            if current is None or publications[-1].is_of(current):
+                break
+            publications.pop()
+        withdrawn = [
+            _describe_withdrawn(key, list(editions.values()), current)
+            for key in old_record.get("rolled_back", [])
+        ]
+        rollback = None
+        if "run" in old_record:
+            rollback = Rollback(old_record["run"], old_record["to"], int(old_record["edition"]))
+        return PublicationRecord(tuple(publications), tuple(withdrawn), rollback)
+
+
+def fingerprint_source(about: Mapping[str, Any]) -> str | None:
+    """A fingerprint of the data and the settings that lists are made from.
+
+    about: the metadata of the lists.
+    Returns None if the metadata do not say.
+    """
+    if "settings" not in about or "data_version" not in about:
+        return None
+    source = [about["data_version"], about.get("trained_on"), about["settings"]]
+    return hashlib.sha256(json.dumps(source, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _describe_publication(edition: Edition) -> Publication:
+    """The first publication of this edition, as its metadata tell it."""
+    about = edition.about
+    data_until = about.get("data_until")
+    return Publication(
+        edition.number,
+        edition.version,
+        datetime.fromisoformat(about["made_at"]) if "made_at" in about else None,
+        "published",
+        run=about.get("run_id"),
+        data_until=None if data_until is None else int(data_until),
+    )
+
+
+def _describe_old_rollback(number: int, time: datetime, edition: Edition | None) -> Publication:
+    """A rollback to the edition of this number, which is None if it is no longer kept."""
+    version = None if edition is None else edition.version
+    return Publication(number, version, time, "rolled back")
+
+
+def _describe_withdrawn(
+    key: str, editions: Sequence[Edition], current: Edition | None
+) -> WithdrawnLists:
+    """The lists with this key, of the newest of these editions that has it."""
+    for edition in sorted(editions, key=lambda edition: -edition.number):
+        if key in edition.about.get("made_by", []):
+            source = fingerprint_source(edition.about)
+            if current is not None and source == fingerprint_source(current.about):
+                source = None
+            return WithdrawnLists(edition.number, edition.version, key, source)
+    return WithdrawnLists(None, None, key)
+
+
+def _order(publications: Sequence[Publication]) -> list[Publication]:
+    """The publications in the order of their times, each with what it replaced."""
+    start = datetime.fromtimestamp(0, UTC)
+    ordered: list[Publication] = []
+    for publication in sorted(publications, key=lambda past: past.since or start):
+        last = ordered[-1] if ordered else None
+        # A killed rollback that was run again is one rollback.
+        is_repeated = last is not None and not publication.is_first
+        if is_repeated and last is not None and last.edition == publication.edition:
+            continue
+        ordered.append(replace(publication, replaced=last.edition if last else None))
+    return ordered
