@@ -38,6 +38,37 @@ storage:
     config: {base_dir: {env: DAGSTER_HOME}}
 """
 
+# The dagster.yaml of 0.2 and earlier: that of batchrec's folder, and that of `batchrec init`.
+SETTINGS_OF_0_2 = (
+    """\
+# Nothing leaves this machine, and no window covers the first page.
+telemetry:
+  enabled: false
+nux:
+  enabled: false
+
+# What the assets say, without Dagster's own step by step account of a run.
+python_logs:
+  python_log_level: INFO
+""",
+    """\
+# batchrec's commands copy it into Dagster's home, .batchrec/dagster, when they make that.
+telemetry: {enabled: false}
+nux: {enabled: false}
+python_logs: {python_log_level: INFO}
+""",
+)
+# What the dagster.yaml of a home ends with since then.
+RUN_MONITORING = """
+# A run whose process is gone, after a kill or a power cut, is marked as failed within minutes.
+run_launcher:
+  module: batchrec_dagster.pipeline.automation.run_launcher
+  class: WatchedRunLauncher
+run_monitoring:
+  enabled: true
+  start_timeout_seconds: 600
+"""
+
 
 class HistoryError(click.ClickException):
     """Dagster's databases cannot be opened, for example because they are read-only."""
@@ -54,7 +85,8 @@ def use_dagster_home() -> Path:
     """Set DAGSTER_HOME to `find_dagster_home` and return it.
 
     Unless the user has set DAGSTER_HOME, a home that does not exist is made, for its user only, and
-    gets the project's dagster.yaml. A home that an earlier version made gets Dagster's own storage.
+    gets the project's dagster.yaml. A home that an earlier version made gets Dagster's own storage
+    and run monitoring.
 
     Raises click.ClickException if the home cannot be written.
     """
@@ -71,12 +103,24 @@ def use_dagster_home() -> Path:
                     write(settings, [settings_of_project.read_bytes()])
                     settings.chmod(0o600)
             os.environ["DAGSTER_HOME"] = str(home)
-        if settings.is_file() and settings.read_bytes().endswith(STORAGE_OF_0_2.encode()):
-            write(settings, [settings.read_bytes().removesuffix(STORAGE_OF_0_2.encode())])
-            settings.chmod(0o600)
+        if settings.is_file():
+            _update_settings(settings)
     except OSError as error:
         raise click.ClickException(f"cannot write {home}: {error.strerror}") from error
     return home
+
+
+def _update_settings(settings: Path) -> None:
+    """Bring the dagster.yaml of an earlier version up to date. What a user has changed stays."""
+    from batchrec_dagster.storage.durable import write
+
+    before = settings.read_bytes()
+    after = before.removesuffix(STORAGE_OF_0_2.encode())
+    if after in [text.encode() for text in SETTINGS_OF_0_2]:
+        after += RUN_MONITORING.encode()
+    if after != before:
+        write(settings, [after])
+        settings.chmod(0o600)
 
 
 def has_history() -> bool:

@@ -40,6 +40,7 @@ from batchrec_dagster.cli.project import (
     make_job_command,
     make_undeclared_error,
 )
+from batchrec_dagster.storage.processes import MACHINE_TAG, describe_machine
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -90,7 +91,8 @@ def run(context: click.Context, pipeline: str | None, config: Path | None) -> No
     stream.reconfigure(errors="backslashreplace")
     tag = uuid.uuid4().hex
     started_at = time.time()
-    command = [*make_job_command(f"{name}_refresh"), "--tags", json.dumps({TAG: tag})]
+    tags = {TAG: tag, MACHINE_TAG: describe_machine()}
+    command = [*make_job_command(f"{name}_refresh"), "--tags", json.dumps(tags)]
     if config:
         command += ["-c", str(config)]
     with ExitStack() as stack, TemporaryFile() as output, _caught_signals() as signals:

@@ -3,7 +3,7 @@
 Any release of Dagster may move these. Each module says why nothing public does; a test names each
 import that a release has moved, and CI runs it against the newest Dagster.
 
-- `run_health`: runs of a code location that was restarted are marked as failed and retried.
+- `run_health`: runs whose process or code location is gone are marked as failed.
 - `web_server`: the guard of `batchrec ui` runs in the process of Dagster's web page.
 - `sqlite_storage`: homes that batchrec 0.2 and earlier made still open.
 """

@@ -14,6 +14,13 @@ from batchrec_dagster.doctor.findings import Finding, failed, ok, warning
 from batchrec_dagster.doctor.folders import check_writable
 from batchrec_dagster.storage.durable import copy_permissions, exclusive_lock
 
+# The lines of a dagster.yaml by which Dagster notices runs whose process is gone.
+RUN_MONITORING = (
+    "run_launcher: {module: batchrec_dagster.pipeline.automation.run_launcher,"
+    " class: WatchedRunLauncher}",
+    "run_monitoring: {enabled: true}",
+)
+
 
 def check_dagster_home(home: Path | None, default: Path) -> Iterator[Finding]:
     """Findings about Dagster's home; `home` is None if DAGSTER_HOME is not set.
@@ -46,6 +53,10 @@ def check_dagster_home(home: Path | None, default: Path) -> Iterator[Finding]:
         with opened_instance as instance:
             runs = instance.get_runs_count()
             storage = type(instance.run_storage).__name__
+            notices_dead_runs = (
+                instance.run_monitoring_enabled
+                and instance.run_launcher.supports_check_run_worker_health
+            )
     # The drivers of databases and broken files can raise anything.
     except Exception as error:
         reason = str(error.__cause__ or error).strip().partition("\n")[0]
@@ -59,6 +70,12 @@ def check_dagster_home(home: Path | None, default: Path) -> Iterator[Finding]:
         )
     else:
         yield ok("dagster storage", f"{runs} runs in {storage}")
+        if not notices_dead_runs:
+            yield warning(
+                "dagster run monitoring",
+                "a run whose process was killed stays started in Dagster, and sends no alert",
+                f"add to {home / 'dagster.yaml'}: {' and '.join(RUN_MONITORING)}",
+            )
 
 
 @contextmanager

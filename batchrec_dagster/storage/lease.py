@@ -11,16 +11,15 @@ from __future__ import annotations
 import json
 import logging
 import os
-import socket
 import threading
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from batchrec_dagster.storage.object_store import ObjectNotFoundError, ObjectStore, StorageError
+from batchrec_dagster.storage.processes import describe_process_space, is_process_alive
 
 RENEW_SECONDS = 15.0
 EXPIRES_SECONDS = 60.0
@@ -148,7 +147,9 @@ class Lease:
 
     def _content(self, renewals: int) -> bytes:
         content = {"owner": self.owner, "renewals": renewals, "pid": os.getpid()}
-        return json.dumps({**content, "machine": _machine(), "mark": self.mark}).encode()
+        return json.dumps(
+            {**content, "machine": describe_process_space(), "mark": self.mark}
+        ).encode()
 
 
 def _describe_owner(content: bytes) -> str:
@@ -160,19 +161,6 @@ def _describe_owner(content: bytes) -> str:
 def _is_dead(content: bytes) -> bool:
     """Whether the owner is known to be dead, as it ran on this machine."""
     lease = json.loads(content)
-    if lease["machine"] != _machine():
+    if lease["machine"] != describe_process_space():
         return False
-    try:
-        os.kill(lease["pid"], 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        pass
-    return False
-
-
-def _machine() -> str:
-    """Where a process id is valid: containers may share a host name but not the ids."""
-    with suppress(OSError):
-        return f"{socket.gethostname()} {Path('/proc/self/ns/pid').readlink()}"
-    return socket.gethostname()
+    return not is_process_alive(lease["pid"])

@@ -12,12 +12,15 @@ import pytest
 import yaml
 
 from batchrec_dagster.cli.dagster_home import (
+    RUN_MONITORING,
+    SETTINGS_OF_0_2,
     STORAGE_OF_0_2,
     hold_databases_open,
     locate_events_of_run,
     open_dagster_instance,
     use_dagster_home,
 )
+from batchrec_dagster_tests.support import REPOSITORY
 
 TELEMETRY = "telemetry: {enabled: false}\n"
 
@@ -52,6 +55,22 @@ def test_a_home_of_an_earlier_version_opens_without_and_with_batchrecs_commands(
     assert settings.read_text() == TELEMETRY
     assert settings.stat().st_mode & 0o777 == 0o600
     assert (home_of_0_2 / locate_events_of_run(run.run_id)).is_file()
+
+
+@pytest.mark.parametrize("settings_before", SETTINGS_OF_0_2)
+@pytest.mark.parametrize("storage", ["", STORAGE_OF_0_2])
+def test_an_earlier_home_gets_run_monitoring(
+    home_of_0_2: Path, settings_before: str, storage: str
+) -> None:
+    settings = home_of_0_2 / "dagster.yaml"
+    settings.write_text(settings_before + storage)
+    for _ in range(2):
+        use_dagster_home()
+        assert settings.read_text() == settings_before + RUN_MONITORING
+    assert yaml.safe_load(RUN_MONITORING) == {
+        name: yaml.safe_load((REPOSITORY / "dagster.yaml").read_text())[name]
+        for name in ("run_launcher", "run_monitoring")
+    }
 
 
 def test_settings_that_a_user_has_added_to_an_earlier_home_stay(home_of_0_2: Path) -> None:

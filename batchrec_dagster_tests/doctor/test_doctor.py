@@ -61,6 +61,7 @@ def test_a_healthy_machine_passes(home: dict[str, str], tmp_path: Path) -> None:
         "pipelines",
     }
     assert entries["dagster storage"]["message"] == "0 runs in SqliteRunStorage"
+    assert "run_monitoring: {enabled: true}" in entries["dagster run monitoring"]["fix"]
     assert list((tmp_path / "home/storage").iterdir()) == []
 
 
@@ -73,6 +74,7 @@ def test_the_home_that_batchrec_made_opens(tmp_path: Path) -> None:
     assert (home / "dagster.yaml").is_file()
     result = CliRunner().invoke(main, ["doctor"], env=env)
     assert "dagster storage        0 runs in" in result.output
+    assert "run monitoring" not in result.output
     assert result.exit_code == 0, result.output
 
 

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchrec_dagster.config.declaration_errors import DeclarationError
-from batchrec_dagster.pipeline.automation import runs
+from batchrec_dagster.pipeline.automation import living_runs
 from batchrec_dagster.pipeline.automation.new_files import MAX_TICKS_WAITED, Cursor, decide_refresh
 from batchrec_dagster_tests.s3_server import S3Server
 from batchrec_dagster_tests.support import (
@@ -182,7 +182,7 @@ def test_a_run_that_died_and_was_left_as_started_is_not_waited_for_for_ever(
 ) -> None:
     _, put = place
     put("1.csv", ratings(1))
-    monkeypatch.setattr(runs, "DEAD_AFTER", timedelta(seconds=-60))
+    monkeypatch.setattr(living_runs, "DEAD_AFTER", timedelta(seconds=-60))
     with evenings.under_way():
         assert evenings.looks() == [["1.csv"]]
 
@@ -213,7 +213,7 @@ def test_a_schedule_skips_its_tick_while_a_refresh_is_going(
         why = f"run {run.run_id} of shop_refresh is still going: not started again"
         assert tick() == dg.SkipReason(why)
         with monkeypatch.context() as patch:
-            patch.setattr(runs, "DEAD_AFTER", timedelta(seconds=-60))
+            patch.setattr(living_runs, "DEAD_AFTER", timedelta(seconds=-60))
             assert tick() == 1
         instance.report_run_canceled(run)
         assert tick() == 1

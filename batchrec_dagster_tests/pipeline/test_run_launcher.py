@@ -97,4 +97,4 @@ def test_a_run_is_lost_when_its_code_location_was_killed_and_is_back(home: Path)
         assert health.status == WorkerStatus.FAILED
         assert health.msg == "its code location was restarted"
         instance.report_run_failed(run)
-        assert launcher.check_run_worker_health(run).status == WorkerStatus.RUNNING
+        assert launcher.check_run_worker_health(run).status == WorkerStatus.SUCCESS

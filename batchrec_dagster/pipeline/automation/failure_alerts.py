@@ -9,17 +9,20 @@ import dagster as dg
 
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.pipeline.automation.alert import Alert, Message, NewAlerts, State
+from batchrec_dagster.pipeline.automation.living_runs import DIED, WILL_RETRY
 from batchrec_dagster.pipeline.automation.runs import find_assets_of_run, list_job_names
 from batchrec_dagster.pipeline.declare_asset import PIPELINE
 from batchrec_dagster.reporting.failure_reasons import find_failure_reason
 from batchrec_dagster.reporting.markdown import unescape
 
 LONGEST_REASON = 3000
+PROCESS_GONE = (
+    "the run's process is gone: it was killed, or its machine or code location was started again."
+    " The next run goes on from what exists"
+)
 RUN_FAILURE: Final = dg.DagsterEventType.RUN_FAILURE
 # How many failed runs a tick reads, which may be of any jobs in Dagster.
 MAX_FAILURES_A_TICK = 100
-# Dagster's tag on a failed run that its daemon will retry.
-WILL_RETRY = "dagster/will_retry"
 
 
 def find_failures(
@@ -75,7 +78,7 @@ def describe_failure(
         entries = instance.all_logs(run.run_id, of_type=kind)
         return [entry.dagster_event for entry in entries if entry.dagster_event is not None]
 
-    lines = []
+    lines = [PROCESS_GONE] if run.tags.get(DIED) == run.run_id else []
     for event in events(dg.DagsterEventType.ENGINE_EVENT):
         reason = find_failure_reason(event)
         if reason:

@@ -9,6 +9,7 @@ from hashlib import sha256
 import dagster as dg
 
 from batchrec_dagster.config import Pipeline
+from batchrec_dagster.pipeline.automation.living_runs import has_died
 from batchrec_dagster.pipeline.automation.runs import find_run_under_way
 from batchrec_dagster.preparation.sources.errors import SourceError
 from batchrec_dagster.steps.raw_files import RawRecord, digest_files, digest_source
@@ -18,6 +19,9 @@ from batchrec_dagster.storage.resource import StorageResource
 
 # If the source changes between all ticks, the refresh starts after this many ticks anyway.
 MAX_TICKS_WAITED = 10
+# How often a refresh whose process is gone is requested again, and the run's tag that counts this.
+MAX_REQUESTS_AGAIN = 2
+REQUESTED_AGAIN = "batchrec/requested_again"
 
 
 @dataclass(frozen=True)
@@ -51,9 +55,10 @@ def new_files_sensor(
     """`NAME_new_files`: requests a refresh when files of the ratings are new or changed."""
     settings = pipeline.on_new_files
     source = pipeline.ratings.rows
+    name = f"{pipeline.name}_new_files"
 
     @dg.sensor(
-        name=f"{pipeline.name}_new_files",
+        name=name,
         job=job,
         minimum_interval_seconds=settings.every_seconds,
         required_resource_keys={pipeline.resource_key("storage")},
@@ -75,14 +80,31 @@ def new_files_sensor(
         except (SourceError, StorageError) as error:
             return _skip(str(error), before)
         return decide_refresh(
-            before, current, digest_files(record.files), refreshing=running is not None
+            before,
+            current,
+            digest_files(record.files),
+            refreshing=running is not None,
+            deaths=_count_deaths(context.instance, job.name, name),
         )
 
     return sensor
 
 
+def _count_deaths(instance: dg.DagsterInstance, job: str, sensor: str) -> int:
+    """How many refreshes in a row, of those that the sensor requested, ended with their process.
+
+    0 if the newest run of the job did not, or was not requested by the sensor.
+    """
+    runs = instance.get_runs(dg.RunsFilter(job_name=job), limit=1)
+    if not runs or runs[0].tags.get("dagster/sensor_name") != sensor:
+        return 0
+    if not has_died(instance, runs[0]):
+        return 0
+    return int(runs[0].tags.get(REQUESTED_AGAIN, "0")) + 1
+
+
 def decide_refresh(
-    before: Cursor, current: str, last_used: str, *, refreshing: bool
+    before: Cursor, current: str, last_used: str, *, refreshing: bool, deaths: int = 0
 ) -> dg.SensorResult:
     """A request for a refresh if there are new files and they are complete; else why there is none.
 
@@ -90,7 +112,16 @@ def decide_refresh(
     current: the digest of the files as they are now.
     last_used: the digest of the files that the last run used.
     refreshing: whether a refresh is running, which may or may not use the files as they are now.
+    deaths: how many refreshes in a row, requested for these files, ended with their process.
     """
+    if current == before.asked and deaths:
+        if refreshing or deaths > MAX_REQUESTS_AGAIN:
+            return _skip(f"the process of the refresh was killed, {deaths} in a row", before)
+        key = _digest(before.run_key, current)
+        return dg.SensorResult(
+            run_requests=[dg.RunRequest(run_key=key, tags={REQUESTED_AGAIN: str(deaths)})],
+            cursor=Cursor(seen=current, asked=current, run_key=key).to_json(),
+        )
     if current == before.asked:
         return _skip("nothing is new since a refresh was requested", before)
     if current == last_used:

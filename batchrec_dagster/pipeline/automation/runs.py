@@ -8,30 +8,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection
-from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
 from batchrec_dagster.config import Pipeline
+from batchrec_dagster.pipeline.automation.living_runs import list_living_runs
 from batchrec_dagster.reporting.terminal import escape_invisible
-
-# Not NOT_STARTED: a killed daemon may leave such runs, and asking again launches them.
-UNDER_WAY = [
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-]
-
-# A run whose process was killed stays "started" until someone terminates it.
-DEAD_AFTER = timedelta(days=1)
 
 
 def find_run_under_way(instance: dg.DagsterInstance, job: str) -> str | None:
-    """The id of a run of the job that was created less than a day ago and has not ended."""
-    earliest_creation = datetime.now(UTC) - DEAD_AFTER
-    filters = dg.RunsFilter(job_name=job, statuses=UNDER_WAY, created_after=earliest_creation)
-    runs = instance.get_runs(filters, limit=1)
+    """The id of a run of the job that has not ended and lives, as far as anybody can tell."""
+    runs = list_living_runs(instance, job)
     return runs[0].run_id if runs else None
 
 
@@ -64,7 +51,7 @@ def describe_runs_under_way(
     """
     jobs = list_job_names(pipeline.name)
     lines = []
-    for run in instance.get_runs(dg.RunsFilter(statuses=UNDER_WAY)):
+    for run in list_living_runs(instance):
         if run.job_name == f"{pipeline.name}_teardown":
             continue
         makes_assets = not find_assets_of_run(instance, run).isdisjoint(assets)

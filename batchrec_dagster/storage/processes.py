@@ -1,0 +1,66 @@
+"""Whether a process that another one has recorded still lives, and where its id means anything."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from contextlib import suppress
+from pathlib import Path
+
+_PROC = Path("/proc")
+# The tag of a Dagster run with `describe_machine` of its processes.
+MACHINE_TAG = "batchrec/machine"
+# How much a process may seem to have started after it recorded its id: the clock of this machine
+# may have been corrected since.
+CLOCK_SECONDS = 600.0
+
+
+def describe_process_space() -> str:
+    """Where a process id is valid: containers may share a host name but not the ids."""
+    with suppress(OSError):
+        return f"{socket.gethostname()} {(_PROC / 'self/ns/pid').readlink()}"
+    return socket.gethostname()
+
+
+def describe_boot() -> str:
+    """What a start of this machine gives another value; empty where the system has none."""
+    with suppress(OSError):
+        return (_PROC / "sys/kernel/random/boot_id").read_text().strip()
+    return ""
+
+
+def describe_machine(run: str | None = None) -> str:
+    """This machine as JSON, as the value of MACHINE_TAG.
+
+    run: the id of the run, where it is known. A run that is executed again inherits the tag.
+    """
+    machine = {"processes": describe_process_space(), "boot": describe_boot()}
+    return json.dumps(machine if run is None else {**machine, "run": run})
+
+
+def is_process_alive(pid: int, *, recorded_at: float | None = None) -> bool:
+    """Whether the process of this id runs on this machine. A zombie does not.
+
+    recorded_at: when the process recorded its id, in seconds since 1970. A process that started
+    after that has been given the id again.
+    """
+    if pid <= 0:
+        return False
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    with suppress(OSError, ValueError, IndexError):
+        # The name of the program comes second, in parentheses, and may contain any character.
+        fields = (_PROC / str(pid) / "stat").read_text(errors="replace").rpartition(")")[2].split()
+        if fields[0] in "ZX":
+            return False
+        if recorded_at is not None:
+            seconds_since_boot = int(fields[19]) / os.sysconf("SC_CLK_TCK")
+            started_at = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + seconds_since_boot
+            return started_at <= recorded_at + CLOCK_SECONDS
+    return True
