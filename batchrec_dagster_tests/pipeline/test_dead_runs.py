@@ -44,7 +44,7 @@ from batchrec_dagster.storage.processes import (
     describe_machine,
     is_process_alive,
 )
-from batchrec_dagster_tests.pipeline.alerts_support import declared
+from batchrec_dagster_tests.pipeline.alerts_support import make_pipeline
 from batchrec_dagster_tests.pipeline.web_ui import answers
 from batchrec_dagster_tests.processes import free_ports, started
 from batchrec_dagster_tests.support import (
@@ -303,7 +303,7 @@ def test_a_killed_run_of_a_command_does_not_block_the_schedule(shop: Project) ->
         instance.report_run_failed(run)
         failed_run = instance.get_run_by_id(run.run_id)
         assert failed_run is not None
-        assert describe_failure(declared(), instance, failed_run).lines[0] == PROCESS_GONE
+        assert describe_failure(make_pipeline(), instance, failed_run).lines[0] == PROCESS_GONE
 
 
 @pytest.mark.slow
