@@ -271,9 +271,11 @@ class Trial:
             creations.append(Creation(api.SOLUTION_VERSION, parent, parent))
         tags = [{"tagKey": key, "tagValue": value} for key, value in self.ensure.tags.items()]
         for creation in creations:
-            creation.request[creation.kind.name] = name
-            if creation.kind is not api.SCHEMA:
-                creation.request["tags"] = tags
+            if creation.kind is api.SCHEMA:
+                # It has no tags. Teardown finds it by a name that a dataset's schema can have.
+                creation.request["name"] = f"{self.pipeline}-{secrets.token_hex(4)}-interactions"
+            else:
+                creation.request.update({creation.kind.name: name, "tags": tags})
         return creations
 
     def create(self, creation: Creation) -> str:
