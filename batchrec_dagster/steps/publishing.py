@@ -94,7 +94,7 @@ class Rollbacks:
 
         to: an edition's number, or PREVIOUS.
         run: the id of the first of a run and its retries, which all choose the same edition.
-        Raises StepError.
+        Raises StepError, and DamagedObjectError if the chosen edition's file is damaged.
         """
         table, record = self.files.table, self.publications.read()
         current, rollback = table.current(), record.rollback
@@ -103,6 +103,8 @@ class Rollbacks:
         else:
             unfinished = self.read_unfinished_edition(runs)
             edition = choose_edition(table, to, record, unfinished)
+        # Before the record says that the published lists were rolled back.
+        table.require_intact(edition)
         source = fingerprint_source(edition.about)
         withdrawn = [
             # What the edition itself is made from may be published again.

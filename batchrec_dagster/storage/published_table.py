@@ -3,23 +3,29 @@
 `FOLDER/NAME/NAME.parquet` is the published edition. `FOLDER/history/NAME/` keeps the editions
 published before it, as `000012-VERSION.parquet`. Whenever a process is killed, readers still get
 one whole edition.
+
+The file's metadata has a checksum of the file, so that nobody reads other rows than were published.
+The checksum is that of the file with zeros in its place. It covers the metadata too, and moves with
+every copy of the file. Editions that earlier versions published have none and are read as they are.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import re
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, BinaryIO
 
 import polars as pl
 
 from batchrec_dagster.storage.object_store import (
+    MB,
     DamagedObjectError,
     ObjectNotFoundError,
     ObjectStore,
@@ -34,6 +40,15 @@ if TYPE_CHECKING:
 ABOUT = "batchrec"
 # A footer nearly always fits into this many bytes.
 FOOTER_BYTES = 64 * 1024
+# The footer's length and four letters.
+FOOTER_END_BYTES = 8
+# The metadata with the checksum: a word and 64 digits. In the file's bytes they follow 2 bytes of
+# Parquet's after the key. The key or the word is enough to find the digits, so that a wrong bit in
+# one of them does not hide the checksum.
+CHECKSUM = "batchrec_checksum"
+_CHECKSUM_WORD = "batchrec-sha256:"
+_NO_CHECKSUM = "0" * 64
+_CHECKSUM_BYTES = re.compile(rb"(?:batchrec_checksum.{2}.{16}|batchrec-sha256:)(.{64})", re.DOTALL)
 _IN_HISTORY = re.compile(r"(\d{6,})-\w+\.parquet")
 
 
@@ -64,7 +79,11 @@ class Edition:
 
 @dataclass(frozen=True)
 class PublishedTable:
-    """The table at `uri`, which ends in `.parquet`, and its history. Raises StorageError."""
+    """The table at `uri`, which ends in `.parquet`, and its history.
+
+    Raises StorageError. What reads an edition's rows, or publishes one again, raises
+    DamagedObjectError if its content does not match its checksum.
+    """
 
     store: ObjectStore
     uri: str
@@ -113,6 +132,12 @@ class PublishedTable:
             raise StorageError(f"{edition.uri}: new lists were published meanwhile. Run it again")
         return rows
 
+    def require_intact(self, edition: Edition) -> None:
+        """Raise DamagedObjectError if the edition's file does not match its checksum. It reads the
+        whole file."""
+        with self.store.open(edition.uri) as file:
+            self._require_intact(file, edition.uri)
+
     def next_number(self) -> int:
         """The number of the next edition."""
         current = self.current()
@@ -127,13 +152,16 @@ class PublishedTable:
         edition = Edition(read_about(file), self.uri)
         current = self.current()
         if current is not None and current.version == edition.version:
+            self.require_intact(current)
             return current
         self._replace(current, edition, keep, lambda: self.store.put(self.uri, file))
         return edition
 
     def put_back(self, edition: Edition, keep: int) -> None:
-        """Publish an older edition again, and keep the one that it replaces."""
+        """Publish an older edition again, and keep the one that it replaces, unless it is
+        damaged."""
         current = self.current()
+        self.require_intact(edition)
         if current != edition:
             self._replace(current, edition, keep, lambda: self.store.copy(edition.uri, self.uri))
 
@@ -143,7 +171,10 @@ class PublishedTable:
         if replaced is not None:
             copy_uri = f"{self.history}{replaced.name}.parquet"
             if self.store.head(copy_uri) is None:
-                self.store.copy(replaced.uri, copy_uri)
+                # Nobody can go back to a damaged one.
+                with suppress(DamagedObjectError):
+                    self.require_intact(replaced)
+                    self.store.copy(replaced.uri, copy_uri)
         put()
         self._prune(replaced, edition, keep)
 
@@ -183,10 +214,22 @@ class PublishedTable:
     def _read(self, uri: str) -> tuple[Edition, pl.LazyFrame]:
         with self.store.open(uri) as file:
             edition = Edition(_read_about_or_explain(file, self.store, uri), uri)
+            self._require_intact(file, uri)
             file.seek(0)
             # Polars keeps this very file when it is closed and replaced here; given a path, it
             # could read the footer of one edition and the rows of another.
             return edition, pl.scan_parquet(file)
+
+    def _require_intact(self, file: BinaryIO, uri: str) -> None:
+        checksum, expected = _find_checksum(file)
+        if checksum is None or _compute_checksum(file, checksum) == expected:
+            return
+        if uri == self.uri:
+            fix = "delete it, and run the refresh to publish a new one, or roll back to another"
+        else:
+            fix = "delete it; the published edition and the other older ones remain"
+        reason = "its content does not match its checksum"
+        raise DamagedObjectError(str(self.store.local_path(uri) or uri), reason, fix)
 
     def _edition(self, uri: str) -> Edition | None:
         """The edition at this URI; None if there is none."""
@@ -225,7 +268,54 @@ class TableWriter(ExitStack):
         """
         assert self._writer is not None
         self._writer.add_key_value_metadata({ABOUT: json.dumps(about)})
+        self._writer.add_key_value_metadata({CHECKSUM: f"{_CHECKSUM_WORD}{_NO_CHECKSUM}"})
         self.close()
+        with self.path.open("r+b") as file:
+            checksum, _ = _find_checksum(file)
+            assert checksum is not None
+            digits = _compute_checksum(file, checksum)
+            file.seek(checksum)
+            file.write(digits)
+
+
+def _find_checksum(file: BinaryIO) -> tuple[int | None, bytes]:
+    """The position of the checksum's digits in the table's file, and the digits.
+
+    The position is None if the file has no checksum.
+    """
+    size = file.seek(0, io.SEEK_END)
+    file.seek(max(0, size - FOOTER_END_BYTES))
+    footer_bytes = _read_footer_length(file.read())
+    # The length may be damaged, so that the end of the usual length is searched at least.
+    start = max(0, size - max(footer_bytes, FOOTER_BYTES))
+    file.seek(start)
+    matches = list(_CHECKSUM_BYTES.finditer(file.read()))
+    if not matches:
+        return None, b""
+    return start + matches[-1].start(1), matches[-1][1]
+
+
+def _compute_checksum(file: BinaryIO, checksum: int) -> bytes:
+    """The SHA-256 of the file with zeros in the place of the digits at the position `checksum`."""
+    digest = hashlib.sha256()
+    file.seek(0)
+    remaining = checksum
+    while remaining and (piece := file.read(min(MB, remaining))):
+        digest.update(piece)
+        remaining -= len(piece)
+    digest.update(_NO_CHECKSUM.encode())
+    file.seek(checksum + len(_NO_CHECKSUM))
+    for piece in iter(partial(file.read, MB), b""):
+        digest.update(piece)
+    return digest.hexdigest().encode()
+
+
+def _read_footer_length(end: bytes) -> int:
+    """The length of a Parquet file's footer, with the length itself and the four letters after it.
+
+    end: the last 8 bytes of the file, or more.
+    """
+    return int.from_bytes(end[-8:-4], "little") + FOOTER_END_BYTES
 
 
 def read_about(file: Path | IO[bytes]) -> dict[str, Any]:
@@ -240,8 +330,7 @@ def read_about(file: Path | IO[bytes]) -> dict[str, Any]:
 def _read_about_in_storage(store: ObjectStore, uri: str) -> dict[str, Any]:
     """The metadata of a table in the storage, of which only the end is read, in one piece."""
     end = store.tail(uri, FOOTER_BYTES)
-    # A Parquet file ends in its footer, the footer's length and four letters.
-    footer_bytes = int.from_bytes(end[-8:-4], "little") + 8
+    footer_bytes = _read_footer_length(end)
     if footer_bytes > len(end):
         end = store.tail(uri, footer_bytes)
     return _read_about_or_explain(io.BytesIO(end), store, uri)

@@ -40,6 +40,13 @@ def other_digits(file: Path) -> None:
     os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
+def wrong_bit(file: Path) -> None:
+    """Other rows, of the same length."""
+    content = bytearray(file.read_bytes())
+    content[len(content) // 4] ^= 1
+    file.write_bytes(content)
+
+
 def run(project: Project) -> str:
     """Why the refresh without its report failed; nothing if it did not."""
     lists = dg.AssetSelection.keys("shop/recommendations").upstream()
@@ -82,6 +89,7 @@ DELETE = "delete it, and run the refresh"
         (OUTPUT, half, ""),
         (OUTPUT, half_of_the_lines, ""),
         (TABLE, half, f"recommendations.parquet is damaged .*{DELETE}"),
+        (TABLE, wrong_bit, f"recommendations.parquet is damaged .*checksum.*{DELETE}"),
         ("records/personalize_dataset.json", empty, f"dataset.json is damaged .*{DELETE}"),
         ("records/raw_ratings.json", half, f"raw_ratings.json is damaged .*{DELETE}"),
     ],

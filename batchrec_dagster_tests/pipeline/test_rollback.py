@@ -24,6 +24,7 @@ from batchrec_dagster.steps.publishing import (
     Rollbacks,
     build_rollback_config,
 )
+from batchrec_dagster.storage.object_store import DamagedObjectError
 from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
 from batchrec_dagster.storage.publications import Publications
 from batchrec_dagster.storage.published_table import Edition, TableWriter
@@ -117,6 +118,21 @@ def test_each_time_it_goes_one_further_back_and_to_any_by_its_number(
         chosen(files, PREVIOUS, "run 5")
     with pytest.raises(StepError, match="no edition '7' to roll back to"):
         chosen(files, "7", "run 5")
+
+
+def test_a_damaged_edition_is_refused_before_anything_is_recorded(
+    files: PipelineFiles, tmp_path: Path
+) -> None:
+    for model in "AB":
+        publish(files, tmp_path, model)
+    (older,) = files.table.older()
+    content = bytearray(files.storage.store.get(older.uri))
+    content[20] ^= 1
+    files.storage.store.put(older.uri, bytes(content))
+    before = Publications(files).read()
+    with pytest.raises(DamagedObjectError, match=r"000001-v1.parquet is damaged .* delete it"):
+        chosen(files, PREVIOUS, "run 1")
+    assert Publications(files).read() == before
 
 
 def test_a_run_that_is_killed_and_started_again_goes_no_further_back(
