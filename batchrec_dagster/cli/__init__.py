@@ -38,10 +38,28 @@ class Commands(click.Group):
             error.message = _escape_message(error.message)  # type: ignore[misc]
             raise
         except Exception as error:
+            # Explaining any other error imports more, for which there is no memory either.
+            if is_memory_error(error):
+                raise click.ClickException(NO_MEMORY) from error
             message = _explain_error(error)
             if not message:
                 raise
             raise click.ClickException(_escape_message(message)) from error
+
+
+NO_MEMORY = (
+    "memory ran out while batchrec started. Give this process more: a limit of `ulimit -v` has to"
+    " be 2 GB at least, or lift it with `ulimit -v unlimited`"
+)
+# What the loader says of a library for which there is no memory.
+_NO_ROOM = ("failed to map segment", "annot allocate memory", "annot allocate write+execute")
+
+
+def is_memory_error(error: BaseException) -> bool:
+    """Whether an import or a command failed because there was not enough memory."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, (ImportError, OSError)) and any(text in str(error) for text in _NO_ROOM)
+    )
 
 
 def _escape_message(message: str) -> str:

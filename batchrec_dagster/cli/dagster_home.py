@@ -71,7 +71,7 @@ run_monitoring:
 
 
 class HistoryError(click.ClickException):
-    """Dagster's databases cannot be opened, for example because they are read-only."""
+    """Dagster's databases cannot be opened, for example because they are read-only or damaged."""
 
 
 def find_dagster_home() -> Path:
@@ -142,7 +142,7 @@ def open_dagster_instance() -> Iterator[dg.DagsterInstance]:
     wrong dagster.yaml, click.ClickException if the home cannot be written.
     """
     import dagster as dg
-    from sqlalchemy.exc import ArgumentError, OperationalError
+    from sqlalchemy.exc import ArgumentError, DatabaseError
 
     from batchrec_dagster.storage.durable import copy_permissions, exclusive_lock
 
@@ -155,9 +155,10 @@ def open_dagster_instance() -> Iterator[dg.DagsterInstance]:
             stack.callback(share_with_writers, home)
         try:
             opened = dg.DagsterInstance.get()
-        except OperationalError as error:
-            why = str(error.orig).strip()
-            raise HistoryError(f"cannot open Dagster's history of {home}: {why}") from error
+            for database in (RUNS, EVENTS_OF_ALL_RUNS, SCHEDULES):
+                _require_readable(home / database)
+        except (DatabaseError, sqlite3.Error) as error:
+            raise _explain_database_error(home, error) from error
         except (ValueError, ArgumentError):
             # SQLAlchemy's message repeats a part of a URL that it cannot read.
             raise HistoryError(
@@ -167,8 +168,38 @@ def open_dagster_instance() -> Iterator[dg.DagsterInstance]:
     with opened as instance:
         try:
             yield instance
+        except (DatabaseError, sqlite3.Error) as error:
+            raise _explain_database_error(home, error) from error
         finally:
             share_with_writers(home)
+
+
+def _require_readable(database: Path) -> None:
+    """Raise sqlite3.DatabaseError if there is such a file and it is not a database of SQLite."""
+    if database.is_file():
+        # Where it cannot be opened or is locked, Dagster itself says so.
+        with (
+            suppress(sqlite3.OperationalError),
+            closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection,
+        ):
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
+
+
+def _explain_database_error(home: Path, error: Exception) -> HistoryError:
+    """The error for one of SQLite or SQLAlchemy, whose messages have SQL and addresses."""
+    reason = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
+    if "not a database" in reason or "malformed" in reason:
+        return HistoryError(
+            f"Dagster's history of {home} is damaged ({reason}): restore the folders history and"
+            " schedules in it from a backup, or move them away; then Dagster knows no earlier runs,"
+            " and the next one prepares the data again. The published lists stay"
+        )
+    if "disk" in reason:
+        return HistoryError(
+            f"cannot open Dagster's history of {home}: {reason}. Check the disk and its free"
+            " space, and run again"
+        )
+    return HistoryError(f"cannot open Dagster's history of {home}: {reason}")
 
 
 @contextmanager

@@ -295,6 +295,10 @@ class _RunProcess:
         text = self.output.read().decode(errors="replace")
         if self.config and (errors := re.findall(r"^ +Error \d+: (.+)", text, re.MULTILINE)):
             return "\n".join(f"{self.config}: {error}" for error in errors)
+        if databases := re.findall(r"\(?sqlite3\.\w+Error[):] *(.+)", text):
+            return f"Dagster cannot use its history: {databases[-1]}. `batchrec doctor` checks it."
+        if re.search(r"MemoryError|failed to map segment|annot allocate memory", text):
+            return "Memory ran out while it started. Give this process more."
         return "\n".join(text.splitlines()[-20:])
 
 

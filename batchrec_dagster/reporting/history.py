@@ -6,14 +6,15 @@ import io
 import json
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC
 from functools import cached_property
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Annotated, Any
 
 import polars as pl
 import pyarrow.parquet as pq
+from pydantic import Field
 
 from batchrec_dagster.reporting.drift import DataFacts, RunInputs
 from batchrec_dagster.reporting.editions import (
@@ -33,6 +34,24 @@ from batchrec_dagster.storage.published_table import ABOUT, Edition, read_about
 REPORT = "recommendation_report"
 # The record has this many editions.
 MOST_EDITIONS = 100
+
+
+@dataclass(frozen=True)
+class _EditionRecord:
+    """What the report knew of an edition."""
+
+    version: str
+    verdict: Verdict | None = None
+    data: DataFacts | None = None
+
+
+@dataclass(frozen=True)
+class _ReportRecord:
+    """The report's record: what it knew of each edition, by its number."""
+
+    editions: Mapping[Annotated[str, Field(pattern=r"^[0-9]{1,15}$")], _EditionRecord] = field(
+        default_factory=dict
+    )
 
 
 @dataclass(frozen=True)
@@ -68,7 +87,9 @@ class EditionHistory:
     def read(self) -> Mapping[str, Any]:
         """What the report knew of all editions, by their number as text."""
         with suppress(DamagedObjectError):
-            editions: Mapping[str, Any] = self.files.record(REPORT).get("editions", {})
+            editions: Mapping[str, Any] = self.files.record(REPORT, _ReportRecord).get(
+                "editions", {}
+            )
             return editions
         return {}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from textwrap import wrap
 from typing import Any
@@ -34,6 +35,16 @@ _METADATA = (
 )
 
 
+@dataclass(frozen=True)
+class _NewestModel:
+    """What the record of the newest model says about it."""
+
+    data_version: str | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    popularity_metrics: Mapping[str, float] = field(default_factory=dict)
+    engine: str | None = None
+
+
 def summarize(published: PublishedResults, instance: dg.DagsterInstance | None) -> dict[str, Any]:
     """Facts about the newest results, by name.
 
@@ -57,7 +68,7 @@ def summarize(published: PublishedResults, instance: dg.DagsterInstance | None) 
     edition = published.edition
     assert edition is not None
     # An old table does not say which model made it, so assume the newest.
-    newest_model = files.record("solution_version")
+    newest_model = files.record("solution_version", _NewestModel)
     about = edition.about or newest_model
     facts["earlier_data"] = about.get("data_version") != newest_model.get("data_version")
     for prefix, metrics in (("", "metrics"), ("popularity_", "popularity_metrics")):

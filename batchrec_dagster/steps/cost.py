@@ -6,6 +6,7 @@ The local Personalize costs nothing. Then the metadata say what AWS would charge
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 import polars as pl
 
@@ -45,13 +46,20 @@ def price_trainings(
     ]
 
 
+@dataclass(frozen=True)
+class _Training:
+    """What the record of a model says about its training."""
+
+    training_hours: float = 0.0
+
+
 def estimate_trainings(work: PersonalizeWork, recipes: Sequence[str]) -> list[Cost]:
     """What it costs to train each of these recipes."""
     if not recipes:
         return []
     interactions = count_interactions(work)
     # 0 if none was trained on AWS.
-    last_hours = float(work.files.record("solution_version").get("training_hours", 0.0))
+    last_hours = work.files.record("solution_version", _Training).get("training_hours", 0.0)
     return [
         work.prices.price_training(
             recipe,

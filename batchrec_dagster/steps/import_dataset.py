@@ -24,6 +24,13 @@ FOLDER = f"s3://{LOCAL_BUCKET}/"
 
 
 @dataclass(frozen=True)
+class _LastImport:
+    """What the record of the last import says about where it was."""
+
+    dataset_group_arn: str | None = None
+
+
+@dataclass(frozen=True)
 class DatasetFile:
     """A CSV file, and the dataset that it becomes."""
 
@@ -105,7 +112,7 @@ def import_dataset(
     work = work.for_data(version)
     ensure = work.ensure
     spending = Spending(work, ASSET, run)
-    last_record = work.files.record(ASSET)
+    last_record = work.files.record(ASSET, _LastImport)
     group = _ensure_group(spending, files, last_record.get("dataset_group_arn"))
     datasets = [_ensure_dataset(ensure, group, file) for file in files]
     group_name = group.description["name"]

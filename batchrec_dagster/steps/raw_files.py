@@ -152,7 +152,7 @@ def bring_raw_files(
     Raises SourceError, StorageError.
     """
     storage.store.tidy(storage.uri(f"{record.partition('/')[0]}/"))
-    last_record = RawRecord.from_json(read_record(storage, storage.uri(record)))
+    last_record = RawRecord.from_json(read_record(storage, storage.uri(record), RawRecord))
     raw = _copy_changed(source, storage, project, last_record, place)
     yield raw
     uris_to_keep = {file.uri for file in raw.record.files}

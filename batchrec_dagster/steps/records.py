@@ -78,5 +78,5 @@ class ModelRecord(Record):
 
 def read_model(files: PipelineFiles, asset: str) -> ModelRecord | None:
     """The record that the last run of the asset wrote; None if there is none."""
-    values = files.record(asset)
+    values = files.record(asset, ModelRecord)
     return ModelRecord.from_json(values) if values else None

@@ -22,6 +22,19 @@ RESERVED, STARTED = "reserved", "started"
 
 
 @dataclass(frozen=True)
+class _StoredCost:
+    """A cost in an asset's record."""
+
+    least: float
+    most: float
+    what: str
+
+
+# An asset's record: by run and by part, the cost of each resource.
+RECORD_SHAPE = dict[str, dict[str, dict[str, _StoredCost]]]
+
+
+@dataclass(frozen=True)
 class Spending:
     """What an asset's step pays for in a run, besides what the run's other steps pay for.
 
@@ -120,10 +133,12 @@ class Spending:
         storage, keys = self.work.storage, self.work.pipeline.storage_keys
         files = storage.store.list(storage.uri(keys.all_spending))
         return {
-            file.uri.rpartition("/")[2].removesuffix(".json"): read_record(storage, file.uri).get(
-                self.run, {}
-            )
+            file.uri.rpartition("/")[2].removesuffix(".json"): read_record(
+                storage, file.uri, RECORD_SHAPE
+            ).get(self.run, {})
             for file in files
+            # Another program may have put a file of its own there.
+            if file.uri.endswith(".json")
         }
 
     def _read_entry(self) -> dict[str, Any]:
@@ -141,7 +156,7 @@ class Spending:
 
     def _read_record(self) -> dict[str, Any]:
         storage, keys = self.work.storage, self.work.pipeline.storage_keys
-        return read_record(storage, storage.uri(keys.spending(self.asset)))
+        return read_record(storage, storage.uri(keys.spending(self.asset)), RECORD_SHAPE)
 
 
 def find_new_costs(requests: Sequence[JobRequest]) -> dict[str, Cost]:

@@ -11,6 +11,7 @@ import weakref
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import is_dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self, get_args, get_origin, runtime_checkable
@@ -19,6 +20,7 @@ import dagster as dg
 import polars as pl
 
 from batchrec_dagster.storage.durable import temporary_folder
+from batchrec_dagster.storage.json_records import ANY_RECORD, parse_record
 from batchrec_dagster.storage.object_store import (
     DamagedObjectError,
     ObjectNotFoundError,
@@ -206,7 +208,13 @@ class JsonRecordIOManager(StorageIOManager):
         return (json.dumps(values, indent=2) + "\n").encode()
 
     def decode(self, data: bytes, target_type: object) -> Any:
-        values = json.loads(data)
+        if isinstance(target_type, type) and is_dataclass(target_type):
+            try:
+                values = parse_record(data, target_type)
+            except ValueError as error:
+                raise ValueError(f"it is not a {target_type.__name__}: {error}") from error
+        else:
+            values = parse_record(data, ANY_RECORD)
         if isinstance(target_type, type) and issubclass(target_type, JsonRecord):
             try:
                 return target_type.from_json(values)

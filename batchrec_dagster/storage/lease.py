@@ -11,19 +11,23 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import threading
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from typing import Self
 
+from batchrec_dagster.storage.json_records import parse_record
 from batchrec_dagster.storage.object_store import ObjectNotFoundError, ObjectStore, StorageError
 from batchrec_dagster.storage.processes import describe_process_space, is_process_alive
 
 RENEW_SECONDS = 15.0
 EXPIRES_SECONDS = 60.0
 POLL_SECONDS = 1.0
+_NAME = re.compile(r"([0-9]{6,15})\.json")
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,8 @@ class Lease:
             if not is_wait_logged:
                 is_wait_logged = True
                 owner = _describe_owner(content)
-                self.log.info(f"{owner} is working on this: waiting until it is done")
+                place = "" if _Content.parse(content) else f" ({self._uri(number)})"
+                self.log.info(f"{owner}{place} is working on this: waiting until it is done")
             if now > deadline:
                 raise StorageError(
                     f"{_describe_owner(content)} is still working on this after"
@@ -134,7 +139,9 @@ class Lease:
 
     def _numbers(self) -> list[int]:
         leases = self.store.list(self.folder)
-        return [int(lease.uri.removeprefix(self.folder).removesuffix(".json")) for lease in leases]
+        # Another program may have put a file of its own there.
+        names = (_NAME.fullmatch(lease.uri, len(self.folder)) for lease in leases)
+        return [int(name[1]) for name in names if name]
 
     def _read(self, number: int) -> bytes | None:
         if number:
@@ -152,15 +159,40 @@ class Lease:
         ).encode()
 
 
+@dataclass(frozen=True)
+class _Content:
+    """The content of a lease."""
+
+    owner: str
+    """The id of the run."""
+    pid: int
+    machine: str
+    """Where the process id is valid."""
+
+    @classmethod
+    def parse(cls, content: bytes) -> Self | None:
+        """The content, or None if something else has damaged it."""
+        try:
+            record = parse_record(content, cls)
+        except ValueError:
+            return None
+        return cls(record["owner"], record["pid"], record["machine"])
+
+
 def _describe_owner(content: bytes) -> str:
-    lease = json.loads(content)
-    machine = lease["machine"].partition(" ")[0]
-    return f"run {lease['owner']} (process {lease['pid']} on {machine})"
+    lease = _Content.parse(content)
+    if lease is None:
+        return "a run whose lease is damaged"
+    machine = lease.machine.partition(" ")[0]
+    return f"run {lease.owner} (process {lease.pid} on {machine})"
 
 
 def _is_dead(content: bytes) -> bool:
-    """Whether the owner is known to be dead, as it ran on this machine."""
-    lease = json.loads(content)
-    if lease["machine"] != describe_process_space():
+    """Whether the owner is known to be dead, as it ran on this machine.
+
+    Of a damaged lease nobody knows: it counts until it has not been renewed for long enough.
+    """
+    lease = _Content.parse(content)
+    if lease is None or lease.machine != describe_process_space():
         return False
-    return not is_process_alive(lease["pid"])
+    return not is_process_alive(lease.pid)

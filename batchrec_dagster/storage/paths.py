@@ -17,6 +17,7 @@ from typing import Any
 
 import polars as pl
 
+from batchrec_dagster.storage.json_records import ANY_RECORD, parse_record
 from batchrec_dagster.storage.object_store import (
     DamagedObjectError,
     ObjectNotFoundError,
@@ -103,15 +104,19 @@ class StorageKeys:
         return f"{self.all_spending}{asset}.json"
 
 
-def read_record(storage: StorageResource, uri: str) -> dict[str, Any]:
-    """The record that an earlier run wrote; empty if there is none. Raises StorageError."""
+def read_record(storage: StorageResource, uri: str, shape: Any = ANY_RECORD) -> dict[str, Any]:
+    """The record that an earlier run wrote; empty if there is none.
+
+    shape: the type that it must fit, see json_records.py.
+
+    Raises StorageError, and DamagedObjectError if it does not fit.
+    """
     try:
-        record: dict[str, Any] = json.loads(storage.store.get(uri))
+        return parse_record(storage.store.get(uri), shape)
     except ObjectNotFoundError:
         return {}
     except ValueError as error:
         raise DamagedObjectError(storage.where(uri), error, MAKE_AGAIN) from error
-    return record
 
 
 def write_record(storage: StorageResource, key: str, record: Mapping[str, Any]) -> None:
@@ -148,6 +153,9 @@ class UsersOfInteractions:
                 return pl.read_parquet(file)
         except ObjectNotFoundError:
             return None
+        except pl.exceptions.PolarsError as error:
+            where = str(self.store.local_path(uri) or uri)
+            raise DamagedObjectError(where, error, MAKE_AGAIN) from error
 
     def version(self) -> str | None:
         """StorageResource.version of the current interactions; None without a file."""
@@ -169,7 +177,9 @@ class UsersOfInteractions:
         if interactions is None or not interactions.etag:
             return None
         files = self.store.list(self._folder_of(interactions.etag))
-        return files[0].uri if files else None
+        # Another program may have put a file of its own there.
+        uris = [file.uri for file in files if file.uri.endswith(".parquet")]
+        return uris[0] if uris else None
 
     def _folder_of(self, etag: str) -> str:
         # An ETag may contain any character.
@@ -231,9 +241,12 @@ class PipelineFiles:
         """The version of the interactions, which are read for it unless Spark recorded it."""
         return self.users_of_interactions.version() or self.storage.version(self.interactions)
 
-    def record(self, asset: str) -> dict[str, Any]:
-        """The record of the asset's last run; empty if there is none."""
-        return read_record(self.storage, self.uri(self.storage_keys.record(asset)))
+    def record(self, asset: str, shape: Any = ANY_RECORD) -> dict[str, Any]:
+        """The record of the asset's last run; empty if there is none.
+
+        shape: the type that it must fit, see json_records.py.
+        """
+        return read_record(self.storage, self.uri(self.storage_keys.record(asset)), shape)
 
     def write_record(self, asset: str, record: Mapping[str, Any]) -> None:
         """Write the asset's record for later runs."""

@@ -104,6 +104,17 @@ class Rollback:
 
 
 @dataclass(frozen=True)
+class _OldRollbacks:
+    """The record of rollbacks that batchrec wrote until 0.2."""
+
+    rolled_back: tuple[str, ...] = ()
+    published_again: tuple[tuple[int, datetime], ...] = ()
+    run: str | None = None
+    to: str | None = None
+    edition: int | str | None = None
+
+
+@dataclass(frozen=True)
 class PublicationRecord:
     """What the record says. It is changed by making another one."""
 
@@ -218,7 +229,7 @@ class Publications:
 
         It is made from the editions that are kept, and from the record of rollbacks.
         """
-        table, old_record = self.files.table, self.files.record(OLD_RECORD)
+        table, old_record = self.files.table, self.files.record(OLD_RECORD, _OldRollbacks)
         current = table.current()
         editions = {edition.number: edition for edition in table.older()}
         if current is not None:

@@ -24,6 +24,7 @@ from typing import IO, TYPE_CHECKING, Any, BinaryIO
 
 import polars as pl
 
+from batchrec_dagster.storage.json_records import parse_record
 from batchrec_dagster.storage.object_store import (
     MB,
     DamagedObjectError,
@@ -323,8 +324,7 @@ def read_about(file: Path | IO[bytes]) -> dict[str, Any]:
     import pyarrow.parquet as pq
 
     metadata = pq.read_metadata(file).metadata or {}
-    about: dict[str, Any] = json.loads(metadata.get(ABOUT.encode(), "{}"))
-    return about
+    return parse_record(metadata.get(ABOUT.encode(), b"{}"))
 
 
 def _read_about_in_storage(store: ObjectStore, uri: str) -> dict[str, Any]:

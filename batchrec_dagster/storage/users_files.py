@@ -7,11 +7,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Annotated
 
 import polars as pl
+from annotated_types import Len
 
 from batchrec_dagster.storage.durable import compute_version, read_pieces, temporary_folder
-from batchrec_dagster.storage.object_store import ObjectNotFoundError, ObjectStore
+from batchrec_dagster.storage.json_records import parse_record
+from batchrec_dagster.storage.object_store import (
+    DamagedObjectError,
+    ObjectNotFoundError,
+    ObjectStore,
+)
 
 # How many rows are encoded as JSON at once.
 PIECE_ROWS = 1_000_000
@@ -25,6 +32,13 @@ class PublishedUsers:
     """The job's input: the URI of the one file, or of a folder, with its final slash."""
     version: str
     """The version of the content, however it is split."""
+
+
+@dataclass(frozen=True)
+class _Manifest:
+    """The file that names several files."""
+
+    files: Annotated[tuple[str, ...], Len(min_length=1)]
 
 
 @dataclass(frozen=True)
@@ -52,10 +66,14 @@ class UsersFiles:
     def files(self) -> list[str]:
         """The URIs of the files, in order."""
         try:
-            names = json.loads(self.store.get(self.manifest))["files"]
+            manifest = parse_record(self.store.get(self.manifest), _Manifest)
         except ObjectNotFoundError:
             return [self.uri]
-        return [self.folder + name for name in names]
+        except ValueError as error:
+            where = str(self.store.local_path(self.manifest) or self.manifest)
+            fix = "delete it, and run the refresh, which makes it again"
+            raise DamagedObjectError(where, error, fix) from error
+        return [self.folder + name for name in manifest["files"]]
 
     def input(self) -> str:
         """The job's input: the URI of the one file, or of a folder, with its final slash."""

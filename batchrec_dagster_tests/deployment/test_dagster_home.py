@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import subprocess
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 
 import dagster as dg
 import pytest
 import yaml
+from sqlalchemy.exc import OperationalError
 
+from batchrec_dagster.cli import NO_MEMORY
 from batchrec_dagster.cli.dagster_home import (
+    EVENTS_OF_ALL_RUNS,
     RUN_MONITORING,
+    RUNS,
+    SCHEDULES,
     SETTINGS_OF_0_2,
     STORAGE_OF_0_2,
+    HistoryError,
     hold_databases_open,
     locate_events_of_run,
     open_dagster_instance,
     use_dagster_home,
 )
-from batchrec_dagster_tests.support import REPOSITORY
+from batchrec_dagster_tests.support import REPOSITORY, declaration, module_project
 
 TELEMETRY = "telemetry: {enabled: false}\n"
 
@@ -145,3 +153,60 @@ def test_a_file_that_is_no_database_is_not_held_open(tmp_path: Path) -> None:
     (tmp_path / "runs.db").write_text("lists")
     with hold_databases_open(tmp_path / "runs.db"), pytest.raises(sqlite3.DatabaseError):
         sqlite3.connect(tmp_path / "runs.db").execute("SELECT name FROM sqlite_master")
+
+
+@pytest.mark.parametrize("database", [RUNS, EVENTS_OF_ALL_RUNS, SCHEDULES])
+def test_a_damaged_database_of_dagster_is_one_line(home_of_0_2: Path, database: str) -> None:
+    with open_dagster_instance():
+        pass
+    (home_of_0_2 / database).write_bytes(b"wild bytes " * 1000)
+    with pytest.raises(HistoryError) as caught, open_dagster_instance():
+        pass
+    message = caught.value.message
+    assert message.startswith(f"Dagster's history of {home_of_0_2} is damaged (file is not a data")
+    assert "\n" not in message
+
+
+def test_a_full_disk_under_dagsters_history_is_one_line(home_of_0_2: Path) -> None:
+    full = sqlite3.OperationalError("database or disk is full")
+    with pytest.raises(HistoryError) as caught, open_dagster_instance():
+        raise OperationalError("INSERT INTO runs", {}, full)
+    assert caught.value.message == (
+        f"cannot open Dagster's history of {home_of_0_2}: database or disk is full. Check the disk"
+        " and its free space, and run again"
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [["run", "shop"], ["list"], ["ui", "--no-daemon"]])
+def test_commands_report_a_damaged_database_in_one_line(tmp_path: Path, command: list[str]) -> None:
+    project = module_project(tmp_path)
+    project.declare(declaration("shop", "orders.csv"))
+    (tmp_path / "workspace.yaml").write_text("load_from: []\n")
+    with dg.DagsterInstance.from_config(project.process_environment()["DAGSTER_HOME"]) as instance:
+        assert instance.get_runs() == []
+    events = tmp_path / ".batchrec/dagster" / EVENTS_OF_ALL_RUNS
+    events.write_bytes(b"wild bytes " * 1000)
+    result = project.run("batchrec", *command)
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    assert "is damaged (file is not a database)" in result.stderr.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_too_little_memory_to_start_is_one_line(tmp_path: Path) -> None:
+    project = module_project(tmp_path)
+    batchrec = Path(sys.executable).with_name("batchrec")
+    # Enough for Python, but not for the libraries that the command needs.
+    limited = f"ulimit -v 400000; exec {batchrec} list"
+    result = subprocess.run(
+        ["bash", "-c", limited],
+        cwd=tmp_path,
+        env=project.process_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    assert result.stderr.splitlines()[-1] == f"Error: {NO_MEMORY}"

@@ -75,7 +75,9 @@ def new_files_sensor(
         try:
             current = digest_source(source, storage, pipeline.project)
             record = RawRecord.from_json(
-                read_record(storage, storage.uri(pipeline.storage_keys.record("raw_ratings")))
+                read_record(
+                    storage, storage.uri(pipeline.storage_keys.record("raw_ratings")), RawRecord
+                )
             )
         except (SourceError, StorageError) as error:
             return _skip(str(error), before)

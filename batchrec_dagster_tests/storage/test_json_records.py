@@ -1,0 +1,183 @@
+"""Whatever is in the place of a record: it fits, or is refused in one line that names the file."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from batchrec_dagster.deployment import Deployment
+from batchrec_dagster.reporting.history import _ReportRecord
+from batchrec_dagster.reporting.summary import _NewestModel
+from batchrec_dagster.steps.cost import _Training
+from batchrec_dagster.steps.import_dataset import _LastImport
+from batchrec_dagster.steps.raw_files import FileRecord, RawRecord
+from batchrec_dagster.steps.records import DatasetRecord, ModelRecord
+from batchrec_dagster.steps.spending import RECORD_SHAPE
+from batchrec_dagster.storage.io_managers import JsonRecordIOManager
+from batchrec_dagster.storage.json_records import ANY_RECORD, parse_record
+from batchrec_dagster.storage.lease import Lease, _describe_owner, _is_dead
+from batchrec_dagster.storage.object_store import DamagedObjectError, ObjectStore, StorageError
+from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
+from batchrec_dagster.storage.publications import Publications, _OldRollbacks
+from batchrec_dagster.storage.users_files import UsersFiles
+
+MODEL = ModelRecord("arn:1", "arn:2", "group", "v1", metrics={"ndcg": 0.5})
+RAW = RawRecord("orders.csv", (FileRecord("orders.csv", "s3://b/orders.csv", "f", 3, "ab"),))
+ROLLBACKS = {"rolled_back": ["key"], "published_again": [[1, "2026-11-24T03:10:00+00:00"]]}
+# The shape of each record, and one that fits.
+RECORDS: list[tuple[Any, dict[str, Any]]] = [
+    (ANY_RECORD, {}),
+    (ModelRecord, MODEL.to_json()),
+    (DatasetRecord, DatasetRecord("arn:1", "group", "v1").to_json()),
+    (RawRecord, RAW.to_json()),
+    (RECORD_SHAPE, {"run": {"started": {"arn:1": {"least": 0, "most": 1.5, "what": "import"}}}}),
+    (_Training, MODEL.to_json()),
+    (_LastImport, {"dataset_group_arn": "arn:1"}),
+    (_NewestModel, MODEL.to_json()),
+    (_OldRollbacks, ROLLBACKS),
+    (_ReportRecord, {"editions": {"12": {"version": "v", "verdict": None, "data": None}}}),
+]
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+DAMAGED = st.binary() | JSON.map(lambda value: json.dumps(value).encode())
+OTHER_TYPES = [b"", b"\0\xff", b"[]", b"7", b"null", b"not JSON", b'"text"', b"[" * 100_000]
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> PipelineFiles:
+    deployment = Deployment.from_environment({"BATCHREC_HOME": str(tmp_path)})
+    return PipelineFiles(deployment.storage_resource, StorageKeys("shop"))
+
+
+@pytest.mark.parametrize(("shape", "record"), RECORDS)
+def test_a_record_that_batchrec_wrote_fits(shape: Any, record: dict[str, Any]) -> None:
+    assert parse_record(json.dumps(record).encode(), shape) == record
+
+
+@pytest.mark.parametrize(("shape", "record"), RECORDS)
+@settings(max_examples=50)
+@given(data=st.data())
+def test_a_record_with_another_value_in_it_fits_or_is_refused_in_one_line(
+    shape: Any, record: dict[str, Any], data: st.DataObject
+) -> None:
+    content = data.draw(DAMAGED)
+    changed_name = data.draw(st.sampled_from(["", *sorted(record)]))
+    if changed_name:
+        content = json.dumps({**record, changed_name: data.draw(JSON)}).encode()
+    try:
+        parsed = parse_record(content, shape)
+    except ValueError as error:
+        message = str(error)
+        if not message or "\n" in message:
+            raise
+        return
+    if shape in (ModelRecord, DatasetRecord, RawRecord):
+        assert isinstance(shape.from_json(parsed), shape)
+
+
+@pytest.mark.parametrize("content", OTHER_TYPES)
+@pytest.mark.parametrize(
+    ("key", "read"),
+    [
+        ("shop/records/publications.json", lambda files: Publications(files).read()),
+        ("shop/records/rollback.json", lambda files: Publications(files).read()),
+        ("shop/transformed/batch_users_input/files.json", lambda files: files.batch_users.files()),
+        ("shop/records/solution_version.json", lambda files: files.record("solution_version")),
+        (
+            "shop/curated/recommendation_outcomes/sums.parquet",
+            lambda files: files.parquet(files.storage_keys.outcome_sums, "delete it"),
+        ),
+    ],
+)
+def test_a_record_of_another_type_is_refused_by_name(
+    files: PipelineFiles, key: str, read: Callable[[PipelineFiles], object], content: bytes
+) -> None:
+    files.storage.store.put(files.uri(key), content)
+    with pytest.raises(DamagedObjectError) as caught:
+        read(files)
+    message = str(caught.value)
+    assert files.storage.where(files.uri(key)) in message
+    assert "delete it" in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("content", OTHER_TYPES)
+def test_an_input_of_another_type_is_refused(files: PipelineFiles, content: bytes) -> None:
+    manager = JsonRecordIOManager(storage=files.storage)
+    for target_type in (ModelRecord, RawRecord, dict):
+        with pytest.raises(ValueError, match=r".+"):
+            manager.decode(content, target_type)
+
+
+@example(content=b"")
+@example(content=b"[" * 100_000)
+@given(content=DAMAGED)
+def test_a_damaged_lease_is_nobodys(content: bytes) -> None:
+    assert not _is_dead(content)
+    assert _describe_owner(content) == "a run whose lease is damaged"
+
+
+@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(content=DAMAGED)
+def test_a_damaged_lease_is_taken_over(tmp_path: Path, content: bytes) -> None:
+    store, folder = ObjectStore({"b": tmp_path}), "s3://b/leases/step/"
+    foreign_names = {".DS_Store", "notes.txt", "000001.json.bak"}
+    for name in {"000001.json", *foreign_names}:
+        store.put(f"{folder}{name}", content)
+    log = logging.getLogger("test")
+    lease = Lease(
+        store, folder, "us", log, deadline_seconds=60, expires_seconds=0.05, poll_seconds=0.01
+    )
+    with lease.hold():
+        names = {info.uri.removeprefix(folder) for info in store.list(folder)}
+        assert names == {"000002.json", *foreign_names}
+    assert {info.uri.removeprefix(folder) for info in store.list(folder)} == foreign_names
+
+
+def test_a_damaged_lease_is_named_where_it_is_waited_for(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store, folder = ObjectStore({"b": tmp_path}), "s3://b/leases/step/"
+    store.put(f"{folder}000001.json", b"")
+    caplog.set_level(logging.INFO)
+    lease = Lease(store, folder, "us", logging.getLogger("test"), 0, poll_seconds=0)
+    with pytest.raises(StorageError, match="a run whose lease is damaged is still"), lease.hold():
+        pass
+    assert f"a run whose lease is damaged ({folder}000001.json) is working" in caplog.text
+
+
+def test_a_foreign_file_is_no_users_of_interactions(files: PipelineFiles) -> None:
+    store = files.storage.store
+    store.put(files.interactions, b"USER_ID\n")
+    info = store.head(files.interactions)
+    assert info is not None
+    users = files.users_of_interactions
+    place = users.place(info.etag, "v1")
+    store.put(f"{place.rpartition('/')[0]}/.DS_Store", b"x")
+    assert users.version() is None
+    files.write_parquet("x.parquet", pl.DataFrame({"USER_ID": ["1"]}))
+    store.put(place, store.get(files.uri("x.parquet")))
+    assert users.version() == "v1"
+    store.put(place, b"x")
+    with pytest.raises(DamagedObjectError, match=r"v1\.parquet is damaged"):
+        users.table()
+
+
+def test_several_files_of_users_are_read_as_named(files: PipelineFiles) -> None:
+    users = UsersFiles(files.storage.store, files.uri("shop/users/users.json"))
+    files.storage.store.put(users.manifest, b'{"files": ["v/users_0001.json"]}')
+    assert users.files() == [f"{users.folder}v/users_0001.json"]
+    files.storage.store.put(users.manifest, b'{"files": []}')
+    with pytest.raises(DamagedObjectError, match="files: Tuple should have at least 1 item"):
+        users.files()
