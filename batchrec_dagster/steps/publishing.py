@@ -37,6 +37,7 @@ from batchrec_dagster.storage.publications import (
     Publications,
     Rollback,
     WithdrawnLists,
+    describe_withdrawn_source,
     fingerprint_source,
 )
 from batchrec_dagster.storage.published_table import Edition, PublishedTable
@@ -131,12 +132,13 @@ class Rollbacks:
         # Only the first key that differs: that of the model and the settings if they differ, or
         # else that of the data, users and titles.
         new_keys = [key for key in current.about.get("made_by", []) if key not in made_by]
-        source, rows = fingerprint_source(current.about), self._read_checksum(current)
+        key = new_keys[0] if new_keys else None
+        rows = self._read_checksum(current)
         return WithdrawnLists(
             current.number,
             current.version,
-            new_keys[0] if new_keys else None,
-            None if source == fingerprint_source(edition.about) else source,
+            key,
+            describe_withdrawn_source(key, current, edition),
             None if rows == self._read_checksum(edition) else rows,
         )
 

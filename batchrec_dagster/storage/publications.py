@@ -268,6 +268,22 @@ def fingerprint_source(about: Mapping[str, Any]) -> str | None:
     return hashlib.sha256(json.dumps(source, sort_keys=True).encode()).hexdigest()[:32]
 
 
+def describe_withdrawn_source(
+    key: str | None, withdrawn: Edition, restored: Edition | None
+) -> str | None:
+    """What lists that were rolled back were made from, by which another model's are recognised.
+
+    key: what tells the lists from the restored ones. If that is not their model or settings, but
+    their users for example, another model may make better ones.
+    Returns None if the source does not tell them from the restored lists.
+    """
+    if key is None or withdrawn.about.get("made_by", [])[:1] != [key]:
+        return None
+    source = fingerprint_source(withdrawn.about)
+    is_same = restored is not None and source == fingerprint_source(restored.about)
+    return None if is_same else source
+
+
 def _describe_publication(edition: Edition) -> Publication:
     """The first publication of this edition, as its metadata tell it."""
     about = edition.about
@@ -294,9 +310,7 @@ def _describe_withdrawn(
     """The lists with this key, of the newest of these editions that has it."""
     for edition in sorted(editions, key=lambda edition: -edition.number):
         if key in edition.about.get("made_by", []):
-            source = fingerprint_source(edition.about)
-            if current is not None and source == fingerprint_source(current.about):
-                source = None
+            source = describe_withdrawn_source(key, edition, current)
             return WithdrawnLists(edition.number, edition.version, key, source)
     return WithdrawnLists(None, None, key)
 

@@ -18,6 +18,7 @@ from dagster._core.storage.tags import ROOT_RUN_ID_TAG
 from batchrec_dagster.cli import main
 from batchrec_dagster.pipeline.automation.late_alerts import find_creation_time
 from batchrec_dagster.pipeline.run_history import DagsterRuns
+from batchrec_dagster.reporting.history import EditionHistory
 from batchrec_dagster.steps.errors import StepError
 from batchrec_dagster.steps.publishing import (
     PREVIOUS,
@@ -300,6 +301,15 @@ def test_the_job_publishes_the_lists_before_and_refreshes_go_on_from_there(
     assert gate.metadata["published_ndcg_at_25"].value == ndcg_before
     report = (project.storage / "shop/curated/report/index.html").read_text()
     assert "Edition 3 compared with edition 1." in report
+    # The data too are compared with those of the first, not of the one that was rolled back.
+    storage = StorageResource(root=str(project.storage), s3=S3Connection())
+    shop = PipelineFiles(storage, StorageKeys("shop"))
+    third = shop.table.current()
+    assert third is not None
+    inputs = EditionHistory(shop).read_inputs(third)
+    assert inputs is not None
+    assert inputs.drift is not None
+    assert (inputs.drift.before.users, inputs.drift.now.users) == (60, 62)
     # Somebody finds that the second was good after all.
     shutil.copy(REPOSITORY / "batchrec_dagster/definitions.py", project.package)
     for name, value in project.process_environment().items():

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import polars as pl
+import pyarrow as pa
 import pytest
 
+from batchrec_dagster.reporting.drift import DataFacts, RunInputs
+from batchrec_dagster.reporting.history import EditionHistory
 from batchrec_dagster.reporting.run_records import CheckRecord, read_check_records, read_trainings
+from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
+from batchrec_dagster.storage.published_table import Edition, TableWriter
+from batchrec_dagster.storage.resource import S3Connection, StorageResource
 
 ASSET = dg.AssetKey(["shop", "solution_version"])
 
@@ -55,3 +63,41 @@ def test_the_newest_result_of_each_check_is_taken(instance: dg.DagsterInstance) 
         CheckRecord("solution_version", "lists_full", True, "2 of 2 users"),
         CheckRecord("solution_version", "no_seen_items", False, "3 items"),
     ]
+
+
+def build_inputs(users: int) -> RunInputs:
+    return RunInputs(DataFacts(9, users, 2, "", ""), pl.Series("item", ["a", "b"]))
+
+
+def test_the_data_of_each_kept_edition_are_remembered(tmp_path: Path) -> None:
+    storage = StorageResource(root=str(tmp_path / "storage"), s3=S3Connection())
+    files = PipelineFiles(storage, StorageKeys("shop"))
+    history = EditionHistory(files)
+
+    def publish(number: int) -> Edition:
+        with TableWriter(tmp_path / "lists.parquet") as writer:
+            writer.write(pa.table({"user_id": ["1"]}))
+            writer.finish({"edition": number, "version": f"v{number}"})
+        return files.table.publish(writer.path, keep=1)
+
+    def count_users(edition: Edition) -> int | None:
+        inputs = history.read_inputs(edition)
+        return None if inputs is None else inputs.data.users
+
+    first = publish(1)
+    assert count_users(first) is None
+    history.write_inputs(first, build_inputs(10))
+    # As an older batchrec left them: those of the last report, whichever edition that was of.
+    place = files.uri(files.storage_keys.edition_inputs(first.version))
+    storage.store.copy(place, files.uri(files.storage_keys.inputs))
+    storage.store.delete(place)
+    assert count_users(first) == 10
+    second = publish(2)
+    history.write_inputs(second, build_inputs(20))
+    assert (count_users(first), count_users(second)) == (None, 20)
+    third = publish(3)
+    history.write_inputs(third, build_inputs(30))
+    history.write_inputs(publish(4), build_inputs(40))
+    assert (count_users(second), count_users(third)) == (None, 30)
+    storage.store.put(files.uri(files.storage_keys.edition_inputs("v3")), b"PAR1")
+    assert count_users(third) is None
