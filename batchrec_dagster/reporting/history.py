@@ -120,13 +120,15 @@ class EditionHistory:
         return Verdict(**verdict) if verdict else None
 
     def compare(self, before: Edition, after: Edition) -> EditionDiff:
-        """What changed from one edition to the other."""
-        store = self.files.storage.store
-        with store.open(before.uri) as old, store.open(after.uri) as new:
-            return compare_editions(
-                (before, pl.scan_parquet(old), self._read_data(before)),
-                (after, pl.scan_parquet(new), self._read_data(after)),
-            )
+        """What changed from one edition to the other.
+
+        Raises DamagedObjectError if the file of one of them is damaged.
+        """
+        table = self.files.table
+        return compare_editions(
+            (before, table.read_edition(before), self._read_data(before)),
+            (after, table.read_edition(after), self._read_data(after)),
+        )
 
     def _read_data(self, edition: Edition) -> DataFacts | None:
         data = self.read_record(edition).get("data")

@@ -134,6 +134,10 @@ def test_a_damaged_edition_is_refused_before_anything_is_recorded(
     with pytest.raises(DamagedObjectError, match=r"000001-v1.parquet is damaged .* delete it"):
         chosen(files, PREVIOUS, "run 1")
     assert Publications(files).read() == before
+    current = files.table.current()
+    assert current is not None
+    with pytest.raises(DamagedObjectError, match=r"000001-v1.parquet is damaged"):
+        EditionHistory(files).compare(older, current)
 
 
 def test_a_run_that_is_killed_and_started_again_goes_no_further_back(
