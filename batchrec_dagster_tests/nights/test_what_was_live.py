@@ -21,7 +21,7 @@ import pytest
 from batchrec_dagster.cli.project import UnknownNameError
 from batchrec_dagster.cli.show import _choose_editions
 from batchrec_dagster.config import Pipeline
-from batchrec_dagster.reporting.history import EditionHistory
+from batchrec_dagster.reporting.history import EditionHistory, describe_restoration
 from batchrec_dagster.reporting.published import PublishedResults
 from batchrec_dagster.steps import publishing as publishing_module
 from batchrec_dagster.steps.checks import CheckResult, FailedChecksError, require_passed
@@ -407,6 +407,31 @@ def test_a_storage_of_an_earlier_version_goes_on(work: Work, tmp_path: Path) -> 
     Publications(files).settle()
     assert Publications(files).read() == derived
     assert json.loads(store.get(files.uri(files.storage_keys.record(RECORD))))["publications"]
+
+
+def test_an_edition_that_somebody_copied_back_is_live_again(work: Work, tmp_path: Path) -> None:
+    year = Year(work, tmp_path, random.Random(0))
+    for number in (1, 2):
+        year.model = Model(f"arn:x/g-1/{number}", f"data {number}", f"rows {number}", 0.2)
+        year.refresh("published")
+    (first,) = work.files.table.older()
+    work.storage.store.copy(first.uri, work.files.table.uri)
+    live = Publications(work.files).read().live
+    assert live is not None
+    assert (live.edition, live.why, live.replaced) == (1, "restored by hand", 2)
+    assert live.description.endswith("UTC, restored by hand in place of edition 2")
+    restoration = EditionHistory(work.files).find_restoration(first)
+    assert restoration is not None
+    text = describe_restoration(restoration)
+    assert text.startswith("readers have edition 1 again since ")
+    assert text.endswith("in place of edition 2")
+    # The next edition is compared with what readers have.
+    year.account.live.append((year.time, 1))
+    year.model = Model("arn:x/g-1/3", "data 3", "rows 3", 0.2)
+    assert year.refresh("published") == "published"
+    third = work.files.table.current()
+    assert third is not None
+    assert EditionHistory(work.files).find_baseline(third) == first
 
 
 def test_a_damaged_record_is_named(work: Work, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from batchrec_dagster.reporting.outcomes import (
 from batchrec_dagster.steps.outcomes import MeasuredOutcomes, measure_outcomes
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.object_store import StorageError
-from batchrec_dagster.storage.publications import PublicationRecord, Rollback
+from batchrec_dagster.storage.publications import PublicationRecord, Publications, Rollback
 from batchrec_dagster.storage.published_table import Edition, TableWriter
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
 from batchrec_dagster_tests.repeats import repeats
@@ -216,6 +216,52 @@ def test_a_rerun_changes_nothing_and_what_history_dropped_stays(
     for old in storage.store.list(Work(SHOP, storage).files.table.history):
         storage.store.delete(old.uri)
     assert measure(storage).sums.equals(first.sums)
+
+
+def test_a_rollback_is_remembered_when_the_restored_edition_is_no_longer_kept(
+    storage: StorageResource, tmp_path: Path
+) -> None:
+    files = Work(SHOP, storage).files
+    publications = Publications(files)
+    events = [*BEFORE]
+
+    def publish_at(day: int) -> None:
+        about = {"made_at": format_time(T0 + day * DAY), "data_until": T0}
+        publish(storage, tmp_path, LISTS, **about)
+        publications.settle()
+
+    def measure_at(day: int) -> MeasuredOutcomes:
+        events.append(("ann", f"day {day}", T0 + day * DAY - 5))
+        write_events(storage, events)
+        return measure(storage)
+
+    publish_at(1)
+    measure_at(2)
+    publish_at(2)
+    measure_at(3)
+    # From the second edition back to the first.
+    (first,) = files.table.older()
+    moment = datetime.fromtimestamp(T0 + 3 * DAY, UTC)
+    record = replace(publications.read(), rollback=Rollback("run", "1", 1, moment))
+    publications.write(record)
+    files.table.put_back(first, keep=9)
+    publications.settle()
+    measure_at(4)
+    publish_at(4)
+    before = measure_at(5).sums
+    spans = before.select("edition", "start").unique().sort("start").rows()
+    assert [(number, (start - T0) // DAY) for number, start in spans] == [
+        (1, 1),
+        (2, 2),
+        (1, 3),
+        (3, 4),
+    ]
+    # The first edition leaves the history, and what was measured of it does not change.
+    storage.store.delete(f"{files.table.history}{first.name}.parquet")
+    assert measure(storage).sums.equals(before)
+    after = measure_at(6).sums
+    assert after.filter(pl.col("edition") < 3).equals(before.filter(pl.col("edition") < 3))
+    assert after["interactions"].sum() == 5
 
 
 def test_sums_that_something_cut_are_refused_by_name(

@@ -153,6 +153,14 @@ CASES: list[tuple[dict[str, Any], str]] = [
         },
         "good",
     ),
+    (
+        {
+            "before": PreviousEdition(3, MetricEstimate(0.9)),
+            "restored": "readers have edition 4 again since 2026-01-02 03:10 UTC, in place of"
+            " edition 5, which was rolled back",
+        },
+        "good",
+    ),
 ]
 
 
