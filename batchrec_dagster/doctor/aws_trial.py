@@ -19,7 +19,7 @@ import polars as pl
 from batchrec_dagster.deployment.resources import PersonalizeResource
 from batchrec_dagster.personalize import ensure as api
 from batchrec_dagster.personalize import schemas
-from batchrec_dagster.personalize.file_formats import OUTPUT_SUFFIX, USER_FIELD
+from batchrec_dagster.personalize.file_formats import ITEM_FIELD, OUTPUT_SUFFIX, USER_FIELD
 from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION_V2 as V2
 from batchrec_dagster.personalize.recipes import build_recipe_arn
 from batchrec_dagster.samples import generator
@@ -52,7 +52,7 @@ MANY_RESULTS, FEW_RESULTS = 600, 25
 GROUP_WITHOUT_EVENT_TYPE = "00000000"
 WITHOUT_SEEN_ITEMS = 'EXCLUDE ItemID WHERE Interactions.EVENT_TYPE IN ("*")'
 # Lines of a batch input: nobody whom the model knows, no user at all, and a field too many.
-BAD_REQUESTS = ({"userId": "nobody"}, {"itemId": "1"}, {"userId": "nobody-2", "more": "1"})
+BAD_REQUESTS = ({USER_FIELD: "nobody"}, {ITEM_FIELD: "1"}, {USER_FIELD: "nobody-2", "more": "1"})
 
 
 @dataclass(frozen=True)
