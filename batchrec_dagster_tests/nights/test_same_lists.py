@@ -86,4 +86,12 @@ def test_long_histories_get_the_same_lists_over_http_as_embedded(
     rated_items = set(liked_ratings["movieId"].cast(pl.String))
     assert not set(over_http["item_id"]) <= rated_items  # there are new items in the lists
     embedded_lists = _make_embedded(tmp_path / "embedded", root, settings)
-    assert_frame_equal(over_http, embedded_lists, check_row_order=False)
+    order = ["user_id", "rank"]
+    # Each has trained a model of its own. Sums of several threads differ in the last digits.
+    assert_frame_equal(
+        over_http.sort(order),
+        embedded_lists.sort(order),
+        check_exact=False,
+        rel_tol=0,
+        abs_tol=1e-6,
+    )
