@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -282,7 +282,17 @@ def wait_for_process(
 def test_a_killed_run_of_a_command_does_not_block_the_schedule(shop: Project) -> None:
     command = [str(Path(sys.executable).with_name("batchrec")), "run", "shop"]
     environment, log = shop.process_environment(), shop.root / "run.log"
-    with open_home(shop) as instance, started(command, shop.root, environment, log) as batchrec:
+    runs = Path(environment["DAGSTER_HOME"]) / "history" / "runs"
+    with ExitStack() as stack:
+        batchrec = stack.enter_context(started(command, shop.root, environment, log))
+        # Only the command makes the home's databases: Dagster lets one of two processes that open
+        # a new home at the same time fail, and this process does not take the command's lock.
+        batchrec.wait_for(
+            lambda: any(path.stem != "index" for path in runs.glob("?*.db")) or None,
+            "database of the run",
+            timeout=SECONDS,
+        )
+        instance = stack.enter_context(open_home(shop))
         run, pid = wait_for_process(batchrec.wait_for, instance)
         try:
             assert f"run {run.run_id} of shop_refresh" in evaluate_schedule(shop, instance)
