@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 REGION = "us-east-1"
 # For each of its ports, SeaweedFS also listens on the one higher by this number, for gRPC.
 GRPC_OFFSET = 10_000
+MAX_VOLUMES = 10_000
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,9 @@ def s3_server(folder: Path, ports: Sequence[int] = ()) -> Iterator[S3Server]:
         *(f"-volume.port={volume}", f"-admin.port={admin}", "-admin.ui=false", "-webdav=false"),
         *("-s3.port.iceberg=0", "-s3.port.lance=0", f"-s3.config={permissions}"),
         *("-s3.allowDeleteBucketNotEmpty=false", "-s3.autoCreateBucket=false", "-disableHttp"),
+        # Each bucket takes volumes of its own. Left to itself, the server has as many as fit on the
+        # disk at their full size, and a session of tests may need more.
+        f"-volume.max={MAX_VOLUMES}",
     ]
     (folder / "data").mkdir(exist_ok=True)
     environment = {key: value for key, value in os.environ.items() if not key.startswith("AWS_")}
