@@ -237,10 +237,10 @@ def _check_every_answered(subject: str, requested: pl.Series, answered: pl.Serie
     """
     missing = requested.filter(~requested.is_in(answered.implode()))
     distinct = answered.unique()
-    known = len(requested) - len(missing)
+    answered_count = len(requested) - len(missing)
     repeated = len(answered) - len(distinct)
-    unknown = len(distinct) - known
-    finding = f"{known:,} of {len(requested):,} {subject}s have a result"
+    unknown = len(distinct) - answered_count
+    finding = f"{answered_count:,} of {len(requested):,} {subject}s have a result"
     if len(missing):
         finding += f"; missing: {_list_ids(missing.head(MAX_IDS_NAMED), len(missing))}"
     if repeated:
