@@ -121,8 +121,9 @@ def segment_users(
     storage.store.put(storage.uri(keys.segment_queries), queries.encode())
     uri, setting = storage.uri(keys.user_segments), "items" if segments.items else "attributes"
     has_titles = bool(segments.items) and work.pipeline.has_titles
-    titles = read_titles(work) if has_titles else None
+    # Before the titles: if they change in between, the next run makes the table again.
     titles_version = [read_titles_version(work)] if has_titles else []
+    titles = read_titles(work) if has_titles else None
 
     spending = Spending(work, "user_segments", run)
     request = _prepare_job(work, segments, model, queries)
