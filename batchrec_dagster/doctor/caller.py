@@ -22,6 +22,7 @@ CHECK = "permissions"
 _CREATED = (
     *(api.DATASET_GROUP, api.SCHEMA, api.DATASET, api.IMPORT_JOB, api.SOLUTION),
     *(api.SOLUTION_VERSION, api.FILTER, api.BATCH_INFERENCE_JOB, api.BATCH_SEGMENT_JOB),
+    api.DATA_DELETION_JOB,
 )
 # A teardown lists them, for it must not delete what others created in the pipeline's groups.
 _FOREIGN = (api.CAMPAIGN, api.EVENT_TRACKER, api.METRIC_ATTRIBUTION, api.RECOMMENDER)

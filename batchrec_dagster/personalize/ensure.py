@@ -10,7 +10,7 @@ import logging
 import random
 import re
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -79,6 +79,7 @@ SOLUTION_VERSION = ResourceKind("solution version", is_numbered=True)
 FILTER = ResourceKind("filter", plural="Filters")
 BATCH_INFERENCE_JOB = ResourceKind("batch inference job", is_numbered=True)
 BATCH_SEGMENT_JOB = ResourceKind("batch segment job", is_numbered=True)
+DATA_DELETION_JOB = ResourceKind("data deletion job", is_numbered=True)
 
 # This project never creates these, but may find them in its dataset groups.
 CAMPAIGN = ResourceKind("campaign")
@@ -95,7 +96,9 @@ VERSION_NAME_TAG = "batchrec:name"
 OWN_TAGS = (PIPELINE_TAG, STORAGE_TAG, DATA_VERSION_TAG, VERSION_NAME_TAG)
 
 ACTIVE = "ACTIVE"
-FAILED = ("CREATE FAILED", "CREATE STOPPED")
+# A data deletion job has statuses of its own: PENDING, IN_PROGRESS, COMPLETED and FAILED.
+READY = (ACTIVE, "COMPLETED")
+FAILED = ("CREATE FAILED", "CREATE STOPPED", "FAILED")
 Description = Mapping[str, Any]
 
 # What has a name may be deleted while this run looks for it. After more collisions, the cause is
@@ -326,7 +329,7 @@ class Ensure:
         return arn if can_serve else None
 
     def wait_until_ready(self, kind: ResourceKind, started: StartedResource) -> ReadyResource:
-        """Wait until it is ACTIVE.
+        """Wait until it is ACTIVE, or a data deletion job is COMPLETED.
 
         Raises PersonalizeError with Personalize's reason if it failed, or if the deadline passed; a
         later run then resumes waiting.
@@ -375,7 +378,7 @@ class Ensure:
                     f"{kind.label} {started.arn}: still {status}, {now - start:.0f} s"
                     + _describe_time_left(now - start, started.usual_seconds)
                 )
-            if status == ACTIVE:
+            if status in READY:
                 return ReadyResource(started.arn, description, started.created, now - start)
             if status in FAILED:
                 raise _make_failure_error(kind, started.arn, description)
@@ -387,7 +390,12 @@ class Ensure:
     def list(self, kind: ResourceKind, **within: str) -> list[Description]:
         """All summaries of this kind."""
         client: Any = self.client  # The type stubs only know literal names.
-        pages = client.get_paginator(f"list_{kind.snake}s").paginate(**within)
+        operation = f"list_{kind.snake}s"
+        if kind is DATA_DELETION_JOB:
+            # Botocore has a paginator for each of the other kinds.
+            pages = _read_pages(getattr(client, operation), within)
+        else:
+            pages = client.get_paginator(operation).paginate(**within)
         return [summary for page in pages for summary in page[kind.members]]
 
     def describe(self, kind: ResourceKind, arn: str) -> Description:
@@ -556,6 +564,17 @@ class Ensure:
         time.sleep(seconds)
 
 
+def _read_pages(
+    list_page: Callable[..., Description], within: Mapping[str, str]
+) -> Iterator[Description]:
+    """Yield List's answers, page by page."""
+    page = list_page(**within)
+    yield page
+    while token := page.get("nextToken"):
+        page = list_page(**within, nextToken=token)
+        yield page
+
+
 def _is_temporary(code: str, message: str) -> bool:
     """Whether waiting helps: a parent that is not ready, too many jobs or requests at once."""
     if code == LIMIT:
@@ -566,7 +585,7 @@ def _is_temporary(code: str, message: str) -> bool:
 def _find_usual_seconds(existing: Sequence[Description]) -> float | None:
     """How long the last one that succeeded took, if there is one. `existing` is oldest first."""
     for summary in reversed(existing):
-        if summary["status"] == ACTIVE and "lastUpdatedDateTime" in summary:
+        if summary["status"] in READY and "lastUpdatedDateTime" in summary:
             duration = summary["lastUpdatedDateTime"] - summary["creationDateTime"]
             return float(duration.total_seconds())
     return None

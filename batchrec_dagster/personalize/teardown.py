@@ -86,7 +86,7 @@ def plan_teardown(ensure: api.Ensure, pipeline: str) -> TeardownPlan:
     for group in _to_resources(api.DATASET_GROUP, ensure.list(api.DATASET_GROUP)):
         if group_name.fullmatch(group.name):
             with _ignore_missing():
-                if _is_ours(ensure, group, pipeline):
+                if is_ours(ensure, group, pipeline):
                     _add_group_content(ensure, group, pipeline, plan)
                 else:
                     tags = ensure.tags_of(group.arn)
@@ -162,7 +162,7 @@ def _add_idle(
     """Add the piece with what is in it, if it is the pipeline's and nothing is under way in it."""
     own_plan = TeardownPlan()
     with _ignore_missing():
-        if not _is_ours(ensure, piece, pipeline):
+        if not is_ours(ensure, piece, pipeline):
             return
         if piece.kind is api.DATASET_GROUP:
             _add_group_content(ensure, piece, pipeline, own_plan)
@@ -184,7 +184,7 @@ def _add_group_content(
     for kind in (api.FILTER, api.SOLUTION, api.DATASET):
         for piece in _to_resources(kind, ensure.list(kind, datasetGroupArn=group.arn)):
             with _ignore_missing():
-                if not _is_ours(ensure, piece, pipeline):
+                if not is_ours(ensure, piece, pipeline):
                     plan.in_the_way.append(
                         f"{piece} in {group.name} was not created by the pipeline {pipeline}"
                     )
@@ -198,7 +198,7 @@ def _add_with_work(ensure: api.Ensure, piece: ResourceToDelete, plan: TeardownPl
     plan.pieces.append(piece)
     for work in WORK.get(piece.kind, ()):
         summaries = ensure.list(work, **{piece.kind.arn: piece.arn})
-        plan.work.extend(_to_resources(work, filter(_is_busy, summaries)))
+        plan.work.extend(_to_resources(work, filter(is_busy, summaries)))
     if piece.kind is api.SOLUTION:
         _report_foreign(ensure, api.CAMPAIGN, piece, plan)
 
@@ -239,12 +239,13 @@ def _find_jobs(ensure: api.Ensure, plan: TeardownPlan) -> None:
         jobs = [
             job
             for job in ensure.list(kind)
-            if job["solutionVersionArn"].rpartition("/")[0] in solutions and _is_busy(job)
+            if job["solutionVersionArn"].rpartition("/")[0] in solutions and is_busy(job)
         ]
         plan.work.extend(_to_resources(kind, jobs))
 
 
-def _is_ours(ensure: api.Ensure, piece: ResourceToDelete, pipeline: str) -> bool:
+def is_ours(ensure: api.Ensure, piece: ResourceToDelete, pipeline: str) -> bool:
+    """Whether the pipeline created the resource, by its tags."""
     if piece.status.startswith("DELETE"):
         # An earlier teardown or somebody else deletes it: wait for it. It may have no tags.
         return True
@@ -254,8 +255,9 @@ def _is_ours(ensure: api.Ensure, piece: ResourceToDelete, pipeline: str) -> bool
     return tags.get(api.PIPELINE_TAG) == pipeline and tags.get(api.STORAGE_TAG, mine) == mine
 
 
-def _is_busy(summary: Mapping[str, Any]) -> bool:
-    return summary["status"] not in (api.ACTIVE, *api.FAILED)
+def is_busy(summary: Mapping[str, Any]) -> bool:
+    """Whether Personalize still works on the resource."""
+    return summary["status"] not in (*api.READY, *api.FAILED)
 
 
 def _to_resources(
@@ -293,7 +295,7 @@ def _stop_or_wait(ensure: api.Ensure, piece: ResourceToDelete, deadline: float) 
             ensure.log.info(f"{piece} was not stopped: {error}")
     while True:
         description = _describe(ensure, piece)
-        if description is None or not _is_busy(description):
+        if description is None or not is_busy(description):
             return
         ensure.sleep(ensure.poll_seconds, deadline, f"{piece} is {description['status']}")
 

@@ -1,0 +1,247 @@
+"""Erases users from the datasets and models of a dataset group: a data deletion job.
+
+`erase_users` is what a caller needs, once for each dataset group: `find_dataset_groups` lists those
+of a pipeline. It writes the input file, starts the job or adopts the one that an earlier call
+started for the same request, waits for it, and deletes the file. A caller that was killed calls it
+again with the same arguments.
+
+    for group in find_dataset_groups(ensure, "shop"):
+        result = erase_users(
+            ensure, storage.store, storage.uri("shop/erasures/"), group, users, request=request_id
+        )
+
+Sources: developer guide, "Deleting users and their data with a data deletion job", and the API
+reference of CreateDataDeletionJob and DescribeDataDeletionJob.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import time
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from batchrec_dagster.personalize import ensure as api
+from batchrec_dagster.personalize.errors import PersonalizeError
+from batchrec_dagster.personalize.schemas import USER_ID
+from batchrec_dagster.personalize.teardown import ResourceToDelete, is_busy, is_ours
+
+MAX_INPUT_BYTES = 50_000_000
+"""The largest input of a job. Some pages of the guide say 50 MB, others 100 MB."""
+
+MAX_NAME_LENGTH = 63
+
+REMAINS = (
+    "what earlier models learned from all users together, until they are trained again: Personalize"
+    " no longer trains on the data of these users",
+    "batch inputs and outputs and imported files in your own storage: a job deletes nothing there",
+    "the names, ARNs, tags and locations of jobs, which cannot be deleted and have no user ids",
+    "the same users in other dataset groups: each needs a job of its own",
+)
+"""Sentences on what a completed job leaves, by the guide."""
+
+
+class InputStorage(Protocol):
+    """Where the input file is, for as long as the job needs it: an object store."""
+
+    def put(self, uri: str, data: bytes) -> str:
+        """Write an object atomically."""
+
+    def delete(self, uri: str) -> None:
+        """Delete the object, if it exists."""
+
+
+@dataclass(frozen=True)
+class DeletionResult:
+    """What a data deletion job did, or that it goes on. It has no user ids."""
+
+    job_arn: str
+    status: str
+    """COMPLETED, or PENDING or IN_PROGRESS if the caller did not want to wait."""
+    records_deleted: int | None
+    """How many records the job deleted; None until it is completed."""
+    created: bool
+    """Whether this call started the job, rather than an earlier one."""
+    started_at: datetime
+    ended_at: datetime | None
+    """When it was completed."""
+    overlapping_work: tuple[str, ...] = ()
+    """Imports, trainings and batch jobs in the dataset group that were started during the job.
+
+    Amazon then does not guarantee that the users are gone from the models, and recommends another
+    job: call again with another `request`. The local Personalize runs them one after the other.
+    """
+
+    @property
+    def is_completed(self) -> bool:
+        return self.status in api.READY
+
+
+def find_dataset_groups(ensure: api.Ensure, pipeline: str) -> list[str]:
+    """The ARNs of the pipeline's dataset groups, also of those that earlier settings left."""
+    name = re.compile(rf"{re.escape(pipeline)}-[0-9a-f]{{8}}")
+    kind = api.DATASET_GROUP
+    groups = [
+        ResourceToDelete(kind, summary[kind.name], summary[kind.arn], summary["status"])
+        for summary in ensure.list(kind)
+        if name.fullmatch(summary[kind.name]) and not summary["status"].startswith("DELETE")
+    ]
+    return [group.arn for group in groups if is_ours(ensure, group, pipeline)]
+
+
+def erase_users(
+    ensure: api.Ensure,
+    storage: InputStorage,
+    folder: str,
+    dataset_group_arn: str,
+    users: Collection[str],
+    *,
+    request: str,
+    wait: bool = True,
+) -> DeletionResult:
+    """Erase the users from the dataset group, and return what the job did.
+
+    It first waits until no import, training or batch job is under way in the dataset group. The job
+    itself takes up to a day on AWS.
+
+    folder: the URI of a folder under the pipeline's prefix, with its final slash. Personalize's
+        role reads the input file there. It is deleted when the job has ended.
+    users: their ids, at least one. Ids that the dataset group does not have are ignored.
+    request: identifies what the users asked for, the same in each attempt. It becomes a part of the
+        job's name, which Personalize keeps forever: letters and digits that say nothing about the
+        users, such as a random number in hexadecimal digits.
+    wait: whether to wait until the job is completed. Otherwise the result may say that it goes on:
+        call again later, because the input file stays until then.
+    Raises PersonalizeError if the job failed, or if `ensure.deadline_seconds` passed, and whatever
+    the storage raises. After a failure, another call starts another job.
+    """
+    kind = api.DATA_DELETION_JOB
+    stem = _make_stem(dataset_group_arn, request)
+    uri = f"{folder}{stem}.csv"
+    arn = ensure.find_numbered(kind, stem, datasetGroupArn=dataset_group_arn)
+    if arn is None:
+        data = format_input(users)
+        _wait_until_idle(ensure, dataset_group_arn)
+        storage.put(uri, data)
+        try:
+            started = ensure.start_numbered(
+                kind,
+                stem,
+                lambda _: {
+                    "datasetGroupArn": dataset_group_arn,
+                    "dataSource": {"dataLocation": uri},
+                    "roleArn": ensure.role_arn,
+                },
+                datasetGroupArn=dataset_group_arn,
+            )
+        except PersonalizeError:
+            # No job reads the file. Another call writes it again.
+            storage.delete(uri)
+            raise
+    else:
+        started = api.StartedResource(arn, created=False)
+    description = ensure.describe_when_shown(kind, started.arn)
+    if wait or not is_busy(description):
+        try:
+            description = ensure.wait_until_ready(kind, started).description
+        except PersonalizeError as error:
+            if error.details.get("status") in api.FAILED:
+                storage.delete(uri)
+            raise
+        storage.delete(uri)
+    return _make_result(ensure, dataset_group_arn, started, description)
+
+
+def format_input(users: Collection[str]) -> bytes:
+    """The input file of a job: CSV with the one column USER_ID.
+
+    Raises PersonalizeError if it would be larger than Personalize reads.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([USER_ID])
+    writer.writerows([user] for user in sorted(set(users)))
+    data = text.getvalue().encode()
+    if len(data) > MAX_INPUT_BYTES:
+        raise PersonalizeError(
+            f"the ids of {len(set(users)):,} users have {len(data):,} bytes; a data deletion job of"
+            f" Personalize reads {MAX_INPUT_BYTES:,} at most. Erase them in several requests"
+        )
+    return data
+
+
+def _make_stem(dataset_group_arn: str, request: str) -> str:
+    """The name of the job without its number, which starts with that of the dataset group."""
+    group = dataset_group_arn.rpartition("/")[2]
+    # The longest number has a hyphen and nine digits.
+    room = MAX_NAME_LENGTH - len(f"-{request}") - 10
+    if not re.fullmatch(r"[a-zA-Z0-9]+", request) or room < 1:
+        raise PersonalizeError(
+            f"{request!r} cannot be a part of a job's name: use up to 32 letters and digits"
+        )
+    return f"{group[:room]}-{request}"
+
+
+def _wait_until_idle(ensure: api.Ensure, dataset_group_arn: str) -> None:
+    """Wait for what works with the users' data. Raises PersonalizeError at the deadline."""
+    deadline = time.monotonic() + ensure.deadline_seconds
+    while True:
+        busy = [
+            f"{kind.label} {summary[kind.arn].partition('/')[2]}"
+            for kind, summary in _list_work(ensure, dataset_group_arn)
+            if is_busy(summary)
+        ]
+        if not busy:
+            return
+        waiting_for = f"users are erased when this has ended: {', '.join(busy)}"
+        ensure.log.info(waiting_for)
+        ensure.sleep(ensure.poll_seconds, deadline, waiting_for)
+
+
+def _list_work(
+    ensure: api.Ensure, dataset_group_arn: str
+) -> Iterator[tuple[api.ResourceKind, api.Description]]:
+    """Yield the summaries of imports, trainings and batch jobs in the dataset group."""
+    for dataset in ensure.list(api.DATASET, datasetGroupArn=dataset_group_arn):
+        for job in ensure.list(api.IMPORT_JOB, datasetArn=dataset[api.DATASET.arn]):
+            yield api.IMPORT_JOB, job
+    versions = set()
+    for solution in ensure.list(api.SOLUTION, datasetGroupArn=dataset_group_arn):
+        for version in ensure.list(api.SOLUTION_VERSION, solutionArn=solution[api.SOLUTION.arn]):
+            versions.add(version[api.SOLUTION_VERSION.arn])
+            yield api.SOLUTION_VERSION, version
+    for kind in (api.BATCH_INFERENCE_JOB, api.BATCH_SEGMENT_JOB) if versions else ():
+        for job in ensure.list(kind):
+            if job[api.SOLUTION_VERSION.arn] in versions:
+                yield kind, job
+
+
+def _make_result(
+    ensure: api.Ensure,
+    dataset_group_arn: str,
+    started: api.StartedResource,
+    description: api.Description,
+) -> DeletionResult:
+    is_completed = description["status"] in api.READY
+    start = description["creationDateTime"]
+    end = description["lastUpdatedDateTime"] if is_completed else None
+    overlapping_work: tuple[str, ...] = ()
+    if is_completed and ensure.on_aws:
+        overlapping_work = tuple(
+            f"{kind.label} {summary[kind.arn].partition('/')[2]}"
+            for kind, summary in _list_work(ensure, dataset_group_arn)
+            if start <= summary["creationDateTime"] <= end
+        )
+    return DeletionResult(
+        job_arn=started.arn,
+        status=description["status"],
+        records_deleted=description.get("numDeleted") if is_completed else None,
+        created=started.created,
+        started_at=start,
+        ended_at=end,
+        overlapping_work=overlapping_work,
+    )
