@@ -17,7 +17,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any, BinaryIO
@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 
 # The key in Parquet's metadata whose value, a JSON object, describes the table.
 ABOUT = "batchrec"
+# The key in that object of the number of users who were dropped after the publication; missing if
+# none were.
+USERS_DROPPED = "users_dropped"
 # A footer nearly always fits into this many bytes.
 FOOTER_BYTES = 64 * 1024
 # The footer's length and four letters.
@@ -53,15 +56,30 @@ _CHECKSUM_BYTES = re.compile(rb"(?:batchrec_checksum.{2}.{16}|batchrec-sha256:)(
 _IN_HISTORY = re.compile(r"(\d{6,})-\w+\.parquet")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Edition:
-    """One publication of the table."""
+    """One publication of the table.
+
+    It equals a copy of itself from which users were dropped later.
+    """
 
     about: Mapping[str, Any]
     """The table's metadata. `edition` is the number, from 1; `version` differs when the content
-    does."""
-    uri: str = field(compare=False)
+    does. Neither changes when users are dropped."""
+    uri: str
     """Where its file is."""
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Edition):
+            return NotImplemented
+        return self._as_published == other._as_published
+
+    __hash__ = None  # type: ignore[assignment]
+
+    @cached_property
+    def _as_published(self) -> dict[str, Any]:
+        """The metadata that it was published with."""
+        return {key: value for key, value in self.about.items() if key != USERS_DROPPED}
 
     @cached_property
     def number(self) -> int:
@@ -71,6 +89,11 @@ class Edition:
     @cached_property
     def version(self) -> str:
         return str(self.about.get("version", "unknown"))
+
+    @property
+    def users_dropped(self) -> int:
+        """How many users' rows were removed from this file after it was published."""
+        return int(self.about.get(USERS_DROPPED, 0))
 
     @property
     def name(self) -> str:
@@ -129,9 +152,22 @@ class PublishedTable:
     def read_edition(self, edition: Edition) -> pl.LazyFrame:
         """The rows of this edition, published or older."""
         read_edition, rows = self._read(edition.uri)
-        if read_edition != edition:
-            raise StorageError(f"{edition.uri}: new lists were published meanwhile. Run it again")
+        _require_same(read_edition, edition)
         return rows
+
+    def open_edition(self, edition: Edition) -> tuple[Edition, BinaryIO]:
+        """The file of this edition, published or older, and its metadata as they are in it.
+
+        The file does not change when the edition's is replaced.
+        """
+        file = self.store.open(edition.uri)
+        try:
+            opened_edition = self._read_edition(file, edition.uri)
+            _require_same(opened_edition, edition)
+        except BaseException:
+            file.close()
+            raise
+        return opened_edition, file
 
     def require_intact(self, edition: Edition) -> None:
         """Raise DamagedObjectError if the edition's file does not match its checksum. It reads the
@@ -145,14 +181,16 @@ class PublishedTable:
         return 1 + max([current.number if current else 0, *self._entries()])
 
     def publish(self, file: Path, keep: int) -> Edition:
-        """Publish a table, and return its edition. If its version is published, nothing changes.
+        """Publish a table, and return its edition. If its version is published and complete,
+        nothing changes.
 
         file: as `TableWriter` wrote it.
         keep: how many older editions stay, the replaced one among them.
         """
         edition = Edition(read_about(file), self.uri)
         current = self.current()
-        if current is not None and current.version == edition.version:
+        is_published = current is not None and current.version == edition.version
+        if current is not None and is_published and not current.users_dropped:
             self.require_intact(current)
             return current
         self._replace(current, edition, keep, lambda: self.store.put(self.uri, file))
@@ -214,12 +252,17 @@ class PublishedTable:
 
     def _read(self, uri: str) -> tuple[Edition, pl.LazyFrame]:
         with self.store.open(uri) as file:
-            edition = Edition(_read_about_or_explain(file, self.store, uri), uri)
-            self._require_intact(file, uri)
-            file.seek(0)
+            edition = self._read_edition(file, uri)
             # Polars keeps this very file when it is closed and replaced here; given a path, it
             # could read the footer of one edition and the rows of another.
             return edition, pl.scan_parquet(file)
+
+    def _read_edition(self, file: BinaryIO, uri: str) -> Edition:
+        """The edition in this file, which is intact. The file's position is its start then."""
+        edition = Edition(_read_about_or_explain(file, self.store, uri), uri)
+        self._require_intact(file, uri)
+        file.seek(0)
+        return edition
 
     def _require_intact(self, file: BinaryIO, uri: str) -> None:
         checksum, expected = _find_checksum(file)
@@ -238,6 +281,11 @@ class PublishedTable:
             return Edition(_read_about_in_storage(self.store, uri), uri)
         except ObjectNotFoundError:
             return None
+
+
+def _require_same(edition: Edition, expected: Edition) -> None:
+    if edition != expected:
+        raise StorageError(f"{expected.uri}: new lists were published meanwhile. Run it again")
 
 
 def _sort_by_number(files: list[tuple[int, str]]) -> dict[int, str]:
