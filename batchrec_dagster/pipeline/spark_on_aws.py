@@ -48,6 +48,8 @@ MODULES = (
     "preparation/sources/__init__.py",
     "preparation/sources/formats.py",
     "preparation/sources/limits.py",
+    "storage/__init__.py",
+    "storage/hashed_users.py",
 )
 
 

@@ -39,6 +39,13 @@ def count_rows(interactions: pl.LazyFrame) -> InteractionCounts:
     )
 
 
+def list_distinct_ids(rows: pl.LazyFrame, column: str) -> pl.Series:
+    """The values in the column, each once, read piece by piece."""
+    counter = ValueCounter(column)
+    rows.select(pl.col(column).drop_nulls()).sink_batches(counter.add, chunk_size=PIECE_ROWS)
+    return counter.read_counts().get_column(column)
+
+
 class ValueCounter:
     """How many rows there are of each value of a column."""
 

@@ -13,6 +13,7 @@ from batchrec_dagster.preparation.layout import PreparationError
 
 # Why a row is left out, in the order in which the rules are applied. `row_problems` lists the other
 # reasons, which are what can be wrong with a row.
+ERASED_USER = "of a user who was erased"
 BELOW_MIN_RATING = "rating below min_rating"
 NOT_IN_FILTER = "not in the filter"
 BEFORE_WINDOW = "before the window"
@@ -21,7 +22,7 @@ NOT_LATEST = "not the latest of its user and item"
 FEW_OF_USER = "fewer than min_interactions_per_user"
 FEW_OF_ITEM = "fewer than min_interactions_per_item"
 # Those of the rules that look at a single row.
-LEFT_OUT_BY_RULES = (BELOW_MIN_RATING, NOT_IN_FILTER)
+LEFT_OUT_BY_RULES = (ERASED_USER, BELOW_MIN_RATING, NOT_IN_FILTER)
 
 # The unit of `Rules.window_days`, in the seconds of TIMESTAMP.
 SECONDS_A_DAY = 86_400
@@ -34,6 +35,9 @@ EVENT_TYPE_VALUE = "rating"
 @dataclass(frozen=True)
 class Rules:
     """Which rows are kept. The rules are applied in the order of the fields.
+
+    Before all of them, and before anything is found to be wrong with a row, those of users who were
+    erased are left out, see `storage.hashed_users`.
 
     Each rule sees the rows that the ones before left. A row that is left out counts once, under the
     first rule that left it out, so that the rows read less the rows kept are the sum of these
@@ -120,6 +124,9 @@ class PreparationResult:
 
     timestamp_unit: str
     """How times are written, as in `Layout.timestamp_unit` but not `auto`."""
+
+    erased_users: int = 0
+    """How many users who were erased have rows."""
 
     @property
     def rows_kept(self) -> int:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from batchrec_dagster.preparation.rules import Rules
 from batchrec_dagster.preparation.spark.job import local_session
 from batchrec_dagster.preparation.spark.prepare import run_task
 from batchrec_dagster.preparation.spark.task import SourceFile, SparkTask
+from batchrec_dagster.storage.hashed_users import NOBODY, SuppressedUsers
 from batchrec_dagster_tests.support import last_times
 
 LOG = logging.getLogger(__name__)
@@ -74,14 +76,17 @@ class Outcome:
     examples: tuple[str, ...] = ()
     error: str = ""
     event_types: int = 0
+    erased_users: int = 0
 
 
-def prepare_on_polars(files: Sequence[Path], layout: Layout, rules: Rules) -> Outcome:
+def prepare_on_polars(
+    files: Sequence[Path], layout: Layout, rules: Rules, suppressed: SuppressedUsers = NOBODY
+) -> Outcome:
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "interactions.csv"
         try:
             with open_ratings(
-                [RawFile(file, file.name) for file in files], layout, rules
+                [RawFile(file, file.name) for file in files], layout, rules, suppressed
             ) as ratings:
                 result = ratings.write_interactions(target)
         except PreparationError as error:
@@ -94,14 +99,23 @@ def prepare_on_polars(files: Sequence[Path], layout: Layout, rules: Rules) -> Ou
             result.timestamp_unit,
             tuple(result.bad_row_examples),
             event_types=count_rows(scan_interactions(target)).event_types,
+            erased_users=result.erased_users,
         )
 
 
 def prepare_on_spark(
-    spark: SparkSession, files: Sequence[Path], layout: Layout, rules: Rules
+    spark: SparkSession,
+    files: Sequence[Path],
+    layout: Layout,
+    rules: Rules,
+    suppressed: SuppressedUsers = NOBODY,
 ) -> Outcome:
     with tempfile.TemporaryDirectory() as folder:
         task = build_spark_task(files, layout, rules, Path(folder))
+        if suppressed:
+            list_file = Path(folder) / "suppressed_users.json"
+            list_file.write_text(json.dumps(suppressed.to_json()))
+            task = replace(task, suppressed=f"file://{list_file}")
         try:
             result = run_task(spark, task, LOG)
         except PreparationError as error:
@@ -114,6 +128,7 @@ def prepare_on_spark(
             result.timestamp_unit,
             tuple(result.bad_row_examples),
             event_types=result.event_types,
+            erased_users=result.erased_users,
         )
 
 

@@ -6,7 +6,7 @@ import csv
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -25,6 +25,7 @@ from batchrec_dagster.preparation.rules import (
     BEFORE_WINDOW,
     BELOW_MIN_RATING,
     DUPLICATE,
+    ERASED_USER,
     FEW_OF_ITEM,
     FEW_OF_USER,
     NOT_IN_FILTER,
@@ -33,6 +34,7 @@ from batchrec_dagster.preparation.rules import (
     Rules,
 )
 from batchrec_dagster.preparation.spark.task import SparkTask
+from batchrec_dagster.storage.hashed_users import NOBODY, SuppressedUsers
 from batchrec_dagster_tests.repeats import repeats
 
 LAYOUT = Layout(",", "user", "item", "rating", "time", "s", "type", "value")
@@ -53,7 +55,9 @@ class Row(NamedTuple):
         return self.user, self.item, str(self.time), self.type, self.value
 
 
-def keep_by_rules(rows: list[Row], rules: Rules) -> tuple[list[Row], dict[str, int]]:
+def keep_by_rules(
+    rows: list[Row], rules: Rules, erased: Collection[str] = ()
+) -> tuple[list[Row], dict[str, int]]:
     """What the docstring of Rules says, in plain Python."""
     left_out: Counter[str] = Counter()
 
@@ -63,6 +67,7 @@ def keep_by_rules(rows: list[Row], rules: Rules) -> tuple[list[Row], dict[str, i
         left_out[reason] += len(rows) - len(stay)
         rows = stay
 
+    keep(lambda _, row: row.user not in erased, ERASED_USER)
     if (min_rating := rules.min_rating) is not None:
         keep(lambda _, row: row.rating >= min_rating, BELOW_MIN_RATING)
     if rules.filter is not None:
@@ -93,14 +98,18 @@ def find_ids_with_fewer(ids: list[str], minimum: int | None) -> set[str]:
 
 
 def prepare(
-    folder: Path, rows: list[Row], rules: Rules, reading: ReadSettings
+    folder: Path,
+    rows: list[Row],
+    rules: Rules,
+    reading: ReadSettings,
+    suppressed: SuppressedUsers = NOBODY,
 ) -> tuple[list[tuple[str, ...]], PreparationResult]:
     source, target = folder / "ratings.csv", folder / "interactions.csv"
     with source.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(Row._fields)
         writer.writerows(rows)
-    with open_ratings([RawFile(source, "ratings.csv")], reading, rules) as ratings:
+    with open_ratings([RawFile(source, "ratings.csv")], reading, rules, suppressed) as ratings:
         result = ratings.write_interactions(target)
     with target.open(newline="") as file:
         header, *lines = (tuple(line) for line in csv.reader(file))
@@ -134,9 +143,13 @@ RULES = st.builds(
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["straight", "the other", "in parts"])
 @settings(deadline=None, max_examples=repeats(30, 10))
-@given(rows=st.lists(ROWS, min_size=1, max_size=30), rules=RULES)
+@given(
+    rows=st.lists(ROWS, min_size=1, max_size=30),
+    rules=RULES,
+    erased=st.sets(st.sampled_from(["1", "01", "b", "é, f", "nobody"])),
+)
 def test_every_row_is_kept_or_left_out_for_a_reason(
-    way: str, rows: list[Row], rules: Rules
+    way: str, rows: list[Row], rules: Rules, erased: set[str]
 ) -> None:
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
         if way == "the other":
@@ -144,8 +157,9 @@ def test_every_row_is_kept_or_left_out_for_a_reason(
         if way == "in parts":
             patch.setattr(row_filters, "PART_ROWS", 4)
         reading = replace(ReadSettings.of(LAYOUT), types={"price": "long"})
-        lines, result = prepare(Path(folder), rows, rules, reading)
-    expected_rows, left_out = keep_by_rules(rows, rules)
+        lines, result = prepare(Path(folder), rows, rules, reading, NOBODY.add(erased))
+    expected_rows, left_out = keep_by_rules(rows, rules, erased)
+    assert result.erased_users == len(erased.intersection(row.user for row in rows))
     assert lines == [row.cells for row in expected_rows]
     assert result.left_out == left_out
     assert result.rows_read == len(rows)

@@ -24,7 +24,8 @@ from pyspark.sql import SparkSession
 
 from batchrec_dagster.preparation.layout import CUT_OFF, Layout, PreparationError
 from batchrec_dagster.preparation.row_problems import SENTINEL, TWO_DIGITS
-from batchrec_dagster.preparation.rules import Rules
+from batchrec_dagster.preparation.rules import ERASED_USER, Rules
+from batchrec_dagster.storage.hashed_users import HIDDEN_TEXT, NOBODY, SuppressedUsers
 from batchrec_dagster_tests.preparation.spark_support import (
     Outcome,
     build_spark_task,
@@ -53,6 +54,7 @@ def prepare_by_both(
     contents: str | bytes | Mapping[str, str | bytes],
     layout: Layout = COMMA,
     rules: Rules = SKIP,
+    suppressed: SuppressedUsers = NOBODY,
 ) -> Outcome:
     """What both engines did, which is the same."""
     if not isinstance(contents, Mapping):
@@ -61,14 +63,18 @@ def prepare_by_both(
     for name, content in contents.items():
         files.append(folder / name)
         files[-1].write_bytes(content.encode() if isinstance(content, str) else content)
-    return compare_engines(spark, files, layout, rules)
+    return compare_engines(spark, files, layout, rules, suppressed)
 
 
 def compare_engines(
-    spark: SparkSession, files: Sequence[Path], layout: Layout, rules: Rules
+    spark: SparkSession,
+    files: Sequence[Path],
+    layout: Layout,
+    rules: Rules,
+    suppressed: SuppressedUsers = NOBODY,
 ) -> Outcome:
-    polars_outcome = prepare_on_polars(files, layout, rules)
-    spark_outcome = prepare_on_spark(spark, files, layout, rules)
+    polars_outcome = prepare_on_polars(files, layout, rules, suppressed)
+    spark_outcome = prepare_on_spark(spark, files, layout, rules, suppressed)
     # The engines word their errors differently.
     assert replace(spark_outcome, error="") == replace(polars_outcome, error="")
     assert bool(spark_outcome.error) == bool(polars_outcome.error)
@@ -414,6 +420,7 @@ RULES = st.builds(
     unit=st.sampled_from(["auto", "s", "ms"]),
     dirt=st.sampled_from([[], DIRTY[:12], QUOTED]),
     seed=st.integers(0, 99),
+    erased=st.sets(st.sampled_from(["u1", "u2", "1", "a,b", "é", "x"])),
 )
 @settings(max_examples=4, deadline=None)
 def test_any_rules(
@@ -424,6 +431,7 @@ def test_any_rules(
     unit: str,
     dirt: list[str],
     seed: int,
+    erased: set[str],
 ) -> None:
     chance = random.Random(seed)
     rows = [
@@ -439,7 +447,34 @@ def test_any_rules(
         COMMA, timestamp_unit=unit, event_type=event_type, event_value=event_value, types=types
     )
     with tempfile.TemporaryDirectory() as folder:
-        prepare_by_both(spark, Path(folder), content, layout, rules)
+        prepare_by_both(spark, Path(folder), content, layout, rules, NOBODY.add(erased))
+
+
+def test_rows_of_erased_users_are_as_if_they_were_not_there(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    """Nothing is wrong with them, their times do not count, and no message shows them."""
+    gone = "person-of-no-return"
+    lines = [
+        f"{gone},10,bad,1000",
+        f"{gone},10,5,2001-01-01",
+        f"{gone},10,5,1000,more",
+        f"another field,{gone},10,5,1000",
+        "1,10,5,1000",
+        "2,ten,bad,1000",
+        "another-person,10,5,99",
+    ]
+    suppressed = NOBODY.add([gone, "another-person", "never-there"])
+    outcome = prepare_by_both(
+        spark, tmp_path, HEADER + "\n".join(lines) + "\n", suppressed=suppressed
+    )
+    assert outcome.csv_text == "USER_ID,ITEM_ID,TIMESTAMP\n1,10,1000\n"
+    assert outcome.left_out is not None
+    assert outcome.left_out[ERASED_USER] == 4
+    assert outcome.erased_users == 2
+    assert len(outcome.examples) == 2
+    assert HIDDEN_TEXT in outcome.examples[0]
+    assert gone not in str(outcome)
 
 
 def test_real_ratings_by_every_rule(spark: SparkSession, tmp_path: Path) -> None:

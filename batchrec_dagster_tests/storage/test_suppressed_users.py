@@ -9,15 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from batchrec_dagster.storage.hashed_users import HIDDEN_TEXT, NOBODY, SuppressedUsers
 from batchrec_dagster.storage.object_store import DamagedObjectError
 from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
-from batchrec_dagster.storage.suppressed_users import (
-    NOBODY,
-    SuppressionList,
-    format_suppressed_users,
-    parse_suppressed_users,
-)
+from batchrec_dagster.storage.suppressed_users import SuppressionList
 from batchrec_dagster_tests.s3_server import OWNER, REGION, S3Server
 
 IDS = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
@@ -84,7 +80,7 @@ def test_two_pipelines_hash_the_same_person_differently() -> None:
 
 @given(st.lists(IDS), st.lists(st.none() | IDS))
 def test_exactly_the_erased_are_dropped(erased: list[str], users: list[str | None]) -> None:
-    suppressed = parse_suppressed_users(format_suppressed_users(NOBODY.add([*erased, "!"])))
+    suppressed = SuppressedUsers.from_json(NOBODY.add([*erased, "!"]).to_json())
     rows = pl.DataFrame({"user": pl.Series(users, dtype=pl.String), "row": range(len(users))})
 
     rows_kept = suppressed.drop_from(rows, "user")
@@ -93,3 +89,19 @@ def test_exactly_the_erased_are_dropped(erased: list[str], users: list[str | Non
     expected = [row for row, user in enumerate(users) if user not in gone]
     assert rows_kept.get_column("row").to_list() == expected
     assert set(suppressed.find(rows.get_column("user"))) == gone.intersection(users)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        PERSON,
+        f"x,{PERSON},3",
+        f"x::{PERSON}::3",
+        f'{{"user": "{PERSON}"}}',
+        f"a field\t{PERSON}",
+        f'"{PERSON}";7',
+    ],
+)
+def test_a_line_that_cannot_be_read_is_hidden(line: str) -> None:
+    assert NOBODY.add([PERSON]).hide_in(line) == HIDDEN_TEXT
+    assert NOBODY.add(["8"]).hide_in(line) == line

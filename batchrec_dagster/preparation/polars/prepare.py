@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import polars as pl
 
 from batchrec_dagster.personalize.schemas import TIMESTAMP
 from batchrec_dagster.preparation.confined.reader import ConfinedReader
+from batchrec_dagster.preparation.counting import list_distinct_ids
 from batchrec_dagster.preparation.layout import AUTO, EPOCH_UNITS, Layout, PreparationError
 from batchrec_dagster.preparation.polars import times
 from batchrec_dagster.preparation.polars.cells import ROW, SHOWN, TEXT
@@ -19,6 +21,7 @@ from batchrec_dagster.preparation.polars.decoding import OpenedFile, RawFile, op
 from batchrec_dagster.preparation.polars.row_filters import RowFilter, has_rules_across_rows
 from batchrec_dagster.preparation.polars.rows import (
     FILE,
+    NO_IDS,
     PROBLEM,
     SECONDS,
     RowFindings,
@@ -49,6 +52,7 @@ from batchrec_dagster.preparation.row_problems import (
 )
 from batchrec_dagster.preparation.rules import PreparationResult, Rules
 from batchrec_dagster.storage.durable import temporary_folder
+from batchrec_dagster.storage.hashed_users import NOBODY, SuppressedUsers
 
 # First lines of a file that a person is shown.
 SHOWN_LINES = 6
@@ -72,6 +76,9 @@ class OpenedRatings:
     folder: Path
     """Takes what is written meanwhile."""
 
+    suppressed: SuppressedUsers = NOBODY
+    """The users who were erased. Their rows are left out."""
+
     @property
     def layout(self) -> Layout:
         return self.recognised_layout.layout
@@ -86,13 +93,33 @@ class OpenedRatings:
         table = self.tables[0]
         if self.layout.format == "parquet":
             rows = pl.scan_parquet(table.opened.path, glob=False)
+            if len(self.erased_ids):
+                user = pl.col(str(self.layout.user)).cast(pl.String)
+                is_erased = user.is_in(self.erased_ids.implode()).fill_null(value=False)
+                rows = rows.filter(~is_erased)
             return str(rows.head(SHOWN_LINES).collect())
         with table.opened.path.open(encoding="utf-8") as file:
-            return "\n".join(line.rstrip()[:SHOWN] for line in islice(file, SHOWN_LINES))
+            lines = (self._hide_erased(line.rstrip()) for line in islice(file, SHOWN_LINES))
+            return "\n".join(line[:SHOWN] for line in lines)
+
+    @cached_property
+    def erased_ids(self) -> pl.Series:
+        """The ids in the files whose users were erased.
+
+        They are found once, so that nothing that follows has to hash an id for each row.
+        """
+        if not self.suppressed:
+            return NO_IDS
+        cells = [table.read_cells({"user": self.layout.user}) for table in self.tables]
+        users = pl.concat(rows.select("user") for rows in cells)
+        try:
+            return self.suppressed.find(list_distinct_ids(users, "user"))
+        except pl.exceptions.PolarsError as error:
+            raise explain_read_error(error, self.tables, self.rules) from error
 
     def inspect_rows(self) -> PreparationResult:
         """What the rules on a single row make of all rows, without writing any."""
-        clean = write_clean(self.tables, self.layout, self.rules, None)
+        clean = self._write_clean(self.layout, None)
         return self._write_diagnosed(None) if clean is None else clean
 
     def write_interactions(self, destination: Path) -> PreparationResult:
@@ -123,34 +150,45 @@ class OpenedRatings:
 
     def _write_by_row_rules(self, target: Path) -> PreparationResult:
         """Write the rows that the rules on a single row keep."""
-        clean = write_clean(self.tables, self.layout, self.rules, target)
+        clean = self._write_clean(self.layout, target)
         if clean is None and self.layout.timestamp_unit == AUTO:
             # The typed scan reads times of text only in a known form.
-            unit = find_first_unit(self.tables, self.layout, self.rules)
+            unit = self._find_first_unit()
             if unit not in EPOCH_UNITS:
                 layout = replace(self.layout, timestamp_unit=unit)
-                clean = write_clean(self.tables, layout, self.rules, target)
+                clean = self._write_clean(layout, target)
         if clean is not None:
             return clean
         result = self._write_diagnosed(target)
         self.rules.refuse_bad_rows(result.bad.total, result.rows_read, result.bad_row_examples)
         return result
 
+    def _hide_erased(self, line: str) -> str:
+        return self.suppressed.hide_in(line, self.layout.delimiter)
+
+    def _write_clean(self, layout: Layout, target: Path | None) -> PreparationResult | None:
+        return write_clean(self.tables, layout, self.rules, target, self.erased_ids)
+
+    def _find_first_unit(self) -> str:
+        return find_first_unit(self.tables, self.layout, self.rules, self.erased_ids)
+
     def _write_diagnosed(self, target: Path | None) -> PreparationResult:
         """The same as `_write_by_row_rules` for files with bad rows, with what is wrong with them.
 
         Without a target nothing is written.
         """
-        first_unit = unit = find_first_unit(self.tables, self.layout, self.rules)
+        first_unit = unit = self._find_first_unit()
         findings = self._parse_and_write(unit, target)
         if self.layout.timestamp_unit == AUTO and self._may_be_mixed(findings, unit):
-            unit = require_one_unit(self.tables, self.layout, self.rules)
+            unit = require_one_unit(self.tables, self.layout, self.rules, self.erased_ids)
             if unit != first_unit:
                 findings = self._parse_and_write(unit, target)
         if not findings.rows:
             raise PreparationError(f"{self.tables[0].opened.name} has a header and no rows")
         examples = self._describe_examples(findings)
-        return PreparationResult(findings.rows, findings.left_out, examples, unit)
+        return PreparationResult(
+            findings.rows, findings.left_out, examples, unit, len(findings.erased_users)
+        )
 
     def _parse_and_write(self, unit: str, target: Path | None) -> RowFindings:
         """What is found in the rows with times in this unit."""
@@ -160,6 +198,7 @@ class OpenedRatings:
                 self.layout,
                 self.rules,
                 unit,
+                self.erased_ids,
                 plain=table.opened.is_plain,
             ).with_columns(pl.lit(number, pl.UInt32).alias(FILE))
             for number, table in enumerate(self.tables)
@@ -199,7 +238,7 @@ class OpenedRatings:
         descriptions = []
         for row in findings.examples:
             table = self.tables[row[FILE]]
-            text = (row[TEXT] or "")[:SHOWN]
+            text = self._hide_erased(row[TEXT] or "")[:SHOWN]
             place = f"{table.opened.name}, {table.place(row[ROW])}"
             descriptions.append(f"{place}: {row[PROBLEM]}: {text!r}")
         return tuple(descriptions)
@@ -207,9 +246,14 @@ class OpenedRatings:
 
 @contextmanager
 def open_ratings(
-    files: Sequence[RawFile], reading: ReadSettings | Layout, rules: Rules
+    files: Sequence[RawFile],
+    reading: ReadSettings | Layout,
+    rules: Rules,
+    suppressed: SuppressedUsers = NOBODY,
 ) -> Iterator[OpenedRatings]:
     """The files ready to be read, in this order.
+
+    suppressed: the users who were erased.
 
     What has to be unpacked for it is removed when the block ends. Raises PreparationError.
     """
@@ -227,7 +271,7 @@ def open_ratings(
         doubts = [file.doubt for file in filled if file.doubt]
         recognised = replace(recognised, warnings=[*recognised.warnings, *doubts])
         empty = [file.name for file in all_files if not file.size]
-        yield OpenedRatings(tables, recognised, rules, empty, folder)
+        yield OpenedRatings(tables, recognised, rules, empty, folder, suppressed)
 
 
 def _refuse_mixed_formats(files: Sequence[OpenedFile], reading: ReadSettings) -> None:

@@ -19,7 +19,12 @@ from batchrec_dagster.preparation.polars import times
 from batchrec_dagster.preparation.polars.cells import FLAW, ROW, TEXT
 from batchrec_dagster.preparation.polars.row_conditions import TYPES, parse_filter
 from batchrec_dagster.preparation.row_problems import list_row_problems, list_time_problems
-from batchrec_dagster.preparation.rules import BELOW_MIN_RATING, NOT_IN_FILTER, Rules
+from batchrec_dagster.preparation.rules import (
+    BELOW_MIN_RATING,
+    ERASED_USER,
+    NOT_IN_FILTER,
+    Rules,
+)
 
 # Columns of a parsed row, besides those of the roles.
 # The number of the row's file.
@@ -38,13 +43,20 @@ Reason = tuple[pl.Expr, str]
 
 # The column that says whether the filter holds, if there is a filter.
 IN_FILTER = "in filter"
+NO_IDS = pl.Series("user", [], pl.String)
 # The column with all others packed into it. No name in a header begins with a space.
 _PACKED = " row"
 _BLANKS = " \t"
 
 
 def parse_rows(
-    cells: pl.LazyFrame, layout: Layout, rules: Rules, unit: str, *, plain: bool = False
+    cells: pl.LazyFrame,
+    layout: Layout,
+    rules: Rules,
+    unit: str,
+    erased: pl.Series = NO_IDS,
+    *,
+    plain: bool = False,
 ) -> pl.LazyFrame:
     """ROW, TEXT, user, item, SECONDS, event_type, event_value, PROBLEM and REASON of every row.
 
@@ -52,6 +64,7 @@ def parse_rows(
 
     cells: the cells of `Layout.roles`, from one of the functions of `cells`.
     unit: how times are written, as in `Layout.timestamp_unit` but not `auto`.
+    erased: the ids in the cells whose users were erased. Their rows have no time and no problem.
     plain: whether the file has nothing in it that an id must not have.
 
     event_type and event_value are text; they are null where the layout has none.
@@ -63,12 +76,17 @@ def parse_rows(
     typed_columns = {
         name: parse_as(pl.col(FILTER + name), kind) for name, kind in layout.types.items()
     }
+    time = times.parse_seconds(pl.col("timestamp"), unit, layout.timezone)
+    problem = pl.coalesce(FLAW, problem)
+    reason = pl.coalesce(PROBLEM, choose_first_reason(_list_reasons_by_rules(rules)))
+    if len(erased):
+        is_erased = is_of_erased_user(erased)
+        time, problem = pl.when(~is_erased).then(time), pl.when(~is_erased).then(problem)
+        reason = pl.when(is_erased).then(pl.lit(ERASED_USER)).otherwise(reason)
     return (
         evaluate_filter(cells, typed_columns, rules)
-        .with_columns(
-            times.parse_seconds(pl.col("timestamp"), unit, layout.timezone).alias(SECONDS)
-        )
-        .with_columns(pl.coalesce(FLAW, problem).alias(PROBLEM))
+        .with_columns(time.alias(SECONDS))
+        .with_columns(problem.alias(PROBLEM))
         .select(
             ROW,
             TEXT,
@@ -78,16 +96,25 @@ def parse_rows(
             event_type=none if layout.event_type is None else pl.col("event_type"),
             event_value=none if layout.event_value is None else _build_event_value(layout),
             problem=PROBLEM,
-            reason=pl.coalesce(PROBLEM, choose_first_reason(_list_reasons_by_rules(rules))),
+            reason=reason,
         )
     )
 
 
-def find_time_forms(cells: pl.LazyFrame, layout: Layout, *, plain: bool = False) -> pl.LazyFrame:
+def is_of_erased_user(erased: pl.Series) -> pl.Expr:
+    """Whether a row is of one of these users."""
+    return pl.col("user").is_in(erased.implode()).fill_null(value=False)
+
+
+def find_time_forms(
+    cells: pl.LazyFrame, layout: Layout, erased: pl.Series = NO_IDS, *, plain: bool = False
+) -> pl.LazyFrame:
     """ROW, timestamp and FORM of the rows with nothing wrong, and a time in some form.
 
     The parameters are those of `parse_rows`.
     """
+    if len(erased):
+        cells = cells.filter(~is_of_erased_user(erased))
     problem = choose_first_reason(_list_row_problems(layout, plain=plain))
     return (
         cells.filter(pl.coalesce(FLAW, problem).is_null())
@@ -210,6 +237,9 @@ class RowFindings:
 
     latest: int | None = None
 
+    erased_users: set[str] = field(default_factory=set)
+    """The ids of users who were erased and have rows."""
+
 
 def inspect_rows(rows: pl.LazyFrame, write: Write | None = None) -> RowFindings:
     """What is found in parsed rows with FILE.
@@ -223,7 +253,11 @@ def inspect_rows(rows: pl.LazyFrame, write: Write | None = None) -> RowFindings:
 
     def inspect_part(part: pl.DataFrame) -> None:
         findings.rows += part.height
-        left_out.update(dict(part.get_column(REASON).value_counts().iter_rows()))
+        part_left_out = dict(part.get_column(REASON).value_counts().iter_rows())
+        left_out.update(part_left_out)
+        if ERASED_USER in part_left_out:
+            of_erased = part.filter(pl.col(REASON) == ERASED_USER)
+            findings.erased_users.update(of_erased.get_column("user").unique())
         is_bad = part.get_column(PROBLEM).is_not_null()
         if is_bad.any() and len(findings.examples) < EXAMPLES:
             bad = part.filter(is_bad).head(EXAMPLES - len(findings.examples))

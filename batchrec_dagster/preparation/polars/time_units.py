@@ -9,7 +9,13 @@ import polars as pl
 from batchrec_dagster.preparation.layout import AUTO, Layout, PreparationError
 from batchrec_dagster.preparation.polars.cells import ROW
 from batchrec_dagster.preparation.polars.csv_table import CsvTable
-from batchrec_dagster.preparation.polars.rows import FILE, FORM, find_time_forms, read_error
+from batchrec_dagster.preparation.polars.rows import (
+    FILE,
+    FORM,
+    NO_IDS,
+    find_time_forms,
+    read_error,
+)
 from batchrec_dagster.preparation.polars.tables import RowTable
 from batchrec_dagster.preparation.row_problems import build_mixed_times_error
 from batchrec_dagster.preparation.rules import Rules
@@ -18,24 +24,32 @@ from batchrec_dagster.preparation.rules import Rules
 _ROWS_OF_A_FILE = 1 << 40
 
 
-def find_first_unit(tables: Sequence[RowTable], layout: Layout, rules: Rules) -> str:
-    """How times are written: declared, or the form of the first one that has a form."""
+def find_first_unit(
+    tables: Sequence[RowTable], layout: Layout, rules: Rules, erased: pl.Series = NO_IDS
+) -> str:
+    """How times are written: declared, or the form of the first one that has a form.
+
+    erased: the ids whose rows do not count.
+    """
     if layout.timestamp_unit != AUTO:
         return layout.timestamp_unit
     for number, table in enumerate(tables):
-        first_form = _scan_time_forms(table, number, layout).select(FORM).head(1)
+        first_form = _scan_time_forms(table, number, layout, erased).select(FORM).head(1)
         form = _collect(first_form, tables, rules)
         if form.height:
             return str(form.item())
     return "s"
 
 
-def require_one_unit(tables: Sequence[RowTable], layout: Layout, rules: Rules) -> str:
+def require_one_unit(
+    tables: Sequence[RowTable], layout: Layout, rules: Rules, erased: pl.Series = NO_IDS
+) -> str:
     """The one form that all times have.
 
+    erased: the ids whose rows do not count.
     Raises PreparationError, with the file and the line of the first time in another form.
     """
-    forms = pl.concat(_scan_time_forms(table, n, layout) for n, table in enumerate(tables))
+    forms = pl.concat(_scan_time_forms(table, n, layout, erased) for n, table in enumerate(tables))
     position = pl.col(FILE).cast(pl.Int64) * _ROWS_OF_A_FILE + pl.col(ROW)
     first_positions = forms.group_by(FORM).agg(position.min().alias("first")).sort("first")
     form_positions = _collect(first_positions, tables, rules).rows()
@@ -43,7 +57,7 @@ def require_one_unit(tables: Sequence[RowTable], layout: Layout, rules: Rules) -
         (form, _), (other_form, other_position) = form_positions[:2]
         file, row = divmod(other_position, _ROWS_OF_A_FILE)
         table = tables[file]
-        other = _scan_time_forms(table, file, layout).filter(pl.col(ROW) == row)
+        other = _scan_time_forms(table, file, layout, erased).filter(pl.col(ROW) == row)
         text = _collect(other.select("timestamp"), tables, rules).item()
         raise build_mixed_times_error(
             f"{table.opened.name}, {table.place(row)}", text, other_form, form
@@ -51,9 +65,12 @@ def require_one_unit(tables: Sequence[RowTable], layout: Layout, rules: Rules) -
     return form_positions[0][0] if form_positions else "s"
 
 
-def _scan_time_forms(table: RowTable, number: int, layout: Layout) -> pl.LazyFrame:
+def _scan_time_forms(
+    table: RowTable, number: int, layout: Layout, erased: pl.Series
+) -> pl.LazyFrame:
     """The time forms of one file, with the file's number in FILE."""
-    forms = find_time_forms(table.read_cells(layout.roles), layout, plain=table.opened.is_plain)
+    cells = table.read_cells(layout.roles)
+    forms = find_time_forms(cells, layout, erased, plain=table.opened.is_plain)
     return forms.with_columns(pl.lit(number, pl.UInt32).alias(FILE))
 
 

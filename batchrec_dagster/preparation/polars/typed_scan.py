@@ -24,10 +24,17 @@ from batchrec_dagster.preparation.layout import (
 )
 from batchrec_dagster.preparation.polars import times
 from batchrec_dagster.preparation.polars.row_conditions import TYPES
-from batchrec_dagster.preparation.polars.rows import IN_FILTER, evaluate_filter, parse_as
+from batchrec_dagster.preparation.polars.rows import (
+    IN_FILTER,
+    NO_IDS,
+    evaluate_filter,
+    is_of_erased_user,
+    parse_as,
+)
 from batchrec_dagster.preparation.polars.tables import RowTable
 from batchrec_dagster.preparation.rules import (
     BELOW_MIN_RATING,
+    ERASED_USER,
     EVENT_TYPE_VALUE,
     LEFT_OUT_BY_RULES,
     NOT_IN_FILTER,
@@ -37,21 +44,31 @@ from batchrec_dagster.preparation.rules import (
 
 # Whether a row may have something wrong with it, or has to be read as text to tell.
 _ODD = "odd"
+# Whether a row is of a user who was erased.
+_ERASED = "erased"
+# How many users who were erased have rows.
+_USERS = "erased users"
 
 
 def write_clean(
-    tables: Sequence[RowTable], layout: Layout, rules: Rules, target: Path | None
+    tables: Sequence[RowTable],
+    layout: Layout,
+    rules: Rules,
+    target: Path | None,
+    erased: pl.Series = NO_IDS,
 ) -> PreparationResult | None:
     """Write the rows that the rules on a single row keep, if all rows are clean.
 
     target: where to write. If it is None, the rows are only counted.
+    erased: the ids in the tables whose users were erased.
 
     Returns None if a row is odd, or if a cell that must be a number is none. What was written to
     the target must then be ignored.
     """
-    rows = _scan_rows(tables, layout, rules)
+    rows = _scan_rows(tables, layout, rules, erased)
     if rows is None:
         return None
+    is_erased = pl.col(_ERASED) if len(erased) else pl.lit(value=False)
     is_below = pl.lit(value=False)
     if rules.min_rating is not None:
         is_below = pl.col("rating") < rules.min_rating
@@ -59,20 +76,25 @@ def write_clean(
     seconds = _parse_seconds(layout)
     # The unit shows in the times as they are written.
     time = seconds if layout.timestamp is None else pl.col("timestamp")
+    if len(erased):
+        time = time.filter(~is_erased)
+        is_below &= ~is_erased
     counts = rows.select(
         pl.len().alias("rows"),
         pl.col(_ODD).any(),
+        (pl.col("user").filter(is_erased).n_unique() if len(erased) else pl.lit(0)).alias(_USERS),
         time.min().alias("first"),
         time.max().alias("last"),
+        is_erased.sum().alias(ERASED_USER),
         is_below.sum().alias(BELOW_MIN_RATING),
-        (~is_below & ~is_in_filter).sum().alias(NOT_IN_FILTER),
+        (~is_erased & ~is_below & ~is_in_filter).sum().alias(NOT_IN_FILTER),
     )
     plans = [counts]
     if target is not None:
         # With an odd row the file is of no use, but one id of 200 KB in a million rows would fill
         # the disk.
         is_good = ~pl.col(_ODD).fill_null(value=False)
-        rows_kept = rows.filter(~is_below & is_in_filter & is_good)
+        rows_kept = rows.filter(~is_erased & ~is_below & is_in_filter & is_good)
         plans.append(
             rows_kept.select(build_output_columns(layout, rules, seconds)).sink_csv(
                 target, lazy=True
@@ -87,13 +109,15 @@ def write_clean(
     if not summary["rows"] or summary[_ODD] or unit is None:
         return None
     left_out = {reason: summary[reason] for reason in LEFT_OUT_BY_RULES if summary[reason]}
-    return PreparationResult(summary["rows"], left_out, (), unit)
+    return PreparationResult(summary["rows"], left_out, (), unit, summary[_USERS])
 
 
-def _scan_rows(tables: Sequence[RowTable], layout: Layout, rules: Rules) -> pl.LazyFrame | None:
+def _scan_rows(
+    tables: Sequence[RowTable], layout: Layout, rules: Rules, erased: pl.Series
+) -> pl.LazyFrame | None:
     """The wanted columns of all rows by role, _ODD, and IN_FILTER if there is a filter.
 
-    None if a column would have two types.
+    They have _ERASED if any user was erased. None if a column would have two types.
     """
     types = _choose_types(layout)
     if types is None:
@@ -104,6 +128,9 @@ def _scan_rows(tables: Sequence[RowTable], layout: Layout, rules: Rules) -> pl.L
         )
         for table in tables
     )
+    if len(erased):
+        is_odd = pl.col(_ODD) & ~pl.col(_ERASED)
+        rows = rows.with_columns(is_of_erased_user(erased).alias(_ERASED)).with_columns(is_odd)
     columns = {name: pl.col(FILTER + name) for name in layout.types}
     return evaluate_filter(rows, columns, rules)
 

@@ -70,6 +70,15 @@ class SparkFiles:
             raise PreparationError(f"{files[0].name} is empty")
         return filled
 
+    def read(self, uri: str) -> bytes:
+        """A small file of this project's own."""
+        system, path = self._locate(uri)
+        stream = system.open(path)
+        try:
+            return bytes(stream.readAllBytes())
+        finally:
+            stream.close()
+
     def read_first_line(self, file: InputFile) -> bytes:
         """The bytes up to the first line end, without it."""
         system, path = self._locate(file.uri)

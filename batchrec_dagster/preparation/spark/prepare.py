@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,7 +18,7 @@ from batchrec_dagster.preparation.layout import AUTO, QUOTES_FIX, Layout, Prepar
 from batchrec_dagster.preparation.polars.cells import ROW, SHOWN, TEXT
 from batchrec_dagster.preparation.polars.rows import FORM, PROBLEM, REASON, SECONDS, read_error
 from batchrec_dagster.preparation.row_problems import build_mixed_times_error
-from batchrec_dagster.preparation.rules import EVENT_TYPE_VALUE, Rules
+from batchrec_dagster.preparation.rules import ERASED_USER, EVENT_TYPE_VALUE, Rules
 from batchrec_dagster.preparation.spark.files import SparkFiles
 from batchrec_dagster.preparation.spark.row_filters import SparkRowFilter
 from batchrec_dagster.preparation.spark.rows import (
@@ -30,6 +31,7 @@ from batchrec_dagster.preparation.spark.rows import (
 )
 from batchrec_dagster.preparation.spark.tables import SourceRows, open_rows
 from batchrec_dagster.preparation.spark.task import SparkTask, SparkTaskResult
+from batchrec_dagster.storage.hashed_users import NOBODY, SuppressedUsers
 
 # How many bad rows are shown.
 EXAMPLES = 5
@@ -59,14 +61,18 @@ def _prepare(
     spark: SparkSession, files: SparkFiles, task: SparkTask, log: logging.Logger
 ) -> SparkTaskResult:
     layout, rules = task.layout, task.rules
+    suppressed = NOBODY
+    if task.suppressed is not None:
+        suppressed = SuppressedUsers.from_json(json.loads(files.read(task.suppressed)))
     inputs = files.unpack_inputs(task.files)
     source = open_rows(spark, files, inputs, layout)
-    unit = _find_timestamp_unit(source, layout)
+    unit = _find_timestamp_unit(source, layout, suppressed)
     log.info(f"reading {len(inputs):,} files, timestamps as {unit}")
-    parse = partial(parse_batches, layout=layout, rules=rules, unit=unit)
+    parse = partial(parse_batches, layout=layout, rules=rules, unit=unit, suppressed=suppressed)
     # Parsed once, and kept on the workers' disks, for all that follows.
     rows = source.map(parse, PARSED_ROWS).persist(StorageLevel.DISK_ONLY)
-    rows_read, left_out, examples = _check_rows(source, rows, rules)
+    hide = partial(suppressed.hide_in, delimiter=layout.delimiter)
+    rows_read, left_out, examples = _check_rows(source, rows, rules, hide)
     log.info(f"read {rows_read:,} rows, left out {sum(left_out.values()):,} of them so far")
     output_columns = _list_output_columns(layout, rules)
     rows_kept = rows.filter(F.col(REASON).isNull()).select(ROW, *output_columns)
@@ -83,6 +89,7 @@ def _prepare(
         left_out=dict(Counter(left_out) + Counter(row_filter.left_out)),
         bad_row_examples=examples,
         timestamp_unit=unit,
+        erased_users=_count_erased_users(rows) if ERASED_USER in left_out else 0,
         sha256=sha256,
         event_types=rows_kept.select("event_type").distinct().count() if rules.event_type else 0,
         **_count_ids(ids),
@@ -90,10 +97,11 @@ def _prepare(
 
 
 def _check_rows(
-    source: SourceRows, rows: DataFrame, rules: Rules
+    source: SourceRows, rows: DataFrame, rules: Rules, hide: Callable[[str], str]
 ) -> tuple[int, dict[str, int], list[str]]:
     """How many rows there are, how many are left out for each reason, and the first bad rows.
 
+    hide: as in `_describe_bad_rows`.
     Raises PreparationError if the files cannot be read, or have more bad rows than the rules allow.
     """
     groups = (
@@ -107,7 +115,7 @@ def _check_rows(
     _raise_if_unreadable(source, problems, rows_read, rules)
     if not problems:
         return rows_read, left_out, []
-    examples = _describe_bad_rows(source, rows)
+    examples = _describe_bad_rows(source, rows, hide)
     rules.refuse_bad_rows(sum(group["rows"] for group in problems), rows_read, examples)
     return rows_read, left_out, examples
 
@@ -178,14 +186,15 @@ def _write_users(files: SparkFiles, ids: DataFrame, task: SparkTask) -> None:
     files.copy_part(folder, task.users)
 
 
-def _find_timestamp_unit(source: SourceRows, layout: Layout) -> str:
+def _find_timestamp_unit(source: SourceRows, layout: Layout, suppressed: SuppressedUsers) -> str:
     """How times are written: declared, or the one form that all of them have.
 
     Raises PreparationError for the first time that has another form than those before it.
     """
     if layout.timestamp_unit != AUTO:
         return layout.timestamp_unit
-    forms = source.map(partial(find_batch_time_forms, layout=layout), TIME_FORMS)
+    find = partial(find_batch_time_forms, layout=layout, suppressed=suppressed)
+    forms = source.map(find, TIME_FORMS)
     first_rows = forms.groupBy(FORM).agg(F.min(F.struct(ROW, "timestamp")).alias("first")).collect()
     first_rows.sort(key=lambda group: group["first"][ROW])
     if len(first_rows) > 1:
@@ -213,11 +222,21 @@ def _raise_if_unreadable(
             raise PreparationError(read_error(name, problem.removeprefix(UNREADABLE), rules))
 
 
-def _describe_bad_rows(source: SourceRows, rows: DataFrame) -> list[str]:
-    """The first bad rows in words."""
+def _count_erased_users(rows: DataFrame) -> int:
+    """How many users who were erased have rows."""
+    return rows.filter(F.col(REASON) == ERASED_USER).select("user").distinct().count()
+
+
+def _describe_bad_rows(
+    source: SourceRows, rows: DataFrame, hide: Callable[[str], str]
+) -> list[str]:
+    """The first bad rows in words.
+
+    hide: gives other words for a line that may have the id of a user who was erased.
+    """
     bad = rows.filter(F.col(PROBLEM).isNotNull()).orderBy(ROW).limit(EXAMPLES)
     return [
-        f"{source.place(row[ROW])}: {row[PROBLEM]}: {(row[TEXT] or '')[:SHOWN]!r}"
+        f"{source.place(row[ROW])}: {row[PROBLEM]}: {hide(row[TEXT] or '')[:SHOWN]!r}"
         for row in bad.select(ROW, PROBLEM, TEXT).collect()
     ]
 

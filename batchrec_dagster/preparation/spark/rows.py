@@ -29,6 +29,7 @@ from batchrec_dagster.preparation.polars.cells import (
 from batchrec_dagster.preparation.polars.json_decoding import parse_json_cells
 from batchrec_dagster.preparation.polars.rows import (
     FORM,
+    NO_IDS,
     PROBLEM,
     REASON,
     SECONDS,
@@ -36,6 +37,7 @@ from batchrec_dagster.preparation.polars.rows import (
     parse_rows,
 )
 from batchrec_dagster.preparation.rules import Rules
+from batchrec_dagster.storage.hashed_users import NOBODY, SuppressedUsers
 
 # The number of the row's file, and of its line in the file, from 0. ROW is its number in the order
 # of the source, over all files.
@@ -169,12 +171,18 @@ def parse_batches(
     layout: Layout,
     rules: Rules,
     unit: str,
+    suppressed: SuppressedUsers = NOBODY,
 ) -> Iterator[pa.RecordBatch]:
-    """PARSED_ROWS of the batches; see `polars.rows.parse_rows`. TEXT is there of bad rows only."""
+    """PARSED_ROWS of the batches; see `polars.rows.parse_rows`. TEXT is there of bad rows only.
+
+    suppressed: the users who were erased.
+    """
     text = pl.when(pl.col(PROBLEM).is_not_null()).then(pl.col(TEXT).str.head(SHOWN))
     for part in _split_into_parts(batches):
         try:
-            rows = parse_rows(reader.read_cells(part), layout, rules, unit)
+            cells = reader.read_cells(part)
+            erased = find_erased_ids(cells, suppressed)
+            rows = parse_rows(cells, layout, rules, unit, erased)
             parsed = rows.with_columns(text.alias(TEXT)).collect()
         except pl.exceptions.PolarsError as error:
             # The driver finds it among the problems, and knows the name of the file.
@@ -187,16 +195,27 @@ def parse_batches(
 
 
 def find_batch_time_forms(
-    reader: CellReader, batches: Iterable[pa.RecordBatch], layout: Layout
+    reader: CellReader,
+    batches: Iterable[pa.RecordBatch],
+    layout: Layout,
+    suppressed: SuppressedUsers = NOBODY,
 ) -> Iterator[pa.RecordBatch]:
     """TIME_FORMS of the batches: the first row of each form in each part of the rows."""
     for part in _split_into_parts(batches):
         try:
-            forms = find_time_forms(reader.read_cells(part), layout)
+            cells = reader.read_cells(part)
+            forms = find_time_forms(cells, layout, find_erased_ids(cells, suppressed))
             first = forms.sort(ROW).group_by(FORM).first().collect()
         except pl.exceptions.PolarsError:
             continue  # `parse_batches` says what is wrong.
         yield from _arrow_batches(first, TIME_FORMS)
+
+
+def find_erased_ids(cells: pl.LazyFrame, suppressed: SuppressedUsers) -> pl.Series:
+    """The ids in the cells whose users were erased."""
+    if not suppressed:
+        return NO_IDS
+    return suppressed.find(cells.select("user").collect().to_series())
 
 
 def _split_into_parts(batches: Iterable[pa.RecordBatch]) -> Iterator[pl.DataFrame]:

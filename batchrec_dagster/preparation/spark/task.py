@@ -45,6 +45,9 @@ class SparkTask:
     work: str
     """The URI of a folder for what is written meanwhile. It is removed at the end."""
 
+    suppressed: str | None = None
+    """The URI of the list of users who were erased, whose rows are left out; None without one."""
+
     limits: Limits = field(default_factory=Limits.from_environment)
 
     @classmethod
