@@ -7,7 +7,11 @@ from pathlib import Path
 
 import click
 
-from batchrec_dagster.cli.dagster_home import open_dagster_instance
+from batchrec_dagster.cli.dagster_home import (
+    HistoryError,
+    open_dagster_instance,
+    open_instance_if_any,
+)
 from batchrec_dagster.cli.project import (
     NO_PIPELINES,
     Project,
@@ -28,13 +32,23 @@ from batchrec_dagster.web import allowed_hosts
 
 
 @click.command("list", short_help="List the pipelines, their last runs and editions.")
+@click.argument("names", metavar="[NAME]...", nargs=-1, shell_complete=complete_pipelines)
+@click.option(
+    "--editions", is_flag=True, help="List each night: what it published, or why nothing."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def list_pipelines(as_json: bool) -> None:
+def list_pipelines(names: tuple[str, ...], editions: bool, as_json: bool) -> None:
     """List the declared pipelines: when each ran last, how that ended, and what is published.
+
+    With --editions, a line for each night instead, newest first: the edition that it published, or
+    which check refused it, or the step at which it failed; NDCG@25 with its interval, users, the
+    cost in Personalize, and the time until the lists were live. NAMES are those of the pipelines;
+    all by default.
 
     \b
     Examples:
       batchrec list
+      batchrec list shop --editions
       batchrec list --json | jq -r '.[] | select(.last_run.status == "FAILURE") | .pipeline'
     """
     import json
@@ -42,12 +56,21 @@ def list_pipelines(as_json: bool) -> None:
     from batchrec_dagster.reporting.overview import format_overview, summarize_pipeline
     from batchrec_dagster.reporting.published import PublishedResults, list_published_pipelines
 
-    names = sorted(find_declared_pipelines(find_project()))
+    declared = sorted(find_declared_pipelines(find_project()))
+    undeclared = sorted(set(list_published_pipelines(load_storage())).difference(declared))
+    for name in names:
+        # The editions of a pipeline stay when its declaration is removed.
+        if name not in declared and not (editions and name in undeclared):
+            raise make_undeclared_error(name, declared)
     warn_of_errors()
+    pipelines = list(dict.fromkeys(names)) or declared
+    if editions:
+        _list_editions(pipelines, as_json=as_json)
+        return
     with open_dagster_instance() as instance:
         overviews = [
             summarize_pipeline(PublishedResults(load_storage(name), name), instance)
-            for name in names
+            for name in pipelines
         ]
     if as_json:
         click.echo(json.dumps(overviews, indent=2))
@@ -55,9 +78,44 @@ def list_pipelines(as_json: bool) -> None:
     if not overviews:
         raise UnknownNameError(NO_PIPELINES)
     click.echo(format_overview(overviews, get_terminal_width()), nl=False)
-    undeclared = sorted(set(list_published_pipelines(load_storage())).difference(names))
-    if undeclared:
+    if undeclared and not names:
         click.echo(f"Published in this storage too, but not declared here: {', '.join(undeclared)}")
+
+
+def _list_editions(pipelines: list[str], *, as_json: bool) -> None:
+    """Print the nights of the pipelines.
+
+    Raises UnknownNameError if there is no pipeline, and StorageError.
+    """
+    import json
+
+    from batchrec_dagster.reporting.night_tables import describe_nights, format_nights
+    from batchrec_dagster.reporting.nights import list_nights
+    from batchrec_dagster.reporting.run_records import read_ended_runs
+    from batchrec_dagster.steps.spending import read_run_costs
+    from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
+
+    if not pipelines:
+        raise UnknownNameError(NO_PIPELINES)
+    all_files = [PipelineFiles(load_storage(name), StorageKeys(name)) for name in pipelines]
+    ended_runs = {}
+    try:
+        with open_instance_if_any() as instance:
+            if instance is not None:
+                ended_runs = {name: read_ended_runs(instance, name) for name in pipelines}
+    except HistoryError as error:
+        click.echo(f"Listed without the runs that were killed: {error.message}", err=True)
+    nights = {
+        name: list_nights(files, read_run_costs(files), ended_runs.get(name, []))
+        for name, files in zip(pipelines, all_files, strict=True)
+    }
+    if as_json:
+        click.echo(
+            json.dumps([describe_nights(name, nights[name]) for name in pipelines], indent=2)
+        )
+        return
+    width = get_terminal_width()
+    click.echo("\n".join(format_nights(name, nights[name], width) for name in pipelines), nl=False)
 
 
 @click.command(short_help="Check that all pipelines load.")

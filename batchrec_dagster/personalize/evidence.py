@@ -96,3 +96,15 @@ class Evidence:
             )
             for group in groups
         ]
+
+
+def read_ndcg(metadata: Mapping[str, Any]) -> MetricEstimate | None:
+    """The NDCG@25 of a model, with an interval if one is known; None if it is not known.
+
+    metadata: those of an edition or the record of a model, with `metrics` and `evidence`.
+    """
+    for evidence in Evidence.read(metadata.get("evidence", {})):
+        if evidence.group == ALL:
+            return evidence.ndcg if evidence.users else None
+    ndcg = metadata.get("metrics", {}).get(NDCG)
+    return None if ndcg is None else MetricEstimate(ndcg)

@@ -11,6 +11,7 @@ import polars as pl
 
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.personalize.prices import Cost
+from batchrec_dagster.pipeline.run_endings import PIPELINE
 from batchrec_dagster.pipeline.run_step import check_specs
 from batchrec_dagster.reporting.markdown import escape
 from batchrec_dagster.steps.cost import WITHIN_BUDGET
@@ -20,8 +21,6 @@ from batchrec_dagster.storage.resource import StorageResource
 
 # The values of an asset's tag `stage`, from ratings to results.
 RAW, PREPARED, MODEL, RESULT = "raw", "prepared", "model", "result"
-# The metadata of every asset that names its pipeline.
-PIPELINE = "batchrec/pipeline"
 
 
 class AssetOptions(TypedDict):

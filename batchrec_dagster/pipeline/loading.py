@@ -22,7 +22,8 @@ from batchrec_dagster.config.declaration_errors import (
     format_problems,
     group_by_file,
 )
-from batchrec_dagster.pipeline.declare_asset import PIPELINE, WRITES_TO
+from batchrec_dagster.pipeline.declare_asset import WRITES_TO
+from batchrec_dagster.pipeline.run_endings import PIPELINE
 from batchrec_dagster.reporting.markdown import format_code_block
 
 C = TypeVar("C", bound=dg.Component)

@@ -35,15 +35,20 @@ from batchrec_dagster.reporting.history import (
     describe_previous_edition,
     describe_restoration,
 )
+from batchrec_dagster.reporting.night_tables import build_nights_section
+from batchrec_dagster.reporting.nights import list_nights
 from batchrec_dagster.reporting.outcomes import build_outcomes_section
 from batchrec_dagster.reporting.page import render_page
-from batchrec_dagster.reporting.run_records import read_check_records, read_trainings
+from batchrec_dagster.reporting.run_records import read_check_records, read_ended_runs
 from batchrec_dagster.reporting.run_tables import RunTables
 from batchrec_dagster.steps.items import list_categories, list_optional_tables
 from batchrec_dagster.steps.outcomes import read_sums
+from batchrec_dagster.steps.spending import read_run_costs
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.object_store import ObjectNotFoundError
+from batchrec_dagster.storage.paths import PipelineFiles
 from batchrec_dagster.storage.published_table import Edition
+from batchrec_dagster.storage.unpublished_runs import UnpublishedRun, UnpublishedRuns
 
 # Part of what the kept tallies are known by: raise it when the same tables give others.
 TALLIES_VERSION = "2"
@@ -87,7 +92,6 @@ def build_report(
         solution_version=model["solution_version_arn"],
         metrics=model["metrics"],
         popularity=model["popularity_metrics"],
-        trainings=read_trainings(instance, pipeline.asset_key("solution_version")),
         checks=read_check_records(instance, checks),
         earlier_data=model["data_version"] != solution_version["data_version"],
         training_time=_find_training_time(model),
@@ -113,12 +117,31 @@ def build_report(
     outcomes_section = build_outcomes_section(
         [*estimate_outcomes(sums)], [*describe_result(result)] if result else []
     )
-    sections = [build_changes_section(changes, inputs.drift), outcomes_section]
+    nights = list_nights(
+        work.files, read_run_costs(work.files), remember_ended_runs(work.files, instance)
+    )
+    sections = [
+        build_nights_section(nights),
+        build_changes_section(changes, inputs.drift),
+        outcomes_section,
+    ]
     facts = replace(facts, drift=inputs.drift, changes=changes, sections=sections)
     if not run.earlier_data:
         history.write_inputs(edition, inputs)
     history.write_record(edition, facts)
     return Report(render_page(facts), facts)
+
+
+def remember_ended_runs(files: PipelineFiles, instance: dg.DagsterInstance) -> list[UnpublishedRun]:
+    """The runs that Dagster says failed. Those that are not recorded yet are recorded, because
+    Dagster may forget them; their processes were killed, for example. Raises StorageError."""
+    records = UnpublishedRuns(files)
+    recorded_ids = {run.run for run in records.read()}
+    ended_runs = read_ended_runs(instance, files.storage_keys.pipeline)
+    for run in ended_runs:
+        if run.run not in recorded_ids:
+            records.add(run)
+    return ended_runs
 
 
 def _name_remaining_edition(edition: Edition, run_id: str) -> str | None:

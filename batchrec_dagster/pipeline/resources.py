@@ -11,8 +11,8 @@ import dagster as dg
 from batchrec_dagster.config.project import DeploymentSettings
 from batchrec_dagster.config.templates import Sandboxed
 from batchrec_dagster.deployment import Deployment
-from batchrec_dagster.pipeline.declare_asset import PIPELINE
 from batchrec_dagster.pipeline.loading import find_components
+from batchrec_dagster.pipeline.run_endings import PIPELINE
 from batchrec_dagster.storage.io_managers import STORAGE_KEY
 from batchrec_dagster.storage.paths import StorageKeys
 

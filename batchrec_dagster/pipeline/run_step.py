@@ -19,6 +19,7 @@ import polars as pl
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.deployment.resources import PersonalizeResource
 from batchrec_dagster.personalize.errors import PersonalizeError
+from batchrec_dagster.pipeline.run_endings import forget_failure, record_failure
 from batchrec_dagster.preparation.layout import PreparationError
 from batchrec_dagster.preparation.sources.errors import SourceError
 from batchrec_dagster.reporting.markdown import escape
@@ -56,6 +57,24 @@ def expected_errors_as_failures() -> Iterator[None]:
         raise dg.Failure(str(error), metadata=details, allow_retries=False) from error
 
 
+@contextmanager
+def recorded_ending(arguments: Sequence[object]) -> Iterator[None]:
+    """A step whose error is recorded in the storage as the end of its run.
+
+    arguments: those of the asset's function. The first is its context.
+    """
+    context = arguments[0] if arguments else None
+    if not isinstance(context, dg.AssetExecutionContext):
+        yield
+        return
+    try:
+        yield
+    except BaseException as error:
+        record_failure(context, error)
+        raise
+    forget_failure(context)
+
+
 def asset_step(
     function: Callable[Parameters, dg.MaterializeResult[Any] | Iterator[AssetResult]],
 ) -> Callable[Parameters, Iterator[AssetResult]]:
@@ -70,7 +89,7 @@ def asset_step(
         started = time.monotonic()
         failed: FailedChecksError | None = None
         try:
-            with expected_errors_as_failures():
+            with recorded_ending(arguments), expected_errors_as_failures():
                 for result in _iterate_results(function(*arguments, **inputs)):
                     yield round_metadata(result, time.monotonic() - started)
         except FailedChecksError as error:
@@ -126,11 +145,6 @@ def get_personalize_work(pipeline: Pipeline, context: dg.AssetExecutionContext) 
     personalize: PersonalizeResource = getattr(context.resources, key)
     ensure = personalize.ensure(context.log, pipeline.tags)
     return PersonalizeWork(pipeline, personalize.storage, ensure, personalize.read_prices())
-
-
-def find_root_run(context: dg.AssetExecutionContext) -> str:
-    """The id of the first of a run and its retries."""
-    return context.run.root_run_id or context.run.run_id
 
 
 def _refuse_partitions(pipeline: Pipeline, context: dg.AssetExecutionContext) -> None:

@@ -65,7 +65,7 @@ TITLE = 24
 # The length of a letter of a slanted label, across and down, as a share of its width.
 SLANT = 0.7
 
-COLOURS = ("var(--accent)", "var(--quiet)")
+COLOURS = ("var(--accent)", "var(--quiet)", "var(--bad-ink)")
 # About how many steps the axis of the values has.
 TICKS = 5
 
@@ -90,6 +90,11 @@ class Chart:
     rows: Sequence[ChartRow]
     percent: bool = False
     """Whether the values are shares."""
+    intervals: Sequence[tuple[float, float] | None] = ()
+    """For lines: the interval of each row's value in the first series, or in the last that has one;
+    None if it has none. Empty if no row has one."""
+    unconnected: Sequence[str] = ()
+    """For lines: the series that are dots only."""
 
     def draw_svg(self) -> Markup:
         """The chart as an SVG element."""
@@ -119,7 +124,14 @@ class _Drawing:
             for number, value in enumerate(values)
             if value is not None
         ]
-        largest = max(value for *_, value in self._points)
+        # The label and the ends of each interval.
+        self._intervals = [
+            (row[0], interval)
+            for row, interval in zip(chart.rows, chart.intervals, strict=False)
+            if interval is not None
+        ]
+        ends = [high for _, (_, high) in self._intervals]
+        largest = max([*(value for *_, value in self._points), *ends])
         self._ticks = _choose_ticks(largest, percent=chart.percent)
         self._top = max(self._ticks)
 
@@ -167,7 +179,11 @@ class _Drawing:
                 yield _draw_text(self._left - 6, y + 4, text, "end")
 
     def _draw_labels(self) -> Iterator[Markup]:
-        for label, position in self._positions.items():
+        # Where the bands are narrower than a line of text, some labels are left out.
+        step = max(1, math.ceil(LINE_HEIGHT / self._band)) if self._are_slanted else 1
+        # The last label, which is the newest, is among the others.
+        first = (len(self._positions) - 1) % step
+        for label, position in [*self._positions.items()][first::step]:
             text = self._labels[label]
             x, y = self._left + position, self._bottom + LINE_HEIGHT
             if self._is_horizontal:
@@ -211,10 +227,23 @@ class _Drawing:
             )
             for label, number, value in self._points
         )
+        yield from self._draw_intervals()
         for number, group in groupby(positions, lambda position: position[0]):
             dots = [(x, y) for _, x, y in group]
-            yield line.format("L".join(f"{x:.1f} {y:.1f}" for x, y in dots), COLOURS[number])
+            if self._chart.series[number] not in self._chart.unconnected:
+                yield line.format("L".join(f"{x:.1f} {y:.1f}" for x, y in dots), COLOURS[number])
             yield from (dot.format(x, y, COLOURS[number]) for x, y in dots)
+
+    def _draw_intervals(self) -> Iterator[Markup]:
+        """A vertical line for each interval, with a short one across at both ends."""
+        shape = Markup('<path d="M{:.1f} {:.1f}V{:.1f}M{:.1f} {:.1f}h{}M{:.1f} {:.1f}h{}"{}/>')
+        style = Markup(' fill="none" stroke="{}" stroke-width="1.5"').format(COLOURS[0])
+        half = min(4.0, self._band / 3)
+        for label, ends in self._intervals:
+            x = self._left + self._positions[label]
+            low, high = (MARGIN + self._plot_height * (1 - end / self._top) for end in ends)
+            width = f"{2 * half:.1f}"
+            yield shape.format(x, low, high, x - half, low, width, x - half, high, width, style)
 
 
 def _choose_ticks(largest: float, *, percent: bool) -> dict[float, str]:

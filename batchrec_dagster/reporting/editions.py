@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from batchrec_dagster.personalize.evidence import ALL, COVERAGE, NDCG, Evidence, MetricEstimate
+from batchrec_dagster.personalize.evidence import COVERAGE, NDCG
 from batchrec_dagster.reporting.drift import DataFacts
 from batchrec_dagster.storage.published_table import Edition
 
@@ -76,15 +76,6 @@ def explain_incomparability(before: Edition, after: Edition) -> list[str]:
             return []
         return ["the settings of the interactions changed"]
     return [change.text for change in changes if change.name.startswith(MEASURED_BY)]
-
-
-def read_ndcg(edition: Edition) -> MetricEstimate | None:
-    """The edition's NDCG@25, with an interval if one is known; None if it does not say."""
-    for evidence in Evidence.read(edition.about.get("evidence", {})):
-        if evidence.group == ALL:
-            return evidence.ndcg if evidence.users else None
-    ndcg = edition.about.get("metrics", {}).get(NDCG)
-    return None if ndcg is None else MetricEstimate(ndcg)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from batchrec_dagster.reporting.editions import EditionDiff
 from batchrec_dagster.reporting.people import MOST_PEOPLE, People, collect_people
 from batchrec_dagster.reporting.provenance import Provenance
 from batchrec_dagster.reporting.report_counts import count_tables
-from batchrec_dagster.reporting.run_records import CheckRecord, TrainingRecord
+from batchrec_dagster.reporting.run_records import CheckRecord
 from batchrec_dagster.reporting.run_tables import RunTables
 from batchrec_dagster.reporting.sections import ReportSection
 from batchrec_dagster.reporting.verdict import (
@@ -49,8 +49,6 @@ class ReportedRun:
     """The model's metrics, by Personalize's names."""
     popularity: Mapping[str, float]
     """The metrics of recommending the most popular items, by the same names."""
-    trainings: Sequence[TrainingRecord] = ()
-    """The models so far, oldest first. The last is this run's."""
     checks: Sequence[CheckRecord] = ()
     """The newest results of the checks."""
     earlier_data: bool = False

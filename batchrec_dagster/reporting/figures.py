@@ -150,45 +150,6 @@ def draw_exposure(facts: Facts) -> Figure:
     )
 
 
-def draw_trainings(facts: Facts) -> Figure | None:
-    """The NDCG of the latest models; None if there are fewer than two."""
-    trainings = facts.run.trainings
-    if len(trainings) < 2:
-        return None
-    points = [
-        (
-            f"{number}. {training.time:%Y-%m-%d}",
-            training.metrics.get("ndcg_at_25", 0.0),
-            training.metrics.get("popularity_ndcg_at_25"),
-        )
-        for number, training in enumerate(trainings, 1)
-    ]
-    caption = f"NDCG@25 of the latest {len(trainings)} models, oldest first."
-    settings = [training.interactions for training in trainings if training.interactions]
-    if any(interactions != settings[0] for interactions in settings):
-        caption += SETTINGS_CHANGED
-    return Figure(
-        "runs",
-        "Quality over time",
-        caption,
-        Chart("lines", "Model", "NDCG@25", ["Model", POPULAR], points),
-        ["Trained", *(metric.name for metric in METRICS)],
-        [
-            [
-                f"{training.time:%Y-%m-%d %H:%M} UTC, {training.recipe}",
-                *(format_score(training.metrics.get(metric.short, 0.0)) for metric in METRICS),
-            ]
-            for training in reversed(trainings)
-        ],
-    )
-
-
-# Added to the caption, with the space that separates it.
-SETTINGS_CHANGED = (
-    " The settings of the interactions changed between some of them: these cannot be compared."
-)
-
-
 def draw_lengths(facts: Facts) -> Figure:
     """How many users have how many interactions."""
     groups = facts.audience.lengths

@@ -16,12 +16,12 @@ import polars as pl
 import pyarrow.parquet as pq
 from pydantic import Field
 
+from batchrec_dagster.personalize.evidence import read_ndcg
 from batchrec_dagster.reporting.drift import DataFacts, RunInputs
 from batchrec_dagster.reporting.editions import (
     EditionDiff,
     compare_editions,
     explain_incomparability,
-    read_ndcg,
 )
 from batchrec_dagster.reporting.facts import Facts
 from batchrec_dagster.reporting.verdict import PreviousEdition, Verdict
@@ -177,7 +177,7 @@ def describe_previous_edition(before: Edition | None, edition: Edition) -> Previ
     model = before.about.get("solution_version_arn")
     return PreviousEdition(
         edition=before.number,
-        ndcg=read_ndcg(before),
+        ndcg=read_ndcg(before.about),
         changed=explain_incomparability(before, edition),
         same_model=model is not None and model == edition.about.get("solution_version_arn"),
     )

@@ -26,7 +26,6 @@ from batchrec_dagster.reporting.figures import (
     draw_groups,
     draw_lengths,
     draw_quality,
-    draw_trainings,
 )
 from batchrec_dagster.reporting.people import HISTORY, LIST, shorten_title
 from batchrec_dagster.reporting.sections import format_count, format_percent, format_score
@@ -68,7 +67,7 @@ def render_page(facts: Facts) -> str:
         "base-uri 'none'",
         "form-action 'none'",
     ]
-    quality_figures = [draw_quality(facts), draw_groups(facts), draw_trainings(facts)]
+    quality_figures = [draw_quality(facts), draw_groups(facts)]
     return environment.get_template("report.html").render(
         facts=facts,
         run=facts.run,

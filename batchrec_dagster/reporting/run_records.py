@@ -1,36 +1,24 @@
-"""What Dagster's history says about models and checks."""
+"""What Dagster's history says about failed runs and checks."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 import dagster as dg
 
 from batchrec_dagster.reporting.markdown import unescape
+from batchrec_dagster.storage.unpublished_runs import Ending, UnpublishedRun
 
-MOST_TRAININGS = 20
-# This many materializations are read. Most of them reuse a model that an earlier one trained.
-MOST_MATERIALIZATIONS = 200
-
-
-@dataclass(frozen=True)
-class TrainingRecord:
-    """A solution version."""
-
-    arn: str
-    time: datetime
-    """When it first appeared."""
-    recipe: str
-    metrics: dict[str, float]
-    """The metrics by their names in the UI, such as ndcg_at_25.
-
-    Those of recommending the most popular items have the prefix popularity_.
-    """
-    interactions: Mapping[str, Any] = field(default_factory=dict)
-    """The pipeline's settings of the interactions."""
+# This many runs that failed are read.
+MOST_RUNS = 100
+ENDINGS: dict[dg.DagsterRunStatus, Ending] = {
+    dg.DagsterRunStatus.FAILURE: "failed",
+    dg.DagsterRunStatus.CANCELED: "stopped",
+}
+# The statuses of steps that started and did not succeed.
+UNFINISHED = ("FAILURE", "IN_PROGRESS")
 
 
 @dataclass(frozen=True)
@@ -43,30 +31,36 @@ class CheckRecord:
     message: str
 
 
-def read_trainings(instance: dg.DagsterInstance, key: dg.AssetKey) -> list[TrainingRecord]:
-    """The newest solution versions, each once, oldest first. `key` is that of their asset."""
-    trainings_by_arn: dict[str, TrainingRecord] = {}
-    # The records come newest first, so the oldest materialization of each version remains.
-    for record in instance.fetch_materializations(key, limit=MOST_MATERIALIZATIONS).records:
-        if record.asset_materialization is None:
-            continue
-        metadata: dict[str, Any] = {
-            name: value.value for name, value in record.asset_materialization.metadata.items()
-        }
-        arn = str(metadata.get("solution_version_arn", ""))
-        trainings_by_arn[arn] = TrainingRecord(
-            arn=arn,
-            time=datetime.fromtimestamp(record.timestamp, UTC),
-            recipe=str(metadata.get("recipe", "")),
-            metrics={
-                name: float(value)
-                for name, value in metadata.items()
-                if isinstance(value, (int, float))
-            },
-            interactions=metadata.get("interactions", {}),
+def read_ended_runs(instance: dg.DagsterInstance, pipeline: str) -> list[UnpublishedRun]:
+    """The latest refreshes that failed or were stopped, as far as Dagster remembers its runs.
+
+    A run whose process was killed is known only here.
+    """
+    failed = dg.RunsFilter(job_name=f"{pipeline}_refresh", statuses=[*ENDINGS])
+    runs = []
+    for record in instance.get_run_records(failed, limit=MOST_RUNS):
+        run = record.dagster_run
+        end = record.end_time or record.update_timestamp.timestamp()
+        seconds = None if record.start_time is None else round(end - record.start_time, 1)
+        runs.append(
+            UnpublishedRun(
+                run=run.root_run_id or run.run_id,
+                ending=ENDINGS[run.status],
+                time=datetime.fromtimestamp(end, UTC),
+                step=", ".join(_find_failed_steps(instance, run.run_id)),
+                seconds=seconds if seconds is not None and seconds >= 0 else None,
+            )
         )
-    trainings = sorted(trainings_by_arn.values(), key=lambda training: training.time)
-    return trainings[-MOST_TRAININGS:]
+    return runs
+
+
+def _find_failed_steps(instance: dg.DagsterInstance, run_id: str) -> list[str]:
+    """The names of the assets whose steps failed, or had started and did not end."""
+    return [
+        step.step_key.partition("__")[2] or step.step_key
+        for step in instance.get_run_step_stats(run_id)
+        if step.status is not None and step.status.value in UNFINISHED
+    ]
 
 
 def read_check_records(

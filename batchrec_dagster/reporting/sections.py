@@ -47,6 +47,8 @@ class Figure:
     """The headings of the table."""
     rows: Sequence[Sequence[str | Markup]]
     """The formatted cells of the table."""
+    is_wide: bool = False
+    """Whether it takes the whole width of the page, with its table in view."""
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,9 @@ class Column:
 
     Such columns are the last to be cut when the terminal is narrow.
     """
+    wrap: bool = False
+    """Whether cells that are too long for a narrow terminal take several lines, instead of being
+    cut."""
 
 
 @dataclass(frozen=True)
@@ -116,9 +119,15 @@ def _build_table(section: TerminalTable, lines: bool) -> RenderableType:
             _make_cell(column.name),
             justify="right" if column.right else "left",
             no_wrap=column.right,
+            overflow="fold" if column.wrap else "ellipsis",
         )
     for row in section.rows:
-        table.add_row(*("" if cell is None else _make_cell(str(cell)) for cell in row))
+        table.add_row(
+            *(
+                "" if cell is None else _make_cell(str(cell), wrap=column.wrap)
+                for column, cell in zip(section.columns, row, strict=True)
+            )
+        )
     parts: list[RenderableType] = [Text(escape_invisible(section.title), style="bold")]
     if section.rows:
         parts.append(table)
@@ -127,5 +136,7 @@ def _build_table(section: TerminalTable, lines: bool) -> RenderableType:
     return Group(*parts)
 
 
-def _make_cell(text: str) -> Text:
+def _make_cell(text: str, *, wrap: bool = False) -> Text:
+    if wrap:
+        return Text(escape_invisible(text), overflow="fold")
     return Text(escape_invisible(text), no_wrap=True, overflow="ellipsis")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from datetime import datetime
 from typing import Any
 
 import polars as pl
@@ -50,6 +51,7 @@ from batchrec_dagster.steps.recommendation_table import (
 )
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.rejected_outputs import make_table, require_usable
+from batchrec_dagster.steps.runs import measure_seconds
 from batchrec_dagster.steps.spending import Spending, find_new_costs
 from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.durable import temporary_folder
@@ -118,6 +120,7 @@ def infer_and_publish(
     *,
     run: str,
     root_run: str,
+    run_start: datetime | None = None,
     skip_quality_gate: bool,
 ) -> PublishedLists:
     """Infer lists for the users with the model and publish them, if all checks pass.
@@ -125,6 +128,7 @@ def infer_and_publish(
     batch_users: the lines of the users' file.
     run: the run's id, for the metadata.
     root_run: the id of the first of a run and its retries, which share a budget.
+    run_start: when the run started; None if that is not known.
     Raises FailedChecksError, StorageError, PersonalizeError, StepError.
     """
     published_users = work.files.batch_users.read_published()
@@ -139,7 +143,14 @@ def infer_and_publish(
         inferred, (edition, table) = make_table(
             inference.run(batches),
             lambda inferred: _publish(
-                work, publishing, batch_users, inferred, gate, run, skip=skip_quality_gate
+                work,
+                publishing,
+                batch_users,
+                inferred,
+                gate,
+                run,
+                {"root_run": root_run, **_measure_run(spending, run_start)},
+                skip=skip_quality_gate,
             ),
             inference.run_again,
             work.ensure.log,
@@ -246,11 +257,14 @@ def _publish(
     inferred: InferenceResult,
     gate: CheckResult,
     run: str,
+    run_facts: Mapping[str, Any],
     *,
     skip: bool,
 ) -> tuple[Edition, RecommendationTable]:
     """Publish the lists. Raises RejectedOutputsError if another job has to make them again.
 
+    run: the run's id.
+    run_facts: more metadata of the run.
     skip: whether to publish lists that were rolled back.
     """
     pipeline, jobs, interactions = work.pipeline, inferred.jobs, inferred.interactions
@@ -261,6 +275,7 @@ def _publish(
         checks = [gate, *table.checks]
         version = _fingerprint_lists(publishing, [job.arn for job in jobs])
         facts = {
+            **run_facts,
             "batch_inference_job_arn": jobs[0].arn,
             **asdict(table.counts),
             "results_asked_for": inferred.num_results,
@@ -276,6 +291,13 @@ def _publish(
             keep_users_without_lists(work, version, batch_users, writer.path, table.failed)
         edition = publishing.publish(writer.path, gate, skip=skip)
     return edition, table
+
+
+def _measure_run(spending: Spending, run_start: datetime | None) -> dict[str, float]:
+    """How long the run has taken so far, if that is known, and what it has paid."""
+    seconds = measure_seconds(run_start)
+    times = {} if seconds is None else {"run_seconds": seconds}
+    return {**times, "run_cost_usd": spending.read_total()}
 
 
 def _fingerprint_lists(publishing: Publishing, jobs: Sequence[str]) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from batchrec_dagster.config import fingerprint
+from batchrec_dagster.outcomes.edition_facts import complete_facts
 from batchrec_dagster.personalize.evidence import NDCG
 from batchrec_dagster.steps.checks import (
     CheckResult,
@@ -29,6 +30,7 @@ from batchrec_dagster.steps.items import read_titles_version
 from batchrec_dagster.steps.lists_declaration import ListsDeclaration
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.runs import RunHistory
+from batchrec_dagster.steps.spending import read_run_costs
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.object_store import StorageError
 from batchrec_dagster.storage.paths import PipelineFiles
@@ -282,9 +284,10 @@ class Publishing:
         if withdrawn and not skip:
             how_to_skip = self.declaration.how_to_skip_gate
             require_passed([refuse_rolled_back_rows(gate, withdrawn[0].edition, how_to_skip)])
-        publications.write(record.allow(withdrawn))
+        # Before editions are deleted.
+        publications.write(remember_facts(record.allow(withdrawn), self.work.files))
         edition = table.publish(file, self.work.pipeline.publication.history)
-        publications.settle()
+        publications.write(remember_facts(publications.read(), self.work.files))
         return edition
 
     def about(
@@ -335,14 +338,27 @@ def _explain_withdrawal(withdrawn: Sequence[WithdrawnLists], made_by: Sequence[s
     return f"edition {withdrawn[0].edition}, of the same data and settings, was rolled back"
 
 
+def remember_facts(record: PublicationRecord, files: PipelineFiles) -> PublicationRecord:
+    """The record with the numbers of all editions that are kept. Raises StorageError."""
+
+    def read_editions() -> list[Edition]:
+        current = files.table.current()
+        return [*([current] if current else []), *files.table.older()]
+
+    return complete_facts(record, read_editions, read_run_costs(files))
+
+
 def republish(work: Work, to: str, run: str, runs: RunHistory, log: logging.Logger) -> Edition:
     """Publish the lists of an older edition again; see `Rollbacks.roll_back`.
 
     Raises StorageError and StepError.
     """
     edition = Rollbacks(work.files).roll_back(to, run, runs)
+    publications = Publications(work.files)
+    # Before editions are deleted.
+    publications.write(remember_facts(publications.read(), work.files))
     work.files.table.put_back(edition, work.pipeline.publication.history)
-    Publications(work.files).settle()
+    publications.write(remember_facts(publications.read(), work.files))
     log.info(f"published again: {summarize_edition(edition)}")
     return edition
 

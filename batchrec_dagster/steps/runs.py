@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Protocol
 
 
@@ -13,3 +14,12 @@ class RunHistory(Protocol):
 
     def is_unfinished(self, run_id: str) -> bool:
         """Whether the run is known, and neither it nor a retry of it has succeeded."""
+
+
+def measure_seconds(start: datetime | None) -> float | None:
+    """How many seconds have passed since then; None if that is not known, or the clock was set
+    back."""
+    if start is None:
+        return None
+    seconds = (datetime.now(UTC) - start).total_seconds()
+    return round(seconds, 1) if seconds >= 0 else None

@@ -12,7 +12,7 @@ from batchrec_dagster.steps.batch_jobs import JobRequest
 from batchrec_dagster.steps.checks import CheckResult, FailedChecksError, require_passed
 from batchrec_dagster.steps.cost import check_budget
 from batchrec_dagster.steps.work import PersonalizeWork
-from batchrec_dagster.storage.paths import read_record, write_record
+from batchrec_dagster.storage.paths import PipelineFiles, read_record, write_record
 
 # How many runs an asset's record remembers. A re-execution of an older one starts at 0.
 RUNS_REMEMBERED = 50
@@ -112,6 +112,10 @@ class Spending:
             started = self._read_entry()[STARTED]
             self._write_entry({RESERVED: {}, STARTED: {**started, **_to_json(costs)}})
 
+    def read_total(self) -> float:
+        """What the run has paid in all its steps so far, in US dollars. Raises StorageError."""
+        return read_run_costs(self.work.files).get(self.run, 0.0)
+
     def find_paying_assets(self) -> set[str]:
         """The assets that the run has already paid for."""
         return {asset for asset, entry in self._read_all().items() if _list_costs(entry)}
@@ -130,16 +134,8 @@ class Spending:
 
     def _read_all(self) -> dict[str, dict[str, Any]]:
         """What is recorded of the run, by asset."""
-        storage, keys = self.work.storage, self.work.pipeline.storage_keys
-        files = storage.store.list(storage.uri(keys.all_spending))
-        return {
-            file.uri.rpartition("/")[2].removesuffix(".json"): read_record(
-                storage, file.uri, RECORD_SHAPE
-            ).get(self.run, {})
-            for file in files
-            # Another program may have put a file of its own there.
-            if file.uri.endswith(".json")
-        }
+        records = _read_records(self.work.files)
+        return {asset: record.get(self.run, {}) for asset, record in records.items()}
 
     def _read_entry(self) -> dict[str, Any]:
         """What is recorded of the run and the asset."""
@@ -157,6 +153,31 @@ class Spending:
     def _read_record(self) -> dict[str, Any]:
         storage, keys = self.work.storage, self.work.pipeline.storage_keys
         return read_record(storage, storage.uri(keys.spending(self.asset)), RECORD_SHAPE)
+
+
+def read_run_costs(files: PipelineFiles) -> dict[str, float]:
+    """What the latest runs have paid, in US dollars, by the id of the first of a run and its
+    retries. A run that has paid nothing is not among them. Raises StorageError."""
+    costs: dict[str, float] = {}
+    for record in _read_records(files).values():
+        for run, entry in record.items():
+            paid = sum(cost.middle for cost in _list_costs(entry))
+            costs[run] = costs.get(run, 0.0) + paid
+    return costs
+
+
+def _read_records(files: PipelineFiles) -> dict[str, dict[str, Any]]:
+    """The record of each asset that has paid for anything."""
+    storage = files.storage
+    infos = storage.store.list(files.uri(files.storage_keys.all_spending))
+    return {
+        info.uri.rpartition("/")[2].removesuffix(".json"): read_record(
+            storage, info.uri, RECORD_SHAPE
+        )
+        for info in infos
+        # Another program may have put a file of its own there.
+        if info.uri.endswith(".json")
+    }
 
 
 def find_new_costs(requests: Sequence[JobRequest]) -> dict[str, Cost]:

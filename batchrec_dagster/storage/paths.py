@@ -58,6 +58,9 @@ class StorageKeys:
         self.all_edition_inputs = f"{pipeline}/records/inputs/"
         # The folder, with its final slash, of a record for each asset that costs money.
         self.all_spending = f"{pipeline}/records/spending/"
+        # The folder, with its final slash, of a record for each step that ended a run which
+        # published nothing.
+        self.all_unpublished_runs = f"{pipeline}/records/unpublished_runs/"
 
     def arm_users(self, arm: str) -> str:
         """The users of an experiment's arm, as the input of a batch inference job."""
@@ -98,6 +101,10 @@ class StorageKeys:
 
     def record(self, asset: str) -> str:
         return f"{self.pipeline}/records/{asset}.json"
+
+    def unpublished_run(self, run: str, step: str) -> str:
+        """How the run of this id ended in the step."""
+        return f"{self.all_unpublished_runs}{run}.{step}.json"
 
     def spending(self, asset: str) -> str:
         """What the last runs paid for in the asset's step."""

@@ -33,6 +33,33 @@ Why = Literal["published", "rolled back", "restored by hand"]
 
 
 @dataclass(frozen=True)
+class EditionFacts:
+    """The numbers of an edition that are remembered when its rows are no longer kept.
+
+    A number is None if it is not known.
+    """
+
+    ndcg: float | None = None
+    """The NDCG@25 of its model."""
+    ndcg_low: float | None = None
+    """The lower end of the 95% interval of its NDCG@25."""
+    ndcg_high: float | None = None
+    """The upper end of the interval."""
+    popular_ndcg: float | None = None
+    """The NDCG@25 of recommending the most popular items."""
+    measured_on: str | None = None
+    """A fingerprint of the settings of the interactions. NDCGs are compared if it is the same."""
+    users: int | None = None
+    """How many users have a list."""
+    seconds: float | None = None
+    """How long the run took from its start until the lists were live."""
+    cost_usd: float | None = None
+    """What the run paid."""
+    root_run: str | None = None
+    """The id of the first of the run and its retries."""
+
+
+@dataclass(frozen=True)
 class Publication:
     """An edition that became live."""
 
@@ -49,6 +76,8 @@ class Publication:
     """The number of the edition that was live before; None if there was none."""
     data_until: int | None = None
     """The time of the newest interaction that the edition was made from, in epoch seconds."""
+    facts: EditionFacts | None = None
+    """None if they are not known, or still have to be read from the edition."""
 
     @property
     def is_first(self) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from batchrec_dagster.personalize.evidence import NDCG
+from batchrec_dagster.personalize.evidence import NDCG, read_ndcg
 from batchrec_dagster.reporting.changes import build_changes_section, format_diff
 from batchrec_dagster.reporting.drift import DataFacts, RunInputs
 from batchrec_dagster.reporting.editions import (
@@ -18,7 +18,6 @@ from batchrec_dagster.reporting.editions import (
     SettingChange,
     compare_editions,
     explain_incomparability,
-    read_ndcg,
 )
 from batchrec_dagster.storage.published_table import Edition
 
@@ -142,14 +141,14 @@ def test_the_ndcg_comes_with_its_interval_where_there_is_one() -> None:
     numbers = {f"all/{name}": 0.1 for name in ("ndcg", "popular", "difference")}
     numbers |= {"all/users": 50, "all/ndcg_low": 0.05}
     sure = build_edition(1, metrics={NDCG: 0.1}, evidence=numbers)
-    assert read_ndcg(sure) is not None
-    assert read_ndcg(sure).low == 0.05  # type: ignore[union-attr]
-    assert read_ndcg(build_edition(1, metrics={NDCG: 0.1})).low is None  # type: ignore[union-attr]
+    assert read_ndcg(sure.about) is not None
+    assert read_ndcg(sure.about).low == 0.05  # type: ignore[union-attr]
+    assert read_ndcg(build_edition(1, metrics={NDCG: 0.1}).about).low is None  # type: ignore[union-attr]
     assert (
-        read_ndcg(build_edition(1, metrics={NDCG: 0.1}, evidence={**numbers, "all/users": 0}))
+        read_ndcg(build_edition(1, metrics={NDCG: 0.1}, evidence={**numbers, "all/users": 0}).about)
         is None
     )
-    assert read_ndcg(build_edition(1)) is None
+    assert read_ndcg(build_edition(1).about) is None
 
 
 DATA = DataFacts(1000, 100, 50, "2026-01-01", "2026-01-31", {"buy": 0.5, "view": 0.5}, 2.0)

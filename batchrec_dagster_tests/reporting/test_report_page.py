@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,13 @@ from batchrec_dagster.reporting.changes import build_changes_section
 from batchrec_dagster.reporting.drift import DataFacts, RunInputs
 from batchrec_dagster.reporting.editions import compare_editions
 from batchrec_dagster.reporting.facts import Facts, ReportedRun, combine_facts, count_tallies
+from batchrec_dagster.reporting.night_tables import build_nights_section
+from batchrec_dagster.reporting.nights import Night
 from batchrec_dagster.reporting.outcomes import build_outcomes_section
 from batchrec_dagster.reporting.page import encode_json_for_html, render_page
-from batchrec_dagster.reporting.run_records import CheckRecord, TrainingRecord
+from batchrec_dagster.reporting.run_records import CheckRecord
 from batchrec_dagster.reporting.run_tables import RunTables
 from batchrec_dagster.storage.published_table import Edition
-from batchrec_dagster_tests.reporting.test_report import Reader
 from batchrec_dagster_tests.support import WCAG
 
 SHOT = "<script>window.shot = 1</script><img src=x onerror='window.shot = 1'>"
@@ -84,7 +85,6 @@ def run() -> ReportedRun:
         "mean_reciprocal_rank_at_25": 0.3,
         "coverage": 0.5,
     }
-    short = {"ndcg_at_25": 0.2, "precision_at_10": 0.1, "mrr_at_25": 0.3, "coverage": 0.5}
     creation_time = datetime(2026, 1, 2, tzinfo=UTC)
     return ReportedRun(
         pipeline="shop",
@@ -95,7 +95,6 @@ def run() -> ReportedRun:
         solution_version="arn:aws:personalize:us-east-1:000000000000:solution/shop/1",
         metrics=metrics,
         popularity={name: value / 2 for name, value in metrics.items()},
-        trainings=[TrainingRecord(str(n), creation_time, SHOT, short) for n in range(6)],
         checks=[CheckRecord("recommendations", "lists_full", False, SHOT)],
         evidence=[
             Evidence(
@@ -136,8 +135,35 @@ def build_facts() -> Facts:
         for share, items in ((0.1, pl.Series(["a"])), (0.9, pl.Series(["b"])))
     ]
     drift = inputs[1].add_drift(inputs[0]).drift
-    sections = [build_changes_section(changes, drift), build_outcomes_section(build_outcomes())]
+    sections = [
+        build_nights_section(build_nights()),
+        build_changes_section(changes, drift),
+        build_outcomes_section(build_outcomes()),
+    ]
     return replace(combine_facts(run(), count_tallies(run_tables)), drift=drift, sections=sections)
+
+
+def build_nights() -> list[Night]:
+    """More nights than the chart has room for labels, with everything that a row can have."""
+    start = datetime(2026, 1, 2, tzinfo=UTC)
+    nights = [
+        Night(
+            start + timedelta(days=number),
+            "published",
+            number,
+            is_live=number == 30,
+            ndcg=0.2,
+            ndcg_low=0.1,
+            ndcg_high=0.3,
+            popular_ndcg=0.1,
+            users=1_234_567,
+            cost_usd=1234.5,
+            seconds=10_000,
+        )
+        for number in range(1, 31)
+    ]
+    refused = Night(start, "refused", checks=(SHOT,), steps=("recommendations",), ndcg=0.1)
+    return [Night(None, "published", 0), refused, *nights]
 
 
 def build_outcomes() -> list[Outcome]:
@@ -378,41 +404,6 @@ def test_the_page_opens_with_the_verdict_in_a_word_and_a_shape(
     word = tab.locator(".tile", has_text="NDCG@25").locator(".judgement")
     assert word.text_content() == judgement.capitalize()
     tab.close()
-
-
-def test_models_of_other_settings_are_not_compared() -> None:
-    old, new = run().trainings[:2]
-    trainings = [
-        replace(old, interactions={"min_rating": 3.5}),
-        replace(new, interactions={"min_rating": 4.0}),
-    ]
-    assert "these cannot be compared" in render_page(
-        combine_facts(replace(run(), trainings=trainings), count_tallies(build_tables()))
-    )
-    assert "these cannot be compared" not in render_page(
-        combine_facts(run(), count_tallies(build_tables()))
-    )
-
-
-def test_the_latest_models_are_listed_newest_first() -> None:
-    trainings = [
-        TrainingRecord(
-            str(n),
-            datetime(2026, 1, n, tzinfo=UTC),
-            "aws-similar-items",
-            {"ndcg_at_25": n / 10, "precision_at_10": n / 20, "mrr_at_25": n / 30, "coverage": 0.5},
-        )
-        for n in (1, 2, 3)
-    ]
-    text = Reader(
-        render_page(
-            combine_facts(replace(run(), trainings=trainings), count_tallies(build_tables()))
-        )
-    )
-    assert text.tables["runs-table"][1:] == [
-        [f"2026-01-0{n} 00:00 UTC, aws-similar-items", n / 10, n / 20, n / 30, 0.5]
-        for n in (3, 2, 1)
-    ]
 
 
 @pytest.mark.parametrize("text", [*HOSTILE, "<!--<script>", "\u2029"])

@@ -21,10 +21,10 @@ from batchrec_dagster.pipeline.declare_asset import (
     storage_links,
     table_metadata,
 )
+from batchrec_dagster.pipeline.run_endings import find_root_run, find_run_start, record_unchanged
 from batchrec_dagster.pipeline.run_history import DagsterRuns
 from batchrec_dagster.pipeline.run_step import (
     asset_step,
-    find_root_run,
     get_personalize_work,
     materialization_with_checks,
 )
@@ -135,8 +135,11 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
                 batch_users,
                 run=context.run.run_id,
                 root_run=find_root_run(context),
+                run_start=find_run_start(context),
                 skip_quality_gate=config.skip_quality_gate,
             )
+            if lists.edition.about.get("root_run") != find_root_run(context):
+                record_unchanged(context)
         return materialization_with_checks(
             lists.checks,
             dg.MaterializeResult(

@@ -19,9 +19,9 @@ from batchrec_dagster.pipeline.declare_asset import (
     dataset_group_link,
     preview_metadata,
 )
+from batchrec_dagster.pipeline.run_endings import find_root_run
 from batchrec_dagster.pipeline.run_step import (
     asset_step,
-    find_root_run,
     get_personalize_work,
     materialization_with_checks,
 )

@@ -11,7 +11,7 @@ from batchrec_dagster.config import Pipeline
 from batchrec_dagster.pipeline.automation.alert import Alert, Message, NewAlerts, State
 from batchrec_dagster.pipeline.automation.living_runs import DIED, WILL_RETRY
 from batchrec_dagster.pipeline.automation.runs import find_assets_of_run, list_job_names
-from batchrec_dagster.pipeline.declare_asset import PIPELINE
+from batchrec_dagster.pipeline.run_endings import PIPELINE
 from batchrec_dagster.reporting.failure_reasons import find_failure_reason
 from batchrec_dagster.reporting.markdown import unescape
 

@@ -1,0 +1,65 @@
+"""The numbers of editions that outlive their rows: read from an edition, kept in the record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+from batchrec_dagster.personalize.evidence import NDCG, read_ndcg
+from batchrec_dagster.storage.publications import EditionFacts, Publication, PublicationRecord
+from batchrec_dagster.storage.published_table import Edition
+
+
+def read_facts(edition: Edition) -> EditionFacts:
+    """The facts that the edition's metadata have."""
+    about = edition.about
+    ndcg = read_ndcg(about)
+    return EditionFacts(
+        ndcg=ndcg.value if ndcg else None,
+        ndcg_low=ndcg.low if ndcg else None,
+        ndcg_high=ndcg.high if ndcg else None,
+        # Where nobody was tested, both are 0 and say nothing.
+        popular_ndcg=about.get("popularity_metrics", {}).get(NDCG) if ndcg else None,
+        measured_on=about.get("measured_on"),
+        users=about.get("users"),
+        seconds=about.get("run_seconds"),
+        cost_usd=about.get("run_cost_usd"),
+        root_run=about.get("root_run", about.get("run_id")),
+    )
+
+
+def complete_facts(
+    record: PublicationRecord,
+    read_editions: Callable[[], Sequence[Edition]],
+    costs: Mapping[str, float],
+) -> PublicationRecord:
+    """The record with the facts of all editions that are kept, and with what their runs have paid.
+
+    read_editions: reads the editions that are kept. It is called if facts are missing.
+    costs: what the latest runs have paid, by the id of the first of a run and its retries. A step
+        next to the publication may have paid after it.
+    """
+    has_all = all(publication.facts is not None for publication in record.publications)
+    editions = [] if has_all else read_editions()
+    publications = (
+        _complete_cost(_complete_publication(publication, editions), costs)
+        for publication in record.publications
+    )
+    return replace(record, publications=tuple(publications))
+
+
+def _complete_publication(publication: Publication, editions: Sequence[Edition]) -> Publication:
+    if publication.facts is not None:
+        return publication
+    for edition in editions:
+        if publication.is_of(edition):
+            return replace(publication, facts=read_facts(edition))
+    return publication
+
+
+def _complete_cost(publication: Publication, costs: Mapping[str, float]) -> Publication:
+    facts = publication.facts
+    cost = costs.get(facts.root_run or "") if facts is not None else None
+    if facts is None or cost is None:
+        return publication
+    return replace(publication, facts=replace(facts, cost_usd=cost))

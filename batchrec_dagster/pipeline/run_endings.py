@@ -1,0 +1,105 @@
+"""Records how runs end that publish nothing, from the steps that end them.
+
+A process that is killed records nothing; Dagster itself knows of it, see reporting/run_records.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any
+
+import dagster as dg
+
+from batchrec_dagster.deployment.resources import PersonalizeResource
+from batchrec_dagster.personalize.evidence import read_ndcg
+from batchrec_dagster.steps.checks import FailedChecksError
+from batchrec_dagster.steps.runs import measure_seconds
+from batchrec_dagster.steps.spending import read_run_costs
+from batchrec_dagster.storage.object_store import StorageError
+from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
+from batchrec_dagster.storage.resource import StorageResource
+from batchrec_dagster.storage.unpublished_runs import Ending, UnpublishedRun, UnpublishedRuns
+
+# The metadata of every asset that names its pipeline.
+PIPELINE = "batchrec/pipeline"
+# The step that decides whether lists are published.
+PUBLISHING_STEP = "recommendations"
+
+
+def find_root_run(context: dg.AssetExecutionContext) -> str:
+    """The id of the first of a run and its retries."""
+    return context.run.root_run_id or context.run.run_id
+
+
+def find_run_start(context: dg.AssetExecutionContext) -> datetime | None:
+    """When the run started; None if Dagster does not know."""
+    records = context.instance.get_run_records(dg.RunsFilter(run_ids=[context.run.run_id]))
+    start = records[0].start_time if records else None
+    return None if start is None else datetime.fromtimestamp(start, UTC)
+
+
+def record_failure(context: dg.AssetExecutionContext, error: BaseException) -> None:
+    """Record that the step's error ended its run. An error of doing so does not hide that one."""
+    if isinstance(error, FailedChecksError):
+        blocking = [check.name for check in error.checks if check.blocks]
+        _record(context, "refused", blocking)
+    elif isinstance(error, dg.DagsterExecutionInterruptedError):
+        _record(context, "stopped")
+    elif not isinstance(error, dg.RetryRequested | GeneratorExit):
+        _record(context, "failed")
+
+
+def record_unchanged(context: dg.AssetExecutionContext) -> None:
+    """Record that the run had nothing new to publish."""
+    _record(context, "unchanged")
+
+
+def forget_failure(context: dg.AssetExecutionContext) -> None:
+    """Forget that the step ended the run, if it is a retry, which has succeeded."""
+    is_retry = context.run.root_run_id is not None or context.retry_number > 0
+    files = _find_files(context) if is_retry else None
+    if files is not None:
+        with suppress(StorageError):
+            step = context.asset_key.path[-1]
+            UnpublishedRuns(files).remove(find_root_run(context), step)
+
+
+def _record(context: dg.AssetExecutionContext, ending: Ending, checks: Sequence[str] = ()) -> None:
+    files = _find_files(context)
+    if files is None:
+        return
+    step, root_run = context.asset_key.path[-1], find_root_run(context)
+    with suppress(StorageError):
+        # The model whose lists were not published.
+        is_measured = step == PUBLISHING_STEP and ending == "refused"
+        ndcg = read_ndcg(files.record("solution_version")) if is_measured else None
+        UnpublishedRuns(files).add(
+            UnpublishedRun(
+                run=root_run,
+                ending=ending,
+                time=datetime.now(UTC),
+                step=step,
+                checks=tuple(checks),
+                ndcg=ndcg.value if ndcg else None,
+                ndcg_low=ndcg.low if ndcg else None,
+                ndcg_high=ndcg.high if ndcg else None,
+                cost_usd=read_run_costs(files).get(root_run, 0.0),
+                seconds=measure_seconds(find_run_start(context)),
+            )
+        )
+
+
+def _find_files(context: dg.AssetExecutionContext) -> PipelineFiles | None:
+    """The files of the asset's pipeline; None for an asset that is not batchrec's."""
+    metadata: dict[str, Any] = dict(context.assets_def.metadata_by_key[context.asset_key])
+    if PIPELINE not in metadata:
+        return None
+    for key in sorted(context.assets_def.required_resource_keys):
+        resource = getattr(context.resources, key, None)
+        if isinstance(resource, PersonalizeResource):
+            resource = resource.storage
+        if isinstance(resource, StorageResource):
+            return PipelineFiles(resource, StorageKeys(str(metadata[PIPELINE])))
+    return None

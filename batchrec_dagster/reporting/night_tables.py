@@ -1,0 +1,214 @@
+"""The nights of a pipeline as they are shown: JSON, text, and a section of the report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC
+from typing import Any
+
+from markupsafe import Markup
+
+from batchrec_dagster.reporting.charts import Chart
+from batchrec_dagster.reporting.nights import Night
+from batchrec_dagster.reporting.run_stages import format_duration
+from batchrec_dagster.reporting.sections import (
+    Figure,
+    ReportSection,
+    format_count,
+    format_score,
+)
+from batchrec_dagster.reporting.terminal import Column, TerminalTable, format_time, render
+
+# The table in a terminal has this many nights, that of the report and its chart as many as below.
+MOST_IN_TERMINAL = 60
+MOST_IN_REPORT = 100
+MOST_IN_CHART = 40
+
+NOT_KNOWN = "–"  # noqa: RUF001
+NOT_KNOWN_NOTE = f"{NOT_KNOWN}: not known, because an older batchrec did not record it"
+
+
+def describe_nights(pipeline: str, nights: Sequence[Night]) -> dict[str, Any]:
+    """The nights for JSON, newest first."""
+    return {"pipeline": pipeline, "nights": [_describe_night(night) for night in reversed(nights)]}
+
+
+def _describe_night(night: Night) -> dict[str, Any]:
+    values = asdict(night)
+    for name in ("time", "until"):
+        time = values[name]
+        values[name] = None if time is None else time.astimezone(UTC).isoformat(timespec="seconds")
+    return values
+
+
+COLUMNS = [
+    Column("when (UTC)", right=True),
+    Column("edition", right=True),
+    Column("status", wrap=True),
+    Column("NDCG@25", right=True),
+    Column("95%", right=True),
+    Column("users", right=True),
+    Column("USD", right=True),
+    Column("time", right=True),
+]
+
+
+def format_nights(pipeline: str, nights: Sequence[Night], width: int | None) -> str:
+    """A table with a line for each night, newest first.
+
+    width: the terminal's; None for a pipe, which gets all nights.
+    """
+    most = len(nights) if width is None else MOST_IN_TERMINAL
+    newest = [*reversed(nights)][:most]
+    rows = [_make_cells(night) for night in newest]
+    notes = []
+    if any(NOT_KNOWN in row for row in rows):
+        notes.append(f"{NOT_KNOWN_NOTE}.")
+    if any(night.ndcg_low is not None for night in newest):
+        notes.append("95%: the interval of NDCG@25.")
+    if len(nights) > most:
+        notes.append(f"{len(nights) - most:,} older nights are not shown: --json has all.")
+    if not nights:
+        notes.append("none yet")
+    table = TerminalTable(
+        f"Nights of {pipeline}, newest first", COLUMNS, rows, note=" ".join(notes)
+    )
+    return render([], [[table]], width=width).lstrip("\n")
+
+
+def _make_cells(night: Night) -> list[object]:
+    when = NOT_KNOWN if night.time is None else format_time(night.time.astimezone(UTC))
+    interval = None
+    if night.ndcg_low is not None and night.ndcg_high is not None:
+        interval = f"{night.ndcg_low:.3f}-{night.ndcg_high:.3f}"
+    return [
+        when,
+        night.edition,
+        night.description,
+        _format_fact(night, None if night.ndcg is None else f"{night.ndcg:.4f}"),
+        interval,
+        _format_fact(night, None if night.users is None else f"{night.users:,}"),
+        _format_fact_of_run(night, _format_usd(night.cost_usd)),
+        _format_fact_of_run(night, format_duration(night.seconds) or None),
+    ]
+
+
+def _format_fact(night: Night, text: str | None) -> str | None:
+    """A fact of an edition, which may not be known. Other nights need not have it."""
+    return NOT_KNOWN if text is None and night.is_publication else text
+
+
+def _format_fact_of_run(night: Night, text: str | None) -> str | None:
+    """A fact of the run that made an edition. A restored edition was made by an earlier run."""
+    return text if night.is_restoration else _format_fact(night, text)
+
+
+def _format_usd(cost: float | None) -> str | None:
+    if cost is None:
+        return None
+    return f"{cost:,.2f}" if cost else "0"
+
+
+def build_nights_section(nights: Sequence[Night]) -> ReportSection:
+    """The section of the report: a chart and a table of the nights."""
+    newest = [*reversed(nights)][:MOST_IN_REPORT]
+    text = [
+        "What each night published, or why it published nothing. Times are in UTC. The cost is what"
+        " the run paid, the time that until its lists were live, or until it ended."
+    ]
+    if len(nights) > len(newest):
+        text.append(
+            f"The newest {len(newest)} of {len(nights):,} nights; batchrec list --editions has all."
+        )
+    return ReportSection("nights", "Editions", text, figures=[_draw_nights(nights, newest)])
+
+
+EDITIONS, POPULAR, REFUSED = "Editions", "Most popular items", "Refused"
+
+
+def _draw_nights(nights: Sequence[Night], newest: Sequence[Night]) -> Figure:
+    """A chart of the latest nights, oldest on the left, and the table of those in `newest`."""
+    shown = [night for night in nights if night.status != "unchanged"][-MOST_IN_CHART:]
+    labels = _label_nights(shown)
+    points: list[tuple[str, float | None, float | None, float | None]] = []
+    for night, label in zip(shown, labels, strict=True):
+        published = night.ndcg if night.is_publication else None
+        refused = None if night.is_publication else night.ndcg
+        points.append((label, published, night.popular_ndcg, refused))
+    caption = "NDCG@25 of the editions by their numbers, oldest first, with its 95% interval."
+    settings = {night.measured_on for night in shown if night.measured_on is not None}
+    if len(settings) > 1:
+        caption += SETTINGS_CHANGED
+    chart = None
+    if any(value is not None for _, *values in points for value in values):
+        has_refused = any(point[3] is not None for point in points)
+        series = [EDITIONS, POPULAR, *([REFUSED] if has_refused else [])]
+        chart = Chart(
+            "lines",
+            "Edition",
+            "NDCG@25",
+            series,
+            [(label, *values[: len(series)]) for label, *values in points],
+            intervals=[
+                None
+                if night.ndcg_low is None or night.ndcg_high is None
+                else (night.ndcg_low, night.ndcg_high)
+                for night in shown
+            ],
+            unconnected=[REFUSED],
+        )
+    return Figure(
+        "nights",
+        "Nights, newest first",
+        caption,
+        chart,
+        ["Night", "Edition", "Status", "NDCG@25", "Users", "USD", "Time"],
+        [_make_report_cells(night) for night in newest],
+        is_wide=True,
+    )
+
+
+# Added to the caption, with the space that separates it.
+SETTINGS_CHANGED = (
+    " The settings of the interactions changed between some of them: these cannot be compared."
+)
+
+
+def _label_nights(nights: Sequence[Night]) -> list[str]:
+    """A label for each night, all different: the edition's number, or how the night ended."""
+    labels: list[str] = []
+    for night in nights:
+        if night.edition is None:
+            day = f" {night.time.astimezone(UTC):%m-%d}" if night.time else ""
+            text = f"{night.status}{day}"
+        else:
+            text = f"{night.edition} again" if night.is_restoration else str(night.edition)
+        label, number = text, 1
+        while label in labels:
+            number += 1
+            label = f"{text} ({number})"
+        labels.append(label)
+    return labels
+
+
+def _make_report_cells(night: Night) -> list[str | Markup]:
+    when = NOT_KNOWN if night.time is None else format_time(night.time.astimezone(UTC))
+    _, _, status, _, _, _, usd, time = _make_cells(night)
+    unknown = Markup("{}").format(NOT_KNOWN if night.is_publication else "")
+    estimate: Markup = unknown
+    if night.ndcg is not None:
+        estimate = format_score(night.ndcg)
+        if night.ndcg_low is not None and night.ndcg_high is not None:
+            estimate += Markup("<small>{} to {}</small>").format(
+                format_score(night.ndcg_low), format_score(night.ndcg_high)
+            )
+    return [
+        when,
+        Markup("{}").format(night.edition or ""),
+        str(status),
+        estimate,
+        unknown if night.users is None else format_count(night.users),
+        Markup("{}").format(usd or ""),
+        Markup("{}").format(time or ""),
+    ]

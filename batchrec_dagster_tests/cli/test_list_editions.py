@@ -1,0 +1,84 @@
+"""`batchrec list --editions` after nights of all kinds, through the real commands."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import dagster as dg
+import pytest
+from click.testing import CliRunner
+
+from batchrec_dagster.cli import main
+from batchrec_dagster.steps.publishing import build_rollback_config
+from batchrec_dagster_tests.first_run import DECLARATION, RATINGS
+from batchrec_dagster_tests.support import Project, definitions, refresh, write_ratings
+
+pytestmark = pytest.mark.slow
+
+
+def list_nights(*arguments: str) -> list[dict[str, Any]]:
+    result = CliRunner().invoke(main, ["list", "--editions", "--json", *arguments])
+    assert result.exit_code == 0, result.output
+    (pipeline,) = json.loads(result.stdout)
+    assert pipeline["pipeline"] == "shop"
+    nights: list[dict[str, Any]] = pipeline["nights"]
+    return nights
+
+
+def test_the_nights_of_a_pipeline_are_listed(
+    project: Project,
+    first_run_of_shop: None,
+    instance: dg.DagsterInstance,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in project.process_environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(project.root)
+    ratings = project.root / RATINGS
+    content = ratings.read_bytes()
+
+    ratings.unlink()
+    assert not refresh(project, "shop", instance).success
+    ratings.write_bytes(content)
+    assert refresh(project, "shop", instance).success
+    write_ratings(ratings, users=61)
+    project.declare({**DECLARATION, "gate": {"min_ndcg_at_25": 1.0}})
+    assert not refresh(project, "shop", instance).success
+    project.declare(DECLARATION)
+    assert refresh(project, "shop", instance, report=True).success
+    with definitions(project) as defs:
+        rollback = defs.resolve_job_def("shop_rollback").execute_in_process(
+            run_config=build_rollback_config("shop__recommendations", "previous"),
+            instance=instance,
+            asset_selection=[dg.AssetKey(["shop", "recommendations"])],
+        )
+    assert rollback.success
+
+    nights = [*reversed(list_nights())]
+    assert [(night["edition"], night["status"]) for night in nights] == [
+        (1, "published"),
+        (None, "failed"),
+        (None, "unchanged"),
+        (None, "refused"),
+        (2, "rolled back"),
+        (1, "restored"),
+    ]
+    first, failed, _, refused, second, restored = nights
+    assert (failed["steps"], refused["checks"]) == (["raw_ratings"], ["quality_gate"])
+    # The model that was refused is the one that was published next.
+    assert refused["ndcg"] == second["ndcg"] > 0
+    assert (first["users"], second["users"], restored["users"]) == (60, 61, 60)
+    assert second["cost_usd"] == 0
+    assert second["seconds"] > 0
+    assert (second["until"], restored["is_live"]) == (restored["time"], True)
+
+    text = CliRunner().invoke(main, ["list", "shop", "--editions"]).stdout
+    assert text.startswith("Nights of shop, newest first\n")
+    assert "restored: 2 rolled back, live" in text
+    page = (project.storage / "shop/curated/report/index.html").read_text()
+    assert "refused by quality_gate" in page
+    assert "failed at raw_ratings" in page
+    unknown = CliRunner().invoke(main, ["list", "club", "--editions"])
+    assert unknown.exit_code == 3
+    assert "club" in unknown.output

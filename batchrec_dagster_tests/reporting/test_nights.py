@@ -1,0 +1,257 @@
+"""What each night published, or why it published nothing: rows, text, and the report's section."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pyarrow as pa
+import pytest
+
+from batchrec_dagster.outcomes.edition_facts import complete_facts
+from batchrec_dagster.personalize.evidence import NDCG
+from batchrec_dagster.reporting.night_tables import (
+    build_nights_section,
+    describe_nights,
+    format_nights,
+)
+from batchrec_dagster.reporting.nights import Night, list_nights
+from batchrec_dagster.reporting.run_records import read_ended_runs
+from batchrec_dagster.steps.publishing import remember_facts
+from batchrec_dagster.storage.object_store import StorageError
+from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
+from batchrec_dagster.storage.publications import Publications, Rollback
+from batchrec_dagster.storage.published_table import Edition, TableWriter
+from batchrec_dagster.storage.resource import S3Connection, StorageResource
+from batchrec_dagster.storage.unpublished_runs import MOST_RUNS, UnpublishedRun, UnpublishedRuns
+from batchrec_dagster_tests.texts import assert_texts
+
+START = datetime(2026, 11, 20, 3, 10, tzinfo=UTC)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> PipelineFiles:
+    storage = StorageResource(root=str(tmp_path / "storage"), s3=S3Connection())
+    return PipelineFiles(storage, StorageKeys("shop"))
+
+
+def compute_night(number: int) -> datetime:
+    return START + timedelta(days=number)
+
+
+def publish(files: PipelineFiles, tmp_path: Path, night: int, keep: int = 7, **about: Any) -> None:
+    """Publish the next edition in this night, as a run does."""
+    number = files.table.next_number()
+    ndcg = 0.2 + number / 100
+    values = {f"all/{name}": ndcg for name in ("ndcg", "popular", "difference")}
+    evidence = {
+        **values,
+        "all/users": 50,
+        "all/ndcg_low": ndcg - 0.02,
+        "all/ndcg_high": ndcg + 0.01,
+    }
+    with TableWriter(tmp_path / "lists.parquet") as writer:
+        writer.write(pa.table({"user_id": ["1"], "rank": [1], "item_id": [f"i{number}"]}))
+        writer.finish(
+            {
+                "edition": number,
+                "version": f"v{number}",
+                "made_at": compute_night(night).isoformat(),
+                "run_id": f"run {night}",
+                "root_run": f"run {night}",
+                "run_seconds": 185.0,
+                "run_cost_usd": 1.5,
+                "metrics": {NDCG: ndcg},
+                "popularity_metrics": {NDCG: 0.15},
+                "evidence": evidence,
+                "users": 1234,
+                "measured_on": "a",
+                **about,
+            }
+        )
+    publications = Publications(files)
+    publications.write(remember_facts(publications.read(), files))
+    files.table.publish(tmp_path / "lists.parquet", keep)
+    publications.write(remember_facts(publications.read(), files))
+
+
+def roll_back(files: PipelineFiles, night: int, edition: Edition) -> None:
+    publications = Publications(files)
+    rollback = Rollback(f"run {night}", "previous", edition.number, compute_night(night))
+    publications.write(replace(publications.read(), rollback=rollback))
+    files.table.put_back(edition, 7)
+    publications.write(remember_facts(publications.read(), files))
+
+
+def record(files: PipelineFiles, night: int, ending: Any, step: str, **values: Any) -> None:
+    time = compute_night(night) + timedelta(minutes=3)
+    UnpublishedRuns(files).add(
+        UnpublishedRun(f"run {night}", ending, time, step, seconds=180.0, cost_usd=0.0, **values)
+    )
+
+
+def live_through_a_week(files: PipelineFiles, tmp_path: Path) -> list[Night]:
+    """Nights of all kinds."""
+    publish(files, tmp_path, 0)
+    record(
+        files, 1, "refused", "recommendations",
+        checks=("quality_gate",), ndcg=0.1, ndcg_low=0.08, ndcg_high=0.12,
+    )  # fmt: skip
+    record(files, 2, "failed", "raw_ratings")
+    publish(files, tmp_path, 3)
+    roll_back(files, 4, files.table.older()[0])
+    record(files, 5, "unchanged", "recommendations")
+    publish(files, tmp_path, 6)
+    # A sink failed after the publication.
+    record(files, 6, "failed", "recommendations_in_postgres")
+    return list_nights(files, {})
+
+
+def test_each_night_has_a_row_that_says_how_it_ended(files: PipelineFiles, tmp_path: Path) -> None:
+    nights = live_through_a_week(files, tmp_path)
+    assert [(night.edition, night.description) for night in nights] == [
+        (1, "published"),
+        (None, "refused by quality_gate"),
+        (None, "failed at raw_ratings"),
+        (2, "rolled back"),
+        (1, "restored: 2 rolled back"),
+        (None, "unchanged"),
+        (3, "published, live; failed at recommendations_in_postgres"),
+    ]
+    assert [night.time.date().day for night in nights if night.time] == [20, 21, 22, 23, 24, 25, 26]
+    first, refused = nights[:2]
+    assert first.ndcg == pytest.approx(0.21)
+    assert (first.users, first.cost_usd, first.seconds) == (1234, 1.5, 185.0)
+    assert first.until == nights[3].time
+    assert (refused.ndcg, refused.ndcg_low) == (0.1, 0.08)
+
+
+def test_facts_survive_the_edition(files: PipelineFiles, tmp_path: Path) -> None:
+    for night in range(4):
+        publish(files, tmp_path, night, keep=1)
+    assert [edition.number for edition in files.table.older()] == [3]
+    ndcgs = [night.ndcg for night in list_nights(files, {})]
+    assert ndcgs == pytest.approx([0.21, 0.22, 0.23, 0.24])
+
+
+def test_what_an_older_version_did_not_record_is_not_known(
+    files: PipelineFiles, tmp_path: Path
+) -> None:
+    publish(files, tmp_path, 0)
+    publications = Publications(files)
+    past = publications.read()
+    # The edition is not kept either.
+    nobody = replace(past.publications[0], facts=None, version="gone")
+    publications.write(replace(past, publications=(nobody, *past.publications)))
+    old, new = list_nights(files, {})
+    assert (old.ndcg, old.users, new.users) == (None, None, 1234)
+    text = format_nights("shop", [old, new], 80)
+    assert "–: not known" in text  # noqa: RUF001
+
+
+def test_a_run_that_paid_after_its_publication_costs_the_sum(
+    files: PipelineFiles, tmp_path: Path
+) -> None:
+    publish(files, tmp_path, 0)
+    assert [night.cost_usd for night in list_nights(files, {"run 0": 2.25})] == [2.25]
+    kept = complete_facts(Publications(files).read(), list, {"run 0": 2.25})
+    Publications(files).write(kept)
+    assert [night.cost_usd for night in list_nights(files, {})] == [2.25]
+
+
+def test_a_retry_that_succeeds_is_one_night(files: PipelineFiles, tmp_path: Path) -> None:
+    record(files, 0, "failed", "raw_ratings")
+    record(files, 0, "failed", "item_titles")
+    (failed,) = list_nights(files, {})
+    assert failed.steps == ("raw_ratings", "item_titles")
+    publish(files, tmp_path, 0, made_at=(START + timedelta(hours=1)).isoformat())
+    (night,) = list_nights(files, {})
+    assert night.description == "published, live"
+    UnpublishedRuns(files).remove("run 0", "raw_ratings")
+    assert [run.step for run in UnpublishedRuns(files).read()] == ["item_titles"]
+
+
+def test_a_damaged_record_loses_its_own_night_alone(files: PipelineFiles) -> None:
+    record(files, 0, "failed", "raw_ratings")
+    record(files, 1, "failed", "raw_ratings")
+    key = files.storage_keys.unpublished_run("run 0", "raw_ratings")
+    files.storage.store.put(files.uri(key), b"[]")
+    assert [run.run for run in UnpublishedRuns(files).read()] == ["run 1"]
+
+
+def test_the_records_do_not_grow_forever(
+    files: PipelineFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert MOST_RUNS > 366
+    monkeypatch.setattr("batchrec_dagster.storage.unpublished_runs.MOST_RUNS", 3)
+    for night in range(5):
+        record(files, night, "failed", "raw_ratings")
+    assert len(UnpublishedRuns(files).read()) == 3
+
+
+def test_a_terminal_of_80_columns_shows_all_of_each_row(
+    files: PipelineFiles, tmp_path: Path
+) -> None:
+    nights = live_through_a_week(files, tmp_path)
+    text = re.sub(r"\x1b\[[\d;]*m", "", format_nights("shop", nights, 80))
+    assert max(map(len, text.splitlines())) <= 80
+    assert "…" not in text
+    assert_texts(
+        "nights",
+        [
+            ("in a terminal of 80 columns", text),
+            ("in a pipe", format_nights("shop", nights, None)),
+            ("no night yet", format_nights("shop", [], None)),
+        ],
+    )
+
+
+def test_json_has_all_nights_newest_first(files: PipelineFiles, tmp_path: Path) -> None:
+    described = describe_nights("shop", live_through_a_week(files, tmp_path))
+    assert described["pipeline"] == "shop"
+    newest = described["nights"][0]
+    assert newest["time"] == "2026-11-26T03:10:00+00:00"
+    assert (newest["edition"], newest["is_live"]) == (3, True)
+    assert len(described["nights"]) == 7
+
+
+def test_the_report_plots_the_editions_by_their_numbers(
+    files: PipelineFiles, tmp_path: Path
+) -> None:
+    (figure,) = build_nights_section(live_through_a_week(files, tmp_path)).figures
+    assert figure.chart is not None
+    labels = [label for label, *_ in figure.chart.rows]
+    assert labels == ["1", "refused 11-21", "failed 11-22", "2", "1 again", "3"]
+    assert figure.chart.series == ["Editions", "Most popular items", "Refused"]
+    svg = figure.chart.draw_svg()
+    # A vertical line for each interval, and one line for each of the two connected series.
+    assert len(re.findall(r'stroke-width="1.5"', svg)) == 5
+    assert len(re.findall(r'stroke-width="2"', svg)) == 2
+    assert len(figure.rows) == 7
+    assert "cannot be compared" not in figure.caption
+    publish(files, tmp_path, 7, measured_on="b")
+    (figure,) = build_nights_section(list_nights(files, {})).figures
+    assert "cannot be compared" in figure.caption
+
+
+def test_a_run_that_was_killed_is_known_from_dagster(
+    files: PipelineFiles, instance: dg.DagsterInstance
+) -> None:
+    @dg.op
+    def shop__raw_ratings() -> None:
+        raise StorageError("no disk")
+
+    @dg.job(name="shop_refresh")
+    def refresh() -> None:
+        shop__raw_ratings()
+
+    result = refresh.execute_in_process(instance=instance, raise_on_error=False)
+    (run,) = read_ended_runs(instance, "shop")
+    assert (run.run, run.ending, run.step) == (result.run_id, "failed", "raw_ratings")
+    assert read_ended_runs(instance, "club") == []
+    (night,) = list_nights(files, {}, [run])
+    assert night.description == "failed at raw_ratings"
