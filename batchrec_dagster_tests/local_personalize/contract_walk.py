@@ -50,6 +50,8 @@ ITEMS = {
     "fields": [{"name": "ITEM_ID", "type": "string"}, {"name": "GENRES", "type": "string"}],
     "version": "1.0",
 }
+# The last two are of data deletion jobs.
+BUSY = {"CREATE PENDING", "CREATE IN_PROGRESS", "CREATE STOPPING", "PENDING", "IN_PROGRESS"}
 YEAR = {"name": "YEAR", "type": ["int", "null"]}
 
 
@@ -97,7 +99,7 @@ class Walk:
                 description.get("status", "ACTIVE"),
                 *(update["status"] for update in updates),
             }
-            if not {"CREATE PENDING", "CREATE IN_PROGRESS", "CREATE STOPPING"} & statuses:
+            if not BUSY & statuses:
                 return
         raise AssertionError(description)
 
@@ -202,6 +204,15 @@ def _run_batch_jobs(walk: Walk, group: str, version: str) -> None:
         tags=TAGS,
     )
     _run_segment_job(walk, group)
+    walk.create(
+        "DataDeletionJob",
+        status="COMPLETED",
+        jobName="erase",
+        datasetGroupArn=group,
+        dataSource={"dataLocation": walk.personalize.put("erase.csv", b"USER_ID\nu3\n")},
+        roleArn=walk.personalize.role_arn,
+        tags=TAGS,
+    )
 
 
 def _run_segment_job(walk: Walk, group: str) -> None:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 ROLE = "arn:aws:iam::000000000000:role/personalize"
 RECIPE = "arn:aws:personalize:::recipe/"
 SEEN = 'EXCLUDE ItemID WHERE Interactions.EVENT_TYPE IN ("*")'
+# The last two are of data deletion jobs.
+SETTLED = ("ACTIVE", "CREATE FAILED", "CREATE STOPPED", "COMPLETED", "FAILED")
 # How long a job may take on a machine that is busy with other work.
 DEADLINE_SECONDS = 300.0
 
@@ -97,7 +99,7 @@ class Local:
             description = self.describe(arn)
             if not descriptions or description["status"] != descriptions[-1]["status"]:
                 descriptions.append(description)
-            if description["status"] in ("ACTIVE", "CREATE FAILED", "CREATE STOPPED"):
+            if description["status"] in SETTLED:
                 return descriptions
         raise AssertionError(f"{arn} is still {description['status']}")
 

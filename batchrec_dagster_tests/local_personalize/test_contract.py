@@ -58,6 +58,8 @@ ALWAYS: dict[str, set[str]] = {
     "DescribeBatchSegmentJob": JOB
     | {"batchSegmentJobArn", "solutionVersionArn", "numResults", "jobInput", "jobOutput"}
     | {"roleArn"},
+    "DescribeDataDeletionJob": JOB
+    | {"dataDeletionJobArn", "datasetGroupArn", "dataSource", "roleArn", "numDeleted"},
     "DescribeRecipe": NAMED
     | {"recipeArn", "algorithmArn", "featureTransformationArn", "description", "recipeType"},
     "ListDatasetGroups": NAMED | {"datasetGroupArn"},
@@ -76,6 +78,7 @@ ALWAYS: dict[str, set[str]] = {
     "ListBatchInferenceJobs": JOB
     | {"batchInferenceJobArn", "solutionVersionArn", "batchInferenceJobMode"},
     "ListBatchSegmentJobs": JOB | {"batchSegmentJobArn", "solutionVersionArn"},
+    "ListDataDeletionJobs": JOB | {"dataDeletionJobArn", "datasetGroupArn"},
     "ListRecipes": NAMED | {"recipeArn"},
     "ListTagsForResource": {"tagKey", "tagValue"},
     "GetSolutionMetrics": {"solutionVersionArn", "metrics"},

@@ -180,7 +180,6 @@ def test_the_lists_of_unsupported_kinds_are_empty(local: Local) -> None:
     group = local.create_group()
     for name, member in (
         ("list_campaigns", "campaigns"),
-        ("list_data_deletion_jobs", "dataDeletionJobs"),
         ("list_dataset_export_jobs", "datasetExportJobs"),
         ("list_event_trackers", "eventTrackers"),
         ("list_metric_attribution_metrics", "metrics"),

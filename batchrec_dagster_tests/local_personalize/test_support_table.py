@@ -283,6 +283,8 @@ ELSEWHERE = {
     "lengths of values": "imports.strings_of_items_have_a_greatest_length_unless_textual",
     "importMode INCREMENTAL": "walk.full_import_replaces_and_incremental_adds",
     "trainingMode UPDATE": "training_modes.an_update_starts_from_the_latest_version",
+    "data deletion jobs": "data_deletion.no_byte_of_the_erased_stays_and_the_others_get_the_same"
+    "_lists",
     "performHPO": "training_modes.a_search_chooses_hyperparameters",
     "itemExplorationConfig": "item_metadata.exploration_weight_bounds_the_share_and_0_turns_it_off",
     "rankingInfluence": "answers.options_without_effect_are_logged_once",

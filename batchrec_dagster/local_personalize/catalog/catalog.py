@@ -111,19 +111,24 @@ class CatalogTransaction:
         parent: str | None = None,
         after: int = 0,
         limit: int = -1,
+        newest_first: bool = False,
     ) -> list[Resource]:
-        """Return the resources of a kind, oldest first.
+        """Return the resources of a kind, oldest first unless they are to be newest first.
 
         region: only those whose `Resource.region` is this.
         parent: only those that belong to the resource with this ARN.
-        after: only those with a larger sequence number, `Resource.seq`.
+        after: only those that come after the one with this sequence number, `Resource.seq`; 0 for
+            all.
         limit: how many at most, or -1 for all.
         """
         values = {"kind": kind, "region": region, "parent": parent, "after": after, "limit": limit}
-        conditions = ["kind = :kind", "seq > :after"]
+        conditions = ["kind = :kind"]
+        if after:
+            conditions.append("seq < :after" if newest_first else "seq > :after")
         conditions += [f"{name} = :{name}" for name in ("region", "parent") if values[name]]
         where = " AND ".join(conditions)
-        query = f"SELECT * FROM resources WHERE {where} ORDER BY seq LIMIT :limit"  # noqa: S608
+        order = "seq DESC" if newest_first else "seq"
+        query = f"SELECT * FROM resources WHERE {where} ORDER BY {order} LIMIT :limit"  # noqa: S608
         return self._select(query, values)
 
     def list_all(self) -> list[Resource]:
@@ -204,6 +209,24 @@ class Catalog:
         """
         return self._open_transaction("BEGIN IMMEDIATE")
 
+    def rewrite(self) -> None:
+        """Write the whole file again, without what was deleted or replaced in it.
+
+        `empty_log` then removes the older pages. Raises CatalogError.
+        """
+        with _translate_sqlite_errors(self._path):
+            self._get_connection().execute("VACUUM")
+
+    def empty_log(self) -> bool:
+        """Move the log of writes (the WAL) into the file, and cut it to no length.
+
+        Returns False if a reader was in the way for too long. Raises CatalogError.
+        """
+        with _translate_sqlite_errors(self._path):
+            answer = self._get_connection().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            is_busy, _, _ = answer.fetchone()
+        return not is_busy
+
     @contextmanager
     def _open_transaction(self, begin: str) -> Iterator[CatalogTransaction]:
         with _translate_sqlite_errors(self._path):
@@ -248,6 +271,8 @@ def _connect(path: Path) -> sqlite3.Connection:
     # that those replaced.
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA foreign_keys = ON")
+    # Zeros replace what is deleted, so that its bytes do not stay in the file.
+    connection.execute("PRAGMA secure_delete = ON")
     return connection
 
 

@@ -59,6 +59,12 @@ class Home:
         """
         for path in folder.glob(f"{self.make_attempt_prefix(arn)}*"):
             remove_path(path)
+        with self.open_new_folder(folder, arn) as work:
+            yield work
+
+    @contextmanager
+    def open_new_folder(self, folder: Path, arn: str) -> Iterator[Path]:
+        """Hold a new folder for one attempt at this resource, and remove it at the end."""
         work = self.make_path(folder, arn)
         work.mkdir(mode=0o700)
         try:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
@@ -29,6 +29,7 @@ class JobQueue(StrEnum):
     IMPORT = "import"
     TRAINING = "training"
     INFERENCE = "inference"
+    DELETION = "deletion"
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,8 @@ class CatalogKind:
     """The queue of that work."""
     running_quota: str | None = None
     """The field of Quotas that limits how many jobs run or wait at a time."""
+    pending_quota: str | None = None
+    """The field of Quotas that limits how many jobs of one parent wait to be started."""
     total_quota: str | None = None
     """The field of Quotas that limits how many resources of one parent there are."""
     check_delete: Callable[[ApiRequest, Resource], None] = _allow_delete
@@ -101,6 +104,10 @@ class CatalogKind:
     """The kind of the children that are deleted together with a resource of this kind."""
     describe_extra: Callable[[CatalogTransaction, Resource], dict[str, Any]] = _add_no_members
     """Returns members of Describe that depend on other resources."""
+    status_names: Mapping[str, str] = field(default_factory=dict)
+    """How Describe and List name the statuses of this kind, where that is not as in `Status`."""
+    newest_first: bool = False
+    """Whether List starts with the newest, not with the oldest."""
 
     def make_pending(
         self, arn: str, region: str, body: dict[str, Any], state: dict[str, Any]

@@ -21,6 +21,7 @@ class Quotas:
     running_solution_versions: int = 20
     running_batch_inference_jobs: int = 5
     running_batch_segment_jobs: int = 5
+    pending_data_deletion_jobs_per_group: int = 5
     schemas: int = 500
     dataset_groups: int = 50
     solutions_per_group: int = 10

@@ -7,6 +7,7 @@ Source of the rules: developer guide, "Preparing training data" and "Bulk import
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +23,7 @@ from .datasets import STORED_TYPES
 _HEADER_BYTES = 1 << 20
 # A longer cell is cut in messages.
 _MAX_SHOWN_LENGTH = 80
+_QUOTED_CELL = re.compile(r"(?<=, line )(\d+: .+?)(: .*…|, but it is .*\.)$", re.DOTALL)
 
 
 class ImportFile(NamedTuple):
@@ -176,6 +178,11 @@ def _describe_first_invalid_cell(source: ImportFile, schema: Schema, text: pl.La
                     actual = f", but it is {value!r}." if value else "."
                 return f"{source.name}, line {line}: {reason}{actual}"
     raise AssertionError("a row that failed its checks passes them")
+
+
+def remove_quoted_cell(message: str) -> str:
+    """The message of an error without the cell that it quotes, which may be of a person."""
+    return _QUOTED_CELL.sub(r"\1.", message)
 
 
 def _explain_unreadable(source: ImportFile, width: int, reason: str) -> str:

@@ -27,3 +27,18 @@ def remove_orphans(catalog: Catalog, home: Home) -> None:
     for path in paths:
         if path not in owned_paths and not path.name.startswith(attempt_prefixes):
             remove_path(path)
+
+
+def remove_attempts(catalog: Catalog, home: Home, arn: str) -> None:
+    """Remove the files of earlier attempts at this resource that the catalog does not name.
+
+    Only the worker that owns the resource's job may call it.
+    """
+    with catalog.open_for_reading() as transaction:
+        owned_paths = {
+            home.root / path for resource in transaction.list_all() for path in resource.files
+        }
+    for folder in (home.datasets, home.models):
+        for path in folder.glob(f"{home.make_attempt_prefix(arn)}*"):
+            if path not in owned_paths:
+                remove_path(path)

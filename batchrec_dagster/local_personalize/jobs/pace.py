@@ -12,6 +12,8 @@ _AWS_MINUTES = {
     JobQueue.IMPORT: 8.0,
     JobQueue.TRAINING: 20.0,
     JobQueue.INFERENCE: 30.0,
+    # "Up to a day", by the developer guide.
+    JobQueue.DELETION: 24 * 60.0,
 }
 # The part of that time in which the job has not started yet.
 _PENDING_SHARE = 0.25

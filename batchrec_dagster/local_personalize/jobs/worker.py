@@ -25,6 +25,7 @@ from ..catalog.owners import OwnerLock, is_owner_alive
 from ..catalog.resource import CREATING, DELETING, Resource, Status
 from ..errors import CatalogError
 from .job import ClosingError, Job, logger
+from .order import must_wait
 from .orphans import remove_orphans
 from .pace import JobPace
 from .transitions import mark_started, run_job
@@ -154,8 +155,7 @@ class Worker:
             for resource in unfinished:
                 if self._find_queue(resource) != queue or not self._is_claimable(resource):
                     continue
-                if queue == JobQueue.IMPORT and _waits_for_older_import(resource, unfinished):
-                    # Imports into one dataset take effect in the order of their requests.
+                if queue != JobQueue.QUICK and must_wait(transaction, resource, unfinished):
                     continue
                 if resource.owner:
                     logger.warning("%s: its worker has ended; starting the job again", resource.arn)
@@ -226,13 +226,6 @@ class Worker:
         if current is None or self._owner is None or current.owner != self._owner.name:
             return None
         return current
-
-
-def _waits_for_older_import(resource: Resource, unfinished: list[Resource]) -> bool:
-    return any(
-        other.kind == resource.kind and other.parent == resource.parent and other.seq < resource.seq
-        for other in unfinished
-    )
 
 
 def _close_worker(reference: weakref.ref[Worker]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,6 +21,36 @@ from .store import LOAD_ERRORS, load_arrays, pack_ids, save_arrays, unpack_disti
 _HYPERPARAMETERS = {
     name: kind for of_recipe in HYPERPARAMETERS.values() for name, kind in of_recipe.items()
 }
+
+
+def copy_without_users(model: Path, target: Path, users: Collection[str]) -> bool:
+    """Copy a saved model, without the users among its held-out ones. Nothing else in it has users.
+
+    Returns False, and copies nothing, if it has none of them.
+
+    model: the model's folder.
+    target: an empty folder.
+    Raises ModelFileError when a file of the held-out users is missing or damaged.
+    """
+    folder = model / HELD_OUT
+    if not folder.exists():
+        return False
+    kind, arrays, facts = load_arrays(folder)
+    try:
+        ids = unpack_distinct_ids(arrays, "user_")
+    except KeyError as error:
+        raise ModelFileError(f"{folder} is incomplete: {error}") from error
+    except LOAD_ERRORS as error:
+        raise ModelFileError(f"{folder} is damaged: {error}") from error
+    erased = set(users)
+    is_kept = np.array([user not in erased for user in ids], dtype=bool)
+    if is_kept.all():
+        return False
+    save_arrays(target / HELD_OUT, kind, arrays | pack_ids(ids[is_kept], "user_"), facts)
+    for path in model.iterdir():
+        if path.is_file():
+            shutil.copyfile(path, target / path.name)
+    return True
 
 
 @dataclass(frozen=True)

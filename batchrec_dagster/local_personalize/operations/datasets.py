@@ -41,6 +41,13 @@ def check_no_running_jobs(transaction: CatalogTransaction, version: Resource) ->
             raise InUseError(f"A job that uses {version.arn} is not finished.")
 
 
+def check_no_data_deletion(transaction: CatalogTransaction, group_arn: str) -> None:
+    """Raise InUseError while users are erased from the dataset group."""
+    jobs = transaction.list_resources("DataDeletionJob", parent=group_arn)
+    if any(job.unfinished for job in jobs):
+        raise InUseError(f"{group_arn} has a data deletion job that is not finished.")
+
+
 def _parse_schema(schema: Resource) -> schemas.Schema:
     return schemas.parse_schema(schema.body["schema"], schema.body.get("domain"))
 
@@ -67,6 +74,7 @@ def _create_group(request: ApiRequest) -> NewResource:
 
 
 def _check_delete_group(request: ApiRequest, group: Resource) -> None:
+    check_no_data_deletion(request.transaction, group.arn)
     for kind, plural in (("Solution", "solutions"), ("Dataset", "datasets")):
         if request.transaction.list_resources(kind, parent=group.arn):
             raise InUseError(f"{group.arn} still has {plural}: delete them first.")
@@ -110,6 +118,7 @@ def _check_delete_dataset(request: ApiRequest, dataset: Resource) -> None:
         if job.unfinished:
             raise InUseError(f"{dataset.arn} has an import job that is not finished.")
     group = dataset.body["datasetGroupArn"]
+    check_no_data_deletion(transaction, group)
     filters = transaction.list_resources("Filter", parent=group)
     if filters:
         raise InUseError(f"{group} still has filters: delete them first, such as {filters[0].arn}.")

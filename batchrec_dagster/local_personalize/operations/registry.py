@@ -13,6 +13,7 @@ from ..errors import ResourceNotFoundError
 from . import (
     batch_inference_jobs,
     batch_segment_jobs,
+    data_deletion_jobs,
     dataset_import_jobs,
     datasets,
     filters,
@@ -39,6 +40,7 @@ KINDS: dict[str, CatalogKind] = {
         filters.FILTER,
         batch_inference_jobs.BATCH_INFERENCE_JOB,
         batch_segment_jobs.BATCH_SEGMENT_JOB,
+        data_deletion_jobs.DATA_DELETION_JOB,
     )
 }
 """The kinds of resources that can be created here, by name."""

@@ -49,7 +49,7 @@ def describe(kind: CatalogKind, request: ApiRequest) -> dict[str, Any]:
 
 
 def list_page(kind: CatalogKind, request: ApiRequest) -> dict[str, Any]:
-    """Answer List: one page, oldest first, and the token of the next page if there is one.
+    """Answer List: one page in the kind's order, and the token of the next page if there is one.
 
     Raises ServiceError for a bad token.
     """
@@ -58,7 +58,12 @@ def list_page(kind: CatalogKind, request: ApiRequest) -> dict[str, Any]:
     after = read_token(request.params.get("nextToken"), kind.name, parent)
     # One more than the page has, to know whether there is a next page.
     resources = request.transaction.list_resources(
-        kind.name, region=request.scope, parent=parent, after=after, limit=limit + 1
+        kind.name,
+        region=request.scope,
+        parent=parent,
+        after=after,
+        limit=limit + 1,
+        newest_first=kind.newest_first,
     )
     page = resources[:limit]
     shape = find_output_members(f"List{kind.name}s")[kind.list_member]
@@ -92,7 +97,7 @@ def describe_resource(kind: CatalogKind, resource: Resource) -> dict[str, Any]:
     return {
         **resource.body,
         kind.arn_member: resource.arn,
-        "status": resource.status,
+        "status": kind.status_names.get(resource.status or "", resource.status),
         "creationDateTime": resource.created,
         "lastUpdatedDateTime": resource.updated,
     }
@@ -116,7 +121,7 @@ def _check_quotas(kind: CatalogKind, request: ApiRequest, parent: str | None) ->
 
     parent: the ARN of the new resource's parent, within which resources are counted, or None.
     """
-    if not (kind.running_quota or kind.total_quota):
+    if not (kind.running_quota or kind.pending_quota or kind.total_quota):
         return
     resources = request.transaction.list_resources(kind.name, region=request.scope)
     if kind.running_quota:
@@ -126,6 +131,17 @@ def _check_quotas(kind: CatalogKind, request: ApiRequest, parent: str | None) ->
             raise LimitExceededError(
                 f"More than {allowed} resources with PENDING or IN_PROGRESS status. Wait until one"
                 f" ends, or allow more: {QUOTAS_VARIABLE}={kind.running_quota}={2 * allowed or 1}"
+            )
+    if kind.pending_quota:
+        allowed = getattr(request.quotas, kind.pending_quota)
+        pending = sum(
+            resource.status == Status.CREATE_PENDING and resource.parent == parent
+            for resource in resources
+        )
+        if pending >= allowed:
+            raise LimitExceededError(
+                f"More than {allowed} resources with PENDING status in {parent}. Wait until one"
+                f" starts, or allow more: {QUOTAS_VARIABLE}={kind.pending_quota}={2 * allowed or 1}"
             )
     if kind.total_quota:
         allowed = getattr(request.quotas, kind.total_quota)

@@ -15,7 +15,7 @@ from ..jobs.job import Job, logger
 from ..jobs.transitions import AFTER_UPDATE, start_update
 from ..recipes import get_recipe
 from .automatic_training import make_schedule_state, read_schedule
-from .datasets import check_no_running_jobs, find_dataset, read_schema
+from .datasets import check_no_data_deletion, check_no_running_jobs, find_dataset, read_schema
 from .resources import describe_resource
 from .solution_checks import check_objective, check_solution
 from .solution_versions import SOLUTION_VERSION
@@ -63,6 +63,7 @@ def _perform(job: Job) -> JobResult:
 
 
 def _check_delete(request: ApiRequest, solution: Resource) -> None:
+    check_no_data_deletion(request.transaction, solution.body["datasetGroupArn"])
     for version in request.transaction.list_resources("SolutionVersion", parent=solution.arn):
         if version.status in BUSY:
             raise InUseError(f"{version.arn} is {version.status}.")

@@ -20,7 +20,6 @@ _REFUSAL_REASONS = {
     "Recommender": f"recommenders {_REAL_TIME}",
     "EventTracker": "event trackers record events in real time: import events instead",
     "MetricAttribution": "metric attributions count real-time events",
-    "DataDeletionJob": "import the data to keep with importMode FULL instead",
     "DatasetExportJob": "the imported files are in your own storage already",
     "Algorithm": "Amazon's algorithms are not available locally",
     "FeatureTransformation": "Amazon's feature transformations are not available locally",
@@ -71,6 +70,11 @@ RULES = (
     SupportRow(
         "UpdateDataset",
         "Items and Users only, as on AWS; new fields must allow null; statuses UPDATE …",
+    ),
+    SupportRow(
+        "data deletion jobs",
+        "run alone in their group; erase users from imports, from the held-out users of models and"
+        " from the catalogue's file, at once, where Amazon takes up to a day",
     ),
     SupportRow("filters", "all documented syntax, checked against the group's schemas"),
     SupportRow(
