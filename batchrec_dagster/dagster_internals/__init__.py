@@ -4,6 +4,7 @@ Any release of Dagster may move these. Each module says why nothing public does;
 import that a release has moved, and CI runs it against the newest Dagster.
 
 - `run_health`: runs whose process or code location is gone are marked as failed.
+- `stored_texts`: ids of erased people leave the recorded events.
 - `web_server`: the guard of `batchrec ui` runs in the process of Dagster's web page.
 - `sqlite_storage`: homes that batchrec 0.2 and earlier made still open.
 """

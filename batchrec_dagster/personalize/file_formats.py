@@ -30,6 +30,8 @@ USER_FIELD, ITEM_FIELD = "userId", "itemId"
 ITEM_LIST, ITEM_ATTRIBUTES = "itemList", "itemAttributes"
 
 OUTPUT_SUFFIX = ".out"
+# The fields of an output line that has the users of a segment; see above.
+SEGMENT_LISTS = ("usersList", "recommendedUsers")
 
 # The documented maximum of a request in real time; for batch none is documented.
 MAX_RESULTS = 500

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import ClassVar
 
@@ -72,6 +73,14 @@ class DynamoDbSink(dg.Model):
     def write(self, lists: pl.LazyFrame, context: sink.SinkContext) -> sink.SinkResult:
         with raise_as_sink_errors(self.table):
             return self._open_table(context).write(lists, context.run_id)
+
+    def count_users(self, users: Collection[str], context: sink.SinkContext) -> int:
+        with raise_as_sink_errors(self.table):
+            return self._open_table(context).count_users(users)
+
+    def erase_users(self, users: Collection[str], context: sink.SinkContext) -> int:
+        with raise_as_sink_errors(self.table):
+            return self._open_table(context).erase_users(users)
 
     def _open_table(self, context: sink.SinkContext) -> UserListTable:
         storage = context.storage

@@ -23,7 +23,7 @@ from __future__ import annotations
 import random
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -41,7 +41,10 @@ OWNER = "batchrec:lists-of"
 DAY = 24 * 3600
 
 # "Quotas in Amazon DynamoDB": requests in a BatchWriteItem, keys in a BatchGetItem.
-WRITES_AT_ONCE, SAMPLE = 25, 100
+WRITES_AT_ONCE, READS_AT_ONCE = 25, 100
+SAMPLE = READS_AT_ONCE
+# The longest value of a partition key.
+MAX_KEY_BYTES = 2048
 CONNECTIONS = 8
 
 # While a table scales up it leaves requests unprocessed. They are sent again, after a pause that
@@ -104,6 +107,52 @@ class UserListTable:
         )
         facts = {"table": self.table, "users_removed": removed_user_ids.height}
         return sink.SinkResult(expected, facts, None if removes_expired else warning)
+
+    def count_users(self, users: Collection[str]) -> int:
+        """How many of these users have an item; 0 if there is no table.
+
+        Raises as `check` does.
+        """
+        return len(self._find_users(users))
+
+    def erase_users(self, users: Collection[str]) -> int:
+        """Delete the items of these users, and return how many had one. Raises as `check` does."""
+        found = self._find_users(users)
+        if found:
+            table_arn, _ = self.check()
+            self.check_owner(table_arn)
+            self._delete_users(pl.DataFrame({KEY: found}))
+        return len(found)
+
+    def _find_users(self, users: Collection[str]) -> list[str]:
+        """Those of these users who have an item."""
+        keys = [user for user in users if 0 < len(user.encode()) <= MAX_KEY_BYTES]
+        found: list[str] = []
+        for start in range(0, len(keys), READS_AT_ONCE):
+            part = keys[start : start + READS_AT_ONCE]
+            unprocessed: dict[str, Any] = {
+                self.table: {
+                    "Keys": [{KEY: {"S": user}} for user in part],
+                    "ConsistentRead": True,
+                    "ProjectionExpression": KEY,
+                }
+            }
+            for attempt in range(ATTEMPTS):
+                try:
+                    answer = self.client.batch_get_item(RequestItems=unprocessed)
+                except self.client.exceptions.ResourceNotFoundException:
+                    return []
+                found += [item[KEY]["S"] for item in answer["Responses"].get(self.table, [])]
+                unprocessed = answer.get("UnprocessedKeys", {})
+                if not unprocessed:
+                    break
+                _wait(attempt)
+            else:
+                raise sink.SinkUnavailableError(
+                    f"the DynamoDB table {self.table} is read faster than its capacity allows: give"
+                    " it more read capacity"
+                )
+        return found
 
     def check(self) -> tuple[str, bool]:
         """The table's ARN, and whether its time to live is on.

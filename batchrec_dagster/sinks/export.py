@@ -8,8 +8,11 @@ spreadsheets of many countries end a cell at a semicolon. JSON Lines stay as the
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar, Literal, Self
@@ -99,11 +102,35 @@ class ExportSink(dg.Model):
         return sink.SinkCheck(f"{path} can be written")
 
     def write(self, lists: pl.LazyFrame, context: sink.SinkContext) -> sink.SinkResult:
+        store, uri = self.locate(context)
+        return write_export(lists, self, store, uri)
+
+    def count_users(self, users: Collection[str], context: sink.SinkContext) -> int:
+        store, uri = self.locate(context)
+        with _raise_as_sink_errors(uri):
+            return len({user for user, _ in _iterate_records(self, store, uri, users) if user})
+
+    def erase_users(self, users: Collection[str], context: sink.SinkContext) -> int:
+        store, uri = self.locate(context)
+        erased = set()
+        with _raise_as_sink_errors(uri), temporary_folder() as folder:
+            path = folder / self.filename
+            with path.open("wb") as file:
+                for user, record in _iterate_records(self, store, uri, users):
+                    if user is None:
+                        file.write(record)
+                    else:
+                        erased.add(user)
+            if erased:
+                store.put(uri, path)
+        return len(erased)
+
+    def locate(self, context: sink.SinkContext) -> tuple[ObjectStore, str]:
+        """The store of the file, and its URI there."""
         path = self._resolve_path(context.project)
         if path is None:
             path = context.storage.uri(StorageKeys(context.pipeline).export(self.filename))
-        store, uri = _locate_file(path, context.storage)
-        return write_export(lists, self, store, uri)
+        return _locate_file(path, context.storage)
 
     @property
     def filename(self) -> str:
@@ -208,11 +235,14 @@ def _write_file(frame: pl.LazyFrame, settings: ExportSink, longest: int, path: P
             texts = pl.col(pl.String)
             formula = texts.str.contains(FORMULA) | texts.str.contains(FORMULA_WITHIN)
             cells_escaped += sum(rows.select(formula.sum()).row(0))
-            escaped_within = texts.str.replace_all(FORMULA_WITHIN, "$1'$2")
-            escaped_rows = rows.with_columns(escaped_within.str.replace(FORMULA, "'$0"))
+            escaped_rows = rows.with_columns(_escape_formulas(texts))
             escaped_rows.write_csv(file, include_header=include_header, quote_style="non_numeric")
             include_header = False
     return cells_escaped
+
+
+def _escape_formulas(texts: pl.Expr) -> pl.Expr:
+    return texts.str.replace_all(FORMULA_WITHIN, "$1'$2").str.replace(FORMULA, "'$0")
 
 
 def _generate_rows(
@@ -245,6 +275,35 @@ def _spread_items(users: pl.DataFrame, longest: int, fields: Sequence[str]) -> p
             for field in fields
         ),
     )
+
+
+def _iterate_records(
+    settings: ExportSink, store: ObjectStore, uri: str, users: Collection[str]
+) -> Iterator[tuple[str | None, bytes]]:
+    """The bytes of each record of the file, and its user if that is one of these, else None.
+
+    There are none if there is no file. A record of CSV has several lines if there are line breaks
+    within quotes. The file is not changed by another program, so that its first column is the user.
+    """
+    if store.head(uri) is None:
+        return
+    with store.open(uri) as file:
+        if settings.format == "jsonl":
+            for line in file:
+                user = json.loads(line)["user_id"]
+                yield user if user in users else None, line
+            return
+        yield None, file.readline()
+        ids = pl.Series("user_id", list(users), pl.String).to_frame()
+        escaped = ids.select(_escape_formulas(pl.col("user_id"))).to_series()
+        users_by_cell = dict(zip(escaped, users, strict=True))
+        record = b""
+        for line in file:
+            record += line
+            if record.count(b'"') % 2 == 0:
+                (row,) = csv.reader(io.StringIO(record.decode(), newline=""))
+                yield users_by_cell.get(row[0]), record
+                record = b""
 
 
 def _count_rows(path: Path, settings: ExportSink) -> int:

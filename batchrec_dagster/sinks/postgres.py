@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -91,6 +92,18 @@ class PostgresSink(dg.Model):
         from batchrec_dagster.sinks import postgres_table
 
         return postgres_table.replace_lists(lists, target)
+
+    def count_users(self, users: Collection[str], context: SinkContext) -> int:
+        target = self._target(context)
+        from batchrec_dagster.sinks import postgres_table
+
+        return postgres_table.count_users(users, target)
+
+    def erase_users(self, users: Collection[str], context: SinkContext) -> int:
+        target = self._target(context)
+        from batchrec_dagster.sinks import postgres_table
+
+        return postgres_table.erase_users(users, target)
 
     def _target(self, context: SinkContext) -> PostgresTarget:
         url = context.environment.get(self.url_env)

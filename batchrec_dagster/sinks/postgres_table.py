@@ -16,7 +16,7 @@ from __future__ import annotations
 import io
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -118,6 +118,34 @@ def check_writable(target: PostgresTarget) -> str:
         return f"{table.name} in {connection.info.dbname} at {connection.info.host}"
 
 
+def count_users(users: Collection[str], target: PostgresTarget) -> int:
+    """How many of these users have lists in the table; 0 if it is not there, or another pipeline's.
+
+    Raises as `replace_lists`.
+    """
+    with _open_connection(target) as connection, connection.cursor() as cursor:
+        return _ListTable(cursor, target).count_users(users)
+
+
+def erase_users(users: Collection[str], target: PostgresTarget) -> int:
+    """Delete the lists of these users, and return how many had some. Raises as `replace_lists`.
+
+    PostgreSQL leaves deleted rows in its files until they are vacuumed, which this does too.
+    """
+    with _open_connection(target) as connection:
+        with connection, connection.cursor() as cursor:
+            table = _ListTable(cursor, target)
+            number = table.count_users(users)
+            if number:
+                table.keep_other_runs_out()
+                table.delete_users(users)
+        if number:
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                cursor.execute(sql.SQL("VACUUM {}").format(table.identifier))
+        return number
+
+
 @contextmanager
 def _open_connection(target: PostgresTarget) -> Iterator[Connection]:
     """A connection that is closed in the end. PostgreSQL's errors become SinkError."""
@@ -181,6 +209,11 @@ class _ListTable:
     def _make_name(self, start: str) -> sql.Identifier:
         return sql.Identifier(self._schema, f"{start}{secrets.token_hex(4)}")
 
+    @property
+    def _our_comment(self) -> str:
+        """The comment of a table with this pipeline's lists; empty if any pipeline's are meant."""
+        return f"{WRITTEN_FOR}{self._target.pipeline}" if self._target.pipeline else ""
+
     def keep_other_runs_out(self) -> None:
         """Lock the table for this run until the transaction ends.
 
@@ -211,7 +244,7 @@ class _ListTable:
             *[self._quoted] * 4,
             MARK,
         )
-        our_comment = f"{WRITTEN_FOR}{self._target.pipeline}" if self._target.pipeline else ""
+        our_comment = self._our_comment
         if not exists:
             columns = ", ".join(f"{column} {kind}" for column, kind in COLUMNS.items())
             self._run(
@@ -238,6 +271,26 @@ class _ListTable:
                 f"there is a {self.name} already, which {difference}: give sinks.postgres.table"
                 " another name, or rename that one"
             )
+
+    def count_users(self, users: Collection[str]) -> int:
+        """How many of these users have lists here; 0 if the table is missing or another's."""
+        exists, comment = self._fetch_row(
+            "SELECT to_regclass(%s) IS NOT NULL,"
+            " coalesce(obj_description(to_regclass(%s), 'pg_class'), '')",
+            *[self._quoted] * 2,
+        )
+        is_others = comment.startswith(WRITTEN_FOR) and comment != self._our_comment
+        if not exists or (self._our_comment and is_others):
+            return 0
+        query = "SELECT count(DISTINCT user_id) FROM {} WHERE user_id = ANY(%s)"
+        self._cursor.execute(sql.SQL(query).format(self.identifier), [_list_ids(users)])
+        (number,) = self._cursor.fetchone() or (0,)
+        return int(number)
+
+    def delete_users(self, users: Collection[str]) -> None:
+        """Delete the rows of these users."""
+        statement = sql.SQL("DELETE FROM {} WHERE user_id = ANY(%s)").format(self.identifier)
+        self._cursor.execute(statement, [_list_ids(users)])
 
     def create_partition(self) -> sql.Identifier:
         """Create a table that can become a partition of this one, and return its name."""
@@ -314,6 +367,11 @@ class _ListTable:
         if with_arm:
             self._run(ADD_ARM, self.identifier)
         self._run(ATTACH, self.identifier, partition)
+
+
+def _list_ids(users: Collection[str]) -> list[str]:
+    """The ids that the table can have: PostgreSQL's text has no NUL."""
+    return [user for user in users if "\0" not in user]
 
 
 def copy_rows(cursor: Cursor, frame: pl.LazyFrame, table: sql.Identifier) -> None:

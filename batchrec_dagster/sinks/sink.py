@@ -7,7 +7,7 @@ order of rank.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol
@@ -110,6 +110,12 @@ class Sink(Protocol):
 
         Raises SinkError, or SinkUnavailableError if a retry may work.
         """
+
+    def count_users(self, users: Collection[str], context: SinkContext) -> int:
+        """How many of these users the place has; 0 if it does not exist. Raises as `write`."""
+
+    def erase_users(self, users: Collection[str], context: SinkContext) -> int:
+        """Erase these users from the place, and return how many it had. Raises as `write`."""
 
 
 def count_lists(frame: pl.LazyFrame) -> SinkCounts:

@@ -46,13 +46,6 @@ class StorageKeys:
         self.outcomes = (
             f"{pipeline}/curated/recommendation_outcomes/recommendation_outcomes.parquet"
         )
-        # Folders, with their final slash: of a folder for each batch job, of one for each arm of an
-        # experiment, and of the copies of the sources.
-        self.all_batch_inference = f"{pipeline}/curated/batch_inference/"
-        self.all_batch_segments = f"{pipeline}/curated/batch_segments/"
-        self.all_arm_users = f"{pipeline}/transformed/batch_users_of_arms/"
-        self.all_raw = f"{pipeline}/raw/"
-        self.all_raw_items = f"{pipeline}/raw/items/"
         # What the outcomes are computed from: sums over groups of users.
         self.outcome_sums = f"{pipeline}/curated/recommendation_outcomes/sums.parquet"
         # The folder, with its final slash, of a file for each edition that needs one: those of an
@@ -63,6 +56,23 @@ class StorageKeys:
         # The folder, with its final slash, of the data of each edition, which the report of the
         # next edition compares its own with.
         self.all_edition_inputs = f"{pipeline}/records/inputs/"
+        # The folders, with their final slash, of the outputs of all batch jobs, and of the users of
+        # all arms of experiments.
+        self.all_batch_inference = f"{pipeline}/curated/batch_inference/"
+        self.all_batch_segments = f"{pipeline}/curated/batch_segments/"
+        self.all_arm_users = f"{pipeline}/transformed/batch_users_of_arms/"
+        # The folder, with its final slash, of what sinks export into the storage.
+        self.all_exports = f"{pipeline}/curated/exports/"
+        # The folder, with its final slash, of the users that a sink wrote to DynamoDB, by table.
+        self.all_users_in_dynamodb = f"{pipeline}/records/users_in_dynamodb/"
+        # The folders, with their final slash, of what Spark writes, and of the ids that Personalize
+        # is asked to erase. Both are empty while nothing is under way.
+        self.work = f"{pipeline}/work/"
+        self.erasure_inputs = f"{pipeline}/erasures/"
+        # The folders, with their final slash, of the receipts of erasures, and of the records of
+        # those that have not ended.
+        self.erasure_receipts = f"{pipeline}/records/erasures/"
+        self.unfinished_erasures = f"{pipeline}/records/unfinished_erasures/"
         # The folder, with its final slash, of a record for each asset that costs money.
         self.all_spending = f"{pipeline}/records/spending/"
         # The folder, with its final slash, of a record for each step that ended a run which
@@ -82,17 +92,17 @@ class StorageKeys:
         return f"{self.all_edition_inputs}{version}.parquet"
 
     def export(self, filename: str) -> str:
-        return f"{self.pipeline}/curated/exports/{filename}"
+        return f"{self.all_exports}{filename}"
 
     def users_in_dynamodb(self, table: str) -> str:
         """The users whose lists were written to a DynamoDB table."""
-        return f"{self.pipeline}/records/users_in_dynamodb/{table}.parquet"
+        return f"{self.all_users_in_dynamodb}{table}.parquet"
 
     def raw(self, filename: str) -> str:
-        return f"{self.all_raw}{filename}"
+        return f"{self.pipeline}/raw/{filename}"
 
     def raw_items(self, filename: str) -> str:
-        return f"{self.all_raw_items}{filename}"
+        return f"{self.pipeline}/raw/items/{filename}"
 
     def batch_inference(self, job: str) -> str:
         """The folder of a batch inference job, with its final slash."""

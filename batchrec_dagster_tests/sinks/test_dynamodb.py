@@ -286,3 +286,18 @@ def test_nobody_there_may_pass(tmp_path: Path) -> None:
     lists = open_lists_table(client, tmp_path)
     with pytest.raises(SinkUnavailableError, match="Could not connect"):
         write(lists, build_large_table(1))
+
+
+def test_users_are_erased_and_the_others_stay(client: Any, table: UserListTable) -> None:
+    write(table, build_large_table(230))
+    users = [str(user) for user in range(5, 225)]
+    assert table.count_users([*users, "unknown", "", "x" * 5000]) == 220
+    assert table.erase_users([*users, "unknown", "", "x" * 5000]) == 220
+    left = {*map(str, range(5)), *map(str, range(225, 230))}
+    assert read_stored_items(client).keys() == left
+    assert table.count_users(users) == table.erase_users(users) == 0
+
+
+def test_nobody_is_in_a_table_that_is_missing(client: Any, tmp_path: Path) -> None:
+    table = open_lists_table(client, tmp_path)
+    assert table.count_users(["1"]) == table.erase_users(["1"]) == 0

@@ -219,3 +219,39 @@ def test_what_arrives_in_part_is_noticed(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(ObjectStore, "head", lambda *_: None)
     with pytest.raises(SinkUnavailableError, match="but nothing is there"):
         write(tmp_path, build_large_table(1))
+
+
+def open_export(folder: Path, **options: Any) -> tuple[ExportSink, SinkContext]:
+    """The sink that writes into the folder, and what it knows."""
+    sink = ExportSink(path=str(folder / "exports/lists"), **options)
+    return sink, SinkContext("shop", StorageResource(root="", s3=S3Connection()), folder, {})
+
+
+@pytest.mark.parametrize("rows", ["per_user", "per_item"])
+@pytest.mark.parametrize("options", [{}, {"bom": True}, {"format": "jsonl"}])
+@given(users=LISTS)
+@example(users=HOSTILE_LISTS)
+@settings(max_examples=repeats(50, 10))
+def test_users_are_erased_and_the_bytes_of_the_others_stay(
+    rows: Literal["per_user", "per_item"],
+    options: dict[str, Any],
+    users: dict[str, list[tuple[str, str | None]]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    folder = tmp_path_factory.mktemp("export")
+    # So that the header stays, however long the lists of the others are.
+    longest = max([3, *map(len, users.values())])
+    others = {"somebody else": [("item", None)] * longest}
+    sink, context = open_export(folder, rows=rows, **options)
+    sink.write(build_lists_table({**users, **others}).lazy(), context)
+    listed = {user for user, items in users.items() if items}
+    assert sink.count_users(users.keys(), context) == len(listed)
+    assert sink.erase_users(users.keys(), context) == len(listed)
+    after = read_content(folder)
+    sink.write(build_lists_table(others).lazy(), context)
+    assert after == read_content(folder)
+
+
+def test_nobody_is_in_an_export_that_is_missing(tmp_path: Path) -> None:
+    sink, context = open_export(tmp_path)
+    assert sink.count_users(["1"], context) == sink.erase_users(["1"], context) == 0

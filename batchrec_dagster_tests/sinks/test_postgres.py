@@ -394,3 +394,21 @@ def test_a_server_that_dies_half_way_comes_back_with_the_old_table() -> None:
             assert len(read_stored_rows(server, server.url())) == 15
             replace(build_large_table(4), server.url())
             assert len(read_stored_rows(server, server.url())) == 20
+
+
+def test_users_are_erased_and_the_others_stay(postgres: PostgresServer, url: str) -> None:
+    frame = build_lists_table({"1": ["a", "b"], "o'k\\": ["c"], "3": ["d"]})
+    replace(frame, url, pipeline="shop")
+    target = sink.PostgresTarget(url, TABLE, None, "shop")
+    users = ["o'k\\", "1", "unknown", "nul\0"]
+    assert sink.count_users(users, target) == 2
+    assert sink.erase_users(users, target) == 2
+    assert [row[0] for row in read_stored_rows(postgres, url)] == ["3"]
+    assert sink.count_users(users, target) == sink.erase_users(users, target) == 0
+
+
+def test_nobody_is_in_a_table_that_is_missing_or_of_another_pipeline(url: str) -> None:
+    target = sink.PostgresTarget(url, TABLE, None, "shop")
+    assert sink.count_users(["1"], target) == sink.erase_users(["1"], target) == 0
+    replace(build_lists_table({"1": ["a"]}), url, pipeline="films")
+    assert sink.count_users(["1"], target) == sink.erase_users(["1"], target) == 0

@@ -1,0 +1,212 @@
+"""`batchrec forget`."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from batchrec_dagster.cli.dagster_home import find_dagster_home, open_dagster_instance
+from batchrec_dagster.cli.project import (
+    NO_PIPELINES,
+    UnknownNameError,
+    complete_pipelines,
+    find_declared_pipelines,
+    find_project,
+    importable_project,
+    load_deployment,
+    load_environment,
+    load_storage,
+    make_undeclared_error,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Sized
+
+    import dagster as dg
+
+    from batchrec_dagster.erasure.plan import Erasure, PlannedPlace
+    from batchrec_dagster.steps.work import PersonalizeWork
+
+# What the first line of a file of ids may say, besides an id.
+HEADERS = {"user", "users", "user_id", "userid", "id", "ids"}
+
+
+@click.command(short_help="Erase people from everything that batchrec keeps.")
+@click.argument("users", metavar="[USER]...", nargs=-1)
+@click.option(
+    "--file",
+    "file",
+    type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path),
+    help="A CSV file whose first column has ids; - is the standard input.",
+)
+@click.option(
+    "--pipeline",
+    "names",
+    metavar="NAME",
+    multiple=True,
+    help="Only this pipeline; repeat for more. Default: all that are declared.",
+    shell_complete=complete_pipelines,
+)
+@click.option("--dry-run", is_flag=True, help="Only show what would be erased.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
+def forget(
+    users: tuple[str, ...], file: Path | None, names: tuple[str, ...], dry_run: bool, yes: bool
+) -> None:
+    """Erase people from everything that batchrec keeps, and keep them out.
+
+    Shows what there is of them and what happens to it, asks, and erases it: from copies of ratings,
+    interactions, published lists and older editions, batch inputs and outputs, Personalize,
+    segments, reports, sinks, and from what Dagster remembers of runs. From then on a refresh leaves
+    them out, even if a source still has them. It works on all declared pipelines, because a person
+    can be in each. Started again with the same ids, it continues after an interruption.
+
+    \b
+    Examples:
+      batchrec forget 10028                 # show, ask, erase
+      batchrec forget --file ids.csv --dry-run
+      batchrec forget --file ids.csv --yes  # in a script
+      batchrec forget -- -7                 # an id that starts with a dash
+
+    \b
+    Exit codes:
+      0  erased, or only shown
+      1  not or not wholly erased; the message says why: run it again with the same ids
+      3  no such pipeline
+    """
+    from batchrec_dagster.erasure.people import People
+    from batchrec_dagster.erasure.place import ErasureError
+    from batchrec_dagster.erasure.plan import Erasure
+    from batchrec_dagster.sinks import SinkError
+
+    ids = [*users, *(_read_ids(file) if file is not None else [])]
+    if not ids:
+        place = f"{file} has no ids" if file is not None else "name at least one USER, or --file"
+        raise click.UsageError(place)
+    if "" in ids:
+        raise click.UsageError("an id is empty")
+    people = People.of(ids)
+    logging.basicConfig(format="%(message)s")
+    log = logging.getLogger(__name__)
+    log.setLevel(logging.INFO)
+    works, assets = _load_pipelines(names, log)
+    try:
+        with open_dagster_instance() as instance:
+            erasure = Erasure(people, works, instance, find_dagster_home(), log)
+            click.echo("\n".join(describe_plan(erasure)))
+            for line in _describe_undeclared([work.pipeline.name for work in works], names):
+                click.echo(line)
+            if dry_run:
+                return
+            erasure.require_no_runs(assets)
+            if not yes:
+                click.confirm(f"Erase {_count_people(people)}? This cannot be undone", abort=True)
+            receipts = erasure.run()
+    except (ErasureError, SinkError) as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(f"Erased {_count_people(people)}. Receipt: {', '.join(receipts)}")
+
+
+def describe_plan(erasure: Erasure) -> Iterator[str]:
+    """The table of what there is of the people, and what happens to it."""
+    from batchrec_dagster.erasure.plan import estimate_next_refresh
+
+    parts = [part for part in erasure.plan if part.amount.number]
+    rows = [(_name_place(part), str(part.amount), part.place.consequence) for part in parts]
+    if not erasure.is_found:
+        yield "Not found anywhere. They are put on the list of people to leave out."
+    if rows:
+        widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+        for where, amount, consequence in rows:
+            yield f"{where:<{widths[0]}}  {amount:>{widths[1]}}  {consequence}"
+    for work in erasure.pipelines:
+        if work.ensure.on_aws and any(
+            part.pipeline == work.pipeline.name and part.amount.is_of_people for part in parts
+        ):
+            yield (
+                f"The next refresh of {work.pipeline.name} imports, trains and infers again:"
+                f" {estimate_next_refresh(work)}."
+            )
+
+
+def _name_place(part: PlannedPlace) -> str:
+    return f"{part.pipeline}: {part.place.name}" if part.pipeline else part.place.name
+
+
+def _count_people(people: Sized) -> str:
+    return f"{len(people):,} {'person' if len(people) == 1 else 'people'}"
+
+
+def _describe_undeclared(declared: Collection[str], names: Collection[str]) -> Iterator[str]:
+    """A line about pipelines whose files are in the storage, but which are not declared."""
+    from batchrec_dagster.reporting.published import list_published_pipelines
+
+    undeclared = sorted(set(list_published_pipelines(load_storage())).difference(declared))
+    if undeclared and not names:
+        yield (
+            f"Not looked at, because not declared: {', '.join(undeclared)}. To delete what such a"
+            " pipeline left: batchrec teardown NAME --storage"
+        )
+
+
+def _load_pipelines(
+    names: Collection[str], log: logging.Logger
+) -> tuple[list[PersonalizeWork], dict[str, list[dg.AssetKey]]]:
+    """The pipelines of these names, or all that are declared, and the keys of their assets.
+
+    Raises UnknownNameError, and DeclarationError if one does not load.
+    """
+    from batchrec_dagster import BatchRecommendations
+    from batchrec_dagster.pipeline.loading import load_pipelines
+    from batchrec_dagster.pipeline.run_endings import PIPELINE
+    from batchrec_dagster.steps.work import PersonalizeWork
+
+    project = find_project()
+    declared = find_declared_pipelines(project)
+    if not declared:
+        raise UnknownNameError(NO_PIPELINES)
+    for name in names:
+        if name not in declared:
+            raise make_undeclared_error(name, declared)
+    load_environment()
+    with importable_project(project):
+        definitions = load_pipelines(project.defs.parent)
+        tree = definitions.component_tree
+        assert tree is not None, "load_pipelines makes one"
+        pipelines = {
+            pipeline.name: pipeline for pipeline in tree.get_all_components(BatchRecommendations)
+        }
+        specs = list(definitions.resolve_all_asset_specs())
+    works, assets = [], {}
+    for name in sorted(names or pipelines):
+        pipeline = pipelines[name]
+        deployment = load_deployment(name)
+        personalize = deployment.personalize_resource
+        ensure = personalize.ensure(log, pipeline.tags)
+        works.append(
+            PersonalizeWork(
+                pipeline, deployment.storage_resource, ensure, personalize.read_prices()
+            )
+        )
+        assets[name] = [spec.key for spec in specs if spec.metadata.get(PIPELINE) == name]
+    return works, assets
+
+
+def _read_ids(file: Path) -> list[str]:
+    """The first column of a CSV file, without a header and empty lines.
+
+    Raises click.ClickException if it cannot be read.
+    """
+    try:
+        data = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+        text = data.decode("utf-8-sig")
+        rows = [row for row in csv.reader(io.StringIO(text, newline=""), strict=True) if any(row)]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise click.ClickException(f"{file} cannot be read as CSV in UTF-8: {error}") from error
+    ids = [row[0] for row in rows]
+    return ids[1:] if ids and ids[0].strip().lower() in HEADERS else ids

@@ -1,0 +1,240 @@
+"""Puts the places together, and erases from one after the other."""
+
+from __future__ import annotations
+
+import logging
+import os
+import uuid
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import dagster as dg
+
+from batchrec_dagster.erasure.job_outputs import JobOutputLines
+from batchrec_dagster.erasure.people import People
+from batchrec_dagster.erasure.personalize_data import REMAINS_ON_AWS, PersonalizeData
+from batchrec_dagster.erasure.place import Amount, ErasureError, Place
+from batchrec_dagster.erasure.published_lists import PublishedEditions
+from batchrec_dagster.erasure.receipt import Receipt
+from batchrec_dagster.erasure.rows import BatchUserLines, InteractionRows, ParquetRows
+from batchrec_dagster.erasure.run_history import ConsoleLogs, RunEvents
+from batchrec_dagster.erasure.sinks import SinkRows
+from batchrec_dagster.erasure.unfinished import UnfinishedErasure
+from batchrec_dagster.erasure.whole_files import WholeFiles, make_folder_place
+from batchrec_dagster.pipeline.automation.runs import describe_runs_under_way
+from batchrec_dagster.pipeline.automation.teardown import STEPS
+from batchrec_dagster.sinks import SinkContext
+from batchrec_dagster.sinks.export import ExportSink
+from batchrec_dagster.steps.cost import estimate_results, estimate_trainings
+from batchrec_dagster.steps.work import PersonalizeWork
+from batchrec_dagster.storage.suppressed_users import SuppressionList
+
+# How long a lease of another run may be waited for. A run that lives was refused before.
+LEASE_SECONDS = 120
+
+
+@dataclass(frozen=True)
+class PlannedPlace:
+    """A place, and how much it has of the people."""
+
+    pipeline: str
+    """The pipeline's name; empty for what all pipelines share."""
+    place: Place
+    amount: Amount
+
+
+@dataclass(frozen=True)
+class Erasure:
+    """The erasure of people from pipelines."""
+
+    people: People
+    pipelines: Sequence[PersonalizeWork]
+    instance: dg.DagsterInstance
+    home: Path
+    """Dagster's home."""
+    log: logging.Logger
+
+    @cached_property
+    def plan(self) -> list[PlannedPlace]:
+        """How much there is of the people in each place. It is counted once."""
+        return [
+            PlannedPlace(pipeline, place, place.count(self.people))
+            for pipeline, place in self._list_places()
+        ]
+
+    @property
+    def is_found(self) -> bool:
+        """Whether any place has one of the people, as far as it can be counted."""
+        return any(part.amount.number for part in self.plan if part.amount.is_of_people)
+
+    def require_no_runs(self, assets: Mapping[str, Collection[dg.AssetKey]]) -> None:
+        """Raise ErasureError if a run of one of the pipelines is under way.
+
+        assets: the keys of each pipeline's assets.
+        """
+        running = [
+            line
+            for work in self.pipelines
+            for line in describe_runs_under_way(
+                work.pipeline, assets[work.pipeline.name], self.instance
+            )
+        ]
+        if running:
+            raise ErasureError(
+                f"nothing was erased: {'; '.join(running)}, and could write again what is erased."
+                " Wait until it ends, or stop it, and run batchrec forget again"
+            )
+
+    def run(self) -> list[str]:
+        """Erase, and return where the receipts are.
+
+        After a kill, another call with the same people continues.
+        Raises ErasureError, and what the places raise.
+        """
+        amounts = {(part.pipeline, part.place.name): part.amount.number for part in self.plan}
+        with ExitStack() as leases:
+            owner = f"forget-{uuid.uuid4().hex[:8]}"
+            for work in self.pipelines:
+                _hold_leases(leases, work, owner)
+            unfinished = {}
+            for work in self.pipelines:
+                name = work.pipeline.name
+                SuppressionList(work.files).add(self.people.ids)
+                unfinished[name] = UnfinishedErasure.of(work.files, self.people)
+                started = unfinished[name].start(
+                    {
+                        place: number
+                        for (pipeline, place), number in amounts.items()
+                        if pipeline in ("", name)
+                    }
+                )
+                for place, number in started.amounts.items():
+                    key = (name if (name, place) in amounts else "", place)
+                    amounts[key] = max(number, amounts.get(key, 0))
+            for part in self.plan:
+                number = part.place.erase(self.people)
+                key = (part.pipeline, part.place.name)
+                amounts[key] = max(number, amounts[key])
+                where = f"{part.pipeline}: " if part.pipeline else ""
+                self.log.info(f"{where}{part.place.name}: done")
+            self._require_erased()
+            receipts = []
+            for work in self.pipelines:
+                receipts.append(self._write_receipt(work, unfinished[work.pipeline.name], amounts))
+                unfinished[work.pipeline.name].end()
+        return receipts
+
+    def _require_erased(self) -> None:
+        """Raise ErasureError if a place still has one of the people."""
+        for part in self.plan:
+            left = part.place.count(self.people)
+            if left.is_of_people and left.number:
+                where = (
+                    f"{part.place.name} of {part.pipeline}" if part.pipeline else part.place.name
+                )
+                raise ErasureError(
+                    f"{where} still has {left}: something writes there. Stop it, and run batchrec"
+                    " forget again with the same ids"
+                )
+
+    def _write_receipt(
+        self,
+        work: PersonalizeWork,
+        unfinished: UnfinishedErasure,
+        amounts: Mapping[tuple[str, str], int],
+    ) -> str:
+        erased = {
+            part.place.name: str(
+                replace(part.amount, number=amounts[part.pipeline, part.place.name])
+            )
+            for part in self.plan
+            if part.pipeline in ("", work.pipeline.name)
+        }
+        receipt = Receipt(
+            work.pipeline.name,
+            unfinished.read().started_at,
+            len(self.people),
+            erased,
+            len(SuppressionList(work.files).read()),
+            (REMAINS_ON_AWS,) if work.ensure.on_aws else (),
+        )
+        return receipt.write(work.files)
+
+    def _list_places(self) -> Iterator[tuple[str, Place]]:
+        """The places of each pipeline, and those that all of them share."""
+        caches = {Path(work.storage.cache).absolute() for work in self.pipelines}
+        for work in self.pipelines:
+            for place in list_pipeline_places(work):
+                yield work.pipeline.name, place
+        for cache in sorted(caches):
+            if cache.is_dir():
+                yield "", make_folder_place("downloads", "deleted; downloaded again", cache)
+        yield "", RunEvents(self.instance, self.home)
+        yield "", ConsoleLogs(self.home)
+
+
+def list_pipeline_places(work: PersonalizeWork) -> list[Place]:
+    """The places of a pipeline, in the order in which they are erased from.
+
+    First come those that others are made from, and then those that people see.
+    """
+    files, storage, keys = work.files, work.storage, work.pipeline.storage_keys
+    store = storage.store
+
+    def whole_files(name: str, consequence: str, *prefixes: str, **options: Sequence[str]) -> Place:
+        uris = [files.uri(prefix) for prefix in prefixes]
+        kept = [files.uri(prefix) for prefix in options.get("kept", ())]
+        return WholeFiles(name, consequence, store, uris, kept)
+
+    context = SinkContext(work.pipeline.name, storage, work.pipeline.project, os.environ)
+    sinks = work.pipeline.sinks.declared
+    exported = [sink.locate(context)[1] for sink in sinks.values() if isinstance(sink, ExportSink)]
+    own_exports = [uri.removeprefix(files.uri("")) for uri in exported]
+    return [
+        whole_files(
+            "copies of ratings",
+            "deleted; the next refresh copies the source again, and leaves these people out",
+            keys.raw(""),
+            kept=[keys.raw_items("")],
+        ),
+        whole_files("unfinished work of Spark", "deleted", keys.work),
+        InteractionRows(files),
+        whole_files(
+            "users of the interactions",
+            "deleted; read from the interactions",
+            f"{files.users_of_interactions.folder.removeprefix(files.uri(''))}",
+        ),
+        BatchUserLines(files),
+        JobOutputLines(files),
+        PersonalizeData(work),
+        *(SinkRows(key, sink, context) for key, sink in sinks.items()),
+        whole_files("other exports", "deleted", keys.all_exports, kept=own_exports),
+        PublishedEditions(files.table, is_live=False),
+        PublishedEditions(files.table, is_live=True),
+        ParquetRows("users without lists", storage, files.uri(keys.all_users_without_lists)),
+        ParquetRows("segments", storage, files.uri(keys.user_segments)),
+        ParquetRows("users in DynamoDB", storage, files.uri(keys.all_users_in_dynamodb)),
+        whole_files(
+            "report",
+            "deleted; the next refresh writes it again",
+            keys.report,
+            keys.record("report_tallies"),
+        ),
+    ]
+
+
+def estimate_next_refresh(work: PersonalizeWork) -> str:
+    """What the next refresh costs on AWS, in words."""
+    recipes = list(work.pipeline.recipes_by_asset.get("solution_version", {}))
+    costs = [*estimate_trainings(work, recipes), *estimate_results(work)]
+    return work.prices.summarize(costs)
+
+
+def _hold_leases(leases: ExitStack, work: PersonalizeWork, owner: str) -> None:
+    """Hold the leases of all steps until the end, so that runs wait."""
+    waiting = replace(work, ensure=replace(work.ensure, deadline_seconds=LEASE_SECONDS))
+    for step in STEPS:
+        leases.enter_context(waiting.step_lease(step, owner))

@@ -1,0 +1,167 @@
+"""Places whose files have a row or a line for each person: these rows are removed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from batchrec_dagster.erasure.people import People
+from batchrec_dagster.erasure.place import Amount
+from batchrec_dagster.personalize.file_formats import USER_FIELD, scan_interactions
+from batchrec_dagster.personalize.schemas import USER_ID
+from batchrec_dagster.storage.durable import temporary_folder
+from batchrec_dagster.storage.paths import PipelineFiles
+from batchrec_dagster.storage.published_table import ABOUT, TableWriter, read_about
+from batchrec_dagster.storage.resource import StorageResource
+from batchrec_dagster.storage.users_files import UsersFiles
+
+# This many rows are in memory at a time.
+ROWS_AT_ONCE = 100_000
+
+
+@dataclass(frozen=True)
+class InteractionRows:
+    """The interactions that Personalize imports, as CSV."""
+
+    files: PipelineFiles
+    name: str = "interactions"
+    consequence: str = "rows removed; the next refresh imports and trains again"
+
+    def count(self, people: People) -> Amount:
+        return Amount(self._count(people), "rows")
+
+    def erase(self, people: People) -> int:
+        number = self._count(people)
+        if number:
+            storage, uri = self.files.storage, self.files.interactions
+            with storage.local_file(uri) as path, temporary_folder() as folder:
+                # As text, so that the other rows stay as they are.
+                rows = pl.scan_csv(path, infer_schema=False, glob=False)
+                rows.filter(~people.are_in(USER_ID)).sink_csv(folder / "interactions.csv")
+                storage.store.put(uri, folder / "interactions.csv")
+        return number
+
+    def _count(self, people: People) -> int:
+        storage, uri = self.files.storage, self.files.interactions
+        if storage.store.head(uri) is None:
+            return 0
+        with storage.local_file(uri) as path:
+            rows = scan_interactions(path).filter(people.are_in(USER_ID)).select(pl.len())
+            return int(rows.collect(engine="streaming").item())
+
+
+@dataclass(frozen=True)
+class BatchUserLines:
+    """The users of batch inference jobs, as JSON Lines: all of them, and those of each arm."""
+
+    files: PipelineFiles
+    name: str = "users who get lists"
+    consequence: str = "lines removed"
+
+    def count(self, people: People) -> Amount:
+        return Amount(sum(_count_lines(users, people) for users in self._list()), "lines")
+
+    def erase(self, people: People) -> int:
+        return sum(_remove_lines(users, people) for users in self._list())
+
+    def _list(self) -> Iterator[UsersFiles]:
+        yield self.files.batch_users
+        store, keys = self.files.storage.store, self.files.storage_keys
+        folder = self.files.uri(keys.all_arm_users)
+        for arm in store.subfolders(folder):
+            yield UsersFiles(store, self.files.uri(keys.arm_users(arm)))
+
+
+def _read_lines(users: UsersFiles) -> list[pl.DataFrame]:
+    """The lines of each file; empty if there is none."""
+    if not users.store.list(users.folder):
+        return []
+    contents = [users.store.get(uri) for uri in users.files()]
+    return [pl.read_ndjson(content) for content in contents if content.strip()]
+
+
+def _count_lines(users: UsersFiles, people: People) -> int:
+    return sum(lines.filter(people.are_in(USER_FIELD)).height for lines in _read_lines(users))
+
+
+def _remove_lines(users: UsersFiles, people: People) -> int:
+    parts = _read_lines(users)
+    kept = [lines.filter(~people.are_in(USER_FIELD)) for lines in parts]
+    before, after = (sum(lines.height for lines in some) for some in (parts, kept))
+    if not after:
+        for info in users.store.list(users.folder):
+            users.store.delete(info.uri)
+    elif after < before:
+        users.publish(pl.concat(kept), max(lines.height for lines in parts))
+    return before - after
+
+
+@dataclass(frozen=True)
+class ParquetRows:
+    """Parquet files with a column of users, in the storage."""
+
+    name: str
+    storage: StorageResource
+    prefix: str
+    """The URI of the file, or of a folder of files, which ends in a slash."""
+    column: str = "user_id"
+    consequence: str = "rows removed"
+
+    def count(self, people: People) -> Amount:
+        numbers = [self._count(uri, people) for uri in self._list()]
+        return Amount(sum(numbers), "rows")
+
+    def erase(self, people: People) -> int:
+        return sum(self._erase(uri, people) for uri in self._list())
+
+    def _list(self) -> list[str]:
+        uris = [info.uri for info in self.storage.store.list(self.prefix)]
+        return [uri for uri in uris if uri.endswith(".parquet")]
+
+    def _count(self, uri: str, people: People) -> int:
+        with self.storage.local_file(uri) as path:
+            rows = pl.scan_parquet(path, glob=False).filter(people.are_in(self.column))
+            return int(rows.select(pl.len()).collect(engine="streaming").item())
+
+    def _erase(self, uri: str, people: People) -> int:
+        with self.storage.local_file(uri) as path, temporary_folder() as folder:
+            new = folder / "table.parquet"
+            number = _copy_without(path, new, self.column, people)
+            if number:
+                self.storage.store.put(uri, new)
+        return number
+
+
+def _copy_without(source: Path, target: Path, column: str, people: People) -> int:
+    """Copy a table without the people's rows, and return how many rows these were.
+
+    A table that `TableWriter` wrote keeps its metadata, and gets the checksum of its new content.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pq.ParquetFile(source)
+    removed = 0
+
+    def iterate_rows() -> Iterator[pa.Table]:
+        nonlocal removed
+        yield pa.Table.from_batches([], table.schema_arrow)
+        for batch in table.iter_batches(ROWS_AT_ONCE):
+            ids = pl.Series(column, batch.column(column)).to_frame()
+            is_kept = ids.select(~people.are_in(column)).to_series()
+            removed += int((~is_kept).sum())
+            yield pa.Table.from_batches([batch]).filter(is_kept.to_arrow())
+
+    if ABOUT.encode() in (table.metadata.metadata or {}):
+        with TableWriter(target) as writer:
+            for rows in iterate_rows():
+                writer.write(rows.replace_schema_metadata(None))
+            writer.finish(read_about(source))
+    else:
+        with pq.ParquetWriter(target, table.schema_arrow, compression="zstd") as plain_writer:
+            for rows in iterate_rows():
+                plain_writer.write_table(rows)
+    return removed

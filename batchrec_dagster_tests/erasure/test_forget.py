@@ -1,0 +1,260 @@
+"""`batchrec forget` after real runs: who is erased is in no byte that batchrec keeps, nor in sinks.
+
+The people to erase have ids that nothing else contains, so that a search of all bytes finds them.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import polars as pl
+import pytest
+from click.testing import CliRunner, Result
+
+from batchrec_dagster.cli import main
+from batchrec_dagster.erasure import plan
+from batchrec_dagster.storage.object_store import ObjectStore
+from batchrec_dagster_tests.postgres_server import PostgresServer, postgres_server
+from batchrec_dagster_tests.s3_server import OWNER, S3Server
+from batchrec_dagster_tests.support import (
+    Project,
+    declaration,
+    interactions,
+    module_project,
+    refresh,
+    table,
+    write_ratings,
+)
+
+pytestmark = pytest.mark.slow
+
+MARK = "zqmark"
+PLAIN, ODD = f"{MARK}-forget-me", f'{MARK};o"dd, é=1'
+NEVER_SEEN = f"{MARK}-unknown"
+LISTS = "curated/recommendations/recommendations.parquet"
+
+
+def write_source(path: Path, *, nights: int) -> None:
+    """Ratings with the people to erase first, and one of their rows unreadable."""
+    write_ratings(path)
+    header, *lines = path.read_text().splitlines()
+    renamed = {"1": PLAIN, "2": '"{}"'.format(ODD.replace('"', '""'))}
+    rows = []
+    for line in lines:
+        user, _, rest = line.partition(",")
+        rows.append(f"{renamed.get(user, user)},{rest}")
+    rows += [f"{PLAIN},1,bad,1500000000"]
+    rows += [f"{user},{user % 7 + 1},5,{1_511_000_000 + user}" for user in range(3, 3 + nights)]
+    path.write_text("\n".join([header, *rows]) + "\n")
+
+
+def declare(project: Project, **attributes: Any) -> None:
+    shop = declaration(
+        "shop",
+        "ratings.csv",
+        segments={"items": ["1", "3"]},
+        experiment={"name": "first", "control": "popular", "control_share": 0.3},
+        **attributes,
+    )
+    shop["ratings"]["on_bad_rows"] = "skip"
+    project.declare(shop)
+
+
+def find_marks(files: Iterator[tuple[str, bytes]]) -> list[str]:
+    """The names of the files that have the mark in their bytes or values."""
+    return [name for name, content in files if any(MARK in text for text in read_texts(content))]
+
+
+def read_texts(content: bytes) -> Iterator[str]:
+    """What a file says: its bytes in the encodings of files and arrays, and its values."""
+    for encoding in ("latin-1", "utf-16-le", "utf-32-le"):
+        for start in range(len(MARK) * 2 if encoding != "latin-1" else 1):
+            yield content[start:].decode(encoding, errors="ignore")
+    if content.startswith(b"\x1f\x8b"):
+        yield gzip.decompress(content).decode("latin-1")
+    if content.startswith(b"PAR1"):
+        for column in pl.read_parquet(content):
+            yield repr(column.to_list())
+
+
+def read_files(folder: Path) -> Iterator[tuple[str, bytes]]:
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            yield str(path.relative_to(folder)), path.read_bytes()
+        if path.suffix in (".db", ".sqlite"):
+            with closing(sqlite3.connect(path)) as database:
+                yield f"values of {path.name}", "\n".join(database.iterdump()).encode()
+
+
+def read_objects(store: ObjectStore, root: str) -> Iterator[tuple[str, bytes]]:
+    for info in store.list(root):
+        yield info.uri, store.get(info.uri)
+
+
+@dataclass(frozen=True)
+class Shop:
+    """A project that has run twice, and its Dagster home."""
+
+    project: Project
+    monkeypatch: pytest.MonkeyPatch
+
+    @property
+    def home(self) -> Path:
+        return self.project.root / ".batchrec" / "dagster"
+
+    def enter(self) -> None:
+        """Let commands of this process find it."""
+        self.monkeypatch.chdir(self.project.root)
+        variables = {
+            "BATCHREC_HOME": str(self.project.root / ".batchrec"),
+            "BATCHREC_POLL_SECONDS": "0.02",
+            "DAGSTER_HOME": str(self.home),
+            **self.project.environment,
+        }
+        for name, value in variables.items():
+            self.monkeypatch.setenv(name, value)
+
+    def run(self) -> dg.ExecuteInProcessResult:
+        with dg.DagsterInstance.local_temp(str(self.home)) as instance:
+            return refresh(self.project, "shop", instance, report=True)
+
+    def forget(self, *arguments: str, answer: str | None = None) -> Result:
+        return CliRunner().invoke(main, ["forget", *arguments], input=answer)
+
+
+@pytest.fixture
+def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
+    project = module_project(tmp_path)
+    write_source(project.root / "ratings.csv", nights=1)
+    shop = Shop(project, monkeypatch)
+    shop.home.mkdir(parents=True)
+    shop.enter()
+    return shop
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[PostgresServer]:
+    with postgres_server() as server:
+        yield server
+
+
+def run_two_nights(shop: Shop) -> None:
+    for nights in (1, 2):
+        write_source(shop.project.root / "ratings.csv", nights=nights)
+        assert shop.run().success
+
+
+def without_people(rows: pl.DataFrame, column: str = "user_id") -> pl.DataFrame:
+    return rows.filter(~pl.col(column).is_in([PLAIN, ODD]))
+
+
+def test_who_is_erased_is_in_no_byte_and_no_sink_and_stays_out(
+    shop: Shop, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proof on all places at once, which takes two refreshes."""
+    project, url = shop.project, postgres.create_database("forget")
+    monkeypatch.setenv("SHOP_DATABASE_URL", url)
+    sinks = {"postgres": {"url_env": "SHOP_DATABASE_URL"}, "export": {"format": "csv"}}
+    declare(project, sinks=sinks)
+    run_two_nights(shop)
+    storage = project.storage / "shop"
+    segments = storage / "curated/user_segments/user_segments.parquet"
+    history = storage / "curated/history/recommendations"
+    before = [table(project, "shop"), interactions(project, "shop"), pl.read_parquet(segments)]
+    (older_file,) = history.iterdir()
+    older = pl.read_parquet(older_file)
+    assert {PLAIN, ODD} <= set(before[0]["user_id"]) | set(before[1]["USER_ID"])
+    marked = find_marks(read_files(project.root / ".batchrec"))
+    assert len(marked) > 20, "the people are in few files: does the search find anything?"
+
+    shown = shop.forget(PLAIN, ODD, "--dry-run")
+    assert shown.exit_code == 0, shown.output
+    assert find_marks(read_files(project.root / ".batchrec")) == marked
+    refused = shop.forget(PLAIN, ODD, answer="n\n")
+    assert refused.exit_code == 1
+    assert find_marks(read_files(project.root / ".batchrec")) == marked
+    erased = shop.forget(PLAIN, ODD, "--yes")
+    assert erased.exit_code == 0, erased.output
+
+    assert find_marks(read_files(project.root / ".batchrec")) == []
+    rows = postgres.query("SELECT user_id, rank, item_id FROM recommendations", url=url)
+    expected = without_people(before[0]).select("user_id", "rank", "item_id").rows()
+    assert sorted(rows) == sorted(expected)
+    assert MARK not in (storage / "curated/exports/recommendations.csv").read_text()
+    assert table(project, "shop").equals(without_people(before[0]))
+    assert interactions(project, "shop").equals(without_people(before[1], "USER_ID"))
+    assert pl.read_parquet(segments).equals(without_people(before[2]))
+    assert pl.read_parquet(older_file).equals(without_people(older))
+    (receipt,) = (storage / "records/erasures").iterdir()
+    record = json.loads(receipt.read_text())
+    assert (record["people"], record["suppressed"], record["pipeline"]) == (2, 2, "shop")
+    assert record["erased"]["published lists"] == f"{before[0].height - len(expected)} rows"
+    assert list((storage / "records/unfinished_erasures").iterdir()) == []
+
+
+def test_in_a_bucket(shop: Shop, s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = f"s3://{s3.create_bucket()}/prefix"
+    shop.project.environment.update({**s3.environment(OWNER), "BATCHREC_STORAGE": root})
+    shop.enter()
+    declare(shop.project, sinks={"export": {"format": "jsonl"}})
+    assert shop.run().success
+    assert len(find_marks(read_objects(s3.store(), root))) > 8
+    result = shop.forget(PLAIN, ODD, "--yes")
+    assert result.exit_code == 0, result.output
+    assert find_marks(read_objects(s3.store(), root)) == []
+    assert find_marks(read_files(shop.project.root / ".batchrec")) == []
+    assert s3.store().get(f"{root}/shop/{LISTS}")
+
+
+def test_an_erasure_that_is_interrupted_anywhere_continues(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    declare(shop.project, sinks={"export": {}})
+    assert shop.run().success
+    lists = table(shop.project, "shop")
+    number = lists.height - without_people(lists).height
+    list_places = plan.Erasure._list_places
+    for stop in (0, 2, 6, 10, 16):
+
+        def list_until(erasure: plan.Erasure, stop: int = stop) -> Iterator[tuple[str, Any]]:
+            for place, (pipeline, real) in enumerate(list_places(erasure)):
+                yield pipeline, _Interrupted(real) if place == stop else real
+
+        with monkeypatch.context() as context:
+            context.setattr(plan.Erasure, "_list_places", list_until)
+            with pytest.raises(_Killed):
+                shop.forget(PLAIN, ODD, "--yes")
+        unfinished = shop.project.storage / "shop/records/unfinished_erasures"
+        (record,) = unfinished.iterdir()
+        assert MARK not in record.read_text() + record.name
+    result = shop.forget(ODD, PLAIN, "--yes")
+    assert result.exit_code == 0, result.output
+    assert find_marks(read_files(shop.project.root / ".batchrec")) == []
+    (receipt,) = (shop.project.storage / "shop/records/erasures").iterdir()
+    assert json.loads(receipt.read_text())["erased"]["published lists"] == f"{number} rows"
+
+
+class _Killed(BaseException):
+    """Stands for a kill, which no part of the command can catch."""
+
+
+@dataclass(frozen=True)
+class _Interrupted:
+    """A place whose process is killed when it has erased."""
+
+    place: Any
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.place, name)
+
+    def erase(self, people: Any) -> int:
+        self.place.erase(people)
+        raise _Killed

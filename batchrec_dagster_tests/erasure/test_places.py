@@ -1,0 +1,215 @@
+"""Each place counts what it has of the people and erases it; all else stays: folder and bucket."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+import pytest
+
+from batchrec_dagster.erasure.job_outputs import JobOutputLines
+from batchrec_dagster.erasure.people import People
+from batchrec_dagster.erasure.place import Place
+from batchrec_dagster.erasure.published_lists import PublishedEditions
+from batchrec_dagster.erasure.rows import BatchUserLines, InteractionRows, ParquetRows
+from batchrec_dagster.erasure.whole_files import WholeFiles
+from batchrec_dagster.storage.object_store import DamagedObjectError
+from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
+from batchrec_dagster.storage.published_table import TableWriter, read_about
+from batchrec_dagster.storage.resource import S3Connection, StorageResource
+from batchrec_dagster_tests.s3_server import OWNER, REGION, S3Server
+
+PEOPLE = People.of(["ann", 'o"dd, id', "nobody"])
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def files(request: pytest.FixtureRequest, tmp_path: Path) -> PipelineFiles:
+    root, connection = str(tmp_path), S3Connection()
+    if request.param == "bucket":
+        s3: S3Server = request.getfixturevalue("s3")
+        root = f"s3://{s3.create_bucket()}/prefix"
+        connection = S3Connection(
+            endpoint_url=s3.endpoint,
+            aws_access_key_id=OWNER.access,
+            aws_secret_access_key=OWNER.secret,
+            region_name=REGION,
+        )
+    return PipelineFiles(StorageResource(root=root, s3=connection), StorageKeys("shop"))
+
+
+def put(files: PipelineFiles, key: str, content: bytes) -> str:
+    uri = files.uri(key)
+    files.storage.store.put(uri, content)
+    return uri
+
+
+def get(files: PipelineFiles, key: str) -> bytes:
+    return files.storage.store.get(files.uri(key))
+
+
+def erase(place: Place, number: int) -> None:
+    """Erase what there is, which is this much, and again, when nothing is left."""
+    assert place.count(PEOPLE).number == number
+    assert place.erase(PEOPLE) == number
+    assert place.count(PEOPLE).number == place.erase(PEOPLE) == 0
+
+
+def test_other_interactions_keep_their_bytes(files: PipelineFiles) -> None:
+    others = (
+        b"USER_ID,ITEM_ID,TIMESTAMP,EVENT_TYPE,EVENT_VALUE\nbob,1,5,view,\nanne,1,5,view,1.50\n"
+    )
+    rows = b'ann,1,5,view,2.0\n"o""dd, id",1,5,view,\nann,2,6,buy,1\n'
+    put(files, files.storage_keys.interactions, others + rows)
+    erase(InteractionRows(files), 3)
+    assert get(files, files.storage_keys.interactions) == others
+
+
+def test_users_who_get_lists_and_those_of_arms(files: PipelineFiles) -> None:
+    keys = files.storage_keys
+    lines = [{"userId": user, "filterValues": {"A": '"x"'}} for user in ("ann", "bob", 'o"dd, id')]
+    files.batch_users.publish(pl.DataFrame(lines), 10)
+    put(files, keys.arm_users("model"), b'{"userId":"ann"}\n')
+    put(files, keys.arm_users("control"), b'{"userId":"bob"}\n')
+    erase(BatchUserLines(files), 3)
+    kept = b'{"userId":"bob","filterValues":{"A":"\\"x\\""}}\n'
+    assert get(files, keys.batch_users) == kept
+    assert get(files, keys.arm_users("control")) == b'{"userId":"bob"}\n'
+    # A file without lines would be no input.
+    assert files.storage.store.head(files.uri(keys.arm_users("model"))) is None
+
+
+def test_users_in_several_files(files: PipelineFiles) -> None:
+    files.batch_users.publish(pl.DataFrame({"userId": ["ann", "b", "c", 'o"dd, id', "e"]}), 2)
+    erase(BatchUserLines(files), 2)
+    contents = [files.storage.store.get(uri) for uri in files.batch_users.files()]
+    assert contents == [b'{"userId":"b"}\n{"userId":"c"}\n', b'{"userId":"e"}\n']
+    # With the manifest; nothing of before is left.
+    assert len(files.storage.store.list(files.batch_users.folder)) == 3
+
+
+def test_lines_of_batch_outputs(files: PipelineFiles) -> None:
+    keys = files.storage_keys
+    other = b'{"input":{"userId":"bob"},"output":{"recommendedItems":["ann"]},"error":null}\n'
+    lines = [
+        json.dumps({"input": {"userId": user}, "output": {"recommendedItems": ["1"]}})
+        for user in ("ann", 'o"dd, id')
+    ]
+    inference = keys.batch_inference("job") + "users.json.out"
+    put(files, inference, "\n".join([*lines, ""]).encode() + other)
+    only = keys.batch_inference("old job") + "users.json.out"
+    put(files, only, lines[0].encode())
+    damaged = keys.batch_inference("damaged") + "users.json.out"
+    put(files, damaged, b'{"input":{"userId":"ann"\n{"input":{"user\n')
+    reason = keys.batch_inference("damaged") + "damaged.txt"
+    put(files, reason, b"1 of 2 users have a result; missing: 'ann'\n")
+    segment = keys.batch_segments("job") + "queries.json.out"
+    untouched = b'{"input": {"itemId": "ann"}, "output": {"usersList": ["bob"]}, "error": null}\n'
+    changed = '{"input": {"itemId": "1"}, "output": {"usersList": ["bob", %s"cé"]}}\n'
+    put(files, segment, untouched + (changed % '"ann", ').encode())
+    erase(JobOutputLines(files), 6)
+    assert get(files, inference) == other
+    assert files.storage.store.head(files.uri(only)) is None
+    assert get(files, damaged) == b'{"input":{"user\n'
+    assert get(files, reason) == b"1 of 2 users have a result; missing: '[erased]'\n"
+    assert get(files, segment) == untouched + (changed % "").encode()
+
+
+def test_rows_of_a_table_with_metadata_and_of_one_without(
+    files: PipelineFiles, tmp_path: Path
+) -> None:
+    table = pa.table({"user_id": ["ann", "bob", None, 'o"dd, id'], "error": ["x", None, "y", "z"]})
+    with TableWriter(tmp_path / "table.parquet") as writer:
+        writer.write(table)
+        writer.finish({"version": "v1"})
+    files.storage.store.put(files.uri("shop/with.parquet"), writer.path)
+    files.write_parquet("shop/without.parquet", pl.DataFrame(table))
+    files.storage.store.put(files.uri("shop/.DS_Store"), b"ann")
+    erase(ParquetRows("rows", files.storage, files.uri("shop/with")), 4)
+    for key in ("shop/with.parquet", "shop/without.parquet"):
+        rows = files.parquet(key, "")
+        assert rows is not None
+        assert rows.rows() == [("bob", None), (None, "y")]
+    with files.storage.local_file(files.uri("shop/with.parquet")) as path:
+        assert read_about(path) == {"version": "v1"}
+
+
+def test_files_that_mention_the_people_or_cannot_be_searched(files: PipelineFiles) -> None:
+    contents = {
+        "raw/a.csv": b"user\nann\n",
+        "raw/joined.csv": b"user\nannabel\n",
+        "raw/b.csv.gz": gzip.compress(b"bob"),
+        "raw/c.csv": "user\nbob é\n".encode(),
+        "raw/latin.csv": "user\nbob é\n".encode("latin-1"),
+        "raw/items/items.csv": b"ann",
+        "report.html": b"&quot;o&quot;dd, id&quot; o&quot;dd, id",
+        "report.html.bak": b"ann",
+    }
+    for key, content in contents.items():
+        put(files, key, content)
+    place = WholeFiles(
+        "files",
+        "deleted",
+        files.storage.store,
+        [files.uri("raw/"), files.uri("report.html")],
+        [files.uri("raw/items/")],
+    )
+    erase(place, 4)
+    left = {
+        info.uri.removeprefix(files.uri("")) for info in files.storage.store.list(files.uri(""))
+    }
+    assert left == {"raw/joined.csv", "raw/c.csv", "raw/items/items.csv", "report.html.bak"}
+
+
+def test_an_id_at_the_end_of_a_piece_is_found(
+    files: PipelineFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = put(files, "shop/big.csv", b"x,\n" * 5 + b"ann\n" + b"x,\n" * 10)
+    content = files.storage.store.get(uri)
+    for cut in range(13, 21):
+        pieces = [content[:cut], content[cut:]]
+        monkeypatch.setattr(
+            type(files.storage.store), "chunks", lambda _, __, pieces=pieces: pieces
+        )
+        place = WholeFiles("files", "deleted", files.storage.store, [uri])
+        assert place.count(PEOPLE).number == 1, cut
+
+
+def publish(files: PipelineFiles, folder: Path, number: int, finding: str = "") -> None:
+    with TableWriter(folder / "lists.parquet") as writer:
+        writer.write(pa.table({"user_id": ["ann", "bob"], "rank": [1, 1], "item_id": ["1", "2"]}))
+        checks = [{"name": "no_failed_users", "passed": True, "finding": finding}]
+        writer.finish({"edition": number, "version": f"v{number}", "checks": checks})
+    files.table.publish(writer.path, 9)
+
+
+def test_editions_stay_without_the_people(files: PipelineFiles, tmp_path: Path) -> None:
+    for number in (1, 2, 3):
+        publish(files, tmp_path, number, "the first, user 'ann': unknown" if number < 3 else "")
+    # A damaged older edition, and one of which not even the metadata can be read.
+    oldest = f"{files.table.history}000001-v1.parquet"
+    content = bytearray(files.storage.store.get(oldest))
+    content[6] ^= 1
+    files.storage.store.put(oldest, bytes(content))
+    files.storage.store.put(f"{files.table.history}000000-v0.parquet", b"ann")
+    erase(PublishedEditions(files.table, is_live=False), 1)
+    erase(PublishedEditions(files.table, is_live=True), 1)
+    (older,) = files.table.history_editions()
+    current = files.table.current()
+    assert current is not None
+    assert (older.name, current.name) == ("000002-v2", "000003-v3")
+    assert older.about["checks"][0]["finding"] == "the first, user '[erased]': unknown"
+    for edition in (older, current):
+        assert files.table.read_edition(edition).collect().rows() == [("bob", 1, "2")]
+    assert len(files.storage.store.list(files.table.history)) == 1
+
+
+def test_a_damaged_live_edition_is_refused(files: PipelineFiles, tmp_path: Path) -> None:
+    publish(files, tmp_path, 1)
+    content = bytearray(files.storage.store.get(files.table.uri))
+    content[6] ^= 1
+    files.storage.store.put(files.table.uri, bytes(content))
+    with pytest.raises(DamagedObjectError, match="delete it, and run the refresh"):
+        PublishedEditions(files.table, is_live=True).erase(PEOPLE)
