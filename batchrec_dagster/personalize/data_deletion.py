@@ -35,15 +35,6 @@ MAX_INPUT_BYTES = 50_000_000
 
 MAX_NAME_LENGTH = 63
 
-REMAINS = (
-    "what earlier models learned from all users together, until they are trained again: Personalize"
-    " no longer trains on the data of these users",
-    "batch inputs and outputs and imported files in your own storage: a job deletes nothing there",
-    "the names, ARNs, tags and locations of jobs, which cannot be deleted and have no user ids",
-    "the same users in other dataset groups: each needs a job of its own",
-)
-"""Sentences on what a completed job leaves, by the guide."""
-
 
 class InputStorage(Protocol):
     """Where the input file is, for as long as the job needs it: an object store."""

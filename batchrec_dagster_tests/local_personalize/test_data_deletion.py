@@ -246,7 +246,7 @@ def _run_until_killed(root: Path, users: list[str], moment: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("moment", MOMENTS[: repeats(6, 3)])
+@pytest.mark.parametrize("moment", MOMENTS[: repeats(6, 2)])
 def test_a_killed_job_is_finished_by_the_next_process(
     trained: Trained, tmp_path: Path, moment: str
 ) -> None:
@@ -266,6 +266,40 @@ def test_a_killed_job_is_finished_by_the_next_process(
     # No file is left that no resource owns.
     assert len(list((home / "datasets").iterdir())) == 3
     assert len(list((home / "models").iterdir())) == 2
+
+
+def test_an_import_of_an_earlier_version_is_rewritten_with_its_arrays(
+    trained: Trained, tmp_path: Path
+) -> None:
+    local = trained.copy(tmp_path)
+    for folder in (local.root / "home" / "datasets").iterdir():
+        rows = (folder / "rows.parquet").read_bytes()
+        shutil.rmtree(folder)
+        folder.write_bytes(rows)  # which kept the rows alone
+    job = local.wait(start_deletion(local, trained.to_erase))
+    assert (job["status"], job["numDeleted"]) == ("COMPLETED", trained.records)
+    assert_erased(local.root / "home", trained.to_erase)
+    lists, _ = make_lists(local, trained, "after")
+    assert all(lists.values())
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "fix"),
+    [
+        ("datasets/*/rows.parquet", "dataset/films/", "Import it again, without the users"),
+        ("models/*/held-out/user_id_bytes.npy", "user_id_bytes.npy", "Delete its solution"),
+    ],
+)
+def test_damaged_files_fail_the_job_and_are_named(
+    trained: Trained, tmp_path: Path, file: str, name: str, fix: str
+) -> None:
+    local = trained.copy(tmp_path)
+    path = min((local.root / "home").glob(file))
+    path.write_bytes(path.read_bytes()[:-3])
+    job = local.wait(start_deletion(local, trained.to_erase))
+    assert job["status"] == "FAILED"
+    assert name in job["failureReason"]
+    assert job["failureReason"].endswith(f"{fix}, and create another job.")
 
 
 def test_it_runs_alone_in_its_group(local: Local) -> None:

@@ -12,7 +12,7 @@ import polars as pl
 from batchrec_dagster.personalize.schemas import MAX_ID_LENGTH, USER_ID
 
 from ..errors import JobFailedError
-from .datasets import INTERACTIONS, ROWS, save_interactions
+from .datasets import ROWS, save_interactions
 
 
 def read_users(data: bytes, name: str) -> set[str]:
@@ -47,13 +47,16 @@ def read_users(data: bytes, name: str) -> set[str]:
     return users
 
 
-def copy_without_users(source: Path, target: Path, users: Collection[str]) -> int:
+def copy_without_users(
+    source: Path, target: Path, users: Collection[str], *, is_interactions: bool
+) -> int:
     """Copy an import without the rows of the users, and return how many rows they had.
 
     If they had none, nothing is copied. Other rows keep their order.
 
     source: the folder of the import, or the one file that earlier versions made of it.
     target: an empty folder.
+    is_interactions: whether the rows are interactions, which are saved as arrays too.
     """
     rows = pl.scan_parquet(str(source if source.is_file() else source / ROWS), glob=False)
     columns = [name for name in rows.collect_schema().names() if name.upper() == USER_ID]
@@ -63,6 +66,6 @@ def copy_without_users(source: Path, target: Path, users: Collection[str]) -> in
     count = int(rows.select(is_erased.sum()).collect(engine="streaming").item())
     if count:
         rows.filter(~is_erased).sink_parquet(target / ROWS)
-        if (source / INTERACTIONS).is_dir():
+        if is_interactions:
             save_interactions(target)
     return count

@@ -133,6 +133,8 @@ class Worker:
                         self._run_job(resource)
                     finally:
                         self._claimed_arns.discard(resource.arn)
+                    # Jobs of other queues may have waited for this one.
+                    self.wake()
             except CatalogError as error:
                 # A full disk, for example. The jobs stay queued: the request after the one that
                 # reports this starts the queue's thread again.

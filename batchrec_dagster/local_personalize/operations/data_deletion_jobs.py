@@ -16,7 +16,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
 from batchrec_dagster.personalize.data_deletion import MAX_INPUT_BYTES
+from batchrec_dagster.personalize.schemas import INTERACTIONS
 
 from ..catalog.catalog import CatalogTransaction
 from ..catalog.home import remove_path
@@ -104,10 +107,19 @@ def _read_input(job: Job) -> set[str]:
 
 
 def _erase_from_dataset(job: Job, dataset: Resource, users: Collection[str]) -> None:
+    is_interactions = dataset.body["datasetType"] == INTERACTIONS
     for file in dataset.state["files"]:
         path = file["path"]
         with job.home.open_new_folder(job.home.datasets, job.resource.arn) as work:
-            count = copy_without_users(job.home.root / path, work, users)
+            try:
+                count = copy_without_users(
+                    job.home.root / path, work, users, is_interactions=is_interactions
+                )
+            except (FileNotFoundError, pl.exceptions.ComputeError) as error:
+                raise JobFailedError(
+                    f"The data of {dataset.arn} cannot be read: {error}. Import it again, without"
+                    " the users, and create another job."
+                ) from error
             if not count:
                 continue
             copy = {**file, "rows": file["rows"] - count}
@@ -146,7 +158,7 @@ def _erase_from_model(job: Job, version: Resource, users: Collection[str]) -> No
         except ModelFileError as error:
             raise JobFailedError(
                 f"The model of {version.arn} cannot be read: {error}. Delete its solution, and"
-                " create the job again."
+                " create another job."
             ) from error
         use_copy = partial(_use_copy_of_model, version.body["solutionArn"], path)
         _replace_files(job, job.home.models, path, work, 0, use_copy)
