@@ -67,6 +67,8 @@ def _part(path: str, part: dict[str, Any], defs: dict[str, Any]) -> Iterator[str
     within: list[tuple[str, dict[str, Any]]] = []
     rows = []
     for name, setting in part["properties"].items():
+        if setting.get("deprecated"):
+            continue
         refs = [*_refs(setting)]
         within += [(f"{path}{name}", defs[ref]) for ref in refs]
         type_ = f"[{name}](#{_anchor(path + name)})" if refs else _type(setting)

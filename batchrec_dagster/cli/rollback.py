@@ -134,7 +134,7 @@ def teardown(pipeline: str, files: bool, yes: bool) -> None:
     from batchrec_dagster.deployment import Deployment
     from batchrec_dagster.personalize.ensure import PIPELINE_TAG
     from batchrec_dagster.personalize.teardown import delete, plan_teardown
-    from batchrec_dagster.pipeline.automation.teardown import delete_empty_folders
+    from batchrec_dagster.storage.durable import delete_empty_folders
 
     _require_undeclared(pipeline)
     logging.basicConfig(format="%(message)s")

@@ -39,9 +39,23 @@ DEFAULT_CONTROL_SHARE = 0.1
 @click.option(
     "--experiment", is_flag=True, help="What an experiment shows, and how many users one needs."
 )
+@click.option(
+    "--on",
+    "day",
+    metavar="DAY",
+    type=click.DateTime(["%Y-%m-%d"]),
+    help="What the user got on this day: from the edition that was live at its end, in UTC.",
+)
+@click.option("--edition", metavar="NUMBER", type=int, help="What the user got in this edition.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def show(
-    user: str | None, pipeline: str | None, item: str | None, experiment: bool, as_json: bool
+    user: str | None,
+    pipeline: str | None,
+    item: str | None,
+    experiment: bool,
+    day: datetime | None,
+    edition: int | None,
+    as_json: bool,
 ) -> None:
     """Show the newest recommendations.
 
@@ -50,10 +64,15 @@ def show(
     users that the next one needs. For none of these: the data, quality and location of the
     recommendations. Looks in every pipeline, unless you name one.
 
+    With --on or --edition: what the USER got then, from which edition and arm, and why. `batchrec
+    list --editions` says which edition was live when.
+
     \b
     Examples:
       batchrec show
       batchrec show 10028
+      batchrec show 10028 --on 2026-11-24
+      batchrec show 10028 --edition 12 --pipeline movielens
       batchrec show 10028 --pipeline movielens --json
       batchrec show --item 3189
       batchrec show --experiment --pipeline movielens
@@ -62,6 +81,11 @@ def show(
     subjects = [user is not None, item is not None, experiment]
     if sum(subjects) > 1:
         raise click.UsageError("give only one of these: a user, --item or --experiment")
+    if day is not None and edition is not None:
+        raise click.UsageError("give only one of these: --on or --edition")
+    is_past = day is not None or edition is not None
+    if is_past and user is None:
+        raise click.UsageError("--on and --edition are about a user: name one")
     from batchrec_dagster.cli.pipelines import warn_of_errors
     from batchrec_dagster.reporting import lookup
     from batchrec_dagster.reporting.summary import summarize
@@ -71,7 +95,9 @@ def show(
     pipelines = find_published(pipeline)
     # What to show of each pipeline. It is None if the pipeline does not have the user or the item.
     answers: list[Any]
-    if user is not None:
+    if user is not None and is_past:
+        answers = _find_past_users(pipelines, user, day, edition)
+    elif user is not None:
         answers = [lookup.find_user(results, user) for results in pipelines]
     elif item is not None:
         answers = [lookup.find_item(results, item) for results in pipelines]
@@ -95,6 +121,37 @@ def show(
     for number, answer in enumerate(answers):
         separator = "\n" if number else ""
         print_safely(separator + _format_text(answer))
+
+
+def _find_past_users(
+    pipelines: list[PublishedResults], user: str, day: datetime | None, edition: int | None
+) -> list[Any]:
+    """What the user got in this edition, or on this day, of each pipeline that still has it.
+
+    Raises UnknownNameError if no pipeline has the edition.
+    """
+    from batchrec_dagster.reporting.lookup import find_past_user
+    from batchrec_dagster.reporting.past_editions import PastEditions, UnknownEditionError
+
+    answers = []
+    reasons = []
+    for results in pipelines:
+        editions = PastEditions(results.files)
+        try:
+            if day is not None:
+                past = editions.find_on(day.date(), datetime.now(UTC))
+            else:
+                assert edition is not None
+                past = editions.find(edition)
+        except UnknownEditionError as error:
+            reasons.append(str(error))
+            continue
+        answers.append(find_past_user(results, user, past))
+    if not answers:
+        raise UnknownNameError("\n".join(reasons))
+    for reason in reasons:
+        click.echo(reason, err=True)
+    return answers
 
 
 def find_published(pipeline: str | None) -> list[PublishedResults]:

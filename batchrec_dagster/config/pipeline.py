@@ -31,6 +31,7 @@ from batchrec_dagster.config.project import (
 from batchrec_dagster.config.publication import Gate, Publication
 from batchrec_dagster.config.ratings import RatingsSettings
 from batchrec_dagster.config.recommendations import RecommendationSettings
+from batchrec_dagster.config.retention import Retention
 from batchrec_dagster.config.segments import Segments
 from batchrec_dagster.config.solution import Solution
 from batchrec_dagster.config.validation import build_field_errors, validate_pattern
@@ -103,7 +104,11 @@ class Pipeline(dg.Model):
         default_factory=RecommendationSettings
     )
     gate: Annotated[Gate, _block(Gate)] = Field(default_factory=Gate)
-    publication: Annotated[Publication, _block(Publication)] = Field(default_factory=Publication)
+    retention: Annotated[Retention, _block(Retention)] = Field(default_factory=Retention)
+    # Its own description in the schema tells editors that it is no longer to be used.
+    publication: Annotated[Publication | None, _block(Publication)] = Field(
+        default=None, json_schema_extra={"deprecated": True}
+    )
     experiment: Annotated[Experiment | None, _block(Experiment)] = None
     segments: Annotated[Segments | None, _block(Segments)] = None
     sinks: Annotated[Sinks, _block(Sinks)] = Field(default_factory=Sinks)
@@ -145,6 +150,16 @@ class Pipeline(dg.Model):
             if not re.fullmatch(r"team:[\w.-]+|[^@\s]+@[^@\s]+\.[^@\s]+", owner):
                 raise ValueError(f"{owner!r} is not an owner: write an e-mail address or team:NAME")
         return owners
+
+    @model_validator(mode="after")
+    def _read_former_settings(self) -> Self:
+        if self.publication is None:
+            return self
+        if "retention" in self.model_fields_set:
+            message = "is now retention.editions: remove publication, and set it there"
+            raise build_field_errors({("publication", "history"): message})
+        self.retention = Retention(editions=self.publication.history)
+        return self
 
     @model_validator(mode="after")
     def _blocks_fit_each_other(self) -> Self:

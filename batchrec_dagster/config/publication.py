@@ -1,4 +1,4 @@
-"""When lists are published, and how many older ones are kept."""
+"""When lists are published."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class Gate(dg.Model):
 
 
 class Publication(dg.Model):
-    """How many older tables of recommendations are kept."""
+    """The former place of retention.editions, which is still read."""
 
     history: int = Field(
-        default=7, description="The number of older tables to keep, to roll back to; at least 1."
+        default=7, description="The former name of retention.editions; at least 1."
     )
 
     _history_in_range = validate_range("history", least=1)

@@ -83,7 +83,7 @@ def plan_teardown(ensure: api.Ensure, pipeline: str) -> TeardownPlan:
     """Everything that the pipeline created, in whatever state an earlier teardown left it."""
     plan = TeardownPlan()
     group_name = re.compile(rf"{re.escape(pipeline)}-[0-9a-f]{{8}}")
-    for group in _to_resources(api.DATASET_GROUP, ensure.list(api.DATASET_GROUP)):
+    for group in list_resources(ensure, api.DATASET_GROUP):
         if group_name.fullmatch(group.name):
             with _ignore_missing():
                 if is_ours(ensure, group, pipeline):
@@ -142,7 +142,7 @@ def prune(
     """
     plan = TeardownPlan()
     group_name = re.compile(rf"{re.escape(pipeline)}-[0-9a-f]{{8}}")
-    for dataset_group in _to_resources(api.DATASET_GROUP, ensure.list(api.DATASET_GROUP)):
+    for dataset_group in list_resources(ensure, api.DATASET_GROUP):
         if dataset_group.name == group:
             for kind in (api.FILTER, api.SOLUTION):
                 summaries = ensure.list(kind, datasetGroupArn=dataset_group.arn)
@@ -166,7 +166,7 @@ def _add_idle(
             return
         if piece.kind is api.DATASET_GROUP:
             _add_group_content(ensure, piece, pipeline, own_plan)
-            schemas = _to_resources(api.SCHEMA, ensure.list(api.SCHEMA))
+            schemas = list_resources(ensure, api.SCHEMA)
             own_plan.pieces.extend(
                 schema for schema in schemas if schema.name.startswith(f"{piece.name}-")
             )
@@ -182,7 +182,7 @@ def _add_group_content(
 ) -> None:
     plan.pieces.append(group)
     for kind in (api.FILTER, api.SOLUTION, api.DATASET):
-        for piece in _to_resources(kind, ensure.list(kind, datasetGroupArn=group.arn)):
+        for piece in list_resources(ensure, kind, datasetGroupArn=group.arn):
             with _ignore_missing():
                 if not is_ours(ensure, piece, pipeline):
                     plan.in_the_way.append(
@@ -215,15 +215,13 @@ def _report_foreign(
 
 def _find_schemas(ensure: api.Ensure, group_name: re.Pattern[str], plan: TeardownPlan) -> None:
     mine = re.compile(rf"{group_name.pattern}-(interactions|items)")
-    schemas = [
-        s for s in _to_resources(api.SCHEMA, ensure.list(api.SCHEMA)) if mine.fullmatch(s.name)
-    ]
+    schemas = [s for s in list_resources(ensure, api.SCHEMA) if mine.fullmatch(s.name)]
     if not schemas:
         return
     datasets = {piece.arn for piece in plan.pieces}
     used = {
         ensure.describe(api.DATASET, other.arn)["schemaArn"]: other
-        for other in _to_resources(api.DATASET, ensure.list(api.DATASET))
+        for other in list_resources(ensure, api.DATASET)
         if other.arn not in datasets
     }
     for schema in schemas:
@@ -258,6 +256,16 @@ def is_ours(ensure: api.Ensure, piece: ResourceToDelete, pipeline: str) -> bool:
 def is_busy(summary: Mapping[str, Any]) -> bool:
     """Whether Personalize still works on the resource."""
     return summary["status"] not in (*api.READY, *api.FAILED)
+
+
+def list_resources(
+    ensure: api.Ensure, kind: api.ResourceKind, **within: str
+) -> list[ResourceToDelete]:
+    """All resources of this kind, whoever created them.
+
+    within: List's filter, for example a dataset group.
+    """
+    return _to_resources(kind, ensure.list(kind, **within))
 
 
 def _to_resources(

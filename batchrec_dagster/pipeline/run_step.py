@@ -206,6 +206,8 @@ def check_results(checks: Sequence[CheckResult]) -> list[dg.AssetCheckResult]:
 NOT_PREPARED_AGAIN = "unchanged: not prepared again"
 # The tag of a materialization with its data version.
 DATA_VERSION_TAG = "dagster/data_version"
+# The metadata with the version of the list of erased users whose rows were left out.
+SUPPRESSED_USERS = "suppressed_users"
 # Metadata of earlier versions, which kept there what Dagster's provenance has.
 OLD_METADATA = ("batchrec/made_of",)
 
@@ -214,6 +216,8 @@ def reusable_result(
     context: dg.AssetExecutionContext,
     read_stored_version: Callable[[], str | None],
     outcome: str,
+    suppressed: str | None = None,
+    new_checks: Sequence[CheckResult] = (),
 ) -> dg.MaterializeResult[Any] | None:
     """The asset's last result, with its checks, if making it again would give the same; else None.
 
@@ -221,6 +225,8 @@ def reusable_result(
     what is stored still is what was materialized. It has no value, as that is stored already.
     read_stored_version: reads the data version of what is stored; None if that is unknown.
     outcome: what the result says that this run did.
+    suppressed: the version of the list of erased users that the result must have been made with.
+    new_checks: the verdicts of checks that earlier versions did not have, if those made the result.
     """
     event = context.instance.get_latest_materialization_event(context.asset_key)
     last = event.asset_materialization if event else None
@@ -230,9 +236,13 @@ def reusable_result(
     # A missing or damaged object, for example: it is made again.
     with suppress(StorageError, ValueError, pl.exceptions.PolarsError):
         stored_version = read_stored_version()
+    if _read_text(last.metadata, SUPPRESSED_USERS) != suppressed:
+        return None
     if stored_version is None or stored_version != (last.tags or {}).get(DATA_VERSION_TAG):
         return None
     checks = _repeat_checks(context, event.run_id)
+    repeated = {check.check_name for check in checks}
+    checks += check_results([check for check in new_checks if check.name not in repeated])
     if {check.check_name for check in checks} != {
         spec.name for spec in context.assets_def.check_specs
     }:
@@ -243,6 +253,11 @@ def reusable_result(
         metadata={**metadata, "outcome": outcome},
         check_results=checks,
     )
+
+
+def _read_text(metadata: Mapping[str, dg.MetadataValue[Any]], name: str) -> str | None:
+    value = metadata.get(name)
+    return None if value is None else str(value.value)
 
 
 def _is_provenance_current(context: dg.AssetExecutionContext) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,6 +18,7 @@ from batchrec_dagster.reporting.explanations import (
     find_best_explanations,
     find_similar_items,
 )
+from batchrec_dagster.reporting.past_editions import LivePeriod, PastEdition
 from batchrec_dagster.reporting.published import PublishedResults
 from batchrec_dagster.storage.extras import is_installed
 
@@ -77,6 +78,14 @@ class UserDetails:
     """Whether any of the items has a title."""
     failure: str | None = None
     """The error that Personalize returned instead of the list; None if it did not."""
+    edition: int = 0
+    """The number of the edition that the list is from; 0 if it does not say."""
+    arm: str | None = None
+    """The user's arm of the edition's experiment; None without an experiment."""
+    periods: list[LivePeriod] | None = None
+    """When the edition was live that was asked for; None if the published one is shown."""
+    notes: list[str] = field(default_factory=list)
+    """What to know about a past list and its explanations, in sentences."""
 
 
 @dataclass(frozen=True)
@@ -120,30 +129,84 @@ def find_user(published: PublishedResults, user: str) -> UserDetails | None:
 
     Raises StorageError.
     """
+    with published.open_interactions() as (interactions, size):
+        return _find_user(published, user, interactions, size)
+
+
+def find_past_user(published: PublishedResults, user: str, past: PastEdition) -> UserDetails | None:
+    """The user with the list of this edition; None if nothing is known of this id, then or now.
+
+    The list is explained by the interactions until the time at which the edition's data end.
+    Raises StorageError.
+    """
+    published = replace(published, chosen_edition=past.edition)
+    until = past.edition.about.get("data_until")
+    notes = [*past.notes]
+    if until is None:
+        notes.append(
+            f"Why is not known: edition {past.edition.number} does not say until when its data"
+            " reach."
+        )
+    elif not published.has_interactions():
+        notes.append("Why is not known: the interactions are no longer there.")
+    else:
+        notes.append(
+            "History and explanations are those of today's data until"
+            f" {_to_datetime(until):%Y-%m-%d %H:%M} UTC, where the data of this edition ended. What"
+            " was deleted or changed since is not in them."
+        )
+        with published.open_interactions() as (interactions, size):
+            details = _find_user(published, user, interactions, size, until)
+            return None if details is None else replace(details, periods=past.periods, notes=notes)
+    details = _find_user(published, user, NO_INTERACTIONS, 0)
+    return None if details is None else replace(details, periods=past.periods, notes=notes)
+
+
+NO_INTERACTIONS = pl.LazyFrame(schema={USER_ID: pl.String, ITEM_ID: pl.String, TIMESTAMP: pl.Int64})
+
+
+def _find_user(
+    published: PublishedResults,
+    user: str,
+    interactions: pl.LazyFrame,
+    size: int,
+    until: int | None = None,
+) -> UserDetails | None:
+    """The user, with the list of the edition of `published`.
+
+    size: that of the file of the interactions, in bytes.
+    until: only interactions until this time count, in epoch seconds; None for all.
+    """
     table = published.read_rows("user_id", user).sort("rank")
     failure = None if table.height else published.read_failure(user)
     listed_items = table.get_column("item_id").to_list()
-    with published.open_interactions() as (interactions, size):
-        interactions_of_user = (
-            interactions.filter(pl.col(USER_ID) == user)
-            .collect(engine="streaming")
-            .sort(TIMESTAMP, descending=True, maintain_order=True)
-        )
-        if not (interactions_of_user.height or listed_items or failure):
-            return None
-        latest = (
-            interactions_of_user.get_column(ITEM_ID)
-            .unique(maintain_order=True)
-            .head(MOST_EXPLAINING)
-            .to_list()
-        )
-        explanations = _explain_list(_sample_users(interactions, size), latest, listed_items)
+    interactions_of_user = (
+        interactions.filter(pl.col(USER_ID) == user)
+        .collect(engine="streaming")
+        .sort(TIMESTAMP, descending=True, maintain_order=True)
+    )
+    if not (interactions_of_user.height or listed_items or failure):
+        return None
+    if until is not None:
+        interactions = interactions.filter(pl.col(TIMESTAMP) <= until)
+        interactions_of_user = interactions_of_user.filter(pl.col(TIMESTAMP) <= until)
+    latest = (
+        interactions_of_user.get_column(ITEM_ID)
+        .unique(maintain_order=True)
+        .head(MOST_EXPLAINING)
+        .to_list()
+    )
+    explanations = _explain_list(_sample_users(interactions, size), latest, listed_items)
     latest_interactions = interactions_of_user.head(HISTORY)
     explaining_items = [because for because, _ in explanations]
     titles = published.read_titles(
         [*latest_interactions.get_column(ITEM_ID), *listed_items, *explaining_items]
     )
-    has_padding = bool(published.edition and published.edition.about.get("items_without_score"))
+    if published.chosen_edition is not None and "title" in table.columns:
+        # As the person saw it then.
+        titles |= dict(table.select("item_id", "title").drop_nulls().iter_rows())
+    about = published.edition.about if published.edition else {}
+    has_padding = bool(about.get("items_without_score"))
     return UserDetails(
         pipeline=published.pipeline,
         user=user,
@@ -166,7 +229,27 @@ def find_user(published: PublishedResults, user: str) -> UserDetails | None:
         ],
         titles=bool(titles),
         failure=failure,
+        edition=published.edition.number if published.edition else 0,
+        arm=_find_arm(published, user, table),
     )
+
+
+def _find_arm(published: PublishedResults, user: str, table: pl.DataFrame) -> str | None:
+    """The user's arm of the edition's experiment; None without one, and for who is in none.
+
+    table: the user's rows.
+    """
+    assert published.edition is not None
+    if "experiment" not in published.edition.about:
+        return None
+    if "arm" in table.columns and table.height:
+        return str(table.item(0, "arm"))
+    if not published.is_without_list(user):
+        return None
+    from batchrec_dagster.config.experiment import Experiment
+    from batchrec_dagster.outcomes.arms import assign_arm
+
+    return assign_arm(user, Experiment.model_validate(published.edition.about["experiment"]))
 
 
 def _make_history(

@@ -40,6 +40,8 @@ class PublishedResults:
 
     storage: StorageResource
     pipeline: str
+    chosen_edition: Edition | None = None
+    """The edition to read instead of the published one."""
 
     @property
     def files(self) -> PipelineFiles:
@@ -47,7 +49,9 @@ class PublishedResults:
 
     @cached_property
     def edition(self) -> Edition | None:
-        """The published table; None if there is none."""
+        """The published table, or the chosen edition; None if there is none."""
+        if self.chosen_edition is not None:
+            return self.chosen_edition
         table = self.files.table
         with _convert_read_errors(self.storage, table.uri):
             return table.current()
@@ -96,12 +100,25 @@ class PublishedResults:
         # Files of editions without errors, which older versions wrote, do not have the column.
         if not self.edition.about.get("failed_users"):
             return None
-        key = self.files.storage_keys.users_without_lists(self.edition.version)
-        users = self.files.parquet(key, "delete it: it only says why some users have no list")
+        users = self._read_users_without_lists()
         if users is None:
             return None
         errors = users.filter(user_id=user).get_column("error")
         return errors.item() if len(errors) else None
+
+    def is_without_list(self, user: str) -> bool:
+        """Whether the user was requested and has no list, as far as that is recorded."""
+        users = self._read_users_without_lists()
+        return users is not None and user in users.get_column("user_id")
+
+    def _read_users_without_lists(self) -> pl.DataFrame | None:
+        assert self.edition is not None
+        key = self.files.storage_keys.users_without_lists(self.edition.version)
+        return self.files.parquet(key, "delete it: it only says why some users have no list")
+
+    def has_interactions(self) -> bool:
+        """Whether the interactions are there, which explain the lists."""
+        return self.storage.store.head(self.files.interactions) is not None
 
     def read_titles(self, items: Sequence[str]) -> dict[str, str | None]:
         """The titles of these items; an item that is not in the file of titles is left out."""

@@ -12,6 +12,7 @@ from batchrec_dagster.reporting.lookup import (
     Neighbour,
     UserDetails,
 )
+from batchrec_dagster.reporting.past_editions import join_periods
 from batchrec_dagster.reporting.people import shorten_title
 from batchrec_dagster.reporting.summary import format_summary
 from batchrec_dagster.reporting.terminal import Column, TerminalTable, format_time, render
@@ -35,7 +36,13 @@ def format_text(
 
 def _format_user(user: UserDetails, width: int | None) -> str:
     tables = [_make_history_table(user), _make_list_table(user)]
-    return render([f"User {user.user} in {user.pipeline}"], [tables], width=width)
+    facts = []
+    if user.periods is not None:
+        facts.append(f"edition {user.edition}, {join_periods(user.periods)}")
+    if user.arm is not None:
+        facts.append(f"arm {user.arm} of the experiment")
+    heading = [f"User {user.user} in {user.pipeline}", *facts, *user.notes]
+    return render(heading, [tables], width=width)
 
 
 def _make_history_table(user: UserDetails) -> TerminalTable:
@@ -55,8 +62,14 @@ def _make_history_table(user: UserDetails) -> TerminalTable:
             ]
             for entry in user.history
         ],
-        note="" if user.history else "none: the list shows what most people like",
+        note="" if user.history else _explain_no_history(user),
     )
+
+
+def _explain_no_history(user: UserDetails) -> str:
+    if user.periods is not None:
+        return "none that is known today"
+    return "none: the list shows what most people like"
 
 
 def _make_list_table(user: UserDetails) -> TerminalTable:
@@ -85,6 +98,10 @@ def _explain_list(user: UserDetails) -> str:
     """What the columns of the list mean, or why there is no list."""
     if user.failure is not None:
         return f"none: Personalize returned an error for this user: {user.failure}"
+    if not user.recommendations and user.arm is not None:
+        return (
+            f"none: this user is in the arm {user.arm}, and the edition has no list for this user"
+        )
     if not user.recommendations:
         return (
             "none: this user is not among those who get lists, is in an experiment's control group,"

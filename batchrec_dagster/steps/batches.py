@@ -25,6 +25,7 @@ from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.object_store import StorageError
 from batchrec_dagster.storage.published_table import Edition
+from batchrec_dagster.storage.suppressed_users import SuppressionList
 from batchrec_dagster.storage.users_files import UsersFiles, measure_users
 
 
@@ -44,6 +45,8 @@ def find_batch_users(work: Work) -> tuple[pl.DataFrame, str]:
         source = parse_source(settings.source, settings.format)
         with open_source(source, work.storage, pipeline.project) as files:
             users = read_users(files, settings.column, pipeline.ratings.all_null_values)
+        # The interactions were made without them.
+        users = SuppressionList(work.files).read().drop_from(users, USER_FIELD)
     if filter_values:
         # A batch inference job reads the values from its input; here all users have the same.
         values = [pl.lit(value).alias(name) for name, value in filter_values.items()]

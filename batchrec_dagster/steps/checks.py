@@ -102,6 +102,26 @@ def require_passed(checks: Sequence[CheckResult]) -> None:
         raise FailedChecksError(checks)
 
 
+# The name of the check of `check_source_without_erased`.
+SOURCE_WITHOUT_ERASED = "source_without_erased"
+
+
+def check_source_without_erased(rows: int, users: int) -> CheckResult:
+    """Whether the source no longer has rows of users who were erased. A failure only warns.
+
+    rows, users: how many rows of how many such users it has.
+    """
+    finding = "the source has no rows of people who were erased"
+    if rows:
+        people = f"{users:,} erased people" if users > 1 else "one erased person"
+        left_out = f"{rows:,} rows of {people}, which were"
+        if rows == 1:
+            left_out = f"one row of {people}, which was"
+        finding = f"the source still has {left_out} left out: erase them there, too"
+    numbers: dict[str, int | float] = {"rows": rows, "users": users}
+    return CheckResult(SOURCE_WITHOUT_ERASED, not rows, finding, numbers, severity="warn")
+
+
 def check_enough_interactions(
     rows: int, users: int, users_with_two: int, low_ratings: int = 0
 ) -> CheckResult:

@@ -51,6 +51,7 @@ from batchrec_dagster.steps.recommendation_table import (
 )
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.rejected_outputs import make_table, require_usable
+from batchrec_dagster.steps.retention import delete_unneeded
 from batchrec_dagster.steps.runs import measure_seconds
 from batchrec_dagster.steps.spending import Spending, find_new_costs
 from batchrec_dagster.steps.work import PersonalizeWork
@@ -134,9 +135,13 @@ def infer_and_publish(
     published_users = work.files.batch_users.read_published()
     publishing = Publishing(work, declaration, model, published_users.version)
     gate = publishing.gate(skip=skip_quality_gate)
+    if gate.blocks:
+        # Models are trained every night, however many of them the gate refuses.
+        delete_unneeded(work, [])
     require_passed([gate])
     spending = Spending(work.for_data(model.data_version), "recommendations", root_run)
     published = _read_unchanged(work, publishing, batch_users, gate)
+    jobs_in_use: set[str] = set()
     if published is None:
         batches = _list_batches(work, model, batch_users, published_users)
         inference = Inference(spending, declaration.filter, model)
@@ -156,11 +161,13 @@ def infer_and_publish(
             work.ensure.log,
         )
         job, num_results = inferred.jobs[0], inferred.num_results
+        jobs_in_use = {job.arn for job in inferred.jobs}
         checks = [gate, *table.checks, *inferred.budget_checks]
         published = PublishedLists(edition, table, job, num_results, inferred.cost, checks)
     else:
         published = replace(published, checks=[*published.checks, *spending.reserve({})])
     _prune(work, declaration, model.dataset_group_name)
+    delete_unneeded(work, jobs_in_use)
     return published
 
 
@@ -273,10 +280,12 @@ def _publish(
     with temporary_folder() as folder, TableWriter(folder / "recommendations.parquet") as writer:
         table = build_table(work, outputs, requested, interactions.seen, writer)
         checks = [gate, *table.checks]
-        version = _fingerprint_lists(publishing, [job.arn for job in jobs])
+        job_arns = [job.arn for job in jobs]
+        version = _fingerprint_lists(publishing, job_arns)
         facts = {
             **run_facts,
-            "batch_inference_job_arn": jobs[0].arn,
+            "batch_inference_job_arn": job_arns[0],
+            **({"batch_inference_job_arns": job_arns} if pipeline.experiment else {}),
             **asdict(table.counts),
             "results_asked_for": inferred.num_results,
             "outputs": fingerprint_outputs(outputs),

@@ -5,6 +5,7 @@ Both are inspected: the ratings before, the interactions after.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -26,6 +27,7 @@ from batchrec_dagster.preparation.polars.prepare import OpenedRatings, open_rati
 from batchrec_dagster.preparation.recognition import RecognisedLayout
 from batchrec_dagster.preparation.rules import (
     BELOW_MIN_RATING,
+    ERASED_USER,
     BadRows,
     InteractionCounts,
     PreparationResult,
@@ -37,13 +39,15 @@ from batchrec_dagster.steps.checks import (
     check_enough_interactions,
     check_few_event_types,
     check_rows_readable,
+    check_source_without_erased,
     check_timestamps_plausible,
 )
 from batchrec_dagster.steps.errors import StepError
-from batchrec_dagster.steps.raw_files import RawRecord, open_raw_files
+from batchrec_dagster.steps.raw_files import RawRecord, open_raw_files, require_copies
 from batchrec_dagster.steps.runs import RunHistory
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.durable import compute_version, read_pieces, temporary_folder
+from batchrec_dagster.storage.hashed_users import SuppressedUsers
 from batchrec_dagster.storage.object_store import ObjectInfo, StorageError
 from batchrec_dagster.storage.paths import PreparedFiles
 from batchrec_dagster.storage.resource import StorageResource
@@ -89,9 +93,12 @@ class RatingsInspection:
         return self.check.numbers.get("rows", 0)
 
 
-def inspect_ratings(work: Work, raw: RawRecord) -> RatingsInspection:
-    """Read every row once, or on AWS the first rows. Raises SourceError, StorageError,
-    StepError."""
+def inspect_ratings(work: Work, raw: RawRecord, suppressed: SuppressedUsers) -> RatingsInspection:
+    """Read every row once, or on AWS the first rows.
+
+    suppressed: the users who were erased, of whom nothing is shown.
+    Raises SourceError, StorageError, StepError.
+    """
     pipeline, storage = work.pipeline, work.storage
     ratings, whole = pipeline.ratings, not pipeline.preparation.on_aws
     with (
@@ -101,7 +108,7 @@ def inspect_ratings(work: Work, raw: RawRecord) -> RatingsInspection:
     ) as files:
         size = sum(file.path.stat().st_size for file in files)
         try:
-            with open_ratings(files, ratings.reading, pipeline.rules) as opened:
+            with open_ratings(files, ratings.reading, pipeline.rules, suppressed) as opened:
                 rows = opened.inspect_rows()
                 check = check_rows_readable(
                     "rows_readable", "ratings", rows.rows_read, rows.bad, ratings.on_bad_rows
@@ -122,6 +129,7 @@ def inspect_ratings(work: Work, raw: RawRecord) -> RatingsInspection:
 
 def list_s3_uris(raw: RawRecord, storage: StorageResource) -> list[str]:
     """The URIs where Spark on AWS reads the files. Raises StepError if they are not in S3."""
+    require_copies(raw)
     uris = [file.uri or file.source for file in raw.files]
     if not storage.in_s3 or not all(map(_is_object, uris)):
         raise StepError(
@@ -206,6 +214,9 @@ class PreparedInteractions:
             ),
             check_timestamps_plausible(self.counts.earliest, self.counts.latest, unit, now),
             check_few_event_types(self.counts.event_types, event_value=self.event_value),
+            check_source_without_erased(
+                self.result.left_out.get(ERASED_USER, 0), self.result.erased_users
+            ),
         )
 
 
@@ -218,10 +229,17 @@ RunSpark = Callable[[SparkTask], SparkResult]
 
 @contextmanager
 def prepare_interactions(
-    work: Work, raw: RawRecord, run_spark: RunSpark | None, *, run: str, runs: RunHistory
+    work: Work,
+    raw: RawRecord,
+    suppressed: SuppressedUsers,
+    run_spark: RunSpark | None,
+    *,
+    run: str,
+    runs: RunHistory,
 ) -> Iterator[PreparedInteractions]:
     """Prepare the interactions with the declared engine. Local files exist until the block ends.
 
+    suppressed: the users who were erased, whose rows are left out.
     run_spark: None where the engine is Polars.
     run: the id of this run.
     runs: says which other runs have ended, whose files of Spark are then deleted.
@@ -231,25 +249,32 @@ def prepare_interactions(
     with temporary_folder() as folder:
         if run_spark is not None and pipeline.preparation.on_aws:
             remove_dead_work(work.storage, pipeline.name, run, runs)
-            prepared = _prepare_on_aws(work, raw, run_spark, run)
+            prepared = _prepare_on_aws(work, raw, suppressed, run_spark, run)
         else:
             source = pipeline.ratings.rows
             with open_raw_files(raw, source, work.storage, pipeline.project) as files:
-                prepared = _prepare_here(work, files, folder, run_spark)
+                prepared = _prepare_here(work, files, suppressed, folder, run_spark)
         yield prepared
 
 
 def _prepare_here(
-    work: Work, files: list[RawFile], folder: Path, run_spark: RunSpark | None
+    work: Work,
+    files: list[RawFile],
+    suppressed: SuppressedUsers,
+    folder: Path,
+    run_spark: RunSpark | None,
 ) -> PreparedInteractions:
     pipeline = work.pipeline
     csv, users = folder / "interactions.csv", folder / "users.parquet"
     result: PreparationResult
     job: Mapping[str, Any] = {}
     if run_spark is None:
-        with open_ratings(files, pipeline.ratings.reading, pipeline.rules) as ratings:
+        reading = pipeline.ratings.reading
+        with open_ratings(files, reading, pipeline.rules, suppressed) as ratings:
             result = ratings.write_interactions(csv)
     else:
+        suppressed_file = folder / "suppressed_users.json"
+        suppressed_file.write_bytes(_encode(suppressed))
         task = SparkTask(
             [SourceFile(f"file://{file.path.absolute()}", file.name) for file in files],
             _find_layout(files, pipeline),
@@ -257,6 +282,7 @@ def _prepare_here(
             destination=f"file://{csv}",
             users=f"file://{users}",
             work=f"file://{folder}/work",
+            suppressed=f"file://{suppressed_file}" if suppressed else None,
         )
         result, job = run_spark(task)
     columns = list_interactions_columns(
@@ -271,7 +297,7 @@ def _prepare_here(
 
 
 def _prepare_on_aws(
-    work: Work, raw: RawRecord, run_spark: RunSpark, run: str
+    work: Work, raw: RawRecord, suppressed: SuppressedUsers, run_spark: RunSpark, run: str
 ) -> PreparedInteractions:
     """Prepare with Spark on AWS, from S3 to S3. Only the first rows come to this machine."""
     pipeline, storage = work.pipeline, work.storage
@@ -286,6 +312,11 @@ def _prepare_on_aws(
         users=f"{folder}/users.parquet",
         work=f"{folder}/parts",
     )
+    if suppressed:
+        # Too large for the parameters of a job. The job removes the folder.
+        suppressed_uri = f"{task.work}/suppressed_users.json"
+        storage.store.put(suppressed_uri, _encode(suppressed))
+        task = replace(task, suppressed=suppressed_uri)
     result, job = run_spark(task)
     start = next(storage.store.chunks(task.destination), b"")
     sample = pl.read_csv(b"\n".join(start.split(b"\n")[: SAMPLE + 1]), infer_schema=False)
@@ -300,6 +331,10 @@ def _prepare_on_aws(
             for uri in (task.destination, task.users):
                 storage.store.delete(uri)
     return prepared
+
+
+def _encode(suppressed: SuppressedUsers) -> bytes:
+    return json.dumps(suppressed.to_json()).encode()
 
 
 def remove_dead_work(storage: StorageResource, pipeline: str, run: str, runs: RunHistory) -> None:

@@ -286,7 +286,7 @@ class Publishing:
             require_passed([refuse_rolled_back_rows(gate, withdrawn[0].edition, how_to_skip)])
         # Before editions are deleted.
         publications.write(remember_facts(record.allow(withdrawn), self.work.files))
-        edition = table.publish(file, self.work.pipeline.publication.history)
+        edition = table.publish(file, self.work.pipeline.retention.editions)
         publications.write(remember_facts(publications.read(), self.work.files))
         return edition
 
@@ -357,7 +357,7 @@ def republish(work: Work, to: str, run: str, runs: RunHistory, log: logging.Logg
     publications = Publications(work.files)
     # Before editions are deleted.
     publications.write(remember_facts(publications.read(), work.files))
-    work.files.table.put_back(edition, work.pipeline.publication.history)
+    work.files.table.put_back(edition, work.pipeline.retention.editions)
     publications.write(remember_facts(publications.read(), work.files))
     log.info(f"published again: {summarize_edition(edition)}")
     return edition

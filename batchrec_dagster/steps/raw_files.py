@@ -20,9 +20,10 @@ from batchrec_dagster.preparation.sources.source import (
     RatingsSource,
     SourceContext,
 )
+from batchrec_dagster.steps.errors import StepError
 from batchrec_dagster.storage.durable import compute_sha256, read_pieces
 from batchrec_dagster.storage.object_store import DamagedObjectError, ObjectInfo
-from batchrec_dagster.storage.paths import read_record
+from batchrec_dagster.storage.paths import read_record, write_record
 from batchrec_dagster.storage.resource import StorageResource
 
 
@@ -60,6 +61,9 @@ class RawRecord:
     inspected_with: str | None = None
     """A fingerprint of the settings that the files were inspected with, besides their own. Earlier
     versions recorded none."""
+    copies_deleted: bool = False
+    """Whether the copies were deleted after the interactions were made, because they had rows of
+    users who were erased."""
 
     @property
     def version(self) -> str:
@@ -74,7 +78,13 @@ class RawRecord:
         """The record that an earlier run wrote; without files for an empty one."""
         files = tuple(FileRecord(**file) for file in record.get("files", []))
         columns = record.get("columns", {})
-        return cls(record.get("source", ""), files, columns, record.get("inspected_with"))
+        return cls(
+            record.get("source", ""),
+            files,
+            columns,
+            record.get("inspected_with"),
+            record.get("copies_deleted", False),
+        )
 
     def to_json(self) -> dict[str, Any]:
         record: dict[str, Any] = {
@@ -86,6 +96,8 @@ class RawRecord:
             record["columns"] = dict(self.columns)
         if self.inspected_with is not None:
             record["inspected_with"] = self.inspected_with
+        if self.copies_deleted:
+            record["copies_deleted"] = True
         return record
 
 
@@ -159,6 +171,34 @@ def bring_raw_files(
     for file in last_record.files:
         if file.uri is not None and file.uri not in uris_to_keep:
             storage.store.delete(file.uri)
+
+
+def delete_copies(
+    source: RatingsSource, record: RawRecord, storage: StorageResource, project: Path, key: str
+) -> bool:
+    """Delete the copies of the files, which have rows of users who were erased, and record that.
+
+    What was downloaded of the source is removed, too. The next run copies the files again.
+
+    key: the storage key of the record.
+    Returns whether there were copies: files that are read in place have none.
+    """
+    source.remove_downloads(make_source_context(storage, project))
+    uris = [file.uri for file in record.files if file.uri is not None]
+    for uri in uris:
+        storage.store.delete(uri)
+    if uris:
+        write_record(storage, key, replace(record, copies_deleted=True).to_json())
+    return bool(uris)
+
+
+def require_copies(record: RawRecord) -> None:
+    """Raise StepError if the copies of the files were deleted by `delete_copies`."""
+    if record.copies_deleted:
+        raise StepError(
+            f"the copies of {record.source} were deleted after the last run, because they had rows"
+            " of people who were erased: materialize raw_ratings too, which copies them again"
+        )
 
 
 def _copy_changed(
@@ -237,7 +277,8 @@ def _has_etag(uri: str, storage: StorageResource) -> bool:
 def open_raw_files(
     record: RawRecord, source: RatingsSource, storage: StorageResource, project: Path
 ) -> Iterator[list[RawFile]]:
-    """The files on this machine, in order. Raises SourceError, StorageError."""
+    """The files on this machine, in order. Raises SourceError, StorageError, StepError."""
+    require_copies(record)
     if any(file.uri is None for file in record.files):
         yield from _open_in_place(record, source, storage, project)
         return

@@ -31,6 +31,7 @@ from batchrec_dagster.steps.cost import count_users
 from batchrec_dagster.steps.items import add_titles, read_titles, read_titles_version
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.rejected_outputs import make_table, require_usable
+from batchrec_dagster.steps.retention import delete_unneeded_segments
 from batchrec_dagster.steps.spending import Spending, find_new_costs
 from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.durable import temporary_folder
@@ -150,6 +151,7 @@ def segment_users(
         lambda jobs, _: [*jobs, run_job()],
         work.ensure.log,
     )
+    delete_unneeded_segments(work, jobs[-1].arn)
     cost = [request.cost for job in jobs if job.created]
     version = fingerprint(jobs[-1].arn, queries, segments, TABLE_VERSION, *titles_version)
     return UserSegments(uri, version, table, jobs[-1], cost, [*checks, *budget_checks])

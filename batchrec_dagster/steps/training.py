@@ -19,6 +19,7 @@ from batchrec_dagster.personalize.ensure import (
     StartedResource,
 )
 from batchrec_dagster.personalize.evidence import ALL, name_engine, read_evidence
+from batchrec_dagster.personalize.expired_models import has_model
 from batchrec_dagster.personalize.prices import Cost
 from batchrec_dagster.personalize.recipes import build_recipe_arn
 from batchrec_dagster.steps.batch_jobs import (
@@ -110,8 +111,12 @@ class SolutionVersionTrainer:
             SOLUTION_VERSION,
             self.stem,
             lambda name: {"solutionArn": solution},
+            self._has_model,
             solutionArn=solution,
         )
+
+    def _has_model(self, version: Description) -> bool:
+        return has_model(self.work.ensure, str(version[SOLUTION_VERSION.arn]))
 
     def _find_reusable(self, solutions: Sequence[str | None]) -> list[Description | None]:
         """For each recipe the version to reuse; None for one to train.
@@ -140,7 +145,10 @@ class SolutionVersionTrainer:
         return bool(version["name"].startswith(f"{self.stem}-"))
 
     def _find_newest(self, solution: str) -> Description | None:
-        """The newest version that a pipeline trained and that has not failed."""
+        """The newest version that a pipeline trained and that has not failed.
+
+        None if there is none, or if its model was given up: then it is trained again.
+        """
         versions = sorted(
             self.work.ensure.list(SOLUTION_VERSION, solutionArn=solution),
             key=lambda version: version["creationDateTime"],
@@ -151,7 +159,7 @@ class SolutionVersionTrainer:
                 description = self.work.ensure.describe_when_shown(SOLUTION_VERSION, arn)
                 # A training in the console, an automatic one or an UPDATE has no name of ours.
                 if description["name"].startswith(f"{self.work.pipeline.name}-"):
-                    return description
+                    return description if self._has_model(description) else None
         return None
 
     def _is_young_enough(self, version: Description) -> bool:

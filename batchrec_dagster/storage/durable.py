@@ -185,6 +185,20 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def delete_empty_folders(path: Path | None) -> None:
+    """Delete the folder and those below it if they are empty, so that nothing is left of a prefix.
+
+    path: None for storage in S3, where a prefix without objects does not exist.
+    """
+    if path is None:
+        return
+    folders = [path, *path.rglob("*")]
+    # Folders come before their parents, which may become empty.
+    for folder in sorted(folders, reverse=True):
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+
+
 @contextmanager
 def exclusive_lock(path: Path) -> Iterator[None]:
     """Hold an exclusive lock on the file or folder. Waits for other processes and threads."""

@@ -46,6 +46,13 @@ class StorageKeys:
         self.outcomes = (
             f"{pipeline}/curated/recommendation_outcomes/recommendation_outcomes.parquet"
         )
+        # Folders, with their final slash: of a folder for each batch job, of one for each arm of an
+        # experiment, and of the copies of the sources.
+        self.all_batch_inference = f"{pipeline}/curated/batch_inference/"
+        self.all_batch_segments = f"{pipeline}/curated/batch_segments/"
+        self.all_arm_users = f"{pipeline}/transformed/batch_users_of_arms/"
+        self.all_raw = f"{pipeline}/raw/"
+        self.all_raw_items = f"{pipeline}/raw/items/"
         # What the outcomes are computed from: sums over groups of users.
         self.outcome_sums = f"{pipeline}/curated/recommendation_outcomes/sums.parquet"
         # The folder, with its final slash, of a file for each edition that needs one: those of an
@@ -99,10 +106,10 @@ class StorageKeys:
         return f"{self.all_users_in_dynamodb}{table}.parquet"
 
     def raw(self, filename: str) -> str:
-        return f"{self.pipeline}/raw/{filename}"
+        return f"{self.all_raw}{filename}"
 
     def raw_items(self, filename: str) -> str:
-        return f"{self.pipeline}/raw/items/{filename}"
+        return f"{self.all_raw_items}{filename}"
 
     def batch_inference(self, job: str) -> str:
         """The folder of a batch inference job, with its final slash."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 import dagster as dg
@@ -24,6 +25,14 @@ def list_nights(*arguments: str) -> list[dict[str, Any]]:
     assert pipeline["pipeline"] == "shop"
     nights: list[dict[str, Any]] = pipeline["nights"]
     return nights
+
+
+def show(*arguments: str) -> dict[str, Any]:
+    result = CliRunner().invoke(main, ["show", *arguments, "--json"])
+    assert result.exit_code == 0, result.output
+    (pipeline,) = json.loads(result.stdout)["pipelines"]
+    assert isinstance(pipeline, dict)
+    return pipeline
 
 
 def test_the_nights_of_a_pipeline_are_listed(
@@ -79,6 +88,14 @@ def test_the_nights_of_a_pipeline_are_listed(
     page = (project.storage / "shop/curated/report/index.html").read_text()
     assert "refused by quality_gate" in page
     assert "failed at raw_ratings" in page
+    # What a person got then is what the edition of then has.
+    first_list = show("1", "--edition", "1")
+    assert (
+        first_list["recommendations"]
+        == show("1", "--on", f"{datetime.now(UTC):%Y-%m-%d}")["recommendations"]
+    )
+    assert show("61", "--edition", "2")["edition"] == 2
+    assert show("61", "--edition", "1")["recommendations"] == []
     unknown = CliRunner().invoke(main, ["list", "club", "--editions"])
     assert unknown.exit_code == 3
     assert "club" in unknown.output

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from batchrec_dagster.config import Pipeline
 from batchrec_dagster.config.declaration_errors import DeclarationError
 from batchrec_dagster.config.solution import Solution
 from batchrec_dagster.steps.batch_jobs import build_solution_config, build_solution_name
@@ -86,6 +87,10 @@ REFUSED: list[tuple[dict[str, Any], int, str]] = [
     ({"gate": {"max_drop": 30}}, 14, "gate.max_drop"),
     ({"recommendations": {"max_failed_share": 5}}, 14, "recommendations.max_failed_share"),
     ({"publication": {"history": 0}}, 14, "publication.history"),
+    ({"retention": {"editions": 0}}, 14, "retention.editions"),
+    ({"retention": {"models": 0}}, 14, "retention.models"),
+    ({"retention": {"runs_days": 0}}, 14, "retention.runs_days"),
+    ({"retention": {"models": 1}, "publication": {"history": 3}}, 16, "publication.history"),
     ({"publication": {"max_file_gb": 6}}, 14, "publication.max_file_gb"),
     (
         {"interactions": {"min_interactions_per_user": 0}},
@@ -462,3 +467,20 @@ def test_a_threshold_of_event_values_is_personalizes_and_another_solution() -> N
 def test_event_weights_are_checked(settings: dict[str, Any], problem: str) -> None:
     with pytest.raises(ValidationError, match=problem):
         Solution.model_validate(settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "editions"),
+    [
+        ({}, 7),
+        ({"publication": {"history": 3}}, 3),
+        ({"publication": {}}, 7),
+        ({"retention": {"editions": 14}}, 14),
+        ({"retention": {"models": 1}}, 7),
+    ],
+)
+def test_the_former_setting_of_older_editions_is_still_read(
+    settings: dict[str, Any], editions: int
+) -> None:
+    pipeline = Pipeline.model_validate(declaration("shop", "ratings.csv", **settings))
+    assert pipeline.retention.editions == editions

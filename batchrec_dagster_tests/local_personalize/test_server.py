@@ -27,6 +27,7 @@ from batchrec_dagster.local_personalize.api.command import local_personalize
 from batchrec_dagster.local_personalize.api.server import make_application
 from batchrec_dagster.local_personalize.api.service import LocalPersonalize
 from batchrec_dagster.personalize.evidence import read_evidence
+from batchrec_dagster.personalize.expired_models import EXPIRED, MODEL_TAG
 from batchrec_dagster.personalize.schemas import build_interactions_schema
 from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster.web import is_loopback
@@ -150,6 +151,11 @@ def test_the_walk_over_http(server: Server) -> None:
     _wait_until_active(client, batch["batchInferenceJobArn"])
     lines = store.get("s3://data/out/users.json.out").decode().splitlines()
     assert [json.loads(line)["input"]["userId"] for line in lines] == ["u1", "u2"]
+    client.tag_resource(
+        resourceArn=version["solutionVersionArn"],
+        tags=[{"tagKey": MODEL_TAG, "tagValue": EXPIRED}],
+    )
+    assert not list((server.root / "home" / "models").iterdir())
     assert "POST / HTTP/1.1" in (server.root / "log").read_text()  # each request is logged
 
 

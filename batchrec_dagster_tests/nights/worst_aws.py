@@ -38,6 +38,7 @@ KINDS = (
     api.FILTER,
     api.BATCH_INFERENCE_JOB,
     api.BATCH_SEGMENT_JOB,
+    api.DATA_DELETION_JOB,
 )
 # The marker that the local Personalize writes when an output is complete.
 CHECK_MARKER = "_CHECK"
@@ -105,6 +106,11 @@ class Answer:
         if request.verb == "Describe":
             return [self.content[request.kind.member]]
         return []
+
+
+def _name_status(kind: api.ResourceKind, status: str) -> str:
+    """The status as resources of the kind have it."""
+    return status.removeprefix("CREATE ") if kind is api.DATA_DELETION_JOB else status
 
 
 def make_error(code: str, message: str) -> Answer:
@@ -205,8 +211,9 @@ class FailingResources(Misbehaviour):
         for summary in answer.summaries(request):
             assert request.kind is not None
             reason = self.failed.get(summary[request.kind.arn])
-            if reason is not None and summary.get("status") == api.ACTIVE:
-                summary.update(status="CREATE FAILED", failureReason=reason)
+            if reason is not None and summary.get("status") in api.READY:
+                status = _name_status(request.kind, "CREATE FAILED")
+                summary.update(status=status, failureReason=reason)
         return answer
 
 
@@ -311,7 +318,7 @@ class PendingStatuses(Misbehaviour):
             step = self.described.get(arn, len(self.statuses))
             if step < len(self.statuses) and "status" in summary:
                 self.count += 1
-                summary["status"] = self.statuses[step]
+                summary["status"] = _name_status(request.kind, self.statuses[step])
                 summary.pop("failureReason", None)
                 if request.verb == "Describe":
                     self.described[arn] += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,8 +20,13 @@ from moto.glue.models import FakeJobRun
 from batchrec_dagster.config.declaration_errors import DeclarationError
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.polars.prepare import open_ratings
+from batchrec_dagster.preparation.rules import ERASED_USER
 from batchrec_dagster.preparation.spark.task import SparkTask, SparkTaskResult
+from batchrec_dagster.storage.hashed_users import SuppressedUsers
 from batchrec_dagster.storage.object_store import ObjectStore
+from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
+from batchrec_dagster.storage.resource import S3Connection, StorageResource
+from batchrec_dagster.storage.suppressed_users import SuppressionList
 from batchrec_dagster_tests.preparation.aws_jobs import ROLE, glue, say
 from batchrec_dagster_tests.preparation.spark_support import QUICK_ARGUMENTS
 from batchrec_dagster_tests.s3_server import S3Server
@@ -40,6 +46,7 @@ pytestmark = pytest.mark.slow
 ALL = ("raw_ratings", "interactions", "batch_users")
 # It is shortly before the last time of write_ratings, so not all users were active since then.
 SINCE = {"active_since": "2017-11-03"}
+ERASED = "person-of-no-return"
 
 
 def prepare(
@@ -96,7 +103,9 @@ def test_spark_here_gives_what_the_local_engine_gives(
     monkeypatch.setattr("batchrec_dagster.personalize.file_formats.MAX_INPUT_RECORDS", 25)
     monkeypatch.setenv("PYSPARK_SUBMIT_ARGS", QUICK_ARGUMENTS)
     ratings = write_ratings(project.root / "ratings.csv")
-    ratings.write_text(ratings.read_text() + "1,2,x,4\n")
+    ratings.write_text(ratings.read_text() + "1,2,x,4\n" + f"{ERASED},2,5,1505000000\n")
+    storage = StorageResource(root=str(project.storage), s3=S3Connection())
+    SuppressionList(PipelineFiles(storage, StorageKeys("shop"))).add([ERASED])
     attributes: dict[str, Any] = {"ratings": {"source": str(ratings), "on_bad_rows": "skip"}}
     local = prepare(project, "shop", instance, **attributes)
     version = find_data_version(instance, "shop")
@@ -128,6 +137,9 @@ def test_spark_here_gives_what_the_local_engine_gives(
     local_metadata, spark_metadata = (metadata(result, "interactions") for result in (local, spark))
     assert spark_metadata["engine"] == "spark"
     assert spark_metadata["left_out_by_reason"]["the rating is not a number"] == 1
+    assert spark_metadata["left_out_by_reason"][ERASED_USER] == 1
+    assert spark_metadata["erased_users_in_source"] == 1
+    assert not (project.storage / "shop/raw/ratings.csv").exists()
     engine_keys = ("engine", "seconds")
     assert drop_keys(spark_metadata, *engine_keys) == drop_keys(local_metadata, *engine_keys)
 
@@ -140,8 +152,9 @@ def test_glue_leaves_the_data_in_s3(
     tmp_path: Path,
 ) -> None:
     """The job is played by the local engine, which does as told: from S3 to S3."""
-    write_ratings(project.root / "ratings.csv")
+    ratings = write_ratings(project.root / "ratings.csv")
     prepare(project, "shop", instance)
+    ratings.write_text(ratings.read_text() + f"{ERASED},2,5,1505000000\n")
     version = find_data_version(instance, "shop")
     users = read_users_files(project)
     for name, value in s3.environment().items():
@@ -150,6 +163,9 @@ def test_glue_leaves_the_data_in_s3(
         BATCHREC_STORAGE=f"s3://{s3.create_bucket()}/data", AWS_ENDPOINT_URL_S3=s3.endpoint
     )
     store = s3.store()
+    connection = S3Connection(endpoint_url=s3.endpoint)
+    storage = StorageResource(root=project.environment["BATCHREC_STORAGE"], s3=connection)
+    SuppressionList(PipelineFiles(storage, StorageKeys("shop"))).add([ERASED])
     counts = {"users": 60, "users_with_two": 60, "items": 80}
 
     def succeed_once(run: FakeJobRun) -> None:
@@ -200,8 +216,13 @@ def play_job(
     """Do the task, as the job would."""
     task = SparkTask.from_json(pipes.get_extra("task"))
     (file,) = task.files
+    assert task.suppressed is not None
+    suppressed = SuppressedUsers.from_json(json.loads(store.get(task.suppressed)))
+    for info in store.list(f"{task.work}/"):
+        store.delete(info.uri)
     store.download(file.uri, folder / "raw.csv")
-    with open_ratings([RawFile(folder / "raw.csv", file.name)], task.layout, task.rules) as read:
+    files = [RawFile(folder / "raw.csv", file.name)]
+    with open_ratings(files, task.layout, task.rules, suppressed) as read:
         result = read.write_interactions(folder / "interactions.csv")
     store.put(task.destination, folder / "interactions.csv")
     last_times(folder / "interactions.csv").write_parquet(folder / "users.parquet")

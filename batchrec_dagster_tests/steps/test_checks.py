@@ -107,6 +107,21 @@ def test_every_user_answered() -> None:
     assert empty.finding.startswith("3 of 3 users have a result; all lists are empty")
 
 
+@pytest.mark.parametrize(
+    ("rows", "users", "finding"),
+    [
+        (0, 0, "the source has no rows of people who were erased"),
+        (1_200, 3, "the source still has 1,200 rows of 3 erased people, which were left out: "),
+        (1, 1, "the source still has one row of one erased person, which was left out: "),
+    ],
+)
+def test_source_without_erased(rows: int, users: int, finding: str) -> None:
+    check = checks.check_source_without_erased(rows, users)
+    assert check.passed == (not rows)
+    assert not check.blocks
+    assert check.finding.startswith(finding)
+
+
 def test_few_event_types() -> None:
     assert checks.check_few_event_types(0).passed
     assert checks.check_few_event_types(9).passed

@@ -19,6 +19,7 @@ from ..catalog.resource import BUSY, Resource, Status
 from ..errors import InvalidInputError
 from ..jobs.s3_locations import check_location
 from ..operations.automatic_training import NEW_SCHEDULE, NEXT_TRAINING
+from ..operations.expired_versions import MODEL_EXPIRED, has_model
 from ..operations.registry import KINDS
 from ..operations.tags import MAX_TAGS
 from ..recipes import RECIPES
@@ -196,7 +197,8 @@ def _check_state(resource: Resource) -> None:
         raise TypeError("its files are not a list")
     if resource.kind == "SolutionVersion" and is_active:
         values = [*state["metrics"].values(), *state.get("evidence", {}).values()]
-        if "model" not in state or not all(map(_is_number, values)):
+        has_lost_model = not has_model(resource) and not state.get(MODEL_EXPIRED)
+        if has_lost_model or not all(map(_is_number, values)):
             raise ValueError("it has no model, or metrics that are not numbers")
 
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, NoReturn
 from batchrec_dagster.storage.object_store import ObjectStore
 
 from ..catalog.catalog import Catalog
-from ..catalog.home import Home
+from ..catalog.home import Home, remove_path
 from ..catalog.quotas import Quotas
 from ..catalog.requests import ACCOUNT_ID, HEADERS, ApiRequest
 from ..errors import CatalogError, InvalidInputError, ServiceError
@@ -137,7 +137,7 @@ class LocalPersonalize:
 
         Raises CatalogError, and OSError if the folder cannot be created.
         """
-        folders = Home(home.absolute())
+        self._home = folders = Home(home.absolute())
         self.region = region
         self._account = account
         self._v2_lines = v2_lines
@@ -180,6 +180,9 @@ class LocalPersonalize:
                 v2_lines=self._v2_lines,
             )
             response = OPERATIONS[operation](request)
+        # After a kill in between, the next worker on this home removes them as orphans.
+        for path in request.files_to_remove:
+            remove_path(self._home.root / path)
         self._worker.wake()
         return response
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from batchrec_dagster.storage.permissions import find_partition
@@ -32,6 +32,8 @@ class ApiRequest:
     account: str = ACCOUNT_ID
     v2_lines: bool = False
     """Whether batch inference jobs add reasons and placeholders (`LocalPersonalize.__init__`)."""
+    files_to_remove: list[str] = field(default_factory=list)
+    """The files to remove once the transaction is committed, relative to the home."""
 
     @property
     def scope(self) -> str:

@@ -27,6 +27,7 @@ from ..jobs.s3_locations import add_slash, check_location, list_objects
 from ..learning.interactions import ModelFileError
 from ..learning.models import AnyModel, load_model
 from ..recipes import RECIPES, Recipe
+from .expired_versions import require_model
 
 DEFAULT_RESULTS = 25
 """How many items or users an answer has, if the request does not say."""
@@ -49,6 +50,7 @@ def check_batch_request(
     """
     params = request.params
     version = request.get_active("SolutionVersion", params["solutionVersionArn"])
+    require_model(version)
     recipe = RECIPES[version.body["recipeArn"]]
     if recipe.makes_segments != segments:
         makes, use = ("no ", "Inference") if segments else ("", "Segment")

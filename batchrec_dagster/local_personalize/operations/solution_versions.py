@@ -20,6 +20,7 @@ from ..jobs.job import Job
 from ..learning.interactions import ModelFileError, TrainingError
 from ..recipes import RECIPES, Recipe, hpo_search, train, training_parameters
 from .datasets import find_dataset
+from .expired_versions import has_model
 from .training_data import add_attributes, add_features, add_rewards, read_training_data
 
 # Values of trainingMode.
@@ -89,7 +90,9 @@ def _find_latest_active(recipe: Recipe, versions: Sequence[Resource]) -> Resourc
     """
     if not recipe.updates:
         raise InvalidInputError(f"Training mode UPDATE is not supported by {recipe.arn}.")
-    active = [version for version in versions if version.status == Status.ACTIVE]
+    active = [
+        version for version in versions if version.status == Status.ACTIVE and has_model(version)
+    ]
     if not active:
         raise InvalidInputError(
             "Training mode UPDATE starts from an ACTIVE version of the solution: create one in"

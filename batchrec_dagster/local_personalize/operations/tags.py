@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from batchrec_dagster.personalize.expired_models import EXPIRED, MODEL_TAG
+
 from ..catalog.requests import ApiRequest
 from ..catalog.resource import Resource
 from ..errors import InvalidInputError, ResourceNotFoundError, ServiceError
+from .expired_versions import give_up_model
 
 MAX_TAGS = 50
 _TOO_MANY_TAGS = "TooManyTagsException"
@@ -34,12 +37,17 @@ def check_tags(tags: list[dict[str, str]]) -> dict[str, str]:
 def tag_resource(request: ApiRequest) -> dict[str, Any]:
     """Answer TagResource: add tags, or change the values of existing ones.
 
-    Raises ServiceError for bad tags or too many, and ResourceNotFoundError.
+    A solution version that becomes expired loses its model, see expired_versions.py.
+
+    Raises ServiceError for bad tags or too many, ResourceNotFoundError, and InUseError if the model
+    is still needed.
     """
     tags = check_tags(request.params["tags"])
     resource = _find_taggable(request)
     if len(request.transaction.read_tags(resource.arn) | tags) > MAX_TAGS:
         raise ServiceError(f"{resource.arn} would have more than {MAX_TAGS} tags.", _TOO_MANY_TAGS)
+    if resource.kind == "SolutionVersion" and tags.get(MODEL_TAG) == EXPIRED:
+        give_up_model(request, resource)
     request.transaction.put_tags(resource.arn, tags)
     return {}
 

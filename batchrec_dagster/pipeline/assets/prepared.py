@@ -21,6 +21,7 @@ from batchrec_dagster.pipeline.declare_asset import (
 from batchrec_dagster.pipeline.run_history import DagsterRuns
 from batchrec_dagster.pipeline.run_step import (
     NOT_PREPARED_AGAIN,
+    SUPPRESSED_USERS,
     AssetResult,
     asset_step,
     get_work,
@@ -31,8 +32,12 @@ from batchrec_dagster.pipeline.spark_jobs import choose_spark_engine
 from batchrec_dagster.preparation.rules import PreparationResult, Rules
 from batchrec_dagster.preparation.sources.source import hide_query
 from batchrec_dagster.reporting.markdown import format_table
+from batchrec_dagster.steps.checks import SOURCE_WITHOUT_ERASED, check_source_without_erased
 from batchrec_dagster.steps.interactions import PreparedInteractions, prepare_interactions
-from batchrec_dagster.steps.raw_files import RawRecord
+from batchrec_dagster.steps.raw_files import RawRecord, delete_copies
+from batchrec_dagster.steps.work import Work
+from batchrec_dagster.storage.hashed_users import SuppressedUsers
+from batchrec_dagster.storage.suppressed_users import SuppressionList
 
 CODE_VERSION = "2"
 
@@ -77,6 +82,9 @@ def interactions(pipeline: Pipeline) -> dg.AssetsDefinition:
                 "timestamps_plausible": "The timestamps are between 1980 and now, in seconds.",
                 "few_event_types": "There are as few event types as Personalize allows.",
             },
+            warnings={
+                SOURCE_WITHOUT_ERASED: "The source has no rows of people who were erased.",
+            },
         )
     )
     @asset_step
@@ -85,34 +93,83 @@ def interactions(pipeline: Pipeline) -> dg.AssetsDefinition:
     ) -> Iterator[AssetResult]:
         start = time.monotonic()
         work = get_work(pipeline, context)
+        suppressed = SuppressionList(work.files).read()
         earlier_result = reusable_result(
-            context, work.files.interactions_version, NOT_PREPARED_AGAIN
+            context,
+            work.files.interactions_version,
+            NOT_PREPARED_AGAIN,
+            suppressed.version,
+            [check_source_without_erased(0, 0)],
         )
         if earlier_result is not None:
             yield earlier_result
+            _delete_copies_of_erased(context, work, raw_ratings, earlier_result)
             return
         spark = choose_spark_engine(pipeline.preparation)
         with prepare_interactions(
             work,
             raw_ratings,
+            suppressed,
             partial(spark.run, context, work.storage) if spark else None,
             run=context.run.run_id,
             runs=DagsterRuns(context.instance),
         ) as preparation:
             _log_result(context, preparation.result, time.monotonic() - start)
-            yield materialization_with_checks(
+            result = materialization_with_checks(
                 preparation.checks,
                 dg.MaterializeResult(
                     value=preparation.value,
                     data_version=dg.DataVersion(preparation.version),
                     metadata={
                         **_interactions_metadata(pipeline, raw_ratings, preparation),
+                        **_suppression_metadata(suppressed, preparation.result, raw_ratings),
                         "engine": engine,
                     },
                 ),
             )
+            yield result
+            _delete_copies_of_erased(context, work, raw_ratings, result)
 
     return interactions
+
+
+def _suppression_metadata(
+    suppressed: SuppressedUsers, result: PreparationResult, raw: RawRecord
+) -> dict[str, Any]:
+    """Which list of erased users was obeyed, and what it means for the copies of the source."""
+    if suppressed.version is None:
+        return {}
+    metadata: dict[str, Any] = {SUPPRESSED_USERS: suppressed.version}
+    if result.erased_users:
+        metadata["erased_users_in_source"] = result.erased_users
+        if any(file.uri for file in raw.files):
+            metadata["raw_copies"] = "deleted, because they have rows of erased people"
+    return metadata
+
+
+def _delete_copies_of_erased(
+    context: dg.AssetExecutionContext,
+    work: Work,
+    raw: RawRecord,
+    result: dg.MaterializeResult[Any],
+) -> None:
+    """Delete the copies of the source if they have rows of users who were erased.
+
+    It is done once the interactions are published. If the run is killed before, the next one finds
+    them unchanged and deletes the copies then.
+
+    result: of the interactions that were made of the copies.
+    """
+    has_erased = any(
+        check.check_name == SOURCE_WITHOUT_ERASED and not check.passed
+        for check in result.check_results or []
+    )
+    if not has_erased:
+        return
+    pipeline = work.pipeline
+    key = pipeline.storage_keys.record("raw_ratings")
+    if delete_copies(pipeline.ratings.rows, raw, work.storage, pipeline.project, key):
+        context.log.info("deleted the copies of the source: they have rows of erased people")
 
 
 def _log_result(

@@ -32,6 +32,7 @@ from batchrec_dagster.steps.interactions import RatingsFormat, RatingsInspection
 from batchrec_dagster.steps.items import check_items
 from batchrec_dagster.steps.raw_files import RawFiles, RawRecord, bring_raw_files
 from batchrec_dagster.steps.work import Work
+from batchrec_dagster.storage.suppressed_users import SuppressionList
 
 RATINGS_VERSION = "2"
 ITEMS_VERSION = "1"
@@ -77,12 +78,15 @@ def raw_ratings(pipeline: Pipeline) -> dg.AssetsDefinition:
             place=keys.raw if ratings.copy_to_storage else None,
         ) as files:
             context.log.info(f"{ratings.rows.display_name}: {files.outcome}")
-            if files.record.inspected_with == inspected_with:
+            suppressed = SuppressionList(work.files).read()
+            # Nothing of a person who was erased since may be shown again.
+            inspected_now = "-".join(filter(None, [inspected_with, suppressed.version]))
+            if files.record.inspected_with == inspected_now:
                 earlier_result = _reuse_inspection(context, work, files)
                 if earlier_result is not None:
                     yield earlier_result
                     return
-            inspection = inspect_ratings(work, files.record)
+            inspection = inspect_ratings(work, files.record, suppressed)
             read_format = inspection.format
             if read_format is not None:
                 for warning in read_format.recognised_layout.warnings:
@@ -90,7 +94,7 @@ def raw_ratings(pipeline: Pipeline) -> dg.AssetsDefinition:
             record = replace(
                 files.record,
                 columns=read_format.columns if read_format is not None else {},
-                inspected_with=inspected_with,
+                inspected_with=inspected_now,
             )
             yield materialization_with_checks(
                 [inspection.check],

@@ -223,8 +223,11 @@ def _roll_back(
     work: PersonalizeWork, context: dg.AssetExecutionContext, to: str
 ) -> dg.MaterializeResult[Any]:
     """Publish the lists of an older edition again, with its checks. Raises StepError."""
+    from batchrec_dagster.steps.retention import delete_unneeded  # NumPy
+
     runs = DagsterRuns(context.instance)
     edition = republish(work, to, find_root_run(context), runs, context.log)
+    delete_unneeded(work, [])
     about = edition.about
     budget_checks = check_budget(work, [])
     names = [spec.name for spec in context.assets_def.check_specs if spec.name != WITHIN_BUDGET]

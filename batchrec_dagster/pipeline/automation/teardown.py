@@ -15,6 +15,7 @@ from batchrec_dagster.pipeline.declare_asset import preview_metadata
 from batchrec_dagster.pipeline.run_step import expected_errors_as_failures
 from batchrec_dagster.reporting.markdown import escape
 from batchrec_dagster.steps.work import PersonalizeWork
+from batchrec_dagster.storage.durable import delete_empty_folders
 from batchrec_dagster.storage.object_store import ObjectInfo
 from batchrec_dagster.storage.resource import StorageResource
 
@@ -137,17 +138,3 @@ def _list_files(storage: StorageResource, pipeline: Pipeline) -> list[ObjectInfo
     leases = tuple(storage.uri(pipeline.storage_keys.lease(step)) for step in STEPS)
     files = storage.store.list(storage.uri(f"{pipeline.name}/"))
     return [file for file in files if not file.uri.startswith(leases)]
-
-
-def delete_empty_folders(path: Path | None) -> None:
-    """Delete the folder and those below it if they are empty, so that nothing is left of a prefix.
-
-    path: None for storage in S3, where a prefix without objects does not exist.
-    """
-    if path is None:
-        return
-    folders = [path, *path.rglob("*")]
-    # Folders come before their parents, which may become empty.
-    for folder in sorted(folders, reverse=True):
-        if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()

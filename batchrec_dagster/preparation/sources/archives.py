@@ -24,6 +24,9 @@ class Archive(Protocol):
     def path(self, context: SourceContext) -> Path:
         """The archive as a file on this machine."""
 
+    def remove_downloads(self, context: SourceContext) -> None:
+        """Remove the archive from the cache."""
+
 
 @dataclass(frozen=True)
 class Member(File):
@@ -52,6 +55,9 @@ class Member(File):
                 arguments = {"path": str(path.absolute()), "member": self.member}
                 reader.run("find_member", arguments, packed=path.stat().st_size)
         return FileDescription(None, f"{description.version}!/{self.member}")
+
+    def remove_downloads(self, context: SourceContext) -> None:
+        self.archive.remove_downloads(context)
 
     def chunks(self, context: SourceContext) -> Iterator[bytes]:
         path = self.archive.path(context)

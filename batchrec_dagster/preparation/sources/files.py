@@ -163,6 +163,9 @@ class S3File(File):
             durable.write(path, file.chunks(context))
         return path
 
+    def remove_downloads(self, context: SourceContext) -> None:
+        _remove_versions(context.cache, self.text)
+
     def _check_links(self, context: SourceContext) -> None:
         """Raise FileError if a local folder takes the place of the bucket, and the object is a link
         out of it."""
@@ -230,6 +233,9 @@ class WebFile(File):
         path.unlink(missing_ok=True)
         download(self.text, path)
         return path
+
+    def remove_downloads(self, context: SourceContext) -> None:
+        _remove_versions(context.cache, self.text)
 
 
 @dataclass(frozen=True)
@@ -353,9 +359,20 @@ def _cache_path(cache: Path, address: str, version: str) -> Path:
     """Where this version of the address's content is kept; other versions of it are removed."""
     durable.make_folders(cache)
     durable.remove_staged(cache)
-    stem, version = (hashlib.sha256(text.encode()).hexdigest()[:16] for text in (address, version))
-    path = cache / f"{stem}-{version}"
-    for other in cache.glob(f"{stem}-*"):
-        if not other.name.startswith(path.name):
-            other.unlink(missing_ok=True)
+    path = cache / f"{_digest(address)}-{_digest(version)}"
+    _remove_versions(cache, address, path.name)
     return path
+
+
+def _remove_versions(cache: Path, address: str, name_to_keep: str | None = None) -> None:
+    """Remove the files in the cache of this address.
+
+    name_to_keep: how the names begin of those that stay.
+    """
+    for path in cache.glob(f"{_digest(address)}-*"):
+        if name_to_keep is None or not path.name.startswith(name_to_keep):
+            path.unlink(missing_ok=True)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -83,6 +83,12 @@ class PublishedArchive:
     def path(self, context: SourceContext) -> Path:
         return self.fetch(context.cache)
 
+    def remove_downloads(self, context: SourceContext) -> None:
+        self._locate(context.cache).unlink(missing_ok=True)
+
+    def _locate(self, cache: Path) -> Path:
+        return cache / self.address.rpartition("/")[2]
+
     def fetch(self, cache: Path) -> Path:
         """The path of the archive in `cache`. It is downloaded and verified on first use.
 
@@ -90,7 +96,7 @@ class PublishedArchive:
         """
         base = os.environ.get(BASE_URL_VARIABLE, "").rstrip("/") or BASE_URL
         url = f"{base}/{self.address}"
-        archive = cache / self.address.rpartition("/")[2]
+        archive = self._locate(cache)
         if not archive.exists():
             download(url, archive, md5=_fetch_published_md5(url) if self.has_md5 else None)
         return archive

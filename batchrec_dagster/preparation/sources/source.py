@@ -111,6 +111,10 @@ class RatingsSource(ABC):
     def files(self, context: SourceContext) -> list[ListedFile]:
         """Every file, by path, without reading it where possible. Raises SourceError."""
 
+    def remove_downloads(self, context: SourceContext) -> None:
+        """Remove what was downloaded and stays in the cache between runs; nothing by default."""
+        return
+
 
 @dataclass(frozen=True)
 class File(RatingsSource):

@@ -1,0 +1,34 @@
+"""How long what earlier editions and runs left is kept."""
+
+from __future__ import annotations
+
+import dagster as dg
+from pydantic import Field
+
+from batchrec_dagster.config.validation import validate_range
+
+
+class Retention(dg.Model):
+    """What is kept of earlier editions and runs. The rest is deleted after each publication."""
+
+    editions: int = Field(
+        default=7,
+        description="The number of older editions to keep, to roll back to, with the outputs of"
+        " their batch jobs; at least 1.",
+        examples=[14],
+    )
+    models: int = Field(
+        default=2,
+        description="The number of trained models to keep of each solution, the one in use among"
+        " them, where Personalize runs on this machine; at least 1. On AWS all remain: they cost"
+        " nothing, and Amazon Personalize cannot delete one by itself.",
+        examples=[3],
+    )
+    runs_days: int = Field(
+        default=90,
+        description="For how many days Dagster keeps the runs of the pipeline's jobs; at least 1."
+        " A run stays longer if an asset or a check has its last result from it.",
+        examples=[30],
+    )
+
+    _numbers_in_range = validate_range("editions", "models", "runs_days", least=1)

@@ -1,0 +1,166 @@
+"""Which edition was live on a day, and when an edition was live."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from functools import cached_property
+from itertools import pairwise
+
+from batchrec_dagster.reporting.terminal import format_time
+from batchrec_dagster.storage.paths import PipelineFiles
+from batchrec_dagster.storage.publications import Publication, Publications
+from batchrec_dagster.storage.published_table import Edition
+
+# The setting that decides how many editions are kept.
+SETTING = "retention.editions"
+
+
+class UnknownEditionError(Exception):
+    """There is no such edition, it is no longer kept, or nobody knows what was live. Its message is
+    one line."""
+
+
+@dataclass(frozen=True)
+class LivePeriod:
+    """A time in which an edition was live."""
+
+    since: datetime | None
+    """None if it is not known."""
+    until: datetime | None
+    """None if the edition is live, or if the time is not known."""
+    is_last: bool
+    """Whether it is the edition that is live now."""
+
+    @property
+    def description(self) -> str:
+        """The period in words, such as `live from 2026-11-20 03:10 to 2026-11-21 03:11 UTC`."""
+        since, until = (
+            None if moment is None else format_time(moment.astimezone(UTC))
+            for moment in (self.since, self.until)
+        )
+        if self.is_last:
+            return f"live since {since} UTC" if since else "live"
+        if since and until:
+            return f"live from {since} to {until} UTC"
+        if since or until:
+            return f"live from {since} UTC" if since else f"live until {until} UTC"
+        return "live at a time that is not known"
+
+
+@dataclass(frozen=True)
+class PastEdition:
+    """An edition of the past, or the live one."""
+
+    edition: Edition
+    periods: list[LivePeriod]
+    """When it was live; there are several if it was restored."""
+    notes: list[str]
+    """What else to say about the day that was asked for, in sentences."""
+
+
+@dataclass(frozen=True)
+class PastEditions:
+    """The editions of a pipeline. All methods raise StorageError and UnknownEditionError."""
+
+    files: PipelineFiles
+
+    @cached_property
+    def _publications(self) -> tuple[Publication, ...]:
+        """All publications, oldest first."""
+        return Publications(self.files).read().publications
+
+    def find(self, number: int) -> PastEdition:
+        """The edition of this number."""
+        publications = [past for past in self._publications if past.edition == number]
+        if not publications:
+            numbers = sorted({past.edition for past in self._publications})
+            raise UnknownEditionError(
+                f"there is no edition {number} of {self._pipeline}: the editions are"
+                f" {numbers[0]} to {numbers[-1]}"
+            )
+        return self._find_kept(publications[-1], [])
+
+    def find_on(self, day: date, now: datetime) -> PastEdition:
+        """The edition that was live at the end of this day in UTC."""
+        start = datetime.combine(day, time(), UTC)
+        end = start + timedelta(days=1)
+        if start > now:
+            raise UnknownEditionError(f"{day} has not begun yet in UTC")
+        before = [past for past in self._publications if past.since and past.since < end]
+        if not before:
+            raise UnknownEditionError(self._explain_unknown_day(day))
+        changes = [past for past in before if past.since and past.since >= start]
+        notes = [_describe_changes(day, changes)] if changes else []
+        if end > now:
+            notes.append(f"{day} has not ended yet in UTC.")
+        return self._find_kept(before[-1], notes)
+
+    @property
+    def _pipeline(self) -> str:
+        return self.files.storage_keys.pipeline
+
+    def _explain_unknown_day(self, day: date) -> str:
+        first = self._publications[0]
+        if first.since is None:
+            return (
+                f"it is not known what was live on {day}: the version of batchrec that published"
+                f" edition {first.edition} of {self._pipeline} did not record it"
+            )
+        return (
+            f"nothing of {self._pipeline} was published on {day} yet: its first edition,"
+            f" {first.edition}, became live {format_time(first.since.astimezone(UTC))} UTC"
+        )
+
+    def _find_kept(self, publication: Publication, notes: list[str]) -> PastEdition:
+        """The edition that this publication made live."""
+        table = self.files.table
+        current = table.current()
+        editions = [*([current] if current else []), *table.older()]
+        periods = list(self._list_periods(publication))
+        for edition in editions:
+            if publication.is_of(edition):
+                if edition.uri != table.uri:
+                    table.require_intact(edition)
+                return PastEdition(edition, periods, notes)
+        kept = ", ".join(str(number) for number in sorted({kept.number for kept in editions}))
+        raise UnknownEditionError(
+            " ".join(
+                [
+                    f"edition {publication.edition} of {self._pipeline} was"
+                    f" {join_periods(periods)}, and is no longer kept: the published edition and"
+                    f" {len(editions) - 1} older ones are ({kept}), by the setting {SETTING}",
+                    *(f"({note.removesuffix('.')})" for note in notes),
+                ]
+            )
+        )
+
+    def _list_periods(self, publication: Publication) -> Iterator[LivePeriod]:
+        """When the edition of this publication was live."""
+        for past, successor in pairwise([*self._publications, None]):
+            assert past is not None
+            if (past.edition, past.version) == (publication.edition, publication.version):
+                until = successor.since if successor is not None else None
+                yield LivePeriod(past.since, until, successor is None)
+
+
+def join_periods(periods: list[LivePeriod]) -> str:
+    """The periods in words, such as `live since 2026-11-20 03:10 UTC`."""
+    first, *others = (period.description for period in periods)
+    return ", and ".join([first, *(text.removeprefix("live ") for text in others)])
+
+
+def _describe_changes(day: date, changes: list[Publication]) -> str:
+    """What became live on the day, in a sentence."""
+    parts = [
+        f"edition {past.edition} at {past.since.astimezone(UTC):%H:%M}"
+        for past in changes
+        if past.since is not None
+    ]
+    before = changes[0].replaced
+    begin = "nothing" if before is None else f"edition {before}"
+    return (
+        f"What was live changed on {day} (UTC): {begin} at the day's beginning, then"
+        f" {', then '.join(parts)}."
+    )

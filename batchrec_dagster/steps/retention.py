@@ -1,0 +1,186 @@
+"""Deletes what no kept edition needs, after each publication and rollback.
+
+It finds what to delete by what is stored, not by what the last run did. So a run goes on where a
+killed one stopped, and deletes nothing twice. The lists are published already: what cannot be
+deleted is named in the log, and the next run tries again.
+
+Dagster's runs are deleted by `pipeline/automation/old_runs.py`, as steps know no Dagster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from batchrec_dagster.config import Pipeline
+from batchrec_dagster.outcomes.arms import CONTROL, MODEL
+from batchrec_dagster.personalize.ensure import (
+    BATCH_INFERENCE_JOB,
+    BATCH_SEGMENT_JOB,
+    ResourceKind,
+)
+from batchrec_dagster.personalize.errors import PersonalizeError
+from batchrec_dagster.personalize.expired_models import expire_models
+from batchrec_dagster.personalize.teardown import is_busy
+from batchrec_dagster.steps.batch_jobs import DAMAGED
+from batchrec_dagster.steps.raw_files import RawRecord
+from batchrec_dagster.steps.work import PersonalizeWork, Work
+from batchrec_dagster.storage.durable import delete_empty_folders
+from batchrec_dagster.storage.object_store import StorageError
+from batchrec_dagster.storage.published_table import Edition
+
+RAW_ITEMS = "raw_items"
+
+
+def delete_unneeded(work: PersonalizeWork, jobs_in_use: Collection[str]) -> None:
+    """Delete what no kept edition and no job under way needs.
+
+    These are outputs of batch inference jobs, what removed blocks of the declaration left, and
+    models. The caller holds the lease of the asset `recommendations`, so that no other run adopts a
+    job whose output is being deleted.
+
+    jobs_in_use: the ARNs of the jobs that this run's lists were made from.
+    """
+    with _log_failures(work, "outputs of batch inference jobs"):
+        _delete_inference_outputs(work, jobs_in_use)
+    with _log_failures(work, "what removed settings left"):
+        _delete_undeclared(work)
+    with _log_failures(work, "models"):
+        expire_models(work.ensure, work.pipeline.name, work.pipeline.retention.models)
+
+
+def delete_unneeded_segments(work: PersonalizeWork, job_in_use: str) -> None:
+    """Delete the outputs of all batch segment jobs but this one and those under way.
+
+    The caller holds the lease of the asset `user_segments`.
+
+    job_in_use: the ARN of the job that the stored segments were made from.
+    """
+    folder = work.pipeline.storage_keys.all_batch_segments
+    with _log_failures(work, "outputs of batch segment jobs"):
+        _delete_outputs(work, BATCH_SEGMENT_JOB, folder, {_read_job_name(job_in_use)})
+
+
+@contextmanager
+def _log_failures(work: PersonalizeWork, what: str) -> Iterator[None]:
+    """A block whose expected errors are only logged."""
+    try:
+        yield
+    except (StorageError, PersonalizeError, ClientError, BotoCoreError, OSError) as error:
+        work.ensure.log.warning(
+            f"retention: {what} could not be deleted, and the next run tries again: {error}"
+        )
+
+
+def _delete_inference_outputs(work: PersonalizeWork, jobs_in_use: Collection[str]) -> None:
+    table = work.files.table
+    current = table.current()
+    editions = [*table.older(), *([current] if current else [])]
+    jobs = set(jobs_in_use)
+    for edition in editions:
+        arns = _list_jobs(edition)
+        if arns is None:
+            work.ensure.log.info(
+                f"retention: outputs of batch inference jobs stay until edition {edition.number} is"
+                " gone: an earlier batchrec did not record which of them it was made from"
+            )
+            return
+        jobs.update(arns)
+    folder = work.pipeline.storage_keys.all_batch_inference
+    _delete_outputs(work, BATCH_INFERENCE_JOB, folder, set(map(_read_job_name, jobs)))
+
+
+def _list_jobs(edition: Edition) -> list[str] | None:
+    """The ARNs of the jobs that the edition was made from; None if it does not say."""
+    about = edition.about
+    if "batch_inference_job_arns" in about:
+        return [str(arn) for arn in about["batch_inference_job_arns"]]
+    if "experiment" in about or "batch_inference_job_arn" not in about:
+        return None
+    return [str(about["batch_inference_job_arn"])]
+
+
+def _read_job_name(arn: str) -> str:
+    return arn.rpartition("/")[2]
+
+
+def _delete_outputs(
+    work: PersonalizeWork, kind: ResourceKind, folder: str, names_in_use: Collection[str]
+) -> None:
+    """Delete the outputs of the jobs of this kind, except those in use or under way.
+
+    folder: the storage key of their outputs.
+    names_in_use: the names of jobs whose outputs stay.
+    """
+    store, root = work.storage.store, work.files.uri(folder)
+    names = {info.uri.removeprefix(root).partition("/")[0] for info in store.list(root)}
+    if store.local_path(root) is not None:
+        # A killed run may have left an empty folder, which S3 does not have.
+        names.update(store.subfolders(root))
+    names.difference_update(names_in_use)
+    if not names:
+        return
+    busy = {job[kind.name] for job in work.ensure.list(kind) if is_busy(job)}
+    unneeded = sorted(names - busy)
+    for name in unneeded:
+        _delete_output(work, f"{root}{name}/")
+    if unneeded:
+        work.ensure.log.info(f"retention: deleted the outputs of {len(unneeded):,} batch jobs")
+
+
+def _delete_output(work: Work, folder: str) -> None:
+    """Delete a job's output. Until it is gone it is marked, so that no run adopts a part of it."""
+    store, marker = work.storage.store, folder + DAMAGED
+    uris = [info.uri for info in store.list(folder)]
+    if uris:
+        store.put(marker, b"no kept edition needs it: it is being deleted\n")
+        _delete_objects(work, [uri for uri in uris if uri != marker])
+        store.delete(marker)
+    delete_empty_folders(store.local_path(folder))
+
+
+def _delete_undeclared(work: PersonalizeWork) -> None:
+    """Delete what was made for blocks that the declaration no longer has."""
+    pipeline, keys, store = work.pipeline, work.pipeline.storage_keys, work.storage.store
+    prefixes = [work.files.uri(prefix) for prefix in _list_undeclared_prefixes(pipeline)]
+    uris = [info.uri for prefix in prefixes for info in store.list(prefix)]
+    if pipeline.items is None:
+        record = RawRecord.from_json(work.files.record(RAW_ITEMS, RawRecord))
+        copies = [file.uri for file in record.files if file.uri is not None]
+        # Only what this pipeline copied, and the record last, so that a killed run is continued.
+        raw_items = work.files.uri(keys.all_raw_items)
+        uris += [uri for uri in copies if uri.startswith(raw_items)]
+        if record.files:
+            uris.append(work.files.uri(keys.record(RAW_ITEMS)))
+    if not uris:
+        return
+    _delete_objects(work, uris)
+    shared_folders = [work.files.uri(key) for key in (keys.all_arm_users, keys.all_raw_items)]
+    for folder in [prefix.rpartition("/")[0] for prefix in prefixes] + shared_folders:
+        delete_empty_folders(store.local_path(folder))
+    work.ensure.log.info(f"retention: deleted {len(uris):,} files of settings that were removed")
+
+
+def _list_undeclared_prefixes(pipeline: Pipeline) -> Iterator[str]:
+    """What the keys start with of files that the pipeline made for blocks which are gone."""
+    keys, experiment = pipeline.storage_keys, pipeline.experiment
+    if pipeline.items is None:
+        yield keys.items
+    if not pipeline.has_titles:
+        yield keys.item_titles
+    if pipeline.segments is None:
+        yield keys.segment_queries
+        yield keys.user_segments
+        yield keys.all_batch_segments
+        yield keys.record("segment_solution_version")
+    if experiment is None:
+        yield f"{keys.all_arm_users}{MODEL}/"
+    if experiment is None or experiment.control != "popular":
+        yield f"{keys.all_arm_users}{CONTROL}/"
+
+
+def _delete_objects(work: Work, uris: Iterable[str]) -> None:
+    for uri in uris:
+        work.storage.store.delete(uri)

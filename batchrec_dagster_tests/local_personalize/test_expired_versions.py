@@ -1,0 +1,110 @@
+"""Solution versions that give up their model: the tag that does it, and what works without one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from botocore.exceptions import ClientError
+
+from batchrec_dagster.local_personalize.catalog.catalog import Catalog
+from batchrec_dagster.personalize.expired_models import EXPIRED, MODEL_TAG
+from batchrec_dagster_tests.local_personalize.support import Local, build_taste_rows
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def versions(local: Local) -> list[str]:
+    """The ARNs of two versions of a solution, the older one first."""
+    group, _ = local.import_rows(build_taste_rows())
+    solution = local.create_solution(group, "aws-user-personalization")
+    return [local.wait_until_active(local.create_version(solution)) for _ in range(2)]
+
+
+def expire(local: Local, version: str) -> None:
+    local.client.tag_resource(
+        resourceArn=version, tags=[{"tagKey": MODEL_TAG, "tagValue": EXPIRED}]
+    )
+
+
+def list_models(local: Local) -> list[Path]:
+    return list((local.root / "home" / "models").iterdir())
+
+
+def test_the_tag_deletes_the_model_and_keeps_the_metrics(local: Local, versions: list[str]) -> None:
+    older, newer = versions
+    metrics = local.client.get_solution_metrics(solutionVersionArn=older)["metrics"]
+    expire(local, older)
+    expire(local, older)
+    (model,) = list_models(local)
+    assert newer.rpartition("/")[2] in model.name
+    assert local.describe(older)["status"] == "ACTIVE"
+    assert local.client.get_solution_metrics(solutionVersionArn=older)["metrics"] == metrics
+    # Taking the tag away does not bring the model back.
+    local.client.untag_resource(resourceArn=older, tagKeys=[MODEL_TAG])
+    with pytest.raises(ClientError, match=f"The model of {older} was deleted, .*force_train") as it:
+        local.recommend(older, ["u1"])
+    assert it.value.response["Error"]["Code"] == "InvalidInputException"
+    assert local.recommend(newer, ["u1"], "other")["u1"]
+
+
+def test_another_tag_or_value_deletes_nothing(local: Local, versions: list[str]) -> None:
+    for key, value in ((MODEL_TAG, "old"), ("expired", EXPIRED)):
+        local.client.tag_resource(
+            resourceArn=versions[0], tags=[{"tagKey": key, "tagValue": value}]
+        )
+    assert len(list_models(local)) == 2
+
+
+def test_the_model_stays_while_a_job_needs_it(
+    local: Local, versions: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # No worker starts the job.
+    monkeypatch.setattr(
+        "batchrec_dagster.local_personalize.jobs.worker.Worker.wake", lambda _: None
+    )
+    local.store.put("s3://data/users.json", b'{"userId": "u1"}\n')
+    job = local.create_batch_job(versions[0])
+    with pytest.raises(ClientError, match=f"cannot expire: {job} needs its model") as it:
+        expire(local, versions[0])
+    assert it.value.response["Error"]["Code"] == "ResourceInUseException"
+    assert MODEL_TAG not in {
+        tag["tagKey"]
+        for tag in local.client.list_tags_for_resource(resourceArn=versions[0])["tags"]
+    }
+    update = local.create_version(versions[1].rpartition("/")[0], trainingMode="UPDATE")
+    with pytest.raises(ClientError, match=f"cannot expire: {update} needs its model"):
+        expire(local, versions[1])
+    with pytest.raises(ClientError, match="cannot expire: its status is CREATE PENDING"):
+        expire(local, update)
+    assert len(list_models(local)) == 2
+
+
+def test_an_update_starts_from_a_version_that_has_its_model(
+    local: Local, versions: list[str]
+) -> None:
+    solution = versions[0].rpartition("/")[0]
+    expire(local, versions[1])
+    update = local.wait_until_active(local.create_version(solution, trainingMode="UPDATE"))
+    catalog = Catalog(local.root / "home" / "catalog.sqlite")
+    with catalog.open_for_reading() as transaction:
+        assert (
+            transaction.require(update).state["previous"]
+            == (transaction.require(versions[0]).state["model"])
+        )
+    for version in (versions[0], update):
+        expire(local, version)
+    with pytest.raises(ClientError, match="Training mode UPDATE starts from an ACTIVE version"):
+        local.create_version(solution, trainingMode="UPDATE")
+
+
+def test_what_a_kill_leaves_goes_when_the_home_is_opened(
+    local: Local, versions: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    removal = "batchrec_dagster.local_personalize.api.service.remove_path"
+    monkeypatch.setattr(removal, lambda _: None)
+    expire(local, versions[0])
+    assert len(list_models(local)) == 2
+    other = Local(local.root)
+    assert len(list_models(other)) == 1

@@ -1,0 +1,293 @@
+"""Who was erased does not come back from a source that still has them."""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import polars as pl
+import pytest
+
+from batchrec_dagster.pipeline import run_step
+from batchrec_dagster.preparation.rules import ERASED_USER
+from batchrec_dagster.steps.checks import SOURCE_WITHOUT_ERASED
+from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
+from batchrec_dagster.storage.resource import S3Connection, StorageResource
+from batchrec_dagster.storage.suppressed_users import SuppressionList
+from batchrec_dagster_tests.s3_server import OWNER, REGION, S3Server
+from batchrec_dagster_tests.support import (
+    Project,
+    declaration,
+    interactions,
+    metadata,
+    refresh,
+    why,
+    write_ratings,
+)
+
+pytestmark = pytest.mark.slow
+
+PERSON, OTHER = "person-of-no-return", "another-lost-soul"
+PREPARED = ("raw_ratings", "interactions", "batch_users")
+NOT_AGAIN = "unchanged: not prepared again"
+WARNING = (
+    "the source still has 8 rows of 2 erased people, which were left out: erase them there, too"
+)
+
+
+def write_source(project: Project) -> Path:
+    """Ratings of two people who were erased, and of others. The first row is one of theirs, and a
+    bad row."""
+    file = write_ratings(project.root / "ratings.csv")
+    header, *rows = file.read_text().splitlines()
+    erased = [f"{PERSON},{item},5,1505000000" for item in range(1, 7)]
+    rows = [f"{PERSON},7,bad,1505000000", *rows, *erased, f"{OTHER},1,5,1505000000"]
+    file.write_text("\n".join([header, *rows]) + "\n")
+    return file
+
+
+def declare_shop(project: Project, **attributes: Any) -> None:
+    source = project.root / "ratings.csv"
+    ratings = {"on_bad_rows": "skip", **attributes.pop("ratings", {})}
+    shop = declaration("shop", source, **attributes)
+    project.declare({**shop, "ratings": {**shop["ratings"], **ratings}})
+
+
+def open_suppression_list(project: Project) -> SuppressionList:
+    storage = StorageResource(root=str(project.storage), s3=S3Connection())
+    return SuppressionList(PipelineFiles(storage, StorageKeys("shop")))
+
+
+def prepare(
+    project: Project, instance: dg.DagsterInstance, *assets: str
+) -> dg.ExecuteInProcessResult:
+    result = refresh(project, "shop", instance, assets=assets or PREPARED)
+    assert result.success, why(result)
+    return result
+
+
+def find_warning(result: dg.ExecuteInProcessResult) -> str | None:
+    """What the check of the source says, if it warns."""
+    (check,) = [
+        check
+        for check in result.get_asset_check_evaluations()
+        if check.check_name == SOURCE_WITHOUT_ERASED
+    ]
+    assert check.severity == dg.AssetCheckSeverity.WARN
+    return None if check.passed else str(check.description).replace("\\", "")
+
+
+def list_mentions(folder: Path) -> list[str]:
+    """The files in the folder that have one of the erased ids in them."""
+    return [
+        str(file.relative_to(folder))
+        for file in folder.rglob("*")
+        if file.is_file() and any(person.encode() in read_plain(file) for person in (PERSON, OTHER))
+    ]
+
+
+def read_plain(file: Path) -> bytes:
+    """The file's bytes, with those of a Parquet file as they are before they are compressed."""
+    if file.suffix == ".parquet":
+        return file.read_bytes() + pl.read_parquet(file).write_json().encode()
+    return file.read_bytes()
+
+
+def read_events(instance: dg.DagsterInstance) -> str:
+    """All that Dagster recorded of the runs."""
+    return " ".join(
+        str(entry) for run in instance.get_runs() for entry in instance.all_logs(run.run_id)
+    )
+
+
+def test_nothing_is_stored_of_erased_people_whom_the_source_still_has(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    source = write_source(project)
+    users_file = project.root / "users.csv"
+    users_file.write_text("user\n" + "".join(f"{user}\n" for user in [PERSON, *range(1, 50)]))
+    declare_shop(project, batch_users={"source": str(users_file)})
+    open_suppression_list(project).add([PERSON, OTHER])
+
+    result = refresh(project, "shop", instance, report=True)
+
+    assert result.success, why(result)
+    assert list_mentions(project.root / ".batchrec") == []
+    assert PERSON not in read_events(instance)
+    assert find_warning(result) == WARNING
+    counts = metadata(result, "interactions")
+    assert counts["left_out_by_reason"][ERASED_USER] == 8
+    assert metadata(result, "batch_users")["users"] == 49
+    report = (project.storage / "shop/curated/report/index.html").read_text()
+    assert f"The check {SOURCE_WITHOUT_ERASED} of interactions warns" in report
+
+    # The source is copied again, but nothing is made again, and the copy does not stay.
+    again = refresh(project, "shop", instance)
+    assert again.success, why(again)
+    assert metadata(again, "raw_ratings")["outcome"] == "copied"
+    assert metadata(again, "interactions")["outcome"] == NOT_AGAIN
+    assert "not imported again" in metadata(again, "personalize_dataset")["outcome"]
+    assert "not trained again" in metadata(again, "solution_version")["outcome"]
+    assert find_warning(again) == WARNING
+    assert list_mentions(project.root / ".batchrec") == []
+
+    # Once they are erased from the source, its copy stays.
+    write_ratings(source)
+    clean = prepare(project, instance)
+    assert find_warning(clean) is None
+    assert (project.storage / "shop/raw/ratings.csv").exists()
+    assert metadata(prepare(project, instance), "interactions")["outcome"] == NOT_AGAIN
+
+
+def test_a_changed_list_makes_the_interactions_again(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    write_source(project)
+    declare_shop(project)
+    before = prepare(project, instance)
+    assert find_warning(before) is None
+    assert PERSON in metadata(before, "raw_ratings")["preview"]
+    assert "suppressed_users" not in metadata(before, "interactions")
+
+    open_suppression_list(project).add([PERSON, OTHER])
+    after = prepare(project, instance)
+
+    assert find_warning(after) == WARNING
+    assert PERSON not in metadata(after, "raw_ratings")["preview"]
+    assert not {PERSON, OTHER} & {*interactions(project, "shop").get_column("USER_ID")}
+    users = metadata(before, "batch_users")["users"], metadata(after, "batch_users")["users"]
+    assert users == (62, 60)
+    assert list_mentions(project.storage) == []
+
+
+@pytest.mark.parametrize("place", ["folder", "bucket"])
+def test_a_run_that_ends_before_the_copies_are_deleted_leaves_that_to_the_next(
+    project: Project,
+    instance: dg.DagsterInstance,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+    place: str,
+) -> None:
+    storage = StorageResource(root=str(project.storage), s3=S3Connection())
+    if place == "bucket":
+        storage = log_in_to_bucket(request.getfixturevalue("s3"), project, monkeypatch)
+    files = PipelineFiles(storage, StorageKeys("shop"))
+    SuppressionList(files).add([PERSON, OTHER])
+    write_source(project)
+    declare_shop(project)
+    raw_copy = files.uri("shop/raw/ratings.csv")
+
+    def end(*_: object) -> None:
+        raise RuntimeError("ended")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("batchrec_dagster.pipeline.assets.prepared.delete_copies", end)
+        assert not refresh(project, "shop", instance, assets=PREPARED).success
+    assert PERSON in storage.store.get(raw_copy).decode()
+    assert PERSON not in storage.store.get(files.interactions).decode()
+
+    result = prepare(project, instance)
+
+    assert metadata(result, "interactions")["outcome"] == NOT_AGAIN
+    assert metadata(result, "raw_ratings")["outcome"] == "unchanged: not copied again"
+    assert storage.store.head(raw_copy) is None
+    record = json.loads(storage.store.get(files.uri(files.storage_keys.record("raw_ratings"))))
+    assert record["copies_deleted"] is True
+
+
+def log_in_to_bucket(
+    s3: S3Server, project: Project, monkeypatch: pytest.MonkeyPatch
+) -> StorageResource:
+    """Storage in a new bucket, which the project uses too."""
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, os.devnull)
+    for name, value in s3.environment(OWNER).items():
+        monkeypatch.setenv(name, value)
+    root = f"s3://{s3.create_bucket()}/lake"
+    project.environment = {**s3.environment(OWNER), "BATCHREC_STORAGE": root}
+    return StorageResource(root=root, s3=S3Connection(region_name=REGION, endpoint_url=s3.endpoint))
+
+
+def test_interactions_alone_say_that_the_copies_are_gone(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    write_source(project)
+    declare_shop(project)
+    open_suppression_list(project).add([PERSON])
+    prepare(project, instance)
+    assert metadata(prepare(project, instance, "interactions"), "interactions")["outcome"]
+
+    declare_shop(project, interactions={"min_rating": 2})
+    result = refresh(project, "shop", instance, assets=["interactions"])
+
+    assert not result.success
+    assert "materialize raw_ratings too, which copies them again" in why(result)
+    prepare(project, instance)
+
+
+def test_what_an_earlier_version_made_is_reused(
+    project: Project, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Earlier versions did not check the source."""
+    write_source(project)
+    declare_shop(project)
+    prepare(project, instance)
+
+    def repeat_old_checks(*arguments: Any) -> list[dg.AssetCheckResult]:
+        checks = repeat_checks(*arguments)
+        return [check for check in checks if check.check_name != SOURCE_WITHOUT_ERASED]
+
+    repeat_checks = run_step._repeat_checks
+    monkeypatch.setattr(run_step, "_repeat_checks", repeat_old_checks)
+    result = prepare(project, instance)
+
+    assert metadata(result, "interactions")["outcome"] == NOT_AGAIN
+    assert find_warning(result) is None
+
+
+@pytest.mark.parametrize("copy", [True, False])
+def test_a_downloaded_archive_does_not_stay_in_the_cache(
+    project: Project,
+    instance: dg.DagsterInstance,
+    monkeypatch: pytest.MonkeyPatch,
+    s3: S3Server,
+    *,
+    copy: bool,
+) -> None:
+    source = write_source(project)
+    storage = log_in_to_bucket(s3, project, monkeypatch)
+    archive = project.root / "ratings.zip"
+    with zipfile.ZipFile(archive, "w") as packed:
+        packed.write(source, "ratings.csv")
+    address = f"{storage.root}/exports/ratings.zip"
+    storage.store.put(address, archive)
+    ratings = {"source": f"{address}!/ratings.csv", "copy": copy}
+    declare_shop(project, ratings=ratings)
+    cache = project.root / ".batchrec/cache"
+    prepare(project, instance)
+    assert list(cache.iterdir())
+
+    SuppressionList(PipelineFiles(storage, StorageKeys("shop"))).add([PERSON, OTHER])
+    prepare(project, instance)
+
+    assert not list(cache.iterdir())
+
+
+def test_a_source_that_is_read_in_place_stays(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    source = write_source(project)
+    content = source.read_bytes()
+    declare_shop(project, ratings={"copy": False})
+    open_suppression_list(project).add([PERSON, OTHER])
+
+    result = prepare(project, instance)
+
+    assert find_warning(result) == WARNING
+    assert "raw_copies" not in metadata(result, "interactions")
+    assert source.read_bytes() == content
+    assert list_mentions(project.storage) == []

@@ -1,0 +1,277 @@
+"""What is deleted after a publication, in a folder and in S3, and what a kill in between leaves."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from batchrec_dagster.config import Pipeline
+from batchrec_dagster.personalize.ensure import ACTIVE, Ensure, ResourceKind
+from batchrec_dagster.personalize.prices import PriceList
+from batchrec_dagster.steps.batch_jobs import JobOutput
+from batchrec_dagster.steps.retention import delete_unneeded, delete_unneeded_segments
+from batchrec_dagster.steps.work import PersonalizeWork
+from batchrec_dagster.storage.object_store import ObjectStore
+from batchrec_dagster.storage.published_table import TableWriter
+from batchrec_dagster.storage.resource import S3Connection, StorageResource
+from batchrec_dagster_tests.s3_server import OWNER, READER, REGION, Keys, S3Server
+from batchrec_dagster_tests.support import declaration
+
+JOB = "arn:aws:personalize:us-east-1:000000000000:batch-inference-job/"
+SEGMENTS = {"items": ["1"]}
+UNTITLED = {"item": "id", "categories": {"GENRES": "genres"}}
+ITEMS = {"source": "items.csv", "columns": {"item": "id", "title": "title"}}
+
+
+class KilledError(BaseException):
+    """Stands for the end of the process."""
+
+
+@dataclass(frozen=True)
+class FakeEnsure(Ensure):
+    """Lists these jobs, and is on AWS, so that no models are given up."""
+
+    statuses: dict[str, str] = field(default_factory=dict)
+    """The status of each job, by its name."""
+
+    def list(self, kind: ResourceKind, **within: str) -> list[Any]:
+        return [{kind.name: name, "status": status} for name, status in self.statuses.items()]
+
+
+@dataclass
+class Place:
+    """A storage, with credentials where it is in S3."""
+
+    root: str
+    s3: S3Server | None = None
+
+    def open(self, keys: Keys = OWNER) -> StorageResource:
+        if self.s3 is None:
+            return StorageResource(root=self.root, s3=S3Connection())
+        connection = S3Connection(
+            region_name=REGION,
+            endpoint_url=self.s3.endpoint,
+            aws_access_key_id=keys.access,
+            aws_secret_access_key=keys.secret,
+        )
+        return StorageResource(root=self.root, s3=connection)
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    if request.param == "folder":
+        return Place(str(tmp_path / "storage"))
+    s3: S3Server = request.getfixturevalue("s3")
+    return Place(f"s3://{s3.create_bucket()}/batchrec", s3)
+
+
+def make_work(storage: StorageResource, statuses: Any = (), **settings: Any) -> PersonalizeWork:
+    pipeline = Pipeline.model_validate(declaration("shop", "ratings.csv", **settings))
+    ensure = FakeEnsure(
+        client=None,  # type: ignore[arg-type]
+        log=logging.getLogger("retention"),
+        tags={},
+        poll_seconds=0,
+        busy_seconds=0,
+        heartbeat_seconds=60,
+        deadline_seconds=60,
+        on_aws=True,
+        statuses=dict(statuses),
+    )
+    return PersonalizeWork(pipeline, storage, ensure, PriceList.read())
+
+
+def publish(work: PersonalizeWork, folder: Path, **about: Any) -> None:
+    """Publish the next edition, made from the job of its number."""
+    table = work.files.table
+    number = table.next_number()
+    facts = {"batch_inference_job_arn": f"{JOB}shop-{number}", **about}
+    with TableWriter(folder / "lists.parquet") as writer:
+        writer.write(pa.table({"user_id": ["1"]}))
+        writer.finish({"edition": number, "version": f"v{number}", **facts})
+    table.publish(writer.path, work.pipeline.retention.editions)
+
+
+def write_output(work: PersonalizeWork, job: str, *, folder: str = "batch_inference") -> None:
+    for name in ("users_0001.json.out", "users_0002.json.out", "_CHECK"):
+        key = f"shop/curated/{folder}/{job}/{name}"
+        work.storage.store.put(work.storage.uri(key), b"{}\n")
+
+
+def list_keys(storage: StorageResource, prefix: str) -> list[str]:
+    """The keys below the prefix, without it."""
+    root = storage.uri(prefix)
+    return [info.uri.removeprefix(root) for info in storage.store.list(root)]
+
+
+def list_jobs(storage: StorageResource, folder: str = "batch_inference") -> list[str]:
+    """The names of the jobs that have an output, or on this machine a folder for one."""
+    prefix = f"shop/curated/{folder}/"
+    names = {key.partition("/")[0] for key in list_keys(storage, prefix)}
+    if not storage.in_s3:
+        assert set(storage.store.subfolders(storage.uri(prefix))) == names
+    return sorted(names)
+
+
+def is_usable(work: PersonalizeWork, job: str) -> bool:
+    path = work.storage.uri(f"shop/curated/batch_inference/{job}/")
+    description = {"status": ACTIVE, "jobOutput": {"s3DataDestination": {"path": path}}}
+    return JobOutput(work.storage, description).is_usable()
+
+
+def test_outputs_go_with_their_editions(place: Place, tmp_path: Path) -> None:
+    storage = place.open()
+    jobs = {"shop-9": "CREATE IN_PROGRESS", "shop-8": "CREATE FAILED", "shop-7": ACTIVE}
+    work = make_work(storage, jobs, retention={"editions": 2})
+    for number in range(1, 5):
+        write_output(work, f"shop-{number}")
+        publish(work, tmp_path)
+    for name in (*jobs, "shop-6"):
+        write_output(work, name)
+    # Those of the current edition and of two older ones, of the job of this run and of one under
+    # way. Edition 1 is gone, and nothing was published of the others.
+    for _ in range(2):
+        delete_unneeded(work, [f"{JOB}shop-6"])
+        assert list_jobs(storage) == ["shop-2", "shop-3", "shop-4", "shop-6", "shop-9"]
+    assert all(is_usable(work, f"shop-{number}") for number in (2, 3, 4, 6, 9))
+    assert len(list_keys(storage, "shop/curated/batch_inference/")) == 15
+
+
+def test_all_jobs_of_an_experiment_stay_with_its_edition(place: Place, tmp_path: Path) -> None:
+    storage = place.open()
+    work = make_work(storage, retention={"editions": 1})
+    for job in ("shop-1", "control-1", "shop-2", "control-2", "shop-3"):
+        write_output(work, job)
+    # An earlier version recorded only the model's job.
+    publish(work, tmp_path, experiment={"name": "x"})
+    delete_unneeded(work, [])
+    assert len(list_jobs(storage)) == 5
+    for number in (2, 3):
+        arns = [f"{JOB}shop-{number}", f"{JOB}control-{number}"]
+        publish(work, tmp_path, experiment={"name": "x"}, batch_inference_job_arns=arns)
+    delete_unneeded(work, [])
+    assert list_jobs(storage) == ["control-2", "shop-2", "shop-3"]
+
+
+def test_segments_need_their_last_job_only(place: Place) -> None:
+    storage = place.open()
+    work = make_work(storage, {"shop-3": "CREATE PENDING"}, segments=SEGMENTS)
+    for number in range(1, 5):
+        write_output(work, f"shop-{number}", folder="batch_segments")
+    delete_unneeded_segments(work, "arn:aws:personalize:us-east-1:0:batch-segment-job/shop-2")
+    assert list_jobs(storage, "batch_segments") == ["shop-2", "shop-3"]
+
+
+UNDECLARED = {
+    "items": ["raw/items/items.csv", "records/raw_items.json", "transformed/items/items.csv"],
+    "titles": ["transformed/item_titles/item_titles.parquet"],
+    "segments": [
+        "curated/batch_segments/shop-1/queries.json.out",
+        "curated/user_segments/user_segments.parquet",
+        "records/segment_solution_version.json",
+        "transformed/batch_segments_input/queries.json",
+    ],
+    "experiment": ["transformed/batch_users_of_arms/model/users.json"],
+    "control": ["transformed/batch_users_of_arms/control/users.json"],
+}
+# What a person put there, and what the pipeline itself still needs.
+OTHER_FILES = [
+    "raw/items/notes.txt",
+    "raw/ratings.csv",
+    "curated/exports/lists.csv",
+    "transformed/interactions/interactions.csv",
+    "records/raw_ratings.json",
+]
+
+
+@pytest.mark.parametrize(
+    ("settings", "kept"),
+    [
+        ({}, []),
+        ({"items": ITEMS}, ["items", "titles"]),
+        ({"items": {**ITEMS, "columns": UNTITLED}}, ["items"]),
+        ({"segments": SEGMENTS}, ["segments"]),
+        ({"experiment": {"name": "x", "control": "popular"}}, ["experiment", "control"]),
+        ({"experiment": {"name": "x", "control": "none"}}, ["experiment"]),
+    ],
+)
+def test_what_removed_settings_left_goes(
+    tmp_path: Path, settings: dict[str, Any], kept: list[str]
+) -> None:
+    storage = Place(str(tmp_path / "storage")).open()
+    write_undeclared(storage)
+    delete_unneeded(make_work(storage, **settings), [])
+    keys_kept = [*OTHER_FILES, *(key for name in kept for key in UNDECLARED[name])]
+    assert list_keys(storage, "shop/") == sorted(keys_kept)
+    folders = {path.name for path in (tmp_path / "storage/shop").rglob("*") if path.is_dir()}
+    assert folders == {name for key in keys_kept for name in key.split("/")[:-1]}
+
+
+def write_undeclared(storage: StorageResource) -> None:
+    for key in (*OTHER_FILES, *(key for keys in UNDECLARED.values() for key in keys)):
+        storage.store.put(storage.uri(f"shop/{key}"), b"x")
+    uri = storage.uri("shop/raw/items/items.csv")
+    record = f'{{"source": "items.csv", "files": [{{"source": "a", "uri": "{uri}",'
+    record += ' "fingerprint": "b"}]}'
+    storage.store.put(storage.uri("shop/records/raw_items.json"), record.encode())
+
+
+def test_a_killed_run_is_continued(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = place.open()
+    work = make_work(storage, retention={"editions": 1})
+    for number in range(1, 4):
+        write_output(work, f"shop-{number}")
+        publish(work, tmp_path)
+    write_undeclared(storage)
+    delete, kills = ObjectStore.delete, 0
+
+    def kill_after_one(store: ObjectStore, uri: str) -> None:
+        exists = store.head(uri) is not None
+        delete(store, uri)
+        if exists:
+            raise KilledError
+
+    monkeypatch.setattr(ObjectStore, "delete", kill_after_one)
+    is_finished = False
+    while not is_finished:
+        try:
+            delete_unneeded(work, [])
+            is_finished = True
+        except KilledError:
+            kills += 1
+            assert kills < 100
+        # No run adopts a job of whose output only a part is left.
+        output = "shop/curated/batch_inference/shop-1/"
+        has_all = len([key for key in list_keys(storage, output) if key.endswith(".out")]) == 2
+        assert not is_usable(work, "shop-1") or has_all
+    assert kills == 4 + sum(map(len, UNDECLARED.values()))
+    assert list_jobs(storage) == ["shop-2", "shop-3"]
+    assert list_keys(storage, "shop/transformed/") == ["interactions/interactions.csv"]
+
+
+def test_what_may_not_be_deleted_is_named_and_fails_nothing(
+    s3: S3Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    place = Place(f"s3://{s3.create_bucket()}/batchrec", s3)
+    work = make_work(place.open(), retention={"editions": 1})
+    for number in range(1, 4):
+        write_output(work, f"shop-{number}")
+        publish(work, tmp_path)
+    write_undeclared(place.open())
+    keys = list_keys(place.open(), "shop/")
+    delete_unneeded(make_work(place.open(READER), retention={"editions": 1}), [])
+    assert list_keys(place.open(), "shop/") == keys
+    outputs, removed = (record.getMessage() for record in caplog.records)
+    assert outputs.startswith(
+        "retention: outputs of batch inference jobs could not be deleted, and"
+    )
+    assert "permission denied" in outputs
+    assert removed.startswith("retention: what removed settings left could not be deleted, and")
+    assert "s3:DeleteObject" in removed
