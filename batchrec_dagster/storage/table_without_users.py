@@ -116,10 +116,12 @@ def _find_rows_to_keep(file: BinaryIO, users: pl.Series) -> tuple[int, pl.Series
     """
     ids = pl.scan_parquet(file).select(pl.col("user_id").cast(pl.String))
     is_dropped = pl.col("user_id").is_in(users.cast(pl.String).implode())
+    # One after the other: together they would keep all ids in memory.
     dropped = ids.filter(is_dropped).select(pl.col("user_id").n_unique())
-    kept, counts = pl.collect_all([ids.select(~is_dropped), dropped], engine="streaming")
+    count = int(dropped.collect(engine="streaming").item())
+    is_kept = ids.select(~is_dropped).collect(engine="streaming").to_series()
     # Rows without an id, in a table of somebody else's, are of none of them.
-    return int(counts.item()), kept.to_series().fill_null(value=True)
+    return count, is_kept.fill_null(value=True)
 
 
 def _filter_rows(source: pq.ParquetFile, is_kept: pl.Series) -> Iterator[pa.Table]:
@@ -128,8 +130,10 @@ def _filter_rows(source: pq.ParquetFile, is_kept: pl.Series) -> Iterator[pa.Tabl
 
     yield pa.Table.from_batches([], source.schema_arrow)
     start = 0
-    for batch in source.iter_batches(ROWS_AT_ONCE):
-        keep = is_kept.slice(start, batch.num_rows)
-        start += batch.num_rows
-        rows = pa.Table.from_batches([batch])
-        yield rows if keep.all() else rows.filter(keep.to_arrow())
+    for group in range(source.num_row_groups):
+        # An iterator over all groups would keep what it read of each of them until its end.
+        for batch in source.iter_batches(ROWS_AT_ONCE, row_groups=[group]):
+            keep = is_kept.slice(start, batch.num_rows)
+            start += batch.num_rows
+            rows = pa.Table.from_batches([batch])
+            yield rows if keep.all() else rows.filter(keep.to_arrow())
