@@ -103,6 +103,7 @@ def build_report(
         restored=describe_restoration(restoration) if restoration else None,
         requested=_read_list_number(edition, "users"),
         failed=edition.about.get("failed_users", 0),
+        dropped=edition.users_dropped,
         full=_read_list_number(edition, "full"),
     )
     facts = combine_facts(run, _count_or_recall(work, edition, lists))
@@ -206,6 +207,7 @@ def _fingerprint_tables(work: Work, edition: Edition) -> str:
     return fingerprint(
         TALLIES_VERSION,
         edition.version,
+        *([edition.users_dropped] if edition.users_dropped else []),
         work.files.interactions_version(),
         work.files.batch_users.version(),
         optional_keys,

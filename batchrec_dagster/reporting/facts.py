@@ -73,6 +73,8 @@ class ReportedRun:
     """Users whom lists were made for; None if unknown."""
     failed: int = 0
     """Users without a list because Personalize returned an error for them."""
+    dropped: int = 0
+    """Users whose list was removed after the edition was published."""
 
     @property
     def tested(self) -> Evidence | None:
@@ -143,11 +145,13 @@ class Facts(Tallies):
 
     @property
     def requested(self) -> int:
-        """Users whom the published lists were made for.
+        """Users whom the published lists were made for, without those who were dropped later.
 
         After a rollback these are not the users who were requested last.
         """
-        return self.audience.requested if self.run.requested is None else self.run.requested
+        if self.run.requested is None:
+            return self.audience.requested
+        return self.run.requested - self.run.dropped
 
     @property
     def warnings(self) -> list[str]:
@@ -177,6 +181,7 @@ class Facts(Tallies):
             requested=self.requested,
             served=self.audience.served,
             failed=run.failed,
+            dropped=run.dropped,
             full=run.full,
             top_lists=top.recommendations,
             top_histories=top.interactions,

@@ -34,7 +34,7 @@ def summarize_pipeline(published: PublishedResults, instance: dg.DagsterInstance
         overview["edition"] = {
             "number": published.edition.number,
             "made": published.publication_time.astimezone(UTC).isoformat(timespec="seconds"),
-            "users": published.edition.about.get("users"),
+            "users": published.edition.users,
             "live_since": since.astimezone(UTC).isoformat(timespec="seconds") if since else None,
             "live_because": publication.why if publication else None,
         }

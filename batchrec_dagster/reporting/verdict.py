@@ -58,6 +58,8 @@ class VerdictFacts:
     """Users who got a list."""
     failed: int = 0
     """Users without a list because Personalize returned an error for them."""
+    dropped: int = 0
+    """Users whose list was removed later, because they were not among the current users."""
     full: int | None = None
     """Users whose list has all its items; None if unknown."""
     top_lists: float = 0.0
@@ -119,6 +121,9 @@ def judge_edition(facts: VerdictFacts) -> Verdict:
     comparison = _compare_with_previous(facts)
     if comparison:
         text += f" {comparison}"
+    if facts.dropped:
+        users = "1 user" if facts.dropped == 1 else f"{facts.dropped:,} users"
+        text += f" Later dropped from these lists: {users} not among the current users, or erased."
     return Verdict(worst_judgement, text)
 
 

@@ -13,7 +13,13 @@ from pydantic import Field
 from batchrec_dagster.sinks.dynamodb import DynamoDbSink
 from batchrec_dagster.sinks.export import ExportSink
 from batchrec_dagster.sinks.postgres import PostgresSink
-from batchrec_dagster.sinks.sink import Sink, SinkContext, SinkError, SinkUnavailableError
+from batchrec_dagster.sinks.sink import (
+    Sink,
+    SinkContext,
+    SinkError,
+    SinkResult,
+    SinkUnavailableError,
+)
 
 
 class Sinks(dg.Model):
@@ -35,4 +41,4 @@ class Sinks(dg.Model):
         return {key: cast(Sink, sink) for key, sink in self if sink is not None}
 
 
-__all__ = ["Sink", "SinkContext", "SinkError", "SinkUnavailableError", "Sinks"]
+__all__ = ["Sink", "SinkContext", "SinkError", "SinkResult", "SinkUnavailableError", "Sinks"]

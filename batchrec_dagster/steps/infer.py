@@ -334,6 +334,9 @@ def _read_unchanged(
     edition = publishing.published_edition
     if edition is None or work.pipeline.experiment or "outputs" not in edition.about:
         return None
+    if edition.users_dropped:
+        # They are among the users again, if all else is the same.
+        return None
     about, arn = edition.about, str(edition.about["batch_inference_job_arn"])
     is_same = about["made_by"] == publishing.made_by
     if not is_same or edition.version != _fingerprint_lists(publishing, [arn]):

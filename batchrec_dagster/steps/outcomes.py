@@ -72,7 +72,9 @@ def measure_outcomes(work: Work) -> MeasuredOutcomes:
 def _read_lists(work: Work, period: Period) -> PeriodLists:
     about = period.edition.about
     exclude_seen = about.get("exclude_seen", work.pipeline.recommendations.exclude_seen)
-    rows = work.files.table.read_edition(period.edition).select("user_id", "rank", "item_id")
+    # Who was dropped later counts too: what an edition brought must not change afterwards.
+    edition = work.files.table.find_whole_copy(period.edition)
+    rows = work.files.table.read_edition(edition).select("user_id", "rank", "item_id")
     users_without, experiment = pl.Series("user_id", [], pl.String), None
     if "experiment" in about:
         experiment = Experiment.model_validate(about["experiment"])

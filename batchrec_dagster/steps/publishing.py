@@ -15,9 +15,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
 from batchrec_dagster.config import fingerprint
 from batchrec_dagster.outcomes.edition_facts import complete_facts
 from batchrec_dagster.personalize.evidence import NDCG
+from batchrec_dagster.steps.absent_users import (
+    AbsentUsers,
+    drop_absent_users,
+    find_absent_users,
+)
 from batchrec_dagster.steps.checks import (
     CheckResult,
     ModelToPublish,
@@ -44,6 +51,7 @@ from batchrec_dagster.storage.publications import (
 )
 from batchrec_dagster.storage.published_table import Edition, PublishedTable
 from batchrec_dagster.storage.rows_checksum import compute_rows_checksum
+from batchrec_dagster.storage.table_without_users import open_reduced_table
 
 PREVIOUS = "previous"
 
@@ -65,9 +73,19 @@ def summarize_edition(edition: Edition) -> str:
         facts.append(f"made {about['made_at'][:16].replace('T', ' ')} UTC")
     if NDCG in about.get("metrics", {}):
         facts.append(f"NDCG@25 {about['metrics'][NDCG]:.4f}")
-    if "users" in about:
-        facts.append(f"{about['users']:,} users")
+    if edition.users is not None:
+        facts.append(f"{edition.users:,} users")
     return ", ".join(facts)
+
+
+@dataclass(frozen=True)
+class Restoration:
+    """An edition that is published again."""
+
+    edition: Edition
+    """The edition as it is in the history."""
+    absent: AbsentUsers
+    """Its users who are not among the current users."""
 
 
 @dataclass(frozen=True)
@@ -92,8 +110,10 @@ class Rollbacks:
         is_unfinished = rollback is not None and runs.is_unfinished(rollback.run)
         return rollback.edition if rollback is not None and is_unfinished else 0
 
-    def roll_back(self, to: str, run: str, runs: RunHistory) -> Edition:
+    def roll_back(self, to: str, run: str, runs: RunHistory) -> Restoration:
         """Choose the edition to publish again, and record the one that it replaces as rolled back.
+
+        Returns the edition with its users who are absent now.
 
         to: an edition's number, or PREVIOUS.
         run: the id of the first of a run and its retries, which all choose the same edition.
@@ -106,8 +126,9 @@ class Rollbacks:
         else:
             unfinished = self.read_unfinished_edition(runs)
             edition = choose_edition(table, to, record, unfinished)
-        # Before the record says that the published lists were rolled back.
-        table.require_intact(edition)
+        # Before the record says that the published lists were rolled back: it raises if the edition
+        # is damaged.
+        absent = find_absent_users(self.files, table.read_edition(edition))
         source = fingerprint_source(edition.about)
         withdrawn = [
             # What the edition itself is made from may be published again.
@@ -116,7 +137,7 @@ class Rollbacks:
             if not lists.is_of(edition)
         ]
         if current is not None and current != edition:
-            new = self._describe_withdrawn(current, edition)
+            new = self._describe_withdrawn(current, edition, absent.to_drop)
             if new not in withdrawn:
                 withdrawn.append(new)
         self.publications.write(
@@ -126,29 +147,34 @@ class Rollbacks:
                 rollback=Rollback(run, to, edition.number, datetime.now(UTC)),
             )
         )
-        return edition
+        return Restoration(edition, absent)
 
-    def _describe_withdrawn(self, current: Edition, edition: Edition) -> WithdrawnLists:
-        """The published lists, by what tells them from those of the edition that replaces them."""
+    def _describe_withdrawn(
+        self, current: Edition, edition: Edition, dropped: pl.Series
+    ) -> WithdrawnLists:
+        """The published lists, by what tells them from those of the edition that replaces them.
+
+        dropped: the ids of users whom neither has lists of from now on.
+        """
         made_by = edition.about.get("made_by", [])
         # Only the first key that differs: that of the model and the settings if they differ, or
         # else that of the data, users and titles.
         new_keys = [key for key in current.about.get("made_by", []) if key not in made_by]
         key = new_keys[0] if new_keys else None
-        rows = self._read_checksum(current)
+        rows = self._read_checksum(current, dropped)
         return WithdrawnLists(
             current.number,
             current.version,
             key,
             describe_withdrawn_source(key, current, edition),
-            None if rows == self._read_checksum(edition) else rows,
+            None if rows == self._read_checksum(edition, dropped) else rows,
         )
 
-    def _read_checksum(self, edition: Edition) -> str | None:
-        """The checksum of the edition's rows; None if they cannot be read."""
+    def _read_checksum(self, edition: Edition, dropped: pl.Series) -> str | None:
+        """The checksum of the edition's rows without these users; None if they cannot be read."""
         try:
             with self.files.storage.store.open(edition.uri) as file:
-                return compute_rows_checksum(file)
+                return compute_rows_checksum(file, dropped)
         except (StorageError, OSError, ValueError):
             # Bad lists must not stay live because their file is damaged too.
             return None
@@ -348,19 +374,34 @@ def remember_facts(record: PublicationRecord, files: PipelineFiles) -> Publicati
     return complete_facts(record, read_editions, read_run_costs(files))
 
 
-def republish(work: Work, to: str, run: str, runs: RunHistory, log: logging.Logger) -> Edition:
-    """Publish the lists of an older edition again; see `Rollbacks.roll_back`.
+def republish(work: Work, to: str, run: str, runs: RunHistory, log: logging.Logger) -> Restoration:
+    """Publish the lists of an older edition again, without the users who are absent now.
 
-    Raises StorageError and StepError.
+    See `Rollbacks.roll_back`. The history keeps the whole edition. Raises StorageError and
+    StepError.
     """
-    edition = Rollbacks(work.files).roll_back(to, run, runs)
+    restoration = Rollbacks(work.files).roll_back(to, run, runs)
     publications = Publications(work.files)
     # Before editions are deleted.
     publications.write(remember_facts(publications.read(), work.files))
-    work.files.table.put_back(edition, work.pipeline.retention.editions)
+    put_back(work, restoration)
     publications.write(remember_facts(publications.read(), work.files))
-    log.info(f"published again: {summarize_edition(edition)}")
-    return edition
+    log.info(f"published again: {summarize_edition(restoration.edition)}")
+    if restoration.absent.description:
+        log.warning(restoration.absent.description)
+    return restoration
+
+
+def put_back(work: Work, restoration: Restoration) -> None:
+    """Publish the edition without the absent users. Raises StorageError."""
+    table, keep = work.files.table, work.pipeline.retention.editions
+    edition, absent = restoration.edition, restoration.absent
+    if table.current() == edition:
+        # A killed rollback has published it, perhaps before the current users were known.
+        drop_absent_users(work.files)
+        return
+    with open_reduced_table(table, edition, absent.to_drop) as reduced:
+        table.put_back(edition, keep, reduced.path if reduced else None)
 
 
 # Names of checks in editions that batchrec 0.1 published.

@@ -96,6 +96,12 @@ class Edition:
         return int(self.about.get(USERS_DROPPED, 0))
 
     @property
+    def users(self) -> int | None:
+        """How many users have a list in this file; None if the table's metadata do not say."""
+        users = self.about.get("users")
+        return None if users is None else int(users) - self.users_dropped
+
+    @property
     def name(self) -> str:
         """Its name in the history."""
         return f"{self.number:06}-{self.version}"
@@ -196,24 +202,43 @@ class PublishedTable:
         self._replace(current, edition, keep, lambda: self.store.put(self.uri, file))
         return edition
 
-    def put_back(self, edition: Edition, keep: int) -> None:
-        """Publish an older edition again, and keep the one that it replaces, unless it is
-        damaged."""
+    def put_back(self, edition: Edition, keep: int, file: Path | None = None) -> None:
+        """Publish an older edition again, unless it is the published one.
+
+        It keeps the one that it replaces, unless that is damaged.
+
+        file: what is published instead of the edition's own file: the same without some users.
+        """
         current = self.current()
         self.require_intact(edition)
-        if current != edition:
+        if current == edition:
+            return
+        if file is None:
             self._replace(current, edition, keep, lambda: self.store.copy(edition.uri, self.uri))
+        else:
+            self._replace(current, edition, keep, lambda: self.store.put(self.uri, file))
+
+    def keep_copy(self, edition: Edition) -> None:
+        """Copy the published edition into the history, if it is not there and not damaged."""
+        copy_uri = f"{self.history}{edition.name}.parquet"
+        if self.store.head(copy_uri) is None:
+            # Nobody can go back to a damaged one.
+            with suppress(DamagedObjectError):
+                self.require_intact(edition)
+                self.store.copy(edition.uri, copy_uri)
+
+    def find_whole_copy(self, edition: Edition) -> Edition:
+        """The edition in the history if users were dropped from the published one, or else this."""
+        if not edition.users_dropped:
+            return edition
+        copies = (copy for copy in self.history_editions() if copy == edition)
+        return next(copies, edition)
 
     def _replace(
         self, replaced: Edition | None, edition: Edition, keep: int, put: Callable[[], object]
     ) -> None:
         if replaced is not None:
-            copy_uri = f"{self.history}{replaced.name}.parquet"
-            if self.store.head(copy_uri) is None:
-                # Nobody can go back to a damaged one.
-                with suppress(DamagedObjectError):
-                    self.require_intact(replaced)
-                    self.store.copy(replaced.uri, copy_uri)
+            self.keep_copy(replaced)
         put()
         self._prune(replaced, edition, keep)
 

@@ -355,7 +355,7 @@ def test_lists_that_were_rolled_back_do_not_come_back_in_other_clothes(
     for model in (good, bad):
         year.model = model
         assert year.refresh("published") == "published"
-    assert republish(work, PREVIOUS, "run", year, logging.getLogger()).number == 1
+    assert republish(work, PREVIOUS, "run", year, logging.getLogger()).edition.number == 1
     year.account.withdraw(2, 1)
     year.account.live.append((year.time, 1))
 

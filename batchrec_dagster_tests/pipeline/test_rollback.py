@@ -84,7 +84,7 @@ def is_withdrawn_live(files: PipelineFiles) -> bool:
 def chosen(files: PipelineFiles, to: str, run: str) -> Edition:
     """What a run chooses that is killed afterwards, or is no longer known."""
     with dg.DagsterInstance.ephemeral() as instance:
-        return Rollbacks(files).roll_back(to, run, DagsterRuns(instance))
+        return Rollbacks(files).roll_back(to, run, DagsterRuns(instance)).edition
 
 
 def goes_back(files: PipelineFiles, to: str, run: str) -> int:
@@ -171,12 +171,14 @@ def test_a_new_run_finishes_a_rollback_whose_run_was_killed(
         return instance.add_run(dg.DagsterRun("shop_rollback", status=status)).run_id
 
     def goes_back(run: str) -> int:
-        edition = Rollbacks(files).roll_back(PREVIOUS, run, DagsterRuns(instance))
+        edition = Rollbacks(files).roll_back(PREVIOUS, run, DagsterRuns(instance)).edition
         files.table.put_back(edition, keep=9)
         return edition.number
 
     killed_run = run(dg.DagsterRunStatus.STARTED)
-    assert Rollbacks(files).roll_back(PREVIOUS, killed_run, DagsterRuns(instance)).number == 2
+    assert (
+        Rollbacks(files).roll_back(PREVIOUS, killed_run, DagsterRuns(instance)).edition.number == 2
+    )
     # Killed before the lists were replaced: what is still there was rolled back.
     assert is_withdrawn_live(files)
     failed_run = run(dg.DagsterRunStatus.FAILURE)
@@ -195,7 +197,7 @@ def test_a_retry_of_the_run_finishes_its_rollback_too(
     failed_run = instance.add_run(
         dg.DagsterRun("shop_rollback", status=dg.DagsterRunStatus.FAILURE)
     )
-    edition = Rollbacks(files).roll_back(PREVIOUS, failed_run.run_id, DagsterRuns(instance))
+    edition = Rollbacks(files).roll_back(PREVIOUS, failed_run.run_id, DagsterRuns(instance)).edition
     files.table.put_back(edition, keep=9)
     assert Rollbacks(files).read_unfinished_edition(DagsterRuns(instance)) == 2
     retry = dg.DagsterRun(
@@ -207,7 +209,9 @@ def test_a_retry_of_the_run_finishes_its_rollback_too(
     )
     instance.add_run(retry)
     assert Rollbacks(files).read_unfinished_edition(DagsterRuns(instance)) == 0
-    assert Rollbacks(files).roll_back(PREVIOUS, "another", DagsterRuns(instance)).number == 1
+    assert (
+        Rollbacks(files).roll_back(PREVIOUS, "another", DagsterRuns(instance)).edition.number == 1
+    )
 
 
 def test_where_the_model_stays_the_users_and_titles_are_what_was_rolled_back(

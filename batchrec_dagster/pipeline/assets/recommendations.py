@@ -11,6 +11,7 @@ from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.config.segments import Segments
 from batchrec_dagster.personalize.file_formats import USER_FIELD
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
+from batchrec_dagster.pipeline.assets.sinks import write_sinks_again
 from batchrec_dagster.pipeline.declare_asset import (
     asset_options,
     budget_check,
@@ -30,7 +31,9 @@ from batchrec_dagster.pipeline.run_step import (
 )
 from batchrec_dagster.reporting.markdown import escape, format_numbered_list
 from batchrec_dagster.reporting.markdown import format_table as markdown_table
+from batchrec_dagster.steps.absent_users import drop_absent_users_if_refused
 from batchrec_dagster.steps.batch_jobs import JobOutput, describe_outcome, measure_job_seconds
+from batchrec_dagster.steps.checks import FailedChecksError
 from batchrec_dagster.steps.cost import WITHIN_BUDGET, check_budget
 from batchrec_dagster.steps.lists_declaration import describe_lists
 from batchrec_dagster.steps.publishing import read_checks, republish, summarize_edition
@@ -128,16 +131,24 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
         with work.step_lease("recommendations", context.run.run_id):
             if config.roll_back_to:
                 return _roll_back(work, context, config.roll_back_to)
-            lists = infer_and_publish(
-                work,
-                declaration,
-                solution_version,
-                batch_users,
-                run=context.run.run_id,
-                root_run=find_root_run(context),
-                run_start=find_run_start(context),
-                skip_quality_gate=config.skip_quality_gate,
-            )
+            try:
+                with drop_absent_users_if_refused(work.files):
+                    lists = infer_and_publish(
+                        work,
+                        declaration,
+                        solution_version,
+                        batch_users,
+                        run=context.run.run_id,
+                        root_run=find_root_run(context),
+                        run_start=find_run_start(context),
+                        skip_quality_gate=config.skip_quality_gate,
+                    )
+            except FailedChecksError:
+                edition = work.files.table.current()
+                # Also after a kill, or if a sink could not be written when they were dropped.
+                if edition is not None and edition.users_dropped:
+                    write_sinks_again(work, context)
+                raise
             if lists.edition.about.get("root_run") != find_root_run(context):
                 record_unchanged(context)
         return materialization_with_checks(
@@ -226,23 +237,29 @@ def _roll_back(
     from batchrec_dagster.steps.retention import delete_unneeded  # NumPy
 
     runs = DagsterRuns(context.instance)
-    edition = republish(work, to, find_root_run(context), runs, context.log)
+    absent = republish(work, to, find_root_run(context), runs, context.log).absent
     delete_unneeded(work, [])
+    edition, lists = work.files.table.read()
     about = edition.about
     budget_checks = check_budget(work, [])
     names = [spec.name for spec in context.assets_def.check_specs if spec.name != WITHIN_BUDGET]
+    outcome = f"rolled back to {summarize_edition(edition)}"
+    if absent.description:
+        outcome += f"; {absent.description}"
     return materialization_with_checks(
         [*read_checks(edition, names), *budget_checks],
         dg.MaterializeResult(
             data_version=dg.DataVersion(edition.version),
             metadata={
-                "outcome": f"rolled back to {summarize_edition(edition)}",
-                **({"dagster/row_count": about["rows"]} if "rows" in about else {}),
+                "outcome": outcome,
+                "dagster/row_count": lists.select(pl.len()).collect(engine="streaming").item(),
                 **{
                     key: about[key]
-                    for key in ("users", "items", "made_at", "solution_version_arn")
+                    for key in ("items", "made_at", "solution_version_arn")
                     if key in about
                 },
+                **({"users": edition.users} if edition.users is not None else {}),
+                **({"users_dropped": edition.users_dropped} if edition.users_dropped else {}),
                 **_published_metadata(work, edition),
                 "table": work.storage.where(work.files.table.uri),
             },

@@ -14,7 +14,16 @@ import polars as pl
 from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.pipeline.declare_asset import WRITES_TO, asset_options, preview_metadata
 from batchrec_dagster.pipeline.run_step import asset_step, get_work
-from batchrec_dagster.sinks import Sink, SinkContext, SinkError, SinkUnavailableError
+from batchrec_dagster.sinks import (
+    Sink,
+    SinkContext,
+    SinkError,
+    SinkResult,
+    SinkUnavailableError,
+)
+from batchrec_dagster.steps.work import Work
+from batchrec_dagster.storage.suppressed_users import SuppressionList
+from batchrec_dagster.storage.table_without_users import list_users
 
 CODE_VERSION = "1"
 
@@ -51,27 +60,60 @@ def sink_asset(pipeline: Pipeline, key: str, sink: Sink) -> dg.AssetsDefinition:
     ) -> dg.MaterializeResult[Any]:
         work = get_work(pipeline, context)
         with _retry_if_unavailable(context, key):
-            result = sink.write(
-                recommendations,
-                SinkContext(
-                    pipeline.name, work.storage, pipeline.project, os.environ, context.run.run_id
-                ),
-            )
-        if result.warning:
-            context.log.warning(result.warning)
-        counts = result.counts
-        return dg.MaterializeResult(
-            metadata={
-                "preview": preview_metadata(
-                    f"**{counts.rows:,} rows** for {counts.users:,} users."
-                ),
-                "dagster/row_count": counts.rows,
-                "users": counts.users,
-                **result.facts,
-            }
-        )
+            result = _write(work, sink, recommendations, context)
+        return dg.MaterializeResult(metadata=_sink_metadata(result))
 
     return write_sink
+
+
+def write_sinks_again(work: Work, context: dg.AssetExecutionContext) -> None:
+    """Write the published lists to all sinks, after users were dropped from them.
+
+    A run whose lists are refused does it, because its assets of the sinks do not run. A sink that
+    cannot be written keeps those users until the next run: a warning says so.
+    """
+    _, lists = work.files.table.read()
+    for key, sink in work.pipeline.sinks.declared.items():
+        try:
+            result = _write(work, sink, lists, context)
+        except SinkError as error:
+            context.log.warning(
+                f"sinks.{key} still has users who were dropped from the published lists: {error}."
+                f" Materialize {sink.asset} to write it again"
+            )
+            continue
+        context.log.info(f"sinks.{key} has the published lists without the users dropped")
+        asset = work.pipeline.asset_key(sink.asset)
+        context.log_event(dg.AssetObservation(asset, metadata=_sink_metadata(result)))
+
+
+def _write(
+    work: Work, sink: Sink, lists: pl.LazyFrame, context: dg.AssetExecutionContext
+) -> SinkResult:
+    """Write the lists, apart from those of users who were erased. Raises SinkError."""
+    erased = SuppressionList(work.files).read()
+    if erased:
+        # A restored backup may have them.
+        erased_ids = erased.find(list_users(lists))
+        lists = lists.filter(~pl.col("user_id").is_in(erased_ids.implode()))
+    pipeline = work.pipeline
+    result = sink.write(
+        lists,
+        SinkContext(pipeline.name, work.storage, pipeline.project, os.environ, context.run.run_id),
+    )
+    if result.warning:
+        context.log.warning(result.warning)
+    return result
+
+
+def _sink_metadata(result: SinkResult) -> dict[str, Any]:
+    counts = result.counts
+    return {
+        "preview": preview_metadata(f"**{counts.rows:,} rows** for {counts.users:,} users."),
+        "dagster/row_count": counts.rows,
+        "users": counts.users,
+        **result.facts,
+    }
 
 
 @contextmanager

@@ -1,0 +1,155 @@
+"""Who has a list in published or older lists, but is not among the current users.
+
+Lists that stay, or that are restored, must not reach people who are gone. But data of which a large
+part is missing must not empty a good table: then only those who were erased are dropped.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import polars as pl
+
+from batchrec_dagster.personalize.file_formats import USER_FIELD
+from batchrec_dagster.steps.checks import CheckResult, FailedChecksError
+from batchrec_dagster.storage.object_store import (
+    DamagedObjectError,
+    ObjectNotFoundError,
+)
+from batchrec_dagster.storage.paths import PipelineFiles
+from batchrec_dagster.storage.suppressed_users import SuppressionList
+from batchrec_dagster.storage.table_without_users import drop_users, list_users
+
+# If a larger share of a table's users is not among the current ones, the current data may be bad.
+MAX_ABSENT_SHARE = 0.2
+
+
+@dataclass(frozen=True)
+class AbsentUsers:
+    """The users of a table who are not among the current users."""
+
+    users: int
+    """How many users the table has."""
+    absent: pl.Series | None
+    """The ids of those who are not among the current users; None if these are not known."""
+    erased: pl.Series
+    """The ids of those who are on the list of erased users."""
+
+    @property
+    def may_be_bad_data(self) -> bool:
+        """Whether so many are absent that the current data may be bad."""
+        return self.absent is not None and len(self.absent) > MAX_ABSENT_SHARE * self.users
+
+    @property
+    def to_drop(self) -> pl.Series:
+        """The ids of those whose rows go."""
+        if self.absent is None or self.may_be_bad_data:
+            return self.erased
+        return pl.concat([self.absent, self.erased]).unique()
+
+    def add_to(self, checks: Sequence[CheckResult]) -> list[CheckResult]:
+        """These checks, of which the first that blocks says who was dropped."""
+        numbers = {"users_dropped": len(self.to_drop)}
+        if self.absent is not None:
+            numbers["users_absent"] = len(self.absent)
+        place = next((place for place, check in enumerate(checks) if check.blocks), None)
+        return [
+            check
+            if place != position
+            else replace(
+                check,
+                finding=f"{check.finding.rstrip('.')}. Published lists: {self.description}",
+                numbers={**check.numbers, **numbers},
+            )
+            for position, check in enumerate(checks)
+        ]
+
+    @property
+    def description(self) -> str:
+        """Who was dropped, or why nobody was, in words; empty if nobody is absent."""
+        erased_count = len(self.erased)
+        erased = f"{erased_count:,} erased users were dropped"
+        if erased_count == 1:
+            erased = "1 erased user was dropped"
+        if self.absent is None:
+            fate = f"only {erased}" if erased_count else "nobody was dropped"
+            return f"the list of the current users is missing or damaged, so {fate}"
+        if self.may_be_bad_data:
+            finding = (
+                f"{len(self.absent):,} of the {self.users:,} users are not among the current users"
+                " (batch_users), which is more than a fifth. They stay, because the current data"
+                " may be bad"
+            )
+            return f"{finding}; {erased}" if erased_count else finding
+        count = len(self.to_drop)
+        if not count:
+            return ""
+        if count == 1:
+            return "1 user who is not among the current users (batch_users) was dropped"
+        return f"{count:,} users who are not among the current users (batch_users) were dropped"
+
+
+def find_absent_users(files: PipelineFiles, rows: pl.LazyFrame) -> AbsentUsers:
+    """The users of these rows who are not among the current users, and those who were erased.
+
+    rows: those of an edition, with the column user_id.
+    Raises StorageError.
+    """
+    users = list_users(rows)
+    current_users = read_current_users(files)
+    absent = None
+    if current_users is not None:
+        absent = users.filter(~users.is_in(current_users.implode()))
+    erased = SuppressionList(files).read().find(users)
+    return AbsentUsers(len(users), absent, erased)
+
+
+def read_current_users(files: PipelineFiles) -> pl.Series | None:
+    """The ids of the users who get a list now; None if there is no file of them, or a damaged one.
+
+    Raises StorageError.
+    """
+    store = files.storage.store
+    try:
+        parts = [
+            pl.read_ndjson(io.BytesIO(store.get(uri)), schema={USER_FIELD: pl.String})
+            for uri in files.batch_users.files()
+        ]
+    except (ObjectNotFoundError, DamagedObjectError, pl.exceptions.PolarsError):
+        return None
+    return pl.concat(parts).get_column(USER_FIELD)
+
+
+def drop_absent_users(files: PipelineFiles) -> AbsentUsers | None:
+    """Remove the absent users from the published lists; None if nothing is published.
+
+    The history keeps a whole copy of the edition. Only who holds the lease on the step
+    `recommendations` may call it. Raises StorageError.
+    """
+    table = files.table
+    edition = table.current()
+    if edition is None:
+        return None
+    absent = find_absent_users(files, table.read_edition(edition))
+    if len(absent.to_drop):
+        table.keep_copy(edition)
+        drop_users(table, edition, absent.to_drop)
+    return absent
+
+
+@contextmanager
+def drop_absent_users_if_refused(files: PipelineFiles) -> Iterator[None]:
+    """A block in which a failed check drops the absent users from the lists that stay published.
+
+    Raises FailedChecksError, whose findings say who was dropped, and StorageError.
+    """
+    try:
+        yield
+    except FailedChecksError as error:
+        absent = drop_absent_users(files)
+        if absent is None or not absent.description:
+            raise
+        raise FailedChecksError(absent.add_to(error.checks)) from error
