@@ -23,11 +23,6 @@ EVENTS_OF_ALL_RUNS = "history/runs/index.db"
 SCHEDULES = "schedules/schedules.db"
 
 
-def locate_events_of_run(run_id: str) -> str:
-    """The database with the events of one run, relative to the home."""
-    return f"history/runs/{run_id}.db"
-
-
 # What batchrec 0.2 and earlier appended to the dagster.yaml of the homes that it made.
 STORAGE_OF_0_2 = """
 # Dagster's own SQLite storage opens, syncs and closes its databases for each event.

@@ -25,7 +25,6 @@ from batchrec_dagster.cli.dagster_home import (
     RUNS,
     has_history,
     hold_databases_open,
-    locate_events_of_run,
     open_dagster_instance,
     use_dagster_home,
 )
@@ -40,6 +39,7 @@ from batchrec_dagster.cli.project import (
     make_job_command,
     make_undeclared_error,
 )
+from batchrec_dagster.dagster_internals.run_files import locate_events_of_run
 from batchrec_dagster.storage.processes import MACHINE_TAG, describe_machine
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ from batchrec_dagster.config.segments import Segments
 from batchrec_dagster.personalize.file_formats import USER_FIELD
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.pipeline.assets.sinks import write_sinks_again
+from batchrec_dagster.pipeline.automation.old_runs import delete_old_runs
 from batchrec_dagster.pipeline.declare_asset import (
     asset_options,
     budget_check,
@@ -128,6 +129,7 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
         from batchrec_dagster.steps.infer import infer_and_publish  # NumPy
 
         work = get_personalize_work(pipeline, context)
+        delete_old_runs(context.instance, pipeline, context.log)
         with work.step_lease("recommendations", context.run.run_id):
             if config.roll_back_to:
                 return _roll_back(work, context, config.roll_back_to)
