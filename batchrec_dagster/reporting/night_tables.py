@@ -17,6 +17,7 @@ from batchrec_dagster.reporting.sections import (
     ReportSection,
     format_count,
     format_score,
+    mark_days,
 )
 from batchrec_dagster.reporting.terminal import Column, TerminalTable, format_time, render
 
@@ -114,8 +115,8 @@ def build_nights_section(nights: Sequence[Night]) -> ReportSection:
     """The section of the report: a chart and a table of the nights."""
     newest = [*reversed(nights)][:MOST_IN_REPORT]
     text = [
-        "What each night published, or why it published nothing. Times are in UTC. The cost is what"
-        " the run paid, the time that until its lists were live, or until it ended."
+        "What each night published, or why it published nothing. USD is what the run paid, Time how"
+        " long it took until its lists were live, or until it ended. Days and times are in UTC."
     ]
     if len(nights) > len(newest):
         text.append(
@@ -136,7 +137,10 @@ def _draw_nights(nights: Sequence[Night], newest: Sequence[Night]) -> Figure:
         published = night.ndcg if night.is_publication else None
         refused = None if night.is_publication else night.ndcg
         points.append((label, published, night.popular_ndcg, refused))
-    caption = "NDCG@25 of the editions by their numbers, oldest first, with its 95% interval."
+    caption = (
+        "NDCG@25 of the editions by their numbers, with its 95% interval, the newest on the right."
+        " The table has the newest first."
+    )
     settings = {night.measured_on for night in shown if night.measured_on is not None}
     if len(settings) > 1:
         caption += SETTINGS_CHANGED
@@ -160,7 +164,7 @@ def _draw_nights(nights: Sequence[Night], newest: Sequence[Night]) -> Figure:
         )
     return Figure(
         "nights",
-        "Nights, newest first",
+        "Nights",
         caption,
         chart,
         ["Night", "Edition", "Status", "NDCG@25", "Users", "USD", "Time"],
@@ -204,7 +208,7 @@ def _make_report_cells(night: Night) -> list[str | Markup]:
                 format_score(night.ndcg_low), format_score(night.ndcg_high)
             )
     return [
-        when,
+        mark_days(when),
         Markup("{}").format(night.edition or ""),
         str(status),
         estimate,

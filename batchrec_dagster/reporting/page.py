@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,12 @@ from batchrec_dagster.reporting.figures import (
     draw_quality,
 )
 from batchrec_dagster.reporting.people import HISTORY, LIST, shorten_title
-from batchrec_dagster.reporting.sections import format_count, format_percent, format_score
+from batchrec_dagster.reporting.sections import (
+    format_count,
+    format_percent,
+    format_score,
+    mark_days,
+)
 from batchrec_dagster.reporting.verdict import is_concentrated, judge_quality
 
 TEMPLATE = Path(__file__).parent / "template"
@@ -97,19 +101,6 @@ def _judge_tiles(facts: Facts) -> dict[str, str]:
         "top_lists": "watch" if is_concentrated(verdict_facts) else "good",
         "served": "good" if facts.audience.served >= facts.requested else "watch",
     }
-
-
-DAY = re.compile(r"(\d{4}-\d\d-\d\d)")
-
-
-def mark_days(text: str) -> Markup:
-    """The text, with days marked so that they do not wrap at their hyphens."""
-    # Every second part is a day.
-    parts = DAY.split(text)
-    return Markup().join(
-        Markup('<span class="day">{}</span>').format(part) if place % 2 else part
-        for place, part in enumerate(parts)
-    )
 
 
 def _capitalize(text: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -16,6 +16,10 @@ MOST_RUNS = 100
 ENDINGS: dict[dg.DagsterRunStatus, Ending] = {
     dg.DagsterRunStatus.FAILURE: "failed",
     dg.DagsterRunStatus.CANCELED: "stopped",
+    # Of these, only runs that have died count.
+    dg.DagsterRunStatus.STARTING: "failed",
+    dg.DagsterRunStatus.STARTED: "failed",
+    dg.DagsterRunStatus.CANCELING: "stopped",
 }
 # The statuses of steps that started and did not succeed.
 UNFINISHED = ("FAILURE", "IN_PROGRESS")
@@ -31,15 +35,21 @@ class CheckRecord:
     message: str
 
 
-def read_ended_runs(instance: dg.DagsterInstance, pipeline: str) -> list[UnpublishedRun]:
-    """The latest refreshes that failed or were stopped, as far as Dagster remembers its runs.
+def read_ended_runs(
+    instance: dg.DagsterInstance, pipeline: str, has_died: Callable[[dg.DagsterRun], bool]
+) -> list[UnpublishedRun]:
+    """The latest refreshes that failed, were stopped or died, as far as Dagster remembers its runs.
 
     A run whose process was killed is known only here.
+
+    has_died: whether nothing of a run that is under way lives any more.
     """
-    failed = dg.RunsFilter(job_name=f"{pipeline}_refresh", statuses=[*ENDINGS])
+    filters = dg.RunsFilter(job_name=f"{pipeline}_refresh", statuses=[*ENDINGS])
     runs = []
-    for record in instance.get_run_records(failed, limit=MOST_RUNS):
+    for record in instance.get_run_records(filters, limit=MOST_RUNS):
         run = record.dagster_run
+        if not run.is_finished and not has_died(run):
+            continue
         end = record.end_time or record.update_timestamp.timestamp()
         seconds = None if record.start_time is None else round(end - record.start_time, 1)
         runs.append(

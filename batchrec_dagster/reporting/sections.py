@@ -6,6 +6,7 @@ them in the order of the page.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -82,3 +83,16 @@ def format_score(value: float) -> Markup:
 
 def _number(value: float, text: str) -> Markup:
     return Markup('<data value="{}">{}</data>').format(value, text)
+
+
+DAY = re.compile(r"(\d{4}-\d\d-\d\d)")
+
+
+def mark_days(text: str) -> Markup:
+    """The text, with days marked so that they do not wrap at their hyphens."""
+    # Every second part is a day.
+    parts = DAY.split(text)
+    return Markup().join(
+        Markup('<span class="day">{}</span>').format(part) if place % 2 else part
+        for place, part in enumerate(parts)
+    )

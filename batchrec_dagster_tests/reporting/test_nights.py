@@ -250,8 +250,19 @@ def test_a_run_that_was_killed_is_known_from_dagster(
         shop__raw_ratings()
 
     result = refresh.execute_in_process(instance=instance, raise_on_error=False)
-    (run,) = read_ended_runs(instance, "shop")
+    (run,) = read_ended_runs(instance, "shop", lambda run: False)
     assert (run.run, run.ending, run.step) == (result.run_id, "failed", "raw_ratings")
-    assert read_ended_runs(instance, "club") == []
+    assert read_ended_runs(instance, "club", lambda run: False) == []
     (night,) = list_nights(files, {}, [run])
     assert night.description == "failed at raw_ratings"
+    # One that is under way counts only if it has died.
+    started = instance.create_run_for_job(refresh)
+    instance.report_engine_event("starts", started)
+    instance.handle_run_event(
+        started.run_id,
+        dg.DagsterEvent(dg.DagsterEventType.RUN_START.value, "shop_refresh", message="starts"),
+    )
+    living_runs = read_ended_runs(instance, "shop", lambda run: False)
+    dead_runs = read_ended_runs(instance, "shop", lambda run: True)
+    assert [run.run for run in living_runs] == [result.run_id]
+    assert {run.run for run in dead_runs} == {result.run_id, started.run_id}
