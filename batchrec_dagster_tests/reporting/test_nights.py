@@ -28,6 +28,7 @@ from batchrec_dagster.storage.publications import Publications, Rollback
 from batchrec_dagster.storage.published_table import Edition, TableWriter
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
 from batchrec_dagster.storage.unpublished_runs import MOST_RUNS, UnpublishedRun, UnpublishedRuns
+from batchrec_dagster_tests.s3_server import OWNER, REGION, S3Server
 from batchrec_dagster_tests.texts import assert_texts
 
 START = datetime(2026, 11, 20, 3, 10, tzinfo=UTC)
@@ -36,6 +37,18 @@ START = datetime(2026, 11, 20, 3, 10, tzinfo=UTC)
 @pytest.fixture
 def files(tmp_path: Path) -> PipelineFiles:
     storage = StorageResource(root=str(tmp_path / "storage"), s3=S3Connection())
+    return PipelineFiles(storage, StorageKeys("shop"))
+
+
+@pytest.fixture
+def files_in_s3(s3: S3Server) -> PipelineFiles:
+    connection = S3Connection(
+        endpoint_url=s3.endpoint,
+        region_name=REGION,
+        aws_access_key_id=OWNER.access,
+        aws_secret_access_key=OWNER.secret,
+    )
+    storage = StorageResource(root=f"s3://{s3.create_bucket()}/some/prefix", s3=connection)
     return PipelineFiles(storage, StorageKeys("shop"))
 
 
@@ -128,6 +141,15 @@ def test_each_night_has_a_row_that_says_how_it_ended(files: PipelineFiles, tmp_p
     assert (first.users, first.cost_usd, first.seconds) == (1234, 1.5, 185.0)
     assert first.until == nights[3].time
     assert (refused.ndcg, refused.ndcg_low) == (0.1, 0.08)
+
+
+def test_the_rows_in_s3_are_the_same(
+    files: PipelineFiles, files_in_s3: PipelineFiles, tmp_path: Path
+) -> None:
+    in_a_folder = live_through_a_week(files, tmp_path)
+    assert live_through_a_week(files_in_s3, tmp_path) == in_a_folder
+    UnpublishedRuns(files_in_s3).remove("run 2", "raw_ratings")
+    assert len(list_nights(files_in_s3, {})) == len(in_a_folder) - 1
 
 
 def test_facts_survive_the_edition(files: PipelineFiles, tmp_path: Path) -> None:

@@ -350,7 +350,7 @@ def test_dark_mode_and_printing(opened_report: Any) -> None:
     assert not dark.is_visible()
     # On paper, the names that are buttons on the screen are text, and charts are next to numbers.
     assert opened_report.locator("#recommended button").first.is_visible()
-    for figure in opened_report.locator("figure:has(.chart)").all():
+    for figure in opened_report.locator("figure:has(details)").all():
         parts = figure.locator(".chart, details").all()
         tops = [part.bounding_box()["y"] for part in parts]
         assert tops[0] == tops[1]
