@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from batchrec_dagster.erasure.people import People
 from batchrec_dagster.erasure.place import Amount
 from batchrec_dagster.erasure.unfinished import UnfinishedErasure
-from batchrec_dagster.personalize.data_deletion import erase_users, find_dataset_groups
+from batchrec_dagster.personalize.data_deletion import erase_users_from_groups, find_dataset_groups
 from batchrec_dagster.steps.work import PersonalizeWork
 
 REMAINS_ON_AWS = (
@@ -36,15 +36,14 @@ class PersonalizeData:
         groups = self._find_groups()
         files = self.work.files
         request = UnfinishedErasure.of(files, people).read().request
-        for group in groups:
-            erase_users(
-                self.work.ensure,
-                self.work.storage.store,
-                files.uri(files.storage_keys.erasure_inputs),
-                group,
-                people.ids,
-                request=request,
-            )
+        erase_users_from_groups(
+            self.work.ensure,
+            self.work.storage.store,
+            files.uri(files.storage_keys.erasure_inputs),
+            groups,
+            people.ids,
+            request=request,
+        )
         return len(groups)
 
     def _find_groups(self) -> list[str]:

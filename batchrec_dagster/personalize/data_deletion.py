@@ -1,14 +1,18 @@
 """Erases users from the datasets and models of a dataset group: a data deletion job.
 
-`erase_users` is what a caller needs, once for each dataset group: `find_dataset_groups` lists those
-of a pipeline. It writes the input file, starts the job or adopts the one that an earlier call
-started for the same request, waits for it, and deletes the file. A caller that was killed calls it
-again with the same arguments.
+`erase_users` writes the input file, starts the job or adopts the one that an earlier call started
+for the same request, waits for it, and deletes the file. A caller that was killed calls it again
+with the same arguments. `erase_users_from_groups` does so in several dataset groups at once, such
+as all of a pipeline:
 
-    for group in find_dataset_groups(ensure, "shop"):
-        result = erase_users(
-            ensure, storage.store, storage.uri("shop/erasures/"), group, users, request=request_id
-        )
+    results = erase_users_from_groups(
+        ensure,
+        storage.store,
+        storage.uri("shop/erasures/"),
+        find_dataset_groups(ensure, "shop"),
+        users,
+        request=request_id,
+    )
 
 Sources: developer guide, "Deleting users and their data with a data deletion job", and the API
 reference of CreateDataDeletionJob and DescribeDataDeletionJob.
@@ -147,6 +151,31 @@ def erase_users(
     return _make_result(ensure, dataset_group_arn, started, description)
 
 
+def erase_users_from_groups(
+    ensure: api.Ensure,
+    storage: InputStorage,
+    folder: str,
+    dataset_group_arns: Collection[str],
+    users: Collection[str],
+    *,
+    request: str,
+) -> list[DeletionResult]:
+    """Erase the users from several dataset groups at once: what the job in each of them did.
+
+    The parameters, and what is raised, are those of `erase_users`.
+    """
+
+    def erase(dataset_group_arn: str, *, wait: bool) -> DeletionResult:
+        return erase_users(
+            ensure, storage, folder, dataset_group_arn, users, request=request, wait=wait
+        )
+
+    # A job may take a day: start all before waiting for one.
+    for arn in dataset_group_arns:
+        erase(arn, wait=False)
+    return [erase(arn, wait=True) for arn in dataset_group_arns]
+
+
 def format_input(users: Collection[str]) -> bytes:
     """The input file of a job: CSV with the one column USER_ID.
 
@@ -227,6 +256,12 @@ def _make_result(
             for kind, summary in _list_work(ensure, dataset_group_arn)
             if start <= summary["creationDateTime"] <= end
         )
+        if overlapping_work:
+            ensure.log.warning(
+                f"{', '.join(overlapping_work)} started while Personalize erased users from"
+                f" {dataset_group_arn}. Amazon then does not guarantee that its models have nothing"
+                " of them: erase the users again"
+            )
     return DeletionResult(
         job_arn=started.arn,
         status=description["status"],

@@ -96,8 +96,11 @@ class Trained:
 
 
 def list_held_out(root: Path) -> set[str]:
-    """The users on whom models are measured."""
-    models = [HeldOut.load(folder) for folder in (root / "home" / "models").iterdir()]
+    """The users on whom the finished models are measured."""
+    home = root / "home"
+    with Catalog(home / "catalog.sqlite").open_for_reading() as transaction:
+        versions = transaction.list_resources("SolutionVersion")
+    models = [HeldOut.load(home / path) for version in versions for path in version.files]
     return {user for model in models if model is not None for user in model.users}
 
 
@@ -199,8 +202,8 @@ def test_a_model_without_them_is_updated_and_measured_on_the_others(
     # Requested while the job waits or runs: it starts from the model as the job leaves it.
     update = local.create_version(solution, trainingMode="UPDATE")
     assert local.wait(deletion)["status"] == "COMPLETED"
-    assert list_held_out(local.root) == held_out - set(trained.to_erase)
     local.wait_until_active(update)
+    assert list_held_out(local.root) == held_out - set(trained.to_erase)
     metrics = local.client.get_solution_metrics(solutionVersionArn=update)["metrics"]
     assert metrics["normalized_discounted_cumulative_gain_at_25"] > 0
     assert_erased(local.root / "home", trained.to_erase)
@@ -322,6 +325,7 @@ def test_it_runs_alone_in_its_group(local: Local) -> None:
 def test_a_group_is_not_taken_apart_during_the_job(local: Local) -> None:
     group, dataset = local.import_rows(build_rows(0))
     solution = local.create_solution(group, "aws-popularity-count")
+    version = local.wait_until_active(local.create_version(solution))
     local.client = local.open_client(pace=JobPace(1.0))
     start_deletion(local, ["person-001"])
     in_use = local.client.exceptions.ResourceInUseException
@@ -331,6 +335,10 @@ def test_a_group_is_not_taken_apart_during_the_job(local: Local) -> None:
         local.client.delete_solution(solutionArn=solution)
     with pytest.raises(in_use, match="data deletion job"):
         local.client.delete_dataset_group(datasetGroupArn=group)
+    with pytest.raises(in_use, match="data deletion job"):
+        local.client.tag_resource(
+            resourceArn=version, tags=[{"tagKey": "batchrec:model", "tagValue": "expired"}]
+        )
 
 
 @pytest.mark.parametrize(

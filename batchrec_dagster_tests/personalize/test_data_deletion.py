@@ -21,6 +21,7 @@ from batchrec_dagster.personalize import data_deletion
 from batchrec_dagster.personalize.data_deletion import (
     DeletionResult,
     erase_users,
+    erase_users_from_groups,
     find_dataset_groups,
     format_input,
 )
@@ -244,6 +245,25 @@ def test_work_in_the_group_is_waited_for_and_work_during_the_job_is_reported(
     (group,) = find_dataset_groups(ensure, "shop")
     result = erase_users(ensure, shop.store, FOLDER, group, USERS, request="4f2a")
     assert result.overlapping_work == ("dataset import job during",)
+    assert "dataset import job during started while Personalize erased users" in caplog.text
+
+
+def test_the_jobs_of_several_groups_run_at_once(shop: Local) -> None:
+    shop.create_group("shop-89abcdef")
+    slow = shop.open_client(pace=JobPace(1.0))
+    groups = [group["datasetGroupArn"] for group in slow.list_dataset_groups()["datasetGroups"]]
+    ensure = replace(make_ensure(slow), deadline_seconds=0.1)
+    with pytest.raises(PersonalizeError, match="is PENDING"):
+        erase_users_from_groups(ensure, shop.store, FOLDER, groups, USERS, request="4f2a")
+    assert len(slow.list_data_deletion_jobs()["dataDeletionJobs"]) == 2
+    results = erase_users_from_groups(
+        make_ensure(shop.client), shop.store, FOLDER, groups, USERS, request="4f2a"
+    )
+    assert [(result.created, result.records_deleted) for result in results] == [
+        (False, RECORDS),
+        (False, 0),
+    ]
+    assert shop.store.list(FOLDER) == []
 
 
 def test_only_the_pipeline_s_own_groups_are_found(shop: Local) -> None:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from ..catalog.requests import ApiRequest
 from ..catalog.resource import Resource, Status
 from ..errors import InUseError, InvalidInputError
+from .datasets import check_no_data_deletion
 
 MODEL_EXPIRED = "model_expired"
 """The key in the state of a version that has given up its model."""
@@ -36,6 +37,8 @@ def give_up_model(request: ApiRequest, version: Resource) -> None:
         uses_version = job.kind in _JOB_KINDS and job.body.get("solutionVersionArn") == version.arn
         if uses_version or job.state.get("previous") == version.state["model"]:
             raise InUseError(f"{version.arn} cannot expire: {job.arn} needs its model.")
+    # Such a job copies models.
+    check_no_data_deletion(request.transaction, version.body["datasetGroupArn"])
     state = {name: value for name, value in version.state.items() if name != "model"}
     request.transaction.save(replace(version, state={**state, MODEL_EXPIRED: True}))
     request.files_to_remove.append(version.state["model"])
