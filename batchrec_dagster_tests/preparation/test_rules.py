@@ -156,6 +156,7 @@ def test_every_row_is_kept_or_left_out_for_a_reason(
             patch.setattr(local, "write_clean", lambda *_: None)
         if way == "in parts":
             patch.setattr(row_filters, "PART_ROWS", 4)
+            patch.setattr(local, "BYTES_AT_ONCE", 0)
         reading = replace(ReadSettings.of(LAYOUT), types={"price": "long"})
         lines, result = prepare(Path(folder), rows, rules, reading, NOBODY.add(erased))
     expected_rows, left_out = keep_by_rules(rows, rules, erased)
