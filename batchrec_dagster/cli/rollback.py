@@ -95,9 +95,19 @@ def rollback(pipeline: str, to: str | None, yes: bool) -> None:
         )
         process = subprocess.run([*job_command, "-c", str(config)], check=False)
     after = table.current()
-    click.echo(f"{pipeline}: edition {after.number if after else 'none'} is published")
+    click.echo(f"{pipeline}: {_describe_published(after)}")
     if process.returncode:
         raise click.ClickException(f"{pipeline}_rollback failed; see above")
+
+
+def _describe_published(edition: Edition | None) -> str:
+    if edition is None:
+        return "edition none is published"
+    text = f"edition {edition.number} is published"
+    if edition.users_dropped:
+        dropped = f"{edition.users_dropped:,} of its {edition.about.get('users', 0):,} users"
+        text += f", without {dropped}: gone from the current users, or erased"
+    return text
 
 
 def _list_editions(

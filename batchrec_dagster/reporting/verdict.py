@@ -122,8 +122,8 @@ def judge_edition(facts: VerdictFacts) -> Verdict:
     if comparison:
         text += f" {comparison}"
     if facts.dropped:
-        users = "1 user" if facts.dropped == 1 else f"{facts.dropped:,} users"
-        text += f" Later dropped from these lists: {users} not among the current users, or erased."
+        users = "1 user was" if facts.dropped == 1 else f"{facts.dropped:,} users were"
+        text += f" {users} dropped from these lists later: gone from the current users, or erased."
     return Verdict(worst_judgement, text)
 
 

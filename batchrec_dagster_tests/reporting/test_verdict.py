@@ -86,6 +86,8 @@ CASES: list[tuple[dict[str, Any], str]] = [
     ({"served": 2100}, "watch"),
     ({"served": 2100, "failed": 3}, "watch"),
     ({"served": 1000, "full": 1000}, "bad"),
+    ({"requested": 2112, "served": 2112, "dropped": 1}, "good"),
+    ({"requested": 2110, "served": 2110, "dropped": 3}, "good"),
     ({"full": 2100}, "good"),
     ({"full": 1900}, "watch"),
     ({"top_lists": 0.9}, "watch"),

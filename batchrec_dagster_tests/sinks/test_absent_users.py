@@ -139,7 +139,7 @@ def test_absent_users_are_dropped_by_a_rollback_and_from_lists_that_stay(shop: S
     dropped = "1 user who is not among the current users (batch_users) was dropped"
     assert str(rollback["outcome"]).endswith(f", 59 users; {dropped}")
     report = (shop.project.storage / "shop/curated/report/index.html").read_text()
-    assert "Later dropped from these lists: 1 user not among the current users" in report
+    assert "1 user was dropped from these lists later: gone from the current users" in report
     assert "requested users got no list" not in report
 
     # The lists of the second night are refused, and user 8 is dropped from those that stay.
