@@ -47,6 +47,7 @@ LONGEST = (
     "test_attack_files.py",
     "test_permissions.py",
     "test_attack_tables.py",
+    "test_forget.py",
     "test_ui.py",
     "test_ways_in.py",
     "test_retrain.py",

@@ -26,7 +26,7 @@ from batchrec_dagster.cli.project import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sized
+    from collections.abc import Collection, Iterator
 
     import dagster as dg
 
@@ -82,19 +82,23 @@ def forget(
     from batchrec_dagster.erasure.people import People
     from batchrec_dagster.erasure.place import ErasureError
     from batchrec_dagster.erasure.plan import Erasure
+    from batchrec_dagster.erasure.receipt import count_people
     from batchrec_dagster.sinks import SinkError
 
-    ids = [*users, *(_read_ids(file) if file is not None else [])]
-    if not ids:
-        place = f"{file} has no ids" if file is not None else "name at least one USER, or --file"
-        raise click.UsageError(place)
-    if "" in ids:
-        raise click.UsageError("an id is empty")
-    people = People.of(ids)
+    rows = _read_ids(file) if file is not None else []
+    if not users and file is None:
+        raise click.UsageError("name at least one USER, or --file")
     logging.basicConfig(format="%(message)s")
     log = logging.getLogger(__name__)
     log.setLevel(logging.INFO)
     works, assets = _load_pipelines(names, log)
+    if rows and rows[0].strip().lower() in HEADERS.union(*map(_name_user_column, works)):
+        rows = rows[1:]
+    people = People.of([*users, *rows])
+    if not people:
+        raise click.UsageError(f"{file} has no ids")
+    if "" in people:
+        raise click.UsageError("an id is empty")
     try:
         with open_dagster_instance() as instance:
             erasure = Erasure(people, works, instance, find_dagster_home(), log)
@@ -105,26 +109,46 @@ def forget(
                 return
             erasure.require_no_runs(assets)
             if not yes:
-                click.confirm(f"Erase {_count_people(people)}? This cannot be undone", abort=True)
+                click.confirm(
+                    f"Erase {count_people(len(people))}? This cannot be undone", abort=True
+                )
             receipts = erasure.run()
     except (ErasureError, SinkError) as error:
         raise click.ClickException(str(error)) from error
-    click.echo(f"Erased {_count_people(people)}. Receipt: {', '.join(receipts)}")
+    for work, receipt in zip(works, receipts, strict=True):
+        click.echo("\n".join(receipt.describe()))
+        click.echo(f"Receipt: {work.storage.where(work.files.uri(receipt.key))}")
 
 
 def describe_plan(erasure: Erasure) -> Iterator[str]:
     """The table of what there is of the people, and what happens to it."""
-    from batchrec_dagster.erasure.plan import estimate_next_refresh
+    from batchrec_dagster.erasure.plan import describe_remains, estimate_next_refresh
 
     parts = [part for part in erasure.plan if part.amount.number]
     rows = [(_name_place(part), str(part.amount), part.place.consequence) for part in parts]
     if not erasure.is_found:
-        yield "Not found anywhere. They are put on the list of people to leave out."
+        yield (
+            "Not found anywhere. Erasing puts them on the list of people whom refreshes leave out."
+        )
     if rows:
         widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
         for where, amount, consequence in rows:
             yield f"{where:<{widths[0]}}  {amount:>{widths[1]}}  {consequence}"
     for work in erasure.pipelines:
+        name, others = work.pipeline.name, erasure.count_unfinished(work)
+        if others:
+            yield (
+                f"{name}: {others} other {'erasure has' if others == 1 else 'erasures have'} not"
+                " ended. Run batchrec forget with the same ids as then, to finish"
+            )
+        for sentence in describe_remains(work):
+            yield f"{name}: {sentence}"
+        days = work.pipeline.solution.retrain.every_days
+        if days is not None:
+            yield (
+                f"{name}: the model is trained without them when it is {days} days old"
+                " (solution.retrain.every_days), or at once with force_train"
+            )
         if work.ensure.on_aws and any(
             part.pipeline == work.pipeline.name and part.amount.is_of_people for part in parts
         ):
@@ -136,10 +160,6 @@ def describe_plan(erasure: Erasure) -> Iterator[str]:
 
 def _name_place(part: PlannedPlace) -> str:
     return f"{part.pipeline}: {part.place.name}" if part.pipeline else part.place.name
-
-
-def _count_people(people: Sized) -> str:
-    return f"{len(people):,} {'person' if len(people) == 1 else 'people'}"
 
 
 def _describe_undeclared(declared: Collection[str], names: Collection[str]) -> Iterator[str]:
@@ -198,7 +218,7 @@ def _load_pipelines(
 
 
 def _read_ids(file: Path) -> list[str]:
-    """The first column of a CSV file, without a header and empty lines.
+    """The first column of a CSV file, without empty lines.
 
     Raises click.ClickException if it cannot be read.
     """
@@ -208,5 +228,11 @@ def _read_ids(file: Path) -> list[str]:
         rows = [row for row in csv.reader(io.StringIO(text, newline=""), strict=True) if any(row)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise click.ClickException(f"{file} cannot be read as CSV in UTF-8: {error}") from error
-    ids = [row[0] for row in rows]
-    return ids[1:] if ids and ids[0].strip().lower() in HEADERS else ids
+    return [row[0] for row in rows]
+
+
+def _name_user_column(work: PersonalizeWork) -> set[str]:
+    """How the column of users in the ratings is called, in lower case."""
+    columns = work.pipeline.ratings.columns
+    column = None if columns is None else columns.user
+    return {column.lower()} if isinstance(column, str) else set()

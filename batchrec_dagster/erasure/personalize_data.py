@@ -11,8 +11,8 @@ from batchrec_dagster.personalize.data_deletion import erase_users_from_groups, 
 from batchrec_dagster.steps.work import PersonalizeWork
 
 REMAINS_ON_AWS = (
-    "Amazon Personalize keeps what its models learned from these people among all others until"
-    " their next training, and backups that Amazon deletes by its own schedule."
+    "In Amazon Personalize the models stay that learned from these people among all others. The"
+    " next training is without them; until then nobody gets a list for them."
 )
 
 

@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from batchrec_dagster.erasure.receipt import Receipt
 from batchrec_dagster.erasure.rows import BatchUserLines, InteractionRows, ParquetRows
 from batchrec_dagster.erasure.run_history import ConsoleLogs, RunEvents
 from batchrec_dagster.erasure.sinks import SinkRows
-from batchrec_dagster.erasure.unfinished import UnfinishedErasure
+from batchrec_dagster.erasure.unfinished import UnfinishedErasure, count_unfinished
 from batchrec_dagster.erasure.whole_files import WholeFiles, make_folder_place
 from batchrec_dagster.pipeline.automation.runs import describe_runs_under_way
 from batchrec_dagster.pipeline.automation.teardown import STEPS
@@ -32,6 +33,10 @@ from batchrec_dagster.steps.cost import estimate_results, estimate_trainings
 from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.suppressed_users import SuppressionList
 
+REMAINS_IN_S3 = (
+    "If the bucket keeps versions, earlier versions of the objects stay until its lifecycle rule"
+    " deletes them."
+)
 # How long a lease of another run may be waited for. A run that lives was refused before.
 LEASE_SECONDS = 120
 
@@ -70,6 +75,13 @@ class Erasure:
         """Whether any place has one of the people, as far as it can be counted."""
         return any(part.amount.number for part in self.plan if part.amount.is_of_people)
 
+    def count_unfinished(self, work: PersonalizeWork) -> int:
+        """How many erasures of other people from this pipeline have not ended."""
+        number = count_unfinished(work.files)
+        if number and UnfinishedErasure.of(work.files, self.people).find() is not None:
+            number -= 1
+        return number
+
     def require_no_runs(self, assets: Mapping[str, Collection[dg.AssetKey]]) -> None:
         """Raise ErasureError if a run of one of the pipelines is under way.
 
@@ -88,8 +100,8 @@ class Erasure:
                 " Wait until it ends, or stop it, and run batchrec forget again"
             )
 
-    def run(self) -> list[str]:
-        """Erase, and return where the receipts are.
+    def run(self) -> list[Receipt]:
+        """Erase, and return the stored receipts of the pipelines.
 
         After a kill, another call with the same people continues.
         Raises ErasureError, and what the places raise.
@@ -145,7 +157,7 @@ class Erasure:
         work: PersonalizeWork,
         unfinished: UnfinishedErasure,
         amounts: Mapping[tuple[str, str], int],
-    ) -> str:
+    ) -> Receipt:
         erased = {
             part.place.name: str(
                 replace(part.amount, number=amounts[part.pipeline, part.place.name])
@@ -156,12 +168,14 @@ class Erasure:
         receipt = Receipt(
             work.pipeline.name,
             unfinished.read().started_at,
+            datetime.now(UTC).isoformat(timespec="seconds"),
             len(self.people),
             erased,
             len(SuppressionList(work.files).read()),
-            (REMAINS_ON_AWS,) if work.ensure.on_aws else (),
+            tuple(describe_remains(work)),
         )
-        return receipt.write(work.files)
+        receipt.write(work.files)
+        return receipt
 
     def _list_places(self) -> Iterator[tuple[str, Place]]:
         """The places of each pipeline, and those that all of them share."""
@@ -224,6 +238,14 @@ def list_pipeline_places(work: PersonalizeWork) -> list[Place]:
             keys.record("report_tallies"),
         ),
     ]
+
+
+def describe_remains(work: PersonalizeWork) -> Iterator[str]:
+    """Sentences on what is left somewhere, and when it goes."""
+    if work.ensure.on_aws:
+        yield REMAINS_ON_AWS
+    if work.storage.in_s3:
+        yield REMAINS_IN_S3
 
 
 def estimate_next_refresh(work: PersonalizeWork) -> str:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
-from batchrec_dagster.storage.paths import PipelineFiles
+from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
+
+
+def count_people(number: int) -> str:
+    """The number with its noun."""
+    return f"{number:,} {'person' if number == 1 else 'people'}"
 
 
 @dataclass(frozen=True)
@@ -19,6 +23,8 @@ class Receipt:
     pipeline: str
     started_at: str
     """In ISO 8601, when the erasure was first started."""
+    ended_at: str
+    """In ISO 8601."""
     people: int
     """How many ids were named."""
     erased: Mapping[str, str]
@@ -28,18 +34,31 @@ class Receipt:
     remains: tuple[str, ...] = ()
     """Sentences on what is still somewhere, and when it goes."""
 
+    def describe(self) -> list[str]:
+        """The receipt in lines, without the places that had nothing."""
+        lines = [f"{self.pipeline}: erased {count_people(self.people)}"]
+        lines += [
+            f"  {amount} of {place}"
+            for place, amount in self.erased.items()
+            if not amount.startswith("0 ")
+        ]
+        lines += [f"  {sentence}" for sentence in self.remains]
+        return lines
+
+    @property
+    def key(self) -> str:
+        """Its key in the storage."""
+        name = self.ended_at.replace(":", "").replace("+0000", "Z")
+        return f"{StorageKeys(self.pipeline).erasure_receipts}{name}.json"
+
     def to_json(self) -> dict[str, Any]:
         return {
             **vars(self),
             "remains": list(self.remains),
-            "ended_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "batchrec": version("batchrec-dagster"),
         }
 
-    def write(self, files: PipelineFiles) -> str:
-        """Store the receipt, and return where it is."""
-        record = self.to_json()
-        name = record["ended_at"].replace(":", "").replace("+0000", "Z")
-        uri = files.uri(f"{files.storage_keys.erasure_receipts}{name}.json")
-        files.storage.store.put(uri, (json.dumps(record, indent=2) + "\n").encode())
-        return files.storage.where(uri)
+    def write(self, files: PipelineFiles) -> None:
+        """Store the receipt."""
+        content = json.dumps(self.to_json(), indent=2) + "\n"
+        files.storage.store.put(files.uri(self.key), content.encode())

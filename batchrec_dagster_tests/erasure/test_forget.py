@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -14,14 +15,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import boto3
 import dagster as dg
 import polars as pl
 import pytest
 from click.testing import CliRunner, Result
+from moto import mock_aws
 
 from batchrec_dagster.cli import main
 from batchrec_dagster.erasure import plan
+from batchrec_dagster.erasure.receipt import count_people
 from batchrec_dagster.storage.object_store import ObjectStore
+from batchrec_dagster_tests.first_run import FirstRun
 from batchrec_dagster_tests.postgres_server import PostgresServer, postgres_server
 from batchrec_dagster_tests.s3_server import OWNER, S3Server
 from batchrec_dagster_tests.support import (
@@ -33,6 +38,7 @@ from batchrec_dagster_tests.support import (
     table,
     write_ratings,
 )
+from batchrec_dagster_tests.texts import assert_texts
 
 pytestmark = pytest.mark.slow
 
@@ -57,13 +63,7 @@ def write_source(path: Path, *, nights: int) -> None:
 
 
 def declare(project: Project, **attributes: Any) -> None:
-    shop = declaration(
-        "shop",
-        "ratings.csv",
-        segments={"items": ["1", "3"]},
-        experiment={"name": "first", "control": "popular", "control_share": 0.3},
-        **attributes,
-    )
+    shop = declaration("shop", "ratings.csv", **attributes)
     shop["ratings"]["on_bad_rows"] = "skip"
     project.declare(shop)
 
@@ -146,6 +146,23 @@ def postgres() -> Iterator[PostgresServer]:
         yield server
 
 
+@pytest.fixture
+def dynamodb(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """moto's DynamoDB with a table for lists. The embedded Personalize is not moto's."""
+    for name, value in (("ACCESS_KEY_ID", "key"), ("SECRET_ACCESS_KEY", "secret")):
+        monkeypatch.setenv(f"AWS_{name}", value)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
+    with mock_aws(config={"core": {"passthrough": {"services": ["personalize"]}}}):
+        client: Any = boto3.client("dynamodb", region_name="eu-central-1")
+        client.create_table(
+            TableName="shop-lists",
+            BillingMode="PAY_PER_REQUEST",
+            AttributeDefinitions=[{"AttributeName": "user_id", "AttributeType": "S"}],
+            KeySchema=[{"AttributeName": "user_id", "KeyType": "HASH"}],
+        )
+        yield client
+
+
 def run_two_nights(shop: Shop) -> None:
     for nights in (1, 2):
         write_source(shop.project.root / "ratings.csv", nights=nights)
@@ -157,13 +174,18 @@ def without_people(rows: pl.DataFrame, column: str = "user_id") -> pl.DataFrame:
 
 
 def test_who_is_erased_is_in_no_byte_and_no_sink_and_stays_out(
-    shop: Shop, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+    shop: Shop, postgres: PostgresServer, dynamodb: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A proof on all places at once, which takes two refreshes."""
+    """A proof on all places at once, which takes three refreshes."""
     project, url = shop.project, postgres.create_database("forget")
     monkeypatch.setenv("SHOP_DATABASE_URL", url)
-    sinks = {"postgres": {"url_env": "SHOP_DATABASE_URL"}, "export": {"format": "csv"}}
-    declare(project, sinks=sinks)
+    sinks = {
+        "postgres": {"url_env": "SHOP_DATABASE_URL"},
+        "dynamodb": {"table": "shop-lists"},
+        "export": {"format": "csv"},
+    }
+    experiment = {"name": "first", "control": "popular", "control_share": 0.3}
+    declare(project, sinks=sinks, segments={"items": ["1", "3"]}, experiment=experiment)
     run_two_nights(shop)
     storage = project.storage / "shop"
     segments = storage / "curated/user_segments/user_segments.parquet"
@@ -188,6 +210,9 @@ def test_who_is_erased_is_in_no_byte_and_no_sink_and_stays_out(
     rows = postgres.query("SELECT user_id, rank, item_id FROM recommendations", url=url)
     expected = without_people(before[0]).select("user_id", "rank", "item_id").rows()
     assert sorted(rows) == sorted(expected)
+    items = dynamodb.scan(TableName="shop-lists")["Items"]
+    assert {item["user_id"]["S"] for item in items} == set(without_people(before[0])["user_id"])
+    assert MARK not in repr(items)
     assert MARK not in (storage / "curated/exports/recommendations.csv").read_text()
     assert table(project, "shop").equals(without_people(before[0]))
     assert interactions(project, "shop").equals(without_people(before[1], "USER_ID"))
@@ -199,14 +224,23 @@ def test_who_is_erased_is_in_no_byte_and_no_sink_and_stays_out(
     assert record["erased"]["published lists"] == f"{before[0].height - len(expected)} rows"
     assert list((storage / "records/unfinished_erasures").iterdir()) == []
 
+    # The source still has them. The next refresh makes all that people see, without them.
+    assert shop.run().success
+    assert find_marks(read_files(project.root / ".batchrec")) == []
+    assert (storage / "curated/report/index.html").exists()
+    assert set(table(project, "shop")["user_id"]) == set(without_people(before[0])["user_id"])
+    again = shop.forget(PLAIN, ODD, "--dry-run")
+    assert "Not found anywhere." in again.output
+
 
 def test_in_a_bucket(shop: Shop, s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     root = f"s3://{s3.create_bucket()}/prefix"
     shop.project.environment.update({**s3.environment(OWNER), "BATCHREC_STORAGE": root})
     shop.enter()
-    declare(shop.project, sinks={"export": {"format": "jsonl"}})
+    quick = {"recipe": "aws-popularity-count", "compare_with_popularity": False}
+    declare(shop.project, sinks={"export": {"format": "jsonl"}}, solution=quick)
     assert shop.run().success
-    assert len(find_marks(read_objects(s3.store(), root))) > 8
+    assert len(find_marks(read_objects(s3.store(), root))) > 5
     result = shop.forget(PLAIN, ODD, "--yes")
     assert result.exit_code == 0, result.output
     assert find_marks(read_objects(s3.store(), root)) == []
@@ -215,14 +249,12 @@ def test_in_a_bucket(shop: Shop, s3: S3Server, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_an_erasure_that_is_interrupted_anywhere_continues(
-    shop: Shop, monkeypatch: pytest.MonkeyPatch
+    first_shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    declare(shop.project, sinks={"export": {}})
-    assert shop.run().success
-    lists = table(shop.project, "shop")
-    number = lists.height - without_people(lists).height
+    lists = table(first_shop.project, "shop")
+    others = lists.filter(~pl.col("user_id").is_in(["7", "9"]))
     list_places = plan.Erasure._list_places
-    for stop in (0, 2, 6, 10, 16):
+    for stop in (0, 2, 6, 9, 15):
 
         def list_until(erasure: plan.Erasure, stop: int = stop) -> Iterator[tuple[str, Any]]:
             for place, (pipeline, real) in enumerate(list_places(erasure)):
@@ -231,19 +263,39 @@ def test_an_erasure_that_is_interrupted_anywhere_continues(
         with monkeypatch.context() as context:
             context.setattr(plan.Erasure, "_list_places", list_until)
             with pytest.raises(_Killed):
-                shop.forget(PLAIN, ODD, "--yes")
-        unfinished = shop.project.storage / "shop/records/unfinished_erasures"
+                first_shop.forget("7", "9", "--yes")
+        unfinished = first_shop.project.storage / "shop/records/unfinished_erasures"
         (record,) = unfinished.iterdir()
-        assert MARK not in record.read_text() + record.name
-    result = shop.forget(ODD, PLAIN, "--yes")
+        assert json.loads(record.read_text()).keys() == {"started_at", "request", "amounts"}
+    # The same people, named in another order.
+    result = first_shop.forget("9", "7", "--yes")
     assert result.exit_code == 0, result.output
-    assert find_marks(read_files(shop.project.root / ".batchrec")) == []
-    (receipt,) = (shop.project.storage / "shop/records/erasures").iterdir()
-    assert json.loads(receipt.read_text())["erased"]["published lists"] == f"{number} rows"
+    assert table(first_shop.project, "shop").equals(others)
+    assert "Not found anywhere" in first_shop.forget("7", "9", "--dry-run").output
+    (receipt,) = (first_shop.project.storage / "shop/records/erasures").iterdir()
+    erased = json.loads(receipt.read_text())["erased"]
+    assert erased["published lists"] == f"{lists.height - others.height} rows"
+    assert list(unfinished.iterdir()) == []
+
+
+def test_an_erasure_that_was_not_finished_is_named_until_it_is(
+    first_shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as context:
+        context.setattr(plan.Erasure, "_require_erased", _kill)
+        with pytest.raises(_Killed):
+            first_shop.forget("7", "--yes")
+    assert "1 other erasure has not ended" in first_shop.forget("9", "--dry-run").output
+    assert "has not ended" not in first_shop.forget("7", "--yes").output
+    assert "has not ended" not in first_shop.forget("9", "--dry-run").output
 
 
 class _Killed(BaseException):
     """Stands for a kill, which no part of the command can catch."""
+
+
+def _kill(erasure: plan.Erasure) -> None:
+    raise _Killed
 
 
 @dataclass(frozen=True)
@@ -258,3 +310,85 @@ class _Interrupted:
     def erase(self, people: Any) -> int:
         self.place.erase(people)
         raise _Killed
+
+
+@pytest.fixture
+def first_shop(first_run: FirstRun, project: Project, monkeypatch: pytest.MonkeyPatch) -> Shop:
+    """The pipeline of the session's first run, with its Personalize and storage."""
+    first_run.copy_to(project)
+    shop = Shop(project, monkeypatch)
+    shop.home.mkdir(parents=True)
+    shop.enter()
+    return shop
+
+
+@pytest.mark.parametrize(
+    ("content", "number"),
+    [
+        (b"7\n9\n", 2),
+        (b"\xef\xbb\xbfuser_id,mail\n7,a@example.org\n\n9,\n7,\n", 2),
+        (b"userId\r\n7\r\n", 1),
+        ('"a ""b"", c"\n=1\nü\n'.encode(), 3),
+        (b"-7\n", 1),
+    ],
+)
+def test_ids_of_a_file(first_shop: Shop, content: bytes, number: int) -> None:
+    file = first_shop.project.root / "ids.csv"
+    file.write_bytes(content)
+    result = first_shop.forget("--file", "ids.csv", answer="n\n")
+    assert f"Erase {count_people(number)}? This cannot be undone" in result.output
+    assert result.exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "content", "message"),
+    [
+        ([], b"", "name at least one USER, or --file"),
+        (["--file", "ids.csv"], b"", "ids.csv has no ids"),
+        (["--file", "ids.csv"], b"user_id\n\n", "ids.csv has no ids"),
+        (["--file", "ids.csv"], b"\xff\xfe", "ids.csv cannot be read as CSV in UTF-8"),
+        (["--file", "ids.csv"], b'"7', "ids.csv cannot be read as CSV in UTF-8"),
+        (["--file", "ids.csv"], b",7\n", "an id is empty"),
+        ([""], b"", "an id is empty"),
+        (["7", "--pipeline", "films"], b"", "no pipeline 'films'. Declared: shop"),
+    ],
+)
+def test_bad_input_is_refused(
+    first_shop: Shop, arguments: list[str], content: bytes, message: str
+) -> None:
+    (first_shop.project.root / "ids.csv").write_bytes(content)
+    result = first_shop.forget(*arguments, "--yes")
+    assert message in result.output
+    assert result.exit_code in (1, 2, 3)
+    assert not (first_shop.project.storage / "shop/records/suppressed_users.json").exists()
+
+
+def test_what_people_read(first_shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    lists = table(first_shop.project, "shop")
+    texts = [("forget 7 --dry-run", first_shop.forget("7", "--dry-run").output)]
+    texts += [("forget 7 --yes", first_shop.forget("7", "--yes").output)]
+    assert table(first_shop.project, "shop").equals(lists.filter(pl.col("user_id") != "7"))
+    # Somebody whom nothing has is left out from now on, too.
+    texts += [("forget nobody --yes", first_shop.forget("nobody", "--yes").output)]
+    root = str(first_shop.project.root)
+    texts = [
+        (title, re.sub(r"[-0-9]{10}T[0-9]{6}Z", "TIME", text.replace(root, "PROJECT")))
+        for title, text in texts
+    ]
+    assert_texts("forget", texts)
+    record = first_shop.project.storage / "shop/records/suppressed_users.json"
+    assert len(json.loads(record.read_text())["users"]) == 2
+
+
+def test_a_living_run_is_waited_for_by_whoever_forgets(first_shop: Shop) -> None:
+    with dg.DagsterInstance.local_temp(str(first_shop.home)) as instance:
+        run = instance.create_run_for_job(
+            dg.JobDefinition(name="shop_refresh", graph_def=dg.GraphDefinition(name="empty"))
+        )
+        instance.report_run_canceling(run)
+        result = first_shop.forget("7", "--yes")
+        assert result.exit_code == 1
+        assert f"run {run.run_id} of shop_refresh is under way" in result.output
+        assert "7" in set(table(first_shop.project, "shop")["user_id"])
+        instance.report_run_canceled(run)
+        assert first_shop.forget("7", "--yes").exit_code == 0

@@ -28,6 +28,7 @@ LOOKED_AFTER = {
     "aws.md": "test_deploy.py holds the commands beside AWS's own",
     "aws-cdk-terraform.md": "test_cdk_and_terraform.py runs what can be run without an account",
     "plug-in.md": "test_team_project.py types them in a fresh environment",
+    "personal-data.md": "erasure/test_forget.py runs them",
     "local-personalize.md": "local_personalize/test_aws_command.py runs them",
 }
 # They run the tests.
