@@ -20,7 +20,7 @@ from batchrec_dagster.personalize.recipes import POPULARITY_COUNT
 from batchrec_dagster.preparation.sources.parsing import parse_source
 from batchrec_dagster.preparation.users import check_limits, list_distinct_users, read_users
 from batchrec_dagster.steps.errors import StepError
-from batchrec_dagster.steps.raw_files import open_source
+from batchrec_dagster.steps.raw_files import make_source_context, open_source
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.object_store import StorageError
@@ -29,13 +29,25 @@ from batchrec_dagster.storage.suppressed_users import SuppressionList
 from batchrec_dagster.storage.users_files import UsersFiles, measure_users
 
 
-def find_batch_users(work: Work) -> tuple[pl.DataFrame, str]:
-    """The declared users, each once, in order of their ids, and the version of the input they
-    become.
+@dataclass(frozen=True)
+class RequestedUsers:
+    """The users who get lists."""
 
-    The columns are userId and, where the filter has placeholders, filterValues.
+    users: pl.DataFrame
+    """Each once, in order of their ids. The columns are userId and, where the filter has
+    placeholders, filterValues."""
+    version: str
+    """The version of the input that they become."""
+    erased: int = 0
+    """How many users of the source were left out because they were erased."""
+
+
+def find_batch_users(work: Work) -> RequestedUsers:
+    """The declared users.
+
     Raises PreparationError, SourceError, StorageError, StepError.
     """
+    erased = 0
     pipeline, settings = work.pipeline, work.pipeline.batch_users
     filter_values = pipeline.recommendations.line_filter_values
     if settings.source is None:
@@ -44,9 +56,14 @@ def find_batch_users(work: Work) -> tuple[pl.DataFrame, str]:
     else:
         source = parse_source(settings.source, settings.format)
         with open_source(source, work.storage, pipeline.project) as files:
-            users = read_users(files, settings.column, pipeline.ratings.all_null_values)
-        # The interactions were made without them.
-        users = SuppressionList(work.files).read().drop_from(users, USER_FIELD)
+            listed_users = read_users(files, settings.column, pipeline.ratings.all_null_values)
+        # Of the interactions they were left out when these were made.
+        users = SuppressionList(work.files).read().drop_from(listed_users, USER_FIELD)
+        erased = listed_users.height - users.height
+        if erased:
+            source.remove_downloads(make_source_context(work.storage, pipeline.project))
+        if not users.height:
+            raise StepError("all users of batch_users.source were erased: name others there")
     if filter_values:
         # A batch inference job reads the values from its input; here all users have the same.
         values = [pl.lit(value).alias(name) for name, value in filter_values.items()]
@@ -58,7 +75,7 @@ def find_batch_users(work: Work) -> tuple[pl.DataFrame, str]:
             f"no user has an interaction since {settings.active_since}: set"
             " batch_users.active_since to an earlier day"
         )
-    return users, version
+    return RequestedUsers(users, version, erased)
 
 
 @contextmanager

@@ -122,6 +122,7 @@ def test_nothing_is_stored_of_erased_people_whom_the_source_still_has(
     counts = metadata(result, "interactions")
     assert counts["left_out_by_reason"][ERASED_USER] == 8
     assert metadata(result, "batch_users")["users"] == 49
+    assert metadata(result, "batch_users")["erased_users_in_source"] == 1
     report = (project.storage / "shop/curated/report/index.html").read_text()
     assert f"The check {SOURCE_WITHOUT_ERASED} of interactions warns" in report
 
@@ -275,6 +276,20 @@ def test_a_downloaded_archive_does_not_stay_in_the_cache(
     prepare(project, instance)
 
     assert not list(cache.iterdir())
+
+
+def test_a_source_of_users_who_all_were_erased_says_so(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    write_source(project)
+    users_file = project.root / "users.csv"
+    users_file.write_text(f"user\n{PERSON}\n")
+    declare_shop(project, batch_users={"source": str(users_file)})
+    open_suppression_list(project).add([PERSON])
+
+    result = refresh(project, "shop", instance, assets=PREPARED)
+
+    assert why(result) == "all users of batch_users.source were erased: name others there"
 
 
 def test_a_source_that_is_read_in_place_stays(

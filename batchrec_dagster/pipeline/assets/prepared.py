@@ -261,12 +261,19 @@ def batch_users(pipeline: Pipeline) -> dg.AssetsDefinition:
             earlier_result = reusable_result(context, stored_users.version, NOT_PREPARED_AGAIN)
             if earlier_result is not None:
                 return earlier_result
-        users, version = find_batch_users(work)
+        requested = find_batch_users(work)
+        users = requested.users
+        if requested.erased:
+            context.log.warning(
+                f"the source of the users still has {requested.erased:,} who were erased. They were"
+                " left out: erase them there, too"
+            )
         return dg.MaterializeResult(
             value=users,
-            data_version=dg.DataVersion(version),
+            data_version=dg.DataVersion(requested.version),
             metadata={
                 "preview": preview_metadata(f"**{users.height:,} users** get a list."),
+                **({"erased_users_in_source": requested.erased} if requested.erased else {}),
                 **table_metadata(pipeline, users.height, USERS_COLUMNS, lineage, users.columns),
                 "users": users.height,
                 "filter_values": filter_values,
