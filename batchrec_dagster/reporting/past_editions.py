@@ -124,13 +124,16 @@ class PastEditions:
                 if edition.uri != table.uri:
                     table.require_intact(edition)
                 return PastEdition(edition, periods, notes)
-        kept = ", ".join(str(number) for number in sorted({kept.number for kept in editions}))
+        numbers = sorted({kept.number for kept in editions})
+        kept = ", ".join(map(str, numbers))
+        older = len(numbers) - 1
+        older_ones = "one older one" if older == 1 else f"{older} older ones"
         raise UnknownEditionError(
             " ".join(
                 [
                     f"edition {publication.edition} of {self._pipeline} was"
                     f" {join_periods(periods)}, and is no longer kept: the published edition and"
-                    f" {len(editions) - 1} older ones are ({kept}), by the setting {SETTING}",
+                    f" {older_ones} are ({kept}), by the setting {SETTING}",
                     *(f"({note.removesuffix('.')})" for note in notes),
                 ]
             )

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -313,7 +313,7 @@ class Publishing:
         # Before editions are deleted.
         publications.write(remember_facts(record.allow(withdrawn), self.work.files))
         edition = table.publish(file, self.work.pipeline.retention.editions)
-        publications.write(remember_facts(publications.read(), self.work.files))
+        publications.settle(partial(remember_facts, files=self.work.files))
         return edition
 
     def about(
@@ -385,7 +385,7 @@ def republish(work: Work, to: str, run: str, runs: RunHistory, log: logging.Logg
     # Before editions are deleted.
     publications.write(remember_facts(publications.read(), work.files))
     put_back(work, restoration)
-    publications.write(remember_facts(publications.read(), work.files))
+    publications.settle(partial(remember_facts, files=work.files))
     log.info(f"published again: {summarize_edition(restoration.edition)}")
     if restoration.absent.description:
         log.warning(restoration.absent.description)

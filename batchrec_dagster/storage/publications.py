@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -239,9 +239,15 @@ class Publications:
         if record != self._read_stored():
             self.files.write_record(RECORD, _RECORD.dump_python(record, mode="json"))
 
-    def settle(self) -> None:
-        """Write down what is live now, before or after the table changes."""
-        self.write(self.read())
+    def settle(
+        self, complete: Callable[[PublicationRecord], PublicationRecord] | None = None
+    ) -> None:
+        """Write down what is live now, after the table has changed.
+
+        complete: adds to the record what else is known of the editions.
+        """
+        record = self.read()
+        self.write(record if complete is None else complete(record))
 
     def _read_stored(self) -> PublicationRecord | None:
         values = self.files.record(RECORD)

@@ -154,7 +154,7 @@ def test_an_edition_that_is_no_longer_kept_says_when_it_was_live(files: Pipeline
     code, output = show("ann", "--edition", "1")
     assert (code, len(output.splitlines())) == (3, 1)
     assert "live from 2026-11-20 03:10 to 2026-11-21 03:10 UTC, and is no longer kept" in output
-    assert "1 older ones are (2, 3), by the setting retention.editions" in output
+    assert "one older one are (2, 3), by the setting retention.editions" in output
     assert "edition 1 of shop was live" in show("ann", "--on", "2026-11-20")[1]
 
 
