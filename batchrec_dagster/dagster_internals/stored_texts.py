@@ -8,6 +8,8 @@ An event stays what it is: only its texts for people change, and no key, number,
 from __future__ import annotations
 
 import json
+import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,7 +51,8 @@ def change_texts(instance: dg.DagsterInstance, home: Path, change: Callable[[str
     """Apply `change` to each text for people, and return how many records it changed.
 
     The bytes of what SQLite deleted earlier, or changed now, are gone from its files afterwards.
-    Another database removes them in its own time.
+    Another database removes them in its own time. Raises sqlite3.OperationalError if another
+    process keeps one of SQLite's databases busy for BUSY_SECONDS.
     """
     number = 0
     for connection in _open_databases(instance, home):
@@ -61,8 +64,17 @@ def change_texts(instance: dg.DagsterInstance, home: Path, change: Callable[[str
         if connection.dialect.name == "sqlite":
             autocommit = connection.execution_options(isolation_level="AUTOCOMMIT")
             autocommit.exec_driver_sql("VACUUM")
-            autocommit.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+            _empty_log(autocommit)
     return number
+
+
+def _empty_log(connection: sa.Connection) -> None:
+    """Bring SQLite's log into its database, and empty the log, which has what was there before."""
+    deadline = time.monotonic() + BUSY_SECONDS
+    while connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()[0]:
+        if time.monotonic() > deadline:
+            raise sqlite3.OperationalError("database is locked")
+        time.sleep(0.1)
 
 
 def _open_databases(instance: dg.DagsterInstance, home: Path) -> Iterator[sa.Connection]:

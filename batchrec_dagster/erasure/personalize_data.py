@@ -33,18 +33,16 @@ class PersonalizeData:
         return Amount(len(self._find_groups()), "dataset groups", is_of_people=False)
 
     def erase(self, people: People) -> int:
-        groups = self._find_groups()
         files = self.work.files
-        request = UnfinishedErasure.of(files, people).read().request
-        erase_users_from_groups(
+        results = erase_users_from_groups(
             self.work.ensure,
             self.work.storage.store,
             files.uri(files.storage_keys.erasure_inputs),
-            groups,
+            self._find_groups(),
             people.ids,
-            request=request,
+            request=UnfinishedErasure.of(files, people).read().request,
         )
-        return len(groups)
+        return len(results)
 
     def _find_groups(self) -> list[str]:
         return find_dataset_groups(self.work.ensure, self.work.pipeline.name)
