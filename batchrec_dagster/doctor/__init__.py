@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-import dagster as dg
-
 from batchrec_dagster import BatchRecommendations
+from batchrec_dagster.config import Pipeline
 from batchrec_dagster.config.declaration_errors import DeclarationError
 from batchrec_dagster.deployment import Deployment, DeploymentError, find_misspelt_settings
 from batchrec_dagster.doctor.aws import check_aws
 from batchrec_dagster.doctor.findings import Finding, failed, ok, warning
 from batchrec_dagster.doctor.machine import check_machine
+from batchrec_dagster.doctor.retention import check_retention
 from batchrec_dagster.doctor.storage import check_storage
 from batchrec_dagster.pipeline.loading import load_pipelines
 from batchrec_dagster.sinks import Sink, SinkContext, SinkError, SinkUnavailableError
 from batchrec_dagster.sinks.sink import SinkDescription
+from batchrec_dagster.storage.resource import StorageResource
 from batchrec_dagster.storage.secrets import redact
 
 __all__ = ["Finding", "examine", "pipelines_findings"]
@@ -60,20 +61,24 @@ def check_pipelines(package: Path) -> Iterator[Finding]:
         )
     else:
         yield ok(check, f"Dagster can load {package / 'defs'}")
-        yield from _check_sinks(definitions)
+        try:
+            deployment = Deployment.from_environment(os.environ)
+        except DeploymentError:
+            # check_deployment() reports it.
+            return
+        tree = definitions.component_tree
+        assert tree is not None, "load_pipelines makes one"
+        pipelines = tree.get_all_components(BatchRecommendations)
+        for pipeline in pipelines:
+            yield check_retention(pipeline, deployment)
+        yield from _check_sinks(pipelines, deployment.storage_resource, tree.project_root)
 
 
-def _check_sinks(definitions: dg.Definitions) -> Iterator[Finding]:
+def _check_sinks(
+    pipelines: Iterable[Pipeline], storage: StorageResource, project: Path
+) -> Iterator[Finding]:
     """A finding for each sink that writes outside the pipeline's storage."""
-    tree = definitions.component_tree
-    try:
-        storage = Deployment.from_environment(os.environ).storage_resource
-    except DeploymentError:
-        # check_deployment() reports it.
-        return
-    assert tree is not None, "load_pipelines makes one"
-    project = tree.project_root
-    for pipeline in tree.get_all_components(BatchRecommendations):
+    for pipeline in pipelines:
         context = SinkContext(pipeline.name, storage, project, os.environ)
         for key, sink in pipeline.sinks.declared.items():
             description = sink.describe(project)

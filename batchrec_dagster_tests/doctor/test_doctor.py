@@ -16,7 +16,7 @@ from click.testing import CliRunner
 
 from batchrec_dagster.cli import main
 from batchrec_dagster.cli.dagster_home import use_dagster_home
-from batchrec_dagster.doctor import Finding, check_deployment, machine
+from batchrec_dagster.doctor import Finding, check_deployment, check_pipelines, machine
 from batchrec_dagster.doctor.storage import check_clock
 from batchrec_dagster.local_personalize.api.client import QUOTAS_VARIABLE, embedded_client
 from batchrec_dagster.storage.object_store import ObjectStore
@@ -288,3 +288,59 @@ def test_a_personalize_at_a_url_is_checked(
     ]
     assert finding.status == "failed"
     assert "batchrec local-personalize" in finding.fix
+
+
+@pytest.mark.parametrize("place", ["folder", "bucket"])
+def test_the_sizes_of_what_is_kept_are_shown(
+    request: pytest.FixtureRequest,
+    home: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    place: str,
+) -> None:
+    monkeypatch.setenv("BATCHREC_HOME", home["BATCHREC_HOME"])
+    monkeypatch.setenv("DAGSTER_HOME", home["DAGSTER_HOME"])
+    store, root = ObjectStore({"local": tmp_path / "home/storage"}), "s3://local"
+    if place == "bucket":
+        s3: S3Server = request.getfixturevalue("s3")
+        store, root = s3.store(), f"s3://{s3.create_bucket()}/batchrec"
+        for name, value in (s3.environment() | {"BATCHREC_STORAGE": root}).items():
+            monkeypatch.setenv(name, value)
+    for key, megabytes in {
+        "curated/history/recommendations/000001-a.parquet": 1,
+        "curated/batch_inference/shop-1/users.json.out": 2,
+        "curated/batch_segments/shop-1/queries.json.out": 0.5,
+        "raw/items/items.csv": 3,
+        "curated/report/index.html": 4,
+    }.items():
+        store.put(f"{root}/shop/{key}", bytes(int(megabytes * 1_000_000)))
+    for file, megabytes in {
+        tmp_path / "home/personalize/models/a/model.npy": 5,
+        tmp_path / "dagster/history/runs/a.db": 6,
+        tmp_path / "dagster/storage/a/compute_logs/a.out": 1,
+    }.items():
+        file.parent.mkdir(parents=True)
+        file.write_bytes(bytes(megabytes * 1_000_000))
+    project = module_project(tmp_path)
+    project.declare(declaration("shop", "ratings.csv", retention={"editions": 3}))
+    monkeypatch.syspath_prepend(tmp_path)
+    finding = index_by_check(check_pipelines(project.package))["retention"]
+    assert finding.status == "ok"
+    assert finding.message == (
+        "shop: older editions (3) 1.0 MB, batch outputs 2.5 MB, raw copies 3.0 MB,"
+        " models (2 a solution) 5.0 MB, Dagster's runs (90 days) 7.0 MB"
+    )
+
+
+def test_sizes_that_nobody_may_list_are_unknown(
+    s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment = s3.environment(STRANGER) | {"BATCHREC_STORAGE": f"s3://{s3.create_bucket()}/a"}
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    project = module_project(tmp_path)
+    project.declare(declaration("shop", "ratings.csv"))
+    monkeypatch.syspath_prepend(tmp_path)
+    finding = index_by_check(check_pipelines(project.package))["retention"]
+    assert finding.status == "unknown"
+    assert finding.message.startswith("shop: cannot list s3://")

@@ -1,0 +1,66 @@
+"""How much a pipeline's earlier editions and runs take, next to what its retention says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from batchrec_dagster.config import Pipeline
+from batchrec_dagster.deployment import Deployment
+from batchrec_dagster.doctor.findings import Finding, ok, unknown
+from batchrec_dagster.storage.object_store import StorageError
+from batchrec_dagster.storage.paths import PipelineFiles
+
+MB = 1_000_000
+
+
+def check_retention(pipeline: Pipeline, deployment: Deployment) -> Finding:
+    """The sizes of what is kept for a pipeline.
+
+    The models of the embedded Personalize and Dagster's runs are of all pipelines that share its
+    home.
+    """
+    check, settings = "retention", pipeline.retention
+    files = PipelineFiles(deployment.storage_resource, pipeline.storage_keys)
+    try:
+        sizes = {
+            f"older editions ({settings.editions})": _measure_objects(files, files.table.history),
+            "batch outputs": sum(
+                _measure_objects(files, files.uri(key))
+                for key in (
+                    pipeline.storage_keys.all_batch_inference,
+                    pipeline.storage_keys.all_batch_segments,
+                )
+            ),
+            "raw copies": _measure_objects(files, files.uri(pipeline.storage_keys.all_raw)),
+        }
+    except StorageError as error:
+        message, _, fix = str(error).partition("; ")
+        return unknown(check, f"{pipeline.name}: {message}", fix or "fix what the message names")
+    parts = [f"{what} {_format_size(size)}" for what, size in sizes.items()]
+    if deployment.embedded:
+        models = _measure_folder(deployment.home / "personalize" / "models")
+        parts.append(f"models ({settings.models} a solution) {_format_size(models)}")
+    dagster_home = deployment.dagster_home or deployment.home / "dagster"
+    runs = sum(_measure_folder(dagster_home / name) for name in ("history", "storage"))
+    parts.append(f"Dagster's runs ({settings.runs_days} days) {_format_size(runs)}")
+    return ok(check, f"{pipeline.name}: {', '.join(parts)}")
+
+
+def _measure_objects(files: PipelineFiles, prefix: str) -> int:
+    return sum(info.size for info in files.storage.store.list(prefix))
+
+
+def _measure_folder(folder: Path) -> int:
+    """The bytes of the files in the folder; 0 if there is none."""
+    size = 0
+    for path in folder.rglob("*"):
+        try:
+            size += path.stat().st_size if path.is_file() else 0
+        except FileNotFoundError:
+            # It is a temporary file of a run under way.
+            continue
+    return size
+
+
+def _format_size(size: int) -> str:
+    return f"{size / MB:,.1f} MB"
