@@ -64,6 +64,14 @@ run_monitoring:
   start_timeout_seconds: 600
 """
 
+# What it ends with after that.
+TICK_RETENTION = """
+# Old ticks of schedules and sensors are of no use to anybody.
+retention:
+  schedule: {purge_after_days: 90}
+  sensor: {purge_after_days: {skipped: 7, failure: 30, success: 90}}
+"""
+
 
 class HistoryError(click.ClickException):
     """Dagster's databases cannot be opened, for example because they are read-only or damaged."""
@@ -80,8 +88,8 @@ def use_dagster_home() -> Path:
     """Set DAGSTER_HOME to `find_dagster_home` and return it.
 
     Unless the user has set DAGSTER_HOME, a home that does not exist is made, for its user only, and
-    gets the project's dagster.yaml. A home that an earlier version made gets Dagster's own storage
-    and run monitoring.
+    gets the project's dagster.yaml. A home that an earlier version made gets Dagster's own storage,
+    run monitoring and the retention of ticks.
 
     Raises click.ClickException if the home cannot be written.
     """
@@ -113,6 +121,8 @@ def _update_settings(settings: Path) -> None:
     after = before.removesuffix(STORAGE_OF_0_2.encode())
     if after in [text.encode() for text in SETTINGS_OF_0_2]:
         after += RUN_MONITORING.encode()
+    if after in [f"{text}{RUN_MONITORING}".encode() for text in SETTINGS_OF_0_2]:
+        after += TICK_RETENTION.encode()
     if after != before:
         write(settings, [after])
         settings.chmod(0o600)

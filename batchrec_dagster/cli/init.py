@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from batchrec_dagster.cli.dagster_home import RUN_MONITORING
+from batchrec_dagster.cli.dagster_home import RUN_MONITORING, TICK_RETENTION
 from batchrec_dagster.cli.project import format_program, shorten_path
 
 _PYPROJECT = """\
@@ -92,7 +92,7 @@ def init(folder: Path) -> None:
         f"{module}/definitions.py": DEFINITIONS_MODULE,
         f"{module}/defs/.gitkeep": "",
         "workspace.yaml": _WORKSPACE.format(module=module),
-        "dagster.yaml": _DAGSTER_YAML + RUN_MONITORING,
+        "dagster.yaml": _DAGSTER_YAML + RUN_MONITORING + TICK_RETENTION,
         ".env": _ENV,
         ".gitignore": _GITIGNORE,
         "defs.schema.json": render_declaration_schema(),

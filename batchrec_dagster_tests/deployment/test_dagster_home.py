@@ -12,6 +12,8 @@ from pathlib import Path
 import dagster as dg
 import pytest
 import yaml
+from dagster._core.definitions.run_request import InstigatorType
+from dagster._core.scheduler.instigation import TickStatus
 from sqlalchemy.exc import OperationalError
 
 from batchrec_dagster.cli import NO_MEMORY
@@ -22,6 +24,7 @@ from batchrec_dagster.cli.dagster_home import (
     SCHEDULES,
     SETTINGS_OF_0_2,
     STORAGE_OF_0_2,
+    TICK_RETENTION,
     HistoryError,
     hold_databases_open,
     open_dagster_instance,
@@ -66,19 +69,25 @@ def test_a_home_of_an_earlier_version_opens_without_and_with_batchrecs_commands(
 
 
 @pytest.mark.parametrize("settings_before", SETTINGS_OF_0_2)
-@pytest.mark.parametrize("storage", ["", STORAGE_OF_0_2])
-def test_an_earlier_home_gets_run_monitoring(
-    home_of_0_2: Path, settings_before: str, storage: str
+@pytest.mark.parametrize("additions", ["", STORAGE_OF_0_2, RUN_MONITORING])
+def test_an_earlier_home_gets_run_monitoring_and_the_retention_of_ticks(
+    home_of_0_2: Path, settings_before: str, additions: str
 ) -> None:
     settings = home_of_0_2 / "dagster.yaml"
-    settings.write_text(settings_before + storage)
+    settings.write_text(settings_before + additions)
     for _ in range(2):
         use_dagster_home()
-        assert settings.read_text() == settings_before + RUN_MONITORING
-    assert yaml.safe_load(RUN_MONITORING) == {
+        assert settings.read_text() == settings_before + RUN_MONITORING + TICK_RETENTION
+    assert yaml.safe_load(RUN_MONITORING + TICK_RETENTION) == {
         name: yaml.safe_load((REPOSITORY / "dagster.yaml").read_text())[name]
-        for name in ("run_launcher", "run_monitoring")
+        for name in ("run_launcher", "run_monitoring", "retention")
     }
+    # As in a deployment with PostgreSQL.
+    deployed = yaml.safe_load((REPOSITORY / "deploy/dagster.yaml").read_text())
+    assert yaml.safe_load(TICK_RETENTION)["retention"] == deployed["retention"]
+    with dg.DagsterInstance.get() as instance:
+        ticks = instance.get_tick_retention_settings(InstigatorType.SENSOR)
+    assert ticks[TickStatus.SUCCESS] == 90
 
 
 def test_settings_that_a_user_has_added_to_an_earlier_home_stay(home_of_0_2: Path) -> None:

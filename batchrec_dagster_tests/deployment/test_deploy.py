@@ -27,6 +27,7 @@ from batchrec_dagster.pipeline import spark_on_aws as spark
 from batchrec_dagster.pipeline.automation import alert_channels
 from batchrec_dagster.pipeline.spark_on_aws import GLUE_VERSION
 from batchrec_dagster.sinks import dynamodb_table
+from batchrec_dagster.storage.paths import StorageKeys
 from batchrec_dagster.web import HOSTS_VARIABLE
 from batchrec_dagster_tests.deployment.template import (
     ACCOUNT,
@@ -147,6 +148,32 @@ def test_the_bucket_is_private_encrypted_and_versioned_and_keeps_what_is_current
         *("Id", "Status", "Prefix", "NoncurrentVersionExpiration"),
         *("ExpiredObjectDeleteMarker", "AbortIncompleteMultipartUpload"),
     }
+
+
+def test_the_lifecycle_ends_what_retention_deletes_and_nothing_else() -> None:
+    rules = resolve_stack()["Bucket"]["LifecycleConfiguration"]["Rules"]
+    assert {rule["Status"] for rule in rules} == {"Enabled"}
+    # No rule expires or moves a current object: only the pipelines know what an edition needs.
+    assert not any({"ExpirationInDays", "ExpirationDate"} & rule.keys() for rule in rules)
+    keys = StorageKeys("shop")
+    deleted_prefixes = [
+        *(keys.all_batch_inference, keys.all_batch_segments, keys.all_arm_users),
+        *(keys.all_raw_items, keys.items, keys.item_titles, keys.segment_queries),
+        *(keys.user_segments, keys.record("raw_items"), keys.record("segment_solution_version")),
+        "shop/curated/history/recommendations/",
+    ]
+    for prefix in deleted_prefixes:
+        kinds = {
+            kind
+            for rule in rules
+            for kind in rule
+            if f"batchrec/{prefix}".startswith(rule.get("Prefix", ""))
+        }
+        # Versions that were deleted, then the marks of their deletion; and uploads that broke off.
+        assert kinds >= {
+            *("NoncurrentVersionExpiration", "ExpiredObjectDeleteMarker"),
+            "AbortIncompleteMultipartUpload",
+        }
 
 
 def test_bucket_and_key_are_for_this_account_s_personalize_alone() -> None:

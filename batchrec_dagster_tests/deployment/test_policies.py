@@ -216,6 +216,17 @@ def test_the_runner_may_use_every_resource_that_a_request_names(operation: str) 
     assert find_denied(statements, list_permissions(operation)) == []
 
 
+def test_the_runner_deletes_objects_of_its_own_prefix_alone() -> None:
+    resources = [
+        resource
+        for statement in list_runner_statements(**EVERYTHING)
+        if "s3:DeleteObject" in read_actions(statement)
+        for resource in read_resources(statement)
+    ]
+    # Below it are all pipelines, and so all that their retention deletes.
+    assert resources == [f"arn:aws:s3:::{BUCKET}/batchrec/*"]
+
+
 def test_a_request_for_a_solution_names_its_group_and_recipe_and_a_job_s_its_role() -> None:
     solution = {resource for _, resource in list_permissions("CreateSolution")}
     assert solution == {
