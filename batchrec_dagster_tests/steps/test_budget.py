@@ -23,7 +23,11 @@ from batchrec_dagster.personalize.ensure import (
 )
 from batchrec_dagster.personalize.price_file import SHIPPED_PRICES
 from batchrec_dagster.pipeline.assets import recommendations, training
+from batchrec_dagster.reporting.nights import list_nights
 from batchrec_dagster.steps import spending
+from batchrec_dagster.steps.spending import read_run_costs
+from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
+from batchrec_dagster.storage.resource import S3Connection, StorageResource
 from batchrec_dagster_tests.first_run import DECLARATION
 from batchrec_dagster_tests.pipeline.test_rejected_outputs import break_next_outputs, repeat_item
 from batchrec_dagster_tests.support import Project, definitions, metadata, refresh, why
@@ -91,6 +95,15 @@ def as_one_run(monkeypatch: pytest.MonkeyPatch, run: str) -> None:
     """From now on each run is a retry of the run of this id."""
     for module in (training, recommendations):
         monkeypatch.setattr(module, "find_root_run", lambda context: run)
+
+
+PAYING_ASSETS = (
+    "personalize_dataset",
+    "solution_version",
+    "segment_solution_version",
+    "recommendations",
+    "user_segments",
+)
 
 
 def budget_checks(result: dg.ExecuteInProcessResult) -> dict[str, bool]:
@@ -164,6 +177,27 @@ def test_what_exists_already_needs_no_budget(shop: Shop) -> None:
     # Without a budget no asset has the check.
     shop.declare(**declared)
     assert budget_checks(shop.run()) == {}
+
+
+def test_a_night_costs_what_all_steps_of_its_run_paid(shop: Shop) -> None:
+    shop.declare(solution=V2, segments=SEGMENTS)
+    run = shop.run()
+    assert run.success
+    # The steps of the segments may pay after the publication.
+    paid_by_steps = [
+        (values["cost_usd"] + values["cost_usd_on_aws_from"]) / 2
+        for values in (metadata(run, asset) for asset in PAYING_ASSETS)
+    ]
+    storage = StorageResource(root=str(shop.project.storage), s3=S3Connection())
+    files = PipelineFiles(storage, StorageKeys("shop"))
+    # The first run was a local one.
+    local_night, night = list_nights(files, read_run_costs(files))
+    assert local_night.cost_usd == 0.0
+    assert night.cost_usd == pytest.approx(sum(paid_by_steps), rel=1e-3)
+    # A run that has nothing to do pays nothing.
+    assert shop.run().success
+    *_, unchanged = list_nights(files, read_run_costs(files))
+    assert (unchanged.status, unchanged.cost_usd) == ("unchanged", 0.0)
 
 
 def test_a_retry_counts_what_the_run_paid_before_it_was_killed(
