@@ -150,11 +150,11 @@ def describe_plan(erasure: Erasure) -> Iterator[str]:
                 " (solution.retrain.every_days), or at once with force_train"
             )
         if work.ensure.on_aws and any(
-            part.pipeline == work.pipeline.name and part.amount.is_of_people for part in parts
+            part.pipeline == name and part.amount.is_of_people for part in parts
         ):
             yield (
-                f"The next refresh of {work.pipeline.name} imports, trains and infers again:"
-                f" {estimate_next_refresh(work)}."
+                f"{name}: the next refresh makes lists again from what it imports:"
+                f" {estimate_next_refresh(work)}"
             )
 
 

@@ -11,8 +11,8 @@ from batchrec_dagster.personalize.data_deletion import erase_users_from_groups, 
 from batchrec_dagster.steps.work import PersonalizeWork
 
 REMAINS_ON_AWS = (
-    "In Amazon Personalize the models stay that learned from these people among all others. The"
-    " next training is without them; until then nobody gets a list for them."
+    "In Amazon Personalize the models stay that learned from these people among all others; the"
+    " next training is without them."
 )
 
 

@@ -215,7 +215,7 @@ def list_pipeline_places(work: PersonalizeWork) -> list[Place]:
             kept=[keys.raw_items("")],
         ),
         whole_files("unfinished work of Spark", "deleted", keys.work),
-        InteractionRows(files),
+        InteractionRows(files, trains_with_next_refresh(work)),
         whole_files(
             "users of the interactions",
             "deleted; read from the interactions",
@@ -248,10 +248,17 @@ def describe_remains(work: PersonalizeWork) -> Iterator[str]:
         yield REMAINS_IN_S3
 
 
+def trains_with_next_refresh(work: PersonalizeWork) -> bool:
+    """Whether the next refresh trains a model because the data have changed."""
+    return work.pipeline.solution.retrain.every_days is None
+
+
 def estimate_next_refresh(work: PersonalizeWork) -> str:
-    """What the next refresh costs on AWS, in words."""
-    recipes = list(work.pipeline.recipes_by_asset.get("solution_version", {}))
-    costs = [*estimate_trainings(work, recipes), *estimate_results(work)]
+    """What the next refresh costs on AWS, in words, besides the import."""
+    costs = estimate_results(work)
+    if trains_with_next_refresh(work):
+        recipes = list(work.pipeline.recipes_by_asset["solution_version"])
+        costs = [*estimate_trainings(work, recipes), *costs]
     return work.prices.summarize(costs)
 
 

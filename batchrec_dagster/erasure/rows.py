@@ -27,8 +27,14 @@ class InteractionRows:
     """The interactions that Personalize imports, as CSV."""
 
     files: PipelineFiles
+    trains_again: bool = True
+    """Whether the next refresh trains again because the data have changed."""
     name: str = "interactions"
-    consequence: str = "rows removed; the next refresh imports and trains again"
+
+    @property
+    def consequence(self) -> str:
+        and_trains = " and trains" if self.trains_again else ""
+        return f"rows removed; the next refresh imports{and_trains} again"
 
     def count(self, people: People) -> Amount:
         return Amount(self._count(people), "rows")

@@ -23,16 +23,19 @@ from click.testing import CliRunner, Result
 from moto import mock_aws
 
 from batchrec_dagster.cli import main
+from batchrec_dagster.deployment.resources import PersonalizeResource
 from batchrec_dagster.erasure import plan
 from batchrec_dagster.erasure.receipt import count_people
 from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster_tests.first_run import FirstRun
 from batchrec_dagster_tests.postgres_server import PostgresServer, postgres_server
+from batchrec_dagster_tests.repeats import repeats
 from batchrec_dagster_tests.s3_server import OWNER, S3Server
 from batchrec_dagster_tests.support import (
     Project,
     declaration,
     interactions,
+    killed_at,
     module_project,
     refresh,
     table,
@@ -44,7 +47,7 @@ pytestmark = pytest.mark.slow
 
 MARK = "zqmark"
 PLAIN, ODD = f"{MARK}-forget-me", f'{MARK};o"dd, é=1'
-NEVER_SEEN = f"{MARK}-unknown"
+KILLED_AFTER = ("interactions", "Personalize", "older editions", "run history")
 LISTS = "curated/recommendations/recommendations.parquet"
 
 
@@ -278,6 +281,18 @@ def test_an_erasure_that_is_interrupted_anywhere_continues(
     assert list(unfinished.iterdir()) == []
 
 
+@pytest.mark.parametrize("place", KILLED_AFTER[: repeats(len(KILLED_AFTER), 1)])
+def test_a_process_that_is_killed_is_continued_by_another(first_shop: Shop, place: str) -> None:
+    project = first_shop.project
+    project.environment["BATCHREC_HOME"] = str(project.root / ".batchrec")
+    killed_at(project, ["batchrec", "forget", "7", "--yes"], f"{place}: done")
+    assert len(list((project.storage / "shop/records/unfinished_erasures").iterdir())) == 1
+    result = first_shop.forget("7", "--yes")
+    assert result.exit_code == 0, result.output
+    assert "  26 rows of interactions" in result.output
+    assert "Not found anywhere" in first_shop.forget("7", "--dry-run").output
+
+
 def test_an_erasure_that_was_not_finished_is_named_until_it_is(
     first_shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -370,6 +385,10 @@ def test_what_people_read(first_shop: Shop, monkeypatch: pytest.MonkeyPatch) -> 
     assert table(first_shop.project, "shop").equals(lists.filter(pl.col("user_id") != "7"))
     # Somebody whom nothing has is left out from now on, too.
     texts += [("forget nobody --yes", first_shop.forget("nobody", "--yes").output)]
+    # As if Personalize were Amazon's: what is left there, and what the next refresh costs.
+    with monkeypatch.context() as context:
+        context.setattr(PersonalizeResource, "on_aws", property(lambda _: True))
+        texts += [("forget 9 --dry-run, on AWS", first_shop.forget("9", "--dry-run").output)]
     root = str(first_shop.project.root)
     texts = [
         (title, re.sub(r"[-0-9]{10}T[0-9]{6}Z", "TIME", text.replace(root, "PROJECT")))
