@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     import dagster as dg
 
-    from batchrec_dagster.erasure.plan import Erasure, PlannedPlace
+    from batchrec_dagster.erasure.plan import Erasure
     from batchrec_dagster.steps.work import PersonalizeWork
 
 # What the first line of a file of ids may say, besides an id.
@@ -125,7 +125,7 @@ def describe_plan(erasure: Erasure) -> Iterator[str]:
     from batchrec_dagster.erasure.plan import describe_remains, estimate_next_refresh
 
     parts = [part for part in erasure.plan if part.amount.number]
-    rows = [(_name_place(part), str(part.amount), part.place.consequence) for part in parts]
+    rows = [(part.title, str(part.amount), part.place.consequence) for part in parts]
     if not erasure.is_found:
         yield (
             "Not found anywhere. Erasing puts them on the list of people whom refreshes leave out."
@@ -156,10 +156,6 @@ def describe_plan(erasure: Erasure) -> Iterator[str]:
                 f"{name}: the next refresh makes lists again from what it imports:"
                 f" {estimate_next_refresh(work)}"
             )
-
-
-def _name_place(part: PlannedPlace) -> str:
-    return f"{part.pipeline}: {part.place.name}" if part.pipeline else part.place.name
 
 
 def _describe_undeclared(declared: Collection[str], names: Collection[str]) -> Iterator[str]:

@@ -66,8 +66,8 @@ class People:
     def _find_patterns(self, text: str) -> Iterator[re.Pattern[str]]:
         """The patterns of the ids that may be in the text. A short look-up rules most ids out."""
         words = self._users_by_word
-        found = words.keys() & set(_WORD.findall(text)) if words else set()
-        users = {user for word in found for user in words[word]} | self._users_without_words
+        known_words = words.keys() & set(_WORD.findall(text)) if words else set()
+        users = {user for word in known_words for user in words[word]} | self._users_without_words
         for user in sorted(users, key=len, reverse=True):
             yield self._compile(user)
 

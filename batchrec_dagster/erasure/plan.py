@@ -41,7 +41,7 @@ REMAINS_IN_S3 = (
 LEASE_SECONDS = 120
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PlannedPlace:
     """A place, and how much it has of the people."""
 
@@ -49,6 +49,11 @@ class PlannedPlace:
     """The pipeline's name; empty for what all pipelines share."""
     place: Place
     amount: Amount
+
+    @property
+    def title(self) -> str:
+        """The pipeline and the place."""
+        return f"{self.pipeline}: {self.place.name}" if self.pipeline else self.place.name
 
 
 @dataclass(frozen=True)
@@ -106,75 +111,60 @@ class Erasure:
         After a kill, another call with the same people continues.
         Raises ErasureError, and what the places raise.
         """
-        amounts = {(part.pipeline, part.place.name): part.amount.number for part in self.plan}
         with ExitStack() as leases:
             owner = f"forget-{uuid.uuid4().hex[:8]}"
             for work in self.pipelines:
                 _hold_leases(leases, work, owner)
-            unfinished = {}
+            # Before the first erasure, so that nothing brings the people back.
             for work in self.pipelines:
-                name = work.pipeline.name
                 SuppressionList(work.files).add(self.people.ids)
-                unfinished[name] = UnfinishedErasure.of(work.files, self.people)
-                started = unfinished[name].start(
-                    {
-                        place: number
-                        for (pipeline, place), number in amounts.items()
-                        if pipeline in ("", name)
-                    }
+                UnfinishedErasure.of(work.files, self.people).start(
+                    {part.place.name: part.amount.number for part in self._list_parts(work)}
                 )
-                for place, number in started.amounts.items():
-                    key = (name if (name, place) in amounts else "", place)
-                    amounts[key] = max(number, amounts.get(key, 0))
+            numbers = {}
             for part in self.plan:
-                number = part.place.erase(self.people)
-                key = (part.pipeline, part.place.name)
-                amounts[key] = max(number, amounts[key])
-                where = f"{part.pipeline}: " if part.pipeline else ""
-                self.log.info(f"{where}{part.place.name}: done")
+                numbers[part] = part.place.erase(self.people)
+                self.log.info(f"{part.title}: done")
             self._require_erased()
-            receipts = []
-            for work in self.pipelines:
-                receipts.append(self._write_receipt(work, unfinished[work.pipeline.name], amounts))
-                unfinished[work.pipeline.name].end()
-        return receipts
+            return [self._end(work, numbers) for work in self.pipelines]
+
+    def _list_parts(self, work: PersonalizeWork) -> list[PlannedPlace]:
+        """The pipeline's places, and those that all pipelines share."""
+        return [part for part in self.plan if part.pipeline in ("", work.pipeline.name)]
 
     def _require_erased(self) -> None:
         """Raise ErasureError if a place still has one of the people."""
         for part in self.plan:
-            left = part.place.count(self.people)
-            if left.is_of_people and left.number:
-                where = (
-                    f"{part.place.name} of {part.pipeline}" if part.pipeline else part.place.name
-                )
+            amount = part.place.count(self.people)
+            if amount.is_of_people and amount.number:
                 raise ErasureError(
-                    f"{where} still has {left}: something writes there. Stop it, and run batchrec"
-                    " forget again with the same ids"
+                    f"{part.title}: there still are {amount}, because something writes there. Stop"
+                    " it, and run batchrec forget again with the same ids"
                 )
 
-    def _write_receipt(
-        self,
-        work: PersonalizeWork,
-        unfinished: UnfinishedErasure,
-        amounts: Mapping[tuple[str, str], int],
-    ) -> Receipt:
-        erased = {
-            part.place.name: str(
-                replace(part.amount, number=amounts[part.pipeline, part.place.name])
-            )
-            for part in self.plan
-            if part.pipeline in ("", work.pipeline.name)
-        }
+    def _end(self, work: PersonalizeWork, numbers: Mapping[PlannedPlace, int]) -> Receipt:
+        """Write the receipt for the pipeline, and delete the record of the unfinished erasure.
+
+        numbers: how much this call erased from each place. An earlier call that was killed may have
+            erased the rest of what there was at its start.
+        """
+        unfinished = UnfinishedErasure.of(work.files, self.people)
+        erasure = unfinished.read()
+        amounts = {}
+        for part in self._list_parts(work):
+            number = max(numbers[part], erasure.amounts.get(part.place.name, 0))
+            amounts[part.place.name] = str(replace(part.amount, number=number))
         receipt = Receipt(
             work.pipeline.name,
-            unfinished.read().started_at,
+            erasure.started_at,
             datetime.now(UTC).isoformat(timespec="seconds"),
             len(self.people),
-            erased,
+            amounts,
             len(SuppressionList(work.files).read()),
             tuple(describe_remains(work)),
         )
         receipt.write(work.files)
+        unfinished.end()
         return receipt
 
     def _list_places(self) -> Iterator[tuple[str, Place]]:
@@ -198,34 +188,39 @@ def list_pipeline_places(work: PersonalizeWork) -> list[Place]:
     files, storage, keys = work.files, work.storage, work.pipeline.storage_keys
     store = storage.store
 
-    def whole_files(name: str, consequence: str, *prefixes: str, **options: Sequence[str]) -> Place:
+    def whole_files(
+        name: str, consequence: str, *prefixes: str, exceptions: Sequence[str] = ()
+    ) -> Place:
         uris = [files.uri(prefix) for prefix in prefixes]
-        kept = [files.uri(prefix) for prefix in options.get("kept", ())]
-        return WholeFiles(name, consequence, store, uris, kept)
+        return WholeFiles(name, consequence, store, uris, [*map(files.uri, exceptions)])
 
     context = SinkContext(work.pipeline.name, storage, work.pipeline.project, os.environ)
     sinks = work.pipeline.sinks.declared
-    exported = [sink.locate(context)[1] for sink in sinks.values() if isinstance(sink, ExportSink)]
-    own_exports = [uri.removeprefix(files.uri("")) for uri in exported]
+    # Without a path of its own, an export is in the storage.
+    exports = [
+        keys.export(sink.filename)
+        for sink in sinks.values()
+        if isinstance(sink, ExportSink) and sink.path is None
+    ]
     return [
         whole_files(
             "copies of ratings",
             "deleted; the next refresh copies the source again, and leaves these people out",
             keys.raw(""),
-            kept=[keys.raw_items("")],
+            exceptions=[keys.raw_items("")],
         ),
         whole_files("unfinished work of Spark", "deleted", keys.work),
         InteractionRows(files, trains_with_next_refresh(work)),
         whole_files(
             "users of the interactions",
             "deleted; read from the interactions",
-            f"{files.users_of_interactions.folder.removeprefix(files.uri(''))}",
+            files.users_of_interactions.folder.removeprefix(files.uri("")),
         ),
         BatchUserLines(files),
         JobOutputLines(files),
         PersonalizeData(work),
         *(SinkRows(key, sink, context) for key, sink in sinks.items()),
-        whole_files("other exports", "deleted", keys.all_exports, kept=own_exports),
+        whole_files("other exports", "deleted", keys.all_exports, exceptions=exports),
         PublishedEditions(files.table, is_live=False),
         PublishedEditions(files.table, is_live=True),
         ParquetRows("users without lists", storage, files.uri(keys.all_users_without_lists)),

@@ -95,13 +95,14 @@ def _count_lines(users: UsersFiles, people: People) -> int:
 
 def _remove_lines(users: UsersFiles, people: People) -> int:
     parts = _read_lines(users)
-    kept = [lines.filter(~people.are_in(USER_FIELD)) for lines in parts]
-    before, after = (sum(lines.height for lines in some) for some in (parts, kept))
+    parts_without = [lines.filter(~people.are_in(USER_FIELD)) for lines in parts]
+    before = sum(lines.height for lines in parts)
+    after = sum(lines.height for lines in parts_without)
     if not after:
         for info in users.store.list(users.folder):
             users.store.delete(info.uri)
     elif after < before:
-        users.publish(pl.concat(kept), max(lines.height for lines in parts))
+        users.publish(pl.concat(parts_without), max(lines.height for lines in parts))
     return before - after
 
 
@@ -150,15 +151,15 @@ def _copy_without(source: Path, target: Path, column: str, people: People) -> in
     import pyarrow.parquet as pq
 
     table = pq.ParquetFile(source)
-    removed = 0
+    number = 0
 
     def iterate_rows() -> Iterator[pa.Table]:
-        nonlocal removed
+        nonlocal number
         yield pa.Table.from_batches([], table.schema_arrow)
         for batch in table.iter_batches(ROWS_AT_ONCE):
             ids = pl.Series(column, batch.column(column)).to_frame()
             is_kept = ids.select(~people.are_in(column)).to_series()
-            removed += int((~is_kept).sum())
+            number += int((~is_kept).sum())
             yield pa.Table.from_batches([batch]).filter(is_kept.to_arrow())
 
     if ABOUT.encode() in (table.metadata.metadata or {}):
@@ -170,4 +171,4 @@ def _copy_without(source: Path, target: Path, column: str, people: People) -> in
         with pq.ParquetWriter(target, table.schema_arrow, compression="zstd") as plain_writer:
             for rows in iterate_rows():
                 plain_writer.write_table(rows)
-    return removed
+    return number

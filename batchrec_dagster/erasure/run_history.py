@@ -53,13 +53,13 @@ class ConsoleLogs:
         number = 0
         for path, text in self._list():
             lines = list(_change(text, people))
-            changed = sum(before != after for before, after in lines)
-            if changed:
+            lines_changed = sum(before != after for before, after in lines)
+            if lines_changed:
                 mode = path.stat().st_mode
                 content = "".join(after for _, after in lines)
                 durable.write(path, [content.encode(errors="surrogateescape")])
                 path.chmod(mode)
-            number += changed
+            number += lines_changed
         return number
 
     def _list(self) -> Iterator[tuple[Path, str]]:

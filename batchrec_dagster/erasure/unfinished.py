@@ -60,22 +60,22 @@ class UnfinishedErasure:
 
     def read(self) -> StartedErasure:
         """The erasure, which was started. Raises ErasureError if it was not."""
-        started = self.find()
-        if started is None:
+        erasure = self.find()
+        if erasure is None:
             raise ErasureError(f"{self._uri} is gone: run batchrec forget again")
-        return started
+        return erasure
 
     def start(self, amounts: Mapping[str, int]) -> StartedErasure:
         """The erasure, of which a record is written unless there is one.
 
         amounts: how much each place has of the people.
         """
-        started = self.find()
-        if started is None:
+        erasure = self.find()
+        if erasure is None:
             now = datetime.now(UTC).isoformat(timespec="seconds")
-            started = StartedErasure(now, secrets.token_hex(8), dict(amounts))
-            self.files.storage.store.put(self._uri, json.dumps(asdict(started), indent=2).encode())
-        return started
+            erasure = StartedErasure(now, secrets.token_hex(8), dict(amounts))
+            self.files.storage.store.put(self._uri, json.dumps(asdict(erasure), indent=2).encode())
+        return erasure
 
     def end(self) -> None:
         """Delete the record."""

@@ -21,7 +21,7 @@ class WholeFiles:
     store: ObjectStore
     prefixes: Sequence[str]
     """The URIs of the files, or of folders, which end in a slash."""
-    kept: Sequence[str] = ()
+    exceptions: Sequence[str] = ()
     """What the URIs of files among them start with that are of another place."""
 
     def count(self, people: People) -> Amount:
@@ -37,7 +37,7 @@ class WholeFiles:
         for prefix in self.prefixes:
             for info in self.store.list(prefix):
                 is_meant = prefix.endswith("/") or info.uri == prefix
-                if not is_meant or info.uri.startswith(tuple(self.kept)):
+                if not is_meant or info.uri.startswith(tuple(self.exceptions)):
                     continue
                 if may_mention(self.store, info.uri, people):
                     yield info.uri

@@ -117,17 +117,17 @@ class UserListTable:
 
     def erase_users(self, users: Collection[str]) -> int:
         """Delete the items of these users, and return how many had one. Raises as `check` does."""
-        found = self._find_users(users)
-        if found:
+        stored_users = self._find_users(users)
+        if stored_users:
             table_arn, _ = self.check()
             self.check_owner(table_arn)
-            self._delete_users(pl.DataFrame({KEY: found}))
-        return len(found)
+            self._delete_users(pl.DataFrame({KEY: stored_users}))
+        return len(stored_users)
 
     def _find_users(self, users: Collection[str]) -> list[str]:
         """Those of these users who have an item."""
         keys = [user for user in users if 0 < len(user.encode()) <= MAX_KEY_BYTES]
-        found: list[str] = []
+        stored_users: list[str] = []
         for start in range(0, len(keys), READS_AT_ONCE):
             part = keys[start : start + READS_AT_ONCE]
             unprocessed: dict[str, Any] = {
@@ -142,7 +142,7 @@ class UserListTable:
                     answer = self.client.batch_get_item(RequestItems=unprocessed)
                 except self.client.exceptions.ResourceNotFoundException:
                     return []
-                found += [item[KEY]["S"] for item in answer["Responses"].get(self.table, [])]
+                stored_users += [item[KEY]["S"] for item in answer["Responses"].get(self.table, [])]
                 unprocessed = answer.get("UnprocessedKeys", {})
                 if not unprocessed:
                     break
@@ -152,7 +152,7 @@ class UserListTable:
                     f"the DynamoDB table {self.table} is read faster than its capacity allows: give"
                     " it more read capacity"
                 )
-        return found
+        return stored_users
 
     def check(self) -> tuple[str, bool]:
         """The table's ARN, and whether its time to live is on.

@@ -112,7 +112,7 @@ class ExportSink(dg.Model):
 
     def erase_users(self, users: Collection[str], context: sink.SinkContext) -> int:
         store, uri = self.locate(context)
-        erased = set()
+        users_erased = set()
         with _raise_as_sink_errors(uri), temporary_folder() as folder:
             path = folder / self.filename
             with path.open("wb") as file:
@@ -120,10 +120,10 @@ class ExportSink(dg.Model):
                     if user is None:
                         file.write(record)
                     else:
-                        erased.add(user)
-            if erased:
+                        users_erased.add(user)
+            if users_erased:
                 store.put(uri, path)
-        return len(erased)
+        return len(users_erased)
 
     def locate(self, context: sink.SinkContext) -> tuple[ObjectStore, str]:
         """The store of the file, and its URI there."""
