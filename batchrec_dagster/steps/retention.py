@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from botocore.exceptions import BotoCoreError, ClientError
 
 from batchrec_dagster.config import Pipeline
-from batchrec_dagster.outcomes.arms import CONTROL, MODEL
 from batchrec_dagster.personalize.ensure import (
     BATCH_INFERENCE_JOB,
     BATCH_SEGMENT_JOB,
@@ -165,6 +164,8 @@ def _delete_undeclared(work: PersonalizeWork) -> None:
 
 def _list_undeclared_prefixes(pipeline: Pipeline) -> Iterator[str]:
     """What the keys start with of files that the pipeline made for blocks which are gone."""
+    from batchrec_dagster.outcomes.arms import CONTROL, MODEL  # NumPy
+
     keys, experiment = pipeline.storage_keys, pipeline.experiment
     if pipeline.items is None:
         yield keys.items
