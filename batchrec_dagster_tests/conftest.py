@@ -42,6 +42,7 @@ SLOW_FIXTURES = frozenset({"browser", "postgres", "s3", "server", "site", "spark
 LONGEST = (
     "test_team_project.py",
     "test_two_nights.py",
+    "test_year.py",
     "test_spark.py",
     "test_tutorial.py",
     "test_attack_files.py",

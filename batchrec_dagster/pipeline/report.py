@@ -43,6 +43,7 @@ from batchrec_dagster.reporting.outcomes import build_outcomes_section
 from batchrec_dagster.reporting.page import render_page
 from batchrec_dagster.reporting.run_records import read_check_records, read_ended_runs
 from batchrec_dagster.reporting.run_tables import RunTables
+from batchrec_dagster.steps.import_dataset import compute_data_version
 from batchrec_dagster.steps.items import list_categories, list_optional_tables
 from batchrec_dagster.steps.outcomes import read_sums
 from batchrec_dagster.steps.spending import read_run_costs
@@ -95,7 +96,8 @@ def build_report(
         metrics=model["metrics"],
         popularity=model["popularity_metrics"],
         checks=read_check_records(instance, checks),
-        earlier_data=model["data_version"] != solution_version["data_version"],
+        # A run may have prepared data that it did not import, or whose lists were refused.
+        earlier_data=model["data_version"] != compute_data_version(work),
         training_time=_find_training_time(model),
         engine=model.get("engine", ReportedRun.engine),
         evidence=Evidence.read(model.get("evidence", {})),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from textwrap import wrap
@@ -52,10 +52,10 @@ def summarize(published: PublishedResults, instance: dg.DagsterInstance | None) 
     """
     storage, files = published.storage, published.files
     facts: dict[str, Any] = {"pipeline": published.pipeline}
+    about = published.edition.about if published.edition else {}
+    prefix = about.get("key_prefix", [published.pipeline])
     if instance is not None:
         assets = {asset for asset, _, _ in _METADATA}
-        about = published.edition.about if published.edition else {}
-        prefix = about.get("key_prefix", [published.pipeline])
         metadata = {
             asset: _read_latest_metadata(instance, dg.AssetKey([*prefix, asset]))
             for asset in assets
@@ -70,7 +70,10 @@ def summarize(published: PublishedResults, instance: dg.DagsterInstance | None) 
     # An old table does not say which model made it, so assume the newest.
     newest_model = files.record("solution_version", _NewestModel)
     about = edition.about or newest_model
-    facts["earlier_data"] = about.get("data_version") != newest_model.get("data_version")
+    is_earlier = about.get("data_version") != newest_model.get("data_version")
+    if instance is not None and not is_earlier:
+        is_earlier = not _is_imported(instance, prefix)
+    facts["earlier_data"] = is_earlier
     for prefix, metrics in (("", "metrics"), ("popularity_", "popularity_metrics")):
         if PERSONALIZE_NDCG in (about.get(metrics) or {}):
             facts[prefix + NDCG] = about[metrics][PERSONALIZE_NDCG]
@@ -183,6 +186,29 @@ def _read_latest_metadata(instance: dg.DagsterInstance, key: dg.AssetKey) -> dic
     if event is None or event.asset_materialization is None:
         return {}
     return {key: value.value for key, value in event.asset_materialization.metadata.items()}
+
+
+def _is_imported(instance: dg.DagsterInstance, prefix: Sequence[str]) -> bool:
+    """Whether the newest interactions are those that were imported last.
+
+    They are not if the run that prepared them failed before their import. True if Dagster does not
+    know.
+
+    prefix: that of the assets' keys.
+    """
+    interactions = dg.AssetKey([*prefix, "interactions"])
+    dataset = dg.AssetKey([*prefix, "personalize_dataset"])
+    version = _read_latest_tags(instance, interactions).get("dagster/data_version")
+    input_tag = f"dagster/input_data_version/{interactions.to_user_string()}"
+    imported_version = _read_latest_tags(instance, dataset).get(input_tag)
+    return None in (version, imported_version) or version == imported_version
+
+
+def _read_latest_tags(instance: dg.DagsterInstance, key: dg.AssetKey) -> Mapping[str, str]:
+    event = instance.get_latest_materialization_event(key)
+    if event is None or event.asset_materialization is None:
+        return {}
+    return event.asset_materialization.tags or {}
 
 
 def format_summary(facts: Mapping[str, Any], *, with_runs: bool) -> str:

@@ -16,7 +16,7 @@ from batchrec_dagster.steps.errors import StepError
 from batchrec_dagster.steps.records import DatasetRecord
 from batchrec_dagster.steps.spending import Spending, find_new_costs
 from batchrec_dagster.steps.training import find_recipes_to_train, list_recipes
-from batchrec_dagster.steps.work import PersonalizeWork
+from batchrec_dagster.steps.work import PersonalizeWork, Work
 from batchrec_dagster.storage.resource import LOCAL_BUCKET
 
 ASSET = "personalize_dataset"
@@ -108,7 +108,7 @@ def import_dataset(
     pipeline = work.pipeline
     files = list_dataset_files(pipeline)
     versions = [_find_version(work, file) for file in files]
-    version = versions[0] if len(versions) == 1 else fingerprint(*versions)
+    version = _combine_versions(versions)
     work = work.for_data(version)
     ensure = work.ensure
     spending = Spending(work, ASSET, run)
@@ -146,7 +146,21 @@ def import_dataset(
     return DatasetImport(record, imports, estimate, paid, checks)
 
 
-def _find_version(work: PersonalizeWork, file: DatasetFile) -> str:
+def compute_data_version(work: Work) -> str:
+    """The version of the data that the next import imports. Raises StorageError.
+
+    It is not that of the newest import if a run has prepared other data and failed before it had
+    imported them.
+    """
+    files = list_dataset_files(work.pipeline)
+    return _combine_versions([_find_version(work, file) for file in files])
+
+
+def _combine_versions(versions: Sequence[str]) -> str:
+    return versions[0] if len(versions) == 1 else fingerprint(*versions)
+
+
+def _find_version(work: Work, file: DatasetFile) -> str:
     """The version of the file's content."""
     if file.is_interactions:
         return work.files.interactions_version()
