@@ -22,7 +22,7 @@ from batchrec_dagster.outcomes.arms import MODEL, UserGroups, assign_arms
 from batchrec_dagster.outcomes.periods import Period
 from batchrec_dagster.outcomes.sums import SCHEMA, SUMS
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
-from batchrec_dagster.steps.recommendation_table import Numbers, Pairs, find_positions
+from batchrec_dagster.rules.pairs import Numbers, Pairs, find_positions
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from batchrec_dagster.config.experiment import Experiment
 from batchrec_dagster.outcomes.arms import MODEL, assign_arms
 from batchrec_dagster.personalize.file_formats import read_inference, scan_interactions
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
+from batchrec_dagster.rules.pairs import Pairs, find_positions
 from batchrec_dagster.steps.batch_jobs import (
     AnswerCounts,
     JobOutput,
@@ -32,49 +33,6 @@ from batchrec_dagster.steps.items import add_titles, read_item_ids, read_titles
 from batchrec_dagster.steps.work import PersonalizeWork, Work
 from batchrec_dagster.storage.progress import Progress
 from batchrec_dagster.storage.published_table import TableWriter
-
-# No pair has this number: users and items are numbered from 0, below 2**32 - 1.
-NO_PAIR = 2**64 - 1
-
-Numbers = np.ndarray[tuple[int], np.dtype[np.int64]]
-
-
-class Pairs:
-    """Distinct pairs of a user's and an item's number, sorted.
-
-    They take 8 bytes a pair, and 16 while they are being built.
-
-    pairs: the columns user and item. Rows with a null are left out.
-    """
-
-    def __init__(self, pairs: pl.LazyFrame) -> None:
-        encoded = pairs.select(_encode_pairs()).drop_nulls().collect(engine="streaming")
-        codes = encoded.get_column("pair").to_numpy(writable=True)
-        # np.unique would hash them: ten times the time, five times the memory.
-        codes.sort()
-        is_repeated = codes[1:] == codes[:-1]
-        self._codes = codes[np.append(True, ~is_repeated)] if is_repeated.any() else codes
-
-    @property
-    def users(self) -> Numbers:
-        """The user of each pair."""
-        return (self._codes >> 32).astype(np.int64)
-
-    @property
-    def items(self) -> Numbers:
-        """The item of each pair."""
-        return (self._codes & 0xFFFFFFFF).astype(np.int64)
-
-    def contain(self, pairs: pl.DataFrame) -> pl.Series:
-        """Whether each of these pairs is among them.
-
-        pairs: the columns user and item, null where one has no number.
-        """
-        if not len(self._codes):
-            return pl.repeat(value=False, n=pairs.height, eager=True)
-        codes = pairs.select(_encode_pairs().fill_null(NO_PAIR)).get_column("pair").to_numpy()
-        places = np.searchsorted(self._codes, codes)
-        return pl.Series(self._codes[np.minimum(places, len(self._codes) - 1)] == codes)
 
 
 class SeenItems:
@@ -109,16 +67,6 @@ class SeenItems:
             .join(users, on="user_id", how="left", maintain_order="left")
             .join(self._items, on="item_id", how="left", maintain_order="left")
         )
-
-
-def find_positions(column: str, values: pl.Series) -> pl.Expr:
-    """The position of the column's value in these distinct values; null if it is not there."""
-    return pl.col(column).cast(pl.Enum(values), strict=False).to_physical()
-
-
-def _encode_pairs() -> pl.Expr:
-    user, item = pl.col("user").cast(pl.UInt64), pl.col("item").cast(pl.UInt64)
-    return (user * 2**32 + item).alias("pair")
 
 
 class ListBuilder(OutputTable):
