@@ -20,6 +20,7 @@ from batchrec_dagster.personalize.filter_grammar import (
     LISTS,
     USER_TARGET,
     Comparison,
+    Condition,
     Expression,
     FieldRef,
     FilterExpressionError,
@@ -283,6 +284,29 @@ def check_expression(expression: str, schemas: Schemas) -> None:
     schemas: the schemas of the group by dataset type.
     """
     check(parse(expression), schemas)
+
+
+def check_condition(condition: Condition, dataset: str, schemas: Schemas) -> None:
+    """Raise FilterExpressionError unless the condition is on this dataset alone, by its values.
+
+    A condition of a filter may also have placeholders and fields of CurrentItem. This one may not,
+    because no input line gives their values.
+
+    dataset: the type of the dataset, such as ITEMS.
+    """
+    for comparison in iterate_comparisons(condition):
+        if comparison.field.dataset != dataset:
+            raise FilterExpressionError(
+                f"{comparison.field} cannot be used here: write conditions on"
+                f" {DATASETS[dataset]}, such as {dataset}.COLUMN = 1."
+            )
+        for operand in comparison.operands:
+            if isinstance(operand, Placeholder | FieldRef):
+                variable = f"${operand.name}" if isinstance(operand, Placeholder) else operand
+                raise FilterExpressionError(
+                    f"{comparison} cannot take {variable} here: write a quoted string or a number."
+                )
+        _check_comparison(comparison, schemas)
 
 
 def check_values(expression: str, schemas: Schemas, values: Mapping[str, str]) -> None:

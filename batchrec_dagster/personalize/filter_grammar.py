@@ -167,6 +167,7 @@ MAX_LENGTH = 2500
 
 _GRAMMAR = rf"""
 start: expression ("|" expression)*
+condition: either
 expression: ACTION TARGET _WHERE either [_IF users]
 users: comparison (_AND comparison)*
 ?either: all (_OR all)*
@@ -226,6 +227,10 @@ class _Builder(Transformer[Token, Any]):
     def start(self, children: list[Any]) -> tuple[Expression, ...]:
         return tuple(children)
 
+    def condition(self, children: list[Any]) -> Condition:
+        condition: Condition = children[0]
+        return condition
+
     def expression(self, children: list[Any]) -> Expression:
         action, target, where, *users = children
         conditions = users[0] if users and users[0] else ()
@@ -269,7 +274,13 @@ class _Builder(Transformer[Token, Any]):
 
 @cache
 def _parser() -> Lark:
-    return Lark(_GRAMMAR, parser="lalr", transformer=_Builder(), maybe_placeholders=False)
+    return Lark(
+        _GRAMMAR,
+        parser="lalr",
+        transformer=_Builder(),
+        maybe_placeholders=False,
+        start=["start", "condition"],
+    )
 
 
 @lru_cache(maxsize=128)
@@ -278,15 +289,30 @@ def parse(text: str) -> tuple[Expression, ...]:
 
     Raises FilterExpressionError, with the place of the syntax error.
     """
+    expressions: tuple[Expression, ...] = _parse(text, "start")
+    return expressions
+
+
+@lru_cache(maxsize=128)
+def parse_condition(text: str) -> Condition:
+    """A condition alone, as it follows WHERE in a filter; not checked against any schema.
+
+    Raises FilterExpressionError, with the place of the syntax error.
+    """
+    condition: Condition = _parse(text, "condition")
+    return condition
+
+
+def _parse(text: str, start: str) -> Any:
+    """The syntax tree of the text, which must be what the grammar's rule `start` describes."""
     if len(text) > MAX_LENGTH:
         raise FilterExpressionError(
             f"The expression has {len(text)} characters; {MAX_LENGTH} at most are allowed."
         )
     try:
-        expressions: tuple[Expression, ...] = _parser().parse(text)  # type: ignore[assignment]
+        return _parser().parse(text, start=start)
     except UnexpectedInput as error:
         raise FilterExpressionError(_explain(error, text)) from None
-    return expressions
 
 
 def _explain(error: UnexpectedInput, text: str) -> str:
