@@ -9,6 +9,7 @@ import polars as pl
 NO_PAIR = 2**64 - 1
 
 Numbers = np.ndarray[tuple[int], np.dtype[np.int64]]
+Mask = np.ndarray[tuple[int], np.dtype[np.bool_]]
 
 
 class Pairs:
@@ -42,11 +43,25 @@ class Pairs:
 
         pairs: the columns user and item, null where one has no number.
         """
-        if not len(self._codes):
-            return pl.repeat(value=False, n=pairs.height, eager=True)
         codes = pairs.select(_encode_pairs().fill_null(NO_PAIR)).get_column("pair").to_numpy()
+        return pl.Series(self._find(codes))
+
+    def contain_numbers(self, users: Numbers, items: Numbers) -> Mask:
+        """Whether each of these pairs of numbers is among them."""
+        return self._find((users.astype(np.uint64) << np.uint64(32)) | items.astype(np.uint64))
+
+    def between_users(self, first: int, end: int) -> tuple[Numbers, Numbers]:
+        """The users and the items of the pairs whose user is from `first` to before `end`."""
+        start, stop = np.searchsorted(self._codes, np.array([first, end], np.uint64) << 32)
+        codes = self._codes[start:stop]
+        return (codes >> 32).astype(np.int64), (codes & 0xFFFFFFFF).astype(np.int64)
+
+    def _find(self, codes: np.ndarray[tuple[int], np.dtype[np.uint64]]) -> Mask:
+        if not len(self._codes):
+            return np.zeros(len(codes), dtype=bool)
         places = np.searchsorted(self._codes, codes)
-        return pl.Series(self._codes[np.minimum(places, len(self._codes) - 1)] == codes)
+        is_pair: Mask = self._codes[np.minimum(places, len(self._codes) - 1)] == codes
+        return is_pair
 
 
 def find_positions(column: str, values: pl.Series) -> pl.Expr:

@@ -1,0 +1,87 @@
+"""What rules know of users and items when they are applied."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from functools import cached_property
+
+import polars as pl
+
+from batchrec_dagster.personalize.schemas import EVENT_TYPE, ITEM_ID, TIMESTAMP, USER_ID
+from batchrec_dagster.rules.catalogue import ItemCatalogue, build_catalogue
+from batchrec_dagster.rules.conditions import SECONDS_A_DAY, add_age_column
+from batchrec_dagster.rules.pairs import Pairs, find_positions
+
+
+@dataclass(frozen=True)
+class RuleContext:
+    """What rules know of users and items when they are applied."""
+
+    num_results: int
+    """How many items a list has."""
+    user_ids: pl.Series
+    """The distinct ids of the users whom lists are made for. Their numbers count from 0."""
+    interactions: pl.LazyFrame
+    """The columns of Personalize's dataset. Those of other users may be among them."""
+    now: int
+    """The time of the newest interaction, in epoch seconds. Periods of days end here, so that the
+    same data give the same lists on any day."""
+    today: date
+    """The day of the run, which ends what is declared until a day."""
+    items: pl.DataFrame | None = None
+    """ITEM_ID and the columns of the Items dataset; None if no items are declared."""
+    users: pl.DataFrame | None = None
+    """USER_ID and the columns of the Users dataset; None if no users are declared."""
+    popular: pl.Series | None = None
+    """The ids of popular items, the most popular first, which fill lists that are too short."""
+    blocked: pl.Series | None = None
+    """The ids that `block` names; None without that rule."""
+    pinned: Sequence[str] = ()
+    """The ids that `pin` names."""
+
+    @cached_property
+    def catalogue(self) -> ItemCatalogue:
+        """The items of the interactions, the Items dataset and the rules."""
+        counts = self.interactions.group_by(ITEM_ID).agg(interactions=pl.len())
+        named = [pl.Series(self.pinned, dtype=pl.String)]
+        named += [ids for ids in (self.popular, self.blocked) if ids is not None]
+        items = None if self.items is None else add_age_column(self.items, self.now)
+        return build_catalogue(
+            counts.collect(engine="streaming").sort(ITEM_ID),
+            items,
+            [ids.cast(pl.String) for ids in named],
+        )
+
+    @cached_property
+    def event_types(self) -> set[str] | None:
+        """The event types of the interactions, in lower case; None if they have no types."""
+        if EVENT_TYPE not in self.interactions.collect_schema():
+            return None
+        types = self.interactions.select(pl.col(EVENT_TYPE).str.to_lowercase().unique())
+        return set(types.collect(engine="streaming").to_series().drop_nulls())
+
+    def find_pairs(self, events: Sequence[str] | None = None, days: int | None = None) -> Pairs:
+        """The pairs of a user and an item, by number, that have an interaction.
+
+        events: only interactions of these types, in any case; None for all.
+        days: only those of the last days before `now`; None for all.
+        """
+        interactions = self.interactions
+        if events is not None:
+            names = [event.lower() for event in events]
+            if self.event_types is None:
+                interactions = interactions.clear()
+            else:
+                interactions = interactions.filter(
+                    pl.col(EVENT_TYPE).str.to_lowercase().is_in(names)
+                )
+        if days is not None:
+            interactions = interactions.filter(pl.col(TIMESTAMP) > self.now - days * SECONDS_A_DAY)
+        return Pairs(
+            interactions.select(
+                user=find_positions(USER_ID, self.user_ids),
+                item=find_positions(ITEM_ID, self.catalogue.ids),
+            )
+        )

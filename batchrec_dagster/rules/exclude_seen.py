@@ -1,0 +1,42 @@
+"""The rule exclude_seen: what the user already had is left out."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from batchrec_dagster.rules.context import RuleContext
+from batchrec_dagster.rules.pairs import Mask, Numbers
+from batchrec_dagster.rules.settings import ExcludeSeen
+
+# Personalize is asked for as many results as are enough for this share of the users.
+SHARE_SERVED = 0.999
+
+
+class SeenItemsFilter:
+    """The rule, for the users and items of a run."""
+
+    name = "exclude_seen"
+
+    def __init__(self, settings: ExcludeSeen, context: RuleContext, filter_history: int) -> None:
+        """Find what the users had.
+
+        filter_history: how many of a user's latest interactions the filter in Personalize looks at;
+            0 without one.
+        """
+        self._pairs = context.find_pairs(settings.events, settings.days)
+        catalogue = context.catalogue
+        self._is_exempt = None if settings.unless is None else catalogue.match(settings.unless)
+        self._filter_history = filter_history
+
+    def allow(self, users: Numbers, items: Numbers) -> Mask:
+        """Whether the user has not had the item, or may have it again."""
+        unseen = ~self._pairs.contain_numbers(users, items)
+        return unseen if self._is_exempt is None else unseen | self._is_exempt[items]
+
+    def count_more_results(self, num_results: int) -> int:
+        """As many as the filter in Personalize forgets of nearly all users' histories."""
+        lengths = np.bincount(self._pairs.users)
+        if not len(lengths):
+            return 0
+        longest = np.quantile(lengths, SHARE_SERVED, method="higher")
+        return max(0, int(longest) - self._filter_history)

@@ -1,0 +1,76 @@
+"""The rule pin: an item has a fixed rank, for everybody or for some users, until a day."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import polars as pl
+
+from batchrec_dagster.personalize.schemas import USER_ID
+from batchrec_dagster.rules.conditions import find_matches
+from batchrec_dagster.rules.context import RuleContext
+from batchrec_dagster.rules.pairs import Mask, Numbers
+from batchrec_dagster.rules.rule import ItemFilter
+from batchrec_dagster.rules.settings import Pin
+
+NAME = "pin"
+NO_ITEM = -1
+
+PinnedRanks = np.ndarray[tuple[int, int], np.dtype[np.int32]]
+
+
+class PinnedItems:
+    """The rule, for the users and items of a run."""
+
+    def __init__(
+        self, pins: Sequence[Pin], context: RuleContext, filters: Sequence[ItemFilter]
+    ) -> None:
+        """Find the users of each pin.
+
+        filters: the rules that pinned items obey.
+        """
+        self._pins = [pin for pin in pins if not pin.is_over(context.today)]
+        self._filters = filters
+        ids = pl.Series([pin.item for pin in self._pins], dtype=pl.String)
+        self._items = context.catalogue.find_numbers(ids)
+        self.exists = context.catalogue.exists[self._items]
+        """Whether each item of `pins` is known."""
+        self._is_for = [
+            _find_users(pin.users, context) & exists
+            for pin, exists in zip(self._pins, self.exists, strict=True)
+        ]
+        self.lists = [0] * len(self._pins)
+        """On how many lists each of `pins` is so far."""
+
+    @property
+    def pins(self) -> list[Pin]:
+        """The pins that are not over."""
+        return self._pins
+
+    def place(self, users: Numbers, num_results: int) -> PinnedRanks:
+        """The pinned item of each rank and list.
+
+        users: the user of each list.
+        Returns the items as rows of ranks, -1 where nothing is pinned.
+        """
+        pinned = np.full((num_results, len(users)), NO_ITEM, dtype=np.int32)
+        for number, (pin, item) in enumerate(zip(self._pins, self._items, strict=True)):
+            items = np.full(len(users), item)
+            is_placed = self._is_for[number][users] & (pinned[pin.rank - 1] == NO_ITEM)
+            is_placed &= ~(pinned == item).any(axis=0)
+            for item_filter in self._filters:
+                is_placed &= item_filter.allow(users, items)
+            pinned[pin.rank - 1, is_placed] = item
+            self.lists[number] += int(is_placed.sum())
+        return pinned
+
+
+def _find_users(condition: str | None, context: RuleContext) -> Mask:
+    """Which users meet the condition; the entry after the last is for any other user."""
+    if condition is None:
+        return np.ones(len(context.user_ids) + 1, dtype=bool)
+    if context.users is None:
+        return np.zeros(len(context.user_ids) + 1, dtype=bool)
+    matching = context.users.filter(find_matches(condition, context.users)).get_column(USER_ID)
+    return np.append(context.user_ids.is_in(matching.implode()).to_numpy(), False)

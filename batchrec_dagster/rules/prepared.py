@@ -1,0 +1,299 @@
+"""The rules of a pipeline, prepared for the users and items of a run, and applied to lists."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from batchrec_dagster.rules import at_least, max_per, pin
+from batchrec_dagster.rules.at_least import RequiredItems
+from batchrec_dagster.rules.block import BlockedItemsFilter
+from batchrec_dagster.rules.context import RuleContext
+from batchrec_dagster.rules.exclude_seen import SeenItemsFilter
+from batchrec_dagster.rules.max_per import CategoryLimits
+from batchrec_dagster.rules.only import MatchingItemsFilter
+from batchrec_dagster.rules.pairs import Mask, Numbers, find_positions
+from batchrec_dagster.rules.pin import NO_ITEM, PinnedItems, PinnedRanks
+from batchrec_dagster.rules.price import PriceFilter
+from batchrec_dagster.rules.rule import ItemFilter, ListCounter, RuleCounts
+from batchrec_dagster.rules.selection import EMPTY, FIRST_POPULAR, ListSelection, Masks, Matrix
+from batchrec_dagster.rules.settings import ExcludeSeen, ListRules
+
+# Why a row is on a list, in the column `reason`; null for the model's own.
+POPULAR, PINNED = "popular", "pinned"
+# Of popular items that the rules allow for anybody, this many can fill lists.
+MOST_POPULAR = 1_000
+# The counters of one piece of users take at most this many numbers.
+MAX_COUNTERS = 16_000_000
+# The numbers of results that a job is asked for. With few of them, a night's new stock rarely
+# changes the request, so that the job of an earlier run with the same data is found again.
+RESULT_STEPS = (*range(25, 100, 25), *range(100, 200, 50), *range(200, 1001, 100))
+
+
+class PreparedRules:
+    """The rules, for the users and items of a run.
+
+    rules: as declared.
+    exclude_seen: what counts as seen, by that rule or by recommendations.exclude_seen; None if
+        nothing is left out.
+    context: what is known of users and items.
+    filter_history: how many of a user's latest interactions the filter in Personalize looks at; 0
+        if it does not leave out what is seen.
+    """
+
+    def __init__(
+        self,
+        rules: ListRules,
+        exclude_seen: ExcludeSeen | None,
+        context: RuleContext,
+        filter_history: int = 0,
+    ) -> None:
+        self._num_results = context.num_results
+        self._catalogue = context.catalogue
+        self._user_ids = context.user_ids
+        # Filters come before what counts items, so that an item that may not stay takes no place
+        # of a category. price comes before exclude_seen, as it holds the pairs only for a moment.
+        price = PriceFilter(rules.price, context) if rules.price is not None else None
+        seen = (
+            SeenItemsFilter(exclude_seen, context, filter_history)
+            if exclude_seen is not None
+            else None
+        )
+        of_items: list[ItemFilter] = []
+        if rules.block is not None:
+            of_items.append(BlockedItemsFilter(context))
+        if rules.only is not None:
+            of_items.append(MatchingItemsFilter(rules.only, context))
+        self._seen = seen
+        self._filters: list[ItemFilter] = [
+            *([seen] if seen is not None else []),
+            *of_items,
+            *([price] if price is not None else []),
+        ]
+        self._limits = CategoryLimits(rules.max_per, context) if rules.max_per else None
+        self._required = RequiredItems(rules.at_least, context) if rules.at_least else None
+        filters_of_pins = [item_filter for item_filter in self._filters if item_filter is not price]
+        self.pinned = PinnedItems(rules.pin, context, filters_of_pins)
+        self._popular = self._find_popular(context, of_items)
+        names = [item_filter.name for item_filter in self._filters]
+        names += [max_per.NAME] if self._limits else []
+        names += [at_least.NAME] if self._required else []
+        names += [pin.NAME] if rules.pin else []
+        self.counts = {name: RuleCounts(name) for name in names}
+        """What each rule did so far, in the order of application."""
+        self.filled = FilledLists()
+
+    def choose_num_results(self, most: int) -> int:
+        """How many results Personalize is asked for, so that the rules leave enough of them.
+
+        most: the largest number allowed.
+        """
+        rules = [*self._filters, self._limits, self._required]
+        more = sum(rule.count_more_results(self._num_results) for rule in rules if rule is not None)
+        needed = self._num_results + more
+        if not more:
+            return min(most, needed)
+        steps = [step for step in RESULT_STEPS if step >= needed]
+        return min(most, steps[0] if steps else needed)
+
+    def apply(self, users: pl.Series, candidates: pl.DataFrame) -> pl.DataFrame:
+        """The lists of these users.
+
+        The columns are user_id, rank, item_id, score and reason. A reason is POPULAR or PINNED, and
+        null for the model's own.
+
+        users: distinct ids. They may include users without candidates.
+        candidates: the columns user_id, item_id and score; best first, and all of a user together,
+            in the order of `users`.
+        """
+        slices = max(1, self._limits.values if self._limits is not None else 1)
+        users_at_once = max(1, MAX_COUNTERS // slices)
+        parts = []
+        for first in range(0, max(1, len(users)), users_at_once):
+            part = users[first : first + users_at_once]
+            rows = candidates
+            if len(part) < len(users):
+                rows = candidates.filter(pl.col("user_id").is_in(part.implode()))
+            parts.append(self._apply_to_part(part, rows))
+        return pl.concat(parts)
+
+    def count_seen(self, table: pl.DataFrame) -> int:
+        """How many of these rows, of user_id and item_id, have an item that the user had."""
+        if self._seen is None:
+            return 0
+        users = self._find_user_numbers(table["user_id"])
+        items = self._catalogue.find_numbers(table["item_id"])
+        return int((~self._seen.allow(users, items)).sum())
+
+    @property
+    def leaves_out_seen(self) -> bool:
+        """Whether lists are without what users had."""
+        return self._seen is not None
+
+    def _apply_to_part(self, users: pl.Series, candidates: pl.DataFrame) -> pl.DataFrame:
+        lists = len(users)
+        table = _CandidateTable(
+            users, candidates, self._catalogue.find_numbers(candidates["item_id"])
+        )
+        user_numbers = self._find_user_numbers(users)
+        pinned = self.pinned.place(user_numbers, self._num_results)
+        allowed, emptied_by = self._filter(table, user_numbers, pinned)
+        counters: list[ListCounter] = []
+        if self._limits is not None:
+            counters.append(self._limits.start(lists))
+        requirements = None
+        if self._required is not None:
+            requirements = self._required.start(lists, self.counts[at_least.NAME])
+            counters.append(requirements)
+        selection = ListSelection(pinned, counters, self._catalogue.other)
+        selection.fill(table.items, allowed, np.arange(lists))
+        short = selection.open_lists
+        self._fill(selection, table.items, allowed, short, user_numbers)
+        places = selection.rank_places()
+        if requirements is not None:
+            self.counts[at_least.NAME].unmet += int(requirements.unmet.sum())
+        if self._limits is not None:
+            self.counts[max_per.NAME].removed += selection.refused[max_per.NAME]
+        self._count(places, short, emptied_by)
+        return self._write(users, table, places)
+
+    def _filter(
+        self, table: _CandidateTable, users: Numbers, pinned: PinnedRanks
+    ) -> tuple[Masks, Numbers]:
+        """Which candidates all filters allow; and for each list the place, among the filters, of
+        the one that left out its last candidate, or -1."""
+        rows = np.arange(len(table.list_of_row))
+        emptied_by = np.full(table.lists, -1)
+        had_any = np.bincount(table.list_of_row, minlength=table.lists) > 0
+        for number, item_filter in enumerate(self._filters):
+            lists = table.list_of_row[rows]
+            is_allowed = item_filter.allow(users[lists], table.item_of_row[rows])
+            rows = rows[is_allowed]
+            has_any = np.bincount(lists[is_allowed], minlength=table.lists) > 0
+            emptied_by[had_any & ~has_any] = number
+            had_any = has_any
+            self.counts[item_filter.name].removed += int(len(is_allowed) - is_allowed.sum())
+        allowed = np.zeros(table.items.shape, dtype=bool)
+        allowed[table.place_of_row[rows], table.list_of_row[rows]] = True
+        # The pinned items have their ranks.
+        for items in pinned:
+            lists = np.flatnonzero(items != NO_ITEM)
+            if len(lists):
+                allowed[:, lists] &= table.items[:, lists] != items[lists]
+        return allowed, emptied_by
+
+    def _fill(
+        self,
+        selection: ListSelection,
+        items: Matrix,
+        allowed: Masks,
+        lists: Numbers,
+        users: Numbers,
+    ) -> None:
+        """Fill these lists from popular items, and with what at_least left out before."""
+
+        def allow(lists: Numbers, items: Numbers) -> Mask:
+            mask = np.ones(len(lists), dtype=bool)
+            for item_filter in self._filters:
+                mask &= item_filter.allow(users[lists], items)
+            return mask
+
+        selection.fill_from_popular(self._popular, allow, lists)
+        if self._required is not None:
+            lists = selection.open_lists
+            selection.fill(items, allowed, lists, without=[at_least.NAME])
+            selection.fill_from_popular(self._popular, allow, lists, without=[at_least.NAME])
+
+    def _count(self, places: Matrix, short: Numbers, emptied_by: Numbers) -> None:
+        is_popular = (places >= FIRST_POPULAR) & (places != EMPTY)
+        is_pinned = places < 0
+        sizes = (places != EMPTY).sum(axis=0)
+        filled = self.filled
+        filled.lists += places.shape[1]
+        filled.short_of_model += len(short)
+        filled.popular_rows += int(is_popular.sum())
+        filled.empty += int((sizes == 0).sum())
+        if pin.NAME in self.counts:
+            self.counts[pin.NAME].added += int(is_pinned.sum())
+        numbers = emptied_by[(sizes == 0) & (emptied_by >= 0)]
+        for number, lists in enumerate(np.bincount(numbers, minlength=len(self._filters))):
+            self.counts[self._filters[number].name].emptied += int(lists)
+
+    def _write(self, users: pl.Series, table: _CandidateTable, places: Matrix) -> pl.DataFrame:
+        """The rows of the lists with these places of candidates."""
+        by_list = places.T
+        lists, ranks = np.nonzero(by_list != EMPTY)
+        chosen = by_list[lists, ranks].astype(np.int64)
+        is_pinned, is_popular = chosen < 0, chosen >= FIRST_POPULAR
+        rows = table.first_rows[lists] + chosen
+        # Behind the candidates stand the popular items, and then the pinned ones.
+        results = len(table.candidates)
+        rows[is_popular] = results + chosen[is_popular] - FIRST_POPULAR
+        pinned_items, position = np.unique(-1 - chosen[is_pinned], return_inverse=True)
+        rows[is_pinned] = results + len(self._popular) + position
+        others = self._catalogue.ids.gather(np.append(self._popular, pinned_items))
+        scores = table.candidates["score"].extend_constant(None, len(others))
+        reasons = np.where(is_pinned, 2, np.where(is_popular, 1, 0))
+        return pl.DataFrame(
+            {
+                "user_id": users.gather(lists),
+                "rank": pl.Series(ranks + 1, dtype=pl.Int32),
+                "item_id": pl.concat([table.candidates["item_id"], others]).gather(rows),
+                "score": scores.gather(rows),
+                "reason": pl.Series([None, POPULAR, PINNED], dtype=pl.String).gather(reasons),
+            }
+        )
+
+    def _find_user_numbers(self, users: pl.Series) -> Numbers:
+        numbers = users.to_frame("id").select(find_positions("id", self._user_ids)).to_series()
+        return numbers.fill_null(len(self._user_ids)).to_numpy().astype(np.int64)
+
+    def _find_popular(self, context: RuleContext, filters: Sequence[ItemFilter]) -> Numbers:
+        """The numbers of the first popular items that these filters, of items alone, allow."""
+        if context.popular is None:
+            return np.zeros(0, dtype=np.int64)
+        items = self._catalogue.find_numbers(context.popular)
+        for item_filter in filters:
+            items = items[item_filter.allow(np.zeros(len(items), dtype=np.int64), items)]
+        return items[:MOST_POPULAR]
+
+
+@dataclass
+class FilledLists:
+    """How the lists of a run were filled."""
+
+    lists: int = 0
+    """How many lists there are, with those of users for whom nothing is left."""
+    short_of_model: int = 0
+    """For how many lists the rules left fewer of the model's results than a list has items."""
+    popular_rows: int = 0
+    """How many popular items fill lists."""
+    empty: int = 0
+    """How many lists are empty."""
+
+
+class _CandidateTable:
+    """The candidates of a piece of users, as rows and as columns of lists.
+
+    item_of_row: the number of the item of each row of candidates.
+    """
+
+    def __init__(self, users: pl.Series, candidates: pl.DataFrame, item_of_row: Numbers) -> None:
+        self.candidates = candidates
+        self.item_of_row = item_of_row
+        self.lists = len(users)
+        runs = candidates["user_id"].rle_id().to_numpy().astype(np.int64)
+        starts = np.flatnonzero(np.diff(runs, prepend=-1))
+        list_of_run = (
+            candidates["user_id"].gather(starts).to_frame("id").select(find_positions("id", users))
+        ).to_series()
+        self.list_of_row: Numbers = list_of_run.to_numpy().astype(np.int64)[runs]
+        self.place_of_row: Numbers = np.arange(len(runs)) - starts[runs]
+        self.first_rows = np.zeros(self.lists, dtype=np.int64)
+        self.first_rows[list_of_run.to_numpy()] = starts
+        width = int(self.place_of_row.max(initial=-1)) + 1
+        self.items: Matrix = np.zeros((width, self.lists), dtype=np.int32)
+        self.items[self.place_of_row, self.list_of_row] = item_of_row

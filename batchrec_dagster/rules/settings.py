@@ -1,0 +1,272 @@
+"""The settings of rules: one block for each rule, and `ListRules` with all of them.
+
+They stand apart from what the rules do, because Dagster loads every pipeline's settings at each
+start, and only a step needs NumPy.
+"""
+
+from __future__ import annotations
+
+import math
+from datetime import date
+from typing import Any, Self
+
+import dagster as dg
+from pydantic import ConfigDict, Field, field_validator, model_validator
+
+
+class ExcludeSeen(dg.Model):
+    """Leave out what the user already had; without settings, whatever the user interacted with."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    events: list[str] | None = Field(
+        default=None,
+        description="Only items with an interaction of one of these types. Default: of any.",
+        examples=[["purchase"]],
+    )
+    days: int | None = Field(
+        default=None,
+        description="Only items of the last days before the newest interaction. Default: of any"
+        " time.",
+        examples=[60],
+        json_schema_extra={"minimum": 1},
+    )
+    unless: str | None = Field(
+        default=None,
+        alias="except",
+        description="A condition on items that people buy again, which are never left out.",
+        examples=['ITEMS.CONSUMABLE = "yes"'],
+    )
+
+    @field_validator("days")
+    @classmethod
+    def _days_are_possible(cls, days: int | None) -> int | None:
+        if days is not None and days < 1:
+            raise ValueError("write a number of 1 or more")
+        return days
+
+    @field_validator("events")
+    @classmethod
+    def _events_are_named(cls, events: list[str] | None) -> list[str] | None:
+        return _check_events(events)
+
+    @property
+    def excludes_everything_seen(self) -> bool:
+        """Whether it leaves out whatever the user interacted with."""
+        return self.events is None and self.days is None and self.unless is None
+
+
+class Block(dg.Model):
+    """Items that are in no list, from a file that is read again for every refresh."""
+
+    source: str = Field(
+        description="The file: a path or an address as in ratings.source; CSV, JSON Lines or"
+        " Parquet.",
+        examples=["data/blocked.csv"],
+    )
+    column: str | int | None = Field(
+        default=None,
+        description="The column with the item's id, by name or position. Default: the only column,"
+        " or one with a name such as item_id.",
+        examples=["sku"],
+    )
+
+
+class PriceRange(dg.Model):
+    """Items whose price is near the median price of what the user had.
+
+    A user without an item with a price gets items of any price.
+    """
+
+    of: str = Field(
+        description="The items' column with the price, one of items.columns.numbers.",
+        examples=["PRICE"],
+    )
+    within: list[float] = Field(
+        default=[0.5, 2.0],
+        description="The lowest and the highest price, in medians of the user's items.",
+        examples=[[0.5, 2.0]],
+    )
+    events: list[str] | None = Field(
+        default=None,
+        description="Only items with an interaction of one of these types count for the median."
+        " Default: of any.",
+        examples=[["purchase"]],
+    )
+
+    @field_validator("within")
+    @classmethod
+    def _within_is_a_range(cls, within: list[float]) -> list[float]:
+        if len(within) != 2 or not 0 <= within[0] < within[1] < math.inf:
+            raise ValueError("write two numbers, the lower one first, such as [0.5, 2.0]")
+        return within
+
+    @field_validator("events")
+    @classmethod
+    def _events_are_named(cls, events: list[str] | None) -> list[str] | None:
+        return _check_events(events)
+
+
+class AtLeast(dg.Model):
+    """So many items of each list meet a condition.
+
+    If those of the model do not, the best ones that do are moved up to the end of the list.
+    """
+
+    count: int = Field(
+        description="How many items, at least 1.", examples=[2], json_schema_extra={"minimum": 1}
+    )
+    of: str = Field(description="The condition on an item.", examples=["ITEMS.AGE_DAYS < 30"])
+
+    @field_validator("count")
+    @classmethod
+    def _count_is_possible(cls, count: int) -> int:
+        if count < 1:
+            raise ValueError("write a number of 1 or more")
+        return count
+
+
+class Pin(dg.Model):
+    """An item at a rank of the list, until a day, for some users.
+
+    Of pins at the same rank the first that a user may have counts. A pinned item obeys
+    exclude_seen, block and only, counts for max_per and at_least, and may have any price.
+    """
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    item: str = Field(description="The item's id.", examples=["4711"])
+    rank: int = Field(
+        default=1,
+        description="Its place on the list, from 1.",
+        json_schema_extra={"minimum": 1},
+    )
+    until: str | None = Field(
+        default=None,
+        description="The last day, by the clock of the run in UTC. Default: no end.",
+        examples=["2026-12-24"],
+    )
+    users: str | None = Field(
+        default=None,
+        alias="for",
+        description="A condition on the users who get it. Default: everybody.",
+        examples=['USERS.COUNTRY = "AT"'],
+    )
+
+    @field_validator("item", mode="before")
+    @classmethod
+    def _item_is_text(cls, item: object) -> object:
+        # YAML makes a number of 4711 without quotes.
+        return str(item) if isinstance(item, int) and not isinstance(item, bool) else item
+
+    @field_validator("rank")
+    @classmethod
+    def _rank_is_possible(cls, rank: int) -> int:
+        if rank < 1:
+            raise ValueError("write a number of 1 or more")
+        return rank
+
+    @field_validator("until", mode="before")
+    @classmethod
+    def _day_exists(cls, day: Any) -> Any:
+        # YAML makes a date of 2026-12-24 without quotes.
+        day = None if day is None else str(day)
+        if day is not None and "{{" not in day:
+            try:
+                date.fromisoformat(day)
+            except ValueError:
+                raise ValueError("write a day such as 2026-12-24") from None
+        return day
+
+    def is_over(self, today: date) -> bool:
+        """Whether its last day was before today."""
+        return self.until is not None and date.fromisoformat(self.until) < today
+
+
+class ListRules(dg.Model):
+    """What a shop says of its lists; the rules apply in this order, to a longer list.
+
+    What they leave short is filled from the longer list, then with popular items, which obey them
+    too. Conditions are those of Personalize's filters, such as ITEMS.STOCK > 0. They are on the
+    columns of `items`, with AGE_DAYS, the days since `created`, among them.
+    """
+
+    exclude_seen: bool | ExcludeSeen | None = Field(
+        default=None,
+        description="What a user already had is left out: true, false, or which events and days"
+        " count. Default: recommendations.exclude_seen.",
+        examples=[{"events": ["purchase"], "days": 60, "except": 'ITEMS.CONSUMABLE = "yes"'}],
+    )
+    block: Block | None = Field(
+        default=None,
+        description="Items that are in no list, from a file.",
+        examples=[{"source": "data/blocked.csv", "column": "sku"}],
+    )
+    only: str | None = Field(
+        default=None,
+        description="A condition that every item of a list meets. An item without the value, or"
+        " that is not in the items file, does not.",
+        examples=["ITEMS.STOCK > 0"],
+    )
+    price: PriceRange | None = Field(
+        default=None,
+        description="Only items that cost about what the user's own items cost.",
+        examples=[{"of": "PRICE", "within": [0.5, 2.0]}],
+    )
+    max_per: dict[str, int] = Field(
+        default_factory=dict,
+        description="How many items of one value a list has at most, by the name of the category.",
+        examples=[{"CATEGORY": 3}],
+    )
+    at_least: list[AtLeast] = Field(
+        default_factory=list,
+        description="How many items of each list meet a condition at least; max_per comes first.",
+        examples=[[{"count": 2, "of": "ITEMS.AGE_DAYS < 30"}]],
+    )
+    pin: list[Pin] = Field(
+        default_factory=list,
+        description="Items at fixed ranks.",
+        examples=[
+            [{"item": "4711", "rank": 1, "until": "2026-12-24", "for": 'USERS.COUNTRY = "AT"'}]
+        ],
+    )
+
+    @field_validator("max_per")
+    @classmethod
+    def _limits_are_possible(cls, max_per: dict[str, int]) -> dict[str, int]:
+        for category, limit in max_per.items():
+            if not 1 <= limit <= 500:
+                raise ValueError(f"{category}: write a number from 1 to 500")
+        return max_per
+
+    @model_validator(mode="after")
+    def _pins_can_all_apply(self) -> Self:
+        of_everybody: dict[int, Pin] = {}
+        for pin in self.pin:
+            first = of_everybody.get(pin.rank)
+            if first is not None and first.until is None:
+                raise ValueError(
+                    f"pin: {pin.item} has rank {pin.rank}, which {first.item} has for everybody"
+                    " without an end: give one of them another rank, or put the one with `for` or"
+                    " `until` first"
+                )
+            if pin.users is None:
+                of_everybody.setdefault(pin.rank, pin)
+        return self
+
+    def find_conflict(self, num_results: int) -> str | None:
+        """Why no list of this length can obey the rules; None if one can."""
+        for pin in self.pin:
+            if pin.rank > num_results:
+                return f"pin: {pin.item} has rank {pin.rank}, but a list has {num_results} items"
+        required = sum(requirement.count for requirement in self.at_least)
+        if required > num_results:
+            return f"at_least requires {required} items, but a list has {num_results}"
+        return None
+
+
+def _check_events(events: list[str] | None) -> list[str] | None:
+    """The events, if there is at least one. Raises ValueError."""
+    if events is not None and not (events and all(events)):
+        raise ValueError("name at least one type of event, such as [purchase], or omit it")
+    return events

@@ -1,0 +1,220 @@
+"""What the rules of lists mean, in plain Python: one user, one item at a time."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from typing import Any
+
+from batchrec_dagster.rules.settings import ExcludeSeen, ListRules
+
+DAY = 86_400
+Row = tuple[str, int, str, float | None, str | None]
+Item = dict[str, Any]
+
+# Conditions by their text.
+ITEM_CONDITIONS: dict[str, Callable[[Item], bool]] = {
+    "ITEMS.STOCK > 0": lambda item: item["STOCK"] is not None and item["STOCK"] > 0,
+    "ITEMS.AGE_DAYS < 30": lambda item: item["AGE_DAYS"] is not None and item["AGE_DAYS"] < 30,
+    'Items.KIND IN ("a", "c")': lambda item: bool({"a", "c"} & set(split(item["KIND"]))),
+    'ITEMS.KIND != "b" OR ITEMS.STOCK = 1': lambda item: (
+        (item["KIND"] is not None and "b" not in split(item["KIND"])) or item["STOCK"] == 1
+    ),
+}
+USER_CONDITIONS: dict[str, Callable[[Item], bool]] = {
+    'USERS.COUNTRY = "AT"': lambda user: user["COUNTRY"] == "AT",
+    'Users.COUNTRY NOT IN ("AT")': lambda user: user["COUNTRY"] not in (None, "AT"),
+}
+
+
+def split(text: str | None) -> list[str]:
+    """The values of a category, and the whole."""
+    return [] if text is None else [text, *text.split("|")]
+
+
+@dataclass
+class Shop:
+    """A shop as plain values."""
+
+    items: dict[str, Item]
+    users: dict[str, Item]
+    interactions: list[tuple[str, str, int, str]]
+    """User, item, time and event."""
+    popular: list[str]
+    blocked: list[str]
+    num_results: int
+    now: int
+    today: date
+    candidates: dict[str, list[str]]
+    """The model's items of each user for whom it has an answer."""
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def read_item(self, item: str) -> Item:
+        nothing = dict.fromkeys(("STOCK", "KIND", "BRAND", "PRICE", "AGE_DAYS"))
+        return self.items.get(item, nothing)
+
+    def exists(self, item: str) -> bool:
+        return item in self.items or any(item == row[1] for row in self.interactions)
+
+
+def build_lists(rules: ListRules, seen: ExcludeSeen | None, shop: Shop) -> list[Row]:
+    """The rows of all users' lists; what the rules did is added to the shop's counts."""
+    rows: list[Row] = []
+    for user in shop.candidates:
+        rows += _build_list(rules, seen, shop, user)
+    return rows
+
+
+def _build_list(rules: ListRules, seen: ExcludeSeen | None, shop: Shop, user: str) -> list[Row]:
+    counts = shop.counts
+    filters = _list_filters(rules, seen, shop, user)
+    pinned = _pin(rules, shop, user, filters)
+    counts["pin added"] += len(pinned)
+    allowed, emptied_by = [*enumerate(shop.candidates[user])], None
+    for name, allows in filters.items():
+        remaining = [(place, item) for place, item in allowed if allows(item)]
+        counts[f"{name} removed"] += len(allowed) - len(remaining)
+        if allowed and not remaining:
+            emptied_by = name
+        allowed = remaining
+    chosen = _Chosen(rules, shop, [*pinned.values()], shop.num_results - len(pinned))
+    model = [(place, item) for place, item in allowed if item not in pinned.values()]
+    popular = [
+        (1000 + place, item)
+        for place, item in enumerate(shop.popular)
+        if all(allows(item) for allows in filters.values())
+    ]
+    chosen.fill(model, requirements=True, counts=counts)
+    counts["short of model"] += len(chosen.places) < chosen.capacity
+    chosen.fill(popular, requirements=True)
+    if rules.at_least:
+        chosen.fill(model, requirements=False)
+        chosen.fill(popular, requirements=False)
+        counts["at_least unmet"] += any(chosen.unmet)
+    entries: list[tuple[str, float | None, str | None]] = []
+    for place, item in sorted(chosen.places):
+        is_popular = place >= 1000
+        score = None if is_popular else 1 / (1 + place)
+        entries.append((item, score, "popular" if is_popular else None))
+        counts["popular rows"] += is_popular
+    for rank in sorted(pinned):
+        entries.insert(rank - 1, (pinned[rank], None, "pinned"))
+    if not entries:
+        counts["empty"] += 1
+        counts[f"{emptied_by} emptied"] += 1
+    return [(user, rank, *entry) for rank, entry in enumerate(entries, 1)]
+
+
+def _list_filters(
+    rules: ListRules, seen: ExcludeSeen | None, shop: Shop, user: str
+) -> dict[str, Callable[[str], bool]]:
+    filters: dict[str, Callable[[str], bool]] = {}
+    if seen is not None:
+        had = {
+            item
+            for who, item, time, event in shop.interactions
+            if who == user
+            and (seen.events is None or event.lower() in map(str.lower, seen.events))
+            and (seen.days is None or time > shop.now - seen.days * DAY)
+        }
+        exempt = (lambda item: False) if seen.unless is None else ITEM_CONDITIONS[seen.unless]
+        filters["exclude_seen"] = lambda item: item not in had or exempt(shop.read_item(item))
+    if rules.block is not None:
+        filters["block"] = lambda item: item not in shop.blocked
+    if rules.only is not None:
+        only = ITEM_CONDITIONS[rules.only]
+        filters["only"] = lambda item: only(shop.read_item(item))
+    if rules.price is not None:
+        settings = rules.price
+        bought = {
+            item
+            for who, item, _, event in shop.interactions
+            if who == user and (settings.events is None or event in settings.events)
+        }
+        prices = [shop.read_item(item)["PRICE"] for item in bought]
+        median = statistics.median([price for price in prices if price is not None] or [-1])
+
+        def is_near(item: str) -> bool:
+            price, (low, high) = shop.read_item(item)["PRICE"], settings.within
+            return median < 0 or (price is not None and low * median <= price <= high * median)
+
+        filters["price"] = is_near
+    return filters
+
+
+def _pin(
+    rules: ListRules, shop: Shop, user: str, filters: dict[str, Callable[[str], bool]]
+) -> dict[int, str]:
+    pinned: dict[int, str] = {}
+    for pin in rules.pin:
+        is_over = pin.until is not None and pin.until < shop.today.isoformat()
+        values = shop.users.get(user, {"COUNTRY": None})
+        is_for_user = pin.users is None or USER_CONDITIONS[pin.users](values)
+        if is_over or not is_for_user or not shop.exists(pin.item):
+            continue
+        if pin.rank in pinned or pin.item in pinned.values():
+            continue
+        if all(allows(pin.item) for name, allows in filters.items() if name != "price"):
+            pinned[pin.rank] = pin.item
+    return pinned
+
+
+class _Chosen:
+    """A list that is being filled."""
+
+    def __init__(self, rules: ListRules, shop: Shop, pinned: Sequence[str], capacity: int) -> None:
+        self.rules, self.shop, self.pinned, self.capacity = rules, shop, pinned, capacity
+        self.places: list[tuple[int, str]] = []
+        self.on_list: Counter[tuple[str, str]] = Counter()
+        self.unmet = [requirement.count for requirement in rules.at_least]
+        self.has_skipped = False
+        for item in pinned:
+            self._count(item)
+
+    def fill(
+        self,
+        candidates: Sequence[tuple[int, str]],
+        *,
+        requirements: bool,
+        counts: Counter[str] | None = None,
+    ) -> None:
+        for place, item in candidates:
+            if len(self.places) == self.capacity:
+                break
+            if item in self.pinned or any(item == other for _, other in self.places):
+                continue
+            if not self._has_room(item):
+                if counts is not None:
+                    counts["max_per removed"] += 1
+                continue
+            is_reserved = requirements and sum(self.unmet) >= self.capacity - len(self.places)
+            if is_reserved and not self._is_required(item):
+                self.has_skipped = True
+                continue
+            self.places.append((place, item))
+            self.shop.counts["at_least added"] += self.has_skipped
+            self._count(item)
+
+    def _is_required(self, item: str) -> bool:
+        return any(left and self._meets(number, item) for number, left in enumerate(self.unmet))
+
+    def _has_room(self, item: str) -> bool:
+        return all(
+            self.on_list[column, value] < limit
+            for column, limit in self.rules.max_per.items()
+            for value in set((self.shop.read_item(item)[column] or "").split("|")) - {""}
+        )
+
+    def _count(self, item: str) -> None:
+        for column in self.rules.max_per:
+            for value in set((self.shop.read_item(item)[column] or "").split("|")) - {""}:
+                self.on_list[column, value] += 1
+        for number, left in enumerate(self.unmet):
+            if left and self._meets(number, item):
+                self.unmet[number] -= 1
+
+    def _meets(self, number: int, item: str) -> bool:
+        return ITEM_CONDITIONS[self.rules.at_least[number].of](self.shop.read_item(item))
