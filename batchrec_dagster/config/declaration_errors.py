@@ -214,23 +214,30 @@ def format_problems(problems: Iterable[Problem]) -> list[str]:
 
     The messages about all alternatives of a setting's type become one line.
     """
-    messages_of_place: dict[tuple[Path, int, str], list[str]] = {}
+    places: list[tuple[tuple[Path, int, str], str, str]] = []
     for file, keys, message in problems:
         line, setting, value = _locate(file, keys)
         # The line in the file shows the value.
         message = message.removeprefix(f"{value}: ")
         if message == UNKNOWN_SETTING:
             message = _describe_unknown_setting(keys)
-        name = ".".join(setting) or "attributes"
+        places.append(((file, line, ".".join(setting) or "attributes"), keys[-1], message))
+    messages_of_place: dict[tuple[Path, int, str], list[str]] = {}
+    for place, last_key, message in places:
+        file, _, name = place
         # Dagster allows a string (a template) for every block. That is of no use where the block
-        # itself has a problem.
+        # itself has a problem, nor is another type where a setting within the block has one.
         in_block = any(
             other_file == file and f"{other_name}.".startswith(f"{name}.")
             for other_file, _, other_name in messages_of_place
         )
-        if keys[-1] == "str" and in_block:
+        within_block = any(
+            other_file == file and other_name.startswith(f"{name}.")
+            for (other_file, _, other_name), _, _ in places
+        )
+        if (last_key == "str" and in_block) or (last_key == "bool" and within_block):
             continue
-        messages_of_place.setdefault((file, line, name), []).append(message)
+        messages_of_place.setdefault(place, []).append(message)
     return [
         f"{file}, line {line}: {name}: {join_alternatives(messages)}"
         for (file, line, name), messages in messages_of_place.items()

@@ -5,12 +5,23 @@ So what Personalize would refuse fails when the pipeline is loaded.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from batchrec_dagster.personalize import filter_check
-from batchrec_dagster.personalize.filter_grammar import FilterExpressionError
+from batchrec_dagster.personalize.filter_grammar import (
+    FilterExpressionError,
+    iterate_comparisons,
+    parse_condition,
+)
 from batchrec_dagster.personalize.item_attributes import ItemAttributesError, typed_conditions
-from batchrec_dagster.personalize.schemas import EVENT_TYPE, INTERACTIONS, ITEMS, USERS, Schema
+from batchrec_dagster.personalize.schemas import (
+    EVENT_TYPE,
+    INTERACTIONS,
+    ITEM_ID,
+    ITEMS,
+    USERS,
+    Schema,
+)
 from batchrec_dagster.preparation.rules import EVENT_TYPE_VALUE
 
 # By dataset type.
@@ -47,14 +58,64 @@ def find_filter_problem(
                 return problem
         filter_check.check_expression(expression, schemas)
         filter_check.check_values(expression, schemas, values)
-        if not events and filter_check.find_event_types(expression) - {"*", EVENT_TYPE_VALUE}:
-            return (
-                f"Interactions.{EVENT_TYPE} is {EVENT_TYPE_VALUE!r} in every interaction: set"
-                " ratings.columns.event_type"
+        named_events = filter_check.find_event_types(expression) - {"*"}
+        if named_events - {EVENT_TYPE_VALUE}:
+            return find_events_problem(
+                [*(named_events - {EVENT_TYPE_VALUE})], has_event_types=events
             )
     except FilterExpressionError as error:
         return str(error)
     return None
+
+
+def find_condition_problem(condition: str, dataset: str, schemas: Schemas) -> str | None:
+    """Why a rule cannot use the condition on a dataset; None if it can.
+
+    dataset: its type, ITEMS or USERS.
+    """
+    if "{{" in condition:
+        return None
+    try:
+        parsed = parse_condition(condition)
+        for comparison in iterate_comparisons(parsed):
+            field = comparison.field
+            if field.dataset == dataset:
+                problem = _explain_missing_field(dataset, field.column, schemas)
+                if problem:
+                    return problem
+        filter_check.check_condition(parsed, dataset, schemas)
+    except FilterExpressionError as error:
+        if condition.lstrip()[:7].upper() in ("INCLUDE", "EXCLUDE"):
+            return f"write the condition alone, such as {dataset}.COLUMN = 1, without INCLUDE"
+        return str(error)
+    return None
+
+
+def find_column_problem(column: str, kind: str, schemas: Schemas) -> str | None:
+    """Why a rule cannot use this column of the items; None if it can.
+
+    kind: categories or numbers, the setting in items.columns that declares such columns.
+    """
+    if "{{" in column:
+        return None
+    problem = _explain_missing_field(ITEMS, column, schemas)
+    if problem:
+        return problem
+    field = schemas[ITEMS].field(column)
+    is_text = field is not None and field.type == "string"
+    if is_text != (kind == "categories") or column.upper() == ITEM_ID:
+        return f"Items.{column} is not one of items.columns.{kind}"
+    return None
+
+
+def find_events_problem(events: Sequence[str], *, has_event_types: bool) -> str | None:
+    """Why no interaction has one of these types of events; None if one may have it."""
+    if has_event_types or EVENT_TYPE_VALUE in map(str.lower, events):
+        return None
+    return (
+        f"Interactions.{EVENT_TYPE} is {EVENT_TYPE_VALUE!r} in every interaction: set"
+        " ratings.columns.event_type"
+    )
 
 
 def find_attributes_problem(expression: str, schemas: Schemas) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -12,7 +12,13 @@ import dagster as dg
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from batchrec_dagster.config.experiment import Experiment
-from batchrec_dagster.config.filter_problems import find_attributes_problem, find_filter_problem
+from batchrec_dagster.config.filter_problems import (
+    find_attributes_problem,
+    find_column_problem,
+    find_condition_problem,
+    find_events_problem,
+    find_filter_problem,
+)
 from batchrec_dagster.config.interactions import (
     BatchUsers,
     InteractionSettings,
@@ -39,11 +45,15 @@ from batchrec_dagster.personalize.recipes import POPULARITY_COUNT, USER_PERSONAL
 from batchrec_dagster.personalize.schemas import (
     INTERACTIONS,
     ITEMS,
+    USERS,
+    Schema,
     build_interactions_schema,
     parse_schema,
 )
 from batchrec_dagster.preparation.rules import Rules
 from batchrec_dagster.preparation.sources.source import hide_query
+from batchrec_dagster.rules.conditions import add_age
+from batchrec_dagster.rules.settings import ListRules
 from batchrec_dagster.sinks import Sinks
 from batchrec_dagster.storage.paths import StorageKeys
 
@@ -225,6 +235,11 @@ class Pipeline(dg.Model):
             messages["recommendations", "filter"] = [
                 find_problem(lists.filter_expression, values=lists.line_filter_values)
             ]
+        if lists.rules is not None:
+            in_rules = self._find_rule_problems(lists.rules, add_age(schemas))
+            messages |= {
+                ("recommendations", "rules", *keys): [problem] for keys, problem in in_rules.items()
+            }
         if self.segments:
             if self.segments.filter:
                 messages["segments", "filter"] = [find_problem(self.segments.filter, values={})]
@@ -241,6 +256,26 @@ class Pipeline(dg.Model):
             raise build_field_errors(problems)
         return self
 
+    def _find_rule_problems(
+        self, rules: ListRules, schemas: Mapping[str, Schema]
+    ) -> dict[tuple[str, ...], str | None]:
+        """What keeps a rule from working with the declared columns, by the keys of its setting."""
+        columns = self.ratings.columns
+        has_event_types = columns is None or columns.event_type is not None
+        problems = {
+            keys: find_condition_problem(condition, ITEMS, schemas)
+            for keys, condition in rules.conditions_on_items.items()
+        }
+        for keys, condition in rules.conditions_on_users.items():
+            problems[keys] = find_condition_problem(condition, USERS, schemas)
+        for keys, events in rules.events.items():
+            problems[keys] = find_events_problem(events, has_event_types=has_event_types)
+        for category in rules.max_per:
+            problems["max_per", category] = find_column_problem(category, "categories", schemas)
+        if rules.price is not None:
+            problems["price", "of"] = find_column_problem(rules.price.of, "numbers", schemas)
+        return problems
+
     @property
     def has_titles(self) -> bool:
         """Whether titles of items are declared."""
@@ -252,7 +287,8 @@ class Pipeline(dg.Model):
         columns = self.ratings.columns
         has_event_type = columns is not None and columns.event_type is not None
         return self.interactions.rules(
-            self.ratings.on_bad_rows, event_type=has_event_type or self.recommendations.exclude_seen
+            self.ratings.on_bad_rows,
+            event_type=has_event_type or self.recommendations.seen_items is not None,
         )
 
     @property

@@ -25,6 +25,9 @@ from batchrec_dagster.personalize.filter_expressions import (
     format_values,
 )
 from batchrec_dagster.personalize.filter_grammar import MAX_LENGTH
+from batchrec_dagster.preparation.sources.errors import SourceError
+from batchrec_dagster.preparation.sources.parsing import parse_source
+from batchrec_dagster.rules.settings import ExcludeSeen, ListRules
 
 FilterValue = str | int | float
 
@@ -68,6 +71,12 @@ class RecommendationSettings(dg.Model):
         " Up to it the lists are published without these users, who are counted and named; above"
         " it nothing is published.",
         json_schema_extra={"minimum": 0, "maximum": 1},
+    )
+
+    rules: ListRules | None = Field(
+        default=None,
+        description="What a shop says of its lists. The rules are applied after inference, to a"
+        " longer list.",
     )
 
     _shares_in_range = validate_range("exploration_weight", "max_failed_share", least=0, most=1)
@@ -126,21 +135,52 @@ class RecommendationSettings(dg.Model):
             )
         return self
 
+    @model_validator(mode="after")
+    def _rules_fit_the_other_settings(self) -> Self:
+        rules = self.rules
+        if rules is None:
+            return self
+        if rules.exclude_seen is not None and "exclude_seen" in self.model_fields_set:
+            raise ValueError("exclude_seen is set here and in rules: keep one of them")
+        conflict = rules.find_conflict(self.num_results)
+        if conflict:
+            raise ValueError(f"rules.{conflict}")
+        if rules.block is not None and "{{" not in rules.block.source:
+            try:
+                parse_source(rules.block.source)
+            except SourceError as error:
+                raise ValueError(f"rules.block.source: {error}") from None
+        if len(self.filter_expression or "") > MAX_LENGTH:
+            raise ValueError(
+                "rules.exclude_seen.events and filter together are longer than the"
+                f" {MAX_LENGTH} characters that Personalize takes"
+            )
+        return self
+
     @model_serializer(mode="wrap")
-    def _leave_out_default_share(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _leave_out_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # Fingerprints are made of what is serialized. A default that is left out keeps those of
         # earlier versions, which did not have the setting, so nothing is published again.
         settings: dict[str, Any] = serialize(self)
-        if settings.get("max_failed_share") == MAX_FAILED_SHARE:
-            del settings["max_failed_share"]
+        for name, default in (("max_failed_share", MAX_FAILED_SHARE), ("rules", None)):
+            if name in settings and settings[name] == default:
+                del settings[name]
         return settings
+
+    @property
+    def seen_items(self) -> ExcludeSeen | None:
+        """What lists leave out because users had it; None if they leave out nothing."""
+        in_rules = self.rules.exclude_seen if self.rules is not None else None
+        if isinstance(in_rules, ExcludeSeen):
+            return in_rules
+        excludes = self.exclude_seen if in_rules is None else in_rules
+        return ExcludeSeen() if excludes else None
 
     @cached_property
     def filter_expression(self) -> str | None:
         """The filter that combines exclude_seen and `filter`; None without both."""
-        expressions = [EXCLUDE_SEEN] if self.exclude_seen else []
-        if self.filter:
-            expressions.append(self.filter)
+        seen = self.seen_items.filter_expression if self.seen_items is not None else None
+        expressions = [expression for expression in (seen, self.filter) if expression]
         return _chain_filters(*expressions) if expressions else None
 
     @property

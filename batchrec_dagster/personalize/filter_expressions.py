@@ -8,7 +8,7 @@ separated by commas: `"\\"horror\\",\\"comedy\\""`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from batchrec_dagster.personalize import filter_grammar as grammar
@@ -17,6 +17,15 @@ from batchrec_dagster.personalize.schemas import INTERACTIONS, Schema
 # "*" is every event type. Only the latest FILTER_HISTORY interactions of a user and event type
 # count, see schemas.py.
 EXCLUDE_SEEN = 'EXCLUDE ItemID WHERE Interactions.EVENT_TYPE IN ("*")'
+
+
+def build_exclude_events(events: Sequence[str]) -> str:
+    """The filter that leaves out items with an interaction of one of these types.
+
+    events: types without a quote or a backslash in them.
+    """
+    return f"EXCLUDE ItemID WHERE Interactions.EVENT_TYPE IN ({format_values(events)})"
+
 
 # Of the values of a placeholder on an input line.
 MAX_VALUE_LENGTH = 1000

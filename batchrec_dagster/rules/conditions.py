@@ -15,12 +15,10 @@ from typing import Any
 
 import polars as pl
 
-from batchrec_dagster.personalize.filter_check import check_condition
 from batchrec_dagster.personalize.filter_grammar import (
     LISTS,
     Comparison,
     Condition,
-    FilterExpressionError,
     Or,
     parse_condition,
 )
@@ -68,38 +66,13 @@ def add_age_column(items: pl.DataFrame, now: int) -> pl.DataFrame:
     return items.with_columns(age.cast(pl.Float64).alias(AGE_DAYS))
 
 
-def find_condition_problem(text: str, dataset: str, schemas: Mapping[str, Schema]) -> str | None:
-    """Why the condition cannot be used; None if it can.
-
-    dataset: the type of the dataset that it is on, ITEMS or USERS.
-    schemas: those of the declared datasets by type.
-    """
-    try:
-        check_condition(parse_condition(text), dataset, schemas)
-    except FilterExpressionError as error:
-        return str(error)
-    return None
-
-
 def find_matches(text: str, table: pl.DataFrame) -> pl.Series:
     """Whether each row of the table meets the condition.
 
-    text: a condition on the table's columns, of which `find_condition_problem` finds no problem.
+    text: a condition on the table's columns that suits their types.
     """
     columns = {name.upper(): name for name in table.columns}
     return table.select(_build_expression(parse_condition(text), columns)).to_series()
-
-
-def list_columns(text: str) -> list[str]:
-    """The columns of the condition, in upper case."""
-    stack, columns = [parse_condition(text)], []
-    while stack:
-        part = stack.pop()
-        if isinstance(part, Comparison):
-            columns.append(part.field.column)
-        else:
-            stack += part.parts
-    return sorted(set(columns))
 
 
 def _build_expression(condition: Condition, columns: Mapping[str, str]) -> pl.Expr:

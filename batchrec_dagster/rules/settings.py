@@ -13,11 +13,13 @@ from typing import Any, Self
 import dagster as dg
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
+from batchrec_dagster.personalize.filter_expressions import EXCLUDE_SEEN, build_exclude_events
+
 
 class ExcludeSeen(dg.Model):
     """Leave out what the user already had; without settings, whatever the user interacted with."""
 
-    model_config = ConfigDict(populate_by_name=True)
+    model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
 
     events: list[str] | None = Field(
         default=None,
@@ -51,9 +53,14 @@ class ExcludeSeen(dg.Model):
         return _check_events(events)
 
     @property
-    def excludes_everything_seen(self) -> bool:
-        """Whether it leaves out whatever the user interacted with."""
-        return self.events is None and self.days is None and self.unless is None
+    def filter_expression(self) -> str | None:
+        """The filter by which Personalize does the same; None if its filters cannot say it.
+
+        They know neither the time of an interaction nor two datasets in one expression.
+        """
+        if self.days is not None or self.unless is not None:
+            return None
+        return EXCLUDE_SEEN if self.events is None else build_exclude_events(self.events)
 
 
 class Block(dg.Model):
@@ -133,7 +140,7 @@ class Pin(dg.Model):
     exclude_seen, block and only, counts for max_per and at_least, and may have any price.
     """
 
-    model_config = ConfigDict(populate_by_name=True)
+    model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
 
     item: str = Field(description="The item's id.", examples=["4711"])
     rank: int = Field(
@@ -254,6 +261,44 @@ class ListRules(dg.Model):
                 of_everybody.setdefault(pin.rank, pin)
         return self
 
+    @property
+    def conditions_on_items(self) -> dict[tuple[str, ...], str]:
+        """The conditions on items, by the keys of their settings."""
+        seen = self.exclude_seen if isinstance(self.exclude_seen, ExcludeSeen) else None
+        conditions: dict[tuple[str, ...], str | None] = {
+            ("exclude_seen", "except"): seen.unless if seen else None,
+            ("only",): self.only,
+            **{
+                ("at_least", str(number), "of"): requirement.of
+                for number, requirement in enumerate(self.at_least)
+            },
+        }
+        return {keys: text for keys, text in conditions.items() if text is not None}
+
+    @property
+    def conditions_on_users(self) -> dict[tuple[str, ...], str]:
+        """The conditions on users, by the keys of their settings."""
+        return {
+            ("pin", str(number), "for"): pin.users
+            for number, pin in enumerate(self.pin)
+            if pin.users is not None
+        }
+
+    @property
+    def events(self) -> dict[tuple[str, ...], list[str]]:
+        """The types of events that rules name, by the keys of their settings."""
+        seen = self.exclude_seen if isinstance(self.exclude_seen, ExcludeSeen) else None
+        named: dict[tuple[str, ...], list[str] | None] = {
+            ("exclude_seen", "events"): seen.events if seen else None,
+            ("price", "events"): self.price.events if self.price else None,
+        }
+        return {keys: events for keys, events in named.items() if events is not None}
+
+    @property
+    def reads_items(self) -> bool:
+        """Whether a rule depends on what is known of the items."""
+        return bool(self.conditions_on_items or self.price or self.max_per)
+
     def find_conflict(self, num_results: int) -> str | None:
         """Why no list of this length can obey the rules; None if one can."""
         for pin in self.pin:
@@ -269,4 +314,8 @@ def _check_events(events: list[str] | None) -> list[str] | None:
     """The events, if there is at least one. Raises ValueError."""
     if events is not None and not (events and all(events)):
         raise ValueError("name at least one type of event, such as [purchase], or omit it")
+    if any(event == "*" or {'"', "\\"} & {*event} for event in events or ()):
+        raise ValueError(
+            "write types of events, without quotes and backslashes; for any type omit it"
+        )
     return events

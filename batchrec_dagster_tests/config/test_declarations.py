@@ -28,6 +28,16 @@ UPDATABLE = {"recipe": "aws-user-personalization"}
 ITEMS = {"source": "items.csv", "columns": {"item": "id", "categories": {"GENRES": "genres"}}}
 
 
+SHOP_ITEMS = {
+    "source": "i.csv",
+    "columns": {"item": 1, "categories": {"CATEGORY": 2}, "numbers": {"PRICE": 3}, "created": 4},
+}
+
+
+def declare_rules(**rules: Any) -> dict[str, Any]:
+    return {"items": SHOP_ITEMS, "recommendations": {"rules": rules}}
+
+
 # Attributes, and the line and the setting that the message names.
 REFUSED: list[tuple[dict[str, Any], int, str]] = [
     ({"name": "my shop"}, 3, "name"),
@@ -336,6 +346,59 @@ REFUSED: list[tuple[dict[str, Any], int, str]] = [
         {"segments": {"items": [1], "filter": "INCLUDE UserID WHERE Users.AGE = $AGE"}},
         16,
         "segments.filter",
+    ),
+    (declare_rules(exclude_seen={"days": 0}), 25, "recommendations.rules.exclude_seen.days"),
+    (
+        declare_rules(exclude_seen={"events": ["purchase"]}),
+        25,
+        "recommendations.rules.exclude_seen.events",
+    ),
+    (declare_rules(exclude_seen="perhaps"), 24, "recommendations.rules.exclude_seen"),
+    (
+        {"recommendations": {"exclude_seen": True, "rules": {"exclude_seen": False}}},
+        13,
+        "recommendations",
+    ),
+    (declare_rules(block={"source": "ftp://x"}), 22, "recommendations"),
+    (declare_rules(only="ITEMS.STOCK > 0"), 24, "recommendations.rules.only"),
+    (declare_rules(only="ITEMS.PRICE >"), 24, "recommendations.rules.only"),
+    (declare_rules(only="ITEMS.PRICE > $P"), 24, "recommendations.rules.only"),
+    (declare_rules(only='USERS.COUNTRY = "AT"'), 24, "recommendations.rules.only"),
+    (
+        declare_rules(only="INCLUDE ItemID WHERE Items.PRICE > 0"),
+        24,
+        "recommendations.rules.only",
+    ),
+    (
+        {"recommendations": {"rules": {"only": "ITEMS.STOCK > 0"}}},
+        15,
+        "recommendations.rules.only",
+    ),
+    (declare_rules(price={"of": "CATEGORY"}), 25, "recommendations.rules.price.of"),
+    (
+        declare_rules(price={"of": "PRICE", "within": [2, 0.5]}),
+        26,
+        "recommendations.rules.price.within",
+    ),
+    (declare_rules(max_per={"PRICE": 3}), 25, "recommendations.rules.max_per.PRICE"),
+    (declare_rules(max_per={"CATEGORY": 0}), 24, "recommendations.rules.max_per"),
+    (
+        declare_rules(at_least=[{"count": 1, "of": "ITEMS.AGE < 30"}]),
+        24,
+        "recommendations.rules.at_least.of",
+    ),
+    (declare_rules(at_least=[{"count": 26, "of": "ITEMS.AGE_DAYS < 30"}]), 22, "recommendations"),
+    (
+        declare_rules(pin=[{"item": 1, "for": 'USERS.COUNTRY = "AT"'}]),
+        24,
+        "recommendations.rules.pin.for",
+    ),
+    (declare_rules(pin=[{"item": 1, "rank": 26}]), 22, "recommendations"),
+    (declare_rules(pin=[{"item": 1}, {"item": 2}]), 23, "recommendations.rules"),
+    (
+        declare_rules(pin=[{"item": 1, "until": "2026-02-30"}]),
+        24,
+        "recommendations.rules.pin.until",
     ),
     ({"schedule": {"cron": "99 * * * *"}}, 14, "schedule.cron"),
     (
