@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import polars as pl
 
@@ -62,19 +63,40 @@ def read_users(
 
     Raises PreparationError, which names the file and the line of a row without a proper id.
     """
+    ids = read_ids(files, "user", column, "batch_users.column", null_values)
+    return ids.rename({"user": USER_FIELD})
+
+
+def read_ids(
+    files: Sequence[RawFile],
+    role: Literal["user", "item"],
+    column: Column | None,
+    setting: str,
+    null_values: Sequence[str] = NULL_VALUES,
+) -> pl.DataFrame:
+    """The ids in a column of the files, each once, ordered by their bytes.
+
+    The one column has the name of the role.
+
+    role: whose ids they are.
+    column, null_values: as of `read_users`.
+    setting: the setting that names the column.
+    Raises PreparationError, which names the file and the line of a row without a proper id.
+    """
     with temporary_folder() as folder:
         with ConfinedReader() as reader:
             opened = [open_file(file, "auto", folder, reader) for file in files]
-        reading = ReadSettings(columns={} if column is None else {"user": column})
+        reading = ReadSettings(columns={} if column is None else {role: column})
         tables = [recognise_table(file, reading) for file in opened if file.size]
         if not tables:
             raise PreparationError(f"{opened[0].name} is empty")
-        cells = [table.read_cells({"user": _choose_column(table, column)}) for table in tables]
+        cells = [
+            table.read_cells({role: _choose_column(table, role, column, setting)})
+            for table in tables
+        ]
         for table, rows in zip(tables, cells, strict=True):
-            _require_ids(table, rows, null_values)
-        return _sort_distinct_of_any_size(
-            pl.concat(rows.select(pl.col("user").alias(USER_FIELD)) for rows in cells)
-        )
+            _require_ids(table, role, rows, null_values)
+        return _sort_distinct_of_any_size(pl.concat(rows.select(role) for rows in cells))
 
 
 def check_limits(users: int, size: int) -> None:
@@ -90,54 +112,60 @@ def check_limits(users: int, size: int) -> None:
         )
 
 
-def _sort_distinct_of_any_size(users: pl.LazyFrame) -> pl.DataFrame:
-    """Each user once, in order.
+def _sort_distinct_of_any_size(ids: pl.LazyFrame) -> pl.DataFrame:
+    """Each value of the one column once, in order.
 
     Many rows are read piece by piece, which takes half the memory and twice the time.
     """
+    (name,) = ids.collect_schema().names()
     # pl.len() would map the whole file into memory.
-    row_count = users.select(pl.col(USER_FIELD).is_not_null().sum())
+    row_count = ids.select(pl.col(name).is_not_null().sum())
     if row_count.collect(engine="streaming").item() <= MAX_ROWS_AT_ONCE:
-        return _sort_distinct(users)
-    counter = ValueCounter(USER_FIELD)
-    users.sink_batches(counter.add, chunk_size=PIECE_ROWS)
-    return counter.read_counts().select(USER_FIELD).sort(USER_FIELD)
+        return _sort_distinct(ids)
+    counter = ValueCounter(name)
+    ids.sink_batches(counter.add, chunk_size=PIECE_ROWS)
+    return counter.read_counts().select(name).sort(name)
 
 
-def _sort_distinct(users: pl.LazyFrame) -> pl.DataFrame:
-    return users.unique().sort(USER_FIELD).collect(engine="streaming")
+def _sort_distinct(ids: pl.LazyFrame) -> pl.DataFrame:
+    return ids.unique().sort(pl.all()).collect(engine="streaming")
 
 
-def _choose_column(table: RowTable, column: Column | None) -> Column:
+def _choose_column(
+    table: RowTable, role: Literal["user", "item"], column: Column | None, setting: str
+) -> Column:
     if column is not None:
         return column
-    recognised = recognise_columns(table.columns).get("user")
+    recognised = recognise_columns(table.columns).get(role)
     if recognised is not None:
         return recognised
     if len(table.columns) == 1:
         return table.columns[0]
     raise PreparationError(
-        f"{table.opened.name}: could not recognise the user column. Found:"
-        f" {', '.join(filter(None, table.columns))}. Set batch_users.column"
+        f"{table.opened.name}: could not recognise the {role} column. Found:"
+        f" {', '.join(filter(None, table.columns))}. Set {setting}"
     )
 
 
-def _require_ids(table: RowTable, rows: pl.LazyFrame, null_values: Sequence[str]) -> None:
+def _require_ids(
+    table: RowTable, role: str, rows: pl.LazyFrame, null_values: Sequence[str]
+) -> None:
     cells = CellConditions(null_values)
-    wrong = pl.col(FLAW).is_not_null() | cells.is_missing("user") | cells.means_nothing("user")
+    wrong = pl.col(FLAW).is_not_null() | cells.is_missing(role) | cells.means_nothing(role)
     wrong |= (
-        cells.is_longer("user", MAX_ID_LENGTH)
-        | cells.has_line_break("user")
-        | cells.is_not_utf8("user")
+        cells.is_longer(role, MAX_ID_LENGTH) | cells.has_line_break(role) | cells.is_not_utf8(role)
     )
     try:
-        bad = rows.filter(wrong).select(ROW, "user").head(1).collect(engine="streaming")
+        bad = rows.filter(wrong).select(ROW, role).head(1).collect(engine="streaming")
     except pl.exceptions.PolarsError as error:
         reason = str(error).partition("\n")[0]
         raise PreparationError(f"{table.opened.name} cannot be read: {reason}") from error
     if bad.height:
         row, text = bad.row(0)
         raise PreparationError(
-            f"{table.opened.name}, {table.place(row)}: {text!r} is not a user id of 1 to"
+            f"{table.opened.name}, {table.place(row)}: {text!r} is not {_ARTICLES[role]} id of 1 to"
             f" {MAX_ID_LENGTH} characters. Fix the file"
         )
+
+
+_ARTICLES = {"user": "a user", "item": "an item"}

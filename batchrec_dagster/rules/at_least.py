@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from batchrec_dagster.personalize.filter_grammar import parse_condition
 from batchrec_dagster.rules.context import RuleContext
 from batchrec_dagster.rules.pairs import Mask, Numbers
 from batchrec_dagster.rules.rule import RuleCounts
@@ -18,7 +19,9 @@ class RequiredItems:
     """The rule, for the items of a run."""
 
     def __init__(self, settings: Sequence[AtLeast], context: RuleContext) -> None:
-        self._matches = [context.catalogue.match(requirement.of) for requirement in settings]
+        self._matches = [
+            context.catalogue.match(parse_condition(requirement.of)) for requirement in settings
+        ]
         self._required = [requirement.count for requirement in settings]
         self._shares = [context.catalogue.measure_share(matches) for matches in self._matches]
 

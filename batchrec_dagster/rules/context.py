@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import date
 from functools import cached_property
 
 import polars as pl
 
+from batchrec_dagster.personalize.filter_grammar import Literal
 from batchrec_dagster.personalize.schemas import EVENT_TYPE, ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.rules.catalogue import ItemCatalogue, build_catalogue
 from batchrec_dagster.rules.conditions import SECONDS_A_DAY, add_age_column
 from batchrec_dagster.rules.pairs import Pairs, find_positions
+from batchrec_dagster.rules.service_filter import ServiceFilter
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,10 @@ class RuleContext:
     """The ids that `block` names; None without that rule."""
     pinned: Sequence[str] = ()
     """The ids that `pin` names."""
+    filter: str | None = None
+    """The declared filter in Personalize, which popular and pinned items obey too."""
+    filter_values: Mapping[str, Sequence[Literal]] = field(default_factory=dict)
+    """The values of its placeholders, by their names."""
 
     @cached_property
     def catalogue(self) -> ItemCatalogue:
@@ -48,11 +54,14 @@ class RuleContext:
         named = [pl.Series(self.pinned, dtype=pl.String)]
         named += [ids for ids in (self.popular, self.blocked) if ids is not None]
         items = None if self.items is None else add_age_column(self.items, self.now)
-        return build_catalogue(
-            counts.collect(engine="streaming").sort(ITEM_ID),
-            items,
-            [ids.cast(pl.String) for ids in named],
-        )
+        return build_catalogue(counts.collect(engine="streaming").sort(ITEM_ID), items, named)
+
+    @cached_property
+    def service_filter(self) -> ServiceFilter | None:
+        """The declared filter, applied to the catalogue; None without one."""
+        if self.filter is None:
+            return None
+        return ServiceFilter(self.filter, self.filter_values, self.catalogue)
 
     @cached_property
     def event_types(self) -> set[str] | None:

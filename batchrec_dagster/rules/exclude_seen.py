@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from batchrec_dagster.personalize.filter_grammar import parse_condition
 from batchrec_dagster.rules.context import RuleContext
 from batchrec_dagster.rules.pairs import Mask, Numbers
 from batchrec_dagster.rules.settings import ExcludeSeen
@@ -25,7 +26,9 @@ class SeenItemsFilter:
         """
         self._pairs = context.find_pairs(settings.events, settings.days)
         catalogue = context.catalogue
-        self._is_exempt = None if settings.unless is None else catalogue.match(settings.unless)
+        self._is_exempt = (
+            None if settings.unless is None else catalogue.match(parse_condition(settings.unless))
+        )
         self._filter_history = filter_history
 
     def allow(self, users: Numbers, items: Numbers) -> Mask:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from batchrec_dagster.personalize.filter_grammar import parse_condition
 from batchrec_dagster.rules.context import RuleContext
 from batchrec_dagster.rules.pairs import Mask, Numbers
 from batchrec_dagster.rules.rule import estimate_more_results
@@ -17,7 +18,7 @@ class MatchingItemsFilter:
     name = "only"
 
     def __init__(self, condition: str, context: RuleContext) -> None:
-        self._matches = context.catalogue.match(condition)
+        self._matches = context.catalogue.match(parse_condition(condition))
         self._share_removed = context.catalogue.measure_share(~self._matches)
 
     def allow(self, users: Numbers, items: Numbers) -> Mask:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
+from batchrec_dagster.personalize.filter_grammar import parse_condition
 from batchrec_dagster.personalize.schemas import USER_ID
 from batchrec_dagster.rules.conditions import find_matches
 from batchrec_dagster.rules.context import RuleContext
@@ -36,9 +37,11 @@ class PinnedItems:
         self._items = context.catalogue.find_numbers(ids)
         self.exists = context.catalogue.exists[self._items]
         """Whether each item of `pins` is known."""
+        self.is_allowed = self._find_allowed(context)
+        """Whether the filters allow each item of `pins` for some user."""
         self._is_for = [
-            _find_users(pin.users, context) & exists
-            for pin, exists in zip(self._pins, self.exists, strict=True)
+            _find_users(pin.users, context) & is_allowed
+            for pin, is_allowed in zip(self._pins, self.is_allowed, strict=True)
         ]
         self.lists = [0] * len(self._pins)
         """On how many lists each of `pins` is so far."""
@@ -65,6 +68,16 @@ class PinnedItems:
             self.lists[number] += int(is_placed.sum())
         return pinned
 
+    def _find_allowed(self, context: RuleContext) -> Mask:
+        is_allowed = self.exists.copy()
+        if context.service_filter is not None:
+            is_allowed &= context.service_filter.may_allow[self._items]
+        # Nobody has had an item, or a range of prices, who is not in the interactions.
+        nobody = np.full(len(self._items), len(context.user_ids))
+        for item_filter in self._filters:
+            is_allowed &= item_filter.allow(nobody, self._items)
+        return is_allowed
+
 
 def _find_users(condition: str | None, context: RuleContext) -> Mask:
     """Which users meet the condition; the entry after the last is for any other user."""
@@ -72,5 +85,7 @@ def _find_users(condition: str | None, context: RuleContext) -> Mask:
         return np.ones(len(context.user_ids) + 1, dtype=bool)
     if context.users is None:
         return np.zeros(len(context.user_ids) + 1, dtype=bool)
-    matching = context.users.filter(find_matches(condition, context.users)).get_column(USER_ID)
+    matching = context.users.filter(
+        find_matches(parse_condition(condition), context.users)
+    ).get_column(USER_ID)
     return np.append(context.user_ids.is_in(matching.implode()).to_numpy(), False)

@@ -256,6 +256,8 @@ class PreparedRules:
         if context.popular is None:
             return np.zeros(0, dtype=np.int64)
         items = self._catalogue.find_numbers(context.popular)
+        if context.service_filter is not None:
+            items = items[context.service_filter.allows_for_all[items]]
         for item_filter in filters:
             items = items[item_filter.allow(np.zeros(len(items), dtype=np.int64), items)]
         return items[:MOST_POPULAR]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 from batchrec_dagster.config import Pipeline
-from batchrec_dagster.personalize.schemas import ITEM_ID
+from batchrec_dagster.personalize.schemas import ITEM_ID, ITEMS, parse_schema
 from batchrec_dagster.preparation.items import ItemsLayout, ItemsResult, parse_items
 from batchrec_dagster.preparation.layout import PreparationError
 from batchrec_dagster.steps.checks import CheckResult, check_rows_readable
@@ -71,6 +71,22 @@ def read_item_ids(work: Work) -> pl.Series:
         return read_titles(work).get_column("item_id")
     content = work.storage.store.get(work.storage.uri(work.pipeline.storage_keys.items))
     return pl.read_csv(content, columns=[ITEM_ID], infer_schema=False).to_series()
+
+
+def read_attributes(work: Work) -> pl.DataFrame | None:
+    """The items as Personalize's Items dataset has them; None if the pipeline declares none.
+
+    Raises StorageError.
+    """
+    schema = work.pipeline.schemas.get(ITEMS)
+    if schema is None:
+        return None
+    types = {field.name: _TYPES[field.type] for field in parse_schema(schema).fields}
+    content = work.storage.store.get(work.storage.uri(work.pipeline.storage_keys.items))
+    return pl.read_csv(content, schema=types)
+
+
+_TYPES: dict[str, type[pl.DataType]] = {"string": pl.String, "double": pl.Float64, "long": pl.Int64}
 
 
 def add_titles(table: pl.DataFrame, titles: pl.DataFrame, of: str = "item_id") -> pl.DataFrame:

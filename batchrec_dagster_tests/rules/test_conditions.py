@@ -49,14 +49,14 @@ def test_a_condition_matches_what_a_filter_matches(
     table = pl.DataFrame(rows, schema=schema, orient="row")
     columns = {name: make_column(cells) for name, cells in table.to_dict().items()}
     expected = evaluate(parse_condition(condition), columns, {})
-    assert find_matches(condition, table).to_list() == expected.tolist()
+    assert find_matches(parse_condition(condition), table).to_list() == expected.tolist()
 
 
 @given(value=st.sampled_from(NUMBERS), sign=st.sampled_from(["<", ">="]))
 def test_a_whole_number_column_is_compared_as_numbers(value: float, sign: str) -> None:
     numbers = [None, 0, 1, 3]
     compare = operator.lt if sign == "<" else operator.ge
-    matches = find_matches(f"ITEMS.N {sign} {value}", pl.DataFrame({"n": numbers}))
+    matches = find_matches(parse_condition(f"ITEMS.N {sign} {value}"), pl.DataFrame({"n": numbers}))
     assert matches.to_list() == [
         number is not None and compare(number, value) for number in numbers
     ]
