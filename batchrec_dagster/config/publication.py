@@ -27,7 +27,15 @@ class Gate(dg.Model):
         examples=[0.02],
     )
 
-    _shares_in_range = validate_range("min_ndcg_at_25", "max_drop", "min_coverage", least=0, most=1)
+    max_emptied_share: float = Field(
+        default=0.01,
+        description="The largest share of users, 0 to 1, whose list recommendations.rules may leave"
+        " empty. Above it, or if all lists are empty, nothing is published.",
+    )
+
+    _shares_in_range = validate_range(
+        "min_ndcg_at_25", "max_drop", "min_coverage", "max_emptied_share", least=0, most=1
+    )
 
 
 class Publication(dg.Model):

@@ -176,12 +176,22 @@ class RecommendationSettings(dg.Model):
         excludes = self.exclude_seen if in_rules is None else in_rules
         return ExcludeSeen() if excludes else None
 
+    @property
+    def excludes_all_seen(self) -> bool:
+        """Whether lists leave out whatever users interacted with."""
+        return self.seen_items == ExcludeSeen()
+
     @cached_property
     def filter_expression(self) -> str | None:
         """The filter that combines exclude_seen and `filter`; None without both."""
         seen = self.seen_items.filter_expression if self.seen_items is not None else None
         expressions = [expression for expression in (seen, self.filter) if expression]
         return _chain_filters(*expressions) if expressions else None
+
+    @property
+    def values_of_placeholders(self) -> dict[str, list[FilterValue]]:
+        """The values of each placeholder of the filter, by its name."""
+        return {name: _to_list(values) for name, values in self.filter_values.items()}
 
     @property
     def line_filter_values(self) -> dict[str, str]:

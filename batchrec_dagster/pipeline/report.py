@@ -41,6 +41,7 @@ from batchrec_dagster.reporting.night_tables import build_nights_section
 from batchrec_dagster.reporting.nights import list_nights
 from batchrec_dagster.reporting.outcomes import build_outcomes_section
 from batchrec_dagster.reporting.page import render_page
+from batchrec_dagster.reporting.rules import build_rules_section
 from batchrec_dagster.reporting.run_records import read_check_records, read_ended_runs
 from batchrec_dagster.reporting.run_tables import RunTables
 from batchrec_dagster.steps.import_dataset import compute_data_version
@@ -109,6 +110,7 @@ def build_report(
         failed=edition.about.get("failed_users", 0),
         dropped=edition.users_dropped,
         full=_read_list_number(edition, "full"),
+        diversity=edition.about.get("diversity"),
     )
     facts = combine_facts(run, _count_or_recall(work, edition, lists))
     inputs = RunInputs(facts.data, facts.item_ids)
@@ -125,8 +127,10 @@ def build_report(
     nights = list_nights(
         work.files, read_run_costs(work.files), remember_ended_runs(work.files, instance)
     )
+    rules_section = build_rules_section(edition.about.get("rules"), edition.about.get("filled"))
     sections = [
         build_nights_section(nights),
+        *([rules_section] if rules_section is not None else []),
         build_changes_section(changes, inputs.drift),
         outcomes_section,
     ]

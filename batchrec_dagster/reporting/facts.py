@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 import polars as pl
 from pydantic import PlainSerializer, PlainValidator
@@ -75,6 +75,9 @@ class ReportedRun:
     """Users without a list because Personalize returned an error for them."""
     dropped: int = 0
     """Users whose list was removed after the edition was published."""
+    diversity: Mapping[str, Any] | None = None
+    """How many values of a category a list has, as an edition's metadata have it; None if that is
+    not known."""
 
     @property
     def tested(self) -> Evidence | None:

@@ -60,6 +60,8 @@ class ExplainedItem:
     """How many of the counted users have both items."""
     padding: bool = False
     """Whether it is a popular item without a score, which Personalize added to a short list."""
+    reason: str | None = None
+    """Why a rule put it on the list: pinned or popular; None for the model's own."""
 
 
 @dataclass(frozen=True)
@@ -197,6 +199,12 @@ def _find_user(
         .to_list()
     )
     explanations = _explain_list(_sample_users(interactions, size), latest, listed_items)
+    reasons = _read_reasons(table)
+    # What a rule put there, the history does not explain.
+    explanations = [
+        explanation if reason is None else ("", 0)
+        for explanation, reason in zip(explanations, reasons, strict=True)
+    ]
     latest_interactions = interactions_of_user.head(HISTORY)
     explaining_items = [because for because, _ in explanations]
     titles = published.read_titles(
@@ -221,10 +229,14 @@ def _find_user(
                 because=because or None,
                 because_title=titles.get(because),
                 users_with_both=users_with_both,
-                padding=has_padding and score is None,
+                padding=has_padding and score is None and reason is None,
+                reason=reason,
             )
-            for (rank, item, score), (because, users_with_both) in zip(
-                table.select("rank", "item_id", "score").iter_rows(), explanations, strict=True
+            for (rank, item, score), reason, (because, users_with_both) in zip(
+                table.select("rank", "item_id", "score").iter_rows(),
+                reasons,
+                explanations,
+                strict=True,
             )
         ],
         titles=bool(titles),
@@ -250,6 +262,14 @@ def _find_arm(published: PublishedResults, user: str, table: pl.DataFrame) -> st
     from batchrec_dagster.outcomes.arms import assign_arm
 
     return assign_arm(user, Experiment.model_validate(published.edition.about["experiment"]))
+
+
+def _read_reasons(rows: pl.DataFrame) -> list[str | None]:
+    """Why a rule put each row on the list. Lists without rules do not have the column."""
+    if "reason" not in rows.columns:
+        return [None] * rows.height
+    reasons: list[str | None] = rows.get_column("reason").to_list()
+    return reasons
 
 
 def _make_history(

@@ -29,6 +29,8 @@ MOST_ITEMS = 5_000
 NEIGHBOURS = 5
 DAY = 86_400
 _NONE = np.empty(0, np.int64)
+# What stands for the explaining item where a rule put an item on a list.
+_BY_RULE = -2
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,8 @@ class People:
 
     The history is a flat list, newest first, in which the day (since 1970) follows each item. The
     list is a flat list too, best first, in which two numbers follow each item: the item that
-    explains it, or -1, and how many of the counted users have both.
+    explains it, and how many of the counted users have both. It is -1 if no item explains it, and
+    -2 if a rule put it on the list.
     """
 
 
@@ -77,10 +80,18 @@ def collect_people(tables: RunTables, counts: ReportCounts, most: int = MOST_PEO
     matrix = build_user_item_matrix(pairs.lazy(), items)
     histories_by_user = _group_by_user(histories, items, users_shown)
     history_items = _to_arrays(histories_by_user, "column")
-    listed_items = _to_arrays(_group_by_user(lists, items, users_shown), "column")
+    lists_by_user = _group_by_user(lists, items, users_shown)
+    listed_items = _to_arrays(lists_by_user, "column")
     explanations, neighbours_by_item = find_best_explanations(
         matrix, history_items, listed_items, near=NEIGHBOURS, most_items=MOST_ITEMS
     )
+    # What a rule put on a list, the history does not explain.
+    explanations = [
+        (np.where(by_rule, _BY_RULE, because), np.where(by_rule, 0, users_with_both))
+        for (because, users_with_both), by_rule in zip(
+            explanations, _to_arrays(lists_by_user, "by_rule"), strict=True
+        )
+    ]
 
     recent_items = [items_of_user[:HISTORY] for items_of_user in history_items]
     # The page shows explaining and neighbouring items by their titles, so it needs them too.
@@ -90,8 +101,10 @@ def collect_people(tables: RunTables, counts: ReportCounts, most: int = MOST_PEO
         for pairs_of_item in neighbours_by_item.values()
     ]
     items_used = _order_items([*recent_items, *listed_items, *explaining_items, *neighbours])
-    # The places of the items in People.items. No item is -1, which is the place of the last value.
-    places = np.full(len(items) + 1, -1)
+    # The places of the items in People.items. No item is -1, and a rule in its place is -2, which
+    # are the places of the last two values.
+    places = np.full(len(items) + 2, -1)
+    places[_BY_RULE] = _BY_RULE
     places[items_used] = np.arange(len(items_used))
     rows = [
         [
@@ -182,10 +195,12 @@ def _select_interactions(users: pl.Series, tables: RunTables) -> pl.LazyFrame:
 
 
 def _select_lists(tables: RunTables, users: pl.Series) -> pl.LazyFrame:
-    """The beginning of each user's list: user_id, rank and item."""
+    """The beginning of each user's list: user_id, rank, item, and whether a rule put it there."""
+    has_reasons = "reason" in tables.recommendations.collect_schema().names()
+    by_rule = pl.col("reason").is_not_null() if has_reasons else pl.lit(value=False)
     return (
         tables.recommendations.filter(pl.col("rank") <= LIST)
-        .select("user_id", "rank", item="item_id")
+        .select("user_id", "rank", item="item_id", by_rule=by_rule)
         .join(users.to_frame("user_id").lazy(), on="user_id", how="semi")
     )
 

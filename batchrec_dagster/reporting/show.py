@@ -85,7 +85,7 @@ def _make_list_table(user: UserDetails) -> TerminalTable:
             [
                 entry.rank,
                 *_make_item_cells(entry, user.titles),
-                shorten_title(entry.because_title) or entry.because,
+                entry.reason or shorten_title(entry.because_title) or entry.because,
                 entry.users_with_both or None,
             ]
             for entry in user.recommendations
@@ -115,6 +115,11 @@ def _explain_list(user: UserDetails) -> str:
     padding = ", ".join(f"#{entry.rank}" for entry in user.recommendations if entry.padding)
     if padding:
         note += f" Popular items that Personalize added, without a score: {padding}."
+    if any(entry.reason for entry in user.recommendations):
+        note += (
+            " pinned, popular: recommendations.rules put it there, popular ones because they left"
+            " too few of the model's results."
+        )
     return note
 
 

@@ -78,26 +78,40 @@ class PreparedRules:
         filters_of_pins = [item_filter for item_filter in self._filters if item_filter is not price]
         self.pinned = PinnedItems(rules.pin, context, filters_of_pins)
         self._popular = self._find_popular(context, of_items)
+        self._has_pins = bool(rules.pin)
+        self.counts: dict[str, RuleCounts] = {}
+        """What each rule did so far, in the order of application."""
+        self.filled = FilledLists()
+        """How the lists were filled so far."""
+        self.start()
+
+    def start(self) -> None:
+        """Count from the start, for a table that is made again."""
         names = [item_filter.name for item_filter in self._filters]
         names += [max_per.NAME] if self._limits else []
         names += [at_least.NAME] if self._required else []
-        names += [pin.NAME] if rules.pin else []
+        names += [pin.NAME] if self._has_pins else []
         self.counts = {name: RuleCounts(name) for name in names}
-        """What each rule did so far, in the order of application."""
         self.filled = FilledLists()
 
-    def choose_num_results(self, most: int) -> int:
+    def choose_num_results(self, most: int, most_for_others: int) -> int:
         """How many results Personalize is asked for, so that the rules leave enough of them.
 
         most: the largest number allowed.
+        most_for_others: the largest number for what other rules than exclude_seen leave out. What
+            users had is certain to be left out, while of other rules it is only likely how much.
         """
-        rules = [*self._filters, self._limits, self._required]
-        more = sum(rule.count_more_results(self._num_results) for rule in rules if rule is not None)
+        others = [rule for rule in (*self._filters, self._limits, self._required) if rule]
+        seen = self._seen
+        more_for_seen = 0 if seen is None else seen.count_more_results(self._num_results)
+        more = sum(
+            rule.count_more_results(self._num_results) for rule in others if rule is not seen
+        )
         needed = self._num_results + more
-        if not more:
-            return min(most, needed)
-        steps = [step for step in RESULT_STEPS if step >= needed]
-        return min(most, steps[0] if steps else needed)
+        if more:
+            needed = next((step for step in RESULT_STEPS if step >= needed), needed)
+        needed = min(needed, max(self._num_results, most_for_others))
+        return min(most, needed + more_for_seen)
 
     def apply(self, users: pl.Series, candidates: pl.DataFrame) -> pl.DataFrame:
         """The lists of these users.
@@ -128,6 +142,10 @@ class PreparedRules:
         items = self._catalogue.find_numbers(table["item_id"])
         return int((~self._seen.allow(users, items)).sum())
 
+    def count_seen_dropped(self) -> int:
+        """How many results were left out because their user had the item."""
+        return self.counts[self._seen.name].removed if self._seen is not None else 0
+
     @property
     def leaves_out_seen(self) -> bool:
         """Whether lists are without what users had."""
@@ -150,14 +168,13 @@ class PreparedRules:
             counters.append(requirements)
         selection = ListSelection(pinned, counters, self._catalogue.other)
         selection.fill(table.items, allowed, np.arange(lists))
-        short = selection.open_lists
-        self._fill(selection, table.items, allowed, short, user_numbers)
+        self._fill(selection, table.items, allowed, user_numbers)
         places = selection.rank_places()
         if requirements is not None:
             self.counts[at_least.NAME].unmet += int(requirements.unmet.sum())
         if self._limits is not None:
             self.counts[max_per.NAME].removed += selection.refused[max_per.NAME]
-        self._count(places, short, emptied_by)
+        self._count(places, emptied_by)
         return self._write(users, table, places)
 
     def _filter(
@@ -190,10 +207,9 @@ class PreparedRules:
         selection: ListSelection,
         items: Matrix,
         allowed: Masks,
-        lists: Numbers,
         users: Numbers,
     ) -> None:
-        """Fill these lists from popular items, and with what at_least left out before."""
+        """Fill short lists from popular items, and then with what at_least left out before."""
 
         def allow(lists: Numbers, items: Numbers) -> Mask:
             mask = np.ones(len(lists), dtype=bool)
@@ -201,19 +217,20 @@ class PreparedRules:
                 mask &= item_filter.allow(users[lists], items)
             return mask
 
-        selection.fill_from_popular(self._popular, allow, lists)
+        selection.fill_from_popular(self._popular, allow, selection.open_lists)
         if self._required is not None:
-            lists = selection.open_lists
-            selection.fill(items, allowed, lists, without=[at_least.NAME])
-            selection.fill_from_popular(self._popular, allow, lists, without=[at_least.NAME])
+            lists, without = selection.open_lists, [at_least.NAME]
+            selection.fill(items, allowed, lists, without)
+            selection.fill_from_popular(self._popular, allow, lists, without)
 
-    def _count(self, places: Matrix, short: Numbers, emptied_by: Numbers) -> None:
-        is_popular = (places >= FIRST_POPULAR) & (places != EMPTY)
+    def _count(self, places: Matrix, emptied_by: Numbers) -> None:
+        is_missing = places >= FIRST_POPULAR
+        is_popular = is_missing & (places != EMPTY)
         is_pinned = places < 0
         sizes = (places != EMPTY).sum(axis=0)
         filled = self.filled
         filled.lists += places.shape[1]
-        filled.short_of_model += len(short)
+        filled.short_of_model += int(is_missing.any(axis=0).sum())
         filled.popular_rows += int(is_popular.sum())
         filled.empty += int((sizes == 0).sum())
         if pin.NAME in self.counts:

@@ -342,6 +342,7 @@ def check_lists_full(
     *,
     failed: int = 0,
     filtered: bool = False,
+    ruled: bool = False,
     padding: int = 0,
 ) -> CheckResult:
     """Whether every user who did not fail has as many items as requested; a failure only warns.
@@ -350,6 +351,7 @@ def check_lists_full(
     users: how many were requested.
     failed: how many of them have an error instead of items.
     filtered: whether recommendations.filter is set.
+    ruled: whether recommendations.rules is set.
     padding: how many popular items Personalize added without a score.
     """
     answered = users - failed
@@ -358,6 +360,8 @@ def check_lists_full(
         finding += "; the others have seen nearly everything that Personalize returned for them"
         if filtered:
             finding += ", or recommendations.filter excludes most of it"
+        if ruled:
+            finding += ", or recommendations.rules leaves out most of it"
     if padding:
         finding += f"; {padding:,} items without a score are popular ones that Personalize added"
     numbers: dict[str, int | float] = {"users": users, "full": full, "padding": padding}

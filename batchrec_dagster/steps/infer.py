@@ -21,6 +21,7 @@ from batchrec_dagster.personalize.file_formats import MAX_RESULTS, USER_FIELD
 from batchrec_dagster.personalize.prices import Cost
 from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION
 from batchrec_dagster.personalize.teardown import prune
+from batchrec_dagster.rules.prepared import PreparedRules
 from batchrec_dagster.steps.batch_jobs import (
     SAMPLE,
     FilterDeclaration,
@@ -39,9 +40,11 @@ from batchrec_dagster.steps.batches import (
 )
 from batchrec_dagster.steps.checks import CheckResult, check_items_known, require_passed
 from batchrec_dagster.steps.items import read_item_ids
+from batchrec_dagster.steps.list_rules import RuleInputs, read_rule_inputs
 from batchrec_dagster.steps.lists_declaration import ListsDeclaration
 from batchrec_dagster.steps.publishing import Publishing
 from batchrec_dagster.steps.recommendation_table import (
+    LIST_FACTS,
     KnownInteractions,
     ListCounts,
     RecommendationTable,
@@ -133,7 +136,14 @@ def infer_and_publish(
     Raises FailedChecksError, StorageError, PersonalizeError, StepError.
     """
     published_users = work.files.batch_users.read_published()
-    publishing = Publishing(work, declaration, model, published_users.version)
+    rule_inputs = read_rule_inputs(work)
+    publishing = Publishing(
+        work,
+        declaration,
+        model,
+        published_users.version,
+        rule_inputs.versions if rule_inputs is not None else (),
+    )
     gate = publishing.gate(skip=skip_quality_gate)
     if gate.blocks:
         # Models are trained every night, however many of them the gate refuses.
@@ -144,7 +154,7 @@ def infer_and_publish(
     jobs_in_use: set[str] = set()
     if published is None:
         batches = _list_batches(work, model, batch_users, published_users)
-        inference = Inference(spending, declaration.filter, model)
+        inference = Inference(spending, declaration.filter, model, rule_inputs)
         inferred, (edition, table) = make_table(
             inference.run(batches),
             lambda inferred: _publish(
@@ -200,6 +210,8 @@ class Inference:
     spending: Spending
     filter: FilterDeclaration | None
     model: ModelRecord
+    rule_inputs: RuleInputs | None = None
+    """What the rules of lists read; None without rules."""
 
     @property
     def work(self) -> PersonalizeWork:
@@ -209,9 +221,11 @@ class Inference:
         """The finished jobs: new ones, or those of earlier runs."""
         work = self.work
         users = pl.concat([batch.users for batch in batches])
-        interactions = read_interactions(work, users)
+        interactions = read_interactions(work, users, self.rule_inputs)
         num_results = work.pipeline.recommendations.num_results
-        if interactions.seen is not None:
+        if interactions.rules is not None:
+            num_results = _choose_num_results_for_rules(work, interactions.rules, len(users))
+        elif interactions.seen is not None:
             num_results = _choose_num_results(work, interactions.seen, len(users))
         jobs, costs, checks = self._run_jobs(batches, num_results)
         return InferenceResult(batches, jobs, interactions, num_results, costs, checks)
@@ -278,7 +292,9 @@ def _publish(
     outputs = inferred.list_outputs(work)
     requested = [batch.users for batch in inferred.batches]
     with temporary_folder() as folder, TableWriter(folder / "recommendations.parquet") as writer:
-        table = build_table(work, outputs, requested, interactions.seen, writer)
+        table = build_table(
+            work, outputs, requested, interactions, writer, num_results=inferred.num_results
+        )
         checks = [gate, *table.checks]
         job_arns = [job.arn for job in jobs]
         version = _fingerprint_lists(publishing, job_arns)
@@ -287,10 +303,11 @@ def _publish(
             "batch_inference_job_arn": job_arns[0],
             **({"batch_inference_job_arns": job_arns} if pipeline.experiment else {}),
             **asdict(table.counts),
+            **table.facts,
             "results_asked_for": inferred.num_results,
             "outputs": fingerprint_outputs(outputs),
             "data_until": interactions.until,
-            "exclude_seen": pipeline.recommendations.exclude_seen,
+            "exclude_seen": pipeline.recommendations.excludes_all_seen,
             **({"experiment": pipeline.experiment.model_dump()} if pipeline.experiment else {}),
         }
         about = publishing.about(version, run, checks, facts)
@@ -317,6 +334,7 @@ def _fingerprint_lists(publishing: Publishing, jobs: Sequence[str]) -> str:
         pipeline.recommendations,
         TABLE_VERSION,
         *publishing.titles_versions,
+        *publishing.rule_versions,
         *([pipeline.experiment] if pipeline.experiment else []),
     )
 
@@ -370,7 +388,8 @@ def _read_unchanged(
     # An edition of an earlier version does not have the number of failed users: there were none.
     names = [field.name for field in fields(ListCounts) if field.name in about]
     counts = ListCounts(**{name: about[name] for name in names})
-    recommendations = RecommendationTable(counts, sample, checks)
+    facts = {name: about[name] for name in LIST_FACTS if name in about}
+    recommendations = RecommendationTable(counts, sample, checks, facts=facts)
     return PublishedLists(
         edition, recommendations, job, about["results_asked_for"], [], [gate, *checks]
     )
@@ -416,6 +435,13 @@ def _choose_num_results(work: PersonalizeWork, seen: SeenItems, users: int) -> i
         max(MAX_RESULTS, MAX_ROWS // max(1, users)),
         work.pipeline.recommendations.num_results + forgotten,
     )
+
+
+def _choose_num_results_for_rules(work: PersonalizeWork, rules: PreparedRules, users: int) -> int:
+    """Results per user, enough for what the rules leave out, but not many more for many users."""
+    num_results = work.pipeline.recommendations.num_results
+    most = min(work.ensure.max_results, max(MAX_RESULTS, num_results))
+    return rules.choose_num_results(most, max(2 * num_results, MAX_ROWS // max(1, users)))
 
 
 def _prepare_job(

@@ -228,6 +228,8 @@ class Publishing:
     model: ModelRecord
     users_version: str | None = None
     """The version of the users' file; None before there is one. Then only `gate` can be called."""
+    rule_versions: Sequence[str] = ()
+    """The versions of what the rules of lists read; empty without rules."""
 
     @cached_property
     def published_edition(self) -> Edition | None:
@@ -256,7 +258,8 @@ class Publishing:
         model = fingerprint(arn, pipeline.recommendations, *experiment)
         if self.users_version is None:
             return [model]
-        inputs = (self.model.data_version, self.users_version, *self.titles_versions)
+        tables = (*self.titles_versions, *self.rule_versions)
+        inputs = (self.model.data_version, self.users_version, *tables)
         return [model, fingerprint(model, *inputs)]
 
     def gate(self, *, skip: bool) -> CheckResult:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -13,6 +14,7 @@ from batchrec_dagster.outcomes.arms import MODEL, assign_arms
 from batchrec_dagster.personalize.file_formats import read_inference, scan_interactions
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.rules.pairs import Pairs, find_positions
+from batchrec_dagster.rules.prepared import PreparedRules
 from batchrec_dagster.steps.batch_jobs import (
     AnswerCounts,
     JobOutput,
@@ -29,10 +31,23 @@ from batchrec_dagster.steps.checks import (
     check_no_seen_items,
     explain_empty_lists,
 )
+from batchrec_dagster.steps.diversity import ListDiversity, read_diversity
 from batchrec_dagster.steps.items import add_titles, read_item_ids, read_titles
-from batchrec_dagster.steps.work import PersonalizeWork, Work
+from batchrec_dagster.steps.list_rules import (
+    RuleInputs,
+    check_lists_not_emptied,
+    check_results_enough,
+    describe_rules,
+    prepare_rules,
+)
+from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.progress import Progress
 from batchrec_dagster.storage.published_table import TableWriter
+
+# What an edition's metadata have besides `ListCounts`, where there is something to say: what each
+# rule did, how lists were filled then, and how many values of a category a list has.
+RULES, FILLED, DIVERSITY = "rules", "filled", "diversity"
+LIST_FACTS = (RULES, FILLED, DIVERSITY)
 
 
 class SeenItems:
@@ -76,9 +91,11 @@ class ListBuilder(OutputTable):
 
     num_results: how many items a list has.
     seen: the items that are left out of each user's list; None leaves out none.
+    rules: the rules of lists, which leave out seen items themselves; None without rules.
     titles: the columns item_id and title; None for a table without titles.
     experiment: if there is one, a row has its user's arm.
     max_failed_share: the largest share of users whose line may have an error.
+    diversity: counts the categories of each list; None if no categories are declared.
     """
 
     def __init__(
@@ -88,11 +105,15 @@ class ListBuilder(OutputTable):
         titles: pl.DataFrame | None = None,
         experiment: Experiment | None = None,
         max_failed_share: float = 0.0,
+        rules: PreparedRules | None = None,
+        diversity: ListDiversity | None = None,
     ) -> None:
         super().__init__(pl.col("user_id"), titles)
         self.num_results, self.seen, self.experiment = num_results, seen, experiment
         self.max_failed_share = max_failed_share
+        self.rules, self.diversity = rules, diversity
         self.users = self.dropped = self._unscored = self._of_model = self._seen = self._full = 0
+        self._results = 0
         self.items = pl.Series(dtype=pl.String)
 
     def _build_rows(self, lines: pl.DataFrame) -> pl.DataFrame:
@@ -121,7 +142,7 @@ class ListBuilder(OutputTable):
             self.rows,
             self.users,
             len(self.items),
-            self.dropped,
+            self.seen_items_dropped,
             self.items_without_score,
             total.failed_lines,
         )
@@ -143,23 +164,37 @@ class ListBuilder(OutputTable):
         total = AnswerCounts.add_up(self._outputs)
         every_user, *others = self._check_answers(users, total)
         failed, padding = total.failed_lines, self.items_without_score
-        # Where all users failed, that is what is wrong.
+        # Where all users failed, that is what is wrong, and where rules left nothing of the model's
+        # results, their own check says so.
         all_failed = 0 < failed == sum(map(len, total.answered))
-        if not (self.rows or all_failed):
+        emptied_by_rules = self.rules is not None and self._results > 0
+        if not (self.rows or all_failed or emptied_by_rules):
             every_user = explain_empty_lists(every_user)
         return [
             every_user,
             *others,
-            *([] if self.seen is None else [check_no_seen_items(self._seen)]),
+            *([check_no_seen_items(self._seen)] if self._leaves_out_seen else []),
             check_lists_full(
                 self._full,
                 len(users),
                 self.num_results,
                 failed=failed,
                 filtered=filtered,
+                ruled=self.rules is not None,
                 padding=padding,
             ),
         ]
+
+    @property
+    def _leaves_out_seen(self) -> bool:
+        if self.rules is not None:
+            return self.rules.leaves_out_seen
+        return self.seen is not None
+
+    @property
+    def seen_items_dropped(self) -> int:
+        """How many results were left out because their user had the item."""
+        return self.dropped if self.rules is None else self.rules.count_seen_dropped()
 
     def _check_answers(self, users: pl.Series, counts: AnswerCounts) -> list[CheckResult]:
         """What another job may make better: every_user_answered and two more."""
@@ -203,6 +238,10 @@ class ListBuilder(OutputTable):
             .select("user_id", item_id="items", score=scores)
             .explode("item_id", "score")
         )
+        self._results += results.height
+        if self.rules is not None:
+            users = lines.get_column("user_id").unique(maintain_order=True)
+            return self.rules.apply(users, results)
         unseen = results if self.seen is None else results.filter(~self.seen.contain(results))
         self.dropped += results.height - unseen.height
         return (
@@ -218,13 +257,20 @@ class ListBuilder(OutputTable):
         self.users += lengths.height
         # Popularity's lists, which a control may get, have no scores.
         of_model = table if self.experiment is None else table.filter(arm=MODEL)
+        if self.rules is not None:
+            # What the rules added has no score either.
+            of_model = of_model.filter(pl.col("reason").is_null())
         self._of_model += of_model.height
         self._unscored += of_model.get_column("score").null_count()
         self.items = pl.concat([self.items, table.get_column("item_id").unique()]).unique()
         self._full += lengths.filter(pl.col("len") >= self.num_results).height
         self._outputs[-1].repeated += table.height - int(lengths.get_column("items").sum())
-        if self.seen is not None:
+        if self.rules is not None:
+            self._seen += self.rules.count_seen(table)
+        elif self.seen is not None:
             self._seen += int(self.seen.contain(table).sum())
+        if self.diversity is not None:
+            self.diversity.add(table)
 
 
 @dataclass(frozen=True)
@@ -254,35 +300,59 @@ class RecommendationTable:
     """The columns user_id and error, of the users whose line has an error."""
     rejected: Sequence[int] = ()
     """The places of the outputs that another job should make again, if a check blocks."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """More about the lists, for their metadata, by the names in LIST_FACTS."""
 
 
 def build_table(
     work: PersonalizeWork,
     outputs: Sequence[JobOutput],
     requested: Sequence[pl.Series],
-    seen: SeenItems | None,
+    interactions: KnownInteractions,
     table: TableWriter,
+    *,
+    num_results: int,
 ) -> RecommendationTable:
     """Write the table from the jobs' outputs.
 
     requested: for each output, the users whom lists were requested for.
-    seen: as of `ListBuilder`.
+    num_results: how many results the jobs were asked for, for each user.
     Raises StorageError, and RejectedOutputsError if an output cannot be read.
     """
-    pipeline, settings = work.pipeline, work.pipeline.recommendations
+    pipeline, settings, rules = work.pipeline, work.pipeline.recommendations, interactions.rules
     titles = read_titles(work) if pipeline.has_titles else None
+    diversity = read_diversity(work)
+    if rules is not None:
+        rules.start()
     lists = ListBuilder(
-        settings.num_results, seen, titles, pipeline.experiment, settings.max_failed_share
+        settings.num_results,
+        interactions.seen,
+        titles,
+        pipeline.experiment,
+        settings.max_failed_share,
+        rules,
+        diversity,
     )
     progress = Progress("users' lists written", sum(map(len, requested)), work.ensure.log.info)
     for output in outputs:
         lists.write(log_progress(output.pieces(read_inference), progress), table)
     progress.end()
     built = lists.finish(requested, filtered=settings.filter is not None)
-    if pipeline.items is None:
-        return built
-    items_known = check_items_known(lists.items, read_item_ids(work))
-    return replace(built, checks=[*built.checks, items_known])
+    checks = [*built.checks]
+    facts: dict[str, Any] = {}
+    if pipeline.items is not None:
+        checks.append(check_items_known(lists.items, read_item_ids(work)))
+    if diversity is not None:
+        facts[DIVERSITY] = diversity.summarize()
+    if rules is not None:
+        checks += interactions.rule_checks
+        checks += [
+            check_lists_not_emptied(rules, pipeline.gate.max_emptied_share),
+            check_results_enough(rules, num_results, work.ensure.max_results),
+        ]
+        facts[RULES] = describe_rules(rules)
+        facts[FILLED] = asdict(rules.filled)
+    return replace(built, checks=checks, facts=facts)
 
 
 @dataclass(frozen=True)
@@ -290,15 +360,31 @@ class KnownInteractions:
     """The interactions that an edition is made from."""
 
     seen: SeenItems | None
-    """What its users have interacted with; None if lists may contain that."""
+    """What its users have interacted with; None if lists may contain that, and with rules, which
+    know it themselves."""
     until: int
     """The time of the newest interaction, in epoch seconds."""
+    rules: PreparedRules | None = None
+    """The rules of lists; None without rules."""
+    rule_checks: Sequence[CheckResult] = ()
+    """Whether the rules suit the interactions and what else they read."""
 
 
-def read_interactions(work: Work, users: pl.Series) -> KnownInteractions:
-    """The interactions as they are when lists are made for these users. Raises StorageError."""
+def read_interactions(
+    work: PersonalizeWork, users: pl.Series, rule_inputs: RuleInputs | None = None
+) -> KnownInteractions:
+    """The interactions as they are when lists are made for these users. Raises StorageError.
+
+    rule_inputs: what the rules of lists read besides; None without rules.
+    """
+    settings = work.pipeline.recommendations
     with work.storage.local_file(work.files.interactions) as path:
         interactions = scan_interactions(path)
         newest = interactions.select(pl.col(TIMESTAMP).max()).collect(engine="streaming").item()
-        exclude = work.pipeline.recommendations.exclude_seen
-        return KnownInteractions(SeenItems(interactions, users) if exclude else None, int(newest))
+        if settings.rules is not None and rule_inputs is not None:
+            rules, checks = prepare_rules(
+                work, settings.rules, rule_inputs, interactions, users, int(newest)
+            )
+            return KnownInteractions(None, int(newest), rules, checks)
+        seen = SeenItems(interactions, users) if settings.exclude_seen else None
+        return KnownInteractions(seen, int(newest))

@@ -88,12 +88,12 @@ def _build_list(rules: ListRules, seen: ExcludeSeen | None, shop: Shop, user: st
         if all(allows(item) for allows in filters.values())
     ]
     chosen.fill(model, requirements=True, counts=counts)
-    counts["short of model"] += len(chosen.places) < chosen.capacity
     chosen.fill(popular, requirements=True)
     if rules.at_least:
         chosen.fill(model, requirements=False)
         chosen.fill(popular, requirements=False)
         counts["at_least unmet"] += any(chosen.unmet)
+    counts["short of model"] += chosen.capacity > sum(place < 1000 for place, _ in chosen.places)
     entries: list[tuple[str, float | None, str | None]] = []
     for place, item in sorted(chosen.places):
         is_popular = place >= 1000

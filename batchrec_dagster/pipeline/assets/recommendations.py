@@ -32,6 +32,7 @@ from batchrec_dagster.pipeline.run_step import (
 )
 from batchrec_dagster.reporting.markdown import escape, format_numbered_list
 from batchrec_dagster.reporting.markdown import format_table as markdown_table
+from batchrec_dagster.reporting.rules import RULE_COLUMNS, list_rule_rows
 from batchrec_dagster.steps.absent_users import drop_absent_users_if_refused
 from batchrec_dagster.steps.batch_jobs import JobOutput, describe_outcome, measure_job_seconds
 from batchrec_dagster.steps.checks import FailedChecksError
@@ -72,8 +73,13 @@ COLUMNS = {
     "score": (
         "float",
         "Personalize's score; a user's scores over all items sum to 1. Null:"
-        " a popular item that Personalize added where the filter left too few, or a recipe"
-        " without scores.",
+        " a popular item that Personalize added where the filter left too few, a recipe"
+        " without scores, or an item that a rule put on the list.",
+    ),
+    "reason": (
+        "string",
+        "Why an item that is not the model's own is on the list: pinned by a rule, or popular, as"
+        " the rules left too few of the model's results.",
     ),
     "arm": (
         "string",
@@ -90,6 +96,7 @@ COLUMN_LINEAGE = {
     "item_id": [("interactions", ITEM_ID)],
     "title": [("item_titles", "title")],
     "score": _TRAINED_ON,
+    "reason": [("interactions", ITEM_ID)],
     "arm": [("batch_users", USER_FIELD)],
 }
 
@@ -99,6 +106,7 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
     settings, titles = pipeline.recommendations, _title_assets(pipeline)
     experiment = [pipeline.experiment] if pipeline.experiment else []
     declaration = describe_lists(pipeline)
+    without_seen = " Items that a user already had are left out."
 
     @dg.asset(
         **asset_options(
@@ -107,10 +115,10 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
             description=f"The published table: the top {settings.num_results} items for every"
             " user, as user_id, rank, item_id and score"
             f"{', with titles' if titles else ''}{', and arm' if experiment else ''}."
-            f"{' Items that a user already had are left out.' if settings.exclude_seen else ''}",
+            f"{without_seen if settings.excludes_all_seen else ''}",
             kinds={"personalize", "parquet"},
             inputs=["solution_version", "batch_users"],
-            deps=[pipeline.asset_key("interactions"), *titles],
+            deps=[pipeline.asset_key("interactions"), *titles, *_items_asset(pipeline)],
             resources=["personalize"],
             storage_key=pipeline.storage_keys.recommendations,
             code_version=f"{CODE_VERSION}-{fingerprint(settings, *titles, *experiment)}",
@@ -169,26 +177,39 @@ def _title_assets(pipeline: Pipeline) -> list[dg.AssetKey]:
     return [pipeline.asset_key("item_titles")] if pipeline.has_titles else []
 
 
+def _items_asset(pipeline: Pipeline) -> list[dg.AssetKey]:
+    """The asset of what is known of the items, for `deps`; empty if no rule reads it."""
+    rules = pipeline.recommendations.rules
+    return [pipeline.asset_key("items")] if rules is not None and rules.reads_items else []
+
+
 def _checks(pipeline: Pipeline) -> dict[str, str]:
     seen_check = {
         "no_seen_items": "No list contains an item that its user already interacted with."
     }
+    rules_check = {"lists_not_emptied": "The rules leave nearly everybody a list."}
     return {
         "quality_gate": "The model is good enough to publish its lists.",
         "every_user_answered": "Every requested user has exactly one result, and somebody a list.",
         "no_failed_users": "Few enough users have an error instead of items:"
         " recommendations.max_failed_share.",
         "no_duplicates": "No list contains an item twice.",
-        **(seen_check if pipeline.recommendations.exclude_seen else {}),
+        **(seen_check if pipeline.recommendations.seen_items is not None else {}),
+        **(rules_check if pipeline.recommendations.rules is not None else {}),
         **budget_check(pipeline),
     }
 
 
 def _warnings(pipeline: Pipeline) -> dict[str, str]:
     items_check = {"items_known": "Most items in the lists are in the items file."}
+    rule_checks = {
+        "rules_suit_data": "Each rule has what it needs: events, categories, possible pins.",
+        "results_enough_for_rules": "The rules leave nearly all users enough results.",
+    }
     return {
         "lists_full": f"Every user has all {pipeline.recommendations.num_results} items.",
         **(items_check if pipeline.items else {}),
+        **(rule_checks if pipeline.recommendations.rules is not None else {}),
     }
 
 
@@ -200,6 +221,7 @@ def _lists_metadata(
     rows = counts.pop("rows")
     return {
         "preview": _preview(table),
+        **_rules_metadata(table),
         **table_metadata(work.pipeline, rows, COLUMNS, COLUMN_LINEAGE, table.sample.columns),
         **counts,
         "results_asked_for": lists.num_results,
@@ -213,6 +235,24 @@ def _lists_metadata(
         "sample": sample_metadata(table.sample),
         **storage_links("table", work.storage, lists.edition.uri),
     }
+
+
+def _rules_metadata(table: "RecommendationTable") -> dict[str, Any]:
+    """What each rule did, and how many categories a list has, where that is known."""
+    metadata: dict[str, Any] = {}
+    rules, diversity = table.facts.get("rules"), table.facts.get("diversity")
+    if rules:
+        metadata["rules"] = dg.MetadataValue.md(markdown_table(RULE_COLUMNS, list_rule_rows(rules)))
+        for rule in rules:
+            # Dagster plots these over the runs.
+            count = "added" if rule["rule"] in ("at_least", "pin") else "removed"
+            metadata[f"rule_{rule['rule']}_{count}"] = rule[count]
+        metadata["lists_short_of_results"] = table.facts["filled"]["short_of_model"]
+        metadata["popular_rows"] = table.facts["filled"]["popular_rows"]
+    if diversity:
+        metadata["categories_per_list"] = diversity["values_per_list"]
+        metadata["lists_of_one_category"] = diversity["lists_of_one"]
+    return metadata
 
 
 def _published_metadata(work: PersonalizeWork, edition: Edition) -> dict[str, Any]:

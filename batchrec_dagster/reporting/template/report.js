@@ -168,6 +168,7 @@
       const because = list[i + 1];
       rows.push(createEntry(String(i / 3 + 1), list[i],
         because >= 0 ? describeOverlap(list[i + 2], because, "this")
+          : because === -2 ? ["put on the list by a rule"]
           : interactions ? ["no item in their history shares an audience with this"] : null));
     }
     element("recommended").replaceChildren(...rows);

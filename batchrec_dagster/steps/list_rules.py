@@ -1,0 +1,212 @@
+"""Reads what the rules of lists need, and says what they did."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, date, datetime
+from typing import Any
+
+import polars as pl
+
+from batchrec_dagster.config import fingerprint
+from batchrec_dagster.personalize.schemas import ITEM_ID
+from batchrec_dagster.preparation.sources.parsing import parse_source
+from batchrec_dagster.preparation.users import read_ids
+from batchrec_dagster.rules.context import RuleContext
+from batchrec_dagster.rules.prepared import PreparedRules
+from batchrec_dagster.rules.settings import Block, ListRules
+from batchrec_dagster.steps.checks import CheckResult
+from batchrec_dagster.steps.items import read_attributes
+from batchrec_dagster.steps.raw_files import open_source
+from batchrec_dagster.steps.work import PersonalizeWork, Work
+
+# With more lists than this share of them filled with popular items, the check warns.
+MAX_SHORT_SHARE = 0.01
+
+
+@dataclass(frozen=True)
+class RuleInputs:
+    """What rules read besides the interactions, before lists are made."""
+
+    today: date
+    """The day of the run, in UTC."""
+    items: pl.DataFrame | None = None
+    """As of `RuleContext`; None too if no rule reads them."""
+    users: pl.DataFrame | None = None
+    """As of `RuleContext`."""
+    blocked: pl.Series | None = None
+    """As of `RuleContext`."""
+    versions: Sequence[str] = field(default_factory=list)
+    """What changes whenever one of these makes other lists."""
+
+
+def read_rule_inputs(work: Work) -> RuleInputs | None:
+    """What the pipeline's rules read; None without rules.
+
+    Raises PreparationError, SourceError, StorageError.
+    """
+    settings = work.pipeline.recommendations
+    rules = settings.rules
+    if rules is None:
+        return None
+    today = datetime.now(UTC).date()
+    has_filter = settings.filter is not None
+    items = read_attributes(work) if rules.reads_items or has_filter else None
+    blocked = _read_blocked(work, rules.block) if rules.block is not None else None
+    versions = [fingerprint([pin.item for pin in rules.pin if not pin.is_over(today)])]
+    if items is not None:
+        versions.append(work.storage.version(work.storage.uri(work.pipeline.storage_keys.items)))
+    if blocked is not None:
+        versions.append(fingerprint(blocked.to_list()))
+    return RuleInputs(today, items, blocked=blocked, versions=versions)
+
+
+def _read_blocked(work: Work, block: Block) -> pl.Series:
+    pipeline = work.pipeline
+    setting = "recommendations.rules.block.column"
+    null_values = pipeline.ratings.all_null_values
+    with open_source(parse_source(block.source), work.storage, pipeline.project) as files:
+        return read_ids(files, "item", block.column, setting, null_values).to_series()
+
+
+def prepare_rules(
+    work: PersonalizeWork,
+    rules: ListRules,
+    inputs: RuleInputs,
+    interactions: pl.LazyFrame,
+    users: pl.Series,
+    now: int,
+) -> tuple[PreparedRules, list[CheckResult]]:
+    """The rules for these users, and whether they suit the data.
+
+    interactions: those of the run.
+    users: the ids of the users whom lists are made for.
+    now: the time of the newest interaction, in epoch seconds.
+    """
+    settings = work.pipeline.recommendations
+    seen = settings.seen_items
+    context = RuleContext(
+        num_results=settings.num_results,
+        user_ids=users,
+        interactions=interactions,
+        now=now,
+        today=inputs.today,
+        items=inputs.items,
+        users=inputs.users,
+        popular=list_popular_items(interactions),
+        blocked=inputs.blocked,
+        pinned=[pin.item for pin in rules.pin],
+        filter=settings.filter,
+        filter_values=settings.values_of_placeholders,
+    )
+    is_filtered = seen is not None and seen.filter_expression is not None
+    filter_history = work.ensure.filter_interactions if is_filtered else 0
+    prepared = PreparedRules(rules, seen, context, filter_history)
+    return prepared, [check_rules_suit_data(rules, context, prepared)]
+
+
+def list_popular_items(interactions: pl.LazyFrame) -> pl.Series:
+    """The ids of the items, those with most interactions first."""
+    counts = interactions.group_by(ITEM_ID).agg(interactions=pl.len()).collect(engine="streaming")
+    return counts.sort("interactions", ITEM_ID, descending=[True, False]).get_column(ITEM_ID)
+
+
+def check_rules_suit_data(
+    rules: ListRules, context: RuleContext, prepared: PreparedRules
+) -> CheckResult:
+    """Whether each rule can do what it says with these data; a failure only warns."""
+    problems = [
+        *_find_missing_events(rules, context),
+        *_find_impossible_pins(prepared),
+        *(
+            f"max_per: no item has a value of {category}"
+            for category in rules.max_per
+            if not context.catalogue.read_values(category).height
+        ),
+    ]
+    finding = "; ".join(problems) or "every rule has what it needs"
+    return CheckResult(
+        "rules_suit_data", not problems, finding, {"problems": len(problems)}, severity="warn"
+    )
+
+
+def _find_missing_events(rules: ListRules, context: RuleContext) -> list[str]:
+    problems = []
+    for keys, events in rules.events.items():
+        existing = context.event_types or set()
+        missing = [event for event in events if event.lower() not in existing]
+        if missing:
+            has = f"there are {', '.join(sorted(existing))}" if existing else "they have no types"
+            problems.append(
+                f"{'.'.join(keys)}: no interaction is of the type {', '.join(missing)}; {has}"
+            )
+    return problems
+
+
+def _find_impossible_pins(prepared: PreparedRules) -> list[str]:
+    pinned = prepared.pinned
+    problems = []
+    for pin, exists, is_allowed in zip(pinned.pins, pinned.exists, pinned.is_allowed, strict=True):
+        if not exists:
+            problems.append(f"pin: {pin.item} is neither an item nor in the interactions")
+        elif not is_allowed:
+            problems.append(f"pin: {pin.item} is on no list: block, only or filter leaves it out")
+    return problems
+
+
+def check_results_enough(prepared: PreparedRules, num_results: int, most: int) -> CheckResult:
+    """Whether Personalize gave nearly all users enough results; a failure only warns.
+
+    num_results: how many results it was asked for.
+    most: how many it may be asked for.
+    """
+    filled = prepared.filled
+    share = filled.short_of_model / max(1, filled.lists)
+    passed = share <= MAX_SHORT_SHARE
+    finding = (
+        f"for {filled.short_of_model:,} of {filled.lists:,} users ({share:.1%}) the rules left too"
+        f" few of the {num_results} results asked for; {filled.popular_rows:,} popular items fill"
+        " their lists"
+    )
+    if not passed:
+        removed = {name: counts.removed for name, counts in prepared.counts.items()}
+        strictest = max(removed, key=lambda name: removed[name], default=None)
+        if strictest is not None and removed[strictest]:
+            finding += f". {strictest} left out most ({removed[strictest]:,}): loosen it"
+        finding += (
+            ", or set a smaller recommendations.num_results"
+            if num_results >= most
+            else ", or let Personalize know more items"
+        )
+    numbers: dict[str, int | float] = {
+        "users": filled.lists,
+        "short": filled.short_of_model,
+        "results_asked_for": num_results,
+    }
+    return CheckResult("results_enough_for_rules", passed, finding, numbers, severity="warn")
+
+
+def check_lists_not_emptied(prepared: PreparedRules, max_share: float) -> CheckResult:
+    """Whether the rules leave nearly everybody a list.
+
+    max_share: the largest share of users without one.
+    """
+    filled = prepared.filled
+    emptied = {name: counts.emptied for name, counts in prepared.counts.items() if counts.emptied}
+    empty = sum(emptied.values())
+    # A product with the share is not exact: 0.29 * 100 is less than 29.
+    passed = not empty or (empty < filled.lists and empty / filled.lists <= max_share)
+    finding = f"{empty:,} of {filled.lists:,} lists are empty because of recommendations.rules"
+    if empty:
+        finding += f" (at most {100 * max_share:g} % may: gate.max_emptied_share): " + ", ".join(
+            f"{name} left out the last item of {lists:,}" for name, lists in emptied.items()
+        )
+    return CheckResult(
+        "lists_not_emptied", passed, finding, {"users": filled.lists, "empty": empty}
+    )
+
+
+def describe_rules(prepared: PreparedRules) -> list[dict[str, Any]]:
+    """What each rule did, for the edition's metadata, in the order of application."""
+    return [asdict(counts) for counts in prepared.counts.values()]
