@@ -150,6 +150,11 @@ def test_each_number_agrees_with_the_tables(project: Project, instance: dg.Dagst
             rows
         )
 
+    # Odd items are comedies and romances, even ones dramas.
+    genres = {user: set[str]() for user in {row["user_id"] for row in lists}}
+    for row in lists:
+        odd = int(row["item_id"]) % 2
+        genres[row["user_id"]] |= {"Comedy", "Romance"} if odd else {"Drama"}
     training = metadata(result, "solution_version")
     assert report.facts == pytest.approx(
         {
@@ -172,6 +177,8 @@ def test_each_number_agrees_with_the_tables(project: Project, instance: dg.Dagst
             "tail_interactions": compute_shares(order[16:])[1],
             "people": len({row["user_id"] for row in lists}),
             "counted": len(history_lengths),
+            "categories_per_list": round(sum(map(len, genres.values())) / len(genres), 2),
+            "lists_of_one_category": sum(len(values) == 1 for values in genres.values()),
             **{
                 prefix + key: training[prefix + short]
                 for prefix in ("", "popularity_")

@@ -1,0 +1,187 @@
+"""Time and memory of all rules of lists, against the same table without any.
+
+    python benchmarks/list_rules.py [--users 1000000] [--results 25] [--interactions 20000000]
+                                    [--rounds 1] [--out FILE]
+
+The input is generated as in recommendation_table.py, with a file of items: a category, a price, the
+stock and the age. "without" makes the table from lists of `--results` items, and leaves out what is
+seen. "all rules" makes it from as many results as the rules ask for. "without, as long" is the first
+with as many results as the second, which tells what the longer lists cost by themselves. Each runs
+in its own process. Reported are the wall time (best of the rounds), the CPU time of all threads,
+and the process's peak memory, also as ratios to "without".
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from recommendation_table import ITEMS, generate
+from report import RESULTS, table, write
+
+WITHOUT, WITHOUT_AS_LONG, WITH_RULES = "without", "without, as long", "all rules"
+NOW = 1_700_000_000
+DECLARED: dict[str, Any] = {
+    "exclude_seen": {"days": 2000, "except": 'ITEMS.CATEGORY = "c7"'},
+    "block": {"source": "blocked.csv"},
+    "only": "ITEMS.STOCK > 0",
+    "price": {"of": "PRICE", "within": [0.2, 5.0]},
+    "max_per": {"CATEGORY": 3},
+    "at_least": [{"count": 2, "of": "ITEMS.AGE_DAYS < 100"}],
+    "pin": [{"item": "11", "rank": 1}, {"item": "12", "rank": 7}],
+}
+
+
+def generate_items(folder: Path) -> None:
+    """items.parquet: what rules know of the items."""
+    import polars as pl
+
+    chance = np.random.default_rng(1)
+    categories = pl.Series(chance.integers(0, 200, ITEMS)).cast(pl.String)
+    pl.DataFrame(
+        {
+            "ITEM_ID": pl.Series(np.arange(ITEMS)).cast(pl.String),
+            "CREATION_TIMESTAMP": NOW - chance.integers(0, 1000, ITEMS) * 86_400,
+            "CATEGORY": "c" + categories,
+            "PRICE": np.exp(chance.normal(3, 0.7, ITEMS)).round(2),
+            "STOCK": chance.integers(0, 10, ITEMS).astype(float),
+        }
+    ).write_parquet(folder / "items.parquet")
+
+
+def prepare(folder: Path, results: int, users: Any, interactions: Any) -> Any:
+    """The rules, prepared."""
+    import polars as pl
+
+    from batchrec_dagster.rules.context import RuleContext
+    from batchrec_dagster.rules.prepared import PreparedRules
+    from batchrec_dagster.rules.settings import ExcludeSeen, ListRules
+    from batchrec_dagster.steps.list_rules import list_popular_items
+
+    rules = ListRules.model_validate(DECLARED)
+    assert isinstance(rules.exclude_seen, ExcludeSeen)
+    context = RuleContext(
+        num_results=results,
+        user_ids=users,
+        interactions=interactions,
+        now=NOW,
+        today=date(2026, 1, 1),
+        items=pl.read_parquet(folder / "items.parquet"),
+        popular=list_popular_items(interactions),
+        blocked=pl.Series(range(0, ITEMS, 500)).cast(pl.String),
+        pinned=[pin.item for pin in rules.pin],
+    )
+    return PreparedRules(rules, rules.exclude_seen, context)
+
+
+def make_table(name: str, folder: Path, results: int) -> dict[str, Any]:
+    """What the asset does from the job's output to the published table."""
+    import polars as pl
+
+    from batchrec_dagster.personalize.file_formats import read_inference, scan_interactions
+    from batchrec_dagster.steps.batch_jobs import JobOutput
+    from batchrec_dagster.steps.recommendation_table import ListBuilder, SeenItems
+    from batchrec_dagster.storage.published_table import TableWriter
+    from batchrec_dagster.storage.resource import S3Connection, StorageResource
+
+    start = time.perf_counter()
+    storage = StorageResource(root=str(folder), s3=S3Connection())
+    users = pl.read_ndjson(folder / "users.json").get_column("userId")
+    interactions = scan_interactions(folder / "interactions.csv")
+    rules = prepare(folder, results, users, interactions) if name == WITH_RULES else None
+    seen = None if rules is not None else SeenItems(interactions, users)
+    prepared = time.perf_counter()
+    lists = ListBuilder(results, seen, rules=rules)
+    job = {"jobOutput": {"s3DataDestination": {"path": storage.uri("out/")}}}
+    with tempfile.TemporaryDirectory() as passing, TableWriter(Path(passing) / "t") as writer:
+        lists.write(JobOutput(storage, job).pieces(read_inference), writer)
+        lists.checks(users, filtered=False)
+        writer.finish({"edition": 1, "version": "1"})
+    facts = {
+        "seconds": time.perf_counter() - start,
+        "prepare_seconds": prepared - start,
+        "rows": lists.rows,
+    }
+    if rules is not None:
+        facts["asked"] = rules.choose_num_results(500, max(2 * results, 10_000_000 // len(users)))
+        facts["short"] = rules.filled.short_of_model
+    return facts
+
+
+def run_alone(name: str, folder: Path, results: int) -> dict[str, Any]:
+    """What a process of its own reports, and its peak in memory."""
+    command = [sys.executable, __file__, "--work", name, "--folder", str(folder)]
+    process = subprocess.run(
+        [*command, "--results", str(results)], check=True, capture_output=True, text=True
+    )
+    facts: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])
+    return facts
+
+
+def measure(arguments: argparse.Namespace) -> None:
+    """Generate both lengths, run each in turn, tell."""
+    outcomes: dict[str, dict[str, Any]] = {}
+    lengths = {arguments.results: [WITHOUT], arguments.longer: [WITHOUT_AS_LONG, WITH_RULES]}
+    for length, names in lengths.items():
+        with tempfile.TemporaryDirectory(dir=arguments.scratch) as scratch:
+            folder = Path(scratch)
+            generate(folder, arguments.users, length, arguments.interactions)
+            generate_items(folder)
+            for name in names:
+                runs = [run_alone(name, folder, arguments.results) for _ in range(arguments.rounds)]
+                outcomes[name] = min(runs, key=lambda facts: facts["seconds"])
+    base = outcomes[WITHOUT]
+    rows = [
+        {
+            "lists": name,
+            "seconds": f"{facts['seconds']:.1f}",
+            "of them before": f"{facts['prepare_seconds']:.1f}",
+            "CPU s": f"{facts['cpu_seconds']:.1f}",
+            "peak MB": f"{facts['peak_mb']:.0f}",
+            "time": f"x {facts['seconds'] / base['seconds']:.2f}",
+            "memory": f"x {facts['peak_mb'] / base['peak_mb']:.2f}",
+        }
+        for name, facts in outcomes.items()
+    ]
+    title = (
+        f"\n{arguments.users:,} users x {arguments.results}, rules on {arguments.longer} results;"
+        f" {arguments.interactions:,} interactions"
+    )
+    print(table(title, rows), flush=True)
+    write(arguments.out, {**vars(arguments), "lists": outcomes, "out": "", "scratch": ""})
+
+
+def main() -> None:
+    """Measure, or be one of those who are measured."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--users", type=int, default=1_000_000)
+    parser.add_argument("--results", type=int, default=25)
+    parser.add_argument("--longer", type=int, default=50, help="results that the rules ask for")
+    parser.add_argument("--interactions", type=int, default=20_000_000)
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--scratch", type=Path, help="where the generated files pass through")
+    parser.add_argument("--out", type=Path, default=RESULTS / "list_rules.json")
+    parser.add_argument("--work", help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.work:
+        before = time.process_time()
+        facts = make_table(arguments.work, arguments.folder, arguments.results)
+        facts["cpu_seconds"] = time.process_time() - before
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(json.dumps({**facts, "peak_mb": peak}))
+    else:
+        measure(arguments)
+
+
+if __name__ == "__main__":
+    main()
