@@ -10,7 +10,7 @@ import polars as pl
 from batchrec_dagster.personalize.filter_grammar import Condition
 from batchrec_dagster.personalize.schemas import ITEM_ID, VALUE_SEPARATOR
 from batchrec_dagster.rules.conditions import Values, find_matches
-from batchrec_dagster.rules.pairs import Mask, Numbers, find_positions
+from batchrec_dagster.rules.pairs import IdNumbers, Mask, Numbers
 
 Floats = np.ndarray[tuple[int], np.dtype[np.float64]]
 
@@ -27,6 +27,7 @@ class ItemCatalogue:
 
     def __init__(self, ids: pl.Series, attributes: pl.DataFrame, weights: Floats) -> None:
         self.ids = ids
+        self._numbers = IdNumbers(ids)
         has_attributes = ids.is_in(attributes[ITEM_ID].implode()).to_numpy()
         self.exists = np.append(has_attributes | (weights > 0), False)
         """Whether each item has attributes or interactions, rather than is only named by a rule."""
@@ -41,8 +42,7 @@ class ItemCatalogue:
 
     def find_numbers(self, item_ids: pl.Series) -> Numbers:
         """The number of each item."""
-        numbers = item_ids.to_frame("id").select(find_positions("id", self.ids))
-        return numbers.to_series().fill_null(self.other).to_numpy().astype(np.int64)
+        return self._numbers.find(item_ids)
 
     def match(self, condition: Condition, values: Values | None = None) -> Mask:
         """Whether the item of each number, that of others included, meets the condition.

@@ -64,6 +64,26 @@ class Pairs:
         return is_pair
 
 
+class IdNumbers:
+    """The numbers of distinct ids, which count from 0.
+
+    It is made once, while `find_positions` would look at all ids again for each table.
+    """
+
+    def __init__(self, ids: pl.Series) -> None:
+        self._size = len(ids)
+        self._type = pl.Categorical(pl.Categories.random(physical=pl.UInt32))
+        # Polars numbers categories as they come, and forgets them with the last column that has
+        # them.
+        self._ids = ids.cast(self._type)
+
+    def find(self, ids: pl.Series) -> Numbers:
+        """The number of each id; the number after the last for any other id, and for null."""
+        numbers = ids.cast(self._type).to_physical().fill_null(self._size).to_numpy()
+        numbered: Numbers = np.minimum(numbers, self._size).astype(np.int64)
+        return numbered
+
+
 def find_positions(column: str, values: pl.Series) -> pl.Expr:
     """The position of the column's value in these distinct values; null if it is not there."""
     return pl.col(column).cast(pl.Enum(values), strict=False).to_physical()

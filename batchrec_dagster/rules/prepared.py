@@ -15,7 +15,7 @@ from batchrec_dagster.rules.context import RuleContext
 from batchrec_dagster.rules.exclude_seen import SeenItemsFilter
 from batchrec_dagster.rules.max_per import CategoryLimits
 from batchrec_dagster.rules.only import MatchingItemsFilter
-from batchrec_dagster.rules.pairs import Mask, Numbers, find_positions
+from batchrec_dagster.rules.pairs import IdNumbers, Mask, Numbers, find_positions
 from batchrec_dagster.rules.pin import NO_ITEM, PinnedItems, PinnedRanks
 from batchrec_dagster.rules.price import PriceFilter
 from batchrec_dagster.rules.rule import ItemFilter, ListCounter, RuleCounts
@@ -53,7 +53,7 @@ class PreparedRules:
     ) -> None:
         self._num_results = context.num_results
         self._catalogue = context.catalogue
-        self._user_ids = context.user_ids
+        self._user_numbers = IdNumbers(context.user_ids)
         # Filters come before what counts items, so that an item that may not stay takes no place
         # of a category. price comes before exclude_seen, as it holds the pairs only for a moment.
         price = PriceFilter(rules.price, context) if rules.price is not None else None
@@ -134,14 +134,6 @@ class PreparedRules:
             parts.append(self._apply_to_part(part, rows))
         return pl.concat(parts)
 
-    def count_seen(self, table: pl.DataFrame) -> int:
-        """How many of these rows, of user_id and item_id, have an item that the user had."""
-        if self._seen is None:
-            return 0
-        users = self._find_user_numbers(table["user_id"])
-        items = self._catalogue.find_numbers(table["item_id"])
-        return int((~self._seen.allow(users, items)).sum())
-
     def count_seen_dropped(self) -> int:
         """How many results were left out because their user had the item."""
         return self.counts[self._seen.name].removed if self._seen is not None else 0
@@ -156,7 +148,7 @@ class PreparedRules:
         table = _CandidateTable(
             users, candidates, self._catalogue.find_numbers(candidates["item_id"])
         )
-        user_numbers = self._find_user_numbers(users)
+        user_numbers = self._user_numbers.find(users)
         pinned = self.pinned.place(user_numbers, self._num_results)
         allowed, emptied_by = self._filter(table, user_numbers, pinned)
         counters: list[ListCounter] = []
@@ -175,7 +167,13 @@ class PreparedRules:
         if self._limits is not None:
             self.counts[max_per.NAME].removed += selection.refused[max_per.NAME]
         self._count(places, emptied_by)
-        return self._write(users, table, places)
+        list_of_row, ranks = np.nonzero(places.T != EMPTY)
+        chosen = places[ranks, list_of_row].astype(np.int64)
+        if self._seen is not None:
+            # A look at what is written, whatever filled the lists.
+            items = self._find_items(table, list_of_row, chosen)
+            self.filled.seen += int((~self._seen.allow(user_numbers[list_of_row], items)).sum())
+        return self._write(users, table, list_of_row, ranks, chosen)
 
     def _filter(
         self, table: _CandidateTable, users: Numbers, pinned: PinnedRanks
@@ -239,11 +237,27 @@ class PreparedRules:
         for number, lists in enumerate(np.bincount(numbers, minlength=len(self._filters))):
             self.counts[self._filters[number].name].emptied += int(lists)
 
-    def _write(self, users: pl.Series, table: _CandidateTable, places: Matrix) -> pl.DataFrame:
-        """The rows of the lists with these places of candidates."""
-        by_list = places.T
-        lists, ranks = np.nonzero(by_list != EMPTY)
-        chosen = by_list[lists, ranks].astype(np.int64)
+    def _find_items(self, table: _CandidateTable, lists: Numbers, chosen: Numbers) -> Numbers:
+        """The number of the item of each row."""
+        is_model = (chosen >= 0) & (chosen < FIRST_POPULAR)
+        items = np.where(chosen < 0, -1 - chosen, 0)
+        items[is_model] = table.items[chosen[is_model], lists[is_model]]
+        is_popular = chosen >= FIRST_POPULAR
+        items[is_popular] = self._popular[chosen[is_popular] - FIRST_POPULAR]
+        return items
+
+    def _write(
+        self,
+        users: pl.Series,
+        table: _CandidateTable,
+        lists: Numbers,
+        ranks: Numbers,
+        chosen: Numbers,
+    ) -> pl.DataFrame:
+        """The rows of the lists.
+
+        lists, ranks, chosen: the list, the rank from 0 and the place of the candidate of each row.
+        """
         is_pinned, is_popular = chosen < 0, chosen >= FIRST_POPULAR
         rows = table.first_rows[lists] + chosen
         # Behind the candidates stand the popular items, and then the pinned ones.
@@ -263,10 +277,6 @@ class PreparedRules:
                 "reason": pl.Series([None, POPULAR, PINNED], dtype=pl.String).gather(reasons),
             }
         )
-
-    def _find_user_numbers(self, users: pl.Series) -> Numbers:
-        numbers = users.to_frame("id").select(find_positions("id", self._user_ids)).to_series()
-        return numbers.fill_null(len(self._user_ids)).to_numpy().astype(np.int64)
 
     def _find_popular(self, context: RuleContext, filters: Sequence[ItemFilter]) -> Numbers:
         """The numbers of the first popular items that these filters, of items alone, allow."""
@@ -292,6 +302,8 @@ class FilledLists:
     """How many popular items fill lists."""
     empty: int = 0
     """How many lists are empty."""
+    seen: int = 0
+    """How many rows have an item that exclude_seen leaves out. There should be none."""
 
 
 class _CandidateTable:

@@ -164,6 +164,7 @@ class ListBuilder(OutputTable):
         total = AnswerCounts.add_up(self._outputs)
         every_user, *others = self._check_answers(users, total)
         failed, padding = total.failed_lines, self.items_without_score
+        seen_items = self.seen_items_listed
         # Where all users failed, that is what is wrong, and where rules left nothing of the model's
         # results, their own check says so.
         all_failed = 0 < failed == sum(map(len, total.answered))
@@ -173,7 +174,7 @@ class ListBuilder(OutputTable):
         return [
             every_user,
             *others,
-            *([check_no_seen_items(self._seen)] if self._leaves_out_seen else []),
+            *([] if seen_items is None else [check_no_seen_items(seen_items)]),
             check_lists_full(
                 self._full,
                 len(users),
@@ -186,10 +187,11 @@ class ListBuilder(OutputTable):
         ]
 
     @property
-    def _leaves_out_seen(self) -> bool:
+    def seen_items_listed(self) -> int | None:
+        """How many rows have an item that the user had; None if lists may contain that."""
         if self.rules is not None:
-            return self.rules.leaves_out_seen
-        return self.seen is not None
+            return self.rules.filled.seen if self.rules.leaves_out_seen else None
+        return None if self.seen is None else self._seen
 
     @property
     def seen_items_dropped(self) -> int:
@@ -265,9 +267,7 @@ class ListBuilder(OutputTable):
         self.items = pl.concat([self.items, table.get_column("item_id").unique()]).unique()
         self._full += lengths.filter(pl.col("len") >= self.num_results).height
         self._outputs[-1].repeated += table.height - int(lengths.get_column("items").sum())
-        if self.rules is not None:
-            self._seen += self.rules.count_seen(table)
-        elif self.seen is not None:
+        if self.seen is not None:
             self._seen += int(self.seen.contain(table).sum())
         if self.diversity is not None:
             self.diversity.add(table)

@@ -152,9 +152,9 @@ def test_each_number_agrees_with_the_tables(project: Project, instance: dg.Dagst
 
     # Odd items are comedies and romances, even ones dramas.
     genres = {user: set[str]() for user in {row["user_id"] for row in lists}}
-    for row in lists:
-        odd = int(row["item_id"]) % 2
-        genres[row["user_id"]] |= {"Comedy", "Romance"} if odd else {"Drama"}
+    for entry in lists:
+        odd = int(entry["item_id"]) % 2
+        genres[entry["user_id"]] |= {"Comedy", "Romance"} if odd else {"Drama"}
     training = metadata(result, "solution_version")
     assert report.facts == pytest.approx(
         {
