@@ -7,8 +7,8 @@ The input is generated as in recommendation_table.py, with a file of items: a ca
 stock and the age. "without" makes the table from lists of `--results` items, and leaves out what is
 seen. "all rules" makes it from as many results as the rules ask for. "without, as long" is the
 first with as many results as the second, which tells what the longer lists cost by themselves. Each
-runs in its own process. Reported are the wall time (best of the rounds), the CPU time of all threads, and
-the process's peak memory, also as ratios to "without".
+runs in its own process. Reported are the wall time (best of the rounds), the CPU time of all
+threads, and the process's peak memory, also as ratios to "without".
 """
 
 from __future__ import annotations

@@ -153,8 +153,8 @@ def test_each_number_agrees_with_the_tables(project: Project, instance: dg.Dagst
     # Odd items are comedies and romances, even ones dramas.
     genres = {user: set[str]() for user in {row["user_id"] for row in lists}}
     for entry in lists:
-        odd = int(entry["item_id"]) % 2
-        genres[entry["user_id"]] |= {"Comedy", "Romance"} if odd else {"Drama"}
+        is_odd = int(entry["item_id"]) % 2 == 1
+        genres[entry["user_id"]] |= {"Comedy", "Romance"} if is_odd else {"Drama"}
     training = metadata(result, "solution_version")
     assert report.facts == pytest.approx(
         {

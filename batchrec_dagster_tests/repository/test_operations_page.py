@@ -15,6 +15,7 @@ def test_every_check_is_on_the_page_and_no_other(project: Project) -> None:
             "shop",
             "ratings.csv",
             items={"source": "movies.csv", "columns": {"item": "movieId", "title": "title"}},
+            recommendations={"rules": {"pin": [{"item": "1"}]}},
             segments={"items": ["1"]},
             budget={"max_usd_per_run": 1},
         )
