@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -14,6 +15,8 @@ from batchrec_dagster.rules.pairs import Mask, Numbers
 NAME = "max_per"
 
 Values = np.ndarray[tuple[int, int], np.dtype[np.int32]]
+Limits = np.ndarray[tuple[int], np.dtype[np.int32]]
+Counts = np.ndarray[tuple[int, int], np.dtype[np.unsignedinteger[Any]]]
 
 
 class CategoryLimits:
@@ -38,15 +41,18 @@ class CategoryLimits:
         # The filler, which is no value, has no limit.
         self._limits = np.array([*limit_of_value, np.iinfo(np.int32).max], dtype=np.int32)
         self._least = min(limits.values())
+        # No count is larger than a list is long.
+        self._count_type = np.min_scalar_type(context.num_results)
 
     @property
-    def values(self) -> int:
-        """How many values are counted for each list."""
-        return len(self._limits)
+    def bytes_per_list(self) -> int:
+        """How much memory the counter takes for each list."""
+        return len(self._limits) * self._count_type.itemsize
 
     def start(self, lists: int) -> CategoryCounter:
         """The counter of this many lists."""
-        return CategoryCounter(self._values, self._limits, lists)
+        counts = np.zeros((lists, len(self._limits)), dtype=self._count_type)
+        return CategoryCounter(self._values, self._limits, counts)
 
     def count_more_results(self, num_results: int) -> int:
         """Enough for lists that are mostly of a few values."""
@@ -71,11 +77,8 @@ class CategoryCounter:
 
     name = NAME
 
-    def __init__(
-        self, values: Values, limits: np.ndarray[tuple[int], np.dtype[np.int32]], lists: int
-    ) -> None:
-        self._values, self._limits = values, limits
-        self._counts = np.zeros((lists, len(limits)), dtype=np.uint16)
+    def __init__(self, values: Values, limits: Limits, counts: Counts) -> None:
+        self._values, self._limits, self._counts = values, limits, counts
 
     def admit(self, lists: Numbers, items: Numbers, places: Numbers) -> Mask:
         """Whether each value of the item is on the list less often than its limit."""

@@ -26,8 +26,8 @@ from batchrec_dagster.rules.settings import ExcludeSeen, ListRules
 POPULAR, PINNED = "popular", "pinned"
 # Of popular items that the rules allow for anybody, this many can fill lists.
 MOST_POPULAR = 1_000
-# The counters of one piece of users take at most this many numbers.
-MAX_COUNTERS = 16_000_000
+# The counters of max_per for the lists of one part take at most this many bytes.
+MAX_COUNTER_BYTES = 64_000_000
 # The numbers of results that a job is asked for. With few of them, a night's new stock rarely
 # changes the request, so that the job of an earlier run with the same data is found again.
 RESULT_STEPS = (*range(25, 100, 25), *range(100, 200, 50), *range(200, 1001, 100))
@@ -123,16 +123,18 @@ class PreparedRules:
         candidates: the columns user_id, item_id and score; best first, and all of a user together,
             in the order of `users`.
         """
-        slices = max(1, self._limits.values if self._limits is not None else 1)
-        users_at_once = max(1, MAX_COUNTERS // slices)
-        parts = []
-        for first in range(0, max(1, len(users)), users_at_once):
-            part = users[first : first + users_at_once]
-            rows = candidates
-            if len(part) < len(users):
-                rows = candidates.filter(pl.col("user_id").is_in(part.implode()))
-            parts.append(self._apply_to_part(part, rows))
-        return pl.concat(parts)
+        bytes_per_list = self._limits.bytes_per_list if self._limits is not None else 1
+        lists_at_once = max(1, MAX_COUNTER_BYTES // bytes_per_list)
+        if len(users) <= lists_at_once:
+            return self._apply_to_part(users, candidates)
+        list_of_row = candidates.select(find_positions("user_id", users)).to_series()
+        return pl.concat(
+            self._apply_to_part(
+                users[first : first + lists_at_once],
+                candidates.filter(list_of_row.is_between(first, first + lists_at_once - 1)),
+            )
+            for first in range(0, len(users), lists_at_once)
+        )
 
     def count_seen_dropped(self) -> int:
         """How many results were left out because their user had the item."""

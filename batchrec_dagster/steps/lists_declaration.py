@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from batchrec_dagster.config import Pipeline, fingerprint
+from batchrec_dagster.personalize.filter_expressions import EXCLUDE_SEEN
 from batchrec_dagster.steps.batch_jobs import (
     FilterDeclaration,
     declare_filter,
@@ -57,6 +58,8 @@ def _declare_lists_filter(pipeline: Pipeline) -> FilterDeclaration | None:
         return None
     if settings.filter:
         return declare_filter("recommendations.filter", settings.filter_expression)
+    if settings.filter_expression != EXCLUDE_SEEN:
+        return declare_filter("recommendations.rules.exclude_seen", settings.filter_expression)
     return FilterDeclaration(
         "recommendations.exclude_seen", settings.filter_expression, EXCLUDE_SEEN_ENDING
     )

@@ -12,7 +12,12 @@ from pydantic import ValidationError
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.config.declaration_errors import DeclarationError
 from batchrec_dagster.config.solution import Solution
-from batchrec_dagster.steps.batch_jobs import build_solution_config, build_solution_name
+from batchrec_dagster.steps.batch_jobs import (
+    FilterDeclaration,
+    build_solution_config,
+    build_solution_name,
+)
+from batchrec_dagster.steps.lists_declaration import describe_lists
 from batchrec_dagster_tests.support import (
     COLUMNS,
     declaration,
@@ -420,6 +425,25 @@ def test_invalid_settings_fail_with_file_line_key_and_fix(tmp_path: Path) -> Non
         assert message.startswith(f"{file}, line {line}: {key}: ")
         texts.append((f"{attributes}"[:200], message.removeprefix(f"{file}, ")))
     assert_texts("settings", texts)
+
+
+def declare_lists_filter(**recommendations: Any) -> FilterDeclaration | None:
+    ratings = {"source": "ratings.csv", "columns": {**COLUMNS, "event_type": "event"}}
+    settings = {"name": "shop", "ratings": ratings, "recommendations": recommendations}
+    return describe_lists(Pipeline.model_validate(settings)).filter
+
+
+def test_personalize_leaves_out_of_seen_items_what_its_filters_can_say() -> None:
+    everything = declare_lists_filter()
+    assert everything is not None
+    assert declare_lists_filter(rules={"exclude_seen": True}) == everything
+    assert declare_lists_filter(rules={"max_per": {}}) == everything
+    assert declare_lists_filter(rules={"exclude_seen": False}) is None
+    assert declare_lists_filter(rules={"exclude_seen": {"days": 60}}) is None
+    bought = declare_lists_filter(rules={"exclude_seen": {"events": ["buy", "rent"]}})
+    assert bought is not None
+    assert bought.expression == 'EXCLUDE ItemID WHERE Interactions.EVENT_TYPE IN ("buy","rent")'
+    assert bought.ending != everything.ending
 
 
 def test_all_invalid_settings_are_reported_at_once(tmp_path: Path) -> None:

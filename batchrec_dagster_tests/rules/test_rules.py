@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import date
 from typing import Any
+from unittest.mock import patch
 
 import polars as pl
 import pytest
@@ -214,8 +215,15 @@ def test_all_rules_together_do_what_each_says(
 
 
 @settings(deadline=None)
-@given(shop=shops(), pins_of_kind=st.integers(1, 3))
-def test_no_rule_changes_nothing_but_the_length(shop: Shop, pins_of_kind: int) -> None:
+@given(declared=st.fixed_dictionaries({"max_per": RULES["max_per"]}), shop=shops())
+def test_lists_are_the_same_in_parts(declared: dict[str, Any], shop: Shop) -> None:
+    with patch("batchrec_dagster.rules.prepared.MAX_COUNTER_BYTES", 1):
+        check_rules(ListRules.model_validate(declared), None, shop)
+
+
+@settings(deadline=None)
+@given(shop=shops())
+def test_no_rule_changes_nothing_but_the_length(shop: Shop) -> None:
     shop = replace(shop, popular=[])
     prepared = PreparedRules(ListRules(), None, make_context(shop, ListRules()))
     expected = [
