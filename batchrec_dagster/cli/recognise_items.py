@@ -18,14 +18,10 @@ from batchrec_dagster.cli.recognised_source import (
     leave_out_defaults,
 )
 from batchrec_dagster.personalize.schemas import VALUE_SEPARATOR, make_field_name
+from batchrec_dagster.preparation.attributes import QUOTES_FIX, open_attributes_table
 from batchrec_dagster.preparation.column_names import find_columns, recognise_columns
 from batchrec_dagster.preparation.file_sample import FileSample
-from batchrec_dagster.preparation.items import (
-    QUOTES_FIX,
-    ItemsLayout,
-    open_items_table,
-    parse_items,
-)
+from batchrec_dagster.preparation.items import ItemsLayout, parse_items
 from batchrec_dagster.preparation.layout import Column
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.recognition import ReadSettings
@@ -61,7 +57,7 @@ def recognise_items(
     settings: dict[str, object] = {"source": source}
     if layout is None:
         reading = ReadSettings(delimiter=options.delimiter, columns=given_columns)
-        with open_sample([file], reading, open_items_table, QUOTES_FIX) as sample:
+        with open_sample([file], reading, open_attributes_table, QUOTES_FIX) as sample:
             layout = _choose_layout(sample, given_columns, ratings)
         columns = {
             role: getattr(layout, role)
