@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from batchrec_dagster.personalize import filter_check
 from batchrec_dagster.personalize.filter_grammar import (
+    DATASETS,
     FilterExpressionError,
     iterate_comparisons,
     parse_condition,
@@ -134,13 +135,12 @@ def _explain_missing_field(dataset: str, field: str, schemas: Schemas) -> str | 
     schema = schemas.get(dataset)
     if schema is not None and schema.field(field) is not None:
         return None
-    if dataset == USERS:
-        return f"Users.{field} does not exist: pipelines have no users dataset, only items"
-    if dataset == ITEMS:
+    if dataset in (ITEMS, USERS):
+        name, block = DATASETS[dataset], dataset.lower()
         if schema is None:
-            return f"Items.{field} does not exist: no items are declared"
+            return f"{name}.{field} does not exist: no {block} are declared"
         columns = ", ".join(schema.columns)
-        return f"Items.{field} does not exist: items.columns declares only {columns}"
+        return f"{name}.{field} does not exist: {block}.columns declares only {columns}"
     if (dataset, field) == (INTERACTIONS, EVENT_TYPE):
         return f"Interactions.{EVENT_TYPE} does not exist: declare ratings.columns.event_type"
     return None

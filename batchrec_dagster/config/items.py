@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal, Self
+from typing import Self
 
 import dagster as dg
 from pydantic import Field, model_validator
 
-from batchrec_dagster.config.ratings import (
-    check_delimiter,
-    check_encoding,
-    check_names_or_positions,
-)
-from batchrec_dagster.config.sources import SourceSettings
-from batchrec_dagster.config.validation import validate_pattern, validate_with
-from batchrec_dagster.personalize.schemas import VALUE_SEPARATOR, parse_schema
+from batchrec_dagster.config.attribute_files import AttributesFileSettings
+from batchrec_dagster.config.ratings import check_names_or_positions
+from batchrec_dagster.personalize.schemas import parse_schema
 from batchrec_dagster.preparation.items import ItemsLayout
-from batchrec_dagster.preparation.layout import Decimal, Encoding, TableFormat
 from batchrec_dagster.preparation.sources.movielens import KNOWN_ITEMS
-from batchrec_dagster.preparation.sources.source import RatingsSource
-from batchrec_dagster.preparation.sources.tables import TextForm
 
 Column = str | int
 
@@ -87,48 +79,19 @@ class ItemColumns(dg.Model):
         return ItemsLayout(delimiter=None, **self.model_dump())
 
 
-class ItemSettings(SourceSettings):
+class ItemSettings(AttributesFileSettings):
     """The file of items, how to read it, and what goes to Personalize."""
 
-    many = False
+    block = "items"
 
     source: str | dict[str, str] = Field(
         description="Where the items are, written like ratings.source; for a file of a known"
         " source, its name after a slash.",
         examples=["sample://hetrec/movies.dat", "data/movies.csv"],
     )
-    format: TableFormat | dict[str, TableFormat] | None = Field(
-        default=None,
-        description="delta or iceberg: the source is the folder of such a table, as in ratings.",
-        examples=["delta"],
-    )
-    delimiter: str | None = Field(
-        default=None,
-        description="The field separator: one character, or `::`. Default: the known source's, or"
-        " the one that the declared columns and the first lines show. With a comma or a semicolon,"
-        " fields may be in double quotes.",
-        examples=[",", "\t", "::"],
-    )
-    decimal: Decimal = Field(default=".", description="The decimal separator: `,` for 4,5.")
-    encoding: Encoding = Field(default="auto", description="The file's encoding, as in ratings.")
     columns: ItemColumns | None = Field(
         default=None,
         description="Which column holds what. Required for your own files, not for known sources.",
-    )
-    separator: str = Field(
-        default=VALUE_SEPARATOR, description="The separator between several values of a category."
-    )
-    on_bad_rows: Literal["fail", "skip"] = Field(
-        default="fail",
-        description="What to do with unreadable rows: fail names the first one, skip drops and"
-        " counts them.",
-    )
-
-    _encoding_is_known = validate_with(check_encoding, "encoding")
-    _delimiter_is_readable = validate_with(check_delimiter, "delimiter")
-
-    _separator_separates = validate_pattern(
-        "separator", pattern=r"(?s).+", or_else='write a character, such as "|"'
     )
 
     @model_validator(mode="after")
@@ -143,11 +106,6 @@ class ItemSettings(SourceSettings):
                 " genres}}"
             )
         return self
-
-    @property
-    def rows(self) -> RatingsSource:
-        """Where the rows are: the file, or the result of the query on the files."""
-        return self.rows_of("items.query", TextForm(self.delimiter, encoding=self.encoding))
 
     @property
     def _known_layout(self) -> ItemsLayout | None:

@@ -40,6 +40,7 @@ from batchrec_dagster.config.recommendations import RecommendationSettings
 from batchrec_dagster.config.retention import Retention
 from batchrec_dagster.config.segments import Segments
 from batchrec_dagster.config.solution import Solution
+from batchrec_dagster.config.users import UserSettings
 from batchrec_dagster.config.validation import build_field_errors, validate_pattern
 from batchrec_dagster.personalize.recipes import POPULARITY_COUNT, USER_PERSONALIZATION
 from batchrec_dagster.personalize.schemas import (
@@ -108,6 +109,7 @@ class Pipeline(dg.Model):
         default_factory=PreparationSettings
     )
     items: Annotated[ItemSettings | None, _block(ItemSettings)] = None
+    users: Annotated[UserSettings | None, _block(UserSettings)] = None
     solution: Annotated[Solution, _block(Solution)] = Field(default_factory=Solution)
     batch_users: Annotated[BatchUsers, _block(BatchUsers)] = Field(default_factory=BatchUsers)
     recommendations: Annotated[RecommendationSettings, _block(RecommendationSettings)] = Field(
@@ -303,8 +305,12 @@ class Pipeline(dg.Model):
         interactions = build_interactions_schema(
             event_type=self.rules.event_type, event_value=self.event_value
         )
-        items = self.items.layout.schema if self.items else None
-        return {INTERACTIONS: interactions, **({ITEMS: items} if items is not None else {})}
+        declared = {
+            INTERACTIONS: interactions,
+            ITEMS: self.items.layout.schema if self.items else None,
+            USERS: self.users.layout.schema if self.users else None,
+        }
+        return {kind: schema for kind, schema in declared.items() if schema is not None}
 
     @property
     def making_lists(self) -> dict[str, Any]:
@@ -318,6 +324,7 @@ class Pipeline(dg.Model):
             "ratings": self.ratings,
             "interactions": self.interactions,
             "items": self.items,
+            "users": self.users,
             "solution": self.solution,
             "batch_users": self.batch_users,
             "recommendations": self.recommendations,

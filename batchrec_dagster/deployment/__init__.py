@@ -19,6 +19,7 @@ import dagster as dg
 from batchrec_dagster.deployment.io_managers import (
     InteractionsIOManager,
     ItemsCsvIOManager,
+    UsersCsvIOManager,
 )
 from batchrec_dagster.deployment.resources import AWS, EMBEDDED, LOCAL_ROLE_ARN, PersonalizeResource
 from batchrec_dagster.deployment.tags import parse_tags
@@ -364,6 +365,7 @@ def _build_resources(deployment: Deployment) -> dict[str, Any]:
         "published_io": io_managers.PublishedTableIOManager(storage=storage),
         "interactions_io": InteractionsIOManager(storage=storage),
         "items_io": ItemsCsvIOManager(storage=storage),
+        "users_io": UsersCsvIOManager(storage=storage),
         "batch_users_io": io_managers.UsersIOManager(
             storage=storage, max_records=file_formats.MAX_INPUT_RECORDS
         ),

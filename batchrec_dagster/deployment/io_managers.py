@@ -1,4 +1,4 @@
-"""IO managers of the CSV files that Personalize reads: interactions and items.
+"""IO managers of the CSV files that Personalize reads: interactions, items and users.
 
 The IO managers in `storage/io_managers.py` do not depend on Personalize's formats.
 """
@@ -7,27 +7,41 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import dagster as dg
 import polars as pl
 
 from batchrec_dagster.personalize.file_formats import scan_interactions
-from batchrec_dagster.personalize.schemas import ITEM_ID
+from batchrec_dagster.personalize.schemas import ITEM_ID, USER_ID
 from batchrec_dagster.storage.io_managers import CsvIOManager, storage_errors
 from batchrec_dagster.storage.paths import PreparedFiles, UsersOfInteractions
 from batchrec_dagster.storage.resource import StorageResource
 
 
-class ItemsCsvIOManager(CsvIOManager):
-    """Personalize's items CSV.
+class AttributesCsvIOManager(CsvIOManager):
+    """Personalize's CSV of items or of users.
 
     Ids are text. Another column holds numbers if all of its cells are numbers.
     """
 
+    id_name: ClassVar[str]
+
     def scan(self, source: Path | io.BytesIO) -> pl.LazyFrame:
-        types = {ITEM_ID: pl.String}
+        types = {self.id_name: pl.String}
         return pl.scan_csv(source, schema_overrides=types, infer_schema_length=None, glob=False)
+
+
+class ItemsCsvIOManager(AttributesCsvIOManager):
+    """Personalize's items CSV."""
+
+    id_name = ITEM_ID
+
+
+class UsersCsvIOManager(AttributesCsvIOManager):
+    """Personalize's users CSV."""
+
+    id_name = USER_ID
 
 
 class InteractionsIOManager(CsvIOManager):

@@ -20,7 +20,7 @@ from batchrec_dagster.erasure.personalize_data import REMAINS_ON_AWS, Personaliz
 from batchrec_dagster.erasure.place import Amount, ErasureError, Place
 from batchrec_dagster.erasure.published_lists import PublishedEditions
 from batchrec_dagster.erasure.receipt import Receipt
-from batchrec_dagster.erasure.rows import BatchUserLines, InteractionRows, ParquetRows
+from batchrec_dagster.erasure.rows import BatchUserLines, ParquetRows, make_imported_places
 from batchrec_dagster.erasure.run_history import ConsoleLogs, RunEvents
 from batchrec_dagster.erasure.sinks import SinkRows
 from batchrec_dagster.erasure.unfinished import UnfinishedErasure, count_unfinished
@@ -207,10 +207,15 @@ def list_pipeline_places(work: PersonalizeWork) -> list[Place]:
             "copies of ratings",
             "deleted; the next refresh copies the source again, and leaves these people out",
             keys.raw(""),
-            exceptions=[keys.raw_items("")],
+            exceptions=[keys.raw_items(""), keys.raw_users("")],
+        ),
+        whole_files(
+            "copies of users",
+            "deleted; the next refresh copies the source again, and leaves these people out",
+            keys.raw_users(""),
         ),
         whole_files("unfinished work of Spark", "deleted", keys.work),
-        InteractionRows(files, trains_with_next_refresh(work)),
+        *make_imported_places(files, trains_again=trains_with_next_refresh(work)),
         whole_files(
             "users of the interactions",
             "deleted; read from the interactions",

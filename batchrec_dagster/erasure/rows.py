@@ -10,7 +10,7 @@ import polars as pl
 
 from batchrec_dagster.erasure.people import People
 from batchrec_dagster.erasure.place import Amount
-from batchrec_dagster.personalize.file_formats import USER_FIELD, scan_interactions
+from batchrec_dagster.personalize.file_formats import USER_FIELD
 from batchrec_dagster.personalize.schemas import USER_ID
 from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.paths import PipelineFiles
@@ -23,13 +23,15 @@ ROWS_AT_ONCE = 100_000
 
 
 @dataclass(frozen=True)
-class InteractionRows:
-    """The interactions that Personalize imports, as CSV."""
+class ImportedRows:
+    """A CSV file that Personalize imports, with a column USER_ID."""
 
     files: PipelineFiles
+    name: str
+    key: str
+    """The file's key in the storage."""
     trains_again: bool = True
     """Whether the next refresh trains again because the data have changed."""
-    name: str = "interactions"
 
     @property
     def consequence(self) -> str:
@@ -42,21 +44,31 @@ class InteractionRows:
     def erase(self, people: People) -> int:
         number = self._count(people)
         if number:
-            storage, uri = self.files.storage, self.files.interactions
+            storage, uri = self.files.storage, self.files.uri(self.key)
             with storage.local_file(uri) as path, temporary_folder() as folder:
                 # As text, so that the other rows stay as they are.
                 rows = pl.scan_csv(path, infer_schema=False, glob=False)
-                rows.filter(~people.are_in(USER_ID)).sink_csv(folder / "interactions.csv")
-                storage.store.put(uri, folder / "interactions.csv")
+                rows.filter(~people.are_in(USER_ID)).sink_csv(folder / "rows.csv")
+                storage.store.put(uri, folder / "rows.csv")
         return number
 
     def _count(self, people: People) -> int:
-        storage, uri = self.files.storage, self.files.interactions
+        storage, uri = self.files.storage, self.files.uri(self.key)
         if storage.store.head(uri) is None:
             return 0
         with storage.local_file(uri) as path:
-            rows = scan_interactions(path).filter(people.are_in(USER_ID)).select(pl.len())
+            users = pl.scan_csv(path, infer_schema=False, glob=False).select(USER_ID)
+            rows = users.filter(people.are_in(USER_ID)).select(pl.len())
             return int(rows.collect(engine="streaming").item())
+
+
+def make_imported_places(files: PipelineFiles, *, trains_again: bool) -> list[ImportedRows]:
+    """The places of the files that Personalize imports and that have users."""
+    keys = files.storage_keys
+    return [
+        ImportedRows(files, "interactions", keys.interactions, trains_again),
+        ImportedRows(files, "attributes of users", keys.users, trains_again),
+    ]
 
 
 @dataclass(frozen=True)

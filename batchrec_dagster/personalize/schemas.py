@@ -302,11 +302,30 @@ def build_items_schema(*, created: bool, categories: Sequence[str], numbers: Seq
     fields: list[dict[str, Any]] = [{"name": ITEM_ID, "type": "string"}]
     if created:
         fields.append({"name": CREATION_TIMESTAMP, "type": "long"})
-    fields += [
-        {"name": name, "type": ["null", "string"], "categorical": True} for name in categories
+    return _build_schema("Items", [*fields, *_build_metadata_fields(categories, numbers)])
+
+
+def list_users_columns(*, categories: Sequence[str], numbers: Sequence[str]) -> list[str]:
+    """The CSV's header, in the schema's order, as Personalize requires."""
+    return [USER_ID, *categories, *numbers]
+
+
+def build_users_schema(*, categories: Sequence[str], numbers: Sequence[str]) -> str:
+    """The Avro schema, as the JSON text that CreateSchema takes.
+
+    Categories and numbers are as in `build_items_schema`.
+    """
+    user = {"name": USER_ID, "type": "string"}
+    return _build_schema("Users", [user, *_build_metadata_fields(categories, numbers)])
+
+
+def _build_metadata_fields(
+    categories: Sequence[str], numbers: Sequence[str]
+) -> list[dict[str, Any]]:
+    return [
+        *({"name": name, "type": ["null", "string"], "categorical": True} for name in categories),
+        *({"name": name, "type": ["null", "double"]} for name in numbers),
     ]
-    fields += [{"name": name, "type": ["null", "double"]} for name in numbers]
-    return _build_schema("Items", fields)
 
 
 def _build_schema(name: str, fields: Sequence[Mapping[str, object]]) -> str:

@@ -28,6 +28,7 @@ from batchrec_dagster.pipeline.assets.training import (
     segment_solution_version,
     solution_version,
 )
+from batchrec_dagster.pipeline.assets.users import user_assets
 from batchrec_dagster.pipeline.automation.alerts import alert_sensors
 from batchrec_dagster.pipeline.automation.jobs import build_automation
 from batchrec_dagster.pipeline.loading import find_components
@@ -54,7 +55,7 @@ class BatchRecommendations(Sandboxed, Pipeline, dg.Component):
         except ValidationError as error:
             raise build_validation_error(file, error) from error
         loaded._file = file
-        for declared in filter(None, (loaded.ratings, loaded.items)):
+        for declared in filter(None, (loaded.ratings, loaded.items, loaded.users)):
             declared._file = os.path.relpath(file, context.project_root)
         return loaded
 
@@ -67,6 +68,7 @@ class BatchRecommendations(Sandboxed, Pipeline, dg.Component):
             interactions(self),
             batch_users(self),
             *item_assets(self),
+            *user_assets(self),
             personalize_dataset(self),
             solution_version(self),
             recommendations(self),

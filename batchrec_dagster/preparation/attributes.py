@@ -110,7 +110,9 @@ class AttributeRows:
     good: pl.DataFrame
     """The values of the good rows: the id, categories, numbers, and the further ones."""
     erased: pl.Series
-    """The ids of its users who were erased. Their rows are neither counted nor shown."""
+    """The ids of its users who were erased. Their rows do not count, and nothing shows them."""
+    erased_rows: int
+    """How many rows they have."""
 
 
 def parse_attribute_rows(
@@ -216,6 +218,7 @@ class _RowCollector:
         self._examples: list[str] = []
         self._ids: set[str] = set()
         self._erased: list[pl.Series] = [pl.Series(kind.id_name, [], pl.String)]
+        self._erased_rows = 0
         self._parts: list[pl.Series] = []
 
     def collect(self, parsed: pl.LazyFrame) -> AttributeRows:
@@ -235,6 +238,7 @@ class _RowCollector:
             bad=BadRows(dict(sorted(self._reasons.items())), tuple(self._examples)),
             good=pl.concat(self._parts).struct.unnest(),
             erased=erased,
+            erased_rows=self._erased_rows,
         )
 
     def _add(self, part: pl.DataFrame) -> None:
@@ -258,8 +262,10 @@ class _RowCollector:
         erased = self._suppressed.find(ids)
         if not len(erased):
             return part
+        others = part.filter(~ids.is_in(erased.implode()).fill_null(value=False))
         self._erased.append(erased)
-        return part.filter(~ids.is_in(erased.implode()).fill_null(value=False))
+        self._erased_rows += part.height - others.height
+        return others
 
     def _problems_with_duplicates(self, part: pl.DataFrame) -> pl.Series:
         """The problem of each row, also of one whose id stands in an earlier good row."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.personalize import ensure as api
 from batchrec_dagster.personalize.prices import Cost
-from batchrec_dagster.personalize.schemas import INTERACTIONS, ITEMS
+from batchrec_dagster.personalize.schemas import INTERACTIONS, ITEMS, USERS
 from batchrec_dagster.steps.batch_jobs import JobRequest, describe_outcome, measure_job_seconds
 from batchrec_dagster.steps.checks import CheckResult
 from batchrec_dagster.steps.cost import estimate_results, estimate_trainings
@@ -83,7 +83,11 @@ class DatasetImport:
 
 def list_dataset_files(pipeline: Pipeline) -> list[DatasetFile]:
     """The files to import, interactions first."""
-    keys = {INTERACTIONS: pipeline.storage_keys.interactions, ITEMS: pipeline.storage_keys.items}
+    keys = {
+        INTERACTIONS: pipeline.storage_keys.interactions,
+        ITEMS: pipeline.storage_keys.items,
+        USERS: pipeline.storage_keys.users,
+    }
     return [DatasetFile(kind, schema, keys[kind]) for kind, schema in pipeline.schemas.items()]
 
 

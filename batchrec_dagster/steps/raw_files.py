@@ -192,12 +192,15 @@ def delete_copies(
     return bool(uris)
 
 
-def require_copies(record: RawRecord) -> None:
-    """Raise StepError if the copies of the files were deleted by `delete_copies`."""
+def require_copies(record: RawRecord, asset: str = "raw_ratings") -> None:
+    """Raise StepError if the copies of the files were deleted by `delete_copies`.
+
+    asset: the one that copies them.
+    """
     if record.copies_deleted:
         raise StepError(
             f"the copies of {record.source} were deleted after the last run, because they had rows"
-            " of people who were erased: materialize raw_ratings too, which copies them again"
+            f" of people who were erased: materialize {asset} too, which copies them again"
         )
 
 

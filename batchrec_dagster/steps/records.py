@@ -40,6 +40,8 @@ class DatasetRecord(Record):
     dataset_import_job_arn: str | None = None
     items_dataset_arn: str | None = None
     items_dataset_import_job_arn: str | None = None
+    users_dataset_arn: str | None = None
+    users_dataset_import_job_arn: str | None = None
 
 
 @dataclass(frozen=True)

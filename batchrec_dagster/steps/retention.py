@@ -30,7 +30,7 @@ from batchrec_dagster.storage.durable import delete_empty_folders
 from batchrec_dagster.storage.object_store import StorageError
 from batchrec_dagster.storage.published_table import Edition
 
-RAW_ITEMS = "raw_items"
+RAW_ITEMS, RAW_USERS = "raw_items", "raw_users"
 
 
 def delete_unneeded(work: PersonalizeWork, jobs_in_use: Collection[str]) -> None:
@@ -146,20 +146,34 @@ def _delete_undeclared(work: PersonalizeWork) -> None:
     prefixes = [work.files.uri(prefix) for prefix in _list_undeclared_prefixes(pipeline)]
     uris = [info.uri for prefix in prefixes for info in store.list(prefix)]
     if pipeline.items is None:
-        record = RawRecord.from_json(work.files.record(RAW_ITEMS, RawRecord))
-        copies = [file.uri for file in record.files if file.uri is not None]
-        # Only what this pipeline copied, and the record last, so that a killed run is continued.
-        raw_items = work.files.uri(keys.all_raw_items)
-        uris += [uri for uri in copies if uri.startswith(raw_items)]
-        if record.files:
-            uris.append(work.files.uri(keys.record(RAW_ITEMS)))
+        uris += _list_copies(work, RAW_ITEMS, keys.all_raw_items)
+    if pipeline.users is None:
+        uris += _list_copies(work, RAW_USERS, keys.all_raw_users)
     if not uris:
         return
     _delete_objects(work, uris)
-    shared_folders = [work.files.uri(key) for key in (keys.all_arm_users, keys.all_raw_items)]
+    shared_folders = [
+        work.files.uri(key) for key in (keys.all_arm_users, keys.all_raw_items, keys.all_raw_users)
+    ]
     for folder in [prefix.rpartition("/")[0] for prefix in prefixes] + shared_folders:
         delete_empty_folders(store.local_path(folder))
     work.ensure.log.info(f"retention: deleted {len(uris):,} files of settings that were removed")
+
+
+def _list_copies(work: Work, asset: str, folder: str) -> list[str]:
+    """The copies in the folder that this pipeline made, and then their record.
+
+    The record is deleted last, so that a killed run is continued.
+
+    asset: the asset that copied them.
+    """
+    record = RawRecord.from_json(work.files.record(asset, RawRecord))
+    prefix = work.files.uri(folder)
+    copies = [file.uri for file in record.files if file.uri is not None]
+    uris = [uri for uri in copies if uri.startswith(prefix)]
+    if record.files:
+        uris.append(work.files.uri(work.pipeline.storage_keys.record(asset)))
+    return uris
 
 
 def _list_undeclared_prefixes(pipeline: Pipeline) -> Iterator[str]:
@@ -169,6 +183,8 @@ def _list_undeclared_prefixes(pipeline: Pipeline) -> Iterator[str]:
     keys, experiment = pipeline.storage_keys, pipeline.experiment
     if pipeline.items is None:
         yield keys.items
+    if pipeline.users is None:
+        yield keys.users
     if not pipeline.has_titles:
         yield keys.item_titles
     if pipeline.segments is None:

@@ -38,6 +38,7 @@ class StorageKeys:
         self.interactions = f"{pipeline}/transformed/interactions/interactions.csv"
         self.batch_users = f"{pipeline}/transformed/batch_users_input/users.json"
         self.items = f"{pipeline}/transformed/items/items.csv"
+        self.users = f"{pipeline}/transformed/users/users.csv"
         self.item_titles = f"{pipeline}/transformed/item_titles/item_titles.parquet"
         self.segment_queries = f"{pipeline}/transformed/batch_segments_input/queries.json"
         self.user_segments = f"{pipeline}/curated/user_segments/user_segments.parquet"
@@ -53,6 +54,7 @@ class StorageKeys:
         self.all_arm_users = f"{pipeline}/transformed/batch_users_of_arms/"
         self.all_raw = f"{pipeline}/raw/"
         self.all_raw_items = f"{pipeline}/raw/items/"
+        self.all_raw_users = f"{pipeline}/raw/users/"
         # What the outcomes are computed from: sums over groups of users.
         self.outcome_sums = f"{pipeline}/curated/recommendation_outcomes/sums.parquet"
         # The folder, with its final slash, of a file for each edition that needs one: those of an
@@ -110,6 +112,9 @@ class StorageKeys:
 
     def raw_items(self, filename: str) -> str:
         return f"{self.all_raw_items}{filename}"
+
+    def raw_users(self, filename: str) -> str:
+        return f"{self.all_raw_users}{filename}"
 
     def batch_inference(self, job: str) -> str:
         """The folder of a batch inference job, with its final slash."""

@@ -14,7 +14,7 @@ from batchrec_dagster.erasure.job_outputs import JobOutputLines
 from batchrec_dagster.erasure.people import People
 from batchrec_dagster.erasure.place import Place
 from batchrec_dagster.erasure.published_lists import PublishedEditions
-from batchrec_dagster.erasure.rows import BatchUserLines, InteractionRows, ParquetRows
+from batchrec_dagster.erasure.rows import BatchUserLines, ParquetRows, make_imported_places
 from batchrec_dagster.erasure.whole_files import WholeFiles
 from batchrec_dagster.storage.object_store import DamagedObjectError
 from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
@@ -63,8 +63,17 @@ def test_other_interactions_keep_their_bytes(files: PipelineFiles) -> None:
     )
     rows = b'ann,1,5,view,2.0\n"o""dd, id",1,5,view,\nann,2,6,buy,1\n'
     put(files, files.storage_keys.interactions, others + rows)
-    erase(InteractionRows(files), 3)
+    interactions, _ = make_imported_places(files, trains_again=True)
+    erase(interactions, 3)
     assert get(files, files.storage_keys.interactions) == others
+
+
+def test_attributes_of_other_users_keep_their_bytes(files: PipelineFiles) -> None:
+    others = b'USER_ID,COUNTRY,AGE\nbob,AT,20\nanne,"a ""b"", c",\n'
+    put(files, files.storage_keys.users, others + b'ann,,21.5\n"o""dd, id",DE,\n')
+    _, users = make_imported_places(files, trains_again=True)
+    erase(users, 2)
+    assert get(files, files.storage_keys.users) == others
 
 
 def test_users_who_get_lists_and_those_of_arms(files: PipelineFiles) -> None:

@@ -1,16 +1,18 @@
-"""The assets raw_ratings and raw_items: the files of the sources.
+"""The assets raw_ratings, raw_items and raw_users: the files of the sources.
 
 They are copied to the storage or read in place.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 import dagster as dg
 
 from batchrec_dagster.config import Pipeline, fingerprint
+from batchrec_dagster.config.attribute_files import AttributesFileSettings
 from batchrec_dagster.config.items import ItemSettings
+from batchrec_dagster.config.users import UserSettings
 from batchrec_dagster.pipeline.declare_asset import (
     RAW,
     asset_options,
@@ -25,17 +27,21 @@ from batchrec_dagster.pipeline.run_step import (
     reusable_result,
 )
 from batchrec_dagster.pipeline.upstream import find_upstream
+from batchrec_dagster.preparation.attributes import ITEM_ROWS, USER_ROWS, AttributesLayout, RowKind
 from batchrec_dagster.preparation.items import ItemsLayout
 from batchrec_dagster.preparation.layout import Column
+from batchrec_dagster.preparation.user_attributes import UsersLayout
 from batchrec_dagster.reporting.markdown import escape, format_code_block
+from batchrec_dagster.steps.checks import CheckResult
 from batchrec_dagster.steps.interactions import RatingsFormat, RatingsInspection, inspect_ratings
 from batchrec_dagster.steps.items import check_items
 from batchrec_dagster.steps.raw_files import RawFiles, RawRecord, bring_raw_files
+from batchrec_dagster.steps.user_attributes import check_users
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.suppressed_users import SuppressionList
 
 RATINGS_VERSION = "2"
-ITEMS_VERSION = "1"
+ATTRIBUTES_VERSION = "1"
 # The names of delimiters that cannot be seen.
 DELIMITER_NAMES = {"\t": "tab", " ": "space"}
 
@@ -173,44 +179,101 @@ def raw_items(
     pipeline: Pipeline, settings: ItemSettings, layout: ItemsLayout
 ) -> dg.AssetsDefinition:
     """The asset of the items file."""
+
+    def check(record: RawRecord, work: Work) -> CheckResult:
+        return check_items(record, work.storage, layout, settings.on_bad_rows)
+
+    return _raw_attributes(
+        pipeline,
+        settings,
+        layout,
+        ITEM_ROWS,
+        "What is known about the items, such as titles and genres",
+        check,
+    )
+
+
+def raw_users(
+    pipeline: Pipeline, settings: UserSettings, layout: UsersLayout
+) -> dg.AssetsDefinition:
+    """The asset of the users file."""
+
+    def check(record: RawRecord, work: Work) -> CheckResult:
+        suppressed = SuppressionList(work.files).read()
+        return check_users(record, work.storage, layout, settings.on_bad_rows, suppressed)
+
+    return _raw_attributes(
+        pipeline,
+        settings,
+        layout,
+        USER_ROWS,
+        "What is known about the users, such as country and consent",
+        check,
+    )
+
+
+def _raw_attributes(
+    pipeline: Pipeline,
+    settings: AttributesFileSettings,
+    layout: AttributesLayout,
+    kind: RowKind,
+    description: str,
+    check_copy: Callable[[RawRecord, Work], CheckResult],
+) -> dg.AssetsDefinition:
+    """The asset of a file of items or of users.
+
+    check_copy: whether the copied file can be read.
+    """
     keys, source = pipeline.storage_keys, settings.rows
+    asset, place = {
+        ITEM_ROWS: ("raw_items", keys.raw_items),
+        USER_ROWS: ("raw_users", keys.raw_users),
+    }[kind]
     file_note = "the file, copied to the storage unchanged"
     if settings.query is not None:
-        file_note = f"the rows of items.query on {settings.shown_source}, in one Parquet file"
+        file_note = (
+            f"the rows of {kind.block}.query on {settings.shown_source}, in one Parquet file"
+        )
 
     @dg.asset(
         **asset_options(
             pipeline,
-            "raw_items",
-            description=f"What is known about the items, such as titles and genres: {file_note}.",
+            asset,
+            description=f"{description}: {file_note}.",
             kinds={"file"},
             deps=settings.upstream,
             stage=RAW,
-            storage_key=keys.record("raw_items"),
-            code_version=f"{ITEMS_VERSION}-{fingerprint(settings, layout)}",
+            storage_key=keys.record(asset),
+            code_version=f"{ATTRIBUTES_VERSION}-{fingerprint(settings, layout)}",
             io_manager="record_io",
             checks={
-                "items_readable": "The declared columns are there, and their values can be read."
+                f"{kind.block}_readable": "The declared columns are there, and their values can be"
+                " read."
             },
         )
     )
     @asset_step
-    def raw_items(context: dg.AssetExecutionContext) -> Iterator[AssetResult]:
+    def raw_attributes(context: dg.AssetExecutionContext) -> Iterator[AssetResult]:
         work = get_work(pipeline, context)
         with bring_raw_files(
             find_upstream(source, context),
             work.storage,
             pipeline.project,
-            record=keys.record("raw_items"),
-            place=keys.raw_items,
+            record=keys.record(asset),
+            place=place,
         ) as files:
             context.log.info(f"{source.display_name}: {files.outcome}")
-            earlier_result = _reuse_inspection(context, work, files)
-            if earlier_result is not None:
-                yield earlier_result
-                return
-            record = files.record
-            check = check_items(record, work.storage, layout, settings.on_bad_rows)
+            # Nothing of a person who was erased since may be shown again. Items have no people.
+            inspected_now = (
+                SuppressionList(work.files).read().version if kind == USER_ROWS else None
+            )
+            if files.record.inspected_with == inspected_now:
+                earlier_result = _reuse_inspection(context, work, files)
+                if earlier_result is not None:
+                    yield earlier_result
+                    return
+            record = replace(files.record, inspected_with=inspected_now)
+            check = check_copy(record, work)
             yield materialization_with_checks(
                 [check],
                 dg.MaterializeResult(
@@ -223,26 +286,27 @@ def raw_items(
                         ),
                         "bytes": record.files[0].size,
                         "dagster/row_count": check.numbers.get("rows", 0),
-                        "dagster/column_schema": _build_items_schema(layout),
+                        "dagster/column_schema": _build_attributes_schema(layout.roles),
                         "bad_rows": check.numbers.get("bad_rows", 0),
                     },
                 ),
             )
 
-    return raw_items
+    return raw_attributes
 
 
-def _build_items_schema(layout: ItemsLayout) -> dg.TableSchema:
+def _build_attributes_schema(roles: Mapping[str, Column]) -> dg.TableSchema:
     return dg.TableSchema(
         columns=[
             dg.TableColumn(get_column_name(column), description=_describe_role(role))
-            for role, column in layout.roles.items()
+            for role, column in roles.items()
         ]
     )
 
 
 MEANINGS = {
     "item": "The item's id.",
+    "user": "The user's id.",
     "title": "Its title, for people.",
     "image": "The address of its picture.",
     "link": "The address of its page.",

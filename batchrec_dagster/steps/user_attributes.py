@@ -1,0 +1,65 @@
+"""Reads and checks the copied file of users, and reads what was prepared of it."""
+
+from __future__ import annotations
+
+import polars as pl
+
+from batchrec_dagster.personalize.schemas import USER_ID
+from batchrec_dagster.preparation.attributes import AttributeRows
+from batchrec_dagster.preparation.layout import PreparationError
+from batchrec_dagster.preparation.user_attributes import UsersLayout, parse_user_attributes
+from batchrec_dagster.steps.checks import CheckResult, check_rows_readable
+from batchrec_dagster.steps.raw_files import RawRecord, open_copy, require_copies
+from batchrec_dagster.steps.work import Work
+from batchrec_dagster.storage.hashed_users import SuppressedUsers
+from batchrec_dagster.storage.object_store import ObjectNotFoundError, StorageError
+from batchrec_dagster.storage.resource import StorageResource
+
+
+def read_users_file(
+    raw: RawRecord, storage: StorageResource, layout: UsersLayout, suppressed: SuppressedUsers
+) -> AttributeRows:
+    """The rows of the copied file, without those of users who were erased.
+
+    Raises StorageError, StepError, and PreparationError unless `check_users` has passed.
+    """
+    require_copies(raw, "raw_users")
+    (file,) = raw.files
+    with open_copy(file, storage) as raw_file:
+        return parse_user_attributes(raw_file, layout, suppressed)
+
+
+def check_users(
+    raw: RawRecord,
+    storage: StorageResource,
+    layout: UsersLayout,
+    on_bad_rows: str,
+    suppressed: SuppressedUsers,
+) -> CheckResult:
+    """The verdict on the copied file. Raises StorageError."""
+    try:
+        users = read_users_file(raw, storage, layout, suppressed)
+    except PreparationError as error:
+        return CheckResult("users_readable", passed=False, finding=str(error))
+    return check_rows_readable("users_readable", "users", users.rows, users.bad, on_bad_rows)
+
+
+def read_user_attributes(work: Work) -> pl.DataFrame:
+    """What is known of the users, whom the pipeline must declare: a row for each of them.
+
+    The columns are USER_ID and those of `users.columns`, by the names that conditions use. A
+    category is text, in which | separates several values; a number is a float. Either may be null.
+
+    Raises StorageError.
+    """
+    assert work.pipeline.users is not None
+    layout, key = work.pipeline.users.layout, work.pipeline.storage_keys.users
+    uri = work.files.uri(key)
+    types: dict[str, pl.DataType] = {USER_ID: pl.String()}
+    types |= dict.fromkeys(layout.categories, pl.String())
+    types |= dict.fromkeys(layout.numbers, pl.Float64())
+    try:
+        with work.storage.local_file(uri) as path:
+            return pl.scan_csv(path, schema=types, glob=False).collect(engine="streaming")
+    except ObjectNotFoundError as error:
+        raise StorageError(f"there is no {uri}: materialize users first") from error

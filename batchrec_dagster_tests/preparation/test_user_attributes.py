@@ -1,0 +1,231 @@
+"""Users: their file becomes a Users dataset, which filters and conditions read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import polars as pl
+import pytest
+
+from batchrec_dagster.deployment.io_managers import UsersCsvIOManager
+from batchrec_dagster.local_personalize.api.client import embedded_client
+from batchrec_dagster.preparation.layout import PreparationError
+from batchrec_dagster.preparation.polars.decoding import RawFile
+from batchrec_dagster.preparation.user_attributes import UsersLayout, parse_user_attributes
+from batchrec_dagster.steps.checks import SOURCE_WITHOUT_ERASED
+from batchrec_dagster.storage.hashed_users import SuppressedUsers
+from batchrec_dagster.storage.object_store import ObjectStore
+from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
+from batchrec_dagster.storage.resource import S3Connection, StorageResource
+from batchrec_dagster.storage.suppressed_users import SuppressionList
+from batchrec_dagster_tests.storage.test_io_managers import pass_downstream
+from batchrec_dagster_tests.support import (
+    Project,
+    declaration,
+    metadata,
+    refresh,
+    table,
+    why,
+    write_ratings,
+)
+
+# Whatever the model, users are the same.
+QUICK = {"recipe": "aws-popularity-count"}
+COLUMNS = {
+    "user": "customer",
+    "categories": {"COUNTRY": "country", "CONSENT": "newsletter"},
+    "numbers": {"AGE": "age"},
+}
+LAYOUT = UsersLayout(",", "customer", {"COUNTRY": "country"}, {"AGE": "age"})
+PREPARED = ("raw_ratings", "interactions", "raw_users", "users", "batch_users")
+
+
+def write_users(path: Path, *rows: str, users: int = 50) -> Path:
+    """Write a CSV of users, of whom odd ones are Austrians and those from 41 on said no, followed
+    by the rows."""
+    lines = ["customer,country,age,newsletter"]
+    for user in range(1, users + 1):
+        country = "AT" if user % 2 else "DE"
+        lines.append(f"{user},{country},{20 + user},{'yes' if user <= 40 else 'no'}")
+    path.write_text("\n".join([*lines, *rows]) + "\n")
+    return path
+
+
+def declare_with_users(project: Project, **attributes: Any) -> dict[str, Any]:
+    """A shop of 60 customers in the ratings, of whom the file of users has 50."""
+    return declaration(
+        "shop",
+        write_ratings(project.root / "ratings.csv"),
+        **{
+            "users": {
+                "source": str(write_users(project.root / "users.csv")),
+                "columns": COLUMNS,
+            },
+            "solution": QUICK,
+            **attributes,
+        },
+    )
+
+
+def read_prepared_users(project: Project) -> pl.DataFrame:
+    return pl.read_csv(project.storage / "shop/transformed/users/users.csv")
+
+
+@pytest.mark.slow
+def test_users_are_imported_and_filters_read_them(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    items = project.root / "items.csv"
+    items.write_text(
+        "id,parity\n" + "".join(f"{item},{('even', 'odd')[item % 2]}\n" for item in range(1, 81))
+    )
+    declared = declare_with_users(
+        project,
+        items={"source": str(items), "columns": {"item": "id", "categories": {"KIND": "parity"}}},
+        recommendations={
+            "num_results": 5,
+            "exclude_seen": False,
+            "filter": 'EXCLUDE ItemID WHERE Items.KIND = "odd" IF CurrentUser.COUNTRY = "AT"',
+        },
+    )
+    project.declare(declared)
+    result = refresh(project, "shop", instance)
+    assert result.success, why(result)
+    users = read_prepared_users(project)
+    assert users.columns == ["USER_ID", "COUNTRY", "CONSENT", "AGE"]
+    assert users.row(0) == (1, "AT", "yes", 21.0)
+    imported = metadata(result, "personalize_dataset")
+    assert imported["users_outcome"] == "imported"
+    client = embedded_client(project.root / ".batchrec" / "personalize", ObjectStore())
+    dataset = client.describe_dataset(datasetArn=imported["users_dataset_arn"])["dataset"]
+    assert dataset["datasetType"] == "USERS"
+    of_austrians = (
+        pl.col("user_id").cast(pl.Int64).is_in(users.filter(COUNTRY="AT")["USER_ID"].implode())
+    )
+    odd = pl.col("item_id").cast(pl.Int64) % 2 == 1
+    lists = table(project, "shop")
+    assert lists["user_id"].n_unique() == 60
+    assert lists.filter(of_austrians & odd).is_empty()
+    assert not lists.filter(~of_austrians & odd).is_empty()
+
+    # No person is shown.
+    shown = metadata(result, "users")
+    assert "yes (40), no (10)" in shown["preview"]
+    assert "sample" not in shown
+
+    second_result = refresh(project, "shop", instance)
+    assert metadata(second_result, "raw_users")["outcome"] == "unchanged: not copied again"
+    assert metadata(second_result, "users")["outcome"] == "unchanged: not prepared again"
+    unchanged = "unchanged: not imported again"
+    assert metadata(second_result, "personalize_dataset")["users_outcome"] == unchanged
+    assert metadata(second_result, "recommendations")["outcome"] == "unchanged: not inferred again"
+
+    # What a removed block leaves is deleted.
+    del declared["users"], declared["recommendations"]["filter"]
+    project.declare(declared)
+    removed_result = refresh(project, "shop", instance)
+    assert removed_result.success, why(removed_result)
+    assert "users_outcome" not in metadata(removed_result, "personalize_dataset")
+    left = [file for file in (project.storage / "shop").rglob("*") if "users" in file.parts]
+    assert left == []
+    assert not (project.storage / "shop/records/raw_users.json").exists()
+
+
+@pytest.mark.slow
+def test_who_was_erased_is_left_out_of_the_users(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    project.declare(declare_with_users(project))
+    write_users(project.root / "users.csv", "gone,AT,bad,no", "gone,DE,33,no")
+    storage = StorageResource(root=str(project.storage), s3=S3Connection())
+    files = PipelineFiles(storage, StorageKeys("shop"))
+    SuppressionList(files).add(["gone"])
+
+    result = refresh(project, "shop", instance, assets=PREPARED)
+    assert result.success, why(result)
+    assert read_prepared_users(project).height == 50
+    assert metadata(result, "users")["erased_users_in_source"] == 1
+    (check,) = [
+        check
+        for check in result.get_asset_check_evaluations()
+        if check.check_name == SOURCE_WITHOUT_ERASED and not check.passed
+    ]
+    assert check.asset_key.path[-1] == "users"
+    # The copy of the source does not stay, and whoever reads it without copying again is told so.
+    assert not [*(project.storage / "shop/raw/users").rglob("*.csv")]
+    again = refresh(project, "shop", instance, assets=PREPARED)
+    assert metadata(again, "users")["outcome"] == "unchanged: not prepared again"
+    assert not [*(project.storage / "shop/raw/users").rglob("*.csv")]
+    SuppressionList(files).add(["50"])
+    alone = refresh(project, "shop", instance, assets=["users"])
+    assert "materialize raw_users too" in why(alone)
+    erased = refresh(project, "shop", instance, assets=PREPARED)
+    assert erased.success, why(erased)
+    assert read_prepared_users(project).height == 49
+
+
+def test_an_asset_of_ones_own_gets_the_users_with_numbers_and_ids_as_text(tmp_path: Path) -> None:
+    rows = pl.DataFrame({"USER_ID": ["007", "8"], "COUNTRY": ["AT", None], "AGE": [18.5, None]})
+    received = pass_downstream(tmp_path, UsersCsvIOManager, rows, pl.DataFrame)
+    assert isinstance(received, pl.DataFrame)
+    assert received.equals(rows)
+
+
+@pytest.mark.parametrize(
+    ("row", "problem"),
+    [
+        (",AT,20,yes", "no user"),
+        ("1,AT,20,yes", "the user stands in an earlier row"),
+        ("51,AT,young,yes", "AGE is not a number"),
+        ('51,AT,"20,5",yes', 'AGE is not a number (users.decimal: ",")'),
+        (f"51,{'A' * 1001},20,yes", "COUNTRY has a value longer than 1000 characters"),
+    ],
+)
+def test_a_bad_row_is_named_with_its_line(tmp_path: Path, row: str, problem: str) -> None:
+    path = write_users(tmp_path / "users.csv", row)
+    parsed = parse_user_attributes(RawFile(path, "users.csv"), LAYOUT)
+    assert (parsed.rows, parsed.good.height) == (51, 50)
+    (example,) = parsed.bad.examples
+    assert example.startswith(f"users.csv, line 52: {problem}: ")
+
+
+def test_a_bad_row_of_somebody_who_was_erased_is_not_shown(tmp_path: Path) -> None:
+    path = write_users(tmp_path / "users.csv", "gone,AT,bad,yes", "gone,AT,1,yes", " ,AT,gone,no")
+    suppressed = SuppressedUsers().add(["gone"])
+    parsed = parse_user_attributes(RawFile(path, "users.csv"), LAYOUT, suppressed)
+    assert (parsed.rows, parsed.erased.to_list(), parsed.erased_rows) == (51, ["gone"], 2)
+    assert "gone" not in str(parsed.bad)
+    assert "gone" not in parsed.good["USER_ID"]
+
+
+def test_a_missing_column_is_named_by_its_setting(tmp_path: Path) -> None:
+    path = write_users(tmp_path / "users.csv")
+    layout = UsersLayout(",", "customer", {"COUNTRY": "land"})
+    with pytest.raises(PreparationError, match=r"users.csv has no column 'land' \(users.columns"):
+        parse_user_attributes(RawFile(path, "users.csv"), layout)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("rows", "columns", "message"),
+    [
+        (["1,AT,20,yes"], COLUMNS, "users_readable: 1 of 51 rows cannot be read"),
+        ([], {**COLUMNS, "numbers": {"AGE": "years"}}, "(users.columns.numbers.AGE); it has: cust"),
+    ],
+)
+def test_bad_users_fail_the_run_in_one_line(
+    project: Project,
+    instance: dg.DagsterInstance,
+    rows: list[str],
+    columns: dict[str, Any],
+    message: str,
+) -> None:
+    declared = declare_with_users(project)
+    write_users(project.root / "users.csv", *rows)
+    project.declare({**declared, "users": {**declared["users"], "columns": columns}})
+    result = refresh(project, "shop", instance, assets=["raw_users"])
+    assert not result.success
+    assert message in why(result)
+    assert "\n" not in why(result)
