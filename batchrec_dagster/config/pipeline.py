@@ -178,10 +178,10 @@ class Pipeline(dg.Model):
         for problem in self._problems():
             raise ValueError(problem)
         columns = self.ratings.columns
-        if self.solution.event_weights and columns is not None and columns.event_type is None:
-            raise build_field_errors(
-                {("solution", "event_weights"): "needs ratings.columns.event_type"}
-            )
+        has_no_event_type = columns is not None and columns.event_type is None
+        for key in ("event_weights", "target_events"):
+            if getattr(self.solution, key) and has_no_event_type:
+                raise build_field_errors({("solution", key): "needs ratings.columns.event_type"})
         if self.solution.event_value_threshold is not None and not self.event_value:
             key = "event_value_threshold"
             raise build_field_errors({("solution", key): "needs ratings.columns.event_value"})
@@ -337,6 +337,8 @@ class Pipeline(dg.Model):
                 if block is not None
             }
         )
+        # They decide what the metrics count, and nothing of what is in the lists.
+        settings.pop("solution.target_events", None)
         project = f"{self.project.absolute()}/"
         return {
             name: value.removeprefix(project) if isinstance(value, str) else value

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
-from typing import Self
+from typing import Any, Self
 
 import dagster as dg
-from pydantic import Field, field_validator, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from batchrec_dagster.config.validation import build_field_errors, validate_range
 from batchrec_dagster.personalize.recipes import (
@@ -60,6 +66,14 @@ class Solution(dg.Model):
         " eventValueThreshold), not on those without one. With ratings.columns.event_value.",
         examples=[0.5],
     )
+    target_events: list[str] = Field(
+        default_factory=list,
+        description="The types of events that count as success, such as a purchase: the metrics,"
+        " the quality gate, the verdict, outcomes and experiments count only these. They do not"
+        " change what is trained, as event_weights do. Amazon Personalize's own metrics count all"
+        " events. With ratings.columns.event_type. Default: all events count.",
+        examples=[["purchase"]],
+    )
     compare_with_popularity: bool = Field(
         default=True,
         description="Also train aws-popularity-count, to compare the metrics with a list of the"
@@ -88,6 +102,41 @@ class Solution(dg.Model):
         if weights and not any(weights.values()):
             raise ValueError("give one event type, at least, a weight above 0")
         return weights
+
+    @field_validator("target_events")
+    @classmethod
+    def _target_events_are_possible(cls, events: list[str]) -> list[str]:
+        if len(events) > MAX_EVENT_TYPES:
+            raise ValueError(f"Personalize takes at most {MAX_EVENT_TYPES} event types")
+        if not all(name.strip() for name in events):
+            raise ValueError("an event type is empty: write its name, such as purchase")
+        if len({name.lower() for name in events}) < len(events):
+            raise ValueError("an event type is named twice: upper and lower case are the same")
+        return events
+
+    @model_validator(mode="after")
+    def _target_events_are_trained_on(self) -> Self:
+        trained = {name.lower() for name, weight in self.event_weights.items() if weight}
+        missing = [name for name in self.target_events if name.lower() not in trained]
+        if trained and missing:
+            raise build_field_errors(
+                {
+                    ("target_events",): f"{', '.join(missing)} is not trained on, so nothing is"
+                    " held out to measure it: give it a small weight in event_weights"
+                }
+            )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _leave_out_no_target_events(
+        self, serialize: SerializerFunctionWrapHandler
+    ) -> dict[str, Any]:
+        # Fingerprints are made of what is serialized. A default that is left out keeps those of
+        # earlier versions, which did not have the setting, so nothing is measured again.
+        settings: dict[str, Any] = serialize(self)
+        if not settings.get("target_events"):
+            settings.pop("target_events", None)
+        return settings
 
     @model_validator(mode="after")
     def _settings_are_the_recipes(self) -> Self:
@@ -127,6 +176,11 @@ class Solution(dg.Model):
         if self.compare_with_popularity:
             recipes.setdefault(POPULARITY_COUNT, common_parameters)
         return recipes
+
+    @property
+    def target_event_names(self) -> list[str]:
+        """The target events by their names in lower case, sorted; empty if all events count."""
+        return sorted(name.lower() for name in self.target_events)
 
     @property
     def algorithm_hyperparameters(self) -> dict[str, str]:

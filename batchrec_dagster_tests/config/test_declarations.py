@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from batchrec_dagster.config import Pipeline
+from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.config.declaration_errors import DeclarationError
 from batchrec_dagster.config.solution import Solution
 from batchrec_dagster.steps.batch_jobs import (
@@ -140,6 +140,11 @@ REFUSED: list[tuple[dict[str, Any], int, str]] = [
         {"solution": {"event_weights": {"view": 1.0}}},
         14,
         "solution.event_weights",
+    ),
+    (
+        {"solution": {"target_events": ["purchase"]}},
+        14,
+        "solution.target_events",
     ),
     (
         {"solution": {"event_value_threshold": 0.5}},
@@ -524,6 +529,13 @@ def test_event_weights_are_personalizes_events_config() -> None:
     assert popularity == {}
 
 
+def test_target_events_train_nothing_else() -> None:
+    solution = Solution.model_validate({"target_events": ["purchase"]})
+    assert solution.recipes == Solution().recipes
+    assert fingerprint(Solution(target_events=[])) == fingerprint(Solution())
+    assert fingerprint(solution) != fingerprint(Solution())
+
+
 def test_a_threshold_of_event_values_is_personalizes_and_another_solution() -> None:
     recipes_by_threshold = Solution.model_validate({"event_value_threshold": 0.5}).recipes
     assert len(recipes_by_threshold) == 2
@@ -549,9 +561,16 @@ def test_a_threshold_of_event_values_is_personalizes_and_another_solution() -> N
         ({"event_weights": {"view": 0}}, "a weight above 0"),
         ({"event_weights": {f"t{n}": 1 for n in range(11)}}, "at most 10 event types"),
         ({"event_weights": {"view": 1}, **UPDATABLE}, "aws-user-personalization-v2 only"),
+        ({"target_events": [" "]}, "an event type is empty"),
+        ({"target_events": ["buy", "Buy"]}, "named twice"),
+        ({"target_events": [f"t{n}" for n in range(11)]}, "at most 10 event types"),
+        (
+            {"event_weights": {"view": 1, "buy": 0}, "target_events": ["View", "buy"]},
+            "buy is not trained on",
+        ),
     ],
 )
-def test_event_weights_are_checked(settings: dict[str, Any], problem: str) -> None:
+def test_events_are_checked(settings: dict[str, Any], problem: str) -> None:
     with pytest.raises(ValidationError, match=problem):
         Solution.model_validate(settings)
 
