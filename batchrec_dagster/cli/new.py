@@ -89,6 +89,8 @@ FILE = click.Path(readable=False)
 )
 @click.option("--items-id", "items_item", metavar="COL", help="Items: column of the id.")
 @click.option("--items-title", metavar="COL", help="Items: column of the title.")
+@click.option("--items-image", metavar="COL", help="Items: column of a picture's address.")
+@click.option("--items-link", metavar="COL", help="Items: column of the page's address.")
 @click.option("--items-created", metavar="COL", help="Items: column of the release time.")
 @click.option(
     "--items-category",
@@ -124,7 +126,10 @@ def new(name: str, ratings: str, items: str | None, **options: Any) -> None:
     columns = _parse_columns({role: options[role] for role in roles})
     item_columns = _parse_columns(
         {
-            **{role: options[f"items_{role}"] for role in ("item", "title", "created")},
+            **{
+                role: options[f"items_{role}"]
+                for role in ("item", "title", "image", "link", "created")
+            },
             **dict(_parse_fields("categories", "--items-category", options["items_category"])),
             **dict(_parse_fields("numbers", "--items-number", options["items_number"])),
         }

@@ -21,7 +21,7 @@ from batchrec_dagster.personalize.schemas import VALUE_SEPARATOR, make_field_nam
 from batchrec_dagster.preparation.attributes import QUOTES_FIX, open_attributes_table
 from batchrec_dagster.preparation.column_names import find_columns, recognise_columns
 from batchrec_dagster.preparation.file_sample import FileSample
-from batchrec_dagster.preparation.items import ItemsLayout, parse_items
+from batchrec_dagster.preparation.items import HTTP_ADDRESS, ItemsLayout, parse_items
 from batchrec_dagster.preparation.layout import Column
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.recognition import ReadSettings
@@ -33,7 +33,13 @@ ITEM_NAMES = {
     "categories": "genres genre categories category tags brand department producttype",
     "numbers": "year price releaseyear yearofpublication",
     "created": "createdat created creationtimestamp added addedat releasedate published",
+    "image": "image imageurl imagelink img imgurl picture pictureurl photo photourl thumbnail"
+    " thumbnailurl cover coverurl",
+    "link": "link url href producturl productlink productpage itemurl itemlink page pageurl"
+    " detailurl",
 }
+# What the address of a picture ends with, before the query.
+PICTURE = r"(?i)^[^?#]+\.(?:avif|gif|jpe?g|png|webp)(?:[?#]|$)"
 
 
 def recognise_items(
@@ -61,7 +67,7 @@ def recognise_items(
             layout = _choose_layout(sample, given_columns, ratings)
         columns = {
             role: getattr(layout, role)
-            for role in ("item", "title", "created", "categories", "numbers")
+            for role in ("item", "title", "image", "link", "created", "categories", "numbers")
         }
         settings |= {
             "delimiter": choose_declared_delimiter(layout.delimiter, layout.item),
@@ -96,6 +102,10 @@ def _choose_layout(
     title, created = (
         given_columns.get(role, next(iter(candidates[role]), None)) for role in ("title", "created")
     )
+    image, link = given_columns.get("image"), given_columns.get("link")
+    if title is not None:
+        image = image or _recognise_image(sample, free)
+        link = link or _recognise_link(sample, [name for name in free if name != image])
     given_fields: dict[str, dict[str, Column]] = {"categories": {}, "numbers": {}}
     for role, column in given_columns.items():
         kind, dot, field = role.partition(".")
@@ -123,6 +133,8 @@ def _choose_layout(
         delimiter=sample.delimiter or ",",
         item=item,
         title=title,
+        image=image,
+        link=link,
         created=created,
         categories=categories,
         numbers=numbers,
@@ -142,6 +154,29 @@ def _recognise_item(sample: FileSample, ratings: RecognisedSource) -> Column | N
         if name == same_name or find_columns([name], ["id"]):
             return name
     return None
+
+
+def _recognise_image(sample: FileSample, columns: Sequence[str]) -> str | None:
+    """The column of addresses with the name of pictures, or else with addresses of pictures."""
+    columns_of_addresses = [name for name in columns if _has_addresses(sample, name)]
+    for name in find_columns(columns_of_addresses, ITEM_NAMES["image"].split()):
+        return name
+    for name in columns_of_addresses:
+        if sample.read_cells(name).str.contains(PICTURE).all():
+            return name
+    return None
+
+
+def _recognise_link(sample: FileSample, columns: Sequence[str]) -> str | None:
+    """The column of addresses with the name of pages."""
+    columns_of_addresses = [name for name in columns if _has_addresses(sample, name)]
+    return next(iter(find_columns(columns_of_addresses, ITEM_NAMES["link"].split())), None)
+
+
+def _has_addresses(sample: FileSample, column: str) -> bool:
+    """Whether all cells of the column are http(s) addresses, and there are any."""
+    cells = sample.read_cells(column)
+    return len(cells) > 0 and bool(cells.str.contains(HTTP_ADDRESS).all())
 
 
 def _build_unknown_columns_error(

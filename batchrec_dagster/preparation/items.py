@@ -23,6 +23,8 @@ from batchrec_dagster.preparation.rules import BadRows
 NOT_A_TIME = (
     "the creation time is neither whole epoch seconds or milliseconds nor a date such as 2026-05-01"
 )
+# What the addresses of pictures and pages start with.
+HTTP_ADDRESS = "^https?://"
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,7 @@ def _build_item_values(layout: ItemsLayout) -> dict[str, pl.Expr]:
     for name in layout.addresses:
         address = pl.col(ITEM_ROWS.key(name)).str.strip_chars()
         # A browser may not open any other text. Leaving it out makes no list worse.
-        values[name] = pl.when(address.str.contains("^https?://")).then(address)
+        values[name] = pl.when(address.str.contains(HTTP_ADDRESS)).then(address)
     if layout.created is not None:
         values[schemas.CREATION_TIMESTAMP] = _parse_epoch_seconds(pl.col(ITEM_ROWS.key("created")))
     return values

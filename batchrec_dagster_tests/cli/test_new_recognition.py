@@ -282,6 +282,37 @@ def test_items_are_looked_at_too(working_project: Project) -> None:
     assert "couldn't recognise the column with the item's id. Found: a, b" in output
 
 
+def test_pictures_and_pages_of_the_items_are_recognised(working_project: Project) -> None:
+    write_ratings_file(working_project.root / "ratings.csv", "userId,productId,rating,timestamp")
+    shop = "https://shop.example"
+    lines = [
+        f"{item},Product {item},{shop}/p/{item},{shop}/{item}.JPG?w=80,not yet"
+        for item in range(85)
+    ]
+    products = working_project.root / "products.csv"
+    # The third column has no known name, but addresses of pictures. A name alone is not enough.
+    products.write_text("\n".join(["id,name,url,front_view,image", *lines]))
+    code, output = run_new("shop", "--ratings", "ratings.csv", "--items", "products.csv")
+    assert code == 0, output
+    assert read_declaration(working_project)["items"]["columns"] == {
+        "item": "id", "title": "name", "image": "front_view", "link": "url",
+    }  # fmt: skip
+    products.write_text("\n".join(["id,name,page,image_url,other", *lines]))
+    code, output = run_new("club", "--ratings", "ratings.csv", "--items", "products.csv")
+    assert code == 0, output
+    assert read_declaration(working_project, "club")["items"]["columns"] == {
+        "item": "id", "title": "name", "image": "image_url", "link": "page",
+    }  # fmt: skip
+    # Without a header, they are given.
+    products.write_text("\n".join(lines))
+    positions = ("--items-id", "1", "--items-title", "2", "--items-link", "3", "--items-image", "4")
+    code, output = run_new("pub", "--ratings", "ratings.csv", "--items", "products.csv", *positions)
+    assert code == 0, output
+    assert read_declaration(working_project, "pub")["items"]["columns"] == {
+        "item": 1, "title": 2, "image": 4, "link": 3,
+    }  # fmt: skip
+
+
 def test_columns_of_the_items_can_be_given_as_those_of_the_ratings(
     working_project: Project,
 ) -> None:

@@ -275,6 +275,42 @@ def test_cells_become_what_personalize_takes(tmp_path: Path) -> None:
     assert read.titles.rows() == [("007", 'Say "hello"\nagain'), ("ü", None), ("3", "C")]
 
 
+@pytest.mark.slow  # a whole refresh
+@pytest.mark.parametrize("by_position", [False, True])
+def test_pictures_and_pages_reach_the_titles_of_a_run(
+    project: Project, instance: dg.DagsterInstance, by_position: bool
+) -> None:
+    rows = [
+        f"{item},Film {item},https://a.example/{item}.jpg,https://a.example/{item}"
+        for item in range(1, 81)
+    ]
+    header = [] if by_position else ["movieId,title,picture,page"]
+    source = project.root / "items.csv"
+    source.write_text("\n".join([*header, *rows]) + "\n")
+    columns: dict[str, Any] = {"item": "movieId", "title": "title"}
+    columns |= {"image": "picture", "link": "page"}
+    if by_position:
+        columns = {"item": 1, "title": 2, "image": 3, "link": 4}
+    ratings = write_ratings(project.root / "ratings.csv")
+    items = {"source": str(source), "columns": columns}
+    project.declare(declaration("shop", ratings, items=items, solution=QUICK))
+    result = refresh(project, "shop", instance, report=True)
+    assert result.success
+    titles = pl.read_parquet(project.storage / "shop/transformed/item_titles/item_titles.parquet")
+    assert titles.row(by_predicate=pl.col("item_id") == "7", named=True) == {
+        "item_id": "7",
+        "title": "Film 7",
+        "image": "https://a.example/7.jpg",
+        "link": "https://a.example/7",
+    }
+    lineage = metadata(result, "item_titles")["dagster/column_lineage"].deps_by_column
+    sources = {name: source.column_name for name, (source,) in lineage.items()}
+    expected = ["column 1", "column 2", "column 3", "column 4"]
+    if not by_position:
+        expected = ["movieId", "title", "picture", "page"]
+    assert [*sources.values()] == expected
+
+
 def test_pictures_and_pages_are_addresses_next_to_the_title(tmp_path: Path) -> None:
     file = tmp_path / "items.csv"
     file.write_text(

@@ -180,7 +180,7 @@ def _trace_columns(layout: ItemsLayout) -> dict[str, list[tuple[str, str]]]:
     sources = {}
     for role, column in layout.roles.items():
         # A category or a number has its name in its role, such as categories.GENRES.
-        own_name = role.partition(".")[2]
+        own_name = role.rpartition(".")[2]
         for name in names.get(role, (own_name,)):
             sources[name] = [("raw_items", get_column_name(column))]
     return sources
