@@ -289,15 +289,13 @@ def _make_item(user_id: str, items: list[dict[str, Any]], arm: str | None = None
     return item if arm is None else {**item, "arm": {"S": arm}}
 
 
-def _make_entry(
-    item_id: str, title: str | None = None, score: float | None = None, **_: Any
-) -> dict[str, Any]:
-    entry = {"item_id": {"S": item_id}}
-    if title is not None:
-        entry["title"] = {"S": title}
-    if score is not None:
-        entry["score"] = {"N": repr(score)}
-    return entry
+def _make_entry(rank: int, **values: str | float | None) -> dict[str, Any]:
+    """An item of a list; its rank is its place there. Columns without a value are left out."""
+    return {name: _make_value(value) for name, value in values.items() if value is not None}
+
+
+def _make_value(value: str | float) -> dict[str, str]:
+    return {"S": value} if isinstance(value, str) else {"N": repr(value)}
 
 
 def build_time_to_live_command(table: str) -> str:

@@ -46,7 +46,8 @@ class ExportSink(dg.Model):
     rows: Literal["per_user", "per_item"] = Field(
         default="per_user",
         description="per_user: a row for each user, with item_1, title_1, item_2 … (csv) or a list"
-        " of items (jsonl); per_item: a row for each user and item, as in the table.",
+        " of items (jsonl), which have all columns of the table; per_item: a row for each user and"
+        " item, as in the table.",
     )
     bom: bool = Field(
         default=False,
@@ -253,7 +254,9 @@ def _generate_rows(
         yield frame.head(0).collect()
         yield from sink.iterate_batches(frame)
         return
-    fields = [name for name in ("item_id", "title") if name in frame.collect_schema().names()]
+    # A user's row has no use for a score, and a rank is in the columns' names.
+    not_of_items = ("user_id", "arm", "rank", "score")
+    fields = [name for name in frame.collect_schema().names() if name not in not_of_items]
     for users in sink.group_by_user(frame):
         yield users if settings.format == "jsonl" else _spread_items(users, longest, fields)
 
@@ -261,8 +264,8 @@ def _generate_rows(
 def _spread_items(users: pl.DataFrame, longest: int, fields: Sequence[str]) -> pl.DataFrame:
     """A row for each user, with a column for each place in the list.
 
-    The columns are user_id, arm (in an experiment), item_1, title_1, item_2 and so on. They are
-    null where a list is shorter than the longest.
+    The columns are user_id, arm (in an experiment), item_1, title_1, price_1, item_2 and so on.
+    They are null where a list is shorter than the longest.
     """
     return users.select(
         pl.exclude("items"),
@@ -270,11 +273,16 @@ def _spread_items(users: pl.DataFrame, longest: int, fields: Sequence[str]) -> p
             pl.col("items")
             .list.get(place, null_on_oob=True)
             .struct.field(field)
-            .alias(f"{field.removesuffix('_id')}_{place + 1}")
+            .alias(f"{_name_field(field)}_{place + 1}")
             for place in range(longest)
             for field in fields
         ),
     )
+
+
+def _name_field(column: str) -> str:
+    """What the columns of a user's row start with that have this column of the table."""
+    return "item" if column == "item_id" else column
 
 
 def _iterate_records(

@@ -38,8 +38,9 @@ class PostgresSink(dg.Model):
     )
     table: str = Field(
         default="recommendations",
-        description="The table, which is made where there is none: user_id, rank, item_id, title,"
-        " score, and arm with an experiment; letters, digits and _, at most 40.",
+        description="The table, which is made where there is none: user_id, rank, item_id, title or"
+        " recommendations.columns, score, and arm with an experiment; letters, digits and _, at"
+        " most 40.",
     )
     schema_name: str | None = Field(
         default=None,

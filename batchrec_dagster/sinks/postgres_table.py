@@ -16,7 +16,7 @@ from __future__ import annotations
 import io
 import secrets
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,6 +29,16 @@ from psycopg2.extensions import cursor as Cursor  # noqa: N812
 from psycopg2.extensions import make_dsn, parse_dsn
 
 from batchrec_dagster.sinks import sink
+from batchrec_dagster.sinks.postgres_columns import (
+    KEYS,
+    LASTING,
+    ColumnChanges,
+    TableColumn,
+    list_new_columns,
+    list_types,
+    plan_changes,
+)
+from batchrec_dagster.sinks.postgres_columns import MARK as COLUMN_MARK
 from batchrec_dagster.storage.secrets import choose_safe_defaults
 
 # How many bytes COPY reads at once.
@@ -44,16 +54,14 @@ WRITTEN_FOR = "Written by batchrec for the pipeline "
 LOCK_SECONDS = 2
 LOCK_ATTEMPTS = 60
 
+# The columns of lists with titles.
 COLUMNS = {
-    "user_id": "text NOT NULL",
-    "rank": "integer NOT NULL",
-    "item_id": "text NOT NULL",
+    "user_id": "text",
+    "rank": "integer",
+    "item_id": "text",
     "title": "text",
     "score": "double precision",
 }
-# Only a table that once had an experiment's lists has this column.
-ARM = "arm"
-ADD_ARM = "ALTER TABLE {} ADD COLUMN IF NOT EXISTS arm text"
 ATTACH = "ALTER TABLE {} ATTACH PARTITION {} FOR VALUES FROM (MINVALUE) TO (MAXVALUE)"
 RIGHTS_HINT = "; the user needs CREATE on the schema, and to own the table where there is one"
 # Parts of libpq's messages about errors that a retry cannot fix. There are no error codes before
@@ -96,12 +104,25 @@ def replace_lists(frame: pl.LazyFrame, target: PostgresTarget) -> sink.SinkResul
             cursor.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
             table = _ListTable(cursor, target)
             table.keep_other_runs_out()
-            table.create_if_missing()
-            table.replace_lists(frame, expected)
+            columns = list_types(frame.collect_schema())
+            table.create_if_missing(columns)
+            empty_columns = table.replace_lists(frame, expected, columns)
         with connection, connection.cursor() as cursor:
             cursor.execute(sql.SQL("ANALYZE {}").format(table.identifier))
         database = f"{connection.info.dbname} at {connection.info.host}"
-        return sink.SinkResult(expected, {"table": table.name, "database": database})
+        facts = {"table": table.name, "database": database}
+        return sink.SinkResult(expected, facts, _describe_empty(table.name, empty_columns))
+
+
+def _describe_empty(table: str, columns: Sequence[str]) -> str | None:
+    """The warning that these columns stay without values; None without any."""
+    if not columns:
+        return None
+    return (
+        f"{table} keeps {', '.join(columns)}, without values, although the lists no longer have"
+        " that: a view, an index or a right uses it. Drop what uses it, and the next refresh drops"
+        " the column"
+    )
 
 
 def check_writable(target: PostgresTarget) -> str:
@@ -112,8 +133,8 @@ def check_writable(target: PostgresTarget) -> str:
     # The tables are made in a transaction that is never committed, so nothing stays.
     with _open_connection(target) as connection, connection.cursor() as cursor:
         table = _ListTable(cursor, target)
-        table.create_if_missing()
-        table.create_partition()
+        table.create_if_missing(COLUMNS)
+        table.create_partition(ColumnChanges(), COLUMNS)
         table.check_owner()
         return f"{table.name} in {connection.info.dbname} at {connection.info.host}"
 
@@ -231,9 +252,10 @@ class _ListTable:
                 f"cannot write the table {self.name}: it is another user's{RIGHTS_HINT}"
             )
 
-    def create_if_missing(self) -> None:
+    def create_if_missing(self, columns: Mapping[str, str]) -> None:
         """Create the table if there is none.
 
+        columns: those of the lists, with their types.
         Raises SinkError if there is one that has another pipeline's lists or other partitions.
         """
         partition_key, exists, comment, other_partitions = self._fetch_row(
@@ -246,12 +268,14 @@ class _ListTable:
         )
         our_comment = self._our_comment
         if not exists:
-            columns = ", ".join(f"{column} {kind}" for column, kind in COLUMNS.items())
+            new_columns = list_new_columns(columns)
+            definitions = [_define_column(name, kind) for name, kind in new_columns.items()]
             self._run(
-                f"CREATE TABLE {{}} ({columns}, PRIMARY KEY (user_id, rank))"
-                " PARTITION BY RANGE (rank)",
+                "CREATE TABLE {} ({}, PRIMARY KEY (user_id, rank)) PARTITION BY RANGE (rank)",
                 self.identifier,
+                sql.SQL(", ").join(definitions),
             )
+            self._mark_columns([*new_columns])
             if our_comment:
                 self._run("COMMENT ON TABLE {} IS {}", self.identifier, sql.Literal(our_comment))
         elif our_comment and comment.startswith(WRITTEN_FOR) and comment != our_comment:
@@ -292,32 +316,81 @@ class _ListTable:
         statement = sql.SQL("DELETE FROM {} WHERE user_id = ANY(%s)").format(self.identifier)
         self._cursor.execute(statement, [_list_ids(users)])
 
-    def create_partition(self) -> sql.Identifier:
-        """Create a table that can become a partition of this one, and return its name."""
+    def create_partition(
+        self, changes: ColumnChanges, columns: Mapping[str, str]
+    ) -> sql.Identifier:
+        """Create a table that can become a partition of this one, and return its name.
+
+        changes: what will be done to this table before.
+        columns: those of the lists, with their types.
+        """
         partition = self._make_name(f"{self._target.table}{MARK}")
         self._run(
             "CREATE TABLE {} (LIKE {} INCLUDING DEFAULTS INCLUDING CONSTRAINTS)",
             partition,
             self.identifier,
         )
+        self._change_columns(partition, changes, columns)
         return partition
 
-    def replace_lists(self, frame: pl.LazyFrame, expected: sink.SinkCounts) -> None:
-        """Put the lists into a new partition, and the partition in place of the old one."""
-        partition = self.create_partition()
-        names = frame.collect_schema().names()
-        columns = [name for name in (*COLUMNS, ARM) if name in names]
-        if ARM in columns:
-            self._run(ADD_ARM, partition)
-        copy_rows(self._cursor, frame.select(columns), partition)
+    def replace_lists(
+        self, frame: pl.LazyFrame, expected: sink.SinkCounts, columns: Mapping[str, str]
+    ) -> Sequence[str]:
+        """Put the lists into a new partition, and the partition in place of the old one.
+
+        Returns the columns that the lists no longer have, and that stay without values.
+
+        columns: those of the lists, with their types.
+        """
+        changes = plan_changes(self._list_columns(), columns)
+        partition = self.create_partition(changes, columns)
+        copy_rows(self._cursor, frame, partition)
         self._run("SELECT count(*), count(*) FILTER (WHERE rank = 1) FROM {}", partition)
         rows, users = self._cursor.fetchone() or (0, 0)
         sink.require_equal_counts(expected, rows=rows, users=users, where=self.name)
-        self._build_indexes(partition, with_arm=ARM in columns)
+        self._build_indexes(partition, changes, columns)
         self._lock_readers_out()
-        self._swap_partitions(partition, with_arm=ARM in columns)
+        self._swap_partitions(partition, changes, columns)
+        return changes.empty
 
-    def _build_indexes(self, partition: sql.Identifier, *, with_arm: bool) -> None:
+    def _list_columns(self) -> list[TableColumn]:
+        """The columns of the table, in their order."""
+        self._cursor.execute(
+            "SELECT attname, format_type(atttypid, atttypmod), col_description(attrelid, attnum),"
+            " attacl IS NOT NULL OR EXISTS (SELECT FROM pg_depend WHERE refobjid = attrelid"
+            " AND refclassid = 'pg_class'::regclass AND refobjsubid = attnum)"
+            " FROM pg_attribute WHERE attrelid = to_regclass(%s) AND attnum > 0"
+            " AND NOT attisdropped ORDER BY attnum",
+            [self._quoted],
+        )
+        return [TableColumn(*row) for row in self._cursor.fetchall()]
+
+    def _change_columns(
+        self, table: sql.Identifier, changes: ColumnChanges, columns: Mapping[str, str]
+    ) -> None:
+        """Drop and add columns of this table, which has no rows.
+
+        columns: the type of each column to add.
+        """
+        drops = [sql.SQL("DROP COLUMN {}").format(sql.Identifier(name)) for name in changes.dropped]
+        additions = [
+            sql.SQL("ADD COLUMN {}").format(_define_column(name, columns[name]))
+            for name in changes.added
+        ]
+        for actions in (drops, additions):
+            if actions:
+                self._run("ALTER TABLE {} {}", table, sql.SQL(", ").join(actions))
+
+    def _mark_columns(self, columns: Sequence[str]) -> None:
+        """Comment these columns of the table as the sink's, apart from those that it always has."""
+        for name in columns:
+            if name not in (*KEYS, *LASTING):
+                column = sql.Identifier(self._schema, self._target.table, name)
+                self._run("COMMENT ON COLUMN {} IS {}", column, sql.Literal(COLUMN_MARK))
+
+    def _build_indexes(
+        self, partition: sql.Identifier, changes: ColumnChanges, columns: Mapping[str, str]
+    ) -> None:
         """Give the partition the indexes that the table has.
 
         Attaching it to the table would build them too, but while readers are locked out. So it is
@@ -330,8 +403,7 @@ class _ListTable:
             staging_table,
             self.identifier,
         )
-        if with_arm:
-            self._run(ADD_ARM, staging_table)
+        self._change_columns(staging_table, changes, columns)
         self._run(ATTACH, staging_table, partition)
         self._run("ALTER TABLE {} DETACH PARTITION {}", staging_table, partition)
         self._run("DROP TABLE {}", staging_table)
@@ -355,8 +427,10 @@ class _ListTable:
             " shows whose it is)"
         )
 
-    def _swap_partitions(self, partition: sql.Identifier, *, with_arm: bool) -> None:
-        """Drop the old partition, and attach the new one."""
+    def _swap_partitions(
+        self, partition: sql.Identifier, changes: ColumnChanges, columns: Mapping[str, str]
+    ) -> None:
+        """Drop the old partition, and attach the new one once the table has its columns."""
         self._cursor.execute(
             "SELECT relname FROM pg_inherits JOIN pg_class ON oid = inhrelid"
             " WHERE inhparent = to_regclass(%s) AND strpos(relname, %s) > 0",
@@ -364,9 +438,15 @@ class _ListTable:
         )
         for (old,) in self._cursor.fetchall():
             self._run("DROP TABLE {}", sql.Identifier(self._schema, old))
-        if with_arm:
-            self._run(ADD_ARM, self.identifier)
+        self._change_columns(self.identifier, changes, columns)
+        self._mark_columns(changes.added)
         self._run(ATTACH, self.identifier, partition)
+
+
+def _define_column(name: str, kind: str) -> sql.Composed:
+    """A column's name and type, as CREATE TABLE and ADD COLUMN take it."""
+    not_null = " NOT NULL" if name in KEYS else ""
+    return sql.SQL("{} {}").format(sql.Identifier(name), sql.SQL(f"{kind}{not_null}"))
 
 
 def _list_ids(users: Collection[str]) -> list[str]:

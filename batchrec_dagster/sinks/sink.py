@@ -1,7 +1,8 @@
 """What a sink is, and the table of recommendations as sinks read it.
 
-The table comes as a LazyFrame. Its columns are user_id, rank (1 is the best), item_id, title (where
-there are titles), score and, in an experiment, the user's arm. Every user's rows stand together, in
+The table comes as a LazyFrame. Its columns are user_id, rank (1 is the best), item_id, those of
+recommendations.columns (by default the title, where there are titles), score and, in an experiment,
+the user's arm. They may be other ones in the next edition. Every user's rows stand together, in
 order of rank.
 """
 

@@ -30,6 +30,22 @@ def build_lists_table(
     return frame if titles else frame.drop("title")
 
 
+def build_mail_table() -> pl.DataFrame:
+    """A table with columns of the items, as recommendations.columns makes it."""
+    frame = build_lists_table({"1": [("a", "A"), "b"], "2": [("c", "C")]})
+    return frame.select(
+        "user_id",
+        "rank",
+        "item_id",
+        "title",
+        image=pl.Series(["https://a.example/a.png", None, None], dtype=pl.String),
+        price=pl.Series([19.9, None, 5.0]),
+        reason=pl.Series(["because", "popular", None]),
+        reason_item=pl.Series(["z", None, None], dtype=pl.String),
+        score="score",
+    )
+
+
 def build_hostile_table() -> pl.DataFrame:
     """A table with ids and titles that a stranger chose; the ids have no line breaks."""
     ids = [" ".join(text.split("\n")).replace("\r", " ") for text in HOSTILE]

@@ -23,6 +23,7 @@ from batchrec_dagster_tests.sinks.support import (
     build_hostile_table,
     build_large_table,
     build_lists_table,
+    build_mail_table,
 )
 
 pytestmark = pytest.mark.slow
@@ -103,6 +104,24 @@ def test_each_user_has_an_item_and_who_is_gone_is_removed(
     assert read_stored_items(client)["2"]["items"] == items["2"]["items"]
     assert write(table, second.clear()).facts["users_removed"] == 2
     assert read_stored_items(client) == {}
+
+
+def test_an_item_has_the_columns_of_its_items(client: Any, table: UserListTable) -> None:
+    write(table, build_mail_table())
+    assert read_stored_items(client)["1"]["items"]["L"] == [
+        {
+            "M": {
+                "item_id": {"S": "a"},
+                "title": {"S": "A"},
+                "image": {"S": "https://a.example/a.png"},
+                "price": {"N": "19.9"},
+                "reason": {"S": "because"},
+                "reason_item": {"S": "z"},
+                "score": {"N": "0.5"},
+            }
+        },
+        {"M": {"item_id": {"S": "b"}, "reason": {"S": "popular"}, "score": {"N": "0.25"}}},
+    ]
 
 
 @pytest.mark.attack

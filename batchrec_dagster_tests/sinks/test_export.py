@@ -22,7 +22,11 @@ from batchrec_dagster.storage.object_store import ObjectStore, StorageError
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
 from batchrec_dagster_tests.hostile import HOSTILE
 from batchrec_dagster_tests.repeats import repeats
-from batchrec_dagster_tests.sinks.support import build_large_table, build_lists_table
+from batchrec_dagster_tests.sinks.support import (
+    build_large_table,
+    build_lists_table,
+    build_mail_table,
+)
 
 URI = "s3://bucket/exports/lists"
 FORMULAS = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "\uff1d1", "\uff0b1"]
@@ -108,6 +112,39 @@ def test_json_lines_hold_lists_or_rows(tmp_path: Path) -> None:
     ]
     assert write(tmp_path, frame, format="jsonl", rows="per_item").facts["lines"] == 3
     assert pl.read_ndjson(read_content(tmp_path)).equals(frame)
+
+
+def test_columns_of_the_items_are_in_each_form_of_the_file(tmp_path: Path) -> None:
+    frame = build_mail_table()
+    write(tmp_path, frame)
+    header, *rows = read_rows(tmp_path)
+    fields = ["item", "title", "image", "price", "reason", "reason_item"]
+    assert header == ["user_id", *(f"{field}_{place}" for place in (1, 2) for field in fields)]
+    picture = "https://a.example/a.png"
+    assert rows == [
+        ["1", "a", "A", picture, "19.9", "because", "z", "b", "", "", "", "popular", ""],
+        ["2", "c", "C", "", "5.0", *[""] * 8],
+    ]
+    write(tmp_path, frame, rows="per_item")
+    header, *rows = read_rows(tmp_path)
+    assert header == frame.columns
+    assert rows[0] == ["1", "1", "a", "A", picture, "19.9", "because", "z", "0.5"]
+    write(tmp_path, frame, format="jsonl", rows="per_item")
+    assert pl.read_ndjson(read_content(tmp_path)).equals(frame)
+    write(tmp_path, frame, format="jsonl")
+    first_line = read_content(tmp_path).splitlines()[0]
+    assert first_line.startswith(b'{"user_id":"1","items":[')
+    item = json.loads(first_line)["items"][0]
+    assert [*item.items()] == [
+        ("rank", 1),
+        ("item_id", "a"),
+        ("title", "A"),
+        ("image", picture),
+        ("price", 19.9),
+        ("reason", "because"),
+        ("reason_item", "z"),
+        ("score", 0.5),
+    ]
 
 
 @pytest.mark.parametrize("row_form", ["per_user", "per_item"])

@@ -28,6 +28,7 @@ from batchrec_dagster_tests.sinks.support import (
     build_hostile_table,
     build_large_table,
     build_lists_table,
+    build_mail_table,
 )
 
 TABLE = "recommendations"
@@ -140,6 +141,115 @@ def test_what_a_team_added_to_the_table_stays(postgres: PostgresServer, url: str
         url=url,
     )
     assert indexes == [(1,)]
+
+
+def list_column_types(postgres: PostgresServer, url: str) -> list[tuple[str, str]]:
+    """The columns of the table with their types, in their order."""
+    rows = postgres.query(
+        "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute"
+        f" WHERE attrelid = '{TABLE}'::regclass AND attnum > 0 AND NOT attisdropped"
+        " ORDER BY attnum",
+        url=url,
+    )
+    return [(str(name), str(kind)) for name, kind in rows]
+
+
+def list_column_names(postgres: PostgresServer, url: str) -> list[str]:
+    return [name for name, _ in list_column_types(postgres, url)]
+
+
+def test_the_table_follows_the_columns_of_the_lists(postgres: PostgresServer, url: str) -> None:
+    mail = build_mail_table()
+    replace(mail, url)
+    assert read_stored_rows(postgres, url) == mail.rows()
+    assert list_column_types(postgres, url) == [
+        ("user_id", "text"),
+        ("rank", "integer"),
+        ("item_id", "text"),
+        ("title", "text"),
+        ("image", "text"),
+        ("price", "double precision"),
+        ("reason", "text"),
+        ("reason_item", "text"),
+        ("score", "double precision"),
+    ]
+    # Fewer columns, in another order, one of another type.
+    fewer = mail.select(
+        "user_id", "rank", "item_id", pl.col("price").cast(pl.String), "image", "title", "score"
+    )
+    replace(fewer, url)
+    assert read_stored_rows(postgres, url) == fewer.rows()
+    assert list_column_names(postgres, url) == fewer.columns
+    # The columns that a table always has stay.
+    plain = build_lists_table({"1": ["a"]}, titles=False)
+    replace(plain, url)
+    assert list_column_names(postgres, url) == ["user_id", "rank", "item_id", "title", "score"]
+    assert read_stored_rows(postgres, url) == [("1", 1, "a", None, 0.5)]
+    replace(mail, url)
+    assert read_stored_rows(postgres, url) == mail.rows()
+    assert len(list_relations(postgres, url)) == 2
+
+
+def test_what_uses_a_column_keeps_it_in_its_place(postgres: PostgresServer, url: str) -> None:
+    replace(build_lists_table({"1": [("a", "A")]}), url)
+    for statement in (
+        f"CREATE VIEW scores AS SELECT user_id, score FROM {TABLE}",
+        f"ALTER TABLE {TABLE} ADD COLUMN note text DEFAULT 'ours'",
+    ):
+        postgres.query(statement, url=url)
+    mail = build_mail_table()
+    assert replace(mail, url).warning is None
+    # A view uses the score, so that new columns come last. The team's own column stays.
+    assert list_column_names(postgres, url) == [
+        *("user_id", "rank", "item_id", "title", "score", "note"),
+        *("image", "price", "reason", "reason_item"),
+    ]
+    names = ", ".join(mail.columns)
+    query = f"SELECT {names} FROM {TABLE} ORDER BY user_id, rank"
+    assert postgres.query(query, url=url) == mail.rows()
+    assert postgres.query("SELECT DISTINCT note FROM recommendations", url=url) == [("ours",)]
+    postgres.query(f"CREATE INDEX by_price ON {TABLE} (price)", url=url)
+    warning = replace(mail.drop("price", "image"), url).warning
+    assert warning is not None
+    assert "keeps price, without values" in warning
+    assert "price" in list_column_names(postgres, url)
+    assert "image" not in list_column_names(postgres, url)
+    assert postgres.query(f"SELECT DISTINCT price FROM {TABLE}", url=url) == [(None,)]
+    before = read_stored_rows(postgres, url)
+    with pytest.raises(SinkError, match="the column price is double precision and would become"):
+        replace(mail.with_columns(pl.col("price").cast(pl.String)), url)
+    assert read_stored_rows(postgres, url) == before
+    # Once nothing uses it, it goes.
+    postgres.query("DROP INDEX by_price", url=url)
+    assert replace(mail.drop("price"), url).warning is None
+    assert "price" not in list_column_names(postgres, url)
+
+
+@settings(
+    max_examples=repeats(25, 6),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    st.lists(
+        st.tuples(
+            st.permutations(["title", "image", "price", "reason", "score"]), st.integers(0, 5)
+        ),
+        min_size=2,
+        max_size=4,
+    )
+)
+def test_any_columns_follow_any_others(
+    postgres: PostgresServer, url: str, editions: list[tuple[list[str], int]]
+) -> None:
+    for order, number in editions:
+        lists_table = build_mail_table().select("user_id", "rank", "item_id", *order[:number])
+        replace(lists_table, url)
+        names = ", ".join(lists_table.columns)
+        query = f"SELECT {names} FROM {TABLE} ORDER BY user_id, rank"
+        assert postgres.query(query, url=url) == lists_table.rows()
+        present = [name for name in list_column_names(postgres, url) if name in lists_table.columns]
+        assert present == lists_table.columns
 
 
 def test_a_schema_is_used_and_must_be_there(postgres: PostgresServer, url: str) -> None:
