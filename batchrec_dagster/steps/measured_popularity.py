@@ -1,0 +1,113 @@
+"""Measures recommending popular items, as Personalize measures a model.
+
+Amazon Personalize measures with the most popular items of all time, which a shop would not show.
+This measures those of the last days on this side, for both engines alike, and those of all time in
+the same way, so that one sees the difference.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from batchrec_dagster.config.popularity import ALL_TIME, AUTO, Popularity
+from batchrec_dagster.steps.popularity_window import (
+    SECONDS_A_DAY,
+    PeopleOfItems,
+    choose_window,
+    measure_lists,
+    place_by_popularity,
+)
+from batchrec_dagster.steps.sampled_interactions import (
+    SampledInteractions,
+    choose_users,
+    sample_interactions,
+)
+
+# One user in so many is tested, and this share of their interactions is held out: developer guide,
+# "Evaluating a solution version with metrics".
+PARTS_OF_USERS, HELD_OUT_SHARE = 10, 0.1
+# Half of a 95% interval, in standard errors.
+STANDARD_ERRORS = 1.96
+
+
+@dataclass(frozen=True)
+class MeasuredPopularity:
+    """NDCG@25 of recommending popular items, measured on this side."""
+
+    days: int | None
+    """The window of the recent ones; None for all time."""
+    users: int
+    """How many users were tested."""
+    ndcg: float
+    """That of the items that are popular by the setting `popularity`."""
+    margin: float | None
+    """Half of its 95% interval; None with too few users."""
+    all_time_ndcg: float
+    """That of the items with the most interactions of all time."""
+
+    def to_json(self) -> dict[str, Any]:
+        """What a record and an edition's metadata have of it."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Any) -> MeasuredPopularity | None:
+        """What `to_json` returned; None for nothing."""
+        return cls(**values) if values else None
+
+
+def measure_popularity(
+    interactions: pl.LazyFrame, settings: Popularity, *, exclude_seen: bool
+) -> MeasuredPopularity | None:
+    """The NDCG@25 of popular items for a tenth of the users; None if nobody can be tested.
+
+    Popularity is counted on the interactions of all other users, and the newest tenth of the tested
+    users' own is what they chose. Of very many interactions, those of a part of the users count.
+    """
+    sample = sample_interactions(interactions, settings.weights)
+    if settings.days == AUTO:
+        days = choose_window(sample, exclude_seen=exclude_seen).days
+    else:
+        days = None if settings.days == ALL_TIME else int(settings.days)
+    chosen, seen, others = _hold_out(sample)
+    if not (chosen.height and others.height):
+        return None
+    newest = int(others["time"].max())  # type: ignore[arg-type]
+    after = None if days is None else newest - days * SECONDS_A_DAY
+    recent_places = PeopleOfItems(others, sample.items).place(after)
+    counts = np.bincount(others["item"].to_numpy(), minlength=sample.items).astype(np.float64)
+    places = np.stack([recent_places, place_by_popularity(counts, counts)])
+    recent, all_time = measure_lists(places, chosen, seen).T
+    users, margin = len(recent), None
+    if users > 1:
+        margin = STANDARD_ERRORS * float(recent.std(ddof=1)) / float(np.sqrt(users))
+    return MeasuredPopularity(days, users, float(recent.mean()), margin, float(all_time.mean()))
+
+
+def _hold_out(
+    sample: SampledInteractions,
+) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+    """What the tested users chose, what they had before, and the rows of all other users.
+
+    The first two have the columns user and item, once each; none of the first is in the second.
+    """
+    is_tested = choose_users(sample.user_ids, PARTS_OF_USERS, "tested")
+    tested_users = pl.Series(np.flatnonzero(is_tested.to_numpy()), dtype=pl.UInt32)
+    in_test = pl.col("user").is_in(tested_users.implode())
+    # Interactions of the same second are in an order that does not depend on the items' ids alone.
+    mixed = (pl.col("item").cast(pl.UInt64) * 2_654_435_761 + pl.col("user") * 40_503) % 2**32
+    place, size = pl.int_range(pl.len()).over("user"), pl.len().over("user")
+    rows = (
+        sample.rows.filter(in_test)
+        .with_columns(mixed=mixed)
+        .sort("user", "time", "mixed", "item")
+        .with_columns(is_seen=place < ((1 - HELD_OUT_SHARE) * size).floor())
+        .filter(size > 1)
+    )
+    seen = rows.filter("is_seen").select("user", "item").unique()
+    chosen = rows.filter(~pl.col("is_seen")).select("user", "item").unique()
+    chosen = chosen.join(seen, on=["user", "item"], how="anti")
+    return chosen, seen, sample.rows.filter(~in_test)

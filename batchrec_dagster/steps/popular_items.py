@@ -1,0 +1,147 @@
+"""Counts which items are popular, and makes lists of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from batchrec_dagster.config.popularity import ALL_TIME, AUTO, Popularity
+from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
+from batchrec_dagster.rules.pairs import Pairs, find_positions
+from batchrec_dagster.steps.popularity_window import (
+    SECONDS_A_DAY,
+    WindowChoice,
+    choose_window,
+)
+from batchrec_dagster.steps.sampled_interactions import sample_interactions, weigh_events
+
+# If people had fewer items in the last days, the most popular ones of all time follow, so that lists
+# are full.
+ENOUGH_ITEMS = 1_000
+# Lists of popular items are made for this many users at once.
+USERS_AT_ONCE = 20_000
+# The reason of a row of such a list.
+POPULAR = "popular"
+
+
+@dataclass(frozen=True)
+class PopularItems:
+    """The items that most people had in the last days, and how the days were chosen."""
+
+    items: pl.DataFrame
+    """The columns ITEM_ID and popularity, the most popular first; ties are in the order of ids.
+    The popularity is the number of people who had the item, each by the weight of the interaction.
+    Where few items were had in the last days, those of all time follow, with a popularity of 0."""
+    days: int | None
+    """Only interactions of so many days count; None for all time."""
+    choice: WindowChoice | None = None
+    """How the days were chosen; None if they are declared."""
+
+    @property
+    def ids(self) -> pl.Series:
+        """The items' ids, the most popular first."""
+        return self.items.get_column(ITEM_ID)
+
+    def describe(self, settings: Popularity) -> dict[str, Any]:
+        """What an edition's metadata say of them."""
+        return {
+            "days": self.days,
+            "events": dict(settings.events),
+            "items": self.items.height,
+            **(self.choice.to_json() if self.choice is not None else {}),
+        }
+
+
+def find_popular_items(
+    interactions: pl.LazyFrame,
+    settings: Popularity,
+    *,
+    exclude_seen: bool,
+    allowed: pl.Series | None = None,
+) -> PopularItems:
+    """The popular items of these interactions.
+
+    exclude_seen: whether lists leave out what users had. Then auto chooses the days by such lists.
+    allowed: the ids of the items that may be in lists; None for all.
+    """
+    choice = None
+    if settings.days == AUTO:
+        sample = sample_interactions(interactions, settings.weights)
+        choice = choose_window(sample, exclude_seen=exclude_seen)
+        days = choice.days
+    else:
+        days = None if settings.days == ALL_TIME else int(settings.days)
+    items = count_popular_items(interactions, days, settings.weights)
+    if days is not None and items.height < ENOUGH_ITEMS:
+        others = count_popular_items(interactions, None, settings.weights)
+        others = others.join(items, on=ITEM_ID, how="anti", maintain_order="left")
+        items = pl.concat([items, others.with_columns(popularity=0.0)])
+    if allowed is not None:
+        items = items.filter(pl.col(ITEM_ID).is_in(allowed.implode()))
+    return PopularItems(items, days, choice)
+
+
+def count_popular_items(
+    interactions: pl.LazyFrame, days: int | None, weights: Mapping[str, float]
+) -> pl.DataFrame:
+    """The items that people had in the last days before the newest interaction.
+
+    The columns are ITEM_ID and popularity, the most popular first; ties are in the order of ids.
+
+    days: None for all time.
+    weights: how much a person counts for an item by the type of the interaction, in lower case; of
+        several, the largest. Empty if all count alike.
+    """
+    weighted = interactions.with_columns(weight=weigh_events(interactions, weights))
+    weighted = weighted.filter(pl.col("weight") > 0)
+    if days is not None:
+        newest = interactions.select(pl.col(TIMESTAMP).max()).collect(engine="streaming").item()
+        weighted = weighted.filter(pl.col(TIMESTAMP) > (newest or 0) - days * SECONDS_A_DAY)
+    users, items = pl.collect_all(
+        [weighted.select(pl.col(USER_ID).unique()), weighted.select(pl.col(ITEM_ID).unique())],
+        engine="streaming",
+    )
+    item_ids = items.to_series().sort()
+    numbered = weighted.select(
+        "weight",
+        user=find_positions(USER_ID, users.to_series()),
+        item=find_positions(ITEM_ID, item_ids),
+    )
+    popularity, lower = np.zeros(len(item_ids)), 0.0
+    # Who counts by a weight counts by each lower one too, by its lead over the next lower one. Each
+    # sum is of the same numbers in the same order, so that ties are ties on every machine.
+    for weight in sorted({*weights.values()}) or [1.0]:
+        pairs = Pairs(numbered.filter(pl.col("weight") >= weight))
+        popularity += (weight - lower) * np.bincount(pairs.items, minlength=len(item_ids))
+        lower = weight
+    return pl.DataFrame({ITEM_ID: item_ids, "popularity": popularity}).sort(
+        "popularity", ITEM_ID, descending=[True, False]
+    )
+
+
+def make_popular_lines(
+    users: pl.DataFrame, popular: Mapping[str, pl.Series]
+) -> Iterator[pl.DataFrame]:
+    """Lists of popular items, in the form of the lines of a batch inference job.
+
+    The columns are user_id, items (best first), scores (empty), error (null) and reason. There is
+    at least one piece.
+
+    users: the columns user_id, reason, and length: how many items the line has at most.
+    popular: the ids of popular items, by the reason of the users who get them.
+    """
+    for piece in users.iter_slices(USERS_AT_ONCE) if users.height else [users]:
+        kinds = piece.select("reason", "length").unique()
+        items = [popular[reason].head(length) for reason, length in kinds.iter_rows()]
+        lists = kinds.with_columns(items=pl.Series(items, dtype=pl.List(pl.String)))
+        yield piece.join(lists, on=["reason", "length"], how="left", maintain_order="left").select(
+            "user_id",
+            "items",
+            scores=pl.lit([], dtype=pl.List(pl.Float64)),
+            error=pl.lit(None, dtype=pl.String),
+            reason="reason",
+        )
