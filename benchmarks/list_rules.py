@@ -65,7 +65,7 @@ def prepare(folder: Path, results: int, users: Any, interactions: Any) -> Any:
     from batchrec_dagster.rules.context import RuleContext
     from batchrec_dagster.rules.prepared import PreparedRules
     from batchrec_dagster.rules.settings import ExcludeSeen, ListRules
-    from batchrec_dagster.steps.list_rules import list_popular_items
+    from batchrec_dagster.steps.popular_items import count_popular_items
 
     rules = ListRules.model_validate(DECLARED)
     assert isinstance(rules.exclude_seen, ExcludeSeen)
@@ -76,7 +76,7 @@ def prepare(folder: Path, results: int, users: Any, interactions: Any) -> Any:
         now=NOW,
         today=date(2026, 1, 1),
         items=pl.read_parquet(folder / "items.parquet"),
-        popular=list_popular_items(interactions),
+        popular=count_popular_items(interactions, None, {}).get_column("ITEM_ID"),
         blocked=pl.Series(range(0, ITEMS, 500)).cast(pl.String),
         pinned=[pin.item for pin in rules.pin],
     )

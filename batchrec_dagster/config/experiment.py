@@ -28,8 +28,8 @@ class Experiment(dg.Model):
     )
     control: Literal["popular", "none"] = Field(
         default="popular",
-        description="What the control gets: popular (the lists of aws-popularity-count) or none (no"
-        " rows in the table).",
+        description="What the control gets: popular (the items that the block popularity counts as"
+        " popular) or none (no rows in the table).",
     )
     salt: str = Field(
         default="",

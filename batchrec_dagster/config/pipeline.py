@@ -25,6 +25,7 @@ from batchrec_dagster.config.interactions import (
     PreparationSettings,
 )
 from batchrec_dagster.config.items import ItemSettings
+from batchrec_dagster.config.popularity import Popularity
 from batchrec_dagster.config.project import (
     Alerts,
     AssetSettings,
@@ -42,7 +43,7 @@ from batchrec_dagster.config.segments import Segments
 from batchrec_dagster.config.solution import Solution
 from batchrec_dagster.config.users import UserSettings
 from batchrec_dagster.config.validation import build_field_errors, validate_pattern
-from batchrec_dagster.personalize.recipes import POPULARITY_COUNT, USER_PERSONALIZATION
+from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION
 from batchrec_dagster.personalize.schemas import (
     INTERACTIONS,
     ITEMS,
@@ -115,6 +116,7 @@ class Pipeline(dg.Model):
     recommendations: Annotated[RecommendationSettings, _block(RecommendationSettings)] = Field(
         default_factory=RecommendationSettings
     )
+    popularity: Annotated[Popularity, _block(Popularity)] = Field(default_factory=Popularity)
     gate: Annotated[Gate, _block(Gate)] = Field(default_factory=Gate)
     retention: Annotated[Retention, _block(Retention)] = Field(default_factory=Retention)
     # Its own description in the schema tells editors that it is no longer to be used.
@@ -182,6 +184,8 @@ class Pipeline(dg.Model):
         for key in ("event_weights", "target_events"):
             if getattr(self.solution, key) and has_no_event_type:
                 raise build_field_errors({("solution", key): "needs ratings.columns.event_type"})
+        if self.popularity.events and has_no_event_type:
+            raise build_field_errors({("popularity", "events"): "needs ratings.columns.event_type"})
         if self.solution.event_value_threshold is not None and not self.event_value:
             key = "event_value_threshold"
             raise build_field_errors({("solution", key): "needs ratings.columns.event_value"})
@@ -208,13 +212,6 @@ class Pipeline(dg.Model):
             yield (
                 f"recommendations.exploration_weight is for {USER_PERSONALIZATION} only: omit it,"
                 f" or set solution.recipe: {USER_PERSONALIZATION}"
-            )
-        needs_popularity = self.experiment is not None and self.experiment.control == "popular"
-        if needs_popularity and POPULARITY_COUNT not in recipes[1:]:
-            yield (
-                f"experiment.control: popular compares with {POPULARITY_COUNT}: set"
-                " solution.compare_with_popularity: true and another solution.recipe, or"
-                " experiment.control: none"
             )
         if self.on_new_files.enabled and not self.ratings.has_visible_files:
             yield (
@@ -279,6 +276,12 @@ class Pipeline(dg.Model):
         return problems
 
     @property
+    def own_popularity(self) -> list[Popularity]:
+        """The settings of popularity for a fingerprint; empty if they are the default."""
+        # So fingerprints stay those of earlier versions, which did not have these settings.
+        return [] if self.popularity == Popularity() else [self.popularity]
+
+    @property
     def has_titles(self) -> bool:
         """Whether titles of items are declared."""
         return self.items is not None and self.items.layout.title is not None
@@ -328,6 +331,7 @@ class Pipeline(dg.Model):
             "solution": self.solution,
             "batch_users": self.batch_users,
             "recommendations": self.recommendations,
+            "popularity": self.popularity,
             "experiment": self.experiment,
         }
         settings = _flatten(

@@ -10,7 +10,8 @@ from pydantic import Field, field_validator
 
 from batchrec_dagster.personalize.schemas import MAX_EVENT_TYPES
 
-AUTO, ALL_TIME = "auto", "all"
+AUTO: Literal["auto"] = "auto"
+ALL_TIME: Literal["all"] = "all"
 
 
 class Popularity(dg.Model):
@@ -57,11 +58,3 @@ class Popularity(dg.Model):
     def weights(self) -> Mapping[str, float]:
         """The weight of each event type, by its name in lower case; empty if all count alike."""
         return {name.lower(): weight for name, weight in self.events.items()}
-
-
-class PopularBy(dg.Model):
-    """Newcomers get what is popular among the people with the same value of a column of users."""
-
-    popular_by: str = Field(
-        description="A column of the users' file, such as a country.", examples=["COUNTRY"]
-    )

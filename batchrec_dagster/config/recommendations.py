@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import dagster as dg
 from pydantic import (
@@ -30,6 +30,15 @@ from batchrec_dagster.preparation.sources.parsing import parse_source
 from batchrec_dagster.rules.settings import ExcludeSeen, ListRules
 
 FilterValue = str | int | float
+
+
+class PopularBy(dg.Model):
+    """Newcomers get what is popular among the people with the same value of a column of users."""
+
+    popular_by: str = Field(
+        description="A column of the users' file, such as a country.", examples=["COUNTRY"]
+    )
+
 
 # One user in a thousand: a few errors do not keep all others from their lists.
 MAX_FAILED_SHARE = 0.001
@@ -71,6 +80,15 @@ class RecommendationSettings(dg.Model):
         " Up to it the lists are published without these users, who are counted and named; above"
         " it nothing is published.",
         json_schema_extra={"minimum": 0, "maximum": 1},
+    )
+
+    newcomers: Literal["popular", "leave_out"] | PopularBy | None = Field(
+        default=None,
+        description="What people without any interaction get: popular (the items that the block"
+        " popularity counts as popular), leave_out (no list), or popular_by with a column of users"
+        " (what is popular among people with the same value). Default: what the model gives, which"
+        " is its own popular items, of all time.",
+        examples=["popular"],
     )
 
     rules: ListRules | None = Field(
@@ -162,7 +180,8 @@ class RecommendationSettings(dg.Model):
         # Fingerprints are made of what is serialized. A default that is left out keeps those of
         # earlier versions, which did not have the setting, so nothing is published again.
         settings: dict[str, Any] = serialize(self)
-        for name, default in (("max_failed_share", MAX_FAILED_SHARE), ("rules", None)):
+        defaults = {"max_failed_share": MAX_FAILED_SHARE, "newcomers": None, "rules": None}
+        for name, default in defaults.items():
             if name in settings and settings[name] == default:
                 del settings[name]
         return settings
@@ -175,6 +194,11 @@ class RecommendationSettings(dg.Model):
             return in_rules
         excludes = self.exclude_seen if in_rules is None else in_rules
         return ExcludeSeen() if excludes else None
+
+    @property
+    def lists_have_reasons(self) -> bool:
+        """Whether rows say why an item that is not the model's own is on a list."""
+        return self.rules is not None or self.newcomers not in (None, "leave_out")
 
     @property
     def excludes_all_seen(self) -> bool:

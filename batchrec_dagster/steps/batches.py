@@ -10,23 +10,24 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
-from batchrec_dagster.config.experiment import Experiment
-from batchrec_dagster.outcomes.arms import CONTROL, MODEL, assign_arms
+from batchrec_dagster.outcomes.arms import MODEL, assign_arms
 from batchrec_dagster.personalize import file_formats
 from batchrec_dagster.personalize.file_formats import USER_FIELD, scan_interactions
-from batchrec_dagster.personalize.recipes import POPULARITY_COUNT
+from batchrec_dagster.personalize.schemas import USER_ID
 from batchrec_dagster.preparation.sources.parsing import parse_source
 from batchrec_dagster.preparation.users import check_limits, list_distinct_users, read_users
 from batchrec_dagster.steps.errors import StepError
+from batchrec_dagster.steps.popular_items import POPULAR
 from batchrec_dagster.steps.raw_files import make_source_context, open_source
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.object_store import StorageError
 from batchrec_dagster.storage.published_table import Edition
 from batchrec_dagster.storage.suppressed_users import SuppressionList
-from batchrec_dagster.storage.users_files import UsersFiles, measure_users
+from batchrec_dagster.storage.users_files import PublishedUsers, UsersFiles, measure_users
 
 
 @dataclass(frozen=True)
@@ -110,48 +111,94 @@ class Batch:
     """The version of these files."""
 
 
-def divide_into_batches(
-    work: Work, experiment: Experiment, model: ModelRecord, batch_users: pl.LazyFrame
-) -> list[Batch]:
-    """A batch for each arm of the experiment that gets lists, the model's first.
+@dataclass(frozen=True)
+class DividedUsers:
+    """Who gets lists of the model, and who lists of popular items."""
+
+    batches: list[Batch]
+    """The users whose lists a batch inference job makes."""
+    popular: pl.DataFrame
+    """The users whose lists are made of popular items on this side, without a job. The columns are
+    user_id and reason."""
+    newcomers: int | None = None
+    """How many users have no interaction; None if nobody asked."""
+
+    @property
+    def ids(self) -> pl.Series:
+        """The ids of all who get lists."""
+        users = [batch.users.alias("user_id") for batch in self.batches]
+        return pl.concat([*users, self.popular.get_column("user_id")])
+
+
+def divide_users(
+    work: Work, model: ModelRecord, batch_users: pl.LazyFrame, published_users: PublishedUsers
+) -> DividedUsers:
+    """Who gets which lists.
+
+    In an experiment, the control gets popular items or nothing; without one everybody but newcomers
+    gets the model's lists.
 
     batch_users: the lines of the users' file.
-    Raises StepError.
+    published_users: where they are.
+    Raises StepError, StorageError.
     """
-    pipeline, storage = work.pipeline, work.storage
+    pipeline = work.pipeline
+    experiment, newcomers = pipeline.experiment, pipeline.recommendations.newcomers
     lines = batch_users.collect(engine="streaming")
-    user_arms = assign_arms(lines.get_column(USER_FIELD), experiment)
-    batches = []
-    for arm, recipe, arn in _list_models(work, experiment, model):
-        arm_lines = lines.filter(user_arms == arm)
-        if not arm_lines.height:
-            continue
-        files = UsersFiles(storage.store, storage.uri(pipeline.storage_keys.arm_users(arm)))
-        files.publish(arm_lines, file_formats.MAX_INPUT_RECORDS)
-        version, _ = measure_users(arm_lines)
-        users = arm_lines.get_column(USER_FIELD)
-        batches.append(Batch(recipe, arn, users, files.input(), version))
-    if not batches:
+    users = lines.get_column(USER_FIELD)
+    reason = pl.Series("reason", [None], pl.String).new_from_index(0, len(users))
+    has_model = pl.Series(np.ones(len(users), dtype=bool))
+    is_new = None
+    if experiment is not None:
+        has_model = assign_arms(users, experiment) == MODEL
+        if experiment.control == "popular":
+            reason = reason.to_frame().select(pl.when(~has_model).then(pl.lit(POPULAR))).to_series()
+    if newcomers is not None:
+        is_new = find_newcomers(work, users)
+        gets_none = experiment is not None and experiment.control == "none"
+        reason = _explain_newcomers(work, users, reason, is_new & (has_model | (not gets_none)))
+        has_model &= ~is_new
+    popular = pl.DataFrame({"user_id": users, "reason": reason}).drop_nulls("reason")
+    count = None if is_new is None else int(is_new.sum())
+    recipe, arn = pipeline.solution.recipe, model.solution_version_arn
+    if has_model.all() and experiment is None:
+        batch = Batch(recipe, arn, users, published_users.input, published_users.version)
+        return DividedUsers([batch], popular, count)
+    model_lines = lines.filter(has_model)
+    if not model_lines.height:
         raise StepError(
-            f"all {lines.height} users are in the control, which gets no lists: set a lower"
-            " experiment.control_share"
+            f"the model has no user to make lists for: all {len(users):,} are in the control of the"
+            " experiment or have no interactions. Set a lower experiment.control_share, or omit"
+            " recommendations.newcomers"
         )
-    return batches
+    files = UsersFiles(work.storage.store, work.files.uri(pipeline.storage_keys.arm_users(MODEL)))
+    files.publish(model_lines, file_formats.MAX_INPUT_RECORDS)
+    version, _ = measure_users(model_lines)
+    model_users = model_lines.get_column(USER_FIELD)
+    batch = Batch(recipe, arn, model_users, files.input(), version)
+    return DividedUsers([batch], popular, count)
 
 
-def _list_models(
-    work: Work, experiment: Experiment, model: ModelRecord
-) -> list[tuple[str, str, str]]:
-    """The arm, recipe and solution version's ARN of each model."""
-    models = [(MODEL, work.pipeline.solution.recipe, model.solution_version_arn)]
-    if experiment.control == "popular":
-        if model.popularity_version_arn is None:
-            raise StepError(
-                "an older batchrec trained popularity and did not note it: materialize"
-                " solution_version, then this asset again"
-            )
-        models.append((CONTROL, POPULARITY_COUNT, model.popularity_version_arn))
-    return models
+def find_newcomers(work: Work, users: pl.Series) -> pl.Series:
+    """Whether each of these users has no interaction. Raises StorageError."""
+    with _open_interaction_times(work) as (times, _):
+        known = times.select(pl.col(USER_ID).unique()).collect(engine="streaming").to_series()
+    return ~users.is_in(known.implode())
+
+
+def _explain_newcomers(
+    work: Work, users: pl.Series, reason: pl.Series, is_served: pl.Series
+) -> pl.Series:
+    """The reasons of all users, with those of the newcomers who are served."""
+    policy = work.pipeline.recommendations.newcomers
+    reasons = pl.DataFrame({"reason": reason, "is_served": is_served})
+    if policy == "leave_out":
+        own = pl.Series([None], dtype=pl.String).new_from_index(0, len(users))
+    else:
+        own = pl.Series([POPULAR]).new_from_index(0, len(users))
+    return reasons.select(
+        pl.when("is_served").then(own.alias("own")).otherwise("reason").alias("reason")
+    ).to_series()
 
 
 def keep_users_without_lists(

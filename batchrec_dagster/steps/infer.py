@@ -17,7 +17,7 @@ from batchrec_dagster.personalize.ensure import (
     ReadyResource,
 )
 from batchrec_dagster.personalize.errors import PersonalizeError
-from batchrec_dagster.personalize.file_formats import MAX_RESULTS, USER_FIELD
+from batchrec_dagster.personalize.file_formats import MAX_RESULTS
 from batchrec_dagster.personalize.prices import Cost
 from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION
 from batchrec_dagster.personalize.teardown import prune
@@ -35,7 +35,8 @@ from batchrec_dagster.steps.batch_jobs import (
 )
 from batchrec_dagster.steps.batches import (
     Batch,
-    divide_into_batches,
+    DividedUsers,
+    divide_users,
     keep_users_without_lists,
 )
 from batchrec_dagster.steps.checks import CheckResult, check_items_known, require_passed
@@ -61,7 +62,6 @@ from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.object_store import StorageError
 from batchrec_dagster.storage.published_table import Edition, TableWriter
-from batchrec_dagster.storage.users_files import PublishedUsers
 
 # Part of the table's version: raise it when the same output would become another table.
 TABLE_VERSION = "1"
@@ -90,8 +90,7 @@ class PublishedLists:
 class InferenceResult:
     """The finished jobs, and what the lists are made from."""
 
-    batches: list[Batch]
-    """The model's comes first."""
+    users: DividedUsers
     jobs: list[ReadyResource]
     """The job of each batch."""
     interactions: KnownInteractions
@@ -153,10 +152,10 @@ def infer_and_publish(
     published = _read_unchanged(work, publishing, batch_users, gate)
     jobs_in_use: set[str] = set()
     if published is None:
-        batches = _list_batches(work, model, batch_users, published_users)
+        users = divide_users(work, model, batch_users, published_users)
         inference = Inference(spending, declaration.filter, model, rule_inputs)
         inferred, (edition, table) = make_table(
-            inference.run(batches),
+            inference.run(users),
             lambda inferred: _publish(
                 work,
                 publishing,
@@ -181,28 +180,6 @@ def infer_and_publish(
     return published
 
 
-def _list_batches(
-    work: PersonalizeWork,
-    model: ModelRecord,
-    batch_users: pl.LazyFrame,
-    published_users: PublishedUsers,
-) -> list[Batch]:
-    """All users get lists from one model; in an experiment, its arms may get them from two."""
-    pipeline = work.pipeline
-    if pipeline.experiment is not None:
-        return divide_into_batches(work, pipeline.experiment, model, batch_users)
-    lines = batch_users.select(USER_FIELD).collect(engine="streaming")
-    return [
-        Batch(
-            pipeline.solution.recipe,
-            model.solution_version_arn,
-            lines.get_column(USER_FIELD),
-            published_users.input,
-            published_users.version,
-        )
-    ]
-
-
 @dataclass(frozen=True)
 class Inference:
     """Runs a batch inference job for each batch."""
@@ -217,18 +194,17 @@ class Inference:
     def work(self) -> PersonalizeWork:
         return self.spending.work
 
-    def run(self, batches: list[Batch]) -> InferenceResult:
+    def run(self, divided: DividedUsers) -> InferenceResult:
         """The finished jobs: new ones, or those of earlier runs."""
-        work = self.work
-        users = pl.concat([batch.users for batch in batches])
-        interactions = read_interactions(work, users, self.rule_inputs)
+        work, users = self.work, divided.ids
+        interactions = read_interactions(work, divided, self.rule_inputs)
         num_results = work.pipeline.recommendations.num_results
         if interactions.rules is not None:
             num_results = _choose_num_results_for_rules(work, interactions.rules, len(users))
         elif interactions.seen is not None:
             num_results = _choose_num_results(work, interactions.seen, len(users))
-        jobs, costs, checks = self._run_jobs(batches, num_results)
-        return InferenceResult(batches, jobs, interactions, num_results, costs, checks)
+        jobs, costs, checks = self._run_jobs(divided.batches, num_results)
+        return InferenceResult(divided, jobs, interactions, num_results, costs, checks)
 
     def run_again(
         self, inferred: InferenceResult, rejected: Sequence[JobOutput]
@@ -243,7 +219,7 @@ class Inference:
             for place, output in enumerate(inferred.list_outputs(self.work))
             if output.folder in folders
         ]
-        batches = [inferred.batches[place] for place in places]
+        batches = [inferred.users.batches[place] for place in places]
         jobs = [*inferred.jobs]
         new_jobs, _, checks = self._run_jobs(batches, inferred.num_results)
         for place, job in zip(places, new_jobs, strict=True):
@@ -290,10 +266,9 @@ def _publish(
     """
     pipeline, jobs, interactions = work.pipeline, inferred.jobs, inferred.interactions
     outputs = inferred.list_outputs(work)
-    requested = [batch.users for batch in inferred.batches]
     with temporary_folder() as folder, TableWriter(folder / "recommendations.parquet") as writer:
         table = build_table(
-            work, outputs, requested, interactions, writer, num_results=inferred.num_results
+            work, outputs, inferred.users, interactions, writer, num_results=inferred.num_results
         )
         checks = [gate, *table.checks]
         job_arns = [job.arn for job in jobs]
@@ -313,7 +288,8 @@ def _publish(
         about = publishing.about(version, run, checks, facts)
         require_usable(outputs, checks, table.rejected)
         writer.finish(about)
-        if pipeline.experiment or table.counts.failed_users:
+        without_lists = pipeline.experiment or pipeline.recommendations.newcomers == "leave_out"
+        if without_lists or table.counts.failed_users:
             keep_users_without_lists(work, version, batch_users, writer.path, table.failed)
         edition = publishing.publish(writer.path, gate, skip=skip)
     return edition, table
@@ -336,6 +312,7 @@ def _fingerprint_lists(publishing: Publishing, jobs: Sequence[str]) -> str:
         *publishing.titles_versions,
         *publishing.rule_versions,
         *([pipeline.experiment] if pipeline.experiment else []),
+        *pipeline.own_popularity,
     )
 
 

@@ -10,7 +10,6 @@ from typing import Any
 import polars as pl
 
 from batchrec_dagster.config import fingerprint
-from batchrec_dagster.personalize.schemas import ITEM_ID
 from batchrec_dagster.preparation.sources.parsing import parse_source
 from batchrec_dagster.preparation.users import read_ids
 from batchrec_dagster.rules.context import RuleContext
@@ -18,6 +17,7 @@ from batchrec_dagster.rules.prepared import PreparedRules
 from batchrec_dagster.rules.settings import Block, ListRules
 from batchrec_dagster.steps.checks import CheckResult
 from batchrec_dagster.steps.items import read_attributes
+from batchrec_dagster.steps.popular_items import PopularItems
 from batchrec_dagster.steps.raw_files import open_source
 from batchrec_dagster.steps.work import PersonalizeWork, Work
 
@@ -77,12 +77,14 @@ def prepare_rules(
     interactions: pl.LazyFrame,
     users: pl.Series,
     now: int,
+    popular: PopularItems,
 ) -> tuple[PreparedRules, list[CheckResult]]:
     """The rules for these users, and whether they suit the data.
 
     interactions: those of the run.
     users: the ids of the users whom lists are made for.
     now: the time of the newest interaction, in epoch seconds.
+    popular: the items that fill lists which are too short.
     """
     settings = work.pipeline.recommendations
     seen = settings.seen_items
@@ -94,7 +96,7 @@ def prepare_rules(
         today=inputs.today,
         items=inputs.items,
         users=inputs.users,
-        popular=list_popular_items(interactions),
+        popular=popular.ids,
         blocked=inputs.blocked,
         pinned=[pin.item for pin in rules.pin],
         filter=settings.filter,
@@ -104,12 +106,6 @@ def prepare_rules(
     filter_history = work.ensure.filter_interactions if is_filtered else 0
     prepared = PreparedRules(rules, seen, context, filter_history)
     return prepared, [check_rules_suit_data(rules, context, prepared)]
-
-
-def list_popular_items(interactions: pl.LazyFrame) -> pl.Series:
-    """The ids of the items, those with most interactions first."""
-    counts = interactions.group_by(ITEM_ID).agg(interactions=pl.len()).collect(engine="streaming")
-    return counts.sort("interactions", ITEM_ID, descending=[True, False]).get_column(ITEM_ID)
 
 
 def check_rules_suit_data(

@@ -11,16 +11,20 @@ import polars as pl
 
 from batchrec_dagster.config.popularity import ALL_TIME, AUTO, Popularity
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
+from batchrec_dagster.rules.catalogue import build_catalogue
 from batchrec_dagster.rules.pairs import Pairs, find_positions
+from batchrec_dagster.rules.service_filter import ServiceFilter
+from batchrec_dagster.steps.items import read_attributes
 from batchrec_dagster.steps.popularity_window import (
     SECONDS_A_DAY,
     WindowChoice,
     choose_window,
 )
 from batchrec_dagster.steps.sampled_interactions import sample_interactions, weigh_events
+from batchrec_dagster.steps.work import Work
 
-# If people had fewer items in the last days, the most popular ones of all time follow, so that lists
-# are full.
+# If people had fewer items in the last days, the most popular ones of all time follow, so that
+# lists are full.
 ENOUGH_ITEMS = 1_000
 # Lists of popular items are made for this many users at once.
 USERS_AT_ONCE = 20_000
@@ -46,6 +50,11 @@ class PopularItems:
         """The items' ids, the most popular first."""
         return self.items.get_column(ITEM_ID)
 
+    @property
+    def by_reason(self) -> dict[str, pl.Series]:
+        """The items' ids, the most popular first, by the reason of the users who get them."""
+        return {POPULAR: self.ids}
+
     def describe(self, settings: Popularity) -> dict[str, Any]:
         """What an edition's metadata say of them."""
         return {
@@ -54,6 +63,26 @@ class PopularItems:
             "items": self.items.height,
             **(self.choice.to_json() if self.choice is not None else {}),
         }
+
+
+def read_popular_items(work: Work, interactions: pl.LazyFrame) -> PopularItems:
+    """The popular items of a pipeline that its filter may allow. Raises StorageError.
+
+    What the filter says of items by the user or their interactions is not asked.
+    """
+    settings = work.pipeline.recommendations
+    allowed = None
+    if settings.filter is not None:
+        counts = interactions.group_by(ITEM_ID).agg(interactions=pl.len())
+        catalogue = build_catalogue(
+            counts.collect(engine="streaming").sort(ITEM_ID), read_attributes(work), []
+        )
+        service_filter = ServiceFilter(settings.filter, settings.values_of_placeholders, catalogue)
+        allowed = catalogue.ids.filter(pl.Series(service_filter.may_allow[: catalogue.other]))
+    excludes_seen = settings.seen_items is not None
+    return find_popular_items(
+        interactions, work.pipeline.popularity, exclude_seen=excludes_seen, allowed=allowed
+    )
 
 
 def find_popular_items(

@@ -3,8 +3,8 @@
 At several cutoffs, the most popular items of the last days before it are compared with what people
 chose in the time after it. The cutoffs are at whole multiples of that time since 1970, so that from
 one night to the next the same days are compared, and the choice changes at most when such a time
-has passed. The longest window wins that is not worse than the best by more than one standard error:
-a short one has to be better by more than chance.
+has passed. The longest window wins that is not worse than the best by more than one standard error
+over the cutoffs: a short one has to be better by more than chance.
 """
 
 from __future__ import annotations
@@ -85,16 +85,22 @@ def choose_window(sample: SampledInteractions, *, exclude_seen: bool) -> WindowC
         for cutoff in cutoffs
         if cutoff >= first + length
     ]
-    values = np.concatenate([np.zeros((0, len(windows))), *ndcg_by_cutoff])
-    lists = len(values)
-    if lists < 2:
+    ndcg_by_cutoff = [values for values in ndcg_by_cutoff if len(values)]
+    if len(ndcg_by_cutoff) < 2:
         return undecided
-    means = values.mean(axis=0)
-    leads = values[:, [int(means.argmax())]] - values
-    errors = leads.std(axis=0, ddof=1) / np.sqrt(lists)
+    lists = sum(map(len, ndcg_by_cutoff))
+    sums = np.stack([values.sum(axis=0) for values in ndcg_by_cutoff])
+    means = sums.sum(axis=0) / lists
+    best = int(means.argmax())
+    leads = means[best] - means
+    # All lists of a cutoff are made from the same ranking, so the cutoffs count as one draw each.
+    sizes = np.array([[len(values)] for values in ndcg_by_cutoff])
+    deviations = sums[:, [best]] - sums - sizes * leads
+    cutoffs_measured = len(ndcg_by_cutoff)
+    errors = np.sqrt((deviations**2).sum(axis=0) * cutoffs_measured / (cutoffs_measured - 1))
     chosen = next(
         days
-        for days, lead, error in zip(windows, leads.mean(axis=0), errors, strict=True)
+        for days, lead, error in zip(windows, leads, errors / lists, strict=True)
         if lead <= error
     )
     ndcg = {_name(days): round(float(mean), 6) for days, mean in zip(windows, means, strict=True)}

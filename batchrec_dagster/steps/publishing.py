@@ -255,7 +255,8 @@ class Publishing:
         pipeline = self.work.pipeline
         experiment = [pipeline.experiment] if pipeline.experiment else []
         arn = self.model.solution_version_arn
-        model = fingerprint(arn, pipeline.recommendations, *experiment)
+        own = [*experiment, *pipeline.own_popularity]
+        model = fingerprint(arn, pipeline.recommendations, *own)
         if self.users_version is None:
             return [model]
         tables = (*self.titles_versions, *self.rule_versions)

@@ -21,6 +21,7 @@ from batchrec_dagster.steps.batch_jobs import (
     OutputTable,
     log_progress,
 )
+from batchrec_dagster.steps.batches import DividedUsers
 from batchrec_dagster.steps.checks import (
     CheckResult,
     check_every_user_answered,
@@ -40,6 +41,11 @@ from batchrec_dagster.steps.list_rules import (
     describe_rules,
     prepare_rules,
 )
+from batchrec_dagster.steps.popular_items import (
+    PopularItems,
+    make_popular_lines,
+    read_popular_items,
+)
 from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.progress import Progress
 from batchrec_dagster.storage.published_table import TableWriter
@@ -47,7 +53,9 @@ from batchrec_dagster.storage.published_table import TableWriter
 # What an edition's metadata have besides `ListCounts`, where there is something to say: what each
 # rule did, how lists were filled then, and how many values of a category a list has.
 RULES, FILLED, DIVERSITY = "rules", "filled", "diversity"
-LIST_FACTS = (RULES, FILLED, DIVERSITY)
+# Besides, which items were popular, if lists have such items, and what newcomers got.
+POPULARITY, NEWCOMERS = "popularity", "newcomers"
+LIST_FACTS = (RULES, FILLED, DIVERSITY, POPULARITY, NEWCOMERS)
 
 
 class SeenItems:
@@ -73,6 +81,17 @@ class SeenItems:
         """How many items the user with the most has interacted with."""
         return int(np.bincount(self._pairs.users).max(initial=0))
 
+    def count(self, users: pl.Series) -> pl.Series:
+        """How many items each of these users has interacted with."""
+        counts = np.bincount(self._pairs.users, minlength=self._users.height)
+        items = self._users.select("user_id", items=pl.Series(counts, dtype=pl.Int64))
+        numbered = (
+            users.alias("user_id")
+            .to_frame()
+            .join(items, on="user_id", how="left", maintain_order="left")
+        )
+        return numbered.get_column("items").fill_null(0)
+
     def contain(self, table: pl.DataFrame) -> pl.Series:
         """For each row of user_id and item_id, whether the user has interacted with the item."""
         # Fewer users make the join of a small table fast.
@@ -96,6 +115,7 @@ class ListBuilder(OutputTable):
     experiment: if there is one, a row has its user's arm.
     max_failed_share: the largest share of users whose line may have an error.
     diversity: counts the categories of each list; None if no categories are declared.
+    with_reasons: whether a row says why an item that is not the model's is there.
     """
 
     def __init__(
@@ -107,11 +127,14 @@ class ListBuilder(OutputTable):
         max_failed_share: float = 0.0,
         rules: PreparedRules | None = None,
         diversity: ListDiversity | None = None,
+        *,
+        with_reasons: bool = False,
     ) -> None:
         super().__init__(pl.col("user_id"), titles)
         self.num_results, self.seen, self.experiment = num_results, seen, experiment
         self.max_failed_share = max_failed_share
         self.rules, self.diversity = rules, diversity
+        self.with_reasons = with_reasons or rules is not None
         self.users = self.dropped = self._unscored = self._of_model = self._seen = self._full = 0
         self._results = 0
         self.items = pl.Series(dtype=pl.String)
@@ -119,9 +142,12 @@ class ListBuilder(OutputTable):
     def _build_rows(self, lines: pl.DataFrame) -> pl.DataFrame:
         """The rows of these lines.
 
-        lines: the columns user_id, items and scores (best first), and error.
+        lines: the columns user_id, items and scores (best first), and error; with reason, they are
+            lists of popular items.
         """
         table = self._table(lines)
+        if self.with_reasons:
+            table = _add_reasons(table, lines)
         if self.titles is not None:
             table = add_titles(table, self.titles)
         if self.experiment is not None:
@@ -245,7 +271,8 @@ class ListBuilder(OutputTable):
             users = lines.get_column("user_id").unique(maintain_order=True)
             return self.rules.apply(users, results)
         unseen = results if self.seen is None else results.filter(~self.seen.contain(results))
-        self.dropped += results.height - unseen.height
+        if "reason" not in lines.columns:
+            self.dropped += results.height - unseen.height
         return (
             unseen.with_columns(rank=pl.int_range(1, pl.len() + 1, dtype=pl.Int32).over("user_id"))
             .filter(pl.col("rank") <= self.num_results)
@@ -259,8 +286,8 @@ class ListBuilder(OutputTable):
         self.users += lengths.height
         # Popularity's lists, which a control may get, have no scores.
         of_model = table if self.experiment is None else table.filter(arm=MODEL)
-        if self.rules is not None:
-            # What the rules added has no score either.
+        if self.with_reasons:
+            # What was added to the model's results has no score either.
             of_model = of_model.filter(pl.col("reason").is_null())
         self._of_model += of_model.height
         self._unscored += of_model.get_column("score").null_count()
@@ -271,6 +298,20 @@ class ListBuilder(OutputTable):
             self._seen += int(self.seen.contain(table).sum())
         if self.diversity is not None:
             self.diversity.add(table)
+
+
+def _add_reasons(table: pl.DataFrame, lines: pl.DataFrame) -> pl.DataFrame:
+    """The table with the column reason: that of a rule, or else of the line."""
+    if "reason" not in table.columns:
+        table = table.with_columns(reason=pl.lit(None, dtype=pl.String))
+    if "reason" not in lines.columns:
+        return table
+    reasons = lines.select("user_id", reason_of_line="reason")
+    return (
+        table.join(reasons, on="user_id", how="left", maintain_order="left")
+        .with_columns(reason=pl.coalesce("reason", "reason_of_line"))
+        .drop("reason_of_line")
+    )
 
 
 @dataclass(frozen=True)
@@ -307,15 +348,15 @@ class RecommendationTable:
 def build_table(
     work: PersonalizeWork,
     outputs: Sequence[JobOutput],
-    requested: Sequence[pl.Series],
+    users: DividedUsers,
     interactions: KnownInteractions,
     table: TableWriter,
     *,
     num_results: int,
 ) -> RecommendationTable:
-    """Write the table from the jobs' outputs.
+    """Write the table from the jobs' outputs and of popular items.
 
-    requested: for each output, the users whom lists were requested for.
+    users: who gets which of them.
     num_results: how many results the jobs were asked for, for each user.
     Raises StorageError, and RejectedOutputsError if an output cannot be read.
     """
@@ -332,14 +373,32 @@ def build_table(
         settings.max_failed_share,
         rules,
         diversity,
+        with_reasons=settings.lists_have_reasons,
     )
+    requested = [batch.users for batch in users.batches]
     progress = Progress("users' lists written", sum(map(len, requested)), work.ensure.log.info)
     for output in outputs:
         lists.write(log_progress(output.pieces(read_inference), progress), table)
+    popular = interactions.popular
+    if popular is not None and users.popular.height:
+        ids = users.popular.get_column("user_id")
+        requested.append(ids)
+        length = pl.Series([num_results]).new_from_index(0, len(ids))
+        if interactions.seen is not None:
+            length = settings.num_results + interactions.seen.count(ids)
+        lines = make_popular_lines(users.popular.with_columns(length=length), popular.by_reason)
+        lists.write(log_progress(lines, progress), table)
     progress.end()
     built = lists.finish(requested, filtered=settings.filter is not None)
     checks = [*built.checks]
     facts: dict[str, Any] = {}
+    if popular is not None:
+        facts[POPULARITY] = popular.describe(pipeline.popularity)
+    if users.newcomers is not None:
+        facts[NEWCOMERS] = {
+            "users": users.newcomers,
+            "get": settings.model_dump(mode="json")["newcomers"],
+        }
     if pipeline.items is not None:
         checks.append(check_items_known(lists.items, read_item_ids(work)))
     if diversity is not None:
@@ -368,23 +427,28 @@ class KnownInteractions:
     """The rules of lists; None without rules."""
     rule_checks: Sequence[CheckResult] = ()
     """Whether the rules suit the interactions and what else they read."""
+    popular: PopularItems | None = None
+    """The popular items; None if no list needs any."""
 
 
 def read_interactions(
-    work: PersonalizeWork, users: pl.Series, rule_inputs: RuleInputs | None = None
+    work: PersonalizeWork, divided: DividedUsers, rule_inputs: RuleInputs | None = None
 ) -> KnownInteractions:
     """The interactions as they are when lists are made for these users. Raises StorageError.
 
     rule_inputs: what the rules of lists read besides; None without rules.
     """
-    settings = work.pipeline.recommendations
+    settings, users = work.pipeline.recommendations, divided.ids
     with work.storage.local_file(work.files.interactions) as path:
         interactions = scan_interactions(path)
         newest = interactions.select(pl.col(TIMESTAMP).max()).collect(engine="streaming").item()
-        if settings.rules is not None and rule_inputs is not None:
+        popular = None
+        if settings.rules is not None or divided.popular.height:
+            popular = read_popular_items(work, interactions)
+        if settings.rules is not None and rule_inputs is not None and popular is not None:
             rules, checks = prepare_rules(
-                work, settings.rules, rule_inputs, interactions, users, int(newest)
+                work, settings.rules, rule_inputs, interactions, users, int(newest), popular
             )
-            return KnownInteractions(None, int(newest), rules, checks)
+            return KnownInteractions(None, int(newest), rules, checks, popular)
         seen = SeenItems(interactions, users) if settings.exclude_seen else None
-        return KnownInteractions(seen, int(newest))
+        return KnownInteractions(seen, int(newest), popular=popular)

@@ -192,10 +192,10 @@ def _list_undeclared_prefixes(pipeline: Pipeline) -> Iterator[str]:
         yield keys.user_segments
         yield keys.all_batch_segments
         yield keys.record("segment_solution_version")
-    if experiment is None:
+    if experiment is None and pipeline.recommendations.newcomers is None:
         yield f"{keys.all_arm_users}{MODEL}/"
-    if experiment is None or experiment.control != "popular":
-        yield f"{keys.all_arm_users}{CONTROL}/"
+    # A job made the control's lists until popular items were counted on this side.
+    yield f"{keys.all_arm_users}{CONTROL}/"
 
 
 def _delete_objects(work: Work, uris: Iterable[str]) -> None:

@@ -196,8 +196,9 @@ OTHER_FILES = [
         ({"items": ITEMS}, ["items", "titles"]),
         ({"items": {**ITEMS, "columns": UNTITLED}}, ["items"]),
         ({"segments": SEGMENTS}, ["segments"]),
-        ({"experiment": {"name": "x", "control": "popular"}}, ["experiment", "control"]),
+        ({"experiment": {"name": "x", "control": "popular"}}, ["experiment"]),
         ({"experiment": {"name": "x", "control": "none"}}, ["experiment"]),
+        ({"recommendations": {"newcomers": "popular"}}, ["experiment"]),
     ],
 )
 def test_what_removed_settings_left_goes(

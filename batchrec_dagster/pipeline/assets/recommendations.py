@@ -105,6 +105,7 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
     """The asset of the published lists."""
     settings, titles = pipeline.recommendations, _title_assets(pipeline)
     experiment = [pipeline.experiment] if pipeline.experiment else []
+    own_settings = [*experiment, *pipeline.own_popularity]
     declaration = describe_lists(pipeline)
     without_seen = " Items that a user already had are left out."
 
@@ -121,7 +122,7 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
             deps=[pipeline.asset_key("interactions"), *titles, *_items_asset(pipeline)],
             resources=["personalize"],
             storage_key=pipeline.storage_keys.recommendations,
-            code_version=f"{CODE_VERSION}-{fingerprint(settings, *titles, *experiment)}",
+            code_version=f"{CODE_VERSION}-{fingerprint(settings, *titles, *own_settings)}",
             io_manager="published_io",
             checks=_checks(pipeline),
             warnings=_warnings(pipeline),
