@@ -29,6 +29,7 @@ LOOKED_AFTER = {
     "aws-cdk-terraform.md": "test_cdk_and_terraform.py runs what can be run without an account",
     "plug-in.md": "test_team_project.py types them in a fresh environment",
     "personal-data.md": "erasure/test_forget.py runs them",
+    "upgrades.md": "nights/test_upgrades.py upgrades a home, and runs them",
     "local-personalize.md": "local_personalize/test_aws_command.py runs them",
 }
 # They run the tests.
