@@ -74,4 +74,4 @@ def format_setting_name(role: str) -> str:
     """The setting that names the column of this role, as messages write it."""
     if role.startswith(FILTER):
         return "interactions.filter"
-    return role if role.startswith(("items.", "users.")) else f"ratings.columns.{role}"
+    return role if "." in role else f"ratings.columns.{role}"

@@ -86,17 +86,19 @@ def read_ids(
     with temporary_folder() as folder:
         with ConfinedReader() as reader:
             opened = [open_file(file, "auto", folder, reader) for file in files]
-        reading = ReadSettings(columns={} if column is None else {role: column})
+        reading = ReadSettings(columns={} if column is None else {setting: column})
         tables = [recognise_table(file, reading) for file in opened if file.size]
         if not tables:
             raise PreparationError(f"{opened[0].name} is empty")
         cells = [
-            table.read_cells({role: _choose_column(table, role, column, setting)})
+            table.read_cells({setting: _choose_column(table, role, column, setting)})
             for table in tables
         ]
         for table, rows in zip(tables, cells, strict=True):
-            _require_ids(table, role, rows, null_values)
-        return _sort_distinct_of_any_size(pl.concat(rows.select(role) for rows in cells))
+            _require_ids(table, role, setting, rows, null_values)
+        return _sort_distinct_of_any_size(
+            pl.concat(rows.select(pl.col(setting).alias(role)) for rows in cells)
+        )
 
 
 def check_limits(users: int, size: int) -> None:
@@ -148,15 +150,16 @@ def _choose_column(
 
 
 def _require_ids(
-    table: RowTable, role: str, rows: pl.LazyFrame, null_values: Sequence[str]
+    table: RowTable, role: str, name: str, rows: pl.LazyFrame, null_values: Sequence[str]
 ) -> None:
+    """Raise PreparationError unless the column of this name has proper ids alone."""
     cells = CellConditions(null_values)
-    wrong = pl.col(FLAW).is_not_null() | cells.is_missing(role) | cells.means_nothing(role)
+    wrong = pl.col(FLAW).is_not_null() | cells.is_missing(name) | cells.means_nothing(name)
     wrong |= (
-        cells.is_longer(role, MAX_ID_LENGTH) | cells.has_line_break(role) | cells.is_not_utf8(role)
+        cells.is_longer(name, MAX_ID_LENGTH) | cells.has_line_break(name) | cells.is_not_utf8(name)
     )
     try:
-        bad = rows.filter(wrong).select(ROW, role).head(1).collect(engine="streaming")
+        bad = rows.filter(wrong).select(ROW, name).head(1).collect(engine="streaming")
     except pl.exceptions.PolarsError as error:
         reason = str(error).partition("\n")[0]
         raise PreparationError(f"{table.opened.name} cannot be read: {reason}") from error

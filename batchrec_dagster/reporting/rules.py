@@ -23,6 +23,22 @@ def list_rule_rows(rules: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     return [[rule["rule"], *(f"{rule[count]:,}" for count in counts)] for rule in rules]
 
 
+def summarize_rules(rules: Sequence[Mapping[str, Any]], filled: Mapping[str, int]) -> str:
+    """What the rules did, in a line.
+
+    rules, filled: as an edition's metadata have them.
+    """
+    parts = []
+    for rule in rules:
+        if rule["added"]:
+            parts.append(f"{rule['rule']} added {rule['added']:,}")
+        elif rule["removed"]:
+            parts.append(f"{rule['rule']} left out {rule['removed']:,}")
+    if filled["popular_rows"]:
+        parts.append(f"{filled['popular_rows']:,} popular items filled lists")
+    return ", ".join(parts) or "they changed nothing"
+
+
 def build_rules_section(
     rules: Sequence[Mapping[str, Any]] | None, filled: Mapping[str, int] | None
 ) -> ReportSection | None:

@@ -15,6 +15,7 @@ from batchrec_dagster.personalize.evidence import NDCG as PERSONALIZE_NDCG
 from batchrec_dagster.reporting.history import EditionHistory
 from batchrec_dagster.reporting.provenance import Provenance
 from batchrec_dagster.reporting.published import PublishedResults
+from batchrec_dagster.reporting.rules import summarize_rules
 from batchrec_dagster.reporting.terminal import escape_invisible, format_time
 
 NDCG = "ndcg_at_25"
@@ -90,6 +91,8 @@ def summarize(published: PublishedResults, instance: dg.DagsterInstance | None) 
         **({"edition": edition.number} if edition.number else {}),
         "table": storage.where(edition.uri),
     }
+    if about.get("rules"):
+        facts["rules"] = summarize_rules(about["rules"], about["filled"])
     publication = published.read_publication()
     if publication is not None and publication.since is not None:
         facts |= {"live_since": publication.since, "live_because": publication.why}
@@ -132,6 +135,9 @@ def describe_run_result(published: PublishedResults, run: str, took: str) -> lis
     elif NDCG in facts:
         lines.append(f"  NDCG@25   {_format_ndcg(facts[NDCG], facts.get(f'popularity_{NDCG}'))}")
     lines.append(f"  lists     {facts['rows']:,} recommendations for {facts['users']:,} users")
+    if "rules" in facts:
+        label, indent = "  rules     ", " " * 12
+        lines += wrap(facts["rules"], WIDTH, initial_indent=label, subsequent_indent=indent)
     if "report" in facts:
         lines.append(f"  report    {_shorten_path(facts['report'])}")
     return lines
@@ -164,6 +170,8 @@ def _describe_summary(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     lists = f"{facts['rows']:,} recommendations for {facts['users']:,} users"
     edition = f" (edition {facts['edition']})" if "edition" in facts else ""
     yield "lists", f"{lists}, made {format_time(facts['made'].astimezone())}{edition}"
+    if "rules" in facts:
+        yield "rules", facts["rules"]
     # Lists that are published for the first time are live since they were made.
     if facts.get("live_because", "published") != "published":
         yield "live", facts["live"]

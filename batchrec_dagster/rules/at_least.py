@@ -73,7 +73,10 @@ class RequirementCounter:
 
     def add(self, lists: Numbers, items: Numbers) -> None:
         """Count the item for each requirement that it meets."""
-        self._counts.added += int(self._has_skipped[lists].sum())
+        is_required = np.zeros(len(lists), dtype=bool)
         for matches, unmet in zip(self._matches, self._unmet, strict=True):
-            meets = lists[matches[items]]
-            unmet[meets] = np.maximum(unmet[meets] - 1, 0)
+            meets = matches[items] & (unmet[lists] > 0)
+            unmet[lists[meets]] -= 1
+            is_required |= meets
+        # Before these, an item was skipped that the list would have had without the rule.
+        self._counts.added += int((self._has_skipped[lists] & is_required).sum())

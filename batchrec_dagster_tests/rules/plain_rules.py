@@ -29,6 +29,17 @@ USER_CONDITIONS: dict[str, Callable[[Item], bool]] = {
     'Users.COUNTRY NOT IN ("AT")': lambda user: user["COUNTRY"] not in (None, "AT"),
 }
 
+# What filters say of an item: whether every user may get it, and whether some may.
+FILTERS: dict[str, Callable[[Item], tuple[bool, bool]]] = {
+    "EXCLUDE ItemID WHERE Items.STOCK = $STOCK": lambda item: (item["STOCK"] != 0,) * 2,
+    'INCLUDE ItemID WHERE Items.KIND IN ("a") | EXCLUDE ItemID WHERE Items.BRAND = "x"': (
+        lambda item: ("a" in split(item["KIND"]) and item["BRAND"] != "x",) * 2
+    ),
+    'EXCLUDE ItemID WHERE Interactions.EVENT_TYPE IN ("view")': lambda item: (False, True),
+    "INCLUDE ItemID WHERE Items.STOCK > 0 IF CurrentUser.AGE > 18": lambda item: (False, True),
+}
+FILTER_VALUES = {"STOCK": [0]}
+
 
 def split(text: str | None) -> list[str]:
     """The values of a category, and the whole."""
@@ -50,6 +61,8 @@ class Shop:
     today: date
     candidates: dict[str, list[str]]
     """The model's items of each user for whom it has an answer."""
+    filter: str | None = None
+    """The filter in Personalize, one of FILTERS."""
     counts: Counter[str] = field(default_factory=Counter)
 
     def read_item(self, item: str) -> Item:
@@ -86,6 +99,7 @@ def _build_list(rules: ListRules, seen: ExcludeSeen | None, shop: Shop, user: st
         (1000 + place, item)
         for place, item in enumerate(shop.popular)
         if all(allows(item) for allows in filters.values())
+        and (shop.filter is None or FILTERS[shop.filter](shop.read_item(item))[0])
     ]
     chosen.fill(model, requirements=True, counts=counts)
     chosen.fill(popular, requirements=True)
@@ -153,7 +167,8 @@ def _pin(
         is_over = pin.until is not None and pin.until < shop.today.isoformat()
         values = shop.users.get(user, {"COUNTRY": None})
         is_for_user = pin.users is None or USER_CONDITIONS[pin.users](values)
-        if is_over or not is_for_user or not shop.exists(pin.item):
+        may_have = shop.filter is None or FILTERS[shop.filter](shop.read_item(pin.item))[1]
+        if is_over or not is_for_user or not shop.exists(pin.item) or not may_have:
             continue
         if pin.rank in pinned or pin.item in pinned.values():
             continue
@@ -195,7 +210,7 @@ class _Chosen:
                 self.has_skipped = True
                 continue
             self.places.append((place, item))
-            self.shop.counts["at_least added"] += self.has_skipped
+            self.shop.counts["at_least added"] += self.has_skipped and self._is_required(item)
             self._count(item)
 
     def _is_required(self, item: str) -> bool:

@@ -17,6 +17,8 @@ from batchrec_dagster.rules.prepared import PreparedRules
 from batchrec_dagster.rules.settings import ExcludeSeen, ListRules
 from batchrec_dagster_tests.rules.plain_rules import (
     DAY,
+    FILTER_VALUES,
+    FILTERS,
     ITEM_CONDITIONS,
     USER_CONDITIONS,
     Row,
@@ -106,6 +108,7 @@ def shops(draw: st.DrawFn) -> Shop:
         now=NOW,
         today=TODAY,
         candidates={user: draw(ids) for user in draw(st.permutations(USERS))},
+        filter=draw(st.none() | st.sampled_from(sorted(FILTERS))),
     )
 
 
@@ -141,6 +144,8 @@ def make_context(shop: Shop, rules: ListRules) -> RuleContext:
         popular=pl.Series(shop.popular, dtype=pl.String),
         blocked=pl.Series(shop.blocked, dtype=pl.String) if rules.block else None,
         pinned=[pin.item for pin in rules.pin],
+        filter=shop.filter,
+        filter_values=FILTER_VALUES,
     )
 
 

@@ -135,6 +135,9 @@ def test_a_shops_rules_make_its_lists(project: Project, instance: dg.DagsterInst
     shown = show(project, str(pinned["user_id"][0]))
     assert "pinned" in shown
     assert "recommendations.rules put it there" in shown
+    summary = show(project)
+    assert f"only left out {facts['rule_only_removed']:,}" in summary
+    assert f"pin added {pinned.height}" in summary
 
     second = refresh(project, "shop", instance)
     assert metadata(second, "recommendations")["edition"] == 1
@@ -147,9 +150,9 @@ def test_a_shops_rules_make_its_lists(project: Project, instance: dg.DagsterInst
     assert table(project, "shop").filter(item_id="77").is_empty()
 
 
-def show(project: Project, user: str) -> str:
+def show(project: Project, *arguments: str) -> str:
     result = CliRunner().invoke(
-        main, ["show", user], env={"BATCHREC_STORAGE": str(project.storage)}
+        main, ["show", *arguments], env={"BATCHREC_STORAGE": str(project.storage)}
     )
     assert result.exit_code == 0, result.output
     return result.output
