@@ -299,6 +299,11 @@ class ListRules(dg.Model):
         """Whether a rule depends on what is known of the items."""
         return bool(self.conditions_on_items or self.price or self.max_per)
 
+    @property
+    def reads_users(self) -> bool:
+        """Whether a rule depends on what is known of the users."""
+        return bool(self.conditions_on_users)
+
     def find_conflict(self, num_results: int) -> str | None:
         """Why no list of this length can obey the rules; None if one can."""
         for pin in self.pin:

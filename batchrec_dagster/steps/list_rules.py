@@ -19,6 +19,7 @@ from batchrec_dagster.steps.checks import CheckResult
 from batchrec_dagster.steps.items import read_attributes
 from batchrec_dagster.steps.popular_items import PopularItems
 from batchrec_dagster.steps.raw_files import open_source
+from batchrec_dagster.steps.user_attributes import read_user_attributes
 from batchrec_dagster.steps.work import PersonalizeWork, Work
 
 # With more lists than this share of them filled with popular items, the check warns.
@@ -53,13 +54,17 @@ def read_rule_inputs(work: Work) -> RuleInputs | None:
     today = datetime.now(UTC).date()
     has_filter = settings.filter is not None
     items = read_attributes(work) if rules.reads_items or has_filter else None
+    users = read_user_attributes(work) if rules.reads_users else None
     blocked = _read_blocked(work, rules.block) if rules.block is not None else None
     versions = [fingerprint([pin.item for pin in rules.pin if not pin.is_over(today)])]
+    keys = work.pipeline.storage_keys
     if items is not None:
-        versions.append(work.storage.version(work.storage.uri(work.pipeline.storage_keys.items)))
+        versions.append(work.storage.version(work.storage.uri(keys.items)))
+    if users is not None:
+        versions.append(work.storage.version(work.storage.uri(keys.users)))
     if blocked is not None:
         versions.append(fingerprint(blocked.to_list()))
-    return RuleInputs(today, items, blocked=blocked, versions=versions)
+    return RuleInputs(today, items, users, blocked, versions)
 
 
 def _read_blocked(work: Work, block: Block) -> pl.Series:

@@ -33,7 +33,10 @@ RULES = {
     "price": {"of": "PRICE", "within": [0.2, 5], "events": ["buy"]},
     "max_per": {"KIND": 2},
     "at_least": [{"count": 1, "of": "ITEMS.AGE_DAYS < 40"}],
-    "pin": [{"item": "77", "rank": 2}, {"item": "3", "rank": 3}],
+    "pin": [
+        {"item": "77", "rank": 2, "for": 'USERS.COUNTRY = "AT"'},
+        {"item": "3", "rank": 3},
+    ],
 }
 
 
@@ -57,6 +60,9 @@ def declare_shop(project: Project, **recommendations: Any) -> None:
     columns = ["sku", "name", "kind", "stock", "price", "since"]
     pl.DataFrame(rows, schema=columns, orient="row").write_csv(project.root / "items.csv")
     block(project, "3")
+    # Every third person is from Austria.
+    people = [f"{user},{'DE' if user % 3 else 'AT'}" for user in range(1, 61)]
+    (project.root / "people.csv").write_text("\n".join(["id,country", *people]) + "\n")
     project.declare(
         {
             "name": "shop",
@@ -70,6 +76,10 @@ def declare_shop(project: Project, **recommendations: Any) -> None:
                     "numbers": {"STOCK": "stock", "PRICE": "price"},
                     "created": "since",
                 },
+            },
+            "users": {
+                "source": "people.csv",
+                "columns": {"user": "id", "categories": {"COUNTRY": "country"}},
             },
             "recommendations": {"num_results": 6, **recommendations},
             "solution": QUICK,
@@ -114,6 +124,8 @@ def test_a_shops_rules_make_its_lists(project: Project, instance: dg.DagsterInst
     pinned = lists.filter(reason="pinned")
     assert set(pinned["item_id"]) == {"77"}
     assert set(pinned["rank"]) == {2}
+    assert all(int(user) % 3 == 0 for user in pinned["user_id"])
+    assert pinned.height > 10
 
     checks = find_checks(result)
     assert checks["lists_not_emptied"].passed

@@ -119,7 +119,7 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
             f"{without_seen if settings.excludes_all_seen else ''}",
             kinds={"personalize", "parquet"},
             inputs=["solution_version", "batch_users"],
-            deps=[pipeline.asset_key("interactions"), *titles, *_items_asset(pipeline)],
+            deps=[pipeline.asset_key("interactions"), *titles, *_attribute_assets(pipeline)],
             resources=["personalize"],
             storage_key=pipeline.storage_keys.recommendations,
             code_version=f"{CODE_VERSION}-{fingerprint(settings, *titles, *own_settings)}",
@@ -178,10 +178,13 @@ def _title_assets(pipeline: Pipeline) -> list[dg.AssetKey]:
     return [pipeline.asset_key("item_titles")] if pipeline.has_titles else []
 
 
-def _items_asset(pipeline: Pipeline) -> list[dg.AssetKey]:
-    """The asset of what is known of the items, for `deps`; empty if no rule reads it."""
+def _attribute_assets(pipeline: Pipeline) -> list[dg.AssetKey]:
+    """The assets of what is known of items and users, for `deps`, as far as rules read them."""
     rules = pipeline.recommendations.rules
-    return [pipeline.asset_key("items")] if rules is not None and rules.reads_items else []
+    if rules is None:
+        return []
+    is_read = {"items": rules.reads_items, "users": rules.reads_users}
+    return [pipeline.asset_key(asset) for asset, read in is_read.items() if read]
 
 
 def _checks(pipeline: Pipeline) -> dict[str, str]:
