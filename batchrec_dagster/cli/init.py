@@ -67,8 +67,14 @@ Settings of the deployment are in .env, those of a pipeline in its defs.yaml.
 
 
 @click.command(short_help="Make a project for pipelines.")
+@click.option(
+    "--example",
+    type=click.Choice(["shop"]),
+    help="Add a pipeline that runs at once, with generated data as CSV files to look at and change:"
+    " shop, a web shop with orders, clicks, products and customers.",
+)
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
-def init(folder: Path) -> None:
+def init(folder: Path, example: str | None) -> None:
     """Make the folder DIR: a Dagster project with a place for pipelines and their settings.
 
     For a Dagster project that you already have, this is not needed: `dg scaffold defs
@@ -81,6 +87,7 @@ def init(folder: Path) -> None:
       batchrec new shop --ratings ../orders.csv
       batchrec run shop
       batchrec open
+      batchrec init --example shop example
     """
     from batchrec_dagster.config.json_schema import render_declaration_schema
 
@@ -97,6 +104,7 @@ def init(folder: Path) -> None:
         ".gitignore": _GITIGNORE,
         "defs.schema.json": render_declaration_schema(),
         "README.md": _README.format(name=folder.name, module=module),
+        **(_make_example_shop(module) if example else {}),
     }
     try:
         if folder.exists() and any(folder.iterdir()):
@@ -109,7 +117,23 @@ def init(folder: Path) -> None:
         raise click.ClickException(f"cannot write {folder}: {error.strerror}") from error
     click.echo(f"Made {shorten_path(folder)}. Next:")
     click.echo(f"  cd {shlex.quote(str(shorten_path(folder)))}")
-    click.echo(f"  {format_program(folder)} new shop --ratings FILE")
+    command = f"run {example}" if example else "new shop --ratings FILE"
+    click.echo(f"  {format_program(folder)} {command}")
+
+
+def _make_example_shop(module: str) -> dict[str, str]:
+    """The texts of the example's files, by their paths in the project."""
+    from batchrec_dagster.samples import SHOP_PIPELINE
+    from batchrec_dagster.samples.shop import generate_shop
+
+    schema = "# yaml-language-server: $schema=../../../defs.schema.json\n"
+    return {
+        f"{module}/defs/shop/defs.yaml": schema + SHOP_PIPELINE.read_text(encoding="utf-8"),
+        **{
+            f"data/{name}.csv": table.write_csv()
+            for name, table in generate_shop()._asdict().items()
+        },
+    }
 
 
 def _choose_module_name(folder_name: str) -> str:
