@@ -70,7 +70,7 @@ def find_filter_problem(
 
 
 def find_condition_problem(condition: str, dataset: str, schemas: Schemas) -> str | None:
-    """Why a rule cannot use the condition on a dataset; None if it can.
+    """Why the condition on a dataset cannot be used; None if it can.
 
     dataset: its type, ITEMS or USERS.
     """

@@ -1,18 +1,15 @@
-"""Which ratings count as interactions, where they are prepared, and who gets recommendations."""
+"""Which ratings count as interactions, and where they are prepared."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Literal, Self
 
 import dagster as dg
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from batchrec_dagster.config.validation import validate_pattern, validate_range, validate_with
-from batchrec_dagster.preparation.layout import TableFormat
 from batchrec_dagster.preparation.polars.row_conditions import list_filter_columns
 from batchrec_dagster.preparation.rules import Rules
-from batchrec_dagster.preparation.sources.parsing import parse_source
 
 
 class Window(dg.Model):
@@ -76,66 +73,6 @@ class InteractionSettings(dg.Model):
             event_type=event_type,
             **self.model_dump(exclude={"window"}),
         )
-
-
-class BatchUsers(dg.Model):
-    """The users who get recommendations: every user of the interactions, or these."""
-
-    source: str | None = Field(
-        default=None,
-        description="A list of users instead: a file, a folder or a pattern as in ratings.source;"
-        " CSV, JSON Lines or Parquet.",
-        examples=["s3://shop/subscribers.csv"],
-    )
-    format: TableFormat | None = Field(
-        default=None,
-        description="delta or iceberg: the source is the folder of such a table, as in ratings.",
-        examples=["delta"],
-    )
-    column: str | int | None = Field(
-        default=None,
-        description="The column with the user's id, by name or position. Default: the only column,"
-        " or one with a name such as user_id.",
-    )
-    active_since: str | None = Field(
-        default=None,
-        description="Only users with an interaction on this day or later (UTC).",
-        examples=["2026-01-01"],
-    )
-
-    _source_is_known = validate_with(parse_source, "source")
-
-    @field_validator("active_since", mode="before")
-    @classmethod
-    def _day_exists(cls, day: object) -> object:
-        # YAML makes a date of 2026-01-01 without quotes.
-        day = None if day is None else str(day)
-        if day is not None and "{{" not in day:
-            try:
-                datetime.strptime(day, "%Y-%m-%d")
-            except ValueError:
-                raise ValueError("write a day such as 2026-01-01") from None
-        return day
-
-    @model_validator(mode="after")
-    def _one_or_the_other(self) -> Self:
-        if self.source is not None and self.active_since is not None:
-            raise ValueError("users come from a source or are active_since a day: omit one")
-        if self.column is not None and self.source is None:
-            raise ValueError("column belongs to a source: set source, or omit column")
-        if self.format is not None:
-            if self.source is None:
-                raise ValueError("format belongs to a source: set source, or omit format")
-            parse_source(self.source, self.format)
-        return self
-
-    @property
-    def since(self) -> int | None:
-        """`active_since` in epoch seconds."""
-        if self.active_since is None:
-            return None
-        day = datetime.strptime(self.active_since, "%Y-%m-%d").replace(tzinfo=UTC)
-        return int(day.timestamp())
 
 
 _SETTINGS_OF_ENGINE = {

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Self
 import dagster as dg
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
+from batchrec_dagster.config.batch_users import BatchUsers
 from batchrec_dagster.config.experiment import Experiment
 from batchrec_dagster.config.filter_problems import (
     find_attributes_problem,
@@ -19,11 +20,7 @@ from batchrec_dagster.config.filter_problems import (
     find_events_problem,
     find_filter_problem,
 )
-from batchrec_dagster.config.interactions import (
-    BatchUsers,
-    InteractionSettings,
-    PreparationSettings,
-)
+from batchrec_dagster.config.interactions import InteractionSettings, PreparationSettings
 from batchrec_dagster.config.items import ItemSettings
 from batchrec_dagster.config.popularity import Popularity
 from batchrec_dagster.config.project import (
@@ -233,6 +230,10 @@ class Pipeline(dg.Model):
         if lists.filter and lists.filter_expression:
             messages["recommendations", "filter"] = [
                 find_problem(lists.filter_expression, values=lists.line_filter_values)
+            ]
+        if self.batch_users.filter is not None:
+            messages["batch_users", "filter"] = [
+                find_condition_problem(self.batch_users.filter, USERS, schemas)
             ]
         if lists.rules is not None:
             in_rules = self._find_rule_problems(lists.rules, add_age(schemas))

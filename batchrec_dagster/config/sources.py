@@ -1,4 +1,4 @@
-"""Where rows come from, for the ratings and the items alike: files, or a query of them."""
+"""Where rows come from, for ratings, items and users alike: files, or a query of them."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from batchrec_dagster.preparation.sources.source import RatingsSource, hide_quer
 from batchrec_dagster.preparation.sources.tables import TextForm
 
 
-class SourceSettings(dg.Model):
-    """What has a `source`, and perhaps a `query` of it."""
+class QueriedSource(dg.Model):
+    """What has a `source`, and perhaps a `query` of it, and is read by every run."""
 
     # Whether rows without a query may come from a folder or a pattern.
     many: ClassVar[bool] = True
 
-    source: str | dict[str, str]
+    source: str | dict[str, str] | None
     query: str | None = Field(
         default=None,
         description="SQL whose rows are read in place of the files': one SELECT in DuckDB's"
@@ -33,12 +33,6 @@ class SourceSettings(dg.Model):
         " CSV and strings of JSON are text in it. It sees no other file and no network. For a"
         " database, in its own dialect.",
         examples=["SELECT user_id, unnest(items).id AS item_id, ts FROM source"],
-    )
-    version_query: str | None = Field(
-        default=None,
-        description="SQL for a database whose answer changes when the rows of query may have"
-        " changed: the rows are read again only then. Default: they are read by every run.",
-        examples=["SELECT max(updated_at), count(*) FROM orders"],
     )
 
     @property
@@ -56,8 +50,8 @@ class SourceSettings(dg.Model):
 
     @property
     def sources(self) -> dict[str, str]:
-        """Each source, by the name of its table."""
-        return {SOURCE: self.source} if isinstance(self.source, str) else self.source
+        """Each source, by the name of its table; empty without a source."""
+        return {SOURCE: self.source} if isinstance(self.source, str) else self.source or {}
 
     @property
     def shown_source(self) -> str:
@@ -94,7 +88,7 @@ class SourceSettings(dg.Model):
         setting += f" in {self._file}" if self._file else ""
         if self.database is not None:
             assert self.query is not None
-            return Database(self.database, self.query, self.version_query, setting)
+            return Database(self.database, self.query, self._version_query, setting)
         formats = self.table_formats
         tables = {
             name: parse_source(source, formats.get(name)) for name, source in self.sources.items()
@@ -102,6 +96,11 @@ class SourceSettings(dg.Model):
         if self.query is None:
             return tables[SOURCE]
         return FileQuery(check_sql(self.query), tables, form, setting)
+
+    @property
+    def _version_query(self) -> str | None:
+        """The query whose answer changes with the rows of a database, for kinds that have one."""
+        return None
 
     @model_validator(mode="after")
     def _source_is_known(self) -> Self:
@@ -144,7 +143,7 @@ class SourceSettings(dg.Model):
             unknown = sorted(set(declared) - set(self.sources))
             if unknown or isinstance(self.source, str):
                 return {("format",): "name the tables that source names, and the format of each"}
-        elif not isinstance(self.source, str):
+        elif isinstance(self.source, dict):
             names = ", ".join(self.source)
             return {
                 ("format",): f"say which of {names} are tables: {{{names.split(', ')[0]}: delta}}"
@@ -156,7 +155,7 @@ class SourceSettings(dg.Model):
             return (
                 {} if self.query else {("source",): "a database needs a query: its rows are read"}
             )
-        if self.version_query is not None:
+        if self._version_query is not None:
             return {("version_query",): f"it is for a database ({SCHEME}VARIABLE): omit it"}
         if self.query is not None and "{{" not in self.query:
             try:
@@ -164,3 +163,19 @@ class SourceSettings(dg.Model):
             except ValueError as error:
                 return {("query",): str(error)}
         return {}
+
+
+class SourceSettings(QueriedSource):
+    """What has a source whose files are kept from one run to the next."""
+
+    source: str | dict[str, str]
+    version_query: str | None = Field(
+        default=None,
+        description="SQL for a database whose answer changes when the rows of query may have"
+        " changed: the rows are read again only then. Default: they are read by every run.",
+        examples=["SELECT max(updated_at), count(*) FROM orders"],
+    )
+
+    @property
+    def _version_query(self) -> str | None:
+        return self.version_query

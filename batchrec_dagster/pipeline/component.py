@@ -55,8 +55,9 @@ class BatchRecommendations(Sandboxed, Pipeline, dg.Component):
         except ValidationError as error:
             raise build_validation_error(file, error) from error
         loaded._file = file
-        for declared in filter(None, (loaded.ratings, loaded.items, loaded.users)):
-            declared._file = os.path.relpath(file, context.project_root)
+        for declared in (loaded.ratings, loaded.items, loaded.users, loaded.batch_users):
+            if declared is not None:
+                declared._file = os.path.relpath(file, context.project_root)
         return loaded
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:

@@ -16,13 +16,16 @@ import polars as pl
 from batchrec_dagster.outcomes.arms import MODEL, assign_arms
 from batchrec_dagster.personalize import file_formats
 from batchrec_dagster.personalize.file_formats import USER_FIELD, scan_interactions
+from batchrec_dagster.personalize.filter_grammar import parse_condition
 from batchrec_dagster.personalize.schemas import USER_ID
-from batchrec_dagster.preparation.sources.parsing import parse_source
+from batchrec_dagster.preparation.sources.source import RatingsSource
 from batchrec_dagster.preparation.users import check_limits, list_distinct_users, read_users
+from batchrec_dagster.rules.conditions import find_matches
 from batchrec_dagster.steps.errors import StepError
 from batchrec_dagster.steps.popular_items import POPULAR
 from batchrec_dagster.steps.raw_files import make_source_context, open_source
 from batchrec_dagster.steps.records import ModelRecord
+from batchrec_dagster.steps.user_attributes import read_user_attributes
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.object_store import StorageError
 from batchrec_dagster.storage.published_table import Edition
@@ -41,23 +44,34 @@ class RequestedUsers:
     """The version of the input that they become."""
     erased: int = 0
     """How many users of the source were left out because they were erased."""
+    not_matching: int = 0
+    """How many users do not meet batch_users.filter."""
+    unknown: int = 0
+    """How many of them the file of users does not have."""
 
 
-def find_batch_users(work: Work) -> RequestedUsers:
+def find_batch_users(work: Work, source: RatingsSource | None) -> RequestedUsers:
     """The declared users.
 
+    source: the list of users, if one is declared.
     Raises PreparationError, SourceError, StorageError, StepError.
     """
     erased = 0
     pipeline, settings = work.pipeline, work.pipeline.batch_users
     filter_values = pipeline.recommendations.line_filter_values
-    if settings.source is None:
+    if source is None:
         with _open_interaction_times(work) as (times, file_bytes):
             users = list_distinct_users(times, settings.since, file_bytes)
+        if not users.height:
+            raise StepError(
+                f"no user has an interaction since {settings.active_since}: set"
+                " batch_users.active_since to an earlier day"
+            )
     else:
-        source = parse_source(settings.source, settings.format)
         with open_source(source, work.storage, pipeline.project) as files:
             listed_users = read_users(files, settings.column, pipeline.ratings.all_null_values)
+        if not listed_users.height:
+            raise StepError("batch_users.source has no users: correct its rows or its query")
         # Of the interactions they were left out when these were made.
         users = SuppressionList(work.files).read().drop_from(listed_users, USER_FIELD)
         erased = listed_users.height - users.height
@@ -65,18 +79,39 @@ def find_batch_users(work: Work) -> RequestedUsers:
             source.remove_downloads(make_source_context(work.storage, pipeline.project))
         if not users.height:
             raise StepError("all users of batch_users.source were erased: name others there")
+    not_matching = unknown = 0
+    if settings.filter is not None:
+        requested = users
+        users, unknown = _select_matching_users(work, requested, settings.filter)
+        not_matching = requested.height - users.height
     if filter_values:
         # A batch inference job reads the values from its input; here all users have the same.
         values = [pl.lit(value).alias(name) for name, value in filter_values.items()]
         users = users.with_columns(filterValues=pl.struct(values))
     version, size = measure_users(users)
     check_limits(users.height, size)
-    if not users.height:
+    return RequestedUsers(users, version, erased, not_matching, unknown)
+
+
+def _select_matching_users(
+    work: Work, users: pl.DataFrame, condition: str
+) -> tuple[pl.DataFrame, int]:
+    """The users who meet the condition, and how many the file of users does not have.
+
+    Raises StorageError, and StepError if nobody meets it.
+    """
+    attributes = read_user_attributes(work)
+    ids = attributes.get_column(USER_ID)
+    matching_ids = ids.filter(find_matches(parse_condition(condition), attributes))
+    matching = users.filter(pl.col(USER_FIELD).is_in(matching_ids.implode()))
+    unknown = int((~users.get_column(USER_FIELD).is_in(ids.implode())).sum())
+    if not matching.height:
         raise StepError(
-            f"no user has an interaction since {settings.active_since}: set"
-            " batch_users.active_since to an earlier day"
+            f"none of the {users.height:,} users meets batch_users.filter: {condition}, and"
+            f" {unknown:,} of them are not in the file of users: correct the filter, or"
+            " users.columns. The metadata of the asset users show which values there are"
         )
-    return RequestedUsers(users, version, erased)
+    return matching, unknown
 
 
 @contextmanager

@@ -32,6 +32,8 @@ UPDATABLE = {"recipe": "aws-user-personalization"}
 
 ITEMS = {"source": "items.csv", "columns": {"item": "id", "categories": {"GENRES": "genres"}}}
 
+USERS = {"source": "users.csv", "columns": {"user": "id", "categories": {"COUNTRY": "country"}}}
+
 
 SHOP_ITEMS = {
     "source": "i.csv",
@@ -410,6 +412,54 @@ REFUSED: list[tuple[dict[str, Any], int, str]] = [
         24,
         "recommendations.rules.pin.until",
     ),
+    ({"users": {"source": "users.csv", "columns": {"user": "id"}}}, 15, "users.columns"),
+    ({"users": {"source": "users.csv"}}, 13, "users.columns"),
+    ({"users": {**USERS, "source": "ftp://x/users.csv"}}, 14, "users.source"),
+    (
+        {"users": {**USERS, "columns": {"user": "id", "numbers": {"A B": "a"}}}},
+        15,
+        "users.columns",
+    ),
+    (
+        {"users": USERS, "recommendations": {"filter": "EXCLUDE ItemID WHERE Users.AGE < 18"}},
+        20,
+        "recommendations.filter",
+    ),
+    (
+        {
+            "users": USERS,
+            "items": ITEMS,
+            "recommendations": {
+                "filter": 'EXCLUDE ItemID WHERE Items.GENRES = "x" IF CurrentUser.COUNTRY > 1'
+            },
+        },
+        26,
+        "recommendations.filter",
+    ),
+    ({"batch_users": {"filter": 'USERS.CONSENT = "yes"'}}, 14, "batch_users.filter"),
+    (
+        {"users": USERS, "batch_users": {"filter": 'USERS.CONSENT = "yes"'}},
+        20,
+        "batch_users.filter",
+    ),
+    (
+        {"users": USERS, "batch_users": {"filter": "USERS.COUNTRY = AT"}},
+        20,
+        "batch_users.filter",
+    ),
+    (
+        {"users": USERS, "batch_users": {"filter": 'INCLUDE UserID WHERE Users.COUNTRY = "AT"'}},
+        20,
+        "batch_users.filter",
+    ),
+    (
+        {"users": USERS, "batch_users": {"filter": 'ITEMS.GENRES = "x"'}},
+        20,
+        "batch_users.filter",
+    ),
+    ({"batch_users": {"query": "SELECT a FROM source"}}, 13, "batch_users"),
+    ({"batch_users": {"source": "a.csv", "query": "SELECT\n a FROM ,"}}, 15, "batch_users.query"),
+    ({"batch_users": {"source": "sql+env://SHOP_DB"}}, 14, "batch_users.source"),
     ({"schedule": {"cron": "99 * * * *"}}, 14, "schedule.cron"),
     (
         {"schedule": {"cron": "0 3 * * *", "timezone": "Mars"}},

@@ -166,6 +166,58 @@ def test_who_was_erased_is_left_out_of_the_users(
     assert read_prepared_users(project).height == 49
 
 
+@pytest.mark.slow
+def test_only_users_who_meet_the_condition_get_lists(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    condition = 'USERS.CONSENT = "yes" AND (USERS.COUNTRY IN ("AT", "CH") OR Users.age <= 22)'
+    declared = declare_with_users(project, batch_users={"filter": condition})
+    project.declare(declared)
+    result = refresh(project, "shop", instance)
+    assert result.success, why(result)
+    expected = {*map(str, range(1, 41, 2)), "2"}
+    assert set(table(project, "shop")["user_id"]) == expected
+    shown = metadata(result, "batch_users")
+    assert (shown["users"], shown["left_out_by_filter"], shown["not_in_users"]) == (21, 39, 10)
+    assert "39 others do not" in shown["preview"]
+    again = refresh(project, "shop", instance, assets=PREPARED)
+    assert metadata(again, "batch_users")["outcome"] == "unchanged: not prepared again"
+
+    # Who withdraws consent gets no list from the next refresh on.
+    source = project.root / "users.csv"
+    source.write_text(source.read_text().replace("1,AT,21,yes", "1,AT,21,no"))
+    changed = refresh(project, "shop", instance)
+    assert changed.success, why(changed)
+    assert set(table(project, "shop")["user_id"]) == expected - {"1"}
+
+    # It also holds for a list of users, of which a query takes some.
+    (project.root / "list.csv").write_text(
+        "id,kind\n" + "".join(f"{user},{'ab'[user % 2]}\n" for user in range(30, 60))
+    )
+    query = "SELECT id FROM source WHERE kind = 'b'"
+    project.declare(
+        {
+            **declared,
+            "batch_users": {
+                "source": "list.csv",
+                "query": query,
+                "column": "id",
+                "filter": 'USERS.CONSENT = "yes"',
+            },
+        }
+    )
+    listed = refresh(project, "shop", instance, assets=PREPARED)
+    assert listed.success, why(listed)
+    assert metadata(listed, "batch_users")["users"] == 5
+    assert metadata(listed, "batch_users")["not_in_users"] == 5
+
+    project.declare({**declared, "batch_users": {"filter": 'USERS.CONSENT = "Yes"'}})
+    nobody = why(refresh(project, "shop", instance, assets=["batch_users"]))
+    assert nobody.startswith("none of the 60 users meets batch_users.filter: USERS.CONSENT")
+    assert "10 of them are not in the file of users" in nobody
+    assert "\n" not in nobody
+
+
 def test_an_asset_of_ones_own_gets_the_users_with_numbers_and_ids_as_text(tmp_path: Path) -> None:
     rows = pl.DataFrame({"USER_ID": ["007", "8"], "COUNTRY": ["AT", None], "AGE": [18.5, None]})
     received = pass_downstream(tmp_path, UsersCsvIOManager, rows, pl.DataFrame)

@@ -3,12 +3,12 @@
 import time
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from batchrec_dagster.config import Pipeline, fingerprint
-from batchrec_dagster.config.interactions import BatchUsers
+from batchrec_dagster.config.batch_users import BatchUsers
 from batchrec_dagster.personalize import schemas
 from batchrec_dagster.personalize.file_formats import USER_FIELD
 from batchrec_dagster.pipeline.declare_asset import (
@@ -29,15 +29,18 @@ from batchrec_dagster.pipeline.run_step import (
     reusable_result,
 )
 from batchrec_dagster.pipeline.spark_jobs import choose_spark_engine
+from batchrec_dagster.pipeline.upstream import find_upstream
 from batchrec_dagster.preparation.rules import PreparationResult, Rules
-from batchrec_dagster.preparation.sources.source import hide_query
-from batchrec_dagster.reporting.markdown import format_table
+from batchrec_dagster.reporting.markdown import escape, format_table
 from batchrec_dagster.steps.checks import SOURCE_WITHOUT_ERASED, check_source_without_erased
 from batchrec_dagster.steps.interactions import PreparedInteractions, prepare_interactions
 from batchrec_dagster.steps.raw_files import RawRecord, delete_copies
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.hashed_users import SuppressedUsers
 from batchrec_dagster.storage.suppressed_users import SuppressionList
+
+if TYPE_CHECKING:
+    from batchrec_dagster.steps.batches import RequestedUsers
 
 CODE_VERSION = "2"
 
@@ -243,7 +246,11 @@ def batch_users(pipeline: Pipeline) -> dg.AssetsDefinition:
             description="The users who get a list, as JSON Lines, the input of a batch inference"
             f" job. {_describe_users(settings)}, each once.",
             kinds={"json"},
-            deps=[pipeline.asset_key("interactions")],
+            deps=[
+                pipeline.asset_key("interactions"),
+                *settings.upstream,
+                *([pipeline.asset_key("users")] if settings.filter is not None else []),
+            ],
             stage=PREPARED,
             storage_key=pipeline.storage_keys.batch_users,
             code_version=code_version,
@@ -261,7 +268,10 @@ def batch_users(pipeline: Pipeline) -> dg.AssetsDefinition:
             earlier_result = reusable_result(context, stored_users.version, NOT_PREPARED_AGAIN)
             if earlier_result is not None:
                 return earlier_result
-        requested = find_batch_users(work)
+        source = settings.rows
+        if source is not None:
+            source = find_upstream(source, context)
+        requested = find_batch_users(work, source)
         users = requested.users
         if requested.erased:
             context.log.warning(
@@ -272,7 +282,11 @@ def batch_users(pipeline: Pipeline) -> dg.AssetsDefinition:
             value=users,
             data_version=dg.DataVersion(requested.version),
             metadata={
-                "preview": preview_metadata(f"**{users.height:,} users** get a list."),
+                "preview": preview_metadata(
+                    f"**{users.height:,} users** get a list.",
+                    *_describe_not_matching(settings, requested),
+                ),
+                **_count_not_matching(settings, requested),
                 **({"erased_users_in_source": requested.erased} if requested.erased else {}),
                 **table_metadata(pipeline, users.height, USERS_COLUMNS, lineage, users.columns),
                 "users": users.height,
@@ -285,7 +299,23 @@ def batch_users(pipeline: Pipeline) -> dg.AssetsDefinition:
 
 
 def _describe_users(settings: BatchUsers) -> str:
+    matching = "" if settings.filter is None else f" with {settings.filter}"
     if settings.source is not None:
-        return f"Every user of {hide_query(settings.source)}"
+        return f"Every user of {settings.shown_source}{matching}"
     since = "" if settings.active_since is None else f" since {settings.active_since}"
-    return f"Every user of the interactions{since}"
+    return f"Every user of the interactions{since}{matching}"
+
+
+def _describe_not_matching(settings: BatchUsers, requested: "RequestedUsers") -> Iterator[str]:
+    """A sentence on the users whom batch_users.filter left out; none without a filter."""
+    if settings.filter is not None:
+        yield (
+            f"{requested.not_matching:,} others do not, by {escape(settings.filter)};"
+            f" {requested.unknown:,} of them are not in the file of users."
+        )
+
+
+def _count_not_matching(settings: BatchUsers, requested: "RequestedUsers") -> dict[str, int]:
+    if settings.filter is None:
+        return {}
+    return {"left_out_by_filter": requested.not_matching, "not_in_users": requested.unknown}

@@ -107,6 +107,10 @@ class FileQuery(RatingsSource):
         write = partial(self._write, tables)
         return ResultFile(self.display_name, version, FILENAME, write).files(context)
 
+    def remove_downloads(self, context: SourceContext) -> None:
+        for source in self.tables.values():
+            source.remove_downloads(context)
+
     def _write(
         self, table_files: Mapping[str, Sequence[ListedFile]], path: Path, context: SourceContext
     ) -> None:
