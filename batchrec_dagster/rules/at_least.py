@@ -63,6 +63,10 @@ class RequirementCounter:
         """Which lists still require items."""
         return np.asarray(self._unmet.any(axis=0))
 
+    def count_unmet(self) -> Numbers:
+        """How many items each list still requires."""
+        return np.asarray(self._unmet.sum(axis=0))
+
     def admit(self, lists: Numbers, items: Numbers, places: Numbers) -> Mask:
         """Whether the list has a place to spare, or the item is one that it requires."""
         admitted: Mask = self._unmet[:, lists].sum(axis=0) < places

@@ -162,6 +162,9 @@ class PreparedRules:
             counters.append(requirements)
         selection = ListSelection(pinned, counters, self._catalogue.other)
         selection.fill(table.items, allowed, np.arange(lists))
+        # New items, for example, are rarely among the model's results. That is no shortage of them.
+        kept_places = requirements.count_unmet() if requirements is not None else 0
+        self.filled.short_of_model += int((selection.count_free_places() > kept_places).sum())
         self._fill(selection, table.items, allowed, user_numbers)
         places = selection.rank_places()
         if requirements is not None:
@@ -230,7 +233,6 @@ class PreparedRules:
         sizes = (places != EMPTY).sum(axis=0)
         filled = self.filled
         filled.lists += places.shape[1]
-        filled.short_of_model += int(is_missing.any(axis=0).sum())
         filled.popular_rows += int(is_popular.sum())
         filled.empty += int((sizes == 0).sum())
         if pin.NAME in self.counts:
@@ -299,7 +301,10 @@ class FilledLists:
     lists: int = 0
     """How many lists there are, with those of users for whom nothing is left."""
     short_of_model: int = 0
-    """For how many lists the rules left fewer of the model's results than a list has items."""
+    """For how many lists the rules left fewer of the model's results than a list has items.
+
+    The places that at_least keeps for items that it requires do not count.
+    """
     popular_rows: int = 0
     """How many popular items fill lists."""
     empty: int = 0

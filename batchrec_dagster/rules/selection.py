@@ -52,6 +52,10 @@ class ListSelection:
         """The numbers of the lists with free places."""
         return self._keep_open(np.arange(len(self._sizes)))
 
+    def count_free_places(self) -> Numbers:
+        """How many places of each list are free."""
+        return np.asarray(self._capacities - self._sizes)
+
     def fill(
         self, items: Matrix, allowed: Masks, lists: Numbers, without: Sequence[str] = ()
     ) -> None:

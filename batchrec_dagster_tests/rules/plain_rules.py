@@ -102,12 +102,13 @@ def _build_list(rules: ListRules, seen: ExcludeSeen | None, shop: Shop, user: st
         and (shop.filter is None or FILTERS[shop.filter](shop.read_item(item))[0])
     ]
     chosen.fill(model, requirements=True, counts=counts)
+    free = chosen.capacity - len(chosen.places)
+    counts["short of model"] += free > sum(chosen.unmet)
     chosen.fill(popular, requirements=True)
     if rules.at_least:
         chosen.fill(model, requirements=False)
         chosen.fill(popular, requirements=False)
         counts["at_least unmet"] += any(chosen.unmet)
-    counts["short of model"] += chosen.capacity > sum(place < 1000 for place, _ in chosen.places)
     entries: list[tuple[str, float | None, str | None]] = []
     for place, item in sorted(chosen.places):
         is_popular = place >= 1000
