@@ -127,7 +127,9 @@ def build_report(
     nights = list_nights(
         work.files, read_run_costs(work.files), remember_ended_runs(work.files, instance)
     )
-    rules_section = build_rules_section(edition.about.get("rules"), edition.about.get("filled"))
+    rules_section = build_rules_section(
+        edition.about.get("rules"), edition.about.get("filled"), edition.about.get("rule_costs")
+    )
     sections = [
         build_nights_section(nights),
         *([rules_section] if rules_section is not None else []),

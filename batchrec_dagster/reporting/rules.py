@@ -39,12 +39,45 @@ def summarize_rules(rules: Sequence[Mapping[str, Any]], filled: Mapping[str, int
     return ", ".join(parts) or "they changed nothing"
 
 
+COST_COLUMNS = ("rule", "NDCG", "change", "95% interval of the change")
+
+
+def list_cost_rows(costs: Mapping[str, Any]) -> list[list[str]]:
+    """The cells under COST_COLUMNS: without rules, with each rule alone, and with all.
+
+    costs: as an edition's metadata have them.
+    """
+    return [
+        ["none", f"{costs['ndcg_without']:.4f}", "", ""],
+        *(
+            [
+                rule["rule"],
+                f"{rule['ndcg']:.4f}",
+                f"{rule['change']:+.4f}",
+                f"{rule['low']:+.4f} to {rule['high']:+.4f}",
+            ]
+            for rule in costs["rules"]
+        ),
+    ]
+
+
+def describe_costs(costs: Mapping[str, Any]) -> str:
+    """What the costs were measured on."""
+    return (
+        f"Lists of the results that edition {costs['edition']} was made from, before rules: without"
+        f" any, with each rule alone and with all, by what {costs['users']:,} users chose since."
+        " People may have seen the edition's lists, which favours its rules."
+    )
+
+
 def build_rules_section(
-    rules: Sequence[Mapping[str, Any]] | None, filled: Mapping[str, int] | None
+    rules: Sequence[Mapping[str, Any]] | None,
+    filled: Mapping[str, int] | None,
+    costs: Mapping[str, Any] | None = None,
 ) -> ReportSection | None:
     """The section; None if no rules made the lists.
 
-    rules, filled: as an edition's metadata have them.
+    rules, filled, costs: as an edition's metadata have them; None where they do not.
     """
     if not rules:
         return None
@@ -69,4 +102,9 @@ def build_rules_section(
         [column.capitalize() for column in RULE_COLUMNS],
         list_rule_rows(rules),
     )
-    return ReportSection("rules", "Rules", [_TEXT], tiles, [table])
+    tables = [table]
+    if costs is not None:
+        title = "What rules cost"
+        rows = list_cost_rows(costs)
+        tables.append(Figure("rules-costs", title, describe_costs(costs), None, COST_COLUMNS, rows))
+    return ReportSection("rules", "Rules", [_TEXT], tiles, tables)

@@ -46,10 +46,14 @@ class RuleContext:
     """The declared filter in Personalize, which popular and pinned items obey too."""
     filter_values: Mapping[str, Sequence[Literal]] = field(default_factory=dict)
     """The values of its placeholders, by their names."""
+    made_catalogue: ItemCatalogue | None = None
+    """The catalogue of another context, if it is the same."""
 
     @cached_property
     def catalogue(self) -> ItemCatalogue:
         """The items of the interactions, the Items dataset and the rules."""
+        if self.made_catalogue is not None:
+            return self.made_catalogue
         counts = self.interactions.group_by(ITEM_ID).agg(interactions=pl.len())
         named = [pl.Series(self.pinned, dtype=pl.String)]
         named += [ids for ids in (self.popular, self.blocked) if ids is not None]

@@ -153,7 +153,9 @@ def infer_and_publish(
     jobs_in_use: set[str] = set()
     if published is None:
         users = divide_users(work, model, batch_users, published_users)
-        inference = Inference(spending, declaration.filter, model, rule_inputs)
+        inference = Inference(
+            spending, declaration.filter, model, rule_inputs, publishing.published_edition
+        )
         inferred, (edition, table) = make_table(
             inference.run(users),
             lambda inferred: _publish(
@@ -189,6 +191,8 @@ class Inference:
     model: ModelRecord
     rule_inputs: RuleInputs | None = None
     """What the rules of lists read; None without rules."""
+    edition: Edition | None = None
+    """The published one; None if there is none."""
 
     @property
     def work(self) -> PersonalizeWork:
@@ -197,7 +201,7 @@ class Inference:
     def run(self, divided: DividedUsers) -> InferenceResult:
         """The finished jobs: new ones, or those of earlier runs."""
         work, users = self.work, divided.ids
-        interactions = read_interactions(work, divided, self.rule_inputs)
+        interactions = read_interactions(work, divided, self.rule_inputs, self.edition)
         num_results = work.pipeline.recommendations.num_results
         if interactions.rules is not None:
             num_results = _choose_num_results_for_rules(work, interactions.rules, len(users))

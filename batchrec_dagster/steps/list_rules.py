@@ -83,8 +83,8 @@ def prepare_rules(
     users: pl.Series,
     now: int,
     popular: PopularItems,
-) -> tuple[PreparedRules, list[CheckResult]]:
-    """The rules for these users, and whether they suit the data.
+) -> tuple[PreparedRules, RuleContext]:
+    """The rules for these users, and what they know.
 
     interactions: those of the run.
     users: the ids of the users whom lists are made for.
@@ -109,8 +109,7 @@ def prepare_rules(
     )
     is_filtered = seen is not None and seen.filter_expression is not None
     filter_history = work.ensure.filter_interactions if is_filtered else 0
-    prepared = PreparedRules(rules, seen, context, filter_history)
-    return prepared, [check_rules_suit_data(rules, context, prepared)]
+    return PreparedRules(rules, seen, context, filter_history), context
 
 
 def check_rules_suit_data(

@@ -38,6 +38,7 @@ from batchrec_dagster.steps.list_rules import (
     RuleInputs,
     check_lists_not_emptied,
     check_results_enough,
+    check_rules_suit_data,
     describe_rules,
     prepare_rules,
 )
@@ -46,16 +47,19 @@ from batchrec_dagster.steps.popular_items import (
     make_popular_lines,
     read_popular_items,
 )
+from batchrec_dagster.steps.rule_costs import measure_rule_costs
 from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.progress import Progress
-from batchrec_dagster.storage.published_table import TableWriter
+from batchrec_dagster.storage.published_table import Edition, TableWriter
 
 # What an edition's metadata have besides `ListCounts`, where there is something to say: what each
 # rule did, how lists were filled then, and how many values of a category a list has.
 RULES, FILLED, DIVERSITY = "rules", "filled", "diversity"
 # Besides, which items were popular, if lists have such items, and what newcomers got.
 POPULARITY, NEWCOMERS = "popularity", "newcomers"
-LIST_FACTS = (RULES, FILLED, DIVERSITY, POPULARITY, NEWCOMERS)
+# And what each rule costs in NDCG.
+RULE_COSTS = "rule_costs"
+LIST_FACTS = (RULES, FILLED, DIVERSITY, POPULARITY, NEWCOMERS, RULE_COSTS)
 
 
 class SeenItems:
@@ -411,6 +415,8 @@ def build_table(
         ]
         facts[RULES] = describe_rules(rules)
         facts[FILLED] = asdict(rules.filled)
+        if interactions.rule_costs is not None:
+            facts[RULE_COSTS] = interactions.rule_costs
     return replace(built, checks=checks, facts=facts)
 
 
@@ -429,14 +435,20 @@ class KnownInteractions:
     """Whether the rules suit the interactions and what else they read."""
     popular: PopularItems | None = None
     """The popular items; None if no list needs any."""
+    rule_costs: Mapping[str, Any] | None = None
+    """What each rule costs in NDCG; None where that is not known."""
 
 
 def read_interactions(
-    work: PersonalizeWork, divided: DividedUsers, rule_inputs: RuleInputs | None = None
+    work: PersonalizeWork,
+    divided: DividedUsers,
+    rule_inputs: RuleInputs | None = None,
+    edition: Edition | None = None,
 ) -> KnownInteractions:
     """The interactions as they are when lists are made for these users. Raises StorageError.
 
     rule_inputs: what the rules of lists read besides; None without rules.
+    edition: the published one, by which it is measured what rules cost.
     """
     settings, users = work.pipeline.recommendations, divided.ids
     with work.storage.local_file(work.files.interactions) as path:
@@ -446,9 +458,11 @@ def read_interactions(
         if settings.rules is not None or divided.popular.height:
             popular = read_popular_items(work, interactions)
         if settings.rules is not None and rule_inputs is not None and popular is not None:
-            rules, checks = prepare_rules(
+            rules, context = prepare_rules(
                 work, settings.rules, rule_inputs, interactions, users, int(newest), popular
             )
-            return KnownInteractions(None, int(newest), rules, checks, popular)
+            checks = [check_rules_suit_data(settings.rules, context, rules)]
+            costs = measure_rule_costs(work, context, interactions, edition, popular.days)
+            return KnownInteractions(None, int(newest), rules, checks, popular, costs)
         seen = SeenItems(interactions, users) if settings.exclude_seen else None
         return KnownInteractions(seen, int(newest), popular=popular)

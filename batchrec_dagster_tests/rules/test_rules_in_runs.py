@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import dagster as dg
 import polars as pl
@@ -160,6 +161,28 @@ def test_a_shops_rules_make_its_lists(project: Project, instance: dg.DagsterInst
     assert metadata(third, "recommendations")["outcome"] == "unchanged: not inferred again"
     assert metadata(third, "recommendations")["edition"] == 2
     assert table(project, "shop").filter(item_id="77").is_empty()
+
+    # A month later everybody has bought two more items: the rules are measured by that.
+    choose_later(project)
+    with patch("batchrec_dagster.steps.rule_costs.LEAST_USERS", 60):
+        fourth = refresh(project, "shop", instance, report=True)
+    facts = metadata(fourth, "recommendations")
+    assert "by what 60 users chose since" in facts["rule_costs"]
+    changes = {name: facts[f"rule_{name}_ndcg_change"] for name in ("exclude_seen", "only", "all")}
+    assert changes["only"] != 0
+    report = (project.storage / "shop/curated/report/index.html").read_text()
+    assert "What rules cost" in report
+
+
+def choose_later(project: Project) -> None:
+    """Add two later purchases of everybody to the ratings."""
+    ratings = project.root / "ratings.csv"
+    lines = [
+        f"{user},{1 + (7 * user + 11 * number) % 80},5,{1_513_000_000 + user},buy"
+        for user in range(1, 61)
+        for number in range(2)
+    ]
+    ratings.write_text(ratings.read_text() + "\n".join(lines) + "\n")
 
 
 def show(project: Project, *arguments: str) -> str:

@@ -32,7 +32,13 @@ from batchrec_dagster.pipeline.run_step import (
 )
 from batchrec_dagster.reporting.markdown import escape, format_numbered_list
 from batchrec_dagster.reporting.markdown import format_table as markdown_table
-from batchrec_dagster.reporting.rules import RULE_COLUMNS, list_rule_rows
+from batchrec_dagster.reporting.rules import (
+    COST_COLUMNS,
+    RULE_COLUMNS,
+    describe_costs,
+    list_cost_rows,
+    list_rule_rows,
+)
 from batchrec_dagster.steps.absent_users import drop_absent_users_if_refused
 from batchrec_dagster.steps.batch_jobs import JobOutput, describe_outcome, measure_job_seconds
 from batchrec_dagster.steps.checks import FailedChecksError
@@ -253,6 +259,13 @@ def _rules_metadata(table: "RecommendationTable") -> dict[str, Any]:
             metadata[f"rule_{rule['rule']}_{count}"] = rule[count]
         metadata["lists_short_of_results"] = table.facts["filled"]["short_of_model"]
         metadata["popular_rows"] = table.facts["filled"]["popular_rows"]
+    costs = table.facts.get("rule_costs")
+    if costs:
+        metadata["rule_costs"] = dg.MetadataValue.md(
+            f"{describe_costs(costs)}\n\n{markdown_table(COST_COLUMNS, list_cost_rows(costs))}"
+        )
+        for rule in costs["rules"]:
+            metadata[f"rule_{rule['rule']}_ndcg_change"] = rule["change"]
     if diversity:
         metadata["categories_per_list"] = diversity["values_per_list"]
         metadata["lists_of_one_category"] = diversity["lists_of_one"]
