@@ -49,6 +49,11 @@ MARK = "zqmark"
 PLAIN, ODD = f"{MARK}-forget-me", f'{MARK};o"dd, é=1'
 KILLED_AFTER = ("interactions", "Personalize", "older editions", "run history")
 LISTS = "curated/recommendations/recommendations.parquet"
+USERS = {
+    "source": "users.csv",
+    "columns": {"user": "id", "categories": {"CONSENT": "consent"}, "numbers": {"AGE": "age"}},
+    "on_bad_rows": "skip",
+}
 
 
 def write_source(path: Path, *, nights: int) -> None:
@@ -63,6 +68,14 @@ def write_source(path: Path, *, nights: int) -> None:
     rows += [f"{PLAIN},1,bad,1500000000"]
     rows += [f"{user},{user % 7 + 1},5,{1_511_000_000 + user}" for user in range(3, 3 + nights)]
     path.write_text("\n".join([header, *rows]) + "\n")
+
+
+def write_users(path: Path) -> None:
+    """What is known of the users of `write_source`. The people to erase have an unreadable row."""
+    odd = '"{}"'.format(ODD.replace('"', '""'))
+    rows = [f"{PLAIN},yes,bad", f"{PLAIN},yes,30", f"{odd},yes,", f"{odd},yes,31"]
+    rows += [f"{user},yes,{user}" for user in range(3, 61)]
+    path.write_text("\n".join(["id,consent,age", *rows]) + "\n")
 
 
 def declare(project: Project, **attributes: Any) -> None:
@@ -188,7 +201,10 @@ def test_who_is_erased_is_in_no_byte_and_no_sink_and_stays_out(
         "export": {"format": "csv"},
     }
     experiment = {"name": "first", "control": "popular", "control_share": 0.3}
-    declare(project, sinks=sinks, segments={"items": ["1", "3"]}, experiment=experiment)
+    write_users(project.root / "users.csv")
+    declare(
+        project, sinks=sinks, segments={"items": ["1", "3"]}, experiment=experiment, users=USERS
+    )
     run_two_nights(shop)
     storage = project.storage / "shop"
     segments = storage / "curated/user_segments/user_segments.parquet"
@@ -225,6 +241,8 @@ def test_who_is_erased_is_in_no_byte_and_no_sink_and_stays_out(
     record = json.loads(receipt.read_text())
     assert (record["people"], record["suppressed"], record["pipeline"]) == (2, 2, "shop")
     assert record["erased"]["published lists"] == f"{before[0].height - len(expected)} rows"
+    assert record["erased"]["copies of users"] == "1 file"
+    assert record["erased"]["attributes of users"] == "2 rows"
     assert list((storage / "records/unfinished_erasures").iterdir()) == []
 
     # The source still has them. The next refresh makes all that people see, without them.
@@ -241,14 +259,25 @@ def test_in_a_bucket(shop: Shop, s3: S3Server, monkeypatch: pytest.MonkeyPatch) 
     shop.project.environment.update({**s3.environment(OWNER), "BATCHREC_STORAGE": root})
     shop.enter()
     quick = {"recipe": "aws-popularity-count", "compare_with_popularity": False}
-    declare(shop.project, sinks={"export": {"format": "jsonl"}}, solution=quick)
+    write_users(shop.project.root / "users.csv")
+    declare(
+        shop.project,
+        sinks={"export": {"format": "jsonl"}},
+        solution=quick,
+        users=USERS,
+        batch_users={"filter": 'USERS.CONSENT = "yes" AND USERS.AGE > 20'},
+    )
     assert shop.run().success
     assert len(find_marks(read_objects(s3.store(), root))) > 5
     result = shop.forget(PLAIN, ODD, "--yes")
     assert result.exit_code == 0, result.output
     assert find_marks(read_objects(s3.store(), root)) == []
     assert find_marks(read_files(shop.project.root / ".batchrec")) == []
-    assert s3.store().get(f"{root}/shop/{LISTS}")
+    lists = pl.read_parquet(s3.store().get(f"{root}/shop/{LISTS}"))
+    assert set(lists["user_id"]) == set(map(str, range(21, 61)))
+    # The next refresh reads the people again, and leaves them out.
+    assert shop.run().success
+    assert find_marks(read_objects(s3.store(), root)) == []
 
 
 def test_an_erasure_that_is_interrupted_anywhere_continues(
