@@ -32,6 +32,16 @@ pytestmark = pytest.mark.slow
 FILTER_HISTORY = 100
 ITEMS = {"source": "movies.csv", "columns": {"item": "movieId", "categories": {"GENRES": "genres"}}}
 
+# Half of the people get lists of even films only, and one in four gets none.
+ON_USERS: dict[str, Any] = {
+    "users": {
+        "source": "users.csv",
+        "columns": {"user": "id", "categories": {"CONSENT": "consent"}, "numbers": {"AGE": "age"}},
+    },
+    "batch_users": {"filter": 'USERS.CONSENT = "yes"'},
+}
+FILTER_BY_AGE = 'EXCLUDE ItemID WHERE Items.GENRES = "odd" IF CurrentUser.AGE < 20'
+
 
 def _write_long_histories(folder: Path) -> None:
     """Ratings of 40 people of two tastes, most of them with 165, and films that nobody rated."""
@@ -46,6 +56,8 @@ def _write_long_histories(folder: Path) -> None:
     (folder / "ratings.csv").write_text("\n".join(lines) + "\n")
     films = [f"{film},{('even', 'odd')[film % 2]}" for film in range(440)]
     (folder / "movies.csv").write_text("\n".join(["movieId,genres", *films]) + "\n")
+    users = [f"{user},{'yes' if user % 4 else 'no'},{user}" for user in range(40)]
+    (folder / "users.csv").write_text("\n".join(["id,consent,age", *users]) + "\n")
 
 
 def _copy_real_films(folder: Path) -> None:
@@ -56,8 +68,8 @@ def _copy_real_films(folder: Path) -> None:
 def _make_embedded(root: Path, files: Path, settings: dict[str, Any]) -> pl.DataFrame:
     root.mkdir()
     project: Project = module_project(root)
-    for name in ("ratings.csv", "movies.csv"):
-        shutil.copy(files / name, root)
+    for file in files.glob("*.csv"):
+        shutil.copy(file, root)
     project.declare(declaration("shop", "ratings.csv", **settings))
     with dg.DagsterInstance.ephemeral() as instance:
         assert refresh(project, "shop", instance).success
@@ -95,3 +107,24 @@ def test_long_histories_get_the_same_lists_over_http_as_embedded(
         rel_tol=0,
         abs_tol=1e-6,
     )
+
+
+def test_conditions_on_users_hold_over_http_as_embedded(tmp_path: Path, s3: S3Server) -> None:
+    settings = {
+        **ON_USERS,
+        "items": ITEMS,
+        "solution": {"recipe": "aws-popularity-count"},
+        "recommendations": {"num_results": 10, "exclude_seen": False, "filter": FILTER_BY_AGE},
+    }
+    root = tmp_path / "http"
+    root.mkdir()
+    with night(root, s3, settings=settings) as shop:
+        _write_long_histories(root)
+        shop.start_personalize()
+        assert not shop.start_run().end()
+        over_http = pl.read_parquet(s3.store().get(f"s3://{shop.bucket}/{TABLE}"))
+    user, item = (over_http[name].cast(pl.Int64) for name in ("user_id", "item_id"))
+    assert set(user) == {user for user in range(40) if user % 4}
+    assert set(user.filter(item % 2 == 1)) == {user for user in range(20, 40) if user % 4}
+    embedded_lists = _make_embedded(tmp_path / "embedded", root, settings)
+    assert_frame_equal(over_http, embedded_lists)
