@@ -18,6 +18,7 @@ Item = dict[str, Any]
 # Conditions by their text.
 ITEM_CONDITIONS: dict[str, Callable[[Item], bool]] = {
     "ITEMS.STOCK > 0": lambda item: item["STOCK"] is not None and item["STOCK"] > 0,
+    "ITEMS.STOCK > 9": lambda item: (item["STOCK"] or 0) > 9,
     "ITEMS.AGE_DAYS < 30": lambda item: item["AGE_DAYS"] is not None and item["AGE_DAYS"] < 30,
     'Items.KIND IN ("a", "c")': lambda item: bool({"a", "c"} & set(split(item["KIND"]))),
     'ITEMS.KIND != "b" OR ITEMS.STOCK = 1': lambda item: (

@@ -237,3 +237,47 @@ def test_no_rule_changes_nothing_but_the_length(shop: Shop) -> None:
         for rank, item in enumerate(items[: shop.num_results], 1)
     ]
     assert apply_in_pieces(prepared, shop) == expected
+
+
+def make_plain_shop(**facts: Any) -> Shop:
+    """Half of the items are blocked, and u1 has had three of them."""
+    shop = Shop(
+        items={},
+        users={},
+        interactions=[("u1", item, NOW, "view") for item in ITEMS[:3]],
+        popular=[],
+        blocked=ITEMS[6:],
+        num_results=20,
+        now=NOW,
+        today=TODAY,
+        candidates={},
+    )
+    item = {"STOCK": 1.0, "KIND": "a", "BRAND": None, "PRICE": 1.0, "AGE_DAYS": 50.0}
+    shop.items.update(dict.fromkeys(ITEMS, item))
+    return replace(shop, **facts)
+
+
+@pytest.mark.parametrize(
+    ("declared", "seen", "expected"),
+    [
+        ({}, None, 20),
+        # The longest history, which is not rounded.
+        ({}, ExcludeSeen(), 23),
+        # Twice the expected number: half of the catalogue is blocked.
+        ({"block": {"source": "blocked.csv"}}, None, 75),
+        ({"block": {"source": "blocked.csv"}}, ExcludeSeen(), 78),
+        ({"only": "ITEMS.STOCK > 0"}, None, 20),
+        ({"max_per": {"KIND": 3}}, None, 75),
+        # No item is as new, so no number of results helps.
+        ({"at_least": [{"count": 2, "of": "ITEMS.AGE_DAYS < 30"}]}, None, 20),
+        # None is in stock.
+        ({"only": "ITEMS.STOCK > 9"}, None, 200),
+    ],
+)
+def test_rules_say_how_many_results_they_need(
+    declared: dict[str, Any], seen: ExcludeSeen | None, expected: int
+) -> None:
+    rules = ListRules.model_validate(declared)
+    prepared = PreparedRules(rules, seen, make_context(make_plain_shop(), rules))
+    assert prepared.choose_num_results(most=500, most_for_others=200) == expected
+    assert prepared.choose_num_results(most=21, most_for_others=200) <= 21
