@@ -17,6 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from batchrec_dagster.config import fingerprint
 from batchrec_dagster.outcomes.experiment import summarize_experiment
+from batchrec_dagster.outcomes.measured_popularity import MeasuredPopularity
 from batchrec_dagster.outcomes.outcome_estimates import estimate_outcomes
 from batchrec_dagster.personalize.evidence import Evidence
 from batchrec_dagster.personalize.file_formats import USER_FIELD, scan_interactions
@@ -96,6 +97,7 @@ def build_report(
         solution_version=model["solution_version_arn"],
         metrics=model["metrics"],
         popularity=model["popularity_metrics"],
+        recent=MeasuredPopularity.from_json(edition.about.get("recent_popularity")),
         checks=read_check_records(instance, checks),
         # A run may have prepared data that it did not import, or whose lists were refused.
         earlier_data=model["data_version"] != compute_data_version(work),

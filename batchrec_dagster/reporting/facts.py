@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import polars as pl
 from pydantic import PlainSerializer, PlainValidator
 
+from batchrec_dagster.outcomes.measured_popularity import MeasuredPopularity
 from batchrec_dagster.personalize.evidence import ALL, NDCG, Evidence
 from batchrec_dagster.reporting.audience import Audience, count_audience
 from batchrec_dagster.reporting.catalogue import Catalogue, count_catalogue
@@ -49,6 +50,8 @@ class ReportedRun:
     """The model's metrics, by Personalize's names."""
     popularity: Mapping[str, float]
     """The metrics of recommending the most popular items, by the same names."""
+    recent: MeasuredPopularity | None = None
+    """What recommending recent popular items reaches; None if it was not measured."""
     checks: Sequence[CheckRecord] = ()
     """The newest results of the checks."""
     earlier_data: bool = False
@@ -179,6 +182,7 @@ class Facts(Tallies):
         return VerdictFacts(
             ndcg=run.metrics.get(NDCG, 0.0),
             popular=run.popularity.get(NDCG),
+            recent=run.recent,
             tested=run.tested,
             before=run.before,
             requested=self.requested,

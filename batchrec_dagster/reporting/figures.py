@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from batchrec_dagster.outcomes.measured_popularity import name_window
 from batchrec_dagster.personalize.evidence import ALL, COVERAGE, NDCG, MetricEstimate
 from batchrec_dagster.reporting.catalogue import Shares
 from batchrec_dagster.reporting.charts import Chart
@@ -78,6 +79,38 @@ def draw_quality(facts: Facts) -> Figure | None:
         Chart("horizontal bars", "Metric", "Value, 0 to 1", [MODEL, POPULAR], rows),
         ["Metric", MODEL, POPULAR],
         [[name, format_score(model), format_score(popular)] for name, model, popular in rows],
+    )
+
+
+def draw_popularity(facts: Facts) -> Figure | None:
+    """The NDCG compared with all kinds of popular items; None if recent ones were not measured."""
+    run, recent = facts.run, facts.run.recent
+    if recent is None:
+        return None
+    own = f"batchrec, on {recent.users:,} users"
+    rows = [(MODEL, run.metrics.get(NDCG, 0.0), run.engine)]
+    if NDCG in run.popularity:
+        rows.append((f"{POPULAR} of all time", run.popularity[NDCG], run.engine))
+    rows.append((f"{POPULAR} of all time, again", recent.all_time_ndcg, own))
+    if recent.days is not None:
+        rows.append((f"{POPULAR} {name_window(recent.days)}", recent.ndcg, own))
+    return Figure(
+        "popularity",
+        "What popular items reach",
+        "A shop would show what is popular now. batchrec measures that itself, as Personalize"
+        " measures a model: for a tenth of the users, whose newest tenth of interactions is held"
+        " out, with popularity counted on all others. The items of all time are measured in the"
+        " same way, so that one sees the difference. Users who were last here long ago chose what"
+        " was popular then.",
+        Chart(
+            "horizontal bars",
+            "Lists",
+            "NDCG@25",
+            ["NDCG@25"],
+            [(name, value) for name, value, _ in rows],
+        ),
+        ["Lists", "NDCG@25", "Measured by"],
+        [[name, format_score(value), engine] for name, value, engine in rows],
     )
 
 

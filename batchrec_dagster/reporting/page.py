@@ -24,6 +24,7 @@ from batchrec_dagster.reporting.figures import (
     draw_exposure,
     draw_groups,
     draw_lengths,
+    draw_popularity,
     draw_quality,
 )
 from batchrec_dagster.reporting.people import HISTORY, LIST, shorten_title
@@ -71,7 +72,7 @@ def render_page(facts: Facts) -> str:
         "base-uri 'none'",
         "form-action 'none'",
     ]
-    quality_figures = [draw_quality(facts), draw_groups(facts)]
+    quality_figures = [draw_quality(facts), draw_popularity(facts), draw_groups(facts)]
     return environment.get_template("report.html").render(
         facts=facts,
         run=facts.run,

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from batchrec_dagster.outcomes.measured_popularity import MeasuredPopularity
 from batchrec_dagster.personalize.evidence import Evidence, MetricEstimate
 from batchrec_dagster.reporting.provenance import NOBODY_TESTED, SMALL_SAMPLE
 from batchrec_dagster.reporting.sections import Judgement
@@ -48,6 +49,8 @@ class VerdictFacts:
     """The model's NDCG@25."""
     popular: float | None = None
     """The NDCG@25 of recommending the most popular items; None if it was not measured."""
+    recent: MeasuredPopularity | None = None
+    """What recommending recent popular items reaches; None if it was not measured."""
     tested: Evidence | None = None
     """The evidence over all tested users; None if there is none."""
     before: PreviousEdition | None = None
@@ -133,6 +136,8 @@ def judge_quality(facts: VerdictFacts) -> Reason:
         return Reason("watch", f"the model could not be measured: {NOBODY_TESTED}")
     if facts.popular is None:
         return Reason("watch", f"NDCG@25 is {facts.ndcg:.4f}, with nothing to compare it with")
+    if facts.recent is not None and facts.recent.ndcg > facts.popular:
+        return _compare_with_recent(facts, facts.recent)
     measurement = f"NDCG@25 {facts.ndcg:.4f} compared with {facts.popular:.4f}"
     tested = facts.tested
     interval = tested.difference.interval if tested else None
@@ -151,6 +156,36 @@ def judge_quality(facts: VerdictFacts) -> Reason:
         conclusion = "the model beats the most popular items, but in a small sample"
         return Reason("watch", f"{conclusion}: {measurement}")
     return Reason("good", f"the model clearly beats the most popular items: {measurement}")
+
+
+def _compare_with_recent(facts: VerdictFacts, recent: MeasuredPopularity) -> Reason:
+    """How the model compares with recent popular items, which are better than those of all time.
+
+    They are measured on other users than the model, so both margins of error count.
+    """
+    measurement = (
+        f"NDCG@25 {facts.ndcg:.4f} compared with {recent.ndcg:.4f}, measured by batchrec on"
+        f" {recent.users:,} user{'' if recent.users == 1 else 's'}"
+    )
+    lead = facts.ndcg - recent.ndcg
+    interval = facts.tested.ndcg.interval if facts.tested else None
+    if interval is None or recent.margin is None:
+        verb = "beats" if lead > 0 else "is no better than"
+        text = f"the model {verb} {recent.name}: {measurement}, without an interval"
+        if facts.tested is None:
+            return Reason("good" if lead > 0 else "bad", f"{text}, so chance is not ruled out")
+        return Reason("watch", text)
+    margin = math.hypot((interval[1] - interval[0]) / 2, recent.margin)
+    measurement += f", a difference of {lead:.4f} with a margin of error of {margin:.4f}"
+    if lead < -margin:
+        return Reason("bad", f"the model is worse than {recent.name}: {measurement}")
+    if lead <= margin:
+        conclusion = f"the model is not clearly better than {recent.name}"
+        return Reason("watch", f"{conclusion}: {measurement}")
+    if facts.tested is not None and facts.tested.users < SMALL_SAMPLE:
+        conclusion = f"the model beats {recent.name}, but in a small sample"
+        return Reason("watch", f"{conclusion}: {measurement}")
+    return Reason("good", f"the model clearly beats {recent.name}: {measurement}")
 
 
 def _judge_without_interval(facts: VerdictFacts, measurement: str) -> Reason:

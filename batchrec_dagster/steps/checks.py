@@ -13,6 +13,7 @@ from typing import Any, Literal, Self
 import polars as pl
 
 from batchrec_dagster.config.publication import Gate
+from batchrec_dagster.outcomes.measured_popularity import MeasuredPopularity
 from batchrec_dagster.personalize.evidence import ALL, COVERAGE, NDCG
 from batchrec_dagster.personalize.schemas import (
     MAX_EVENT_TYPES,
@@ -443,6 +444,7 @@ class ModelToPublish:
             metrics.get(COVERAGE, 0.0),
             self.model.popularity_metrics.get(NDCG) if metrics else None,
             published_ndcg,
+            MeasuredPopularity.from_json(self.model.recent_popularity) if metrics else None,
         )
 
 
@@ -457,6 +459,18 @@ class _Measurements:
     """NDCG@25 of recommending the most popular items; None if it is not known."""
     published_ndcg: float | None
     """NDCG@25 of the published lists; None if it is not compared."""
+    recent: MeasuredPopularity | None = None
+    """What recent popular items reach; None if it is not known."""
+
+    @property
+    def best_popularity(self) -> tuple[float, str] | None:
+        """The NDCG@25 of the better kind of popular items, and its name; None if unknown."""
+        kinds = []
+        if self.popularity_ndcg is not None:
+            kinds.append((self.popularity_ndcg, "the most popular items"))
+        if self.recent is not None:
+            kinds.append((self.recent.ndcg, self.recent.name))
+        return max(kinds, key=lambda kind: kind[0], default=None)
 
 
 def check_quality_gate(
@@ -530,12 +544,22 @@ def _describe_measurements(measurements: _Measurements) -> tuple[str, dict[str, 
     if measurements.popularity_ndcg is not None:
         numbers["popularity_ndcg_at_25"] = measurements.popularity_ndcg
         compared.append(f"{measurements.popularity_ndcg:.4f} for the most popular items")
+    if measurements.recent is not None:
+        numbers["recent_popularity_ndcg_at_25"] = measurements.recent.ndcg
+        if measurements.best_popularity == (measurements.recent.ndcg, measurements.recent.name):
+            compared.append(f"{measurements.recent.ndcg:.4f} for {measurements.recent.name}")
     if measurements.published_ndcg is not None:
         numbers["published_ndcg_at_25"] = measurements.published_ndcg
         compared.append(f"{measurements.published_ndcg:.4f} for the published lists")
     finding = f"NDCG@25 {ndcg:.4f}"
-    finding += f", compared with {' and '.join(compared)}" if compared else ""
+    if compared:
+        finding += f", compared with {_join(compared)}"
     return f"{finding}; coverage {coverage:.4f}", numbers
+
+
+def _join(parts: Sequence[str]) -> str:
+    *first, last = parts
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def _select_tested(
@@ -548,10 +572,10 @@ def _select_tested(
 def _list_failures(gate: Gate, measurements: _Measurements) -> list[str]:
     """Why the model's lists should not be published, in words."""
     ndcg, coverage = measurements.ndcg, measurements.coverage
-    popularity_ndcg, published_ndcg = measurements.popularity_ndcg, measurements.published_ndcg
+    popularity, published_ndcg = measurements.best_popularity, measurements.published_ndcg
     failures = []
-    if popularity_ndcg is not None and ndcg < popularity_ndcg:
-        failures.append("it is worse than recommending the most popular items to everyone")
+    if popularity is not None and ndcg < popularity[0]:
+        failures.append(f"it is worse than recommending {popularity[1]} to everyone")
     if published_ndcg is not None and ndcg < (1 - gate.max_drop) * published_ndcg:
         failures.append(
             f"its NDCG@25 is {1 - ndcg / published_ndcg:.0%} below the published lists';"

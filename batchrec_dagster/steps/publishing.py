@@ -349,6 +349,11 @@ class Publishing:
             "recipe": pipeline.solution.recipe,
             "metrics": dict(model.metrics),
             "popularity_metrics": dict(model.popularity_metrics),
+            **(
+                {"recent_popularity": dict(model.recent_popularity)}
+                if model.recent_popularity
+                else {}
+            ),
             **({"engine": model.engine} if model.engine else {}),
             "evidence": dict(model.evidence),
             "source": declaration.source,

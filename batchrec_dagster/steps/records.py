@@ -71,6 +71,11 @@ class ModelRecord(Record):
     """What trained it, as people read it."""
     evidence: Mapping[str, float] = field(default_factory=dict)
     """How certain the metrics are, as personalize/evidence.py describes; empty if not known."""
+    recent_popularity: Mapping[str, Any] = field(default_factory=dict)
+    """What recommending recent popular items reaches, as `MeasuredPopularity` writes it; empty if
+    it was not measured."""
+    popularity_measured_with: str | None = None
+    """A fingerprint of the settings that it was measured with."""
 
     @property
     def on_earlier_data(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from zlib import crc32
 
@@ -22,19 +22,24 @@ class SampledInteractions:
 
     rows: pl.DataFrame
     """The columns user and item, which are numbers in the order of the ids, time, in epoch seconds,
-    and weight, which is 0 for events that do not count."""
+    weight, which is 0 for events that do not count, and is_target, whether it is an event that
+    counts as success."""
     user_ids: pl.Series
     items: int
     """How many items there are."""
 
 
 def sample_interactions(
-    interactions: pl.LazyFrame, weights: Mapping[str, float], most_rows: int = MOST_ROWS
+    interactions: pl.LazyFrame,
+    weights: Mapping[str, float],
+    most_rows: int = MOST_ROWS,
+    targets: Collection[str] = (),
 ) -> SampledInteractions:
     """The interactions of all users, or of every n-th by a hash of the id if there are many.
 
     weights: as of `weigh_events`.
     most_rows: how many interactions it has at most, roughly.
+    targets: the types of events that count as success, in lower case; none if all do.
     """
     size, users, items = pl.collect_all(
         [
@@ -55,6 +60,7 @@ def sample_interactions(
             item=find_positions(ITEM_ID, item_ids),
             time=pl.col(TIMESTAMP),
             weight=weigh_events(interactions, weights),
+            is_target=weigh_events(interactions, dict.fromkeys(targets, 1.0)) > 0,
         )
         .drop_nulls("user")
         .cast({"user": pl.UInt32, "item": pl.UInt32})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -20,6 +20,7 @@ from batchrec_dagster.personalize.ensure import (
 )
 from batchrec_dagster.personalize.evidence import ALL, name_engine, read_evidence
 from batchrec_dagster.personalize.expired_models import has_model
+from batchrec_dagster.personalize.file_formats import scan_interactions
 from batchrec_dagster.personalize.prices import Cost
 from batchrec_dagster.personalize.recipes import build_recipe_arn
 from batchrec_dagster.steps.batch_jobs import (
@@ -234,6 +235,8 @@ def train(
     versions = ensure.wait_until_all_ready(SOLUTION_VERSION, started)
     version, *popularity = versions
     record = _make_record(work, dataset, version, popularity)
+    if asset == "solution_version" and work.pipeline.solution.compare_with_popularity:
+        record = _add_popularity(work, record)
     outcome = describe_outcome(version, "trained")
     if record.on_earlier_data:
         days, day = work.pipeline.solution.retrain.every_days, f"{record.trained_at}"[:10]
@@ -288,6 +291,38 @@ def _make_record(
         else {},
         popularity_version_arn=popularity[0].arn if popularity else None,
     )
+
+
+def _add_popularity(work: PersonalizeWork, record: ModelRecord) -> ModelRecord:
+    """The record with what recent popular items reach, measured once for each model.
+
+    Raises StorageError.
+    """
+    from batchrec_dagster.steps.measure_popularity import measure_popularity  # NumPy
+
+    pipeline = work.pipeline
+    # On AWS the metrics of the model, which these are compared with, count all events.
+    target_events = [] if work.ensure.on_aws else pipeline.solution.target_event_names
+    excludes_seen = pipeline.recommendations.seen_items is not None
+    settings = fingerprint(pipeline.popularity, excludes_seen, target_events)
+    last_record = read_model(work.files, "solution_version")
+    is_measured = (
+        last_record is not None
+        and last_record.solution_version_arn == record.solution_version_arn
+        and last_record.popularity_measured_with == settings
+    )
+    if last_record is not None and is_measured:
+        measured = last_record.recent_popularity
+    else:
+        with work.storage.local_file(work.files.interactions) as path:
+            popularity = measure_popularity(
+                scan_interactions(path),
+                pipeline.popularity,
+                exclude_seen=excludes_seen,
+                target_events=target_events,
+            )
+        measured = popularity.to_json() if popularity is not None else {}
+    return replace(record, recent_popularity=measured, popularity_measured_with=settings)
 
 
 def _read_metrics(answer: Mapping[str, Any]) -> dict[str, float]:

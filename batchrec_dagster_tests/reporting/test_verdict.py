@@ -6,6 +6,7 @@ from typing import Any
 
 import polars as pl
 
+from batchrec_dagster.outcomes.measured_popularity import MeasuredPopularity
 from batchrec_dagster.personalize.evidence import Evidence, MetricEstimate
 from batchrec_dagster.reporting.audience import count_audience
 from batchrec_dagster.reporting.history import describe_previous_edition
@@ -82,6 +83,17 @@ CASES: list[tuple[dict[str, Any], str]] = [
     ({"tested": None}, "good"),
     ({"tested": None, "ndcg": 0.06}, "bad"),
     ({"popular": None}, "watch"),
+    # Recent popular items, where they are better than those of all time.
+    ({"recent": MeasuredPopularity(30, 400, 0.05, 0.01, 0.04)}, "good"),
+    ({"recent": MeasuredPopularity(30, 400, 0.09, 0.01, 0.04)}, "good"),
+    ({"recent": MeasuredPopularity(30, 400, 0.18, 0.01, 0.04)}, "watch"),
+    ({"recent": MeasuredPopularity(1, 400, 0.25, 0.01, 0.04)}, "bad"),
+    (
+        {"recent": MeasuredPopularity(90, 400, 0.09, 0.01, 0.04), "tested": build_evidence(30)},
+        "watch",
+    ),
+    ({"recent": MeasuredPopularity(90, 400, 0.09, 0.01, 0.04), "tested": None}, "good"),
+    ({"recent": MeasuredPopularity(90, 1, 0.2, None, 0.04)}, "watch"),
     # The lists.
     ({"served": 2100}, "watch"),
     ({"served": 2100, "failed": 3}, "watch"),

@@ -12,6 +12,7 @@ import pytest
 
 from batchrec_dagster.config.publication import Gate
 from batchrec_dagster.local_personalize.api.client import embedded_client
+from batchrec_dagster.outcomes.measured_popularity import MeasuredPopularity
 from batchrec_dagster.steps.checks import ModelToPublish, check_quality_gate
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.storage.object_store import ObjectStore
@@ -30,7 +31,10 @@ NDCG = "normalized_discounted_cumulative_gain_at_25"
 ANYWAY = {"ops": {"shop__recommendations": {"config": {"skip_quality_gate": True}}}}
 
 
-def build_model(ndcg: float, popular: float | None, coverage: float = 0.2) -> ModelRecord:
+def build_model(
+    ndcg: float, popular: float | None, coverage: float = 0.2, recent: float | None = None
+) -> ModelRecord:
+    measured = MeasuredPopularity(30, 200, recent or 0.0, 0.01, 0.02)
     return ModelRecord(
         "arn:new",
         "arn:group",
@@ -38,6 +42,7 @@ def build_model(ndcg: float, popular: float | None, coverage: float = 0.2) -> Mo
         "data",
         metrics={NDCG: ndcg, "coverage": coverage},
         popularity_metrics={} if popular is None else {NDCG: popular},
+        recent_popularity={} if recent is None else measured.to_json(),
     )
 
 
@@ -53,6 +58,20 @@ def build_edition(ndcg: float, arn: str = "arn:old", measured_on: str = "all") -
         ({}, build_model(0.1, None), None, None),
         ({}, build_model(0.05, 0.05), None, None),
         ({}, build_model(0.04, 0.05), None, "it is worse than recommending the most popular"),
+        # The better kind of popular items counts.
+        ({}, build_model(0.1, 0.05, recent=0.08), None, None),
+        (
+            {},
+            build_model(0.07, 0.05, recent=0.08),
+            None,
+            "it is worse than recommending the most popular items of the last 30 days to everyone",
+        ),
+        (
+            {},
+            build_model(0.04, 0.05, recent=0.03),
+            None,
+            "it is worse than recommending the most popular items to everyone",
+        ),
         # Models that are compared with the published one.
         ({}, build_model(0.071, None), build_edition(0.1), None),
         (

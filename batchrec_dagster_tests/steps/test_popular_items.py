@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchrec_dagster.config.popularity import Popularity
-from batchrec_dagster.steps.measured_popularity import measure_popularity
+from batchrec_dagster.steps.measure_popularity import measure_popularity
 from batchrec_dagster.steps.popular_items import (
     count_popular_items,
     find_popular_items,

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.config.segments import Segments
+from batchrec_dagster.outcomes.measured_popularity import MeasuredPopularity
 from batchrec_dagster.pipeline.declare_asset import (
     MODEL,
     asset_options,
@@ -33,7 +34,7 @@ from batchrec_dagster.steps.import_dataset import (
     import_dataset,
     list_dataset_files,
 )
-from batchrec_dagster.steps.records import DatasetRecord
+from batchrec_dagster.steps.records import DatasetRecord, ModelRecord
 from batchrec_dagster.steps.training import TrainingResult, train
 from batchrec_dagster.steps.work import PersonalizeWork
 
@@ -226,6 +227,7 @@ def _training_metadata(work: PersonalizeWork, training: TrainingResult) -> dict[
             f"Trained and measured by {escape(record.engine)}, on"
             f" {describe_tested_users(training.tested)}.",
             _format_metrics(metrics, baseline),
+            *_describe_popularity(record),
         ),
         "solution_version_arn": record.solution_version_arn,
         "solution_arn": version["solutionArn"],
@@ -241,8 +243,20 @@ def _training_metadata(work: PersonalizeWork, training: TrainingResult) -> dict[
         **build_cost_metadata("cost_usd", training.cost, on_aws=work.ensure.on_aws),
         **metrics,
         **{f"popularity_{key}": value for key, value in baseline.items()},
+        **{f"recent_popularity_{key}": value for key, value in record.recent_popularity.items()},
         "interactions": work.pipeline.interactions.model_dump(mode="json"),
     }
+
+
+def _describe_popularity(record: ModelRecord) -> list[str]:
+    """What recent popular items reach, in a sentence; empty if it was not measured."""
+    recent = MeasuredPopularity.from_json(record.recent_popularity)
+    if recent is None:
+        return []
+    text = f"By batchrec's own measurement on {recent.users:,} users, "
+    if recent.days is not None:
+        text += f"{recent.name} have an NDCG@25 of {recent.ndcg:.4f}, and "
+    return [f"{text}those of all time one of {recent.all_time_ndcg:.4f}."]
 
 
 def _format_metrics(metrics: dict[str, float], baseline: dict[str, float]) -> str:

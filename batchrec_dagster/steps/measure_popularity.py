@@ -7,13 +7,13 @@ the same way, so that one sees the difference.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Collection
 
 import numpy as np
 import polars as pl
 
 from batchrec_dagster.config.popularity import ALL_TIME, AUTO, Popularity
+from batchrec_dagster.outcomes.measured_popularity import MeasuredPopularity
 from batchrec_dagster.steps.popularity_window import (
     SECONDS_A_DAY,
     PeopleOfItems,
@@ -34,40 +34,22 @@ PARTS_OF_USERS, HELD_OUT_SHARE = 10, 0.1
 STANDARD_ERRORS = 1.96
 
 
-@dataclass(frozen=True)
-class MeasuredPopularity:
-    """NDCG@25 of recommending popular items, measured on this side."""
-
-    days: int | None
-    """The window of the recent ones; None for all time."""
-    users: int
-    """How many users were tested."""
-    ndcg: float
-    """That of the items that are popular by the setting `popularity`."""
-    margin: float | None
-    """Half of its 95% interval; None with too few users."""
-    all_time_ndcg: float
-    """That of the items with the most interactions of all time."""
-
-    def to_json(self) -> dict[str, Any]:
-        """What a record and an edition's metadata have of it."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, values: Any) -> MeasuredPopularity | None:
-        """What `to_json` returned; None for nothing."""
-        return cls(**values) if values else None
-
-
 def measure_popularity(
-    interactions: pl.LazyFrame, settings: Popularity, *, exclude_seen: bool
+    interactions: pl.LazyFrame,
+    settings: Popularity,
+    *,
+    exclude_seen: bool,
+    target_events: Collection[str] = (),
 ) -> MeasuredPopularity | None:
     """The NDCG@25 of popular items for a tenth of the users; None if nobody can be tested.
 
     Popularity is counted on the interactions of all other users, and the newest tenth of the tested
     users' own is what they chose. Of very many interactions, those of a part of the users count.
+
+    exclude_seen: whether lists leave out what users had. Then auto chooses the days by such lists.
+    target_events: the types of events that count as chosen, in lower case; none if all do.
     """
-    sample = sample_interactions(interactions, settings.weights)
+    sample = sample_interactions(interactions, settings.weights, targets=target_events)
     if settings.days == AUTO:
         days = choose_window(sample, exclude_seen=exclude_seen).days
     else:
@@ -108,6 +90,6 @@ def _hold_out(
         .filter(size > 1)
     )
     seen = rows.filter("is_seen").select("user", "item").unique()
-    chosen = rows.filter(~pl.col("is_seen")).select("user", "item").unique()
+    chosen = rows.filter(~pl.col("is_seen"), "is_target").select("user", "item").unique()
     chosen = chosen.join(seen, on=["user", "item"], how="anti")
     return chosen, seen, sample.rows.filter(~in_test)

@@ -1,0 +1,47 @@
+"""How well recommending popular items does, as batchrec measures it, and how windows are called."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+
+@dataclass(frozen=True)
+class MeasuredPopularity:
+    """NDCG@25 of recommending popular items, measured as Personalize measures a model."""
+
+    days: int | None
+    """The window of the recent ones; None for all time."""
+    users: int
+    """How many users were tested."""
+    ndcg: float
+    """That of the items that are popular by the setting `popularity`."""
+    margin: float | None
+    """Half of its 95% interval; None with too few users."""
+    all_time_ndcg: float
+    """That of the items with the most interactions of all time."""
+
+    def to_json(self) -> dict[str, Any]:
+        """What a record and an edition's metadata have of it."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any] | None) -> Self | None:
+        """What `to_json` returned; None for nothing."""
+        return cls(**values) if values else None
+
+    @property
+    def name(self) -> str:
+        """What the recent items are called."""
+        return f"the most popular items {name_window(self.days)}"
+
+
+def name_window(days: int | None) -> str:
+    """Of which time interactions count for popularity, such as `of the last 30 days`.
+
+    days: None for all time.
+    """
+    if days is None:
+        return "of all time"
+    return "of the last day" if days == 1 else f"of the last {days} days"
