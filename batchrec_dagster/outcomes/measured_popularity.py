@@ -31,6 +31,15 @@ class MeasuredPopularity:
         """What `to_json` returned; None for nothing."""
         return cls(**values) if values else None
 
+    def is_better_than(self, ndcg: float | None) -> bool:
+        """Whether recent items are better than those of all time.
+
+        They have to be on the same users, and better than what was measured elsewhere.
+
+        ndcg: NDCG@25 of the items of all time on the model's users; None if it is not known.
+        """
+        return self.ndcg > max(self.all_time_ndcg, ndcg or 0.0)
+
     @property
     def name(self) -> str:
         """What the recent items are called."""
@@ -45,3 +54,11 @@ def name_window(days: int | None) -> str:
     if days is None:
         return "of all time"
     return "of the last day" if days == 1 else f"of the last {days} days"
+
+
+def describe_window(days: int | None) -> str:
+    """When people had popular items, such as `in the last 30 days`.
+
+    days: None for all time.
+    """
+    return "of all time" if days is None else name_window(days).replace("of", "in", 1)

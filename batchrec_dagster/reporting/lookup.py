@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from batchrec_dagster.outcomes.measured_popularity import describe_window
 from batchrec_dagster.personalize.schemas import EVENT_TYPE, ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.preparation.rules import EVENT_TYPE_VALUE
 from batchrec_dagster.reporting.explanations import (
@@ -22,6 +23,8 @@ from batchrec_dagster.reporting.past_editions import LivePeriod, PastEdition
 from batchrec_dagster.reporting.published import PublishedResults
 from batchrec_dagster.storage.extras import is_installed
 
+# The reason of a popular item.
+POPULAR = "popular"
 HISTORY = 25
 FIRST_USERS = 10
 NEIGHBOURS = 10
@@ -199,7 +202,7 @@ def _find_user(
         .to_list()
     )
     explanations = _explain_list(_sample_users(interactions, size), latest, listed_items)
-    reasons = _read_reasons(table)
+    reasons = _read_reasons(table, published.edition.about if published.edition else {})
     # What a rule put there, the history does not explain.
     explanations = [
         explanation if reason is None else ("", 0)
@@ -264,12 +267,28 @@ def _find_arm(published: PublishedResults, user: str, table: pl.DataFrame) -> st
     return assign_arm(user, Experiment.model_validate(published.edition.about["experiment"]))
 
 
-def _read_reasons(rows: pl.DataFrame) -> list[str | None]:
-    """Why a rule put each row on the list. Lists without rules do not have the column."""
-    if "reason" not in rows.columns:
-        return [None] * rows.height
-    reasons: list[str | None] = rows.get_column("reason").to_list()
-    return reasons
+def _read_reasons(rows: pl.DataFrame, about: Mapping[str, Any]) -> list[str | None]:
+    """Why each row that is not the model's own is on the list; None for the model's own.
+
+    Lists without rules, and with nothing for newcomers, do not have the column. The lists of an
+    experiment's control have popular items.
+
+    rows: those of a user.
+    about: the metadata of their edition.
+    """
+    reasons: list[str | None] = [None] * rows.height
+    if "reason" in rows.columns:
+        reasons = rows.get_column("reason").to_list()
+    if "arm" in rows.columns:
+        arms = rows.get_column("arm")
+        reasons = [
+            reason or (POPULAR if arm == "control" else None)
+            for reason, arm in zip(reasons, arms, strict=True)
+        ]
+    if "popularity" not in about:
+        return reasons
+    name = f"{POPULAR} {describe_window(about['popularity']['days'])}"
+    return [name if reason == POPULAR else reason for reason in reasons]
 
 
 def _make_history(

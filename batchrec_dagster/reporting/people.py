@@ -29,8 +29,9 @@ MOST_ITEMS = 5_000
 NEIGHBOURS = 5
 DAY = 86_400
 _NONE = np.empty(0, np.int64)
-# What stands for the explaining item where a rule put an item on a list.
-_BY_RULE = -2
+# What stands for the explaining item where a rule put an item on a list, and for popular items of
+# an experiment's control, of newcomers and of short lists.
+_BY_RULE, _POPULAR = -2, -3
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,8 @@ class People:
 
     The history is a flat list, newest first, in which the day (since 1970) follows each item. The
     list is a flat list too, best first, in which two numbers follow each item: the item that
-    explains it, and how many of the counted users have both. It is -1 if no item explains it, and
-    -2 if a rule put it on the list.
+    explains it, and how many of the counted users have both. It is -1 if no item explains it, -2 if
+    a rule put it on the list, and -3 for a popular item that is not the model's.
     """
 
 
@@ -85,11 +86,11 @@ def collect_people(tables: RunTables, counts: ReportCounts, most: int = MOST_PEO
     explanations, neighbours_by_item = find_best_explanations(
         matrix, history_items, listed_items, near=NEIGHBOURS, most_items=MOST_ITEMS
     )
-    # What a rule put on a list, the history does not explain.
+    # The history explains only the model's own items.
     explanations = [
-        (np.where(by_rule, _BY_RULE, because), np.where(by_rule, 0, users_with_both))
-        for (because, users_with_both), by_rule in zip(
-            explanations, _to_arrays(lists_by_user, "by_rule"), strict=True
+        (np.where(reason < 0, reason, because), np.where(reason < 0, 0, users_with_both))
+        for (because, users_with_both), reason in zip(
+            explanations, _to_arrays(lists_by_user, "reason"), strict=True
         )
     ]
 
@@ -101,10 +102,10 @@ def collect_people(tables: RunTables, counts: ReportCounts, most: int = MOST_PEO
         for pairs_of_item in neighbours_by_item.values()
     ]
     items_used = _order_items([*recent_items, *listed_items, *explaining_items, *neighbours])
-    # The places of the items in People.items. No item is -1, and a rule in its place is -2, which
-    # are the places of the last two values.
-    places = np.full(len(items) + 2, -1)
-    places[_BY_RULE] = _BY_RULE
+    # The places of the items in People.items. No item is -1, and what stands in its place is -2 and
+    # -3, which are the places of the last three values.
+    places = np.full(len(items) + 3, -1)
+    places[[_BY_RULE, _POPULAR]] = _BY_RULE, _POPULAR
     places[items_used] = np.arange(len(items_used))
     rows = [
         [
@@ -195,12 +196,22 @@ def _select_interactions(users: pl.Series, tables: RunTables) -> pl.LazyFrame:
 
 
 def _select_lists(tables: RunTables, users: pl.Series) -> pl.LazyFrame:
-    """The beginning of each user's list: user_id, rank, item, and whether a rule put it there."""
-    has_reasons = "reason" in tables.recommendations.collect_schema().names()
-    by_rule = pl.col("reason").is_not_null() if has_reasons else pl.lit(value=False)
+    """The beginning of each user's list: user_id, rank, item, and reason.
+
+    The reason is _BY_RULE, _POPULAR, or 0 for the model's own.
+    """
+    columns = tables.recommendations.collect_schema().names()
+    reason = pl.lit(0)
+    if "arm" in columns:
+        # An experiment's control gets popular items.
+        reason = pl.when(pl.col("arm") == "control").then(_POPULAR).otherwise(reason)
+    if "reason" in columns:
+        is_popular = pl.col("reason").str.starts_with("popular")
+        own = pl.when(is_popular).then(_POPULAR).otherwise(_BY_RULE)
+        reason = pl.when(pl.col("reason").is_not_null()).then(own).otherwise(reason)
     return (
         tables.recommendations.filter(pl.col("rank") <= LIST)
-        .select("user_id", "rank", item="item_id", by_rule=by_rule)
+        .select("user_id", "rank", item="item_id", reason=reason)
         .join(users.to_frame("user_id").lazy(), on="user_id", how="semi")
     )
 

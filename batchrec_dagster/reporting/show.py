@@ -107,6 +107,8 @@ def _explain_list(user: UserDetails) -> str:
             "none: this user is not among those who get lists, is in an experiment's control group,"
             " or has already seen every item"
         )
+    if all(entry.reason for entry in user.recommendations):
+        return _explain_popular_list(user)
     note = (
         "because of: the item in the history whose audience overlaps most with this one's; both:"
         " how many people liked both. This shows which items go together, not how the model"
@@ -121,6 +123,20 @@ def _explain_list(user: UserDetails) -> str:
             " too few of the model's results."
         )
     return note
+
+
+def _explain_popular_list(user: UserDetails) -> str:
+    """Why nothing on the list is of the model."""
+    if user.arm == "control":
+        return (
+            "This user is in the control of the experiment, which gets popular items: the history"
+            " does not explain them."
+        )
+    if not user.interactions:
+        return "This user has no interactions: recommendations.newcomers says what newcomers get."
+    return (
+        "Nothing on this list is of the model: recommendations.rules left out all of its results."
+    )
 
 
 def _format_item(item: ItemDetails, width: int | None) -> str:

@@ -136,7 +136,7 @@ def judge_quality(facts: VerdictFacts) -> Reason:
         return Reason("watch", f"the model could not be measured: {NOBODY_TESTED}")
     if facts.popular is None:
         return Reason("watch", f"NDCG@25 is {facts.ndcg:.4f}, with nothing to compare it with")
-    if facts.recent is not None and facts.recent.ndcg > facts.popular:
+    if facts.recent is not None and facts.recent.is_better_than(facts.popular):
         return _compare_with_recent(facts, facts.recent)
     measurement = f"NDCG@25 {facts.ndcg:.4f} compared with {facts.popular:.4f}"
     tested = facts.tested

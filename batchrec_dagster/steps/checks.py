@@ -465,12 +465,11 @@ class _Measurements:
     @property
     def best_popularity(self) -> tuple[float, str] | None:
         """The NDCG@25 of the better kind of popular items, and its name; None if unknown."""
-        kinds = []
-        if self.popularity_ndcg is not None:
-            kinds.append((self.popularity_ndcg, "the most popular items"))
-        if self.recent is not None:
-            kinds.append((self.recent.ndcg, self.recent.name))
-        return max(kinds, key=lambda kind: kind[0], default=None)
+        if self.recent is not None and self.recent.is_better_than(self.popularity_ndcg):
+            return self.recent.ndcg, self.recent.name
+        if self.popularity_ndcg is None:
+            return None
+        return self.popularity_ndcg, "the most popular items"
 
 
 def check_quality_gate(
@@ -546,7 +545,7 @@ def _describe_measurements(measurements: _Measurements) -> tuple[str, dict[str, 
         compared.append(f"{measurements.popularity_ndcg:.4f} for the most popular items")
     if measurements.recent is not None:
         numbers["recent_popularity_ndcg_at_25"] = measurements.recent.ndcg
-        if measurements.best_popularity == (measurements.recent.ndcg, measurements.recent.name):
+        if measurements.recent.is_better_than(measurements.popularity_ndcg):
             compared.append(f"{measurements.recent.ndcg:.4f} for {measurements.recent.name}")
     if measurements.published_ndcg is not None:
         numbers["published_ndcg_at_25"] = measurements.published_ndcg

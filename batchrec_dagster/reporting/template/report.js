@@ -169,6 +169,7 @@
       rows.push(createEntry(String(i / 3 + 1), list[i],
         because >= 0 ? describeOverlap(list[i + 2], because, "this")
           : because === -2 ? ["put on the list by a rule"]
+          : because === -3 ? ["popular, not the model's choice"]
           : interactions ? ["no item in their history shares an audience with this"] : null));
     }
     element("recommended").replaceChildren(...rows);
