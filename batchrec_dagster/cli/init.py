@@ -133,6 +133,8 @@ def _make_example_shop(module: str) -> dict[str, str]:
             f"data/{name}.csv": table.write_csv()
             for name, table in generate_shop()._asdict().items()
         },
+        # A product that the shop called back.
+        "data/blocked.csv": "sku\nP-016\n",
     }
 
 

@@ -21,17 +21,26 @@ BLOCK = re.compile(r"^( *)```(\S*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 # The pages whose `sh` blocks test_tutorial.py types, in this order: the others go on from what the
 # first one makes.
 TYPED = ("docs/tutorial.md", "docs/operations.md", "README.md")
+# The section of the tutorial that test_example_shop.py types, in a clone of its own.
+EXAMPLE_SHOP = "A shop's rules"
 
 
-def list_code_blocks(page: Path) -> Iterator[tuple[str, str]]:
-    """The language and the text of each block of code."""
-    for indent, language, text in BLOCK.findall(page.read_text()):
-        yield language, re.sub(f"^{indent}", "", text, flags=re.MULTILINE)
+def list_code_blocks(page: Path, section: str = "") -> Iterator[tuple[str, str]]:
+    """The language and the text of each block of code.
+
+    section: a heading below which to look; empty: the whole page.
+    """
+    text = page.read_text()
+    if section:
+        text = text.partition(f"\n## {section}\n")[2].partition("\n## ")[0]
+    for indent, language, code in BLOCK.findall(text):
+        yield language, re.sub(f"^{indent}", "", code, flags=re.MULTILINE)
 
 
-def list_commands(page: str) -> list[str]:
-    """What a reader of the page types, block by block."""
-    script = [text for language, text in list_code_blocks(REPOSITORY / page) if language == "sh"]
+def list_commands(page: str, section: str = "") -> list[str]:
+    """What a reader of the page, or of a section, types, block by block."""
+    blocks = list_code_blocks(REPOSITORY / page, section)
+    script = [text for language, text in blocks if language == "sh"]
     # README first shows the commands that the tutorial starts with, which have been typed already.
     script = [text for text in script if page != "README.md" or not text.startswith("make demo ")]
     assert script

@@ -1,0 +1,181 @@
+"""The example shop as the tutorial shows it: its commands, and its lists, which obey every rule.
+
+The rules are read here in plain Python from the CSV files that a user sees.
+"""
+
+from __future__ import annotations
+
+import csv
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from functools import cached_property
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from batchrec_dagster_tests.repository.typed_pages import (
+    EXAMPLE_SHOP,
+    TYPED,
+    clone_project,
+    list_commands,
+    type_commands,
+)
+
+pytestmark = pytest.mark.slow
+
+NEWEST = datetime(2026, 11, 16)
+LISTED = 12
+
+
+@dataclass(frozen=True)
+class ExampleShop:
+    """The example's project after the commands of the tutorial."""
+
+    folder: Path
+    output: str
+
+    @cached_property
+    def products(self) -> dict[str, dict[str, str]]:
+        return {row["sku"]: row for row in self._read("data/products.csv")}
+
+    @cached_property
+    def customers(self) -> dict[str, dict[str, str]]:
+        return {row["customer_id"]: row for row in self._read("data/customers.csv")}
+
+    @cached_property
+    def purchases(self) -> dict[str, list[tuple[str, str]]]:
+        """The products and times of what each customer bought."""
+        purchases = defaultdict(list)
+        for row in self._read("data/orders_and_clicks.csv"):
+            if row["event"] == "purchase":
+                purchases[row["customer_id"]].append((row["sku"], row["time"]))
+        return purchases
+
+    @cached_property
+    def lists(self) -> dict[str, list[str]]:
+        """The products of each customer, from the file for the mailing tool."""
+        return {
+            row["user_id"]: [row[f"item_{rank}"] for rank in range(1, LISTED + 1)]
+            for row in self._read("mail/newsletter.csv")
+        }
+
+    @property
+    def table(self) -> pl.DataFrame:
+        file = "shop/curated/recommendations/recommendations.parquet"
+        return pl.read_parquet(self.folder / ".batchrec/storage" / file)
+
+    def _read(self, name: str) -> Iterator[dict[str, str]]:
+        with (self.folder / name).open(encoding="utf-8", newline="") as file:
+            yield from csv.DictReader(file)
+
+
+def is_older(time: str, days: int) -> bool:
+    return datetime.fromisoformat(time.rstrip("Z")) < NEWEST - timedelta(days=days)
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> ExampleShop:
+    clone = clone_project(tmp_path_factory.mktemp("clone") / "batchrec")
+    path = "export PATH=$PWD/.venv/bin:$PATH"
+    output = type_commands([path, *list_commands(TYPED[0], EXAMPLE_SHOP)], clone)
+    return ExampleShop(clone / "example", output)
+
+
+def test_the_lists_are_made_again_only_where_the_rules_changed(shop: ExampleShop) -> None:
+    assert "failed" not in shop.output
+    second_run = shop.output.partition("published edition 1")[2]
+    second_run, published, diff = second_run.partition("published edition 2")
+    assert published
+    for unchanged in ("not imported again", "not trained again", "not inferred again"):
+        assert unchanged in second_run
+    blocked = next(line for line in diff.splitlines() if line.startswith("Alpine planter"))
+    assert blocked.split()[-1] == "0"
+
+
+def test_who_agreed_gets_a_full_list(shop: ExampleShop) -> None:
+    agreed = {user for user, row in shop.customers.items() if row["consent"] == "yes"}
+    assert set(shop.lists) == agreed
+    assert agreed - set(shop.purchases)
+    assert all(len(set(items) - {""}) == LISTED for items in shop.lists.values())
+
+
+def test_the_file_for_the_mailing_tool_has_the_published_lists(shop: ExampleShop) -> None:
+    rows = shop.table.sort("user_id", "rank").group_by("user_id", maintain_order=True)
+    published = rows.agg("item_id").rows()
+    assert shop.lists == {str(user): items for user, items in published}
+
+
+def test_no_list_has_what_cannot_be_bought(shop: ExampleShop) -> None:
+    listed = {item for items in shop.lists.values() for item in items}
+    assert {shop.products[item]["status"] for item in listed} == {"active"}
+    assert all(int(shop.products[item]["stock"]) > 0 for item in listed)
+    assert not listed & {"P-016", "P-201"}
+
+
+def test_what_people_bought_lately_comes_again_only_if_it_is_used_up(shop: ExampleShop) -> None:
+    repeated = 0
+    for user, items in shop.lists.items():
+        for item, time in shop.purchases.get(user, []):
+            if item in items and not is_older(time, 60):
+                assert shop.products[item]["consumable"] == "yes", (user, item)
+                repeated += 1
+    assert repeated > 100
+
+
+def test_prices_suit_what_people_pay(shop: ExampleShop) -> None:
+    checked = 0
+    for user, items in shop.lists.items():
+        bought = {item for item, _ in shop.purchases.get(user, [])}
+        if not bought:
+            continue
+        median = statistics.median(float(shop.products[item]["price"]) for item in bought)
+        for item in items:
+            price = float(shop.products[item]["price"])
+            if item != "P-276":
+                assert 0.33 * median - 1e-9 <= price <= 3 * median + 1e-9, (user, item)
+                checked += 1
+    assert checked > 1000
+
+
+def test_lists_are_varied_and_have_something_new(shop: ExampleShop) -> None:
+    for user, items in shop.lists.items():
+        categories = Counter(shop.products[item]["category"] for item in items)
+        assert max(categories.values()) <= 3, user
+        new = [
+            item
+            for item in items
+            if date.fromisoformat(shop.products[item]["created"]) > date(2026, 10, 16)
+        ]
+        assert new, user
+
+
+def test_austrians_get_the_advent_calendar_first(shop: ExampleShop) -> None:
+    firsts = defaultdict(set)
+    for user, items in shop.lists.items():
+        recent = {item for item, time in shop.purchases.get(user, []) if not is_older(time, 60)}
+        if "P-276" not in recent:
+            firsts[shop.customers[user]["country"] == "AT"].add(items[0])
+    assert firsts[True] == {"P-276"}
+    assert len(firsts[False]) > 20
+
+
+def test_newcomers_get_what_sold_in_the_last_month(shop: ExampleShop) -> None:
+    sold = Counter(
+        item
+        for bought in shop.purchases.values()
+        for item in {item for item, time in bought if not is_older(time, 30)}
+    )
+    newcomers = [user for user in shop.lists if user > "C-0702"]
+    assert len(newcomers) > 50
+    for user in newcomers:
+        own = [item for item in shop.lists[user] if item != "P-276"]
+        counts = [sold[item] for item in own]
+        # The last place may be kept for something new.
+        assert counts[:-1] == sorted(counts[:-1], reverse=True)
+        assert counts[0] >= sorted(sold.values())[-4]
+    rows = shop.table.filter(pl.col("user_id").is_in(newcomers))
+    assert set(rows["reason"]) == {"pinned", "popular"}
