@@ -98,6 +98,8 @@ class Account:
     """The editions that are kept, of which the live one may be one."""
     outcomes: dict[tuple[int, datetime], dict[str, Sums]] = field(default_factory=dict)
     """By edition and the start of its period: the sums of each arm, as they were last measured."""
+    other_nights: list[tuple[str, list[str]]] = field(default_factory=list)
+    """How the runs ended that published nothing: the status, and the checks that refused."""
     exported: Lists = field(default_factory=dict)
     """What the sink has."""
     report: ReportEntry | None = None
@@ -117,6 +119,25 @@ class Account:
     @property
     def next_edition(self) -> int:
         return max(self.editions, default=0) + 1
+
+    def find_live(self, until: datetime) -> int | None:
+        """The edition that was live at this time."""
+        editions = [live.edition for live in self.live if live.since < until]
+        return editions[-1] if editions else None
+
+    def describe_nights(self) -> list[tuple[int, str]]:
+        """The edition that became live each time, and what became of it."""
+        nights = []
+        for place, live in enumerate(self.live):
+            later = self.live[place + 1] if place + 1 < len(self.live) else None
+            is_withdrawn = live.edition in self.withdrawn or (
+                later is not None and later.why == "rolled back"
+            )
+            if live.why == "rolled back":
+                nights.append((live.edition, "restored"))
+            else:
+                nights.append((live.edition, "rolled back" if is_withdrawn else "published"))
+        return nights
 
     def find_before(self, edition: int) -> int | None:
         """What readers had before this edition was new, whether it is kept or not.

@@ -37,6 +37,8 @@ from batchrec_dagster_tests.support import REPOSITORY, Project, module_project
 pytestmark = pytest.mark.slow
 
 FIRST_NIGHT = datetime(2027, 1, 5, 3, tzinfo=UTC)
+# So long a command takes at most, on a busy machine.
+SLACK = timedelta(minutes=45)
 NDCG = "normalized_discounted_cumulative_gain_at_25"
 KEPT = 3
 SETTINGS: dict[str, Any] = {
@@ -149,6 +151,7 @@ class Shop:
         assert result.code == 1
         assert "ratings.csv" in result.stderr
         assert "rows_readable" in result.stderr
+        self.account.other_nights.append(("refused", ["rows_readable"]))
 
     def refusal(self) -> None:
         """Lists that are not good enough."""
@@ -156,6 +159,7 @@ class Shop:
         result = self.refresh()
         assert result.code == 1
         assert "quality_gate" in result.stderr
+        self.account.other_nights.append(("refused", ["quality_gate"]))
         self.account.prepared = self.account.recorded = self.interactions
         self.declare(gate=SETTINGS["gate"])
 
@@ -181,6 +185,7 @@ class Shop:
         assert result.code == 0, result.text
         assert "the lists are unchanged" in result.stdout
         assert f"edition {self.account.current} of " in result.stdout
+        self.account.other_nights.append(("unchanged", []))
         self.finish(is_new=False)
 
     def leave(self) -> None:
@@ -199,6 +204,7 @@ class Shop:
         result = self.refresh(kill_after=kill_after)
         assert result.code == 1
         assert "SIGKILL" in result.stderr
+        self.account.other_nights.append(("failed", []))
         self.account.prepared = self.interactions
         if kill_after == USERS:
             self.account.recorded = self.account.prepared
@@ -222,6 +228,7 @@ class Shop:
         result = self.refresh()
         assert result.code == 0, result.text
         assert f"edition {self.account.current} of " in result.stdout
+        self.account.other_nights.append(("unchanged", []))
         self.finish(is_new=False)
 
     def killed_in_sink(self) -> None:
@@ -234,6 +241,7 @@ class Shop:
         self.check()
         self.clock.now += timedelta(hours=1)
         assert self.refresh().code == 0
+        self.account.other_nights.append(("unchanged", []))
         self.finish(is_new=False)
 
     def rollback(self) -> None:
@@ -250,6 +258,7 @@ class Shop:
         result = self.refresh()
         assert result.code == 1
         assert "rolled back" in result.stderr
+        self.account.other_nights.append(("refused", ["quality_gate"]))
         self.account.source = newest
 
     def roll_back(self, kill_after: str = "") -> None:
@@ -302,7 +311,9 @@ class Shop:
             return
         self.check_storage()
         self.check_list()
+        self.check_nights()
         self.check_show()
+        self.check_past()
         self.check_diff()
         self.check_rollback_list(unfinished=unfinished)
         self.check_report()
@@ -346,10 +357,48 @@ class Shop:
         self.check_time(edition["live_since"])
         assert edition["users"] == len(self.account.editions[live.edition].lists)
 
+    def check_nights(self) -> None:
+        """`list --editions` has each night, and what it published."""
+        (overview,) = json.loads(self.clock.run("list", "--editions", "--json").stdout)
+        nights = overview["nights"][::-1]
+        published = [night for night in nights if night["edition"] is not None]
+        assert [
+            (night["edition"], night["status"]) for night in published
+        ] == self.account.describe_nights()
+        for night, live in zip(published, self.account.live, strict=True):
+            entry = self.account.editions[live.edition]
+            assert timedelta(0) <= datetime.fromisoformat(night["time"]) - live.since < SLACK
+            assert night["ndcg"] == entry.ndcg
+            assert night["replaced"] == live.replaced
+            assert night["is_live"] == (live is self.account.live[-1])
+        others = [(night["status"], night["checks"]) for night in nights if not night["edition"]]
+        assert others == self.account.other_nights
+
+    def check_past(self) -> None:
+        """`show USER --on DAY` says what somebody had on a day."""
+        account = self.account
+        days = (self.clock.now - FIRST_NIGHT).days
+        day = (FIRST_NIGHT + timedelta(days=self.chance.randint(0, days))).date()
+        end = datetime.combine(day + timedelta(days=1), datetime.min.time(), UTC)
+        edition = account.find_live(end)
+        if edition is None:
+            return
+        entry = account.editions[edition]
+        user = self.chance.choice([*entry.lists])
+        result = self.clock.run("show", user, "--on", f"{day}", "--json", code=None)
+        if edition not in {*account.history, account.current}:
+            assert result.code == 3, result.text
+            assert f"edition {edition}" in result.stderr
+            return
+        (details,) = json.loads(result.stdout)["pipelines"]
+        assert (details["edition"], details["arm"]) == (edition, entry.arms[user])
+        items = [item["item"] for item in details["recommendations"]]
+        assert items == entry.lists[user], (user, day)
+
     def check_time(self, iso: str) -> None:
         """It is that at which the live edition became so."""
         passed = datetime.fromisoformat(iso) - self.account.live[-1].since
-        assert timedelta(0) <= passed < timedelta(minutes=30)
+        assert timedelta(0) <= passed < SLACK
 
     def check_show(self) -> None:
         account = self.account
@@ -469,7 +518,7 @@ class Shop:
                 live.since
                 for live in self.account.live
                 if live.edition == row["edition"]
-                and timedelta(0) <= row["start"] - live.since < timedelta(minutes=30)
+                and timedelta(0) <= row["start"] - live.since < SLACK
             ]
             sums = Sums(
                 row["users"],
