@@ -43,8 +43,6 @@ class PinnedItems:
             _find_users(pin.users, context) & is_allowed
             for pin, is_allowed in zip(self._pins, self.is_allowed, strict=True)
         ]
-        self.lists = [0] * len(self._pins)
-        """On how many lists each of `pins` is so far."""
 
     @property
     def pins(self) -> list[Pin]:
@@ -58,14 +56,13 @@ class PinnedItems:
         Returns the items as rows of ranks, -1 where nothing is pinned.
         """
         pinned = np.full((num_results, len(users)), NO_ITEM, dtype=np.int32)
-        for number, (pin, item) in enumerate(zip(self._pins, self._items, strict=True)):
+        for pin, item, is_for in zip(self._pins, self._items, self._is_for, strict=True):
             items = np.full(len(users), item)
-            is_placed = self._is_for[number][users] & (pinned[pin.rank - 1] == NO_ITEM)
+            is_placed = is_for[users] & (pinned[pin.rank - 1] == NO_ITEM)
             is_placed &= ~(pinned == item).any(axis=0)
             for item_filter in self._filters:
                 is_placed &= item_filter.allow(users, items)
             pinned[pin.rank - 1, is_placed] = item
-            self.lists[number] += int(is_placed.sum())
         return pinned
 
     def _find_allowed(self, context: RuleContext) -> Mask:
