@@ -9,7 +9,8 @@ from batchrec_dagster.config.validation import validate_range
 
 
 class Gate(dg.Model):
-    """How good a new solution version must be before its lists are published.
+    """How good a new solution version, and how complete its data, must be for its lists to be
+    published.
 
     It must also be no worse than popularity, if solution.compare_with_popularity is on.
     """
@@ -33,8 +34,22 @@ class Gate(dg.Model):
         " empty. Above it, or if all lists are empty, nothing is published.",
     )
 
+    max_shrink: float = Field(
+        default=0.2,
+        description="By which share the interactions, their users and items, the items file and the"
+        " filled columns may be smaller than those of the published lists, before anything is"
+        " imported; 1: any. Compared only while the settings of the source stay as they are.",
+        examples=[0.1],
+    )
+
     _shares_in_range = validate_range(
-        "min_ndcg_at_25", "max_drop", "min_coverage", "max_emptied_share", least=0, most=1
+        "min_ndcg_at_25",
+        "max_drop",
+        "min_coverage",
+        "max_emptied_share",
+        "max_shrink",
+        least=0,
+        most=1,
     )
 
 

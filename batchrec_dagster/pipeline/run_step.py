@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import wraps
 from typing import Any, ParamSpec
@@ -218,6 +218,7 @@ def reusable_result(
     outcome: str,
     suppressed: str | None = None,
     new_checks: Sequence[CheckResult] = (),
+    not_repeated: Collection[str] = (),
 ) -> dg.MaterializeResult[Any] | None:
     """The asset's last result, with its checks, if making it again would give the same; else None.
 
@@ -227,6 +228,8 @@ def reusable_result(
     outcome: what the result says that this run did.
     suppressed: the version of the list of erased users that the result must have been made with.
     new_checks: the verdicts of checks that earlier versions did not have, if those made the result.
+    not_repeated: the names of checks that depend on more than the inputs. The caller makes them
+    again, and adds them by `add_checks`.
     """
     event = context.instance.get_latest_materialization_event(context.asset_key)
     last = event.asset_materialization if event else None
@@ -240,12 +243,15 @@ def reusable_result(
         return None
     if stored_version is None or stored_version != (last.tags or {}).get(DATA_VERSION_TAG):
         return None
-    checks = _repeat_checks(context, event.run_id)
+    checks = [
+        check
+        for check in _repeat_checks(context, event.run_id)
+        if check.check_name not in not_repeated
+    ]
     repeated = {check.check_name for check in checks}
     checks += check_results([check for check in new_checks if check.name not in repeated])
-    if {check.check_name for check in checks} != {
-        spec.name for spec in context.assets_def.check_specs
-    }:
+    names = {spec.name for spec in context.assets_def.check_specs}
+    if {check.check_name for check in checks} != names.difference(not_repeated):
         return None
     metadata = {name: value for name, value in last.metadata.items() if name not in OLD_METADATA}
     return dg.MaterializeResult(
@@ -253,6 +259,14 @@ def reusable_result(
         metadata={**metadata, "outcome": outcome},
         check_results=checks,
     )
+
+
+def add_checks(
+    result: dg.MaterializeResult[Any], checks: Sequence[CheckResult]
+) -> dg.MaterializeResult[Any]:
+    """The asset's result with further checks. Raises FailedChecksError if one of them blocks."""
+    require_passed(checks)
+    return result._replace(check_results=[*(result.check_results or []), *check_results(checks)])
 
 
 def _read_text(metadata: Mapping[str, dg.MetadataValue[Any]], name: str) -> str | None:

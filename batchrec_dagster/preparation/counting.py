@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import polars as pl
 
-from batchrec_dagster.personalize.schemas import EVENT_TYPE, ITEM_ID, TIMESTAMP, USER_ID
+from batchrec_dagster.personalize.schemas import (
+    EVENT_TYPE,
+    EVENT_VALUE,
+    ITEM_ID,
+    TIMESTAMP,
+    USER_ID,
+)
 from batchrec_dagster.preparation.rules import InteractionCounts
 
 # How many rows are read at once.
@@ -15,10 +21,12 @@ def count_rows(interactions: pl.LazyFrame) -> InteractionCounts:
     """How many users, items and event types there are, and the span of the times."""
     # Polars' own streaming group_by takes three times the memory for many users.
     columns = [USER_ID, ITEM_ID]
-    if EVENT_TYPE in interactions.collect_schema().names():
+    existing_columns = interactions.collect_schema().names()
+    if EVENT_TYPE in existing_columns:
         columns.append(EVENT_TYPE)
     counters = {column: ValueCounter(column) for column in columns}
     times: list[int] = []
+    event_values: list[int] = []
 
     def count(part: pl.DataFrame) -> None:
         for counter in counters.values():
@@ -26,8 +34,13 @@ def count_rows(interactions: pl.LazyFrame) -> InteractionCounts:
         if part.height:
             time = pl.col(TIMESTAMP)
             times.extend(part.select(time.min().alias("first"), time.max().alias("last")).row(0))
+        if EVENT_VALUE in part.columns:
+            event_values.append(part.get_column(EVENT_VALUE).count())
 
-    interactions.select(*columns, TIMESTAMP).sink_batches(count, chunk_size=PIECE_ROWS)
+    columns_read = [*columns, TIMESTAMP]
+    if EVENT_VALUE in existing_columns:
+        columns_read.append(EVENT_VALUE)
+    interactions.select(columns_read).sink_batches(count, chunk_size=PIECE_ROWS)
     rows_of_values = {column: counter.read_counts()["len"] for column, counter in counters.items()}
     return InteractionCounts(
         users=len(rows_of_values[USER_ID]),
@@ -36,6 +49,7 @@ def count_rows(interactions: pl.LazyFrame) -> InteractionCounts:
         earliest=min(times, default=None),
         latest=max(times, default=None),
         event_types=len(rows_of_values.get(EVENT_TYPE, [])),
+        event_values=sum(event_values) if EVENT_VALUE in existing_columns else None,
     )
 
 

@@ -161,3 +161,6 @@ class InteractionCounts:
 
     event_types: int = 0
     """How many different event types there are; 0 without the column."""
+
+    event_values: int | None = None
+    """How many rows have an event value; None without the column, and if nobody counted them."""

@@ -19,7 +19,7 @@ import polars as pl
 
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.personalize.file_formats import choose_csv_types
-from batchrec_dagster.personalize.schemas import list_interactions_columns
+from batchrec_dagster.personalize.schemas import EVENT_VALUE, list_interactions_columns
 from batchrec_dagster.preparation.counting import count_rows
 from batchrec_dagster.preparation.layout import Layout, PreparationError
 from batchrec_dagster.preparation.polars.decoding import RawFile
@@ -42,6 +42,7 @@ from batchrec_dagster.steps.checks import (
     check_source_without_erased,
     check_timestamps_plausible,
 )
+from batchrec_dagster.steps.data_sizes import DataSize
 from batchrec_dagster.steps.errors import StepError
 from batchrec_dagster.steps.raw_files import RawRecord, open_raw_files, require_copies
 from batchrec_dagster.steps.runs import RunHistory
@@ -176,6 +177,9 @@ def _has_comma_decimals(bad: BadRows, ratings: OpenedRatings) -> bool:
     )
 
 
+CheckSize = Callable[[DataSize], CheckResult]
+"""Compares how much there is with what the published lists were made from."""
+
 # How many interactions the UI shows.
 SAMPLE = 5
 # A run that has written nothing for this long is dead: no job runs so long.
@@ -200,6 +204,16 @@ class PreparedInteractions:
     """Whether they have EVENT_VALUE."""
     job: Mapping[str, Any]
     """The metadata of the Spark job; empty without one."""
+    check_size: CheckSize
+
+    @property
+    def size(self) -> DataSize:
+        """How much there is, as the next editions compare theirs with."""
+        counts = self.counts
+        values = {} if counts.event_values is None else {EVENT_VALUE: counts.event_values}
+        return DataSize(
+            self.result.rows_kept, {"users": counts.users, "items": counts.items}, values
+        )
 
     @cached_property
     def checks(self) -> tuple[CheckResult, ...]:
@@ -217,6 +231,7 @@ class PreparedInteractions:
             check_source_without_erased(
                 self.result.left_out.get(ERASED_USER, 0), self.result.erased_users
             ),
+            self.check_size(self.size),
         )
 
 
@@ -233,6 +248,7 @@ def prepare_interactions(
     raw: RawRecord,
     suppressed: SuppressedUsers,
     run_spark: RunSpark | None,
+    check_size: CheckSize,
     *,
     run: str,
     runs: RunHistory,
@@ -241,6 +257,7 @@ def prepare_interactions(
 
     suppressed: the users who were erased, whose rows are left out.
     run_spark: None where the engine is Polars.
+    check_size: compares how much there is with what the published lists were made from.
     run: the id of this run.
     runs: says which other runs have ended, whose files of Spark are then deleted.
     Raises PreparationError, SourceError, StorageError, StepError.
@@ -249,11 +266,11 @@ def prepare_interactions(
     with temporary_folder() as folder:
         if run_spark is not None and pipeline.preparation.on_aws:
             remove_dead_work(work.storage, pipeline.name, run, runs)
-            prepared = _prepare_on_aws(work, raw, suppressed, run_spark, run)
+            prepared = _prepare_on_aws(work, raw, suppressed, run_spark, check_size, run)
         else:
             source = pipeline.ratings.rows
             with open_raw_files(raw, source, work.storage, pipeline.project) as files:
-                prepared = _prepare_here(work, files, suppressed, folder, run_spark)
+                prepared = _prepare_here(work, files, suppressed, folder, run_spark, check_size)
         yield prepared
 
 
@@ -263,6 +280,7 @@ def _prepare_here(
     suppressed: SuppressedUsers,
     folder: Path,
     run_spark: RunSpark | None,
+    check_size: CheckSize,
 ) -> PreparedInteractions:
     pipeline = work.pipeline
     csv, users = folder / "interactions.csv", folder / "users.parquet"
@@ -291,13 +309,19 @@ def _prepare_here(
     interactions = pl.scan_csv(csv, schema=choose_csv_types(columns), glob=False)
     version, sample = compute_version(read_pieces(csv)), interactions.head(SAMPLE).collect()
     value = csv if run_spark is None else PreparedFiles(csv, users, version)
+    counts = count_rows(interactions)
     return PreparedInteractions(
-        value, version, result, count_rows(interactions), sample, pipeline.event_value, job
+        value, version, result, counts, sample, pipeline.event_value, job, check_size
     )
 
 
 def _prepare_on_aws(
-    work: Work, raw: RawRecord, suppressed: SuppressedUsers, run_spark: RunSpark, run: str
+    work: Work,
+    raw: RawRecord,
+    suppressed: SuppressedUsers,
+    run_spark: RunSpark,
+    check_size: CheckSize,
+    run: str,
 ) -> PreparedInteractions:
     """Prepare with Spark on AWS, from S3 to S3. Only the first rows come to this machine."""
     pipeline, storage = work.pipeline, work.storage
@@ -323,7 +347,7 @@ def _prepare_on_aws(
     version = result.sha256[:16]
     value = PreparedFiles(task.destination, task.users, version)
     prepared = PreparedInteractions(
-        value, version, result, result, sample, pipeline.event_value, job
+        value, version, result, result, sample, pipeline.event_value, job, check_size
     )
     if any(check.blocks for check in prepared.checks):
         # They will not be published, so no copy stays.

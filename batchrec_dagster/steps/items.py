@@ -5,10 +5,11 @@ from __future__ import annotations
 import polars as pl
 
 from batchrec_dagster.config import Pipeline
-from batchrec_dagster.personalize.schemas import ITEM_ID, ITEMS, parse_schema
+from batchrec_dagster.personalize.schemas import CREATION_TIMESTAMP, ITEM_ID, ITEMS, parse_schema
 from batchrec_dagster.preparation.items import ItemsLayout, ItemsResult, parse_items
 from batchrec_dagster.preparation.layout import PreparationError
 from batchrec_dagster.steps.checks import CheckResult, check_rows_readable
+from batchrec_dagster.steps.data_sizes import DataSize, FileInspection
 from batchrec_dagster.steps.raw_files import RawRecord, open_copy
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.resource import StorageResource
@@ -17,22 +18,36 @@ from batchrec_dagster.storage.resource import StorageResource
 def read_items(raw: RawRecord, storage: StorageResource, layout: ItemsLayout) -> ItemsResult:
     """The rows of the copied file.
 
-    Raises StorageError, and PreparationError unless `check_items` has passed.
+    Raises StorageError, and PreparationError unless `inspect_items` has passed it.
     """
     (file,) = raw.files
     with open_copy(file, storage) as raw_file:
         return parse_items(raw_file, layout)
 
 
-def check_items(
+def inspect_items(
     raw: RawRecord, storage: StorageResource, layout: ItemsLayout, on_bad_rows: str
-) -> CheckResult:
+) -> FileInspection:
     """The verdict on the copied file. Raises StorageError."""
     try:
         items = read_items(raw, storage, layout)
     except PreparationError as error:
-        return CheckResult("items_readable", passed=False, finding=str(error))
-    return check_rows_readable("items_readable", "items", items.rows, items.bad, on_bad_rows)
+        check = CheckResult("items_readable", passed=False, finding=str(error))
+        return FileInspection(check, DataSize(0))
+    check = check_rows_readable("items_readable", "items", items.rows, items.bad, on_bad_rows)
+    return FileInspection(check, _measure_items(items, layout))
+
+
+def _measure_items(items: ItemsResult, layout: ItemsLayout) -> DataSize:
+    """How many items there are, and how many have a value in each declared column."""
+    values = {}
+    for role in layout.roles:
+        table = items.titles if role in items.titles.columns else items.metadata
+        # A category or a number has its name in its role, such as categories.GENRES.
+        column = CREATION_TIMESTAMP if role == "created" else role.rpartition(".")[2]
+        if role != "item":
+            values[f"items.columns.{role}"] = table.get_column(column).count()
+    return DataSize(items.titles.height, values=values)
 
 
 def list_categories(pipeline: Pipeline) -> list[str]:

@@ -45,10 +45,17 @@ def describe_lists(pipeline: Pipeline) -> ListsDeclaration:
         source=pipeline.ratings.shown_source,
         settings=pipeline.making_lists,
         measured_on=fingerprint(pipeline.interactions),
-        how_to_skip_gate=f"run {pipeline.name}_refresh with ops:"
-        f" {{{pipeline.op_name('recommendations')}: {{config: {{skip_quality_gate: true}}}}}}",
+        how_to_skip_gate=explain_skipping(pipeline, "recommendations"),
         filter=_declare_lists_filter(pipeline),
         endings_in_use=frozenset(_list_endings(pipeline)),
+    )
+
+
+def explain_skipping(pipeline: Pipeline, asset: str) -> str:
+    """How to start a run in which a gate of the asset does not stop it."""
+    op = pipeline.op_name(asset)
+    return (
+        f"run {pipeline.name}_refresh with ops: {{{op}: {{config: {{skip_quality_gate: true}}}}}}"
     )
 
 

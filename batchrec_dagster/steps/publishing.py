@@ -32,6 +32,7 @@ from batchrec_dagster.steps.checks import (
     refuse_rolled_back_rows,
     require_passed,
 )
+from batchrec_dagster.steps.data_sizes import SIZES, collect_sizes
 from batchrec_dagster.steps.errors import StepError
 from batchrec_dagster.steps.items import read_titles_version
 from batchrec_dagster.steps.lists_declaration import ListsDeclaration
@@ -360,6 +361,7 @@ class Publishing:
             "settings": dict(declaration.settings),
             "checks": [check.to_json() for check in checks],
             "measured_on": declaration.measured_on,
+            SIZES: collect_sizes(self.work),
             "made_by": self.made_by,
         }
 

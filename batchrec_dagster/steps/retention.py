@@ -24,6 +24,7 @@ from batchrec_dagster.personalize.errors import PersonalizeError
 from batchrec_dagster.personalize.expired_models import expire_models
 from batchrec_dagster.personalize.teardown import is_busy
 from batchrec_dagster.steps.batch_jobs import DAMAGED
+from batchrec_dagster.steps.data_sizes import name_record
 from batchrec_dagster.steps.raw_files import RawRecord
 from batchrec_dagster.steps.work import PersonalizeWork, Work
 from batchrec_dagster.storage.durable import delete_empty_folders
@@ -183,8 +184,10 @@ def _list_undeclared_prefixes(pipeline: Pipeline) -> Iterator[str]:
     keys, experiment = pipeline.storage_keys, pipeline.experiment
     if pipeline.items is None:
         yield keys.items
+        yield keys.record(name_record("items"))
     if pipeline.users is None:
         yield keys.users
+        yield keys.record(name_record("users"))
     if not pipeline.has_titles:
         yield keys.item_titles
     if pipeline.segments is None:

@@ -9,6 +9,7 @@ from batchrec_dagster.preparation.attributes import AttributeRows
 from batchrec_dagster.preparation.layout import PreparationError
 from batchrec_dagster.preparation.user_attributes import UsersLayout, parse_user_attributes
 from batchrec_dagster.steps.checks import CheckResult, check_rows_readable
+from batchrec_dagster.steps.data_sizes import DataSize, FileInspection
 from batchrec_dagster.steps.raw_files import RawRecord, open_copy, require_copies
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.hashed_users import SuppressedUsers
@@ -21,7 +22,7 @@ def read_users_file(
 ) -> AttributeRows:
     """The rows of the copied file, without those of users who were erased.
 
-    Raises StorageError, StepError, and PreparationError unless `check_users` has passed.
+    Raises StorageError, StepError, and PreparationError unless `inspect_users` has passed it.
     """
     require_copies(raw, "raw_users")
     (file,) = raw.files
@@ -29,19 +30,26 @@ def read_users_file(
         return parse_user_attributes(raw_file, layout, suppressed)
 
 
-def check_users(
+def inspect_users(
     raw: RawRecord,
     storage: StorageResource,
     layout: UsersLayout,
     on_bad_rows: str,
     suppressed: SuppressedUsers,
-) -> CheckResult:
+) -> FileInspection:
     """The verdict on the copied file. Raises StorageError."""
     try:
         users = read_users_file(raw, storage, layout, suppressed)
     except PreparationError as error:
-        return CheckResult("users_readable", passed=False, finding=str(error))
-    return check_rows_readable("users_readable", "users", users.rows, users.bad, on_bad_rows)
+        check = CheckResult("users_readable", passed=False, finding=str(error))
+        return FileInspection(check, DataSize(0))
+    check = check_rows_readable("users_readable", "users", users.rows, users.bad, on_bad_rows)
+    values = {
+        f"users.columns.{role}": users.good.get_column(role.rpartition(".")[2]).count()
+        for role in layout.roles
+        if role != "user"
+    }
+    return FileInspection(check, DataSize(users.good.height, values=values))
 
 
 def read_user_attributes(work: Work) -> pl.DataFrame:

@@ -126,7 +126,7 @@ def test_files_are_not_inspected_again_while_their_copies_are_the_same(
 
     with monkeypatch.context() as patch:
         patch.setattr("batchrec_dagster.pipeline.assets.raw.inspect_ratings", refuse)
-        patch.setattr("batchrec_dagster.pipeline.assets.raw.check_items", refuse)
+        patch.setattr("batchrec_dagster.pipeline.assets.raw.inspect_items", refuse)
         prepare(project, instance)
     # As long as before, and written at the same moment.
     copy = project.storage / "shop/raw/ratings.csv"

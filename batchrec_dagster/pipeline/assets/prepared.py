@@ -1,7 +1,7 @@
 """The assets interactions, which Personalize learns from, and batch_users, who get lists."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.config.batch_users import BatchUsers
 from batchrec_dagster.personalize import schemas
 from batchrec_dagster.personalize.file_formats import USER_FIELD
+from batchrec_dagster.pipeline.assets.raw import DataConfig, size_check
 from batchrec_dagster.pipeline.declare_asset import (
     PREPARED,
     asset_options,
@@ -23,6 +24,7 @@ from batchrec_dagster.pipeline.run_step import (
     NOT_PREPARED_AGAIN,
     SUPPRESSED_USERS,
     AssetResult,
+    add_checks,
     asset_step,
     get_work,
     materialization_with_checks,
@@ -33,6 +35,13 @@ from batchrec_dagster.pipeline.upstream import find_upstream
 from batchrec_dagster.preparation.rules import PreparationResult, Rules
 from batchrec_dagster.reporting.markdown import escape, format_table
 from batchrec_dagster.steps.checks import SOURCE_WITHOUT_ERASED, check_source_without_erased
+from batchrec_dagster.steps.data_sizes import (
+    NOT_SHRUNK,
+    DataSize,
+    SizeComparison,
+    read_size,
+    remember_size,
+)
 from batchrec_dagster.steps.interactions import PreparedInteractions, prepare_interactions
 from batchrec_dagster.steps.raw_files import RawRecord, delete_copies
 from batchrec_dagster.steps.work import Work
@@ -84,6 +93,7 @@ def interactions(pipeline: Pipeline) -> dg.AssetsDefinition:
                 " needs.",
                 "timestamps_plausible": "The timestamps are between 1980 and now, in seconds.",
                 "few_event_types": "There are as few event types as Personalize allows.",
+                **size_check("interactions"),
             },
             warnings={
                 SOURCE_WITHOUT_ERASED: "The source has no rows of people who were erased.",
@@ -92,10 +102,13 @@ def interactions(pipeline: Pipeline) -> dg.AssetsDefinition:
     )
     @asset_step
     def interactions(
-        context: dg.AssetExecutionContext, raw_ratings: RawRecord
+        context: dg.AssetExecutionContext, config: DataConfig, raw_ratings: RawRecord
     ) -> Iterator[AssetResult]:
         start = time.monotonic()
         work = get_work(pipeline, context)
+        comparison = SizeComparison(
+            work, "interactions", "interactions", skip=config.skip_quality_gate
+        )
         suppressed = SuppressionList(work.files).read()
         earlier_result = reusable_result(
             context,
@@ -103,9 +116,13 @@ def interactions(pipeline: Pipeline) -> dg.AssetsDefinition:
             NOT_PREPARED_AGAIN,
             suppressed.version,
             [check_source_without_erased(0, 0)],
+            not_repeated=[NOT_SHRUNK],
         )
         if earlier_result is not None:
-            yield earlier_result
+            version = _read_version(earlier_result)
+            size = read_size(work, "interactions", version) or _read_size(earlier_result)
+            yield add_checks(earlier_result, [comparison.check(size)])
+            remember_size(work, "interactions", version, size)
             _delete_copies_of_erased(context, work, raw_ratings, earlier_result)
             return
         spark = choose_spark_engine(pipeline.preparation)
@@ -114,6 +131,7 @@ def interactions(pipeline: Pipeline) -> dg.AssetsDefinition:
             raw_ratings,
             suppressed,
             partial(spark.run, context, work.storage) if spark else None,
+            comparison.check,
             run=context.run.run_id,
             runs=DagsterRuns(context.instance),
         ) as preparation:
@@ -131,9 +149,23 @@ def interactions(pipeline: Pipeline) -> dg.AssetsDefinition:
                 ),
             )
             yield result
+            remember_size(work, "interactions", preparation.version, preparation.size)
             _delete_copies_of_erased(context, work, raw_ratings, result)
 
     return interactions
+
+
+def _read_version(result: dg.MaterializeResult[Any]) -> str:
+    """The data version of a result that has one."""
+    assert result.data_version is not None
+    return result.data_version.value
+
+
+def _read_size(result: dg.MaterializeResult[Any]) -> DataSize:
+    """How much there is of interactions that an earlier version of batchrec prepared."""
+    metadata: Mapping[str, Any] = result.metadata or {}
+    rows, users, items = (metadata[name].value for name in ("dagster/row_count", "users", "items"))
+    return DataSize(rows, {"users": users, "items": items})
 
 
 def _suppression_metadata(

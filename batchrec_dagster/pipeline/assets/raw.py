@@ -3,11 +3,12 @@
 They are copied to the storage or read in place.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import dagster as dg
+from pydantic import Field
 
 from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.config.attribute_files import AttributesFileSettings
@@ -21,6 +22,7 @@ from batchrec_dagster.pipeline.declare_asset import (
 )
 from batchrec_dagster.pipeline.run_step import (
     AssetResult,
+    add_checks,
     asset_step,
     get_work,
     materialization_with_checks,
@@ -32,11 +34,19 @@ from batchrec_dagster.preparation.items import ItemsLayout
 from batchrec_dagster.preparation.layout import Column
 from batchrec_dagster.preparation.user_attributes import UsersLayout
 from batchrec_dagster.reporting.markdown import escape, format_code_block
-from batchrec_dagster.steps.checks import CheckResult
+from batchrec_dagster.steps.checks import require_passed
+from batchrec_dagster.steps.data_sizes import (
+    NOT_SHRUNK,
+    FileInspection,
+    Part,
+    SizeComparison,
+    read_size,
+    remember_size,
+)
 from batchrec_dagster.steps.interactions import RatingsFormat, RatingsInspection, inspect_ratings
-from batchrec_dagster.steps.items import check_items
+from batchrec_dagster.steps.items import inspect_items
 from batchrec_dagster.steps.raw_files import RawFiles, RawRecord, bring_raw_files
-from batchrec_dagster.steps.user_attributes import check_users
+from batchrec_dagster.steps.user_attributes import inspect_users
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.suppressed_users import SuppressionList
 
@@ -44,6 +54,24 @@ RATINGS_VERSION = "2"
 ATTRIBUTES_VERSION = "1"
 # The names of delimiters that cannot be seen.
 DELIMITER_NAMES = {"\t": "tab", " ": "space"}
+
+
+class DataConfig(dg.Config):
+    """Options of one run, from the Launchpad or the command line."""
+
+    skip_quality_gate: bool = Field(
+        default=False,
+        description="Go on although much of the data is missing that the published lists were made"
+        " from.",
+    )
+
+
+def size_check(part: Part) -> dict[str, str]:
+    """The check of how much there is of a part of the data."""
+    return {
+        NOT_SHRUNK: f"There are nearly as many {part} as the published lists were made from:"
+        " gate.max_shrink."
+    }
 
 
 def raw_ratings(pipeline: Pipeline) -> dg.AssetsDefinition:
@@ -118,10 +146,18 @@ def raw_ratings(pipeline: Pipeline) -> dg.AssetsDefinition:
 
 
 def _reuse_inspection(
-    context: dg.AssetExecutionContext, work: Work, files: RawFiles
+    context: dg.AssetExecutionContext,
+    work: Work,
+    files: RawFiles,
+    not_repeated: Sequence[str] = (),
 ) -> dg.MaterializeResult[Any] | None:
-    """The result of an earlier run that inspected the same files; None if there is none."""
-    earlier_result = reusable_result(context, lambda: files.unchanged_version, files.outcome)
+    """The result of an earlier run that inspected the same files; None if there is none.
+
+    not_repeated: as of `reusable_result`.
+    """
+    earlier_result = reusable_result(
+        context, lambda: files.unchanged_version, files.outcome, not_repeated=not_repeated
+    )
     if earlier_result is None:
         return None
     metadata = {**(earlier_result.metadata or {}), **raw_files_metadata(files, work.storage)}
@@ -180,8 +216,8 @@ def raw_items(
 ) -> dg.AssetsDefinition:
     """The asset of the items file."""
 
-    def check(record: RawRecord, work: Work) -> CheckResult:
-        return check_items(record, work.storage, layout, settings.on_bad_rows)
+    def inspect(record: RawRecord, work: Work) -> FileInspection:
+        return inspect_items(record, work.storage, layout, settings.on_bad_rows)
 
     return _raw_attributes(
         pipeline,
@@ -189,7 +225,7 @@ def raw_items(
         layout,
         ITEM_ROWS,
         "What is known about the items, such as titles and genres",
-        check,
+        inspect,
     )
 
 
@@ -198,9 +234,9 @@ def raw_users(
 ) -> dg.AssetsDefinition:
     """The asset of the users file."""
 
-    def check(record: RawRecord, work: Work) -> CheckResult:
+    def inspect(record: RawRecord, work: Work) -> FileInspection:
         suppressed = SuppressionList(work.files).read()
-        return check_users(record, work.storage, layout, settings.on_bad_rows, suppressed)
+        return inspect_users(record, work.storage, layout, settings.on_bad_rows, suppressed)
 
     return _raw_attributes(
         pipeline,
@@ -208,7 +244,7 @@ def raw_users(
         layout,
         USER_ROWS,
         "What is known about the users, such as country and consent",
-        check,
+        inspect,
     )
 
 
@@ -218,17 +254,18 @@ def _raw_attributes(
     layout: AttributesLayout,
     kind: RowKind,
     description: str,
-    check_copy: Callable[[RawRecord, Work], CheckResult],
+    inspect_copy: Callable[[RawRecord, Work], FileInspection],
 ) -> dg.AssetsDefinition:
     """The asset of a file of items or of users.
 
-    check_copy: whether the copied file can be read.
+    inspect_copy: reads the copied file.
     """
     keys, source = pipeline.storage_keys, settings.rows
-    asset, place = {
-        ITEM_ROWS: ("raw_items", keys.raw_items),
-        USER_ROWS: ("raw_users", keys.raw_users),
-    }[kind]
+    parts: dict[RowKind, tuple[Part, str, Callable[[str], str]]] = {
+        ITEM_ROWS: ("items", "raw_items", keys.raw_items),
+        USER_ROWS: ("users", "raw_users", keys.raw_users),
+    }
+    part, asset, place = parts[kind]
     file_note = "the file, copied to the storage unchanged"
     if settings.query is not None:
         file_note = (
@@ -248,13 +285,17 @@ def _raw_attributes(
             io_manager="record_io",
             checks={
                 f"{kind.block}_readable": "The declared columns are there, and their values can be"
-                " read."
+                " read.",
+                **size_check(part),
             },
         )
     )
     @asset_step
-    def raw_attributes(context: dg.AssetExecutionContext) -> Iterator[AssetResult]:
+    def raw_attributes(
+        context: dg.AssetExecutionContext, config: DataConfig
+    ) -> Iterator[AssetResult]:
         work = get_work(pipeline, context)
+        comparison = SizeComparison(work, part, asset, skip=config.skip_quality_gate)
         with bring_raw_files(
             find_upstream(source, context),
             work.storage,
@@ -268,14 +309,21 @@ def _raw_attributes(
                 SuppressionList(work.files).read().version if kind == USER_ROWS else None
             )
             if files.record.inspected_with == inspected_now:
-                earlier_result = _reuse_inspection(context, work, files)
+                earlier_result = _reuse_inspection(context, work, files, [NOT_SHRUNK])
                 if earlier_result is not None:
-                    yield earlier_result
+                    size = read_size(work, part, files.record.version)
+                    if size is None:
+                        # An earlier version read the file.
+                        size = inspect_copy(files.record, work).size
+                    yield add_checks(earlier_result, [comparison.check(size)])
+                    remember_size(work, part, files.record.version, size)
                     return
             record = replace(files.record, inspected_with=inspected_now)
-            check = check_copy(record, work)
+            inspection = inspect_copy(record, work)
+            check, size = inspection.check, inspection.size
+            require_passed([check])
             yield materialization_with_checks(
-                [check],
+                [check, comparison.check(size)],
                 dg.MaterializeResult(
                     value=record,
                     data_version=dg.DataVersion(record.version),
@@ -291,6 +339,7 @@ def _raw_attributes(
                     },
                 ),
             )
+            remember_size(work, part, record.version, size)
 
     return raw_attributes
 

@@ -1,0 +1,268 @@
+"""How much data there is, compared with the data that the published lists were made from.
+
+Half a file is well formed, and a model learns from it. So the number of rows and users, and how
+many rows have a value in each column, are kept with each edition. An asset that reads a source
+compares its own with them before anything is imported, trained or published.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal, Self
+
+from batchrec_dagster.config import Pipeline
+from batchrec_dagster.steps.checks import CheckResult
+from batchrec_dagster.steps.lists_declaration import explain_skipping
+from batchrec_dagster.steps.work import Work
+from batchrec_dagster.storage.publications import Publications
+from batchrec_dagster.storage.published_table import Edition
+
+Part = Literal["interactions", "items", "users"]
+"""A part of the data that has a source of its own."""
+
+# The settings that decide how much there is of a part.
+SETTINGS_OF_PART: Mapping[Part, tuple[str, ...]] = {
+    "interactions": ("ratings.", "interactions."),
+    "items": ("items.",),
+    "users": ("users.",),
+}
+# The key of an edition's metadata with the size of each part.
+SIZES = "sizes"
+# The name of the check.
+NOT_SHRUNK = "not_shrunk"
+# A column counts as filled if this share of the rows have a value. If fewer have one, they vary
+# from day to day, as those of items on sale do.
+FILLED_SHARE = 0.5
+# Such a column is missed only if all values are gone, and this share of the rows had one.
+SPARSE_SHARE = 0.1
+# A message names this many changed settings.
+MOST_NAMED = 3
+
+
+@dataclass(frozen=True)
+class DataSize:
+    """How much there is of a part of the data."""
+
+    rows: int
+    distinct: Mapping[str, int] = field(default_factory=dict)
+    """How many different values the rows have, by what they are, such as users."""
+    values: Mapping[str, int] = field(default_factory=dict)
+    """How many rows have a value, by column. Columns that every row has a value in are left out."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {"rows": self.rows, "distinct": {**self.distinct}, "values": {**self.values}}
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Self:
+        return cls(stored["rows"], stored.get("distinct", {}), stored.get("values", {}))
+
+
+@dataclass(frozen=True)
+class FileInspection:
+    """The verdict on the copied file of items or users, and how much is in it."""
+
+    check: CheckResult
+    size: DataSize
+    """Of the rows that can be read. It is 0 if none can."""
+
+
+@dataclass(frozen=True)
+class _SizeRecord:
+    """The size of a part of the data, as the last run that read it left it."""
+
+    version: str
+    """The version of the part."""
+    rows: int
+    distinct: dict[str, int]
+    values: dict[str, int]
+
+
+def name_record(part: Part) -> str:
+    """The name of the record of the part's size."""
+    return f"size_of_{part}"
+
+
+def read_size(work: Work, part: Part, version: str | None = None) -> DataSize | None:
+    """The size of the part as it was last read; None if it is not known.
+
+    version: the version that the part must have; None for any.
+    Raises StorageError.
+    """
+    stored = work.files.record(name_record(part), _SizeRecord)
+    if not stored or version not in (None, stored["version"]):
+        return None
+    return DataSize.from_json(stored)
+
+
+def remember_size(work: Work, part: Part, version: str, size: DataSize) -> None:
+    """Keep the size for the edition that will be made from this version of the part.
+
+    Raises StorageError.
+    """
+    record = {"version": version, **size.to_json()}
+    if work.files.record(name_record(part)) != record:
+        work.files.write_record(name_record(part), record)
+
+
+def collect_sizes(work: Work) -> dict[str, Any]:
+    """The sizes of all parts of the pipeline's data, for an edition's metadata.
+
+    Raises StorageError.
+    """
+    sizes = {part: read_size(work, part) for part in list_parts(work.pipeline)}
+    return {part: size.to_json() for part, size in sizes.items() if size is not None}
+
+
+def list_parts(pipeline: Pipeline) -> list[Part]:
+    """The parts of the data that the pipeline declares."""
+    parts: list[Part] = ["interactions"]
+    if pipeline.items is not None:
+        parts.append("items")
+    if pipeline.users is not None:
+        parts.append("users")
+    return parts
+
+
+@dataclass(frozen=True)
+class SizeComparison:
+    """Compares a part of the data with that of the published edition."""
+
+    work: Work
+    part: Part
+    asset: str
+    """The asset that reads the part."""
+    skip: bool = False
+    """Whether this run goes on although much is missing."""
+
+    @cached_property
+    def _edition(self) -> Edition | None:
+        return self.work.files.table.current()
+
+    @cached_property
+    def obstacle(self) -> str | None:
+        """Why the part cannot be compared, in words; None if it can be. Raises StorageError."""
+        edition = self._edition
+        if edition is None:
+            return "nothing is published yet"
+        name = f"edition {edition.number}"
+        if self.part not in edition.about.get(SIZES, {}):
+            return f"{name} does not have its numbers, as an earlier version published it"
+        if Publications(self.work.files).read().is_withdrawn(edition):
+            return f"{name} was rolled back: `batchrec rollback` finishes that"
+        changed = [*self._find_changed_settings(edition)]
+        if not changed:
+            return None
+        named = ", ".join(changed[:MOST_NAMED])
+        more = len(changed) - MOST_NAMED
+        return f"{named}{f' and {more} more' if more > 0 else ''} changed since {name}"
+
+    def _find_changed_settings(self, edition: Edition) -> Iterator[str]:
+        """The settings that decide how much there is, and are not those of the edition."""
+        old, new = edition.about.get("settings", {}), self.work.pipeline.making_lists
+        for name in sorted({*old, *new}):
+            if name.startswith(SETTINGS_OF_PART[self.part]) and old.get(name) != new.get(name):
+                yield name
+
+    def check(self, size: DataSize) -> CheckResult:
+        """Whether the part is nearly as large as that of the published edition.
+
+        Raises StorageError.
+        """
+        pipeline, edition = self.work.pipeline, self._edition
+        if self.obstacle is not None or edition is None:
+            finding = f"{_describe_size(self.part, size)}; not compared: {self.obstacle}"
+            return CheckResult(NOT_SHRUNK, True, finding, {"rows": size.rows})
+        published = DataSize.from_json(edition.about[SIZES][self.part])
+        return check_not_shrunk(
+            self.part,
+            size,
+            published,
+            f"edition {edition.number}",
+            pipeline.gate.max_shrink,
+            how_to_skip=explain_skipping(pipeline, self.asset),
+            skip=self.skip,
+        )
+
+
+def check_not_shrunk(
+    part: Part,
+    size: DataSize,
+    published: DataSize,
+    edition: str,
+    max_shrink: float,
+    *,
+    how_to_skip: str,
+    skip: bool = False,
+) -> CheckResult:
+    """Whether a part of the data is nearly as large as that of the published edition.
+
+    edition: what messages call the edition.
+    max_shrink: by which share it may be smaller.
+    how_to_skip: how to start a run that publishes anyway.
+    skip: whether this run publishes anyway.
+    """
+    losses = [
+        *_list_smaller_counts(part, size, published, max_shrink),
+        *_list_emptier_columns(size, published, max_shrink),
+    ]
+    numbers: dict[str, int | float] = {"rows": size.rows, "published_rows": published.rows}
+    if not losses:
+        finding = f"{_describe_size(part, size)}, compared with {published.rows:,} in {edition}"
+        return CheckResult(NOT_SHRUNK, True, finding, numbers)
+    finding = f"much is missing that {edition} was made from: {_join(losses)}"
+    if skip:
+        return CheckResult(
+            NOT_SHRUNK, True, f"{finding}; published anyway (skip_quality_gate)", numbers
+        )
+    finding += (
+        f". gate.max_shrink allows {max_shrink:.0%}. Nothing was imported, and the published lists"
+        f" stay. Check the source and run again, or publish anyway: {how_to_skip}"
+    )
+    return CheckResult(NOT_SHRUNK, False, finding, numbers)
+
+
+def _describe_size(part: Part, size: DataSize) -> str:
+    counts = [
+        f"{size.rows:,} {part}",
+        *(f"{size.distinct[name]:,} {name}" for name in size.distinct),
+    ]
+    return ", ".join(counts)
+
+
+def _list_smaller_counts(
+    part: Part, size: DataSize, published: DataSize, max_shrink: float
+) -> Iterator[str]:
+    """The numbers that are too much smaller, in words."""
+    old = {part: published.rows, **published.distinct}
+    new = {part: size.rows, **size.distinct}
+    for name in old:
+        if name in new and new[name] < (1 - max_shrink) * old[name]:
+            share = 1 - new[name] / old[name]
+            yield f"{name} fell from {old[name]:,} to {new[name]:,} ({share:.0%} fewer)"
+
+
+def _list_emptier_columns(size: DataSize, published: DataSize, max_shrink: float) -> Iterator[str]:
+    """The columns of which too many values are gone, in words."""
+    for name, old_count in published.values.items():
+        if name not in size.values:
+            continue
+        old, new = (
+            _compute_share(old_count, published.rows),
+            _compute_share(size.values[name], size.rows),
+        )
+        least = (1 - max_shrink) * old
+        if old < FILLED_SHARE:
+            # Only whether there are any values at all.
+            least = 0.0 if old < SPARSE_SHARE or new or max_shrink >= 1 else old
+        if new < least:
+            yield f"rows with a value in {name} fell from {old:.0%} to {new:.0%}"
+
+
+def _compute_share(count: int, rows: int) -> float:
+    return count / rows if rows else 0.0
+
+
+def _join(parts: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))

@@ -1,0 +1,198 @@
+"""Half a catalogue, or half the ratings, is refused before anything is imported."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from batchrec_dagster.pipeline import run_step
+from batchrec_dagster.steps import publishing
+from batchrec_dagster.steps.data_sizes import NOT_SHRUNK
+from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
+from batchrec_dagster.storage.resource import S3Connection, StorageResource
+from batchrec_dagster_tests.pipeline.test_suppressed_users import log_in_to_bucket
+from batchrec_dagster_tests.preparation.test_items import declare_with_items, write_items
+from batchrec_dagster_tests.support import (
+    Project,
+    definitions,
+    metadata,
+    refresh,
+    why,
+    write_ratings,
+)
+
+pytestmark = pytest.mark.slow
+
+ITEMS_ANYWAY, RATINGS_ANYWAY = (
+    {"ops": {f"shop__{asset}": {"config": {"skip_quality_gate": True}}}}
+    for asset in ("raw_items", "interactions")
+)
+
+
+def halve(file: Path) -> None:
+    """Leave out every second line of the file, as a broken export would."""
+    header, *rows = file.read_text().splitlines()
+    file.write_text("\n".join([header, *rows[::2]]) + "\n")
+
+
+def find_checks(result: dg.ExecuteInProcessResult) -> dict[str, str]:
+    """What the checks of the data say, by asset."""
+    return {
+        check.asset_key.path[-1]: str(check.description).replace("\\", "")
+        for check in result.get_asset_check_evaluations()
+        if check.check_name == NOT_SHRUNK
+    }
+
+
+def read_all(storage: StorageResource) -> dict[str, bytes]:
+    """What is published and prepared, by its place."""
+    folders = [storage.uri(f"shop/{folder}/") for folder in ("curated", "transformed")]
+    objects = [info.uri for folder in folders for info in storage.store.list(folder)]
+    return {uri: bytes(storage.store.get(uri)) for uri in objects}
+
+
+def publish(
+    project: Project, instance: dg.DagsterInstance, config: dict[str, Any] | None = None
+) -> str:
+    """Run a refresh, and return what the check of the items says."""
+    result = refresh(project, "shop", instance, config)
+    assert result.success, why(result)
+    return find_checks(result)["raw_items"]
+
+
+@pytest.mark.parametrize("place", ["folder", "bucket"])
+def test_half_of_the_data_is_published_only_if_a_person_says_so(
+    place: str,
+    project: Project,
+    instance: dg.DagsterInstance,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+) -> None:
+    storage = StorageResource(root=str(project.storage), s3=S3Connection())
+    if place == "bucket":
+        storage = log_in_to_bucket(request.getfixturevalue("s3"), project, monkeypatch)
+    project.declare(declare_with_items(project))
+    ratings, items = project.root / "ratings.csv", project.root / "items.csv"
+    write_ratings(ratings, users=90)
+    all_ratings, all_items = ratings.read_text(), items.read_text()
+    assert publish(project, instance) == "80 items; not compared: nothing is published yet"
+    published = read_all(storage)
+
+    halve(items)
+    halve(ratings)
+    refused_items = refresh(project, "shop", instance, assets=["raw_items", "items"])
+    assert why(refused_items) == (
+        "not_shrunk: much is missing that edition 1 was made from: items fell from 80 to 40 (50%"
+        " fewer). gate.max_shrink allows 20%. Nothing was imported, and the published lists stay."
+        " Check the source and run again, or publish anyway: run shop_refresh with ops:"
+        " {shop__raw_items: {config: {skip_quality_gate: true}}}"
+    )
+    refused_ratings = refresh(project, "shop", instance, assets=["raw_ratings", "interactions"])
+    assert re.search("interactions fell from 2,[0-9]+ to 1,[0-9]+", why(refused_ratings))
+    assert "{shop__interactions: {config: {skip_quality_gate: true}}}" in why(refused_ratings)
+    # Another run does not take them for the data of now either.
+    assert not refresh(project, "shop", instance).success
+    assert read_all(storage) == published
+
+    # The file is complete again, but its column of the years is empty.
+    ratings.write_text(all_ratings)
+    rows = [line.rsplit(",", 2) for line in all_items.splitlines()[1:]]
+    no_years = [all_items.splitlines()[0], *(f"{start},,{added}" for start, _, added in rows)]
+    items.write_text("\n".join(no_years) + "\n")
+    emptied = refresh(project, "shop", instance)
+    assert "rows with a value in items.columns.numbers.YEAR fell from 100% to 0%" in why(emptied)
+
+    items.write_text(all_items)
+    halve(items)
+    assert publish(project, instance, ITEMS_ANYWAY).endswith("anyway (skip_quality_gate)")
+    # These are the published ones now.
+    assert publish(project, instance) == "40 items, compared with 40 in edition 2"
+    items.write_text(all_items)
+    assert publish(project, instance) == "80 items, compared with 40 in edition 2"
+
+
+def test_data_are_compared_with_those_of_the_edition_that_a_rollback_restored(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    project.declare(declare_with_items(project, gate={"max_shrink": 0.2}))
+    items = project.root / "items.csv"
+    publish(project, instance)
+    halve(items)
+    publish(project, instance, ITEMS_ANYWAY)
+    with definitions(project) as defs:
+        rollback = defs.resolve_job_def("shop_rollback").execute_in_process(instance=instance)
+    assert rollback.success
+
+    # The file is the one that the last run has read and let through.
+    refused = refresh(project, "shop", instance, assets=["raw_items"])
+
+    assert "much is missing that edition 1 was made from: items fell from 80 to 40" in why(refused)
+    write_items(items, items=79)
+    kept = refresh(project, "shop", instance, assets=["raw_items"])
+    assert find_checks(kept) == {"raw_items": "79 items, compared with 80 in edition 1"}
+
+
+def test_data_are_not_compared_across_settings(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    attributes = declare_with_items(project)
+    project.declare(attributes)
+    publish(project, instance)
+
+    attributes["interactions"] = {"min_rating": 5, "duplicates": "drop"}
+    project.declare(attributes)
+    halve(project.root / "ratings.csv")
+    prepared = refresh(project, "shop", instance, assets=["raw_ratings", "interactions"])
+    assert find_checks(prepared)["interactions"].endswith(
+        "; not compared: interactions.duplicates, interactions.min_rating changed since edition 1"
+    )
+
+    attributes["gate"] = {"max_shrink": 1}
+    project.declare(attributes)
+    halve(project.root / "items.csv")
+    read = refresh(project, "shop", instance, assets=["raw_items"])
+    assert find_checks(read) == {"raw_items": "40 items, compared with 80 in edition 1"}
+
+
+def test_editions_of_earlier_versions_are_not_compared_and_nothing_is_made_again(
+    project: Project, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.declare(declare_with_items(project))
+    files = PipelineFiles(
+        StorageResource(root=str(project.storage), s3=S3Connection()), StorageKeys("shop")
+    )
+
+    def repeat_old_checks(*arguments: Any) -> list[dg.AssetCheckResult]:
+        return [check for check in repeat(*arguments) if check.check_name != NOT_SHRUNK]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(publishing, "collect_sizes", lambda work: {})
+        publish(project, instance)
+    records = {
+        part: files.uri(StorageKeys("shop").record(f"size_of_{part}"))
+        for part in ("items", "interactions")
+    }
+    sizes = {part: json.loads(files.storage.store.get(uri)) for part, uri in records.items()}
+    for uri in records.values():
+        files.storage.store.delete(uri)
+    repeat = run_step._repeat_checks
+    monkeypatch.setattr(run_step, "_repeat_checks", repeat_old_checks)
+
+    updated = refresh(project, "shop", instance)
+
+    assert metadata(updated, "interactions")["outcome"] == "unchanged: not prepared again"
+    assert metadata(updated, "raw_items")["outcome"] == "unchanged: not copied again"
+    note = "not compared: edition 1 does not have its numbers, as an earlier version published it"
+    assert find_checks(updated)["raw_items"] == f"80 items; {note}"
+    assert find_checks(updated)["interactions"].endswith(note)
+    assert {
+        part: json.loads(files.storage.store.get(uri)) for part, uri in records.items()
+    } == sizes
+    write_ratings(project.root / "ratings.csv", seed=1)
+    assert publish(project, instance).endswith(note)
+    assert publish(project, instance) == "80 items, compared with 80 in edition 2"
