@@ -119,6 +119,24 @@ def find_events_problem(events: Sequence[str], *, has_event_types: bool) -> str 
     )
 
 
+def explain_open_filter(expression: str | None) -> str | None:
+    """Why the filter lets items through that the items file does not have, and what to write
+    instead; None if it was not meant to leave them out, and for a template.
+
+    The expression must be one that can be parsed.
+    """
+    if expression is None or "{{" in expression:
+        return None
+    comparison = filter_check.find_open_exclusion(expression)
+    if comparison is None:
+        return None
+    wanted = "IN (…)" if comparison.operator == "NOT IN" else "= …"
+    return (
+        f"EXCLUDE … {comparison} lets items through that the items file does not have: write"
+        f" INCLUDE ItemID WHERE {comparison.field} {wanted}"
+    )
+
+
 def find_attributes_problem(expression: str, schemas: Schemas) -> str | None:
     """Why the expression would match no items; None if it works."""
     if ITEMS not in schemas:

@@ -14,7 +14,7 @@ from pydantic import (
     model_validator,
 )
 
-from batchrec_dagster.config.filter_problems import find_filter_traits
+from batchrec_dagster.config.filter_problems import explain_open_filter, find_filter_traits
 from batchrec_dagster.config.validation import validate_range
 from batchrec_dagster.personalize.file_formats import (
     MAX_RESULTS,
@@ -216,6 +216,12 @@ class RecommendationSettings(dg.Model):
     def values_of_placeholders(self) -> dict[str, list[FilterValue]]:
         """The values of each placeholder of the filter, by its name."""
         return {name: _to_list(values) for name, values in self.filter_values.items()}
+
+    @property
+    def open_filter(self) -> str | None:
+        """Why `filter` lets items through that the items file does not have; None if it was not
+        meant to leave them out."""
+        return explain_open_filter(self.filter)
 
     @property
     def line_filter_values(self) -> dict[str, str]:

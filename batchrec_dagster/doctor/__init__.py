@@ -71,7 +71,16 @@ def check_pipelines(package: Path) -> Iterator[Finding]:
         pipelines = tree.get_all_components(BatchRecommendations)
         for pipeline in pipelines:
             yield check_retention(pipeline, deployment)
+            yield from _check_filter(pipeline)
         yield from _check_sinks(pipelines, deployment.storage_resource, tree.project_root)
+
+
+def _check_filter(pipeline: Pipeline) -> Iterator[Finding]:
+    """A warning about a filter that lets items through which the items file does not have."""
+    problem = pipeline.recommendations.open_filter
+    if problem is not None:
+        message, _, fix = problem.partition(": ")
+        yield warning("filter", f"{pipeline.name}: recommendations.filter: {message}", fix)
 
 
 def _check_sinks(

@@ -336,6 +336,24 @@ def find_event_types(expression: str) -> set[str]:
     }
 
 
+def find_open_exclusion(expression: str) -> Comparison | None:
+    """The first condition that the filter names items by which it does not exclude; None if there
+    is none.
+
+    Such an EXCLUDE, with NOT IN or !=, is meant to leave only items with certain values. Items that
+    the Items dataset does not have are not excluded, either.
+
+    Raises FilterExpressionError.
+    """
+    for part in parse(expression):
+        if part.include or part.target != ITEM_TARGET:
+            continue
+        for comparison in iterate_comparisons(part.where):
+            if comparison.field.dataset == ITEMS and comparison.operator in ("NOT IN", "!="):
+                return comparison
+    return None
+
+
 def check_group_fields(expressions: Sequence[str]) -> None:
     """Raise FilterExpressionError when a group's filters together use too many dataset fields."""
     fields = set().union(*(list_fields(parse(expression)) for expression in expressions))

@@ -27,6 +27,7 @@ from batchrec_dagster.reporting.drift import RunInputs
 from batchrec_dagster.reporting.experiment import describe_result
 from batchrec_dagster.reporting.facts import (
     LISTS_FULL,
+    ROWS_TITLED,
     Facts,
     ReportedRun,
     Tallies,
@@ -108,10 +109,12 @@ def build_report(
         before=describe_previous_edition(baseline, edition),
         unchanged=None if restoration else _name_remaining_edition(edition, run_id),
         restored=describe_restoration(restoration) if restoration else None,
-        requested=_read_list_number(edition, "users"),
+        requested=_read_check_number(edition, LISTS_FULL, "users"),
         failed=edition.about.get("failed_users", 0),
         dropped=edition.users_dropped,
-        full=_read_list_number(edition, "full"),
+        full=_read_check_number(edition, LISTS_FULL, "full"),
+        rows=_read_check_number(edition, ROWS_TITLED, "rows") or 0,
+        untitled=_read_check_number(edition, ROWS_TITLED, "untitled") or 0,
         diversity=edition.about.get("diversity"),
     )
     facts = combine_facts(run, _count_or_recall(work, edition, lists))
@@ -164,14 +167,16 @@ def _name_remaining_edition(edition: Edition, run_id: str) -> str | None:
     return f"edition {edition.number} of {edition.about['made_at'][:10]}"
 
 
-def _read_list_number(edition: Edition, number: str) -> int | None:
-    """A number of the check `lists_full`, as it was when the lists were published.
+def _read_check_number(edition: Edition, check: str, number: str) -> int | None:
+    """A number of the check as it was when the lists were published; None if it was not made.
 
-    number: "users", for how many users lists were made, or "full", how many of them have all items.
+    check: its name, such as `lists_full`, which counts for how many users lists were made, and how
+    many of them have all items.
+    number: its name, such as "users" or "full".
     """
-    for check in edition.about.get("checks", []):
-        if check["name"] == LISTS_FULL:
-            return int(check["numbers"][number])
+    for stored in edition.about.get("checks", []):
+        if stored["name"] == check:
+            return int(stored["numbers"][number])
     return None
 
 

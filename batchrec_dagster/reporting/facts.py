@@ -30,7 +30,7 @@ from batchrec_dagster.reporting.verdict import (
 )
 
 # The check of the lists' lengths.
-LISTS_FULL = "lists_full"
+LISTS_FULL, ROWS_TITLED = "lists_full", "rows_titled"
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,11 @@ class ReportedRun:
     """Since when readers have these lists again, as after a rollback; None if they are new."""
     full: int | None = None
     """Users whose list has all its items; None if unknown."""
+    rows: int = 0
+    """The rows of all lists, as they were published; 0 if it is not known whether they have
+    titles."""
+    untitled: int = 0
+    """How many rows have no title although titles are declared."""
     requested: int | None = None
     """Users whom lists were made for; None if unknown."""
     failed: int = 0
@@ -190,15 +195,17 @@ class Facts(Tallies):
             failed=run.failed,
             dropped=run.dropped,
             full=run.full,
+            rows=run.rows,
+            untitled=run.untitled,
             top_lists=top.recommendations,
             top_histories=top.interactions,
             heaviest=self.audience.heaviest,
             drift=self.drift.large_changes if self.drift and not is_known else (),
-            # The verdict says with numbers that lists are short.
+            # The verdict says with numbers that lists are short, or have no titles.
             checks=[
                 record.check
                 for record in run.checks
-                if not record.passed and record.check != LISTS_FULL
+                if not record.passed and record.check not in (LISTS_FULL, ROWS_TITLED)
             ],
             unchanged=run.unchanged,
             restored=run.restored,

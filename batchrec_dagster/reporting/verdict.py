@@ -17,8 +17,8 @@ WORSE_SHARE = 0.9
 # The lists are concentrated if the most recommended 1% of items take this share of them, and this
 # many times the share that the most popular 1% take of the histories.
 CONCENTRATED_SHARE, TIMES_HISTORIES = 0.5, 3.0
-# If the share of users without a list, or with a short one, is larger than this, somebody should
-# see to it.
+# If the share of users without a list, or with a short one, or of rows without a title, is larger
+# than this, somebody should see to it.
 FEW_SHARE = 0.05
 # A user with a larger share of the interactions than this, and than this many times an even share,
 # decides which items are popular.
@@ -65,6 +65,10 @@ class VerdictFacts:
     """Users whose list was removed later, because they were not among the current users."""
     full: int | None = None
     """Users whose list has all its items; None if unknown."""
+    rows: int = 0
+    """The rows of all lists together, as they were published."""
+    untitled: int = 0
+    """How many of them have no title although titles are declared."""
     top_lists: float = 0.0
     """The share of all recommendations that the most recommended 1% of items take."""
     top_histories: float = 0.0
@@ -214,6 +218,9 @@ def _judge_lists(facts: VerdictFacts) -> Iterator[Reason]:
         yield Reason(
             "watch", f"{short:,} of {facts.served:,} lists have fewer items than requested"
         )
+    if facts.untitled > FEW_SHARE * facts.rows:
+        judgement = "bad" if facts.untitled > facts.rows / 2 else "watch"
+        yield Reason(judgement, f"{facts.untitled:,} of {facts.rows:,} rows have no title")
     if is_concentrated(facts):
         yield Reason(
             "watch",

@@ -33,11 +33,17 @@ CLOCK_SLACK = timedelta(days=1)
 # 1 or 2 January 1970.
 MAX_EXCEL_DAYS = 100_000
 
+# If a larger share of the rows has no title, somebody should see to it.
+MOST_UNTITLED = 0.05
+
 # How many missing ids a message names.
 MAX_IDS_NAMED = 3
 
 # The name of the check of `check_quality_gate`.
 QUALITY_GATE = "quality_gate"
+
+# The name of the check of `check_rows_titled`.
+ROWS_TITLED = "rows_titled"
 
 # The severity of a check: a failed one stops what comes after it, or only warns.
 Severity = Literal["error", "warn"]
@@ -369,11 +375,15 @@ def check_lists_full(
     return CheckResult("lists_full", full == answered, finding, numbers, severity="warn")
 
 
-def check_items_known(listed_ids: pl.Series, known_ids: pl.Series) -> CheckResult:
+def check_items_known(
+    listed_ids: pl.Series, known_ids: pl.Series, open_filter: str | None = None
+) -> CheckResult:
     """Whether the items file has most of the items in the lists; a failure only warns.
 
     listed_ids: the distinct ids of the items in the lists.
     known_ids: the distinct ids in the items file.
+    open_filter: why recommendations.filter lets items through that the items file does not have.
+    If there is such a reason, the file must have all of them.
     """
     unknown = listed_ids.filter(~listed_ids.is_in(known_ids.implode()))
     known_count = len(listed_ids) - len(unknown)
@@ -383,8 +393,24 @@ def check_items_known(listed_ids: pl.Series, known_ids: pl.Series) -> CheckResul
         finding += f". The lists have {unknown.min()!r}"
         finding += f", the file {known_ids.min()!r}" if len(known_ids) else ""
         finding += ". Check that items.columns.item and ratings.columns.item are the same id"
+    if open_filter is not None and len(unknown):
+        passed = False
+        finding += f". recommendations.filter: {open_filter}"
     numbers: dict[str, int | float] = {"items": len(listed_ids), "known": known_count}
     return CheckResult("items_known", passed, finding, numbers, severity="warn")
+
+
+def check_rows_titled(rows: int, untitled: int) -> CheckResult:
+    """Whether nearly all rows of the lists have a title; a failure only warns.
+
+    untitled: how many have none.
+    """
+    passed = untitled <= MOST_UNTITLED * rows
+    finding = f"{untitled:,} of {rows:,} rows have no title"
+    if not passed:
+        finding += ", because the items file has none for their items: complete it"
+    numbers: dict[str, int | float] = {"rows": rows, "untitled": untitled}
+    return CheckResult(ROWS_TITLED, passed, finding, numbers, severity="warn")
 
 
 def _format_day(seconds: int) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime
 from typing import Any
@@ -39,7 +39,13 @@ from batchrec_dagster.steps.batches import (
     divide_users,
     keep_users_without_lists,
 )
-from batchrec_dagster.steps.checks import CheckResult, check_items_known, require_passed
+from batchrec_dagster.steps.checks import (
+    ROWS_TITLED,
+    CheckResult,
+    check_items_known,
+    check_rows_titled,
+    require_passed,
+)
 from batchrec_dagster.steps.items import read_item_ids
 from batchrec_dagster.steps.list_rules import RuleInputs, read_rule_inputs
 from batchrec_dagster.steps.lists_declaration import ListsDeclaration
@@ -351,12 +357,7 @@ def _read_unchanged(
         return None
     rows = table.read_edition(edition)
     sample = rows.head(SAMPLE).collect(engine="streaming")
-    # An edition of an earlier version does not have the check of the items.
-    new_checks = []
-    has_items_check = "items_known" in {check["name"] for check in about["checks"]}
-    if work.pipeline.items is not None and not has_items_check:
-        items = rows.select(pl.col("item_id").unique()).collect(engine="streaming")
-        new_checks = [check_items_known(items.to_series(), read_item_ids(work))]
+    new_checks = _make_new_checks(work, rows, {check["name"] for check in about["checks"]})
     job = ReadyResource(arn, description, created=False, seconds=0.0)
     users = batch_users.select(pl.len()).collect(engine="streaming").item()
     work.ensure.log.info(_describe_job(job, users))
@@ -374,6 +375,24 @@ def _read_unchanged(
     return PublishedLists(
         edition, recommendations, job, about["results_asked_for"], [], [gate, *checks]
     )
+
+
+def _make_new_checks(
+    work: PersonalizeWork, lists: pl.LazyFrame, names: Collection[str]
+) -> list[CheckResult]:
+    """The checks of published lists that the version did not have which published them.
+
+    names: of the checks that the edition has.
+    """
+    checks = []
+    if work.pipeline.items is not None and "items_known" not in names:
+        items = lists.select(pl.col("item_id").unique()).collect(engine="streaming")
+        open_filter = work.pipeline.recommendations.open_filter
+        checks.append(check_items_known(items.to_series(), read_item_ids(work), open_filter))
+    if work.pipeline.has_titles and ROWS_TITLED not in names:
+        counts = lists.select(pl.len(), untitled=pl.col("title").null_count())
+        checks.append(check_rows_titled(*counts.collect(engine="streaming").row(0)))
+    return checks
 
 
 def _prune(work: PersonalizeWork, declaration: ListsDeclaration, group: str) -> None:

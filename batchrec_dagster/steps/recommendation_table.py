@@ -30,6 +30,7 @@ from batchrec_dagster.steps.checks import (
     check_no_duplicates,
     check_no_failed_users,
     check_no_seen_items,
+    check_rows_titled,
     explain_empty_lists,
 )
 from batchrec_dagster.steps.diversity import ListDiversity, read_diversity
@@ -141,6 +142,7 @@ class ListBuilder(OutputTable):
         self.with_reasons = with_reasons or rules is not None
         self.users = self.dropped = self._unscored = self._of_model = self._seen = self._full = 0
         self._results = 0
+        self._untitled = 0
         self.items = pl.Series(dtype=pl.String)
 
     def _build_rows(self, lines: pl.DataFrame) -> pl.DataFrame:
@@ -214,6 +216,7 @@ class ListBuilder(OutputTable):
                 ruled=self.rules is not None,
                 padding=padding,
             ),
+            *([] if self.titles is None else [check_rows_titled(self.rows, self._untitled)]),
         ]
 
     @property
@@ -294,6 +297,8 @@ class ListBuilder(OutputTable):
             # What was added to the model's results has no score either.
             of_model = of_model.filter(pl.col("reason").is_null())
         self._of_model += of_model.height
+        if self.titles is not None:
+            self._untitled += table.get_column("title").null_count()
         self._unscored += of_model.get_column("score").null_count()
         self.items = pl.concat([self.items, table.get_column("item_id").unique()]).unique()
         self._full += lengths.filter(pl.col("len") >= self.num_results).height
@@ -404,7 +409,7 @@ def build_table(
             "get": settings.model_dump(mode="json")["newcomers"],
         }
     if pipeline.items is not None:
-        checks.append(check_items_known(lists.items, read_item_ids(work)))
+        checks.append(check_items_known(lists.items, read_item_ids(work), settings.open_filter))
     if diversity is not None:
         facts[DIVERSITY] = diversity.summarize()
     if rules is not None:

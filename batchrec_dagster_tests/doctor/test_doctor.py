@@ -332,6 +332,28 @@ def test_the_sizes_of_what_is_kept_are_shown(
     )
 
 
+def test_a_filter_that_lets_unknown_items_through_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = module_project(tmp_path)
+    columns = {"item": "id", "categories": {"STATUS": "status"}}
+    items = {"source": "items.csv", "columns": columns}
+    for name, condition in (("open", "EXCLUDE ItemID WHERE Items.STATUS != 'on'"), ("shut", None)):
+        lists = {"filter": condition} if condition else {}
+        project.declare(declaration(name, "ratings.csv", items=items, recommendations=lists))
+    monkeypatch.syspath_prepend(tmp_path)
+    findings = [found for found in check_pipelines(project.package) if found.check == "filter"]
+    assert findings == [
+        Finding(
+            "filter",
+            "warning",
+            "open: recommendations.filter: EXCLUDE … Items.STATUS != lets items through that the"
+            " items file does not have",
+            "write INCLUDE ItemID WHERE Items.STATUS = …",
+        )
+    ]
+
+
 def test_sizes_that_nobody_may_list_are_unknown(
     s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from batchrec_dagster.pipeline import run_step
 from batchrec_dagster.steps import publishing
+from batchrec_dagster.steps.checks import ROWS_TITLED
 from batchrec_dagster.steps.data_sizes import NOT_SHRUNK
 from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
@@ -54,6 +55,14 @@ def read_all(storage: StorageResource) -> dict[str, bytes]:
     folders = [storage.uri(f"shop/{folder}/") for folder in ("curated", "transformed")]
     objects = [info.uri for folder in folders for info in storage.store.list(folder)]
     return {uri: bytes(storage.store.get(uri)) for uri in objects}
+
+
+def find_published_check(storage: StorageResource, name: str) -> dict[str, Any]:
+    """The check of the published edition."""
+    edition = PipelineFiles(storage, StorageKeys("shop")).table.current()
+    assert edition is not None
+    (check,) = [check for check in edition.about["checks"] if check["name"] == name]
+    return dict(check)
 
 
 def publish(
@@ -110,10 +119,12 @@ def test_half_of_the_data_is_published_only_if_a_person_says_so(
     items.write_text(all_items)
     halve(items)
     assert publish(project, instance, ITEMS_ANYWAY).endswith("anyway (skip_quality_gate)")
+    titled = find_published_check(storage, ROWS_TITLED)
+    assert titled["severity"] == "warn"
+    assert titled["found"].startswith(f"{titled['numbers']['untitled']:,} of 2,250 rows have no")
+    assert titled["numbers"]["untitled"] > 75
     # These are the published ones now.
     assert publish(project, instance) == "40 items, compared with 40 in edition 2"
-    items.write_text(all_items)
-    assert publish(project, instance) == "80 items, compared with 40 in edition 2"
 
 
 def test_data_are_compared_with_those_of_the_edition_that_a_rollback_restored(

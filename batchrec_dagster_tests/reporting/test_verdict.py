@@ -102,6 +102,9 @@ CASES: list[tuple[dict[str, Any], str]] = [
     ({"requested": 2110, "served": 2110, "dropped": 3}, "good"),
     ({"full": 2100}, "good"),
     ({"full": 1900}, "watch"),
+    ({"rows": 57_648, "untitled": 2_882}, "good"),
+    ({"rows": 57_648, "untitled": 2_883}, "watch"),
+    ({"rows": 57_648, "untitled": 30_247}, "bad"),
     ({"top_lists": 0.9}, "watch"),
     ({"top_lists": 0.9, "top_histories": 0.5}, "good"),
     # The data and the checks.

@@ -6,6 +6,7 @@ import dagster as dg
 import polars as pl
 import pytest
 
+from batchrec_dagster.config.recommendations import RecommendationSettings
 from batchrec_dagster.pipeline.run_step import asset_step
 from batchrec_dagster.preparation.counting import count_rows
 from batchrec_dagster.steps import checks
@@ -223,6 +224,46 @@ def test_items_that_the_items_file_does_not_have_are_a_warning() -> None:
     assert other.finding.startswith("1 of the 3 items in the lists are in the items file")
     assert "The lists have '1.0', the file '1'" in other.finding
     assert "ratings.columns.item" in checks.check_items_known(listed_ids, known_ids.head(0)).finding
+
+
+def test_a_filter_that_lets_items_through_which_the_file_does_not_have_is_named() -> None:
+    settings = RecommendationSettings(filter='EXCLUDE ItemID WHERE Items.STOCK NOT IN ("yes")')
+    listed_ids, known_ids = pl.Series(["1", "2", "3"]), pl.Series(["1", "2"])
+    check = checks.check_items_known(listed_ids, known_ids, settings.open_filter)
+    assert not check.passed
+    assert not check.blocks
+    assert check.finding == (
+        "2 of the 3 items in the lists are in the items file. recommendations.filter: EXCLUDE …"
+        " Items.STOCK NOT IN lets items through that the items file does not have: write INCLUDE"
+        " ItemID WHERE Items.STOCK IN (…)"
+    )
+    assert checks.check_items_known(known_ids, known_ids, settings.open_filter).passed
+
+
+@pytest.mark.parametrize(
+    ("expression", "is_open"),
+    [
+        ('EXCLUDE ItemID WHERE Items.STOCK NOT IN ("yes")', True),
+        ('EXCLUDE ItemID WHERE Items.PRICE < 1 AND Items.STOCK != "yes"', True),
+        ('EXCLUDE ItemID WHERE Items.STOCK IN ("no")', False),
+        ('INCLUDE ItemID WHERE Items.STOCK NOT IN ("no")', False),
+        ('EXCLUDE ItemID WHERE Interactions.EVENT_TYPE NOT IN ("click")', False),
+        (None, False),
+    ],
+)
+def test_only_an_exclusion_of_all_other_items_lets_unknown_ones_through(
+    expression: str | None, *, is_open: bool
+) -> None:
+    assert (RecommendationSettings(filter=expression).open_filter is not None) is is_open
+
+
+def test_rows_without_a_title_are_a_warning() -> None:
+    assert checks.check_rows_titled(0, 0).passed
+    assert checks.check_rows_titled(100, 5).passed
+    untitled = checks.check_rows_titled(57_648, 30_247)
+    assert not untitled.passed
+    assert not untitled.blocks
+    assert untitled.finding.startswith("30,247 of 57,648 rows have no title, because")
 
 
 def test_a_step_whose_checks_fail_reports_them_and_stops() -> None:

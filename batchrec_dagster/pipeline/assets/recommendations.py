@@ -41,7 +41,7 @@ from batchrec_dagster.reporting.rules import (
 )
 from batchrec_dagster.steps.absent_users import drop_absent_users_if_refused
 from batchrec_dagster.steps.batch_jobs import JobOutput, describe_outcome, measure_job_seconds
-from batchrec_dagster.steps.checks import FailedChecksError
+from batchrec_dagster.steps.checks import ROWS_TITLED, FailedChecksError
 from batchrec_dagster.steps.cost import WITHIN_BUDGET, check_budget
 from batchrec_dagster.steps.lists_declaration import describe_lists
 from batchrec_dagster.steps.publishing import read_checks, republish, summarize_edition
@@ -216,9 +216,11 @@ def _warnings(pipeline: Pipeline) -> dict[str, str]:
         "rules_suit_data": "Each rule has what it needs: events, categories, possible pins.",
         "results_enough_for_rules": "The rules leave nearly all users enough results.",
     }
+    titles_check = {ROWS_TITLED: "Nearly all rows have a title."}
     return {
         "lists_full": f"Every user has all {pipeline.recommendations.num_results} items.",
         **(items_check if pipeline.items else {}),
+        **(titles_check if pipeline.has_titles else {}),
         **(rule_checks if pipeline.recommendations.rules is not None else {}),
     }
 
