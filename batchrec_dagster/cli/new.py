@@ -308,6 +308,7 @@ def _build_text(
     ratings: RecognisedSource,
     items: RecognisedSource | None = None,
 ) -> str:
+    from batchrec_dagster.cli.unused_columns import comment_item_columns, suggest_rules
     from batchrec_dagster.config.new_declaration import format_block, format_declaration
     from batchrec_dagster.reporting.terminal import escape_invisible
 
@@ -322,7 +323,8 @@ def _build_text(
         other_blocks += [
             "  items:                        # titles for people, metadata for Personalize"
         ]
-        other_blocks += [*format_block(items.settings), ""]
+        block = comment_item_columns([*format_block(items.settings)], items.suggested_columns)
+        other_blocks += [*block, ""]
     bad_rows = (
         f"    on_bad_rows: {on_bad_rows}           # skip: leave out and count unreadable rows"
     )
@@ -333,6 +335,7 @@ def _build_text(
         [*format_block(ratings.settings), bad_rows],
         notes,
         "\n" + "\n".join(other_blocks),
+        suggest_rules(items.suggested_columns) if items is not None else [],
     )
 
 

@@ -17,6 +17,13 @@ from batchrec_dagster.cli.recognised_source import (
     describe_bad_rows,
     leave_out_defaults,
 )
+from batchrec_dagster.cli.unused_columns import (
+    UnusedColumn,
+    find_unused_columns,
+    name_columns,
+    name_suggestions,
+    suggest_item_columns,
+)
 from batchrec_dagster.personalize.schemas import VALUE_SEPARATOR, make_field_name
 from batchrec_dagster.preparation.attributes import QUOTES_FIX, open_attributes_table
 from batchrec_dagster.preparation.column_names import find_columns, recognise_columns
@@ -61,10 +68,12 @@ def recognise_items(
     if not given_columns and options.delimiter is None:
         layout = KNOWN_ITEMS.get(source)
     settings: dict[str, object] = {"source": source}
+    unused: list[UnusedColumn] = []
     if layout is None:
         reading = ReadSettings(delimiter=options.delimiter, columns=given_columns)
         with open_sample([file], reading, open_attributes_table, QUOTES_FIX) as sample:
             layout = _choose_layout(sample, given_columns, ratings)
+            unused = find_unused_columns(sample, [*layout.roles.values()], layout.decimal)
         columns = {
             role: getattr(layout, role)
             for role in ("item", "title", "image", "link", "created", "categories", "numbers")
@@ -87,8 +96,18 @@ def recognise_items(
             f"{file.name} has only {known_count:,} of the {len(ratings.items):,} rated items. Is"
             f" {layout.item} the same id?"
         )
-    summary = [f"{hide_query(source)}: {items.rows:,} rows"]
-    return RecognisedSource(leave_out_defaults(settings), summary, warnings, item_ids)
+    suggested = suggest_item_columns(unused, {*layout.categories, *layout.numbers})
+    return RecognisedSource(
+        leave_out_defaults(settings),
+        [
+            f"{hide_query(source)}: {items.rows:,} rows",
+            *name_columns(unused),
+            *name_suggestions(suggested),
+        ],
+        warnings,
+        item_ids,
+        suggested_columns=suggested,
+    )
 
 
 def _choose_layout(

@@ -28,6 +28,12 @@ from batchrec_dagster.cli.recognised_source import (
     describe_bad_rows,
     leave_out_defaults,
 )
+from batchrec_dagster.cli.unused_columns import (
+    UnusedColumn,
+    find_unused_columns,
+    name_columns,
+    suggest_filter,
+)
 from batchrec_dagster.personalize.file_formats import choose_csv_types
 from batchrec_dagster.personalize.schemas import EVENT_TYPE, ITEM_ID, list_interactions_columns
 from batchrec_dagster.preparation.counting import count_rows
@@ -80,10 +86,11 @@ def recognise_ratings(
     """
     known_layout = parse_source(source).layout if not given_columns else None
     notes: list[str] = []
+    unused: list[UnusedColumn] = []
     if known_layout is not None:
         reading = ReadSettings.of(known_layout)
     else:
-        reading, notes = _recognise_reading(files, given_columns, options)
+        reading, notes, unused = _recognise_reading(files, given_columns, options)
     has_event_types = "event_type" in reading.columns and not known_layout
     rules = Rules(on_bad_rows="skip", event_type=has_event_types)
     with temporary_folder() as folder:
@@ -110,6 +117,7 @@ def recognise_ratings(
             f"{result.rows_kept:,} of them count: {counts.users:,} users and"
             f" {counts.items:,} items",
             _check_times(counts, result).finding.partition(";")[0],
+            *name_columns(unused),
         ],
         warnings=[
             *notes,
@@ -119,7 +127,7 @@ def recognise_ratings(
         items=interactions.items,
         rules=[
             *build_rating_rules(liked, result),
-            *_build_event_rules(reading.columns, interactions.event_counts),
+            *_build_filter(reading.columns, interactions.event_counts, suggest_filter(unused)),
         ],
         preview=preview,
     )
@@ -127,8 +135,8 @@ def recognise_ratings(
 
 def _recognise_reading(
     files: Sequence[RawFile], given_columns: Mapping[str, Column], options: ReadingOptions
-) -> tuple[ReadSettings, list[str]]:
-    """How the files are read, and what people should check about that."""
+) -> tuple[ReadSettings, list[str], list[UnusedColumn]]:
+    """How the files are read, what people should check about that, and what is not used."""
     settings_given = ReadSettings(
         delimiter=options.delimiter,
         encoding=options.encoding,
@@ -143,7 +151,9 @@ def _recognise_reading(
                 f"{sample.name} has no header. Its columns: {describe_columns(sample)}. Check"
                 " the preview"
             )
-        return _build_reading(sample, columns, options), notes
+        reading = _build_reading(sample, columns, options)
+        used = [column for column in columns.values() if column != NO_TIMES]
+        return reading, notes, find_unused_columns(sample, used, reading.decimal)
 
 
 def _select_liked(ratings: OpenedRatings, liked: LikedRatings) -> OpenedRatings:
@@ -266,16 +276,21 @@ def _build_settings(
     return {**leave_out_defaults(settings), **({} if reading.quoted else {"quotes": False})}
 
 
-def _build_event_rules(
-    columns: Mapping[str, Column], event_counts: Sequence[tuple[str, int]]
+def _build_filter(
+    columns: Mapping[str, Column], event_counts: Sequence[tuple[str, int]], suggested: Sequence[str]
 ) -> list[str]:
-    """Comments in the YAML that name the event types, and show how to filter them."""
-    if not event_counts:
-        return []
-    by_frequency = sorted(event_counts, key=lambda event: (-event[1], event[0]))
-    events = ", ".join(f"{escape_invisible(name)} ({count:,})" for name, count in by_frequency)
-    lines = [f"# Events: {events}"]
-    column, most_frequent = str(columns["event_type"]), by_frequency[0][0]
-    if column.isidentifier() and "'" not in most_frequent:
-        lines.append(escape_invisible(f"# filter: {column} <> '{most_frequent}'"))
+    """Comments in the YAML that name the event types, and show how to filter the rows.
+
+    suggested: conditions on columns that are not used.
+    """
+    lines, conditions = [], [*suggested]
+    if event_counts:
+        by_frequency = sorted(event_counts, key=lambda event: (-event[1], event[0]))
+        events = ", ".join(f"{escape_invisible(name)} ({count:,})" for name, count in by_frequency)
+        lines.append(f"# Events: {events}")
+        column, most_frequent = str(columns["event_type"]), by_frequency[0][0]
+        if column.isidentifier() and "'" not in most_frequent:
+            conditions.insert(0, f"{column} <> '{most_frequent}'")
+    if conditions:
+        lines.append(escape_invisible(f"# filter: {' AND '.join(conditions)}"))
     return lines

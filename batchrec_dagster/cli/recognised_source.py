@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from batchrec_dagster.cli.unused_columns import UnusedColumn
 from batchrec_dagster.personalize.schemas import VALUE_SEPARATOR
 from batchrec_dagster.preparation.layout import AUTO, Column, PreparationError
 
@@ -43,6 +44,9 @@ class RecognisedSource:
 
     rules: Sequence[str] = ()
     """Lines of the block interactions of the YAML."""
+
+    suggested_columns: Sequence[UnusedColumn] = ()
+    """Columns of items that are not used, and may be worth declaring."""
 
     preview: str = ""
     """The first rows as they were read, as a table for people."""

@@ -31,7 +31,7 @@ attributes:
 {more}  recommendations:
     num_results: 25
     exclude_seen: true          # leave out items that the user already had
-
+{rules}
   schedule:
     cron: "0 3 * * *"
     timezone: UTC
@@ -40,13 +40,19 @@ attributes:
 
 
 def format_declaration(
-    folder: Path, name: str, ratings: Sequence[str], notes: Sequence[str] = (), more: str = ""
+    folder: Path,
+    name: str,
+    ratings: Sequence[str],
+    notes: Sequence[str] = (),
+    more: str = "",
+    rules: Sequence[str] = (),
 ) -> str:
     """The text of a defs.yaml in this folder.
 
     ratings: the indented lines of the block `ratings`.
     notes: lines for a comment at the top.
     more: the text of further blocks.
+    rules: further lines of the block `recommendations`.
     """
     comments = [*_find_schema(folder), *notes]
     return _DECLARATION.format(
@@ -55,6 +61,7 @@ def format_declaration(
         name=format_scalar(name),
         ratings="\n".join(ratings),
         more=f"{more}\n",
+        rules="".join(f"    {line}\n" for line in rules),
     )
 
 
@@ -81,14 +88,21 @@ def format_block(settings: Mapping[str, object], indent: str = "    ") -> Iterat
             yield f"{indent}{format_scalar(key)}:"
             yield from format_block(value, f"{indent}  ")
         elif isinstance(value, list):
-            items = ", ".join(format_scalar(_escape_template(item)) for item in value)
+            items = ", ".join(map(format_escaped, value))
             yield f"{indent}{format_scalar(key)}: [{items}]"
         else:
-            yield f"{indent}{format_scalar(key)}: {format_scalar(_escape_template(value))}"
+            yield f"{indent}{format_scalar(key)}: {format_escaped(value)}"
 
 
-def _escape_template(value: object) -> object:
-    return escape_template(value) if isinstance(value, str) else value
+def format_escaped(value: object) -> str:
+    """The value as YAML, in which nothing is a template."""
+    return format_scalar(escape_template(value) if isinstance(value, str) else value)
+
+
+def quote_condition(condition: str) -> str:
+    """The condition as YAML in single quotes, so that its own double quotes need no escape."""
+    quoted = str(escape_template(condition)).replace("'", "''")
+    return f"'{quoted}'"
 
 
 def format_scalar(value: object) -> str:

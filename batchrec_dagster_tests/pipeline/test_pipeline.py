@@ -71,7 +71,7 @@ def test_a_ratings_file_becomes_recommendations_for_every_user(
     assert version["ndcg_at_25"] > version["popularity_ndcg_at_25"] > 0
     assert outcomes(result) == ["copied", "imported", "trained", "inferred"]
     evaluations = result.get_asset_check_evaluations()
-    assert len(evaluations) == 11
+    assert len(evaluations) == 12
     assert all(evaluation.passed for evaluation in evaluations)
     # Each stands beside the materialization that it looked at, not the one before.
     assert all(evaluation.target_materialization_data for evaluation in evaluations)
