@@ -104,7 +104,7 @@ def init(folder: Path, example: str | None) -> None:
         ".gitignore": _GITIGNORE,
         "defs.schema.json": render_declaration_schema(),
         "README.md": _README.format(name=folder.name, module=module),
-        **(_make_example_shop(module) if example else {}),
+        **(make_example_shop(module) if example else {}),
     }
     try:
         if folder.exists() and any(folder.iterdir()):
@@ -121,7 +121,7 @@ def init(folder: Path, example: str | None) -> None:
     click.echo(f"  {format_program(folder)} {command}")
 
 
-def _make_example_shop(module: str) -> dict[str, str]:
+def make_example_shop(module: str) -> dict[str, str]:
     """The texts of the example's files, by their paths in the project."""
     from batchrec_dagster.samples import SHOP_PIPELINE
     from batchrec_dagster.samples.shop import generate_shop

@@ -16,6 +16,7 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
+from batchrec_dagster_tests.example_shop import write_example_shop
 from batchrec_dagster_tests.nights.night import TABLE, night
 from batchrec_dagster_tests.s3_server import S3Server
 from batchrec_dagster_tests.support import (
@@ -128,3 +129,22 @@ def test_conditions_on_users_hold_over_http_as_embedded(tmp_path: Path, s3: S3Se
     assert set(user.filter(item % 2 == 1)) == {user for user in range(20, 40) if user % 4}
     embedded_lists = _make_embedded(tmp_path / "embedded", root, settings)
     assert_frame_equal(over_http, embedded_lists)
+
+
+def test_the_example_shop_gets_the_same_lists_over_http_as_embedded(
+    tmp_path: Path, s3: S3Server
+) -> None:
+    """All its rules, in S3 and in a folder."""
+    root = tmp_path / "http"
+    root.mkdir()
+    settings = write_example_shop(root)
+    with night(root, s3, settings=settings) as shop:
+        shop.start_personalize()
+        assert not shop.start_run().end()
+        over_http = pl.read_parquet(s3.store().get(f"s3://{shop.bucket}/{TABLE}"))
+    project = module_project(tmp_path / "embedded")
+    project.declare({"name": "shop", **write_example_shop(project.root)})
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert refresh(project, "shop", instance).success
+    assert set(over_http["reason"]) >= {None, "pinned", "popular"}
+    assert_frame_equal(over_http, pl.read_parquet(project.storage / TABLE))
