@@ -49,6 +49,12 @@ FILE = click.Path(readable=False)
     "--items", metavar="FILE", type=FILE, help="Titles, categories and numbers of the items."
 )
 @click.option(
+    "--users",
+    metavar="FILE",
+    type=FILE,
+    help="What is known of users, such as country and consent.",
+)
+@click.option(
     "--format",
     "table_format",
     type=click.Choice(get_args(TableFormat)),
@@ -105,7 +111,27 @@ FILE = click.Path(readable=False)
     help="Items: column of numbers for Personalize; repeatable.",
 )
 @click.option("--items-delimiter", metavar="CHAR", help="Items: delimiter of the file.")
-def new(name: str, ratings: str, items: str | None, **options: Any) -> None:
+@click.option(
+    "--users-format",
+    type=click.Choice(get_args(TableFormat)),
+    help="The users are the folder of such a table.",
+)
+@click.option("--users-id", "users_user", metavar="COL", help="Users: column of the id.")
+@click.option(
+    "--users-category",
+    metavar="[NAME=]COL",
+    multiple=True,
+    help="Users: column of text, such as country or consent, and the field's name in Personalize;"
+    " repeatable.",
+)
+@click.option(
+    "--users-number",
+    metavar="[NAME=]COL",
+    multiple=True,
+    help="Users: column of numbers, such as age; repeatable.",
+)
+@click.option("--users-delimiter", metavar="CHAR", help="Users: delimiter of the file.")
+def new(name: str, ratings: str, items: str | None, users: str | None, **options: Any) -> None:
     """Declare the pipeline NAME for a file of ratings.
 
     Recognises format, columns and times, and shows the first rows as it read them; the options
@@ -119,6 +145,7 @@ def new(name: str, ratings: str, items: str | None, **options: Any) -> None:
       batchrec new shop --ratings data/orders.csv --items data/products.csv
       batchrec new shop --ratings data/orders.csv --items data/products.csv \\
         --items-id sku --items-title called --items-category GENRES=kind
+      batchrec new shop --ratings data/orders.csv --users data/customers.csv
       batchrec new shop --ratings 's3://shop/orders/*.parquet' --time ordered_at
       batchrec new films --ratings ratings.dat --user 1 --item 2 --rating 3 --time 4
     """
@@ -136,6 +163,15 @@ def new(name: str, ratings: str, items: str | None, **options: Any) -> None:
     )
     if items is None and (item_columns or options["items_delimiter"] or options["items_format"]):
         raise click.UsageError("columns of the items are given, but not their file: --items FILE")
+    user_columns = _parse_columns(
+        {
+            "user": options["users_user"],
+            **dict(_parse_fields("categories", "--users-category", options["users_category"])),
+            **dict(_parse_fields("numbers", "--users-number", options["users_number"])),
+        }
+    )
+    if users is None and (user_columns or options["users_delimiter"] or options["users_format"]):
+        raise click.UsageError("columns of the users are given, but not their file: --users FILE")
     project = find_project()
     _check_name(name, project)
 
@@ -144,15 +180,28 @@ def new(name: str, ratings: str, items: str | None, **options: Any) -> None:
 
     ratings_source = _choose_declared_source(ratings, project)
     recognised_ratings = _recognise_ratings(ratings_source, project, columns, options)
-    sources, recognised_items = [recognised_ratings], None
+    sources, recognised_items, recognised_users = [recognised_ratings], None, None
     if items is not None:
         items_source = _choose_declared_source(items, project)
         recognised_items = _recognise_items(
             items_source, project, item_columns, options, recognised_ratings
         )
         sources.append(recognised_items)
+    if users is not None:
+        users_source = _choose_declared_source(users, project)
+        recognised_users = _recognise_users(
+            users_source, project, user_columns, options, recognised_ratings
+        )
+        sources.append(recognised_users)
     on_bad_rows = options["on_bad_rows"]
-    text = _build_text(project.defs / name, name, on_bad_rows, recognised_ratings, recognised_items)
+    text = _build_text(
+        project.defs / name,
+        name,
+        on_bad_rows,
+        recognised_ratings,
+        recognised_items,
+        recognised_users,
+    )
     declaration_path = _write_declaration(project, name, text)
     click.echo(f"{recognised_ratings.preview}\n")
     for source in sources:
@@ -290,6 +339,25 @@ def _recognise_items(
     return _with_format(recognised, table_format)
 
 
+def _recognise_users(
+    source: str,
+    project: Project,
+    columns: Mapping[str, Column],
+    options: Mapping[str, Any],
+    ratings: RecognisedSource,
+) -> RecognisedSource:
+    from batchrec_dagster.cli.recognise_users import recognise_users
+    from batchrec_dagster.cli.recognised_source import ReadingOptions
+    from batchrec_dagster.preparation.sources.parsing import parse_source
+    from batchrec_dagster.steps.raw_files import open_source
+
+    table_format = options["users_format"]
+    with open_source(parse_source(source, table_format), load_storage(), project.root) as files:
+        reading = ReadingOptions(options["users_delimiter"], skip=options["on_bad_rows"] == "skip")
+        recognised = recognise_users(source, files[0], columns, reading, ratings)
+    return _with_format(recognised, table_format)
+
+
 def _with_format(
     recognised: RecognisedSource, table_format: TableFormat | None
 ) -> RecognisedSource:
@@ -307,6 +375,7 @@ def _build_text(
     on_bad_rows: str,
     ratings: RecognisedSource,
     items: RecognisedSource | None = None,
+    users: RecognisedSource | None = None,
 ) -> str:
     from batchrec_dagster.cli.unused_columns import comment_item_columns, suggest_rules
     from batchrec_dagster.config.new_declaration import format_block, format_declaration
@@ -325,6 +394,10 @@ def _build_text(
         ]
         block = comment_item_columns([*format_block(items.settings)], items.suggested_columns)
         other_blocks += [*block, ""]
+    if users is not None:
+        other_blocks += ["  users:                        # for filters and Personalize"]
+        other_blocks += [*format_block(users.settings)]
+        other_blocks += [*(f"  {rule}" for rule in users.rules), ""]
     bad_rows = (
         f"    on_bad_rows: {on_bad_rows}           # skip: leave out and count unreadable rows"
     )

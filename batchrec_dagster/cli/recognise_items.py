@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from batchrec_dagster.cli.column_candidates import (
-    UnknownColumnsError,
-    check_columns,
-    list_columns,
-    open_sample,
+from batchrec_dagster.cli.attribute_columns import (
+    build_unknown_columns_error,
+    choose_attribute_columns,
+    recognise_id,
 )
+from batchrec_dagster.cli.column_candidates import check_columns, open_sample
 from batchrec_dagster.cli.recognised_source import (
     ReadingOptions,
     RecognisedSource,
@@ -24,9 +24,8 @@ from batchrec_dagster.cli.unused_columns import (
     name_suggestions,
     suggest_item_columns,
 )
-from batchrec_dagster.personalize.schemas import VALUE_SEPARATOR, make_field_name
 from batchrec_dagster.preparation.attributes import QUOTES_FIX, open_attributes_table
-from batchrec_dagster.preparation.column_names import find_columns, recognise_columns
+from batchrec_dagster.preparation.column_names import find_columns
 from batchrec_dagster.preparation.file_sample import FileSample
 from batchrec_dagster.preparation.items import HTTP_ADDRESS, ItemsLayout, parse_items
 from batchrec_dagster.preparation.layout import Column
@@ -115,7 +114,7 @@ def _choose_layout(
 ) -> ItemsLayout:
     """How the file is read: with the given columns, and those that their names show."""
     check_columns(sample, given_columns)
-    item = given_columns.get("item") or _recognise_item(sample, ratings)
+    item = given_columns.get("item") or recognise_id(sample, "item", ratings.settings)
     free = [name for name in sample.columns if name not in (item, *given_columns.values())]
     candidates = {role: find_columns(free, words.split()) for role, words in ITEM_NAMES.items()}
     title, created = (
@@ -125,25 +124,13 @@ def _choose_layout(
     if title is not None:
         image = image or _recognise_image(sample, free)
         link = link or _recognise_link(sample, [name for name in free if name != image])
-    given_fields: dict[str, dict[str, Column]] = {"categories": {}, "numbers": {}}
-    for role, column in given_columns.items():
-        kind, dot, field = role.partition(".")
-        if dot:
-            given_fields[kind][field] = column
-    categories: dict[str, Column] = {
-        make_field_name(name): name for name in candidates["categories"]
-    }
-    categories.update(given_fields["categories"])
-    decimal = sample.find_decimal([*candidates["numbers"], *given_fields["numbers"].values()])
-    numeric = [name for name in candidates["numbers"] if sample.is_numeric(name, decimal)]
-    numbers: dict[str, Column] = {make_field_name(name): name for name in numeric}
-    numbers.update(given_fields["numbers"])
+    attributes = choose_attribute_columns(
+        sample, given_columns, candidates["categories"], candidates["numbers"]
+    )
     if item is None:
-        raise _build_unknown_columns_error(
-            sample, "the column with the item's id", "--items-id COL"
-        )
-    if not (title or created or categories or numbers):
-        raise _build_unknown_columns_error(
+        raise build_unknown_columns_error(sample, "the column with the item's id", "--items-id COL")
+    if not (title or created or attributes.categories or attributes.numbers):
+        raise build_unknown_columns_error(
             sample,
             "a title, category or number",
             "--items-title, --items-category, --items-number",
@@ -155,24 +142,8 @@ def _choose_layout(
         image=image,
         link=link,
         created=created,
-        categories=categories,
-        numbers=numbers,
-        separator=_choose_separator(sample, list(categories.values())),
-        decimal=decimal,
+        **vars(attributes),
     )
-
-
-def _recognise_item(sample: FileSample, ratings: RecognisedSource) -> Column | None:
-    """The column with the item's id: by a known name, or by its name in the ratings, or id."""
-    recognised = recognise_columns(sample.columns).get("item")
-    if recognised is not None:
-        return recognised
-    columns_of_ratings = ratings.settings.get("columns")
-    same_name = columns_of_ratings["item"] if isinstance(columns_of_ratings, dict) else None
-    for name in sample.columns:
-        if name == same_name or find_columns([name], ["id"]):
-            return name
-    return None
 
 
 def _recognise_image(sample: FileSample, columns: Sequence[str]) -> str | None:
@@ -196,21 +167,3 @@ def _has_addresses(sample: FileSample, column: str) -> bool:
     """Whether all cells of the column are http(s) addresses, and there are any."""
     cells = sample.read_cells(column)
     return len(cells) > 0 and bool(cells.str.contains(HTTP_ADDRESS).all())
-
-
-def _build_unknown_columns_error(
-    sample: FileSample, missing: str, options: str
-) -> UnknownColumnsError:
-    return UnknownColumnsError(
-        f"{sample.name}: couldn't recognise {missing}. Found: {list_columns(sample)}. Give it"
-        f" by name, or by position, from 1, if there is no header: {options}"
-    )
-
-
-def _choose_separator(sample: FileSample, categories: Sequence[Column]) -> str:
-    """What stands between several values of a category."""
-    cells = [sample.read_cells(name) for name in categories]
-    for separator in ("|", ";", ","):
-        if any(column.str.contains(separator, literal=True).any() for column in cells):
-            return separator
-    return VALUE_SEPARATOR

@@ -35,7 +35,12 @@ from batchrec_dagster.cli.unused_columns import (
     suggest_filter,
 )
 from batchrec_dagster.personalize.file_formats import choose_csv_types
-from batchrec_dagster.personalize.schemas import EVENT_TYPE, ITEM_ID, list_interactions_columns
+from batchrec_dagster.personalize.schemas import (
+    EVENT_TYPE,
+    ITEM_ID,
+    USER_ID,
+    list_interactions_columns,
+)
 from batchrec_dagster.preparation.counting import count_rows
 from batchrec_dagster.preparation.file_sample import FileSample
 from batchrec_dagster.preparation.layout import (
@@ -125,6 +130,7 @@ def recognise_ratings(
             *_collect_warnings(liked, result, counts, options),
         ],
         items=interactions.items,
+        users=interactions.users,
         rules=[
             *build_rating_rules(liked, result),
             *_build_filter(reading.columns, interactions.event_counts, suggest_filter(unused)),
@@ -175,6 +181,9 @@ class _Interactions:
 
     counts: InteractionCounts
 
+    users: pl.Series
+    """The distinct user ids."""
+
     items: pl.Series
     """The distinct item ids."""
 
@@ -189,9 +198,12 @@ def _describe_interactions(path: Path, *, event_type: bool) -> _Interactions:
     """
     types = choose_csv_types(list_interactions_columns(event_type=event_type))
     rows = pl.scan_csv(path, schema=types, glob=False)
-    items = rows.select(pl.col(ITEM_ID).unique()).collect(engine="streaming").to_series()
+    users, items = (
+        rows.select(pl.col(name).unique()).collect(engine="streaming").to_series()
+        for name in (USER_ID, ITEM_ID)
+    )
     event_counts = rows.group_by(EVENT_TYPE).len().collect().rows() if event_type else []
-    return _Interactions(count_rows(rows), items, event_counts)
+    return _Interactions(count_rows(rows), users, items, event_counts)
 
 
 def _collect_warnings(

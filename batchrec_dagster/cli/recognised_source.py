@@ -1,17 +1,17 @@
 """What `batchrec new` has recognised of a source, and what the user gave it to go by.
 
-The modules of ratings and of items share it.
+The modules of ratings, items and users share it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import polars as pl
 
 from batchrec_dagster.cli.unused_columns import UnusedColumn
-from batchrec_dagster.personalize.schemas import VALUE_SEPARATOR
+from batchrec_dagster.personalize.schemas import USER_ID, VALUE_SEPARATOR
 from batchrec_dagster.preparation.layout import AUTO, Column, PreparationError
 
 # Settings with these values are left out of the YAML.
@@ -42,8 +42,12 @@ class RecognisedSource:
     items: pl.Series
     """The distinct item ids."""
 
+    users: pl.Series = field(default_factory=lambda: pl.Series(USER_ID, [], pl.String))
+    """The distinct user ids; empty for items."""
+
     rules: Sequence[str] = ()
-    """Lines of the block interactions of the YAML."""
+    """Lines of the YAML on what counts: of the block interactions for ratings, comments below their
+    block for users."""
 
     suggested_columns: Sequence[UnusedColumn] = ()
     """Columns of items that are not used, and may be worth declaring."""
@@ -79,13 +83,13 @@ def leave_out_defaults(settings: Mapping[str, object]) -> dict[str, object]:
     return {key: value for key, value in settings.items() if value and DEFAULTS.get(key) != value}
 
 
-def choose_declared_delimiter(delimiter: str | None, item: Column) -> str | None:
+def choose_declared_delimiter(delimiter: str | None, id_column: Column) -> str | None:
     """The delimiter as it is declared; None for a comma in a file whose columns have names.
 
-    item: the column of the item. By position it says that there are no names, without which a run
+    id_column: the column of an id. By position it says that there are no names, without which a run
     may see another delimiter in the file.
     """
-    return None if delimiter == "," and isinstance(item, str) else delimiter
+    return None if delimiter == "," and isinstance(id_column, str) else delimiter
 
 
 def describe_bad_rows(bad: int, rows: int, first: str, options: ReadingOptions) -> str:

@@ -214,7 +214,7 @@ def _report_foreign(
 
 
 def _find_schemas(ensure: api.Ensure, group_name: re.Pattern[str], plan: TeardownPlan) -> None:
-    mine = re.compile(rf"{group_name.pattern}-(interactions|items)")
+    mine = re.compile(rf"{group_name.pattern}-(interactions|items|users)")
     schemas = [s for s in list_resources(ensure, api.SCHEMA) if mine.fullmatch(s.name)]
     if not schemas:
         return

@@ -452,3 +452,55 @@ def test_files_without_times_or_with_years_of_two_digits(working_project: Projec
     assert "such as '31.12.24' with a year of two digits (%y). Give it" in output
     code, output = run_new("club", "--ratings", "b.csv", "--time-format", "%d.%m.%y")
     assert code == 0, output
+
+
+def test_users_are_recognised_and_consent_is_suggested(working_project: Project) -> None:
+    write_ratings_file(
+        working_project.root / "orders.csv", "customer_id,product_id,stars,ordered_at"
+    )
+    customers = working_project.root / "customers.csv"
+    rows = [f"{user},AT,{20 + user},{'Yes' if user % 3 else 'No'},a{user}" for user in range(1, 41)]
+    customers.write_text("\n".join(["customer_id;Country;Age;Newsletter;Note", *rows]) + "\n")
+    customers.write_text(customers.read_text().replace(",", ";"))
+    code, output = run_new("shop", "--ratings", "orders.csv", "--users", "customers.csv")
+    assert code == 0, output
+    assert "customers.csv: 40 rows\nnot used: Note\n" in output
+    users = read_declaration(working_project)["users"]
+    assert users == {
+        "source": "customers.csv",
+        "delimiter": ";",
+        "columns": {
+            "user": "customer_id",
+            "categories": {"COUNTRY": "Country", "NEWSLETTER": "Newsletter"},
+            "numbers": {"AGE": "Age"},
+        },
+    }
+    file = working_project.package / "defs" / "shop" / "defs.yaml"
+    assert '# batch_users:\n  #   filter: USERS.NEWSLETTER = "Yes"  # who' in file.read_text()
+    # Without the comment signs the suggestion loads.
+    text = file.read_text().replace("  # batch_users:", "  batch_users:")
+    file.write_text(text.replace("  #   filter: USERS", "    filter: USERS"))
+    condition = 'USERS.NEWSLETTER = "Yes"'
+    assert read_declaration(working_project)["batch_users"] == {"filter": condition}
+
+
+def test_columns_of_users_that_are_not_recognised_are_asked_for(working_project: Project) -> None:
+    write_ratings_file(working_project.root / "orders.csv", "user_id,item_id,rating,timestamp")
+    customers = working_project.root / "customers.csv"
+    customers.write_text("who,where\n" + "".join(f"x{user},AT\n" for user in range(1, 41)))
+    options = ("--ratings", "orders.csv", "--users", "customers.csv")
+    code, output = run_new("shop", *options)
+    assert code == 2
+    assert "couldn't recognise the column with the user's id. Found: who, where." in output
+    code, output = run_new("shop", *options, "--users-id", "who")
+    assert "couldn't recognise a category or number" in output
+    assert "--users-category, --users-number" in output
+    code, output = run_new("shop", *options, "--users-id", "who", "--users-category", "LAND=where")
+    assert code == 0, output
+    assert "customers.csv has only 0 of the 60 users of the ratings. Is who the same id?" in output
+    assert read_declaration(working_project)["users"]["columns"] == {
+        "user": "who", "categories": {"LAND": "where"},
+    }  # fmt: skip
+    code, output = run_new("other", "--ratings", "orders.csv", "--users-id", "who")
+    assert code == 2
+    assert "columns of the users are given, but not their file: --users FILE" in output

@@ -24,6 +24,7 @@ from batchrec_dagster_tests.storage.test_io_managers import pass_downstream
 from batchrec_dagster_tests.support import (
     Project,
     declaration,
+    definitions,
     metadata,
     refresh,
     table,
@@ -131,6 +132,15 @@ def test_users_are_imported_and_filters_read_them(
     left = [file for file in (project.storage / "shop").rglob("*") if "users" in file.parts]
     assert left == []
     assert not (project.storage / "shop/records/raw_users.json").exists()
+
+    # Nor does a teardown leave anything.
+    schemas = [schema["name"] for schema in client.list_schemas()["schemas"]]
+    assert any(name.endswith("-users") for name in schemas)
+    with definitions(project) as defs:
+        deletion = {"ops": {"shop__teardown": {"config": {"delete": True}}}}
+        job = defs.resolve_job_def("shop_teardown")
+        assert job.execute_in_process(instance=instance, run_config=deletion).success
+    assert client.list_schemas()["schemas"] == []
 
 
 @pytest.mark.slow
