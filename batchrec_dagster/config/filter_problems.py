@@ -20,6 +20,7 @@ from batchrec_dagster.personalize.schemas import (
     INTERACTIONS,
     ITEM_ID,
     ITEMS,
+    USER_ID,
     USERS,
     Schema,
 )
@@ -106,6 +107,19 @@ def find_column_problem(column: str, kind: str, schemas: Schemas) -> str | None:
     is_text = field is not None and field.type == "string"
     if is_text != (kind == "categories") or column.upper() == ITEM_ID:
         return f"Items.{column} is not one of items.columns.{kind}"
+    return None
+
+
+def find_user_category_problem(column: str, schemas: Schemas) -> str | None:
+    """Why users cannot be grouped by this column; None if they can."""
+    if "{{" in column:
+        return None
+    problem = _explain_missing_field(USERS, column, schemas)
+    if problem:
+        return problem
+    field = schemas[USERS].field(column)
+    if field is None or field.type != "string" or column.upper() == USER_ID:
+        return f"Users.{column} is not one of users.columns.categories"
     return None
 
 

@@ -19,6 +19,7 @@ from batchrec_dagster.config.filter_problems import (
     find_condition_problem,
     find_events_problem,
     find_filter_problem,
+    find_user_category_problem,
 )
 from batchrec_dagster.config.interactions import InteractionSettings, PreparationSettings
 from batchrec_dagster.config.items import ItemSettings
@@ -34,7 +35,7 @@ from batchrec_dagster.config.project import (
 )
 from batchrec_dagster.config.publication import Gate, Publication
 from batchrec_dagster.config.ratings import RatingsSettings
-from batchrec_dagster.config.recommendations import RecommendationSettings
+from batchrec_dagster.config.recommendations import PopularBy, RecommendationSettings
 from batchrec_dagster.config.retention import Retention
 from batchrec_dagster.config.segments import Segments
 from batchrec_dagster.config.solution import Solution
@@ -234,6 +235,10 @@ class Pipeline(dg.Model):
         if self.batch_users.filter is not None:
             messages["batch_users", "filter"] = [
                 find_condition_problem(self.batch_users.filter, USERS, schemas)
+            ]
+        if isinstance(lists.newcomers, PopularBy):
+            messages["recommendations", "newcomers", "popular_by"] = [
+                find_user_category_problem(lists.newcomers.popular_by, schemas)
             ]
         if lists.rules is not None:
             in_rules = self._find_rule_problems(lists.rules, add_age(schemas))

@@ -22,6 +22,7 @@ from batchrec_dagster.outcomes.outcome_estimates import estimate_outcomes
 from batchrec_dagster.personalize.evidence import Evidence
 from batchrec_dagster.personalize.file_formats import USER_FIELD, scan_interactions
 from batchrec_dagster.pipeline.automation.living_runs import has_died
+from batchrec_dagster.reporting.audience import describe_newcomers
 from batchrec_dagster.reporting.changes import build_changes_section
 from batchrec_dagster.reporting.drift import RunInputs
 from batchrec_dagster.reporting.experiment import describe_result
@@ -112,6 +113,7 @@ def build_report(
         requested=_read_check_number(edition, LISTS_FULL, "users"),
         failed=edition.about.get("failed_users", 0),
         dropped=edition.users_dropped,
+        newcomers=describe_newcomers(edition.about.get("newcomers")),
         full=_read_check_number(edition, LISTS_FULL, "full"),
         rows=_read_check_number(edition, ROWS_TITLED, "rows") or 0,
         untitled=_read_check_number(edition, ROWS_TITLED, "untitled") or 0,

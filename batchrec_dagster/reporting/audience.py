@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import polars as pl
 
@@ -61,6 +63,22 @@ def count_audience(tables: RunTables, counts: ReportCounts) -> Audience:
             / max(1, counts.data.interactions)
         ),
     )
+
+
+def describe_newcomers(newcomers: Mapping[str, Any] | None) -> str | None:
+    """What users without interactions get, in sentences; None if that is the model's choice.
+
+    newcomers: as an edition's metadata have it.
+    """
+    if newcomers is None:
+        return None
+    policy = newcomers["get"]
+    if policy == "leave_out":
+        return "They get no list (recommendations.newcomers)."
+    gets = "popular items"
+    if isinstance(policy, dict):
+        gets = f"what is popular by {policy['popular_by']}"
+    return f"They get {gets} (recommendations.newcomers). Nobody can measure these lists yet."
 
 
 def _make_label(low: int, high: int) -> str:

@@ -83,6 +83,8 @@ class ReportedRun:
     """Users without a list because Personalize returned an error for them."""
     dropped: int = 0
     """Users whose list was removed after the edition was published."""
+    newcomers: str | None = None
+    """What users without interactions get, in sentences; None if that is the model's choice."""
     diversity: Mapping[str, Any] | None = None
     """How many values of a category a list has, as an edition's metadata have it; None if that is
     not known."""

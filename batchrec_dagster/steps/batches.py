@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from batchrec_dagster.config.recommendations import PopularBy
 from batchrec_dagster.outcomes.arms import MODEL, assign_arms
 from batchrec_dagster.personalize import file_formats
 from batchrec_dagster.personalize.file_formats import USER_FIELD, scan_interactions
@@ -22,7 +23,7 @@ from batchrec_dagster.preparation.sources.source import RatingsSource
 from batchrec_dagster.preparation.users import check_limits, list_distinct_users, read_users
 from batchrec_dagster.rules.conditions import find_matches
 from batchrec_dagster.steps.errors import StepError
-from batchrec_dagster.steps.popular_items import POPULAR
+from batchrec_dagster.steps.popular_items import POPULAR, read_user_groups
 from batchrec_dagster.steps.raw_files import make_source_context, open_source
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.user_attributes import read_user_attributes
@@ -226,13 +227,14 @@ def _explain_newcomers(
 ) -> pl.Series:
     """The reasons of all users, with those of the newcomers who are served."""
     policy = work.pipeline.recommendations.newcomers
-    reasons = pl.DataFrame({"reason": reason, "is_served": is_served})
-    if policy == "leave_out":
-        own = pl.Series([None], dtype=pl.String).new_from_index(0, len(users))
-    else:
-        own = pl.Series([POPULAR]).new_from_index(0, len(users))
+    reasons = pl.DataFrame({USER_ID: users, "reason": reason, "is_served": is_served})
+    own = pl.lit(None if policy == "leave_out" else POPULAR, dtype=pl.String)
+    if isinstance(policy, PopularBy):
+        groups = read_user_groups(work).unique(USER_ID, keep="first").rename({"reason": "group"})
+        reasons = reasons.join(groups, on=USER_ID, how="left", maintain_order="left")
+        own = pl.col("group").fill_null(POPULAR)
     return reasons.select(
-        pl.when("is_served").then(own.alias("own")).otherwise("reason").alias("reason")
+        reason=pl.when("is_served").then(own).otherwise(pl.col("reason"))
     ).to_series()
 
 

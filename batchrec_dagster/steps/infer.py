@@ -49,6 +49,7 @@ from batchrec_dagster.steps.checks import (
 from batchrec_dagster.steps.items import read_item_ids
 from batchrec_dagster.steps.list_rules import RuleInputs, read_rule_inputs
 from batchrec_dagster.steps.lists_declaration import ListsDeclaration
+from batchrec_dagster.steps.popular_items import read_popularity_versions
 from batchrec_dagster.steps.publishing import Publishing
 from batchrec_dagster.steps.recommendation_table import (
     LIST_FACTS,
@@ -147,7 +148,10 @@ def infer_and_publish(
         declaration,
         model,
         published_users.version,
-        rule_inputs.versions if rule_inputs is not None else (),
+        [
+            *(rule_inputs.versions if rule_inputs is not None else ()),
+            *read_popularity_versions(work),
+        ],
     )
     gate = publishing.gate(skip=skip_quality_gate)
     if gate.blocks:

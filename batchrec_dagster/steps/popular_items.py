@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import polars as pl
 
 from batchrec_dagster.config.popularity import ALL_TIME, AUTO, Popularity
+from batchrec_dagster.config.recommendations import PopularBy
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.rules.catalogue import build_catalogue
 from batchrec_dagster.rules.pairs import Pairs, find_positions
@@ -21,15 +22,21 @@ from batchrec_dagster.steps.popularity_window import (
     choose_window,
 )
 from batchrec_dagster.steps.sampled_interactions import sample_interactions, weigh_events
+from batchrec_dagster.steps.user_attributes import read_user_attributes
 from batchrec_dagster.steps.work import Work
 
 # If people had fewer items in the last days, the most popular ones of all time follow, so that
 # lists are full.
 ENOUGH_ITEMS = 1_000
+# Of the people of a group at least so many had an item that counts as popular there.
+FEWEST_PEOPLE = 3
 # Lists of popular items are made for this many users at once.
 USERS_AT_ONCE = 20_000
 # The reason of a row of such a list.
 POPULAR = "popular"
+
+
+NO_GROUPS = pl.DataFrame(schema={"reason": pl.String, ITEM_ID: pl.String})
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,11 @@ class PopularItems:
     """Only interactions of so many days count; None for all time."""
     choice: WindowChoice | None = None
     """How the days were chosen; None if they are declared."""
+    of_groups: pl.DataFrame = field(default_factory=lambda: NO_GROUPS)
+    """The columns reason and ITEM_ID: what is popular in groups of users, the most popular first.
+    The reason names the group, as the rows of its users do."""
+    groups: Sequence[str] = ()
+    """The reasons of the groups that get lists, also those where nothing is popular."""
 
     @property
     def ids(self) -> pl.Series:
@@ -52,8 +64,15 @@ class PopularItems:
 
     @property
     def by_reason(self) -> dict[str, pl.Series]:
-        """The items' ids, the most popular first, by the reason of the users who get them."""
-        return {POPULAR: self.ids}
+        """The items' ids, the most popular first, by the reason of the users who get them.
+
+        What is popular everywhere follows what is popular in a group.
+        """
+        items = {POPULAR: self.ids}
+        for reason in self.groups:
+            own = self.of_groups.filter(reason=reason).get_column(ITEM_ID)
+            items[reason] = pl.concat([own, self.ids.filter(~self.ids.is_in(own.implode()))])
+        return items
 
     def describe(self, settings: Popularity) -> dict[str, Any]:
         """What an edition's metadata say of them."""
@@ -65,12 +84,14 @@ class PopularItems:
         }
 
 
-def read_popular_items(work: Work, interactions: pl.LazyFrame) -> PopularItems:
+def read_popular_items(work: Work, interactions: pl.LazyFrame, reasons: pl.Series) -> PopularItems:
     """The popular items of a pipeline that its filter may allow. Raises StorageError.
 
     What the filter says of items by the user or their interactions is not asked.
+
+    reasons: those of the users who get lists of popular items.
     """
-    settings = work.pipeline.recommendations
+    settings, popularity = work.pipeline.recommendations, work.pipeline.popularity
     allowed = None
     if settings.filter is not None:
         counts = interactions.group_by(ITEM_ID).agg(interactions=pl.len())
@@ -80,8 +101,42 @@ def read_popular_items(work: Work, interactions: pl.LazyFrame) -> PopularItems:
         service_filter = ServiceFilter(settings.filter, settings.values_of_placeholders, catalogue)
         allowed = catalogue.ids.filter(pl.Series(service_filter.may_allow[: catalogue.other]))
     excludes_seen = settings.seen_items is not None
-    return find_popular_items(
-        interactions, work.pipeline.popularity, exclude_seen=excludes_seen, allowed=allowed
+    popular = find_popular_items(
+        interactions, popularity, exclude_seen=excludes_seen, allowed=allowed
+    )
+    groups = reasons.filter(reasons != POPULAR).unique().sort()
+    if not len(groups):
+        return popular
+    users = read_user_groups(work).filter(pl.col("reason").is_in(groups.implode()))
+    items = count_popular_items_by_group(interactions, users, popular.days, popularity.weights)
+    if allowed is not None:
+        items = items.filter(pl.col(ITEM_ID).is_in(allowed.implode()))
+    of_groups = items.select("reason", ITEM_ID)
+    return replace(popular, of_groups=of_groups, groups=groups.to_list())
+
+
+def read_popularity_versions(work: Work) -> list[str]:
+    """What changes when users' attributes make other lists for newcomers. Raises StorageError."""
+    if not isinstance(work.pipeline.recommendations.newcomers, PopularBy):
+        return []
+    return [work.storage.version(work.storage.uri(work.pipeline.storage_keys.users))]
+
+
+def read_user_groups(work: Work) -> pl.DataFrame:
+    """The users with the reason of newcomers of their group, such as `popular in AT`.
+
+    The columns are USER_ID and reason. Raises StorageError.
+    """
+    policy = work.pipeline.recommendations.newcomers
+    assert isinstance(policy, PopularBy)
+    attributes = read_user_attributes(work)
+    column = next(name for name in attributes.columns if name.upper() == policy.popular_by.upper())
+    value = pl.col(column)
+    return attributes.select(
+        USER_ID,
+        reason=pl.when(value.is_null() | (value == ""))
+        .then(pl.lit(POPULAR))
+        .otherwise(pl.format("{} in {}", pl.lit(POPULAR), value)),
     )
 
 
@@ -125,11 +180,7 @@ def count_popular_items(
     weights: how much a person counts for an item by the type of the interaction, in lower case; of
         several, the largest. Empty if all count alike.
     """
-    weighted = interactions.with_columns(weight=weigh_events(interactions, weights))
-    weighted = weighted.filter(pl.col("weight") > 0)
-    if days is not None:
-        newest = interactions.select(pl.col(TIMESTAMP).max()).collect(engine="streaming").item()
-        weighted = weighted.filter(pl.col(TIMESTAMP) > (newest or 0) - days * SECONDS_A_DAY)
+    weighted = _weigh_window(interactions, days, weights)
     users, items = pl.collect_all(
         [weighted.select(pl.col(USER_ID).unique()), weighted.select(pl.col(ITEM_ID).unique())],
         engine="streaming",
@@ -150,6 +201,50 @@ def count_popular_items(
     return pl.DataFrame({ITEM_ID: item_ids, "popularity": popularity}).sort(
         "popularity", ITEM_ID, descending=[True, False]
     )
+
+
+def count_popular_items_by_group(
+    interactions: pl.LazyFrame,
+    users: pl.DataFrame,
+    days: int | None,
+    weights: Mapping[str, float],
+) -> pl.DataFrame:
+    """The items that people of each group had, if at least FEWEST_PEOPLE of them had it.
+
+    With fewer, a list would show what a single person chose. The columns are reason, ITEM_ID and
+    popularity, by groups, the most popular first; ties are in the order of ids.
+
+    users: the columns USER_ID and reason, which names the group.
+    days, weights: as of `count_popular_items`.
+    """
+    pairs = (
+        _weigh_window(interactions, days, weights)
+        .join(users.lazy(), on=USER_ID)
+        .group_by("reason", USER_ID, ITEM_ID)
+        .agg(pl.col("weight").max())
+    )
+    people = pairs.group_by("reason", ITEM_ID, "weight").len().collect(engine="streaming")
+    return (
+        # One weight after the other, so that ties are ties.
+        people.sort("reason", ITEM_ID, "weight")
+        .group_by("reason", ITEM_ID, maintain_order=True)
+        .agg(popularity=(pl.col("weight") * pl.col("len")).sum(), people=pl.col("len").sum())
+        .filter(pl.col("people") >= FEWEST_PEOPLE)
+        .sort("reason", "popularity", ITEM_ID, descending=[False, True, False])
+        .select("reason", ITEM_ID, "popularity")
+    )
+
+
+def _weigh_window(
+    interactions: pl.LazyFrame, days: int | None, weights: Mapping[str, float]
+) -> pl.LazyFrame:
+    """The interactions that count, with their weight."""
+    weighted = interactions.with_columns(weight=weigh_events(interactions, weights))
+    weighted = weighted.filter(pl.col("weight") > 0)
+    if days is None:
+        return weighted
+    newest = interactions.select(pl.col(TIMESTAMP).max()).collect(engine="streaming").item()
+    return weighted.filter(pl.col(TIMESTAMP) > (newest or 0) - days * SECONDS_A_DAY)
 
 
 def make_popular_lines(

@@ -44,6 +44,7 @@ from batchrec_dagster.steps.list_rules import (
     prepare_rules,
 )
 from batchrec_dagster.steps.popular_items import (
+    POPULAR,
     PopularItems,
     make_popular_lines,
     read_popular_items,
@@ -121,6 +122,7 @@ class ListBuilder(OutputTable):
     max_failed_share: the largest share of users whose line may have an error.
     diversity: counts the categories of each list; None if no categories are declared.
     with_reasons: whether a row says why an item that is not the model's is there.
+    popular: the items that lines with a reason have.
     """
 
     def __init__(
@@ -134,12 +136,14 @@ class ListBuilder(OutputTable):
         diversity: ListDiversity | None = None,
         *,
         with_reasons: bool = False,
+        popular: PopularItems | None = None,
     ) -> None:
         super().__init__(pl.col("user_id"), titles)
         self.num_results, self.seen, self.experiment = num_results, seen, experiment
         self.max_failed_share = max_failed_share
         self.rules, self.diversity = rules, diversity
         self.with_reasons = with_reasons or rules is not None
+        self.popular = popular
         self.users = self.dropped = self._unscored = self._of_model = self._seen = self._full = 0
         self._results = 0
         self._untitled = 0
@@ -153,7 +157,7 @@ class ListBuilder(OutputTable):
         """
         table = self._table(lines)
         if self.with_reasons:
-            table = _add_reasons(table, lines)
+            table = _add_reasons(table, lines, self.popular)
         if self.titles is not None:
             table = add_titles(table, self.titles)
         if self.experiment is not None:
@@ -309,17 +313,30 @@ class ListBuilder(OutputTable):
             self.diversity.add(table)
 
 
-def _add_reasons(table: pl.DataFrame, lines: pl.DataFrame) -> pl.DataFrame:
-    """The table with the column reason: that of a rule, or else of the line."""
+def _add_reasons(
+    table: pl.DataFrame, lines: pl.DataFrame, popular: PopularItems | None
+) -> pl.DataFrame:
+    """The table with the column reason: that of a rule, or else of the line.
+
+    What is popular everywhere, and not in the group of a user, says so.
+    """
     if "reason" not in table.columns:
         table = table.with_columns(reason=pl.lit(None, dtype=pl.String))
-    if "reason" not in lines.columns:
+    if "reason" not in lines.columns or popular is None:
         return table
-    reasons = lines.select("user_id", reason_of_line="reason")
+    of_groups = popular.of_groups.select(
+        reason_of_line="reason", item_id=ITEM_ID, of_group=pl.col("reason")
+    )
     return (
-        table.join(reasons, on="user_id", how="left", maintain_order="left")
-        .with_columns(reason=pl.coalesce("reason", "reason_of_line"))
-        .drop("reason_of_line")
+        table.join(
+            lines.select("user_id", reason_of_line="reason"),
+            on="user_id",
+            how="left",
+            maintain_order="left",
+        )
+        .join(of_groups, on=["reason_of_line", "item_id"], how="left", maintain_order="left")
+        .with_columns(reason=pl.coalesce("reason", "of_group", pl.lit(POPULAR)))
+        .drop("reason_of_line", "of_group")
     )
 
 
@@ -383,6 +400,7 @@ def build_table(
         rules,
         diversity,
         with_reasons=settings.lists_have_reasons,
+        popular=interactions.popular,
     )
     requested = [batch.users for batch in users.batches]
     progress = Progress("users' lists written", sum(map(len, requested)), work.ensure.log.info)
@@ -461,7 +479,7 @@ def read_interactions(
         newest = interactions.select(pl.col(TIMESTAMP).max()).collect(engine="streaming").item()
         popular = None
         if settings.rules is not None or divided.popular.height:
-            popular = read_popular_items(work, interactions)
+            popular = read_popular_items(work, interactions, divided.popular.get_column("reason"))
         if settings.rules is not None and rule_inputs is not None and popular is not None:
             rules, context = prepare_rules(
                 work, settings.rules, rule_inputs, interactions, users, int(newest), popular

@@ -201,6 +201,14 @@ def assert_shown(shop: Shop) -> None:
     assert "Users needed, in both arms together" in text
     result = CliRunner().invoke(main, ["show", "--experiment", "1"], env=environment)
     assert result.exit_code == 2
+    lists = shop.read_table(LISTS)
+    for user, has_popular in lists.select("user_id", pl.col("arm") == CONTROL).unique().iter_rows():
+        if has_popular:
+            text = CliRunner().invoke(main, ["show", user], env=environment).output
+            assert "popular of all time" in text
+            assert "in the control of the experiment, which gets popular items" in text
+            assert "audience overlaps most" not in text
+            break
 
 
 def assert_arms(lists: pl.DataFrame, control: str) -> None:

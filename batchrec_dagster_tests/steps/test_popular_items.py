@@ -6,6 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import numpy as np
 import polars as pl
@@ -17,6 +18,7 @@ from batchrec_dagster.config.popularity import Popularity
 from batchrec_dagster.steps.measure_popularity import measure_popularity
 from batchrec_dagster.steps.popular_items import (
     count_popular_items,
+    count_popular_items_by_group,
     find_popular_items,
     make_popular_lines,
 )
@@ -30,6 +32,7 @@ from batchrec_dagster.steps.sampled_interactions import choose_users, sample_int
 
 DAY = 86_400
 NOW = 1_700_000_000
+ITEMS = [f"i{number}" for number in range(6)]
 
 
 class Row(NamedTuple):
@@ -46,7 +49,7 @@ rows_strategy = st.lists(
     st.builds(
         Row,
         st.sampled_from(["u1", "u2", "u3", "ü4"]),
-        st.sampled_from([f"i{number}" for number in range(6)]),
+        st.sampled_from(ITEMS),
         st.integers(0, 9),
         st.sampled_from(["purchase", "View", "refund"]),
     ),
@@ -133,6 +136,27 @@ def test_the_ndcg_of_popular_lists_is_that_of_a_plain_reading(
         expected.append(gain / best)
     measured = measure_lists(places[None, :], to_pairs(chosen), to_pairs(seen))
     assert measured[:, 0].tolist() == pytest.approx(expected)
+
+
+@given(rows_strategy, st.sampled_from([None, 3]), st.sampled_from([{}, {"purchase": 2.0}]))
+@settings(max_examples=40, deadline=None)
+def test_what_is_popular_in_a_group_is_a_plain_count_of_several_people(
+    rows: list[Row], days: int | None, weights: dict[str, float]
+) -> None:
+    groups = {"u1": "popular in AT", "u2": "popular in AT", "u3": "popular in AT", "ü4": "popular"}
+    users = pl.DataFrame({"USER_ID": [*groups], "reason": [*groups.values()]})
+    with patch("batchrec_dagster.steps.popular_items.FEWEST_PEOPLE", 2):
+        counted = count_popular_items_by_group(to_frame(rows), users, days, weights)
+    newest = min(row.days for row in rows)
+    for reason in ("popular in AT", "popular"):
+        of_group = [row for row in rows if groups[row.user] == reason]
+        of_group = [row for row in of_group if days is None or row.days - newest < days]
+        of_group = [row for row in of_group if not weights or row.event.lower() in weights]
+        people = {item: {row.user for row in of_group if row.item == item} for item in ITEMS}
+        expected = count_plainly(of_group, None, weights) if of_group else []
+        expected = [(item, number) for item, number in expected if len(people[item]) > 1]
+        own = counted.filter(reason=reason).select("ITEM_ID", "popularity")
+        assert list(own.iter_rows()) == expected
 
 
 def to_pairs(items_by_user: Mapping[int, set[int]]) -> pl.DataFrame:

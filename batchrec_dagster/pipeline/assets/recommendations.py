@@ -8,6 +8,7 @@ import polars as pl
 from pydantic import Field
 
 from batchrec_dagster.config import Pipeline, fingerprint
+from batchrec_dagster.config.recommendations import PopularBy
 from batchrec_dagster.config.segments import Segments
 from batchrec_dagster.personalize.file_formats import USER_FIELD
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
@@ -185,11 +186,14 @@ def _title_assets(pipeline: Pipeline) -> list[dg.AssetKey]:
 
 
 def _attribute_assets(pipeline: Pipeline) -> list[dg.AssetKey]:
-    """The assets of what is known of items and users, for `deps`, as far as rules read them."""
-    rules = pipeline.recommendations.rules
-    if rules is None:
-        return []
-    is_read = {"items": rules.reads_items, "users": rules.reads_users}
+    """The assets of what is known of items and users, for `deps`, as far as lists need them."""
+    settings = pipeline.recommendations
+    rules = settings.rules
+    is_read = {
+        "items": rules is not None and rules.reads_items,
+        "users": isinstance(settings.newcomers, PopularBy)
+        or (rules is not None and rules.reads_users),
+    }
     return [pipeline.asset_key(asset) for asset, read in is_read.items() if read]
 
 
@@ -234,6 +238,7 @@ def _lists_metadata(
     return {
         "preview": _preview(table),
         **_rules_metadata(table),
+        **_popularity_metadata(table),
         **table_metadata(work.pipeline, rows, COLUMNS, COLUMN_LINEAGE, table.sample.columns),
         **counts,
         "results_asked_for": lists.num_results,
@@ -271,6 +276,17 @@ def _rules_metadata(table: "RecommendationTable") -> dict[str, Any]:
     if diversity:
         metadata["categories_per_list"] = diversity["values_per_list"]
         metadata["lists_of_one_category"] = diversity["lists_of_one"]
+    return metadata
+
+
+def _popularity_metadata(table: "RecommendationTable") -> dict[str, Any]:
+    """Which items were popular, if lists have any, and how many users have no interactions."""
+    metadata: dict[str, Any] = {}
+    popularity, newcomers = table.facts.get("popularity"), table.facts.get("newcomers")
+    if popularity:
+        metadata["popularity"] = popularity
+    if newcomers:
+        metadata["newcomers"] = newcomers["users"]
     return metadata
 
 
