@@ -89,11 +89,16 @@ def draw_popularity(facts: Facts) -> Figure | None:
         return None
     own = f"batchrec, on {recent.users:,} users"
     rows = [(MODEL, run.metrics.get(NDCG, 0.0), run.engine)]
+    # A chart cuts long names off.
+    labels = [MODEL]
     if NDCG in run.popularity:
         rows.append((f"{POPULAR} of all time", run.popularity[NDCG], run.engine))
+        labels.append("All time")
     rows.append((f"{POPULAR} of all time, again", recent.all_time_ndcg, own))
+    labels.append("All time, by batchrec")
     if recent.days is not None:
         rows.append((f"{POPULAR} {name_window(recent.days)}", recent.ndcg, own))
+        labels.append(name_window(recent.days).removeprefix("of the ").capitalize())
     return Figure(
         "popularity",
         "What popular items reach",
@@ -107,7 +112,7 @@ def draw_popularity(facts: Facts) -> Figure | None:
             "Lists",
             "NDCG@25",
             ["NDCG@25"],
-            [(name, value) for name, value, _ in rows],
+            [(label, row[1]) for label, row in zip(labels, rows, strict=True)],
         ),
         ["Lists", "NDCG@25", "Measured by"],
         [[name, format_score(value), engine] for name, value, engine in rows],

@@ -86,10 +86,11 @@ def build_rules_section(
         tiles.append(
             Tile(
                 "rules_short_lists",
-                "Lists filled with popular items",
+                "Lists that rules left short",
                 format_count(filled["short_of_model"]),
-                f"of {filled['lists']:,} had too few of the model's results left;"
-                f" {filled['popular_rows']:,} popular items fill them.",
+                f"of {filled['lists']:,} had too few of the model's results left."
+                f" {filled['popular_rows']:,} popular items fill these, and the places that"
+                " at_least keeps.",
                 "good" if filled["short_of_model"] <= 0.01 * filled["lists"] else "watch",
             )
         )
