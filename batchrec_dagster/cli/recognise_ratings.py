@@ -32,6 +32,7 @@ from batchrec_dagster.cli.unused_columns import (
     UnusedColumn,
     find_unused_columns,
     name_columns,
+    name_consent,
     suggest_filter,
 )
 from batchrec_dagster.personalize.file_formats import choose_csv_types
@@ -123,6 +124,7 @@ def recognise_ratings(
             f" {counts.items:,} items",
             _check_times(counts, result).finding.partition(";")[0],
             *name_columns(unused),
+            *name_consent(unused),
         ],
         warnings=[
             *notes,

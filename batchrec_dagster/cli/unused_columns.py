@@ -39,6 +39,7 @@ _STOCK = re.compile("stock|inventory|availab|bestand|lager", re.IGNORECASE)
 _QUANTITY = re.compile("quantity|qty|menge", re.IGNORECASE)
 _STATUS = re.compile("status|active|published|visible|enabled", re.IGNORECASE)
 _RETURNED = re.compile("return|refund|cancel|retour|storno", re.IGNORECASE)
+_CONSENT = re.compile("consent|newsletter|opt_?in|subscri|gdpr|einwillig", re.IGNORECASE)
 _ID = re.compile(r"(?:^|[\W_])(?:id|Id|ID)$|[a-z]I[dD]$")
 # Values of a status that are wanted, if there are any of them. Else it is the most frequent one.
 _WANTED_WORDS = (
@@ -84,6 +85,17 @@ def name_columns(columns: Sequence[UnusedColumn]) -> list[str]:
     names = ", ".join(column.name for column in columns[:MOST_NAMED])
     more = len(columns) - MOST_NAMED
     return [f"not used: {names}{f' and {more} more' if more > 0 else ''}"]
+
+
+def name_consent(columns: Sequence[UnusedColumn]) -> list[str]:
+    """A line for people about a column that may say who agreed to get mail; none without one.
+
+    It belongs to a person and not to a row of the ratings, so that no filter of rows is right.
+    """
+    names = [column.name for column in columns if _CONSENT.search(column.name)]
+    if not names:
+        return []
+    return [f"{names[0]}: to send lists only to who agreed, declare users and batch_users.filter"]
 
 
 def name_suggestions(columns: Sequence[UnusedColumn]) -> list[str]:

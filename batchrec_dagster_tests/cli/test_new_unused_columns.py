@@ -28,10 +28,10 @@ def write_shop(folder: Path) -> None:
     chance = random.Random(0)
     orders = [
         f"{number},{number % 60},{chance.randrange(80)},2024-01-{1 + number % 28:02},"
-        f"{('paid', 'shipped', 'cancelled')[number % 3]},{number % 4},{int(number % 7 == 0)}"
+        f"{('paid', 'shipped', 'cancelled')[number % 3]},{number % 4},{int(number % 7 == 0)},yes"
         for number in range(4000)
     ]
-    header = "order_id,customer_id,sku,ordered_at,status,quantity,returned_qty"
+    header = "order_id,customer_id,sku,ordered_at,status,quantity,returned_qty,newsletter"
     (folder / "orders.csv").write_text("\n".join([header, *orders]) + "\n")
     products = [
         f"{item},Thing {item},{item % 4},{('active', 'on hold')[item % 5 == 0]},{item % 3},"
@@ -57,7 +57,8 @@ def test_what_is_not_used_is_named_and_suggested(working_project: Project) -> No
     write_shop(working_project.root)
     code, output = run_new("shop", *FILES)
     assert code == 0, output
-    assert "\nnot used: order_id, status, quantity, returned_qty\n" in output
+    assert "\nnot used: order_id, status, quantity, returned_qty, newsletter\n" in output
+    assert "\nnewsletter: to send lists only to who agreed, declare users and batch" in output
     assert "\nnot used: stock, status, supplier_id, ean, notes\n" in output
     assert "\nin defs.yaml as comments: stock, status\n" in output
     columns = read_declaration(working_project)["items"]["columns"]

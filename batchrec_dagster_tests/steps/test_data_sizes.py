@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
+from batchrec_dagster.preparation.items import ItemsLayout
+from batchrec_dagster.preparation.user_attributes import UsersLayout
 from batchrec_dagster.steps.checks import CheckResult
 from batchrec_dagster.steps.data_sizes import DataSize, check_not_shrunk
+from batchrec_dagster.steps.items import inspect_items
+from batchrec_dagster.steps.raw_files import FileRecord, RawRecord
+from batchrec_dagster.steps.user_attributes import inspect_users
+from batchrec_dagster.storage.hashed_users import NOBODY
+from batchrec_dagster.storage.resource import S3Connection, StorageResource
 
 TITLE, IMAGE = "items.columns.title", "items.columns.image"
 
@@ -86,6 +97,51 @@ def test_the_message_has_all_losses_and_what_to_do() -> None:
         " lists stay. Check the source and run again, or publish anyway: do so"
     )
     assert check.numbers == {"rows": 500, "published_rows": 1000}
+
+
+def store_file(folder: Path, text: str) -> tuple[RawRecord, StorageResource]:
+    """A file as an asset copied it, and the storage that has it."""
+    storage = StorageResource(root=str(folder), s3=S3Connection())
+    uri, content = storage.uri("file.csv"), text.encode()
+    storage.store.put(uri, content)
+    digest = hashlib.sha256(content).hexdigest()
+    return RawRecord("file.csv", (FileRecord("file.csv", uri, "1", len(content), digest),)), storage
+
+
+def test_items_are_counted_with_the_values_of_each_column(tmp_path: Path) -> None:
+    rows = [
+        "1,One,https://a.example/1,x|y,,2026-01-01",
+        "2,,no address,,5,2026-01-02",
+        "3,Three,,z,6,0",
+    ]
+    raw, storage = store_file(tmp_path, "\n".join(["id,t,p,c,n,at", *rows, "4"]) + "\n")
+    layout = ItemsLayout(
+        ",", "id", "t", "p", created="at", categories={"title": "c"}, numbers={"N": "n"}
+    )
+    inspection = inspect_items(raw, storage, layout, "skip")
+    assert inspection.check.passed
+    assert inspection.size == DataSize(
+        3,
+        values={
+            "items.columns.title": 2,
+            "items.columns.image": 1,
+            "items.columns.created": 3,
+            "items.columns.categories.title": 2,
+            "items.columns.numbers.N": 2,
+        },
+    )
+    missing = inspect_items(raw, storage, replace(layout, title="other"), "skip")
+    assert not missing.check.passed
+    assert missing.size == DataSize(0)
+
+
+def test_users_are_counted_with_the_values_of_each_column(tmp_path: Path) -> None:
+    raw, storage = store_file(tmp_path, "id,country,age\n1,AT,\n2,,7\n3,DE,8\n")
+    layout = UsersLayout(",", "id", categories={"COUNTRY": "country"}, numbers={"AGE": "age"})
+    inspection = inspect_users(raw, storage, layout, "fail", NOBODY)
+    values = {"users.columns.categories.COUNTRY": 2, "users.columns.numbers.AGE": 2}
+    assert inspection.size == DataSize(3, values=values)
+    assert inspection.check.passed
 
 
 def test_a_run_may_go_on_and_says_so() -> None:
