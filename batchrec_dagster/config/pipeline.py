@@ -23,6 +23,7 @@ from batchrec_dagster.config.filter_problems import (
 )
 from batchrec_dagster.config.interactions import InteractionSettings, PreparationSettings
 from batchrec_dagster.config.items import ItemSettings
+from batchrec_dagster.config.list_columns import find_columns_problem
 from batchrec_dagster.config.popularity import Popularity
 from batchrec_dagster.config.project import (
     Alerts,
@@ -240,6 +241,9 @@ class Pipeline(dg.Model):
             messages["recommendations", "newcomers", "popular_by"] = [
                 find_user_category_problem(lists.newcomers.popular_by, schemas)
             ]
+        if lists.columns is not None:
+            layout = self.items.layout if self.items else None
+            messages["recommendations", "columns"] = [find_columns_problem(lists.columns, layout)]
         if lists.rules is not None:
             in_rules = self._find_rule_problems(lists.rules, add_age(schemas))
             messages |= {
@@ -291,6 +295,18 @@ class Pipeline(dg.Model):
     def has_titles(self) -> bool:
         """Whether titles of items are declared."""
         return self.items is not None and self.items.layout.title is not None
+
+    @property
+    def has_addresses(self) -> bool:
+        """Whether addresses of pictures or pages are declared, which stand with the titles."""
+        return self.items is not None and bool(self.items.layout.addresses)
+
+    @property
+    def list_columns(self) -> list[str]:
+        """The columns of the items and the reasons that lists have, as they are declared."""
+        if self.recommendations.columns is not None:
+            return self.recommendations.columns
+        return ["title"] if self.has_titles else []
 
     @property
     def rules(self) -> Rules:

@@ -97,6 +97,15 @@ class RecommendationSettings(dg.Model):
         " longer list.",
     )
 
+    columns: list[str] | None = Field(
+        default=None,
+        description="What the published table and all sinks have of each item, in this order:"
+        " title, image, link, and categories and numbers by their names in items.columns; reason"
+        " and reason_item say why it is on the list. Names are in lower case there. Default: the"
+        " title, where items have one.",
+        examples=[["title", "image", "link", "PRICE"]],
+    )
+
     _shares_in_range = validate_range("exploration_weight", "max_failed_share", least=0, most=1)
 
     _length_in_range = validate_range("num_results", least=1, most=MAX_RESULTS)
@@ -180,7 +189,12 @@ class RecommendationSettings(dg.Model):
         # Fingerprints are made of what is serialized. A default that is left out keeps those of
         # earlier versions, which did not have the setting, so nothing is published again.
         settings: dict[str, Any] = serialize(self)
-        defaults = {"max_failed_share": MAX_FAILED_SHARE, "newcomers": None, "rules": None}
+        defaults = {
+            "max_failed_share": MAX_FAILED_SHARE,
+            "newcomers": None,
+            "rules": None,
+            "columns": None,
+        }
         for name, default in defaults.items():
             if name in settings and settings[name] == default:
                 del settings[name]

@@ -250,11 +250,11 @@ class OutputTable(ABC):
     A line with an error gives no rows.
 
     key: the name of the user or the segment that a line answers, from the line's columns.
-    titles: the columns item_id and title; None for a table without titles.
+    item_columns: the column item_id, and what the table has of each item; None for ids alone.
     """
 
-    def __init__(self, key: pl.Expr, titles: pl.DataFrame | None) -> None:
-        self.titles = titles
+    def __init__(self, key: pl.Expr, item_columns: pl.DataFrame | None) -> None:
+        self.item_columns = item_columns
         self.rows = 0
         self.sample = pl.DataFrame()
         self._key = key

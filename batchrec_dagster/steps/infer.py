@@ -323,7 +323,7 @@ def _fingerprint_lists(publishing: Publishing, jobs: Sequence[str]) -> str:
         publishing.users_version,
         pipeline.recommendations,
         TABLE_VERSION,
-        *publishing.titles_versions,
+        *publishing.item_versions,
         *publishing.rule_versions,
         *([pipeline.experiment] if pipeline.experiment else []),
         *pipeline.own_popularity,

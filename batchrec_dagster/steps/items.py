@@ -1,10 +1,13 @@
-"""Reads and checks the copied items file, and reads the titles that were made of it."""
+"""Reads and checks the copied items file, and reads what lists have of the items."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import polars as pl
 
-from batchrec_dagster.config import Pipeline
+from batchrec_dagster.config import Pipeline, fingerprint
+from batchrec_dagster.config.list_columns import FOR_PEOPLE, REASONS, name_published_column
 from batchrec_dagster.personalize.schemas import CREATION_TIMESTAMP, ITEM_ID, ITEMS, parse_schema
 from batchrec_dagster.preparation.items import ItemsLayout, ItemsResult, parse_items
 from batchrec_dagster.preparation.layout import PreparationError
@@ -76,8 +79,13 @@ def read_titles(work: Work) -> pl.DataFrame:
 
     Raises StorageError.
     """
+    return _read_titles_table(work, ["title"])
+
+
+def _read_titles_table(work: Work, columns: Sequence[str]) -> pl.DataFrame:
+    """The column item_id and these of the titles' table, which may have image and link too."""
     uri = work.files.uri(work.pipeline.storage_keys.item_titles)
-    return pl.read_parquet(work.storage.store.get(uri))
+    return pl.read_parquet(work.storage.store.get(uri), columns=["item_id", *columns])
 
 
 def read_item_ids(work: Work) -> pl.Series:
@@ -104,14 +112,57 @@ def read_attributes(work: Work) -> pl.DataFrame | None:
 _TYPES: dict[str, type[pl.DataType]] = {"string": pl.String, "double": pl.Float64, "long": pl.Int64}
 
 
-def add_titles(table: pl.DataFrame, titles: pl.DataFrame, of: str = "item_id") -> pl.DataFrame:
-    """The table with each item's title after its id.
+def list_item_columns(pipeline: Pipeline) -> list[str]:
+    """The columns of the items that lists have, as they are declared."""
+    return [name for name in pipeline.list_columns if name not in REASONS]
 
-    titles: the columns item_id and title.
+
+def list_attribute_columns(pipeline: Pipeline) -> list[str]:
+    """Those of them that Personalize gets too: categories and numbers."""
+    return [name for name in list_item_columns(pipeline) if name not in FOR_PEOPLE]
+
+
+def read_item_columns(work: Work) -> pl.DataFrame | None:
+    """The column item_id, and those that lists have of the items; None if they have none.
+
+    Raises StorageError.
+    """
+    columns = list_item_columns(work.pipeline)
+    if not columns:
+        return None
+    selected = [pl.col(name).alias(name_published_column(name)) for name in columns]
+    in_titles = [name for name in columns if name in FOR_PEOPLE]
+    if in_titles:
+        items = _read_titles_table(work, in_titles)
+    if len(in_titles) < len(columns):
+        attributes = read_attributes(work)
+        assert attributes is not None, "the declaration has categories or numbers"
+        attributes = attributes.rename({ITEM_ID: "item_id"})
+        # Both are made of the same rows.
+        items = items.join(attributes, on="item_id", how="left") if in_titles else attributes
+    return items.select("item_id", *selected)
+
+
+def read_item_columns_versions(work: Work) -> list[str]:
+    """A list of the version of what lists have of the items; empty if they have nothing of them.
+
+    Raises StorageError.
+    """
+    pipeline = work.pipeline
+    if pipeline.recommendations.columns is None and not pipeline.has_addresses:
+        # As in versions of batchrec whose lists have titles alone.
+        return [read_titles_version(work)] if pipeline.has_titles else []
+    items = read_item_columns(work)
+    return [] if items is None else [fingerprint(items.write_csv())]
+
+
+def add_item_columns(table: pl.DataFrame, items: pl.DataFrame, of: str = "item_id") -> pl.DataFrame:
+    """The table with the columns of each item after its id.
+
+    items: the column item_id, and others.
     of: the table's column of item ids.
     """
-    with_titles = table.join(
-        titles.rename({"item_id": of}), on=of, how="left", maintain_order="left"
-    )
+    columns = [name for name in items.columns if name != "item_id"]
+    joined = table.join(items.rename({"item_id": of}), on=of, how="left", maintain_order="left")
     after = table.columns.index(of) + 1
-    return with_titles.select([*table.columns[:after], "title", *table.columns[after:]])
+    return joined.select([*table.columns[:after], *columns, *table.columns[after:]])

@@ -34,7 +34,7 @@ from batchrec_dagster.steps.checks import (
 )
 from batchrec_dagster.steps.data_sizes import SIZES, collect_sizes
 from batchrec_dagster.steps.errors import StepError
-from batchrec_dagster.steps.items import read_titles_version
+from batchrec_dagster.steps.items import read_item_columns_versions
 from batchrec_dagster.steps.lists_declaration import ListsDeclaration
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.runs import RunHistory
@@ -238,19 +238,20 @@ class Publishing:
         return self.work.files.table.current()
 
     @cached_property
-    def titles_versions(self) -> list[str]:
-        """A list of the titles' version; empty if no titles are declared.
+    def item_versions(self) -> list[str]:
+        """A list of the version of what lists have of the items, by default the titles; empty if
+        they have nothing of them.
 
-        It is read before the titles are: if they change in between, the next run publishes again.
+        It is read before the items are: if they change in between, the next run publishes again.
         """
-        return [read_titles_version(self.work)] if self.work.pipeline.has_titles else []
+        return read_item_columns_versions(self.work)
 
     @cached_property
     def made_by(self) -> list[str]:
         """Two keys of the lists, by which lists made in the same way are found again.
 
         The first is a fingerprint of the model and the settings. The second is a fingerprint of
-        these with the data, the users and the titles; it is missing if there is no users' file yet.
+        these with the data, the users and the items; it is missing if there is no users' file yet.
         """
         # Without an experiment, the key is that of versions of batchrec without experiments.
         pipeline = self.work.pipeline
@@ -260,7 +261,7 @@ class Publishing:
         model = fingerprint(arn, pipeline.recommendations, *own)
         if self.users_version is None:
             return [model]
-        tables = (*self.titles_versions, *self.rule_versions)
+        tables = (*self.item_versions, *self.rule_versions)
         inputs = (self.model.data_version, self.users_version, *tables)
         return [model, fingerprint(model, *inputs)]
 

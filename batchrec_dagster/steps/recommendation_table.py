@@ -34,7 +34,7 @@ from batchrec_dagster.steps.checks import (
     explain_empty_lists,
 )
 from batchrec_dagster.steps.diversity import ListDiversity, read_diversity
-from batchrec_dagster.steps.items import add_titles, read_item_ids, read_titles
+from batchrec_dagster.steps.items import add_item_columns, read_item_columns, read_item_ids
 from batchrec_dagster.steps.list_rules import (
     RuleInputs,
     check_lists_not_emptied,
@@ -117,7 +117,7 @@ class ListBuilder(OutputTable):
     num_results: how many items a list has.
     seen: the items that are left out of each user's list; None leaves out none.
     rules: the rules of lists, which leave out seen items themselves; None without rules.
-    titles: the columns item_id and title; None for a table without titles.
+    item_columns: the column item_id, and what lists have of each item; None for ids alone.
     experiment: if there is one, a row has its user's arm.
     max_failed_share: the largest share of users whose line may have an error.
     diversity: counts the categories of each list; None if no categories are declared.
@@ -129,7 +129,7 @@ class ListBuilder(OutputTable):
         self,
         num_results: int,
         seen: SeenItems | None = None,
-        titles: pl.DataFrame | None = None,
+        item_columns: pl.DataFrame | None = None,
         experiment: Experiment | None = None,
         max_failed_share: float = 0.0,
         rules: PreparedRules | None = None,
@@ -138,7 +138,7 @@ class ListBuilder(OutputTable):
         with_reasons: bool = False,
         popular: PopularItems | None = None,
     ) -> None:
-        super().__init__(pl.col("user_id"), titles)
+        super().__init__(pl.col("user_id"), item_columns)
         self.num_results, self.seen, self.experiment = num_results, seen, experiment
         self.max_failed_share = max_failed_share
         self.rules, self.diversity = rules, diversity
@@ -158,8 +158,8 @@ class ListBuilder(OutputTable):
         table = self._table(lines)
         if self.with_reasons:
             table = _add_reasons(table, lines, self.popular)
-        if self.titles is not None:
-            table = add_titles(table, self.titles)
+        if self.item_columns is not None:
+            table = add_item_columns(table, self.item_columns)
         if self.experiment is not None:
             users = lines.select("user_id").unique()
             users = users.with_columns(assign_arms(users.get_column("user_id"), self.experiment))
@@ -387,14 +387,14 @@ def build_table(
     Raises StorageError, and RejectedOutputsError if an output cannot be read.
     """
     pipeline, settings, rules = work.pipeline, work.pipeline.recommendations, interactions.rules
-    titles = read_titles(work) if pipeline.has_titles else None
+    item_columns = read_item_columns(work)
     diversity = read_diversity(work)
     if rules is not None:
         rules.start()
     lists = ListBuilder(
         settings.num_results,
         interactions.seen,
-        titles,
+        item_columns,
         pipeline.experiment,
         settings.max_failed_share,
         rules,

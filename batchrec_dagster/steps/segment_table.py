@@ -28,7 +28,7 @@ from batchrec_dagster.steps.checks import (
     check_no_failed_segments,
 )
 from batchrec_dagster.steps.cost import count_users
-from batchrec_dagster.steps.items import add_titles, read_titles, read_titles_version
+from batchrec_dagster.steps.items import add_item_columns, read_titles, read_titles_version
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.rejected_outputs import make_table, require_usable
 from batchrec_dagster.steps.retention import delete_unneeded_segments
@@ -68,7 +68,11 @@ class SegmentTable(OutputTable):
             .select("segment", "rank", "user_id")
         )
         self._count(table)
-        return table if self.titles is None else add_titles(table, self.titles, of="segment")
+        return (
+            table
+            if self.item_columns is None
+            else add_item_columns(table, self.item_columns, of="segment")
+        )
 
     def checks(self, queries: Sequence[str], setting: str) -> list[CheckResult]:
         """The verdicts.

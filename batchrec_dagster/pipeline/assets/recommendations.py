@@ -8,6 +8,7 @@ import polars as pl
 from pydantic import Field
 
 from batchrec_dagster.config import Pipeline, fingerprint
+from batchrec_dagster.config.list_columns import name_published_column
 from batchrec_dagster.config.recommendations import PopularBy
 from batchrec_dagster.config.segments import Segments
 from batchrec_dagster.personalize.file_formats import USER_FIELD
@@ -44,6 +45,7 @@ from batchrec_dagster.steps.absent_users import drop_absent_users_if_refused
 from batchrec_dagster.steps.batch_jobs import JobOutput, describe_outcome, measure_job_seconds
 from batchrec_dagster.steps.checks import ROWS_TITLED, FailedChecksError
 from batchrec_dagster.steps.cost import WITHIN_BUDGET, check_budget
+from batchrec_dagster.steps.items import list_attribute_columns
 from batchrec_dagster.steps.lists_declaration import describe_lists
 from batchrec_dagster.steps.publishing import read_checks, republish, summarize_edition
 from batchrec_dagster.steps.records import ModelRecord
@@ -72,11 +74,14 @@ class PublicationConfig(dg.Config):
     )
 
 
+# The type and the description of the columns that lists can have, apart from those of the items.
 COLUMNS = {
     "user_id": ("string", "The user's id."),
     "rank": ("int", "1 is the best."),
     "item_id": ("string", "The recommended item's id."),
     "title": ("string", "The item's title; null where the items file has none."),
+    "image": ("string", "The address of its picture; null where the items file has none."),
+    "link": ("string", "The address of its page; null where the items file has none."),
     "score": (
         "float",
         "Personalize's score; a user's scores over all items sum to 1. Null:"
@@ -102,10 +107,32 @@ COLUMN_LINEAGE = {
     "rank": _TRAINED_ON,
     "item_id": [("interactions", ITEM_ID)],
     "title": [("item_titles", "title")],
+    "image": [("item_titles", "image")],
+    "link": [("item_titles", "link")],
     "score": _TRAINED_ON,
     "reason": [("interactions", ITEM_ID)],
     "arm": [("batch_users", USER_FIELD)],
 }
+
+
+def _describe_columns(pipeline: Pipeline) -> dict[str, tuple[str, str]]:
+    """The type and the description of each column that the pipeline's lists can have."""
+    described = {
+        name_published_column(name): (
+            "double" if pipeline.items and name in pipeline.items.layout.numbers else "string",
+            f"The item's {name}; null where the items file has none.",
+        )
+        for name in list_attribute_columns(pipeline)
+    }
+    return {**COLUMNS, **described}
+
+
+def _trace_columns(pipeline: Pipeline) -> dict[str, list[tuple[str, str]]]:
+    """The upstream columns of each column that the pipeline's lists can have."""
+    traced = {
+        name_published_column(name): [("items", name)] for name in list_attribute_columns(pipeline)
+    }
+    return {**COLUMN_LINEAGE, **traced}
 
 
 def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
@@ -122,7 +149,7 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
             "recommendations",
             description=f"The published table: the top {settings.num_results} items for every"
             " user, as user_id, rank, item_id and score"
-            f"{', with titles' if titles else ''}{', and arm' if experiment else ''}."
+            f"{_describe_list_columns(pipeline)}{', and arm' if experiment else ''}."
             f"{without_seen if settings.excludes_all_seen else ''}",
             kinds={"personalize", "parquet"},
             inputs=["solution_version", "batch_users"],
@@ -185,12 +212,21 @@ def _title_assets(pipeline: Pipeline) -> list[dg.AssetKey]:
     return [pipeline.asset_key("item_titles")] if pipeline.has_titles else []
 
 
+def _describe_list_columns(pipeline: Pipeline) -> str:
+    """The columns that lists have besides the usual ones, in words; empty without any."""
+    if pipeline.recommendations.columns is None:
+        return ", with titles" if pipeline.has_titles else ""
+    names = map(name_published_column, pipeline.recommendations.columns)
+    return "".join(f", {name}" for name in names)
+
+
 def _attribute_assets(pipeline: Pipeline) -> list[dg.AssetKey]:
     """The assets of what is known of items and users, for `deps`, as far as lists need them."""
     settings = pipeline.recommendations
     rules = settings.rules
     is_read = {
-        "items": rules is not None and rules.reads_items,
+        "items": (rules is not None and rules.reads_items)
+        or bool(list_attribute_columns(pipeline)),
         "users": isinstance(settings.newcomers, PopularBy)
         or (rules is not None and rules.reads_users),
     }
@@ -239,7 +275,13 @@ def _lists_metadata(
         "preview": _preview(table),
         **_rules_metadata(table),
         **_popularity_metadata(table),
-        **table_metadata(work.pipeline, rows, COLUMNS, COLUMN_LINEAGE, table.sample.columns),
+        **table_metadata(
+            work.pipeline,
+            rows,
+            _describe_columns(work.pipeline),
+            _trace_columns(work.pipeline),
+            table.sample.columns,
+        ),
         **counts,
         "results_asked_for": lists.num_results,
         **dataset_group_link(model.dataset_group_arn, on_aws=work.ensure.on_aws),

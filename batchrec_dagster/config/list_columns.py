@@ -1,0 +1,52 @@
+"""Which columns the published lists have besides those that all lists have."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from batchrec_dagster.preparation.items import ItemsLayout
+
+# Why an item is on the list, and which item of the person's history speaks for it.
+REASON, REASON_ITEM = "reason", "reason_item"
+REASONS = (REASON, REASON_ITEM)
+# What lists have whatever is declared.
+FIXED_COLUMNS = ("user_id", "rank", "item_id", "score", "arm")
+# Those columns of the items that Personalize does not get.
+FOR_PEOPLE = ("title", "image", "link")
+
+
+def name_published_column(column: str) -> str:
+    """What the published lists call a declared column: PostgreSQL reads PRICE as price."""
+    return column.lower()
+
+
+def find_columns_problem(columns: Sequence[str], layout: ItemsLayout | None) -> str | None:
+    """Why lists cannot have these columns; None if they can.
+
+    layout: that of the items; None if none are declared.
+    """
+    of_items = _list_columns_of_items(layout)
+    unknown = [name for name in columns if name not in (*of_items, *REASONS)]
+    if unknown:
+        declared = f"items.columns has {', '.join(of_items)}" if of_items else "items is missing"
+        return (
+            f"there is no {', '.join(unknown)}: {declared}; {' and '.join(REASONS)} are there too"
+        )
+    names = [name_published_column(name) for name in columns]
+    for name, published_name in zip(columns, names, strict=True):
+        taken = (*FIXED_COLUMNS, *(REASONS if name not in REASONS else ()))
+        if published_name in taken:
+            return f"lists have a {published_name} of their own: give {name} another name in items"
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        return f"{', '.join(repeated)} is there twice (in lower case, as lists have it)"
+    return None
+
+
+def _list_columns_of_items(layout: ItemsLayout | None) -> list[str]:
+    """The columns of the items that lists can have, as they are declared."""
+    if layout is None:
+        return []
+    for_people = [name for name in FOR_PEOPLE if name in layout.roles]
+    return [*for_people, *layout.categories, *layout.numbers]
