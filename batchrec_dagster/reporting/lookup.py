@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from batchrec_dagster.outcomes.measured_popularity import describe_window
-from batchrec_dagster.personalize.schemas import EVENT_TYPE, ITEM_ID, TIMESTAMP, USER_ID
-from batchrec_dagster.preparation.rules import EVENT_TYPE_VALUE
-from batchrec_dagster.reporting.explanations import (
+from batchrec_dagster.explanations.item_overlaps import (
     build_user_item_matrix,
     find_best_explanations,
     find_similar_items,
 )
+from batchrec_dagster.outcomes.measured_popularity import describe_window
+from batchrec_dagster.personalize.schemas import EVENT_TYPE, ITEM_ID, TIMESTAMP, USER_ID
+from batchrec_dagster.preparation.rules import EVENT_TYPE_VALUE
 from batchrec_dagster.reporting.past_editions import LivePeriod, PastEdition
 from batchrec_dagster.reporting.published import PublishedResults
 from batchrec_dagster.storage.extras import is_installed

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
-from batchrec_dagster.reporting.explanations import (
+from batchrec_dagster.explanations.item_overlaps import (
     Indices,
     build_user_item_matrix,
     find_best_explanations,
 )
+from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.reporting.report_counts import ReportCounts
 from batchrec_dagster.reporting.run_tables import RunTables
 

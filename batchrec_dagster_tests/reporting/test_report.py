@@ -12,17 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import numpy as np
 import polars as pl
 import pytest
 from click.testing import CliRunner
 
 from batchrec_dagster.cli import main
-from batchrec_dagster.reporting.explanations import (
-    build_user_item_matrix,
-    find_best_explanations,
-    find_nearest,
-)
 from batchrec_dagster.reporting.published import PublishedResults
 from batchrec_dagster.reporting.summary import summarize
 from batchrec_dagster.storage.io_managers import HtmlIOManager
@@ -304,44 +298,6 @@ def _check_people(data: str, rows: list[dict[str, Any]], lists: list[dict[str, A
             best = max(compute_overlap(ids[item], other) for other in other_items)
             assert compute_overlap(ids[item], ids[because]) == pytest.approx(best)
     assert users_seen == {row["user_id"] for row in lists}
-
-
-def test_equal_explanations_and_neighbours_do_not_depend_on_the_order_of_users() -> None:
-    items = pl.Series([f"i{n:02}" for n in range(20)])
-    users = pl.DataFrame({"user_id": [f"u{n}" for n in range(8)]})
-    pairs = users.join(items.to_frame("item"), how="cross")
-    for seed in range(3):
-        matrix = build_user_item_matrix(
-            pairs.sample(fraction=1, shuffle=True, seed=seed).lazy(), items
-        )
-        explanations, near = find_best_explanations(
-            matrix,
-            [np.array([4, 7, 2]), np.array([9])],
-            [np.array([7, 4]), np.array([9])],
-            near=3,
-            most_items=20,
-        )
-        assert [
-            (because.tolist(), shared_users.tolist()) for because, shared_users in explanations
-        ] == [
-            ([4, 7], [8, 8]),
-            ([-1], [0]),
-        ]
-        assert near[4] == [(0, 8), (1, 8), (2, 8)]
-        assert near[9] == near[7] == near[4]
-
-
-@pytest.mark.parametrize("columns", [63, 64, 640, 700])
-def test_neighbours_are_those_with_the_highest_scores_of_all_columns(columns: int) -> None:
-    chance = np.random.default_rng(columns)
-    counts = chance.integers(0, 50, columns)
-    # There are few different scores, so that many of them are tied.
-    for scores in (chance.integers(0, 4, columns) / 4, chance.random(columns) * (counts > 40)):
-        for list_length in (0, 1, 5, 11):
-            order = np.argsort(-scores, kind="stable")
-            best = [column for column in order.tolist() if scores[column] > 0][:list_length]
-            nearest = find_nearest(counts, scores, list_length)
-            assert nearest == [(column, counts[column]) for column in best]
 
 
 def test_a_page_is_passed_on_as_text(tmp_path: Path) -> None:
