@@ -20,11 +20,27 @@ if TYPE_CHECKING:
 DISCOUNT = 10
 # This many co-occurrences are counted and looked up at a time, which bounds the memory.
 CELLS = 2_000_000
+# Two bounds keep the counting of items that share users at about two seconds: the number of users
+# that are counted, and the sum over them of the square of their interactions.
+MOST_COUNTED = 100_000
+MOST_PAIRS = 300_000_000
 # Of a group of this many columns, at first only the highest score is compared.
 GROUP = 64
 
 Indices = npt.NDArray[np.int64]
 """Columns of the matrix, which stand for items, or other whole numbers of shape (n,)."""
+
+
+def choose_counted_users(counts: pl.DataFrame, most_pairs: int = MOST_PAIRS) -> pl.Series:
+    """The users whose histories are counted: all, or every n-th.
+
+    counts: the columns user_id and interactions, in the order of the ids.
+    most_pairs: the bound on the sum of the squares of their interactions.
+    """
+    pairs = int((counts.get_column("interactions").cast(pl.Int64) ** 2).sum())
+    # Minus signs around the division make it round up.
+    step = max(-(-pairs // most_pairs), -(-counts.height // MOST_COUNTED), 1)
+    return counts.get_column("user_id").gather_every(step)
 
 
 def build_user_item_matrix(pairs: pl.LazyFrame, items: pl.Series) -> sparse.csr_array:

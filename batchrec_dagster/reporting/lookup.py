@@ -6,16 +6,19 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import polars as pl
 
+from batchrec_dagster.config.list_columns import REASON, REASON_ITEM
 from batchrec_dagster.explanations.item_overlaps import (
     build_user_item_matrix,
     find_best_explanations,
     find_similar_items,
 )
+from batchrec_dagster.explanations.list_reasons import BECAUSE
 from batchrec_dagster.outcomes.measured_popularity import describe_window
 from batchrec_dagster.personalize.schemas import EVENT_TYPE, ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.preparation.rules import EVENT_TYPE_VALUE
@@ -64,7 +67,7 @@ class ExplainedItem:
     padding: bool = False
     """Whether it is a popular item without a score, which Personalize added to a short list."""
     reason: str | None = None
-    """Why a rule put it on the list: pinned or popular; None for the model's own."""
+    """Why it is on the list, if not because of an item: pinned, popular or new, for example."""
 
 
 @dataclass(frozen=True)
@@ -201,9 +204,13 @@ def _find_user(
         .head(MOST_EXPLAINING)
         .to_list()
     )
-    explanations = _explain_list(_sample_users(interactions, size), latest, listed_items)
+    # What the lists themselves say holds, also if other users are counted now.
+    histories = [
+        [item] if item is not None else latest for item in _read_column(table, REASON_ITEM)
+    ]
+    explanations = _explain_list(_sample_users(interactions, size), histories, listed_items)
     reasons = _read_reasons(table, published.edition.about if published.edition else {})
-    # What a rule put there, the history does not explain.
+    # What has another reason, the history does not explain.
     explanations = [
         explanation if reason is None else ("", 0)
         for explanation, reason in zip(explanations, reasons, strict=True)
@@ -268,17 +275,15 @@ def _find_arm(published: PublishedResults, user: str, table: pl.DataFrame) -> st
 
 
 def _read_reasons(rows: pl.DataFrame, about: Mapping[str, Any]) -> list[str | None]:
-    """Why each row that is not the model's own is on the list; None for the model's own.
+    """Why each row is on the list, if not because of an item; None also where that is not known.
 
-    Lists without rules, and with nothing for newcomers, do not have the column. The lists of an
-    experiment's control have popular items.
+    Only lists with rules, with something for newcomers, or that ask for it have the column. The
+    lists of an experiment's control have popular items.
 
     rows: those of a user.
     about: the metadata of their edition.
     """
-    reasons: list[str | None] = [None] * rows.height
-    if "reason" in rows.columns:
-        reasons = rows.get_column("reason").to_list()
+    reasons = [None if reason == BECAUSE else reason for reason in _read_column(rows, REASON)]
     if "arm" in rows.columns:
         arms = rows.get_column("arm")
         reasons = [
@@ -289,6 +294,14 @@ def _read_reasons(rows: pl.DataFrame, about: Mapping[str, Any]) -> list[str | No
         return reasons
     name = f"{POPULAR} {describe_window(about['popularity']['days'])}"
     return [name if reason == POPULAR else reason for reason in reasons]
+
+
+def _read_column(rows: pl.DataFrame, name: str) -> list[str | None]:
+    """The values of a column that not all lists have."""
+    if name not in rows.columns:
+        return [None] * rows.height
+    values: list[str | None] = rows.get_column(name).to_list()
+    return values
 
 
 def _make_history(
@@ -376,26 +389,28 @@ def _sample_users(interactions: pl.LazyFrame, size: int) -> pl.LazyFrame:
 
 
 def _explain_list(
-    pairs: pl.LazyFrame, history: list[str], listed_items: list[str]
+    pairs: pl.LazyFrame, histories: list[list[str]], listed_items: list[str]
 ) -> list[tuple[str, int]]:
-    """For each item of the list the one of the history that explains it best, and their overlap.
+    """For each item of the list the one of its history that explains it best, and their overlap.
 
     The overlap is the number of users who have both. They are an empty text and 0 if no item
     explains it, or if the extra `report`, which finds explanations, is not installed.
+
+    histories: the items that can explain each item of the list.
     """
     if not is_installed("report"):
         return [("", 0)] * len(listed_items)
-    items = list(dict.fromkeys([*history, *listed_items]))
+    items = list(dict.fromkeys([*chain.from_iterable(histories), *listed_items]))
     matrix = build_user_item_matrix(pairs, pl.Series(items, dtype=pl.String))
     columns = {item: column for column, item in enumerate(items)}
-    history_columns = np.array([columns[item] for item in history], np.int64)
-    list_columns = np.array([columns[item] for item in listed_items], np.int64)
-    [(because, users_with_both)], _ = find_best_explanations(
-        matrix, [history_columns], [list_columns]
+    explanations, _ = find_best_explanations(
+        matrix,
+        [np.array([columns[item] for item in history], np.int64) for history in histories],
+        [np.array([columns[item]], np.int64) for item in listed_items],
     )
     return [
-        (items[column] if column >= 0 else "", int(count))
-        for column, count in zip(because, users_with_both, strict=True)
+        (items[because[0]] if because[0] >= 0 else "", int(users_with_both[0]))
+        for because, users_with_both in explanations
     ]
 
 

@@ -11,8 +11,10 @@ import polars as pl
 from batchrec_dagster.explanations.item_overlaps import (
     Indices,
     build_user_item_matrix,
+    choose_counted_users,
     find_best_explanations,
 )
+from batchrec_dagster.explanations.list_reasons import BECAUSE, NEW
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.reporting.report_counts import ReportCounts
 from batchrec_dagster.reporting.run_tables import RunTables
@@ -20,10 +22,6 @@ from batchrec_dagster.reporting.run_tables import RunTables
 MOST_PEOPLE = 2_500
 HISTORY = 25
 LIST = 25
-# Two bounds keep the counting of items that share users at about two seconds: the number of users
-# that are counted, and the sum over them of the square of their interactions.
-MOST_COUNTED = 100_000
-MOST_PAIRS = 300_000_000
 # This many items have neighbours in the report, and each has this many.
 MOST_ITEMS = 5_000
 NEIGHBOURS = 5
@@ -65,7 +63,7 @@ class People:
 def collect_people(tables: RunTables, counts: ReportCounts, most: int = MOST_PEOPLE) -> People:
     """All users with a list, or every n-th by id so that there are at most `most`."""
     users_shown = _take_every(counts.served, -(-counts.served.len() // most))
-    users_counted = _choose_counted_users(counts)
+    users_counted = choose_counted_users(counts.users)
     lists, histories, pairs = pl.collect_all(
         [
             _select_lists(tables, users_shown),
@@ -208,7 +206,8 @@ def _select_lists(tables: RunTables, users: pl.Series) -> pl.LazyFrame:
     if "reason" in columns:
         is_popular = pl.col("reason").str.starts_with("popular")
         own = pl.when(is_popular).then(_POPULAR).otherwise(_BY_RULE)
-        reason = pl.when(pl.col("reason").is_not_null()).then(own).otherwise(reason)
+        is_other = pl.col("reason").is_not_null() & ~pl.col("reason").is_in([BECAUSE, NEW])
+        reason = pl.when(is_other).then(own).otherwise(reason)
     return (
         tables.recommendations.filter(pl.col("rank") <= LIST)
         .select("user_id", "rank", item="item_id", reason=reason)
@@ -223,14 +222,6 @@ def _select_histories(tables: RunTables, users: pl.Series) -> pl.LazyFrame:
         .group_by("user_id", "item")
         .agg(day=pl.col("time").max() // DAY, last=pl.col("time").max(), times=pl.len())
     )
-
-
-def _choose_counted_users(counts: ReportCounts) -> pl.Series:
-    """The users whose histories are counted: all, or every n-th by id."""
-    pairs = int((counts.users.get_column("interactions") ** 2).sum())
-    # Minus signs around the division make it round up.
-    step = max(-(-pairs // MOST_PAIRS), -(-counts.users.height // MOST_COUNTED))
-    return _take_every(counts.users.get_column("user_id"), step)
 
 
 def _group_by_user(frame: pl.DataFrame, items: pl.Series, users: pl.Series) -> pl.DataFrame:

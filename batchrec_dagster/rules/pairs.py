@@ -56,6 +56,16 @@ class Pairs:
         codes = self._codes[start:stop]
         return (codes >> 32).astype(np.int64), (codes & 0xFFFFFFFF).astype(np.int64)
 
+    def list_items(self, users: Numbers) -> list[Numbers]:
+        """The items of each of these users, in order. Users without a number have none."""
+        numbers = users.astype(np.uint64)
+        starts = np.searchsorted(self._codes, numbers << np.uint64(32))
+        ends = np.searchsorted(self._codes, (numbers + np.uint64(1)) << np.uint64(32))
+        return [
+            (self._codes[start:end] & np.uint64(0xFFFFFFFF)).astype(np.int64)
+            for start, end in zip(starts.tolist(), ends.tolist(), strict=True)
+        ]
+
     def _find(self, codes: np.ndarray[tuple[int], np.dtype[np.uint64]]) -> Mask:
         if not len(self._codes):
             return np.zeros(len(codes), dtype=bool)

@@ -10,6 +10,8 @@ import numpy as np
 import polars as pl
 
 from batchrec_dagster.config.experiment import Experiment
+from batchrec_dagster.config.list_columns import REASON, REASON_ITEM, name_published_column
+from batchrec_dagster.explanations.list_reasons import USERS_AT_ONCE
 from batchrec_dagster.outcomes.arms import MODEL, assign_arms
 from batchrec_dagster.personalize.file_formats import read_inference, scan_interactions
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
@@ -35,6 +37,7 @@ from batchrec_dagster.steps.checks import (
 )
 from batchrec_dagster.steps.diversity import ListDiversity, read_diversity
 from batchrec_dagster.steps.items import add_item_columns, read_item_columns, read_item_ids
+from batchrec_dagster.steps.list_reasons import RowReasons, merge_pieces, prepare_reasons
 from batchrec_dagster.steps.list_rules import (
     RuleInputs,
     check_lists_not_emptied,
@@ -59,9 +62,9 @@ from batchrec_dagster.storage.published_table import Edition, TableWriter
 RULES, FILLED, DIVERSITY = "rules", "filled", "diversity"
 # Besides, which items were popular, if lists have such items, and what newcomers got.
 POPULARITY, NEWCOMERS = "popularity", "newcomers"
-# And what each rule costs in NDCG.
-RULE_COSTS = "rule_costs"
-LIST_FACTS = (RULES, FILLED, DIVERSITY, POPULARITY, NEWCOMERS, RULE_COSTS)
+# And what each rule costs in NDCG, and how many rows have each reason.
+RULE_COSTS, REASON_COUNTS = "rule_costs", "reasons"
+LIST_FACTS = (RULES, FILLED, DIVERSITY, POPULARITY, NEWCOMERS, RULE_COSTS, REASON_COUNTS)
 
 
 class SeenItems:
@@ -123,6 +126,9 @@ class ListBuilder(OutputTable):
     diversity: counts the categories of each list; None if no categories are declared.
     with_reasons: whether a row says why an item that is not the model's is there.
     popular: the items that lines with a reason have.
+    columns: the columns of the items, and the reasons, that lists have, in their order; None for
+        all of `item_columns`.
+    reasons: says why each item is on the list; None if lists do not have that.
     """
 
     def __init__(
@@ -137,6 +143,8 @@ class ListBuilder(OutputTable):
         *,
         with_reasons: bool = False,
         popular: PopularItems | None = None,
+        columns: Sequence[str] | None = None,
+        reasons: RowReasons | None = None,
     ) -> None:
         super().__init__(pl.col("user_id"), item_columns)
         self.num_results, self.seen, self.experiment = num_results, seen, experiment
@@ -144,6 +152,7 @@ class ListBuilder(OutputTable):
         self.rules, self.diversity = rules, diversity
         self.with_reasons = with_reasons or rules is not None
         self.popular = popular
+        self.columns, self.reasons = columns, reasons
         self.users = self.dropped = self._unscored = self._of_model = self._seen = self._full = 0
         self._results = 0
         self._untitled = 0
@@ -165,7 +174,22 @@ class ListBuilder(OutputTable):
             users = users.with_columns(assign_arms(users.get_column("user_id"), self.experiment))
             table = table.join(users, on="user_id", how="left", maintain_order="left")
         self._count(table)
-        return table
+        if self.reasons is not None:
+            table = self.reasons.add(table)
+        return self._arrange(table)
+
+    def _arrange(self, table: pl.DataFrame) -> pl.DataFrame:
+        """The table with its columns in the declared order."""
+        columns = self.columns
+        if columns is None:
+            columns = self.item_columns.columns[1:] if self.item_columns is not None else []
+        names = ["user_id", "rank", "item_id", *columns, "score"]
+        others = [name for name in table.columns if name not in names]
+        if self.reasons is not None:
+            # Lists with rules or newcomers have a reason, whatever is declared.
+            undeclared = [REASON_ITEM, *([] if self.with_reasons else [REASON])]
+            others = [name for name in others if name not in undeclared]
+        return table.select(*names, *others)
 
     def finish(self, requested: Sequence[pl.Series], *, filtered: bool) -> RecommendationTable:
         """The numbers and checks of the table that was written.
@@ -391,6 +415,9 @@ def build_table(
     diversity = read_diversity(work)
     if rules is not None:
         rules.start()
+    reasons = interactions.reasons
+    if reasons is not None:
+        reasons.start()
     lists = ListBuilder(
         settings.num_results,
         interactions.seen,
@@ -401,11 +428,16 @@ def build_table(
         diversity,
         with_reasons=settings.lists_have_reasons,
         popular=interactions.popular,
+        columns=[name_published_column(name) for name in pipeline.list_columns],
+        reasons=reasons,
     )
     requested = [batch.users for batch in users.batches]
     progress = Progress("users' lists written", sum(map(len, requested)), work.ensure.log.info)
     for output in outputs:
-        lists.write(log_progress(output.pieces(read_inference), progress), table)
+        pieces = output.pieces(read_inference)
+        if reasons is not None:
+            pieces = merge_pieces(pieces, USERS_AT_ONCE)
+        lists.write(log_progress(pieces, progress), table)
     popular = interactions.popular
     if popular is not None and users.popular.height:
         ids = users.popular.get_column("user_id")
@@ -440,6 +472,8 @@ def build_table(
         facts[FILLED] = asdict(rules.filled)
         if interactions.rule_costs is not None:
             facts[RULE_COSTS] = interactions.rule_costs
+    if reasons is not None:
+        facts[REASON_COUNTS] = dict(reasons.counts)
     return replace(built, checks=checks, facts=facts)
 
 
@@ -460,6 +494,8 @@ class KnownInteractions:
     """The popular items; None if no list needs any."""
     rule_costs: Mapping[str, Any] | None = None
     """What each rule costs in NDCG; None where that is not known."""
+    reasons: RowReasons | None = None
+    """Says why each item is on a list; None if lists do not have that."""
 
 
 def read_interactions(
@@ -477,6 +513,7 @@ def read_interactions(
     with work.storage.local_file(work.files.interactions) as path:
         interactions = scan_interactions(path)
         newest = interactions.select(pl.col(TIMESTAMP).max()).collect(engine="streaming").item()
+        reasons = prepare_reasons(work, interactions, users)
         popular = None
         if settings.rules is not None or divided.popular.height:
             popular = read_popular_items(work, interactions, divided.popular.get_column("reason"))
@@ -486,6 +523,6 @@ def read_interactions(
             )
             checks = [check_rules_suit_data(settings.rules, context, rules)]
             costs = measure_rule_costs(work, context, interactions, edition, popular.days)
-            return KnownInteractions(None, int(newest), rules, checks, popular, costs)
+            return KnownInteractions(None, int(newest), rules, checks, popular, costs, reasons)
         seen = SeenItems(interactions, users) if settings.exclude_seen else None
-        return KnownInteractions(seen, int(newest), popular=popular)
+        return KnownInteractions(seen, int(newest), popular=popular, reasons=reasons)

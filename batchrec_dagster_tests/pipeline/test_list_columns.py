@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
+from unittest.mock import Mock
 
 import dagster as dg
 import polars as pl
 import pytest
 
-from batchrec_dagster.pipeline.loading import DeclarationError
+from batchrec_dagster.config import Pipeline
+from batchrec_dagster.config.declaration_errors import DeclarationError
+from batchrec_dagster.steps.errors import StepError
+from batchrec_dagster.steps.list_reasons import prepare_reasons
+from batchrec_dagster.storage import extras
 from batchrec_dagster_tests.postgres_server import postgres_server
 from batchrec_dagster_tests.support import (
     Project,
     declaration,
     definitions,
+    interactions,
     metadata,
     outcomes,
     refresh,
@@ -91,12 +98,13 @@ def test_columns_reach_the_table_and_the_sinks_and_change_them_without_inference
         assert sources["image"] == ("item_titles", "image")
         assert sources["price"] == ("items", "PRICE")
 
-        # A new price is in the lists of the same model; nothing is inferred for that.
-        again = run(["title", "image", "PRICE", "GENRES"], sinks=sinks, price=20)
+        # New pictures are in the lists of the same job; nothing is inferred for that.
+        again = run(["title", "image", "PRICE", "GENRES"], sinks=sinks, picture="b")
         assert read_edition(again) == read_edition(result) + 1
-        assert table(project, "shop").row(0)[3:6] == (*values[:2], int(item) + 20.0)
+        new_picture = f"https://shop.example/b{item}.jpg"
+        assert table(project, "shop").row(0)[3:5] == (values[0], new_picture)
         # Other columns and another order change the table, and PostgreSQL's.
-        fewer = run(["PRICE", "link"], sinks=sinks, price=20)
+        fewer = run(["PRICE", "link"], sinks=sinks, picture="b")
         for unchanged in (again, fewer):
             assert outcomes(unchanged)[-1] == "unchanged: not inferred again"
         assert table(project, "shop").columns == [*BASE, "price", "link", "score"]
@@ -107,12 +115,58 @@ def test_columns_reach_the_table_and_the_sinks_and_change_them_without_inference
         )
         assert rows == table(project, "shop").sort("user_id", "rank").rows()
     # A new picture, which lists do not have, publishes nothing.
-    other_picture = run(["PRICE", "link"], sinks=sinks_without_postgres(), price=20, picture="b")
+    other_picture = run(["PRICE", "link"], picture="c")
     assert read_edition(other_picture) == read_edition(fewer)
 
 
-def sinks_without_postgres() -> dict[str, Any]:
-    return {"export": {"format": "jsonl"}}
+@pytest.mark.slow  # two refreshes, one with a training
+def test_reasons_are_in_the_lists_that_ask_for_them_and_show_repeats_them(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    write_ratings(project.root / "ratings.csv")
+    (project.root / "users.csv").write_text("id\n1\n2\n3\nnobody\n")
+    declare(
+        project,
+        batch_users={"source": str(project.root / "users.csv"), "column": "id"},
+        recommendations={
+            "columns": ["reason", "title", "reason_item"],
+            "rules": {"pin": [{"item": "5", "rank": 2}]},
+            "num_results": 5,
+        },
+        solution={},
+        sinks={"export": {}},
+    )
+    result = refresh(project, "shop", instance, report=True)
+    assert result.success
+    lists = table(project, "shop")
+    assert lists.columns == [*BASE, "reason", "title", "reason_item", "score"]
+    reasons = dict(lists.group_by("user_id").agg("reason").iter_rows())
+    # Whoever has had the pinned item does not get it again.
+    assert {*reasons["nobody"]} == {"pinned", "popular"}
+    assert all({*reasons[user]} <= {"pinned", "because"} for user in "123")
+    about = metadata(result, "recommendations")
+    assert about["reason_because"] == lists.filter(reason="because").height > 0
+    history = interactions(project, "shop").cast({"USER_ID": pl.String, "ITEM_ID": pl.String})
+    pairs = {*history.select("USER_ID", "ITEM_ID").iter_rows()}
+    because = lists.filter(reason="because").select("user_id", "reason_item")
+    assert {*because.iter_rows()} <= pairs
+    export = project.storage / "shop/curated/exports/recommendations.csv"
+    header = export.read_text().splitlines()[0].replace('"', "").split(",")
+    assert header[:5] == ["user_id", "item_1", "reason_1", "title_1", "reason_item_1"]
+    shown = json.loads(project.run("batchrec", "show", "1", "--json").stdout)
+    first = next(row for row in lists.filter(user_id="1").iter_rows(named=True)
+                 if row["reason"] == "because")  # fmt: skip
+    entry = shown["pipelines"][0]["recommendations"][first["rank"] - 1]
+    assert (entry["because"], entry["reason"]) == (first["reason_item"], None)
+
+
+def test_without_the_extra_reasons_say_which_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = declaration("shop", "ratings.csv", recommendations={"columns": ["reason"]})
+    work = Mock(pipeline=Pipeline.model_validate(settings))
+    monkeypatch.setattr(extras, "_find_missing_modules", lambda _: ["scipy"])
+    message = "recommendations.columns: reason needs scipy: pip install 'batchrec-dagster"
+    with pytest.raises(StepError, match=re.escape(message)):
+        prepare_reasons(work, pl.LazyFrame(), pl.Series([], dtype=pl.String))
 
 
 @pytest.mark.slow  # two refreshes

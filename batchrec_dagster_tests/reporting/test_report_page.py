@@ -15,9 +15,9 @@ from typing import Any
 import polars as pl
 import pytest
 
+from batchrec_dagster.explanations import item_overlaps
 from batchrec_dagster.outcomes.outcome import Outcome, Rate
 from batchrec_dagster.personalize.evidence import Evidence, MetricEstimate
-from batchrec_dagster.reporting import people
 from batchrec_dagster.reporting.changes import build_changes_section
 from batchrec_dagster.reporting.drift import DataFacts, RunInputs
 from batchrec_dagster.reporting.editions import compare_editions
@@ -366,7 +366,7 @@ def test_without_javascript_only_the_people_are_missing(opened_report: Any) -> N
 def test_many_users_are_sampled_evenly_and_the_page_says_so(
     monkeypatch: pytest.MonkeyPatch, browser: Any
 ) -> None:
-    monkeypatch.setattr(people, "MOST_COUNTED", 6)
+    monkeypatch.setattr(item_overlaps, "MOST_COUNTED", 6)
     facts = combine_facts(run(), count_tallies(build_tables(), most_people=5))
     everyone = sorted(build_tables().users.collect().get_column("userId"))
     assert [user for user, *_ in facts.people.people] == everyone[::3]

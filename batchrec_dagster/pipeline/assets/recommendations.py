@@ -90,8 +90,12 @@ COLUMNS = {
     ),
     "reason": (
         "string",
-        "Why an item that is not the model's own is on the list: pinned by a rule, or popular, as"
-        " the rules left too few of the model's results.",
+        "Why the item is on the list: because of reason_item, popular, new (nobody had it yet), or"
+        " pinned by a rule. Null: not known. Where only rules give reasons, null: the model's own.",
+    ),
+    "reason_item": (
+        "string",
+        "The item of the user's history that has most users in common with this one.",
     ),
     "arm": (
         "string",
@@ -111,6 +115,7 @@ COLUMN_LINEAGE = {
     "link": [("item_titles", "link")],
     "score": _TRAINED_ON,
     "reason": [("interactions", ITEM_ID)],
+    "reason_item": [("interactions", ITEM_ID)],
     "arm": [("batch_users", USER_FIELD)],
 }
 
@@ -318,6 +323,8 @@ def _rules_metadata(table: "RecommendationTable") -> dict[str, Any]:
     if diversity:
         metadata["categories_per_list"] = diversity["values_per_list"]
         metadata["lists_of_one_category"] = diversity["lists_of_one"]
+    for reason, count in table.facts.get("reasons", {}).items():
+        metadata[f"reason_{reason}"] = count
     return metadata
 
 

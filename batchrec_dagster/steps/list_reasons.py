@@ -1,0 +1,80 @@
+"""Says in the lists why each item is there, where the declaration asks for it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+import polars as pl
+
+from batchrec_dagster.config.list_columns import REASON, REASONS
+from batchrec_dagster.explanations.list_reasons import POPULAR, ListReasons
+from batchrec_dagster.outcomes.arms import MODEL
+from batchrec_dagster.personalize.recipes import POPULARITY_COUNT
+from batchrec_dagster.steps.errors import StepError
+from batchrec_dagster.steps.work import Work
+from batchrec_dagster.storage.extras import ExtraMissingError, require
+
+
+class RowReasons:
+    """Adds the columns reason and reason_item to the rows of lists, and counts the reasons.
+
+    reasons: what the histories say.
+    all_popular: whether the model recommends what most people like, and nothing else.
+    """
+
+    def __init__(self, reasons: ListReasons, *, all_popular: bool) -> None:
+        self._reasons, self._all_popular = reasons, all_popular
+        self.counts: Counter[str] = Counter()
+        """How many rows have each reason so far."""
+
+    def start(self) -> None:
+        """Count from the start, for a table that is made again."""
+        self.counts.clear()
+
+    def add(self, table: pl.DataFrame) -> pl.DataFrame:
+        """The table with both columns. What its column reason says already, as of rules, stays.
+
+        table: the columns user_id, item_id, score and, in an experiment, arm.
+        """
+        given = pl.col(REASON) if REASON in table.columns else pl.lit(None, pl.String)
+        is_popular = pl.lit(self._all_popular)
+        if "arm" in table.columns:
+            is_popular |= pl.col("arm") != MODEL
+        # Personalize adds popular items, without a score, where a filter leaves too few.
+        is_popular |= pl.col("score").is_null() & pl.col("score").is_not_null().any()
+        popular = pl.when(is_popular).then(pl.lit(POPULAR))
+        reasons = table.select(pl.coalesce(given, popular).alias(REASON)).to_series()
+        explained = self._reasons.explain(table, reasons)
+        for reason, count in explained.get_column(REASON).drop_nulls().value_counts().iter_rows():
+            self.counts[reason] += count
+        return table.with_columns(explained.get_columns())
+
+
+def prepare_reasons(work: Work, interactions: pl.LazyFrame, users: pl.Series) -> RowReasons | None:
+    """What says why items are on the lists of these users; None if the declaration does not ask.
+
+    Raises StepError if the extra `report` is not installed.
+    """
+    pipeline = work.pipeline
+    declared = [name for name in pipeline.list_columns if name in REASONS]
+    if not declared:
+        return None
+    try:
+        require("report", f"recommendations.columns: {', '.join(declared)}")
+    except ExtraMissingError as error:
+        raise StepError(str(error)) from None
+    all_popular = pipeline.solution.recipe == POPULARITY_COUNT
+    return RowReasons(ListReasons(interactions, users), all_popular=all_popular)
+
+
+def merge_pieces(pieces: Iterable[pl.DataFrame], least_rows: int) -> Iterator[pl.DataFrame]:
+    """The same lines in pieces of at least this many, but for the last."""
+    parts: list[pl.DataFrame] = []
+    for piece in pieces:
+        parts.append(piece)
+        if sum(part.height for part in parts) >= least_rows:
+            yield pl.concat(parts)
+            parts = []
+    if parts:
+        yield pl.concat(parts)
