@@ -393,7 +393,7 @@ def _make_new_checks(
         items = lists.select(pl.col("item_id").unique()).collect(engine="streaming")
         open_filter = work.pipeline.recommendations.open_filter
         checks.append(check_items_known(items.to_series(), read_item_ids(work), open_filter))
-    if work.pipeline.has_titles and ROWS_TITLED not in names:
+    if "title" in work.pipeline.list_columns and ROWS_TITLED not in names:
         counts = lists.select(pl.len(), untitled=pl.col("title").null_count())
         checks.append(check_rows_titled(*counts.collect(engine="streaming").row(0)))
     return checks

@@ -244,8 +244,13 @@ class ListBuilder(OutputTable):
                 ruled=self.rules is not None,
                 padding=padding,
             ),
-            *([] if self.titles is None else [check_rows_titled(self.rows, self._untitled)]),
+            *([check_rows_titled(self.rows, self._untitled)] if self._has_titles else []),
         ]
+
+    @property
+    def _has_titles(self) -> bool:
+        """Whether rows have a title."""
+        return self.item_columns is not None and "title" in self.item_columns.columns
 
     @property
     def seen_items_listed(self) -> int | None:
@@ -325,7 +330,7 @@ class ListBuilder(OutputTable):
             # What was added to the model's results has no score either.
             of_model = of_model.filter(pl.col("reason").is_null())
         self._of_model += of_model.height
-        if self.titles is not None:
+        if self._has_titles:
             self._untitled += table.get_column("title").null_count()
         self._unscored += of_model.get_column("score").null_count()
         self.items = pl.concat([self.items, table.get_column("item_id").unique()]).unique()

@@ -265,7 +265,7 @@ def _warnings(pipeline: Pipeline) -> dict[str, str]:
     return {
         "lists_full": f"Every user has all {pipeline.recommendations.num_results} items.",
         **(items_check if pipeline.items else {}),
-        **(titles_check if pipeline.has_titles else {}),
+        **(titles_check if "title" in pipeline.list_columns else {}),
         **(rule_checks if pipeline.recommendations.rules is not None else {}),
     }
 
