@@ -13,7 +13,8 @@ from batchrec_dagster.steps.data_sizes import DataSize, FileInspection
 from batchrec_dagster.steps.raw_files import RawRecord, open_copy, require_copies
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.hashed_users import SuppressedUsers
-from batchrec_dagster.storage.object_store import ObjectNotFoundError, StorageError
+from batchrec_dagster.storage.object_store import DamagedObjectError, StorageError
+from batchrec_dagster.storage.paths import MAKE_AGAIN
 from batchrec_dagster.storage.resource import StorageResource
 
 
@@ -66,8 +67,10 @@ def read_user_attributes(work: Work) -> pl.DataFrame:
     types: dict[str, pl.DataType] = {USER_ID: pl.String()}
     types |= dict.fromkeys(layout.categories, pl.String())
     types |= dict.fromkeys(layout.numbers, pl.Float64())
-    try:
-        with work.storage.local_file(uri) as path:
+    if work.storage.store.head(uri) is None:
+        raise StorageError(f"there is no {uri}: materialize users first")
+    with work.storage.local_file(uri) as path:
+        try:
             return pl.scan_csv(path, schema=types, glob=False).collect(engine="streaming")
-    except ObjectNotFoundError as error:
-        raise StorageError(f"there is no {uri}: materialize users first") from error
+        except pl.exceptions.PolarsError as error:
+            raise DamagedObjectError(work.storage.where(uri), error, MAKE_AGAIN) from error

@@ -221,6 +221,16 @@ def test_only_users_who_meet_the_condition_get_lists(
     assert metadata(listed, "batch_users")["users"] == 5
     assert metadata(listed, "batch_users")["not_in_users"] == 5
 
+    prepared = project.storage / "shop/transformed/users/users.csv"
+    content = prepared.read_text()
+    prepared.write_text(content.replace(",22.0", ",22,0"))
+    damaged = why(refresh(project, "shop", instance, assets=["batch_users"]))
+    assert "users.csv" in damaged
+    assert "run the refresh, which makes it again" in damaged
+    prepared.unlink()
+    absent = why(refresh(project, "shop", instance, assets=["batch_users"]))
+    assert absent.endswith("materialize users first")
+    prepared.write_text(content)
     project.declare({**declared, "batch_users": {"filter": 'USERS.CONSENT = "Yes"'}})
     nobody = why(refresh(project, "shop", instance, assets=["batch_users"]))
     assert nobody.startswith("none of the 60 users meets batch_users.filter: USERS.CONSENT")

@@ -16,6 +16,10 @@ def test_every_check_is_on_the_page_and_no_other(project: Project) -> None:
             "ratings.csv",
             items={"source": "movies.csv", "columns": {"item": "movieId", "title": "title"}},
             recommendations={"rules": {"pin": [{"item": "1"}]}},
+            users={
+                "source": "customers.csv",
+                "columns": {"user": "id", "categories": {"COUNTRY": "country"}},
+            },
             segments={"items": ["1"]},
             budget={"max_usd_per_run": 1},
         )
