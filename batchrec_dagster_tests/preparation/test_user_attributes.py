@@ -90,6 +90,12 @@ def test_users_are_imported_and_filters_read_them(
             "exclude_seen": False,
             "filter": 'EXCLUDE ItemID WHERE Items.KIND = "odd" IF CurrentUser.COUNTRY = "AT"',
         },
+        segments={
+            "items": ["1"],
+            "users_per_segment": 20,
+            "filter": 'INCLUDE UserID WHERE Users.COUNTRY = "AT" AND Users.AGE < 50',
+        },
+        budget={"max_usd_per_run": 100},
     )
     project.declare(declared)
     result = refresh(project, "shop", instance)
@@ -111,6 +117,16 @@ def test_users_are_imported_and_filters_read_them(
     assert lists.filter(of_austrians & odd).is_empty()
     assert not lists.filter(~of_austrians & odd).is_empty()
 
+    segments = project.storage / "shop/curated/user_segments/user_segments.parquet"
+    in_segment = set(pl.read_parquet(segments)["user_id"])
+    assert in_segment == set(map(str, range(1, 30, 2)))
+    (budget,) = [
+        check
+        for check in result.get_asset_check_evaluations()
+        if check.check_name == "within_budget" and check.asset_key.path[-1] == "personalize_dataset"
+    ]
+    assert " of users" in (budget.description or "")
+
     # No person is shown.
     shown = metadata(result, "users")
     assert "yes (40), no (10)" in shown["preview"]
@@ -124,7 +140,7 @@ def test_users_are_imported_and_filters_read_them(
     assert metadata(second_result, "recommendations")["outcome"] == "unchanged: not inferred again"
 
     # What a removed block leaves is deleted.
-    del declared["users"], declared["recommendations"]["filter"]
+    del declared["users"], declared["segments"], declared["recommendations"]["filter"]
     project.declare(declared)
     removed_result = refresh(project, "shop", instance)
     assert removed_result.success, why(removed_result)
