@@ -274,13 +274,13 @@ def train(
             raise TrainingError(f"{name} cannot be updated, only trained in full")
         update = trainer.update(previous, interactions, seed, log)
         if update is not None:
-            model, metrics, old_values = update
+            model, measurements, old_values = update
             tuned = {key: format_value(old_values[key]) for key in ranges if key in old_values}
-            return TrainedModel.from_measurements(model, metrics, tuned)
+            return TrainedModel(model, measurements, tuned)
     best: dict[str, Value] = {}
     if search is not None and trainer.measure is not None:
         jobs = search.max_jobs
         best = tune(trainer.measure, interactions, values, ranges, jobs, seed, log)
-    model, metrics = trainer.train(interactions, {**values, **best}, seed, log)
+    model, measurements = trainer.train(interactions, {**values, **best}, seed, log)
     tuned = {key: format_value(value) for key, value in best.items()}
-    return TrainedModel.from_measurements(model, metrics, tuned)
+    return TrainedModel(model, measurements, tuned)

@@ -7,14 +7,21 @@ model trained there.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
+
+if TYPE_CHECKING:
+    from types_boto3_personalize import PersonalizeClient
+    from types_boto3_personalize.type_defs import GetSolutionMetricsResponseTypeDef
 
 # Personalize's names of metrics.
 NDCG, COVERAGE = "normalized_discounted_cumulative_gain_at_25", "coverage"
 
 HEADER = "x-batchrec-evidence"
+# In a request, the types of events that the metrics are to count, as a JSON array. The engine
+# repeats them in its answer if the metrics do: Amazon Personalize's count all events.
+TARGET_EVENTS_HEADER = "x-batchrec-target-events"
 ALL = "all"
 
 EMBEDDED = "the embedded engine"
@@ -30,6 +37,49 @@ def name_engine(answer: Mapping[str, Any], endpoint: str, *, on_aws: bool) -> st
     if HEADER in answer["ResponseMetadata"]["HTTPHeaders"]:
         return EMBEDDED
     return AMAZON if on_aws else f"the Personalize at {endpoint}"
+
+
+def get_solution_metrics(
+    client: PersonalizeClient, solution_version_arn: str, target_events: Sequence[str] = ()
+) -> GetSolutionMetricsResponseTypeDef:
+    """The answer of GetSolutionMetrics, which counts these events alone if the engine can.
+
+    target_events: the types of events; empty for all. `read_counted_events` says whether it did.
+    """
+    events = client.meta.events
+    for event, handler in (("before-parameter-build", _take_events), ("before-call", _add_header)):
+        # The same id again replaces nothing and adds nothing.
+        events.register(
+            f"{event}.personalize.GetSolutionMetrics",
+            cast("Any", handler),
+            unique_id=f"batchrec-target-events-{event}",
+        )
+    # botocore knows no headers of single requests, so they travel as a parameter up to the handler.
+    extra: Any = {_EVENTS_PARAMETER: json.dumps(list(target_events))} if target_events else {}
+    return client.get_solution_metrics(solutionVersionArn=solution_version_arn, **extra)
+
+
+_EVENTS_PARAMETER = "batchrecTargetEvents"
+
+
+def _take_events(params: dict[str, Any], context: dict[str, Any], **_: Any) -> None:
+    if _EVENTS_PARAMETER in params:
+        context[_EVENTS_PARAMETER] = params.pop(_EVENTS_PARAMETER)
+
+
+def _add_header(params: dict[str, Any], context: dict[str, Any], **_: Any) -> None:
+    if _EVENTS_PARAMETER in context:
+        params["headers"][TARGET_EVENTS_HEADER] = context[_EVENTS_PARAMETER]
+
+
+def read_counted_events(answer: Mapping[str, Any]) -> list[str]:
+    """The types of events that the metrics count alone; empty if they count all.
+
+    answer: that of GetSolutionMetrics.
+    """
+    header = answer["ResponseMetadata"]["HTTPHeaders"].get(TARGET_EVENTS_HEADER, "[]")
+    names: list[str] = json.loads(header)
+    return names
 
 
 def read_evidence(answer: Mapping[str, Any]) -> dict[str, float]:

@@ -26,7 +26,11 @@ from click.testing import CliRunner
 from batchrec_dagster.local_personalize.api.command import local_personalize
 from batchrec_dagster.local_personalize.api.server import make_application
 from batchrec_dagster.local_personalize.api.service import LocalPersonalize
-from batchrec_dagster.personalize.evidence import read_evidence
+from batchrec_dagster.personalize.evidence import (
+    get_solution_metrics,
+    read_counted_events,
+    read_evidence,
+)
 from batchrec_dagster.personalize.expired_models import EXPIRED, MODEL_TAG
 from batchrec_dagster.personalize.schemas import build_interactions_schema
 from batchrec_dagster.storage.object_store import ObjectStore
@@ -141,6 +145,9 @@ def test_the_walk_over_http(server: Server) -> None:
     _wait_until_active(client, version["solutionVersionArn"])
     answer = client.get_solution_metrics(solutionVersionArn=version["solutionVersionArn"])
     assert read_evidence(answer)["all/users"] > 0
+    watched = get_solution_metrics(client, version["solutionVersionArn"], ["Watch"])
+    assert read_counted_events(watched) == ["Watch"]
+    assert watched["metrics"] == answer["metrics"]
     batch = client.create_batch_inference_job(
         jobName="b",
         solutionVersionArn=version["solutionVersionArn"],
@@ -237,7 +244,10 @@ def test_with_a_key_only_its_signatures_are_accepted(tmp_path: Path) -> None:
         "BATCHREC_LOCAL_PERSONALIZE_SECRET_ACCESS_KEY": SECRET,
     }
     with _running_server(tmp_path, **environment) as server:
-        assert server.open_client(KEY_ID, SECRET).list_schemas()["schemas"] == []
+        client = server.open_client(KEY_ID, SECRET)
+        assert client.list_schemas()["schemas"] == []
+        with pytest.raises(client.exceptions.ResourceNotFoundException):
+            get_solution_metrics(client, f"{RECIPE}none", ["watch"])
         for key_id, secret, code in (
             (KEY_ID, "another secret", "InvalidSignatureException"),
             ("ANOTHER", SECRET, "UnrecognizedClientException"),

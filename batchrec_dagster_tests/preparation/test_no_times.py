@@ -94,9 +94,9 @@ def test_recency_counts_only_where_there_are_times(times: bool) -> None:
         for user in range(200)
         for step in range(12)
     ]
-    model, metrics = train_blend(interactions_of(rows), DEFAULTS, 0, lambda _: None)
+    model, measurements = train_blend(interactions_of(rows), DEFAULTS, 0, lambda _: None)
     assert isinstance(model, BlendModel)
-    assert metrics
+    assert measurements.metrics
     assert any(model.recency_exponents.values()) == times
 
 

@@ -26,6 +26,7 @@ from ..catalog.resource import Resource
 from ..data.datasets import INTERACTIONS, ROWS
 from ..jobs.job import logger
 from ..learning.blend import HELD_OUT
+from ..learning.choices import CHOICES
 from ..learning.store import MANIFEST
 from .archived_resources import ArchivedCatalog, ArchivedCatalogError
 from .archived_rows import ArchivedRowsError, check_parquet
@@ -43,9 +44,9 @@ _PLAIN_TYPES = tarfile.REGTYPE, tarfile.AREGTYPE
 # What may be in the folder of a model or of an import. In older versions an import was a file, not
 # a folder, whose path inside the import is empty.
 _ARRAYS = rf"({re.escape(MANIFEST)}|[\w-][\w.-]*\.npy)"
-_MODEL_FILE = re.compile(rf"({HELD_OUT}/)?{_ARRAYS}", re.ASCII)
+_MODEL_FILE = re.compile(rf"(({HELD_OUT}|{CHOICES})/)?{_ARRAYS}", re.ASCII)
 _DATA_FILE = re.compile(rf"|{re.escape(ROWS)}|{INTERACTIONS}/{_ARRAYS}", re.ASCII)
-_FOLDERS = {"models": ("", HELD_OUT), "datasets": ("", INTERACTIONS)}
+_FOLDERS = {"models": ("", HELD_OUT, CHOICES), "datasets": ("", INTERACTIONS)}
 
 _READ_ERRORS = (
     tarfile.TarError,

@@ -20,6 +20,7 @@ from botocore.config import Config
 from botocore.loaders import create_loader
 from urllib3 import HTTPResponse
 
+from batchrec_dagster.personalize.evidence import TARGET_EVENTS_HEADER
 from batchrec_dagster.storage.extras import require
 from batchrec_dagster.storage.object_store import ObjectStore
 
@@ -84,9 +85,11 @@ def make_client(service: LocalPersonalize) -> PersonalizeClient:
     from .service import answer
 
     def respond(request: AWSPreparedRequest, **_: Any) -> AWSResponse:
-        target = request.headers.get("X-Amz-Target", b"")
-        target_text = target.decode("latin-1") if isinstance(target, bytes) else target
-        response = answer(service.call, target_text, _encode_body(request.body))
+        target, events = (
+            _decode_header(request.headers.get(name, ""))
+            for name in ("X-Amz-Target", TARGET_EVENTS_HEADER)
+        )
+        response = answer(service.call, target, _encode_body(request.body), events)
         raw = HTTPResponse(BytesIO(response.body), preload_content=False)
         headers = HTTPHeaders.from_dict(response.headers)
         return AWSResponse(request.url, response.status, headers, raw)
@@ -108,6 +111,10 @@ def make_client(service: LocalPersonalize) -> PersonalizeClient:
     )
     client.meta.events.register("before-send.personalize", cast(Any, respond))
     return client
+
+
+def _decode_header(value: Any) -> str:
+    return value.decode("latin-1") if isinstance(value, bytes) else str(value)
 
 
 def _encode_body(body: Any) -> bytes:

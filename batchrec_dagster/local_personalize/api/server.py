@@ -15,6 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from batchrec_dagster.personalize.evidence import TARGET_EVENTS_HEADER
 from batchrec_dagster.web import is_loopback
 from batchrec_dagster.web.guard import Guard
 from batchrec_dagster.web.server import BodyTooLargeError, LimitedServer, read_body
@@ -40,7 +41,8 @@ def make_application(
             if key is not None:
                 check_signature(key, request.headers, body)
             target = request.headers.get("x-amz-target", "")
-            response = await run_in_threadpool(answer, service.call, target, body)
+            events = request.headers.get(TARGET_EVENTS_HEADER, "")
+            response = await run_in_threadpool(answer, service.call, target, body, events)
         except TimeoutError:
             response = HttpResponse.make_error(
                 408, "RequestTimeoutException", "The request came too slowly."

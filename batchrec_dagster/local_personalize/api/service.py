@@ -8,10 +8,12 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
+from batchrec_dagster.personalize.evidence import TARGET_EVENTS_HEADER
+from batchrec_dagster.personalize.schemas import MAX_EVENT_TYPES
 from batchrec_dagster.storage.object_store import ObjectStore
 
 from ..catalog.catalog import Catalog
@@ -36,8 +38,10 @@ _UNKNOWN_OPERATION, _NOT_JSON = "UnknownOperationException", "SerializationExcep
 _SCHEDULE_CHECK_SECONDS = 1.0
 """How often requests look for solutions whose automatic training is due."""
 
-CallOperation = Callable[[str, dict[str, Any]], dict[str, Any]]
-"""Returns the members of the response to the operation with this name and these parameters."""
+CallOperation = Callable[[str, dict[str, Any], Sequence[str]], dict[str, Any]]
+"""Returns the members of the response to the operation with this name and these parameters.
+
+The last argument has the types of events that metrics are to count; all if empty."""
 
 
 class HttpResponse(NamedTuple):
@@ -63,16 +67,20 @@ class HttpResponse(NamedTuple):
         return cls.make({"__type": code, "message": message}, status)
 
 
-def answer(call_operation: CallOperation, target: str, body: bytes) -> HttpResponse:
+def answer(
+    call_operation: CallOperation, target: str, body: bytes, target_events: str = ""
+) -> HttpResponse:
     """Return the response to one HTTP request. Errors become error responses of the protocol.
 
     target: the header X-Amz-Target, which names the operation.
     body: the request's JSON.
+    target_events: the header of TARGET_EVENTS_HEADER; empty without one.
 
     Raises CatalogError, which the caller of an embedded client gets as it is.
     """
     try:
-        content = call_operation(_parse_target(target), _parse_body(body))
+        operation, params = _parse_target(target), _parse_body(body)
+        content = call_operation(operation, params, _parse_target_events(target_events))
         headers = content.pop(HEADERS, {})
         return HttpResponse.make(content, **headers)
     except ServiceError as error:
@@ -105,6 +113,24 @@ def _parse_body(body: bytes) -> dict[str, Any]:
     if not isinstance(params, dict):
         raise ServiceError("The request's body must be a JSON object.", _NOT_JSON)
     return params
+
+
+def _parse_target_events(header: str) -> list[str]:
+    """Return the types of events that metrics are to count. Raises ServiceError.
+
+    header: a JSON array of their names; empty for all.
+    """
+    try:
+        names = json.loads(header or "[]")
+    except (ValueError, RecursionError):
+        names = None
+    is_list = isinstance(names, list) and len(names) <= MAX_EVENT_TYPES
+    if names is None or not is_list or not all(isinstance(name, str) for name in names):
+        raise InvalidInputError(
+            f"The header {TARGET_EVENTS_HEADER} must be a JSON array of at most"
+            f" {MAX_EVENT_TYPES} event types."
+        )
+    return list(names)
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -147,11 +173,14 @@ class LocalPersonalize:
         self._next_schedule_check = 0.0
         self._worker.wake()
 
-    def call(self, operation: str, params: dict[str, Any]) -> dict[str, Any]:
+    def call(
+        self, operation: str, params: dict[str, Any], target_events: Sequence[str] = ()
+    ) -> dict[str, Any]:
         """Return the members of the response to one request.
 
         operation: its name, such as CreateSchema.
         params: the request's members, which are validated here.
+        target_events: the types of events that metrics are to count; all if empty.
 
         Raises ServiceError if the request is refused, and CatalogError.
         """
@@ -176,7 +205,9 @@ class LocalPersonalize:
                 transaction=transaction,
                 region=self.region,
                 quotas=self._quotas,
+                home=self._home.root,
                 account=self._account,
+                target_events=target_events,
                 v2_lines=self._v2_lines,
             )
             response = OPERATIONS[operation](request)

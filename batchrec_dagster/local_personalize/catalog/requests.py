@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from batchrec_dagster.storage.permissions import find_partition
@@ -29,9 +30,13 @@ class ApiRequest:
     transaction: CatalogTransaction
     region: str
     quotas: Quotas
+    home: Path
+    """The folder of the service, which the paths in the catalog are relative to."""
     account: str = ACCOUNT_ID
     v2_lines: bool = False
     """Whether batch inference jobs add reasons and placeholders (`LocalPersonalize.__init__`)."""
+    target_events: Sequence[str] = ()
+    """The types of events that metrics are to count; all if empty."""
     files_to_remove: list[str] = field(default_factory=list)
     """The files to remove once the transaction is committed, relative to the home."""
 

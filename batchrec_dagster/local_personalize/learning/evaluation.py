@@ -169,11 +169,14 @@ class Evaluation:
     recommended: Int32
     """(users, 25) item indices, best first; -1 pads."""
 
-    n_items: int
-    """The number of the model's items."""
-
     users: Int32
     """(users,) their indices in the interactions."""
+
+    chosen: csr_matrix
+    """(users, n_items), nonzero for relevant items."""
+
+    item_ids: Ids
+    """(n_items,) the model's items."""
 
     rewards: Float64 | None = None
     """(users with rewards,) see `reward_shares`; None without an objective."""
@@ -184,14 +187,9 @@ class Evaluation:
         `coverage` is the share of all items that were recommended to at least one user.
         """
         distinct = np.unique(self.recommended[self.recommended >= 0]).size
-        metrics = {"coverage": distinct / self.n_items if self.n_items else 0.0}
-        metrics[f"mean_reciprocal_rank_at_{MAX_DEPTH}"] = mean(reciprocal_rank(self.hits))
-        for depth in DEPTHS:
-            hits = self.hits[:, :depth]
-            metrics[f"normalized_discounted_cumulative_gain_at_{depth}"] = mean(
-                ndcg(hits, self.relevant)
-            )
-            metrics[f"precision_at_{depth}"] = mean(precision(hits))
+        n_items = len(self.item_ids)
+        metrics = {"coverage": distinct / n_items if n_items else 0.0}
+        metrics |= measure_ranks(self.hits, self.relevant)
         if self.rewards is not None:
             metrics["average_rewards_at_k"] = mean(self.rewards)
         return metrics
@@ -199,6 +197,22 @@ class Evaluation:
     def ndcg(self) -> Float64:
         """(users,): NDCG at 25 of each user, for paired comparisons of models."""
         return ndcg(self.hits, self.relevant)
+
+
+def measure_ranks(hits: Bool, relevant: Int64) -> dict[str, float]:
+    """The metrics of GetSolutionMetrics that follow from the hits; all 0 without users.
+
+    hits: (users, 25).
+    relevant: (users,) how many items are relevant, at least 1.
+    """
+    metrics = {f"mean_reciprocal_rank_at_{MAX_DEPTH}": mean(reciprocal_rank(hits))}
+    for depth in DEPTHS:
+        first_hits = hits[:, :depth]
+        metrics[f"normalized_discounted_cumulative_gain_at_{depth}"] = mean(
+            ndcg(first_hits, relevant)
+        )
+        metrics[f"precision_at_{depth}"] = mean(precision(first_hits))
+    return metrics
 
 
 def evaluate(model: UserModel, held_out: Split, *, include_seen: bool = False) -> Evaluation:
@@ -227,9 +241,10 @@ def evaluate(model: UserModel, held_out: Split, *, include_seen: bool = False) -
     hits = np.asarray(truth[rows, np.maximum(recommended, 0)].todense() > 0) & (recommended >= 0)
     is_tested = relevant > 0
     hits, relevant, recommended = hits[is_tested], relevant[is_tested], recommended[is_tested]
-    rewards = reward_shares(model.item_ids, held_out.truth, truth[is_tested], recommended)
+    chosen = truth[is_tested]
+    rewards = reward_shares(model.item_ids, held_out.truth, chosen, recommended)
     users = held_out.users[is_tested]
-    return Evaluation(hits, relevant, recommended, len(model.item_ids), users, rewards)
+    return Evaluation(hits, relevant, recommended, users, chosen, model.item_ids, rewards)
 
 
 def reward_shares(

@@ -6,10 +6,7 @@ import numpy as np
 
 from batchrec_dagster.personalize.evidence import ALL
 
-from .evaluation import Split, evaluate
-from .interactions import Float64, Interactions, log_popularity, order_by_popularity
-from .popularity import PopularityModel
-from .serving import UserModel
+from .interactions import Float64, Int64
 
 # Groups of users by the interactions that the model saw of them: the least number, and the label.
 LENGTHS = ((1, "1-4"), (5, "5-19"), (20, "20+"))
@@ -20,8 +17,10 @@ DRAWN_AT_ONCE = 1 << 16  # users, in all resamples that are drawn at once
 BOUNDS = (0.025, 0.975)
 
 
-def measure(model: UserModel, held_out: Split) -> dict[str, float]:
-    """The metrics of `evaluate`, and the evidence for them under `GROUP/NAME`.
+def summarize_evidence(
+    model_ndcg: Float64, popular_ndcg: Float64, lengths: Int64
+) -> dict[str, float]:
+    """The evidence for the metrics, under `GROUP/NAME`.
 
     GROUP is `all` or a label of LENGTHS. NAME is one of these:
 
@@ -31,16 +30,11 @@ def measure(model: UserModel, held_out: Split) -> dict[str, float]:
     - each of these three with `_low` and `_high`, where users are enough: the bounds of its 95 %
       percentile bootstrap interval (Efron, "Bootstrap methods: another look at the jackknife",
       1979).
+
+    model_ndcg, popular_ndcg: (users,) NDCG at 25 of each tested user.
+    lengths: (users,) how many interactions the model saw of each.
     """
-    evaluation = evaluate(model, held_out)
-    baseline = evaluate(fit_popularity(held_out.train), held_out)
-    users, model_rows, baseline_rows = np.intersect1d(
-        evaluation.users, baseline.users, return_indices=True
-    )
-    model_ndcg = evaluation.ndcg()[model_rows]
-    baseline_ndcg = baseline.ndcg()[baseline_rows]
-    values = np.column_stack([model_ndcg, baseline_ndcg, model_ndcg - baseline_ndcg])
-    lengths = np.diff(held_out.inputs.starts)[users]
+    values = np.column_stack([model_ndcg, popular_ndcg, model_ndcg - popular_ndcg])
     lower = [least for least, _ in LENGTHS]
     group = np.searchsorted(lower, lengths, side="right") - 1
     evidence = _summarize_group(ALL, values)
@@ -48,17 +42,11 @@ def measure(model: UserModel, held_out: Split) -> dict[str, float]:
         group_values = values[group == number]
         if len(group_values):
             evidence |= _summarize_group(label, group_values)
-    return evaluation.summary() | evidence
-
-
-def fit_popularity(data: Interactions) -> PopularityModel:
-    """The baseline: the items with the most interactions."""
-    order = order_by_popularity(data)
-    return PopularityModel(data.item_ids[order], log_popularity(data, order))
+    return evidence
 
 
 def _summarize_group(label: str, values: Float64) -> dict[str, float]:
-    """The evidence of a group of users, see `measure`.
+    """The evidence of a group of users, see `summarize_evidence`.
 
     values: (users, 3) NDCG of the model and of popularity, and their difference.
     """

@@ -13,6 +13,7 @@ from scipy.sparse import csr_matrix
 from batchrec_dagster.personalize.recipes import HYPERPARAMETERS, Values
 
 from .blend import HELD_OUT, BlendModel
+from .choices import CHOICES
 from .components import SEQUENCE, SYMMETRIC_COOC, ItemItemScorer
 from .interactions import Ids, ModelFileError
 from .store import LOAD_ERRORS, load_arrays, pack_ids, save_arrays, unpack_distinct_ids
@@ -50,6 +51,9 @@ def copy_without_users(model: Path, target: Path, users: Collection[str]) -> boo
     for path in model.iterdir():
         if path.is_file():
             shutil.copyfile(path, target / path.name)
+    if (model / CHOICES).exists():
+        # It has no ids, and nothing of which item it was.
+        shutil.copytree(model / CHOICES, target / CHOICES)
     return True
 
 

@@ -29,11 +29,11 @@ from .components import (
     Scorer,
 )
 from .evaluation import Split, split, split_histories, split_users
-from .evidence import measure
 from .fit_components import ComponentFitter, FittedComponents
 from .held_out import HeldOut
 from .hpo import Log
 from .interactions import Interactions, TrainingError, find_positions
+from .measurements import Measurements, measure
 from .model_selection import (
     RECENCY_EXPONENTS,
     Blend,
@@ -66,12 +66,12 @@ SECOND_HELD_OUT_SHARE = 0.3
 
 def train_blend(
     interactions: Interactions, values: Values, seed: int, log: Log
-) -> tuple[BlendModel, dict[str, float]]:
-    """The model and its metrics, which are empty when no users can be held out."""
+) -> tuple[BlendModel, Measurements]:
+    """The model and what was measured, which is nothing when no users can be held out."""
     held_out = split(interactions, seed, share=held_out_share(interactions))
     if held_out is None:
         log("too little data to hold out users: no metrics, default blend")
-        return _default_blend(interactions, values, seed, log), {}
+        return _default_blend(interactions, values, seed, log), Measurements()
     splits = [held_out]
     if len(held_out.users) < MIN_VALIDATION_USERS:
         second = split(interactions, seed, without=held_out.users, share=SECOND_HELD_OUT_SHARE)
@@ -89,7 +89,7 @@ def train_blend(
     if repeats is not None:
         log(f"repeats: {repeats.share:.0%} of the next interactions, recency {repeats.exponent}")
     test_model = replace(test_model, repeats=repeats)
-    metrics = _measure_and_log(test_model, held_out, log)
+    measurements = _measure_and_log(test_model, held_out, log)
     test_model = replace(test_model)  # frees the sums of weights that it kept to score
     users = interactions.user_ids[held_out.users]
     del splits, held_out  # frees these copies of the data before the largest fit
@@ -103,7 +103,7 @@ def train_blend(
         fitter = ComponentFitter(interactions, values, seed, log, start=selection)
         fitted = fitter.fit(list(blend.weights), values)
         model = fitter.with_new_items(replace(fitted.blend(blend, temperature), repeats=repeats))
-    return replace(model, held_out=HeldOut(test_model, users, values)), metrics
+    return replace(model, held_out=HeldOut(test_model, users, values)), measurements
 
 
 def train_blend_on_histories(
@@ -141,8 +141,8 @@ def measure_blend(
 
 def update_blend(
     previous: Path, interactions: Interactions, seed: int, log: Log
-) -> tuple[BlendModel, dict[str, float], Values] | None:
-    """A model updated with the interactions, its metrics, and its hyperparameters.
+) -> tuple[BlendModel, Measurements, Values] | None:
+    """A model updated with the interactions, what was measured, and its hyperparameters.
 
     The metrics are those of a model updated without the users who were held out before, on these
     users. The result is None when the model cannot be updated: it was saved without held-out users,
@@ -162,15 +162,15 @@ def update_blend(
     users = np.sort(find_positions(interactions.user_ids, old_held_out.users))
     users = users[users >= 0]
     users = users[np.diff(interactions.starts)[users] >= 2]
-    metrics: dict[str, float] = {}
+    measurements = Measurements()
     test_model = old_held_out.model
     if len(users) and len(users) < len(interactions.user_ids):
         held_out = split_users(interactions, users)
         test_model = _update_model(old_held_out.model, held_out.train, values, seed, log)
-        metrics = _measure_and_log(test_model, held_out, log)
+        measurements = _measure_and_log(test_model, held_out, log)
     model = _update_model(old_model, interactions, values, seed, log, serves=True)
     model = replace(model, held_out=HeldOut(test_model, old_held_out.users, values))
-    return model, metrics, values
+    return model, measurements, values
 
 
 def _update_model(
@@ -302,8 +302,8 @@ def uses_recency(values: Values, interactions: Interactions) -> bool:
     return has_times and bool(values.get("recency_mask", values.get("apply_recency_bias", True)))
 
 
-def _measure_and_log(model: BlendModel, held_out: Split, log: Log) -> dict[str, float]:
-    """The metrics of the model on held-out users, which are logged too."""
-    metrics = measure(model, held_out)
-    log(", ".join(f"{key} {value:.4f}" for key, value in metrics.items() if "/" not in key))
-    return metrics
+def _measure_and_log(model: BlendModel, held_out: Split, log: Log) -> Measurements:
+    """What is measured of the model on held-out users. Its metrics are logged too."""
+    measurements = measure(model, held_out)
+    log(", ".join(f"{key} {value:.4f}" for key, value in measurements.metrics.items()))
+    return measurements

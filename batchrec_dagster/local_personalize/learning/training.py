@@ -13,10 +13,10 @@ from batchrec_dagster.personalize.recipes import Values
 from . import related
 from .blend import BlendModel
 from .evaluation import Split, add_earlier_cutoffs, evaluate, evaluate_segments, split
-from .evidence import fit_popularity, measure
 from .fit_components import drop_extreme_users, mark_within_percentiles
 from .hpo import Log, Measure
 from .interactions import Histories, Interactions, order_by_popularity
+from .measurements import Measurements, fit_popularity, measure
 from .models import AnyModel
 from .popularity import PopularityModel
 from .ranking import keep_columns
@@ -25,17 +25,13 @@ from .segmentation import SegmentationModel, probabilities
 from .train_blend import measure_blend, train_blend, train_blend_on_histories, update_blend
 from .validation import ValidationSet, make_validation_set
 
-# Metrics by the names of GetSolutionMetrics, and the evidence for them as GROUP/NAME, see
-# evidence.measure. They are empty if no user was held out.
-Metrics = dict[str, float]
-
 # Takes interactions, hyperparameters, a seed and a log. The result is the model of all
-# interactions, and the metrics of a model that has not seen the users it is measured on.
-Train = Callable[[Interactions, Values, int, Log], tuple[AnyModel, Metrics]]
+# interactions, and what was measured of a model that has not seen the users it is measured on.
+Train = Callable[[Interactions, Values, int, Log], tuple[AnyModel, Measurements]]
 
 # Takes the folder of a model, all interactions, a seed and a log. The result is the model updated
-# with them, its metrics and its hyperparameters; None when it must be trained in full.
-Update = Callable[[Path, Interactions, int, Log], tuple[AnyModel, Metrics, Values] | None]
+# with them, what was measured and its hyperparameters; None when it must be trained in full.
+Update = Callable[[Path, Interactions, int, Log], tuple[AnyModel, Measurements, Values] | None]
 
 
 @dataclass(frozen=True)
@@ -54,48 +50,45 @@ class RecipeTrainer:
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A model trained on all interactions, with its metrics, and the evidence for them."""
+    """A model trained on all interactions, and what was measured of it."""
 
     model: AnyModel
-    metrics: Metrics
-    evidence: Metrics
+    measurements: Measurements
     tuned: dict[str, str] = field(default_factory=dict)
     """The hyperparameters that a search chose, as text."""
 
-    @classmethod
-    def from_measurements(
-        cls, model: AnyModel, measurements: Metrics, tuned: dict[str, str]
-    ) -> TrainedModel:
-        """The model with what its trainer returns as metrics.
+    @property
+    def metrics(self) -> dict[str, float]:
+        return self.measurements.metrics
 
-        measurements: metrics, and as GROUP/NAME the evidence for them.
-        """
-        metrics = {key: value for key, value in measurements.items() if "/" not in key}
-        evidence = {key: value for key, value in measurements.items() if "/" in key}
-        return cls(model, metrics, evidence, tuned)
+    @property
+    def evidence(self) -> dict[str, float]:
+        return self.measurements.evidence
 
 
 def train_popularity(
     interactions: Interactions, values: Values, seed: int, log: Log
-) -> tuple[PopularityModel, Metrics]:
+) -> tuple[PopularityModel, Measurements]:
     """The most popular items; no hyperparameters."""
     held_out = split(interactions, seed)
-    metrics = measure(fit_popularity(held_out.train), held_out) if held_out else {}
-    return fit_popularity(interactions), metrics
+    measurements = Measurements()
+    if held_out is not None:
+        measurements = measure(fit_popularity(held_out.train), held_out)
+    return fit_popularity(interactions), measurements
 
 
 def train_segmentation(
     interactions: Interactions, values: Values, seed: int, log: Log
-) -> tuple[SegmentationModel, Metrics]:
+) -> tuple[SegmentationModel, Measurements]:
     """User segmentation: a blend, and a factor for items that users already have."""
     model, test_model, held_out = train_blend_on_histories(interactions, values, seed, log)
     if test_model is None or held_out is None:
-        return SegmentationModel(model), {}
+        return SegmentationModel(model), Measurements()
     users = make_validation_set({}, held_out, test_model.item_ids, include_seen=True)
     factor = measure_repeat_factor(test_model, users)
     log(f"for the same score, a known item is {factor:.3g} times as likely as a new one")
     metrics = evaluate_segments(SegmentationModel(test_model, factor), held_out)
-    return SegmentationModel(model, factor), metrics
+    return SegmentationModel(model, factor), Measurements(metrics)
 
 
 def measure_repeat_factor(model: BlendModel, held_out: ValidationSet) -> float:
@@ -123,14 +116,14 @@ def measure_repeat_factor(model: BlendModel, held_out: ValidationSet) -> float:
 
 def train_sims(
     interactions: Interactions, values: Values, seed: int, log: Log
-) -> tuple[RelatedItemsModel, Metrics]:
+) -> tuple[RelatedItemsModel, Measurements]:
     """aws-sims: items with few users in common are not related."""
     return _train_related(interactions, _add_sims_defaults(values), seed)
 
 
 def train_similar_items(
     interactions: Interactions, values: Values, seed: int, log: Log
-) -> tuple[RelatedItemsModel, Metrics]:
+) -> tuple[RelatedItemsModel, Measurements]:
     """aws-similar-items: also items with few users in common are related."""
     return _train_related(interactions, values, seed)
 
@@ -152,13 +145,13 @@ def _add_sims_defaults(values: Values) -> Values:
 
 def _train_related(
     interactions: Interactions, values: Values, seed: int
-) -> tuple[RelatedItemsModel, Metrics]:
+) -> tuple[RelatedItemsModel, Measurements]:
     held_out = split(interactions, seed)
-    metrics = {}
+    measurements = Measurements()
     if held_out is not None:
         test_model = LastItemRecommender(_fit_related(held_out.train, values))
-        metrics = measure(test_model, held_out)
-    return _fit_related(interactions, values), metrics
+        measurements = measure(test_model, held_out)
+    return _fit_related(interactions, values), measurements
 
 
 def _fit_related(interactions: Interactions, values: Values) -> RelatedItemsModel:

@@ -16,12 +16,19 @@ from ..catalog.kinds import CatalogKind, JobQueue, JobResult, NewResource
 from ..catalog.requests import HEADERS, ApiRequest
 from ..catalog.resource import Resource, Status
 from ..errors import AlreadyExistsError, InUseError, InvalidInputError, JobFailedError
-from ..jobs.job import Job
+from ..jobs.job import Job, logger
+from ..learning.choices import EventChoices
 from ..learning.interactions import ModelFileError, TrainingError
 from ..recipes import RECIPES, Recipe, hpo_search, train, training_parameters
 from .datasets import find_dataset
 from .expired_versions import has_model
-from .training_data import add_attributes, add_features, add_rewards, read_training_data
+from .training_data import (
+    add_attributes,
+    add_event_types,
+    add_features,
+    add_rewards,
+    read_training_data,
+)
 
 # Values of trainingMode.
 FULL, UPDATE, AUTOTRAIN = "FULL", "UPDATE", "AUTOTRAIN"
@@ -133,8 +140,12 @@ def _perform(job: Job) -> JobResult:
     except (HyperparameterError, TrainingError, ModelFileError) as error:
         raise JobFailedError(f"Create failed. {error}") from None
     job.checkpoint()
+    choices = trained.measurements.choices
+    event_choices = None if choices is None else add_event_types(job, choices)
     with home.open_workspace(home.models, version.arn) as work:
         trained.model.save(work)
+        if event_choices is not None:
+            event_choices.save(work)
         model_path = home.publish(work, home.models, version.arn)
     body: dict[str, Any] = {"trainingHours": (time.monotonic() - start_time) / 3600}
     if trained.tuned:
@@ -164,17 +175,36 @@ def get_metrics(request: ApiRequest) -> dict[str, Any]:
     """Answer GetSolutionMetrics.
 
     A header has what AWS does not give: the evidence for the metrics, as JSON with the keys of
-    learning/evidence.py.
+    learning/evidence.py. If the request names target events, and the version was measured so that
+    they are known, metrics and evidence count these alone, and another header repeats their names.
 
     Raises ResourceNotFoundError, and InUseError until the version is ACTIVE.
     """
     version = request.get_active("SolutionVersion", request.params["solutionVersionArn"])
-    header = json.dumps(_round(version.state.get("evidence", {})), separators=(",", ":"))
-    return {
-        "solutionVersionArn": version.arn,
-        "metrics": _round(version.state["metrics"]),
-        HEADERS: {evidence.HEADER: header},
-    }
+    metrics, numbers = version.state["metrics"], version.state.get("evidence", {})
+    headers = {}
+    choices = _load_choices(request, version) if request.target_events else None
+    if choices is not None:
+        ranks, numbers = choices.measure(request.target_events)
+        # The lists are the same, and so is what is in them.
+        metrics = {"coverage": metrics["coverage"], **ranks}
+        headers[evidence.TARGET_EVENTS_HEADER] = json.dumps(list(request.target_events))
+    headers[evidence.HEADER] = json.dumps(_round(numbers), separators=(",", ":"))
+    return {"solutionVersionArn": version.arn, "metrics": _round(metrics), HEADERS: headers}
+
+
+def _load_choices(request: ApiRequest, version: Resource) -> EventChoices | None:
+    """Return what the tested users chose; None if the version was trained by an older batchrec.
+
+    Damaged files count as none: the metrics of all events are in the catalog.
+    """
+    if not has_model(version):
+        return None
+    try:
+        return EventChoices.load(request.home / version.state["model"])
+    except ModelFileError as error:
+        logger.warning("the metrics of %s count all events: %s", version.arn, error)
+        return None
 
 
 def _round(metrics: dict[str, float]) -> dict[str, float]:

@@ -16,6 +16,7 @@ from ..catalog.resource import Resource
 from ..data.datasets import FULL, DatasetReader
 from ..errors import JobFailedError
 from ..jobs.job import Job
+from ..learning.choices import MAX_TYPES, EventChoices, HeldOutChoices
 from ..learning.interactions import WEIGHT, Interactions, find_positions
 from ..learning.item_features import read_features
 from ..learning.segment_attributes import choose_attribute_fields, index_attributes
@@ -129,6 +130,55 @@ def add_attributes(job: Job, interactions: Interactions) -> Interactions:
     attributes = index_attributes(rows)
     job.report_progress(f"{attributes.matrix.shape[0]:,} attributes of items")
     return replace(interactions, attributes=attributes)
+
+
+def add_event_types(job: Job, choices: HeldOutChoices) -> EventChoices | None:
+    """Return the choices with the types of their events; None if the data have no types.
+
+    No user had a chosen item before the choice. So all that the user did with it are events of the
+    choice.
+
+    Raises JobFailedError if the data are gone or damaged.
+    """
+    version = job.resource
+    reader = job.make_reader()
+    rules = _read_event_rules(version.body)
+    chosen = pl.DataFrame(
+        {
+            schemas.USER_ID: pl.Series(choices.users, dtype=pl.String),
+            schemas.ITEM_ID: pl.Series(choices.item_ids, dtype=pl.String),
+        }
+    ).with_row_index("choice")
+    rule_columns = [name for rule in rules for name in rule.conditions]
+    columns = dict.fromkeys([schemas.USER_ID, schemas.ITEM_ID, schemas.EVENT_TYPE, *rule_columns])
+
+    def find_types(rows: pl.LazyFrame) -> pl.DataFrame:
+        # The users first: a lookup among few ids leaves out most rows before they are joined.
+        users = chosen.get_column(schemas.USER_ID).unique()
+        matching = rows.filter(pl.col(schemas.USER_ID).is_in(users.implode()))
+        if all(rule.conditions for rule in rules):
+            conditions = [_make_condition(rule) for rule in rules]
+            matching = matching.filter(pl.any_horizontal(conditions))
+        return (
+            matching.join(chosen.lazy(), on=[schemas.USER_ID, schemas.ITEM_ID])
+            .select("choice", schemas.EVENT_TYPE)
+            .drop_nulls()
+            .unique()
+            .collect(engine="streaming")
+        )
+
+    try:
+        events = reader.read_rows(version.state["dataset"], [*columns], find_types)
+    except pl.exceptions.ColumnNotFoundError:
+        return None
+    names = events.get_column(schemas.EVENT_TYPE).unique().sort().to_list()
+    if len(names) > MAX_TYPES:
+        return None
+    types = np.zeros(chosen.height, np.int64)
+    for bit, name in enumerate(names):
+        of_type = events.filter(pl.col(schemas.EVENT_TYPE) == name)
+        types[of_type.get_column("choice").to_numpy()] |= 1 << bit
+    return EventChoices(choices.places, types, names)
 
 
 def _read_event_rules(version: Mapping[str, Any]) -> list[EventRule]:

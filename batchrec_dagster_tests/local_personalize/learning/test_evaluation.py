@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_matrix
 
 from batchrec_dagster.local_personalize.learning import evaluation
 from batchrec_dagster.local_personalize.learning.evaluation import Evaluation, evaluate, split_users
@@ -37,7 +38,10 @@ def test_the_summary_averages_over_users_with_personalizes_keys() -> None:
     hits[1, 9] = True  # the second's at position 10
     recommended = np.tile(np.arange(25, dtype=np.int32), (2, 1))
     recommended[1, 20:] = -1
-    found = Evaluation(hits, np.array([1, 1]), recommended, 50, np.arange(2, dtype=np.int32))
+    item_ids = np.array([f"i{n}" for n in range(50)], dtype=object)
+    chosen = csr_matrix(([1, 1], ([0, 1], [0, 9])), shape=(2, 50))
+    users = np.arange(2, dtype=np.int32)
+    found = Evaluation(hits, np.array([1, 1]), recommended, users, chosen, item_ids)
     assert found.summary() == pytest.approx(
         {
             "coverage": 0.5,
@@ -54,7 +58,9 @@ def test_the_summary_averages_over_users_with_personalizes_keys() -> None:
 
 def test_the_summary_without_users_is_0() -> None:
     nobody, no_lists = np.zeros(0, np.int32), np.zeros((0, 25), np.int32)
-    none = Evaluation(no_lists > 0, np.zeros(0, np.int64), no_lists, 3, nobody)
+    item_ids = np.array(["a", "b", "c"], dtype=object)
+    relevant = np.zeros(0, np.int64)
+    none = Evaluation(no_lists > 0, relevant, no_lists, nobody, csr_matrix((0, 3)), item_ids)
     assert set(none.summary().values()) == {0.0}
 
 

@@ -23,13 +23,13 @@ from batchrec_dagster.local_personalize.learning.components import (
     FactorScorer,
 )
 from batchrec_dagster.local_personalize.learning.evaluation import Split, split
-from batchrec_dagster.local_personalize.learning.evidence import measure
 from batchrec_dagster.local_personalize.learning.held_out import HeldOut
 from batchrec_dagster.local_personalize.learning.interactions import (
     Histories,
     Interactions,
     find_positions,
 )
+from batchrec_dagster.local_personalize.learning.measurements import measure
 from batchrec_dagster.local_personalize.learning.model_selection import Blend
 from batchrec_dagster.local_personalize.learning.popularity import PopularityModel
 from batchrec_dagster.local_personalize.learning.training import TrainedModel
@@ -248,7 +248,8 @@ def test_factors_of_very_many_interactions_are_fitted_on_a_sample_and_then_once_
     assert (iterations, of_all, last_iterations) == (None, 300, 1)
     model = fitted.blend(Blend({FACTORS: 0.0}, {FACTORS: 1.0}, 0.0), 1.0)
     popular = PopularityModel(model.item_ids, model.popularity)
-    assert measure(model, held_out_of(data))[NDCG] > measure(popular, held_out_of(data))[NDCG]
+    own, baseline = measure(model, held_out_of(data)), measure(popular, held_out_of(data))
+    assert own.metrics[NDCG] > baseline.metrics[NDCG]
 
 
 def test_large_arrays_are_not_copied_where_nothing_is_left_out() -> None:
