@@ -21,6 +21,7 @@ def read_facts(edition: Edition) -> EditionFacts:
         # Where nobody was tested, both are 0 and say nothing.
         popular_ndcg=about.get("popularity_metrics", {}).get(NDCG) if ndcg else None,
         measured_on=about.get("measured_on"),
+        target_events=tuple(about["target_events"]) if about.get("target_events") else None,
         users=about.get("users"),
         seconds=about.get("run_seconds"),
         cost_usd=about.get("run_cost_usd"),

@@ -82,6 +82,20 @@ def read_counted_events(answer: Mapping[str, Any]) -> list[str]:
     return names
 
 
+def name_ndcg(target_events: Sequence[str] | None) -> str:
+    """The name of NDCG@25, such as `NDCG@25 for purchase`.
+
+    target_events: the types of events that it counts alone; empty or None if it counts all.
+    """
+    return f"NDCG@25 for {join_events(target_events)}" if target_events else "NDCG@25"
+
+
+def join_events(events: Sequence[str]) -> str:
+    """The types of events in words, such as `cart and purchase`; empty for none."""
+    *others, last = events or ("",)
+    return f"{', '.join(others)} and {last}" if others else last
+
+
 def read_evidence(answer: Mapping[str, Any]) -> dict[str, float]:
     """The numbers in the header by GROUP/NAME, as `Evidence.read` takes them; empty without a
     header.

@@ -44,6 +44,7 @@ from batchrec_dagster.reporting.night_tables import build_nights_section
 from batchrec_dagster.reporting.nights import list_nights
 from batchrec_dagster.reporting.outcomes import build_outcomes_section
 from batchrec_dagster.reporting.page import render_page
+from batchrec_dagster.reporting.provenance import describe_counted_events
 from batchrec_dagster.reporting.rules import build_rules_section
 from batchrec_dagster.reporting.run_records import read_check_records, read_ended_runs
 from batchrec_dagster.reporting.run_tables import RunTables
@@ -90,6 +91,7 @@ def build_report(
     restoration = history.find_restoration(edition)
     # What the record knows of the model, and what the published table knows of its own.
     model = {"recipe": pipeline.solution.recipe, **solution_version, **edition.about}
+    target_events = edition.about.get("target_events") or ()
     run = ReportedRun(
         pipeline=pipeline.name,
         description=pipeline.description,
@@ -106,6 +108,12 @@ def build_report(
         training_time=_find_training_time(model),
         engine=model.get("engine", ReportedRun.engine),
         evidence=Evidence.read(model.get("evidence", {})),
+        target_events=target_events,
+        uncounted=(
+            ""
+            if target_events
+            else describe_counted_events(pipeline.solution.target_events, None, model.get("engine"))
+        ).strip(),
         edition=edition.number,
         before=describe_previous_edition(baseline, edition),
         unchanged=None if restoration else _name_remaining_edition(edition, run_id),

@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from batchrec_dagster.personalize.evidence import COVERAGE, NDCG
+from batchrec_dagster.personalize.evidence import COVERAGE, NDCG, join_events, name_ndcg
 from batchrec_dagster.reporting.drift import DataFacts
 from batchrec_dagster.storage.published_table import Edition
 
@@ -65,6 +65,9 @@ def explain_incomparability(before: Edition, after: Edition) -> list[str]:
     They can be compared if they were measured on the same interactions, however the settings are
     written.
     """
+    old_events, new_events = (read_target_events(edition) for edition in (before, after))
+    if old_events != new_events:
+        return [SettingChange("solution.target_events", old_events, new_events).text]
     old_data = [before.about.get(key) for key in DATA_KEYS]
     new_data = [after.about.get(key) for key in DATA_KEYS]
     if old_data == new_data != [None, None]:
@@ -76,6 +79,11 @@ def explain_incomparability(before: Edition, after: Edition) -> list[str]:
             return []
         return ["the settings of the interactions changed"]
     return [change.text for change in changes if change.name.startswith(MEASURED_BY)]
+
+
+def read_target_events(edition: Edition) -> str | None:
+    """The types of events that the edition's metrics count alone; None if they count all."""
+    return join_events(edition.about.get("target_events") or ()) or None
 
 
 @dataclass(frozen=True)
@@ -220,6 +228,7 @@ def _find_changed_data(before: DataFacts | None, after: DataFacts | None) -> lis
 def _find_changed_metrics(before: Edition, after: Edition) -> Iterator[SettingChange]:
     old: Mapping[str, float] = before.about.get("metrics", {})
     new: Mapping[str, float] = after.about.get("metrics", {})
-    for name, key in (("NDCG@25", NDCG), ("coverage", COVERAGE)):
+    ndcg_name = name_ndcg(after.about.get("target_events"))
+    for name, key in ((ndcg_name, NDCG), ("coverage", COVERAGE)):
         if key in old and key in new and old[key] != new[key]:
             yield SettingChange(name, old[key], new[key])

@@ -62,6 +62,10 @@ class ReportedRun:
     """What trained and measured the model, in words."""
     evidence: Sequence[Evidence] = ()
     """How sure the metrics are; empty if that is not known."""
+    target_events: Sequence[str] = ()
+    """The types of events that the metrics count alone; all if empty."""
+    uncounted: str = ""
+    """A sentence that says why the metrics do not count the target events alone."""
     edition: int = 0
     """The number of the published edition."""
     before: PreviousEdition | None = None
@@ -154,6 +158,7 @@ class Facts(Tallies):
             first=self.data.first,
             last=self.data.last,
             tested=tested.users if tested else None,
+            target_events=self.run.target_events,
         )
 
     @property
@@ -210,6 +215,8 @@ class Facts(Tallies):
                 if not record.passed and record.check not in (LISTS_FULL, ROWS_TITLED)
             ],
             unchanged=run.unchanged,
+            target_events=run.target_events,
+            uncounted=run.uncounted,
             restored=run.restored,
         )
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from markupsafe import Markup
 
 from batchrec_dagster.outcomes.measured_popularity import name_window
-from batchrec_dagster.personalize.evidence import ALL, COVERAGE, NDCG, MetricEstimate
+from batchrec_dagster.personalize.evidence import ALL, COVERAGE, NDCG, MetricEstimate, name_ndcg
 from batchrec_dagster.reporting.catalogue import Shares
 from batchrec_dagster.reporting.charts import Chart
 from batchrec_dagster.reporting.facts import Facts
@@ -63,6 +63,14 @@ METRICS = (
 )
 
 
+def name_metrics(target_events: Sequence[str]) -> list[Metric]:
+    """The metrics, of which NDCG is named with the types of events that it counts alone."""
+    return [
+        replace(metric, name=name_ndcg(target_events)) if metric.key == NDCG else metric
+        for metric in METRICS
+    ]
+
+
 def draw_quality(facts: Facts) -> Figure | None:
     """The metrics compared with those of popularity; None if these were not measured."""
     run = facts.run
@@ -70,7 +78,7 @@ def draw_quality(facts: Facts) -> Figure | None:
         return None
     rows = [
         (metric.name, run.metrics.get(metric.key, 0.0), run.popularity.get(metric.key, 0.0))
-        for metric in METRICS
+        for metric in name_metrics(run.target_events)
     ]
     return Figure(
         "quality",
@@ -126,6 +134,7 @@ def draw_groups(facts: Facts) -> Figure | None:
         return None
     bars = []
     rows = []
+    ndcg_name = name_ndcg(facts.run.target_events)
     for evidence in groups:
         name = "All" if evidence.group == ALL else evidence.group
         label = f"{name} ({evidence.users:,} users)"
@@ -144,7 +153,7 @@ def draw_groups(facts: Facts) -> Figure | None:
         "Quality by length of history",
         "Tested users by how many of their interactions the model saw. Cold users have nothing to"
         " hold out, so nothing is measured for them.",
-        Chart("horizontal bars", "Interactions", "NDCG@25", [MODEL, POPULAR], bars),
+        Chart("horizontal bars", "Interactions", ndcg_name, [MODEL, POPULAR], bars),
         ["Interactions", "Users", "Model", "Popular", "Lead"],
         rows,
     )

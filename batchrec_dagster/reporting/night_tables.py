@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 from markupsafe import Markup
 
+from batchrec_dagster.personalize.evidence import join_events
 from batchrec_dagster.reporting.charts import Chart
 from batchrec_dagster.reporting.nights import Night
 from batchrec_dagster.reporting.run_stages import format_duration
@@ -68,6 +71,7 @@ def format_nights(pipeline: str, nights: Sequence[Night], width: int | None) -> 
         notes.append(f"{NOT_KNOWN_NOTE}.")
     if any(night.ndcg_low is not None for night in newest):
         notes.append("95%: the interval of NDCG@25.")
+    notes += _describe_target_events(newest)
     if len(nights) > most:
         notes.append(f"{len(nights) - most:,} older nights are not shown: --json has all.")
     if not nights:
@@ -76,6 +80,31 @@ def format_nights(pipeline: str, nights: Sequence[Night], width: int | None) -> 
         f"Nights of {pipeline}, newest first", COLUMNS, rows, note=" ".join(notes)
     )
     return render([], [[table]], width=width).lstrip("\n")
+
+
+def _describe_target_events(newest: Sequence[Night]) -> list[str]:
+    """A sentence about the events that the NDCG of each edition counts; none if it counts all.
+
+    newest: the nights, newest first.
+    """
+    measured = [night for night in newest if night.is_publication and night.ndcg is not None]
+    numbers = {
+        night.edition: join_events(night.target_events or ()) or "all events" for night in measured
+    }
+    if {*numbers.values()} <= {"all events"}:
+        return []
+    # Editions in a row that count the same are one part of the sentence.
+    parts = [
+        (events, [edition for edition, _ in group])
+        for events, group in groupby(numbers.items(), key=itemgetter(1))
+    ]
+    if len(parts) == 1:
+        return [f"NDCG@25 counts {parts[0][0]} alone."]
+    described = [f"{events} from edition {editions[-1]} on" for events, editions in parts[:-1]]
+    return [
+        f"NDCG@25 counts {'; '.join(described)}; before that, {parts[-1][0]}. These cannot"
+        " be compared."
+    ]
 
 
 def _make_cells(night: Night) -> list[object]:
@@ -141,9 +170,12 @@ def _draw_nights(nights: Sequence[Night], newest: Sequence[Night]) -> Figure:
         "NDCG@25 of the editions by their numbers, with its 95% interval, the newest on the right."
         " The table has the newest first."
     )
-    settings = {night.measured_on for night in shown if night.measured_on is not None}
-    if len(settings) > 1:
+    settings = {
+        (night.target_events, night.measured_on) for night in shown if night.measured_on is not None
+    }
+    if len(settings) > len({events for events, _ in settings}):
         caption += SETTINGS_CHANGED
+    caption += "".join(f" {sentence}" for sentence in _describe_target_events(newest))
     chart = None
     if any(value is not None for _, *values in points for value in values):
         has_refused = any(point[3] is not None for point in points)

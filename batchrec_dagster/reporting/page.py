@@ -18,7 +18,6 @@ from markupsafe import Markup
 from batchrec_dagster.personalize.evidence import NDCG
 from batchrec_dagster.reporting.facts import Facts
 from batchrec_dagster.reporting.figures import (
-    METRICS,
     draw_bands,
     draw_categories,
     draw_exposure,
@@ -26,6 +25,7 @@ from batchrec_dagster.reporting.figures import (
     draw_lengths,
     draw_popularity,
     draw_quality,
+    name_metrics,
 )
 from batchrec_dagster.reporting.people import HISTORY, LIST, shorten_title
 from batchrec_dagster.reporting.sections import (
@@ -76,7 +76,7 @@ def render_page(facts: Facts) -> str:
     return environment.get_template("report.html").render(
         facts=facts,
         run=facts.run,
-        metrics=METRICS,
+        metrics=name_metrics(facts.run.target_events),
         judgements=_judge_tiles(facts),
         quality_figures=[figure for figure in quality_figures if figure is not None],
         lengths=draw_lengths(facts),

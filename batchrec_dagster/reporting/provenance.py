@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from batchrec_dagster.personalize.evidence import ALL, EMBEDDED
+from batchrec_dagster.personalize.evidence import ALL, EMBEDDED, join_events
 
 # The start of the sources of generated data.
 GENERATED = "sample://"
@@ -32,6 +32,8 @@ class Provenance:
     """The day of the last interaction."""
     tested: int | None = None
     """How many users the metrics were measured on."""
+    target_events: Sequence[str] = ()
+    """The types of events that the metrics count alone; all if empty."""
 
     @classmethod
     def of_edition(cls, about: Mapping[str, Any]) -> Self:
@@ -41,6 +43,7 @@ class Provenance:
             engine=about.get("engine"),
             source=about.get("source"),
             tested=None if tested is None else int(tested),
+            target_events=about.get("target_events") or (),
         )
 
     @property
@@ -49,8 +52,14 @@ class Provenance:
         return {
             "Model": self._describe_model(),
             "Data": self._describe_data(),
-            "Measured on": describe_tested_users(self.tested),
+            "Measured on": self._describe_measurement(),
         }
+
+    def _describe_measurement(self) -> str:
+        users = describe_tested_users(self.tested)
+        if not self.target_events:
+            return users
+        return f"{users}, by {join_events(self.target_events)} alone"
 
     def _describe_model(self) -> str:
         if self.engine == EMBEDDED:
@@ -78,3 +87,27 @@ def describe_tested_users(tested: int | None) -> str:
         return f"no user: {NOBODY_TESTED}"
     small = ": a small sample" if tested < SMALL_SAMPLE else ""
     return f"{tested:,} held-out {'user' if tested == 1 else 'users'}{small}"
+
+
+def describe_counted_events(
+    declared: Sequence[str], counted: Sequence[str] | None, engine: str | None
+) -> str:
+    """Which events the metrics count, as sentences that follow others; empty if that is usual.
+
+    declared: solution.target_events.
+    counted: the events that the metrics count alone; empty or None if they count all.
+    engine: what measured them.
+    """
+    if counted:
+        return f" The metrics count {join_events(counted)} alone."
+    if not declared:
+        return ""
+    if engine == EMBEDDED:
+        return (
+            f" The metrics count all events, not only {join_events(declared)}: an older batchrec"
+            " trained this model. The next training can count them."
+        )
+    return (
+        f" {engine}'s metrics count all events, not only {join_events(declared)}: outcomes and"
+        " experiments count these."
+    )

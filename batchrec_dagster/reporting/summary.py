@@ -12,6 +12,7 @@ from typing import Any
 import dagster as dg
 
 from batchrec_dagster.personalize.evidence import NDCG as PERSONALIZE_NDCG
+from batchrec_dagster.personalize.evidence import name_ndcg
 from batchrec_dagster.reporting.history import EditionHistory
 from batchrec_dagster.reporting.provenance import Provenance
 from batchrec_dagster.reporting.published import PublishedResults
@@ -78,6 +79,8 @@ def summarize(published: PublishedResults, instance: dg.DagsterInstance | None) 
     for prefix, metrics in (("", "metrics"), ("popularity_", "popularity_metrics")):
         if PERSONALIZE_NDCG in (about.get(metrics) or {}):
             facts[prefix + NDCG] = about[metrics][PERSONALIZE_NDCG]
+    if about.get("target_events"):
+        facts["target_events"] = about["target_events"]
     if "engine" in about:
         facts["provenance"] = Provenance.of_edition(about).lines
     verdict = EditionHistory(files).read_verdict(edition)
@@ -133,7 +136,8 @@ def describe_run_result(published: PublishedResults, run: str, took: str) -> lis
             subsequent_indent=indent,
         )
     elif NDCG in facts:
-        lines.append(f"  NDCG@25   {_format_ndcg(facts[NDCG], facts.get(f'popularity_{NDCG}'))}")
+        ndcg = _format_ndcg(facts[NDCG], facts.get(f"popularity_{NDCG}"))
+        lines.append(f"  {name_ndcg(facts.get('target_events')):9} {ndcg}")
     lines.append(f"  lists     {facts['rows']:,} recommendations for {facts['users']:,} users")
     if "rules" in facts:
         label, indent = "  rules     ", " " * 12
@@ -166,7 +170,10 @@ def _describe_summary(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if "training" in facts:
         yield "training", f"{facts['recipe']}: {facts['training']}"
     if NDCG in facts:
-        yield "NDCG@25", _format_ndcg(facts[NDCG], facts.get(f"popularity_{NDCG}"))
+        yield (
+            name_ndcg(facts.get("target_events")),
+            _format_ndcg(facts[NDCG], facts.get(f"popularity_{NDCG}")),
+        )
     lists = f"{facts['rows']:,} recommendations for {facts['users']:,} users"
     edition = f" (edition {facts['edition']})" if "edition" in facts else ""
     yield "lists", f"{lists}, made {format_time(facts['made'].astimezone())}{edition}"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from batchrec_dagster.outcomes.measured_popularity import MeasuredPopularity
-from batchrec_dagster.personalize.evidence import Evidence, MetricEstimate
+from batchrec_dagster.personalize.evidence import Evidence, MetricEstimate, join_events, name_ndcg
 from batchrec_dagster.reporting.provenance import NOBODY_TESTED, SMALL_SAMPLE
 from batchrec_dagster.reporting.sections import Judgement
 
@@ -81,6 +81,10 @@ class VerdictFacts:
     """The names of the checks that warn."""
     unchanged: str | None = None
     """Which edition is still published, if a run changed nothing."""
+    target_events: Sequence[str] = ()
+    """The types of events that the metrics count alone; all if empty."""
+    uncounted: str = ""
+    """A sentence that says why the metrics do not count the target events alone."""
     restored: str | None = None
     """Since when readers have these lists again, if they were published before; else None. Readers
     know them, so nothing is compared."""
@@ -128,6 +132,8 @@ def judge_edition(facts: VerdictFacts) -> Verdict:
     comparison = _compare_with_previous(facts)
     if comparison:
         text += f" {comparison}"
+    if facts.uncounted:
+        text += f" {facts.uncounted}"
     if facts.dropped:
         users = "1 user was" if facts.dropped == 1 else f"{facts.dropped:,} users were"
         text += f" {users} dropped from these lists later: gone from the current users, or erased."
@@ -137,12 +143,16 @@ def judge_edition(facts: VerdictFacts) -> Verdict:
 def judge_quality(facts: VerdictFacts) -> Reason:
     """How the model compares with the most popular items."""
     if facts.is_untested:
-        return Reason("watch", f"the model could not be measured: {NOBODY_TESTED}")
+        nobody = NOBODY_TESTED
+        if facts.target_events:
+            nobody += f" by {join_events(facts.target_events)}"
+        return Reason("watch", f"the model could not be measured: {nobody}")
+    name = name_ndcg(facts.target_events)
     if facts.popular is None:
-        return Reason("watch", f"NDCG@25 is {facts.ndcg:.4f}, with nothing to compare it with")
+        return Reason("watch", f"{name} is {facts.ndcg:.4f}, with nothing to compare it with")
     if facts.recent is not None and facts.recent.is_better_than(facts.popular):
         return _compare_with_recent(facts, facts.recent)
-    measurement = f"NDCG@25 {facts.ndcg:.4f} compared with {facts.popular:.4f}"
+    measurement = f"{name} {facts.ndcg:.4f} compared with {facts.popular:.4f}"
     tested = facts.tested
     interval = tested.difference.interval if tested else None
     if tested is None or interval is None:

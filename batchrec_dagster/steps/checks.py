@@ -14,7 +14,13 @@ import polars as pl
 
 from batchrec_dagster.config.publication import Gate
 from batchrec_dagster.outcomes.measured_popularity import MeasuredPopularity
-from batchrec_dagster.personalize.evidence import ALL, COVERAGE, NDCG
+from batchrec_dagster.personalize.evidence import (
+    ALL,
+    COVERAGE,
+    NDCG,
+    join_events,
+    name_ndcg,
+)
 from batchrec_dagster.personalize.schemas import (
     MAX_EVENT_TYPES,
     MIN_INTERACTIONS,
@@ -436,6 +442,8 @@ class ModelToPublish:
     on the same interactions are compared."""
     published: Mapping[str, Any] | None
     """The metadata of the published lists; None if nothing is published."""
+    declared_events: Sequence[str] = ()
+    """The events that the metrics should count alone, by solution.target_events."""
     rolled_back: str | None = None
     """Why its lists count as rolled back, in words; None if they do not."""
     unfinished_rollback: bool = False
@@ -471,6 +479,7 @@ class ModelToPublish:
             self.model.popularity_metrics.get(NDCG) if metrics else None,
             published_ndcg,
             MeasuredPopularity.from_json(self.model.recent_popularity) if metrics else None,
+            name_ndcg(self.model.target_events),
         )
 
 
@@ -487,6 +496,8 @@ class _Measurements:
     """NDCG@25 of the published lists; None if it is not compared."""
     recent: MeasuredPopularity | None = None
     """What recent popular items reach; None if it is not known."""
+    ndcg_name: str = "NDCG@25"
+    """What NDCG@25 is called, with the events that it counts."""
 
     @property
     def best_popularity(self) -> tuple[float, str] | None:
@@ -549,6 +560,9 @@ def _describe_circumstances(candidate: ModelToPublish) -> str:
     """What a reader of the verdict should know besides the metrics; may be empty."""
     model = candidate.model
     text = ""
+    if candidate.declared_events and not model.target_events:
+        events = join_events(candidate.declared_events)
+        text += f"; the metrics of {model.engine} count all events, not only {events}"
     if model.on_earlier_data:
         text += f"; the model was trained on {f'{model.trained_at}'[:10]}, on earlier data"
     if candidate.unfinished_rollback:
@@ -557,7 +571,10 @@ def _describe_circumstances(candidate: ModelToPublish) -> str:
     elif candidate.is_published:
         text += "; its lists are already published"
     elif candidate.published and not candidate.is_comparable:
-        text += "; not comparable with the published lists: the interactions settings changed"
+        changed = "the interactions settings"
+        if (candidate.published.get("target_events") or []) != list(model.target_events or []):
+            changed = "the events that the metrics count"
+        text += f"; not comparable with the published lists: {changed} changed"
     return text
 
 
@@ -576,7 +593,7 @@ def _describe_measurements(measurements: _Measurements) -> tuple[str, dict[str, 
     if measurements.published_ndcg is not None:
         numbers["published_ndcg_at_25"] = measurements.published_ndcg
         compared.append(f"{measurements.published_ndcg:.4f} for the published lists")
-    finding = f"NDCG@25 {ndcg:.4f}"
+    finding = f"{measurements.ndcg_name} {ndcg:.4f}"
     if compared:
         finding += f", compared with {_join(compared)}"
     return f"{finding}; coverage {coverage:.4f}", numbers
@@ -603,8 +620,8 @@ def _list_failures(gate: Gate, measurements: _Measurements) -> list[str]:
         failures.append(f"it is worse than recommending {popularity[1]} to everyone")
     if published_ndcg is not None and ndcg < (1 - gate.max_drop) * published_ndcg:
         failures.append(
-            f"its NDCG@25 is {1 - ndcg / published_ndcg:.0%} below the published lists';"
-            f" gate.max_drop allows {gate.max_drop:.0%}"
+            f"its {measurements.ndcg_name} is {1 - ndcg / published_ndcg:.0%} below the published"
+            f" lists'; gate.max_drop allows {gate.max_drop:.0%}"
         )
     if ndcg < gate.min_ndcg_at_25:
         failures.append(f"gate.min_ndcg_at_25 is {gate.min_ndcg_at_25:g}")

@@ -327,6 +327,8 @@ def _fingerprint_lists(publishing: Publishing, jobs: Sequence[str]) -> str:
         *publishing.rule_versions,
         *([pipeline.experiment] if pipeline.experiment else []),
         *pipeline.own_popularity,
+        # The edition has the metrics, so it is another one if they count other events.
+        *([publishing.measured_on] if publishing.model.target_events else []),
     )
 
 

@@ -19,7 +19,7 @@ import polars as pl
 
 from batchrec_dagster.config import fingerprint
 from batchrec_dagster.outcomes.edition_facts import complete_facts
-from batchrec_dagster.personalize.evidence import NDCG
+from batchrec_dagster.personalize.evidence import NDCG, name_ndcg
 from batchrec_dagster.steps.absent_users import (
     AbsentUsers,
     drop_absent_users,
@@ -73,7 +73,7 @@ def summarize_edition(edition: Edition) -> str:
     if "made_at" in about:
         facts.append(f"made {about['made_at'][:16].replace('T', ' ')} UTC")
     if NDCG in about.get("metrics", {}):
-        facts.append(f"NDCG@25 {about['metrics'][NDCG]:.4f}")
+        facts.append(f"{name_ndcg(about.get('target_events'))} {about['metrics'][NDCG]:.4f}")
     if edition.users is not None:
         facts.append(f"{edition.users:,} users")
     return ", ".join(facts)
@@ -204,7 +204,7 @@ def choose_edition(
             # An edition with the same lists as the published one would change nothing.
             if (
                 current is None
-                or (edition.number < current.number and edition.version != current.version)
+                or (edition.number < current.number and not _has_same_lists(edition, current))
             )
             and not (record is not None and record.is_withdrawn(edition))
         ]
@@ -218,6 +218,15 @@ def choose_edition(
         missing = f"there is no edition {to!r}"
     editions_kept = "; ".join(summarize_edition(edition) for edition in older) or "nothing"
     raise StepError(f"{missing} to roll back to. Kept: {editions_kept}")
+
+
+def _has_same_lists(edition: Edition, other: Edition) -> bool:
+    """Whether both have the same lists, perhaps with metrics that count other events."""
+    if edition.version == other.version:
+        return True
+    old, new = edition.about, other.about
+    counts_others = old.get("target_events") != new.get("target_events")
+    return counts_others and old.get("made_by") == new.get("made_by") is not None
 
 
 @dataclass(frozen=True)
@@ -278,8 +287,9 @@ class Publishing:
             publications.write(record.allow(withdrawn))
         candidate = ModelToPublish(
             self.model,
-            self.declaration.measured_on,
+            self.measured_on,
             current.about if current else None,
+            self.work.pipeline.solution.target_events,
             rolled_back=_explain_withdrawal(withdrawn, self.made_by),
             unfinished_rollback=current is not None and record.is_withdrawn(current),
         )
@@ -289,6 +299,17 @@ class Publishing:
             how_to_skip=self.declaration.how_to_skip_gate,
             skip_quality_gate=skip,
         )
+
+    @property
+    def measured_on(self) -> str:
+        """A fingerprint of the interactions that the model's metrics count.
+
+        Metrics are compared if it is the same.
+        """
+        settings, events = self.declaration.measured_on, self.model.target_events
+        if not events:
+            return settings
+        return fingerprint(settings, sorted(name.lower() for name in events))
 
     @property
     def _source(self) -> str | None:
@@ -361,8 +382,16 @@ class Publishing:
             "source": declaration.source,
             "settings": dict(declaration.settings),
             "checks": [check.to_json() for check in checks],
-            "measured_on": declaration.measured_on,
             SIZES: collect_sizes(self.work),
+            "measured_on": self.measured_on,
+            **(
+                {
+                    "target_events": list(model.target_events),
+                    "all_events_metrics": dict(model.all_events_metrics or {}),
+                }
+                if model.target_events
+                else {}
+            ),
             "made_by": self.made_by,
         }
 

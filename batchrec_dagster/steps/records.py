@@ -5,7 +5,7 @@ A step reads the records of the steps before it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
@@ -76,6 +76,11 @@ class ModelRecord(Record):
     it was not measured."""
     popularity_measured_with: str | None = None
     """A fingerprint of the settings that it was measured with."""
+
+    target_events: Sequence[str] | None = None
+    """The types of events that the metrics count alone; None if they count all."""
+    all_events_metrics: Mapping[str, float] | None = None
+    """The metrics of all events; None if `metrics` are these."""
 
     @property
     def on_earlier_data(self) -> bool:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.personalize.ensure import (
@@ -18,7 +16,7 @@ from batchrec_dagster.personalize.ensure import (
     ReadyResource,
     StartedResource,
 )
-from batchrec_dagster.personalize.evidence import ALL, name_engine, read_evidence
+from batchrec_dagster.personalize.evidence import ALL
 from batchrec_dagster.personalize.expired_models import has_model
 from batchrec_dagster.personalize.file_formats import scan_interactions
 from batchrec_dagster.personalize.prices import Cost
@@ -30,12 +28,13 @@ from batchrec_dagster.steps.batch_jobs import (
     describe_outcome,
     measure_job_seconds,
 )
-from batchrec_dagster.steps.checks import CheckResult
+from batchrec_dagster.steps.checks import CheckResult, require_passed
 from batchrec_dagster.steps.cost import estimate_trainings, price_trainings
 from batchrec_dagster.steps.lists_declaration import describe_lists
 from batchrec_dagster.steps.publishing import Publishing
 from batchrec_dagster.steps.records import DatasetRecord, ModelRecord, read_model
 from batchrec_dagster.steps.spending import Spending
+from batchrec_dagster.steps.target_events import check_target_events_known, read_model_metrics
 from batchrec_dagster.steps.work import PersonalizeWork, Work
 
 REUSABLE = (ACTIVE, "CREATE PENDING", "CREATE IN_PROGRESS")
@@ -222,8 +221,12 @@ def train(
         name for name, version in zip(recipes, reusable, strict=True) if version is None
     ]
     estimates = dict(zip(recipes_to_train, estimate_trainings(work, recipes_to_train), strict=True))
+    is_of_lists = asset == "solution_version"
+    target_checks = check_target_events_known(work) if is_of_lists else []
+    # Before a training is paid for.
+    require_passed(target_checks)
     spending = Spending(work, asset, run)
-    checks = spending.reserve(estimates)
+    checks = [*target_checks, *spending.reserve(estimates)]
     started = trainer.start(dataset, reusable)
     spending.settle(
         {
@@ -234,8 +237,9 @@ def train(
     )
     versions = ensure.wait_until_all_ready(SOLUTION_VERSION, started)
     version, *popularity = versions
-    record = _make_record(work, dataset, version, popularity)
-    if asset == "solution_version" and work.pipeline.solution.compare_with_popularity:
+    target_events = work.pipeline.solution.target_events if is_of_lists else []
+    record = _make_record(work, dataset, version, popularity, target_events)
+    if is_of_lists and work.pipeline.solution.compare_with_popularity:
         record = _add_popularity(work, record)
     outcome = describe_outcome(version, "trained")
     if record.on_earlier_data:
@@ -266,11 +270,12 @@ def _make_record(
     dataset: DatasetRecord,
     version: ReadyResource,
     popularity: Sequence[ReadyResource],
+    target_events: Sequence[str],
 ) -> ModelRecord:
     created_at = version.description["creationDateTime"].astimezone(UTC)
     hours = version.description.get("trainingHours", 0.0)
-    client, on_aws = work.ensure.client, work.ensure.on_aws
-    answer = client.get_solution_metrics(solutionVersionArn=version.arn)
+    popularity_arn = popularity[0].arn if popularity else None
+    measured = read_model_metrics(work.ensure, version.arn, popularity_arn, target_events)
     return ModelRecord(
         version.arn,
         dataset.dataset_group_arn,
@@ -280,16 +285,14 @@ def _make_record(
         trained_at=created_at.isoformat(timespec="seconds"),
         trained_with=fingerprint(work.pipeline.interactions),
         # The next run's estimate uses it.
-        training_hours=hours if on_aws else None,
-        metrics=_read_metrics(answer),
-        engine=name_engine(answer, client.meta.endpoint_url, on_aws=on_aws),
-        evidence=read_evidence(answer),
-        popularity_metrics=_read_metrics(
-            client.get_solution_metrics(solutionVersionArn=popularity[0].arn)
-        )
-        if popularity
-        else {},
-        popularity_version_arn=popularity[0].arn if popularity else None,
+        training_hours=hours if work.ensure.on_aws else None,
+        metrics=measured.metrics,
+        engine=measured.engine,
+        evidence=measured.evidence,
+        popularity_metrics=measured.popularity_metrics,
+        popularity_version_arn=popularity_arn,
+        target_events=measured.target_events or None,
+        all_events_metrics=measured.all_events_metrics,
     )
 
 
@@ -301,8 +304,8 @@ def _add_popularity(work: PersonalizeWork, record: ModelRecord) -> ModelRecord:
     from batchrec_dagster.steps.measure_popularity import measure_popularity  # NumPy
 
     pipeline = work.pipeline
-    # On AWS the metrics of the model, which these are compared with, count all events.
-    target_events = [] if work.ensure.on_aws else pipeline.solution.target_event_names
+    # They are compared with the metrics of the model, which may count all events, as on AWS.
+    target_events = pipeline.solution.target_event_names if record.target_events else []
     excludes_seen = pipeline.recommendations.seen_items is not None
     settings = fingerprint(pipeline.popularity, excludes_seen, target_events)
     last_record = read_model(work.files, "solution_version")
@@ -323,17 +326,6 @@ def _add_popularity(work: PersonalizeWork, record: ModelRecord) -> ModelRecord:
             )
         measured = popularity.to_json() if popularity is not None else {}
     return replace(record, recent_popularity=measured, popularity_measured_with=settings)
-
-
-def _read_metrics(answer: Mapping[str, Any]) -> dict[str, float]:
-    """The metrics without those that are not a number, which every limit of the gate would let
-    pass.
-
-    answer: that of GetSolutionMetrics.
-    """
-    return {
-        name: value for name, value in sorted(answer["metrics"].items()) if not math.isnan(value)
-    }
 
 
 def read_data_version(work: Work, version: Description) -> str:

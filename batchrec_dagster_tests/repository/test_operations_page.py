@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from batchrec_dagster_tests.support import REPOSITORY, Project, declaration, definitions
+from batchrec_dagster_tests.support import COLUMNS, REPOSITORY, Project, declaration, definitions
 
 PAGE = REPOSITORY / "docs" / "operations.md"
 
@@ -22,6 +22,8 @@ def test_every_check_is_on_the_page_and_no_other(project: Project) -> None:
             },
             segments={"items": ["1"]},
             budget={"max_usd_per_run": 1},
+            ratings={"source": "ratings.csv", "columns": {**COLUMNS, "event_type": "event"}},
+            solution={"target_events": ["purchase"]},
         )
     )
     with definitions(project) as defs:

@@ -146,6 +146,9 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
     experiment = [pipeline.experiment] if pipeline.experiment else []
     own_settings = [*experiment, *pipeline.own_popularity]
     declaration = describe_lists(pipeline)
+    # The table has the model's metrics, which count these events.
+    target_events = [pipeline.solution.target_events] if pipeline.solution.target_events else []
+    made_with = fingerprint(settings, *titles, *own_settings, *target_events)
     without_seen = " Items that a user already had are left out."
 
     @dg.asset(
@@ -161,7 +164,7 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
             deps=[pipeline.asset_key("interactions"), *titles, *_attribute_assets(pipeline)],
             resources=["personalize"],
             storage_key=pipeline.storage_keys.recommendations,
-            code_version=f"{CODE_VERSION}-{fingerprint(settings, *titles, *own_settings)}",
+            code_version=f"{CODE_VERSION}-{made_with}",
             io_manager="published_io",
             checks=_checks(pipeline),
             warnings=_warnings(pipeline),

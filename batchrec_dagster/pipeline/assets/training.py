@@ -4,6 +4,7 @@ They are personalize_dataset, solution_version and segment_solution_version.
 """
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import dagster as dg
@@ -27,7 +28,10 @@ from batchrec_dagster.pipeline.run_step import (
     materialization_with_checks,
 )
 from batchrec_dagster.reporting.markdown import escape, format_table
-from batchrec_dagster.reporting.provenance import describe_tested_users
+from batchrec_dagster.reporting.provenance import (
+    describe_counted_events,
+    describe_tested_users,
+)
 from batchrec_dagster.steps.import_dataset import (
     DatasetImport,
     fingerprint_schemas,
@@ -35,6 +39,7 @@ from batchrec_dagster.steps.import_dataset import (
     list_dataset_files,
 )
 from batchrec_dagster.steps.records import DatasetRecord, ModelRecord
+from batchrec_dagster.steps.target_events import TARGET_EVENTS_KNOWN
 from batchrec_dagster.steps.training import TrainingResult, train
 from batchrec_dagster.steps.work import PersonalizeWork
 
@@ -144,7 +149,10 @@ def solution_version(pipeline: Pipeline) -> dg.AssetsDefinition:
         f"The model, trained with the recipe {solution.recipe} on the imported data, and its"
         f" metrics on held-out interactions. {_describe_retraining(pipeline)}"
     )
-    return _model_asset(pipeline, "solution_version", description, fingerprint(solution))
+    checks = {}
+    if solution.target_events:
+        checks[TARGET_EVENTS_KNOWN] = "The interactions have events of solution.target_events."
+    return _model_asset(pipeline, "solution_version", description, fingerprint(solution), checks)
 
 
 def segment_solution_version(pipeline: Pipeline, segments: Segments) -> dg.AssetsDefinition:
@@ -157,11 +165,16 @@ def segment_solution_version(pipeline: Pipeline, segments: Segments) -> dg.Asset
 
 
 def _model_asset(
-    pipeline: Pipeline, name: str, description: str, settings: str
+    pipeline: Pipeline,
+    name: str,
+    description: str,
+    settings: str,
+    checks: Mapping[str, str] = MappingProxyType({}),
 ) -> dg.AssetsDefinition:
     """The asset of a model.
 
     settings: the part of its code version that depends on the pipeline's settings.
+    checks: what its own checks check, by their names.
     """
 
     @dg.asset(
@@ -176,7 +189,7 @@ def _model_asset(
             storage_key=pipeline.storage_keys.record(name),
             code_version=f"{CODE_VERSION}-{settings}",
             io_manager="record_io",
-            checks=budget_check(pipeline),
+            checks={**checks, **budget_check(pipeline)},
         )
     )
     @asset_step
@@ -220,13 +233,19 @@ def _training_metadata(work: PersonalizeWork, training: TrainingResult) -> dict[
     record, version = training.record, training.version.description
     metrics = _shorten_names(record.metrics)
     baseline = _shorten_names(record.popularity_metrics)
+    all_events = _shorten_names(record.all_events_metrics or {})
     return {
         "preview": preview_metadata(
             f"The recipe `{training.recipe}`: {training.outcome}. Metrics go from 0 to 1; higher is"
             " better.",
             f"Trained and measured by {escape(record.engine)}, on"
-            f" {describe_tested_users(training.tested)}.",
-            _format_metrics(metrics, baseline),
+            f" {describe_tested_users(training.tested)}."
+            + escape(
+                describe_counted_events(
+                    work.pipeline.solution.target_events, record.target_events, record.engine
+                )
+            ),
+            _format_metrics(metrics, baseline, all_events),
             *_describe_popularity(record),
         ),
         "solution_version_arn": record.solution_version_arn,
@@ -244,6 +263,8 @@ def _training_metadata(work: PersonalizeWork, training: TrainingResult) -> dict[
         **metrics,
         **{f"popularity_{key}": value for key, value in baseline.items()},
         **{f"recent_popularity_{key}": value for key, value in record.recent_popularity.items()},
+        **{f"all_events_{key}": value for key, value in all_events.items()},
+        **({"target_events": list(record.target_events)} if record.target_events else {}),
         "interactions": work.pipeline.interactions.model_dump(mode="json"),
     }
 
@@ -259,12 +280,22 @@ def _describe_popularity(record: ModelRecord) -> list[str]:
     return [f"{text}those of all time one of {recent.all_time_ndcg:.4f}."]
 
 
-def _format_metrics(metrics: dict[str, float], baseline: dict[str, float]) -> str:
-    if not baseline:
-        return format_table(["metric", "value"], metrics.items())
+def _format_metrics(
+    metrics: dict[str, float], baseline: dict[str, float], all_events: dict[str, float]
+) -> str:
+    """A table of the metrics.
+
+    baseline: those of the most popular items; empty if they were not measured.
+    all_events: those that count all events, if the others count some; else empty.
+    """
+    columns = {"most popular items": baseline, "this model, all events": all_events}
+    others = {name: values for name, values in columns.items() if values}
     return format_table(
-        ["metric", "this model", "most popular items"],
-        [[name, value, baseline.get(name)] for name, value in metrics.items()],
+        ["metric", "this model" if others else "value", *others],
+        [
+            [name, value, *(values.get(name) for values in others.values())]
+            for name, value in metrics.items()
+        ],
     )
 
 
