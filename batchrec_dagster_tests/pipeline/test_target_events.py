@@ -1,0 +1,151 @@
+"""solution.target_events in a pipeline: the same model and lists, judged by purchases."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+from click.testing import CliRunner
+
+from batchrec_dagster.cli import main
+from batchrec_dagster.personalize.evidence import NDCG
+from batchrec_dagster_tests.support import (
+    Project,
+    declaration,
+    metadata,
+    module_project,
+    refresh,
+    why,
+)
+
+COLUMNS = {
+    "user": "user",
+    "item": "item",
+    "timestamp": "at",
+    "event_type": "event",
+    "event_value": "paid",
+}
+
+
+def write_shop(file: Path, *, users: int = 300) -> None:
+    """Everybody clicks on the popular items. What they buy is less popular, but for a part of them
+    the same."""
+    chance = random.Random(3)
+    lines = ["user,item,at,event,paid"]
+    for user in range(users):
+        for step in range(chance.randint(10, 40)):
+            clicked = int(50 * chance.random() ** 2)
+            bought = 30 + int(40 * chance.random())
+            is_purchase = chance.random() < 0.25
+            item = bought if is_purchase else clicked
+            event, paid = ("Purchase", f"{5 + item / 4:g}") if is_purchase else ("click", "")
+            lines.append(f"u{user},i{item},{1_600_000_000 + 100 * user + step},{event},{paid}")
+    file.write_text("\n".join(lines) + "\n")
+
+
+def declare(project: Project, *events: str, **attributes: Any) -> None:
+    solution = {"target_events": [*events]} if events else {}
+    project.declare(
+        declaration(
+            "shop",
+            "events.csv",
+            ratings={"source": "events.csv", "columns": COLUMNS},
+            interactions={},
+            solution=solution,
+            # Purchases are what few people do, so popular items are better or worse by chance.
+            gate={"min_coverage": 0},
+            **attributes,
+        )
+    )
+
+
+def run(project: Project, instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
+    skip = {"ops": {"shop__recommendations": {"config": {"skip_quality_gate": True}}}}
+    return refresh(project, "shop", instance, skip, report=True)
+
+
+def read_gate(result: dg.ExecuteInProcessResult) -> str:
+    [gate] = [
+        check
+        for check in result.get_asset_check_evaluations()
+        if check.check_name == "quality_gate"
+    ]
+    return (gate.description or "").replace("\\", "")
+
+
+def test_a_model_is_judged_by_purchases_without_another_training(
+    tmp_path: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = module_project(tmp_path)
+    write_shop(project.root / "events.csv")
+    declare(project)
+    all_events = run(project, instance)
+    declare(project, "purchase")
+    purchases = run(project, instance)
+    again = run(project, instance)
+    before, after = (metadata(result, "solution_version") for result in (all_events, purchases))
+    assert after["solution_version_arn"] == before["solution_version_arn"]
+    assert "target_events" not in before
+    assert after["target_events"] == ["purchase"]
+    assert after["all_events_ndcg_at_25"] == before["ndcg_at_25"] != after["ndcg_at_25"]
+    assert after["popularity_ndcg_at_25"] != before["popularity_ndcg_at_25"]
+    assert "The metrics count purchase alone." in after["preview"]
+
+    editions = [
+        metadata(result, "recommendations")["edition"] for result in (all_events, purchases)
+    ]
+    assert [*editions, metadata(again, "recommendations")["edition"]] == [1, 2, 2]
+    arns = {
+        metadata(result, "recommendations")["batch_inference_job_arn"]
+        for result in (all_events, purchases)
+    }
+    assert len(arns) == 1
+    assert read_gate(all_events).startswith("NDCG@25 ")
+    assert read_gate(purchases).startswith(
+        f"NDCG@25 for purchase {after['ndcg_at_25']:.4f}, compared with"
+        f" {after['popularity_ndcg_at_25']:.4f} for the most popular items"
+    )
+
+    monkeypatch.chdir(project.root)
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    shown = CliRunner().invoke(main, ["show"]).output
+    text = " ".join(shown.split())
+    assert f"NDCG@25 for purchase {after['ndcg_at_25']:.4f} compared with" in text
+    assert "by purchase alone" in text
+    assert "these are the lists of edition 2" in text
+    nights = CliRunner().invoke(main, ["list", "shop", "--editions"]).output
+    assert "NDCG@25 counts purchase from edition 2 on; before that, all events." in nights
+    [listed] = json.loads(CliRunner().invoke(main, ["list", "shop", "--editions", "--json"]).output)
+    assert [night["target_events"] for night in listed["nights"] if night["edition"]] == [
+        ["purchase"],
+        None,
+    ]
+    [page] = project.storage.glob("shop/curated/report/index.html")
+    assert "for purchase" in re.sub("<[^>]*>", "", page.read_text())
+
+
+def test_event_types_that_no_row_has_are_refused_before_a_training(
+    tmp_path: Path, instance: dg.DagsterInstance
+) -> None:
+    project = module_project(tmp_path)
+    write_shop(project.root / "events.csv")
+    declare(project, "buy")
+    result = run(project, instance)
+    assert not result.success
+    assert "No interaction is of the type buy; the types are: click, Purchase." in why(result)
+    assert NDCG not in json.dumps([event.event_type_value for event in result.all_events])
+    declare(project, "buy", "purchase")
+    result = run(project, instance)
+    assert result.success
+    [check] = [
+        check
+        for check in result.get_asset_check_evaluations()
+        if check.check_name == "target_events_known"
+    ]
+    assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert "1 of 2 target events are in the data" in (check.description or "")
