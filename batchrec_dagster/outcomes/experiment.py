@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import polars as pl
@@ -65,7 +65,11 @@ class ExperimentResult:
     control_users: int
     uneven: bool
     """Whether the sizes of the arms differ by more than chance."""
-    effects: list[Effect]
+    target_events: str = ""
+    """The types of events that count alone; empty if all count."""
+    other_editions: int = 0
+    """How many editions of the experiment count other events. They are left out."""
+    effects: list[Effect] = field(default_factory=list)
     """The main measure comes first. Empty if an arm has too few users."""
 
 
@@ -84,6 +88,8 @@ class ExperimentPlan:
     """Lifts, and how many users it takes to find each."""
     smallest: float
     """The smallest lift that the present number of users can show."""
+    target_events: str = ""
+    """The types of events that `interactions` counts alone; empty if it counts all."""
 
 
 def summarize_experiment(sums: pl.DataFrame) -> ExperimentResult | None:
@@ -95,9 +101,11 @@ def summarize_experiment(sums: pl.DataFrame) -> ExperimentResult | None:
     if experiment_sums.is_empty():
         return None
     newest = experiment_sums.sort("start", "edition").row(-1, named=True)
-    newest_sums = experiment_sums.filter(
+    own_sums = experiment_sums.filter(
         pl.col("experiment") == newest["experiment"], pl.col("since") == newest["since"]
     )
+    newest_sums = own_sums.filter(pl.col("target_events") == newest["target_events"])
+    other_sums = own_sums.filter(pl.col("target_events") != newest["target_events"])
     experiment = Experiment.model_validate_json(newest["experiment"])
     last_period = (
         newest_sums.filter(start=newest["start"]).group_by("arm").agg(pl.col("users").sum())
@@ -118,14 +126,23 @@ def summarize_experiment(sums: pl.DataFrame) -> ExperimentResult | None:
         model,
         control,
         bool(chance < UNEVEN),
+        newest["target_events"],
+        other_sums.get_column("name").n_unique(),
         [*_estimate_effects(newest_sums, experiment)],
     )
 
 
 def _estimate_effects(newest_sums: pl.DataFrame, experiment: Experiment) -> list[Effect]:
-    measures = {"interactions": "interactions"}
+    [target_events] = newest_sums.get_column("target_events").unique()
+    of_type = f" of type {target_events}" if target_events else ""
+    measures = {"interactions": f"interactions{of_type}"}
+    has_values = not newest_sums.get_column("value").is_null().all()
+    if has_values:
+        measures["value"] = "event value"
     if experiment.control != "none":
-        measures["hits"] = "new interactions on the list"
+        measures["hits"] = f"new interactions{of_type} on the list"
+        if has_values:
+            measures["hit_value"] = "event value of items on the list"
     effects = []
     for column, measure in measures.items():
         model, control = (
@@ -151,11 +168,15 @@ def _estimate_effects(newest_sums: pl.DataFrame, experiment: Experiment) -> list
 def plan_experiment(sums: pl.DataFrame, control_share: float) -> ExperimentPlan | None:
     """A plan for the next experiment; None if nobody did anything.
 
-    It is based on the periods that start with what the newest period starts with.
+    It is based on the periods that start with what the newest period starts with, and count the
+    same events.
     """
     if sums.is_empty():
         return None
-    of_kind = sums.filter(pl.col("since") == sums.sort("start")["since"][-1])
+    newest = sums.sort("start").row(-1, named=True)
+    of_kind = sums.filter(
+        pl.col("since") == newest["since"], pl.col("target_events") == newest["target_events"]
+    )
     measured = _estimate_per_day(of_kind, "interactions")
     if measured is None or not measured.value or not measured.variance > 0:
         return None
@@ -171,13 +192,15 @@ def plan_experiment(sums: pl.DataFrame, control_share: float) -> ExperimentPlan 
         control_share,
         needed,
         smallest_lift * math.sqrt(most_users / users),
+        newest["target_events"],
     )
 
 
 def _estimate_per_day(sums: pl.DataFrame, column: str) -> RateEstimate | None:
     """The mean of the column for a user in a day; None without users."""
     groups = (
-        sums.with_columns(days=pl.col("users") * (pl.col("end") - pl.col("start")) / 86_400)
+        sums.drop_nulls(column)
+        .with_columns(days=pl.col("users") * (pl.col("end") - pl.col("start")) / 86_400)
         .group_by("group")
         .agg(pl.col(column, "days").sum())
         .sort("group")

@@ -59,6 +59,14 @@ class Outcome:
     popular_hit_rate: float | None
     popular_recall: float | None
     popular_list_share: float | None
+    target_events: str = ""
+    """The types of events that count alone; empty if all count."""
+    event_value: Rate | None = None
+    """The sum of EVENT_VALUE for a user in a day. It and those below are None without target events
+    that have values."""
+    list_event_value: Rate | None = None
+    """The same of the hits: what was chosen from lists."""
+    popular_event_value: float | None = None
 
     def row(self) -> dict[str, object]:
         """The row of the table. A rate takes three columns: NAME, NAME_low and NAME_high."""
@@ -73,7 +81,7 @@ class Outcome:
         return row
 
 
-RATES = ("hit_rate", "recall", "list_share", "gain")
+RATES = ("hit_rate", "recall", "list_share", "gain", "event_value", "list_event_value")
 
 
 def _list_columns(name: str) -> list[tuple[str, str]]:

@@ -10,8 +10,10 @@ import polars as pl
 
 from batchrec_dagster.config.experiment import Experiment
 from batchrec_dagster.outcomes.arms import CONTROL
-from batchrec_dagster.outcomes.estimates import estimate_share
+from batchrec_dagster.outcomes.estimates import estimate_ratio, estimate_share, to_rate
 from batchrec_dagster.outcomes.outcome import Outcome, Rate
+
+DAY = 86_400
 
 
 def estimate_outcomes(sums: pl.DataFrame) -> Iterator[Outcome]:
@@ -19,7 +21,7 @@ def estimate_outcomes(sums: pl.DataFrame) -> Iterator[Outcome]:
 
     sums: with the columns of `outcomes.sums.SCHEMA`.
     """
-    keys = ["start", "end", "edition", "since", "experiment", "length", "arm"]
+    keys = ["start", "end", "edition", "since", "experiment", "length", "arm", "target_events"]
     for values, part in sums.group_by(keys, maintain_order=True):
         yield _estimate_outcome(dict(zip(keys, values, strict=True)), part)
 
@@ -40,6 +42,14 @@ def _estimate_outcome(key: Mapping[str, Any], part: pl.DataFrame) -> Outcome:
         share = estimate_share(part[numerator], part[denominator], active)
         return None if share is None else share.value
 
+    def estimate_value(column: str) -> Rate | None:
+        if part[column].is_null().all():
+            return None
+        user_days = part["users"] * ((key["end"] - key["start"]) / DAY)
+        value = estimate_ratio(part[column].fill_null(0), user_days)
+        return None if value is None else to_rate(value)
+
+    popular_value = estimate_value("popular_hit_value")
     return Outcome(
         edition=key["edition"],
         since=key["since"],
@@ -60,6 +70,10 @@ def _estimate_outcome(key: Mapping[str, Any], part: pl.DataFrame) -> Outcome:
         popular_hit_rate=estimate_popular("popular_hit_users", "active"),
         popular_recall=estimate_popular("popular_recall", "active"),
         popular_list_share=estimate_popular("popular_hits", "new"),
+        target_events=key["target_events"],
+        event_value=estimate_value("value"),
+        list_event_value=None if without_lists else estimate_value("hit_value"),
+        popular_event_value=None if popular_value is None else popular_value.value,
     )
 
 

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import polars as pl
 
 # The columns that are sums over the users of a group:
@@ -16,10 +18,16 @@ import polars as pl
 # hit_users: how many of them have a hit.
 # recall: for each active user, hits divided by new interactions.
 # popular_…: the same for popularity's lists.
+# With target events, all but `users` count these alone.
 SUMS = (
     *("users", "active", "interactions", "new", "hits", "hit_users", "recall"),
     *("popular_hits", "popular_hit_users", "popular_recall"),
 )
+# The columns that are null unless there are target events and the interactions have an EVENT_VALUE.
+# value: the sum of EVENT_VALUE over their interactions.
+# hit_value: the same over those with the items of hits.
+# popular_hit_value: the same for popularity's lists.
+VALUES = ("value", "hit_value", "popular_hit_value")
 SCHEMA: dict[str, pl.DataType] = {
     "edition": pl.Int64(),
     "name": pl.String(),
@@ -30,5 +38,21 @@ SCHEMA: dict[str, pl.DataType] = {
     "length": pl.Int64(),
     "arm": pl.String(),
     "group": pl.Int32(),
-    **dict.fromkeys(SUMS, pl.Float64()),
+    # The types of events that count alone, as `format_events` has them; empty if all count.
+    "target_events": pl.String(),
+    **dict.fromkeys((*SUMS, *VALUES), pl.Float64()),
 }
+
+
+def format_events(events: Sequence[str]) -> str:
+    """The types of events as one text, which is the same in any order and case."""
+    return ", ".join(sorted(name.lower() for name in events))
+
+
+def complete_sums(sums: pl.DataFrame) -> pl.DataFrame:
+    """The sums with all columns of SCHEMA: an older batchrec counted all events, and no values."""
+    missing = {"target_events": pl.lit(""), **dict.fromkeys(VALUES, pl.lit(None))}
+    added = [value.alias(name) for name, value in missing.items() if name not in sums.columns]
+    return sums.with_columns(added).select(
+        pl.col(column).cast(kind) for column, kind in SCHEMA.items()
+    )

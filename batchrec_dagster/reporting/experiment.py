@@ -69,6 +69,12 @@ def describe_result(result: ExperimentResult) -> Iterator[str]:
             "The data end before the lists were published, so this shows nothing of what they"
             " caused."
         )
+    if result.other_editions:
+        editions = f"{result.other_editions} edition{'' if result.other_editions == 1 else 's'}"
+        yield (
+            f"{editions} before solution.target_events changed count other events, and are left"
+            " out."
+        )
     if not result.effects:
         yield "One of the arms has too few users to compare."
     editions = f"{result.editions} edition{'' if result.editions == 1 else 's'}"
@@ -93,12 +99,13 @@ def _describe_effect(effect: Effect, period: str) -> str:
 
 def describe_plan(plan: ExperimentPlan) -> str:
     """What the numbers of users needed are based on."""
+    of_type = f" of type {plan.target_events}" if plan.target_events else ""
     return (
         "With that many users, an experiment finds such a lift four times out of five, if it lasts"
         f" as long as the {_format_number(plan.days)} days measured, with"
-        f" {_format_number(plan.interactions)} interactions per user and day and a control_share"
-        f" of {plan.control_share:g}. The {plan.users:,} present users can show a lift of"
-        f" {plan.smallest:.1%} or more."
+        f" {_format_number(plan.interactions)} interactions{of_type} per user and day and a"
+        f" control_share of {plan.control_share:g}. The {plan.users:,} present users can show a"
+        f" lift of {plan.smallest:.1%} or more."
     )
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
-from batchrec_dagster.outcomes.outcome import Outcome
+from batchrec_dagster.outcomes.outcome import Outcome, Rate
 from batchrec_dagster.reporting.charts import Chart
 from batchrec_dagster.reporting.sections import (
     Figure,
     Judgement,
     ReportSection,
     Tile,
+    describe_amount,
+    format_amount,
     format_count,
     format_percent,
 )
@@ -26,8 +29,11 @@ def describe_outcome(outcome: Outcome) -> Iterator[str]:
     period = f"{outcome.start:%Y-%m-%d %H:%M} to {outcome.end:%Y-%m-%d %H:%M} UTC"
     yield (
         f"After edition {outcome.edition} ({period}), {outcome.active_users:,} of"
-        f" {outcome.users:,} users chose items that they did not have."
+        f" {outcome.users:,} users chose items that they did not have"
+        f"{', by ' + outcome.target_events + ' alone' if outcome.target_events else ''}."
     )
+    if outcome.event_value is not None:
+        yield _describe_value(outcome.event_value, outcome)
     rate = outcome.hit_rate
     gain = outcome.gain
     if rate is None or gain is None:
@@ -44,6 +50,24 @@ def describe_outcome(outcome: Outcome) -> Iterator[str]:
         yield f"The lists reached fewer people than popular items {interval}."
     else:
         yield f"Whether the lists or popular items reach more people is not certain {interval}."
+
+
+def _describe_value(value: Rate, outcome: Outcome) -> str:
+    text = f"Event value per user and day: {describe_amount(value.value)}{_format_interval(value)}"
+    if outcome.list_event_value is None or outcome.popular_event_value is None:
+        return f"{text}."
+    on_list = outcome.list_event_value
+    text += f"; of items on the lists {describe_amount(on_list.value)}{_format_interval(on_list)}"
+    return (
+        f"{text}, of that day's most popular items {describe_amount(outcome.popular_event_value)}."
+    )
+
+
+def _format_interval(value: Rate) -> str:
+    """The 95% interval in brackets; empty if there are too few groups of users for one."""
+    if not math.isfinite(value.low):
+        return ""
+    return f" (95% interval {describe_amount(value.low)} to {describe_amount(value.high)})"
 
 
 REPLAYED = (
@@ -114,6 +138,14 @@ def _make_tiles(outcome: Outcome) -> Iterator[Tile]:
         "Share of a person's new interactions that was on their list. Popular items:"
         f" {outcome.popular_recall:.1%}.",
     )
+    if outcome.event_value is not None and outcome.list_event_value is not None:
+        yield Tile(
+            "event_value",
+            "Event value",
+            format_amount(outcome.event_value.value),
+            "Per user and day, by " + outcome.target_events + ". Of items on the list:"
+            f" {describe_amount(outcome.list_event_value.value)}.",
+        )
     yield Tile(
         "active_users",
         "Did something new",

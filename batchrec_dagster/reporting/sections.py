@@ -81,6 +81,16 @@ def format_score(value: float) -> Markup:
     return _number(value, f"{value:.4f}")
 
 
+def format_amount(value: float) -> Markup:
+    """A sum of values whose unit is not known, as text for people and as a value for programs."""
+    return _number(value, describe_amount(value))
+
+
+def describe_amount(value: float) -> str:
+    """A sum of values whose unit is not known."""
+    return f"{value:,.2f}" if abs(value) >= 1 else f"{value:.3g}"
+
+
 def _number(value: float, text: str) -> Markup:
     return Markup('<data value="{}">{}</data>').format(value, text)
 

@@ -7,11 +7,14 @@ is a hit if the user's list has the item.
 The lists are compared with popularity's: for each user a list of the same length, of the items that
 had most interactions when the edition was made. If the lists leave out what the user had then,
 popularity's list does so too.
+
+With target events, only these count: a purchase of an item on the list is a hit, and a click is
+none. But what a user had before, by any event, is not new, because lists leave it out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,8 +23,14 @@ import polars as pl
 from batchrec_dagster.config.experiment import Experiment
 from batchrec_dagster.outcomes.arms import MODEL, UserGroups, assign_arms
 from batchrec_dagster.outcomes.periods import Period
-from batchrec_dagster.outcomes.sums import SCHEMA, SUMS
-from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
+from batchrec_dagster.outcomes.sums import SUMS, VALUES, complete_sums, format_events
+from batchrec_dagster.personalize.schemas import (
+    EVENT_TYPE,
+    EVENT_VALUE,
+    ITEM_ID,
+    TIMESTAMP,
+    USER_ID,
+)
 from batchrec_dagster.rules.pairs import Numbers, Pairs, find_positions
 
 
@@ -52,12 +61,20 @@ class LaterInteractions:
 
     In memory these items take 8 bytes for each user and item, and 16 while they are read.
 
-    interactions: the columns USER_ID, ITEM_ID and TIMESTAMP, in epoch seconds.
+    interactions: the columns USER_ID, ITEM_ID and TIMESTAMP, in epoch seconds, and EVENT_TYPE and
+        EVENT_VALUE if there are target events.
     since: the time, which is the earliest start or known_until of a period.
     known_until: that of each period.
+    target_events: the types of events that count as success; all if empty.
     """
 
-    def __init__(self, interactions: pl.LazyFrame, since: int, known_until: Sequence[int]) -> None:
+    def __init__(
+        self,
+        interactions: pl.LazyFrame,
+        since: int,
+        known_until: Sequence[int],
+        target_events: Sequence[str] = (),
+    ) -> None:
         later = pl.col(TIMESTAMP) > since
         counts = [(pl.col(TIMESTAMP) <= until).sum().alias(f"{until}") for until in {*known_until}]
         users, item_counts = pl.collect_all(
@@ -72,15 +89,30 @@ class LaterInteractions:
         self.users = users.get_column("user_id")
         self.items = item_counts.get_column(ITEM_ID)
         self._counts = item_counts
+        self.target_events = format_events(target_events)
+        columns = interactions.collect_schema()
+        event_columns = {}
+        if target_events:
+            event_columns["is_target"] = _is_target(target_events, columns)
+            if EVENT_VALUE in columns:
+                event_columns["value"] = pl.col(EVENT_VALUE).cast(pl.Float64)
+        self.has_values = "value" in event_columns
         numbered = interactions.select(
             user=find_positions(USER_ID, self.users).cast(pl.UInt32),
             item=find_positions(ITEM_ID, self.items).cast(pl.UInt32),
             time=pl.col(TIMESTAMP),
+            **event_columns,
         ).drop_nulls("user")
         self.interactions = numbered.filter(pl.col("time") > since).collect(engine="streaming")
         # The users and items of the interactions until `since`.
         self._past = Pairs(numbered.filter(pl.col("time") <= since))
         self._item_counts_of_users = np.bincount(self._past.users, minlength=len(self.users))
+
+    def find_counted(self, period: Period) -> pl.DataFrame:
+        """The interactions of the period that count. With target events, these are such events."""
+        time = pl.col("time")
+        in_period = self.interactions.filter(time > period.start, time <= period.end)
+        return in_period.filter("is_target") if self.target_events else in_period
 
     def find_chosen_items(self, period: Period, *, new: bool) -> pl.DataFrame:
         """The users and the items that they interacted with in the period, each pair once.
@@ -89,12 +121,12 @@ class LaterInteractions:
 
         new: whether to leave out the items that the user had before the period.
         """
-        time = pl.col("time")
-        in_period = self.interactions.filter(time > period.start, time <= period.end)
-        pairs = in_period.select("user", "item").unique()
+        pairs = self.find_counted(period).select("user", "item").unique()
         if not new or not pairs.height:
             return pairs
-        before = self.interactions.filter(time <= period.start).select("user", "item").unique()
+        before = (
+            self.interactions.filter(pl.col("time") <= period.start).select("user", "item").unique()
+        )
         pairs = pairs.join(before, on=["user", "item"], how="anti")
         return pairs.filter(~self._past.contain(pairs))
 
@@ -169,6 +201,14 @@ class LaterInteractions:
         return np.where(counts > 0, place, FAR)
 
 
+def _is_target(target_events: Sequence[str], columns: Collection[str]) -> pl.Expr:
+    """Whether an interaction is a target event. Types match in upper and lower case."""
+    if EVENT_TYPE not in columns:
+        return pl.lit(value=False)
+    names = pl.Series([name.lower() for name in target_events])
+    return pl.col(EVENT_TYPE).str.to_lowercase().is_in(names.implode()).fill_null(value=False)
+
+
 def sum_period(
     period: Period, lists: PeriodLists, later: LaterInteractions, groups: UserGroups
 ) -> pl.DataFrame:
@@ -184,11 +224,12 @@ def sum_period(
     requested = groups.add_to(requested.with_columns(arm=arms))
     measures = _measure_users(period, lists, later, chosen, hits, requested)
     name = lists.experiment.model_dump_json() if lists.experiment else ""
-    return (
+    summed = (*SUMS, *VALUES) if later.has_values else SUMS
+    sums = (
         requested.join(measures, on="user_id", how="left")
         .with_columns(users=pl.lit(1.0))
         .group_by("arm", "group")
-        .agg(pl.col(column).cast(pl.Float64).fill_null(0).sum() for column in SUMS)
+        .agg(pl.col(column).cast(pl.Float64).fill_null(0).sum() for column in summed)
         .with_columns(
             edition=period.edition.number,
             name=pl.lit(period.edition.name),
@@ -197,10 +238,10 @@ def sum_period(
             start=period.start,
             end=period.end,
             length=length,
+            target_events=pl.lit(later.target_events),
         )
-        .select(pl.col(column).cast(kind) for column, kind in SCHEMA.items())
-        .sort("arm", "group")
     )
+    return complete_sums(sums).sort("arm", "group")
 
 
 def _match_lists(
@@ -241,6 +282,8 @@ def _measure_users(
 ) -> pl.DataFrame:
     """The numbers of SUMS for each user who interacted in the period, besides `users`.
 
+    And those of VALUES, if there are values.
+
     chosen: the items that users interacted with, in the columns user and item.
     hits: those of them that are on the user's list.
     requested: the columns user_id and length.
@@ -254,8 +297,13 @@ def _measure_users(
         hits.group_by("user").agg(hits=pl.len()),
         popular.group_by("user").agg(popular_hits=pl.len()),
     ]
-    time = pl.col("time")
-    in_period = later.interactions.filter(time > period.start, time <= period.end)
+    in_period = later.find_counted(period)
+    if later.has_values:
+        counts_of_users += [
+            in_period.group_by("user").agg(value=pl.col("value").sum()),
+            _sum_values(in_period, hits, "hit_value"),
+            _sum_values(in_period, popular, "popular_hit_value"),
+        ]
     users = in_period.group_by("user").agg(interactions=pl.len()).join(numbered, on="user")
     for counts in counts_of_users:
         users = users.join(counts, on="user", how="left")
@@ -270,4 +318,14 @@ def _measure_users(
         recall=pl.col("hits") / pl.col("new"),
         popular_hit_users=pl.col("popular_hits") > 0,
         popular_recall=pl.col("popular_hits") / pl.col("new"),
+        **({name: pl.col(name) for name in VALUES} if later.has_values else {}),
     )
+
+
+def _sum_values(in_period: pl.DataFrame, hits: pl.DataFrame, name: str) -> pl.DataFrame:
+    """The sum of the values of each user's interactions with the items of hits.
+
+    The columns are user and the given name.
+    """
+    of_hits = in_period.join(hits.select("user", "item"), on=["user", "item"], how="semi")
+    return of_hits.group_by("user").agg(pl.col("value").sum().alias(name))

@@ -13,8 +13,9 @@ from batchrec_dagster.outcomes.outcome import SCHEMA, Outcome
 from batchrec_dagster.outcomes.outcome_estimates import estimate_outcomes
 from batchrec_dagster.outcomes.periods import Period, find_periods
 from batchrec_dagster.outcomes.sums import SCHEMA as SUMS_SCHEMA
+from batchrec_dagster.outcomes.sums import complete_sums
 from batchrec_dagster.personalize.file_formats import scan_interactions
-from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
+from batchrec_dagster.personalize.schemas import TIMESTAMP
 from batchrec_dagster.steps.batches import read_users_without_lists
 from batchrec_dagster.steps.outcome_sums import LaterInteractions, PeriodLists, sum_period
 from batchrec_dagster.steps.work import Work
@@ -43,14 +44,16 @@ class MeasuredOutcomes:
 
 
 def measure_outcomes(work: Work) -> MeasuredOutcomes:
-    """Measure every edition that is kept. What was measured of other editions before stays.
+    """Measure every edition that is kept. What was measured of other editions before stays, also
+    if it counts other events.
 
     Raises StorageError.
     """
     files = work.files
     with work.storage.local_file(files.interactions) as path:
         editions = [edition for edition in [files.table.current(), *files.table.older()] if edition]
-        interactions = scan_interactions(path).select(USER_ID, ITEM_ID, TIMESTAMP)
+        interactions = scan_interactions(path)
+        target_events = work.pipeline.solution.target_events
         newest = interactions.select(pl.col(TIMESTAMP).max()).collect(engine="streaming").item()
         periods = find_periods(editions, newest, Publications(files).read().publications)
         last_sums = read_sums(files)
@@ -58,7 +61,7 @@ def measure_outcomes(work: Work) -> MeasuredOutcomes:
         if periods:
             known_until = [period.known_until for period in periods]
             since = min(min(period.start, period.known_until) for period in periods)
-            later = LaterInteractions(interactions, since, known_until)
+            later = LaterInteractions(interactions, since, known_until, target_events)
             groups = UserGroups()
             parts += [
                 sum_period(period, _read_lists(work, period), later, groups) for period in periods
@@ -94,4 +97,4 @@ def read_sums(files: PipelineFiles) -> pl.DataFrame:
     They have the columns of `outcomes.sums.SCHEMA`. Raises StorageError.
     """
     sums = files.parquet(files.storage_keys.outcome_sums, MEASURE_AGAIN)
-    return pl.DataFrame(schema=SUMS_SCHEMA) if sums is None else sums
+    return pl.DataFrame(schema=SUMS_SCHEMA) if sums is None else complete_sums(sums)

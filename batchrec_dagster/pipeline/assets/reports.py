@@ -51,17 +51,26 @@ COLUMNS = {
     "popular_hit_rate": "hit_rate if everyone had got the most popular items of that day.",
     "popular_recall": "recall of these popular items.",
     "popular_list_share": "list_share of these popular items.",
+    "target_events": "The types of events that count alone; empty if all count.",
+    "event_value": "The sum of EVENT_VALUE of the target events for a user in a day; null without.",
+    "list_event_value": "The same of new interactions with an item on the user's list.",
+    "popular_event_value": "list_event_value of these popular items.",
 }
 _COLUMN_LINEAGE = [
     *(("interactions", column) for column in (USER_ID, ITEM_ID, TIMESTAMP)),
     *(("recommendations", column) for column in ("user_id", "item_id")),
 ]
 # Dagster plots these over the runs.
-PLOTTED = ("hit_rate", "recall", "list_share", "gain", "popular_hit_rate", "active_users", "users")
+PLOTTED = (
+    *("hit_rate", "recall", "list_share", "gain", "popular_hit_rate", "active_users", "users"),
+    *("event_value", "list_event_value"),
+)
 
 
 def recommendation_outcomes(pipeline: Pipeline) -> dg.AssetsDefinition:
     """The asset of what people did with each published edition."""
+    target_events = pipeline.solution.target_events
+    counted = f"-{fingerprint(target_events)}" if target_events else ""
 
     @dg.asset(
         **asset_options(
@@ -72,7 +81,7 @@ def recommendation_outcomes(pipeline: Pipeline) -> dg.AssetsDefinition:
             kinds={"parquet"},
             deps=[pipeline.asset_key("interactions"), pipeline.asset_key("recommendations")],
             storage_key=pipeline.storage_keys.outcomes,
-            code_version=CODE_VERSION,
+            code_version=f"{CODE_VERSION}{counted}",
             io_manager="parquet_io",
         )
     )
