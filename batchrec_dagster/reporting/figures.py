@@ -96,6 +96,7 @@ def draw_popularity(facts: Facts) -> Figure | None:
     if recent is None:
         return None
     own = f"batchrec, on {recent.users:,} users"
+    ndcg_name = name_ndcg(run.target_events)
     rows = [(MODEL, run.metrics.get(NDCG, 0.0), run.engine)]
     # A chart cuts long names off.
     labels = [MODEL]
@@ -118,11 +119,11 @@ def draw_popularity(facts: Facts) -> Figure | None:
         Chart(
             "horizontal bars",
             "Lists",
-            "NDCG@25",
-            ["NDCG@25"],
+            ndcg_name,
+            [ndcg_name],
             [(label, row[1]) for label, row in zip(labels, rows, strict=True)],
         ),
-        ["Lists", "NDCG@25", "Measured by"],
+        ["Lists", ndcg_name, "Measured by"],
         [[name, format_score(value), engine] for name, value, engine in rows],
     )
 

@@ -145,7 +145,7 @@ def judge_quality(facts: VerdictFacts) -> Reason:
     if facts.is_untested:
         nobody = NOBODY_TESTED
         if facts.target_events:
-            nobody += f" by {join_events(facts.target_events)}"
+            nobody += f", counting {join_events(facts.target_events)} alone"
         return Reason("watch", f"the model could not be measured: {nobody}")
     name = name_ndcg(facts.target_events)
     if facts.popular is None:
@@ -178,8 +178,8 @@ def _compare_with_recent(facts: VerdictFacts, recent: MeasuredPopularity) -> Rea
     They are measured on other users than the model, so both margins of error count.
     """
     measurement = (
-        f"NDCG@25 {facts.ndcg:.4f} compared with {recent.ndcg:.4f}, measured by batchrec on"
-        f" {recent.users:,} user{'' if recent.users == 1 else 's'}"
+        f"{name_ndcg(facts.target_events)} {facts.ndcg:.4f} compared with {recent.ndcg:.4f},"
+        f" measured by batchrec on {recent.users:,} user{'' if recent.users == 1 else 's'}"
     )
     lead = facts.ndcg - recent.ndcg
     interval = facts.tested.ndcg.interval if facts.tested else None

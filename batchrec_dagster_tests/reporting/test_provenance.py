@@ -13,7 +13,7 @@ from batchrec_dagster.personalize.evidence import (
     name_engine,
     read_evidence,
 )
-from batchrec_dagster.reporting.provenance import Provenance
+from batchrec_dagster.reporting.provenance import Provenance, describe_counted_events
 
 
 def answer(**headers: str) -> dict[str, Any]:
@@ -28,6 +28,18 @@ def test_the_engine_is_the_one_that_answered() -> None:
     other = name_engine(answer(), "https://example.com", on_aws=False)
     assert other == "the Personalize at https://example.com"
     assert read_evidence(answer()) == {}
+
+
+def test_what_the_metrics_count_is_said_where_it_is_unusual() -> None:
+    assert describe_counted_events([], None, AMAZON) == ""
+    assert describe_counted_events(["Buy"], ["Buy"], EMBEDDED) == " The metrics count Buy alone."
+    assert describe_counted_events(["a", "b"], None, AMAZON).startswith(
+        " Amazon Personalize's metrics count all events, not only a and b: outcomes"
+    )
+    assert "an older batchrec trained this model" in describe_counted_events(["a"], [], EMBEDDED)
+    edition = {"engine": EMBEDDED, "evidence": {"all/users": 211}, "target_events": ["a", "b"]}
+    measured_on = Provenance.of_edition(edition).lines["Measured on"]
+    assert measured_on == "211 held-out users, by a and b alone"
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,10 @@ from typing import Any
 import polars as pl
 
 from batchrec_dagster.outcomes.measured_popularity import MeasuredPopularity
-from batchrec_dagster.personalize.evidence import Evidence, MetricEstimate
+from batchrec_dagster.personalize.evidence import AMAZON, Evidence, MetricEstimate
 from batchrec_dagster.reporting.audience import count_audience
 from batchrec_dagster.reporting.history import describe_previous_edition
+from batchrec_dagster.reporting.provenance import describe_counted_events
 from batchrec_dagster.reporting.report_counts import count_tables
 from batchrec_dagster.reporting.run_tables import RunTables
 from batchrec_dagster.reporting.verdict import PreviousEdition, VerdictFacts, judge_edition
@@ -146,6 +147,12 @@ CASES: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"before": PreviousEdition(3, MetricEstimate(0.19), same_model=True)},
+        "good",
+    ),
+    ({"target_events": ["purchase"]}, "good"),
+    ({"target_events": ["cart", "purchase"], "tested": build_evidence(0)}, "watch"),
+    (
+        {"uncounted": describe_counted_events(["purchase"], None, AMAZON).strip()},
         "good",
     ),
     ({"heaviest": 0.1}, "good"),

@@ -13,6 +13,7 @@ import pytest
 from batchrec_dagster.config.publication import Gate
 from batchrec_dagster.local_personalize.api.client import embedded_client
 from batchrec_dagster.outcomes.measured_popularity import MeasuredPopularity
+from batchrec_dagster.personalize.evidence import AMAZON
 from batchrec_dagster.steps.checks import ModelToPublish, check_quality_gate
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.storage.object_store import ObjectStore
@@ -48,6 +49,36 @@ def build_model(
 
 def build_edition(ndcg: float, arn: str = "arn:old", measured_on: str = "all") -> dict[str, Any]:
     return {"solution_version_arn": arn, "measured_on": measured_on, "metrics": {NDCG: ndcg}}
+
+
+def test_metrics_that_count_other_events_are_named_and_not_compared() -> None:
+    by_purchase = replace(
+        build_model(0.02, 0.01), target_events=["purchase"], engine="the embedded engine"
+    )
+    before = build_edition(0.3)
+    candidate = ModelToPublish(by_purchase, "all, by purchase", before, ["purchase"])
+    check = check_quality_gate(Gate(), candidate, how_to_skip="skip")
+    assert check.finding == (
+        "NDCG@25 for purchase 0.0200, compared with 0.0100 for the most popular items; coverage"
+        " 0.2000; not comparable with the published lists: the events that the metrics count"
+        " changed"
+    )
+    strict = check_quality_gate(
+        Gate(max_drop=0.1),
+        replace(candidate, published={**before, "measured_on": "all, by purchase"}),
+        how_to_skip="skip",
+    )
+    assert "its NDCG@25 for purchase is 93% below the published lists'" in strict.finding
+
+
+def test_the_gate_says_that_amazons_metrics_count_all_events() -> None:
+    model = replace(build_model(0.2, 0.1), engine=AMAZON)
+    candidate = ModelToPublish(model, "all", None, ["cart", "purchase"])
+    check = check_quality_gate(Gate(), candidate, how_to_skip="skip")
+    assert check.finding == (
+        "NDCG@25 0.2000, compared with 0.1000 for the most popular items; coverage 0.2000; the"
+        " metrics of Amazon Personalize count all events, not only cart and purchase"
+    )
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,11 @@ RULES = (
         "with `--v2-lines`, to test how a program reads them",
     ),
     SupportRow("ids in batch lines", "numbers are taken as text"),
-    SupportRow("GetSolutionMetrics", "four decimals"),
+    SupportRow(
+        "GetSolutionMetrics",
+        "four decimals; with the header `x-batchrec-target-events`, a JSON array, they count these"
+        " event types alone, and the answer repeats the header",
+    ),
     SupportRow("roleArn", "stored; storage is read with the server's own credentials"),
     SupportRow("kmsKeyArn", "stored; nothing is encrypted"),
     SupportRow(

@@ -13,6 +13,7 @@ from pydantic import Field
 from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.config.segments import Segments
 from batchrec_dagster.outcomes.measured_popularity import MeasuredPopularity
+from batchrec_dagster.personalize.evidence import name_ndcg
 from batchrec_dagster.pipeline.declare_asset import (
     MODEL,
     asset_options,
@@ -274,9 +275,10 @@ def _describe_popularity(record: ModelRecord) -> list[str]:
     recent = MeasuredPopularity.from_json(record.recent_popularity)
     if recent is None:
         return []
+    name = name_ndcg(record.target_events)
     text = f"By batchrec's own measurement on {recent.users:,} users, "
     if recent.days is not None:
-        text += f"{recent.name} have an NDCG@25 of {recent.ndcg:.4f}, and "
+        text += f"{recent.name} have an {name} of {recent.ndcg:.4f}, and "
     return [f"{text}those of all time one of {recent.all_time_ndcg:.4f}."]
 
 
