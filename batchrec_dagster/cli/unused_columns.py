@@ -90,12 +90,12 @@ def name_columns(columns: Sequence[UnusedColumn]) -> list[str]:
 def name_consent(columns: Sequence[UnusedColumn]) -> list[str]:
     """A line for people about a column that may say who agreed to get mail; none without one.
 
-    It belongs to a person and not to a row of the ratings, so that no filter of rows is right.
+    It belongs to a person and not to a row of the ratings, so a filter of rows would be wrong.
     """
     names = [column.name for column in columns if _CONSENT.search(column.name)]
     if not names:
         return []
-    return [f"{names[0]}: to send lists only to who agreed, declare users and batch_users.filter"]
+    return [f"{names[0]}: to send lists only to those who agreed, give a file of them: --users"]
 
 
 def name_suggestions(columns: Sequence[UnusedColumn]) -> list[str]:

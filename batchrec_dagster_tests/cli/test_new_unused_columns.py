@@ -58,7 +58,7 @@ def test_what_is_not_used_is_named_and_suggested(working_project: Project) -> No
     code, output = run_new("shop", *FILES)
     assert code == 0, output
     assert "\nnot used: order_id, status, quantity, returned_qty, newsletter\n" in output
-    assert "\nnewsletter: to send lists only to who agreed, declare users and batch" in output
+    assert "\nnewsletter: to send lists only to those who agreed, give a file of them" in output
     assert "\nnot used: stock, status, supplier_id, ean, notes\n" in output
     assert "\nin defs.yaml as comments: stock, status\n" in output
     columns = read_declaration(working_project)["items"]["columns"]
