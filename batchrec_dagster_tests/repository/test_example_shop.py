@@ -57,11 +57,16 @@ class ExampleShop:
         return purchases
 
     @cached_property
+    def rows(self) -> list[dict[str, str]]:
+        """The file for the mailing tool."""
+        return [*self._read("mail/newsletter.csv")]
+
+    @cached_property
     def lists(self) -> dict[str, list[str]]:
         """The products of each customer, from the file for the mailing tool."""
         return {
             row["user_id"]: [row[f"item_{rank}"] for rank in range(1, LISTED + 1)]
-            for row in self._read("mail/newsletter.csv")
+            for row in self.rows
         }
 
     @property
@@ -108,6 +113,16 @@ def test_the_file_for_the_mailing_tool_has_the_published_lists(shop: ExampleShop
     rows = shop.table.sort("user_id", "rank").group_by("user_id", maintain_order=True)
     published = rows.agg("item_id").rows()
     assert shop.lists == {str(user): items for user, items in published}
+
+
+def test_the_file_for_the_mailing_tool_has_what_a_newsletter_shows(shop: ExampleShop) -> None:
+    for row in shop.rows:
+        product = shop.products[row["item_2"]]
+        assert row["title_2"] == product["title"]
+        assert float(row["price_2"]) == float(product["price"])
+        assert (row["image_2"], row["link_2"]) == (product["image"], product["link"])
+        assert row["reason_2"]
+        assert (row["reason_2"] == "because") == bool(row["reason_item_2"])
 
 
 def test_no_list_has_what_cannot_be_bought(shop: ExampleShop) -> None:
