@@ -95,14 +95,15 @@ def find_best_explanations(
     both = np.zeros(len(entries), np.int64)
     neighbours: dict[int, list[tuple[int, int]]] = {}
     items_done = 0
-    for counts, scores in _count_overlaps(matrix, listed):
+    overlaps = _OverlapScores(matrix)
+    for counts in overlaps.count(listed):
         block = slice(items_done, items_done + len(counts))
         for row, item in enumerate(listed[block].tolist()):
             if item in frequent_items:
-                neighbours[item] = find_nearest(counts[row], scores[row], near)
+                neighbours[item] = find_nearest(counts[row], overlaps.score(counts[row]), near)
         block_entries = by_listed[ends[items_done] - lengths[items_done] : ends[block][-1]]
         rows = np.repeat(np.arange(len(counts)), lengths[block])
-        because[block_entries] = user_histories.find_best(block_entries, rows, scores)
+        because[block_entries] = user_histories.find_best(block_entries, rows, counts, overlaps)
         both[block_entries] = np.where(
             because[block_entries] < 0, 0, counts[rows, because[block_entries]]
         )
@@ -112,39 +113,55 @@ def find_best_explanations(
     return [*explained][: len(lists)], neighbours
 
 
-def _count_overlaps(
-    matrix: sparse.csr_array, items: Indices
-) -> Iterator[tuple[npt.NDArray[np.int32], npt.NDArray[np.float64]]]:
-    """For blocks of the items, how many users have the item and another, and the scores.
+class _OverlapScores:
+    """How much the audiences of items overlap.
 
-    Both arrays have the shape (items of the block, all items). The size of an item's own audience
-    would scale all its scores alike, so it is left out.
+    The size of an item's own audience would scale all its scores alike, so it is left out.
     """
-    # scipy is installed with the extra `report`.
-    from scipy.sparse._sparsetools import csc_matvec
 
-    columns = matrix.shape[1]
-    audiences = matrix.T.tocsr()
-    roots = np.sqrt(np.maximum(1, np.diff(audiences.indptr)))
-    overlaps = np.arange(matrix.shape[0] + 1)
-    discounted = overlaps * (overlaps / (overlaps + DISCOUNT))
-    size = max(1, CELLS // max(1, columns))
-    bounds = np.column_stack([matrix.indptr[:-1], matrix.indptr[1:]])
-    for start in range(0, len(items), size):
-        block = items[start : start + size]
-        counts = np.zeros((len(block), columns), np.int32)
-        for row, item in enumerate(block.tolist()):
-            users = audiences.indices[audiences.indptr[item] : audiences.indptr[item + 1]]
-            # Taken from the last row to the first, the range from the end of one row to the start
-            # of the next is empty, so that only the rows themselves are added.
-            ends = bounds[users[::-1]].ravel()
-            added = ends, matrix.indices, matrix.data, np.ones(len(ends), np.int32)
-            csc_matvec(columns, len(ends) - 1, *added, counts[row])
-        # An item does not explain itself.
-        counts[np.arange(len(block)), block] = 0
-        scores = discounted.take(counts)
-        scores /= roots
-        yield counts, scores
+    def __init__(self, matrix: sparse.csr_array) -> None:
+        self._matrix = matrix
+        self._audiences = matrix.T.tocsr()
+        self._roots = np.sqrt(np.maximum(1, np.diff(self._audiences.indptr)))
+        overlaps = np.arange(matrix.shape[0] + 1)
+        self._discounted = overlaps * (overlaps / (overlaps + DISCOUNT))
+
+    def count(self, items: Indices) -> Iterator[npt.NDArray[np.int32]]:
+        """For blocks of the items, how many users have the item and another.
+
+        The arrays have the shape (items of the block, all items).
+        """
+        # scipy is installed with the extra `report`.
+        from scipy.sparse._sparsetools import csc_matvec
+
+        matrix, audiences = self._matrix, self._audiences
+        columns = matrix.shape[1]
+        size = max(1, CELLS // max(1, columns))
+        bounds = np.column_stack([matrix.indptr[:-1], matrix.indptr[1:]])
+        for start in range(0, len(items), size):
+            block = items[start : start + size]
+            counts = np.zeros((len(block), columns), np.int32)
+            for row, item in enumerate(block.tolist()):
+                users = audiences.indices[audiences.indptr[item] : audiences.indptr[item + 1]]
+                # Taken from the last row to the first, the range from the end of one row to the
+                # start of the next is empty, so that only the rows themselves are added.
+                ends = bounds[users[::-1]].ravel()
+                added = ends, matrix.indices, matrix.data, np.ones(len(ends), np.int32)
+                csc_matvec(columns, len(ends) - 1, *added, counts[row])
+            # An item does not explain itself.
+            counts[np.arange(len(block)), block] = 0
+            yield counts
+
+    def score(
+        self, counts: npt.NDArray[np.int32], items: Indices | None = None
+    ) -> npt.NDArray[np.float64]:
+        """The scores for these counts.
+
+        items: the other item of each count; None if there is a count for each item, in order.
+        """
+        roots = self._roots if items is None else self._roots[items]
+        scores: npt.NDArray[np.float64] = self._discounted.take(counts) / roots
+        return scores
 
 
 class _UserHistories:
@@ -161,29 +178,37 @@ class _UserHistories:
         self._entries_at_once = max(1, CELLS // max([1, *lengths.tolist()]))
 
     def find_best(
-        self, entries: Indices, rows: Indices, scores: npt.NDArray[np.float64]
+        self,
+        entries: Indices,
+        rows: Indices,
+        counts: npt.NDArray[np.int32],
+        overlaps: _OverlapScores,
     ) -> Indices:
         """For each entry the item of the user's history with the highest score; -1 if none has one.
 
-        `rows` has, for each entry, the row of its item in `scores`. That has a column for each
+        `rows` has, for each entry, the row of its item in `counts`. That has a column for each
         item.
         """
         best_items = np.full(len(entries), -1)
         entries_with_history = np.flatnonzero(self._lengths[entries])
         for start in range(0, len(entries_with_history), self._entries_at_once):
             part = entries_with_history[start : start + self._entries_at_once]
-            best_items[part] = self._find_best(entries[part], rows[part], scores)
+            best_items[part] = self._find_best(entries[part], rows[part], counts, overlaps)
         return best_items
 
     def _find_best(
-        self, entries: Indices, rows: Indices, scores: npt.NDArray[np.float64]
+        self,
+        entries: Indices,
+        rows: Indices,
+        counts: npt.NDArray[np.int32],
+        overlaps: _OverlapScores,
     ) -> Indices:
         lengths = self._lengths[entries]
         ends = np.cumsum(lengths)
         starts = ends - lengths
         places = np.repeat(self._starts[entries] - starts, lengths) + np.arange(ends[-1])
         items = self._items[places]
-        item_scores = scores[np.repeat(rows, lengths), items]
+        item_scores = overlaps.score(counts[np.repeat(rows, lengths), items], items)
         highest_scores = np.maximum.reduceat(item_scores, starts)
         best_places = np.flatnonzero(item_scores == np.repeat(highest_scores, lengths))
         best_items = items[best_places[np.searchsorted(best_places, starts)]]

@@ -16,8 +16,8 @@ from batchrec_dagster.rules.pairs import IdNumbers, Numbers, Pairs, find_positio
 # A reason of a row, besides those that rules give: an item of the history speaks for it; most
 # people like it, of whom the engine knows nothing else; nobody has had it yet.
 BECAUSE, POPULAR, NEW = "because", "popular", "new"
-# The items that share users are counted once for this many users of lists.
-USERS_AT_ONCE = 50_000
+# The items that share users are counted once for this many results of lists.
+RESULTS_AT_ONCE = 4_000_000
 # So the counting is bounded more than that of the report, which counts once.
 MOST_PAIRS = 100_000_000
 

@@ -68,13 +68,18 @@ def prepare_reasons(work: Work, interactions: pl.LazyFrame, users: pl.Series) ->
     return RowReasons(ListReasons(interactions, users), all_popular=all_popular)
 
 
-def merge_pieces(pieces: Iterable[pl.DataFrame], least_rows: int) -> Iterator[pl.DataFrame]:
-    """The same lines in pieces of at least this many, but for the last."""
+def merge_pieces(pieces: Iterable[pl.DataFrame], least_results: int) -> Iterator[pl.DataFrame]:
+    """The same lines in pieces with at least this many results, but for the last.
+
+    pieces: lines with the column items.
+    """
     parts: list[pl.DataFrame] = []
+    results = 0
     for piece in pieces:
         parts.append(piece)
-        if sum(part.height for part in parts) >= least_rows:
+        results += piece.select(pl.col("items").list.len().sum()).item() or 0
+        if results >= least_results:
             yield pl.concat(parts)
-            parts = []
+            parts, results = [], 0
     if parts:
         yield pl.concat(parts)

@@ -11,7 +11,7 @@ import polars as pl
 
 from batchrec_dagster.config.experiment import Experiment
 from batchrec_dagster.config.list_columns import REASON, REASON_ITEM, name_published_column
-from batchrec_dagster.explanations.list_reasons import USERS_AT_ONCE
+from batchrec_dagster.explanations.list_reasons import RESULTS_AT_ONCE
 from batchrec_dagster.outcomes.arms import MODEL, assign_arms
 from batchrec_dagster.personalize.file_formats import read_inference, scan_interactions
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
@@ -441,7 +441,7 @@ def build_table(
     for output in outputs:
         pieces = output.pieces(read_inference)
         if reasons is not None:
-            pieces = merge_pieces(pieces, USERS_AT_ONCE)
+            pieces = merge_pieces(pieces, RESULTS_AT_ONCE)
         lists.write(log_progress(pieces, progress), table)
     popular = interactions.popular
     if popular is not None and users.popular.height:

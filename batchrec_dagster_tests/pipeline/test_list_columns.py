@@ -17,11 +17,11 @@ from batchrec_dagster.steps.errors import StepError
 from batchrec_dagster.steps.list_reasons import prepare_reasons
 from batchrec_dagster.storage import extras
 from batchrec_dagster_tests.postgres_server import postgres_server
+from batchrec_dagster_tests.s3_server import S3Server
 from batchrec_dagster_tests.support import (
     Project,
     declaration,
     definitions,
-    interactions,
     metadata,
     outcomes,
     refresh,
@@ -114,15 +114,30 @@ def test_columns_reach_the_table_and_the_sinks_and_change_them_without_inference
             url=url,
         )
         assert rows == table(project, "shop").sort("user_id", "rank").rows()
-    # A new picture, which lists do not have, publishes nothing.
-    other_picture = run(["PRICE", "link"], picture="c")
-    assert read_edition(other_picture) == read_edition(fewer)
+        # A new picture, which lists do not have, publishes nothing.
+        other_picture = run(["PRICE", "link"], sinks=sinks, picture="c")
+        assert read_edition(other_picture) == read_edition(fewer)
+        # A rollback brings back the columns of its edition, in PostgreSQL too.
+        with definitions(project) as defs:
+            back = defs.resolve_job_def("shop_rollback").execute_in_process(instance=instance)
+        assert back.success
+        assert table(project, "shop").columns == names
+        assert table(project, "shop").item(0, "image") == new_picture
+        rows = server.query("SELECT * FROM recommendations ORDER BY user_id, rank", url=url)
+        assert rows == table(project, "shop").sort("user_id", "rank").rows()
 
 
-@pytest.mark.slow  # two refreshes, one with a training
+@pytest.mark.slow  # a refresh with a training, in S3
 def test_reasons_are_in_the_lists_that_ask_for_them_and_show_repeats_them(
-    project: Project, instance: dg.DagsterInstance
+    project: Project,
+    instance: dg.DagsterInstance,
+    s3: S3Server,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    root = f"s3://{s3.create_bucket()}/data"
+    project.environment.update({**s3.environment(), "BATCHREC_STORAGE": root})
+    for name, value in project.environment.items():
+        monkeypatch.setenv(name, value)
     write_ratings(project.root / "ratings.csv")
     (project.root / "users.csv").write_text("id\n1\n2\n3\nnobody\n")
     declare(
@@ -138,7 +153,8 @@ def test_reasons_are_in_the_lists_that_ask_for_them_and_show_repeats_them(
     )
     result = refresh(project, "shop", instance, report=True)
     assert result.success
-    lists = table(project, "shop")
+    store, curated = s3.store(), f"{root}/shop/curated"
+    lists = pl.read_parquet(store.get(f"{curated}/recommendations/recommendations.parquet"))
     assert lists.columns == [*BASE, "reason", "title", "reason_item", "score"]
     reasons = dict(lists.group_by("user_id").agg("reason").iter_rows())
     # Whoever has had the pinned item does not get it again.
@@ -146,12 +162,14 @@ def test_reasons_are_in_the_lists_that_ask_for_them_and_show_repeats_them(
     assert all({*reasons[user]} <= {"pinned", "because"} for user in "123")
     about = metadata(result, "recommendations")
     assert about["reason_because"] == lists.filter(reason="because").height > 0
-    history = interactions(project, "shop").cast({"USER_ID": pl.String, "ITEM_ID": pl.String})
+    history = pl.read_csv(
+        store.get(f"{root}/shop/transformed/interactions/interactions.csv"), infer_schema=False
+    )
     pairs = {*history.select("USER_ID", "ITEM_ID").iter_rows()}
     because = lists.filter(reason="because").select("user_id", "reason_item")
     assert {*because.iter_rows()} <= pairs
-    export = project.storage / "shop/curated/exports/recommendations.csv"
-    header = export.read_text().splitlines()[0].replace('"', "").split(",")
+    export = bytes(store.get(f"{curated}/exports/recommendations.csv")).decode()
+    header = export.splitlines()[0].replace('"', "").split(",")
     assert header[:5] == ["user_id", "item_1", "reason_1", "title_1", "reason_item_1"]
     shown = json.loads(project.run("batchrec", "show", "1", "--json").stdout)
     first = next(row for row in lists.filter(user_id="1").iter_rows(named=True)
