@@ -82,8 +82,12 @@ def explain_incomparability(before: Edition, after: Edition) -> list[str]:
 
 
 def read_target_events(edition: Edition) -> str | None:
-    """The types of events that the edition's metrics count alone; None if they count all."""
-    return join_events(edition.about.get("target_events") or ()) or None
+    """The types of events that the edition's metrics count alone; None if they count all.
+
+    They are the same in any order and case.
+    """
+    events = edition.about.get("target_events") or ()
+    return join_events(sorted(name.lower() for name in events)) or None
 
 
 @dataclass(frozen=True)

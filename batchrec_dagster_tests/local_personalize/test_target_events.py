@@ -13,6 +13,8 @@ import shutil
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import polars as pl
 import pytest
@@ -21,13 +23,16 @@ from batchrec_dagster.local_personalize.api.archive import export_home, import_h
 from batchrec_dagster.local_personalize.api.service import LocalPersonalize, answer
 from batchrec_dagster.local_personalize.learning.choices import CHOICES, EventChoices
 from batchrec_dagster.local_personalize.learning.evaluation import Split, split
+from batchrec_dagster.local_personalize.learning.held_out import copy_without_users
 from batchrec_dagster.local_personalize.learning.interactions import Interactions, ModelFileError
+from batchrec_dagster.personalize.ensure import Ensure
 from batchrec_dagster.personalize.evidence import (
     NDCG,
     get_solution_metrics,
     read_counted_events,
     read_evidence,
 )
+from batchrec_dagster.steps.target_events import read_model_metrics
 from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster_tests.local_personalize.support import Local
 
@@ -143,6 +148,29 @@ def test_all_events_are_the_usual_metrics(local: Local, version: str) -> None:
     assert bought["coverage"] == usual["metrics"]["coverage"]
 
 
+def test_a_pipeline_asks_for_them_except_on_aws(
+    local: Local, version: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = local.client.get_solution_metrics(solutionVersionArn=version)["metrics"]
+    on_aws = read_model_metrics(ask(local, on_aws=True), version, version, ["purchase"])
+    assert (on_aws.target_events, on_aws.all_events_metrics) == ([], None)
+    assert on_aws.metrics == on_aws.popularity_metrics == usual
+    ensure = ask(local, on_aws=False)
+    own = read_model_metrics(ensure, version, version, ["purchase"])
+    assert (own.target_events, own.all_events_metrics) == (["purchase"], usual)
+    assert own.metrics == own.popularity_metrics != usual
+    # The model of popular items is of an older batchrec, and so counts all events.
+    [folder] = local.root.glob(f"home/models/*/{CHOICES}")
+    choices = iter([EventChoices.load(folder.parent), None])
+    monkeypatch.setattr(EventChoices, "load", lambda _: next(choices))
+    mixed = read_model_metrics(ensure, version, version, ["purchase"])
+    assert mixed.popularity_metrics == {NDCG: own.metrics[NDCG]}
+
+
+def ask(local: Local, *, on_aws: bool) -> Ensure:
+    return cast("Ensure", SimpleNamespace(client=local.client, on_aws=on_aws))
+
+
 def test_events_that_nobody_had_test_no_user(local: Local, version: str) -> None:
     answer = get_solution_metrics(local.client, version, ["refund"])
     assert read_counted_events(answer) == ["refund"]
@@ -200,4 +228,19 @@ def test_an_exported_home_has_them(local: Local, version: str, tmp_path: Path) -
     export_home(local.root / "home", tmp_path / "home.tar.gz")
     import_home(tmp_path / "home.tar.gz", tmp_path / "copy")
     copies = [EventChoices.load(model) for model in (tmp_path / "copy" / "models").iterdir()]
-    assert [copy.names for copy in copies if copy is not None] == [sorted(TYPES)]
+    assert {tuple(copy.names) for copy in copies if copy is not None} == {tuple(sorted(TYPES))}
+
+
+def test_a_model_without_erased_users_has_them(local: Local, version: str, tmp_path: Path) -> None:
+    description = local.client.describe_solution_version(solutionVersionArn=version)
+    group = description["solutionVersion"]["datasetGroupArn"]
+    blend = local.wait_until_active(local.create_version(local.create_solution(group, name="v2")))
+    before = get_solution_metrics(local.client, blend, ["purchase"])
+    assert read_counted_events(before) == ["purchase"]
+    [folder] = local.root.glob("home/models/*/held-out")
+    users = {user for user, *_ in EVENTS}
+    assert copy_without_users(folder.parent, tmp_path, users)
+    [copy, original] = [EventChoices.load(model) for model in (tmp_path, folder.parent)]
+    assert copy is not None
+    assert original is not None
+    assert copy.measure(["purchase"]) == original.measure(["purchase"])

@@ -128,6 +128,23 @@ def test_a_model_is_judged_by_purchases_without_another_training(
     [page] = project.storage.glob("shop/curated/report/index.html")
     assert "for purchase" in re.sub("<[^>]*>", "", page.read_text())
 
+    # Later each of 40 people buys something for 10, and clicks on two things.
+    file, later = project.root / "events.csv", 1_700_000_000
+    lines = [f"u{user},new,{later + user},purchase,10" for user in range(40)]
+    lines += [
+        f"u{user},i{user % 9},{later + 100 * n},click,99" for user in range(40) for n in (1, 2)
+    ]
+    file.write_text(file.read_text() + "\n".join(lines) + "\n")
+    steps = ["raw_ratings", "interactions", "recommendation_outcomes"]
+    numbers = metadata(refresh(project, "shop", instance, assets=steps), "recommendation_outcomes")
+    days = (later + 200 - 1_600_000_000) / 86_400
+    assert numbers["active_users"] == 40
+    assert numbers["event_value"] == pytest.approx(40 * 10 / 300 / days, rel=0.01)
+    assert numbers["list_event_value"] == 0
+    assert "40 of 300 users chose items that they did not have, by purchase alone." in (
+        numbers["preview"].replace("\\", "")
+    )
+
 
 def test_event_types_that_no_row_has_are_refused_before_a_training(
     tmp_path: Path, instance: dg.DagsterInstance
