@@ -25,7 +25,7 @@ from batchrec_dagster.pipeline.automation.living_runs import has_died
 from batchrec_dagster.reporting.audience import describe_newcomers
 from batchrec_dagster.reporting.changes import build_changes_section
 from batchrec_dagster.reporting.drift import RunInputs
-from batchrec_dagster.reporting.experiment import describe_result
+from batchrec_dagster.reporting.experiment import describe_control, describe_result
 from batchrec_dagster.reporting.facts import (
     LISTS_FULL,
     ROWS_TITLED,
@@ -136,9 +136,11 @@ def build_report(
     changes = history.compare(baseline, edition) if baseline else None
     sums = read_sums(work.files)
     result = summarize_experiment(sums)
-    outcomes_section = build_outcomes_section(
-        [*estimate_outcomes(sums)], [*describe_result(result)] if result else []
-    )
+    sentences: list[str] = []
+    if result:
+        editions = [edition, *work.files.table.older()]
+        sentences = [*describe_result(result), *describe_control(editions, result.name)]
+    outcomes_section = build_outcomes_section([*estimate_outcomes(sums)], sentences)
     nights = list_nights(
         work.files, read_run_costs(work.files), remember_ended_runs(work.files, instance)
     )

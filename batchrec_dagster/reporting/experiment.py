@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from batchrec_dagster.outcomes.experiment import Effect, ExperimentPlan, ExperimentResult
+from batchrec_dagster.outcomes.measured_popularity import name_window
 from batchrec_dagster.reporting.outcomes import NOTHING_YET
 from batchrec_dagster.reporting.terminal import Column, TerminalTable, render
+from batchrec_dagster.storage.published_table import Edition
 
 # What the users in each kind of control get.
 CONTROL_GETS = {"popular": "the most popular items", "none": "no lists"}
@@ -81,6 +83,30 @@ def describe_result(result: ExperimentResult) -> Iterator[str]:
     period = f"{result.start:%Y-%m-%d} to {result.end:%Y-%m-%d}, {editions}"
     for effect in result.effects:
         yield _describe_effect(effect, period)
+
+
+def describe_control(editions: Sequence[Edition], name: str) -> Iterator[str]:
+    """Which popular items the control of the experiment gets, in sentences.
+
+    editions: those that are kept.
+    name: the experiment's.
+    """
+    of_experiment = [
+        edition
+        for edition in sorted(editions, key=lambda edition: edition.number)
+        if edition.about.get("experiment", {}).get("name") == name
+        and edition.about["experiment"].get("control") == "popular"
+    ]
+    if not of_experiment or "popularity" not in of_experiment[-1].about:
+        return
+    window = name_window(of_experiment[-1].about["popularity"]["days"])
+    yield f"In edition {of_experiment[-1].number} these are the most popular items {window}."
+    older = [edition for edition in of_experiment if "popularity" not in edition.about]
+    if older:
+        yield (
+            f"Until edition {older[-1].number} they were Personalize's most popular items of all"
+            " time, so the experiment compares with two kinds of control: give it another name."
+        )
 
 
 def _describe_effect(effect: Effect, period: str) -> str:

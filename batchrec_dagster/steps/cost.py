@@ -78,6 +78,9 @@ def estimate_results(work: PersonalizeWork, paid_assets: Collection[str] = ()) -
     costs, segments = [], work.pipeline.segments
     if "recommendations" not in paid_assets:
         users = _count_batch_users(work)
+        if work.pipeline.experiment is not None:
+            # The control's lists cost nothing.
+            users = round(users * (1 - work.pipeline.experiment.control_share))
         costs.append(work.prices.price_recommendations(work.pipeline.solution.recipe, users))
     if segments and "user_segments" not in paid_assets:
         costs.append(work.prices.price_segments(len(segments.queries), count_users(work)))

@@ -7,6 +7,7 @@ import json
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import polars as pl
@@ -18,7 +19,9 @@ from batchrec_dagster.config import Pipeline
 from batchrec_dagster.config.experiment import Experiment
 from batchrec_dagster.outcomes.arms import CONTROL, MODEL, assign_arms
 from batchrec_dagster.outcomes.outcome import Outcome
+from batchrec_dagster.reporting.experiment import describe_control
 from batchrec_dagster.storage.object_store import ObjectStore
+from batchrec_dagster.storage.published_table import Edition
 from batchrec_dagster_tests.s3_server import S3Server
 from batchrec_dagster_tests.support import (
     Project,
@@ -163,6 +166,7 @@ def run_two_nights(shop: Shop, instance: dg.DagsterInstance, control: str) -> li
 
     report = shop.store.get(f"{shop.root}/curated/report/index.html").decode()
     assert "In the experiment holdout, " in report
+    assert ("these are the most popular items of all time" in report) == (control == "popular")
     # A user to whom the control gives no list does not count as missing.
     assert "requested users got no list" not in report
     assert (
@@ -221,3 +225,21 @@ def assert_arms(lists: pl.DataFrame, control: str) -> None:
     assert control_lists["score"].null_count() == control_lists.height
     model_lists = lists.filter(arm=MODEL)
     assert model_lists["score"].null_count() == 0
+
+
+def test_an_experiment_that_had_two_kinds_of_control_says_so() -> None:
+    def make_edition(number: int, name: str = "holdout", **about: Any) -> Edition:
+        experiment = {"name": name, "control": "popular"}
+        return Edition({"edition": number, "experiment": experiment, **about}, "")
+
+    old, new = make_edition(1), make_edition(2, popularity={"days": 30})
+    assert [*describe_control([new, old, make_edition(3, "other")], "holdout")] == [
+        "In edition 2 these are the most popular items of the last 30 days.",
+        "Until edition 1 they were Personalize's most popular items of all time, so the experiment"
+        " compares with two kinds of control: give it another name.",
+    ]
+    assert [*describe_control([new], "holdout")] == [
+        "In edition 2 these are the most popular items of the last 30 days."
+    ]
+    assert not [*describe_control([old], "holdout")]
+    assert not [*describe_control([], "holdout")]
