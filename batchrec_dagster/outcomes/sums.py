@@ -56,3 +56,10 @@ def complete_sums(sums: pl.DataFrame) -> pl.DataFrame:
     return sums.with_columns(added).select(
         pl.col(column).cast(kind) for column, kind in SCHEMA.items()
     )
+
+
+def leave_out_unused(sums: pl.DataFrame) -> pl.DataFrame:
+    """The sums as they are stored: without target events, as older versions wrote and read them."""
+    if (sums.get_column("target_events") != "").any():
+        return sums
+    return sums.drop("target_events", *VALUES)

@@ -13,7 +13,7 @@ from batchrec_dagster.outcomes.outcome import SCHEMA, Outcome
 from batchrec_dagster.outcomes.outcome_estimates import estimate_outcomes
 from batchrec_dagster.outcomes.periods import Period, find_periods
 from batchrec_dagster.outcomes.sums import SCHEMA as SUMS_SCHEMA
-from batchrec_dagster.outcomes.sums import complete_sums
+from batchrec_dagster.outcomes.sums import complete_sums, leave_out_unused
 from batchrec_dagster.personalize.file_formats import scan_interactions
 from batchrec_dagster.personalize.schemas import TIMESTAMP
 from batchrec_dagster.steps.batches import read_users_without_lists
@@ -68,7 +68,7 @@ def measure_outcomes(work: Work) -> MeasuredOutcomes:
             ]
         measured = pl.concat(parts).sort("start", "edition", "arm", "group")
         if not measured.equals(last_sums):
-            files.write_parquet(files.storage_keys.outcome_sums, measured)
+            files.write_parquet(files.storage_keys.outcome_sums, leave_out_unused(measured))
     return MeasuredOutcomes(measured, [*estimate_outcomes(measured)])
 
 
