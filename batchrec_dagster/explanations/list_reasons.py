@@ -91,5 +91,5 @@ class ListReasons:
         ends = np.searchsorted(lists, np.arange(len(histories)), side="right")
         listed_items = np.split(items, ends[:-1])
         explanations, _ = find_best_explanations(self._matrix, histories, listed_items)
-        found = [because for because, _ in explanations]
-        return np.concatenate([*found, np.zeros(0, dtype=np.int64)])
+        reason_items = [because for because, _ in explanations]
+        return np.concatenate([*reason_items, np.zeros(0, dtype=np.int64)])
