@@ -76,7 +76,7 @@ def prepare(folder: Path, results: int, users: Any, interactions: Any) -> Any:
         now=NOW,
         today=date(2026, 1, 1),
         items=pl.read_parquet(folder / "items.parquet"),
-        popular=count_popular_items(interactions, None, {}).get_column("ITEM_ID"),
+        popular=count_popular_items(interactions, 30, {}).get_column("ITEM_ID"),
         blocked=pl.Series(range(0, ITEMS, 500)).cast(pl.String),
         pinned=[pin.item for pin in rules.pin],
     )
