@@ -10,18 +10,24 @@ import yaml
 from batchrec_dagster.cli.init import make_example_shop
 
 
-def write_example_shop(folder: Path) -> dict[str, Any]:
-    """Write the data, and return the attributes of the pipeline, without its name and sinks.
+def write_example_shop(folder: Path, *, with_sinks: bool = False) -> dict[str, Any]:
+    """Write the data, and return the attributes of the pipeline, without its name.
 
     The model is the most popular items.
+
+    with_sinks: whether it has sinks, with that for PostgreSQL, which is a comment in the example.
     """
     texts = make_example_shop("example")
-    declaration = yaml.safe_load(texts.pop("example/defs/shop/defs.yaml"))
+    declaration_text = texts.pop("example/defs/shop/defs.yaml")
+    assert "    # postgres:" in declaration_text
+    declaration = yaml.safe_load(declaration_text.replace("    # postgres:", "    postgres:"))
     for name, text in texts.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     attributes: dict[str, Any] = declaration["attributes"]
-    del attributes["name"], attributes["sinks"]
+    del attributes["name"]
+    if not with_sinks:
+        del attributes["sinks"]
     # The tests' own declarations count ratings from 3.5 on unless this block is there.
     return {**attributes, "solution": {"recipe": "aws-popularity-count"}, "interactions": {}}

@@ -1,0 +1,40 @@
+"""The example shop writes its lists to PostgreSQL if one takes the comment away."""
+
+from __future__ import annotations
+
+import csv
+
+import dagster as dg
+import pytest
+
+from batchrec_dagster_tests.example_shop import write_example_shop
+from batchrec_dagster_tests.postgres_server import PostgresServer
+from batchrec_dagster_tests.support import Project, refresh
+
+pytestmark = pytest.mark.slow
+
+
+def test_the_table_has_the_columns_and_rows_of_the_mail(
+    project: Project,
+    instance: dg.DagsterInstance,
+    postgres: PostgresServer,
+    url: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SHOP_DATABASE_URL", url)
+    project.declare({"name": "shop", **write_example_shop(project.root, with_sinks=True)})
+    assert refresh(project, "shop", instance).success
+    with (project.root / "mail/newsletter.csv").open(encoding="utf-8", newline="") as file:
+        mail = [*csv.DictReader(file)]
+    columns = ["item", "title", "price", "image", "link", "reason"]
+    expected = [
+        (row["user_id"], rank, *(row[f"{column}_{rank}"] or None for column in columns))
+        for row in mail
+        for rank in range(1, 13)
+    ]
+    rows = postgres.query(
+        "SELECT user_id, rank, item_id, title, price, image, link, reason FROM newsletter"
+        " ORDER BY user_id, rank",
+        url=url,
+    )
+    assert [(*row[:4], str(row[4]), *row[5:]) for row in rows] == sorted(expected)
