@@ -52,12 +52,16 @@ _ENV = """\
 # BATCHREC_ROLE_ARN=arn:aws:iam::123456789012:role/personalize
 """
 _GITIGNORE = ".batchrec/\n.env\n__pycache__/\n"
+_DECLARE = (
+    "batchrec new shop --ratings ORDERS.csv   # declare a pipeline: {module}/defs/shop/defs.yaml"
+)
+_DECLARED = "batchrec check                           # whether all pipelines load"
 _README = """\
 # {name}
 
 Nightly lists of recommendations, by batchrec. Work in this folder:
 
-    batchrec new shop --ratings ORDERS.csv   # declare a pipeline: {module}/defs/shop/defs.yaml
+    {declare}
     batchrec run shop                        # make its lists
     batchrec open                            # the report
     batchrec ui                              # Dagster: runs, schedules, sensors
@@ -103,7 +107,9 @@ def init(folder: Path, example: str | None) -> None:
         ".env": _ENV,
         ".gitignore": _GITIGNORE,
         "defs.schema.json": render_declaration_schema(),
-        "README.md": _README.format(name=folder.name, module=module),
+        "README.md": _README.format(
+            name=folder.name, declare=_DECLARED if example else _DECLARE.format(module=module)
+        ),
         **(make_example_shop(module) if example else {}),
     }
     try:
