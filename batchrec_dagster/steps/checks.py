@@ -124,7 +124,7 @@ def check_source_without_erased(rows: int, users: int) -> CheckResult:
 
     rows, users: how many rows of how many such users it has.
     """
-    finding = "the source has no rows of people who were erased"
+    finding = "the source has 0 rows of people who were erased"
     if rows:
         people = f"{users:,} erased people" if users > 1 else "one erased person"
         left_out = f"{rows:,} rows of {people}, which were"

@@ -111,7 +111,7 @@ def test_every_user_answered() -> None:
 @pytest.mark.parametrize(
     ("rows", "users", "finding"),
     [
-        (0, 0, "the source has no rows of people who were erased"),
+        (0, 0, "the source has 0 rows of people who were erased"),
         (1_200, 3, "the source still has 1,200 rows of 3 erased people, which were left out: "),
         (1, 1, "the source still has one row of one erased person, which was left out: "),
     ],
