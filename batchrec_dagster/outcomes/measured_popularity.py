@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self
@@ -39,6 +40,13 @@ class MeasuredPopularity:
         ndcg: NDCG@25 of the items of all time on the model's users; None if it is not known.
         """
         return self.ndcg > max(self.all_time_ndcg, ndcg or 0.0)
+
+    def beats(self, model_ndcg: float) -> bool:
+        """Whether recent items are better than a model by more than chance.
+
+        The model was tested on about as many other users, so that its NDCG@25 varies as much.
+        """
+        return self.margin is not None and self.ndcg - model_ndcg > math.sqrt(2) * self.margin
 
     @property
     def name(self) -> str:

@@ -499,15 +499,6 @@ class _Measurements:
     ndcg_name: str = "NDCG@25"
     """What NDCG@25 is called, with the events that it counts."""
 
-    @property
-    def best_popularity(self) -> tuple[float, str] | None:
-        """The NDCG@25 of the better kind of popular items, and its name; None if unknown."""
-        if self.recent is not None and self.recent.is_better_than(self.popularity_ndcg):
-            return self.recent.ndcg, self.recent.name
-        if self.popularity_ndcg is None:
-            return None
-        return self.popularity_ndcg, "the most popular items"
-
 
 def check_quality_gate(
     gate: Gate, candidate: ModelToPublish, *, how_to_skip: str, skip_quality_gate: bool = False
@@ -614,10 +605,13 @@ def _select_tested(
 def _list_failures(gate: Gate, measurements: _Measurements) -> list[str]:
     """Why the model's lists should not be published, in words."""
     ndcg, coverage = measurements.ndcg, measurements.coverage
-    popularity, published_ndcg = measurements.best_popularity, measurements.published_ndcg
+    popularity_ndcg, published_ndcg = measurements.popularity_ndcg, measurements.published_ndcg
+    recent = measurements.recent
     failures = []
-    if popularity is not None and ndcg < popularity[0]:
-        failures.append(f"it is worse than recommending {popularity[1]} to everyone")
+    if popularity_ndcg is not None and ndcg < popularity_ndcg:
+        failures.append("it is worse than recommending the most popular items to everyone")
+    elif recent is not None and recent.is_better_than(popularity_ndcg) and recent.beats(ndcg):
+        failures.append(f"it is clearly worse than recommending {recent.name} to everyone")
     if published_ndcg is not None and ndcg < (1 - gate.max_drop) * published_ndcg:
         failures.append(
             f"its {measurements.ndcg_name} is {1 - ndcg / published_ndcg:.0%} below the published"

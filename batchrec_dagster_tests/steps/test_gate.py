@@ -89,13 +89,14 @@ def test_the_gate_says_that_amazons_metrics_count_all_events() -> None:
         ({}, build_model(0.1, None), None, None),
         ({}, build_model(0.05, 0.05), None, None),
         ({}, build_model(0.04, 0.05), None, "it is worse than recommending the most popular"),
-        # The better kind of popular items counts.
+        # The better kind of popular items counts, if it is better by more than chance.
         ({}, build_model(0.1, 0.05, recent=0.08), None, None),
+        ({}, build_model(0.07, 0.05, recent=0.08), None, None),
         (
             {},
-            build_model(0.07, 0.05, recent=0.08),
+            build_model(0.065, 0.05, recent=0.08),
             None,
-            "it is worse than recommending the most popular items of the last 30 days to everyone",
+            "it is clearly worse than recommending the most popular items of the last 30 days",
         ),
         (
             {},
