@@ -119,8 +119,8 @@ def _explain_list(user: UserDetails) -> str:
         note += f" Popular items that Personalize added, without a score: {padding}."
     if any(entry.reason for entry in user.recommendations):
         note += (
-            " pinned, popular: recommendations.rules put it there, popular ones because they left"
-            " too few of the model's results."
+            " pinned, popular: recommendations.rules put it there, popular ones in places that"
+            " none of the model's results may take."
         )
     return note
 
