@@ -159,10 +159,10 @@ EDITIONS, POPULAR, REFUSED = "Editions", "Most popular items", "Refused"
 
 def _draw_nights(nights: Sequence[Night], newest: Sequence[Night]) -> Figure:
     """A chart of the latest nights, oldest on the left, and the table of those in `newest`."""
-    shown = [night for night in nights if night.status != "unchanged"][-MOST_IN_CHART:]
-    labels = _label_nights(shown)
+    drawn_nights = [night for night in nights if night.status != "unchanged"][-MOST_IN_CHART:]
+    labels = _label_nights(drawn_nights)
     points: list[tuple[str, float | None, float | None, float | None]] = []
-    for night, label in zip(shown, labels, strict=True):
+    for night, label in zip(drawn_nights, labels, strict=True):
         published = night.ndcg if night.is_publication else None
         refused = None if night.is_publication else night.ndcg
         points.append((label, published, night.popular_ndcg, refused))
@@ -171,7 +171,9 @@ def _draw_nights(nights: Sequence[Night], newest: Sequence[Night]) -> Figure:
         " The table has the newest first."
     )
     settings = {
-        (night.target_events, night.measured_on) for night in shown if night.measured_on is not None
+        (night.target_events, night.measured_on)
+        for night in drawn_nights
+        if night.measured_on is not None
     }
     if len(settings) > len({events for events, _ in settings}):
         caption += SETTINGS_CHANGED
@@ -190,7 +192,7 @@ def _draw_nights(nights: Sequence[Night], newest: Sequence[Night]) -> Figure:
                 None
                 if night.ndcg_low is None or night.ndcg_high is None
                 else (night.ndcg_low, night.ndcg_high)
-                for night in shown
+                for night in drawn_nights
             ],
             unconnected=[REFUSED],
         )

@@ -75,10 +75,10 @@ class ItemCatalogue:
 
         Lists follow the interactions, with more items that are less known.
         """
-        known = items[: self.other]
+        catalogue_items = items[: self.other]
         weights = self._weights[: self.other]
-        share = float(weights[known].sum() / max(1.0, weights.sum()))
-        return max(share, float(known.mean()) if len(known) else 0.0)
+        share = float(weights[catalogue_items].sum() / max(1.0, weights.sum()))
+        return max(share, float(catalogue_items.mean()) if len(catalogue_items) else 0.0)
 
     @property
     def weights(self) -> Floats:

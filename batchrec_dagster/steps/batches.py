@@ -218,8 +218,10 @@ def divide_users(
 def find_newcomers(work: Work, users: pl.Series) -> pl.Series:
     """Whether each of these users has no interaction. Raises StorageError."""
     with _open_interaction_times(work) as (times, _):
-        known = times.select(pl.col(USER_ID).unique()).collect(engine="streaming").to_series()
-    return ~users.is_in(known.implode())
+        users_with_interactions = (
+            times.select(pl.col(USER_ID).unique()).collect(engine="streaming").to_series()
+        )
+    return ~users.is_in(users_with_interactions.implode())
 
 
 def _explain_newcomers(

@@ -50,8 +50,8 @@ def compare_target_events(declared: Sequence[str], types: Sequence[str]) -> Chec
 
     types: those of the data, the most frequent first.
     """
-    known = {name.lower() for name in types}
-    missing = [name for name in declared if name.lower() not in known]
+    lower_types = {name.lower() for name in types}
+    missing = [name for name in declared if name.lower() not in lower_types]
     finding = f"{len(declared) - len(missing):,} of {len(declared):,} target events are in the data"
     if missing:
         named = ", ".join(types[:MOST_NAMED]) or "none"
