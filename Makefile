@@ -5,7 +5,7 @@ BIN := .venv/bin
 export PYTHONWARNINGS := ignore:Function
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo ui test test-long test-fast attack bench docs pictures check lint format lock clean
+.PHONY: help setup demo ui wheel test test-long test-fast attack bench docs pictures check lint format lock clean
 
 help:  ## Lists the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -17,6 +17,13 @@ demo: setup  ## Makes recommendations for 2,113 users, from the ratings to the t
 
 ui: setup  ## Opens Dagster on http://127.0.0.1:3000.
 	@$(BIN)/batchrec ui
+
+# Whatever an earlier build left in build/ would be in the wheel too.
+wheel: .venv/run  ## Builds the file in dist/ by which batchrec is installed elsewhere.
+	@rm -rf build dist
+	@$(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+	@rm -rf build
+	@echo "Install it with: pip install '$$(echo dist/*.whl)[local,report,serve]'"
 
 test: .venv/dev  ## Runs the whole test suite.
 	$(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder
@@ -61,7 +68,7 @@ LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-emit-in
 	--no-emit-find-links --no-header --no-strip-extras
 
 clean:  ## Removes the environment and everything that runs left behind.
-	rm -rf .venv .batchrec .mypy_cache .ruff_cache .import_linter_cache .pytest_cache .hypothesis
+	rm -rf .venv .batchrec dist .mypy_cache .ruff_cache .import_linter_cache .pytest_cache .hypothesis
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \

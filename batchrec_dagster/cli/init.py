@@ -12,6 +12,22 @@ from batchrec_dagster.cli.dagster_home import RUN_MONITORING, TICK_RETENTION
 from batchrec_dagster.cli.project import format_program, shorten_path
 
 _PYPROJECT = """\
+[build-system]
+requires = ["setuptools>=77"]
+build-backend = "setuptools.build_meta"
+
+[project]
+name = "{module}"
+version = "0.1.0"
+requires-python = "{requires_python}"
+dependencies = ["batchrec-dagster[{extras}]~={version}"]
+
+[tool.setuptools.packages.find]
+include = ["{module}*"]
+
+[tool.setuptools.package-data]
+"*" = ["**/*.yaml"]
+
 [tool.dg]
 directory_type = "project"
 
@@ -51,7 +67,10 @@ _ENV = """\
 # BATCHREC_PERSONALIZE=aws
 # BATCHREC_ROLE_ARN=arn:aws:iam::123456789012:role/personalize
 """
-_GITIGNORE = ".batchrec/\n.env\n__pycache__/\n"
+_GITIGNORE = ".batchrec/\n.env\n.venv/\n*.egg-info/\n__pycache__/\n"
+DISTRIBUTION = "batchrec-dagster"
+# What the commands of the project's README need.
+EXTRAS = "local,report,serve"
 _DECLARE = (
     "batchrec new shop --ratings ORDERS.csv   # declare a pipeline: {module}/defs/shop/defs.yaml"
 )
@@ -67,6 +86,17 @@ Nightly lists of recommendations, by batchrec. Work in this folder:
     batchrec ui                              # Dagster: runs, schedules, sensors
 
 Settings of the deployment are in .env, those of a pipeline in its defs.yaml.
+
+## On another machine
+
+No package registry has batchrec yet. `make wheel` in its folder makes a file of it. With that file
+in a folder such as ~/wheels:
+
+    python3 -m venv .venv
+    . .venv/bin/activate
+    pip install --find-links ~/wheels -e .
+
+Where batchrec is installed already, `pip install -e .` is enough.
 """
 
 
@@ -98,10 +128,11 @@ def init(folder: Path, example: str | None) -> None:
     folder = folder.expanduser().absolute()
     module = _choose_module_name(folder.name)
     files = {
-        "pyproject.toml": _PYPROJECT.format(module=module),
+        "pyproject.toml": _format_pyproject(module),
         f"{module}/__init__.py": "",
         f"{module}/definitions.py": DEFINITIONS_MODULE,
-        f"{module}/defs/.gitkeep": "",
+        # Dagster's own commands cannot load a folder without a Python file or a component.
+        f"{module}/defs/__init__.py": "",
         "workspace.yaml": _WORKSPACE.format(module=module),
         "dagster.yaml": _DAGSTER_YAML + RUN_MONITORING + TICK_RETENTION,
         ".env": _ENV,
@@ -125,6 +156,19 @@ def init(folder: Path, example: str | None) -> None:
     click.echo(f"  cd {shlex.quote(str(shorten_path(folder)))}")
     command = f"run {example}" if example else "new shop --ratings FILE"
     click.echo(f"  {format_program(folder)} {command}")
+
+
+def _format_pyproject(module: str) -> str:
+    """The text of a pyproject.toml that names the installed version of batchrec."""
+    from importlib.metadata import metadata
+
+    installed = metadata(DISTRIBUTION)
+    return _PYPROJECT.format(
+        module=module,
+        requires_python=installed["Requires-Python"],
+        extras=EXTRAS,
+        version=installed["Version"],
+    )
 
 
 def make_example_shop(module: str) -> dict[str, str]:

@@ -57,6 +57,9 @@ def load_pipelines(package: Path) -> dg.Definitions:
     """
     with _raise_declaration_errors(package / "defs"):
         tree = dg.ComponentTree.for_project(package)
+        if not _has_definitions(tree.defs_module_path):
+            # Dagster fails at a folder in which there is nothing to load.
+            return dg.Definitions()
         # Only the folder is built. The whole tree would also import every installed package with
         # components, and describe each of their classes for a page of Dagster's UI.
         in_folder = tree.build_defs(tree.defs_module_path)
@@ -128,8 +131,13 @@ def _list_parts_without(folder: Path, broken: Collection[Path]) -> Iterator[Path
                 yield path
         elif any(file.is_relative_to(path) for file in broken):
             yield from _list_parts_without(path, broken)
-        elif any(path.rglob("defs.y*ml")) or any(path.rglob("*.py")):
+        elif _has_definitions(path):
             yield path
+
+
+def _has_definitions(folder: Path) -> bool:
+    """Whether there is anything below the folder that Dagster would load."""
+    return any(any(folder.rglob(name)) for name in ("defs.y*ml", "component.y*ml", "*.py"))
 
 
 def _make_tree_of_folder(project: dg.ComponentTree, folder: Path) -> dg.ComponentTree:

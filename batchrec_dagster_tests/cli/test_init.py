@@ -1,11 +1,15 @@
-"""`batchrec init --example shop`: what it writes, and what it leaves alone."""
+"""`batchrec init`: what it writes, and what it leaves alone."""
 
 from __future__ import annotations
 
+import json
+import tomllib
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from packaging.requirements import Requirement
 
 from batchrec_dagster.cli import main
 
@@ -47,7 +51,7 @@ def test_a_project_without_the_example_has_no_data(
     assert status == 0
     assert output.rstrip().endswith("new shop --ratings FILE")
     assert not (tmp_path / "lists/data").exists()
-    assert [*(tmp_path / "lists/lists/defs").iterdir()] == [tmp_path / "lists/lists/defs/.gitkeep"]
+    assert [path.name for path in (tmp_path / "lists/lists/defs").iterdir()] == ["__init__.py"]
 
 
 def test_an_unknown_example_or_a_folder_with_files_is_left_alone(
@@ -63,3 +67,44 @@ def test_an_unknown_example_or_a_folder_with_files_is_left_alone(
     assert status != 0
     assert "is not empty: name a new folder" in output
     assert [path.name for path in (tmp_path / "lists").iterdir()] == ["notes.txt"]
+
+
+def test_an_untouched_project_is_healthy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    init("lists")
+    monkeypatch.chdir(tmp_path / "lists")
+    require_health("All pipelines in lists/defs load: there are none yet\n")
+
+
+def test_a_project_whose_defs_folder_became_empty_is_healthy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    init("emptied")
+    monkeypatch.chdir(tmp_path / "emptied")
+    (tmp_path / "emptied/emptied/defs/__init__.py").unlink()
+    require_health("All pipelines in emptied/defs load: there are none yet\n")
+
+
+def require_health(check_output: str) -> None:
+    """Assert that each command that looks at a project accepts the one in this folder."""
+    check = CliRunner().invoke(main, ["check"])
+    assert (check.exit_code, check.output) == (0, check_output)
+    doctor = CliRunner().invoke(main, ["doctor", "--json"])
+    assert doctor.exit_code == 0, doctor.output
+    assert {finding["status"] for finding in json.loads(doctor.output)} <= {"ok", "warning"}
+    listed = CliRunner().invoke(main, ["list"])
+    assert listed.output.startswith("Error: No pipeline is declared. Declare one:")
+
+
+def test_the_project_can_be_installed_and_names_what_it_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    init("--example", "shop", "garden")
+    pyproject = tomllib.loads((tmp_path / "garden/pyproject.toml").read_text())
+    (needed,) = map(Requirement, pyproject["project"]["dependencies"])
+    assert needed.name == "batchrec-dagster"
+    assert needed.extras == {"local", "report", "serve"}
+    assert version("batchrec-dagster") in needed.specifier
+    assert "batchrec_dagster" not in pyproject["project"]["name"]

@@ -15,6 +15,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from batchrec_dagster_tests.repeats import IS_LONG
+from batchrec_dagster_tests.repository.typed_pages import clone_project, type_commands
 from batchrec_dagster_tests.support import REPOSITORY, write_ratings
 
 pytestmark = pytest.mark.slow
@@ -112,20 +114,8 @@ class Environment:
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
     """Skips where no package registry can be reached."""
     root = tmp_path_factory.mktemp("fresh")
-    source, venv = root / "source", root / "venv"
-    ignored_files = shutil.ignore_patterns("__pycache__", "*.egg-info")
-    shutil.copytree(
-        REPOSITORY / "batchrec_dagster", source / "batchrec_dagster", ignore=ignored_files
-    )
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(REPOSITORY / name, source)
+    venv = root / "venv"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(venv)], check=True)
-    build = [*UV, "build", "-q", "--wheel", "--out-dir", str(root), str(source)]
-    built = subprocess.run(build, capture_output=True, text=True, check=False)
-    if built.returncode and NO_REGISTRY.search(built.stderr):
-        pytest.skip(f"no package registry can be reached: {built.stderr}")
-    assert built.returncode == 0, built.stderr
-    (wheel,) = root.glob("*.whl")
     pins = root / "pins.txt"
     pins.write_text(
         "".join(
@@ -135,6 +125,11 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
         )
     )
     environment = Environment(venv / "bin", pins)
+    clone = clone_project(root / "clone")
+    hint = type_commands(["make wheel"], clone)
+    (wheel,) = (clone / "dist").iterdir()
+    assert f"pip install '{wheel.relative_to(clone)}[local,report,serve]'" in hint
+    assert not (clone / "build").exists()
     environment.install(f"{wheel}[local,report]", *PACKAGES)
     return environment
 
@@ -209,6 +204,27 @@ def test_an_empty_folder_becomes_a_report_in_five_commands(
     report = environment.run(project, "batchrec", "open").splitlines()[0]
     assert (project / report).is_file()
     assert "All pipelines" in environment.run(project, "batchrec", "check")
+    # What a colleague types in a copy of the project's repository.
+    environment.install("--editable", str(project))
+    environment.run(tmp_path, "python", "-c", "import lists.definitions")
+
+
+@pytest.mark.skipif(not IS_LONG, reason="make test-long: pip takes a minute")
+def test_pip_installs_the_wheel_and_a_colleagues_project(
+    environment: Environment, tmp_path: Path
+) -> None:
+    write_ratings(tmp_path / "ratings.csv")
+    environment.run(tmp_path, "batchrec", "init", "lists")
+    project = tmp_path / "lists"
+    colleague = Environment(tmp_path / "venv/bin", environment.pins)
+    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
+    dist = environment.bin.parent.parent / "clone/dist"
+    colleague.run(project, "pip", "install", "-q", "--find-links", str(dist), "-e", ".")
+    colleague.run(project, "batchrec", "new", "shop", "--ratings", "../ratings.csv")
+    assert "All pipelines" in colleague.run(project, "batchrec", "check")
+    # A further part of it, as the messages say that ask for one.
+    colleague.run(project, "pip", "install", "-q", "batchrec-dagster[sql]")
+    colleague.run(project, "python", "-c", "import duckdb")
 
 
 def remember_the_version(dbt: Path) -> None:

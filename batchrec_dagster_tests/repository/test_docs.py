@@ -27,6 +27,7 @@ PROGRAMS = re.compile(r"^\s*\$? ?(make|batchrec|dagster|aws|pip|docker|export|cp
 LOOKED_AFTER = {
     "aws.md": "test_deploy.py holds the commands beside AWS's own",
     "aws-cdk-terraform.md": "test_cdk_and_terraform.py runs what can be run without an account",
+    "README.md": "pipeline/test_team_project.py installs the wheel",
     "plug-in.md": "test_team_project.py types them in a fresh environment",
     "personal-data.md": "erasure/test_forget.py runs them",
     "upgrades.md": "nights/test_upgrades.py upgrades a home, and runs them",

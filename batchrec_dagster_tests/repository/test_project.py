@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from batchrec_dagster_tests.repository.typed_pages import list_code_blocks
 from batchrec_dagster_tests.support import REPOSITORY
 
 GITHUB = REPOSITORY / ".github"
@@ -85,3 +86,24 @@ def test_each_heading_of_the_changelog_is_a_version() -> None:
 def test_no_module_repeats_the_version() -> None:
     modules = (REPOSITORY / "batchrec_dagster").rglob("*.py")
     assert [path for path in modules if re.search(r"(?m)^__version__ *=", path.read_text())] == []
+
+
+def test_the_pages_install_the_wheel_of_this_version_and_nothing_of_a_registry() -> None:
+    pages = [
+        REPOSITORY / "README.md",
+        *REPOSITORY.glob("docs/*.md"),
+        *REPOSITORY.glob("examples/**/*.md"),
+    ]
+    lines = [
+        line
+        for page in pages
+        for language, code in list_code_blocks(page)
+        if language in {"sh", "bash"}
+        for line in code.splitlines()
+        if "pip install" in line
+    ]
+    assert lines
+    wheel = f"batchrec_dagster-{PYPROJECT['project']['version']}-py3-none-any.whl"
+    for line in lines:
+        assert "batchrec-dagster" not in line
+        assert re.findall(r"batchrec_dagster-[^\[']+", line) in ([], [wheel])
