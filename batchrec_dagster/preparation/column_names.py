@@ -30,11 +30,12 @@ def recognise_columns(columns: Sequence[str]) -> dict[str, str]:
 
 def find_columns(columns: Sequence[str], names: Sequence[str]) -> list[str]:
     """The columns with these names (lower case, no separators), in the order of the names."""
-    by_simple_name = {_simplify_name(column): column for column in reversed(columns)}
+    by_simple_name = {simplify_name(column): column for column in reversed(columns)}
     return [by_simple_name[name] for name in names if name in by_simple_name]
 
 
-def _simplify_name(column: str) -> str:
+def simplify_name(column: str) -> str:
+    """The name in lower case, without separators, as in NAMES."""
     # RecBole writes the type behind the name: user_id:token.
     return re.sub(r"[\s_.-]", "", column.partition(":")[0]).lower()
 

@@ -26,6 +26,11 @@ from batchrec_dagster.preparation.layout import (
     Layout,
     PreparationError,
 )
+from batchrec_dagster.preparation.nested_json import (
+    describe_nested_form,
+    is_nested,
+    recognise_nested_form,
+)
 from batchrec_dagster.preparation.polars.csv_table import CsvTable
 from batchrec_dagster.preparation.polars.decoding import OpenedFile
 from batchrec_dagster.preparation.polars.json_table import JsonTable
@@ -118,6 +123,8 @@ def recognise_layout(opened: OpenedFile, reading: ReadSettings, rules: Rules) ->
     """How to read files such as this one. Raises PreparationError."""
     columns: dict[str, Any] = dict(reading.columns)
     table = recognise_table(opened, reading)
+    if isinstance(table, JsonTable) and not table.has_objects:
+        _refuse_nested(table, REQUIRED)
     sample = FileSample(table)
     if sample.format != "csv" and any(isinstance(column, int) for column in columns.values()):
         raise PreparationError(
@@ -138,7 +145,13 @@ def recognise_layout(opened: OpenedFile, reading: ReadSettings, rules: Rules) ->
         names = recognise_columns(table.columns)
         recognised = {r: names[r] for r in needed if r in names and r not in columns}
         columns.update(recognised)
+    if isinstance(table, JsonTable):
+        nested = [role for role, name in columns.items() if is_nested(opened, str(name))]
+        if nested:
+            _refuse_nested(table, needed)
     if missing := [role for role in needed if role not in columns and role != "event_type"]:
+        if isinstance(table, JsonTable):
+            _refuse_nested(table, missing)
         if not reading.columns and isinstance(table, CsvTable) and not names_columns(table.columns):
             raise PreparationError(
                 f"{opened.name} has no names in line 1 ({', '.join(table.columns)}): set"
@@ -205,6 +218,17 @@ def _simplify_type(kind: str) -> str:
     if re.match(r"float\d|decimal", kind):
         return "double"
     return kind if kind in ("long", "double", "boolean") else "string"
+
+
+def _refuse_nested(table: JsonTable, roles: Sequence[str]) -> None:
+    """Raise PreparationError with the query to set, if the values lie within objects or lists.
+
+    roles: the roles that must have a column.
+    """
+    # Without event types all rows get the same one.
+    form = recognise_nested_form(table.opened, [role for role in roles if role != "event_type"])
+    if form is not None:
+        raise PreparationError(describe_nested_form(table.opened.name, form))
 
 
 def _build_not_recognised_error(table: RowTable, missing: Sequence[str]) -> PreparationError:

@@ -35,6 +35,11 @@ class JsonTable:
     separator: str | None = None
     """What stands between the values of a list in its text; None: a list is a missing cell."""
 
+    @property
+    def has_objects(self) -> bool:
+        """Whether there is an object in one of the first lines."""
+        return any(self._first_lines())
+
     @cached_property
     def columns(self) -> Sequence[str]:
         names: dict[str, None] = {}
