@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -13,17 +13,10 @@ from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from batchrec_dagster.config.batch_users import BatchUsers
 from batchrec_dagster.config.experiment import Experiment
-from batchrec_dagster.config.filter_problems import (
-    find_attributes_problem,
-    find_column_problem,
-    find_condition_problem,
-    find_events_problem,
-    find_filter_problem,
-    find_user_category_problem,
-)
+from batchrec_dagster.config.expression_problems import find_expression_problems
 from batchrec_dagster.config.interactions import InteractionSettings, PreparationSettings
 from batchrec_dagster.config.items import ItemSettings
-from batchrec_dagster.config.list_columns import find_columns_problem
+from batchrec_dagster.config.lists import ListSettings, validate_list_names
 from batchrec_dagster.config.popularity import Popularity
 from batchrec_dagster.config.project import (
     Alerts,
@@ -36,7 +29,7 @@ from batchrec_dagster.config.project import (
 )
 from batchrec_dagster.config.publication import Gate, Publication
 from batchrec_dagster.config.ratings import RatingsSettings
-from batchrec_dagster.config.recommendations import PopularBy, RecommendationSettings
+from batchrec_dagster.config.recommendations import RecommendationSettings
 from batchrec_dagster.config.retention import Retention
 from batchrec_dagster.config.segments import Segments
 from batchrec_dagster.config.solution import Solution
@@ -47,16 +40,12 @@ from batchrec_dagster.personalize.schemas import (
     INTERACTIONS,
     ITEMS,
     USERS,
-    Schema,
     build_interactions_schema,
-    parse_schema,
 )
 from batchrec_dagster.preparation.rules import Rules
 from batchrec_dagster.preparation.sources.source import hide_query
-from batchrec_dagster.rules.conditions import add_age
-from batchrec_dagster.rules.settings import ListRules
 from batchrec_dagster.sinks import Sinks
-from batchrec_dagster.storage.paths import StorageKeys
+from batchrec_dagster.storage.paths import StorageKeys, is_of_list
 
 
 def _flatten(settings: dict[str, Any], path: str = "") -> dict[str, Any]:
@@ -75,6 +64,16 @@ def _resolve(context: dg.ResolutionContext, part: dg.Model | str) -> dg.Model:
     if isinstance(part, str):
         raise ValueError(f"write its settings on separate lines below it, not {part!r}")
     return type(part).model_validate(context.resolve_value(part.model_dump(exclude_unset=True)))
+
+
+def _resolve_lists(
+    context: dg.ResolutionContext, lists: Mapping[str, dg.Model | str] | str
+) -> dict[str, ListSettings]:
+    """The lists with their templates filled in, validated again with the values."""
+    if isinstance(lists, str):
+        raise ValueError(f"write the name of each list below it, not {lists!r}")
+    resolved = {name: _resolve(context, settings) for name, settings in lists.items()}
+    return {name: ListSettings.model_validate(settings) for name, settings in resolved.items()}
 
 
 def _block(part: type[dg.Model]) -> dg.Resolver:
@@ -115,6 +114,15 @@ class Pipeline(dg.Model):
     recommendations: Annotated[RecommendationSettings, _block(RecommendationSettings)] = Field(
         default_factory=RecommendationSettings
     )
+    lists: Annotated[
+        dict[str, ListSettings],
+        dg.Resolver(
+            _resolve_lists,
+            model_field_type=dict[str, ListSettings],
+            description="Several lists of one model, in place of `recommendations`: each has a name"
+            " and its own settings.",
+        ),
+    ] = Field(default_factory=dict)
     popularity: Annotated[Popularity, _block(Popularity)] = Field(default_factory=Popularity)
     gate: Annotated[Gate, _block(Gate)] = Field(default_factory=Gate)
     retention: Annotated[Retention, _block(Retention)] = Field(default_factory=Retention)
@@ -142,6 +150,11 @@ class Pipeline(dg.Model):
     schedule: Annotated[Schedule, _block(Schedule)] = Field(default_factory=Schedule)
     alerts: Annotated[Alerts, _block(Alerts)] = Field(default_factory=Alerts)
     on_new_files: Annotated[OnNewFiles, _block(OnNewFiles)] = Field(default_factory=OnNewFiles)
+
+    # The name of the list that it is narrowed to, see `list_pipelines`.
+    _list_name: str | None = PrivateAttr(default=None)
+
+    _list_names_are_possible = validate_list_names()
 
     _name_is_possible = validate_pattern(
         "name",
@@ -200,6 +213,11 @@ class Pipeline(dg.Model):
             "interactions.window": self.interactions.window,
             "interactions.latest_per_pair": self.interactions.latest_per_pair,
             "batch_users.active_since": self.batch_users.active_since,
+            **{
+                f"lists.{name}.users.active_since": settings.users.active_since
+                for name, settings in self.lists.items()
+                if settings.users is not None
+            },
         }
         for name, value in needing_times.items() if not self.ratings.has_times else ():
             if value:
@@ -207,11 +225,12 @@ class Pipeline(dg.Model):
                     f"with ratings.columns.timestamp: none there are no times, which {name} needs:"
                     " omit it. interactions.duplicates: drop keeps one row of each pair"
                 )
-        if self.recommendations.exploration_weight and recipes[0] != USER_PERSONALIZATION:
-            yield (
-                f"recommendations.exploration_weight is for {USER_PERSONALIZATION} only: omit it,"
-                f" or set solution.recipe: {USER_PERSONALIZATION}"
-            )
+        for view in self.list_pipelines:
+            if view.recommendations.exploration_weight and recipes[0] != USER_PERSONALIZATION:
+                yield (
+                    f"{view.list_setting}.exploration_weight is for {USER_PERSONALIZATION} only:"
+                    f" omit it, or set solution.recipe: {USER_PERSONALIZATION}"
+                )
         if self.on_new_files.enabled and not self.ratings.has_visible_files:
             yield (
                 "on_new_files sees new files at a path or in s3://, not at"
@@ -219,71 +238,83 @@ class Pipeline(dg.Model):
             )
 
     @model_validator(mode="after")
-    def _expressions_fit_the_datasets(self) -> Self:
-        schemas = {kind: parse_schema(schema) for kind, schema in self.schemas.items()}
-        messages: dict[tuple[str, ...], list[str | None]] = {}
-        lists, columns = self.recommendations, self.ratings.columns
-        # Without declared columns, the one of event types may be recognised.
-        find_problem = partial(
-            find_filter_problem,
-            schemas=schemas,
-            events=columns is None or columns.event_type is not None,
-        )
-        if lists.filter and lists.filter_expression:
-            messages["recommendations", "filter"] = [
-                find_problem(lists.filter_expression, values=lists.line_filter_values)
-            ]
-        if self.batch_users.filter is not None:
-            messages["batch_users", "filter"] = [
-                find_condition_problem(self.batch_users.filter, USERS, schemas)
-            ]
-        if isinstance(lists.newcomers, PopularBy):
-            messages["recommendations", "newcomers", "popular_by"] = [
-                find_user_category_problem(lists.newcomers.popular_by, schemas)
-            ]
-        if lists.columns is not None:
-            layout = self.items.layout if self.items else None
-            messages["recommendations", "columns"] = [find_columns_problem(lists.columns, layout)]
-        if lists.rules is not None:
-            in_rules = self._find_rule_problems(lists.rules, add_age(schemas))
-            messages |= {
-                ("recommendations", "rules", *keys): [problem] for keys, problem in in_rules.items()
+    def _lists_replace_one_list(self) -> Self:
+        if self.lists:
+            replaced = ("recommendations", "sinks", "experiment")
+            problems: dict[tuple[str, ...], str] = {
+                (name,): "with `lists`, each list has its own: move it into a list"
+                for name in replaced
+                if name in self.model_fields_set
             }
-        if self.segments:
-            if self.segments.filter:
-                messages["segments", "filter"] = [find_problem(self.segments.filter, values={})]
-            messages["segments", "attributes"] = [
-                find_attributes_problem(expression, schemas)
-                for expression in self.segments.attributes
-            ]
-        problems = {
-            keys: "; ".join(filter(None, of_setting))
-            for keys, of_setting in messages.items()
-            if any(of_setting)
-        }
+            if problems:
+                raise build_field_errors(problems)
+        return self
+
+    @model_validator(mode="after")
+    def _expressions_fit_the_datasets(self) -> Self:
+        problems = find_expression_problems(self)
         if problems:
             raise build_field_errors(problems)
         return self
 
-    def _find_rule_problems(
-        self, rules: ListRules, schemas: Mapping[str, Schema]
-    ) -> dict[tuple[str, ...], str | None]:
-        """What keeps a rule from working with the declared columns, by the keys of its setting."""
-        columns = self.ratings.columns
-        has_event_types = columns is None or columns.event_type is not None
-        problems = {
-            keys: find_condition_problem(condition, ITEMS, schemas)
-            for keys, condition in rules.conditions_on_items.items()
+    @property
+    def list_pipelines(self) -> list[Self]:
+        """This pipeline, narrowed to each of its lists. Without `lists` it is itself that.
+
+        A narrowed pipeline has one list: its settings are in `recommendations`, `batch_users`,
+        `gate`, `retention`, `experiment` and `sinks`, and its published files are in a folder of
+        its own. All other settings, assets and files are those of the whole pipeline.
+        """
+        if not self.lists:
+            return [self]
+        return [self._narrow_to(name, settings) for name, settings in self.lists.items()]
+
+    def _narrow_to(self, name: str, settings: ListSettings) -> Self:
+        own_blocks = {
+            "recommendations": settings.recommendations,
+            "batch_users": settings.users or self.batch_users,
+            "gate": settings.gate or self.gate,
+            "retention": settings.retention or self.retention,
+            "experiment": settings.experiment,
+            "sinks": settings.sinks,
+            "description": settings.description or self.description,
         }
-        for keys, condition in rules.conditions_on_users.items():
-            problems[keys] = find_condition_problem(condition, USERS, schemas)
-        for keys, events in rules.events.items():
-            problems[keys] = find_events_problem(events, has_event_types=has_event_types)
-        for category in rules.max_per:
-            problems["max_per", category] = find_column_problem(category, "categories", schemas)
-        if rules.price is not None:
-            problems["price", "of"] = find_column_problem(rules.price.of, "numbers", schemas)
-        return problems
+        narrowed = self.model_copy(update=own_blocks)
+        narrowed._list_name = name
+        # The values of cached properties are copied too, and those of addresses differ.
+        narrowed.__dict__.pop("storage_keys", None)
+        return narrowed
+
+    @property
+    def list_name(self) -> str | None:
+        """The name of the list that this pipeline is narrowed to; None for one without `lists`,
+        and for the whole pipeline."""
+        return self._list_name
+
+    @property
+    def address(self) -> str:
+        """What commands and the storage call it: `shop`, or `shop/newsletter` for a list."""
+        return self.name if self._list_name is None else f"{self.name}/{self._list_name}"
+
+    @property
+    def job_prefix(self) -> str:
+        """What the names of its jobs start with: `shop`, or `shop__newsletter` for a list."""
+        return self.address.replace("/", "__")
+
+    @property
+    def list_setting(self) -> str:
+        """What the names of the list's settings start with, such as `recommendations`."""
+        return "recommendations" if self._list_name is None else f"lists.{self._list_name}"
+
+    @property
+    def has_own_users(self) -> bool:
+        """Whether it is a list whose users' file is not that of the whole pipeline."""
+        return self._list_name is not None and self.lists[self._list_name].has_own_users
+
+    @property
+    def excludes_seen(self) -> bool:
+        """Whether a list leaves out what its users had."""
+        return any(view.recommendations.seen_items is not None for view in self.list_pipelines)
 
     @property
     def own_popularity(self) -> list[Popularity]:
@@ -315,7 +346,7 @@ class Pipeline(dg.Model):
         has_event_type = columns is not None and columns.event_type is not None
         return self.interactions.rules(
             self.ratings.on_bad_rows,
-            event_type=has_event_type or self.recommendations.seen_items is not None,
+            event_type=has_event_type or self.excludes_seen,
         )
 
     @property
@@ -387,7 +418,7 @@ class Pipeline(dg.Model):
     @cached_property
     def storage_keys(self) -> StorageKeys:
         """The pipeline's storage keys."""
-        return StorageKeys(self.name)
+        return StorageKeys(self.address, has_own_users=self.has_own_users)
 
     @cached_property
     def key_prefix(self) -> list[str]:
@@ -396,7 +427,11 @@ class Pipeline(dg.Model):
 
     def asset_key(self, asset: str) -> dg.AssetKey:
         """The key of the pipeline's asset of this name."""
-        return dg.AssetKey([*self.key_prefix, asset])
+        list_name = self._list_name
+        belongs_to_list = is_of_list(asset) or (asset == "batch_users" and self.has_own_users)
+        if list_name is None or not belongs_to_list:
+            return dg.AssetKey([*self.key_prefix, asset])
+        return dg.AssetKey([*self.key_prefix, list_name, asset])
 
     def op_name(self, asset: str) -> str:
         """The name of the asset's step in a run's config."""

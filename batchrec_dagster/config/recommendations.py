@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import Any, Literal, Self
 
 import dagster as dg
@@ -219,7 +218,7 @@ class RecommendationSettings(dg.Model):
         """Whether lists leave out whatever users interacted with."""
         return self.seen_items == ExcludeSeen()
 
-    @cached_property
+    @property
     def filter_expression(self) -> str | None:
         """The filter that combines exclude_seen and `filter`; None without both."""
         seen = self.seen_items.filter_expression if self.seen_items is not None else None

@@ -235,7 +235,7 @@ def list_pipeline_places(work: PersonalizeWork) -> list[Place]:
             "report",
             "deleted; the next refresh writes it again",
             keys.report,
-            keys.record("report_tallies"),
+            keys.list_record("report_tallies"),
         ),
     ]
 

@@ -55,7 +55,9 @@ class BatchRecommendations(Sandboxed, Pipeline, dg.Component):
         except ValidationError as error:
             raise build_validation_error(file, error) from error
         loaded._file = file
-        for declared in (loaded.ratings, loaded.items, loaded.users, loaded.batch_users):
+        users_of_lists = [settings.users for settings in loaded.lists.values()]
+        blocks = (loaded.ratings, loaded.items, loaded.users, loaded.batch_users, *users_of_lists)
+        for declared in blocks:
             if declared is not None:
                 declared._file = os.path.relpath(file, context.project_root)
         return loaded
@@ -64,26 +66,30 @@ class BatchRecommendations(Sandboxed, Pipeline, dg.Component):
         self._project = context.project_root
         pipelines = find_components(context, BatchRecommendations)
         self._require_own_name(pipelines)
+        narrowed = self.list_pipelines
         assets = [
             raw_ratings(self),
             interactions(self),
-            batch_users(self),
             *item_assets(self),
             *user_assets(self),
             personalize_dataset(self),
             solution_version(self),
-            recommendations(self),
         ]
+        if not all(one_list.has_own_users for one_list in narrowed):
+            assets.append(batch_users(self))
+        assets += [batch_users(one_list) for one_list in narrowed if one_list.has_own_users]
+        assets += [recommendations(one_list) for one_list in narrowed]
         if self.segments:
             assets += [
                 segment_solution_version(self, self.segments),
                 user_segments(self, self.segments),
             ]
         if is_installed("report"):
-            assets.append(recommendation_outcomes(self))
+            assets += [recommendation_outcomes(one_list) for one_list in narrowed]
             checks = [spec.key for asset in assets for spec in asset.check_specs]
-            assets.append(recommendation_report(self, checks))
-        assets += sink_assets(self)
+            assets += [recommendation_report(one_list, checks) for one_list in narrowed]
+        for one_list in narrowed:
+            assets += sink_assets(one_list)
         keys = [key for asset in assets for key in asset.keys]
         deployment = self._resolve_deployment(context)
         executor = deployment.executor() if deployment.embedded else None

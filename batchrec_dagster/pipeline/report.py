@@ -217,7 +217,7 @@ def _count_or_recall(work: Work, edition: Edition, lists: pl.LazyFrame) -> Talli
     Raises StorageError.
     """
     store = work.storage.store
-    uri = work.storage.uri(work.pipeline.storage_keys.record("report_tallies"))
+    uri = work.storage.uri(work.pipeline.storage_keys.list_record("report_tallies"))
     version = _fingerprint_tables(work, edition)
     with suppress(ObjectNotFoundError, ValidationError):
         stored = _STORED_TALLIES.validate_json(store.get(uri))

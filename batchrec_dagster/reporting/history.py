@@ -87,7 +87,7 @@ class EditionHistory:
     def read(self) -> Mapping[str, Any]:
         """What the report knew of all editions, by their number as text."""
         with suppress(DamagedObjectError):
-            editions: Mapping[str, Any] = self.files.record(REPORT, _ReportRecord).get(
+            editions: Mapping[str, Any] = self.files.list_record(REPORT, _ReportRecord).get(
                 "editions", {}
             )
             return editions
@@ -112,7 +112,7 @@ class EditionHistory:
         editions = {**self.read(), str(edition.number): record_of_edition}
         numbers_kept = sorted(editions, key=int)[-MOST_EDITIONS:]
         record = {"editions": {number: editions[number] for number in numbers_kept}}
-        self.files.write_record(REPORT, record)
+        self.files.write_list_record(REPORT, record)
 
     def read_verdict(self, edition: Edition) -> Verdict | None:
         """The report's verdict on the edition; None if it has none."""

@@ -30,50 +30,67 @@ from batchrec_dagster.storage.users_files import UsersFiles
 MAKE_AGAIN = "delete it, and run the refresh, which makes it again"
 
 
-class StorageKeys:
-    """Storage keys of one pipeline."""
+def is_of_list(asset: str) -> bool:
+    """Whether each list of a pipeline has an asset of this name of its own."""
+    # recommendations, recommendation_outcomes, recommendation_report, recommendations_in_postgres.
+    return asset.startswith("recommendation")
 
-    def __init__(self, pipeline: str) -> None:
+
+class StorageKeys:
+    """Storage keys of one pipeline, or of one of its lists.
+
+    A list has a folder of its own in the pipeline's: for what is published, and for the records of
+    it. What all lists are made from is the pipeline's.
+    """
+
+    def __init__(self, address: str, *, has_own_users: bool = False) -> None:
+        """The keys of what has this address.
+
+        address: a pipeline's name, such as `shop`, or that of a list, such as `shop/newsletter`.
+        has_own_users: whether the list has users of its own, instead of the pipeline's.
+        """
+        pipeline, _, list_name = address.partition("/")
+        list_folder = f"{pipeline}/lists/{list_name}" if list_name else pipeline
+        users_folder = list_folder if has_own_users else pipeline
+        self.address = address
         self.pipeline = pipeline
+        self.list_name = list_name
+        self.list_folder = list_folder
         self.interactions = f"{pipeline}/transformed/interactions/interactions.csv"
-        self.batch_users = f"{pipeline}/transformed/batch_users_input/users.json"
+        self.batch_users = f"{users_folder}/transformed/batch_users_input/users.json"
         self.items = f"{pipeline}/transformed/items/items.csv"
         self.users = f"{pipeline}/transformed/users/users.csv"
         self.item_titles = f"{pipeline}/transformed/item_titles/item_titles.parquet"
         self.segment_queries = f"{pipeline}/transformed/batch_segments_input/queries.json"
         self.user_segments = f"{pipeline}/curated/user_segments/user_segments.parquet"
-        self.recommendations = f"{pipeline}/curated/recommendations/recommendations.parquet"
-        self.report = f"{pipeline}/curated/report/index.html"
+        self.recommendations = f"{list_folder}/curated/recommendations/recommendations.parquet"
+        self.report = f"{list_folder}/curated/report/index.html"
         self.outcomes = (
-            f"{pipeline}/curated/recommendation_outcomes/recommendation_outcomes.parquet"
+            f"{list_folder}/curated/recommendation_outcomes/recommendation_outcomes.parquet"
         )
-        # Folders, with their final slash: of a folder for each batch job, of one for each arm of an
-        # experiment, and of the copies of the sources.
-        self.all_batch_inference = f"{pipeline}/curated/batch_inference/"
-        self.all_batch_segments = f"{pipeline}/curated/batch_segments/"
-        self.all_arm_users = f"{pipeline}/transformed/batch_users_of_arms/"
+        # The folder, with its final slash, of the copies of the sources.
         self.all_raw = f"{pipeline}/raw/"
         self.all_raw_items = f"{pipeline}/raw/items/"
         self.all_raw_users = f"{pipeline}/raw/users/"
         # What the outcomes are computed from: sums over groups of users.
-        self.outcome_sums = f"{pipeline}/curated/recommendation_outcomes/sums.parquet"
+        self.outcome_sums = f"{list_folder}/curated/recommendation_outcomes/sums.parquet"
         # The folder, with its final slash, of a file for each edition that needs one: those of an
         # experiment, and those without some users whom Personalize returned an error for.
-        self.all_users_without_lists = f"{pipeline}/curated/users_without_lists/"
+        self.all_users_without_lists = f"{list_folder}/curated/users_without_lists/"
         # The data of the last report, as batchrec wrote them until 0.2.
-        self.inputs = f"{pipeline}/records/inputs.parquet"
+        self.inputs = f"{list_folder}/records/inputs.parquet"
         # The folder, with its final slash, of the data of each edition, which the report of the
         # next edition compares its own with.
-        self.all_edition_inputs = f"{pipeline}/records/inputs/"
+        self.all_edition_inputs = f"{list_folder}/records/inputs/"
         # The folders, with their final slash, of the outputs of all batch jobs, and of the users of
         # all arms of experiments.
         self.all_batch_inference = f"{pipeline}/curated/batch_inference/"
         self.all_batch_segments = f"{pipeline}/curated/batch_segments/"
-        self.all_arm_users = f"{pipeline}/transformed/batch_users_of_arms/"
+        self.all_arm_users = f"{list_folder}/transformed/batch_users_of_arms/"
         # The folder, with its final slash, of what sinks export into the storage.
-        self.all_exports = f"{pipeline}/curated/exports/"
+        self.all_exports = f"{list_folder}/curated/exports/"
         # The folder, with its final slash, of the users that a sink wrote to DynamoDB, by table.
-        self.all_users_in_dynamodb = f"{pipeline}/records/users_in_dynamodb/"
+        self.all_users_in_dynamodb = f"{list_folder}/records/users_in_dynamodb/"
         # The folders, with their final slash, of what Spark writes, and of the ids that Personalize
         # is asked to erase. Both are empty while nothing is under way.
         self.work = f"{pipeline}/work/"
@@ -86,7 +103,7 @@ class StorageKeys:
         self.all_spending = f"{pipeline}/records/spending/"
         # The folder, with its final slash, of a record for each step that ended a run which
         # published nothing.
-        self.all_unpublished_runs = f"{pipeline}/records/unpublished_runs/"
+        self.all_unpublished_runs = f"{list_folder}/records/unpublished_runs/"
 
     def arm_users(self, arm: str) -> str:
         """The users of an experiment's arm, as the input of a batch inference job."""
@@ -126,10 +143,16 @@ class StorageKeys:
 
     def lease(self, asset: str) -> str:
         """The folder, with its final slash, of the lease on the asset's step."""
-        return f"{self.pipeline}/leases/{asset}/"
+        folder = self.list_folder if is_of_list(asset) else self.pipeline
+        return f"{folder}/leases/{asset}/"
 
     def record(self, asset: str) -> str:
+        """The record of an asset of the pipeline."""
         return f"{self.pipeline}/records/{asset}.json"
+
+    def list_record(self, name: str) -> str:
+        """A record of what the list published, such as `publications`."""
+        return f"{self.list_folder}/records/{name}.json"
 
     def unpublished_run(self, run: str, step: str) -> str:
         """How the run of this id ended in the step."""
@@ -137,7 +160,8 @@ class StorageKeys:
 
     def spending(self, asset: str) -> str:
         """What the last runs paid for in the asset's step."""
-        return f"{self.all_spending}{asset}.json"
+        name = f"{self.list_name}.{asset}" if self.list_name and is_of_list(asset) else asset
+        return f"{self.all_spending}{name}.json"
 
 
 def read_record(storage: StorageResource, uri: str, shape: Any = ANY_RECORD) -> dict[str, Any]:
@@ -287,6 +311,17 @@ class PipelineFiles:
     def write_record(self, asset: str, record: Mapping[str, Any]) -> None:
         """Write the asset's record for later runs."""
         write_record(self.storage, self.storage_keys.record(asset), record)
+
+    def list_record(self, name: str, shape: Any = ANY_RECORD) -> dict[str, Any]:
+        """The record of this name of what the list published; empty if there is none.
+
+        shape: the type that it must fit, see json_records.py.
+        """
+        return read_record(self.storage, self.uri(self.storage_keys.list_record(name)), shape)
+
+    def write_list_record(self, name: str, record: Mapping[str, Any]) -> None:
+        """Write the record of this name of what the list published."""
+        write_record(self.storage, self.storage_keys.list_record(name), record)
 
     def parquet(self, key: str, damaged: str) -> pl.DataFrame | None:
         """The table at this key; None if there is none.

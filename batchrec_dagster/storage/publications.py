@@ -240,7 +240,7 @@ class Publications:
     def write(self, record: PublicationRecord) -> None:
         """Replace the record, if it differs. Only a run that holds the step's lease may do so."""
         if record != self._read_stored():
-            self.files.write_record(RECORD, _RECORD.dump_python(record, mode="json"))
+            self.files.write_list_record(RECORD, _RECORD.dump_python(record, mode="json"))
 
     def settle(
         self, complete: Callable[[PublicationRecord], PublicationRecord] | None = None
@@ -253,13 +253,13 @@ class Publications:
         self.write(record if complete is None else complete(record))
 
     def _read_stored(self) -> PublicationRecord | None:
-        values = self.files.record(RECORD)
+        values = self.files.list_record(RECORD)
         if not values:
             return None
         try:
             return _RECORD.validate_python(values)
         except ValidationError as error:
-            place = self.files.uri(self.files.storage_keys.record(RECORD))
+            place = self.files.uri(self.files.storage_keys.list_record(RECORD))
             raise DamagedObjectError(self.files.storage.where(place), error, FIX) from error
 
     def _derive(self) -> PublicationRecord:
@@ -267,7 +267,7 @@ class Publications:
 
         It is made from the editions that are kept, and from the record of rollbacks.
         """
-        table, old_record = self.files.table, self.files.record(OLD_RECORD, _OldRollbacks)
+        table, old_record = self.files.table, self.files.list_record(OLD_RECORD, _OldRollbacks)
         current = table.current()
         editions = {edition.number: edition for edition in table.older()}
         if current is not None:

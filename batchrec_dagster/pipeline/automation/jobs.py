@@ -30,7 +30,8 @@ def build_automation(
 
     `NAME_refresh` materializes the pipeline's assets. `NAME_schedule` runs it at the declared
     times, and `NAME_new_files` when a path or s3:// source has new files. `NAME_rollback` publishes
-    older lists again, and `NAME_teardown` deletes everything.
+    older lists again (`NAME__LIST_rollback` those of one of several lists), and `NAME_teardown`
+    deletes everything.
 
     executor: the executor of the jobs; None for the code location's.
     """
@@ -45,7 +46,11 @@ def build_automation(
     visible = pipeline.ratings.has_visible_files
     sensors = [new_files_sensor(pipeline, job)] if visible else []
     return dg.Definitions(
-        jobs=[job, rollback_job(pipeline, assets, executor), teardown_job(pipeline, assets)],
+        jobs=[
+            job,
+            *(rollback_job(one_list, assets, executor) for one_list in pipeline.list_pipelines),
+            teardown_job(pipeline, assets),
+        ],
         schedules=[refresh_schedule(pipeline, job)],
         sensors=[*sensors, *_automation_sensors(pipeline, assets)],
     )
@@ -107,7 +112,7 @@ def rollback_job(
     """`NAME_rollback` publishes older lists again and updates what the pipeline makes from them."""
     lists = dg.AssetSelection.assets(pipeline.asset_key("recommendations"))
     return dg.define_asset_job(
-        name=f"{pipeline.name}_rollback",
+        name=f"{pipeline.job_prefix}_rollback",
         selection=lists.downstream() & dg.AssetSelection.assets(*assets),
         config=build_rollback_config(pipeline.op_name("recommendations"), PREVIOUS),
         executor_def=executor,

@@ -1,0 +1,67 @@
+"""Several lists of one model: a newsletter, a home page."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import Field, field_validator
+
+from batchrec_dagster.config.batch_users import BatchUsers
+from batchrec_dagster.config.experiment import Experiment
+from batchrec_dagster.config.publication import Gate
+from batchrec_dagster.config.recommendations import RecommendationSettings
+from batchrec_dagster.config.retention import Retention
+from batchrec_dagster.sinks import Sinks
+
+
+class ListSettings(RecommendationSettings):
+    """A list: what each user gets, who gets it, where it goes. It has all settings of
+    `recommendations`, and those blocks of the pipeline that may differ from list to list."""
+
+    description: str | None = Field(default=None, description="What the list is for.")
+    users: BatchUsers | None = Field(
+        default=None, description="Who gets this list. Default: the pipeline's batch_users."
+    )
+    gate: Gate | None = Field(
+        default=None, description="When this list is published. Default: the pipeline's gate."
+    )
+    retention: Retention | None = Field(
+        default=None,
+        description="How many editions of this list are kept. Default: the pipeline's retention."
+        " Of models and runs the pipeline's counts.",
+    )
+    experiment: Experiment | None = Field(
+        default=None, description="An experiment on the users of this list."
+    )
+    sinks: Sinks = Field(default_factory=Sinks, description="Where this list is used.")
+
+    @property
+    def recommendations(self) -> RecommendationSettings:
+        """What each user gets."""
+        settings = {
+            name: getattr(self, name)
+            for name in self.model_fields_set & RecommendationSettings.model_fields.keys()
+        }
+        return RecommendationSettings.model_construct(**settings)
+
+    @property
+    def has_own_users(self) -> bool:
+        """Whether the lines of its users differ from those of the pipeline's batch_users."""
+        return self.users is not None or bool(self.filter_values)
+
+
+def validate_list_names() -> Any:
+    """A validator of the names of lists, for the field `lists`."""
+
+    def check(lists: Mapping[str, ListSettings]) -> Mapping[str, ListSettings]:
+        for name in lists:
+            if not re.fullmatch(r"[a-z][a-z0-9_]{0,31}", name):
+                raise ValueError(
+                    f"{name!r} is no name of a list: write a small letter, then small letters,"
+                    " digits and _, at most 32 in all"
+                )
+        return lists
+
+    return field_validator("lists")(check)

@@ -1,0 +1,87 @@
+"""Several lists in one declaration: what each of them is, and what is wrong with one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from batchrec_dagster.config import Pipeline
+from batchrec_dagster_tests.support import COLUMNS
+
+USERS = {"source": "newsletter.csv", "column": "customer"}
+
+
+def declare(lists: dict[str, Any], **settings: Any) -> Pipeline:
+    ratings = {"source": "ratings.csv", "columns": COLUMNS}
+    return Pipeline.model_validate({"name": "shop", "ratings": ratings, "lists": lists, **settings})
+
+
+def test_without_lists_a_pipeline_is_its_own_list() -> None:
+    pipeline = declare({}, recommendations={"num_results": 7})
+    assert pipeline.list_pipelines == [pipeline]
+    assert pipeline.address == "shop"
+
+
+def test_a_list_has_its_own_settings_and_those_of_the_pipeline() -> None:
+    pipeline = declare(
+        {
+            "newsletter": {"users": USERS, "num_results": 12, "retention": {"editions": 3}},
+            "home": {"exclude_seen": False},
+        },
+        batch_users={"active_since": "2026-01-01"},
+        gate={"max_drop": 0.1},
+    )
+    newsletter, home = pipeline.list_pipelines
+    assert newsletter.recommendations.num_results == 12
+    assert newsletter.batch_users.source == "newsletter.csv"
+    assert newsletter.retention.editions == 3
+    assert newsletter.gate.max_drop == home.gate.max_drop == 0.1
+    assert home.batch_users.active_since == "2026-01-01"
+    assert home.recommendations.seen_items is None
+    assert (newsletter.has_own_users, home.has_own_users) == (True, False)
+
+
+def test_only_what_is_published_is_the_lists_own() -> None:
+    pipeline = declare({"newsletter": {"users": USERS}, "home": {}})
+    _ = pipeline.storage_keys  # It must not be that of its lists, too.
+    newsletter, home = pipeline.list_pipelines
+    assert newsletter.address == "shop/newsletter"
+    assert newsletter.asset_key("recommendations").path == ["shop", "newsletter", "recommendations"]
+    assert newsletter.asset_key("batch_users").path == ["shop", "newsletter", "batch_users"]
+    assert home.asset_key("batch_users").path == ["shop", "batch_users"]
+    assert newsletter.asset_key("interactions") == pipeline.asset_key("interactions")
+    keys, whole = newsletter.storage_keys, pipeline.storage_keys
+    assert keys.recommendations.startswith("shop/lists/newsletter/curated/")
+    assert keys.list_record("publications") == "shop/lists/newsletter/records/publications.json"
+    assert keys.lease("recommendations").startswith("shop/lists/newsletter/")
+    assert keys.batch_users.startswith("shop/lists/newsletter/")
+    assert home.storage_keys.batch_users == whole.batch_users
+    assert keys.interactions == whole.interactions
+    assert keys.lease("solution_version") == whole.lease("solution_version")
+
+
+@pytest.mark.parametrize(
+    ("lists", "settings", "place", "message"),
+    [
+        ({"News letter": {}}, {}, ("lists",), "'News letter' is no name of a list"),
+        ({"home": {}}, {"recommendations": {"num_results": 5}}, ("recommendations",), "move it"),
+        ({"home": {}}, {"sinks": {"export": {"path": "a.csv"}}}, ("sinks",), "move it"),
+        (
+            {"home": {"rules": {"max_per": {"CATEGORY": 1}}}},
+            {},
+            ("lists", "home", "rules", "max_per", "CATEGORY"),
+            "CATEGORY",
+        ),
+        ({"home": {"num_results": 0}}, {}, ("lists", "home", "num_results"), "from 1"),
+    ],
+)
+def test_what_is_wrong_with_a_list_is_said_at_its_setting(
+    lists: dict[str, Any], settings: dict[str, Any], place: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(ValidationError) as caught:
+        declare(lists, **settings)
+    (error,) = caught.value.errors()
+    assert error["loc"] == place
+    assert message in error["msg"]
