@@ -16,6 +16,12 @@ import dagster as dg
 import pytest
 from sqlalchemy.engine import Connection
 
+from batchrec_dagster_tests.personalize.recorded_requests import (
+    RecordedRequest,
+    format_requests,
+    parse_requests,
+    record_requests,
+)
 from batchrec_dagster_tests.support import (
     Project,
     declaration,
@@ -25,6 +31,7 @@ from batchrec_dagster_tests.support import (
 )
 
 RATINGS = "ratings.csv"
+REQUESTS = "requests.json"
 # The path is relative, so that the copied project reads a file of its own.
 DECLARATION = declaration("shop", RATINGS)
 
@@ -42,8 +49,9 @@ class FirstRun:
         project = module_project(folder)
         write_ratings(folder / RATINGS)
         project.declare(DECLARATION)
-        with dg.DagsterInstance.ephemeral() as instance:
+        with dg.DagsterInstance.ephemeral() as instance, record_requests() as requests:
             assert refresh(project, "shop", instance, report=True).success
+            (folder / REQUESTS).write_text(format_requests(requests))
             for name, connect in _databases(instance).items():
                 with connect as connection, _database_file(folder / name) as file:
                     _sqlite(connection).backup(file)
@@ -57,6 +65,11 @@ class FirstRun:
     def lists(self) -> Path:
         """The file of the published lists."""
         return self.storage / "shop/curated/recommendations/recommendations.parquet"
+
+    @property
+    def requests(self) -> list[RecordedRequest]:
+        """What the run asked of the embedded Personalize."""
+        return parse_requests((self.folder / REQUESTS).read_text())
 
     def copy_to(self, project: Project, instance: dg.DagsterInstance | None = None) -> None:
         """Bring the project, in which nothing has run, to the state after the first run.

@@ -55,16 +55,21 @@ def real_data(name: str) -> Path:
     return path
 
 
-def write_ratings(path: Path, *, users: int = 60, items: int = 80, seed: int = 0) -> Path:
+def write_ratings(
+    path: Path, *, users: int = 60, items: int = 80, seed: int = 0, own: int = 25, other: int = 5
+) -> Path:
     """A small CSV of ratings that a model can learn from: users of two tastes, each of whom rates
-    30 items, most of them of their own taste's half."""
+    items of their own taste's half, and some of the other half.
+
+    own, other: how many items of each half a user rates.
+    """
     chance = random.Random(seed)
     lines = ["userId,movieId,rating,timestamp"]
     for user in range(1, users + 1):
-        own = [item for item in range(1, items + 1) if item % 2 == user % 2]
-        other = [item for item in range(1, items + 1) if item % 2 != user % 2]
-        for item in [*chance.sample(own, 25), *chance.sample(other, 5)]:
-            rating = chance.choice([4, 4.5, 5] if item in own else [1, 2, 4])
+        own_half = [item for item in range(1, items + 1) if item % 2 == user % 2]
+        other_half = [item for item in range(1, items + 1) if item % 2 != user % 2]
+        for item in [*chance.sample(own_half, own), *chance.sample(other_half, other)]:
+            rating = chance.choice([4, 4.5, 5] if item in own_half else [1, 2, 4])
             lines.append(f"{user},{item},{rating},{1_500_000_000 + chance.randrange(10**7)}")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(lines) + "\n")

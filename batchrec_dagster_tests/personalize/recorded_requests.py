@@ -1,0 +1,171 @@
+"""The requests that a run sends to Personalize, as lines that a reviewer can read.
+
+    with record_requests() as requests:
+        ...  # A run whose Personalize is in this process, embedded or behind a server.
+    validate(requests)
+    lines = RequestRenderer({"s3://my-bucket": "<storage>"}).render(requests)
+
+A line has the operation and all its parameters. What differs from account to account and from run
+to run is replaced by a name: the beginning of ARNs, the storage, and the endings of names that are
+made of hashes. The same ending has the same name on each line of a recording.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any
+from unittest.mock import patch
+
+from botocore.awsrequest import AWSPreparedRequest, AWSResponse
+from botocore.httpsession import URLLib3Session
+from botocore.validate import ParamValidator
+
+from batchrec_dagster.local_personalize.api.service import LocalPersonalize
+from batchrec_dagster.local_personalize.api.validation import check_request, find_input_shape
+from batchrec_dagster.personalize.ensure import DATA_VERSION_TAG
+
+# The developer guide's limits of a batch inference job and of a resource's tags, which the service
+# model does not have.
+MAX_RESULTS = 500
+MAX_TAGS = 50
+
+ARN = re.compile(r"arn:aws:personalize:[a-z\d-]+:\d{12}:")
+HASH = re.compile(r"(?<![0-9a-z])[0-9a-f]{8,}(?![0-9a-z])")
+# Longer hashes of the same content begin with the shorter ones.
+HASH_LENGTH = 8
+# In an Authorization header: the key's id, the day, the region and the service.
+CREDENTIAL = re.compile(r"Credential=[^/]+/\d{8}/([\w-]+)/([\w-]+)/aws4_request")
+
+
+@dataclass(frozen=True)
+class RecordedRequest:
+    """A request as Personalize got it."""
+
+    operation: str
+    """Its name, such as CreateSolution."""
+    params: dict[str, Any]
+    target_events: list[str]
+    """The events of a header that only the embedded engine knows; empty without the header."""
+
+
+@contextmanager
+def record_requests() -> Iterator[list[RecordedRequest]]:
+    """The requests of every local Personalize in this process, in order, while this is open.
+
+    A request that repeats the one before it is left out, so that it does not matter how often a
+    run asks whether a job is ready.
+    """
+    requests: list[RecordedRequest] = []
+    call = LocalPersonalize.call
+
+    def record_and_call(
+        service: LocalPersonalize,
+        operation: str,
+        params: dict[str, Any],
+        target_events: Sequence[str] = (),
+    ) -> dict[str, Any]:
+        request = RecordedRequest(operation, params, [*target_events])
+        if requests[-1:] != [request]:
+            requests.append(request)
+        return call(service, operation, params, target_events)
+
+    with patch.object(LocalPersonalize, "call", record_and_call):
+        yield requests
+
+
+def format_requests(requests: Sequence[RecordedRequest]) -> str:
+    """The requests as JSON, for `parse_requests`."""
+    return json.dumps([asdict(request) for request in requests])
+
+
+def parse_requests(text: str) -> list[RecordedRequest]:
+    """The requests that `format_requests` wrote."""
+    return [RecordedRequest(**request) for request in json.loads(text)]
+
+
+@contextmanager
+def record_signed_services() -> Iterator[set[tuple[str, str]]]:
+    """The AWS services that clients of this process send requests to, each with its region.
+
+    They are what the requests are signed for, whichever server gets them.
+    """
+    services: set[tuple[str, str]] = set()
+    send = URLLib3Session.send
+
+    def record_and_send(session: URLLib3Session, request: AWSPreparedRequest) -> AWSResponse:
+        header = request.headers["Authorization"]
+        text = header.decode() if isinstance(header, bytes) else header
+        match = CREDENTIAL.search(text)
+        assert match, text
+        services.add((match[2], match[1]))
+        return send(session, request)
+
+    with patch.object(URLLib3Session, "send", record_and_send):
+        yield services
+
+
+def validate(requests: Sequence[RecordedRequest]) -> None:
+    """Fail if Amazon Personalize would not take one of the requests.
+
+    Botocore checks names, types, required members and minimum sizes before it sends a request;
+    Personalize also checks patterns, maximum sizes and enumerations of the service model, and
+    limits that only the developer guide has.
+    """
+    for request in requests:
+        shape = find_input_shape(request.operation)
+        report = ParamValidator().validate(request.params, shape)
+        assert not report.has_errors(), f"{request.operation}: {report.generate_report()}"
+        check_request(request.params, shape)
+        assert request.params.get("numResults", 1) <= MAX_RESULTS
+        assert len(request.params.get("tags", ())) <= MAX_TAGS
+
+
+@dataclass(frozen=True)
+class RequestRenderer:
+    """Writes requests as lines."""
+
+    names: Mapping[str, str]
+    """What stands for texts that depend on the deployment, by these texts."""
+    hashes: dict[str, str] = field(default_factory=dict)
+    """What stands for the hashes so far, by how they begin."""
+
+    def render(self, requests: Sequence[RecordedRequest]) -> list[str]:
+        """A line for each request."""
+        return [self._render_request(request) for request in requests]
+
+    def _render_request(self, request: RecordedRequest) -> str:
+        for tag in request.params.get("tags", ()):
+            if tag["tagKey"] == DATA_VERSION_TAG:
+                self.hashes.setdefault(tag["tagValue"][:HASH_LENGTH], "<data>")
+        words = [request.operation]
+        words += [f"{name}={_render_value(value)}" for name, value in request.params.items()]
+        if request.target_events:
+            words.append(f"(header: {', '.join(request.target_events)})")
+        line = " ".join(words)
+        for text, name in self.names.items():
+            line = line.replace(text, name)
+        line = ARN.sub("<arn>:", line)
+        nouns = re.findall("[A-Z][a-z]+", request.operation)[1:]
+        kind = "-".join(nouns).lower().removesuffix("s")
+        return HASH.sub(lambda match: self._name_hash(match[0], kind), line)
+
+    def _name_hash(self, text: str, kind: str) -> str:
+        """What stands for the hash: the kind of resource in whose request it came first."""
+        key = text[:HASH_LENGTH]
+        if key not in self.hashes:
+            number = 1 + sum(name.startswith(f"<{kind}") for name in self.hashes.values())
+            self.hashes[key] = f"<{kind}>" if number == 1 else f"<{kind} {number}>"
+        return self.hashes[key]
+
+
+def _render_value(value: Any) -> str:
+    """A value as JSON, but tags as key=value, and texts without quotes."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list) and all("tagKey" in entry for entry in value):
+        return "[" + ", ".join(f"{tag['tagKey']}={tag['tagValue']}" for tag in value) + "]"
+    return json.dumps(value, separators=(", ", ": "))

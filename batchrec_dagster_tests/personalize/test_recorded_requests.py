@@ -1,0 +1,272 @@
+"""All requests that whole runs send to Personalize: those on AWS, and what differs without it.
+
+On AWS means as there: the settings, boto3's client with its signatures and retries, S3, and
+AWS's limits. Only the server behind the client is the local one. `texts/requests.txt` has the
+requests. To record another pipeline, add it to PIPELINES.
+"""
+
+from __future__ import annotations
+
+import difflib
+import random
+import re
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from batchrec_dagster.deployment.resources import LOCAL_ROLE_ARN
+from batchrec_dagster.local_personalize.api.service import LocalPersonalize
+from batchrec_dagster.local_personalize.errors import InvalidInputError
+from batchrec_dagster_tests.first_run import DECLARATION, FirstRun
+from batchrec_dagster_tests.personalize.aws_door import personalize_door
+from batchrec_dagster_tests.personalize.recorded_requests import (
+    RecordedRequest,
+    RequestRenderer,
+    record_requests,
+    record_signed_services,
+    validate,
+)
+from batchrec_dagster_tests.s3_server import REGION, S3Server
+from batchrec_dagster_tests.support import (
+    COLUMNS,
+    Project,
+    module_project,
+    refresh,
+    why,
+    write_ratings,
+)
+from batchrec_dagster_tests.texts import assert_texts
+
+pytestmark = pytest.mark.slow
+
+ACCOUNT = "111122223333"
+ROLE = f"arn:aws:iam::{ACCOUNT}:role/batchrec-personalize"
+# What must differ without AWS: the lines that come in addition, and the reason.
+DIFFERENCES = {
+    r"\+ GetSolutionMetrics .* \(header: ": (
+        "only the embedded engine has metrics of the target events alone"
+    ),
+    r"\+ List(DatasetGroups|Solutions|SolutionVersions|TagsForResource)\b": (
+        "only the embedded engine gives up models, so the run looks for older ones"
+    ),
+}
+
+
+def write_shop(folder: Path) -> None:
+    """Files of a shop of 45 people and 200 items. Most people have more than 100 interactions."""
+    write_ratings(folder / "ratings.csv", users=40, items=200, own=100, other=10)
+    chance = random.Random(0)
+    ratings = (folder / "ratings.csv").read_text().splitlines()
+    events = [f"{line},{chance.choice(['buy', 'view'])}" for line in ratings[1:]]
+    kinds = ["food", "toys", "tools", "books"]
+    items = [
+        f"{item},Title {item},{kinds[item % 4]},{item % 5},{1 + item % 7},2017-01-01"
+        for item in range(1, 201)
+    ]
+    # The last five have no interactions.
+    people = [
+        f"{user},{'DE' if user % 3 else 'AT'},{'yes' if user % 5 else 'no'}"
+        for user in range(1, 46)
+    ]
+    tables = {
+        "ratings.csv": [f"{ratings[0]},event", *events],
+        "items.csv": ["sku,name,kind,stock,price,since", *items],
+        "people.csv": ["id,country,consent", *people],
+        "blocked.csv": ["sku", "3"],
+    }
+    for name, lines in tables.items():
+        (folder / name).write_text("\n".join(lines) + "\n")
+
+
+SHOP: dict[str, Any] = {
+    "name": "shop",
+    "ratings": {"source": "ratings.csv", "columns": {**COLUMNS, "event_type": "event"}},
+    "items": {
+        "source": "items.csv",
+        "columns": {
+            "item": "sku",
+            "title": "name",
+            "categories": {"KIND": "kind"},
+            "numbers": {"STOCK": "stock", "PRICE": "price"},
+            "created": "since",
+        },
+    },
+    "users": {
+        "source": "people.csv",
+        "columns": {"user": "id", "categories": {"COUNTRY": "country", "CONSENT": "consent"}},
+    },
+    "batch_users": {"source": "people.csv", "column": "id", "filter": 'USERS.CONSENT = "yes"'},
+    "solution": {
+        "event_weights": {"buy": 1, "view": 0.3},
+        "target_events": ["buy"],
+        "compare_with_popularity": False,
+    },
+}
+RULES = {
+    "num_results": 6,
+    "newcomers": {"popular_by": "COUNTRY"},
+    "filter": 'EXCLUDE ItemID WHERE Items.KIND = "books" IF CurrentUser.COUNTRY = "AT"',
+    "rules": {
+        "exclude_seen": {"events": ["buy"], "days": 90},
+        "block": {"source": "blocked.csv", "column": "sku"},
+        "only": "ITEMS.STOCK > 0",
+        "price": {"of": "PRICE", "within": [0.2, 5], "events": ["buy"]},
+        "max_per": {"KIND": 3},
+        "pin": [{"item": "77", "rank": 2, "for": 'USERS.COUNTRY = "AT"'}],
+    },
+}
+
+
+@dataclass(frozen=True)
+class RecordedPipeline:
+    """A pipeline whose requests are recorded."""
+
+    declaration: Mapping[str, Any]
+    write_files: Callable[[Path], object]
+    """Writes its files into a folder."""
+    tags: str = ""
+    """The deployment's tags, as BATCHREC_TAGS has them."""
+
+
+PIPELINES = {
+    "ratings alone": RecordedPipeline(
+        DECLARATION, lambda folder: write_ratings(folder / "ratings.csv")
+    ),
+    "users and rules": RecordedPipeline(
+        {**SHOP, "recommendations": RULES}, write_shop, tags="team=data"
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Nights:
+    """The requests of two runs on the same data."""
+
+    first: list[RecordedRequest]
+    second: list[RecordedRequest]
+
+
+@dataclass(frozen=True)
+class Recording:
+    """The lines of a pipeline's requests."""
+
+    first_on_aws: list[str]
+    second_on_aws: list[str]
+    first_embedded: list[str]
+
+
+def _run(project: Project) -> list[RecordedRequest]:
+    """The requests of a run."""
+    with record_requests() as requests, dg.DagsterInstance.ephemeral() as instance:
+        result = refresh(project, "shop", instance)
+    assert result.success, why(result)
+    return requests
+
+
+def _run_on_aws(root: Path, pipeline: RecordedPipeline, s3: S3Server, bucket: str) -> Nights:
+    project = module_project(root)
+    pipeline.write_files(root)
+    project.declare(pipeline.declaration)
+    with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
+        service = LocalPersonalize(root / "personalize", s3.store(), region=REGION, account=ACCOUNT)
+        stack.callback(service.close)
+        door = stack.enter_context(personalize_door(service))
+        project.environment = {
+            **s3.environment(),
+            "AWS_ENDPOINT_URL_PERSONALIZE": door.url,
+            "BATCHREC_PERSONALIZE": "aws",
+            "BATCHREC_STORAGE": f"s3://{bucket}/batchrec",
+            "BATCHREC_ROLE_ARN": ROLE,
+            "BATCHREC_TAGS": pipeline.tags,
+            "BATCHREC_BUSY_SECONDS": "0.2",
+        }
+        for name, value in project.environment.items():
+            patch.setenv(name, value)
+        services = stack.enter_context(record_signed_services())
+        nights = Nights(_run(project), _run(project))
+    # Neither STS nor IAM, nor Personalize of another region.
+    assert services - {("s3", REGION)} == {("personalize", REGION)}
+    return nights
+
+
+def _run_embedded(root: Path, pipeline: RecordedPipeline) -> list[RecordedRequest]:
+    project = module_project(root)
+    project.environment = {"BATCHREC_TAGS": pipeline.tags}
+    pipeline.write_files(root)
+    project.declare(pipeline.declaration)
+    return _run(project)
+
+
+@pytest.fixture(scope="module")
+def recordings(
+    tmp_path_factory: pytest.TempPathFactory, s3: S3Server, first_run: FirstRun
+) -> dict[str, Recording]:
+    """By the names of PIPELINES."""
+    recordings = {}
+    for name, pipeline in PIPELINES.items():
+        bucket = s3.create_bucket()
+        nights = _run_on_aws(tmp_path_factory.mktemp("aws"), pipeline, s3, bucket)
+        if pipeline.declaration is DECLARATION:
+            # All tests of a session share that run.
+            embedded = first_run.requests
+        else:
+            embedded = _run_embedded(tmp_path_factory.mktemp("embedded"), pipeline)
+        for requests in (nights.first, nights.second, embedded):
+            validate(requests)
+        on_aws = RequestRenderer({f"s3://{bucket}/batchrec": "<storage>", ROLE: "<role>"})
+        locally = RequestRenderer({"s3://batchrec-local": "<storage>", LOCAL_ROLE_ARN: "<role>"})
+        recordings[name] = Recording(
+            on_aws.render(nights.first), on_aws.render(nights.second), locally.render(embedded)
+        )
+    return recordings
+
+
+def find_differences(recording: Recording) -> list[str]:
+    """The lines that only one of them has: `-` those on AWS, `+` those without it."""
+    lines = difflib.ndiff(recording.first_on_aws, recording.first_embedded)
+    return [line for line in lines if line.startswith(("- ", "+ "))]
+
+
+def test_the_requests_of_whole_runs(recordings: dict[str, Recording]) -> None:
+    texts = []
+    for name, recording in recordings.items():
+        texts += [
+            (f"{name}, on AWS", "\n".join(recording.first_on_aws)),
+            (f"{name}, on AWS, a second run", "\n".join(recording.second_on_aws)),
+            (f"{name}, what differs without AWS", "\n".join(find_differences(recording))),
+        ]
+    assert_texts("requests", texts)
+
+
+def test_without_aws_only_what_must_differ_differs(recordings: dict[str, Recording]) -> None:
+    lines = [line for recording in recordings.values() for line in find_differences(recording)]
+    patterns = {line: [p for p in DIFFERENCES if re.match(p, line)] for line in lines}
+    assert [line for line, matches in patterns.items() if not matches] == []
+    assert {pattern for matches in patterns.values() for pattern in matches} == set(DIFFERENCES)
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_a_second_run_only_reads(recordings: dict[str, Recording], name: str) -> None:
+    reads = re.compile(r"(List|Describe|Get)[A-Z]")
+    assert all(reads.match(line) for line in recordings[name].second_on_aws)
+
+
+@pytest.mark.parametrize(
+    ("operation", "params", "message"),
+    [
+        ("CreateDatasetGroup", {"name": "n" * 64}, "length less than or equal to 63"),
+        ("CreateDatasetGroup", {"name": "two words"}, "regular expression pattern"),
+        ("CreateDatasetGroup", {"name": "shop", "colour": "red"}, "Unknown parameter"),
+        ("ListSchemas", {"maxResults": 101}, "value less than or equal to 100"),
+    ],
+)
+def test_a_request_that_amazon_would_refuse(
+    operation: str, params: dict[str, Any], message: str
+) -> None:
+    with pytest.raises((AssertionError, InvalidInputError), match=message):
+        validate([RecordedRequest(operation, params, [])])
