@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any, Self
+from typing import Self
 
-from pydantic import (
-    Field,
-    SerializerFunctionWrapHandler,
-    field_validator,
-    model_serializer,
-    model_validator,
-)
+from pydantic import Field, field_validator, model_validator
 
 from batchrec_dagster.config.sources import QueriedSource
 from batchrec_dagster.preparation.layout import TableFormat
@@ -21,6 +15,8 @@ from batchrec_dagster.preparation.sources.tables import TextForm
 
 class BatchUsers(QueriedSource):
     """The users who get recommendations: every user of the interactions, or these."""
+
+    newer_settings = (*QueriedSource.newer_settings, "query", "filter")
 
     source: str | dict[str, str] | None = Field(
         default=None,
@@ -71,20 +67,10 @@ class BatchUsers(QueriedSource):
     def _one_or_the_other(self) -> Self:
         if self.source is not None and self.active_since is not None:
             raise ValueError("users come from a source or are active_since a day: omit one")
-        for name in ("column", "format", "query"):
+        for name in ("column", "format", "query", "partitions"):
             if getattr(self, name) is not None and self.source is None:
                 raise ValueError(f"{name} belongs to a source: set source, or omit {name}")
         return self
-
-    @model_serializer(mode="wrap")
-    def _leave_out_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # Fingerprints are made of what is serialized. Settings that earlier versions did not have
-        # are left out where they are not set, so that nothing is prepared again.
-        settings: dict[str, Any] = serialize(self)
-        for name in ("query", "filter"):
-            if name in settings and settings[name] is None:
-                del settings[name]
-        return settings
 
     @property
     def rows(self) -> RatingsSource | None:

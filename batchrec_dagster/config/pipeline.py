@@ -394,8 +394,11 @@ class Pipeline(dg.Model):
                 if block is not None
             }
         )
-        # They decide what the metrics count, and nothing of what is in the lists.
+        # It decides what the metrics count, and nothing of what is in the lists.
         settings.pop("solution.target_events", None)
+        # They decide what a run waits for.
+        for block in ("ratings", "items", "users", "batch_users"):
+            settings.pop(f"{block}.deps", None)
         project = f"{self.project.absolute()}/"
         return {
             name: value.removeprefix(project) if isinstance(value, str) else value

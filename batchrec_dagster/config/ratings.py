@@ -248,7 +248,7 @@ class RatingsSettings(SourceSettings):
     def _query_is_copied(self) -> Self:
         if self.query is not None and not self.copy_to_storage:
             raise ValueError("the rows of a query are kept in the storage: omit copy: false")
-        if self.upstream and not self.copy_to_storage:
+        if self.asset_sources and not self.copy_to_storage:
             raise ValueError("the rows of an asset are kept in the storage: omit copy: false")
         if self.query is not None and (self._file_format is not None or self.decimal != "."):
             raise ValueError("format and decimal are of files, not of a query: omit them")

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any, ClassVar, Self, get_args
 
 import dagster as dg
-from pydantic import Field, PrivateAttr, model_validator
+from pydantic import (
+    Field,
+    PrivateAttr,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from batchrec_dagster.config.validation import build_field_errors
 from batchrec_dagster.preparation.layout import TableFormat
@@ -25,6 +33,10 @@ class QueriedSource(dg.Model):
     # Whether rows without a query may come from a folder or a pattern.
     many: ClassVar[bool] = True
 
+    # Fingerprints are made of what is serialized. Settings that earlier versions did not have are
+    # left out where they are not set, so that nothing is prepared again.
+    newer_settings: ClassVar[tuple[str, ...]] = ("partitions", "deps")
+
     source: str | dict[str, str] | None
     query: str | None = Field(
         default=None,
@@ -35,6 +47,29 @@ class QueriedSource(dg.Model):
         examples=["SELECT user_id, unnest(items).id AS item_id, ts FROM source"],
     )
 
+    partitions: str | dict[str, str] | None = Field(
+        default=None,
+        description="For a source that is a partitioned asset: which of its materialized partitions"
+        " are read. latest: the last one; 30d: those of the last 30 days up to the newest. Default:"
+        " all. Of several sources: which of each, by its name.",
+        examples=["latest", "30d", {"orders": "90d"}],
+    )
+
+    deps: list[str] = Field(
+        default=[],
+        description="Assets of the project that write what the source names, by their keys: a run"
+        " of both waits for them, the lineage shows them, and automation: eager follows them. An"
+        " asset:// source needs none.",
+        examples=[["orders"], ["sales/orders"]],
+    )
+
+    @property
+    def partitions_by_source(self) -> dict[str, str]:
+        """Which partitions are declared of a source, by its name."""
+        if isinstance(self.partitions, dict):
+            return self.partitions
+        return {SOURCE: self.partitions} if self.partitions is not None else {}
+
     @property
     def table_formats(self) -> dict[str, TableFormat]:
         """The format of each source that is declared to be a table, by its name."""
@@ -44,6 +79,25 @@ class QueriedSource(dg.Model):
             setting if isinstance(setting, dict) else dict.fromkeys(self.sources, setting)
         )
         return {name: form for name, form in formats.items() if form in get_args(TableFormat)}
+
+    @model_serializer(mode="wrap")
+    def _leave_out_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        settings: dict[str, Any] = serialize(self)
+        for name in self.newer_settings:
+            if name in settings and not settings[name]:
+                del settings[name]
+        return settings
+
+    @field_validator("deps")
+    @classmethod
+    def _deps_are_keys(cls, deps: list[str]) -> list[str]:
+        for key in deps:
+            if "{{" not in key and not re.fullmatch(r"[\w.-]+(/[\w.-]+)*", key):
+                raise ValueError(
+                    f"{key!r} is not an asset's key: write its parts separated by /, such as"
+                    " sales/orders"
+                )
+        return deps
 
     # Of the YAML, for messages.
     _file: str | None = PrivateAttr(default=None)
@@ -65,12 +119,18 @@ class QueriedSource(dg.Model):
         return source if source.startswith(SCHEME) else None
 
     @property
-    def upstream(self) -> list[dg.AssetKey]:
-        """The assets that the rows come from."""
+    def asset_sources(self) -> list[dg.AssetKey]:
+        """The assets whose rows are read."""
         files = [
             parse_source(source) for source in self.sources.values() if source.startswith(ASSET)
         ]
         return [dg.AssetKey(file.key) for file in files if isinstance(file, AssetRows)]
+
+    @property
+    def upstream(self) -> list[dg.AssetKey]:
+        """The assets that a run waits for: those whose rows are read, and those of `deps`."""
+        declared = [dg.AssetKey(key.split("/")) for key in self.deps]
+        return [*dict.fromkeys([*self.asset_sources, *declared])]
 
     @property
     def has_visible_files(self) -> bool:
@@ -93,6 +153,10 @@ class QueriedSource(dg.Model):
         tables = {
             name: parse_source(source, formats.get(name)) for name, source in self.sources.items()
         }
+        for name, partitions in self.partitions_by_source.items():
+            rows = tables[name]
+            assert isinstance(rows, AssetRows)
+            tables[name] = replace(rows, partitions=partitions)
         if self.query is None:
             return tables[SOURCE]
         return FileQuery(check_sql(self.query), tables, form, setting)
@@ -120,7 +184,11 @@ class QueriedSource(dg.Model):
                     self._parse(name, source)
             except (ValueError, SourceError) as error:
                 problems[keys] = str(error)
-        problems |= {**self._format_problems(), **self._query_problems()}
+        problems |= {
+            **self._format_problems(),
+            **self._partitions_problems(),
+            **self._query_problems(),
+        }
         if problems:
             raise build_field_errors(problems)
         return self
@@ -149,6 +217,19 @@ class QueriedSource(dg.Model):
                 ("format",): f"say which of {names} are tables: {{{names.split(', ')[0]}: delta}}"
             }
         return {}
+
+    def _partitions_problems(self) -> dict[tuple[str, ...], str]:
+        problems: dict[tuple[str, ...], str] = {}
+        for name, partitions in self.partitions_by_source.items():
+            keys = ("partitions", name) if isinstance(self.partitions, dict) else ("partitions",)
+            source = self.sources.get(name)
+            if source is None and isinstance(self.source, dict):
+                problems[keys] = f"name the sources that are assets: {', '.join(self.source)}"
+            elif source is None or not source.startswith(ASSET):
+                problems[keys] = f"it is for a source that is an asset ({ASSET}KEY): omit it"
+            elif not re.fullmatch(r"latest|[1-9]\d{0,4}d", partitions):
+                problems[keys] = "write latest, or a number of days such as 30d"
+        return problems
 
     def _query_problems(self) -> dict[tuple[str, ...], str]:
         if self.database is not None:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import polars as pl
 
+from batchrec_dagster.dagster_internals.asset_graphs import AssetNode, get_asset_graph
+from batchrec_dagster.pipeline.upstream_partitions import read_materializations, select_partitions
 from batchrec_dagster.preparation.sources.computed import AssetRows, ResultFile
 from batchrec_dagster.preparation.sources.errors import FileError, SourceError
 from batchrec_dagster.preparation.sources.parsing import parse_source
+from batchrec_dagster.preparation.sources.partitioned import PartitionedRows, read_table
 from batchrec_dagster.preparation.sources.query import FileQuery
 from batchrec_dagster.preparation.sources.source import RatingsSource, SourceContext, safe_filename
 from batchrec_dagster.steps.errors import StepError
@@ -22,29 +26,11 @@ from batchrec_dagster.storage.io_managers import to_polars
 PATH_KEYS = ("dagster/uri", "path", "uri")
 
 
-def _load_when_copied(text: str, version: str, load: Callable[[], Any]) -> ResultFile:
-    """A source of an asset's rows, which its IO manager loads when they are copied.
-
-    text: the asset as the setting names it.
-    version: the version of its data.
-    """
-
-    def write(path: Path, context: SourceContext) -> None:
-        try:
-            _to_table(load()).write_parquet(path)
-        except Exception as error:  # An IO manager can raise anything.
-            raise FileError(
-                f"its IO manager cannot load it as a table ({type(error).__name__}: {error}):"
-                " return a frame, a table or a path, or let its metadata name the file: path"
-            ) from error
-
-    return ResultFile(text, version, f"{safe_filename(text)}.parquet", write)
-
-
 def find_upstream(source: RatingsSource, context: dg.AssetExecutionContext) -> RatingsSource:
     """The source; for rows of an upstream asset, the source where these rows are now.
 
-    They are at the path that the asset's metadata names, else as its IO manager loads them.
+    They are at the path that the asset's metadata names, else as its IO manager loads them. Of a
+    partitioned asset, the rows of its materialized partitions are put together.
     Raises StepError if there are none.
     """
     if isinstance(source, FileQuery):
@@ -53,42 +39,126 @@ def find_upstream(source: RatingsSource, context: dg.AssetExecutionContext) -> R
     if not isinstance(source, AssetRows):
         return source
     key = dg.AssetKey(source.key)
-    event = context.instance.get_latest_materialization_event(key)
-    materialization = event.asset_materialization if event else None
-    if event is None or materialization is None:
-        raise StepError(
-            f"{source.text} was never materialized: materialize it, then run this again. Without"
-            " DAGSTER_HOME, Dagster's own commands do not remember it"
-        )
-    graph = context.repository_def.asset_graph
+    graph = get_asset_graph(context)
     # None for an asset of another code location.
-    definition = graph.get(key).metadata if graph.has(key) else None
-    # What Dagster's own IO managers store is not a table, though they report its path.
-    is_stored = definition is not None and graph.get(key).is_materializable
-    reported_keys = PATH_KEYS[:1] if is_stored else PATH_KEYS
-    reported_paths = _find_paths(materialization.metadata, reported_keys)
-    for path in (*_find_paths(definition or {}, PATH_KEYS), *reported_paths):
+    node = graph.get(key) if graph.has(key) else None
+    asset = _UpstreamAsset(source, key, node, context)
+    for path in _find_paths(node.metadata if node else {}, PATH_KEYS):
+        if source.partitions is not None:
+            raise StepError(
+                f"{source.text}: its metadata names one path for all partitions: omit partitions"
+            )
+        # It was materialized, or there may be nothing yet, or something old.
+        asset.require_event()
+        return asset.parse_path(path)
+    if node is not None and node.partitions_def is not None:
+        return asset.find_partitions(node.partitions_def)
+    event = asset.require_event()
+    if source.partitions is not None:
+        raise StepError(f"{source.text} has no partitions: omit partitions, or declare them on it")
+    if node is None and event.asset_materialization and event.asset_materialization.partition:
+        raise StepError(
+            f"{source.text} is in another code location, and has partitions: add it here as an"
+            " AssetSpec with its partitions_def"
+        )
+    return asset.find_rows(event)
+
+
+@dataclass(frozen=True)
+class _UpstreamAsset:
+    """An asset whose rows are the source."""
+
+    source: AssetRows
+    key: dg.AssetKey
+    node: AssetNode | None
+    """Its definition; None if it is defined in another code location alone."""
+    context: dg.AssetExecutionContext
+
+    def require_event(self) -> dg.EventLogEntry:
+        """The last materialization. Raises StepError if there is none."""
+        instance: dg.DagsterInstance = self.context.instance
+        event = instance.get_latest_materialization_event(self.key)
+        if event is None or event.asset_materialization is None:
+            raise StepError(
+                f"{self.source.text} was never materialized: materialize it, then run this again."
+                " Without DAGSTER_HOME, Dagster's own commands do not remember it"
+            )
+        return event
+
+    def find_partitions(self, definition: dg.PartitionsDefinition[str]) -> PartitionedRows:
+        """The rows of the declared partitions. Raises StepError if none is materialized."""
+        text, log = self.source.text, self.context.log
+        events = read_materializations(self.context.instance, self.key)
         try:
-            return parse_source(path, source.table_format)
+            keys, gaps = select_partitions(
+                definition, events, self.source.partitions, self.context.instance
+            )
+        except StepError as error:
+            raise StepError(f"{text}: {error}") from error
+        if not keys:
+            self.require_event()
+            raise StepError(f"{text}: none of its partitions was materialized: materialize them")
+        log.info(
+            f"{text}: {len(keys):,} partition{'s' if len(keys) > 1 else ''}, from {keys[0]} to"
+            f" {keys[-1]}"
+        )
+        if gaps:
+            log.warning(
+                f"{text}: {len(gaps):,} of the partitions between were never materialized, such as"
+                f" {gaps[0]}: their rows are missing"
+            )
+        return PartitionedRows(text, {key: self.find_rows(events[key], key) for key in keys})
+
+    def find_rows(self, event: dg.EventLogEntry, partition: str | None = None) -> RatingsSource:
+        """Where the rows of the asset are, or those of one partition of it. Raises StepError.
+
+        event: their last materialization.
+        """
+        materialization = event.asset_materialization
+        assert materialization is not None
+        # What Dagster's own IO managers store is not a table, though they report its path.
+        is_stored = self.node is not None and self.node.is_materializable
+        for path in _find_paths(
+            materialization.metadata, PATH_KEYS[:1] if is_stored else PATH_KEYS
+        ):
+            return self.parse_path(path)
+        if self.node is None:
+            raise StepError(
+                f"{self.source.text} is in another code location, and its metadata names no file:"
+                " add it here as an AssetSpec with an IO manager, or let its materialization report"
+                " path"
+            )
+        version = (materialization.tags or {}).get("dagster/data_version") or event.run_id
+        filename = f"{safe_filename(self.source.text)}.parquet"
+        write = partial(self._write_loaded, partition)
+        return ResultFile(self.source.text, version, filename, write)
+
+    def parse_path(self, path: str) -> RatingsSource:
+        """The source at a path that the metadata names. Raises StepError."""
+        try:
+            return parse_source(path, self.source.table_format)
         except SourceError as error:
             raise StepError(
-                f"{source.text}: its metadata names no file or folder: {error}"
+                f"{self.source.text}: its metadata names no file or folder: {error}"
             ) from error
-    if definition is None:
-        raise StepError(
-            f"{source.text} is in another code location, and its metadata names no file: add it"
-            f" here as an AssetSpec with an IO manager, or let its materialization report path"
-        )
-    version = (materialization.tags or {}).get("dagster/data_version") or event.run_id
-    return _load_when_copied(source.text, version, lambda: context.load_asset_value(key))
+
+    def _write_loaded(self, partition: str | None, path: Path, context: SourceContext) -> None:
+        """Write what the asset's IO manager loads to the path, as Parquet. Raises FileError."""
+        try:
+            value = self.context.load_asset_value(self.key, partition_key=partition)
+            # A partition may have nothing, such as a day without orders.
+            has_no_rows = value is None and partition is not None
+            table = pl.DataFrame() if has_no_rows else _to_table(value)
+            table.write_parquet(path)
+        except Exception as error:  # An IO manager can raise anything.
+            raise FileError(
+                f"its IO manager cannot load it as a table ({type(error).__name__}: {error}):"
+                " return a frame, a table or a path, or let its metadata name the file: path"
+            ) from error
 
 
 def _to_table(value: Any) -> pl.DataFrame:
-    if not isinstance(value, str | Path):
-        return to_polars(value)
-    if Path(value).suffix == ".parquet":
-        return pl.read_parquet(value, glob=False)
-    return pl.read_csv(value, infer_schema=False, glob=False)
+    return read_table(Path(value)) if isinstance(value, str | Path) else to_polars(value)
 
 
 def _find_paths(metadata: Mapping[str, Any], keys: Sequence[str]) -> Iterator[str]:

@@ -15,6 +15,7 @@ from dataclasses import is_dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self, get_args, get_origin, runtime_checkable
+from urllib.parse import quote
 
 import dagster as dg
 import polars as pl
@@ -26,6 +27,7 @@ from batchrec_dagster.storage.object_store import (
     ObjectNotFoundError,
     StorageError,
 )
+from batchrec_dagster.storage.partitioned_tables import concatenate_partitions
 from batchrec_dagster.storage.paths import MAKE_AGAIN
 from batchrec_dagster.storage.published_table import PublishedTable
 from batchrec_dagster.storage.resource import StorageResource
@@ -67,27 +69,69 @@ class StorageIOManager(dg.ConfigurableIOManager):
     def load_input(self, context: dg.InputContext) -> Any:
         if context.upstream_output is None:
             raise dg.DagsterInvariantViolationError("there is no asset to load")
-        uri = self.storage.uri(self._key(context.upstream_output))
+        key = self._unpartitioned_key(context.upstream_output)
         target_type, optional = _unwrap_optional(context.dagster_type.typing_type)
-        columns = (context.definition_metadata or {}).get("columns")
+        metadata = context.definition_metadata or {}
+        columns = metadata.get("columns")
         with storage_errors():
-            try:
-                if columns is None:
-                    return self.load(uri, target_type)
-                frame = _select_columns(
-                    self.load(uri, pl.LazyFrame), columns, self.storage.where(uri)
-                )
-                return (
-                    frame
-                    if target_type is pl.LazyFrame
-                    else convert_table(frame.collect(), target_type)
-                )
-            except ObjectNotFoundError:
-                if optional:
-                    return None
-                raise
-            except (ValueError, pl.exceptions.PolarsError) as error:
-                raise DamagedObjectError(self.storage.where(uri), error, MAKE_AGAIN) from error
+            if not context.has_asset_partitions:
+                return self._load(key, target_type, columns, optional=optional)
+            keys = {
+                partition: self._partition_key(key, partition)
+                for partition in context.asset_partition_keys
+            }
+            if len(keys) == 1:
+                (key,) = keys.values()
+                return self._load(key, target_type, columns, optional=optional)
+            return self.load_partitions(
+                keys, target_type, columns, optional=metadata.get("allow_missing_partitions", False)
+            )
+
+    def load_partitions(
+        self,
+        keys: Mapping[str, str],
+        target_type: object,
+        columns: Sequence[str] | None,
+        *,
+        optional: bool,
+    ) -> Any:
+        """The value of each of several partitions, by its partition, as Dagster's own IO managers.
+
+        keys: the storage key of each partition.
+        optional: whether partitions that are missing are left out.
+        """
+        types = get_args(target_type) if get_origin(target_type) in (dict, Mapping) else ()
+        value_type = types[1] if len(types) == 2 else Any
+        values = {
+            partition: self._load(key, value_type, columns, optional=optional)
+            for partition, key in keys.items()
+        }
+        return {partition: value for partition, value in values.items() if value is not None}
+
+    def _load(
+        self, key: str, target_type: object, columns: Sequence[str] | None, *, optional: bool
+    ) -> Any:
+        """The value of an object as the `target_type` type.
+
+        columns: those of a table that are read; None for all.
+        optional: whether it is None if the object is missing. Otherwise that is an error.
+        """
+        uri = self.storage.uri(key)
+        try:
+            if columns is None:
+                return self.load(uri, target_type)
+            frame = _select_columns(self.load(uri, pl.LazyFrame), columns, self.storage.where(uri))
+            return (
+                frame
+                if target_type is pl.LazyFrame
+                else convert_table(frame.collect(), target_type)
+            )
+        except ObjectNotFoundError:
+            if optional:
+                return None
+            raise
+        except (ValueError, pl.exceptions.PolarsError) as error:
+            raise DamagedObjectError(self.storage.where(uri), error, MAKE_AGAIN) from error
 
     def load(self, uri: str, target_type: object) -> Any:
         """The value of the object as the `target_type` type."""
@@ -109,8 +153,26 @@ class StorageIOManager(dg.ConfigurableIOManager):
         return folder
 
     def _key(self, context: dg.OutputContext) -> str:
+        """The storage key of an output: of the asset, or of one partition of it."""
+        key = self._unpartitioned_key(context)
+        if not context.has_asset_partitions:
+            return key
+        partitions = context.asset_partition_keys
+        if len(partitions) != 1:
+            raise dg.DagsterInvariantViolationError(
+                f"{context.asset_key.to_user_string()} returned one value for {len(partitions)}"
+                " partitions, which are stored in a file each: launch the backfill with a run for"
+                " each partition (dg.BackfillPolicy.multi_run())"
+            )
+        return self._partition_key(key, partitions[0])
+
+    def _unpartitioned_key(self, context: dg.OutputContext) -> str:
         key = (context.definition_metadata or {}).get(STORAGE_KEY)
         return str(key or "/".join(context.asset_key.path) + self.suffix)
+
+    def _partition_key(self, key: str, partition: str) -> str:
+        """The storage key of a partition of the asset whose own one is `key`."""
+        return f"{key.removesuffix(self.suffix)}/{quote(partition, safe='')}{self.suffix}"
 
 
 class TableIOManager(StorageIOManager):
@@ -138,6 +200,24 @@ class TableIOManager(StorageIOManager):
         if target_type is not pl.LazyFrame:
             return super().load(uri, target_type)
         return self.scan(self.file(uri))
+
+    def load_partitions(
+        self,
+        keys: Mapping[str, str],
+        target_type: object,
+        columns: Sequence[str] | None,
+        *,
+        optional: bool,
+    ) -> Any:
+        """The rows of all partitions in one table, for an input whose type is one."""
+        if not _is_table_type(target_type):
+            return super().load_partitions(keys, target_type, columns, optional=optional)
+        frames = super().load_partitions(keys, dict[str, pl.LazyFrame], columns, optional=optional)
+        try:
+            table = concatenate_partitions(frames)
+        except ValueError as error:
+            raise dg.Failure(str(error), allow_retries=False) from error
+        return table if target_type is pl.LazyFrame else convert_table(table.collect(), target_type)
 
 
 class ParquetIOManager(TableIOManager):
@@ -258,6 +338,13 @@ def to_polars(table: Any) -> pl.DataFrame:
         f"a {type(table).__name__} is not a table: return a pandas DataFrame, a polars frame or a"
         " pyarrow Table"
     )
+
+
+def _is_table_type(target_type: object) -> bool:
+    """Whether `convert_table` can make it."""
+    import pyarrow as pa
+
+    return target_type in (pl.DataFrame, pl.LazyFrame, pa.Table, _pandas_frame())
 
 
 def _unwrap_optional(target_type: object) -> tuple[object, bool]:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from unittest.mock import patch
+from typing import Any
 
 import dagster as dg
 import polars as pl
 import pytest
-from dagster._core.definitions.job_base import InMemoryJob
 from pydantic import ValidationError
 
 from batchrec_dagster.config import Pipeline
+from batchrec_dagster.pipeline.upstream_partitions import select_partitions
 from batchrec_dagster_tests.support import (
     COLUMNS,
     Project,
@@ -50,18 +48,10 @@ def run(project: Project, instance: dg.DagsterInstance) -> dg.ExecuteInProcessRe
         ORDERS,
         *(dg.AssetKey(["shop", asset]) for asset in ("raw_ratings", "interactions")),
     ]
-    with definitions(project) as defs, in_location(defs):
+    with definitions(project) as defs:
         return defs.resolve_implicit_global_asset_job_def().execute_in_process(
             instance=instance, asset_selection=selection, raise_on_error=False
         )
-
-
-@contextmanager
-def in_location(defs: dg.Definitions) -> Iterator[None]:
-    """As in a run that Dagster launches: the job knows its code location."""
-    location = defs.get_repository_def()
-    with patch.object(InMemoryJob, "get_repository_definition", lambda _: location):
-        yield
 
 
 @pytest.mark.parametrize(
@@ -115,7 +105,7 @@ def test_an_unchanged_asset_is_not_loaded_again(
     upstream(project, "pl.DataFrame", "return frame")
     assert run(project, instance).success
     raw = dg.AssetKey(["shop", "raw_ratings"])
-    with definitions(project) as defs, in_location(defs):
+    with definitions(project) as defs:
         result = defs.resolve_job_def("shop_refresh").execute_in_process(
             instance=instance, asset_selection=[raw]
         )
@@ -145,9 +135,280 @@ def test_what_is_no_table_is_refused(project: Project, instance: dg.DagsterInsta
     )
 
 
+# The ratings by the day of the week, as a team's partitioned asset has them. Its upstream metadata
+# and IO manager are the test's.
+PARTITIONED = """\
+import dagster as dg
+import polars as pl
+from batchrec_dagster.deployment import Deployment
+import os
+
+days = {partitions}
+
+@dg.asset(key_prefix="sales", partitions_def=days)
+def orders(context: dg.AssetExecutionContext):
+    frame = pl.read_csv({file!r})
+    number = days.get_partition_keys().index(context.partition_key)
+    {body}
+
+defs = dg.Definitions(assets=[orders], resources={{"io_manager": {io_manager}}})
+"""
+DAILY = 'dg.DailyPartitionsDefinition("2026-01-01", end_date="2026-01-04")'
+STATIC = 'dg.StaticPartitionsDefinition(["de", "at", "ch"])'
+PARTITIONS = {DAILY: ["2026-01-01", "2026-01-02", "2026-01-03"], STATIC: ["de", "at", "ch"]}
+OURS = 'Deployment.from_environment(os.environ).resources()["batchrec_parquet_io"]'
+A_THIRD = "return frame.filter(pl.col('userId') % 3 == number)"
+IO_MANAGERS = [OURS, 'dg.FilesystemIOManager(base_dir="{root}/theirs")']
+
+
+def partitioned(
+    project: Project,
+    *,
+    body: str = A_THIRD,
+    partitions: str = DAILY,
+    io_manager: str = OURS,
+    declared: str | None = None,
+) -> None:
+    """An upstream asset of three partitions, each with a third of the users."""
+    file = write_ratings(project.root / "ratings.csv")
+    attributes = declaration("shop", "asset://sales/orders")
+    attributes["ratings"] |= {"partitions": declared}
+    project.declare(attributes)
+    text = PARTITIONED.format(
+        partitions=partitions,
+        file=str(file),
+        body=body,
+        io_manager=io_manager.format(root=project.root),
+    )
+    (project.package / "defs" / "orders.py").write_text(text)
+
+
+def materialize(
+    project: Project, instance: dg.DagsterInstance, partitions: list[str]
+) -> dg.ExecuteInProcessResult:
+    """These partitions of the asset, then the ratings of them."""
+    with definitions(project) as defs:
+        job = defs.resolve_implicit_global_asset_job_def()
+        for key in partitions:
+            assert job.execute_in_process(
+                instance=instance, asset_selection=[ORDERS], partition_key=key
+            ).success
+        return defs.resolve_job_def("shop_refresh").execute_in_process(
+            instance=instance,
+            asset_selection=[dg.AssetKey(["shop", "raw_ratings"])],
+            raise_on_error=False,
+        )
+
+
+def users_of(project: Project) -> set[int]:
+    """Which thirds of the users have ratings."""
+    return {user % 3 for user in read_raw(project)["userId"]}
+
+
+def read_raw(project: Project) -> pl.DataFrame:
+    (file,) = (project.storage / "shop" / "raw").glob("*.parquet")
+    return pl.read_parquet(file)
+
+
+@pytest.mark.parametrize(
+    ("io_manager", "partitions"),
+    [*zip(IO_MANAGERS, PARTITIONS, strict=True)],
+    ids=["ours", "theirs"],
+)
+def test_all_partitions_are_put_together(
+    project: Project, instance: dg.DagsterInstance, io_manager: str, partitions: str
+) -> None:
+    partitioned(project, partitions=partitions, io_manager=io_manager)
+    result = materialize(project, instance, PARTITIONS[partitions])
+    assert result.success, why(result)
+    assert users_of(project) == {0, 1, 2}
+    assert read_raw(project).height == pl.read_csv(project.root / "ratings.csv").height
+
+
+DAYS = dg.DailyPartitionsDefinition("2026-01-01", end_date="2026-03-01")
+REGIONS = dg.StaticPartitionsDefinition(["de", "at", "ch"])
+DAYS_OF_REGIONS = dg.MultiPartitionsDefinition({"day": DAYS, "region": REGIONS})
+
+
+@pytest.mark.parametrize(
+    ("definition", "materialized", "declared", "keys", "gaps"),
+    [
+        (DAYS, ["2026-01-03", "2026-01-01"], None, ["2026-01-01", "2026-01-03"], ["2026-01-02"]),
+        (DAYS, ["2026-01-03", "2026-01-01"], "latest", ["2026-01-03"], []),
+        (DAYS, ["2026-01-03", "2026-01-02", "2026-01-01"], "2d", ["2026-01-02", "2026-01-03"], []),
+        # Of a key that the definition no longer has, nothing is read.
+        (DAYS, ["2025-12-31", "2026-01-02"], "30d", ["2026-01-02"], []),
+        (DAYS, [], None, [], []),
+        (REGIONS, ["ch", "de"], "latest", ["ch"], []),
+        (REGIONS, ["ch", "de"], None, ["de", "ch"], []),
+        (
+            DAYS_OF_REGIONS,
+            ["2026-01-03|at", "2026-01-03|de", "2026-01-02|ch"],
+            "latest",
+            ["2026-01-03|at", "2026-01-03|de"],
+            [],
+        ),
+        (DAYS_OF_REGIONS, ["2026-01-03|at", "2026-01-02|ch"], "1d", ["2026-01-03|at"], []),
+    ],
+)
+def test_partitions_are_selected(
+    instance: dg.DagsterInstance,
+    definition: dg.PartitionsDefinition[str],
+    materialized: list[str],
+    declared: str | None,
+    keys: list[str],
+    gaps: list[str],
+) -> None:
+    selection = select_partitions(definition, materialized, declared, instance)
+    assert sorted(selection.keys) == sorted(keys)
+    assert selection.gaps == gaps
+
+
+def test_the_last_dynamic_partition_is_the_one_added_last(instance: dg.DagsterInstance) -> None:
+    exports = dg.DynamicPartitionsDefinition(name="exports")
+    instance.add_dynamic_partitions("exports", ["b", "a", "unused"])
+    assert select_partitions(exports, ["a", "b"], "latest", instance).keys == ["a"]
+
+
+def test_a_partition_that_changed_is_read_again_and_a_missing_one_is_named(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    partitioned(project)
+    first, _, last = PARTITIONS[DAILY]
+    result = materialize(project, instance, [first, last])
+    assert users_of(project) == {0, 2}
+    assert result.success, why(result)
+    log = "\n".join(entry.user_message for entry in instance.all_logs(result.run_id))
+    assert "1 of the partitions between were never materialized, such as 2026-01-02" in log
+    result = materialize(project, instance, [])
+    assert metadata(result, "raw_ratings")["outcome"] == "unchanged: not copied again"
+    result = materialize(project, instance, ["2026-01-02"])
+    assert metadata(result, "raw_ratings")["outcome"] == "copied"
+    assert users_of(project) == {0, 1, 2}
+
+
+def test_partitions_are_read_where_their_materializations_say(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    body = f"""{A_THIRD.replace("return", "frame =")}
+    path = f"{project.root}/out/{{context.partition_key}}.parquet"
+    if number == 1:
+        frame = frame.with_columns(extra=pl.lit("x"))
+    frame.write_parquet(path, mkdir=True)
+    return dg.MaterializeResult(metadata={{"dagster/uri": path}})"""
+    partitioned(project, body=body, declared="2d")
+    result = materialize(project, instance, PARTITIONS[DAILY])
+    assert result.success, why(result)
+    assert users_of(project) == {1, 2}
+    assert read_raw(project).filter(pl.col("extra").is_null())["userId"].unique().len() == 20
+
+
+@pytest.mark.parametrize(
+    ("body", "partitions", "declared", "reason"),
+    [
+        ("return 7", DAILY, None, "partition 2026-01-01: its IO manager cannot load it as a table"),
+        ("return None", DAILY, None, "none of its partitions has a table"),
+        (
+            "return frame.cast({'userId': pl.Date if number else pl.String})",
+            DAILY,
+            None,
+            "column userId is text in partition 2026-01-01 and Date in 2026-01-02",
+        ),
+        (A_THIRD, STATIC, "30d", "partitions: 30d is for partitions of time"),
+    ],
+)
+def test_what_cannot_be_put_together_fails_by_name(
+    project: Project,
+    instance: dg.DagsterInstance,
+    body: str,
+    partitions: str,
+    declared: str | None,
+    reason: str,
+) -> None:
+    theirs = IO_MANAGERS[1]
+    partitioned(project, body=body, partitions=partitions, io_manager=theirs, declared=declared)
+    message = why(materialize(project, instance, PARTITIONS[partitions]))
+    assert message.startswith("asset://sales/orders: ")
+    assert reason in message
+
+
+def test_without_a_partition_nothing_is_made(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    partitioned(project)
+    message = why(materialize(project, instance, []))
+    assert message.startswith("asset://sales/orders was never materialized")
+
+
+def test_a_run_of_objects_finds_it_too(project: Project) -> None:
+    """`dg.materialize` has no code location."""
+    partitioned(project)
+    with definitions(project) as defs, dg.DagsterInstance.ephemeral() as instance:
+        assets = [*defs.resolve_asset_graph().assets_defs]
+        wanted = [dg.AssetKey(["shop", "raw_ratings"])]
+        for key in PARTITIONS[DAILY]:
+            dg.materialize(assets, selection=[ORDERS], partition_key=key, instance=instance)
+        result = dg.materialize(assets, selection=wanted, instance=instance)
+    assert metadata(result, "raw_ratings")["dagster/row_count"] == 60 * 30
+
+
+def test_it_waits_for_the_assets_that_write_its_source(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    """Not by the data, which are in a file that another asset writes, but by `deps`."""
+    write_ratings(project.root / "all.csv")
+    attributes = declaration("shop", "ratings.csv")
+    attributes["ratings"]["deps"] = ["sales/orders"]
+    project.declare(attributes)
+    (project.package / "defs" / "orders.py").write_text(
+        "import dagster as dg, shutil\n\n@dg.asset(key_prefix='sales')\ndef orders() -> None:\n"
+        f"    shutil.copy({str(project.root / 'all.csv')!r}, {str(project.root / 'ratings.csv')!r})"
+    )
+    result = run(project, instance)
+    assert result.success, why(result)
+    with definitions(project) as defs:
+        raw = defs.resolve_asset_graph().get(dg.AssetKey(["shop", "raw_ratings"]))
+    assert raw.parent_keys == {ORDERS}
+
+
+@pytest.mark.parametrize("source", ["sql+env://SHOP", "s3://shop/orders.csv", "orders.csv"])
+@pytest.mark.parametrize("block", ["ratings", "items", "users", "batch_users"])
+def test_every_source_can_have_deps(block: str, source: str) -> None:
+    settings: dict[str, Any] = {"source": source, "deps": ["orders", "sales/orders"]}
+    if source.startswith("sql"):
+        settings["query"] = "SELECT * FROM orders"
+    if block == "items":
+        settings["columns"] = {"item": "sku", "categories": {"KIND": "kind"}}
+    if block == "users":
+        settings["columns"] = {"user": "customer", "categories": {"COUNTRY": "country"}}
+    pipeline = Pipeline.model_validate(
+        {**declaration("shop", "ratings.csv"), block: settings | {"deps": ["orders", "a/b"]}}
+    )
+    assert getattr(pipeline, block).upstream == [dg.AssetKey("orders"), dg.AssetKey(["a", "b"])]
+    asset = "batch_users" if block == "batch_users" else f"raw_{block}"
+    keys = {key for key in _parents(pipeline, asset) if key.path[0] != "shop"}
+    assert keys == {dg.AssetKey("orders"), dg.AssetKey(["a", "b"])}
+
+
+def _parents(pipeline: Pipeline, asset: str) -> set[dg.AssetKey]:
+    """What the pipeline's asset depends on."""
+    from batchrec_dagster.pipeline.assets.items import item_assets
+    from batchrec_dagster.pipeline.assets.prepared import batch_users
+    from batchrec_dagster.pipeline.assets.raw import raw_ratings
+    from batchrec_dagster.pipeline.assets.users import user_assets
+
+    assets = [raw_ratings(pipeline), batch_users(pipeline)]
+    assets += [*item_assets(pipeline), *user_assets(pipeline)]
+    (definition,) = (made for made in assets if made.key == pipeline.asset_key(asset))
+    return set(definition.dependency_keys)
+
+
 @pytest.mark.parametrize(
     ("ratings", "reason"),
     [
+        ({"source": "orders.csv", "partitions": "latest"}, "for a source that is an asset"),
+        ({"source": "asset://orders", "partitions": "newest"}, "write latest, or a number of days"),
+        ({"source": "orders.csv", "deps": ["sales orders"]}, "is not an asset's key"),
         ({"source": "asset://"}, "write an asset's key"),
         ({"source": "asset://sales/orders", "copy": False}, "omit copy: false"),
     ],

@@ -1,7 +1,5 @@
 """Values come back as they were stored, as whatever frame is asked for."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +110,85 @@ def test_a_published_table_arrives_as_the_frame_that_is_asked_for(
     )
     assert isinstance(table, input_type)
     assert pl.DataFrame(table.collect() if isinstance(table, pl.LazyFrame) else table).equals(TABLE)
+
+
+DAYS = dg.StaticPartitionsDefinition(["2026-01-01", "a/b", "..", "2026-01-03"])
+
+
+def store_partitions(folder: Path) -> tuple[dict[str, ParquetIOManager], dg.AssetsDefinition]:
+    """An asset of which each partition but the last has two rows, its resources."""
+
+    @dg.asset(partitions_def=DAYS)
+    def orders(context: dg.AssetExecutionContext) -> pl.DataFrame:
+        return TABLE.with_columns(DAY=pl.lit(context.partition_key))
+
+    storage = StorageResource(root=str(folder), s3=S3Connection())
+    resources = {"io_manager": ParquetIOManager(storage=storage)}
+    for partition in DAYS.get_partition_keys()[:3]:
+        dg.materialize([orders], resources=resources, partition_key=partition)
+    return resources, orders
+
+
+def test_each_partition_is_a_file_of_its_own(tmp_path: Path) -> None:
+    store_partitions(tmp_path)
+    files = {str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*.parquet")}
+    assert files == {"orders/2026-01-01.parquet", "orders/a%2Fb.parquet", "orders/...parquet"}
+    assert (
+        pl.read_parquet(tmp_path / "orders/2026-01-01.parquet")["DAY"].to_list()
+        == ["2026-01-01"] * 2
+    )
+
+
+@pytest.mark.parametrize("input_type", [*FRAMES, dict[str, pl.DataFrame], dict, Any])
+def test_an_input_gets_the_rows_of_all_its_partitions(tmp_path: Path, input_type: Any) -> None:
+    resources, orders = store_partitions(tmp_path)
+    inputs: list[Any] = []
+
+    def downstream(orders: Any) -> None:
+        inputs.append(orders)
+
+    downstream.__annotations__["orders"] = input_type
+    lenient = dg.AssetIn(metadata={"allow_missing_partitions": True})
+    dg.materialize(
+        [orders, dg.asset(downstream, ins={"orders": lenient})],
+        resources=resources,
+        selection=["downstream"],
+    )
+    (value,) = inputs
+    if input_type in FRAMES:
+        assert isinstance(value, input_type)
+        table = pl.DataFrame(value.collect() if isinstance(value, pl.LazyFrame) else value)
+        assert table["DAY"].to_list() == ["2026-01-01", "2026-01-01", "a/b", "a/b", "..", ".."]
+    else:
+        assert [*value] == ["2026-01-01", "a/b", ".."]
+        assert all(len(table) == 2 for table in value.values())
+
+
+def test_a_partition_that_is_missing_is_an_error(tmp_path: Path) -> None:
+    resources, orders = store_partitions(tmp_path)
+
+    @dg.asset
+    def downstream(orders: pl.DataFrame) -> None: ...
+
+    with pytest.raises(dg.Failure, match=r"orders/2026-01-03\.parquet"):
+        dg.materialize([orders, downstream], resources=resources, selection=["downstream"])
+
+
+def test_one_value_of_several_partitions_is_refused(tmp_path: Path) -> None:
+    @dg.asset(partitions_def=DAYS, backfill_policy=dg.BackfillPolicy.single_run())
+    def orders() -> pl.DataFrame:
+        return TABLE
+
+    storage = StorageResource(root=str(tmp_path), s3=S3Connection())
+    with pytest.raises(dg.DagsterInvariantViolationError, match="one value for 4 partitions"):
+        dg.materialize(
+            [orders],
+            resources={"io_manager": ParquetIOManager(storage=storage)},
+            tags={
+                "dagster/asset_partition_range_start": "2026-01-01",
+                "dagster/asset_partition_range_end": "2026-01-03",
+            },
+        )
 
 
 def test_without_a_type_it_is_pandas(tmp_path: Path) -> None:

@@ -55,6 +55,10 @@ class AssetRows(File):
     table_format: TableFormat | None = None
     """The format of the table whose folder the asset's metadata name, if it is one."""
 
+    partitions: str | None = None
+    """Which partitions of the asset are read: `latest`, those of the last days (`30d`), or None for
+    all."""
+
     @classmethod
     def parse(cls, text: str, table_format: TableFormat | None = None) -> Self:
         """Raises FileError."""
