@@ -34,8 +34,9 @@ def make_table(name: str, folder: Path, results: int) -> dict[str, Any]:
     from batchrec_dagster.explanations.list_reasons import RESULTS_AT_ONCE, ListReasons
     from batchrec_dagster.personalize.file_formats import read_inference, scan_interactions
     from batchrec_dagster.steps.batch_jobs import JobOutput
+    from batchrec_dagster.steps.list_builder import ListBuilder
     from batchrec_dagster.steps.list_reasons import RowReasons, merge_pieces
-    from batchrec_dagster.steps.recommendation_table import ListBuilder, SeenItems
+    from batchrec_dagster.steps.seen_items import SeenItems
     from batchrec_dagster.storage.published_table import TableWriter
     from batchrec_dagster.storage.resource import S3Connection, StorageResource
 

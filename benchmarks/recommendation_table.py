@@ -92,7 +92,8 @@ def run_product(folder: Path, results: int) -> dict[str, Any]:
     from batchrec_dagster.deployment.io_managers import InteractionsIOManager
     from batchrec_dagster.personalize.file_formats import MAX_INPUT_RECORDS, read_inference
     from batchrec_dagster.steps.batch_jobs import JobOutput
-    from batchrec_dagster.steps.recommendation_table import ListBuilder, SeenItems
+    from batchrec_dagster.steps.list_builder import ListBuilder
+    from batchrec_dagster.steps.seen_items import SeenItems
     from batchrec_dagster.storage.io_managers import UsersIOManager
     from batchrec_dagster.storage.published_table import PublishedTable, TableWriter
     from batchrec_dagster.storage.resource import S3Connection, StorageResource

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from batchrec_dagster.personalize.file_formats import format_inference_line, read_inference
 from batchrec_dagster.steps.batch_jobs import JobOutput, split_at_lines
-from batchrec_dagster.steps.recommendation_table import ListBuilder, SeenItems
+from batchrec_dagster.steps.list_builder import ListBuilder
+from batchrec_dagster.steps.seen_items import SeenItems
 from batchrec_dagster.storage.published_table import TableWriter
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
 from batchrec_dagster_tests.support import Project, declaration, metadata, refresh, table

@@ -55,7 +55,7 @@ from batchrec_dagster.storage.published_table import Edition
 
 if TYPE_CHECKING:
     from batchrec_dagster.steps.infer import PublishedLists
-    from batchrec_dagster.steps.recommendation_table import RecommendationTable
+    from batchrec_dagster.steps.list_builder import RecommendationTable
 
 
 CODE_VERSION = "1"

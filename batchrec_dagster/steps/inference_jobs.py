@@ -1,0 +1,196 @@
+"""Runs the batch inference jobs that lists are made from, and asks them for enough results."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from batchrec_dagster.personalize.ensure import (
+    BATCH_INFERENCE_JOB,
+    ReadyResource,
+)
+from batchrec_dagster.personalize.file_formats import MAX_RESULTS
+from batchrec_dagster.personalize.prices import Cost
+from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION
+from batchrec_dagster.rules.prepared import PreparedRules
+from batchrec_dagster.steps.batch_jobs import (
+    FilterDeclaration,
+    JobOutput,
+    JobRequest,
+    describe_outcome,
+    ensure_filter,
+    measure_job_seconds,
+    prepare_batch_job,
+)
+from batchrec_dagster.steps.batches import (
+    Batch,
+    DividedUsers,
+)
+from batchrec_dagster.steps.checks import (
+    CheckResult,
+)
+from batchrec_dagster.steps.known_interactions import KnownInteractions, read_interactions
+from batchrec_dagster.steps.list_rules import RuleInputs
+from batchrec_dagster.steps.records import ModelRecord
+from batchrec_dagster.steps.seen_items import SeenItems
+from batchrec_dagster.steps.spending import Spending, find_new_costs
+from batchrec_dagster.steps.work import PersonalizeWork
+from batchrec_dagster.storage.published_table import Edition
+
+# More results for the longest histories make every user's answer longer. This many rows in all are
+# read in seconds.
+MAX_ROWS = 10_000_000
+
+
+@dataclass(frozen=True)
+class InferenceResult:
+    """The finished jobs, and what the lists are made from."""
+
+    users: DividedUsers
+    jobs: list[ReadyResource]
+    """The job of each batch."""
+    interactions: KnownInteractions
+    num_results: int
+    costs: list[Cost]
+    """What each job costs if this run created it."""
+    budget_checks: list[CheckResult]
+    replaced_cost: Sequence[Cost] = ()
+    """What this run pays for jobs whose output was rejected."""
+
+    @property
+    def cost(self) -> list[Cost]:
+        """What this run pays for."""
+        return [*self.replaced_cost, *self.cost_of(range(len(self.jobs)))]
+
+    def cost_of(self, places: Iterable[int]) -> list[Cost]:
+        """What this run pays for the jobs at these places."""
+        return [self.costs[place] for place in places if self.jobs[place].created]
+
+    def list_outputs(self, work: PersonalizeWork) -> list[JobOutput]:
+        """The output of each job."""
+        return [JobOutput(work.storage, job.description) for job in self.jobs]
+
+
+@dataclass(frozen=True)
+class Inference:
+    """Runs a batch inference job for each batch."""
+
+    spending: Spending
+    filter: FilterDeclaration | None
+    model: ModelRecord
+    rule_inputs: RuleInputs | None = None
+    """What the rules of lists read; None without rules."""
+    edition: Edition | None = None
+    """The published one; None if there is none."""
+
+    @property
+    def work(self) -> PersonalizeWork:
+        return self.spending.work
+
+    def run(self, divided: DividedUsers) -> InferenceResult:
+        """The finished jobs: new ones, or those of earlier runs."""
+        work, users = self.work, divided.ids
+        interactions = read_interactions(work, divided, self.rule_inputs, self.edition)
+        num_results = work.pipeline.recommendations.num_results
+        if interactions.rules is not None:
+            num_results = _choose_num_results_for_rules(work, interactions.rules, len(users))
+        elif interactions.seen is not None:
+            num_results = _choose_num_results(work, interactions.seen, len(users))
+        jobs, costs, checks = self._run_jobs(divided.batches, num_results)
+        return InferenceResult(divided, jobs, interactions, num_results, costs, checks)
+
+    def run_again(
+        self, inferred: InferenceResult, rejected: Sequence[JobOutput]
+    ) -> InferenceResult:
+        """The same with a new job in the place of each whose output is rejected, and thus marked.
+
+        The other jobs stay as they are.
+        """
+        folders = {output.folder for output in rejected}
+        places = [
+            place
+            for place, output in enumerate(inferred.list_outputs(self.work))
+            if output.folder in folders
+        ]
+        batches = [inferred.users.batches[place] for place in places]
+        jobs = [*inferred.jobs]
+        new_jobs, _, checks = self._run_jobs(batches, inferred.num_results)
+        for place, job in zip(places, new_jobs, strict=True):
+            jobs[place] = job
+        return replace(
+            inferred,
+            jobs=jobs,
+            budget_checks=checks,
+            replaced_cost=inferred.cost_of(places),
+        )
+
+    def _run_jobs(
+        self, batches: list[Batch], num_results: int
+    ) -> tuple[list[ReadyResource], list[Cost], list[CheckResult]]:
+        """The finished job of each batch, what it costs if it is new, and the budget's check."""
+        work = self.work
+        requests = [
+            _prepare_job(work, self.filter, self.model, batch, num_results) for batch in batches
+        ]
+        checks = self.spending.reserve(find_new_costs(requests))
+        started = self.spending.start(requests)
+        jobs = work.ensure.wait_until_all_ready(BATCH_INFERENCE_JOB, started)
+        for job, batch in zip(jobs, batches, strict=True):
+            work.ensure.log.info(describe_job(job, len(batch.users)))
+        return jobs, [request.cost for request in requests], checks
+
+
+def describe_job(job: ReadyResource, users: int) -> str:
+    """What the job did for the users, and how fast; or that an earlier run did it."""
+    if not job.created:
+        return f"{users:,} users: {describe_outcome(job, 'inferred')}"
+    seconds = measure_job_seconds(job)
+    rate = f", {users / seconds:,.0f} a second" if seconds else ""
+    return f"{users:,} users inferred in {seconds:.1f} s{rate}"
+
+
+def _choose_num_results(work: PersonalizeWork, seen: SeenItems, users: int) -> int:
+    """Results per user, enough to drop the seen items: Personalize's filter considers only the
+    latest interactions."""
+    forgotten = max(0, seen.longest - work.ensure.filter_interactions)
+    return min(
+        work.ensure.max_results,
+        max(MAX_RESULTS, MAX_ROWS // max(1, users)),
+        work.pipeline.recommendations.num_results + forgotten,
+    )
+
+
+def _choose_num_results_for_rules(work: PersonalizeWork, rules: PreparedRules, users: int) -> int:
+    """Results per user, enough for what the rules leave out, but not many more for many users."""
+    num_results = work.pipeline.recommendations.num_results
+    most = min(work.ensure.max_results, max(MAX_RESULTS, num_results))
+    return rules.choose_num_results(most, max(2 * num_results, MAX_ROWS // max(1, users)))
+
+
+def _prepare_job(
+    work: PersonalizeWork,
+    lists_filter: FilterDeclaration | None,
+    model: ModelRecord,
+    batch: Batch,
+    num_results: int,
+) -> JobRequest:
+    request: dict[str, Any] = {
+        "solutionVersionArn": batch.solution_version_arn,
+        "numResults": num_results,
+        "jobInput": {"s3DataSource": {"path": batch.input}},
+        "roleArn": work.ensure.role_arn,
+    }
+    if batch.recipe == USER_PERSONALIZATION:
+        # Left to itself it explores with 0.3, and no two runs give the same lists (developer guide,
+        # "User-Personalization recipe"). Recipes of version 2 have no such setting.
+        weight = {"explorationWeight": f"{work.pipeline.recommendations.exploration_weight:g}"}
+        request["batchInferenceJobConfig"] = {"itemExplorationConfig": weight}
+    if lists_filter is not None:
+        request["filterArn"] = ensure_filter(work.ensure, model, lists_filter)
+    folder, versions = (
+        work.pipeline.storage_keys.batch_inference,
+        (batch.version, model.data_version),
+    )
+    cost = work.prices.price_recommendations(batch.recipe, len(batch.users))
+    return prepare_batch_job(work, BATCH_INFERENCE_JOB, request, folder, cost, *versions)

@@ -1,0 +1,82 @@
+"""What the interactions say of an edition: what lists leave out, and what fills them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from batchrec_dagster.personalize.file_formats import scan_interactions
+from batchrec_dagster.personalize.schemas import TIMESTAMP
+from batchrec_dagster.rules.prepared import PreparedRules
+from batchrec_dagster.steps.batches import DividedUsers
+from batchrec_dagster.steps.checks import (
+    CheckResult,
+)
+from batchrec_dagster.steps.list_reasons import RowReasons, prepare_reasons
+from batchrec_dagster.steps.list_rules import (
+    RuleInputs,
+    check_rules_suit_data,
+    prepare_rules,
+)
+from batchrec_dagster.steps.popular_items import (
+    PopularItems,
+    read_popular_items,
+)
+from batchrec_dagster.steps.rule_costs import measure_rule_costs
+from batchrec_dagster.steps.seen_items import SeenItems
+from batchrec_dagster.steps.work import PersonalizeWork
+from batchrec_dagster.storage.published_table import Edition
+
+
+@dataclass(frozen=True)
+class KnownInteractions:
+    """The interactions that an edition is made from."""
+
+    seen: SeenItems | None
+    """What its users have interacted with; None if lists may contain that, and with rules, which
+    know it themselves."""
+    until: int
+    """The time of the newest interaction, in epoch seconds."""
+    rules: PreparedRules | None = None
+    """The rules of lists; None without rules."""
+    rule_checks: Sequence[CheckResult] = ()
+    """Whether the rules suit the interactions and what else they read."""
+    popular: PopularItems | None = None
+    """The popular items; None if no list needs any."""
+    rule_costs: Mapping[str, Any] | None = None
+    """What each rule costs in NDCG; None where that is not known."""
+    reasons: RowReasons | None = None
+    """Says why each item is on a list; None if lists do not have that."""
+
+
+def read_interactions(
+    work: PersonalizeWork,
+    divided: DividedUsers,
+    rule_inputs: RuleInputs | None = None,
+    edition: Edition | None = None,
+) -> KnownInteractions:
+    """The interactions as they are when lists are made for these users. Raises StorageError.
+
+    rule_inputs: what the rules of lists read besides; None without rules.
+    edition: the published one, by which it is measured what rules cost.
+    """
+    settings, users = work.pipeline.recommendations, divided.ids
+    with work.storage.local_file(work.files.interactions) as path:
+        interactions = scan_interactions(path)
+        newest = interactions.select(pl.col(TIMESTAMP).max()).collect(engine="streaming").item()
+        reasons = prepare_reasons(work, interactions, users)
+        popular = None
+        if settings.rules is not None or divided.popular.height:
+            popular = read_popular_items(work, interactions, divided.popular.get_column("reason"))
+        if settings.rules is not None and rule_inputs is not None and popular is not None:
+            rules, context = prepare_rules(
+                work, settings.rules, rule_inputs, interactions, users, int(newest), popular
+            )
+            checks = [check_rules_suit_data(settings.rules, context, rules)]
+            costs = measure_rule_costs(work, context, interactions, edition, popular.days)
+            return KnownInteractions(None, int(newest), rules, checks, popular, costs, reasons)
+        seen = SeenItems(interactions, users) if settings.exclude_seen else None
+        return KnownInteractions(seen, int(newest), popular=popular, reasons=reasons)

@@ -1,0 +1,325 @@
+"""Builds the rows of lists from the lines of batch inference jobs, and counts what checks need."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import polars as pl
+
+from batchrec_dagster.config.experiment import Experiment
+from batchrec_dagster.config.list_columns import REASON, REASON_ITEM
+from batchrec_dagster.outcomes.arms import MODEL, assign_arms
+from batchrec_dagster.personalize.schemas import ITEM_ID
+from batchrec_dagster.rules.prepared import PreparedRules
+from batchrec_dagster.steps.batch_jobs import (
+    AnswerCounts,
+    OutputTable,
+)
+from batchrec_dagster.steps.checks import (
+    CheckResult,
+    check_every_user_answered,
+    check_lists_full,
+    check_no_duplicates,
+    check_no_failed_users,
+    check_no_seen_items,
+    check_rows_titled,
+    explain_empty_lists,
+)
+from batchrec_dagster.steps.diversity import ListDiversity
+from batchrec_dagster.steps.items import add_item_columns
+from batchrec_dagster.steps.list_reasons import RowReasons
+from batchrec_dagster.steps.popular_items import (
+    POPULAR,
+    PopularItems,
+)
+from batchrec_dagster.steps.seen_items import SeenItems
+
+
+class ListBuilder(OutputTable):
+    """The best items of each line as rows of user_id, rank, item_id and score.
+
+    Users are in the lines' order.
+
+    num_results: how many items a list has.
+    seen: the items that are left out of each user's list; None leaves out none.
+    rules: the rules of lists, which leave out seen items themselves; None without rules.
+    item_columns: the column item_id, and what lists have of each item; None for ids alone.
+    experiment: if there is one, a row has its user's arm.
+    max_failed_share: the largest share of users whose line may have an error.
+    diversity: counts the categories of each list; None if no categories are declared.
+    with_reasons: whether a row says why an item that is not the model's is there.
+    popular: the items that lines with a reason have.
+    columns: the columns of the items, and the reasons, that lists have, in their order; None for
+        all of `item_columns`.
+    reasons: says why each item is on the list; None if lists do not have that.
+    """
+
+    def __init__(
+        self,
+        num_results: int,
+        seen: SeenItems | None = None,
+        item_columns: pl.DataFrame | None = None,
+        experiment: Experiment | None = None,
+        max_failed_share: float = 0.0,
+        rules: PreparedRules | None = None,
+        diversity: ListDiversity | None = None,
+        *,
+        with_reasons: bool = False,
+        popular: PopularItems | None = None,
+        columns: Sequence[str] | None = None,
+        reasons: RowReasons | None = None,
+    ) -> None:
+        super().__init__(pl.col("user_id"), item_columns)
+        self.num_results, self.seen, self.experiment = num_results, seen, experiment
+        self.max_failed_share = max_failed_share
+        self.rules, self.diversity = rules, diversity
+        self.with_reasons = with_reasons or rules is not None
+        self.popular = popular
+        self.columns, self.reasons = columns, reasons
+        self.users = self.dropped = self._unscored = self._of_model = self._seen = self._full = 0
+        self._results = 0
+        self._untitled = 0
+        self.items = pl.Series(dtype=pl.String)
+
+    def _build_rows(self, lines: pl.DataFrame) -> pl.DataFrame:
+        """The rows of these lines.
+
+        lines: the columns user_id, items and scores (best first), and error; with reason, they are
+            lists of popular items.
+        """
+        table = self._table(lines)
+        if self.with_reasons:
+            table = _add_reasons(table, lines, self.popular)
+        if self.item_columns is not None:
+            table = add_item_columns(table, self.item_columns)
+        if self.experiment is not None:
+            users = lines.select("user_id").unique()
+            users = users.with_columns(assign_arms(users.get_column("user_id"), self.experiment))
+            table = table.join(users, on="user_id", how="left", maintain_order="left")
+        self._count(table)
+        if self.reasons is not None:
+            table = self.reasons.add(table)
+        return self._arrange(table)
+
+    def _arrange(self, table: pl.DataFrame) -> pl.DataFrame:
+        """The table with its columns in the declared order."""
+        columns = self.columns
+        if columns is None:
+            columns = self.item_columns.columns[1:] if self.item_columns is not None else []
+        names = ["user_id", "rank", "item_id", *columns, "score"]
+        others = [name for name in table.columns if name not in names]
+        if self.reasons is not None:
+            # Lists with rules or newcomers have a reason, whatever is declared.
+            undeclared = [REASON_ITEM, *([] if self.with_reasons else [REASON])]
+            others = [name for name in others if name not in undeclared]
+        return table.select(*names, *others)
+
+    def finish(self, requested: Sequence[pl.Series], *, filtered: bool) -> RecommendationTable:
+        """The numbers and checks of the table that was written.
+
+        requested: for each output, the users whom lists were requested for.
+        filtered: whether recommendations.filter is set.
+        """
+        total = AnswerCounts.add_up(self._outputs)
+        counts = ListCounts(
+            self.rows,
+            self.users,
+            len(self.items),
+            self.seen_items_dropped,
+            self.items_without_score,
+            total.failed_lines,
+        )
+        checks = self.checks(pl.concat(requested), filtered=filtered)
+        return RecommendationTable(
+            counts,
+            self.sample,
+            checks,
+            failed=pl.concat(total.failed).rename({"name": "user_id"}),
+            rejected=self._find_rejected(requested) if any(c.blocks for c in checks) else [],
+        )
+
+    def checks(self, users: pl.Series, *, filtered: bool) -> list[CheckResult]:
+        """The verdicts on all outputs together.
+
+        users: those whom lists were requested for.
+        filtered: whether recommendations.filter is set.
+        """
+        total = AnswerCounts.add_up(self._outputs)
+        every_user, *others = self._check_answers(users, total)
+        failed, padding = total.failed_lines, self.items_without_score
+        seen_items = self.seen_items_listed
+        # Where all users failed, that is what is wrong, and where rules left nothing of the model's
+        # results, their own check says so.
+        all_failed = 0 < failed == sum(map(len, total.answered))
+        emptied_by_rules = self.rules is not None and self._results > 0
+        if not (self.rows or all_failed or emptied_by_rules):
+            every_user = explain_empty_lists(every_user)
+        return [
+            every_user,
+            *others,
+            *([] if seen_items is None else [check_no_seen_items(seen_items)]),
+            check_lists_full(
+                self._full,
+                len(users),
+                self.num_results,
+                failed=failed,
+                filtered=filtered,
+                ruled=self.rules is not None,
+                padding=padding,
+            ),
+            *([check_rows_titled(self.rows, self._untitled)] if self._has_titles else []),
+        ]
+
+    @property
+    def _has_titles(self) -> bool:
+        """Whether rows have a title."""
+        return self.item_columns is not None and "title" in self.item_columns.columns
+
+    @property
+    def seen_items_listed(self) -> int | None:
+        """How many rows have an item that the user had; None if lists may contain that."""
+        if self.rules is not None:
+            return self.rules.filled.seen if self.rules.leaves_out_seen else None
+        return None if self.seen is None else self._seen
+
+    @property
+    def seen_items_dropped(self) -> int:
+        """How many results were left out because their user had the item."""
+        return self.dropped if self.rules is None else self.rules.count_seen_dropped()
+
+    def _check_answers(self, users: pl.Series, counts: AnswerCounts) -> list[CheckResult]:
+        """What another job may make better: every_user_answered and two more."""
+        answered = pl.concat(counts.answered)
+        return [
+            check_every_user_answered(users, answered),
+            check_no_failed_users(
+                counts.failed_lines, len(answered), counts.first_failure, self.max_failed_share
+            ),
+            check_no_duplicates(counts.repeated),
+        ]
+
+    def _find_rejected(self, requested: Sequence[pl.Series]) -> list[int]:
+        """The places of the outputs that do not pass on their own.
+
+        One of two outputs may have a larger share of failed users than both together.
+        """
+        return [
+            place
+            for place, (users, counts) in enumerate(zip(requested, self._outputs, strict=True))
+            if any(check.blocks for check in self._check_answers(users, counts))
+        ]
+
+    @property
+    def items_without_score(self) -> int:
+        """How many rows have no score although others have one.
+
+        They are popular items that Personalize added to fill a list. 0 for Popularity-Count, which
+        gives no scores at all.
+        """
+        return self._unscored if self._unscored < self._of_model else 0
+
+    def _table(self, lines: pl.DataFrame) -> pl.DataFrame:
+        # One score for each item, null where Personalize gave none.
+        nulls = pl.col("items").list.eval(pl.lit(None, dtype=pl.Float64))
+        scores = pl.coalesce(pl.col("scores").list.concat(nulls), nulls).list.head(
+            pl.col("items").list.len()
+        )
+        results = (
+            lines.filter(pl.col("items").list.len() > 0)
+            .select("user_id", item_id="items", score=scores)
+            .explode("item_id", "score")
+        )
+        self._results += results.height
+        if self.rules is not None:
+            users = lines.get_column("user_id").unique(maintain_order=True)
+            return self.rules.apply(users, results)
+        unseen = results if self.seen is None else results.filter(~self.seen.contain(results))
+        if "reason" not in lines.columns:
+            self.dropped += results.height - unseen.height
+        return (
+            unseen.with_columns(rank=pl.int_range(1, pl.len() + 1, dtype=pl.Int32).over("user_id"))
+            .filter(pl.col("rank") <= self.num_results)
+            .select("user_id", "rank", "item_id", "score")
+        )
+
+    def _count(self, table: pl.DataFrame) -> None:
+        lengths = table.group_by("user_id").agg(
+            pl.len(), pl.col("item_id").n_unique().alias("items")
+        )
+        self.users += lengths.height
+        # Popularity's lists, which a control may get, have no scores.
+        of_model = table if self.experiment is None else table.filter(arm=MODEL)
+        if self.with_reasons:
+            # What was added to the model's results has no score either.
+            of_model = of_model.filter(pl.col("reason").is_null())
+        self._of_model += of_model.height
+        if self._has_titles:
+            self._untitled += table.get_column("title").null_count()
+        self._unscored += of_model.get_column("score").null_count()
+        self.items = pl.concat([self.items, table.get_column("item_id").unique()]).unique()
+        self._full += lengths.filter(pl.col("len") >= self.num_results).height
+        self._outputs[-1].repeated += table.height - int(lengths.get_column("items").sum())
+        if self.seen is not None:
+            self._seen += int(self.seen.contain(table).sum())
+        if self.diversity is not None:
+            self.diversity.add(table)
+
+
+def _add_reasons(
+    table: pl.DataFrame, lines: pl.DataFrame, popular: PopularItems | None
+) -> pl.DataFrame:
+    """The table with the column reason: that of a rule, or else of the line.
+
+    What is popular everywhere, and not in the group of a user, says so.
+    """
+    if "reason" not in table.columns:
+        table = table.with_columns(reason=pl.lit(None, dtype=pl.String))
+    if "reason" not in lines.columns or popular is None:
+        return table
+    of_groups = popular.of_groups.select(
+        reason_of_line="reason", item_id=ITEM_ID, of_group=pl.col("reason")
+    )
+    return (
+        table.join(
+            lines.select("user_id", reason_of_line="reason"),
+            on="user_id",
+            how="left",
+            maintain_order="left",
+        )
+        .join(of_groups, on=["reason_of_line", "item_id"], how="left", maintain_order="left")
+        .with_columns(reason=pl.coalesce("reason", "of_group", pl.lit(POPULAR)))
+        .drop("reason_of_line", "of_group")
+    )
+
+
+@dataclass(frozen=True)
+class ListCounts:
+    """What is in a table. An edition's metadata have these numbers too."""
+
+    rows: int
+    users: int
+    items: int
+    """How many distinct items are in the lists."""
+    seen_items_dropped: int
+    """How many results were left out because their user had already seen the item."""
+    items_without_score: int
+    """How many rows are popular items that Personalize added without a score."""
+    failed_users: int = 0
+    """How many requested users have no list because Personalize returned an error for them."""
+
+
+@dataclass(frozen=True)
+class RecommendationTable:
+    """A written table: its numbers, first rows and checks."""
+
+    counts: ListCounts
+    sample: pl.DataFrame
+    checks: list[CheckResult]
+    failed: pl.DataFrame = field(default_factory=pl.DataFrame)
+    """The columns user_id and error, of the users whose line has an error."""
+    rejected: Sequence[int] = ()
+    """The places of the outputs that another job should make again, if a check blocks."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """More about the lists, for their metadata, by the names in LIST_FACTS."""
