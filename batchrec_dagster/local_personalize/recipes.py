@@ -165,12 +165,15 @@ RECIPES: Mapping[str, Recipe] = {recipe.arn: recipe for recipe in _TABLE}  # by 
 
 # Recipes that Amazon Personalize offers in real time only.
 REAL_TIME_RECIPES = ("aws-trending-now", "aws-next-best-action")
+# A recipe with batch jobs, which compares the texts of items with a model that only Amazon has.
+SEMANTIC_SIMILARITY = "aws-semantic-similarity"
 
 
 def get_recipe(arn: str) -> Recipe:
     """The recipe of an ARN.
 
-    Raises ResourceNotFoundError if there is none, or InvalidInputError if it has no batch jobs.
+    Raises ResourceNotFoundError if there is none, or InvalidInputError if it has no batch jobs, or
+    if only Amazon has it.
     """
     # Clients of a region in China or of GovCloud name its partition.
     standard_arn = re.sub(r"^arn:aws(-cn|-us-gov):", "arn:aws:", arn)
@@ -182,6 +185,11 @@ def get_recipe(arn: str) -> Recipe:
                 f"{name} cannot be used in batch: Personalize offers it in real time only, which is"
                 " not supported locally."
             )
+    if standard_arn == build_recipe_arn(SEMANTIC_SIMILARITY):
+        raise InvalidInputError(
+            f"{SEMANTIC_SIMILARITY} is not supported locally: it compares the texts of items with a"
+            f" model that only Amazon has. {names.SIMILAR_ITEMS} uses their other metadata."
+        )
     raise ResourceNotFoundError(arn)
 
 

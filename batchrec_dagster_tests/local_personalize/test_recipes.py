@@ -53,6 +53,13 @@ def test_real_time_recipes_are_refused(local: Local, recipe: str) -> None:
             recipe_name()
 
 
+def test_the_recipe_of_texts_is_refused_with_the_one_to_take(local: Local) -> None:
+    group = local.create_group()
+    message = "aws-semantic-similarity is not supported locally.*aws-similar-items"
+    with pytest.raises(local.client.exceptions.InvalidInputException, match=message):
+        local.create_solution(group, "aws-semantic-similarity")
+
+
 @pytest.mark.parametrize("recipe", ["aws-hrnn", "aws-ecomm-popular-items-by-views", "aws-magic"])
 def test_unknown_recipes_are_refused(local: Local, recipe: str) -> None:
     with pytest.raises(local.client.exceptions.ResourceNotFoundException, match="does not exist"):

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from ..api.validation import load_service_model
-from ..recipes import REAL_TIME_RECIPES, RECIPES
+from ..recipes import REAL_TIME_RECIPES, RECIPES, SEMANTIC_SIMILARITY
 from .registry import EMPTY_LIST_OPERATIONS, NOT_FOUND_OPERATIONS, OPERATIONS
 
 _REAL_TIME = "serve recommendations in real time"
@@ -30,6 +30,7 @@ _SUCCESSOR = "an old recipe that Amazon replaced by aws-user-personalization"
 # Why recipes are refused, by the names of recipes or of families of recipes.
 _OTHER_RECIPES = {
     **dict.fromkeys(REAL_TIME_RECIPES, "Amazon offers it in real time only"),
+    SEMANTIC_SIMILARITY: "it compares the texts of items with a model that only Amazon has",
     "aws-hrnn": _SUCCESSOR,
     "aws-hrnn-metadata": _SUCCESSOR,
     "aws-hrnn-coldstart": _SUCCESSOR,
@@ -95,7 +96,7 @@ RULES = (
         "optimizationObjective, trainingDataConfig",
         "without effect but for the metric average_rewards_at_k; the column must be there",
     ),
-    SupportRow("performIncrementalUpdate", "needs a recipe that only Amazon has", supported=False),
+    SupportRow("performIncrementalUpdate", f"only for {SEMANTIC_SIMILARITY}", supported=False),
     SupportRow(
         "trainingMode AUTOTRAIN", "set only by Amazon's automatic training", supported=False
     ),
