@@ -26,16 +26,11 @@ from batchrec_dagster.preparation.polars.csv_table import CsvTable
 from batchrec_dagster.preparation.polars.decoding import OpenedFile, RawFile, open_file
 from batchrec_dagster.preparation.polars.json_table import JsonTable
 from batchrec_dagster.preparation.polars.tables import ParquetTable
+from batchrec_dagster.preparation.polars.time_formats import find_time_formats
 from batchrec_dagster.preparation.recognition import ReadSettings, recognise_table
 from batchrec_dagster.steps.checks import check_timestamps_plausible
 from batchrec_dagster.storage.durable import temporary_folder
 
-# Common formats that `times.form` does not know. One counts if it alone reads all the first rows.
-TIME_FORMATS = [
-    day + time
-    for day in ("%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%Y/%m/%d")
-    for time in ("", " %H:%M", " %H:%M:%S")
-]
 _TWO_DIGIT_YEAR = re.compile(r"\b[0-9]{1,2}[./-][0-9]{1,2}[./-][0-9]{2}\b")
 
 
@@ -93,7 +88,7 @@ def describe_columns(sample: FileSample) -> str:
     descriptions = []
     for position, name in enumerate(sample.columns, 1):
         content = "numbers" if sample.is_numeric(name, ".") else "text"
-        if has_times(sample, name) or find_matching_time_formats(sample, name):
+        if has_times(sample, name) or find_time_formats(sample.read_cells(name)):
             content = "times"
         example = "".join(sample.read_cells(name).head(1))
         descriptions.append(f"{position} {content}, such as {example}")
@@ -114,29 +109,19 @@ def check_columns(sample: FileSample, columns: Mapping[str, Column]) -> None:
 
 
 def has_times(sample: FileSample, name: str) -> bool:
-    """Whether every cell of the column is a time, in ISO 8601 or as an epoch since 1980."""
+    """Whether every cell of the column is a time: in ISO 8601, in 8 or 14 digits, or as an epoch
+    since 1980."""
     if name in sample.temporal_columns:
         return True
     text = pl.lit(sample.read_cells(name))
     forms = pl.select(times.classify_form(text).alias("form")).to_series().unique().to_list()
-    if len(forms) != 1 or forms[0] not in EPOCH_UNITS:
+    if len(forms) != 1 or forms[0] not in (*EPOCH_UNITS, *times.COMPACT_FORMS):
         return forms == [ISO8601]
     seconds = pl.select(times.parse_seconds(text, forms[0])).to_series().cast(pl.Int64)
+    if seconds.has_nulls():
+        return False  # Numbers of as many digits, of which not all are dates.
     first, last = seconds.sort()[[0, -1]]
     return check_timestamps_plausible(first, last, forms[0], datetime.now(UTC)).passed
-
-
-def find_matching_time_formats(sample: FileSample, column: Column) -> list[str]:
-    """The strptime formats that read all of the column's cells."""
-    cells = sample.read_cells(column)
-    text = pl.lit(cells)
-
-    def reads_all(time_format: str) -> bool:
-        # With %Y a year of two digits is one long ago.
-        is_time = (times.parse_seconds(text, time_format) >= 0).fill_null(value=False)
-        return bool(pl.select(is_time.all()).item())
-
-    return [time_format for time_format in TIME_FORMATS if len(cells) and reads_all(time_format)]
 
 
 def recognise_time_format(sample: FileSample, column: Column) -> str | None:
@@ -148,7 +133,7 @@ def recognise_time_format(sample: FileSample, column: Column) -> str | None:
     is_known = times.classify_form(pl.lit(cells)).is_not_null().any()
     if not len(cells) or column in sample.temporal_columns or pl.select(is_known).item():
         return None
-    matching = find_matching_time_formats(sample, column)
+    matching = find_time_formats(cells)
     if len(matching) == 1:
         return matching[0]
     example = cells.item(0)

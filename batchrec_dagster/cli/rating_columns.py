@@ -10,13 +10,13 @@ from batchrec_dagster.cli.column_candidates import (
     UnknownColumnsError,
     check_columns,
     describe_columns,
-    find_matching_time_formats,
     has_times,
     list_columns,
 )
 from batchrec_dagster.preparation.column_names import recognise_columns
 from batchrec_dagster.preparation.file_sample import FileSample
 from batchrec_dagster.preparation.layout import NO_TIMES, Column
+from batchrec_dagster.preparation.polars.time_formats import find_time_formats
 
 # The options that give the columns that every source of ratings must have.
 REQUIRED_OPTIONS = {"user": "--user", "item": "--item", "timestamp": "--time"}
@@ -88,7 +88,9 @@ def _build_unknown_columns_error(
     words = [role.replace("timestamp", "time") for role in missing]
     what = f"{', '.join(words[:-1])} and {words[-1]} columns" if words[1:] else f"{words[0]} column"
     dates = [
-        name for name in free if has_times(sample, name) or find_matching_time_formats(sample, name)
+        name
+        for name in free
+        if has_times(sample, name) or find_time_formats(sample.read_cells(name))
     ]
     others = [name for name in free if name not in dates and not ORDER.search(name)]
     options = []

@@ -189,11 +189,12 @@ class RatingsSettings(SourceSettings):
         default="auto",
         description="The unit of timestamps since 1970: seconds to nanoseconds; excel: the days"
         " that Excel counts. auto decides between the former by their size, also reads ISO 8601,"
-        " and the run reports which.",
+        " 20240131, and the usual formats of text where only one fits. The run reports which.",
     )
     timestamp_format: str | None = Field(
         default=None,
-        description="The format of timestamps that are text: iso8601, or a strptime format.",
+        description="The format of timestamps that are text, if it is not recognised: iso8601, or a"
+        " strptime format.",
         examples=["iso8601", "%d.%m.%Y %H:%M"],
     )
     timezone: str | None = Field(

@@ -156,5 +156,8 @@ def _list_item_problems(layout: ItemsLayout) -> Iterator[Reason]:
 
 def _parse_epoch_seconds(text: pl.Expr) -> pl.Expr:
     """The time in whole seconds since 1970; null where the text is not a time."""
-    number = times.convert_by_size(times.parse_epoch_number(text))
-    return pl.coalesce(times.parse_seconds(text, ISO8601), number)
+    number = times.parse_epoch_number(text)
+    return pl.coalesce(
+        *(times.parse_seconds(text, form) for form in (ISO8601, *times.COMPACT_FORMS)),
+        pl.when(~times.is_compact(number)).then(times.convert_by_size(number)),
+    )

@@ -107,13 +107,15 @@ class Layout:
     - `s`, `ms`, `us`, `ns`: since 1970 as numbers, rounded down to seconds.
     - `excel`: days since 1899-12-30 as numbers, to the nearest second.
     - `iso8601`: `YYYY-MM-DD`, then perhaps `T` or a space and `HH:MM[:SS[.fraction]]`, then perhaps
-      `Z`, `UTC` or `±HH[[:]MM]`. Fractions are cut off.
+      `Z`, `UTC`, `GMT` or `±HH[[:]MM]`, the last three perhaps after a space. Fractions, which may
+      have a comma, are cut off.
     - `none`: there are no times. Every row has CONSTANT_TIME.
     - a strptime format of %Y %y %m %d %b %B %a %A %H %I %M %S .%f %p %z %%.
     - `auto`: as the data show. It is `datetime` if the type of the Parquet column is a date or a
       time, and `iso8601` if texts look so. Otherwise the size of the number decides: `s` below
-      10^11, `ms` below 10^14, `us` below 10^17, and `ns` from there on. Rows that differ in it are
-      an error, except for placeholder times.
+      10^11, `ms` below 10^14, `us` below 10^17, and `ns` from there on. But 8 digits are `%Y%m%d`
+      and 14 digits `%Y%m%d%H%M%S`. Rows that differ in it are an error, except for placeholder
+      times. `recognition` replaces `auto` where the first rows show a strptime format.
     """
 
     event_type: Column | None = None

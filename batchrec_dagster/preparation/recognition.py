@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+import polars as pl
+
 from batchrec_dagster.preparation.column_names import locate_columns, recognise_columns
 from batchrec_dagster.preparation.csv_form import names_columns, recognise_delimiter
 from batchrec_dagster.preparation.file_sample import FileSample
@@ -40,6 +42,10 @@ from batchrec_dagster.preparation.polars.row_conditions import (
     list_filter_columns,
 )
 from batchrec_dagster.preparation.polars.tables import ParquetTable, RowTable
+from batchrec_dagster.preparation.polars.time_formats import (
+    find_time_formats,
+    is_text_without_form,
+)
 from batchrec_dagster.preparation.rules import Rules
 
 REQUIRED = ("user", "item", "timestamp")
@@ -160,7 +166,7 @@ def recognise_layout(opened: OpenedFile, reading: ReadSettings, rules: Rules) ->
         raise _build_not_recognised_error(table, missing)
     layout = Layout(
         delimiter=sample.delimiter or ",",
-        timestamp_unit=_choose_time_unit(table, columns.get("timestamp"), reading.timestamp_unit),
+        timestamp_unit=_choose_time_unit(sample, columns.get("timestamp"), reading),
         format=sample.format,
         encoding=reading.encoding,
         quoted=reading.quoted,
@@ -188,12 +194,54 @@ def open_table(opened: OpenedFile, layout: Layout) -> RowTable:
     return table
 
 
-def _choose_time_unit(table: RowTable, column: Column | None, declared: str) -> str:
-    if isinstance(table, ParquetTable) and isinstance(column, str):
-        kind = table.schema.get(column)
-        if kind is not None and kind.is_temporal():
-            return DATETIME
-    return declared
+def _choose_time_unit(sample: FileSample, column: Column | None, reading: ReadSettings) -> str:
+    """How times are written: as declared, else as the type of the column or the first rows show.
+
+    It is `auto` if each row shows it. Raises PreparationError for times in an unknown format, or in
+    one of several.
+    """
+    if isinstance(column, str) and column in sample.temporal_columns:
+        return DATETIME
+    columns = sample.columns
+    is_there = column in columns if isinstance(column, str) else (column or 0) <= len(columns)
+    if reading.timestamp_unit != AUTO or column is None or not is_there:
+        return reading.timestamp_unit
+    try:
+        cells = sample.read_cells(column)
+    except PreparationError:
+        return AUTO  # The error is reported where the rows are read.
+    return recognise_time_format(sample.name, column, cells, reading.null_values) or AUTO
+
+
+def recognise_time_format(
+    name: str, column: Column, cells: pl.Series, null_values: Sequence[str] = NULL_VALUES
+) -> str | None:
+    """The strptime format of the times; None if they need none.
+
+    name: what messages call the file.
+    cells: the first cells of the column.
+
+    Raises PreparationError if they are text, and none of the usual formats reads all of them, or
+    several do.
+    """
+    cells = cells.filter(~cells.is_in(list(null_values)))
+    if not is_text_without_form(cells):
+        return None
+    formats = find_time_formats(cells)
+    if len(formats) == 1:
+        return formats[0]
+    example = repr(cells.item(0))
+    if formats:
+        choices = " or ".join(f'"{text}"' for text in formats)
+        raise PreparationError(
+            f"{name}, column {column}: times such as {example} may be in several formats. Set"
+            f" ratings.timestamp_format: {choices}"
+        )
+    raise PreparationError(
+        f"{name}, column {column}: times such as {example} are in an unknown format. Set"
+        ' ratings.timestamp_format, as for strptime, such as "%d.%m.%Y %H:%M", or name another'
+        " column in ratings.columns.timestamp"
+    )
 
 
 def _with_types(layout: Layout, rules: Rules, types: Mapping[str, str], table: RowTable) -> Layout:

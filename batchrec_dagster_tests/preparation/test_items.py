@@ -400,7 +400,7 @@ def test_lists_are_several_values_of_a_category(tmp_path: Path) -> None:
     rows = [
         {"id": 1, "genres": ["War", " Crime ", None], "on": "2001-02-03"},
         {"id": 2, "genres": [], "on": "2001-02-03"},
-        {"id": 3, "genres": None, "on": "2001-02-03"},
+        {"id": 3, "genres": None, "on": 20010203},
     ]
     expected_rows = [
         ("1", 981_158_400, "War|Crime"),
@@ -409,7 +409,8 @@ def test_lists_are_several_values_of_a_category(tmp_path: Path) -> None:
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert parse_items(RawFile(path, "items"), layout).metadata.rows() == expected_rows
-    pl.DataFrame(rows).with_columns(pl.col("on").str.to_date()).write_parquet(path)
+    dates = pl.Series(["2001-02-03"] * 3).str.to_date()
+    pl.DataFrame(rows, strict=False).with_columns(on=dates).write_parquet(path)
     assert parse_items(RawFile(path, "items"), layout).metadata.rows() == expected_rows
     path.write_text('{"id": 1, "genres": {"name": "War"}, "on": "2001-02-03"}\n[1]\n')
     read = parse_items(RawFile(path, "items"), layout)

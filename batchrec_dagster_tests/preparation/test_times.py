@@ -157,7 +157,10 @@ READ_ALIKE: list[tuple[str, str | None, dict[str, int | None]]] = [
             "0000-01-01": None,
             "9999-12-31T23:59:59": None,
             "2001-2-3": None,
-            "2001-02-03T04:05:06,7": None,
+            "2001-02-03T04:05:06,7": 981173106,
+            "2001-02-03 04:05:06 +0530": 981153306,
+            "2001-02-03 04:05:06 GMT": 981173106,
+            "2001-02-03 04:05:06  +0530": None,
             " 2001-02-03 ": 981158400,
         },
     ),
@@ -297,6 +300,84 @@ def test_each_time_is_read_or_refused(
     )
     assert times_read == [second for second in seconds.values() if second is not None]
     assert sum(left_out.values()) == list(seconds.values()).count(None)
+
+
+DAY = 1_706_659_200
+TIME = DAY + 14 * 3600 + 5 * 60 + 6
+
+
+@pytest.mark.parametrize(
+    ("times", "seconds", "unit"),
+    [
+        (["20240131", "20240201"], [DAY, DAY + 86_400], "%Y%m%d"),
+        (["20240131140506"], [TIME], "%Y%m%d%H%M%S"),
+        (["2024-01-31 14:05:06 +0100"], [TIME - 3600], "iso8601"),
+        (["1/31/2024 2:05:06 PM", "02/01/2024 12:00:00 AM"], [TIME, DAY + 86_400], None),
+        (["1/31/2024, 2:05:06 PM"], [TIME], None),
+        (["31/01/2024 14:05"], [TIME - 6], None),
+        (["01/31/24"], [DAY], None),
+        (["31-Jan-2024", "01-FEB-2024"], [DAY, DAY + 86_400], "%d-%b-%Y"),
+        (["31-JAN-24 02.05.06.000000 PM"], [TIME], None),
+        (["January 31, 2024", "Feb 1, 2024"], [DAY, DAY + 86_400], None),
+        (["Wed, 31 Jan 2024 14:05:06 +0000"], [TIME], "%a, %d %b %Y %H:%M:%S %z"),
+        (["Wed, 31 Jan 2024 14:05:06 GMT"], [TIME], None),
+        (["Wed Jan 31 14:05:06 +0000 2024"], [TIME], "%a %b %d %H:%M:%S %z %Y"),
+        (["31/Jan/2024:15:05:06 +0100"], [TIME], None),
+        (["31.01.2024 14:05:06.123"], [TIME], None),
+        (["31.1.2024, 14:05:06", "NULL"], [TIME], None),
+        (["2024-1-31"], [DAY], None),
+    ],
+)
+def test_usual_formats_are_recognised_by_a_run(
+    tmp_path: Path, times: list[str], seconds: list[int], unit: str | None
+) -> None:
+    path = tmp_path / "data.csv"
+    path.write_text(
+        "user,item,time\n" + "".join(f'1,{n},"{time}"\n' for n, time in enumerate(times))
+    )
+    with open_ratings([RawFile(path, path.name)], ReadSettings(), Rules("skip")) as read:
+        result = read.write_interactions(tmp_path / "interactions.csv")
+    lines = (tmp_path / "interactions.csv").read_text().splitlines()[1:]
+    assert [int(line.split(",")[2]) for line in lines] == seconds
+    assert unit is None or result.timestamp_unit == unit
+
+
+@pytest.mark.parametrize(
+    ("time", "message"),
+    [
+        (
+            "01/02/2024",
+            r'several formats\. Set ratings\.timestamp_format: "%d/%m/%Y" or "%m/%d/%Y"',
+        ),
+        ("31 of January", r"column time: times such as '31 of January' are in an unknown format"),
+    ],
+)
+def test_formats_that_are_not_sure_are_refused_with_those_that_fit(
+    tmp_path: Path, time: str, message: str
+) -> None:
+    path = tmp_path / "data.csv"
+    path.write_text(f"user,item,time\n1,2,{time}\n")
+    with (
+        pytest.raises(PreparationError, match=message),
+        open_ratings([RawFile(path, path.name)], ReadSettings(), Rules("skip")),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("compact", ["20240131", "20240131140506", "99999999"])
+@pytest.mark.parametrize("others", [["1577966405"], ["5", "1577966405"], ["2020-01-02"]])
+def test_8_and_14_digits_are_never_seconds(tmp_path: Path, compact: str, others: list[str]) -> None:
+    with pytest.raises(PreparationError, match=rf"'{compact}' is as %Y%m%d"):
+        prepare_times(tmp_path, [*others, compact], Rules("skip"))
+    assert prepare_times(tmp_path, ["20240132", "20240131"], Rules("skip")) == (
+        [DAY],
+        {"the timestamp cannot be read as %Y%m%d": 1},
+    )
+
+
+def test_8_digits_are_seconds_where_that_is_declared(tmp_path: Path) -> None:
+    seconds = prepare_times(tmp_path, ["20240131"], Rules(), timestamp_unit="s")[0]
+    assert seconds == [20_240_131]
 
 
 SENTINELS = ["0", "0.0", "253402300799", "253402214400000"]

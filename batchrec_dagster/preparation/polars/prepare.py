@@ -238,7 +238,7 @@ class OpenedRatings:
             return False
         extremes = [findings.earliest, findings.latest]
         return any(
-            times.guess_epoch_unit(seconds * factor) != unit
+            times.guess_form(seconds * factor) != unit
             for seconds in extremes
             if seconds is not None
         )

@@ -14,7 +14,7 @@ from typing import Any
 
 import polars as pl
 
-from batchrec_dagster.preparation.layout import FILTER, Layout
+from batchrec_dagster.preparation.layout import AUTO, EPOCH_UNITS, FILTER, Layout
 from batchrec_dagster.preparation.polars import times
 from batchrec_dagster.preparation.polars.cells import FLAW, ROW, TEXT
 from batchrec_dagster.preparation.polars.row_conditions import TYPES, parse_filter
@@ -77,6 +77,9 @@ def parse_rows(
         name: parse_as(pl.col(FILTER + name), kind) for name, kind in layout.types.items()
     }
     time = times.parse_seconds(pl.col("timestamp"), unit, layout.timezone)
+    if layout.timestamp_unit == AUTO and unit in EPOCH_UNITS:
+        # It is a time in another form than those before it.
+        time = pl.when(~times.is_compact(times.parse_epoch_number(pl.col("timestamp")))).then(time)
     problem = pl.coalesce(FLAW, problem)
     reason = pl.coalesce(PROBLEM, choose_first_reason(_list_reasons_by_rules(rules)))
     if len(erased):

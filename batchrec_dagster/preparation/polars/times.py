@@ -20,9 +20,15 @@ _DAYS = r"^[0-9]{1,7}(?:\.[0-9]*)?$"
 # year 5138 in seconds and 1973 in milliseconds, so that no rating is on the wrong side of it.
 _SMALLEST = {"ms": 10**11, "us": 10**14, "ns": 10**17}
 _ISO = (
-    r"^[0-9]{4}-[0-9]{2}-[0-9]{2}(?:[T ][0-9]{2}:[0-9]{2}(?::[0-9]{2}(?:\.[0-9]{1,9})?)?"
-    r"(?: ?UTC|Z|[+-][0-9]{2}(?::?[0-9]{2})?)?)?$"
+    r"^[0-9]{4}-[0-9]{2}-[0-9]{2}(?:[T ][0-9]{2}:[0-9]{2}(?::[0-9]{2}(?:[.,][0-9]{1,9})?)?"
+    r"(?: ?(?:UTC|GMT)|Z| ?[+-][0-9]{2}(?::?[0-9]{2})?)?)?$"
 )
+# Times of 8 and 14 digits, such as 20240131 and 20240131120000, with the smallest and the largest
+# number that has so many.
+COMPACT_FORMS = {
+    "%Y%m%d": (10**7, 10**8 - 1),
+    "%Y%m%d%H%M%S": (10**13, 10**14 - 1),
+}
 _OFFSET = r"[T ].*([+-])([0-9]{2}):?([0-9]{2})?$"
 # 3 February 2001.
 _EXAMPLE_DAY = 981_158_400
@@ -90,6 +96,10 @@ def parse_seconds(text: pl.Expr, unit: str, timezone: str | None = None) -> pl.E
         return _convert_from_zone(local, timezone)
     if unit in (layout.ISO8601, layout.DATETIME):
         return _parse_iso(text, timezone)
+    if unit in COMPACT_FORMS:
+        # strptime would read 2024013, too.
+        width = len(str(COMPACT_FORMS[unit][0]))
+        text = pl.when(text.str.contains(f"^[0-9]{{{width}}}$")).then(text)
     directives = set(re.findall("%(.)", unit))
     kind: pl.Datetime | pl.Date = pl.Datetime("us", "UTC" if "z" in directives else None)
     if not directives & {"H", "I"}:
@@ -114,7 +124,8 @@ def _convert_from_zone(local: pl.Expr, timezone: str | None) -> pl.Expr:
 
 
 def classify_form(text: pl.Expr) -> pl.Expr:
-    """What the text looks like: an epoch unit, by the size of the number, or ISO8601.
+    """What the text looks like: an epoch unit, by the size of the number, one of COMPACT_FORMS, or
+    ISO8601.
 
     It is null for other texts, and for placeholder times such as 9999-12-31.
     """
@@ -123,8 +134,12 @@ def classify_form(text: pl.Expr) -> pl.Expr:
     # The largest unit first, because a number is also larger than the smallest of the others.
     units = [pl.when(number >= smallest[unit]).then(pl.lit(unit)) for unit in reversed(smallest)]
     is_iso = text.str.contains(_ISO) & (text < "2100") & ~text.str.starts_with("1970-01-01")
+    compact = [
+        pl.when(number.is_between(*extent)).then(pl.lit(form))
+        for form, extent in COMPACT_FORMS.items()
+    ]
     return pl.coalesce(
-        pl.when(~number.is_in(layout.END_OF_TIME)).then(pl.coalesce(units)),
+        pl.when(~number.is_in(layout.END_OF_TIME)).then(pl.coalesce(*compact, *units)),
         pl.when(is_iso).then(pl.lit(layout.ISO8601)),
     )
 
@@ -142,8 +157,16 @@ def convert_by_size(number: pl.Expr) -> pl.Expr:
     )
 
 
-def guess_epoch_unit(number: int) -> str:
-    """The unit of a whole number, by its size; see `classify_form`."""
+def is_compact(number: pl.Expr) -> pl.Expr:
+    """Whether the whole number is written as one of COMPACT_FORMS, and so not an epoch number."""
+    return pl.any_horizontal(number.is_between(*extent) for extent in COMPACT_FORMS.values())
+
+
+def guess_form(number: int) -> str:
+    """The form of a whole number, by its size; see `classify_form`."""
+    for form, (smallest, largest) in COMPACT_FORMS.items():
+        if smallest <= number <= largest:
+            return form
     units = (unit for unit, smallest in reversed(_SMALLEST.items()) if number >= smallest)
     return next(units, "s")
 
@@ -165,7 +188,7 @@ def _parse_iso(text: pl.Expr, timezone: str | None) -> pl.Expr:
     is_possible = ~has_time | ((hour < 24) & (minute < 60) & (second < 60))
     second_of_day = pl.when(has_time).then(hour * 3600 + minute * 60 + second).otherwise(0)
     local = days.dt.epoch("s") + second_of_day
-    is_in_utc = text.str.contains("(?:Z|UTC)$")
+    is_in_utc = text.str.contains("(?:Z|UTC|GMT)$")
     seconds = (
         pl.when(offset.is_not_null() | is_in_utc)
         .then(local - offset.fill_null(0))

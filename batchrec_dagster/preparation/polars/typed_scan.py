@@ -158,6 +158,8 @@ def _list_odd_conditions(
     yield ~_parse_seconds(layout).is_between(1, FIRST_SENTINEL - 1).fill_null(value=False)
     if layout.timestamp_unit in (AUTO, *EPOCH_UNITS):
         yield pl.col("timestamp").is_in(END_OF_TIME)
+    if layout.timestamp_unit == AUTO:
+        yield times.is_compact(pl.col("timestamp"))
     texts = ["user", "item", *(["event_type"] if layout.event_type is not None else [])]
     for text in map(pl.col, texts):
         # The empty text comes before ! in the order of ASCII, and so do blanks.
@@ -206,8 +208,8 @@ def _find_unit(layout: Layout, first: int | None, last: int | None) -> str | Non
         return layout.timestamp_unit
     if first is None or last is None:
         return None
-    unit = times.guess_epoch_unit(first)
-    return unit if unit == times.guess_epoch_unit(last) else None
+    unit = times.guess_form(first)
+    return unit if unit == times.guess_form(last) else None
 
 
 def build_output_columns(layout: Layout, rules: Rules, seconds: pl.Expr) -> list[pl.Expr]:
