@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import eq
 from typing import Any
@@ -16,7 +16,7 @@ from batchrec_dagster.doctor.aws_trial import Creation, Line, Trial
 from batchrec_dagster.doctor.policies import SERVICE
 from batchrec_dagster.personalize import ensure as api
 from batchrec_dagster.personalize.errors import PersonalizeError
-from batchrec_dagster.personalize.file_formats import read_inference
+from batchrec_dagster.personalize.file_formats import USER_FIELD, read_inference
 from batchrec_dagster.personalize.prices import Cost, PriceList
 from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION as V1
 from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION_V2 as V2
@@ -79,7 +79,7 @@ def estimate_costs(prices: PriceList) -> list[Cost]:
         prices.price_training(V2, 5 * hours, 5 * aws_trial.ROWS),
         prices.price_training(V1, hours, aws_trial.ROWS),
         prices.price_training(f"{V1} ({aws_trial.UPDATE})", hours, aws_trial.ROWS),
-        prices.price_recommendations(V2, 3 * aws_trial.USERS + len(aws_trial.BAD_REQUESTS)),
+        prices.price_recommendations(V2, 5 * aws_trial.USERS + len(aws_trial.BAD_REQUESTS)),
         prices.price_recommendations(V1, 3 * aws_trial.USERS),
         Cost(BILL_USD, "reading the bill", BILL_USD),
     ]
@@ -343,6 +343,52 @@ def _ask_tags(trial: Trial) -> dict[str, Any]:
     return answers
 
 
+def _ask_deletion(trial: Trial) -> dict[str, Any]:
+    (lines_before,) = trial.read_lines(
+        trial.start_lists("before-deletion", V2, aws_trial.FEW_RESULTS)
+    )
+    lists_before = _find_lists(lines_before)
+    erased_users = [*lists_before][: aws_trial.ERASED_USERS]
+    # One of the ids is unknown, as that of somebody who was erased before.
+    result = trial.erase_users([*erased_users, "nobody"])
+    (lines_after,) = trial.read_lines(
+        trial.start_lists("after-deletion", V2, aws_trial.FEW_RESULTS)
+    )
+    lists_after = _find_lists(lines_after)
+    other_users = [user for user in lists_before if user not in erased_users]
+    started, ended = result.started_at, result.ended_at
+    return {
+        "status": result.status,
+        "hours_passed": ended and round((ended - started).total_seconds() / 3600, 3),
+        "records_deleted": result.records_deleted,
+        "interactions_of_erased_users": aws_trial.count_interactions(erased_users),
+        "work_meanwhile": result.overlapping_work,
+        "lists_of_erased_users": _compare_lists(lists_before, lists_after, erased_users),
+        "lists_of_other_users": _compare_lists(lists_before, lists_after, other_users),
+    }
+
+
+def _compare_lists(
+    lists_before: Mapping[str, list[str] | None],
+    lists_after: Mapping[str, list[str] | None],
+    users: Collection[str],
+) -> dict[str, int]:
+    """How many of the users there are, how many have a list after, and how many the same one."""
+    return {
+        "users": len(users),
+        "with_list": sum(lists_after.get(user) is not None for user in users),
+        "with_same_list": sum(lists_after.get(user) == lists_before[user] for user in users),
+    }
+
+
+def _find_lists(lines: Iterable[Line]) -> dict[str, list[str] | None]:
+    """The items of each user, in order of user; None for a user without a list."""
+    return {
+        line["input"][USER_FIELD]: (line.get("output") or {}).get("recommendedItems")
+        for line in lines
+    }
+
+
 def _ask_glue(trial: Trial) -> dict[str, Any]:
     if trial.ensure.on_aws and not trial.glue_job:
         raise UnansweredError("skipped", "no --glue-job")
@@ -427,6 +473,12 @@ QUESTIONS = (
     Question("lag", "After how long is a new resource described and listed?", ASKING, _ask_lag),
     Question("tags", "Do the tags of each kind come back?", ASKING, _ask_tags),
     Question("glue", "How did the Glue job's last runs end?", ASKING, _ask_glue),
+    Question(
+        "deletion",
+        "What does a data deletion job delete, and what do the erased get afterwards?",
+        ASKING,
+        _ask_deletion,
+    ),
     Question("names", "Are names free again after a teardown?", NAMES, _ask_names),
     Question("bill", "What was billed, by usage type?", DELETED, _ask_bill),
 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
 from functools import cache
@@ -19,6 +19,7 @@ import polars as pl
 from batchrec_dagster.deployment.resources import PersonalizeResource
 from batchrec_dagster.personalize import ensure as api
 from batchrec_dagster.personalize import schemas
+from batchrec_dagster.personalize.data_deletion import DeletionResult, erase_users
 from batchrec_dagster.personalize.file_formats import ITEM_FIELD, OUTPUT_SUFFIX, USER_FIELD
 from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION_V2 as V2
 from batchrec_dagster.personalize.recipes import build_recipe_arn
@@ -47,6 +48,8 @@ ROWS, ROWS_OF_A_USER, ITEMS, USERS = 10_000, 100, 1_500, 50
 BYTES = 40 * ROWS
 FULL, UPDATE = "FULL", "UPDATE"
 MANY_RESULTS, FEW_RESULTS = 600, 25
+# How many of the USERS a data deletion job erases.
+ERASED_USERS = 3
 
 # What the names of the resources end with, or go on with, in the group without event types.
 GROUP_WITHOUT_EVENT_TYPE = "00000000"
@@ -231,6 +234,21 @@ class Trial:
         lists = "lines" if event_type else "lines-without-types"
         return self.start_lists(lists, V2, FEW_RESULTS, event_type=event_type, filterArn=arn)
 
+    def erase_users(self, users: Collection[str]) -> DeletionResult:
+        """What a data deletion job did that erased the users from the dataset group.
+
+        A later call adopts the job, unless it failed.
+        """
+        group, _ = self.ensure_dataset()
+        return erase_users(
+            self.ensure,
+            self.personalize.storage.store,
+            self.uri(f"{self.pipeline}/erasures/"),
+            group,
+            users,
+            request=self.pipeline[-8:],
+        )
+
     def plan_creations(self, *, with_training: bool = False) -> list[Creation]:
         """Creations of new resources that cost little or nothing, with names never used before.
 
@@ -304,6 +322,11 @@ def count_users_with_seen_items(lines: Iterable[Line]) -> int:
         not seen_items[line["input"][USER_FIELD]].isdisjoint(line["output"]["recommendedItems"])
         for line in lines
     )
+
+
+def count_interactions(users: Collection[str]) -> int:
+    """How many interactions the users have together."""
+    return generate_ratings().filter(pl.col("userID").cast(pl.String).is_in([*users])).height
 
 
 def make_interactions(event_types: int) -> tuple[bytes, bytes]:

@@ -116,6 +116,16 @@ def test_a_killed_call_is_continued_and_leaves_nothing(tmp_path: Path) -> None:
         assert (answer["describes_without_it"], answer["lists_without_it"]) == (0, 0)
     assert set(answers["tags"]["answer"].values()) == {"all came back"}
     assert len(answers["tags"]["answer"]) == 7
+    deletion = answers["deletion"]["answer"]
+    assert deletion["status"] == "COMPLETED"
+    assert deletion["records_deleted"] == deletion["interactions_of_erased_users"] == 207
+    # They get popular items, as people whom the model does not know.
+    assert deletion["lists_of_erased_users"] == {"users": 3, "with_list": 3, "with_same_list": 0}
+    assert deletion["lists_of_other_users"] == {
+        "users": 47,
+        "with_list": 47,
+        "with_same_list": 47,
+    }
     assert answers["names"]["answer"] == {"free_again": True}
     # The file is meant to be sent to others.
     summary = file.with_suffix(".md").read_text()
