@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 
     from batchrec_dagster.doctor import Finding
 
+# Columns for the name of what was checked. Findings are printed as they come, so the longest name
+# is not known.
+NAME_WIDTH = 22
+
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -23,8 +27,8 @@ def doctor(context: click.Context, as_json: bool) -> None:
     """Check this deployment, and say what to fix.
 
     Checks settings, Dagster's home, storage, disks and clock; on AWS also credentials, role, bucket
-    policy and quotas; the pipelines' YAML and their sinks. Changes nothing, except that it writes
-    small test objects to the storage, and next to exports, and deletes them.
+    policy and quotas; the pipelines' YAML, their sources and their sinks. Changes nothing, except
+    that it writes small test objects to the storage, and next to exports, and deletes them.
 
     A check that lacks a permission is `unknown`, and does not fail.
 
@@ -48,14 +52,23 @@ def doctor(context: click.Context, as_json: bool) -> None:
     for finding in chain(check_deployment(load_environment()), _check_pipelines()):
         findings.append(finding)
         if not as_json:
-            mark = "FAILED" if finding.status == "failed" else finding.status
-            click.echo(f"{mark:8} {finding.check:22} {finding.message}")
-            if finding.status != "ok":
-                click.echo(f"{'':8} {'':22} -> {finding.fix}")
+            click.echo("\n".join(_format_finding(finding)))
     if as_json:
         click.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
     if any(finding.status == "failed" for finding in findings):
         context.exit(1)
+
+
+def _format_finding(finding: Finding) -> Iterator[str]:
+    """The lines for people: three columns, of which a long name has a line of its own."""
+    mark = "FAILED" if finding.status == "failed" else finding.status
+    if len(finding.check) > NAME_WIDTH:
+        yield f"{mark:8} {finding.check}"
+        yield f"{'':8} {'':{NAME_WIDTH}} {finding.message}"
+    else:
+        yield f"{mark:8} {finding.check:{NAME_WIDTH}} {finding.message}"
+    if finding.status != "ok":
+        yield f"{'':8} {'':{NAME_WIDTH}} -> {finding.fix}"
 
 
 def _check_pipelines() -> Iterator[Finding]:

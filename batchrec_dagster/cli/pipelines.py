@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -29,6 +31,11 @@ from batchrec_dagster.cli.project import (
 )
 from batchrec_dagster.storage.extras import require
 from batchrec_dagster.web import allowed_hosts
+
+if TYPE_CHECKING:
+    import dagster as dg
+
+    from batchrec_dagster.doctor.findings import Finding
 
 
 @click.command("list", short_help="List the pipelines, their last runs and editions.")
@@ -121,31 +128,60 @@ def _list_editions(pipelines: list[str], *, as_json: bool) -> None:
     click.echo("\n".join(format_nights(name, nights[name], width) for name in pipelines), nl=False)
 
 
-@click.command(short_help="Check that all pipelines load.")
-def check() -> None:
-    """Check the settings of every pipeline, as strictly as `dg check defs`.
+@click.command(short_help="Check that all pipelines load, and their sources open.")
+@click.option(
+    "--no-sources",
+    is_flag=True,
+    help="Do not open sources, and do not look for variables: for a machine without them.",
+)
+def check(no_sources: bool) -> None:
+    """Check the settings of every pipeline, as strictly as `dg check defs`, and its sources.
 
-    Reads the YAML and this deployment's settings only. `batchrec doctor` also checks storage, sinks
-    and AWS.
+    Opens each source, and looks in its first rows for the columns that are declared. Looks whether
+    the environment variables of sinks and alerts are set. `batchrec doctor` also checks storage,
+    the sinks themselves and AWS.
 
     \b
     Examples:
       batchrec check
+      batchrec check --no-sources    # in CI, where the data are not
 
     \b
     Exit codes:
-      0  all load
-      1  some do not; one line for each error, with file, line and setting
+      0  all is well
+      1  something is not; one line for each error, with the file or the pipeline, and the setting
     """
     load_storage()  # Raises click.ClickException if the settings of the deployment are wrong.
     project = find_project()
-    errors = find_project_errors(project)
+    definitions, errors = _load_definitions(project)
+    errors = errors or find_definitions_errors(project)
+    if definitions is not None and not errors and not no_sources:
+        errors = _find_source_errors(project, definitions)
     if errors:
         raise click.ClickException("\n".join(errors))
     names = ", ".join(sorted(find_declared_pipelines(project)))
     click.echo(
         f"All pipelines in {shorten_path(project.defs)} load: {names or 'there are none yet'}"
     )
+
+
+def _find_source_errors(project: Project, definitions: dg.Definitions) -> list[str]:
+    """A line for each source that does not open as declared, and for each variable not set."""
+    from batchrec_dagster import BatchRecommendations
+    from batchrec_dagster.doctor.sources import check_sources
+    from batchrec_dagster.doctor.variables import check_variables
+
+    tree = definitions.component_tree
+    if tree is None:  # There are no pipelines.
+        return []
+    findings: list[Finding] = []
+    with importable_project(project):
+        for pipeline in tree.get_all_components(BatchRecommendations):
+            findings += check_sources(pipeline, load_storage(pipeline.name), project.root)
+            findings += check_variables(pipeline, project.root, os.environ)
+    return [
+        f"{finding.check}: {finding.message}" for finding in findings if finding.status == "failed"
+    ]
 
 
 def find_project_errors(project: Project) -> list[str]:
@@ -158,6 +194,11 @@ def find_project_errors(project: Project) -> list[str]:
 
 def find_pipeline_errors(project: Project) -> list[str]:
     """A line for each error that keeps a pipeline of the project from loading."""
+    return _load_definitions(project)[1]
+
+
+def _load_definitions(project: Project) -> tuple[dg.Definitions | None, list[str]]:
+    """The project's pipelines, or a line for each error that keeps one from loading."""
     import dagster as dg
 
     from batchrec_dagster.config.declaration_errors import DeclarationError
@@ -166,12 +207,13 @@ def find_pipeline_errors(project: Project) -> list[str]:
     load_environment()
     with importable_project(project):
         try:
-            dg.Definitions.validate_loadable(load_pipelines(project.defs.parent))
+            definitions = load_pipelines(project.defs.parent)
+            dg.Definitions.validate_loadable(definitions)
         except DeclarationError as error:
-            return str(error).splitlines()
+            return None, str(error).splitlines()
         except Exception as error:  # A Python file in defs/ can raise anything.
-            return [f"{project.defs}: {type(error).__name__}: {error}"]
-    return []
+            return None, [f"{project.defs}: {type(error).__name__}: {error}"]
+    return definitions, []
 
 
 def find_definitions_errors(project: Project) -> list[str]:

@@ -14,14 +14,16 @@ from batchrec_dagster.doctor.aws import check_aws
 from batchrec_dagster.doctor.findings import Finding, failed, ok, warning
 from batchrec_dagster.doctor.machine import check_machine
 from batchrec_dagster.doctor.retention import check_retention
+from batchrec_dagster.doctor.sources import check_sources
 from batchrec_dagster.doctor.storage import check_storage
+from batchrec_dagster.doctor.variables import check_alert_variable
 from batchrec_dagster.pipeline.loading import load_pipelines
 from batchrec_dagster.sinks import Sink, SinkContext, SinkError, SinkUnavailableError
 from batchrec_dagster.sinks.sink import SinkDescription
 from batchrec_dagster.storage.resource import StorageResource
 from batchrec_dagster.storage.secrets import redact
 
-__all__ = ["Finding", "examine", "pipelines_findings"]
+__all__ = ["Finding", "check_deployment", "check_pipelines"]
 
 FIX = "fix what the message names, then run doctor again"
 
@@ -44,7 +46,7 @@ def check_deployment(environment: Mapping[str, str]) -> Iterator[Finding]:
 
 
 def check_pipelines(package: Path) -> Iterator[Finding]:
-    """Findings about whether Dagster can load the package's defs/, and write each sink."""
+    """Findings about whether Dagster can load the package's defs/, and open sources and sinks."""
     check = "pipelines"
     try:
         definitions = load_pipelines(package)
@@ -73,6 +75,8 @@ def check_pipelines(package: Path) -> Iterator[Finding]:
         for pipeline in pipelines:
             yield check_retention(pipeline, deployment)
             yield from _check_filter(pipeline)
+            yield from check_sources(pipeline, deployment.storage_resource, tree.project_root)
+            yield from check_alert_variable(pipeline, os.environ)
         yield from _check_sinks(pipelines, deployment.storage_resource, tree.project_root)
 
 

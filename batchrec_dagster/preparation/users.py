@@ -91,7 +91,7 @@ def read_ids(
         if not tables:
             raise PreparationError(f"{opened[0].name} is empty")
         cells = [
-            table.read_cells({setting: _choose_column(table, role, column, setting)})
+            table.read_cells({setting: choose_id_column(table, role, column, setting)})
             for table in tables
         ]
         for table, rows in zip(tables, cells, strict=True):
@@ -133,9 +133,14 @@ def _sort_distinct(ids: pl.LazyFrame) -> pl.DataFrame:
     return ids.unique().sort(pl.all()).collect(engine="streaming")
 
 
-def _choose_column(
+def choose_id_column(
     table: RowTable, role: Literal["user", "item"], column: Column | None, setting: str
 ) -> Column:
+    """The column of the ids: the given one, else the one that its name shows, or the only one.
+
+    setting: the setting that names the column.
+    Raises PreparationError if there is no such column.
+    """
     if column is not None:
         return column
     recognised = recognise_columns(table.columns).get(role)

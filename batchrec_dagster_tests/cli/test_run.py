@@ -489,6 +489,7 @@ def test_the_web_page_opens_only_if_it_runs(
 
 
 def test_check_is_strict_and_names_each_line(working_project: Project) -> None:
+    write_ratings(working_project.root / "ratings.csv")
     working_project.declare(declaration("shop", "ratings.csv"))
     code, output = run_batchrec("check")
     assert (code, output.rpartition(": ")[2]) == (0, "shop\n")
@@ -500,10 +501,40 @@ def test_check_is_strict_and_names_each_line(working_project: Project) -> None:
     assert "Warning" not in output
 
 
+def test_check_opens_sources_and_looks_for_variables(
+    working_project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SHOP_DATABASE_URL", raising=False)
+    monkeypatch.delenv("SHOP_HOOK", raising=False)
+    write_ratings(working_project.root / "ratings.csv")
+    columns = {"user": "usrId", "item": "movieId", "timestamp": "timestamp"}
+    working_project.declare(
+        {
+            "name": "shop",
+            "ratings": {"source": "ratings.csv", "columns": columns},
+            "items": {"source": "films.csv", "columns": {"item": "id", "title": "title"}},
+            "sinks": {"postgres": {"url_env": "SHOP_DATABASE_URL"}},
+            "alerts": {"slack_webhook_env": "SHOP_HOOK"},
+        }
+    )
+    code, output = run_batchrec("check")
+    assert code == 1
+    assert output.splitlines() == [
+        "Error: shop ratings: ratings.csv has no column 'usrId' (ratings.columns.user); it has:"
+        " userId, movieId, rating, timestamp",
+        "shop items: films.csv: there is no such file: looked at"
+        f" {working_project.root / 'films.csv'}",
+        "shop postgres: the environment variable SHOP_DATABASE_URL is not set",
+        "shop alerts: the environment variable SHOP_HOOK is not set",
+    ]
+    assert run_batchrec("check", "--no-sources")[0] == 0
+
+
 @pytest.mark.slow
 def test_an_asset_of_ones_own_in_defs_brings_no_notices_of_dagster(
     working_project: Project,
 ) -> None:
+    write_ratings(working_project.root / "ratings.csv")
     working_project.declare(declaration("shop", "ratings.csv"))
     own = "import dagster as dg\n\n\n@dg.asset\ndef top10() -> None: ...\n"
     (working_project.package / "defs" / "top10.py").write_text(own)

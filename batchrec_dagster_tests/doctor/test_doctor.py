@@ -23,7 +23,7 @@ from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster.testing import StartedPersonalize
 from batchrec_dagster_tests.processes import free_ports
 from batchrec_dagster_tests.s3_server import OWNER, READER, STRANGER, S3Server
-from batchrec_dagster_tests.support import declaration, module_project
+from batchrec_dagster_tests.support import declaration, module_project, write_ratings
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("bare_environment")]
 
@@ -101,9 +101,12 @@ def test_settings_are_read_from_dot_env(home: dict[str, str], tmp_path: Path) ->
 
 def test_invalid_declarations_fail(home: dict[str, str], tmp_path: Path) -> None:
     project = module_project(tmp_path)
+    write_ratings(tmp_path / "ratings.csv")
     project.declare(declaration("shop", "ratings.csv"))
     result = CliRunner().invoke(main, ["doctor"], env=home)
     assert result.exit_code == 0, result.output
+    found = "ratings.csv: 1 file, with the declared columns"
+    assert f"ok       shop ratings           {found}" in result.output
     file = project.declare(declaration("shop", "ratings.csv", solution={"recipe": "aws-x"}))
     result = CliRunner().invoke(main, ["doctor"], env=home)
     assert result.exit_code == 1

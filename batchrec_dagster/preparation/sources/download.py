@@ -71,9 +71,15 @@ def describe_remote_file(url: str) -> RemoteFile:
 def read_text(url: str) -> str:
     """The text at this address, at most 64 KiB of it. Raises DownloadError."""
 
-    def attempt() -> str:
+    return read_start(url, MAX_TEXT_BYTES).decode(errors="replace")
+
+
+def read_start(url: str, size: int) -> bytes:
+    """The first bytes at this address, at most `size`. Raises DownloadError."""
+
+    def attempt() -> bytes:
         with open_response(url) as response:
-            return _read(response.read, MAX_TEXT_BYTES).decode(errors="replace")
+            return _read(response.read, size)
 
     return _retry(url, attempt)
 

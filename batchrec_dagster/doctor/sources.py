@@ -1,0 +1,243 @@
+"""The sources of a pipeline: whether they can be opened, and have the declared columns.
+
+Of a long text only the first lines are read, and a large file of another format is not opened. An
+asset's rows are known only to a run, and a generated or published data set is as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from batchrec_dagster.config import Pipeline
+from batchrec_dagster.doctor.findings import Finding, failed, ok
+from batchrec_dagster.preparation.attributes import (
+    ITEM_ROWS,
+    USER_ROWS,
+    AttributesLayout,
+    RowKind,
+    open_attributes_table,
+)
+from batchrec_dagster.preparation.column_names import locate_columns
+from batchrec_dagster.preparation.confined.reader import ConfinedReader
+from batchrec_dagster.preparation.layout import Column, Encoding, PreparationError
+from batchrec_dagster.preparation.polars.decoding import OpenedFile, RawFile, open_file
+from batchrec_dagster.preparation.recognition import (
+    ReadSettings,
+    open_table,
+    recognise_layout,
+    recognise_table,
+)
+from batchrec_dagster.preparation.sources.archives import Member
+from batchrec_dagster.preparation.sources.computed import AssetRows
+from batchrec_dagster.preparation.sources.databases import Database
+from batchrec_dagster.preparation.sources.errors import SourceError
+from batchrec_dagster.preparation.sources.file_start import MOST_PACKED_BYTES, open_start
+from batchrec_dagster.preparation.sources.files import LocalFile, WebFile
+from batchrec_dagster.preparation.sources.lake_tables import LakeTable
+from batchrec_dagster.preparation.sources.movielens import GeneratedFile, PublishedArchive
+from batchrec_dagster.preparation.sources.parsing import parse_source
+from batchrec_dagster.preparation.sources.query import FileQuery
+from batchrec_dagster.preparation.sources.source import (
+    File,
+    RatingsSource,
+    SourceContext,
+    name_errors,
+)
+from batchrec_dagster.preparation.users import choose_id_column
+from batchrec_dagster.steps.raw_files import make_source_context
+from batchrec_dagster.storage.durable import temporary_folder
+from batchrec_dagster.storage.object_store import StorageError
+from batchrec_dagster.storage.resource import StorageResource
+
+FIX = "fix the file or the declaration, then check again"
+
+
+@dataclass(frozen=True)
+class _Block:
+    """A block of the declaration that has a source."""
+
+    name: str
+    rows: RatingsSource
+    encoding: Encoding
+    match_columns: Callable[[OpenedFile], object]
+    """Raises PreparationError unless the file has the declared columns."""
+
+
+def check_sources(pipeline: Pipeline, storage: StorageResource, project: Path) -> Iterator[Finding]:
+    """A finding for each source of the pipeline that is a file, a query or a database.
+
+    project: the folder where relative paths start.
+    """
+    context = make_source_context(storage, project)
+    for name, list_blocks in _BLOCKS.items():
+        check = f"{pipeline.name} {name}"
+        try:
+            for block in list_blocks(pipeline):
+                message = _open_block(block, context)
+                if message is not None:
+                    yield ok(check, message)
+        except (SourceError, PreparationError, StorageError) as error:
+            yield failed(check, str(error), FIX)
+
+
+def _list_ratings(pipeline: Pipeline) -> Iterator[_Block]:
+    ratings = pipeline.ratings
+
+    def match_columns(opened: OpenedFile) -> None:
+        layout = recognise_layout(opened, ratings.reading, pipeline.rules).layout
+        locate_columns(layout.columns, open_table(opened, layout).columns, opened.name)
+
+    yield _Block("ratings", ratings.rows, ratings.encoding, match_columns)
+
+
+def _list_items(pipeline: Pipeline) -> Iterator[_Block]:
+    items = pipeline.items
+    if items is not None:
+        yield _make_attributes_block(items.rows, items.layout, ITEM_ROWS)
+
+
+def _list_users(pipeline: Pipeline) -> Iterator[_Block]:
+    users = pipeline.users
+    if users is not None:
+        yield _make_attributes_block(users.rows, users.layout, USER_ROWS)
+
+
+def _make_attributes_block(rows: RatingsSource, layout: AttributesLayout, kind: RowKind) -> _Block:
+    def match_columns(opened: OpenedFile) -> None:
+        reading = ReadSettings(delimiter=layout.delimiter, columns=layout.roles)
+        table = open_attributes_table(opened, reading, layout.separator)
+        columns = {kind.key(role): column for role, column in layout.roles.items()}
+        locate_columns(columns, table.columns, opened.name)
+
+    return _Block(kind.block, rows, layout.encoding, match_columns)
+
+
+def _list_batch_users(pipeline: Pipeline) -> Iterator[_Block]:
+    users = pipeline.batch_users
+    if users.rows is not None:
+        yield _make_ids_block("batch_users", users.rows, "user", users.column)
+
+
+def _list_blocked_items(pipeline: Pipeline) -> Iterator[_Block]:
+    rules = pipeline.recommendations.rules
+    if rules is not None and rules.block is not None:
+        rows = parse_source(rules.block.source)
+        yield _make_ids_block("rules.block", rows, "item", rules.block.column)
+
+
+def _make_ids_block(
+    name: str, rows: RatingsSource, role: Literal["user", "item"], column: Column | None
+) -> _Block:
+    setting = f"{name}.column"
+
+    def match_columns(opened: OpenedFile) -> None:
+        table = recognise_table(
+            opened, ReadSettings(columns={} if column is None else {setting: column})
+        )
+        chosen = choose_id_column(table, role, column, setting)
+        locate_columns({setting: chosen}, table.columns, opened.name)
+
+    return _Block(name, rows, "auto", match_columns)
+
+
+_BLOCKS: dict[str, Callable[[Pipeline], Iterator[_Block]]] = {
+    "ratings": _list_ratings,
+    "items": _list_items,
+    "users": _list_users,
+    "batch_users": _list_batch_users,
+    "rules.block": _list_blocked_items,
+}
+
+
+def _open_block(block: _Block, context: SourceContext) -> str | None:
+    """What was found out of the source, in words; None for one that is not looked at.
+
+    Raises SourceError, PreparationError, StorageError.
+    """
+    rows = block.rows
+    if isinstance(rows, FileQuery):
+        return _open_query(block, rows, context)
+    if isinstance(rows, Database):
+        # The database itself says which columns the rows would have.
+        query = rows.sql.rstrip().rstrip(";")
+        sql = f"SELECT * FROM ({query}\n) batchrec_checked WHERE 1 = 0"  # noqa: S608
+        return _open_result(block, replace(rows, sql=sql, version_sql=None), context)
+    if isinstance(rows, LakeTable):
+        rows.files(context)
+        return f"{rows.display_name} can be opened"
+    files = _list_files(rows, context)
+    if not files:
+        return None
+    count = f"{len(files):,} files" if len(files) > 1 else "1 file"
+    if _match_first_file(block, files, context):
+        return f"{rows.display_name}: {count}, with the declared columns"
+    return f"{rows.display_name}: {count}; a run opens it"
+
+
+def _list_files(rows: RatingsSource, context: SourceContext) -> list[File]:
+    """The files; none if only a run knows them, or they are a known data set.
+
+    Files on the web are not asked for, because that may download them.
+    """
+    if isinstance(rows, AssetRows | GeneratedFile):
+        return []
+    if isinstance(rows, Member) and isinstance(rows.archive, PublishedArchive):
+        return []
+    if isinstance(rows, WebFile) or (
+        isinstance(rows, Member) and isinstance(rows.archive, WebFile)
+    ):
+        return [rows]
+    return [listed.file for listed in rows.files(context)]
+
+
+def _match_first_file(block: _Block, files: list[File], context: SourceContext) -> bool:
+    """Whether the first file that is not empty was opened.
+
+    Raises PreparationError unless it has the declared columns, or if all are empty.
+    """
+    for file in files:
+        with open_start(file, context) as path:
+            if path is None:
+                return False
+            if path.stat().st_size:
+                _match_columns(block, RawFile(path, file.display_name))
+                return True
+    raise PreparationError(f"{files[0].display_name} is empty")
+
+
+def _match_columns(block: _Block, file: RawFile) -> None:
+    with temporary_folder() as folder:
+        with ConfinedReader() as reader:
+            opened = open_file(file, block.encoding, folder, reader)
+        block.match_columns(opened)
+
+
+def _open_query(block: _Block, query: FileQuery, context: SourceContext) -> str | None:
+    """What was found out of a query of files. It runs, without rows, if they are small."""
+    files = {name: _list_files(rows, context) for name, rows in query.tables.items()}
+    sizes = [_find_local_size(file, context) for table in files.values() for file in table]
+    small = [size for size in sizes if size is not None and size <= MOST_PACKED_BYTES]
+    if not all(files.values()) or len(small) < len(sizes) or sum(small) > MOST_PACKED_BYTES:
+        return f"{query.display_name}: a run makes the query" if sizes else None
+    sql = f"SELECT * FROM ({query.sql}\n) LIMIT 0"  # noqa: S608
+    return _open_result(block, replace(query, sql=sql), context)
+
+
+def _find_local_size(file: File, context: SourceContext) -> int | None:
+    """The size of the file, or of its archive, in bytes; None if it is not on this machine."""
+    place = file.archive if isinstance(file, Member) else file
+    if isinstance(place, LocalFile):
+        with name_errors(file.display_name):
+            return place.path(context).stat().st_size
+    return None
+
+
+def _open_result(block: _Block, rows: Database | FileQuery, context: SourceContext) -> str:
+    """What was found out of a query, which gives no rows, but columns."""
+    (listed,) = rows.files(context)
+    with listed.file.open_locally(context) as path:
+        _match_columns(block, RawFile(path, rows.setting))
+    return f"{rows.display_name}: the query has the declared columns"
