@@ -16,10 +16,8 @@ from batchrec_dagster.cli.project import (
     NO_PIPELINES,
     UnknownNameError,
     complete_pipelines,
-    find_declared_pipelines,
     find_project,
     importable_project,
-    load_deployment,
     load_environment,
     load_storage,
     make_undeclared_error,
@@ -177,38 +175,33 @@ def _load_pipelines(
 
     Raises UnknownNameError, and DeclarationError if one does not load.
     """
-    from batchrec_dagster import BatchRecommendations
+    from batchrec_dagster.pipeline.built_pipelines import get_built_pipelines
     from batchrec_dagster.pipeline.loading import load_pipelines
     from batchrec_dagster.pipeline.run_endings import PIPELINE
     from batchrec_dagster.steps.work import PersonalizeWork
 
     project = find_project()
-    declared = find_declared_pipelines(project)
-    if not declared:
-        raise UnknownNameError(NO_PIPELINES)
-    for name in names:
-        if name not in declared:
-            raise make_undeclared_error(name, declared)
     load_environment()
     with importable_project(project):
         definitions = load_pipelines(project.defs.parent)
         tree = definitions.component_tree
         assert tree is not None, "load_pipelines makes one"
-        pipelines = {
-            pipeline.name: pipeline for pipeline in tree.get_all_components(BatchRecommendations)
-        }
+        # Those that Python makes are among them.
+        pipelines = {pipeline.name: pipeline for pipeline in get_built_pipelines(tree)}
         specs = list(definitions.resolve_all_asset_specs())
+    if not pipelines:
+        raise UnknownNameError(NO_PIPELINES)
+    for name in names:
+        if name not in pipelines:
+            raise make_undeclared_error(name, pipelines)
+    resources = definitions.resources or {}
     works, assets = [], {}
     for name in sorted(names or pipelines):
         pipeline = pipelines[name]
-        deployment = load_deployment(name)
-        personalize = deployment.personalize_resource
+        personalize = resources[pipeline.resource_key("personalize")]
+        storage = resources[pipeline.resource_key("storage")]
         ensure = personalize.ensure(log, pipeline.tags)
-        works.append(
-            PersonalizeWork(
-                pipeline, deployment.storage_resource, ensure, personalize.read_prices()
-            )
-        )
+        works.append(PersonalizeWork(pipeline, storage, ensure, personalize.read_prices()))
         assets[name] = [spec.key for spec in specs if spec.metadata.get(PIPELINE) == name]
     return works, assets
 

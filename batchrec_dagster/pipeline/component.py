@@ -31,6 +31,7 @@ from batchrec_dagster.pipeline.assets.training import (
 from batchrec_dagster.pipeline.assets.users import user_assets
 from batchrec_dagster.pipeline.automation.alerts import alert_sensors
 from batchrec_dagster.pipeline.automation.jobs import build_automation
+from batchrec_dagster.pipeline.built_pipelines import get_built_pipelines
 from batchrec_dagster.pipeline.loading import find_components
 from batchrec_dagster.pipeline.resources import resolve_deployment
 from batchrec_dagster.pipeline.scaffolding import PipelineScaffolder
@@ -64,8 +65,9 @@ class BatchRecommendations(Sandboxed, Pipeline, dg.Component):
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         self._project = context.project_root
-        pipelines = find_components(context, BatchRecommendations)
-        self._require_own_name(pipelines)
+        self._require_own_name(find_components(context, BatchRecommendations))
+        built_pipelines = get_built_pipelines(context.component_tree)
+        built_pipelines.add(self, self._find_place(context))
         narrowed = self.list_pipelines
         assets = [
             raw_ratings(self),
@@ -96,28 +98,31 @@ class BatchRecommendations(Sandboxed, Pipeline, dg.Component):
         return dg.Definitions.merge(
             dg.Definitions(assets=assets, resources=deployment.resources(self.resource_suffix)),
             build_automation(self, keys, executor),
-            # One of the project's pipelines brings the alerts of all.
             dg.Definitions(
-                sensors=alert_sensors(pipelines) if pipelines[0].name == self.name else []
+                sensors=alert_sensors(built_pipelines.watched)
+                if built_pipelines.brings_alerts(self)
+                else []
             ),
         )
 
     def _require_own_name(self, pipelines: Sequence["BatchRecommendations"]) -> None:
-        """Raises DeclarationError if another of these pipelines has its name or its key prefix."""
+        """Raises DeclarationError if another of these pipelines has its name in another file.
+
+        It names them all, and those that are not built yet. Others are found when they are built.
+        """
         files = [other._file for other in pipelines if other.name == self.name and other._file]
         if len(files) > 1:
             raise build_same_name_error(self.name, files)
-        for other in pipelines:
-            if other.name != self.name and other.key_prefix == self.key_prefix:
-                raise DeclarationError(
-                    f"{self._file}: assets.key_prefix: {other.name} in {other._file} has the same:"
-                    " change one"
-                )
+
+    def _find_place(self, context: dg.ComponentLoadContext) -> Path:
+        """The file that declares the pipeline, or the one of the component that made it."""
+        declaring = context.path / "defs.yaml"
+        return self._file or (declaring if declaring.is_file() else context.path)
 
     def _resolve_deployment(self, context: dg.ComponentLoadContext) -> Deployment:
         try:
             deployment = resolve_deployment(self.deployment, context)
         except DeploymentError as error:
-            raise DeclarationError(f"{self._file or context.path}: {error}") from error
+            raise DeclarationError(f"{self._find_place(context)}: {error}") from error
         deployment.make_home()
         return deployment

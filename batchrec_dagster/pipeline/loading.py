@@ -22,9 +22,12 @@ from batchrec_dagster.config.declaration_errors import (
     format_problems,
     group_by_file,
 )
+from batchrec_dagster.dagster_internals.components import is_component_loader
+from batchrec_dagster.pipeline.built_pipelines import building_in_parts
 from batchrec_dagster.pipeline.declare_asset import WRITES_TO
 from batchrec_dagster.pipeline.run_endings import PIPELINE
 from batchrec_dagster.reporting.markdown import format_code_block
+from batchrec_dagster.storage.durable import temporary_folder
 
 C = TypeVar("C", bound=dg.Component)
 
@@ -104,13 +107,12 @@ def _load_parts(package: Path, broken: Collection[Path]) -> dg.Definitions:
         trees = [_make_tree_of_folder(project, part) for part in parts if part.is_dir()]
         token = _trees_of_project.set(trees)
         try:
-            folders = [tree.build_defs(tree.defs_module_path) for tree in trees]
+            with building_in_parts():
+                folders = [tree.build_defs(tree.defs_module_path) for tree in trees]
+                context = _make_context_of_files(project)
+                files = [_load_file(project, part, context) for part in parts if part.is_file()]
         finally:
             _trees_of_project.reset(token)
-        modules = [
-            _make_module_name(project, part.with_suffix("")) for part in parts if part.is_file()
-        ]
-        files = [_load_module(name) for name in modules]
         definitions = dg.Definitions.merge(*folders, *files)
     _require_own_places(definitions)
     return definitions
@@ -151,16 +153,37 @@ def _make_module_name(project: dg.ComponentTree, path: Path) -> str:
     return ".".join([project.defs_module_name, *path.relative_to(project.defs_module_path).parts])
 
 
-def _load_module(name: str) -> dg.Definitions:
-    """The definitions of a Python file: its dg.Definitions if it has any, else its objects."""
-    module = import_module(name.removesuffix(".__init__"))
-    declared = []
+def _make_context_of_files(project: dg.ComponentTree) -> dg.ComponentLoadContext:
+    """A context for components that are not loaded by a tree of their folder.
+
+    Its own tree is of an empty folder, because that of the project would read the broken files.
+    """
+    with temporary_folder() as folder:
+        (folder / "defs.yaml").write_text("type: dagster.DefsFolderComponent")
+        module = module_from_spec(ModuleSpec(project.defs_module_name, None, is_package=True))
+        module.__path__ = [str(folder)]
+        return dg.ComponentTree.from_module(module, project.project_root).load_context
+
+
+def _load_file(
+    project: dg.ComponentTree, file: Path, context: dg.ComponentLoadContext
+) -> dg.Definitions:
+    """The definitions of a Python file: its dg.Definitions if it has any, else its components and
+    objects."""
+    name = _make_module_name(project, file.with_suffix("")).removesuffix(".__init__")
+    module = import_module(name)
+    of_file = context.for_path(file)
+    declared, built = [], []
     for value in vars(module).values():
         if isinstance(value, dg.Definitions):
             declared.append(value)
         elif hasattr(value, "load_fn"):  # A function with @dg.definitions.
-            declared.append(value())
-    return dg.Definitions.merge(*declared) if declared else dg.load_definitions_from_module(module)
+            declared.append(value(of_file))
+        elif is_component_loader(value):
+            built.append(value(of_file).build_defs(of_file))
+    if declared:
+        return dg.Definitions.merge(*declared)
+    return dg.Definitions.merge(*built, dg.load_definitions_from_module(module))
 
 
 @contextmanager
@@ -187,24 +210,26 @@ def _require_own_places(definitions: dg.Definitions) -> None:
 
     They would overwrite each other.
     """
-    # The declaring file, by the place and the pipeline.
-    files_of_place: dict[str, dict[str, Path]] = {}
+    # The declaring file, by the place and the pipeline; None for pipelines that Python makes.
+    files_of_place: dict[str, dict[str, Path | None]] = {}
     for spec in _list_specs(definitions):
         place = spec.metadata.get(WRITES_TO)
         if place:
-            *_, reference = spec.metadata["dagster/code_references"].code_references
-            files = files_of_place.setdefault(place, {})
-            files[spec.metadata[PIPELINE]] = Path(reference.file_path)
+            references = spec.metadata.get("dagster/code_references")
+            file = Path(references.code_references[-1].file_path) if references else None
+            files_of_place.setdefault(place, {})[spec.metadata[PIPELINE]] = file
     problems = []
+    lines = []
     for place, files in sorted(files_of_place.items()):
         pipelines = " and ".join(files)
         setting = place.partition(": ")[0]
         message = f"{pipelines} write to the same place, {place}: change one of them"
         if len(files) > 1:
             keys = ["attributes", *setting.split(".")]
-            problems += [Problem(file, keys, message) for file in files.values()]
-    if problems:
-        raise DeclarationError("\n".join(format_problems(problems)))
+            problems += [Problem(file, keys, message) for file in files.values() if file]
+            lines += [message] if None in files.values() else []
+    if problems or lines:
+        raise DeclarationError("\n".join([*format_problems(problems), *lines]))
 
 
 def _list_specs(definitions: dg.Definitions) -> Iterator[dg.AssetSpec]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import dagster as dg
 
+from batchrec_dagster.config.declaration_errors import DeclarationError
 from batchrec_dagster.config.project import DeploymentSettings
 from batchrec_dagster.config.templates import Sandboxed
 from batchrec_dagster.deployment import Deployment
@@ -22,7 +23,16 @@ class BatchrecResources(Sandboxed, DeploymentSettings, dg.Component):
     variables."""
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
-        """The resources, for a project that only reads what other code locations publish."""
+        """The resources, for a project that only reads what other code locations publish.
+
+        Raises DeclarationError if pipelines that were built before did not see these settings.
+        """
+        if not any(known is self for known in find_components(context, BatchrecResources)):
+            raise DeclarationError(
+                f"{context.path}: pipelines look for BatchrecResources before they are built:"
+                " declare them in YAML, or annotate the function with @dg.component_instance"
+                " (-> BatchrecResources), in a file without `from __future__ import annotations`"
+            )
         return dg.Definitions(
             resources=resolve_deployment(DeploymentSettings(), context).resources()
         )

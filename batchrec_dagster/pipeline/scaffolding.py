@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import dagster as dg
 from pydantic import BaseModel, Field
 
 from batchrec_dagster.config.new_declaration import format_declaration, format_scalar
+
+# The settings are those of a defs.yaml. A dict of them suits type checkers, too.
+_PYTHON = """\
+import dagster as dg
+from batchrec_dagster import BatchRecommendations
+
+
+@dg.component_instance
+def load(context: dg.ComponentLoadContext) -> BatchRecommendations:
+    return BatchRecommendations.model_validate(
+        {{
+            "name": {name},
+            # The sample, or your own data: a path, a folder, s3://bucket/key or https://…
+            "ratings": {{"source": {source}}},
+            "recommendations": {{"num_results": 25, "exclude_seen": True}},
+            "schedule": {{"cron": "0 3 * * *", "timezone": "UTC", "enabled": False}},
+        }}
+    )
+"""
 
 
 class ScaffoldParams(BaseModel):
@@ -26,10 +46,14 @@ class PipelineScaffolder(dg.Scaffolder[ScaffoldParams]):
         return ScaffoldParams
 
     def scaffold(self, request: dg.ScaffoldRequest[ScaffoldParams]) -> None:
-        if request.scaffold_format != "yaml":
-            dg.scaffold_component(request)
-            return
         folder = request.target_path
+        if request.scaffold_format != "yaml":
+            code = _PYTHON.format(
+                name=json.dumps(_make_pipeline_name(folder.name)),
+                source=json.dumps(request.params.ratings, ensure_ascii=False),
+            )
+            (folder / "component.py").write_text(code, encoding="utf-8")
+            return
         source = (
             "    # The sample, or your own data: a path, a folder, s3://bucket/key or https://…"
         )

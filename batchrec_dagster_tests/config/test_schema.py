@@ -14,6 +14,7 @@ from dagster.components.component_scaffolding import scaffold_object
 
 from batchrec_dagster.config.json_schema import build_declaration_schema
 from batchrec_dagster.config.new_declaration import SCHEMA_FILE
+from batchrec_dagster.pipeline.built_pipelines import get_built_pipelines
 from batchrec_dagster_tests.support import REPOSITORY, Project, declaration, definitions
 
 DECLARED = sorted((REPOSITORY / "batchrec_dagster" / "defs").rglob("defs.yaml"))
@@ -82,8 +83,12 @@ def test_what_dagsters_dg_scaffolds_loads(project: Project) -> None:
     (path, _) = re.findall("^# yaml-language-server: [$]schema=(.+)$", file.read_text(), re.M)
     assert (folder / path).resolve() == schema
     file.write_text(file.read_text().partition("---")[0])
+    in_python = project.package / "defs" / "code"
+    scaffold_object(in_python, TYPE, json.dumps({"ratings": 'a "b".csv'}), "python", project.root)
+    assert [path.name for path in in_python.iterdir()] == ["component.py"]
     with definitions(project) as defs:
-        for name in ("shop", "p2_clubs"):
+        for name in ("shop", "p2_clubs", "code"):
             assert defs.resolve_job_def(f"{name}_refresh")
-    scaffold_object(project.package / "defs" / "code", TYPE, None, "python", project.root)
-    assert (project.package / "defs" / "code" / "component.py").exists()
+        assert defs.component_tree is not None
+        pipelines = {one.name: one for one in get_built_pipelines(defs.component_tree)}
+    assert pipelines["code"].ratings.source == 'a "b".csv'

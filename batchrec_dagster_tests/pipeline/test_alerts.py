@@ -95,7 +95,7 @@ def test_a_check_of_its_own_that_closes_is_named_with_what_it_found(
         assets=[solution_version],
         asset_checks=[gate],
         jobs=[job],
-        sensors=alert_sensors([pipeline]),
+        sensors=alert_sensors({"shop": pipeline}),
     )
     cursor = tick(defs, ON_FAILURE, instance, None).cursor
     defs.resolve_job_def("shop_refresh").execute_in_process(instance=instance, raise_on_error=False)
@@ -113,7 +113,7 @@ def fails(*reasons: str, **alerts: str) -> dg.Definitions:
         raise dg.Failure(next(reasons_left))
 
     jobs = [dg.define_asset_job("shop_refresh", selection="*")]
-    sensors = alert_sensors([make_pipeline(alerts={**ALERTS, **alerts})])
+    sensors = alert_sensors({"shop": make_pipeline(alerts={**ALERTS, **alerts})})
     return dg.Definitions(assets=[interactions], jobs=jobs, sensors=sensors)
 
 
@@ -200,7 +200,7 @@ def test_an_unexpected_error_is_alerted_with_whether_it_is_retried(
     defs = dg.Definitions(
         assets=[interactions],
         jobs=[dg.define_asset_job("shop_refresh", selection="*")],
-        sensors=alert_sensors([make_pipeline()]),
+        sensors=alert_sensors({"shop": make_pipeline()}),
     )
     cursor = tick(defs, ON_FAILURE, instance, None).cursor
     result = defs.resolve_job_def("shop_refresh").execute_in_process(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
@@ -25,31 +25,27 @@ SECONDS_A_TICK = 20.0
 AlertFinder = Callable[[dg.SensorEvaluationContext, State], NewAlerts]
 
 
-def alert_sensors(pipelines: Iterable[Pipeline]) -> list[dg.SensorDefinition]:
+def alert_sensors(watched: Mapping[str, Pipeline]) -> list[dg.SensorDefinition]:
     """The sensors that alert: `batchrec_alert_on_failure` and `batchrec_alert_when_late`.
 
     Both watch all pipelines of a code location that declare alerts. So a tick queries Dagster once,
-    for any number of pipelines. Empty if no pipeline declares alerts.
+    for any number of pipelines.
+
+    watched: these pipelines by name. Others may be added after this, while they are built.
     """
-    watched = {pipeline.name: pipeline for pipeline in pipelines if pipeline.alerts.enabled}
-    if not watched:
-        return []
-    hours = (
-        f"{name} ({pipeline.alerts.late_after_hours:g} h)" for name, pipeline in watched.items()
-    )
     return [
         _make_sensor(
             "batchrec_alert_on_failure",
             30,
-            f"Alerts when a run fails, with the reason: {', '.join(watched)}.",
+            "Alerts when a run of a pipeline fails that declares alerts, with the reason.",
             watched,
             partial(find_failures, watched),
         ),
         _make_sensor(
             "batchrec_alert_when_late",
             300,
-            "Alerts when there are no new recommendations so long after the scheduled time:"
-            f" {', '.join(hours)}.",
+            "Alerts when a pipeline that declares alerts has no new recommendations"
+            " late_after_hours after they were due.",
             watched,
             partial(find_late_pipelines, watched),
         ),
