@@ -31,6 +31,8 @@ from batchrec_dagster.preparation.recognition import ReadSettings, recognise_tab
 from batchrec_dagster.steps.checks import check_timestamps_plausible
 from batchrec_dagster.storage.durable import temporary_folder
 
+# What an option says in place of a column that there is not, or that is not to be used.
+NO_COLUMN = "none"
 _TWO_DIGIT_YEAR = re.compile(r"\b[0-9]{1,2}[./-][0-9]{1,2}[./-][0-9]{2}\b")
 
 
@@ -88,7 +90,7 @@ def describe_columns(sample: FileSample) -> str:
     descriptions = []
     for position, name in enumerate(sample.columns, 1):
         content = "numbers" if sample.is_numeric(name, ".") else "text"
-        if has_times(sample, name) or find_time_formats(sample.read_cells(name)):
+        if holds_times(sample, name):
             content = "times"
         example = "".join(sample.read_cells(name).head(1))
         descriptions.append(f"{position} {content}, such as {example}")
@@ -122,6 +124,19 @@ def has_times(sample: FileSample, name: str) -> bool:
         return False  # Numbers of as many digits, of which not all are dates.
     first, last = seconds.sort()[[0, -1]]
     return check_timestamps_plausible(first, last, forms[0], datetime.now(UTC)).passed
+
+
+def holds_times(sample: FileSample, column: str) -> bool:
+    """Whether every cell of the column is a time, also in a format that must be declared."""
+    return has_times(sample, column) or bool(find_time_formats(sample.read_cells(column)))
+
+
+def may_hold_times(sample: FileSample, column: str) -> bool:
+    """Whether times may be meant by the cells, of which at least half have a digit."""
+    if column in sample.temporal_columns:
+        return True
+    cells = sample.read_cells(column)
+    return len(cells) > 0 and 2 * int(cells.str.contains("[0-9]").sum()) >= len(cells)
 
 
 def recognise_time_format(sample: FileSample, column: Column) -> str | None:

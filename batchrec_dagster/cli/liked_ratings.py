@@ -79,9 +79,9 @@ def choose_liked_ratings(opened: OpenedRatings, min_rating: str | None) -> Liked
         return LikedRatings(
             None, distribution, top, f"{name} is {top:g} in every row. All rows count"
         )
-    for end, liked in LIKED.items():
-        if bottom >= 0 and end - 1 <= top <= end:
-            return LikedRatings(liked, distribution, top)
+    scale = _find_scale(bottom, top)
+    if scale is not None:
+        return LikedRatings(LIKED[scale], distribution, top)
     lowest = _choose_lowest(ratings, bottom + UPPER_PART * (top - bottom))
     share = int((ratings >= lowest).sum()) / len(ratings)
     if share < LEAST_SHARE_LIKED:
@@ -94,6 +94,20 @@ def choose_liked_ratings(opened: OpenedRatings, min_rating: str | None) -> Liked
         f" more, count: check it, or set --min-rating NUMBER (or {ALL_RATINGS})"
     )
     return LikedRatings(lowest, distribution, top, warning)
+
+
+def is_usual_scale(cells: pl.Series) -> bool:
+    """Whether the cells are numbers of one of the scales in LIKED, and not all the same."""
+    numbers = pl.select(parse_as(pl.lit(cells), "double").alias("number")).to_series()
+    if not len(numbers) or numbers.has_nulls() or numbers.n_unique() == 1:
+        return False
+    ordered = numbers.sort()
+    return _find_scale(ordered.item(0), ordered.item(-1)) is not None
+
+
+def _find_scale(bottom: float, top: float) -> int | None:
+    """The top of the scale in LIKED that ratings from `bottom` to `top` are on."""
+    return next((end for end in LIKED if bottom >= 0 and end - 1 <= top <= end), None)
 
 
 def _read_numbers(opened: OpenedRatings, column: Column) -> pl.Series:

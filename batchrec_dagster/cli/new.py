@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import click
 
@@ -26,10 +26,15 @@ from batchrec_dagster.cli.project import (
 from batchrec_dagster.preparation.layout import TableFormat
 
 if TYPE_CHECKING:
+    from batchrec_dagster.cli.recognise_attributes import AttributesBlock
     from batchrec_dagster.cli.recognised_source import RecognisedSource
+    from batchrec_dagster.preparation.attributes import AttributesLayout
     from batchrec_dagster.preparation.layout import Column
 
-NO_TIMES = "none"
+L = TypeVar("L", bound="AttributesLayout")
+
+# As in column_candidates, which would make the help of all commands slow.
+NO_COLUMN = "none"
 # A folder of many files is judged by the first ones.
 MOST_FILES = 20
 # Shells complete it as a path; it may be a URL too.
@@ -97,7 +102,9 @@ FILE = click.Path(readable=False)
 @click.option("--items-title", metavar="COL", help="Items: column of the title.")
 @click.option("--items-image", metavar="COL", help="Items: column of a picture's address.")
 @click.option("--items-link", metavar="COL", help="Items: column of the page's address.")
-@click.option("--items-created", metavar="COL", help="Items: column of the release time.")
+@click.option(
+    "--items-created", metavar="COL", help="Items: column of the release time; none: no such times."
+)
 @click.option(
     "--items-category",
     metavar="[NAME=]COL",
@@ -175,6 +182,8 @@ def new(name: str, ratings: str, items: str | None, users: str | None, **options
     project = find_project()
     _check_name(name, project)
 
+    from batchrec_dagster.cli.item_columns import ItemsBlock
+    from batchrec_dagster.cli.user_columns import UsersBlock
     from batchrec_dagster.config.new_declaration import format_block
     from batchrec_dagster.reporting.terminal import escape_invisible
 
@@ -183,14 +192,14 @@ def new(name: str, ratings: str, items: str | None, users: str | None, **options
     sources, recognised_items, recognised_users = [recognised_ratings], None, None
     if items is not None:
         items_source = _choose_declared_source(items, project)
-        recognised_items = _recognise_items(
-            items_source, project, item_columns, options, recognised_ratings
+        recognised_items = _recognise_attributes(
+            ItemsBlock(), items_source, project, item_columns, options, recognised_ratings
         )
         sources.append(recognised_items)
     if users is not None:
         users_source = _choose_declared_source(users, project)
-        recognised_users = _recognise_users(
-            users_source, project, user_columns, options, recognised_ratings
+        recognised_users = _recognise_attributes(
+            UsersBlock(), users_source, project, user_columns, options, recognised_ratings
         )
         sources.append(recognised_users)
     on_bad_rows = options["on_bad_rows"]
@@ -232,7 +241,7 @@ def _parse_columns(given: Mapping[str, str | None]) -> dict[str, Column]:
         for role, text in given.items()
         if text is not None
     }
-    if len({type(column) for column in columns.values() if column != NO_TIMES}) > 1:
+    if len({type(column) for column in columns.values() if column != NO_COLUMN}) > 1:
         raise click.UsageError("give the columns all by name, or all by position")
     return columns
 
@@ -320,41 +329,24 @@ def _recognise_ratings(
     return _with_format(recognised, table_format)
 
 
-def _recognise_items(
+def _recognise_attributes(
+    block: AttributesBlock[L],
     source: str,
     project: Project,
     columns: Mapping[str, Column],
     options: Mapping[str, Any],
     ratings: RecognisedSource,
 ) -> RecognisedSource:
-    from batchrec_dagster.cli.recognise_items import recognise_items
+    from batchrec_dagster.cli.recognise_attributes import recognise_attributes
     from batchrec_dagster.cli.recognised_source import ReadingOptions
     from batchrec_dagster.preparation.sources.parsing import parse_source
     from batchrec_dagster.steps.raw_files import open_source
 
-    table_format = options["items_format"]
+    name = block.rows.block
+    table_format = options[f"{name}_format"]
+    reading = ReadingOptions(options[f"{name}_delimiter"], skip=options["on_bad_rows"] == "skip")
     with open_source(parse_source(source, table_format), load_storage(), project.root) as files:
-        reading = ReadingOptions(options["items_delimiter"], skip=options["on_bad_rows"] == "skip")
-        recognised = recognise_items(source, files[0], columns, reading, ratings)
-    return _with_format(recognised, table_format)
-
-
-def _recognise_users(
-    source: str,
-    project: Project,
-    columns: Mapping[str, Column],
-    options: Mapping[str, Any],
-    ratings: RecognisedSource,
-) -> RecognisedSource:
-    from batchrec_dagster.cli.recognise_users import recognise_users
-    from batchrec_dagster.cli.recognised_source import ReadingOptions
-    from batchrec_dagster.preparation.sources.parsing import parse_source
-    from batchrec_dagster.steps.raw_files import open_source
-
-    table_format = options["users_format"]
-    with open_source(parse_source(source, table_format), load_storage(), project.root) as files:
-        reading = ReadingOptions(options["users_delimiter"], skip=options["on_bad_rows"] == "skip")
-        recognised = recognise_users(source, files[0], columns, reading, ratings)
+        recognised = recognise_attributes(block, source, files[0], columns, reading, ratings)
     return _with_format(recognised, table_format)
 
 
@@ -384,7 +376,7 @@ def _build_text(
     other_blocks = [
         "  interactions:                 # which rows count",
         *(f"    {line}" for line in ratings.rules),
-        "    duplicates: keep            # or drop",
+        f"    duplicates: keep            # {_comment_duplicates(ratings)}",
         "    # window: {days: 365}       # only the newest days",
         "",
     ]
@@ -410,6 +402,12 @@ def _build_text(
         "\n" + "\n".join(other_blocks),
         suggest_rules(items.suggested_columns) if items is not None else [],
     )
+
+
+def _comment_duplicates(ratings: RecognisedSource) -> str:
+    if ratings.repeated_rows:
+        return f"drop: without the {ratings.repeated_rows:,} rows that repeat another"
+    return "or drop"
 
 
 def _write_declaration(project: Project, name: str, text: str) -> Path:

@@ -11,12 +11,14 @@ from batchrec_dagster.cli.column_candidates import (
     check_columns,
     describe_columns,
     has_times,
+    holds_times,
     list_columns,
+    may_hold_times,
 )
-from batchrec_dagster.preparation.column_names import recognise_columns
+from batchrec_dagster.cli.liked_ratings import is_usual_scale
+from batchrec_dagster.preparation.column_names import NAMES, find_columns
 from batchrec_dagster.preparation.file_sample import FileSample
 from batchrec_dagster.preparation.layout import NO_TIMES, Column
-from batchrec_dagster.preparation.polars.time_formats import find_time_formats
 
 # The options that give the columns that every source of ratings must have.
 REQUIRED_OPTIONS = {"user": "--user", "item": "--item", "timestamp": "--time"}
@@ -33,7 +35,7 @@ def choose_rating_columns(
     without_times = given_columns.get("timestamp") == NO_TIMES
     columns_given = {role: column for role, column in given_columns.items() if column != NO_TIMES}
     check_columns(sample, columns_given)
-    names = recognise_columns(sample.columns) if sample.has_header else {}
+    names = _recognise_by_name(sample) if sample.has_header else {}
     if not sample.has_header and not columns_given:
         return _choose_by_position(sample, without_times=without_times)
     if without_times:
@@ -58,6 +60,39 @@ def choose_rating_columns(
     return columns
 
 
+def _recognise_by_name(sample: FileSample) -> dict[str, str]:
+    """The column of each role, by its name, if what is in it fits."""
+    chosen = {}
+    for role, words in NAMES.items():
+        names = find_columns(sample.columns, words)
+        if role == "timestamp":
+            names = _choose_times(sample, names)
+        filled = [name for name in names if len(sample.read_cells(name))]
+        if filled:
+            chosen[role] = filled[0]
+    return chosen
+
+
+def _choose_times(sample: FileSample, names: Sequence[str]) -> list[str]:
+    """Those of the columns that have times, else those that may be meant to have some."""
+    with_times = [name for name in names if holds_times(sample, name)]
+    if with_times:
+        return with_times
+    # A column with another name may have times where these have, for example, durations.
+    if any(has_times(sample, name) for name in sample.columns if name not in names):
+        return []
+    return [name for name in names if may_hold_times(sample, name)]
+
+
+def find_other_times(sample: FileSample, columns: Mapping[str, Column]) -> list[str]:
+    """The columns that have times too, but no role.
+
+    columns: the chosen columns by role.
+    """
+    used = columns.values()
+    return [name for name in sample.columns if name not in used and holds_times(sample, name)]
+
+
 def _choose_by_position(sample: FileSample, *, without_times: bool) -> dict[str, Column]:
     """A user, an item, perhaps a rating, and a time, in columns of this order or nearly so."""
     positions = range(1, len(sample.columns) + 1)
@@ -68,7 +103,8 @@ def _choose_by_position(sample: FileSample, *, without_times: bool) -> dict[str,
     if len(time_positions) != (0 if without_times else 1) or len(other_positions) not in (2, 3):
         raise _build_unknown_columns_error(sample, list(REQUIRED_OPTIONS), [])
     columns = dict(zip(("user", "item", "rating"), other_positions, strict=False))
-    if "rating" in columns and not sample.is_numeric(columns["rating"], "."):
+    # Numbers on no scale may be of a category, or of a price.
+    if "rating" in columns and not is_usual_scale(sample.read_cells(columns["rating"])):
         del columns["rating"]
     if time_positions:
         columns["timestamp"] = time_positions[0]
@@ -87,11 +123,7 @@ def _build_unknown_columns_error(
         )
     words = [role.replace("timestamp", "time") for role in missing]
     what = f"{', '.join(words[:-1])} and {words[-1]} columns" if words[1:] else f"{words[0]} column"
-    dates = [
-        name
-        for name in free
-        if has_times(sample, name) or find_time_formats(sample.read_cells(name))
-    ]
+    dates = [name for name in free if holds_times(sample, name)]
     others = [name for name in free if name not in dates and not ORDER.search(name)]
     options = []
     for role in missing:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,13 +14,19 @@ from batchrec_dagster.cli.column_candidates import (
     open_sample,
     recognise_time_format,
 )
+from batchrec_dagster.cli.interaction_oddities import (
+    count_repeated_rows,
+    describe_frequent_ids,
+    describe_repeated_rows,
+    describe_similar_ids,
+)
 from batchrec_dagster.cli.liked_ratings import (
     LikedRatings,
     build_rating_rules,
     choose_for_known_layout,
     choose_liked_ratings,
 )
-from batchrec_dagster.cli.rating_columns import choose_rating_columns
+from batchrec_dagster.cli.rating_columns import choose_rating_columns, find_other_times
 from batchrec_dagster.cli.recognised_source import (
     ReadingOptions,
     RecognisedSource,
@@ -111,7 +117,9 @@ def recognise_ratings(
             path = folder / "interactions.csv"
             result = ratings.write_interactions(path)
             recognised_layout = ratings.recognised_layout
-        interactions = _describe_interactions(path, event_type=has_event_types)
+        interactions = _describe_interactions(
+            path, event_type=has_event_types, has_times=reading.timestamp_unit != NO_TIMES
+        )
     counts = interactions.counts
     settings: dict[str, object] = {"source": source}
     if known_layout is None:
@@ -130,7 +138,9 @@ def recognise_ratings(
             *notes,
             *recognised_layout.warnings,
             *_collect_warnings(liked, result, counts, options),
+            *interactions.oddities,
         ],
+        repeated_rows=interactions.repeated_rows,
         items=interactions.items,
         users=interactions.users,
         rules=[
@@ -160,8 +170,26 @@ def _recognise_reading(
                 " the preview"
             )
         reading = _build_reading(sample, columns, options)
+        if "timestamp" in columns and "timestamp" not in given_columns:
+            notes += _describe_other_times(sample, columns)
         used = [column for column in columns.values() if column != NO_TIMES]
         return reading, notes, find_unused_columns(sample, used, reading.decimal)
+
+
+def _describe_other_times(sample: FileSample, columns: Mapping[str, Column]) -> Iterator[str]:
+    """The warning that other columns have times too; none if there are none."""
+    names = find_other_times(sample, columns)
+    if not names or not isinstance(columns["timestamp"], str):
+        return
+    chosen, user = columns["timestamp"], columns["user"]
+    reason = ""
+    if sample.is_same_for_each(user, chosen) and not sample.is_same_for_each(user, names[0]):
+        reason = f". {chosen} is the same in all rows of a user, as the time of a registration is"
+    verb = "has" if len(names) == 1 else "have"
+    yield (
+        f"{', '.join(names)} {verb} times too, and {chosen} was taken{reason}. If an interaction"
+        f" happened at another: --time {names[0]}"
+    )
 
 
 def _select_liked(ratings: OpenedRatings, liked: LikedRatings) -> OpenedRatings:
@@ -192,20 +220,35 @@ class _Interactions:
     event_counts: Sequence[tuple[str, int]]
     """The event types, and the number of interactions of each."""
 
+    repeated_rows: int
+    """How many rows are equal to an earlier one; 0 if the rows have no times."""
 
-def _describe_interactions(path: Path, *, event_type: bool) -> _Interactions:
+    oddities: Sequence[str]
+    """What may not be meant, in words."""
+
+
+def _describe_interactions(path: Path, *, event_type: bool, has_times: bool) -> _Interactions:
     """What is in this file of interactions.
 
     event_type: whether the file has event types.
+    has_times: whether the rows have times of their own.
     """
-    types = choose_csv_types(list_interactions_columns(event_type=event_type))
-    rows = pl.scan_csv(path, schema=types, glob=False)
+    columns = list_interactions_columns(event_type=event_type)
+    rows = pl.scan_csv(path, schema=choose_csv_types(columns), glob=False)
     users, items = (
         rows.select(pl.col(name).unique()).collect(engine="streaming").to_series()
         for name in (USER_ID, ITEM_ID)
     )
     event_counts = rows.group_by(EVENT_TYPE).len().collect().rows() if event_type else []
-    return _Interactions(count_rows(rows), users, items, event_counts)
+    counts = count_rows(rows)
+    repeated_rows = count_repeated_rows(path, columns) if has_times else 0
+    oddities = [
+        *describe_repeated_rows(repeated_rows, int(rows.select(pl.len()).collect().item())),
+        *describe_frequent_ids(path, columns),
+        *describe_similar_ids("user", users),
+        *describe_similar_ids("item", items),
+    ]
+    return _Interactions(counts, users, items, event_counts, repeated_rows, oddities)
 
 
 def _collect_warnings(

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import polars as pl
 
 from batchrec_dagster.cli.unused_columns import UnusedColumn
-from batchrec_dagster.personalize.schemas import USER_ID, VALUE_SEPARATOR
+from batchrec_dagster.personalize.schemas import ITEM_ID, USER_ID, VALUE_SEPARATOR
 from batchrec_dagster.preparation.layout import AUTO, Column, PreparationError
 
 # Settings with these values are left out of the YAML.
@@ -39,11 +39,11 @@ class RecognisedSource:
     warnings: list[str]
     """What people should check."""
 
-    items: pl.Series
-    """The distinct item ids."""
+    items: pl.Series = field(default_factory=lambda: pl.Series(ITEM_ID, [], pl.String))
+    """The distinct item ids of ratings; empty for others."""
 
     users: pl.Series = field(default_factory=lambda: pl.Series(USER_ID, [], pl.String))
-    """The distinct user ids; empty for items."""
+    """The distinct user ids of ratings; empty for others."""
 
     rules: Sequence[str] = ()
     """Lines of the YAML on what counts: of the block interactions for ratings, comments below their
@@ -51,6 +51,9 @@ class RecognisedSource:
 
     suggested_columns: Sequence[UnusedColumn] = ()
     """Columns of items that are not used, and may be worth declaring."""
+
+    repeated_rows: int = 0
+    """How many interactions are equal to an earlier one."""
 
     preview: str = ""
     """The first rows as they were read, as a table for people."""

@@ -82,9 +82,23 @@ class FileSample:
 
         Of columns with the same name it is the first.
         """
-        position = self.columns.index(column) if isinstance(column, str) else column - 1
-        cells = self._rows.get_column(str(position)).drop_nulls().str.strip_chars(_BLANKS)
+        cells = (
+            self._rows.get_column(str(self._find_position(column)))
+            .drop_nulls()
+            .str.strip_chars(_BLANKS)
+        )
         return cells.filter(cells != "")
+
+    def is_same_for_each(self, id_column: Column, column: Column) -> bool:
+        """Whether the column has one value for each id, of which some have several rows."""
+        names = [str(self._find_position(name)) for name in (id_column, column)]
+        rows = self._rows.select(pl.col(names[0]).alias("id"), pl.col(names[1]).alias("value"))
+        values = rows.group_by("id").agg(pl.len(), pl.col("value").n_unique())
+        return bool((values["len"] > 1).any() and (values["value"] == 1).all())
+
+    def _find_position(self, column: Column) -> int:
+        """The position from 0. Of columns with the same name it is that of the first."""
+        return self.columns.index(column) if isinstance(column, str) else column - 1
 
     def find_decimal(self, columns: Iterable[Column]) -> Decimal:
         """The decimal separator of CSV.
@@ -120,15 +134,30 @@ class FileSample:
         """An id such as 913.0 in a column of numbers, which pandas writes for a column of whole
         numbers with missing values.
 
+        In Parquet they are decimals or texts: ids of floating-point numbers are refused.
+
         types: the type of each column by its name, as from `infer_types`.
         """
-        if isinstance(self.table, ParquetTable):
-            return None
         name = column if isinstance(column, str) else dict(enumerate(self.columns, 1)).get(column)
         # A column that the file lacks is refused where the rows are read.
-        if name is None or name not in self.columns or types.get(name) != "double":
+        if name is None or name not in self.columns:
             return None
-        cells = self.read_cells(column)
+        kind = types.get(name, "")
+        if isinstance(self.table, ParquetTable):
+            if not kind.startswith(("decimal", "string")):
+                return None
+            # Runs look at nothing else in such a file, so the other columns are not read.
+            cells = (
+                self.table.read_cells({"id": name})
+                .head(SAMPLED_ROWS)
+                .select(pl.col("id").drop_nulls())
+                .collect()
+                .to_series()
+            )
+        elif kind == "double":
+            cells = self.read_cells(column)
+        else:
+            return None
         decimals = cells.filter(cells.str.contains(r"^[0-9]+\.0+$"))
         return str(decimals.item(0)) if len(decimals) else None
 

@@ -275,7 +275,7 @@ def test_items_are_looked_at_too(working_project: Project) -> None:
     (working_project.root / "other.csv").write_text("id,name\nx,y\n")
     code, output = run_new("club", "--ratings", "ratings.csv", "--items", "other.csv")
     assert code == 0
-    assert "Warning: other.csv has only 0 of the 32 rated items" in output
+    assert "Warning: other.csv has only 0 of the 32 items of the ratings" in output
     (working_project.root / "odd.csv").write_text("a,b\nx,y\n")
     code, output = run_new("pub", "--ratings", "ratings.csv", "--items", "odd.csv")
     assert code == 2
@@ -448,10 +448,15 @@ def test_files_without_times_or_with_years_of_two_digits(working_project: Projec
         working_project.root / "b.csv", "user_id,item_id,n,m,date", {"date": lambda _: "31.12.24"}
     )
     code, output = run_new("club", "--ratings", "b.csv")
-    assert code == 1
-    assert "such as '31.12.24' with a year of two digits (%y). Give it" in output
-    code, output = run_new("club", "--ratings", "b.csv", "--time-format", "%d.%m.%y")
     assert code == 0, output
+    ratings = read_declaration(working_project, "club")["ratings"]
+    assert ratings["timestamp_format"] == "%d.%m.%y"
+    write_ratings_file(
+        working_project.root / "c.csv", "user_id,item_id,n,m,date", {"date": lambda _: "1/2/24"}
+    )
+    code, output = run_new("bar", "--ratings", "c.csv")
+    assert code == 1
+    assert "such as '1/2/24' with a year of two digits (%y). Give it" in output
 
 
 def test_users_are_recognised_and_consent_is_suggested(working_project: Project) -> None:

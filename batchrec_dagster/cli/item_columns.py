@@ -1,0 +1,152 @@
+"""Which columns of a file of items have the id, the title and what Personalize learns of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import polars as pl
+
+from batchrec_dagster.cli.attribute_columns import (
+    build_unknown_columns_error,
+    choose_attribute_columns,
+    recognise_id,
+)
+from batchrec_dagster.cli.column_candidates import NO_COLUMN, has_times
+from batchrec_dagster.cli.recognised_source import RecognisedSource
+from batchrec_dagster.cli.unused_columns import UnusedColumn, suggest_item_columns
+from batchrec_dagster.personalize.schemas import ITEM_ID
+from batchrec_dagster.preparation.attributes import ITEM_ROWS, AttributeRows
+from batchrec_dagster.preparation.column_names import find_columns
+from batchrec_dagster.preparation.file_sample import FileSample
+from batchrec_dagster.preparation.items import HTTP_ADDRESS, ItemsLayout, parse_items
+from batchrec_dagster.preparation.layout import Column
+from batchrec_dagster.preparation.polars.decoding import RawFile
+from batchrec_dagster.preparation.sources.movielens import KNOWN_ITEMS
+
+ITEM_NAMES = {
+    "title": "title name itemtitle itemname movietitle producttitle productname booktitle",
+    "categories": "genres genre categories category tags brand department producttype",
+    "numbers": "year price releaseyear yearofpublication",
+    "created": "createdat created creationtimestamp added addedat releasedate publishedat"
+    " published",
+    "image": "image imageurl imagelink img imgurl picture pictureurl photo photourl thumbnail"
+    " thumbnailurl cover coverurl",
+    "link": "link url href producturl productlink productpage itemurl itemlink page pageurl"
+    " detailurl",
+}
+# What the address of a picture ends with, before the query.
+PICTURE = r"(?i)^[^?#]+\.(?:avif|gif|jpe?g|png|webp)(?:[?#]|$)"
+
+
+class ItemsBlock:
+    """The block `items`, for `recognise_attributes`."""
+
+    rows = ITEM_ROWS
+    roles = ("item", "title", "image", "link", "created", "categories", "numbers")
+
+    def get_known_layout(self, source: str) -> ItemsLayout | None:
+        """How a file of a published data set is read; None for any other."""
+        return KNOWN_ITEMS.get(source)
+
+    def choose_layout(
+        self,
+        sample: FileSample,
+        given_columns: Mapping[str, Column],
+        settings_of_ratings: Mapping[str, object],
+    ) -> ItemsLayout:
+        """How the file is read: with the given columns, and those that their names show, if what
+        is in them fits.
+
+        given_columns: by their setting. The one of `created` may be NO_COLUMN.
+        Raises UnknownColumnsError.
+        """
+        item = given_columns.get("item") or recognise_id(sample, "item", settings_of_ratings)
+        free = [name for name in sample.columns if name not in (item, *given_columns.values())]
+        candidates = {
+            role: [name for name in find_columns(free, words.split()) if _fits(sample, role, name)]
+            for role, words in ITEM_NAMES.items()
+        }
+        title, created = (
+            given_columns.get(role, next(iter(candidates[role]), None))
+            for role in ("title", "created")
+        )
+        if created == NO_COLUMN:
+            created = None
+        image, link = given_columns.get("image"), given_columns.get("link")
+        if title is not None:
+            image = image or _recognise_image(sample, free)
+            link = link or _recognise_link(sample, [name for name in free if name != image])
+        attributes = choose_attribute_columns(
+            sample, given_columns, candidates["categories"], candidates["numbers"]
+        )
+        if item is None:
+            raise build_unknown_columns_error(
+                sample, "the column with the item's id", "--items-id COL"
+            )
+        if not (title or created or attributes.categories or attributes.numbers):
+            raise build_unknown_columns_error(
+                sample,
+                "a title, category or number",
+                "--items-title, --items-category, --items-number",
+            )
+        return ItemsLayout(
+            delimiter=sample.delimiter or ",",
+            item=item,
+            title=title,
+            image=image,
+            link=link,
+            created=created,
+            **vars(attributes),
+        )
+
+    def parse(self, file: RawFile, layout: ItemsLayout) -> AttributeRows:
+        """The rows of the file. Raises PreparationError."""
+        items = parse_items(file, layout)
+        ids = items.titles.select(pl.col("item_id").alias(ITEM_ID))
+        return AttributeRows(
+            items.rows, items.bad, ids, erased=ids.clear().to_series(), erased_rows=0
+        )
+
+    def list_rated_ids(self, ratings: RecognisedSource) -> pl.Series:
+        """The ids of the items that the ratings have."""
+        return ratings.items
+
+    def suggest_columns(
+        self, unused: Sequence[UnusedColumn], layout: ItemsLayout
+    ) -> list[UnusedColumn]:
+        """The unused columns that may be worth declaring."""
+        return suggest_item_columns(unused, {*layout.categories, *layout.numbers})
+
+    def suggest_rules(self, layout: ItemsLayout, rows: pl.DataFrame) -> list[str]:
+        """None: rules on items stand in another block."""
+        return []
+
+
+def _fits(sample: FileSample, role: str, column: str) -> bool:
+    """Whether what is in the column fits the role that its name shows."""
+    if role == "created":
+        return has_times(sample, column)
+    return len(sample.read_cells(column)) > 0
+
+
+def _recognise_image(sample: FileSample, columns: Sequence[str]) -> str | None:
+    """The column of addresses with the name of pictures, or else with addresses of pictures."""
+    columns_of_addresses = [name for name in columns if _has_addresses(sample, name)]
+    for name in find_columns(columns_of_addresses, ITEM_NAMES["image"].split()):
+        return name
+    for name in columns_of_addresses:
+        if sample.read_cells(name).str.contains(PICTURE).all():
+            return name
+    return None
+
+
+def _recognise_link(sample: FileSample, columns: Sequence[str]) -> str | None:
+    """The column of addresses with the name of pages."""
+    columns_of_addresses = [name for name in columns if _has_addresses(sample, name)]
+    return next(iter(find_columns(columns_of_addresses, ITEM_NAMES["link"].split())), None)
+
+
+def _has_addresses(sample: FileSample, column: str) -> bool:
+    """Whether all cells of the column are http(s) addresses, and there are any."""
+    cells = sample.read_cells(column)
+    return len(cells) > 0 and bool(cells.str.contains(HTTP_ADDRESS).all())

@@ -1,0 +1,156 @@
+"""What `batchrec new` recognises in a file of items or of users."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol, TypeVar
+
+import polars as pl
+
+from batchrec_dagster.cli.column_candidates import NO_COLUMN, check_columns, open_sample
+from batchrec_dagster.cli.recognised_source import (
+    ReadingOptions,
+    RecognisedSource,
+    choose_declared_delimiter,
+    describe_bad_rows,
+    leave_out_defaults,
+)
+from batchrec_dagster.cli.unused_columns import (
+    UnusedColumn,
+    find_unused_columns,
+    name_columns,
+    name_suggestions,
+)
+from batchrec_dagster.preparation.attributes import (
+    QUOTES_FIX,
+    AttributeRows,
+    AttributesLayout,
+    RowKind,
+    open_attributes_table,
+)
+from batchrec_dagster.preparation.file_sample import FileSample
+from batchrec_dagster.preparation.layout import Column
+from batchrec_dagster.preparation.polars.decoding import RawFile
+from batchrec_dagster.preparation.recognition import ReadSettings
+from batchrec_dagster.preparation.sources.source import hide_query
+
+L = TypeVar("L", bound=AttributesLayout)
+
+
+class AttributesBlock(Protocol[L]):
+    """What differs between the blocks `items` and `users`."""
+
+    @property
+    def rows(self) -> RowKind:
+        """Whether the rows are of items or of users."""
+
+    @property
+    def roles(self) -> Sequence[str]:
+        """The settings in the block's columns, in the order of the YAML."""
+
+    def get_known_layout(self, source: str) -> L | None:
+        """How a file of a published data set is read; None for any other."""
+
+    def choose_layout(
+        self,
+        sample: FileSample,
+        given_columns: Mapping[str, Column],
+        settings_of_ratings: Mapping[str, object],
+    ) -> L:
+        """How the file is read: with the given columns, and those that it shows.
+
+        Raises UnknownColumnsError.
+        """
+
+    def parse(self, file: RawFile, layout: L) -> AttributeRows:
+        """The rows of the file. Raises PreparationError."""
+
+    def list_rated_ids(self, ratings: RecognisedSource) -> pl.Series:
+        """The ids that the ratings have."""
+
+    def suggest_columns(self, unused: Sequence[UnusedColumn], layout: L) -> list[UnusedColumn]:
+        """The unused columns that may be worth declaring."""
+
+    def suggest_rules(self, layout: L, rows: pl.DataFrame) -> list[str]:
+        """Comments for the YAML below the block."""
+
+
+def recognise_attributes(
+    block: AttributesBlock[L],
+    source: str,
+    file: RawFile,
+    given_columns: Mapping[str, Column],
+    options: ReadingOptions,
+    ratings: RecognisedSource,
+) -> RecognisedSource:
+    """What the items or users in this file are, and how many.
+
+    given_columns: the columns that need not be recognised, by their setting, such as
+    categories.GENRES. One that is NO_COLUMN is not to be recognised.
+    ratings: what was recognised of the ratings.
+
+    Raises UnknownColumnsError, PreparationError.
+    """
+    layout = None
+    if not given_columns and options.delimiter is None:
+        layout = block.get_known_layout(source)
+    settings: dict[str, object] = {"source": source}
+    unused: list[UnusedColumn] = []
+    warnings: list[str] = []
+    if layout is None:
+        declared = {role: name for role, name in given_columns.items() if name != NO_COLUMN}
+        reading = ReadSettings(delimiter=options.delimiter, columns=declared)
+        with open_sample([file], reading, open_attributes_table, QUOTES_FIX) as sample:
+            check_columns(sample, declared)
+            layout = block.choose_layout(sample, given_columns, ratings.settings)
+            unused = find_unused_columns(sample, [*layout.roles.values()], layout.decimal)
+            warnings += _describe_code(sample, layout, block.rows)
+        columns = {role: getattr(layout, role) for role in block.roles}
+        id_column = layout.roles[block.rows.name]
+        settings |= {
+            "delimiter": choose_declared_delimiter(layout.delimiter, id_column),
+            "decimal": layout.decimal,
+            "columns": leave_out_defaults(columns),
+            "separator": layout.separator,
+        }
+    rows = block.parse(file, layout)
+    if bad_rows := rows.bad.total:
+        warnings.append(describe_bad_rows(bad_rows, rows.rows, rows.bad.examples[0], options))
+        settings["on_bad_rows"] = "skip"
+    ids = rows.good.get_column(block.rows.id_name)
+    rated_ids = block.list_rated_ids(ratings)
+    known_count = int(rated_ids.is_in(ids.implode()).sum())
+    if known_count < len(rated_ids) / 2:
+        warnings.append(
+            f"{file.name} has only {known_count:,} of the {len(rated_ids):,} {block.rows.block} of"
+            f" the ratings. Is {layout.roles[block.rows.name]} the same id?"
+        )
+    suggested = block.suggest_columns(unused, layout)
+    return RecognisedSource(
+        leave_out_defaults(settings),
+        [
+            f"{hide_query(source)}: {rows.rows:,} rows",
+            *name_columns(unused),
+            *name_suggestions(suggested),
+        ],
+        warnings,
+        rules=block.suggest_rules(layout, rows.good),
+        suggested_columns=suggested,
+    )
+
+
+def _describe_code(sample: FileSample, layout: AttributesLayout, rows: RowKind) -> Iterator[str]:
+    """A warning for each category of a text file whose cells are lists or objects, as of Python."""
+    if sample.format != "csv":
+        return
+    for column in layout.categories.values():
+        cells = sample.read_cells(column)
+        for start, form in (("[", "a list"), ("{", "an object")):
+            if len(cells) and cells.str.starts_with(start).all():
+                name = f'"{column}"' if isinstance(column, str) else f"column_{column}"
+                plain = f"regexp_replace({name}, '[\\[\\]{{}}''\"]', '', 'g') AS {name}"
+                query = f"SELECT * REPLACE ({plain}) FROM source"  # noqa: S608
+                yield (
+                    f"{column} has {form} in each cell, such as {cells.item(0)[:60]!r}, with its"
+                    f" brackets and quotes. To take these away, set {rows.block}.query: {query}"
+                )

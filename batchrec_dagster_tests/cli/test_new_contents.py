@@ -1,0 +1,190 @@
+"""`batchrec new`: a name alone shows nothing. What is in a column must fit, and what is odd in the
+rows is said."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import polars as pl
+import pytest
+
+from batchrec_dagster_tests.cli.new_support import (
+    ROWS,
+    START,
+    read_declaration,
+    run_new,
+    working_project,
+    write_ratings_file,
+)
+from batchrec_dagster_tests.support import Project
+
+__all__ = ["working_project"]
+pytestmark = pytest.mark.slow
+
+HOUR = 3600
+
+
+def write_lines(project: Project, name: str, header: str, lines: list[str]) -> None:
+    text = "\n".join([header, *lines] if header else lines)
+    (project.root / name).write_text(text + "\n", encoding="utf-8")
+
+
+@pytest.mark.parametrize("cell", ["", "true", "90"], ids=["empty", "flags", "durations"])
+def test_a_column_with_the_name_of_a_time_but_without_times_is_not_the_time(
+    working_project: Project, cell: str
+) -> None:
+    write_ratings_file(
+        working_project.root / "orders.csv",
+        "userId,itemId,rating,bought,date",
+        {"date": lambda _: cell},
+    )
+    code, output = run_new("shop", "--ratings", "orders.csv")
+    assert code == 0, output
+    assert read_declaration(working_project)["ratings"]["columns"]["timestamp"] == "bought"
+
+
+def test_an_empty_time_is_asked_for(working_project: Project) -> None:
+    lines = [f"{user},{item}," for user, item in ROWS]
+    write_lines(working_project, "orders.csv", "userId,itemId,date", lines)
+    code, output = run_new("shop", "--ratings", "orders.csv")
+    assert code == 2
+    assert "couldn't recognise the time column" in output
+    assert "--time none" in output
+
+
+def test_of_two_names_of_a_user_the_one_with_ids_is_taken(working_project: Project) -> None:
+    write_ratings_file(
+        working_project.root / "orders.csv",
+        "customer_id,itemId,rating,time,user_id",
+        {"empty": lambda _: ""},
+    )
+    code, output = run_new("shop", "--ratings", "orders.csv")
+    assert code == 0, output
+    assert read_declaration(working_project)["ratings"]["columns"]["user"] == "customer_id"
+
+
+def test_flags_and_texts_are_not_when_an_item_was_created(working_project: Project) -> None:
+    write_ratings_file(working_project.root / "orders.csv", "userId,itemId,rating,time")
+    lines = [f"{item},Lamp {item},true,2020-01-0{1 + item % 9}" for item in range(80)]
+    write_lines(working_project, "items.csv", "Handle,Title,Published,Created At", lines)
+    options = ("--ratings", "orders.csv", "--items", "items.csv", "--items-id", "Handle")
+    code, output = run_new("shop", *options)
+    assert code == 0, output
+    assert read_declaration(working_project)["items"]["columns"]["created"] == "Created At"
+    code, output = run_new("shop2", *options, "--items-created", "none")
+    assert code == 0, output
+    assert "created" not in read_declaration(working_project, "shop2")["items"]["columns"]
+
+
+@pytest.mark.parametrize(
+    ("category", "column"),
+    [("0", None), ("{}", None), ("rating", 3)],
+    ids=["one", "many", "rating"],
+)
+def test_numbers_in_a_file_without_a_header_are_ratings_only_on_a_scale(
+    working_project: Project, category: str, column: int | None
+) -> None:
+    lines = []
+    for number, (user, item) in enumerate(ROWS):
+        cell = str(1 + item % 5) if category == "rating" else category.format(item % 12)
+        lines.append(f"{user},{item},{cell},{START + number * HOUR}")
+    write_lines(working_project, "clicks.dat", "", lines)
+    code, output = run_new("shop", "--ratings", "clicks.dat")
+    assert code == 0, output
+    columns = read_declaration(working_project)["ratings"]["columns"]
+    assert columns.get("rating") == column
+    assert columns["timestamp"] == 4
+
+
+def test_another_column_with_times_is_named(working_project: Project) -> None:
+    lines = [
+        f"{user},{item},{START + user * HOUR},{START + number * HOUR}"
+        for number, (user, item) in enumerate(ROWS)
+    ]
+    write_lines(working_project, "orders.csv", "userId,itemId,created_at,purchased_on", lines)
+    code, output = run_new("shop", "--ratings", "orders.csv")
+    assert code == 0, output
+    assert (
+        "Warning: purchased_on has times too, and created_at was taken. created_at is the same in"
+        " all rows of a user, as the time of a registration is. If an interaction happened at"
+        " another: --time purchased_on" in output
+    )
+    code, output = run_new("shop2", "--ratings", "orders.csv", "--time", "purchased_on")
+    assert code == 0, output
+    assert "has times too" not in output
+
+
+def test_repeated_rows_are_counted(working_project: Project) -> None:
+    lines = [f"{user},{item},{START + number}" for number, (user, item) in enumerate(ROWS)]
+    (working_project.root / "orders").mkdir()
+    for number in range(3):
+        write_lines(working_project, f"orders/{number}.csv", "userId,itemId,time", lines)
+    code, output = run_new("shop", "--ratings", "orders/")
+    assert code == 0, output
+    count = f"{2 * len(ROWS):,}"
+    assert f"Warning: {count} of {3 * len(ROWS):,} rows repeat another one" in output
+    assert "interactions.duplicates: drop" in output
+    text = (working_project.package / "defs/shop/defs.yaml").read_text()
+    assert f"duplicates: keep            # drop: without the {count} rows" in text
+
+
+def test_an_id_with_a_tenth_of_the_rows_is_named(working_project: Project) -> None:
+    lines = [
+        f"{user if number % 5 else 'NA'},{item},{START + number * HOUR}"
+        for number, (user, item) in enumerate(ROWS)
+    ]
+    write_lines(working_project, "orders.csv", "userId,itemId,time", lines)
+    code, output = run_new("shop", "--ratings", "orders.csv")
+    assert code == 0, output
+    most = (len(ROWS) + 4) // 5
+    assert f"Warning: user 'NA' has {most:,} of {len(ROWS):,} rows" in output
+    assert "--null-value NA --on-bad-rows skip" in output
+    assert "Warning: item" not in output
+
+
+def test_ids_that_differ_only_in_case_or_blanks_are_named(working_project: Project) -> None:
+    lines = [
+        f"u{user},{'SKU-' if number % 2 else 'sku-'}{item},{START + number * HOUR}"
+        for number, (user, item) in enumerate(ROWS)
+    ]
+    write_lines(working_project, "orders.csv", "userId,itemId,time", lines)
+    code, output = run_new("shop", "--ratings", "orders.csv")
+    assert code == 0, output
+    assert (
+        "item ids differ from another only in case or blanks, such as 'SKU-11' and 'sku-11'"
+        in output
+    )
+    assert "user ids differ" not in output
+
+
+@pytest.mark.parametrize("kind", ["decimal", "text"])
+def test_decimals_as_ids_in_parquet_are_named(working_project: Project, kind: str) -> None:
+    items = [Decimal(f"{item}.0") for _, item in ROWS]
+    frame = pl.DataFrame(
+        {
+            "userId": [user for user, _ in ROWS],
+            "itemId": pl.Series(items, dtype=pl.Decimal(10, 1)),
+            "time": [START + number * HOUR for number in range(len(ROWS))],
+        }
+    )
+    if kind == "text":
+        frame = frame.with_columns(pl.col("itemId").cast(pl.String))
+    frame.write_parquet(working_project.root / "orders.parquet")
+    code, output = run_new("shop", "--ratings", "orders.parquet")
+    assert code == 0, output
+    assert "Warning: orders.parquet: the item ids (column itemId) are decimals such as" in output
+
+
+@pytest.mark.parametrize(
+    ("cell", "form"), [("\"['Garden', 'Home']\"", "a list"), ('"{""id"": 1}"', "an object")]
+)
+def test_categories_that_are_written_as_code_are_named(
+    working_project: Project, cell: str, form: str
+) -> None:
+    write_ratings_file(working_project.root / "orders.csv", "userId,itemId,rating,time")
+    lines = [f"{item},Lamp {item},{cell}" for item in range(80)]
+    write_lines(working_project, "items.csv", "itemId,title,categories", lines)
+    code, output = run_new("shop", "--ratings", "orders.csv", "--items", "items.csv")
+    assert code == 0, output
+    assert f"Warning: categories has {form} in each cell, such as" in output
+    assert "set items.query: SELECT" in output
