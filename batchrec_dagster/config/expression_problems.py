@@ -14,11 +14,16 @@ from batchrec_dagster.config.filter_problems import (
     find_filter_problem,
     find_user_category_problem,
 )
-from batchrec_dagster.config.list_columns import find_columns_problem
+from batchrec_dagster.config.list_columns import (
+    find_columns_problem,
+    find_similar_items_columns_problem,
+)
 from batchrec_dagster.config.recommendations import PopularBy, RecommendationSettings
+from batchrec_dagster.config.similar_items import SimilarItems
 from batchrec_dagster.personalize.schemas import ITEMS, USERS, Schema, parse_schema
 from batchrec_dagster.rules.conditions import add_age
 from batchrec_dagster.rules.settings import ListRules
+from batchrec_dagster.storage.paths import SIMILAR_ITEMS
 
 if TYPE_CHECKING:
     from batchrec_dagster.config.pipeline import Pipeline
@@ -65,9 +70,11 @@ def _find_all(
             layout = pipeline.items.layout if pipeline.items else None
             yield (*keys, "columns"), find_columns_problem(lists.columns, layout)
         if lists.rules is not None:
-            in_rules = _find_in_rules(lists.rules, add_age(schemas), has_event_types)
+            in_rules = _find_in_rules(lists.rules, add_age(schemas), has_event_types, USERS)
             for rule_keys, problem in in_rules:
                 yield (*keys, "rules", *rule_keys), problem
+    if pipeline.similar_items is not None:
+        yield from _find_in_similar_items(pipeline, pipeline.similar_items, schemas)
     if pipeline.segments:
         if pipeline.segments.filter:
             yield ("segments", "filter"), find_problem(pipeline.segments.filter, values={})
@@ -75,14 +82,39 @@ def _find_all(
             yield ("segments", "attributes"), find_attributes_problem(expression, schemas)
 
 
-def _find_in_rules(
-    rules: ListRules, schemas: Mapping[str, Schema], has_event_types: bool
+def _find_in_similar_items(
+    pipeline: Pipeline, settings: SimilarItems, schemas: Mapping[str, Schema]
 ) -> Iterator[tuple[Keys, str | None]]:
-    """What keeps a rule from working with the declared columns, by the keys of its setting."""
+    block = SIMILAR_ITEMS
+    columns = pipeline.ratings.columns
+    has_event_types = columns is None or columns.event_type is not None
+    if settings.filter and "{{" not in settings.filter:
+        values = settings.recommendations.line_filter_values
+        problem = find_filter_problem(settings.filter, schemas, values, events=has_event_types)
+        yield (block, "filter"), problem
+    if settings.events:
+        problem = find_events_problem(settings.events, has_event_types=has_event_types)
+        yield (block, "events"), problem
+    if settings.columns is not None:
+        layout = pipeline.items.layout if pipeline.items else None
+        yield (block, "columns"), find_similar_items_columns_problem(settings.columns, layout)
+    if settings.rules is not None:
+        in_rules = _find_in_rules(settings.rules, add_age(schemas), has_event_types, ITEMS)
+        for rule_keys, problem in in_rules:
+            yield (block, "rules", *rule_keys), problem
+
+
+def _find_in_rules(
+    rules: ListRules, schemas: Mapping[str, Schema], has_event_types: bool, subject: str
+) -> Iterator[tuple[Keys, str | None]]:
+    """What keeps a rule from working with the declared columns, by the keys of its setting.
+
+    subject: the dataset of those who have a list, which is what `for` of a pin is on.
+    """
     for keys, condition in rules.conditions_on_items.items():
         yield keys, find_condition_problem(condition, ITEMS, schemas)
     for keys, condition in rules.conditions_on_users.items():
-        yield keys, find_condition_problem(condition, USERS, schemas)
+        yield keys, find_condition_problem(condition, subject, schemas)
     for keys, events in rules.events.items():
         yield keys, find_events_problem(events, has_event_types=has_event_types)
     for category in rules.max_per:

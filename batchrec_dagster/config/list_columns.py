@@ -12,6 +12,8 @@ REASON, REASON_ITEM = "reason", "reason_item"
 REASONS = (REASON, REASON_ITEM)
 # What lists have whatever is declared.
 FIXED_COLUMNS = ("user_id", "rank", "item_id", "score", "arm")
+# The id of a similar item, where `item_id` is the item whose list it is.
+SIMILAR_ITEM_COLUMN = "similar_item_id"
 # Those columns of the items that Personalize does not get.
 FOR_PEOPLE = ("title", "image", "link")
 
@@ -42,6 +44,21 @@ def find_columns_problem(columns: Sequence[str], layout: ItemsLayout | None) -> 
     if repeated:
         return f"{', '.join(repeated)} is there twice (in lower case, as lists have it)"
     return None
+
+
+def find_similar_items_columns_problem(
+    columns: Sequence[str], layout: ItemsLayout | None
+) -> str | None:
+    """Why lists of similar items cannot have these columns; None if they can.
+
+    layout: as of `find_columns_problem`.
+    """
+    reasons = [name for name in columns if name in REASONS]
+    if reasons:
+        return f"{' and '.join(reasons)} are for lists of users, whose history is a reason: omit it"
+    if SIMILAR_ITEM_COLUMN in map(name_published_column, columns):
+        return f"lists have a {SIMILAR_ITEM_COLUMN} of their own: give it another name in items"
+    return find_columns_problem(columns, layout)
 
 
 def _list_columns_of_items(layout: ItemsLayout | None) -> list[str]:

@@ -14,6 +14,7 @@ from batchrec_dagster.config.publication import Gate
 from batchrec_dagster.config.recommendations import RecommendationSettings
 from batchrec_dagster.config.retention import Retention
 from batchrec_dagster.sinks import Sinks
+from batchrec_dagster.storage.paths import SIMILAR_ITEMS
 
 
 class ListSettings(RecommendationSettings):
@@ -57,6 +58,11 @@ def validate_list_names() -> Any:
 
     def check(lists: Mapping[str, ListSettings]) -> Mapping[str, ListSettings]:
         for name in lists:
+            if name == SIMILAR_ITEMS:
+                raise ValueError(
+                    f"{name} is no name of a list of users: declare the block similar_items, or"
+                    " give the list another name"
+                )
             if not re.fullmatch(r"[a-z][a-z0-9_]{0,31}", name):
                 raise ValueError(
                     f"{name!r} is no name of a list: write a small letter, then small letters,"

@@ -32,6 +32,7 @@ from batchrec_dagster.config.ratings import RatingsSettings
 from batchrec_dagster.config.recommendations import RecommendationSettings
 from batchrec_dagster.config.retention import Retention
 from batchrec_dagster.config.segments import Segments
+from batchrec_dagster.config.similar_items import SimilarItems
 from batchrec_dagster.config.solution import Solution
 from batchrec_dagster.config.users import UserSettings
 from batchrec_dagster.config.validation import build_field_errors, validate_pattern
@@ -45,7 +46,7 @@ from batchrec_dagster.personalize.schemas import (
 from batchrec_dagster.preparation.rules import Rules
 from batchrec_dagster.preparation.sources.source import hide_query
 from batchrec_dagster.sinks import Sinks
-from batchrec_dagster.storage.paths import StorageKeys, is_of_list
+from batchrec_dagster.storage.paths import SIMILAR_ITEMS, StorageKeys, is_of_list
 
 
 def _flatten(settings: dict[str, Any], path: str = "") -> dict[str, Any]:
@@ -123,6 +124,7 @@ class Pipeline(dg.Model):
             " and its own settings.",
         ),
     ] = Field(default_factory=dict)
+    similar_items: Annotated[SimilarItems | None, _block(SimilarItems)] = None
     popularity: Annotated[Popularity, _block(Popularity)] = Field(default_factory=Popularity)
     gate: Annotated[Gate, _block(Gate)] = Field(default_factory=Gate)
     retention: Annotated[Retention, _block(Retention)] = Field(default_factory=Retention)
@@ -269,16 +271,35 @@ class Pipeline(dg.Model):
             return [self]
         return [self._narrow_to(name, settings) for name, settings in self.lists.items()]
 
-    def _narrow_to(self, name: str, settings: ListSettings) -> Self:
-        own_blocks = {
+    @property
+    def similar_items_pipeline(self) -> Self | None:
+        """This pipeline, narrowed to the lists of similar items; None if it declares none.
+
+        Its `recommendations` have what these lists have in common with those of users.
+        """
+        if self.similar_items is None:
+            return None
+        return self._narrow_to(SIMILAR_ITEMS, self.similar_items)
+
+    @property
+    def published_pipelines(self) -> list[Self]:
+        """This pipeline, narrowed to each table that it publishes: its lists and similar items."""
+        similar_items = self.similar_items_pipeline
+        return [*self.list_pipelines, *([similar_items] if similar_items is not None else [])]
+
+    def _narrow_to(self, name: str, settings: ListSettings | SimilarItems) -> Self:
+        own_blocks: dict[str, Any] = {
             "recommendations": settings.recommendations,
-            "batch_users": settings.users or self.batch_users,
-            "gate": settings.gate or self.gate,
+            # What the pipeline asks of lists for users says nothing of other metrics.
+            "gate": settings.gate or (self.gate if isinstance(settings, ListSettings) else Gate()),
             "retention": settings.retention or self.retention,
-            "experiment": settings.experiment,
+            "experiment": None,
             "sinks": settings.sinks,
             "description": settings.description or self.description,
         }
+        if isinstance(settings, ListSettings):
+            own_blocks["batch_users"] = settings.users or self.batch_users
+            own_blocks["experiment"] = settings.experiment
         narrowed = self.model_copy(update=own_blocks)
         narrowed._list_name = name
         # The values of cached properties are copied too, and those of addresses differ.
@@ -304,12 +325,24 @@ class Pipeline(dg.Model):
     @property
     def list_setting(self) -> str:
         """What the names of the list's settings start with, such as `recommendations`."""
+        if self.is_of_items:
+            return SIMILAR_ITEMS
         return "recommendations" if self._list_name is None else f"lists.{self._list_name}"
+
+    @property
+    def is_of_items(self) -> bool:
+        """Whether it is narrowed to the lists of similar items, which items have, not users."""
+        return self._list_name == SIMILAR_ITEMS
+
+    @property
+    def published_asset(self) -> str:
+        """The name of the asset of its published table."""
+        return SIMILAR_ITEMS if self.is_of_items else "recommendations"
 
     @property
     def has_own_users(self) -> bool:
         """Whether it is a list whose users' file is not that of the whole pipeline."""
-        return self._list_name is not None and self.lists[self._list_name].has_own_users
+        return self._list_name in self.lists and self.lists[self._list_name].has_own_users
 
     @property
     def excludes_seen(self) -> bool:
@@ -376,7 +409,7 @@ class Pipeline(dg.Model):
         the project is the same file by its relative and its absolute path, so the relative one
         stands here.
         """
-        blocks = {
+        blocks: dict[str, dg.Model | None] = {
             "ratings": self.ratings,
             "interactions": self.interactions,
             "items": self.items,
@@ -387,6 +420,10 @@ class Pipeline(dg.Model):
             "popularity": self.popularity,
             "experiment": self.experiment,
         }
+        if self.is_of_items:
+            others = ("solution", "batch_users", "recommendations", "popularity")
+            blocks = {name: block for name, block in blocks.items() if name not in others}
+            blocks[SIMILAR_ITEMS] = self.similar_items
         settings = _flatten(
             {
                 name: block.model_dump(mode="json", exclude_defaults=True)
@@ -411,7 +448,17 @@ class Pipeline(dg.Model):
         recipes_by_asset = {"solution_version": self.solution.recipes}
         if self.segments:
             recipes_by_asset["segment_solution_version"] = {self.segments.recipe: {}}
+        recipe = self.similar_items_recipe
+        if recipe is not None:
+            recipes_by_asset["similar_items_solution_version"] = {recipe: {}}
         return recipes_by_asset
+
+    @property
+    def similar_items_recipe(self) -> str | None:
+        """The recipe that finds similar items; None if there is none to train."""
+        if self.similar_items is None:
+            return None
+        return self.similar_items.choose_recipe(has_item_data=ITEMS in self.schemas)
 
     @property
     def project(self) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from typing import Any, Literal, Self
 
 import dagster as dg
@@ -129,36 +130,13 @@ class RecommendationSettings(dg.Model):
     def _filter_values_can_be_written(
         cls, filter_values: dict[str, FilterValue | list[FilterValue]]
     ) -> dict[str, FilterValue | list[FilterValue]]:
-        for name, values in filter_values.items():
-            if values in ("", []):
-                raise ValueError(f"{name} has no value")
-            if any('"' in str(value) for value in _to_list(values)):
-                raise ValueError(f"{name} has a value with a quote, which filters do not allow")
-            if len(format_values(_to_list(values))) > MAX_VALUE_LENGTH:
-                raise ValueError(
-                    f"{name} is too long: Personalize takes {MAX_VALUE_LENGTH} characters, with"
-                    " quotes and commas"
-                )
-        return filter_values
+        return check_filter_values(filter_values)
 
     @model_validator(mode="after")
     def _every_placeholder_has_values(self) -> Self:
         traits = find_filter_traits(self.filter)
-        if self.filter and not traits:
-            return self
-        placeholders = set(traits.placeholders if traits else ())
-        names = set(self.filter_values)
-        missing, unknown = placeholders - names, names - placeholders
-        if missing:
-            raise ValueError(
-                f"filter_values is missing {', '.join(sorted(missing))}: the filter has"
-                f" {_format_placeholders(missing)}, for which every user needs a value"
-            )
-        if unknown:
-            raise ValueError(
-                f"filter_values has {', '.join(sorted(unknown))}, but the filter has no"
-                f" {_format_placeholders(unknown)}"
-            )
+        if traits or not self.filter:
+            check_placeholders(traits.placeholders if traits else (), self.filter_values)
         return self
 
     @model_validator(mode="after")
@@ -242,6 +220,45 @@ class RecommendationSettings(dg.Model):
         return {
             name: format_values(_to_list(values)) for name, values in self.filter_values.items()
         }
+
+
+def check_filter_values(
+    filter_values: dict[str, FilterValue | list[FilterValue]],
+) -> dict[str, FilterValue | list[FilterValue]]:
+    """The values of placeholders, if an input line can have them. Raises ValueError."""
+    for name, values in filter_values.items():
+        if values in ("", []):
+            raise ValueError(f"{name} has no value")
+        if any('"' in str(value) for value in _to_list(values)):
+            raise ValueError(f"{name} has a value with a quote, which filters do not allow")
+        if len(format_values(_to_list(values))) > MAX_VALUE_LENGTH:
+            raise ValueError(
+                f"{name} is too long: Personalize takes {MAX_VALUE_LENGTH} characters, with quotes"
+                " and commas"
+            )
+    return filter_values
+
+
+def check_placeholders(
+    placeholders: Collection[str],
+    filter_values: Mapping[str, FilterValue | list[FilterValue]],
+    lines: str = "every user",
+) -> None:
+    """Raise ValueError unless each placeholder of a filter has a value, and there is no other.
+
+    lines: what the input lines are of, which need the values.
+    """
+    missing, unknown = {*placeholders} - {*filter_values}, {*filter_values} - {*placeholders}
+    if missing:
+        raise ValueError(
+            f"filter_values is missing {', '.join(sorted(missing))}: the filter has"
+            f" {_format_placeholders(missing)}, for which {lines} needs a value"
+        )
+    if unknown:
+        raise ValueError(
+            f"filter_values has {', '.join(sorted(unknown))}, but the filter has no"
+            f" {_format_placeholders(unknown)}"
+        )
 
 
 def _to_list(values: FilterValue | list[FilterValue]) -> list[FilterValue]:

@@ -54,6 +54,10 @@ _INFERENCE: dict[str, pl.DataType] = {
     "output": pl.Struct({"recommendedItems": pl.List(pl.String), "scores": pl.List(pl.Float64)}),
     "error": pl.String(),
 }
+_SIMILAR_ITEMS: dict[str, pl.DataType] = {
+    **_INFERENCE,
+    "input": pl.Struct({ITEM_FIELD: pl.String}),
+}
 _SEGMENTS: dict[str, pl.DataType] = {
     "input": pl.Struct({ITEM_FIELD: pl.String, ITEM_ATTRIBUTES: pl.String}),
     "output": pl.Struct({"usersList": pl.List(pl.String), "recommendedUsers": pl.List(pl.String)}),
@@ -106,6 +110,21 @@ def read_inference(data: bytes) -> pl.DataFrame:
     lines = _read_lines(data, _INFERENCE, "batch inference")
     return lines.select(
         user_id=pl.col("input").struct.field(USER_FIELD),
+        items=pl.col("output").struct.field("recommendedItems"),
+        scores=pl.col("output").struct.field("scores"),
+        error=pl.col("error"),
+    )
+
+
+def read_similar_items(data: bytes) -> pl.DataFrame:
+    """A `.out` file of similar items as a frame: item_id, items (list of str), scores, error.
+
+    item_id is the item of the input line. The guide's recipes give no scores. Raises ValueError for
+    what is not JSON Lines.
+    """
+    lines = _read_lines(data, _SIMILAR_ITEMS, "batch inference")
+    return lines.select(
+        item_id=pl.col("input").struct.field(ITEM_FIELD),
         items=pl.col("output").struct.field("recommendedItems"),
         scores=pl.col("output").struct.field("scores"),
         error=pl.col("error"),

@@ -22,10 +22,12 @@ from batchrec_dagster.pipeline.assets.prepared import batch_users, interactions
 from batchrec_dagster.pipeline.assets.raw import raw_ratings
 from batchrec_dagster.pipeline.assets.recommendations import recommendations, user_segments
 from batchrec_dagster.pipeline.assets.reports import recommendation_outcomes, recommendation_report
+from batchrec_dagster.pipeline.assets.similar_items import similar_items
 from batchrec_dagster.pipeline.assets.sinks import sink_assets
 from batchrec_dagster.pipeline.assets.training import (
     personalize_dataset,
     segment_solution_version,
+    similar_items_solution_version,
     solution_version,
 )
 from batchrec_dagster.pipeline.assets.users import user_assets
@@ -86,12 +88,17 @@ class BatchRecommendations(Sandboxed, Pipeline, dg.Component):
                 segment_solution_version(self, self.segments),
                 user_segments(self, self.segments),
             ]
+        similar_items_view = self.similar_items_pipeline
+        if similar_items_view is not None and self.similar_items is not None:
+            if self.similar_items_recipe is not None:
+                assets.append(similar_items_solution_version(self, self.similar_items_recipe))
+            assets.append(similar_items(similar_items_view, self.similar_items))
         if is_installed("report"):
             assets += [recommendation_outcomes(one_list) for one_list in narrowed]
             checks = [spec.key for asset in assets for spec in asset.check_specs]
             assets += [recommendation_report(one_list, checks) for one_list in narrowed]
-        for one_list in narrowed:
-            assets += sink_assets(one_list)
+        for published in self.published_pipelines:
+            assets += sink_assets(published)
         keys = [key for asset in assets for key in asset.keys]
         deployment = self._resolve_deployment(context)
         executor = deployment.executor() if deployment.embedded else None

@@ -52,7 +52,7 @@ def asset_options(
     description: str,
     kinds: set[str],
     code_version: str,
-    inputs: Collection[str] = (),
+    inputs: Collection[str] | Mapping[str, dg.AssetKey] = (),
     resources: Collection[str] = ("storage",),
     stage: str = RESULT,
     storage_key: str | None = None,
@@ -66,7 +66,8 @@ def asset_options(
 
     code_version must change whenever the same input would give another output, so that Dagster
     marks the asset as stale: include a fingerprint of the settings that the asset reads.
-    inputs: the names of the pipeline's assets that the function takes as parameters.
+    inputs: the names of the pipeline's assets that the function takes as parameters, or the asset
+    of each parameter.
     resources: the names of the resources that the function uses.
     storage_key, io_manager: where the value is stored, and how; neither for an asset that stores
     nothing in the pipeline's storage.
@@ -74,9 +75,11 @@ def asset_options(
     """
     key = pipeline.asset_key(name)
     settings = pipeline.assets
+    if not isinstance(inputs, Mapping):
+        inputs = {asset: pipeline.asset_key(asset) for asset in inputs}
     return {
         "key": key,
-        "ins": {asset: dg.AssetIn(key=pipeline.asset_key(asset)) for asset in inputs},
+        "ins": {name: dg.AssetIn(key=asset_key) for name, asset_key in inputs.items()},
         "deps": [*deps],
         "group_name": settings.group or pipeline.name,
         "owners": pipeline.owners,

@@ -13,7 +13,7 @@ from batchrec_dagster.personalize.filter_grammar import Literal
 from batchrec_dagster.personalize.schemas import EVENT_TYPE, ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.rules.catalogue import ItemCatalogue, build_catalogue
 from batchrec_dagster.rules.conditions import SECONDS_A_DAY, add_age_column
-from batchrec_dagster.rules.pairs import Pairs, find_positions
+from batchrec_dagster.rules.pairs import Numbers, Pairs, find_positions
 from batchrec_dagster.rules.service_filter import ServiceFilter
 
 
@@ -46,6 +46,9 @@ class RuleContext:
     """The declared filter in Personalize, which popular and pinned items obey too."""
     filter_values: Mapping[str, Sequence[Literal]] = field(default_factory=dict)
     """The values of its placeholders, by their names."""
+    subjects_are_items: bool = False
+    """Whether lists are made for items: then `user_ids` are ids of items, and `users` is what is
+    known of these, with their ids as USER_ID."""
     made_catalogue: ItemCatalogue | None = None
     """The catalogue of another context, if it is the same."""
 
@@ -56,9 +59,15 @@ class RuleContext:
             return self.made_catalogue
         counts = self.interactions.group_by(ITEM_ID).agg(interactions=pl.len())
         named = [pl.Series(self.pinned, dtype=pl.String)]
+        named += [self.user_ids] if self.subjects_are_items else []
         named += [ids for ids in (self.popular, self.blocked) if ids is not None]
         items = None if self.items is None else add_age_column(self.items, self.now)
         return build_catalogue(counts.collect(engine="streaming").sort(ITEM_ID), items, named)
+
+    @cached_property
+    def own_items(self) -> Numbers:
+        """For lists of items: the number, in the catalogue, of the item whose list it is."""
+        return self.catalogue.find_numbers(self.user_ids)
 
     @cached_property
     def service_filter(self) -> ServiceFilter | None:

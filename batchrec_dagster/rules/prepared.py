@@ -15,6 +15,7 @@ from batchrec_dagster.rules.context import RuleContext
 from batchrec_dagster.rules.exclude_seen import SeenItemsFilter
 from batchrec_dagster.rules.max_per import CategoryLimits
 from batchrec_dagster.rules.only import MatchingItemsFilter
+from batchrec_dagster.rules.other_items import OtherItemsFilter
 from batchrec_dagster.rules.pairs import IdNumbers, Mask, Numbers, find_positions
 from batchrec_dagster.rules.pin import NO_ITEM, PinnedItems, PinnedRanks
 from batchrec_dagster.rules.price import PriceFilter
@@ -76,6 +77,8 @@ class PreparedRules:
         self._limits = CategoryLimits(rules.max_per, context) if rules.max_per else None
         self._required = RequiredItems(rules.at_least, context) if rules.at_least else None
         filters_of_pins = [item_filter for item_filter in self._filters if item_filter is not price]
+        if context.subjects_are_items:
+            filters_of_pins.append(OtherItemsFilter(context))
         self.pinned = PinnedItems(rules.pin, context, filters_of_pins)
         self._popular = self._find_popular(context, of_items)
         self._has_pins = bool(rules.pin)

@@ -1,4 +1,7 @@
-"""The rule price: items cost about what the user's own items cost."""
+"""The rule price: items cost about what the user's own items cost.
+
+In the list of an item, they cost about what that item costs.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +26,11 @@ class PriceFilter:
 
     def __init__(self, settings: PriceRange, context: RuleContext) -> None:
         self._prices = context.catalogue.read_numbers(settings.of)
-        pairs = context.find_pairs(settings.events)
-        medians = compute_medians(pairs, self._prices, len(context.user_ids))
+        if context.subjects_are_items:
+            medians = self._prices[context.own_items]
+        else:
+            pairs = context.find_pairs(settings.events)
+            medians = compute_medians(pairs, self._prices, len(context.user_ids))
         # The entry after the last is for users whom no list was requested for.
         self._medians = np.append(medians, np.nan)
         self._lowest, self._highest = settings.within

@@ -98,6 +98,10 @@ def find_absent_users(files: PipelineFiles, rows: pl.LazyFrame) -> AbsentUsers:
     rows: those of an edition, with the column user_id.
     Raises StorageError.
     """
+    if "user_id" not in rows.collect_schema():
+        # Lists of similar items have nobody.
+        nobody = pl.Series("user_id", [], pl.String)
+        return AbsentUsers(0, nobody, nobody)
     users = list_users(rows)
     current_users = read_current_users(files)
     absent = None

@@ -245,7 +245,7 @@ def check_every_user_answered(users: pl.Series, answered: pl.Series) -> CheckRes
     users: the ids of the requested users.
     answered: the id of the user of each result.
     """
-    return _check_every_answered("user", users, answered)
+    return check_every_answered("user", users, answered)
 
 
 def explain_empty_lists(check: CheckResult) -> CheckResult:
@@ -259,10 +259,10 @@ def explain_empty_lists(check: CheckResult) -> CheckResult:
 
 def check_every_segment_answered(queries: Sequence[str], answered: pl.Series) -> CheckResult:
     """Whether every requested segment has exactly one result."""
-    return _check_every_answered("segment", pl.Series(queries), answered)
+    return check_every_answered("segment", pl.Series(queries), answered)
 
 
-def _check_every_answered(subject: str, requested: pl.Series, answered: pl.Series) -> CheckResult:
+def check_every_answered(subject: str, requested: pl.Series, answered: pl.Series) -> CheckResult:
     """Whether every requested id has exactly one result, and no other id has any.
 
     subject: what an id is of, user or segment.
@@ -275,7 +275,7 @@ def _check_every_answered(subject: str, requested: pl.Series, answered: pl.Serie
     unknown = len(distinct) - answered_count
     finding = f"{answered_count:,} of {len(requested):,} {subject}s have a result"
     if len(missing):
-        finding += f"; missing: {_list_ids(missing.head(MAX_IDS_NAMED), len(missing))}"
+        finding += f"; missing: {list_ids(missing.head(MAX_IDS_NAMED), len(missing))}"
     if repeated:
         finding += f"; {repeated:,} results are repeated"
     if unknown:
@@ -426,7 +426,7 @@ def _format_day(seconds: int) -> str:
         return f"the year {1970 + seconds // 31_556_952:,}"
 
 
-def _list_ids(first: Iterable[object], count: int) -> str:
+def list_ids(first: Iterable[object], count: int) -> str:
     """The first few ids, and how many more there are."""
     listed = ", ".join(map(repr, first))
     return listed if count <= MAX_IDS_NAMED else f"{listed} and {count - MAX_IDS_NAMED:,} more"

@@ -10,8 +10,10 @@ from typing import Any
 import polars as pl
 
 from batchrec_dagster.config import fingerprint
+from batchrec_dagster.personalize.schemas import ITEM_ID, USER_ID
 from batchrec_dagster.preparation.sources.parsing import parse_source
 from batchrec_dagster.preparation.users import read_ids
+from batchrec_dagster.rules.conditions import add_age_column
 from batchrec_dagster.rules.context import RuleContext
 from batchrec_dagster.rules.prepared import PreparedRules
 from batchrec_dagster.rules.settings import Block, ListRules
@@ -53,8 +55,10 @@ def read_rule_inputs(work: Work) -> RuleInputs | None:
         return None
     today = datetime.now(UTC).date()
     has_filter = settings.filter is not None
-    items = read_attributes(work) if rules.reads_items or has_filter else None
-    users = read_user_attributes(work) if rules.reads_users else None
+    of_items = work.pipeline.is_of_items
+    reads_items = rules.reads_items or (of_items and rules.reads_users) or has_filter
+    items = read_attributes(work) if reads_items else None
+    users = read_user_attributes(work) if rules.reads_users and not of_items else None
     blocked = _read_blocked(work, rules.block) if rules.block is not None else None
     versions = [fingerprint([pin.item for pin in rules.pin if not pin.is_over(today)])]
     keys = work.pipeline.storage_keys
@@ -69,7 +73,7 @@ def read_rule_inputs(work: Work) -> RuleInputs | None:
 
 def _read_blocked(work: Work, block: Block) -> pl.Series:
     pipeline = work.pipeline
-    setting = "recommendations.rules.block.column"
+    setting = f"{pipeline.list_setting}.rules.block.column"
     null_values = pipeline.ratings.all_null_values
     with open_source(parse_source(block.source), work.storage, pipeline.project) as files:
         return read_ids(files, "item", block.column, setting, null_values).to_series()
@@ -110,6 +114,43 @@ def prepare_rules(
     is_filtered = seen is not None and seen.filter_expression is not None
     filter_history = work.ensure.filter_interactions if is_filtered else 0
     return PreparedRules(rules, seen, context, filter_history), context
+
+
+def prepare_item_rules(
+    work: Work,
+    rules: ListRules,
+    inputs: RuleInputs,
+    interactions: pl.LazyFrame,
+    items: pl.Series,
+    now: int,
+) -> tuple[PreparedRules, RuleContext]:
+    """The rules for the lists of these items, and what they know.
+
+    Popular items do not fill these lists: they would not go with the item.
+
+    interactions, now: as of `prepare_rules`.
+    items: the ids of the items that lists are made for.
+    """
+    settings = work.pipeline.recommendations
+    subjects = None
+    if inputs.items is not None:
+        # The condition of a pin is on the item whose list it is.
+        subjects = add_age_column(inputs.items, now).rename({ITEM_ID: USER_ID})
+    context = RuleContext(
+        num_results=settings.num_results,
+        user_ids=items,
+        interactions=interactions,
+        now=now,
+        today=inputs.today,
+        items=inputs.items,
+        users=subjects,
+        blocked=inputs.blocked,
+        pinned=[pin.item for pin in rules.pin],
+        filter=settings.filter,
+        filter_values=settings.values_of_placeholders,
+        subjects_are_items=True,
+    )
+    return PreparedRules(rules, None, context), context
 
 
 def check_rules_suit_data(
@@ -187,17 +228,20 @@ def check_results_enough(prepared: PreparedRules, num_results: int, most: int) -
     return CheckResult("results_enough_for_rules", passed, finding, numbers, severity="warn")
 
 
-def check_lists_not_emptied(prepared: PreparedRules, max_share: float) -> CheckResult:
+def check_lists_not_emptied(
+    prepared: PreparedRules, max_share: float, block: str = "recommendations"
+) -> CheckResult:
     """Whether the rules leave nearly everybody a list.
 
     max_share: the largest share of users without one.
+    block: the block of the declaration that has the rules.
     """
     filled = prepared.filled
     emptied = {name: counts.emptied for name, counts in prepared.counts.items() if counts.emptied}
     empty = sum(emptied.values())
     # A product with the share is not exact: 0.29 * 100 is less than 29.
     passed = not empty or (empty < filled.lists and empty / filled.lists <= max_share)
-    finding = f"{empty:,} of {filled.lists:,} lists are empty because of recommendations.rules"
+    finding = f"{empty:,} of {filled.lists:,} lists are empty because of {block}.rules"
     if empty:
         finding += f" (at most {100 * max_share:g} % may: gate.max_emptied_share): " + ", ".join(
             f"{name} left out the last item of {lists:,}" for name, lists in emptied.items()

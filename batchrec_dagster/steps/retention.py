@@ -63,6 +63,23 @@ def delete_unneeded_segments(work: PersonalizeWork, job_in_use: str) -> None:
         _delete_outputs(work, BATCH_SEGMENT_JOB, folder, {_read_job_name(job_in_use)})
 
 
+def delete_unneeded_similar_items(work: PersonalizeWork, jobs_in_use: Collection[str]) -> None:
+    """Delete the outputs of jobs of similar items that no kept edition of these lists was made
+    from, apart from those of jobs under way.
+
+    The caller holds the lease of the asset `similar_items`.
+
+    jobs_in_use: the ARNs of the jobs that this run's lists were made from.
+    """
+    with _log_failures(work, "outputs of batch inference jobs of similar items"):
+        table = work.files.table
+        current = table.current()
+        editions = [*table.older(), *([current] if current else [])]
+        arns = {*jobs_in_use}.union(*(_list_jobs(edition) or [] for edition in editions))
+        folder = work.pipeline.storage_keys.all_batch_similar_items
+        _delete_outputs(work, BATCH_INFERENCE_JOB, folder, set(map(_read_job_name, arns)))
+
+
 @contextmanager
 def _log_failures(work: PersonalizeWork, what: str) -> Iterator[None]:
     """A block whose expected errors are only logged."""
@@ -195,6 +212,12 @@ def _list_undeclared_prefixes(pipeline: Pipeline) -> Iterator[str]:
         yield keys.user_segments
         yield keys.all_batch_segments
         yield keys.record("segment_solution_version")
+    if pipeline.similar_items is None:
+        yield keys.batch_items
+        yield keys.all_similar_items
+    if pipeline.similar_items_recipe is None:
+        yield keys.all_batch_similar_items
+        yield keys.record("similar_items_solution_version")
     if experiment is None and pipeline.recommendations.newcomers is None:
         yield f"{keys.all_arm_users}{MODEL}/"
     # A job made the control's lists until popular items were counted on this side.

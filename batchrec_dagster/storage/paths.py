@@ -30,6 +30,10 @@ from batchrec_dagster.storage.users_files import UsersFiles
 MAKE_AGAIN = "delete it, and run the refresh, which makes it again"
 
 
+# The name, among the lists of a pipeline, of those of items that go with each item.
+SIMILAR_ITEMS = "similar_items"
+
+
 def is_of_list(asset: str) -> bool:
     """Whether each list of a pipeline has an asset of this name of its own."""
     # recommendations, recommendation_outcomes, recommendation_report, recommendations_in_postgres.
@@ -52,6 +56,7 @@ class StorageKeys:
         pipeline, _, list_name = address.partition("/")
         list_folder = f"{pipeline}/lists/{list_name}" if list_name else pipeline
         users_folder = list_folder if has_own_users else pipeline
+        table = SIMILAR_ITEMS if list_name == SIMILAR_ITEMS else "recommendations"
         self.address = address
         self.pipeline = pipeline
         self.list_name = list_name
@@ -63,7 +68,8 @@ class StorageKeys:
         self.item_titles = f"{pipeline}/transformed/item_titles/item_titles.parquet"
         self.segment_queries = f"{pipeline}/transformed/batch_segments_input/queries.json"
         self.user_segments = f"{pipeline}/curated/user_segments/user_segments.parquet"
-        self.recommendations = f"{list_folder}/curated/recommendations/recommendations.parquet"
+        # The published table: of a list, or of similar items.
+        self.recommendations = f"{list_folder}/curated/{table}/{table}.parquet"
         self.report = f"{list_folder}/curated/report/index.html"
         self.outcomes = (
             f"{list_folder}/curated/recommendation_outcomes/recommendation_outcomes.parquet"
@@ -87,6 +93,11 @@ class StorageKeys:
         self.all_batch_inference = f"{pipeline}/curated/batch_inference/"
         self.all_batch_segments = f"{pipeline}/curated/batch_segments/"
         self.all_arm_users = f"{list_folder}/transformed/batch_users_of_arms/"
+        # The items that get a list of similar items, and the folder of the outputs of these jobs.
+        self.batch_items = f"{pipeline}/transformed/batch_items_input/items.json"
+        # The folder of what is published of them.
+        self.all_similar_items = f"{pipeline}/lists/{SIMILAR_ITEMS}/"
+        self.all_batch_similar_items = f"{pipeline}/curated/batch_similar_items/"
         # The folder, with its final slash, of what sinks export into the storage.
         self.all_exports = f"{list_folder}/curated/exports/"
         # The folder, with its final slash, of the users that a sink wrote to DynamoDB, by table.
@@ -136,6 +147,10 @@ class StorageKeys:
     def batch_inference(self, job: str) -> str:
         """The folder of a batch inference job, with its final slash."""
         return f"{self.all_batch_inference}{job}/"
+
+    def batch_similar_items(self, job: str) -> str:
+        """The folder of a batch inference job of similar items, with its final slash."""
+        return f"{self.all_batch_similar_items}{job}/"
 
     def batch_segments(self, job: str) -> str:
         """The folder of a batch segment job, with its final slash."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from typing import IO
 
 import polars as pl
@@ -13,8 +14,20 @@ _DIGEST_BYTES = 16
 NOBODY = pl.Series("user_id", [], pl.String)
 
 
+def find_subject_columns(columns: Collection[str]) -> tuple[str, str]:
+    """The column of those who have a list, and that of what is on it.
+
+    columns: those of published lists, whose users or items have a list.
+    """
+    if "user_id" in columns:
+        return "user_id", "item_id"
+    return "item_id", "similar_item_id"
+
+
 def compute_rows_checksum(file: IO[bytes], without: pl.Series = NOBODY) -> str:
     """A checksum of the users, ranks and items in a file that `TableWriter` wrote.
+
+    In a table of similar items, the items that have a list stand in the place of the users.
 
     without: the ids of users whose rows do not count.
 
@@ -26,9 +39,10 @@ def compute_rows_checksum(file: IO[bytes], without: pl.Series = NOBODY) -> str:
 
     total, rows_left = 0, None
     table = pq.ParquetFile(file)
-    columns = [name for name in ("user_id", "rank", "item_id") if name in table.schema_arrow.names]
+    subject, item = find_subject_columns(table.schema_arrow.names)
+    columns = [name for name in (subject, "rank", item) if name in table.schema_arrow.names]
     for batch in table.iter_batches(ROWS_AT_ONCE, columns=columns):
-        rows = pl.DataFrame(batch).select(columns)
+        rows = pl.DataFrame(batch).select(columns).rename({subject: "user_id"}, strict=False)
         if len(without):
             rows = rows.filter(~pl.col("user_id").is_in(without.implode()))
         rows = rows if rows_left is None else pl.concat([rows_left, rows])

@@ -80,6 +80,9 @@ def open_reduced_table(
 
     The file is deleted at the end. Raises the same errors as `drop_users`.
     """
+    if not len(users):
+        yield None
+        return
     opened_edition, file = table.open_edition(edition)
     with file, temporary_folder() as folder:
         dropped, is_kept = _find_rows_to_keep(file, users)

@@ -1,5 +1,6 @@
 """The assets recommendations and user_segments: lists and segments of batch jobs, as tables."""
 
+from collections.abc import Callable, Collection
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -142,7 +143,7 @@ def _trace_columns(pipeline: Pipeline) -> dict[str, list[tuple[str, str]]]:
 
 def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
     """The asset of the published lists."""
-    settings, titles = pipeline.recommendations, _title_assets(pipeline)
+    settings, titles = pipeline.recommendations, title_assets(pipeline)
     experiment = [pipeline.experiment] if pipeline.experiment else []
     own_settings = [*experiment, *pipeline.own_popularity]
     declaration = describe_lists(pipeline)
@@ -157,7 +158,7 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
             "recommendations",
             description=f"The published table: the top {settings.num_results} items for every"
             " user, as user_id, rank, item_id and score"
-            f"{_describe_list_columns(pipeline)}{', and arm' if experiment else ''}."
+            f"{describe_list_columns(pipeline)}{', and arm' if experiment else ''}."
             f"{without_seen if settings.excludes_all_seen else ''}",
             kinds={"personalize", "parquet"},
             inputs=["solution_version", "batch_users"],
@@ -178,12 +179,13 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
         batch_users: pl.LazyFrame,
     ) -> dg.MaterializeResult[Any]:
         from batchrec_dagster.steps.infer import infer_and_publish  # NumPy
+        from batchrec_dagster.steps.retention import delete_unneeded
 
         work = get_personalize_work(pipeline, context)
         delete_old_runs(context.instance, pipeline, context.log)
         with work.step_lease("recommendations", context.run.run_id):
             if config.roll_back_to:
-                return _roll_back(work, context, config.roll_back_to)
+                return roll_back(work, context, config.roll_back_to, delete_unneeded)
             try:
                 with drop_absent_users_if_refused(work.files):
                     lists = infer_and_publish(
@@ -215,12 +217,12 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
     return recommendations
 
 
-def _title_assets(pipeline: Pipeline) -> list[dg.AssetKey]:
+def title_assets(pipeline: Pipeline) -> list[dg.AssetKey]:
     """The asset of the titles, for `deps`; empty if the pipeline declares none."""
     return [pipeline.asset_key("item_titles")] if pipeline.has_titles else []
 
 
-def _describe_list_columns(pipeline: Pipeline) -> str:
+def describe_list_columns(pipeline: Pipeline) -> str:
     """The columns that lists have besides the usual ones, in words; empty without any."""
     if pipeline.recommendations.columns is None:
         return ", with titles" if pipeline.has_titles else ""
@@ -298,7 +300,7 @@ def _lists_metadata(
         "outcome": describe_outcome(job, "inferred"),
         "inference_seconds": measure_job_seconds(job),
         **build_cost_metadata("cost_usd", lists.cost, on_aws=work.ensure.on_aws),
-        **_published_metadata(work, lists.edition),
+        **published_metadata(work, lists.edition),
         "sample": sample_metadata(table.sample),
         **storage_links("table", work.storage, lists.edition.uri),
     }
@@ -342,7 +344,7 @@ def _popularity_metadata(table: "RecommendationTable") -> dict[str, Any]:
     return metadata
 
 
-def _published_metadata(work: PersonalizeWork, edition: Edition) -> dict[str, Any]:
+def published_metadata(work: PersonalizeWork, edition: Edition) -> dict[str, Any]:
     return {"dagster/uri": work.files.table.uri, "edition": edition.number}
 
 
@@ -359,12 +361,17 @@ def _preview(table: "RecommendationTable") -> dg.MetadataValue[Any]:
     return preview_metadata(*counts, f"User {escape(user)} gets:", format_numbered_list(items))
 
 
-def _roll_back(
-    work: PersonalizeWork, context: dg.AssetExecutionContext, to: str
+def roll_back(
+    work: PersonalizeWork,
+    context: dg.AssetExecutionContext,
+    to: str,
+    delete_unneeded: Callable[[PersonalizeWork, Collection[str]], None],
 ) -> dg.MaterializeResult[Any]:
-    """Publish the lists of an older edition again, with its checks. Raises StepError."""
-    from batchrec_dagster.steps.retention import delete_unneeded  # NumPy
+    """Publish the lists of an older edition again, with its checks. Raises StepError.
 
+    to: an edition's number, or PREVIOUS.
+    delete_unneeded: deletes what no kept edition needs, except the outputs of some jobs.
+    """
     runs = DagsterRuns(context.instance)
     absent = republish(work, to, find_root_run(context), runs, context.log).absent
     delete_unneeded(work, [])
@@ -389,7 +396,7 @@ def _roll_back(
                 },
                 **({"users": edition.users} if edition.users is not None else {}),
                 **({"users_dropped": edition.users_dropped} if edition.users_dropped else {}),
-                **_published_metadata(work, edition),
+                **published_metadata(work, edition),
                 "table": work.storage.where(work.files.table.uri),
             },
         ),
@@ -415,7 +422,7 @@ SEGMENTS_COLUMN_LINEAGE: dict[str, list[tuple[str, str]]] = {
 
 def user_segments(pipeline: Pipeline, segments: Segments) -> dg.AssetsDefinition:
     """The asset of the users who belong to each segment."""
-    titles = _title_assets(pipeline) if segments.items else []
+    titles = title_assets(pipeline) if segments.items else []
     columns = ", ".join(name for name in SEGMENT_COLUMNS if titles or name != "title")
 
     @dg.asset(

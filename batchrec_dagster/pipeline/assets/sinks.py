@@ -42,14 +42,15 @@ def sink_assets(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
 def sink_asset(pipeline: Pipeline, key: str, sink: Sink) -> dg.AssetsDefinition:
     """The asset of the sink under this key of the YAML."""
     sink_description = sink.describe(pipeline.project)
+    lists_asset = pipeline.asset_key(pipeline.published_asset)
 
     @dg.asset(
         **asset_options(
             pipeline,
-            sink.asset,
+            name_sink_asset(pipeline, sink),
             description=sink_description.text,
             kinds={sink_description.kind},
-            inputs=["recommendations"],
+            inputs={"recommendations": lists_asset},
             code_version=f"{CODE_VERSION}-{fingerprint(sink)}",
             metadata={WRITES_TO: sink_description.place} if sink_description.place else {},
         )
@@ -64,6 +65,11 @@ def sink_asset(pipeline: Pipeline, key: str, sink: Sink) -> dg.AssetsDefinition:
         return dg.MaterializeResult(metadata=_sink_metadata(result))
 
     return write_sink
+
+
+def name_sink_asset(pipeline: Pipeline, sink: Sink) -> str:
+    """The name of the asset of a sink of these lists, such as recommendations_in_postgres."""
+    return sink.asset.replace("recommendations", pipeline.published_asset, 1)
 
 
 def write_sinks_again(work: Work, context: dg.AssetExecutionContext) -> None:

@@ -1,6 +1,7 @@
 """The assets of the imported data and of the models.
 
-They are personalize_dataset, solution_version and segment_solution_version.
+They are personalize_dataset, solution_version, segment_solution_version and
+similar_items_solution_version.
 """
 
 from collections.abc import Mapping
@@ -163,6 +164,15 @@ def segment_solution_version(pipeline: Pipeline, segments: Segments) -> dg.Asset
         f" {segments.recipe} on the imported data, and its metrics."
     )
     return _model_asset(pipeline, "segment_solution_version", description, segments.recipe)
+
+
+def similar_items_solution_version(pipeline: Pipeline, recipe: str) -> dg.AssetsDefinition:
+    """The asset of the model that finds similar items."""
+    description = (
+        f"The model that finds similar items, trained with the recipe {recipe} on the imported"
+        f" data, and its metrics. {_describe_retraining(pipeline)}"
+    )
+    return _model_asset(pipeline, "similar_items_solution_version", description, recipe)
 
 
 def _model_asset(

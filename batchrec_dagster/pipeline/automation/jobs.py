@@ -48,7 +48,10 @@ def build_automation(
     return dg.Definitions(
         jobs=[
             job,
-            *(rollback_job(one_list, assets, executor) for one_list in pipeline.list_pipelines),
+            *(
+                rollback_job(one_list, assets, executor)
+                for one_list in pipeline.published_pipelines
+            ),
             teardown_job(pipeline, assets),
         ],
         schedules=[refresh_schedule(pipeline, job)],
@@ -110,11 +113,11 @@ def rollback_job(
     executor: dg.ExecutorDefinition | None = None,
 ) -> dg.UnresolvedAssetJobDefinition:
     """`NAME_rollback` publishes older lists again and updates what the pipeline makes from them."""
-    lists = dg.AssetSelection.assets(pipeline.asset_key("recommendations"))
+    lists = dg.AssetSelection.assets(pipeline.asset_key(pipeline.published_asset))
     return dg.define_asset_job(
         name=f"{pipeline.job_prefix}_rollback",
         selection=lists.downstream() & dg.AssetSelection.assets(*assets),
-        config=build_rollback_config(pipeline.op_name("recommendations"), PREVIOUS),
+        config=build_rollback_config(pipeline.op_name(pipeline.published_asset), PREVIOUS),
         executor_def=executor,
         description="Publishes the previous lists again, or those of the edition that roll_back_to"
         " names, and updates what is made from them: the report, the sinks.",

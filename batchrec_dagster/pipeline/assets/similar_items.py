@@ -1,0 +1,247 @@
+"""The asset similar_items: what goes with each item, as a published table."""
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from batchrec_dagster.config import Pipeline, fingerprint
+from batchrec_dagster.config.list_columns import SIMILAR_ITEM_COLUMN, name_published_column
+from batchrec_dagster.config.similar_items import SimilarItems
+from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
+from batchrec_dagster.pipeline.assets.recommendations import (
+    COLUMN_LINEAGE,
+    COLUMNS,
+    PublicationConfig,
+    describe_list_columns,
+    published_metadata,
+    roll_back,
+    title_assets,
+)
+from batchrec_dagster.pipeline.declare_asset import (
+    asset_options,
+    budget_check,
+    build_cost_metadata,
+    preview_metadata,
+    sample_metadata,
+    storage_links,
+    table_metadata,
+)
+from batchrec_dagster.pipeline.run_endings import find_root_run, find_run_start
+from batchrec_dagster.pipeline.run_step import (
+    asset_step,
+    get_personalize_work,
+    materialization_with_checks,
+)
+from batchrec_dagster.reporting.markdown import escape, format_numbered_list
+from batchrec_dagster.reporting.markdown import format_table as markdown_table
+from batchrec_dagster.reporting.rules import RULE_COLUMNS, list_rule_rows
+from batchrec_dagster.steps.batch_jobs import JobOutput, measure_job_seconds
+from batchrec_dagster.steps.checks import ROWS_TITLED
+from batchrec_dagster.steps.errors import StepError
+from batchrec_dagster.steps.items import list_attribute_columns
+from batchrec_dagster.steps.records import read_model
+from batchrec_dagster.steps.similar_items_declaration import describe_similar_items
+from batchrec_dagster.steps.work import PersonalizeWork
+
+if TYPE_CHECKING:
+    from batchrec_dagster.steps.similar_items import PublishedSimilarItems
+
+CODE_VERSION = "1"
+MODEL_ASSET = "similar_items_solution_version"
+
+_COUNTED = [("interactions", USER_ID), ("interactions", ITEM_ID), ("interactions", TIMESTAMP)]
+SIMILAR_ITEMS_COLUMNS = {
+    "item_id": ("string", "The item whose list it is."),
+    "rank": ("int", "1 goes with it best."),
+    SIMILAR_ITEM_COLUMN: ("string", "The item that goes with it."),
+    **{name: COLUMNS[name] for name in ("title", "image", "link")},
+    "score": (
+        "float",
+        "Of items bought together: from 0 to 1, how much the people who had both are more than"
+        " chance. Null: a recipe gives none, or a rule put the item on the list.",
+    ),
+}
+SIMILAR_ITEMS_LINEAGE = {
+    "item_id": [("interactions", ITEM_ID)],
+    "rank": _COUNTED,
+    SIMILAR_ITEM_COLUMN: [("interactions", ITEM_ID)],
+    **{name: COLUMN_LINEAGE[name] for name in ("title", "image", "link")},
+    "score": _COUNTED,
+}
+
+
+def similar_items(pipeline: Pipeline, settings: SimilarItems) -> dg.AssetsDefinition:
+    """The asset of the published lists of similar items.
+
+    pipeline: narrowed to them.
+    """
+    declaration = describe_similar_items(pipeline)
+    titles = title_assets(pipeline)
+    has_model = not settings.is_bought_together
+
+    @dg.asset(
+        **asset_options(
+            pipeline,
+            "similar_items",
+            description=_describe(pipeline, settings),
+            kinds={"personalize", "parquet"} if has_model else {"parquet"},
+            deps=[
+                pipeline.asset_key("interactions"),
+                *([pipeline.asset_key(MODEL_ASSET)] if has_model else []),
+                *titles,
+                *([pipeline.asset_key("items")] if _reads_items(pipeline) else []),
+            ],
+            resources=["personalize"],
+            storage_key=pipeline.storage_keys.recommendations,
+            code_version=f"{CODE_VERSION}-{fingerprint(settings.deciding_settings, *titles)}",
+            io_manager="published_io",
+            checks=_checks(pipeline),
+            warnings=_warnings(pipeline),
+        )
+    )
+    @asset_step
+    def similar_items(
+        context: dg.AssetExecutionContext, config: PublicationConfig
+    ) -> dg.MaterializeResult[Any]:
+        from batchrec_dagster.steps.retention import delete_unneeded_similar_items  # NumPy
+        from batchrec_dagster.steps.similar_items import RunFacts, publish_similar_items
+
+        work = get_personalize_work(pipeline, context)
+        with work.step_lease("similar_items", context.run.run_id):
+            if config.roll_back_to:
+                return roll_back(work, context, config.roll_back_to, delete_unneeded_similar_items)
+            model = read_model(work.files, MODEL_ASSET) if has_model else None
+            if has_model and model is None:
+                raise StepError(f"there is no model: materialize {MODEL_ASSET} first")
+            lists = publish_similar_items(
+                work,
+                declaration,
+                settings,
+                model,
+                RunFacts(
+                    context.run.run_id,
+                    find_root_run(context),
+                    find_run_start(context),
+                    config.skip_quality_gate,
+                ),
+            )
+        return materialization_with_checks(
+            lists.checks,
+            dg.MaterializeResult(
+                data_version=dg.DataVersion(lists.edition.version),
+                metadata=_build_metadata(work, lists),
+            ),
+        )
+
+    return similar_items
+
+
+def _describe(pipeline: Pipeline, settings: SimilarItems) -> str:
+    found = (
+        "people had together, as batchrec counts them"
+        if settings.is_bought_together
+        else f"are similar, by the recipe {pipeline.similar_items_recipe}"
+    )
+    return (
+        f"The published table: up to {settings.num_results} items for each item, which {found}, as"
+        f" item_id, rank, {SIMILAR_ITEM_COLUMN} and score{describe_list_columns(pipeline)}."
+    )
+
+
+def _reads_items(pipeline: Pipeline) -> bool:
+    """Whether the lists depend on the categories and numbers of the items."""
+    settings = pipeline.recommendations
+    rules = settings.rules
+    if pipeline.items is None:
+        return False
+    in_rules = rules is not None and (rules.reads_items or rules.reads_users)
+    return in_rules or settings.filter is not None or bool(list_attribute_columns(pipeline))
+
+
+def _checks(pipeline: Pipeline) -> dict[str, str]:
+    rules_check = {"lists_not_emptied": "The rules leave nearly every item a list."}
+    return {
+        "quality_gate": "The model is good enough to publish its lists.",
+        "every_item_answered": "Every requested item has exactly one result, and some item a list.",
+        "no_failed_items": "Few enough items have an error instead of similar items.",
+        "no_duplicates": "No list contains an item twice.",
+        **(rules_check if pipeline.recommendations.rules is not None else {}),
+        **budget_check(pipeline),
+    }
+
+
+def _warnings(pipeline: Pipeline) -> dict[str, str]:
+    rules_check = {"rules_suit_data": "Each rule has what it needs: categories, possible pins."}
+    items_check = {"items_known": "Most items in the lists are in the items file."}
+    titles_check = {ROWS_TITLED: "Nearly all rows have a title."}
+    return {
+        "items_have_lists": "Most of the requested items have a list.",
+        "requested_items_known": "All requested items are in the interactions or the items file.",
+        **(items_check if pipeline.items else {}),
+        **(titles_check if "title" in pipeline.list_columns else {}),
+        **(rules_check if pipeline.recommendations.rules is not None else {}),
+    }
+
+
+def _build_metadata(work: PersonalizeWork, lists: "PublishedSimilarItems") -> dict[str, Any]:
+    table, job = lists.table, lists.job
+    counts = asdict(table.counts)
+    rows = counts.pop("rows")
+    attributes = list_attribute_columns(work.pipeline)
+    numbers = work.pipeline.items.layout.numbers if work.pipeline.items else {}
+    described = {
+        name_published_column(name): (
+            "double" if name in numbers else "string",
+            f"The similar item's {name}; null where the items file has none.",
+        )
+        for name in attributes
+    }
+    traced = {name_published_column(name): [("items", name)] for name in attributes}
+    rules = table.facts.get("rules")
+    return {
+        "preview": _preview(lists),
+        **(
+            {"rules": dg.MetadataValue.md(markdown_table(RULE_COLUMNS, list_rule_rows(rules)))}
+            if rules
+            else {}
+        ),
+        **table_metadata(
+            work.pipeline,
+            rows,
+            {**SIMILAR_ITEMS_COLUMNS, **described},
+            {**SIMILAR_ITEMS_LINEAGE, **traced},
+            table.sample.columns,
+        ),
+        **counts,
+        "outcome": lists.outcome,
+        **(
+            {
+                "batch_inference_job_arn": job.arn,
+                "batch_inference_output": JobOutput(work.storage, job.description).folder,
+                "inference_seconds": measure_job_seconds(job),
+            }
+            if job is not None
+            else {}
+        ),
+        **build_cost_metadata("cost_usd", lists.cost, on_aws=work.ensure.on_aws),
+        **published_metadata(work, lists.edition),
+        "sample": sample_metadata(table.sample),
+        **storage_links("table", work.storage, lists.edition.uri),
+    }
+
+
+def _preview(lists: "PublishedSimilarItems") -> dg.MetadataValue[Any]:
+    table = lists.table
+    counts = (
+        f"**{table.counts.items:,} items** have a list.",
+        f"{table.counts.similar_items:,} different items are in them.",
+    )
+    if not table.sample.height:
+        return preview_metadata(*counts)
+    item = table.sample.item(0, "item_id")
+    first_list = table.sample.filter(item_id=item)
+    names = [
+        row.get("title") or row[SIMILAR_ITEM_COLUMN] for row in first_list.iter_rows(named=True)
+    ]
+    return preview_metadata(*counts, f"With item {escape(item)} goes:", format_numbered_list(names))

@@ -1,0 +1,192 @@
+"""Which items people had together: batchrec's own count, without Amazon Personalize.
+
+Two items were had together if the same person had both within some days, or in the same basket. A
+pair's score is the number of people who had both together, over the geometric mean of the numbers
+of people who had either: the cosine of item-kNN (Sarwar et al., "Item-based collaborative filtering
+recommendation algorithms", WWW 2001), of people's baskets in place of their whole histories. Few
+people can be chance, so they count less.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import polars as pl
+
+from batchrec_dagster.personalize.schemas import EVENT_TYPE, ITEM_ID, TIMESTAMP, USER_ID
+from batchrec_dagster.rules.conditions import SECONDS_A_DAY
+from batchrec_dagster.rules.pairs import Numbers, find_positions
+
+# If this many people had both items, the discount is one half.
+DISCOUNT = 2
+# Of what somebody has after an item, so many are paired with it: nobody buys more together, while
+# an automatic import of a history would make millions of pairs.
+MOST_AFTER = 100
+# So many events are paired at once, which bounds the memory.
+EVENTS_AT_ONCE = 200_000
+# The counts of so many pairs are kept before those of the same pairs are added up.
+COUNTS_AT_ONCE = 20_000_000
+
+
+def find_bought_together(
+    interactions: pl.LazyFrame,
+    *,
+    within_days: int,
+    least_people: int,
+    most: int,
+    events: Sequence[str] | None = None,
+    allowed: pl.Series | None = None,
+) -> pl.DataFrame:
+    """For each item those that people had together with it, best first.
+
+    The columns are item_id, similar_item_id and score, in the order of the items' ids. Items that
+    go with no other are missing.
+
+    interactions: the columns of Personalize's dataset.
+    within_days: how many days there may be between both, at most.
+    least_people: how many people must have had both together.
+    most: how many items an item's list has at most.
+    events: only events of these types count, in any case; None for all.
+    allowed: the ids of the items that may be on lists; None for all.
+    """
+    if events is not None:
+        interactions = _select_events(interactions, events)
+    ids = interactions.select(pl.col(ITEM_ID).unique()).collect(engine="streaming").to_series()
+    ids = ids.sort()
+    users = interactions.select(pl.col(USER_ID).unique()).collect(engine="streaming").to_series()
+    rows = (
+        interactions.select(
+            user=find_positions(USER_ID, users.sort()),
+            item=find_positions(ITEM_ID, ids),
+            time=TIMESTAMP,
+        )
+        .cast({"user": pl.UInt32, "item": pl.UInt32})
+        .unique()
+        .sort("user", "time", "item")
+        .collect(engine="streaming")
+    )
+    people = rows.select("user", "item").unique().group_by("item").len("people")
+    pairs = count_people_of_pairs(rows, within_days * SECONDS_A_DAY).filter(
+        pl.col("people") >= least_people
+    )
+    scored = score_pairs(pairs, people)
+    if allowed is not None:
+        scored = scored.filter(_name_items("other", ids).is_in(allowed.implode()))
+    return (
+        scored.sort("item", "score", "both", "other", descending=[False, True, True, False])
+        .group_by("item", maintain_order=True)
+        .head(most)
+        .select(
+            item_id=_name_items("item", ids),
+            similar_item_id=_name_items("other", ids),
+            score="score",
+        )
+    )
+
+
+def count_people_of_pairs(rows: pl.DataFrame, within_seconds: int) -> pl.DataFrame:
+    """How many people had both items of a pair together: the columns item, other and people.
+
+    Each pair is there once, with the lower number first.
+
+    rows: the columns user, item and time, in the order of users and of their times.
+    """
+    parts: list[pl.DataFrame] = []
+    size = 0
+    for codes in _iterate_pairs(rows, within_seconds):
+        counts = codes.unique().group_by("pair").agg(people=pl.len())
+        parts.append(counts)
+        size += counts.height
+        if size > COUNTS_AT_ONCE:
+            parts = [_add_up(parts)]
+            size = parts[0].height
+    total = _add_up(parts)
+    return total.select(
+        item=(pl.col("pair") // 2**32).cast(pl.UInt32),
+        other=(pl.col("pair") % 2**32).cast(pl.UInt32),
+        people="people",
+    )
+
+
+def score_pairs(pairs: pl.DataFrame, people: pl.DataFrame) -> pl.DataFrame:
+    """Each pair in both directions, with its score: the columns item, other, both and score.
+
+    pairs: as from `count_people_of_pairs`.
+    people: how many people had each item: the columns item and people.
+    """
+    of_other = people.rename({"item": "other", "people": "people_of_other"})
+    of_item = people.rename({"people": "people_of_item"})
+    both = pl.col("people")
+    scored = (
+        pairs.join(of_item, on="item")
+        .join(of_other, on="other")
+        .select(
+            "item",
+            "other",
+            both=both,
+            score=both
+            / (both + DISCOUNT)
+            * both
+            / (pl.col("people_of_item") * pl.col("people_of_other")).cast(pl.Float64).sqrt(),
+        )
+    )
+    mirrored = scored.select(
+        pl.col("other").alias("item"), pl.col("item").alias("other"), "both", "score"
+    )
+    return pl.concat([scored, mirrored])
+
+
+def _select_events(interactions: pl.LazyFrame, events: Sequence[str]) -> pl.LazyFrame:
+    if EVENT_TYPE not in interactions.collect_schema():
+        return interactions.clear()
+    names = [event.lower() for event in events]
+    return interactions.filter(pl.col(EVENT_TYPE).str.to_lowercase().is_in(names))
+
+
+def _iterate_pairs(rows: pl.DataFrame, within_seconds: int) -> Iterator[pl.DataFrame]:
+    """Tables of user and pair, with all pairs of a user in one of them.
+
+    A pair's number is that of the lower item, times 2 to the power of 32, and the other.
+    """
+    users = rows.get_column("user").to_numpy()
+    items = rows.get_column("item").to_numpy().astype(np.uint64)
+    times = rows.get_column("time").to_numpy()
+    first_rows = np.flatnonzero(np.diff(users, prepend=-1))
+    start = 0
+    while start < len(users):
+        # The first user who begins after so many events, or the end.
+        place = np.searchsorted(first_rows, start + EVENTS_AT_ONCE)
+        end = int(first_rows[place]) if place < len(first_rows) else len(users)
+        part = slice(start, end)
+        yield _pair_events(users[part], items[part], times[part], within_seconds)
+        start = end
+
+
+def _pair_events(
+    users: Numbers, items: np.ndarray, times: Numbers, within_seconds: int
+) -> pl.DataFrame:
+    """The columns user and pair of all events that the same user had within these seconds."""
+    pairs: list[pl.DataFrame] = []
+    for distance in range(1, min(len(users), MOST_AFTER + 1)):
+        is_near = users[distance:] == users[:-distance]
+        is_near &= times[distance:] - times[:-distance] <= within_seconds
+        rows = np.flatnonzero(is_near)
+        if not len(rows):
+            break
+        one, other = items[rows], items[rows + distance]
+        is_pair = one != other
+        lower = np.minimum(one, other)[is_pair] << np.uint64(32)
+        codes = lower | np.maximum(one, other)[is_pair]
+        pairs.append(pl.DataFrame({"user": users[rows][is_pair], "pair": codes}))
+    schema = {"user": pl.UInt32, "pair": pl.UInt64}
+    return pl.concat([pl.DataFrame(schema=schema), *pairs])
+
+
+def _add_up(parts: Sequence[pl.DataFrame]) -> pl.DataFrame:
+    empty = pl.DataFrame(schema={"pair": pl.UInt64, "people": pl.UInt32})
+    return pl.concat([empty, *parts]).group_by("pair").agg(pl.col("people").sum())
+
+
+def _name_items(column: str, ids: pl.Series) -> pl.Expr:
+    return pl.lit(ids).gather(pl.col(column))

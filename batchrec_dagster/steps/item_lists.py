@@ -1,0 +1,200 @@
+"""The table of similar items, built from lines with the items that go with each item."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import polars as pl
+
+from batchrec_dagster.config.list_columns import SIMILAR_ITEM_COLUMN, name_published_column
+from batchrec_dagster.rules.prepared import PreparedRules
+from batchrec_dagster.steps.batch_jobs import AnswerCounts, OutputTable
+from batchrec_dagster.steps.checks import (
+    CheckResult,
+    check_items_known,
+    check_no_duplicates,
+    check_rows_titled,
+)
+from batchrec_dagster.steps.item_checks import (
+    check_every_item_answered,
+    check_items_have_lists,
+    check_no_failed_items,
+)
+from batchrec_dagster.steps.items import add_item_columns, read_item_columns, read_item_ids
+from batchrec_dagster.steps.list_rules import check_lists_not_emptied, describe_rules
+from batchrec_dagster.steps.work import Work
+from batchrec_dagster.storage.published_table import TableWriter
+
+# What an edition's metadata have besides `ItemListCounts`: what each rule did.
+RULES = "rules"
+# Counted lists become lines for this many items at once.
+ITEMS_AT_ONCE = 20_000
+
+
+@dataclass(frozen=True)
+class ItemListCounts:
+    """What is in a table of similar items. An edition's metadata have these numbers too."""
+
+    rows: int
+    items: int
+    """How many items have a list."""
+    similar_items: int
+    """How many distinct items are in the lists."""
+    failed_items: int = 0
+    """How many requested items have no list because Personalize returned an error for them."""
+
+
+@dataclass(frozen=True)
+class SimilarItemsTable:
+    """A written table: its numbers, first rows and checks."""
+
+    counts: ItemListCounts
+    sample: pl.DataFrame
+    checks: list[CheckResult]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """More about the lists, for their metadata."""
+
+
+class ItemListBuilder(OutputTable):
+    """The best items of each line as rows of item_id, rank, similar_item_id and score.
+
+    num_results: how many items a list has.
+    item_columns: the column item_id, and what lists have of each similar item; None for ids alone.
+    columns: these columns, in their order.
+    rules: the rules of lists; None without rules.
+    """
+
+    def __init__(
+        self,
+        num_results: int,
+        item_columns: pl.DataFrame | None,
+        columns: Sequence[str],
+        rules: PreparedRules | None,
+    ) -> None:
+        super().__init__(pl.col("item_id"), item_columns)
+        self.num_results, self.columns, self.rules = num_results, columns, rules
+        self.items = self._full = self._untitled = 0
+        self.similar_items = pl.Series(dtype=pl.String)
+
+    def _build_rows(self, lines: pl.DataFrame) -> pl.DataFrame:
+        """The rows of these lines.
+
+        lines: the columns item_id, items and scores (best first), and error.
+        """
+        table = self._choose(lines).select(
+            "rank", "score", item_id="user_id", **{SIMILAR_ITEM_COLUMN: "item_id"}
+        )
+        if self.item_columns is not None:
+            table = add_item_columns(table, self.item_columns, of=SIMILAR_ITEM_COLUMN)
+        self._count(table)
+        return table.select("item_id", "rank", SIMILAR_ITEM_COLUMN, *self.columns, "score")
+
+    def _choose(self, lines: pl.DataFrame) -> pl.DataFrame:
+        """What is on the lists, with the columns that rules know: the item whose list it is stands
+        in the place of the user."""
+        nulls = pl.col("items").list.eval(pl.lit(None, dtype=pl.Float64))
+        # One score for each item, null where there is none.
+        scores = pl.coalesce(pl.col("scores").list.concat(nulls), nulls).list.head(
+            pl.col("items").list.len()
+        )
+        results = (
+            lines.filter(pl.col("items").list.len() > 0)
+            .select(user_id="item_id", item_id="items", score=scores)
+            .explode("item_id", "score")
+            # No item goes with itself, whatever a recipe says.
+            .filter(pl.col("user_id") != pl.col("item_id"))
+        )
+        if self.rules is not None:
+            items = lines.get_column("item_id").unique(maintain_order=True)
+            return self.rules.apply(items, results)
+        return results.with_columns(
+            rank=pl.int_range(1, pl.len() + 1, dtype=pl.Int32).over("user_id")
+        ).filter(pl.col("rank") <= self.num_results)
+
+    def _count(self, table: pl.DataFrame) -> None:
+        similar = pl.col(SIMILAR_ITEM_COLUMN)
+        lengths = table.group_by("item_id").agg(pl.len(), distinct=similar.n_unique())
+        self.items += lengths.height
+        self._full += lengths.filter(pl.col("len") >= self.num_results).height
+        self._outputs[-1].repeated += table.height - int(lengths.get_column("distinct").sum())
+        if "title" in self.columns:
+            self._untitled += table.get_column("title").null_count()
+        listed = table.get_column(SIMILAR_ITEM_COLUMN)
+        self.similar_items = pl.concat([self.similar_items, listed]).unique()
+
+    def finish(self, requested: pl.Series) -> SimilarItemsTable:
+        """The numbers and checks of the table that was written.
+
+        requested: the items that lists were requested for.
+        """
+        total = AnswerCounts.add_up(self._outputs)
+        answered = pl.concat(total.answered)
+        failed = total.failed_lines
+        checks = [
+            check_every_item_answered(requested, answered, rows=self.rows),
+            check_no_failed_items(failed, len(answered), total.first_failure),
+            check_no_duplicates(total.repeated),
+            check_items_have_lists(len(requested), self.items, self._full, self.num_results),
+        ]
+        if "title" in self.columns:
+            checks.append(check_rows_titled(self.rows, self._untitled))
+        counts = ItemListCounts(self.rows, self.items, len(self.similar_items), failed)
+        return SimilarItemsTable(counts, self.sample, checks)
+
+
+def build_item_lists(
+    work: Work,
+    pieces: Iterable[pl.DataFrame],
+    requested: pl.Series,
+    rules: PreparedRules | None,
+    writer: TableWriter,
+) -> SimilarItemsTable:
+    """Write the table of similar items.
+
+    work: of the pipeline narrowed to similar items.
+    pieces: lines as `ItemListBuilder` takes them.
+    requested: the items that lists were requested for.
+    rules: None without rules.
+    Raises StorageError, and RejectedOutputsError if an output cannot be read.
+    """
+    pipeline = work.pipeline
+    columns = [name_published_column(name) for name in pipeline.list_columns]
+    if rules is not None:
+        rules.start()
+    lists = ItemListBuilder(
+        pipeline.recommendations.num_results, read_item_columns(work), columns, rules
+    )
+    lists.write(pieces, writer)
+    table = lists.finish(requested)
+    checks, facts = [*table.checks], {}
+    if pipeline.items is not None:
+        # No filter lets items through that the file does not have: without people there is no IF.
+        checks.append(check_items_known(lists.similar_items, read_item_ids(work)))
+    if rules is not None:
+        share = pipeline.gate.max_emptied_share
+        checks.append(check_lists_not_emptied(rules, share, "similar_items"))
+        facts[RULES] = describe_rules(rules)
+    return SimilarItemsTable(table.counts, table.sample, checks, facts)
+
+
+def make_item_lines(requested: pl.Series, lists: pl.DataFrame) -> Iterator[pl.DataFrame]:
+    """Counted lists in the form of the lines of a batch inference job.
+
+    The columns are item_id, items and scores (best first), and error. There is at least one piece.
+
+    requested: the items that get a line, each once.
+    lists: the columns item_id, similar_item_id and score, best first.
+    """
+    schema = {"items": pl.List(pl.String), "scores": pl.List(pl.Float64)}
+    grouped = lists.group_by("item_id", maintain_order=True).agg(
+        items=SIMILAR_ITEM_COLUMN, scores="score"
+    )
+    items = pl.DataFrame({"item_id": requested})
+    for piece in items.iter_slices(ITEMS_AT_ONCE) if items.height else [items]:
+        yield (
+            piece.join(grouped, on="item_id", how="left", maintain_order="left")
+            .with_columns(pl.col(name).fill_null([]).cast(kind) for name, kind in schema.items())
+            .with_columns(error=pl.lit(None, dtype=pl.String))
+        )

@@ -1,0 +1,446 @@
+"""Makes and publishes the lists of similar items: those of a recipe, or of items bought together.
+
+They are published as lists for users are, by the same steps: with a gate, checks, editions and
+rollback. What differs is whose lists they are: an item has one, so nothing here is about people.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from datetime import datetime
+from typing import Any
+
+import polars as pl
+
+from batchrec_dagster.config import fingerprint
+from batchrec_dagster.config.similar_items import SimilarItems
+from batchrec_dagster.personalize.ensure import BATCH_INFERENCE_JOB, ReadyResource
+from batchrec_dagster.personalize.file_formats import (
+    ITEM_FIELD,
+    MAX_RESULTS,
+    read_similar_items,
+    scan_interactions,
+)
+from batchrec_dagster.personalize.prices import Cost
+from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
+from batchrec_dagster.preparation.sources.parsing import parse_source
+from batchrec_dagster.preparation.users import check_limits, read_ids
+from batchrec_dagster.rules.catalogue import build_catalogue
+from batchrec_dagster.rules.prepared import PreparedRules
+from batchrec_dagster.rules.service_filter import ServiceFilter
+from batchrec_dagster.steps.batch_jobs import (
+    SAMPLE,
+    JobOutput,
+    JobRequest,
+    describe_outcome,
+    ensure_filter,
+    fingerprint_outputs,
+    prepare_batch_job,
+)
+from batchrec_dagster.steps.bought_together import find_bought_together
+from batchrec_dagster.steps.checks import CheckResult, require_passed
+from batchrec_dagster.steps.errors import StepError
+from batchrec_dagster.steps.item_checks import ENOUGH_PEOPLE, check_requested_items_known
+from batchrec_dagster.steps.item_lists import (
+    RULES,
+    ItemListCounts,
+    SimilarItemsTable,
+    build_item_lists,
+    make_item_lines,
+)
+from batchrec_dagster.steps.items import read_attributes, read_item_ids
+from batchrec_dagster.steps.list_rules import (
+    RuleInputs,
+    check_rules_suit_data,
+    prepare_item_rules,
+    read_rule_inputs,
+)
+from batchrec_dagster.steps.lists_declaration import ListsDeclaration
+from batchrec_dagster.steps.publishing import Publishing
+from batchrec_dagster.steps.raw_files import open_source
+from batchrec_dagster.steps.records import ModelRecord
+from batchrec_dagster.steps.rejected_outputs import make_table, require_usable
+from batchrec_dagster.steps.retention import delete_unneeded_similar_items
+from batchrec_dagster.steps.runs import measure_seconds
+from batchrec_dagster.steps.spending import Spending, find_new_costs
+from batchrec_dagster.steps.work import PersonalizeWork, Work
+from batchrec_dagster.storage.durable import temporary_folder
+from batchrec_dagster.storage.published_table import Edition, TableWriter
+
+# Part of the table's version: raise it when the same results would become another table.
+TABLE_VERSION = "1"
+# The longer lists that rules need have this many rows in all, which are read in seconds.
+MAX_ROWS = 10_000_000
+
+
+@dataclass(frozen=True)
+class PublishedSimilarItems:
+    """The published edition and what is known of it."""
+
+    edition: Edition
+    table: SimilarItemsTable
+    job: ReadyResource | None
+    """The job that found the similar items; None if they are counted, or were published before."""
+    cost: list[Cost]
+    """What this run pays for."""
+    checks: list[CheckResult]
+    outcome: str
+    """What this run did, in words."""
+
+
+@dataclass(frozen=True)
+class RequestedItems:
+    """The items that get a list."""
+
+    ids: pl.Series
+    """Each once, in order."""
+    few: int
+    """How many of them too few people had to say what goes with them."""
+    unknown: pl.Series
+    """Those that are neither in the interactions nor in the items file."""
+
+
+@dataclass(frozen=True)
+class ItemRules:
+    """The rules of the lists of these items."""
+
+    prepared: PreparedRules
+    suit_data: CheckResult
+    """Whether each rule has what it needs."""
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What is known of the run that publishes."""
+
+    run: str
+    """Its id, for the metadata."""
+    root_run: str
+    """The id of the first of a run and its retries, which share a budget."""
+    start: datetime | None = None
+    """When it started; None if that is not known."""
+    skip_quality_gate: bool = False
+    """Whether it publishes even if the gate fails."""
+
+
+def publish_similar_items(
+    work: PersonalizeWork,
+    declaration: ListsDeclaration,
+    settings: SimilarItems,
+    model: ModelRecord | None,
+    run: RunFacts,
+) -> PublishedSimilarItems:
+    """Make the lists of similar items and publish them, if all checks pass.
+
+    work: of the pipeline narrowed to them.
+    model: that of the recipe; None for items bought together.
+    Raises FailedChecksError, StorageError, PersonalizeError, StepError.
+    """
+    rule_inputs = read_rule_inputs(work)
+    spending_work = work if model is None else work.for_data(model.data_version)
+    spending = Spending(spending_work, "similar_items", run.root_run)
+    with work.storage.local_file(work.files.interactions) as path:
+        interactions = scan_interactions(path)
+        requested = read_requested_items(work, settings, interactions)
+        publishing = Publishing(
+            work,
+            declaration,
+            model or _replace_model(work, settings),
+            fingerprint(requested.ids.to_list()),
+            rule_inputs.versions if rule_inputs is not None else (),
+        )
+        gate = _check_gate(publishing, model, skip=run.skip_quality_gate)
+        require_passed([gate])
+        published = _read_unchanged(work, publishing, gate)
+        if published is None:
+            rules = None
+            if rule_inputs is not None:
+                rules = _prepare_rules(work, rule_inputs, interactions, requested.ids)
+            edition = NewEdition(work, publishing, gate, requested, rules, spending, run)
+            if model is None:
+                published = edition.publish_counted(settings, interactions)
+            else:
+                published = edition.publish_found(declaration, model)
+        else:
+            published = replace(published, checks=[*published.checks, *spending.reserve({})])
+    delete_unneeded_similar_items(work, [published.job.arn] if published.job is not None else [])
+    return published
+
+
+def _check_gate(publishing: Publishing, model: ModelRecord | None, *, skip: bool) -> CheckResult:
+    gate = publishing.gate(skip=skip)
+    if model is None and gate.passed:
+        finding = "items bought together are counted, so there is no model to measure"
+        return replace(gate, finding=finding)
+    return gate
+
+
+def _replace_model(work: Work, settings: SimilarItems) -> ModelRecord:
+    """What stands in the place of a model where items bought together are counted.
+
+    Raises StorageError.
+    """
+    name = f"bought-together/{fingerprint(settings.deciding_settings)}"
+    return ModelRecord(name, "", "", work.files.interactions_version(), engine="batchrec")
+
+
+@dataclass(frozen=True)
+class NewEdition:
+    """An edition that is to be made of the lists of similar items."""
+
+    work: PersonalizeWork
+    publishing: Publishing
+    gate: CheckResult
+    requested: RequestedItems
+    rules: ItemRules | None
+    """None without rules."""
+    spending: Spending
+    run: RunFacts
+
+    @property
+    def num_results(self) -> int:
+        """How many results each item needs, so that the rules leave enough of them."""
+        num_results = self.work.pipeline.recommendations.num_results
+        if self.rules is None:
+            return num_results
+        most = max(MAX_RESULTS, num_results)
+        most_for_rules = max(2 * num_results, MAX_ROWS // max(1, len(self.requested.ids)))
+        return self.rules.prepared.choose_num_results(most, most_for_rules)
+
+    def publish_counted(
+        self, settings: SimilarItems, interactions: pl.LazyFrame
+    ) -> PublishedSimilarItems:
+        """Count what people had together, of what the filter allows, and publish it."""
+        assert settings.within_days is not None
+        lists = find_bought_together(
+            interactions,
+            within_days=settings.within_days,
+            least_people=settings.least_people,
+            most=self.num_results,
+            events=settings.events,
+            allowed=_find_allowed_items(self.work, interactions),
+        )
+        edition, table = self._publish(make_item_lines(self.requested.ids, lists), [])
+        checks = [*table.checks, *self.spending.reserve({})]
+        return PublishedSimilarItems(edition, table, None, [], checks, "counted")
+
+    def publish_found(
+        self, declaration: ListsDeclaration, model: ModelRecord
+    ) -> PublishedSimilarItems:
+        """Find similar items with the model, by a batch inference job, and publish them."""
+        lines = self._write_lines()
+        request = self._prepare_job(declaration, model, lines)
+        work, budget_checks = self.spending.work, list[CheckResult]()
+
+        def run_job() -> ReadyResource:
+            """The finished job: a new one, or that of an earlier run."""
+            budget_checks[:] = self.spending.reserve(find_new_costs([request]))
+            started = self.spending.start([request])
+            return work.ensure.wait_until_ready(BATCH_INFERENCE_JOB, *started)
+
+        jobs, (edition, table) = make_table(
+            [run_job()],
+            lambda jobs: self._publish(
+                JobOutput(work.storage, jobs[-1].description).pieces(read_similar_items), jobs[-1:]
+            ),
+            lambda jobs, _: [*jobs, run_job()],
+            work.ensure.log,
+        )
+        return PublishedSimilarItems(
+            edition,
+            table,
+            jobs[-1],
+            [request.cost for job in jobs if job.created],
+            [*table.checks, *budget_checks],
+            describe_outcome(jobs[-1], "inferred"),
+        )
+
+    def _publish(
+        self, pieces: Iterable[pl.DataFrame], jobs: Sequence[ReadyResource]
+    ) -> tuple[Edition, SimilarItemsTable]:
+        """Publish the lists of these lines.
+
+        jobs: the one whose output they are; empty if they are counted.
+        Raises RejectedOutputsError if another job has to make them again.
+        """
+        publishing, run, requested = self.publishing, self.run, self.requested
+        outputs = [JobOutput(self.work.storage, job.description) for job in jobs]
+        with (
+            temporary_folder() as folder,
+            TableWriter(folder / "similar_items.parquet") as writer,
+        ):
+            rules = None if self.rules is None else self.rules.prepared
+            table = build_item_lists(self.work, pieces, requested.ids, rules, writer)
+            known = check_requested_items_known(
+                len(requested.ids), requested.few, requested.unknown
+            )
+            suit_data = [] if self.rules is None else [self.rules.suit_data]
+            checks = [self.gate, *table.checks, known, *suit_data]
+            about = self._describe(table, checks, jobs, outputs)
+            require_usable(outputs, checks, range(len(outputs)))
+            writer.finish(about)
+            edition = publishing.publish(writer.path, self.gate, skip=run.skip_quality_gate)
+        return edition, replace(table, checks=checks)
+
+    def _describe(
+        self,
+        table: SimilarItemsTable,
+        checks: Sequence[CheckResult],
+        jobs: Sequence[ReadyResource],
+        outputs: Sequence[JobOutput],
+    ) -> dict[str, Any]:
+        """The metadata to store in the table."""
+        arns = [job.arn for job in jobs]
+        seconds = measure_seconds(self.run.start)
+        facts = {
+            "root_run": self.run.root_run,
+            **({} if seconds is None else {"run_seconds": seconds}),
+            "run_cost_usd": self.spending.read_total(),
+            **({"batch_inference_job_arn": arns[0]} if arns else {}),
+            **asdict(table.counts),
+            **table.facts,
+            "results_asked_for": self.num_results,
+            **({"outputs": fingerprint_outputs(outputs)} if outputs else {}),
+        }
+        version = _fingerprint_lists(self.publishing, arns)
+        about = self.publishing.about(version, self.run.run, checks, facts)
+        about["recipe"] = self.work.pipeline.similar_items_recipe
+        if not jobs:
+            del about["solution_version_arn"]
+        return about
+
+    def _write_lines(self) -> str:
+        """Write the input of the job, and return it."""
+        work = self.work
+        lines = pl.DataFrame({ITEM_FIELD: self.requested.ids})
+        filter_values = work.pipeline.recommendations.line_filter_values
+        if filter_values:
+            values = [pl.lit(value).alias(name) for name, value in filter_values.items()]
+            lines = lines.with_columns(filterValues=pl.struct(values))
+        text = lines.write_ndjson()
+        check_limits(lines.height, len(text.encode()))
+        work.storage.store.put(
+            work.files.uri(work.pipeline.storage_keys.batch_items), text.encode()
+        )
+        return text
+
+    def _prepare_job(
+        self, declaration: ListsDeclaration, model: ModelRecord, lines: str
+    ) -> JobRequest:
+        """The job for these lines: a new one, or that of an earlier run."""
+        work, keys = self.spending.work, self.work.pipeline.storage_keys
+        request: dict[str, Any] = {
+            "solutionVersionArn": model.solution_version_arn,
+            "numResults": self.num_results,
+            "jobInput": {"s3DataSource": {"path": work.files.uri(keys.batch_items)}},
+            "roleArn": work.ensure.role_arn,
+        }
+        if declaration.filter is not None:
+            request["filterArn"] = ensure_filter(work.ensure, model, declaration.filter)
+        recipe = work.pipeline.similar_items_recipe
+        assert recipe is not None
+        cost = price_item_lists(work, recipe, len(self.requested.ids))
+        return prepare_batch_job(
+            work,
+            BATCH_INFERENCE_JOB,
+            request,
+            keys.batch_similar_items,
+            cost,
+            lines,
+            model.data_version,
+        )
+
+
+def _fingerprint_lists(publishing: Publishing, jobs: Sequence[str]) -> str:
+    """The version of lists that these jobs found, or that are counted."""
+    return fingerprint(*jobs, *publishing.made_by, TABLE_VERSION)
+
+
+def _read_unchanged(
+    work: PersonalizeWork, publishing: Publishing, gate: CheckResult
+) -> PublishedSimilarItems | None:
+    """The published lists with their checks, if making them again would give the same; else None.
+
+    They would be the same if the same model, data, items and settings made them.
+    """
+    edition = publishing.published_edition
+    if edition is None:
+        return None
+    about = edition.about
+    jobs = [about["batch_inference_job_arn"]] if "batch_inference_job_arn" in about else []
+    if edition.version != _fingerprint_lists(publishing, jobs):
+        return None
+    rows = work.files.table.read_edition(edition)
+    note = f"as checked {about['made_at'][:10]}, when edition {edition.number} was published"
+    checks = [
+        replace(check, finding=f"{check.finding}; {note}")
+        for check in map(CheckResult.from_json, about["checks"])
+        if check.name != gate.name
+    ]
+    counts = ItemListCounts(**{field.name: about[field.name] for field in fields(ItemListCounts)})
+    facts = {RULES: about[RULES]} if RULES in about else {}
+    sample = rows.head(SAMPLE).collect(engine="streaming")
+    table = SimilarItemsTable(counts, sample, checks, facts)
+    outcome = "unchanged: not inferred again" if jobs else "unchanged: not counted again"
+    return PublishedSimilarItems(edition, table, None, [], [gate, *checks], outcome)
+
+
+def read_requested_items(
+    work: Work, settings: SimilarItems, interactions: pl.LazyFrame
+) -> RequestedItems:
+    """The items that get a list: those of the declared source, or all of the interactions.
+
+    Raises PreparationError, SourceError, StorageError, StepError.
+    """
+    pipeline = work.pipeline
+    people = (
+        interactions.group_by(item=ITEM_ID)
+        .agg(people=pl.col(USER_ID).n_unique())
+        .collect(engine="streaming")
+    )
+    known = people.get_column("item")
+    if settings.items is None:
+        ids = known.sort()
+    else:
+        source, setting = parse_source(settings.items.source), "similar_items.items.column"
+        null_values = pipeline.ratings.all_null_values
+        with open_source(source, work.storage, pipeline.project) as files:
+            ids = read_ids(files, "item", settings.items.column, setting, null_values).to_series()
+        if not len(ids):
+            raise StepError("similar_items.items has no items: correct its rows, or leave it out")
+    unknown = ids.filter(~ids.is_in(known.implode()))
+    if len(unknown) and pipeline.items is not None:
+        unknown = unknown.filter(~unknown.is_in(read_item_ids(work).implode()))
+    enough = people.filter(pl.col("people") >= ENOUGH_PEOPLE).get_column("item")
+    few = len(ids) - int(ids.is_in(enough.implode()).sum())
+    return RequestedItems(ids, few, unknown)
+
+
+def price_item_lists(work: PersonalizeWork, recipe: str, items: int) -> Cost:
+    """The cost of lists for so many items, at the price of lists for so many users."""
+    cost = work.prices.price_recommendations(recipe, items)
+    return replace(cost, what=f"similar items of {items:,} items")
+
+
+def _prepare_rules(
+    work: Work, inputs: RuleInputs, interactions: pl.LazyFrame, items: pl.Series
+) -> ItemRules:
+    rules = work.pipeline.recommendations.rules
+    assert rules is not None
+    newest = interactions.select(pl.col(TIMESTAMP).max()).collect(engine="streaming").item()
+    prepared, context = prepare_item_rules(work, rules, inputs, interactions, items, int(newest))
+    return ItemRules(prepared, check_rules_suit_data(rules, context, prepared))
+
+
+def _find_allowed_items(work: Work, interactions: pl.LazyFrame) -> pl.Series | None:
+    """The ids of the items that the filter allows; None without a filter. Raises StorageError."""
+    settings = work.pipeline.recommendations
+    if settings.filter is None:
+        return None
+    counts = interactions.group_by(ITEM_ID).agg(interactions=pl.len())
+    catalogue = build_catalogue(
+        counts.collect(engine="streaming").sort(ITEM_ID), read_attributes(work), []
+    )
+    allowed = ServiceFilter(settings.filter, settings.values_of_placeholders, catalogue)
+    return catalogue.ids.filter(pl.Series(allowed.allows_for_all[: catalogue.other]))

@@ -1,0 +1,124 @@
+"""The block similar_items: what it may say, and what is said of what it may not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from batchrec_dagster.config import Pipeline
+from batchrec_dagster_tests.support import COLUMNS
+
+ITEMS = {
+    "source": "items.csv",
+    "columns": {
+        "item": "sku",
+        "title": "name",
+        "categories": {"STATUS": "status"},
+        "numbers": {"PRICE": "price"},
+    },
+}
+TOGETHER = {"within_days": 7}
+
+
+def declare(similar_items: dict[str, Any], **settings: Any) -> Pipeline:
+    columns = {**COLUMNS, "event_type": "event"}
+    return Pipeline.model_validate(
+        {
+            "name": "shop",
+            "ratings": {"source": "ratings.csv", "columns": columns},
+            "similar_items": similar_items,
+            **settings,
+        }
+    )
+
+
+def test_the_recipe_is_the_one_for_the_data_of_items() -> None:
+    assert declare({}).similar_items_recipe == "aws-sims"
+    assert declare({}, items=ITEMS).similar_items_recipe == "aws-similar-items"
+    titles = {"source": "items.csv", "columns": {"item": "sku", "title": "name"}}
+    assert declare({}, items=titles).similar_items_recipe == "aws-sims"
+    assert declare({"recipe": "aws-sims"}, items=ITEMS).similar_items_recipe == "aws-sims"
+    together = declare(TOGETHER, items=ITEMS)
+    assert together.similar_items_recipe is None
+    assert "similar_items_solution_version" not in together.recipes_by_asset
+    assert declare({}).recipes_by_asset["similar_items_solution_version"] == {"aws-sims": {}}
+
+
+def test_it_is_a_view_of_the_pipeline_with_a_place_of_its_own() -> None:
+    pipeline = declare(
+        {**TOGETHER, "num_results": 5, "columns": ["PRICE"]},
+        items=ITEMS,
+        gate={"min_ndcg_at_25": 0.5},
+        lists={"home": {}},
+    )
+    view = pipeline.similar_items_pipeline
+    assert view is not None
+    assert view.address == "shop/similar_items"
+    assert (view.list_columns, view.recommendations.num_results) == (["PRICE"], 5)
+    assert view.gate.min_ndcg_at_25 == 0
+    assert view.asset_key("similar_items").path == ["shop", "similar_items"]
+    folder = "shop/lists/similar_items/curated/similar_items"
+    assert view.storage_keys.recommendations == f"{folder}/similar_items.parquet"
+    assert [one.address for one in pipeline.published_pipelines] == ["shop/home", view.address]
+    assert view.making_lists["similar_items.within_days"] == 7
+    assert not any(name.startswith("recommendations") for name in view.making_lists)
+
+
+@pytest.mark.parametrize(
+    ("settings", "place", "message"),
+    [
+        ({"within_days": -1}, ("within_days",), "0 or more"),
+        ({"num_results": 0}, ("num_results",), "from 1"),
+        ({**TOGETHER, "least_people": 1}, ("least_people",), "2 or more"),
+        ({"events": ["purchase"]}, ("events",), "set within_days too"),
+        ({**TOGETHER, "recipe": "aws-sims"}, ("recipe",), "batchrec counts them itself"),
+        ({**TOGETHER, "gate": {}}, ("gate",), "no model to measure"),
+        ({"recipe": "aws-popularity-count"}, ("recipe",), "aws-sims"),
+        ({"columns": ["reason"]}, ("columns",), "reason are for lists of users"),
+        ({"columns": ["COLOUR"]}, ("columns",), "there is no COLOUR"),
+        ({"filter": "EXCLUDE UserID WHERE Users.X = 1"}, ("filter",), "write ItemID"),
+        (
+            {"filter": 'EXCLUDE ItemID WHERE Interactions.EVENT_TYPE IN ("*")'},
+            ("filter",),
+            "the same for everybody",
+        ),
+        (
+            {**TOGETHER, "filter": "INCLUDE ItemID WHERE Items.PRICE < CurrentItem.PRICE"},
+            ("filter",),
+            "CurrentItem works only with a recipe",
+        ),
+        ({"rules": {"exclude_seen": True}}, ("rules", "exclude_seen"), "whatever they had"),
+        (
+            {"rules": {"price": {"of": "PRICE", "events": ["buy"]}}},
+            ("rules", "price", "events"),
+            "prices of the item whose list it is",
+        ),
+        ({"rules": {"max_per": {"COLOUR": 1}}}, ("rules", "max_per", "COLOUR"), "COLOUR"),
+        (
+            {"rules": {"pin": [{"item": "1", "for": 'USERS.COUNTRY = "AT"'}]}},
+            ("rules", "pin", "0", "for"),
+            "ITEMS",
+        ),
+        ({"rules": {"pin": [{"item": "1", "rank": 99}]}}, ("rules", "pin"), "has rank 99"),
+    ],
+)
+def test_what_makes_no_sense_for_an_item_is_said_at_its_setting(
+    settings: dict[str, Any], place: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(ValidationError) as caught:
+        declare(settings, items=ITEMS)
+    (error,) = caught.value.errors()
+    assert error["loc"] == ("similar_items", *place)
+    assert message in error["msg"]
+
+
+def test_a_filter_may_compare_with_the_item_whose_list_it_is() -> None:
+    expression = "INCLUDE ItemID WHERE Items.STATUS = CurrentItem.STATUS"
+    assert declare({"filter": expression}, items=ITEMS).similar_items is not None
+
+
+def test_a_list_of_users_has_another_name() -> None:
+    with pytest.raises(ValidationError, match="declare the block similar_items"):
+        declare({}, lists={"similar_items": {}})
