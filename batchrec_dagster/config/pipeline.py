@@ -26,6 +26,7 @@ from batchrec_dagster.config.project import (
     OnNewFiles,
     Schedule,
     check_cron,
+    check_zone,
 )
 from batchrec_dagster.config.publication import Gate, Publication
 from batchrec_dagster.config.ratings import RatingsSettings
@@ -35,7 +36,7 @@ from batchrec_dagster.config.segments import Segments
 from batchrec_dagster.config.similar_items import SimilarItems
 from batchrec_dagster.config.solution import Solution
 from batchrec_dagster.config.users import UserSettings
-from batchrec_dagster.config.validation import build_field_errors, validate_pattern
+from batchrec_dagster.config.validation import build_field_errors, validate_pattern, validate_with
 from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION
 from batchrec_dagster.personalize.schemas import (
     INTERACTIONS,
@@ -144,11 +145,18 @@ class Pipeline(dg.Model):
         str,
         dg.Resolver.default(
             description="How Dagster's declarative automation runs it: eager, whenever an upstream"
-            " asset is updated; a cron schedule in UTC, then and once upstream assets are updated"
-            " since; or none.",
+            " asset is updated; a cron schedule, then and once upstream assets are updated since;"
+            " or none.",
             examples=["eager", "0 3 * * *"],
         ),
     ] = "none"
+    automation_timezone: Annotated[
+        str,
+        dg.Resolver.default(
+            description="The IANA time zone of a cron schedule in automation.",
+            examples=["Europe/Berlin"],
+        ),
+    ] = "UTC"
     schedule: Annotated[Schedule, _block(Schedule)] = Field(default_factory=Schedule)
     alerts: Annotated[Alerts, _block(Alerts)] = Field(default_factory=Alerts)
     on_new_files: Annotated[OnNewFiles, _block(OnNewFiles)] = Field(default_factory=OnNewFiles)
@@ -170,6 +178,8 @@ class Pipeline(dg.Model):
         if automation not in ("none", "eager") and "{{" not in automation:
             check_cron(automation)
         return automation
+
+    _automation_timezone_exists = validate_with(check_zone, "automation_timezone")
 
     @field_validator("owners")
     @classmethod
@@ -348,6 +358,14 @@ class Pipeline(dg.Model):
     def excludes_seen(self) -> bool:
         """Whether a list leaves out what its users had."""
         return any(view.recommendations.seen_items is not None for view in self.list_pipelines)
+
+    @property
+    def upstream(self) -> list[dg.AssetKey]:
+        """The assets of others that its data come from, or that their files do."""
+        blocks = [self.ratings, self.items, self.users, self.batch_users]
+        blocks += [settings.users for settings in self.lists.values()]
+        keys = [key for block in blocks if block is not None for key in block.upstream]
+        return [*dict.fromkeys(keys)]
 
     @property
     def own_popularity(self) -> list[Popularity]:

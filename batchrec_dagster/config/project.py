@@ -22,7 +22,8 @@ def check_cron(cron: str) -> None:
         ) from None
 
 
-def _check_timezone(timezone: str) -> None:
+def check_zone(timezone: str) -> None:
+    """Raise ValueError unless it is an IANA time zone."""
     try:
         ZoneInfo(timezone)
     except (KeyError, ValueError, OSError):
@@ -46,7 +47,7 @@ class Schedule(dg.Model):
     )
 
     _cron_is_valid = validate_with(check_cron, "cron")
-    _timezone_exists = validate_with(_check_timezone, "timezone")
+    _timezone_exists = validate_with(check_zone, "timezone")
 
 
 class OnNewFiles(dg.Model):

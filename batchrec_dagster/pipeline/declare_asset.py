@@ -89,7 +89,7 @@ def asset_options(
         "op_tags": settings.op_tags,
         "pool": settings.pool,
         "retry_policy": settings.retries.policy if settings.retries else None,
-        "automation_condition": _automation(pipeline.automation),
+        "automation_condition": _automation(pipeline),
         "code_version": code_version,
         "io_manager_key": pipeline.resource_key(io_manager) if io_manager else None,
         "metadata": {
@@ -109,12 +109,12 @@ def budget_check(pipeline: Pipeline) -> dict[str, str]:
     return {WITHIN_BUDGET: "The run's estimated cost is within budget.max_usd_per_run."}
 
 
-def _automation(declared: str) -> dg.AutomationCondition[Any] | None:
-    if declared == "none":
+def _automation(pipeline: Pipeline) -> dg.AutomationCondition[Any] | None:
+    if pipeline.automation == "none":
         return None
-    if declared == "eager":
+    if pipeline.automation == "eager":
         return dg.AutomationCondition.eager()
-    return dg.AutomationCondition.on_cron(declared)
+    return dg.AutomationCondition.on_cron(pipeline.automation, pipeline.automation_timezone)
 
 
 def preview_metadata(*paragraphs: str) -> dg.MetadataValue[Any]:

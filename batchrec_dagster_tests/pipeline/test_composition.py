@@ -167,6 +167,15 @@ def test_the_yaml_says_how_the_assets_fit_into_the_project(team: Project) -> Non
     assert sensor.default_status is dg.DefaultSensorStatus.RUNNING
 
 
+def test_automation_by_cron_has_a_time_zone(team: Project) -> None:
+    zone = {"automation": "0 3 * * *", "automation_timezone": "Europe/Berlin"}
+    team.declare(declaration("shop", "ratings.csv", **zone))
+    with definitions(team) as defs:
+        (spec,) = defs.resolve_assets_def(dg.AssetKey(["shop", "raw_ratings"])).specs
+    expected = dg.AutomationCondition.on_cron("0 3 * * *", "Europe/Berlin")
+    assert spec.automation_condition == expected
+
+
 def test_two_pipelines_cannot_share_a_key_prefix(team: Project) -> None:
     team.declare(declaration("other", "ratings.csv", assets={"key_prefix": "shop"}))
     with (

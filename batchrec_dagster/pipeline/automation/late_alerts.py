@@ -1,9 +1,10 @@
-"""Which pipelines have no new recommendations although their schedule was due."""
+"""Which pipelines have no new recommendations although their schedule or automation was due."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import NamedTuple
 
 import dagster as dg
@@ -20,21 +21,31 @@ def find_late_pipelines(
     The state is, for each pipeline, what `check_lateness` remembers of it.
     """
     now = datetime.now(UTC)
-    scheduled = _find_scheduled_pipelines(pipelines.values(), context.instance)
-    keys = [pipelines[name].asset_key("recommendations") for name in sorted(scheduled)]
-    records = context.instance.get_asset_records(keys) if keys else []
+    instance = context.instance
+    triggers = _find_triggers(pipelines.values(), instance)
+    # A pipeline is as late as the list of it that was made first.
+    keys_of_pipeline = {
+        name: [one_list.asset_key("recommendations") for one_list in pipeline.list_pipelines]
+        for name, pipeline in pipelines.items()
+        if any(triggers[name])
+    }
+    keys = [key for name in sorted(keys_of_pipeline) for key in keys_of_pipeline[name]]
+    records = instance.get_asset_records(keys) if keys else []
     entries = [record.asset_entry for record in records]
     made_at = {entry.asset_key: find_creation_time(entry.last_materialization) for entry in entries}
     after: State = {}
     alerts = []
     names_of_reason: dict[str, list[str]] = {}
     for name, pipeline in pipelines.items():
+        times = [made_at.get(key) for key in keys_of_pipeline.get(name, [])]
+        known_times = [time for time in times if time is not None]
         lateness = check_lateness(
             pipeline,
             before.get(name, {}),
             now,
-            made_at.get(pipeline.asset_key("recommendations")),
-            scheduled=name in scheduled,
+            min(known_times) if known_times and len(known_times) == len(times) else None,
+            triggers[name],
+            partial(_find_first_update, instance, pipeline.upstream),
         )
         after[name] = lateness.remembered
         if lateness.message is not None:
@@ -77,12 +88,34 @@ def _find_last_scheduled_time(cron: str, timezone: str, before: datetime) -> dat
     return window.end
 
 
+def _find_first_update(
+    instance: dg.DagsterInstance, upstream: Iterable[dg.AssetKey], since: datetime
+) -> datetime | None:
+    """When the first of these assets was materialized after a time; None if none was."""
+    times = []
+    for key in upstream:
+        # Dagster asks for the seconds since 1970.
+        after = dg.AssetRecordsFilter(asset_key=key, after_timestamp=since.timestamp())
+        for record in instance.fetch_materializations(after, limit=1, ascending=True).records:
+            times.append(datetime.fromtimestamp(record.timestamp, UTC))
+    return min(times, default=None)
+
+
+class Triggers(NamedTuple):
+    """What starts runs of a pipeline by itself."""
+
+    schedule: bool
+    """Whether the schedule is on."""
+    automation: bool
+    """Whether there is declarative automation, and its sensor is on."""
+
+
 class Lateness(NamedTuple):
     """Whether a pipeline is late."""
 
     remembered: dict[str, str]
-    """What the next tick needs to know of the pipeline: since when the schedule is on (`since`),
-    and the last scheduled time with an alert (`alerted`)."""
+    """What the next tick needs to know of the pipeline: since when its schedule or its automation
+    is on (`since`), and the last due time with an alert (`alerted`)."""
     message: Message | None
     """The alert to send, if the pipeline is late and nobody was told."""
     reason: str
@@ -93,24 +126,36 @@ def check_lateness(
     before: dict[str, str],
     now: datetime,
     made_at: datetime | None,
-    *,
-    scheduled: bool,
+    triggers: Triggers,
+    find_first_update: Callable[[datetime], datetime | None],
 ) -> Lateness:
     """Whether the pipeline is late.
 
     before: what the last tick remembered of it.
     made_at: when the published lists were made; None if nothing was published.
-    scheduled: whether the schedule is on.
+    find_first_update: when the first upstream asset was updated after a time; None if none was.
     """
-    if not scheduled:
+    if not any(triggers):
         return Lateness({}, None, "the schedule is off")
     since = before.get("since", now.isoformat())
-    grace = timedelta(hours=pipeline.alerts.late_after_hours)
-    schedule = pipeline.schedule
-    due = _find_last_scheduled_time(schedule.cron, schedule.timezone, now - grace)
+    first_time = datetime.fromisoformat(since)
+    latest_due = now - timedelta(hours=pipeline.alerts.late_after_hours)
+    due_times: list[datetime] = []
+    if triggers.schedule:
+        schedule = pipeline.schedule
+        due_times.append(_find_last_scheduled_time(schedule.cron, schedule.timezone, latest_due))
+    if triggers.automation and pipeline.automation == "eager":
+        update = find_first_update(max(filter(None, [first_time, made_at])))
+        if update is not None and update <= latest_due:
+            due_times.append(update)
+    elif triggers.automation:
+        zone = pipeline.automation_timezone
+        due_times.append(_find_last_scheduled_time(pipeline.automation, zone, latest_due))
     without_alert = {**before, "since": since}
-    if due < datetime.fromisoformat(since):
-        return Lateness(without_alert, None, "nothing was due since the schedule is on")
+    due = max(due_times, default=None)
+    if due is None or due < first_time:
+        trigger = "schedule" if triggers.schedule else "automation"
+        return Lateness(without_alert, None, f"nothing was due since the {trigger} is on")
     with_alert = {"since": since, "alerted": due.isoformat()}
     if made_at is not None and made_at >= due:
         return Lateness(without_alert, None, f"the lists due at {due:%Y-%m-%d %H:%M} are there")
@@ -130,10 +175,10 @@ def check_lateness(
     return Lateness(with_alert, message, f"{due:%Y-%m-%d %H:%M} is late: alert sent")
 
 
-def _find_scheduled_pipelines(
+def _find_triggers(
     pipelines: Iterable[Pipeline], instance: dg.DagsterInstance
-) -> set[str]:
-    """The names of the pipelines whose schedule is on.
+) -> dict[str, Triggers]:
+    """What starts runs of each pipeline, by its name.
 
     A switch in the UI overrides the declaration.
     """
@@ -141,8 +186,11 @@ def _find_scheduled_pipelines(
         state.instigator_name: state.status.value != "STOPPED"
         for state in instance.all_instigator_state()
     }
-    return {
-        pipeline.name
-        for pipeline in pipelines
-        if is_on_in_ui.get(f"{pipeline.name}_schedule", pipeline.schedule.enabled)
-    }
+    triggers = {}
+    for pipeline in pipelines:
+        name, is_automated = pipeline.name, pipeline.automation != "none"
+        triggers[name] = Triggers(
+            schedule=is_on_in_ui.get(f"{name}_schedule", pipeline.schedule.enabled),
+            automation=is_automated and is_on_in_ui.get(f"{name}_automation", True),
+        )
+    return triggers
